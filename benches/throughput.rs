@@ -1,0 +1,3 @@
+//! Throughput beside other servers.
+
+fn main() {}

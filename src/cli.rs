@@ -1,0 +1,337 @@
+//! The command line: Go's single dash and the usual double dash, and the commands that read.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, StoreKind};
+use crate::logging::is_harmless;
+use crate::server;
+use crate::storage::sqlite::{self, SqliteReader};
+use crate::storage::{ListedMail, ReadMail};
+
+/// Receives mail by SMTP and saves it.
+///
+/// Without a command: runs the server in the foreground. Long options may be written with one dash: -config=FILE,
+/// -if=ADDR:PORT, -v=y.
+#[derive(Parser)]
+#[command(name = "goguerrilla", version, about, long_about)]
+struct Arguments {
+    /// Configuration file; without it goguerrilla.conf in the current folder if there is one, else built-in defaults.
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// Where to listen, instead of GSTMP_LISTEN_INTERFACE.
+    #[arg(long = "if", value_name = "ADDR:PORT")]
+    interface: Option<SocketAddr>,
+    /// Whether to log each line of the dialogue, instead of GSMTP_VERBOSE.
+    #[arg(
+        long, short = 'v', value_name = "y|n", value_parser = yes_or_no,
+        num_args = 0..=1, require_equals = true, default_missing_value = "y"
+    )]
+    verbose: Option<bool>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Tells what would keep the server from starting or from saving mail; exit status 1 if anything would.
+    Check,
+    /// Prints the CREATE TABLE for the configured store and table name.
+    Schema,
+    /// Lists the newest mails first.
+    List {
+        /// Only mails of this recipient.
+        #[arg(long, value_name = "ADDR")]
+        to: Option<String>,
+        /// How many at most.
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        limit: u32,
+        /// One JSON array instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Writes one mail as it was stored, octet for octet.
+    Show {
+        /// The hash that `list` shows and that the client was told.
+        hash: String,
+    },
+}
+
+/// What ended a run badly: the line for standard error and the exit status.
+pub struct Failure {
+    /// One line: what, where, how to fix it.
+    pub text: String,
+    /// 1 could not start or do it, 2 wrong arguments.
+    pub status: u8,
+}
+
+impl From<String> for Failure {
+    fn from(text: String) -> Failure {
+        Failure { text, status: 1 }
+    }
+}
+
+/// Does what the arguments ask for; the first one is the program's name.
+///
+/// # Errors
+/// [`Failure`] as it says.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
+    let arguments = arguments.into_iter().map(with_two_dashes);
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let status = error.exit_code() as u8;
+            // Help goes to standard output, complaints to standard error.
+            let _ = error.print();
+            let text = String::new();
+            return if status == 0 {
+                Ok(())
+            } else {
+                Err(Failure { text, status })
+            };
+        }
+    };
+    let (mut config, notes) = match load_config(arguments.config.as_deref()) {
+        Ok(loaded) => loaded,
+        Err(text) if matches!(arguments.command, Some(Command::Check)) => {
+            print(format!("error: {text}\n").as_bytes())?;
+            return Err(Failure {
+                text: String::new(),
+                status: 1,
+            });
+        }
+        Err(text) => return Err(text.into()),
+    };
+    if let Some(address) = arguments.interface {
+        config.listen_addresses = vec![address];
+    }
+    if let Some(verbose) = arguments.verbose {
+        config.verbose = verbose;
+    }
+    match arguments.command {
+        None => server::run(&config, &notes).map_err(|error| error.to_string().into()),
+        Some(Command::Check) => check(&config, &notes),
+        Some(Command::Schema) => print(server::table_name(&config).sqlite_schema().as_bytes()),
+        Some(Command::List { to, limit, json }) => {
+            let mails = reader(&config)?.list(to.as_deref(), limit);
+            let mails = mails.map_err(|error| error.to_string())?;
+            print(
+                if json {
+                    as_json(&mails)
+                } else {
+                    as_table(&mails)
+                }
+                .as_bytes(),
+            )
+        }
+        Some(Command::Show { hash }) => {
+            let mail = reader(&config)?
+                .show(&hash)
+                .map_err(|error| error.to_string())?;
+            match mail {
+                Some(mail) => print(&mail),
+                None => Err(format!(
+                    "{hash}: no mail has this hash; `goguerrilla list` shows those there are"
+                )
+                .into()),
+            }
+        }
+    }
+}
+
+/// Go's flags have one dash; clap's long ones have two.
+fn with_two_dashes(argument: OsString) -> OsString {
+    let Some(text) = argument.to_str() else {
+        return argument;
+    };
+    let name = text.split('=').next().unwrap_or_default();
+    match name {
+        "-config" | "-if" | "-verbose" | "-help" | "-version" => format!("-{text}").into(),
+        _ => argument,
+    }
+}
+
+fn yes_or_no(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "y" | "yes" | "true" | "1" => Ok(true),
+        "n" | "no" | "false" | "0" => Ok(false),
+        _ => Err("expected y or n".to_owned()),
+    }
+}
+
+/// The configuration, and what is to be said about it once the log is open.
+fn load_config(named: Option<&Path>) -> Result<(Config, Vec<String>), String> {
+    let usual = Path::new(USUAL_FILE);
+    let file = match named {
+        Some(file) => file,
+        None if usual.exists() => usual,
+        None => {
+            let note =
+                format!("no -config and no {USUAL_FILE} in this folder: the built-in defaults run");
+            return Ok((Config::default(), vec![note]));
+        }
+    };
+    let (config, warnings) = Config::load(file).map_err(|error| match error {
+        crate::config::ConfigError::Unreadable { .. } => error.to_string(),
+        _ => format!("{}: {error}", file.display()),
+    })?;
+    Ok((config, warnings.iter().map(ToString::to_string).collect()))
+}
+
+fn check(config: &Config, notes: &[String]) -> Result<(), Failure> {
+    let mut findings: Vec<String> = notes
+        .iter()
+        .map(|note| format!("warning: {note}\n"))
+        .collect();
+    let mut status = 0;
+    match config.store {
+        StoreKind::Discard => findings.push(
+            "warning: GM_STORE: discard thanks for every mail and drops it; set \"sqlite\" to keep mail\n".to_owned(),
+        ),
+        StoreKind::Sqlite => {
+            if let Err(error) = sqlite::check(&config.sqlite_file, &server::table_name(config)) {
+                findings.push(format!("error: GM_SQLITE_FILE: {error}\n"));
+                status = 1;
+            }
+        }
+    }
+    print(findings.concat().as_bytes())?;
+    match status {
+        0 => Ok(()),
+        status => Err(Failure {
+            text: String::new(),
+            status,
+        }),
+    }
+}
+
+fn reader(config: &Config) -> Result<Box<dyn ReadMail>, String> {
+    match config.store {
+        StoreKind::Discard => Err("GM_STORE: discard keeps no mail to read back".to_owned()),
+        StoreKind::Sqlite => {
+            let reader = SqliteReader::open(&config.sqlite_file, &server::table_name(config));
+            reader
+                .map(|reader| Box::new(reader) as Box<dyn ReadMail>)
+                .map_err(|error| error.to_string())
+        }
+    }
+}
+
+fn as_table(mails: &[ListedMail]) -> String {
+    let heads = ["HASH", "DATE", "FROM", "TO", "RECIPIENT", "SIZE", "SUBJECT"].map(str::to_owned);
+    let rows = mails.iter().map(|mail| {
+        [
+            visible(&mail.hash),
+            visible(&mail.date),
+            format!("<{}>", visible(&mail.from)),
+            visible(&mail.to),
+            visible(&mail.recipient),
+            mail.octets
+                .map_or_else(|| "gone".to_owned(), |octets| octets.to_string()),
+            visible(&mail.subject),
+        ]
+    });
+    let rows: Vec<_> = std::iter::once(heads).chain(rows).collect();
+    let width = |column: usize| {
+        rows.iter()
+            .map(|row| row[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..7).map(width).collect();
+    let line = |row: &[String; 7]| {
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"));
+        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
+/// Text of strangers on a terminal: what would move the cursor or turn the line is written as an escape.
+fn visible(text: &str) -> String {
+    text.chars()
+        .map(|c| {
+            if is_harmless(c) {
+                c.to_string()
+            } else {
+                c.escape_unicode().to_string()
+            }
+        })
+        .collect()
+}
+
+fn as_json(mails: &[ListedMail]) -> String {
+    let mails: Vec<serde_json::Value> = mails
+        .iter()
+        .map(|mail| {
+            serde_json::json!({
+                "hash": mail.hash,
+                "date": mail.date,
+                "from": mail.from,
+                "to": mail.to,
+                "recipient": mail.recipient,
+                "size": mail.octets,
+                "subject": mail.subject,
+            })
+        })
+        .collect();
+    format!("{}\n", serde_json::Value::from(mails))
+}
+
+fn print(octets: &[u8]) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    let printed = stdout.write_all(octets).and_then(|()| stdout.flush());
+    match printed {
+        // `… | head` has read enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(|error| format!("standard output: {error}").into()),
+    }
+}
+
+const USUAL_FILE: &str = "goguerrilla.conf";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_dash_or_two() {
+        for (given, want) in [
+            ("-config=x", "--config=x"),
+            ("-if", "--if"),
+            ("--config=x", "--config=x"),
+            ("-v=y", "-v=y"),
+            ("-configs", "-configs"),
+            ("x", "x"),
+        ] {
+            assert_eq!(with_two_dashes(given.into()), OsString::from(want));
+        }
+    }
+
+    #[test]
+    fn the_table_shows_no_control_characters() {
+        let mail = ListedMail {
+            hash: "0f".to_owned(),
+            date: "2026-01-01 00:00:00".to_owned(),
+            from: String::new(),
+            to: "u@x".to_owned(),
+            recipient: "u@y".to_owned(),
+            octets: None,
+            subject: "a\u{1b}[2J\u{202e}\u{85}".to_owned(),
+        };
+        let table = as_table(std::slice::from_ref(&mail));
+        assert!(
+            table.lines().all(|line| line.chars().all(is_harmless)),
+            "{table}"
+        );
+        let json: serde_json::Value =
+            serde_json::from_str(&as_json(std::slice::from_ref(&mail))).unwrap();
+        assert_eq!(json[0]["subject"], mail.subject);
+    }
+}

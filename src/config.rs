@@ -1,0 +1,537 @@
+//! goguerrilla.conf: a strict JSON object into typed settings.
+//!
+//! The historical keys are spelled here and nowhere else.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+
+/// Every setting, in the units that the program works with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// GM_ALLOWED_HOSTS: `*`, `*.parent` or a domain each.
+    pub allowed_hosts: Vec<String>,
+    /// GM_PRIMARY_MAIL_HOST; empty means GSMTP_HOST_NAME.
+    pub primary_mail_host: String,
+    /// GSMTP_HOST_NAME; empty means the machine's name.
+    pub host_name: String,
+    /// GSTMP_LISTEN_INTERFACE.
+    pub listen_addresses: Vec<SocketAddr>,
+    /// GSMTP_MAX_SIZE.
+    pub max_content_octets: usize,
+    /// GSMTP_TIMEOUT.
+    pub client_timeout: Duration,
+    /// GSMTP_LOG_FILE.
+    pub log_file: PathBuf,
+    /// GM_LOG_FORMAT is `json`.
+    pub log_as_json: bool,
+    /// GSMTP_VERBOSE.
+    pub verbose: bool,
+    /// GM_MAX_CLIENTS.
+    pub max_clients: usize,
+    /// GM_MAX_RECIPIENTS.
+    pub max_recipients: usize,
+    /// GM_MAX_MEMORY.
+    pub max_memory_octets: usize,
+    /// GM_STORE.
+    pub store: StoreKind,
+    /// GM_SQLITE_FILE.
+    pub sqlite_file: PathBuf,
+    /// GM_MAIL_TABLE.
+    pub mail_table: String,
+}
+
+/// Which store saves the mail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreKind {
+    /// The embedded one.
+    Sqlite,
+    /// None: mail is thanked for and dropped.
+    Discard,
+}
+
+/// What is wrong with a configuration; its text names the culprit, what was expected and what was found.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{file}: {reason}; name a configuration file that exists and that this user may read", file = .file.display())]
+    Unreadable {
+        /// Which.
+        file: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
+    /// It is not strict JSON.
+    #[error("expected strict JSON without comments and trailing commas, but found: {0}")]
+    NotJson(String),
+    /// One value.
+    #[error("{key}: expected {expected}, but found {found}")]
+    BadValue {
+        /// Which key.
+        key: &'static str,
+        /// What it takes, with an example.
+        expected: String,
+        /// What it was given.
+        found: String,
+    },
+    /// A value whose ability does not exist yet.
+    #[error("{key}: {ability} is not built yet; leave it at \"{leave}\" for now")]
+    NotBuilt {
+        /// Which key.
+        key: &'static str,
+        /// What it would do.
+        ability: &'static str,
+        /// The value that works.
+        leave: &'static str,
+    },
+}
+
+/// Something an administrator should know, which stops nothing.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ConfigWarning(pub String);
+
+impl fmt::Display for ConfigWarning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first thing that is wrong.
+    pub fn load(file: &Path) -> Result<(Config, Vec<ConfigWarning>), ConfigError> {
+        let text = std::fs::read_to_string(file).map_err(|error| ConfigError::Unreadable {
+            file: file.to_owned(),
+            reason: error.to_string(),
+        })?;
+        Config::parse(&text)
+    }
+
+    /// Parses the text of a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first thing that is wrong.
+    pub fn parse(text: &str) -> Result<(Config, Vec<ConfigWarning>), ConfigError> {
+        let given: Given =
+            serde_json::from_str(text).map_err(|error| ConfigError::NotJson(error.to_string()))?;
+        given.into_config()
+    }
+}
+
+impl Default for Config {
+    /// The built-in defaults, as an empty object gives them.
+    fn default() -> Config {
+        let given = Given { pairs: Vec::new() };
+        let (config, _) = given.into_config().expect("every default is a valid value");
+        config
+    }
+}
+
+/// The pairs of the file, in its order, values as text.
+struct Given {
+    pairs: Vec<(String, String)>,
+}
+
+impl Given {
+    fn into_config(self) -> Result<(Config, Vec<ConfigWarning>), ConfigError> {
+        let warnings = self.unknown_keys();
+        self.refuse_what_is_not_built()?;
+        let config = Config {
+            allowed_hosts: self.list(
+                "GM_ALLOWED_HOSTS",
+                "domains such as \"example.com,*.example.org\"",
+                host,
+            )?,
+            primary_mail_host: self.text(
+                "GM_PRIMARY_MAIL_HOST",
+                "a domain such as \"example.com\"",
+                host_or_empty,
+            )?,
+            host_name: self.text(
+                "GSMTP_HOST_NAME",
+                "a host name such as \"mx.example.com\"",
+                host_or_empty,
+            )?,
+            listen_addresses: self.list(
+                self.listen_key(),
+                "addresses such as \"0.0.0.0:25\" or \"[::]:25\", comma separated",
+                |text| text.parse().ok(),
+            )?,
+            max_content_octets: self.number(
+                "GSMTP_MAX_SIZE",
+                "a number of octets such as \"131072\"",
+                1..=MAX_CONTENT,
+            )?,
+            client_timeout: Duration::from_secs(self.number(
+                "GSMTP_TIMEOUT",
+                "a number of seconds such as \"100\"",
+                1..=86_400,
+            )? as u64),
+            log_file: PathBuf::from(self.value("GSMTP_LOG_FILE")),
+            log_as_json: self.choice("GM_LOG_FORMAT", &[("text", false), ("json", true)])?,
+            verbose: self.yes_or_no("GSMTP_VERBOSE")?,
+            max_clients: self.number(
+                "GM_MAX_CLIENTS",
+                "a number of connections such as \"500\"",
+                1..=100_000,
+            )?,
+            max_recipients: self.number(
+                "GM_MAX_RECIPIENTS",
+                "a number of recipients such as \"100\"",
+                1..=10_000,
+            )?,
+            max_memory_octets: self.number(
+                "GM_MAX_MEMORY",
+                "a number of octets such as \"268435456\"",
+                1..=usize::MAX / 4,
+            )?,
+            store: self.choice(
+                "GM_STORE",
+                &[
+                    ("sqlite", StoreKind::Sqlite),
+                    ("discard", StoreKind::Discard),
+                ],
+            )?,
+            sqlite_file: self.text(
+                "GM_SQLITE_FILE",
+                "a file name such as \"goguerrilla.db\"",
+                |text| (!text.is_empty()).then(|| PathBuf::from(text)),
+            )?,
+            mail_table: self.text(
+                "GM_MAIL_TABLE",
+                "a table name of letters, digits and _, such as \"new_mail\" or \"mail.new_mail\"",
+                table_name,
+            )?,
+        };
+        Ok((config, warnings))
+    }
+
+    /// The value given, or the built-in default.
+    fn value(&self, key: &'static str) -> &str {
+        let given = self.pairs.iter().find(|(name, _)| name == key);
+        match given {
+            Some((_, value)) => value,
+            None => default_of(key),
+        }
+    }
+
+    fn text<T>(
+        &self,
+        key: &'static str,
+        expected: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<T, ConfigError> {
+        let value = self.value(key);
+        parse(value.trim()).ok_or_else(|| bad_value(key, expected, value))
+    }
+
+    fn list<T>(
+        &self,
+        key: &'static str,
+        expected: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<Vec<T>, ConfigError> {
+        self.text(key, expected, |text| {
+            text.split(',').map(|item| parse(item.trim())).collect()
+        })
+    }
+
+    fn number(
+        &self,
+        key: &'static str,
+        expected: &str,
+        range: std::ops::RangeInclusive<usize>,
+    ) -> Result<usize, ConfigError> {
+        let (least, most) = (*range.start(), *range.end());
+        let number = |text: &str| text.parse().ok().filter(|number| range.contains(number));
+        self.text(key, expected, number).map_err(|error| {
+            let value = self.value(key).trim();
+            match value.parse::<u128>() {
+                Ok(_) => bad_value(key, &format!("{expected}, from {least} to {most}"), value),
+                Err(_) => error,
+            }
+        })
+    }
+
+    fn choice<T: Copy>(&self, key: &'static str, choices: &[(&str, T)]) -> Result<T, ConfigError> {
+        let names: Vec<String> = choices
+            .iter()
+            .map(|(name, _)| format!("\"{name}\""))
+            .collect();
+        self.text(key, &names.join(" or "), |text| {
+            let chosen = choices
+                .iter()
+                .find(|(name, _)| name.eq_ignore_ascii_case(text));
+            chosen.map(|(_, value)| *value)
+        })
+    }
+
+    fn yes_or_no(&self, key: &'static str) -> Result<bool, ConfigError> {
+        self.text(key, "\"Y\" or \"N\"", parse_yes_or_no)
+    }
+
+    /// The alias with the letters in their right order counts where the historical key is absent.
+    fn listen_key(&self) -> &'static str {
+        let is_given = |key: &str| self.pairs.iter().any(|(name, _)| name == key);
+        if is_given("GSTMP_LISTEN_INTERFACE") || !is_given("GSMTP_LISTEN_INTERFACE") {
+            "GSTMP_LISTEN_INTERFACE"
+        } else {
+            "GSMTP_LISTEN_INTERFACE"
+        }
+    }
+
+    fn unknown_keys(&self) -> Vec<ConfigWarning> {
+        let is_known = |key: &str| KEYS.iter().any(|(known, _)| *known == key);
+        let unknown = self.pairs.iter().filter(|(key, _)| !is_known(key));
+        unknown
+            .map(|(key, _)| {
+                let nearest = KEYS
+                    .iter()
+                    .map(|(known, _)| {
+                        (
+                            strsim::damerau_levenshtein(known, &key.to_uppercase()),
+                            known,
+                        )
+                    })
+                    .min();
+                ConfigWarning(match nearest {
+                    Some((_, known)) => {
+                        format!("{key}: unknown key, ignored; the nearest known key is {known}")
+                    }
+                    None => format!("{key}: unknown key, ignored"),
+                })
+            })
+            .collect()
+    }
+
+    fn refuse_what_is_not_built(&self) -> Result<(), ConfigError> {
+        if self.value("GM_STORE").trim().eq_ignore_ascii_case("mysql") || self.means_mysql() {
+            return Err(ConfigError::NotBuilt {
+                key: "GM_STORE",
+                ability: "the MySQL store",
+                leave: "sqlite",
+            });
+        }
+        for (key, ability) in NOT_BUILT {
+            let (value, leave) = (self.value(key).trim(), default_of(key));
+            let is_default = value == leave
+                || matches!((parse_yes_or_no(value), parse_yes_or_no(leave)), (Some(a), Some(b)) if a == b);
+            if !is_default {
+                return Err(ConfigError::NotBuilt {
+                    key,
+                    ability,
+                    leave,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Without GM_STORE, any MYSQL_ key means MySQL.
+    fn means_mysql(&self) -> bool {
+        let is_given = |prefix: &str| self.pairs.iter().any(|(key, _)| key.starts_with(prefix));
+        is_given("MYSQL_") && !is_given("GM_STORE")
+    }
+}
+
+/// Keeps every pair, so that a key given twice is seen, and takes numbers and booleans as if quoted.
+impl<'de> Deserialize<'de> for Given {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Given, D::Error> {
+        struct Pairs;
+        impl<'de> Visitor<'de> for Pairs {
+            type Value = Given;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("an object of keys and values")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Given, A::Error> {
+                use serde::de::Error;
+                let mut pairs: Vec<(String, String)> = Vec::new();
+                while let Some((key, value)) = map.next_entry::<String, serde_json::Value>()? {
+                    let text = match value {
+                        serde_json::Value::String(text) => text,
+                        serde_json::Value::Number(number) => number.to_string(),
+                        serde_json::Value::Bool(yes) => yes.to_string(),
+                        _ => {
+                            return Err(A::Error::custom(format!(
+                                "{key}: expected a value in quotes"
+                            )));
+                        }
+                    };
+                    if pairs.iter().any(|(known, _)| *known == key) {
+                        return Err(A::Error::custom(format!("{key}: given twice")));
+                    }
+                    pairs.push((key, text));
+                }
+                Ok(Given { pairs })
+            }
+        }
+        deserializer.deserialize_map(Pairs)
+    }
+}
+
+fn bad_value(key: &'static str, expected: &str, found: &str) -> ConfigError {
+    ConfigError::BadValue {
+        key,
+        expected: expected.to_owned(),
+        found: format!("\"{}\"", found.escape_debug()),
+    }
+}
+
+fn default_of(key: &str) -> &'static str {
+    let key = if key == "GSMTP_LISTEN_INTERFACE" {
+        "GSTMP_LISTEN_INTERFACE"
+    } else {
+        key
+    };
+    KEYS.iter()
+        .find(|(known, _)| *known == key)
+        .map_or("", |(_, default)| default)
+}
+
+fn host(text: &str) -> Option<String> {
+    let is_host = !text.is_empty()
+        && text.len() <= 255
+        && text
+            .chars()
+            .all(|c| !c.is_whitespace() && !c.is_control() && !"@<>,\"".contains(c));
+    is_host.then(|| text.to_owned())
+}
+
+fn host_or_empty(text: &str) -> Option<String> {
+    if text.is_empty() {
+        Some(String::new())
+    } else {
+        host(text)
+    }
+}
+
+fn table_name(text: &str) -> Option<String> {
+    let is_word = |word: &str| {
+        (1..=64).contains(&word.len())
+            && word
+                .bytes()
+                .all(|octet| octet.is_ascii_alphanumeric() || octet == b'_')
+    };
+    let mut words = text.split('.');
+    let are_words = words.by_ref().take(2).all(is_word) && words.next().is_none();
+    are_words.then(|| text.to_owned())
+}
+
+fn parse_yes_or_no(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "y" | "yes" | "true" | "1" => Some(true),
+        "n" | "no" | "false" | "0" => Some(false),
+        _ => None,
+    }
+}
+
+/// Redis holds no more in one value, and SQLite little more in one row.
+const MAX_CONTENT: usize = 512 << 20;
+
+/// Every key and its built-in default.
+const KEYS: &[(&str, &str)] = &[
+    ("GM_ALLOWED_HOSTS", "*"),
+    ("GM_PRIMARY_MAIL_HOST", ""),
+    ("GSMTP_HOST_NAME", ""),
+    ("GSTMP_LISTEN_INTERFACE", "127.0.0.1:2525"),
+    ("GSMTP_LISTEN_INTERFACE", "127.0.0.1:2525"),
+    ("GSMTPS_LISTEN_INTERFACE", ""),
+    ("GSMTP_PUB_KEY", ""),
+    ("GSMTP_PRV_KEY", ""),
+    ("GSMTP_MAX_SIZE", "131072"),
+    ("GSMTP_TIMEOUT", "100"),
+    ("GSMTP_LOG_FILE", "/dev/stdout"),
+    ("GSMTP_VERBOSE", "N"),
+    ("GM_LOG_FORMAT", "text"),
+    ("GM_MAX_CLIENTS", "500"),
+    ("GM_MAX_CLIENTS_PER_IP", "0"),
+    ("GM_MAX_RECIPIENTS", "100"),
+    ("GM_MAX_MEMORY", "268435456"),
+    ("GM_STORE", "sqlite"),
+    ("GM_SQLITE_FILE", "goguerrilla.db"),
+    ("GM_MAIL_TABLE", "new_mail"),
+    ("GM_SAVE_WORKERS", "2"),
+    ("MYSQL_HOST", "127.0.0.1:3306"),
+    ("MYSQL_USER", ""),
+    ("MYSQL_PASS", ""),
+    ("MYSQL_DB", ""),
+    ("REDIS_INTERFACE", "127.0.0.1:6379"),
+    ("REDIS_EXPIRE_SECONDS", "3600"),
+    ("NGINX_AUTH_ENABLED", "N"),
+    ("NGINX_AUTH", "127.0.0.1:8025"),
+    ("GM_TRUSTED_PROXIES", ""),
+    ("GSMTP_PROXY_PROTOCOL", "N"),
+    ("GM_STATUS_INTERFACE", ""),
+    ("PID_FILE", ""),
+    ("SGID", ""),
+    ("GUID", ""),
+    ("SUID", ""),
+];
+
+/// Keys whose abilities come later; a value that would ask for one is refused, not ignored.
+const NOT_BUILT: &[(&str, &str)] = &[
+    ("GSMTPS_LISTEN_INTERFACE", "TLS"),
+    ("GSMTP_PUB_KEY", "TLS"),
+    ("GSMTP_PRV_KEY", "TLS"),
+    ("GM_MAX_CLIENTS_PER_IP", "a limit for each address"),
+    ("NGINX_AUTH_ENABLED", "the answer to nginx's auth_http"),
+    ("GM_TRUSTED_PROXIES", "trust in proxies"),
+    ("GSMTP_PROXY_PROTOCOL", "the PROXY protocol"),
+    ("GM_STATUS_INTERFACE", "the status page"),
+    ("PID_FILE", "the PID file"),
+    ("SGID", "dropping privileges"),
+    ("GUID", "dropping privileges"),
+    ("SUID", "dropping privileges"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_object_gives_the_defaults() {
+        let (config, warnings) = Config::parse("{}").unwrap();
+        assert_eq!(config, Config::default());
+        assert_eq!(config.max_content_octets, 131_072);
+        assert_eq!(config.listen_addresses, ["127.0.0.1:2525".parse().unwrap()]);
+        assert!(warnings.is_empty());
+    }
+
+    #[test]
+    fn numbers_and_booleans_are_taken_as_if_quoted() {
+        let text = r#"{"GSMTP_MAX_SIZE": 1000, "GSMTP_VERBOSE": true, "GM_STORE": "Discard",
+                       "GSMTP_LISTEN_INTERFACE": "[::1]:25, 127.0.0.1:25"}"#;
+        let (config, _) = Config::parse(text).unwrap();
+        assert_eq!(config.max_content_octets, 1_000);
+        assert!(config.verbose);
+        assert_eq!(config.store, StoreKind::Discard);
+        assert_eq!(config.listen_addresses.len(), 2);
+    }
+
+    #[test]
+    fn an_unknown_key_is_a_warning_with_the_nearest_known_one() {
+        let (_, warnings) = Config::parse(r#"{"GSMTP_MAXSIZE": "1"}"#).unwrap();
+        assert_eq!(
+            warnings[0].to_string(),
+            "GSMTP_MAXSIZE: unknown key, ignored; the nearest known key is GSMTP_MAX_SIZE"
+        );
+    }
+
+    #[test]
+    fn each_default_is_what_its_key_takes() {
+        let pairs: Vec<String> = KEYS
+            .iter()
+            .map(|(key, default)| format!("\"{key}\": \"{default}\""))
+            .collect();
+        let (config, warnings) = Config::parse(&format!("{{{}}}", pairs.join(","))).unwrap();
+        assert_eq!(config, Config::default());
+        assert!(warnings.is_empty());
+    }
+}

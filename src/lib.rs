@@ -1,0 +1,42 @@
+//! An SMTP server that receives large volumes of mail, saves it, and lets go of the client as fast as it honestly can.
+//!
+//! It never sends mail, never bounces, never filters. A 250 is a promise: it is said after COMMIT, never before.
+//! To put mails somewhere of your own, implement [`storage::SaveMail`]; its page has an example of twenty lines.
+//!
+//! # The floor plan
+//!
+//! ```text
+//! 4   main · cli            the command line; list, show, check, schema
+//!       │
+//! 3   server                bind → log → limits → store → threads → serve → drain; nothing below imports it
+//!       │
+//! 2   connection            one client from 220 to close; the only place where protocol meets socket
+//!       │                   signals · limits · config ─► (nothing)
+//!       │
+//! 1   net                   listener, pool of threads, transport under deadlines
+//!     storage ─► mail smtp  trait SaveMail, the writer that commits in groups, SQLite
+//!       │
+//! 0   mail ─► smtp          trace fields, summary, zlib
+//!     smtp                  the protocol: octets in, decisions out; knows no socket, clock or thread
+//!     logging ─► log        one event, one line
+//! ```
+//!
+//! # The path of one mail's octets
+//!
+//! kernel → `net::listener` accepts → `net::pool` gives it a place → `net::transport` reads under `net::deadline` →
+//! `connection` fills an `smtp::Input` → `smtp` finds lines and commands, after 354 removes dots and counts →
+//! `Step::Save` → `mail` names it, sums it up and deflates it on the connection's own thread → `storage::writer`
+//! queues it → the writer's thread takes what has queued up → one COMMIT → each ticket is answered → one reply, one write.
+//! Content is copied once, from the read buffer to the message, and then only moved.
+
+pub mod cli;
+pub mod config;
+pub mod connection;
+pub mod limits;
+pub mod logging;
+pub mod mail;
+pub mod net;
+pub mod server;
+pub mod signals;
+pub mod smtp;
+pub mod storage;

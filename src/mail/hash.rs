@@ -1,0 +1,63 @@
+//! The name of a stored row: unguessable, so that knowing one mail's hash leads to no other.
+
+use std::fmt;
+use std::io;
+
+/// 128 random bits as 32 lower-case hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Hash {
+    digits: [u8; 32],
+}
+
+impl Hash {
+    /// So many new hashes, from the kernel's random numbers in one call.
+    ///
+    /// # Errors
+    /// When the kernel has none to give.
+    pub fn random(count: usize) -> io::Result<Vec<Hash>> {
+        let mut octets = vec![0; 16 * count];
+        getrandom::fill(&mut octets).map_err(io::Error::from)?;
+        Ok(octets.chunks_exact(16).map(Hash::from_octets).collect())
+    }
+
+    /// The 32 digits.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.digits).expect("hex digits are ASCII")
+    }
+
+    fn from_octets(octets: &[u8]) -> Hash {
+        let mut digits = [0; 32];
+        for (pair, octet) in digits.chunks_exact_mut(2).zip(octets) {
+            pair[0] = HEX[usize::from(octet >> 4)];
+            pair[1] = HEX[usize::from(octet & 15)];
+        }
+        Hash { digits }
+    }
+}
+
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashes_are_lower_case_hex_and_differ() {
+        let hashes = Hash::random(2).unwrap();
+        assert_ne!(hashes[0], hashes[1]);
+        assert!(hashes[0].as_str().bytes().all(|digit| HEX.contains(&digit)));
+        assert_eq!(Hash::from_octets(&[0xab; 16]).as_str(), "ab".repeat(16));
+    }
+}

@@ -1,0 +1,99 @@
+//! Header fields as octets: where the header section ends, which field is which
+//! ([RFC 5322 §2.2](https://www.rfc-editor.org/rfc/rfc5322#section-2.2)).
+//!
+//! Lines may end in CR LF or, as some senders write them, in LF alone.
+
+use memchr::memchr;
+
+/// The fields that a summary needs, as written behind their colons; the first of each name counts.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Fields<'a> {
+    /// `Subject`.
+    pub subject: Option<&'a [u8]>,
+    /// `Content-Type`.
+    pub content_type: Option<&'a [u8]>,
+    /// `Content-Disposition`.
+    pub disposition: Option<&'a [u8]>,
+    /// `Content-Transfer-Encoding`.
+    pub transfer_encoding: Option<&'a [u8]>,
+}
+
+/// Reads the header section at the front of `entity`; answers its fields and the body behind it.
+///
+/// Costs one pass over the header section. A field longer than [`MAX_FIELD_OCTETS`] is cut.
+pub fn split(entity: &[u8]) -> (Fields<'_>, &[u8]) {
+    let mut fields = Fields::default();
+    let mut rest = entity;
+    while !rest.is_empty() {
+        let (field, behind) = split_field(rest);
+        if is_empty_line(field) {
+            return (fields, behind);
+        }
+        if let Some(colon) = memchr(b':', &field[..field.len().min(MAX_NAME_OCTETS)]) {
+            let slot = match field[..colon].trim_ascii_end() {
+                name if name.eq_ignore_ascii_case(b"Subject") => &mut fields.subject,
+                name if name.eq_ignore_ascii_case(b"Content-Type") => &mut fields.content_type,
+                name if name.eq_ignore_ascii_case(b"Content-Disposition") => {
+                    &mut fields.disposition
+                }
+                name if name.eq_ignore_ascii_case(b"Content-Transfer-Encoding") => {
+                    &mut fields.transfer_encoding
+                }
+                _ => {
+                    rest = behind;
+                    continue;
+                }
+            };
+            let value = &field[colon + 1..];
+            slot.get_or_insert(&value[..value.len().min(MAX_FIELD_OCTETS)]);
+        }
+        rest = behind;
+    }
+    (fields, rest)
+}
+
+/// One field with its folded lines, and what stands behind it.
+fn split_field(input: &[u8]) -> (&[u8], &[u8]) {
+    let mut end = line_end(input, 0);
+    if !is_empty_line(&input[..end]) {
+        while matches!(input.get(end), Some(b' ' | b'\t')) {
+            end = line_end(input, end);
+        }
+    }
+    input.split_at(end)
+}
+
+fn line_end(input: &[u8], from: usize) -> usize {
+    memchr(b'\n', &input[from..]).map_or(input.len(), |at| from + at + 1)
+}
+
+fn is_empty_line(line: &[u8]) -> bool {
+    matches!(line, b"\r\n" | b"\n")
+}
+
+/// Far beyond what any column keeps: 255 characters as encoded words of one character each.
+const MAX_FIELD_OCTETS: usize = 16_384;
+/// Longer than any name that is looked for.
+const MAX_NAME_OCTETS: usize = 80;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_each_name_counts_and_folds_belong_to_it() {
+        let (fields, body) = split(b"X: 1\r\nsubject : a\r\n b\r\nSUBJECT: c\r\n\r\nbody\r\n");
+        assert_eq!(fields.subject, Some(&b" a\r\n b\r\n"[..]));
+        assert_eq!(body, b"body\r\n");
+    }
+
+    #[test]
+    fn sections_without_fields_or_without_an_end() {
+        assert_eq!(split(b"\r\nbody").1, b"body");
+        assert_eq!(split(b"").1, b"");
+        assert_eq!(split(b"no field here").1, b"");
+        let (fields, body) = split(b"Subject: a\nContent-Type: b\n\nbody");
+        assert_eq!(fields.content_type, Some(&b" b\n"[..]));
+        assert_eq!(body, b"body");
+    }
+}

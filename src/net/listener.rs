@@ -1,0 +1,128 @@
+//! Listening sockets: a long backlog, and calm when descriptors run out.
+
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::libc;
+use nix::sys::socket;
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// One address that clients connect to.
+pub struct Listener {
+    socket: TcpListener,
+    address: SocketAddr,
+    closed: AtomicBool,
+    /// Threads that wait in [`accept`](Listener::accept) or are on their way there.
+    pub(super) waiting: AtomicUsize,
+    trouble: Mutex<Option<Instant>>,
+}
+
+impl Listener {
+    /// Binds `address` and listens. With `only_v6`, `[::]` leaves IPv4 to another listener.
+    ///
+    /// # Errors
+    /// Whatever the kernel says: the address is in use, or its port needs root.
+    pub fn bind(address: SocketAddr, only_v6: bool) -> io::Result<Listener> {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
+        socket.set_reuse_address(true)?;
+        if only_v6 {
+            socket.set_only_v6(true)?;
+        }
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        let socket = TcpListener::from(socket);
+        Ok(Listener {
+            address: socket.local_addr()?,
+            socket,
+            closed: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
+            trouble: Mutex::new(None),
+        })
+    }
+
+    /// The address bound, with the port the kernel chose if it was 0.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits for the next client; `None` once [`close`](Listener::close) was called.
+    ///
+    /// Never spins: when the process or the machine has no descriptor or memory left, one thread tries again every
+    /// 50 ms and the others wait behind it.
+    pub fn accept(&self) -> Option<(TcpStream, SocketAddr)> {
+        match self.try_accept() {
+            Ok(client) => client,
+            Err(_) => self.accept_in_trouble(),
+        }
+    }
+
+    /// Ends all waiting for clients.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        // Wakes every thread that blocks in accept.
+        let _ = socket::shutdown(self.socket.as_raw_fd(), socket::Shutdown::Both);
+    }
+
+    fn accept_in_trouble(&self) -> Option<(TcpStream, SocketAddr)> {
+        let mut last_said = self
+            .trouble
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        loop {
+            match self.try_accept() {
+                Ok(client) => return client,
+                Err(error) => {
+                    if last_said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
+                        *last_said = Some(Instant::now());
+                        log::error!(address:% = self.address, reason:% = error; "accept_failed");
+                    }
+                    thread::sleep(PAUSE);
+                }
+            }
+        }
+    }
+
+    /// `Ok(None)`: closed. Errors are those that take time to pass.
+    fn try_accept(&self) -> io::Result<Option<(TcpStream, SocketAddr)>> {
+        loop {
+            if self.closed.load(Ordering::SeqCst) {
+                return Ok(None);
+            }
+            match self.socket.accept() {
+                Ok(client) => return Ok(Some(client)),
+                Err(error) if is_trouble(&error) => return Err(error),
+                Err(error) if error.kind() == ErrorKind::InvalidInput => {
+                    // A listening socket that was shut down; if not by us, it cannot be used all the same.
+                    if !self.closed.load(Ordering::SeqCst) {
+                        return Err(error);
+                    }
+                }
+                // The client was gone before we looked (ECONNABORTED, EPROTO, network errors), or a signal came.
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+fn is_trouble(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+    )
+}
+
+/// Connections the kernel may hold for us: with the usual 128, a burst of 500 waits a second for its SYNs to be sent again.
+const BACKLOG: i32 = 4_096;
+/// Between tries while descriptors or memory are short.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Between log lines about it.
+const SAY_AGAIN: Duration = Duration::from_secs(10);

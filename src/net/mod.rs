@@ -1,0 +1,6 @@
+//! Sockets: accepting them, a place for each client, octets in and out under deadlines.
+
+pub mod deadline;
+pub mod listener;
+pub mod pool;
+pub mod transport;

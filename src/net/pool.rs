@@ -1,0 +1,224 @@
+//! The bounded pool: threads that accept and then serve, never more clients than places.
+//!
+//! Each thread blocks in `accept` itself, so a client reaches its thread without being handed over. The last thread that
+//! leaves `accept` first sees to it that another one waits there; at most one thread more than there are places exists,
+//! and that one only says 421.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
+
+use super::listener::Listener;
+
+/// Serves one client, from its greeting to the end.
+pub type Serve = Box<dyn Fn(&Client) + Send + Sync>;
+
+/// Threads, places and the clients on them.
+pub struct Pool {
+    max_clients: usize,
+    /// What a client hears for which there is no place.
+    refusal: Vec<u8>,
+    serve: Serve,
+    places_taken: AtomicUsize,
+    next_number: AtomicU64,
+    clients: Mutex<HashMap<u64, Arc<ClientState>>>,
+    draining: AtomicBool,
+}
+
+/// A client on its place.
+pub struct Client {
+    /// Counts up from 1 since the start.
+    pub number: u64,
+    /// Where it comes from, IPv4 also when it came as `::ffff:`.
+    pub address: SocketAddr,
+    state: Arc<ClientState>,
+}
+
+struct ClientState {
+    socket: Arc<TcpStream>,
+    /// Waits for a command with nothing under way: may be told to leave at any moment.
+    idle: AtomicBool,
+    /// The server is shutting down.
+    leave: AtomicBool,
+}
+
+impl Pool {
+    /// A pool of `max_clients` places; nobody is served before [`open`](Pool::open).
+    pub fn new(max_clients: usize, refusal: Vec<u8>, serve: Serve) -> Arc<Pool> {
+        Arc::new(Pool {
+            max_clients,
+            refusal,
+            serve,
+            places_taken: AtomicUsize::new(0),
+            next_number: AtomicU64::new(1),
+            clients: Mutex::new(HashMap::new()),
+            draining: AtomicBool::new(false),
+        })
+    }
+
+    /// Begins to accept clients from `listener`.
+    ///
+    /// # Errors
+    /// When not even one thread can be started.
+    pub fn open(self: &Arc<Self>, listener: &Arc<Listener>) -> std::io::Result<()> {
+        listener.waiting.fetch_add(1, Ordering::SeqCst);
+        self.start_thread(listener)
+    }
+
+    /// Clients on places at this moment.
+    pub fn places_taken(&self) -> usize {
+        self.places_taken.load(Ordering::SeqCst)
+    }
+
+    /// Asks every client to leave: idle ones now, the others when what they have under way is done.
+    ///
+    /// Accepting is ended by [`Listener::close`].
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+        for client in self.lock_clients().values() {
+            client.leave.store(true, Ordering::SeqCst);
+            if client.idle.load(Ordering::SeqCst) {
+                // Its thread wakes from reading as if the client had finished sending.
+                let _ = client.socket.shutdown(Shutdown::Read);
+            }
+        }
+    }
+
+    /// Cuts every client off.
+    pub fn cut(&self) {
+        for client in self.lock_clients().values() {
+            let _ = client.socket.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn work(self: Arc<Self>, listener: &Arc<Listener>) {
+        while let Some((socket, address)) = listener.accept() {
+            let Some(_place) = Place::take(&self) else {
+                self.refuse(&socket);
+                continue;
+            };
+            if !self.leave_accept(listener) {
+                self.refuse(&socket);
+                continue;
+            }
+            self.serve_client(socket, address);
+            listener.waiting.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Counts this thread out of `accept`; the last one starts its successor first. `false`: that failed, stay.
+    fn leave_accept(self: &Arc<Self>, listener: &Arc<Listener>) -> bool {
+        if listener.waiting.fetch_sub(1, Ordering::SeqCst) > 1 {
+            return true;
+        }
+        listener.waiting.fetch_add(1, Ordering::SeqCst);
+        match self.start_thread(listener) {
+            Ok(()) => true,
+            Err(error) => {
+                log::error!(reason:% = error; "thread_not_started");
+                false
+            }
+        }
+    }
+
+    fn start_thread(self: &Arc<Self>, listener: &Arc<Listener>) -> std::io::Result<()> {
+        let pool = Arc::clone(self);
+        let listener = Arc::clone(listener);
+        thread::Builder::new()
+            .name("client".to_owned())
+            .stack_size(STACK_OCTETS)
+            .spawn(move || pool.work(&listener))
+            .map(drop)
+    }
+
+    fn serve_client(&self, socket: TcpStream, address: SocketAddr) {
+        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+        let state = Arc::new(ClientState {
+            socket: Arc::new(socket),
+            idle: AtomicBool::new(false),
+            leave: AtomicBool::new(false),
+        });
+        self.lock_clients().insert(number, Arc::clone(&state));
+        if self.draining.load(Ordering::SeqCst) {
+            state.leave.store(true, Ordering::SeqCst);
+        }
+        let ip = address.ip().to_canonical();
+        let client = Client {
+            number,
+            address: SocketAddr::new(ip, address.port()),
+            state,
+        };
+        if catch_unwind(AssertUnwindSafe(|| (self.serve)(&client))).is_err() {
+            log::error!(session:% = client.session_id(), client:% = ip; "panicked");
+        }
+        self.lock_clients().remove(&number);
+    }
+
+    /// Says 421 to a client without a place, without ever waiting for it.
+    fn refuse(&self, socket: &TcpStream) {
+        let mut socket = socket;
+        if socket.set_nonblocking(true).is_err() || socket.write(&self.refusal).is_err() {
+            return;
+        }
+        let _ = socket.shutdown(Shutdown::Write);
+        // What it sent already would turn our close into a reset, which can cost it the reply.
+        let _ = socket.read(&mut [0; 4_096]);
+    }
+
+    fn lock_clients(&self) -> MutexGuard<'_, HashMap<u64, Arc<ClientState>>> {
+        self.clients
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Client {
+    /// Its socket, shared with the pool, which may shut it.
+    pub fn socket(&self) -> Arc<TcpStream> {
+        Arc::clone(&self.state.socket)
+    }
+
+    /// Its address alone.
+    pub fn ip(&self) -> IpAddr {
+        self.address.ip()
+    }
+
+    /// How the log names its session.
+    pub fn session_id(&self) -> String {
+        format!("{:04x}", self.number)
+    }
+
+    /// Says whether anything of this client is under way; answers whether it shall leave now.
+    pub fn may_stay(&self, idle: bool) -> bool {
+        self.state.idle.store(idle, Ordering::SeqCst);
+        // The pool first says `leave`, then looks whether we are idle: one of us sees the other.
+        !(idle && self.state.leave.load(Ordering::SeqCst))
+    }
+}
+
+/// One of the places; free again on drop, also after a panic.
+struct Place<'a>(&'a Pool);
+
+impl Place<'_> {
+    fn take(pool: &Pool) -> Option<Place<'_>> {
+        pool.places_taken
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |taken| {
+                (taken < pool.max_clients).then_some(taken + 1)
+            })
+            .ok()
+            .map(|_| Place(pool))
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.places_taken.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Enough for a TLS handshake and the deepest parse, and costs only what is touched.
+const STACK_OCTETS: usize = 256 * 1_024;

@@ -1,0 +1,233 @@
+//! The one room that wires the house: from a configuration to a running server and back to rest.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+
+use crate::config::{Config, StoreKind};
+use crate::connection::{self, ConnectionSettings};
+use crate::logging::{self, LogFormat};
+use crate::net::listener::Listener;
+use crate::net::pool::Pool;
+use crate::signals::{self, Request};
+use crate::smtp::{AddressColumn, AllowedHosts, MemoryBudget, Repertoire, SessionSettings, reply};
+use crate::storage::sqlite::SqliteStore;
+use crate::storage::{OpenStore, SaveError, Saver, TableName, TableShape, Writers};
+use crate::{limits, server};
+
+/// Why the server could not start: what, where, and how to fix it.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listening address is not to be had.
+    #[error("cannot bind {address}: {source}; {fix}")]
+    Bind {
+        /// Which.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: std::io::Error,
+        /// What may help.
+        fix: &'static str,
+    },
+    /// Nobody should serve strangers as root.
+    #[error(
+        "started as root, and {0} can be reached from other machines: start as another user, or listen on loopback only"
+    )]
+    StaysRoot(SocketAddr),
+    /// The log file cannot be opened.
+    #[error("GSMTP_LOG_FILE: cannot open {file}: {source}; name a file this user may append to", file = .file.display())]
+    Log {
+        /// Which.
+        file: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The embedded store cannot be opened.
+    #[error("GM_SQLITE_FILE: {0}")]
+    Store(SaveError),
+    /// The kernel refuses a thread or a signal handler.
+    #[error("cannot start: {0}; raise the limits of processes and memory for this user")]
+    Kernel(std::io::Error),
+}
+
+/// Runs the server until it is told to stop.
+///
+/// # Errors
+/// [`StartError`] when it could not start.
+pub fn run(config: &Config, notes: &[String]) -> Result<(), StartError> {
+    refuse_to_serve_as_root(config)?;
+    let listeners = bind_all(&config.listen_addresses)?;
+    logging::start(&config.log_file, log_format(config)).map_err(|source| StartError::Log {
+        file: config.log_file.clone(),
+        source,
+    })?;
+    for note in notes {
+        log::warn!(note = note.as_str(); "configuration");
+    }
+    let descriptors = (config.max_clients + listeners.len() * 2 + SPARE_DESCRIPTORS) as u64;
+    let limit = limits::raise_descriptor_limit(descriptors);
+    if limit < descriptors {
+        log::warn!(limit = limit, needed = descriptors, fix = "raise `ulimit -n` or lower GM_MAX_CLIENTS"; "few_descriptors");
+    }
+    let requests = signals::listen().map_err(StartError::Kernel)?;
+    let (saver, writers) = start_store(config)?;
+    let settings = connection_settings(config, saver);
+    let mut refusal = Vec::new();
+    reply::R421_TOO_BUSY.write_to(&mut refusal);
+    let serve = move |client: &_| connection::serve(client, &settings);
+    let pool = Pool::new(config.max_clients, refusal, Box::new(serve));
+    for listener in &listeners {
+        pool.open(listener).map_err(StartError::Kernel)?;
+        log::info!(address:% = listener.address(), version = env!("CARGO_PKG_VERSION"); "listening");
+    }
+    // Nothing to do here until somebody asks for something; a lost channel counts as a wish to stop.
+    let _ = requests.recv();
+    server::drain(&pool, &listeners, &requests);
+    if let Some(writers) = writers {
+        writers.finish();
+    }
+    log::info!("stopped");
+    Ok(())
+}
+
+/// Lets idle clients go, and the others finish what they have under way, for at most [`DRAIN_PATIENCE`].
+fn drain(pool: &Pool, listeners: &[Arc<Listener>], requests: &Receiver<Request>) {
+    let started_at = Instant::now();
+    for listener in listeners {
+        listener.close();
+    }
+    pool.drain();
+    log::info!(clients = pool.places_taken(); "shutdown");
+    while pool.places_taken() > 0 && started_at.elapsed() < DRAIN_PATIENCE {
+        if requests.recv_timeout(DRAIN_TICK).is_ok() {
+            log::warn!(clients = pool.places_taken(); "stopped_at_once");
+            std::process::exit(0);
+        }
+    }
+    if pool.places_taken() > 0 {
+        log::warn!(clients = pool.places_taken(); "cut_off");
+        pool.cut();
+    }
+}
+
+/// The table as far as it is known.
+pub fn session_settings(config: &Config) -> SessionSettings {
+    let host_name = match config.host_name.as_str() {
+        "" => machine_name(),
+        name => name.to_owned(),
+    };
+    let column = |max_chars| AddressColumn {
+        max_chars,
+        repertoire: Repertoire::Unicode,
+    };
+    SessionSettings {
+        primary_mail_host: match config.primary_mail_host.as_str() {
+            "" => host_name.clone(),
+            name => name.to_owned(),
+        },
+        host_name,
+        allowed_hosts: AllowedHosts::new(config.allowed_hosts.iter().map(String::as_str)),
+        max_content_octets: config.max_content_octets,
+        max_recipients: config.max_recipients,
+        to_column: column(TableShape::PRINTED.to),
+        recipient_column: column(TableShape::PRINTED.recipient),
+        verbose: config.verbose,
+    }
+}
+
+/// The table's name; the configuration has seen to it that it is one.
+pub fn table_name(config: &Config) -> TableName {
+    TableName::parse(&config.mail_table).unwrap_or_default()
+}
+
+fn connection_settings(config: &Config, saver: Saver) -> ConnectionSettings {
+    ConnectionSettings {
+        session: Arc::new(session_settings(config)),
+        client_timeout: config.client_timeout,
+        budget: MemoryBudget::new(config.max_memory_octets),
+        saver,
+    }
+}
+
+fn start_store(config: &Config) -> Result<(Saver, Option<Writers>), StartError> {
+    match config.store {
+        StoreKind::Discard => {
+            log::warn!(store = "discard", note = "every mail is thanked for and dropped"; "store");
+            Ok((Saver::discard(), None))
+        }
+        StoreKind::Sqlite => {
+            let (file, table) = (config.sqlite_file.clone(), table_name(config));
+            // Opened once here, so that a file that can never be written is an error at start.
+            SqliteStore::open(&file, &table).map_err(StartError::Store)?;
+            let open: OpenStore = Arc::new(move || Ok(Box::new(SqliteStore::open(&file, &table)?)));
+            let (saver, writers) = Writers::start(1, true, open).map_err(StartError::Kernel)?;
+            log::info!(store = "sqlite", file:% = config.sqlite_file.display(); "store");
+            Ok((saver, Some(writers)))
+        }
+    }
+}
+
+fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<Arc<Listener>>, StartError> {
+    let has_v4_wildcard = |port| {
+        let is_it = |address: &SocketAddr| address.is_ipv4() && address.ip().is_unspecified();
+        addresses
+            .iter()
+            .any(|address| is_it(address) && address.port() == port)
+    };
+    addresses
+        .iter()
+        .map(|&address| {
+            let only_v6 = address.is_ipv6() && has_v4_wildcard(address.port());
+            let bound = Listener::bind(address, only_v6);
+            bound.map(Arc::new).map_err(|source| StartError::Bind {
+                address,
+                fix: bind_fix(&source),
+                source,
+            })
+        })
+        .collect()
+}
+
+fn bind_fix(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => "start as root or choose -if=127.0.0.1:2525",
+        std::io::ErrorKind::AddrInUse => {
+            "end the program that listens there or choose another port with -if="
+        }
+        _ => "name an address of this machine in GSTMP_LISTEN_INTERFACE or with -if=",
+    }
+}
+
+fn refuse_to_serve_as_root(config: &Config) -> Result<(), StartError> {
+    let is_loopback = |ip: IpAddr| ip.to_canonical().is_loopback();
+    let mut addresses = config.listen_addresses.iter();
+    match addresses.find(|address| !is_loopback(address.ip())) {
+        Some(address) if nix::unistd::geteuid().is_root() => Err(StartError::StaysRoot(*address)),
+        _ => Ok(()),
+    }
+}
+
+fn log_format(config: &Config) -> LogFormat {
+    if config.log_as_json {
+        LogFormat::Json
+    } else {
+        LogFormat::Text
+    }
+}
+
+fn machine_name() -> String {
+    let name = nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok());
+    name.filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "localhost".to_owned())
+}
+
+/// How long messages under way may take to finish.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
+/// How often draining looks whether it is done.
+const DRAIN_TICK: Duration = Duration::from_millis(10);
+/// Log, store with its files, signals, standard streams, and room for a library or two.
+const SPARE_DESCRIPTORS: usize = 64;

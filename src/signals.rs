@@ -1,0 +1,38 @@
+//! Signals as values on a channel.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+
+use crossbeam_channel::{Receiver, unbounded};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::iterator::Signals;
+
+/// What an administrator asks of the running server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// SIGTERM or SIGINT: finish and stop; a second one stops at once.
+    Stop,
+}
+
+/// Begins to listen for signals.
+///
+/// # Errors
+/// When the kernel refuses a handler or a thread.
+pub fn listen() -> io::Result<Receiver<Request>> {
+    // Past a file size limit a write shall fail like on a full disk, not end the process.
+    signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let (requests, received) = unbounded();
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            for _signal in signals.forever() {
+                if requests.send(Request::Stop).is_err() {
+                    return;
+                }
+            }
+        })?;
+    Ok(received)
+}

@@ -1,0 +1,389 @@
+//! One command line into a verb and its typed arguments; the table of verbs.
+
+use super::path::{ForwardPath, PathError, ReversePath};
+use super::reply::{self, Reply};
+
+/// The verbs this server knows, whether it does them or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each is the RFC's verb")]
+pub enum Verb {
+    Helo,
+    Ehlo,
+    Mail,
+    Rcpt,
+    Data,
+    Bdat,
+    Rset,
+    Noop,
+    Vrfy,
+    Expn,
+    Help,
+    Quit,
+    /// Known from RFCs and from the field, not done here: 502.
+    NotDoneHere,
+    /// A request of another protocol that somebody's browser was made to send ([ALPACA](https://alpaca-attack.com)).
+    Foreign,
+}
+
+/// `MAIL FROM:<reverse-path> [parameters]`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct MailCommand {
+    /// Who sent it.
+    pub reverse_path: ReversePath,
+    /// `SIZE=`: the client's own count of content octets, which may be wrong both ways ([RFC 1870]).
+    ///
+    /// [RFC 1870]: https://www.rfc-editor.org/rfc/rfc1870
+    pub size: Option<u64>,
+    /// `SMTPUTF8`: addresses and header fields may hold UTF-8 ([RFC 6531](https://www.rfc-editor.org/rfc/rfc6531)).
+    pub smtputf8: bool,
+}
+
+/// `BDAT size [LAST]` ([RFC 3030](https://www.rfc-editor.org/rfc/rfc3030)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BdatCommand {
+    /// Octets that follow the command line.
+    pub size: u64,
+    /// Whether the message ends with them.
+    pub last: bool,
+}
+
+/// Why a command is refused; each turns into exactly one [`Reply`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommandError {
+    /// HELO or EHLO without a name.
+    NoHeloName,
+    /// An argument that does not follow the grammar.
+    BadArgument,
+    /// An argument where none is wanted.
+    ArgumentUnwanted,
+    /// Control characters, or octets that are not UTF-8.
+    BadOctets,
+    /// A parameter no extension of ours defines.
+    UnknownParameter,
+    /// A parameter that is malformed or given twice.
+    BadParameter,
+    /// The reverse-path is malformed.
+    BadReversePath,
+    /// The forward-path is malformed.
+    BadForwardPath,
+    /// The forward-path has two domains.
+    RouteHidden,
+    /// A non-ASCII address outside an SMTPUTF8 transaction.
+    NeedsSmtpUtf8,
+}
+
+impl From<CommandError> for Reply {
+    fn from(error: CommandError) -> Reply {
+        match error {
+            CommandError::NoHeloName => reply::R501_NO_HELO_NAME,
+            CommandError::BadArgument => reply::R501_BAD_ARGUMENT,
+            CommandError::ArgumentUnwanted => reply::R501_NO_ARGUMENT_WANTED,
+            CommandError::BadOctets => reply::R501_BAD_OCTETS,
+            CommandError::UnknownParameter => reply::R555_UNKNOWN_PARAMETER,
+            CommandError::BadParameter => reply::R501_BAD_PARAMETER,
+            CommandError::BadReversePath => reply::R501_BAD_REVERSE_PATH,
+            CommandError::BadForwardPath => reply::R501_BAD_FORWARD_PATH,
+            CommandError::RouteHidden => reply::R550_NOT_OURS,
+            CommandError::NeedsSmtpUtf8 => reply::R553_NEEDS_SMTPUTF8,
+        }
+    }
+}
+
+/// Splits a line, without its CR LF, into its verb and the octets of its argument; `None` for an unknown verb.
+pub fn split(line: &[u8]) -> (Option<Verb>, &[u8]) {
+    let line = line.trim_ascii_end();
+    let end = line.iter().position(|octet| *octet == b' ');
+    let (word, argument) = line.split_at(end.unwrap_or(line.len()));
+    let verb = VERBS
+        .iter()
+        .find(|(name, _)| name.as_bytes().eq_ignore_ascii_case(word))
+        .map(|(_, verb)| *verb);
+    (verb, argument.trim_ascii_start())
+}
+
+/// The name in HELO or EHLO. RFC 5321 wants a domain or an address literal; the field sends anything, so anything
+/// printable is taken, up to [`MAX_HELO_OCTETS`].
+///
+/// # Errors
+/// [`CommandError::NoHeloName`], [`CommandError::BadOctets`], [`CommandError::BadArgument`] when it is too long.
+pub fn helo_name(argument: &[u8]) -> Result<&str, CommandError> {
+    let name = printable(argument)?;
+    match name.len() {
+        0 => Err(CommandError::NoHeloName),
+        1..=MAX_HELO_OCTETS => Ok(name),
+        _ => Err(CommandError::BadArgument),
+    }
+}
+
+/// For verbs that take no argument.
+///
+/// # Errors
+/// [`CommandError::ArgumentUnwanted`].
+pub fn no_argument(argument: &[u8]) -> Result<(), CommandError> {
+    match argument {
+        [] => Ok(()),
+        _ => Err(CommandError::ArgumentUnwanted),
+    }
+}
+
+impl MailCommand {
+    /// Parses what follows `MAIL`.
+    ///
+    /// # Errors
+    /// [`CommandError`] for octets, path or parameters, in this order.
+    pub fn parse(argument: &[u8]) -> Result<MailCommand, CommandError> {
+        let argument = printable(argument)?;
+        let path = after_keyword(argument, "FROM:")?;
+        let (reverse_path, parameters) =
+            ReversePath::parse(path).map_err(|_| CommandError::BadReversePath)?;
+        let mut command = MailCommand {
+            reverse_path,
+            size: None,
+            smtputf8: false,
+        };
+        let mut body_given = false;
+        for parameter in split_parameters(parameters, CommandError::BadReversePath)? {
+            let (keyword, value) = parameter;
+            match (keyword.to_ascii_uppercase().as_str(), value) {
+                ("SIZE", Some(value)) if command.size.is_none() => {
+                    command.size = Some(parse_number(value).ok_or(CommandError::BadParameter)?);
+                }
+                ("SMTPUTF8", None) if !command.smtputf8 => command.smtputf8 = true,
+                ("BODY", Some(value)) if !body_given => {
+                    body_given = true;
+                    check_body(value)?;
+                }
+                ("SIZE" | "SMTPUTF8" | "BODY", _) => return Err(CommandError::BadParameter),
+                _ => return Err(CommandError::UnknownParameter),
+            }
+        }
+        if !command.smtputf8 && !command.reverse_path.as_str().is_ascii() {
+            return Err(CommandError::NeedsSmtpUtf8);
+        }
+        Ok(command)
+    }
+}
+
+/// Parses what follows `RCPT`; no extension of ours gives it parameters.
+///
+/// # Errors
+/// [`CommandError`] for octets, path or parameters, in this order.
+pub fn parse_rcpt(argument: &[u8], smtputf8: bool) -> Result<ForwardPath, CommandError> {
+    let argument = printable(argument)?;
+    let path = after_keyword(argument, "TO:")?;
+    let (forward_path, parameters) = ForwardPath::parse(path).map_err(|error| match error {
+        PathError::Malformed => CommandError::BadForwardPath,
+        PathError::TwoDomains => CommandError::RouteHidden,
+    })?;
+    let parameters = split_parameters(parameters, CommandError::BadForwardPath)?;
+    if !parameters.is_empty() {
+        return Err(CommandError::UnknownParameter);
+    }
+    if !smtputf8 && !forward_path.as_str().is_ascii() {
+        return Err(CommandError::NeedsSmtpUtf8);
+    }
+    Ok(forward_path)
+}
+
+impl BdatCommand {
+    /// Parses what follows `BDAT`; `None` when it cannot be known how many octets follow.
+    pub fn parse(argument: &[u8]) -> Option<BdatCommand> {
+        let argument = printable(argument).ok()?;
+        let mut words = argument.split_ascii_whitespace();
+        let size = parse_number(words.next()?)?;
+        let last = match words.next() {
+            None => false,
+            Some(word) if word.eq_ignore_ascii_case("LAST") => true,
+            Some(_) => return None,
+        };
+        words.next().is_none().then_some(BdatCommand { size, last })
+    }
+}
+
+/// UTF-8 without control characters (C0, DEL and C1).
+fn printable(argument: &[u8]) -> Result<&str, CommandError> {
+    let text = std::str::from_utf8(argument).map_err(|_| CommandError::BadOctets)?;
+    if text.chars().any(char::is_control) {
+        return Err(CommandError::BadOctets);
+    }
+    Ok(text)
+}
+
+/// Behind `FROM:` or `TO:` in any case, and behind the spaces that many senders put there.
+fn after_keyword<'a>(argument: &'a str, keyword: &str) -> Result<&'a str, CommandError> {
+    match argument.split_at_checked(keyword.len()) {
+        Some((word, rest)) if word.eq_ignore_ascii_case(keyword) => Ok(rest.trim_start()),
+        _ => Err(CommandError::BadArgument),
+    }
+}
+
+type Parameter<'a> = (&'a str, Option<&'a str>);
+
+/// ` KEYWORD[=value] …`; anything but a space straight behind the path makes the path itself bad.
+fn split_parameters(
+    parameters: &str,
+    bad_path: CommandError,
+) -> Result<Vec<Parameter<'_>>, CommandError> {
+    if !parameters.is_empty() && !parameters.starts_with(' ') {
+        return Err(bad_path);
+    }
+    let words = parameters.split_ascii_whitespace();
+    words
+        .map(|word| match word.split_once('=') {
+            Some((keyword, value)) if is_keyword(keyword) && !value.is_empty() => {
+                Ok((keyword, Some(value)))
+            }
+            None if is_keyword(word) => Ok((word, None)),
+            _ => Err(CommandError::BadParameter),
+        })
+        .collect()
+}
+
+/// `esmtp-keyword` (RFC 5321 §4.1.2).
+fn is_keyword(word: &str) -> bool {
+    word.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+}
+
+/// 1 to 20 digits that fit 64 bits (RFC 1870 §4).
+fn parse_number(digits: &str) -> Option<u64> {
+    let is_number =
+        (1..=20).contains(&digits.len()) && digits.bytes().all(|octet| octet.is_ascii_digit());
+    is_number.then(|| digits.parse().ok()).flatten()
+}
+
+/// `BODY=` (RFC 6152); BINARYMIME (RFC 3030) is not offered.
+fn check_body(value: &str) -> Result<(), CommandError> {
+    match value.to_ascii_uppercase().as_str() {
+        "7BIT" | "8BITMIME" => Ok(()),
+        "BINARYMIME" => Err(CommandError::UnknownParameter),
+        _ => Err(CommandError::BadParameter),
+    }
+}
+
+const VERBS: &[(&str, Verb)] = &[
+    ("HELO", Verb::Helo),
+    ("EHLO", Verb::Ehlo),
+    ("MAIL", Verb::Mail),
+    ("RCPT", Verb::Rcpt),
+    ("DATA", Verb::Data),
+    ("BDAT", Verb::Bdat),
+    ("RSET", Verb::Rset),
+    ("NOOP", Verb::Noop),
+    ("VRFY", Verb::Vrfy),
+    ("EXPN", Verb::Expn),
+    ("HELP", Verb::Help),
+    ("QUIT", Verb::Quit),
+    ("AUTH", Verb::NotDoneHere),
+    ("ATRN", Verb::NotDoneHere),
+    ("BURL", Verb::NotDoneHere),
+    ("ETRN", Verb::NotDoneHere),
+    ("LHLO", Verb::NotDoneHere),
+    ("SAML", Verb::NotDoneHere),
+    ("SEND", Verb::NotDoneHere),
+    ("SOML", Verb::NotDoneHere),
+    ("STARTTLS", Verb::NotDoneHere),
+    ("TURN", Verb::NotDoneHere),
+    ("XCLIENT", Verb::NotDoneHere),
+    ("CONNECT", Verb::Foreign),
+    ("DELETE", Verb::Foreign),
+    ("GET", Verb::Foreign),
+    ("HEAD", Verb::Foreign),
+    ("OPTIONS", Verb::Foreign),
+    ("PATCH", Verb::Foreign),
+    ("POST", Verb::Foreign),
+    ("PRI", Verb::Foreign),
+    ("PUT", Verb::Foreign),
+    ("TRACE", Verb::Foreign),
+];
+
+/// As long as a domain may be (RFC 5321 §4.5.3.1.2).
+const MAX_HELO_OCTETS: usize = 255;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    type Parsed = Result<(&'static str, Option<u64>, bool), CommandError>;
+
+    #[test]
+    fn mail_commands() {
+        use CommandError::*;
+        let cases: &[(&str, Parsed)] = &[
+            ("FROM:<a@b>", Ok(("a@b", None, false))),
+            (
+                "from: <a@b>  size=10 body=8BitMime",
+                Ok(("a@b", Some(10), false)),
+            ),
+            (
+                "FROM:<> SIZE=99999999999",
+                Ok(("", Some(99_999_999_999), false)),
+            ),
+            ("FROM:<ü@b> SMTPUTF8", Ok(("ü@b", None, true))),
+            ("FROM:<ü@b>", Err(NeedsSmtpUtf8)),
+            ("FROM:a@b", Err(BadReversePath)),
+            ("FROM:<a@b>SIZE=1", Err(BadReversePath)),
+            ("FROM <a@b>", Err(BadArgument)),
+            ("", Err(BadArgument)),
+            ("FROM:<a@b> SIZE=abc", Err(BadParameter)),
+            ("FROM:<a@b> SIZE=-1", Err(BadParameter)),
+            ("FROM:<a@b> SIZE=1 SIZE=1", Err(BadParameter)),
+            ("FROM:<a@b> SIZE", Err(BadParameter)),
+            (
+                "FROM:<a@b> SIZE=1234567890123456789012345",
+                Err(BadParameter),
+            ),
+            ("FROM:<a@b> SMTPUTF8=1", Err(BadParameter)),
+            ("FROM:<a@b> BODY=BINARYMIME", Err(UnknownParameter)),
+            ("FROM:<a@b> AUTH=<>", Err(UnknownParameter)),
+            ("FROM:<a@b> RET=FULL", Err(UnknownParameter)),
+            ("FROM:<a\t@b>", Err(BadOctets)),
+            ("FROM:<\u{85}a@b> SMTPUTF8", Err(BadOctets)),
+        ];
+        for (argument, want) in cases {
+            let parsed = MailCommand::parse(argument.as_bytes());
+            let parsed = parsed
+                .as_ref()
+                .map(|mail| (mail.reverse_path.as_str(), mail.size, mail.smtputf8));
+            assert_eq!(parsed.map_err(|error| *error), *want, "{argument}");
+        }
+    }
+
+    #[test]
+    fn chunk_sizes() {
+        let chunk = |size, last| Some(BdatCommand { size, last });
+        for (argument, want) in [
+            ("5", chunk(5, false)),
+            ("0 last", chunk(0, true)),
+            ("18446744073709551615 LAST", chunk(u64::MAX, true)),
+            ("99999999999999999999", None),
+            ("x", None),
+            ("", None),
+            ("5 LAST x", None),
+            ("+5", None),
+        ] {
+            assert_eq!(BdatCommand::parse(argument.as_bytes()), want, "{argument}");
+        }
+    }
+
+    #[test]
+    fn verbs_come_in_any_case_and_end_at_a_space() {
+        assert_eq!(split(b"noop  x "), (Some(Verb::Noop), &b"x"[..]));
+        assert_eq!(split(b"NOOPX"), (None, &b""[..]));
+        assert_eq!(split(b"GET / HTTP/1.1").0, Some(Verb::Foreign));
+        assert_eq!(split(b""), (None, &b""[..]));
+    }
+
+    proptest! {
+        #[test]
+        fn no_octets_panic(argument in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let _ = split(&argument);
+            let _ = MailCommand::parse(&argument);
+            let _ = parse_rcpt(&argument, true);
+            let _ = BdatCommand::parse(&argument);
+            let _ = helo_name(&argument);
+        }
+    }
+}

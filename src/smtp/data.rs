@@ -1,0 +1,210 @@
+//! Mail data after 354: dots removed, the end found ([RFC 5321 §4.1.1.4], [§4.5.2]).
+//!
+//! [RFC 5321 §4.1.1.4]: https://www.rfc-editor.org/rfc/rfc5321#section-4.1.1.4
+//! [§4.5.2]: https://www.rfc-editor.org/rfc/rfc5321#section-4.5.2
+
+use memchr::memmem;
+
+use super::content::{Content, ContentError};
+
+/// What is being received: content so far, or the reason why the rest is only swallowed.
+///
+/// One reader serves both, so that what ends a message that is kept also ends one that is not.
+#[derive(Debug)]
+pub enum Intake {
+    /// Kept.
+    Kept(Content),
+    /// Read to its end and thrown away.
+    Swallowed(ContentError),
+}
+
+/// Removes dot-stuffing and finds the end of mail data.
+///
+/// Content keeps its CR LFs; a CR or LF on its own is ordinary text, so only CR LF . CR LF ends the mail. The CR LF of
+/// the DATA command begins the first line.
+#[derive(Debug)]
+pub struct DataReader {
+    intake: Intake,
+    at_line_start: bool,
+}
+
+/// How far [`DataReader::read`] came.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Octets of the input that are used; up to two octets at its end may have to wait for what follows them.
+    pub used: usize,
+    /// Whether the end of mail data was among them; what follows belongs to the next command.
+    pub end_of_mail: bool,
+}
+
+impl Intake {
+    /// Takes `octets`, or from now on swallows them.
+    pub fn take(&mut self, octets: &[u8]) {
+        if let Intake::Kept(content) = self
+            && let Err(error) = content.extend(octets)
+        {
+            *self = Intake::Swallowed(error);
+        }
+    }
+}
+
+impl DataReader {
+    /// A reader that stands behind the CR LF of the DATA command.
+    pub fn new(content: Content) -> DataReader {
+        DataReader {
+            intake: Intake::Kept(content),
+            at_line_start: true,
+        }
+    }
+
+    /// Reads from any slice of the stream; the outcome does not depend on where it was cut.
+    pub fn read(&mut self, input: &[u8]) -> Progress {
+        let mut used = 0;
+        loop {
+            if self.at_line_start {
+                match &input[used..] {
+                    [b'.', b'\r', b'\n', ..] => return end_at(used + 3),
+                    [] | [b'.'] | [b'.', b'\r'] => return more_after(used),
+                    [b'.', ..] => used += 1,
+                    _ => {}
+                }
+                self.at_line_start = false;
+            }
+            let rest = &input[used..];
+            if let Some(line_end) = memmem::find(rest, b"\r\n.") {
+                self.intake.take(&rest[..line_end + 2]);
+                used += line_end + 2;
+                self.at_line_start = true;
+                continue;
+            }
+            let undecided = usize::from(rest.last() == Some(&b'\r'));
+            self.at_line_start = rest.ends_with(b"\r\n");
+            self.intake.take(&rest[..rest.len() - undecided]);
+            return more_after(input.len() - undecided);
+        }
+    }
+
+    /// What was received, at the end of mail.
+    pub fn into_intake(self) -> Intake {
+        self.intake
+    }
+}
+
+fn end_at(used: usize) -> Progress {
+    Progress {
+        used,
+        end_of_mail: true,
+    }
+}
+
+fn more_after(used: usize) -> Progress {
+    Progress {
+        used,
+        end_of_mail: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::content::MemoryBudget;
+    use super::*;
+
+    /// Content, or why it was swallowed; and what stands behind the end of mail.
+    type Outcome = Option<(Result<Vec<u8>, ContentError>, Vec<u8>)>;
+    type Case = (&'static [u8], Option<(&'static [u8], &'static [u8])>);
+
+    /// Reads `pieces` one after the other as a connection would; answers content and what is left behind the end.
+    fn read_all(pieces: &[&[u8]], max: usize) -> Outcome {
+        let budget = MemoryBudget::new(1 << 20);
+        let mut reader = DataReader::new(Content::new(max, &budget));
+        let mut unread = Vec::new();
+        for (index, piece) in pieces.iter().enumerate() {
+            unread.extend_from_slice(piece);
+            let progress = reader.read(&unread);
+            unread.drain(..progress.used);
+            if progress.end_of_mail {
+                unread.extend(pieces[index + 1..].concat());
+                let outcome = match reader.into_intake() {
+                    Intake::Kept(content) => Ok(content.octets().to_vec()),
+                    Intake::Swallowed(error) => Err(error),
+                };
+                return Some((outcome, unread));
+            }
+            assert!(unread.len() <= 2, "at most two octets wait");
+        }
+        None
+    }
+
+    #[test]
+    fn dots_are_removed_and_only_crlf_dot_crlf_ends_the_mail() {
+        let cases: &[Case] = &[
+            (b".\r\n", Some((b"", b""))),
+            (b"a\r\n.\r\nQUIT\r\n", Some((b"a\r\n", b"QUIT\r\n"))),
+            (b"..\r\n.\r\n", Some((b".\r\n", b""))),
+            (b".x\r\n.\r\n", Some((b"x\r\n", b""))),
+            (b"...\r\n\r\n.\r\n", Some((b"..\r\n\r\n", b""))),
+            (b"a\n.\nb\r\n.\r\n", Some((b"a\n.\nb\r\n", b""))),
+            (b"a\n.\r\nb\r\n.\r\n", Some((b"a\n.\r\nb\r\n", b""))),
+            (b"a\r\n.\nb\r\n.\r\n", Some((b"a\r\n\nb\r\n", b""))),
+            (b"a\r.\rb\r\n.\r\n", Some((b"a\r.\rb\r\n", b""))),
+            (b"a\r.\r\nb\r\n.\r\n", Some((b"a\r.\r\nb\r\n", b""))),
+            (b"a\r\n.\r\r\nb\r\n.\r\n", Some((b"a\r\n\r\r\nb\r\n", b""))),
+            (b"a\r\r\n.\r\nb", Some((b"a\r\r\n", b"b"))),
+            (b"a\r\n\0.\r\n.\r\n", Some((b"a\r\n\0.\r\n", b""))),
+            (b"a\r\n.\0\r\n.\r\n", Some((b"a\r\n\0\r\n", b""))),
+            (b"a\n.\n", None),
+            (b"a\r\n.\r", None),
+        ];
+        for (stream, want) in cases {
+            let want = want.map(|(content, rest)| (Ok(content.to_vec()), rest.to_vec()));
+            assert_eq!(
+                read_all(&[stream], 100),
+                want,
+                "{:?}",
+                stream.escape_ascii().to_string()
+            );
+        }
+    }
+
+    #[test]
+    fn a_message_too_large_is_swallowed_to_its_true_end() {
+        let stream = b"0123456789\n.\r\nMAIL\r\n.\r\r\n.\r\nQUIT\r\n";
+        let want = Some((Err(ContentError::TooLarge), b"QUIT\r\n".to_vec()));
+        assert_eq!(read_all(&[stream], 5), want);
+    }
+
+    /// The obviously right reader: line by line, where only CR LF ends a line.
+    fn model(stream: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+        let mut content = Vec::new();
+        let mut rest = stream;
+        loop {
+            let end = rest.windows(2).position(|pair| pair == b"\r\n")?;
+            let line = &rest[..end];
+            rest = &rest[end + 2..];
+            if line == b"." {
+                return Some((content, rest.to_vec()));
+            }
+            content.extend_from_slice(line.strip_prefix(b".").unwrap_or(line));
+            content.extend_from_slice(b"\r\n");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn cut_anywhere_it_agrees_with_the_model(
+            stream in proptest::collection::vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b'.'), Just(b'x'), Just(0u8)], 0..60),
+            cuts in proptest::collection::vec(0usize..70, 0..8),
+        ) {
+            let mut stream = stream;
+            stream.extend_from_slice(b"\r\n.\r\nREST");
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(stream.len())).collect();
+            cuts.extend([0, stream.len()]);
+            cuts.sort_unstable();
+            let pieces: Vec<&[u8]> = cuts.windows(2).map(|cut| &stream[cut[0]..cut[1]]).collect();
+            let want = model(&stream).map(|(content, rest)| (Ok(content), rest));
+            prop_assert_eq!(read_all(&pieces, 1 << 16), want);
+        }
+    }
+}

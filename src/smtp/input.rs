@@ -1,0 +1,128 @@
+//! The octets a client has sent and nobody has used yet.
+
+/// A buffer that is filled at one end and used up at the other.
+///
+/// It starts small, so that thousands of idle clients cost little, doubles while reads fill it, and falls back to its
+/// first size once it runs empty. Shape: `octets[start..end]` is unread, the rest is room.
+pub struct Input {
+    octets: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Input {
+    /// An empty buffer; memory is taken at the first [`room`](Input::room).
+    pub const fn new() -> Input {
+        Input {
+            octets: Vec::new(),
+            start: 0,
+            end: 0,
+        }
+    }
+
+    /// What has been received and not used, oldest first.
+    pub fn unread(&self) -> &[u8] {
+        &self.octets[self.start..self.end]
+    }
+
+    /// Marks the first `count` unread octets as used.
+    pub fn consume(&mut self, count: usize) {
+        debug_assert!(count <= self.end - self.start);
+        self.start += count;
+        if self.start == self.end {
+            self.start = 0;
+            self.end = 0;
+        }
+    }
+
+    /// Room for the next read: at least one octet, at most 64 KiB.
+    ///
+    /// Whoever fills it says how much with [`filled`](Input::filled).
+    pub fn room(&mut self) -> &mut [u8] {
+        if self.start > 0 {
+            self.octets.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        if self.end == self.octets.len() {
+            let larger = (self.octets.len() * 2).clamp(SMALLEST, LARGEST.max(self.end * 2));
+            self.octets.resize(larger, 0);
+        }
+        &mut self.octets[self.end..]
+    }
+
+    /// Says that the first `count` octets of [`room`](Input::room) have been received.
+    pub fn filled(&mut self, count: usize) {
+        self.end += count;
+    }
+
+    /// Gives back what a large message made it grow to; does nothing while octets are unread.
+    pub fn shrink(&mut self) {
+        if self.start == self.end && self.octets.len() > KEPT {
+            self.octets = Vec::new();
+        }
+    }
+
+    /// A buffer that holds `octets`, for tests and examples.
+    pub fn from_octets(octets: &[u8]) -> Input {
+        Input {
+            octets: octets.to_vec(),
+            start: 0,
+            end: octets.len(),
+        }
+    }
+
+    /// Appends `octets`, for tests and examples.
+    pub fn push(&mut self, octets: &[u8]) {
+        let mut rest = octets;
+        while !rest.is_empty() {
+            let room = self.room();
+            let count = room.len().min(rest.len());
+            room[..count].copy_from_slice(&rest[..count]);
+            self.filled(count);
+            rest = &rest[count..];
+        }
+    }
+}
+
+impl Default for Input {
+    fn default() -> Self {
+        Input::new()
+    }
+}
+
+/// The first size: a command line and a half, so that an idle client costs no whole page.
+const SMALLEST: usize = 2_048;
+/// The largest: beyond it a read costs its copy and little else (measured on 100 KB messages).
+const LARGEST: usize = 65_536;
+/// Up to this size the buffer is kept between messages instead of being made anew.
+const KEPT: usize = 8_192;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_pushed_comes_out_in_order() {
+        let mut input = Input::new();
+        let octets: Vec<u8> = (0..100_000u32).map(|n| n as u8).collect();
+        for piece in octets.chunks(777) {
+            input.push(piece);
+        }
+        assert_eq!(input.unread(), octets);
+        input.consume(octets.len());
+        input.shrink();
+        assert!(input.unread().is_empty());
+        assert_eq!(input.octets.capacity(), 0);
+    }
+
+    #[test]
+    fn room_is_never_empty_and_starts_small() {
+        let mut input = Input::new();
+        assert_eq!(input.room().len(), SMALLEST);
+        input.filled(SMALLEST);
+        assert_eq!(input.room().len(), SMALLEST);
+        input.consume(SMALLEST - 1);
+        assert_eq!(input.room().len(), 2 * SMALLEST - 1);
+    }
+}

@@ -1,0 +1,114 @@
+//! Command lines: only CR LF ends one, and none grows beyond a ceiling
+//! ([RFC 5321 §2.3.8](https://www.rfc-editor.org/rfc/rfc5321#section-2.3.8)).
+
+use memchr::{memchr, memmem};
+
+use super::input::Input;
+
+/// Finds command lines in the input and swallows those that are too long.
+#[derive(Debug, Default)]
+pub struct LineReader {
+    swallowing: bool,
+}
+
+/// What stands at the front of the input.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Line {
+    /// A whole line of that many octets, CR LF included; not consumed yet.
+    Complete(usize),
+    /// No whole line yet.
+    Partial,
+    /// More than [`MAX_LINE_OCTETS`] without an end, said once; the rest of it is swallowed as it comes.
+    TooLong,
+    /// A line feed without a carriage return before it. What follows cannot be trusted to be a command.
+    BareLf,
+}
+
+impl LineReader {
+    /// Looks for the next line.
+    pub fn next(&mut self, input: &mut Input) -> Line {
+        if self.swallowing && !self.swallow(input) {
+            return Line::Partial;
+        }
+        let unread = input.unread();
+        let window = &unread[..unread.len().min(MAX_LINE_OCTETS)];
+        match memchr(b'\n', window) {
+            Some(end) if end > 0 && window[end - 1] == b'\r' => Line::Complete(end + 1),
+            Some(_) => Line::BareLf,
+            None if window.len() < MAX_LINE_OCTETS => Line::Partial,
+            None => {
+                self.swallowing = true;
+                Line::TooLong
+            }
+        }
+    }
+
+    /// Drops octets up to the line's end; `true` once it is reached.
+    fn swallow(&mut self, input: &mut Input) -> bool {
+        let unread = input.unread();
+        if let Some(end) = memmem::find(unread, b"\r\n") {
+            input.consume(end + 2);
+            self.swallowing = false;
+            return true;
+        }
+        let undecided = usize::from(unread.last() == Some(&b'\r'));
+        input.consume(unread.len() - undecided);
+        false
+    }
+}
+
+/// With CR LF: RFC 5321's 512 (§4.5.3.1.4) plus what every offered extension adds, with room for long addresses.
+pub const MAX_LINE_OCTETS: usize = 2_048;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_and_their_ends() {
+        let cases: &[(&[u8], Line)] = &[
+            (b"NOOP\r\nQUIT", Line::Complete(6)),
+            (b"\r\n", Line::Complete(2)),
+            (b"NOOP", Line::Partial),
+            (b"NOOP\r", Line::Partial),
+            (b"NOOP\n", Line::BareLf),
+            (b"\nNOOP\r\n", Line::BareLf),
+            (b"NOOP\rQUIT\r\n", Line::Complete(11)),
+        ];
+        for (octets, want) in cases {
+            let mut input = Input::from_octets(octets);
+            assert_eq!(LineReader::default().next(&mut input), *want, "{octets:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_of_the_ceiling_is_taken_and_one_octet_more_is_swallowed_whole() {
+        let mut line = vec![b'x'; MAX_LINE_OCTETS - 2];
+        line.extend_from_slice(b"\r\n");
+        let mut input = Input::from_octets(&line);
+        let mut reader = LineReader::default();
+        assert_eq!(reader.next(&mut input), Line::Complete(MAX_LINE_OCTETS));
+
+        line.insert(0, b'x');
+        line.extend_from_slice(b"NOOP\r\n");
+        let mut input = Input::from_octets(&line);
+        assert_eq!(reader.next(&mut input), Line::TooLong);
+        assert_eq!(reader.next(&mut input), Line::Complete(6));
+        assert_eq!(input.unread(), b"NOOP\r\n");
+    }
+
+    #[test]
+    fn swallowing_holds_no_more_than_one_octet() {
+        let mut input = Input::from_octets(&[b'x'; MAX_LINE_OCTETS]);
+        let mut reader = LineReader::default();
+        assert_eq!(reader.next(&mut input), Line::TooLong);
+        for _ in 0..100 {
+            input.push(b" RSET \r");
+            assert_eq!(reader.next(&mut input), Line::Partial);
+            assert_eq!(input.unread(), b"\r");
+        }
+        input.push(b"\n");
+        assert_eq!(reader.next(&mut input), Line::Partial);
+        assert!(input.unread().is_empty());
+    }
+}

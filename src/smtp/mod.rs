@@ -1,0 +1,25 @@
+//! The protocol core: octets in, decisions out. No sockets, clocks, threads or logs.
+//!
+//! [`Session::next_step`] takes what a client sent ([`Input`]) and answers one [`Step`]; `connection.rs` carries it
+//! out. Any dialogue is therefore a unit test.
+//!
+//! RFC 5321 (SMTP), 1870 (SIZE), 2034 (enhanced status), 2920 (PIPELINING), 3030 (CHUNKING), 3463 (status codes),
+//! 3848 (protocol words), 6152 (8BITMIME), 6531 (SMTPUTF8).
+
+mod allowed_hosts;
+mod command;
+mod content;
+mod data;
+mod extension;
+mod input;
+mod line;
+mod path;
+pub mod reply;
+mod session;
+
+pub use allowed_hosts::{AddressColumn, AllowedHosts, Repertoire};
+pub use content::{Content, ContentError, MemoryBudget};
+pub use input::Input;
+pub use path::{ForwardPath, PathError, ReversePath};
+pub use reply::{EnhancedStatus, Reply};
+pub use session::{Awaited, Counts, Envelope, Session, SessionSettings, Step};

@@ -1,0 +1,170 @@
+//! Replies: a code, an enhanced status, a text; and the one table of all fixed replies.
+//!
+//! [RFC 5321 §4.2](https://www.rfc-editor.org/rfc/rfc5321#section-4.2) gives the form,
+//! [RFC 2034](https://www.rfc-editor.org/rfc/rfc2034) the enhanced status on each line.
+
+use std::borrow::Cow;
+
+/// One reply to one command; several lines when `text` has line feeds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    code: u16,
+    enhanced: Option<EnhancedStatus>,
+    text: Cow<'static, str>,
+}
+
+/// An enhanced mail system status code such as 5.1.3 ([RFC 3463](https://www.rfc-editor.org/rfc/rfc3463)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EnhancedStatus(pub u8, pub u8, pub u8);
+
+impl Reply {
+    /// A reply of three digits and a text of printable characters.
+    pub const fn new(
+        code: u16,
+        enhanced: Option<EnhancedStatus>,
+        text: Cow<'static, str>,
+    ) -> Reply {
+        Reply {
+            code,
+            enhanced,
+            text,
+        }
+    }
+
+    /// The greeting: `220 <host> ESMTP`, no product name, no enhanced status (RFC 2034 §4).
+    pub fn greeting(host_name: &str) -> Reply {
+        Reply::new(220, None, format!("{host_name} ESMTP").into())
+    }
+
+    /// The promise, given only after COMMIT.
+    pub fn queued(id: &str) -> Reply {
+        let text = format!("OK : queued as {id}");
+        Reply::new(250, Some(EnhancedStatus(2, 0, 0)), text.into())
+    }
+
+    /// The three digits.
+    pub fn code(&self) -> u16 {
+        self.code
+    }
+
+    /// Whether this reply counts towards the fault limit of a session.
+    pub fn is_fault(&self) -> bool {
+        matches!(self.code, 500 | 501 | 502 | 503 | 555)
+    }
+
+    /// Appends the reply as it goes over the wire; each line ends in CR LF.
+    pub fn write_to(&self, output: &mut Vec<u8>) {
+        let mut lines = self.text.split('\n').peekable();
+        while let Some(line) = lines.next() {
+            push_digits(output, self.code);
+            output.push(if lines.peek().is_some() { b'-' } else { b' ' });
+            if let Some(EnhancedStatus(class, subject, detail)) = self.enhanced {
+                for (part, end) in [(class, b'.'), (subject, b'.'), (detail, b' ')] {
+                    push_digits(output, u16::from(part));
+                    output.push(end);
+                }
+            }
+            output.extend_from_slice(line.as_bytes());
+            output.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+fn push_digits(output: &mut Vec<u8>, number: u16) {
+    for (unit, digits) in [(100, 3), (10, 2), (1, 1)] {
+        if number >= unit || digits == 1 {
+            output.push(b'0' + (number / unit % 10) as u8);
+        }
+    }
+}
+
+/// Declares each fixed reply once, and `ALL` with every name beside its reply for the tests.
+macro_rules! replies {
+    ($($name:ident = $code:literal $class:literal . $subject:literal . $detail:literal $text:literal;)*) => {
+        $(
+            #[doc = concat!("`", $code, " ", $class, ".", $subject, ".", $detail, " ", $text, "`")]
+            pub const $name: Reply = Reply::new(
+                $code,
+                Some(EnhancedStatus($class, $subject, $detail)),
+                Cow::Borrowed($text),
+            );
+        )*
+        #[cfg(test)]
+        const ALL: &[(&str, Reply)] = &[$((stringify!($name), $name)),*];
+    };
+}
+
+replies! {
+    R214_HELP = 214 2 . 0 . 0 "HELO EHLO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT";
+    R221_BYE = 221 2 . 0 . 0 "Bye";
+    R250_OK = 250 2 . 0 . 0 "OK";
+    R250_SENDER_OK = 250 2 . 1 . 0 "OK";
+    R250_RECIPIENT_OK = 250 2 . 1 . 5 "OK";
+    R250_CHUNK_OK = 250 2 . 0 . 0 "OK, chunk received";
+    R252_CANNOT_VERIFY = 252 2 . 5 . 0 "Cannot verify, but will take mail for it";
+    R421_SHUTTING_DOWN = 421 4 . 3 . 2 "Shutting down, try again soon";
+    R421_TOO_BUSY = 421 4 . 3 . 2 "Too many connections, try again soon";
+    R421_TOO_SLOW = 421 4 . 4 . 2 "Waited too long for you";
+    R421_TOO_MANY_FAULTS = 421 4 . 7 . 0 "Too many faulty commands";
+    R451_NOT_SAVED = 451 4 . 3 . 0 "Cannot save this now, try again later";
+    R452_STORE_FULL = 452 4 . 3 . 1 "No room to save this now, try again later";
+    R452_NO_MEMORY = 452 4 . 3 . 1 "Too much mail at once, try again soon";
+    R452_TOO_MANY_RECIPIENTS = 452 4 . 5 . 3 "Too many recipients";
+    R500_UNKNOWN_VERB = 500 5 . 5 . 2 "Command not recognized";
+    R500_LINE_TOO_LONG = 500 5 . 5 . 2 "Line too long";
+    R500_BARE_LF = 500 5 . 5 . 2 "Lines end in CR LF, not in LF alone";
+    R500_BAD_OCTETS = 500 5 . 5 . 2 "A command holds no NUL and no bare CR";
+    R500_NOT_SMTP = 500 5 . 5 . 2 "This is SMTP";
+    R501_BAD_ARGUMENT = 501 5 . 5 . 4 "Syntax error in argument";
+    R501_NO_HELO_NAME = 501 5 . 5 . 4 "Say HELO or EHLO with your name";
+    R501_NO_ARGUMENT_WANTED = 501 5 . 5 . 4 "This command takes no argument";
+    R501_BAD_OCTETS = 501 5 . 5 . 4 "Control characters or invalid UTF-8";
+    R501_BAD_PARAMETER = 501 5 . 5 . 4 "Malformed or repeated parameter";
+    R501_BAD_CHUNK_SIZE = 501 5 . 5 . 4 "Unreadable chunk size";
+    R501_BAD_REVERSE_PATH = 501 5 . 1 . 7 "Bad reverse-path, expected MAIL FROM:<a@example.com>";
+    R501_BAD_FORWARD_PATH = 501 5 . 1 . 3 "Bad forward-path, expected RCPT TO:<a@example.com>";
+    R502_NOT_DONE_HERE = 502 5 . 5 . 1 "Not implemented here";
+    R503_SEND_HELO_FIRST = 503 5 . 5 . 1 "Say HELO or EHLO first";
+    R503_SEND_MAIL_FIRST = 503 5 . 5 . 1 "Need MAIL first";
+    R503_SEND_RCPT_FIRST = 503 5 . 5 . 1 "Need an accepted RCPT first";
+    R503_NESTED_MAIL = 503 5 . 5 . 1 "A transaction is under way, RSET ends it";
+    R503_CHUNKS_UNDER_WAY = 503 5 . 5 . 1 "Chunks are under way, go on with BDAT";
+    R550_NOT_OURS = 550 5 . 7 . 1 "No mail for that domain here";
+    R552_TOO_LARGE = 552 5 . 3 . 4 "Message too large";
+    R553_NEEDS_SMTPUTF8 = 553 5 . 6 . 7 "A non-ASCII address needs SMTPUTF8";
+    R553_RECIPIENT_UNSTORABLE = 553 5 . 1 . 3 "That recipient is longer or stranger than can be stored";
+    R555_UNKNOWN_PARAMETER = 555 5 . 5 . 4 "Parameter not recognized";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_name_holds_its_code_and_its_class() {
+        for (name, reply) in ALL {
+            assert_eq!(name[1..4], reply.code.to_string(), "{name}");
+            let EnhancedStatus(class, ..) = reply.enhanced.expect("the table gives each one");
+            assert_eq!(u16::from(class), reply.code / 100, "{name}");
+            assert!(reply.text.len() < 400, "{name}");
+            assert!(
+                reply.text.bytes().all(|octet| (32..127).contains(&octet)),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_reply_of_two_lines_has_its_code_on_both() {
+        let mut output = Vec::new();
+        Reply::new(250, Some(EnhancedStatus(2, 10, 0)), "a\nb".into()).write_to(&mut output);
+        assert_eq!(output, b"250-2.10.0 a\r\n250 2.10.0 b\r\n");
+    }
+
+    #[test]
+    fn the_greeting_has_no_enhanced_status() {
+        let mut output = Vec::new();
+        Reply::greeting("mx.example.com").write_to(&mut output);
+        assert_eq!(output, b"220 mx.example.com ESMTP\r\n");
+    }
+}

@@ -1,0 +1,482 @@
+//! The states of one SMTP session and what moves it from one to the next.
+
+use std::mem;
+use std::sync::Arc;
+
+use super::allowed_hosts::{AddressColumn, AllowedHosts};
+use super::command::{self, BdatCommand, CommandError, MailCommand, Verb};
+use super::content::{Content, ContentError, MemoryBudget};
+use super::data::{DataReader, Intake};
+use super::extension;
+use super::input::Input;
+use super::line::{Line, LineReader};
+use super::path::{ForwardPath, ReversePath};
+use super::reply::{self, Reply};
+
+/// One client's dialogue, from the greeting to QUIT. Knows no socket, clock or store.
+pub struct Session {
+    settings: Arc<SessionSettings>,
+    budget: MemoryBudget,
+    lines: LineReader,
+    hello: Option<Hello>,
+    state: State,
+    counts: Counts,
+    said: Option<String>,
+}
+
+/// What a session decides by.
+#[derive(Clone, Debug)]
+pub struct SessionSettings {
+    /// The name we greet with.
+    pub host_name: String,
+    /// The domain in column `to`.
+    pub primary_mail_host: String,
+    /// Recipient domains that are ours.
+    pub allowed_hosts: AllowedHosts,
+    /// Ceiling of one message's content, advertised by SIZE.
+    pub max_content_octets: usize,
+    /// Ceiling of recipients in one transaction; beyond it 452.
+    pub max_recipients: usize,
+    /// Column `to` of the store.
+    pub to_column: AddressColumn,
+    /// Column `recipient` of the store.
+    pub recipient_column: AddressColumn,
+    /// Whether command lines are kept for the log ([`Session::take_said`]).
+    pub verbose: bool,
+}
+
+/// What happens next: the whole conversation between protocol and socket.
+#[derive(Debug)]
+pub enum Step {
+    /// Say this; it may wait for company until input is needed (RFC 2920 §3.2).
+    Reply(Reply),
+    /// A message has arrived whole: save it, and say how that went.
+    Save(Envelope, Content),
+    /// Say this and close.
+    Close(Reply),
+    /// Flush what is to be said, then read.
+    NeedInput,
+}
+
+/// The paths of one transaction (RFC 5321 §2.3.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// Who sent it.
+    pub reverse_path: ReversePath,
+    /// Who shall have it: at least one at the end of mail, each mailbox once.
+    pub recipients: Vec<ForwardPath>,
+    /// Whether the client asked for SMTPUTF8.
+    pub smtputf8: bool,
+}
+
+/// What the client is expected to send next, each with a patience of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    /// The next command; nothing of this client's is under way.
+    Command,
+    /// The next command of a transaction.
+    CommandOfTransaction,
+    /// Message content.
+    Content,
+}
+
+/// What a session did, for the line that ends it in the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// HELO and EHLO accepted.
+    pub helo: u32,
+    /// MAIL accepted.
+    pub mail: u32,
+    /// RCPT accepted.
+    pub rcpt: u32,
+    /// RCPT asked for.
+    pub rcpt_asked: u32,
+    /// Messages that arrived whole.
+    pub data: u32,
+    /// Faulty commands.
+    pub faults: u32,
+    /// Replies decided on; changes whenever something was completed.
+    pub replies: u32,
+}
+
+/// ```text
+///             MAIL                   DATA
+///  ┌► Ready ───────► Transaction ───────────► Data
+///  │    ▲               │  ▲  │ BDAT            │
+///  │    │   RSET EHLO   │  │  ▼                 │ CR LF . CR LF
+///  │    └───────────────┘  └─ Chunk             │
+///  │        Step::Save          │ BDAT n LAST   │
+///  └────────────────────────────┴───────────────┘
+/// ```
+enum State {
+    /// MAIL is wanted, or HELO before it.
+    Ready,
+    /// RCPT, then DATA or BDAT is wanted.
+    Transaction(Transaction),
+    /// Content flows, dots and all.
+    Data(Envelope, DataReader),
+    /// The octets of a chunk flow.
+    Chunk(Chunk),
+    /// Nothing more is read.
+    Closed,
+}
+
+/// What the client said of itself; holds until it says otherwise.
+struct Hello {
+    name: String,
+    extended: bool,
+}
+
+struct Transaction {
+    envelope: Envelope,
+    /// Content of the chunks so far, once there was one.
+    chunks: Option<Content>,
+}
+
+struct Chunk {
+    left: u64,
+    then: AfterChunk,
+}
+
+enum AfterChunk {
+    /// The chunk was no good from the start: its octets are no commands all the same.
+    Refuse(Reply, Box<State>),
+    Receive {
+        envelope: Envelope,
+        intake: Intake,
+        last: bool,
+    },
+}
+
+impl Session {
+    /// A session whose greeting has not been said.
+    pub fn new(settings: Arc<SessionSettings>, budget: MemoryBudget) -> Session {
+        Session {
+            settings,
+            budget,
+            lines: LineReader::default(),
+            hello: None,
+            state: State::Ready,
+            counts: Counts::default(),
+            said: None,
+        }
+    }
+
+    /// The first thing to say.
+    pub fn greet(&self) -> Reply {
+        Reply::greeting(&self.settings.host_name)
+    }
+
+    /// Uses up input as far as it makes a step. The steps do not depend on where the stream was cut.
+    pub fn next_step(&mut self, input: &mut Input) -> Step {
+        let step = match &mut self.state {
+            State::Data(..) => self.read_data(input),
+            State::Chunk(..) => self.read_chunk(input),
+            State::Closed => Step::NeedInput,
+            State::Ready | State::Transaction(_) => self.read_line(input),
+        };
+        match &step {
+            Step::NeedInput => return step,
+            Step::Reply(reply) if reply.is_fault() => self.counts.faults += 1,
+            Step::Close(_) => self.state = State::Closed,
+            Step::Reply(_) | Step::Save(..) => {}
+        }
+        self.counts.replies = self.counts.replies.wrapping_add(1);
+        if self.counts.faults > MAX_FAULTS && !matches!(step, Step::Close(_)) {
+            self.state = State::Closed;
+            return Step::Close(reply::R421_TOO_MANY_FAULTS);
+        }
+        step
+    }
+
+    /// What the client is expected to send next.
+    pub fn awaited(&self) -> Awaited {
+        match self.state {
+            State::Data(..) | State::Chunk(..) => Awaited::Content,
+            State::Transaction(_) => Awaited::CommandOfTransaction,
+            State::Ready | State::Closed => Awaited::Command,
+        }
+    }
+
+    /// What the client called itself; empty before HELO.
+    pub fn helo_name(&self) -> &str {
+        self.hello.as_ref().map_or("", |hello| &hello.name)
+    }
+
+    /// The protocol word of Received ([RFC 3848](https://www.rfc-editor.org/rfc/rfc3848), RFC 6531 §4.3).
+    pub fn protocol(&self, envelope: &Envelope) -> &'static str {
+        let extended = self.hello.as_ref().is_some_and(|hello| hello.extended);
+        match (extended, envelope.smtputf8) {
+            (_, true) => "UTF8SMTP",
+            (true, false) => "ESMTP",
+            (false, false) => "SMTP",
+        }
+    }
+
+    /// What was done so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// The command line last read, when the settings ask for it.
+    pub fn take_said(&mut self) -> Option<String> {
+        self.said.take()
+    }
+
+    fn read_line(&mut self, input: &mut Input) -> Step {
+        let octets = match self.lines.next(input) {
+            Line::Complete(octets) => octets,
+            Line::Partial => return Step::NeedInput,
+            Line::TooLong => return Step::Reply(reply::R500_LINE_TOO_LONG),
+            Line::BareLf => return Step::Close(reply::R500_BARE_LF),
+        };
+        let line = &input.unread()[..octets - 2];
+        if self.settings.verbose {
+            self.said = Some(String::from_utf8_lossy(line).into_owned());
+        }
+        let step = if line.iter().any(|octet| matches!(octet, b'\r' | 0)) {
+            Some(Step::Reply(reply::R500_BAD_OCTETS))
+        } else {
+            let (verb, argument) = command::split(line);
+            self.proceed(verb, argument)
+        };
+        input.consume(octets);
+        step.unwrap_or_else(|| self.read_chunk(input))
+    }
+
+    /// The one table of commands: what each verb does. `None`: the octets of a chunk come next.
+    fn proceed(&mut self, verb: Option<Verb>, argument: &[u8]) -> Option<Step> {
+        let outcome = match verb {
+            Some(Verb::Helo) => self.helo(argument, false),
+            Some(Verb::Ehlo) => self.helo(argument, true),
+            Some(Verb::Mail) => self.mail(argument),
+            Some(Verb::Rcpt) => self.rcpt(argument),
+            Some(Verb::Data) => self.data(argument),
+            Some(Verb::Bdat) => return self.bdat(argument),
+            Some(Verb::Rset) => self.rset(argument),
+            Some(Verb::Noop) => Ok(reply::R250_OK),
+            Some(Verb::Vrfy) => Ok(reply::R252_CANNOT_VERIFY),
+            Some(Verb::Help) => Ok(reply::R214_HELP),
+            Some(Verb::Quit) => match command::no_argument(argument) {
+                Ok(()) => return Some(Step::Close(reply::R221_BYE)),
+                Err(error) => Err(error),
+            },
+            Some(Verb::Expn | Verb::NotDoneHere) => Ok(reply::R502_NOT_DONE_HERE),
+            Some(Verb::Foreign) => return Some(Step::Close(reply::R500_NOT_SMTP)),
+            None => Ok(reply::R500_UNKNOWN_VERB),
+        };
+        Some(Step::Reply(outcome.unwrap_or_else(Reply::from)))
+    }
+
+    fn helo(&mut self, argument: &[u8], extended: bool) -> Result<Reply, CommandError> {
+        let name = command::helo_name(argument)?.to_owned();
+        self.hello = Some(Hello { name, extended });
+        self.state = State::Ready;
+        self.counts.helo += 1;
+        let settings = &self.settings;
+        Ok(if extended {
+            extension::ehlo_reply(&settings.host_name, settings.max_content_octets)
+        } else {
+            Reply::new(250, None, settings.host_name.clone().into())
+        })
+    }
+
+    fn mail(&mut self, argument: &[u8]) -> Result<Reply, CommandError> {
+        if self.hello.is_none() {
+            return Ok(reply::R503_SEND_HELO_FIRST);
+        }
+        if let State::Transaction(_) = self.state {
+            return Ok(reply::R503_NESTED_MAIL);
+        }
+        let mail = MailCommand::parse(argument)?;
+        let max = self.settings.max_content_octets as u64;
+        if mail.size.is_some_and(|size| size > max) {
+            return Ok(reply::R552_TOO_LARGE);
+        }
+        let envelope = Envelope {
+            reverse_path: mail.reverse_path,
+            recipients: Vec::new(),
+            smtputf8: mail.smtputf8,
+        };
+        let chunks = None;
+        self.state = State::Transaction(Transaction { envelope, chunks });
+        self.counts.mail += 1;
+        Ok(reply::R250_SENDER_OK)
+    }
+
+    fn rcpt(&mut self, argument: &[u8]) -> Result<Reply, CommandError> {
+        self.counts.rcpt_asked += 1;
+        let envelope = match &mut self.state {
+            State::Transaction(transaction) if transaction.chunks.is_some() => {
+                return Ok(reply::R503_CHUNKS_UNDER_WAY);
+            }
+            State::Transaction(transaction) => &mut transaction.envelope,
+            _ => return Ok(reply::R503_SEND_MAIL_FIRST),
+        };
+        let path = command::parse_rcpt(argument, envelope.smtputf8)?;
+        let settings = &self.settings;
+        if !settings.allowed_hosts.accept(&path) {
+            return Ok(reply::R550_NOT_OURS);
+        }
+        if !settings.can_store(&path) {
+            return Ok(reply::R553_RECIPIENT_UNSTORABLE);
+        }
+        let recipients = &mut envelope.recipients;
+        if !recipients.iter().any(|known| known.is_same_mailbox(&path)) {
+            if recipients.len() >= settings.max_recipients {
+                return Ok(reply::R452_TOO_MANY_RECIPIENTS);
+            }
+            recipients.push(path);
+        }
+        self.counts.rcpt += 1;
+        Ok(reply::R250_RECIPIENT_OK)
+    }
+
+    fn data(&mut self, argument: &[u8]) -> Result<Reply, CommandError> {
+        command::no_argument(argument)?;
+        match mem::replace(&mut self.state, State::Closed) {
+            State::Transaction(transaction) if transaction.is_ready_for_data() => {
+                let content = Content::new(self.settings.max_content_octets, &self.budget);
+                self.state = State::Data(transaction.envelope, DataReader::new(content));
+                Ok(Reply::new(
+                    354,
+                    None,
+                    "End data with <CR><LF>.<CR><LF>".into(),
+                ))
+            }
+            state => {
+                let refusal = state.why_no_content();
+                self.state = state;
+                Ok(refusal)
+            }
+        }
+    }
+
+    fn bdat(&mut self, argument: &[u8]) -> Option<Step> {
+        let Some(BdatCommand { size, last }) = BdatCommand::parse(argument) else {
+            // How many octets are no commands is unknown, so none after them can be trusted.
+            return Some(Step::Close(reply::R501_BAD_CHUNK_SIZE));
+        };
+        let then = match mem::replace(&mut self.state, State::Closed) {
+            State::Transaction(transaction) if !transaction.envelope.recipients.is_empty() => {
+                let max = self.settings.max_content_octets;
+                let content = transaction
+                    .chunks
+                    .unwrap_or_else(|| Content::new(max, &self.budget));
+                let fits = size <= (max - content.octets().len()) as u64;
+                AfterChunk::Receive {
+                    envelope: transaction.envelope,
+                    intake: if fits {
+                        Intake::Kept(content)
+                    } else {
+                        Intake::Swallowed(ContentError::TooLarge)
+                    },
+                    last,
+                }
+            }
+            state => AfterChunk::Refuse(state.why_no_content(), Box::new(state)),
+        };
+        self.state = State::Chunk(Chunk { left: size, then });
+        None
+    }
+
+    fn rset(&mut self, argument: &[u8]) -> Result<Reply, CommandError> {
+        command::no_argument(argument)?;
+        self.state = State::Ready;
+        Ok(reply::R250_OK)
+    }
+
+    fn read_data(&mut self, input: &mut Input) -> Step {
+        let State::Data(_, reader) = &mut self.state else {
+            return Step::NeedInput;
+        };
+        let progress = reader.read(input.unread());
+        input.consume(progress.used);
+        if !progress.end_of_mail {
+            return Step::NeedInput;
+        }
+        let State::Data(envelope, reader) = mem::replace(&mut self.state, State::Ready) else {
+            return Step::NeedInput;
+        };
+        self.end_of_mail(envelope, reader.into_intake())
+    }
+
+    fn read_chunk(&mut self, input: &mut Input) -> Step {
+        let State::Chunk(chunk) = &mut self.state else {
+            return Step::NeedInput;
+        };
+        let unread = input.unread();
+        let count = usize::try_from(chunk.left).map_or(unread.len(), |left| left.min(unread.len()));
+        if let AfterChunk::Receive { intake, .. } = &mut chunk.then {
+            intake.take(&unread[..count]);
+        }
+        chunk.left -= count as u64;
+        input.consume(count);
+        if chunk.left > 0 {
+            return Step::NeedInput;
+        }
+        let State::Chunk(chunk) = mem::replace(&mut self.state, State::Ready) else {
+            return Step::NeedInput;
+        };
+        match chunk.then {
+            AfterChunk::Refuse(reply, state) => {
+                self.state = *state;
+                Step::Reply(reply)
+            }
+            AfterChunk::Receive {
+                envelope,
+                intake: Intake::Kept(content),
+                last: false,
+            } => {
+                let chunks = Some(content);
+                self.state = State::Transaction(Transaction { envelope, chunks });
+                Step::Reply(reply::R250_CHUNK_OK)
+            }
+            AfterChunk::Receive {
+                envelope, intake, ..
+            } => self.end_of_mail(envelope, intake),
+        }
+    }
+
+    fn end_of_mail(&mut self, envelope: Envelope, intake: Intake) -> Step {
+        self.counts.data += 1;
+        match intake {
+            Intake::Kept(content) => Step::Save(envelope, content),
+            Intake::Swallowed(ContentError::TooLarge) => Step::Reply(reply::R552_TOO_LARGE),
+            Intake::Swallowed(ContentError::NoMemory) => Step::Reply(reply::R452_NO_MEMORY),
+        }
+    }
+}
+
+impl SessionSettings {
+    /// Column `to` for a recipient: its local-part at our primary host.
+    pub fn to_address(&self, path: &ForwardPath) -> String {
+        format!("{}@{}", path.local_part(), self.primary_mail_host)
+    }
+
+    fn can_store(&self, path: &ForwardPath) -> bool {
+        self.recipient_column.holds(path.as_str()) && self.to_column.holds(&self.to_address(path))
+    }
+}
+
+impl Transaction {
+    fn is_ready_for_data(&self) -> bool {
+        self.chunks.is_none() && !self.envelope.recipients.is_empty()
+    }
+}
+
+impl State {
+    /// Why DATA or BDAT is out of sequence here.
+    fn why_no_content(&self) -> Reply {
+        match self {
+            State::Transaction(transaction) if transaction.chunks.is_some() => {
+                reply::R503_CHUNKS_UNDER_WAY
+            }
+            State::Transaction(_) => reply::R503_SEND_RCPT_FIRST,
+            _ => reply::R503_SEND_MAIL_FIRST,
+        }
+    }
+}
+
+/// A session may send this many faulty commands; the next one ends it.
+const MAX_FAULTS: u32 = 10;

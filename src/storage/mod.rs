@@ -1,0 +1,110 @@
+//! Where mail goes: one trait, the writer that batches in front of it, and the stores.
+//!
+//! A store implements [`SaveMail`]. It runs on a writer's thread: connections hand their mails to a queue, the writer
+//! takes what has queued up while the last commit ran, and only then is each client told how its mail fared.
+
+mod memory;
+mod reading;
+mod row;
+mod split;
+pub mod sqlite;
+mod table;
+mod writer;
+
+pub use memory::MemoryStore;
+pub use reading::{ListedMail, ReadError, ReadMail};
+pub use table::{TableName, TableShape};
+pub use writer::{OpenStore, Saver, Writers};
+
+use crate::mail::Mail;
+
+/// The function users customise: puts mails where they are wanted.
+///
+/// `Ok` is a promise: the client is told 250 and forgets its copy, so it may be answered only once the mail survives
+/// whatever happens next. An error costs the client nothing but another try.
+///
+/// ```
+/// use std::fs::{self, File};
+/// use std::io::Write;
+/// use std::path::PathBuf;
+///
+/// use goguerrilla::mail::Mail;
+/// use goguerrilla::storage::{SaveError, SaveMail, SavedId};
+///
+/// /// One file for each recipient.
+/// struct FolderStore {
+///     folder: PathBuf,
+/// }
+///
+/// impl SaveMail for FolderStore {
+///     fn save_mail(&mut self, mail: &Mail) -> Result<SavedId, SaveError> {
+///         let unavailable = |error: std::io::Error| SaveError::Unavailable(error.to_string());
+///         for delivery in mail.deliveries() {
+///             let name = self.folder.join(delivery.hash.as_str());
+///             let mut file = File::create(&name).map_err(unavailable)?;
+///             file.write_all(mail.trace_fields(delivery).as_bytes()).map_err(unavailable)?;
+///             file.write_all(mail.content()).map_err(unavailable)?;
+///             file.sync_all().map_err(unavailable)?;
+///         }
+///         File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(unavailable)?;
+///         Ok(SavedId::from(mail.deliveries()[0].hash))
+///     }
+/// }
+/// # let _ = FolderStore { folder: fs::canonicalize(".").unwrap() };
+/// ```
+pub trait SaveMail: Send {
+    /// Makes ready to save: reconnects, takes the lock. May wait; clients that leave meanwhile are not saved behind
+    /// their backs, and mails that arrive meanwhile join the batch. Called before every batch.
+    ///
+    /// # Errors
+    /// [`SaveError`] when mail cannot be saved now; every mail that waits is answered with it.
+    fn ready(&mut self) -> Result<(), SaveError> {
+        Ok(())
+    }
+
+    /// Saves one mail for all its recipients, or for none.
+    ///
+    /// # Errors
+    /// [`SaveError`], after which nothing of the mail may remain.
+    fn save_mail(&mut self, mail: &Mail) -> Result<SavedId, SaveError>;
+
+    /// Saves several mails; stores that can commit many at once override this. One outcome per mail, in order.
+    fn save_batch(&mut self, batch: &[Mail]) -> Vec<Result<SavedId, SaveError>> {
+        batch.iter().map(|mail| self.save_mail(mail)).collect()
+    }
+}
+
+/// What a saved mail is called, for the client's log: printable ASCII, at most 64 characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SavedId(String);
+
+impl SavedId {
+    /// Takes the printable ASCII of `id`.
+    pub fn new(id: &str) -> SavedId {
+        SavedId(id.chars().filter(char::is_ascii_graphic).take(64).collect())
+    }
+
+    /// The id.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<crate::mail::Hash> for SavedId {
+    fn from(hash: crate::mail::Hash) -> SavedId {
+        SavedId(hash.as_str().to_owned())
+    }
+}
+
+/// Why a mail was not saved. It is our fault each time, so the client hears 4xx and tries again.
+///
+/// The text is for the log.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SaveError {
+    /// The store cannot take it now: 451 4.3.0.
+    #[error("{0}")]
+    Unavailable(String),
+    /// There is no room for it now: 452 4.3.1.
+    #[error("{0}")]
+    Full(String),
+}

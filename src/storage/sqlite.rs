@@ -1,0 +1,410 @@
+//! The default store: one SQLite file beside the program, no server needed.
+//!
+//! WAL with `synchronous=FULL`: each COMMIT is synced before anybody hears 250. The file may be moved or removed under
+//! us: that is noticed before and after each batch, what was acknowledged is first written into the moved file, and then
+//! a new one is begun.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, ffi, params};
+
+use super::reading::{ListedMail, MAX_MAIL_OCTETS, ReadError, ReadMail};
+use super::row::Row;
+use super::split::{PartError, save_split};
+use super::table::{TableName, TableShape};
+use super::{SaveError, SaveMail, SavedId};
+use crate::mail::{Mail, inflate};
+
+/// An SQLite file that mails are saved to.
+pub struct SqliteStore {
+    file: PathBuf,
+    table: TableName,
+    open: Option<OpenFile>,
+}
+
+struct OpenFile {
+    connection: Connection,
+    identity: FileIdentity,
+    insert: String,
+}
+
+/// What tells a file from another of the same name: device and inode.
+type FileIdentity = (u64, u64);
+
+impl SqliteStore {
+    /// Opens the file, and makes it and its table when they are missing.
+    ///
+    /// # Errors
+    /// [`SaveError`] that names the file and what is wrong with it.
+    pub fn open(file: &Path, table: &TableName) -> Result<SqliteStore, SaveError> {
+        let mut store = SqliteStore {
+            file: file.to_owned(),
+            table: table.clone(),
+            open: None,
+        };
+        store.reopen()?;
+        Ok(store)
+    }
+
+    fn reopen(&mut self) -> Result<(), SaveError> {
+        let open = OpenFile::open(&self.file, &self.table);
+        let open = open.map_err(|error| sort_error(&self.file, &error).into_save_error())?;
+        self.open = Some(open);
+        Ok(())
+    }
+
+    /// Leaves a file that is no longer the one our name stands for.
+    fn leave_moved_file(&mut self) {
+        let Some(moved) = self.open.take() else {
+            return;
+        };
+        log::error!(file:% = self.file.display(); "moved_away");
+        let _ = moved.connection.execute_batch("ROLLBACK");
+        // Its log stays behind under the old name: what it holds has to go into the file itself now.
+        let into_file = moved
+            .connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
+                row.get::<_, i64>(0)
+            });
+        if let Err(error) = into_file {
+            log::error!(file:% = self.file.display(), reason:% = error; "moved_file_incomplete");
+        }
+    }
+
+    fn begin(&mut self) -> Result<(), PartError> {
+        match &self.open {
+            Some(open) if file_identity(&self.file).ok() == Some(open.identity) => {}
+            Some(_) => {
+                self.leave_moved_file();
+                self.reopen().map_err(PartError::Store)?;
+            }
+            None => self.reopen().map_err(PartError::Store)?,
+        }
+        let file = &self.file;
+        let open = self.open.as_ref().ok_or_else(|| not_open(file))?;
+        if open.connection.is_autocommit() {
+            // IMMEDIATE: a read that turns into a write may get SQLITE_BUSY at once.
+            let begun = open.connection.execute_batch("BEGIN IMMEDIATE");
+            begun.map_err(|error| self.failed(&error))?;
+        }
+        Ok(())
+    }
+
+    /// Commits all of `part` or nothing.
+    fn save_part(&mut self, part: &[Mail]) -> Result<(), PartError> {
+        self.begin()?;
+        let file = &self.file;
+        let open = self.open.as_ref().ok_or_else(|| not_open(file))?;
+        let saved = open
+            .insert_all(part)
+            .and_then(|()| open.connection.execute_batch("COMMIT"));
+        saved.map_err(|error| self.failed(&error))?;
+        // Committed, but perhaps into a file that somebody removed meanwhile.
+        if file_identity(&self.file).ok() != self.open.as_ref().map(|open| open.identity) {
+            self.leave_moved_file();
+            return Err(not_open(&self.file));
+        }
+        Ok(())
+    }
+
+    /// After any failure nothing of the transaction remains; after one of the file itself it is opened anew, since a
+    /// second sync of the same pages would prove nothing.
+    fn failed(&mut self, error: &rusqlite::Error) -> PartError {
+        let sorted = sort_error(&self.file, error);
+        let is_clean = self.open.as_ref().is_none_or(|open| {
+            open.connection.is_autocommit() || open.connection.execute_batch("ROLLBACK").is_ok()
+        });
+        if sorted.reopen || !is_clean {
+            self.open = None;
+        }
+        sorted.error
+    }
+}
+
+impl SaveMail for SqliteStore {
+    fn ready(&mut self) -> Result<(), SaveError> {
+        self.begin().map_err(|error| match error {
+            PartError::Store(error) | PartError::Content(error) => error,
+        })
+    }
+
+    fn save_mail(&mut self, mail: &Mail) -> Result<SavedId, SaveError> {
+        let saved = self.save_part(std::slice::from_ref(mail));
+        saved.map_err(|error| match error {
+            PartError::Store(error) | PartError::Content(error) => error,
+        })?;
+        Ok(SavedId::from(mail.deliveries()[0].hash))
+    }
+
+    fn save_batch(&mut self, batch: &[Mail]) -> Vec<Result<SavedId, SaveError>> {
+        save_split(batch, &mut |part| self.save_part(part))
+    }
+}
+
+impl OpenFile {
+    fn open(file: &Path, table: &TableName) -> rusqlite::Result<OpenFile> {
+        let connection = Connection::open(file)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.execute_batch(
+            "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-16384;
+             PRAGMA journal_size_limit=67108864;",
+        )?;
+        connection.execute_batch(&table.sqlite_schema())?;
+        let identity =
+            file_identity(file).map_err(|_| rusqlite::Error::InvalidPath(file.to_owned()))?;
+        warn_of_large_log(file);
+        Ok(OpenFile {
+            connection,
+            identity,
+            insert: insert_statement(table),
+        })
+    }
+
+    fn insert_all(&self, mails: &[Mail]) -> rusqlite::Result<()> {
+        let mut insert = self.connection.prepare_cached(&self.insert)?;
+        let now = Timestamp::now().strftime("%Y-%m-%d %H:%M:%S").to_string();
+        for mail in mails {
+            let row = Row::new(mail, &TableShape::PRINTED);
+            for delivery in mail.deliveries() {
+                insert.execute(params![
+                    now,
+                    row.from,
+                    delivery.to,
+                    row.subject,
+                    "gzencode",
+                    row.charset,
+                    mail.zlib_body(delivery),
+                    0.0,
+                    delivery.hash.as_str(),
+                    row.content_type,
+                    delivery.recipient,
+                    row.has_attach as i64,
+                    row.ip_addr,
+                    0,
+                    row.attach_info,
+                ])?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads mail from an SQLite file; never makes one.
+pub struct SqliteReader {
+    connection: Connection,
+    table: TableName,
+}
+
+impl SqliteReader {
+    /// Opens a file that exists.
+    ///
+    /// # Errors
+    /// [`ReadError`] that names the file.
+    pub fn open(file: &Path, table: &TableName) -> Result<SqliteReader, ReadError> {
+        if !file.exists() {
+            return Err(ReadError(format!(
+                "{}: no such file; no mail was saved there yet, or GM_SQLITE_FILE names another one",
+                file.display()
+            )));
+        }
+        // Readers of a WAL file write to its -shm.
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(file, flags).and_then(|connection| {
+            connection.busy_timeout(BUSY_TIMEOUT)?;
+            Ok(connection)
+        });
+        let connection = connection.map_err(|error| read_error(file, &error))?;
+        Ok(SqliteReader {
+            connection,
+            table: table.clone(),
+        })
+    }
+}
+
+impl ReadMail for SqliteReader {
+    fn list(&mut self, to: Option<&str>, limit: u32) -> Result<Vec<ListedMail>, ReadError> {
+        let filter = match to {
+            Some(_) => "WHERE `to` = ?2 OR `recipient` = ?2 COLLATE NOCASE",
+            None => "WHERE ?2 IS NULL",
+        };
+        let sql = format!(
+            "SELECT `hash`, `date`, `from`, `to`, `recipient`, `mail`, `subject` FROM {} {filter}
+             ORDER BY `mail_id` DESC LIMIT ?1",
+            self.table
+        );
+        let rows = self.connection.prepare(&sql).and_then(|mut select| {
+            let rows = select.query_map(params![limit, to], |row| {
+                let stream: Vec<u8> = row.get(5)?;
+                Ok(ListedMail {
+                    hash: row.get(0)?,
+                    date: row.get(1)?,
+                    from: row.get(2)?,
+                    to: row.get(3)?,
+                    recipient: row.get(4)?,
+                    octets: inflate(&stream, MAX_MAIL_OCTETS)
+                        .ok()
+                        .map(|mail| mail.len()),
+                    subject: row.get(6)?,
+                })
+            })?;
+            rows.collect()
+        });
+        rows.map_err(|error| self.error(&error))
+    }
+
+    fn show(&mut self, hash: &str) -> Result<Option<Vec<u8>>, ReadError> {
+        let sql = format!("SELECT `mail` FROM {} WHERE `hash` = ?1", self.table);
+        let stream: Option<Vec<u8>> = self
+            .connection
+            .query_row(&sql, [hash], |row| row.get(0))
+            .optional()
+            .map_err(|error| self.error(&error))?;
+        let mail = stream
+            .map(|stream| inflate(&stream, MAX_MAIL_OCTETS))
+            .transpose();
+        mail.map_err(|error| ReadError(format!("{hash}: column `mail`: {error}")))
+    }
+}
+
+impl SqliteReader {
+    fn error(&self, error: &rusqlite::Error) -> ReadError {
+        read_error(Path::new(self.connection.path().unwrap_or_default()), error)
+    }
+}
+
+/// Whether mail could be saved to `file` now; makes nothing.
+///
+/// # Errors
+/// [`SaveError`] that names the file and what is wrong.
+pub fn check(file: &Path, table: &TableName) -> Result<(), SaveError> {
+    if file.exists() {
+        let mut store = SqliteStore::open(file, table)?;
+        store.ready()?;
+        // Dropped with an open transaction, SQLite rolls it back.
+        return Ok(());
+    }
+    let folder = match file.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let writable = nix::unistd::access(
+        folder,
+        nix::unistd::AccessFlags::W_OK | nix::unistd::AccessFlags::X_OK,
+    );
+    writable.map_err(|error| {
+        SaveError::Unavailable(format!(
+            "{}: cannot be made in {}: {error}; give user {} the right to write there",
+            file.display(),
+            folder.display(),
+            nix::unistd::geteuid()
+        ))
+    })
+}
+
+fn insert_statement(table: &TableName) -> String {
+    format!(
+        "INSERT INTO {table} (`date`, `from`, `to`, `subject`, `body`, `charset`, `mail`, `spam_score`, `hash`,
+         `content_type`, `recipient`, `has_attach`, `ip_addr`, `delivered`, `attach_info`, `dkim_valid`)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)"
+    )
+}
+
+fn file_identity(file: &Path) -> io::Result<FileIdentity> {
+    let metadata = fs::metadata(file)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// A reader that never ends keeps the log from being written back; it then grows without bound.
+fn warn_of_large_log(file: &Path) {
+    let mut log_file = file.as_os_str().to_owned();
+    log_file.push("-wal");
+    let log_file = PathBuf::from(log_file);
+    let octets = fs::metadata(&log_file).map_or(0, |metadata| metadata.len());
+    if octets > LARGE_LOG_OCTETS {
+        log::warn!(file:% = log_file.display(), octets = octets, fix = "end the program that reads for so long"; "large_log");
+    }
+}
+
+fn not_open(file: &Path) -> PartError {
+    let text = format!(
+        "{}: moved or removed under us; it is opened anew",
+        file.display()
+    );
+    PartError::Store(SaveError::Unavailable(text))
+}
+
+fn read_error(file: &Path, error: &rusqlite::Error) -> ReadError {
+    ReadError(format!("{}: {error}", file.display()))
+}
+
+/// What an SQLite error means for the batch and for the file.
+struct Sorted {
+    error: PartError,
+    reopen: bool,
+}
+
+impl Sorted {
+    fn into_save_error(self) -> SaveError {
+        match self.error {
+            PartError::Store(error) | PartError::Content(error) => error,
+        }
+    }
+}
+
+fn sort_error(file: &Path, error: &rusqlite::Error) -> Sorted {
+    let text = |fix: &str| format!("{}: {error}{fix}", file.display());
+    let rights = || {
+        let user = nix::unistd::geteuid();
+        text(&format!(
+            "; user {user} needs the right to write this file and its folder"
+        ))
+    };
+    let unavailable = |text: String| PartError::Store(SaveError::Unavailable(text));
+    let code = error.sqlite_error_code();
+    let (error, reopen) = match code {
+        Some(ErrorCode::DiskFull) => (
+            PartError::Store(SaveError::Full(text("; make room"))),
+            false,
+        ),
+        Some(ErrorCode::SystemIoFailure) if is_at_size_limit(error) => {
+            let text = text("; the limit of file sizes is met");
+            (PartError::Store(SaveError::Full(text)), true)
+        }
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            (unavailable(text("; another program holds it")), false)
+        }
+        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
+            (unavailable(rights()), true)
+        }
+        Some(
+            ErrorCode::SystemIoFailure
+            | ErrorCode::DatabaseCorrupt
+            | ErrorCode::NotADatabase
+            | ErrorCode::SchemaChanged
+            | ErrorCode::OutOfMemory
+            | ErrorCode::FileLockingProtocolFailed,
+        ) => (unavailable(text("")), true),
+        Some(_) => (PartError::Content(SaveError::Unavailable(text(""))), false),
+        None => (unavailable(text("")), true),
+    };
+    Sorted { error, reopen }
+}
+
+/// Whether a failed write met RLIMIT_FSIZE, which SQLite reports like a broken disk.
+fn is_at_size_limit(error: &rusqlite::Error) -> bool {
+    let is_write = error
+        .sqlite_error()
+        .is_some_and(|error| error.extended_code == ffi::SQLITE_IOERR_WRITE);
+    is_write && getrlimit(Resource::RLIMIT_FSIZE).is_ok_and(|(soft, _)| soft != RLIM_INFINITY)
+}
+
+/// How long another program may hold the file's lock.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// A log this large means that some reader does not end.
+const LARGE_LOG_OCTETS: u64 = 1 << 30;

@@ -1,0 +1,316 @@
+//! The queue between connections and the store, and group commit.
+//!
+//! A writer takes whatever queued up while the last commit ran: alone a mail commits at once, under load commits grow by
+//! themselves, with no timer and no delay added.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
+
+use super::{SaveError, SaveMail, SavedId};
+use crate::mail::Mail;
+
+/// Opens a store for a writer; called again after a panic.
+pub type OpenStore = Arc<dyn Fn() -> Result<Box<dyn SaveMail>, SaveError> + Send + Sync>;
+
+/// What connections save their mails with. Clones share one queue.
+#[derive(Clone)]
+pub struct Saver {
+    jobs: Option<Sender<Job>>,
+    prepare: bool,
+}
+
+/// The writer threads behind a [`Saver`].
+pub struct Writers {
+    threads: Vec<JoinHandle<()>>,
+    /// Dropped to say that no more mail will come.
+    stop: Sender<()>,
+}
+
+struct Job {
+    mail: Mail,
+    ticket: Ticket,
+}
+
+impl Saver {
+    /// Says yes and keeps nothing, without any queue: what the server itself costs.
+    pub fn discard() -> Saver {
+        Saver {
+            jobs: None,
+            prepare: false,
+        }
+    }
+
+    /// Saves a mail and waits for the outcome, for a minute at most.
+    ///
+    /// `client_left` is asked once a second: a client that gave up while its mail still queued is not saved behind its
+    /// back, for it will come again.
+    ///
+    /// # Errors
+    /// [`SaveError`]: the mail is not saved, or it is not known whether it is.
+    pub fn save(
+        &self,
+        mail: Mail,
+        client_left: &mut dyn FnMut() -> bool,
+    ) -> Result<SavedId, SaveError> {
+        let Some(jobs) = &self.jobs else {
+            return Ok(SavedId::from(mail.deliveries()[0].hash));
+        };
+        if self.prepare {
+            mail.prepare();
+        }
+        let (ticket, receipt) = ticket();
+        if jobs.send(Job { mail, ticket }).is_err() {
+            return Err(unavailable("the writers have stopped"));
+        }
+        receipt.wait(client_left)
+    }
+}
+
+impl Writers {
+    /// Starts `count` writers. `prepare` has each connection's thread compute what a row needs ([`Mail::prepare`]).
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub fn start(
+        count: usize,
+        prepare: bool,
+        open: OpenStore,
+    ) -> std::io::Result<(Saver, Writers)> {
+        let (jobs_in, jobs_out) = unbounded();
+        let (stop, stopped) = bounded(0);
+        let threads = (0..count)
+            .map(|number| {
+                let writer = Writer {
+                    jobs: jobs_out.clone(),
+                    stopped: stopped.clone(),
+                    open: Arc::clone(&open),
+                    store: None,
+                };
+                thread::Builder::new()
+                    .name(format!("writer-{number}"))
+                    .spawn(move || writer.run())
+            })
+            .collect::<std::io::Result<_>>()?;
+        let jobs = Some(jobs_in);
+        Ok((Saver { jobs, prepare }, Writers { threads, stop }))
+    }
+
+    /// Saves what has queued up, closes the store and ends the threads.
+    pub fn finish(self) {
+        drop(self.stop);
+        for thread in self.threads {
+            // A writer's panics are caught where they happen.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Writer {
+    jobs: Receiver<Job>,
+    stopped: Receiver<()>,
+    open: OpenStore,
+    store: Option<Box<dyn SaveMail>>,
+}
+
+impl Writer {
+    fn run(mut self) {
+        while let Some(first) = self.next_job() {
+            let batch = AssertUnwindSafe(|| self.save_queued(first));
+            // The tickets of a batch that panics say 451 as they are dropped.
+            if catch_unwind(batch).is_err() {
+                log::error!(reason = "the writer panicked; its store is opened anew"; "deferred");
+                self.store = None;
+            }
+        }
+    }
+
+    fn next_job(&self) -> Option<Job> {
+        if let Ok(job) = self.jobs.try_recv() {
+            return Some(job);
+        }
+        select! {
+            recv(self.jobs) -> job => job.ok(),
+            recv(self.stopped) -> _ => self.jobs.try_recv().ok(),
+        }
+    }
+
+    /// One batch, from making ready to the last answer.
+    fn save_queued(&mut self, first: Job) {
+        if let Err(error) = self.make_ready() {
+            let waiting = std::iter::once(first).chain(self.jobs.try_iter());
+            let mut count = 0;
+            for job in waiting {
+                job.ticket.answer(Err(error.clone()));
+                count += 1;
+            }
+            log::error!(mails = count, reason:% = error; "deferred");
+            return;
+        }
+        let (mails, tickets) = self.claim_batch(first);
+        let Some(store) = &mut self.store else {
+            return;
+        };
+        if mails.is_empty() {
+            return;
+        }
+        let outcomes = store.save_batch(&mails);
+        debug_assert_eq!(outcomes.len(), mails.len());
+        if let Some(Err(error)) = outcomes.iter().find(|outcome| outcome.is_err()) {
+            let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+            log::error!(mails = failed, of = mails.len(), reason:% = error; "deferred");
+        }
+        for (ticket, outcome) in tickets.into_iter().zip(outcomes) {
+            ticket.answer(outcome);
+        }
+    }
+
+    fn make_ready(&mut self) -> Result<(), SaveError> {
+        let store = match &mut self.store {
+            Some(store) => store,
+            None => self.store.insert((self.open)()?),
+        };
+        store.ready()
+    }
+
+    /// Takes what has queued up, less what was withdrawn, up to the ceilings of a batch.
+    fn claim_batch(&self, first: Job) -> (Vec<Mail>, Vec<Ticket>) {
+        let (mut mails, mut tickets) = (Vec::new(), Vec::new());
+        let (mut rows, mut octets) = (0, 0);
+        let mut next = Some(first);
+        while let Some(Job { mail, ticket }) = next {
+            if ticket.claim() {
+                rows += mail.deliveries().len();
+                octets += mail.stored_octets();
+                mails.push(mail);
+                tickets.push(ticket);
+            }
+            if rows >= MAX_BATCH_ROWS || octets >= MAX_BATCH_OCTETS {
+                break;
+            }
+            next = self.jobs.try_recv().ok();
+        }
+        (mails, tickets)
+    }
+}
+
+/// The writer's end of a mail's fate. Dropped unanswered, it says 451 by itself.
+struct Ticket {
+    fate: Arc<Fate>,
+}
+
+/// The connection's end.
+struct Receipt {
+    fate: Arc<Fate>,
+}
+
+struct Fate {
+    state: Mutex<FateState>,
+    changed: Condvar,
+}
+
+enum FateState {
+    Queued,
+    Withdrawn,
+    Claimed,
+    Answered(Result<SavedId, SaveError>),
+}
+
+fn ticket() -> (Ticket, Receipt) {
+    let fate = Arc::new(Fate {
+        state: Mutex::new(FateState::Queued),
+        changed: Condvar::new(),
+    });
+    let ticket = Ticket {
+        fate: Arc::clone(&fate),
+    };
+    (ticket, Receipt { fate })
+}
+
+impl Ticket {
+    /// From now on the mail may be stored; `false` when its connection no longer wants that.
+    fn claim(&self) -> bool {
+        let mut state = self.fate.lock();
+        match *state {
+            FateState::Queued => {
+                *state = FateState::Claimed;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn answer(self, outcome: Result<SavedId, SaveError>) {
+        self.settle(outcome);
+    }
+
+    fn settle(&self, outcome: Result<SavedId, SaveError>) {
+        let mut state = self.fate.lock();
+        if matches!(*state, FateState::Queued | FateState::Claimed) {
+            *state = FateState::Answered(outcome);
+            drop(state);
+            self.fate.changed.notify_one();
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.settle(Err(unavailable("the mail was dropped on its way")));
+    }
+}
+
+impl Receipt {
+    fn wait(self, client_left: &mut dyn FnMut() -> bool) -> Result<SavedId, SaveError> {
+        let started = Instant::now();
+        let mut state = self.fate.lock();
+        loop {
+            let waited = started.elapsed();
+            match &*state {
+                FateState::Answered(outcome) => return outcome.clone(),
+                FateState::Queued if waited >= MAX_QUEUED => {
+                    *state = FateState::Withdrawn;
+                    return Err(unavailable("the store did not get round to it"));
+                }
+                FateState::Queued if waited >= HEARTBEAT && client_left() => {
+                    *state = FateState::Withdrawn;
+                    return Err(unavailable("the client left before its mail's turn"));
+                }
+                FateState::Claimed if waited >= MAX_QUEUED + MAX_CLAIMED => {
+                    // It may be stored or not: 451, never 250 on doubt.
+                    return Err(unavailable("the store took it and did not answer"));
+                }
+                FateState::Queued | FateState::Claimed | FateState::Withdrawn => {}
+            }
+            let wait = self.fate.changed.wait_timeout(state, HEARTBEAT);
+            state = wait.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
+        }
+    }
+}
+
+impl Fate {
+    fn lock(&self) -> MutexGuard<'_, FateState> {
+        // A state is replaced whole, so a panic elsewhere cannot leave half of one.
+        self.state
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+fn unavailable(reason: &str) -> SaveError {
+    SaveError::Unavailable(reason.to_owned())
+}
+
+/// Rows of one transaction: beyond a hundred a commit gets no cheaper by row.
+const MAX_BATCH_ROWS: usize = 256;
+/// Octets of one transaction.
+const MAX_BATCH_OCTETS: usize = 8 << 20;
+/// How long a mail may wait for its turn; clients wait ten minutes (RFC 5321 §4.5.3.2.6), but hold a place meanwhile.
+const MAX_QUEUED: Duration = Duration::from_secs(30);
+/// How long a store may take over a batch before its mails count as not saved.
+const MAX_CLAIMED: Duration = Duration::from_secs(30);
+/// How often a waiting connection looks after its client.
+const HEARTBEAT: Duration = Duration::from_secs(1);
