@@ -1,1 +1,4 @@
-//! Everything that talks to a running server.
+//! Everything that talks to a running server: one binary, so that it is built once.
+
+mod smoke;
+mod support;

@@ -1,0 +1,425 @@
+//! A server of our own on a port of the kernel's choice, and a client that checks each reply's form.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+/// The program under test.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_goguerrilla");
+/// How long anything may take that should take a moment.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running server in a temporary folder; ended with the test.
+pub struct Server {
+    child: Child,
+    pub address: SocketAddr,
+    pub folder: TempDir,
+}
+
+impl Server {
+    /// Starts with these keys beside the defaults of a test: a free port, the name mx.test, mail for ours.test.
+    pub fn start(settings: &[(&str, &str)]) -> Server {
+        let folder = TempDir::new().expect("a temporary folder");
+        Server::start_in(folder, settings)
+    }
+
+    /// Starts in a folder that may hold something already.
+    pub fn start_in(folder: TempDir, settings: &[(&str, &str)]) -> Server {
+        Server::start_with(folder, settings, |command| command)
+    }
+
+    /// Starts with a command of its own around the program, such as `prlimit`.
+    pub fn start_with(
+        folder: TempDir,
+        settings: &[(&str, &str)],
+        around: impl FnOnce(Command) -> Command,
+    ) -> Server {
+        write_config(folder.path(), settings);
+        let mut command = Command::new(BINARY);
+        command.arg("-config=goguerrilla.conf");
+        let mut command = around(command);
+        let errors = File::create(folder.path().join("stderr")).expect("a file for stderr");
+        let child = command
+            .current_dir(folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(errors)
+            .spawn()
+            .expect("the program starts");
+        let log = folder.path().join("log");
+        let address = wait_for("the server to listen", || {
+            let log = fs::read_to_string(&log).ok()?;
+            let line = log.lines().find(|line| line.contains(" listening "))?;
+            value(line, "address")?.parse().ok()
+        });
+        Server {
+            child,
+            address,
+            folder,
+        }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A client that has read its greeting.
+    pub fn client(&self) -> Client {
+        let mut client = Client::connect(self.address);
+        client.expect("220");
+        client
+    }
+
+    /// All that was logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// A file in its folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid() as i32), signal).expect("the server runs");
+    }
+
+    /// SIGTERM, then the end.
+    pub fn stop(&mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        self.wait()
+    }
+
+    /// SIGKILL, then the end.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Waits for it to end by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        wait_for_within("the server to end", Duration::from_secs(60), || {
+            self.child.try_wait().expect("a child of ours")
+        })
+    }
+
+    /// Runs one of the reading commands on its store; standard output if it succeeded.
+    pub fn command(&self, arguments: &[&str]) -> Result<Vec<u8>, String> {
+        run_in(self.folder.path(), arguments)
+    }
+
+    /// Every mail in its store, newest first, as `list --json` tells.
+    pub fn list(&self) -> Vec<serde_json::Value> {
+        let json = self.command(&[
+            "list",
+            "-config=goguerrilla.conf",
+            "--limit=1000000",
+            "--json",
+        ]);
+        serde_json::from_slice(&json.expect("list succeeds")).expect("a JSON array")
+    }
+
+    /// What `show` writes.
+    pub fn show(&self, hash: &str) -> Vec<u8> {
+        self.command(&["show", hash, "-config=goguerrilla.conf"])
+            .expect("show succeeds")
+    }
+
+    /// The content of each stored mail, newest first, without its three trace fields.
+    pub fn contents(&self) -> Vec<Vec<u8>> {
+        let hash = |mail: &serde_json::Value| mail["hash"].as_str().expect("a hash").to_owned();
+        let mails = self.list();
+        mails
+            .iter()
+            .map(|mail| without_trace(&self.show(&hash(mail))).to_vec())
+            .collect()
+    }
+
+    /// A line of /proc/PID/status in KiB, such as `VmRSS`.
+    pub fn status_kib(&self, name: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status
+            .lines()
+            .find(|line| line.starts_with(name))
+            .expect("a known name");
+        line.split_whitespace()
+            .nth(1)
+            .and_then(|figure| figure.parse().ok())
+            .expect("a figure")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+        if thread::panicking() {
+            eprintln!("---- log of the server\n{}", tail(&self.log()));
+            eprintln!(
+                "---- its stderr\n{}",
+                fs::read_to_string(self.path("stderr")).unwrap_or_default()
+            );
+        }
+    }
+}
+
+fn tail(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
+}
+
+/// Writes goguerrilla.conf with these keys beside the defaults of a test.
+pub fn write_config(folder: &Path, settings: &[(&str, &str)]) {
+    let mut config = serde_json::json!({
+        "GSTMP_LISTEN_INTERFACE": "127.0.0.1:0",
+        "GSMTP_HOST_NAME": "mx.test",
+        "GM_PRIMARY_MAIL_HOST": "primary.test",
+        "GSMTP_LOG_FILE": "log",
+        "GM_STORE": "sqlite",
+    });
+    for (key, value) in settings {
+        config[key] = (*value).into();
+    }
+    fs::write(folder.join("goguerrilla.conf"), config.to_string()).expect("a file is written");
+}
+
+/// Runs the program to its end in a folder; standard output, or standard error when it failed.
+pub fn run_in(folder: &Path, arguments: &[&str]) -> Result<Vec<u8>, String> {
+    let output = Command::new(BINARY)
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .output()
+        .expect("the program starts");
+    if output.status.success() {
+        Ok(output.stdout)
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
+
+/// The value of `key=value` in a log line, unquoted.
+pub fn value(line: &str, key: &str) -> Option<String> {
+    let start = line.find(&format!(" {key}="))? + key.len() + 2;
+    let rest = &line[start..];
+    if rest.starts_with('"') {
+        return serde_json::Deserializer::from_str(rest)
+            .into_iter::<String>()
+            .next()?
+            .ok();
+    }
+    rest.split(' ').next().map(str::to_owned)
+}
+
+/// Content behind Return-Path, Delivered-To and the three lines of Received.
+pub fn without_trace(mail: &[u8]) -> &[u8] {
+    let mut rest = mail;
+    for _ in 0..5 {
+        let end = rest
+            .windows(2)
+            .position(|pair| pair == b"\r\n")
+            .expect("five lines of trace");
+        rest = &rest[end + 2..];
+    }
+    rest
+}
+
+/// Asks again until there is an answer; the test fails after [`PATIENCE`].
+pub fn wait_for<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
+    wait_for_within(what, PATIENCE, ask)
+}
+
+/// The same with a patience of its own.
+pub fn wait_for_within<T>(what: &str, patience: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
+    let started_at = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(
+            started_at.elapsed() < patience,
+            "waited too long for {what}"
+        );
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// An SMTP client that says what it is told and checks each reply's form.
+pub struct Client {
+    reader: BufReader<TcpStream>,
+}
+
+/// One reply: its code and its lines without CR LF.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    pub code: u16,
+    pub lines: Vec<String>,
+}
+
+impl Reply {
+    /// The lines as they came, for comparing.
+    pub fn text(&self) -> String {
+        self.lines.join("\n")
+    }
+}
+
+impl Client {
+    /// Connects and reads nothing.
+    pub fn connect(address: SocketAddr) -> Client {
+        let socket = TcpStream::connect(address).expect("the server accepts");
+        Client::over(socket)
+    }
+
+    /// Over a socket of the test's own.
+    pub fn over(socket: TcpStream) -> Client {
+        socket
+            .set_read_timeout(Some(PATIENCE))
+            .expect("an open socket");
+        socket.set_nodelay(true).expect("an open socket");
+        Client {
+            reader: BufReader::new(socket),
+        }
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> &TcpStream {
+        self.reader.get_ref()
+    }
+
+    /// Sends octets as they are.
+    pub fn send(&mut self, octets: impl AsRef<[u8]>) {
+        self.socket()
+            .write_all(octets.as_ref())
+            .expect("the server reads");
+    }
+
+    /// Reads one reply and checks its form; `None` at the end of the connection.
+    pub fn read_reply(&mut self) -> Option<Reply> {
+        let mut lines: Vec<String> = Vec::new();
+        loop {
+            let mut line = Vec::new();
+            match self.reader.read_until(b'\n', &mut line) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+                Err(error) => panic!("no reply came: {error}"),
+            }
+            if line.is_empty() && lines.is_empty() {
+                return None;
+            }
+            let shown = line.escape_ascii().to_string();
+            assert!(line.len() <= 512, "a reply line of {} octets", line.len());
+            let line = line
+                .strip_suffix(b"\r\n")
+                .unwrap_or_else(|| panic!("no CR LF: {shown}"));
+            assert!(
+                line.iter().all(|octet| (32..127).contains(octet)),
+                "unprintable: {shown}"
+            );
+            let line = String::from_utf8(line.to_vec()).expect("ASCII");
+            let is_last = match line.as_bytes().get(3) {
+                Some(b'-') => false,
+                Some(b' ') => true,
+                _ => panic!("neither - nor space behind the code: {shown}"),
+            };
+            if let Some(first) = lines.first() {
+                assert_eq!(first[..3], line[..3], "two codes in one reply");
+            }
+            lines.push(line);
+            if is_last {
+                let code = lines[0][..3].parse().expect("three digits");
+                return Some(Reply { code, lines });
+            }
+        }
+    }
+
+    /// Reads a reply that begins so.
+    pub fn expect(&mut self, beginning: &str) -> Reply {
+        let reply = self
+            .read_reply()
+            .unwrap_or_else(|| panic!("closed instead of {beginning}"));
+        let text = reply.text();
+        assert!(
+            text.starts_with(beginning),
+            "expected {beginning}, but found {text}"
+        );
+        reply
+    }
+
+    /// Sends a line with its CR LF and expects a reply that begins so.
+    pub fn command(&mut self, line: &str, beginning: &str) -> Reply {
+        self.send(format!("{line}\r\n"));
+        self.expect(beginning)
+    }
+
+    /// Expects the end of the connection and nothing before it.
+    pub fn expect_close(&mut self) {
+        if let Some(reply) = self.read_reply() {
+            panic!("expected the end, but found {}", reply.text());
+        }
+    }
+
+    /// Expects that nothing is said for a while.
+    pub fn expect_silence(&mut self, for_how_long: Duration) {
+        assert!(
+            self.reader.buffer().is_empty(),
+            "something was said already"
+        );
+        self.socket()
+            .set_read_timeout(Some(for_how_long))
+            .expect("an open socket");
+        let outcome = self.reader.get_mut().read(&mut [0; 512]);
+        self.socket()
+            .set_read_timeout(Some(PATIENCE))
+            .expect("an open socket");
+        match outcome {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                ) => {}
+            other => panic!("expected silence, but found {other:?}"),
+        }
+    }
+
+    /// EHLO, one recipient, content with its dots stuffed; answers the reply to the final dot.
+    pub fn deliver(&mut self, from: &str, to: &str, content: &[u8]) -> Reply {
+        self.command("EHLO client.test", "250");
+        self.command(&format!("MAIL FROM:<{from}>"), "250 2.1.0");
+        self.command(&format!("RCPT TO:<{to}>"), "250 2.1.5");
+        self.command("DATA", "354 ");
+        self.send(stuffed(content));
+        self.read_reply().expect("a reply to the final dot")
+    }
+
+    /// No more will be said.
+    pub fn finish_sending(&mut self) {
+        self.socket()
+            .shutdown(Shutdown::Write)
+            .expect("an open socket");
+    }
+}
+
+/// Content with its dots stuffed and the end of mail behind it. Content has to end in CR LF, or be empty.
+pub fn stuffed(content: &[u8]) -> Vec<u8> {
+    let mut wire = Vec::with_capacity(content.len() + 16);
+    let mut at_line_start = true;
+    for (index, octet) in content.iter().enumerate() {
+        if at_line_start && *octet == b'.' {
+            wire.push(b'.');
+        }
+        wire.push(*octet);
+        at_line_start = *octet == b'\n' && index > 0 && content[index - 1] == b'\r';
+    }
+    assert!(at_line_start, "content has to end in CR LF");
+    wire.extend_from_slice(b".\r\n");
+    wire
+}
