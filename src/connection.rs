@@ -11,7 +11,8 @@ use crate::net::pool::Client;
 use crate::net::transport::{Transport, TransportError};
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::{
-    Awaited, Content, Envelope, Input, MemoryBudget, Session, SessionSettings, Step,
+    Awaited, COMMAND_ROOM, CONTENT_ROOM, Content, Envelope, Input, MemoryBudget, Session,
+    SessionSettings, Step,
 };
 use crate::storage::{SaveError, SavedId, Saver};
 
@@ -138,7 +139,13 @@ impl<'a> Connection<'a> {
                         return End::ShuttingDown;
                     }
                     let deadline = patience.deadline(&self.session, self.settings.client_timeout);
-                    match self.transport.read(self.input.room(), deadline) {
+                    let room = match awaited {
+                        Awaited::Content => self.input.room(CONTENT_ROOM),
+                        Awaited::Command | Awaited::CommandOfTransaction => {
+                            self.input.room(COMMAND_ROOM)
+                        }
+                    };
+                    match self.transport.read(room, deadline) {
                         Ok(0) if !self.client.may_stay(awaited == Awaited::Command) => {
                             self.close(&reply::R421_SHUTTING_DOWN);
                             return End::ShuttingDown;

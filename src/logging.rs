@@ -3,11 +3,14 @@
 //! Shape of a text line: `time level session event key=value …`; the same names in JSON. Values with anything but plain
 //! characters are quoted as JSON strings, so text that a client chose can neither begin a line nor forge a key.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use log::kv::{self, Key, Value, VisitSource};
@@ -24,23 +27,134 @@ pub enum LogFormat {
 
 /// Begins to log to `file`; `/dev/stdout` and `/dev/stderr` mean the streams themselves, empty means stderr.
 ///
+/// Lines are gathered for a moment and written together by a thread of their own: mail waits neither for a slow
+/// disk nor for a reader of our output that has stopped reading.
+///
 /// # Errors
-/// When the file cannot be opened for appending.
+/// When the file cannot be opened for appending, or the thread cannot be started.
 pub fn start(file: &Path, format: LogFormat) -> io::Result<()> {
     let target = Target::open(file)?;
-    let logger = Box::new(Logger {
+    let gathered = Arc::new(Gathered::default());
+    let logger = Logger {
         format,
-        target: Mutex::new(target),
-    });
-    if log::set_boxed_logger(logger).is_ok() {
+        gathered: Arc::clone(&gathered),
+    };
+    if log::set_boxed_logger(Box::new(logger)).is_ok() {
         log::set_max_level(LevelFilter::Info);
+        thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(move || gathered.write_for_ever(target))?;
     }
     Ok(())
 }
 
 struct Logger {
     format: LogFormat,
-    target: Mutex<Target>,
+    gathered: Arc<Gathered>,
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata) -> bool {
+        metadata.level() <= log::max_level()
+    }
+
+    fn log(&self, record: &Record) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let mut line = String::with_capacity(USUAL_LINE_OCTETS);
+        match self.format {
+            LogFormat::Text => write_text(&mut line, record, Timestamp::now()),
+            LogFormat::Json => write_json(&mut line, record, Timestamp::now()),
+        }
+        line.push('\n');
+        self.gathered.push(&line);
+    }
+
+    /// Waits, for a bounded time, until all lines so far are written.
+    fn flush(&self) {
+        self.gathered.wait_until_written();
+    }
+}
+
+/// Lines on their way to the file.
+#[derive(Default)]
+struct Gathered {
+    state: Mutex<GatheredState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct GatheredState {
+    lines: Vec<u8>,
+    dropped: u64,
+    /// Somebody waits for the lines to be written, so nothing more is gathered first.
+    urgent: bool,
+    writing: bool,
+}
+
+impl Gathered {
+    fn push(&self, line: &str) {
+        let mut state = self.lock();
+        if state.lines.len() + line.len() > MAX_GATHERED_OCTETS {
+            state.dropped += 1;
+            return;
+        }
+        let was_empty = state.lines.is_empty();
+        state.lines.extend_from_slice(line.as_bytes());
+        drop(state);
+        if was_empty {
+            self.changed.notify_all();
+        }
+    }
+
+    fn write_for_ever(&self, mut target: Target) {
+        let mut lines = Vec::new();
+        loop {
+            let mut state = self.lock();
+            while state.lines.is_empty() {
+                state.writing = false;
+                self.changed.notify_all();
+                state = self
+                    .changed
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
+            }
+            if !state.urgent {
+                let gathering = self
+                    .changed
+                    .wait_timeout_while(state, GATHERING, |state| !state.urgent);
+                state = gathering.unwrap_or_else(PoisonError::into_inner).0;
+            }
+            std::mem::swap(&mut lines, &mut state.lines);
+            state.writing = true;
+            let dropped = std::mem::take(&mut state.dropped);
+            drop(state);
+            if dropped > 0 {
+                let now = Timestamp::now();
+                lines.extend_from_slice(
+                    format!("{now:.3} warn - log_lines_lost count={dropped}\n").as_bytes(),
+                );
+            }
+            target.write(&lines);
+            lines.clear();
+        }
+    }
+
+    fn wait_until_written(&self) {
+        let mut state = self.lock();
+        state.urgent = true;
+        self.changed.notify_all();
+        let is_under_way = |state: &mut GatheredState| state.writing || !state.lines.is_empty();
+        let wait = self
+            .changed
+            .wait_timeout_while(state, FLUSH_PATIENCE, is_under_way);
+        wait.unwrap_or_else(PoisonError::into_inner).0.urgent = false;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, GatheredState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 enum Target {
@@ -58,121 +172,100 @@ impl Target {
         })
     }
 
-    fn write_line(&mut self, line: &[u8]) {
+    fn write(&mut self, lines: &[u8]) {
         // A full disk or a closed pipe must not stop mail, and there is nobody left to tell.
         let _ = match self {
-            Target::Stdout => io::stdout().lock().write_all(line),
-            Target::Stderr => io::stderr().lock().write_all(line),
-            Target::File(file) => file.write_all(line),
+            Target::Stdout => {
+                let mut stdout = io::stdout().lock();
+                stdout.write_all(lines).and_then(|()| stdout.flush())
+            }
+            Target::Stderr => io::stderr().lock().write_all(lines),
+            Target::File(file) => file.write_all(lines),
         };
     }
 }
 
-impl Log for Logger {
-    fn enabled(&self, metadata: &Metadata) -> bool {
-        metadata.level() <= log::max_level()
+/// `time level session event key=value …`; prose of libraries becomes a value.
+fn write_text(line: &mut String, record: &Record, now: Timestamp) {
+    let session = record.key_values().get(Key::from_str("session"));
+    let _ = write!(line, "{now:.3} {} ", level(record.level()));
+    match session {
+        Some(session) => drop(write!(line, "{session} ")),
+        None => line.push_str("- "),
     }
-
-    fn log(&self, record: &Record) {
-        if !self.enabled(record.metadata()) {
-            return;
-        }
-        let mut line = match self.format {
-            LogFormat::Text => text_line(record, Timestamp::now()),
-            LogFormat::Json => json_line(record, Timestamp::now()),
-        };
-        line.push('\n');
-        let mut target = self.target.lock().unwrap_or_else(PoisonError::into_inner);
-        target.write_line(line.as_bytes());
-    }
-
-    fn flush(&self) {}
-}
-
-/// A record's event and its pairs: our own lines name their event, those of libraries are prose.
-struct Event {
-    session: Option<String>,
-    name: String,
-    pairs: Vec<(String, String)>,
-}
-
-impl Event {
-    fn of(record: &Record) -> Event {
-        let mut pairs = Pairs(Vec::new());
-        // The visitor below has no errors of its own.
-        let _ = record.key_values().visit(&mut pairs);
-        let mut pairs = pairs.0;
-        let at = pairs.iter().position(|(key, _)| key == "session");
-        let session = at.map(|at| pairs.remove(at).1);
-        let message = record.args().to_string();
-        if record.target().starts_with("goguerrilla") {
-            return Event {
-                session,
-                name: message,
-                pairs,
-            };
-        }
-        pairs.push(("target".to_owned(), record.target().to_owned()));
-        pairs.push(("message".to_owned(), cut(&message)));
-        Event {
-            session,
-            name: "library".to_owned(),
-            pairs,
-        }
-    }
-}
-
-struct Pairs(Vec<(String, String)>);
-
-impl<'kvs> VisitSource<'kvs> for Pairs {
-    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
-        self.0.push((key.to_string(), cut(&value.to_string())));
-        Ok(())
-    }
-}
-
-fn text_line(record: &Record, now: Timestamp) -> String {
-    let event = Event::of(record);
-    let session = event.session.as_deref().unwrap_or("-");
-    let mut line = format!(
-        "{now:.3} {} {session} {}",
-        level(record.level()),
-        event.name
-    );
-    for (key, value) in &event.pairs {
-        let _ = write!(line, " {key}=");
+    let put = |line: &mut String, key: &str, value: &str| {
+        line.push(' ');
+        line.push_str(key);
+        line.push('=');
         if is_plain(value) {
             line.push_str(value);
         } else {
-            push_quoted(&mut line, value);
+            push_quoted(line, value);
         }
-    }
-    line
+    };
+    write_event(line, record, |line, event| line.push_str(event), put);
 }
 
-fn json_line(record: &Record, now: Timestamp) -> String {
-    let event = Event::of(record);
-    let mut line = format!(
+/// The same names as one JSON object; all values are strings.
+fn write_json(line: &mut String, record: &Record, now: Timestamp) {
+    let _ = write!(
+        line,
         "{{\"time\":\"{now:.3}\",\"level\":\"{}\"",
         level(record.level())
     );
-    let first = [
-        ("session", event.session.as_deref()),
-        ("event", Some(&event.name)),
-    ];
-    let first = first
-        .into_iter()
-        .filter_map(|(key, value)| Some((key, value?)));
-    let pairs = event
-        .pairs
-        .iter()
-        .map(|(key, value)| (key.as_str(), value.as_str()));
-    for (key, value) in first.chain(pairs) {
-        let _ = write!(line, ",\"{key}\":");
-        push_quoted(&mut line, value);
+    let put = |line: &mut String, key: &str, value: &str| {
+        line.push_str(",\"");
+        line.push_str(key);
+        line.push_str("\":");
+        push_quoted(line, value);
+    };
+    if let Some(session) = record.key_values().get(Key::from_str("session")) {
+        put(line, "session", &session.to_string());
     }
+    write_event(line, record, |line, event| put(line, "event", event), put);
     line.push('}');
-    line
+}
+
+fn write_event(
+    line: &mut String,
+    record: &Record,
+    put_event: impl Fn(&mut String, &str),
+    put: impl Fn(&mut String, &str, &str),
+) {
+    let is_ours = record.target().starts_with("goguerrilla");
+    match record.args().as_str() {
+        Some(event) if is_ours => put_event(line, event),
+        _ if is_ours => put_event(line, &record.args().to_string()),
+        _ => {
+            put_event(line, "library");
+            put(line, "target", record.target());
+            put(line, "message", cut(&record.args().to_string()).as_ref());
+        }
+    }
+    let mut pairs = Pairs {
+        line,
+        put,
+        value: String::new(),
+    };
+    // The visitor has no errors of its own.
+    let _ = record.key_values().visit(&mut pairs);
+}
+
+struct Pairs<'l, P> {
+    line: &'l mut String,
+    put: P,
+    value: String,
+}
+
+impl<'kvs, P: Fn(&mut String, &str, &str)> VisitSource<'kvs> for Pairs<'_, P> {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
+        if key.as_str() != "session" {
+            self.value.clear();
+            let _ = write!(self.value, "{value}");
+            (self.put)(self.line, key.as_str(), cut(&self.value).as_ref());
+        }
+        Ok(())
+    }
 }
 
 fn level(level: Level) -> &'static str {
@@ -185,10 +278,10 @@ fn level(level: Level) -> &'static str {
     }
 }
 
-fn cut(value: &str) -> String {
+fn cut(value: &str) -> Cow<'_, str> {
     match value.char_indices().nth(MAX_VALUE_CHARS) {
-        Some((end, _)) => format!("{}…", &value[..end]),
-        None => value.to_owned(),
+        Some((end, _)) if value.len() > MAX_VALUE_CHARS => format!("{}…", &value[..end]).into(),
+        _ => value.into(),
     }
 }
 
@@ -227,6 +320,14 @@ pub fn is_harmless(c: char) -> bool {
 
 /// What one value may take of a line: an address with room, and most reasons.
 const MAX_VALUE_CHARS: usize = 400;
+/// Spares most lines a second allocation.
+const USUAL_LINE_OCTETS: usize = 256;
+/// How long lines wait for company.
+const GATHERING: Duration = Duration::from_millis(50);
+/// Lines that wait while the file or its reader stalls; beyond it they are dropped and counted.
+const MAX_GATHERED_OCTETS: usize = 4 << 20;
+/// How long the last lines of all may take to be written.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {
@@ -239,8 +340,10 @@ mod tests {
             .args(format_args!("saved"))
             .key_values(&pairs)
             .build();
-        let now = Timestamp::UNIX_EPOCH;
-        (text_line(&record, now), json_line(&record, now))
+        let (mut text, mut json) = (String::new(), String::new());
+        write_text(&mut text, &record, Timestamp::UNIX_EPOCH);
+        write_json(&mut json, &record, Timestamp::UNIX_EPOCH);
+        (text, json)
     }
 
     #[test]

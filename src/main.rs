@@ -4,7 +4,9 @@ use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match goguerrilla::cli::run(std::env::args_os()) {
+    let outcome = goguerrilla::cli::run(std::env::args_os());
+    log::logger().flush();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !failure.text.is_empty() {

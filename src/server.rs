@@ -103,6 +103,7 @@ fn drain(pool: &Pool, listeners: &[Arc<Listener>], requests: &Receiver<Request>)
     while pool.places_taken() > 0 && started_at.elapsed() < DRAIN_PATIENCE {
         if requests.recv_timeout(DRAIN_TICK).is_ok() {
             log::warn!(clients = pool.places_taken(); "stopped_at_once");
+            log::logger().flush();
             std::process::exit(0);
         }
     }

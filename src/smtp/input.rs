@@ -35,18 +35,18 @@ impl Input {
         }
     }
 
-    /// Room for the next read: at least one octet, at most 64 KiB.
+    /// Room for the next read: at least one octet, at most 64 KiB, at first `usual`.
     ///
     /// Whoever fills it says how much with [`filled`](Input::filled).
-    pub fn room(&mut self) -> &mut [u8] {
+    pub fn room(&mut self, usual: usize) -> &mut [u8] {
         if self.start > 0 {
             self.octets.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;
         }
-        if self.end == self.octets.len() {
-            let larger = (self.octets.len() * 2).clamp(SMALLEST, LARGEST.max(self.end * 2));
-            self.octets.resize(larger, 0);
+        if self.end == self.octets.len() || self.octets.len() < usual {
+            let doubled = (self.end * 2).min(LARGEST.max(self.end + 1));
+            self.octets.resize(doubled.max(usual), 0);
         }
         &mut self.octets[self.end..]
     }
@@ -76,7 +76,7 @@ impl Input {
     pub fn push(&mut self, octets: &[u8]) {
         let mut rest = octets;
         while !rest.is_empty() {
-            let room = self.room();
+            let room = self.room(COMMAND_ROOM);
             let count = room.len().min(rest.len());
             room[..count].copy_from_slice(&rest[..count]);
             self.filled(count);
@@ -91,12 +91,14 @@ impl Default for Input {
     }
 }
 
-/// The first size: a command line and a half, so that an idle client costs no whole page.
-const SMALLEST: usize = 2_048;
+/// The usual room for commands: one line of the longest, so that an idle client costs no whole page.
+pub const COMMAND_ROOM: usize = 2_048;
+/// The usual room for content: most mail fits into it and is read in one go.
+pub const CONTENT_ROOM: usize = 16_384;
 /// The largest: beyond it a read costs its copy and little else (measured on 100 KB messages).
 const LARGEST: usize = 65_536;
 /// Up to this size the buffer is kept between messages instead of being made anew.
-const KEPT: usize = 8_192;
+const KEPT: usize = CONTENT_ROOM;
 
 #[cfg(test)]
 mod tests {
@@ -119,10 +121,11 @@ mod tests {
     #[test]
     fn room_is_never_empty_and_starts_small() {
         let mut input = Input::new();
-        assert_eq!(input.room().len(), SMALLEST);
-        input.filled(SMALLEST);
-        assert_eq!(input.room().len(), SMALLEST);
-        input.consume(SMALLEST - 1);
-        assert_eq!(input.room().len(), 2 * SMALLEST - 1);
+        assert_eq!(input.room(COMMAND_ROOM).len(), COMMAND_ROOM);
+        input.filled(COMMAND_ROOM);
+        assert_eq!(input.room(COMMAND_ROOM).len(), COMMAND_ROOM);
+        input.consume(COMMAND_ROOM - 1);
+        assert_eq!(input.room(COMMAND_ROOM).len(), 2 * COMMAND_ROOM - 1);
+        assert_eq!(input.room(CONTENT_ROOM).len(), CONTENT_ROOM - 1);
     }
 }

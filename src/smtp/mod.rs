@@ -19,7 +19,7 @@ mod session;
 
 pub use allowed_hosts::{AddressColumn, AllowedHosts, Repertoire};
 pub use content::{Content, ContentError, MemoryBudget};
-pub use input::Input;
+pub use input::{COMMAND_ROOM, CONTENT_ROOM, Input};
 pub use path::{ForwardPath, PathError, ReversePath};
 pub use reply::{EnhancedStatus, Reply};
 pub use session::{Awaited, Counts, Envelope, Session, SessionSettings, Step};
