@@ -10,8 +10,9 @@ use clap::{Parser, Subcommand};
 use crate::config::{Config, StoreKind};
 use crate::logging::is_harmless;
 use crate::server;
+use crate::storage::mysql::{self, MySqlReader};
 use crate::storage::sqlite::{self, SqliteReader};
-use crate::storage::{ListedMail, ReadMail};
+use crate::storage::{Finding, ListedMail, ReadMail};
 
 /// Receives mail by SMTP and saves it.
 ///
@@ -115,7 +116,14 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
     match arguments.command {
         None => server::run(&config, &notes).map_err(|error| error.to_string().into()),
         Some(Command::Check) => check(&config, &notes),
-        Some(Command::Schema) => print(server::table_name(&config).sqlite_schema().as_bytes()),
+        Some(Command::Schema) => {
+            let table = server::table_name(&config);
+            let schema = match config.store {
+                StoreKind::MySql => table.mysql_schema(),
+                StoreKind::Sqlite | StoreKind::Discard => table.sqlite_schema(),
+            };
+            print(schema.as_bytes())
+        }
         Some(Command::List { to, limit, json }) => {
             let mails = reader(&config)?.list(to.as_deref(), limit);
             let mails = mails.map_err(|error| error.to_string())?;
@@ -183,35 +191,52 @@ fn load_config(named: Option<&Path>) -> Result<(Config, Vec<String>), String> {
 }
 
 fn check(config: &Config, notes: &[String]) -> Result<(), Failure> {
-    let mut findings: Vec<String> = notes
-        .iter()
-        .map(|note| format!("warning: {note}\n"))
-        .collect();
-    let mut status = 0;
+    let mut findings: Vec<Finding> = notes.iter().cloned().map(Finding::warning).collect();
     match config.store {
-        StoreKind::Discard => findings.push(
-            "warning: GM_STORE: discard thanks for every mail and drops it; set \"sqlite\" to keep mail\n".to_owned(),
-        ),
+        StoreKind::Discard => findings.push(Finding::warning(
+            "GM_STORE: discard thanks for every mail and drops it; set \"sqlite\" to keep mail"
+                .to_owned(),
+        )),
         StoreKind::Sqlite => {
             if let Err(error) = sqlite::check(&config.sqlite_file, &server::table_name(config)) {
-                findings.push(format!("error: GM_SQLITE_FILE: {error}\n"));
-                status = 1;
+                findings.push(Finding::error(format!("GM_SQLITE_FILE: {error}")));
+            }
+        }
+        StoreKind::MySql => {
+            let connector = server::mysql_connector(config);
+            findings.extend(mysql::check::database(
+                &connector,
+                config.max_content_octets,
+            ));
+            if let Some(redis) = server::redis_settings(config) {
+                findings.extend(mysql::check::redis(&redis));
             }
         }
     }
-    print(findings.concat().as_bytes())?;
-    match status {
-        0 => Ok(()),
-        status => Err(Failure {
+    let lines: String = findings
+        .iter()
+        .map(|finding| format!("{finding}\n"))
+        .collect();
+    print(lines.as_bytes())?;
+    if findings.iter().any(Finding::is_error) {
+        return Err(Failure {
             text: String::new(),
-            status,
-        }),
+            status: 1,
+        });
     }
+    Ok(())
 }
 
 fn reader(config: &Config) -> Result<Box<dyn ReadMail>, String> {
     match config.store {
         StoreKind::Discard => Err("GM_STORE: discard keeps no mail to read back".to_owned()),
+        StoreKind::MySql => {
+            let connector = server::mysql_connector(config);
+            let reader = MySqlReader::open(&connector, server::redis_settings(config));
+            reader
+                .map(|reader| Box::new(reader) as Box<dyn ReadMail>)
+                .map_err(|error| error.to_string())
+        }
         StoreKind::Sqlite => {
             let reader = SqliteReader::open(&config.sqlite_file, &server::table_name(config));
             reader

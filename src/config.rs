@@ -42,6 +42,46 @@ pub struct Config {
     pub sqlite_file: PathBuf,
     /// GM_MAIL_TABLE.
     pub mail_table: String,
+    /// GM_SAVE_WORKERS.
+    pub save_workers: usize,
+    /// MYSQL_HOST, in the order they are tried.
+    pub mysql_hosts: Vec<ServerAddress>,
+    /// MYSQL_USER.
+    pub mysql_user: String,
+    /// MYSQL_PASS.
+    pub mysql_password: Secret,
+    /// MYSQL_DB; empty for none.
+    pub mysql_database: String,
+    /// REDIS_INTERFACE as a URL; `None` keeps bodies in the table.
+    pub redis_url: Option<Secret>,
+    /// REDIS_EXPIRE_SECONDS.
+    pub redis_expire_seconds: usize,
+}
+
+/// `host:port`, or the path of a socket on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerAddress {
+    /// Over TCP.
+    Tcp(String, u16),
+    /// Over a socket.
+    Socket(String),
+}
+
+/// A text that no log, no error and no `check` ever shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself, for whoever has to present it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
 }
 
 /// Which store saves the mail.
@@ -49,6 +89,8 @@ pub struct Config {
 pub enum StoreKind {
     /// The embedded one.
     Sqlite,
+    /// Rows in MySQL, bodies in Redis.
+    MySql,
     /// None: mail is thanked for and dropped.
     Discard,
 }
@@ -190,13 +232,7 @@ impl Given {
                 "a number of octets such as \"268435456\"",
                 1..=usize::MAX / 4,
             )?,
-            store: self.choice(
-                "GM_STORE",
-                &[
-                    ("sqlite", StoreKind::Sqlite),
-                    ("discard", StoreKind::Discard),
-                ],
-            )?,
+            store: self.store()?,
             sqlite_file: self.text(
                 "GM_SQLITE_FILE",
                 "a file name such as \"goguerrilla.db\"",
@@ -206,6 +242,23 @@ impl Given {
                 "GM_MAIL_TABLE",
                 "a table name of letters, digits and _, such as \"new_mail\" or \"mail.new_mail\"",
                 table_name,
+            )?,
+            save_workers: self.number(
+                "GM_SAVE_WORKERS",
+                "a number of writers such as \"2\"",
+                1..=64,
+            )?,
+            mysql_hosts: self.list("MYSQL_HOST", SERVER_ADDRESS, |text| {
+                server_address(text, 3306)
+            })?,
+            mysql_user: self.value("MYSQL_USER").to_owned(),
+            mysql_password: Secret(self.value("MYSQL_PASS").to_owned()),
+            mysql_database: self.value("MYSQL_DB").to_owned(),
+            redis_url: self.redis_url()?,
+            redis_expire_seconds: self.number(
+                "REDIS_EXPIRE_SECONDS",
+                "a number of seconds such as \"3600\"",
+                1..=1_000_000_000,
             )?,
         };
         Ok((config, warnings))
@@ -271,6 +324,46 @@ impl Given {
         })
     }
 
+    /// Without GM_STORE, any MYSQL_ key means MySQL.
+    fn store(&self) -> Result<StoreKind, ConfigError> {
+        let is_given = |prefix: &str| self.pairs.iter().any(|(key, _)| key.starts_with(prefix));
+        if is_given("MYSQL_") && !is_given("GM_STORE") {
+            return Ok(StoreKind::MySql);
+        }
+        self.choice(
+            "GM_STORE",
+            &[
+                ("sqlite", StoreKind::Sqlite),
+                ("mysql", StoreKind::MySql),
+                ("discard", StoreKind::Discard),
+            ],
+        )
+    }
+
+    /// What is found is not shown when it is wrong: it may hold a password.
+    fn redis_url(&self) -> Result<Option<Secret>, ConfigError> {
+        let text = self.value("REDIS_INTERFACE").trim();
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let url = match server_address(text, 6379) {
+            _ if text.starts_with("redis://") && text.len() > "redis://".len() => text.to_owned(),
+            Some(ServerAddress::Tcp(host, port)) if host.contains(':') => {
+                format!("redis://[{host}]:{port}/")
+            }
+            Some(ServerAddress::Tcp(host, port)) => format!("redis://{host}:{port}/"),
+            Some(ServerAddress::Socket(path)) => format!("redis+unix://{path}"),
+            None => {
+                return Err(ConfigError::BadValue {
+                    key: "REDIS_INTERFACE",
+                    expected: "\"127.0.0.1:6379\", a socket path, \"redis://user:pass@host:port/db\" or \"\"".to_owned(),
+                    found: "something else (not shown, it may hold a password)".to_owned(),
+                });
+            }
+        };
+        Ok(Some(Secret(url)))
+    }
+
     fn yes_or_no(&self, key: &'static str) -> Result<bool, ConfigError> {
         self.text(key, "\"Y\" or \"N\"", parse_yes_or_no)
     }
@@ -310,13 +403,6 @@ impl Given {
     }
 
     fn refuse_what_is_not_built(&self) -> Result<(), ConfigError> {
-        if self.value("GM_STORE").trim().eq_ignore_ascii_case("mysql") || self.means_mysql() {
-            return Err(ConfigError::NotBuilt {
-                key: "GM_STORE",
-                ability: "the MySQL store",
-                leave: "sqlite",
-            });
-        }
         for (key, ability) in NOT_BUILT {
             let (value, leave) = (self.value(key).trim(), default_of(key));
             let is_default = value == leave
@@ -330,12 +416,6 @@ impl Given {
             }
         }
         Ok(())
-    }
-
-    /// Without GM_STORE, any MYSQL_ key means MySQL.
-    fn means_mysql(&self) -> bool {
-        let is_given = |prefix: &str| self.pairs.iter().any(|(key, _)| key.starts_with(prefix));
-        is_given("MYSQL_") && !is_given("GM_STORE")
     }
 }
 
@@ -411,6 +491,29 @@ fn host_or_empty(text: &str) -> Option<String> {
         host(text)
     }
 }
+
+/// `host:port`, `[IPv6]:port`, a host alone with the usual port, or a path.
+fn server_address(text: &str, usual_port: u16) -> Option<ServerAddress> {
+    if text.starts_with('/') {
+        return Some(ServerAddress::Socket(text.to_owned()));
+    }
+    let (name, port) = match text.rsplit_once(':') {
+        Some((name, port)) => (name, port.parse().ok().filter(|port| *port != 0)?),
+        None => (text, usual_port),
+    };
+    let name = name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'))
+        .unwrap_or(name);
+    let is_name = !name.is_empty()
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || ".-_:".contains(c));
+    is_name.then(|| ServerAddress::Tcp(name.to_owned(), port))
+}
+
+const SERVER_ADDRESS: &str =
+    "servers such as \"127.0.0.1:3306\" or \"/run/mysqld/mysqld.sock\", comma separated";
 
 fn table_name(text: &str) -> Option<String> {
     let is_word = |word: &str| {
@@ -522,6 +625,35 @@ mod tests {
             warnings[0].to_string(),
             "GSMTP_MAXSIZE: unknown key, ignored; the nearest known key is GSMTP_MAX_SIZE"
         );
+    }
+
+    #[test]
+    fn mysql_is_meant_when_its_keys_are_there() {
+        let parse = |text: &str| Config::parse(text).unwrap().0;
+        assert_eq!(parse(r#"{"MYSQL_USER": "u"}"#).store, StoreKind::MySql);
+        let config = parse(r#"{"MYSQL_HOST": "a, b:3307,/run/my.sock", "GM_STORE": "sqlite"}"#);
+        assert_eq!(config.store, StoreKind::Sqlite);
+        let tcp = |name: &str, port| ServerAddress::Tcp(name.to_owned(), port);
+        let socket = ServerAddress::Socket("/run/my.sock".to_owned());
+        assert_eq!(config.mysql_hosts, [tcp("a", 3306), tcp("b", 3307), socket]);
+        for (given, want) in [
+            ("", None),
+            ("127.0.0.1:6380", Some("redis://127.0.0.1:6380/")),
+            ("[::1]:6380", Some("redis://[::1]:6380/")),
+            ("/run/redis.sock", Some("redis+unix:///run/redis.sock")),
+            ("redis://:pass@h:1/2", Some("redis://:pass@h:1/2")),
+        ] {
+            let config = parse(&format!(r#"{{"REDIS_INTERFACE": "{given}"}}"#));
+            assert_eq!(config.redis_url.as_ref().map(Secret::reveal), want);
+        }
+    }
+
+    #[test]
+    fn no_secret_is_ever_shown() {
+        let text = r#"{"MYSQL_PASS": "s3cr3t", "REDIS_INTERFACE": "redis://:s3cr3t@h:1/"}"#;
+        assert!(!format!("{:?}", Config::parse(text).unwrap()).contains("s3cr3t"));
+        let error = Config::parse(r#"{"REDIS_INTERFACE": "s3cr3t@:x"}"#).unwrap_err();
+        assert!(!error.to_string().contains("s3cr3t"), "{error}");
     }
 
     #[test]

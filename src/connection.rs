@@ -1,6 +1,6 @@
 //! One client from 220 to close: the only place where protocol meets socket.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -18,8 +18,8 @@ use crate::storage::{SaveError, SavedId, Saver};
 
 /// What every connection needs of the house.
 pub struct ConnectionSettings {
-    /// What sessions decide by.
-    pub session: Arc<SessionSettings>,
+    /// What sessions decide by; a session keeps what it began with.
+    pub session: Arc<RwLock<Arc<SessionSettings>>>,
     /// How long a client may keep us waiting.
     pub client_timeout: Duration,
     /// The memory all content shares.
@@ -59,6 +59,7 @@ pub fn serve(client: &Client, settings: &ConnectionSettings) {
 struct Connection<'a> {
     client: &'a Client,
     settings: &'a ConnectionSettings,
+    session_settings: Arc<SessionSettings>,
     transport: Transport,
     session: Session,
     input: Input,
@@ -98,11 +99,17 @@ impl<'a> Connection<'a> {
         client: &'a Client,
         settings: &'a ConnectionSettings,
     ) -> std::io::Result<Connection<'a>> {
+        let session = settings
+            .session
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         Ok(Connection {
             client,
             settings,
             transport: Transport::new(client.socket(), settings.client_timeout)?,
-            session: Session::new(Arc::clone(&settings.session), settings.budget.clone()),
+            session: Session::new(Arc::clone(&session), settings.budget.clone()),
+            session_settings: session,
             input: Input::new(),
             output: Vec::new(),
             saved: 0,
@@ -201,7 +208,7 @@ impl<'a> Connection<'a> {
     }
 
     fn mail(&self, envelope: Envelope, content: Content) -> Result<Mail, SaveError> {
-        let settings = &self.settings.session;
+        let settings = &self.session_settings;
         let origin = Origin {
             client_ip: self.client.ip(),
             helo_name: self.session.helo_name().to_owned(),
@@ -214,7 +221,7 @@ impl<'a> Connection<'a> {
     }
 
     fn say(&mut self, reply: &Reply) {
-        if self.settings.session.verbose {
+        if self.session_settings.verbose {
             self.log_dialogue(reply);
         }
         reply.write_to(&mut self.output);

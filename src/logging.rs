@@ -315,7 +315,7 @@ fn push_quoted(line: &mut String, value: &str) {
 /// Whether a character shows as itself and leaves the line as it is.
 pub fn is_harmless(c: char) -> bool {
     !c.is_control()
-        && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+        && !matches!(c, '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// What one value may take of a line: an address with room, and most reasons.

@@ -2,20 +2,26 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
-use crate::config::{Config, StoreKind};
+use crate::config::{Config, ServerAddress, StoreKind};
 use crate::connection::{self, ConnectionSettings};
 use crate::logging::{self, LogFormat};
 use crate::net::listener::Listener;
 use crate::net::pool::Pool;
 use crate::signals::{self, Request};
-use crate::smtp::{AddressColumn, AllowedHosts, MemoryBudget, Repertoire, SessionSettings, reply};
+use crate::smtp::{AllowedHosts, MemoryBudget, SessionSettings, reply};
+use crate::storage::mysql::pool::{self, Connector, Learned, MySqlHost, MySqlSettings};
+use crate::storage::mysql::{Facts, MySqlStore, check};
+use crate::storage::redis::{Breaker, RedisBodies, RedisSettings};
 use crate::storage::sqlite::SqliteStore;
-use crate::storage::{OpenStore, SaveError, Saver, TableName, TableShape, Writers};
+use crate::storage::{
+    Finding, Health, OpenStore, SaveError, Saver, TableName, TableShape, Writers,
+};
 use crate::{limits, server};
 
 /// Why the server could not start: what, where, and how to fix it.
@@ -52,6 +58,9 @@ pub enum StartError {
     Kernel(std::io::Error),
 }
 
+/// What sessions decide by, replaced whole when more is known.
+type SharedSession = Arc<RwLock<Arc<SessionSettings>>>;
+
 /// Runs the server until it is told to stop.
 ///
 /// # Errors
@@ -72,8 +81,14 @@ pub fn run(config: &Config, notes: &[String]) -> Result<(), StartError> {
         log::warn!(limit = limit, needed = descriptors, fix = "raise `ulimit -n` or lower GM_MAX_CLIENTS"; "few_descriptors");
     }
     let requests = signals::listen().map_err(StartError::Kernel)?;
-    let (saver, writers) = start_store(config)?;
-    let settings = connection_settings(config, saver);
+    let session = Arc::new(RwLock::new(Arc::new(session_settings(config))));
+    let (saver, writers) = start_store(config, &session)?;
+    let settings = ConnectionSettings {
+        session,
+        client_timeout: config.client_timeout,
+        budget: MemoryBudget::new(config.max_memory_octets),
+        saver,
+    };
     let mut refusal = Vec::new();
     reply::R421_TOO_BUSY.write_to(&mut refusal);
     let serve = move |client: &_| connection::serve(client, &settings);
@@ -119,10 +134,6 @@ pub fn session_settings(config: &Config) -> SessionSettings {
         "" => machine_name(),
         name => name.to_owned(),
     };
-    let column = |max_chars| AddressColumn {
-        max_chars,
-        repertoire: Repertoire::Unicode,
-    };
     SessionSettings {
         primary_mail_host: match config.primary_mail_host.as_str() {
             "" => host_name.clone(),
@@ -132,8 +143,8 @@ pub fn session_settings(config: &Config) -> SessionSettings {
         allowed_hosts: AllowedHosts::new(config.allowed_hosts.iter().map(String::as_str)),
         max_content_octets: config.max_content_octets,
         max_recipients: config.max_recipients,
-        to_column: column(TableShape::PRINTED.to),
-        recipient_column: column(TableShape::PRINTED.recipient),
+        to_column: TableShape::PRINTED.to,
+        recipient_column: TableShape::PRINTED.recipient,
         verbose: config.verbose,
     }
 }
@@ -143,16 +154,10 @@ pub fn table_name(config: &Config) -> TableName {
     TableName::parse(&config.mail_table).unwrap_or_default()
 }
 
-fn connection_settings(config: &Config, saver: Saver) -> ConnectionSettings {
-    ConnectionSettings {
-        session: Arc::new(session_settings(config)),
-        client_timeout: config.client_timeout,
-        budget: MemoryBudget::new(config.max_memory_octets),
-        saver,
-    }
-}
-
-fn start_store(config: &Config) -> Result<(Saver, Option<Writers>), StartError> {
+fn start_store(
+    config: &Config,
+    session: &SharedSession,
+) -> Result<(Saver, Option<Writers>), StartError> {
     match config.store {
         StoreKind::Discard => {
             log::warn!(store = "discard", note = "every mail is thanked for and dropped"; "store");
@@ -163,11 +168,111 @@ fn start_store(config: &Config) -> Result<(Saver, Option<Writers>), StartError> 
             // Opened once here, so that a file that can never be written is an error at start.
             SqliteStore::open(&file, &table).map_err(StartError::Store)?;
             let open: OpenStore = Arc::new(move || Ok(Box::new(SqliteStore::open(&file, &table)?)));
-            let (saver, writers) = Writers::start(1, true, open).map_err(StartError::Kernel)?;
+            let (saver, writers) =
+                Writers::start(1, true, Health::default(), open).map_err(StartError::Kernel)?;
             log::info!(store = "sqlite", file:% = config.sqlite_file.display(); "store");
             Ok((saver, Some(writers)))
         }
+        StoreKind::MySql => start_mysql(config, session),
     }
+}
+
+fn start_mysql(
+    config: &Config,
+    session: &SharedSession,
+) -> Result<(Saver, Option<Writers>), StartError> {
+    let health = Health::default();
+    let connector = Connector::new(mysql_settings(config), learn_into(config, session), &health);
+    let pool = pool::pool(&connector);
+    let (redis, breaker) = (redis_settings(config), Breaker::default());
+    log::info!(store = "mysql", hosts = config.mysql_hosts.len(), redis = redis.is_some(); "store");
+    if let Some(redis) = redis.clone() {
+        // Redis may be slow to answer, and nothing waits for what it says.
+        let spawned = thread::Builder::new()
+            .name("redis-check".to_owned())
+            .spawn(move || {
+                check::redis(&redis).iter().for_each(log_finding);
+            });
+        spawned.map_err(StartError::Kernel)?;
+    }
+    let open: OpenStore = Arc::new(move || {
+        let bodies = redis
+            .as_ref()
+            .map(|redis| RedisBodies::start(redis, &breaker))
+            .transpose();
+        let bodies = bodies.map_err(SaveError::Unavailable)?;
+        Ok(Box::new(MySqlStore::new(
+            connector.clone(),
+            pool.clone(),
+            bodies,
+        )))
+    });
+    let (saver, writers) =
+        Writers::start(config.save_workers, true, health, open).map_err(StartError::Kernel)?;
+    Ok((saver, Some(writers)))
+}
+
+/// Sessions to come decide by the table as it really is; what is wrong with it is said whenever that changes.
+fn learn_into(config: &Config, session: &SharedSession) -> Learned {
+    let (session, table) = (Arc::clone(session), table_name(config));
+    let configured = session_settings(config);
+    let last = Mutex::new(None);
+    Arc::new(move |facts: &Facts| {
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.as_ref() == Some(facts) {
+            return;
+        }
+        *last = Some(facts.clone());
+        let findings = check::of_facts(facts, &table, configured.max_content_octets);
+        findings.iter().for_each(log_finding);
+        if let Some(shape) = &facts.shape {
+            let learned = SessionSettings {
+                to_column: shape.to,
+                recipient_column: shape.recipient,
+                max_content_octets: configured
+                    .max_content_octets
+                    .min(facts.max_content_octets()),
+                ..configured.clone()
+            };
+            *session.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(learned);
+        }
+    })
+}
+
+fn log_finding(finding: &Finding) {
+    match finding.is_error() {
+        true => log::error!(finding = finding.text(); "store_check"),
+        false => log::warn!(finding = finding.text(); "store_check"),
+    }
+}
+
+/// How the database is reached.
+pub fn mysql_settings(config: &Config) -> MySqlSettings {
+    let host = |address: &ServerAddress| match address {
+        ServerAddress::Tcp(name, port) => MySqlHost::Tcp(name.clone(), *port),
+        ServerAddress::Socket(path) => MySqlHost::Socket(path.clone()),
+    };
+    MySqlSettings {
+        hosts: config.mysql_hosts.iter().map(host).collect(),
+        user: config.mysql_user.clone(),
+        password: config.mysql_password.reveal().to_owned(),
+        database: config.mysql_database.clone(),
+        table: table_name(config),
+        workers: config.save_workers,
+    }
+}
+
+/// A connector for commands that read; what it learns changes nothing.
+pub fn mysql_connector(config: &Config) -> Connector {
+    Connector::new(mysql_settings(config), Arc::new(|_| ()), &Health::default())
+}
+
+/// How Redis is reached, if it is used.
+pub fn redis_settings(config: &Config) -> Option<RedisSettings> {
+    config.redis_url.as_ref().map(|url| RedisSettings {
+        url: url.reveal().to_owned(),
+        expire_seconds: config.redis_expire_seconds,
+    })
 }
 
 fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<Arc<Listener>>, StartError> {

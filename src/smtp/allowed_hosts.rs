@@ -1,4 +1,4 @@
-//! Which recipients are ours, and which can be stored at all.
+//! Which recipients are ours.
 
 use super::path::ForwardPath;
 
@@ -8,22 +8,6 @@ pub struct AllowedHosts {
     any: bool,
     hosts: Vec<String>,
     parents: Vec<String>,
-}
-
-/// What a column of the store can hold of an address, which is never cut: that would put mail into somebody else's box.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AddressColumn {
-    /// Its width in characters.
-    pub max_chars: usize,
-    /// The characters it can hold.
-    pub repertoire: Repertoire,
-}
-
-/// The characters of a column's character set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Repertoire {
-    /// Every character (utf8mb4, SQLite's TEXT).
-    Unicode,
 }
 
 impl AllowedHosts {
@@ -61,14 +45,6 @@ impl AllowedHosts {
     }
 }
 
-impl AddressColumn {
-    /// Whether `address` can be stored whole.
-    pub fn holds(&self, address: &str) -> bool {
-        let Repertoire::Unicode = self.repertoire;
-        address.chars().count() <= self.max_chars
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,15 +74,5 @@ mod tests {
         }
         let any = AllowedHosts::new(["*"]);
         assert!(any.accept(&ForwardPath::parse("<a%b@c>").unwrap().0));
-    }
-
-    #[test]
-    fn an_address_column_counts_characters() {
-        let column = AddressColumn {
-            max_chars: 5,
-            repertoire: Repertoire::Unicode,
-        };
-        assert!(column.holds("ü@b.c"));
-        assert!(!column.holds("ab@b.c"));
     }
 }

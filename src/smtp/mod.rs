@@ -7,6 +7,7 @@
 //! 3848 (protocol words), 6152 (8BITMIME), 6531 (SMTPUTF8).
 
 mod allowed_hosts;
+mod column;
 mod command;
 mod content;
 mod data;
@@ -17,7 +18,8 @@ mod path;
 pub mod reply;
 mod session;
 
-pub use allowed_hosts::{AddressColumn, AllowedHosts, Repertoire};
+pub use allowed_hosts::AllowedHosts;
+pub use column::{Column, Repertoire, Width};
 pub use content::{Content, ContentError, MemoryBudget};
 pub use input::{COMMAND_ROOM, CONTENT_ROOM, Input};
 pub use path::{ForwardPath, PathError, ReversePath};

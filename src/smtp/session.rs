@@ -3,7 +3,8 @@
 use std::mem;
 use std::sync::Arc;
 
-use super::allowed_hosts::{AddressColumn, AllowedHosts};
+use super::allowed_hosts::AllowedHosts;
+use super::column::Column;
 use super::command::{self, BdatCommand, CommandError, MailCommand, Verb};
 use super::content::{Content, ContentError, MemoryBudget};
 use super::data::{DataReader, Intake};
@@ -38,9 +39,9 @@ pub struct SessionSettings {
     /// Ceiling of recipients in one transaction; beyond it 452.
     pub max_recipients: usize,
     /// Column `to` of the store.
-    pub to_column: AddressColumn,
+    pub to_column: Column,
     /// Column `recipient` of the store.
-    pub recipient_column: AddressColumn,
+    pub recipient_column: Column,
     /// Whether command lines are kept for the log ([`Session::take_said`]).
     pub verbose: bool,
 }

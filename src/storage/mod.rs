@@ -3,14 +3,20 @@
 //! A store implements [`SaveMail`]. It runs on a writer's thread: connections hand their mails to a queue, the writer
 //! takes what has queued up while the last commit ran, and only then is each client told how its mail fared.
 
+mod finding;
+mod health;
 mod memory;
+pub mod mysql;
 mod reading;
+pub mod redis;
 mod row;
 mod split;
 pub mod sqlite;
 mod table;
 mod writer;
 
+pub use finding::Finding;
+pub use health::Health;
 pub use memory::MemoryStore;
 pub use reading::{ListedMail, ReadError, ReadMail};
 pub use table::{TableName, TableShape};

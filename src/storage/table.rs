@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::smtp::Column;
+
 /// A table name of `[A-Za-z0-9_]`, optionally `database.table`; nothing else reaches a statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableName {
@@ -9,20 +11,18 @@ pub struct TableName {
     table: String,
 }
 
-/// How wide the columns are that a mail's facts are fitted to.
-///
-/// Widths of `varchar` count characters, of `text` octets.
+/// The columns that a mail's facts are fitted to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each is the column's name")]
 pub struct TableShape {
-    pub from: usize,
-    pub to: usize,
-    pub subject: usize,
-    pub charset: usize,
-    pub content_type: usize,
-    pub recipient: usize,
-    pub attach_info_octets: usize,
-    pub ip_addr: usize,
+    pub from: Column,
+    pub to: Column,
+    pub subject: Column,
+    pub charset: Column,
+    pub content_type: Column,
+    pub recipient: Column,
+    pub attach_info: Column,
+    pub ip_addr: Column,
 }
 
 impl TableName {
@@ -42,6 +42,21 @@ impl TableName {
             database: database.map(str::to_owned),
             table: table.to_owned(),
         })
+    }
+
+    /// The database it names, if it does.
+    pub fn database(&self) -> Option<&str> {
+        self.database.as_deref()
+    }
+
+    /// The table alone.
+    pub fn table(&self) -> &str {
+        &self.table
+    }
+
+    /// The statement that makes the table in MySQL or MariaDB.
+    pub fn mysql_schema(&self) -> String {
+        include_str!("schema/mysql.sql").replace("{table}", &self.to_string())
     }
 
     /// The statements that make the table and its indices in SQLite.
@@ -83,14 +98,14 @@ impl fmt::Display for TableName {
 impl TableShape {
     /// The table that `goguerrilla schema` prints.
     pub const PRINTED: TableShape = TableShape {
-        from: 128,
-        to: 128,
-        subject: 255,
-        charset: 32,
-        content_type: 64,
-        recipient: 128,
-        attach_info_octets: 65_535,
-        ip_addr: 45,
+        from: Column::varchar(128),
+        to: Column::varchar(128),
+        subject: Column::varchar(255),
+        charset: Column::varchar(32),
+        content_type: Column::varchar(64),
+        recipient: Column::varchar(128),
+        attach_info: Column::text(65_535),
+        ip_addr: Column::varchar(45),
     };
 }
 

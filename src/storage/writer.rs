@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
 
-use super::{SaveError, SaveMail, SavedId};
+use super::{Health, SaveError, SaveMail, SavedId};
 use crate::mail::Mail;
 
 /// Opens a store for a writer; called again after a panic.
@@ -21,6 +21,7 @@ pub type OpenStore = Arc<dyn Fn() -> Result<Box<dyn SaveMail>, SaveError> + Send
 pub struct Saver {
     jobs: Option<Sender<Job>>,
     prepare: bool,
+    health: Health,
 }
 
 /// The writer threads behind a [`Saver`].
@@ -41,6 +42,7 @@ impl Saver {
         Saver {
             jobs: None,
             prepare: false,
+            health: Health::default(),
         }
     }
 
@@ -59,6 +61,9 @@ impl Saver {
         let Some(jobs) = &self.jobs else {
             return Ok(SavedId::from(mail.deliveries()[0].hash));
         };
+        if let Some(reason) = self.health.why_down() {
+            return Err(SaveError::Unavailable(reason));
+        }
         if self.prepare {
             mail.prepare();
         }
@@ -71,13 +76,15 @@ impl Saver {
 }
 
 impl Writers {
-    /// Starts `count` writers. `prepare` has each connection's thread compute what a row needs ([`Mail::prepare`]).
+    /// Starts `count` writers. `prepare` has each connection's thread compute what a row needs ([`Mail::prepare`]);
+    /// while `health` says that the store is down, no mail is queued.
     ///
     /// # Errors
     /// When a thread cannot be started.
     pub fn start(
         count: usize,
         prepare: bool,
+        health: Health,
         open: OpenStore,
     ) -> std::io::Result<(Saver, Writers)> {
         let (jobs_in, jobs_out) = unbounded();
@@ -95,8 +102,12 @@ impl Writers {
                     .spawn(move || writer.run())
             })
             .collect::<std::io::Result<_>>()?;
-        let jobs = Some(jobs_in);
-        Ok((Saver { jobs, prepare }, Writers { threads, stop }))
+        let saver = Saver {
+            jobs: Some(jobs_in),
+            prepare,
+            health,
+        };
+        Ok((saver, Writers { threads, stop }))
     }
 
     /// Saves what has queued up, closes the store and ends the threads.

@@ -1,0 +1,169 @@
+//! What a column of the store can hold of a text.
+//!
+//! It stands here because RCPT decides by it: a recipient that cannot be stored whole is refused, never cut.
+
+use std::borrow::Cow;
+
+/// A text column: how wide, and for which characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Column {
+    /// Its width.
+    pub width: Width,
+    /// Its character set.
+    pub repertoire: Repertoire,
+}
+
+/// How a column's width counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Width {
+    /// Characters, as `varchar` and `char` do.
+    Chars(usize),
+    /// Octets, as `text` and binary columns do; text is counted as UTF-8.
+    Octets(usize),
+}
+
+/// The characters of a column's character set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repertoire {
+    /// ASCII, and what is not known better.
+    Ascii,
+    /// MySQL's latin1, which is Windows-1252.
+    Latin1,
+    /// MySQL's utf8, three octets at most: no emoji.
+    Utf8mb3,
+    /// Every character.
+    Unicode,
+}
+
+impl Column {
+    /// A column of `max_chars` characters of any kind.
+    pub const fn varchar(max_chars: usize) -> Column {
+        Column {
+            width: Width::Chars(max_chars),
+            repertoire: Repertoire::Unicode,
+        }
+    }
+
+    /// A column of `max_octets` octets of any text.
+    pub const fn text(max_octets: usize) -> Column {
+        Column {
+            width: Width::Octets(max_octets),
+            repertoire: Repertoire::Unicode,
+        }
+    }
+
+    /// Whether `text` can be stored whole.
+    pub fn holds(&self, text: &str) -> bool {
+        self.width.has_room_for(text) && self.repertoire.holds(text)
+    }
+
+    /// As much of `text` as can be stored: other characters become U+FFFD or `?`, and it is cut between characters.
+    pub fn fit<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let text = self.repertoire.replace_others(text);
+        if self.width.has_room_for(&text) {
+            return text;
+        }
+        let end = match self.width {
+            Width::Chars(max) => text
+                .char_indices()
+                .nth(max)
+                .map_or(text.len(), |(end, _)| end),
+            Width::Octets(max) => text.floor_char_boundary(max),
+        };
+        match text {
+            Cow::Borrowed(text) => text[..end].into(),
+            Cow::Owned(mut text) => {
+                text.truncate(end);
+                text.into()
+            }
+        }
+    }
+}
+
+impl Width {
+    /// How much of a column `text` takes, in this width's unit.
+    pub fn measure(self, text: &str) -> usize {
+        match self {
+            Width::Chars(_) => text.chars().count(),
+            Width::Octets(_) => text.len(),
+        }
+    }
+
+    /// The width itself, in its unit.
+    pub fn max(self) -> usize {
+        match self {
+            Width::Chars(max) | Width::Octets(max) => max,
+        }
+    }
+
+    fn has_room_for(self, text: &str) -> bool {
+        text.len() <= self.max() || self.measure(text) <= self.max()
+    }
+}
+
+impl Repertoire {
+    /// `text` with each character that is not of this set replaced.
+    pub fn replace_others(self, text: &str) -> Cow<'_, str> {
+        if self.holds(text) {
+            return text.into();
+        }
+        let replace = |c| {
+            if self.holds_char(c) {
+                c
+            } else {
+                self.replacement()
+            }
+        };
+        text.chars().map(replace).collect::<String>().into()
+    }
+
+    fn holds(self, text: &str) -> bool {
+        self == Repertoire::Unicode || text.is_ascii() || text.chars().all(|c| self.holds_char(c))
+    }
+
+    fn holds_char(self, c: char) -> bool {
+        match self {
+            Repertoire::Ascii => c.is_ascii(),
+            Repertoire::Latin1 => {
+                c.is_ascii() || ('\u{a0}'..='\u{ff}').contains(&c) || WINDOWS_1252.contains(c)
+            }
+            Repertoire::Utf8mb3 => c.len_utf8() <= 3,
+            Repertoire::Unicode => true,
+        }
+    }
+
+    fn replacement(self) -> char {
+        match self {
+            Repertoire::Ascii | Repertoire::Latin1 => '?',
+            Repertoire::Utf8mb3 | Repertoire::Unicode => '\u{fffd}',
+        }
+    }
+}
+
+/// What Windows-1252 has between 0x80 and 0x9f.
+const WINDOWS_1252: &str = "€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_fitted_between_characters() {
+        let column = |width, repertoire| Column { width, repertoire };
+        use Repertoire::*;
+        use Width::*;
+        for (column, text, want) in [
+            (column(Chars(2), Unicode), "äöü", "äö"),
+            (column(Chars(3), Unicode), "äöü", "äöü"),
+            (column(Octets(3), Unicode), "äöü", "ä"),
+            (column(Octets(0), Unicode), "ä", ""),
+            (column(Chars(9), Latin1), "ä€漢😀", "ä€??"),
+            (column(Chars(9), Utf8mb3), "ä漢😀", "ä漢\u{fffd}"),
+            (column(Chars(2), Ascii), "äöü", "??"),
+            (column(Chars(0), Unicode), "", ""),
+        ] {
+            assert_eq!(column.fit(text), want, "{column:?} {text}");
+            assert!(column.holds(want) && column.holds(text) == (text == want));
+        }
+    }
+}

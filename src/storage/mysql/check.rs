@@ -1,0 +1,141 @@
+//! What would keep mail from being saved, or weakens what a 250 means, each with its cure.
+
+use mysql::prelude::Queryable;
+
+use super::facts::Facts;
+use super::pool::{Connector, Link};
+use crate::storage::finding::Finding;
+use crate::storage::redis::{RedisReader, RedisSettings};
+use crate::storage::{TableName, TableShape};
+
+/// Looks at the database as the server would, and tries to save a row that is rolled back.
+pub fn database(connector: &Connector, max_content_octets: usize) -> Vec<Finding> {
+    let mut link = match connector.connect_any() {
+        Ok(link) => link,
+        Err(error) => {
+            return vec![Finding::error(format!(
+                "MYSQL_HOST: the database cannot be reached: {error}; start it, or mend MYSQL_HOST, MYSQL_USER, \
+                 MYSQL_PASS and MYSQL_DB"
+            ))];
+        }
+    };
+    let table = connector.table();
+    let mut findings = of_facts(&link.facts, table, max_content_octets);
+    if !findings.iter().any(Finding::is_error)
+        && link.facts.engine.eq_ignore_ascii_case("InnoDB")
+        && let Err(error) = try_insert(&mut link, table)
+    {
+        findings.push(Finding::error(format!(
+            "GM_MAIL_TABLE: a row cannot be inserted into {table} now: {error}; grant INSERT and SELECT on it to \
+             MYSQL_USER, on a server that is not read-only"
+        )));
+    }
+    findings
+}
+
+/// What the facts of a connection mean; the server says so in its log as well.
+pub fn of_facts(facts: &Facts, table: &TableName, max_content_octets: usize) -> Vec<Finding> {
+    let Some(shape) = &facts.shape else {
+        let create = table
+            .mysql_schema()
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ");
+        return vec![Finding::error(format!(
+            "GM_MAIL_TABLE: there is no table {table}, or MYSQL_USER may not see it; make it with: {create}"
+        ))];
+    };
+    let mut findings = Vec::new();
+    for column in &facts.missing_columns {
+        findings.push(Finding::error(format!(
+            "GM_MAIL_TABLE: {table} has no column `{column}`; add it as `goguerrilla schema` prints it, with \
+             ALTER TABLE {table} ADD COLUMN"
+        )));
+    }
+    for column in &facts.unfilled_columns {
+        findings.push(Finding::error(format!(
+            "GM_MAIL_TABLE: column `{column}` of {table} is NOT NULL without a default, so no row can be inserted; \
+             run: ALTER TABLE {table} ALTER COLUMN `{column}` SET DEFAULT ''"
+        )));
+    }
+    if shape.ip_addr.width.max() < LONGEST_IPV6 {
+        findings.push(Finding::warning(format!(
+            "GM_MAIL_TABLE: column `ip_addr` of {table} is too narrow for IPv6 addresses, which are left empty; run: \
+             ALTER TABLE {table} MODIFY `ip_addr` varchar({}) NOT NULL",
+            TableShape::PRINTED.ip_addr.width.max()
+        )));
+    }
+    if !facts.engine.is_empty() && !facts.engine.eq_ignore_ascii_case("InnoDB") {
+        findings.push(Finding::warning(format!(
+            "GM_MAIL_TABLE: {table} is {} and has no transactions, so a 250 is a weaker promise and half a batch may \
+             be kept; run: ALTER TABLE {table} ENGINE=InnoDB",
+            facts.engine
+        )));
+    }
+    if !facts.commits_are_synced {
+        findings.push(Finding::warning(
+            "MYSQL_HOST: innodb_flush_log_at_trx_commit is not 1, so mail acknowledged in the last second is lost when \
+             the database's machine fails; run: SET GLOBAL innodb_flush_log_at_trx_commit = 1"
+                .to_owned(),
+        ));
+    }
+    let fits = facts.max_content_octets();
+    if fits < max_content_octets {
+        findings.push(Finding::warning(format!(
+            "GSMTP_MAX_SIZE: max_allowed_packet of the database ({}) cannot hold {max_content_octets} octets, so SIZE \
+             {fits} is advertised and enforced; run: SET GLOBAL max_allowed_packet = {}",
+            facts.max_packet_octets,
+            (max_content_octets * 2).next_power_of_two().max(16 << 20)
+        )));
+    }
+    findings
+}
+
+/// Looks at Redis as the server would.
+pub fn redis(settings: &RedisSettings) -> Vec<Finding> {
+    let mut redis = match RedisReader::open(settings) {
+        Ok(redis) => redis,
+        Err(error) => {
+            return vec![Finding::warning(format!(
+                "{error}; bodies go into column `mail` meanwhile; start Redis, or set REDIS_INTERFACE to \"\""
+            ))];
+        }
+    };
+    let mut findings = Vec::new();
+    if let Err(error) = redis.try_write() {
+        findings.push(Finding::warning(format!(
+            "REDIS_INTERFACE: Redis does not take bodies: {error}; they go into column `mail` meanwhile"
+        )));
+    }
+    if let Some(policy) = redis
+        .info("memory", "maxmemory_policy")
+        .filter(|policy| policy != "noeviction")
+    {
+        findings.push(Finding::warning(format!(
+            "REDIS_INTERFACE: maxmemory-policy is {policy}, which may drop bodies before their time; run: redis-cli \
+             CONFIG SET maxmemory-policy noeviction"
+        )));
+    }
+    if redis.info("persistence", "aof_enabled").as_deref() == Some("0") {
+        findings.push(Finding::warning(
+            "REDIS_INTERFACE: Redis keeps no append-only file, so a body acknowledged there can be lost when Redis dies; \
+             run: redis-cli CONFIG SET appendonly yes, or set REDIS_INTERFACE to \"\" to keep bodies in MySQL"
+                .to_owned(),
+        ));
+    }
+    findings
+}
+
+fn try_insert(link: &mut Link, table: &TableName) -> mysql::Result<()> {
+    link.connection.query_drop("START TRANSACTION")?;
+    let inserted = link.connection.query_drop(format!(
+        "INSERT INTO {table} (`date`,`from`,`to`,`subject`,`body`,`charset`,`mail`,`spam_score`,`hash`,`content_type`,\
+         `recipient`,`has_attach`,`ip_addr`,`delivered`,`attach_info`,`dkim_valid`)
+         VALUES (NOW(),'','','','','','',0,'','','',0,'',0,'',NULL)"
+    ));
+    link.connection.query_drop("ROLLBACK")?;
+    inserted
+}
+
+/// Characters of an IPv6 address written out.
+const LONGEST_IPV6: usize = 39;

@@ -1,0 +1,85 @@
+//! What each error of the database means for a batch.
+
+use mysql::{DriverError, Error};
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meaning {
+    /// The connection is no good any more. Before COMMIT nothing is stored; at COMMIT nobody knows.
+    Gone,
+    /// The transaction was undone, or has to be; the same again may succeed.
+    TryAgain,
+    /// The host takes nothing now, another one may.
+    ReadOnly,
+    /// No room.
+    Full,
+    /// Too many connections: come back later.
+    Busy,
+    /// Rights, names or columns: every mail fares the same until somebody acts.
+    Schema,
+    /// A value that the table as we know it should hold: the table may have changed.
+    Misfit,
+    /// Anything else may lie in one mail: a trigger's refusal, a packet too large.
+    Content,
+}
+
+impl Meaning {
+    /// Sorts an error.
+    pub fn of(error: &Error) -> Meaning {
+        match error {
+            Error::MySqlError(error) => of_code(error.code),
+            Error::DriverError(DriverError::PacketTooLarge) => Meaning::Content,
+            Error::IoError(_) | Error::CodecError(_) | Error::DriverError(_) => Meaning::Gone,
+            _ => Meaning::Content,
+        }
+    }
+}
+
+fn of_code(code: u16) -> Meaning {
+    match code {
+        // Shutdown, killed, idle too long, new connection limits met while connected.
+        1053 | 1077 | 1078 | 1079 | 1080 | 1152 | 1158 | 1159 | 1160 | 1161 | 1180 | 1184
+        | 1927 | 2002 | 2003 | 2006 | 2013 | 3168 | 3169 | 4031 => Meaning::Gone,
+        // Deadlock, lock wait, certification failure, node not ready, record changed under us.
+        1020 | 1047 | 1205 | 1213 | 1317 | 1614 | 3101 => Meaning::TryAgain,
+        1290 | 1792 | 1836 | 3100 => Meaning::ReadOnly,
+        1021 | 1030 | 1114 | 1135 | 3675 => Meaning::Full,
+        1040 | 1129 | 1203 | 1226 => Meaning::Busy,
+        1044 | 1045 | 1046 | 1049 | 1054 | 1064 | 1136 | 1142 | 1143 | 1146 | 1364 | 1370
+        | 1698 => Meaning::Schema,
+        1264 | 1265 | 1292 | 1366 | 1406 | 3988 => Meaning::Misfit,
+        _ => Meaning::Content,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_sorted_by_what_they_mean() {
+        for (codes, want) in [
+            (&[2006, 2013, 4031, 1053, 1927, 1180][..], Meaning::Gone),
+            (&[1205, 1213, 1047, 1317], Meaning::TryAgain),
+            (&[1290, 1836], Meaning::ReadOnly),
+            (&[1114, 1021], Meaning::Full),
+            (&[1040, 1203, 1226, 1129], Meaning::Busy),
+            (
+                &[1044, 1045, 1049, 1054, 1136, 1142, 1146, 1364],
+                Meaning::Schema,
+            ),
+            (&[1366, 1406, 1264, 1265, 1292], Meaning::Misfit),
+            (&[1062, 1644, 1153, 9999], Meaning::Content),
+        ] {
+            for code in codes {
+                assert_eq!(of_code(*code), want, "{code}");
+            }
+        }
+        assert_eq!(
+            Meaning::of(&Error::DriverError(DriverError::PacketTooLarge)),
+            Meaning::Content
+        );
+        let gone = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+        assert_eq!(Meaning::of(&Error::IoError(gone)), Meaning::Gone);
+    }
+}

@@ -1,0 +1,167 @@
+//! What the real table is like: its columns, their widths and character sets, and what the server would do with them.
+
+use mysql::Conn;
+use mysql::prelude::Queryable;
+
+use crate::smtp::{Column, Repertoire, Width};
+use crate::storage::{TableName, TableShape};
+
+/// What a connection learned about its server and table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// `max_allowed_packet` in octets.
+    pub max_packet_octets: usize,
+    /// The columns that mail is fitted to; `None` when the table is missing or not visible.
+    pub shape: Option<TableShape>,
+    /// `InnoDB`, `MyISAM`, …; empty for a view or when not visible.
+    pub engine: String,
+    /// Each COMMIT is on disk when it is answered (`innodb_flush_log_at_trx_commit` is 1).
+    pub commits_are_synced: bool,
+    /// Columns of ours that the table lacks.
+    pub missing_columns: Vec<&'static str>,
+    /// Columns of the table's own that are NOT NULL without a default, which our INSERT does not fill.
+    pub unfilled_columns: Vec<String>,
+}
+
+impl Facts {
+    /// Asks the server.
+    ///
+    /// # Errors
+    /// Whatever the database says; a missing table is a fact, not an error.
+    pub fn read(connection: &mut Conn, table: &TableName) -> mysql::Result<Facts> {
+        let variables = "SELECT @@max_allowed_packet, @@innodb_flush_log_at_trx_commit";
+        let (max_packet_octets, flush): (u64, u8) =
+            connection.query_first(variables)?.unwrap_or((1 << 20, 0));
+        let (database, name) = (table.database(), table.table());
+        let engine: Option<Option<String>> = connection.exec_first(
+            "SELECT ENGINE FROM information_schema.TABLES
+             WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ?",
+            (database, name),
+        )?;
+        let columns: Vec<ColumnFacts> = connection.exec_map(
+            "SELECT COLUMN_NAME, CHARACTER_MAXIMUM_LENGTH, CHARACTER_SET_NAME, DATA_TYPE,
+                    IS_NULLABLE = 'NO' AND COLUMN_DEFAULT IS NULL AND EXTRA NOT LIKE '%auto_increment%'
+                    AND EXTRA NOT LIKE '%GENERATED%'
+             FROM information_schema.COLUMNS
+             WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ?",
+            (database, name),
+            |(name, width, charset, data_type, must_be_filled)| ColumnFacts {
+                name,
+                width,
+                charset,
+                data_type,
+                must_be_filled,
+            },
+        )?;
+        let is_there = |name: &str| columns.iter().any(|column| column.is_named(name));
+        let is_ours = |column: &&ColumnFacts| INSERTED.iter().any(|name| column.is_named(name));
+        Ok(Facts {
+            max_packet_octets: usize::try_from(max_packet_octets).unwrap_or(usize::MAX),
+            shape: (!columns.is_empty()).then(|| shape(&columns)),
+            engine: engine.flatten().unwrap_or_default(),
+            commits_are_synced: flush == 1,
+            missing_columns: if columns.is_empty() {
+                Vec::new()
+            } else {
+                INSERTED
+                    .iter()
+                    .copied()
+                    .filter(|name| !is_there(name))
+                    .collect()
+            },
+            unfilled_columns: columns
+                .iter()
+                .filter(|column| column.must_be_filled && !is_ours(column))
+                .map(|column| column.name.clone())
+                .collect(),
+        })
+    }
+
+    /// The largest content whose row still fits into one packet, whatever it holds.
+    pub fn max_content_octets(&self) -> usize {
+        let room = self
+            .max_packet_octets
+            .saturating_sub(ROW_BESIDE_BODY_OCTETS);
+        // What cannot be compressed grows by five octets in 5,000 at most; 1 in 256 is ample.
+        (room - room / 256).max(1_024)
+    }
+}
+
+struct ColumnFacts {
+    name: String,
+    width: Option<u64>,
+    charset: Option<String>,
+    data_type: String,
+    must_be_filled: bool,
+}
+
+impl ColumnFacts {
+    fn is_named(&self, name: &str) -> bool {
+        self.name.eq_ignore_ascii_case(name)
+    }
+
+    fn column(&self) -> Column {
+        let max = self.width.map_or(usize::MAX, |width| {
+            usize::try_from(width).unwrap_or(usize::MAX)
+        });
+        let counts_chars = matches!(
+            self.data_type.to_ascii_lowercase().as_str(),
+            "varchar" | "char"
+        );
+        Column {
+            width: if counts_chars {
+                Width::Chars(max)
+            } else {
+                Width::Octets(max)
+            },
+            repertoire: match self.charset.as_deref() {
+                // Binary columns hold any octets.
+                None => Repertoire::Unicode,
+                Some("utf8mb4" | "utf16" | "utf32" | "utf16le" | "gb18030") => Repertoire::Unicode,
+                Some("utf8" | "utf8mb3" | "ucs2") => Repertoire::Utf8mb3,
+                Some("latin1") => Repertoire::Latin1,
+                Some(_) => Repertoire::Ascii,
+            },
+        }
+    }
+}
+
+fn shape(columns: &[ColumnFacts]) -> TableShape {
+    let printed = TableShape::PRINTED;
+    let real = |name: &str, printed: Column| {
+        let column = columns.iter().find(|column| column.is_named(name));
+        column.map_or(printed, ColumnFacts::column)
+    };
+    TableShape {
+        from: real("from", printed.from),
+        to: real("to", printed.to),
+        subject: real("subject", printed.subject),
+        charset: real("charset", printed.charset),
+        content_type: real("content_type", printed.content_type),
+        recipient: real("recipient", printed.recipient),
+        attach_info: real("attach_info", printed.attach_info),
+        ip_addr: real("ip_addr", printed.ip_addr),
+    }
+}
+
+/// The columns that our INSERT names.
+const INSERTED: &[&str] = &[
+    "date",
+    "from",
+    "to",
+    "subject",
+    "body",
+    "charset",
+    "mail",
+    "spam_score",
+    "hash",
+    "content_type",
+    "recipient",
+    "has_attach",
+    "ip_addr",
+    "delivered",
+    "attach_info",
+    "dkim_valid",
+];
+/// All of a row but its body: `attach_info` of 65,535 octets, a long `subject`, the trace fields, and framing.
+const ROW_BESIDE_BODY_OCTETS: usize = 80 << 10;

@@ -1,0 +1,113 @@
+//! Rows into the table: bound values, several rows a statement, statements well below the largest packet.
+
+use std::collections::HashSet;
+
+use mysql::Value;
+use mysql::prelude::Queryable;
+
+use super::pool::Link;
+use crate::mail::{Delivery, Mail};
+use crate::storage::row::Row;
+use crate::storage::{TableName, TableShape};
+
+/// Inserts a row for each delivery whose hash is not in `stored`.
+///
+/// Rows are built as they are sent, so a large mail with a hundred recipients takes no hundredfold memory. A statement has
+/// 1, 2, 4 … rows: few texts to prepare, each prepared once.
+///
+/// # Errors
+/// Whatever the database says; the transaction is then half done.
+pub fn insert_rows(
+    link: &mut Link,
+    table: &TableName,
+    mails: &[Mail],
+    bodies_in_redis: bool,
+    stored: &HashSet<String>,
+) -> mysql::Result<()> {
+    let shape = link.facts.shape.clone().unwrap_or(TableShape::PRINTED);
+    let max_octets = (link.facts.max_packet_octets / 2).min(MAX_STATEMENT_OCTETS);
+    let mut piece = Piece::default();
+    for mail in mails {
+        let row = Row::new(mail, &shape);
+        for delivery in mail.deliveries() {
+            if stored.contains(delivery.hash.as_str()) {
+                continue;
+            }
+            let values = values(mail, delivery, &row, bodies_in_redis);
+            let octets = values.iter().map(octets_of).sum::<usize>();
+            if piece.octets + octets > max_octets || piece.rows == MAX_STATEMENT_ROWS {
+                piece.send(link, table)?;
+            }
+            piece.rows += 1;
+            piece.octets += octets;
+            piece.values.extend(values);
+        }
+    }
+    piece.send(link, table)
+}
+
+/// Rows that are sent together.
+#[derive(Default)]
+struct Piece {
+    rows: usize,
+    octets: usize,
+    values: Vec<Value>,
+}
+
+impl Piece {
+    fn send(&mut self, link: &mut Link, table: &TableName) -> mysql::Result<()> {
+        let mut values = std::mem::take(self).values.into_iter().peekable();
+        while values.peek().is_some() {
+            let rows_left = values.len() / BOUND;
+            let rows = 1 << rows_left.ilog2();
+            let some: Vec<Value> = values.by_ref().take(rows * BOUND).collect();
+            link.connection.exec_drop(statement(table, rows), some)?;
+        }
+        Ok(())
+    }
+}
+
+fn values(mail: &Mail, delivery: &Delivery, row: &Row, bodies_in_redis: bool) -> [Value; BOUND] {
+    let (body, stream) = if bodies_in_redis {
+        ("redis", Vec::new())
+    } else {
+        ("gzencode", mail.zlib_body(delivery))
+    };
+    [
+        Value::from(row.from.as_ref()),
+        Value::from(delivery.to.as_str()),
+        Value::from(row.subject.as_ref()),
+        Value::from(body),
+        Value::from(row.charset.as_ref()),
+        Value::Bytes(stream),
+        Value::from(delivery.hash.as_str()),
+        Value::from(row.content_type.as_ref()),
+        Value::from(delivery.recipient.as_str()),
+        Value::from(row.has_attach as u64),
+        Value::from(row.ip_addr.as_str()),
+        Value::from(row.attach_info.as_str()),
+    ]
+}
+
+fn octets_of(value: &Value) -> usize {
+    match value {
+        Value::Bytes(octets) => octets.len() + 9,
+        _ => 16,
+    }
+}
+
+fn statement(table: &TableName, rows: usize) -> String {
+    let row = "(NOW(),?,?,?,?,?,?,0,?,?,?,?,?,0,?,NULL)";
+    format!(
+        "INSERT INTO {table} (`date`,`from`,`to`,`subject`,`body`,`charset`,`mail`,`spam_score`,`hash`,\
+         `content_type`,`recipient`,`has_attach`,`ip_addr`,`delivered`,`attach_info`,`dkim_valid`) VALUES {}",
+        vec![row; rows].join(",")
+    )
+}
+
+/// Values of one row that are bound; the others are the same for every mail.
+const BOUND: usize = 12;
+/// Beyond a hundred rows a statement gets no cheaper by row; a power of two keeps the statements few.
+const MAX_STATEMENT_ROWS: usize = 128;
+/// Octets of one statement, also where the server would take more: they are in memory twice while they are sent.
+const MAX_STATEMENT_OCTETS: usize = 4 << 20;

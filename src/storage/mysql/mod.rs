@@ -1,0 +1,301 @@
+//! Rows in MySQL or MariaDB, bodies in Redis where there is one.
+//!
+//! One transaction per batch; what every error means decides what comes next. A COMMIT whose answer did not
+//! arrive is looked up by the rows' hashes before anything is sent again: stored once, or 451, never 250 on doubt.
+
+pub mod check;
+mod error;
+mod facts;
+mod insert;
+pub mod pool;
+mod reader;
+
+use std::collections::HashSet;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mysql::prelude::Queryable;
+use r2d2::Pool;
+
+pub use facts::Facts;
+pub use reader::MySqlReader;
+
+use self::error::Meaning;
+use self::insert::insert_rows;
+use self::pool::{Connector, Link, PooledLink};
+use super::redis::RedisBodies;
+use super::split::{PartError, save_split};
+use super::{SaveError, SaveMail, SavedId};
+use crate::mail::Mail;
+
+/// The store of one writer.
+pub struct MySqlStore {
+    connector: Connector,
+    pool: Pool<Connector>,
+    bodies: Option<RedisBodies>,
+    link: Option<PooledLink>,
+}
+
+/// An error of the database, sorted, and where it happened.
+struct Failure {
+    meaning: Meaning,
+    text: String,
+    /// COMMIT had been sent to this host: whether it was carried out is not known.
+    unknown_at: Option<usize>,
+}
+
+impl MySqlStore {
+    /// A store over a pool that its writers share; reaches for nothing yet.
+    pub fn new(
+        connector: Connector,
+        pool: Pool<Connector>,
+        bodies: Option<RedisBodies>,
+    ) -> MySqlStore {
+        MySqlStore {
+            connector,
+            pool,
+            bodies,
+            link: None,
+        }
+    }
+
+    /// Commits all of `part` or nothing, trying again as long as its clients may wait.
+    fn save_part(&mut self, part: &[Mail], bodies_in_redis: bool) -> Result<(), PartError> {
+        let started_at = Instant::now();
+        let mut pause = FIRST_PAUSE;
+        let mut facts_are_fresh = false;
+        loop {
+            let Err(failure) = self.try_part(part, bodies_in_redis) else {
+                return Ok(());
+            };
+            if let Some(host) = failure.unknown_at {
+                return self.settle_unknown(part, bodies_in_redis, host, started_at);
+            }
+            let unavailable = SaveError::Unavailable(failure.text.clone());
+            match failure.meaning {
+                Meaning::Full => return Err(PartError::Store(SaveError::Full(failure.text))),
+                Meaning::Schema => return Err(PartError::Store(unavailable)),
+                Meaning::Content => return Err(PartError::Content(unavailable)),
+                // The table may have changed since it was read: once more with what it is now.
+                Meaning::Misfit if facts_are_fresh => return Err(PartError::Content(unavailable)),
+                Meaning::Misfit => facts_are_fresh = true,
+                Meaning::Gone | Meaning::TryAgain | Meaning::ReadOnly | Meaning::Busy => {}
+            }
+            if started_at.elapsed() + pause > PATIENCE {
+                return Err(PartError::Store(unavailable));
+            }
+            thread::sleep(jittered(pause));
+            pause = (pause * 2).min(LAST_PAUSE);
+        }
+    }
+
+    fn try_part(&mut self, part: &[Mail], bodies_in_redis: bool) -> Result<(), Failure> {
+        let mut link = self.begin()?;
+        let saved = insert_rows(
+            &mut link,
+            self.connector.table(),
+            part,
+            bodies_in_redis,
+            &HashSet::new(),
+        )
+        .map_err(|error| (error, None))
+        .and_then(|()| link.commit().map_err(|error| (error, Some(link.host))));
+        match saved {
+            Ok(()) => {
+                self.link = Some(link);
+                Ok(())
+            }
+            Err((error, commit_at)) => Err(self.failed(link, &error, commit_at)),
+        }
+    }
+
+    /// A connection with a transaction begun: the one made ready, or another one. One that went stale while idle is
+    /// silently replaced.
+    fn begin(&mut self) -> Result<PooledLink, Failure> {
+        let mut link = self.take_link()?;
+        let mut stale = 0;
+        while !link.in_transaction {
+            match link.begin() {
+                Ok(()) => {}
+                Err(error)
+                    if Meaning::of(&error) == Meaning::Gone && stale <= self.pool.max_size() =>
+                {
+                    link.broken = true;
+                    stale += 1;
+                    drop(link);
+                    link = self.take_link()?;
+                }
+                Err(error) => return Err(self.failed(link, &error, None)),
+            }
+        }
+        Ok(link)
+    }
+
+    fn take_link(&mut self) -> Result<PooledLink, Failure> {
+        if let Some(link) = self.link.take().or_else(|| self.pool.try_get()) {
+            return Ok(link);
+        }
+        self.pool
+            .get_timeout(LINK_PATIENCE)
+            .map_err(|error| Failure {
+                meaning: Meaning::Gone,
+                text: format!("the database cannot be reached: {error}"),
+                unknown_at: None,
+            })
+    }
+
+    /// Leaves nothing of the transaction behind, and decides what becomes of the connection.
+    fn failed(
+        &mut self,
+        mut link: PooledLink,
+        error: &mysql::Error,
+        commit_at: Option<usize>,
+    ) -> Failure {
+        let meaning = Meaning::of(error);
+        match meaning {
+            Meaning::Gone | Meaning::Busy | Meaning::Schema | Meaning::Misfit => link.broken = true,
+            Meaning::ReadOnly => {
+                self.connector.leave_host(link.host);
+                link.broken = true;
+            }
+            Meaning::TryAgain | Meaning::Full | Meaning::Content => {
+                link.broken = link.rollback().is_err();
+            }
+        }
+        Failure {
+            meaning,
+            text: match meaning {
+                Meaning::Schema => format!(
+                    "{error}; `goguerrilla check` names the cure, `goguerrilla schema` prints the table"
+                ),
+                _ => error.to_string(),
+            },
+            unknown_at: commit_at.filter(|_| meaning == Meaning::Gone),
+        }
+    }
+
+    /// A COMMIT went unanswered: the host it was sent to knows. A locking look-up waits for a commit that is still
+    /// under way; what is missing then is inserted in the same transaction.
+    fn settle_unknown(
+        &self,
+        part: &[Mail],
+        bodies_in_redis: bool,
+        host: usize,
+        started_at: Instant,
+    ) -> Result<(), PartError> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let settled = self.connector.connect_to(host).and_then(|mut link| {
+                link.begin()?;
+                let found = stored_hashes(&mut link, self.connector.table(), part)?;
+                insert_rows(
+                    &mut link,
+                    self.connector.table(),
+                    part,
+                    bodies_in_redis,
+                    &found,
+                )?;
+                link.commit()
+            });
+            let Err(error) = settled else {
+                log::warn!(mails = part.len(); "commit_settled");
+                return Ok(());
+            };
+            if started_at.elapsed() + pause > PATIENCE {
+                return Err(PartError::Store(SaveError::Unavailable(format!(
+                    "COMMIT was not answered, and its host cannot say whether it was carried out: {error}"
+                ))));
+            }
+            thread::sleep(jittered(pause));
+            pause = (pause * 2).min(LAST_PAUSE);
+        }
+    }
+}
+
+impl SaveMail for MySqlStore {
+    fn ready(&mut self) -> Result<(), SaveError> {
+        let link = self.begin().map_err(|failure| match failure.meaning {
+            Meaning::Full => SaveError::Full(failure.text),
+            _ => SaveError::Unavailable(failure.text),
+        })?;
+        self.link = Some(link);
+        Ok(())
+    }
+
+    fn save_mail(&mut self, mail: &Mail) -> Result<SavedId, SaveError> {
+        let mut outcomes = self.save_batch(std::slice::from_ref(mail));
+        outcomes
+            .pop()
+            .unwrap_or_else(|| Err(SaveError::Unavailable("no outcome".to_owned())))
+    }
+
+    fn save_batch(&mut self, batch: &[Mail]) -> Vec<Result<SavedId, SaveError>> {
+        let bodies_in_redis = self
+            .bodies
+            .as_mut()
+            .is_some_and(|bodies| bodies.store(batch));
+        let outcomes = save_split(batch, &mut |part| self.save_part(part, bodies_in_redis));
+        // Back to the pool, which replaces it if it broke.
+        self.link = None;
+        outcomes
+    }
+}
+
+impl Link {
+    fn begin(&mut self) -> mysql::Result<()> {
+        self.connection.query_drop("START TRANSACTION")?;
+        self.in_transaction = true;
+        Ok(())
+    }
+
+    fn commit(&mut self) -> mysql::Result<()> {
+        self.connection.query_drop("COMMIT")?;
+        self.in_transaction = false;
+        Ok(())
+    }
+
+    fn rollback(&mut self) -> mysql::Result<()> {
+        self.connection.query_drop("ROLLBACK")?;
+        self.in_transaction = false;
+        Ok(())
+    }
+}
+
+fn stored_hashes(
+    link: &mut Link,
+    table: &super::TableName,
+    part: &[Mail],
+) -> mysql::Result<HashSet<String>> {
+    let hashes: Vec<&str> = part
+        .iter()
+        .flat_map(Mail::deliveries)
+        .map(|delivery| delivery.hash.as_str())
+        .collect();
+    let mut found = HashSet::new();
+    for some in hashes.chunks(HASHES_AT_ONCE) {
+        let places = vec!["?"; some.len()].join(",");
+        let sql = format!("SELECT `hash` FROM {table} WHERE `hash` IN ({places}) FOR UPDATE");
+        let rows: Vec<String> = link.connection.exec(sql, some.to_vec())?;
+        found.extend(rows);
+    }
+    Ok(found)
+}
+
+/// Not all writers of all receivers shall come back in the same moment.
+fn jittered(pause: Duration) -> Duration {
+    let mut octet = [0];
+    // Without random numbers the pause is merely the plain one.
+    let _ = getrandom::fill(&mut octet);
+    pause.mul_f64(0.75 + f64::from(octet[0]) / 512.0)
+}
+
+/// How long a batch is tried again and again before its clients hear 451.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long to wait for a connection while the database is not known to be down.
+const LINK_PATIENCE: Duration = Duration::from_secs(5);
+/// Between the first two tries; doubled for each one after.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The longest pause between tries.
+const LAST_PAUSE: Duration = Duration::from_secs(5);
+/// Placeholders of one look-up.
+const HASHES_AT_ONCE: usize = 1_000;

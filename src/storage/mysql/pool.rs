@@ -1,0 +1,219 @@
+//! Connections to the database: several hosts in order, made anew in the background while all are down.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use mysql::prelude::Queryable;
+use mysql::{Conn, OptsBuilder};
+use r2d2::{HandleError, ManageConnection, Pool, PooledConnection};
+
+use super::facts::Facts;
+use crate::storage::TableName;
+use crate::storage::health::Health;
+
+/// How the database is reached.
+#[derive(Clone)]
+pub struct MySqlSettings {
+    /// In the order they are tried.
+    pub hosts: Vec<MySqlHost>,
+    /// Who we are.
+    pub user: String,
+    /// Never shown.
+    pub password: String,
+    /// The default database; empty for none.
+    pub database: String,
+    /// Where mail goes.
+    pub table: TableName,
+    /// Writers, and connections as many.
+    pub workers: usize,
+}
+
+/// `host:port` or the path of a socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MySqlHost {
+    /// Over TCP.
+    Tcp(String, u16),
+    /// Over a socket of this machine.
+    Socket(String),
+}
+
+/// Told whenever a connection has learned about the table.
+pub type Learned = Arc<dyn Fn(&Facts) + Send + Sync>;
+
+/// One connection and what it knows.
+pub struct Link {
+    /// The connection.
+    pub connection: Conn,
+    /// The server and table at its other end.
+    pub facts: Facts,
+    /// Which host that is.
+    pub host: usize,
+    /// It must not be used again.
+    pub broken: bool,
+    /// A transaction was begun and neither committed nor rolled back.
+    pub in_transaction: bool,
+}
+
+/// Makes connections, for the pool and for those who must reach one certain host. Clones share their state.
+#[derive(Clone)]
+pub struct Connector {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    settings: MySqlSettings,
+    learned: Learned,
+    health: Health,
+    /// The host to begin with: the first, until it turned out to take nothing.
+    first_host: AtomicUsize,
+}
+
+/// A pooled connection.
+pub type PooledLink = PooledConnection<Connector>;
+
+/// Makes the pool; waits for nothing. Its health follows each try to connect.
+pub fn pool(connector: &Connector) -> Pool<Connector> {
+    Pool::builder()
+        .max_size(connector.shared.settings.workers as u32)
+        .connection_timeout(RETRY_CEILING * 2)
+        .test_on_check_out(false)
+        .error_handler(Box::new(TellHealth(connector.shared.health.clone())))
+        .build_unchecked(connector.clone())
+}
+
+impl Connector {
+    /// A connector that tries the hosts in their order.
+    pub fn new(settings: MySqlSettings, learned: Learned, health: &Health) -> Connector {
+        let shared = Shared {
+            settings,
+            learned,
+            health: health.clone(),
+            first_host: AtomicUsize::new(0),
+        };
+        Connector {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// Where mail goes.
+    pub fn table(&self) -> &TableName {
+        &self.shared.settings.table
+    }
+
+    /// Connects to the first host that answers.
+    ///
+    /// # Errors
+    /// What the last host said.
+    pub fn connect_any(&self) -> mysql::Result<Link> {
+        let hosts = self.shared.settings.hosts.len();
+        let first = self.shared.first_host.load(Ordering::Relaxed);
+        let mut outcome = Err(mysql::Error::DriverError(
+            mysql::DriverError::ConnectTimeout,
+        ));
+        for turn in 0..hosts {
+            let host = (first + turn) % hosts;
+            outcome = self.connect_to(host);
+            if outcome.is_ok() {
+                // Whoever answers is asked first from now on; a preferred host is gone back to after a restart.
+                self.shared.first_host.store(host, Ordering::Relaxed);
+                break;
+            }
+        }
+        outcome
+    }
+
+    /// Connects to one host, sets up the session and reads the facts.
+    ///
+    /// # Errors
+    /// What the host said.
+    pub fn connect_to(&self, host: usize) -> mysql::Result<Link> {
+        let settings = &self.shared.settings;
+        let options = OptsBuilder::new()
+            .user(Some(settings.user.as_str()))
+            .pass(Some(settings.password.as_str()))
+            .db_name(Some(settings.database.as_str()).filter(|name| !name.is_empty()))
+            // A loopback TCP connection stays one.
+            .prefer_socket(false)
+            .tcp_connect_timeout(Some(CONNECT_TIMEOUT))
+            .read_timeout(Some(CALL_TIMEOUT))
+            .write_timeout(Some(CALL_TIMEOUT))
+            .stmt_cache_size(STATEMENTS_KEPT)
+            .init(SESSION_SETTINGS.to_vec());
+        let options = match &settings.hosts[host] {
+            MySqlHost::Tcp(name, port) => options.ip_or_hostname(Some(name)).tcp_port(*port),
+            MySqlHost::Socket(path) => options.socket(Some(path)),
+        };
+        let mut connection = Conn::new(options)?;
+        connection.query_drop("SET NAMES utf8mb4")?;
+        let facts = Facts::read(&mut connection, &settings.table)?;
+        (self.shared.learned)(&facts);
+        self.shared.health.set_up();
+        Ok(Link {
+            connection,
+            facts,
+            host,
+            broken: false,
+            in_transaction: false,
+        })
+    }
+
+    /// The host takes nothing: the next connection begins with another one.
+    pub fn leave_host(&self, host: usize) {
+        let next = (host + 1) % self.shared.settings.hosts.len();
+        self.shared.first_host.store(next, Ordering::Relaxed);
+    }
+}
+
+impl ManageConnection for Connector {
+    type Connection = Link;
+    type Error = mysql::Error;
+
+    fn connect(&self) -> Result<Link, mysql::Error> {
+        self.connect_any()
+    }
+
+    fn is_valid(&self, link: &mut Link) -> Result<(), mysql::Error> {
+        link.connection.ping()
+    }
+
+    fn has_broken(&self, link: &mut Link) -> bool {
+        link.broken
+    }
+}
+
+#[derive(Debug)]
+struct TellHealth(Health);
+
+impl HandleError<mysql::Error> for TellHealth {
+    fn handle_error(&self, error: mysql::Error) {
+        self.0.set_down(&error.to_string());
+    }
+}
+
+impl fmt::Debug for MySqlSettings {
+    /// Without the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MySqlSettings")
+            .field("hosts", &self.hosts)
+            .field("user", &self.user)
+            .field("database", &self.database)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Made explicit, so that no server's configuration changes what a 250 means: values that do not fit are errors, a lock
+/// is not waited for longer than a client would like.
+const SESSION_SETTINGS: &[&str] = &[
+    "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', \
+     SESSION innodb_lock_wait_timeout = 5, SESSION autocommit = 1",
+];
+/// To reach a host at all.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// For one read or write on a connection.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest pause between two tries to reach a database that is down.
+const RETRY_CEILING: Duration = Duration::from_secs(2);
+/// INSERTs of 1, 2, 4 … rows, and the few others.
+const STATEMENTS_KEPT: usize = 16;

@@ -1,0 +1,132 @@
+//! Mail read back from the table and from Redis.
+
+use mysql::prelude::Queryable;
+
+use super::pool::{Connector, Link};
+use crate::mail::inflate;
+use crate::storage::reading::{ListedMail, MAX_MAIL_OCTETS, ReadError, ReadMail};
+use crate::storage::redis::{RedisReader, RedisSettings};
+
+/// Reads rows from the database and bodies from wherever their rows say.
+pub struct MySqlReader {
+    link: Link,
+    table: String,
+    redis: Option<RedisSettings>,
+    open_redis: Option<RedisReader>,
+}
+
+/// A row's date, paths, subject, and where its body is.
+type ListedRow = (
+    String,
+    String,
+    String,
+    String,
+    String,
+    String,
+    String,
+    Vec<u8>,
+);
+
+impl MySqlReader {
+    /// Connects to the first host that answers.
+    ///
+    /// # Errors
+    /// [`ReadError`] that says what the database said.
+    pub fn open(
+        connector: &Connector,
+        redis: Option<RedisSettings>,
+    ) -> Result<MySqlReader, ReadError> {
+        let link = connector.connect_any().map_err(|error| told(&error))?;
+        Ok(MySqlReader {
+            link,
+            table: connector.table().to_string(),
+            redis,
+            open_redis: None,
+        })
+    }
+
+    /// The zlib stream of a row; `None` once it has expired in Redis.
+    fn stream(
+        &mut self,
+        hash: &str,
+        body: &str,
+        mail: Vec<u8>,
+    ) -> Result<Option<Vec<u8>>, ReadError> {
+        if body != "redis" {
+            return Ok(Some(mail));
+        }
+        if self.open_redis.is_none() {
+            let settings = self.redis.as_ref().ok_or_else(|| {
+                ReadError(format!(
+                    "{hash}: its body is in Redis; name that in REDIS_INTERFACE"
+                ))
+            })?;
+            self.open_redis = Some(RedisReader::open(settings)?);
+        }
+        match &mut self.open_redis {
+            Some(redis) => redis.body(hash),
+            None => Ok(None),
+        }
+    }
+}
+
+impl ReadMail for MySqlReader {
+    fn list(&mut self, to: Option<&str>, limit: u32) -> Result<Vec<ListedMail>, ReadError> {
+        // Addresses are compared without case by the columns' own collations as a rule; LOWER makes sure.
+        let sql = format!(
+            "SELECT `hash`, DATE_FORMAT(`date`, '%Y-%m-%d %H:%i:%s'), CONVERT(`from` USING utf8mb4),
+                    CONVERT(`to` USING utf8mb4), CONVERT(`recipient` USING utf8mb4),
+                    CONVERT(`subject` USING utf8mb4), CONVERT(`body` USING utf8mb4), `mail`
+             FROM {} WHERE ? IS NULL OR LOWER(`to`) = LOWER(?) OR LOWER(`recipient`) = LOWER(?)
+             ORDER BY `mail_id` DESC LIMIT ?",
+            self.table
+        );
+        let rows: Vec<ListedRow> = self
+            .link
+            .connection
+            .exec(sql, (to, to, to, limit))
+            .map_err(|error| told(&error))?;
+        let mut mails = Vec::with_capacity(rows.len());
+        for (hash, date, from, to, recipient, subject, body, mail) in rows {
+            let stream = self.stream(&hash, &body, mail).unwrap_or(None);
+            let inflated = stream.and_then(|stream| inflate(&stream, MAX_MAIL_OCTETS).ok());
+            mails.push(ListedMail {
+                hash,
+                date,
+                from,
+                to,
+                recipient,
+                octets: inflated.map(|mail| mail.len()),
+                subject,
+            });
+        }
+        Ok(mails)
+    }
+
+    fn show(&mut self, hash: &str) -> Result<Option<Vec<u8>>, ReadError> {
+        let sql = format!(
+            "SELECT CONVERT(`body` USING utf8mb4), `mail` FROM {} WHERE `hash` = ?",
+            self.table
+        );
+        let row: Option<(String, Vec<u8>)> = self
+            .link
+            .connection
+            .exec_first(sql, (hash,))
+            .map_err(|error| told(&error))?;
+        let Some((body, mail)) = row else {
+            return Ok(None);
+        };
+        let stream = self.stream(hash, &body, mail)?.ok_or_else(|| {
+            ReadError(format!(
+                "{hash}: its body has expired in Redis (REDIS_EXPIRE_SECONDS) or was dropped there"
+            ))
+        })?;
+        let mail = inflate(&stream, MAX_MAIL_OCTETS);
+        mail.map(Some)
+            .map_err(|error| ReadError(format!("{hash}: {error}")))
+    }
+}
+
+fn told(error: &mysql::Error) -> ReadError {
+    ReadError(format!("MYSQL_HOST: {error}"))
+}

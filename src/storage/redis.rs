@@ -1,0 +1,314 @@
+//! Bodies in Redis under their hashes, each with an expiry.
+//!
+//! Redis is a convenience, never a condition: whatever goes wrong with it, the bodies go into the table instead, and no
+//! mail waits longer than a fifth of a second for that decision. The talking is done by a thread of its own, since the socket's
+//! time-outs restart with every octet; a breaker keeps a Redis in trouble out of the way and tries it again by itself.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use r2d2::{ManageConnection, NopErrorHandler, Pool};
+use r2d2_redis::RedisConnectionManager;
+use r2d2_redis::redis::{self, Value};
+
+use super::ReadError;
+use crate::mail::Mail;
+
+/// How Redis is reached.
+#[derive(Clone)]
+pub struct RedisSettings {
+    /// A `redis://` or `redis+unix://` URL; may hold a password, so it is never shown.
+    pub url: String,
+    /// Life of a body in seconds, at least 1.
+    pub expire_seconds: usize,
+}
+
+/// One writer's way to Redis.
+pub struct RedisBodies {
+    requests: Sender<Request>,
+    answers: Receiver<(u64, Result<(), String>)>,
+    breaker: Breaker,
+    last_number: u64,
+}
+
+/// Whether Redis is worth trying now. Clones share one state.
+#[derive(Clone, Default)]
+pub struct Breaker {
+    state: Arc<Mutex<BreakerState>>,
+}
+
+#[derive(Default)]
+struct BreakerState {
+    open_until: Option<Instant>,
+    pause: Duration,
+}
+
+/// Hashes and bodies of one batch.
+type Bodies = Vec<(String, Vec<u8>)>;
+
+struct Request {
+    number: u64,
+    bodies: Bodies,
+}
+
+impl RedisBodies {
+    /// Starts the talking thread; reaches for nothing yet.
+    ///
+    /// # Errors
+    /// When the URL is none, or no thread can be started.
+    pub fn start(settings: &RedisSettings, breaker: &Breaker) -> Result<RedisBodies, String> {
+        let manager = RedisConnectionManager::new(settings.url.as_str())
+            .map_err(|error| format!("REDIS_INTERFACE: {}", error_kind(&error)))?;
+        let pool = Pool::builder()
+            .max_size(1)
+            .min_idle(Some(0))
+            .connection_timeout(BUDGET)
+            .test_on_check_out(false)
+            .error_handler(Box::new(NopErrorHandler))
+            .build_unchecked(Manager(manager));
+        let (requests, requested) = bounded::<Request>(1);
+        let (answer, answers) = bounded(16);
+        let expire_seconds = settings.expire_seconds;
+        thread::Builder::new()
+            .name("redis".to_owned())
+            .spawn(move || {
+                for Request { number, bodies } in requested {
+                    let stored = store_bodies(&pool, &bodies, expire_seconds);
+                    if answer.send((number, stored)).is_err() {
+                        return;
+                    }
+                }
+            })
+            .map_err(|error| format!("cannot start a thread for Redis: {error}"))?;
+        Ok(RedisBodies {
+            requests,
+            answers,
+            breaker: breaker.clone(),
+            last_number: 0,
+        })
+    }
+
+    /// Stores the bodies of a batch, all recipients together; `false`: none may be relied on, whatever the reason.
+    pub fn store(&mut self, batch: &[Mail]) -> bool {
+        if !self.breaker.may_try() {
+            return false;
+        }
+        let deliveries = batch
+            .iter()
+            .flat_map(|mail| mail.deliveries().iter().map(move |one| (mail, one)));
+        let bodies = deliveries
+            .map(|(mail, delivery)| (delivery.hash.as_str().to_owned(), mail.zlib_body(delivery)))
+            .collect();
+        let stored = self.ask(bodies);
+        match &stored {
+            Ok(()) => self.breaker.succeeded(),
+            Err(reason) => self.breaker.failed(reason),
+        }
+        stored.is_ok()
+    }
+
+    fn ask(&mut self, bodies: Bodies) -> Result<(), String> {
+        let deadline = Instant::now() + BUDGET;
+        self.last_number += 1;
+        let number = self.last_number;
+        // The thread may still be busy with what was given up before.
+        let asked = self
+            .requests
+            .send_deadline(Request { number, bodies }, deadline);
+        asked.map_err(|_| "still busy with the last batch".to_owned())?;
+        loop {
+            match self.answers.recv_deadline(deadline) {
+                Ok((answered, outcome)) if answered == number => return outcome,
+                // A late answer to a batch that went into the table.
+                Ok(_) => {}
+                Err(_) => return Err(format!("no answer within {BUDGET:?}")),
+            }
+        }
+    }
+}
+
+impl Breaker {
+    /// Whether to try now. While it is open, one batch after each pause may.
+    fn may_try(&self) -> bool {
+        let mut state = self.lock();
+        match state.open_until {
+            None => true,
+            Some(until) if Instant::now() < until => false,
+            Some(_) => {
+                // This one probes; the others wait for what it finds.
+                state.open_until = Some(Instant::now() + BUDGET * 2);
+                true
+            }
+        }
+    }
+
+    fn succeeded(&self) {
+        let mut state = self.lock();
+        if state.open_until.take().is_some() {
+            log::warn!("redis_back");
+        }
+        state.pause = Duration::ZERO;
+    }
+
+    fn failed(&self, reason: &str) {
+        let mut state = self.lock();
+        state.pause = (state.pause * 2).clamp(FIRST_PAUSE, LAST_PAUSE);
+        state.open_until = Some(Instant::now() + state.pause);
+        log::error!(reason = reason, pause_seconds = state.pause.as_secs(), bodies = "go into column mail"; "redis_trouble");
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BreakerState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection that is thrown away after anything unexpected: a late answer must never be read as the next one.
+struct Connection {
+    connection: redis::Connection,
+    broken: bool,
+}
+
+struct Manager(RedisConnectionManager);
+
+impl ManageConnection for Manager {
+    type Connection = Connection;
+    type Error = r2d2_redis::Error;
+
+    fn connect(&self) -> Result<Connection, r2d2_redis::Error> {
+        let connection = self.0.connect()?;
+        let timed = connection
+            .set_read_timeout(Some(BUDGET))
+            .and_then(|()| connection.set_write_timeout(Some(BUDGET)));
+        timed.map_err(r2d2_redis::Error::Other)?;
+        Ok(Connection {
+            connection,
+            broken: false,
+        })
+    }
+
+    fn is_valid(&self, _: &mut Connection) -> Result<(), r2d2_redis::Error> {
+        Ok(())
+    }
+
+    fn has_broken(&self, connection: &mut Connection) -> bool {
+        connection.broken
+    }
+}
+
+fn store_bodies(
+    pool: &Pool<Manager>,
+    bodies: &[(String, Vec<u8>)],
+    expire_seconds: usize,
+) -> Result<(), String> {
+    let started_at = Instant::now();
+    let mut connection = pool
+        .get_timeout(BUDGET)
+        .map_err(|error| error.to_string())?;
+    connection.broken = true;
+    let mut pipeline = redis::pipe();
+    for (hash, body) in bodies {
+        pipeline
+            .cmd("SETEX")
+            .arg(hash)
+            .arg(expire_seconds)
+            .arg(body.as_slice());
+    }
+    let answers: Vec<Value> = pipeline
+        .query(&mut connection.connection)
+        .map_err(|error| error_kind(&error))?;
+    if answers.len() != bodies.len() || answers.iter().any(|answer| *answer != Value::Okay) {
+        return Err("an answer other than OK".to_owned());
+    }
+    if started_at.elapsed() >= BUDGET {
+        return Err("too slow".to_owned());
+    }
+    connection.broken = false;
+    Ok(())
+}
+
+/// What went wrong, without the URL, which may hold a password.
+fn error_kind(error: &redis::RedisError) -> String {
+    match error.detail() {
+        Some(detail) => format!("{}: {detail}", error.category()),
+        None => format!(
+            "{}{}",
+            error.category(),
+            if error.is_timeout() {
+                ", timed out"
+            } else {
+                ""
+            }
+        ),
+    }
+}
+
+/// Reads bodies back, for `list`, `show` and `check`.
+pub struct RedisReader {
+    connection: redis::Connection,
+}
+
+impl RedisReader {
+    /// Connects.
+    ///
+    /// # Errors
+    /// [`ReadError`] that says what Redis said.
+    pub fn open(settings: &RedisSettings) -> Result<RedisReader, ReadError> {
+        let told = |error: redis::RedisError| {
+            ReadError(format!("REDIS_INTERFACE: {}", error_kind(&error)))
+        };
+        let client = redis::Client::open(settings.url.as_str()).map_err(told)?;
+        let connection = client
+            .get_connection_with_timeout(READ_TIMEOUT)
+            .map_err(told)?;
+        connection
+            .set_read_timeout(Some(READ_TIMEOUT))
+            .map_err(told)?;
+        Ok(RedisReader { connection })
+    }
+
+    /// The body under a hash; `None` once it has expired.
+    ///
+    /// # Errors
+    /// [`ReadError`] that says what Redis said.
+    pub fn body(&mut self, hash: &str) -> Result<Option<Vec<u8>>, ReadError> {
+        let body = redis::cmd("GET").arg(hash).query(&mut self.connection);
+        body.map_err(|error| ReadError(format!("REDIS_INTERFACE: {}", error_kind(&error))))
+    }
+
+    /// A line of INFO, such as `maxmemory_policy`; `None` where Redis does not tell.
+    pub fn info(&mut self, section: &str, name: &str) -> Option<String> {
+        let info: String = redis::cmd("INFO")
+            .arg(section)
+            .query(&mut self.connection)
+            .ok()?;
+        let line = info
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.map(|value| value.trim().to_owned())
+    }
+
+    /// Whether a body could be written now; it expires after a second.
+    ///
+    /// # Errors
+    /// What Redis said.
+    pub fn try_write(&mut self) -> Result<(), String> {
+        let mut setex = redis::cmd("SETEX");
+        let written = setex
+            .arg("goguerrilla:check")
+            .arg(1)
+            .arg("")
+            .query(&mut self.connection);
+        written.map_err(|error| error_kind(&error))
+    }
+}
+
+/// How long a batch may lose to Redis, whatever Redis does.
+const BUDGET: Duration = Duration::from_millis(200);
+/// How long Redis is left alone after its first failure; doubled for each one after.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest it is left alone.
+const LAST_PAUSE: Duration = Duration::from_secs(30);
+/// For reading commands, where nobody's mail waits.
+const READ_TIMEOUT: Duration = Duration::from_secs(3);
