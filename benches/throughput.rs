@@ -1,3 +1,138 @@
-//! Throughput beside other servers.
+//! Throughput beside Postfix's smtp-sink, in alternating runs; prints one Markdown table.
+//!
+//! `make bench`, or `cargo bench --bench throughput -- FILTER` for the cases and servers whose name contains FILTER
+//! (smtp-sink runs in any case, to compare with). Messages a second tell about the whole machine, and that
+//! includes the client; the server's processor time per message is the figure that holds from run to run.
 
-fn main() {}
+mod load;
+mod peer;
+mod table;
+
+use std::time::{Duration, Instant};
+
+use load::{Load, Message};
+use peer::{PEERS, Peer, Server};
+
+/// One way to load a server; every peer meets it in turn.
+struct Case {
+    name: &'static str,
+    load: Load,
+}
+
+/// "conn" is one message a connection, "keep" keeps 50 connections; the last two differ in nothing but the writes.
+const CASES: &[Case] = &[
+    Case {
+        name: "2 KB conn",
+        load: Load::smtp_source(Message::Short, false),
+    },
+    Case {
+        name: "2 KB keep",
+        load: Load::smtp_source(Message::Short, true),
+    },
+    Case {
+        name: "100 KB conn",
+        load: Load::smtp_source(Message::Long, false),
+    },
+    Case {
+        name: "100 KB keep",
+        load: Load::smtp_source(Message::Long, true),
+    },
+    Case {
+        name: "2 KB one by one",
+        load: Load::Own { pipelined: false },
+    },
+    Case {
+        name: "2 KB pipelined",
+        load: Load::Own { pipelined: true },
+    },
+];
+
+/// What one run measured.
+#[derive(Clone, Copy)]
+struct Figures {
+    /// Messages a second.
+    rate: f64,
+    /// Processor seconds of the server per 1,000 messages.
+    cpu: f64,
+}
+
+/// The medians of one peer in one case.
+struct Medians {
+    case: &'static str,
+    peer: &'static str,
+    figures: Figures,
+    rounds: usize,
+}
+
+fn main() {
+    // cargo adds --bench.
+    let filter = std::env::args().skip(1).find(|text| !text.starts_with('-'));
+    let filter = filter.unwrap_or_default();
+    let give_up_at = Instant::now() + WHOLE_TIME;
+    println!("{}\n", table::machine());
+    let mut results = Vec::new();
+    for case in CASES {
+        let is_wanted = |peer: &Peer| format!("{}, {}", case.name, peer.name).contains(&filter);
+        if PEERS.iter().any(is_wanted) {
+            let peers = PEERS
+                .iter()
+                .filter(|peer| is_wanted(peer) || peer.name == peer::YARDSTICK);
+            results.extend(measure(case, &peers.collect::<Vec<_>>(), give_up_at));
+        }
+    }
+    print!("{}", table::markdown(&results));
+}
+
+/// Starts the peers, warms each up, then loads them in turn, so that what else the machine does meets all of them.
+fn measure(case: &Case, peers: &[&Peer], give_up_at: Instant) -> Vec<Medians> {
+    let servers: Vec<Server> = peers.iter().map(|peer| Server::start(peer)).collect();
+    let one_run = |server: &Server, count| {
+        let cpu_before = server.cpu_seconds();
+        let done = case.load.run(server.address, count);
+        let thousands = done.messages as f64 / 1_000.0;
+        Figures {
+            rate: done.messages as f64 / done.time.as_secs_f64(),
+            cpu: (server.cpu_seconds() - cpu_before) / thousands,
+        }
+    };
+    let counts: Vec<usize> = servers
+        .iter()
+        .map(|server| {
+            let warm_up = one_run(server, WARM_UP_MESSAGES);
+            ((warm_up.rate * RUN_TIME.as_secs_f64()) as usize).max(WARM_UP_MESSAGES)
+        })
+        .collect();
+    let mut runs: Vec<Vec<Figures>> = vec![Vec::new(); servers.len()];
+    for round in 0..ROUNDS {
+        if round > 0 && Instant::now() >= give_up_at {
+            break;
+        }
+        for ((server, count), runs) in servers.iter().zip(&counts).zip(&mut runs) {
+            runs.push(one_run(server, *count));
+        }
+    }
+    let results = peers.iter().zip(&runs).map(|(peer, runs)| Medians {
+        case: case.name,
+        peer: peer.name,
+        figures: Figures {
+            rate: median(runs.iter().map(|run| run.rate)),
+            cpu: median(runs.iter().map(|run| run.cpu)),
+        },
+        rounds: runs.len(),
+    });
+    results.collect()
+}
+
+fn median(figures: impl Iterator<Item = f64>) -> f64 {
+    let mut figures: Vec<f64> = figures.collect();
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+const ROUNDS: usize = 3;
+/// Messages of the run that is not counted: it fills caches, opens the store, and tells how many make a run.
+const WARM_UP_MESSAGES: usize = 500;
+/// How long one run should take.
+const RUN_TIME: Duration = Duration::from_millis(1_500);
+/// From here on no case gets another round.
+const WHOLE_TIME: Duration = Duration::from_secs(130);

@@ -1,0 +1,216 @@
+//! The clients: Postfix's smtp-source, and one of our own that can pipeline.
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::NamedTempFile;
+
+use crate::RUN_TIME;
+use crate::peer::postfix_tool;
+
+/// Who sends, and how.
+pub enum Load {
+    /// 50 sessions of smtp-source, which sends command by command.
+    SmtpSource { message: Message, keep: bool },
+    /// 8 connections of our own for [`RUN_TIME`].
+    Own {
+        /// MAIL, RCPT and DATA in one write.
+        pipelined: bool,
+    },
+}
+
+/// What is sent.
+#[derive(Clone, Copy)]
+pub enum Message {
+    /// 2 KB of text.
+    Short,
+    /// 100 KB, nearly all of it one attachment in base64.
+    Long,
+}
+
+/// What a run came to.
+pub struct Done {
+    pub messages: usize,
+    pub time: Duration,
+}
+
+impl Load {
+    pub const fn smtp_source(message: Message, keep: bool) -> Load {
+        Load::SmtpSource { message, keep }
+    }
+
+    /// Sends `count` messages; our own client goes by time instead.
+    pub fn run(&self, address: SocketAddr, count: usize) -> Done {
+        let started_at = Instant::now();
+        let messages = match self {
+            Load::SmtpSource { message, keep } => {
+                run_smtp_source(address, *message, *keep, count);
+                count
+            }
+            Load::Own { pipelined } => run_own(address, *pipelined),
+        };
+        let time = started_at.elapsed();
+        Done { messages, time }
+    }
+}
+
+fn run_smtp_source(address: SocketAddr, message: Message, keep: bool, count: usize) {
+    let mut file = NamedTempFile::new().expect("a temporary file");
+    file.write_all(message.text("\n").as_bytes())
+        .expect("a temporary file");
+    let mut command = Command::new("timeout");
+    command
+        .args(["-k", "1", MAX_RUN_SECONDS, &postfix_tool("smtp-source")])
+        .args(["-C", "20", "-M", "client.test", "-f", SENDER, "-t", USER])
+        .args(["-s", "50", "-m", &count.to_string(), "-F"])
+        .arg(file.path());
+    if keep {
+        command.arg("-d");
+    }
+    let status = command
+        .arg(address.to_string())
+        .stdin(Stdio::null())
+        .status()
+        .expect("timeout of coreutils starts");
+    assert!(status.success(), "{command:?} ended with {status}");
+}
+
+fn run_own(address: SocketAddr, pipelined: bool) -> usize {
+    let stop_at = Instant::now() + RUN_TIME;
+    let content = format!("{}.\r\n", Message::Short.text("\r\n"));
+    thread::scope(|scope| {
+        let send = || send_until(stop_at, address, &content, pipelined);
+        let senders: Vec<_> = (0..OWN_CONNECTIONS).map(|_| scope.spawn(send)).collect();
+        let sent = senders
+            .into_iter()
+            .map(|sender| sender.join().expect("a sender that was answered"));
+        sent.sum()
+    })
+}
+
+/// One connection; answers how many messages it sent.
+fn send_until(stop_at: Instant, address: SocketAddr, content: &str, pipelined: bool) -> usize {
+    let socket = TcpStream::connect(address).expect("the server accepts");
+    socket.set_nodelay(true).expect("an open socket");
+    let patience = Some(Duration::from_secs(10));
+    socket.set_read_timeout(patience).expect("an open socket");
+    let mut replies = BufReader::new(&socket);
+    let mut say = |commands: &[&str], codes: &[&str]| {
+        (&socket)
+            .write_all(commands.concat().as_bytes())
+            .expect("the server reads");
+        for code in codes {
+            expect(&mut replies, code);
+        }
+    };
+    say(&[], &["220"]);
+    say(&["EHLO client.test\r\n"], &["250"]);
+    let mail = format!("MAIL FROM:<{SENDER}>\r\n");
+    let rcpt = format!("RCPT TO:<{USER}>\r\n");
+    let mut sent = 0;
+    while Instant::now() < stop_at {
+        if pipelined {
+            say(&[&mail, &rcpt, "DATA\r\n"], &["250", "250", "354"]);
+        } else {
+            say(&[&mail], &["250"]);
+            say(&[&rcpt], &["250"]);
+            say(&["DATA\r\n"], &["354"]);
+        }
+        say(&[content], &["250"]);
+        sent += 1;
+    }
+    say(&["QUIT\r\n"], &["221"]);
+    sent
+}
+
+fn expect(replies: &mut impl BufRead, code: &str) {
+    let mut line = String::new();
+    loop {
+        line.clear();
+        replies.read_line(&mut line).expect("a reply");
+        assert!(line.starts_with(code), "expected {code}, but found {line}");
+        if line.as_bytes().get(3) == Some(&b' ') {
+            return;
+        }
+    }
+}
+
+impl Message {
+    /// The same text each time; its lines end as asked.
+    fn text(self, line_end: &str) -> String {
+        let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+        let mut text = String::new();
+        let mut line = |line: &str| {
+            let _ = write!(text, "{line}{line_end}");
+        };
+        line("From: A Sender <sender@client.test>");
+        line("To: A User <user@example.com>");
+        line("Date: Mon, 01 Jun 2026 12:00:00 +0000");
+        line("Message-ID: <20260601120000.1@client.test>");
+        line("MIME-Version: 1.0");
+        match self {
+            Message::Short => {
+                line("Subject: A few words");
+                line("Content-Type: text/plain; charset=us-ascii");
+                line("");
+                for _ in 0..SHORT_LINES {
+                    let words: Vec<&str> = (0..11).map(|_| WORDS[dice.below(32)]).collect();
+                    line(&words.join(" "));
+                }
+            }
+            Message::Long => {
+                line("Subject: A few words and a picture");
+                line("Content-Type: multipart/mixed; boundary=\"=_1\"");
+                line("");
+                line("--=_1");
+                line("Content-Type: text/plain; charset=us-ascii");
+                line("");
+                line("Here it is.");
+                line("--=_1");
+                line("Content-Type: image/jpeg; name=\"picture.jpg\"");
+                line("Content-Disposition: attachment; filename=\"picture.jpg\"");
+                line("Content-Transfer-Encoding: base64");
+                line("");
+                for _ in 0..LONG_LINES {
+                    // A compressed picture is as good as chance, so its base64 is any letter of the alphabet.
+                    let letters = (0..76).map(|_| BASE64[dice.below(64)] as char);
+                    line(&letters.collect::<String>());
+                }
+                line("--=_1--");
+            }
+        }
+        text
+    }
+}
+
+/// xorshift64: the same throws in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 32) as usize % sides
+    }
+}
+
+const SENDER: &str = "sender@client.test";
+const USER: &str = "user@example.com";
+const OWN_CONNECTIONS: usize = 8;
+/// A run that takes so long has stalled.
+const MAX_RUN_SECONDS: &str = "20";
+/// About 62 octets each, 2 KB in all with the header section.
+const SHORT_LINES: usize = 29;
+/// 78 octets each, 100 KB in all.
+const LONG_LINES: usize = 1_305;
+const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+const WORDS: [&str; 32] = [
+    "about", "after", "again", "answer", "before", "between", "day", "every", "for", "from",
+    "good", "have", "house", "in", "it", "letter", "little", "morning", "of", "on", "other",
+    "people", "see", "that", "the", "there", "to", "under", "was", "we", "with", "write",
+];

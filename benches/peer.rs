@@ -1,0 +1,154 @@
+//! The servers that are compared: each in a temporary folder, on a port of the kernel's choice, ended with its value.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// A row of the table: a program, and how it is started in a folder to listen on an address.
+pub struct Peer {
+    pub name: &'static str,
+    command: fn(&Path, SocketAddr) -> Command,
+}
+
+/// The peer that all others are compared with.
+pub const YARDSTICK: &str = "smtp-sink";
+
+/// In the order in which they take turns. Another store is another entry here.
+pub const PEERS: &[Peer] = &[
+    Peer {
+        name: YARDSTICK,
+        command: |_, address| {
+            let mut command = program(&postfix_tool("smtp-sink"));
+            if nix::unistd::geteuid().is_root() {
+                command.args(["-u", "root"]);
+            }
+            command.args(["-m", "20000", &address.to_string(), "4096"]);
+            command
+        },
+    },
+    Peer {
+        name: "discard",
+        command: |folder, address| goguerrilla(folder, address, &[("GM_STORE", "discard")]),
+    },
+    Peer {
+        name: "sqlite",
+        command: |folder, address| goguerrilla(folder, address, &[("GM_STORE", "sqlite")]),
+    },
+];
+
+fn goguerrilla(folder: &Path, address: SocketAddr, settings: &[(&str, &str)]) -> Command {
+    let mut config = serde_json::json!({
+        "GSTMP_LISTEN_INTERFACE": address.to_string(),
+        "GSMTP_HOST_NAME": "mx.test",
+        "GSMTP_LOG_FILE": "log",
+    });
+    for (key, value) in settings {
+        config[key] = (*value).into();
+    }
+    fs::write(folder.join("goguerrilla.conf"), config.to_string()).expect("a file is written");
+    let mut command = program(env!("CARGO_BIN_EXE_goguerrilla"));
+    command.arg("-config=goguerrilla.conf");
+    command
+}
+
+/// A program that the kernel ends with us, whatever ends us.
+fn program(name: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", name]);
+    command
+}
+
+/// Where Postfix's tools are: Debian keeps them out of the path of most users.
+pub fn postfix_tool(name: &str) -> String {
+    let usual = format!("/usr/sbin/{name}");
+    match Path::new(&usual).exists() {
+        true => usual,
+        false => name.to_owned(),
+    }
+}
+
+/// A peer that runs.
+pub struct Server {
+    child: Child,
+    pub address: SocketAddr,
+    _folder: TempDir,
+}
+
+impl Server {
+    /// Starts it and waits for its greeting.
+    pub fn start(peer: &Peer) -> Server {
+        // On the disk of the build: a temporary folder in memory would make commits free.
+        let folder = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary folder");
+        let address = free_address();
+        let errors = File::create(folder.path().join("stderr")).expect("a file for stderr");
+        let child = (peer.command)(folder.path(), address)
+            .current_dir(folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(errors)
+            .spawn()
+            .expect("setpriv of util-linux starts the server");
+        let mut server = Server {
+            child,
+            address,
+            _folder: folder,
+        };
+        server.wait_for_greeting(peer.name);
+        server
+    }
+
+    fn wait_for_greeting(&mut self, name: &str) {
+        let give_up_at = Instant::now() + START_PATIENCE;
+        while !is_greeted(self.address) {
+            let has_ended = !matches!(self.child.try_wait(), Ok(None));
+            if has_ended || Instant::now() > give_up_at {
+                let errors = fs::read_to_string(self._folder.path().join("stderr"));
+                panic!("{name} does not start: {}", errors.unwrap_or_default());
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Processor time of all its threads so far.
+    pub fn cpu_seconds(&self) -> f64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
+        let stat = stat.expect("the server runs");
+        // proc(5): the name, in brackets, may hold anything; utime and stime are the 12th and 13th field behind it.
+        let behind_name = stat.rsplit(") ").next().unwrap_or_default();
+        let ticks = behind_name.split(' ').skip(11).take(2);
+        let ticks: u64 = ticks.filter_map(|field| field.parse::<u64>().ok()).sum();
+        ticks as f64 / TICKS_PER_SECOND
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn is_greeted(address: SocketAddr) -> bool {
+    let Ok(socket) = TcpStream::connect(address) else {
+        return false;
+    };
+    let _ = socket.set_read_timeout(Some(START_PATIENCE));
+    let mut line = String::new();
+    BufReader::new(socket).read_line(&mut line).is_ok() && line.starts_with("220")
+}
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .and_then(|listener| listener.local_addr())
+        .expect("a free port")
+}
+
+/// USER_HZ, which is 100 on every Linux of today whatever the kernel ticks at.
+const TICKS_PER_SECOND: f64 = 100.0;
+const START_PATIENCE: Duration = Duration::from_secs(10);

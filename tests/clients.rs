@@ -1,0 +1,346 @@
+//! Programs that nobody here wrote each deliver a mail, and it is stored octet for octet.
+
+use std::fs;
+use std::process::Command;
+
+use goguerrilla::storage::sqlite::SqliteReader;
+use goguerrilla::storage::{ReadMail, TableName};
+
+use crate::support::{Server, without_trace};
+
+#[test]
+fn curl_delivers_to_two_recipients() {
+    let server = Server::start(&[]);
+    fs::write(server.path("mail"), mail("\r\n")).expect("a file is written");
+    let url = format!("smtp://{}/client.test", server.address);
+    run(
+        &server,
+        &["curl", "-q", "-sS", "--noproxy", "*", "--max-time", "30"],
+        &[
+            &url,
+            "--mail-from",
+            "a@client.test",
+            "--mail-rcpt",
+            "u@ours.test",
+            "--mail-rcpt",
+            "v@ours.test",
+            "-T",
+            "mail",
+        ],
+    );
+    assert_stored(&server, &["u@ours.test", "v@ours.test"], &mail("\r\n"));
+}
+
+#[test]
+fn swaks_delivers() {
+    let server = Server::start(&[]);
+    swaks(&server, &["--to", "u@ours.test"]);
+    assert_stored(&server, &["u@ours.test"], &mail_and_empty_line());
+}
+
+#[test]
+fn swaks_pipelines_to_several_recipients() {
+    let server = Server::start(&[]);
+    let recipients = ["t@ours.test", "u@ours.test", "v@ours.test"];
+    swaks(&server, &["--pipeline", "--to", &recipients.join(",")]);
+    assert_stored(&server, &recipients, &mail_and_empty_line());
+}
+
+#[test]
+fn msmtp_delivers() {
+    let server = Server::start(&[]);
+    fs::write(server.path("mail"), mail("\n")).expect("a file is written");
+    let (host, port) = host_and_port(&server);
+    // A shell, because msmtp takes its mail from standard input only.
+    let script = "exec msmtp --file=/dev/null --host=$0 --port=$1 --tls=off --auth=off --domain=client.test \
+                  --from=a@client.test u@ours.test < mail";
+    run(&server, &["sh", "-c", script], &[&host, &port]);
+    assert_stored(&server, &["u@ours.test"], &mail("\r\n"));
+}
+
+#[test]
+fn smtplib_sends_octets() {
+    let server = Server::start(&[]);
+    fs::write(server.path("mail"), mail("\r\n")).expect("a file is written");
+    python(
+        &server,
+        r#"
+with smtplib.SMTP(host, port, "client.test", timeout=30) as client:
+    refused = client.sendmail("a@client.test", ["u@ours.test", "v@ours.test"], open("mail", "rb").read())
+    assert refused == {}, refused
+"#,
+    );
+    assert_stored(&server, &["u@ours.test", "v@ours.test"], &mail("\r\n"));
+}
+
+#[test]
+fn smtplib_sends_a_message_between_international_addresses() {
+    let server = Server::start(&[]);
+    python(
+        &server,
+        r#"
+import email.message
+
+class Recording(smtplib.SMTP):
+    """Keeps the octets into which send_message turns a message."""
+    def sendmail(self, sender, recipients, octets, *arguments, **options):
+        open("mail", "wb").write(octets)
+        return super().sendmail(sender, recipients, octets, *arguments, **options)
+
+message = email.message.EmailMessage()
+message["From"] = "Jörg <jörg@client.test>"
+message["To"] = "用户@ours.test"
+message["Subject"] = "Grüße, 用户"
+message.set_content(".Zwölf Boxkämpfer\n..jagen Viktor\n.\n")
+with Recording(host, port, "client.test", timeout=30) as client:
+    assert client.send_message(message) == {}
+"#,
+    );
+    let sent = fs::read(server.path("mail")).expect("the octets that were sent");
+    let mail = &server.list()[0];
+    assert_eq!(mail["from"], "jörg@client.test");
+    assert_eq!(mail["to"], "用户@primary.test");
+    assert_eq!(mail["subject"], "Grüße, 用户");
+    assert_stored(&server, &["用户@ours.test"], &sent);
+    let shown = server.show(mail["hash"].as_str().expect("a hash"));
+    assert!(
+        String::from_utf8_lossy(&shown).contains(" with UTF8SMTP id "),
+        "the word of RFC 6531"
+    );
+}
+
+#[test]
+fn smtplib_sends_eight_bits_under_8bitmime() {
+    let server = Server::start(&[]);
+    // Every octet but NUL, CR and LF, which are no text.
+    let all: Vec<u8> = (1..=255).filter(|octet| !b"\r\n".contains(octet)).collect();
+    let content = [
+        b"Subject: eight bits\r\nContent-Transfer-Encoding: 8bit\r\n\r\n",
+        all.as_slice(),
+        b"\r\n",
+    ]
+    .concat();
+    fs::write(server.path("mail"), &content).expect("a file is written");
+    python(
+        &server,
+        r#"
+with smtplib.SMTP(host, port, "client.test", timeout=30) as client:
+    client.ehlo()
+    assert client.has_extn("8bitmime")
+    client.sendmail("a@client.test", "u@ours.test", open("mail", "rb").read(), ["BODY=8BITMIME"])
+"#,
+    );
+    assert_stored(&server, &["u@ours.test"], &content);
+}
+
+#[test]
+fn smtplib_sends_chunks() {
+    let server = Server::start(&[]);
+    // What DATA could not carry unchanged: dots alone, bare CR and LF, NUL, no CR LF at the end.
+    let content = [
+        &mail("\r\n")[..],
+        b"\r\n.\r\n\0 \r \n.\r\n..\r\nno end of line",
+    ]
+    .concat();
+    fs::write(server.path("mail"), &content).expect("a file is written");
+    python(
+        &server,
+        r#"
+octets = open("mail", "rb").read()
+with smtplib.SMTP(host, port, "client.test", timeout=30) as client:
+    client.ehlo()
+    assert client.has_extn("chunking")
+    assert client.mail("a@client.test")[0] == 250
+    assert client.rcpt("u@ours.test")[0] == 250
+    for start in range(0, len(octets), 100):
+        chunk = octets[start:start + 100]
+        client.send(b"BDAT %d\r\n" % len(chunk) + chunk)
+        code, text = client.getreply()
+        assert code == 250, text
+    code, text = client.docmd("BDAT 0 LAST")
+    assert code == 250 and text.startswith(b"2.0.0 OK : queued as "), text
+"#,
+    );
+    assert_stored(&server, &["u@ours.test"], &content);
+}
+
+#[test]
+fn smtp_source_delivers_five_hundred_mails_over_twenty_sessions() {
+    let server = Server::start(&[]);
+    smtp_source(&server, &["-s", "20", "-m", "500"]);
+    assert_all_stored(&server, 500);
+}
+
+#[test]
+fn smtp_source_keeps_connections_and_names_three_recipients() {
+    let server = Server::start(&[]);
+    smtp_source(&server, &["-d", "-s", "20", "-m", "200", "-r", "3"]);
+    assert_all_stored(&server, 600);
+}
+
+fn swaks(server: &Server, arguments: &[&str]) {
+    fs::write(server.path("mail"), mail("\n")).expect("a file is written");
+    let address = server.address.to_string();
+    // Without the settings of whoever runs the tests; --config has to come first.
+    let fixed = [
+        "swaks",
+        "--config",
+        "--server",
+        &address,
+        "--helo",
+        "client.test",
+    ];
+    let envelope = ["--from", "a@client.test", "--data", "@mail"];
+    run(server, &fixed, &[&envelope, arguments].concat());
+}
+
+fn smtp_source(server: &Server, arguments: &[&str]) {
+    fs::write(server.path("mail"), mail("\n")).expect("a file is written");
+    let fixed = ["smtp-source", "-C", "20", "-M", "client.test"];
+    let envelope = ["-f", "a@client.test", "-t", "u@ours.test", "-F", "mail"];
+    let address = server.address.to_string();
+    run(
+        server,
+        &fixed,
+        &[&envelope, arguments, &[address.as_str()]].concat(),
+    );
+}
+
+/// Runs a script that knows `smtplib`, `host` and `port`.
+fn python(server: &Server, script: &str) {
+    let script = format!(
+        "import smtplib, sys\nhost, port = sys.argv[1], int(sys.argv[2])\n{}",
+        script.trim_start()
+    );
+    fs::write(server.path("script.py"), script).expect("a file is written");
+    let (host, port) = host_and_port(server);
+    run(
+        server,
+        &["python3", "-X", "utf8", "script.py"],
+        &[&host, &port],
+    );
+}
+
+/// Runs a program in the server's folder to its good end.
+fn run(server: &Server, program: &[&str], arguments: &[&str]) {
+    let mut command = Command::new("timeout");
+    command.env("PATH", path_with_sbin());
+    let output = command
+        .arg("60")
+        .args(program)
+        .args(arguments)
+        .current_dir(server.folder.path())
+        .output()
+        .expect("timeout of coreutils starts");
+    assert!(
+        output.status.success(),
+        "{} ended with {}\n{}{}",
+        program[0],
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+}
+
+/// Debian keeps Postfix's tools out of the path of most users.
+fn path_with_sbin() -> String {
+    let path = std::env::var("PATH").unwrap_or_default();
+    format!("{path}:/usr/sbin")
+}
+
+fn host_and_port(server: &Server) -> (String, String) {
+    let address = server.address;
+    (address.ip().to_string(), address.port().to_string())
+}
+
+/// One row for each of these recipients and no other, each with this content.
+fn assert_stored(server: &Server, recipients: &[&str], content: &[u8]) {
+    let mails = server.list();
+    let mut stored: Vec<&str> = mails
+        .iter()
+        .map(|mail| mail["recipient"].as_str().expect("a recipient"))
+        .collect();
+    stored.sort_unstable();
+    assert_eq!(stored, recipients);
+    for stored in server.contents() {
+        assert_same(&stored, content);
+    }
+}
+
+/// So many rows, each with what smtp-source sends; read without starting a program for each.
+fn assert_all_stored(server: &Server, count: usize) {
+    let sent = mail_and_empty_line();
+    let table = TableName::default();
+    let mut reader =
+        SqliteReader::open(&server.path("goguerrilla.db"), &table).expect("a store to read");
+    let mails = reader.list(None, 1_000_000).expect("the store is read");
+    assert_eq!(mails.len(), count);
+    for listed in mails {
+        let stored = reader.show(&listed.hash).expect("the store is read");
+        let stored = stored.expect("a mail that was listed");
+        assert_same(without_trace(&stored), &sent);
+    }
+}
+
+/// The failure shows where they part.
+fn assert_same(stored: &[u8], sent: &[u8]) {
+    if stored != sent {
+        let same = stored.iter().zip(sent).take_while(|(a, b)| a == b).count();
+        let around = |octets: &[u8]| {
+            let end = octets.len().min(same + 40);
+            octets[same.saturating_sub(40)..end]
+                .escape_ascii()
+                .to_string()
+        };
+        panic!(
+            "unlike from octet {same} of {} and {}\nstored: {}\nsent:   {}",
+            stored.len(),
+            sent.len(),
+            around(stored),
+            around(sent)
+        );
+    }
+}
+
+/// What swaks and smtp-source send for [`mail`]: they write CR LF in front of the final dot wherever a file ends.
+fn mail_and_empty_line() -> Vec<u8> {
+    [&mail("\r\n")[..], b"\r\n"].concat()
+}
+
+/// Lines that are easily changed on their way: dots, spaces and tabs at the end, long, empty, in UTF-8.
+fn mail(line_end: &str) -> Vec<u8> {
+    let long = "0123456789".repeat(90);
+    let lines = [
+        "From: A Sender <a@client.test>",
+        "To: u@ours.test",
+        "Date: Mon, 01 Jun 2026 12:00:00 +0000",
+        "Message-ID: <1@client.test>",
+        "Subject: easily",
+        "\tchanged ",
+        "MIME-Version: 1.0",
+        "Content-Type: text/plain; charset=utf-8",
+        "Content-Transfer-Encoding: 8bit",
+        "",
+        ".",
+        "..",
+        ".dot",
+        "...three",
+        "not. at the start",
+        "From the start of a line",
+        "spaces at the end  ",
+        "a tab at the end\t",
+        "Zwölf Boxkämpfer, 用户",
+        &long,
+        "",
+        ".",
+        // swaks takes a dot at the very end for the end of mail.
+        "end",
+        "",
+    ];
+    lines
+        .iter()
+        .flat_map(|line| [line.as_bytes(), line_end.as_bytes()])
+        .flatten()
+        .copied()
+        .collect()
+}

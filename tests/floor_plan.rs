@@ -1,0 +1,314 @@
+//! The house as it is drawn: imports point downwards, and every key is known wherever keys are told.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use goguerrilla::config::Config;
+
+/// Each room and the rooms it may import: the plan in src/lib.rs, in a form that a test can read.
+const PLAN: &[(&str, &[&str])] = &[
+    ("smtp", &[]),
+    ("logging", &[]),
+    ("mail", &["smtp"]),
+    ("net", &[]),
+    ("storage", &["mail", "smtp"]),
+    ("signals", &[]),
+    ("limits", &[]),
+    ("config", &[]),
+    ("connection", &["smtp", "mail", "net", "storage"]),
+    (
+        "server",
+        &[
+            "connection",
+            "net",
+            "storage",
+            "mail",
+            "smtp",
+            "logging",
+            "signals",
+            "limits",
+            "config",
+        ],
+    ),
+    ("cli", &["server", "config", "storage", "logging"]),
+    ("main", &["cli"]),
+    ("lib", &[]),
+];
+
+/// Another spelling of a key, which the sample leaves out.
+const ALIASES: &[&str] = &["GSMTP_LISTEN_INTERFACE", "SUID"];
+
+#[test]
+fn imports_point_downwards() {
+    let mut faults = Vec::new();
+    for (file, code) in sources() {
+        let room = room(&file);
+        let Some((_, allowed)) = PLAN.iter().find(|(name, _)| *name == room) else {
+            faults.push(format!("{}: a room that the plan lacks", file.display()));
+            continue;
+        };
+        // The program sees the library from outside.
+        let house = if room == "main" {
+            "goguerrilla"
+        } else {
+            "crate"
+        };
+        for imported in imported(&code, house) {
+            if imported != room && !allowed.contains(&imported.as_str()) {
+                faults.push(format!("{}: imports {imported}", file.display()));
+            }
+        }
+        // From a room's own file `super` is the whole house; from a deeper one that takes two of them.
+        let is_door = file.components().count() == 1 || file.ends_with("mod.rs");
+        let way_out = if is_door {
+            "use super::"
+        } else {
+            "use super::super::"
+        };
+        // Indented ones belong to a module inside the file, such as its tests.
+        if code.lines().any(|line| line.starts_with(way_out)) {
+            faults.push(format!("{}: {way_out} instead of crate::", file.display()));
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn no_room_of_the_plan_imports_one_that_imports_it() {
+    for (room, allowed) in PLAN {
+        for below in *allowed {
+            assert!(!reaches(below, room), "{room} and {below} need each other");
+        }
+    }
+}
+
+#[test]
+fn the_plan_is_the_one_in_the_library() {
+    let library = read("src/lib.rs");
+    let drawing = library.split("```").nth(1).expect("a drawing");
+    let names: BTreeSet<&str> = library
+        .lines()
+        .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'))
+        .collect();
+    let planned: BTreeSet<&str> = PLAN
+        .iter()
+        .map(|(room, _)| *room)
+        .filter(|room| !["main", "lib"].contains(room))
+        .collect();
+    assert_eq!(names, planned);
+    for name in names {
+        assert!(
+            words(drawing).contains(name),
+            "{name} is missing in the drawing"
+        );
+    }
+}
+
+#[test]
+fn the_protocol_knows_no_socket_clock_thread_or_log() {
+    let mut faults = Vec::new();
+    for (file, code) in sources().filter(|(file, _)| room(file) == "smtp") {
+        let mut complain = |what: String| faults.push(format!("{}: {what}", file.display()));
+        for part in imported(&code, "std") {
+            if ["env", "fs", "io", "os", "process", "thread", "time"].contains(&part.as_str()) {
+                complain(format!("std::{part}"));
+            }
+        }
+        for name in imported(&code, "std::net") {
+            // Addresses are only text in another form.
+            if !["IpAddr", "Ipv4Addr", "Ipv6Addr"].contains(&name.as_str()) {
+                complain(format!("std::net::{name}"));
+            }
+        }
+        let socket = |word: &&str| word.starts_with("Tcp") || word.starts_with("Udp");
+        for word in words(&code).into_iter().filter(socket) {
+            complain(word.to_owned());
+        }
+        for name in ["jiff", "log", "nix", "signal_hook", "socket2"] {
+            if !imported(&code, name).is_empty() {
+                complain(format!("{name}::"));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn the_sample_has_every_key_and_no_other() {
+    let sample: serde_json::Value =
+        serde_json::from_str(&read("goguerrilla.conf.sample")).expect("strict JSON");
+    let sample = sample.as_object().expect("an object");
+    let in_sample: BTreeSet<String> = sample.keys().cloned().collect();
+    let keys = keys();
+    let known: BTreeSet<String> = keys.iter().map(|(key, _)| key.clone()).collect();
+    for alias in ALIASES {
+        assert!(known.contains(*alias), "{alias} is known");
+    }
+    let expected = known
+        .into_iter()
+        .filter(|key| !ALIASES.contains(&key.as_str()));
+    assert_eq!(in_sample, expected.collect());
+}
+
+#[test]
+fn the_sample_loads_without_a_warning() {
+    let (_, warnings) =
+        Config::load(&root().join("goguerrilla.conf.sample")).expect("a sample that loads");
+    assert_eq!(warnings, []);
+}
+
+#[test]
+fn the_readme_tells_every_key_with_its_default() {
+    let readme = read("README.md");
+    for (key, default) in keys() {
+        let default = match default.as_str() {
+            "" => "empty".to_owned(),
+            default => format!("`{default}`"),
+        };
+        let row = format!("| {key} | {default} | ");
+        let is_told = readme.lines().any(|line| line.starts_with(&row));
+        assert!(is_told, "README.md has no row that begins {row}");
+    }
+}
+
+#[test]
+fn the_readme_shows_a_store_that_compiles() {
+    let readme = read("README.md");
+    let shown = readme
+        .split("```rust\n")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next());
+    let shown = shown.expect("a store in README.md");
+    assert!(read("examples/own_store.rs").contains(shown));
+}
+
+/// Every source file, its path below src, and its text without comments.
+fn sources() -> impl Iterator<Item = (PathBuf, String)> {
+    let source = root().join("src");
+    let mut folders = vec![source.clone()];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder of ours") {
+            let path = entry.expect("a folder of ours").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    files.into_iter().map(move |path| {
+        let text = fs::read_to_string(&path).expect("a file of ours");
+        let lines = text
+            .lines()
+            .map(|line| line.split("//").next().unwrap_or(""));
+        let code = lines.collect::<Vec<_>>().join("\n");
+        let below = path.strip_prefix(&source).expect("a file below src");
+        (below.to_owned(), code)
+    })
+}
+
+/// The first part of a file's path below src.
+fn room(file: &Path) -> String {
+    let first = file.iter().next().expect("a path of ours");
+    let first = first.to_str().expect("a path of ours");
+    first.strip_suffix(".rs").unwrap_or(first).to_owned()
+}
+
+/// The names that stand behind `start::`, also in braces: `crate::{a, b::c}` imports a and b.
+fn imported(code: &str, start: &str) -> BTreeSet<String> {
+    let start = format!("{start}::");
+    let mut names = BTreeSet::new();
+    for (at, _) in code.match_indices(&start) {
+        // `some::log::` and `catalog::` are other paths than `log::`.
+        let is_middle = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+        if code[..at].ends_with(is_middle) {
+            continue;
+        }
+        let rest = code[at + start.len()..].trim_start();
+        match rest.strip_prefix('{') {
+            Some(group) => names.extend(first_names(group)),
+            None => names.extend(first_name(rest)),
+        }
+    }
+    names
+}
+
+/// The first name of each path in a group, which ends at the brace that closes it.
+fn first_names(group: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut depth = 0;
+    let mut item = 0;
+    for (at, c) in group.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth > 0 => depth -= 1,
+            ',' | '}' if depth == 0 => {
+                names.extend(first_name(group[item..at].trim_start()));
+                item = at + 1;
+            }
+            _ => {}
+        }
+        if c == '}' && item == at + 1 {
+            break;
+        }
+    }
+    names
+}
+
+fn first_name(path: &str) -> Option<String> {
+    let end = path.find(|c: char| !c.is_alphanumeric() && c != '_');
+    let name = &path[..end.unwrap_or(path.len())];
+    (!name.is_empty()).then(|| name.to_owned())
+}
+
+fn reaches(from: &str, to: &str) -> bool {
+    let room = PLAN.iter().find(|(name, _)| *name == from);
+    let (_, below) = room.unwrap_or_else(|| panic!("the plan has no {from}"));
+    below.iter().any(|next| *next == to || reaches(next, to))
+}
+
+/// The keys of the configuration and their defaults, from the one place that spells them.
+fn keys() -> Vec<(String, String)> {
+    let config = read("src/config.rs");
+    let table = config
+        .split("\nconst KEYS: ")
+        .nth(1)
+        .and_then(|rest| rest.split("];").next());
+    let pairs = table.expect("a table of keys").lines().filter_map(|line| {
+        let mut quoted = line.split('"').skip(1).step_by(2);
+        Some((quoted.next()?.to_owned(), quoted.next()?.to_owned()))
+    });
+    let pairs: Vec<_> = pairs.collect();
+    assert!(pairs.len() > 30, "the table of keys is read");
+    pairs
+}
+
+fn words(text: &str) -> BTreeSet<&str> {
+    text.split(|c: char| !c.is_alphanumeric() && c != '_')
+        .collect()
+}
+
+fn read(file: &str) -> String {
+    fs::read_to_string(root().join(file)).expect("a file of ours")
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn imports_are_read_in_every_form() {
+    for (code, want) in [
+        ("use crate::a::B;", "a"),
+        ("use crate::{a, b::{C, d::E}, f};\nlet x = y::z;", "a b f"),
+        ("fn x(y: &crate::a::B) -> crate::c::D {}", "a c"),
+        ("use crate::{\n    a,\n    b,\n};", "a b"),
+        ("pub(crate) fn a() {}; use other::crate::b;", ""),
+    ] {
+        let names: Vec<String> = imported(code, "crate").into_iter().collect();
+        assert_eq!(names.join(" "), want, "{code}");
+    }
+}
