@@ -3,11 +3,24 @@
 .POSIX:
 PORT ?= 2525
 
-.PHONY: run build test check bench tools
+.PHONY: run build test check certs bench tools
 
-# Builds the server and runs it on 127.0.0.1:$(PORT); Ctrl-C stops it.
-run: build
-	./target/release/goguerrilla -if=127.0.0.1:$(PORT)
+# Builds the server and runs it on 127.0.0.1:$(PORT), with STARTTLS; Ctrl-C stops it. The first time it makes
+# goguerrilla.conf from the sample and a certificate of its own in certs/.
+run: build certs goguerrilla.conf
+	./target/release/goguerrilla -config=goguerrilla.conf -if=127.0.0.1:$(PORT)
+
+goguerrilla.conf:
+	sed -e 's|"GSMTP_PUB_KEY": ""|"GSMTP_PUB_KEY": "certs/mail.cert.pem"|' \
+	    -e 's|"GSMTP_PRV_KEY": ""|"GSMTP_PRV_KEY": "certs/mail.key.pem"|' goguerrilla.conf.sample > $@
+
+# A key and a self-signed certificate to try TLS with. Never committed.
+certs: certs/mail.cert.pem
+
+certs/mail.cert.pem:
+	umask 077 && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 365 \
+	    -subj "/CN=$$(hostname)" -keyout certs/mail.key.pem -out $@
+	chmod 644 $@
 
 build:
 	cargo build --release --locked

@@ -4,11 +4,13 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, StoreKind};
 use crate::logging::is_harmless;
+use crate::net::tls::TlsIdentity;
 use crate::server;
 use crate::storage::mysql::{self, MySqlReader};
 use crate::storage::sqlite::{self, SqliteReader};
@@ -81,7 +83,7 @@ impl From<String> for Failure {
 /// # Errors
 /// [`Failure`] as it says.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
-    let arguments = arguments.into_iter().map(with_two_dashes);
+    let arguments = join_verbose(arguments.into_iter().map(with_two_dashes));
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -159,8 +161,27 @@ fn with_two_dashes(argument: OsString) -> OsString {
     let name = text.split('=').next().unwrap_or_default();
     match name {
         "-config" | "-if" | "-verbose" | "-help" | "-version" => format!("-{text}").into(),
+        "--v" => text[1..].into(),
         _ => argument,
     }
+}
+
+/// `-v y` is `-v=y`; clap, for which the value is optional, would take `y` for a command.
+fn join_verbose(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut joined: Vec<OsString> = Vec::new();
+    for argument in arguments {
+        let is_value = argument
+            .to_str()
+            .is_some_and(|text| yes_or_no(text).is_ok());
+        match joined.last_mut() {
+            Some(last) if is_value && (last == "-v" || last == "--verbose") => {
+                last.push("=");
+                last.push(argument);
+            }
+            _ => joined.push(argument),
+        }
+    }
+    joined
 }
 
 fn yes_or_no(text: &str) -> Result<bool, String> {
@@ -192,6 +213,7 @@ fn load_config(named: Option<&Path>) -> Result<(Config, Vec<String>), String> {
 
 fn check(config: &Config, notes: &[String]) -> Result<(), Failure> {
     let mut findings: Vec<Finding> = notes.iter().cloned().map(Finding::warning).collect();
+    findings.extend(check_tls(config));
     match config.store {
         StoreKind::Discard => findings.push(Finding::warning(
             "GM_STORE: discard thanks for every mail and drops it; set \"sqlite\" to keep mail"
@@ -225,6 +247,20 @@ fn check(config: &Config, notes: &[String]) -> Result<(), Failure> {
         });
     }
     Ok(())
+}
+
+fn check_tls(config: &Config) -> Vec<Finding> {
+    let Some(files) = server::tls_files(config) else {
+        return Vec::new();
+    };
+    match TlsIdentity::load(&files) {
+        Err(error) => vec![Finding::error(error.to_string())],
+        Ok(tls) => tls
+            .warnings(SystemTime::now())
+            .into_iter()
+            .map(Finding::warning)
+            .collect(),
+    }
 }
 
 fn reader(config: &Config) -> Result<Box<dyn ReadMail>, String> {

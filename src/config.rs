@@ -20,6 +20,10 @@ pub struct Config {
     pub host_name: String,
     /// GSTMP_LISTEN_INTERFACE.
     pub listen_addresses: Vec<SocketAddr>,
+    /// GSMTPS_LISTEN_INTERFACE.
+    pub tls_listen_addresses: Vec<SocketAddr>,
+    /// GSMTP_PUB_KEY and GSMTP_PRV_KEY; `None` when both are empty.
+    pub tls_files: Option<(PathBuf, PathBuf)>,
     /// GSMTP_MAX_SIZE.
     pub max_content_octets: usize,
     /// GSMTP_TIMEOUT.
@@ -204,6 +208,8 @@ impl Given {
                 "addresses such as \"0.0.0.0:25\" or \"[::]:25\", comma separated",
                 |text| text.parse().ok(),
             )?,
+            tls_listen_addresses: self.tls_listen_addresses()?,
+            tls_files: self.tls_files()?,
             max_content_octets: self.number(
                 "GSMTP_MAX_SIZE",
                 "a number of octets such as \"131072\"",
@@ -322,6 +328,32 @@ impl Given {
                 .find(|(name, _)| name.eq_ignore_ascii_case(text));
             chosen.map(|(_, value)| *value)
         })
+    }
+
+    fn tls_listen_addresses(&self) -> Result<Vec<SocketAddr>, ConfigError> {
+        let key = "GSMTPS_LISTEN_INTERFACE";
+        if self.value(key).trim().is_empty() {
+            return Ok(Vec::new());
+        }
+        let expected = "addresses such as \"0.0.0.0:465\", comma separated, or \"\"";
+        let addresses = self.list(key, expected, |text| text.parse().ok())?;
+        if self.tls_files()?.is_none() {
+            let expected = "GSMTP_PUB_KEY and GSMTP_PRV_KEY beside it";
+            return Err(bad_value(key, expected, self.value(key)));
+        }
+        Ok(addresses)
+    }
+
+    fn tls_files(&self) -> Result<Option<(PathBuf, PathBuf)>, ConfigError> {
+        let missing = |key, other| bad_value(key, &format!("a PEM file, since {other} is set"), "");
+        let file = |key| PathBuf::from(self.value(key).trim());
+        let (chain, key) = (file("GSMTP_PUB_KEY"), file("GSMTP_PRV_KEY"));
+        match (chain.as_os_str().is_empty(), key.as_os_str().is_empty()) {
+            (true, true) => Ok(None),
+            (true, false) => Err(missing("GSMTP_PUB_KEY", "GSMTP_PRV_KEY")),
+            (false, true) => Err(missing("GSMTP_PRV_KEY", "GSMTP_PUB_KEY")),
+            (false, false) => Ok(Some((chain, key))),
+        }
     }
 
     /// Without GM_STORE, any MYSQL_ key means MySQL.
@@ -580,9 +612,6 @@ const KEYS: &[(&str, &str)] = &[
 
 /// Keys whose abilities come later; a value that would ask for one is refused, not ignored.
 const NOT_BUILT: &[(&str, &str)] = &[
-    ("GSMTPS_LISTEN_INTERFACE", "TLS"),
-    ("GSMTP_PUB_KEY", "TLS"),
-    ("GSMTP_PRV_KEY", "TLS"),
     ("GM_MAX_CLIENTS_PER_IP", "a limit for each address"),
     ("NGINX_AUTH_ENABLED", "the answer to nginx's auth_http"),
     ("GM_TRUSTED_PROXIES", "trust in proxies"),

@@ -8,11 +8,12 @@ use jiff::Timestamp;
 use crate::mail::{Mail, Origin};
 use crate::net::deadline::Deadline;
 use crate::net::pool::Client;
-use crate::net::transport::{Transport, TransportError};
+use crate::net::tls::TlsIdentity;
+use crate::net::transport::{TlsFacts, Transport, TransportError};
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::{
     Awaited, COMMAND_ROOM, CONTENT_ROOM, Content, Envelope, Input, MemoryBudget, Session,
-    SessionSettings, Step,
+    SessionSettings, Step, Tls,
 };
 use crate::storage::{SaveError, SavedId, Saver};
 
@@ -26,6 +27,8 @@ pub struct ConnectionSettings {
     pub budget: MemoryBudget,
     /// Where mail goes.
     pub saver: Saver,
+    /// Our key and certificate, if TLS is offered.
+    pub tls: Option<TlsIdentity>,
 }
 
 /// Serves one client to its end and says in one log line what it did.
@@ -51,6 +54,8 @@ pub fn serve(client: &Client, settings: &ConnectionSettings) {
         data:% = format_args!("{}/{}", connection.saved, counts.data),
         faults = counts.faults,
         octets = connection.octets_in,
+        tls = connection.tls.map_or("none", |tls| tls.version),
+        cipher = connection.tls.map_or("none", |tls| tls.cipher),
         seconds:% = format_args!("{:.3}", started_at.elapsed().as_secs_f64());
         "disconnected"
     );
@@ -64,6 +69,7 @@ struct Connection<'a> {
     session: Session,
     input: Input,
     output: Vec<u8>,
+    tls: Option<TlsFacts>,
     saved: u32,
     octets_in: u64,
 }
@@ -77,10 +83,19 @@ enum End {
     TimedOut,
     NotReading,
     Lost,
+    TlsFailed,
     ShuttingDown,
 }
 
 impl End {
+    fn of(error: &TransportError) -> End {
+        match error {
+            TransportError::TimedOut => End::TimedOut,
+            TransportError::Lost(_) => End::Lost,
+            TransportError::Tls(_) => End::TlsFailed,
+        }
+    }
+
     fn as_str(self) -> &'static str {
         match self {
             End::Quit => "quit",
@@ -89,6 +104,7 @@ impl End {
             End::TimedOut => "timed_out",
             End::NotReading => "client_does_not_read",
             End::Lost => "lost",
+            End::TlsFailed => "tls_failed",
             End::ShuttingDown => "shutting_down",
         }
     }
@@ -99,6 +115,10 @@ impl<'a> Connection<'a> {
         client: &'a Client,
         settings: &'a ConnectionSettings,
     ) -> std::io::Result<Connection<'a>> {
+        let tls = match &settings.tls {
+            Some(_) => Tls::Offered,
+            None => Tls::Unavailable,
+        };
         let session = settings
             .session
             .read()
@@ -108,10 +128,11 @@ impl<'a> Connection<'a> {
             client,
             settings,
             transport: Transport::new(client.socket(), settings.client_timeout)?,
-            session: Session::new(Arc::clone(&session), settings.budget.clone()),
+            session: Session::new(Arc::clone(&session), settings.budget.clone(), tls),
             session_settings: session,
             input: Input::new(),
             output: Vec::new(),
+            tls: None,
             saved: 0,
             octets_in: 0,
         })
@@ -119,6 +140,11 @@ impl<'a> Connection<'a> {
 
     /// The one loop between protocol and socket.
     fn converse(&mut self) -> End {
+        if self.client.tls_at_once
+            && let Err(end) = self.start_tls()
+        {
+            return end;
+        }
         let mut patience = Patience::default();
         self.say(&self.session.greet());
         loop {
@@ -134,6 +160,12 @@ impl<'a> Connection<'a> {
                 Step::Save(envelope, content) => {
                     let reply = self.save(envelope, content);
                     self.say(&reply);
+                }
+                Step::StartTls(reply) => {
+                    self.say(&reply);
+                    if let Err(end) = self.flush().and_then(|()| self.start_tls()) {
+                        return end;
+                    }
                 }
                 Step::Close(reply) => return self.close(&reply),
                 Step::NeedInput => {
@@ -167,9 +199,27 @@ impl<'a> Connection<'a> {
                             self.close(&reply::R421_TOO_SLOW);
                             return End::TimedOut;
                         }
-                        Err(TransportError::Lost(_)) => return End::Lost,
+                        Err(error) => return End::of(&error),
                     }
                 }
+            }
+        }
+    }
+
+    /// The handshake, with one deadline for all of it. After a failure nothing is said any more, least of all in plain.
+    fn start_tls(&mut self) -> Result<(), End> {
+        let identity = self.settings.tls.as_ref().ok_or(End::TlsFailed)?;
+        let deadline = Deadline::for_command(Instant::now(), self.settings.client_timeout);
+        match self.transport.start_tls(identity.config(), &deadline) {
+            Ok(facts) => {
+                self.tls = Some(facts);
+                self.session.tls_started();
+                Ok(())
+            }
+            Err(error) => {
+                let session = self.client.session_id();
+                log::info!(session:% = session, client:% = self.client.ip(), reason:% = error; "tls_failed");
+                Err(End::of(&error))
             }
         }
     }
@@ -249,7 +299,7 @@ impl<'a> Connection<'a> {
         self.output.clear();
         written.map_err(|error| match error {
             TransportError::TimedOut => End::NotReading,
-            TransportError::Lost(_) => End::Lost,
+            error => End::of(&error),
         })
     }
 
@@ -259,6 +309,7 @@ impl<'a> Connection<'a> {
             return end;
         }
         if reply.code() == reply::R221_BYE.code() {
+            self.transport.finish();
             return End::Quit;
         }
         self.transport.close_gently();

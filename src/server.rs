@@ -4,15 +4,17 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::config::{Config, ServerAddress, StoreKind};
 use crate::connection::{self, ConnectionSettings};
+use crate::limits;
 use crate::logging::{self, LogFormat};
 use crate::net::listener::Listener;
 use crate::net::pool::Pool;
+use crate::net::tls::{TlsError, TlsFiles, TlsIdentity};
 use crate::signals::{self, Request};
 use crate::smtp::{AllowedHosts, MemoryBudget, SessionSettings, reply};
 use crate::storage::mysql::pool::{self, Connector, Learned, MySqlHost, MySqlSettings};
@@ -22,7 +24,6 @@ use crate::storage::sqlite::SqliteStore;
 use crate::storage::{
     Finding, Health, OpenStore, SaveError, Saver, TableName, TableShape, Writers,
 };
-use crate::{limits, server};
 
 /// Why the server could not start: what, where, and how to fix it.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +51,9 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Key or certificate are no good.
+    #[error("{0}")]
+    Tls(#[from] TlsError),
     /// The embedded store cannot be opened.
     #[error("GM_SQLITE_FILE: {0}")]
     Store(SaveError),
@@ -67,7 +71,7 @@ type SharedSession = Arc<RwLock<Arc<SessionSettings>>>;
 /// [`StartError`] when it could not start.
 pub fn run(config: &Config, notes: &[String]) -> Result<(), StartError> {
     refuse_to_serve_as_root(config)?;
-    let listeners = bind_all(&config.listen_addresses)?;
+    let listeners = bind_all(config)?;
     logging::start(&config.log_file, log_format(config)).map_err(|source| StartError::Log {
         file: config.log_file.clone(),
         source,
@@ -80,6 +84,7 @@ pub fn run(config: &Config, notes: &[String]) -> Result<(), StartError> {
     if limit < descriptors {
         log::warn!(limit = limit, needed = descriptors, fix = "raise `ulimit -n` or lower GM_MAX_CLIENTS"; "few_descriptors");
     }
+    let tls = load_tls(config)?;
     let requests = signals::listen().map_err(StartError::Kernel)?;
     let session = Arc::new(RwLock::new(Arc::new(session_settings(config))));
     let (saver, writers) = start_store(config, &session)?;
@@ -88,6 +93,7 @@ pub fn run(config: &Config, notes: &[String]) -> Result<(), StartError> {
         client_timeout: config.client_timeout,
         budget: MemoryBudget::new(config.max_memory_octets),
         saver,
+        tls: tls.clone(),
     };
     let mut refusal = Vec::new();
     reply::R421_TOO_BUSY.write_to(&mut refusal);
@@ -95,16 +101,68 @@ pub fn run(config: &Config, notes: &[String]) -> Result<(), StartError> {
     let pool = Pool::new(config.max_clients, refusal, Box::new(serve));
     for listener in &listeners {
         pool.open(listener).map_err(StartError::Kernel)?;
-        log::info!(address:% = listener.address(), version = env!("CARGO_PKG_VERSION"); "listening");
+        log::info!(address:% = listener.address(), tls = listener.tls_at_once(), version = env!("CARGO_PKG_VERSION"); "listening");
     }
-    // Nothing to do here until somebody asks for something; a lost channel counts as a wish to stop.
-    let _ = requests.recv();
-    server::drain(&pool, &listeners, &requests);
+    serve_requests(&requests, tls.as_ref());
+    drain(&pool, &listeners, &requests);
     if let Some(writers) = writers {
         writers.finish();
     }
     log::info!("stopped");
     Ok(())
+}
+
+/// Does what administrators ask for and looks after the certificate, until it is time to stop.
+fn serve_requests(requests: &Receiver<Request>, tls: Option<&TlsIdentity>) {
+    loop {
+        match requests.recv_timeout(TLS_FILES_LOOKED_AT) {
+            Ok(Request::Reload) => {
+                log::info!("reload");
+                tls.map(reload_tls);
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                tls.filter(|tls| tls.files_have_changed()).map(reload_tls);
+            }
+            // A lost channel counts as a wish to stop.
+            Ok(Request::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+fn reload_tls(tls: &TlsIdentity) {
+    match tls.reload() {
+        Ok(()) => {
+            log::info!("certificate_renewed");
+            warn_of_tls(tls);
+        }
+        Err(error) => {
+            log::error!(reason:% = error, kept = "the pair in service"; "certificate_refused")
+        }
+    }
+}
+
+fn load_tls(config: &Config) -> Result<Option<TlsIdentity>, TlsError> {
+    let Some(files) = tls_files(config) else {
+        return Ok(None);
+    };
+    let tls = TlsIdentity::load(&files)?;
+    warn_of_tls(&tls);
+    Ok(Some(tls))
+}
+
+fn warn_of_tls(tls: &TlsIdentity) {
+    for warning in tls.warnings(SystemTime::now()) {
+        log::warn!(warning = warning.as_str(); "certificate");
+    }
+}
+
+/// The pair of files, if TLS is configured.
+pub fn tls_files(config: &Config) -> Option<TlsFiles> {
+    let (chain_file, key_file) = config.tls_files.clone()?;
+    Some(TlsFiles {
+        chain_file,
+        key_file,
+    })
 }
 
 /// Lets idle clients go, and the others finish what they have under way, for at most [`DRAIN_PATIENCE`].
@@ -116,7 +174,7 @@ fn drain(pool: &Pool, listeners: &[Arc<Listener>], requests: &Receiver<Request>)
     pool.drain();
     log::info!(clients = pool.places_taken(); "shutdown");
     while pool.places_taken() > 0 && started_at.elapsed() < DRAIN_PATIENCE {
-        if requests.recv_timeout(DRAIN_TICK).is_ok() {
+        if requests.recv_timeout(DRAIN_TICK) == Ok(Request::Stop) {
             log::warn!(clients = pool.places_taken(); "stopped_at_once");
             log::logger().flush();
             std::process::exit(0);
@@ -275,18 +333,24 @@ pub fn redis_settings(config: &Config) -> Option<RedisSettings> {
     })
 }
 
-fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<Arc<Listener>>, StartError> {
+fn bind_all(config: &Config) -> Result<Vec<Arc<Listener>>, StartError> {
+    let plain = config
+        .listen_addresses
+        .iter()
+        .map(|address| (*address, false));
+    let tls = config
+        .tls_listen_addresses
+        .iter()
+        .map(|address| (*address, true));
     let has_v4_wildcard = |port| {
         let is_it = |address: &SocketAddr| address.is_ipv4() && address.ip().is_unspecified();
-        addresses
-            .iter()
-            .any(|address| is_it(address) && address.port() == port)
+        listen_addresses(config).any(|address| is_it(&address) && address.port() == port)
     };
-    addresses
-        .iter()
-        .map(|&address| {
+    plain
+        .chain(tls)
+        .map(|(address, tls_at_once)| {
             let only_v6 = address.is_ipv6() && has_v4_wildcard(address.port());
-            let bound = Listener::bind(address, only_v6);
+            let bound = Listener::bind(address, only_v6, tls_at_once);
             bound.map(Arc::new).map_err(|source| StartError::Bind {
                 address,
                 fix: bind_fix(&source),
@@ -294,6 +358,11 @@ fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<Arc<Listener>>, StartError> 
             })
         })
         .collect()
+}
+
+fn listen_addresses(config: &Config) -> impl Iterator<Item = SocketAddr> {
+    let plain = config.listen_addresses.iter();
+    plain.chain(&config.tls_listen_addresses).copied()
 }
 
 fn bind_fix(error: &std::io::Error) -> &'static str {
@@ -308,9 +377,8 @@ fn bind_fix(error: &std::io::Error) -> &'static str {
 
 fn refuse_to_serve_as_root(config: &Config) -> Result<(), StartError> {
     let is_loopback = |ip: IpAddr| ip.to_canonical().is_loopback();
-    let mut addresses = config.listen_addresses.iter();
-    match addresses.find(|address| !is_loopback(address.ip())) {
-        Some(address) if nix::unistd::geteuid().is_root() => Err(StartError::StaysRoot(*address)),
+    match listen_addresses(config).find(|address| !is_loopback(address.ip())) {
+        Some(address) if nix::unistd::geteuid().is_root() => Err(StartError::StaysRoot(address)),
         _ => Ok(()),
     }
 }
@@ -333,6 +401,8 @@ fn machine_name() -> String {
 
 /// How long messages under way may take to finish.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
+/// How often the files of key and certificate are looked at; a renewed pair is served within a minute.
+const TLS_FILES_LOOKED_AT: Duration = Duration::from_secs(20);
 /// How often draining looks whether it is done.
 const DRAIN_TICK: Duration = Duration::from_millis(10);
 /// Log, store with its files, signals, standard streams, and room for a library or two.

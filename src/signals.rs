@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 
 use crossbeam_channel::{Receiver, unbounded};
-use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 /// What an administrator asks of the running server.
@@ -14,6 +14,8 @@ use signal_hook::iterator::Signals;
 pub enum Request {
     /// SIGTERM or SIGINT: finish and stop; a second one stops at once.
     Stop,
+    /// SIGHUP: read again what may change while running.
+    Reload,
 }
 
 /// Begins to listen for signals.
@@ -23,13 +25,17 @@ pub enum Request {
 pub fn listen() -> io::Result<Receiver<Request>> {
     // Past a file size limit a write shall fail like on a full disk, not end the process.
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let (requests, received) = unbounded();
     thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
-            for _signal in signals.forever() {
-                if requests.send(Request::Stop).is_err() {
+            for signal in signals.forever() {
+                let request = match signal {
+                    SIGHUP => Request::Reload,
+                    _ => Request::Stop,
+                };
+                if requests.send(request).is_err() {
                     return;
                 }
             }

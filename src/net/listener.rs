@@ -16,6 +16,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
+    tls_at_once: bool,
     closed: AtomicBool,
     /// Threads that wait in [`accept`](Listener::accept) or are on their way there.
     pub(super) waiting: AtomicUsize,
@@ -23,11 +24,12 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds `address` and listens. With `only_v6`, `[::]` leaves IPv4 to another listener.
+    /// Binds `address` and listens. With `only_v6`, `[::]` leaves IPv4 to another listener; with `tls_at_once`, clients
+    /// begin with their handshake.
     ///
     /// # Errors
     /// Whatever the kernel says: the address is in use, or its port needs root.
-    pub fn bind(address: SocketAddr, only_v6: bool) -> io::Result<Listener> {
+    pub fn bind(address: SocketAddr, only_v6: bool, tls_at_once: bool) -> io::Result<Listener> {
         let socket = Socket::new(
             Domain::for_address(address),
             Type::STREAM,
@@ -43,6 +45,7 @@ impl Listener {
         Ok(Listener {
             address: socket.local_addr()?,
             socket,
+            tls_at_once,
             closed: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             trouble: Mutex::new(None),
@@ -52,6 +55,11 @@ impl Listener {
     /// The address bound, with the port the kernel chose if it was 0.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Whether clients begin with their handshake (port 465, RFC 8314).
+    pub fn tls_at_once(&self) -> bool {
+        self.tls_at_once
     }
 
     /// Waits for the next client; `None` once [`close`](Listener::close) was called.

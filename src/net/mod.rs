@@ -3,4 +3,5 @@
 pub mod deadline;
 pub mod listener;
 pub mod pool;
+pub mod tls;
 pub mod transport;

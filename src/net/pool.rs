@@ -35,6 +35,8 @@ pub struct Client {
     pub number: u64,
     /// Where it comes from, IPv4 also when it came as `::ffff:`.
     pub address: SocketAddr,
+    /// It begins with its handshake.
+    pub tls_at_once: bool,
     state: Arc<ClientState>,
 }
 
@@ -98,14 +100,14 @@ impl Pool {
     fn work(self: Arc<Self>, listener: &Arc<Listener>) {
         while let Some((socket, address)) = listener.accept() {
             let Some(_place) = Place::take(&self) else {
-                self.refuse(&socket);
+                self.refuse(&socket, listener);
                 continue;
             };
             if !self.leave_accept(listener) {
-                self.refuse(&socket);
+                self.refuse(&socket, listener);
                 continue;
             }
-            self.serve_client(socket, address);
+            self.serve_client(socket, address, listener.tls_at_once());
             listener.waiting.fetch_add(1, Ordering::SeqCst);
         }
     }
@@ -135,7 +137,7 @@ impl Pool {
             .map(drop)
     }
 
-    fn serve_client(&self, socket: TcpStream, address: SocketAddr) {
+    fn serve_client(&self, socket: TcpStream, address: SocketAddr, tls_at_once: bool) {
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let state = Arc::new(ClientState {
             socket: Arc::new(socket),
@@ -150,6 +152,7 @@ impl Pool {
         let client = Client {
             number,
             address: SocketAddr::new(ip, address.port()),
+            tls_at_once,
             state,
         };
         if catch_unwind(AssertUnwindSafe(|| (self.serve)(&client))).is_err() {
@@ -158,9 +161,12 @@ impl Pool {
         self.lock_clients().remove(&number);
     }
 
-    /// Says 421 to a client without a place, without ever waiting for it.
-    fn refuse(&self, socket: &TcpStream) {
+    /// Says 421 to a client without a place, without ever waiting for it; in the plain to nobody who expects TLS.
+    fn refuse(&self, socket: &TcpStream, listener: &Listener) {
         let mut socket = socket;
+        if listener.tls_at_once() {
+            return;
+        }
         if socket.set_nonblocking(true).is_err() || socket.write(&self.refusal).is_err() {
             return;
         }

@@ -1,14 +1,22 @@
-//! A client's socket as reads and writes with deadlines.
+//! A client's socket as reads and writes with deadlines, plain or in TLS.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustls::{ServerConfig, ServerConnection};
+
 use super::deadline::Deadline;
 
 /// One client's stream of octets.
 pub struct Transport {
+    wire: Wire,
+    tls: Option<Box<ServerConnection>>,
+}
+
+/// The socket itself.
+struct Wire {
     socket: Arc<TcpStream>,
     /// The read time-out last given to the kernel. It restarts with each read, so it is only set anew when less than it
     /// remains, which spares a system call for nearly every read.
@@ -17,12 +25,26 @@ pub struct Transport {
 }
 
 /// Why octets did not move.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum TransportError {
     /// The deadline came first.
+    #[error("timed out")]
     TimedOut,
     /// The client is gone.
+    #[error("{0}")]
     Lost(io::Error),
+    /// The client does not speak TLS as we do.
+    #[error("{0}")]
+    Tls(rustls::Error),
+}
+
+/// What a handshake agreed on, for the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TlsFacts {
+    /// `TLSv1_3` or `TLSv1_2`.
+    pub version: &'static str,
+    /// The cipher suite's registered name.
+    pub cipher: &'static str,
 }
 
 impl Transport {
@@ -34,10 +56,43 @@ impl Transport {
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(write_patience))?;
         socket.set_write_timeout(Some(write_patience))?;
-        Ok(Transport {
+        let wire = Wire {
             socket,
             armed: write_patience,
             write_patience,
+        };
+        Ok(Transport { wire, tls: None })
+    }
+
+    /// Does the handshake, within `deadline` in all. After an error nothing may be said in plain.
+    ///
+    /// # Errors
+    /// [`TransportError`] as it says.
+    pub fn start_tls(
+        &mut self,
+        config: Arc<ServerConfig>,
+        deadline: &Deadline,
+    ) -> Result<TlsFacts, TransportError> {
+        let mut tls = ServerConnection::new(config).map_err(TransportError::Tls)?;
+        // Replies wait in our own buffer, which has a ceiling; this one holds what was encrypted of it.
+        tls.set_buffer_limit(None);
+        let tls = self.tls.insert(Box::new(tls));
+        while tls.is_handshaking() {
+            self.wire.write_tls(tls)?;
+            if tls.is_handshaking() && self.wire.read_tls(tls, deadline)? == 0 {
+                return Err(TransportError::Lost(ErrorKind::UnexpectedEof.into()));
+            }
+        }
+        self.wire.write_tls(tls)?;
+        let suite = tls.negotiated_cipher_suite();
+        Ok(TlsFacts {
+            version: tls
+                .protocol_version()
+                .and_then(|version| version.as_str())
+                .unwrap_or("unknown"),
+            cipher: suite
+                .and_then(|suite| suite.suite().as_str())
+                .unwrap_or("unknown"),
         })
     }
 
@@ -46,6 +101,80 @@ impl Transport {
     /// # Errors
     /// [`TransportError`] as it says.
     pub fn read(&mut self, room: &mut [u8], deadline: &Deadline) -> Result<usize, TransportError> {
+        let Some(tls) = &mut self.tls else {
+            return self.wire.read(room, deadline);
+        };
+        loop {
+            match tls.reader().read(room) {
+                Ok(count) => return Ok(count),
+                // The client left without close_notify, as many do.
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(0),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(TransportError::Lost(error)),
+            }
+            self.wire.read_tls(tls, deadline)?;
+            // Key updates and alerts of the client's may want an answer.
+            self.wire.write_tls(tls)?;
+        }
+    }
+
+    /// Writes all of `octets`, within the patience for one batch of replies.
+    ///
+    /// # Errors
+    /// [`TransportError`] as it says; how much was written is then unknown.
+    pub fn write_all(&mut self, octets: &[u8]) -> Result<(), TransportError> {
+        let Some(tls) = &mut self.tls else {
+            return self.wire.write_all(octets);
+        };
+        tls.writer()
+            .write_all(octets)
+            .map_err(TransportError::Lost)?;
+        self.wire.write_tls(tls)
+    }
+
+    /// Whether the client has closed its end or reset the connection, with nothing left to read.
+    pub fn client_left(&self) -> bool {
+        let looked = self.wire.socket.set_nonblocking(true).and_then(|()| {
+            let looked = self.wire.socket.peek(&mut [0]);
+            self.wire.socket.set_nonblocking(false)?;
+            looked
+        });
+        match looked {
+            Ok(octets) => octets == 0,
+            Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
+        }
+    }
+
+    /// Says that nothing more comes: close_notify in TLS, so that the client can tell an end from a cut.
+    pub fn finish(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.send_close_notify();
+            // A client that is gone by now needs no farewell.
+            let _ = self.wire.write_tls(tls);
+        }
+    }
+
+    /// Closes after a last reply that the client may still be sending against: `close` with unread octets would make
+    /// the kernel reset the connection, which can cost the client that reply. Reads and drops, for a bounded time.
+    pub fn close_gently(&mut self) {
+        self.finish();
+        if self.wire.socket.shutdown(Shutdown::Write).is_err() {
+            return;
+        }
+        let deadline = Deadline::for_command(Instant::now(), LINGER);
+        let mut dropped = 0;
+        let mut room = [0; 4_096];
+        while dropped < MAX_DROPPED_OCTETS {
+            match self.wire.read(&mut room, &deadline) {
+                Ok(0) | Err(_) => return,
+                Ok(count) => dropped += count,
+            }
+        }
+    }
+}
+
+impl Wire {
+    fn read(&mut self, room: &mut [u8], deadline: &Deadline) -> Result<usize, TransportError> {
         loop {
             let remaining = deadline
                 .remaining(Instant::now())
@@ -66,11 +195,7 @@ impl Transport {
         }
     }
 
-    /// Writes all of `octets`, within the patience for one batch of replies.
-    ///
-    /// # Errors
-    /// [`TransportError`] as it says; how much was written is then unknown.
-    pub fn write_all(&mut self, octets: &[u8]) -> Result<(), TransportError> {
+    fn write_all(&mut self, octets: &[u8]) -> Result<(), TransportError> {
         let started_at = Instant::now();
         let mut rest = octets;
         while !rest.is_empty() {
@@ -90,34 +215,38 @@ impl Transport {
         Ok(())
     }
 
-    /// Whether the client has closed its end or reset the connection, with nothing left to read.
-    pub fn client_left(&self) -> bool {
-        let looked = self.socket.set_nonblocking(true).and_then(|()| {
-            let looked = self.socket.peek(&mut [0]);
-            self.socket.set_nonblocking(false)?;
-            looked
-        });
-        match looked {
-            Ok(octets) => octets == 0,
-            Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
+    /// One read from the socket into the TLS machine; 0 at the end of the stream.
+    fn read_tls(
+        &mut self,
+        tls: &mut ServerConnection,
+        deadline: &Deadline,
+    ) -> Result<usize, TransportError> {
+        let mut room = [0; TLS_READ_OCTETS];
+        let count = self.read(&mut room, deadline)?;
+        let mut received = &room[..count];
+        loop {
+            let taken = tls.read_tls(&mut received).map_err(TransportError::Lost)?;
+            if let Err(error) = tls.process_new_packets() {
+                // The alert tells the client what was wrong; nothing else is ever said after a failure.
+                let _ = self.write_tls(tls);
+                return Err(TransportError::Tls(error));
+            }
+            if received.is_empty() || taken == 0 {
+                return Ok(count);
+            }
         }
     }
 
-    /// Closes after a last reply that the client may still be sending against: `close` with unread octets would make
-    /// the kernel reset the connection, which can cost the client that reply. Reads and drops, for a bounded time.
-    pub fn close_gently(&mut self) {
-        if self.socket.shutdown(Shutdown::Write).is_err() {
-            return;
+    /// Sends what the TLS machine has to say, in one write: a batch of replies is one record.
+    fn write_tls(&mut self, tls: &mut ServerConnection) -> Result<(), TransportError> {
+        if !tls.wants_write() {
+            return Ok(());
         }
-        let deadline = Deadline::for_command(Instant::now(), LINGER);
-        let mut dropped = 0;
-        let mut room = [0; 4_096];
-        while dropped < MAX_DROPPED_OCTETS {
-            match self.read(&mut room, &deadline) {
-                Ok(0) | Err(_) => return,
-                Ok(count) => dropped += count,
-            }
+        let mut records = Vec::new();
+        while tls.wants_write() {
+            tls.write_tls(&mut records).map_err(TransportError::Lost)?;
         }
+        self.write_all(&records)
     }
 
     fn arm(&mut self, timeout: Duration) -> Result<(), TransportError> {
@@ -130,6 +259,8 @@ impl Transport {
     }
 }
 
+/// One read of TLS records; a record holds 16 KiB at most.
+const TLS_READ_OCTETS: usize = 16_384;
 /// How long a client may go on sending after our last reply.
 const LINGER: Duration = Duration::from_secs(2);
 /// How much it may send meanwhile.

@@ -19,6 +19,7 @@ pub enum Verb {
     Expn,
     Help,
     Quit,
+    StartTls,
     /// Known from RFCs and from the field, not done here: 502.
     NotDoneHere,
     /// A request of another protocol that somebody's browser was made to send ([ALPACA](https://alpaca-attack.com)).
@@ -282,7 +283,7 @@ const VERBS: &[(&str, Verb)] = &[
     ("SAML", Verb::NotDoneHere),
     ("SEND", Verb::NotDoneHere),
     ("SOML", Verb::NotDoneHere),
-    ("STARTTLS", Verb::NotDoneHere),
+    ("STARTTLS", Verb::StartTls),
     ("TURN", Verb::NotDoneHere),
     ("XCLIENT", Verb::NotDoneHere),
     ("CONNECT", Verb::Foreign),

@@ -24,4 +24,4 @@ pub use content::{Content, ContentError, MemoryBudget};
 pub use input::{COMMAND_ROOM, CONTENT_ROOM, Input};
 pub use path::{ForwardPath, PathError, ReversePath};
 pub use reply::{EnhancedStatus, Reply};
-pub use session::{Awaited, Counts, Envelope, Session, SessionSettings, Step};
+pub use session::{Awaited, Counts, Envelope, Session, SessionSettings, Step, Tls};

@@ -96,6 +96,7 @@ macro_rules! replies {
 
 replies! {
     R214_HELP = 214 2 . 0 . 0 "HELO EHLO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT";
+    R220_START_TLS = 220 2 . 0 . 0 "Ready to start TLS";
     R221_BYE = 221 2 . 0 . 0 "Bye";
     R250_OK = 250 2 . 0 . 0 "OK";
     R250_SENDER_OK = 250 2 . 1 . 0 "OK";
@@ -110,6 +111,7 @@ replies! {
     R452_STORE_FULL = 452 4 . 3 . 1 "No room to save this now, try again later";
     R452_NO_MEMORY = 452 4 . 3 . 1 "Too much mail at once, try again soon";
     R452_TOO_MANY_RECIPIENTS = 452 4 . 5 . 3 "Too many recipients";
+    R454_OCTETS_BEHIND_STARTTLS = 454 4 . 5 . 0 "STARTTLS has to be the last command of its group";
     R500_UNKNOWN_VERB = 500 5 . 5 . 2 "Command not recognized";
     R500_LINE_TOO_LONG = 500 5 . 5 . 2 "Line too long";
     R500_BARE_LF = 500 5 . 5 . 2 "Lines end in CR LF, not in LF alone";
@@ -129,6 +131,7 @@ replies! {
     R503_SEND_RCPT_FIRST = 503 5 . 5 . 1 "Need an accepted RCPT first";
     R503_NESTED_MAIL = 503 5 . 5 . 1 "A transaction is under way, RSET ends it";
     R503_CHUNKS_UNDER_WAY = 503 5 . 5 . 1 "Chunks are under way, go on with BDAT";
+    R503_TLS_ALREADY = 503 5 . 5 . 1 "TLS is on already";
     R550_NOT_OURS = 550 5 . 7 . 1 "No mail for that domain here";
     R552_TOO_LARGE = 552 5 . 3 . 4 "Message too large";
     R553_NEEDS_SMTPUTF8 = 553 5 . 6 . 7 "A non-ASCII address needs SMTPUTF8";

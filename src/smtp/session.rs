@@ -19,6 +19,7 @@ pub struct Session {
     settings: Arc<SessionSettings>,
     budget: MemoryBudget,
     lines: LineReader,
+    tls: Tls,
     hello: Option<Hello>,
     state: State,
     counts: Counts,
@@ -46,6 +47,17 @@ pub struct SessionSettings {
     pub verbose: bool,
 }
 
+/// Whether a session is encrypted, or could be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// We have no key.
+    Unavailable,
+    /// STARTTLS is offered.
+    Offered,
+    /// Everything is said in TLS.
+    On,
+}
+
 /// What happens next: the whole conversation between protocol and socket.
 #[derive(Debug)]
 pub enum Step {
@@ -53,6 +65,9 @@ pub enum Step {
     Reply(Reply),
     /// A message has arrived whole: save it, and say how that went.
     Save(Envelope, Content),
+    /// Say this, do the handshake, and then tell the session with [`Session::tls_started`]. Given only while nothing
+    /// is unread (CVE-2011-0411): what stands behind STARTTLS was not said in TLS.
+    StartTls(Reply),
     /// Say this and close.
     Close(Reply),
     /// Flush what is to be said, then read.
@@ -151,11 +166,12 @@ enum AfterChunk {
 
 impl Session {
     /// A session whose greeting has not been said.
-    pub fn new(settings: Arc<SessionSettings>, budget: MemoryBudget) -> Session {
+    pub fn new(settings: Arc<SessionSettings>, budget: MemoryBudget, tls: Tls) -> Session {
         Session {
             settings,
             budget,
             lines: LineReader::default(),
+            tls,
             hello: None,
             state: State::Ready,
             counts: Counts::default(),
@@ -180,7 +196,7 @@ impl Session {
             Step::NeedInput => return step,
             Step::Reply(reply) if reply.is_fault() => self.counts.faults += 1,
             Step::Close(_) => self.state = State::Closed,
-            Step::Reply(_) | Step::Save(..) => {}
+            Step::Reply(_) | Step::StartTls(_) | Step::Save(..) => {}
         }
         self.counts.replies = self.counts.replies.wrapping_add(1);
         if self.counts.faults > MAX_FAULTS && !matches!(step, Step::Close(_)) {
@@ -188,6 +204,15 @@ impl Session {
             return Step::Close(reply::R421_TOO_MANY_FAULTS);
         }
         step
+    }
+
+    /// The handshake succeeded: what was said before is forgotten ([RFC 3207 §4.2]).
+    ///
+    /// [RFC 3207 §4.2]: https://www.rfc-editor.org/rfc/rfc3207#section-4.2
+    pub fn tls_started(&mut self) {
+        self.tls = Tls::On;
+        self.hello = None;
+        self.state = State::Ready;
     }
 
     /// What the client is expected to send next.
@@ -207,10 +232,12 @@ impl Session {
     /// The protocol word of Received ([RFC 3848](https://www.rfc-editor.org/rfc/rfc3848), RFC 6531 §4.3).
     pub fn protocol(&self, envelope: &Envelope) -> &'static str {
         let extended = self.hello.as_ref().is_some_and(|hello| hello.extended);
-        match (extended, envelope.smtputf8) {
-            (_, true) => "UTF8SMTP",
-            (true, false) => "ESMTP",
-            (false, false) => "SMTP",
+        match (envelope.smtputf8, extended, self.tls == Tls::On) {
+            (true, _, false) => "UTF8SMTP",
+            (true, _, true) => "UTF8SMTPS",
+            (false, true, false) => "ESMTP",
+            (false, true, true) => "ESMTPS",
+            (false, false, _) => "SMTP",
         }
     }
 
@@ -242,7 +269,13 @@ impl Session {
             self.proceed(verb, argument)
         };
         input.consume(octets);
-        step.unwrap_or_else(|| self.read_chunk(input))
+        match step {
+            Some(Step::StartTls(_)) if !input.unread().is_empty() => {
+                Step::Close(reply::R454_OCTETS_BEHIND_STARTTLS)
+            }
+            Some(step) => step,
+            None => self.read_chunk(input),
+        }
     }
 
     /// The one table of commands: what each verb does. `None`: the octets of a chunk come next.
@@ -262,6 +295,10 @@ impl Session {
                 Ok(()) => return Some(Step::Close(reply::R221_BYE)),
                 Err(error) => Err(error),
             },
+            Some(Verb::StartTls) => match self.start_tls(argument) {
+                Ok(reply) if reply == reply::R220_START_TLS => return Some(Step::StartTls(reply)),
+                outcome => outcome,
+            },
             Some(Verb::Expn | Verb::NotDoneHere) => Ok(reply::R502_NOT_DONE_HERE),
             Some(Verb::Foreign) => return Some(Step::Close(reply::R500_NOT_SMTP)),
             None => Ok(reply::R500_UNKNOWN_VERB),
@@ -276,7 +313,8 @@ impl Session {
         self.counts.helo += 1;
         let settings = &self.settings;
         Ok(if extended {
-            extension::ehlo_reply(&settings.host_name, settings.max_content_octets)
+            let offer_tls = self.tls == Tls::Offered;
+            extension::ehlo_reply(&settings.host_name, settings.max_content_octets, offer_tls)
         } else {
             Reply::new(250, None, settings.host_name.clone().into())
         })
@@ -385,6 +423,17 @@ impl Session {
         command::no_argument(argument)?;
         self.state = State::Ready;
         Ok(reply::R250_OK)
+    }
+
+    fn start_tls(&self, argument: &[u8]) -> Result<Reply, CommandError> {
+        if self.tls == Tls::Unavailable {
+            return Ok(reply::R502_NOT_DONE_HERE);
+        }
+        command::no_argument(argument)?;
+        Ok(match self.tls {
+            Tls::On => reply::R503_TLS_ALREADY,
+            Tls::Offered | Tls::Unavailable => reply::R220_START_TLS,
+        })
     }
 
     fn read_data(&mut self, input: &mut Input) -> Step {

@@ -1,0 +1,256 @@
+//! Keys and certificates: PEM files to a rustls configuration, checked before anybody meets it, renewed without a restart.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::CertificateDer;
+use rustls::server::NoServerSessionStorage;
+use rustls::{ServerConfig, version};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// The files of a pair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// PEM: our certificate first, then the ones that vouch for it.
+    pub chain_file: PathBuf,
+    /// PEM: PKCS#8, PKCS#1 or SEC1.
+    pub key_file: PathBuf,
+}
+
+/// A pair in service: one configuration, swapped whole when the files have changed. Clones share it.
+#[derive(Clone)]
+pub struct TlsIdentity {
+    files: TlsFiles,
+    loaded: Arc<RwLock<Loaded>>,
+}
+
+#[derive(Clone)]
+struct Loaded {
+    config: Arc<ServerConfig>,
+    expires_at: SystemTime,
+    seen: FileState,
+}
+
+/// What tells one state of the two files from another, without reading them.
+type FileState = [Option<(u64, i64, i64, u64)>; 2];
+
+/// What is wrong with a pair; the text names the key, the file and the cure.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The file cannot be read.
+    #[error("{key}: cannot read {}: {source}; name a file this user may read", .file.display())]
+    Unreadable {
+        /// The configuration's key.
+        key: &'static str,
+        /// Which file.
+        file: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file holds something else.
+    #[error("{key}: expected {expected} in {}, but found none", .file.display())]
+    NotPem {
+        /// The configuration's key.
+        key: &'static str,
+        /// What it should hold.
+        expected: &'static str,
+        /// Which file.
+        file: PathBuf,
+    },
+    /// The key belongs to another certificate, or cannot be used.
+    #[error(
+        "GSMTP_PRV_KEY: the key in {} does not fit the certificate in {}: {reason}; take both from the same place",
+        .files.key_file.display(), .files.chain_file.display()
+    )]
+    Unfit {
+        /// Both files.
+        files: TlsFiles,
+        /// What the TLS library said.
+        reason: rustls::Error,
+    },
+}
+
+impl TlsIdentity {
+    /// Reads both files and checks that they belong together.
+    ///
+    /// # Errors
+    /// [`TlsError`] for the first thing that is wrong.
+    pub fn load(files: &TlsFiles) -> Result<TlsIdentity, TlsError> {
+        let loaded = Arc::new(RwLock::new(Loaded::read(files)?));
+        Ok(TlsIdentity {
+            files: files.clone(),
+            loaded,
+        })
+    }
+
+    /// The configuration for the next handshake.
+    pub fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.read().config)
+    }
+
+    /// When the certificate expires.
+    pub fn expires_at(&self) -> SystemTime {
+        self.read().expires_at
+    }
+
+    /// Whether the files are not the ones last tried.
+    pub fn files_have_changed(&self) -> bool {
+        self.read().seen != file_state(&self.files)
+    }
+
+    /// Reads the files again. A bad pair leaves the one in service.
+    ///
+    /// # Errors
+    /// [`TlsError`]; the files are not tried again by themselves until they change once more.
+    pub fn reload(&self) -> Result<(), TlsError> {
+        let seen = file_state(&self.files);
+        let read = Loaded::read(&self.files);
+        let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
+        match read {
+            Ok(read) => *loaded = read,
+            Err(error) => {
+                loaded.seen = seen;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// The certificate's last days, and a key that others may read: said at start and by `check`.
+    pub fn warnings(&self, now: SystemTime) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let chain_file = self.files.chain_file.display();
+        match self.expires_at().duration_since(now) {
+            Err(_) => warnings.push(format!(
+                "GSMTP_PUB_KEY: the certificate in {chain_file} has expired; renew it, clients may refuse it"
+            )),
+            Ok(left) if left < RENEW_WITHIN => warnings.push(format!(
+                "GSMTP_PUB_KEY: the certificate in {chain_file} expires in {} days; renew it",
+                left.as_secs() / 86_400
+            )),
+            Ok(_) => {}
+        }
+        let mode = fs::metadata(&self.files.key_file).map_or(0, |metadata| metadata.mode());
+        if mode & 0o004 != 0 {
+            let file = self.files.key_file.display();
+            warnings.push(format!(
+                "GSMTP_PRV_KEY: everybody may read {file}; run: chmod o-r {file}"
+            ));
+        }
+        warnings
+    }
+
+    fn read(&self) -> Loaded {
+        self.loaded
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+impl Loaded {
+    fn read(files: &TlsFiles) -> Result<Loaded, TlsError> {
+        // Looked at before reading: a change in between is then noticed again.
+        let seen = file_state(files);
+        let chain = read_chain(&files.chain_file)?;
+        let key = read_pem(
+            "GSMTP_PRV_KEY",
+            "a private key (PKCS#8, PKCS#1 or SEC1)",
+            &files.key_file,
+            |pem| rustls_pemfile::private_key(pem),
+        )?;
+        let expires_at = expires_at(&chain[0]);
+        let unfit = |reason| TlsError::Unfit {
+            files: files.clone(),
+            reason,
+        };
+        let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
+            .with_protocol_versions(&[&version::TLS13, &version::TLS12])
+            .map_err(unfit)?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .map_err(unfit)?;
+        // Some senders, Exchange among them, break off STARTTLS when they are handed tickets.
+        config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        Ok(Loaded {
+            config: Arc::new(config),
+            expires_at,
+            seen,
+        })
+    }
+}
+
+/// X25519 first, the cheapest that everybody has; the post-quantum hybrid for clients that ask for nothing less.
+fn provider() -> CryptoProvider {
+    use aws_lc_rs::kx_group;
+    CryptoProvider {
+        kx_groups: vec![
+            kx_group::X25519,
+            kx_group::X25519MLKEM768,
+            kx_group::SECP256R1,
+            kx_group::SECP384R1,
+        ],
+        ..aws_lc_rs::default_provider()
+    }
+}
+
+fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    read_pem("GSMTP_PUB_KEY", "a certificate in PEM form", file, |pem| {
+        let chain = rustls_pemfile::certs(pem).collect::<io::Result<Vec<_>>>()?;
+        let is_certificate = chain
+            .first()
+            .is_some_and(|first| X509Certificate::from_der(first).is_ok());
+        Ok(is_certificate.then_some(chain))
+    })
+}
+
+fn read_pem<T>(
+    key: &'static str,
+    expected: &'static str,
+    file: &Path,
+    read: impl Fn(&mut BufReader<File>) -> io::Result<Option<T>>,
+) -> Result<T, TlsError> {
+    let unreadable = |source| TlsError::Unreadable {
+        key,
+        file: file.to_owned(),
+        source,
+    };
+    let mut pem = BufReader::new(File::open(file).map_err(unreadable)?);
+    match read(&mut pem) {
+        Ok(Some(found)) => Ok(found),
+        Err(error) if error.kind() != io::ErrorKind::InvalidData => Err(unreadable(error)),
+        Ok(None) | Err(_) => Err(TlsError::NotPem {
+            key,
+            expected,
+            file: file.to_owned(),
+        }),
+    }
+}
+
+fn expires_at(certificate: &CertificateDer) -> SystemTime {
+    let seconds = X509Certificate::from_der(certificate).map_or(0, |(_, certificate)| {
+        certificate.validity().not_after.timestamp()
+    });
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.max(0) as u64)
+}
+
+fn file_state(files: &TlsFiles) -> FileState {
+    [&files.chain_file, &files.key_file].map(|file| {
+        let metadata = fs::metadata(file).ok()?;
+        Some((
+            metadata.ino(),
+            metadata.mtime(),
+            metadata.mtime_nsec(),
+            metadata.len(),
+        ))
+    })
+}
+
+/// Two weeks: time enough for somebody to look after a renewal that failed.
+const RENEW_WITHIN: Duration = Duration::from_secs(14 * 86_400);
