@@ -1,18 +1,15 @@
 //! A server with a store of its own: each mail becomes a file in the folder `mail`.
 
+use std::error::Error;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use goguerrilla::config::Config;
-use goguerrilla::connection::{self, ConnectionSettings};
 use goguerrilla::mail::Mail;
-use goguerrilla::net::listener::Listener;
-use goguerrilla::net::pool::Pool;
-use goguerrilla::smtp::{MemoryBudget, reply};
-use goguerrilla::storage::{SaveError, SaveMail, SavedId, Writers};
-use goguerrilla::{server, signals};
+use goguerrilla::server;
+use goguerrilla::storage::{SaveError, SaveMail, SavedId};
 
 struct FolderStore {
     folder: PathBuf,
@@ -38,32 +35,13 @@ impl SaveMail for FolderStore {
     }
 }
 
-fn main() -> io::Result<()> {
-    let config = Config::default();
+fn main() -> Result<(), Box<dyn Error>> {
     fs::create_dir_all("mail")?;
     let open = || -> Result<Box<dyn SaveMail>, SaveError> {
         let folder = "mail".into();
         Ok(Box::new(FolderStore { folder }))
     };
-    // One thread that saves; `false`, because this store needs no columns computed in advance.
-    let (saver, writers) = Writers::start(1, false, Arc::new(open))?;
-    let settings = ConnectionSettings {
-        session: Arc::new(server::session_settings(&config)),
-        client_timeout: config.client_timeout,
-        budget: MemoryBudget::new(config.max_memory_octets),
-        saver,
-    };
-    let mut refusal = Vec::new();
-    reply::R421_TOO_BUSY.write_to(&mut refusal);
-    let serve = move |client: &_| connection::serve(client, &settings);
-    let pool = Pool::new(config.max_clients, refusal, Box::new(serve));
-    let listener = Arc::new(Listener::bind(config.listen_addresses[0], false)?);
-    pool.open(&listener)?;
-    println!("listening on {}", listener.address());
-    // SIGTERM or Ctrl-C ends it: nobody new is accepted, and what has queued up is saved.
-    let _ = signals::listen()?.recv();
-    listener.close();
-    pool.drain();
-    writers.finish();
+    // Runs until SIGTERM or Ctrl-C, and logs to standard output.
+    server::run_with_store(&Config::default(), Arc::new(open))?;
     Ok(())
 }

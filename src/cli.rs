@@ -4,13 +4,11 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, StoreKind};
 use crate::logging::is_harmless;
-use crate::net::tls::TlsIdentity;
 use crate::server;
 use crate::storage::mysql::{self, MySqlReader};
 use crate::storage::sqlite::{self, SqliteReader};
@@ -213,7 +211,7 @@ fn load_config(named: Option<&Path>) -> Result<(Config, Vec<String>), String> {
 
 fn check(config: &Config, notes: &[String]) -> Result<(), Failure> {
     let mut findings: Vec<Finding> = notes.iter().cloned().map(Finding::warning).collect();
-    findings.extend(check_tls(config));
+    findings.extend(server::check_tls(config));
     match config.store {
         StoreKind::Discard => findings.push(Finding::warning(
             "GM_STORE: discard thanks for every mail and drops it; set \"sqlite\" to keep mail"
@@ -247,20 +245,6 @@ fn check(config: &Config, notes: &[String]) -> Result<(), Failure> {
         });
     }
     Ok(())
-}
-
-fn check_tls(config: &Config) -> Vec<Finding> {
-    let Some(files) = server::tls_files(config) else {
-        return Vec::new();
-    };
-    match TlsIdentity::load(&files) {
-        Err(error) => vec![Finding::error(error.to_string())],
-        Ok(tls) => tls
-            .warnings(SystemTime::now())
-            .into_iter()
-            .map(Finding::warning)
-            .collect(),
-    }
 }
 
 fn reader(config: &Config) -> Result<Box<dyn ReadMail>, String> {

@@ -65,11 +65,33 @@ pub enum StartError {
 /// What sessions decide by, replaced whole when more is known.
 type SharedSession = Arc<RwLock<Arc<SessionSettings>>>;
 
-/// Runs the server until it is told to stop.
+/// Runs the server until it is told to stop. `notes` are said in the log once it is open.
 ///
 /// # Errors
 /// [`StartError`] when it could not start.
 pub fn run(config: &Config, notes: &[String]) -> Result<(), StartError> {
+    run_on(config, notes, |session| start_store(config, session))
+}
+
+/// Runs the server with a store of your own instead of GM_STORE's, on one writer's thread.
+///
+/// `open` is called there, and again should the store ever panic.
+///
+/// # Errors
+/// [`StartError`] when it could not start.
+pub fn run_with_store(config: &Config, open: OpenStore) -> Result<(), StartError> {
+    run_on(config, &[], |_| {
+        let started = Writers::start(1, false, Health::default(), Arc::clone(&open));
+        let (saver, writers) = started.map_err(StartError::Kernel)?;
+        Ok((saver, Some(writers)))
+    })
+}
+
+fn run_on(
+    config: &Config,
+    notes: &[String],
+    start_store: impl FnOnce(&SharedSession) -> Result<(Saver, Option<Writers>), StartError>,
+) -> Result<(), StartError> {
     refuse_to_serve_as_root(config)?;
     let listeners = bind_all(config)?;
     logging::start(&config.log_file, log_format(config)).map_err(|source| StartError::Log {
@@ -87,7 +109,7 @@ pub fn run(config: &Config, notes: &[String]) -> Result<(), StartError> {
     let tls = load_tls(config)?;
     let requests = signals::listen().map_err(StartError::Kernel)?;
     let session = Arc::new(RwLock::new(Arc::new(session_settings(config))));
-    let (saver, writers) = start_store(config, &session)?;
+    let (saver, writers) = start_store(&session)?;
     let settings = ConnectionSettings {
         session,
         client_timeout: config.client_timeout,
@@ -156,13 +178,26 @@ fn warn_of_tls(tls: &TlsIdentity) {
     }
 }
 
-/// The pair of files, if TLS is configured.
-pub fn tls_files(config: &Config) -> Option<TlsFiles> {
+fn tls_files(config: &Config) -> Option<TlsFiles> {
     let (chain_file, key_file) = config.tls_files.clone()?;
     Some(TlsFiles {
         chain_file,
         key_file,
     })
+}
+
+/// What `check` says of key and certificate.
+pub fn check_tls(config: &Config) -> Vec<Finding> {
+    let Some(files) = tls_files(config) else {
+        return Vec::new();
+    };
+    match TlsIdentity::load(&files) {
+        Err(error) => vec![Finding::error(error.to_string())],
+        Ok(tls) => {
+            let warnings = tls.warnings(SystemTime::now()).into_iter();
+            warnings.map(Finding::warning).collect()
+        }
+    }
 }
 
 /// Lets idle clients go, and the others finish what they have under way, for at most [`DRAIN_PATIENCE`].

@@ -60,7 +60,8 @@ fn imports_point_downwards() {
             }
         }
         // From a room's own file `super` is the whole house; from a deeper one that takes two of them.
-        let is_door = file.components().count() == 1 || file.ends_with("mod.rs");
+        let depth = file.components().count();
+        let is_door = depth == 1 || (depth == 2 && file.ends_with("mod.rs"));
         let way_out = if is_door {
             "use super::"
         } else {

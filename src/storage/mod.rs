@@ -37,27 +37,34 @@ use crate::mail::Mail;
 /// use goguerrilla::mail::Mail;
 /// use goguerrilla::storage::{SaveError, SaveMail, SavedId};
 ///
-/// /// One file for each recipient.
+/// /// One file for each mail, with the trace fields of all its recipients.
 /// struct FolderStore {
 ///     folder: PathBuf,
 /// }
 ///
 /// impl SaveMail for FolderStore {
 ///     fn save_mail(&mut self, mail: &Mail) -> Result<SavedId, SaveError> {
-///         let unavailable = |error: std::io::Error| SaveError::Unavailable(error.to_string());
-///         for delivery in mail.deliveries() {
-///             let name = self.folder.join(delivery.hash.as_str());
-///             let mut file = File::create(&name).map_err(unavailable)?;
-///             file.write_all(mail.trace_fields(delivery).as_bytes()).map_err(unavailable)?;
-///             file.write_all(mail.content()).map_err(unavailable)?;
-///             file.sync_all().map_err(unavailable)?;
+///         let file = self.folder.join(mail.deliveries()[0].hash.as_str());
+///         let written = File::create(&file).and_then(|mut file| {
+///             for delivery in mail.deliveries() {
+///                 file.write_all(mail.trace_fields(delivery).as_bytes())?;
+///             }
+///             file.write_all(mail.content())?;
+///             file.sync_all()?;
+///             File::open(&self.folder)?.sync_all()
+///         });
+///         if let Err(error) = written {
+///             // The client is told 451 and sends the mail again, so nothing of it may remain.
+///             let _ = fs::remove_file(&file);
+///             return Err(SaveError::Unavailable(error.to_string()));
 ///         }
-///         File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(unavailable)?;
 ///         Ok(SavedId::from(mail.deliveries()[0].hash))
 ///     }
 /// }
-/// # let _ = FolderStore { folder: fs::canonicalize(".").unwrap() };
 /// ```
+///
+/// [`server::run_with_store`](crate::server::run_with_store) starts a server with it; `examples/own_store.rs` is the
+/// whole program.
 pub trait SaveMail: Send {
     /// Makes ready to save: reconnects, takes the lock. May wait; clients that leave meanwhile are not saved behind
     /// their backs, and mails that arrive meanwhile join the batch. Called before every batch.
