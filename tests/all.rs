@@ -1,4 +1,5 @@
 //! Everything that talks to a running server: one binary, so that it is built once.
 
+mod dialogs;
 mod smoke;
 mod support;
