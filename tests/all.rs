@@ -1,5 +1,8 @@
 //! Everything that talks to a running server: one binary, so that it is built once.
 
+mod arguments;
+mod check;
+mod configs;
 mod dialogs;
 mod properties;
 mod smoke;

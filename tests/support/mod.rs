@@ -1,6 +1,7 @@
 //! A server of our own on a port of the kernel's choice, and a client that checks each reply's form.
 
 pub mod dialog;
+pub mod ended;
 pub mod store;
 
 use std::fs::{self, File};
