@@ -5,5 +5,7 @@ mod check;
 mod configs;
 mod dialogs;
 mod properties;
+mod reading;
+mod recipients;
 mod smoke;
 mod support;
