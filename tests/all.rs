@@ -3,7 +3,9 @@
 mod arguments;
 mod check;
 mod configs;
+mod corpus;
 mod dialogs;
+mod memory;
 mod properties;
 mod reading;
 mod recipients;
