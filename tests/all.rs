@@ -9,5 +9,6 @@ mod memory;
 mod properties;
 mod reading;
 mod recipients;
+mod refusals;
 mod smoke;
 mod support;

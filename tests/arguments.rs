@@ -26,11 +26,7 @@ fn one_dash_and_two_mean_the_same() {
             command(form)
         });
         assert_eq!(server.address.ip().to_string(), "127.0.0.2", "{form:?}");
-        server.client().command("NOOP said", "250 2.0.0 ");
-        assert!(
-            server.log().contains(" client_said line=\"NOOP said\""),
-            "{form:?}"
-        );
+        assert!(logs_the_dialogue(&server), "{form:?}");
     }
 }
 
@@ -45,9 +41,7 @@ fn v_wins_over_the_file_only_when_given() {
         let folder = TempDir::new().expect("a temporary folder");
         // Without -config the file of the usual name is read.
         let server = Server::start_with(folder, &[("GSMTP_VERBOSE", "Y")], |_| command(arguments));
-        server.client().command("NOOP said", "250 2.0.0 ");
-        let log = server.log();
-        assert_eq!(log.contains(" client_said "), is_verbose, "{arguments:?}");
+        assert_eq!(logs_the_dialogue(&server), is_verbose, "{arguments:?}");
     }
 }
 
@@ -219,6 +213,17 @@ fn a_log_or_a_store_that_cannot_be_opened_is_named() {
         let ended = run(folder.path(), &["-config=goguerrilla.conf"]);
         assert_eq!((ended.status, ended.stderr.as_str()), (1, line));
     }
+}
+
+/// Whether a line that a client said is in the log once the log tells of its end.
+fn logs_the_dialogue(server: &Server) -> bool {
+    let mut client = server.client();
+    client.command("NOOP said", "250 2.0.0 ");
+    client.command("QUIT", "221 2.0.0 ");
+    let log = wait_for("the session to end", || {
+        Some(server.log()).filter(|log| log.contains(" disconnected "))
+    });
+    log.contains(" client_said line=\"NOOP said\"")
 }
 
 fn command(arguments: &[&str]) -> Command {

@@ -54,4 +54,4 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// Dialogues mostly wait, so there may be more of them at once than there are processors.
-const WORKERS: usize = 8;
+const WORKERS: usize = 12;
