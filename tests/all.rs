@@ -6,6 +6,7 @@ mod configs;
 mod corpus;
 mod dialogs;
 mod memory;
+mod pipelining;
 mod properties;
 mod reading;
 mod recipients;
