@@ -151,10 +151,11 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] for the first thing that is wrong.
     pub fn load(file: &Path) -> Result<(Config, Vec<ConfigWarning>), ConfigError> {
-        let text = std::fs::read_to_string(file).map_err(|error| ConfigError::Unreadable {
+        let octets = std::fs::read(file).map_err(|error| ConfigError::Unreadable {
             file: file.to_owned(),
             reason: error.to_string(),
         })?;
+        let text = String::from_utf8(octets).map_err(|error| not_utf8(&error))?;
         Config::parse(&text)
     }
 
@@ -486,6 +487,19 @@ impl<'de> Deserialize<'de> for Given {
         }
         deserializer.deserialize_map(Pairs)
     }
+}
+
+fn not_utf8(error: &std::string::FromUtf8Error) -> ConfigError {
+    let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+    let line = 1 + good.iter().filter(|octet| **octet == b'\n').count();
+    let column = 1 + good
+        .iter()
+        .rev()
+        .take_while(|octet| **octet != b'\n')
+        .count();
+    ConfigError::NotJson(format!(
+        "octets that are not UTF-8 at line {line} column {column}"
+    ))
 }
 
 fn bad_value(key: &'static str, expected: &str, found: &str) -> ConfigError {

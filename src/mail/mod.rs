@@ -3,6 +3,7 @@
 mod compress;
 mod hash;
 mod header;
+mod parameters;
 mod summary;
 mod trace;
 mod words;

@@ -3,13 +3,10 @@
 //! Reads the structure without decoding bodies, in time linear in the content: nesting, parts and field lengths each
 //! have a ceiling, and what lies beyond one is simply not described. MIME is RFC 2045–2049, file names RFC 2183 and 2231.
 
-use std::borrow::Cow;
-
-use mail_parser::HeaderValue;
-use mail_parser::parsers::MessageStream;
 use memchr::memmem;
 
 use super::header::{self, Fields};
+use super::parameters::Structured;
 use super::words;
 
 /// What a mail is about, as far as its columns tell.
@@ -71,7 +68,7 @@ impl Walk {
             if let Some(boundary) = &media.boundary
                 && depth < MAX_DEPTH
             {
-                for part in parts(body, boundary.as_bytes()) {
+                for part in parts(body, boundary) {
                     let (fields, body) = header::split(part);
                     self.visit(&fields, Media::of(&fields), body, depth + 1);
                 }
@@ -103,24 +100,26 @@ impl Walk {
 struct Media {
     media_type: String,
     charset: Option<String>,
-    boundary: Option<String>,
+    boundary: Option<Vec<u8>>,
     name: Option<String>,
 }
 
 impl Media {
     fn of(fields: &Fields) -> Media {
-        let (media_type, parameters) = fields.content_type.map(parse_field).unwrap_or_default();
-        let parameter = |name: &str| find(&parameters, name);
-        let media_type = media_type.to_lowercase();
+        let field = fields
+            .content_type
+            .map(Structured::parse)
+            .unwrap_or_default();
+        let media_type = field.value.to_lowercase();
         Media {
             media_type: if is_media_type(&media_type) {
                 media_type
             } else {
                 "text/plain".to_owned()
             },
-            charset: parameter("charset"),
-            boundary: parameter("boundary"),
-            name: parameter("name"),
+            charset: field.text("charset"),
+            boundary: field.octets("boundary"),
+            name: field.text("name"),
         }
     }
 }
@@ -131,38 +130,12 @@ fn is_media_type(text: &str) -> bool {
 }
 
 fn disposition(fields: &Fields) -> (String, Option<String>) {
-    let (disposition, parameters) = fields.disposition.map(parse_field).unwrap_or_default();
-    let filename = find(&parameters, "filename");
-    (disposition, filename)
-}
-
-type Parameters = Vec<(String, String)>;
-
-/// `value; name=text; …` with comments, quotes, RFC 2231 and RFC 2047 undone.
-fn parse_field(value: &[u8]) -> (String, Parameters) {
-    let line: Cow<[u8]> = match value {
-        [.., b'\n'] => value.into(),
-        _ => [value, b"\n"].concat().into(),
-    };
-    let HeaderValue::ContentType(field) = MessageStream::new(&line).parse_content_type() else {
-        return Default::default();
-    };
-    let text = match field.c_subtype {
-        Some(subtype) => format!("{}/{subtype}", field.c_type),
-        None => field.c_type.into_owned(),
-    };
-    let parameters = field.attributes.unwrap_or_default().into_iter();
-    let parameters = parameters
-        .map(|parameter| (parameter.name.to_lowercase(), parameter.value.into_owned()))
-        .collect();
-    (text, parameters)
-}
-
-fn find(parameters: &Parameters, name: &str) -> Option<String> {
-    parameters
-        .iter()
-        .find(|(known, value)| known == name && !value.is_empty())
-        .map(|(_, value)| value.clone())
+    let field = fields
+        .disposition
+        .map(Structured::parse)
+        .unwrap_or_default();
+    let filename = field.text("filename");
+    (field.value, filename)
 }
 
 /// The parts between boundary lines; the last one may lack its end (RFC 2046 §5.1.1).

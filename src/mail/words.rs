@@ -7,8 +7,8 @@ use mail_parser::decoders::charsets::map::charset_decoder;
 
 /// Decodes a field's value, with its fold marks and line end, to one line of text.
 ///
-/// Adjacent encoded words are joined without the space between them, and octet by octet where they share a charset: many
-/// senders cut characters in two. What cannot be decoded stays as written. Raw 8-bit octets are read as UTF-8, else as
+/// Adjacent encoded words are joined without the space between them, and octet by octet where they share a charset without
+/// shifts: many senders cut characters in two. What cannot be decoded stays as written. Raw 8-bit octets are read as UTF-8, else as
 /// `fallback_charset`, else they become U+FFFD. Control characters left in the text become spaces.
 pub fn decode(value: &[u8], fallback_charset: Option<&str>) -> String {
     let unfolded: Vec<u8> = value
@@ -48,7 +48,11 @@ fn join_words(line: &[u8], fallback_charset: Option<&str>) -> String {
         let between = &line[plain_from..start];
         let adjacent = run.is_some() && between.iter().all(u8::is_ascii_whitespace);
         match &mut run {
-            Some((charset, octets)) if adjacent && charset.eq_ignore_ascii_case(word.charset) => {
+            Some((charset, octets))
+                if adjacent
+                    && charset.eq_ignore_ascii_case(word.charset)
+                    && !has_shifts(charset) =>
+            {
                 octets.extend_from_slice(&word.octets);
             }
             _ => {
@@ -65,6 +69,15 @@ fn join_words(line: &[u8], fallback_charset: Option<&str>) -> String {
     flush(&mut run, &mut text);
     text.push_str(&raw_text(&line[plain_from..], fallback_charset));
     text
+}
+
+/// Charsets whose escapes shift between sets: each word begins and ends in ASCII (RFC 2047 §3), so none continues the
+/// one before it, and a shift back straight before the next shift would be decoded as damage.
+fn has_shifts(charset: &str) -> bool {
+    let charset = charset.to_ascii_lowercase();
+    ["iso-2022-", "csiso2022", "hz-gb", "utf-7"]
+        .iter()
+        .any(|beginning| charset.starts_with(beginning))
 }
 
 fn flush(run: &mut Option<(&str, Vec<u8>)>, text: &mut String) {
@@ -151,6 +164,10 @@ mod tests {
             (
                 b" Re: =?iso-8859-1?Q?=FC?= x =?koi8-r?B?8NLJ?=",
                 "Re: ü x При",
+            ),
+            (
+                b" =?ISO-2022-JP?B?GyRCJCQbKEI=?=\r\n =?iso-2022-jp?B?GyRCJCYbKEI=?=\r\n",
+                "いう",
             ),
             (b" =?utf-8?B?!!!?=", "=?utf-8?B?!!!?="),
             (b" =?x-unknown?Q?a?= b", "=?x-unknown?Q?a?= b"),

@@ -147,7 +147,7 @@ impl MailCommand {
             let (keyword, value) = parameter;
             match (keyword.to_ascii_uppercase().as_str(), value) {
                 ("SIZE", Some(value)) if command.size.is_none() => {
-                    command.size = Some(parse_number(value).ok_or(CommandError::BadParameter)?);
+                    command.size = Some(parse_size(value).ok_or(CommandError::BadParameter)?);
                 }
                 ("SMTPUTF8", None) if !command.smtputf8 => command.smtputf8 = true,
                 ("BODY", Some(value)) if !body_given => {
@@ -246,11 +246,18 @@ fn is_keyword(word: &str) -> bool {
         && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
 }
 
-/// 1 to 20 digits that fit 64 bits (RFC 1870 §4).
+/// 1 to 20 digits (RFC 1870 §4); what does not fit 64 bits is too large for anybody.
+fn parse_size(digits: &str) -> Option<u64> {
+    is_number(digits).then(|| digits.parse().unwrap_or(u64::MAX))
+}
+
+/// 1 to 20 digits that fit 64 bits: so many octets could follow.
 fn parse_number(digits: &str) -> Option<u64> {
-    let is_number =
-        (1..=20).contains(&digits.len()) && digits.bytes().all(|octet| octet.is_ascii_digit());
-    is_number.then(|| digits.parse().ok()).flatten()
+    is_number(digits).then(|| digits.parse().ok()).flatten()
+}
+
+fn is_number(digits: &str) -> bool {
+    (1..=20).contains(&digits.len()) && digits.bytes().all(|octet| octet.is_ascii_digit())
 }
 
 /// `BODY=` (RFC 6152); BINARYMIME (RFC 3030) is not offered.
@@ -321,6 +328,10 @@ mod tests {
             (
                 "FROM:<> SIZE=99999999999",
                 Ok(("", Some(99_999_999_999), false)),
+            ),
+            (
+                "FROM:<> SIZE=99999999999999999999",
+                Ok(("", Some(u64::MAX), false)),
             ),
             ("FROM:<ü@b> SMTPUTF8", Ok(("ü@b", None, true))),
             ("FROM:<ü@b>", Err(NeedsSmtpUtf8)),

@@ -1,5 +1,9 @@
 //! A server of our own on a port of the kernel's choice, and a client that checks each reply's form.
 
+pub mod dialog;
+pub mod ended;
+pub mod store;
+
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};

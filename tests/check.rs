@@ -1,0 +1,162 @@
+//! `goguerrilla check`: what it finds, with which status, and that it leaves no trace.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use nix::unistd::geteuid;
+use tempfile::TempDir;
+
+use crate::support::ended::{Ended, run, run_command};
+use crate::support::{BINARY, Server, write_config};
+
+#[test]
+fn nothing_to_say_is_status_0_and_makes_no_file() {
+    let folder = with_config(&[]);
+    assert_eq!(check(folder.path()), (0, String::new()));
+    let left: Vec<_> = fs::read_dir(folder.path()).expect("the folder").collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+}
+
+#[test]
+fn beside_a_running_server_it_changes_nothing() {
+    let server = Server::start(&[]);
+    server
+        .client()
+        .deliver("a@client.test", "u@ours.test", b"x\r\n");
+    assert_eq!(check(server.folder.path()), (0, String::new()));
+    assert_eq!(server.list().len(), 1);
+    server
+        .client()
+        .deliver("a@client.test", "u@ours.test", b"y\r\n");
+    assert_eq!(server.list().len(), 2);
+}
+
+#[test]
+fn warnings_leave_the_status_at_0() {
+    let folder = with_config(&[("GM_STORE", "discard"), ("GSMTP_MAXSIZE", "1")]);
+    assert_eq!(
+        check(folder.path()),
+        (
+            0,
+            "warning: GSMTP_MAXSIZE: unknown key, ignored; the nearest known key is GSMTP_MAX_SIZE\n\
+             warning: GM_STORE: discard thanks for every mail and drops it; set \"sqlite\" to keep mail\n"
+                .to_owned()
+        )
+    );
+    let folder = TempDir::new().expect("a temporary folder");
+    let ended = run(folder.path(), &["check"]);
+    assert_eq!(
+        (ended.status, ended.stdout.as_str()),
+        (
+            0,
+            "warning: no -config and no goguerrilla.conf in this folder: the built-in defaults run\n"
+        )
+    );
+}
+
+#[test]
+fn a_store_that_cannot_be_written_is_an_error_with_its_fix() {
+    let folder = with_config(&[("GM_SQLITE_FILE", "missing/mail.db")]);
+    let (status, finding) = check(folder.path());
+    assert_eq!(status, 1);
+    let user = geteuid();
+    assert_eq!(
+        finding,
+        format!(
+            "error: GM_SQLITE_FILE: missing/mail.db: cannot be made in missing: \
+             ENOENT: No such file or directory; give user {user} the right to write there\n"
+        )
+    );
+
+    let folder = with_config(&[("GM_SQLITE_FILE", "mail.db")]);
+    fs::write(
+        folder.path().join("mail.db"),
+        "no database at all\n".repeat(100),
+    )
+    .expect("a file");
+    assert_eq!(
+        check(folder.path()),
+        (
+            1,
+            "error: GM_SQLITE_FILE: mail.db: file is not a database\n".to_owned()
+        )
+    );
+
+    let folder = with_config(&[("GM_SQLITE_FILE", "mail.db")]);
+    fs::create_dir(folder.path().join("mail.db")).expect("a folder");
+    let (status, finding) = check(folder.path());
+    assert_eq!(status, 1);
+    assert!(
+        finding.starts_with("error: GM_SQLITE_FILE: mail.db: "),
+        "{finding}"
+    );
+}
+
+#[test]
+fn rights_that_are_missing_are_named_with_the_user() {
+    let folder = with_config(&[]);
+    let program = folder.path().join("goguerrilla");
+    // Not by ourselves: a child of another test could inherit the file while it is open for writing.
+    let copied = Command::new("cp").arg(BINARY).arg(&program).status();
+    assert!(copied.expect("cp starts").success());
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o555)).expect("our folder");
+    let (user, ended) = check_without_rights(folder.path(), &program);
+    assert_eq!(ended.status, 1, "{ended:?}");
+    assert_eq!(
+        ended.stdout,
+        format!(
+            "error: GM_SQLITE_FILE: goguerrilla.db: cannot be made in .: \
+             EACCES: Permission denied; give user {user} the right to write there\n"
+        )
+    );
+
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("our folder");
+    let schema = run(folder.path(), &["schema"]).stdout;
+    let file = folder.path().join("goguerrilla.db");
+    let made = rusqlite::Connection::open(&file).and_then(|file| file.execute_batch(&schema));
+    made.expect("a store");
+    fs::set_permissions(&file, Permissions::from_mode(0o444)).expect("our file");
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o555)).expect("our folder");
+    let (user, ended) = check_without_rights(folder.path(), &program);
+    assert_eq!(ended.status, 1, "{ended:?}");
+    let names_the_user =
+        format!("; user {user} needs the right to write this file and its folder\n");
+    assert!(
+        ended
+            .stdout
+            .starts_with("error: GM_SQLITE_FILE: goguerrilla.db: ")
+            && ended.stdout.ends_with(&names_the_user),
+        "{ended:?}"
+    );
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("our folder");
+}
+
+/// Runs `check` as somebody whom permissions bind, which root is not.
+fn check_without_rights(folder: &Path, program: &Path) -> (u32, Ended) {
+    let mut command = Command::new(program);
+    command.args(["check", "-config=goguerrilla.conf"]);
+    let mut user = geteuid().as_raw();
+    if user == 0 {
+        user = NOBODY;
+        command.uid(user).gid(NOBODY);
+    }
+    (user, run_command(command.current_dir(folder)))
+}
+
+fn with_config(settings: &[(&str, &str)]) -> TempDir {
+    let folder = TempDir::new().expect("a temporary folder");
+    write_config(folder.path(), settings);
+    folder
+}
+
+fn check(folder: &Path) -> (i32, String) {
+    let ended = run(folder, &["check", "-config=goguerrilla.conf"]);
+    assert_eq!(ended.stderr, "");
+    (ended.status, ended.stdout)
+}
+
+/// Debian's user `nobody`.
+const NOBODY: u32 = 65_534;

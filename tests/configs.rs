@@ -1,0 +1,109 @@
+//! Each wrong setting in `tests/configs` and the line it earns; the sample; keys that nobody knows.
+
+use std::fs;
+use std::path::Path;
+
+use goguerrilla::config::Config;
+use tempfile::TempDir;
+
+use crate::support::Server;
+use crate::support::ended::run;
+
+#[test]
+fn each_wrong_setting_earns_its_line() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/configs");
+    let mut cases = 0;
+    for entry in fs::read_dir(&folder).expect("the folder of configurations") {
+        let case = entry.expect("a readable folder").path();
+        let name = case.file_name().unwrap_or_default().to_string_lossy();
+        let expected = fs::read_to_string(case.join("expected-error")).expect("a line of text");
+        // Nothing may come to lie beside the case, should the server start after all.
+        let elsewhere = TempDir::new().expect("a temporary folder");
+        let file = elsewhere.path().join("goguerrilla.conf");
+        fs::copy(case.join("goguerrilla.conf"), file).expect("a configuration");
+
+        let ended = run(elsewhere.path(), &["-config=goguerrilla.conf"]);
+        assert_eq!(ended.stderr, format!("goguerrilla: {expected}"), "{name}");
+        assert_eq!((ended.status, ended.stdout.as_str()), (1, ""), "{name}");
+
+        let checked = run(elsewhere.path(), &["check", "-config=goguerrilla.conf"]);
+        assert_eq!(checked.stdout, format!("error: {expected}"), "{name}");
+        assert_eq!((checked.status, checked.stderr.as_str()), (1, ""), "{name}");
+        cases += 1;
+    }
+    assert!(cases > 0, "no cases");
+}
+
+#[test]
+fn the_sample_is_what_runs_without_it_and_names_every_key() {
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("goguerrilla.conf.sample");
+    let (config, warnings) = Config::load(&sample).expect("a valid configuration");
+    assert_eq!(warnings, []);
+    assert_eq!(config, Config::default());
+
+    let text = fs::read_to_string(sample).expect("a text file");
+    let object: serde_json::Value = serde_json::from_str(&text).expect("strict JSON");
+    for key in KEYS {
+        assert!(object.get(key).is_some(), "the sample lacks {key}");
+    }
+    let count = object.as_object().map(serde_json::Map::len);
+    assert_eq!(count, Some(KEYS.len()), "the sample has a key too many");
+}
+
+#[test]
+fn an_unknown_key_is_a_line_in_the_log_and_no_more() {
+    let server = Server::start(&[("GM_ALOWED_HOSTS", "ours.test")]);
+    server.client().command("NOOP", "250 2.0.0 ");
+    let log = server.log();
+    let note = "GM_ALOWED_HOSTS: unknown key, ignored; the nearest known key is GM_ALLOWED_HOSTS";
+    let line = log.lines().find(|line| line.contains(note));
+    let line = line.unwrap_or_else(|| panic!("no such note in\n{log}"));
+    assert!(line.contains(" warn - configuration "), "{line}");
+}
+
+#[test]
+fn numbers_and_truths_need_no_quotes() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let config = r#"{"GSTMP_LISTEN_INTERFACE": "127.0.0.1:0", "GSMTP_MAX_SIZE": 1000, "GSMTP_VERBOSE": true}"#;
+    fs::write(folder.path().join("goguerrilla.conf"), config).expect("a file is written");
+    let ended = run(folder.path(), &["check"]);
+    assert_eq!((ended.status, ended.stdout.as_str()), (0, ""));
+}
+
+/// Aliases are for those who know them.
+const KEYS: &[&str] = &[
+    "GM_ALLOWED_HOSTS",
+    "GM_PRIMARY_MAIL_HOST",
+    "GSMTP_HOST_NAME",
+    "GSTMP_LISTEN_INTERFACE",
+    "GSMTPS_LISTEN_INTERFACE",
+    "GSMTP_PUB_KEY",
+    "GSMTP_PRV_KEY",
+    "GSMTP_MAX_SIZE",
+    "GSMTP_TIMEOUT",
+    "GSMTP_LOG_FILE",
+    "GSMTP_VERBOSE",
+    "GM_LOG_FORMAT",
+    "GM_MAX_CLIENTS",
+    "GM_MAX_CLIENTS_PER_IP",
+    "GM_MAX_RECIPIENTS",
+    "GM_MAX_MEMORY",
+    "GM_STORE",
+    "GM_SQLITE_FILE",
+    "GM_MAIL_TABLE",
+    "GM_SAVE_WORKERS",
+    "MYSQL_HOST",
+    "MYSQL_USER",
+    "MYSQL_PASS",
+    "MYSQL_DB",
+    "REDIS_INTERFACE",
+    "REDIS_EXPIRE_SECONDS",
+    "NGINX_AUTH_ENABLED",
+    "NGINX_AUTH",
+    "GM_TRUSTED_PROXIES",
+    "GSMTP_PROXY_PROTOCOL",
+    "GM_STATUS_INTERFACE",
+    "PID_FILE",
+    "SGID",
+    "GUID",
+];

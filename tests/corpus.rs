@@ -1,0 +1,164 @@
+//! Every mail of `tests/corpus`: what its row says, and that it comes back octet for octet.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use jiff::civil::DateTime;
+use serde_json::{Value, json};
+
+use crate::support::store::{StoredMail, mails_after};
+use crate::support::{Client, Server, stuffed, without_trace};
+
+#[test]
+fn each_mail_is_described_as_expected_and_comes_back_octet_for_octet() {
+    let server = Server::start(&[("GSMTP_MAX_SIZE", "2000000")]);
+    let cases = cases();
+    let mut client = server.client();
+    client.command("EHLO corpus.test", "250");
+    for case in &cases {
+        begin(&mut client, &case.name);
+        client.command("DATA", "354 ");
+        client.send(stuffed(&case.content));
+        client.expect("250 2.0.0 OK : queued as ");
+    }
+    let rows = mails_after(&server.path("goguerrilla.db"), 0);
+    check_all(&cases, &rows);
+    for (case, row) in cases.iter().zip(&rows) {
+        let shown = server.show(&row.hash);
+        assert!(shown == row.mail, "`show` of {} differs", case.name);
+    }
+}
+
+#[test]
+fn in_chunks_each_mail_says_the_same() {
+    let server = Server::start(&[("GSMTP_MAX_SIZE", "2000000")]);
+    let cases = cases();
+    let mut client = server.client();
+    client.command("EHLO corpus.test", "250");
+    for case in &cases {
+        begin(&mut client, &case.name);
+        // Cut at a place of its own in each mail, also within lines and characters.
+        let (first, last) = case.content.split_at(case.content.len() / 3);
+        client.send([format!("BDAT {}\r\n", first.len()).as_bytes(), first].concat());
+        client.expect("250 2.0.0 ");
+        client.send([format!("BDAT {} LAST\r\n", last.len()).as_bytes(), last].concat());
+        client.expect("250 2.0.0 OK : queued as ");
+    }
+    check_all(&cases, &mails_after(&server.path("goguerrilla.db"), 0));
+}
+
+fn begin(client: &mut Client, name: &str) {
+    client.command(&format!("MAIL FROM:<{name}@client.test>"), "250 2.1.0 ");
+    client.command(&format!("RCPT TO:<{name}@ours.test>"), "250 2.1.5 ");
+}
+
+struct Case {
+    name: String,
+    content: Vec<u8>,
+    expected: Value,
+}
+
+impl Case {
+    fn load(file: &Path) -> Case {
+        let name = file.file_stem().expect("a file name").to_string_lossy();
+        let mut content = fs::read(file).expect("a mail");
+        // A mail sent by DATA ends in CR LF, whatever it was before.
+        if !content.is_empty() && !content.ends_with(b"\r\n") {
+            content.extend_from_slice(b"\r\n");
+        }
+        let expected = fs::read(file.with_extension("expected")).expect("what is expected of it");
+        Case {
+            name: name.into_owned(),
+            content,
+            expected: serde_json::from_slice(&expected).expect("a JSON object"),
+        }
+    }
+
+    /// What is wrong with its row, if anything.
+    fn difference(&self, row: &StoredMail) -> Option<String> {
+        let Case {
+            name,
+            content,
+            expected,
+        } = self;
+        let attach_info = match row.attach_info.as_str() {
+            "" => json!([]),
+            text => serde_json::from_str(text).unwrap_or(Value::Null),
+        };
+        let described = json!({
+            "subject": row.subject,
+            "charset": row.charset,
+            "content_type": row.content_type,
+            "has_attach": row.has_attach,
+            "attach_info": attach_info,
+        });
+        if described != *expected {
+            return Some(format!("{name}: found {described}\nexpected {expected}"));
+        }
+        (without_trace(&row.mail) != content).then(|| format!("{name}: another content"))
+    }
+}
+
+fn check_all(cases: &[Case], rows: &[StoredMail]) {
+    assert_eq!(rows.len(), cases.len());
+    for (Case { name, .. }, row) in cases.iter().zip(rows) {
+        assert_eq!(row.from, format!("{name}@client.test"));
+        assert_eq!(row.to, format!("{name}@primary.test"));
+        assert_eq!(row.recipient, format!("{name}@ours.test"));
+        check_constants(row);
+        check_trace(row);
+    }
+    let pairs = cases.iter().zip(rows);
+    let wrong: Vec<String> = pairs
+        .filter_map(|(case, row)| case.difference(row))
+        .collect();
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n\n"));
+}
+
+/// What is the same for every mail from here.
+fn check_constants(row: &StoredMail) {
+    assert_eq!(row.body, "gzencode");
+    assert_eq!(row.spam_score, 0.0);
+    assert_eq!(row.delivered, 0);
+    assert_eq!(row.dkim_valid, rusqlite::types::Value::Null);
+    assert_eq!(row.ip_addr, "127.0.0.1");
+    let is_hash = |octet: u8| octet.is_ascii_digit() || (b'a'..=b'f').contains(&octet);
+    assert!(
+        row.hash.len() == 32 && row.hash.bytes().all(is_hash),
+        "{}",
+        row.hash
+    );
+    DateTime::strptime("%Y-%m-%d %H:%M:%S", &row.date).expect("a date and a time");
+    assert_eq!(row.date.len(), "2026-01-02 03:04:05".len());
+}
+
+/// The five lines in front of the content.
+fn check_trace(row: &StoredMail) {
+    let trace = &row.mail[..row.mail.len() - without_trace(&row.mail).len()];
+    let trace = std::str::from_utf8(trace).expect("UTF-8");
+    let (fields, date) = trace.rsplit_once("\r\n\t").expect("folded lines");
+    let (from, to, hash) = (&row.from, &row.to, &row.hash);
+    assert_eq!(
+        fields,
+        format!(
+            "Return-Path: <{from}>\r\n\
+             Delivered-To: {to}\r\n\
+             Received: from corpus.test (corpus.test [127.0.0.1])\r\n\
+             \tby mx.test with ESMTP id {hash}@mx.test;"
+        )
+    );
+    let date = date.strip_suffix("\r\n").expect("a whole line");
+    jiff::fmt::rfc2822::parse(date).expect("a date as mail has it");
+}
+
+fn cases() -> Vec<Case> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus");
+    let entries = fs::read_dir(folder).expect("the corpus");
+    let mut files: Vec<PathBuf> = entries
+        .map(|entry| entry.expect("a readable folder").path())
+        .filter(|file| file.extension().is_some_and(|ext| ext == "eml"))
+        .collect();
+    assert!(!files.is_empty(), "an empty corpus");
+    files.sort();
+    files.iter().map(|file| Case::load(file)).collect()
+}

@@ -1,0 +1,57 @@
+//! Every transcript in `tests/dialogs`, played against a server.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::{fs, thread};
+
+use crate::support::dialog::{Dialog, Stage};
+
+#[test]
+fn every_dialogue_goes_as_written() {
+    let files = Mutex::new(files());
+    let failures = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..WORKERS {
+            scope.spawn(|| {
+                let mut stages: HashMap<Vec<(String, String)>, Stage> = HashMap::new();
+                while let Some(file) = next(&files) {
+                    let dialog = Dialog::load(&file);
+                    let stage = stages
+                        .entry(dialog.settings.clone())
+                        .or_insert_with(|| Stage::new(&dialog.settings));
+                    if let Err(failure) = stage.play(&dialog) {
+                        lock(&failures).push(failure);
+                        // What a failed dialogue left behind would fail the next one too.
+                        stages.remove(&dialog.settings);
+                    }
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().expect("no worker panicked");
+    assert!(failures.is_empty(), "\n{}", failures.join("\n\n"));
+}
+
+fn files() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dialogs");
+    let entries = fs::read_dir(folder).expect("the folder of dialogues");
+    let mut files: Vec<PathBuf> = entries
+        .map(|entry| entry.expect("a readable folder").path())
+        .filter(|file| file.extension().is_some_and(|ext| ext == "dialog"))
+        .collect();
+    assert!(!files.is_empty(), "no dialogues");
+    files.sort();
+    files
+}
+
+fn next(files: &Mutex<Vec<PathBuf>>) -> Option<PathBuf> {
+    lock(files).pop()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().expect("no worker panicked")
+}
+
+/// Dialogues mostly wait, so there may be more of them at once than there are processors.
+const WORKERS: usize = 12;

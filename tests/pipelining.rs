@@ -1,0 +1,106 @@
+//! Commands that come together are answered together (RFC 2920), and one who never reads is not waited for.
+
+use std::fs;
+use std::io::Write;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::support::{BINARY, PATIENCE, Server, wait_for};
+
+#[test]
+fn replies_to_pipelined_commands_leave_in_one_write() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let calls = folder.path().join("calls");
+    let mut server = Server::start_with(folder, &[], |command| {
+        let mut traced = Command::new("strace");
+        // -D: the process of the test's own is the server, and strace follows it.
+        traced.args([
+            "-D",
+            "-f",
+            "-s",
+            "2000",
+            "-e",
+            "trace=sendto,sendmsg,write,writev",
+            "-o",
+        ]);
+        traced.arg(&calls).arg(BINARY).args(command.get_args());
+        traced
+    });
+    let mut client = server.client();
+    let group = "EHLO c\r\nRSET\r\nMAIL FROM:<a@b>\r\nRCPT TO:<u@ours.test>\r\nRCPT TO:<v@ours.test>\r\nDATA\r\n";
+    client.send(group);
+    for code in [
+        "250-",
+        "250 2.0.0 ",
+        "250 2.1.0 ",
+        "250 2.1.5 ",
+        "250 2.1.5 ",
+        "354 ",
+    ] {
+        client.expect(code);
+    }
+    client.send("x\r\n.\r\nNOOP\r\nVRFY u\r\nQUIT\r\n");
+    for code in [
+        "250 2.0.0 OK : queued as ",
+        "250 2.0.0 ",
+        "252 2.5.0 ",
+        "221 2.0.0 ",
+    ] {
+        client.expect(code);
+    }
+    client.expect_close();
+    assert!(server.stop().success());
+    let calls = wait_for("the last line of the log to be traced", || {
+        let calls = fs::read_to_string(&calls).ok()?;
+        Some(calls).filter(|calls| calls.contains(" stopped"))
+    });
+    // Three digits and what may follow them; lines of the log begin with a date.
+    let is_reply = |text: &str| {
+        let text = text.as_bytes();
+        text.len() > 3 && text[..3].iter().all(u8::is_ascii_digit) && matches!(text[3], b' ' | b'-')
+    };
+    let writes: Vec<&str> = calls
+        .lines()
+        .filter_map(|line| line.split_once('"'))
+        .map(|(_, text)| text)
+        .filter(|text| is_reply(text))
+        .collect();
+    assert_eq!(writes.len(), 3, "{writes:#?}");
+    for (write, last) in writes.iter().zip(["220 ", "\\r\\n354 ", "\\r\\n221 "]) {
+        assert!(write.contains(last), "{writes:#?}");
+    }
+}
+
+#[test]
+fn a_client_that_never_reads_is_left_and_holds_no_memory() {
+    let server = Server::start(&[("GSMTP_TIMEOUT", "1")]);
+    let before = server.status_kib("VmHWM");
+    let client = server.client();
+    let mut socket = client.socket();
+    let patience = socket.set_write_timeout(Some(PATIENCE));
+    patience.expect("an open socket");
+    // HELP says more than it was asked, so that our ears are full before the server's.
+    let commands = b"HELP\r\n".repeat(10_000);
+    let mut sent = 0usize;
+    let error = loop {
+        match socket.write(&commands) {
+            Ok(octets) => sent += octets,
+            Err(error) => break error,
+        }
+        assert!(sent < 1 << 30, "the server reads for ever");
+    };
+    let is_over = matches!(
+        error.kind(),
+        std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe
+    );
+    assert!(is_over, "{error}");
+    wait_for("its end in the log", || {
+        server
+            .log()
+            .contains(" reason=client_does_not_read ")
+            .then_some(())
+    });
+    let grown = server.status_kib("VmHWM") - before;
+    assert!(grown < 2_048, "{grown} KiB");
+}

@@ -1,0 +1,239 @@
+//! What holds for every stream of octets, tried on a session without a socket.
+
+use std::sync::Arc;
+
+use goguerrilla::smtp::{
+    AddressColumn, AllowedHosts, Input, MemoryBudget, Repertoire, Session, SessionSettings, Step,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+proptest! {
+    #[test]
+    fn the_steps_do_not_depend_on_where_the_stream_was_cut(
+        stream in stream(),
+        cuts in vec(any::<prop::sample::Index>(), 0..12),
+    ) {
+        let budget = MemoryBudget::new(1 << 20);
+        let whole = steps(&[&stream], &budget);
+        prop_assert_eq!(&steps(&cut(&stream, &cuts), &budget), &whole);
+        let octets: Vec<&[u8]> = stream.chunks(1).collect();
+        prop_assert_eq!(&steps(&octets, &budget), &whole);
+        prop_assert_eq!(budget.in_use(), 0);
+    }
+
+    #[test]
+    fn no_stream_panics_or_outgrows_its_ceilings(
+        stream in vec(prop_oneof![8 => word(), 1 => vec(any::<u8>(), 0..40)], 0..60),
+        cuts in vec(any::<prop::sample::Index>(), 0..12),
+    ) {
+        let stream = stream.concat();
+        let budget = MemoryBudget::new(100);
+        for step in steps(&cut(&stream, &cuts), &budget) {
+            if let Seen::Save { content, .. } = step {
+                prop_assert!(content.len() <= 100);
+            }
+        }
+        prop_assert_eq!(budget.in_use(), 0);
+    }
+}
+
+#[test]
+fn a_stream_without_end_is_read_in_a_bounded_buffer() {
+    let transaction = b"EHLO c\r\nMAIL FROM:<a@b>\r\nRCPT TO:<u@ours.test>\r\n";
+    for beginning in [
+        &b""[..],
+        &[transaction, &b"DATA\r\n"[..]].concat(),
+        &[transaction, &b"BDAT 4000000000 LAST\r\n"[..]].concat(),
+        b"BDAT 4000000000\r\n",
+    ] {
+        for endless in [&b"x"[..], b"\r", b"x\n.\nRSET ", b"\r\n..", b"\0"] {
+            if beginning.is_empty() && endless.contains(&b'\n') {
+                // Such lines are commands, or end the connection.
+                continue;
+            }
+            let budget = MemoryBudget::new(1 << 20);
+            let stream = [beginning, &endless.repeat(1_000_000 / endless.len())].concat();
+            steps(&[&stream], &budget);
+            assert_eq!(budget.in_use(), 0, "{}", beginning.escape_ascii());
+        }
+    }
+}
+
+#[test]
+fn content_is_counted_while_it_is_held_and_no_promised_size_is() {
+    let budget = MemoryBudget::new(1 << 20);
+    let mut session = Session::new(settings(), budget.clone());
+    let mut input = Input::new();
+    input.push(b"EHLO c\r\nMAIL FROM:<a@b> SIZE=200\r\nRCPT TO:<u@ours.test>\r\nDATA\r\n");
+    while !matches!(session.next_step(&mut input), Step::NeedInput) {}
+    assert_eq!(budget.in_use(), 0);
+    input.push(b"text\r\n.\r\n");
+    let step = session.next_step(&mut input);
+    assert!(budget.in_use() > 0, "{step:?}");
+    drop(step);
+    assert_eq!(budget.in_use(), 0);
+}
+
+/// A step as far as it can be seen from outside.
+#[derive(Debug, PartialEq, Eq)]
+enum Seen {
+    Say(String),
+    Save {
+        from: String,
+        recipients: Vec<String>,
+        smtputf8: bool,
+        content: Vec<u8>,
+    },
+    Close(String),
+}
+
+/// Every step up to the end of the stream or of the session; each piece arrives as one write does, a read at a time.
+fn steps(pieces: &[&[u8]], budget: &MemoryBudget) -> Vec<Seen> {
+    let mut session = Session::new(settings(), budget.clone());
+    let mut input = Input::new();
+    let mut seen = Vec::new();
+    for piece in pieces {
+        let mut rest = *piece;
+        while !rest.is_empty() {
+            let room = input.room();
+            let count = room.len().min(rest.len());
+            room[..count].copy_from_slice(&rest[..count]);
+            input.filled(count);
+            rest = &rest[count..];
+            loop {
+                match session.next_step(&mut input) {
+                    Step::NeedInput => break,
+                    Step::Reply(reply) => {
+                        let mut octets = Vec::new();
+                        reply.write_to(&mut octets);
+                        seen.push(Seen::Say(String::from_utf8(octets).expect("ASCII")));
+                    }
+                    Step::Close(reply) => {
+                        let mut octets = Vec::new();
+                        reply.write_to(&mut octets);
+                        seen.push(Seen::Close(String::from_utf8(octets).expect("ASCII")));
+                        return seen;
+                    }
+                    Step::Save(envelope, content) => {
+                        let paths = envelope.recipients.iter();
+                        seen.push(Seen::Save {
+                            from: envelope.reverse_path.as_str().to_owned(),
+                            recipients: paths.map(|path| path.as_str().to_owned()).collect(),
+                            smtputf8: envelope.smtputf8,
+                            content: content.octets().to_vec(),
+                        });
+                    }
+                }
+            }
+            // What is not yet a whole command line is all that may be left unused.
+            let unread = input.unread().len();
+            assert!(unread < 2_048, "{unread} octets unread");
+            let buffer = unread + input.room().len();
+            assert!(buffer <= 65_536, "a buffer of {buffer} octets");
+        }
+    }
+    seen
+}
+
+fn settings() -> Arc<SessionSettings> {
+    let column = AddressColumn {
+        max_chars: 128,
+        repertoire: Repertoire::Unicode,
+    };
+    Arc::new(SessionSettings {
+        host_name: "mx.test".to_owned(),
+        primary_mail_host: "primary.test".to_owned(),
+        allowed_hosts: AllowedHosts::new(["ours.test"]),
+        max_content_octets: 200,
+        max_recipients: 3,
+        to_column: column,
+        recipient_column: column,
+        verbose: true,
+    })
+}
+
+fn cut<'a>(stream: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
+    let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
+    cuts.extend([0, stream.len()]);
+    cuts.sort_unstable();
+    cuts.windows(2)
+        .map(|pair| &stream[pair[0]..pair[1]])
+        .collect()
+}
+
+/// Sessions that mostly go well, with everything that can go wrong strewn in.
+fn stream() -> impl Strategy<Value = Vec<u8>> {
+    let command = select(COMMANDS).prop_map(|line| line.as_bytes().to_vec());
+    let data = vec(word(), 0..40).prop_map(|words| {
+        let content = words.concat();
+        [TRANSACTION, b"DATA\r\n", &content, b"\r\n.\r\n"].concat()
+    });
+    let chunk = (any::<bool>(), 0..250usize, any::<bool>()).prop_map(|(begin, size, last)| {
+        let begin = if begin { TRANSACTION } else { b"" };
+        let last = if last { " LAST" } else { "" };
+        let octets = b"RSET\r\n.\r\n\n.".iter().cycle().take(size);
+        let octets: Vec<u8> = octets.copied().collect();
+        let command = format!("BDAT {size}{last}\r\n");
+        [begin, command.as_bytes(), &octets].concat()
+    });
+    let long_line = (2_040..2_056usize)
+        .prop_map(|length| [&b"NOOP "[..], &b"x".repeat(length - 5), b"\r\n"].concat());
+    let garbage = vec(any::<u8>(), 0..20);
+    let piece = prop_oneof![10 => command, 4 => data, 4 => chunk, 1 => long_line, 1 => garbage];
+    vec(piece, 0..20).prop_map(|pieces| [&b"EHLO c\r\n"[..], &pieces.concat()].concat())
+}
+
+/// What streams are made of where it matters: line ends, dots, and what a server might take for commands.
+fn word() -> impl Strategy<Value = Vec<u8>> {
+    select(WORDS).prop_map(|word| word.to_vec())
+}
+
+const TRANSACTION: &[u8] = b"RSET\r\nMAIL FROM:<a@b>\r\nRCPT TO:<u@ours.test>\r\n";
+
+const COMMANDS: &[&str] = &[
+    "EHLO client.test\r\n",
+    "HELO client.test\r\n",
+    "MAIL FROM:<a@client.test>\r\n",
+    "MAIL FROM:<grün@client.test> SMTPUTF8 SIZE=10\r\n",
+    "MAIL FROM:<a@client.test> SIZE=201\r\n",
+    "RCPT TO:<u@ours.test>\r\n",
+    "RCPT TO:<v@ours.test>\r\n",
+    "RCPT TO:<w@foreign.test>\r\n",
+    "RCPT TO:<w@foreign.test@ours.test>\r\n",
+    "DATA\r\n",
+    "DATA\r\n.\r\n",
+    "BDAT 5\r\nRSET\r\n",
+    "RSET\r\n",
+    "NOOP\r\n",
+    "NOOP\rRSET\r\n",
+    "VRFY u\r\n",
+    "HELP\r\n",
+    "XYZZY\r\n",
+    "NOOP\n",
+    "GET / HTTP/1.1\r\n",
+    "QUIT\r\n",
+];
+
+const WORDS: &[&[u8]] = &[
+    b"\r\n",
+    b"\r",
+    b"\n",
+    b".",
+    b"..",
+    b"\0",
+    b"x",
+    b"text ",
+    b"\r\n.\r\n",
+    b"\r\n.\n",
+    b"\n.\r\n",
+    b"DATA\r\n",
+    b"RSET\r\n",
+    b"MAIL FROM:<a@b>\r\n",
+    b"RCPT TO:<u@ours.test>\r\n",
+    b"EHLO c\r\n",
+    b"BDAT 7 LAST\r\n",
+    b"BDAT 18446744073709551615\r\n",
+    b"\xff\xfe",
+];

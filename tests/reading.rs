@@ -1,0 +1,217 @@
+//! The commands that read: schema, list, show.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::support::ended::{run, run_command};
+use crate::support::{Server, write_config};
+
+#[test]
+fn the_schema_feeds_sqlite3_and_the_server_goes_on_with_it() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let settings = [("GM_MAIL_TABLE", "main.mail_2")];
+    write_config(folder.path(), &settings);
+    let schema = run(folder.path(), &["schema", "-config=goguerrilla.conf"]);
+    assert_eq!((schema.status, schema.stderr.as_str()), (0, ""));
+    // Twice: a table that is there already is left alone.
+    for _ in 0..2 {
+        let fed = sqlite3(&folder, &schema.stdout);
+        assert_eq!((fed.0, fed.1.as_str()), (0, ""), "{}", schema.stdout);
+    }
+    let (_, columns) = sqlite3(&folder, "SELECT name FROM pragma_table_info('mail_2');");
+    let columns: Vec<&str> = columns.lines().collect();
+    assert_eq!(
+        columns,
+        [
+            "mail_id",
+            "date",
+            "from",
+            "to",
+            "subject",
+            "body",
+            "charset",
+            "mail",
+            "spam_score",
+            "hash",
+            "content_type",
+            "recipient",
+            "has_attach",
+            "ip_addr",
+            "delivered",
+            "attach_info",
+            "dkim_valid"
+        ]
+    );
+    let server = Server::start_in(folder, &settings);
+    let content = b"Subject: x\r\n\r\n";
+    server
+        .client()
+        .deliver("a@client.test", "u@ours.test", content);
+    assert_eq!(server.contents(), [content]);
+    let (_, count) = sqlite3(&server.folder, "SELECT count(*) FROM mail_2;");
+    assert_eq!(count, "1\n");
+}
+
+#[test]
+fn list_shows_the_newest_first_and_only_what_was_asked_for() {
+    let server = Server::start(&[]);
+    for (to, subject) in [("one", "first"), ("Two", "second"), ("two", "third")] {
+        let content = format!("Subject: {subject}\r\n\r\n");
+        let to = format!("{to}@ours.test");
+        server
+            .client()
+            .deliver("a@client.test", &to, content.as_bytes());
+    }
+    for (arguments, subjects) in [
+        (&[][..], &["third", "second", "first"][..]),
+        (&["--limit", "2"], &["third", "second"]),
+        (&["--limit=0"], &[]),
+        (&["--to", "two@ours.test"], &["third", "second"]),
+        (&["--to", "TWO@PRIMARY.TEST"], &["third", "second"]),
+        (&["--to=one@primary.test", "--limit=5"], &["first"]),
+        (&["--to", "two@ours.test", "--limit=1"], &["third"]),
+        (&["--to", "o%"], &[]),
+        (&["--to", "' OR 1=1 --"], &[]),
+    ] {
+        let json = run(
+            server.folder.path(),
+            &[&["list", "--json"], arguments].concat(),
+        );
+        let mails: serde_json::Value = serde_json::from_str(&json.stdout).expect("JSON");
+        let mails = mails.as_array().expect("an array").iter();
+        let found: Vec<&str> = mails
+            .map(|mail| mail["subject"].as_str().unwrap_or("?"))
+            .collect();
+        assert_eq!(found, subjects, "{arguments:?}");
+
+        let table = run(server.folder.path(), &[&["list"], arguments].concat()).stdout;
+        let mut lines = table.lines();
+        let heads: Vec<&str> = lines
+            .next()
+            .unwrap_or_default()
+            .split_whitespace()
+            .collect();
+        assert_eq!(
+            heads,
+            ["HASH", "DATE", "FROM", "TO", "RECIPIENT", "SIZE", "SUBJECT"]
+        );
+        let found: Vec<&str> = lines
+            .map(|line| line.split_whitespace().last().unwrap_or("?"))
+            .collect();
+        assert_eq!(found, subjects, "{arguments:?}");
+    }
+    for mail in server.list() {
+        let shown = server.show(mail["hash"].as_str().expect("a hash"));
+        assert_eq!(mail["size"], shown.len());
+        assert_eq!(mail["from"], "a@client.test");
+    }
+}
+
+#[test]
+fn what_would_steer_a_terminal_is_escaped_in_the_table_and_kept_in_json() {
+    let server = Server::start(&[]);
+    let mut client = server.client();
+    client.command("EHLO client.test", "250");
+    client.command("MAIL FROM:<a\u{202e}@client.test> SMTPUTF8", "250");
+    client.command("RCPT TO:<u\u{2066}@ours.test>", "250");
+    client.command("DATA", "354 ");
+    client.send("Subject: \u{202e}b\r\n\r\n.\r\n");
+    client.expect("250 2.0.0 OK : queued as ");
+    assert_eq!(server.list()[0]["from"], "a\u{202e}@client.test");
+    assert_eq!(server.list()[0]["subject"], "\u{202e}b");
+
+    // Others may have written to the table too.
+    let subject = "a\u{1b}[2J\r\n\u{7}b \u{202e}c \u{9b}31m\u{feff}\u{2066}d";
+    let store = rusqlite::Connection::open(server.path("goguerrilla.db")).expect("the store");
+    let changed = store.execute("UPDATE new_mail SET subject = ?1", [subject]);
+    assert_eq!(changed, Ok(1));
+    let table = run(server.folder.path(), &["list"]).stdout;
+    assert_eq!(table.lines().count(), 2, "{table}");
+    let steers =
+        |c: &char| (c.is_control() && *c != '\n') || "\u{202e}\u{2066}\u{feff}".contains(*c);
+    assert_eq!(table.chars().find(steers), None, "{table}");
+    assert!(table.contains("a\\u{1b}[2J\\u{d}\\u{a}"), "{table}");
+    assert_eq!(server.list()[0]["subject"], subject);
+}
+
+#[test]
+fn a_hash_that_nobody_was_told_is_status_1() {
+    let server = Server::start(&[]);
+    server
+        .client()
+        .deliver("a@client.test", "u@ours.test", b"x\r\n");
+    for hash in [
+        "0123456789abcdef0123456789abcdef",
+        "../../x",
+        "' OR 1=1 --",
+        "",
+        "%",
+    ] {
+        let ended = run(server.folder.path(), &["show", hash]);
+        let line = format!(
+            "goguerrilla: {hash}: no mail has this hash; `goguerrilla list` shows those there are\n"
+        );
+        assert_eq!((ended.status, ended.stdout.as_str()), (1, ""), "{hash}");
+        assert_eq!(ended.stderr, line);
+    }
+}
+
+#[test]
+fn where_no_mail_was_ever_saved_reading_says_so_and_makes_no_file() {
+    let folder = TempDir::new().expect("a temporary folder");
+    write_config(folder.path(), &[]);
+    let line = "goguerrilla: goguerrilla.db: no such file; \
+                no mail was saved there yet, or GM_SQLITE_FILE names another one\n";
+    for arguments in [&["list"][..], &["show", "0f"], &["list", "--json"]] {
+        let ended = run(folder.path(), arguments);
+        assert_eq!(
+            (ended.status, ended.stderr.as_str()),
+            (1, line),
+            "{arguments:?}"
+        );
+    }
+    assert!(!folder.path().join("goguerrilla.db").exists());
+
+    let server = Server::start_in(folder, &[]);
+    assert!(server.list().is_empty());
+    let table = run(server.folder.path(), &["list"]).stdout;
+    assert_eq!(table.lines().count(), 1, "{table}");
+}
+
+#[test]
+fn a_reader_who_has_seen_enough_is_no_error() {
+    let server = Server::start(&[]);
+    let content = b"0123456789\r\n".repeat(10_000);
+    let reply = server
+        .client()
+        .deliver("a@client.test", "u@ours.test", &content);
+    let hash = reply.text().split_once(" as ").expect("saved").1.to_owned();
+    let ended = run_command(
+        Command::new("sh")
+            .arg("-c")
+            .arg(format!(
+                "{{ \"$0\" show {hash}; echo status $? >&2; }} | head -c 10"
+            ))
+            .arg(crate::support::BINARY)
+            .current_dir(server.folder.path()),
+    );
+    assert_eq!(ended.stdout, "Return-Pat");
+    assert_eq!(ended.stderr, "status 0\n");
+}
+
+/// Has the `sqlite3` program execute SQL on the store; its status and all that it said.
+fn sqlite3(folder: &TempDir, sql: &str) -> (i32, String) {
+    let file = folder.path().join("sql");
+    fs::write(&file, sql).expect("a file is written");
+    let output = Command::new("sqlite3")
+        .arg("goguerrilla.db")
+        .current_dir(folder.path())
+        .stdin(Stdio::from(fs::File::open(file).expect("a file")))
+        .output()
+        .expect("sqlite3 is installed by `make tools`");
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8(said).expect("UTF-8");
+    (output.status.code().expect("no signal"), said)
+}

@@ -1,0 +1,104 @@
+//! What a client hears when the fault or the shortage is ours: always to come again, never 5xx.
+
+use std::fs;
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use crate::support::{Client, Server};
+
+#[test]
+fn a_store_that_is_away_means_later_and_a_store_that_is_back_means_now() {
+    let server = Server::start(&[]);
+    let deliver = |content: &[u8]| {
+        let mut client = server.client();
+        let reply = client.deliver("a@client.test", "u@ours.test", content);
+        // The session goes on either way.
+        client.command("NOOP", "250 2.0.0 ");
+        reply.text()
+    };
+    assert!(deliver(b"Subject: before\r\n\r\n").starts_with("250 2.0.0 OK : queued as "));
+    let file = server.path("goguerrilla.db");
+    fs::rename(&file, server.path("old.db")).expect("the store");
+    fs::create_dir(&file).expect("something that is no store");
+    let refusal = deliver(b"Subject: meanwhile\r\n\r\n");
+    assert!(refusal.starts_with("451 4.3.0 "), "{refusal}");
+    fs::remove_dir(&file).expect("our folder");
+    assert!(deliver(b"Subject: behind\r\n\r\n").starts_with("250 2.0.0 OK : queued as "));
+    assert_eq!(server.contents(), [b"Subject: behind\r\n\r\n"]);
+}
+
+#[test]
+fn a_full_disk_means_later() {
+    let folder = TempDir::new().expect("a temporary folder");
+    // A limit on file sizes fails a write as a full disk does.
+    let server = Server::start_with(folder, &[("GSMTP_MAX_SIZE", "1000000")], |command| {
+        let mut limited = Command::new("prlimit");
+        limited.arg("--fsize=200000").arg(command.get_program());
+        limited.args(command.get_args());
+        limited
+    });
+    let mut noise = Vec::new();
+    let mut state = 1u64;
+    while noise.len() < 300_000 {
+        // Numbers that zlib makes nothing of (George Marsaglia's xorshift).
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        noise.extend_from_slice(&state.to_le_bytes());
+    }
+    noise.extend_from_slice(b"\r\n");
+    let mut client = server.client();
+    let refusal = client.deliver("a@client.test", "u@ours.test", &noise);
+    assert_eq!(refusal.code, 452, "{}", refusal.text());
+    assert!(
+        refusal.text().starts_with("452 4.3.1 "),
+        "{}",
+        refusal.text()
+    );
+    let small = client.deliver("a@client.test", "u@ours.test", b"small\r\n");
+    assert_eq!(small.code, 250, "{}", small.text());
+    assert_eq!(server.contents(), [b"small\r\n"]);
+}
+
+#[test]
+fn one_client_too_many_is_told_at_once_and_a_freed_place_is_given_away() {
+    let server = Server::start(&[("GM_MAX_CLIENTS", "2")]);
+    let mut first = server.client();
+    let _second = server.client();
+    for _ in 0..3 {
+        let mut third = Client::connect(server.address);
+        third.expect("421 4.3.2 ");
+        third.expect_close();
+    }
+    first.command("QUIT", "221 2.0.0 ");
+    first.expect_close();
+    crate::support::wait_for("a place", || {
+        let mut client = Client::connect(server.address);
+        (client.read_reply()?.code == 220).then_some(())
+    });
+}
+
+#[test]
+fn on_shutdown_idle_clients_are_told_and_a_message_under_way_is_saved() {
+    let mut server = Server::start(&[]);
+    let mut idle = server.client();
+    let mut busy = server.client();
+    busy.command("EHLO client.test", "250");
+    busy.command("MAIL FROM:<a@client.test>", "250");
+    busy.command("RCPT TO:<u@ours.test>", "250");
+    busy.command("DATA", "354 ");
+    server.signal(Signal::SIGTERM);
+    idle.expect("421 4.3.2 ");
+    idle.expect_close();
+    // The server waits a while for those it has said its last word to.
+    drop(idle);
+    busy.send("Subject: last\r\n\r\n.\r\n");
+    busy.expect("250 2.0.0 OK : queued as ");
+    busy.expect("421 4.3.2 ");
+    busy.expect_close();
+    drop(busy);
+    assert!(server.wait().success());
+    assert_eq!(server.contents(), [b"Subject: last\r\n\r\n"]);
+}

@@ -1,0 +1,382 @@
+//! Transcripts of sessions, as in RFC 5321 appendix D, and the player that holds a server to them.
+//!
+//! ```text
+//! # what this shows                   a comment
+//! # set GSMTP_MAX_SIZE=200            a key of the server's configuration
+//! S: 220 mx.test ESMTP                one line of a reply; `*` stands for anything
+//! S* 250                              a whole reply that begins so, however many lines it has
+//! S- close                            the server closes
+//! C: NOOP                             a line; CR LF is added
+//! C! NOOP\rQUIT\x00\r\n               octets with escapes, nothing is added
+//! C* 2047 x                           octets with escapes, that many times
+//! C~ 300                              so many milliseconds in which nothing is said
+//! C- finish                           the client has no more to send; `C- reset` resets the connection
+//! M! Subject: x\r\n                   the content that the 250 above has promised to keep
+//! ```
+//!
+//! Neighbouring client lines leave in one write. Without `M!` the player knows the content by a reader of its own: what
+//! was sent between 354 and the next CR LF . CR LF, without the first dot of each line. A dialogue that ends with
+//! neither side closing is ended by the player's QUIT, whose 221 has to be the only thing left to say.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::time::Duration;
+use std::{fs, mem};
+
+use socket2::SockRef;
+
+use super::store::{StoredMail, mails_after};
+use super::{Client, Reply, Server, wait_for, without_trace};
+
+/// A transcript.
+pub struct Dialog {
+    pub name: String,
+    pub settings: Vec<(String, String)>,
+    steps: Vec<(usize, Step)>,
+}
+
+enum Step {
+    Send(Vec<u8>),
+    Line(String),
+    Beginning(String),
+    Silence(Duration),
+    ServerCloses,
+    ClientFinishes,
+    ClientResets,
+    Content(Vec<u8>),
+}
+
+impl Dialog {
+    /// Reads a file; a line that is none of the known ones is an error of whoever wrote it.
+    pub fn load(file: &Path) -> Dialog {
+        let name = file.file_stem().expect("a file name").to_string_lossy();
+        let text = fs::read_to_string(file).expect("a text file");
+        let mut dialog = Dialog {
+            name: name.into_owned(),
+            settings: Vec::new(),
+            steps: Vec::new(),
+        };
+        for (index, line) in text.lines().enumerate() {
+            if let Some(setting) = line.strip_prefix("# set ") {
+                let (key, value) = setting.split_once('=').expect("KEY=VALUE");
+                dialog.settings.push((key.to_owned(), value.to_owned()));
+            } else if !line.is_empty() && !line.starts_with('#') {
+                let step = Step::parse(line)
+                    .unwrap_or_else(|| panic!("{}:{}: {line}", dialog.name, index + 1));
+                dialog.steps.push((index + 1, step));
+            }
+        }
+        dialog
+    }
+}
+
+impl Step {
+    fn parse(line: &str) -> Option<Step> {
+        let (who, text) = line.split_at_checked(2)?;
+        let text = text.strip_prefix(' ').unwrap_or(text);
+        Some(match (who, text) {
+            ("S:", text) => Step::Line(text.to_owned()),
+            ("S*", text) => Step::Beginning(text.to_owned()),
+            ("S-", "close") => Step::ServerCloses,
+            ("C:", text) => Step::Send(format!("{text}\r\n").into_bytes()),
+            ("C!", text) => Step::Send(unescape(text)?),
+            ("C*", text) => {
+                let (times, text) = text.split_once(' ')?;
+                Step::Send(unescape(text)?.repeat(times.parse().ok()?))
+            }
+            ("C~", text) => Step::Silence(Duration::from_millis(text.parse().ok()?)),
+            ("C-", "finish") => Step::ClientFinishes,
+            ("C-", "reset") => Step::ClientResets,
+            ("M!", text) => Step::Content(unescape(text)?),
+            _ => return None,
+        })
+    }
+}
+
+fn unescape(text: &str) -> Option<Vec<u8>> {
+    let mut octets = Vec::new();
+    let mut rest = text.bytes();
+    while let Some(octet) = rest.next() {
+        if octet != b'\\' {
+            octets.push(octet);
+            continue;
+        }
+        octets.push(match rest.next()? {
+            b'r' => b'\r',
+            b'n' => b'\n',
+            b't' => b'\t',
+            b'0' => 0,
+            b'\\' => b'\\',
+            b'x' => {
+                let digits = [rest.next()?, rest.next()?];
+                u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?
+            }
+            _ => return None,
+        });
+    }
+    Some(octets)
+}
+
+/// A server and how far its log and its store have been looked at.
+pub struct Stage {
+    server: Server,
+    sessions: usize,
+    last_mail_id: i64,
+}
+
+impl Stage {
+    /// Starts a server with the settings of a dialogue.
+    pub fn new(settings: &[(String, String)]) -> Stage {
+        let settings: Vec<(&str, &str)> = settings
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+            .collect();
+        Stage {
+            server: Server::start(&settings),
+            sessions: 0,
+            last_mail_id: 0,
+        }
+    }
+
+    /// Plays a dialogue, then looks at the store and the log and greets a fresh client.
+    pub fn play(&mut self, dialog: &Dialog) -> Result<(), String> {
+        let at = Cell::new(0);
+        let played = catch_unwind(AssertUnwindSafe(|| {
+            let promised = Player::new(&self.server).play(dialog, &at);
+            self.look_back(&promised);
+        }));
+        played.map_err(|panic| {
+            let (name, line) = (&dialog.name, at.get());
+            format!(
+                "tests/dialogs/{name}.dialog:{line}: {}\n---- log of the server\n{}",
+                text_of(&*panic),
+                self.server.log()
+            )
+        })
+    }
+
+    fn look_back(&mut self, promised: &[Promise]) {
+        self.server.client().command("QUIT", "221 2.0.0 ");
+        self.sessions += 2;
+        // Only when a session is over is it certain that nothing more of it reaches the store.
+        wait_for("both sessions to end", || {
+            let ended = self.server.log().matches(" disconnected ").count();
+            (ended == self.sessions).then_some(())
+        });
+        let rows = mails_after(&self.server.path("goguerrilla.db"), self.last_mail_id);
+        self.last_mail_id = rows.last().map_or(self.last_mail_id, |row| row.mail_id);
+        check_store(&rows, promised);
+        check_log(&self.server.log());
+    }
+}
+
+/// The mails in the store are exactly those that got a 250, octet for octet.
+fn check_store(rows: &[StoredMail], promised: &[Promise]) {
+    let mut promised = promised.iter().peekable();
+    let mut current = None;
+    let mut recipients = HashSet::new();
+    for row in rows {
+        if let Some(promise) = promised.next_if(|promise| promise.hash == row.hash) {
+            current = Some(promise);
+            recipients.clear();
+        }
+        let promise = current.unwrap_or_else(|| panic!("nobody was promised {row:?}"));
+        assert!(
+            recipients.insert(row.recipient.as_str()),
+            "a second row for {}",
+            row.recipient
+        );
+        let content = without_trace(&row.mail);
+        assert!(
+            content == promise.content,
+            "{} holds {}\nand was to hold {}",
+            row.hash,
+            content.escape_ascii(),
+            promise.content.escape_ascii()
+        );
+    }
+    let lost: Vec<&str> = promised.map(|promise| promise.hash.as_str()).collect();
+    assert!(lost.is_empty(), "promised and not stored: {lost:?}");
+}
+
+/// Whatever a client said, the log stays lines of visible characters.
+fn check_log(log: &str) {
+    let hostile = log.chars().find(|c| c.is_control() && *c != '\n');
+    assert!(hostile.is_none(), "the log holds {hostile:?}");
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("a panic without text").to_owned()
+}
+
+/// What a 250 has promised.
+struct Promise {
+    hash: String,
+    content: Vec<u8>,
+}
+
+struct Player {
+    client: Client,
+    /// Lines of the reply under way that no step has looked at yet.
+    lines: Vec<String>,
+    unsent: Vec<u8>,
+    /// What was sent since the last 354.
+    data: Vec<u8>,
+    promised: Vec<Promise>,
+    closed: bool,
+}
+
+impl Player {
+    fn new(server: &Server) -> Player {
+        Player {
+            client: Client::connect(server.address),
+            lines: Vec::new(),
+            unsent: Vec::new(),
+            data: Vec::new(),
+            promised: Vec::new(),
+            closed: false,
+        }
+    }
+
+    fn play(mut self, dialog: &Dialog, at: &Cell<usize>) -> Vec<Promise> {
+        let mut content_is_given = false;
+        for (line, step) in &dialog.steps {
+            at.set(*line);
+            if let Step::Content(octets) = step {
+                let promise = self.promised.last_mut().expect("a 250 before M!");
+                if !mem::replace(&mut content_is_given, true) {
+                    promise.content.clear();
+                }
+                promise.content.extend_from_slice(octets);
+                continue;
+            }
+            content_is_given = false;
+            self.step(step);
+        }
+        self.finish();
+        self.promised
+    }
+
+    fn step(&mut self, step: &Step) {
+        if let Step::Send(octets) = step {
+            self.unsent.extend_from_slice(octets);
+            return;
+        }
+        self.send();
+        match step {
+            Step::Line(pattern) => {
+                if self.lines.is_empty() {
+                    self.lines = self.next_reply().lines;
+                }
+                let line = self.lines.remove(0);
+                assert!(matches(pattern, &line), "found {line}");
+            }
+            Step::Beginning(beginning) => {
+                self.expect_end_of_reply();
+                let text = self.next_reply().text();
+                assert!(text.starts_with(beginning), "found {text}");
+            }
+            Step::Silence(how_long) => {
+                self.expect_end_of_reply();
+                self.client.expect_silence(*how_long);
+            }
+            Step::ServerCloses => {
+                self.expect_end_of_reply();
+                self.client.expect_close();
+                self.closed = true;
+            }
+            Step::ClientFinishes => {
+                self.client.finish_sending();
+                self.client.expect_close();
+                self.closed = true;
+            }
+            Step::ClientResets => {
+                let socket = SockRef::from(self.client.socket());
+                socket
+                    .set_linger(Some(Duration::ZERO))
+                    .expect("an open socket");
+                self.closed = true;
+            }
+            Step::Send(_) | Step::Content(_) => {}
+        }
+    }
+
+    fn send(&mut self) {
+        let octets = mem::take(&mut self.unsent);
+        if !octets.is_empty() {
+            self.client.send(&octets);
+            self.data.extend_from_slice(&octets);
+        }
+    }
+
+    fn next_reply(&mut self) -> Reply {
+        let reply = self.client.read_reply().expect("a reply, not the end");
+        if reply.code == 354 {
+            self.data.clear();
+        }
+        if let Some(hash) = reply.text().strip_prefix("250 2.0.0 OK : queued as ") {
+            let is_hash = hash.len() == 32 && hash.bytes().all(|octet| octet.is_ascii_hexdigit());
+            assert!(is_hash, "{hash} is no hash");
+            let hash = hash.to_owned();
+            let content = until_end_of_mail(&self.data);
+            self.promised.push(Promise { hash, content });
+        }
+        reply
+    }
+
+    fn expect_end_of_reply(&self) {
+        assert!(self.lines.is_empty(), "more lines: {:?}", self.lines);
+    }
+
+    /// Nothing unsolicited follows.
+    fn finish(&mut self) {
+        self.send();
+        self.expect_end_of_reply();
+        if !self.closed {
+            self.client.command("QUIT", "221 2.0.0 ");
+            self.client.expect_close();
+        }
+    }
+}
+
+/// The obviously right reader: line by line, where only CR LF ends a line.
+fn until_end_of_mail(data: &[u8]) -> Vec<u8> {
+    let mut content = Vec::new();
+    let mut rest = data;
+    while let Some(end) = rest.windows(2).position(|pair| pair == b"\r\n") {
+        let line = &rest[..end];
+        if line == b"." {
+            break;
+        }
+        content.extend_from_slice(line.strip_prefix(b".").unwrap_or(line));
+        content.extend_from_slice(b"\r\n");
+        rest = &rest[end + 2..];
+    }
+    content
+}
+
+/// Whether `text` follows `pattern`, in which `*` stands for anything.
+fn matches(pattern: &str, text: &str) -> bool {
+    let Some((first, others)) = pattern.split_once('*') else {
+        return pattern == text;
+    };
+    let Some(mut rest) = text.strip_prefix(first) else {
+        return false;
+    };
+    let mut pieces = others.split('*').peekable();
+    while let Some(piece) = pieces.next() {
+        if pieces.peek().is_none() {
+            return rest.ends_with(piece);
+        }
+        match rest.find(piece) {
+            Some(found) => rest = &rest[found + piece.len()..],
+            None => return false,
+        }
+    }
+    true
+}

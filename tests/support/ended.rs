@@ -1,0 +1,67 @@
+//! The program run to its end.
+
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use super::{BINARY, wait_for};
+
+/// How a run ended and what it said.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// Runs the program with these arguments in a folder.
+pub fn run(folder: &Path, arguments: &[&str]) -> Ended {
+    run_as(folder, arguments, |_| {})
+}
+
+/// The same with something changed about the run.
+pub fn run_as(folder: &Path, arguments: &[&str], change: impl FnOnce(&mut Command)) -> Ended {
+    let mut command = Command::new(BINARY);
+    command.args(arguments);
+    change(&mut command);
+    run_command(command.current_dir(folder))
+}
+
+/// Runs a command. One that does not end, such as a server that should not have started, fails the test.
+pub fn run_command(command: &mut Command) -> Ended {
+    // Files, unlike pipes, need nobody who reads at the same time.
+    let stdout = tempfile::tempfile().expect("a temporary file");
+    let stderr = tempfile::tempfile().expect("a temporary file");
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(stdout.try_clone().expect("a descriptor"))
+        .stderr(stderr.try_clone().expect("a descriptor"))
+        .spawn()
+        .expect("the program starts");
+    let mut child = KilledOnDrop(child);
+    let status = wait_for("the program to end", || {
+        child.0.try_wait().expect("a child of ours")
+    });
+    Ended {
+        status: status.code().expect("no signal"),
+        stdout: text_of(stdout),
+        stderr: text_of(stderr),
+    }
+}
+
+struct KilledOnDrop(Child);
+
+impl Drop for KilledOnDrop {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn text_of(mut file: File) -> String {
+    let mut octets = Vec::new();
+    file.rewind().expect("a file");
+    file.read_to_end(&mut octets).expect("a file");
+    String::from_utf8(octets).expect("UTF-8")
+}
