@@ -1,4 +1,6 @@
 //! Everything that talks to a running server: one binary, so that it is built once.
 
+mod promise;
+mod shutdown;
 mod smoke;
 mod support;

@@ -12,6 +12,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+pub mod load;
+
 /// The program under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_goguerrilla");
 /// How long anything may take that should take a moment.
@@ -43,28 +45,18 @@ impl Server {
         around: impl FnOnce(Command) -> Command,
     ) -> Server {
         write_config(folder.path(), settings);
-        let mut command = Command::new(BINARY);
-        command.arg("-config=goguerrilla.conf");
-        let mut command = around(command);
-        let errors = File::create(folder.path().join("stderr")).expect("a file for stderr");
-        let child = command
-            .current_dir(folder.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(errors)
-            .spawn()
-            .expect("the program starts");
-        let log = folder.path().join("log");
-        let address = wait_for("the server to listen", || {
-            let log = fs::read_to_string(&log).ok()?;
-            let line = log.lines().find(|line| line.contains(" listening "))?;
-            value(line, "address")?.parse().ok()
-        });
+        let (child, address) = spawn(folder.path(), around);
         Server {
             child,
             address,
             folder,
         }
+    }
+
+    /// Starts again in the same folder, after it has ended. Its port is another one, and its log begins anew.
+    pub fn start_again(&mut self) {
+        let _ = fs::rename(self.path("log"), self.path("log.before"));
+        (self.child, self.address) = spawn(self.folder.path(), |command| command);
     }
 
     /// Its process id.
@@ -170,6 +162,28 @@ impl Drop for Server {
             );
         }
     }
+}
+
+/// Starts the program in a folder with a configuration, and waits until it listens.
+fn spawn(folder: &Path, around: impl FnOnce(Command) -> Command) -> (Child, SocketAddr) {
+    let mut command = Command::new(BINARY);
+    command.arg("-config=goguerrilla.conf");
+    let mut command = around(command);
+    let errors = File::create(folder.join("stderr")).expect("a file for stderr");
+    let child = command
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(errors)
+        .spawn()
+        .expect("the program starts");
+    let log = folder.join("log");
+    let address = wait_for("the server to listen", || {
+        let log = fs::read_to_string(&log).ok()?;
+        let line = log.lines().find(|line| line.contains(" listening "))?;
+        value(line, "address")?.parse().ok()
+    });
+    (child, address)
 }
 
 fn tail(text: &str) -> String {
