@@ -3,4 +3,5 @@
 mod promise;
 mod shutdown;
 mod smoke;
+mod sqlite_faults;
 mod support;

@@ -127,6 +127,16 @@ impl SqliteStore {
     }
 }
 
+/// A file that was moved after its last batch would otherwise leave its log behind, under a name where it is lost.
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        let is_moved = |open: &OpenFile| file_identity(&self.file).ok() != Some(open.identity);
+        if self.open.as_ref().is_some_and(is_moved) {
+            self.leave_moved_file();
+        }
+    }
+}
+
 impl SaveMail for SqliteStore {
     fn ready(&mut self) -> Result<(), SaveError> {
         self.begin().map_err(|error| match error {
@@ -376,6 +386,10 @@ fn sort_error(file: &Path, error: &rusqlite::Error) -> Sorted {
             let text = text("; the limit of file sizes is met");
             (PartError::Store(SaveError::Full(text)), true)
         }
+        // The index of the log could not grow: SQLite says FULL only of the other two files.
+        Some(ErrorCode::SystemIoFailure) if has_code(error, ffi::SQLITE_IOERR_SHMSIZE) => {
+            (PartError::Store(SaveError::Full(text("; make room"))), true)
+        }
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             (unavailable(text("; another program holds it")), false)
         }
@@ -398,10 +412,14 @@ fn sort_error(file: &Path, error: &rusqlite::Error) -> Sorted {
 
 /// Whether a failed write met RLIMIT_FSIZE, which SQLite reports like a broken disk.
 fn is_at_size_limit(error: &rusqlite::Error) -> bool {
-    let is_write = error
+    has_code(error, ffi::SQLITE_IOERR_WRITE)
+        && getrlimit(Resource::RLIMIT_FSIZE).is_ok_and(|(soft, _)| soft != RLIM_INFINITY)
+}
+
+fn has_code(error: &rusqlite::Error, extended_code: i32) -> bool {
+    error
         .sqlite_error()
-        .is_some_and(|error| error.extended_code == ffi::SQLITE_IOERR_WRITE);
-    is_write && getrlimit(Resource::RLIMIT_FSIZE).is_ok_and(|(soft, _)| soft != RLIM_INFINITY)
+        .is_some_and(|error| error.extended_code == extended_code)
 }
 
 /// How long another program may hold the file's lock.
