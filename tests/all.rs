@@ -5,3 +5,4 @@ mod shutdown;
 mod smoke;
 mod sqlite_faults;
 mod support;
+mod writer;

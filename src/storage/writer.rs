@@ -141,7 +141,9 @@ impl Writer {
     /// One batch, from making ready to the last answer.
     fn save_queued(&mut self, first: Job) {
         if let Err(error) = self.make_ready() {
-            let waiting = std::iter::once(first).chain(self.jobs.try_iter());
+            // Only those that waited for this attempt; whoever comes now is worth another one.
+            let waiting = self.jobs.try_iter().take(self.jobs.len());
+            let waiting = std::iter::once(first).chain(waiting);
             let mut count = 0;
             for job in waiting {
                 job.ticket.answer(Err(error.clone()));
