@@ -5,4 +5,5 @@ mod shutdown;
 mod smoke;
 mod sqlite_faults;
 mod support;
+mod time;
 mod writer;

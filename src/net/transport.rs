@@ -130,7 +130,8 @@ impl Transport {
     }
 }
 
-/// How long a client may go on sending after our last reply.
-const LINGER: Duration = Duration::from_secs(2);
+/// How long a client may go on sending after our last reply. It holds its place meanwhile, so slow clients on all places
+/// are gone within a second of their time.
+const LINGER: Duration = Duration::from_millis(900);
 /// How much it may send meanwhile.
 const MAX_DROPPED_OCTETS: usize = 1 << 20;
