@@ -1,0 +1,188 @@
+//! Octets of mail cost memory while they are there, promised ones cost nothing, and all of it comes back.
+
+use std::time::Duration;
+
+use socket2::SockRef;
+
+use crate::support::{Client, Server, wait_for};
+
+#[test]
+fn beyond_the_budget_mail_is_deferred_and_all_of_the_budget_comes_back() {
+    let server = tight();
+    let mut clients: Vec<Client> = (0..20).map(|_| in_data(&server)).collect();
+    // Twice the budget, all of it there before the first message ends.
+    for client in &mut clients {
+        client.send(lines(LIMIT / 10));
+    }
+    let mut deferred = 0;
+    for client in &mut clients {
+        client.send(".\r\n");
+        let reply = client.read_reply().expect("a reply");
+        if reply.code != 250 {
+            assert!(reply.text().starts_with("452 4.3.1 "), "{}", reply.text());
+            deferred += 1;
+        }
+        client.command("NOOP", "250");
+    }
+    assert!((1..20).contains(&deferred), "{deferred} of 20");
+    assert_eq!(server.list().len(), 20 - deferred);
+    assert_budget_is_free(&server);
+}
+
+#[test]
+fn a_client_that_hangs_up_gives_its_share_back() {
+    let server = tight();
+    let idle_sockets = server.sockets();
+    for is_reset in [false, true] {
+        let mut clients: Vec<Client> = (0..8).map(|_| in_data(&server)).collect();
+        for client in &mut clients {
+            client.send(lines(20_000));
+        }
+        for client in clients {
+            if is_reset {
+                let socket = SockRef::from(client.socket());
+                socket
+                    .set_linger(Some(Duration::ZERO))
+                    .expect("an open socket");
+            }
+        }
+        wait_until_gone(&server, idle_sockets);
+        assert_budget_is_free(&server);
+    }
+}
+
+#[test]
+fn chunks_that_are_given_up_give_their_share_back() {
+    let server = tight();
+    let idle_sockets = server.sockets();
+    let mut client = in_transaction(&server);
+    client.send("BDAT 100000\r\n");
+    client.send(lines(100_000));
+    client.expect("250 2.0.0 ");
+    client.command("RSET", "250");
+    assert_budget_is_free(&server);
+    client.command("MAIL FROM:<a@client.test>", "250");
+    client.command("RCPT TO:<u@ours.test>", "250");
+    client.send("BDAT 100000\r\n");
+    client.send(lines(90_000));
+    drop(client);
+    wait_until_gone(&server, idle_sockets);
+    assert_budget_is_free(&server);
+}
+
+#[test]
+fn twenty_megabytes_into_a_limit_of_131072_are_swallowed_at_constant_memory() {
+    let server = Server::start(&[]);
+    let mut client = in_data(&server);
+    client.send(lines(131_000));
+    let before = server.status_kib("VmHWM");
+    for _ in 0..20 {
+        client.send(lines(1 << 20));
+    }
+    client.send(".\r\n");
+    client.expect("552 5.3.4 ");
+    let grown = server.status_kib("VmHWM") - before;
+    println!("20 MiB swallowed: {grown} KiB more at most");
+    assert!(grown < 1_024, "{grown} KiB");
+    let reply = client.deliver("a@client.test", "u@ours.test", b"Subject: small\r\n");
+    assert_eq!(reply.code, 250);
+    assert_eq!(server.contents(), [b"Subject: small\r\n"]);
+}
+
+#[test]
+fn a_promised_size_claims_nothing() {
+    let server = Server::start(&[]);
+    let mut clients: Vec<Client> = (0..300).map(|_| server.client()).collect();
+    for client in &mut clients {
+        client.command("EHLO client.test", "250");
+    }
+    let before = server.status_kib("VmRSS");
+    for client in &mut clients {
+        client.command("MAIL FROM:<a@client.test> SIZE=131072", "250");
+        client.command("RCPT TO:<u@ours.test>", "250");
+        client.command("DATA", "354");
+    }
+    let grown = server.status_kib("VmRSS").saturating_sub(before);
+    println!("300 times SIZE=131072: {grown} KiB more");
+    assert!(grown < 300 * 8, "{grown} KiB");
+}
+
+#[test]
+fn a_chunk_of_a_size_beyond_counting_is_refused_and_closed() {
+    let server = Server::start(&[]);
+    for size in [
+        "99999999999999999999",
+        "-1",
+        "1x",
+        "",
+        "18446744073709551616",
+    ] {
+        let mut client = in_transaction(&server);
+        client.send(format!("BDAT {size}\r\nMAIL FROM:<x@client.test>\r\n"));
+        client.expect("501 5.5.4 ");
+        client.expect_close();
+    }
+    assert!(server.list().is_empty());
+}
+
+#[test]
+fn a_chunk_that_never_ends_is_swallowed_at_constant_memory() {
+    let server = Server::start(&[]);
+    let mut client = in_transaction(&server);
+    client.send("BDAT 18446744073709551615 LAST\r\n");
+    client.send(lines(1 << 20));
+    let before = server.status_kib("VmHWM");
+    for _ in 0..10 {
+        client.send(lines(1 << 20));
+    }
+    let grown = server.status_kib("VmHWM") - before;
+    assert!(grown < 1_024, "{grown} KiB");
+}
+
+/// Room for exactly one message of the largest size.
+fn tight() -> Server {
+    let limit = LIMIT.to_string();
+    Server::start(&[("GM_MAX_MEMORY", &limit), ("GSMTP_MAX_SIZE", &limit)])
+}
+
+/// A message of the largest size needs the whole budget.
+fn assert_budget_is_free(server: &Server) {
+    let reply = server
+        .client()
+        .deliver("a@client.test", "u@ours.test", &lines(LIMIT));
+    assert!(reply.text().starts_with("250 2.0.0 "), "{}", reply.text());
+}
+
+/// Waits until each connection so far has ended; what it held it gives back before its place.
+///
+/// `idle_sockets` is how many the server has without clients.
+fn wait_until_gone(server: &Server, idle_sockets: usize) {
+    // Descriptors tell, as a connection's is closed last of all.
+    wait_for("all clients to be gone", || {
+        (server.sockets() == idle_sockets).then_some(())
+    });
+}
+
+fn in_transaction(server: &Server) -> Client {
+    let mut client = server.client();
+    client.command("EHLO client.test", "250");
+    client.command("MAIL FROM:<a@client.test>", "250");
+    client.command("RCPT TO:<u@ours.test>", "250");
+    client
+}
+
+fn in_data(server: &Server) -> Client {
+    let mut client = in_transaction(server);
+    client.command("DATA", "354");
+    client
+}
+
+/// Lines of text that make up this many octets.
+fn lines(octets: usize) -> Vec<u8> {
+    let line = [&[b'x'; 62][..], b"\r\n"].concat();
+    let mut lines = line.repeat(octets.div_ceil(64));
+    lines.drain(..lines.len() - octets);
+    lines
+}
+
+const LIMIT: usize = 262_144;
