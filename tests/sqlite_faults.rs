@@ -28,6 +28,28 @@ fn while_another_program_holds_the_lock_mail_waits_and_only_for_clients_that_wai
 }
 
 #[test]
+fn the_lock_is_not_kept_for_mails_that_were_withdrawn() {
+    let server = Server::start(&[]);
+    let other = lock(&server);
+    drop(send_mail(&server, "leaving"));
+    wait_for("the mail to be withdrawn", || {
+        server.log().contains(" not_saved ").then_some(())
+    });
+    other.execute_batch("ROLLBACK").expect("ours");
+    // The server takes the lock for a mail that is gone, and has to give it back.
+    for _ in 0..3 {
+        other
+            .execute_batch("SELECT * FROM new_mail")
+            .expect("it can be read");
+        thread::sleep(Duration::from_millis(100));
+        other
+            .execute_batch("BEGIN IMMEDIATE; ROLLBACK")
+            .expect("nobody else writes");
+    }
+    assert_eq!(subjects(&server), [""; 0]);
+}
+
+#[test]
 fn a_lock_held_for_longer_than_five_seconds_defers_mail() {
     let server = Server::start(&[]);
     let other = lock(&server);

@@ -144,6 +144,13 @@ impl SaveMail for SqliteStore {
         })
     }
 
+    fn stand_down(&mut self) {
+        let ends_transaction = |open: &OpenFile| {
+            open.connection.is_autocommit() || open.connection.execute_batch("ROLLBACK").is_ok()
+        };
+        self.open = self.open.take().filter(ends_transaction);
+    }
+
     fn save_mail(&mut self, mail: &Mail) -> Result<SavedId, SaveError> {
         let saved = self.save_part(std::slice::from_ref(mail));
         saved.map_err(|error| match error {

@@ -157,6 +157,7 @@ impl Writer {
             return;
         };
         if mails.is_empty() {
+            store.stand_down();
             return;
         }
         let outcomes = store.save_batch(&mails);
