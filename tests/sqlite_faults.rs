@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Barrier;
 use std::thread;
@@ -47,6 +48,44 @@ fn the_lock_is_not_kept_for_mails_that_were_withdrawn() {
             .expect("nobody else writes");
     }
     assert_eq!(subjects(&server), [""; 0]);
+}
+
+#[test]
+fn a_file_moved_away_while_another_program_has_it_open_mixes_with_nothing() {
+    for is_reading in [false, true] {
+        let mut server = Server::start(&[]);
+        send_mail(&server, "early").expect("250 ");
+        let other = Connection::open(server.path("goguerrilla.db")).expect("the file is there");
+        if is_reading {
+            other.execute_batch("BEGIN").expect("ours");
+        }
+        let count = || -> i64 {
+            let counted = other.query_row("SELECT count(*) FROM new_mail", [], |row| row.get(0));
+            counted.expect("a file that can be read")
+        };
+        assert_eq!(count(), 1);
+        for number in 0..20 {
+            send_mail(&server, &format!("old {number}")).expect("250 ");
+        }
+        fs::rename(server.path("goguerrilla.db"), server.path("moved.db")).expect("ours");
+        for number in 0..20 {
+            send_mail(&server, &format!("new {number}")).expect("250 ");
+        }
+        assert_eq!(count(), if is_reading { 1 } else { 21 });
+        drop(other);
+        assert_eq!(subjects(&server).len(), 20);
+        assert!(server.stop().success());
+        // What could not be brought into the moved file under a reader was put aside.
+        let aside = log_put_aside(&server);
+        assert_eq!(aside.is_some(), is_reading);
+        if let Some(aside) = aside {
+            fs::rename(aside, server.path("moved.db-wal")).expect("ours");
+        }
+        assert_eq!(stored_markers(&server.path("moved.db")).len(), 21);
+        server.start_again();
+        send_mail(&server, "last").expect("250 ");
+        assert_eq!(subjects(&server).len(), 21);
+    }
 }
 
 #[test]
@@ -277,6 +316,22 @@ fn a_file_moved_away_before_a_stop_takes_what_was_promised_with_it() {
 }
 
 #[test]
+fn the_log_of_a_file_that_was_moved_before_a_crash_is_not_deleted() {
+    let mut server = Server::start(&[]);
+    for number in 0..5 {
+        send_mail(&server, &format!("old {number}")).expect("250 ");
+    }
+    fs::rename(server.path("goguerrilla.db"), server.path("moved.db")).expect("ours");
+    server.kill();
+    server.start_again();
+    send_mail(&server, "new").expect("250 ");
+    assert_eq!(subjects(&server), ["new"]);
+    let aside = log_put_aside(&server).expect("the log was put aside");
+    fs::rename(aside, server.path("moved.db-wal")).expect("ours");
+    assert_eq!(stored_markers(&server.path("moved.db")).len(), 5);
+}
+
+#[test]
 fn after_its_file_was_removed_mail_goes_into_a_new_one() {
     let server = Server::start(&[]);
     for names in [
@@ -369,6 +424,12 @@ fn start_with_log_fault(server: &mut Server, fault: &str) {
         "-e",
         &inject,
     ]));
+}
+
+fn log_put_aside(server: &Server) -> Option<PathBuf> {
+    let entries = fs::read_dir(server.folder.path()).expect("a folder");
+    let mut files = entries.map(|entry| entry.expect("a file").path());
+    files.find(|file| file.to_string_lossy().contains("goguerrilla.db-wal.moved-"))
 }
 
 /// The subject of each row, sorted.
