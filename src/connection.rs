@@ -139,12 +139,14 @@ impl<'a> Connection<'a> {
                     }
                     let deadline = patience.deadline(&self.session, self.settings.client_timeout);
                     match self.transport.read(self.input.room(), deadline) {
-                        Ok(0) if !self.client.may_stay(awaited == Awaited::Command) => {
+                        // The pool ends the reading of those who look idle to it.
+                        Ok(0) if self.client.shall_leave() => {
                             self.close(&reply::R421_SHUTTING_DOWN);
                             return End::ShuttingDown;
                         }
                         Ok(0) => return End::ClientLeft,
                         Ok(octets) => {
+                            self.client.mark_busy();
                             deadline.moved(Instant::now(), octets);
                             self.input.filled(octets);
                             self.octets_in += octets as u64;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use rusqlite::Connection;
 
-use crate::support::{Client, Server, wait_for};
+use crate::support::{Client, Server, under_strace, wait_for};
 
 #[test]
 fn idle_clients_hear_at_once_that_we_leave() {
@@ -52,6 +52,31 @@ fn a_message_under_way_is_finished_and_saved_and_nobody_new_is_let_in() {
     contents.sort();
     let half: &[u8] = b"Subject: finished\r\n\r\nfirst half, second half\r\n";
     assert_eq!(contents, [half, b"second half\r\n"]);
+}
+
+#[test]
+fn a_client_that_has_just_begun_a_message_is_not_taken_for_an_idle_one() {
+    // Replies reach the client at once, and the thread that sent them goes on 0.3 s later.
+    let slow = "inject=sendto:delay_exit=300000";
+    let strace = under_strace(&["-e", "trace=sendto", "-e", slow]);
+    let folder = tempfile::TempDir::new().expect("a temporary folder");
+    let mut server = Server::start_with(folder, &[], strace);
+    let mut client = server.client();
+    client.command("EHLO client.test", "250");
+    client.send("MAIL FROM:<a@client.test>\r\nRCPT TO:<u@ours.test>\r\nDATA\r\n");
+    for reply in ["250", "250", "354"] {
+        client.expect(reply);
+    }
+    server.signal(Signal::SIGTERM);
+    wait_until_draining(&server);
+    // Time enough to come to reading, and to find nothing there.
+    client.expect_silence(Duration::from_millis(600));
+    client.send("Subject: just begun\r\n.\r\n");
+    client.expect("250 2.0.0 ");
+    client.expect("421 4.3.2 ");
+    client.expect_close();
+    assert!(server.wait().success());
+    assert_eq!(server.list().len(), 1);
 }
 
 #[test]

@@ -196,7 +196,17 @@ impl Client {
     pub fn may_stay(&self, idle: bool) -> bool {
         self.state.idle.store(idle, Ordering::SeqCst);
         // The pool first says `leave`, then looks whether we are idle: one of us sees the other.
-        !(idle && self.state.leave.load(Ordering::SeqCst))
+        !(idle && self.shall_leave())
+    }
+
+    /// Says that something of this client is under way.
+    pub fn mark_busy(&self) {
+        self.state.idle.store(false, Ordering::SeqCst);
+    }
+
+    /// Whether the server is shutting down.
+    pub fn shall_leave(&self) -> bool {
+        self.state.leave.load(Ordering::SeqCst)
     }
 }
 

@@ -241,7 +241,7 @@ fn tail(text: &str) -> String {
 /// Has strace start the program and follow its threads, with these arguments; what it sees goes to the file `trace`.
 ///
 /// The program keeps the process id that the test knows, and strace ends with it.
-pub fn under_strace(arguments: &[&str]) -> impl FnOnce(Command) -> Command {
+pub fn under_strace(arguments: &[&str]) -> impl FnOnce(Command) -> Command + use<> {
     let arguments: Vec<String> = arguments.iter().map(|&argument| argument.into()).collect();
     move |program| {
         let mut strace = Command::new("strace");
