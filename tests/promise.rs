@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::Signal;
+use socket2::SockRef;
 
 use crate::support::Server;
-use crate::support::load::{Load, assert_promise_kept, stored_markers};
+use crate::support::load::{Load, assert_promise_kept, content_of, stored_markers};
 
 #[test]
 fn no_acknowledged_mail_is_lost_or_doubled_by_kill_minus_9() {
@@ -56,6 +57,38 @@ fn sigterm_under_load_leaves_no_dot_unanswered_and_loses_nothing() {
         assert_promise_kept(&account, &stored);
         assert_eq!(stored.len(), account.acknowledged.len());
     }
+}
+
+#[test]
+fn a_client_that_leaves_right_behind_its_dot_has_its_mail_once_or_not_at_all() {
+    let mut server = Server::start(&[]);
+    let mut client = server.client();
+    client.command("EHLO client.test", "250");
+    client.command("MAIL FROM:<a@client.test>", "250");
+    client.command("RCPT TO:<u@ours.test>", "250");
+    client.command("DATA", "354");
+    client.send(content_of("finished"));
+    client.send(".\r\n");
+    client.finish_sending();
+    client.expect("250 2.0.0 ");
+    client.expect_close();
+    for number in 0..50 {
+        let mut client = server.client();
+        client.command("EHLO client.test", "250");
+        client.command("MAIL FROM:<a@client.test>", "250");
+        client.command("RCPT TO:<u@ours.test>", "250");
+        client.command("DATA", "354");
+        client.send(content_of(&format!("reset {number}")));
+        client.send(".\r\n");
+        let socket = SockRef::from(client.socket());
+        socket
+            .set_linger(Some(Duration::ZERO))
+            .expect("an open socket");
+    }
+    assert!(server.stop().success());
+    let stored = stored_markers(&server.path("goguerrilla.db"));
+    assert_eq!(stored.get("finished"), Some(&1));
+    assert!(stored.values().all(|count| *count == 1), "{stored:?}");
 }
 
 /// Moments to kill at, different in each run; which ones hardly matters, so no failure needs them again.

@@ -12,7 +12,7 @@ use crate::support::{Client, Server, wait_for};
 #[test]
 fn silence_is_ended_after_the_agreed_time_in_every_state() {
     let server = impatient();
-    let states: [&[(&str, &str)]; 5] = [
+    let states: [Dialogue; 5] = [
         &[],
         &[("EHLO client.test", "250")],
         &[
@@ -120,7 +120,7 @@ fn a_client_that_reads_nothing_is_closed_and_costs_no_memory() {
 fn the_last_reply_reaches_a_client_that_is_still_sending() {
     let server = impatient();
     let much = [b'x'; 100_000];
-    let cases: &[(&[(&str, &str)], &[u8], &str)] = &[
+    let cases: [(Dialogue, &[u8], &str); 3] = [
         (&[], b"NOOP\n", "500 5.5.2 "),
         (&[], b"GET / HTTP/1.1\r\n", "500 5.5.2 "),
         (IN_DATA, b"", "421 4.4.2 "),
@@ -161,7 +161,7 @@ fn impatient() -> Server {
     Server::start(&[("GSMTP_TIMEOUT", "2")])
 }
 
-fn say(client: &mut Client, dialogue: &[(&str, &str)]) {
+fn say(client: &mut Client, dialogue: Dialogue) {
     for (line, reply) in dialogue {
         client.command(line, reply);
     }
@@ -206,7 +206,10 @@ fn socket_with_small_window(address: SocketAddr) -> TcpStream {
     socket.into()
 }
 
-const IN_DATA: &[(&str, &str)] = &[
+/// Commands, and how the reply to each begins.
+type Dialogue = &'static [(&'static str, &'static str)];
+
+const IN_DATA: Dialogue = &[
     ("EHLO client.test", "250"),
     ("MAIL FROM:<a@client.test>", "250"),
     ("RCPT TO:<u@ours.test>", "250"),
