@@ -90,6 +90,35 @@ fn twenty_megabytes_into_a_limit_of_131072_are_swallowed_at_constant_memory() {
 }
 
 #[test]
+fn where_memory_ends_a_mail_is_deferred_and_the_server_lives() {
+    let server = Server::start(&[("GSMTP_MAX_SIZE", "50000000")]);
+    let small = b"Subject: small\r\n";
+    let reply = server
+        .client()
+        .deliver("a@client.test", "u@ours.test", small);
+    assert_eq!(reply.code, 250);
+    let octets = server.status_kib("VmSize") * 1_024 + (24 << 20);
+    server.limit(&format!("--as={octets}:"));
+    // Some fit, of some the content fits and what is made of it does not, and of some not even the content does.
+    let mut codes = Vec::new();
+    for mebibytes in [6, 12, 18, 24, 30, 36, 42] {
+        let mut client = in_data(&server);
+        for _ in 0..mebibytes {
+            client.send(lines(1 << 20));
+        }
+        client.send(".\r\n");
+        let reply = client.read_reply().expect("a reply");
+        let is_deferred = reply.text().starts_with("452 4.3.1 ");
+        assert!(reply.code == 250 || is_deferred, "{}", reply.text());
+        codes.push(reply.code);
+        let reply = client.deliver("a@client.test", "u@ours.test", small);
+        assert_eq!(reply.code, 250);
+    }
+    println!("6 to 42 MiB with room for 24: {codes:?}");
+    assert_eq!(codes.last(), Some(&452), "{codes:?}");
+}
+
+#[test]
 fn a_promised_size_claims_nothing() {
     let server = Server::start(&[]);
     let mut clients: Vec<Client> = (0..300).map(|_| server.client()).collect();

@@ -60,7 +60,8 @@ impl Saver {
             return Ok(SavedId::from(mail.deliveries()[0].hash));
         };
         if self.prepare {
-            mail.prepare();
+            let prepared = mail.prepare();
+            prepared.map_err(|error| SaveError::Full(error.to_string()))?;
         }
         let (ticket, receipt) = ticket();
         if jobs.send(Job { mail, ticket }).is_err() {
