@@ -121,6 +121,20 @@ fn a_client_that_stalls_holds_the_shutdown_up_for_its_patience_only() {
 }
 
 #[test]
+fn a_message_that_does_not_end_is_cut_off_after_half_a_minute() {
+    let mut server = Server::start(&[]);
+    let mut client = begin_message(&server);
+    client.send("Subject: endless\r\n\r\n");
+    let signalled_at = Instant::now();
+    server.signal(Signal::SIGTERM);
+    assert!(server.wait().success());
+    let seconds = signalled_at.elapsed().as_secs_f64();
+    assert!((30.0..33.0).contains(&seconds), "{seconds} s");
+    client.expect_close();
+    assert!(server.list().is_empty());
+}
+
+#[test]
 fn a_mail_that_waits_for_the_store_is_saved_before_the_end() {
     let mut server = Server::start(&[]);
     let other = lock_store(&server);

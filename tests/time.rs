@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use socket2::{Domain, Socket, Type};
 
 use crate::support::{Client, Server, wait_for};
@@ -114,6 +115,26 @@ fn a_client_that_reads_nothing_is_closed_and_costs_no_memory() {
     let grown = server.status_kib("VmRSS").saturating_sub(memory_before);
     println!("{sent} octets of NOOP unread: {grown} KiB more");
     assert!(grown < 1_024, "{grown} KiB");
+}
+
+#[test]
+fn a_server_that_was_stopped_and_continued_goes_on() {
+    let server = impatient();
+    let mut idle = server.client();
+    let mut in_data = server.client();
+    say(&mut in_data, IN_DATA);
+    server.signal(Signal::SIGSTOP);
+    thread::sleep(Duration::from_secs(3));
+    server.signal(Signal::SIGCONT);
+    for client in [&mut idle, &mut in_data] {
+        client.expect("421 4.4.2 ");
+        client.expect_close();
+    }
+    let reply = server
+        .client()
+        .deliver("a@client.test", "u@ours.test", b"Subject: on\r\n");
+    assert_eq!(reply.code, 250);
+    assert!(!server.log().contains(" panicked "));
 }
 
 #[test]
