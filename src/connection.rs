@@ -139,14 +139,13 @@ impl<'a> Connection<'a> {
                     }
                     let deadline = patience.deadline(&self.session, self.settings.client_timeout);
                     match self.transport.read(self.input.room(), deadline) {
-                        // The pool ends the reading of those who look idle to it.
-                        Ok(0) if self.client.shall_leave() => {
+                        // The pool may have ended the reading of an idle client, perhaps behind what was just read.
+                        Ok(_) if awaited == Awaited::Command && !self.client.may_begin() => {
                             self.close(&reply::R421_SHUTTING_DOWN);
                             return End::ShuttingDown;
                         }
                         Ok(0) => return End::ClientLeft,
                         Ok(octets) => {
-                            self.client.mark_busy();
                             deadline.moved(Instant::now(), octets);
                             self.input.filled(octets);
                             self.octets_in += octets as u64;

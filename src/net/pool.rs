@@ -196,17 +196,15 @@ impl Client {
     pub fn may_stay(&self, idle: bool) -> bool {
         self.state.idle.store(idle, Ordering::SeqCst);
         // The pool first says `leave`, then looks whether we are idle: one of us sees the other.
-        !(idle && self.shall_leave())
+        !(idle && self.state.leave.load(Ordering::SeqCst))
     }
 
-    /// Says that something of this client is under way.
-    pub fn mark_busy(&self) {
+    /// Ends idleness, before a command is looked at; answers whether the client may go on. After `false` nothing more
+    /// of it can be read.
+    pub fn may_begin(&self) -> bool {
         self.state.idle.store(false, Ordering::SeqCst);
-    }
-
-    /// Whether the server is shutting down.
-    pub fn shall_leave(&self) -> bool {
-        self.state.leave.load(Ordering::SeqCst)
+        // Again the pool sees that we are busy, or we see that we shall leave.
+        !self.state.leave.load(Ordering::SeqCst)
     }
 }
 
