@@ -81,13 +81,8 @@ impl From<String> for Failure {
 /// # Errors
 /// [`Failure`] as it says.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
-<<<<<<< HEAD
     let arguments = join_verbose(arguments.into_iter().map(with_two_dashes));
     let arguments = match Arguments::try_parse_from(arguments) {
-=======
-    let arguments = arguments.into_iter().map(with_two_dashes).collect();
-    let arguments = match Arguments::try_parse_from(join_verbose(arguments)) {
->>>>>>> helper-a
         Ok(arguments) => arguments,
         Err(error) => {
             let status = error.exit_code() as u8;
@@ -169,7 +164,6 @@ fn with_two_dashes(argument: OsString) -> OsString {
     }
 }
 
-<<<<<<< HEAD
 /// `-v y` is `-v=y`; clap, for which the value is optional, would take `y` for a command.
 fn join_verbose(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut joined: Vec<OsString> = Vec::new();
@@ -179,17 +173,6 @@ fn join_verbose(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
             .is_some_and(|text| yes_or_no(text).is_ok());
         match joined.last_mut() {
             Some(last) if is_value && (last == "-v" || last == "--verbose") => {
-=======
-/// `-v y` as `-v=y`. Only a y or an n behind it is its value, so that `-v check` is still a command.
-fn join_verbose(arguments: Vec<OsString>) -> Vec<OsString> {
-    let mut joined: Vec<OsString> = Vec::with_capacity(arguments.len());
-    for argument in arguments {
-        let is_answer = argument
-            .to_str()
-            .is_some_and(|text| yes_or_no(text).is_ok());
-        match joined.last_mut() {
-            Some(last) if is_answer && (last == "-v" || last == "--verbose") => {
->>>>>>> helper-a
                 last.push("=");
                 last.push(argument);
             }
@@ -379,7 +362,7 @@ mod tests {
     #[test]
     fn verbose_takes_an_answer_behind_it_and_no_command() {
         let join = |words: &[&str]| -> Vec<String> {
-            let joined = join_verbose(words.iter().map(OsString::from).collect());
+            let joined = join_verbose(words.iter().map(OsString::from));
             joined
                 .into_iter()
                 .map(|word| word.into_string().unwrap())

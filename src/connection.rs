@@ -185,7 +185,8 @@ impl<'a> Connection<'a> {
                         }
                     };
                     match self.transport.read(room, deadline) {
-                        Ok(0) if !self.client.may_stay(awaited == Awaited::Command) => {
+                        // The pool may have ended the reading of an idle client, perhaps behind what was just read.
+                        Ok(_) if awaited == Awaited::Command && !self.client.may_begin() => {
                             self.close(&reply::R421_SHUTTING_DOWN);
                             return End::ShuttingDown;
                         }

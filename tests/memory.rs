@@ -1,124 +1,217 @@
-//! What strangers send costs no more memory than was granted, and what was granted comes back.
+//! Octets of mail cost memory while they are there, promised ones cost nothing, and all of it comes back.
 
-use std::thread;
+use std::time::Duration;
 
-use crate::support::{Client, Server, stuffed, wait_for};
+use socket2::SockRef;
+
+use crate::support::{Client, Server, wait_for};
 
 #[test]
-fn a_message_far_too_large_is_swallowed_at_constant_memory() {
-    let server = Server::start(&[]);
-    let mut client = server.client();
-    begin(&mut client, "");
-    client.command("DATA", "354 ");
-    let before = server.status_kib("VmHWM");
-    let piece = b"0123456789 RSET\r\n..\n.\r\nQUIT\r\n".repeat(1_000);
-    for _ in 0..20_000_000 / piece.len() {
-        client.send(&piece);
+fn beyond_the_budget_mail_is_deferred_and_all_of_the_budget_comes_back() {
+    let server = tight();
+    let mut clients: Vec<Client> = (0..20).map(|_| in_data(&server)).collect();
+    // Twice the budget, all of it there before the first message ends.
+    for client in &mut clients {
+        client.send(lines(LIMIT / 10));
     }
-    client.send(".\r\n");
-    client.expect("552 5.3.4 ");
-    client.command("NOOP", "250 2.0.0 ");
-    let grown = server.status_kib("VmHWM") - before;
-    assert!(grown < 2_048, "{grown} KiB for one message");
-    assert!(server.list().is_empty());
+    let mut deferred = 0;
+    for client in &mut clients {
+        client.send(".\r\n");
+        let reply = client.read_reply().expect("a reply");
+        if reply.code != 250 {
+            assert!(reply.text().starts_with("452 4.3.1 "), "{}", reply.text());
+            deferred += 1;
+        }
+        client.command("NOOP", "250");
+    }
+    assert!((1..20).contains(&deferred), "{deferred} of 20");
+    assert_eq!(server.list().len(), 20 - deferred);
+    assert_budget_is_free(&server);
 }
 
 #[test]
-fn a_line_or_a_chunk_far_too_long_is_swallowed_at_constant_memory() {
+fn a_client_that_hangs_up_gives_its_share_back() {
+    let server = tight();
+    let idle_sockets = server.sockets();
+    for is_reset in [false, true] {
+        let mut clients: Vec<Client> = (0..8).map(|_| in_data(&server)).collect();
+        for client in &mut clients {
+            client.send(lines(20_000));
+        }
+        for client in clients {
+            if is_reset {
+                let socket = SockRef::from(client.socket());
+                socket
+                    .set_linger(Some(Duration::ZERO))
+                    .expect("an open socket");
+            }
+        }
+        wait_until_gone(&server, idle_sockets);
+        assert_budget_is_free(&server);
+    }
+}
+
+#[test]
+fn chunks_that_are_given_up_give_their_share_back() {
+    let server = tight();
+    let idle_sockets = server.sockets();
+    let mut client = in_transaction(&server);
+    client.send("BDAT 100000\r\n");
+    client.send(lines(100_000));
+    client.expect("250 2.0.0 ");
+    client.command("RSET", "250");
+    assert_budget_is_free(&server);
+    client.command("MAIL FROM:<a@client.test>", "250");
+    client.command("RCPT TO:<u@ours.test>", "250");
+    client.send("BDAT 100000\r\n");
+    client.send(lines(90_000));
+    drop(client);
+    wait_until_gone(&server, idle_sockets);
+    assert_budget_is_free(&server);
+}
+
+#[test]
+fn twenty_megabytes_into_a_limit_of_131072_are_swallowed_at_constant_memory() {
     let server = Server::start(&[]);
-    let mut client = server.client();
-    client.command("NOOP", "250 2.0.0 ");
+    let mut client = in_data(&server);
+    client.send(lines(131_000));
     let before = server.status_kib("VmHWM");
-    let piece = [b'x'; 20_000];
-    for _ in 0..1_000 {
-        client.send(piece);
+    for _ in 0..20 {
+        client.send(lines(1 << 20));
     }
-    client.send("\r\n");
-    client.expect("500 5.5.2 ");
-    begin(&mut client, "");
-    client.send("BDAT 20000000 LAST\r\n");
-    for _ in 0..1_000 {
-        client.send(piece);
-    }
+    client.send(".\r\n");
     client.expect("552 5.3.4 ");
-    client.command("NOOP", "250 2.0.0 ");
-    let grown = server.status_kib("VmHWM") - before;
-    assert!(grown < 2_048, "{grown} KiB for one client");
+    let grown = server.status_kib("VmHWM").saturating_sub(before);
+    println!("20 MiB swallowed: {grown} KiB more at most");
+    assert!(grown < 1_024, "{grown} KiB");
+    let reply = client.deliver("a@client.test", "u@ours.test", b"Subject: small\r\n");
+    assert_eq!(reply.code, 250);
+    assert_eq!(server.contents(), [b"Subject: small\r\n"]);
+}
+
+#[test]
+fn where_memory_ends_a_mail_is_deferred_and_the_server_lives() {
+    let server = Server::start(&[("GSMTP_MAX_SIZE", "50000000")]);
+    let small = b"Subject: small\r\n";
+    let reply = server
+        .client()
+        .deliver("a@client.test", "u@ours.test", small);
+    assert_eq!(reply.code, 250);
+    let octets = server.status_kib("VmSize") * 1_024 + (24 << 20);
+    server.limit(&format!("--as={octets}:"));
+    // Some fit, of some the content fits and what is made of it does not, and of some not even the content does.
+    let mut codes = Vec::new();
+    for mebibytes in [6, 12, 18, 24, 30, 36, 42] {
+        let mut client = in_data(&server);
+        for _ in 0..mebibytes {
+            client.send(lines(1 << 20));
+        }
+        client.send(".\r\n");
+        let reply = client.read_reply().expect("a reply");
+        let is_deferred = reply.text().starts_with("452 4.3.1 ");
+        assert!(reply.code == 250 || is_deferred, "{}", reply.text());
+        codes.push(reply.code);
+        let reply = client.deliver("a@client.test", "u@ours.test", small);
+        assert_eq!(reply.code, 250);
+    }
+    println!("6 to 42 MiB with room for 24: {codes:?}");
+    assert_eq!(codes.last(), Some(&452), "{codes:?}");
 }
 
 #[test]
 fn a_promised_size_claims_nothing() {
-    let server = Server::start(&[
-        ("GSMTP_MAX_SIZE", "10000000"),
-        ("GM_MAX_MEMORY", "20000000"),
-    ]);
-    let mut clients: Vec<Client> = (0..20).map(|_| server.client()).collect();
+    let server = Server::start(&[]);
+    let mut clients: Vec<Client> = (0..300).map(|_| server.client()).collect();
     for client in &mut clients {
-        begin(client, " SIZE=10000000");
-        client.command("DATA", "354 ");
+        client.command("EHLO client.test", "250");
     }
-    let resident = server.status_kib("VmRSS");
-    assert!(resident < 100_000, "{resident} KiB");
+    let before = server.status_kib("VmRSS");
     for client in &mut clients {
-        client.send(".\r\n");
-        client.expect("250 2.0.0 OK : queued as ");
+        client.command("MAIL FROM:<a@client.test> SIZE=131072", "250");
+        client.command("RCPT TO:<u@ours.test>", "250");
+        client.command("DATA", "354");
     }
+    let grown = server.status_kib("VmRSS").saturating_sub(before);
+    println!("300 times SIZE=131072: {grown} KiB more");
+    assert!(grown < 300 * 8, "{grown} KiB");
 }
 
 #[test]
-fn what_is_held_at_once_has_a_ceiling_and_comes_back() {
-    let server = Server::start(&[("GM_MAX_MEMORY", "500000")]);
-    let content = b"0123456789\r\n".repeat(10_000);
-    let wire = stuffed(&content);
-    let (most, end) = wire.split_at(wire.len() - 3);
-    for round in 0..3 {
-        let mut clients: Vec<Client> = (0..10).map(|_| server.client()).collect();
-        for client in &mut clients {
-            begin(client, "");
-            client.command("DATA", "354 ");
-            client.send(most);
-        }
-        // Whoever hangs up gives back what is held for it.
-        clients.pop();
-        let codes: Vec<u16> = thread::scope(|scope| {
-            let finish = |client: &mut Client| {
-                client.send(end);
-                client.read_reply().expect("a reply to the final dot").code
-            };
-            let threads: Vec<_> = clients
-                .iter_mut()
-                .map(|client| scope.spawn(move || finish(client)))
-                .collect();
-            let codes = threads.into_iter().map(|thread| thread.join());
-            codes.map(|code| code.expect("a code")).collect()
-        });
-        let saved = codes.iter().filter(|code| **code == 250).count();
-        let refused = codes.iter().filter(|code| **code == 452).count();
-        assert!(saved >= 1 && refused >= 1, "round {round}: {codes:?}");
-        assert_eq!(saved + refused, 9, "round {round}: {codes:?}");
+fn a_chunk_of_a_size_beyond_counting_is_refused_and_closed() {
+    let server = Server::start(&[]);
+    for size in [
+        "99999999999999999999",
+        "-1",
+        "1x",
+        "",
+        "18446744073709551616",
+    ] {
+        let mut client = in_transaction(&server);
+        client.send(format!("BDAT {size}\r\nMAIL FROM:<x@client.test>\r\n"));
+        client.expect("501 5.5.4 ");
+        client.expect_close();
     }
-    // Once all of it came back, the largest sum fits again.
-    wait_for("everybody to be gone", || {
-        let log = server.log();
-        (log.matches(" disconnected ").count() == 30).then_some(())
-    });
-    let mut clients: Vec<Client> = (0..3).map(|_| server.client()).collect();
-    for client in &mut clients {
-        begin(client, "");
-        client.command("DATA", "354 ");
-        client.send(most);
-    }
-    for client in &mut clients {
-        client.send(end);
-        client.expect("250 2.0.0 OK : queued as ");
-    }
+    assert!(server.list().is_empty());
 }
 
-fn begin(client: &mut Client, parameters: &str) {
-    client.command("EHLO client.test", "250");
-    client.command(
-        &format!("MAIL FROM:<a@client.test>{parameters}"),
-        "250 2.1.0 ",
-    );
-    client.command("RCPT TO:<u@ours.test>", "250 2.1.5 ");
+#[test]
+fn a_chunk_that_never_ends_is_swallowed_at_constant_memory() {
+    let server = Server::start(&[]);
+    let mut client = in_transaction(&server);
+    client.send("BDAT 18446744073709551615 LAST\r\n");
+    client.send(lines(1 << 20));
+    let before = server.status_kib("VmHWM");
+    for _ in 0..10 {
+        client.send(lines(1 << 20));
+    }
+    let grown = server.status_kib("VmHWM").saturating_sub(before);
+    assert!(grown < 1_024, "{grown} KiB");
 }
+
+/// Room for exactly one message of the largest size.
+fn tight() -> Server {
+    let limit = LIMIT.to_string();
+    Server::start(&[("GM_MAX_MEMORY", &limit), ("GSMTP_MAX_SIZE", &limit)])
+}
+
+/// A message of the largest size needs the whole budget.
+fn assert_budget_is_free(server: &Server) {
+    let reply = server
+        .client()
+        .deliver("a@client.test", "u@ours.test", &lines(LIMIT));
+    assert!(reply.text().starts_with("250 2.0.0 "), "{}", reply.text());
+}
+
+/// Waits until each connection so far has ended; what it held it gives back before its place.
+///
+/// `idle_sockets` is how many the server has without clients.
+fn wait_until_gone(server: &Server, idle_sockets: usize) {
+    // Descriptors tell, as a connection's is closed last of all.
+    wait_for("all clients to be gone", || {
+        (server.sockets() == idle_sockets).then_some(())
+    });
+}
+
+fn in_transaction(server: &Server) -> Client {
+    let mut client = server.client();
+    client.command("EHLO client.test", "250");
+    client.command("MAIL FROM:<a@client.test>", "250");
+    client.command("RCPT TO:<u@ours.test>", "250");
+    client
+}
+
+fn in_data(server: &Server) -> Client {
+    let mut client = in_transaction(server);
+    client.command("DATA", "354");
+    client
+}
+
+/// Lines of text that make up this many octets.
+fn lines(octets: usize) -> Vec<u8> {
+    let line = [&[b'x'; 62][..], b"\r\n"].concat();
+    let mut lines = line.repeat(octets.div_ceil(64));
+    lines.drain(..lines.len() - octets);
+    lines
+}
+
+const LIMIT: usize = 262_144;

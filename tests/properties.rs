@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use goguerrilla::smtp::{
-    AddressColumn, AllowedHosts, Input, MemoryBudget, Repertoire, Session, SessionSettings, Step,
+    AllowedHosts, COMMAND_ROOM, Column, Input, MemoryBudget, Session, SessionSettings, Step, Tls,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -64,7 +64,7 @@ fn a_stream_without_end_is_read_in_a_bounded_buffer() {
 #[test]
 fn content_is_counted_while_it_is_held_and_no_promised_size_is() {
     let budget = MemoryBudget::new(1 << 20);
-    let mut session = Session::new(settings(), budget.clone());
+    let mut session = Session::new(settings(), budget.clone(), Tls::Unavailable);
     let mut input = Input::new();
     input.push(b"EHLO c\r\nMAIL FROM:<a@b> SIZE=200\r\nRCPT TO:<u@ours.test>\r\nDATA\r\n");
     while !matches!(session.next_step(&mut input), Step::NeedInput) {}
@@ -91,13 +91,13 @@ enum Seen {
 
 /// Every step up to the end of the stream or of the session; each piece arrives as one write does, a read at a time.
 fn steps(pieces: &[&[u8]], budget: &MemoryBudget) -> Vec<Seen> {
-    let mut session = Session::new(settings(), budget.clone());
+    let mut session = Session::new(settings(), budget.clone(), Tls::Unavailable);
     let mut input = Input::new();
     let mut seen = Vec::new();
     for piece in pieces {
         let mut rest = *piece;
         while !rest.is_empty() {
-            let room = input.room();
+            let room = input.room(COMMAND_ROOM);
             let count = room.len().min(rest.len());
             room[..count].copy_from_slice(&rest[..count]);
             input.filled(count);
@@ -110,6 +110,7 @@ fn steps(pieces: &[&[u8]], budget: &MemoryBudget) -> Vec<Seen> {
                         reply.write_to(&mut octets);
                         seen.push(Seen::Say(String::from_utf8(octets).expect("ASCII")));
                     }
+                    Step::StartTls(_) => unreachable!("TLS is not offered"),
                     Step::Close(reply) => {
                         let mut octets = Vec::new();
                         reply.write_to(&mut octets);
@@ -130,7 +131,7 @@ fn steps(pieces: &[&[u8]], budget: &MemoryBudget) -> Vec<Seen> {
             // What is not yet a whole command line is all that may be left unused.
             let unread = input.unread().len();
             assert!(unread < 2_048, "{unread} octets unread");
-            let buffer = unread + input.room().len();
+            let buffer = unread + input.room(COMMAND_ROOM).len();
             assert!(buffer <= 65_536, "a buffer of {buffer} octets");
         }
     }
@@ -138,10 +139,7 @@ fn steps(pieces: &[&[u8]], budget: &MemoryBudget) -> Vec<Seen> {
 }
 
 fn settings() -> Arc<SessionSettings> {
-    let column = AddressColumn {
-        max_chars: 128,
-        repertoire: Repertoire::Unicode,
-    };
+    let column = Column::varchar(128);
     Arc::new(SessionSettings {
         host_name: "mx.test".to_owned(),
         primary_mail_host: "primary.test".to_owned(),

@@ -4,6 +4,7 @@
 //! Each recipient's stream begins with trace fields of its own. Shape of a stream: the two octets of the zlib header, the
 //! trace fields as stored blocks, the deflated content (the same octets for everybody), and the checksum of both.
 
+use std::collections::TryReserveError;
 use std::sync::Mutex;
 
 use libdeflater::{CompressionLvl, Compressor, DecompressionError, Decompressor, adler32};
@@ -29,20 +30,26 @@ pub enum InflateError {
 
 impl Deflated {
     /// Deflates `plain` at the fastest level.
-    pub fn new(plain: &[u8]) -> Deflated {
+    ///
+    /// # Errors
+    /// When there is no memory for about as many octets again.
+    pub fn new(plain: &[u8]) -> Result<Deflated, TryReserveError> {
         let mut compressor = take_compressor();
-        let mut octets = vec![0; compressor.deflate_compress_bound(plain.len())];
+        let bound = compressor.deflate_compress_bound(plain.len());
+        let mut octets = Vec::new();
+        octets.try_reserve_exact(bound)?;
+        octets.resize(bound, 0);
         let used = compressor
             .deflate_compress(plain, &mut octets)
             .expect("the bound leaves room for any input");
         give_back(compressor);
         octets.truncate(used);
         octets.shrink_to_fit();
-        Deflated {
+        Ok(Deflated {
             octets,
             plain_octets: plain.len(),
             plain_adler32: adler32(plain),
-        }
+        })
     }
 
     /// The zlib stream of `prefix` and the content behind it.
@@ -152,7 +159,7 @@ mod tests {
     #[test]
     fn streams_of_several_recipients_share_their_content() {
         let content = b"content ".repeat(1_000);
-        let deflated = Deflated::new(&content);
+        let deflated = Deflated::new(&content).unwrap();
         for prefix in [&b""[..], b"To: a\r\n", &[b'x'; 70_000]] {
             let plain = inflate(&deflated.zlib_stream(prefix), 1 << 20).unwrap();
             assert_eq!(plain, [prefix, &content].concat());
@@ -161,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_damaged_or_huge_stream_is_an_error() {
-        let mut stream = Deflated::new(&[0; 1 << 20]).zlib_stream(b"");
+        let mut stream = Deflated::new(&[0; 1 << 20]).unwrap().zlib_stream(b"");
         assert_eq!(
             inflate(&stream, 1 << 19),
             Err(InflateError::TooLarge(1 << 19))
@@ -178,7 +185,7 @@ mod tests {
             prefix in proptest::collection::vec(any::<u8>(), 0..300),
             content in proptest::collection::vec(any::<u8>(), 0..3_000),
         ) {
-            let stream = Deflated::new(&content).zlib_stream(&prefix);
+            let stream = Deflated::new(&content).unwrap().zlib_stream(&prefix);
             prop_assert_eq!(inflate(&stream, 1 << 16).unwrap(), [prefix, content].concat());
         }
     }

@@ -8,6 +8,7 @@ mod summary;
 mod trace;
 mod words;
 
+use std::collections::TryReserveError;
 use std::io;
 use std::sync::OnceLock;
 
@@ -112,9 +113,15 @@ impl Mail {
     }
 
     /// Computes now what a table's row will need, so that it costs this thread and not the one writer.
-    pub fn prepare(&self) {
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn prepare(&self) -> Result<(), TryReserveError> {
         self.summary();
-        self.deflated();
+        if self.deflated.get().is_none() {
+            let _ = self.deflated.set(Deflated::new(self.content())?);
+        }
+        Ok(())
     }
 
     /// Octets it will take in a store, for the sum of a batch.
@@ -123,7 +130,9 @@ impl Mail {
     }
 
     fn deflated(&self) -> &Deflated {
-        self.deflated.get_or_init(|| Deflated::new(self.content()))
+        self.deflated.get_or_init(|| {
+            Deflated::new(self.content()).expect("memory for what was not prepared")
+        })
     }
 }
 

@@ -204,6 +204,14 @@ impl Client {
         // The pool first says `leave`, then looks whether we are idle: one of us sees the other.
         !(idle && self.state.leave.load(Ordering::SeqCst))
     }
+
+    /// Ends idleness, before a command is looked at; answers whether the client may go on. After `false` nothing more
+    /// of it can be read.
+    pub fn may_begin(&self) -> bool {
+        self.state.idle.store(false, Ordering::SeqCst);
+        // Again the pool sees that we are busy, or we see that we shall leave.
+        !self.state.leave.load(Ordering::SeqCst)
+    }
 }
 
 /// One of the places; free again on drop, also after a panic.

@@ -261,7 +261,8 @@ impl Wire {
 
 /// One read of TLS records; a record holds 16 KiB at most.
 const TLS_READ_OCTETS: usize = 16_384;
-/// How long a client may go on sending after our last reply.
-const LINGER: Duration = Duration::from_secs(2);
+/// How long a client may go on sending after our last reply. It holds its place meanwhile, so slow clients on all places
+/// are gone within a second of their time.
+const LINGER: Duration = Duration::from_millis(900);
 /// How much it may send meanwhile.
 const MAX_DROPPED_OCTETS: usize = 1 << 20;

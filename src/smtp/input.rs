@@ -93,12 +93,12 @@ impl Default for Input {
 
 /// The usual room for commands: one line of the longest, so that an idle client costs no whole page.
 pub const COMMAND_ROOM: usize = 2_048;
-/// The usual room for content: most mail fits into it and is read in one go.
-pub const CONTENT_ROOM: usize = 16_384;
+/// The usual room for content: a small mail fits into it and is read in one go, a promised one claims little.
+pub const CONTENT_ROOM: usize = 4_096;
 /// The largest: beyond it a read costs its copy and little else (measured on 100 KB messages).
 const LARGEST: usize = 65_536;
 /// Up to this size the buffer is kept between messages instead of being made anew.
-const KEPT: usize = CONTENT_ROOM;
+const KEPT: usize = 16_384;
 
 #[cfg(test)]
 mod tests {

@@ -75,6 +75,9 @@ pub trait SaveMail: Send {
         Ok(())
     }
 
+    /// Gives back what [`ready`](SaveMail::ready) took: meanwhile every client that waited has left.
+    fn stand_down(&mut self) {}
+
     /// Saves one mail for all its recipients, or for none.
     ///
     /// # Errors

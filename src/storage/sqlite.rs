@@ -31,7 +31,15 @@ pub struct SqliteStore {
 struct OpenFile {
     connection: Connection,
     identity: FileIdentity,
+    /// The write-ahead log and its index, which SQLite keeps under the file's name with these endings.
+    log: Companion,
+    index: Companion,
     insert: String,
+}
+
+struct Companion {
+    file: PathBuf,
+    identity: Option<FileIdentity>,
 }
 
 /// What tells a file from another of the same name: device and inode.
@@ -65,15 +73,27 @@ impl SqliteStore {
             return;
         };
         log::error!(file:% = self.file.display(); "moved_away");
-        let _ = moved.connection.execute_batch("ROLLBACK");
+        let OpenFile {
+            connection,
+            log,
+            index,
+            ..
+        } = moved;
+        let _ = connection.execute_batch("ROLLBACK");
         // Its log stays behind under the old name: what it holds has to go into the file itself now.
-        let into_file = moved
-            .connection
-            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
-                row.get::<_, i64>(0)
-            });
-        if let Err(error) = into_file {
-            log::error!(file:% = self.file.display(), reason:% = error; "moved_file_incomplete");
+        let is_busy = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
+        let is_complete = matches!(is_busy, Ok(0));
+        drop(connection);
+        // Whoever still has the moved file open keeps both; a new file must not begin with either of them.
+        if log.is_ours() && !is_complete {
+            put_log_aside(&log.file);
+        }
+        for companion in [log, index] {
+            if companion.is_ours()
+                && let Err(error) = fs::remove_file(&companion.file)
+            {
+                log::error!(file:% = companion.file.display(), reason:% = error; "not_removed");
+            }
         }
     }
 
@@ -127,11 +147,28 @@ impl SqliteStore {
     }
 }
 
+/// A file that was moved after its last batch would otherwise leave its log behind, under a name where it is lost.
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        let is_moved = |open: &OpenFile| file_identity(&self.file).ok() != Some(open.identity);
+        if self.open.as_ref().is_some_and(is_moved) {
+            self.leave_moved_file();
+        }
+    }
+}
+
 impl SaveMail for SqliteStore {
     fn ready(&mut self) -> Result<(), SaveError> {
         self.begin().map_err(|error| match error {
             PartError::Store(error) | PartError::Content(error) => error,
         })
+    }
+
+    fn stand_down(&mut self) {
+        let ends_transaction = |open: &OpenFile| {
+            open.connection.is_autocommit() || open.connection.execute_batch("ROLLBACK").is_ok()
+        };
+        self.open = self.open.take().filter(ends_transaction);
     }
 
     fn save_mail(&mut self, mail: &Mail) -> Result<SavedId, SaveError> {
@@ -149,6 +186,11 @@ impl SaveMail for SqliteStore {
 
 impl OpenFile {
     fn open(file: &Path, table: &TableName) -> rusqlite::Result<OpenFile> {
+        let log_file = with_ending(file, "-wal");
+        if !file.exists() && octets_in(&log_file) > 0 {
+            // SQLite would delete it together with all that was not in the file yet.
+            put_log_aside(&log_file);
+        }
         let connection = Connection::open(file)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.execute_batch(
@@ -158,10 +200,13 @@ impl OpenFile {
         connection.execute_batch(&table.sqlite_schema())?;
         let identity =
             file_identity(file).map_err(|_| rusqlite::Error::InvalidPath(file.to_owned()))?;
-        warn_of_large_log(file);
+        let log = Companion::new(log_file);
+        log.warn_when_large();
         Ok(OpenFile {
             connection,
             identity,
+            log,
+            index: Companion::new(with_ending(file, "-shm")),
             insert: insert_statement(table),
         })
     }
@@ -192,6 +237,26 @@ impl OpenFile {
             }
         }
         Ok(())
+    }
+}
+
+impl Companion {
+    fn new(file: PathBuf) -> Companion {
+        let identity = file_identity(&file).ok();
+        Companion { file, identity }
+    }
+
+    /// Whether the name still stands for what it stood for when the file was opened.
+    fn is_ours(&self) -> bool {
+        self.identity.is_some() && file_identity(&self.file).ok() == self.identity
+    }
+
+    /// A reader that never ends keeps the log from being written back; it then grows without bound.
+    fn warn_when_large(&self) {
+        let octets = octets_in(&self.file);
+        if octets > LARGE_LOG_OCTETS {
+            log::warn!(file:% = self.file.display(), octets = octets, fix = "end the program that reads for so long"; "large_log");
+        }
     }
 }
 
@@ -320,15 +385,27 @@ fn file_identity(file: &Path) -> io::Result<FileIdentity> {
     Ok((metadata.dev(), metadata.ino()))
 }
 
-/// A reader that never ends keeps the log from being written back; it then grows without bound.
-fn warn_of_large_log(file: &Path) {
-    let mut log_file = file.as_os_str().to_owned();
-    log_file.push("-wal");
-    let log_file = PathBuf::from(log_file);
-    let octets = fs::metadata(&log_file).map_or(0, |metadata| metadata.len());
-    if octets > LARGE_LOG_OCTETS {
-        log::warn!(file:% = log_file.display(), octets = octets, fix = "end the program that reads for so long"; "large_log");
+/// Keeps the log of a file that is elsewhere: what it holds was promised.
+fn put_log_aside(log_file: &Path) {
+    let inode = file_identity(log_file).map_or(0, |(_, inode)| inode);
+    let aside = with_ending(log_file, &format!(".moved-{inode}"));
+    let fix = "it holds mails of the file that was moved: name it like that file with -wal, and open that file";
+    match fs::rename(log_file, &aside) {
+        Ok(()) => log::error!(file:% = aside.display(), fix = fix; "log_put_aside"),
+        Err(error) => {
+            log::error!(file:% = log_file.display(), reason:% = error; "log_not_put_aside");
+        }
     }
+}
+
+fn with_ending(file: &Path, ending: &str) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(ending);
+    PathBuf::from(name)
+}
+
+fn octets_in(file: &Path) -> u64 {
+    fs::metadata(file).map_or(0, |metadata| metadata.len())
 }
 
 fn not_open(file: &Path) -> PartError {
@@ -376,6 +453,10 @@ fn sort_error(file: &Path, error: &rusqlite::Error) -> Sorted {
             let text = text("; the limit of file sizes is met");
             (PartError::Store(SaveError::Full(text)), true)
         }
+        // The index of the log could not grow: SQLite says FULL only of the other two files.
+        Some(ErrorCode::SystemIoFailure) if has_code(error, ffi::SQLITE_IOERR_SHMSIZE) => {
+            (PartError::Store(SaveError::Full(text("; make room"))), true)
+        }
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             (unavailable(text("; another program holds it")), false)
         }
@@ -398,10 +479,14 @@ fn sort_error(file: &Path, error: &rusqlite::Error) -> Sorted {
 
 /// Whether a failed write met RLIMIT_FSIZE, which SQLite reports like a broken disk.
 fn is_at_size_limit(error: &rusqlite::Error) -> bool {
-    let is_write = error
+    has_code(error, ffi::SQLITE_IOERR_WRITE)
+        && getrlimit(Resource::RLIMIT_FSIZE).is_ok_and(|(soft, _)| soft != RLIM_INFINITY)
+}
+
+fn has_code(error: &rusqlite::Error, extended_code: i32) -> bool {
+    error
         .sqlite_error()
-        .is_some_and(|error| error.extended_code == ffi::SQLITE_IOERR_WRITE);
-    is_write && getrlimit(Resource::RLIMIT_FSIZE).is_ok_and(|(soft, _)| soft != RLIM_INFINITY)
+        .is_some_and(|error| error.extended_code == extended_code)
 }
 
 /// How long another program may hold the file's lock.

@@ -65,7 +65,8 @@ impl Saver {
             return Err(SaveError::Unavailable(reason));
         }
         if self.prepare {
-            mail.prepare();
+            let prepared = mail.prepare();
+            prepared.map_err(|error| SaveError::Full(error.to_string()))?;
         }
         let (ticket, receipt) = ticket();
         if jobs.send(Job { mail, ticket }).is_err() {
@@ -152,7 +153,9 @@ impl Writer {
     /// One batch, from making ready to the last answer.
     fn save_queued(&mut self, first: Job) {
         if let Err(error) = self.make_ready() {
-            let waiting = std::iter::once(first).chain(self.jobs.try_iter());
+            // Only those that waited for this attempt; whoever comes now is worth another one.
+            let waiting = self.jobs.try_iter().take(self.jobs.len());
+            let waiting = std::iter::once(first).chain(waiting);
             let mut count = 0;
             for job in waiting {
                 job.ticket.answer(Err(error.clone()));
@@ -166,6 +169,7 @@ impl Writer {
             return;
         };
         if mails.is_empty() {
+            store.stand_down();
             return;
         }
         let outcomes = store.save_batch(&mails);

@@ -16,6 +16,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+pub mod load;
+
 /// The program under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_goguerrilla");
 /// How long anything may take that should take a moment.
@@ -47,28 +49,23 @@ impl Server {
         around: impl FnOnce(Command) -> Command,
     ) -> Server {
         write_config(folder.path(), settings);
-        let mut command = Command::new(BINARY);
-        command.arg("-config=goguerrilla.conf");
-        let mut command = around(command);
-        let errors = File::create(folder.path().join("stderr")).expect("a file for stderr");
-        let child = command
-            .current_dir(folder.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(errors)
-            .spawn()
-            .expect("the program starts");
-        let log = folder.path().join("log");
-        let address = wait_for("the server to listen", || {
-            let log = fs::read_to_string(&log).ok()?;
-            let line = log.lines().find(|line| line.contains(" listening "))?;
-            value(line, "address")?.parse().ok()
-        });
+        let (child, address) = spawn(folder.path(), around);
         Server {
             child,
             address,
             folder,
         }
+    }
+
+    /// Starts again in the same folder, after it has ended. Its port is another one, and its log begins anew.
+    pub fn start_again(&mut self) {
+        self.start_again_with(|command| command);
+    }
+
+    /// The same with a command around the program.
+    pub fn start_again_with(&mut self, around: impl FnOnce(Command) -> Command) {
+        let _ = fs::rename(self.path("log"), self.path("log.before"));
+        (self.child, self.address) = spawn(self.folder.path(), around);
     }
 
     /// Its process id.
@@ -86,6 +83,13 @@ impl Server {
     /// All that was logged so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// Waits until the log holds this; lines are gathered for a moment before they are written.
+    pub fn wait_for_log(&self, text: &str) {
+        wait_for(&format!("{text:?} in the log"), || {
+            self.log().contains(text).then_some(())
+        });
     }
 
     /// A file in its folder.
@@ -149,6 +153,48 @@ impl Server {
             .collect()
     }
 
+    /// Sets a limit of the running server, such as `--nofile=40:`, with prlimit.
+    pub fn limit(&self, limit: &str) {
+        let pid = format!("--pid={}", self.pid());
+        let status = Command::new("prlimit").args([&pid, limit]).status();
+        assert!(status.expect("prlimit is installed").success(), "{limit}");
+    }
+
+    /// Its open descriptors.
+    pub fn descriptors(&self) -> usize {
+        self.count_in_proc("fd")
+    }
+
+    /// Those of them that are sockets.
+    pub fn sockets(&self) -> usize {
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("it runs");
+        let targets = descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        let is_socket = |target: &PathBuf| target.to_string_lossy().starts_with("socket:");
+        targets.filter(is_socket).count()
+    }
+
+    /// Its threads.
+    pub fn threads(&self) -> usize {
+        self.count_in_proc("task")
+    }
+
+    /// Processor time it has used so far.
+    pub fn processor_time(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it runs");
+        // Behind the name in parentheses, which may hold anything: fields 14 and 15 in hundredths of a second.
+        let (_, fields) = stat.rsplit_once(')').expect("a name in parentheses");
+        let ticks = fields.split_whitespace().skip(11).take(2);
+        let ticks: u64 = ticks
+            .map(|field| field.parse::<u64>().expect("a figure"))
+            .sum();
+        Duration::from_millis(ticks * 10)
+    }
+
+    fn count_in_proc(&self, name: &str) -> usize {
+        let entries = fs::read_dir(format!("/proc/{}/{name}", self.pid()));
+        entries.expect("it runs").count()
+    }
+
     /// A line of /proc/PID/status in KiB, such as `VmRSS`.
     pub fn status_kib(&self, name: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
@@ -176,9 +222,45 @@ impl Drop for Server {
     }
 }
 
+/// Starts the program in a folder with a configuration, and waits until it listens.
+fn spawn(folder: &Path, around: impl FnOnce(Command) -> Command) -> (Child, SocketAddr) {
+    let mut command = Command::new(BINARY);
+    command.arg("-config=goguerrilla.conf");
+    let mut command = around(command);
+    let errors = File::create(folder.join("stderr")).expect("a file for stderr");
+    let child = command
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(errors)
+        .spawn()
+        .expect("the program starts");
+    let log = folder.join("log");
+    let address = wait_for("the server to listen", || {
+        let log = fs::read_to_string(&log).ok()?;
+        let line = log.lines().find(|line| line.contains(" listening "))?;
+        value(line, "address")?.parse().ok()
+    });
+    (child, address)
+}
+
 fn tail(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(40)..].join("\n")
+}
+
+/// Has strace start the program and follow its threads, with these arguments; what it sees goes to the file `trace`.
+///
+/// The program keeps the process id that the test knows, and strace ends with it.
+pub fn under_strace(arguments: &[&str]) -> impl FnOnce(Command) -> Command + use<> {
+    let arguments: Vec<String> = arguments.iter().map(|&argument| argument.into()).collect();
+    move |program| {
+        let mut strace = Command::new("strace");
+        strace.args(["-D", "-f", "-qq", "-o", "trace"]);
+        strace.args(arguments);
+        strace.arg(program.get_program()).args(program.get_args());
+        strace
+    }
 }
 
 /// Writes goguerrilla.conf with these keys beside the defaults of a test.

@@ -1,0 +1,221 @@
+//! Thousands of clients, more than there is room for, and limits of the kernel: nobody is left without an answer.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use goguerrilla::limits::raise_descriptor_limit;
+use socket2::{Domain, SockRef, Socket, Type};
+
+use crate::support::{Client, PATIENCE, Server, wait_for};
+
+#[test]
+fn ten_thousand_idle_clients_are_served_in_little_memory() {
+    let _alone = one_at_a_time();
+    // Ours; those of the other tests fit into the rest.
+    let limit = raise_descriptor_limit(MANY as u64 + 2_000);
+    assert!(
+        limit > MANY as u64 + 500,
+        "the hard limit of descriptors is {limit}; raise it"
+    );
+    let server = Server::start(&[("GM_MAX_CLIENTS", "10500"), ("GSMTP_TIMEOUT", "300")]);
+    server.client().command("NOOP", "250");
+    let memory_before = server.status_kib("VmRSS");
+    let started_at = Instant::now();
+    let mut clients: Vec<Client> = (0..MANY)
+        .map(|number| connect_from(&server, number))
+        .collect();
+    for client in &mut clients {
+        client.expect("220 ");
+    }
+    let greeted_after = started_at.elapsed();
+    for client in &mut clients {
+        client.send("NOOP\r\n");
+    }
+    for client in &mut clients {
+        client.expect("250 2.0.0 ");
+    }
+    let grown = server.status_kib("VmRSS").saturating_sub(memory_before);
+    let each = grown as f64 / MANY as f64;
+    println!("{MANY} idle clients: greeted in {greeted_after:?}, {each:.1} KiB each");
+    // Unoptimized code touches a page of its stack more.
+    let ceiling = if cfg!(debug_assertions) { 24.0 } else { 20.0 };
+    assert!(each <= ceiling, "{each:.1} KiB each");
+    let reply = server
+        .client()
+        .deliver("a@client.test", "u@ours.test", b"Subject: among many\r\n");
+    assert_eq!(reply.code, 250);
+}
+
+#[test]
+fn with_all_places_taken_the_next_client_is_told_at_once_and_places_come_back() {
+    let _alone = one_at_a_time();
+    let server = Server::start(&[("GM_MAX_CLIENTS", "50")]);
+    let mut held: Vec<Client> = (0..50).map(|_| server.client()).collect();
+    let mut slowest = Duration::ZERO;
+    for _ in 0..20 {
+        let started_at = Instant::now();
+        let mut refused = Client::connect(server.address);
+        refused.expect("421 4.3.2 ");
+        refused.expect_close();
+        slowest = slowest.max(started_at.elapsed());
+    }
+    println!("the slowest of 20 refusals took {slowest:?}");
+    assert!(slowest < Duration::from_millis(200), "{slowest:?}");
+    // One that talks on before it listens hears it all the same.
+    let mut talkative = Client::connect(server.address);
+    let _ = std::io::Write::write_all(
+        &mut talkative.socket(),
+        b"EHLO client.test\r\nMAIL FROM:<a@client.test>\r\n",
+    );
+    talkative.expect("421 4.3.2 ");
+    for client in &mut held {
+        client.command("NOOP", "250");
+    }
+    for client in held.drain(..10) {
+        drop(client);
+    }
+    let mut returned: Vec<Client> = (0..10)
+        .map(|_| {
+            wait_for("a place", || {
+                let mut client = Client::connect(server.address);
+                (client.read_reply()?.code == 220).then_some(client)
+            })
+        })
+        .collect();
+    let reply = returned[0].deliver("a@client.test", "u@ours.test", b"Subject: placed\r\n");
+    assert_eq!(reply.code, 250);
+    Client::connect(server.address).expect("421 4.3.2 ");
+}
+
+#[test]
+fn without_descriptors_it_waits_calmly_and_goes_on_when_there_are_some() {
+    let _alone = one_at_a_time();
+    let server = Server::start(&[]);
+    let mut inside: Vec<Client> = (0..5).map(|_| server.client()).collect();
+    // The store opens its file with the first mail.
+    let reply = inside[0].deliver("a@client.test", "u@ours.test", b"Subject: before\r\n");
+    assert_eq!(reply.code, 250);
+    server.limit(&format!("--nofile={}:", server.descriptors()));
+    // The first may still get in: a thread that waits in accept has its descriptor already.
+    let mut late: Vec<Client> = (0..4).map(|_| Client::connect(server.address)).collect();
+    wait_for("the lack to be noticed", || {
+        server.log().contains(" accept_failed ").then_some(())
+    });
+    let used_before = server.processor_time();
+    let reply = inside[0].deliver("a@client.test", "u@ours.test", b"Subject: inside\r\n");
+    assert_eq!(reply.code, 250);
+    late[3].expect_silence(Duration::from_secs(2));
+    let used = server.processor_time() - used_before;
+    println!("two seconds without descriptors took {used:?} of processor time");
+    assert!(used <= Duration::from_millis(200), "{used:?}");
+    assert_eq!(server.log().matches(" accept_failed ").count(), 1);
+    inside.clear();
+    for client in &mut late {
+        client.expect("220 ");
+        client.command("NOOP", "250");
+    }
+    let reply = late[3].deliver("a@client.test", "u@ours.test", b"Subject: late\r\n");
+    assert_eq!(reply.code, 250);
+}
+
+#[test]
+fn ten_thousand_connects_closed_at_once_cost_no_place_thread_or_descriptor() {
+    let _alone = one_at_a_time();
+    let server = Server::start(&[("GM_MAX_CLIENTS", "100")]);
+    let idle_sockets = server.sockets();
+    flood(&server, 500);
+    wait_for("the warm-up to be over", || {
+        (server.sockets() == idle_sockets).then_some(())
+    });
+    let descriptors = server.descriptors();
+    let started_at = Instant::now();
+    flood(&server, MANY);
+    let flooded = started_at.elapsed();
+    let started_at = Instant::now();
+    let mut client = wait_for("a place", || {
+        let mut client = Client::connect(server.address);
+        (client.read_reply()?.code == 220).then_some(client)
+    });
+    let greeted = started_at.elapsed();
+    println!(
+        "{MANY} connects in {flooded:?}, then a greeting in {greeted:?}, {} threads",
+        server.threads()
+    );
+    assert!(flooded < Duration::from_secs(10), "{flooded:?}");
+    assert!(greeted < Duration::from_secs(1), "{greeted:?}");
+    client.command("QUIT", "221");
+    wait_for("all descriptors to be closed", || {
+        (server.descriptors() == descriptors).then_some(())
+    });
+    // A thread for each place and one that says 421; main, signals, the writer.
+    assert!(
+        server.threads() <= 100 + 1 + 3,
+        "{} threads",
+        server.threads()
+    );
+    let mut held: Vec<Client> = (0..100).map(|_| server.client()).collect();
+    held[99].command("NOOP", "250");
+}
+
+#[test]
+fn a_thread_that_cannot_start_is_a_421_and_the_server_lives() {
+    let _alone = one_at_a_time();
+    let server = Server::start(&[]);
+    // Too little for the stack of one more thread, enough for everything else.
+    let octets = server.status_kib("VmSize") * 1_024 + 128 * 1_024;
+    server.limit(&format!("--as={octets}:"));
+    for _ in 0..3 {
+        let mut client = Client::connect(server.address);
+        client.expect("421 4.3.2 ");
+        client.expect_close();
+    }
+    server.wait_for_log(" thread_not_started ");
+    server.limit("--as=unlimited:");
+    let mut clients: Vec<Client> = (0..20).map(|_| server.client()).collect();
+    let reply = clients[19].deliver("a@client.test", "u@ours.test", b"Subject: alive\r\n");
+    assert_eq!(reply.code, 250);
+}
+
+/// Connects and closes at once from two threads; every other one by a reset, some after a word.
+fn flood(server: &Server, count: usize) {
+    thread::scope(|scope| {
+        for half in 0..2 {
+            scope.spawn(move || {
+                for number in 0..count / 2 {
+                    let socket = TcpStream::connect(server.address).expect("the server accepts");
+                    if number % 5 == 0 {
+                        let _ =
+                            std::io::Write::write_all(&mut &socket, b"EHLO client.test\r\nMAIL ");
+                    }
+                    if number % 2 == half {
+                        let linger = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+                        linger.expect("an open socket");
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// A client that has not read its greeting, from one of four addresses: one has too few ports.
+fn connect_from(server: &Server, number: usize) -> Client {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a descriptor");
+    let source = Ipv4Addr::new(127, 0, 0, 1 + (number % 4) as u8);
+    socket
+        .bind(&SocketAddr::new(source.into(), 0).into())
+        .expect("a port");
+    socket
+        .connect_timeout(&server.address.into(), PATIENCE)
+        .expect("the server accepts");
+    Client::over(socket.into())
+}
+
+/// These tests measure, and would disturb one another.
+fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const MANY: usize = 10_000;

@@ -1,0 +1,112 @@
+//! A 250 is a promise: what got one is in the store, once, whatever happens to the server.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::sys::signal::Signal;
+use socket2::SockRef;
+
+use crate::support::Server;
+use crate::support::load::{Load, assert_promise_kept, content_of, stored_markers};
+
+#[test]
+fn no_acknowledged_mail_is_lost_or_doubled_by_kill_minus_9() {
+    let mut server = Server::start(&[]);
+    let mut moments = Moments::new();
+    let mut acknowledged = 0;
+    let mut slowest_start = Duration::ZERO;
+    let mut sent = Vec::new();
+    for round in 0..ROUNDS {
+        let load = Load::start(server.address, 8, &format!("round{round}"));
+        load.wait_for_more(1);
+        std::thread::sleep(moments.next_below(Duration::from_millis(120)));
+        server.kill();
+        let mut account = load.stop();
+        acknowledged += account.acknowledged.len();
+        let started_at = Instant::now();
+        server.start_again();
+        drop(server.client());
+        slowest_start = slowest_start.max(started_at.elapsed());
+        // What earlier rounds sent may be stored as well, and has to be if it was acknowledged.
+        sent.append(&mut account.sent);
+        account.sent.clone_from(&sent);
+        assert_promise_kept(&account, &stored_markers(&server.path("goguerrilla.db")));
+    }
+    println!(
+        "{ROUNDS} rounds, {acknowledged} acknowledged, {} sent, slowest start {slowest_start:?}",
+        sent.len()
+    );
+    assert!(slowest_start < Duration::from_secs(2), "{slowest_start:?}");
+    assert!(server.stop().success());
+}
+
+#[test]
+fn sigterm_under_load_leaves_no_dot_unanswered_and_loses_nothing() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut server = Server::start(&[]);
+        let load = Load::start(server.address, 16, "drained");
+        load.wait_for_more(100);
+        server.signal(signal);
+        assert!(server.wait().success());
+        let account = load.stop();
+        assert_eq!(account.unanswered, [""; 0], "a dot without a reply");
+        assert_eq!(
+            account.deferred, [""; 0],
+            "nothing was wrong with the store"
+        );
+        let stored = stored_markers(&server.path("goguerrilla.db"));
+        assert_promise_kept(&account, &stored);
+        assert_eq!(stored.len(), account.acknowledged.len());
+    }
+}
+
+#[test]
+fn a_client_that_leaves_right_behind_its_dot_has_its_mail_once_or_not_at_all() {
+    let mut server = Server::start(&[]);
+    let mut client = server.client();
+    client.command("EHLO client.test", "250");
+    client.command("MAIL FROM:<a@client.test>", "250");
+    client.command("RCPT TO:<u@ours.test>", "250");
+    client.command("DATA", "354");
+    client.send(content_of("finished"));
+    client.send(".\r\n");
+    client.finish_sending();
+    client.expect("250 2.0.0 ");
+    client.expect_close();
+    for number in 0..50 {
+        let mut client = server.client();
+        client.command("EHLO client.test", "250");
+        client.command("MAIL FROM:<a@client.test>", "250");
+        client.command("RCPT TO:<u@ours.test>", "250");
+        client.command("DATA", "354");
+        client.send(content_of(&format!("reset {number}")));
+        client.send(".\r\n");
+        let socket = SockRef::from(client.socket());
+        socket
+            .set_linger(Some(Duration::ZERO))
+            .expect("an open socket");
+    }
+    assert!(server.stop().success());
+    let stored = stored_markers(&server.path("goguerrilla.db"));
+    assert_eq!(stored.get("finished"), Some(&1));
+    assert!(stored.values().all(|count| *count == 1), "{stored:?}");
+}
+
+/// Moments to kill at, different in each run; which ones hardly matters, so no failure needs them again.
+struct Moments(u64);
+
+impl Moments {
+    fn new() -> Moments {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        Moments(now.map_or(1, |since| since.as_nanos() as u64 | 1))
+    }
+
+    fn next_below(&mut self, ceiling: Duration) -> Duration {
+        // Marsaglia's xorshift64.
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        Duration::from_micros(self.0 % ceiling.as_micros() as u64)
+    }
+}
+
+const ROUNDS: usize = 20;

@@ -1,0 +1,190 @@
+//! SIGTERM and SIGINT: the idle leave now, what is under way is finished, nothing is promised falsely.
+
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use rusqlite::Connection;
+
+use crate::support::{Client, Server, under_strace, wait_for};
+
+#[test]
+fn idle_clients_hear_at_once_that_we_leave() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut server = Server::start(&[]);
+        let mut clients: Vec<Client> = (0..20).map(|_| server.client()).collect();
+        for client in &mut clients[10..] {
+            client.command("EHLO client.test", "250");
+        }
+        let signalled_at = Instant::now();
+        server.signal(signal);
+        for client in &mut clients {
+            client.expect("421 4.3.2 ");
+            client.expect_close();
+        }
+        assert!(server.wait().success());
+        assert!(signalled_at.elapsed() < Duration::from_secs(2));
+    }
+}
+
+#[test]
+fn a_message_under_way_is_finished_and_saved_and_nobody_new_is_let_in() {
+    let mut server = Server::start(&[]);
+    let mut in_data = begin_message(&server);
+    in_data.send("Subject: finished\r\n\r\nfirst half, ");
+    let mut in_transaction = server.client();
+    in_transaction.command("EHLO client.test", "250");
+    in_transaction.command("MAIL FROM:<a@client.test>", "250");
+    server.signal(Signal::SIGTERM);
+    wait_until_draining(&server);
+    let late = TcpStream::connect(server.address);
+    assert!(late.is_err(), "{late:?}");
+    in_transaction.command("RCPT TO:<u@ours.test>", "250");
+    in_transaction.command("DATA", "354");
+    for client in [&mut in_data, &mut in_transaction] {
+        client.send("second half\r\n.\r\n");
+        client.expect("250 2.0.0 OK : queued as ");
+        client.expect("421 4.3.2 ");
+        client.expect_close();
+    }
+    assert!(server.wait().success());
+    let mut contents = server.contents();
+    contents.sort();
+    let half: &[u8] = b"Subject: finished\r\n\r\nfirst half, second half\r\n";
+    assert_eq!(contents, [half, b"second half\r\n"]);
+}
+
+#[test]
+fn a_client_that_has_just_begun_a_message_is_not_taken_for_an_idle_one() {
+    // Replies reach the client at once, and the thread that sent them goes on 0.3 s later.
+    let slow = "inject=sendto:delay_exit=300000";
+    let strace = under_strace(&["-e", "trace=sendto", "-e", slow]);
+    let folder = tempfile::TempDir::new().expect("a temporary folder");
+    let mut server = Server::start_with(folder, &[], strace);
+    let mut client = server.client();
+    client.command("EHLO client.test", "250");
+    client.send("MAIL FROM:<a@client.test>\r\nRCPT TO:<u@ours.test>\r\nDATA\r\n");
+    for reply in ["250", "250", "354"] {
+        client.expect(reply);
+    }
+    server.signal(Signal::SIGTERM);
+    wait_until_draining(&server);
+    // Time enough to come to reading, and to find nothing there.
+    client.expect_silence(Duration::from_millis(600));
+    client.send("Subject: just begun\r\n.\r\n");
+    client.expect("250 2.0.0 ");
+    client.expect("421 4.3.2 ");
+    client.expect_close();
+    assert!(server.wait().success());
+    assert_eq!(server.list().len(), 1);
+}
+
+#[test]
+fn a_transaction_that_ends_without_a_mail_ends_the_connection_too() {
+    let mut server = Server::start(&[]);
+    let mut client = server.client();
+    client.command("EHLO client.test", "250");
+    client.command("MAIL FROM:<a@client.test>", "250");
+    server.signal(Signal::SIGTERM);
+    wait_until_draining(&server);
+    client.command("RSET", "250");
+    client.expect("421 4.3.2 ");
+    client.expect_close();
+    assert!(server.wait().success());
+}
+
+#[test]
+fn a_second_sigterm_ends_it_at_once_without_a_false_250() {
+    let mut server = Server::start(&[]);
+    let mut client = begin_message(&server);
+    client.send("Subject: stalled\r\n\r\nno dot comes\r\n");
+    server.signal(Signal::SIGTERM);
+    wait_until_draining(&server);
+    let signalled_at = Instant::now();
+    server.signal(Signal::SIGTERM);
+    assert!(server.wait().success());
+    assert!(signalled_at.elapsed() < Duration::from_secs(1));
+    client.expect_close();
+    assert!(server.list().is_empty());
+}
+
+#[test]
+fn a_client_that_stalls_holds_the_shutdown_up_for_its_patience_only() {
+    let mut server = Server::start(&[("GSMTP_TIMEOUT", "2")]);
+    let mut client = begin_message(&server);
+    client.send("Subject: stalled\r\n\r\nno dot comes\r\n");
+    server.signal(Signal::SIGTERM);
+    client.expect("421 4.4.2 ");
+    drop(client);
+    assert!(server.wait().success());
+    assert!(server.list().is_empty());
+}
+
+#[test]
+fn a_message_that_does_not_end_is_cut_off_after_half_a_minute() {
+    let mut server = Server::start(&[]);
+    let mut client = begin_message(&server);
+    client.send("Subject: endless\r\n\r\n");
+    let signalled_at = Instant::now();
+    server.signal(Signal::SIGTERM);
+    assert!(server.wait().success());
+    let seconds = signalled_at.elapsed().as_secs_f64();
+    assert!((30.0..33.0).contains(&seconds), "{seconds} s");
+    client.expect_close();
+    assert!(server.list().is_empty());
+}
+
+#[test]
+fn a_mail_that_waits_for_the_store_is_saved_before_the_end() {
+    let mut server = Server::start(&[]);
+    let other = lock_store(&server);
+    let mut client = begin_message(&server);
+    client.send("Subject: waited\r\n\r\n.\r\n");
+    server.signal(Signal::SIGTERM);
+    wait_until_draining(&server);
+    client.expect_silence(Duration::from_millis(300));
+    other.execute_batch("ROLLBACK").expect("ours");
+    client.expect("250 2.0.0 ");
+    client.expect("421 4.3.2 ");
+    assert!(server.wait().success());
+    assert_eq!(server.list().len(), 1);
+}
+
+#[test]
+fn a_second_sigterm_promises_nothing_to_a_mail_that_waits_for_the_store() {
+    let mut server = Server::start(&[]);
+    let other = lock_store(&server);
+    let mut client = begin_message(&server);
+    client.send("Subject: waited\r\n\r\n.\r\n");
+    server.signal(Signal::SIGTERM);
+    wait_until_draining(&server);
+    server.signal(Signal::SIGTERM);
+    assert!(server.wait().success());
+    client.expect_close();
+    other.execute_batch("ROLLBACK").expect("ours");
+    assert!(server.list().is_empty());
+}
+
+fn begin_message(server: &Server) -> Client {
+    let mut client = server.client();
+    client.command("EHLO client.test", "250");
+    client.command("MAIL FROM:<a@client.test>", "250");
+    client.command("RCPT TO:<u@ours.test>", "250");
+    client.command("DATA", "354");
+    client
+}
+
+fn wait_until_draining(server: &Server) {
+    wait_for("the shutdown to begin", || {
+        server.log().contains(" shutdown ").then_some(())
+    });
+}
+
+/// Another program that writes to the same file.
+fn lock_store(server: &Server) -> Connection {
+    let other = Connection::open(server.path("goguerrilla.db")).expect("the file is there");
+    other
+        .execute_batch("BEGIN IMMEDIATE")
+        .expect("nobody else writes");
+    other
+}

@@ -1,0 +1,475 @@
+//! The embedded store when its disk, its file or its neighbours misbehave.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Barrier;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use crate::support::load::{Load, assert_promise_kept, content_of, stored_markers};
+use crate::support::{BINARY, Client, Server, under_strace, wait_for, write_config};
+
+#[test]
+fn while_another_program_holds_the_lock_mail_waits_and_only_for_clients_that_wait() {
+    let server = Server::start(&[]);
+    let other = lock(&server);
+    let mut patient = send_mail(&server, "patient");
+    let leaving = send_mail(&server, "leaving");
+    patient.expect_silence(Duration::from_millis(300));
+    drop(leaving);
+    // A waiting connection looks after its client once a second.
+    patient.expect_silence(Duration::from_millis(2_500));
+    other.execute_batch("ROLLBACK").expect("ours");
+    patient.expect("250 2.0.0 ");
+    assert_eq!(subjects(&server), ["patient"]);
+}
+
+#[test]
+fn the_lock_is_not_kept_for_mails_that_were_withdrawn() {
+    let server = Server::start(&[]);
+    let other = lock(&server);
+    drop(send_mail(&server, "leaving"));
+    wait_for("the mail to be withdrawn", || {
+        server.log().contains(" not_saved ").then_some(())
+    });
+    other.execute_batch("ROLLBACK").expect("ours");
+    // The server takes the lock for a mail that is gone, and has to give it back.
+    for _ in 0..3 {
+        other
+            .execute_batch("SELECT * FROM new_mail")
+            .expect("it can be read");
+        thread::sleep(Duration::from_millis(100));
+        other
+            .execute_batch("BEGIN IMMEDIATE; ROLLBACK")
+            .expect("nobody else writes");
+    }
+    assert_eq!(subjects(&server), [""; 0]);
+}
+
+#[test]
+fn a_file_moved_away_while_another_program_has_it_open_mixes_with_nothing() {
+    for is_reading in [false, true] {
+        let mut server = Server::start(&[]);
+        send_mail(&server, "early").expect("250 ");
+        let other = Connection::open(server.path("goguerrilla.db")).expect("the file is there");
+        if is_reading {
+            other.execute_batch("BEGIN").expect("ours");
+        }
+        let count = || -> i64 {
+            let counted = other.query_row("SELECT count(*) FROM new_mail", [], |row| row.get(0));
+            counted.expect("a file that can be read")
+        };
+        assert_eq!(count(), 1);
+        for number in 0..20 {
+            send_mail(&server, &format!("old {number}")).expect("250 ");
+        }
+        fs::rename(server.path("goguerrilla.db"), server.path("moved.db")).expect("ours");
+        for number in 0..20 {
+            send_mail(&server, &format!("new {number}")).expect("250 ");
+        }
+        assert_eq!(count(), if is_reading { 1 } else { 21 });
+        drop(other);
+        assert_eq!(subjects(&server).len(), 20);
+        assert!(server.stop().success());
+        // What could not be brought into the moved file under a reader was put aside.
+        let aside = log_put_aside(&server);
+        assert_eq!(aside.is_some(), is_reading);
+        if let Some(aside) = aside {
+            fs::rename(aside, server.path("moved.db-wal")).expect("ours");
+        }
+        assert_eq!(stored_markers(&server.path("moved.db")).len(), 21);
+        server.start_again();
+        send_mail(&server, "last").expect("250 ");
+        assert_eq!(subjects(&server).len(), 21);
+    }
+}
+
+#[test]
+fn a_lock_held_for_longer_than_five_seconds_defers_mail() {
+    let server = Server::start(&[]);
+    let other = lock(&server);
+    let sent_at = Instant::now();
+    let mut client = send_mail(&server, "deferred");
+    client.expect("451 4.3.0 ");
+    let waited = sent_at.elapsed();
+    assert!(waited >= Duration::from_millis(4_900), "{waited:?}");
+    assert!(waited < Duration::from_secs(8), "{waited:?}");
+    other.execute_batch("ROLLBACK").expect("ours");
+    send_mail(&server, "later").expect("250 2.0.0 ");
+    assert_eq!(subjects(&server), ["later"]);
+}
+
+#[test]
+fn a_mail_that_the_table_refuses_costs_its_neighbours_nothing() {
+    let server = Server::start(&[]);
+    for kind in ["ABORT", "FAIL", "ROLLBACK"] {
+        execute(
+            &server,
+            &format!(
+                "DELETE FROM new_mail; DROP TRIGGER IF EXISTS poison;
+                 CREATE TRIGGER poison BEFORE INSERT ON new_mail WHEN NEW.subject = 'poison'
+                 BEGIN SELECT RAISE({kind}, 'poisoned'); END"
+            ),
+        );
+        let mut wanted: Vec<String> = (0..49).map(|number| format!("mail {number:02}")).collect();
+        let mut sent = wanted.clone();
+        sent.insert(25, "poison".to_owned());
+        for (subject, code) in deliver_together(&server, &sent) {
+            let want = if subject == "poison" { 451 } else { 250 };
+            assert_eq!(code, want, "{subject} with RAISE({kind})");
+        }
+        wanted.sort();
+        assert_eq!(subjects(&server), wanted, "RAISE({kind})");
+    }
+}
+
+#[test]
+fn a_hundred_recipients_are_a_hundred_rows_or_none() {
+    let server = Server::start(&[]);
+    execute(
+        &server,
+        "CREATE TRIGGER poison BEFORE INSERT ON new_mail WHEN NEW.recipient = 'u63@ours.test' AND NEW.subject = 'none'
+         BEGIN SELECT RAISE(ABORT, 'poisoned'); END",
+    );
+    for (subject, reply) in [("none", "451 4.3.0 "), ("all", "250 2.0.0 ")] {
+        let mut client = server.client();
+        client.command("EHLO client.test", "250");
+        client.command("MAIL FROM:<a@client.test>", "250");
+        for number in 0..100 {
+            client.command(&format!("RCPT TO:<u{number}@ours.test>"), "250");
+        }
+        client.command("DATA", "354");
+        client.send(format!("{}.\r\n", content_of(subject)));
+        client.expect(reply);
+    }
+    let mails = server.list();
+    assert_eq!(mails.len(), 100);
+    let distinct = |key: &str| {
+        let values: std::collections::HashSet<_> = mails.iter().map(|mail| &mail[key]).collect();
+        values.len()
+    };
+    assert_eq!(
+        (distinct("hash"), distinct("to"), distinct("subject")),
+        (100, 100, 1)
+    );
+}
+
+#[test]
+fn at_the_limit_of_file_sizes_mail_is_deferred_until_there_is_room() {
+    let server = Server::start(&[]);
+    send_mail(&server, "before").expect("250 ");
+    let size = |name: &str| fs::metadata(server.path(name)).expect("it is there").len();
+    let limit = size("goguerrilla.db").max(size("goguerrilla.db-wal")) + 8_192;
+    server.limit(&format!("--fsize={limit}:"));
+    for _ in 0..3 {
+        let reply = server
+            .client()
+            .deliver("a@client.test", "u@ours.test", &incompressible());
+        assert!(reply.text().starts_with("452 4.3.1 "), "{}", reply.text());
+    }
+    server.limit("--fsize=unlimited:");
+    let reply = server
+        .client()
+        .deliver("a@client.test", "u@ours.test", &incompressible());
+    assert_eq!(reply.code, 250);
+    assert_eq!(server.list().len(), 2);
+}
+
+#[test]
+fn on_a_full_disk_mail_is_deferred_until_there_is_room() {
+    let mut server = Server::start(&[]);
+    server.stop();
+    // The third to the twelfth write meet a full disk; then somebody has made room.
+    start_with_log_fault(&mut server, "pwrite64:error=ENOSPC:when=3..12");
+    let mut codes = Vec::new();
+    for number in 0..20 {
+        let mut client = send_mail(&server, &format!("mail {number:02}"));
+        let reply = client.read_reply().expect("a reply");
+        assert!(
+            reply.code == 250 || reply.text().starts_with("452 4.3.1 "),
+            "{}",
+            reply.text()
+        );
+        codes.push(reply.code);
+    }
+    assert!(codes.contains(&452), "{codes:?}");
+    assert_eq!(codes.last(), Some(&250), "{codes:?}");
+    server.kill();
+    let wanted = codes.iter().enumerate().filter(|(_, code)| **code == 250);
+    let wanted: Vec<String> = wanted
+        .map(|(number, _)| format!("mail {number:02}"))
+        .collect();
+    assert_eq!(subjects(&server), wanted);
+}
+
+#[test]
+fn no_failing_sync_or_write_is_ever_taken_for_success() {
+    for fault in ["fsync,fdatasync:error=EIO", "pwrite64:error=EIO"] {
+        let mut met = 0;
+        for nth in 1..=MOST_CALLS {
+            let mut server = Server::start(&[]);
+            server.stop();
+            start_with_log_fault(&mut server, &format!("{fault}:when={nth}"));
+            let mut saved = vec!["last".to_owned()];
+            for number in 0..4 {
+                let subject = format!("mail {number}");
+                let mut client = send_mail(&server, &subject);
+                let reply = client.read_reply().expect("a reply");
+                match reply.code {
+                    250 => saved.push(subject),
+                    _ => assert!(reply.text().starts_with("451 4.3.0 "), "{}", reply.text()),
+                }
+            }
+            let has_met = fs::read_to_string(server.path("trace"))
+                .expect("a trace")
+                .contains("INJECTED");
+            if !has_met {
+                break;
+            }
+            met += 1;
+            // It recovers by itself.
+            send_mail(&server, "last").expect("250 ");
+            server.kill();
+            server.start_again();
+            let stored = subjects(&server);
+            for subject in &saved {
+                assert!(
+                    stored.contains(subject),
+                    "{fault} {nth}: {subject} got a 250; stored: {stored:?}"
+                );
+            }
+        }
+        println!("{fault}: failed at each of the first {met} calls");
+        assert!(met >= 3, "{fault} was met {met} times");
+    }
+}
+
+#[test]
+fn many_mails_at_once_share_their_syncs_and_a_mail_alone_has_its_own() {
+    let mut server = Server::start(&[]);
+    server.stop();
+    // As slow as a disk that has to turn.
+    let slow = "inject=fsync,fdatasync:delay_exit=15000";
+    server.start_again_with(under_strace(&["-e", "trace=fsync,fdatasync", "-e", slow]));
+    let syncs = || {
+        let trace = fs::read_to_string(server.path("trace")).unwrap_or_default();
+        trace.lines().filter(|line| line.contains("sync(")).count()
+    };
+    for number in 1..=5 {
+        send_mail(&server, "alone").expect("250 ");
+        assert!(syncs() >= number, "{} syncs for {number} mails", syncs());
+    }
+    let before = syncs();
+    let sent: Vec<String> = (0..50).map(|number| format!("mail {number}")).collect();
+    for _ in 0..4 {
+        for (subject, code) in deliver_together(&server, &sent) {
+            assert_eq!(code, 250, "{subject}");
+        }
+    }
+    let shared = syncs() - before;
+    println!("200 mails of 50 clients: {shared} syncs");
+    assert!((1..=50).contains(&shared), "{shared} syncs for 200 mails");
+}
+
+#[test]
+fn a_file_moved_away_under_load_takes_what_was_promised_with_it() {
+    let mut server = Server::start(&[]);
+    let load = Load::start(server.address, 8, "moved");
+    let file = server.path("goguerrilla.db");
+    for number in 0..5 {
+        load.wait_for_more(20);
+        fs::rename(&file, server.path(&format!("moved{number}.db"))).expect("ours");
+        wait_for("a new file", || file.exists().then_some(()));
+    }
+    load.wait_for_more(20);
+    let account = load.stop();
+    assert!(server.stop().success());
+    let mut stored: HashMap<String, usize> = stored_markers(&file);
+    for number in 0..5 {
+        for (marker, count) in stored_markers(&server.path(&format!("moved{number}.db"))) {
+            *stored.entry(marker).or_default() += count;
+        }
+    }
+    println!(
+        "{} acknowledged, {} deferred",
+        account.acknowledged.len(),
+        account.deferred.len()
+    );
+    assert_promise_kept(&account, &stored);
+}
+
+#[test]
+fn a_file_moved_away_before_a_stop_takes_what_was_promised_with_it() {
+    let mut server = Server::start(&[]);
+    send_mail(&server, "moved").expect("250 ");
+    fs::rename(server.path("goguerrilla.db"), server.path("moved.db")).expect("ours");
+    assert!(server.stop().success());
+    // The next start must not depend on anything that the first left under the old name.
+    server.start_again();
+    send_mail(&server, "new").expect("250 ");
+    assert!(stored_markers(&server.path("moved.db")).contains_key("moved"));
+    assert_eq!(subjects(&server), ["new"]);
+}
+
+#[test]
+fn the_log_of_a_file_that_was_moved_before_a_crash_is_not_deleted() {
+    let mut server = Server::start(&[]);
+    for number in 0..5 {
+        send_mail(&server, &format!("old {number}")).expect("250 ");
+    }
+    fs::rename(server.path("goguerrilla.db"), server.path("moved.db")).expect("ours");
+    server.kill();
+    server.start_again();
+    send_mail(&server, "new").expect("250 ");
+    assert_eq!(subjects(&server), ["new"]);
+    let aside = log_put_aside(&server).expect("the log was put aside");
+    fs::rename(aside, server.path("moved.db-wal")).expect("ours");
+    assert_eq!(stored_markers(&server.path("moved.db")).len(), 5);
+}
+
+#[test]
+fn after_its_file_was_removed_mail_goes_into_a_new_one() {
+    let server = Server::start(&[]);
+    for names in [
+        &["goguerrilla.db"][..],
+        &["goguerrilla.db", "goguerrilla.db-wal", "goguerrilla.db-shm"],
+    ] {
+        send_mail(&server, "before").expect("250 ");
+        let load = Load::start(server.address, 4, "removed");
+        load.wait_for_more(20);
+        for name in names {
+            fs::remove_file(server.path(name)).expect("ours");
+        }
+        load.wait_for_more(20);
+        load.stop();
+        for name in names {
+            fs::remove_file(server.path(name)).expect("ours");
+        }
+        send_mail(&server, "after").expect("250 ");
+        assert_eq!(subjects(&server), ["after"]);
+    }
+}
+
+#[test]
+fn a_file_that_is_no_database_is_an_error_at_start_in_one_line() {
+    let folder = tempfile::TempDir::new().expect("a temporary folder");
+    write_config(folder.path(), &[]);
+    let text = "This is a letter to somebody, and no database at all.\n".repeat(100);
+    fs::write(folder.path().join("goguerrilla.db"), &text).expect("a file is written");
+    let output = Command::new(BINARY)
+        .arg("-config=goguerrilla.conf")
+        .current_dir(folder.path())
+        .output()
+        .expect("the program starts");
+    assert_eq!(output.status.code(), Some(1));
+    let errors = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+    assert!(
+        errors.contains("GM_SQLITE_FILE: goguerrilla.db: "),
+        "{errors}"
+    );
+    let left = fs::read_to_string(folder.path().join("goguerrilla.db")).expect("still a text");
+    assert_eq!(left, text);
+}
+
+/// A client that has sent a mail with its final dot and not read the reply to it.
+fn send_mail(server: &Server, subject: &str) -> Client {
+    let mut client = server.client();
+    client.command("EHLO client.test", "250");
+    client.command("MAIL FROM:<a@client.test>", "250");
+    client.command("RCPT TO:<u@ours.test>", "250");
+    client.command("DATA", "354");
+    client.send(format!("{}.\r\n", content_of(subject)));
+    client
+}
+
+/// One client for each subject; all final dots leave at once. Subjects and the codes they got.
+fn deliver_together(server: &Server, subjects: &[String]) -> Vec<(String, u16)> {
+    let start = Barrier::new(subjects.len());
+    thread::scope(|scope| {
+        let clients: Vec<_> = subjects
+            .iter()
+            .map(|subject| {
+                let start = &start;
+                scope.spawn(move || {
+                    let mut client = server.client();
+                    client.command("EHLO client.test", "250");
+                    client.command("MAIL FROM:<a@client.test>", "250");
+                    client.command("RCPT TO:<u@ours.test>", "250");
+                    client.command("DATA", "354");
+                    client.send(content_of(subject));
+                    start.wait();
+                    client.send(".\r\n");
+                    let reply = client.read_reply().expect("a reply to the final dot");
+                    (subject.clone(), reply.code)
+                })
+            })
+            .collect();
+        let codes = clients.into_iter().map(|client| client.join());
+        codes.map(|code| code.expect("no panic")).collect()
+    })
+}
+
+/// Starts again with calls on the store's write-ahead log failing as strace is told.
+fn start_with_log_fault(server: &mut Server, fault: &str) {
+    let log_file = server.path("goguerrilla.db-wal");
+    let inject = format!("inject={fault}");
+    server.start_again_with(under_strace(&[
+        "-P",
+        &log_file.to_string_lossy(),
+        "-e",
+        &inject,
+    ]));
+}
+
+fn log_put_aside(server: &Server) -> Option<PathBuf> {
+    let entries = fs::read_dir(server.folder.path()).expect("a folder");
+    let mut files = entries.map(|entry| entry.expect("a file").path());
+    files.find(|file| file.to_string_lossy().contains("goguerrilla.db-wal.moved-"))
+}
+
+/// The subject of each row, sorted.
+fn subjects(server: &Server) -> Vec<String> {
+    let stored = stored_markers(&server.path("goguerrilla.db"));
+    let mut subjects: Vec<String> = stored
+        .into_iter()
+        .flat_map(|(subject, count)| std::iter::repeat_n(subject, count))
+        .collect();
+    subjects.sort();
+    subjects
+}
+
+/// Another program that writes to the same file.
+fn lock(server: &Server) -> Connection {
+    let other = Connection::open(server.path("goguerrilla.db")).expect("the file is there");
+    other
+        .execute_batch("BEGIN IMMEDIATE")
+        .expect("nobody else writes");
+    other
+}
+
+fn execute(server: &Server, statements: &str) {
+    let other = Connection::open(server.path("goguerrilla.db")).expect("the file is there");
+    other.execute_batch(statements).expect("valid statements");
+}
+
+/// Content of 100 kB that zlib cannot make much smaller.
+fn incompressible() -> Vec<u8> {
+    let mut state = 1_u32;
+    let mut content: Vec<u8> = (0..100_000)
+        .map(|_| {
+            // Numerical Recipes' generator; its high octets look random enough.
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            b'0' + (state >> 25) as u8 % 64
+        })
+        .collect();
+    content.extend_from_slice(b"\r\n");
+    content
+}
+
+/// More calls than the few mails of one round need, or as many as are worth failing one by one.
+const MOST_CALLS: usize = 14;

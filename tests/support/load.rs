@@ -1,0 +1,218 @@
+//! Clients that keep delivering, and an account of what became of each mail.
+
+use std::collections::HashMap;
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::{PATIENCE, wait_for};
+
+/// Several clients that deliver mails with a marker each as Subject, until told to stop.
+pub struct Load {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// What clients sent and heard.
+#[derive(Clone, Debug, Default)]
+pub struct Account {
+    /// Markers of mails whose final dot may have left.
+    pub sent: Vec<String>,
+    /// Those of them that got a 250.
+    pub acknowledged: Vec<String>,
+    /// Those that got a 4xx.
+    pub deferred: Vec<String>,
+    /// Those whose connection ended instead.
+    pub unanswered: Vec<String>,
+}
+
+struct Shared {
+    address: SocketAddr,
+    stop: AtomicBool,
+    account: Mutex<Account>,
+    acknowledged: AtomicUsize,
+}
+
+impl Load {
+    /// `clients` threads, whose markers begin with `prefix`. Each connects again whenever its connection ends.
+    pub fn start(address: SocketAddr, clients: usize, prefix: &str) -> Load {
+        let shared = Arc::new(Shared {
+            address,
+            stop: AtomicBool::new(false),
+            account: Mutex::default(),
+            acknowledged: AtomicUsize::new(0),
+        });
+        let threads = (0..clients)
+            .map(|client| {
+                let (shared, prefix) = (Arc::clone(&shared), format!("{prefix}-{client}"));
+                thread::spawn(move || shared.deliver(&prefix))
+            })
+            .collect();
+        Load { shared, threads }
+    }
+
+    /// Waits until this many mails more have been acknowledged.
+    pub fn wait_for_more(&self, count: usize) {
+        let goal = self.acknowledged() + count;
+        wait_for("mails to be acknowledged", || {
+            (self.acknowledged() >= goal).then_some(())
+        });
+    }
+
+    /// Mails acknowledged so far.
+    pub fn acknowledged(&self) -> usize {
+        self.shared.acknowledged.load(Ordering::SeqCst)
+    }
+
+    /// Lets each client finish its mail, and answers what was sent and heard.
+    pub fn stop(self) -> Account {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        for thread in self.threads {
+            thread.join().expect("a client without a bug");
+        }
+        self.shared.account.lock().expect("no panic").clone()
+    }
+}
+
+impl Shared {
+    fn deliver(&self, prefix: &str) {
+        let mut number = 0;
+        while !self.stop.load(Ordering::SeqCst) {
+            if self.deliver_on_one_connection(prefix, &mut number).is_err() {
+                // The server is gone for now; asking it without a pause would take the processor from its successor.
+                thread::sleep(Duration::from_millis(2));
+            }
+        }
+    }
+
+    fn deliver_on_one_connection(&self, prefix: &str, number: &mut usize) -> io::Result<()> {
+        let mut client = PlainClient::connect(self.address)?;
+        client.command("EHLO client.test\r\n", 250)?;
+        for _ in 0..MAILS_OF_A_CONNECTION {
+            if self.stop.load(Ordering::SeqCst) {
+                break;
+            }
+            *number += 1;
+            let marker = format!("{prefix}-{number}");
+            client.command("MAIL FROM:<a@client.test>\r\n", 250)?;
+            client.command("RCPT TO:<u@ours.test>\r\n", 250)?;
+            client.command("DATA\r\n", 354)?;
+            self.account(|account| account.sent.push(marker.clone()));
+            let answered = client
+                .send(content_of(&marker).as_bytes())
+                .and_then(|()| client.send(b".\r\n"))
+                .and_then(|()| client.read_code());
+            self.account(|account| match &answered {
+                Ok(250) => account.acknowledged.push(marker),
+                Ok(_) => account.deferred.push(marker),
+                Err(_) => account.unanswered.push(marker),
+            });
+            if answered? == 250 {
+                self.acknowledged.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        client.command("QUIT\r\n", 221)
+    }
+
+    fn account(&self, note: impl FnOnce(&mut Account)) {
+        note(&mut self.account.lock().expect("no panic"));
+    }
+}
+
+/// The content that goes with a marker.
+pub fn content_of(marker: &str) -> String {
+    format!("Subject: {marker}\r\n\r\nThis is {marker}.\r\n")
+}
+
+/// How often each marker stands in a store's file; each body is looked at as well.
+pub fn stored_markers(file: &Path) -> HashMap<String, usize> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE;
+    let database = Connection::open_with_flags(file, flags).expect("a file that exists");
+    database.busy_timeout(PATIENCE).expect("an open file");
+    let mut select = database
+        .prepare("SELECT subject, mail FROM new_mail")
+        .expect("a table of mails");
+    let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
+    let mut markers = HashMap::new();
+    for row in rows.expect("a file that can be read") {
+        let (marker, body): (String, Vec<u8>) = row.expect("a row that can be read");
+        let mail = goguerrilla::mail::inflate(&body, 1 << 20).expect("a zlib stream");
+        assert_eq!(super::without_trace(&mail), content_of(&marker).as_bytes());
+        *markers.entry(marker).or_default() += 1;
+    }
+    markers
+}
+
+/// The promise: acknowledged ⊆ stored ⊆ sent, nothing twice.
+pub fn assert_promise_kept(account: &Account, stored: &HashMap<String, usize>) {
+    for marker in &account.acknowledged {
+        assert_eq!(stored.get(marker), Some(&1), "{marker} got a 250");
+    }
+    for (marker, count) in stored {
+        assert_eq!(*count, 1, "{marker} was sent once");
+    }
+    let sent: std::collections::HashSet<_> = account.sent.iter().collect();
+    for marker in stored.keys() {
+        assert!(sent.contains(marker), "nobody sent {marker}");
+    }
+}
+
+/// A client for servers that may end at any moment: every trouble is an error, never a panic.
+pub struct PlainClient {
+    reader: BufReader<TcpStream>,
+}
+
+impl PlainClient {
+    /// Connects and reads the greeting.
+    pub fn connect(address: SocketAddr) -> io::Result<PlainClient> {
+        let socket = TcpStream::connect_timeout(&address, PATIENCE)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_nodelay(true)?;
+        let mut client = PlainClient {
+            reader: BufReader::new(socket),
+        };
+        client.read_code_of(220)?;
+        Ok(client)
+    }
+
+    /// Sends octets as they are.
+    pub fn send(&mut self, octets: &[u8]) -> io::Result<()> {
+        self.reader.get_mut().write_all(octets)
+    }
+
+    /// Reads a reply to its last line; its code.
+    pub fn read_code(&mut self) -> io::Result<u16> {
+        loop {
+            let mut line = String::new();
+            self.reader.read_line(&mut line)?;
+            let (code, rest) = line
+                .split_at_checked(3)
+                .ok_or(io::ErrorKind::UnexpectedEof)?;
+            if rest.starts_with(' ') && rest.ends_with("\r\n") {
+                return code.parse().map_err(|_| io::ErrorKind::InvalidData.into());
+            }
+        }
+    }
+
+    /// Sends a command and expects this code.
+    pub fn command(&mut self, line: &str, code: u16) -> io::Result<()> {
+        self.send(line.as_bytes())?;
+        self.read_code_of(code)
+    }
+
+    fn read_code_of(&mut self, wanted: u16) -> io::Result<()> {
+        match self.read_code()? {
+            code if code == wanted => Ok(()),
+            code => Err(io::Error::other(format!("{code} instead of {wanted}"))),
+        }
+    }
+}
+
+/// Then a client connects anew, so that connecting is under load as well.
+const MAILS_OF_A_CONNECTION: usize = 5;

@@ -1,0 +1,240 @@
+//! Nobody may keep us waiting for longer than agreed, and nobody who keeps the pace is sent away.
+
+use std::io::{ErrorKind, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use socket2::{Domain, Socket, Type};
+
+use crate::support::{Client, Server, wait_for};
+
+#[test]
+fn silence_is_ended_after_the_agreed_time_in_every_state() {
+    let server = impatient();
+    let states: [Dialogue; 5] = [
+        &[],
+        &[("EHLO client.test", "250")],
+        &[
+            ("EHLO client.test", "250"),
+            ("MAIL FROM:<a@client.test>", "250"),
+        ],
+        IN_DATA,
+        &[
+            ("EHLO client.test", "250"),
+            ("MAIL FROM:<a@client.test>", "250"),
+            ("RCPT TO:<u@ours.test>", "250"),
+            ("BDAT 10\r\n12345678\r\nBDAT 10", "250"),
+        ],
+    ];
+    thread::scope(|scope| {
+        for state in states {
+            let server = &server;
+            scope.spawn(move || {
+                let mut client = server.client();
+                let mut silent_since = Instant::now();
+                for (line, reply) in state {
+                    silent_since = Instant::now();
+                    client.command(line, reply);
+                }
+                expect_too_slow(&mut client, silent_since, 2.0..3.2);
+            });
+        }
+    });
+    assert!(server.list().is_empty());
+}
+
+#[test]
+fn a_command_has_one_deadline_however_it_trickles() {
+    let server = impatient();
+    let mut client = server.client();
+    let started_at = Instant::now();
+    let _drip = Drip::start(&client, b"X", Duration::from_secs(1), 10);
+    expect_too_slow(&mut client, started_at, 2.0..3.2);
+}
+
+#[test]
+fn a_message_below_the_minimum_pace_is_refused_and_nothing_of_it_stored() {
+    let server = impatient();
+    let mut client = server.client();
+    say(&mut client, IN_DATA);
+    let started_at = Instant::now();
+    // 200 octets a second earn 0.8 seconds in two, and so on: 3.3 seconds in all.
+    let _drip = Drip::start(&client, &[b'x'; 50], Duration::from_millis(250), 40);
+    expect_too_slow(&mut client, started_at, 3.0..5.0);
+    assert!(server.list().is_empty());
+}
+
+#[test]
+fn a_message_above_the_minimum_pace_may_take_its_time() {
+    let server = impatient();
+    let mut client = server.client();
+    say(&mut client, IN_DATA);
+    // 1,000 octets a second for more than three times as long as a silence may last.
+    let drip = Drip::start(&client, &[b'x'; 250], Duration::from_millis(250), 28);
+    drip.finish();
+    client.send("\r\n.\r\n");
+    client.expect("250 2.0.0 ");
+    assert_eq!(server.contents()[0].len(), 28 * 250 + 2);
+}
+
+#[test]
+fn a_client_that_reads_nothing_is_closed_and_costs_no_memory() {
+    let server = impatient();
+    let mut before = server.client();
+    before.command("EHLO client.test", "250");
+    let memory_before = server.status_kib("VmRSS");
+    let socket = socket_with_small_window(server.address);
+    socket
+        .set_write_timeout(Some(Duration::from_secs(10)))
+        .expect("an open socket");
+    let noops = b"NOOP\r\n".repeat(10_000);
+    let mut sent = 0;
+    // Ends when the server closes; the ceiling is far beyond what all buffers on the way hold.
+    while sent < MANY_OCTETS {
+        match (&socket).write(&noops) {
+            Ok(count) => sent += count,
+            Err(error) => {
+                let is_closed = matches!(
+                    error.kind(),
+                    ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+                );
+                assert!(is_closed, "{error}");
+                break;
+            }
+        }
+    }
+    assert!(sent < MANY_OCTETS, "it took {sent} octets");
+    wait_for("the connection to be closed", || {
+        server
+            .log()
+            .contains("reason=client_does_not_read")
+            .then_some(())
+    });
+    let grown = server.status_kib("VmRSS").saturating_sub(memory_before);
+    println!("{sent} octets of NOOP unread: {grown} KiB more");
+    assert!(grown < 1_024, "{grown} KiB");
+}
+
+#[test]
+fn a_server_that_was_stopped_and_continued_goes_on() {
+    let server = impatient();
+    let mut idle = server.client();
+    let mut in_data = server.client();
+    say(&mut in_data, IN_DATA);
+    server.signal(Signal::SIGSTOP);
+    thread::sleep(Duration::from_secs(3));
+    server.signal(Signal::SIGCONT);
+    for client in [&mut idle, &mut in_data] {
+        client.expect("421 4.4.2 ");
+        client.expect_close();
+    }
+    let reply = server
+        .client()
+        .deliver("a@client.test", "u@ours.test", b"Subject: on\r\n");
+    assert_eq!(reply.code, 250);
+    assert!(!server.log().contains(" panicked "));
+}
+
+#[test]
+fn the_last_reply_reaches_a_client_that_is_still_sending() {
+    let server = impatient();
+    let much = [b'x'; 100_000];
+    let cases: [(Dialogue, &[u8], &str); 3] = [
+        (&[], b"NOOP\n", "500 5.5.2 "),
+        (&[], b"GET / HTTP/1.1\r\n", "500 5.5.2 "),
+        (IN_DATA, b"", "421 4.4.2 "),
+    ];
+    for (dialogue, last, reply) in cases {
+        let mut client = server.client();
+        say(&mut client, dialogue);
+        client.send(last);
+        if last.is_empty() {
+            // The server's patience ends while nothing is read of it.
+            wait_for("the session to time out", || {
+                let mut peeked = [0; 4];
+                let peeked = client.socket().peek(&mut peeked).ok();
+                (peeked > Some(0)).then_some(())
+            });
+        }
+        client.send(much);
+        client.expect(reply);
+        client.expect_close();
+    }
+}
+
+#[test]
+fn slow_clients_on_all_places_are_gone_a_second_after_their_time() {
+    let server = Server::start(&[("GSMTP_TIMEOUT", "2"), ("GM_MAX_CLIENTS", "3")]);
+    let connected_at = Instant::now();
+    // They do not close their end either.
+    let _clients: Vec<Client> = (0..3).map(|_| server.client()).collect();
+    wait_for("a place", || {
+        let reply = Client::connect(server.address).read_reply();
+        (reply.expect("a reply").code == 220).then_some(())
+    });
+    let waited = connected_at.elapsed();
+    assert!(waited < Duration::from_millis(3_200), "{waited:?}");
+}
+
+fn impatient() -> Server {
+    Server::start(&[("GSMTP_TIMEOUT", "2")])
+}
+
+fn say(client: &mut Client, dialogue: Dialogue) {
+    for (line, reply) in dialogue {
+        client.command(line, reply);
+    }
+}
+
+/// 421 4.4.2 and the end, this many seconds after `since`.
+fn expect_too_slow(client: &mut Client, since: Instant, seconds: std::ops::Range<f64>) {
+    client.expect("421 4.4.2 ");
+    let waited = since.elapsed().as_secs_f64();
+    assert!(seconds.contains(&waited), "after {waited:.2} s");
+    client.expect_close();
+}
+
+/// A thread that sends the same octets again and again; pace is what is tested, so it sleeps.
+struct Drip(Option<thread::JoinHandle<()>>);
+
+impl Drip {
+    fn start(client: &Client, octets: &[u8], pause: Duration, times: usize) -> Drip {
+        let mut socket = client.socket().try_clone().expect("a descriptor");
+        let octets = octets.to_vec();
+        Drip(Some(thread::spawn(move || {
+            for _ in 0..times {
+                if socket.write_all(&octets).is_err() {
+                    return;
+                }
+                thread::sleep(pause);
+            }
+        })))
+    }
+
+    fn finish(mut self) {
+        if let Some(thread) = self.0.take() {
+            thread.join().expect("no panic");
+        }
+    }
+}
+
+fn socket_with_small_window(address: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(4_096).expect("a fresh socket");
+    socket.connect(&address.into()).expect("the server accepts");
+    socket.into()
+}
+
+/// Commands, and how the reply to each begins.
+type Dialogue = &'static [(&'static str, &'static str)];
+
+const IN_DATA: Dialogue = &[
+    ("EHLO client.test", "250"),
+    ("MAIL FROM:<a@client.test>", "250"),
+    ("RCPT TO:<u@ours.test>", "250"),
+    ("DATA", "354"),
+];
+/// More than any socket buffer holds.
+const MANY_OCTETS: usize = 64 << 20;

@@ -1,0 +1,368 @@
+//! The writer in front of stores that misbehave: every client hears what became of its own mail.
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use goguerrilla::mail::{Mail, Origin};
+use goguerrilla::smtp::{
+    AllowedHosts, Column, Input, MemoryBudget, Session, SessionSettings, Step, Tls,
+};
+use goguerrilla::storage::{Health, OpenStore, SaveError, SaveMail, SavedId, Saver, Writers};
+
+/// What a store of these tests does with a batch of subjects.
+type Behave = Arc<dyn Fn(&[String]) -> Vec<Result<(), SaveError>> + Send + Sync>;
+
+#[test]
+fn a_store_that_panics_costs_its_batch_and_works_again_for_the_next() {
+    let House {
+        saver,
+        seen,
+        opened,
+        writers,
+    } = House::new(
+        || Ok(()),
+        |subjects| {
+            assert!(subjects[0] != "poison", "a bug in a store");
+            all_saved(subjects)
+        },
+    );
+    assert_saved(&save(&saver, "before"));
+    assert_unavailable(&save(&saver, "poison"));
+    assert_saved(&save(&saver, "after"));
+    writers.finish();
+    assert_eq!(opened.load(Ordering::SeqCst), 2, "its store is opened anew");
+    assert_eq!(seen.lock().unwrap().concat(), ["before", "poison", "after"]);
+}
+
+#[test]
+fn a_store_that_panics_while_it_makes_ready_works_again_for_the_next() {
+    let is_first = AtomicBool::new(true);
+    let house = House::new(
+        move || {
+            assert!(!is_first.swap(false, Ordering::SeqCst), "a bug in a store");
+            Ok(())
+        },
+        all_saved,
+    );
+    assert_unavailable(&save(&house.saver, "first"));
+    assert_saved(&save(&house.saver, "second"));
+    house.writers.finish();
+    assert_eq!(house.seen.lock().unwrap().concat(), ["second"]);
+}
+
+#[test]
+fn a_store_that_cannot_be_opened_is_tried_again_with_the_next_mail() {
+    let opened = Arc::new(AtomicUsize::new(0));
+    let open: OpenStore = {
+        let opened = Arc::clone(&opened);
+        Arc::new(move || match opened.fetch_add(1, Ordering::SeqCst) {
+            0 => Err(SaveError::Full("no room".to_owned())),
+            1 => panic!("a bug in a store"),
+            _ => Ok(Box::new(Store::silent())),
+        })
+    };
+    let (saver, writers) = Writers::start(1, true, Health::default(), open).expect("a thread");
+    assert!(matches!(save(&saver, "one"), Err(SaveError::Full(_))));
+    assert_unavailable(&save(&saver, "two"));
+    assert_saved(&save(&saver, "three"));
+    assert_saved(&save(&saver, "four"));
+    writers.finish();
+    assert_eq!(opened.load(Ordering::SeqCst), 3);
+}
+
+#[test]
+fn a_mail_that_fails_costs_its_neighbours_nothing() {
+    let house = House::new(
+        || Ok(()),
+        |subjects| {
+            // Slow, so that mails come to stand in one batch.
+            thread::sleep(SLOW);
+            let outcome = |subject: &String| match subject.ends_with('7') {
+                true => Err(SaveError::Unavailable("not this one".to_owned())),
+                false => Ok(()),
+            };
+            subjects.iter().map(outcome).collect()
+        },
+    );
+    let subjects: Vec<String> = (0..40).map(|number| format!("mail {number}")).collect();
+    thread::scope(|scope| {
+        for subject in &subjects {
+            let saver = &house.saver;
+            scope.spawn(move || match save(saver, subject) {
+                Ok(_) => assert!(!subject.ends_with('7'), "{subject}"),
+                Err(_) => assert!(subject.ends_with('7'), "{subject}"),
+            });
+        }
+    });
+    house.writers.finish();
+    let batches = house.seen.lock().unwrap();
+    assert!(batches.iter().any(|batch| batch.len() > 1), "{batches:?}");
+    let mut seen = batches.concat();
+    seen.sort();
+    let mut sent = subjects.clone();
+    sent.sort();
+    assert_eq!(seen, sent, "each mail is shown to the store once");
+}
+
+#[test]
+fn an_outcome_that_the_store_forgot_is_no_250() {
+    let house = House::new(|| Ok(()), |_| Vec::new());
+    assert_unavailable(&save(&house.saver, "forgotten"));
+    house.writers.finish();
+}
+
+#[test]
+fn under_load_a_slow_store_is_given_batches() {
+    let house = House::new(
+        || Ok(()),
+        |subjects| {
+            thread::sleep(SLOW);
+            all_saved(subjects)
+        },
+    );
+    thread::scope(|scope| {
+        for client in 0..20 {
+            let saver = &house.saver;
+            scope.spawn(move || {
+                for number in 0..5 {
+                    assert_saved(&save(saver, &format!("{client}-{number}")));
+                }
+            });
+        }
+    });
+    house.writers.finish();
+    let batches = house.seen.lock().unwrap();
+    assert_eq!(batches.concat().len(), 100);
+    // One by one it would have been called a hundred times.
+    assert!(batches.len() <= 30, "{} batches", batches.len());
+}
+
+#[test]
+fn a_client_that_left_while_its_mail_queued_is_not_saved_behind_its_back() {
+    let (release, released) = gate();
+    let house = House::new(
+        move || {
+            released();
+            Ok(())
+        },
+        all_saved,
+    );
+    let mut asked = 0;
+    let outcome = house.saver.save(mail("withdrawn"), &mut || {
+        asked += 1;
+        true
+    });
+    assert_unavailable(&outcome);
+    assert_eq!(asked, 1);
+    drop(release);
+    assert_saved(&save(&house.saver, "stays"));
+    house.writers.finish();
+    assert_eq!(house.seen.lock().unwrap().concat(), ["stays"]);
+}
+
+#[test]
+fn a_mail_in_the_hands_of_the_store_is_not_withdrawn() {
+    let (release, released) = gate();
+    let house = House::new(
+        || Ok(()),
+        move |subjects| {
+            released();
+            all_saved(subjects)
+        },
+    );
+    thread::scope(|scope| {
+        let saver = &house.saver;
+        let waiting = scope.spawn(move || saver.save(mail("claimed"), &mut || true));
+        // Longer than the second after which a mail that only queues is withdrawn.
+        thread::sleep(Duration::from_millis(1_300));
+        drop(release);
+        assert_saved(&waiting.join().unwrap());
+    });
+    house.writers.finish();
+}
+
+#[test]
+fn what_has_queued_up_is_saved_before_the_writers_end() {
+    let (release, released) = gate();
+    let house = House::new(
+        move || {
+            released();
+            Ok(())
+        },
+        all_saved,
+    );
+    let (queued, has_queued) = mpsc::channel();
+    let House { saver, writers, .. } = house;
+    thread::scope(|scope| {
+        let waiting: Vec<_> = (0..10)
+            .map(|number| {
+                let (saver, queued) = (saver.clone(), queued.clone());
+                scope.spawn(move || {
+                    // Asked for the first time while it waits in the queue.
+                    let client_left = &mut || queued.send(()).is_err();
+                    saver.save(mail(&format!("queued {number}")), client_left)
+                })
+            })
+            .collect();
+        for _ in 0..10 {
+            has_queued.recv().unwrap();
+        }
+        drop(release);
+        writers.finish();
+        for outcome in waiting {
+            assert_saved(&outcome.join().unwrap());
+        }
+    });
+    assert_unavailable(&save(&saver, "too late"));
+}
+
+/// A writer and a store that keeps a list of what it was given.
+struct House {
+    saver: Saver,
+    writers: Writers,
+    seen: Arc<Mutex<Vec<Vec<String>>>>,
+    opened: Arc<AtomicUsize>,
+}
+
+impl House {
+    fn new(
+        ready: impl Fn() -> Result<(), SaveError> + Send + Sync + 'static,
+        behave: impl Fn(&[String]) -> Vec<Result<(), SaveError>> + Send + Sync + 'static,
+    ) -> House {
+        let (seen, opened) = (Arc::default(), Arc::new(AtomicUsize::new(0)));
+        let (ready, behave): (_, Behave) = (Arc::new(ready), Arc::new(behave));
+        let open: OpenStore = {
+            let (seen, opened) = (Arc::clone(&seen), Arc::clone(&opened));
+            Arc::new(move || {
+                opened.fetch_add(1, Ordering::SeqCst);
+                Ok(Box::new(Store {
+                    ready: Arc::clone(&ready) as _,
+                    behave: Arc::clone(&behave),
+                    seen: Arc::clone(&seen),
+                }))
+            })
+        };
+        let (saver, writers) = Writers::start(1, true, Health::default(), open).expect("a thread");
+        House {
+            saver,
+            writers,
+            seen,
+            opened,
+        }
+    }
+}
+
+struct Store {
+    ready: Arc<dyn Fn() -> Result<(), SaveError> + Send + Sync>,
+    behave: Behave,
+    seen: Arc<Mutex<Vec<Vec<String>>>>,
+}
+
+impl Store {
+    fn silent() -> Store {
+        Store {
+            ready: Arc::new(|| Ok(())),
+            behave: Arc::new(all_saved),
+            seen: Arc::default(),
+        }
+    }
+}
+
+impl SaveMail for Store {
+    fn ready(&mut self) -> Result<(), SaveError> {
+        (self.ready)()
+    }
+
+    fn save_mail(&mut self, mail: &Mail) -> Result<SavedId, SaveError> {
+        self.save_batch(std::slice::from_ref(mail)).remove(0)
+    }
+
+    fn save_batch(&mut self, batch: &[Mail]) -> Vec<Result<SavedId, SaveError>> {
+        let subjects: Vec<String> = batch
+            .iter()
+            .map(|mail| mail.summary().subject.clone())
+            .collect();
+        self.seen.lock().unwrap().push(subjects.clone());
+        let outcomes = (self.behave)(&subjects).into_iter().zip(batch);
+        outcomes
+            .map(|(outcome, mail)| outcome.map(|()| SavedId::from(mail.deliveries()[0].hash)))
+            .collect()
+    }
+}
+
+/// A gate that opens for ever once its first half is dropped.
+fn gate() -> (Sender<()>, impl Fn() + Send + Sync) {
+    let (release, released): (_, Receiver<()>) = mpsc::channel();
+    let released = Mutex::new(released);
+    let wait = move || {
+        let _ = released.lock().unwrap().recv();
+    };
+    (release, wait)
+}
+
+fn all_saved(subjects: &[String]) -> Vec<Result<(), SaveError>> {
+    vec![Ok(()); subjects.len()]
+}
+
+fn save(saver: &Saver, subject: &str) -> Result<SavedId, SaveError> {
+    saver.save(mail(subject), &mut || false)
+}
+
+fn assert_saved(outcome: &Result<SavedId, SaveError>) {
+    assert!(outcome.is_ok(), "{outcome:?}");
+}
+
+fn assert_unavailable(outcome: &Result<SavedId, SaveError>) {
+    assert!(
+        matches!(outcome, Err(SaveError::Unavailable(_))),
+        "{outcome:?}"
+    );
+}
+
+/// A mail as a dialogue makes it.
+fn mail(subject: &str) -> Mail {
+    let column = || Column::varchar(128);
+    let settings = SessionSettings {
+        host_name: "mx.test".to_owned(),
+        primary_mail_host: "mx.test".to_owned(),
+        allowed_hosts: AllowedHosts::new(["*"]),
+        max_content_octets: 1_000,
+        max_recipients: 10,
+        to_column: column(),
+        recipient_column: column(),
+        verbose: false,
+    };
+    let mut session = Session::new(
+        Arc::new(settings),
+        MemoryBudget::new(1_000),
+        Tls::Unavailable,
+    );
+    let dialogue = format!(
+        "HELO client.test\r\nMAIL FROM:<a@client.test>\r\nRCPT TO:<u@ours.test>\r\nDATA\r\nSubject: {subject}\r\n.\r\n"
+    );
+    let mut input = Input::from_octets(dialogue.as_bytes());
+    loop {
+        match session.next_step(&mut input) {
+            Step::Reply(_) => {}
+            Step::Save(envelope, content) => {
+                let origin = Origin {
+                    client_ip: Ipv4Addr::LOCALHOST.into(),
+                    helo_name: session.helo_name().to_owned(),
+                    protocol: session.protocol(&envelope),
+                    host_name: "mx.test".to_owned(),
+                    received_at: jiff::Timestamp::now(),
+                };
+                let mail = Mail::new(envelope, content, origin, |path| path.as_str().to_owned());
+                return mail.expect("random numbers");
+            }
+            step => panic!("expected a mail, but found {step:?}"),
+        }
+    }
+}
+
+/// What a commit takes on a slow disk.
+const SLOW: Duration = Duration::from_millis(20);
