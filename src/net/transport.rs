@@ -179,7 +179,7 @@ impl Wire {
             let remaining = deadline
                 .remaining(Instant::now())
                 .ok_or(TransportError::TimedOut)?;
-            if remaining < self.armed {
+            if remaining + ARMED_TOO_LONG < self.armed {
                 self.arm(remaining)?;
             }
             match (&*self.socket).read(room) {
@@ -259,6 +259,9 @@ impl Wire {
     }
 }
 
+/// How much later than its deadline a read may end: what a fresh deadline has lost since it was set is not worth a
+/// system call.
+const ARMED_TOO_LONG: Duration = Duration::from_millis(50);
 /// One read of TLS records; a record holds 16 KiB at most.
 const TLS_READ_OCTETS: usize = 16_384;
 /// How long a client may go on sending after our last reply. It holds its place meanwhile, so slow clients on all places
