@@ -10,9 +10,13 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::databases;
+
 /// A row of the table: a program, and how it is started in a folder to listen on an address.
 pub struct Peer {
     pub name: &'static str,
+    /// Servers that it needs, started in the same folder.
+    companions: fn(&Path) -> Vec<Child>,
     command: fn(&Path, SocketAddr) -> Command,
 }
 
@@ -23,6 +27,7 @@ pub const YARDSTICK: &str = "smtp-sink";
 pub const PEERS: &[Peer] = &[
     Peer {
         name: YARDSTICK,
+        companions: |_| Vec::new(),
         command: |_, address| {
             let mut command = program(&postfix_tool("smtp-sink"));
             if nix::unistd::geteuid().is_root() {
@@ -34,22 +39,33 @@ pub const PEERS: &[Peer] = &[
     },
     Peer {
         name: "discard",
+        companions: |_| Vec::new(),
         command: |folder, address| goguerrilla(folder, address, &[("GM_STORE", "discard")]),
     },
     Peer {
         name: "sqlite",
+        companions: |_| Vec::new(),
         command: |folder, address| goguerrilla(folder, address, &[("GM_STORE", "sqlite")]),
+    },
+    Peer {
+        name: "mysql + redis",
+        companions: databases::start,
+        command: |folder, address| goguerrilla(folder, address, &databases::settings(folder)),
     },
 ];
 
-fn goguerrilla(folder: &Path, address: SocketAddr, settings: &[(&str, &str)]) -> Command {
+fn goguerrilla<S: AsRef<str>>(
+    folder: &Path,
+    address: SocketAddr,
+    settings: &[(&str, S)],
+) -> Command {
     let mut config = serde_json::json!({
         "GSTMP_LISTEN_INTERFACE": address.to_string(),
         "GSMTP_HOST_NAME": "mx.test",
         "GSMTP_LOG_FILE": "log",
     });
     for (key, value) in settings {
-        config[key] = (*value).into();
+        config[key] = value.as_ref().into();
     }
     fs::write(folder.join("goguerrilla.conf"), config.to_string()).expect("a file is written");
     let mut command = program(env!("CARGO_BIN_EXE_goguerrilla"));
@@ -58,7 +74,7 @@ fn goguerrilla(folder: &Path, address: SocketAddr, settings: &[(&str, &str)]) ->
 }
 
 /// A program that the kernel ends with us, whatever ends us.
-fn program(name: &str) -> Command {
+pub fn program(name: &str) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", name]);
     command
@@ -76,6 +92,7 @@ pub fn postfix_tool(name: &str) -> String {
 /// A peer that runs.
 pub struct Server {
     child: Child,
+    companions: Vec<Child>,
     pub address: SocketAddr,
     _folder: TempDir,
 }
@@ -85,6 +102,7 @@ impl Server {
     pub fn start(peer: &Peer) -> Server {
         // On the disk of the build: a temporary folder in memory would make commits free.
         let folder = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary folder");
+        let companions = (peer.companions)(folder.path());
         let address = free_address();
         let errors = File::create(folder.path().join("stderr")).expect("a file for stderr");
         let child = (peer.command)(folder.path(), address)
@@ -96,6 +114,7 @@ impl Server {
             .expect("setpriv of util-linux starts the server");
         let mut server = Server {
             child,
+            companions,
             address,
             _folder: folder,
         };
@@ -129,8 +148,10 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        for child in std::iter::once(&mut self.child).chain(&mut self.companions) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 

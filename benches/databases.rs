@@ -1,0 +1,92 @@
+//! A MariaDB and a Redis of our own, reached by sockets in the folder of the server that uses them.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use goguerrilla::storage::TableName;
+
+use crate::peer::program;
+
+/// Starts both and makes the table that `goguerrilla schema` prints. Each COMMIT is synced, as MariaDB does unless told
+/// otherwise; Redis is as it comes.
+pub fn start(folder: &Path) -> Vec<Child> {
+    let path = |name: &str| {
+        folder
+            .join(name)
+            .to_str()
+            .expect("a path of UTF-8")
+            .to_owned()
+    };
+    let data = format!("--datadir={}", path("data"));
+    let installed = Command::new("mariadb-install-db")
+        .args([
+            "--no-defaults",
+            &data,
+            "--auth-root-authentication-method=normal",
+            "--skip-test-db",
+        ])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    assert!(
+        installed.is_ok_and(|status| status.success()),
+        "mariadb-install-db of mariadb-server works"
+    );
+    let socket = format!("--socket={}", path("my.sock"));
+    let mut children = vec![quiet(program("mariadbd").args([
+        "--no-defaults",
+        &data,
+        &socket,
+        "--skip-networking",
+        "--innodb-flush-log-at-trx-commit=1",
+        // mariadbd refuses to run as root unless told to; it is ours alone.
+        "--user=root",
+        &format!("--pid-file={}", path("my.pid")),
+    ]))];
+    children.push(quiet(program("redis-server").args([
+        "--port",
+        "0",
+        "--save",
+        "",
+        "--unixsocket",
+        &path("redis.sock"),
+    ])));
+    let table = TableName::default().mysql_schema();
+    let statements = format!("CREATE DATABASE mail; USE mail; {table}");
+    let give_up_at = Instant::now() + Duration::from_secs(20);
+    loop {
+        let made = Command::new("mariadb")
+            .args(["--no-defaults", &socket, "-u", "root", "-e", &statements])
+            .stderr(Stdio::null())
+            .status();
+        if made.is_ok_and(|status| status.success()) {
+            return children;
+        }
+        assert!(Instant::now() < give_up_at, "MariaDB does not start");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// How the server reaches both.
+pub fn settings(folder: &Path) -> Vec<(&'static str, String)> {
+    let path = |name: &str| folder.join(name).to_string_lossy().into_owned();
+    vec![
+        ("GM_STORE", "mysql".to_owned()),
+        ("MYSQL_HOST", path("my.sock")),
+        ("MYSQL_USER", "root".to_owned()),
+        ("MYSQL_DB", "mail".to_owned()),
+        ("REDIS_INTERFACE", path("redis.sock")),
+    ]
+}
+
+fn quiet(command: &mut Command) -> Child {
+    let quiet = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    quiet
+        .spawn()
+        .expect("setpriv of util-linux starts the server")
+}
