@@ -211,7 +211,7 @@ fn load_config(named: Option<&Path>) -> Result<(Config, Vec<String>), String> {
 
 fn check(config: &Config, notes: &[String]) -> Result<(), Failure> {
     let mut findings: Vec<Finding> = notes.iter().cloned().map(Finding::warning).collect();
-    findings.extend(server::check_tls(config));
+    findings.extend(server::check_keys_and_become_server_user(config));
     match config.store {
         StoreKind::Discard => findings.push(Finding::warning(
             "GM_STORE: discard thanks for every mail and drops it; set \"sqlite\" to keep mail"

@@ -36,6 +36,10 @@ pub struct Config {
     pub verbose: bool,
     /// GM_MAX_CLIENTS.
     pub max_clients: usize,
+    /// PID_FILE.
+    pub pid_file: Option<PathBuf>,
+    /// GUID (or SUID) and SGID, both or none.
+    pub run_as: Option<(u32, u32)>,
     /// GM_MAX_RECIPIENTS.
     pub max_recipients: usize,
     /// GM_MAX_MEMORY.
@@ -229,6 +233,10 @@ impl Given {
                 "a number of connections such as \"500\"",
                 1..=100_000,
             )?,
+            pid_file: Some(self.value("PID_FILE").trim())
+                .filter(|text| !text.is_empty())
+                .map(PathBuf::from),
+            run_as: self.run_as()?,
             max_recipients: self.number(
                 "GM_MAX_RECIPIENTS",
                 "a number of recipients such as \"100\"",
@@ -354,6 +362,30 @@ impl Given {
             (true, false) => Err(missing("GSMTP_PUB_KEY", "GSMTP_PRV_KEY")),
             (false, true) => Err(missing("GSMTP_PRV_KEY", "GSMTP_PUB_KEY")),
             (false, false) => Ok(Some((chain, key))),
+        }
+    }
+
+    fn run_as(&self) -> Result<Option<(u32, u32)>, ConfigError> {
+        let user_key = match self.value("GUID").trim() {
+            "" => "SUID",
+            _ => "GUID",
+        };
+        let id = |key| {
+            let parse = |text: &str| match text {
+                "" => Some(None),
+                text => text.parse().ok().map(Some),
+            };
+            self.text(key, "a numeric id such as \"65534\"", parse)
+        };
+        match (id(user_key)?, id("SGID")?) {
+            (Some(user), Some(group)) => Ok(Some((user, group))),
+            (None, None) => Ok(None),
+            (Some(_), None) => Err(bad_value(
+                "SGID",
+                &format!("a group id, since {user_key} is set"),
+                "",
+            )),
+            (None, Some(_)) => Err(bad_value("GUID", "a user id, since SGID is set", "")),
         }
     }
 
@@ -631,10 +663,6 @@ const NOT_BUILT: &[(&str, &str)] = &[
     ("GM_TRUSTED_PROXIES", "trust in proxies"),
     ("GSMTP_PROXY_PROTOCOL", "the PROXY protocol"),
     ("GM_STATUS_INTERFACE", "the status page"),
-    ("PID_FILE", "the PID file"),
-    ("SGID", "dropping privileges"),
-    ("GUID", "dropping privileges"),
-    ("SUID", "dropping privileges"),
 ];
 
 #[cfg(test)]

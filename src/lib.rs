@@ -8,10 +8,10 @@
 //! ```text
 //! 4   main · cli            the command line; list, show, check, schema
 //!       │
-//! 3   server                bind → log → limits → store → threads → serve → drain; nothing below imports it
+//! 3   server                bind → log, PID file, keys → drop privileges → store → threads → serve → drain; nothing below imports it
 //!       │
 //! 2   connection            one client from 220 to close; the only place where protocol meets socket
-//!       │                   signals · limits · config ─► (nothing)
+//!       │                   signals · limits · privileges · pid_file · config ─► (nothing)
 //!       │
 //! 1   net                   listener, pool of threads, transport under deadlines
 //!     storage ─► mail smtp  trait SaveMail, the writer that commits in groups, SQLite
@@ -36,6 +36,8 @@ pub mod limits;
 pub mod logging;
 pub mod mail;
 pub mod net;
+pub mod pid_file;
+pub mod privileges;
 pub mod server;
 pub mod signals;
 pub mod smtp;

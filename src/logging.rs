@@ -7,14 +7,17 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::fchown;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use log::kv::{self, Key, Value, VisitSource};
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use nix::unistd::{Gid, Uid};
 
 /// How a line is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,33 +28,82 @@ pub enum LogFormat {
     Json,
 }
 
-/// Begins to log to `file`; `/dev/stdout` and `/dev/stderr` mean the streams themselves, empty means stderr.
+/// The log of this process. Clones share it.
 ///
 /// Lines are gathered for a moment and written together by a thread of their own: mail waits neither for a slow
 /// disk nor for a reader of our output that has stopped reading.
-///
-/// # Errors
-/// When the file cannot be opened for appending, or the thread cannot be started.
-pub fn start(file: &Path, format: LogFormat) -> io::Result<()> {
-    let target = Target::open(file)?;
-    let gathered = Arc::new(Gathered::default());
-    let logger = Logger {
-        format,
-        gathered: Arc::clone(&gathered),
-    };
-    if log::set_boxed_logger(Box::new(logger)).is_ok() {
-        log::set_max_level(LevelFilter::Info);
-        thread::Builder::new()
-            .name("log".to_owned())
-            .spawn(move || gathered.write_for_ever(target))?;
-    }
-    Ok(())
-}
-
-struct Logger {
-    format: LogFormat,
+#[derive(Clone)]
+pub struct LogFile {
     gathered: Arc<Gathered>,
 }
+
+impl LogFile {
+    /// Opens `file` for appending; `/dev/stdout` and `/dev/stderr` mean the streams themselves, empty means stderr.
+    /// From now on lines are gathered; [`start_writing`](LogFile::start_writing) writes them.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub fn open(file: &Path, format: LogFormat) -> io::Result<LogFile> {
+        let gathered = Arc::new(Gathered {
+            lines: Mutex::new(Lines::default()),
+            some: Condvar::new(),
+            target: Mutex::new(Target::open(file)?),
+            as_json: AtomicBool::new(format == LogFormat::Json),
+        });
+        let logger = Logger(Arc::clone(&gathered));
+        if log::set_boxed_logger(Box::new(logger)).is_ok() {
+            log::set_max_level(LevelFilter::Info);
+        }
+        Ok(LogFile { gathered })
+    }
+
+    /// Starts the thread that writes. Separate, because no thread may exist before privileges are dropped.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn start_writing(&self) -> io::Result<()> {
+        let gathered = Arc::clone(&self.gathered);
+        let writer = thread::Builder::new().name("log".to_owned());
+        writer.spawn(move || gathered.write_for_ever()).map(drop)
+    }
+
+    /// Goes on in `file`, opened anew: what logrotate asks for. Lines so far end in the old one.
+    ///
+    /// # Errors
+    /// When the file cannot be opened; the old one is kept.
+    pub fn reopen(&self, file: &Path, format: LogFormat) -> io::Result<()> {
+        let target = Target::open(file)?;
+        self.gathered.flush();
+        let mut current = self
+            .gathered
+            .target
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *current = target;
+        self.gathered
+            .as_json
+            .store(format == LogFormat::Json, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Gives the file to the user we are about to become, so that the next start may append to it.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn hand_to(&self, user: Uid, group: Gid) -> io::Result<()> {
+        let target = self
+            .gathered
+            .target
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match &*target {
+            Target::File(file) => fchown(file, Some(user.as_raw()), Some(group.as_raw())),
+            Target::Stdout | Target::Stderr => Ok(()),
+        }
+    }
+}
+
+struct Logger(Arc<Gathered>);
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata) -> bool {
@@ -63,97 +115,91 @@ impl Log for Logger {
             return;
         }
         let mut line = String::with_capacity(USUAL_LINE_OCTETS);
-        match self.format {
-            LogFormat::Text => write_text(&mut line, record, Timestamp::now()),
-            LogFormat::Json => write_json(&mut line, record, Timestamp::now()),
+        if self.0.as_json.load(Ordering::Relaxed) {
+            write_json(&mut line, record, Timestamp::now());
+        } else {
+            write_text(&mut line, record, Timestamp::now());
         }
         line.push('\n');
-        self.gathered.push(&line);
+        self.0.push(&line);
     }
 
-    /// Waits, for a bounded time, until all lines so far are written.
+    /// Writes all lines so far; gives up where the file stalls.
     fn flush(&self) {
-        self.gathered.wait_until_written();
+        self.0.flush();
     }
 }
 
 /// Lines on their way to the file.
-#[derive(Default)]
 struct Gathered {
-    state: Mutex<GatheredState>,
-    changed: Condvar,
+    lines: Mutex<Lines>,
+    some: Condvar,
+    target: Mutex<Target>,
+    as_json: AtomicBool,
 }
 
 #[derive(Default)]
-struct GatheredState {
-    lines: Vec<u8>,
+struct Lines {
+    octets: Vec<u8>,
     dropped: u64,
-    /// Somebody waits for the lines to be written, so nothing more is gathered first.
-    urgent: bool,
-    writing: bool,
 }
 
 impl Gathered {
     fn push(&self, line: &str) {
-        let mut state = self.lock();
-        if state.lines.len() + line.len() > MAX_GATHERED_OCTETS {
-            state.dropped += 1;
+        let mut lines = self.lock_lines();
+        if lines.octets.len() + line.len() > MAX_GATHERED_OCTETS {
+            lines.dropped += 1;
             return;
         }
-        let was_empty = state.lines.is_empty();
-        state.lines.extend_from_slice(line.as_bytes());
-        drop(state);
+        let was_empty = lines.octets.is_empty();
+        lines.octets.extend_from_slice(line.as_bytes());
+        drop(lines);
         if was_empty {
-            self.changed.notify_all();
+            self.some.notify_one();
         }
     }
 
-    fn write_for_ever(&self, mut target: Target) {
-        let mut lines = Vec::new();
+    fn write_for_ever(&self) {
         loop {
-            let mut state = self.lock();
-            while state.lines.is_empty() {
-                state.writing = false;
-                self.changed.notify_all();
-                state = self
-                    .changed
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner);
-            }
-            if !state.urgent {
-                let gathering = self
-                    .changed
-                    .wait_timeout_while(state, GATHERING, |state| !state.urgent);
-                state = gathering.unwrap_or_else(PoisonError::into_inner).0;
-            }
-            std::mem::swap(&mut lines, &mut state.lines);
-            state.writing = true;
-            let dropped = std::mem::take(&mut state.dropped);
-            drop(state);
-            if dropped > 0 {
-                let now = Timestamp::now();
-                lines.extend_from_slice(
-                    format!("{now:.3} warn - log_lines_lost count={dropped}\n").as_bytes(),
-                );
-            }
-            target.write(&lines);
-            lines.clear();
+            let lines = self.lock_lines();
+            let some = self.some.wait_while(lines, |lines| lines.octets.is_empty());
+            drop(some.unwrap_or_else(PoisonError::into_inner));
+            thread::sleep(GATHERING);
+            let mut target = self.target.lock().unwrap_or_else(PoisonError::into_inner);
+            self.write_to(&mut target);
         }
     }
 
-    fn wait_until_written(&self) {
-        let mut state = self.lock();
-        state.urgent = true;
-        self.changed.notify_all();
-        let is_under_way = |state: &mut GatheredState| state.writing || !state.lines.is_empty();
-        let wait = self
-            .changed
-            .wait_timeout_while(state, FLUSH_PATIENCE, is_under_way);
-        wait.unwrap_or_else(PoisonError::into_inner).0.urgent = false;
+    fn flush(&self) {
+        let give_up_at = Instant::now() + FLUSH_PATIENCE;
+        loop {
+            match self.target.try_lock() {
+                Ok(mut target) => return self.write_to(&mut target),
+                Err(TryLockError::Poisoned(poisoned)) => {
+                    return self.write_to(&mut poisoned.into_inner());
+                }
+                // Somebody is writing, and may be stuck in it.
+                Err(TryLockError::WouldBlock) if Instant::now() > give_up_at => return,
+                Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(5)),
+            }
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, GatheredState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whoever holds the target takes the lines, so they reach it in their order.
+    fn write_to(&self, target: &mut Target) {
+        let mut lines = std::mem::take(&mut *self.lock_lines());
+        if lines.dropped > 0 {
+            let (now, count) = (Timestamp::now(), lines.dropped);
+            let line = format!("{now:.3} warn - log_lines_lost count={count}\n");
+            lines.octets.extend_from_slice(line.as_bytes());
+        }
+        if !lines.octets.is_empty() {
+            target.write(&lines.octets);
+        }
+    }
+
+    fn lock_lines(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,20 +1,23 @@
 //! The one room that wires the house: from a configuration to a running server and back to rest.
 
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
+use nix::unistd::{Gid, Uid, geteuid};
 
 use crate::config::{Config, ServerAddress, StoreKind};
 use crate::connection::{self, ConnectionSettings};
 use crate::limits;
-use crate::logging::{self, LogFormat};
+use crate::logging::{LogFile, LogFormat};
 use crate::net::listener::Listener;
 use crate::net::pool::Pool;
 use crate::net::tls::{TlsError, TlsFiles, TlsIdentity};
+use crate::pid_file::PidFile;
+use crate::privileges::{self, Identity, PrivilegeError};
 use crate::signals::{self, Request};
 use crate::smtp::{AllowedHosts, MemoryBudget, SessionSettings, reply};
 use crate::storage::mysql::pool::{self, Connector, Learned, MySqlHost, MySqlSettings};
@@ -40,9 +43,21 @@ pub enum StartError {
     },
     /// Nobody should serve strangers as root.
     #[error(
-        "started as root, and {0} can be reached from other machines: start as another user, or listen on loopback only"
+        "started as root, and {0} can be reached from other machines: set GUID and SGID to the ids of another user and \
+         group, or listen on loopback only"
     )]
     StaysRoot(SocketAddr),
+    /// Privileges could not be dropped.
+    #[error("GUID, SGID: {0}")]
+    Privileges(#[from] PrivilegeError),
+    /// The PID file cannot be written.
+    #[error("PID_FILE: cannot write {file}: {source}; name a file in a folder that exists", file = .file.display())]
+    Pid {
+        /// Which.
+        file: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The log file cannot be opened.
     #[error("GSMTP_LOG_FILE: cannot open {file}: {source}; name a file this user may append to", file = .file.display())]
     Log {
@@ -92,21 +107,28 @@ fn run_on(
     notes: &[String],
     start_store: impl FnOnce(&SharedSession) -> Result<(Saver, Option<Writers>), StartError>,
 ) -> Result<(), StartError> {
-    refuse_to_serve_as_root(config)?;
+    let identity = identity(config)?;
     let listeners = bind_all(config)?;
-    logging::start(&config.log_file, log_format(config)).map_err(|source| StartError::Log {
-        file: config.log_file.clone(),
-        source,
-    })?;
+    let log_file = open_log(config)?;
     for note in notes {
         log::warn!(note = note.as_str(); "configuration");
     }
-    let descriptors = (config.max_clients + listeners.len() * 2 + SPARE_DESCRIPTORS) as u64;
-    let limit = limits::raise_descriptor_limit(descriptors);
-    if limit < descriptors {
-        log::warn!(limit = limit, needed = descriptors, fix = "raise `ulimit -n` or lower GM_MAX_CLIENTS"; "few_descriptors");
+    if identity.is_none() && geteuid().is_root() {
+        log::warn!(fix = "set GUID and SGID to the ids of another user and group"; "runs_as_root");
     }
+    let pid_file = config.pid_file.as_deref().map(write_pid_file).transpose()?;
     let tls = load_tls(config)?;
+    raise_descriptor_limit(config.max_clients + listeners.len());
+    if let Some(identity) = identity {
+        hand_over(identity, &log_file, pid_file.as_ref());
+        privileges::drop_to(identity)?;
+        log::info!(user:% = identity.user, group:% = identity.group; "privileges_dropped");
+        for warning in tls.iter().flat_map(TlsIdentity::unreadable_files) {
+            log::warn!(warning = warning.as_str(); "certificate");
+        }
+    }
+    // Threads from here on.
+    log_file.start_writing().map_err(StartError::Kernel)?;
     let requests = signals::listen().map_err(StartError::Kernel)?;
     let session = Arc::new(RwLock::new(Arc::new(session_settings(config))));
     let (saver, writers) = start_store(&session)?;
@@ -125,23 +147,88 @@ fn run_on(
         pool.open(listener).map_err(StartError::Kernel)?;
         log::info!(address:% = listener.address(), tls = listener.tls_at_once(), version = env!("CARGO_PKG_VERSION"); "listening");
     }
-    serve_requests(&requests, tls.as_ref());
+    serve_requests(config, &requests, tls.as_ref(), &log_file);
     drain(&pool, &listeners, &requests);
     if let Some(writers) = writers {
         writers.finish();
+    }
+    if let Some(pid_file) = pid_file {
+        pid_file.remove();
     }
     log::info!("stopped");
     Ok(())
 }
 
+/// Whom to become. `None` leaves us who we are: not root, or root on loopback only.
+fn identity(config: &Config) -> Result<Option<Identity>, StartError> {
+    if let Some((user, group)) = config
+        .run_as
+        .filter(|(user, group)| *user != 0 && *group != 0)
+    {
+        let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
+        return Ok(Some(Identity { user, group }));
+    }
+    let is_loopback = |address: &SocketAddr| address.ip().to_canonical().is_loopback();
+    match listen_addresses(config).find(|address| !is_loopback(address)) {
+        Some(address) if geteuid().is_root() => Err(StartError::StaysRoot(address)),
+        _ => Ok(None),
+    }
+}
+
+fn open_log(config: &Config) -> Result<LogFile, StartError> {
+    LogFile::open(&config.log_file, log_format(config)).map_err(|source| StartError::Log {
+        file: config.log_file.clone(),
+        source,
+    })
+}
+
+fn write_pid_file(file: &Path) -> Result<PidFile, StartError> {
+    PidFile::write(file).map_err(|source| StartError::Pid {
+        file: file.to_owned(),
+        source,
+    })
+}
+
+/// What was made as root has to be there for whom we become, at the next start too.
+fn hand_over(identity: Identity, log_file: &LogFile, pid_file: Option<&PidFile>) {
+    let log = log_file.hand_to(identity.user, identity.group);
+    let pid = pid_file.map_or(Ok(()), |pid_file| {
+        privileges::hand_over(pid_file.file(), identity)
+    });
+    for (what, outcome) in [("log file", log), ("PID file", pid)] {
+        if let Err(error) = outcome {
+            log::warn!(file = what, reason:% = error; "not_handed_over");
+        }
+    }
+}
+
+fn raise_descriptor_limit(sockets: usize) {
+    let needed = (sockets + SPARE_DESCRIPTORS) as u64;
+    let limit = limits::raise_descriptor_limit(needed);
+    if limit < needed {
+        log::warn!(limit = limit, needed = needed, fix = "raise `ulimit -n` or lower GM_MAX_CLIENTS"; "few_descriptors");
+    }
+}
+
 /// Does what administrators ask for and looks after the certificate, until it is time to stop.
-fn serve_requests(requests: &Receiver<Request>, tls: Option<&TlsIdentity>) {
+fn serve_requests(
+    config: &Config,
+    requests: &Receiver<Request>,
+    tls: Option<&TlsIdentity>,
+    log_file: &LogFile,
+) {
     loop {
         match requests.recv_timeout(TLS_FILES_LOOKED_AT) {
             Ok(Request::Reload) => {
                 log::info!("reload");
                 tls.map(reload_tls);
             }
+            Ok(Request::ReopenLog) => match log_file.reopen(&config.log_file, log_format(config)) {
+                Ok(()) => log::info!("log_reopened"),
+                Err(error) => {
+                    log::error!(reason:% = error, kept = "the old log"; "log_not_reopened");
+                }
+            },
             Err(RecvTimeoutError::Timeout) => {
                 tls.filter(|tls| tls.files_have_changed()).map(reload_tls);
             }
@@ -186,18 +273,29 @@ fn tls_files(config: &Config) -> Option<TlsFiles> {
     })
 }
 
-/// What `check` says of key and certificate.
-pub fn check_tls(config: &Config) -> Vec<Finding> {
-    let Some(files) = tls_files(config) else {
-        return Vec::new();
+/// What `check` finds before it looks at the store: keys are read as who we are, then we become the server's user for
+/// good, as the server would.
+pub fn check_keys_and_become_server_user(config: &Config) -> Vec<Finding> {
+    let loaded = tls_files(config)
+        .map(|files| TlsIdentity::load(&files))
+        .transpose();
+    let (tls, mut findings) = match loaded {
+        Ok(tls) => (tls, Vec::new()),
+        Err(error) => (None, vec![Finding::error(error.to_string())]),
     };
-    match TlsIdentity::load(&files) {
-        Err(error) => vec![Finding::error(error.to_string())],
-        Ok(tls) => {
-            let warnings = tls.warnings(SystemTime::now()).into_iter();
-            warnings.map(Finding::warning).collect()
-        }
+    let became =
+        identity(config).and_then(|identity| Ok(identity.map(privileges::drop_to).transpose()?));
+    if let Err(error) = became {
+        findings.push(Finding::error(error.to_string()));
     }
+    if let Some(tls) = &tls {
+        let warnings = tls
+            .warnings(SystemTime::now())
+            .into_iter()
+            .chain(tls.unreadable_files());
+        findings.extend(warnings.map(Finding::warning));
+    }
+    findings
 }
 
 /// Lets idle clients go, and the others finish what they have under way, for at most [`DRAIN_PATIENCE`].
@@ -407,14 +505,6 @@ fn bind_fix(error: &std::io::Error) -> &'static str {
             "end the program that listens there or choose another port with -if="
         }
         _ => "name an address of this machine in GSTMP_LISTEN_INTERFACE or with -if=",
-    }
-}
-
-fn refuse_to_serve_as_root(config: &Config) -> Result<(), StartError> {
-    let is_loopback = |ip: IpAddr| ip.to_canonical().is_loopback();
-    match listen_addresses(config).find(|address| !is_loopback(address.ip())) {
-        Some(address) if nix::unistd::geteuid().is_root() => Err(StartError::StaysRoot(address)),
-        _ => Ok(()),
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 
 use crossbeam_channel::{Receiver, unbounded};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 /// What an administrator asks of the running server.
@@ -16,6 +16,8 @@ pub enum Request {
     Stop,
     /// SIGHUP: read again what may change while running.
     Reload,
+    /// SIGUSR1: open the log file anew.
+    ReopenLog,
 }
 
 /// Begins to listen for signals.
@@ -25,7 +27,7 @@ pub enum Request {
 pub fn listen() -> io::Result<Receiver<Request>> {
     // Past a file size limit a write shall fail like on a full disk, not end the process.
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
     let (requests, received) = unbounded();
     thread::Builder::new()
         .name("signals".to_owned())
@@ -33,6 +35,7 @@ pub fn listen() -> io::Result<Receiver<Request>> {
             for signal in signals.forever() {
                 let request = match signal {
                     SIGHUP => Request::Reload,
+                    SIGUSR1 => Request::ReopenLog,
                     _ => Request::Stop,
                 };
                 if requests.send(request).is_err() {

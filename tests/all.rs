@@ -10,6 +10,7 @@ mod dialogs;
 mod floor_plan;
 mod memory;
 mod pipelining;
+mod privileges;
 mod promise;
 mod properties;
 mod reading;

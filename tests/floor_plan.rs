@@ -15,6 +15,8 @@ const PLAN: &[(&str, &[&str])] = &[
     ("storage", &["mail", "smtp"]),
     ("signals", &[]),
     ("limits", &[]),
+    ("pid_file", &[]),
+    ("privileges", &[]),
     ("config", &[]),
     ("connection", &["smtp", "mail", "net", "storage"]),
     (
@@ -28,6 +30,8 @@ const PLAN: &[(&str, &[&str])] = &[
             "logging",
             "signals",
             "limits",
+            "pid_file",
+            "privileges",
             "config",
         ],
     ),

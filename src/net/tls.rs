@@ -145,6 +145,23 @@ impl TlsIdentity {
         warnings
     }
 
+    /// Files that can no longer be read, as after a privilege drop: a renewed pair would not be taken up.
+    pub fn unreadable_files(&self) -> Vec<String> {
+        let files = [
+            ("GSMTP_PUB_KEY", &self.files.chain_file),
+            ("GSMTP_PRV_KEY", &self.files.key_file),
+        ];
+        let unreadable = files.into_iter().filter_map(|(key, file)| {
+            let error = File::open(file).err()?;
+            let (file, user) = (file.display(), nix::unistd::geteuid());
+            Some(format!(
+                "{key}: user {user} cannot read {file}: {error}; a renewed pair will not be served before the next \
+                 start; give the group of SGID the right to read it"
+            ))
+        });
+        unreadable.collect()
+    }
+
     fn read(&self) -> Loaded {
         self.loaded
             .read()

@@ -1,0 +1,41 @@
+//! PID_FILE: who runs, for scripts that want to send a signal.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// A file with our process id, removed again at a clean stop.
+pub struct PidFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl PidFile {
+    /// Writes our id. Done while we may still be root, after the ports are bound: whoever else runs has failed by then.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write(path: &Path) -> io::Result<PidFile> {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(path)?;
+        writeln!(file, "{}", std::process::id())?;
+        let path = path.to_owned();
+        Ok(PidFile { path, file })
+    }
+
+    /// The open file, to hand it to the user we become.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Removes the file, or empties it where the folder does not let us.
+    pub fn remove(self) {
+        if fs::remove_file(&self.path).is_err() {
+            // Ours to write even where the folder is not; nothing depends on it.
+            let _ = self.file.set_len(0);
+        }
+    }
+}

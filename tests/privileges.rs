@@ -1,0 +1,148 @@
+//! From root to somebody else for good. These need root, as the server on port 25 does.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
+use tempfile::TempDir;
+
+use crate::support::{Server, run_in, wait_for, write_config};
+
+const NOBODY: u32 = 65_534;
+const DROP: [(&str, &str); 4] = [
+    ("GUID", "65534"),
+    ("SGID", "65534"),
+    ("PID_FILE", "pid"),
+    ("GM_SQLITE_FILE", "state/mail.db"),
+];
+
+#[test]
+fn no_thread_of_the_server_keeps_anything_of_root() {
+    let Some(folder) = folder() else { return };
+    let mut server = Server::start_in(folder, &DROP);
+    let reply = server
+        .client()
+        .deliver("a@client.test", "u@ours.test", b"Subject: x\r\n");
+    assert_eq!(reply.code, 250);
+    let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).expect("it runs");
+    let mut seen = 0;
+    for task in tasks {
+        let status = fs::read_to_string(task.expect("a task").path().join("status"));
+        let status = status.expect("a task has a status");
+        let field = |name: &str| {
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.expect("a known field")
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert_eq!(field("Uid"), "65534 65534 65534 65534");
+        assert_eq!(field("Gid"), "65534 65534 65534 65534");
+        assert_eq!(field("Groups"), "");
+        assert_eq!(field("CapEff"), "0000000000000000");
+        assert_eq!(field("NoNewPrivs"), "1");
+        seen += 1;
+    }
+    assert!(seen >= 4, "log, signals, writer and clients: {seen}");
+    for file in [
+        "log",
+        "pid",
+        "state/mail.db",
+        "state/mail.db-wal",
+        "state/mail.db-shm",
+    ] {
+        let owner = fs::metadata(server.path(file))
+            .expect("the server made it")
+            .uid();
+        assert_eq!(owner, NOBODY, "{file}");
+    }
+    let pid = fs::read_to_string(server.path("pid")).expect("a PID file");
+    assert_eq!(pid.trim(), server.pid().to_string());
+    assert!(server.stop().success());
+    // The folder is root's, so it could only be emptied.
+    assert_eq!(fs::read(server.path("pid")).expect("still there"), b"");
+}
+
+#[test]
+fn root_does_not_serve_strangers() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let folder = TempDir::new().expect("a temporary folder");
+    for ids in [
+        &[][..],
+        &[("GUID", "0"), ("SGID", "0")],
+        &[("GUID", "65534"), ("SGID", "0")],
+    ] {
+        let mut settings = vec![("GSTMP_LISTEN_INTERFACE", "0.0.0.0:0")];
+        settings.extend(ids);
+        write_config(folder.path(), &settings);
+        let error = run_in(folder.path(), &["-config=goguerrilla.conf"]).expect_err("it refuses");
+        assert!(error.contains("GUID and SGID"), "{error}");
+    }
+}
+
+#[test]
+fn root_on_loopback_is_warned() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let server = Server::start(&[]);
+    server.wait_for_log(" runs_as_root ");
+}
+
+#[test]
+fn one_id_without_the_other_is_an_error() {
+    let folder = TempDir::new().expect("a temporary folder");
+    for (given, missing) in [("GUID", "SGID"), ("SUID", "SGID"), ("SGID", "GUID")] {
+        write_config(folder.path(), &[(given, "65534")]);
+        let error = run_in(folder.path(), &["-config=goguerrilla.conf"]).expect_err("it refuses");
+        assert!(error.contains(&format!("{missing}: expected")), "{error}");
+    }
+}
+
+#[test]
+fn check_looks_at_the_store_as_the_servers_user() {
+    let Some(folder) = folder() else { return };
+    chown(folder.path().join("state"), Some(0), Some(0)).expect("root may");
+    write_config(folder.path(), &DROP);
+    let outcome = run_in(folder.path(), &["check", "-config=goguerrilla.conf"]);
+    assert!(outcome.is_err(), "nobody may write a folder of root's");
+}
+
+#[test]
+fn a_log_that_cannot_be_reopened_is_kept() {
+    let Some(folder) = folder() else { return };
+    let server = Server::start_in(folder, &DROP);
+    let (log, moved) = (server.path("log"), server.path("log.1"));
+    fs::rename(&log, &moved).expect("the log is there");
+    server.signal(Signal::SIGUSR1);
+    let says = |file: &Path, text: &str| {
+        wait_for(text, || {
+            fs::read_to_string(file).ok()?.contains(text).then_some(())
+        });
+    };
+    says(&moved, " log_not_reopened ");
+    // Where the folder allows it, the log goes on in a new file.
+    chown(server.folder.path(), Some(NOBODY), None).expect("root may");
+    server.signal(Signal::SIGUSR1);
+    says(&log, " log_reopened");
+}
+
+/// A folder of root's that everybody may enter, with one of nobody's inside; `None` where we are not root.
+fn folder() -> Option<TempDir> {
+    if !geteuid().is_root() {
+        return None;
+    }
+    let folder = TempDir::new().expect("a temporary folder");
+    let everybody = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(folder.path(), everybody).expect("our own folder");
+    let state = folder.path().join("state");
+    fs::create_dir(&state).expect("our own folder");
+    chown(&state, Some(NOBODY), Some(NOBODY)).expect("root may");
+    Some(folder)
+}
