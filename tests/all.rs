@@ -1,4 +1,5 @@
 //! Everything that talks to a running server: one binary, so that it is built once.
 
 mod smoke;
+mod storage;
 mod support;

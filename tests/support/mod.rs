@@ -1,5 +1,9 @@
 //! A server of our own on a port of the kernel's choice, and a client that checks each reply's form.
 
+pub mod fault_proxy;
+pub mod mariadb;
+pub mod redis;
+
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -172,7 +176,8 @@ impl Drop for Server {
     }
 }
 
-fn tail(text: &str) -> String {
+/// The last lines of a log.
+pub fn tail(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(40)..].join("\n")
 }
