@@ -1,5 +1,6 @@
 //! Everything that talks to a running server: one binary, so that it is built once.
 
+mod mysql_faults;
 mod smoke;
 mod storage;
 mod support;

@@ -585,7 +585,7 @@ fn an_ipv6_address_is_whole_in_received_and_in_its_column_where_that_is_wide_eno
             "{}",
             String::from_utf8_lossy(&mail)
         );
-        let log = place.server.log();
+        let log = place.server.wait_for_log(" saved ");
         let warning = log
             .lines()
             .filter(|line| line.contains(" store_check "))
