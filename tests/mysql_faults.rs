@@ -298,19 +298,71 @@ fn a_passing_error_of_the_database_is_tried_again() {
 }
 
 #[test]
-fn a_full_table_says_452_and_a_refusing_one_451() {
-    let database = MariaDb::start();
-    database.sql(
-        "CREATE TRIGGER full BEFORE INSERT ON new_mail FOR EACH ROW BEGIN
-            IF NEW.subject = 'full' THEN SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 1114; END IF;
-        END",
-    );
+fn a_full_tablespace_says_452_until_there_is_room() {
+    let shared = "--innodb-file-per-table=OFF";
+    let small = "--innodb-data-file-path=ibdata1:12M:autoextend:max:20M";
+    let mut database = MariaDb::start_with(&[shared, small]);
+    database.sql(FIELD_TABLE);
     let server = database.server(&[]);
-    let (reply, took) = deliver(&server, "full");
-    assert!(reply.text().starts_with("452 4.3.1 "), "{}", reply.text());
-    assert!(took < Duration::from_secs(2), "{took:?}");
-    assert_saved(&deliver(&server, "small").0);
-    assert_eq!(stored(&database), ["small"]);
+    let mut client = server.client();
+    let large = incompressible(120_000);
+    let mut saved = 0;
+    let full = loop {
+        let reply = client.deliver("a@client.test", "u@ours.test", &large);
+        if reply.code != 250 {
+            break reply;
+        }
+        saved += 1;
+        assert!(saved < 200, "20 MB hold no 24 MB");
+    };
+    assert!(full.text().starts_with("452 4.3.1 "), "{}", full.text());
+    assert_eq!(database.count(), saved);
+    database.restart_with(&[shared]);
+    wait_until_saved(&server, "room");
+    assert_eq!(database.count(), saved + 1);
+}
+
+#[test]
+fn connections_killed_by_an_administrator_store_no_mail_twice() {
+    let database = MariaDb::start();
+    let server = database.server(&[]);
+    let subjects = subjects(60);
+    let replies = thread::scope(|scope| {
+        let delivering = scope.spawn(|| server.deliver_at_once(&subjects));
+        let mut kills = 0;
+        let mut administrator = database.connection();
+        while !delivering.is_finished() && kills < 20 {
+            let ids: Vec<u64> = administrator
+                .query("SELECT ID FROM information_schema.PROCESSLIST WHERE USER = 'mailer'")
+                .expect("root sees all");
+            for id in ids {
+                // It may have ended by itself.
+                kills += usize::from(administrator.query_drop(format!("KILL {id}")).is_ok());
+            }
+        }
+        delivering.join().expect("replies")
+    });
+    // With every connection gone and the next one killed as it is made, some may hear 451, but none a 250 on doubt.
+    assert_eq!(stored(&database), acknowledged(&subjects, &replies));
+    wait_until_saved(&server, "after");
+}
+
+#[test]
+fn fewer_connections_than_writers_cost_no_mail() {
+    let database = MariaDb::start();
+    database.sql("ALTER USER mailer@'%' WITH MAX_USER_CONNECTIONS 1");
+    let server = database.server(&[("GM_SAVE_WORKERS", "3")]);
+    assert_saved(&deliver(&server, "first").0);
+    // Long enough for the connections that are refused to be tried for.
+    for round in 0..3 {
+        let subjects: Vec<String> = (0..20).map(|number| format!("{round}-{number}")).collect();
+        for (reply, took) in server.deliver_at_once(&subjects) {
+            assert_saved(&reply);
+            assert!(took < Duration::from_secs(2), "{took:?}");
+        }
+        thread::sleep(Duration::from_millis(300));
+    }
+    assert_eq!(database.count(), 61);
 }
 
 #[test]

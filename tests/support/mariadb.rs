@@ -136,6 +136,13 @@ impl MariaDb {
         }
     }
 
+    /// SIGKILL, then the same data on the same port with other options.
+    pub fn restart_with(&mut self, options: &[&str]) {
+        self.kill();
+        self.options = options.iter().map(|&option| option.to_owned()).collect();
+        self.run();
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         let child = self.child.as_ref().expect("it runs");
@@ -145,6 +152,11 @@ impl MariaDb {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    /// The path of its socket.
+    pub fn socket(&self) -> String {
+        self.path("socket")
     }
 
     /// Its error log.
