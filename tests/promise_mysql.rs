@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::mariadb::MariaDb;
-use crate::support::{Server, short_mail, stuffed, wait_for, without_trace};
+use crate::support::{short_mail, stuffed, wait_for, without_trace};
 
 /// What is ended in a round.
 #[derive(Clone, Copy, PartialEq, Eq)]

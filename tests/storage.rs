@@ -296,6 +296,14 @@ fn every_column_holds_what_it_promises_in_every_store() {
         assert_eq!(listed[2]["hash"], hash_of(&reply), "{name}: newest first");
         assert_eq!(listed[2]["subject"], "Grüße aus Kiel", "{name}");
         assert_eq!(listed[2]["size"], octets, "{name}");
+        // One recipient's mail is found by column `to` as by `recipient`, without case.
+        for to in ["ONE@primary.test", "one@OURS.test"] {
+            let arguments = ["list", "-config=goguerrilla.conf", "--json", "--to", to];
+            let found = place.server.command(&arguments).expect("list succeeds");
+            let found: Vec<serde_json::Value> = serde_json::from_slice(&found).expect("JSON");
+            assert_eq!(found.len(), 1, "{name}: {to}");
+            assert_eq!(found[0]["hash"], hash_of(&reply), "{name}: {to}");
+        }
     }
 }
 
@@ -674,4 +682,35 @@ fn a_hundred_recipients_are_a_hundred_rows_in_one_transaction() {
         assert!(head.contains(&delivered_to), "{head}");
         assert_eq!(without_trace(&mail), ODD_CONTENT);
     }
+}
+
+#[test]
+fn sockets_and_a_table_in_another_database_serve_as_well() {
+    let database = MariaDb::start_with(&[]);
+    database.sql("CREATE DATABASE post");
+    database.sql("GRANT ALL ON post.* TO mailer@'%'");
+    let folder = tempfile::TempDir::new().expect("a temporary folder");
+    let socket = folder.path().join("redis.socket").display().to_string();
+    let redis = Redis::start_with(&["--unixsocket", &socket]);
+    let settings = [
+        ("GM_MAIL_TABLE", "post.box"),
+        ("MYSQL_DB", ""),
+        ("REDIS_INTERFACE", socket.as_str()),
+    ];
+    let schema_folder = tempfile::TempDir::new().expect("a temporary folder");
+    let all = crate::support::mariadb::with_hosts("127.0.0.1:1", &settings);
+    crate::support::write_config(schema_folder.path(), &all);
+    let schema = run_in(schema_folder.path(), &["schema"]).expect("schema succeeds");
+    database.sql(&String::from_utf8(schema).expect("UTF-8"));
+
+    let server = database.server_at(&database.socket(), &settings);
+    let reply = server
+        .client()
+        .deliver("a@b.test", "u@ours.test", ODD_CONTENT);
+    let hash = hash_of(&reply);
+    assert_eq!(redis.bodies(), [hash.as_str()]);
+    assert_eq!(without_trace(&server.show(&hash)), ODD_CONTENT);
+    assert_eq!(database.number("SELECT COUNT(*) FROM post.box"), 1);
+    let (is_well, said) = server.check();
+    assert!(is_well, "{said}");
 }
