@@ -232,6 +232,31 @@ fn a_late_answer_is_never_taken_for_the_next_one() {
 }
 
 #[test]
+fn a_late_ok_does_not_hide_that_the_next_body_was_refused() {
+    let database = MariaDb::start();
+    let redis = Redis::start();
+    let server = database.server(&[
+        ("REDIS_INTERFACE", &redis.address()),
+        ("GM_SAVE_WORKERS", "1"),
+    ]);
+    deliver(&server, "warm");
+    let _: String = redis.command(&["CLIENT", "PAUSE", "400", "ALL"]);
+    let (late, _) = deliver(&server, "late");
+    // Answered when the pause ends: the late +OK is on its way then.
+    let _: String = redis.command(&["PING"]);
+    let _: String = redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    let mut mails = vec![("late", late)];
+    wait_for_within("Redis to be tried again", HEALED_WITHIN, || {
+        mails.push(("refused", deliver(&server, "refused").0));
+        (server.log().matches(" redis_trouble ").count() >= 2).then_some(())
+    });
+    for (subject, hash) in mails {
+        assert_eq!(body_column(&database, &hash), "gzencode", "{subject}");
+        assert_eq!(without_trace(&server.show(&hash)), short_mail(subject));
+    }
+}
+
+#[test]
 fn a_row_that_fails_leaves_only_a_key_that_expires() {
     let database = MariaDb::start();
     database.sql(
