@@ -2,6 +2,9 @@
 
 pub mod dialog;
 pub mod ended;
+pub mod fault_proxy;
+pub mod mariadb;
+pub mod redis;
 pub mod store;
 
 use std::fs::{self, File};
@@ -85,11 +88,9 @@ impl Server {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
-    /// Waits until the log holds this; lines are gathered for a moment before they are written.
-    pub fn wait_for_log(&self, text: &str) {
-        wait_for(&format!("{text:?} in the log"), || {
-            self.log().contains(text).then_some(())
-        });
+    /// Waits for a text in the log, which is written behind the replies, and answers the whole.
+    pub fn wait_for_log(&self, text: &str) -> String {
+        wait_for(text, || Some(self.log()).filter(|log| log.contains(text)))
     }
 
     /// A file in its folder.
@@ -124,6 +125,44 @@ impl Server {
     /// Runs one of the reading commands on its store; standard output if it succeeded.
     pub fn command(&self, arguments: &[&str]) -> Result<Vec<u8>, String> {
         run_in(self.folder.path(), arguments)
+    }
+
+    /// Whether `check` finds it well, and all it says.
+    pub fn check(&self) -> (bool, String) {
+        let output = Command::new(BINARY)
+            .args(["check", "-config=goguerrilla.conf"])
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null())
+            .output()
+            .expect("the program starts");
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8(said).expect("UTF-8");
+        (output.status.success(), said)
+    }
+
+    /// All it may have told a reader: its log and its standard error.
+    pub fn output(&self) -> String {
+        self.log() + &fs::read_to_string(self.path("stderr")).unwrap_or_default()
+    }
+
+    /// Delivers a mail of each subject, all at once, and answers each reply with the time from final dot to reply.
+    pub fn deliver_at_once(&self, subjects: &[String]) -> Vec<(Reply, Duration)> {
+        thread::scope(|scope| {
+            let threads: Vec<_> = subjects
+                .iter()
+                .map(|subject| {
+                    scope.spawn(move || {
+                        let mut client = self.client();
+                        client.prepare_to_deliver("a@client.test", "u@ours.test");
+                        client.finish_delivery(&short_mail(subject))
+                    })
+                })
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().expect("a reply to each"))
+                .collect()
+        })
     }
 
     /// Every mail in its store, newest first, as `list --json` tells.
@@ -244,7 +283,8 @@ fn spawn(folder: &Path, around: impl FnOnce(Command) -> Command) -> (Child, Sock
     (child, address)
 }
 
-fn tail(text: &str) -> String {
+/// The last lines of a log.
+pub fn tail(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(40)..].join("\n")
 }
@@ -486,12 +526,57 @@ impl Client {
         self.read_reply().expect("a reply to the final dot")
     }
 
+    /// Up to the 354 that asks for content.
+    pub fn prepare_to_deliver(&mut self, from: &str, to: &str) {
+        self.command("EHLO client.test", "250");
+        self.command(&format!("MAIL FROM:<{from}>"), "250 2.1.0");
+        self.command(&format!("RCPT TO:<{to}>"), "250 2.1.5");
+        self.command("DATA", "354 ");
+    }
+
+    /// Content and the final dot; the reply to it and how long that took.
+    pub fn finish_delivery(&mut self, content: &[u8]) -> (Reply, Duration) {
+        let wire = stuffed(content);
+        let started_at = Instant::now();
+        self.send(wire);
+        let reply = self.read_reply().expect("a reply to the final dot");
+        (reply, started_at.elapsed())
+    }
+
+    /// How long to wait for a reply, where a server may take longer than [`PATIENCE`].
+    pub fn be_patient(&self, for_how_long: Duration) {
+        self.socket()
+            .set_read_timeout(Some(for_how_long))
+            .expect("an open socket");
+    }
+
     /// No more will be said.
     pub fn finish_sending(&mut self) {
         self.socket()
             .shutdown(Shutdown::Write)
             .expect("an open socket");
     }
+}
+
+/// A mail of a few lines.
+pub fn short_mail(subject: &str) -> Vec<u8> {
+    format!("Subject: {subject}\r\n\r\nBody of {subject}.\r\n").into_bytes()
+}
+
+/// Octets that do not deflate, the same each time, with CR LF at their end.
+pub fn incompressible(octets: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut content: Vec<u8> = std::iter::repeat_with(|| {
+        // xorshift64
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    })
+    .take(octets - 2)
+    .collect();
+    content.extend_from_slice(b"\r\n");
+    content
 }
 
 /// Content with its dots stuffed and the end of mail behind it. Content has to end in CR LF, or be empty.

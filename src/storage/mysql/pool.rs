@@ -54,6 +54,23 @@ pub struct Link {
     pub broken: bool,
     /// A transaction was begun and neither committed nor rolled back.
     pub in_transaction: bool,
+    _counted: Counted,
+}
+
+/// One of the connections that exist, until it is dropped.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(count: &Arc<AtomicUsize>) -> Counted {
+        count.fetch_add(1, Ordering::SeqCst);
+        Counted(Arc::clone(count))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// Makes connections, for the pool and for those who must reach one certain host. Clones share their state.
@@ -68,6 +85,8 @@ struct Shared {
     health: Health,
     /// The host to begin with: the first, until it turned out to take nothing.
     first_host: AtomicUsize,
+    /// Connections that exist, idle ones too.
+    links: Arc<AtomicUsize>,
 }
 
 /// A pooled connection.
@@ -79,7 +98,10 @@ pub fn pool(connector: &Connector) -> Pool<Connector> {
         .max_size(connector.shared.settings.workers as u32)
         .connection_timeout(RETRY_CEILING * 2)
         .test_on_check_out(false)
-        .error_handler(Box::new(TellHealth(connector.shared.health.clone())))
+        .error_handler(Box::new(TellHealth {
+            health: connector.shared.health.clone(),
+            links: Arc::clone(&connector.shared.links),
+        }))
         .build_unchecked(connector.clone())
 }
 
@@ -91,6 +113,7 @@ impl Connector {
             learned,
             health: health.clone(),
             first_host: AtomicUsize::new(0),
+            links: Arc::default(),
         };
         Connector {
             shared: Arc::new(shared),
@@ -156,6 +179,7 @@ impl Connector {
             host,
             broken: false,
             in_transaction: false,
+            _counted: Counted::new(&self.shared.links),
         })
     }
 
@@ -183,12 +207,20 @@ impl ManageConnection for Connector {
     }
 }
 
+/// Hears of each try to connect that failed.
 #[derive(Debug)]
-struct TellHealth(Health);
+struct TellHealth {
+    health: Health,
+    links: Arc<AtomicUsize>,
+}
 
 impl HandleError<mysql::Error> for TellHealth {
     fn handle_error(&self, error: mysql::Error) {
-        self.0.set_down(&error.to_string());
+        // While another connection lives, one more that is refused is no reason to turn mail away: the server may allow
+        // fewer than there are writers. A connection that is dead is dropped by whoever tries to use it.
+        if self.links.load(Ordering::SeqCst) == 0 {
+            self.health.set_down(&error.to_string());
+        }
     }
 }
 

@@ -1,0 +1,607 @@
+//! MariaDB on its bad days: no mail is acknowledged that is not stored, none is stored twice, and the server heals by
+//! itself.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mysql::prelude::Queryable;
+use nix::sys::signal::Signal;
+
+use crate::support::fault_proxy::{Fault, FaultProxy};
+use crate::support::mariadb::{FIELD_TABLE, MariaDb, PASSWORD};
+use crate::support::redis::Redis;
+use crate::support::{Reply, Server, incompressible, short_mail, value, wait_for_within};
+
+/// The longest a client waits for a 451 of a database that hangs: ten seconds for a call beyond twenty of trying.
+const LONGEST: Duration = Duration::from_secs(35);
+/// How soon mail is saved again once the database can.
+const HEALED_WITHIN: Duration = Duration::from_secs(10);
+
+fn deliver(server: &Server, subject: &str) -> (Reply, Duration) {
+    let mut client = server.client();
+    client.be_patient(LONGEST);
+    client.prepare_to_deliver("a@client.test", "u@ours.test");
+    client.finish_delivery(&short_mail(subject))
+}
+
+fn assert_saved(reply: &Reply) {
+    assert!(reply.text().starts_with("250 2.0.0 "), "{}", reply.text());
+}
+
+fn assert_deferred(reply: &Reply) {
+    assert!(reply.text().starts_with("451 4.3.0 "), "{}", reply.text());
+}
+
+/// Delivers until it is saved.
+fn wait_until_saved(server: &Server, subject: &str) -> Duration {
+    let started_at = Instant::now();
+    wait_for_within("mail to be saved again", HEALED_WITHIN, || {
+        let (reply, _) = deliver(server, subject);
+        if reply.code != 250 {
+            assert_deferred(&reply);
+            return None;
+        }
+        Some(())
+    });
+    started_at.elapsed()
+}
+
+fn subjects(count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("mail {number}")).collect()
+}
+
+/// Every subject in the table, sorted.
+fn stored(database: &MariaDb) -> Vec<String> {
+    let mut stored: Vec<String> = database.rows("SELECT subject FROM new_mail");
+    stored.sort();
+    stored
+}
+
+/// The subjects that were answered 250, sorted.
+fn acknowledged(subjects: &[String], replies: &[(Reply, Duration)]) -> Vec<String> {
+    let both = subjects.iter().zip(replies);
+    let saved = both.filter(|(_, (reply, _))| reply.code == 250);
+    let mut saved: Vec<String> = saved.map(|(subject, _)| subject.clone()).collect();
+    saved.sort();
+    saved
+}
+
+fn sorted(mut subjects: Vec<String>) -> Vec<String> {
+    subjects.sort();
+    subjects
+}
+
+/// What the log found out about the store.
+fn findings(server: &Server) -> String {
+    let log = server.log();
+    let lines = log.lines().filter(|line| line.contains(" store_check "));
+    lines.filter_map(|line| value(line, "finding")).collect()
+}
+
+#[test]
+fn a_database_that_is_down_defers_mail_at_once_and_is_found_by_itself_when_it_comes() {
+    let mut database = MariaDb::start();
+    database.kill();
+    let server = database.server(&[]);
+    let (reply, took) = deliver(&server, "while down");
+    assert_deferred(&reply);
+    assert!(took < Duration::from_secs(1), "{took:?}");
+
+    let threads = server.status_kib("Threads");
+    let replies = server.deliver_at_once(&subjects(100));
+    for (reply, took) in &replies {
+        assert_deferred(reply);
+        assert!(*took < Duration::from_secs(1), "{took:?}");
+    }
+    // The connections' threads may stay for the next ones, but a second hundred needs no more of them.
+    let after_one = server.status_kib("Threads");
+    server.deliver_at_once(&subjects(100));
+    let after_two = server.status_kib("Threads");
+    assert!(
+        after_two <= after_one.max(threads) + 100 && after_two <= 130,
+        "{threads}, {after_one}, {after_two} threads"
+    );
+    let (is_well, said) = server.check();
+    assert!(!is_well && said.contains("MYSQL_HOST"), "{said}");
+
+    database.run();
+    let took = wait_until_saved(&server, "back");
+    assert_eq!(stored(&database), ["back"], "after {took:?}");
+    server.wait_for_log(" store_down ");
+    server.wait_for_log(" store_back");
+    assert!(!(server.output() + &said).contains(PASSWORD));
+}
+
+#[test]
+fn a_connection_cut_before_commit_stores_the_mail_once() {
+    let database = MariaDb::start();
+    let proxy = FaultProxy::start(database.address());
+    let server = database.server_at(&proxy.address(), &[]);
+    assert_saved(&deliver(&server, "first").0);
+    proxy.cut(Fault::CutBefore("COMMIT"), 3);
+    assert_saved(&deliver(&server, "second").0);
+    assert_eq!(proxy.cuts(), 3);
+    assert_eq!(stored(&database), ["first", "second"]);
+}
+
+#[test]
+fn a_commit_whose_answer_is_lost_is_looked_up_and_stored_once() {
+    let database = MariaDb::start();
+    let proxy = FaultProxy::start(database.address());
+    let server = database.server_at(&proxy.address(), &[]);
+    assert_saved(&deliver(&server, "first").0);
+    proxy.cut(Fault::CutAfter("COMMIT"), 1);
+    assert_saved(&deliver(&server, "second").0);
+    assert_eq!(proxy.cuts(), 1);
+    server.wait_for_log(" commit_settled ");
+
+    // The look-up's own COMMIT may be lost as well.
+    proxy.cut(Fault::CutAfter("COMMIT"), 3);
+    assert_saved(&deliver(&server, "third").0);
+    assert_eq!(proxy.cuts(), 4);
+    assert_eq!(stored(&database), ["first", "second", "third"]);
+}
+
+#[test]
+fn many_mails_over_a_line_that_breaks_at_commit_are_stored_once_each() {
+    let database = MariaDb::start();
+    let proxy = FaultProxy::start(database.address());
+    let server = database.server_at(&proxy.address(), &[]);
+    for (round, fault) in [Fault::CutBefore("COMMIT"), Fault::CutAfter("COMMIT")]
+        .into_iter()
+        .enumerate()
+    {
+        database.sql("TRUNCATE new_mail");
+        let cuts = proxy.cuts();
+        proxy.cut(fault.clone(), 4);
+        let subjects: Vec<String> = (0..40).map(|number| format!("{round}-{number}")).collect();
+        let replies = server.deliver_at_once(&subjects);
+        let saved = acknowledged(&subjects, &replies);
+        assert_eq!(stored(&database), saved, "{fault:?}");
+        assert_eq!(saved.len(), 40, "{fault:?}: four cuts within patience");
+        assert!(proxy.cuts() > cuts, "{fault:?} happened");
+    }
+}
+
+#[test]
+fn a_commit_whose_host_is_gone_is_never_acknowledged_on_doubt() {
+    let mut database = MariaDb::start();
+    let proxy = FaultProxy::start(database.address());
+    let server = database.server_at(&proxy.address(), &[]);
+    assert_saved(&deliver(&server, "first").0);
+    proxy.cut(Fault::CutAfter("COMMIT"), 1);
+    let mut client = server.client();
+    client.be_patient(LONGEST);
+    client.prepare_to_deliver("a@client.test", "u@ours.test");
+    client.send(crate::support::stuffed(&short_mail("doubtful")));
+    proxy.wait_for_cuts(1);
+    proxy.set(Fault::Refuse);
+    database.kill();
+    let reply = client.read_reply().expect("a reply to the final dot");
+    assert_deferred(&reply);
+    server.wait_for_log("COMMIT was not answered");
+    proxy.set(Fault::Pass);
+    database.run();
+    wait_until_saved(&server, "later");
+    let stored = stored(&database);
+    let others: Vec<&String> = stored.iter().filter(|one| *one != "doubtful").collect();
+    assert_eq!(others, ["first", "later"]);
+    // It may have been stored, for its client heard nothing that says otherwise, but not more than once.
+    assert!(stored.len() <= 3);
+}
+
+#[test]
+fn a_database_that_pauses_costs_time_but_no_mail() {
+    let database = MariaDb::start();
+    let server = database.server(&[]);
+    assert_saved(&deliver(&server, "before").0);
+    database.signal(Signal::SIGSTOP);
+    let subjects = subjects(10);
+    let replies = thread::scope(|scope| {
+        let delivering = scope.spawn(|| server.deliver_at_once(&subjects));
+        thread::sleep(Duration::from_secs(2));
+        database.signal(Signal::SIGCONT);
+        delivering.join().expect("replies")
+    });
+    for (reply, took) in &replies {
+        assert_saved(reply);
+        assert!(*took < Duration::from_secs(8), "{took:?}");
+    }
+    database.sql("DELETE FROM new_mail WHERE subject = 'before'");
+    assert_eq!(stored(&database), sorted(subjects));
+}
+
+#[test]
+fn a_database_that_hangs_defers_mail_in_bounded_time_and_stores_nothing_later() {
+    let database = MariaDb::start();
+    let server = database.server(&[]);
+    assert_saved(&deliver(&server, "before").0);
+    database.signal(Signal::SIGSTOP);
+    let (reply, took) = deliver(&server, "hanging");
+    database.signal(Signal::SIGCONT);
+    assert_deferred(&reply);
+    assert!(took < LONGEST, "{took:?}");
+    wait_until_saved(&server, "after");
+    // The transactions that were given up are rolled back, not finished.
+    assert_eq!(stored(&database), ["after", "before"]);
+}
+
+#[test]
+fn slow_and_narrow_lines_lose_nothing() {
+    let database = MariaDb::start();
+    let proxy = FaultProxy::start(database.address());
+    let server = database.server_at(&proxy.address(), &[]);
+    for (subject, fault) in [
+        ("slow", Fault::Delay(Duration::from_millis(100))),
+        ("narrow", Fault::Throttle(64)),
+        ("gone for a moment", Fault::Refuse),
+    ] {
+        proxy.set(fault.clone());
+        let mut client = server.client();
+        client.prepare_to_deliver("a@client.test", "u@ours.test");
+        if fault == Fault::Refuse {
+            proxy.set(Fault::Pass);
+        }
+        assert_saved(&client.finish_delivery(&short_mail(subject)).0);
+    }
+    proxy.set(Fault::Pass);
+    assert_eq!(stored(&database), ["gone for a moment", "narrow", "slow"]);
+}
+
+#[test]
+fn a_table_that_somebody_locks_is_waited_for() {
+    let database = MariaDb::start();
+    let server = database.server(&[]);
+    assert_saved(&deliver(&server, "before").0);
+    let mut holder = database.connection();
+    for (lock, unlock) in [
+        ("LOCK TABLES new_mail WRITE", "UNLOCK TABLES"),
+        ("SELECT * FROM new_mail FOR UPDATE", "ROLLBACK"),
+    ] {
+        holder.query_drop("START TRANSACTION").expect("begun");
+        holder.query_drop(lock).expect("locked");
+        let (reply, took) = thread::scope(|scope| {
+            let delivering = scope.spawn(|| deliver(&server, lock));
+            thread::sleep(Duration::from_secs(3));
+            holder.query_drop(unlock).expect("unlocked");
+            delivering.join().expect("a reply")
+        });
+        assert_saved(&reply);
+        assert!(took > Duration::from_secs(2), "it was locked: {took:?}");
+        assert!(took < Duration::from_secs(8), "{took:?}");
+    }
+    assert_eq!(stored(&database).len(), 3);
+}
+
+#[test]
+fn a_passing_error_of_the_database_is_tried_again() {
+    let database = MariaDb::start();
+    // The first INSERT of each error fails; session variables outlive the transaction, so the same connection tells.
+    database.sql("CREATE TABLE once (code int PRIMARY KEY) ENGINE=MyISAM");
+    database.sql(
+        "CREATE TRIGGER passing BEFORE INSERT ON new_mail FOR EACH ROW BEGIN
+            DECLARE code int DEFAULT CAST(NEW.subject AS unsigned);
+            IF code > 0 AND NOT EXISTS (SELECT 1 FROM once WHERE once.code = code) THEN
+                INSERT INTO once VALUES (code);
+                SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = code;
+            END IF;
+        END",
+    );
+    let server = database.server(&[]);
+    for code in [1213, 1205, 1047, 1317, 1020] {
+        let (reply, took) = deliver(&server, &code.to_string());
+        assert_saved(&reply);
+        assert!(took < Duration::from_secs(2), "{code}: {took:?}");
+    }
+    assert_eq!(database.number("SELECT COUNT(*) FROM once"), 5);
+    assert_eq!(stored(&database), ["1020", "1047", "1205", "1213", "1317"]);
+}
+
+#[test]
+fn a_full_tablespace_says_452_until_there_is_room() {
+    let shared = "--innodb-file-per-table=OFF";
+    let small = "--innodb-data-file-path=ibdata1:12M:autoextend:max:20M";
+    let mut database = MariaDb::start_with(&[shared, small]);
+    database.sql(FIELD_TABLE);
+    let server = database.server(&[]);
+    let mut client = server.client();
+    let large = incompressible(120_000);
+    let mut saved = 0;
+    let full = loop {
+        let reply = client.deliver("a@client.test", "u@ours.test", &large);
+        if reply.code != 250 {
+            break reply;
+        }
+        saved += 1;
+        assert!(saved < 200, "20 MB hold no 24 MB");
+    };
+    assert!(full.text().starts_with("452 4.3.1 "), "{}", full.text());
+    assert_eq!(database.count(), saved);
+    database.restart_with(&[shared]);
+    wait_until_saved(&server, "room");
+    assert_eq!(database.count(), saved + 1);
+}
+
+#[test]
+fn connections_killed_by_an_administrator_store_no_mail_twice() {
+    let database = MariaDb::start();
+    let server = database.server(&[]);
+    let subjects = subjects(60);
+    let replies = thread::scope(|scope| {
+        let delivering = scope.spawn(|| server.deliver_at_once(&subjects));
+        let mut kills = 0;
+        let mut administrator = database.connection();
+        while !delivering.is_finished() && kills < 20 {
+            let ids: Vec<u64> = administrator
+                .query("SELECT ID FROM information_schema.PROCESSLIST WHERE USER = 'mailer'")
+                .expect("root sees all");
+            for id in ids {
+                // It may have ended by itself.
+                kills += usize::from(administrator.query_drop(format!("KILL {id}")).is_ok());
+            }
+        }
+        delivering.join().expect("replies")
+    });
+    // With every connection gone and the next one killed as it is made, some may hear 451, but none a 250 on doubt.
+    assert_eq!(stored(&database), acknowledged(&subjects, &replies));
+    wait_until_saved(&server, "after");
+}
+
+#[test]
+fn fewer_connections_than_writers_cost_no_mail() {
+    let database = MariaDb::start();
+    database.sql("ALTER USER mailer@'%' WITH MAX_USER_CONNECTIONS 1");
+    let server = database.server(&[("GM_SAVE_WORKERS", "3")]);
+    assert_saved(&deliver(&server, "first").0);
+    // Long enough for the connections that are refused to be tried for.
+    for round in 0..3 {
+        let subjects: Vec<String> = (0..20).map(|number| format!("{round}-{number}")).collect();
+        for (reply, took) in server.deliver_at_once(&subjects) {
+            assert_saved(&reply);
+            assert!(took < Duration::from_secs(2), "{took:?}");
+        }
+        thread::sleep(Duration::from_millis(300));
+    }
+    assert_eq!(database.count(), 61);
+}
+
+#[test]
+fn a_connection_that_the_server_closed_while_idle_is_replaced_in_silence() {
+    let database = MariaDb::start_with(&["--wait-timeout=1"]);
+    database.sql(&FIELD_TABLE.replace("varchar(15)", "varchar(45)"));
+    let server = database.server(&[]);
+    assert_saved(&deliver(&server, "first").0);
+    wait_for_within("idle connections to end", HEALED_WITHIN, || {
+        let count = "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE USER = 'mailer'";
+        (database.number(count) == 0).then_some(())
+    });
+    let (reply, took) = deliver(&server, "second");
+    assert_saved(&reply);
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    let log = server.log();
+    assert!(
+        !log.contains(" error ") && !log.contains(" warn "),
+        "not silent: {log}"
+    );
+    assert_eq!(stored(&database), ["first", "second"]);
+}
+
+#[test]
+fn one_mail_that_the_database_refuses_leaves_its_neighbours_alone() {
+    let database = MariaDb::start();
+    database.sql(
+        "CREATE TRIGGER poison BEFORE INSERT ON new_mail FOR EACH ROW BEGIN
+            IF NEW.subject = 'mail 25' THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'poison'; END IF;
+        END",
+    );
+    let server = database.server(&[("GM_SAVE_WORKERS", "1")]);
+    // A lock makes them queue up, so that they share batches.
+    let mut holder = database.connection();
+    holder
+        .query_drop("LOCK TABLES new_mail WRITE")
+        .expect("locked");
+    let subjects = subjects(50);
+    let replies = thread::scope(|scope| {
+        let delivering = scope.spawn(|| server.deliver_at_once(&subjects));
+        thread::sleep(Duration::from_millis(1_500));
+        holder.query_drop("UNLOCK TABLES").expect("unlocked");
+        delivering.join().expect("replies")
+    });
+    for (subject, (reply, _)) in subjects.iter().zip(&replies) {
+        match subject.as_str() {
+            "mail 25" => assert_deferred(reply),
+            _ => assert_saved(reply),
+        }
+    }
+    assert_eq!(stored(&database), acknowledged(&subjects, &replies));
+}
+
+#[test]
+fn size_is_what_the_database_can_hold_and_such_a_mail_is_saved() {
+    let database = MariaDb::start_with(&["--max-allowed-packet=1M"]);
+    database.sql(FIELD_TABLE);
+    let server = database.server(&[("GSMTP_MAX_SIZE", "4000000")]);
+    assert_saved(&deliver(&server, "first").0);
+    let mut client = server.client();
+    let greeting = client.command("EHLO client.test", "250");
+    let size: usize = greeting
+        .lines
+        .iter()
+        .find_map(|line| line.strip_prefix("250-SIZE ")?.parse().ok())
+        .expect("SIZE with a figure");
+    assert!((800_000..1 << 20).contains(&size), "{size}");
+    server.wait_for_log("GSMTP_MAX_SIZE");
+    let warned = findings(&server);
+    assert!(
+        warned.contains("GSMTP_MAX_SIZE") && warned.contains("max_allowed_packet"),
+        "{warned}"
+    );
+    client.command(
+        &format!("MAIL FROM:<a@b.test> SIZE={}", size + 1),
+        "552 5.3.4",
+    );
+
+    let largest = incompressible(size);
+    assert_saved(&client.deliver("a@client.test", "u@ours.test", &largest));
+    let too_large = incompressible(size + 1);
+    let reply = client.deliver("a@client.test", "u@ours.test", &too_large);
+    assert!(reply.text().starts_with("552 5.3.4 "), "{}", reply.text());
+    // Several at once have to go in pieces.
+    let replies = thread::scope(|scope| {
+        let one = || server.client().deliver("a@b.test", "u@ours.test", &largest);
+        let threads: Vec<_> = (0..6).map(|_| scope.spawn(one)).collect();
+        let join = |thread: thread::ScopedJoinHandle<Reply>| thread.join().expect("a reply");
+        threads.into_iter().map(join).collect::<Vec<_>>()
+    });
+    replies.iter().for_each(assert_saved);
+    let contents = server.contents();
+    assert_eq!(contents.len(), 8);
+    assert!(contents[..7].iter().all(|content| *content == largest));
+    let (is_well, said) = server.check();
+    assert!(
+        is_well && said.contains("warning: GSMTP_MAX_SIZE"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_table_that_is_missing_or_lacks_something_is_named_with_its_cure() {
+    let database = MariaDb::start_with(&[]);
+    let server = database.server(&[]);
+    let heal = |what: &str, cure: &str, statement: &str| {
+        let (reply, took) = deliver(&server, what);
+        assert_deferred(&reply);
+        assert!(took < Duration::from_secs(8), "{what}: {took:?}");
+        let (is_well, said) = server.check();
+        assert!(!is_well && said.contains(cure), "{what}: {said}");
+        database.sql(statement);
+        wait_until_saved(&server, "healed");
+        let (is_well, said) = server.check();
+        assert!(is_well, "{what}: {said}");
+    };
+    heal("no table", "CREATE TABLE", FIELD_TABLE);
+    database.sql("ALTER TABLE new_mail DROP COLUMN charset");
+    heal(
+        "no column",
+        "ADD COLUMN",
+        "ALTER TABLE new_mail ADD COLUMN charset varchar(32) NOT NULL",
+    );
+    database.sql("ALTER TABLE new_mail ADD COLUMN own int NOT NULL");
+    heal(
+        "an unfilled column",
+        "ALTER COLUMN `own` SET DEFAULT",
+        "ALTER TABLE new_mail DROP COLUMN own",
+    );
+    for named in ["CREATE TABLE", "no column `charset`", "column `own`"] {
+        server.wait_for_log(named);
+    }
+    assert_eq!(database.count(), 3);
+}
+
+#[test]
+fn missing_rights_are_named_and_heal() {
+    let database = MariaDb::start();
+    database.sql("CREATE USER reader@'%' IDENTIFIED BY 's3cr3t-of-reader'");
+    database.sql("GRANT SELECT ON mail.* TO reader@'%'");
+    let server = database.server(&[("MYSQL_USER", "reader"), ("MYSQL_PASS", "s3cr3t-of-reader")]);
+    let (reply, took) = deliver(&server, "no rights");
+    assert_deferred(&reply);
+    assert!(took < Duration::from_secs(8), "{took:?}");
+    let (is_well, said) = server.check();
+    assert!(!is_well && said.contains("grant INSERT"), "{said}");
+    server.wait_for_log("INSERT command denied");
+    database.sql("GRANT INSERT ON mail.* TO reader@'%'");
+    wait_until_saved(&server, "healed");
+    assert_eq!(stored(&database), ["healed"]);
+    assert!(!(server.output() + &said).contains("s3cr3t"));
+}
+
+#[test]
+fn a_read_only_database_is_left_for_the_next_host_or_waited_for() {
+    let database = MariaDb::start();
+    let other = MariaDb::start();
+    database.sql("SET GLOBAL read_only = 1");
+    let hosts = format!("{},{}", database.address(), other.address());
+    let server = database.server_at(&hosts, &[]);
+    let (reply, took) = deliver(&server, "elsewhere");
+    assert_saved(&reply);
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert_eq!((database.count(), other.count()), (0, 1));
+
+    let alone = database.server(&[]);
+    let (is_well, said) = alone.check();
+    assert!(!is_well && said.contains("read-only"), "{said}");
+    let (reply, took) = deliver(&alone, "nowhere");
+    assert_deferred(&reply);
+    assert!(took < LONGEST, "{took:?}");
+    let (reply, _) = thread::scope(|scope| {
+        let delivering = scope.spawn(|| deliver(&alone, "in the end"));
+        thread::sleep(Duration::from_millis(500));
+        database.sql("SET GLOBAL read_only = 0");
+        delivering.join().expect("a reply")
+    });
+    assert_saved(&reply);
+    assert_eq!(stored(&database), ["in the end"]);
+}
+
+#[test]
+fn hosts_are_tried_in_turn() {
+    let mut first = MariaDb::start();
+    let second = MariaDb::start();
+    let hosts = format!("{},{}", first.address(), second.address());
+    first.kill();
+    let server = first.server_at(&hosts, &[]);
+    let (reply, took) = deliver(&server, "to the second");
+    assert_saved(&reply);
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert_eq!(second.count(), 1);
+    let (is_well, said) = server.check();
+    assert!(is_well, "{said}");
+
+    // And back, when it is the second that dies.
+    first.run();
+    let mut second = second;
+    second.kill();
+    wait_until_saved(&server, "to the first");
+    assert_eq!(stored(&first), ["to the first"]);
+}
+
+#[test]
+fn what_weakens_a_250_is_warned_of() {
+    let database = MariaDb::start_with(&["--innodb-flush-log-at-trx-commit=2"]);
+    database.sql(&FIELD_TABLE.replace("InnoDB", "MyISAM"));
+    let server = database.server(&[]);
+    assert_saved(&deliver(&server, "weak").0);
+    let (is_well, said) = server.check();
+    assert!(is_well, "{said}");
+    server.wait_for_log("innodb_flush_log_at_trx_commit");
+    for text in [said, findings(&server)] {
+        assert!(text.contains("ENGINE=InnoDB"), "{text}");
+        assert!(
+            text.contains("SET GLOBAL innodb_flush_log_at_trx_commit = 1"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn no_password_is_ever_shown() {
+    let redis = Redis::start_with(&["--requirepass", "s3cr3t-of-redis"]);
+    let database = MariaDb::start();
+    let wrong_redis = format!("redis://:s3cr3t-wrong@{}/", redis.address());
+    let right_redis = format!("redis://:s3cr3t-of-redis@{}/", redis.address());
+    for (password, interface) in [("s3cr3t-wrong", &wrong_redis), (PASSWORD, &right_redis)] {
+        let server = database.server(&[
+            ("MYSQL_PASS", password),
+            ("REDIS_INTERFACE", interface),
+            ("GSMTP_VERBOSE", "Y"),
+        ]);
+        let (reply, took) = deliver(&server, "a mail");
+        assert_eq!(reply.code == 250, password == PASSWORD, "{}", reply.text());
+        assert!(took < Duration::from_secs(8), "{took:?}");
+        let (_, said) = server.check();
+        let listed = server.command(&["list", "-config=goguerrilla.conf"]);
+        let all = format!("{}{said}{listed:?}{}", server.output(), reply.text());
+        assert!(!all.contains("s3cr3t"), "{all}");
+    }
+}

@@ -1,0 +1,349 @@
+//! Redis on its bad days: bodies go into the table instead, no mail is refused, and none waits longer than a moment.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::support::mariadb::{MariaDb, free_port};
+use crate::support::redis::{FakeRedis, Manner, Redis};
+use crate::support::{Server, short_mail, wait_for_within, without_trace};
+
+/// What a mail may take from its final dot to its 250 whatever Redis does. The promise is a quarter of a second for
+/// Redis alone; the rest is for a build without optimisation beside other tests.
+const MOMENT: Duration = Duration::from_millis(500);
+/// How soon bodies go to Redis again after its first failure.
+const HEALED_WITHIN: Duration = Duration::from_secs(8);
+
+/// Delivers a mail; its hash and the time from final dot to 250.
+fn deliver(server: &Server, subject: &str) -> (String, Duration) {
+    let mut client = server.client();
+    client.prepare_to_deliver("a@client.test", "u@ours.test");
+    let (reply, took) = client.finish_delivery(&short_mail(subject));
+    let text = reply.text();
+    let hash = text.strip_prefix("250 2.0.0 OK : queued as ");
+    (hash.unwrap_or_else(|| panic!("{text}")).to_owned(), took)
+}
+
+fn body_column(database: &MariaDb, hash: &str) -> String {
+    let sql = format!("SELECT body FROM new_mail WHERE hash = '{hash}'");
+    database.rows(&sql).pop().expect("a row")
+}
+
+/// Delivers two mails, which have to be in the table, whole, within a moment each.
+fn assert_bodies_go_into_the_table(database: &MariaDb, interface: &str, fault: &str) {
+    let server = database.server(&[("REDIS_INTERFACE", interface)]);
+    for subject in ["first", "second"] {
+        let (hash, took) = deliver(&server, subject);
+        assert!(took < MOMENT, "{fault}: {took:?}");
+        assert_eq!(body_column(database, &hash), "gzencode", "{fault}");
+        assert_eq!(
+            without_trace(&server.show(&hash)),
+            short_mail(subject),
+            "{fault}"
+        );
+    }
+    server.wait_for_log(" redis_trouble ");
+}
+
+#[test]
+fn whatever_answers_in_place_of_redis_no_mail_waits_or_is_lost() {
+    let database = MariaDb::start();
+    for manner in [
+        Manner::Hangs,
+        Manner::Dribbles(b"+OK\r\n+OK\r\n"),
+        Manner::Says(b"garbage\r\n"),
+        Manner::Says(b"+O"),
+        Manner::Says(b"$-1\r\n"),
+        Manner::Says(b":1\r\n"),
+        Manner::Says(b"+QUEUED\r\n"),
+        Manner::Says(b"-ERR no\r\n"),
+        Manner::Says(b"-MISCONF cannot persist\r\n"),
+        Manner::Says(b"-LOADING the dataset\r\n"),
+        Manner::Says(b"-MOVED 1 127.0.0.1:1\r\n"),
+        Manner::Says(b"-OOM command not allowed\r\n"),
+        Manner::Says(b"$99999999999999999999\r\n"),
+        Manner::Says(b"*999999999\r\n"),
+        // A TLS port: alert handshake_failure.
+        Manner::SaysAndCloses(b"\x15\x03\x01\x00\x02\x02\x28"),
+        Manner::SaysAndCloses(b"+O"),
+        Manner::SaysAndCloses(b""),
+        Manner::SaysAndCloses(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+    ] {
+        let fake = FakeRedis::start(manner);
+        assert_bodies_go_into_the_table(&database, &fake.address(), &format!("{manner:?}"));
+        assert!(fake.connections() > 0, "{manner:?}");
+    }
+}
+
+#[test]
+fn a_real_redis_that_refuses_bodies_costs_no_mail() {
+    let database = MariaDb::start();
+    let nobody = format!("127.0.0.1:{}", free_port());
+    assert_bodies_go_into_the_table(&database, &nobody, "refused");
+
+    let full = Redis::start_with(&["--maxmemory", "1mb"]);
+    let _: String = full.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    assert_bodies_go_into_the_table(&database, &full.address(), "-OOM");
+
+    let replica = Redis::start();
+    let (host, port) = nobody.split_once(':').expect("host:port");
+    let _: String = replica.command(&["REPLICAOF", host, port]);
+    assert_bodies_go_into_the_table(&database, &replica.address(), "-READONLY");
+
+    let locked = Redis::start_with(&["--requirepass", "s3cr3t-of-redis"]);
+    assert_bodies_go_into_the_table(&database, &locked.address(), "-NOAUTH");
+    let wrong = format!("redis://:s3cr3t-wrong@{}/", locked.address());
+    assert_bodies_go_into_the_table(&database, &wrong, "wrong password");
+
+    let stopped = Redis::start();
+    stopped.signal(Signal::SIGSTOP);
+    assert_bodies_go_into_the_table(&database, &stopped.address(), "hangs");
+
+    let paused = Redis::start();
+    let _: String = paused.command(&["CLIENT", "PAUSE", "60000", "ALL"]);
+    assert_bodies_go_into_the_table(&database, &paused.address(), "paused");
+
+    // With the right password, all is well.
+    let server = database.server(&[(
+        "REDIS_INTERFACE",
+        &format!("redis://:s3cr3t-of-redis@{}/1", locked.address()),
+    )]);
+    let (hash, _) = deliver(&server, "well");
+    assert_eq!(body_column(&database, &hash), "redis");
+    assert_eq!(without_trace(&server.show(&hash)), short_mail("well"));
+}
+
+#[test]
+fn a_hundred_recipients_wait_for_redis_together() {
+    let database = MariaDb::start();
+    let fake = FakeRedis::start(Manner::Hangs);
+    let server = database.server(&[("REDIS_INTERFACE", &fake.address())]);
+    let mut client = server.client();
+    client.command("EHLO client.test", "250");
+    client.command("MAIL FROM:<a@client.test>", "250 2.1.0");
+    for number in 0..100 {
+        client.command(&format!("RCPT TO:<u{number}@ours.test>"), "250 2.1.5");
+    }
+    client.command("DATA", "354 ");
+    let (reply, took) = client.finish_delivery(&short_mail("many"));
+    assert_eq!(reply.code, 250, "{}", reply.text());
+    assert!(took < MOMENT, "{took:?}");
+    assert_eq!(database.count(), 100);
+}
+
+#[test]
+fn a_hundred_mails_do_not_each_wait_for_a_redis_that_hangs() {
+    let database = MariaDb::start();
+    let redis = Redis::start();
+    let server = database.server(&[("REDIS_INTERFACE", &redis.address())]);
+    deliver(&server, "before");
+    redis.signal(Signal::SIGSTOP);
+    let mut client = server.client();
+    let mut in_all = Duration::ZERO;
+    for number in 0..100 {
+        client.prepare_to_deliver("a@client.test", "u@ours.test");
+        let (reply, took) = client.finish_delivery(&short_mail(&number.to_string()));
+        assert_eq!(reply.code, 250, "{}", reply.text());
+        assert!(took < MOMENT, "{took:?}");
+        in_all += took;
+    }
+    assert!(in_all < Duration::from_secs(2), "{in_all:?}");
+    let in_table = "SELECT COUNT(*) FROM new_mail WHERE body = 'gzencode'";
+    assert_eq!(database.number(in_table), 100);
+}
+
+/// Delivers until a body is in Redis again; every mail on the way has to be there as well.
+fn wait_until_healed(server: &Server, database: &MariaDb) -> Duration {
+    let started_at = Instant::now();
+    wait_for_within("bodies to go to Redis again", HEALED_WITHIN, || {
+        let (hash, took) = deliver(server, "probe");
+        assert!(took < MOMENT, "{took:?}");
+        assert_eq!(without_trace(&server.show(&hash)), short_mail("probe"));
+        (body_column(database, &hash) == "redis").then_some(())
+    });
+    started_at.elapsed()
+}
+
+#[test]
+fn bodies_go_to_redis_again_once_it_is_back() {
+    let database = MariaDb::start();
+    let mut redis = Redis::start();
+    let server = database.server(&[("REDIS_INTERFACE", &redis.address())]);
+    assert_eq!(
+        body_column(&database, &deliver(&server, "before").0),
+        "redis"
+    );
+    redis.kill();
+    assert_eq!(
+        body_column(&database, &deliver(&server, "down").0),
+        "gzencode"
+    );
+    redis.run();
+    wait_until_healed(&server, &database);
+    server.wait_for_log(" redis_back");
+
+    redis.signal(Signal::SIGSTOP);
+    assert_eq!(
+        body_column(&database, &deliver(&server, "hanging").0),
+        "gzencode"
+    );
+    redis.signal(Signal::SIGCONT);
+    wait_until_healed(&server, &database);
+}
+
+#[test]
+fn a_late_answer_is_never_taken_for_the_next_one() {
+    let database = MariaDb::start();
+    let redis = Redis::start();
+    let server = database.server(&[
+        ("REDIS_INTERFACE", &redis.address()),
+        ("GM_SAVE_WORKERS", "1"),
+    ]);
+    let mut mails = vec![("warm".to_owned(), deliver(&server, "warm").0)];
+    for round in 0..3 {
+        let _: String = redis.command(&["CLIENT", "PAUSE", "300", "ALL"]);
+        for number in 0..3 {
+            let subject = format!("{round}-{number}");
+            let (hash, took) = deliver(&server, &subject);
+            assert!(took < MOMENT, "{took:?}");
+            mails.push((subject, hash));
+        }
+        wait_until_healed(&server, &database);
+        for number in 0..3 {
+            let subject = format!("{round}-{number} after");
+            mails.push((subject.clone(), deliver(&server, &subject).0));
+        }
+    }
+    for (subject, hash) in mails {
+        let in_table = body_column(&database, &hash);
+        assert_eq!(
+            without_trace(&server.show(&hash)),
+            short_mail(&subject),
+            "{subject} in {in_table}"
+        );
+        if in_table == "redis" {
+            let stream: Vec<u8> = redis.command(&["GET", &hash]);
+            let mail = goguerrilla::mail::inflate(&stream, 10_000).expect("a zlib stream");
+            assert_eq!(without_trace(&mail), short_mail(&subject));
+        }
+    }
+}
+
+#[test]
+fn a_late_ok_does_not_hide_that_the_next_body_was_refused() {
+    let database = MariaDb::start();
+    let redis = Redis::start();
+    let server = database.server(&[
+        ("REDIS_INTERFACE", &redis.address()),
+        ("GM_SAVE_WORKERS", "1"),
+    ]);
+    deliver(&server, "warm");
+    let _: String = redis.command(&["CLIENT", "PAUSE", "400", "ALL"]);
+    let (late, _) = deliver(&server, "late");
+    // Answered when the pause ends: the late +OK is on its way then.
+    let _: String = redis.command(&["PING"]);
+    let _: String = redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    let mut mails = vec![("late", late)];
+    wait_for_within("Redis to be tried again", HEALED_WITHIN, || {
+        mails.push(("refused", deliver(&server, "refused").0));
+        (server.log().matches(" redis_trouble ").count() >= 2).then_some(())
+    });
+    for (subject, hash) in mails {
+        assert_eq!(body_column(&database, &hash), "gzencode", "{subject}");
+        assert_eq!(without_trace(&server.show(&hash)), short_mail(subject));
+    }
+}
+
+#[test]
+fn a_row_that_fails_leaves_only_a_key_that_expires() {
+    let database = MariaDb::start();
+    database.sql(
+        "CREATE TRIGGER poison BEFORE INSERT ON new_mail FOR EACH ROW
+            SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'poison'",
+    );
+    let redis = Redis::start();
+    let server = database.server(&[
+        ("REDIS_INTERFACE", &redis.address()),
+        ("REDIS_EXPIRE_SECONDS", "60"),
+    ]);
+    let reply = server
+        .client()
+        .deliver("a@client.test", "u@ours.test", &short_mail("poison"));
+    assert!(reply.text().starts_with("451 4.3.0 "), "{}", reply.text());
+    assert_eq!(database.count(), 0);
+    for hash in redis.bodies() {
+        let seconds: i64 = redis.command(&["TTL", &hash]);
+        assert!((1..=60).contains(&seconds), "{seconds}");
+    }
+}
+
+#[test]
+fn a_redis_that_is_killed_under_load_costs_no_mail() {
+    let database = MariaDb::start();
+    let mut redis = Redis::start();
+    let server = database.server(&[("REDIS_INTERFACE", &redis.address())]);
+    let saved = AtomicUsize::new(0);
+    let (clients, mails) = (4, 50);
+    let slowest = thread::scope(|scope| {
+        let threads: Vec<_> = (0..clients)
+            .map(|name| {
+                let (server, saved) = (&server, &saved);
+                scope.spawn(move || {
+                    let mut client = server.client();
+                    let mut slowest = Duration::ZERO;
+                    for number in 0..mails {
+                        client.prepare_to_deliver("a@client.test", "u@ours.test");
+                        let subject = format!("{name}-{number}");
+                        let (reply, took) = client.finish_delivery(&short_mail(&subject));
+                        assert_eq!(reply.code, 250, "{}", reply.text());
+                        slowest = slowest.max(took);
+                        saved.fetch_add(1, Ordering::SeqCst);
+                    }
+                    slowest
+                })
+            })
+            .collect();
+        wait_for_within("some mails", HEALED_WITHIN, || {
+            (saved.load(Ordering::SeqCst) >= 40).then_some(())
+        });
+        redis.kill();
+        let times = threads.into_iter().map(|thread| thread.join());
+        times.map(|time| time.expect("250 each")).max()
+    });
+    assert!(slowest < Some(MOMENT), "{slowest:?}");
+    assert_eq!(database.count(), clients * mails);
+    let in_table: Vec<(String, String, Vec<u8>)> =
+        database.rows("SELECT subject, body, mail FROM new_mail WHERE body = 'gzencode'");
+    assert!(in_table.len() > 20, "{}", in_table.len());
+    for (subject, _, stream) in in_table {
+        let mail = goguerrilla::mail::inflate(&stream, 10_000).expect("a zlib stream");
+        assert_eq!(without_trace(&mail), short_mail(&subject));
+    }
+}
+
+#[test]
+fn check_warns_of_a_redis_that_may_lose_bodies() {
+    let database = MariaDb::start();
+    let redis = Redis::start();
+    let server = database.server(&[("REDIS_INTERFACE", &redis.address())]);
+    let (is_well, said) = server.check();
+    assert!(is_well && said.contains("appendonly yes"), "{said}");
+    assert!(!said.contains("maxmemory-policy"), "{said}");
+    let _: String = redis.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    let _: String = redis.command(&["CONFIG", "SET", "appendonly", "yes"]);
+    let (is_well, said) = server.check();
+    assert!(
+        is_well && said.contains("maxmemory-policy noeviction"),
+        "{said}"
+    );
+    assert!(!said.contains("appendonly"), "{said}");
+    redis.signal(Signal::SIGSTOP);
+    let (is_well, said) = server.check();
+    redis.signal(Signal::SIGCONT);
+    assert!(
+        is_well && said.contains("warning: REDIS_INTERFACE"),
+        "{said}"
+    );
+}

@@ -1,0 +1,213 @@
+//! A TCP proxy that does what networks do on bad days.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::wait_for;
+
+/// What it does with what a client says; the answers pass unless the connection is cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing wrong.
+    Pass,
+    /// New connections are closed at once, the others now.
+    Refuse,
+    /// New connections are accepted, but nothing is passed on in either direction.
+    Hang,
+    /// Each piece waits this long.
+    Delay(Duration),
+    /// At most this many octets every 10 ms.
+    Throttle(usize),
+    /// Closed as soon as this text comes; the server does not see it.
+    CutBefore(&'static str),
+    /// Closed once the server was given this text; the client does not see the answer.
+    CutAfter(&'static str),
+}
+
+/// A proxy between the server under test and what it depends on.
+pub struct FaultProxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    upstream: SocketAddr,
+    fault: Mutex<Fault>,
+    /// How often a cut may still happen.
+    cuts_left: AtomicUsize,
+    cuts: AtomicUsize,
+    stopped: AtomicBool,
+    sockets: Mutex<Vec<TcpStream>>,
+}
+
+impl FaultProxy {
+    /// Listens on a free port in front of `upstream`.
+    pub fn start(upstream: SocketAddr) -> FaultProxy {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let address = listener.local_addr().expect("a bound socket");
+        let shared = Arc::new(Shared {
+            upstream,
+            fault: Mutex::new(Fault::Pass),
+            cuts_left: AtomicUsize::new(0),
+            cuts: AtomicUsize::new(0),
+            stopped: AtomicBool::new(false),
+            sockets: Mutex::new(Vec::new()),
+        });
+        let accepting = Arc::clone(&shared);
+        let thread = thread::spawn(move || {
+            for client in listener.incoming() {
+                if accepting.stopped.load(Ordering::SeqCst) {
+                    return;
+                }
+                if let Ok(client) = client {
+                    accepting.serve(client);
+                }
+            }
+        });
+        FaultProxy {
+            address,
+            shared,
+            thread: Some(thread),
+        }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// From now on.
+    pub fn set(&self, fault: Fault) {
+        let refuses = fault == Fault::Refuse;
+        *lock(&self.shared.fault) = fault;
+        if refuses {
+            self.shared.close_all();
+        }
+    }
+
+    /// Cuts this often and then passes everything.
+    pub fn cut(&self, fault: Fault, times: usize) {
+        self.shared.cuts_left.store(times, Ordering::SeqCst);
+        self.set(fault);
+    }
+
+    /// How often it has cut.
+    pub fn cuts(&self) -> usize {
+        self.shared.cuts.load(Ordering::SeqCst)
+    }
+
+    /// Waits until it has cut this often.
+    pub fn wait_for_cuts(&self, times: usize) {
+        wait_for("the connection to be cut", || {
+            (self.cuts() >= times).then_some(())
+        });
+    }
+}
+
+impl Drop for FaultProxy {
+    fn drop(&mut self) {
+        self.shared.stopped.store(true, Ordering::SeqCst);
+        self.shared.close_all();
+        // Wakes the thread that accepts.
+        let _ = TcpStream::connect(self.address);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn serve(self: &Arc<Shared>, client: TcpStream) {
+        if self.fault() == Fault::Refuse {
+            return;
+        }
+        let Ok(server) = TcpStream::connect(self.upstream) else {
+            return;
+        };
+        let _ = (client.set_nodelay(true), server.set_nodelay(true));
+        let (Ok(client_too), Ok(server_too)) = (client.try_clone(), server.try_clone()) else {
+            return;
+        };
+        lock(&self.sockets).extend([&client, &server].iter().filter_map(|s| s.try_clone().ok()));
+        let (up, down) = (Arc::clone(self), Arc::clone(self));
+        thread::spawn(move || up.pump(&client, &server, true));
+        thread::spawn(move || down.pump(&server_too, &client_too, false));
+    }
+
+    /// Passes octets on until one side ends.
+    fn pump(&self, mut from: &TcpStream, mut to: &TcpStream, is_request: bool) {
+        let mut octets = [0; 65_536];
+        while let Ok(count @ 1..) = from.read(&mut octets) {
+            let piece = &octets[..count];
+            while self.fault() == Fault::Hang && !self.stopped.load(Ordering::SeqCst) {
+                thread::sleep(TICK);
+            }
+            let passed = match self.fault() {
+                Fault::Delay(pause) if is_request => {
+                    thread::sleep(pause);
+                    to.write_all(piece)
+                }
+                Fault::Throttle(octets) => piece.chunks(octets).try_for_each(|some| {
+                    thread::sleep(TICK);
+                    to.write_all(some)
+                }),
+                Fault::CutBefore(text) if is_request && self.cuts_at(piece, text) => break,
+                Fault::CutAfter(text) if is_request && self.cuts_at(piece, text) => {
+                    // The client is gone first, so that no answer reaches it.
+                    let _ = from.shutdown(Shutdown::Both);
+                    to.write_all(piece)
+                }
+                _ => to.write_all(piece),
+            };
+            if passed.is_err() {
+                break;
+            }
+        }
+        let _ = from.shutdown(Shutdown::Both);
+        // What was written before is still read at the other end.
+        let _ = to.shutdown(Shutdown::Write);
+        if !is_request {
+            let _ = to.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Whether this piece holds the text and it is still to be cut there. MySQL sends a statement in one write.
+    fn cuts_at(&self, piece: &[u8], text: &str) -> bool {
+        let found = piece
+            .windows(text.len())
+            .any(|window| window == text.as_bytes());
+        let cuts = found
+            && self
+                .cuts_left
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+                    left.checked_sub(1)
+                })
+                .is_ok();
+        if cuts {
+            self.cuts.fetch_add(1, Ordering::SeqCst);
+        }
+        cuts
+    }
+
+    fn fault(&self) -> Fault {
+        lock(&self.fault).clone()
+    }
+
+    fn close_all(&self) {
+        for socket in lock(&self.sockets).drain(..) {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Between two looks at what is to be done.
+const TICK: Duration = Duration::from_millis(10);

@@ -1,0 +1,232 @@
+//! A Redis of a test's own, in a temporary folder on a port that the kernel chose, ended with the test; and one that
+//! answers what it should not.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use r2d2_redis::redis;
+use tempfile::TempDir;
+
+use super::mariadb::free_port;
+use super::{PATIENCE, wait_for};
+
+/// Running or, after [`Redis::kill`], not.
+pub struct Redis {
+    child: Option<Child>,
+    port: u16,
+    options: Vec<String>,
+    password: Option<String>,
+    folder: TempDir,
+}
+
+impl Redis {
+    /// Runs as it does out of the box, but writes nothing to disk.
+    pub fn start() -> Redis {
+        Redis::start_with(&[])
+    }
+
+    /// Runs with options of its own, such as `--maxmemory 1mb`.
+    pub fn start_with(options: &[&str]) -> Redis {
+        let password = options
+            .iter()
+            .position(|option| *option == "--requirepass")
+            .map(|index| options[index + 1].to_owned());
+        let mut redis = Redis {
+            child: None,
+            port: 0,
+            options: options.iter().map(|&option| option.to_owned()).collect(),
+            password,
+            folder: TempDir::new().expect("a temporary folder"),
+        };
+        redis.run();
+        redis
+    }
+
+    /// Starts it, the first time on a free port, then always on the same one; answers once it does.
+    pub fn run(&mut self) {
+        assert!(self.child.is_none(), "it runs already");
+        // Between the choice of a port and its use somebody else may take it.
+        for _ in 0..5 {
+            let port = match self.port {
+                0 => free_port(),
+                port => port,
+            };
+            let child = Command::new("redis-server")
+                .args(["--bind", "127.0.0.1", "--save", "", "--daemonize", "no"])
+                .args(["--port", &port.to_string()])
+                .arg("--dir")
+                .arg(self.folder.path())
+                .args(&self.options)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("redis-server is installed: tests/install-tools");
+            let child = self.child.insert(child);
+            let is_up = wait_for("Redis to answer", || {
+                let answers = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();
+                match (answers, child.try_wait()) {
+                    (true, Ok(None)) => Some(true),
+                    (false, Ok(None)) => None,
+                    _ => Some(false),
+                }
+            });
+            if is_up {
+                self.port = port;
+                return;
+            }
+            self.child = None;
+        }
+        panic!("Redis does not start");
+    }
+
+    /// SIGKILL, then its end.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("it runs");
+        kill(Pid::from_raw(child.id() as i32), signal).expect("a child of ours");
+    }
+
+    /// `host:port`, as in REDIS_INTERFACE.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Runs a command.
+    pub fn command<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
+        let password = self.password.as_deref().unwrap_or_default();
+        let url = format!("redis://:{password}@{}/", self.address());
+        let url = match password {
+            "" => format!("redis://{}/", self.address()),
+            _ => url,
+        };
+        let client = redis::Client::open(url).expect("an address");
+        let mut connection = client
+            .get_connection_with_timeout(PATIENCE)
+            .expect("Redis runs");
+        let mut command = redis::cmd(words[0]);
+        for word in &words[1..] {
+            command.arg(*word);
+        }
+        let answer = command.query(&mut connection);
+        answer.unwrap_or_else(|error| panic!("{words:?}: {error}"))
+    }
+
+    /// Hashes of the bodies it holds; what a check wrote is none.
+    pub fn bodies(&self) -> Vec<String> {
+        let keys: Vec<String> = self.command(&["KEYS", "*"]);
+        keys.into_iter().filter(|key| !key.contains(':')).collect()
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// How a [`FakeRedis`] behaves towards every command.
+#[derive(Clone, Copy, Debug)]
+pub enum Manner {
+    /// Says these octets each time something arrives.
+    Says(&'static [u8]),
+    /// Says one octet of these every 50 ms.
+    Dribbles(&'static [u8]),
+    /// Says these and hangs up.
+    SaysAndCloses(&'static [u8]),
+    /// Reads and says nothing.
+    Hangs,
+}
+
+/// Something that listens where Redis should.
+pub struct FakeRedis {
+    address: SocketAddr,
+    stopped: Arc<AtomicBool>,
+    connections: Arc<AtomicUsize>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl FakeRedis {
+    /// Listens on a free port.
+    pub fn start(manner: Manner) -> FakeRedis {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let address = listener.local_addr().expect("a bound socket");
+        let stopped = Arc::new(AtomicBool::new(false));
+        let connections = Arc::new(AtomicUsize::new(0));
+        let (stop, count) = (Arc::clone(&stopped), Arc::clone(&connections));
+        let thread = thread::spawn(move || {
+            for client in listener.incoming() {
+                if stop.load(Ordering::SeqCst) {
+                    return;
+                }
+                count.fetch_add(1, Ordering::SeqCst);
+                // Ends with its client.
+                if let Ok(client) = client {
+                    thread::spawn(move || behave(&client, manner));
+                }
+            }
+        });
+        FakeRedis {
+            address,
+            stopped,
+            connections,
+            thread: Some(thread),
+        }
+    }
+
+    /// `host:port`.
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// How often it was connected to.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for FakeRedis {
+    fn drop(&mut self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        // Wakes the thread that accepts.
+        let _ = TcpStream::connect(self.address);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn behave(mut client: &TcpStream, manner: Manner) {
+    let _ = client.set_read_timeout(Some(PATIENCE));
+    let mut octets = [0; 4096];
+    while client.read(&mut octets).is_ok_and(|count| count > 0) {
+        let said = match manner {
+            Manner::Says(text) => client.write_all(text),
+            Manner::SaysAndCloses(text) => {
+                let _ = client.write_all(text);
+                return;
+            }
+            Manner::Dribbles(text) => text.iter().try_for_each(|octet| {
+                thread::sleep(std::time::Duration::from_millis(50));
+                client.write_all(&[*octet])
+            }),
+            Manner::Hangs => Ok(()),
+        };
+        if said.is_err() {
+            return;
+        }
+    }
+}
