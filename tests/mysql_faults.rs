@@ -492,7 +492,12 @@ fn a_table_that_is_missing_or_lacks_something_is_named_with_its_cure() {
         "ALTER COLUMN `own` SET DEFAULT",
         "ALTER TABLE new_mail DROP COLUMN own",
     );
-    for named in ["CREATE TABLE", "no column `charset`", "column `own`"] {
+    for named in [
+        "`goguerrilla schema`",
+        "CREATE TABLE",
+        "no column `charset`",
+        "column `own`",
+    ] {
         server.wait_for_log(named);
     }
     assert_eq!(database.count(), 3);

@@ -42,7 +42,8 @@ pub fn of_facts(facts: &Facts, table: &TableName, max_content_octets: usize) -> 
             .collect::<Vec<_>>()
             .join(" ");
         return vec![Finding::error(format!(
-            "GM_MAIL_TABLE: there is no table {table}, or MYSQL_USER may not see it; make it with: {create}"
+            "GM_MAIL_TABLE: there is no table {table}, or MYSQL_USER may not see it; run what `goguerrilla schema` \
+             prints: {create}"
         ))];
     };
     let mut findings = Vec::new();
