@@ -3,7 +3,7 @@
 //! The historical keys are spelled here and nowhere else.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -391,8 +391,9 @@ impl Given {
 
     /// Without GM_STORE, any MYSQL_ key means MySQL.
     fn store(&self) -> Result<StoreKind, ConfigError> {
-        let is_given = |prefix: &str| self.pairs.iter().any(|(key, _)| key.starts_with(prefix));
-        if is_given("MYSQL_") && !is_given("GM_STORE") {
+        let is_given = |key: &str| self.pairs.iter().any(|(name, _)| name == key);
+        let mysql_keys = ["MYSQL_HOST", "MYSQL_USER", "MYSQL_PASS", "MYSQL_DB"];
+        if mysql_keys.into_iter().any(is_given) && !is_given("GM_STORE") {
             return Ok(StoreKind::MySql);
         }
         self.choice(
@@ -579,14 +580,20 @@ fn server_address(text: &str, usual_port: u16) -> Option<ServerAddress> {
         Some((name, port)) => (name, port.parse().ok().filter(|port| *port != 0)?),
         None => (text, usual_port),
     };
-    let name = name
+    let bracketed = name
         .strip_prefix('[')
-        .and_then(|name| name.strip_suffix(']'))
-        .unwrap_or(name);
-    let is_name = !name.is_empty()
-        && name
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || ".-_:".contains(c));
+        .and_then(|name| name.strip_suffix(']'));
+    let is_name = match bracketed {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        // An IPv6 address without brackets would lose its last group to the port.
+        None => {
+            !name.is_empty()
+                && name
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c))
+        }
+    };
+    let name = bracketed.unwrap_or(name);
     is_name.then(|| ServerAddress::Tcp(name.to_owned(), port))
 }
 

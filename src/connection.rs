@@ -281,7 +281,11 @@ impl<'a> Connection<'a> {
     fn log_dialogue(&mut self, reply: &Reply) {
         let session = self.client.session_id();
         if let Some(line) = self.session.take_said() {
-            log::info!(session:% = session, line = line.as_str(); "client_said");
+            let is_secret = line
+                .get(..5)
+                .is_some_and(|verb| verb.eq_ignore_ascii_case("AUTH "));
+            let line = if is_secret { "AUTH ..." } else { line.as_str() };
+            log::info!(session:% = session, line = line; "client_said");
         }
         let mut said = Vec::new();
         reply.write_to(&mut said);
@@ -298,6 +302,7 @@ impl<'a> Connection<'a> {
         }
         let written = self.transport.write_all(&self.output);
         self.output.clear();
+        self.output.shrink_to(KEPT_OUTPUT_OCTETS);
         written.map_err(|error| match error {
             TransportError::TimedOut => End::NotReading,
             error => End::of(&error),
@@ -345,5 +350,7 @@ impl Patience {
     }
 }
 
+/// What is kept of the buffer for replies between two batches of them.
+const KEPT_OUTPUT_OCTETS: usize = 4_096;
 /// Replies held for a client that pipelines and does not read; then it has to.
 const MAX_HELD_OCTETS: usize = 65_536;

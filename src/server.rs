@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use nix::unistd::{Gid, Uid, geteuid};
 
 use crate::config::{Config, ServerAddress, StoreKind};
@@ -22,7 +22,7 @@ use crate::signals::{self, Request};
 use crate::smtp::{AllowedHosts, MemoryBudget, SessionSettings, reply};
 use crate::storage::mysql::pool::{self, Connector, Learned, MySqlHost, MySqlSettings};
 use crate::storage::mysql::{Facts, MySqlStore, check};
-use crate::storage::redis::{Breaker, RedisBodies, RedisSettings};
+use crate::storage::redis::{Breaker, RedisBodies, RedisPool, RedisSettings};
 use crate::storage::sqlite::SqliteStore;
 use crate::storage::{
     Finding, Health, OpenStore, SaveError, Saver, TableName, TableShape, Writers,
@@ -72,6 +72,11 @@ pub enum StartError {
     /// The embedded store cannot be opened.
     #[error("GM_SQLITE_FILE: {0}")]
     Store(SaveError),
+    /// The URL of Redis is none.
+    #[error(
+        "{0}; expected \"127.0.0.1:6379\", a socket path or \"redis://user:pass@host:port/db\""
+    )]
+    Redis(String),
     /// The kernel refuses a thread or a signal handler.
     #[error("cannot start: {0}; raise the limits of processes and memory for this user")]
     Kernel(std::io::Error),
@@ -118,7 +123,7 @@ fn run_on(
     }
     let pid_file = config.pid_file.as_deref().map(write_pid_file).transpose()?;
     let tls = load_tls(config)?;
-    raise_descriptor_limit(config.max_clients + listeners.len());
+    raise_descriptor_limit(config.max_clients + listeners.len() + 4 * config.save_workers);
     if let Some(identity) = identity {
         hand_over(identity, &log_file, pid_file.as_ref());
         privileges::drop_to(identity)?;
@@ -148,9 +153,10 @@ fn run_on(
         log::info!(address:% = listener.address(), tls = listener.tls_at_once(), version = env!("CARGO_PKG_VERSION"); "listening");
     }
     serve_requests(config, &requests, tls.as_ref(), &log_file);
-    drain(&pool, &listeners, &requests);
+    let give_up_at = Instant::now() + DRAIN_PATIENCE;
+    drain(&pool, &listeners, &requests, give_up_at);
     if let Some(writers) = writers {
-        writers.finish();
+        finish(writers, &requests, give_up_at);
     }
     if let Some(pid_file) = pid_file {
         pid_file.remove();
@@ -298,19 +304,48 @@ pub fn check_keys_and_become_server_user(config: &Config) -> Vec<Finding> {
     findings
 }
 
+/// Lets the writers save what has queued up and close the store; whoever still waits by then was told 451.
+fn finish(writers: Writers, requests: &Receiver<Request>, give_up_at: Instant) {
+    let (done, finished) = bounded(1);
+    let helper = thread::Builder::new()
+        .name("finish".to_owned())
+        .spawn(move || {
+            writers.finish();
+            // Nobody listens any more if it took too long.
+            let _ = done.send(());
+        });
+    while helper.is_ok() && finished.recv_timeout(DRAIN_TICK) == Err(RecvTimeoutError::Timeout) {
+        if requests.try_recv() == Ok(Request::Stop) {
+            stop_at_once();
+        }
+        if Instant::now() > give_up_at + FINISH_PATIENCE {
+            log::error!(reason = "the store did not finish"; "cut_off");
+            return;
+        }
+    }
+}
+
+fn stop_at_once() -> ! {
+    log::warn!("stopped_at_once");
+    log::logger().flush();
+    std::process::exit(0);
+}
+
 /// Lets idle clients go, and the others finish what they have under way, for at most [`DRAIN_PATIENCE`].
-fn drain(pool: &Pool, listeners: &[Arc<Listener>], requests: &Receiver<Request>) {
-    let started_at = Instant::now();
+fn drain(
+    pool: &Pool,
+    listeners: &[Arc<Listener>],
+    requests: &Receiver<Request>,
+    give_up_at: Instant,
+) {
     for listener in listeners {
         listener.close();
     }
     pool.drain();
     log::info!(clients = pool.places_taken(); "shutdown");
-    while pool.places_taken() > 0 && started_at.elapsed() < DRAIN_PATIENCE {
+    while pool.places_taken() > 0 && Instant::now() < give_up_at {
         if requests.recv_timeout(DRAIN_TICK) == Ok(Request::Stop) {
-            log::warn!(clients = pool.places_taken(); "stopped_at_once");
-            log::logger().flush();
-            std::process::exit(0);
+            stop_at_once();
         }
     }
     if pool.places_taken() > 0 {
@@ -375,7 +410,14 @@ fn start_mysql(
     let health = Health::default();
     let connector = Connector::new(mysql_settings(config), learn_into(config, session), &health);
     let pool = pool::pool(&connector);
-    let (redis, breaker) = (redis_settings(config), Breaker::default());
+    let redis = redis_settings(config);
+    let bodies = redis
+        .as_ref()
+        .map(|redis| RedisPool::new(redis, config.save_workers));
+    let (bodies, breaker) = (
+        bodies.transpose().map_err(StartError::Redis)?,
+        Breaker::default(),
+    );
     log::info!(store = "mysql", hosts = config.mysql_hosts.len(), redis = redis.is_some(); "store");
     if let Some(redis) = redis.clone() {
         // Redis may be slow to answer, and nothing waits for what it says.
@@ -387,11 +429,13 @@ fn start_mysql(
         spawned.map_err(StartError::Kernel)?;
     }
     let open: OpenStore = Arc::new(move || {
-        let bodies = redis
-            .as_ref()
-            .map(|redis| RedisBodies::start(redis, &breaker))
-            .transpose();
-        let bodies = bodies.map_err(SaveError::Unavailable)?;
+        // Redis never costs a mail, nor does a thread for it that cannot be started.
+        let bodies = bodies.as_ref().and_then(|pool| {
+            let started = RedisBodies::start(pool, &breaker);
+            started
+                .inspect_err(|error| log::error!(reason:% = error; "redis_trouble"))
+                .ok()
+        });
         Ok(Box::new(MySqlStore::new(
             connector.clone(),
             pool.clone(),
@@ -528,6 +572,8 @@ fn machine_name() -> String {
 const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
 /// How often the files of key and certificate are looked at; a renewed pair is served within a minute.
 const TLS_FILES_LOOKED_AT: Duration = Duration::from_secs(20);
+/// How much longer the store may take to finish a commit that is under way.
+const FINISH_PATIENCE: Duration = Duration::from_secs(3);
 /// How often draining looks whether it is done.
 const DRAIN_TICK: Duration = Duration::from_millis(10);
 /// Log, store with its files, signals, standard streams, and room for a library or two.

@@ -524,7 +524,7 @@ fn missing_rights_are_named_and_heal() {
 }
 
 #[test]
-fn a_read_only_database_is_left_for_the_next_host_or_waited_for() {
+fn a_read_only_database_is_left_for_the_next_host_or_says_451() {
     let database = MariaDb::start();
     let other = MariaDb::start();
     database.sql("SET GLOBAL read_only = 1");
@@ -540,13 +540,9 @@ fn a_read_only_database_is_left_for_the_next_host_or_waited_for() {
     assert!(!is_well && said.contains("read-only"), "{said}");
     let (reply, took) = deliver(&alone, "nowhere");
     assert_deferred(&reply);
-    assert!(took < LONGEST, "{took:?}");
-    let (reply, _) = thread::scope(|scope| {
-        let delivering = scope.spawn(|| deliver(&alone, "in the end"));
-        thread::sleep(Duration::from_millis(500));
-        database.sql("SET GLOBAL read_only = 0");
-        delivering.join().expect("a reply")
-    });
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    database.sql("SET GLOBAL read_only = 0");
+    let (reply, _) = deliver(&alone, "in the end");
     assert_saved(&reply);
     assert_eq!(stored(&database), ["in the end"]);
 }

@@ -126,7 +126,12 @@ impl Mail {
 
     /// Octets it will take in a store, for the sum of a batch.
     pub fn stored_octets(&self) -> usize {
-        self.deliveries.len() * (self.deflated().len() + ROW_OCTETS)
+        // What nobody has deflated yet shall not be deflated for a guess.
+        let body = self
+            .deflated
+            .get()
+            .map_or(self.content().len(), Deflated::len);
+        self.deliveries.len() * (body + ROW_OCTETS)
     }
 
     fn deflated(&self) -> &Deflated {

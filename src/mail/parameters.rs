@@ -235,10 +235,11 @@ fn unescape(text: &[u8]) -> Vec<u8> {
 }
 
 fn in_charset(octets: &[u8], charset: &[u8]) -> String {
-    std::str::from_utf8(charset)
+    let text = std::str::from_utf8(charset)
         .ok()
         .and_then(|charset| words::decode_charset(octets, charset))
-        .unwrap_or_else(|| String::from_utf8_lossy(octets).into_owned())
+        .unwrap_or_else(|| String::from_utf8_lossy(octets).into_owned());
+    words::on_one_line(text)
 }
 
 #[cfg(test)]

@@ -17,14 +17,19 @@ pub fn decode(value: &[u8], fallback_charset: Option<&str>) -> String {
         .filter(|octet| !matches!(octet, b'\r' | b'\n'))
         .collect();
     let line = unfolded.strip_prefix(b" ").unwrap_or(&unfolded);
-    let mut text = join_words(line.trim_ascii_end(), fallback_charset);
-    if text.contains(|c: char| c.is_control() && c != '\t') {
-        text = text
-            .chars()
-            .map(|c| if c.is_control() && c != '\t' { ' ' } else { c })
-            .collect();
+    let text = join_words(line.trim_ascii_end(), fallback_charset);
+    on_one_line(text)
+}
+
+/// `text` with a space for each control character but TAB.
+pub fn on_one_line(text: String) -> String {
+    let is_unwanted = |c: char| c.is_control() && c != '\t';
+    if !text.contains(is_unwanted) {
+        return text;
     }
-    text
+    text.chars()
+        .map(|c| if is_unwanted(c) { ' ' } else { c })
+        .collect()
 }
 
 /// Decodes `octets` by the name of their charset; `None` when nobody knows that charset.

@@ -1,6 +1,6 @@
 //! Listening sockets: a long backlog, and calm when descriptors run out.
 
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::Mutex;
@@ -107,24 +107,35 @@ impl Listener {
             }
             match self.socket.accept() {
                 Ok(client) => return Ok(Some(client)),
-                Err(error) if is_trouble(&error) => return Err(error),
-                Err(error) if error.kind() == ErrorKind::InvalidInput => {
-                    // A listening socket that was shut down; if not by us, it cannot be used all the same.
+                // The client was gone before we looked, or a signal came.
+                Err(error) if is_the_clients(&error) => {}
+                Err(error) => {
+                    // Shut down by us, accept says EINVAL.
                     if !self.closed.load(Ordering::SeqCst) {
                         return Err(error);
                     }
                 }
-                // The client was gone before we looked (ECONNABORTED, EPROTO, network errors), or a signal came.
-                Err(_) => {}
             }
         }
     }
 }
 
-fn is_trouble(error: &io::Error) -> bool {
+/// Errors of the one connection that was to be accepted (accept(2)); all others take time to pass.
+fn is_the_clients(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+        Some(
+            libc::ECONNABORTED
+                | libc::EINTR
+                | libc::EPROTO
+                | libc::ENETDOWN
+                | libc::ENOPROTOOPT
+                | libc::EHOSTDOWN
+                | libc::ENONET
+                | libc::EHOSTUNREACH
+                | libc::EOPNOTSUPP
+                | libc::ENETUNREACH
+        )
     )
 }
 

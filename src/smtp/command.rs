@@ -22,8 +22,6 @@ pub enum Verb {
     StartTls,
     /// Known from RFCs and from the field, not done here: 502.
     NotDoneHere,
-    /// A request of another protocol that somebody's browser was made to send ([ALPACA](https://alpaca-attack.com)).
-    Foreign,
 }
 
 /// `MAIL FROM:<reverse-path> [parameters]`.
@@ -92,14 +90,34 @@ impl From<CommandError> for Reply {
 
 /// Splits a line, without its CR LF, into its verb and the octets of its argument; `None` for an unknown verb.
 pub fn split(line: &[u8]) -> (Option<Verb>, &[u8]) {
-    let line = line.trim_ascii_end();
+    let line = trim_spaces(line);
     let end = line.iter().position(|octet| *octet == b' ');
     let (word, argument) = line.split_at(end.unwrap_or(line.len()));
     let verb = VERBS
         .iter()
         .find(|(name, _)| name.as_bytes().eq_ignore_ascii_case(word))
         .map(|(_, verb)| *verb);
-    (verb, argument.trim_ascii_start())
+    (verb, trim_spaces(argument))
+}
+
+/// Spaces alone: a TAB at the end is as wrong as one in the middle.
+fn trim_spaces(octets: &[u8]) -> &[u8] {
+    let is_not_space = |octet: &u8| *octet != b' ';
+    let start = octets.iter().position(is_not_space).unwrap_or(octets.len());
+    let end = octets
+        .iter()
+        .rposition(is_not_space)
+        .map_or(start, |last| last + 1);
+    &octets[start..end]
+}
+
+/// Whether a line, or its beginning, is a request of HTTP that somebody's browser was made to send
+/// ([ALPACA](https://alpaca-attack.com)): no line after it is a command either.
+pub fn is_foreign(line: &[u8]) -> bool {
+    FOREIGN_VERBS.iter().any(|verb| {
+        line.get(..verb.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(verb))
+    })
 }
 
 /// The name in HELO or EHLO. RFC 5321 wants a domain or an address literal; the field sends anything, so anything
@@ -293,16 +311,20 @@ const VERBS: &[(&str, Verb)] = &[
     ("STARTTLS", Verb::StartTls),
     ("TURN", Verb::NotDoneHere),
     ("XCLIENT", Verb::NotDoneHere),
-    ("CONNECT", Verb::Foreign),
-    ("DELETE", Verb::Foreign),
-    ("GET", Verb::Foreign),
-    ("HEAD", Verb::Foreign),
-    ("OPTIONS", Verb::Foreign),
-    ("PATCH", Verb::Foreign),
-    ("POST", Verb::Foreign),
-    ("PRI", Verb::Foreign),
-    ("PUT", Verb::Foreign),
-    ("TRACE", Verb::Foreign),
+];
+
+/// Requests of HTTP, each with the space that follows it.
+const FOREIGN_VERBS: &[&[u8]] = &[
+    b"CONNECT ",
+    b"DELETE ",
+    b"GET ",
+    b"HEAD ",
+    b"OPTIONS ",
+    b"PATCH ",
+    b"POST ",
+    b"PRI ",
+    b"PUT ",
+    b"TRACE ",
 ];
 
 /// As long as a domain may be (RFC 5321 §4.5.3.1.2).
@@ -384,7 +406,8 @@ mod tests {
     fn verbs_come_in_any_case_and_end_at_a_space() {
         assert_eq!(split(b"noop  x "), (Some(Verb::Noop), &b"x"[..]));
         assert_eq!(split(b"NOOPX"), (None, &b""[..]));
-        assert_eq!(split(b"GET / HTTP/1.1").0, Some(Verb::Foreign));
+        assert_eq!(split(b"NOOP x\t").1, b"x\t");
+        assert!(is_foreign(b"get / HTTP/1.1") && !is_foreign(b"GETS") && !is_foreign(b""));
         assert_eq!(split(b""), (None, &b""[..]));
     }
 

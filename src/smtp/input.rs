@@ -8,6 +8,8 @@ pub struct Input {
     octets: Vec<u8>,
     start: usize,
     end: usize,
+    /// The last read filled all the room there was: more is on its way.
+    was_filled: bool,
 }
 
 impl Input {
@@ -17,6 +19,7 @@ impl Input {
             octets: Vec::new(),
             start: 0,
             end: 0,
+            was_filled: false,
         }
     }
 
@@ -44,9 +47,13 @@ impl Input {
             self.end -= self.start;
             self.start = 0;
         }
-        if self.end == self.octets.len() || self.octets.len() < usual {
-            let doubled = (self.end * 2).min(LARGEST.max(self.end + 1));
-            self.octets.resize(doubled.max(usual), 0);
+        let wanted = match self.was_filled || self.end == self.octets.len() {
+            true => (self.octets.len() * 2).clamp(usual, LARGEST.max(self.end + usual)),
+            false => usual,
+        };
+        self.was_filled = false;
+        if self.octets.len() < wanted {
+            self.octets.resize(wanted, 0);
         }
         &mut self.octets[self.end..]
     }
@@ -54,12 +61,14 @@ impl Input {
     /// Says that the first `count` octets of [`room`](Input::room) have been received.
     pub fn filled(&mut self, count: usize) {
         self.end += count;
+        self.was_filled = self.end == self.octets.len();
     }
 
     /// Gives back what a large message made it grow to; does nothing while octets are unread.
     pub fn shrink(&mut self) {
         if self.start == self.end && self.octets.len() > KEPT {
             self.octets = Vec::new();
+            self.was_filled = false;
         }
     }
 
@@ -69,6 +78,7 @@ impl Input {
             octets: octets.to_vec(),
             start: 0,
             end: octets.len(),
+            was_filled: false,
         }
     }
 
@@ -127,5 +137,23 @@ mod tests {
         input.consume(COMMAND_ROOM - 1);
         assert_eq!(input.room(COMMAND_ROOM).len(), 2 * COMMAND_ROOM - 1);
         assert_eq!(input.room(CONTENT_ROOM).len(), CONTENT_ROOM - 1);
+    }
+
+    #[test]
+    fn reads_that_fill_the_room_double_it_up_to_the_largest() {
+        let mut input = Input::new();
+        let mut rooms = Vec::new();
+        for _ in 0..7 {
+            let room = input.room(CONTENT_ROOM).len();
+            rooms.push(room);
+            input.filled(room);
+            input.consume(room);
+        }
+        assert_eq!(
+            rooms,
+            [4_096, 8_192, 16_384, 32_768, 65_536, 65_536, 65_536]
+        );
+        input.shrink();
+        assert_eq!(input.room(COMMAND_ROOM).len(), COMMAND_ROOM);
     }
 }

@@ -255,6 +255,9 @@ impl Session {
         let octets = match self.lines.next(input) {
             Line::Complete(octets) => octets,
             Line::Partial => return Step::NeedInput,
+            Line::TooLong if command::is_foreign(input.unread()) => {
+                return Step::Close(reply::R500_NOT_SMTP);
+            }
             Line::TooLong => return Step::Reply(reply::R500_LINE_TOO_LONG),
             Line::BareLf => return Step::Close(reply::R500_BARE_LF),
         };
@@ -262,7 +265,9 @@ impl Session {
         if self.settings.verbose {
             self.said = Some(String::from_utf8_lossy(line).into_owned());
         }
-        let step = if line.iter().any(|octet| matches!(octet, b'\r' | 0)) {
+        let step = if command::is_foreign(line) {
+            Some(Step::Close(reply::R500_NOT_SMTP))
+        } else if line.iter().any(|octet| matches!(octet, b'\r' | 0)) {
             Some(Step::Reply(reply::R500_BAD_OCTETS))
         } else {
             let (verb, argument) = command::split(line);
@@ -300,7 +305,6 @@ impl Session {
                 outcome => outcome,
             },
             Some(Verb::Expn | Verb::NotDoneHere) => Ok(reply::R502_NOT_DONE_HERE),
-            Some(Verb::Foreign) => return Some(Step::Close(reply::R500_NOT_SMTP)),
             None => Ok(reply::R500_UNKNOWN_VERB),
         };
         Some(Step::Reply(outcome.unwrap_or_else(Reply::from)))

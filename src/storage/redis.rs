@@ -25,6 +25,13 @@ pub struct RedisSettings {
     pub expire_seconds: usize,
 }
 
+/// Connections to Redis, shared by the writers.
+#[derive(Clone)]
+pub struct RedisPool {
+    pool: Pool<Manager>,
+    expire_seconds: usize,
+}
+
 /// One writer's way to Redis.
 pub struct RedisBodies {
     requests: Sender<Request>,
@@ -57,31 +64,21 @@ impl RedisBodies {
     /// Starts the talking thread; reaches for nothing yet.
     ///
     /// # Errors
-    /// When the URL is none, or no thread can be started.
-    pub fn start(settings: &RedisSettings, breaker: &Breaker) -> Result<RedisBodies, String> {
-        let manager = RedisConnectionManager::new(settings.url.as_str())
-            .map_err(|error| format!("REDIS_INTERFACE: {}", error_kind(&error)))?;
-        let pool = Pool::builder()
-            .max_size(1)
-            .min_idle(Some(0))
-            .connection_timeout(BUDGET)
-            .test_on_check_out(false)
-            .error_handler(Box::new(NopErrorHandler))
-            .build_unchecked(Manager(manager));
+    /// When no thread can be started.
+    pub fn start(redis: &RedisPool, breaker: &Breaker) -> std::io::Result<RedisBodies> {
         let (requests, requested) = bounded::<Request>(1);
         let (answer, answers) = bounded(16);
-        let expire_seconds = settings.expire_seconds;
+        let redis = redis.clone();
         thread::Builder::new()
             .name("redis".to_owned())
             .spawn(move || {
                 for Request { number, bodies } in requested {
-                    let stored = store_bodies(&pool, &bodies, expire_seconds);
+                    let stored = redis.store_bodies(&bodies);
                     if answer.send((number, stored)).is_err() {
                         return;
                     }
                 }
-            })
-            .map_err(|error| format!("cannot start a thread for Redis: {error}"))?;
+            })?;
         Ok(RedisBodies {
             requests,
             answers,
@@ -92,7 +89,9 @@ impl RedisBodies {
 
     /// Stores the bodies of a batch, all recipients together; `false`: none may be relied on, whatever the reason.
     pub fn store(&mut self, batch: &[Mail]) -> bool {
-        if !self.breaker.may_try() {
+        // Streams of all recipients stand in memory at once here; a batch of that size goes into the table piece by piece.
+        let octets: usize = batch.iter().map(Mail::stored_octets).sum();
+        if octets > MAX_BODIES_OCTETS || !self.breaker.may_try() {
             return false;
         }
         let deliveries = batch
@@ -197,35 +196,67 @@ impl ManageConnection for Manager {
     }
 }
 
-fn store_bodies(
-    pool: &Pool<Manager>,
-    bodies: &[(String, Vec<u8>)],
-    expire_seconds: usize,
-) -> Result<(), String> {
-    let started_at = Instant::now();
-    let mut connection = pool
-        .get_timeout(BUDGET)
-        .map_err(|error| error.to_string())?;
-    connection.broken = true;
-    let mut pipeline = redis::pipe();
-    for (hash, body) in bodies {
-        pipeline
-            .cmd("SETEX")
-            .arg(hash)
-            .arg(expire_seconds)
-            .arg(body.as_slice());
+impl RedisPool {
+    /// A pool of as many connections as there are writers; reaches for nothing yet.
+    ///
+    /// # Errors
+    /// When the URL is none; the text does not show it.
+    pub fn new(settings: &RedisSettings, writers: usize) -> Result<RedisPool, String> {
+        let manager = RedisConnectionManager::new(settings.url.as_str())
+            .map_err(|error| format!("REDIS_INTERFACE: {}", error_kind(&error)))?;
+        let pool = Pool::builder()
+            .max_size(writers as u32)
+            .min_idle(Some(0))
+            .connection_timeout(RECONNECT_CEILING * 2)
+            .test_on_check_out(false)
+            .error_handler(Box::new(NopErrorHandler))
+            .build_unchecked(Manager(manager));
+        let expire_seconds = settings.expire_seconds;
+        Ok(RedisPool {
+            pool,
+            expire_seconds,
+        })
     }
-    let answers: Vec<Value> = pipeline
-        .query(&mut connection.connection)
-        .map_err(|error| error_kind(&error))?;
-    if answers.len() != bodies.len() || answers.iter().any(|answer| *answer != Value::Okay) {
-        return Err("an answer other than OK".to_owned());
+
+    /// Once more on a new connection when the first one turned out to be closed: Redis may close idle ones.
+    fn store_bodies(&self, bodies: &[(String, Vec<u8>)]) -> Result<(), String> {
+        let started_at = Instant::now();
+        let stored = self.try_to_store(bodies, started_at);
+        let stored = match stored {
+            Err(error) if error.is_connection_dropped() => self.try_to_store(bodies, started_at),
+            stored => stored,
+        };
+        stored.map_err(|error| error_kind(&error))
     }
-    if started_at.elapsed() >= BUDGET {
-        return Err("too slow".to_owned());
+
+    fn try_to_store(
+        &self,
+        bodies: &[(String, Vec<u8>)],
+        started_at: Instant,
+    ) -> redis::RedisResult<()> {
+        let failed = |text| redis::RedisError::from((redis::ErrorKind::IoError, text));
+        let left = BUDGET.saturating_sub(started_at.elapsed());
+        let connection = self.pool.get_timeout(left);
+        let mut connection = connection.map_err(|_| failed("no connection"))?;
+        connection.broken = true;
+        let mut pipeline = redis::pipe();
+        for (hash, body) in bodies {
+            pipeline
+                .cmd("SETEX")
+                .arg(hash)
+                .arg(self.expire_seconds)
+                .arg(body.as_slice());
+        }
+        let answers: Vec<Value> = pipeline.query(&mut connection.connection)?;
+        if answers.len() != bodies.len() || answers.iter().any(|answer| *answer != Value::Okay) {
+            return Err(failed("an answer other than OK"));
+        }
+        if started_at.elapsed() >= BUDGET {
+            return Err(failed("too slow"));
+        }
+        connection.broken = false;
+        Ok(())
     }
-    connection.broken = false;
-    Ok(())
 }
 
 /// What went wrong, without the URL, which may hold a password.
@@ -310,5 +341,9 @@ const BUDGET: Duration = Duration::from_millis(200);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest it is left alone.
 const LAST_PAUSE: Duration = Duration::from_secs(30);
+/// The longest pause between two tries to reach a Redis that is down.
+const RECONNECT_CEILING: Duration = Duration::from_secs(5);
+/// What a batch may take in memory on its way to Redis.
+const MAX_BODIES_OCTETS: usize = 16 << 20;
 /// For reading commands, where nobody's mail waits.
 const READ_TIMEOUT: Duration = Duration::from_secs(3);

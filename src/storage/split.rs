@@ -13,26 +13,35 @@ pub enum PartError {
 }
 
 /// Saves `batch` with `save_part`, which commits all it is given or nothing; halves what fails until the guilty mail
-/// stands alone. One outcome per mail, in order. A batch of n with one bad mail costs about 2 log₂ n transactions.
+/// stands alone. One outcome per mail, in order. A batch of n with one bad mail costs about 2 log₂ n transactions. Once
+/// the store itself has failed, what is left is not tried.
 pub fn save_split(
     batch: &[Mail],
     save_part: &mut impl FnMut(&[Mail]) -> Result<(), PartError>,
 ) -> Vec<Result<SavedId, SaveError>> {
-    match save_part(batch) {
-        Ok(()) => batch
-            .iter()
-            .map(|mail| Ok(SavedId::from(mail.deliveries()[0].hash)))
-            .collect(),
-        Err(PartError::Content(error)) if batch.len() == 1 => {
-            log::error!(reason:% = error, hash:% = batch[0].deliveries()[0].hash; "refused_by_store");
-            vec![Err(error)]
+    let mut outcomes = Vec::with_capacity(batch.len());
+    let mut parts = vec![batch];
+    while let Some(part) = parts.pop() {
+        match save_part(part) {
+            Ok(()) => {
+                let saved = part
+                    .iter()
+                    .map(|mail| Ok(SavedId::from(mail.deliveries()[0].hash)));
+                outcomes.extend(saved);
+            }
+            Err(PartError::Content(error)) if part.len() <= 1 => {
+                outcomes.extend(part.iter().map(|_| Err(error.clone())));
+            }
+            Err(PartError::Content(_)) => {
+                let (first, second) = part.split_at(part.len() / 2);
+                parts.extend([second, first]);
+            }
+            Err(PartError::Store(error)) => {
+                let left = part.len() + parts.iter().map(|part| part.len()).sum::<usize>();
+                outcomes.extend(std::iter::repeat_n(Err(error), left));
+                break;
+            }
         }
-        Err(PartError::Content(_)) => {
-            let (first, second) = batch.split_at(batch.len() / 2);
-            let mut outcomes = save_split(first, save_part);
-            outcomes.extend(save_split(second, save_part));
-            outcomes
-        }
-        Err(PartError::Store(error)) => vec![Err(error); batch.len()],
     }
+    outcomes
 }

@@ -468,6 +468,7 @@ fn sort_error(file: &Path, error: &rusqlite::Error) -> Sorted {
             | ErrorCode::DatabaseCorrupt
             | ErrorCode::NotADatabase
             | ErrorCode::SchemaChanged
+            | ErrorCode::Unknown
             | ErrorCode::OutOfMemory
             | ErrorCode::FileLockingProtocolFailed,
         ) => (unavailable(text("")), true),

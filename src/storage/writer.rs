@@ -19,7 +19,7 @@ pub type OpenStore = Arc<dyn Fn() -> Result<Box<dyn SaveMail>, SaveError> + Send
 /// What connections save their mails with. Clones share one queue.
 #[derive(Clone)]
 pub struct Saver {
-    jobs: Option<Sender<Job>>,
+    jobs: Option<Sender<Ticket>>,
     prepare: bool,
     health: Health,
 }
@@ -29,11 +29,6 @@ pub struct Writers {
     threads: Vec<JoinHandle<()>>,
     /// Dropped to say that no more mail will come.
     stop: Sender<()>,
-}
-
-struct Job {
-    mail: Mail,
-    ticket: Ticket,
 }
 
 impl Saver {
@@ -68,8 +63,8 @@ impl Saver {
             let prepared = mail.prepare();
             prepared.map_err(|error| SaveError::Full(error.to_string()))?;
         }
-        let (ticket, receipt) = ticket();
-        if jobs.send(Job { mail, ticket }).is_err() {
+        let (ticket, receipt) = ticket(mail);
+        if jobs.send(ticket).is_err() {
             return Err(unavailable("the writers have stopped"));
         }
         receipt.wait(client_left)
@@ -122,7 +117,7 @@ impl Writers {
 }
 
 struct Writer {
-    jobs: Receiver<Job>,
+    jobs: Receiver<Ticket>,
     stopped: Receiver<()>,
     open: OpenStore,
     store: Option<Box<dyn SaveMail>>,
@@ -140,7 +135,7 @@ impl Writer {
         }
     }
 
-    fn next_job(&self) -> Option<Job> {
+    fn next_job(&self) -> Option<Ticket> {
         if let Ok(job) = self.jobs.try_recv() {
             return Some(job);
         }
@@ -151,14 +146,14 @@ impl Writer {
     }
 
     /// One batch, from making ready to the last answer.
-    fn save_queued(&mut self, first: Job) {
+    fn save_queued(&mut self, first: Ticket) {
         if let Err(error) = self.make_ready() {
             // Only those that waited for this attempt; whoever comes now is worth another one.
             let waiting = self.jobs.try_iter().take(self.jobs.len());
             let waiting = std::iter::once(first).chain(waiting);
             let mut count = 0;
-            for job in waiting {
-                job.ticket.answer(Err(error.clone()));
+            for ticket in waiting {
+                ticket.answer(Err(error.clone()));
                 count += 1;
             }
             log::error!(mails = count, reason:% = error; "deferred");
@@ -192,12 +187,12 @@ impl Writer {
     }
 
     /// Takes what has queued up, less what was withdrawn, up to the ceilings of a batch.
-    fn claim_batch(&self, first: Job) -> (Vec<Mail>, Vec<Ticket>) {
+    fn claim_batch(&self, first: Ticket) -> (Vec<Mail>, Vec<Ticket>) {
         let (mut mails, mut tickets) = (Vec::new(), Vec::new());
         let (mut rows, mut octets) = (0, 0);
         let mut next = Some(first);
-        while let Some(Job { mail, ticket }) = next {
-            if ticket.claim() {
+        while let Some(ticket) = next {
+            if let Some(mail) = ticket.claim() {
                 rows += mail.deliveries().len();
                 octets += mail.stored_octets();
                 mails.push(mail);
@@ -228,15 +223,16 @@ struct Fate {
 }
 
 enum FateState {
-    Queued,
+    /// The mail waits here, so that withdrawing it frees it at once, however long the queue is.
+    Queued(Box<Mail>),
     Withdrawn,
     Claimed,
     Answered(Result<SavedId, SaveError>),
 }
 
-fn ticket() -> (Ticket, Receipt) {
+fn ticket(mail: Mail) -> (Ticket, Receipt) {
     let fate = Arc::new(Fate {
-        state: Mutex::new(FateState::Queued),
+        state: Mutex::new(FateState::Queued(Box::new(mail))),
         changed: Condvar::new(),
     });
     let ticket = Ticket {
@@ -246,15 +242,15 @@ fn ticket() -> (Ticket, Receipt) {
 }
 
 impl Ticket {
-    /// From now on the mail may be stored; `false` when its connection no longer wants that.
-    fn claim(&self) -> bool {
+    /// From now on the mail may be stored; `None` when its connection no longer wants that.
+    fn claim(&self) -> Option<Mail> {
         let mut state = self.fate.lock();
-        match *state {
-            FateState::Queued => {
-                *state = FateState::Claimed;
-                true
+        match std::mem::replace(&mut *state, FateState::Claimed) {
+            FateState::Queued(mail) => Some(*mail),
+            other => {
+                *state = other;
+                None
             }
-            _ => false,
         }
     }
 
@@ -264,7 +260,7 @@ impl Ticket {
 
     fn settle(&self, outcome: Result<SavedId, SaveError>) {
         let mut state = self.fate.lock();
-        if matches!(*state, FateState::Queued | FateState::Claimed) {
+        if matches!(*state, FateState::Queued(_) | FateState::Claimed) {
             *state = FateState::Answered(outcome);
             drop(state);
             self.fate.changed.notify_one();
@@ -286,11 +282,11 @@ impl Receipt {
             let waited = started.elapsed();
             match &*state {
                 FateState::Answered(outcome) => return outcome.clone(),
-                FateState::Queued if waited >= MAX_QUEUED => {
+                FateState::Queued(_) if waited >= MAX_QUEUED => {
                     *state = FateState::Withdrawn;
                     return Err(unavailable("the store did not get round to it"));
                 }
-                FateState::Queued if waited >= HEARTBEAT && client_left() => {
+                FateState::Queued(_) if waited >= HEARTBEAT && client_left() => {
                     *state = FateState::Withdrawn;
                     return Err(unavailable("the client left before its mail's turn"));
                 }
@@ -298,7 +294,7 @@ impl Receipt {
                     // It may be stored or not: 451, never 250 on doubt.
                     return Err(unavailable("the store took it and did not answer"));
                 }
-                FateState::Queued | FateState::Claimed | FateState::Withdrawn => {}
+                FateState::Queued(_) | FateState::Claimed | FateState::Withdrawn => {}
             }
             let wait = self.fate.changed.wait_timeout(state, HEARTBEAT);
             state = wait.unwrap_or_else(|poisoned| poisoned.into_inner()).0;

@@ -5,7 +5,7 @@ use mysql::prelude::Queryable;
 use super::facts::Facts;
 use super::pool::{Connector, Link};
 use crate::storage::finding::Finding;
-use crate::storage::redis::{RedisReader, RedisSettings};
+use crate::storage::redis::{RedisPool, RedisReader, RedisSettings};
 use crate::storage::{TableName, TableShape};
 
 /// Looks at the database as the server would, and tries to save a row that is rolled back.
@@ -94,6 +94,9 @@ pub fn of_facts(facts: &Facts, table: &TableName, max_content_octets: usize) -> 
 
 /// Looks at Redis as the server would.
 pub fn redis(settings: &RedisSettings) -> Vec<Finding> {
+    if let Err(error) = RedisPool::new(settings, 1) {
+        return vec![Finding::error(error)];
+    }
     let mut redis = match RedisReader::open(settings) {
         Ok(redis) => redis,
         Err(error) => {

@@ -1,6 +1,6 @@
 //! What each error of the database means for a batch.
 
-use mysql::{DriverError, Error};
+use mysql::{DriverError, Error, MySqlError};
 
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,11 @@ impl Meaning {
     /// Sorts an error.
     pub fn of(error: &Error) -> Meaning {
         match error {
-            Error::MySqlError(error) => of_code(error.code),
+            Error::MySqlError(error) => of_server(error),
+            // Told apart by its words: the codec's error type is not ours to name.
+            Error::CodecError(error) if error.to_string().contains("max_allowed_packet") => {
+                Meaning::Content
+            }
             Error::DriverError(DriverError::PacketTooLarge) => Meaning::Content,
             Error::IoError(_) | Error::CodecError(_) | Error::DriverError(_) => Meaning::Gone,
             _ => Meaning::Content,
@@ -35,16 +39,30 @@ impl Meaning {
     }
 }
 
+/// Errors after which a COMMIT is certainly undone; after any other one nobody knows.
+pub fn is_certainly_undone(error: &Error) -> bool {
+    matches!(error, Error::MySqlError(error) if matches!(error.code, 1205 | 1213 | 1290 | 1792 | 1836 | 3100 | 3101))
+}
+
+fn of_server(error: &MySqlError) -> Meaning {
+    match error.code {
+        // Any trouble of the engine's; 28 is ENOSPC.
+        1030 if error.message.contains("28") => Meaning::Full,
+        1030 => Meaning::TryAgain,
+        code => of_code(code),
+    }
+}
+
 fn of_code(code: u16) -> Meaning {
     match code {
         // Shutdown, killed, idle too long, new connection limits met while connected.
         1053 | 1077 | 1078 | 1079 | 1080 | 1152 | 1158 | 1159 | 1160 | 1161 | 1180 | 1184
-        | 1927 | 2002 | 2003 | 2006 | 2013 | 3168 | 3169 | 4031 => Meaning::Gone,
+        | 1243 | 1927 | 2002 | 2003 | 2006 | 2013 | 3168 | 3169 | 4031 => Meaning::Gone,
         // Deadlock, lock wait, certification failure, node not ready, record changed under us.
-        1020 | 1047 | 1205 | 1213 | 1317 | 1614 | 3101 => Meaning::TryAgain,
+        1020 | 1047 | 1205 | 1213 | 1317 | 1412 | 1614 | 1615 | 3101 => Meaning::TryAgain,
         1290 | 1792 | 1836 | 3100 => Meaning::ReadOnly,
-        1021 | 1030 | 1114 | 1135 | 3675 => Meaning::Full,
-        1040 | 1129 | 1203 | 1226 => Meaning::Busy,
+        1021 | 1026 | 1114 | 1135 | 3675 => Meaning::Full,
+        1040 | 1129 | 1203 | 1226 | 1461 => Meaning::Busy,
         1044 | 1045 | 1046 | 1049 | 1054 | 1064 | 1136 | 1142 | 1143 | 1146 | 1364 | 1370
         | 1698 => Meaning::Schema,
         1264 | 1265 | 1292 | 1366 | 1406 | 3988 => Meaning::Misfit,

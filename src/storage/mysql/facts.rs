@@ -30,8 +30,9 @@ impl Facts {
     /// Whatever the database says; a missing table is a fact, not an error.
     pub fn read(connection: &mut Conn, table: &TableName) -> mysql::Result<Facts> {
         let variables = "SELECT @@max_allowed_packet, @@innodb_flush_log_at_trx_commit";
-        let (max_packet_octets, flush): (u64, u8) =
-            connection.query_first(variables)?.unwrap_or((1 << 20, 0));
+        let variables: Option<(Option<u64>, Option<u8>)> = connection.query_first(variables)?;
+        let (max_packet_octets, flush) = variables.unwrap_or_default();
+        let max_packet_octets = max_packet_octets.unwrap_or(1 << 20);
         let (database, name) = (table.database(), table.table());
         let engine: Option<Option<String>> = connection.exec_first(
             "SELECT ENGINE FROM information_schema.TABLES
@@ -45,12 +46,12 @@ impl Facts {
              FROM information_schema.COLUMNS
              WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ?",
             (database, name),
-            |(name, width, charset, data_type, must_be_filled)| ColumnFacts {
+            |(name, width, charset, data_type, must_be_filled): (_, _, _, _, Option<bool>)| ColumnFacts {
                 name,
                 width,
                 charset,
                 data_type,
-                must_be_filled,
+                must_be_filled: must_be_filled.unwrap_or_default(),
             },
         )?;
         let is_there = |name: &str| columns.iter().any(|column| column.is_named(name));
@@ -59,7 +60,7 @@ impl Facts {
             max_packet_octets: usize::try_from(max_packet_octets).unwrap_or(usize::MAX),
             shape: (!columns.is_empty()).then(|| shape(&columns)),
             engine: engine.flatten().unwrap_or_default(),
-            commits_are_synced: flush == 1,
+            commits_are_synced: flush == Some(1),
             missing_columns: if columns.is_empty() {
                 Vec::new()
             } else {
@@ -101,9 +102,9 @@ impl ColumnFacts {
     }
 
     fn column(&self) -> Column {
-        let max = self.width.map_or(usize::MAX, |width| {
-            usize::try_from(width).unwrap_or(usize::MAX)
-        });
+        // No text of ours needs more, and a row has to fit into a packet.
+        let max = self.width.and_then(|width| usize::try_from(width).ok());
+        let max = max.unwrap_or(MAX_TEXT_OCTETS).min(MAX_TEXT_OCTETS);
         let counts_chars = matches!(
             self.data_type.to_ascii_lowercase().as_str(),
             "varchar" | "char"
@@ -165,3 +166,5 @@ const INSERTED: &[&str] = &[
 ];
 /// All of a row but its body: `attach_info` of 65,535 octets, a long `subject`, the trace fields, and framing.
 const ROW_BESIDE_BODY_OCTETS: usize = 80 << 10;
+/// What a `text` column holds, and the most that is written into any column but the body's.
+const MAX_TEXT_OCTETS: usize = 65_535;

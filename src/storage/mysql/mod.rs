@@ -20,7 +20,7 @@ use r2d2::Pool;
 pub use facts::Facts;
 pub use reader::MySqlReader;
 
-use self::error::Meaning;
+use self::error::{Meaning, is_certainly_undone};
 use self::insert::insert_rows;
 use self::pool::{Connector, Link, PooledLink};
 use super::redis::RedisBodies;
@@ -34,6 +34,8 @@ pub struct MySqlStore {
     pool: Pool<Connector>,
     bodies: Option<RedisBodies>,
     link: Option<PooledLink>,
+    /// When the batch in hand has to be settled, one way or the other.
+    deadline: Instant,
 }
 
 /// An error of the database, sorted, and where it happened.
@@ -42,6 +44,15 @@ struct Failure {
     text: String,
     /// COMMIT had been sent to this host: whether it was carried out is not known.
     unknown_at: Option<usize>,
+}
+
+/// How long to wait for a connection.
+#[derive(Clone, Copy)]
+enum Patience {
+    /// Not at all once the database is known to be down: nobody's mail is in our hands.
+    WhileNotDown,
+    /// As long as the batch in hand may take.
+    UntilDeadline,
 }
 
 impl MySqlStore {
@@ -56,63 +67,72 @@ impl MySqlStore {
             pool,
             bodies,
             link: None,
+            deadline: Instant::now(),
         }
     }
 
     /// Commits all of `part` or nothing, trying again as long as its clients may wait.
     fn save_part(&mut self, part: &[Mail], bodies_in_redis: bool) -> Result<(), PartError> {
-        let started_at = Instant::now();
         let mut pause = FIRST_PAUSE;
-        let mut facts_are_fresh = false;
+        let (mut misfits, mut read_only) = (0, 0);
         loop {
             let Err(failure) = self.try_part(part, bodies_in_redis) else {
                 return Ok(());
             };
             if let Some(host) = failure.unknown_at {
-                return self.settle_unknown(part, bodies_in_redis, host, started_at);
+                return self.settle_unknown(part, bodies_in_redis, host);
             }
             let unavailable = SaveError::Unavailable(failure.text.clone());
             match failure.meaning {
                 Meaning::Full => return Err(PartError::Store(SaveError::Full(failure.text))),
                 Meaning::Schema => return Err(PartError::Store(unavailable)),
                 Meaning::Content => return Err(PartError::Content(unavailable)),
-                // The table may have changed since it was read: once more with what it is now.
-                Meaning::Misfit if facts_are_fresh => return Err(PartError::Content(unavailable)),
-                Meaning::Misfit => facts_are_fresh = true,
-                Meaning::Gone | Meaning::TryAgain | Meaning::ReadOnly | Meaning::Busy => {}
+                // The table may have changed since this connection read it, and since the idle ones did.
+                Meaning::Misfit if misfits > self.pool.max_size() => {
+                    return Err(PartError::Content(unavailable));
+                }
+                Meaning::Misfit => misfits += 1,
+                Meaning::ReadOnly => {
+                    read_only += 1;
+                    if read_only >= self.connector.hosts() {
+                        return Err(PartError::Store(unavailable));
+                    }
+                }
+                Meaning::Gone | Meaning::TryAgain | Meaning::Busy => {}
             }
-            if started_at.elapsed() + pause > PATIENCE {
+            if Instant::now() + pause > self.deadline {
                 return Err(PartError::Store(unavailable));
             }
-            thread::sleep(jittered(pause));
-            pause = (pause * 2).min(LAST_PAUSE);
+            if failure.meaning != Meaning::Misfit {
+                thread::sleep(jittered(pause));
+                pause = (pause * 2).min(LAST_PAUSE);
+            }
         }
     }
 
     fn try_part(&mut self, part: &[Mail], bodies_in_redis: bool) -> Result<(), Failure> {
-        let mut link = self.begin()?;
-        let saved = insert_rows(
-            &mut link,
-            self.connector.table(),
-            part,
-            bodies_in_redis,
-            &HashSet::new(),
-        )
-        .map_err(|error| (error, None))
-        .and_then(|()| link.commit().map_err(|error| (error, Some(link.host))));
-        match saved {
-            Ok(()) => {
-                self.link = Some(link);
-                Ok(())
-            }
-            Err((error, commit_at)) => Err(self.failed(link, &error, commit_at)),
+        let mut link = self.begin(Patience::UntilDeadline)?;
+        let table = self.connector.table();
+        if let Err(error) = insert_rows(&mut link, table, part, bodies_in_redis, &HashSet::new()) {
+            return Err(self.failed(link, &error, None));
         }
+        if Instant::now() > self.deadline {
+            // Its clients are about to hear 451: nothing may be stored behind their backs.
+            link.broken = link.rollback().is_err();
+            return Err(too_late());
+        }
+        if let Err(error) = link.commit() {
+            let host = link.host;
+            return Err(self.failed(link, &error, Some(host)));
+        }
+        self.link = Some(link);
+        Ok(())
     }
 
     /// A connection with a transaction begun: the one made ready, or another one. One that went stale while idle is
     /// silently replaced.
-    fn begin(&mut self) -> Result<PooledLink, Failure> {
-        let mut link = self.take_link()?;
+    fn begin(&mut self, patience: Patience) -> Result<PooledLink, Failure> {
+        let mut link = self.take_link(patience)?;
         let mut stale = 0;
         while !link.in_transaction {
             match link.begin() {
@@ -123,7 +143,7 @@ impl MySqlStore {
                     link.broken = true;
                     stale += 1;
                     drop(link);
-                    link = self.take_link()?;
+                    link = self.take_link(patience)?;
                 }
                 Err(error) => return Err(self.failed(link, &error, None)),
             }
@@ -131,17 +151,23 @@ impl MySqlStore {
         Ok(link)
     }
 
-    fn take_link(&mut self) -> Result<PooledLink, Failure> {
+    fn take_link(&mut self, patience: Patience) -> Result<PooledLink, Failure> {
         if let Some(link) = self.link.take().or_else(|| self.pool.try_get()) {
             return Ok(link);
         }
-        self.pool
-            .get_timeout(LINK_PATIENCE)
-            .map_err(|error| Failure {
-                meaning: Meaning::Gone,
-                text: format!("the database cannot be reached: {error}"),
-                unknown_at: None,
-            })
+        let gone = |text: String| Failure {
+            meaning: Meaning::Gone,
+            text: format!("the database cannot be reached: {text}"),
+            unknown_at: None,
+        };
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let patience = match (patience, self.connector.why_down()) {
+            (Patience::WhileNotDown, Some(reason)) => return Err(gone(reason)),
+            (Patience::WhileNotDown, None) => LINK_PATIENCE,
+            (Patience::UntilDeadline, _) => LINK_PATIENCE.min(left),
+        };
+        let link = self.pool.get_timeout(patience);
+        link.map_err(|error| gone(error.to_string()))
     }
 
     /// Leaves nothing of the transaction behind, and decides what becomes of the connection.
@@ -158,6 +184,8 @@ impl MySqlStore {
                 self.connector.leave_host(link.host);
                 link.broken = true;
             }
+            // After a COMMIT in doubt the connection may know nothing of the truth.
+            _ if commit_at.is_some() && !is_certainly_undone(error) => link.broken = true,
             Meaning::TryAgain | Meaning::Full | Meaning::Content => {
                 link.broken = link.rollback().is_err();
             }
@@ -170,7 +198,7 @@ impl MySqlStore {
                 ),
                 _ => error.to_string(),
             },
-            unknown_at: commit_at.filter(|_| meaning == Meaning::Gone),
+            unknown_at: commit_at.filter(|_| !is_certainly_undone(error)),
         }
     }
 
@@ -181,7 +209,6 @@ impl MySqlStore {
         part: &[Mail],
         bodies_in_redis: bool,
         host: usize,
-        started_at: Instant,
     ) -> Result<(), PartError> {
         let mut pause = FIRST_PAUSE;
         loop {
@@ -201,7 +228,7 @@ impl MySqlStore {
                 log::warn!(mails = part.len(); "commit_settled");
                 return Ok(());
             };
-            if started_at.elapsed() + pause > PATIENCE {
+            if Instant::now() + pause > self.deadline {
                 return Err(PartError::Store(SaveError::Unavailable(format!(
                     "COMMIT was not answered, and its host cannot say whether it was carried out: {error}"
                 ))));
@@ -214,12 +241,19 @@ impl MySqlStore {
 
 impl SaveMail for MySqlStore {
     fn ready(&mut self) -> Result<(), SaveError> {
-        let link = self.begin().map_err(|failure| match failure.meaning {
-            Meaning::Full => SaveError::Full(failure.text),
-            _ => SaveError::Unavailable(failure.text),
-        })?;
+        let link = self
+            .begin(Patience::WhileNotDown)
+            .map_err(|failure| match failure.meaning {
+                Meaning::Full => SaveError::Full(failure.text),
+                _ => SaveError::Unavailable(failure.text),
+            })?;
         self.link = Some(link);
         Ok(())
+    }
+
+    fn stand_down(&mut self) {
+        // In the middle of a transaction: the pool closes it and makes another one.
+        self.link = None;
     }
 
     fn save_mail(&mut self, mail: &Mail) -> Result<SavedId, SaveError> {
@@ -230,6 +264,7 @@ impl SaveMail for MySqlStore {
     }
 
     fn save_batch(&mut self, batch: &[Mail]) -> Vec<Result<SavedId, SaveError>> {
+        self.deadline = Instant::now() + PATIENCE;
         let bodies_in_redis = self
             .bodies
             .as_mut()
@@ -279,6 +314,14 @@ fn stored_hashes(
         found.extend(rows);
     }
     Ok(found)
+}
+
+fn too_late() -> Failure {
+    Failure {
+        meaning: Meaning::Gone,
+        text: "the database took too long".to_owned(),
+        unknown_at: None,
+    }
 }
 
 /// Not all writers of all receivers shall come back in the same moment.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use mysql::prelude::Queryable;
 use mysql::{Conn, OptsBuilder};
 use r2d2::{HandleError, ManageConnection, Pool, PooledConnection};
 
@@ -169,7 +168,6 @@ impl Connector {
             MySqlHost::Socket(path) => options.socket(Some(path)),
         };
         let mut connection = Conn::new(options)?;
-        connection.query_drop("SET NAMES utf8mb4")?;
         let facts = Facts::read(&mut connection, &settings.table)?;
         (self.shared.learned)(&facts);
         self.shared.health.set_up();
@@ -181,6 +179,16 @@ impl Connector {
             in_transaction: false,
             _counted: Counted::new(&self.shared.links),
         })
+    }
+
+    /// How many hosts there are.
+    pub fn hosts(&self) -> usize {
+        self.shared.settings.hosts.len()
+    }
+
+    /// Why no host can be reached; `None` while that is not known.
+    pub fn why_down(&self) -> Option<String> {
+        self.shared.health.why_down()
     }
 
     /// The host takes nothing: the next connection begins with another one.
@@ -203,7 +211,8 @@ impl ManageConnection for Connector {
     }
 
     fn has_broken(&self, link: &mut Link) -> bool {
-        link.broken
+        // One that comes back in the middle of a transaction, after a panic, must not carry it into the next batch.
+        link.broken || link.in_transaction
     }
 }
 
@@ -236,10 +245,11 @@ impl fmt::Debug for MySqlSettings {
 }
 
 /// Made explicit, so that no server's configuration changes what a 250 means: values that do not fit are errors, a lock
-/// is not waited for longer than a client would like.
+/// of a row or of the whole table is not waited for longer than a client would like.
 const SESSION_SETTINGS: &[&str] = &[
     "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', \
-     SESSION innodb_lock_wait_timeout = 5, SESSION autocommit = 1",
+     SESSION innodb_lock_wait_timeout = 5, SESSION lock_wait_timeout = 5, SESSION autocommit = 1",
+    "SET NAMES utf8mb4",
 ];
 /// To reach a host at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
