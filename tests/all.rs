@@ -18,6 +18,7 @@ mod refusals;
 mod shutdown;
 mod smoke;
 mod sqlite_faults;
+mod starttls;
 mod support;
 mod time;
 mod writer;

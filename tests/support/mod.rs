@@ -1,8 +1,10 @@
 //! A server of our own on a port of the kernel's choice, and a client that checks each reply's form.
 
+pub mod certificates;
 pub mod dialog;
 pub mod ended;
 pub mod store;
+pub mod tls;
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
