@@ -335,6 +335,32 @@ fn a_handshake_that_does_not_come_ends_in_time_and_without_a_word_in_plain() {
 }
 
 #[test]
+fn close_notify_behind_a_client_hello_ends_it_and_costs_nothing() {
+    let tls = TlsServer::start(&[("GSMTP_TIMEOUT", "30")]);
+    for at_once in [false, true] {
+        for in_one_write in [false, true] {
+            let hello = client_hello(&tls);
+            let mut socket = wire(&tls, at_once);
+            let before = tls.server.processor_time();
+            if in_one_write {
+                let both = [&hello, CLOSE_NOTIFY].concat();
+                socket.write_all(&both).expect("the server reads");
+            } else {
+                socket.write_all(&hello).expect("the server reads");
+                let answered = socket.peek(&mut [0]).expect("the server answers");
+                assert_eq!(answered, 1);
+                socket.write_all(CLOSE_NOTIFY).expect("the server reads");
+            }
+            let began_at = Instant::now();
+            assert_only_records(&hear(&mut socket));
+            assert!(began_at.elapsed() < Duration::from_secs(3));
+            let used = tls.server.processor_time() - before;
+            assert!(used < Duration::from_millis(100), "{used:?}");
+        }
+    }
+}
+
+#[test]
 fn a_client_hello_may_come_in_pieces() {
     let tls = TlsServer::start(&[]);
     let config = config_trusting(&[&tls.pair.chain]);
@@ -412,6 +438,37 @@ fn replies_to_commands_that_came_together_leave_in_one_record() {
     client.expect_close_notify();
     socket.read_exact(&mut [0]).expect_err("the end");
     assert_eq!(tls.server.contents(), [b"two\r\n", b"one\r\n", b"one\r\n"]);
+}
+
+#[test]
+fn content_arrives_in_records_of_any_size() {
+    let tls = TlsServer::start(&[("GSMTP_MAX_SIZE", "4000000")]);
+    let line = format!("{}\r\n", "0123456789".repeat(7));
+    let content = line.repeat(600_000 / line.len()).into_bytes();
+    for sizes in [
+        &[16_384, 1_000][..],
+        &[6_000],
+        &[1, 16_384, 5, 9_000],
+        &[5_500, 5_600, 100],
+        &[16_384],
+        &[137],
+    ] {
+        let mut client = tls.client();
+        client.command("EHLO client.test", "250");
+        client.begin_mail();
+        let mut rest = &content[..];
+        for size in sizes.iter().cycle() {
+            let (part, behind) = rest.split_at(rest.len().min(*size));
+            client.send(part);
+            rest = behind;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        client.send(".\r\n");
+        client.expect("250 2.0.0 ");
+        assert!(tls.server.contents()[0] == content, "{sizes:?}");
+    }
 }
 
 #[test]
@@ -905,5 +962,6 @@ const HANDSHAKE: u8 = 22;
 const ALERT: u8 = 21;
 const APPLICATION_DATA: u8 = 23;
 const RECORD_HEAD: usize = 5;
+const CLOSE_NOTIFY: &[u8] = b"\x15\x03\x03\x00\x02\x01\x00";
 /// Protocols, the server's defaults, and vulnerabilities; nobody is asked for names.
 const TESTSSL_PARTS: [&str; 5] = ["-p", "-S", "-U", "--nodns", "none"];
