@@ -22,6 +22,7 @@ mod refusals;
 mod shutdown;
 mod smoke;
 mod sqlite_faults;
+mod starttls;
 mod storage;
 mod support;
 mod time;

@@ -207,7 +207,7 @@ fn smtp_source(server: &Server, arguments: &[&str]) {
 }
 
 /// Runs a script that knows `smtplib`, `host` and `port`.
-fn python(server: &Server, script: &str) {
+pub fn python(server: &Server, script: &str) {
     let script = format!(
         "import smtplib, sys\nhost, port = sys.argv[1], int(sys.argv[2])\n{}",
         script.trim_start()
@@ -222,7 +222,7 @@ fn python(server: &Server, script: &str) {
 }
 
 /// Runs a program in the server's folder to its good end.
-fn run(server: &Server, program: &[&str], arguments: &[&str]) {
+pub fn run(server: &Server, program: &[&str], arguments: &[&str]) {
     let mut command = Command::new("timeout");
     command.env("PATH", path_with_sbin());
     let output = command
@@ -248,13 +248,13 @@ fn path_with_sbin() -> String {
     format!("{path}:/usr/sbin")
 }
 
-fn host_and_port(server: &Server) -> (String, String) {
+pub fn host_and_port(server: &Server) -> (String, String) {
     let address = server.address;
     (address.ip().to_string(), address.port().to_string())
 }
 
 /// One row for each of these recipients and no other, each with this content.
-fn assert_stored(server: &Server, recipients: &[&str], content: &[u8]) {
+pub fn assert_stored(server: &Server, recipients: &[&str], content: &[u8]) {
     let mails = server.list();
     let mut stored: Vec<&str> = mails
         .iter()
@@ -303,12 +303,12 @@ fn assert_same(stored: &[u8], sent: &[u8]) {
 }
 
 /// What swaks and smtp-source send for [`mail`]: they write CR LF in front of the final dot wherever a file ends.
-fn mail_and_empty_line() -> Vec<u8> {
+pub fn mail_and_empty_line() -> Vec<u8> {
     [&mail("\r\n")[..], b"\r\n"].concat()
 }
 
 /// Lines that are easily changed on their way: dots, spaces and tabs at the end, long, empty, in UTF-8.
-fn mail(line_end: &str) -> Vec<u8> {
+pub fn mail(line_end: &str) -> Vec<u8> {
     let long = "0123456789".repeat(90);
     let lines = [
         "From: A Sender <a@client.test>",

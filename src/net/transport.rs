@@ -1,6 +1,7 @@
 //! A client's socket as reads and writes with deadlines, plain or in TLS.
 
 use std::io::{self, ErrorKind, Read, Write};
+use std::mem;
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +19,8 @@ pub struct Transport {
 /// The socket itself.
 struct Wire {
     socket: Arc<TcpStream>,
+    /// Octets of TLS records that came while the TLS machine held all the plaintext it may.
+    held: Vec<u8>,
     /// The read time-out last given to the kernel. It restarts with each read, so it is only set anew when less than it
     /// remains, which spares a system call for nearly every read.
     armed: Duration,
@@ -58,6 +61,7 @@ impl Transport {
         socket.set_write_timeout(Some(write_patience))?;
         let wire = Wire {
             socket,
+            held: Vec::new(),
             armed: write_patience,
             write_patience,
         };
@@ -215,24 +219,36 @@ impl Wire {
         Ok(())
     }
 
-    /// One read from the socket into the TLS machine; 0 at the end of the stream.
+    /// What was held, or else one read from the socket, into the TLS machine; 0 at the end of the stream.
     fn read_tls(
         &mut self,
         tls: &mut ServerConnection,
         deadline: &Deadline,
     ) -> Result<usize, TransportError> {
         let mut room = [0; TLS_READ_OCTETS];
-        let count = self.read(&mut room, deadline)?;
-        let mut received = &room[..count];
+        let held = mem::take(&mut self.held);
+        let mut received = &held[..];
+        if received.is_empty() {
+            let count = self.read(&mut room, deadline)?;
+            received = &room[..count];
+        }
+        let count = received.len();
         loop {
             let taken = tls.read_tls(&mut received).map_err(TransportError::Lost)?;
-            if let Err(error) = tls.process_new_packets() {
-                // The alert tells the client what was wrong; nothing else is ever said after a failure.
-                let _ = self.write_tls(tls);
-                return Err(TransportError::Tls(error));
-            }
-            if received.is_empty() || taken == 0 {
-                return Ok(count);
+            match tls.process_new_packets() {
+                Ok(state) if state.plaintext_bytes_to_read() > MAX_PLAINTEXT_OCTETS => {
+                    self.held = received.to_vec();
+                    return Ok(count);
+                }
+                // close_notify; whatever stands behind it is not read.
+                Ok(state) if state.peer_has_closed() => return Ok(0),
+                Ok(_) if received.is_empty() || taken == 0 => return Ok(count),
+                Ok(_) => {}
+                Err(error) => {
+                    // The alert tells the client what was wrong; nothing else is ever said after a failure.
+                    let _ = self.write_tls(tls);
+                    return Err(TransportError::Tls(error));
+                }
             }
         }
     }
@@ -264,6 +280,8 @@ impl Wire {
 const ARMED_TOO_LONG: Duration = Duration::from_millis(50);
 /// One read of TLS records; a record holds 16 KiB at most.
 const TLS_READ_OCTETS: usize = 16_384;
+/// With more plaintext than this in it, unread, the TLS machine takes no octets.
+const MAX_PLAINTEXT_OCTETS: usize = 16_384;
 /// How long a client may go on sending after our last reply. It holds its place meanwhile, so slow clients on all places
 /// are gone within a second of their time.
 const LINGER: Duration = Duration::from_millis(900);

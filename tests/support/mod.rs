@@ -1,11 +1,13 @@
 //! A server of our own on a port of the kernel's choice, and a client that checks each reply's form.
 
+pub mod certificates;
 pub mod dialog;
 pub mod ended;
 pub mod fault_proxy;
 pub mod mariadb;
 pub mod redis;
 pub mod store;
+pub mod tls;
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};

@@ -1,0 +1,967 @@
+//! TLS by STARTTLS and from the first octet, with real clients, hostile ones, and pairs that change.
+
+use std::fs::{self, Permissions};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use rustls::ProtocolVersion;
+use socket2::SockRef;
+use tempfile::TempDir;
+
+use crate::clients::{assert_stored, mail, mail_and_empty_line, python, run};
+use crate::support::certificates::{KeyKind, Pair};
+use crate::support::ended;
+use crate::support::tls::{
+    TlsClient, TlsServer, certificate, config_trusting, connection, starttls,
+};
+use crate::support::{Client, PATIENCE, Server, wait_for, wait_for_within, write_config};
+
+#[test]
+fn openssl_delivers_in_either_version_and_is_given_no_ticket() {
+    let tls = TlsServer::start(&[]);
+    let content = mail("\r\n");
+    let mut sent = 0;
+    for (version, name) in [("-tls1_2", "TLSv1.2"), ("-tls1_3", "TLSv1.3")] {
+        for at_once in [false, true] {
+            let said = [
+                &b"ehlo client.test\r\nmail from:<a@client.test>\r\nrcpt to:<u@ours.test>\r\ndata\r\n"[..],
+                &crate::support::stuffed(&content),
+                b"quit\r\n",
+            ];
+            let (output, text) = s_client(&tls, at_once, &[version, "-ign_eof"], &said.concat());
+            assert!(output.status.success(), "{version} {at_once}: {text}");
+            for wanted in ["250 2.0.0 OK : queued as ", "221 2.0.0 "] {
+                assert!(text.contains(wanted), "{version} {at_once}: {text}");
+            }
+            assert!(text.contains(&format!("New, {name}, Cipher is ")), "{text}");
+            assert!(text.contains("Verify return code: 0 (ok)"), "{text}");
+            let issues = text.contains("Session Ticket") || text.contains("session ticket");
+            assert!(!issues, "{version} {at_once}: {text}");
+            // An id is what a client of TLS 1.2 would resume by.
+            if version == "-tls1_2" {
+                assert!(text.contains("Session-ID: \n"), "{text}");
+            }
+            sent += 1;
+            let line = disconnected(&tls.server, sent);
+            let in_log = format!(" tls={} cipher=TLS", name.replace('.', "_"));
+            assert!(line.contains(&in_log), "{line}");
+        }
+    }
+    assert_stored(&tls.server, &["u@ours.test"; 4], &content);
+    assert_all_came_with(&tls.server, "ESMTPS");
+}
+
+#[test]
+fn no_session_is_resumed() {
+    let tls = TlsServer::start(&[]);
+    for version in ["-tls1_2", "-tls1_3"] {
+        let file = tls.server.path("session");
+        let file = file.to_str().expect("a path in UTF-8");
+        let quit = b"quit\r\n";
+        let (_, text) = s_client(&tls, true, &[version, "-ign_eof", "-sess_out", file], quit);
+        assert!(text.contains("New, TLSv1"), "{text}");
+        // TLS 1.3 without tickets leaves nothing to write.
+        if Path::new(file).exists() {
+            let (_, text) = s_client(&tls, true, &[version, "-ign_eof", "-sess_in", file], quit);
+            assert!(text.contains("New, TLSv1"), "{text}");
+            assert!(!text.contains("Reused, "), "{text}");
+            fs::remove_file(file).expect("our file");
+        }
+    }
+}
+
+#[test]
+fn versions_before_tls_1_2_are_refused() {
+    let tls = TlsServer::start(&[]);
+    for version in ["-tls1", "-tls1_1"] {
+        let old = [version, "-cipher", "ALL:@SECLEVEL=0"];
+        let (output, text) = s_client(&tls, false, &old, b"");
+        assert!(!output.status.success(), "{version}: {text}");
+        assert!(text.contains("Cipher is (NONE)"), "{version}: {text}");
+        // From the server, not from an openssl that no longer knows this version.
+        assert!(text.contains("SSL alert number "), "{version}: {text}");
+    }
+    tls.server.wait_for_log("reason=tls_failed");
+}
+
+#[test]
+fn swaks_delivers_in_tls() {
+    let tls = TlsServer::start(&[]);
+    fs::write(tls.server.path("mail"), mail("\n")).expect("a file is written");
+    for (address, how) in [
+        (tls.server.address, "--tls"),
+        (tls.at_once, "--tls-on-connect"),
+    ] {
+        let address = address.to_string();
+        run(
+            &tls.server,
+            &["swaks", "--config", "--server", &address, how],
+            &[
+                "--helo",
+                "client.test",
+                "--from",
+                "a@client.test",
+                "--to",
+                "u@ours.test",
+                "--data",
+                "@mail",
+            ],
+        );
+    }
+    assert_stored(&tls.server, &["u@ours.test"; 2], &mail_and_empty_line());
+    assert_all_came_with(&tls.server, "ESMTPS");
+}
+
+#[test]
+fn curl_delivers_in_tls() {
+    let tls = TlsServer::start(&[]);
+    fs::write(tls.server.path("mail"), mail("\r\n")).expect("a file is written");
+    for (scheme, address) in [("smtp", tls.server.address), ("smtps", tls.at_once)] {
+        // By name, so that curl checks the certificate as it would out there.
+        let port = address.port();
+        let url = format!("{scheme}://mx.test:{port}/client.test");
+        let resolve = format!("mx.test:{port}:127.0.0.1");
+        run(
+            &tls.server,
+            &[
+                "curl",
+                "-q",
+                "-sS",
+                "--noproxy",
+                "*",
+                "--max-time",
+                "30",
+                "--ssl-reqd",
+            ],
+            &[
+                "--cacert",
+                "mx.cert.pem",
+                "--resolve",
+                &resolve,
+                &url,
+                "--mail-from",
+                "a@client.test",
+                "--mail-rcpt",
+                "u@ours.test",
+                "-T",
+                "mail",
+            ],
+        );
+    }
+    assert_stored(&tls.server, &["u@ours.test"; 2], &mail("\r\n"));
+    assert_all_came_with(&tls.server, "ESMTPS");
+}
+
+#[test]
+fn msmtp_delivers_in_tls() {
+    let tls = TlsServer::start(&[]);
+    fs::write(tls.server.path("mail"), mail("\n")).expect("a file is written");
+    for (address, starttls) in [(tls.server.address, "on"), (tls.at_once, "off")] {
+        let script = "exec msmtp --file=/dev/null --host=127.0.0.1 --port=$0 --tls=on --tls-starttls=$1 \
+                      --tls-certcheck=off --auth=off --domain=client.test --from=a@client.test u@ours.test < mail";
+        let port = address.port().to_string();
+        run(&tls.server, &["sh", "-c", script], &[&port, starttls]);
+    }
+    assert_stored(&tls.server, &["u@ours.test"; 2], &mail("\r\n"));
+    assert_all_came_with(&tls.server, "ESMTPS");
+}
+
+#[test]
+fn smtplib_delivers_in_tls_in_each_protocol() {
+    let tls = TlsServer::start(&[]);
+    fs::write(tls.server.path("mail"), mail("\r\n")).expect("a file is written");
+    let script = r#"
+import ssl
+octets = open("mail", "rb").read()
+trusting = ssl.create_default_context(cafile="mx.cert.pem")
+trusting.check_hostname = False
+def deliver(client, to, options=()):
+    assert client.sendmail("a@client.test", [to], octets, options) == {}
+with smtplib.SMTP(host, port, "client.test", timeout=30) as client:
+    client.starttls(context=trusting)
+    deliver(client, "esmtps@ours.test")
+    deliver(client, "utf8smtps@ours.test", ["SMTPUTF8"])
+    assert not client.has_extn("starttls")
+with smtplib.SMTP_SSL(host, AT_ONCE, "client.test", timeout=30, context=trusting) as client:
+    deliver(client, "esmtps@ours.test")
+    assert client.helo("client.test")[0] == 250
+    client.esmtp_features = {}
+    client.does_esmtp = False
+    deliver(client, "smtp@ours.test")
+"#;
+    let at_once = tls.at_once.port().to_string();
+    python(&tls.server, &script.replace("AT_ONCE", &at_once));
+    for content in tls.server.contents() {
+        assert_eq!(content, mail("\r\n"));
+    }
+    let mails = tls.server.list();
+    assert_eq!(mails.len(), 4);
+    for mail in mails {
+        let shown = tls.server.show(mail["hash"].as_str().expect("a hash"));
+        let recipient = mail["recipient"].as_str().expect("a recipient");
+        let word = recipient
+            .split('@')
+            .next()
+            .unwrap_or_default()
+            .to_uppercase();
+        let shown = String::from_utf8_lossy(&shown);
+        assert!(shown.contains(&format!(" with {word} id ")), "{shown}");
+    }
+}
+
+#[test]
+fn octets_behind_starttls_are_refused() {
+    let tls = TlsServer::start(&[]);
+    for behind in ["NOOP\r\n", "\n", "\u{16}"] {
+        let mut client = tls.server.client();
+        client.command("EHLO client.test", "250");
+        client.send(format!("STARTTLS\r\n{behind}"));
+        client.expect("454 4.5.0 ");
+        client.expect_close();
+    }
+}
+
+#[test]
+fn nothing_said_in_clear_survives() {
+    let tls = TlsServer::start(&[]);
+    let mut client = tls.server.client();
+    client.command("EHLO before.test", "250");
+    client.command("MAIL FROM:<before@client.test>", "250");
+    client.command("RCPT TO:<before@ours.test>", "250");
+    client.command("STARTTLS", "220 2.0.0 ");
+    let socket = client.socket().try_clone().expect("a descriptor");
+    let config = config_trusting(&[&tls.pair.chain]);
+    let mut client = TlsClient::over(socket, config).expect("a handshake");
+    client.command("DATA", "503 5.5.1 ");
+    client.command("RCPT TO:<u@ours.test>", "503 5.5.1 ");
+    client.command("MAIL FROM:<a@client.test>", "503 5.5.1 ");
+    client.command("EHLO inside.test", "250");
+    client.command("DATA", "503 5.5.1 ");
+    client.begin_mail();
+    client.send("x\r\n.\r\n");
+    client.expect("250 2.0.0 ");
+    client.command("QUIT", "221 2.0.0 ");
+    client.expect_close_notify();
+    let mails = tls.server.list();
+    assert_eq!(mails.len(), 1);
+    assert_eq!(mails[0]["from"], "a@client.test");
+    let shown = tls.server.show(mails[0]["hash"].as_str().expect("a hash"));
+    let shown = String::from_utf8_lossy(&shown);
+    assert!(
+        shown.contains("inside.test") && !shown.contains("before.test"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn starttls_is_offered_once_and_refused_where_it_does_not_belong() {
+    let tls = TlsServer::start(&[]);
+    let mut client = tls.server.client();
+    let offered = client.command("EHLO client.test", "250").text();
+    assert!(offered.contains("250-STARTTLS"), "{offered}");
+    client.command("STARTTLS now", "501 5.5.4 ");
+    client.command("NOOP", "250 2.0.0 ");
+    let mut client = tls.client();
+    let offered = client.command("EHLO client.test", "250");
+    assert!(!offered.contains("STARTTLS"), "{offered}");
+    client.command("STARTTLS", "503 5.5.1 ");
+    client.command("NOOP", "250 2.0.0 ");
+    let mut client = tls.client_at_once();
+    let offered = client.command("EHLO client.test", "250");
+    assert!(!offered.contains("STARTTLS"), "{offered}");
+    client.command("STARTTLS", "503 5.5.1 ");
+    client.command("NOOP", "250 2.0.0 ");
+
+    let without_keys = Server::start(&[]);
+    let mut client = without_keys.client();
+    let offered = client.command("EHLO client.test", "250").text();
+    assert!(!offered.contains("STARTTLS"), "{offered}");
+    client.command("STARTTLS", "502 5.5.1 ");
+    client.command("NOOP", "250 2.0.0 ");
+}
+
+#[test]
+fn a_handshake_that_does_not_come_ends_in_time_and_without_a_word_in_plain() {
+    let tls = TlsServer::start(&[("GSMTP_TIMEOUT", "2"), ("GM_MAX_CLIENTS", "14")]);
+    let hello = client_hello(&tls);
+    let half = &hello[..hello.len() / 2];
+    // What is sent at once, and whether more drips in behind it.
+    let cases: [(&[u8], bool); 7] = [
+        (b"", false),
+        (b"\x00\xff\x07garbage\r\n", false),
+        (b"EHLO client.test\r\n", false),
+        (
+            b"MAIL FROM:<a@client.test>\r\nRCPT TO:<u@ours.test>\r\nDATA\r\n",
+            false,
+        ),
+        (half, false),
+        (half, true),
+        (&hello, false),
+    ];
+    thread::scope(|scope| {
+        for (first, drips) in cases {
+            for at_once in [false, true] {
+                let (tls, hello) = (&tls, &hello);
+                scope.spawn(move || {
+                    let mut socket = wire(tls, at_once);
+                    let began_at = Instant::now();
+                    socket.write_all(first).expect("the server reads");
+                    let heard = if drips {
+                        hear_while_dripping(&mut socket, &hello[first.len()..])
+                    } else {
+                        hear(&mut socket)
+                    };
+                    let seconds = began_at.elapsed().as_secs_f64();
+                    assert!(seconds < 3.2, "{} s {}", seconds, first.escape_ascii());
+                    let sent_hello = first.len() == hello.len();
+                    assert!(sent_hello || heard.is_empty() || is_alert(&heard));
+                    assert_only_records(&heard);
+                });
+            }
+        }
+    });
+    // Every place is free again.
+    let clients: Vec<Client> = (0..14).map(|_| tls.server.client()).collect();
+    drop(clients);
+    assert!(tls.server.list().is_empty());
+}
+
+#[test]
+fn close_notify_behind_a_client_hello_ends_it_and_costs_nothing() {
+    let tls = TlsServer::start(&[("GSMTP_TIMEOUT", "30")]);
+    for at_once in [false, true] {
+        for in_one_write in [false, true] {
+            let hello = client_hello(&tls);
+            let mut socket = wire(&tls, at_once);
+            let before = tls.server.processor_time();
+            if in_one_write {
+                let both = [&hello, CLOSE_NOTIFY].concat();
+                socket.write_all(&both).expect("the server reads");
+            } else {
+                socket.write_all(&hello).expect("the server reads");
+                let answered = socket.peek(&mut [0]).expect("the server answers");
+                assert_eq!(answered, 1);
+                socket.write_all(CLOSE_NOTIFY).expect("the server reads");
+            }
+            let began_at = Instant::now();
+            assert_only_records(&hear(&mut socket));
+            assert!(began_at.elapsed() < Duration::from_secs(3));
+            let used = tls.server.processor_time() - before;
+            assert!(used < Duration::from_millis(100), "{used:?}");
+        }
+    }
+}
+
+#[test]
+fn a_client_hello_may_come_in_pieces() {
+    let tls = TlsServer::start(&[]);
+    let config = config_trusting(&[&tls.pair.chain]);
+    let length = client_hello(&tls).len();
+    for cut in (1..length).step_by(5) {
+        // Alternately two packets, and two records.
+        for in_records in [false, true] {
+            if in_records && cut <= RECORD_HEAD {
+                continue;
+            }
+            let mut machine = connection(Arc::clone(&config));
+            let mut hello = Vec::new();
+            machine.write_tls(&mut hello).expect("a vector");
+            let cut = cut.min(hello.len() - 1);
+            let (first, second) = if in_records {
+                (record(&hello[RECORD_HEAD..cut]), record(&hello[cut..]))
+            } else {
+                (hello[..cut].to_vec(), hello[cut..].to_vec())
+            };
+            let mut socket = TcpStream::connect(tls.at_once).expect("the server accepts");
+            socket.set_nodelay(true).expect("an open socket");
+            socket.write_all(&first).expect("the server reads");
+            thread::yield_now();
+            socket.write_all(&second).expect("the server reads");
+            let mut client = TlsClient::resume(socket, machine).expect("a handshake");
+            client.expect("220 mx.test ESMTP");
+        }
+    }
+    assert!(!tls.server.log().contains("panicked"));
+}
+
+#[test]
+fn a_client_hello_in_single_octets_is_a_handshake() {
+    let tls = TlsServer::start(&[]);
+    let mut machine = connection(config_trusting(&[&tls.pair.chain]));
+    let mut hello = Vec::new();
+    machine.write_tls(&mut hello).expect("a vector");
+    let mut socket = TcpStream::connect(tls.at_once).expect("the server accepts");
+    socket.set_nodelay(true).expect("an open socket");
+    for octet in &hello[RECORD_HEAD..] {
+        socket
+            .write_all(&record(&[*octet]))
+            .expect("the server reads");
+    }
+    // Records of one octet are legal; a server may find so many of them too odd, but has to say so in TLS.
+    match TlsClient::resume(socket, machine) {
+        Ok(mut client) => drop(client.expect("220 ")),
+        Err(error) => assert_ne!(error.kind(), ErrorKind::WouldBlock, "{error}"),
+    }
+    assert!(!tls.server.log().contains("panicked"));
+}
+
+#[test]
+fn replies_to_commands_that_came_together_leave_in_one_record() {
+    let tls = TlsServer::start(&[]);
+    let mut client = tls.client();
+    client.command("EHLO client.test", "250");
+    let commands =
+        "MAIL FROM:<a@client.test>\r\nRCPT TO:<u@ours.test>\r\nRCPT TO:<v@ours.test>\r\nDATA\r\n";
+    let mut socket = client.socket().try_clone().expect("a descriptor");
+    client.send(commands);
+    let mut records = vec![0; 4_096];
+    let count = socket.peek(&mut records).expect("replies");
+    assert_eq!(record_kinds(&records[..count]), [APPLICATION_DATA]);
+    for reply in ["250 2.1.0", "250 2.1.5", "250 2.1.5", "354 "] {
+        client.expect(reply);
+    }
+    client.send("one\r\n.\r\nMAIL FROM:<a@client.test>\r\nRCPT TO:<u@ours.test>\r\nDATA\r\n");
+    for reply in ["250 2.0.0", "250 2.1.0", "250 2.1.5", "354 "] {
+        client.expect(reply);
+    }
+    client.send("two\r\n.\r\nQUIT\r\n");
+    client.expect("250 2.0.0");
+    client.expect("221 2.0.0");
+    client.expect_close_notify();
+    socket.read_exact(&mut [0]).expect_err("the end");
+    assert_eq!(tls.server.contents(), [b"two\r\n", b"one\r\n", b"one\r\n"]);
+}
+
+#[test]
+fn content_arrives_in_records_of_any_size() {
+    let tls = TlsServer::start(&[("GSMTP_MAX_SIZE", "4000000")]);
+    let line = format!("{}\r\n", "0123456789".repeat(7));
+    let content = line.repeat(600_000 / line.len()).into_bytes();
+    for sizes in [
+        &[16_384, 1_000][..],
+        &[6_000],
+        &[1, 16_384, 5, 9_000],
+        &[5_500, 5_600, 100],
+        &[16_384],
+        &[137],
+    ] {
+        let mut client = tls.client();
+        client.command("EHLO client.test", "250");
+        client.begin_mail();
+        let mut rest = &content[..];
+        for size in sizes.iter().cycle() {
+            let (part, behind) = rest.split_at(rest.len().min(*size));
+            client.send(part);
+            rest = behind;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        client.send(".\r\n");
+        client.expect("250 2.0.0 ");
+        assert!(tls.server.contents()[0] == content, "{sizes:?}");
+    }
+}
+
+#[test]
+fn a_mail_whose_dot_did_not_come_is_not_stored_however_the_client_leaves() {
+    let tls = TlsServer::start(&[]);
+    for (number, leave) in [
+        (|client: TlsClient| {
+            client
+                .socket()
+                .shutdown(Shutdown::Write)
+                .expect("an open socket")
+        }) as fn(TlsClient),
+        |client| {
+            let at_once = Some(Duration::ZERO);
+            SockRef::from(client.socket())
+                .set_linger(at_once)
+                .expect("an open socket");
+        },
+        |mut client| {
+            client.tls().send_close_notify();
+            client.send("");
+        },
+        drop,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut client = tls.client();
+        client.command("EHLO client.test", "250");
+        client.begin_mail();
+        client.send("Subject: x\r\n\r\nnearly all of it\r\n");
+        leave(client);
+        disconnected(&tls.server, number + 1);
+    }
+    assert!(tls.server.list().is_empty());
+}
+
+#[test]
+fn keys_load_in_every_form() {
+    for kind in [KeyKind::EcdsaP256, KeyKind::Rsa2048] {
+        let folder = TempDir::new().expect("a temporary folder");
+        let pair = Pair::make(folder.path(), "mx", kind, 90);
+        let traditional = pair.with_traditional_key(folder.path());
+        let first_line = |file: &Path| {
+            let text = fs::read_to_string(file).expect("a key");
+            text.lines().next().map(str::to_owned)
+        };
+        let want = match kind {
+            KeyKind::EcdsaP256 => "-----BEGIN EC PRIVATE KEY-----",
+            KeyKind::Rsa2048 => "-----BEGIN RSA PRIVATE KEY-----",
+        };
+        assert_eq!(first_line(&traditional.key).as_deref(), Some(want));
+        assert_eq!(
+            first_line(&pair.key).as_deref(),
+            Some("-----BEGIN PRIVATE KEY-----")
+        );
+
+        let tls = TlsServer::start_with(folder, traditional, &[("GM_STORE", "discard")]);
+        assert_eq!(tls.client().certificate(), certificate(&tls.pair.chain));
+        let TlsServer { server, .. } = tls;
+        let (_, text) = openssl_s_client(server.address, &["-starttls", "smtp"], b"quit\r\n");
+        assert!(text.contains("New, TLSv1.3"), "{kind:?}: {text}");
+        drop(server);
+
+        let folder = TempDir::new().expect("a temporary folder");
+        let pair = Pair::make(folder.path(), "mx", kind, 90);
+        let tls = TlsServer::start_with(folder, pair, &[("GM_STORE", "discard")]);
+        let mut client = tls.client();
+        assert_eq!(
+            client.tls().protocol_version(),
+            Some(ProtocolVersion::TLSv1_3)
+        );
+    }
+}
+
+#[test]
+fn a_pair_that_cannot_work_is_one_line_that_names_the_file() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let folder = folder.path();
+    Pair::make(folder, "a", KeyKind::EcdsaP256, 90);
+    Pair::make(folder, "b", KeyKind::EcdsaP256, 90);
+    Pair::make(folder, "c", KeyKind::Rsa2048, 90);
+    fs::write(folder.join("words"), "no PEM at all\n").expect("a file is written");
+    fs::write(folder.join("empty"), "").expect("a file is written");
+    let cut = fs::read_to_string(folder.join("a.key.pem")).expect("a key");
+    fs::write(folder.join("cut"), &cut[..cut.len() / 2]).expect("a file is written");
+    let key_form = "a private key (PKCS#8, PKCS#1 or SEC1)";
+    let no_key =
+        |file: &str| format!("GSMTP_PRV_KEY: expected {key_form} in {file}, but found none\n");
+    let no_chain = |file: &str| {
+        format!("GSMTP_PUB_KEY: expected a certificate in PEM form in {file}, but found none\n")
+    };
+    let absent = |key: &str| {
+        format!(
+            "{key}: cannot read absent: No such file or directory (os error 2); name a file this user may read\n"
+        )
+    };
+    let unfit = |chain: &str, key: &str| {
+        format!("GSMTP_PRV_KEY: the key in {key} does not fit the certificate in {chain}: ")
+    };
+    for (chain, key, expected) in [
+        ("absent", "a.key.pem", absent("GSMTP_PUB_KEY")),
+        ("a.cert.pem", "absent", absent("GSMTP_PRV_KEY")),
+        ("words", "a.key.pem", no_chain("words")),
+        ("empty", "a.key.pem", no_chain("empty")),
+        ("a.key.pem", "a.key.pem", no_chain("a.key.pem")),
+        ("a.cert.pem", "words", no_key("words")),
+        ("a.cert.pem", "a.cert.pem", no_key("a.cert.pem")),
+        ("a.cert.pem", "cut", no_key("cut")),
+        ("a.cert.pem", "b.key.pem", unfit("a.cert.pem", "b.key.pem")),
+        ("a.cert.pem", "c.key.pem", unfit("a.cert.pem", "c.key.pem")),
+        (
+            "a.cert.pem",
+            "",
+            "goguerrilla.conf: GSMTP_PRV_KEY: expected a PEM file, since GSMTP_PUB_KEY is set, but found \"\"\n".to_owned(),
+        ),
+        (
+            "",
+            "a.key.pem",
+            "goguerrilla.conf: GSMTP_PUB_KEY: expected a PEM file, since GSMTP_PRV_KEY is set, but found \"\"\n".to_owned(),
+        ),
+    ] {
+        let keys = [("GSMTP_PUB_KEY", chain), ("GSMTP_PRV_KEY", key), ("GM_STORE", "sqlite")];
+        write_config(folder, &keys);
+        let started = ended::run(folder, &["-config=goguerrilla.conf"]);
+        assert_eq!((started.status, started.stdout.as_str()), (1, ""), "{chain} {key}");
+        let line = started.stderr.strip_prefix("goguerrilla: ").expect("who complains");
+        assert!(line.starts_with(&expected), "{line} for {expected}");
+        assert_eq!(line.lines().count(), 1, "{line}");
+        let checked = ended::run(folder, &["check", "-config=goguerrilla.conf"]);
+        assert_eq!(checked.status, 1, "{chain} {key}");
+        assert_eq!(checked.stdout, format!("error: {line}"));
+    }
+}
+
+#[test]
+fn a_pair_in_its_last_days_and_a_key_for_everybody_are_warned_of() {
+    for (days, mode, expected) in [
+        (
+            -1,
+            0o600,
+            Some(
+                "GSMTP_PUB_KEY: the certificate in mx.cert.pem has expired; renew it, clients may refuse it",
+            ),
+        ),
+        (
+            5,
+            0o600,
+            Some("GSMTP_PUB_KEY: the certificate in mx.cert.pem expires in 4 days; renew it"),
+        ),
+        (
+            90,
+            0o644,
+            Some("GSMTP_PRV_KEY: everybody may read mx.key.pem; run: chmod o-r mx.key.pem"),
+        ),
+        (15, 0o640, None),
+    ] {
+        let folder = TempDir::new().expect("a temporary folder");
+        let pair = Pair::make(folder.path(), "mx", KeyKind::EcdsaP256, days);
+        fs::set_permissions(&pair.key, Permissions::from_mode(mode)).expect("our file");
+        let keys = [
+            ("GSMTP_PUB_KEY", "mx.cert.pem"),
+            ("GSMTP_PRV_KEY", "mx.key.pem"),
+        ];
+        let server = Server::start_in(folder, &keys);
+        let checked = ended::run(server.folder.path(), &["check", "-config=goguerrilla.conf"]);
+        let said = expected.map_or(String::new(), |text| format!("warning: {text}\n"));
+        assert_eq!((checked.status, checked.stdout), (0, said));
+        match expected {
+            Some(text) => server.wait_for_log(&format!(" warn - certificate warning=\"{text}\"")),
+            None => assert!(!server.log().contains(" - certificate warning=")),
+        }
+    }
+}
+
+#[test]
+fn a_pair_renewed_under_load_fails_no_handshake() {
+    let tls = TlsServer::start(&[("GM_STORE", "discard")]);
+    let elsewhere = TempDir::new().expect("a temporary folder");
+    let kinds = [
+        KeyKind::Rsa2048,
+        KeyKind::EcdsaP256,
+        KeyKind::Rsa2048,
+        KeyKind::EcdsaP256,
+    ];
+    let renewals: Vec<Pair> = (0..)
+        .zip(kinds)
+        .map(|(number, kind)| Pair::make(elsewhere.path(), &format!("mx{number}"), kind, 90))
+        .collect();
+    let first = Pair {
+        chain: elsewhere.path().join("first"),
+        key: tls.pair.key.clone(),
+    };
+    fs::copy(&tls.pair.chain, &first.chain).expect("our file");
+    let trusted: Vec<&Path> = renewals
+        .iter()
+        .chain([&first])
+        .map(|pair| &*pair.chain)
+        .collect();
+    let config = config_trusting(&trusted);
+    let (stop, handshakes) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for at_once in [false, true, false, true] {
+            let (tls, config, stop, handshakes) = (&tls, &config, &stop, &handshakes);
+            scope.spawn(move || {
+                while !stop.load(Ordering::SeqCst) {
+                    let client = TlsClient::over(wire(tls, at_once), Arc::clone(config));
+                    client
+                        .expect("a handshake")
+                        .command("QUIT", if at_once { "220" } else { "221" });
+                    handshakes.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        let _stop = OnDrop(|| stop.store(true, Ordering::SeqCst));
+        for (number, renewal) in renewals.iter().enumerate() {
+            let seen = handshakes.load(Ordering::SeqCst);
+            wait_for("handshakes", || {
+                (handshakes.load(Ordering::SeqCst) > seen + 20).then_some(())
+            });
+            put_in_place(renewal, &tls.pair);
+            tls.server.signal(Signal::SIGHUP);
+            wait_for("the renewal", || {
+                (tls.server.log().matches(" certificate_renewed").count() > number).then_some(())
+            });
+            let mut client =
+                TlsClient::over(wire(&tls, false), Arc::clone(&config)).expect("a handshake");
+            assert_eq!(client.certificate(), certificate(&renewal.chain));
+        }
+    });
+    assert!(handshakes.load(Ordering::SeqCst) > 80);
+    assert!(!tls.server.log().contains("tls_failed"));
+}
+
+#[test]
+fn a_bad_pair_keeps_the_old_one_and_a_good_one_is_noticed_without_a_signal() {
+    let tls = TlsServer::start(&[("GM_STORE", "discard")]);
+    let elsewhere = TempDir::new().expect("a temporary folder");
+    let old = certificate(&tls.pair.chain);
+    let old_chain = elsewhere.path().join("old");
+    fs::copy(&tls.pair.chain, &old_chain).expect("our file");
+    let renewal = Pair::make(elsewhere.path(), "renewed", KeyKind::EcdsaP256, 90);
+    let config = config_trusting(&[&old_chain, &renewal.chain]);
+    let served = || {
+        let client = TlsClient::over(wire(&tls, false), Arc::clone(&config));
+        client.expect("a handshake").certificate()
+    };
+    let mut before = tls.client();
+    before.command("EHLO client.test", "250");
+
+    fs::copy(&renewal.chain, &tls.pair.chain).expect("our file");
+    tls.server.signal(Signal::SIGHUP);
+    tls.server.wait_for_log(" error - certificate_refused ");
+    let log = tls.server.log();
+    let line = log
+        .lines()
+        .find(|line| line.contains("certificate_refused"))
+        .expect("a line");
+    assert!(
+        line.contains("does not fit the certificate in") && line.contains("mx.key.pem"),
+        "{line}"
+    );
+    assert_eq!(served(), old);
+    fs::write(&tls.pair.chain, "words\n").expect("our file");
+    tls.server.signal(Signal::SIGHUP);
+    tls.server
+        .wait_for_log("expected a certificate in PEM form in");
+    assert_eq!(served(), old);
+
+    put_in_place(&renewal, &tls.pair);
+    wait_for_within("the new pair", Duration::from_secs(45), || {
+        tls.server
+            .log()
+            .contains(" certificate_renewed")
+            .then_some(())
+    });
+    assert_eq!(served(), certificate(&renewal.chain));
+    // Who was here before stays.
+    before.command("NOOP", "250 2.0.0 ");
+}
+
+#[test]
+fn testssl_finds_nothing_below_tls_1_2_no_ticket_and_no_weakness() {
+    let tls = TlsServer::start(&[("GM_STORE", "discard")]);
+    let mut command = Command::new("timeout");
+    command.args([
+        "180",
+        "testssl",
+        "--starttls",
+        "smtp",
+        "--quiet",
+        "--color",
+        "0",
+        "--warnings",
+        "off",
+    ]);
+    command.args(TESTSSL_PARTS).args(["--ip", "127.0.0.1"]);
+    let output = command
+        .arg(tls.server.address.to_string())
+        .current_dir(tls.server.folder.path())
+        .stdin(Stdio::null())
+        .output()
+        .expect("timeout of coreutils starts");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let said = |name: &str| {
+        let line = text
+            .lines()
+            .find(|line| line.trim_start().starts_with(name));
+        line.unwrap_or_else(|| panic!("nothing of {name} in\n{text}"))
+    };
+    for old in ["SSLv2 ", "SSLv3 ", "TLS 1 ", "TLS 1.1 "] {
+        assert!(said(old).contains("not offered"), "{text}");
+    }
+    for new in ["TLS 1.2 ", "TLS 1.3 "] {
+        assert!(!said(new).contains("not offered"), "{text}");
+    }
+    let resumption = said("Session Resumption");
+    assert!(resumption.ends_with("Tickets no, ID: no"), "{text}");
+    // From the first weakness to the last; a test that broke off would lack it.
+    assert!(said("Heartbleed ").contains("not vulnerable"), "{text}");
+    assert!(said("RC4 ").contains("no RC4 ciphers detected"), "{text}");
+    let weaknesses = text.split("Testing vulnerabilities").nth(1);
+    let weaknesses = weaknesses.expect("a part that was asked for");
+    for alarm in ["VULNERABLE", "NOT ok", "WARN"] {
+        assert!(!weaknesses.contains(alarm), "{text}");
+    }
+}
+
+/// Runs its function at the end of the scope, also when that ends in a panic.
+struct OnDrop<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        self.0();
+    }
+}
+
+/// As renewing programs do it: beside the old files, then renamed over them.
+fn put_in_place(new: &Pair, old: &Pair) {
+    for (new, old) in [(&new.chain, &old.chain), (&new.key, &old.key)] {
+        let beside = old.with_extension("new");
+        fs::copy(new, &beside).expect("our file");
+        fs::rename(&beside, old).expect("our file");
+    }
+}
+
+/// A socket on which the next octet is one of TLS.
+fn wire(tls: &TlsServer, at_once: bool) -> TcpStream {
+    let socket = if at_once {
+        TcpStream::connect(tls.at_once).expect("the server accepts")
+    } else {
+        starttls(tls.server.client())
+    };
+    socket.set_nodelay(true).expect("an open socket");
+    socket
+        .set_read_timeout(Some(PATIENCE))
+        .expect("an open socket");
+    socket
+}
+
+/// The first record of a client.
+fn client_hello(tls: &TlsServer) -> Vec<u8> {
+    let mut machine = connection(config_trusting(&[&tls.pair.chain]));
+    let mut hello = Vec::new();
+    machine.write_tls(&mut hello).expect("a vector");
+    hello
+}
+
+/// A handshake record.
+fn record(octets: &[u8]) -> Vec<u8> {
+    let length = (octets.len() as u16).to_be_bytes();
+    [&[HANDSHAKE, 3, 1], &length[..], octets].concat()
+}
+
+/// All that comes until the end of the connection.
+fn hear(socket: &mut TcpStream) -> Vec<u8> {
+    let mut heard = Vec::new();
+    match socket.read_to_end(&mut heard) {
+        Ok(_) => {}
+        // What it had not read when it closed makes the kernel reset the connection.
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+        Err(error) => panic!("the server does not close: {error}"),
+    }
+    heard
+}
+
+/// The same while an octet goes out each second.
+fn hear_while_dripping(socket: &mut TcpStream, octets: &[u8]) -> Vec<u8> {
+    socket
+        .set_read_timeout(Some(Duration::from_secs(1)))
+        .expect("an open socket");
+    let mut heard = Vec::new();
+    for octet in octets.iter().take(10) {
+        match socket.read_to_end(&mut heard) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            _ => return heard,
+        }
+        if socket.write_all(&[*octet]).is_err() {
+            return heard;
+        }
+    }
+    panic!("ten seconds later it is still there");
+}
+
+/// Not one octet of plaintext.
+fn assert_only_records(heard: &[u8]) {
+    for kind in record_kinds(heard) {
+        assert!((20..=23).contains(&kind), "{}", heard.escape_ascii());
+    }
+}
+
+fn is_alert(heard: &[u8]) -> bool {
+    record_kinds(heard) == [ALERT]
+}
+
+/// The kind of each record; what is none of them shows as a kind that does not exist.
+fn record_kinds(octets: &[u8]) -> Vec<u8> {
+    let mut kinds = Vec::new();
+    let mut rest = octets;
+    while !rest.is_empty() {
+        let is_head = rest.len() >= RECORD_HEAD && rest[1] == 3;
+        let length = is_head.then(|| usize::from(u16::from_be_bytes([rest[3], rest[4]])));
+        match length.and_then(|length| rest.get(RECORD_HEAD + length..)) {
+            Some(behind) => {
+                kinds.push(rest[0]);
+                rest = behind;
+            }
+            None => {
+                kinds.push(0);
+                break;
+            }
+        }
+    }
+    kinds
+}
+
+/// The line of the log at the end of so many connections.
+fn disconnected(server: &Server, count: usize) -> String {
+    wait_for("the end of a connection in the log", || {
+        let log = server.log();
+        let mut lines = log.lines().filter(|line| line.contains(" disconnected "));
+        lines.nth(count - 1).map(str::to_owned)
+    })
+}
+
+/// Every mail of the store says `with WORD` in Received.
+fn assert_all_came_with(server: &Server, word: &str) {
+    for mail in server.list() {
+        let shown = server.show(mail["hash"].as_str().expect("a hash"));
+        let shown = String::from_utf8_lossy(&shown);
+        assert!(shown.contains(&format!(" with {word} id ")), "{shown}");
+    }
+}
+
+/// `openssl s_client` that trusts our certificate; it knows `quit`, not `QUIT`, for an SMTP command.
+fn s_client(tls: &TlsServer, at_once: bool, arguments: &[&str], said: &[u8]) -> (Output, String) {
+    let chain = tls.pair.chain.to_str().expect("a path in UTF-8");
+    let mut all = vec!["-CAfile", chain, "-verify_return_error"];
+    all.extend(arguments);
+    if at_once {
+        return openssl_s_client(tls.at_once, &all, said);
+    }
+    all.extend(["-starttls", "smtp"]);
+    openssl_s_client(tls.server.address, &all, said)
+}
+
+fn openssl_s_client(address: SocketAddr, arguments: &[&str], said: &[u8]) -> (Output, String) {
+    let mut child = Command::new("timeout")
+        .args([
+            "30",
+            "openssl",
+            "s_client",
+            "-connect",
+            &address.to_string(),
+        ])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("timeout of coreutils starts");
+    // One that has given up does not read what is said.
+    let _ = child.stdin.take().map(|mut stdin| stdin.write_all(said));
+    let output = child.wait_with_output().expect("a child of ours");
+    let text = [&output.stdout[..], &output.stderr].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    (output, text)
+}
+
+const HANDSHAKE: u8 = 22;
+const ALERT: u8 = 21;
+const APPLICATION_DATA: u8 = 23;
+const RECORD_HEAD: usize = 5;
+const CLOSE_NOTIFY: &[u8] = b"\x15\x03\x03\x00\x02\x01\x00";
+/// Protocols, the server's defaults, and vulnerabilities; nobody is asked for names.
+const TESTSSL_PARTS: [&str; 5] = ["-p", "-S", "-U", "--nodns", "none"];
