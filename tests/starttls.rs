@@ -638,7 +638,9 @@ fn a_pair_in_its_last_days_and_a_key_for_everybody_are_warned_of() {
         let said = expected.map_or(String::new(), |text| format!("warning: {text}\n"));
         assert_eq!((checked.status, checked.stdout), (0, said));
         match expected {
-            Some(text) => server.wait_for_log(&format!(" warn - certificate warning=\"{text}\"")),
+            Some(text) => {
+                drop(server.wait_for_log(&format!(" warn - certificate warning=\"{text}\"")))
+            }
             None => assert!(!server.log().contains(" - certificate warning=")),
         }
     }
