@@ -127,7 +127,7 @@ impl<'a> Connection<'a> {
         Ok(Connection {
             client,
             settings,
-            transport: Transport::new(client.socket(), settings.client_timeout)?,
+            transport: Transport::new(client.socket(), client.watch(), settings.client_timeout)?,
             session: Session::new(Arc::clone(&session), settings.budget.clone(), tls),
             session_settings: session,
             input: Input::new(),

@@ -13,8 +13,8 @@
 //! 2   connection            one client from 220 to close; the only place where protocol meets socket
 //!       │                   signals · limits · privileges · pid_file · config ─► (nothing)
 //!       │
-//! 1   net                   listener, pool of threads, transport under deadlines
-//!     storage ─► mail smtp  trait SaveMail, the writer that commits in groups, SQLite
+//! 1   net                   listener, pool of threads, transport plain or in TLS, deadlines and who keeps them
+//!     storage ─► mail smtp  trait SaveMail, the writer that commits in groups, SQLite, MySQL with Redis
 //!       │
 //! 0   mail ─► smtp          trace fields, summary, zlib
 //!     smtp                  the protocol: octets in, decisions out; knows no socket, clock or thread

@@ -148,6 +148,7 @@ fn run_on(
     reply::R421_TOO_BUSY.write_to(&mut refusal);
     let serve = move |client: &_| connection::serve(client, &settings);
     let pool = Pool::new(config.max_clients, refusal, Box::new(serve));
+    pool.watch_deadlines().map_err(StartError::Kernel)?;
     for listener in &listeners {
         pool.open(listener).map_err(StartError::Kernel)?;
         log::info!(address:% = listener.address(), tls = listener.tls_at_once(), version = env!("CARGO_PKG_VERSION"); "listening");

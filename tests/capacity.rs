@@ -149,9 +149,9 @@ fn ten_thousand_connects_closed_at_once_cost_no_place_thread_or_descriptor() {
     wait_for("all descriptors to be closed", || {
         (server.descriptors() == descriptors).then_some(())
     });
-    // A thread for each place and one that says 421; main, signals, the log, the writer.
+    // A thread for each place and one that says 421; main, signals, the log, the deadlines, the writer.
     assert!(
-        server.threads() <= 100 + 1 + 4,
+        server.threads() <= 100 + 1 + 5,
         "{} threads",
         server.threads()
     );

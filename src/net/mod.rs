@@ -5,3 +5,4 @@ pub mod listener;
 pub mod pool;
 pub mod tls;
 pub mod transport;
+pub mod watch;

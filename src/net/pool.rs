@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 
 use super::listener::Listener;
+use super::watch::{LOOK_EVERY, Watch};
 
 /// Serves one client, from its greeting to the end.
 pub type Serve = Box<dyn Fn(&Client) + Send + Sync>;
@@ -42,6 +43,7 @@ pub struct Client {
 
 struct ClientState {
     socket: Arc<TcpStream>,
+    watch: Arc<Watch>,
     /// Waits for a command with nothing under way: may be told to leave at any moment.
     idle: AtomicBool,
     /// The server is shutting down.
@@ -69,6 +71,25 @@ impl Pool {
     pub fn open(self: &Arc<Self>, listener: &Arc<Listener>) -> std::io::Result<()> {
         listener.waiting.fetch_add(1, Ordering::SeqCst);
         self.start_thread(listener)
+    }
+
+    /// Starts the thread that ends reads whose time is up, as long as the pool lives.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn watch_deadlines(self: &Arc<Self>) -> std::io::Result<()> {
+        let pool = Arc::downgrade(self);
+        let watching = thread::Builder::new().name("deadlines".to_owned());
+        let looking = move || {
+            while let Some(pool) = pool.upgrade() {
+                for client in pool.lock_clients().values() {
+                    client.watch.look(&client.socket);
+                }
+                drop(pool);
+                thread::sleep(LOOK_EVERY);
+            }
+        };
+        watching.stack_size(STACK_OCTETS).spawn(looking).map(drop)
     }
 
     /// Clients on places at this moment.
@@ -141,6 +162,7 @@ impl Pool {
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let state = Arc::new(ClientState {
             socket: Arc::new(socket),
+            watch: Arc::new(Watch::new()),
             idle: AtomicBool::new(false),
             leave: AtomicBool::new(false),
         });
@@ -186,6 +208,11 @@ impl Client {
     /// Its socket, shared with the pool, which may shut it.
     pub fn socket(&self) -> Arc<TcpStream> {
         Arc::clone(&self.state.socket)
+    }
+
+    /// What ends its reads when their time is up.
+    pub fn watch(&self) -> Arc<Watch> {
+        Arc::clone(&self.state.watch)
     }
 
     /// Its address alone.

@@ -4,11 +4,13 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::mem;
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustls::{ServerConfig, ServerConnection};
 
 use super::deadline::Deadline;
+use super::watch::Watch;
 
 /// One client's stream of octets.
 pub struct Transport {
@@ -21,9 +23,7 @@ struct Wire {
     socket: Arc<TcpStream>,
     /// Octets of TLS records that came while the TLS machine held all the plaintext it may.
     held: Vec<u8>,
-    /// The read time-out last given to the kernel. It restarts with each read, so it is only set anew when less than it
-    /// remains, which spares a system call for nearly every read.
-    armed: Duration,
+    watch: Arc<Watch>,
     write_patience: Duration,
 }
 
@@ -51,18 +51,21 @@ pub struct TlsFacts {
 }
 
 impl Transport {
-    /// Takes over a fresh socket. `write_patience` is how long one batch of replies may take.
+    /// Takes over a fresh socket, whose reads `watch` ends. `write_patience` is how long one batch of replies may take.
     ///
     /// # Errors
     /// When the socket refuses its options: the client is gone already.
-    pub fn new(socket: Arc<TcpStream>, write_patience: Duration) -> io::Result<Transport> {
+    pub fn new(
+        socket: Arc<TcpStream>,
+        watch: Arc<Watch>,
+        write_patience: Duration,
+    ) -> io::Result<Transport> {
         socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(write_patience))?;
         socket.set_write_timeout(Some(write_patience))?;
         let wire = Wire {
             socket,
             held: Vec::new(),
-            armed: write_patience,
+            watch,
             write_patience,
         };
         Ok(Transport { wire, tls: None })
@@ -165,13 +168,26 @@ impl Transport {
         if self.wire.socket.shutdown(Shutdown::Write).is_err() {
             return;
         }
-        let deadline = Deadline::for_command(Instant::now(), LINGER);
+        let give_up_at = Instant::now() + LINGER;
         let mut dropped = 0;
         let mut room = [0; 4_096];
-        while dropped < MAX_DROPPED_OCTETS {
-            match self.wire.read(&mut room, &deadline) {
-                Ok(0) | Err(_) => return,
+        // A short time-out each: the reading side may have been shut, and then reads no longer wait for anything.
+        if self
+            .wire
+            .socket
+            .set_read_timeout(Some(LINGER_TICK))
+            .is_err()
+        {
+            return;
+        }
+        let was_shut = self.wire.watch.has_expired();
+        while dropped < MAX_DROPPED_OCTETS && Instant::now() < give_up_at {
+            match (&*self.wire.socket).read(&mut room) {
+                Ok(0) if was_shut => thread::sleep(LINGER_TICK),
+                Ok(0) => return,
                 Ok(count) => dropped += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => return,
             }
         }
     }
@@ -180,21 +196,15 @@ impl Transport {
 impl Wire {
     fn read(&mut self, room: &mut [u8], deadline: &Deadline) -> Result<usize, TransportError> {
         loop {
-            let remaining = deadline
-                .remaining(Instant::now())
-                .ok_or(TransportError::TimedOut)?;
-            if remaining + ARMED_TOO_LONG < self.armed {
-                self.arm(remaining)?;
-            }
-            match (&*self.socket).read(room) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    // Armed for less than what remains by now: go on with that.
-                    if let Some(remaining) = deadline.remaining(Instant::now()) {
-                        self.arm(remaining)?;
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                other => return other.map_err(TransportError::Lost),
+            let now = Instant::now();
+            let remaining = deadline.remaining(now).ok_or(TransportError::TimedOut)?;
+            self.watch.begin(now + remaining);
+            let read = (&*self.socket).read(room);
+            match (read, self.watch.end()) {
+                // Shut from outside; what had arrived by then is still read first.
+                (Ok(0), true) => return Err(TransportError::TimedOut),
+                (Err(error), _) if error.kind() == ErrorKind::Interrupted => {}
+                (read, _) => return read.map_err(TransportError::Lost),
             }
         }
     }
@@ -264,20 +274,8 @@ impl Wire {
         }
         self.write_all(&records)
     }
-
-    fn arm(&mut self, timeout: Duration) -> Result<(), TransportError> {
-        // Zero would mean no time-out at all.
-        let timeout = timeout.max(Duration::from_millis(1));
-        let set = self.socket.set_read_timeout(Some(timeout));
-        set.map_err(TransportError::Lost)?;
-        self.armed = timeout;
-        Ok(())
-    }
 }
 
-/// How much later than its deadline a read may end: what a fresh deadline has lost since it was set is not worth a
-/// system call.
-const ARMED_TOO_LONG: Duration = Duration::from_millis(50);
 /// One read of TLS records; a record holds 16 KiB at most.
 const TLS_READ_OCTETS: usize = 16_384;
 /// With more plaintext than this in it, unread, the TLS machine takes no octets.
@@ -285,5 +283,7 @@ const MAX_PLAINTEXT_OCTETS: usize = 16_384;
 /// How long a client may go on sending after our last reply. It holds its place meanwhile, so slow clients on all places
 /// are gone within a second of their time.
 const LINGER: Duration = Duration::from_millis(900);
+/// Between two looks at the clock meanwhile.
+const LINGER_TICK: Duration = Duration::from_millis(50);
 /// How much it may send meanwhile.
 const MAX_DROPPED_OCTETS: usize = 1 << 20;
