@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use rustls::ProtocolVersion;
+use rustls::crypto::aws_lc_rs::kx_group::{SECP256R1, X25519, X25519MLKEM768};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use socket2::SockRef;
 use tempfile::TempDir;
 
@@ -20,7 +22,7 @@ use crate::clients::{assert_stored, mail, mail_and_empty_line, python, run};
 use crate::support::certificates::{KeyKind, Pair};
 use crate::support::ended;
 use crate::support::tls::{
-    TlsClient, TlsServer, certificate, config_trusting, connection, starttls,
+    TlsClient, TlsServer, certificate, config_trusting, config_with, connection, starttls,
 };
 use crate::support::{Client, PATIENCE, Server, wait_for, wait_for_within, write_config};
 
@@ -411,6 +413,28 @@ fn a_client_hello_in_single_octets_is_a_handshake() {
         Err(error) => assert_ne!(error.kind(), ErrorKind::WouldBlock, "{error}"),
     }
     assert!(!tls.server.log().contains("panicked"));
+}
+
+#[test]
+fn the_client_chooses_between_x25519_and_the_post_quantum_hybrid() {
+    let tls = TlsServer::start(&[("GM_STORE", "discard")]);
+    for offered in [
+        vec![X25519, X25519MLKEM768, SECP256R1],
+        vec![X25519MLKEM768, X25519, SECP256R1],
+        vec![SECP256R1],
+    ] {
+        let chosen = offered[0];
+        let provider = CryptoProvider {
+            kx_groups: offered,
+            ..aws_lc_rs::default_provider()
+        };
+        let config = config_with(provider, &[&tls.pair.chain]);
+        let socket = TcpStream::connect(tls.at_once).expect("the server accepts");
+        let mut client = TlsClient::over(socket, config).expect("a handshake");
+        let group = client.tls().negotiated_key_exchange_group();
+        assert_eq!(group.map(|group| group.name()), Some(chosen.name()));
+        client.expect("220 ");
+    }
 }
 
 #[test]
