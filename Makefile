@@ -35,7 +35,7 @@ check:
 test: tools
 	cargo test --locked --no-fail-fast
 
-# Beside Postfix's smtp-sink, in alternating runs; prints a table.
+# Beside Postfix's smtp-sink, and in TLS beside openssl's s_server, in alternating runs; prints tables.
 bench: tools
 	cargo bench --locked --bench throughput
 

@@ -127,7 +127,8 @@ fn send_until(stop_at: Instant, address: SocketAddr, content: &str, pipelined: b
     sent
 }
 
-fn expect(replies: &mut impl BufRead, code: &str) {
+/// Reads a reply with this code to its end.
+pub fn expect(replies: &mut impl BufRead, code: &str) {
     let mut line = String::new();
     loop {
         line.clear();
@@ -141,7 +142,7 @@ fn expect(replies: &mut impl BufRead, code: &str) {
 
 impl Message {
     /// The same text each time; its lines end as asked.
-    fn text(self, line_end: &str) -> String {
+    pub fn text(self, line_end: &str) -> String {
         let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
         let mut text = String::new();
         let mut line = |line: &str| {
@@ -199,8 +200,8 @@ impl Dice {
     }
 }
 
-const SENDER: &str = "sender@client.test";
-const USER: &str = "user@example.com";
+pub const SENDER: &str = "sender@client.test";
+pub const USER: &str = "user@example.com";
 const OWN_CONNECTIONS: usize = 8;
 /// A run that takes so long has stalled.
 const MAX_RUN_SECONDS: &str = "20";

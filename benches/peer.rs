@@ -54,7 +54,8 @@ pub const PEERS: &[Peer] = &[
     },
 ];
 
-fn goguerrilla<S: AsRef<str>>(
+/// The server of this house with these keys beside the address.
+pub fn goguerrilla<S: AsRef<str>>(
     folder: &Path,
     address: SocketAddr,
     settings: &[(&str, S)],
@@ -100,12 +101,27 @@ pub struct Server {
 impl Server {
     /// Starts it and waits for its greeting.
     pub fn start(peer: &Peer) -> Server {
+        let mut server = Server::start_beside(peer.name, peer.companions, peer.command);
+        server.wait_for("greet", peer.name, is_greeted);
+        server
+    }
+
+    /// Starts what the command says, which may put files into the folder first, and waits until it accepts.
+    pub fn start_command(name: &str, command: impl FnOnce(&Path, SocketAddr) -> Command) -> Server {
+        Server::start_beside(name, |_| Vec::new(), command)
+    }
+
+    fn start_beside(
+        name: &str,
+        companions: fn(&Path) -> Vec<Child>,
+        command: impl FnOnce(&Path, SocketAddr) -> Command,
+    ) -> Server {
         // On the disk of the build: a temporary folder in memory would make commits free.
         let folder = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary folder");
-        let companions = (peer.companions)(folder.path());
+        let companions = companions(folder.path());
         let address = free_address();
         let errors = File::create(folder.path().join("stderr")).expect("a file for stderr");
-        let child = (peer.command)(folder.path(), address)
+        let child = command(folder.path(), address)
             .current_dir(folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -118,17 +134,17 @@ impl Server {
             address,
             _folder: folder,
         };
-        server.wait_for_greeting(peer.name);
+        server.wait_for("start", name, |address| TcpStream::connect(address).is_ok());
         server
     }
 
-    fn wait_for_greeting(&mut self, name: &str) {
+    fn wait_for(&mut self, what: &str, name: &str, is_there: impl Fn(SocketAddr) -> bool) {
         let give_up_at = Instant::now() + START_PATIENCE;
-        while !is_greeted(self.address) {
+        while !is_there(self.address) {
             let has_ended = !matches!(self.child.try_wait(), Ok(None));
             if has_ended || Instant::now() > give_up_at {
                 let errors = fs::read_to_string(self._folder.path().join("stderr"));
-                panic!("{name} does not start: {}", errors.unwrap_or_default());
+                panic!("{name} does not {what}: {}", errors.unwrap_or_default());
             }
             thread::sleep(Duration::from_millis(5));
         }
@@ -164,7 +180,8 @@ fn is_greeted(address: SocketAddr) -> bool {
     BufReader::new(socket).read_line(&mut line).is_ok() && line.starts_with("220")
 }
 
-fn free_address() -> SocketAddr {
+/// Free a moment ago, at least.
+pub fn free_address() -> SocketAddr {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .and_then(|listener| listener.local_addr())
         .expect("a free port")

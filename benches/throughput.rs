@@ -1,10 +1,15 @@
-//! Throughput beside Postfix's smtp-sink, in alternating runs; prints one Markdown table.
+//! Throughput beside Postfix's smtp-sink and handshakes beside openssl's, in alternating runs; prints Markdown tables.
 //!
 //! `make bench`, or `cargo bench --bench throughput -- FILTER` for the cases and servers whose name contains FILTER
-//! (smtp-sink runs in any case, to compare with). Messages a second tell about the whole machine, and that
-//! includes the client; the server's processor time per message is the figure that holds from run to run.
+//! (smtp-sink runs in any case, to compare with); FILTER `handshakes` measures TLS alone. Messages a second tell about
+//! the whole machine, and that includes the client; the server's processor time per message is the figure that holds
+//! from run to run.
 
+#[path = "../tests/support/certificates.rs"]
+#[expect(dead_code, reason = "the tests need more of it")]
+mod certificates;
 mod databases;
+mod handshakes;
 mod load;
 mod peer;
 mod table;
@@ -81,7 +86,12 @@ fn main() {
             results.extend(measure(case, &peers.collect::<Vec<_>>(), give_up_at));
         }
     }
-    print!("{}", table::markdown(&results));
+    if !results.is_empty() {
+        println!("{}", table::markdown(&results));
+    }
+    if handshakes::NAME.contains(&filter) {
+        print!("{}", handshakes::measure());
+    }
 }
 
 /// Starts the peers, warms each up, then loads them in turn, so that what else the machine does meets all of them.

@@ -203,7 +203,8 @@ impl Loaded {
     }
 }
 
-/// X25519 first, the cheapest that everybody has; the post-quantum hybrid for clients that ask for nothing less.
+/// X25519, the cheapest that everybody has, and the post-quantum hybrid. Which of these is used is the client's choice:
+/// rustls takes the first of the client's groups that stands here.
 fn provider() -> CryptoProvider {
     use aws_lc_rs::kx_group;
     CryptoProvider {

@@ -250,8 +250,6 @@ impl Wire {
                     self.held = received.to_vec();
                     return Ok(count);
                 }
-                // close_notify; whatever stands behind it is not read.
-                Ok(state) if state.peer_has_closed() => return Ok(0),
                 Ok(_) if received.is_empty() || taken == 0 => return Ok(count),
                 Ok(_) => {}
                 Err(error) => {

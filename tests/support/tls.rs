@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -77,11 +78,19 @@ pub fn starttls(mut client: Client) -> TcpStream {
 
 /// Trusts these self-signed certificates and nobody else.
 pub fn config_trusting(chains: &[&Path]) -> Arc<ClientConfig> {
+    config_with(aws_lc_rs::default_provider(), chains)
+}
+
+/// The same with ciphers and groups of the test's own.
+pub fn config_with(provider: CryptoProvider, chains: &[&Path]) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     for chain in chains {
         roots.add(certificate(chain)).expect("a certificate");
     }
-    let builder = ClientConfig::builder().with_root_certificates(roots);
+    let builder = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .expect("ciphers for each version");
+    let builder = builder.with_root_certificates(roots);
     Arc::new(builder.with_no_client_auth())
 }
 
