@@ -163,6 +163,8 @@ impl Transport {
 
     /// Closes after a last reply that the client may still be sending against: `close` with unread octets would make
     /// the kernel reset the connection, which can cost the client that reply. Reads and drops, for a bounded time.
+    // Never inlined: its room would be part of every connection's stack, touched or not.
+    #[inline(never)]
     pub fn close_gently(&mut self) {
         self.finish();
         if self.wire.socket.shutdown(Shutdown::Write).is_err() {
@@ -230,6 +232,8 @@ impl Wire {
     }
 
     /// What was held, or else one read from the socket, into the TLS machine; 0 at the end of the stream.
+    // Never inlined: its room would be part of every connection's stack, touched or not.
+    #[inline(never)]
     fn read_tls(
         &mut self,
         tls: &mut ServerConnection,
@@ -274,8 +278,8 @@ impl Wire {
     }
 }
 
-/// One read of TLS records; a record holds 16 KiB at most.
-const TLS_READ_OCTETS: usize = 16_384;
+/// One read of TLS records. A record may hold 16 KiB, but this stands on the stack of each client that waits.
+const TLS_READ_OCTETS: usize = 4_096;
 /// With more plaintext than this in it, unread, the TLS machine takes no octets.
 const MAX_PLAINTEXT_OCTETS: usize = 16_384;
 /// How long a client may go on sending after our last reply. It holds its place meanwhile, so slow clients on all places

@@ -20,7 +20,7 @@ struct Shared {
 
 /// The content of one message: what follows DATA, header section and body.
 ///
-/// Grows by doubling, and only as octets arrive: a promised SIZE claims nothing. Ceilings: `max_octets` of the message
+/// Grows in few steps, and only as octets arrive: a promised SIZE claims nothing. Ceilings: `max_octets` of the message
 /// and the shared [`MemoryBudget`].
 #[derive(Debug)]
 pub struct Content {
@@ -129,7 +129,7 @@ impl Content {
     }
 
     fn grow_to(&mut self, sum: usize) -> Result<(), ContentError> {
-        let capacity = (self.octets.capacity() * 2)
+        let capacity = (self.octets.capacity() * GROWTH)
             .max(sum)
             .max(SMALLEST)
             .min(self.max_octets);
@@ -141,6 +141,8 @@ impl Content {
     }
 }
 
+/// Large mail is copied thrice on its way to 256 KiB; what is reserved and not used yet takes no memory of the machine.
+const GROWTH: usize = 4;
 /// Fewer octets than this are not worth a reservation of their own.
 const SMALLEST: usize = 4_096;
 

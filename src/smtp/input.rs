@@ -2,7 +2,7 @@
 
 /// A buffer that is filled at one end and used up at the other.
 ///
-/// It starts small, so that thousands of idle clients cost little, doubles while reads fill it, and falls back to its
+/// It starts small, so that thousands of idle clients cost little, grows while reads fill it, and falls back to its
 /// first size once it runs empty. Shape: `octets[start..end]` is unread, the rest is room.
 pub struct Input {
     octets: Vec<u8>,
@@ -48,7 +48,7 @@ impl Input {
             self.start = 0;
         }
         let wanted = match self.was_filled || self.end == self.octets.len() {
-            true => (self.octets.len() * 2).clamp(usual, LARGEST.max(self.end + usual)),
+            true => (self.octets.len() * GROWTH).clamp(usual, LARGEST.max(self.end + usual)),
             false => usual,
         };
         self.was_filled = false;
@@ -105,6 +105,8 @@ impl Default for Input {
 pub const COMMAND_ROOM: usize = 2_048;
 /// The usual room for content: a small mail fits into it and is read in one go, a promised one claims little.
 pub const CONTENT_ROOM: usize = 4_096;
+/// How much larger the room gets when a read has filled it.
+const GROWTH: usize = 4;
 /// The largest: beyond it a read costs its copy and little else (measured on 100 KB messages).
 const LARGEST: usize = 65_536;
 /// Up to this size the buffer is kept between messages instead of being made anew.
@@ -133,14 +135,14 @@ mod tests {
         let mut input = Input::new();
         assert_eq!(input.room(COMMAND_ROOM).len(), COMMAND_ROOM);
         input.filled(COMMAND_ROOM);
-        assert_eq!(input.room(COMMAND_ROOM).len(), COMMAND_ROOM);
+        assert_eq!(input.room(COMMAND_ROOM).len(), 3 * COMMAND_ROOM);
         input.consume(COMMAND_ROOM - 1);
-        assert_eq!(input.room(COMMAND_ROOM).len(), 2 * COMMAND_ROOM - 1);
-        assert_eq!(input.room(CONTENT_ROOM).len(), CONTENT_ROOM - 1);
+        assert_eq!(input.room(COMMAND_ROOM).len(), 4 * COMMAND_ROOM - 1);
+        assert_eq!(input.room(CONTENT_ROOM).len(), 4 * COMMAND_ROOM - 1);
     }
 
     #[test]
-    fn reads_that_fill_the_room_double_it_up_to_the_largest() {
+    fn reads_that_fill_the_room_enlarge_it_up_to_the_largest() {
         let mut input = Input::new();
         let mut rooms = Vec::new();
         for _ in 0..7 {
@@ -151,7 +153,7 @@ mod tests {
         }
         assert_eq!(
             rooms,
-            [4_096, 8_192, 16_384, 32_768, 65_536, 65_536, 65_536]
+            [4_096, 16_384, 65_536, 65_536, 65_536, 65_536, 65_536]
         );
         input.shrink();
         assert_eq!(input.room(COMMAND_ROOM).len(), COMMAND_ROOM);

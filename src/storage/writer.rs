@@ -178,6 +178,17 @@ impl Writer {
         }
     }
 
+    /// Another mail that has queued up. Where several have, connections that are about to queue theirs get the processor
+    /// first: a moment of theirs makes a larger commit, which is cheaper for all. A mail that is alone waits for nobody.
+    fn next_of_batch(&self, so_far: usize) -> Option<Ticket> {
+        let next = self.jobs.try_recv().ok();
+        if next.is_some() || so_far < 2 {
+            return next;
+        }
+        thread::yield_now();
+        self.jobs.try_recv().ok()
+    }
+
     fn make_ready(&mut self) -> Result<(), SaveError> {
         let store = match &mut self.store {
             Some(store) => store,
@@ -201,7 +212,7 @@ impl Writer {
             if rows >= MAX_BATCH_ROWS || octets >= MAX_BATCH_OCTETS {
                 break;
             }
-            next = self.jobs.try_recv().ok();
+            next = self.next_of_batch(mails.len());
         }
         (mails, tickets)
     }
