@@ -320,18 +320,19 @@ impl RedisReader {
         line.map(|value| value.trim().to_owned())
     }
 
-    /// Whether a body could be written now; it expires after a second.
+    /// Whether a body could be written now; it is taken back at once.
     ///
     /// # Errors
     /// What Redis said.
     pub fn try_write(&mut self) -> Result<(), String> {
+        let key = "goguerrilla:check";
         let mut setex = redis::cmd("SETEX");
-        let written = setex
-            .arg("goguerrilla:check")
-            .arg(1)
-            .arg("")
-            .query(&mut self.connection);
-        written.map_err(|error| error_kind(&error))
+        let written: redis::RedisResult<()> =
+            setex.arg(key).arg(1).arg("").query(&mut self.connection);
+        written.map_err(|error| error_kind(&error))?;
+        // Should this fail, it expires by itself.
+        let _: redis::RedisResult<u64> = redis::cmd("DEL").arg(key).query(&mut self.connection);
+        Ok(())
     }
 }
 
