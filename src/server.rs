@@ -132,6 +132,7 @@ fn run_on(
             log::warn!(warning = warning.as_str(); "certificate");
         }
     }
+    limits::prefer_long_turns();
     // Threads from here on.
     log_file.start_writing().map_err(StartError::Kernel)?;
     let requests = signals::listen().map_err(StartError::Kernel)?;
