@@ -1,6 +1,6 @@
 //! One client from 220 to close: the only place where protocol meets socket.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -13,14 +13,14 @@ use crate::net::transport::{TlsFacts, Transport, TransportError};
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::{
     Awaited, COMMAND_ROOM, CONTENT_ROOM, Content, Envelope, Input, MemoryBudget, Session,
-    SessionSettings, Step, Tls,
+    SessionSettings, SharedSettings, Step, Tls,
 };
 use crate::storage::{SaveError, SavedId, Saver};
 
 /// What every connection needs of the house.
 pub struct ConnectionSettings {
     /// What sessions decide by; a session keeps what it began with.
-    pub session: Arc<RwLock<Arc<SessionSettings>>>,
+    pub session: Arc<SharedSettings>,
     /// How long a client may keep us waiting.
     pub client_timeout: Duration,
     /// The memory all content shares.
@@ -119,11 +119,7 @@ impl<'a> Connection<'a> {
             Some(_) => Tls::Offered,
             None => Tls::Unavailable,
         };
-        let session = settings
-            .session
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let session = settings.session.current();
         Ok(Connection {
             client,
             settings,
