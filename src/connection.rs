@@ -81,6 +81,8 @@ enum End {
     Refused,
     ClientLeft,
     TimedOut,
+    /// Cut short because places ran out.
+    MadeRoom,
     NotReading,
     Lost,
     TlsFailed,
@@ -91,6 +93,7 @@ impl End {
     fn of(error: &TransportError) -> End {
         match error {
             TransportError::TimedOut => End::TimedOut,
+            TransportError::MadeRoom => End::MadeRoom,
             TransportError::Lost(_) => End::Lost,
             TransportError::Tls(_) => End::TlsFailed,
         }
@@ -102,6 +105,7 @@ impl End {
             End::Refused => "refused",
             End::ClientLeft => "client_left",
             End::TimedOut => "timed_out",
+            End::MadeRoom => "made_room",
             End::NotReading => "client_does_not_read",
             End::Lost => "lost",
             End::TlsFailed => "tls_failed",
@@ -123,7 +127,11 @@ impl<'a> Connection<'a> {
         Ok(Connection {
             client,
             settings,
-            transport: Transport::new(client.socket(), client.watch(), settings.client_timeout)?,
+            transport: Transport::new(
+                client.socket(),
+                Arc::clone(client.watch()),
+                settings.client_timeout,
+            )?,
             session: Session::new(Arc::clone(&session), settings.budget.clone(), tls),
             session_settings: session,
             input: Input::new(),
@@ -169,6 +177,8 @@ impl<'a> Connection<'a> {
                         return end;
                     }
                     let awaited = self.session.awaited();
+                    let at_leisure = awaited == Awaited::Command && self.saved > 0;
+                    self.client.watch().set_at_leisure(at_leisure);
                     if !self.client.may_stay(awaited == Awaited::Command) {
                         self.close(&reply::R421_SHUTTING_DOWN);
                         return End::ShuttingDown;
@@ -192,11 +202,13 @@ impl<'a> Connection<'a> {
                             self.input.filled(octets);
                             self.octets_in += octets as u64;
                         }
-                        Err(TransportError::TimedOut) => {
-                            self.close(&reply::R421_TOO_SLOW);
-                            return End::TimedOut;
+                        Err(error) => {
+                            let end = End::of(&error);
+                            if matches!(end, End::TimedOut | End::MadeRoom) {
+                                self.close(&reply::R421_TOO_SLOW);
+                            }
+                            return end;
                         }
-                        Err(error) => return End::of(&error),
                     }
                 }
             }

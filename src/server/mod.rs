@@ -238,6 +238,7 @@ fn pool_settings(config: &Config) -> PoolSettings {
     };
     PoolSettings {
         max_clients: config.max_clients,
+        client_timeout: config.client_timeout,
         max_clients_per_address: config.max_clients_per_address,
         full: said(&reply::R421_TOO_BUSY),
         address_full: said(&reply::R421_TOO_MANY_FROM_ADDRESS),
