@@ -27,5 +27,6 @@ mod sqlite_faults;
 mod starttls;
 mod storage;
 mod support;
+mod systemd;
 mod time;
 mod writer;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use nix::unistd::{Gid, Uid, geteuid};
+use sd_notify::NotifyState;
 
 pub use stores::{mysql_connector, redis_settings, table_name};
 
@@ -28,7 +29,7 @@ use crate::signals::{self, Request};
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::{AllowedHosts, MemoryBudget, SessionSettings, SharedSettings};
 use crate::storage::{Finding, OpenStore, SaveError, TableShape, Writers};
-use listening::{bind_all, listen_addresses};
+use listening::listen_addresses;
 use reload::House;
 use stores::Stores;
 
@@ -45,6 +46,9 @@ pub enum StartError {
         /// What may help.
         fix: &'static str,
     },
+    /// What systemd handed over is no listening socket.
+    #[error("LISTEN_FDS: {0}; let the .socket unit have ListenStream= with TCP ports only")]
+    Inherited(std::io::Error),
     /// Nobody should serve strangers as root.
     #[error(
         "started as root, and {0} can be reached from other machines: set GUID and SGID to the ids of another user and \
@@ -116,7 +120,11 @@ fn run_on(
     stores: Stores,
 ) -> Result<(), StartError> {
     let identity = identity(config)?;
-    let listeners = bind_all(config)?;
+    let listeners = listening::listen(config)?;
+    refuse_to_stay_root(
+        identity,
+        listeners.iter().map(|listener| listener.address()),
+    )?;
     let log_file = open_log(config)?;
     say_notes(notes);
     if identity.is_none() && geteuid().is_root() {
@@ -159,6 +167,7 @@ fn run_on(
         pool.open(listener).map_err(StartError::Kernel)?;
         log::info!(address:% = listener.address(), tls = listener.tls_at_once(), version = env!("CARGO_PKG_VERSION"); "listening");
     }
+    tell_systemd(&[NotifyState::Ready]);
     let mut house = House {
         config: config.clone(),
         read_again,
@@ -170,6 +179,7 @@ fn run_on(
         retired: Vec::new(),
     };
     serve_requests(&mut house, &requests);
+    tell_systemd(&[NotifyState::Stopping]);
     let give_up_at = Instant::now() + DRAIN_PATIENCE;
     drain(&pool, &listeners, &requests, give_up_at);
     let writers = house.into_writers();
@@ -179,6 +189,13 @@ fn run_on(
     }
     log::info!("stopped");
     Ok(())
+}
+
+/// Says to the service manager, if there is one, how we are (sd_notify(3)).
+fn tell_systemd(state: &[NotifyState]) {
+    if let Err(error) = sd_notify::notify(state) {
+        log::warn!(reason:% = error; "systemd_not_told");
+    }
 }
 
 fn say_notes(notes: &[String]) {
@@ -196,10 +213,20 @@ fn identity(config: &Config) -> Result<Option<Identity>, StartError> {
         let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
         return Ok(Some(Identity { user, group }));
     }
+    refuse_to_stay_root(None, listen_addresses(config))?;
+    Ok(None)
+}
+
+fn refuse_to_stay_root(
+    identity: Option<Identity>,
+    mut addresses: impl Iterator<Item = SocketAddr>,
+) -> Result<(), StartError> {
     let is_loopback = |address: &SocketAddr| address.ip().to_canonical().is_loopback();
-    match listen_addresses(config).find(|address| !is_loopback(address)) {
-        Some(address) if geteuid().is_root() => Err(StartError::StaysRoot(address)),
-        _ => Ok(None),
+    match addresses.find(|address| !is_loopback(address)) {
+        Some(address) if identity.is_none() && geteuid().is_root() => {
+            Err(StartError::StaysRoot(address))
+        }
+        _ => Ok(()),
     }
 }
 
