@@ -8,6 +8,7 @@ mod configs;
 mod corpus;
 mod dialogs;
 mod floor_plan;
+mod install;
 mod limits;
 mod log;
 mod memory;
