@@ -11,7 +11,7 @@
 //! 3   server                bind → log, PID file, keys → drop privileges → store → threads → serve → drain; nothing below imports it
 //!       │
 //! 2   connection            one client from 220 to close; the only place where protocol meets socket
-//!       │                   signals · limits · privileges · pid_file · config ─► (nothing)
+//!       │                   signals · limits · privileges · config ─► (nothing)     pid_file ─► handed_over
 //!       │
 //! 1   net                   listener, pool of threads, transport plain or in TLS, deadlines and who keeps them
 //!     storage ─► mail smtp  trait SaveMail, the writer that commits in groups, SQLite, MySQL with Redis
@@ -19,6 +19,7 @@
 //! 0   mail ─► smtp          trace fields, summary, zlib
 //!     smtp                  the protocol: octets in, decisions out; knows no socket, clock or thread
 //!     logging ─► log        one event, one line
+//!     handed_over           files that root opens and gives to whom we become
 //! ```
 //!
 //! # The path of one mail's octets
@@ -32,6 +33,7 @@
 pub mod cli;
 pub mod config;
 pub mod connection;
+pub mod handed_over;
 pub mod limits;
 pub mod logging;
 pub mod mail;

@@ -18,6 +18,7 @@ pub use stores::{mysql_connector, redis_settings, table_name};
 
 use crate::config::Config;
 use crate::connection::{self, ConnectionSettings};
+use crate::handed_over;
 use crate::limits;
 use crate::logging::{LogFile, LogFormat};
 use crate::net::listener::Listener;
@@ -248,7 +249,7 @@ fn write_pid_file(file: &Path) -> Result<PidFile, StartError> {
 fn hand_over(identity: Identity, log_file: &LogFile, pid_file: Option<&PidFile>) {
     let log = log_file.hand_to(identity.user, identity.group);
     let pid = pid_file.map_or(Ok(()), |pid_file| {
-        privileges::hand_over(pid_file.file(), identity)
+        handed_over::give(pid_file.file(), identity.user, identity.group)
     });
     for (what, outcome) in [("log file", log), ("PID file", pid)] {
         if let Err(error) = outcome {
