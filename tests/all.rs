@@ -12,6 +12,7 @@ mod install;
 mod limits;
 mod log;
 mod memory;
+mod mtas;
 mod mysql_faults;
 mod panics;
 mod pipelining;

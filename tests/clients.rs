@@ -283,7 +283,7 @@ fn assert_all_stored(server: &Server, count: usize) {
 }
 
 /// The failure shows where they part.
-fn assert_same(stored: &[u8], sent: &[u8]) {
+pub fn assert_same(stored: &[u8], sent: &[u8]) {
     if stored != sent {
         let same = stored.iter().zip(sent).take_while(|(a, b)| a == b).count();
         let around = |octets: &[u8]| {

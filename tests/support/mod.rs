@@ -6,6 +6,7 @@ pub mod ended;
 pub mod fault_proxy;
 pub mod mariadb;
 pub mod redis;
+pub mod root;
 pub mod store;
 pub mod tls;
 

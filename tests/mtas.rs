@@ -1,0 +1,624 @@
+//! Postfix, Exim, OpenSMTPD and nullmailer hand us their queues: what arrives is what they were given, what we defer
+//! they bring again, and what we refuse they return to its sender.
+//!
+//! Each runs in a root of its own, see `tests/mta-root`, with us as its smarthost.
+
+use std::fs;
+use std::time::Duration;
+
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use crate::clients;
+use crate::support::certificates::{KeyKind, Pair};
+use crate::support::root::{Daemon, Root};
+use crate::support::store::{StoredMail, mails_after};
+use crate::support::{Server, value, wait_for, wait_for_within, without_trace};
+
+#[test]
+fn postfix_delivers_its_queue_unchanged() {
+    delivers_unchanged::<Postfix>(&[" SIZE=", " BODY=8BITMIME", " SMTPUTF8"]);
+}
+
+#[test]
+fn exim_delivers_its_queue_unchanged() {
+    delivers_unchanged::<Exim>(&[" SIZE=", " SMTPUTF8", "BDAT "]);
+}
+
+#[test]
+fn opensmtpd_delivers_its_queue_unchanged() {
+    delivers_unchanged::<OpenSmtpd>(&[]);
+}
+
+#[test]
+fn nullmailer_delivers_its_queue_unchanged() {
+    delivers_unchanged::<Nullmailer>(&[]);
+}
+
+#[test]
+fn postfix_keeps_what_is_told_451_and_brings_it_again() {
+    keeps_what_is_deferred::<Postfix>();
+}
+
+#[test]
+fn exim_keeps_what_is_told_451_and_brings_it_again() {
+    keeps_what_is_deferred::<Exim>();
+}
+
+#[test]
+fn opensmtpd_keeps_what_is_told_451_and_brings_it_again() {
+    keeps_what_is_deferred::<OpenSmtpd>();
+}
+
+#[test]
+fn nullmailer_keeps_what_is_told_451_and_brings_it_again() {
+    keeps_what_is_deferred::<Nullmailer>();
+}
+
+#[test]
+fn postfix_returns_what_is_told_550_to_its_sender() {
+    returns_what_is_refused::<Postfix>(Some("DATA"));
+}
+
+#[test]
+fn exim_returns_what_is_told_550_to_its_sender() {
+    returns_what_is_refused::<Exim>(Some("BDAT "));
+}
+
+#[test]
+fn opensmtpd_returns_what_is_told_550_to_its_sender() {
+    returns_what_is_refused::<OpenSmtpd>(None);
+}
+
+#[test]
+fn nullmailer_returns_what_is_told_550_to_its_sender() {
+    returns_what_is_refused::<Nullmailer>(None);
+}
+
+/// In clear and by STARTTLS; `used` is what of our extensions it has to make use of.
+fn delivers_unchanged<M: Mta>(used: &[&str]) {
+    for in_tls in [false, true] {
+        let server = server(in_tls);
+        let Some(mta) = start::<M>(&server, in_tls) else {
+            return;
+        };
+        let mails = mails(M::KNOWS_SMTPUTF8);
+        for mail in &mails {
+            mta.queue(&mail.recipients, &mail.text("\n"));
+        }
+        mta.deliver();
+        let count = mails.iter().map(|mail| mail.recipients.len()).sum();
+        let rows = wait_for("all of the queue", || {
+            Some(rows(&server)).filter(|rows| rows.len() >= count)
+        });
+        wait_for("an empty queue", || (mta.waiting() == 0).then_some(()));
+        for mail in &mails {
+            let of_this = rows.iter().filter(|row| row.subject == mail.subject);
+            let mut recipients: Vec<&str> = of_this
+                .map(|row| {
+                    assert_is(row, &mail.text("\r\n"));
+                    row.recipient.as_str()
+                })
+                .collect();
+            recipients.sort_unstable();
+            assert_eq!(recipients, mail.recipients, "{}", mail.subject);
+        }
+        assert_eq!(rows.len(), count);
+        drop(mta);
+        assert_sessions(&server, if in_tls { "TLSv1_3" } else { "none" });
+        let said = said(&server);
+        for extension in used {
+            let is_used = said.iter().any(|line| line.contains(extension));
+            assert!(is_used, "nobody said {extension}: {said:?}");
+        }
+    }
+}
+
+fn keeps_what_is_deferred<M: Mta>() {
+    let server = server(false);
+    let Some(mta) = start::<M>(&server, false) else {
+        return;
+    };
+    let store = Connection::open(server.path("goguerrilla.db")).expect("the file is there");
+    let refuse =
+        "CREATE TRIGGER refuse BEFORE INSERT ON new_mail BEGIN SELECT RAISE(ABORT, 'not now'); END";
+    store.execute_batch(refuse).expect("a valid statement");
+    let mail = &mails(false)[0];
+    mta.queue(&mail.recipients, &mail.text("\n"));
+    mta.deliver();
+    server.wait_for_log("451 4.3.0 ");
+    assert_eq!((mta.waiting(), rows(&server).len()), (1, 0));
+    store.execute_batch("DROP TRIGGER refuse").expect("ours");
+    let rows = wait_for_within("the mail to come again", Duration::from_secs(60), || {
+        mta.deliver();
+        // It may still think about the first time.
+        wait_a_second_for(|| Some(rows(&server)).filter(|rows| !rows.is_empty()))
+    });
+    wait_for("an empty queue", || (mta.waiting() == 0).then_some(()));
+    assert_eq!(rows.len(), mail.recipients.len());
+    for row in &rows {
+        assert_is(row, &mail.text("\r\n"));
+    }
+    assert_eq!(mta.returned(), "", "nobody is bothered");
+}
+
+/// `begins` is the command that one who pipelines sends behind RCPT before it knows that nobody was accepted.
+fn returns_what_is_refused<M: Mta>(begins: Option<&str>) {
+    let server = server(false);
+    let Some(mta) = start::<M>(&server, false) else {
+        return;
+    };
+    let mail = &mails(false)[0];
+    mta.queue(&["x@foreign.test"], &mail.text("\n"));
+    mta.deliver();
+    wait_for("the mail to be returned", || {
+        let returned = mta.returned();
+        let says_why = returned.contains("x@foreign.test") && returned.contains("550");
+        says_why.then_some(())
+    });
+    wait_for("an empty queue", || (mta.waiting() == 0).then_some(()));
+    mta.deliver();
+    let said = said(&server);
+    let tries = said
+        .iter()
+        .filter(|line| *line == "RCPT TO:<x@foreign.test>");
+    assert_eq!(tries.count(), 1, "{said:?}");
+    if let Some(begins) = begins {
+        let is_pipelined = said.iter().any(|line| line.starts_with(begins));
+        assert!(is_pipelined, "{said:?}");
+    }
+    assert!(rows(&server).is_empty());
+
+    mta.queue(&["u@ours.test", "y@foreign.test"], &mail.text("\n"));
+    mta.deliver();
+    wait_for("the other to be returned", || {
+        mta.returned().contains("y@foreign.test").then_some(())
+    });
+    let accepted: &[&str] = if M::SPLITS { &["u@ours.test"] } else { &[] };
+    wait_for("who was accepted", || {
+        let rows = rows(&server);
+        let recipients = rows.iter().map(|row| row.recipient.as_str());
+        recipients.eq(accepted.iter().copied()).then_some(())
+    });
+}
+
+/// A mail server that sends.
+trait Mta: Sized {
+    const PACKAGE: &str;
+    const KNOWS_SMTPUTF8: bool;
+    /// Whether it sends to those who were accepted when others were not.
+    const SPLITS: bool = true;
+    /// Made ready in a root where nothing of it has run yet.
+    fn start(root: Root, smarthost: u16, in_tls: bool) -> Self;
+    /// Hands it a mail, as a program of its machine would.
+    fn queue(&self, recipients: &[&str], mail: &[u8]);
+    /// Has it try what waits, however short ago it tried.
+    fn deliver(&self);
+    /// How many mails are in its queue.
+    fn waiting(&self) -> usize;
+    /// What it has given back to the sender.
+    fn returned(&self) -> String;
+}
+
+/// Each of its programs ends by itself, a daemon is not needed.
+struct Exim {
+    root: Root,
+}
+
+impl Mta for Exim {
+    const PACKAGE: &str = "exim4-daemon-light";
+    const KNOWS_SMTPUTF8: bool = true;
+
+    fn start(root: Root, smarthost: u16, _in_tls: bool) -> Exim {
+        root.make_folder("var/spool/exim4", 61002, 61002, 0o750);
+        let config = "
+primary_hostname = client.test
+log_file_path = /var/spool/exim4/%slog
+keep_environment =
+disable_ipv6
+begin routers
+here:
+  driver = accept
+  domains = client.test
+  transport = box
+smarthost:
+  driver = manualroute
+  route_list = * 127.0.0.1 byname
+  self = send
+  transport = smarthost
+begin transports
+smarthost:
+  driver = smtp
+  port = PORT
+  allow_localhost
+  message_linelength_limit = 1000000
+box:
+  driver = appendfile
+  file = /var/mail/box/returned
+  user = sender
+begin retry
+* * F,1h,1s
+";
+        root.make_folder("var/mail/box", 61001, 61001, 0o755);
+        let config = config.replace("PORT", &smarthost.to_string());
+        root.write("etc/exim4/exim4.conf", config);
+        Exim { root }
+    }
+
+    fn queue(&self, recipients: &[&str], mail: &[u8]) {
+        let queue = ["exim4", "-odq", "-oi", "-f", SENDER];
+        self.root.run(&[&queue, recipients].concat(), mail);
+    }
+
+    fn deliver(&self) {
+        // Twice, for what the first run makes is tried by the second.
+        for _ in 0..2 {
+            self.root.run(&["exim4", "-qff"], b"");
+        }
+    }
+
+    fn waiting(&self) -> usize {
+        let count = self.root.run(&["exim4", "-bpc"], b"");
+        count.trim().parse().expect("a figure")
+    }
+
+    fn returned(&self) -> String {
+        self.root.texts("var/mail/box")
+    }
+}
+
+/// Its master, without the shell scripts around it and without one port.
+struct Postfix {
+    _master: Daemon,
+    root: Root,
+}
+
+impl Mta for Postfix {
+    const PACKAGE: &str = "postfix";
+    const KNOWS_SMTPUTF8: bool = true;
+
+    fn start(root: Root, smarthost: u16, _in_tls: bool) -> Postfix {
+        let queues = "active bounce corrupt defer deferred flush hold incoming private saved trace";
+        for name in queues.split(' ') {
+            root.make_folder(&format!("var/spool/postfix/{name}"), 61003, 0, 0o700);
+        }
+        root.make_folder("var/spool/postfix/maildrop", 61003, 61006, 0o730);
+        root.make_folder("var/spool/postfix/public", 61003, 61006, 0o710);
+        root.make_folder("var/spool/postfix/pid", 0, 0, 0o755);
+        root.make_folder("var/lib/postfix", 61003, 61003, 0o755);
+        root.make_folder("var/mail/box", 61001, 61001, 0o755);
+        let config = "
+compatibility_level = 3.6
+myhostname = client.test
+mydestination = client.test
+inet_protocols = ipv4
+relayhost = [127.0.0.1]:PORT
+maillog_file = /var/log/mail
+alias_maps =
+local_recipient_maps =
+local_transport = virtual
+virtual_mailbox_base = /var/mail/box
+virtual_mailbox_domains =
+virtual_mailbox_maps = static:returned
+virtual_uid_maps = static:61001
+virtual_gid_maps = static:61001
+smtp_line_length_limit = 0
+smtp_tls_security_level = may
+";
+        let config = config.replace("PORT", &smarthost.to_string());
+        root.write("etc/postfix/main.cf", config);
+        let services = "
+pickup   unix n - n 60 1 pickup
+cleanup  unix n - n - 0 cleanup
+qmgr     unix n - n 300 1 qmgr
+tlsmgr   unix - - n 1000? 1 tlsmgr
+rewrite  unix - - n - - trivial-rewrite
+bounce   unix - - n - 0 bounce
+defer    unix - - n - 0 bounce
+trace    unix - - n - 0 bounce
+flush    unix n - n 1000? 0 flush
+smtp     unix - - n - - smtp
+relay    unix - - n - - smtp
+showq    unix n - n - - showq
+error    unix - - n - - error
+retry    unix - - n - - error
+virtual  unix - n n - - virtual
+scache   unix - - n - 1 scache
+postlog  unix-dgram n - n - 1 postlogd
+";
+        root.write("etc/postfix/master.cf", services);
+        let master = root.start(&["/usr/lib/postfix/sbin/master", "-d"]);
+        wait_for("Postfix to be there", || {
+            fs::exists(root.path("var/spool/postfix/public/showq"))
+                .ok()?
+                .then_some(())
+        });
+        Postfix {
+            _master: master,
+            root,
+        }
+    }
+
+    fn queue(&self, recipients: &[&str], mail: &[u8]) {
+        let queue = ["sendmail", "-i", "-f", SENDER];
+        self.root.run(&[&queue, recipients].concat(), mail);
+    }
+
+    fn deliver(&self) {
+        self.root.run(&["postqueue", "-f"], b"");
+    }
+
+    fn waiting(&self) -> usize {
+        self.root.run(&["postqueue", "-j"], b"").lines().count()
+    }
+
+    fn returned(&self) -> String {
+        self.root.texts("var/mail/box")
+    }
+}
+
+struct OpenSmtpd {
+    _smtpd: Daemon,
+    root: Root,
+}
+
+impl Mta for OpenSmtpd {
+    const PACKAGE: &str = "opensmtpd";
+    const KNOWS_SMTPUTF8: bool = false;
+
+    fn start(root: Root, smarthost: u16, _in_tls: bool) -> OpenSmtpd {
+        root.make_folder("var/spool/smtpd", 0, 0, 0o711);
+        for name in ["corrupt", "incoming", "purge", "queue", "temporary"] {
+            root.make_folder(&format!("var/spool/smtpd/{name}"), 61005, 0, 0o700);
+        }
+        root.make_folder("var/spool/smtpd/offline", 0, 61005, 0o770);
+        root.make_folder("var/run", 0, 0, 0o755);
+        let config = "
+listen on socket
+table aliases { a = sender }
+action here maildir alias <aliases>
+action there relay host smtp://127.0.0.1:PORT helo client.test
+match from local for domain client.test action here
+match from local for any action there
+";
+        let config = config.replace("PORT", &smarthost.to_string());
+        root.write("etc/smtpd.conf", config);
+        let smtpd = root.start(&["smtpd", "-d"]);
+        wait_for("OpenSMTPD to be there", || {
+            fs::exists(root.path("var/run/smtpd.sock"))
+                .ok()?
+                .then_some(())
+        });
+        OpenSmtpd {
+            _smtpd: smtpd,
+            root,
+        }
+    }
+
+    fn queue(&self, recipients: &[&str], mail: &[u8]) {
+        let queue = ["sendmail", "-i", "-f", SENDER];
+        self.root.run(&[&queue, recipients].concat(), mail);
+    }
+
+    fn deliver(&self) {
+        self.root.run(&["smtpctl", "schedule", "all"], b"");
+    }
+
+    fn waiting(&self) -> usize {
+        let envelopes = self.root.run(&["smtpctl", "show", "queue"], b"");
+        let messages: std::collections::HashSet<&str> = envelopes
+            .lines()
+            // The number of an envelope begins with that of its message.
+            .filter_map(|line| line.get(..8))
+            .collect();
+        messages.len()
+    }
+
+    fn returned(&self) -> String {
+        self.root.texts("home/sender/Maildir/new")
+    }
+}
+
+/// It delivers nothing itself, so what it would give back has to go through us, and `failed` is where it stays.
+struct Nullmailer {
+    _send: Daemon,
+    root: Root,
+}
+
+impl Mta for Nullmailer {
+    const PACKAGE: &str = "nullmailer";
+    const KNOWS_SMTPUTF8: bool = false;
+    const SPLITS: bool = false;
+
+    fn start(root: Root, smarthost: u16, in_tls: bool) -> Nullmailer {
+        let tls = if in_tls { " --starttls --insecure" } else { "" };
+        let remote = format!("127.0.0.1 smtp --port={smarthost}{tls}\n");
+        root.write("etc/nullmailer/remotes", remote);
+        for pause in ["pausetime", "maxpause"] {
+            root.write(&format!("etc/nullmailer/{pause}"), "1\n");
+        }
+        let trigger = root.path("var/spool/nullmailer/trigger");
+        nix::unistd::mkfifo(&trigger, nix::sys::stat::Mode::from_bits_truncate(0o622))
+            .expect("a pipe is made");
+        let send = root.start(&["nullmailer-send"]);
+        wait_for("nullmailer to be there", || {
+            root.texts("tmp").contains("Rescanning").then_some(())
+        });
+        Nullmailer { _send: send, root }
+    }
+
+    fn queue(&self, recipients: &[&str], mail: &[u8]) {
+        let queue = ["nullmailer-inject", "-f", SENDER];
+        self.root.run(&[&queue, recipients].concat(), mail);
+    }
+
+    fn deliver(&self) {}
+
+    fn waiting(&self) -> usize {
+        let queue = fs::read_dir(self.root.path("var/spool/nullmailer/queue"));
+        queue.expect("its folder").count()
+    }
+
+    fn returned(&self) -> String {
+        self.root.texts("var/spool/nullmailer/failed")
+    }
+}
+
+/// A mail without its From, To and Date.
+struct Mail {
+    recipients: Vec<&'static str>,
+    subject: &'static str,
+    head: &'static str,
+    lines: Vec<Vec<u8>>,
+}
+
+impl Mail {
+    fn text(&self, line_end: &str) -> Vec<u8> {
+        let head = format!(
+            "From: A Sender <{SENDER}>\nTo: {}\nDate: Mon, 01 Jun 2026 12:00:00 +0000\n\
+             Message-ID: <{}@client.test>\nSubject: {}\n{}\n",
+            self.recipients[0],
+            self.subject.len(),
+            self.subject,
+            self.head,
+        );
+        let mut text = head.replace('\n', line_end).into_bytes();
+        for line in &self.lines {
+            text.extend_from_slice(line);
+            text.extend_from_slice(line_end.as_bytes());
+        }
+        text
+    }
+}
+
+/// What is easily changed on its way.
+fn mails(with_smtputf8: bool) -> Vec<Mail> {
+    let text = "MIME-Version: 1.0\nContent-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: 8bit\n";
+    let lines = |lines: &[&str]| lines.iter().map(|line| line.as_bytes().to_vec()).collect();
+    let mut mails = vec![
+        Mail {
+            recipients: vec!["t@ours.test", "u@ours.test", "v@ours.test"],
+            subject: "dots and spaces",
+            head: text,
+            lines: lines(&[
+                ".",
+                "..",
+                ".dot",
+                "From the start of a line",
+                "spaces at the end  ",
+                "a tab at the end\t",
+                "Zwölf Boxkämpfer, 用户",
+                "",
+                "",
+                ".",
+                "MAIL FROM:<evil@client.test>",
+            ]),
+        },
+        Mail {
+            recipients: vec!["u@ours.test"],
+            subject: "an attachment of 200 KB",
+            head: "MIME-Version: 1.0\nContent-Type: application/octet-stream; name=a.bin\n\
+                   Content-Disposition: attachment; filename=a.bin\nContent-Transfer-Encoding: base64\n",
+            lines: vec!["QUJD".repeat(19).into_bytes(); 200_000 / 57],
+        },
+        Mail {
+            recipients: vec!["u@ours.test"],
+            subject: "raw octets in long lines",
+            head: text,
+            lines: vec![
+                b"x".repeat(998),
+                b".".repeat(5_000),
+                b"\xff\xfe\x80 is no UTF-8, \x01\x0b\x7f".to_vec(),
+                vec![b'\xe4'; 2_000],
+            ],
+        },
+    ];
+    if with_smtputf8 {
+        mails.push(Mail {
+            recipients: vec!["用户@ours.test"],
+            subject: "Grüße",
+            head: text,
+            lines: lines(&["Zwölf Boxkämpfer"]),
+        });
+    }
+    mails
+}
+
+/// A server that tells what was said to it.
+fn server(in_tls: bool) -> Server {
+    let mut settings = vec![
+        ("GSMTP_VERBOSE", "Y"),
+        ("GSMTP_MAX_SIZE", "400000"),
+        ("GM_ALLOWED_HOSTS", "ours.test"),
+    ];
+    let folder = TempDir::new().expect("a temporary folder");
+    if in_tls {
+        Pair::make(folder.path(), "mx", KeyKind::EcdsaP256, 90);
+        settings.push(("GSMTP_PUB_KEY", "mx.cert.pem"));
+        settings.push(("GSMTP_PRV_KEY", "mx.key.pem"));
+    }
+    Server::start_in(folder, &settings)
+}
+
+fn start<M: Mta>(server: &Server, in_tls: bool) -> Option<M> {
+    let root = Root::with(M::PACKAGE)?;
+    Some(M::start(root, server.address.port(), in_tls))
+}
+
+fn rows(server: &Server) -> Vec<StoredMail> {
+    mails_after(&server.path("goguerrilla.db"), 0)
+}
+
+/// The lines that clients have said so far.
+fn said(server: &Server) -> Vec<String> {
+    let log = server.log();
+    let lines = log.lines().filter(|line| line.contains(" client_said "));
+    lines.filter_map(|line| value(line, "line")).collect()
+}
+
+/// Everybody who left a mail did so in this version of TLS.
+fn assert_sessions(server: &Server, version: &str) {
+    let mails = said(server)
+        .iter()
+        .filter(|line| line.starts_with("MAIL "))
+        .count();
+    let log = wait_for("all sessions to end", || {
+        let log = server.log();
+        let ended = log.lines().filter_map(|line| value(line, "mail"));
+        let ended: usize = ended.filter_map(|count| count.parse::<usize>().ok()).sum();
+        (ended == mails).then_some(log)
+    });
+    for line in log.lines().filter(|line| line.contains(" disconnected ")) {
+        assert_eq!(value(line, "tls").as_deref(), Some(version), "{line}");
+    }
+}
+
+/// What was queued, behind what mail servers put in front.
+fn assert_is(row: &StoredMail, mail: &[u8]) {
+    let stored = without_trace(&row.mail);
+    let added = stored.len().saturating_sub(mail.len());
+    let (added, content) = stored.split_at(added);
+    clients::assert_same(content, mail);
+    let added = String::from_utf8_lossy(added);
+    assert!(added.ends_with("\r\n"), "{added}");
+    for line in added.lines() {
+        let is_known = line.starts_with("Received: ")
+            || line.starts_with([' ', '\t'])
+            // What OpenSMTPD's sendmail says of long lines.
+            || line == "Content-Disposition: inline";
+        assert!(is_known, "{line}");
+    }
+}
+
+fn wait_a_second_for<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+    let started_at = std::time::Instant::now();
+    while started_at.elapsed() < Duration::from_secs(1) {
+        if let Some(answer) = ask() {
+            return Some(answer);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    None
+}
+
+const SENDER: &str = "a@client.test";

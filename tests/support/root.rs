@@ -1,0 +1,137 @@
+//! Debian packages in a folder of their own, run by chroot: programs that nobody may install beside one another.
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
+use tempfile::TempDir;
+
+use super::wait_for;
+
+/// A copy for one test, gone with it.
+pub struct Root {
+    folder: TempDir,
+}
+
+impl Root {
+    /// A fresh one with this package; `None` for who is not root, as only root may chroot.
+    pub fn with(package: &str) -> Option<Root> {
+        if !geteuid().is_root() {
+            println!("{package} is not tried: only root may run it in a root of its own");
+            return None;
+        }
+        let roots = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mtas");
+        let original = made_once(&roots, package);
+        let folder = TempDir::new_in(&roots).expect("a temporary folder");
+        let root = Root { folder };
+        // Links to the files of the original; whoever writes puts a new file in the place of one.
+        let mut copy = Command::new("cp");
+        succeeds(copy.arg("-al").arg(original).arg(root.path("")));
+        Some(root)
+    }
+
+    /// Where a path in it is for everybody else.
+    pub fn path(&self, inside: &str) -> PathBuf {
+        self.folder.path().join("root").join(inside)
+    }
+
+    /// Writes a file.
+    pub fn write(&self, inside: &str, text: impl AsRef<[u8]>) {
+        let file = self.path(inside);
+        let folder = file.parent().expect("a folder in the root");
+        fs::create_dir_all(folder).expect("a folder is made");
+        let _ = fs::remove_file(&file);
+        fs::write(file, text).expect("a file is written");
+    }
+
+    /// Makes a folder with this owner, group and mode.
+    pub fn make_folder(&self, inside: &str, owner: u32, group: u32, mode: u32) {
+        let folder = self.path(inside);
+        fs::create_dir_all(&folder).expect("a folder is made");
+        chown(&folder, Some(owner), Some(group)).expect("root may");
+        fs::set_permissions(&folder, Permissions::from_mode(mode)).expect("root may");
+    }
+
+    /// All files of a folder in one text; none where there is no folder.
+    pub fn texts(&self, inside: &str) -> String {
+        let entries = fs::read_dir(self.path(inside)).into_iter().flatten();
+        let files = entries.filter_map(|entry| fs::read(entry.ok()?.path()).ok());
+        let all: Vec<u8> = files.flatten().collect();
+        String::from_utf8_lossy(&all).into_owned()
+    }
+
+    /// Runs a program to its good end; what it wrote to standard output.
+    pub fn run(&self, program: &[&str], input: &[u8]) -> String {
+        self.write("tmp/input", input);
+        let input = File::open(self.path("tmp/input")).expect("our file");
+        let mut command = self.chroot("timeout", &["60"], program);
+        let output = succeeds(command.stdin(input));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Starts a program that goes on until it is dropped; what it says goes to the file `tmp/said`.
+    pub fn start(&self, program: &[&str]) -> Daemon {
+        let said = File::create(self.path("tmp/said")).expect("a file is made");
+        let mut command = self.chroot("setpriv", &["--pdeathsig", "TERM"], program);
+        command.stdin(Stdio::null());
+        command.stdout(said.try_clone().expect("a descriptor"));
+        let child = command.stderr(said).spawn();
+        Daemon {
+            child: child.expect("setpriv of util-linux starts"),
+        }
+    }
+
+    fn chroot(&self, around: &str, arguments: &[&str], program: &[&str]) -> Command {
+        let mut command = Command::new(around);
+        command.args(arguments).arg("chroot").arg(self.path(""));
+        command.args(program).env_clear();
+        command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command
+    }
+}
+
+/// Told to end when it is dropped.
+pub struct Daemon {
+    child: Child,
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Its children end with it when it is asked, and not when it is killed.
+        let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM);
+        wait_for("a daemon to end", || self.child.try_wait().ok()?);
+    }
+}
+
+/// The original, made anew whenever the script that makes it has changed.
+fn made_once(roots: &Path, package: &str) -> PathBuf {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mta-root");
+    let wanted = fs::read_to_string(&script).expect("our script");
+    let folder = roots.join(package);
+    fs::create_dir_all(&folder).expect("a folder is made");
+    // Tests run side by side, in other processes too, and share what is downloaded.
+    let lock = File::create(roots.join("lock")).expect("a file is made");
+    lock.lock().expect("nobody holds it for ever");
+    let stamp = folder.join("made-by");
+    if fs::read_to_string(&stamp).ok().as_ref() != Some(&wanted) {
+        let mut make = Command::new("timeout");
+        succeeds(make.arg("300").arg(&script).arg(&folder).arg(package));
+        fs::write(stamp, wanted).expect("a file is written");
+    }
+    folder.join("root")
+}
+
+fn succeeds(command: &mut Command) -> Output {
+    let output = command.output().expect("it starts");
+    assert!(
+        output.status.success(),
+        "{command:?} ended with {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    output
+}
