@@ -1,12 +1,18 @@
 //! Programs that nobody here wrote each deliver a mail, and it is stored octet for octet.
 
+use std::collections::HashSet;
 use std::fs;
-use std::process::Command;
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
 
 use goguerrilla::storage::sqlite::SqliteReader;
 use goguerrilla::storage::{ReadMail, TableName};
+use lettre::address::{Address, Envelope};
+use lettre::transport::smtp::extension::ClientId;
+use lettre::{SmtpTransport, Transport};
 
-use crate::support::{Server, without_trace};
+use crate::support::tls::TlsServer;
+use crate::support::{Server, wait_for, without_trace};
 
 #[test]
 fn curl_delivers_to_two_recipients() {
@@ -178,6 +184,110 @@ fn smtp_source_keeps_connections_and_names_three_recipients() {
     assert_all_stored(&server, 600);
 }
 
+#[test]
+fn lettre_delivers() {
+    let server = Server::start(&[]);
+    let address = |text: &str| text.parse::<Address>().expect("an address");
+    let recipients = ["u@ours.test", "v@ours.test"];
+    let envelope = Envelope::new(
+        Some(address("a@client.test")),
+        recipients.map(address).to_vec(),
+    );
+    let transport = SmtpTransport::builder_dangerous("127.0.0.1")
+        .port(server.address.port())
+        .hello_name(ClientId::Domain("client.test".to_owned()))
+        .build();
+    let reply = transport.send_raw(&envelope.expect("recipients"), &mail("\r\n"));
+    let reply = reply.expect("a mail that is accepted");
+    assert!(reply.is_positive(), "{reply:?}");
+    assert_stored(&server, &recipients, &mail_and_empty_line());
+}
+
+#[test]
+fn nodemailer_delivers_in_clear_and_in_tls() {
+    let tls = TlsServer::start(&[]);
+    fs::write(tls.server.path("mail"), mail("\r\n")).expect("a file is written");
+    let script = r#"
+const fs = require("fs");
+const [port, portOfTls] = process.argv.slice(2).map(Number);
+const trusting = { ca: fs.readFileSync("mx.cert.pem"), servername: "mx.test" };
+async function deliver(options, to) {
+    const common = { host: "127.0.0.1", name: "client.test", tls: trusting };
+    const transport = require("nodemailer").createTransport({ ...common, ...options });
+    const envelope = { from: "a@client.test", to };
+    const sent = await transport.sendMail({ envelope, raw: fs.readFileSync("mail") });
+    if (!sent.response.startsWith("250 2.0.0 ") || sent.rejected.length) {
+        throw new Error(JSON.stringify(sent));
+    }
+}
+(async () => {
+    await deliver({ port, ignoreTLS: true }, ["1@ours.test", "2@ours.test"]);
+    await deliver({ port, requireTLS: true }, ["3@ours.test"]);
+    await deliver({ port: portOfTls, secure: true }, ["4@ours.test"]);
+    await deliver({ port, requireTLS: true }, ["用户@ours.test"]);
+})();
+"#;
+    fs::write(tls.server.path("script.js"), script).expect("a file is written");
+    let port = |address: SocketAddr| address.port().to_string();
+    run(
+        &tls.server,
+        // Where Debian has the packages of node.
+        &["env", "NODE_PATH=/usr/share/nodejs", "node", "script.js"],
+        &[&port(tls.server.address), &port(tls.at_once)],
+    );
+    let recipients = [
+        "1@ours.test",
+        "2@ours.test",
+        "3@ours.test",
+        "4@ours.test",
+        "用户@ours.test",
+    ];
+    assert_stored(&tls.server, &recipients, &mail("\r\n"));
+}
+
+#[test]
+fn postal_loads_and_all_that_it_was_promised_is_stored() {
+    // In clear: its TLS offers no key exchange that is left in TLS 1.2 with forward secrecy.
+    let server = Server::start(&[]);
+    fs::write(server.path("users"), "u@ours.test\nv@ours.test\n").expect("a file is written");
+    let (host, port) = host_and_port(&server);
+    // It goes on until it is ended, and writes all that it says and hears to files of this name.
+    let mut postal = Command::new("postal")
+        .args(["-t", "2", "-c", "3", "-m", "20", "-z", "heard"])
+        .args(["-p", &port, "-f", "users", &host, "users"])
+        .env("PATH", path_with_sbin())
+        .current_dir(server.folder.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("postal is installed");
+    wait_for("a hundred mails", || {
+        let count = server.log().matches(" saved ").count();
+        (count >= 100).then_some(())
+    });
+    postal.kill().expect("it runs");
+    postal.wait().expect("a child of ours");
+    server.wait_for_log(" disconnected ");
+    let heard: String = fs::read_dir(server.folder.path())
+        .expect("its folder")
+        .map(|entry| entry.expect("a file").path())
+        .filter(|file| file.to_string_lossy().contains("/heard"))
+        .map(|file| String::from_utf8_lossy(&fs::read(file).expect("a file")).into_owned())
+        .collect();
+    let stored = server.list();
+    let stored: HashSet<&str> = stored
+        .iter()
+        .map(|mail| mail["hash"].as_str().expect("a hash"))
+        .collect();
+    let promises = heard.split("queued as ").skip(1);
+    let promises: Vec<&str> = promises.filter_map(|text| text.get(..32)).collect();
+    assert!(promises.len() > 50, "{} promises", promises.len());
+    let lost = promises.iter().find(|hash| !stored.contains(*hash));
+    assert_eq!(lost, None);
+    let log = server.log();
+    let is_refused = |line: &&str| line.contains(" disconnected ") && !line.contains(" faults=0 ");
+    assert_eq!(log.lines().find(is_refused), None);
+}
+
 fn swaks(server: &Server, arguments: &[&str]) {
     fs::write(server.path("mail"), mail("\n")).expect("a file is written");
     let address = server.address.to_string();
@@ -302,7 +412,7 @@ pub fn assert_same(stored: &[u8], sent: &[u8]) {
     }
 }
 
-/// What swaks and smtp-source send for [`mail`]: they write CR LF in front of the final dot wherever a file ends.
+/// What swaks, smtp-source and lettre send for [`mail`]: they write CR LF in front of the final dot wherever a file ends.
 pub fn mail_and_empty_line() -> Vec<u8> {
     [&mail("\r\n")[..], b"\r\n"].concat()
 }
