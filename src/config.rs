@@ -3,10 +3,11 @@
 //! The historical keys are spelled here and nowhere else.
 
 use std::fmt;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 /// Every setting, in the units that the program works with.
@@ -32,6 +33,12 @@ pub struct Config {
     pub log_file: PathBuf,
     /// GM_LOG_FORMAT is `json`.
     pub log_as_json: bool,
+    /// NGINX_AUTH, when NGINX_AUTH_ENABLED.
+    pub nginx_auth_address: Option<SocketAddr>,
+    /// GM_TRUSTED_PROXIES.
+    pub trusted_proxies: Vec<IpNet>,
+    /// GSMTP_PROXY_PROTOCOL.
+    pub proxy_protocol: bool,
     /// GSMTP_VERBOSE.
     pub verbose: bool,
     /// GM_MAX_CLIENTS.
@@ -192,7 +199,7 @@ struct Given {
 
 impl Given {
     fn into_config(self) -> Result<(Config, Vec<ConfigWarning>), ConfigError> {
-        let warnings = self.unknown_keys();
+        let mut warnings = self.unknown_keys();
         self.refuse_what_is_not_built()?;
         let config = Config {
             allowed_hosts: self.list(
@@ -229,6 +236,9 @@ impl Given {
             )? as u64),
             log_file: PathBuf::from(self.value("GSMTP_LOG_FILE")),
             log_as_json: self.choice("GM_LOG_FORMAT", &[("text", false), ("json", true)])?,
+            nginx_auth_address: self.nginx_auth_address()?,
+            trusted_proxies: self.trusted_proxies()?,
+            proxy_protocol: self.yes_or_no("GSMTP_PROXY_PROTOCOL")?,
             verbose: self.yes_or_no("GSMTP_VERBOSE")?,
             max_clients: self.number(
                 "GM_MAX_CLIENTS",
@@ -283,6 +293,9 @@ impl Given {
                 1..=1_000_000_000,
             )?,
         };
+        if config.proxy_protocol && config.trusted_proxies.is_empty() {
+            warnings.push(ConfigWarning(NOBODY_TRUSTED.to_owned()));
+        }
         Ok((config, warnings))
     }
 
@@ -370,6 +383,36 @@ impl Given {
             (false, true) => Err(missing("GSMTP_PRV_KEY", "GSMTP_PUB_KEY")),
             (false, false) => Ok(Some((chain, key))),
         }
+    }
+
+    /// The address is looked at in any case: a wrong one is not kept for the day when the answers are wanted.
+    fn nginx_auth_address(&self) -> Result<Option<SocketAddr>, ConfigError> {
+        let expected = "an address such as \"127.0.0.1:8025\"";
+        let address = self.text("NGINX_AUTH", expected, |text| text.parse().ok())?;
+        let is_enabled = self.yes_or_no("NGINX_AUTH_ENABLED")?;
+        Ok(is_enabled.then_some(address))
+    }
+
+    /// Where nobody is named, an nginx that asks us who may pass is the one on this machine.
+    fn trusted_proxies(&self) -> Result<Vec<IpNet>, ConfigError> {
+        let key = "GM_TRUSTED_PROXIES";
+        if self.value(key).trim().is_empty() {
+            let nginx_is_near = self.yes_or_no("NGINX_AUTH_ENABLED")?;
+            let near = [
+                IpAddr::from(Ipv4Addr::LOCALHOST),
+                Ipv6Addr::LOCALHOST.into(),
+            ];
+            return Ok(near
+                .map(IpNet::from)
+                .into_iter()
+                .filter(|_| nginx_is_near)
+                .collect());
+        }
+        let expected = "addresses and blocks such as \"192.0.2.1,2001:db8::/32\", or \"\"";
+        self.list(key, expected, |text| {
+            let address = || text.parse().map(IpAddr::into).ok();
+            text.parse().ok().or_else(address)
+        })
     }
 
     fn run_as(&self) -> Result<Option<(u32, u32)>, ConfigError> {
@@ -627,6 +670,9 @@ fn parse_yes_or_no(text: &str) -> Option<bool> {
     }
 }
 
+const NOBODY_TRUSTED: &str = "GSMTP_PROXY_PROTOCOL: is on, but GM_TRUSTED_PROXIES names nobody, so every connection is \
+     closed; name the proxies there";
+
 /// Redis holds no more in one value, and SQLite little more in one row.
 const MAX_CONTENT: usize = 512 << 20;
 
@@ -671,12 +717,7 @@ const KEYS: &[(&str, &str)] = &[
 ];
 
 /// Keys whose abilities come later; a value that would ask for one is refused, not ignored.
-const NOT_BUILT: &[(&str, &str)] = &[
-    ("NGINX_AUTH_ENABLED", "the answer to nginx's auth_http"),
-    ("GM_TRUSTED_PROXIES", "trust in proxies"),
-    ("GSMTP_PROXY_PROTOCOL", "the PROXY protocol"),
-    ("GM_STATUS_INTERFACE", "the status page"),
-];
+const NOT_BUILT: &[(&str, &str)] = &[("GM_STATUS_INTERFACE", "the status page")];
 
 #[cfg(test)]
 mod tests {

@@ -1,5 +1,6 @@
 //! One client from 220 to close: the only place where protocol meets socket.
 
+use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -8,12 +9,13 @@ use jiff::Timestamp;
 use crate::mail::{Mail, Origin};
 use crate::net::deadline::Deadline;
 use crate::net::pool::Client;
+use crate::net::proxy::{self, ReceiveError, Received, Source};
 use crate::net::tls::TlsIdentity;
 use crate::net::transport::{TlsFacts, Transport, TransportError};
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::{
-    Awaited, COMMAND_ROOM, CONTENT_ROOM, Content, Envelope, Input, MemoryBudget, Session,
-    SessionSettings, Step, Tls,
+    Awaited, COMMAND_ROOM, CONTENT_ROOM, ClientAddress, Content, Envelope, Input, MemoryBudget,
+    Session, SessionSettings, Step, Tls,
 };
 use crate::storage::{SaveError, SavedId, Saver};
 
@@ -27,6 +29,8 @@ pub struct ConnectionSettings {
     pub budget: MemoryBudget,
     /// Where mail goes.
     pub saver: Saver,
+    /// Whether each connection begins with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
     /// Our key and certificate, if TLS is offered.
     pub tls: Option<TlsIdentity>,
 }
@@ -43,7 +47,14 @@ pub fn serve(client: &Client, settings: &ConnectionSettings) {
     };
     let reason = connection.converse();
     let counts = connection.session.counts();
-    log::info!(
+    // A balancer that looks every other second whether we are well is no news.
+    let is_health_check = connection.is_health_check && counts.mail == 0;
+    let level = match is_health_check || matches!(reason, End::NothingSaid) {
+        true => log::Level::Debug,
+        false => log::Level::Info,
+    };
+    log::log!(
+        level,
         session:% = client.session_id(),
         client:% = client.ip(),
         reason = reason.as_str(),
@@ -72,6 +83,8 @@ struct Connection<'a> {
     tls: Option<TlsFacts>,
     saved: u32,
     octets_in: u64,
+    /// A proxy connected for itself.
+    is_health_check: bool,
 }
 
 /// Why a connection ended.
@@ -85,6 +98,9 @@ enum End {
     Lost,
     TlsFailed,
     ShuttingDown,
+    NotTrusted,
+    NothingSaid,
+    NoProxyHeader,
 }
 
 impl End {
@@ -106,6 +122,9 @@ impl End {
             End::Lost => "lost",
             End::TlsFailed => "tls_failed",
             End::ShuttingDown => "shutting_down",
+            End::NotTrusted => "not_a_trusted_proxy",
+            End::NothingSaid => "nothing_said",
+            End::NoProxyHeader => "no_proxy_header",
         }
     }
 }
@@ -135,14 +154,13 @@ impl<'a> Connection<'a> {
             tls: None,
             saved: 0,
             octets_in: 0,
+            is_health_check: false,
         })
     }
 
     /// The one loop between protocol and socket.
     fn converse(&mut self) -> End {
-        if self.client.tls_at_once
-            && let Err(end) = self.start_tls()
-        {
+        if let Err(end) = self.begin() {
             return end;
         }
         let mut patience = Patience::default();
@@ -166,6 +184,17 @@ impl<'a> Connection<'a> {
                     if let Err(end) = self.flush().and_then(|()| self.start_tls()) {
                         return end;
                     }
+                }
+                Step::Introduce(address, reply) => {
+                    let may_stay = match address {
+                        ClientAddress::NotGiven => true,
+                        ClientAddress::Unknown => self.client.becomes(None),
+                        ClientAddress::Known(ip) => self.client.becomes(Some(ip)),
+                    };
+                    if !may_stay {
+                        return self.close(&reply::R421_TOO_MANY_FROM_ADDRESS);
+                    }
+                    self.say(&reply);
                 }
                 Step::Close(reply) => return self.close(&reply),
                 Step::NeedInput => {
@@ -205,6 +234,65 @@ impl<'a> Connection<'a> {
                 }
             }
         }
+    }
+
+    /// What comes before the greeting: the header of the PROXY protocol, then the handshake on a port for TLS.
+    fn begin(&mut self) -> Result<(), End> {
+        let named = match self.settings.proxy_protocol {
+            true => self.receive_proxy_header()?,
+            false => None,
+        };
+        if self.client.is_trusted_proxy {
+            self.session.believe_proxy(named);
+        }
+        match self.client.tls_at_once {
+            true => self.start_tls(),
+            false => Ok(()),
+        }
+    }
+
+    /// The client's address, if the proxy knows it. Before a header nothing is ever said.
+    fn receive_proxy_header(&mut self) -> Result<Option<IpAddr>, End> {
+        let client = self.client;
+        if !client.is_trusted_proxy {
+            self.transport.close_gently();
+            return Err(End::NotTrusted);
+        }
+        // Nothing is under way yet: the pool may end this wait when the server shuts down.
+        if !client.may_stay(true) {
+            return Err(End::ShuttingDown);
+        }
+        let received = proxy::receive(&mut self.transport);
+        if !client.may_begin() {
+            return Err(End::ShuttingDown);
+        }
+        let Received { source, rest } = received.map_err(|error| match error {
+            ReceiveError::Nothing => End::NothingSaid,
+            ReceiveError::Malformed => {
+                self.transport.close_gently();
+                End::NoProxyHeader
+            }
+            ReceiveError::Transport(error) => End::of(&error),
+        })?;
+        match client.tls_at_once {
+            true => self.transport.hold(rest),
+            false => self.input.push(&rest),
+        }
+        let named = match source {
+            Source::Client(ip) => Some(ip),
+            Source::Unknown => None,
+            Source::HealthCheck => {
+                self.is_health_check = true;
+                None
+            }
+        };
+        if named.is_some() && !client.becomes(named) {
+            return Err(match client.tls_at_once {
+                true => End::Refused,
+                false => self.close(&reply::R421_TOO_MANY_FROM_ADDRESS),
+            });
+        }
+        Ok(named)
     }
 
     /// The handshake, with one deadline for all of it. After a failure nothing is said any more, least of all in plain.

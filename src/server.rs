@@ -16,6 +16,7 @@ use crate::logging::{LogFile, LogFormat};
 use crate::net::listener::Listener;
 use crate::net::pool::{Pool, PoolSettings};
 use crate::net::tls::{TlsError, TlsFiles, TlsIdentity};
+use crate::net::trusted::TrustedProxies;
 use crate::pid_file::PidFile;
 use crate::privileges::{self, Identity, PrivilegeError};
 use crate::signals::{self, Request};
@@ -144,6 +145,7 @@ fn run_on(
         client_timeout: config.client_timeout,
         budget: MemoryBudget::new(config.max_memory_octets),
         saver,
+        proxy_protocol: config.proxy_protocol,
         tls: tls.clone(),
     };
     let serve = move |client: &_| connection::serve(client, &settings);
@@ -217,6 +219,7 @@ fn pool_settings(config: &Config) -> PoolSettings {
     };
     PoolSettings {
         max_clients: config.max_clients,
+        trusted_proxies: TrustedProxies::new(config.trusted_proxies.iter().copied()),
         max_clients_per_address: config.max_clients_per_address,
         full: said(&reply::R421_TOO_BUSY),
         address_full: said(&reply::R421_TOO_MANY_FROM_ADDRESS),

@@ -28,3 +28,4 @@ mod storage;
 mod support;
 mod time;
 mod writer;
+mod xclient;

@@ -4,7 +4,7 @@
 //! out. Any dialogue is therefore a unit test.
 //!
 //! RFC 5321 (SMTP), 1870 (SIZE), 2034 (enhanced status), 2920 (PIPELINING), 3030 (CHUNKING), 3463 (status codes),
-//! 3848 (protocol words), 6152 (8BITMIME), 6531 (SMTPUTF8).
+//! 3848 (protocol words), 6152 (8BITMIME), 6531 (SMTPUTF8); Postfix's XCLIENT.
 
 mod allowed_hosts;
 mod column;
@@ -17,6 +17,7 @@ mod line;
 mod path;
 pub mod reply;
 mod session;
+mod xclient;
 
 pub use allowed_hosts::AllowedHosts;
 pub use column::{Column, Repertoire, Width};
@@ -25,3 +26,4 @@ pub use input::{COMMAND_ROOM, CONTENT_ROOM, Input};
 pub use path::{ForwardPath, PathError, ReversePath};
 pub use reply::{EnhancedStatus, Reply};
 pub use session::{Awaited, Counts, Envelope, Session, SessionSettings, Step, Tls};
+pub use xclient::{ClientAddress, ClientFacts};

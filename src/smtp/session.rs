@@ -1,6 +1,7 @@
 //! The states of one SMTP session and what moves it from one to the next.
 
 use std::mem;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::allowed_hosts::AllowedHosts;
@@ -8,11 +9,12 @@ use super::column::Column;
 use super::command::{self, BdatCommand, CommandError, MailCommand, Verb};
 use super::content::{Content, ContentError, MemoryBudget};
 use super::data::{DataReader, Intake};
-use super::extension;
+use super::extension::{self, Offer};
 use super::input::Input;
 use super::line::{Line, LineReader};
 use super::path::{ForwardPath, ReversePath};
 use super::reply::{self, Reply};
+use super::xclient::{ClientAddress, ClientFacts};
 
 /// One client's dialogue, from the greeting to QUIT. Knows no socket, clock or store.
 pub struct Session {
@@ -21,6 +23,7 @@ pub struct Session {
     lines: LineReader,
     tls: Tls,
     hello: Option<Hello>,
+    proxy: Option<Proxy>,
     state: State,
     counts: Counts,
     said: Option<String>,
@@ -68,6 +71,8 @@ pub enum Step {
     /// Say this, do the handshake, and then tell the session with [`Session::tls_started`]. Given only while nothing
     /// is unread (CVE-2011-0411): what stands behind STARTTLS was not said in TLS.
     StartTls(Reply),
+    /// A trusted proxy has said for whom it speaks: take that address from now on, and say this.
+    Introduce(ClientAddress, Reply),
     /// Say this and close.
     Close(Reply),
     /// Flush what is to be said, then read.
@@ -143,6 +148,19 @@ struct Hello {
     extended: bool,
 }
 
+/// A trusted proxy in front of us, and whom it speaks for.
+#[derive(Default)]
+struct Proxy {
+    /// XCLIENT was accepted: this session is another client's.
+    introduced: bool,
+    address: ClientAddress,
+    /// That address stays. Whoever names another one is the client behind the proxy: nginx passes octets on as they are
+    /// from the first accepted RCPT, a balancer does so from the start.
+    settled: bool,
+    /// What the proxy said of HELO, until the client says it.
+    helo_name: Option<String>,
+}
+
 struct Transaction {
     envelope: Envelope,
     /// Content of the chunks so far, once there was one.
@@ -173,10 +191,21 @@ impl Session {
             lines: LineReader::default(),
             tls,
             hello: None,
+            proxy: None,
             state: State::Ready,
             counts: Counts::default(),
             said: None,
         }
+    }
+
+    /// Believes XCLIENT: the peer is a trusted proxy. `named` is the address that it passed on already, in the header of
+    /// the PROXY protocol.
+    pub fn believe_proxy(&mut self, named: Option<IpAddr>) {
+        self.proxy = Some(Proxy {
+            address: named.map_or(ClientAddress::NotGiven, ClientAddress::Known),
+            settled: named.is_some(),
+            ..Proxy::default()
+        });
     }
 
     /// The first thing to say.
@@ -196,7 +225,7 @@ impl Session {
             Step::NeedInput => return step,
             Step::Reply(reply) if reply.is_fault() => self.counts.faults += 1,
             Step::Close(_) => self.state = State::Closed,
-            Step::Reply(_) | Step::StartTls(_) | Step::Save(..) => {}
+            Step::Reply(_) | Step::StartTls(_) | Step::Introduce(..) | Step::Save(..) => {}
         }
         self.counts.replies = self.counts.replies.wrapping_add(1);
         if self.counts.faults > MAX_FAULTS && !matches!(step, Step::Close(_)) {
@@ -224,9 +253,11 @@ impl Session {
         }
     }
 
-    /// What the client called itself; empty before HELO.
+    /// What the client called itself, or its proxy called it before; empty while nobody has.
     pub fn helo_name(&self) -> &str {
-        self.hello.as_ref().map_or("", |hello| &hello.name)
+        let said = self.hello.as_ref().map(|hello| &hello.name);
+        let given = || self.proxy.as_ref()?.helo_name.as_ref();
+        said.or_else(given).map_or("", |name| name)
     }
 
     /// The protocol word of Received ([RFC 3848](https://www.rfc-editor.org/rfc/rfc3848), RFC 6531 §4.3).
@@ -304,6 +335,10 @@ impl Session {
                 Ok(reply) if reply == reply::R220_START_TLS => return Some(Step::StartTls(reply)),
                 outcome => outcome,
             },
+            Some(Verb::Xclient) => match self.xclient(argument) {
+                Ok(step) => return Some(step),
+                Err(error) => Err(error),
+            },
             Some(Verb::Expn | Verb::NotDoneHere) => Ok(reply::R502_NOT_DONE_HERE),
             None => Ok(reply::R500_UNKNOWN_VERB),
         };
@@ -317,8 +352,12 @@ impl Session {
         self.counts.helo += 1;
         let settings = &self.settings;
         Ok(if extended {
-            let offer_tls = self.tls == Tls::Offered;
-            extension::ehlo_reply(&settings.host_name, settings.max_content_octets, offer_tls)
+            let offer = Offer {
+                chunking: self.takes_chunks(),
+                starttls: self.tls == Tls::Offered,
+                xclient: self.proxy.is_some(),
+            };
+            extension::ehlo_reply(&settings.host_name, settings.max_content_octets, offer)
         } else {
             Reply::new(250, None, settings.host_name.clone().into())
         })
@@ -371,6 +410,9 @@ impl Session {
             }
             recipients.push(path);
         }
+        if let Some(proxy) = &mut self.proxy {
+            proxy.settled |= proxy.introduced;
+        }
         self.counts.rcpt += 1;
         Ok(reply::R250_RECIPIENT_OK)
     }
@@ -401,6 +443,9 @@ impl Session {
             return Some(Step::Close(reply::R501_BAD_CHUNK_SIZE));
         };
         let then = match mem::replace(&mut self.state, State::Closed) {
+            state if !self.takes_chunks() => {
+                AfterChunk::Refuse(reply::R502_NOT_DONE_HERE, Box::new(state))
+            }
             State::Transaction(transaction) if !transaction.envelope.recipients.is_empty() => {
                 let max = self.settings.max_content_octets;
                 let content = transaction
@@ -438,6 +483,33 @@ impl Session {
             Tls::On => reply::R503_TLS_ALREADY,
             Tls::Offered | Tls::Unavailable => reply::R220_START_TLS,
         })
+    }
+
+    /// The session starts over for the client that a trusted proxy speaks for, which has to greet us itself.
+    fn xclient(&mut self, argument: &[u8]) -> Result<Step, CommandError> {
+        let Some(proxy) = &mut self.proxy else {
+            return Ok(Step::Reply(reply::R550_NOT_BELIEVED));
+        };
+        if let State::Transaction(_) = self.state {
+            return Ok(Step::Reply(reply::R503_XCLIENT_IN_TRANSACTION));
+        }
+        let facts = ClientFacts::parse(argument)?;
+        if facts.address != ClientAddress::NotGiven {
+            if proxy.settled && facts.address != proxy.address {
+                return Ok(Step::Reply(reply::R550_NOT_BELIEVED));
+            }
+            proxy.address = facts.address;
+        }
+        proxy.introduced = true;
+        proxy.helo_name = facts.helo_name.or(proxy.helo_name.take());
+        self.hello = None;
+        Ok(Step::Introduce(facts.address, self.greet()))
+    }
+
+    /// Not through nginx: up to the first accepted RCPT it reads commands itself and knows no BDAT, so a chunk that is sent
+    /// along with them would be commands to it.
+    fn takes_chunks(&self) -> bool {
+        !self.proxy.as_ref().is_some_and(|proxy| proxy.introduced)
     }
 
     fn read_data(&mut self, input: &mut Input) -> Step {
