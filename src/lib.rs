@@ -11,6 +11,8 @@
 //! 3   server                bind → log, PID file, keys → drop privileges → store → threads → serve → drain; nothing below imports it
 //!       │
 //! 2   connection            one client from 220 to close; the only place where protocol meets socket
+//!       │
+//!     http ─► net           one small GET at a time, on inside addresses
 //!       │                   signals · limits · privileges · pid_file · config ─► (nothing)
 //!       │
 //! 1   net                   listener, pool of threads, transport plain or in TLS, deadlines and who keeps them
@@ -32,6 +34,7 @@
 pub mod cli;
 pub mod config;
 pub mod connection;
+pub mod http;
 pub mod limits;
 pub mod logging;
 pub mod mail;

@@ -13,6 +13,7 @@ const PLAN: &[(&str, &[&str])] = &[
     ("mail", &["smtp"]),
     ("net", &[]),
     ("storage", &["mail", "smtp"]),
+    ("http", &["net"]),
     ("signals", &[]),
     ("limits", &[]),
     ("pid_file", &[]),
