@@ -20,6 +20,7 @@ mod reading;
 mod recipients;
 mod redis_faults;
 mod refusals;
+mod reload;
 mod shutdown;
 mod smoke;
 mod sqlite_faults;

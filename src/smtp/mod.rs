@@ -17,6 +17,7 @@ mod line;
 mod path;
 pub mod reply;
 mod session;
+mod shared;
 mod xclient;
 
 pub use allowed_hosts::AllowedHosts;
@@ -26,4 +27,5 @@ pub use input::{COMMAND_ROOM, CONTENT_ROOM, Input};
 pub use path::{ForwardPath, PathError, ReversePath};
 pub use reply::{EnhancedStatus, Reply};
 pub use session::{Awaited, Counts, Envelope, Session, SessionSettings, Step, Tls};
+pub use shared::{Narrowing, SharedSettings};
 pub use xclient::{ClientAddress, ClientFacts};

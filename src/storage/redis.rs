@@ -17,7 +17,7 @@ use super::ReadError;
 use crate::mail::Mail;
 
 /// How Redis is reached.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct RedisSettings {
     /// A `redis://` or `redis+unix://` URL; may hold a password, so it is never shown.
     pub url: String,

@@ -219,6 +219,14 @@ impl Server {
         self.count_in_proc("task")
     }
 
+    /// Those of them whose name begins so.
+    pub fn threads_named(&self, beginning: &str) -> usize {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it runs");
+        let names =
+            tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+        names.filter(|name| name.starts_with(beginning)).count()
+    }
+
     /// Processor time it has used so far.
     pub fn processor_time(&self) -> Duration {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it runs");

@@ -13,7 +13,7 @@ use crate::storage::TableName;
 use crate::storage::health::Health;
 
 /// How the database is reached.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct MySqlSettings {
     /// In the order they are tried.
     pub hosts: Vec<MySqlHost>,
