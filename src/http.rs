@@ -110,6 +110,10 @@ pub fn serve(listener: &Arc<Listener>, handler: Handler) -> io::Result<()> {
         // Each connection holds a clone, so the count of clones is the count of connections.
         let places = Arc::new(());
         while let Some((socket, peer)) = listener.accept() {
+            let until = Instant::now() + PLACE_PATIENCE;
+            while Arc::strong_count(&places) > MAX_CONNECTIONS && Instant::now() < until {
+                thread::sleep(PLACE_TICK);
+            }
             if Arc::strong_count(&places) > MAX_CONNECTIONS {
                 continue;
             }
@@ -257,8 +261,13 @@ fn reason(status: u16) -> &'static str {
     }
 }
 
-/// Connections at once; the next one is closed unanswered.
-const MAX_CONNECTIONS: usize = 32;
+/// Connections at once; the next one is closed unanswered if none of them ends in time.
+pub const MAX_CONNECTIONS: usize = 32;
+/// How long the next one waits for one of them to end, and others wait in the kernel: a burst of questions that take a
+/// moment each is answered to the last one.
+const PLACE_PATIENCE: Duration = Duration::from_secs(1);
+/// How often it looks.
+const PLACE_TICK: Duration = Duration::from_millis(1);
 /// Request line and headers together.
 const MAX_HEAD_OCTETS: usize = 8_192;
 /// Headers of one request; browsers send about twenty.

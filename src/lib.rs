@@ -12,10 +12,11 @@
 //!       │
 //! 2   connection            one client from 220 to close; the only place where protocol meets socket
 //!       │
+//!     nginx ─► http smtp    tells nginx which clients to bring, and where we are
 //!     http ─► net           one small GET at a time, on inside addresses
 //!       │                   signals · limits · privileges · pid_file · config ─► (nothing)
 //!       │
-//! 1   net                   listener, pool of threads, transport plain or in TLS, deadlines and who keeps them
+//! 1   net                   listener, pool of threads, transport plain or in TLS, PROXY headers, deadlines and who keeps them
 //!     storage ─► mail smtp  trait SaveMail, the writer that commits in groups, SQLite, MySQL with Redis
 //!       │
 //! 0   mail ─► smtp          trace fields, summary, zlib
@@ -39,6 +40,7 @@ pub mod limits;
 pub mod logging;
 pub mod mail;
 pub mod net;
+pub mod nginx;
 pub mod pid_file;
 pub mod privileges;
 pub mod server;

@@ -14,6 +14,7 @@ const PLAN: &[(&str, &[&str])] = &[
     ("net", &[]),
     ("storage", &["mail", "smtp"]),
     ("http", &["net"]),
+    ("nginx", &["http", "smtp"]),
     ("signals", &[]),
     ("limits", &[]),
     ("pid_file", &[]),
@@ -24,6 +25,8 @@ const PLAN: &[(&str, &[&str])] = &[
         "server",
         &[
             "connection",
+            "http",
+            "nginx",
             "net",
             "storage",
             "mail",

@@ -131,6 +131,11 @@ impl Pool {
         self.places_taken.load(Ordering::SeqCst)
     }
 
+    /// Whether the next client finds a place.
+    pub fn has_room(&self) -> bool {
+        self.places_taken() < self.settings().max_clients
+    }
+
     /// Asks every client to leave: idle ones now, the others when what they have under way is done.
     ///
     /// Accepting is ended by [`Listener::close`].

@@ -38,6 +38,27 @@ pub fn bind_all(config: &Config) -> Result<Vec<Arc<Listener>>, StartError> {
         .collect()
 }
 
+/// Binds where nginx asks, if it is to be answered.
+///
+/// # Errors
+/// [`StartError::Bind`].
+pub fn bind_nginx_auth(config: &Config) -> Result<Option<Arc<Listener>>, StartError> {
+    let bind = |address| {
+        let bound = Listener::bind(address, false, false);
+        bound.map(Arc::new).map_err(|source| StartError::Bind {
+            address,
+            source,
+            fix: "name a free address of this machine in NGINX_AUTH",
+        })
+    };
+    config.nginx_auth_address.map(bind).transpose()
+}
+
+/// Every address that anybody can reach us by.
+pub fn all_addresses(config: &Config) -> impl Iterator<Item = SocketAddr> {
+    listen_addresses(config).chain(config.nginx_auth_address)
+}
+
 /// Where clients connect, plain and in TLS.
 pub fn listen_addresses(config: &Config) -> impl Iterator<Item = SocketAddr> {
     let plain = config.listen_addresses.iter();

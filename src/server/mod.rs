@@ -17,19 +17,21 @@ pub use stores::{mysql_connector, redis_settings, table_name};
 
 use crate::config::Config;
 use crate::connection::{self, ConnectionSettings};
+use crate::http;
 use crate::limits;
 use crate::logging::{LogFile, LogFormat};
 use crate::net::listener::Listener;
 use crate::net::pool::{Pool, PoolSettings};
 use crate::net::tls::{TlsError, TlsFiles, TlsIdentity};
 use crate::net::trusted::TrustedProxies;
+use crate::nginx::AuthHttp;
 use crate::pid_file::PidFile;
 use crate::privileges::{self, Identity, PrivilegeError};
 use crate::signals::{self, Request};
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::{AllowedHosts, MemoryBudget, SessionSettings, SharedSettings};
 use crate::storage::{Finding, OpenStore, SaveError, TableShape, Writers};
-use listening::{bind_all, listen_addresses};
+use listening::{all_addresses, bind_all, bind_nginx_auth};
 use reload::House;
 use stores::Stores;
 
@@ -117,7 +119,8 @@ fn run_on(
     stores: Stores,
 ) -> Result<(), StartError> {
     let identity = identity(config)?;
-    let listeners = bind_all(config)?;
+    let mut listeners = bind_all(config)?;
+    let nginx_auth = bind_nginx_auth(config)?;
     let log_file = open_log(config)?;
     say_notes(notes);
     if identity.is_none() && geteuid().is_root() {
@@ -161,6 +164,11 @@ fn run_on(
         pool.open(listener).map_err(StartError::Kernel)?;
         log::info!(address:% = listener.address(), tls = listener.tls_at_once(), version = env!("CARGO_PKG_VERSION"); "listening");
     }
+    if let Some(listener) = nginx_auth {
+        answer_nginx(&listener, &listeners, &settings, &pool).map_err(StartError::Kernel)?;
+        // Closed with the others.
+        listeners.push(listener);
+    }
     let mut house = House {
         config: config.clone(),
         read_again,
@@ -183,6 +191,35 @@ fn run_on(
     Ok(())
 }
 
+/// Answers auth_http from now on, naming the first plain address that we serve SMTP on.
+fn answer_nginx(
+    listener: &Arc<Listener>,
+    smtp_listeners: &[Arc<Listener>],
+    settings: &Arc<RwLock<Arc<ConnectionSettings>>>,
+    pool: &Arc<Pool>,
+) -> std::io::Result<()> {
+    let plain = smtp_listeners.iter().find(|smtp| !smtp.tls_at_once());
+    let Some(smtp_address) = plain.map(|smtp| smtp.address()) else {
+        return Ok(());
+    };
+    let current = {
+        let settings = Arc::clone(settings);
+        move || Arc::clone(&settings.read().unwrap_or_else(PoisonError::into_inner))
+    };
+    let pool = Arc::clone(pool);
+    let auth_http = AuthHttp {
+        session: Arc::clone(&current().session),
+        smtp_address,
+        is_ready: Box::new(move || pool.has_room() && current().saver.is_up()),
+    };
+    http::serve(
+        listener,
+        Arc::new(move |question| auth_http.answer(question)),
+    )?;
+    log::info!(address:% = listener.address(), role = "auth_http"; "listening");
+    Ok(())
+}
+
 fn say_notes(notes: &[String]) {
     for note in notes {
         log::warn!(note = note.as_str(); "configuration");
@@ -199,7 +236,7 @@ fn identity(config: &Config) -> Result<Option<Identity>, StartError> {
         return Ok(Some(Identity { user, group }));
     }
     let is_loopback = |address: &SocketAddr| address.ip().to_canonical().is_loopback();
-    match listen_addresses(config).find(|address| !is_loopback(address)) {
+    match all_addresses(config).find(|address| !is_loopback(address)) {
         Some(address) if geteuid().is_root() => Err(StartError::StaysRoot(address)),
         _ => Ok(None),
     }
@@ -250,8 +287,8 @@ fn pool_settings(config: &Config) -> PoolSettings {
 
 /// A descriptor for each client, and what the house itself needs.
 fn raise_descriptor_limit(config: &Config) {
-    let listeners = listen_addresses(config).count();
-    let sockets = config.max_clients + listeners + 4 * config.save_workers;
+    let listeners = all_addresses(config).count();
+    let sockets = config.max_clients + listeners + http::MAX_CONNECTIONS + 4 * config.save_workers;
     let needed = (sockets + SPARE_DESCRIPTORS) as u64;
     let limit = limits::raise_descriptor_limit(needed);
     if limit < needed {

@@ -173,6 +173,10 @@ fn keep_what_needs_a_restart(wanted: &mut Config, running: &Config) -> Vec<&'sta
                 &running.tls_listen_addresses,
             ),
         ),
+        (
+            "NGINX_AUTH_ENABLED, NGINX_AUTH",
+            keep(&mut wanted.nginx_auth_address, &running.nginx_auth_address),
+        ),
         ("GUID, SGID", keep(&mut wanted.run_as, &running.run_as)),
         ("GM_STORE", keep(&mut wanted.store, &running.store)),
         (

@@ -47,6 +47,17 @@ impl Reply {
         self.code
     }
 
+    /// Its code with the enhanced status, and its text: `550 5.7.1` and what follows, for whoever carries them apart.
+    pub fn parts(&self) -> (String, &str) {
+        let status = match self.enhanced {
+            Some(EnhancedStatus(class, subject, detail)) => {
+                format!("{} {class}.{subject}.{detail}", self.code)
+            }
+            None => self.code.to_string(),
+        };
+        (status, &self.text)
+    }
+
     /// Whether this reply counts towards the fault limit of a session.
     pub fn is_fault(&self) -> bool {
         matches!(self.code, 500 | 501 | 502 | 503 | 555)

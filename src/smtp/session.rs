@@ -580,6 +580,18 @@ impl SessionSettings {
         format!("{}@{}", path.local_part(), self.primary_mail_host)
     }
 
+    /// Whether `line`, a RCPT command in the client's own spelling, names a recipient that is none of ours. Whatever else
+    /// may be wrong with it is for a session to say.
+    pub fn is_foreign_rcpt(&self, line: &[u8]) -> bool {
+        let (Some(Verb::Rcpt), argument) = command::split(line) else {
+            return false;
+        };
+        match command::parse_rcpt(argument, true) {
+            Ok(path) => !self.allowed_hosts.accept(&path),
+            Err(error) => error == CommandError::RouteHidden,
+        }
+    }
+
     fn can_store(&self, path: &ForwardPath) -> bool {
         self.recipient_column.holds(path.as_str()) && self.to_column.holds(&self.to_address(path))
     }

@@ -41,6 +41,11 @@ impl Saver {
         }
     }
 
+    /// Whether the store is not known to be down.
+    pub fn is_up(&self) -> bool {
+        self.health.why_down().is_none()
+    }
+
     /// Saves a mail and waits for the outcome, for a minute at most.
     ///
     /// `client_left` is asked once a second: a client that gave up while its mail still queued is not saved behind its
