@@ -774,6 +774,29 @@ mod tests {
     }
 
     #[test]
+    fn proxies_near_us_are_trusted_when_nginx_asks_and_nobody_else_is_named() {
+        let trusted = |text: &str| {
+            let blocks = Config::parse(text).unwrap().0.trusted_proxies;
+            let blocks: Vec<String> = blocks.iter().map(IpNet::to_string).collect();
+            blocks.join(" ")
+        };
+        for (text, want) in [
+            ("{}", ""),
+            (r#"{"NGINX_AUTH_ENABLED": "Y"}"#, "127.0.0.1/32 ::1/128"),
+            (
+                r#"{"NGINX_AUTH_ENABLED": "Y", "GM_TRUSTED_PROXIES": ""}"#,
+                "127.0.0.1/32 ::1/128",
+            ),
+            (
+                r#"{"NGINX_AUTH_ENABLED": "Y", "GM_TRUSTED_PROXIES": "192.0.2.1, 2001:db8::/32"}"#,
+                "192.0.2.1/32 2001:db8::/32",
+            ),
+        ] {
+            assert_eq!(trusted(text), want, "{text}");
+        }
+    }
+
+    #[test]
     fn no_secret_is_ever_shown() {
         let text = r#"{"MYSQL_PASS": "s3cr3t", "REDIS_INTERFACE": "redis://:s3cr3t@h:1/"}"#;
         assert!(!format!("{:?}", Config::parse(text).unwrap()).contains("s3cr3t"));

@@ -421,7 +421,7 @@ mod tests {
         let any_octets = vec(any::<u8>(), 0..150);
         let line = "PROXY (TCP4|TCP6|UNKNOWN|x)( [0-9a-f.:]{0,30}){0,5}[ \r]?\r?\n?x{0,120}";
         let binary = (any::<u8>(), any::<u8>(), vec(any::<u8>(), 0..250))
-            .prop_map(|(command, family, body)| v2(0x20 | command % 3, family % 0x33, &body));
+            .prop_map(|(command, family, body)| v2(0x20 | (command % 3), family % 0x33, &body));
         prop_oneof![any_octets, line.prop_map(String::into_bytes), binary]
     }
 }

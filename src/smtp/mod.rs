@@ -28,4 +28,4 @@ pub use path::{ForwardPath, PathError, ReversePath};
 pub use reply::{EnhancedStatus, Reply};
 pub use session::{Awaited, Counts, Envelope, Session, SessionSettings, Step, Tls};
 pub use shared::{Narrowing, SharedSettings};
-pub use xclient::{ClientAddress, ClientFacts};
+pub use xclient::ClientAddress;
