@@ -1,8 +1,8 @@
 //! A small responder for HTTP/1.x on inside addresses: the status page, and whoever else needs one question answered.
 //!
-//! One request a connection, GET and HEAD only. Everything a client can do is bounded: the head by [`MAX_HEAD_OCTETS`]
-//! and [`READ_PATIENCE`] in all, our answer by [`WRITE_PATIENCE`], the connections by [`MAX_CONNECTIONS`]. The head is
-//! read by the crate `httparse`, [RFC 9112](https://www.rfc-editor.org/rfc/rfc9112).
+//! One request a connection, GET and HEAD only. Everything a client can do is bounded, see the ceilings at the end: the
+//! octets of the head and the time for it, the time to read our answer, the number of connections. The head is read by
+//! the crate `httparse`, [RFC 9112](https://www.rfc-editor.org/rfc/rfc9112).
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Read, Write};

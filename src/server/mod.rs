@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use nix::unistd::{Gid, Uid, geteuid};
+use sd_notify::NotifyState;
 
 pub use stores::{mysql_connector, redis_settings, table_name};
 
@@ -31,7 +32,7 @@ use crate::signals::{self, Request};
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::{AllowedHosts, MemoryBudget, SessionSettings, SharedSettings};
 use crate::storage::{Finding, OpenStore, SaveError, TableShape, Writers};
-use listening::{all_addresses, bind_all, bind_nginx_auth};
+use listening::{all_addresses, bind_nginx_auth};
 use reload::House;
 use stores::Stores;
 
@@ -48,6 +49,9 @@ pub enum StartError {
         /// What may help.
         fix: &'static str,
     },
+    /// What systemd handed over is no listening socket.
+    #[error("LISTEN_FDS: {0}; let the .socket unit have ListenStream= with TCP ports only")]
+    Inherited(std::io::Error),
     /// Nobody should serve strangers as root.
     #[error(
         "started as root, and {0} can be reached from other machines: set GUID and SGID to the ids of another user and \
@@ -119,8 +123,12 @@ fn run_on(
     stores: Stores,
 ) -> Result<(), StartError> {
     let identity = identity(config)?;
-    let mut listeners = bind_all(config)?;
+    let mut listeners = listening::listen(config)?;
     let nginx_auth = bind_nginx_auth(config)?;
+    refuse_to_stay_root(
+        identity,
+        listeners.iter().map(|listener| listener.address()),
+    )?;
     let log_file = open_log(config)?;
     say_notes(notes);
     if identity.is_none() && geteuid().is_root() {
@@ -169,6 +177,7 @@ fn run_on(
         // Closed with the others.
         listeners.push(listener);
     }
+    tell_systemd(&[NotifyState::Ready]);
     let mut house = House {
         config: config.clone(),
         read_again,
@@ -180,6 +189,7 @@ fn run_on(
         retired: Vec::new(),
     };
     serve_requests(&mut house, &requests);
+    tell_systemd(&[NotifyState::Stopping]);
     let give_up_at = Instant::now() + DRAIN_PATIENCE;
     drain(&pool, &listeners, &requests, give_up_at);
     let writers = house.into_writers();
@@ -220,6 +230,13 @@ fn answer_nginx(
     Ok(())
 }
 
+/// Says to the service manager, if there is one, how we are (sd_notify(3)).
+fn tell_systemd(state: &[NotifyState]) {
+    if let Err(error) = sd_notify::notify(state) {
+        log::warn!(reason:% = error; "systemd_not_told");
+    }
+}
+
 fn say_notes(notes: &[String]) {
     for note in notes {
         log::warn!(note = note.as_str(); "configuration");
@@ -235,10 +252,20 @@ fn identity(config: &Config) -> Result<Option<Identity>, StartError> {
         let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
         return Ok(Some(Identity { user, group }));
     }
+    refuse_to_stay_root(None, all_addresses(config))?;
+    Ok(None)
+}
+
+fn refuse_to_stay_root(
+    identity: Option<Identity>,
+    mut addresses: impl Iterator<Item = SocketAddr>,
+) -> Result<(), StartError> {
     let is_loopback = |address: &SocketAddr| address.ip().to_canonical().is_loopback();
-    match all_addresses(config).find(|address| !is_loopback(address)) {
-        Some(address) if geteuid().is_root() => Err(StartError::StaysRoot(address)),
-        _ => Ok(None),
+    match addresses.find(|address| !is_loopback(address)) {
+        Some(address) if identity.is_none() && geteuid().is_root() => {
+            Err(StartError::StaysRoot(address))
+        }
+        _ => Ok(()),
     }
 }
 

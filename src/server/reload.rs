@@ -2,10 +2,12 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use sd_notify::NotifyState;
+
 use super::stores::{RunningStore, Stores};
 use super::{
     ReadAgain, log_format, pool_settings, raise_descriptor_limit, say_notes, session_settings,
-    tls_files, warn_of_tls,
+    tell_systemd, tls_files, warn_of_tls,
 };
 use crate::config::Config;
 use crate::connection::ConnectionSettings;
@@ -32,12 +34,18 @@ pub struct House<'a> {
 impl House<'_> {
     /// Reads the configuration again and runs by it, all or nothing.
     pub fn reload(&mut self) {
+        let since = NotifyState::monotonic_usec_now();
+        tell_systemd(&[
+            NotifyState::Reloading,
+            since.unwrap_or(NotifyState::Reloading),
+        ]);
         match self.try_reload() {
             Ok(()) => log::info!("reload"),
             Err(reason) => {
                 log::error!(reason = reason.as_str(), kept = "everything as it was"; "reload_refused");
             }
         }
+        tell_systemd(&[NotifyState::Ready]);
     }
 
     /// Opens the log file anew; where that fails, the old one goes on.

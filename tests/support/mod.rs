@@ -288,8 +288,15 @@ fn spawn(folder: &Path, around: impl FnOnce(Command) -> Command) -> (Child, Sock
     let log = folder.join("log");
     let address = wait_for("the server to listen", || {
         let log = fs::read_to_string(&log).ok()?;
-        let line = log.lines().find(|line| line.contains(" listening "))?;
-        value(line, "address")?.parse().ok()
+        let line = log.lines().find(|line| {
+            line.contains(" listening ") || line.contains("\"event\":\"listening\"")
+        })?;
+        let of_json = || {
+            serde_json::from_str::<serde_json::Value>(line).ok()?["address"]
+                .as_str()
+                .map(str::to_owned)
+        };
+        value(line, "address").or_else(of_json)?.parse().ok()
     });
     (child, address)
 }
