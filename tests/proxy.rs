@@ -72,6 +72,34 @@ fn every_good_header_is_served_under_the_right_address() {
 }
 
 #[test]
+fn swaks_sends_both_versions() {
+    let server = Server::start(ON);
+    let address = server.address.to_string();
+    let program = [
+        "swaks",
+        "--config",
+        "--server",
+        &address,
+        "--helo",
+        "client.test",
+    ];
+    let envelope = ["--from", "a@client.test", "--to", "u@ours.test"];
+    let v1 = ["--proxy", "TCP4 192.0.2.1 192.0.2.2 1000 25"];
+    let v2 = [
+        ["--proxy-version", "2"],
+        ["--proxy-family", "AF_INET"],
+        ["--proxy-source", "192.0.2.1"],
+        ["--proxy-source-port", "1000"],
+        ["--proxy-dest", "192.0.2.2"],
+        ["--proxy-dest-port", "25"],
+    ];
+    for header in [&v1[..], v2.as_flattened()] {
+        crate::clients::run(&server, &program, &[&envelope, header].concat());
+        assert_newest(&server, "192.0.2.1", "ESMTP", header[0]);
+    }
+}
+
+#[test]
 fn every_bad_header_is_closed_without_a_word() {
     let server = Server::start(ON);
     let mut bad_signature = v2(0x21, 0x11, &[0; 12]);

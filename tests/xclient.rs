@@ -42,6 +42,29 @@ fn the_given_address_is_in_the_row_in_received_and_in_the_log() {
 }
 
 #[test]
+fn swaks_introduces_somebody() {
+    let server = Server::start(&[TRUSTED]);
+    let address = server.address.to_string();
+    for (given, stored) in [
+        ("192.0.2.1", "192.0.2.1"),
+        ("IPV6:2001:db8::1", "2001:db8::1"),
+    ] {
+        let program = [
+            "swaks",
+            "--config",
+            "--server",
+            &address,
+            "--helo",
+            "client.test",
+        ];
+        let xclient = ["--xclient-addr", given, "--xclient-name", "c.test"];
+        let envelope = ["--from", "a@client.test", "--to", "u@ours.test"];
+        crate::clients::run(&server, &program, &[xclient, envelope].concat());
+        assert_eq!(newest(&server).ip_addr, stored);
+    }
+}
+
+#[test]
 fn what_was_said_in_two_commands_holds_together_and_the_later_word_counts() {
     let server = Server::start(&[TRUSTED]);
     let mut client = server.client();

@@ -14,7 +14,7 @@ use super::input::Input;
 use super::line::{Line, LineReader};
 use super::path::{ForwardPath, ReversePath};
 use super::reply::{self, Reply};
-use super::xclient::{ClientAddress, ClientFacts};
+use super::xclient::{ClientAddress, ClientFacts, Proxy};
 
 /// One client's dialogue, from the greeting to QUIT. Knows no socket, clock or store.
 pub struct Session {
@@ -148,19 +148,6 @@ struct Hello {
     extended: bool,
 }
 
-/// A trusted proxy in front of us, and whom it speaks for.
-#[derive(Default)]
-struct Proxy {
-    /// XCLIENT was accepted: this session is another client's.
-    introduced: bool,
-    address: ClientAddress,
-    /// That address stays. Whoever names another one is the client behind the proxy: nginx passes octets on as they are
-    /// from the first accepted RCPT, a balancer does so from the start.
-    settled: bool,
-    /// What the proxy said of HELO, until the client says it.
-    helo_name: Option<String>,
-}
-
 struct Transaction {
     envelope: Envelope,
     /// Content of the chunks so far, once there was one.
@@ -201,11 +188,7 @@ impl Session {
     /// Believes XCLIENT: the peer is a trusted proxy. `named` is the address that it passed on already, in the header of
     /// the PROXY protocol.
     pub fn believe_proxy(&mut self, named: Option<IpAddr>) {
-        self.proxy = Some(Proxy {
-            address: named.map_or(ClientAddress::NotGiven, ClientAddress::Known),
-            settled: named.is_some(),
-            ..Proxy::default()
-        });
+        self.proxy = Some(Proxy::new(named));
     }
 
     /// The first thing to say.
@@ -255,9 +238,9 @@ impl Session {
 
     /// What the client called itself, or its proxy called it before; empty while nobody has.
     pub fn helo_name(&self) -> &str {
-        let said = self.hello.as_ref().map(|hello| &hello.name);
-        let given = || self.proxy.as_ref()?.helo_name.as_ref();
-        said.or_else(given).map_or("", |name| name)
+        let said = self.hello.as_ref().map(|hello| hello.name.as_str());
+        let given = || self.proxy.as_ref()?.helo_name();
+        said.or_else(given).unwrap_or_default()
     }
 
     /// The protocol word of Received ([RFC 3848](https://www.rfc-editor.org/rfc/rfc3848), RFC 6531 §4.3).
@@ -411,7 +394,7 @@ impl Session {
             recipients.push(path);
         }
         if let Some(proxy) = &mut self.proxy {
-            proxy.settled |= proxy.introduced;
+            proxy.settle();
         }
         self.counts.rcpt += 1;
         Ok(reply::R250_RECIPIENT_OK)
@@ -494,22 +477,18 @@ impl Session {
             return Ok(Step::Reply(reply::R503_XCLIENT_IN_TRANSACTION));
         }
         let facts = ClientFacts::parse(argument)?;
-        if facts.address != ClientAddress::NotGiven {
-            if proxy.settled && facts.address != proxy.address {
-                return Ok(Step::Reply(reply::R550_NOT_BELIEVED));
-            }
-            proxy.address = facts.address;
+        let address = facts.address;
+        if !proxy.introduce(facts) {
+            return Ok(Step::Reply(reply::R550_NOT_BELIEVED));
         }
-        proxy.introduced = true;
-        proxy.helo_name = facts.helo_name.or(proxy.helo_name.take());
         self.hello = None;
-        Ok(Step::Introduce(facts.address, self.greet()))
+        Ok(Step::Introduce(address, self.greet()))
     }
 
     /// Not through nginx: up to the first accepted RCPT it reads commands itself and knows no BDAT, so a chunk that is sent
     /// along with them would be commands to it.
     fn takes_chunks(&self) -> bool {
-        !self.proxy.as_ref().is_some_and(|proxy| proxy.introduced)
+        !self.proxy.as_ref().is_some_and(Proxy::has_introduced)
     }
 
     fn read_data(&mut self, input: &mut Input) -> Step {

@@ -72,6 +72,58 @@ impl ClientFacts {
     }
 }
 
+/// A trusted proxy in front of us, and whom it speaks for.
+#[derive(Debug)]
+pub struct Proxy {
+    has_introduced: bool,
+    address: ClientAddress,
+    /// That address stays. Whoever names another one is the client behind the proxy: nginx passes octets on as they are
+    /// from the first accepted RCPT, a balancer does so from the start.
+    is_settled: bool,
+    helo_name: Option<String>,
+}
+
+impl Proxy {
+    /// A proxy that has named its client's address in the header of the PROXY protocol, or nobody yet.
+    pub fn new(named: Option<IpAddr>) -> Proxy {
+        Proxy {
+            has_introduced: false,
+            address: named.map_or(ClientAddress::NotGiven, ClientAddress::Known),
+            is_settled: named.is_some(),
+            helo_name: None,
+        }
+    }
+
+    /// Takes what an XCLIENT says; what an earlier one said holds where this one is silent. `false`: it names another
+    /// address than the one that is settled, and nothing of it is taken.
+    pub fn introduce(&mut self, facts: ClientFacts) -> bool {
+        if facts.address != ClientAddress::NotGiven {
+            if self.is_settled && facts.address != self.address {
+                return false;
+            }
+            self.address = facts.address;
+        }
+        self.has_introduced = true;
+        self.helo_name = facts.helo_name.or(self.helo_name.take());
+        true
+    }
+
+    /// A recipient was accepted: from here on the client may speak to us itself.
+    pub fn settle(&mut self) {
+        self.is_settled |= self.has_introduced;
+    }
+
+    /// Whether the session is that of a client behind it.
+    pub fn has_introduced(&self) -> bool {
+        self.has_introduced
+    }
+
+    /// What it said that its client calls itself.
+    pub fn helo_name(&self) -> Option<&str> {
+        self.helo_name.as_deref()
+    }
+}
+
 #[derive(Clone, Copy)]
 enum Kind {
     ClientAddress,
