@@ -284,7 +284,10 @@ impl<'a> Connection<'a> {
         })?;
         match client.tls_at_once {
             true => self.transport.hold(rest),
-            false => self.input.push(&rest),
+            false => {
+                self.octets_in += rest.len() as u64;
+                self.input.push(&rest);
+            }
         }
         let named = match source {
             Source::Client(ip) => Some(ip),

@@ -1,8 +1,10 @@
 //! What an introduced client leaves behind: its address in the row, in Received and in the log, and in no other's place.
 
+use nix::sys::signal::Signal;
+
 use crate::support::store::{StoredMail, mails_after};
 use crate::support::tls::{TlsClient, TlsServer};
-use crate::support::{Client, Server, wait_for};
+use crate::support::{Client, Server, wait_for, write_config};
 
 const TRUSTED: (&str, &str) = ("GM_TRUSTED_PROXIES", "127.0.0.1,::1");
 
@@ -145,6 +147,23 @@ fn tls_stays_on_and_starttls_keeps_the_address() {
     let listed = client.command("EHLO client.test", "250");
     assert!(!listed.contains("CHUNKING"), "{listed}");
     deliver_in_tls(&tls.server, &mut client);
+}
+
+#[test]
+fn trust_follows_the_configuration_and_open_connections_keep_theirs() {
+    let server = Server::start(&[]);
+    let mut before = server.client();
+    before.command("XCLIENT ADDR=192.0.2.1", "550 5.7.0 ");
+    let wanted = [TRUSTED, ("NGINX_AUTH_ENABLED", "Y")];
+    write_config(server.folder.path(), &wanted);
+    server.signal(Signal::SIGHUP);
+    let log = server.wait_for_log(" reload");
+    assert!(
+        log.contains(" needs_restart key=\"NGINX_AUTH_ENABLED, NGINX_AUTH\""),
+        "{log}"
+    );
+    server.client().command("XCLIENT ADDR=192.0.2.1", "220 ");
+    before.command("XCLIENT ADDR=192.0.2.1", "550 5.7.0 ");
 }
 
 #[test]
