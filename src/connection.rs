@@ -172,6 +172,11 @@ impl<'a> Connection<'a> {
         loop {
             match self.session.next_step(&mut self.input) {
                 Step::Reply(reply) => {
+                    if reply == reply::R550_NOT_BELIEVED {
+                        // A proxy that was forgotten would otherwise show in bounces only.
+                        let session = self.client.session_id();
+                        log::info!(session:% = session, client:% = self.client.ip(), command = "XCLIENT", fix = "if this is a proxy of yours, name it in GM_TRUSTED_PROXIES"; "rejected");
+                    }
                     self.say(&reply);
                     if self.output.len() >= MAX_HELD_OCTETS
                         && let Err(end) = self.flush()

@@ -103,6 +103,7 @@ fn a_client_cannot_make_itself_another_one() {
     // Not even the address of somebody who is trusted helps.
     client.command("XCLIENT ADDR=192.0.2.1", "550 5.7.0 ");
     client.command("XCLIENT ADDR=192.0.2.2", "550 5.7.0 ");
+    server.wait_for_log(" rejected client=127.0.0.1 command=XCLIENT ");
     deliver(&mut client);
     assert_eq!(newest(&server).ip_addr, "127.0.0.1");
 }
