@@ -36,6 +36,8 @@ pub struct Config {
     pub verbose: bool,
     /// GM_MAX_CLIENTS.
     pub max_clients: usize,
+    /// GM_MAX_CLIENTS_PER_IP; 0 for no limit.
+    pub max_clients_per_address: usize,
     /// PID_FILE.
     pub pid_file: Option<PathBuf>,
     /// GUID (or SUID) and SGID, both or none.
@@ -232,6 +234,11 @@ impl Given {
                 "GM_MAX_CLIENTS",
                 "a number of connections such as \"500\"",
                 1..=100_000,
+            )?,
+            max_clients_per_address: self.number(
+                "GM_MAX_CLIENTS_PER_IP",
+                "a number of connections such as \"20\", or \"0\" for no limit",
+                0..=100_000,
             )?,
             pid_file: Some(self.value("PID_FILE").trim())
                 .filter(|text| !text.is_empty())
@@ -665,7 +672,6 @@ const KEYS: &[(&str, &str)] = &[
 
 /// Keys whose abilities come later; a value that would ask for one is refused, not ignored.
 const NOT_BUILT: &[(&str, &str)] = &[
-    ("GM_MAX_CLIENTS_PER_IP", "a limit for each address"),
     ("NGINX_AUTH_ENABLED", "the answer to nginx's auth_http"),
     ("GM_TRUSTED_PROXIES", "trust in proxies"),
     ("GSMTP_PROXY_PROTOCOL", "the PROXY protocol"),

@@ -14,12 +14,13 @@ use crate::connection::{self, ConnectionSettings};
 use crate::limits;
 use crate::logging::{LogFile, LogFormat};
 use crate::net::listener::Listener;
-use crate::net::pool::Pool;
+use crate::net::pool::{Pool, PoolSettings};
 use crate::net::tls::{TlsError, TlsFiles, TlsIdentity};
 use crate::pid_file::PidFile;
 use crate::privileges::{self, Identity, PrivilegeError};
 use crate::signals::{self, Request};
-use crate::smtp::{AllowedHosts, MemoryBudget, SessionSettings, reply};
+use crate::smtp::reply::{self, Reply};
+use crate::smtp::{AllowedHosts, MemoryBudget, SessionSettings};
 use crate::storage::mysql::pool::{self, Connector, Learned, MySqlHost, MySqlSettings};
 use crate::storage::mysql::{Facts, MySqlStore, check};
 use crate::storage::redis::{Breaker, RedisBodies, RedisPool, RedisSettings};
@@ -145,10 +146,8 @@ fn run_on(
         saver,
         tls: tls.clone(),
     };
-    let mut refusal = Vec::new();
-    reply::R421_TOO_BUSY.write_to(&mut refusal);
     let serve = move |client: &_| connection::serve(client, &settings);
-    let pool = Pool::new(config.max_clients, refusal, Box::new(serve));
+    let pool = Pool::new(pool_settings(config), Box::new(serve));
     pool.watch_deadlines().map_err(StartError::Kernel)?;
     for listener in &listeners {
         pool.open(listener).map_err(StartError::Kernel)?;
@@ -207,6 +206,20 @@ fn hand_over(identity: Identity, log_file: &LogFile, pid_file: Option<&PidFile>)
         if let Err(error) = outcome {
             log::warn!(file = what, reason:% = error; "not_handed_over");
         }
+    }
+}
+
+fn pool_settings(config: &Config) -> PoolSettings {
+    let said = |reply: &Reply| {
+        let mut octets = Vec::new();
+        reply.write_to(&mut octets);
+        octets
+    };
+    PoolSettings {
+        max_clients: config.max_clients,
+        max_clients_per_address: config.max_clients_per_address,
+        full: said(&reply::R421_TOO_BUSY),
+        address_full: said(&reply::R421_TOO_MANY_FROM_ADDRESS),
     }
 }
 

@@ -8,6 +8,7 @@ mod configs;
 mod corpus;
 mod dialogs;
 mod floor_plan;
+mod limits;
 mod memory;
 mod mysql_faults;
 mod pipelining;

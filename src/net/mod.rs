@@ -2,6 +2,7 @@
 
 pub mod deadline;
 pub mod listener;
+pub mod per_address;
 pub mod pool;
 pub mod tls;
 pub mod transport;

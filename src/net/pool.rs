@@ -4,25 +4,38 @@
 //! leaves `accept` first sees to it that another one waits there; at most one thread more than there are places exists,
 //! and that one only says 421.
 
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread;
 
 use super::listener::Listener;
+use super::per_address::{AddressShare, PerAddress};
 use super::watch::{LOOK_EVERY, Watch};
 
 /// Serves one client, from its greeting to the end.
 pub type Serve = Box<dyn Fn(&Client) + Send + Sync>;
 
+/// How many clients are served, and what the others hear.
+pub struct PoolSettings {
+    /// Places.
+    pub max_clients: usize,
+    /// Connections at once from one IPv4 address or IPv6 /64; 0 for no limit.
+    pub max_clients_per_address: usize,
+    /// What a client hears for which there is no place.
+    pub full: Vec<u8>,
+    /// What a client hears whose address has as many connections as it may.
+    pub address_full: Vec<u8>,
+}
+
 /// Threads, places and the clients on them.
 pub struct Pool {
-    max_clients: usize,
-    /// What a client hears for which there is no place.
-    refusal: Vec<u8>,
+    settings: RwLock<Arc<PoolSettings>>,
+    addresses: Arc<PerAddress>,
     serve: Serve,
     places_taken: AtomicUsize,
     next_number: AtomicU64,
@@ -34,10 +47,11 @@ pub struct Pool {
 pub struct Client {
     /// Counts up from 1 since the start.
     pub number: u64,
-    /// Where it comes from, IPv4 also when it came as `::ffff:`.
-    pub address: SocketAddr,
     /// It begins with its handshake.
     pub tls_at_once: bool,
+    address: Cell<SocketAddr>,
+    share: RefCell<AddressShare>,
+    pool: Arc<Pool>,
     state: Arc<ClientState>,
 }
 
@@ -51,11 +65,11 @@ struct ClientState {
 }
 
 impl Pool {
-    /// A pool of `max_clients` places; nobody is served before [`open`](Pool::open).
-    pub fn new(max_clients: usize, refusal: Vec<u8>, serve: Serve) -> Arc<Pool> {
+    /// A pool where nobody is served before [`open`](Pool::open).
+    pub fn new(settings: PoolSettings, serve: Serve) -> Arc<Pool> {
         Arc::new(Pool {
-            max_clients,
-            refusal,
+            settings: RwLock::new(Arc::new(settings)),
+            addresses: Arc::default(),
             serve,
             places_taken: AtomicUsize::new(0),
             next_number: AtomicU64::new(1),
@@ -92,6 +106,14 @@ impl Pool {
         watching.stack_size(STACK_OCTETS).spawn(looking).map(drop)
     }
 
+    /// Decides by other settings from now on; whoever is on a place stays.
+    pub fn change(&self, settings: PoolSettings) {
+        *self
+            .settings
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+    }
+
     /// Clients on places at this moment.
     pub fn places_taken(&self) -> usize {
         self.places_taken.load(Ordering::SeqCst)
@@ -120,15 +142,22 @@ impl Pool {
 
     fn work(self: Arc<Self>, listener: &Arc<Listener>) {
         while let Some((socket, address)) = listener.accept() {
-            let Some(_place) = Place::take(&self) else {
-                self.refuse(&socket, listener);
+            let settings = self.settings();
+            let Some(_place) = Place::take(&self, settings.max_clients) else {
+                refuse(&socket, listener, &settings.full);
+                continue;
+            };
+            let max = settings.max_clients_per_address;
+            let Some(share) = self.addresses.take(address.ip(), max) else {
+                refuse(&socket, listener, &settings.address_full);
                 continue;
             };
             if !self.leave_accept(listener) {
-                self.refuse(&socket, listener);
+                refuse(&socket, listener, &settings.full);
                 continue;
             }
-            self.serve_client(socket, address, listener.tls_at_once());
+            drop(settings);
+            self.serve_client(socket, address, share, listener.tls_at_once());
             listener.waiting.fetch_add(1, Ordering::SeqCst);
         }
     }
@@ -158,7 +187,13 @@ impl Pool {
             .map(drop)
     }
 
-    fn serve_client(&self, socket: TcpStream, address: SocketAddr, tls_at_once: bool) {
+    fn serve_client(
+        self: &Arc<Self>,
+        socket: TcpStream,
+        address: SocketAddr,
+        share: AddressShare,
+        tls_at_once: bool,
+    ) {
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let state = Arc::new(ClientState {
             socket: Arc::new(socket),
@@ -173,8 +208,10 @@ impl Pool {
         let ip = address.ip().to_canonical();
         let client = Client {
             number,
-            address: SocketAddr::new(ip, address.port()),
             tls_at_once,
+            address: Cell::new(SocketAddr::new(ip, address.port())),
+            share: RefCell::new(share),
+            pool: Arc::clone(self),
             state,
         };
         if catch_unwind(AssertUnwindSafe(|| (self.serve)(&client))).is_err() {
@@ -183,18 +220,8 @@ impl Pool {
         self.lock_clients().remove(&number);
     }
 
-    /// Says 421 to a client without a place, without ever waiting for it; in the plain to nobody who expects TLS.
-    fn refuse(&self, socket: &TcpStream, listener: &Listener) {
-        let mut socket = socket;
-        if listener.tls_at_once() {
-            return;
-        }
-        if socket.set_nonblocking(true).is_err() || socket.write(&self.refusal).is_err() {
-            return;
-        }
-        let _ = socket.shutdown(Shutdown::Write);
-        // What it sent already would turn our close into a reset, which can cost it the reply.
-        let _ = socket.read(&mut [0; 4_096]);
+    fn settings(&self) -> Arc<PoolSettings> {
+        Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn lock_clients(&self) -> MutexGuard<'_, HashMap<u64, Arc<ClientState>>> {
@@ -215,9 +242,26 @@ impl Client {
         Arc::clone(&self.state.watch)
     }
 
+    /// Where it comes from, IPv4 also when it came as `::ffff:`; as a proxy said, once one did.
+    pub fn address(&self) -> SocketAddr {
+        self.address.get()
+    }
+
     /// Its address alone.
     pub fn ip(&self) -> IpAddr {
-        self.address.ip()
+        self.address().ip()
+    }
+
+    /// Takes the address that a trusted proxy passed on; from now on that one is counted. `false`: it has as many
+    /// connections as it may, and this one has to go.
+    pub fn becomes(&self, address: SocketAddr) -> bool {
+        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+        let max = self.pool.settings().max_clients_per_address;
+        // First back, then taken: a proxy may pass on an address that is counted already, its own for instance.
+        self.share.replace(AddressShare::uncounted());
+        let share = self.pool.addresses.take(address.ip(), max);
+        self.address.set(address);
+        share.map(|share| self.share.replace(share)).is_some()
     }
 
     /// How the log names its session.
@@ -245,10 +289,10 @@ impl Client {
 struct Place<'a>(&'a Pool);
 
 impl Place<'_> {
-    fn take(pool: &Pool) -> Option<Place<'_>> {
+    fn take(pool: &Pool, max_clients: usize) -> Option<Place<'_>> {
         pool.places_taken
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |taken| {
-                (taken < pool.max_clients).then_some(taken + 1)
+                (taken < max_clients).then_some(taken + 1)
             })
             .ok()
             .map(|_| Place(pool))
@@ -259,6 +303,20 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.0.places_taken.fetch_sub(1, Ordering::SeqCst);
     }
+}
+
+/// Says 421 to a client that is not served, without ever waiting for it; in the plain to nobody who expects TLS.
+fn refuse(socket: &TcpStream, listener: &Listener, reply: &[u8]) {
+    let mut socket = socket;
+    if listener.tls_at_once() {
+        return;
+    }
+    if socket.set_nonblocking(true).is_err() || socket.write(reply).is_err() {
+        return;
+    }
+    let _ = socket.shutdown(Shutdown::Write);
+    // What it sent already would turn our close into a reset, which can cost it the reply.
+    let _ = socket.read(&mut [0; 4_096]);
 }
 
 /// Enough for a TLS handshake and the deepest parse, and costs only what is touched.

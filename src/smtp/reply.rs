@@ -105,6 +105,7 @@ replies! {
     R252_CANNOT_VERIFY = 252 2 . 5 . 0 "Cannot verify, but will take mail for it";
     R421_SHUTTING_DOWN = 421 4 . 3 . 2 "Shutting down, try again soon";
     R421_TOO_BUSY = 421 4 . 3 . 2 "Too many connections, try again soon";
+    R421_TOO_MANY_FROM_ADDRESS = 421 4 . 7 . 0 "Too many connections from your address";
     R421_TOO_SLOW = 421 4 . 4 . 2 "Waited too long for you";
     R421_TOO_MANY_FAULTS = 421 4 . 7 . 0 "Too many faulty commands";
     R451_NOT_SAVED = 451 4 . 3 . 0 "Cannot save this now, try again later";

@@ -1,0 +1,114 @@
+//! How many connections one address may hold at once.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Counts connections by IPv4 address or IPv6 /64, the least that is given to one customer (RFC 6177).
+///
+/// Bounded by the places of the pool: an address whose last connection ends is forgotten.
+#[derive(Debug, Default)]
+pub struct PerAddress {
+    counts: Mutex<HashMap<Block, usize>>,
+}
+
+/// One connection's share of its address's limit, given back on drop.
+#[derive(Debug)]
+pub struct AddressShare {
+    counted: Option<(Arc<PerAddress>, Block)>,
+}
+
+/// IPv4 addresses as they are, IPv6 by their upper 64 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Block {
+    V4(u32),
+    V6(u64),
+}
+
+impl PerAddress {
+    /// A share for one more connection from `ip`, unless it holds `max` already. With `max` 0 nothing is counted.
+    pub fn take(self: &Arc<Self>, ip: IpAddr, max: usize) -> Option<AddressShare> {
+        if max == 0 {
+            return Some(AddressShare::uncounted());
+        }
+        let block = Block::of(ip);
+        let mut counts = self.lock();
+        let count = counts.entry(block).or_default();
+        // An entry that was made just now is not at its limit, so none stays behind at 0.
+        if *count >= max {
+            return None;
+        }
+        *count += 1;
+        let counted = Some((Arc::clone(self), block));
+        Some(AddressShare { counted })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Block, usize>> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AddressShare {
+    /// For a connection that no limit counts.
+    pub fn uncounted() -> AddressShare {
+        AddressShare { counted: None }
+    }
+}
+
+impl Drop for AddressShare {
+    fn drop(&mut self) {
+        let Some((table, block)) = &self.counted else {
+            return;
+        };
+        let mut counts = table.lock();
+        if let Some(count) = counts.get_mut(block) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(block);
+            }
+        }
+    }
+}
+
+impl Block {
+    fn of(ip: IpAddr) -> Block {
+        match ip.to_canonical() {
+            IpAddr::V4(ip) => Block::V4(ip.to_bits()),
+            IpAddr::V6(ip) => Block::V6((ip.to_bits() >> 64) as u64),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_holds_as_many_as_it_may_and_others_do_not_count() {
+        let table = Arc::new(PerAddress::default());
+        let take = |ip: &str| table.take(ip.parse().unwrap(), 2);
+        for (first, same, other) in [
+            ("192.0.2.1", "::ffff:192.0.2.1", "192.0.2.2"),
+            ("2001:db8::2", "2001:db8::3:0:0:1", "2001:db8:0:1::2"),
+        ] {
+            let (one, two) = (take(first), take(same));
+            assert!(one.is_some() && two.is_some());
+            assert!(take(first).is_none() && take(same).is_none());
+            assert!(take(other).is_some());
+            drop(one);
+            assert!(take(same).is_some(), "{same}");
+        }
+        assert!(
+            table.lock().is_empty(),
+            "nothing is kept of those that left"
+        );
+    }
+
+    #[test]
+    fn without_a_limit_nothing_is_counted() {
+        let table = Arc::new(PerAddress::default());
+        let ip = "192.0.2.1".parse().unwrap();
+        let held: Vec<_> = (0..100).map(|_| table.take(ip, 0)).collect();
+        assert!(held.iter().all(Option::is_some) && table.lock().is_empty());
+    }
+}
