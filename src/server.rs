@@ -102,7 +102,7 @@ pub fn run(config: &Config, notes: &[String]) -> Result<(), StartError> {
 /// [`StartError`] when it could not start.
 pub fn run_with_store(config: &Config, open: OpenStore) -> Result<(), StartError> {
     run_on(config, &[], |_| {
-        let started = Writers::start(1, false, Health::default(), Arc::clone(&open));
+        let started = Writers::start(1, false, Health::up(), Arc::clone(&open));
         let (saver, writers) = started.map_err(StartError::Kernel)?;
         Ok((saver, Some(writers)))
     })
@@ -410,7 +410,7 @@ fn start_store(
             SqliteStore::open(&file, &table).map_err(StartError::Store)?;
             let open: OpenStore = Arc::new(move || Ok(Box::new(SqliteStore::open(&file, &table)?)));
             let (saver, writers) =
-                Writers::start(1, true, Health::default(), open).map_err(StartError::Kernel)?;
+                Writers::start(1, true, Health::up(), open).map_err(StartError::Kernel)?;
             log::info!(store = "sqlite", file:% = config.sqlite_file.display(); "store");
             Ok((saver, Some(writers)))
         }
@@ -425,6 +425,7 @@ fn start_mysql(
     let health = Health::default();
     let connector = Connector::new(mysql_settings(config), learn_into(config, session), &health);
     let pool = pool::pool(&connector);
+    pool::watch(&pool).map_err(StartError::Kernel)?;
     let redis = redis_settings(config);
     let bodies = redis
         .as_ref()

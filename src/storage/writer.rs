@@ -37,8 +37,13 @@ impl Saver {
         Saver {
             jobs: None,
             prepare: false,
-            health: Health::default(),
+            health: Health::up(),
         }
+    }
+
+    /// What is known of the store behind it.
+    pub fn health(&self) -> Health {
+        self.health.clone()
     }
 
     /// Saves a mail and waits for the outcome, for a minute at most.
@@ -92,6 +97,7 @@ impl Writers {
                     stopped: stopped.clone(),
                     open: Arc::clone(&open),
                     store: None,
+                    health: health.clone(),
                 };
                 thread::Builder::new()
                     .name(format!("writer-{number}"))
@@ -121,6 +127,7 @@ struct Writer {
     stopped: Receiver<()>,
     open: OpenStore,
     store: Option<Box<dyn SaveMail>>,
+    health: Health,
 }
 
 impl Writer {
@@ -129,7 +136,9 @@ impl Writer {
             let batch = AssertUnwindSafe(|| self.save_queued(first));
             // The tickets of a batch that panics say 451 as they are dropped.
             if catch_unwind(batch).is_err() {
-                log::error!(reason = "the writer panicked; its store is opened anew"; "deferred");
+                let reason = "the writer panicked; its store is opened anew";
+                log::error!(reason = reason; "deferred");
+                self.health.failed(reason);
                 self.store = None;
             }
         }
@@ -156,6 +165,7 @@ impl Writer {
                 ticket.answer(Err(error.clone()));
                 count += 1;
             }
+            self.health.failed(&error.to_string());
             log::error!(mails = count, reason:% = error; "deferred");
             return;
         }
@@ -171,7 +181,13 @@ impl Writer {
         debug_assert_eq!(outcomes.len(), mails.len());
         if let Some(Err(error)) = outcomes.iter().find(|outcome| outcome.is_err()) {
             let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+            if failed == mails.len() {
+                self.health.failed(&error.to_string());
+            }
             log::error!(mails = failed, of = mails.len(), reason:% = error; "deferred");
+        }
+        if outcomes.iter().any(Result::is_ok) {
+            self.health.worked();
         }
         for (ticket, outcome) in tickets.into_iter().zip(outcomes) {
             ticket.answer(outcome);
