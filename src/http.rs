@@ -1,8 +1,8 @@
 //! A small responder for HTTP/1.x on inside addresses: the status page, and whoever else needs one question answered.
 //!
-//! One request a connection, GET and HEAD only. Everything a client can do is bounded: the head by [`MAX_HEAD_OCTETS`]
-//! and [`READ_PATIENCE`] in all, our answer by [`WRITE_PATIENCE`], the connections by [`MAX_CONNECTIONS`]. The head is
-//! read by the crate `httparse`, [RFC 9112](https://www.rfc-editor.org/rfc/rfc9112).
+//! One request a connection, GET and HEAD only. Everything a client can do is bounded, see the ceilings at the end: the
+//! octets of the head and the time for it, the time to read our answer, the number of connections. The head is read by
+//! the crate `httparse`, [RFC 9112](https://www.rfc-editor.org/rfc/rfc9112).
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Read, Write};
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use httparse::{EMPTY_HEADER, Header, Status};
 use jiff::Timestamp;
 
+use crate::metrics::{self, Part};
 use crate::net::listener::Listener;
 
 /// Answers one request. A panic in it is a 500 for that client alone.
@@ -181,6 +182,7 @@ fn respond(head: &[u8], peer: SocketAddr, local: SocketAddr, handler: &Handler) 
         headers: parsed.headers,
     };
     let response = catch_unwind(AssertUnwindSafe(|| handler(&request))).unwrap_or_else(|_| {
+        metrics::PANICS.count(Part::Http);
         log::error!(client:% = peer; "http_panicked");
         Response::text(500, "a fault of ours\n")
     });
@@ -258,7 +260,7 @@ fn reason(status: u16) -> &'static str {
 }
 
 /// Connections at once; the next one is closed unanswered.
-const MAX_CONNECTIONS: usize = 32;
+pub const MAX_CONNECTIONS: usize = 32;
 /// Request line and headers together.
 const MAX_HEAD_OCTETS: usize = 8_192;
 /// Headers of one request; browsers send about twenty.

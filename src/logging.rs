@@ -19,6 +19,8 @@ use log::kv::{self, Key, Value, VisitSource};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use nix::unistd::{Gid, Uid};
 
+use crate::metrics;
+
 /// How a line is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -149,6 +151,7 @@ impl Gathered {
         let mut lines = self.lock_lines();
         if lines.octets.len() + line.len() > MAX_GATHERED_OCTETS {
             lines.dropped += 1;
+            metrics::LOG_LINES_LOST.count(());
             return;
         }
         let was_empty = lines.octets.is_empty();

@@ -9,17 +9,18 @@ use goguerrilla::config::Config;
 /// Each room and the rooms it may import: the plan in src/lib.rs, in a form that a test can read.
 const PLAN: &[(&str, &[&str])] = &[
     ("smtp", &[]),
-    ("logging", &[]),
+    ("metrics", &[]),
+    ("logging", &["metrics"]),
     ("mail", &["smtp"]),
-    ("net", &[]),
-    ("storage", &["mail", "smtp"]),
-    ("http", &["net"]),
+    ("net", &["metrics"]),
+    ("storage", &["mail", "smtp", "metrics"]),
+    ("http", &["net", "metrics"]),
     ("signals", &[]),
     ("limits", &[]),
     ("pid_file", &[]),
     ("privileges", &[]),
     ("config", &[]),
-    ("connection", &["smtp", "mail", "net", "storage"]),
+    ("connection", &["smtp", "mail", "net", "storage", "metrics"]),
     (
         "server",
         &[
@@ -28,6 +29,8 @@ const PLAN: &[(&str, &[&str])] = &[
             "storage",
             "mail",
             "smtp",
+            "metrics",
+            "http",
             "logging",
             "signals",
             "limits",

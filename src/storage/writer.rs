@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
 
 use super::{Health, SaveError, SaveMail, SavedId};
 use crate::mail::Mail;
+use crate::metrics::{self, Part, StoreFault};
 
 /// Opens a store for a writer; called again after a panic.
 pub type OpenStore = Arc<dyn Fn() -> Result<Box<dyn SaveMail>, SaveError> + Send + Sync>;
@@ -136,6 +137,7 @@ impl Writer {
             let batch = AssertUnwindSafe(|| self.save_queued(first));
             // The tickets of a batch that panics say 451 as they are dropped.
             if catch_unwind(batch).is_err() {
+                metrics::PANICS.count(Part::Writer);
                 let reason = "the writer panicked; its store is opened anew";
                 log::error!(reason = reason; "deferred");
                 self.health.failed(reason);
@@ -165,6 +167,7 @@ impl Writer {
                 ticket.answer(Err(error.clone()));
                 count += 1;
             }
+            count_fault(&error);
             self.health.failed(&error.to_string());
             log::error!(mails = count, reason:% = error; "deferred");
             return;
@@ -177,10 +180,12 @@ impl Writer {
             store.stand_down();
             return;
         }
+        metrics::BATCHES.observe(mails.len() as u64);
         let outcomes = store.save_batch(&mails);
         debug_assert_eq!(outcomes.len(), mails.len());
         if let Some(Err(error)) = outcomes.iter().find(|outcome| outcome.is_err()) {
             let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+            count_fault(error);
             if failed == mails.len() {
                 self.health.failed(&error.to_string());
             }
@@ -336,6 +341,13 @@ impl Fate {
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
+}
+
+fn count_fault(error: &SaveError) {
+    metrics::STORE_ERRORS.count(match error {
+        SaveError::Unavailable(_) => StoreFault::Unavailable,
+        SaveError::Full(_) => StoreFault::Full,
+    });
 }
 
 fn unavailable(reason: &str) -> SaveError {
