@@ -11,6 +11,7 @@
 //! 3   server                bind → log, PID file, keys → drop privileges → store → threads → serve → drain; nothing below imports it
 //!       │
 //! 2   connection            one client from 220 to close; the only place where protocol meets socket
+//!     status ─► http        /metrics, /livez, /readyz, from what net, smtp, storage and metrics know
 //!     http ─► net metrics   one small GET a connection, on inside addresses
 //!       │                   signals · limits · privileges · pid_file · config ─► (nothing)
 //!       │
@@ -46,4 +47,5 @@ pub mod privileges;
 pub mod server;
 pub mod signals;
 pub mod smtp;
+pub mod status;
 pub mod storage;

@@ -11,8 +11,10 @@ use nix::unistd::{Gid, Uid, geteuid};
 
 use crate::config::{Config, ServerAddress, StoreKind};
 use crate::connection::{self, ConnectionSettings};
+use crate::http;
 use crate::limits;
 use crate::logging::{LogFile, LogFormat};
+use crate::metrics::{self, ReloadOutcome, Reloaded};
 use crate::net::listener::Listener;
 use crate::net::pool::{Pool, PoolSettings};
 use crate::net::tls::{TlsError, TlsFiles, TlsIdentity};
@@ -21,6 +23,7 @@ use crate::privileges::{self, Identity, PrivilegeError};
 use crate::signals::{self, Request};
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::{AllowedHosts, MemoryBudget, SessionSettings};
+use crate::status::{self, Status};
 use crate::storage::mysql::pool::{self, Connector, Learned, MySqlHost, MySqlSettings};
 use crate::storage::mysql::{Facts, MySqlStore, check};
 use crate::storage::redis::{Breaker, RedisBodies, RedisPool, RedisSettings};
@@ -115,6 +118,7 @@ fn run_on(
 ) -> Result<(), StartError> {
     let identity = identity(config)?;
     let listeners = bind_all(config)?;
+    let status_listener = bind_inside(config.status_address, STATUS_BIND_FIX)?;
     let log_file = open_log(config)?;
     for note in notes {
         log::warn!(note = note.as_str(); "configuration");
@@ -124,7 +128,8 @@ fn run_on(
     }
     let pid_file = config.pid_file.as_deref().map(write_pid_file).transpose()?;
     let tls = load_tls(config)?;
-    raise_descriptor_limit(config.max_clients + listeners.len() + 4 * config.save_workers);
+    let inside = status_listener.iter().count() * (1 + http::MAX_CONNECTIONS);
+    raise_descriptor_limit(config.max_clients + listeners.len() + 4 * config.save_workers + inside);
     if let Some(identity) = identity {
         hand_over(identity, &log_file, pid_file.as_ref());
         privileges::drop_to(identity)?;
@@ -146,9 +151,13 @@ fn run_on(
         saver,
         tls: tls.clone(),
     };
+    let (budget, health) = (settings.budget.clone(), settings.saver.health());
     let serve = move |client: &_| connection::serve(client, &settings);
     let pool = Pool::new(pool_settings(config), Box::new(serve));
     pool.watch_deadlines().map_err(StartError::Kernel)?;
+    if let Some(listener) = &status_listener {
+        start_status(listener, &pool, budget, health, tls.as_ref())?;
+    }
     for listener in &listeners {
         pool.open(listener).map_err(StartError::Kernel)?;
         log::info!(address:% = listener.address(), tls = listener.tls_at_once(), version = env!("CARGO_PKG_VERSION"); "listening");
@@ -158,6 +167,10 @@ fn run_on(
     drain(&pool, &listeners, &requests, give_up_at);
     if let Some(writers) = writers {
         finish(writers, &requests, give_up_at);
+    }
+    // The status page is there to the end.
+    if let Some(listener) = status_listener {
+        listener.close();
     }
     if let Some(pid_file) = pid_file {
         pid_file.remove();
@@ -176,7 +189,8 @@ fn identity(config: &Config) -> Result<Option<Identity>, StartError> {
         return Ok(Some(Identity { user, group }));
     }
     let is_loopback = |address: &SocketAddr| address.ip().to_canonical().is_loopback();
-    match listen_addresses(config).find(|address| !is_loopback(address)) {
+    let mut addresses = listen_addresses(config).chain(config.status_address);
+    match addresses.find(|address| !is_loopback(address)) {
         Some(address) if geteuid().is_root() => Err(StartError::StaysRoot(address)),
         _ => Ok(None),
     }
@@ -262,10 +276,12 @@ fn serve_requests(
 fn reload_tls(tls: &TlsIdentity) {
     match tls.reload() {
         Ok(()) => {
+            metrics::RELOADS.count((Reloaded::Certificate, ReloadOutcome::Applied));
             log::info!("certificate_renewed");
             warn_of_tls(tls);
         }
         Err(error) => {
+            metrics::RELOADS.count((Reloaded::Certificate, ReloadOutcome::Refused));
             log::error!(reason:% = error, kept = "the pair in service"; "certificate_refused")
         }
     }
@@ -553,6 +569,42 @@ fn bind_all(config: &Config) -> Result<Vec<Arc<Listener>>, StartError> {
         .collect()
 }
 
+/// A port for questions from inside; `fix` says what to do where it is not to be had.
+fn bind_inside(
+    address: Option<SocketAddr>,
+    fix: &'static str,
+) -> Result<Option<Arc<Listener>>, StartError> {
+    let bind = |address| {
+        let bound = Listener::bind(address, false, false);
+        bound.map(Arc::new).map_err(|source| StartError::Bind {
+            address,
+            source,
+            fix,
+        })
+    };
+    address.map(bind).transpose()
+}
+
+fn start_status(
+    listener: &Arc<Listener>,
+    pool: &Arc<Pool>,
+    budget: MemoryBudget,
+    health: Health,
+    tls: Option<&TlsIdentity>,
+) -> Result<(), StartError> {
+    let status = Status {
+        pool: Arc::clone(pool),
+        budget,
+        health,
+        tls: tls.cloned(),
+    };
+    status::set_start();
+    http::serve(listener, Arc::new(move |request| status.answer(request)))
+        .map_err(StartError::Kernel)?;
+    log::info!(address:% = listener.address(); "status_page");
+    Ok(())
+}
+
 fn listen_addresses(config: &Config) -> impl Iterator<Item = SocketAddr> {
     let plain = config.listen_addresses.iter();
     plain.chain(&config.tls_listen_addresses).copied()
@@ -584,6 +636,9 @@ fn machine_name() -> String {
         .unwrap_or_else(|| "localhost".to_owned())
 }
 
+/// What helps where the status page has no port.
+const STATUS_BIND_FIX: &str =
+    "set GM_STATUS_INTERFACE to an address of this machine and a free port above 1023";
 /// How long messages under way may take to finish.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
 /// How often the files of key and certificate are looked at; a renewed pair is served within a minute.
