@@ -96,8 +96,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
             };
         }
     };
-    let (mut config, notes) = match load_config(arguments.config.as_deref()) {
-        Ok(loaded) => loaded,
+    let read = || arguments.read_config();
+    let (config, notes) = match read() {
+        Ok(read) => read,
         Err(text) if matches!(arguments.command, Some(Command::Check)) => {
             print(format!("error: {text}\n").as_bytes())?;
             return Err(Failure {
@@ -107,14 +108,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
         }
         Err(text) => return Err(text.into()),
     };
-    if let Some(address) = arguments.interface {
-        config.listen_addresses = vec![address];
-    }
-    if let Some(verbose) = arguments.verbose {
-        config.verbose = verbose;
-    }
-    match arguments.command {
-        None => server::run(&config, &notes).map_err(|error| error.to_string().into()),
+    match &arguments.command {
+        None => server::run(&config, &notes, &read).map_err(|error| error.to_string().into()),
         Some(Command::Check) => check(&config, &notes),
         Some(Command::Schema) => {
             let table = server::table_name(&config);
@@ -125,10 +120,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
             print(schema.as_bytes())
         }
         Some(Command::List { to, limit, json }) => {
-            let mails = reader(&config)?.list(to.as_deref(), limit);
+            let mails = reader(&config)?.list(to.as_deref(), *limit);
             let mails = mails.map_err(|error| error.to_string())?;
             print(
-                if json {
+                if *json {
                     as_json(&mails)
                 } else {
                     as_table(&mails)
@@ -138,7 +133,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
         }
         Some(Command::Show { hash }) => {
             let mail = reader(&config)?
-                .show(&hash)
+                .show(hash)
                 .map_err(|error| error.to_string())?;
             match mail {
                 Some(mail) => print(&mail),
@@ -190,7 +185,20 @@ fn yes_or_no(text: &str) -> Result<bool, String> {
     }
 }
 
-/// The configuration, and what is to be said about it once the log is open.
+impl Arguments {
+    /// The configuration with what the command line says on top, and what is to be said about it once the log is open.
+    fn read_config(&self) -> Result<(Config, Vec<String>), String> {
+        let (mut config, notes) = load_config(self.config.as_deref())?;
+        if let Some(address) = self.interface {
+            config.listen_addresses = vec![address];
+        }
+        if let Some(verbose) = self.verbose {
+            config.verbose = verbose;
+        }
+        Ok((config, notes))
+    }
+}
+
 fn load_config(named: Option<&Path>) -> Result<(Config, Vec<String>), String> {
     let usual = Path::new(USUAL_FILE);
     let file = match named {

@@ -1,6 +1,6 @@
 //! One client from 220 to close: the only place where protocol meets socket.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -14,14 +14,14 @@ use crate::net::transport::{TlsFacts, Transport, TransportError};
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::{
     Awaited, COMMAND_ROOM, CONTENT_ROOM, Content, Envelope, Input, MemoryBudget, Session,
-    SessionSettings, Step, Tls,
+    SessionSettings, SharedSettings, Step, Tls,
 };
 use crate::storage::{SaveError, SavedId, Saver};
 
 /// What every connection needs of the house.
 pub struct ConnectionSettings {
     /// What sessions decide by; a session keeps what it began with.
-    pub session: Arc<RwLock<Arc<SessionSettings>>>,
+    pub session: Arc<SharedSettings>,
     /// How long a client may keep us waiting.
     pub client_timeout: Duration,
     /// The memory all content shares.
@@ -81,6 +81,7 @@ struct Connection<'a> {
 fn end_of(error: &TransportError) -> End {
     match error {
         TransportError::TimedOut => End::TimedOut,
+        TransportError::MadeRoom => End::MadeRoom,
         TransportError::Lost(_) => End::Lost,
         TransportError::Tls(_) => End::TlsFailed,
     }
@@ -95,15 +96,15 @@ impl<'a> Connection<'a> {
             Some(_) => Tls::Offered,
             None => Tls::Unavailable,
         };
-        let session = settings
-            .session
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let session = settings.session.current();
         Ok(Connection {
             client,
             settings,
-            transport: Transport::new(client.socket(), client.watch(), settings.client_timeout)?,
+            transport: Transport::new(
+                client.socket(),
+                Arc::clone(client.watch()),
+                settings.client_timeout,
+            )?,
             session: Session::new(Arc::clone(&session), settings.budget.clone(), tls),
             session_settings: session,
             input: Input::new(),
@@ -149,6 +150,8 @@ impl<'a> Connection<'a> {
                         return end;
                     }
                     let awaited = self.session.awaited();
+                    let at_leisure = awaited == Awaited::Command && self.saved > 0;
+                    self.client.watch().set_at_leisure(at_leisure);
                     if !self.client.may_stay(awaited == Awaited::Command) {
                         self.close(&reply::R421_SHUTTING_DOWN);
                         return End::ShuttingDown;
@@ -173,11 +176,13 @@ impl<'a> Connection<'a> {
                             self.octets_in += octets as u64;
                             metrics::RECEIVED.add((), octets);
                         }
-                        Err(TransportError::TimedOut) => {
-                            self.close(&reply::R421_TOO_SLOW);
-                            return End::TimedOut;
+                        Err(error) => {
+                            let end = end_of(&error);
+                            if matches!(end, End::TimedOut | End::MadeRoom) {
+                                self.close(&reply::R421_TOO_SLOW);
+                            }
+                            return end;
                         }
-                        Err(error) => return end_of(&error),
                     }
                 }
             }

@@ -11,7 +11,7 @@
 //! 3   server                bind → log, PID file, keys → drop privileges → store → threads → serve → drain; nothing below imports it
 //!       │
 //! 2   connection            one client from 220 to close; the only place where protocol meets socket
-//!     status ─► http        /metrics, /livez, /readyz, from what net, smtp, storage and metrics know
+//!     status ─► http        /metrics, /livez, /readyz, from what connection, net and metrics know
 //!     http ─► net metrics   one small GET a connection, on inside addresses
 //!       │                   signals · limits · privileges · pid_file · config ─► (nothing)
 //!       │

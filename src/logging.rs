@@ -51,6 +51,7 @@ impl LogFile {
             some: Condvar::new(),
             target: Mutex::new(Target::open(file)?),
             as_json: AtomicBool::new(format == LogFormat::Json),
+            torn: AtomicBool::new(false),
         });
         let logger = Logger(Arc::clone(&gathered));
         if log::set_boxed_logger(Box::new(logger)).is_ok() {
@@ -76,12 +77,9 @@ impl LogFile {
     pub fn reopen(&self, file: &Path, format: LogFormat) -> io::Result<()> {
         let target = Target::open(file)?;
         self.gathered.flush();
-        let mut current = self
-            .gathered
-            .target
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.gathered.target().ok_or(io::ErrorKind::TimedOut)?;
         *current = target;
+        self.gathered.torn.store(false, Ordering::Relaxed);
         self.gathered
             .as_json
             .store(format == LogFormat::Json, Ordering::Relaxed);
@@ -138,6 +136,8 @@ struct Gathered {
     some: Condvar,
     target: Mutex<Target>,
     as_json: AtomicBool,
+    /// The last write failed, perhaps in the middle of a line.
+    torn: AtomicBool,
 }
 
 #[derive(Default)]
@@ -174,15 +174,19 @@ impl Gathered {
     }
 
     fn flush(&self) {
+        if let Some(mut target) = self.target() {
+            self.write_to(&mut target);
+        }
+    }
+
+    /// The file, unless somebody who is writing to it is stuck there.
+    fn target(&self) -> Option<MutexGuard<'_, Target>> {
         let give_up_at = Instant::now() + FLUSH_PATIENCE;
         loop {
             match self.target.try_lock() {
-                Ok(mut target) => return self.write_to(&mut target),
-                Err(TryLockError::Poisoned(poisoned)) => {
-                    return self.write_to(&mut poisoned.into_inner());
-                }
-                // Somebody is writing, and may be stuck in it.
-                Err(TryLockError::WouldBlock) if Instant::now() > give_up_at => return,
+                Ok(target) => return Some(target),
+                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) if Instant::now() > give_up_at => return None,
                 Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(5)),
             }
         }
@@ -193,12 +197,24 @@ impl Gathered {
         let mut lines = std::mem::take(&mut *self.lock_lines());
         if lines.dropped > 0 {
             let (now, count) = (Timestamp::now(), lines.dropped);
-            let line = format!("{now:.3} warn - log_lines_lost count={count}\n");
+            let line = match self.as_json.load(Ordering::Relaxed) {
+                true => format!(
+                    "{{\"time\":\"{now:.3}\",\"level\":\"warn\",\"event\":\"log_lines_lost\",\"count\":\"{count}\"}}\n"
+                ),
+                false => format!("{now:.3} warn - log_lines_lost count={count}\n"),
+            };
             lines.octets.extend_from_slice(line.as_bytes());
         }
-        if !lines.octets.is_empty() {
-            target.write(&lines.octets);
+        if lines.octets.is_empty() {
+            return;
         }
+        // Where a full disk cut a line short, the next one begins on a line of its own.
+        if self.torn.load(Ordering::Relaxed) {
+            lines.octets.insert(0, b'\n');
+        }
+        // There is nobody left to tell of a full disk or a closed pipe, and mail goes on.
+        self.torn
+            .store(target.write(&lines.octets).is_err(), Ordering::Relaxed);
     }
 
     fn lock_lines(&self) -> MutexGuard<'_, Lines> {
@@ -221,16 +237,15 @@ impl Target {
         })
     }
 
-    fn write(&mut self, lines: &[u8]) {
-        // A full disk or a closed pipe must not stop mail, and there is nobody left to tell.
-        let _ = match self {
+    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        match self {
             Target::Stdout => {
                 let mut stdout = io::stdout().lock();
                 stdout.write_all(lines).and_then(|()| stdout.flush())
             }
             Target::Stderr => io::stderr().lock().write_all(lines),
             Target::File(file) => file.write_all(lines),
-        };
+        }
     }
 }
 

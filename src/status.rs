@@ -1,25 +1,19 @@
 //! The inside view: /metrics for Prometheus, /livez and /readyz for whoever decides where mail is sent.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
+use crate::connection::ConnectionSettings;
 use crate::http::{Request, Response};
 use crate::metrics;
 use crate::net::pool::Pool;
-use crate::net::tls::TlsIdentity;
-use crate::smtp::MemoryBudget;
-use crate::storage::Health;
 
 /// What is looked at whenever somebody asks.
 pub struct Status {
     /// Who is served.
     pub pool: Arc<Pool>,
-    /// What content takes.
-    pub budget: MemoryBudget,
-    /// How the store is.
-    pub health: Health,
-    /// Our certificate, if TLS is offered.
-    pub tls: Option<TlsIdentity>,
+    /// By what connections to come are served: memory, store and certificate.
+    pub settings: Arc<RwLock<Arc<ConnectionSettings>>>,
 }
 
 impl Status {
@@ -27,7 +21,7 @@ impl Status {
     pub fn answer(&self, request: &Request) -> Response {
         match request.path {
             "/metrics" => {
-                self.set_gauges();
+                self.set_gauges(&self.settings());
                 Response::text(200, metrics::page()).content_type(metrics::PAGE_TYPE)
             }
             // That it is answered is the answer.
@@ -45,20 +39,25 @@ impl Status {
         if self.pool.is_draining() {
             return Some("draining".to_owned());
         }
-        let reason = self.health.why_not_ready()?;
+        let reason = self.settings().saver.health().why_not_ready()?;
         Some(format!("store: {}", reason.replace(char::is_control, " ")))
     }
 
     /// What is not counted as it happens.
-    fn set_gauges(&self) {
+    fn set_gauges(&self, settings: &ConnectionSettings) {
         metrics::PLACES_TAKEN.set(self.pool.places_taken() as u64);
         metrics::PLACES.set(self.pool.places() as u64);
-        metrics::CONTENT.set(self.budget.in_use() as u64);
-        metrics::CONTENT_LIMIT.set(self.budget.max_octets() as u64);
-        metrics::STORE_UP.set(u64::from(self.health.why_not_ready().is_none()));
-        if let Some(tls) = &self.tls {
+        metrics::CONTENT.set(settings.budget.in_use() as u64);
+        metrics::CONTENT_LIMIT.set(settings.budget.max_octets() as u64);
+        let is_up = settings.saver.health().why_not_ready().is_none();
+        metrics::STORE_UP.set(u64::from(is_up));
+        if let Some(tls) = &settings.tls {
             metrics::CERTIFICATE_EXPIRES_AT.set(seconds_since_1970(tls.expires_at()));
         }
+    }
+
+    fn settings(&self) -> Arc<ConnectionSettings> {
+        Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

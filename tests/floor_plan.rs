@@ -15,7 +15,7 @@ const PLAN: &[(&str, &[&str])] = &[
     ("net", &["metrics"]),
     ("storage", &["mail", "smtp", "metrics"]),
     ("http", &["net", "metrics"]),
-    ("status", &["http", "net", "smtp", "storage", "metrics"]),
+    ("status", &["http", "connection", "net", "metrics"]),
     ("signals", &[]),
     ("limits", &[]),
     ("pid_file", &[]),

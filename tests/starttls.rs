@@ -752,11 +752,10 @@ fn a_bad_pair_keeps_the_old_one_and_a_good_one_is_noticed_without_a_signal() {
 
     fs::copy(&renewal.chain, &tls.pair.chain).expect("our file");
     tls.server.signal(Signal::SIGHUP);
-    tls.server.wait_for_log(" error - certificate_refused ");
-    let log = tls.server.log();
+    let log = tls.server.wait_for_log(" error - reload_refused ");
     let line = log
         .lines()
-        .find(|line| line.contains("certificate_refused"))
+        .find(|line| line.contains("reload_refused"))
         .expect("a line");
     assert!(
         line.contains("does not fit the certificate in") && line.contains("mx.key.pem"),

@@ -6,13 +6,9 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use goguerrilla::net::listener::Listener;
-use goguerrilla::net::pool::{Pool, PoolSettings};
-use goguerrilla::{metrics, net};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
@@ -257,6 +253,32 @@ fn handshakes_and_the_certificate_are_told() {
 }
 
 #[test]
+fn figures_follow_a_new_configuration() {
+    let server = Server::start(&[STATUS]);
+    let reloads = |outcome: &str| {
+        format!("goguerrilla_reloads_total{{what=\"configuration\",outcome=\"{outcome}\"}}")
+    };
+    let reload = |settings: &[(&str, &str)]| {
+        write_config(server.folder.path(), settings);
+        server.signal(Signal::SIGHUP);
+    };
+    reload(&[
+        STATUS,
+        ("GM_MAX_CLIENTS", "7"),
+        ("GM_MAX_MEMORY", "1000000"),
+    ]);
+    wait_for_figure(&server, &reloads("applied"), 1.0);
+    let figures = figures(&server);
+    assert_eq!(figures["goguerrilla_places"], 7.0);
+    assert_eq!(figures["goguerrilla_content_limit_bytes"], 1_000_000.0);
+    reload(&[STATUS, ("GM_MAX_CLIENTS", "none")]);
+    wait_for_figure(&server, &reloads("refused"), 1.0);
+    reload(&[("GM_STATUS_INTERFACE", "127.0.0.1:1")]);
+    wait_for_figure(&server, &reloads("applied"), 2.0);
+    server.wait_for_log(" needs_restart key=GM_STATUS_INTERFACE ");
+}
+
+#[test]
 fn the_probes_follow_the_database() {
     let mut database = MariaDb::start();
     database.kill();
@@ -445,40 +467,6 @@ fn hostile_clients_of_the_page_hurt_nobody() {
         back.then_some(())
     });
     assert_eq!(get(&server, "/livez").0, 200);
-}
-
-#[test]
-fn a_panic_costs_its_connection_alone_and_is_counted() {
-    let listener = Listener::bind(([127, 0, 0, 1], 0).into(), false, false);
-    let listener = Arc::new(listener.expect("a free port"));
-    let settings = PoolSettings {
-        max_clients: 2,
-        max_clients_per_address: 0,
-        full: Vec::new(),
-        address_full: Vec::new(),
-    };
-    let serve = |client: &net::pool::Client| {
-        assert!(client.number % 2 == 0, "a bug in a connection");
-        (&*client.socket())
-            .write_all(b"served")
-            .expect("a client that reads");
-    };
-    let pool = Pool::new(settings, Box::new(serve));
-    pool.open(&listener).expect("a thread");
-    for wanted in ["", "served", "", "served"] {
-        let mut socket = TcpStream::connect(listener.address()).expect("the pool accepts");
-        let mut answer = String::new();
-        let _ = socket.read_to_string(&mut answer);
-        assert_eq!(answer, wanted);
-    }
-    listener.close();
-    let page = metrics::page();
-    for counted in [
-        "goguerrilla_panics_total{part=\"connection\"} 2\n",
-        "goguerrilla_connections_total{listener=\"smtp\",outcome=\"panicked\"} 2\n",
-    ] {
-        assert!(page.contains(counted), "{page}");
-    }
 }
 
 #[test]

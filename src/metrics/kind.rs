@@ -209,7 +209,7 @@ fn sample(page: &mut String, name: &str, suffix: &str, label: &str, value: impl 
 }
 
 /// Values of one counter.
-const MAX_VALUES: usize = 32;
+const MAX_VALUES: usize = 64;
 /// Buckets of one histogram.
 const MAX_BUCKETS: usize = 16;
 /// What no gauge is ever set to.

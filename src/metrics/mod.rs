@@ -60,6 +60,8 @@ labels! {
         ClientLeft = "client_left",
         /// It was too slow.
         TimedOut = "timed_out",
+        /// It was cut short because places ran out.
+        MadeRoom = "made_room",
         /// It did not read our replies.
         NotReading = "client_does_not_read",
         /// The network or the client broke it.

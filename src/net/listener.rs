@@ -1,7 +1,7 @@
 //! Listening sockets: a long backlog, and calm when descriptors run out.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,6 +17,8 @@ pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
     tls_at_once: bool,
+    /// Somebody else holds this socket too, and goes on listening when we no longer do.
+    inherited: bool,
     closed: AtomicBool,
     /// Threads that wait in [`accept`](Listener::accept) or are on their way there.
     pub(super) waiting: AtomicUsize,
@@ -41,11 +43,25 @@ impl Listener {
         }
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
-        let socket = TcpListener::from(socket);
+        Listener::new(TcpListener::from(socket), false, tls_at_once)
+    }
+
+    /// Takes over a socket that listens already, from a service manager that keeps it open.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn inherit(socket: TcpListener, tls_at_once: bool) -> io::Result<Listener> {
+        // Threads block in accept; the manager may have set it up for a program that polls.
+        socket.set_nonblocking(false)?;
+        Listener::new(socket, true, tls_at_once)
+    }
+
+    fn new(socket: TcpListener, inherited: bool, tls_at_once: bool) -> io::Result<Listener> {
         Ok(Listener {
             address: socket.local_addr()?,
             socket,
             tls_at_once,
+            inherited,
             closed: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             trouble: Mutex::new(None),
@@ -76,8 +92,27 @@ impl Listener {
     /// Ends all waiting for clients.
     pub fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
-        // Wakes every thread that blocks in accept.
-        let _ = socket::shutdown(self.socket.as_raw_fd(), socket::Shutdown::Both);
+        if self.inherited {
+            self.wake_threads();
+        } else {
+            // Wakes every thread that blocks in accept.
+            let _ = socket::shutdown(self.socket.as_raw_fd(), socket::Shutdown::Both);
+        }
+    }
+
+    /// Shutting a shared socket would end the listening of whoever holds it too, so each thread that blocks in accept
+    /// gets a connection of our own.
+    fn wake_threads(&self) {
+        let ip = match self.address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        let address = SocketAddr::new(ip, self.address.port());
+        for _ in 0..self.waiting.load(Ordering::SeqCst) {
+            // A thread that is not reached ends with the process.
+            let _ = TcpStream::connect_timeout(&address, PAUSE);
+        }
     }
 
     fn accept_in_trouble(&self) -> Option<(TcpStream, SocketAddr)> {

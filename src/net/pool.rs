@@ -12,10 +12,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread;
+use std::time::Duration;
 
 use super::listener::Listener;
 use super::per_address::{AddressShare, PerAddress};
-use super::watch::{LOOK_EVERY, Watch};
+use super::watch::{Haste, LOOK_EVERY, Watch};
 use crate::metrics::{self, End, Part, Port};
 
 /// Serves one client, from its greeting to the end.
@@ -25,6 +26,8 @@ pub type Serve = Box<dyn Fn(&Client) + Send + Sync>;
 pub struct PoolSettings {
     /// Places.
     pub max_clients: usize,
+    /// How long a client may keep us waiting while there is room for all.
+    pub client_timeout: Duration,
     /// Connections at once from one IPv4 address or IPv6 /64; 0 for no limit.
     pub max_clients_per_address: usize,
     /// What a client hears for which there is no place.
@@ -97,8 +100,11 @@ impl Pool {
         let watching = thread::Builder::new().name("deadlines".to_owned());
         let looking = move || {
             while let Some(pool) = pool.upgrade() {
+                let settings = pool.settings();
+                let taken = pool.places_taken();
+                let haste = Haste::of(taken, settings.max_clients, settings.client_timeout);
                 for client in pool.lock_clients().values() {
-                    client.watch.look(&client.socket);
+                    client.watch.look(&client.socket, haste);
                 }
                 drop(pool);
                 thread::sleep(LOOK_EVERY);
@@ -256,8 +262,8 @@ impl Client {
     }
 
     /// What ends its reads when their time is up.
-    pub fn watch(&self) -> Arc<Watch> {
-        Arc::clone(&self.state.watch)
+    pub fn watch(&self) -> &Arc<Watch> {
+        &self.state.watch
     }
 
     /// Where it comes from, IPv4 also when it came as `::ffff:`; as a proxy said, once one did.

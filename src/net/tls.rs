@@ -75,6 +75,13 @@ pub enum TlsError {
     },
 }
 
+impl TlsError {
+    /// Whether it is for want of a right that root had before the privilege drop.
+    pub fn is_permission_denied(&self) -> bool {
+        matches!(self, TlsError::Unreadable { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+    }
+}
+
 impl TlsIdentity {
     /// Reads both files and checks that they belong together.
     ///
@@ -86,6 +93,16 @@ impl TlsIdentity {
             files: files.clone(),
             loaded,
         })
+    }
+
+    /// The files it is read from.
+    pub fn files(&self) -> &TlsFiles {
+        &self.files
+    }
+
+    /// Whether both are the same pair in service, not only equal files.
+    pub fn is_clone_of(&self, other: &TlsIdentity) -> bool {
+        Arc::ptr_eq(&self.loaded, &other.loaded)
     }
 
     /// The configuration for the next handshake.

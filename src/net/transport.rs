@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustls::{ServerConfig, ServerConnection};
 
 use super::deadline::Deadline;
-use super::watch::Watch;
+use super::watch::{Expiry, Watch};
 
 /// One client's stream of octets.
 pub struct Transport {
@@ -33,6 +33,9 @@ pub enum TransportError {
     /// The deadline came first.
     #[error("timed out")]
     TimedOut,
+    /// The client was slow while places ran out: its time was cut short.
+    #[error("slow while places ran out")]
+    MadeRoom,
     /// The client is gone.
     #[error("{0}")]
     Lost(io::Error),
@@ -182,7 +185,7 @@ impl Transport {
         {
             return;
         }
-        let was_shut = self.wire.watch.has_expired();
+        let was_shut = self.wire.watch.expiry().is_some();
         while dropped < MAX_DROPPED_OCTETS && Instant::now() < give_up_at {
             match (&*self.wire.socket).read(&mut room) {
                 Ok(0) if was_shut => thread::sleep(LINGER_TICK),
@@ -204,7 +207,8 @@ impl Wire {
             let read = (&*self.socket).read(room);
             match (read, self.watch.end()) {
                 // Shut from outside; what had arrived by then is still read first.
-                (Ok(0), true) => return Err(TransportError::TimedOut),
+                (Ok(0), Some(Expiry::TimedOut)) => return Err(TransportError::TimedOut),
+                (Ok(0), Some(Expiry::MadeRoom)) => return Err(TransportError::MadeRoom),
                 (Err(error), _) if error.kind() == ErrorKind::Interrupted => {}
                 (read, _) => return read.map_err(TransportError::Lost),
             }

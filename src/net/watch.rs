@@ -5,7 +5,7 @@
 //! whose deadline has passed: its thread wakes as if the client had finished sending, and finds out why.
 
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Until when a client may keep its thread waiting.
@@ -14,7 +14,18 @@ pub struct Watch {
     epoch: Instant,
     /// Milliseconds since `epoch`; 0 while nothing is waited for.
     until: AtomicU64,
-    expired: AtomicBool,
+    /// The client waits at leisure: it has handed over a mail, and nothing of it is under way.
+    at_leisure: AtomicBool,
+    state: AtomicU8,
+}
+
+/// How reading was ended for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// All the time it had was up.
+    TimedOut,
+    /// It had some left, but the places run out and others wait.
+    MadeRoom,
 }
 
 impl Watch {
@@ -23,7 +34,8 @@ impl Watch {
         Watch {
             epoch: Instant::now(),
             until: AtomicU64::new(0),
-            expired: AtomicBool::new(false),
+            at_leisure: AtomicBool::new(false),
+            state: AtomicU8::new(READING),
         }
     }
 
@@ -34,23 +46,68 @@ impl Watch {
     }
 
     /// The read has ended; answers whether that was because its time was up.
-    pub fn end(&self) -> bool {
+    pub fn end(&self) -> Option<Expiry> {
         self.until.store(0, Ordering::SeqCst);
-        self.has_expired()
+        self.expiry()
     }
 
-    /// Whether reading was ended for good.
-    pub fn has_expired(&self) -> bool {
-        self.expired.load(Ordering::SeqCst)
+    /// Whether reading was ended for good, and why.
+    pub fn expiry(&self) -> Option<Expiry> {
+        match self.state.load(Ordering::SeqCst) {
+            READING => None,
+            TIMED_OUT => Some(Expiry::TimedOut),
+            _ => Some(Expiry::MadeRoom),
+        }
     }
 
-    /// Ends the read under way on `socket` if its time is up.
-    pub fn look(&self, socket: &TcpStream) {
+    /// Says whether the client has handed over a mail and has nothing under way: such ones make room first.
+    pub fn set_at_leisure(&self, at_leisure: bool) {
+        self.at_leisure.store(at_leisure, Ordering::Relaxed);
+    }
+
+    /// Ends the read under way on `socket` if its time, less what is taken off for want of places, is up.
+    pub fn look(&self, socket: &TcpStream, haste: Haste) {
         let until = self.until.load(Ordering::SeqCst);
-        if until > 0 && self.epoch.elapsed().as_millis() as u64 >= until {
-            self.expired.store(true, Ordering::SeqCst);
-            // An error means that the client is gone, which ends the read as well.
-            let _ = socket.shutdown(Shutdown::Read);
+        if until == 0 {
+            return;
+        }
+        let now = self.epoch.elapsed().as_millis() as u64;
+        let less = match self.at_leisure.load(Ordering::Relaxed) {
+            true => haste.at_leisure,
+            false => haste.others,
+        };
+        if now.saturating_add(less.as_millis() as u64) < until {
+            return;
+        }
+        let state = if now >= until { TIMED_OUT } else { MADE_ROOM };
+        self.state.store(state, Ordering::SeqCst);
+        // An error means that the client is gone, which ends the read as well.
+        let _ = socket.shutdown(Shutdown::Read);
+    }
+}
+
+/// How much is taken off each client's time for want of places.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Haste {
+    /// For clients that have handed over a mail and could go.
+    pub at_leisure: Duration,
+    /// For all others.
+    pub others: Duration,
+}
+
+impl Haste {
+    /// None while half of the places are free. From there on time falls with the root of what is free, slowly at first,
+    /// to a few seconds when the last place is taken; for clients at leisure twice as steeply.
+    pub fn of(taken: usize, places: usize, client_timeout: Duration) -> Haste {
+        let free = places.saturating_sub(taken) as f64 / places.max(1) as f64;
+        let less = |share: f64, least: Duration| {
+            let left = client_timeout.mul_f64(share).max(least);
+            client_timeout.saturating_sub(left)
+        };
+        let share = (2.0 * free).min(1.0);
+        Haste {
+            at_leisure: less(share, LEAST_AT_LEISURE),
+            others: less(share.sqrt(), LEAST),
         }
     }
 }
@@ -61,6 +118,13 @@ impl Default for Watch {
     }
 }
 
+/// What is left of GSMTP_TIMEOUT when every place is taken: enough for a client that works, even from far away.
+const LEAST: Duration = Duration::from_secs(5);
+/// The same for a client that has handed over its mail.
+const LEAST_AT_LEISURE: Duration = Duration::from_secs(2);
+const READING: u8 = 0;
+const TIMED_OUT: u8 = 1;
+const MADE_ROOM: u8 = 2;
 /// Between two looks: how much later than its deadline a read may end.
 pub const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -75,17 +139,58 @@ mod tests {
     fn a_read_ends_when_its_time_is_up_and_not_before() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (mut server, _) = listener.accept().unwrap();
+        let (server, _) = listener.accept().unwrap();
         let watch = Watch::new();
-        watch.look(&server);
+        let look = || watch.look(&server, Haste::default());
+        look();
         watch.begin(Instant::now() + Duration::from_secs(3_600));
-        watch.look(&server);
-        assert!(!watch.end());
+        look();
+        assert_eq!(watch.end(), None);
         watch.begin(Instant::now());
         std::thread::sleep(Duration::from_millis(2));
-        watch.look(&server);
-        assert_eq!(server.read(&mut [0]).unwrap(), 0);
-        assert!(watch.end());
+        look();
+        assert_eq!((&server).read(&mut [0]).unwrap(), 0);
+        assert_eq!(watch.end(), Some(Expiry::TimedOut));
         drop(client);
+    }
+
+    #[test]
+    fn a_client_at_leisure_makes_room_before_one_at_work() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        let haste = Haste::of(95, 100, Duration::from_secs(100));
+        let watch = Watch::new();
+        watch.begin(Instant::now() + Duration::from_secs(80));
+        watch.look(&server, haste);
+        assert_eq!(watch.expiry(), None);
+        watch.set_at_leisure(true);
+        watch.look(&server, haste);
+        assert_eq!(watch.expiry(), Some(Expiry::MadeRoom));
+    }
+
+    #[test]
+    fn time_shortens_as_places_run_out() {
+        let timeout = Duration::from_secs(100);
+        // Taken of 100 places, seconds left at leisure, seconds left for the others.
+        for (taken, at_leisure, others) in [
+            (0, 100, 100),
+            (50, 100, 100),
+            (75, 50, 70),
+            (95, 10, 31),
+            (99, 2, 14),
+            (100, 2, 5),
+            (101, 2, 5),
+        ] {
+            let haste = Haste::of(taken, 100, timeout);
+            let left = |less: Duration| (timeout - less).as_secs();
+            assert_eq!(
+                (left(haste.at_leisure), left(haste.others)),
+                (at_leisure, others),
+                "{taken} taken"
+            );
+        }
+        let short = Haste::of(100, 100, Duration::from_secs(1));
+        assert_eq!(short, Haste::default(), "never more than there is");
     }
 }

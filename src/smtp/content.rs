@@ -14,7 +14,7 @@ pub struct MemoryBudget {
 
 #[derive(Debug)]
 struct Shared {
-    max_octets: usize,
+    max_octets: AtomicUsize,
     in_use: AtomicUsize,
 }
 
@@ -48,10 +48,15 @@ pub struct Reservation {
 impl MemoryBudget {
     /// A budget of `max_octets`.
     pub fn new(max_octets: usize) -> MemoryBudget {
-        let in_use = AtomicUsize::new(0);
+        let (max_octets, in_use) = (AtomicUsize::new(max_octets), AtomicUsize::new(0));
         MemoryBudget {
             shared: Arc::new(Shared { max_octets, in_use }),
         }
+    }
+
+    /// Changes the ceiling. What is held beyond a lower one stays until it is given back.
+    pub fn set_max_octets(&self, max_octets: usize) {
+        self.shared.max_octets.store(max_octets, Ordering::Relaxed);
     }
 
     /// Octets reserved at this moment.
@@ -61,7 +66,7 @@ impl MemoryBudget {
 
     /// Octets that may be reserved at once.
     pub fn max_octets(&self) -> usize {
-        self.shared.max_octets
+        self.shared.max_octets.load(Ordering::Relaxed)
     }
 
     /// An empty share that can grow.
@@ -79,12 +84,11 @@ impl Reservation {
     fn grow_to(&mut self, octets: usize) -> bool {
         let shared = &self.budget.shared;
         let more = octets.saturating_sub(self.octets);
+        let max_octets = shared.max_octets.load(Ordering::Relaxed);
         let grown = shared
             .in_use
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |in_use| {
-                in_use
-                    .checked_add(more)
-                    .filter(|sum| *sum <= shared.max_octets)
+                in_use.checked_add(more).filter(|sum| *sum <= max_octets)
             });
         if grown.is_ok() {
             self.octets += more;

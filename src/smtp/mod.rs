@@ -17,6 +17,7 @@ mod line;
 mod path;
 pub mod reply;
 mod session;
+mod shared;
 
 pub use allowed_hosts::AllowedHosts;
 pub use column::{Column, Repertoire, Width};
@@ -25,3 +26,4 @@ pub use input::{COMMAND_ROOM, CONTENT_ROOM, Input};
 pub use path::{ForwardPath, PathError, ReversePath};
 pub use reply::{EnhancedStatus, Reply};
 pub use session::{Awaited, Counts, Envelope, Session, SessionSettings, Step, Tls};
+pub use shared::{Narrowing, SharedSettings};

@@ -18,7 +18,7 @@ use crate::mail::Mail;
 use crate::metrics::{self, Body};
 
 /// How Redis is reached.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct RedisSettings {
     /// A `redis://` or `redis+unix://` URL; may hold a password, so it is never shown.
     pub url: String,

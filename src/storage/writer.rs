@@ -113,6 +113,11 @@ impl Writers {
         Ok((saver, Writers { threads, stop }))
     }
 
+    /// Whether all threads have ended by themselves, as they do once no [`Saver`] is left.
+    pub fn have_ended(&self) -> bool {
+        self.threads.iter().all(JoinHandle::is_finished)
+    }
+
     /// Saves what has queued up, closes the store and ends the threads.
     pub fn finish(self) {
         drop(self.stop);

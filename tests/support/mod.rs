@@ -219,6 +219,14 @@ impl Server {
         self.count_in_proc("task")
     }
 
+    /// Those of them whose name begins so.
+    pub fn threads_named(&self, beginning: &str) -> usize {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it runs");
+        let names =
+            tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+        names.filter(|name| name.starts_with(beginning)).count()
+    }
+
     /// Processor time it has used so far.
     pub fn processor_time(&self) -> Duration {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it runs");
@@ -279,8 +287,15 @@ fn spawn(folder: &Path, around: impl FnOnce(Command) -> Command) -> (Child, Sock
     let log = folder.join("log");
     let address = wait_for("the server to listen", || {
         let log = fs::read_to_string(&log).ok()?;
-        let line = log.lines().find(|line| line.contains(" listening "))?;
-        value(line, "address")?.parse().ok()
+        let line = log.lines().find(|line| {
+            line.contains(" listening ") || line.contains("\"event\":\"listening\"")
+        })?;
+        let of_json = || {
+            serde_json::from_str::<serde_json::Value>(line).ok()?["address"]
+                .as_str()
+                .map(str::to_owned)
+        };
+        value(line, "address").or_else(of_json)?.parse().ok()
     });
     (child, address)
 }

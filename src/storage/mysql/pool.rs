@@ -14,7 +14,7 @@ use crate::storage::TableName;
 use crate::storage::health::Health;
 
 /// How the database is reached.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct MySqlSettings {
     /// In the order they are tried.
     pub hosts: Vec<MySqlHost>,
@@ -105,16 +105,15 @@ pub fn pool(connector: &Connector) -> Pool<Connector> {
         .build_unchecked(connector.clone())
 }
 
-/// Looks every two seconds whether an idle connection still works, as long as the process lives: without mail nobody
-/// else would notice that the database is gone.
+/// Looks every two seconds whether an idle connection still works, as long as the pool is in use: without mail nobody else
+/// would notice that the database is gone.
 ///
 /// # Errors
 /// When the thread cannot be started.
-pub fn watch(pool: &Pool<Connector>) -> std::io::Result<()> {
-    let pool = pool.clone();
+pub fn watch(pool: &Arc<Pool<Connector>>) -> std::io::Result<()> {
+    let pool = Arc::downgrade(pool);
     let watching = move || {
-        loop {
-            thread::sleep(LOOK_EVERY);
+        while let Some(pool) = pool.upgrade() {
             while let Some(mut link) = pool.try_get() {
                 // One that broke is dropped, and the pool's try to replace it tells how the database is.
                 link.broken = link.connection.ping().is_err();
@@ -122,6 +121,8 @@ pub fn watch(pool: &Pool<Connector>) -> std::io::Result<()> {
                     break;
                 }
             }
+            drop(pool);
+            thread::sleep(LOOK_EVERY);
         }
     };
     let builder = thread::Builder::new().name("mysql-check".to_owned());

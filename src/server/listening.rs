@@ -1,0 +1,117 @@
+//! The addresses that clients connect to.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use listenfd::ListenFd;
+
+use super::StartError;
+use crate::config::Config;
+use crate::net::listener::Listener;
+
+/// Binds them all. Sockets that systemd hands over stand for GSTMP_LISTEN_INTERFACE; one on a port of
+/// GSMTPS_LISTEN_INTERFACE stands for that address and speaks TLS.
+///
+/// # Errors
+/// [`StartError::Bind`] for the first that is not to be had.
+pub fn listen(config: &Config) -> Result<Vec<Arc<Listener>>, StartError> {
+    let mut listeners = inherit_all(config)?;
+    let plain = match listeners.is_empty() {
+        true => config.listen_addresses.as_slice(),
+        false => &[],
+    };
+    let is_covered = |address: &SocketAddr, listeners: &[Arc<Listener>]| {
+        let mut ports = listeners.iter().map(|listener| listener.address().port());
+        ports.any(|port| port == address.port() && port != 0)
+    };
+    let tls: Vec<_> = config
+        .tls_listen_addresses
+        .iter()
+        .filter(|address| !is_covered(address, &listeners))
+        .collect();
+    for address in plain {
+        listeners.push(bind(config, *address, false)?);
+    }
+    for address in tls {
+        listeners.push(bind(config, *address, true)?);
+    }
+    Ok(listeners)
+}
+
+/// What systemd has bound for us (sd_listen_fds(3)).
+fn inherit_all(config: &Config) -> Result<Vec<Arc<Listener>>, StartError> {
+    // They are ours only when they name us; a parent's may still stand in the environment.
+    let ours = std::process::id().to_string();
+    if std::env::var("LISTEN_PID") != Ok(ours) {
+        return Ok(Vec::new());
+    }
+    let mut handed = ListenFd::from_env();
+    let mut listeners = Vec::new();
+    for number in 0..handed.len() {
+        let listener = handed.take_tcp_listener(number).and_then(|socket| {
+            let socket = socket.ok_or(io::ErrorKind::NotFound)?;
+            let port = socket.local_addr()?.port();
+            let tls_at_once = config
+                .tls_listen_addresses
+                .iter()
+                .any(|address| address.port() == port);
+            Listener::inherit(socket, tls_at_once)
+        });
+        listeners.push(Arc::new(listener.map_err(StartError::Inherited)?));
+    }
+    Ok(listeners)
+}
+
+fn bind(
+    config: &Config,
+    address: SocketAddr,
+    tls_at_once: bool,
+) -> Result<Arc<Listener>, StartError> {
+    let has_v4_wildcard = |port| {
+        let is_it = |address: &SocketAddr| address.is_ipv4() && address.ip().is_unspecified();
+        listen_addresses(config).any(|address| is_it(&address) && address.port() == port)
+    };
+    let only_v6 = address.is_ipv6() && has_v4_wildcard(address.port());
+    let bound = Listener::bind(address, only_v6, tls_at_once);
+    bound.map(Arc::new).map_err(|source| StartError::Bind {
+        address,
+        fix: bind_fix(&source),
+        source,
+    })
+}
+
+/// Binds a port for questions from inside; `fix` says what helps where it is not to be had.
+///
+/// # Errors
+/// [`StartError::Bind`].
+pub fn listen_inside(
+    address: Option<SocketAddr>,
+    fix: &'static str,
+) -> Result<Option<Arc<Listener>>, StartError> {
+    let bind = |address| {
+        let bound = Listener::bind(address, false, false);
+        bound.map(Arc::new).map_err(|source| StartError::Bind {
+            address,
+            source,
+            fix,
+        })
+    };
+    address.map(bind).transpose()
+}
+
+/// Where clients connect, plain and in TLS.
+pub fn listen_addresses(config: &Config) -> impl Iterator<Item = SocketAddr> {
+    let plain = config.listen_addresses.iter();
+    plain.chain(&config.tls_listen_addresses).copied()
+}
+
+fn bind_fix(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => "start as root or choose -if=127.0.0.1:2525",
+        std::io::ErrorKind::AddrInUse => {
+            "end the program that listens there or choose another port with -if="
+        }
+        _ => "name an address of this machine in GSTMP_LISTEN_INTERFACE or with -if=",
+    }
+}

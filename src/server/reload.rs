@@ -1,0 +1,239 @@
+//! The server as it runs, and what may change while it does.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use sd_notify::NotifyState;
+
+use super::stores::{RunningStore, Stores};
+use super::{
+    ReadAgain, log_format, pool_settings, raise_descriptor_limit, say_notes, session_settings,
+    tell_systemd, tls_files, warn_of_tls,
+};
+use crate::config::Config;
+use crate::connection::ConnectionSettings;
+use crate::logging::LogFile;
+use crate::metrics::{self, ReloadOutcome, Reloaded};
+use crate::net::pool::Pool;
+use crate::net::tls::TlsIdentity;
+use crate::storage::Writers;
+
+/// Everything that a new configuration can change.
+pub struct House<'a> {
+    /// By which it runs.
+    pub config: Config,
+    pub read_again: ReadAgain<'a>,
+    pub stores: Stores,
+    pub log_file: LogFile,
+    /// For connections to come; open ones keep what they began with.
+    pub settings: Arc<RwLock<Arc<ConnectionSettings>>>,
+    pub pool: Arc<Pool>,
+    pub writers: Option<Writers>,
+    /// Of stores that only sessions of their time still save to.
+    pub retired: Vec<Writers>,
+}
+
+impl House<'_> {
+    /// Reads the configuration again and runs by it, all or nothing.
+    pub fn reload(&mut self) {
+        let since = NotifyState::monotonic_usec_now();
+        tell_systemd(&[
+            NotifyState::Reloading,
+            since.unwrap_or(NotifyState::Reloading),
+        ]);
+        match self.try_reload() {
+            Ok(()) => {
+                metrics::RELOADS.count((Reloaded::Configuration, ReloadOutcome::Applied));
+                log::info!("reload");
+            }
+            Err(reason) => {
+                metrics::RELOADS.count((Reloaded::Configuration, ReloadOutcome::Refused));
+                log::error!(reason = reason.as_str(), kept = "everything as it was"; "reload_refused");
+            }
+        }
+        tell_systemd(&[NotifyState::Ready]);
+    }
+
+    /// Opens the log file anew; where that fails, the old one goes on.
+    pub fn reopen_log(&self) {
+        let format = log_format(&self.config);
+        match self.log_file.reopen(&self.config.log_file, format) {
+            Ok(()) => log::info!("log_reopened"),
+            Err(error) => {
+                log::error!(reason:% = error, kept = "the old log"; "log_not_reopened");
+            }
+        }
+    }
+
+    /// Takes up a pair that was renewed on disk.
+    pub fn look_after_tls(&self) {
+        let settings = self.settings();
+        let Some(tls) = settings.tls.as_ref().filter(|tls| tls.files_have_changed()) else {
+            return;
+        };
+        match tls.reload() {
+            Ok(()) => {
+                count_certificate(ReloadOutcome::Applied);
+                log::info!("certificate_renewed");
+                warn_of_tls(tls);
+            }
+            Err(error) => {
+                count_certificate(ReloadOutcome::Refused);
+                log::error!(reason:% = error, kept = "the pair in service"; "certificate_refused");
+            }
+        }
+    }
+
+    /// All writers there are, for the end; connections to come find none.
+    pub fn into_writers(self) -> Vec<Writers> {
+        self.retired.into_iter().chain(self.writers).collect()
+    }
+
+    /// First whatever can fail, then whatever cannot.
+    fn try_reload(&mut self) -> Result<(), String> {
+        let (mut wanted, notes) = (self.read_again)()?;
+        let running = &self.config;
+        let need_restart = keep_what_needs_a_restart(&mut wanted, running);
+        let settings = self.settings();
+        let tls = load_tls_again(&wanted, settings.tls.as_ref())?;
+        let store = self.start_store(&wanted, &settings)?;
+        let log_moves =
+            (&wanted.log_file, wanted.log_as_json) != (&running.log_file, running.log_as_json);
+        if log_moves && let Err(error) = self.log_file.reopen(&wanted.log_file, log_format(&wanted))
+        {
+            let file = wanted.log_file.display();
+            return Err(format!(
+                "GSMTP_LOG_FILE: cannot open {file}: {error}; name a file this user may append to"
+            ));
+        }
+
+        say_notes(&notes);
+        for key in need_restart {
+            log::warn!(key = key, fix = "restart the server"; "needs_restart");
+        }
+        settings.session.configure(session_settings(&wanted));
+        settings.budget.set_max_octets(wanted.max_memory_octets);
+        let saver = match store {
+            None => settings.saver.clone(),
+            Some(store) => {
+                self.retired.extend(self.writers.take());
+                self.writers = store.writers;
+                store.saver
+            }
+        };
+        self.retired.retain(|writers| !writers.have_ended());
+        let is_kept = |tls: &TlsIdentity| {
+            settings
+                .tls
+                .as_ref()
+                .is_some_and(|old| tls.is_clone_of(old))
+        };
+        let renewed = tls.as_ref().is_some_and(|tls| !is_kept(tls));
+        let changed = ConnectionSettings {
+            session: Arc::clone(&settings.session),
+            client_timeout: wanted.client_timeout,
+            budget: settings.budget.clone(),
+            saver,
+            tls,
+        };
+        *self
+            .settings
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(changed);
+        raise_descriptor_limit(&wanted);
+        self.pool.change(pool_settings(&wanted));
+        self.config = wanted;
+        if renewed {
+            count_certificate(ReloadOutcome::Applied);
+            log::info!("certificate_renewed");
+        }
+        Ok(())
+    }
+
+    /// Another store, if the configuration asks for one.
+    fn start_store(
+        &self,
+        wanted: &Config,
+        settings: &ConnectionSettings,
+    ) -> Result<Option<RunningStore>, String> {
+        if !self.stores.differ(&self.config, wanted) {
+            return Ok(None);
+        }
+        let started = self.stores.start(wanted, &settings.session);
+        started.map(Some).map_err(|error| error.to_string())
+    }
+
+    fn settings(&self) -> Arc<ConnectionSettings> {
+        Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn count_certificate(outcome: ReloadOutcome) {
+    metrics::RELOADS.count((Reloaded::Certificate, outcome));
+}
+
+/// Puts back what only a restart can change, and answers the keys whose new value is not in force.
+fn keep_what_needs_a_restart(wanted: &mut Config, running: &Config) -> Vec<&'static str> {
+    fn keep<T: Clone + PartialEq>(wanted: &mut T, running: &T) -> bool {
+        let differs = wanted != running;
+        if differs {
+            wanted.clone_from(running);
+        }
+        differs
+    }
+    let kept = [
+        (
+            "GSTMP_LISTEN_INTERFACE",
+            keep(&mut wanted.listen_addresses, &running.listen_addresses),
+        ),
+        (
+            "GSMTPS_LISTEN_INTERFACE",
+            keep(
+                &mut wanted.tls_listen_addresses,
+                &running.tls_listen_addresses,
+            ),
+        ),
+        ("GUID, SGID", keep(&mut wanted.run_as, &running.run_as)),
+        ("GM_STORE", keep(&mut wanted.store, &running.store)),
+        (
+            "GM_SQLITE_FILE",
+            keep(&mut wanted.sqlite_file, &running.sqlite_file),
+        ),
+        (
+            "GM_STATUS_INTERFACE",
+            keep(&mut wanted.status_address, &running.status_address),
+        ),
+        ("PID_FILE", keep(&mut wanted.pid_file, &running.pid_file)),
+    ];
+    let differ = kept.into_iter().filter(|(_, differs)| *differs);
+    differ.map(|(key, _)| key).collect()
+}
+
+/// The pair that the configuration names, read anew. A key that only root could read stays in service as it is.
+fn load_tls_again(
+    wanted: &Config,
+    running: Option<&TlsIdentity>,
+) -> Result<Option<TlsIdentity>, String> {
+    let Some(files) = tls_files(wanted) else {
+        return match wanted.tls_listen_addresses.first() {
+            None => Ok(None),
+            Some(address) => Err(format!(
+                "GSMTP_PUB_KEY: {address} speaks TLS and needs a certificate until the server is restarted without \
+                 GSMTPS_LISTEN_INTERFACE"
+            )),
+        };
+    };
+    match (TlsIdentity::load(&files), running) {
+        (Ok(tls), _) => {
+            warn_of_tls(&tls);
+            Ok(Some(tls))
+        }
+        (Err(error), Some(running))
+            if error.is_permission_denied() && *running.files() == files =>
+        {
+            count_certificate(ReloadOutcome::Refused);
+            log::error!(reason:% = error, kept = "the pair in service"; "certificate_refused");
+            Ok(Some(running.clone()))
+        }
+        (Err(error), _) => Err(error.to_string()),
+    }
+}

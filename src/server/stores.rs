@@ -1,0 +1,201 @@
+//! Which store the configuration asks for, and how it is started.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use r2d2::Pool;
+
+use super::StartError;
+use crate::config::{Config, ServerAddress, StoreKind};
+use crate::smtp::{Narrowing, SharedSettings};
+use crate::storage::mysql::pool::{self, Connector, Learned, MySqlHost, MySqlSettings};
+use crate::storage::mysql::{Facts, MySqlStore, check};
+use crate::storage::redis::{Breaker, RedisBodies, RedisPool, RedisSettings};
+use crate::storage::sqlite::SqliteStore;
+use crate::storage::{Finding, Health, OpenStore, Saver, TableName, Writers};
+
+/// Where mail may go.
+pub enum Stores {
+    /// Where GM_STORE says.
+    Configured,
+    /// Into a store of the user's own.
+    Own(OpenStore),
+}
+
+/// A store that takes mail.
+pub struct RunningStore {
+    /// For connections.
+    pub saver: Saver,
+    /// The threads behind it; the discarding store has none.
+    pub writers: Option<Writers>,
+}
+
+impl Stores {
+    /// Starts the store; what it turns out to be narrows `session`.
+    ///
+    /// # Errors
+    /// [`StartError`]: it can never work. A database that cannot be reached now is no error.
+    pub fn start(
+        &self,
+        config: &Config,
+        session: &Arc<SharedSettings>,
+    ) -> Result<RunningStore, StartError> {
+        match self {
+            Stores::Own(open) => start_writers(1, false, Health::up(), Arc::clone(open)),
+            Stores::Configured => match config.store {
+                StoreKind::Discard => {
+                    log::warn!(store = "discard", note = "every mail is thanked for and dropped"; "store");
+                    Ok(RunningStore {
+                        saver: Saver::discard(),
+                        writers: None,
+                    })
+                }
+                StoreKind::Sqlite => start_sqlite(config),
+                StoreKind::MySql => start_mysql(config, session),
+            },
+        }
+    }
+
+    /// Whether `wanted` needs another store than the one that was started with `running`.
+    pub fn differ(&self, running: &Config, wanted: &Config) -> bool {
+        let Stores::Configured = self else {
+            return false;
+        };
+        match wanted.store {
+            StoreKind::Discard => false,
+            StoreKind::Sqlite => running.mail_table != wanted.mail_table,
+            StoreKind::MySql => {
+                mysql_settings(running) != mysql_settings(wanted)
+                    || redis_settings(running) != redis_settings(wanted)
+            }
+        }
+    }
+}
+
+fn start_writers(
+    count: usize,
+    prepare: bool,
+    health: Health,
+    open: OpenStore,
+) -> Result<RunningStore, StartError> {
+    let started = Writers::start(count, prepare, health, open);
+    let (saver, writers) = started.map_err(StartError::Kernel)?;
+    Ok(RunningStore {
+        saver,
+        writers: Some(writers),
+    })
+}
+
+fn start_sqlite(config: &Config) -> Result<RunningStore, StartError> {
+    let (file, table) = (config.sqlite_file.clone(), table_name(config));
+    // Opened once here, so that a file that can never be written is an error at start.
+    SqliteStore::open(&file, &table).map_err(StartError::Store)?;
+    let open: OpenStore = Arc::new(move || Ok(Box::new(SqliteStore::open(&file, &table)?)));
+    let store = start_writers(1, true, Health::up(), open)?;
+    log::info!(store = "sqlite", file:% = config.sqlite_file.display(); "store");
+    Ok(store)
+}
+
+fn start_mysql(config: &Config, session: &Arc<SharedSettings>) -> Result<RunningStore, StartError> {
+    let health = Health::default();
+    let connector = Connector::new(mysql_settings(config), learn_into(config, session), &health);
+    let pool = Arc::new(pool::pool(&connector));
+    pool::watch(&pool).map_err(StartError::Kernel)?;
+    let redis = redis_settings(config);
+    let bodies = redis
+        .as_ref()
+        .map(|redis| RedisPool::new(redis, config.save_workers));
+    let (bodies, breaker) = (
+        bodies.transpose().map_err(StartError::Redis)?,
+        Breaker::default(),
+    );
+    log::info!(store = "mysql", hosts = config.mysql_hosts.len(), redis = redis.is_some(); "store");
+    if let Some(redis) = redis.clone() {
+        // Redis may be slow to answer, and nothing waits for what it says.
+        let spawned = thread::Builder::new()
+            .name("redis-check".to_owned())
+            .spawn(move || {
+                check::redis(&redis).iter().for_each(log_finding);
+            });
+        spawned.map_err(StartError::Kernel)?;
+    }
+    let open: OpenStore = Arc::new(move || {
+        // Redis never costs a mail, nor does a thread for it that cannot be started.
+        let bodies = bodies.as_ref().and_then(|pool| {
+            let started = RedisBodies::start(pool, &breaker);
+            started
+                .inspect_err(|error| log::error!(reason:% = error; "redis_trouble"))
+                .ok()
+        });
+        Ok(Box::new(MySqlStore::new(
+            connector.clone(),
+            Pool::clone(&pool),
+            bodies,
+        )))
+    });
+    start_writers(config.save_workers, true, health, open)
+}
+
+/// Sessions to come decide by the table as it really is; what is wrong with it is said whenever that changes.
+fn learn_into(config: &Config, session: &Arc<SharedSettings>) -> Learned {
+    let (session, table) = (Arc::clone(session), table_name(config));
+    let last = Mutex::new(None);
+    Arc::new(move |facts: &Facts| {
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.as_ref() == Some(facts) {
+            return;
+        }
+        *last = Some(facts.clone());
+        let wanted = session.configured().max_content_octets;
+        let findings = check::of_facts(facts, &table, wanted);
+        findings.iter().for_each(log_finding);
+        if let Some(shape) = &facts.shape {
+            session.narrow(Narrowing {
+                to_column: shape.to,
+                recipient_column: shape.recipient,
+                max_content_octets: facts.max_content_octets(),
+            });
+        }
+    })
+}
+
+fn log_finding(finding: &Finding) {
+    match finding.is_error() {
+        true => log::error!(finding = finding.text(); "store_check"),
+        false => log::warn!(finding = finding.text(); "store_check"),
+    }
+}
+
+/// How the database is reached.
+pub fn mysql_settings(config: &Config) -> MySqlSettings {
+    let host = |address: &ServerAddress| match address {
+        ServerAddress::Tcp(name, port) => MySqlHost::Tcp(name.clone(), *port),
+        ServerAddress::Socket(path) => MySqlHost::Socket(path.clone()),
+    };
+    MySqlSettings {
+        hosts: config.mysql_hosts.iter().map(host).collect(),
+        user: config.mysql_user.clone(),
+        password: config.mysql_password.reveal().to_owned(),
+        database: config.mysql_database.clone(),
+        table: table_name(config),
+        workers: config.save_workers,
+    }
+}
+
+/// A connector for commands that read; what it learns changes nothing.
+pub fn mysql_connector(config: &Config) -> Connector {
+    Connector::new(mysql_settings(config), Arc::new(|_| ()), &Health::default())
+}
+
+/// How Redis is reached, if it is used.
+pub fn redis_settings(config: &Config) -> Option<RedisSettings> {
+    config.redis_url.as_ref().map(|url| RedisSettings {
+        url: url.reveal().to_owned(),
+        expire_seconds: config.redis_expire_seconds,
+    })
+}
+
+/// The table's name; the configuration has seen to it that it is one.
+pub fn table_name(config: &Config) -> TableName {
+    TableName::parse(&config.mail_table).unwrap_or_default()
+}

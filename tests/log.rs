@@ -1,0 +1,231 @@
+//! The log: whole lines that a parser reads back, whatever clients say, and mail that goes on whatever becomes of it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
+use tempfile::TempDir;
+
+use crate::support::{BINARY, Client, Server, short_mail, value, wait_for, write_config};
+
+/// Keys and values of a line; the first four of the text form have no keys there.
+type Event = BTreeMap<String, String>;
+
+#[test]
+fn both_forms_read_back_the_same_events() {
+    let events_of = |format: &str, parse: fn(&str) -> Event| {
+        let mut server = Server::start(&[("GM_LOG_FORMAT", format), ("GSMTP_VERBOSE", "Y")]);
+        talk(&server);
+        assert!(server.stop().success());
+        let log = server.log();
+        assert!(log.ends_with('\n'), "the last line is whole");
+        let hidden =
+            |c: char| c != '\n' && (c.is_control() || "\u{202e}\u{2066}\u{feff}".contains(c));
+        assert!(!log.contains(hidden), "{log}");
+        log.lines().map(parse).collect::<Vec<Event>>()
+    };
+    let text = events_of("text", parse_text);
+    let json = events_of("json", parse_json);
+    assert_eq!(comparable(&text), comparable(&json));
+    // What was said is what is read back, each control character as it was.
+    let said = |event: &Event| (event["event"] == "client_said").then(|| event["line"].clone());
+    let said: Vec<String> = json.iter().filter_map(said).collect();
+    let hostile = HOSTILE.iter().map(|line| (*line).to_owned());
+    for line in hostile {
+        assert!(said.contains(&line), "{line:?} in {said:?}");
+    }
+    for (event, keys) in [
+        ("saved", &["session", "hash", "from", "rcpt", "octets"][..]),
+        (
+            "disconnected",
+            &[
+                "session", "client", "reason", "helo", "ehlo", "mail", "rcpt", "data", "faults",
+                "octets", "seconds",
+            ],
+        ),
+    ] {
+        let events: Vec<&Event> = json.iter().filter(|line| line["event"] == event).collect();
+        assert_eq!(
+            events.len(),
+            1,
+            "one line for the mail, one for the session"
+        );
+        for key in keys {
+            assert!(events[0].contains_key(*key), "{key} in {:?}", events[0]);
+        }
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_costs_no_mail() {
+    let folder = TempDir::new().expect("a temporary folder");
+    write_config(
+        folder.path(),
+        &[("GSMTP_LOG_FILE", "/dev/stdout"), ("GSMTP_VERBOSE", "Y")],
+    );
+    let mut child = Command::new(BINARY)
+        .current_dir(folder.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+    let address = lines
+        .map(|line| line.expect("text"))
+        .find_map(|line| value(&line, "address"))
+        .expect("a line that says where it listens");
+    // `lines` is gone, and with it the reading end of the pipe.
+    let address = address.parse().expect("an address");
+    for number in 0..3 {
+        let mut client = Client::connect(address);
+        client.expect("220 ");
+        let mail = short_mail(&format!("unread {number}"));
+        let reply = client.deliver("a@client.test", "u@ours.test", &mail);
+        assert_eq!(reply.code, 250);
+    }
+    assert!(child.try_wait().expect("a child of ours").is_none());
+    child.kill().expect("it runs");
+    child.wait().expect("a child of ours");
+}
+
+#[test]
+fn a_full_disk_costs_lines_and_no_mail() {
+    if !geteuid().is_root() {
+        println!("only root can mount a small disk");
+        return;
+    }
+    let folder = TempDir::new().expect("a temporary folder");
+    fs::create_dir(folder.path().join("small")).expect("a folder");
+    // The log begins where the test can read it, and moves to the small disk, which only the server sees.
+    let server = Server::start_with(folder, &[("GSMTP_VERBOSE", "Y")], |program| {
+        let mut unshare = Command::new("unshare");
+        let script = "mount -t tmpfs -o size=64k tmpfs small && exec \"$@\"";
+        unshare.args(["-m", "sh", "-c", script, "sh"]);
+        unshare.arg(program.get_program()).args(program.get_args());
+        unshare
+    });
+    let small = format!(
+        "/proc/{}/root{}",
+        server.pid(),
+        server.path("small/log").display()
+    );
+    write_config(
+        server.folder.path(),
+        &[("GSMTP_VERBOSE", "Y"), ("GSMTP_LOG_FILE", "small/log")],
+    );
+    server.signal(Signal::SIGHUP);
+    let length = || fs::metadata(&small).map_or(0, |metadata| metadata.len());
+    wait_for("the log on the small disk", || (length() > 0).then_some(()));
+    let mut client = server.client();
+    wait_for("the disk to be full", || {
+        for _ in 0..50 {
+            client.command("VRFY somebody", "252");
+        }
+        (length() >= 65_536).then_some(())
+    });
+    let reply = client.deliver("a@client.test", "u@ours.test", &short_mail("on"));
+    assert_eq!(reply.code, 250);
+    // Room again, and lines are whole again from the next one on.
+    fs::OpenOptions::new()
+        .write(true)
+        .open(&small)
+        .and_then(|file| file.set_len(0))
+        .expect("root may");
+    client.command("QUIT", "221");
+    let log = wait_for("the last line", || {
+        let log = fs::read_to_string(&small).ok()?;
+        log.contains(" disconnected ").then_some(log)
+    });
+    let line = log.lines().find(|line| line.contains(" disconnected "));
+    assert_eq!(
+        value(line.expect("the line"), "data").as_deref(),
+        Some("1/1")
+    );
+    assert!(line.expect("the line").starts_with("20"), "{log}");
+}
+
+/// A session with all that may turn a log around, or a parser.
+fn talk(server: &Server) {
+    let mut client = server.client();
+    client.command("EHLO \"quoted=x\\", "250");
+    for line in HOSTILE {
+        client.send(format!("{line}\r\n"));
+        client.read_reply().expect("a reply");
+    }
+    client.command("RSET", "250");
+    client.command("MAIL FROM:<\"a \\\"b\\\" =c\"@client.test> SMTPUTF8", "250");
+    client.command("RCPT TO:<用户@ours.test>", "250");
+    client.command("DATA", "354 ");
+    client.send("Subject: one\r\n\r\nnothing of this is logged\r\n.\r\n");
+    client.expect("250 2.0.0 ");
+    client.command("QUIT", "221");
+    client.expect_close();
+}
+
+const HOSTILE: &[&str] = &[
+    "NOOP \u{1b}[2J\u{7}\t\u{7f}",
+    "NOOP a=b \"c\" \\n \\u0041",
+    "NOOP \u{202e}gpj.exe\u{2066}\u{feff}",
+    "NOOP emoji 😀 und Umlaute äöü",
+    "NOOP  two  spaces ",
+];
+
+/// What differs from run to run is left out.
+fn comparable(events: &[Event]) -> Vec<Event> {
+    let mut events = events.to_vec();
+    for event in &mut events {
+        for key in ["time", "seconds", "hash", "address"] {
+            event.remove(key);
+        }
+        if let Some(line) = event.get_mut("line")
+            && let Some((said, _)) = line.split_once("queued as ")
+        {
+            *line = said.to_owned();
+        }
+    }
+    events
+}
+
+fn parse_json(line: &str) -> Event {
+    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+}
+
+/// `time level session event key=value …`, where a value with anything special in it is a JSON string.
+fn parse_text(line: &str) -> Event {
+    let mut event = Event::new();
+    let mut rest = line;
+    for key in ["time", "level", "session", "event"] {
+        let (word, behind) = rest.split_once(' ').unwrap_or((rest, ""));
+        if word != "-" {
+            event.insert(key.to_owned(), word.to_owned());
+        }
+        rest = behind;
+    }
+    while !rest.is_empty() {
+        let (key, behind) = rest.split_once('=').unwrap_or_else(|| panic!("{line}"));
+        let (value, behind) = match behind.starts_with('"') {
+            false => {
+                let end = behind.find(' ').unwrap_or(behind.len());
+                (behind[..end].to_owned(), &behind[end..])
+            }
+            true => {
+                let mut values = serde_json::Deserializer::from_str(behind).into_iter::<String>();
+                let value = values
+                    .next()
+                    .expect("a value")
+                    .unwrap_or_else(|e| panic!("{e}: {line}"));
+                (value, &behind[values.byte_offset()..])
+            }
+        };
+        event.insert(key.to_owned(), value);
+        rest = behind.strip_prefix(' ').unwrap_or_else(|| {
+            assert!(behind.is_empty(), "{line}");
+            behind
+        });
+    }
+    event
+}

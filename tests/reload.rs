@@ -1,0 +1,251 @@
+//! SIGHUP: the configuration is read again, all or nothing, while mail goes on.
+
+use std::fs;
+
+use nix::sys::signal::Signal;
+
+use crate::support::certificates::{KeyKind, Pair};
+use crate::support::mariadb::{MariaDb, with_hosts};
+use crate::support::{Client, Server, incompressible, value, wait_for, write_config};
+
+#[test]
+fn sessions_to_come_go_by_what_changed_and_open_ones_keep_what_they_began_with() {
+    let server = Server::start(&[]);
+    let mut before = server.client();
+    before.command("EHLO client.test", "250");
+    reload(
+        &server,
+        &[
+            ("GM_ALLOWED_HOSTS", "ours.test"),
+            ("GSMTP_MAX_SIZE", "2000"),
+            ("GSMTP_HOST_NAME", "other.test"),
+            ("GM_MAX_RECIPIENTS", "1"),
+            ("GM_MAX_CLIENTS_PER_IP", "3"),
+        ],
+    );
+    let mut after = Client::connect(server.address);
+    after.expect("220 other.test ");
+    let offer = after.command("EHLO client.test", "250").text();
+    assert!(offer.contains("SIZE 2000"), "{offer}");
+    after.command("MAIL FROM:<a@client.test>", "250");
+    after.command("RCPT TO:<u@theirs.test>", "550 5.7.1");
+    after.command("RCPT TO:<u@ours.test>", "250");
+    after.command("RCPT TO:<v@ours.test>", "452 4.5.3");
+    before.command("MAIL FROM:<a@client.test> SIZE=100000", "250");
+    before.command("RCPT TO:<u@theirs.test>", "250");
+    before.command("RCPT TO:<v@theirs.test>", "250");
+    // The session of before is not counted: it came when there was no limit.
+    let _held = (server_greets(&server), server_greets(&server));
+    Client::connect(server.address).expect("421 4.7.0 ");
+}
+
+#[test]
+fn places_and_memory_follow() {
+    let server = Server::start(&[("GM_MAX_CLIENTS", "2")]);
+    let _held = (server.client(), server.client());
+    Client::connect(server.address).expect("421 4.3.2 ");
+    reload(
+        &server,
+        &[("GM_MAX_CLIENTS", "4"), ("GM_MAX_MEMORY", "1000")],
+    );
+    let mut third = server.client();
+    let reply = third.deliver("a@client.test", "u@ours.test", &incompressible(4_000));
+    assert!(reply.text().starts_with("452 4.3.1"), "{}", reply.text());
+    let _fourth = server.client();
+    Client::connect(server.address).expect("421 4.3.2 ");
+}
+
+#[test]
+fn a_file_that_is_wrong_anywhere_changes_nothing() {
+    let server = Server::start(&[]);
+    let refused = |what: &str| {
+        let count = |log: &str| log.matches(" reload_refused ").count();
+        let before = count(&server.log());
+        server.signal(Signal::SIGHUP);
+        let log = wait_for("the refusal", || {
+            Some(server.log()).filter(|log| count(log) > before)
+        });
+        let line = log.lines().rfind(|line| line.contains(" reload_refused "));
+        let reason = value(line.expect("the line"), "reason").expect("a reason");
+        assert!(reason.contains(what), "{reason}");
+        let mut client = server.client();
+        let offer = client.command("EHLO client.test", "250").text();
+        assert!(offer.contains("SIZE 131072"), "{offer}");
+        let reply = client.deliver("a@client.test", "u@ours.test", b"Subject: on\r\n");
+        assert_eq!(reply.code, 250);
+    };
+    let file = server.path("goguerrilla.conf");
+    fs::write(&file, r#"{"GSMTP_MAX_SIZE": "1000","#).expect("a file");
+    refused("strict JSON");
+    write_config(
+        server.folder.path(),
+        &[("GSMTP_MAX_SIZE", "1000"), ("GSMTP_TIMEOUT", "soon")],
+    );
+    refused("GSMTP_TIMEOUT: expected a number of seconds");
+    fs::remove_file(&file).expect("the file was there");
+    refused("goguerrilla.conf");
+    let pair = |name| Pair::make(server.folder.path(), name, KeyKind::EcdsaP256, 10);
+    let (one, other) = (pair("one"), pair("other"));
+    let text = |file: &std::path::Path| file.display().to_string();
+    let settings = [
+        ("GSMTP_MAX_SIZE", "1000".to_owned()),
+        ("GSMTP_PUB_KEY", text(&one.chain)),
+        ("GSMTP_PRV_KEY", text(&other.key)),
+    ];
+    let settings: Vec<(&str, &str)> = settings.iter().map(|(k, v)| (*k, v.as_str())).collect();
+    write_config(server.folder.path(), &settings);
+    refused("does not fit the certificate");
+    write_config(
+        server.folder.path(),
+        &[("GSMTP_MAX_SIZE", "1000"), ("GSMTP_LOG_FILE", "none/log")],
+    );
+    refused("GSMTP_LOG_FILE: cannot open none/log");
+    assert_eq!(server.list().len(), 5);
+    reload(&server, &[("GSMTP_MAX_SIZE", "1000")]);
+    let offer = server.client().command("EHLO client.test", "250").text();
+    assert!(offer.contains("SIZE 1000"), "{offer}");
+}
+
+#[test]
+fn what_needs_a_restart_is_named_and_the_rest_applies() {
+    let server = Server::start(&[]);
+    let log = reload(
+        &server,
+        &[
+            ("GSTMP_LISTEN_INTERFACE", "127.0.0.1:1"),
+            ("GSMTPS_LISTEN_INTERFACE", ""),
+            ("GM_SQLITE_FILE", "elsewhere.db"),
+            ("GM_STORE", "discard"),
+            ("PID_FILE", "pid"),
+            ("GUID", "65534"),
+            ("SGID", "65534"),
+            ("GSMTP_MAX_SIZE", "3000"),
+        ],
+    );
+    let named: Vec<String> = log
+        .lines()
+        .filter(|line| line.contains(" needs_restart "))
+        .filter_map(|line| value(line, "key"))
+        .collect();
+    let keys = [
+        "GSTMP_LISTEN_INTERFACE",
+        "GUID, SGID",
+        "GM_STORE",
+        "GM_SQLITE_FILE",
+        "PID_FILE",
+    ];
+    assert_eq!(named, keys);
+    let mut client = server.client();
+    let offer = client.command("EHLO client.test", "250").text();
+    assert!(offer.contains("SIZE 3000"), "{offer}");
+    let reply = client.deliver("a@client.test", "u@ours.test", b"Subject: kept\r\n");
+    assert_eq!(reply.code, 250);
+    assert!(!server.path("elsewhere.db").exists() && !server.path("pid").exists());
+    write_config(server.folder.path(), &[]);
+    assert_eq!(server.list().len(), 1);
+}
+
+#[test]
+fn keys_can_come_and_go() {
+    let server = Server::start(&[]);
+    let pair = Pair::make(server.folder.path(), "mail", KeyKind::EcdsaP256, 10);
+    let offer = |server: &Server| server.client().command("EHLO client.test", "250").text();
+    assert!(!offer(&server).contains("STARTTLS"));
+    let (chain, key) = (pair.chain.to_str(), pair.key.to_str());
+    let keys = [
+        ("GSMTP_PUB_KEY", chain.expect("UTF-8")),
+        ("GSMTP_PRV_KEY", key.expect("UTF-8")),
+    ];
+    reload(&server, &keys);
+    assert!(offer(&server).contains("STARTTLS"));
+    server.client().command("STARTTLS", "220 2.0.0");
+    reload(&server, &[]);
+    assert!(!offer(&server).contains("STARTTLS"));
+}
+
+#[test]
+fn the_log_can_move_and_change_its_form() {
+    let server = Server::start(&[]);
+    write_config(
+        server.folder.path(),
+        &[("GSMTP_LOG_FILE", "moved"), ("GM_LOG_FORMAT", "json")],
+    );
+    server.signal(Signal::SIGHUP);
+    let moved = server.path("moved");
+    let line = wait_for("the new log", || {
+        let log = fs::read_to_string(&moved).ok()?;
+        log.lines()
+            .find(|line| line.contains("\"reload\""))
+            .map(str::to_owned)
+    });
+    let line: serde_json::Value = serde_json::from_str(&line).expect("a JSON object");
+    assert_eq!(line["event"], "reload");
+    assert!(!server.log().contains(" reload "));
+}
+
+#[test]
+fn another_table_takes_the_mail_of_sessions_to_come() {
+    let server = Server::start(&[]);
+    let mut before = server.client();
+    before.prepare_to_deliver("a@client.test", "u@ours.test");
+    reload(&server, &[("GM_MAIL_TABLE", "second")]);
+    let reply = server
+        .client()
+        .deliver("a@client.test", "u@ours.test", b"Subject: second\r\n");
+    assert_eq!(reply.code, 250);
+    assert_eq!(before.finish_delivery(b"Subject: first\r\n").0.code, 250);
+    let subjects = || -> Vec<String> {
+        let mails = server.list();
+        mails
+            .iter()
+            .map(|mail| mail["subject"].to_string())
+            .collect()
+    };
+    assert_eq!(subjects(), ["\"second\""]);
+    write_config(server.folder.path(), &[]);
+    assert_eq!(subjects(), ["\"first\""]);
+    drop(before);
+    // The writer of the first table ends with its last session, the second's goes on.
+    wait_for("the old writer to end", || {
+        (server.threads_named("writer") == 1).then_some(())
+    });
+}
+
+#[test]
+fn another_database_takes_the_mail_of_sessions_to_come() {
+    let (one, other) = (MariaDb::start(), MariaDb::start());
+    let server = one.server(&[]);
+    let mut before = server.client();
+    before.prepare_to_deliver("a@client.test", "u@ours.test");
+    reload(&server, &with_hosts(&other.address().to_string(), &[]));
+    let reply = server
+        .client()
+        .deliver("a@client.test", "u@ours.test", b"Subject: second\r\n");
+    assert_eq!(reply.code, 250);
+    assert_eq!(before.finish_delivery(b"Subject: first\r\n").0.code, 250);
+    let subjects = |database: &MariaDb| database.rows::<String>("SELECT subject FROM new_mail");
+    assert_eq!(
+        (subjects(&one), subjects(&other)),
+        (vec!["first".to_owned()], vec!["second".to_owned()])
+    );
+}
+
+/// Writes the configuration anew, signals, and answers the log once it is in force.
+fn reload(server: &Server, settings: &[(&str, &str)]) -> String {
+    let count = |log: &str, what: &str| log.matches(what).count();
+    let before = count(&server.log(), " reload");
+    let refused = count(&server.log(), " reload_refused ");
+    write_config(server.folder.path(), settings);
+    server.signal(Signal::SIGHUP);
+    let log = wait_for("the reload", || {
+        Some(server.log()).filter(|log| count(log, " reload") > before)
+    });
+    assert_eq!(count(&log, " reload_refused "), refused, "{log}");
+    log
+}
+
+fn server_greets(server: &Server) -> Client {
+    let mut client = Client::connect(server.address);
+    client.expect("220 ");
+    client
+}

@@ -1,0 +1,87 @@
+//! What systemd does for us and hears from us, with sockets of the test's own in its place.
+
+use std::net::TcpListener;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixDatagram;
+use std::process::Command;
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use crate::support::{Client, PATIENCE, Server, short_mail};
+
+#[test]
+fn it_says_when_it_is_ready_reloads_and_stops() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let notified = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&notified).expect("a socket");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    let told = || {
+        let mut room = [0; 4_096];
+        let octets = socket.recv(&mut room).expect("a word within patience");
+        String::from_utf8_lossy(&room[..octets]).into_owned()
+    };
+    let mut server = Server::start_with(folder, &[], |mut command| {
+        command.env("NOTIFY_SOCKET", &notified);
+        command
+    });
+    assert_eq!(told(), "READY=1\n");
+    server.client();
+    server.signal(Signal::SIGHUP);
+    let reloading = told();
+    let since = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=");
+    let since = since.unwrap_or_else(|| panic!("{reloading}"));
+    assert!(since.trim_end().parse::<u64>().is_ok(), "{reloading}");
+    assert_eq!(told(), "READY=1\n");
+    assert!(server.stop().success());
+    assert_eq!(told(), "STOPPING=1\n");
+}
+
+#[test]
+fn sockets_that_are_handed_over_are_served_and_outlive_the_server() {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = socket.local_addr().expect("a bound socket");
+    fcntl(&socket, FcntlArg::F_SETFD(FdFlag::empty())).expect("a descriptor of ours");
+    let hand_over = |program: Command| {
+        // The shell becomes the program, and so LISTEN_PID is the program's.
+        let script = format!(
+            "exec 3<&{}; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"",
+            socket.as_raw_fd()
+        );
+        let mut shell = Command::new("bash");
+        shell.args(["-c", &script, "bash"]);
+        shell.arg(program.get_program()).args(program.get_args());
+        shell
+    };
+    let settings = [("GSTMP_LISTEN_INTERFACE", "127.0.0.1:1")];
+    let folder = TempDir::new().expect("a temporary folder");
+    let mut server = Server::start_with(folder, &settings, hand_over);
+    assert_eq!(server.address, address);
+    let mut idle = server.client();
+    let reply = server
+        .client()
+        .deliver("a@client.test", "u@ours.test", &short_mail("one"));
+    assert_eq!(reply.code, 250);
+    server.signal(Signal::SIGTERM);
+    idle.expect("421 4.3.2 ");
+    assert!(server.wait().success());
+
+    // Whoever connects now waits for the next one.
+    let mut early = Client::connect(address);
+    server.start_again_with(hand_over);
+    early.expect("220 ");
+    let reply = early.deliver("a@client.test", "u@ours.test", &short_mail("two"));
+    assert_eq!(reply.code, 250);
+    assert_eq!(server.list().len(), 2);
+}
+
+#[test]
+fn sockets_for_another_process_are_left_alone() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let server = Server::start_with(folder, &[], |mut command| {
+        command.env("LISTEN_FDS", "7").env("LISTEN_PID", "1");
+        command
+    });
+    server.client().command("NOOP", "250");
+}
