@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -164,7 +165,15 @@ impl Config {
             reason: error.to_string(),
         })?;
         let text = String::from_utf8(octets).map_err(|error| not_utf8(&error))?;
-        Config::parse(&text)
+        let (config, mut warnings) = Config::parse(&text)?;
+        let mode = std::fs::metadata(file).map_or(0, |metadata| metadata.mode());
+        if mode & 0o004 != 0 && config.holds_a_password() {
+            let file = file.display();
+            warnings.push(ConfigWarning(format!(
+                "{file}: everybody may read it, and it holds a password; run: chmod o-r {file}"
+            )));
+        }
+        Ok((config, warnings))
     }
 
     /// Parses the text of a file.
@@ -175,6 +184,13 @@ impl Config {
         let given: Given =
             serde_json::from_str(text).map_err(|error| ConfigError::NotJson(error.to_string()))?;
         given.into_config()
+    }
+}
+
+impl Config {
+    fn holds_a_password(&self) -> bool {
+        let in_url = |url: &Secret| url.reveal().contains('@');
+        !self.mysql_password.reveal().is_empty() || self.redis_url.as_ref().is_some_and(in_url)
     }
 }
 
@@ -194,7 +210,8 @@ struct Given {
 
 impl Given {
     fn into_config(self) -> Result<(Config, Vec<ConfigWarning>), ConfigError> {
-        let warnings = self.unknown_keys();
+        let mut warnings = self.unknown_keys();
+        warnings.extend(self.ignored_alias());
         self.refuse_what_is_not_built()?;
         let config = Config {
             allowed_hosts: self.list(
@@ -290,6 +307,16 @@ impl Given {
                 1..=1_000_000_000,
             )?,
         };
+        if config.store == StoreKind::MySql
+            && config.mysql_database.is_empty()
+            && !config.mail_table.contains('.')
+        {
+            warnings.push(ConfigWarning(
+                "MYSQL_DB: empty, so no table can be found; name the database here, or in GM_MAIL_TABLE as \
+                 \"database.table\""
+                    .to_owned(),
+            ));
+        }
         Ok((config, warnings))
     }
 
@@ -456,6 +483,15 @@ impl Given {
         } else {
             "GSMTP_LISTEN_INTERFACE"
         }
+    }
+
+    /// Both spellings of one key: the historical one wins.
+    fn ignored_alias(&self) -> Option<ConfigWarning> {
+        let is_given = |key: &str| self.pairs.iter().any(|(name, _)| name == key);
+        let (key, alias) = ("GSTMP_LISTEN_INTERFACE", "GSMTP_LISTEN_INTERFACE");
+        let ignored =
+            || ConfigWarning(format!("{alias}: ignored beside {key}; remove one of them"));
+        (is_given(key) && is_given(alias)).then(ignored)
     }
 
     fn unknown_keys(&self) -> Vec<ConfigWarning> {

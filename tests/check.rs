@@ -46,6 +46,24 @@ fn warnings_leave_the_status_at_0() {
                 .to_owned()
         )
     );
+    // Discarding needs no database, so whatever is said is about the file.
+    let folder = with_config(&[("GM_STORE", "discard"), ("MYSQL_PASS", "s3cr3t-of-check")]);
+    let file = folder.path().join("goguerrilla.conf");
+    for (mode, warned) in [(0o644, true), (0o640, false)] {
+        fs::set_permissions(&file, Permissions::from_mode(mode)).expect("our file");
+        let (status, said) = check(folder.path());
+        let warning =
+            "everybody may read it, and it holds a password; run: chmod o-r goguerrilla.conf";
+        assert_eq!((status, said.contains(warning)), (0, warned), "{said}");
+        assert!(!said.contains("s3cr3t"), "{said}");
+    }
+    let folder = with_config(&[
+        ("GM_STORE", "discard"),
+        ("GSMTP_LISTEN_INTERFACE", "127.0.0.1:0"),
+    ]);
+    let (status, said) = check(folder.path());
+    let warning = "warning: GSMTP_LISTEN_INTERFACE: ignored beside GSTMP_LISTEN_INTERFACE; remove one of them\n";
+    assert!(status == 0 && said.starts_with(warning), "{said}");
     let folder = TempDir::new().expect("a temporary folder");
     let ended = run(folder.path(), &["check"]);
     assert_eq!(

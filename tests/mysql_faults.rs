@@ -467,6 +467,30 @@ fn size_is_what_the_database_can_hold_and_such_a_mail_is_saved() {
 }
 
 #[test]
+fn size_is_what_column_mail_can_hold() {
+    let database = MariaDb::start();
+    database.sql("ALTER TABLE new_mail MODIFY mail blob NOT NULL");
+    let server = database.server(&[]);
+    assert_saved(&deliver(&server, "first").0);
+    let (is_well, said) = server.check();
+    assert!(
+        is_well && said.contains("MODIFY `mail` longblob NOT NULL"),
+        "{said}"
+    );
+    let mut client = server.client();
+    let offer = client.command("EHLO client.test", "250");
+    let size = offer
+        .lines
+        .iter()
+        .find_map(|line| line.strip_prefix("250-SIZE ")?.parse().ok());
+    let size: usize = size.expect("SIZE with a figure");
+    assert!((62_000..65_535).contains(&size), "{size}");
+    let largest = incompressible(size);
+    assert_saved(&client.deliver("a@client.test", "u@ours.test", &largest));
+    assert_eq!(server.contents()[0], largest);
+}
+
+#[test]
 fn a_table_that_is_missing_or_lacks_something_is_named_with_its_cure() {
     let database = MariaDb::start_with(&[]);
     let server = database.server(&[]);
@@ -520,6 +544,8 @@ fn missing_rights_are_named_and_heal() {
     database.sql("GRANT INSERT ON mail.* TO reader@'%'");
     wait_until_saved(&server, "healed");
     assert_eq!(stored(&database), ["healed"]);
+    let (is_well, said) = server.check();
+    assert!(is_well, "{said}");
     assert!(!(server.output() + &said).contains("s3cr3t"));
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use crate::support::fault_proxy::{Fault, FaultProxy};
 use crate::support::mariadb::{MariaDb, free_port};
 use crate::support::redis::{FakeRedis, Manner, Redis};
 use crate::support::{Server, short_mail, wait_for_within, without_trace};
@@ -191,6 +192,23 @@ fn bodies_go_to_redis_again_once_it_is_back() {
     );
     redis.signal(Signal::SIGCONT);
     wait_until_healed(&server, &database);
+}
+
+#[test]
+fn a_redis_that_hangs_at_the_password_is_left_and_found_again() {
+    let database = MariaDb::start();
+    let redis = Redis::start_with(&["--requirepass", "s3cr3t-of-redis"]);
+    let proxy = FaultProxy::start(redis.address().parse().expect("an address"));
+    proxy.set(Fault::Swallow);
+    let url = format!("redis://:s3cr3t-of-redis@{}/2", proxy.address());
+    let server = database.server(&[("REDIS_INTERFACE", &url), ("GM_SAVE_WORKERS", "1")]);
+    let (hash, took) = deliver(&server, "hanging");
+    assert!(took < MOMENT, "{took:?}");
+    assert_eq!(body_column(&database, &hash), "gzencode");
+    // What was said into the hanging connection is never answered, also from now on.
+    proxy.set(Fault::Pass);
+    wait_until_healed(&server, &database);
+    assert!(!server.output().contains("s3cr3t"));
 }
 
 #[test]

@@ -36,7 +36,7 @@ pub trait ReadMail {
 }
 
 /// Why mail could not be read back: where, what, and how to fix it.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ReadError(pub String);
 

@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use r2d2::{ManageConnection, NopErrorHandler, Pool};
-use r2d2_redis::RedisConnectionManager;
-use r2d2_redis::redis::{self, Value};
+use r2d2_redis::redis::{self, IntoConnectionInfo, Value};
 
 use super::ReadError;
 use crate::mail::Mail;
@@ -178,14 +177,15 @@ struct Connection {
     broken: bool,
 }
 
-struct Manager(RedisConnectionManager);
+struct Manager(Door);
 
 impl ManageConnection for Manager {
     type Connection = Connection;
     type Error = r2d2_redis::Error;
 
     fn connect(&self) -> Result<Connection, r2d2_redis::Error> {
-        let connection = self.0.connect()?;
+        let entered = self.0.enter(CONNECT_TIMEOUT);
+        let connection = entered.map_err(r2d2_redis::Error::Other)?;
         let timed = connection
             .set_read_timeout(Some(BUDGET))
             .and_then(|()| connection.set_write_timeout(Some(BUDGET)));
@@ -205,13 +205,50 @@ impl ManageConnection for Manager {
     }
 }
 
+/// Where Redis is and what it wants to hear first. The library says that before a time-out can be set, and would wait for
+/// ever at a Redis that hangs just there; so we say it.
+struct Door {
+    client: redis::Client,
+    login: Vec<redis::Cmd>,
+}
+
+impl Door {
+    fn new(url: &str) -> redis::RedisResult<Door> {
+        let mut info = url.into_connection_info()?;
+        let mut login = Vec::new();
+        if let Some(password) = info.passwd.take() {
+            let mut auth = redis::cmd("AUTH");
+            auth.arg(info.username.take()).arg(password);
+            login.push(auth);
+        }
+        let database = std::mem::take(&mut info.db);
+        if database != 0 {
+            let mut select = redis::cmd("SELECT");
+            select.arg(database);
+            login.push(select);
+        }
+        let client = redis::Client::open(info)?;
+        Ok(Door { client, login })
+    }
+
+    fn enter(&self, timeout: Duration) -> redis::RedisResult<redis::Connection> {
+        let mut connection = self.client.get_connection_with_timeout(timeout)?;
+        connection.set_read_timeout(Some(timeout))?;
+        connection.set_write_timeout(Some(timeout))?;
+        for command in &self.login {
+            command.query::<()>(&mut connection)?;
+        }
+        Ok(connection)
+    }
+}
+
 impl RedisPool {
     /// A pool of as many connections as there are writers; reaches for nothing yet.
     ///
     /// # Errors
     /// When the URL is none; the text does not show it.
     pub fn new(settings: &RedisSettings, writers: usize) -> Result<RedisPool, String> {
-        let manager = RedisConnectionManager::new(settings.url.as_str())
+        let door = Door::new(&settings.url)
             .map_err(|error| format!("REDIS_INTERFACE: {}", error_kind(&error)))?;
         let pool = Pool::builder()
             .max_size(writers as u32)
@@ -219,7 +256,7 @@ impl RedisPool {
             .connection_timeout(RECONNECT_CEILING * 2)
             .test_on_check_out(false)
             .error_handler(Box::new(NopErrorHandler))
-            .build_unchecked(Manager(manager));
+            .build_unchecked(Manager(door));
         let expire_seconds = settings.expire_seconds;
         Ok(RedisPool {
             pool,
@@ -298,13 +335,8 @@ impl RedisReader {
         let told = |error: redis::RedisError| {
             ReadError(format!("REDIS_INTERFACE: {}", error_kind(&error)))
         };
-        let client = redis::Client::open(settings.url.as_str()).map_err(told)?;
-        let connection = client
-            .get_connection_with_timeout(READ_TIMEOUT)
-            .map_err(told)?;
-        connection
-            .set_read_timeout(Some(READ_TIMEOUT))
-            .map_err(told)?;
+        let connection = Door::new(&settings.url).and_then(|door| door.enter(READ_TIMEOUT));
+        let connection = connection.map_err(told)?;
         Ok(RedisReader { connection })
     }
 
@@ -351,6 +383,8 @@ const BUDGET: Duration = Duration::from_millis(200);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest it is left alone.
 const LAST_PAUSE: Duration = Duration::from_secs(30);
+/// For reaching Redis and logging in, which happens beside the mail and is waited for within the budget only.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest pause between two tries to reach a Redis that is down.
 const RECONNECT_CEILING: Duration = Duration::from_secs(5);
 /// What a batch may take in memory on its way to Redis.

@@ -18,6 +18,8 @@ pub enum Fault {
     Refuse,
     /// New connections are accepted, but nothing is passed on in either direction.
     Hang,
+    /// What is said meanwhile is lost, and the connections stay open.
+    Swallow,
     /// Each piece waits this long.
     Delay(Duration),
     /// At most this many octets every 10 ms.
@@ -148,6 +150,7 @@ impl Shared {
                 thread::sleep(TICK);
             }
             let passed = match self.fault() {
+                Fault::Swallow => Ok(()),
                 Fault::Delay(pause) if is_request => {
                     thread::sleep(pause);
                     to.write_all(piece)

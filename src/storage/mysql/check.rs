@@ -21,13 +21,19 @@ pub fn database(connector: &Connector, max_content_octets: usize) -> Vec<Finding
     };
     let table = connector.table();
     let mut findings = of_facts(&link.facts, table, max_content_octets);
-    if !findings.iter().any(Finding::is_error)
-        && link.facts.engine.eq_ignore_ascii_case("InnoDB")
-        && let Err(error) = try_insert(&mut link, table)
-    {
+    let has_transactions = link.facts.engine.eq_ignore_ascii_case("InnoDB");
+    if findings.iter().any(Finding::is_error) || !has_transactions {
+        return findings;
+    }
+    if let Err(error) = try_insert(&mut link, table) {
         findings.push(Finding::error(format!(
             "GM_MAIL_TABLE: a row cannot be inserted into {table} now: {error}; grant INSERT and SELECT on it to \
              MYSQL_USER, on a server that is not read-only"
+        )));
+    } else if let Err(error) = try_look_up(&mut link, table) {
+        findings.push(Finding::warning(format!(
+            "GM_MAIL_TABLE: rows of {table} cannot be looked up under a lock: {error}; when a connection breaks during \
+             COMMIT, its mails are told 451 and may come twice; grant SELECT and UPDATE on it to MYSQL_USER"
         )));
     }
     findings
@@ -82,11 +88,26 @@ pub fn of_facts(facts: &Facts, table: &TableName, max_content_octets: usize) -> 
     }
     let fits = facts.max_content_octets();
     if fits < max_content_octets {
+        let (what, cure) = if facts.max_body_octets < facts.max_packet_octets {
+            let what = format!(
+                "column `mail` of {table} ({} octets)",
+                facts.max_body_octets
+            );
+            (
+                what,
+                format!("ALTER TABLE {table} MODIFY `mail` longblob NOT NULL"),
+            )
+        } else {
+            let enough = (max_content_octets * 2).next_power_of_two().max(16 << 20);
+            let what = format!(
+                "max_allowed_packet of the database ({})",
+                facts.max_packet_octets
+            );
+            (what, format!("SET GLOBAL max_allowed_packet = {enough}"))
+        };
         findings.push(Finding::warning(format!(
-            "GSMTP_MAX_SIZE: max_allowed_packet of the database ({}) cannot hold {max_content_octets} octets, so SIZE \
-             {fits} is advertised and enforced; run: SET GLOBAL max_allowed_packet = {}",
-            facts.max_packet_octets,
-            (max_content_octets * 2).next_power_of_two().max(16 << 20)
+            "GSMTP_MAX_SIZE: {what} cannot hold {max_content_octets} octets, so SIZE {fits} is advertised and enforced; \
+             run: {cure}"
         )));
     }
     findings
@@ -139,6 +160,16 @@ fn try_insert(link: &mut Link, table: &TableName) -> mysql::Result<()> {
     ));
     link.connection.query_drop("ROLLBACK")?;
     inserted
+}
+
+/// What is asked after a COMMIT whose outcome is unknown.
+fn try_look_up(link: &mut Link, table: &TableName) -> mysql::Result<()> {
+    link.connection.query_drop("START TRANSACTION")?;
+    let looked_up = link.connection.query_drop(format!(
+        "SELECT `hash` FROM {table} WHERE `hash` IN ('') FOR UPDATE"
+    ));
+    link.connection.query_drop("ROLLBACK")?;
+    looked_up
 }
 
 /// Characters of an IPv6 address written out.

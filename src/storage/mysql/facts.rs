@@ -11,6 +11,8 @@ use crate::storage::{TableName, TableShape};
 pub struct Facts {
     /// `max_allowed_packet` in octets.
     pub max_packet_octets: usize,
+    /// What column `mail` holds, in octets.
+    pub max_body_octets: usize,
     /// The columns that mail is fitted to; `None` when the table is missing or not visible.
     pub shape: Option<TableShape>,
     /// `InnoDB`, `MyISAM`, …; empty for a view or when not visible.
@@ -58,6 +60,11 @@ impl Facts {
         let is_ours = |column: &&ColumnFacts| INSERTED.iter().any(|name| column.is_named(name));
         Ok(Facts {
             max_packet_octets: usize::try_from(max_packet_octets).unwrap_or(usize::MAX),
+            max_body_octets: columns
+                .iter()
+                .find(|column| column.is_named("mail"))
+                .and_then(|column| usize::try_from(column.width?).ok())
+                .unwrap_or(usize::MAX),
             shape: (!columns.is_empty()).then(|| shape(&columns)),
             engine: engine.flatten().unwrap_or_default(),
             commits_are_synced: flush == Some(1),
@@ -78,11 +85,14 @@ impl Facts {
         })
     }
 
-    /// The largest content whose row still fits into one packet, whatever it holds.
+    /// The largest content whose row still fits, whatever it holds: into one packet, and its body into column `mail`,
+    /// where it goes when Redis is away.
     pub fn max_content_octets(&self) -> usize {
-        let room = self
+        let by_packet = self
             .max_packet_octets
             .saturating_sub(ROW_BESIDE_BODY_OCTETS);
+        let by_column = self.max_body_octets.saturating_sub(TRACE_OCTETS);
+        let room = by_packet.min(by_column);
         // What cannot be compressed grows by five octets in 5,000 at most; 1 in 256 is ample.
         (room - room / 256).max(1_024)
     }
@@ -166,5 +176,7 @@ const INSERTED: &[&str] = &[
 ];
 /// All of a row but its body: `attach_info` of 65,535 octets, a long `subject`, the trace fields, and framing.
 const ROW_BESIDE_BODY_OCTETS: usize = 80 << 10;
+/// The trace fields with the longest addresses and names, and the frame of zlib.
+const TRACE_OCTETS: usize = 2 << 10;
 /// What a `text` column holds, and the most that is written into any column but the body's.
 const MAX_TEXT_OCTETS: usize = 65_535;

@@ -13,6 +13,8 @@ pub struct MySqlReader {
     table: String,
     redis: Option<RedisSettings>,
     open_redis: Option<RedisReader>,
+    /// Why Redis is not asked any more.
+    redis_trouble: Option<ReadError>,
 }
 
 /// A row's date, paths, subject, and where its body is.
@@ -42,6 +44,7 @@ impl MySqlReader {
             table: connector.table().to_string(),
             redis,
             open_redis: None,
+            redis_trouble: None,
         })
     }
 
@@ -55,18 +58,30 @@ impl MySqlReader {
         if body != "redis" {
             return Ok(Some(mail));
         }
-        if self.open_redis.is_none() {
-            let settings = self.redis.as_ref().ok_or_else(|| {
-                ReadError(format!(
-                    "{hash}: its body is in Redis; name that in REDIS_INTERFACE"
-                ))
-            })?;
-            self.open_redis = Some(RedisReader::open(settings)?);
+        let body = self.body_in_redis(hash);
+        if let Err(error) = &body {
+            // Each row would wait for its time-out.
+            self.redis_trouble = Some(error.clone());
         }
-        match &mut self.open_redis {
-            Some(redis) => redis.body(hash),
-            None => Ok(None),
+        body
+    }
+
+    fn body_in_redis(&mut self, hash: &str) -> Result<Option<Vec<u8>>, ReadError> {
+        if let Some(trouble) = &self.redis_trouble {
+            return Err(trouble.clone());
         }
+        let redis = match &mut self.open_redis {
+            Some(redis) => redis,
+            none => {
+                let settings = self.redis.as_ref().ok_or_else(|| {
+                    ReadError(format!(
+                        "{hash}: its body is in Redis; name that in REDIS_INTERFACE"
+                    ))
+                })?;
+                none.insert(RedisReader::open(settings)?)
+            }
+        };
+        redis.body(hash)
     }
 }
 
