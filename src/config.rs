@@ -39,6 +39,8 @@ pub struct Config {
     pub max_clients: usize,
     /// GM_MAX_CLIENTS_PER_IP; 0 for no limit.
     pub max_clients_per_address: usize,
+    /// GM_STATUS_INTERFACE; `None` for no status page.
+    pub status_address: Option<SocketAddr>,
     /// PID_FILE.
     pub pid_file: Option<PathBuf>,
     /// GUID (or SUID) and SGID, both or none.
@@ -256,6 +258,11 @@ impl Given {
                 "GM_MAX_CLIENTS_PER_IP",
                 "a number of connections such as \"20\", or \"0\" for no limit",
                 0..=100_000,
+            )?,
+            status_address: self.text(
+                "GM_STATUS_INTERFACE",
+                "one numeric address such as \"127.0.0.1:9125\", or \"\"",
+                address_or_empty,
             )?,
             pid_file: Some(self.value("PID_FILE").trim())
                 .filter(|text| !text.is_empty())
@@ -613,6 +620,13 @@ fn host_or_empty(text: &str) -> Option<String> {
     }
 }
 
+fn address_or_empty(text: &str) -> Option<Option<SocketAddr>> {
+    match text {
+        "" => Some(None),
+        text => text.parse().ok().map(Some),
+    }
+}
+
 /// `host:port`, `[IPv6]:port`, a host alone with the usual port, or a path.
 fn server_address(text: &str, usual_port: u16) -> Option<ServerAddress> {
     if text.starts_with('/') {
@@ -710,7 +724,6 @@ const NOT_BUILT: &[(&str, &str)] = &[
     ("NGINX_AUTH_ENABLED", "the answer to nginx's auth_http"),
     ("GM_TRUSTED_PROXIES", "trust in proxies"),
     ("GSMTP_PROXY_PROTOCOL", "the PROXY protocol"),
-    ("GM_STATUS_INTERFACE", "the status page"),
 ];
 
 #[cfg(test)]

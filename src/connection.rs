@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use crate::mail::{Mail, Origin};
+use crate::metrics::{self, Code, End, Handshake, MailOutcome, Port};
 use crate::net::deadline::Deadline;
 use crate::net::pool::Client;
 use crate::net::tls::TlsIdentity;
@@ -34,14 +35,17 @@ pub struct ConnectionSettings {
 /// Serves one client to its end and says in one log line what it did.
 pub fn serve(client: &Client, settings: &ConnectionSettings) {
     let started_at = Instant::now();
+    let ended = |end| metrics::CONNECTIONS.count((Port::new(client.tls_at_once), end));
     let mut connection = match Connection::new(client, settings) {
         Ok(connection) => connection,
         Err(error) => {
+            ended(End::GoneAtOnce);
             log::debug!(client:% = client.ip(), reason:% = error; "gone_at_once");
             return;
         }
     };
     let reason = connection.converse();
+    ended(reason);
     let counts = connection.session.counts();
     log::info!(
         session:% = client.session_id(),
@@ -74,43 +78,12 @@ struct Connection<'a> {
     octets_in: u64,
 }
 
-/// Why a connection ended.
-#[derive(Clone, Copy)]
-enum End {
-    Quit,
-    Refused,
-    ClientLeft,
-    TimedOut,
-    /// Cut short because places ran out.
-    MadeRoom,
-    NotReading,
-    Lost,
-    TlsFailed,
-    ShuttingDown,
-}
-
-impl End {
-    fn of(error: &TransportError) -> End {
-        match error {
-            TransportError::TimedOut => End::TimedOut,
-            TransportError::MadeRoom => End::MadeRoom,
-            TransportError::Lost(_) => End::Lost,
-            TransportError::Tls(_) => End::TlsFailed,
-        }
-    }
-
-    fn as_str(self) -> &'static str {
-        match self {
-            End::Quit => "quit",
-            End::Refused => "refused",
-            End::ClientLeft => "client_left",
-            End::TimedOut => "timed_out",
-            End::MadeRoom => "made_room",
-            End::NotReading => "client_does_not_read",
-            End::Lost => "lost",
-            End::TlsFailed => "tls_failed",
-            End::ShuttingDown => "shutting_down",
-        }
+fn end_of(error: &TransportError) -> End {
+    match error {
+        TransportError::TimedOut => End::TimedOut,
+        TransportError::MadeRoom => End::MadeRoom,
+        TransportError::Lost(_) => End::Lost,
+        TransportError::Tls(_) => End::TlsFailed,
     }
 }
 
@@ -201,9 +174,10 @@ impl<'a> Connection<'a> {
                             deadline.moved(Instant::now(), octets);
                             self.input.filled(octets);
                             self.octets_in += octets as u64;
+                            metrics::RECEIVED.add((), octets);
                         }
                         Err(error) => {
-                            let end = End::of(&error);
+                            let end = end_of(&error);
                             if matches!(end, End::TimedOut | End::MadeRoom) {
                                 self.close(&reply::R421_TOO_SLOW);
                             }
@@ -221,20 +195,26 @@ impl<'a> Connection<'a> {
         let deadline = Deadline::for_command(Instant::now(), self.settings.client_timeout);
         match self.transport.start_tls(identity.config(), &deadline) {
             Ok(facts) => {
+                metrics::HANDSHAKES.count(match facts.version {
+                    "TLSv1_2" => Handshake::Tls12,
+                    _ => Handshake::Tls13,
+                });
                 self.tls = Some(facts);
                 self.session.tls_started();
                 Ok(())
             }
             Err(error) => {
+                metrics::HANDSHAKES.count(Handshake::Failed);
                 let session = self.client.session_id();
                 log::info!(session:% = session, client:% = self.client.ip(), reason:% = error; "tls_failed");
-                Err(End::of(&error))
+                Err(end_of(&error))
             }
         }
     }
 
     /// Has a mail saved, and turns the outcome into its reply.
     fn save(&mut self, envelope: Envelope, content: Content) -> Reply {
+        let started_at = Instant::now();
         self.input.shrink();
         let octets = content.octets().len();
         let outcome = self.mail(envelope, content).and_then(|mail| {
@@ -246,10 +226,13 @@ impl<'a> Connection<'a> {
             let saved = self.settings.saver.save(mail, &mut client_left)?;
             Ok((saved, from, recipients))
         });
+        metrics::SAVE_TIME.observe_time(started_at.elapsed());
         let session = self.client.session_id();
         match outcome {
             Ok((saved, from, recipients)) => {
                 self.saved += 1;
+                metrics::MAILS.count(MailOutcome::Saved);
+                metrics::RECIPIENTS_SAVED.add((), recipients);
                 log::info!(
                     session:% = session, hash = saved.as_str(), from = from.as_str(),
                     rcpt = recipients, octets = octets; "saved"
@@ -258,10 +241,12 @@ impl<'a> Connection<'a> {
             }
             Err(error) => {
                 log::warn!(session:% = session, octets = octets, reason:% = error; "not_saved");
-                match error {
-                    SaveError::Unavailable(_) => reply::R451_NOT_SAVED,
-                    SaveError::Full(_) => reply::R452_STORE_FULL,
-                }
+                let (outcome, reply) = match error {
+                    SaveError::Unavailable(_) => (MailOutcome::Unavailable, reply::R451_NOT_SAVED),
+                    SaveError::Full(_) => (MailOutcome::StoreFull, reply::R452_STORE_FULL),
+                };
+                metrics::MAILS.count(outcome);
+                reply
             }
         }
     }
@@ -282,6 +267,13 @@ impl<'a> Connection<'a> {
     fn say(&mut self, reply: &Reply) {
         if self.session_settings.verbose {
             self.log_dialogue(reply);
+        }
+        metrics::REPLIES.count(Code(reply.code()));
+        // Mails that the protocol turns away by itself.
+        if *reply == reply::R552_TOO_LARGE {
+            metrics::MAILS.count(MailOutcome::TooLarge);
+        } else if *reply == reply::R452_NO_MEMORY {
+            metrics::MAILS.count(MailOutcome::NoMemory);
         }
         reply.write_to(&mut self.output);
     }
@@ -313,7 +305,7 @@ impl<'a> Connection<'a> {
         self.output.shrink_to(KEPT_OUTPUT_OCTETS);
         written.map_err(|error| match error {
             TransportError::TimedOut => End::NotReading,
-            error => End::of(&error),
+            error => end_of(&error),
         })
     }
 

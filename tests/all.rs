@@ -28,6 +28,7 @@ mod shutdown;
 mod smoke;
 mod sqlite_faults;
 mod starttls;
+mod status;
 mod storage;
 mod support;
 mod systemd;

@@ -17,6 +17,7 @@ use std::time::Duration;
 use super::listener::Listener;
 use super::per_address::{AddressShare, PerAddress};
 use super::watch::{Haste, LOOK_EVERY, Watch};
+use crate::metrics::{self, End, Part, Port};
 
 /// Serves one client, from its greeting to the end.
 pub type Serve = Box<dyn Fn(&Client) + Send + Sync>;
@@ -125,6 +126,16 @@ impl Pool {
         self.places_taken.load(Ordering::SeqCst)
     }
 
+    /// Places there are.
+    pub fn places(&self) -> usize {
+        self.settings().max_clients
+    }
+
+    /// Whether [`drain`](Pool::drain) was called.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
     /// Asks every client to leave: idle ones now, the others when what they have under way is done.
     ///
     /// Accepting is ended by [`Listener::close`].
@@ -150,16 +161,21 @@ impl Pool {
         while let Some((socket, address)) = listener.accept() {
             let settings = self.settings();
             let Some(_place) = Place::take(&self, settings.max_clients) else {
-                refuse(&socket, listener, &settings.full);
+                refuse(&socket, listener, &settings.full, End::RefusedFull);
                 continue;
             };
             let max = settings.max_clients_per_address;
             let Some(share) = self.addresses.take(address.ip(), max) else {
-                refuse(&socket, listener, &settings.address_full);
+                refuse(
+                    &socket,
+                    listener,
+                    &settings.address_full,
+                    End::RefusedPerAddress,
+                );
                 continue;
             };
             if !self.leave_accept(listener) {
-                refuse(&socket, listener, &settings.full);
+                refuse(&socket, listener, &settings.full, End::RefusedFull);
                 continue;
             }
             drop(settings);
@@ -221,6 +237,8 @@ impl Pool {
             state,
         };
         if catch_unwind(AssertUnwindSafe(|| (self.serve)(&client))).is_err() {
+            metrics::PANICS.count(Part::Connection);
+            metrics::CONNECTIONS.count((Port::new(tls_at_once), End::Panicked));
             log::error!(session:% = client.session_id(), client:% = ip; "panicked");
         }
         self.lock_clients().remove(&number);
@@ -312,7 +330,8 @@ impl Drop for Place<'_> {
 }
 
 /// Says 421 to a client that is not served, without ever waiting for it; in the plain to nobody who expects TLS.
-fn refuse(socket: &TcpStream, listener: &Listener, reply: &[u8]) {
+fn refuse(socket: &TcpStream, listener: &Listener, reply: &[u8], why: End) {
+    metrics::CONNECTIONS.count((Port::new(listener.tls_at_once()), why));
     let mut socket = socket;
     if listener.tls_at_once() {
         return;

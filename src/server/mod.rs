@@ -19,6 +19,7 @@ pub use stores::{mysql_connector, redis_settings, table_name};
 use crate::config::Config;
 use crate::connection::{self, ConnectionSettings};
 use crate::handed_over;
+use crate::http;
 use crate::limits;
 use crate::logging::{LogFile, LogFormat};
 use crate::net::listener::Listener;
@@ -29,6 +30,7 @@ use crate::privileges::{self, Identity, PrivilegeError};
 use crate::signals::{self, Request};
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::{AllowedHosts, MemoryBudget, SessionSettings, SharedSettings};
+use crate::status::{self, Status};
 use crate::storage::{Finding, OpenStore, SaveError, TableShape, Writers};
 use listening::listen_addresses;
 use reload::House;
@@ -126,6 +128,7 @@ fn run_on(
         identity,
         listeners.iter().map(|listener| listener.address()),
     )?;
+    let status_listener = listening::listen_inside(config.status_address, STATUS_BIND_FIX)?;
     let log_file = open_log(config)?;
     say_notes(notes);
     if identity.is_none() && geteuid().is_root() {
@@ -164,6 +167,10 @@ fn run_on(
     };
     let pool = Pool::new(pool_settings(config), Box::new(serve));
     pool.watch_deadlines().map_err(StartError::Kernel)?;
+    if let Some(listener) = &status_listener {
+        let (pool, settings) = (Arc::clone(&pool), Arc::clone(&settings));
+        start_status(listener, Status { pool, settings })?;
+    }
     for listener in &listeners {
         pool.open(listener).map_err(StartError::Kernel)?;
         log::info!(address:% = listener.address(), tls = listener.tls_at_once(), version = env!("CARGO_PKG_VERSION"); "listening");
@@ -185,6 +192,10 @@ fn run_on(
     drain(&pool, &listeners, &requests, give_up_at);
     let writers = house.into_writers();
     finish(writers, &requests, give_up_at);
+    // The status page is there to the end.
+    if let Some(listener) = status_listener {
+        listener.close();
+    }
     if let Some(pid_file) = pid_file {
         pid_file.remove();
     }
@@ -197,6 +208,14 @@ fn tell_systemd(state: &[NotifyState]) {
     if let Err(error) = sd_notify::notify(state) {
         log::warn!(reason:% = error; "systemd_not_told");
     }
+}
+
+fn start_status(listener: &Arc<Listener>, status: Status) -> Result<(), StartError> {
+    status::set_start();
+    http::serve(listener, Arc::new(move |request| status.answer(request)))
+        .map_err(StartError::Kernel)?;
+    log::info!(address:% = listener.address(); "status_page");
+    Ok(())
 }
 
 fn say_notes(notes: &[String]) {
@@ -214,7 +233,7 @@ fn identity(config: &Config) -> Result<Option<Identity>, StartError> {
         let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
         return Ok(Some(Identity { user, group }));
     }
-    refuse_to_stay_root(None, listen_addresses(config))?;
+    refuse_to_stay_root(None, listen_addresses(config).chain(config.status_address))?;
     Ok(None)
 }
 
@@ -276,7 +295,8 @@ fn pool_settings(config: &Config) -> PoolSettings {
 /// A descriptor for each client, and what the house itself needs.
 fn raise_descriptor_limit(config: &Config) {
     let listeners = listen_addresses(config).count();
-    let sockets = config.max_clients + listeners + 4 * config.save_workers;
+    let inside = config.status_address.iter().count() * (1 + http::MAX_CONNECTIONS);
+    let sockets = config.max_clients + listeners + 4 * config.save_workers + inside;
     let needed = (sockets + SPARE_DESCRIPTORS) as u64;
     let limit = limits::raise_descriptor_limit(needed);
     if limit < needed {
@@ -432,6 +452,9 @@ fn machine_name() -> String {
         .unwrap_or_else(|| "localhost".to_owned())
 }
 
+/// What helps where the status page has no port.
+const STATUS_BIND_FIX: &str =
+    "set GM_STATUS_INTERFACE to an address of this machine and a free port above 1023";
 /// How long messages under way may take to finish.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
 /// How often the files of key and certificate are looked at; a renewed pair is served within a minute.
