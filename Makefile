@@ -3,7 +3,20 @@
 .POSIX:
 PORT ?= 2525
 
-.PHONY: run build test check certs bench tools
+# Where `make install` puts things, below DESTDIR if that is set; README.md tells what each is for.
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
+STATEDIR ?= /var/lib/goguerrilla
+# Administration is done by root, and what root alone needs is in sbin, as with other mail servers.
+SBINDIR ?= $(PREFIX)/sbin
+MANDIR ?= $(PREFIX)/share/man/man8
+DOCDIR ?= $(PREFIX)/share/doc/goguerrilla
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+CONFIG = $(SYSCONFDIR)/goguerrilla/goguerrilla.conf
+PLACES = DESTDIR='$(DESTDIR)' SBINDIR='$(SBINDIR)' MANDIR='$(MANDIR)' DOCDIR='$(DOCDIR)' UNITDIR='$(UNITDIR)' \
+    CONFIG='$(CONFIG)' STATEDIR='$(STATEDIR)'
+
+.PHONY: run build test check certs bench tools man install uninstall
 
 # Builds the server and runs it on 127.0.0.1:$(PORT), with STARTTLS; Ctrl-C stops it. The first time it makes
 # goguerrilla.conf from the sample and a certificate of its own in certs/.
@@ -42,3 +55,17 @@ bench: tools
 # The programs that tests and measurements talk to.
 tools:
 	@./tests/install-tools
+
+# The man page is kept, so that installing needs no cargo; a test tells when it is out of date.
+man:
+	cargo run --locked --example man >dist/goguerrilla.8.new
+	mv dist/goguerrilla.8.new dist/goguerrilla.8
+
+# As root, or anybody with DESTDIR. BINARY is another program than the release build; GUID and SGID other ids than those
+# of a new user goguerrilla.
+install:
+	@$(PLACES) BINARY='$(BINARY)' GUID='$(GUID)' SGID='$(SGID)' ./dist/install
+
+# Leaves data, configuration and user.
+uninstall:
+	@$(PLACES) ./dist/uninstall

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{Config, StoreKind};
 use crate::logging::is_harmless;
@@ -74,6 +74,11 @@ impl From<String> for Failure {
     fn from(text: String) -> Failure {
         Failure { text, status: 1 }
     }
+}
+
+/// The command line as clap describes it, for what is made from it: examples/man.rs writes the man page.
+pub fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// Does what the arguments ask for; the first one is the program's name.

@@ -46,6 +46,8 @@ pub struct Config {
     pub max_clients: usize,
     /// GM_MAX_CLIENTS_PER_IP; 0 for no limit.
     pub max_clients_per_address: usize,
+    /// GM_STATUS_INTERFACE; `None` for no status page.
+    pub status_address: Option<SocketAddr>,
     /// PID_FILE.
     pub pid_file: Option<PathBuf>,
     /// GUID (or SUID) and SGID, both or none.
@@ -137,16 +139,6 @@ pub enum ConfigError {
         /// What it was given.
         found: String,
     },
-    /// A value whose ability does not exist yet.
-    #[error("{key}: {ability} is not built yet; leave it at \"{leave}\" for now")]
-    NotBuilt {
-        /// Which key.
-        key: &'static str,
-        /// What it would do.
-        ability: &'static str,
-        /// The value that works.
-        leave: &'static str,
-    },
 }
 
 /// Something an administrator should know, which stops nothing.
@@ -217,7 +209,6 @@ impl Given {
     fn into_config(self) -> Result<(Config, Vec<ConfigWarning>), ConfigError> {
         let mut warnings = self.unknown_keys();
         warnings.extend(self.ignored_alias());
-        self.refuse_what_is_not_built()?;
         let config = Config {
             allowed_hosts: self.list(
                 "GM_ALLOWED_HOSTS",
@@ -266,6 +257,11 @@ impl Given {
                 "GM_MAX_CLIENTS_PER_IP",
                 "a number of connections such as \"20\", or \"0\" for no limit",
                 0..=100_000,
+            )?,
+            status_address: self.text(
+                "GM_STATUS_INTERFACE",
+                "one numeric address such as \"127.0.0.1:9125\", or \"\"",
+                address_or_empty,
             )?,
             pid_file: Some(self.value("PID_FILE").trim())
                 .filter(|text| !text.is_empty())
@@ -523,11 +519,10 @@ impl Given {
 
     /// Both spellings of one key: the historical one wins.
     fn ignored_alias(&self) -> Option<ConfigWarning> {
-        let is_given = |key: &str| self.pairs.iter().any(|(name, _)| name == key);
+        let given = |key: &str| self.pairs.iter().find(|(name, _)| name == key);
         let (key, alias) = ("GSTMP_LISTEN_INTERFACE", "GSMTP_LISTEN_INTERFACE");
-        let ignored =
-            || ConfigWarning(format!("{alias}: ignored beside {key}; remove one of them"));
-        (is_given(key) && is_given(alias)).then(ignored)
+        let ignored = format!("{alias}: ignored beside {key}; remove one of them");
+        (given(key)?.1 != given(alias)?.1).then_some(ConfigWarning(ignored))
     }
 
     fn unknown_keys(&self) -> Vec<ConfigWarning> {
@@ -552,22 +547,6 @@ impl Given {
                 })
             })
             .collect()
-    }
-
-    fn refuse_what_is_not_built(&self) -> Result<(), ConfigError> {
-        for (key, ability) in NOT_BUILT {
-            let (value, leave) = (self.value(key).trim(), default_of(key));
-            let is_default = value == leave
-                || matches!((parse_yes_or_no(value), parse_yes_or_no(leave)), (Some(a), Some(b)) if a == b);
-            if !is_default {
-                return Err(ConfigError::NotBuilt {
-                    key,
-                    ability,
-                    leave,
-                });
-            }
-        }
-        Ok(())
     }
 }
 
@@ -654,6 +633,13 @@ fn host_or_empty(text: &str) -> Option<String> {
         Some(String::new())
     } else {
         host(text)
+    }
+}
+
+fn address_or_empty(text: &str) -> Option<Option<SocketAddr>> {
+    match text {
+        "" => Some(None),
+        text => text.parse().ok().map(Some),
     }
 }
 
@@ -752,9 +738,6 @@ const KEYS: &[(&str, &str)] = &[
     ("SUID", ""),
 ];
 
-/// Keys whose abilities come later; a value that would ask for one is refused, not ignored.
-const NOT_BUILT: &[(&str, &str)] = &[("GM_STATUS_INTERFACE", "the status page")];
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -765,7 +748,7 @@ mod tests {
         assert_eq!(config, Config::default());
         assert_eq!(config.max_content_octets, 131_072);
         assert_eq!(config.listen_addresses, ["127.0.0.1:2525".parse().unwrap()]);
-        assert!(warnings.is_empty());
+        assert!(warnings.is_empty(), "{warnings:?}");
     }
 
     #[test]
@@ -848,6 +831,6 @@ mod tests {
             .collect();
         let (config, warnings) = Config::parse(&format!("{{{}}}", pairs.join(","))).unwrap();
         assert_eq!(config, Config::default());
-        assert!(warnings.is_empty());
+        assert!(warnings.is_empty(), "{warnings:?}");
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use crate::mail::{Mail, Origin};
+use crate::metrics::{self, Code, End, Handshake, MailOutcome, Port};
 use crate::net::deadline::Deadline;
 use crate::net::pool::Client;
 use crate::net::proxy::{self, ReceiveError, Received, Source};
@@ -38,20 +39,26 @@ pub struct ConnectionSettings {
 /// Serves one client to its end and says in one log line what it did.
 pub fn serve(client: &Client, settings: &ConnectionSettings) {
     let started_at = Instant::now();
+    let ended = |end| metrics::CONNECTIONS.count((Port::new(client.tls_at_once), end));
     let mut connection = match Connection::new(client, settings) {
         Ok(connection) => connection,
         Err(error) => {
+            ended(End::GoneAtOnce);
             log::debug!(client:% = client.ip(), reason:% = error; "gone_at_once");
             return;
         }
     };
     let reason = connection.converse();
     let counts = connection.session.counts();
+    let reason = match connection.is_health_check && counts.mail == 0 {
+        true => End::HealthCheck,
+        false => reason,
+    };
+    ended(reason);
     // A balancer that looks every other second whether we are well is no news.
-    let is_health_check = connection.is_health_check && counts.mail == 0;
-    let level = match is_health_check || matches!(reason, End::NothingSaid) {
-        true => log::Level::Debug,
-        false => log::Level::Info,
+    let level = match reason {
+        End::HealthCheck | End::NothingSaid => log::Level::Debug,
+        _ => log::Level::Info,
     };
     log::log!(
         level,
@@ -87,49 +94,12 @@ struct Connection<'a> {
     is_health_check: bool,
 }
 
-/// Why a connection ended.
-#[derive(Clone, Copy)]
-enum End {
-    Quit,
-    Refused,
-    ClientLeft,
-    TimedOut,
-    /// Cut short because places ran out.
-    MadeRoom,
-    NotReading,
-    Lost,
-    TlsFailed,
-    ShuttingDown,
-    NotTrusted,
-    NothingSaid,
-    NoProxyHeader,
-}
-
-impl End {
-    fn of(error: &TransportError) -> End {
-        match error {
-            TransportError::TimedOut => End::TimedOut,
-            TransportError::MadeRoom => End::MadeRoom,
-            TransportError::Lost(_) => End::Lost,
-            TransportError::Tls(_) => End::TlsFailed,
-        }
-    }
-
-    fn as_str(self) -> &'static str {
-        match self {
-            End::Quit => "quit",
-            End::Refused => "refused",
-            End::ClientLeft => "client_left",
-            End::TimedOut => "timed_out",
-            End::MadeRoom => "made_room",
-            End::NotReading => "client_does_not_read",
-            End::Lost => "lost",
-            End::TlsFailed => "tls_failed",
-            End::ShuttingDown => "shutting_down",
-            End::NotTrusted => "not_a_trusted_proxy",
-            End::NothingSaid => "nothing_said",
-            End::NoProxyHeader => "no_proxy_header",
-        }
+fn end_of(error: &TransportError) -> End {
+    match error {
+        TransportError::TimedOut => End::TimedOut,
+        TransportError::MadeRoom => End::MadeRoom,
+        TransportError::Lost(_) => End::Lost,
+        TransportError::Tls(_) => End::TlsFailed,
     }
 }
 
@@ -201,7 +171,8 @@ impl<'a> Connection<'a> {
                         ClientAddress::Known(ip) => self.client.becomes(Some(ip)),
                     };
                     if !may_stay {
-                        return self.close(&reply::R421_TOO_MANY_FROM_ADDRESS);
+                        self.close(&reply::R421_TOO_MANY_FROM_ADDRESS);
+                        return End::RefusedPerAddress;
                     }
                     self.say(&reply);
                 }
@@ -235,9 +206,10 @@ impl<'a> Connection<'a> {
                             deadline.moved(Instant::now(), octets);
                             self.input.filled(octets);
                             self.octets_in += octets as u64;
+                            metrics::RECEIVED.add((), octets);
                         }
                         Err(error) => {
-                            let end = End::of(&error);
+                            let end = end_of(&error);
                             if matches!(end, End::TimedOut | End::MadeRoom) {
                                 self.close(&reply::R421_TOO_SLOW);
                             }
@@ -285,12 +257,13 @@ impl<'a> Connection<'a> {
                 self.transport.close_gently();
                 End::NoProxyHeader
             }
-            ReceiveError::Transport(error) => End::of(&error),
+            ReceiveError::Transport(error) => end_of(&error),
         })?;
         match client.tls_at_once {
             true => self.transport.hold(rest),
             false => {
                 self.octets_in += rest.len() as u64;
+                metrics::RECEIVED.add((), rest.len());
                 self.input.push(&rest);
             }
         }
@@ -303,10 +276,11 @@ impl<'a> Connection<'a> {
             }
         };
         if named.is_some() && !client.becomes(named) {
-            return Err(match client.tls_at_once {
-                true => End::Refused,
-                false => self.close(&reply::R421_TOO_MANY_FROM_ADDRESS),
-            });
+            // In the plain to nobody who expects TLS.
+            if !client.tls_at_once {
+                self.close(&reply::R421_TOO_MANY_FROM_ADDRESS);
+            }
+            return Err(End::RefusedPerAddress);
         }
         Ok(named)
     }
@@ -317,20 +291,26 @@ impl<'a> Connection<'a> {
         let deadline = Deadline::for_command(Instant::now(), self.settings.client_timeout);
         match self.transport.start_tls(identity.config(), &deadline) {
             Ok(facts) => {
+                metrics::HANDSHAKES.count(match facts.version {
+                    "TLSv1_2" => Handshake::Tls12,
+                    _ => Handshake::Tls13,
+                });
                 self.tls = Some(facts);
                 self.session.tls_started();
                 Ok(())
             }
             Err(error) => {
+                metrics::HANDSHAKES.count(Handshake::Failed);
                 let session = self.client.session_id();
                 log::info!(session:% = session, client:% = self.client.ip(), reason:% = error; "tls_failed");
-                Err(End::of(&error))
+                Err(end_of(&error))
             }
         }
     }
 
     /// Has a mail saved, and turns the outcome into its reply.
     fn save(&mut self, envelope: Envelope, content: Content) -> Reply {
+        let started_at = Instant::now();
         self.input.shrink();
         let octets = content.octets().len();
         let outcome = self.mail(envelope, content).and_then(|mail| {
@@ -342,10 +322,13 @@ impl<'a> Connection<'a> {
             let saved = self.settings.saver.save(mail, &mut client_left)?;
             Ok((saved, from, recipients))
         });
+        metrics::SAVE_TIME.observe_time(started_at.elapsed());
         let session = self.client.session_id();
         match outcome {
             Ok((saved, from, recipients)) => {
                 self.saved += 1;
+                metrics::MAILS.count(MailOutcome::Saved);
+                metrics::RECIPIENTS_SAVED.add((), recipients);
                 log::info!(
                     session:% = session, hash = saved.as_str(), from = from.as_str(),
                     rcpt = recipients, octets = octets; "saved"
@@ -354,10 +337,12 @@ impl<'a> Connection<'a> {
             }
             Err(error) => {
                 log::warn!(session:% = session, octets = octets, reason:% = error; "not_saved");
-                match error {
-                    SaveError::Unavailable(_) => reply::R451_NOT_SAVED,
-                    SaveError::Full(_) => reply::R452_STORE_FULL,
-                }
+                let (outcome, reply) = match error {
+                    SaveError::Unavailable(_) => (MailOutcome::Unavailable, reply::R451_NOT_SAVED),
+                    SaveError::Full(_) => (MailOutcome::StoreFull, reply::R452_STORE_FULL),
+                };
+                metrics::MAILS.count(outcome);
+                reply
             }
         }
     }
@@ -378,6 +363,13 @@ impl<'a> Connection<'a> {
     fn say(&mut self, reply: &Reply) {
         if self.session_settings.verbose {
             self.log_dialogue(reply);
+        }
+        metrics::REPLIES.count(Code(reply.code()));
+        // Mails that the protocol turns away by itself.
+        if *reply == reply::R552_TOO_LARGE {
+            metrics::MAILS.count(MailOutcome::TooLarge);
+        } else if *reply == reply::R452_NO_MEMORY {
+            metrics::MAILS.count(MailOutcome::NoMemory);
         }
         reply.write_to(&mut self.output);
     }
@@ -409,7 +401,7 @@ impl<'a> Connection<'a> {
         self.output.shrink_to(KEPT_OUTPUT_OCTETS);
         written.map_err(|error| match error {
             TransportError::TimedOut => End::NotReading,
-            error => End::of(&error),
+            error => end_of(&error),
         })
     }
 

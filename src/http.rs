@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use httparse::{EMPTY_HEADER, Header, Status};
 use jiff::Timestamp;
 
+use crate::metrics::{self, Part};
 use crate::net::listener::Listener;
 
 /// Answers one request. A panic in it is a 500 for that client alone.
@@ -109,14 +110,19 @@ pub fn serve(listener: &Arc<Listener>, handler: Handler) -> io::Result<()> {
     let accepting = move || {
         // Each connection holds a clone, so the count of clones is the count of connections.
         let places = Arc::new(());
+        let mut patience = PLACE_PATIENCE;
         while let Some((socket, peer)) = listener.accept() {
-            let until = Instant::now() + PLACE_PATIENCE;
-            while Arc::strong_count(&places) > MAX_CONNECTIONS && Instant::now() < until {
+            let is_full = || Arc::strong_count(&places) > MAX_CONNECTIONS;
+            let wait_until = Instant::now() + patience;
+            while is_full() && Instant::now() < wait_until {
                 thread::sleep(PLACE_TICK);
             }
-            if Arc::strong_count(&places) > MAX_CONNECTIONS {
+            // Where one has waited in vain the others need not: those that are here are no quick questions.
+            if is_full() {
+                patience = Duration::ZERO;
                 continue;
             }
+            patience = PLACE_PATIENCE;
             let (place, handler) = (Arc::clone(&places), Arc::clone(&handler));
             let answering = move || {
                 let _place = place;
@@ -185,6 +191,7 @@ fn respond(head: &[u8], peer: SocketAddr, local: SocketAddr, handler: &Handler) 
         headers: parsed.headers,
     };
     let response = catch_unwind(AssertUnwindSafe(|| handler(&request))).unwrap_or_else(|_| {
+        metrics::PANICS.count(Part::Http);
         log::error!(client:% = peer; "http_panicked");
         Response::text(500, "a fault of ours\n")
     });

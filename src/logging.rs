@@ -7,7 +7,6 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::fchown;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -18,6 +17,9 @@ use jiff::Timestamp;
 use log::kv::{self, Key, Value, VisitSource};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use nix::unistd::{Gid, Uid};
+
+use crate::handed_over;
+use crate::metrics;
 
 /// How a line is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +97,7 @@ impl LogFile {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         match &*target {
-            Target::File(file) => fchown(file, Some(user.as_raw()), Some(group.as_raw())),
+            Target::File(file) => handed_over::give(file, user, group),
             Target::Stdout | Target::Stderr => Ok(()),
         }
     }
@@ -149,6 +151,7 @@ impl Gathered {
         let mut lines = self.lock_lines();
         if lines.octets.len() + line.len() > MAX_GATHERED_OCTETS {
             lines.dropped += 1;
+            metrics::LOG_LINES_LOST.count(());
             return;
         }
         let was_empty = lines.octets.is_empty();
@@ -230,7 +233,10 @@ impl Target {
         Ok(match file.to_str() {
             Some("/dev/stdout") => Target::Stdout,
             Some("/dev/stderr" | "") => Target::Stderr,
-            _ => Target::File(OpenOptions::new().append(true).create(true).open(file)?),
+            _ => Target::File(handed_over::open(
+                file,
+                OpenOptions::new().append(true).create(true),
+            )?),
         })
     }
 

@@ -6,20 +6,22 @@
 //! ever part of an answer or of a log: it is the client's text, and may hold a password.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
+use crate::connection::ConnectionSettings;
 use crate::http::{Request, Response};
-use crate::smtp::SharedSettings;
+use crate::metrics::{self, AuthAnswer};
+use crate::net::pool::Pool;
 use crate::smtp::reply::{self, Reply};
 
 /// Answers auth_http.
 pub struct AuthHttp {
-    /// Knows the recipients that are ours.
-    pub session: Arc<SharedSettings>,
+    /// Who is served.
+    pub pool: Arc<Pool>,
+    /// By what connections to come are served: the recipients that are ours, and the store.
+    pub settings: Arc<RwLock<Arc<ConnectionSettings>>>,
     /// The plain address that we serve SMTP on; may be a wildcard.
     pub smtp_address: SocketAddr,
-    /// Whether there is a place for one more client, and a store for its mail.
-    pub is_ready: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
 impl AuthHttp {
@@ -27,29 +29,37 @@ impl AuthHttp {
     pub fn answer(&self, question: &Request) -> Response {
         // nginx takes AUTH PLAIN even where it does not offer it, and would call any password right after our OK.
         if question.header("Auth-Method") != Some(b"none") {
-            return refuse(&reply::R502_NOT_DONE_HERE);
+            return refuse(&reply::R502_NOT_DONE_HERE, AuthAnswer::OtherMethod);
         }
         let recipient = question.header("Auth-SMTP-To").unwrap_or_default();
-        if self.session.current().is_foreign_rcpt(recipient) {
-            let refusal = refuse(&reply::R550_NOT_OURS);
+        let settings = self.settings();
+        if settings.session.current().is_foreign_rcpt(recipient) {
+            let refusal = refuse(&reply::R550_NOT_OURS, AuthAnswer::ForeignRecipient);
             return match attempt(question) {
                 // Without it nginx closes, and the sender would have to come again for those recipients that are ours.
                 ..MAX_FOREIGN_RECIPIENTS => refusal.header("Auth-Wait", 1),
                 _ => refusal,
             };
         }
-        if !(self.is_ready)() {
-            return refuse(&reply::R421_TOO_BUSY);
+        let has_place = self.pool.places_taken() < self.pool.places();
+        if !has_place || settings.saver.health().why_not_ready().is_some() {
+            return refuse(&reply::R421_TOO_BUSY, AuthAnswer::NotReady);
         }
+        metrics::AUTH_HTTP.count(AuthAnswer::Ok);
         let server = reachable(self.smtp_address.ip(), question.local.ip());
         Response::text(200, "")
             .header("Auth-Status", "OK")
             .header("Auth-Server", server)
             .header("Auth-Port", self.smtp_address.port())
     }
+
+    fn settings(&self) -> Arc<ConnectionSettings> {
+        Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
-fn refuse(reply: &Reply) -> Response {
+fn refuse(reply: &Reply, answer: AuthAnswer) -> Response {
+    metrics::AUTH_HTTP.count(answer);
     let (status, text) = reply.parts();
     Response::text(200, "")
         .header("Auth-Status", text)

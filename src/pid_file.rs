@@ -4,6 +4,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use crate::handed_over;
+
 /// A file with our process id, removed again at a clean stop.
 pub struct PidFile {
     path: PathBuf,
@@ -16,11 +18,13 @@ impl PidFile {
     /// # Errors
     /// When the file cannot be written.
     pub fn write(path: &Path) -> io::Result<PidFile> {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(path)?;
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false);
+        let mut file = handed_over::open(path, &mut options)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("it is no plain file"));
+        }
+        file.set_len(0)?;
         writeln!(file, "{}", std::process::id())?;
         let path = path.to_owned();
         Ok(PidFile { path, file })

@@ -1,7 +1,5 @@
 //! From root to the user and group of the configuration, for good.
 
-use std::io;
-
 use nix::sys::prctl;
 use nix::unistd::{
     Gid, Uid, getegid, geteuid, getgroups, getresgid, getresuid, setgid, setgroups, setuid,
@@ -79,16 +77,4 @@ fn prove(identity: Identity) -> Result<(), PrivilegeError> {
         return Ok(());
     };
     Err(PrivilegeError::NotForGood { identity, what })
-}
-
-/// Gives a file to `identity`.
-///
-/// # Errors
-/// When the system refuses.
-pub fn hand_over(file: &std::fs::File, identity: Identity) -> io::Result<()> {
-    std::os::unix::fs::fchown(
-        file,
-        Some(identity.user.as_raw()),
-        Some(identity.group.as_raw()),
-    )
 }

@@ -59,7 +59,7 @@ fn warnings_leave_the_status_at_0() {
     }
     let folder = with_config(&[
         ("GM_STORE", "discard"),
-        ("GSMTP_LISTEN_INTERFACE", "127.0.0.1:0"),
+        ("GSMTP_LISTEN_INTERFACE", "127.0.0.1:1"),
     ]);
     let (status, said) = check(folder.path());
     let warning = "warning: GSMTP_LISTEN_INTERFACE: ignored beside GSTMP_LISTEN_INTERFACE; remove one of them\n";

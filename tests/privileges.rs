@@ -1,7 +1,7 @@
 //! From root to somebody else for good. These need root, as the server on port 25 does.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 
 use nix::sys::signal::Signal;
@@ -145,4 +145,38 @@ fn folder() -> Option<TempDir> {
     fs::create_dir(&state).expect("our own folder");
     chown(&state, Some(NOBODY), Some(NOBODY)).expect("root may");
     Some(folder)
+}
+
+#[test]
+fn root_gives_away_only_what_is_plainly_meant() {
+    let Some(folder) = folder() else { return };
+    let path = |name: &str| folder.path().join(name);
+    let owner = |name: &str| fs::metadata(path(name)).expect("it is there").uid();
+    // The folder is the server's user's, who may put anything there.
+    for name in ["secret", "secret too"] {
+        fs::write(path(name), "root's\n").expect("root may");
+    }
+    symlink(path("secret"), path("linked")).expect("a link");
+    fs::hard_link(path("secret too"), path("second name")).expect("a link");
+    for (key, name, why) in [
+        ("GSMTP_LOG_FILE", "linked", "symbolic link"),
+        ("PID_FILE", "linked", "symbolic link"),
+        ("GSMTP_LOG_FILE", "second name", "another name"),
+        ("PID_FILE", "second name", "another name"),
+    ] {
+        write_config(
+            folder.path(),
+            &[("GUID", "65534"), ("SGID", "65534"), (key, name)],
+        );
+        let refused = run_in(folder.path(), &["-config=goguerrilla.conf"]).expect_err("a refusal");
+        let file = format!("{key}: cannot ");
+        assert!(
+            refused.contains(&file) && refused.contains(why),
+            "{refused}"
+        );
+    }
+    for secret in ["secret", "secret too"] {
+        assert_eq!(owner(secret), 0);
+        assert_eq!(fs::read_to_string(path(secret)).expect("ours"), "root's\n");
+    }
 }

@@ -18,6 +18,7 @@ use super::listener::Listener;
 use super::per_address::{AddressShare, PerAddress};
 use super::trusted::TrustedProxies;
 use super::watch::{Haste, LOOK_EVERY, Watch};
+use crate::metrics::{self, End, Part, Port};
 
 /// Serves one client, from its greeting to the end.
 pub type Serve = Box<dyn Fn(&Client) + Send + Sync>;
@@ -131,9 +132,14 @@ impl Pool {
         self.places_taken.load(Ordering::SeqCst)
     }
 
-    /// Whether the next client finds a place.
-    pub fn has_room(&self) -> bool {
-        self.places_taken() < self.settings().max_clients
+    /// Places there are.
+    pub fn places(&self) -> usize {
+        self.settings().max_clients
+    }
+
+    /// Whether [`drain`](Pool::drain) was called.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
     }
 
     /// Asks every client to leave: idle ones now, the others when what they have under way is done.
@@ -161,7 +167,7 @@ impl Pool {
         while let Some((socket, address)) = listener.accept() {
             let settings = self.settings();
             let Some(_place) = Place::take(&self, settings.max_clients) else {
-                refuse(&socket, listener, &settings.full);
+                refuse(&socket, listener, &settings.full, End::RefusedFull);
                 continue;
             };
             let is_trusted_proxy = settings.trusted_proxies.contain(address.ip());
@@ -171,11 +177,16 @@ impl Pool {
                 false => settings.max_clients_per_address,
             };
             let Some(share) = self.addresses.take(address.ip(), max) else {
-                refuse(&socket, listener, &settings.address_full);
+                refuse(
+                    &socket,
+                    listener,
+                    &settings.address_full,
+                    End::RefusedPerAddress,
+                );
                 continue;
             };
             if !self.leave_accept(listener) {
-                refuse(&socket, listener, &settings.full);
+                refuse(&socket, listener, &settings.full, End::RefusedFull);
                 continue;
             }
             drop(settings);
@@ -240,6 +251,8 @@ impl Pool {
             state,
         };
         if catch_unwind(AssertUnwindSafe(|| (self.serve)(&client))).is_err() {
+            metrics::PANICS.count(Part::Connection);
+            metrics::CONNECTIONS.count((Port::new(tls_at_once), End::Panicked));
             log::error!(session:% = client.session_id(), client:% = ip; "panicked");
         }
         self.lock_clients().remove(&number);
@@ -330,7 +343,8 @@ impl Drop for Place<'_> {
 }
 
 /// Says 421 to a client that is not served, without ever waiting for it; in the plain to nobody who expects TLS.
-fn refuse(socket: &TcpStream, listener: &Listener, reply: &[u8]) {
+fn refuse(socket: &TcpStream, listener: &Listener, reply: &[u8], why: End) {
+    metrics::CONNECTIONS.count((Port::new(listener.tls_at_once()), why));
     let mut socket = socket;
     if listener.tls_at_once() {
         return;

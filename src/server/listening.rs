@@ -81,25 +81,23 @@ fn bind(
     })
 }
 
-/// Binds where nginx asks, if it is to be answered.
+/// Binds a port for questions from inside; `fix` says what helps where it is not to be had.
 ///
 /// # Errors
 /// [`StartError::Bind`].
-pub fn bind_nginx_auth(config: &Config) -> Result<Option<Arc<Listener>>, StartError> {
+pub fn listen_inside(
+    address: Option<SocketAddr>,
+    fix: &'static str,
+) -> Result<Option<Arc<Listener>>, StartError> {
     let bind = |address| {
         let bound = Listener::bind(address, false, false);
         bound.map(Arc::new).map_err(|source| StartError::Bind {
             address,
             source,
-            fix: "name a free address of this machine in NGINX_AUTH",
+            fix,
         })
     };
-    config.nginx_auth_address.map(bind).transpose()
-}
-
-/// Every address that anybody can reach us by.
-pub fn all_addresses(config: &Config) -> impl Iterator<Item = SocketAddr> {
-    listen_addresses(config).chain(config.nginx_auth_address)
+    address.map(bind).transpose()
 }
 
 /// Where clients connect, plain and in TLS.
