@@ -287,9 +287,9 @@ fn reaches(from: &str, to: &str) -> bool {
 
 /// The keys of the configuration and their defaults, from the one place that spells them.
 fn keys() -> Vec<(String, String)> {
-    let config = read("src/config.rs");
+    let config = read("src/config/given.rs");
     let table = config
-        .split("\nconst KEYS: ")
+        .split("\npub const KEYS: ")
         .nth(1)
         .and_then(|rest| rest.split("];").next());
     let pairs = table.expect("a table of keys").lines().filter_map(|line| {
