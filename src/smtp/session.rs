@@ -4,17 +4,16 @@ use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::allowed_hosts::AllowedHosts;
-use super::column::Column;
 use super::command::{self, BdatCommand, CommandError, MailCommand, Verb};
 use super::content::{Content, ContentError, MemoryBudget};
 use super::data::{DataReader, Intake};
 use super::extension::{self, Offer};
 use super::input::Input;
 use super::line::{Line, LineReader};
-use super::path::{ForwardPath, ReversePath};
 use super::reply::{self, Reply};
-use super::xclient::{ClientAddress, ClientFacts, Proxy};
+use super::settings::SessionSettings;
+use super::step::{Awaited, Counts, Envelope, Step, Tls};
+use super::xclient::{ClientFacts, Proxy};
 
 /// One client's dialogue, from the greeting to QUIT. Knows no socket, clock or store.
 pub struct Session {
@@ -27,97 +26,6 @@ pub struct Session {
     state: State,
     counts: Counts,
     said: Option<String>,
-}
-
-/// What a session decides by.
-#[derive(Clone, Debug)]
-pub struct SessionSettings {
-    /// The name we greet with.
-    pub host_name: String,
-    /// The domain in column `to`.
-    pub primary_mail_host: String,
-    /// Recipient domains that are ours.
-    pub allowed_hosts: AllowedHosts,
-    /// Ceiling of one message's content, advertised by SIZE.
-    pub max_content_octets: usize,
-    /// Ceiling of recipients in one transaction; beyond it 452.
-    pub max_recipients: usize,
-    /// Column `to` of the store.
-    pub to_column: Column,
-    /// Column `recipient` of the store.
-    pub recipient_column: Column,
-    /// Whether command lines are kept for the log ([`Session::take_said`]).
-    pub verbose: bool,
-}
-
-/// Whether a session is encrypted, or could be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tls {
-    /// We have no key.
-    Unavailable,
-    /// STARTTLS is offered.
-    Offered,
-    /// Everything is said in TLS.
-    On,
-}
-
-/// What happens next: the whole conversation between protocol and socket.
-#[derive(Debug)]
-pub enum Step {
-    /// Say this; it may wait for company until input is needed (RFC 2920 §3.2).
-    Reply(Reply),
-    /// A message has arrived whole: save it, and say how that went.
-    Save(Envelope, Content),
-    /// Say this, do the handshake, and then tell the session with [`Session::tls_started`]. Given only while nothing
-    /// is unread (CVE-2011-0411): what stands behind STARTTLS was not said in TLS.
-    StartTls(Reply),
-    /// A trusted proxy has said for whom it speaks: take that address from now on, and say this.
-    Introduce(ClientAddress, Reply),
-    /// Say this and close.
-    Close(Reply),
-    /// Flush what is to be said, then read.
-    NeedInput,
-}
-
-/// The paths of one transaction (RFC 5321 §2.3.1).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Envelope {
-    /// Who sent it.
-    pub reverse_path: ReversePath,
-    /// Who shall have it: at least one at the end of mail, each mailbox once.
-    pub recipients: Vec<ForwardPath>,
-    /// Whether the client asked for SMTPUTF8.
-    pub smtputf8: bool,
-}
-
-/// What the client is expected to send next, each with a patience of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Awaited {
-    /// The next command; nothing of this client's is under way.
-    Command,
-    /// The next command of a transaction.
-    CommandOfTransaction,
-    /// Message content.
-    Content,
-}
-
-/// What a session did, for the line that ends it in the log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// HELO and EHLO accepted.
-    pub helo: u32,
-    /// MAIL accepted.
-    pub mail: u32,
-    /// RCPT accepted.
-    pub rcpt: u32,
-    /// RCPT asked for.
-    pub rcpt_asked: u32,
-    /// Messages that arrived whole.
-    pub data: u32,
-    /// Faulty commands.
-    pub faults: u32,
-    /// Replies decided on; changes whenever something was completed.
-    pub replies: u32,
 }
 
 /// ```text
@@ -550,29 +458,6 @@ impl Session {
             Intake::Swallowed(ContentError::TooLarge) => Step::Reply(reply::R552_TOO_LARGE),
             Intake::Swallowed(ContentError::NoMemory) => Step::Reply(reply::R452_NO_MEMORY),
         }
-    }
-}
-
-impl SessionSettings {
-    /// Column `to` for a recipient: its local-part at our primary host.
-    pub fn to_address(&self, path: &ForwardPath) -> String {
-        format!("{}@{}", path.local_part(), self.primary_mail_host)
-    }
-
-    /// Whether `line`, a RCPT command in the client's own spelling, names a recipient that is none of ours. Whatever else
-    /// may be wrong with it is for a session to say.
-    pub fn is_foreign_rcpt(&self, line: &[u8]) -> bool {
-        let (Some(Verb::Rcpt), argument) = command::split(line) else {
-            return false;
-        };
-        match command::parse_rcpt(argument, true) {
-            Ok(path) => !self.allowed_hosts.accept(&path),
-            Err(error) => error == CommandError::RouteHidden,
-        }
-    }
-
-    fn can_store(&self, path: &ForwardPath) -> bool {
-        self.recipient_column.holds(path.as_str()) && self.to_column.holds(&self.to_address(path))
     }
 }
 
