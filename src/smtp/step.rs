@@ -23,7 +23,7 @@ pub enum Step {
     Reply(Reply),
     /// A message has arrived whole: save it, and say how that went.
     Save(Envelope, Content),
-    /// Say this, do the handshake, and then tell the session with [`Session::tls_started`]. Given only while nothing
+    /// Say this, do the handshake, and then tell the session with [`Session::tls_started`](super::Session::tls_started). Given only while nothing
     /// is unread (CVE-2011-0411): what stands behind STARTTLS was not said in TLS.
     StartTls(Reply),
     /// A trusted proxy has said for whom it speaks: take that address from now on, and say this.
