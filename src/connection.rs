@@ -1,19 +1,22 @@
 //! One client from 220 to close: the only place where protocol meets socket.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
 use crate::mail::{Mail, Origin};
+use crate::metrics::{self, Code, End, Handshake, MailOutcome, Port};
 use crate::net::deadline::Deadline;
 use crate::net::pool::Client;
+use crate::net::proxy::{self, ReceiveError, Received, Source};
 use crate::net::tls::TlsIdentity;
 use crate::net::transport::{TlsFacts, Transport, TransportError};
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::{
-    Awaited, COMMAND_ROOM, CONTENT_ROOM, Content, Envelope, Input, MemoryBudget, Session,
-    SessionSettings, SharedSettings, Step, Tls,
+    Awaited, COMMAND_ROOM, CONTENT_ROOM, ClientAddress, Content, Envelope, Input, MemoryBudget,
+    Session, SessionSettings, SharedSettings, Step, Tls,
 };
 use crate::storage::{SaveError, SavedId, Saver};
 
@@ -27,6 +30,8 @@ pub struct ConnectionSettings {
     pub budget: MemoryBudget,
     /// Where mail goes.
     pub saver: Saver,
+    /// Whether each connection begins with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
     /// Our key and certificate, if TLS is offered.
     pub tls: Option<TlsIdentity>,
 }
@@ -34,16 +39,29 @@ pub struct ConnectionSettings {
 /// Serves one client to its end and says in one log line what it did.
 pub fn serve(client: &Client, settings: &ConnectionSettings) {
     let started_at = Instant::now();
+    let ended = |end| metrics::CONNECTIONS.count((Port::new(client.tls_at_once), end));
     let mut connection = match Connection::new(client, settings) {
         Ok(connection) => connection,
         Err(error) => {
+            ended(End::GoneAtOnce);
             log::debug!(client:% = client.ip(), reason:% = error; "gone_at_once");
             return;
         }
     };
     let reason = connection.converse();
     let counts = connection.session.counts();
-    log::info!(
+    let reason = match connection.is_health_check && counts.mail == 0 {
+        true => End::HealthCheck,
+        false => reason,
+    };
+    ended(reason);
+    // A balancer that looks every other second whether we are well is no news.
+    let level = match reason {
+        End::HealthCheck | End::NothingSaid => log::Level::Debug,
+        _ => log::Level::Info,
+    };
+    log::log!(
+        level,
         session:% = client.session_id(),
         client:% = client.ip(),
         reason = reason.as_str(),
@@ -72,45 +90,16 @@ struct Connection<'a> {
     tls: Option<TlsFacts>,
     saved: u32,
     octets_in: u64,
+    /// A proxy connected for itself.
+    is_health_check: bool,
 }
 
-/// Why a connection ended.
-#[derive(Clone, Copy)]
-enum End {
-    Quit,
-    Refused,
-    ClientLeft,
-    TimedOut,
-    /// Cut short because places ran out.
-    MadeRoom,
-    NotReading,
-    Lost,
-    TlsFailed,
-    ShuttingDown,
-}
-
-impl End {
-    fn of(error: &TransportError) -> End {
-        match error {
-            TransportError::TimedOut => End::TimedOut,
-            TransportError::MadeRoom => End::MadeRoom,
-            TransportError::Lost(_) => End::Lost,
-            TransportError::Tls(_) => End::TlsFailed,
-        }
-    }
-
-    fn as_str(self) -> &'static str {
-        match self {
-            End::Quit => "quit",
-            End::Refused => "refused",
-            End::ClientLeft => "client_left",
-            End::TimedOut => "timed_out",
-            End::MadeRoom => "made_room",
-            End::NotReading => "client_does_not_read",
-            End::Lost => "lost",
-            End::TlsFailed => "tls_failed",
-            End::ShuttingDown => "shutting_down",
-        }
+fn end_of(error: &TransportError) -> End {
+    match error {
+        TransportError::TimedOut => End::TimedOut,
+        TransportError::MadeRoom => End::MadeRoom,
+        TransportError::Lost(_) => End::Lost,
+        TransportError::Tls(_) => End::TlsFailed,
     }
 }
 
@@ -139,14 +128,13 @@ impl<'a> Connection<'a> {
             tls: None,
             saved: 0,
             octets_in: 0,
+            is_health_check: false,
         })
     }
 
     /// The one loop between protocol and socket.
     fn converse(&mut self) -> End {
-        if self.client.tls_at_once
-            && let Err(end) = self.start_tls()
-        {
+        if let Err(end) = self.begin() {
             return end;
         }
         let mut patience = Patience::default();
@@ -154,6 +142,11 @@ impl<'a> Connection<'a> {
         loop {
             match self.session.next_step(&mut self.input) {
                 Step::Reply(reply) => {
+                    if reply == reply::R550_NOT_BELIEVED {
+                        // A proxy that was forgotten would otherwise show in bounces only.
+                        let session = self.client.session_id();
+                        log::info!(session:% = session, client:% = self.client.ip(), command = "XCLIENT", fix = "if this is a proxy of yours, name it in GM_TRUSTED_PROXIES"; "rejected");
+                    }
                     self.say(&reply);
                     if self.output.len() >= MAX_HELD_OCTETS
                         && let Err(end) = self.flush()
@@ -170,6 +163,18 @@ impl<'a> Connection<'a> {
                     if let Err(end) = self.flush().and_then(|()| self.start_tls()) {
                         return end;
                     }
+                }
+                Step::Introduce(address, reply) => {
+                    let may_stay = match address {
+                        ClientAddress::NotGiven => true,
+                        ClientAddress::Unknown => self.client.becomes(None),
+                        ClientAddress::Known(ip) => self.client.becomes(Some(ip)),
+                    };
+                    if !may_stay {
+                        self.close(&reply::R421_TOO_MANY_FROM_ADDRESS);
+                        return End::RefusedPerAddress;
+                    }
+                    self.say(&reply);
                 }
                 Step::Close(reply) => return self.close(&reply),
                 Step::NeedInput => {
@@ -201,9 +206,10 @@ impl<'a> Connection<'a> {
                             deadline.moved(Instant::now(), octets);
                             self.input.filled(octets);
                             self.octets_in += octets as u64;
+                            metrics::RECEIVED.add((), octets);
                         }
                         Err(error) => {
-                            let end = End::of(&error);
+                            let end = end_of(&error);
                             if matches!(end, End::TimedOut | End::MadeRoom) {
                                 self.close(&reply::R421_TOO_SLOW);
                             }
@@ -215,26 +221,96 @@ impl<'a> Connection<'a> {
         }
     }
 
+    /// What comes before the greeting: the header of the PROXY protocol, then the handshake on a port for TLS.
+    fn begin(&mut self) -> Result<(), End> {
+        let named = match self.settings.proxy_protocol {
+            true => self.receive_proxy_header()?,
+            false => None,
+        };
+        if self.client.is_trusted_proxy {
+            self.session.believe_proxy(named);
+        }
+        match self.client.tls_at_once {
+            true => self.start_tls(),
+            false => Ok(()),
+        }
+    }
+
+    /// The client's address, if the proxy knows it. Before a header nothing is ever said.
+    fn receive_proxy_header(&mut self) -> Result<Option<IpAddr>, End> {
+        let client = self.client;
+        if !client.is_trusted_proxy {
+            self.transport.close_gently();
+            return Err(End::NotTrusted);
+        }
+        // Nothing is under way yet: the pool may end this wait when the server shuts down.
+        if !client.may_stay(true) {
+            return Err(End::ShuttingDown);
+        }
+        let received = proxy::receive(&mut self.transport);
+        if !client.may_begin() {
+            return Err(End::ShuttingDown);
+        }
+        let Received { source, rest } = received.map_err(|error| match error {
+            ReceiveError::Nothing => End::NothingSaid,
+            ReceiveError::Malformed => {
+                self.transport.close_gently();
+                End::NoProxyHeader
+            }
+            ReceiveError::Transport(error) => end_of(&error),
+        })?;
+        match client.tls_at_once {
+            true => self.transport.hold(rest),
+            false => {
+                self.octets_in += rest.len() as u64;
+                metrics::RECEIVED.add((), rest.len());
+                self.input.push(&rest);
+            }
+        }
+        let named = match source {
+            Source::Client(ip) => Some(ip),
+            Source::Unknown => None,
+            Source::HealthCheck => {
+                self.is_health_check = true;
+                None
+            }
+        };
+        if named.is_some() && !client.becomes(named) {
+            // In the plain to nobody who expects TLS.
+            if !client.tls_at_once {
+                self.close(&reply::R421_TOO_MANY_FROM_ADDRESS);
+            }
+            return Err(End::RefusedPerAddress);
+        }
+        Ok(named)
+    }
+
     /// The handshake, with one deadline for all of it. After a failure nothing is said any more, least of all in plain.
     fn start_tls(&mut self) -> Result<(), End> {
         let identity = self.settings.tls.as_ref().ok_or(End::TlsFailed)?;
         let deadline = Deadline::for_command(Instant::now(), self.settings.client_timeout);
         match self.transport.start_tls(identity.config(), &deadline) {
             Ok(facts) => {
+                metrics::HANDSHAKES.count(match facts.version {
+                    "TLSv1_2" => Handshake::Tls12,
+                    _ => Handshake::Tls13,
+                });
                 self.tls = Some(facts);
                 self.session.tls_started();
                 Ok(())
             }
             Err(error) => {
+                metrics::HANDSHAKES.count(Handshake::Failed);
                 let session = self.client.session_id();
                 log::info!(session:% = session, client:% = self.client.ip(), reason:% = error; "tls_failed");
-                Err(End::of(&error))
+                Err(end_of(&error))
             }
         }
     }
 
     /// Has a mail saved, and turns the outcome into its reply.
     fn save(&mut self, envelope: Envelope, content: Content) -> Reply {
+        let started_at = Instant::now();
         self.input.shrink();
         let octets = content.octets().len();
         let outcome = self.mail(envelope, content).and_then(|mail| {
@@ -246,10 +322,13 @@ impl<'a> Connection<'a> {
             let saved = self.settings.saver.save(mail, &mut client_left)?;
             Ok((saved, from, recipients))
         });
+        metrics::SAVE_TIME.observe_time(started_at.elapsed());
         let session = self.client.session_id();
         match outcome {
             Ok((saved, from, recipients)) => {
                 self.saved += 1;
+                metrics::MAILS.count(MailOutcome::Saved);
+                metrics::RECIPIENTS_SAVED.add((), recipients);
                 log::info!(
                     session:% = session, hash = saved.as_str(), from = from.as_str(),
                     rcpt = recipients, octets = octets; "saved"
@@ -258,10 +337,12 @@ impl<'a> Connection<'a> {
             }
             Err(error) => {
                 log::warn!(session:% = session, octets = octets, reason:% = error; "not_saved");
-                match error {
-                    SaveError::Unavailable(_) => reply::R451_NOT_SAVED,
-                    SaveError::Full(_) => reply::R452_STORE_FULL,
-                }
+                let (outcome, reply) = match error {
+                    SaveError::Unavailable(_) => (MailOutcome::Unavailable, reply::R451_NOT_SAVED),
+                    SaveError::Full(_) => (MailOutcome::StoreFull, reply::R452_STORE_FULL),
+                };
+                metrics::MAILS.count(outcome);
+                reply
             }
         }
     }
@@ -282,6 +363,13 @@ impl<'a> Connection<'a> {
     fn say(&mut self, reply: &Reply) {
         if self.session_settings.verbose {
             self.log_dialogue(reply);
+        }
+        metrics::REPLIES.count(Code(reply.code()));
+        // Mails that the protocol turns away by itself.
+        if *reply == reply::R552_TOO_LARGE {
+            metrics::MAILS.count(MailOutcome::TooLarge);
+        } else if *reply == reply::R452_NO_MEMORY {
+            metrics::MAILS.count(MailOutcome::NoMemory);
         }
         reply.write_to(&mut self.output);
     }
@@ -313,7 +401,7 @@ impl<'a> Connection<'a> {
         self.output.shrink_to(KEPT_OUTPUT_OCTETS);
         written.map_err(|error| match error {
             TransportError::TimedOut => End::NotReading,
-            error => End::of(&error),
+            error => end_of(&error),
         })
     }
 

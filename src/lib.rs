@@ -11,15 +11,20 @@
 //! 3   server                bind → log, PID file, keys → drop privileges → store → threads → serve → drain; nothing below imports it
 //!       │
 //! 2   connection            one client from 220 to close; the only place where protocol meets socket
+//!     status ─► http        /metrics, /livez, /readyz, from what connection, net and metrics know
+//!     nginx ─► http         tells nginx which clients to bring and where we are, from what connection and net know
+//!     http ─► net metrics   one small GET a connection, on inside addresses
 //!       │                   signals · limits · privileges · config ─► (nothing)     pid_file ─► handed_over
 //!       │
-//! 1   net                   listener, pool of threads, transport plain or in TLS, deadlines and who keeps them
+//! 1   net ─► metrics        listener, pool of threads, transport plain or in TLS, PROXY headers, deadlines and who keeps them
 //!     storage ─► mail smtp  trait SaveMail, the writer that commits in groups, SQLite, MySQL with Redis
+//!       │        metrics
 //!       │
 //! 0   mail ─► smtp          trace fields, summary, zlib
 //!     smtp                  the protocol: octets in, decisions out; knows no socket, clock or thread
-//!     logging ─► log        one event, one line
 //!     handed_over           files that root opens and gives to whom we become
+//!     logging ─► metrics    one event, one line
+//!     metrics               what is counted, and its page; knows only std
 //! ```
 //!
 //! # The path of one mail's octets
@@ -34,13 +39,17 @@ pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod handed_over;
+pub mod http;
 pub mod limits;
 pub mod logging;
 pub mod mail;
+pub mod metrics;
 pub mod net;
+pub mod nginx;
 pub mod pid_file;
 pub mod privileges;
 pub mod server;
 pub mod signals;
 pub mod smtp;
+pub mod status;
 pub mod storage;

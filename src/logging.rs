@@ -19,6 +19,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use nix::unistd::{Gid, Uid};
 
 use crate::handed_over;
+use crate::metrics;
 
 /// How a line is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,6 +151,7 @@ impl Gathered {
         let mut lines = self.lock_lines();
         if lines.octets.len() + line.len() > MAX_GATHERED_OCTETS {
             lines.dropped += 1;
+            metrics::LOG_LINES_LOST.count(());
             return;
         }
         let was_empty = lines.octets.is_empty();

@@ -10,16 +10,20 @@ use goguerrilla::config::Config;
 const PLAN: &[(&str, &[&str])] = &[
     ("smtp", &[]),
     ("handed_over", &[]),
-    ("logging", &["handed_over"]),
+    ("metrics", &[]),
+    ("logging", &["handed_over", "metrics"]),
     ("mail", &["smtp"]),
-    ("net", &[]),
-    ("storage", &["mail", "smtp"]),
+    ("net", &["metrics"]),
+    ("storage", &["mail", "smtp", "metrics"]),
+    ("http", &["net", "metrics"]),
+    ("status", &["http", "connection", "net", "metrics"]),
+    ("nginx", &["http", "connection", "net", "smtp", "metrics"]),
     ("signals", &[]),
     ("limits", &[]),
     ("pid_file", &["handed_over"]),
     ("privileges", &[]),
     ("config", &[]),
-    ("connection", &["smtp", "mail", "net", "storage"]),
+    ("connection", &["smtp", "mail", "net", "storage", "metrics"]),
     (
         "server",
         &[
@@ -29,6 +33,10 @@ const PLAN: &[(&str, &[&str])] = &[
             "mail",
             "smtp",
             "handed_over",
+            "metrics",
+            "http",
+            "nginx",
+            "status",
             "logging",
             "signals",
             "limits",
@@ -279,9 +287,9 @@ fn reaches(from: &str, to: &str) -> bool {
 
 /// The keys of the configuration and their defaults, from the one place that spells them.
 fn keys() -> Vec<(String, String)> {
-    let config = read("src/config.rs");
+    let config = read("src/config/given.rs");
     let table = config
-        .split("\nconst KEYS: ")
+        .split("\npub const KEYS: ")
         .nth(1)
         .and_then(|rest| rest.split("];").next());
     let pairs = table.expect("a table of keys").lines().filter_map(|line| {

@@ -21,6 +21,7 @@ fn a_connection_that_panics_gives_its_place_back_and_others_are_served() {
         (&*client.socket()).write_all(&octet).expect("it reads");
     };
     let settings = PoolSettings {
+        trusted_proxies: goguerrilla::net::trusted::TrustedProxies::default(),
         max_clients: 3,
         client_timeout: Duration::from_secs(10),
         max_clients_per_address: 3,
@@ -50,4 +51,11 @@ fn a_connection_that_panics_gives_its_place_back_and_others_are_served() {
         wait_for("its place", || (pool.places_taken() == 0).then_some(()));
     }
     listener.close();
+    let page = goguerrilla::metrics::page();
+    for counted in [
+        "goguerrilla_panics_total{part=\"connection\"} 20\n",
+        "goguerrilla_connections_total{listener=\"smtp\",outcome=\"panicked\"} 20\n",
+    ] {
+        assert!(page.contains(counted), "{page}");
+    }
 }

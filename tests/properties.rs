@@ -111,6 +111,7 @@ fn steps(pieces: &[&[u8]], budget: &MemoryBudget) -> Vec<Seen> {
                         seen.push(Seen::Say(String::from_utf8(octets).expect("ASCII")));
                     }
                     Step::StartTls(_) => unreachable!("TLS is not offered"),
+                    Step::Introduce(..) => unreachable!("nobody is believed"),
                     Step::Close(reply) => {
                         let mut octets = Vec::new();
                         reply.write_to(&mut octets);

@@ -36,6 +36,10 @@ fn a_store_that_panics_costs_its_batch_and_works_again_for_the_next() {
     writers.finish();
     assert_eq!(opened.load(Ordering::SeqCst), 2, "its store is opened anew");
     assert_eq!(seen.lock().unwrap().concat(), ["before", "poison", "after"]);
+    let page = goguerrilla::metrics::page();
+    // Other tests of this process have writers that panic too.
+    let none = "goguerrilla_panics_total{part=\"writer\"} 0\n";
+    assert!(!page.contains(none), "it is counted");
 }
 
 #[test]

@@ -4,6 +4,8 @@ pub mod deadline;
 pub mod listener;
 pub mod per_address;
 pub mod pool;
+pub mod proxy;
 pub mod tls;
 pub mod transport;
+pub mod trusted;
 pub mod watch;

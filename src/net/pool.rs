@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -16,7 +16,9 @@ use std::time::Duration;
 
 use super::listener::Listener;
 use super::per_address::{AddressShare, PerAddress};
+use super::trusted::TrustedProxies;
 use super::watch::{Haste, LOOK_EVERY, Watch};
+use crate::metrics::{self, End, Part, Port};
 
 /// Serves one client, from its greeting to the end.
 pub type Serve = Box<dyn Fn(&Client) + Send + Sync>;
@@ -27,6 +29,8 @@ pub struct PoolSettings {
     pub max_clients: usize,
     /// How long a client may keep us waiting while there is room for all.
     pub client_timeout: Duration,
+    /// Whose XCLIENT and PROXY header are believed, and whom no limit counts.
+    pub trusted_proxies: TrustedProxies,
     /// Connections at once from one IPv4 address or IPv6 /64; 0 for no limit.
     pub max_clients_per_address: usize,
     /// What a client hears for which there is no place.
@@ -52,7 +56,10 @@ pub struct Client {
     pub number: u64,
     /// It begins with its handshake.
     pub tls_at_once: bool,
-    address: Cell<SocketAddr>,
+    /// Its peer's address is one of those whose word is taken; fixed here, whatever that peer says.
+    pub is_trusted_proxy: bool,
+    peer: IpAddr,
+    ip: Cell<IpAddr>,
     share: RefCell<AddressShare>,
     pool: Arc<Pool>,
     state: Arc<ClientState>,
@@ -125,6 +132,16 @@ impl Pool {
         self.places_taken.load(Ordering::SeqCst)
     }
 
+    /// Places there are.
+    pub fn places(&self) -> usize {
+        self.settings().max_clients
+    }
+
+    /// Whether [`drain`](Pool::drain) was called.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
     /// Asks every client to leave: idle ones now, the others when what they have under way is done.
     ///
     /// Accepting is ended by [`Listener::close`].
@@ -150,20 +167,31 @@ impl Pool {
         while let Some((socket, address)) = listener.accept() {
             let settings = self.settings();
             let Some(_place) = Place::take(&self, settings.max_clients) else {
-                refuse(&socket, listener, &settings.full);
+                refuse(&socket, listener, &settings.full, End::RefusedFull);
                 continue;
             };
-            let max = settings.max_clients_per_address;
+            let is_trusted_proxy = settings.trusted_proxies.contain(address.ip());
+            // 0 for no limit: each proxy speaks for many.
+            let max = match is_trusted_proxy {
+                true => 0,
+                false => settings.max_clients_per_address,
+            };
             let Some(share) = self.addresses.take(address.ip(), max) else {
-                refuse(&socket, listener, &settings.address_full);
+                refuse(
+                    &socket,
+                    listener,
+                    &settings.address_full,
+                    End::RefusedPerAddress,
+                );
                 continue;
             };
             if !self.leave_accept(listener) {
-                refuse(&socket, listener, &settings.full);
+                refuse(&socket, listener, &settings.full, End::RefusedFull);
                 continue;
             }
             drop(settings);
-            self.serve_client(socket, address, share, listener.tls_at_once());
+            let ip = address.ip().to_canonical();
+            self.serve_client(socket, ip, is_trusted_proxy, share, listener.tls_at_once());
             listener.waiting.fetch_add(1, Ordering::SeqCst);
         }
     }
@@ -196,7 +224,8 @@ impl Pool {
     fn serve_client(
         self: &Arc<Self>,
         socket: TcpStream,
-        address: SocketAddr,
+        ip: IpAddr,
+        is_trusted_proxy: bool,
         share: AddressShare,
         tls_at_once: bool,
     ) {
@@ -211,16 +240,19 @@ impl Pool {
         if self.draining.load(Ordering::SeqCst) {
             state.leave.store(true, Ordering::SeqCst);
         }
-        let ip = address.ip().to_canonical();
         let client = Client {
             number,
             tls_at_once,
-            address: Cell::new(SocketAddr::new(ip, address.port())),
+            is_trusted_proxy,
+            peer: ip,
+            ip: Cell::new(ip),
             share: RefCell::new(share),
             pool: Arc::clone(self),
             state,
         };
         if catch_unwind(AssertUnwindSafe(|| (self.serve)(&client))).is_err() {
+            metrics::PANICS.count(Part::Connection);
+            metrics::CONNECTIONS.count((Port::new(tls_at_once), End::Panicked));
             log::error!(session:% = client.session_id(), client:% = ip; "panicked");
         }
         self.lock_clients().remove(&number);
@@ -249,24 +281,23 @@ impl Client {
     }
 
     /// Where it comes from, IPv4 also when it came as `::ffff:`; as a proxy said, once one did.
-    pub fn address(&self) -> SocketAddr {
-        self.address.get()
-    }
-
-    /// Its address alone.
     pub fn ip(&self) -> IpAddr {
-        self.address().ip()
+        self.ip.get()
     }
 
-    /// Takes the address that a trusted proxy passed on; from now on that one is counted. `false`: it has as many
-    /// connections as it may, and this one has to go.
-    pub fn becomes(&self, address: SocketAddr) -> bool {
-        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-        let max = self.pool.settings().max_clients_per_address;
-        // First back, then taken: a proxy may pass on an address that is counted already, its own for instance.
+    /// Takes the address that a trusted proxy passed on; from now on that one is counted. With `None` the proxy does not
+    /// know it, and its own, which no limit counts, has to do. `false`: the address has as many connections as it may,
+    /// and this one has to go.
+    pub fn becomes(&self, ip: Option<IpAddr>) -> bool {
+        // First back, then taken: a proxy may pass on an address that is counted already.
         self.share.replace(AddressShare::uncounted());
-        let share = self.pool.addresses.take(address.ip(), max);
-        self.address.set(address);
+        let Some(ip) = ip else {
+            self.ip.set(self.peer);
+            return true;
+        };
+        self.ip.set(ip.to_canonical());
+        let max = self.pool.settings().max_clients_per_address;
+        let share = self.pool.addresses.take(ip, max);
         share.map(|share| self.share.replace(share)).is_some()
     }
 
@@ -312,7 +343,8 @@ impl Drop for Place<'_> {
 }
 
 /// Says 421 to a client that is not served, without ever waiting for it; in the plain to nobody who expects TLS.
-fn refuse(socket: &TcpStream, listener: &Listener, reply: &[u8]) {
+fn refuse(socket: &TcpStream, listener: &Listener, reply: &[u8], why: End) {
+    metrics::CONNECTIONS.count((Port::new(listener.tls_at_once()), why));
     let mut socket = socket;
     if listener.tls_at_once() {
         return;

@@ -21,7 +21,7 @@ pub struct Transport {
 /// The socket itself.
 struct Wire {
     socket: Arc<TcpStream>,
-    /// Octets of TLS records that came while the TLS machine held all the plaintext it may.
+    /// Octets of TLS records that came before their handshake, or while the TLS machine held all the plaintext it may.
     held: Vec<u8>,
     watch: Arc<Watch>,
     write_patience: Duration,
@@ -72,6 +72,11 @@ impl Transport {
             write_patience,
         };
         Ok(Transport { wire, tls: None })
+    }
+
+    /// Takes octets that were read already, as the beginning of a handshake that comes next.
+    pub fn hold(&mut self, octets: Vec<u8>) {
+        self.wire.held = octets;
     }
 
     /// Does the handshake, within `deadline` in all. After an error nothing may be said in plain.

@@ -19,16 +19,20 @@ pub use stores::{mysql_connector, redis_settings, table_name};
 use crate::config::Config;
 use crate::connection::{self, ConnectionSettings};
 use crate::handed_over;
+use crate::http;
 use crate::limits;
 use crate::logging::{LogFile, LogFormat};
 use crate::net::listener::Listener;
 use crate::net::pool::{Pool, PoolSettings};
 use crate::net::tls::{TlsError, TlsFiles, TlsIdentity};
+use crate::net::trusted::TrustedProxies;
+use crate::nginx::AuthHttp;
 use crate::pid_file::PidFile;
 use crate::privileges::{self, Identity, PrivilegeError};
 use crate::signals::{self, Request};
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::{AllowedHosts, MemoryBudget, SessionSettings, SharedSettings};
+use crate::status::{self, Status};
 use crate::storage::{Finding, OpenStore, SaveError, TableShape, Writers};
 use listening::listen_addresses;
 use reload::House;
@@ -121,11 +125,13 @@ fn run_on(
     stores: Stores,
 ) -> Result<(), StartError> {
     let identity = identity(config)?;
-    let listeners = listening::listen(config)?;
+    let mut listeners = listening::listen(config)?;
     refuse_to_stay_root(
         identity,
         listeners.iter().map(|listener| listener.address()),
     )?;
+    let status_listener = listening::listen_inside(config.status_address, STATUS_BIND_FIX)?;
+    let nginx_listener = listening::listen_inside(config.nginx_auth_address, NGINX_BIND_FIX)?;
     let log_file = open_log(config)?;
     say_notes(notes);
     if identity.is_none() && geteuid().is_root() {
@@ -153,6 +159,7 @@ fn run_on(
         client_timeout: config.client_timeout,
         budget: MemoryBudget::new(config.max_memory_octets),
         saver: store.saver,
+        proxy_protocol: config.proxy_protocol,
         tls,
     })));
     let serve = {
@@ -164,9 +171,18 @@ fn run_on(
     };
     let pool = Pool::new(pool_settings(config), Box::new(serve));
     pool.watch_deadlines().map_err(StartError::Kernel)?;
+    if let Some(listener) = &status_listener {
+        let (pool, settings) = (Arc::clone(&pool), Arc::clone(&settings));
+        start_status(listener, Status { pool, settings })?;
+    }
     for listener in &listeners {
         pool.open(listener).map_err(StartError::Kernel)?;
         log::info!(address:% = listener.address(), tls = listener.tls_at_once(), version = env!("CARGO_PKG_VERSION"); "listening");
+    }
+    if let Some(listener) = nginx_listener {
+        answer_nginx(&listener, &listeners, &settings, &pool)?;
+        // Closed with the others.
+        listeners.push(listener);
     }
     tell_systemd(&[NotifyState::Ready]);
     let mut house = House {
@@ -185,10 +201,39 @@ fn run_on(
     drain(&pool, &listeners, &requests, give_up_at);
     let writers = house.into_writers();
     finish(writers, &requests, give_up_at);
+    // The status page is there to the end.
+    if let Some(listener) = status_listener {
+        listener.close();
+    }
     if let Some(pid_file) = pid_file {
         pid_file.remove();
     }
     log::info!("stopped");
+    Ok(())
+}
+
+/// Answers auth_http from now on, naming the first plain address that we serve SMTP on.
+fn answer_nginx(
+    listener: &Arc<Listener>,
+    smtp_listeners: &[Arc<Listener>],
+    settings: &Arc<RwLock<Arc<ConnectionSettings>>>,
+    pool: &Arc<Pool>,
+) -> Result<(), StartError> {
+    let plain = smtp_listeners.iter().find(|smtp| !smtp.tls_at_once());
+    let Some(smtp_address) = plain.map(|smtp| smtp.address()) else {
+        return Ok(());
+    };
+    let auth_http = AuthHttp {
+        pool: Arc::clone(pool),
+        settings: Arc::clone(settings),
+        smtp_address,
+    };
+    http::serve(
+        listener,
+        Arc::new(move |question| auth_http.answer(question)),
+    )
+    .map_err(StartError::Kernel)?;
+    log::info!(address:% = listener.address(), role = "auth_http"; "listening");
     Ok(())
 }
 
@@ -197,6 +242,14 @@ fn tell_systemd(state: &[NotifyState]) {
     if let Err(error) = sd_notify::notify(state) {
         log::warn!(reason:% = error; "systemd_not_told");
     }
+}
+
+fn start_status(listener: &Arc<Listener>, status: Status) -> Result<(), StartError> {
+    status::set_start();
+    http::serve(listener, Arc::new(move |request| status.answer(request)))
+        .map_err(StartError::Kernel)?;
+    log::info!(address:% = listener.address(); "status_page");
+    Ok(())
 }
 
 fn say_notes(notes: &[String]) {
@@ -214,7 +267,10 @@ fn identity(config: &Config) -> Result<Option<Identity>, StartError> {
         let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
         return Ok(Some(Identity { user, group }));
     }
-    refuse_to_stay_root(None, listen_addresses(config))?;
+    refuse_to_stay_root(
+        None,
+        listen_addresses(config).chain(inside_addresses(config)),
+    )?;
     Ok(None)
 }
 
@@ -267,16 +323,26 @@ fn pool_settings(config: &Config) -> PoolSettings {
     PoolSettings {
         max_clients: config.max_clients,
         client_timeout: config.client_timeout,
+        trusted_proxies: TrustedProxies::new(config.trusted_proxies.iter().copied()),
         max_clients_per_address: config.max_clients_per_address,
         full: said(&reply::R421_TOO_BUSY),
         address_full: said(&reply::R421_TOO_MANY_FROM_ADDRESS),
     }
 }
 
+/// Where questions from inside are answered.
+fn inside_addresses(config: &Config) -> impl Iterator<Item = SocketAddr> {
+    config
+        .status_address
+        .into_iter()
+        .chain(config.nginx_auth_address)
+}
+
 /// A descriptor for each client, and what the house itself needs.
 fn raise_descriptor_limit(config: &Config) {
     let listeners = listen_addresses(config).count();
-    let sockets = config.max_clients + listeners + 4 * config.save_workers;
+    let inside = inside_addresses(config).count() * (1 + http::MAX_CONNECTIONS);
+    let sockets = config.max_clients + listeners + 4 * config.save_workers + inside;
     let needed = (sockets + SPARE_DESCRIPTORS) as u64;
     let limit = limits::raise_descriptor_limit(needed);
     if limit < needed {
@@ -432,6 +498,11 @@ fn machine_name() -> String {
         .unwrap_or_else(|| "localhost".to_owned())
 }
 
+/// What helps where the status page has no port.
+const NGINX_BIND_FIX: &str =
+    "set NGINX_AUTH to an address of this machine and a free port above 1023";
+const STATUS_BIND_FIX: &str =
+    "set GM_STATUS_INTERFACE to an address of this machine and a free port above 1023";
 /// How long messages under way may take to finish.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
 /// How often the files of key and certificate are looked at; a renewed pair is served within a minute.

@@ -12,6 +12,7 @@ use super::{
 use crate::config::Config;
 use crate::connection::ConnectionSettings;
 use crate::logging::LogFile;
+use crate::metrics::{self, ReloadOutcome, Reloaded};
 use crate::net::pool::Pool;
 use crate::net::tls::TlsIdentity;
 use crate::storage::Writers;
@@ -40,8 +41,12 @@ impl House<'_> {
             since.unwrap_or(NotifyState::Reloading),
         ]);
         match self.try_reload() {
-            Ok(()) => log::info!("reload"),
+            Ok(()) => {
+                metrics::RELOADS.count((Reloaded::Configuration, ReloadOutcome::Applied));
+                log::info!("reload");
+            }
             Err(reason) => {
+                metrics::RELOADS.count((Reloaded::Configuration, ReloadOutcome::Refused));
                 log::error!(reason = reason.as_str(), kept = "everything as it was"; "reload_refused");
             }
         }
@@ -67,10 +72,12 @@ impl House<'_> {
         };
         match tls.reload() {
             Ok(()) => {
+                count_certificate(ReloadOutcome::Applied);
                 log::info!("certificate_renewed");
                 warn_of_tls(tls);
             }
             Err(error) => {
+                count_certificate(ReloadOutcome::Refused);
                 log::error!(reason:% = error, kept = "the pair in service"; "certificate_refused");
             }
         }
@@ -126,6 +133,7 @@ impl House<'_> {
             client_timeout: wanted.client_timeout,
             budget: settings.budget.clone(),
             saver,
+            proxy_protocol: wanted.proxy_protocol,
             tls,
         };
         *self
@@ -136,6 +144,7 @@ impl House<'_> {
         self.pool.change(pool_settings(&wanted));
         self.config = wanted;
         if renewed {
+            count_certificate(ReloadOutcome::Applied);
             log::info!("certificate_renewed");
         }
         Ok(())
@@ -159,6 +168,10 @@ impl House<'_> {
     }
 }
 
+fn count_certificate(outcome: ReloadOutcome) {
+    metrics::RELOADS.count((Reloaded::Certificate, outcome));
+}
+
 /// Puts back what only a restart can change, and answers the keys whose new value is not in force.
 fn keep_what_needs_a_restart(wanted: &mut Config, running: &Config) -> Vec<&'static str> {
     fn keep<T: Clone + PartialEq>(wanted: &mut T, running: &T) -> bool {
@@ -180,11 +193,19 @@ fn keep_what_needs_a_restart(wanted: &mut Config, running: &Config) -> Vec<&'sta
                 &running.tls_listen_addresses,
             ),
         ),
+        (
+            "NGINX_AUTH_ENABLED, NGINX_AUTH",
+            keep(&mut wanted.nginx_auth_address, &running.nginx_auth_address),
+        ),
         ("GUID, SGID", keep(&mut wanted.run_as, &running.run_as)),
         ("GM_STORE", keep(&mut wanted.store, &running.store)),
         (
             "GM_SQLITE_FILE",
             keep(&mut wanted.sqlite_file, &running.sqlite_file),
+        ),
+        (
+            "GM_STATUS_INTERFACE",
+            keep(&mut wanted.status_address, &running.status_address),
         ),
         ("PID_FILE", keep(&mut wanted.pid_file, &running.pid_file)),
     ];
@@ -214,6 +235,7 @@ fn load_tls_again(
         (Err(error), Some(running))
             if error.is_permission_denied() && *running.files() == files =>
         {
+            count_certificate(ReloadOutcome::Refused);
             log::error!(reason:% = error, kept = "the pair in service"; "certificate_refused");
             Ok(Some(running.clone()))
         }

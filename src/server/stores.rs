@@ -3,6 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use r2d2::Pool;
+
 use super::StartError;
 use crate::config::{Config, ServerAddress, StoreKind};
 use crate::smtp::{Narrowing, SharedSettings};
@@ -39,7 +41,7 @@ impl Stores {
         session: &Arc<SharedSettings>,
     ) -> Result<RunningStore, StartError> {
         match self {
-            Stores::Own(open) => start_writers(1, false, Health::default(), Arc::clone(open)),
+            Stores::Own(open) => start_writers(1, false, Health::up(), Arc::clone(open)),
             Stores::Configured => match config.store {
                 StoreKind::Discard => {
                     log::warn!(store = "discard", note = "every mail is thanked for and dropped"; "store");
@@ -89,7 +91,7 @@ fn start_sqlite(config: &Config) -> Result<RunningStore, StartError> {
     // Opened once here, so that a file that can never be written is an error at start.
     SqliteStore::open(&file, &table).map_err(StartError::Store)?;
     let open: OpenStore = Arc::new(move || Ok(Box::new(SqliteStore::open(&file, &table)?)));
-    let store = start_writers(1, true, Health::default(), open)?;
+    let store = start_writers(1, true, Health::up(), open)?;
     log::info!(store = "sqlite", file:% = config.sqlite_file.display(); "store");
     Ok(store)
 }
@@ -97,7 +99,8 @@ fn start_sqlite(config: &Config) -> Result<RunningStore, StartError> {
 fn start_mysql(config: &Config, session: &Arc<SharedSettings>) -> Result<RunningStore, StartError> {
     let health = Health::default();
     let connector = Connector::new(mysql_settings(config), learn_into(config, session), &health);
-    let pool = pool::pool(&connector);
+    let pool = Arc::new(pool::pool(&connector));
+    pool::watch(&pool).map_err(StartError::Kernel)?;
     let redis = redis_settings(config);
     let bodies = redis
         .as_ref()
@@ -126,7 +129,7 @@ fn start_mysql(config: &Config, session: &Arc<SharedSettings>) -> Result<Running
         });
         Ok(Box::new(MySqlStore::new(
             connector.clone(),
-            pool.clone(),
+            Pool::clone(&pool),
             bodies,
         )))
     });

@@ -20,6 +20,7 @@ pub enum Verb {
     Help,
     Quit,
     StartTls,
+    Xclient,
     /// Known from RFCs and from the field, not done here: 502.
     NotDoneHere,
 }
@@ -220,7 +221,10 @@ impl BdatCommand {
 }
 
 /// UTF-8 without control characters (C0, DEL and C1).
-fn printable(argument: &[u8]) -> Result<&str, CommandError> {
+///
+/// # Errors
+/// [`CommandError::BadOctets`].
+pub fn printable(argument: &[u8]) -> Result<&str, CommandError> {
     let text = std::str::from_utf8(argument).map_err(|_| CommandError::BadOctets)?;
     if text.chars().any(char::is_control) {
         return Err(CommandError::BadOctets);
@@ -310,7 +314,7 @@ const VERBS: &[(&str, Verb)] = &[
     ("SOML", Verb::NotDoneHere),
     ("STARTTLS", Verb::StartTls),
     ("TURN", Verb::NotDoneHere),
-    ("XCLIENT", Verb::NotDoneHere),
+    ("XCLIENT", Verb::Xclient),
 ];
 
 /// Requests of HTTP, each with the space that follows it.

@@ -64,6 +64,11 @@ impl MemoryBudget {
         self.shared.in_use.load(Ordering::Relaxed)
     }
 
+    /// Octets that may be reserved at once.
+    pub fn max_octets(&self) -> usize {
+        self.shared.max_octets.load(Ordering::Relaxed)
+    }
+
     /// An empty share that can grow.
     pub fn reservation(&self) -> Reservation {
         Reservation {

@@ -82,7 +82,7 @@ impl Input {
         }
     }
 
-    /// Appends `octets`, for tests and examples.
+    /// Appends `octets` that were received elsewhere.
     pub fn push(&mut self, octets: &[u8]) {
         let mut rest = octets;
         while !rest.is_empty() {

@@ -4,7 +4,7 @@
 //! out. Any dialogue is therefore a unit test.
 //!
 //! RFC 5321 (SMTP), 1870 (SIZE), 2034 (enhanced status), 2920 (PIPELINING), 3030 (CHUNKING), 3463 (status codes),
-//! 3848 (protocol words), 6152 (8BITMIME), 6531 (SMTPUTF8).
+//! 3848 (protocol words), 6152 (8BITMIME), 6531 (SMTPUTF8); Postfix's XCLIENT.
 
 mod allowed_hosts;
 mod column;
@@ -17,7 +17,9 @@ mod line;
 mod path;
 pub mod reply;
 mod session;
-mod shared;
+mod settings;
+mod step;
+mod xclient;
 
 pub use allowed_hosts::AllowedHosts;
 pub use column::{Column, Repertoire, Width};
@@ -25,5 +27,7 @@ pub use content::{Content, ContentError, MemoryBudget};
 pub use input::{COMMAND_ROOM, CONTENT_ROOM, Input};
 pub use path::{ForwardPath, PathError, ReversePath};
 pub use reply::{EnhancedStatus, Reply};
-pub use session::{Awaited, Counts, Envelope, Session, SessionSettings, Step, Tls};
-pub use shared::{Narrowing, SharedSettings};
+pub use session::Session;
+pub use settings::{Narrowing, SessionSettings, SharedSettings};
+pub use step::{Awaited, Counts, Envelope, Step, Tls};
+pub use xclient::ClientAddress;

@@ -47,6 +47,17 @@ impl Reply {
         self.code
     }
 
+    /// Its code with the enhanced status, and its text: `550 5.7.1` and what follows, for whoever carries them apart.
+    pub fn parts(&self) -> (String, &str) {
+        let status = match self.enhanced {
+            Some(EnhancedStatus(class, subject, detail)) => {
+                format!("{} {class}.{subject}.{detail}", self.code)
+            }
+            None => self.code.to_string(),
+        };
+        (status, &self.text)
+    }
+
     /// Whether this reply counts towards the fault limit of a session.
     pub fn is_fault(&self) -> bool {
         matches!(self.code, 500 | 501 | 502 | 503 | 555)
@@ -132,7 +143,9 @@ replies! {
     R503_SEND_RCPT_FIRST = 503 5 . 5 . 1 "Need an accepted RCPT first";
     R503_NESTED_MAIL = 503 5 . 5 . 1 "A transaction is under way, RSET ends it";
     R503_CHUNKS_UNDER_WAY = 503 5 . 5 . 1 "Chunks are under way, go on with BDAT";
+    R503_XCLIENT_IN_TRANSACTION = 503 5 . 5 . 1 "No XCLIENT in a transaction, RSET ends it";
     R503_TLS_ALREADY = 503 5 . 5 . 1 "TLS is on already";
+    R550_NOT_BELIEVED = 550 5 . 7 . 0 "XCLIENT is not for you";
     R550_NOT_OURS = 550 5 . 7 . 1 "No mail for that domain here";
     R552_TOO_LARGE = 552 5 . 3 . 4 "Message too large";
     R553_NEEDS_SMTPUTF8 = 553 5 . 6 . 7 "A non-ASCII address needs SMTPUTF8";

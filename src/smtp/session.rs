@@ -1,18 +1,19 @@
 //! The states of one SMTP session and what moves it from one to the next.
 
 use std::mem;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::allowed_hosts::AllowedHosts;
-use super::column::Column;
 use super::command::{self, BdatCommand, CommandError, MailCommand, Verb};
 use super::content::{Content, ContentError, MemoryBudget};
 use super::data::{DataReader, Intake};
-use super::extension;
+use super::extension::{self, Offer};
 use super::input::Input;
 use super::line::{Line, LineReader};
-use super::path::{ForwardPath, ReversePath};
 use super::reply::{self, Reply};
+use super::settings::SessionSettings;
+use super::step::{Awaited, Counts, Envelope, Step, Tls};
+use super::xclient::{ClientFacts, Proxy};
 
 /// One client's dialogue, from the greeting to QUIT. Knows no socket, clock or store.
 pub struct Session {
@@ -21,98 +22,10 @@ pub struct Session {
     lines: LineReader,
     tls: Tls,
     hello: Option<Hello>,
+    proxy: Option<Proxy>,
     state: State,
     counts: Counts,
     said: Option<String>,
-}
-
-/// What a session decides by.
-#[derive(Clone, Debug)]
-pub struct SessionSettings {
-    /// The name we greet with.
-    pub host_name: String,
-    /// The domain in column `to`.
-    pub primary_mail_host: String,
-    /// Recipient domains that are ours.
-    pub allowed_hosts: AllowedHosts,
-    /// Ceiling of one message's content, advertised by SIZE.
-    pub max_content_octets: usize,
-    /// Ceiling of recipients in one transaction; beyond it 452.
-    pub max_recipients: usize,
-    /// Column `to` of the store.
-    pub to_column: Column,
-    /// Column `recipient` of the store.
-    pub recipient_column: Column,
-    /// Whether command lines are kept for the log ([`Session::take_said`]).
-    pub verbose: bool,
-}
-
-/// Whether a session is encrypted, or could be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tls {
-    /// We have no key.
-    Unavailable,
-    /// STARTTLS is offered.
-    Offered,
-    /// Everything is said in TLS.
-    On,
-}
-
-/// What happens next: the whole conversation between protocol and socket.
-#[derive(Debug)]
-pub enum Step {
-    /// Say this; it may wait for company until input is needed (RFC 2920 §3.2).
-    Reply(Reply),
-    /// A message has arrived whole: save it, and say how that went.
-    Save(Envelope, Content),
-    /// Say this, do the handshake, and then tell the session with [`Session::tls_started`]. Given only while nothing
-    /// is unread (CVE-2011-0411): what stands behind STARTTLS was not said in TLS.
-    StartTls(Reply),
-    /// Say this and close.
-    Close(Reply),
-    /// Flush what is to be said, then read.
-    NeedInput,
-}
-
-/// The paths of one transaction (RFC 5321 §2.3.1).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Envelope {
-    /// Who sent it.
-    pub reverse_path: ReversePath,
-    /// Who shall have it: at least one at the end of mail, each mailbox once.
-    pub recipients: Vec<ForwardPath>,
-    /// Whether the client asked for SMTPUTF8.
-    pub smtputf8: bool,
-}
-
-/// What the client is expected to send next, each with a patience of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Awaited {
-    /// The next command; nothing of this client's is under way.
-    Command,
-    /// The next command of a transaction.
-    CommandOfTransaction,
-    /// Message content.
-    Content,
-}
-
-/// What a session did, for the line that ends it in the log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// HELO and EHLO accepted.
-    pub helo: u32,
-    /// MAIL accepted.
-    pub mail: u32,
-    /// RCPT accepted.
-    pub rcpt: u32,
-    /// RCPT asked for.
-    pub rcpt_asked: u32,
-    /// Messages that arrived whole.
-    pub data: u32,
-    /// Faulty commands.
-    pub faults: u32,
-    /// Replies decided on; changes whenever something was completed.
-    pub replies: u32,
 }
 
 /// ```text
@@ -173,10 +86,17 @@ impl Session {
             lines: LineReader::default(),
             tls,
             hello: None,
+            proxy: None,
             state: State::Ready,
             counts: Counts::default(),
             said: None,
         }
+    }
+
+    /// Believes XCLIENT: the peer is a trusted proxy. `named` is the address that it passed on already, in the header of
+    /// the PROXY protocol.
+    pub fn believe_proxy(&mut self, named: Option<IpAddr>) {
+        self.proxy = Some(Proxy::new(named));
     }
 
     /// The first thing to say.
@@ -196,7 +116,7 @@ impl Session {
             Step::NeedInput => return step,
             Step::Reply(reply) if reply.is_fault() => self.counts.faults += 1,
             Step::Close(_) => self.state = State::Closed,
-            Step::Reply(_) | Step::StartTls(_) | Step::Save(..) => {}
+            Step::Reply(_) | Step::StartTls(_) | Step::Introduce(..) | Step::Save(..) => {}
         }
         self.counts.replies = self.counts.replies.wrapping_add(1);
         if self.counts.faults > MAX_FAULTS && !matches!(step, Step::Close(_)) {
@@ -224,9 +144,11 @@ impl Session {
         }
     }
 
-    /// What the client called itself; empty before HELO.
+    /// What the client called itself, or its proxy called it before; empty while nobody has.
     pub fn helo_name(&self) -> &str {
-        self.hello.as_ref().map_or("", |hello| &hello.name)
+        let said = self.hello.as_ref().map(|hello| hello.name.as_str());
+        let given = || self.proxy.as_ref()?.helo_name();
+        said.or_else(given).unwrap_or_default()
     }
 
     /// The protocol word of Received ([RFC 3848](https://www.rfc-editor.org/rfc/rfc3848), RFC 6531 §4.3).
@@ -304,6 +226,10 @@ impl Session {
                 Ok(reply) if reply == reply::R220_START_TLS => return Some(Step::StartTls(reply)),
                 outcome => outcome,
             },
+            Some(Verb::Xclient) => match self.xclient(argument) {
+                Ok(step) => return Some(step),
+                Err(error) => Err(error),
+            },
             Some(Verb::Expn | Verb::NotDoneHere) => Ok(reply::R502_NOT_DONE_HERE),
             None => Ok(reply::R500_UNKNOWN_VERB),
         };
@@ -317,8 +243,12 @@ impl Session {
         self.counts.helo += 1;
         let settings = &self.settings;
         Ok(if extended {
-            let offer_tls = self.tls == Tls::Offered;
-            extension::ehlo_reply(&settings.host_name, settings.max_content_octets, offer_tls)
+            let offer = Offer {
+                chunking: self.takes_chunks(),
+                starttls: self.tls == Tls::Offered,
+                xclient: self.proxy.is_some(),
+            };
+            extension::ehlo_reply(&settings.host_name, settings.max_content_octets, offer)
         } else {
             Reply::new(250, None, settings.host_name.clone().into())
         })
@@ -371,6 +301,9 @@ impl Session {
             }
             recipients.push(path);
         }
+        if let Some(proxy) = &mut self.proxy {
+            proxy.settle();
+        }
         self.counts.rcpt += 1;
         Ok(reply::R250_RECIPIENT_OK)
     }
@@ -401,6 +334,9 @@ impl Session {
             return Some(Step::Close(reply::R501_BAD_CHUNK_SIZE));
         };
         let then = match mem::replace(&mut self.state, State::Closed) {
+            state if !self.takes_chunks() => {
+                AfterChunk::Refuse(reply::R502_NOT_DONE_HERE, Box::new(state))
+            }
             State::Transaction(transaction) if !transaction.envelope.recipients.is_empty() => {
                 let max = self.settings.max_content_octets;
                 let content = transaction
@@ -438,6 +374,29 @@ impl Session {
             Tls::On => reply::R503_TLS_ALREADY,
             Tls::Offered | Tls::Unavailable => reply::R220_START_TLS,
         })
+    }
+
+    /// The session starts over for the client that a trusted proxy speaks for, which has to greet us itself.
+    fn xclient(&mut self, argument: &[u8]) -> Result<Step, CommandError> {
+        let Some(proxy) = &mut self.proxy else {
+            return Ok(Step::Reply(reply::R550_NOT_BELIEVED));
+        };
+        if let State::Transaction(_) = self.state {
+            return Ok(Step::Reply(reply::R503_XCLIENT_IN_TRANSACTION));
+        }
+        let facts = ClientFacts::parse(argument)?;
+        let address = facts.address;
+        if !proxy.introduce(facts) {
+            return Ok(Step::Reply(reply::R550_NOT_BELIEVED));
+        }
+        self.hello = None;
+        Ok(Step::Introduce(address, self.greet()))
+    }
+
+    /// Not through nginx: up to the first accepted RCPT it reads commands itself and knows no BDAT, so a chunk that is sent
+    /// along with them would be commands to it.
+    fn takes_chunks(&self) -> bool {
+        !self.proxy.as_ref().is_some_and(Proxy::has_introduced)
     }
 
     fn read_data(&mut self, input: &mut Input) -> Step {
@@ -499,17 +458,6 @@ impl Session {
             Intake::Swallowed(ContentError::TooLarge) => Step::Reply(reply::R552_TOO_LARGE),
             Intake::Swallowed(ContentError::NoMemory) => Step::Reply(reply::R452_NO_MEMORY),
         }
-    }
-}
-
-impl SessionSettings {
-    /// Column `to` for a recipient: its local-part at our primary host.
-    pub fn to_address(&self, path: &ForwardPath) -> String {
-        format!("{}@{}", path.local_part(), self.primary_mail_host)
-    }
-
-    fn can_store(&self, path: &ForwardPath) -> bool {
-        self.recipient_column.holds(path.as_str()) && self.to_column.holds(&self.to_address(path))
     }
 }
 

@@ -14,6 +14,7 @@ use r2d2_redis::redis::{self, IntoConnectionInfo, Value};
 
 use super::ReadError;
 use crate::mail::Mail;
+use crate::metrics::{self, Body};
 
 /// How Redis is reached.
 #[derive(Clone, PartialEq, Eq)]
@@ -88,6 +89,13 @@ impl RedisBodies {
 
     /// Stores the bodies of a batch, all recipients together; `false`: none may be relied on, whatever the reason.
     pub fn store(&mut self, batch: &[Mail]) -> bool {
+        let stored = self.try_to_store(batch);
+        let bodies = batch.iter().map(|mail| mail.deliveries().len()).sum();
+        metrics::BODIES.add(if stored { Body::Redis } else { Body::Table }, bodies);
+        stored
+    }
+
+    fn try_to_store(&mut self, batch: &[Mail]) -> bool {
         // Streams of all recipients stand in memory at once here; a batch of that size goes into the table piece by piece.
         let octets: usize = batch.iter().map(Mail::stored_octets).sum();
         if octets > MAX_BODIES_OCTETS || !self.breaker.may_try() {
@@ -151,6 +159,7 @@ impl Breaker {
     }
 
     fn failed(&self, reason: &str) {
+        metrics::REDIS_ERRORS.count(());
         let mut state = self.lock();
         state.pause = (state.pause * 2).clamp(FIRST_PAUSE, LAST_PAUSE);
         state.open_until = Some(Instant::now() + state.pause);

@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
 
 use super::{Health, SaveError, SaveMail, SavedId};
 use crate::mail::Mail;
+use crate::metrics::{self, Part, StoreFault};
 
 /// Opens a store for a writer; called again after a panic.
 pub type OpenStore = Arc<dyn Fn() -> Result<Box<dyn SaveMail>, SaveError> + Send + Sync>;
@@ -37,8 +38,13 @@ impl Saver {
         Saver {
             jobs: None,
             prepare: false,
-            health: Health::default(),
+            health: Health::up(),
         }
+    }
+
+    /// What is known of the store behind it.
+    pub fn health(&self) -> Health {
+        self.health.clone()
     }
 
     /// Saves a mail and waits for the outcome, for a minute at most.
@@ -92,6 +98,7 @@ impl Writers {
                     stopped: stopped.clone(),
                     open: Arc::clone(&open),
                     store: None,
+                    health: health.clone(),
                 };
                 thread::Builder::new()
                     .name(format!("writer-{number}"))
@@ -126,6 +133,7 @@ struct Writer {
     stopped: Receiver<()>,
     open: OpenStore,
     store: Option<Box<dyn SaveMail>>,
+    health: Health,
 }
 
 impl Writer {
@@ -134,7 +142,10 @@ impl Writer {
             let batch = AssertUnwindSafe(|| self.save_queued(first));
             // The tickets of a batch that panics say 451 as they are dropped.
             if catch_unwind(batch).is_err() {
-                log::error!(reason = "the writer panicked; its store is opened anew"; "deferred");
+                metrics::PANICS.count(Part::Writer);
+                let reason = "the writer panicked; its store is opened anew";
+                log::error!(reason = reason; "deferred");
+                self.health.failed(reason);
                 self.store = None;
             }
         }
@@ -161,6 +172,8 @@ impl Writer {
                 ticket.answer(Err(error.clone()));
                 count += 1;
             }
+            count_fault(&error);
+            self.health.failed(&error.to_string());
             log::error!(mails = count, reason:% = error; "deferred");
             return;
         }
@@ -172,11 +185,19 @@ impl Writer {
             store.stand_down();
             return;
         }
+        metrics::BATCHES.observe(mails.len() as u64);
         let outcomes = store.save_batch(&mails);
         debug_assert_eq!(outcomes.len(), mails.len());
         if let Some(Err(error)) = outcomes.iter().find(|outcome| outcome.is_err()) {
             let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+            count_fault(error);
+            if failed == mails.len() {
+                self.health.failed(&error.to_string());
+            }
             log::error!(mails = failed, of = mails.len(), reason:% = error; "deferred");
+        }
+        if outcomes.iter().any(Result::is_ok) {
+            self.health.worked();
         }
         for (ticket, outcome) in tickets.into_iter().zip(outcomes) {
             ticket.answer(outcome);
@@ -325,6 +346,13 @@ impl Fate {
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
+}
+
+fn count_fault(error: &SaveError) {
+    metrics::STORE_ERRORS.count(match error {
+        SaveError::Unavailable(_) => StoreFault::Unavailable,
+        SaveError::Full(_) => StoreFault::Full,
+    });
 }
 
 fn unavailable(reason: &str) -> SaveError {

@@ -4,6 +4,7 @@ pub mod certificates;
 pub mod dialog;
 pub mod ended;
 pub mod fault_proxy;
+pub mod front;
 pub mod mariadb;
 pub mod redis;
 pub mod root;
@@ -542,6 +543,19 @@ impl Client {
         self.command("DATA", "354 ");
         self.send(stuffed(content));
         self.read_reply().expect("a reply to the final dot")
+    }
+
+    /// EHLO; MAIL, RCPT and DATA in one write; content; the text of the reply to the final dot, behind which QUIT stands.
+    pub fn deliver_pipelined(&mut self, content: &[u8]) -> String {
+        self.command("EHLO client.test", "250");
+        self.send("MAIL FROM:<a@client.test>\r\nRCPT TO:<u@ours.test>\r\nDATA\r\n");
+        for reply in ["250 ", "250 ", "354 "] {
+            self.expect(reply);
+        }
+        self.send([&stuffed(content)[..], b"QUIT\r\n"].concat());
+        let reply = self.read_reply().expect("a reply to the final dot");
+        self.expect("221 ");
+        reply.text()
     }
 
     /// Up to the 354 that asks for content.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use mysql::{Conn, OptsBuilder};
@@ -102,6 +103,30 @@ pub fn pool(connector: &Connector) -> Pool<Connector> {
             links: Arc::clone(&connector.shared.links),
         }))
         .build_unchecked(connector.clone())
+}
+
+/// Looks every two seconds whether an idle connection still works, as long as the pool is in use: without mail nobody else
+/// would notice that the database is gone.
+///
+/// # Errors
+/// When the thread cannot be started.
+pub fn watch(pool: &Arc<Pool<Connector>>) -> std::io::Result<()> {
+    let pool = Arc::downgrade(pool);
+    let watching = move || {
+        while let Some(pool) = pool.upgrade() {
+            while let Some(mut link) = pool.try_get() {
+                // One that broke is dropped, and the pool's try to replace it tells how the database is.
+                link.broken = link.connection.ping().is_err();
+                if !link.broken {
+                    break;
+                }
+            }
+            drop(pool);
+            thread::sleep(LOOK_EVERY);
+        }
+    };
+    let builder = thread::Builder::new().name("mysql-check".to_owned());
+    builder.spawn(watching).map(drop)
 }
 
 impl Connector {
@@ -257,5 +282,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest pause between two tries to reach a database that is down.
 const RETRY_CEILING: Duration = Duration::from_secs(2);
+/// Between two looks at an idle connection.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// INSERTs of 1, 2, 4 … rows, and the few others.
 const STATEMENTS_KEPT: usize = 16;

@@ -1,9 +1,32 @@
-//! Settings that change while sessions run: by the administrator, and by what the store turns out to be.
+//! What sessions decide by. It changes while they run: by the administrator, and by what the store turns out to be.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use super::allowed_hosts::AllowedHosts;
 use super::column::Column;
-use super::session::SessionSettings;
+use super::command::{self, CommandError, Verb};
+use super::path::ForwardPath;
+
+/// What a session decides by.
+#[derive(Clone, Debug)]
+pub struct SessionSettings {
+    /// The name we greet with.
+    pub host_name: String,
+    /// The domain in column `to`.
+    pub primary_mail_host: String,
+    /// Recipient domains that are ours.
+    pub allowed_hosts: AllowedHosts,
+    /// Ceiling of one message's content, advertised by SIZE.
+    pub max_content_octets: usize,
+    /// Ceiling of recipients in one transaction; beyond it 452.
+    pub max_recipients: usize,
+    /// Column `to` of the store.
+    pub to_column: Column,
+    /// Column `recipient` of the store.
+    pub recipient_column: Column,
+    /// Whether command lines are kept for the log ([`Session::take_said`]).
+    pub verbose: bool,
+}
 
 /// What sessions to come decide by. A session keeps what it began with.
 #[derive(Debug)]
@@ -27,6 +50,30 @@ struct Inner {
     configured: SessionSettings,
     narrowing: Option<Narrowing>,
     current: Arc<SessionSettings>,
+}
+
+impl SessionSettings {
+    /// Column `to` for a recipient: its local-part at our primary host.
+    pub fn to_address(&self, path: &ForwardPath) -> String {
+        format!("{}@{}", path.local_part(), self.primary_mail_host)
+    }
+
+    /// Whether `line`, a RCPT command in the client's own spelling, names a recipient that is none of ours. Whatever else
+    /// may be wrong with it is for a session to say.
+    pub fn is_foreign_rcpt(&self, line: &[u8]) -> bool {
+        let (Some(Verb::Rcpt), argument) = command::split(line) else {
+            return false;
+        };
+        match command::parse_rcpt(argument, true) {
+            Ok(path) => !self.allowed_hosts.accept(&path),
+            Err(error) => error == CommandError::RouteHidden,
+        }
+    }
+
+    /// Whether the store holds this recipient whole.
+    pub(super) fn can_store(&self, path: &ForwardPath) -> bool {
+        self.recipient_column.holds(path.as_str()) && self.to_column.holds(&self.to_address(path))
+    }
 }
 
 impl SharedSettings {

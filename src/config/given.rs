@@ -1,0 +1,217 @@
+//! What a file gives: keys and values as text, and how each kind of value is read.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+
+use super::{ConfigError, ConfigWarning};
+
+/// The pairs of the file, in its order, values as text.
+pub struct Given {
+    pub pairs: Vec<(String, String)>,
+}
+
+impl Given {
+    /// The value given, or the built-in default.
+    pub fn value(&self, key: &'static str) -> &str {
+        let given = self.pairs.iter().find(|(name, _)| name == key);
+        match given {
+            Some((_, value)) => value,
+            None => default_of(key),
+        }
+    }
+
+    /// A value that `parse` takes; `expected` says what that is.
+    pub fn text<T>(
+        &self,
+        key: &'static str,
+        expected: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<T, ConfigError> {
+        let value = self.value(key);
+        parse(value.trim()).ok_or_else(|| bad_value(key, expected, value))
+    }
+
+    /// Several, comma separated.
+    pub fn list<T>(
+        &self,
+        key: &'static str,
+        expected: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<Vec<T>, ConfigError> {
+        self.text(key, expected, |text| {
+            text.split(',').map(|item| parse(item.trim())).collect()
+        })
+    }
+
+    /// A number in a range.
+    pub fn number(
+        &self,
+        key: &'static str,
+        expected: &str,
+        range: RangeInclusive<usize>,
+    ) -> Result<usize, ConfigError> {
+        let (least, most) = (*range.start(), *range.end());
+        let number = |text: &str| text.parse().ok().filter(|number| range.contains(number));
+        self.text(key, expected, number).map_err(|error| {
+            let value = self.value(key).trim();
+            match value.parse::<u128>() {
+                Ok(_) => bad_value(key, &format!("{expected}, from {least} to {most}"), value),
+                Err(_) => error,
+            }
+        })
+    }
+
+    /// One of a few words.
+    pub fn choice<T: Copy>(
+        &self,
+        key: &'static str,
+        choices: &[(&str, T)],
+    ) -> Result<T, ConfigError> {
+        let names: Vec<String> = choices
+            .iter()
+            .map(|(name, _)| format!("\"{name}\""))
+            .collect();
+        self.text(key, &names.join(" or "), |text| {
+            let chosen = choices
+                .iter()
+                .find(|(name, _)| name.eq_ignore_ascii_case(text));
+            chosen.map(|(_, value)| *value)
+        })
+    }
+
+    /// `Y` or `N`.
+    pub fn yes_or_no(&self, key: &'static str) -> Result<bool, ConfigError> {
+        self.text(key, "\"Y\" or \"N\"", parse_yes_or_no)
+    }
+
+    /// A warning for each key that nobody knows, with the nearest known one.
+    pub fn unknown_keys(&self) -> Vec<ConfigWarning> {
+        let is_known = |key: &str| KEYS.iter().any(|(known, _)| *known == key);
+        let unknown = self.pairs.iter().filter(|(key, _)| !is_known(key));
+        unknown
+            .map(|(key, _)| {
+                let nearest = KEYS
+                    .iter()
+                    .map(|(known, _)| {
+                        (
+                            strsim::damerau_levenshtein(known, &key.to_uppercase()),
+                            known,
+                        )
+                    })
+                    .min();
+                ConfigWarning(match nearest {
+                    Some((_, known)) => {
+                        format!("{key}: unknown key, ignored; the nearest known key is {known}")
+                    }
+                    None => format!("{key}: unknown key, ignored"),
+                })
+            })
+            .collect()
+    }
+}
+
+/// Keeps every pair, so that a key given twice is seen, and takes numbers and booleans as if quoted.
+impl<'de> Deserialize<'de> for Given {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Given, D::Error> {
+        struct Pairs;
+        impl<'de> Visitor<'de> for Pairs {
+            type Value = Given;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("an object of keys and values")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Given, A::Error> {
+                use serde::de::Error;
+                let mut pairs: Vec<(String, String)> = Vec::new();
+                while let Some((key, value)) = map.next_entry::<String, serde_json::Value>()? {
+                    let text = match value {
+                        serde_json::Value::String(text) => text,
+                        serde_json::Value::Number(number) => number.to_string(),
+                        serde_json::Value::Bool(yes) => yes.to_string(),
+                        _ => {
+                            return Err(A::Error::custom(format!(
+                                "{key}: expected a value in quotes"
+                            )));
+                        }
+                    };
+                    if pairs.iter().any(|(known, _)| *known == key) {
+                        return Err(A::Error::custom(format!("{key}: given twice")));
+                    }
+                    pairs.push((key, text));
+                }
+                Ok(Given { pairs })
+            }
+        }
+        deserializer.deserialize_map(Pairs)
+    }
+}
+
+pub fn bad_value(key: &'static str, expected: &str, found: &str) -> ConfigError {
+    ConfigError::BadValue {
+        key,
+        expected: expected.to_owned(),
+        found: format!("\"{}\"", found.escape_debug()),
+    }
+}
+
+fn default_of(key: &str) -> &'static str {
+    let key = if key == "GSMTP_LISTEN_INTERFACE" {
+        "GSTMP_LISTEN_INTERFACE"
+    } else {
+        key
+    };
+    KEYS.iter()
+        .find(|(known, _)| *known == key)
+        .map_or("", |(_, default)| default)
+}
+
+fn parse_yes_or_no(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "y" | "yes" | "true" | "1" => Some(true),
+        "n" | "no" | "false" | "0" => Some(false),
+        _ => None,
+    }
+}
+
+/// Every key and its built-in default.
+pub const KEYS: &[(&str, &str)] = &[
+    ("GM_ALLOWED_HOSTS", "*"),
+    ("GM_PRIMARY_MAIL_HOST", ""),
+    ("GSMTP_HOST_NAME", ""),
+    ("GSTMP_LISTEN_INTERFACE", "127.0.0.1:2525"),
+    ("GSMTP_LISTEN_INTERFACE", "127.0.0.1:2525"),
+    ("GSMTPS_LISTEN_INTERFACE", ""),
+    ("GSMTP_PUB_KEY", ""),
+    ("GSMTP_PRV_KEY", ""),
+    ("GSMTP_MAX_SIZE", "131072"),
+    ("GSMTP_TIMEOUT", "100"),
+    ("GSMTP_LOG_FILE", "/dev/stdout"),
+    ("GSMTP_VERBOSE", "N"),
+    ("GM_LOG_FORMAT", "text"),
+    ("GM_MAX_CLIENTS", "500"),
+    ("GM_MAX_CLIENTS_PER_IP", "0"),
+    ("GM_MAX_RECIPIENTS", "100"),
+    ("GM_MAX_MEMORY", "268435456"),
+    ("GM_STORE", "sqlite"),
+    ("GM_SQLITE_FILE", "goguerrilla.db"),
+    ("GM_MAIL_TABLE", "new_mail"),
+    ("GM_SAVE_WORKERS", "2"),
+    ("MYSQL_HOST", "127.0.0.1:3306"),
+    ("MYSQL_USER", ""),
+    ("MYSQL_PASS", ""),
+    ("MYSQL_DB", ""),
+    ("REDIS_INTERFACE", "127.0.0.1:6379"),
+    ("REDIS_EXPIRE_SECONDS", "3600"),
+    ("NGINX_AUTH_ENABLED", "N"),
+    ("NGINX_AUTH", "127.0.0.1:8025"),
+    ("GM_TRUSTED_PROXIES", ""),
+    ("GSMTP_PROXY_PROTOCOL", "N"),
+    ("GM_STATUS_INTERFACE", ""),
+    ("PID_FILE", ""),
+    ("SGID", ""),
+    ("GUID", ""),
+    ("SUID", ""),
+];

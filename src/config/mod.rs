@@ -1,0 +1,315 @@
+//! goguerrilla.conf: a strict JSON object into typed settings.
+//!
+//! The historical keys are spelled here and nowhere else.
+
+mod given;
+mod settings;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use given::Given;
+
+/// Every setting, in the units that the program works with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// GM_ALLOWED_HOSTS: `*`, `*.parent` or a domain each.
+    pub allowed_hosts: Vec<String>,
+    /// GM_PRIMARY_MAIL_HOST; empty means GSMTP_HOST_NAME.
+    pub primary_mail_host: String,
+    /// GSMTP_HOST_NAME; empty means the machine's name.
+    pub host_name: String,
+    /// GSTMP_LISTEN_INTERFACE.
+    pub listen_addresses: Vec<SocketAddr>,
+    /// GSMTPS_LISTEN_INTERFACE.
+    pub tls_listen_addresses: Vec<SocketAddr>,
+    /// GSMTP_PUB_KEY and GSMTP_PRV_KEY; `None` when both are empty.
+    pub tls_files: Option<(PathBuf, PathBuf)>,
+    /// GSMTP_MAX_SIZE.
+    pub max_content_octets: usize,
+    /// GSMTP_TIMEOUT.
+    pub client_timeout: Duration,
+    /// GSMTP_LOG_FILE.
+    pub log_file: PathBuf,
+    /// GM_LOG_FORMAT is `json`.
+    pub log_as_json: bool,
+    /// NGINX_AUTH, when NGINX_AUTH_ENABLED.
+    pub nginx_auth_address: Option<SocketAddr>,
+    /// GM_TRUSTED_PROXIES.
+    pub trusted_proxies: Vec<IpNet>,
+    /// GSMTP_PROXY_PROTOCOL.
+    pub proxy_protocol: bool,
+    /// GSMTP_VERBOSE.
+    pub verbose: bool,
+    /// GM_MAX_CLIENTS.
+    pub max_clients: usize,
+    /// GM_MAX_CLIENTS_PER_IP; 0 for no limit.
+    pub max_clients_per_address: usize,
+    /// GM_STATUS_INTERFACE; `None` for no status page.
+    pub status_address: Option<SocketAddr>,
+    /// PID_FILE.
+    pub pid_file: Option<PathBuf>,
+    /// GUID (or SUID) and SGID, both or none.
+    pub run_as: Option<(u32, u32)>,
+    /// GM_MAX_RECIPIENTS.
+    pub max_recipients: usize,
+    /// GM_MAX_MEMORY.
+    pub max_memory_octets: usize,
+    /// GM_STORE.
+    pub store: StoreKind,
+    /// GM_SQLITE_FILE.
+    pub sqlite_file: PathBuf,
+    /// GM_MAIL_TABLE.
+    pub mail_table: String,
+    /// GM_SAVE_WORKERS.
+    pub save_workers: usize,
+    /// MYSQL_HOST, in the order they are tried.
+    pub mysql_hosts: Vec<ServerAddress>,
+    /// MYSQL_USER.
+    pub mysql_user: String,
+    /// MYSQL_PASS.
+    pub mysql_password: Secret,
+    /// MYSQL_DB; empty for none.
+    pub mysql_database: String,
+    /// REDIS_INTERFACE as a URL; `None` keeps bodies in the table.
+    pub redis_url: Option<Secret>,
+    /// REDIS_EXPIRE_SECONDS.
+    pub redis_expire_seconds: usize,
+}
+
+/// `host:port`, or the path of a socket on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerAddress {
+    /// Over TCP.
+    Tcp(String, u16),
+    /// Over a socket.
+    Socket(String),
+}
+
+/// A text that no log, no error and no `check` ever shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself, for whoever has to present it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// Which store saves the mail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreKind {
+    /// The embedded one.
+    Sqlite,
+    /// Rows in MySQL, bodies in Redis.
+    MySql,
+    /// None: mail is thanked for and dropped.
+    Discard,
+}
+
+/// What is wrong with a configuration; its text names the culprit, what was expected and what was found.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{file}: {reason}; name a configuration file that exists and that this user may read", file = .file.display())]
+    Unreadable {
+        /// Which.
+        file: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
+    /// It is not strict JSON.
+    #[error("expected strict JSON without comments and trailing commas, but found: {0}")]
+    NotJson(String),
+    /// One value.
+    #[error("{key}: expected {expected}, but found {found}")]
+    BadValue {
+        /// Which key.
+        key: &'static str,
+        /// What it takes, with an example.
+        expected: String,
+        /// What it was given.
+        found: String,
+    },
+}
+
+/// Something an administrator should know, which stops nothing.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ConfigWarning(pub String);
+
+impl fmt::Display for ConfigWarning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first thing that is wrong.
+    pub fn load(file: &Path) -> Result<(Config, Vec<ConfigWarning>), ConfigError> {
+        let octets = std::fs::read(file).map_err(|error| ConfigError::Unreadable {
+            file: file.to_owned(),
+            reason: error.to_string(),
+        })?;
+        let text = String::from_utf8(octets).map_err(|error| not_utf8(&error))?;
+        let (config, mut warnings) = Config::parse(&text)?;
+        let mode = std::fs::metadata(file).map_or(0, |metadata| metadata.mode());
+        if mode & 0o004 != 0 && config.holds_a_password() {
+            let file = file.display();
+            warnings.push(ConfigWarning(format!(
+                "{file}: everybody may read it, and it holds a password; run: chmod o-r {file}"
+            )));
+        }
+        Ok((config, warnings))
+    }
+
+    /// Parses the text of a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first thing that is wrong.
+    pub fn parse(text: &str) -> Result<(Config, Vec<ConfigWarning>), ConfigError> {
+        let given: Given =
+            serde_json::from_str(text).map_err(|error| ConfigError::NotJson(error.to_string()))?;
+        given.into_config()
+    }
+}
+
+impl Config {
+    fn holds_a_password(&self) -> bool {
+        let in_url = |url: &Secret| url.reveal().contains('@');
+        !self.mysql_password.reveal().is_empty() || self.redis_url.as_ref().is_some_and(in_url)
+    }
+}
+
+impl Default for Config {
+    /// The built-in defaults, as an empty object gives them.
+    fn default() -> Config {
+        let given = Given { pairs: Vec::new() };
+        let (config, _) = given.into_config().expect("every default is a valid value");
+        config
+    }
+}
+
+fn not_utf8(error: &std::string::FromUtf8Error) -> ConfigError {
+    let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+    let line = 1 + good.iter().filter(|octet| **octet == b'\n').count();
+    let column = 1 + good
+        .iter()
+        .rev()
+        .take_while(|octet| **octet != b'\n')
+        .count();
+    ConfigError::NotJson(format!(
+        "octets that are not UTF-8 at line {line} column {column}"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_object_gives_the_defaults() {
+        let (config, warnings) = Config::parse("{}").unwrap();
+        assert_eq!(config, Config::default());
+        assert_eq!(config.max_content_octets, 131_072);
+        assert_eq!(config.listen_addresses, ["127.0.0.1:2525".parse().unwrap()]);
+        assert!(warnings.is_empty(), "{warnings:?}");
+    }
+
+    #[test]
+    fn numbers_and_booleans_are_taken_as_if_quoted() {
+        let text = r#"{"GSMTP_MAX_SIZE": 1000, "GSMTP_VERBOSE": true, "GM_STORE": "Discard",
+                       "GSMTP_LISTEN_INTERFACE": "[::1]:25, 127.0.0.1:25"}"#;
+        let (config, _) = Config::parse(text).unwrap();
+        assert_eq!(config.max_content_octets, 1_000);
+        assert!(config.verbose);
+        assert_eq!(config.store, StoreKind::Discard);
+        assert_eq!(config.listen_addresses.len(), 2);
+    }
+
+    #[test]
+    fn an_unknown_key_is_a_warning_with_the_nearest_known_one() {
+        let (_, warnings) = Config::parse(r#"{"GSMTP_MAXSIZE": "1"}"#).unwrap();
+        assert_eq!(
+            warnings[0].to_string(),
+            "GSMTP_MAXSIZE: unknown key, ignored; the nearest known key is GSMTP_MAX_SIZE"
+        );
+    }
+
+    #[test]
+    fn mysql_is_meant_when_its_keys_are_there() {
+        let parse = |text: &str| Config::parse(text).unwrap().0;
+        assert_eq!(parse(r#"{"MYSQL_USER": "u"}"#).store, StoreKind::MySql);
+        let config = parse(r#"{"MYSQL_HOST": "a, b:3307,/run/my.sock", "GM_STORE": "sqlite"}"#);
+        assert_eq!(config.store, StoreKind::Sqlite);
+        let tcp = |name: &str, port| ServerAddress::Tcp(name.to_owned(), port);
+        let socket = ServerAddress::Socket("/run/my.sock".to_owned());
+        assert_eq!(config.mysql_hosts, [tcp("a", 3306), tcp("b", 3307), socket]);
+        for (given, want) in [
+            ("", None),
+            ("127.0.0.1:6380", Some("redis://127.0.0.1:6380/")),
+            ("[::1]:6380", Some("redis://[::1]:6380/")),
+            ("/run/redis.sock", Some("redis+unix:///run/redis.sock")),
+            ("redis://:pass@h:1/2", Some("redis://:pass@h:1/2")),
+        ] {
+            let config = parse(&format!(r#"{{"REDIS_INTERFACE": "{given}"}}"#));
+            assert_eq!(config.redis_url.as_ref().map(Secret::reveal), want);
+        }
+    }
+
+    #[test]
+    fn proxies_near_us_are_trusted_when_nginx_asks_and_nobody_else_is_named() {
+        let trusted = |text: &str| {
+            let blocks = Config::parse(text).unwrap().0.trusted_proxies;
+            let blocks: Vec<String> = blocks.iter().map(IpNet::to_string).collect();
+            blocks.join(" ")
+        };
+        for (text, want) in [
+            ("{}", ""),
+            (r#"{"NGINX_AUTH_ENABLED": "Y"}"#, "127.0.0.1/32 ::1/128"),
+            (
+                r#"{"NGINX_AUTH_ENABLED": "Y", "GM_TRUSTED_PROXIES": ""}"#,
+                "127.0.0.1/32 ::1/128",
+            ),
+            (
+                r#"{"NGINX_AUTH_ENABLED": "Y", "GM_TRUSTED_PROXIES": "192.0.2.1, 2001:db8::/32"}"#,
+                "192.0.2.1/32 2001:db8::/32",
+            ),
+        ] {
+            assert_eq!(trusted(text), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn no_secret_is_ever_shown() {
+        let text = r#"{"MYSQL_PASS": "s3cr3t", "REDIS_INTERFACE": "redis://:s3cr3t@h:1/"}"#;
+        assert!(!format!("{:?}", Config::parse(text).unwrap()).contains("s3cr3t"));
+        let error = Config::parse(r#"{"REDIS_INTERFACE": "s3cr3t@:x"}"#).unwrap_err();
+        assert!(!error.to_string().contains("s3cr3t"), "{error}");
+    }
+
+    #[test]
+    fn each_default_is_what_its_key_takes() {
+        let pairs: Vec<String> = given::KEYS
+            .iter()
+            .map(|(key, default)| format!("\"{key}\": \"{default}\""))
+            .collect();
+        let (config, warnings) = Config::parse(&format!("{{{}}}", pairs.join(","))).unwrap();
+        assert_eq!(config, Config::default());
+        assert!(warnings.is_empty(), "{warnings:?}");
+    }
+}

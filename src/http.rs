@@ -1,0 +1,417 @@
+//! A small responder for HTTP/1.x on inside addresses: the status page, and whoever else needs one question answered.
+//!
+//! One request a connection, GET and HEAD only. Everything a client can do is bounded, see the ceilings at the end: the
+//! octets of the head and the time for it, the time to read our answer, the number of connections. The head is read by
+//! the crate `httparse`, [RFC 9112](https://www.rfc-editor.org/rfc/rfc9112).
+
+use std::fmt::Display;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use httparse::{EMPTY_HEADER, Header, Status};
+use jiff::Timestamp;
+
+use crate::metrics::{self, Part};
+use crate::net::listener::Listener;
+
+/// Answers one request. A panic in it is a 500 for that client alone.
+pub type Handler = Arc<dyn Fn(&Request) -> Response + Send + Sync>;
+
+/// What a client asks for.
+pub struct Request<'a> {
+    /// `GET` or `HEAD`.
+    pub method: &'a str,
+    /// The path, without what follows a `?`.
+    pub path: &'a str,
+    /// Where it comes from, IPv4 also when it came as `::ffff:`.
+    pub peer: SocketAddr,
+    /// The address of ours that it reached.
+    pub local: SocketAddr,
+    headers: &'a [Header<'a>],
+}
+
+/// What it is told.
+pub struct Response {
+    status: u16,
+    content_type: &'static str,
+    headers: Vec<(&'static str, String)>,
+    body: String,
+}
+
+impl<'a> Request<'a> {
+    /// The first header of that name, in any spelling, without the spaces around its value.
+    pub fn header(&self, name: &str) -> Option<&'a [u8]> {
+        let header = self
+            .headers
+            .iter()
+            .find(|header| header.name.eq_ignore_ascii_case(name));
+        header.map(|header| header.value.trim_ascii())
+    }
+}
+
+impl Response {
+    /// A status and a text.
+    pub fn text(status: u16, body: impl Into<String>) -> Response {
+        Response {
+            status,
+            content_type: "text/plain; charset=utf-8",
+            headers: Vec::new(),
+            body: body.into(),
+        }
+    }
+
+    /// The same with a content type of its own.
+    #[must_use]
+    pub fn content_type(mut self, content_type: &'static str) -> Response {
+        self.content_type = content_type;
+        self
+    }
+
+    /// One more header. Of its value only printable ASCII is written, so that nothing can end the line; all the same
+    /// it should never come from a client.
+    #[must_use]
+    pub fn header(mut self, name: &'static str, value: impl Display) -> Response {
+        let value = value.to_string();
+        let printable = value.chars().filter(|c| matches!(c, ' '..='~')).collect();
+        self.headers.push((name, printable));
+        self
+    }
+
+    fn to_octets(&self, with_body: bool) -> Vec<u8> {
+        let mut text = format!(
+            "HTTP/1.1 {} {}\r\nDate: {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n",
+            self.status,
+            reason(self.status),
+            Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT"),
+            self.content_type,
+            self.body.len(),
+        );
+        for (name, value) in &self.headers {
+            text.extend([name, ": ", value, "\r\n"]);
+        }
+        text += "\r\n";
+        if with_body {
+            text += &self.body;
+        }
+        text.into_bytes()
+    }
+}
+
+/// Answers whoever connects to `listener`, on threads of its own, until [`Listener::close`].
+///
+/// # Errors
+/// When the thread that accepts cannot be started.
+pub fn serve(listener: &Arc<Listener>, handler: Handler) -> io::Result<()> {
+    let listener = Arc::clone(listener);
+    let accepting = move || {
+        // Each connection holds a clone, so the count of clones is the count of connections.
+        let places = Arc::new(());
+        let mut patience = PLACE_PATIENCE;
+        while let Some((socket, peer)) = listener.accept() {
+            let is_full = || Arc::strong_count(&places) > MAX_CONNECTIONS;
+            let wait_until = Instant::now() + patience;
+            while is_full() && Instant::now() < wait_until {
+                thread::sleep(PLACE_TICK);
+            }
+            // Where one has waited in vain the others need not: those that are here are no quick questions.
+            if is_full() {
+                patience = Duration::ZERO;
+                continue;
+            }
+            patience = PLACE_PATIENCE;
+            let (place, handler) = (Arc::clone(&places), Arc::clone(&handler));
+            let answering = move || {
+                let _place = place;
+                // An error means that the client is gone or too slow, which is its own affair.
+                let _ = answer(&socket, peer, &handler);
+            };
+            let thread = builder("http-client").spawn(answering);
+            if let Err(error) = thread {
+                log::error!(reason:% = error; "thread_not_started");
+            }
+        }
+    };
+    builder("http").spawn(accepting).map(drop)
+}
+
+fn builder(name: &str) -> thread::Builder {
+    thread::Builder::new()
+        .name(name.to_owned())
+        .stack_size(STACK_OCTETS)
+}
+
+fn answer(socket: &TcpStream, peer: SocketAddr, handler: &Handler) -> io::Result<()> {
+    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+    let local = socket.local_addr()?;
+    let local = SocketAddr::new(local.ip().to_canonical(), local.port());
+    socket.set_nodelay(true)?;
+    let read_until = Instant::now() + READ_PATIENCE;
+    let mut head = Vec::new();
+    let response = loop {
+        let fresh = read_some(socket, &mut head, read_until)?;
+        // Only a line's end can end the head or show what is wrong with it.
+        if head[fresh..].contains(&b'\n')
+            && let Some(response) = respond(&head, peer, local, handler)
+        {
+            break response;
+        }
+        if head.len() >= MAX_HEAD_OCTETS {
+            break Response::text(431, "head too large\n").to_octets(true);
+        }
+    };
+    write_all(socket, &response)?;
+    linger(socket)
+}
+
+/// The answer to a head that has ended, or to one that can no longer become right.
+fn respond(head: &[u8], peer: SocketAddr, local: SocketAddr, handler: &Handler) -> Option<Vec<u8>> {
+    let mut headers = [EMPTY_HEADER; MAX_HEADERS];
+    let mut parsed = httparse::Request::new(&mut headers);
+    let refuse = |status, text: &str| Some(Response::text(status, text).to_octets(true));
+    match parsed.parse(head) {
+        Ok(Status::Partial) => return None,
+        Ok(Status::Complete(_)) => {}
+        Err(httparse::Error::TooManyHeaders) => return refuse(431, "too many headers\n"),
+        Err(_) => return refuse(400, "not a request of HTTP/1.x\n"),
+    }
+    let method @ ("GET" | "HEAD") = parsed.method.unwrap_or_default() else {
+        let response = Response::text(405, "only GET is answered\n").header("Allow", "GET, HEAD");
+        return Some(response.to_octets(true));
+    };
+    let target = parsed.path.unwrap_or_default();
+    let request = Request {
+        method,
+        path: target.split('?').next().unwrap_or(target),
+        peer,
+        local,
+        headers: parsed.headers,
+    };
+    let response = catch_unwind(AssertUnwindSafe(|| handler(&request))).unwrap_or_else(|_| {
+        metrics::PANICS.count(Part::Http);
+        log::error!(client:% = peer; "http_panicked");
+        Response::text(500, "a fault of ours\n")
+    });
+    Some(response.to_octets(method != "HEAD"))
+}
+
+/// Appends what comes next, never beyond the ceiling; answers where it begins.
+fn read_some(mut socket: &TcpStream, head: &mut Vec<u8>, until: Instant) -> io::Result<usize> {
+    let mut room = [0; 1_024];
+    let room_left = room.len().min(MAX_HEAD_OCTETS - head.len());
+    // Armed anew each time: a time-out of the kernel's begins again with every octet.
+    socket.set_read_timeout(Some(left(until)?))?;
+    let count = match socket.read(&mut room[..room_left]) {
+        Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+        Ok(count) => count,
+        Err(error) if error.kind() == ErrorKind::Interrupted => 0,
+        Err(error) => return Err(error),
+    };
+    let fresh = head.len();
+    head.extend_from_slice(&room[..count]);
+    Ok(fresh)
+}
+
+fn write_all(mut socket: &TcpStream, mut octets: &[u8]) -> io::Result<()> {
+    let until = Instant::now() + WRITE_PATIENCE;
+    while !octets.is_empty() {
+        socket.set_write_timeout(Some(left(until)?))?;
+        match socket.write(octets) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(count) => octets = &octets[count..],
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Drops what the client still sends for a moment: `close` with unread octets would reset the connection, which can cost
+/// it our answer.
+fn linger(mut socket: &TcpStream) -> io::Result<()> {
+    socket.shutdown(Shutdown::Write)?;
+    let until = Instant::now() + LINGER;
+    let mut room = [0; 1_024];
+    loop {
+        socket.set_read_timeout(Some(left(until)?))?;
+        if socket.read(&mut room)? == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// What is left until then; an error when nothing is.
+fn left(until: Instant) -> io::Result<Duration> {
+    let left = until.saturating_duration_since(Instant::now());
+    // Zero would mean no time-out at all, and less than a microsecond is taken for zero.
+    if left < Duration::from_millis(1) {
+        return Err(ErrorKind::TimedOut.into());
+    }
+    Ok(left)
+}
+
+fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        400 => "Bad Request",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        503 => "Service Unavailable",
+        // The text is optional (RFC 9112 §4), the space before it is not.
+        _ => "",
+    }
+}
+
+/// Connections at once; the next one is closed unanswered if none of them ends in time.
+pub const MAX_CONNECTIONS: usize = 32;
+/// How long the next one waits for one of them to end, and others wait in the kernel: a burst of questions that take a
+/// moment each is answered to the last one.
+const PLACE_PATIENCE: Duration = Duration::from_secs(1);
+/// How often it looks.
+const PLACE_TICK: Duration = Duration::from_millis(1);
+/// Request line and headers together.
+const MAX_HEAD_OCTETS: usize = 8_192;
+/// Headers of one request; browsers send about twenty.
+const MAX_HEADERS: usize = 64;
+/// How long a client may take to send its head, in all.
+const READ_PATIENCE: Duration = Duration::from_secs(5);
+/// How long it may take to read our answer, in all.
+const WRITE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long it may go on sending after our answer.
+const LINGER: Duration = Duration::from_millis(500);
+/// Headers, the page and its formatting; costs only what is touched.
+const STACK_OCTETS: usize = 256 * 1_024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn served(handler: Handler) -> Arc<Listener> {
+        let address = "127.0.0.1:0".parse().unwrap();
+        let listener = Arc::new(Listener::bind(address, false, false).unwrap());
+        serve(&listener, handler).unwrap();
+        listener
+    }
+
+    fn echo() -> Arc<Listener> {
+        served(Arc::new(|request| {
+            assert_ne!(request.path, "/panic", "a handler's bug");
+            let name = request.header("x-name").unwrap_or(b"nobody");
+            let name = String::from_utf8_lossy(name).into_owned();
+            let body = format!("{} {} {name}", request.method, request.path);
+            Response::text(200, body).header("X-Said", "a\r\nb: c")
+        }))
+    }
+
+    fn ask(listener: &Listener, sent: &[u8]) -> String {
+        let mut socket = TcpStream::connect(listener.address()).unwrap();
+        socket.write_all(sent).unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    #[test]
+    fn each_request_has_its_answer() {
+        let listener = echo();
+        let long_header = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(9_000));
+        let fits = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(8_192 - 23));
+        let many = format!("GET / HTTP/1.1\r\n{}\r\n", "X: y\r\n".repeat(65));
+        for (sent, status, end) in [
+            ("GET /a HTTP/1.0\r\n\r\n", "200 OK", "\r\n\r\nGET /a nobody"),
+            (
+                "GET /a?b=c HTTP/1.1\nX-NAME:  me \n\n",
+                "200 OK",
+                "GET /a me",
+            ),
+            ("HEAD /a HTTP/1.1\r\n\r\n", "200 OK", "b: c\r\n\r\n"),
+            ("\r\nGET / HTTP/1.1\r\n\r\nmore behind", "200 OK", "nobody"),
+            (&fits, "200 OK", "nobody"),
+            (
+                "POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc",
+                "405 Method",
+                "\n",
+            ),
+            ("DELETE / HTTP/1.1\r\n\r\n", "405 Method", "\n"),
+            ("EHLO client.test\r\n", "400 Bad", "\n"),
+            ("GET / HTTP/2.0\r\n\r\n", "400 Bad", "\n"),
+            ("GET /\r\n\r\n", "400 Bad", "\n"),
+            ("GET / HTTP/1.1\r\nno colon\r\n\r\n", "400 Bad", "\n"),
+            ("GET / HTTP/1.1\r\nA: b\0c\r\n\r\n", "400 Bad", "\n"),
+            ("\u{16}\u{3}\u{1}\u{2}\0\u{1}\n", "400 Bad", "\n"),
+            (&long_header, "431 Request", "\n"),
+            (&many, "431 Request", "\n"),
+            ("GET /panic HTTP/1.1\r\n\r\n", "500 Internal", "\n"),
+        ] {
+            let answer = ask(&listener, sent.as_bytes());
+            let sent = sent.get(..40).unwrap_or(sent);
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {status}")),
+                "{sent}: {answer}"
+            );
+            assert!(answer.ends_with(end), "{sent}: {answer}");
+            assert!(answer.contains("\r\nConnection: close\r\n"), "{answer}");
+        }
+    }
+
+    #[test]
+    fn a_header_of_ours_stays_one_line() {
+        let answer = ask(&echo(), b"GET / HTTP/1.1\r\n\r\n");
+        assert!(answer.contains("\r\nX-Said: ab: c\r\n"), "{answer}");
+    }
+
+    #[test]
+    fn a_client_beyond_the_places_is_closed_and_others_are_served_again() {
+        let listener = echo();
+        let connect = |_| TcpStream::connect(listener.address()).unwrap();
+        let idle: Vec<TcpStream> = (0..MAX_CONNECTIONS).map(connect).collect();
+        let mut next = connect(0);
+        assert_eq!(next.read(&mut [0]).unwrap_or(0), 0);
+        drop(idle);
+        let until = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < until {
+            let mut socket = connect(0);
+            // It may be closed while the idle ones are on their way out.
+            let _ = socket.write_all(b"GET / HTTP/1.1\r\n\r\n");
+            let mut answer = String::new();
+            let _ = socket.read_to_string(&mut answer);
+            if answer.starts_with("HTTP/1.1 200") {
+                return;
+            }
+        }
+        panic!("no place became free");
+    }
+
+    #[test]
+    fn a_slow_head_has_five_seconds_in_all() {
+        let listener = echo();
+        let mut socket = TcpStream::connect(listener.address()).unwrap();
+        let started_at = Instant::now();
+        let mut sending = socket.try_clone().unwrap();
+        thread::spawn(move || {
+            while sending.write_all(b"G").is_ok() {
+                thread::sleep(Duration::from_millis(200));
+            }
+        });
+        // Closed, perhaps with a reset because of an octet that nobody read.
+        let _ = socket.read_to_end(&mut Vec::new());
+        let seconds = started_at.elapsed().as_secs_f64();
+        assert!((4.9..5.9).contains(&seconds), "{seconds}");
+    }
+
+    #[test]
+    fn closing_the_listener_ends_it() {
+        let listener = echo();
+        listener.close();
+        let mut answer = Vec::new();
+        let ended = TcpStream::connect(listener.address())
+            .and_then(|mut socket| socket.read_to_end(&mut answer));
+        assert!(ended.is_err() || answer.is_empty());
+    }
+}

@@ -1,0 +1,427 @@
+//! The PROXY protocol, versions 1 and 2: a header in front of everything else, in which a proxy says whom it speaks for
+//! ([specification](https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt)).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
+
+use memchr::memchr;
+
+use super::deadline::Deadline;
+use super::transport::{Transport, TransportError};
+
+/// A header that has arrived whole.
+#[derive(Debug)]
+pub struct Received {
+    /// Whom the proxy speaks for.
+    pub source: Source,
+    /// What came along behind the header: the client's first octets.
+    pub rest: Vec<u8>,
+}
+
+/// Why there is no header; nothing may be said to whoever did not send it.
+#[derive(Debug)]
+pub enum ReceiveError {
+    /// Not an octet came before the end, as when a balancer only looks whether somebody listens.
+    Nothing,
+    /// Something else came, or only the beginning of one.
+    Malformed,
+    /// It did not come in time, or the client is gone.
+    Transport(TransportError),
+}
+
+/// Reads a header within five seconds, in little memory however long it says it is.
+///
+/// # Errors
+/// [`ReceiveError`] as it says.
+pub fn receive(transport: &mut Transport) -> Result<Received, ReceiveError> {
+    let deadline = Deadline::for_command(Instant::now(), HEADER_PATIENCE);
+    let mut room = [0; MAX_READ_OCTETS];
+    let mut filled = 0;
+    let (source, octets) = loop {
+        match read(transport, &mut room[filled..], &deadline)? {
+            0 if filled == 0 => return Err(ReceiveError::Nothing),
+            0 => return Err(ReceiveError::Malformed),
+            count => filled += count,
+        }
+        match Header::parse(&room[..filled]) {
+            Header::Partial => {}
+            Header::Malformed => return Err(ReceiveError::Malformed),
+            Header::Complete { source, octets } => break (source, octets),
+        }
+    };
+    if let Some(rest) = room[..filled].get(octets..) {
+        let rest = rest.to_vec();
+        return Ok(Received { source, rest });
+    }
+    let mut left = octets - filled;
+    while left > 0 {
+        let count = left.min(room.len());
+        match read(transport, &mut room[..count], &deadline)? {
+            0 => return Err(ReceiveError::Malformed),
+            count => left -= count,
+        }
+    }
+    let rest = Vec::new();
+    Ok(Received { source, rest })
+}
+
+fn read(
+    transport: &mut Transport,
+    room: &mut [u8],
+    deadline: &Deadline,
+) -> Result<usize, ReceiveError> {
+    transport
+        .read(room, deadline)
+        .map_err(ReceiveError::Transport)
+}
+
+/// What the octets so far say, from the first one on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Header {
+    /// It has only begun; 107 octets are always enough to decide.
+    Partial,
+    /// It is none; nothing may be said to whoever sent it.
+    Malformed,
+    /// Who the client is.
+    Complete {
+        /// Its address.
+        source: Source,
+        /// Octets of the header in all. The last of them may still have to come: they hold nothing that is needed.
+        octets: usize,
+    },
+}
+
+/// Where a header says that a client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// There; IPv4 also when it came as `::ffff:`.
+    Client(IpAddr),
+    /// Not known, or not at an address of the Internet: the peer's own has to do.
+    Unknown,
+    /// The proxy itself, which looks whether we are well.
+    HealthCheck,
+}
+
+impl Header {
+    /// Looks at what was received; the answer does not depend on where the stream was cut.
+    pub fn parse(received: &[u8]) -> Header {
+        if begins_alike(received, V2_SIGNATURE) {
+            return parse_v2(received).unwrap_or(Header::Partial);
+        }
+        if !begins_alike(received, V1_SIGNATURE) {
+            return Header::Malformed;
+        }
+        let window = &received[..received.len().min(V1_MAX_OCTETS)];
+        let Some(end) = memchr(b'\n', window) else {
+            return match window.len() < V1_MAX_OCTETS {
+                true => Header::Partial,
+                false => Header::Malformed,
+            };
+        };
+        let octets = end + 1;
+        match parse_v1(&window[..octets]) {
+            Some(source) => Header::Complete { source, octets },
+            None => Header::Malformed,
+        }
+    }
+}
+
+/// Whether `received` is the beginning of something that begins with `signature`.
+fn begins_alike(received: &[u8], signature: &[u8]) -> bool {
+    let count = received.len().min(signature.len());
+    received[..count] == signature[..count]
+}
+
+/// One line: `PROXY TCP4|TCP6 source destination port port` CR LF, or `PROXY UNKNOWN` and anything.
+fn parse_v1(line: &[u8]) -> Option<Source> {
+    let text = std::str::from_utf8(line).ok()?.strip_suffix("\r\n")?;
+    let text = text.strip_prefix("PROXY ")?;
+    if text.contains('\r') {
+        return None;
+    }
+    if text == "UNKNOWN" || text.starts_with("UNKNOWN ") {
+        return Some(Source::Unknown);
+    }
+    let mut words = text.split(' ');
+    let (ip, max) = match words.next()? {
+        "TCP4" => {
+            let (source, _) = two::<Ipv4Addr>(&mut words)?;
+            (IpAddr::V4(source), V1_MAX_TCP4_OCTETS)
+        }
+        "TCP6" => {
+            let (source, _) = two::<Ipv6Addr>(&mut words)?;
+            (IpAddr::V6(source), V1_MAX_TCP6_OCTETS)
+        }
+        _ => return None,
+    };
+    let are_ports = is_port(words.next()?) && is_port(words.next()?);
+    let is_whole = words.next().is_none() && line.len() <= max;
+    (are_ports && is_whole).then_some(Source::Client(ip.to_canonical()))
+}
+
+fn two<'a, A: std::str::FromStr>(words: &mut impl Iterator<Item = &'a str>) -> Option<(A, A)> {
+    let mut next = || words.next()?.parse().ok();
+    Some((next()?, next()?))
+}
+
+/// 0 to 65535 without leading zeros.
+fn is_port(word: &str) -> bool {
+    word.parse::<u16>()
+        .is_ok_and(|port| port.to_string() == word)
+}
+
+/// Signature, version and command, family, length; then addresses and whatever else the length covers.
+/// `None` while more of it has to come.
+fn parse_v2(received: &[u8]) -> Option<Header> {
+    let command = *received.get(V2_SIGNATURE.len())?;
+    if command != V2_LOCAL && command != V2_PROXY {
+        return Some(Header::Malformed);
+    }
+    let (fixed, rest) = received.split_first_chunk::<V2_FIXED_OCTETS>()?;
+    let length = usize::from(u16::from_be_bytes([fixed[14], fixed[15]]));
+    let complete = |source| {
+        let octets = V2_FIXED_OCTETS + length;
+        Some(Header::Complete { source, octets })
+    };
+    if command == V2_LOCAL {
+        return complete(Source::HealthCheck);
+    }
+    let needed = match fixed[13] {
+        V2_UNSPEC => 0,
+        V2_TCP4 => 12,
+        V2_TCP6 => 36,
+        V2_UNIX => 216,
+        _ => return Some(Header::Malformed),
+    };
+    if length < needed {
+        return Some(Header::Malformed);
+    }
+    let source = match fixed[13] {
+        V2_TCP4 => IpAddr::from(*rest.first_chunk::<4>()?),
+        V2_TCP6 => IpAddr::from(*rest.first_chunk::<16>()?),
+        _ => return complete(Source::Unknown),
+    };
+    complete(Source::Client(source.to_canonical()))
+}
+
+/// How long a header may take: time for a lost packet to be sent twice more (the specification asks for 3 seconds at least),
+/// and no longer, for its place is held meanwhile.
+const HEADER_PATIENCE: Duration = Duration::from_secs(5);
+/// As much of a header as ever has to be looked at.
+const MAX_READ_OCTETS: usize = V1_MAX_OCTETS;
+
+const V1_SIGNATURE: &[u8] = b"PROXY ";
+/// The longest line, UNKNOWN with two long IPv6 addresses, with its CR LF.
+const V1_MAX_OCTETS: usize = 107;
+const V1_MAX_TCP4_OCTETS: usize = 56;
+const V1_MAX_TCP6_OCTETS: usize = 104;
+
+const V2_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+const V2_FIXED_OCTETS: usize = 16;
+const V2_LOCAL: u8 = 0x20;
+const V2_PROXY: u8 = 0x21;
+const V2_UNSPEC: u8 = 0x00;
+const V2_TCP4: u8 = 0x11;
+const V2_TCP6: u8 = 0x21;
+const V2_UNIX: u8 = 0x31;
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn client(ip: &str, octets: usize) -> Header {
+        let source = Source::Client(ip.parse().unwrap());
+        Header::Complete { source, octets }
+    }
+
+    fn v2(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
+        let length = (body.len() as u16).to_be_bytes();
+        [V2_SIGNATURE, &[command, family], &length, body].concat()
+    }
+
+    #[test]
+    fn lines_of_version_1() {
+        let long = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
+        let unknown = |octets| Header::Complete {
+            source: Source::Unknown,
+            octets,
+        };
+        let cases: &[(&str, Header)] = &[
+            (
+                "PROXY TCP4 192.0.2.1 192.0.2.2 1000 25\r\n",
+                client("192.0.2.1", 40),
+            ),
+            (
+                "PROXY TCP4 192.0.2.1 192.0.2.2 0 65535\r\nEHLO",
+                client("192.0.2.1", 40),
+            ),
+            (
+                "PROXY TCP6 2001:db8::1 ::1 1 25\r\n",
+                client("2001:db8::1", 33),
+            ),
+            (
+                "PROXY TCP6 ::ffff:192.0.2.1 ::1 1 25\r\n",
+                client("192.0.2.1", 38),
+            ),
+            (
+                &format!("PROXY TCP6 {long} {long} 65535 65535\r\n"),
+                client(long, 104),
+            ),
+            ("PROXY UNKNOWN\r\n", unknown(15)),
+            ("PROXY UNKNOWN what ever\r\nEHLO", unknown(25)),
+            (
+                &format!("PROXY UNKNOWN {long} {long} 65535 65535\r\n"),
+                unknown(107),
+            ),
+            ("", Header::Partial),
+            ("PRO", Header::Partial),
+            ("PROXY TCP4 192.0.2.1 192.0.2.2 1000 25\r", Header::Partial),
+            (
+                &format!("PROXY UNKNOWN {}", "x".repeat(92)),
+                Header::Partial,
+            ),
+            (
+                &format!("PROXY UNKNOWN {}\r\n", "x".repeat(92)),
+                Header::Malformed,
+            ),
+            (
+                &format!("PROXY UNKNOWN {}", "x".repeat(93)),
+                Header::Malformed,
+            ),
+            ("EHLO c.test\r\n", Header::Malformed),
+            ("proxy UNKNOWN\r\n", Header::Malformed),
+            ("PROXY\r\n", Header::Malformed),
+            ("PROXY UNKNOWNX\r\n", Header::Malformed),
+            ("PROXY UNKNOWN\n", Header::Malformed),
+            ("PROXY UNKNOWN \r x\r\n", Header::Malformed),
+            (
+                "PROXY UDP4 192.0.2.1 192.0.2.2 1000 25\r\n",
+                Header::Malformed,
+            ),
+            (
+                "PROXY TCP4  192.0.2.1 192.0.2.2 1000 25\r\n",
+                Header::Malformed,
+            ),
+            (
+                "PROXY TCP4 192.0.2.1 192.0.2.2 1000 25 \r\n",
+                Header::Malformed,
+            ),
+            (
+                "PROXY TCP4 192.0.2.1 192.0.2.2 01000 25\r\n",
+                Header::Malformed,
+            ),
+            (
+                "PROXY TCP4 192.0.2.1 192.0.2.2 +1000 25\r\n",
+                Header::Malformed,
+            ),
+            (
+                "PROXY TCP4 192.0.2.1 192.0.2.2 65536 25\r\n",
+                Header::Malformed,
+            ),
+            (
+                "PROXY TCP4 192.0.2.01 192.0.2.2 1000 25\r\n",
+                Header::Malformed,
+            ),
+            ("PROXY TCP4 192.0.2.1 192.0.2.2 1000\r\n", Header::Malformed),
+            ("PROXY TCP4 ::1 ::1 1000 25\r\n", Header::Malformed),
+            (
+                "PROXY TCP6 192.0.2.1 192.0.2.2 1000 25\r\n",
+                Header::Malformed,
+            ),
+            ("PROXY TCP6 fe80::1%1 ::1 1000 25\r\n", Header::Malformed),
+        ];
+        for (line, want) in cases {
+            assert_eq!(Header::parse(line.as_bytes()), *want, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn headers_of_version_2() {
+        let v4 = [192, 0, 2, 1, 192, 0, 2, 2, 3, 232, 0, 25];
+        let v6 = |ip: &str| {
+            let ip: Ipv6Addr = ip.parse().unwrap();
+            [&ip.octets()[..], &[0; 20]].concat()
+        };
+        let complete = |source, octets| Header::Complete { source, octets };
+        let tlv = [&v4[..], &[0xee, 0, 3, 1, 2, 3]].concat();
+        for (header, want) in [
+            (v2(0x21, 0x11, &v4), client("192.0.2.1", 28)),
+            (v2(0x21, 0x11, &tlv), client("192.0.2.1", 34)),
+            (
+                v2(0x21, 0x21, &v6("2001:db8::1")),
+                client("2001:db8::1", 52),
+            ),
+            (
+                v2(0x21, 0x21, &v6("::ffff:192.0.2.1")),
+                client("192.0.2.1", 52),
+            ),
+            (v2(0x21, 0x31, &[0; 216]), complete(Source::Unknown, 232)),
+            (v2(0x21, 0x00, &[]), complete(Source::Unknown, 16)),
+            (v2(0x21, 0x00, &[1; 7]), complete(Source::Unknown, 23)),
+            (v2(0x20, 0x00, &[]), complete(Source::HealthCheck, 16)),
+            (v2(0x20, 0x11, &v4), complete(Source::HealthCheck, 28)),
+            (v2(0x20, 0xff, &[0; 9]), complete(Source::HealthCheck, 25)),
+            (v2(0x21, 0x11, &v4[1..]), Header::Malformed),
+            (v2(0x21, 0x21, &v4), Header::Malformed),
+            (v2(0x21, 0x31, &[0; 215]), Header::Malformed),
+            (v2(0x21, 0x12, &v4), Header::Malformed),
+            (v2(0x21, 0x41, &v4), Header::Malformed),
+            (v2(0x22, 0x11, &v4), Header::Malformed),
+            (v2(0x11, 0x11, &v4), Header::Malformed),
+            (b"\r\n\r\n\0\r\nQUIT\r".to_vec(), Header::Malformed),
+            (b"\r\n\r\n\0\r\nQ".to_vec(), Header::Partial),
+        ] {
+            assert_eq!(Header::parse(&header), want, "{header:?}");
+        }
+        let whole = v2(0x21, 0x11, &v4);
+        assert_eq!(Header::parse(&whole[..19]), Header::Partial);
+        // What is behind the addresses may be as long as it likes, and is not waited for.
+        let mut longest = v2(0x21, 0x11, &v4);
+        longest[14..16].fill(0xff);
+        assert_eq!(Header::parse(&longest), client("192.0.2.1", 65_551));
+    }
+
+    proptest! {
+        #[test]
+        fn any_octets_are_decided_in_time(octets in octets()) {
+            let first = octets.len().min(MAX_READ_OCTETS);
+            let decided = Header::parse(&octets[..first]);
+            if first == MAX_READ_OCTETS {
+                prop_assert_ne!(decided, Header::Partial);
+            }
+            if decided != Header::Partial {
+                prop_assert_eq!(Header::parse(&octets), decided);
+            }
+        }
+
+        #[test]
+        fn a_decision_stands_whatever_follows(octets in octets(), cut in any::<prop::sample::Index>()) {
+            let early = Header::parse(&octets[..cut.index(octets.len() + 1)]);
+            if early != Header::Partial {
+                prop_assert_eq!(Header::parse(&octets), early);
+            }
+        }
+
+        #[test]
+        fn addresses_are_read_as_they_are_written(ip in any::<[u8; 16]>(), port in any::<u16>()) {
+            let ip = Ipv6Addr::from(ip);
+            let line = format!("PROXY TCP6 {ip} ::1 {port} 25\r\n");
+            let source = Source::Client(IpAddr::V6(ip).to_canonical());
+            let octets = line.len();
+            prop_assert_eq!(Header::parse(line.as_bytes()), Header::Complete { source, octets });
+            let binary = v2(0x21, 0x21, &[&ip.octets()[..], &[0; 20]].concat());
+            prop_assert_eq!(Header::parse(&binary), Header::Complete { source, octets: 52 });
+        }
+    }
+
+    fn octets() -> impl Strategy<Value = Vec<u8>> {
+        let any_octets = vec(any::<u8>(), 0..150);
+        let line = "PROXY (TCP4|TCP6|UNKNOWN|x)( [0-9a-f.:]{0,30}){0,5}[ \r]?\r?\n?x{0,120}";
+        let binary = (any::<u8>(), any::<u8>(), vec(any::<u8>(), 0..250))
+            .prop_map(|(command, family, body)| v2(0x20 | (command % 3), family % 0x33, &body));
+        prop_oneof![any_octets, line.prop_map(String::into_bytes), binary]
+    }
+}

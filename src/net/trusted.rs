@@ -1,0 +1,71 @@
+//! Whose word is taken about where a client is.
+
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net};
+
+/// Addresses and blocks of the proxies whose word is taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrustedProxies {
+    blocks: Vec<IpNet>,
+}
+
+impl TrustedProxies {
+    /// From blocks; those inside `::ffff:0:0/96` count as the IPv4 blocks they stand for.
+    pub fn new(blocks: impl IntoIterator<Item = IpNet>) -> TrustedProxies {
+        TrustedProxies {
+            blocks: blocks.into_iter().map(canonical).collect(),
+        }
+    }
+
+    /// Whether `ip`, IPv4 also when it came as `::ffff:`, is one of them.
+    pub fn contain(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        self.blocks.iter().any(|block| block.contains(&ip))
+    }
+}
+
+fn canonical(block: IpNet) -> IpNet {
+    let IpNet::V6(v6) = block else {
+        return block;
+    };
+    let v4 = v6.addr().to_ipv4_mapped().and_then(|ip| {
+        let length = v6.prefix_len().checked_sub(96)?;
+        Ipv4Net::new(ip, length).ok()
+    });
+    v4.map_or(block, IpNet::V4)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn proxies_are_known_by_address_and_by_block() {
+        let trusted = TrustedProxies::new(
+            [
+                "10.0.0.0/8",
+                "192.0.2.1/32",
+                "2001:db8::/32",
+                "::ffff:172.16.0.0/108",
+            ]
+            .map(|block| block.parse().unwrap()),
+        );
+        for (ip, want) in [
+            ("10.255.0.1", true),
+            ("::ffff:10.0.0.1", true),
+            ("192.0.2.1", true),
+            ("192.0.2.2", false),
+            ("2001:db8:1::1", true),
+            ("2001:db9::1", false),
+            ("172.31.0.1", true),
+            ("172.32.0.1", false),
+            ("::1", false),
+        ] {
+            assert_eq!(trusted.contain(ip.parse().unwrap()), want, "{ip}");
+        }
+        assert!(!TrustedProxies::default().contain(IpAddr::V4(Ipv4Addr::LOCALHOST)));
+    }
+}

@@ -1,0 +1,76 @@
+//! What a session says to whoever connects it to a socket, and what it is asked.
+
+use super::content::Content;
+use super::path::{ForwardPath, ReversePath};
+use super::reply::Reply;
+use super::xclient::ClientAddress;
+
+/// Whether a session is encrypted, or could be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// We have no key.
+    Unavailable,
+    /// STARTTLS is offered.
+    Offered,
+    /// Everything is said in TLS.
+    On,
+}
+
+/// What happens next: the whole conversation between protocol and socket.
+#[derive(Debug)]
+pub enum Step {
+    /// Say this; it may wait for company until input is needed (RFC 2920 §3.2).
+    Reply(Reply),
+    /// A message has arrived whole: save it, and say how that went.
+    Save(Envelope, Content),
+    /// Say this, do the handshake, and then tell the session with [`Session::tls_started`](super::Session::tls_started). Given only while nothing
+    /// is unread (CVE-2011-0411): what stands behind STARTTLS was not said in TLS.
+    StartTls(Reply),
+    /// A trusted proxy has said for whom it speaks: take that address from now on, and say this.
+    Introduce(ClientAddress, Reply),
+    /// Say this and close.
+    Close(Reply),
+    /// Flush what is to be said, then read.
+    NeedInput,
+}
+
+/// The paths of one transaction (RFC 5321 §2.3.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// Who sent it.
+    pub reverse_path: ReversePath,
+    /// Who shall have it: at least one at the end of mail, each mailbox once.
+    pub recipients: Vec<ForwardPath>,
+    /// Whether the client asked for SMTPUTF8.
+    pub smtputf8: bool,
+}
+
+/// What the client is expected to send next, each with a patience of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    /// The next command; nothing of this client's is under way.
+    Command,
+    /// The next command of a transaction.
+    CommandOfTransaction,
+    /// Message content.
+    Content,
+}
+
+/// What a session did, for the line that ends it in the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// HELO and EHLO accepted.
+    pub helo: u32,
+    /// MAIL accepted.
+    pub mail: u32,
+    /// RCPT accepted.
+    pub rcpt: u32,
+    /// RCPT asked for.
+    pub rcpt_asked: u32,
+    /// Messages that arrived whole.
+    pub data: u32,
+    /// Faulty commands.
+    pub faults: u32,
+    /// Replies decided on; changes whenever something was completed.
+    pub replies: u32,
+}

@@ -1,0 +1,153 @@
+//! Debian's HAProxy in front, with the block from the README: both versions of its header, its checks, TLS through it.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use socket2::{Domain, Socket, Type};
+use tempfile::TempDir;
+
+use crate::clients::mail;
+use crate::support::front::{FrontServer, block_of_readme, free_address, with};
+use crate::support::store::mails_after;
+use crate::support::tls::{TlsClient, TlsServer, config_trusting, connection, starttls};
+use crate::support::{Client, wait_for, without_trace};
+
+#[test]
+fn mail_comes_through_with_either_header_and_with_tls() {
+    for header in ["send-proxy-v2", "send-proxy"] {
+        let front = Front::start(&[("send-proxy-v2", header)]);
+        let config = config_trusting(&[&front.tls.pair.chain]);
+
+        let mut plain = front.connect(front.smtp);
+        plain.expect("220 mx.test ESMTP");
+        let reply = plain.deliver_pipelined(&mail("\r\n"));
+        assert!(reply.starts_with("250 2.0.0 OK"), "{reply}");
+        front.assert_newest("ESMTP");
+
+        let mut plain = front.connect(front.smtp);
+        plain.expect("220 ");
+        let client = TlsClient::over(starttls(plain), config.clone());
+        front.deliver_in_tls(client.expect("a handshake"));
+
+        let socket = front.connect(front.smtps);
+        let socket = socket.socket().try_clone().expect("a descriptor");
+        let mut client = TlsClient::resume(socket, connection(config)).expect("a handshake");
+        client.expect("220 ");
+        front.deliver_in_tls(client);
+    }
+}
+
+#[test]
+fn its_checks_find_us_well_and_are_no_news() {
+    let mut front = Front::start(&[("inter 5s", "inter 50ms fall 1 rise 1")]);
+    wait_for("many checks", || {
+        let checks = front
+            .haproxy
+            .log()
+            .matches("check for server smtp/mx1 succeeded")
+            .count();
+        (checks >= 1).then_some(())
+    });
+    std::thread::sleep(Duration::from_secs(1));
+    let log = front.tls.server.log();
+    assert!(!log.contains(" disconnected "), "{log}");
+    assert!(
+        !front.haproxy.log().contains("is DOWN"),
+        "{}",
+        front.haproxy.log()
+    );
+    front.tls.server.signal(Signal::SIGTERM);
+    assert!(front.tls.server.wait().success());
+    wait_for("the end to be noticed", || {
+        front
+            .haproxy
+            .log()
+            .contains("Server smtp/mx1 is DOWN")
+            .then_some(())
+    });
+}
+
+/// Our server with HAProxy in front of it, as the README says.
+struct Front {
+    haproxy: FrontServer,
+    tls: TlsServer,
+    smtp: SocketAddr,
+    smtps: SocketAddr,
+}
+
+impl Front {
+    fn start(replacements: &[(&str, &str)]) -> Front {
+        let tls = TlsServer::start(&[
+            ("GSMTP_PROXY_PROTOCOL", "Y"),
+            ("GM_TRUSTED_PROXIES", "127.0.0.1"),
+        ]);
+        let (smtp, smtps) = (
+            free_address(Ipv4Addr::LOCALHOST.into()),
+            free_address(Ipv4Addr::LOCALHOST.into()),
+        );
+        let block = with(
+            &block_of_readme("option smtpchk"),
+            &[
+                (
+                    "bind :::25 v4v6",
+                    &format!("bind {smtp}\n    option log-health-checks"),
+                ),
+                ("bind :::465 v4v6", &format!("bind {smtps}")),
+                ("127.0.0.1:2525", &tls.server.address.to_string()),
+                ("127.0.0.1:4650", &tls.at_once.to_string()),
+            ],
+        );
+        let block = with(&block, replacements);
+        let config = format!(
+            "global\n    log stdout format raw local0\n{}",
+            with(&block, &[("mode tcp", "mode tcp\n    log global")])
+        );
+        let folder = TempDir::new().expect("a temporary folder");
+        let haproxy = FrontServer::haproxy(folder, &config, &[]);
+        wait_for("HAProxy to pass us on", || {
+            let mut client = Client::over(std::net::TcpStream::connect(smtp).ok()?);
+            client.read_reply().filter(|reply| reply.code == 220)?;
+            client.command("QUIT", "221 ");
+            Some(())
+        });
+        // Its line is not one of those that the tests look at.
+        tls.server.wait_for_log(" disconnected ");
+        std::fs::write(tls.server.path("log"), "").expect("the log");
+        Front {
+            haproxy,
+            tls,
+            smtp,
+            smtps,
+        }
+    }
+
+    /// From 127.0.0.2, which HAProxy is not.
+    fn connect(&self, to: SocketAddr) -> Client {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a descriptor");
+        let from = SocketAddr::new(Ipv4Addr::new(127, 0, 0, 2).into(), 0);
+        socket.bind(&from.into()).expect("an address of loopback");
+        socket.connect(&to.into()).expect("HAProxy accepts");
+        Client::over(socket.into())
+    }
+
+    fn deliver_in_tls(&self, mut client: TlsClient) {
+        client.command("EHLO client.test", "250");
+        client.begin_mail();
+        client.send(crate::support::stuffed(&mail("\r\n")));
+        client.expect("250 2.0.0 OK");
+        self.assert_newest("ESMTPS");
+    }
+
+    fn assert_newest(&self, protocol: &str) {
+        let mut mails = mails_after(&self.tls.server.path("goguerrilla.db"), 0);
+        let stored = mails.pop().expect("a mail");
+        assert_eq!(stored.ip_addr, "127.0.0.2");
+        assert_eq!(without_trace(&stored.mail), mail("\r\n"));
+        let text = String::from_utf8_lossy(&stored.mail).into_owned();
+        assert!(
+            text.contains(&format!("by mx.test with {protocol} id")),
+            "{text}"
+        );
+    }
+}

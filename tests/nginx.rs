@@ -1,0 +1,477 @@
+//! Debian's nginx in front, with the block from the README: mail arrives unchanged, with the client's address, and what
+//! we refuse reaches the client as we said it.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+
+use socket2::{Domain, Socket, Type};
+use tempfile::TempDir;
+
+use crate::clients::{mail, mail_and_empty_line};
+use crate::support::certificates::{KeyKind, Pair};
+use crate::support::front::{FrontServer, block_of_readme, free_address, with};
+use crate::support::store::{StoredMail, mails_after};
+use crate::support::tls::{TlsClient, config_trusting, starttls};
+use crate::support::{Client, Server, value, wait_for, without_trace};
+
+#[test]
+fn mail_comes_through_from_both_kinds_of_addresses() {
+    let front = Front::start(&[]);
+    let content = mail("\r\n");
+    for (address, source, literal) in [
+        (front.v4, "127.0.0.2", "[127.0.0.2]"),
+        (front.v6, "::1", "[IPv6:::1]"),
+    ] {
+        let mut client = match source {
+            "::1" => Client::connect(address),
+            _ => connect_from_second_address(address),
+        };
+        client.expect("220 mx.example.com ESMTP");
+        let reply = client.deliver_pipelined(&content);
+        assert!(reply.starts_with("250 2.0.0 OK : queued as "), "{reply}");
+        let mail = front.newest();
+        assert_eq!(
+            (mail.ip_addr.as_str(), mail.from.as_str()),
+            (source, "a@client.test")
+        );
+        assert_eq!(without_trace(&mail.mail), content);
+        let text = String::from_utf8_lossy(&mail.mail).into_owned();
+        let received =
+            format!("from client.test (client.test {literal})\r\n\tby mx.test with ESMTP id");
+        assert!(text.contains(&received), "{text}");
+    }
+}
+
+#[test]
+fn nginx_does_starttls_and_hands_out_no_tickets() {
+    let front = Front::start(&[]);
+    let mut plain = Client::connect(front.v6);
+    plain.expect("220 ");
+    let config = config_trusting(&[&front.pair.chain]);
+    let mut client = TlsClient::over(starttls(plain), config).expect("a handshake");
+    client.command("EHLO client.test", "250");
+    client.command("MAIL FROM:<a@client.test>", "250 ");
+    client.command("RCPT TO:<u@ours.test>", "250 ");
+    client.command("DATA", "354 ");
+    client.send(crate::support::stuffed(&mail("\r\n")));
+    client.expect("250 2.0.0 OK : queued as ");
+    assert_eq!(client.tls().tls13_tickets_received(), 0);
+    let mail = front.newest();
+    assert_eq!(mail.ip_addr, "::1");
+    assert_eq!(without_trace(&mail.mail), crate::clients::mail("\r\n"));
+}
+
+#[test]
+fn clients_in_their_own_spelling_are_understood() {
+    let front = Front::start(&[]);
+    let mut client = front.client();
+    client.command("HELO client.test", "250 ");
+    client.command("mail from: <> SIZE=24", "250 ");
+    client.command("rcpt to:<\"u v\"@OURS.test>", "250 2.1.5 ");
+    client.command("DATA", "354 ");
+    client.send("Subject: x\r\n\r\n.\r\n");
+    client.expect("250 2.0.0 OK : queued as ");
+    client.command("QUIT", "221 2.0.0 ");
+    let mail = front.newest();
+    assert_eq!(
+        (mail.from.as_str(), mail.recipient.as_str()),
+        ("", "\"u v\"@OURS.test")
+    );
+    let text = String::from_utf8_lossy(&mail.mail).into_owned();
+    assert!(text.contains("by mx.test with SMTP id"), "{text}");
+
+    // Whoever never greets is not welcome; nginx would have let it.
+    let mut rude = front.client();
+    rude.command("MAIL FROM:<a@client.test>", "250 ");
+    rude.command("RCPT TO:<u@ours.test>", "503 5.5.1 ");
+    rude.expect_close();
+}
+
+#[test]
+fn five_hundred_clients_at_once_are_all_served() {
+    let front = Front::start(&[("GM_MAX_CLIENTS", "600")]);
+    fs::write(front.server.path("mail"), mail("\n")).expect("a file is written");
+    let to = front.v6.to_string();
+    let program = [
+        "smtp-source",
+        "-6",
+        "-C",
+        "20",
+        "-M",
+        "client.test",
+        "-s",
+        "500",
+        "-m",
+        "2000",
+    ];
+    let envelope = [
+        "-f",
+        "a@client.test",
+        "-t",
+        "u@ours.test",
+        "-F",
+        "mail",
+        &to,
+    ];
+    crate::clients::run(&front.server, &program, &envelope);
+    let mails = mails_after(&front.server.path("goguerrilla.db"), 0);
+    assert_eq!(mails.len(), 2_000);
+    for mail in mails {
+        assert_eq!(mail.ip_addr, "::1");
+        assert_eq!(without_trace(&mail.mail), mail_and_empty_line());
+    }
+}
+
+#[test]
+fn a_recipient_that_is_not_ours_costs_no_connection_and_the_others_go_on() {
+    let front = Front::start(&[("GM_ALLOWED_HOSTS", "ours.test")]);
+    let mut client = front.client();
+    client.command("EHLO client.test", "250");
+    client.send("MAIL FROM:<a@client.test>\r\nRCPT TO:<a%foreign@ours.test>\r\nRCPT TO:<u@ours.test>\r\nRCPT TO:<v@foreign.test>\r\nDATA\r\n");
+    for reply in ["250 ", "550 5.7.1 ", "250 2.1.5 ", "550 5.7.1 ", "354 "] {
+        client.expect(reply);
+    }
+    client.send(".\r\n");
+    client.expect("250 2.0.0 OK : queued as ");
+    assert_eq!(front.newest().recipient, "u@ours.test");
+    client.command("QUIT", "221 ");
+    front.server.wait_for_log(" disconnected ");
+
+    // Whoever goes on asking is closed in the end, and we have not seen it.
+    let mut junk = front.client();
+    junk.command("EHLO client.test", "250");
+    junk.command("MAIL FROM:<a@client.test>", "250 ");
+    for _ in 0..10 {
+        junk.command("RCPT TO:<v@foreign.test>", "550 5.7.1 ");
+    }
+    junk.expect_close();
+    assert_eq!(front.server.log().matches(" disconnected ").count(), 1);
+}
+
+#[test]
+fn what_we_refuse_reaches_the_client_as_it_is() {
+    let front = Front::start(&[("GSMTP_MAX_SIZE", "1000"), ("GM_MAX_CLIENTS", "1")]);
+    let rcpt = |mail: &str, reply: &str| {
+        let mut client = front.client();
+        client.command("EHLO client.test", "250");
+        client.command(mail, "250 ");
+        client.command("RCPT TO:<u@ours.test>", reply);
+        client
+    };
+    rcpt("MAIL FROM:<a@client.test> SIZE=1001", "552 5.3.4 ").expect_close();
+    wait_for("the place", || {
+        (front.server.log().matches(" disconnected ").count() == 1).then_some(())
+    });
+    let mut inside = rcpt("MAIL FROM:<a@client.test>", "250 2.1.5 ");
+    // All places are taken.
+    rcpt("MAIL FROM:<a@client.test>", "421 4.3.2 ").expect_close();
+    // The store is away: it is a file that is no store.
+    let file = front.server.path("goguerrilla.db");
+    fs::rename(&file, front.server.path("old.db")).expect("the store");
+    fs::create_dir(&file).expect("something that is no store");
+    inside.command("DATA", "354 ");
+    inside.send(".\r\n");
+    inside.expect("451 4.3.0 ");
+    fs::remove_dir(&file).expect("our folder");
+    inside.command("MAIL FROM:<a@client.test>", "250 ");
+    inside.command("RCPT TO:<u@ours.test>", "250 ");
+    inside.command("DATA", "354 ");
+    inside.send(".\r\n");
+    inside.expect("250 2.0.0 OK");
+    // What a client's own XCLIENT is worth behind nginx.
+    inside.command("XCLIENT ADDR=192.0.2.1", "550 5.7.0 ");
+    inside.command("EHLO again.test", "250-mx.test");
+    // A client that vanishes in content leaves its place.
+    inside.command("MAIL FROM:<a@client.test>", "250 ");
+    inside.command("RCPT TO:<u@ours.test>", "250 ");
+    inside.command("DATA", "354 ");
+    inside.send("Subject: half");
+    drop(inside);
+    front.server.wait_for_log(" reason=client_left ");
+    rcpt("MAIL FROM:<a@client.test>", "250 2.1.5 ");
+    assert_eq!(mails_after(&file, 0).len(), 1);
+}
+
+#[test]
+fn a_store_that_is_down_is_told_at_once() {
+    let nobody = free_address(Ipv4Addr::LOCALHOST.into()).to_string();
+    let mysql = [
+        ("GM_STORE", "mysql"),
+        ("MYSQL_HOST", nobody.as_str()),
+        ("REDIS_INTERFACE", ""),
+    ];
+    let front = Front::start(&mysql);
+    front.server.wait_for_log(" store_down ");
+    let mut client = front.client();
+    client.command("EHLO client.test", "250");
+    client.command("MAIL FROM:<a@client.test>", "250 ");
+    client.command("RCPT TO:<u@ours.test>", "421 4.3.2 ");
+    client.expect_close();
+    assert!(!front.server.log().contains(" disconnected "));
+}
+
+#[test]
+fn without_error_messages_nginx_says_451() {
+    let front = Front::start_with(
+        &[("GSMTP_MAX_SIZE", "1000")],
+        &[("proxy_pass_error_message on;", "")],
+    );
+    let mut client = front.client();
+    client.command("EHLO client.test", "250");
+    client.command("MAIL FROM:<a@client.test> SIZE=1001", "250 ");
+    client.command("RCPT TO:<u@ours.test>", "451 4.3.2 ");
+    client.expect_close();
+}
+
+#[test]
+fn nginx_speaks_the_proxy_protocol_too() {
+    let on = ("GSMTP_PROXY_PROTOCOL", "Y");
+    let front = Front::start_with(&[on], &[("xclient on;", "xclient on; proxy_protocol on;")]);
+    for (address, source) in [(front.v4, "127.0.0.2"), (front.v6, "::1")] {
+        let mut client = match source {
+            "::1" => Client::connect(address),
+            _ => connect_from_second_address(address),
+        };
+        client.expect("220 ");
+        let reply = client.deliver_pipelined(b"Subject: x\r\n");
+        assert!(reply.starts_with("250 2.0.0 OK : queued as "), "{reply}");
+        assert_eq!(front.newest().ip_addr, source);
+    }
+}
+
+#[test]
+fn clients_are_counted_by_their_own_address() {
+    let front = Front::start(&[("GM_MAX_CLIENTS_PER_IP", "1")]);
+    let begin = |mut client: Client, reply: &str| {
+        client.expect("220 ");
+        client.command("EHLO client.test", "250");
+        client.command("MAIL FROM:<a@client.test>", "250 ");
+        client.command("RCPT TO:<u@ours.test>", reply);
+        client
+    };
+    let _first = begin(Client::connect(front.v4), "250 2.1.5 ");
+    begin(Client::connect(front.v4), "421 4.7.0 ").expect_close();
+    let _second = begin(connect_from_second_address(front.v4), "250 2.1.5 ");
+    let _third = begin(Client::connect(front.v6), "250 2.1.5 ");
+}
+
+#[test]
+fn questions_are_answered_with_nothing_of_what_was_asked() {
+    let server = Server::start(&[
+        ("NGINX_AUTH_ENABLED", "Y"),
+        ("NGINX_AUTH", "127.0.0.1:0"),
+        ("GM_ALLOWED_HOSTS", "ours.test"),
+        ("GSMTP_VERBOSE", "Y"),
+    ]);
+    let port = server.address.port().to_string();
+    let ok = format!("OK 127.0.0.1 {port}  ");
+    for (headers, want) in [
+        (
+            "Auth-Method: none\r\nAuth-SMTP-To: RCPT TO:<u@ours.test>",
+            ok.as_str(),
+        ),
+        (
+            "auth-method: none\r\nAUTH-SMTP-TO: rcpt to: <Postmaster>",
+            &ok,
+        ),
+        (
+            "Auth-Method: none\r\nAuth-SMTP-To: RCPT TO:u@ours.test",
+            &ok,
+        ),
+        ("Auth-Method: none", &ok),
+        (
+            "Auth-Method: none\r\nAuth-SMTP-To: RCPT TO:<u@foreign.test>",
+            NOT_OURS,
+        ),
+        (
+            "Auth-Method: none\r\nAuth-SMTP-To: RCPT TO:<a@foreign@ours.test>",
+            NOT_OURS,
+        ),
+        (
+            "Auth-Method: none\r\nAuth-SMTP-To: RCPT TO:<foreign!a@ours.test>",
+            NOT_OURS,
+        ),
+        (
+            "Auth-Method: none\r\nAuth-Login-Attempt: 10\r\nAuth-SMTP-To: RCPT TO:<u@foreign.test>",
+            "No mail for that domain here   550 5.7.1 ",
+        ),
+        (
+            // A line end that the client hid: the first header of a name counts.
+            "Auth-Method: plain\r\nAuth-User: a\r\nAuth-Pass: s3cr3t-of-a-client\r\nAuth-SMTP-To: RCPT TO:<u@ours.test>\r\nAuth-Method: none",
+            NOT_DONE,
+        ),
+        ("Auth-Method: None", NOT_DONE),
+        ("Auth-SMTP-To: RCPT TO:<u@ours.test>", NOT_DONE),
+    ] {
+        let answer = ask(
+            &server,
+            &format!("GET / HTTP/1.0\r\nX-Said: s3cr3t-of-a-client\r\n{headers}\r\n\r\n"),
+        );
+        let told = ["Status", "Server", "Port", "Error-Code", "Wait"]
+            .map(|name| header(&answer, &format!("Auth-{name}")))
+            .join(" ");
+        assert_eq!(told, want, "{headers}");
+        assert!(!answer.contains("s3cr3t"), "{answer}");
+    }
+    for (request, status) in [
+        (
+            "POST / HTTP/1.0\r\nAuth-Method: none\r\n\r\n".to_owned(),
+            "405",
+        ),
+        (
+            format!("GET / HTTP/1.0\r\nX: {}", "s3cr3t".repeat(200_000)),
+            "431",
+        ),
+        ("EHLO client.test\r\n".to_owned(), "400"),
+    ] {
+        let answer = ask(&server, &request);
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{answer}"
+        );
+        assert!(!answer.contains("Auth-Status"), "{answer}");
+    }
+    assert!(!server.output().contains("s3cr3t"), "a password in the log");
+}
+
+#[test]
+fn a_wildcard_is_never_told() {
+    let folder = TempDir::new().expect("a temporary folder");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).expect("our folder");
+    let mut settings = vec![
+        ("NGINX_AUTH_ENABLED", "Y"),
+        ("NGINX_AUTH", "127.0.0.1:0"),
+        ("GSTMP_LISTEN_INTERFACE", "0.0.0.0:0"),
+    ];
+    if nix::unistd::geteuid().is_root() {
+        settings.extend([("GUID", "65534"), ("SGID", "65534")]);
+    }
+    let server = Server::start_in(folder, &settings);
+    let answer = ask(&server, "GET / HTTP/1.0\r\nAuth-Method: none\r\n\r\n");
+    assert_eq!(header(&answer, "Auth-Server"), "127.0.0.1");
+    assert_eq!(
+        header(&answer, "Auth-Port"),
+        server.address.port().to_string()
+    );
+}
+
+#[test]
+fn where_it_answers_has_to_be_free() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("a bound socket").to_string();
+    let folder = TempDir::new().expect("a temporary folder");
+    let settings = [
+        ("NGINX_AUTH_ENABLED", "Y"),
+        ("NGINX_AUTH", address.as_str()),
+    ];
+    crate::support::write_config(folder.path(), &settings);
+    let ended = crate::support::ended::run(folder.path(), &["-config=goguerrilla.conf"]);
+    let expected = format!("goguerrilla: cannot bind {address}: ");
+    assert_eq!(ended.status, 1);
+    assert!(
+        ended.stderr.starts_with(&expected) && ended.stderr.contains("NGINX_AUTH"),
+        "{}",
+        ended.stderr
+    );
+}
+
+/// Our server with nginx in front of it, as the README says.
+struct Front {
+    // Ended first.
+    _nginx: FrontServer,
+    server: Server,
+    pair: Pair,
+    v4: SocketAddr,
+    v6: SocketAddr,
+}
+
+impl Front {
+    fn start(settings: &[(&str, &str)]) -> Front {
+        Front::start_with(settings, &[])
+    }
+
+    fn start_with(settings: &[(&str, &str)], replacements: &[(&str, &str)]) -> Front {
+        let near = [("NGINX_AUTH_ENABLED", "Y"), ("NGINX_AUTH", "127.0.0.1:0")];
+        let server = Server::start(&[&near, settings].concat());
+        let folder = TempDir::new().expect("a temporary folder");
+        let pair = Pair::make(folder.path(), "mx", KeyKind::EcdsaP256, 90);
+        let (v4, v6) = (
+            free_address(Ipv4Addr::LOCALHOST.into()),
+            free_address(Ipv6Addr::LOCALHOST.into()),
+        );
+        let text = |file: &std::path::Path| file.to_str().expect("UTF-8").to_owned();
+        let block = with(
+            &block_of_readme("auth_http"),
+            &[
+                ("127.0.0.1:8025", &auth_address(&server).to_string()),
+                ("listen 25;", &format!("listen {v4};")),
+                ("listen [::]:25;", &format!("listen {v6};")),
+                ("/etc/ssl/certs/mx.pem", &text(&pair.chain)),
+                ("/etc/ssl/private/mx.key", &text(&pair.key)),
+            ],
+        );
+        let config = format!(
+            "load_module /usr/lib/nginx/modules/ngx_mail_module.so;\nevents {{ worker_connections 8192; }}\n{}",
+            with(&block, replacements)
+        );
+        let nginx = FrontServer::nginx(folder, &config, &[v4, v6]);
+        Front {
+            _nginx: nginx,
+            server,
+            pair,
+            v4,
+            v6,
+        }
+    }
+
+    fn client(&self) -> Client {
+        let mut client = Client::connect(self.v4);
+        client.expect("220 ");
+        client
+    }
+
+    fn newest(&self) -> StoredMail {
+        let mut mails = mails_after(&self.server.path("goguerrilla.db"), 0);
+        mails.pop().expect("a mail")
+    }
+}
+
+/// Where a server answers nginx, as it logged it.
+fn auth_address(server: &Server) -> SocketAddr {
+    let log = server.wait_for_log(" role=auth_http");
+    let line = log.lines().find(|line| line.contains(" role=auth_http"));
+    let address = line.and_then(|line| value(line, "address"));
+    address
+        .and_then(|address| address.parse().ok())
+        .expect("an address")
+}
+
+fn ask(server: &Server, request: &str) -> String {
+    let mut socket = TcpStream::connect(auth_address(server)).expect("the server accepts");
+    // What is too much is not read to its end.
+    let _ = socket.write_all(request.as_bytes());
+    let mut answer = Vec::new();
+    let _ = socket.read_to_end(&mut answer);
+    String::from_utf8(answer).expect("ASCII")
+}
+
+fn header(answer: &str, name: &str) -> String {
+    let line = answer
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("{name}: ")));
+    line.unwrap_or_default().to_owned()
+}
+
+/// From 127.0.0.2, which nginx is not.
+fn connect_from_second_address(to: SocketAddr) -> Client {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a descriptor");
+    let from = SocketAddr::new(Ipv4Addr::new(127, 0, 0, 2).into(), 0);
+    socket.bind(&from.into()).expect("an address of loopback");
+    socket.connect(&to.into()).expect("nginx accepts");
+    Client::over(socket.into())
+}
+
+const NOT_OURS: &str = "No mail for that domain here   550 5.7.1 1";
+const NOT_DONE: &str = "Not implemented here   502 5.5.1 ";

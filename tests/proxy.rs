@@ -1,0 +1,335 @@
+//! Headers of the PROXY protocol, octet by octet: who is served under which address, and who is closed without a word.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use socket2::{Domain, Socket, Type};
+
+use crate::support::store::mails_after;
+use crate::support::tls::{TlsClient, TlsServer, config_trusting, connection, starttls};
+use crate::support::{Client, Server, wait_for};
+
+const ON: &[(&str, &str)] = &[
+    ("GSMTP_PROXY_PROTOCOL", "Y"),
+    ("GM_TRUSTED_PROXIES", "127.0.0.1"),
+];
+const V1: &str = "PROXY TCP4 192.0.2.1 192.0.2.2 1000 25\r\n";
+
+#[test]
+fn every_good_header_is_served_under_the_right_address() {
+    let server = Server::start(ON);
+    let v4 = [192, 0, 2, 1, 192, 0, 2, 2, 3, 232, 0, 25];
+    let v6 = |ip: &str| {
+        let ip: std::net::Ipv6Addr = ip.parse().expect("an address");
+        [&ip.octets()[..], &[0; 20]].concat()
+    };
+    let tlv = |octets: usize| {
+        let length = (octets as u16).to_be_bytes();
+        [&v4[..], &[0xee], &length, &vec![7; octets]].concat()
+    };
+    for (header, address) in [
+        (V1.into(), "192.0.2.1"),
+        ("PROXY TCP6 2001:db8::1 ::1 1 25\r\n".into(), "2001:db8::1"),
+        (
+            "PROXY TCP6 ::ffff:192.0.2.1 ::1 1 25\r\n".into(),
+            "192.0.2.1",
+        ),
+        ("PROXY UNKNOWN\r\n".into(), "127.0.0.1"),
+        ("PROXY UNKNOWN what ever 192.0.2.1\r\n".into(), "127.0.0.1"),
+        (v2(0x21, 0x11, &v4), "192.0.2.1"),
+        (v2(0x21, 0x11, &tlv(3)), "192.0.2.1"),
+        (v2(0x21, 0x11, &tlv(60_000)), "192.0.2.1"),
+        (v2(0x21, 0x21, &v6("2001:db8::1")), "2001:db8::1"),
+        (v2(0x21, 0x21, &v6("::ffff:192.0.2.1")), "192.0.2.1"),
+        (v2(0x21, 0x31, &[b'x'; 216]), "127.0.0.1"),
+        (v2(0x21, 0x00, &[]), "127.0.0.1"),
+        (v2(0x20, 0x00, &[]), "127.0.0.1"),
+        (v2(0x20, 0x11, &v4), "127.0.0.1"),
+    ] {
+        // In one packet with what the client says, alone, and octet by octet.
+        let shown = header[..header.len().min(40)].escape_ascii().to_string();
+        let mut eager = Client::connect(server.address);
+        eager.send([&header[..], b"EHLO client.test\r\n"].concat());
+        eager.expect("220 mx.test ESMTP");
+        eager.expect("250-mx.test");
+        deliver(&server, eager, address, &shown);
+        let mut calm = Client::connect(server.address);
+        calm.send(&header);
+        calm.expect("220 mx.test ESMTP");
+        deliver(&server, calm, address, &shown);
+        if header.len() < 60 {
+            let mut slow = Client::connect(server.address);
+            for octet in &header {
+                slow.send([*octet]);
+                thread::sleep(Duration::from_millis(2));
+            }
+            slow.expect("220 mx.test ESMTP");
+            deliver(&server, slow, address, &shown);
+        }
+    }
+}
+
+#[test]
+fn swaks_sends_both_versions() {
+    let server = Server::start(ON);
+    let address = server.address.to_string();
+    let program = [
+        "swaks",
+        "--config",
+        "--server",
+        &address,
+        "--helo",
+        "client.test",
+    ];
+    let envelope = ["--from", "a@client.test", "--to", "u@ours.test"];
+    let v1 = ["--proxy", "TCP4 192.0.2.1 192.0.2.2 1000 25"];
+    let v2 = [
+        ["--proxy-version", "2"],
+        ["--proxy-family", "AF_INET"],
+        ["--proxy-source", "192.0.2.1"],
+        ["--proxy-source-port", "1000"],
+        ["--proxy-dest", "192.0.2.2"],
+        ["--proxy-dest-port", "25"],
+    ];
+    for header in [&v1[..], v2.as_flattened()] {
+        crate::clients::run(&server, &program, &[&envelope, header].concat());
+        assert_newest(&server, "192.0.2.1", "ESMTP", header[0]);
+    }
+}
+
+#[test]
+fn every_bad_header_is_closed_without_a_word() {
+    let server = Server::start(ON);
+    let mut bad_signature = v2(0x21, 0x11, &[0; 12]);
+    bad_signature[11] = b'\r';
+    for header in [
+        b"EHLO client.test\r\n".to_vec(),
+        b"PROXY TCP4 192.0.2.01 192.0.2.2 1000 25\r\n".into(),
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 01000 25\r\n".into(),
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 1000 65536\r\n".into(),
+        b"PROXY TCP4 2001:db8::1 ::1 1000 25\r\n".into(),
+        b"PROXY TCP5 192.0.2.1 192.0.2.2 1000 25\r\n".into(),
+        b"PROXY  TCP4 192.0.2.1 192.0.2.2 1000 25\r\n".into(),
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 1000 25\nEHLO client.test\r\n".into(),
+        b"PROXY TCP4 192.0.2.1\x1b 192.0.2.2 1000 25\r\n".into(),
+        [&b"PROXY UNKNOWN "[..], &[b'x'; 94]].concat(),
+        [&b"PROXY UNKNOWN "[..], &[b'x'; 10_000]].concat(),
+        v2(0x21, 0x11, &[0; 11]),
+        v2(0x21, 0x12, &[0; 12]),
+        v2(0x22, 0x11, &[0; 12]),
+        v2(0x31, 0x11, &[0; 12]),
+        bad_signature,
+        vec![0; 10_000],
+    ] {
+        let started_at = Instant::now();
+        let mut client = Client::connect(server.address);
+        client.send(&header);
+        client.expect_close();
+        let waited = started_at.elapsed();
+        assert!(waited < Duration::from_secs(2), "{waited:?}");
+    }
+    server.wait_for_log(" reason=no_proxy_header ");
+    assert!(mails_after(&server.path("goguerrilla.db"), 0).is_empty());
+    let mut client = Client::connect(server.address);
+    client.send(V1);
+    client.expect("220 ");
+}
+
+#[test]
+fn half_a_header_has_seconds_to_become_a_whole_one() {
+    let server = Server::start(&[ON, &[("GSMTP_TIMEOUT", "60")]].concat());
+    let halves = [&V1.as_bytes()[..20], &v2(0x21, 0x11, &[0; 12])[..20], b""];
+    thread::scope(|scope| {
+        for half in halves {
+            let server = &server;
+            scope.spawn(move || {
+                let mut client = Client::connect(server.address);
+                client.send(half);
+                let started_at = Instant::now();
+                client.expect_close();
+                let waited = started_at.elapsed().as_secs_f64();
+                assert!((3.0..8.0).contains(&waited), "{waited}");
+            });
+        }
+        // What takes as long as a packet that is sent again is still in time.
+        let mut late = Client::connect(server.address);
+        late.send(&V1[..20]);
+        late.expect_silence(Duration::from_secs(3));
+        late.send(&V1[20..]);
+        late.expect("220 ");
+    });
+}
+
+#[test]
+fn whoever_is_not_trusted_is_closed_whatever_it_says() {
+    let server = Server::start(ON);
+    for header in ["", V1, "PROXY TCP4 127.0.0.1 127.0.0.1 1 25\r\n"] {
+        let mut client = connect_from(&server, Ipv4Addr::new(127, 0, 0, 2));
+        client.send(header);
+        client.expect_close();
+    }
+    server.wait_for_log(" client=127.0.0.2 reason=not_a_trusted_proxy ");
+    let server = Server::start(&[("GSMTP_PROXY_PROTOCOL", "Y")]);
+    let mut client = Client::connect(server.address);
+    client.send(V1);
+    client.expect_close();
+    let note = "GSMTP_PROXY_PROTOCOL: is on, but GM_TRUSTED_PROXIES names nobody";
+    assert!(server.log().contains(note));
+}
+
+#[test]
+fn without_the_protocol_a_header_is_an_unknown_verb() {
+    let server = Server::start(&[("GM_TRUSTED_PROXIES", "127.0.0.1")]);
+    let mut client = server.client();
+    client.command("PROXY TCP4 192.0.2.1 192.0.2.2 1000 25", "500 5.5.2 ");
+    client.command("NOOP", "250 ");
+    let mut client = server.client();
+    client.send(v2(0x21, 0x11, &[0; 12]));
+    // Its lines are no verbs either, and the last one ends in LF alone.
+    while let Some(reply) = client.read_reply() {
+        assert!(reply.text().starts_with("500 5.5.2 "), "{}", reply.text());
+    }
+}
+
+#[test]
+fn health_checks_are_no_news() {
+    let server = Server::start(ON);
+    // A balancer that only looks whether somebody listens, and one that says that it is itself.
+    drop(TcpStream::connect(server.address).expect("the server accepts"));
+    let mut check = Client::connect(server.address);
+    check.send(v2(0x20, 0x00, &[]));
+    check.expect("220 ");
+    check.command("HELO localhost", "250 ");
+    check.command("QUIT", "221 ");
+    check.expect_close();
+    let mut client = Client::connect(server.address);
+    client.send(V1);
+    client.expect("220 ");
+    client.command("QUIT", "221 ");
+    let log = server.wait_for_log(" client=192.0.2.1 ");
+    assert_eq!(log.matches(" disconnected ").count(), 1, "{log}");
+}
+
+#[test]
+fn the_header_stands_in_front_of_tls() {
+    let tls = TlsServer::start(ON);
+    let mut plain = Client::connect(tls.server.address);
+    plain.send(V1);
+    plain.expect("220 ");
+    let config = config_trusting(&[&tls.pair.chain]);
+    let mut client = TlsClient::over(starttls(plain), config.clone()).expect("a handshake");
+    client.command("EHLO client.test", "250");
+    deliver_in_tls(&tls.server, &mut client);
+
+    // Alone, and in one packet with the ClientHello.
+    for together in [false, true] {
+        let mut socket = TcpStream::connect(tls.at_once).expect("the server accepts");
+        let mut machine = connection(config.clone());
+        let mut first = V1.as_bytes().to_vec();
+        if together {
+            machine.write_tls(&mut first).expect("a ClientHello");
+        }
+        std::io::Write::write_all(&mut socket, &first).expect("the server reads");
+        let mut client = TlsClient::resume(socket, machine).expect("a handshake");
+        client.expect("220 ");
+        client.command("EHLO client.test", "250");
+        deliver_in_tls(&tls.server, &mut client);
+    }
+
+    // A handshake without a header, and a header that nobody is allowed to send.
+    let socket = TcpStream::connect(tls.at_once).expect("the server accepts");
+    assert!(TlsClient::over(socket, config).is_err());
+}
+
+#[test]
+fn the_address_in_the_header_is_counted_and_xclient_may_only_repeat_it() {
+    let server = Server::start(&[ON, &[("GM_MAX_CLIENTS_PER_IP", "1")]].concat());
+    let mut first = Client::connect(server.address);
+    first.send(V1);
+    first.expect("220 ");
+    let mut second = Client::connect(server.address);
+    second.send(V1);
+    second.expect("421 4.7.0 ");
+    second.expect_close();
+    // The client behind a balancer cannot become somebody else; nginx says the same address twice.
+    first.command("XCLIENT ADDR=192.0.2.9", "550 5.7.0 ");
+    first.command("XCLIENT ADDR=[UNAVAILABLE]", "550 5.7.0 ");
+    first.command("XCLIENT ADDR=192.0.2.1 NAME=[UNAVAILABLE]", "220 ");
+    first.command("EHLO client.test", "250");
+    deliver(&server, first, "192.0.2.1", "twice");
+    // Whom the header does not name, XCLIENT may.
+    let mut third = Client::connect(server.address);
+    third.send("PROXY UNKNOWN\r\n");
+    third.expect("220 ");
+    third.command("XCLIENT ADDR=192.0.2.9", "220 ");
+    third.command("EHLO client.test", "250");
+    deliver(&server, third, "192.0.2.9", "named later");
+}
+
+#[test]
+fn a_server_that_stops_does_not_wait_for_headers() {
+    let mut server = Server::start(ON);
+    let mut waiting = Client::connect(server.address);
+    waiting.send("PROXY ");
+    wait_for("its thread to wait", || {
+        (server.threads() > 6).then_some(())
+    });
+    let started_at = Instant::now();
+    server.signal(Signal::SIGTERM);
+    waiting.expect_close();
+    drop(waiting);
+    assert!(server.wait().success());
+    assert!(started_at.elapsed() < Duration::from_secs(3));
+}
+
+/// A header of version 2.
+fn v2(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
+    let length = (body.len() as u16).to_be_bytes();
+    [
+        b"\r\n\r\n\0\r\nQUIT\n",
+        &[command, family][..],
+        &length,
+        body,
+    ]
+    .concat()
+}
+
+/// Delivers a mail, in which this address has to be found.
+fn deliver(server: &Server, mut client: Client, address: &str, what: &str) {
+    let reply = client.deliver("a@client.test", "u@ours.test", b"Subject: x\r\n");
+    assert_eq!(reply.code, 250, "{what}: {}", reply.text());
+    client.command("QUIT", "221 ");
+    assert_newest(server, address, "ESMTP", what);
+}
+
+fn deliver_in_tls(server: &Server, client: &mut TlsClient) {
+    client.begin_mail();
+    client.send(".\r\n");
+    client.expect("250 2.0.0 OK");
+    assert_newest(server, "192.0.2.1", "ESMTPS", "in TLS");
+}
+
+fn assert_newest(server: &Server, address: &str, protocol: &str, what: &str) {
+    let mut mails = mails_after(&server.path("goguerrilla.db"), 0);
+    let mail = mails.pop().expect("a mail");
+    assert_eq!(mail.ip_addr, address, "{what}");
+    let text = String::from_utf8_lossy(&mail.mail).into_owned();
+    let literal = match address.contains(':') {
+        true => format!("[IPv6:{address}]"),
+        false => format!("[{address}]"),
+    };
+    let received =
+        format!("from client.test (client.test {literal})\r\n\tby mx.test with {protocol} id");
+    assert!(text.contains(&received), "{what}: {text}");
+}
+
+fn connect_from(server: &Server, source: Ipv4Addr) -> Client {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a descriptor");
+    let from = SocketAddr::new(source.into(), 0);
+    socket.bind(&from.into()).expect("an address of loopback");
+    let to = server.address.into();
+    socket.connect(&to).expect("the server accepts");
+    Client::over(socket.into())
+}

@@ -1,0 +1,484 @@
+//! The inside view: figures that are true, probes that tell how things are, and HTTP clients that cannot hurt.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use crate::support::ended::run;
+use crate::support::mariadb::MariaDb;
+use crate::support::redis::Redis;
+use crate::support::tls::TlsServer;
+use crate::support::{Client, Server, short_mail, value, wait_for, wait_for_within, write_config};
+
+const STATUS: (&str, &str) = ("GM_STATUS_INTERFACE", "127.0.0.1:0");
+/// How soon the database's state is known: a look every two seconds, tries to connect with pauses up to four.
+const NOTICED_WITHIN: Duration = Duration::from_secs(15);
+
+/// Where its status page is.
+fn address(server: &Server) -> SocketAddr {
+    let log = server.log();
+    let line = log.lines().find(|line| line.contains(" status_page "));
+    let address = line.and_then(|line| value(line, "address"));
+    address.expect("a status page").parse().expect("an address")
+}
+
+/// What curl gets: the status and the body.
+fn get(server: &Server, path: &str) -> (u16, String) {
+    let url = format!("http://{}{path}", address(server));
+    let output = Command::new("curl")
+        .args(["-sS", "--max-time", "10", "-w", "\n%{http_code}", &url])
+        .output()
+        .expect("curl is installed: tests/install-tools");
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{path}: {errors}");
+    let (body, code) = text.rsplit_once('\n').expect("a status behind the body");
+    (code.parse().expect("three digits"), body.to_owned())
+}
+
+/// Every sample by its name with labels.
+fn figures(server: &Server) -> HashMap<String, f64> {
+    let (code, page) = get(server, "/metrics");
+    assert_eq!(code, 200);
+    let samples = page.lines().filter(|line| !line.starts_with('#'));
+    let figures = samples.map(|line| {
+        let (name, figure) = line.rsplit_once(' ').expect("a name and a figure");
+        (name.to_owned(), figure.parse().expect("a figure"))
+    });
+    figures.collect()
+}
+
+/// Waits until a figure is what it should be: connections are counted behind their last reply.
+fn wait_for_figure(server: &Server, name: &str, wanted: f64) {
+    wait_for(&format!("{name} {wanted}"), || {
+        let figures = figures(server);
+        let figure = figures.get(name).unwrap_or_else(|| panic!("no {name}"));
+        (*figure == wanted).then_some(())
+    });
+}
+
+#[test]
+fn prometheus_finds_nothing_to_complain_of_and_the_readme_tells_each_name() {
+    let tls = TlsServer::start(&[STATUS]);
+    let server = &tls.server;
+    let mut client = server.client();
+    client.deliver("a@client.test", "u@ours.test", &short_mail("counted"));
+    let (code, page) = get(server, "/metrics");
+    assert_eq!(code, 200);
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool is installed: tests/install-tools");
+    let mut input = promtool.stdin.take().expect("a pipe");
+    input.write_all(page.as_bytes()).expect("promtool reads");
+    drop(input);
+    let checked = promtool.wait_with_output().expect("promtool ends");
+    let said = [checked.stdout, checked.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(
+        checked.status.success() && said.is_empty(),
+        "{said}\n{page}"
+    );
+
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = fs::read_to_string(readme).expect("a file of ours");
+    let rows = readme
+        .lines()
+        .filter(|line| line.starts_with("| goguerrilla_") || line.starts_with("| process_"));
+    let mut told: Vec<&str> = rows.filter_map(|row| row.split(' ').nth(1)).collect();
+    let types = page.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let mut shown: Vec<&str> = types.filter_map(|line| line.split(' ').next()).collect();
+    told.sort_unstable();
+    shown.sort_unstable();
+    assert_eq!(told, shown, "the table in the README and the page");
+
+    let head = curl_head(server);
+    assert!(head.contains("text/plain; version=0.0.4"), "{head}");
+}
+
+fn curl_head(server: &Server) -> String {
+    let url = format!("http://{}/metrics", address(server));
+    let output = Command::new("curl").args(["-sSI", &url]).output();
+    String::from_utf8(output.expect("curl is installed").stdout).expect("UTF-8")
+}
+
+#[test]
+fn figures_move_as_mails_are_saved_and_refused() {
+    let settings = [
+        STATUS,
+        ("GSMTP_MAX_SIZE", "10000"),
+        ("GM_ALLOWED_HOSTS", "ours.test"),
+    ];
+    let server = Server::start(&settings);
+    let before = figures(&server);
+    let figure = |name: &str| before.get(name).copied();
+    assert_eq!(
+        figure("goguerrilla_mails_total{outcome=\"saved\"}"),
+        Some(0.0)
+    );
+    assert_eq!(figure("goguerrilla_places"), Some(500.0));
+    assert_eq!(
+        figure("goguerrilla_content_limit_bytes"),
+        Some(268_435_456.0)
+    );
+    assert_eq!(figure("goguerrilla_store_up"), Some(1.0));
+    let build = concat!(
+        "goguerrilla_build_info{version=\"",
+        env!("CARGO_PKG_VERSION"),
+        "\"}"
+    );
+    assert_eq!(figure(build), Some(1.0));
+    assert!(figure("process_start_time_seconds").is_some_and(|start| start > 1.6e9));
+    assert_eq!(
+        figure("goguerrilla_certificate_expiry_timestamp_seconds"),
+        None
+    );
+
+    let mut client = server.client();
+    client.command("EHLO client.test", "250");
+    client.command("MAIL FROM:<a@client.test>", "250");
+    client.command("RCPT TO:<u@ours.test>", "250");
+    client.command("RCPT TO:<v@ours.test>", "250");
+    client.command("RCPT TO:<v@theirs.test>", "550");
+    client.command("DATA", "354");
+    client.command("Subject: two rows\r\n\r\n.", "250 2.0.0 OK : queued as ");
+    client.command("MAIL FROM:<a@client.test> SIZE=20000", "552 5.3.4");
+    wait_for_figure(&server, "goguerrilla_places_taken", 1.0);
+    client.command("QUIT", "221");
+    let mut large = server.client();
+    large.prepare_to_deliver("a@client.test", "u@ours.test");
+    large.send("x\r\n".repeat(5_000));
+    large.command(".", "552 5.3.4");
+    drop(large);
+
+    for (name, wanted) in [
+        (
+            "goguerrilla_connections_total{listener=\"smtp\",outcome=\"quit\"}",
+            1.0,
+        ),
+        (
+            "goguerrilla_connections_total{listener=\"smtp\",outcome=\"client_left\"}",
+            1.0,
+        ),
+        (
+            "goguerrilla_connections_total{listener=\"smtps\",outcome=\"quit\"}",
+            0.0,
+        ),
+        ("goguerrilla_places_taken", 0.0),
+        ("goguerrilla_mails_total{outcome=\"saved\"}", 1.0),
+        ("goguerrilla_mails_total{outcome=\"too_large\"}", 2.0),
+        ("goguerrilla_recipients_saved_total", 2.0),
+        ("goguerrilla_replies_total{code=\"220\"}", 2.0),
+        ("goguerrilla_replies_total{code=\"354\"}", 2.0),
+        ("goguerrilla_replies_total{code=\"550\"}", 1.0),
+        ("goguerrilla_replies_total{code=\"552\"}", 2.0),
+        ("goguerrilla_save_seconds_count", 1.0),
+        ("goguerrilla_batch_mails_sum", 1.0),
+        ("goguerrilla_batch_mails_bucket{le=\"1\"}", 1.0),
+        ("goguerrilla_content_bytes", 0.0),
+        ("goguerrilla_store_errors_total{kind=\"unavailable\"}", 0.0),
+    ] {
+        wait_for_figure(&server, name, wanted);
+    }
+    let received = figures(&server)["goguerrilla_received_bytes_total"];
+    assert!((15_000.0..16_000.0).contains(&received), "{received}");
+}
+
+#[test]
+fn refused_clients_are_counted_by_reason() {
+    let settings = [
+        STATUS,
+        ("GM_MAX_CLIENTS", "2"),
+        ("GM_MAX_CLIENTS_PER_IP", "1"),
+    ];
+    let server = Server::start(&settings);
+    let held = server.client();
+    Client::connect(server.address).expect("421 4.7.0 ");
+    let name = |outcome: &str| {
+        format!("goguerrilla_connections_total{{listener=\"smtp\",outcome=\"{outcome}\"}}")
+    };
+    wait_for_figure(&server, &name("refused_per_address"), 1.0);
+    drop(held);
+    wait_for_figure(&server, &name("client_left"), 1.0);
+
+    let full = Server::start(&[STATUS, ("GM_MAX_CLIENTS", "1")]);
+    let _held = full.client();
+    Client::connect(full.address).expect("421 4.3.2 ");
+    wait_for_figure(&full, &name("refused_full"), 1.0);
+}
+
+#[test]
+fn handshakes_and_the_certificate_are_told() {
+    let tls = TlsServer::start(&[STATUS]);
+    let server = &tls.server;
+    for version in ["--tls-max=1.2", "--tls-max=1.3"] {
+        let version: Vec<&str> = version.split('=').collect();
+        let sent = Command::new("curl")
+            .args(["-sS", "-k", "--ssl-reqd", "--mail-from", "a@client.test"])
+            .args(["--mail-rcpt", "u@ours.test", "-T", "goguerrilla.conf"])
+            .args(version)
+            .arg(format!("smtp://{}", server.address))
+            .current_dir(server.folder.path())
+            .output()
+            .expect("curl is installed");
+        assert!(sent.status.success(), "{sent:?}");
+    }
+    let mut broken = server.client();
+    broken.command("EHLO client.test", "250");
+    broken.command("STARTTLS", "220");
+    broken.send("this is no handshake\r\n");
+    let name = |outcome: &str| format!("goguerrilla_tls_handshakes_total{{outcome=\"{outcome}\"}}");
+    for outcome in ["TLSv1_2", "TLSv1_3", "failed"] {
+        wait_for_figure(server, &name(outcome), 1.0);
+    }
+    let expiry = figures(server)["goguerrilla_certificate_expiry_timestamp_seconds"];
+    assert!(expiry > 1.6e9, "{expiry}");
+
+    let reloads = |outcome| {
+        format!("goguerrilla_reloads_total{{what=\"certificate\",outcome=\"{outcome}\"}}")
+    };
+    server.signal(Signal::SIGHUP);
+    wait_for_figure(server, &reloads("applied"), 1.0);
+}
+
+#[test]
+fn figures_follow_a_new_configuration() {
+    let server = Server::start(&[STATUS]);
+    let reloads = |outcome: &str| {
+        format!("goguerrilla_reloads_total{{what=\"configuration\",outcome=\"{outcome}\"}}")
+    };
+    let reload = |settings: &[(&str, &str)]| {
+        write_config(server.folder.path(), settings);
+        server.signal(Signal::SIGHUP);
+    };
+    reload(&[
+        STATUS,
+        ("GM_MAX_CLIENTS", "7"),
+        ("GM_MAX_MEMORY", "1000000"),
+    ]);
+    wait_for_figure(&server, &reloads("applied"), 1.0);
+    let figures = figures(&server);
+    assert_eq!(figures["goguerrilla_places"], 7.0);
+    assert_eq!(figures["goguerrilla_content_limit_bytes"], 1_000_000.0);
+    reload(&[STATUS, ("GM_MAX_CLIENTS", "none")]);
+    wait_for_figure(&server, &reloads("refused"), 1.0);
+    reload(&[("GM_STATUS_INTERFACE", "127.0.0.1:1")]);
+    wait_for_figure(&server, &reloads("applied"), 2.0);
+    server.wait_for_log(" needs_restart key=GM_STATUS_INTERFACE ");
+}
+
+#[test]
+fn the_probes_follow_the_database() {
+    let mut database = MariaDb::start();
+    database.kill();
+    let server = database.server(&[STATUS]);
+    let ready = || get(&server, "/readyz");
+    let (code, reason) = ready();
+    assert_eq!(code, 503);
+    assert!(
+        reason.starts_with("store: ") && reason.lines().count() == 1,
+        "{reason}"
+    );
+    assert_eq!(get(&server, "/livez"), (200, "ok\n".to_owned()));
+    for round in 0..2 {
+        database.run();
+        wait_for_within("the store to be ready", NOTICED_WITHIN, || {
+            (ready().0 == 200).then_some(())
+        });
+        let mail = short_mail("saved");
+        let reply = server
+            .client()
+            .deliver("a@client.test", "u@ours.test", &mail);
+        assert_eq!(reply.code, 250, "{round}: {reply:?}");
+        database.kill();
+        // No mail comes that would find out.
+        let reason = wait_for_within("the store to be missed", NOTICED_WITHIN, || {
+            let (code, reason) = ready();
+            (code == 503).then_some(reason)
+        });
+        assert!(
+            reason.starts_with("store: ") && !reason.contains("s3cr3t"),
+            "{reason}"
+        );
+        assert_eq!(figures(&server)["goguerrilla_store_up"], 0.0);
+    }
+    let reply = server
+        .client()
+        .deliver("a@client.test", "u@ours.test", &short_mail("deferred"));
+    assert_eq!(reply.code, 451);
+    wait_for_figure(
+        &server,
+        "goguerrilla_mails_total{outcome=\"unavailable\"}",
+        1.0,
+    );
+}
+
+#[test]
+fn a_store_that_takes_nothing_is_not_ready_until_it_does() {
+    let database = MariaDb::start();
+    let server = database.server(&[STATUS]);
+    wait_for_within("the store to be ready", NOTICED_WITHIN, || {
+        (get(&server, "/readyz").0 == 200).then_some(())
+    });
+    database.sql("RENAME TABLE new_mail TO elsewhere");
+    let deliver = || {
+        let mut client = server.client();
+        client
+            .deliver("a@client.test", "u@ours.test", &short_mail("any"))
+            .code
+    };
+    assert_eq!(deliver(), 451);
+    let (code, reason) = get(&server, "/readyz");
+    assert!(
+        code == 503 && reason.contains("new_mail"),
+        "{code} {reason}"
+    );
+    wait_for_figure(
+        &server,
+        "goguerrilla_store_errors_total{kind=\"unavailable\"}",
+        1.0,
+    );
+    database.sql("RENAME TABLE elsewhere TO new_mail");
+    assert_eq!(deliver(), 250);
+    assert_eq!(get(&server, "/readyz").0, 200);
+}
+
+#[test]
+fn bodies_are_counted_where_they_go() {
+    let database = MariaDb::start();
+    let mut redis = Redis::start();
+    let address = redis.address().to_string();
+    let server = database.server(&[STATUS, ("REDIS_INTERFACE", &address)]);
+    let deliver = || {
+        let mut client = server.client();
+        let reply = client.deliver("a@client.test", "u@ours.test", &short_mail("any"));
+        assert_eq!(reply.code, 250, "{reply:?}");
+    };
+    deliver();
+    wait_for_figure(&server, "goguerrilla_bodies_total{place=\"redis\"}", 1.0);
+    redis.kill();
+    deliver();
+    wait_for_figure(&server, "goguerrilla_bodies_total{place=\"table\"}", 1.0);
+    wait_for_figure(&server, "goguerrilla_redis_errors_total", 1.0);
+}
+
+#[test]
+fn while_draining_the_page_goes_on_and_says_so() {
+    let mut server = Server::start(&[STATUS]);
+    let mut client = server.client();
+    client.prepare_to_deliver("a@client.test", "u@ours.test");
+    assert_eq!(get(&server, "/readyz"), (200, "ok\n".to_owned()));
+    server.signal(Signal::SIGTERM);
+    server.wait_for_log(" shutdown ");
+    assert_eq!(get(&server, "/readyz"), (503, "draining\n".to_owned()));
+    assert_eq!(get(&server, "/livez"), (200, "ok\n".to_owned()));
+    assert_eq!(figures(&server)["goguerrilla_places_taken"], 1.0);
+    let (reply, _) = client.finish_delivery(&short_mail("under way"));
+    assert_eq!(reply.code, 250);
+    assert!(server.wait().success());
+}
+
+#[test]
+fn hostile_clients_of_the_page_hurt_nobody() {
+    let server = Server::start(&[STATUS]);
+    let at = address(&server);
+    let (threads, sockets) = (server.threads(), server.sockets());
+    let connect = || TcpStream::connect(at).expect("the page accepts");
+    let said = |sent: &[u8]| {
+        let mut socket = connect();
+        // It may be closed before all is written.
+        let _ = socket.write_all(sent);
+        let mut answer = Vec::new();
+        let _ = socket.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    let started_at = Instant::now();
+    for (sent, status) in [
+        (b"GET /elsewhere HTTP/1.1\r\n\r\n".to_vec(), "404"),
+        (b"GET //metrics HTTP/1.1\r\n\r\n".to_vec(), "404"),
+        (
+            b"POST /metrics HTTP/1.1\r\nContent-Length: 2\r\n\r\nab".to_vec(),
+            "405",
+        ),
+        (b"EHLO a\r\nMAIL FROM:<>\r\n".to_vec(), "400"),
+        (vec![b'\n'; 8_192], "431"),
+        (vec![b'a'; 1 << 20], "431"),
+        (b"GET / HTTP/1.1\r\nA: b\r\n".repeat(10_000), "400"),
+        ((0..=255).collect(), "400"),
+    ] {
+        let answer = said(&sent);
+        let shown = sent.escape_ascii().to_string();
+        let shown = shown.get(..60).unwrap_or(&shown);
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{shown}: {answer}"
+        );
+    }
+    assert!(
+        started_at.elapsed() < Duration::from_secs(6),
+        "{started_at:?}"
+    );
+
+    // One octet a second, a head without an end, and a hundred that say nothing.
+    let started_at = Instant::now();
+    let idle: Vec<TcpStream> = (0..100).map(|_| connect()).collect();
+    let mut trickling = connect();
+    let trickle = thread::spawn(move || {
+        for octet in b"GET /metrics HTTP/1.1\r\n\r\n" {
+            if trickling.write_all(&[*octet]).is_err() {
+                return;
+            }
+            thread::sleep(Duration::from_secs(1));
+        }
+        panic!("it was read for half a minute");
+    });
+    let mut client = server.client();
+    let asked_at = Instant::now();
+    let reply = client.deliver("a@client.test", "u@ours.test", &short_mail("unaffected"));
+    assert_eq!(reply.code, 250);
+    assert!(asked_at.elapsed() < Duration::from_secs(1));
+    client.command("QUIT", "221");
+    assert!(server.sockets() <= sockets + 40, "{}", server.sockets());
+    for mut socket in idle {
+        let left = Duration::from_secs(6).saturating_sub(started_at.elapsed());
+        socket
+            .set_read_timeout(Some(left.max(Duration::from_millis(1))))
+            .expect("an open socket");
+        let end = socket.read(&mut [0; 64]);
+        // Closed or reset, but never still open.
+        let is_open = matches!(&end, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
+        assert!(!is_open, "{end:?} after {:?}", started_at.elapsed());
+    }
+    trickle.join().expect("it was closed");
+    wait_for("threads and sockets to be as before", || {
+        // The client of SMTP had a thread, which waits for the next one.
+        let back = server.threads() <= threads + 1 && server.sockets() <= sockets;
+        back.then_some(())
+    });
+    assert_eq!(get(&server, "/livez").0, 200);
+}
+
+#[test]
+fn a_port_that_is_taken_is_an_error_that_names_the_key() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    let folder = TempDir::new().expect("a temporary folder");
+    write_config(folder.path(), &[("GM_STATUS_INTERFACE", &address)]);
+    let ended = run(folder.path(), &["-config=goguerrilla.conf"]);
+    let expected = format!(
+        "goguerrilla: cannot bind {address}: Address already in use (os error 98); set GM_STATUS_INTERFACE to "
+    );
+    assert!(ended.stderr.starts_with(&expected), "{}", ended.stderr);
+    assert_eq!(ended.status, 1);
+}

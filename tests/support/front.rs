@@ -1,0 +1,116 @@
+//! Debian's nginx with the block from the README, and HAProxy, each in a temporary folder and ended with its test.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use super::{PATIENCE, wait_for, wait_for_within};
+
+/// A program that stands between clients and our server.
+pub struct FrontServer {
+    child: Child,
+    pub folder: TempDir,
+}
+
+impl FrontServer {
+    /// nginx with this configuration; it is up when it listens on all `ports` of loopback.
+    pub fn nginx(folder: TempDir, config: &str, ports: &[SocketAddr]) -> FrontServer {
+        let head = format!(
+            "daemon off; pid nginx.pid; error_log {}/log info;\n",
+            folder.path().display()
+        );
+        // The module is loaded first of all.
+        let (load, rest) = config.split_once('\n').expect("load_module and more");
+        write(folder.path(), &format!("{load}\n{head}{rest}"));
+        let mut command = Command::new("nginx");
+        command.arg("-p").arg(folder.path()).args(["-c", "config"]);
+        FrontServer::start(folder, command, ports)
+    }
+
+    /// HAProxy with this configuration.
+    pub fn haproxy(folder: TempDir, config: &str, ports: &[SocketAddr]) -> FrontServer {
+        write(folder.path(), config);
+        let mut command = Command::new("haproxy");
+        command.args(["-db", "-f", "config"]);
+        FrontServer::start(folder, command, ports)
+    }
+
+    fn start(folder: TempDir, mut command: Command, ports: &[SocketAddr]) -> FrontServer {
+        let path = std::env::var("PATH").unwrap_or_default();
+        let errors = fs::File::create(folder.path().join("stderr")).expect("a file");
+        let child = command
+            .env("PATH", format!("{path}:/usr/sbin"))
+            .current_dir(folder.path())
+            .stdin(Stdio::null())
+            .stdout(errors.try_clone().expect("a descriptor"))
+            .stderr(errors)
+            .spawn()
+            .expect("the program is installed");
+        let front = FrontServer { child, folder };
+        for port in ports {
+            wait_for("the program in front to listen", || {
+                TcpStream::connect(port).ok().map(drop)
+            });
+        }
+        front
+    }
+
+    /// All that it said so far.
+    pub fn log(&self) -> String {
+        let read = |name| fs::read_to_string(self.folder.path().join(name)).unwrap_or_default();
+        read("log") + &read("stderr")
+    }
+}
+
+impl Drop for FrontServer {
+    fn drop(&mut self) {
+        // SIGTERM, so that nginx ends its workers.
+        let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM);
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            wait_for_within("its end", PATIENCE, || self.child.try_wait().ok().flatten());
+        }));
+        if ended.is_err() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("---- the program in front\n{}", super::tail(&self.log()));
+        }
+    }
+}
+
+fn write(folder: &Path, config: &str) {
+    fs::write(folder.join("config"), config).expect("a file is written");
+}
+
+/// An address that nobody listens on at this moment.
+pub fn free_address(ip: IpAddr) -> SocketAddr {
+    let listener = TcpListener::bind((ip, 0)).expect("a free port");
+    listener.local_addr().expect("a bound socket")
+}
+
+/// The block of the README that holds this text.
+pub fn block_of_readme(text: &str) -> String {
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+    let readme = fs::read_to_string(readme).expect("README.md");
+    let blocks = readme.split("\n```").skip(1).step_by(2);
+    let block = blocks.into_iter().find(|block| block.contains(text));
+    let block = block.unwrap_or_else(|| panic!("README.md has no block with {text}"));
+    let (_language, block) = block.split_once('\n').expect("lines");
+    format!("{block}\n")
+}
+
+/// Replaces what a test has to set otherwise; each text has to be there.
+pub fn with(config: &str, replacements: &[(&str, &str)]) -> String {
+    let mut config = config.to_owned();
+    for (old, new) in replacements {
+        assert!(config.contains(old), "{old} is not in\n{config}");
+        config = config.replace(old, new);
+    }
+    config
+}

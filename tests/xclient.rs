@@ -1,0 +1,217 @@
+//! What an introduced client leaves behind: its address in the row, in Received and in the log, and in no other's place.
+
+use nix::sys::signal::Signal;
+
+use crate::support::store::{StoredMail, mails_after};
+use crate::support::tls::{TlsClient, TlsServer};
+use crate::support::{Client, Server, wait_for, write_config};
+
+const TRUSTED: (&str, &str) = ("GM_TRUSTED_PROXIES", "127.0.0.1,::1");
+
+#[test]
+fn the_given_address_is_in_the_row_in_received_and_in_the_log() {
+    let server = Server::start(&[TRUSTED]);
+    for (arguments, address, literal) in [
+        ("ADDR=192.0.2.1 NAME=c.test", "192.0.2.1", "[192.0.2.1]"),
+        (
+            "NAME=c.test ADDR=192.0.2.2 PROTO=SMTP HELO=x",
+            "192.0.2.2",
+            "[192.0.2.2]",
+        ),
+        ("addr=IPV6:2001:db8::1", "2001:db8::1", "[IPv6:2001:db8::1]"),
+        ("ADDR=ipv6:::ffff:192.0.2.3", "192.0.2.3", "[192.0.2.3]"),
+        ("ADDR=[UNAVAILABLE]", "127.0.0.1", "[127.0.0.1]"),
+        (
+            "ADDR=[tempunavail] HELO=[UNAVAILABLE]",
+            "127.0.0.1",
+            "[127.0.0.1]",
+        ),
+        ("HELO=other.test", "127.0.0.1", "[127.0.0.1]"),
+    ] {
+        let mut client = server.client();
+        client.command("EHLO proxy.test", "250");
+        client.command(&format!("XCLIENT {arguments}"), "220 mx.test ESMTP");
+        deliver(&mut client);
+        let mail = newest(&server);
+        assert_eq!(mail.ip_addr, address, "{arguments}");
+        let received = format!(
+            "Received: from client.test (client.test {literal})\r\n\tby mx.test with ESMTP id"
+        );
+        let text = String::from_utf8_lossy(&mail.mail).into_owned();
+        assert!(text.contains(&received), "{arguments}: {text}");
+        server.wait_for_log(&format!(" client={address} reason=quit helo=client.test"));
+    }
+}
+
+#[test]
+fn swaks_introduces_somebody() {
+    let server = Server::start(&[TRUSTED]);
+    let address = server.address.to_string();
+    for (given, stored) in [
+        ("192.0.2.1", "192.0.2.1"),
+        ("IPV6:2001:db8::1", "2001:db8::1"),
+    ] {
+        let program = [
+            "swaks",
+            "--config",
+            "--server",
+            &address,
+            "--helo",
+            "client.test",
+        ];
+        let xclient = ["--xclient-addr", given, "--xclient-name", "c.test"];
+        let envelope = ["--from", "a@client.test", "--to", "u@ours.test"];
+        crate::clients::run(&server, &program, &[xclient, envelope].concat());
+        assert_eq!(newest(&server).ip_addr, stored);
+    }
+}
+
+#[test]
+fn what_was_said_in_two_commands_holds_together_and_the_later_word_counts() {
+    let server = Server::start(&[TRUSTED]);
+    let mut client = server.client();
+    client.command("XCLIENT ADDR=192.0.2.1", "220 ");
+    client.command("XCLIENT HELO=given.test NAME=c.test", "220 ");
+    client.command("QUIT", "221 ");
+    server.wait_for_log(" client=192.0.2.1 reason=quit helo=given.test");
+    let mut client = server.client();
+    client.command("XCLIENT ADDR=192.0.2.1", "220 ");
+    client.command("XCLIENT ADDR=IPV6:2001:db8::1", "220 ");
+    deliver(&mut client);
+    assert_eq!(newest(&server).ip_addr, "2001:db8::1");
+}
+
+#[test]
+fn the_clients_own_greeting_decides_the_word_of_received() {
+    let server = Server::start(&[TRUSTED]);
+    let mut client = server.client();
+    client.command("XCLIENT ADDR=192.0.2.1 PROTO=ESMTP", "220 ");
+    client.command("HELO client.test", "250 ");
+    client.command("MAIL FROM:<a@client.test>", "250 ");
+    client.command("RCPT TO:<u@ours.test>", "250 ");
+    client.command("DATA", "354 ");
+    client.send(".\r\n");
+    client.expect("250 2.0.0 OK");
+    let text = String::from_utf8_lossy(&newest(&server).mail).into_owned();
+    assert!(text.contains("by mx.test with SMTP id"), "{text}");
+}
+
+#[test]
+fn a_client_cannot_make_itself_another_one() {
+    let server = Server::start(&[("GM_TRUSTED_PROXIES", "192.0.2.1")]);
+    let mut client = server.client();
+    // Not even the address of somebody who is trusted helps.
+    client.command("XCLIENT ADDR=192.0.2.1", "550 5.7.0 ");
+    client.command("XCLIENT ADDR=192.0.2.2", "550 5.7.0 ");
+    server.wait_for_log(" rejected client=127.0.0.1 command=XCLIENT ");
+    deliver(&mut client);
+    assert_eq!(newest(&server).ip_addr, "127.0.0.1");
+}
+
+#[test]
+fn a_client_behind_a_proxy_stays_who_it_is() {
+    let server = Server::start(&[TRUSTED]);
+    let mut client = server.client();
+    client.command("XCLIENT ADDR=192.0.2.1", "220 ");
+    client.command("EHLO client.test", "250");
+    // What nginx passes on as it is.
+    client.command("MAIL FROM:<a@client.test>", "250 ");
+    client.command("RCPT TO:<u@ours.test>", "250 ");
+    client.command("RSET", "250 ");
+    client.command("XCLIENT ADDR=192.0.2.9", "550 5.7.0 ");
+    deliver(&mut client);
+    assert_eq!(newest(&server).ip_addr, "192.0.2.1");
+}
+
+#[test]
+fn tls_stays_on_and_starttls_keeps_the_address() {
+    let tls = TlsServer::start(&[TRUSTED]);
+    let mut client = tls.client();
+    client.command("EHLO proxy.test", "250");
+    client.command("XCLIENT ADDR=192.0.2.1", "220 mx.test ESMTP");
+    let listed = client.command("EHLO client.test", "250");
+    assert!(
+        !listed.contains("STARTTLS") && !listed.contains("CHUNKING"),
+        "{listed}"
+    );
+    deliver_in_tls(&tls.server, &mut client);
+
+    let mut plain = tls.server.client();
+    plain.command(
+        "XCLIENT ADDR=192.0.2.1 HELO=given.test",
+        "220 mx.test ESMTP",
+    );
+    let socket = crate::support::tls::starttls(plain);
+    let config = crate::support::tls::config_trusting(&[&tls.pair.chain]);
+    let mut client = TlsClient::over(socket, config).expect("a handshake");
+    client.command("MAIL FROM:<a@client.test>", "503 5.5.1 ");
+    let listed = client.command("EHLO client.test", "250");
+    assert!(!listed.contains("CHUNKING"), "{listed}");
+    deliver_in_tls(&tls.server, &mut client);
+}
+
+#[test]
+fn trust_follows_the_configuration_and_open_connections_keep_theirs() {
+    let server = Server::start(&[]);
+    let mut before = server.client();
+    before.command("XCLIENT ADDR=192.0.2.1", "550 5.7.0 ");
+    let wanted = [TRUSTED, ("NGINX_AUTH_ENABLED", "Y")];
+    write_config(server.folder.path(), &wanted);
+    server.signal(Signal::SIGHUP);
+    let log = server.wait_for_log(" reload");
+    assert!(
+        log.contains(" needs_restart key=\"NGINX_AUTH_ENABLED, NGINX_AUTH\""),
+        "{log}"
+    );
+    server.client().command("XCLIENT ADDR=192.0.2.1", "220 ");
+    before.command("XCLIENT ADDR=192.0.2.1", "550 5.7.0 ");
+}
+
+#[test]
+fn the_given_address_is_the_one_that_is_counted() {
+    let server = Server::start(&[TRUSTED, ("GM_MAX_CLIENTS_PER_IP", "2")]);
+    let introduce = |address: &str| {
+        let mut client = server.client();
+        client.send(format!("XCLIENT ADDR={address}\r\n"));
+        let code = client.read_reply().expect("a reply").code;
+        (code, client)
+    };
+    // The proxy itself holds as many as it likes.
+    let _idle: Vec<Client> = (0..5).map(|_| server.client()).collect();
+    let mut held = vec![introduce("192.0.2.1"), introduce("192.0.2.1")];
+    assert!(held.iter().all(|(code, _)| *code == 220));
+    let mut client = server.client();
+    client.command("XCLIENT ADDR=192.0.2.1", "421 4.7.0 ");
+    client.expect_close();
+    let others = [introduce("192.0.2.2"), introduce("[UNAVAILABLE]")];
+    assert!(others.iter().all(|(code, _)| *code == 220));
+    let (_, mut leaving) = held.remove(0);
+    leaving.command("QUIT", "221 ");
+    wait_for("the share to come back", || {
+        (introduce("192.0.2.1").0 == 220).then_some(())
+    });
+}
+
+fn deliver(client: &mut Client) {
+    let reply = client.deliver("a@client.test", "u@ours.test", b"Subject: x\r\n");
+    assert_eq!(reply.code, 250, "{}", reply.text());
+    client.command("QUIT", "221 ");
+}
+
+fn deliver_in_tls(server: &Server, client: &mut TlsClient) {
+    client.begin_mail();
+    client.send(".\r\n");
+    client.expect("250 2.0.0 OK");
+    let mail = newest(server);
+    assert_eq!(mail.ip_addr, "192.0.2.1");
+    let text = String::from_utf8_lossy(&mail.mail).into_owned();
+    assert!(
+        text.contains("(client.test [192.0.2.1])\r\n\tby mx.test with ESMTPS id"),
+        "{text}"
+    );
+}
+
+fn newest(server: &Server) -> StoredMail {
+    let mut mails = mails_after(&server.path("goguerrilla.db"), 0);
+    mails.pop().expect("a mail")
+}
