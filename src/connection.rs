@@ -192,6 +192,8 @@ impl<'a> Connection<'a> {
                     let room = match awaited {
                         Awaited::Content => self.input.room(CONTENT_ROOM),
                         Awaited::Command | Awaited::CommandOfTransaction => {
+                            // Also behind a message that was refused.
+                            self.input.shrink();
                             self.input.room(COMMAND_ROOM)
                         }
                     };

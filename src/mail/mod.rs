@@ -17,7 +17,7 @@ pub use hash::Hash;
 pub use summary::{Attachment, Summary};
 pub use trace::Origin;
 
-use crate::smtp::{Content, Envelope};
+use crate::smtp::{Content, Envelope, Reservation};
 
 /// One message as it goes to a store.
 ///
@@ -31,6 +31,8 @@ pub struct Mail {
     deliveries: Vec<Delivery>,
     summary: OnceLock<Summary>,
     deflated: OnceLock<Deflated>,
+    /// What `deflated` takes of the memory budget.
+    room: OnceLock<Reservation>,
 }
 
 /// One recipient of a mail: one row in a table.
@@ -72,6 +74,7 @@ impl Mail {
             deliveries,
             summary: OnceLock::new(),
             deflated: OnceLock::new(),
+            room: OnceLock::new(),
         })
     }
 
@@ -108,18 +111,32 @@ impl Mail {
 
     /// Trace fields and content as one zlib stream.
     pub fn zlib_body(&self, delivery: &Delivery) -> Vec<u8> {
-        self.deflated()
-            .zlib_stream(self.trace_fields(delivery).as_bytes())
+        let trace_fields = self.trace_fields(delivery);
+        match self.deflated.get() {
+            // Nobody else will ask for it.
+            None if self.deliveries.len() == 1 => {
+                self.deflate().zlib_stream(trace_fields.as_bytes())
+            }
+            _ => self.deflated().zlib_stream(trace_fields.as_bytes()),
+        }
     }
 
     /// Computes now what a table's row will need, so that it costs this thread and not the one writer.
+    ///
+    /// Where the memory budget has no room for a second form of the content, the writer makes it when its turn has come:
+    /// only the mails of one batch have both then, and not those of all clients.
     ///
     /// # Errors
     /// When there is no memory for it.
     pub fn prepare(&self) -> Result<(), TryReserveError> {
         self.summary();
-        if self.deflated.get().is_none() {
-            let _ = self.deflated.set(Deflated::new(self.content())?);
+        if self.deflated.get().is_none()
+            && let Some(mut room) = self.content.room_beside(self.content().len())
+        {
+            let deflated = Deflated::new(self.content())?;
+            room.shrink_to(deflated.len());
+            let _ = self.room.set(room);
+            let _ = self.deflated.set(deflated);
         }
         Ok(())
     }
@@ -135,9 +152,11 @@ impl Mail {
     }
 
     fn deflated(&self) -> &Deflated {
-        self.deflated.get_or_init(|| {
-            Deflated::new(self.content()).expect("memory for what was not prepared")
-        })
+        self.deflated.get_or_init(|| self.deflate())
+    }
+
+    fn deflate(&self) -> Deflated {
+        Deflated::new(self.content()).expect("memory for what was not prepared")
     }
 }
 

@@ -95,6 +95,13 @@ impl Reservation {
         }
         grown.is_ok()
     }
+
+    /// Gives back what is beyond `octets`.
+    pub fn shrink_to(&mut self, octets: usize) {
+        let less = self.octets.saturating_sub(octets);
+        self.budget.shared.in_use.fetch_sub(less, Ordering::Relaxed);
+        self.octets -= less;
+    }
 }
 
 impl Drop for Reservation {
@@ -119,6 +126,12 @@ impl Content {
     /// The octets as sent, dots unstuffed.
     pub fn octets(&self) -> &[u8] {
         &self.octets
+    }
+
+    /// Room in the same budget for what is made of this content; `None` when there is none.
+    pub fn room_beside(&self, octets: usize) -> Option<Reservation> {
+        let mut room = self.reservation.budget.reservation();
+        room.grow_to(octets).then_some(room)
     }
 
     /// Appends `more`, all of it or nothing.
@@ -177,7 +190,11 @@ mod tests {
         assert_eq!(first.extend(&[b'a'; 6_000]), Ok(()));
         assert_eq!(second.extend(&[b'b'; 6_000]), Err(ContentError::NoMemory));
         assert_eq!(budget.in_use(), 6_000);
-        drop(first);
+        assert!(first.room_beside(4_001).is_none());
+        let mut beside = first.room_beside(4_000).expect("just enough");
+        beside.shrink_to(1_000);
+        assert_eq!(budget.in_use(), 7_000);
+        drop((first, beside));
         assert_eq!(second.extend(&[b'b'; 6_000]), Ok(()));
         drop(second);
         assert_eq!(budget.in_use(), 0);

@@ -23,7 +23,7 @@ mod xclient;
 
 pub use allowed_hosts::AllowedHosts;
 pub use column::{Column, Repertoire, Width};
-pub use content::{Content, ContentError, MemoryBudget};
+pub use content::{Content, ContentError, MemoryBudget, Reservation};
 pub use input::{COMMAND_ROOM, CONTENT_ROOM, Input};
 pub use path::{ForwardPath, PathError, ReversePath};
 pub use reply::{EnhancedStatus, Reply};
