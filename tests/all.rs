@@ -10,6 +10,7 @@ mod dialogs;
 mod floor_plan;
 mod haproxy;
 mod install;
+mod known_holes;
 mod limits;
 mod log;
 mod memory;

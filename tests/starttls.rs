@@ -221,7 +221,7 @@ with smtplib.SMTP_SSL(host, AT_ONCE, "client.test", timeout=30, context=trusting
 }
 
 #[test]
-fn octets_behind_starttls_are_refused() {
+fn cve_2011_0411_cve_2024_34083_octets_behind_starttls_are_refused() {
     let tls = TlsServer::start(&[]);
     for behind in ["NOOP\r\n", "\n", "\u{16}"] {
         let mut client = tls.server.client();
@@ -338,7 +338,7 @@ fn a_handshake_that_does_not_come_ends_in_time_and_without_a_word_in_plain() {
 }
 
 #[test]
-fn close_notify_behind_a_client_hello_ends_it_and_costs_nothing() {
+fn rustsec_2024_0336_close_notify_behind_a_client_hello_ends_it_and_costs_nothing() {
     let tls = TlsServer::start(&[("GSMTP_TIMEOUT", "2")]);
     for versions in [&[&TLS12], rustls::ALL_VERSIONS] {
         for (at_once, in_one_write) in [(false, false), (false, true), (true, false), (true, true)]
@@ -368,7 +368,7 @@ fn close_notify_behind_a_client_hello_ends_it_and_costs_nothing() {
 }
 
 #[test]
-fn a_client_hello_may_come_in_pieces() {
+fn rustsec_2024_0399_a_client_hello_may_come_in_pieces() {
     let tls = TlsServer::start(&[]);
     let config = config_trusting(&[&tls.pair.chain]);
     let length = client_hello(&tls).len();
