@@ -16,6 +16,7 @@ mod log;
 mod memory;
 mod mtas;
 mod mysql_faults;
+mod named;
 mod nginx;
 mod panics;
 mod pipelining;

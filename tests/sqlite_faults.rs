@@ -89,6 +89,29 @@ fn a_file_moved_away_while_another_program_has_it_open_mixes_with_nothing() {
 }
 
 #[test]
+fn a_long_reader_holds_no_mail_up_and_goes_on_reading_what_it_began_with() {
+    let server = Server::start(&[]);
+    send_mail(&server, "before").expect("250 2.0.0 ");
+    let reader = Connection::open(server.path("goguerrilla.db")).expect("the file is there");
+    reader.execute_batch("BEGIN").expect("nobody minds");
+    let count = || -> u32 {
+        let count = reader.query_row("SELECT count(*) FROM new_mail", [], |row| row.get(0));
+        count.expect("the table is there")
+    };
+    assert_eq!(count(), 1);
+    let started_at = Instant::now();
+    for number in 0..20 {
+        send_mail(&server, &format!("{number:02}")).expect("250 2.0.0 ");
+    }
+    // Far from the five seconds for which a lock is waited for.
+    let took = started_at.elapsed();
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    assert_eq!(count(), 1);
+    reader.execute_batch("ROLLBACK").expect("ours");
+    assert_eq!(count(), 21);
+}
+
+#[test]
 fn a_lock_held_for_longer_than_five_seconds_defers_mail() {
     let server = Server::start(&[]);
     let other = lock(&server);

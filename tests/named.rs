@@ -1,0 +1,49 @@
+//! What `tests/README.md` promises to be shown is shown by tests that there are.
+
+use std::fs;
+use std::path::Path;
+
+#[test]
+fn every_test_that_is_named_here_exists() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let table = fs::read_to_string(tests.join("README.md")).expect("the table");
+    let names: Vec<&str> = table.split('`').skip(1).step_by(2).collect();
+    let missing: Vec<&&str> = names
+        .iter()
+        .filter(|name| !is_there(&tests, name))
+        .collect();
+    assert!(missing.is_empty(), "{missing:#?}");
+    let dialogues = names.iter().filter(|name| name.ends_with(".dialog"));
+    assert!(
+        names.len() > 150 && dialogues.count() > 30,
+        "{}",
+        names.len()
+    );
+}
+
+/// Whether a name between backquotes is a test, a dialogue or a wrong setting of ours; other words are not looked at.
+fn is_there(tests: &Path, name: &str) -> bool {
+    if let Some((file, test)) = name.rsplit_once("::") {
+        let file = match file.starts_with("src/") {
+            true => tests.join("..").join(file),
+            false => tests.join(file).with_extension("rs"),
+        };
+        let text = fs::read_to_string(file).unwrap_or_default();
+        let call = format!("fn {test}(");
+        return text.contains(&call);
+    }
+    if name.ends_with(".dialog") {
+        let (beginning, end) = name.split_once('*').unwrap_or((name, ""));
+        let entries = fs::read_dir(tests.join("dialogs")).expect("the folder of dialogues");
+        let mut files = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        return files.any(|file| match end {
+            "" => file == beginning,
+            _ => file.starts_with(beginning) && file.ends_with(end),
+        });
+    }
+    if (name.starts_with("configs/") && name != "configs/") || name.ends_with(".eml") {
+        let folder = if name.ends_with(".eml") { "corpus" } else { "" };
+        return tests.join(folder).join(name).exists();
+    }
+    true
+}
