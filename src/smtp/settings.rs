@@ -24,7 +24,7 @@ pub struct SessionSettings {
     pub to_column: Column,
     /// Column `recipient` of the store.
     pub recipient_column: Column,
-    /// Whether command lines are kept for the log ([`Session::take_said`]).
+    /// Whether command lines are kept for the log ([`Session::take_said`](super::Session::take_said)).
     pub verbose: bool,
 }
 
