@@ -39,6 +39,8 @@ pub fn answer_nginx(
 ) -> Result<(), StartError> {
     let plain = smtp_listeners.iter().find(|smtp| !smtp.tls_at_once());
     let Some(smtp_address) = plain.map(|smtp| smtp.address()) else {
+        log::warn!(address:% = listener.address(), reason = "there is no plain address to send nginx to"; "auth_http_not_answered");
+        listener.close();
         return Ok(());
     };
     let auth_http = AuthHttp {

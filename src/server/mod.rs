@@ -91,6 +91,9 @@ fn run_on(
         for warning in tls.iter().flat_map(TlsIdentity::unreadable_files) {
             log::warn!(warning = warning.as_str(); "certificate");
         }
+        if let Err(reason) = read_again() {
+            log::warn!(reason = reason.as_str(), note = "SIGHUP will change nothing"; "configuration");
+        }
     }
     limits::prefer_long_turns();
     // Threads from here on.
@@ -141,13 +144,16 @@ fn run_on(
     };
     serve_requests(&mut house, &requests);
     tell_systemd(&[NotifyState::Stopping]);
-    stop::stop(&pool, &listeners, house.into_writers(), &requests);
+    let stopped = stop::stop(&pool, &listeners, house.into_writers(), &requests);
     // The status page is there to the end.
     if let Some(listener) = status_listener {
         listener.close();
     }
-    if let Some(pid_file) = pid_file {
-        pid_file.remove();
+    drop(pid_file);
+    if stopped.is_err() {
+        log::warn!("stopped_at_once");
+        log::logger().flush();
+        std::process::exit(0);
     }
     log::info!("stopped");
     Ok(())
@@ -230,8 +236,7 @@ fn pool_settings(config: &Config) -> PoolSettings {
     };
     PoolSettings {
         max_clients: config.max_clients,
-        client_timeout: config.client_timeout,
-        trusted_proxies: TrustedProxies::new(config.trusted_proxies.iter().copied()),
+        trusted_proxies: TrustedProxies::new(config.trusted_proxies()),
         max_clients_per_address: config.max_clients_per_address,
         full: said(&reply::R421_TOO_BUSY),
         address_full: said(&reply::R421_TOO_MANY_FROM_ADDRESS),
@@ -294,9 +299,9 @@ fn tls_files(config: &Config) -> Option<TlsFiles> {
     })
 }
 
-/// What `check` finds before it looks at the store: keys are read as who we are, then we become the server's user for
-/// good, as the server would.
-pub fn check_keys_and_become_server_user(config: &Config) -> Vec<Finding> {
+/// What `check` finds before it looks at the store: keys are read and files looked at as who we are, then we become the
+/// server's user for good, as the server would.
+pub fn check_files_and_become_server_user(config: &Config, read_again: ReadAgain) -> Vec<Finding> {
     let loaded = tls_files(config)
         .map(|files| TlsIdentity::load(&files))
         .transpose();
@@ -304,6 +309,8 @@ pub fn check_keys_and_become_server_user(config: &Config) -> Vec<Finding> {
         Ok(tls) => (tls, Vec::new()),
         Err(error) => (None, vec![Finding::error(error.to_string())]),
     };
+    let unwritable = unwritable_files(config).map(|error| Finding::error(error.to_string()));
+    findings.extend(unwritable);
     let became =
         identity(config).and_then(|identity| Ok(identity.map(privileges::drop_to).transpose()?));
     if let Err(error) = became {
@@ -316,7 +323,28 @@ pub fn check_keys_and_become_server_user(config: &Config) -> Vec<Finding> {
             .chain(tls.unreadable_files());
         findings.extend(warnings.map(Finding::warning));
     }
+    if let Err(reason) = read_again() {
+        let warning = format!("{reason}; until then SIGHUP changes nothing");
+        findings.push(Finding::warning(warning));
+    }
     findings
+}
+
+/// Log and PID file, if they could not be written at a start.
+fn unwritable_files(config: &Config) -> impl Iterator<Item = StartError> {
+    let log_file = config.log_file.clone();
+    let log = match log_file.to_str() {
+        Some("" | "/dev/stdout" | "/dev/stderr") => None,
+        _ => handed_over::why_not_writable(&log_file).map(|source| StartError::Log {
+            file: log_file,
+            source,
+        }),
+    };
+    let pid = config.pid_file.clone().and_then(|file| {
+        let source = handed_over::why_not_writable(&file)?;
+        Some(StartError::Pid { file, source })
+    });
+    log.into_iter().chain(pid)
 }
 
 /// The table as far as it is known.

@@ -11,16 +11,22 @@ use crate::net::pool::Pool;
 use crate::signals::Request;
 use crate::storage::Writers;
 
-/// Ends all: first the clients, then the writers. A second request to stop ends the process at once.
+/// A second request to stop came: nothing is waited for any more.
+pub struct AtOnce;
+
+/// Ends all: first the clients, then the writers.
+///
+/// # Errors
+/// [`AtOnce`], after which the process has to end.
 pub fn stop(
     pool: &Pool,
     listeners: &[Arc<Listener>],
     writers: Vec<Writers>,
     requests: &Receiver<Request>,
-) {
+) -> Result<(), AtOnce> {
     let give_up_at = Instant::now() + DRAIN_PATIENCE;
-    drain(pool, listeners, requests, give_up_at);
-    finish(writers, requests, give_up_at);
+    drain(pool, listeners, requests, give_up_at)?;
+    finish(writers, requests, give_up_at)
 }
 
 /// Lets idle clients go, and the others finish what they have under way, for at most [`DRAIN_PATIENCE`].
@@ -29,7 +35,7 @@ fn drain(
     listeners: &[Arc<Listener>],
     requests: &Receiver<Request>,
     give_up_at: Instant,
-) {
+) -> Result<(), AtOnce> {
     for listener in listeners {
         listener.close();
     }
@@ -37,17 +43,22 @@ fn drain(
     log::info!(clients = pool.places_taken(); "shutdown");
     while pool.places_taken() > 0 && Instant::now() < give_up_at {
         if requests.recv_timeout(DRAIN_TICK) == Ok(Request::Stop) {
-            stop_at_once();
+            return Err(AtOnce);
         }
     }
     if pool.places_taken() > 0 {
         log::warn!(clients = pool.places_taken(); "cut_off");
         pool.cut();
     }
+    Ok(())
 }
 
 /// Lets the writers save what has queued up and close the store; whoever still waits by then was told 451.
-fn finish(writers: Vec<Writers>, requests: &Receiver<Request>, give_up_at: Instant) {
+fn finish(
+    writers: Vec<Writers>,
+    requests: &Receiver<Request>,
+    give_up_at: Instant,
+) -> Result<(), AtOnce> {
     let (done, finished) = bounded(1);
     let helper = thread::Builder::new()
         .name("finish".to_owned())
@@ -58,19 +69,14 @@ fn finish(writers: Vec<Writers>, requests: &Receiver<Request>, give_up_at: Insta
         });
     while helper.is_ok() && finished.recv_timeout(DRAIN_TICK) == Err(RecvTimeoutError::Timeout) {
         if requests.try_recv() == Ok(Request::Stop) {
-            stop_at_once();
+            return Err(AtOnce);
         }
         if Instant::now() > give_up_at + FINISH_PATIENCE {
             log::error!(reason = "the store did not finish"; "cut_off");
-            return;
+            break;
         }
     }
-}
-
-fn stop_at_once() -> ! {
-    log::warn!("stopped_at_once");
-    log::logger().flush();
-    std::process::exit(0);
+    Ok(())
 }
 
 /// How long messages under way may take to finish.
