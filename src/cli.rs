@@ -115,7 +115,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
     };
     match &arguments.command {
         None => server::run(&config, &notes, &read).map_err(|error| error.to_string().into()),
-        Some(Command::Check) => check(&config, &notes),
+        Some(Command::Check) => check(&config, &notes, &read),
         Some(Command::Schema) => {
             let table = server::table_name(&config);
             let schema = match config.store {
@@ -222,9 +222,9 @@ fn load_config(named: Option<&Path>) -> Result<(Config, Vec<String>), String> {
     Ok((config, warnings.iter().map(ToString::to_string).collect()))
 }
 
-fn check(config: &Config, notes: &[String]) -> Result<(), Failure> {
+fn check(config: &Config, notes: &[String], read: server::ReadAgain) -> Result<(), Failure> {
     let mut findings: Vec<Finding> = notes.iter().cloned().map(Finding::warning).collect();
-    findings.extend(server::check_keys_and_become_server_user(config));
+    findings.extend(server::check_files_and_become_server_user(config, read));
     match config.store {
         StoreKind::Discard => findings.push(Finding::warning(
             "GM_STORE: discard thanks for every mail and drops it; set \"sqlite\" to keep mail"

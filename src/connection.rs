@@ -1,5 +1,6 @@
 //! One client from 220 to close: the only place where protocol meets socket.
 
+use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -92,6 +93,8 @@ struct Connection<'a> {
     octets_in: u64,
     /// A proxy connected for itself.
     is_health_check: bool,
+    /// It was said in the log that its XCLIENT is not believed.
+    was_rejected: bool,
 }
 
 fn end_of(error: &TransportError) -> End {
@@ -129,6 +132,7 @@ impl<'a> Connection<'a> {
             saved: 0,
             octets_in: 0,
             is_health_check: false,
+            was_rejected: false,
         })
     }
 
@@ -142,8 +146,10 @@ impl<'a> Connection<'a> {
         loop {
             match self.session.next_step(&mut self.input) {
                 Step::Reply(reply) => {
-                    if reply == reply::R550_NOT_BELIEVED {
-                        // A proxy that was forgotten would otherwise show in bounces only.
+                    if reply == reply::R550_NOT_BELIEVED
+                        && !mem::replace(&mut self.was_rejected, true)
+                    {
+                        // A proxy that was forgotten would otherwise show in bounces only. Once: anybody may say XCLIENT.
                         let session = self.client.session_id();
                         log::info!(session:% = session, client:% = self.client.ip(), command = "XCLIENT", fix = "if this is a proxy of yours, name it in GM_TRUSTED_PROXIES"; "rejected");
                     }
@@ -379,9 +385,8 @@ impl<'a> Connection<'a> {
     fn log_dialogue(&mut self, reply: &Reply) {
         let session = self.client.session_id();
         if let Some(line) = self.session.take_said() {
-            let is_secret = line
-                .get(..5)
-                .is_some_and(|verb| verb.eq_ignore_ascii_case("AUTH "));
+            let verb = line.split_ascii_whitespace().next().unwrap_or_default();
+            let is_secret = verb.eq_ignore_ascii_case("AUTH");
             let line = if is_secret { "AUTH ..." } else { line.as_str() };
             log::info!(session:% = session, line = line; "client_said");
         }

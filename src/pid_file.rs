@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::handed_over;
 
-/// A file with our process id, removed again at a clean stop.
+/// A file with our process id, removed again when it is dropped: at the end.
 pub struct PidFile {
     path: PathBuf,
     file: File,
@@ -34,9 +34,11 @@ impl PidFile {
     pub fn file(&self) -> &File {
         &self.file
     }
+}
 
-    /// Removes the file, or empties it where the folder does not let us.
-    pub fn remove(self) {
+impl Drop for PidFile {
+    /// Removes the file, or empties it where the folder does not let us; also after a start that failed.
+    fn drop(&mut self) {
         if fs::remove_file(&self.path).is_err() {
             // Ours to write even where the folder is not; nothing depends on it.
             let _ = self.file.set_len(0);

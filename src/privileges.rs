@@ -51,16 +51,18 @@ pub fn drop_to(identity: Identity) -> Result<(), PrivilegeError> {
             source,
         }
     };
-    if geteuid() != user || getegid() != group || geteuid().is_root() {
+    let is_somebody_else = geteuid() != user || getegid() != group || geteuid().is_root();
+    if is_somebody_else {
         setgroups(&[]).map_err(refused("setgroups"))?;
         setgid(group).map_err(refused("setgid"))?;
         setuid(user).map_err(refused("setuid"))?;
     }
     prctl::set_no_new_privs().map_err(refused("no_new_privs"))?;
-    prove(identity)
+    prove(identity, is_somebody_else)
 }
 
-fn prove(identity: Identity) -> Result<(), PrivilegeError> {
+/// Where nothing had to change, other groups are what whoever started us gave us, for the keys for instance.
+fn prove(identity: Identity, has_changed: bool) -> Result<(), PrivilegeError> {
     let Identity { user, group } = identity;
     let users = getresuid().map(|ids| [ids.real, ids.effective, ids.saved]);
     let groups = getresgid().map(|ids| [ids.real, ids.effective, ids.saved]);
@@ -69,7 +71,7 @@ fn prove(identity: Identity) -> Result<(), PrivilegeError> {
         "not all user ids are its"
     } else if groups != Ok([group; 3]) {
         "not all group ids are its"
-    } else if others.iter().any(|other| *other != group) {
+    } else if has_changed && others.iter().any(|other| *other != group) {
         "other groups are left"
     } else if setuid(Uid::from_raw(0)).is_ok() || setgid(Gid::from_raw(0)).is_ok() {
         "root came back"

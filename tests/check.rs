@@ -114,8 +114,29 @@ fn a_store_that_cannot_be_written_is_an_error_with_its_fix() {
 }
 
 #[test]
+fn files_that_could_not_be_written_at_a_start_are_errors() {
+    for key in ["GSMTP_LOG_FILE", "PID_FILE"] {
+        let folder = with_config(&[(key, "nowhere/file")]);
+        let (status, said) = check(folder.path());
+        assert_eq!(status, 1, "{said}");
+        assert!(
+            said.starts_with(&format!("error: {key}: cannot ")),
+            "{said}"
+        );
+        let started = run(folder.path(), &[]);
+        assert_eq!(started.status, 1);
+        let why = said.trim_start_matches("error: ").trim_end();
+        assert!(
+            started.stderr.contains(why),
+            "{} is not {why}",
+            started.stderr
+        );
+    }
+}
+
+#[test]
 fn rights_that_are_missing_are_named_with_the_user() {
-    let folder = with_config(&[]);
+    let folder = with_config(&[("GSMTP_LOG_FILE", "/dev/stdout")]);
     let program = folder.path().join("goguerrilla");
     // Not by ourselves: a child of another test could inherit the file while it is open for writing.
     let copied = Command::new("cp").arg(BINARY).arg(&program).status();

@@ -93,6 +93,28 @@ fn slow_clients_on_all_places_cannot_keep_others_out() {
 }
 
 #[test]
+fn a_proxy_header_has_its_time_also_when_places_run_out() {
+    let server = Server::start(&[
+        ("GM_MAX_CLIENTS", "10"),
+        ("GSMTP_PROXY_PROTOCOL", "Y"),
+        ("GM_TRUSTED_PROXIES", "127.0.0.1"),
+    ]);
+    let header = "PROXY TCP4 192.0.2.1 192.0.2.2 1000 25\r\n";
+    let introduced = || {
+        let mut client = Client::connect(server.address);
+        client.send(header);
+        client.expect("220 ");
+        client
+    };
+    let mut held: Vec<Client> = (0..9).map(|_| introduced()).collect();
+    let mut late = Client::connect(server.address);
+    late.expect_silence(Duration::from_secs(1));
+    late.send(header);
+    late.expect("220 ");
+    held[0].command("NOOP", "250");
+}
+
+#[test]
 fn who_has_handed_over_its_mail_makes_room_first() {
     let server = Server::start(&[("GM_MAX_CLIENTS", "10"), ("GSMTP_TIMEOUT", "20")]);
     let mut at_work: Vec<Client> = (0..4).map(|_| server.client()).collect();

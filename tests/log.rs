@@ -6,7 +6,8 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
-use nix::unistd::geteuid;
+use nix::sys::stat::Mode;
+use nix::unistd::{geteuid, mkfifo};
 use tempfile::TempDir;
 
 use crate::support::{BINARY, Client, Server, short_mail, value, wait_for, write_config};
@@ -90,6 +91,37 @@ fn a_reader_that_goes_away_costs_no_mail() {
     assert!(child.try_wait().expect("a child of ours").is_none());
     child.kill().expect("it runs");
     child.wait().expect("a child of ours");
+}
+
+#[test]
+fn a_pipe_that_nobody_reads_holds_nothing_up() {
+    let mut server = Server::start(&[]);
+    fs::remove_file(server.path("log")).expect("the log");
+    mkfifo(&server.path("log"), Mode::S_IRWXU).expect("a pipe");
+    server.signal(Signal::SIGUSR1);
+    let reply = server
+        .client()
+        .deliver("a@client.test", "u@ours.test", &short_mail("on"));
+    assert_eq!(reply.code, 250);
+    assert!(server.stop().success());
+}
+
+#[test]
+fn what_a_client_says_of_its_password_is_not_logged() {
+    let mut server = Server::start(&[("GSMTP_VERBOSE", "Y")]);
+    let mut client = server.client();
+    for line in [
+        "AUTH PLAIN s3cr3t",
+        "  auth plain s3cr3t",
+        "Auth\tLOGIN s3cr3t",
+    ] {
+        client.send(format!("{line}\r\n"));
+        client.read_reply().expect("a reply");
+    }
+    client.command("QUIT", "221");
+    assert!(server.stop().success());
+    let log = server.log();
+    assert!(log.contains("AUTH ...") && !log.contains("s3cr3t"), "{log}");
 }
 
 #[test]

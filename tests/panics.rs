@@ -3,7 +3,6 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
 
 use goguerrilla::net::listener::Listener;
 use goguerrilla::net::pool::{Client, Pool, PoolSettings};
@@ -23,7 +22,6 @@ fn a_connection_that_panics_gives_its_place_back_and_others_are_served() {
     let settings = PoolSettings {
         trusted_proxies: goguerrilla::net::trusted::TrustedProxies::default(),
         max_clients: 3,
-        client_timeout: Duration::from_secs(10),
         max_clients_per_address: 3,
         full: b"full".to_vec(),
         address_full: b"too many".to_vec(),

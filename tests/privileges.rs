@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
+use std::process::Command;
 
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
@@ -179,4 +180,38 @@ fn root_gives_away_only_what_is_plainly_meant() {
         assert_eq!(owner(secret), 0);
         assert_eq!(fs::read_to_string(path(secret)).expect("ours"), "root's\n");
     }
+}
+
+#[test]
+fn groups_that_whoever_started_us_gave_us_are_kept() {
+    let Some(folder) = folder() else { return };
+    chown(folder.path(), Some(NOBODY), Some(NOBODY)).expect("root may");
+    let server = Server::start_with(folder, &DROP, |program| {
+        let mut setpriv = Command::new("setpriv");
+        setpriv.args(["--reuid=65534", "--regid=65534", "--groups=65534,50"]);
+        setpriv.arg(program.get_program()).args(program.get_args());
+        setpriv
+    });
+    let reply = server
+        .client()
+        .deliver("a@client.test", "u@ours.test", b"Subject: x\r\n");
+    assert_eq!(reply.code, 250);
+}
+
+#[test]
+fn the_pid_file_is_gone_after_a_start_that_failed_and_after_an_end_at_once() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let settings = [("PID_FILE", "pid"), ("GM_SQLITE_FILE", "nowhere/mail.db")];
+    write_config(folder.path(), &settings);
+    assert!(run_in(folder.path(), &["-config=goguerrilla.conf"]).is_err());
+    assert!(!folder.path().join("pid").exists());
+    let mut server = Server::start_in(folder, &[("PID_FILE", "pid")]);
+    let mut client = server.client();
+    client.prepare_to_deliver("a@client.test", "u@ours.test");
+    server.signal(Signal::SIGTERM);
+    server.wait_for_log(" shutdown ");
+    assert!(server.path("pid").exists());
+    server.signal(Signal::SIGTERM);
+    assert!(server.wait().success());
+    assert!(!server.path("pid").exists());
 }

@@ -1,11 +1,12 @@
 //! SIGHUP: the configuration is read again, all or nothing, while mail goes on.
 
 use std::fs;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
 use crate::support::certificates::{KeyKind, Pair};
-use crate::support::mariadb::{MariaDb, with_hosts};
+use crate::support::mariadb::{MariaDb, free_port, with_hosts};
 use crate::support::{Client, Server, incompressible, value, wait_for, write_config};
 
 #[test]
@@ -53,6 +54,47 @@ fn places_and_memory_follow() {
     assert!(reply.text().starts_with("452 4.3.1"), "{}", reply.text());
     let _fourth = server.client();
     Client::connect(server.address).expect("421 4.3.2 ");
+}
+
+#[test]
+fn a_longer_timeout_cuts_nobody_who_began_with_a_shorter_one() {
+    let settings = [("GM_MAX_CLIENTS", "10"), ("GSMTP_TIMEOUT", "20")];
+    let server = Server::start(&settings);
+    let mut held: Vec<Client> = (0..7).map(|_| server.client()).collect();
+    reload(
+        &server,
+        &[("GM_MAX_CLIENTS", "10"), ("GSMTP_TIMEOUT", "300")],
+    );
+    // Longer than the pool takes to look at all of them.
+    held[0].expect_silence(Duration::from_millis(500));
+    for client in &mut held {
+        client.command("NOOP", "250");
+    }
+}
+
+#[test]
+fn whom_nginx_on_this_machine_brings_is_believed_until_the_restart() {
+    let port = free_port();
+    let address = format!("127.0.0.1:{port}");
+    let nginx = [
+        ("NGINX_AUTH_ENABLED", "Y"),
+        ("NGINX_AUTH", address.as_str()),
+    ];
+    let server = Server::start(&nginx);
+    let introduce = |server: &Server, reply: &str| {
+        server.client().command("XCLIENT ADDR=192.0.2.1", reply);
+    };
+    introduce(&server, "220 ");
+    let log = reload(&server, &[("NGINX_AUTH_ENABLED", "N")]);
+    assert!(
+        log.contains("key=\"NGINX_AUTH_ENABLED, NGINX_AUTH\"") || log.contains("NGINX_AUTH"),
+        "{log}"
+    );
+    introduce(&server, "220 ");
+    let before = Server::start(&[]);
+    introduce(&before, "550 5.7.0");
+    reload(&before, &nginx);
+    introduce(&before, "550 5.7.0");
 }
 
 #[test]

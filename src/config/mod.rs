@@ -6,7 +6,7 @@ mod given;
 mod settings;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -41,7 +41,7 @@ pub struct Config {
     /// NGINX_AUTH, when NGINX_AUTH_ENABLED.
     pub nginx_auth_address: Option<SocketAddr>,
     /// GM_TRUSTED_PROXIES.
-    pub trusted_proxies: Vec<IpNet>,
+    pub named_proxies: Vec<IpNet>,
     /// GSMTP_PROXY_PROTOCOL.
     pub proxy_protocol: bool,
     /// GSMTP_VERBOSE.
@@ -189,6 +189,19 @@ impl Config {
 }
 
 impl Config {
+    /// Whose XCLIENT and PROXY header are believed. Where nobody is named, an nginx that asks us who may pass is the one
+    /// on this machine.
+    pub fn trusted_proxies(&self) -> Vec<IpNet> {
+        if self.named_proxies.is_empty() && self.nginx_auth_address.is_some() {
+            let near = [
+                IpAddr::from(Ipv4Addr::LOCALHOST),
+                Ipv6Addr::LOCALHOST.into(),
+            ];
+            return near.map(IpNet::from).to_vec();
+        }
+        self.named_proxies.clone()
+    }
+
     fn holds_a_password(&self) -> bool {
         let in_url = |url: &Secret| url.reveal().contains('@');
         !self.mysql_password.reveal().is_empty() || self.redis_url.as_ref().is_some_and(in_url)
@@ -274,7 +287,7 @@ mod tests {
     #[test]
     fn proxies_near_us_are_trusted_when_nginx_asks_and_nobody_else_is_named() {
         let trusted = |text: &str| {
-            let blocks = Config::parse(text).unwrap().0.trusted_proxies;
+            let blocks = Config::parse(text).unwrap().0.trusted_proxies();
             let blocks: Vec<String> = blocks.iter().map(IpNet::to_string).collect();
             blocks.join(" ")
         };

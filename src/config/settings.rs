@@ -1,6 +1,6 @@
 //! Each key's meaning: from the text that was given to a [`Config`].
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ impl Given {
             log_file: PathBuf::from(self.value("GSMTP_LOG_FILE")),
             log_as_json: self.choice("GM_LOG_FORMAT", &[("text", false), ("json", true)])?,
             nginx_auth_address: self.nginx_auth_address()?,
-            trusted_proxies: self.trusted_proxies()?,
+            named_proxies: self.named_proxies()?,
             proxy_protocol: self.yes_or_no("GSMTP_PROXY_PROTOCOL")?,
             verbose: self.yes_or_no("GSMTP_VERBOSE")?,
             max_clients: self.number(
@@ -111,7 +111,7 @@ impl Given {
                 1..=1_000_000_000,
             )?,
         };
-        if config.proxy_protocol && config.trusted_proxies.is_empty() {
+        if config.proxy_protocol && config.trusted_proxies().is_empty() {
             warnings.push(ConfigWarning(NOBODY_TRUSTED.to_owned()));
         }
         if config.store == StoreKind::MySql
@@ -161,20 +161,10 @@ impl Given {
         Ok(is_enabled.then_some(address))
     }
 
-    /// Where nobody is named, an nginx that asks us who may pass is the one on this machine.
-    fn trusted_proxies(&self) -> Result<Vec<IpNet>, ConfigError> {
+    fn named_proxies(&self) -> Result<Vec<IpNet>, ConfigError> {
         let key = "GM_TRUSTED_PROXIES";
         if self.value(key).trim().is_empty() {
-            let nginx_is_near = self.yes_or_no("NGINX_AUTH_ENABLED")?;
-            let near = [
-                IpAddr::from(Ipv4Addr::LOCALHOST),
-                Ipv6Addr::LOCALHOST.into(),
-            ];
-            return Ok(near
-                .map(IpNet::from)
-                .into_iter()
-                .filter(|_| nginx_is_near)
-                .collect());
+            return Ok(Vec::new());
         }
         let expected = "addresses and blocks such as \"192.0.2.1,2001:db8::/32\", or \"\"";
         self.list(key, expected, |text| {

@@ -36,6 +36,11 @@ impl Deadline {
         }
     }
 
+    /// What it began with.
+    pub fn patience(&self) -> Duration {
+        self.patience
+    }
+
     /// Says that `octets` have moved.
     pub fn moved(&mut self, now: Instant, octets: usize) {
         if self.paced {

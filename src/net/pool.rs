@@ -12,7 +12,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread;
-use std::time::Duration;
 
 use super::listener::Listener;
 use super::per_address::{AddressShare, PerAddress};
@@ -27,8 +26,6 @@ pub type Serve = Box<dyn Fn(&Client) + Send + Sync>;
 pub struct PoolSettings {
     /// Places.
     pub max_clients: usize,
-    /// How long a client may keep us waiting while there is room for all.
-    pub client_timeout: Duration,
     /// Whose XCLIENT and PROXY header are believed, and whom no limit counts.
     pub trusted_proxies: TrustedProxies,
     /// Connections at once from one IPv4 address or IPv6 /64; 0 for no limit.
@@ -106,9 +103,7 @@ impl Pool {
         let watching = thread::Builder::new().name("deadlines".to_owned());
         let looking = move || {
             while let Some(pool) = pool.upgrade() {
-                let settings = pool.settings();
-                let taken = pool.places_taken();
-                let haste = Haste::of(taken, settings.max_clients, settings.client_timeout);
+                let haste = Haste::of(pool.places_taken(), pool.places());
                 for client in pool.lock_clients().values() {
                     client.watch.look(&client.socket, haste);
                 }

@@ -208,7 +208,7 @@ impl Wire {
         loop {
             let now = Instant::now();
             let remaining = deadline.remaining(now).ok_or(TransportError::TimedOut)?;
-            self.watch.begin(now + remaining);
+            self.watch.begin(now + remaining, deadline.patience());
             let read = (&*self.socket).read(room);
             match (read, self.watch.end()) {
                 // Shut from outside; what had arrived by then is still read first.

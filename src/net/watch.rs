@@ -14,6 +14,8 @@ pub struct Watch {
     epoch: Instant,
     /// Milliseconds since `epoch`; 0 while nothing is waited for.
     until: AtomicU64,
+    /// Milliseconds that this wait may take in all, as far as that is fixed.
+    patience: AtomicU64,
     /// The client waits at leisure: it has handed over a mail, and nothing of it is under way.
     at_leisure: AtomicBool,
     state: AtomicU8,
@@ -34,13 +36,16 @@ impl Watch {
         Watch {
             epoch: Instant::now(),
             until: AtomicU64::new(0),
+            patience: AtomicU64::new(0),
             at_leisure: AtomicBool::new(false),
             state: AtomicU8::new(READING),
         }
     }
 
-    /// The read that comes next may take until then.
-    pub fn begin(&self, until: Instant) {
+    /// The read that comes next may take until then; it is part of a wait of so much `patience`.
+    pub fn begin(&self, until: Instant, patience: Duration) {
+        self.patience
+            .store(patience.as_millis() as u64, Ordering::Relaxed);
         let until = until.saturating_duration_since(self.epoch).as_millis() as u64;
         self.until.store(until.max(1), Ordering::SeqCst);
     }
@@ -72,10 +77,8 @@ impl Watch {
             return;
         }
         let now = self.epoch.elapsed().as_millis() as u64;
-        let less = match self.at_leisure.load(Ordering::Relaxed) {
-            true => haste.at_leisure,
-            false => haste.others,
-        };
+        let patience = Duration::from_millis(self.patience.load(Ordering::Relaxed));
+        let less = haste.takes_off(patience, self.at_leisure.load(Ordering::Relaxed));
         if now.saturating_add(less.as_millis() as u64) < until {
             return;
         }
@@ -86,29 +89,34 @@ impl Watch {
     }
 }
 
-/// How much is taken off each client's time for want of places.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How much of each wait's time is taken off for want of places.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Haste {
-    /// For clients that have handed over a mail and could go.
-    pub at_leisure: Duration,
-    /// For all others.
-    pub others: Duration,
+    /// What is left, as a share of all, of the time of a client that has handed over a mail and could go.
+    at_leisure: f64,
+    /// The same for all others.
+    others: f64,
 }
 
 impl Haste {
     /// None while half of the places are free. From there on time falls with the root of what is free, slowly at first,
     /// to a few seconds when the last place is taken; for clients at leisure twice as steeply.
-    pub fn of(taken: usize, places: usize, client_timeout: Duration) -> Haste {
+    pub fn of(taken: usize, places: usize) -> Haste {
         let free = places.saturating_sub(taken) as f64 / places.max(1) as f64;
-        let less = |share: f64, least: Duration| {
-            let left = client_timeout.mul_f64(share).max(least);
-            client_timeout.saturating_sub(left)
-        };
         let share = (2.0 * free).min(1.0);
         Haste {
-            at_leisure: less(share, LEAST_AT_LEISURE),
-            others: less(share.sqrt(), LEAST),
+            at_leisure: share,
+            others: share.sqrt(),
         }
+    }
+
+    /// Of a wait's own patience, whatever the configuration says by now; a wait that is short anyway keeps all of it.
+    fn takes_off(self, patience: Duration, at_leisure: bool) -> Duration {
+        let (share, least) = match at_leisure {
+            true => (self.at_leisure, LEAST_AT_LEISURE),
+            false => (self.others, LEAST),
+        };
+        patience.saturating_sub(patience.mul_f64(share).max(least))
     }
 }
 
@@ -141,12 +149,15 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (server, _) = listener.accept().unwrap();
         let watch = Watch::new();
-        let look = || watch.look(&server, Haste::default());
+        let look = || watch.look(&server, Haste::of(0, 1));
         look();
-        watch.begin(Instant::now() + Duration::from_secs(3_600));
+        watch.begin(
+            Instant::now() + Duration::from_secs(3_600),
+            Duration::from_secs(3_600),
+        );
         look();
         assert_eq!(watch.end(), None);
-        watch.begin(Instant::now());
+        watch.begin(Instant::now(), Duration::ZERO);
         std::thread::sleep(Duration::from_millis(2));
         look();
         assert_eq!((&server).read(&mut [0]).unwrap(), 0);
@@ -159,9 +170,12 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (server, _) = listener.accept().unwrap();
-        let haste = Haste::of(95, 100, Duration::from_secs(100));
+        let haste = Haste::of(95, 100);
         let watch = Watch::new();
-        watch.begin(Instant::now() + Duration::from_secs(80));
+        watch.begin(
+            Instant::now() + Duration::from_secs(80),
+            Duration::from_secs(100),
+        );
         watch.look(&server, haste);
         assert_eq!(watch.expiry(), None);
         watch.set_at_leisure(true);
@@ -171,7 +185,7 @@ mod tests {
 
     #[test]
     fn time_shortens_as_places_run_out() {
-        let timeout = Duration::from_secs(100);
+        let patience = Duration::from_secs(100);
         // Taken of 100 places, seconds left at leisure, seconds left for the others.
         for (taken, at_leisure, others) in [
             (0, 100, 100),
@@ -182,15 +196,16 @@ mod tests {
             (100, 2, 5),
             (101, 2, 5),
         ] {
-            let haste = Haste::of(taken, 100, timeout);
-            let left = |less: Duration| (timeout - less).as_secs();
+            let haste = Haste::of(taken, 100);
+            let left = |at_leisure| (patience - haste.takes_off(patience, at_leisure)).as_secs();
             assert_eq!(
-                (left(haste.at_leisure), left(haste.others)),
+                (left(true), left(false)),
                 (at_leisure, others),
                 "{taken} taken"
             );
         }
-        let short = Haste::of(100, 100, Duration::from_secs(1));
-        assert_eq!(short, Haste::default(), "never more than there is");
+        // A PROXY header has five seconds, and keeps them.
+        let short = Haste::of(100, 100).takes_off(LEAST, false);
+        assert_eq!(short, Duration::ZERO);
     }
 }

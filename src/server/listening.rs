@@ -81,25 +81,6 @@ fn bind(
     })
 }
 
-/// Binds a port for questions from inside; `fix` says what helps where it is not to be had.
-///
-/// # Errors
-/// [`StartError::Bind`].
-pub fn listen_inside(
-    address: Option<SocketAddr>,
-    fix: &'static str,
-) -> Result<Option<Arc<Listener>>, StartError> {
-    let bind = |address| {
-        let bound = Listener::bind(address, false, false);
-        bound.map(Arc::new).map_err(|source| StartError::Bind {
-            address,
-            source,
-            fix,
-        })
-    };
-    address.map(bind).transpose()
-}
-
 /// Where clients connect, plain and in TLS.
 pub fn listen_addresses(config: &Config) -> impl Iterator<Item = SocketAddr> {
     let plain = config.listen_addresses.iter();

@@ -1,19 +1,22 @@
 //! The one room that wires the house: from a configuration to a running server and back to rest.
 
+mod error;
+mod inside;
 mod listening;
 mod reload;
+mod stop;
 mod stores;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use nix::unistd::{Gid, Uid, geteuid};
 use sd_notify::NotifyState;
 
+pub use error::StartError;
 pub use stores::{mysql_connector, redis_settings, table_name};
 
 use crate::config::Config;
@@ -22,78 +25,19 @@ use crate::handed_over;
 use crate::http;
 use crate::limits;
 use crate::logging::{LogFile, LogFormat};
-use crate::net::listener::Listener;
 use crate::net::pool::{Pool, PoolSettings};
 use crate::net::tls::{TlsError, TlsFiles, TlsIdentity};
 use crate::net::trusted::TrustedProxies;
-use crate::nginx::AuthHttp;
 use crate::pid_file::PidFile;
-use crate::privileges::{self, Identity, PrivilegeError};
+use crate::privileges::{self, Identity};
 use crate::signals::{self, Request};
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::{AllowedHosts, MemoryBudget, SessionSettings, SharedSettings};
-use crate::status::{self, Status};
-use crate::storage::{Finding, OpenStore, SaveError, TableShape, Writers};
+use crate::status::Status;
+use crate::storage::{Finding, OpenStore, TableShape};
 use listening::listen_addresses;
 use reload::House;
 use stores::Stores;
-
-/// Why the server could not start: what, where, and how to fix it.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A listening address is not to be had.
-    #[error("cannot bind {address}: {source}; {fix}")]
-    Bind {
-        /// Which.
-        address: SocketAddr,
-        /// What the kernel said.
-        source: std::io::Error,
-        /// What may help.
-        fix: &'static str,
-    },
-    /// What systemd handed over is no listening socket.
-    #[error("LISTEN_FDS: {0}; let the .socket unit have ListenStream= with TCP ports only")]
-    Inherited(std::io::Error),
-    /// Nobody should serve strangers as root.
-    #[error(
-        "started as root, and {0} can be reached from other machines: set GUID and SGID to the ids of another user and \
-         group, or listen on loopback only"
-    )]
-    StaysRoot(SocketAddr),
-    /// Privileges could not be dropped.
-    #[error("GUID, SGID: {0}")]
-    Privileges(#[from] PrivilegeError),
-    /// The PID file cannot be written.
-    #[error("PID_FILE: cannot write {file}: {source}; name a file in a folder that exists", file = .file.display())]
-    Pid {
-        /// Which.
-        file: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The log file cannot be opened.
-    #[error("GSMTP_LOG_FILE: cannot open {file}: {source}; name a file this user may append to", file = .file.display())]
-    Log {
-        /// Which.
-        file: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// Key or certificate are no good.
-    #[error("{0}")]
-    Tls(#[from] TlsError),
-    /// The embedded store cannot be opened.
-    #[error("GM_SQLITE_FILE: {0}")]
-    Store(SaveError),
-    /// The URL of Redis is none.
-    #[error(
-        "{0}; expected \"127.0.0.1:6379\", a socket path or \"redis://user:pass@host:port/db\""
-    )]
-    Redis(String),
-    /// The kernel refuses a thread or a signal handler.
-    #[error("cannot start: {0}; raise the limits of processes and memory for this user")]
-    Kernel(std::io::Error),
-}
 
 /// Reads the configuration again, command line included; what is to be said in the log comes with it.
 pub type ReadAgain<'a> = &'a dyn Fn() -> Result<(Config, Vec<String>), String>;
@@ -130,8 +74,8 @@ fn run_on(
         identity,
         listeners.iter().map(|listener| listener.address()),
     )?;
-    let status_listener = listening::listen_inside(config.status_address, STATUS_BIND_FIX)?;
-    let nginx_listener = listening::listen_inside(config.nginx_auth_address, NGINX_BIND_FIX)?;
+    let status_listener = inside::listen(config.status_address, inside::STATUS_BIND_FIX)?;
+    let nginx_listener = inside::listen(config.nginx_auth_address, inside::NGINX_BIND_FIX)?;
     let log_file = open_log(config)?;
     say_notes(notes);
     if identity.is_none() && geteuid().is_root() {
@@ -146,6 +90,9 @@ fn run_on(
         log::info!(user:% = identity.user, group:% = identity.group; "privileges_dropped");
         for warning in tls.iter().flat_map(TlsIdentity::unreadable_files) {
             log::warn!(warning = warning.as_str(); "certificate");
+        }
+        if let Err(reason) = read_again() {
+            log::warn!(reason = reason.as_str(), note = "SIGHUP will change nothing"; "configuration");
         }
     }
     limits::prefer_long_turns();
@@ -173,14 +120,14 @@ fn run_on(
     pool.watch_deadlines().map_err(StartError::Kernel)?;
     if let Some(listener) = &status_listener {
         let (pool, settings) = (Arc::clone(&pool), Arc::clone(&settings));
-        start_status(listener, Status { pool, settings })?;
+        inside::start_status(listener, Status { pool, settings })?;
     }
     for listener in &listeners {
         pool.open(listener).map_err(StartError::Kernel)?;
         log::info!(address:% = listener.address(), tls = listener.tls_at_once(), version = env!("CARGO_PKG_VERSION"); "listening");
     }
     if let Some(listener) = nginx_listener {
-        answer_nginx(&listener, &listeners, &settings, &pool)?;
+        inside::answer_nginx(&listener, &listeners, &settings, &pool)?;
         // Closed with the others.
         listeners.push(listener);
     }
@@ -197,43 +144,18 @@ fn run_on(
     };
     serve_requests(&mut house, &requests);
     tell_systemd(&[NotifyState::Stopping]);
-    let give_up_at = Instant::now() + DRAIN_PATIENCE;
-    drain(&pool, &listeners, &requests, give_up_at);
-    let writers = house.into_writers();
-    finish(writers, &requests, give_up_at);
+    let stopped = stop::stop(&pool, &listeners, house.into_writers(), &requests);
     // The status page is there to the end.
     if let Some(listener) = status_listener {
         listener.close();
     }
-    if let Some(pid_file) = pid_file {
-        pid_file.remove();
+    drop(pid_file);
+    if stopped.is_err() {
+        log::warn!("stopped_at_once");
+        log::logger().flush();
+        std::process::exit(0);
     }
     log::info!("stopped");
-    Ok(())
-}
-
-/// Answers auth_http from now on, naming the first plain address that we serve SMTP on.
-fn answer_nginx(
-    listener: &Arc<Listener>,
-    smtp_listeners: &[Arc<Listener>],
-    settings: &Arc<RwLock<Arc<ConnectionSettings>>>,
-    pool: &Arc<Pool>,
-) -> Result<(), StartError> {
-    let plain = smtp_listeners.iter().find(|smtp| !smtp.tls_at_once());
-    let Some(smtp_address) = plain.map(|smtp| smtp.address()) else {
-        return Ok(());
-    };
-    let auth_http = AuthHttp {
-        pool: Arc::clone(pool),
-        settings: Arc::clone(settings),
-        smtp_address,
-    };
-    http::serve(
-        listener,
-        Arc::new(move |question| auth_http.answer(question)),
-    )
-    .map_err(StartError::Kernel)?;
-    log::info!(address:% = listener.address(), role = "auth_http"; "listening");
     Ok(())
 }
 
@@ -242,14 +164,6 @@ fn tell_systemd(state: &[NotifyState]) {
     if let Err(error) = sd_notify::notify(state) {
         log::warn!(reason:% = error; "systemd_not_told");
     }
-}
-
-fn start_status(listener: &Arc<Listener>, status: Status) -> Result<(), StartError> {
-    status::set_start();
-    http::serve(listener, Arc::new(move |request| status.answer(request)))
-        .map_err(StartError::Kernel)?;
-    log::info!(address:% = listener.address(); "status_page");
-    Ok(())
 }
 
 fn say_notes(notes: &[String]) {
@@ -322,8 +236,7 @@ fn pool_settings(config: &Config) -> PoolSettings {
     };
     PoolSettings {
         max_clients: config.max_clients,
-        client_timeout: config.client_timeout,
-        trusted_proxies: TrustedProxies::new(config.trusted_proxies.iter().copied()),
+        trusted_proxies: TrustedProxies::new(config.trusted_proxies()),
         max_clients_per_address: config.max_clients_per_address,
         full: said(&reply::R421_TOO_BUSY),
         address_full: said(&reply::R421_TOO_MANY_FROM_ADDRESS),
@@ -386,9 +299,9 @@ fn tls_files(config: &Config) -> Option<TlsFiles> {
     })
 }
 
-/// What `check` finds before it looks at the store: keys are read as who we are, then we become the server's user for
-/// good, as the server would.
-pub fn check_keys_and_become_server_user(config: &Config) -> Vec<Finding> {
+/// What `check` finds before it looks at the store: keys are read and files looked at as who we are, then we become the
+/// server's user for good, as the server would.
+pub fn check_files_and_become_server_user(config: &Config, read_again: ReadAgain) -> Vec<Finding> {
     let loaded = tls_files(config)
         .map(|files| TlsIdentity::load(&files))
         .transpose();
@@ -396,6 +309,8 @@ pub fn check_keys_and_become_server_user(config: &Config) -> Vec<Finding> {
         Ok(tls) => (tls, Vec::new()),
         Err(error) => (None, vec![Finding::error(error.to_string())]),
     };
+    let unwritable = unwritable_files(config).map(|error| Finding::error(error.to_string()));
+    findings.extend(unwritable);
     let became =
         identity(config).and_then(|identity| Ok(identity.map(privileges::drop_to).transpose()?));
     if let Err(error) = became {
@@ -408,57 +323,28 @@ pub fn check_keys_and_become_server_user(config: &Config) -> Vec<Finding> {
             .chain(tls.unreadable_files());
         findings.extend(warnings.map(Finding::warning));
     }
+    if let Err(reason) = read_again() {
+        let warning = format!("{reason}; until then SIGHUP changes nothing");
+        findings.push(Finding::warning(warning));
+    }
     findings
 }
 
-/// Lets the writers save what has queued up and close the store; whoever still waits by then was told 451.
-fn finish(writers: Vec<Writers>, requests: &Receiver<Request>, give_up_at: Instant) {
-    let (done, finished) = bounded(1);
-    let helper = thread::Builder::new()
-        .name("finish".to_owned())
-        .spawn(move || {
-            writers.into_iter().for_each(Writers::finish);
-            // Nobody listens any more if it took too long.
-            let _ = done.send(());
-        });
-    while helper.is_ok() && finished.recv_timeout(DRAIN_TICK) == Err(RecvTimeoutError::Timeout) {
-        if requests.try_recv() == Ok(Request::Stop) {
-            stop_at_once();
-        }
-        if Instant::now() > give_up_at + FINISH_PATIENCE {
-            log::error!(reason = "the store did not finish"; "cut_off");
-            return;
-        }
-    }
-}
-
-fn stop_at_once() -> ! {
-    log::warn!("stopped_at_once");
-    log::logger().flush();
-    std::process::exit(0);
-}
-
-/// Lets idle clients go, and the others finish what they have under way, for at most [`DRAIN_PATIENCE`].
-fn drain(
-    pool: &Pool,
-    listeners: &[Arc<Listener>],
-    requests: &Receiver<Request>,
-    give_up_at: Instant,
-) {
-    for listener in listeners {
-        listener.close();
-    }
-    pool.drain();
-    log::info!(clients = pool.places_taken(); "shutdown");
-    while pool.places_taken() > 0 && Instant::now() < give_up_at {
-        if requests.recv_timeout(DRAIN_TICK) == Ok(Request::Stop) {
-            stop_at_once();
-        }
-    }
-    if pool.places_taken() > 0 {
-        log::warn!(clients = pool.places_taken(); "cut_off");
-        pool.cut();
-    }
+/// Log and PID file, if they could not be written at a start.
+fn unwritable_files(config: &Config) -> impl Iterator<Item = StartError> {
+    let log_file = config.log_file.clone();
+    let log = match log_file.to_str() {
+        Some("" | "/dev/stdout" | "/dev/stderr") => None,
+        _ => handed_over::why_not_writable(&log_file).map(|source| StartError::Log {
+            file: log_file,
+            source,
+        }),
+    };
+    let pid = config.pid_file.clone().and_then(|file| {
+        let source = handed_over::why_not_writable(&file)?;
+        Some(StartError::Pid { file, source })
+    });
+    log.into_iter().chain(pid)
 }
 
 /// The table as far as it is known.
@@ -498,18 +384,7 @@ fn machine_name() -> String {
         .unwrap_or_else(|| "localhost".to_owned())
 }
 
-/// What helps where the status page has no port.
-const NGINX_BIND_FIX: &str =
-    "set NGINX_AUTH to an address of this machine and a free port above 1023";
-const STATUS_BIND_FIX: &str =
-    "set GM_STATUS_INTERFACE to an address of this machine and a free port above 1023";
-/// How long messages under way may take to finish.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
 /// How often the files of key and certificate are looked at; a renewed pair is served within a minute.
 const TLS_FILES_LOOKED_AT: Duration = Duration::from_secs(20);
-/// How much longer the store may take to finish a commit that is under way.
-const FINISH_PATIENCE: Duration = Duration::from_secs(3);
-/// How often draining looks whether it is done.
-const DRAIN_TICK: Duration = Duration::from_millis(10);
 /// Log, store with its files, signals, standard streams, and room for a library or two.
 const SPARE_DESCRIPTORS: usize = 64;

@@ -24,7 +24,7 @@ pub struct SessionSettings {
     pub to_column: Column,
     /// Column `recipient` of the store.
     pub recipient_column: Column,
-    /// Whether command lines are kept for the log ([`Session::take_said`]).
+    /// Whether command lines are kept for the log ([`Session::take_said`](super::Session::take_said)).
     pub verbose: bool,
 }
 
@@ -58,13 +58,15 @@ impl SessionSettings {
         format!("{}@{}", path.local_part(), self.primary_mail_host)
     }
 
-    /// Whether `line`, a RCPT command in the client's own spelling, names a recipient that is none of ours. Whatever else
-    /// may be wrong with it is for a session to say.
+    /// Whether `line`, a RCPT command in the client's own spelling or its forward-path alone, names a recipient that is
+    /// none of ours. Whatever else may be wrong with it is for a session to say.
     pub fn is_foreign_rcpt(&self, line: &[u8]) -> bool {
-        let (Some(Verb::Rcpt), argument) = command::split(line) else {
-            return false;
+        let path = match command::split(line) {
+            (Some(Verb::Rcpt), argument) => command::parse_rcpt(argument, true),
+            _ => command::parse_rcpt(&[b"TO:", line].concat(), true)
+                .or_else(|_| command::parse_rcpt(&[b"TO:<", line, b">"].concat(), true)),
         };
-        match command::parse_rcpt(argument, true) {
+        match path {
             Ok(path) => !self.allowed_hosts.accept(&path),
             Err(error) => error == CommandError::RouteHidden,
         }

@@ -1,0 +1,74 @@
+//! What is answered on inside addresses: auth_http for nginx, and the status page.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, RwLock};
+
+use super::StartError;
+use crate::connection::ConnectionSettings;
+use crate::http;
+use crate::net::listener::Listener;
+use crate::net::pool::Pool;
+use crate::nginx::AuthHttp;
+use crate::status::{self, Status};
+
+/// Binds a port for questions from inside; `fix` says what helps where it is not to be had.
+///
+/// # Errors
+/// [`StartError::Bind`].
+pub fn listen(
+    address: Option<SocketAddr>,
+    fix: &'static str,
+) -> Result<Option<Arc<Listener>>, StartError> {
+    let bind = |address| {
+        let bound = Listener::bind(address, false, false);
+        bound.map(Arc::new).map_err(|source| StartError::Bind {
+            address,
+            source,
+            fix,
+        })
+    };
+    address.map(bind).transpose()
+}
+
+/// Answers auth_http from now on, naming the first plain address that we serve SMTP on.
+pub fn answer_nginx(
+    listener: &Arc<Listener>,
+    smtp_listeners: &[Arc<Listener>],
+    settings: &Arc<RwLock<Arc<ConnectionSettings>>>,
+    pool: &Arc<Pool>,
+) -> Result<(), StartError> {
+    let plain = smtp_listeners.iter().find(|smtp| !smtp.tls_at_once());
+    let Some(smtp_address) = plain.map(|smtp| smtp.address()) else {
+        log::warn!(address:% = listener.address(), reason = "there is no plain address to send nginx to"; "auth_http_not_answered");
+        listener.close();
+        return Ok(());
+    };
+    let auth_http = AuthHttp {
+        pool: Arc::clone(pool),
+        settings: Arc::clone(settings),
+        smtp_address,
+    };
+    http::serve(
+        listener,
+        Arc::new(move |question| auth_http.answer(question)),
+    )
+    .map_err(StartError::Kernel)?;
+    log::info!(address:% = listener.address(), role = "auth_http"; "listening");
+    Ok(())
+}
+
+/// Serves the status page from now on.
+pub fn start_status(listener: &Arc<Listener>, status: Status) -> Result<(), StartError> {
+    status::set_start();
+    http::serve(listener, Arc::new(move |request| status.answer(request)))
+        .map_err(StartError::Kernel)?;
+    log::info!(address:% = listener.address(); "status_page");
+    Ok(())
+}
+
+/// What helps where auth_http has no port.
+pub const NGINX_BIND_FIX: &str =
+    "set NGINX_AUTH to an address of this machine and a free port above 1023";
+/// What helps where the status page has no port.
+pub const STATUS_BIND_FIX: &str =
+    "set GM_STATUS_INTERFACE to an address of this machine and a free port above 1023";

@@ -1,0 +1,87 @@
+//! From serving to rest: nothing that was acknowledged is lost, and nobody waits for ever.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+
+use crate::net::listener::Listener;
+use crate::net::pool::Pool;
+use crate::signals::Request;
+use crate::storage::Writers;
+
+/// A second request to stop came: nothing is waited for any more.
+pub struct AtOnce;
+
+/// Ends all: first the clients, then the writers.
+///
+/// # Errors
+/// [`AtOnce`], after which the process has to end.
+pub fn stop(
+    pool: &Pool,
+    listeners: &[Arc<Listener>],
+    writers: Vec<Writers>,
+    requests: &Receiver<Request>,
+) -> Result<(), AtOnce> {
+    let give_up_at = Instant::now() + DRAIN_PATIENCE;
+    drain(pool, listeners, requests, give_up_at)?;
+    finish(writers, requests, give_up_at)
+}
+
+/// Lets idle clients go, and the others finish what they have under way, for at most [`DRAIN_PATIENCE`].
+fn drain(
+    pool: &Pool,
+    listeners: &[Arc<Listener>],
+    requests: &Receiver<Request>,
+    give_up_at: Instant,
+) -> Result<(), AtOnce> {
+    for listener in listeners {
+        listener.close();
+    }
+    pool.drain();
+    log::info!(clients = pool.places_taken(); "shutdown");
+    while pool.places_taken() > 0 && Instant::now() < give_up_at {
+        if requests.recv_timeout(DRAIN_TICK) == Ok(Request::Stop) {
+            return Err(AtOnce);
+        }
+    }
+    if pool.places_taken() > 0 {
+        log::warn!(clients = pool.places_taken(); "cut_off");
+        pool.cut();
+    }
+    Ok(())
+}
+
+/// Lets the writers save what has queued up and close the store; whoever still waits by then was told 451.
+fn finish(
+    writers: Vec<Writers>,
+    requests: &Receiver<Request>,
+    give_up_at: Instant,
+) -> Result<(), AtOnce> {
+    let (done, finished) = bounded(1);
+    let helper = thread::Builder::new()
+        .name("finish".to_owned())
+        .spawn(move || {
+            writers.into_iter().for_each(Writers::finish);
+            // Nobody listens any more if it took too long.
+            let _ = done.send(());
+        });
+    while helper.is_ok() && finished.recv_timeout(DRAIN_TICK) == Err(RecvTimeoutError::Timeout) {
+        if requests.try_recv() == Ok(Request::Stop) {
+            return Err(AtOnce);
+        }
+        if Instant::now() > give_up_at + FINISH_PATIENCE {
+            log::error!(reason = "the store did not finish"; "cut_off");
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// How long messages under way may take to finish.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
+/// How much longer the store may take to finish a commit that is under way.
+const FINISH_PATIENCE: Duration = Duration::from_secs(3);
+/// How often draining looks whether it is done.
+const DRAIN_TICK: Duration = Duration::from_millis(10);
