@@ -27,8 +27,8 @@ impl Status {
             // That it is answered is the answer.
             "/livez" => Response::text(200, "ok\n"),
             "/readyz" => match self.why_not_ready() {
-                None => Response::text(200, "ok\n"),
-                Some(reason) => Response::text(503, format!("{reason}\n")),
+                None => Response::text(200, format!("ok\n{}", self.parts())),
+                Some(reason) => Response::text(503, format!("{reason}\n{}", self.parts())),
             },
             _ => Response::text(404, "here are /metrics, /livez and /readyz\n"),
         }
@@ -41,6 +41,15 @@ impl Status {
         }
         let reason = self.settings().saver.health().why_not_ready()?;
         Some(format!("store: {}", reason.replace(char::is_control, " ")))
+    }
+
+    /// A line for each server of a store that has several.
+    fn parts(&self) -> String {
+        let lines = self.settings().saver.health().parts();
+        let lines = lines.iter();
+        lines
+            .map(|line| line.replace(char::is_control, " ") + "\n")
+            .collect()
     }
 
     /// What is not counted as it happens.

@@ -8,6 +8,7 @@ mod configs;
 mod corpus;
 mod dialogs;
 mod floor_plan;
+mod galera;
 mod haproxy;
 mod install;
 mod known_holes;

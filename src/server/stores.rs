@@ -9,7 +9,7 @@ use super::StartError;
 use crate::config::{Config, ServerAddress, StoreKind};
 use crate::smtp::{Narrowing, SharedSettings};
 use crate::storage::mysql::pool::{self, Connector, Learned, MySqlHost, MySqlSettings};
-use crate::storage::mysql::{Facts, MySqlStore, check};
+use crate::storage::mysql::{Facts, MySqlStore, check, probe};
 use crate::storage::redis::{Breaker, RedisBodies, RedisPool, RedisSettings};
 use crate::storage::sqlite::SqliteStore;
 use crate::storage::{Finding, Health, OpenStore, Saver, TableName, Writers};
@@ -101,6 +101,7 @@ fn start_mysql(config: &Config, session: &Arc<SharedSettings>) -> Result<Running
     let connector = Connector::new(mysql_settings(config), learn_into(config, session), &health);
     let pool = Arc::new(pool::pool(&connector));
     pool::watch(&pool).map_err(StartError::Kernel)?;
+    probe::start(&connector, &pool).map_err(StartError::Kernel)?;
     let redis = redis_settings(config);
     let bodies = redis
         .as_ref()

@@ -20,6 +20,8 @@ struct Shared {
     failing: AtomicBool,
     /// When the store last took nothing of what it was given, and why.
     failure: Mutex<Option<(Instant, String)>>,
+    /// A line for each server of a store that has several.
+    parts: Mutex<Vec<String>>,
 }
 
 impl Health {
@@ -66,6 +68,16 @@ impl Health {
         if self.shared.failing.load(Ordering::Relaxed) {
             self.shared.failing.store(false, Ordering::SeqCst);
         }
+    }
+
+    /// How each server of the store is, a line each.
+    pub fn set_parts(&self, lines: Vec<String>) {
+        *lock(&self.shared.parts) = lines;
+    }
+
+    /// How each server of the store is; nothing for a store that is one.
+    pub fn parts(&self) -> Vec<String> {
+        lock(&self.shared.parts).clone()
     }
 
     /// Why mail should rather go elsewhere; `None` while the store was reached and takes what it is given.

@@ -235,7 +235,7 @@ pub fn free_port() -> u16 {
     listener.local_addr().expect("a bound socket").port()
 }
 
-fn root_at(port: u16) -> OptsBuilder {
+pub fn root_at(port: u16) -> OptsBuilder {
     OptsBuilder::new()
         .ip_or_hostname(Some("127.0.0.1"))
         .tcp_port(port)
@@ -246,7 +246,7 @@ fn root_at(port: u16) -> OptsBuilder {
 }
 
 /// A data folder as it is after installation; made once and kept beside the build for the next run.
-fn template() -> &'static Path {
+pub fn template() -> &'static Path {
     static TEMPLATE: OnceLock<PathBuf> = OnceLock::new();
     TEMPLATE.get_or_init(|| {
         let version = Command::new(program("mariadbd")).arg("--version").output();
@@ -282,7 +282,7 @@ fn template() -> &'static Path {
     })
 }
 
-fn copy_folder(from: &Path, to: &Path) {
+pub fn copy_folder(from: &Path, to: &Path) {
     fs::create_dir(to).expect("a new folder");
     for entry in fs::read_dir(from).expect("a folder") {
         let entry = entry.expect("a folder that stays");
@@ -296,7 +296,7 @@ fn copy_folder(from: &Path, to: &Path) {
 }
 
 /// Debian keeps servers where a user's PATH does not look.
-fn program(name: &str) -> String {
+pub fn program(name: &str) -> String {
     let beside = format!("/usr/sbin/{name}");
     if Path::new(&beside).exists() {
         beside
@@ -311,7 +311,7 @@ fn as_this_user() -> Option<&'static str> {
 }
 
 /// Little memory, little to copy.
-const SMALL: &[&str] = &[
+pub const SMALL: &[&str] = &[
     "--innodb-log-file-size=4M",
     "--innodb-buffer-pool-size=24M",
     "--innodb-buffer-pool-dump-at-shutdown=OFF",

@@ -5,6 +5,7 @@ pub mod dialog;
 pub mod ended;
 pub mod fault_proxy;
 pub mod front;
+pub mod galera;
 pub mod mariadb;
 pub mod redis;
 pub mod root;

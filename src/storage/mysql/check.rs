@@ -3,6 +3,7 @@
 use mysql::prelude::Queryable;
 
 use super::facts::Facts;
+use super::member::why_not_well;
 use super::pool::{Connector, Link};
 use crate::storage::finding::Finding;
 use crate::storage::redis::{RedisPool, RedisReader, RedisSettings};
@@ -10,6 +11,7 @@ use crate::storage::{TableName, TableShape};
 
 /// Looks at the database as the server would, and tries to save a row that is rolled back.
 pub fn database(connector: &Connector, max_content_octets: usize) -> Vec<Finding> {
+    let mut findings = of_nodes(connector);
     let mut link = match connector.connect_any() {
         Ok(link) => link,
         Err(error) => {
@@ -20,7 +22,7 @@ pub fn database(connector: &Connector, max_content_octets: usize) -> Vec<Finding
         }
     };
     let table = connector.table();
-    let mut findings = of_facts(&link.facts, table, max_content_octets);
+    findings.extend(of_facts(&link.facts, table, max_content_octets));
     let has_transactions = link.facts.engine.eq_ignore_ascii_case("InnoDB");
     if findings.iter().any(Finding::is_error) || !has_transactions {
         return findings;
@@ -37,6 +39,30 @@ pub fn database(connector: &Connector, max_content_octets: usize) -> Vec<Finding
         )));
     }
     findings
+}
+
+/// The hosts that are not well, where there are several; what else there is to see is looked at on one that is.
+fn of_nodes(connector: &Connector) -> Vec<Finding> {
+    let nodes = connector.nodes();
+    if nodes.count() == 1 {
+        return Vec::new();
+    }
+    let look = |node| {
+        let looked = connector.connect_to_look(node);
+        let looked =
+            looked.and_then(|mut connection| why_not_well(&mut connection, connector.table()));
+        looked.unwrap_or_else(|error| Some(error.to_string()))
+    };
+    let unwell = (0..nodes.count()).filter_map(|node| Some((node, look(node)?)));
+    let finding = |(node, reason): (usize, String)| {
+        nodes.leave(node, &reason);
+        let name = nodes.name(node);
+        Finding::warning(format!(
+            "MYSQL_HOST: node {name} is not well: {reason}; those that are serve meanwhile; mend it, or take it out of \
+             MYSQL_HOST"
+        ))
+    };
+    unwell.map(finding).collect()
 }
 
 /// What the facts of a connection mean; the server says so in its log as well.

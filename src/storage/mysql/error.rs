@@ -11,6 +11,8 @@ pub enum Meaning {
     TryAgain,
     /// The host takes nothing now, another one may.
     ReadOnly,
+    /// A node that its cluster does not let work now; another one may, or the same in a moment.
+    NotReady,
     /// No room.
     Full,
     /// Too many connections: come back later.
@@ -39,9 +41,10 @@ impl Meaning {
     }
 }
 
-/// Errors after which a COMMIT is certainly undone; after any other one nobody knows.
+/// Errors after which a COMMIT is certainly undone; after any other one nobody knows. 1047 refuses a statement before it is
+/// begun, and its connection is closed, which undoes the rest.
 pub fn is_certainly_undone(error: &Error) -> bool {
-    matches!(error, Error::MySqlError(error) if matches!(error.code, 1205 | 1213 | 1290 | 1792 | 1836 | 3100 | 3101))
+    matches!(error, Error::MySqlError(error) if matches!(error.code, 1047 | 1205 | 1213 | 1290 | 1792 | 1836 | 3100 | 3101))
 }
 
 fn of_server(error: &MySqlError) -> Meaning {
@@ -58,9 +61,10 @@ fn of_code(code: u16) -> Meaning {
         // Shutdown, killed, idle too long, new connection limits met while connected.
         1053 | 1077 | 1078 | 1079 | 1080 | 1152 | 1158 | 1159 | 1160 | 1161 | 1180 | 1184
         | 1243 | 1927 | 2002 | 2003 | 2006 | 2013 | 3168 | 3169 | 4031 => Meaning::Gone,
-        // Deadlock, lock wait, certification failure, node not ready, record changed under us.
-        1020 | 1047 | 1205 | 1213 | 1317 | 1412 | 1614 | 1615 | 3101 => Meaning::TryAgain,
+        // Deadlock, lock wait, certification failure, record changed under us.
+        1020 | 1205 | 1213 | 1317 | 1412 | 1614 | 1615 | 3101 => Meaning::TryAgain,
         1290 | 1792 | 1836 | 3100 => Meaning::ReadOnly,
+        1047 => Meaning::NotReady,
         1021 | 1026 | 1114 | 1135 | 3675 => Meaning::Full,
         1040 | 1129 | 1203 | 1226 | 1461 => Meaning::Busy,
         1044 | 1045 | 1046 | 1049 | 1054 | 1064 | 1136 | 1142 | 1143 | 1146 | 1364 | 1370
@@ -78,7 +82,8 @@ mod tests {
     fn errors_are_sorted_by_what_they_mean() {
         for (codes, want) in [
             (&[2006, 2013, 4031, 1053, 1927, 1180][..], Meaning::Gone),
-            (&[1205, 1213, 1047, 1317], Meaning::TryAgain),
+            (&[1205, 1213, 1317], Meaning::TryAgain),
+            (&[1047], Meaning::NotReady),
             (&[1290, 1836], Meaning::ReadOnly),
             (&[1114, 1021], Meaning::Full),
             (&[1040, 1203, 1226, 1129], Meaning::Busy),

@@ -7,7 +7,10 @@ pub mod check;
 mod error;
 mod facts;
 mod insert;
+mod member;
+pub mod nodes;
 pub mod pool;
+pub mod probe;
 mod reader;
 
 use std::collections::HashSet;
@@ -22,6 +25,7 @@ pub use reader::MySqlReader;
 
 use self::error::{Meaning, is_certainly_undone};
 use self::insert::insert_rows;
+use self::member::Member;
 use self::pool::{Connector, Link, PooledLink};
 use super::redis::RedisBodies;
 use super::split::{PartError, save_split};
@@ -42,8 +46,14 @@ pub struct MySqlStore {
 struct Failure {
     meaning: Meaning,
     text: String,
-    /// COMMIT had been sent to this host: whether it was carried out is not known.
-    unknown_at: Option<usize>,
+    /// COMMIT had been sent there: whether it was carried out is not known.
+    unknown_at: Option<Box<Doubt>>,
+}
+
+/// Where a COMMIT was sent.
+struct Doubt {
+    host: usize,
+    member: Option<Member>,
 }
 
 /// How long to wait for a connection.
@@ -79,8 +89,8 @@ impl MySqlStore {
             let Err(failure) = self.try_part(part, bodies_in_redis) else {
                 return Ok(());
             };
-            if let Some(host) = failure.unknown_at {
-                return self.settle_unknown(part, bodies_in_redis, host);
+            if let Some(doubt) = failure.unknown_at {
+                return self.settle_unknown(part, bodies_in_redis, &doubt);
             }
             let unavailable = SaveError::Unavailable(failure.text.clone());
             match failure.meaning {
@@ -94,11 +104,11 @@ impl MySqlStore {
                 Meaning::Misfit => misfits += 1,
                 Meaning::ReadOnly => {
                     read_only += 1;
-                    if read_only >= self.connector.hosts() {
+                    if read_only >= self.connector.nodes().count() {
                         return Err(PartError::Store(unavailable));
                     }
                 }
-                Meaning::Gone | Meaning::TryAgain | Meaning::Busy => {}
+                Meaning::Gone | Meaning::TryAgain | Meaning::NotReady | Meaning::Busy => {}
             }
             if Instant::now() + pause > self.deadline {
                 return Err(PartError::Store(unavailable));
@@ -122,8 +132,9 @@ impl MySqlStore {
             return Err(too_late());
         }
         if let Err(error) = link.commit() {
-            let host = link.host;
-            return Err(self.failed(link, &error, Some(host)));
+            let (host, member) = (link.host, link.member.clone());
+            let doubt = Box::new(Doubt { host, member });
+            return Err(self.failed(link, &error, Some(doubt)));
         }
         self.link = Some(link);
         Ok(())
@@ -138,8 +149,13 @@ impl MySqlStore {
             match link.begin() {
                 Ok(()) => {}
                 Err(error)
-                    if Meaning::of(&error) == Meaning::Gone && stale <= self.pool.max_size() =>
+                    if stale <= self.pool.max_size()
+                        && matches!(Meaning::of(&error), Meaning::Gone | Meaning::NotReady) =>
                 {
+                    if Meaning::of(&error) == Meaning::NotReady {
+                        let nodes = self.connector.nodes();
+                        nodes.leave(link.host, &error.to_string());
+                    }
                     link.broken = true;
                     stale += 1;
                     drop(link);
@@ -152,8 +168,11 @@ impl MySqlStore {
     }
 
     fn take_link(&mut self, patience: Patience) -> Result<PooledLink, Failure> {
-        if let Some(link) = self.link.take().or_else(|| self.pool.try_get()) {
-            return Ok(link);
+        while let Some(link) = self.link.take().or_else(|| self.pool.try_get()) {
+            // Dropped, it is replaced by one to a node that is well.
+            if !self.connector.nodes().is_left(link.host) {
+                return Ok(link);
+            }
         }
         let gone = |text: String| Failure {
             meaning: Meaning::Gone,
@@ -175,13 +194,14 @@ impl MySqlStore {
         &mut self,
         mut link: PooledLink,
         error: &mysql::Error,
-        commit_at: Option<usize>,
+        commit_at: Option<Box<Doubt>>,
     ) -> Failure {
         let meaning = Meaning::of(error);
         match meaning {
             Meaning::Gone | Meaning::Busy | Meaning::Schema | Meaning::Misfit => link.broken = true,
-            Meaning::ReadOnly => {
-                self.connector.leave_host(link.host);
+            Meaning::ReadOnly | Meaning::NotReady => {
+                let nodes = self.connector.nodes();
+                nodes.leave(link.host, &error.to_string());
                 link.broken = true;
             }
             // After a COMMIT in doubt the connection may know nothing of the truth.
@@ -202,17 +222,21 @@ impl MySqlStore {
         }
     }
 
-    /// A COMMIT went unanswered: the host it was sent to knows. A locking look-up waits for a commit that is still
-    /// under way; what is missing then is inserted in the same transaction.
+    /// A COMMIT went unanswered: whoever knows is asked. A locking look-up waits for a commit that is still under way;
+    /// what is missing then is inserted in the same transaction.
     fn settle_unknown(
         &self,
         part: &[Mail],
         bodies_in_redis: bool,
-        host: usize,
+        doubt: &Doubt,
     ) -> Result<(), PartError> {
         let mut pause = FIRST_PAUSE;
         loop {
-            let settled = self.connector.connect_to(host).and_then(|mut link| {
+            let witness = self
+                .connector
+                .connect_to_witness(doubt.host, doubt.member.as_ref());
+            let settled = witness.and_then(|mut link| {
+                link.wait_for_the_cluster()?;
                 link.begin()?;
                 let found = stored_hashes(&mut link, self.connector.table(), part)?;
                 insert_rows(
@@ -281,6 +305,17 @@ impl Link {
         self.connection.query_drop("START TRANSACTION")?;
         self.in_transaction = true;
         Ok(())
+    }
+
+    /// From here on this connection reads what any node of its cluster has committed so far: a node of Galera's applies
+    /// what others committed a moment later. Only Galera knows the variable.
+    fn wait_for_the_cluster(&mut self) -> mysql::Result<()> {
+        match self.member {
+            Some(_) => self
+                .connection
+                .query_drop("SET SESSION wsrep_sync_wait = 1"),
+            None => Ok(()),
+        }
     }
 
     fn commit(&mut self) -> mysql::Result<()> {

@@ -10,6 +10,8 @@ use mysql::{Conn, OptsBuilder};
 use r2d2::{HandleError, ManageConnection, Pool, PooledConnection};
 
 use super::facts::Facts;
+use super::member::Member;
+use super::nodes::Nodes;
 use crate::storage::TableName;
 use crate::storage::health::Health;
 
@@ -50,6 +52,8 @@ pub struct Link {
     pub facts: Facts,
     /// Which host that is.
     pub host: usize,
+    /// Its place in a Galera cluster, where there is one.
+    pub member: Option<Member>,
     /// It must not be used again.
     pub broken: bool,
     /// A transaction was begun and neither committed nor rolled back.
@@ -83,8 +87,7 @@ struct Shared {
     settings: MySqlSettings,
     learned: Learned,
     health: Health,
-    /// The host to begin with: the first, until it turned out to take nothing.
-    first_host: AtomicUsize,
+    nodes: Nodes,
     /// Connections that exist, idle ones too.
     links: Arc<AtomicUsize>,
 }
@@ -132,11 +135,12 @@ pub fn watch(pool: &Arc<Pool<Connector>>) -> std::io::Result<()> {
 impl Connector {
     /// A connector that tries the hosts in their order.
     pub fn new(settings: MySqlSettings, learned: Learned, health: &Health) -> Connector {
+        let names = settings.hosts.iter().map(MySqlHost::to_string).collect();
         let shared = Shared {
             settings,
             learned,
             health: health.clone(),
-            first_host: AtomicUsize::new(0),
+            nodes: Nodes::new(names),
             links: Arc::default(),
         };
         Connector {
@@ -149,26 +153,46 @@ impl Connector {
         &self.shared.settings.table
     }
 
-    /// Connects to the first host that answers.
+    /// Connects to the first host that answers, those that are well before those that were left.
     ///
     /// # Errors
     /// What the last host said.
     pub fn connect_any(&self) -> mysql::Result<Link> {
-        let hosts = self.shared.settings.hosts.len();
-        let first = self.shared.first_host.load(Ordering::Relaxed);
         let mut outcome = Err(mysql::Error::DriverError(
             mysql::DriverError::ConnectTimeout,
         ));
-        for turn in 0..hosts {
-            let host = (first + turn) % hosts;
+        for host in self.shared.nodes.order() {
             outcome = self.connect_to(host);
-            if outcome.is_ok() {
-                // Whoever answers is asked first from now on; a preferred host is gone back to after a restart.
-                self.shared.first_host.store(host, Ordering::Relaxed);
-                break;
+            match &outcome {
+                Ok(_) => break,
+                Err(error) => self.shared.nodes.leave(host, &error.to_string()),
             }
         }
         outcome
+    }
+
+    /// Connects to a host that knows what became of a COMMIT: the one that it was sent to, or, where that one has stopped
+    /// listening, a node of its Galera cluster that has closed ranks without it. Any other host proves nothing.
+    ///
+    /// # Errors
+    /// What the host that the COMMIT was sent to said.
+    pub fn connect_to_witness(&self, host: usize, member: Option<&Member>) -> mysql::Result<Link> {
+        let error = match self.connect_to(host) {
+            Ok(link) => return Ok(link),
+            Err(error) => error,
+        };
+        let Some(member) = member.filter(|_| is_refused(&error)) else {
+            return Err(error);
+        };
+        let others = self.shared.nodes.order().into_iter();
+        for other in others.filter(|other| *other != host) {
+            if let Ok(link) = self.connect_to(other)
+                && (link.member.as_ref()).is_some_and(|witness| witness.outlived(member))
+            {
+                return Ok(link);
+            }
+        }
+        Err(error)
     }
 
     /// Connects to one host, sets up the session and reads the facts.
@@ -177,49 +201,74 @@ impl Connector {
     /// What the host said.
     pub fn connect_to(&self, host: usize) -> mysql::Result<Link> {
         let settings = &self.shared.settings;
-        let options = OptsBuilder::new()
-            .user(Some(settings.user.as_str()))
-            .pass(Some(settings.password.as_str()))
-            .db_name(Some(settings.database.as_str()).filter(|name| !name.is_empty()))
-            // A loopback TCP connection stays one.
-            .prefer_socket(false)
-            .tcp_connect_timeout(Some(CONNECT_TIMEOUT))
+        let options = self
+            .options(host)
             .read_timeout(Some(CALL_TIMEOUT))
             .write_timeout(Some(CALL_TIMEOUT))
             .stmt_cache_size(STATEMENTS_KEPT)
             .init(SESSION_SETTINGS.to_vec());
-        let options = match &settings.hosts[host] {
-            MySqlHost::Tcp(name, port) => options.ip_or_hostname(Some(name)).tcp_port(*port),
-            MySqlHost::Socket(path) => options.socket(Some(path)),
-        };
         let mut connection = Conn::new(options)?;
         let facts = Facts::read(&mut connection, &settings.table)?;
+        let member = Member::read(&mut connection)?;
         (self.shared.learned)(&facts);
         self.shared.health.set_up();
         Ok(Link {
             connection,
             facts,
             host,
+            member,
             broken: false,
             in_transaction: false,
             _counted: Counted::new(&self.shared.links),
         })
     }
 
-    /// How many hosts there are.
-    pub fn hosts(&self) -> usize {
-        self.shared.settings.hosts.len()
+    /// Connects to one host for a short question: what it does not answer in a moment it will not answer to writers.
+    ///
+    /// # Errors
+    /// What the host said.
+    pub fn connect_to_look(&self, host: usize) -> mysql::Result<Conn> {
+        let options = self.options(host);
+        Conn::new(
+            options
+                .read_timeout(Some(LOOK_TIMEOUT))
+                .write_timeout(Some(LOOK_TIMEOUT)),
+        )
+    }
+
+    fn options(&self, host: usize) -> OptsBuilder {
+        let settings = &self.shared.settings;
+        let connect_timeout = match settings.hosts.len() {
+            1 => CONNECT_TIMEOUT,
+            // Another one waits.
+            _ => LOOK_TIMEOUT,
+        };
+        let options = OptsBuilder::new()
+            .user(Some(settings.user.as_str()))
+            .pass(Some(settings.password.as_str()))
+            .db_name(Some(settings.database.as_str()).filter(|name| !name.is_empty()))
+            // A loopback TCP connection stays one.
+            .prefer_socket(false)
+            .tcp_connect_timeout(Some(connect_timeout));
+        match &settings.hosts[host] {
+            MySqlHost::Tcp(name, port) => options.ip_or_hostname(Some(name)).tcp_port(*port),
+            MySqlHost::Socket(path) => options.socket(Some(path)),
+        }
+    }
+
+    /// The hosts, and which of them are well.
+    pub fn nodes(&self) -> &Nodes {
+        &self.shared.nodes
+    }
+
+    /// Lets whoever asks after the store see the state of each host.
+    pub fn tell_nodes(&self) {
+        self.shared.health.set_parts(self.shared.nodes.lines());
     }
 
     /// Why no host can be reached; `None` while that is not known.
     pub fn why_down(&self) -> Option<String> {
         self.shared.health.why_down()
-    }
-
-    /// The host takes nothing: the next connection begins with another one.
-    pub fn leave_host(&self, host: usize) {
-        let next = (host + 1) % self.shared.settings.hosts.len();
-        self.shared.first_host.store(next, Ordering::Relaxed);
     }
 }
 
@@ -237,7 +286,7 @@ impl ManageConnection for Connector {
 
     fn has_broken(&self, link: &mut Link) -> bool {
         // One that comes back in the middle of a transaction, after a panic, must not carry it into the next batch.
-        link.broken || link.in_transaction
+        link.broken || link.in_transaction || self.shared.nodes.shall_move(link.host)
     }
 }
 
@@ -254,6 +303,28 @@ impl HandleError<mysql::Error> for TellHealth {
         // fewer than there are writers. A connection that is dead is dropped by whoever tries to use it.
         if self.links.load(Ordering::SeqCst) == 0 {
             self.health.set_down(&error.to_string());
+        }
+    }
+}
+
+/// Nothing listens there: the server has ended, and all its transactions with it.
+fn is_refused(error: &mysql::Error) -> bool {
+    let refused = std::io::ErrorKind::ConnectionRefused;
+    match error {
+        mysql::Error::IoError(error) => error.kind() == refused,
+        mysql::Error::DriverError(mysql::DriverError::CouldNotConnect(Some((_, _, kind)))) => {
+            *kind == refused
+        }
+        _ => false,
+    }
+}
+
+impl fmt::Display for MySqlHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MySqlHost::Tcp(name, port) if name.contains(':') => write!(f, "[{name}]:{port}"),
+            MySqlHost::Tcp(name, port) => write!(f, "{name}:{port}"),
+            MySqlHost::Socket(path) => f.write_str(path),
         }
     }
 }
@@ -278,7 +349,10 @@ const SESSION_SETTINGS: &[&str] = &[
 ];
 /// To reach a host at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// For one read or write on a connection.
+/// The same where there are several hosts, and for one read or write of a look at one of them.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
+/// For one read or write on a connection. Not shorter with several hosts: a Galera cluster stands still for five seconds
+/// when it loses a node, and goes on by itself.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest pause between two tries to reach a database that is down.
 const RETRY_CEILING: Duration = Duration::from_secs(2);

@@ -1,0 +1,213 @@
+//! Several hosts for one database: which of them are used, which were left, and when those are taken again.
+//!
+//! ```text
+//!   well ──(gone, not ready, read-only: writer or prober)──► left ──(well again, its pause over: prober)──► well
+//! ```
+//!
+//! The first one that is well is preferred. One that was left is tried again only when no other is well, so being wrong
+//! about one costs no mail. With one host there is nothing to choose, and nothing is kept.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The state of every host, in the order of their preference.
+pub struct Nodes {
+    names: Vec<String>,
+    states: Mutex<Vec<State>>,
+    /// One connection may go back to a preferred host. Given once a look, so that connections go back one by one and not
+    /// all of all receivers in the same moment.
+    may_move: AtomicBool,
+}
+
+#[derive(Clone, Default)]
+struct State {
+    left: Option<Left>,
+    taken_at: Option<Instant>,
+    /// How long it stays left at least; doubled each time that it disappoints soon after it was taken again.
+    pause: Duration,
+}
+
+#[derive(Clone)]
+struct Left {
+    reason: String,
+    until: Instant,
+}
+
+impl Nodes {
+    /// All well, as far as is known; `names` are for the log.
+    pub fn new(names: Vec<String>) -> Nodes {
+        let states = vec![State::default(); names.len()];
+        Nodes {
+            names,
+            states: Mutex::new(states),
+            may_move: AtomicBool::new(false),
+        }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.names.len()
+    }
+
+    /// How an administrator knows it.
+    pub fn name(&self, node: usize) -> &str {
+        &self.names[node]
+    }
+
+    /// In which order to try them: those that are well, then those that were left.
+    pub fn order(&self) -> Vec<usize> {
+        let states = self.lock();
+        let mut order: Vec<usize> = (0..states.len()).collect();
+        order.sort_by_key(|node| states[*node].left.is_some());
+        order
+    }
+
+    /// The node takes nothing now: others are used until it is well again. Said in the log once.
+    pub fn leave(&self, node: usize, reason: &str) {
+        if self.count() == 1 {
+            return;
+        }
+        let mut states = self.lock();
+        let state = &mut states[node];
+        let disappoints = state.taken_at.is_some_and(|at| at.elapsed() < PROBATION);
+        let is_news = state.left.is_none();
+        if is_news {
+            state.pause = match disappoints {
+                true => (state.pause * 2).clamp(FIRST_PAUSE, LAST_PAUSE),
+                false => FIRST_PAUSE,
+            };
+        }
+        state.left = Some(Left {
+            reason: reason.to_owned(),
+            until: Instant::now() + state.pause,
+        });
+        drop(states);
+        if is_news {
+            log::error!(node = self.names[node].as_str(), reason = reason; "node_left");
+        }
+    }
+
+    /// The prober found it well. Said in the log once; not yet while its pause lasts.
+    pub fn found_well(&self, node: usize) {
+        let mut states = self.lock();
+        let state = &mut states[node];
+        let pause_is_over = |left: &Left| Instant::now() >= left.until;
+        if state.left.as_ref().is_some_and(pause_is_over) {
+            state.left = None;
+            state.taken_at = Some(Instant::now());
+            drop(states);
+            log::warn!(node = self.names[node].as_str(); "node_back");
+        }
+    }
+
+    /// Whether it was left while another one is well.
+    pub fn is_left(&self, node: usize) -> bool {
+        if self.count() == 1 {
+            return false;
+        }
+        let states = self.lock();
+        states[node].left.is_some() && states.iter().any(|state| state.left.is_none())
+    }
+
+    /// Whether a connection to this node shall make room for one to a better node.
+    pub fn shall_move(&self, node: usize) -> bool {
+        if self.count() == 1 {
+            return false;
+        }
+        if self.is_left(node) {
+            return true;
+        }
+        let is_preferred = self.order().first() == Some(&node);
+        !is_preferred && self.may_move.swap(false, Ordering::Relaxed)
+    }
+
+    /// Lets one connection go back to the preferred node.
+    pub fn let_one_move(&self) {
+        self.may_move.store(true, Ordering::Relaxed);
+    }
+
+    /// A line for each.
+    pub fn lines(&self) -> Vec<String> {
+        let states = self.lock();
+        let line = |(name, state): (&String, &State)| match &state.left {
+            None => format!("node {name}: well"),
+            Some(left) => format!("node {name}: left: {}", left.reason),
+        };
+        self.names.iter().zip(states.iter()).map(line).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<State>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How long a node stays left at least.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest that one which seems well and is not is left alone.
+const LAST_PAUSE: Duration = Duration::from_secs(60);
+/// A node that fails so soon after it was taken again has disappointed.
+const PROBATION: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nodes(count: usize) -> Nodes {
+        Nodes::new((0..count).map(|node| node.to_string()).collect())
+    }
+
+    #[test]
+    fn the_first_one_that_is_well_is_preferred() {
+        let nodes = nodes(3);
+        assert_eq!(nodes.order(), [0, 1, 2]);
+        nodes.leave(0, "gone");
+        assert_eq!(nodes.order(), [1, 2, 0]);
+        assert!(nodes.is_left(0) && nodes.shall_move(0) && !nodes.shall_move(1));
+        assert_eq!(nodes.lines()[0], "node 0: left: gone");
+        nodes.found_well(0);
+        assert!(nodes.is_left(0), "its pause lasts");
+        nodes.lock()[0].left.as_mut().unwrap().until = Instant::now();
+        nodes.found_well(0);
+        assert_eq!(nodes.order(), [0, 1, 2]);
+    }
+
+    #[test]
+    fn connections_go_back_one_by_one() {
+        let nodes = nodes(2);
+        assert!(!nodes.shall_move(1), "nobody was let");
+        nodes.let_one_move();
+        assert!(!nodes.shall_move(0), "it is where it should be");
+        assert!(nodes.shall_move(1));
+        assert!(!nodes.shall_move(1), "one only");
+    }
+
+    #[test]
+    fn where_all_were_left_none_is_given_up() {
+        let nodes = nodes(2);
+        nodes.leave(0, "gone");
+        nodes.leave(1, "gone");
+        assert_eq!(nodes.order(), [0, 1]);
+        assert!(!nodes.is_left(0) && !nodes.is_left(1));
+    }
+
+    #[test]
+    fn one_that_disappoints_is_left_alone_for_longer() {
+        let nodes = nodes(2);
+        for pause in [1, 2, 4] {
+            nodes.leave(0, "read-only");
+            let left = nodes.lock()[0].left.clone().unwrap().until - Instant::now();
+            assert_eq!(left.as_secs_f64().round() as u64, pause);
+            nodes.lock()[0].left.as_mut().unwrap().until = Instant::now();
+            nodes.found_well(0);
+        }
+    }
+
+    #[test]
+    fn a_single_host_is_never_left() {
+        let nodes = nodes(1);
+        nodes.leave(0, "gone");
+        assert!(!nodes.is_left(0) && !nodes.shall_move(0));
+        assert_eq!(nodes.lines(), ["node 0: well"]);
+    }
+}

@@ -1,0 +1,63 @@
+//! One thread that looks after the hosts, where there are several: who is left, who is taken again.
+
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::Duration;
+
+use mysql::Conn;
+use r2d2::Pool;
+
+use super::jittered;
+use super::member::why_not_well;
+use super::pool::Connector;
+
+/// Starts it; it ends with the pool. With one host there is nothing to look after.
+///
+/// # Errors
+/// When the thread cannot be started.
+pub fn start(connector: &Connector, pool: &Arc<Pool<Connector>>) -> std::io::Result<()> {
+    if connector.nodes().count() == 1 {
+        return Ok(());
+    }
+    let (connector, pool) = (connector.clone(), Arc::downgrade(pool));
+    let builder = thread::Builder::new().name("mysql-nodes".to_owned());
+    builder.spawn(move || look_after(&connector, &pool))?;
+    Ok(())
+}
+
+fn look_after(connector: &Connector, pool: &Weak<Pool<Connector>>) {
+    let nodes = connector.nodes();
+    let mut connections: Vec<Option<Conn>> = (0..nodes.count()).map(|_| None).collect();
+    while pool.strong_count() > 0 {
+        for (node, connection) in connections.iter_mut().enumerate() {
+            match look_at(connector, node, connection) {
+                None => nodes.found_well(node),
+                Some(reason) => nodes.leave(node, &reason),
+            }
+        }
+        connector.tell_nodes();
+        nodes.let_one_move();
+        // Not all receivers shall look, and go back, in the same moment.
+        thread::sleep(jittered(LOOK_EVERY));
+    }
+}
+
+/// Why the node should be left. A connection is kept from look to look; one that broke is replaced at once, for that the
+/// server closed an idle connection says nothing about the node.
+fn look_at(connector: &Connector, node: usize, kept: &mut Option<Conn>) -> Option<String> {
+    if let Some(connection) = kept {
+        if let Ok(outcome) = why_not_well(connection, connector.table()) {
+            return outcome;
+        }
+        *kept = None;
+    }
+    let looked = connector.connect_to_look(node).and_then(|mut connection| {
+        let outcome = why_not_well(&mut connection, connector.table())?;
+        *kept = Some(connection);
+        Ok(outcome)
+    });
+    looked.unwrap_or_else(|error| Some(error.to_string()))
+}
+
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(800);

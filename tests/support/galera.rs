@@ -1,0 +1,245 @@
+//! A Galera cluster of a test's own: real nodes on free ports of loopback, in temporary folders, ended with the test.
+
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::os::unix::fs::chown;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use mysql::prelude::Queryable;
+use mysql::{Conn, OptsBuilder};
+use tempfile::TempDir;
+
+use super::mariadb::{FIELD_TABLE, PASSWORD, SMALL, USER, copy_folder, program, root_at, template};
+use super::{tail, wait_for_within};
+
+/// Nodes that form one cluster; each runs or, after [`Galera::kill`], does not.
+pub struct Galera {
+    nodes: Vec<Node>,
+}
+
+struct Node {
+    child: Option<Child>,
+    port: u16,
+    /// For replication; the ports for state transfers are the next two.
+    group_port: u16,
+    folder: TempDir,
+}
+
+impl Galera {
+    /// Three nodes with the table of the field in database `mail`.
+    pub fn start() -> Galera {
+        let nodes = (0..3).map(|_| Node::new()).collect();
+        let mut galera = Galera { nodes };
+        galera.run_first();
+        for statement in [
+            "CREATE DATABASE mail".to_owned(),
+            format!("CREATE USER {USER}@'%' IDENTIFIED BY '{PASSWORD}'"),
+            format!("GRANT ALL ON mail.* TO {USER}@'%'"),
+            format!("USE mail; {FIELD_TABLE}"),
+        ] {
+            galera.sql_at(0, &statement);
+        }
+        for node in 1..galera.nodes.len() {
+            galera.spawn(node);
+        }
+        for node in 1..galera.nodes.len() {
+            galera.wait_until_synced(node);
+        }
+        galera
+    }
+
+    /// MYSQL_HOST.
+    pub fn hosts(&self) -> String {
+        let hosts: Vec<String> = (0..self.nodes.len()).map(|node| self.host(node)).collect();
+        hosts.join(",")
+    }
+
+    /// One node of it.
+    pub fn host(&self, node: usize) -> String {
+        format!("127.0.0.1:{}", self.nodes[node].port)
+    }
+
+    /// SIGKILL, then its end.
+    pub fn kill(&mut self, node: usize) {
+        self.nodes[node].kill();
+    }
+
+    /// The same data on the same port, back in the cluster; answers once it is in step again.
+    pub fn run(&mut self, node: usize) {
+        self.spawn(node);
+        self.wait_until_synced(node);
+    }
+
+    /// Runs a statement as root on one node.
+    pub fn sql_at(&self, node: usize, statements: &str) {
+        let mut connection = Conn::new(self.root(node)).expect("root may log in");
+        for statement in statements.split("; ") {
+            let done = connection.query_drop(statement);
+            done.unwrap_or_else(|error| panic!("{statement}: {error}"));
+        }
+    }
+
+    /// A connection of root's to database `mail` of one node, which reads what any node has committed so far.
+    pub fn connection(&self, node: usize) -> Conn {
+        let root = self.root(node).db_name(Some("mail"));
+        let mut connection = Conn::new(root).expect("root may log in");
+        let waits = connection.query_drop("SET SESSION wsrep_sync_wait = 1");
+        waits.expect("a node of Galera");
+        connection
+    }
+
+    fn root(&self, node: usize) -> OptsBuilder {
+        root_at(self.nodes[node].port)
+    }
+
+    fn run_first(&mut self) {
+        let node = &mut self.nodes[0];
+        node.child = Some(node.command("gcomm://", None).spawn().expect(INSTALLED));
+        self.wait_until_synced(0);
+    }
+
+    fn spawn(&mut self, node: usize) {
+        let others = self.nodes.iter().map(|node| node.group_port);
+        let others: Vec<String> = others.map(|port| format!("127.0.0.1:{port}")).collect();
+        let address = format!("gcomm://{}", others.join(","));
+        let node = &mut self.nodes[node];
+        assert!(node.child.is_none(), "it runs already");
+        // After a crash it would not know how far it came, and take everything anew; Debian's unit asks it like this.
+        let position = node.recover();
+        let command = node.command(&address, position.as_deref()).spawn();
+        node.child = Some(command.expect(INSTALLED));
+    }
+
+    fn wait_until_synced(&mut self, node: usize) {
+        let root = self.root(node);
+        let node = &mut self.nodes[node];
+        let patience = Duration::from_secs(60);
+        let synced = wait_for_within("a node to be in step", patience, || {
+            let child = node.child.as_mut().expect("it was started");
+            if !matches!(child.try_wait(), Ok(None)) {
+                return Some(false);
+            }
+            let question = "SHOW STATUS LIKE 'wsrep_local_state_comment'";
+            let row: Option<(String, String)> =
+                Conn::new(root.clone()).ok()?.query_first(question).ok()?;
+            row.filter(|(_, state)| state == "Synced").map(|_| true)
+        });
+        assert!(synced, "a node ended:\n{}", tail(&node.log()));
+    }
+}
+
+impl Node {
+    fn new() -> Node {
+        let folder = TempDir::new().expect("a temporary folder");
+        let data = folder.path().join("data");
+        copy_folder(template(), &data);
+        if nix::unistd::geteuid().is_root() {
+            give_away(folder.path());
+        }
+        Node {
+            child: None,
+            port: free_ports(1),
+            group_port: free_ports(3),
+            folder,
+        }
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Where it was when it ended, or nothing when it never ran in a cluster.
+    fn recover(&self) -> Option<String> {
+        if !self.folder.path().join("data/grastate.dat").exists() {
+            return None;
+        }
+        let mut command = self.command("gcomm://", None);
+        let ended = command
+            .arg("--wsrep-recover")
+            .stderr(Stdio::piped())
+            .output();
+        let said = ended.expect(INSTALLED).stderr;
+        let said = String::from_utf8_lossy(&said).into_owned();
+        let (_, position) = said.split_once("Recovered position: ")?;
+        Some(position.lines().next()?.trim().to_owned())
+    }
+
+    fn command(&self, cluster: &str, position: Option<&str>) -> Command {
+        let path = |name: &str| self.folder.path().join(name).display().to_string();
+        let group = format!("127.0.0.1:{}", self.group_port);
+        let log = File::options().create(true).append(true).open(path("log"));
+        let mut command = Command::new(program("mariadbd"));
+        command
+            .arg("--no-defaults")
+            .args(nix::unistd::geteuid().is_root().then_some("--user=nobody"))
+            .args(SMALL)
+            .arg(format!("--datadir={}", path("data")))
+            .arg(format!("--tmpdir={}", path("")))
+            .arg(format!("--socket={}", path("socket")))
+            .arg(format!("--pid-file={}", path("pid")))
+            .arg(format!("--port={}", self.port))
+            .arg("--bind-address=127.0.0.1")
+            .args(["--binlog-format=ROW", "--innodb-autoinc-lock-mode=2"])
+            .args(["--wsrep-on=ON", "--wsrep-sst-method=rsync"])
+            .arg("--wsrep-provider=/usr/lib/galera/libgalera_smm.so")
+            .arg(format!("--wsrep-cluster-address={cluster}"))
+            .arg(format!("--wsrep-node-address={group}"))
+            .arg(format!("--wsrep-node-incoming-address=127.0.0.1:{}", self.port))
+            .arg(format!("--wsrep-sst-receive-address=127.0.0.1:{}", self.group_port + 2))
+            .arg(format!(
+                "--wsrep-provider-options=gmcast.listen_addr=tcp://{group};base_port={};ist.recv_addr=127.0.0.1:{};gcache.size=32M",
+                self.group_port,
+                self.group_port + 1
+            ))
+            .args(position.map(|position| format!("--wsrep-start-position={position}")))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log.expect("a log file"));
+        command
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Galera {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            node.kill();
+            if std::thread::panicking() {
+                eprintln!("---- log of a node\n{}", tail(&node.log()));
+            }
+        }
+    }
+}
+
+/// Root's rsync, with which a node receives its data, becomes nobody; so where root runs the tests, the nodes are nobody's.
+fn give_away(path: &Path) {
+    const NOBODY: u32 = 65_534;
+    chown(path, Some(NOBODY), Some(NOBODY)).expect("root may give files away");
+    if path.is_dir() {
+        let entries = fs::read_dir(path).expect("a folder of ours").flatten();
+        entries.for_each(|entry| give_away(&entry.path()));
+    }
+}
+
+/// The first of so many ports in a row that are free now. Below those that the kernel gives to clients, which would take
+/// them while a node is down.
+fn free_ports(count: u16) -> u16 {
+    use std::sync::atomic::{AtomicU16, Ordering};
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let offset = (std::process::id() % 1_000) as u16 * 10;
+    let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    (0..1_000)
+        .map(|_| 20_000 + (offset + NEXT.fetch_add(count, Ordering::SeqCst)) % 12_000)
+        .find(|first| (*first..first + count).all(is_free))
+        .expect("free ports in a row")
+}
+
+const INSTALLED: &str = "mariadbd and galera-4 are installed: tests/install-tools";
