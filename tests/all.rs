@@ -7,6 +7,7 @@ mod clients;
 mod configs;
 mod corpus;
 mod dialogs;
+mod fleet;
 mod floor_plan;
 mod galera;
 mod haproxy;
