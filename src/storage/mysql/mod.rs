@@ -198,7 +198,11 @@ impl MySqlStore {
     ) -> Failure {
         let meaning = Meaning::of(error);
         match meaning {
-            Meaning::Gone | Meaning::Busy | Meaning::Schema | Meaning::Misfit => link.broken = true,
+            Meaning::Schema => {
+                self.connector.look_again(&mut link.connection);
+                link.broken = true;
+            }
+            Meaning::Gone | Meaning::Busy | Meaning::Misfit => link.broken = true,
             Meaning::ReadOnly | Meaning::NotReady => {
                 let nodes = self.connector.nodes();
                 nodes.leave(link.host, &error.to_string());

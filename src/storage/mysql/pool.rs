@@ -266,6 +266,14 @@ impl Connector {
         self.shared.health.set_parts(self.shared.nodes.lines());
     }
 
+    /// Reads the facts again where an error shows that they have changed, so that the cure is named at once and not only
+    /// by the next connection. Should this fail, that one does.
+    pub fn look_again(&self, connection: &mut Conn) {
+        if let Ok(facts) = Facts::read(connection, &self.shared.settings.table) {
+            (self.shared.learned)(&facts);
+        }
+    }
+
     /// Why no host can be reached; `None` while that is not known.
     pub fn why_down(&self) -> Option<String> {
         self.shared.health.why_down()
