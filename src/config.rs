@@ -223,7 +223,8 @@ impl Given {
             host_name: self.text(
                 "GSMTP_HOST_NAME",
                 "a host name such as \"mx.example.com\"",
-                host_or_empty,
+                // It stands in replies, which are ASCII (RFC 5321 §4.2).
+                |text| host_or_empty(text).filter(|host| host.is_ascii()),
             )?,
             listen_addresses: self.list(
                 self.listen_key(),
@@ -539,6 +540,8 @@ impl Given {
                         )
                     })
                     .min();
+                // It may hold anything, and this is one line.
+                let key = key.escape_debug();
                 ConfigWarning(match nearest {
                     Some((_, known)) => {
                         format!("{key}: unknown key, ignored; the nearest known key is {known}")
@@ -571,12 +574,16 @@ impl<'de> Deserialize<'de> for Given {
                         serde_json::Value::Bool(yes) => yes.to_string(),
                         _ => {
                             return Err(A::Error::custom(format!(
-                                "{key}: expected a value in quotes"
+                                "{}: expected a value in quotes",
+                                key.escape_debug()
                             )));
                         }
                     };
                     if pairs.iter().any(|(known, _)| *known == key) {
-                        return Err(A::Error::custom(format!("{key}: given twice")));
+                        return Err(A::Error::custom(format!(
+                            "{}: given twice",
+                            key.escape_debug()
+                        )));
                     }
                     pairs.push((key, text));
                 }
@@ -769,6 +776,17 @@ mod tests {
             warnings[0].to_string(),
             "GSMTP_MAXSIZE: unknown key, ignored; the nearest known key is GSMTP_MAX_SIZE"
         );
+    }
+
+    #[test]
+    fn a_key_of_any_characters_is_told_on_one_line() {
+        let (_, warnings) = Config::parse(r#"{"GUID\n\u007f": ""}"#).unwrap();
+        let told = r"GUID\n\u{7f}: unknown key, ignored; the nearest known key is GUID";
+        assert_eq!(warnings[0].to_string(), told);
+        for text in [r#"{"a\nb": "", "a\nb": ""}"#, r#"{"a\nb": []}"#] {
+            let error = Config::parse(text).unwrap_err().to_string();
+            assert!(error.contains(r"a\nb: "), "{error}");
+        }
     }
 
     #[test]
