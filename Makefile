@@ -16,7 +16,7 @@ CONFIG = $(SYSCONFDIR)/goguerrilla/goguerrilla.conf
 PLACES = DESTDIR='$(DESTDIR)' SBINDIR='$(SBINDIR)' MANDIR='$(MANDIR)' DOCDIR='$(DOCDIR)' UNITDIR='$(UNITDIR)' \
     CONFIG='$(CONFIG)' STATEDIR='$(STATEDIR)'
 
-.PHONY: run build test check certs bench tools man install uninstall
+.PHONY: run build test check certs bench soak tools man install uninstall
 
 # Builds the server and runs it on 127.0.0.1:$(PORT), with STARTTLS; Ctrl-C stops it. The first time it makes
 # goguerrilla.conf from the sample and a certificate of its own in certs/.
@@ -51,6 +51,10 @@ test: tools
 # Beside Postfix's smtp-sink, and in TLS beside openssl's s_server, in alternating runs; prints tables.
 bench: tools
 	cargo bench --locked --bench throughput
+
+# The promise, for about ten minutes: at least 100 rounds of kill -9 and 100,000 acknowledged mails, of which none is lost.
+soak: tools
+	cargo test --locked --test all -- --ignored --nocapture --test-threads=1 soak_of_
 
 # The programs that tests and measurements talk to.
 tools:

@@ -6,37 +6,65 @@ use nix::sys::signal::Signal;
 use socket2::SockRef;
 
 use crate::support::Server;
-use crate::support::load::{Load, assert_promise_kept, content_of, stored_markers};
+use crate::support::load::{Account, Load, assert_promise_kept, content_of, stored_markers};
 
 #[test]
 fn no_acknowledged_mail_is_lost_or_doubled_by_kill_minus_9() {
+    keep_the_promise(20, 1);
+}
+
+#[test]
+#[ignore = "takes minutes: make soak"]
+fn soak_of_sqlite() {
+    keep_the_promise(50, 1_000);
+}
+
+/// Rounds of kill -9, each once this many mails more were acknowledged.
+fn keep_the_promise(rounds: usize, mails_of_a_round: usize) {
     let mut server = Server::start(&[]);
     let mut moments = Moments::new();
-    let mut acknowledged = 0;
     let mut slowest_start = Duration::ZERO;
-    let mut sent = Vec::new();
-    for round in 0..ROUNDS {
+    // What earlier rounds sent may be stored as well, and has to be if it was acknowledged.
+    let mut total = Account::default();
+    for round in 0..rounds {
         let load = Load::start(server.address, 8, &format!("round{round}"));
-        load.wait_for_more(1);
+        for goal in (1..=mails_of_a_round).step_by(MAILS_WITHIN_PATIENCE) {
+            load.wait_for(goal);
+        }
+        load.wait_for(mails_of_a_round);
         std::thread::sleep(moments.next_below(Duration::from_millis(120)));
         server.kill();
-        let mut account = load.stop();
-        acknowledged += account.acknowledged.len();
+        let account = load.stop();
         let started_at = Instant::now();
         server.start_again();
         drop(server.client());
         slowest_start = slowest_start.max(started_at.elapsed());
-        // What earlier rounds sent may be stored as well, and has to be if it was acknowledged.
-        sent.append(&mut account.sent);
-        account.sent.clone_from(&sent);
-        assert_promise_kept(&account, &stored_markers(&server.path("goguerrilla.db")));
+        total.sent.extend(account.sent);
+        total.acknowledged.extend(account.acknowledged);
+        total.unanswered.extend(account.unanswered);
+        // Looking at every mail of many rounds after each of them would take longer than the rounds.
+        if rounds <= 20 || round % 10 == 9 {
+            assert_promise_kept(&total, &stored_markers(&server.path("goguerrilla.db")));
+        }
     }
-    println!(
-        "{ROUNDS} rounds, {acknowledged} acknowledged, {} sent, slowest start {slowest_start:?}",
-        sent.len()
-    );
-    assert!(slowest_start < Duration::from_secs(2), "{slowest_start:?}");
     assert!(server.stop().success());
+    let stored = stored_markers(&server.path("goguerrilla.db"));
+    let acknowledged = &total.acknowledged;
+    let lost = acknowledged
+        .iter()
+        .filter(|marker| !stored.contains_key(*marker));
+    println!(
+        "SQLite, {rounds} rounds of kill -9: {} acknowledged, {} stored, {} lost, {} doubled, {} without a reply, \
+         slowest start {slowest_start:?}",
+        acknowledged.len(),
+        stored.values().sum::<usize>(),
+        lost.count(),
+        stored.values().filter(|count| **count > 1).count(),
+        total.unanswered.len(),
+    );
+    assert_promise_kept(&total, &stored);
+    assert!(acknowledged.len() >= rounds * mails_of_a_round);
+    assert!(slowest_start < Duration::from_secs(2), "{slowest_start:?}");
 }
 
 #[test]
@@ -109,4 +137,5 @@ impl Moments {
     }
 }
 
-const ROUNDS: usize = 20;
+/// Mails that even a busy machine saves while a test has patience.
+const MAILS_WITHIN_PATIENCE: usize = 100;

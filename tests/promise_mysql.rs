@@ -12,7 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::mariadb::MariaDb;
-use crate::support::{short_mail, stuffed, wait_for, without_trace};
+use crate::support::redis::Redis;
+use crate::support::{short_mail, stuffed, wait_for, wait_for_within, without_trace};
 
 /// What is ended in a round.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -35,24 +36,42 @@ struct Ledger {
 
 #[test]
 fn every_acknowledged_mail_survives_the_servers_end() {
-    keep_the_promise(Victim::Server);
+    keep_the_promise(&[Victim::Server], rounds(), 30, None);
 }
 
 #[test]
 fn every_acknowledged_mail_survives_the_databases_end() {
-    keep_the_promise(Victim::Database);
+    keep_the_promise(&[Victim::Database], rounds(), 30, None);
 }
 
 #[test]
 fn every_acknowledged_mail_survives_the_end_of_both() {
-    keep_the_promise(Victim::Both);
+    keep_the_promise(&[Victim::Both], rounds(), 30, None);
 }
 
-fn keep_the_promise(victim: Victim) {
+#[test]
+#[ignore = "takes minutes: make soak"]
+fn soak_of_mariadb_and_redis() {
+    let redis = Redis::start();
+    let victims = [Victim::Server, Victim::Database, Victim::Both];
+    // A third of the rounds leaves the server alive.
+    keep_the_promise(&victims, 75, 700, Some(&redis));
+}
+
+/// Rounds of kill -9 with these victims in turn, each once this many mails and a few more were acknowledged.
+fn keep_the_promise(
+    victims: &[Victim],
+    rounds: usize,
+    mails_of_a_round: usize,
+    redis: Option<&Redis>,
+) {
     let mut database = MariaDb::start();
-    let mut server = database.server(&[]);
+    let interface = redis.map_or(String::new(), Redis::address);
+    let settings = [("REDIS_INTERFACE", interface.as_str())];
+    let mut server = database.server(&settings);
     let mut ledgers: Vec<Ledger> = (0..SENDERS).map(|_| Ledger::default()).collect();
-    for round in 0..rounds() {
+    for (round, victim) in (0..rounds).zip(victims.iter().cycle()) {
+        let victim = *victim;
         let (stop, saved) = (AtomicBool::new(false), AtomicUsize::new(0));
         thread::scope(|scope| {
             for (name, ledger) in ledgers.iter_mut().enumerate() {
@@ -62,8 +81,9 @@ fn keep_the_promise(victim: Victim) {
                 });
             }
             // Not always in the same moment of a commit.
-            wait_for("some mails", || {
-                (saved.load(Ordering::SeqCst) >= 30 + round * 7).then_some(())
+            wait_for_within("some mails", LONG, || {
+                let goal = mails_of_a_round + round % 10 * 7;
+                (saved.load(Ordering::SeqCst) >= goal).then_some(())
             });
             if victim != Victim::Database {
                 server.kill();
@@ -82,12 +102,15 @@ fn keep_the_promise(victim: Victim) {
         });
         if victim != Victim::Database {
             let started_at = Instant::now();
-            server = database.server(&[]);
+            server = database.server(&settings);
             drop(server.client());
             let took = started_at.elapsed();
             assert!(took < Duration::from_secs(2), "started again in {took:?}");
         }
-        look_up(&database, &ledgers, round);
+        // Looking at every mail of many rounds after each of them would take longer than the rounds.
+        if rounds <= 20 || round % 10 == 9 {
+            look_up(&database, redis, &ledgers, round);
+        }
     }
     // What was left over is saved now, and the count is right in the end.
     let stop = AtomicBool::new(true);
@@ -96,7 +119,7 @@ fn keep_the_promise(victim: Victim) {
         assert_eq!(ledger.left, Vec::<String>::new());
         assert_eq!(ledger.sent, ledger.acknowledged);
     }
-    look_up(&database, &ledgers, rounds());
+    look_up(&database, redis, &ledgers, rounds);
 }
 
 /// Sends what was left over, then new mails until told to stop or the server is gone.
@@ -142,8 +165,8 @@ fn send_until(
 }
 
 /// acknowledged ⊆ stored ⊆ sent, none twice unless its sender heard nothing, each whole.
-fn look_up(database: &MariaDb, ledgers: &[Ledger], round: usize) {
-    let rows: Vec<(String, Vec<u8>)> = database.rows("SELECT subject, mail FROM new_mail");
+fn look_up(database: &MariaDb, redis: Option<&Redis>, ledgers: &[Ledger], round: usize) {
+    let rows = rows(database, redis);
     let mut stored: BTreeMap<&str, usize> = BTreeMap::new();
     for (subject, stream) in &rows {
         *stored.entry(subject).or_default() += 1;
@@ -156,12 +179,10 @@ fn look_up(database: &MariaDb, ledgers: &[Ledger], round: usize) {
     };
     let (sent, acknowledged) = (all(|one| &one.sent), all(|one| &one.acknowledged));
     let unanswered = all(|one| &one.unanswered);
-    for subject in &acknowledged {
-        assert!(
-            stored.contains_key(subject),
-            "round {round}: {subject} lost"
-        );
-    }
+    let lost = acknowledged
+        .iter()
+        .filter(|subject| !stored.contains_key(*subject));
+    let lost: Vec<&&str> = lost.collect();
     let mut twice = 0;
     for (subject, count) in &stored {
         assert!(
@@ -178,12 +199,37 @@ fn look_up(database: &MariaDb, ledgers: &[Ledger], round: usize) {
     }
     assert!(twice <= unanswered.len(), "round {round}: {twice} twice");
     println!(
-        "round {round}: {} sent, {} acknowledged, {} stored, {} without a reply, {twice} twice",
+        "MariaDB, {round} rounds of kill -9: {} sent, {} acknowledged, {} stored, {} lost, {twice} doubled, \
+         {} without a reply",
         sent.len(),
         acknowledged.len(),
         rows.len(),
+        lost.len(),
         unanswered.len()
     );
+    assert!(lost.is_empty(), "{lost:?}");
+}
+
+/// Subject and stream of each mail; those that Redis holds are fetched there.
+fn rows(database: &MariaDb, redis: Option<&Redis>) -> Vec<(String, Vec<u8>)> {
+    let all = "SELECT subject, hash, body, mail FROM new_mail";
+    let rows: Vec<(String, String, String, Vec<u8>)> = database.rows(all);
+    let (elsewhere, here): (Vec<_>, Vec<_>) = rows
+        .into_iter()
+        .partition(|(_, _, body, _)| body == "redis");
+    let mut whole: Vec<(String, Vec<u8>)> = here
+        .into_iter()
+        .map(|(subject, _, _, stream)| (subject, stream))
+        .collect();
+    for rows in elsewhere.chunks(1_000) {
+        let hashes = rows.iter().map(|(_, hash, _, _)| hash.as_str());
+        let words: Vec<&str> = ["MGET"].into_iter().chain(hashes).collect();
+        let redis = redis.expect("nothing else says redis");
+        let streams: Vec<Vec<u8>> = redis.command(&words);
+        let subjects = rows.iter().map(|(subject, ..)| subject.clone());
+        whole.extend(subjects.zip(streams));
+    }
+    whole
 }
 
 enum Outcome {
@@ -249,5 +295,7 @@ fn rounds() -> usize {
     env::var("GOGUERRILLA_ROUNDS").map_or(3, |rounds| rounds.parse().expect("a number of rounds"))
 }
 
+/// How long a busy machine may take for the mails of a long round.
+const LONG: Duration = Duration::from_secs(120);
 /// Connections that send at once.
 const SENDERS: usize = 8;

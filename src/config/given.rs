@@ -101,6 +101,8 @@ impl Given {
                         )
                     })
                     .min();
+                // It may hold anything, and this is one line.
+                let key = key.escape_debug();
                 ConfigWarning(match nearest {
                     Some((_, known)) => {
                         format!("{key}: unknown key, ignored; the nearest known key is {known}")
@@ -133,11 +135,13 @@ impl<'de> Deserialize<'de> for Given {
                         serde_json::Value::Bool(yes) => yes.to_string(),
                         _ => {
                             return Err(A::Error::custom(format!(
-                                "{key}: expected a value in quotes"
+                                "{}: expected a value in quotes",
+                                key.escape_debug()
                             )));
                         }
                     };
                     if pairs.iter().any(|(known, _)| *known == key) {
+                        let key = key.escape_debug();
                         return Err(A::Error::custom(format!("{key}: given twice")));
                     }
                     pairs.push((key, text));

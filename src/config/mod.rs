@@ -264,6 +264,17 @@ mod tests {
     }
 
     #[test]
+    fn a_key_of_any_characters_is_told_on_one_line() {
+        let (_, warnings) = Config::parse(r#"{"GUID\n\u007f": ""}"#).unwrap();
+        let told = r"GUID\n\u{7f}: unknown key, ignored; the nearest known key is GUID";
+        assert_eq!(warnings[0].to_string(), told);
+        for text in [r#"{"a\nb": "", "a\nb": ""}"#, r#"{"a\nb": []}"#] {
+            let error = Config::parse(text).unwrap_err().to_string();
+            assert!(error.contains(r"a\nb: "), "{error}");
+        }
+    }
+
+    #[test]
     fn mysql_is_meant_when_its_keys_are_there() {
         let parse = |text: &str| Config::parse(text).unwrap().0;
         assert_eq!(parse(r#"{"MYSQL_USER": "u"}"#).store, StoreKind::MySql);

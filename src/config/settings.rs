@@ -28,7 +28,8 @@ impl Given {
             host_name: self.text(
                 "GSMTP_HOST_NAME",
                 "a host name such as \"mx.example.com\"",
-                host_or_empty,
+                // It stands in replies, which are ASCII (RFC 5321 §4.2).
+                |text| host_or_empty(text).filter(|host| host.is_ascii()),
             )?,
             listen_addresses: self.list(
                 self.listen_key(),

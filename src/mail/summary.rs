@@ -125,8 +125,8 @@ impl Media {
 }
 
 fn is_media_type(text: &str) -> bool {
-    text.split_once('/')
-        .is_some_and(|(kind, subtype)| !kind.is_empty() && !subtype.is_empty())
+    let is_pair = |(kind, subtype): (&str, &str)| !kind.is_empty() && !subtype.is_empty();
+    text.split_once('/').is_some_and(is_pair) && !text.contains(char::is_control)
 }
 
 fn disposition(fields: &Fields) -> (String, Option<String>) {
@@ -240,6 +240,21 @@ mod tests {
         assert_eq!(summary.charset, "UTF-8");
         assert_eq!(summary.subject, "");
         assert!(summary.attachments.is_empty());
+    }
+
+    #[test]
+    fn a_media_type_that_is_none_counts_as_absent() {
+        for (field, want) in [
+            ("TEXT/Html; x=y", "text/html"),
+            ("text", "text/plain"),
+            ("/html", "text/plain"),
+            ("\u{1d}multipart/mixed", "text/plain"),
+            ("a/b\0", "text/plain"),
+            ("a/\u{85}", "text/plain"),
+        ] {
+            let summary = Summary::of(format!("Content-Type: {field}\r\n\r\n").as_bytes());
+            assert_eq!(summary.content_type, want, "{field:?}");
+        }
     }
 
     #[test]

@@ -59,7 +59,11 @@ impl Load {
 
     /// Waits until this many mails more have been acknowledged.
     pub fn wait_for_more(&self, count: usize) {
-        let goal = self.acknowledged() + count;
+        self.wait_for(self.acknowledged() + count);
+    }
+
+    /// Waits until this many mails have been acknowledged in all.
+    pub fn wait_for(&self, goal: usize) {
         wait_for("mails to be acknowledged", || {
             (self.acknowledged() >= goal).then_some(())
         });
@@ -125,9 +129,27 @@ impl Shared {
     }
 }
 
-/// The content that goes with a marker.
+/// The content that goes with a marker; one that ends in `+300` has about 300 octets more, which deflate to half of it.
 pub fn content_of(marker: &str) -> String {
-    format!("Subject: {marker}\r\n\r\nThis is {marker}.\r\n")
+    let mut content = format!("Subject: {marker}\r\n\r\nThis is {marker}.\r\n");
+    let more = marker
+        .rsplit_once('+')
+        .and_then(|(_, octets)| octets.parse().ok());
+    let end = content.len() + more.unwrap_or(0);
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut block = String::new();
+    // Longer than what zlib remembers.
+    while block.len() < (end - content.len()).min(65_536) {
+        // xorshift64
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        block += &format!("{state:016x}\r\n");
+    }
+    while content.len() < end {
+        content += &block;
+    }
+    content
 }
 
 /// How often each marker stands in a store's file; each body is looked at as well.
@@ -142,7 +164,7 @@ pub fn stored_markers(file: &Path) -> HashMap<String, usize> {
     let mut markers = HashMap::new();
     for row in rows.expect("a file that can be read") {
         let (marker, body): (String, Vec<u8>) = row.expect("a row that can be read");
-        let mail = goguerrilla::mail::inflate(&body, 1 << 20).expect("a zlib stream");
+        let mail = goguerrilla::mail::inflate(&body, 1 << 26).expect("a zlib stream");
         assert_eq!(super::without_trace(&mail), content_of(&marker).as_bytes());
         *markers.entry(marker).or_default() += 1;
     }
