@@ -2,6 +2,7 @@
 
 .POSIX:
 PORT ?= 2525
+SECONDS ?= 60
 
 # Where `make install` puts things, below DESTDIR if that is set; README.md tells what each is for.
 PREFIX ?= /usr/local
@@ -16,7 +17,7 @@ CONFIG = $(SYSCONFDIR)/goguerrilla/goguerrilla.conf
 PLACES = DESTDIR='$(DESTDIR)' SBINDIR='$(SBINDIR)' MANDIR='$(MANDIR)' DOCDIR='$(DOCDIR)' UNITDIR='$(UNITDIR)' \
     CONFIG='$(CONFIG)' STATEDIR='$(STATEDIR)'
 
-.PHONY: run build test check certs bench soak tools man install uninstall
+.PHONY: run build test check certs bench soak fuzz tools man install uninstall
 
 # Builds the server and runs it on 127.0.0.1:$(PORT), with STARTTLS; Ctrl-C stops it. The first time it makes
 # goguerrilla.conf from the sample and a certificate of its own in certs/.
@@ -55,6 +56,10 @@ bench: tools
 # The promise, for about ten minutes: at least 100 rounds of kill -9 and 100,000 acknowledged mails, of which none is lost.
 soak: tools
 	cargo test --locked --test all -- --ignored --nocapture --test-threads=1 soak_of_
+
+# Each fuzz target for a minute, or for SECONDS; needs nightly and cargo-fuzz. `fuzz/run 60 TARGET` runs one.
+fuzz:
+	@./fuzz/run $(SECONDS)
 
 # The programs that tests and measurements talk to.
 tools:

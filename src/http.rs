@@ -167,8 +167,15 @@ fn answer(socket: &TcpStream, peer: SocketAddr, handler: &Handler) -> io::Result
     linger(socket)
 }
 
-/// The answer to a head that has ended, or to one that can no longer become right.
-fn respond(head: &[u8], peer: SocketAddr, local: SocketAddr, handler: &Handler) -> Option<Vec<u8>> {
+/// The answer to a head that has ended, or to one that can no longer become right; `None` while more of it has to come.
+///
+/// All of a connection that needs no socket, so that it can be tried on any octets.
+pub fn respond(
+    head: &[u8],
+    peer: SocketAddr,
+    local: SocketAddr,
+    handler: &Handler,
+) -> Option<Vec<u8>> {
     let mut headers = [EMPTY_HEADER; MAX_HEADERS];
     let mut parsed = httparse::Request::new(&mut headers);
     let refuse = |status, text: &str| Some(Response::text(status, text).to_octets(true));

@@ -30,6 +30,12 @@ pub fn raise_descriptor_limit(needed: u64) -> u64 {
     soft
 }
 
+/// How many mappings of memory the kernel lets a process have; `None` where it does not tell.
+pub fn mapping_limit() -> Option<u64> {
+    let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok()?;
+    limit.trim().parse().ok()
+}
+
 /// Asks the kernel for long turns instead of quick ones, for this thread and all that it starts.
 ///
 /// A thread that gets a command then does not push another one of ours from its processor, which would wait with its

@@ -1,8 +1,7 @@
 //! One fault at a time: the first, the second, the third … call of a kind fails, until a run ends that met no fault.
 //!
 //! Each time: no 250 without its mail in the store, no crash (the server lives, or has refused to start with exit status 1
-//! and one line), and service once the fault is over. GOGUERRILLA_ROUNDS says how many runs of a kind there are at most; few
-//! by default, so that the suite stays short. strace counts the calls of each thread apart, so that one run may meet a fault
+//! and one line), and service once the fault is over. GOGUERRILLA_ROUNDS says how many runs of a kind there are at most. strace counts the calls of each thread apart, so that one run may meet a fault
 //! in several threads.
 
 use std::env;
@@ -17,47 +16,62 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use tempfile::TempDir;
 
+use Counted::{FromTheStart, OnceItServes};
+
 use crate::support::load::{Account, PlainClient, assert_promise_kept, content_of, stored_markers};
 use crate::support::{BINARY, under_strace, wait_for, write_config};
 
+/// From when on calls are counted, and fail.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Counted {
+    FromTheStart,
+    /// What fails the start hides what would fail later in another thread.
+    OnceItServes,
+}
+
 #[test]
 fn a_sync_fails() {
-    fail_one_call_after_the_other("fsync,fdatasync", "EIO", &[]);
+    fail_one_call_after_the_other(FromTheStart, "fsync,fdatasync", "EIO", &[]);
+    fail_one_call_after_the_other(OnceItServes, "fsync,fdatasync", "EIO", &[]);
 }
 
 #[test]
 fn a_write_to_the_store_fails() {
-    fail_one_call_after_the_other("pwrite64", "ENOSPC", &[]);
+    fail_one_call_after_the_other(FromTheStart, "pwrite64", "ENOSPC", &[]);
+    fail_one_call_after_the_other(OnceItServes, "pwrite64", "EIO", &[]);
 }
 
 #[test]
 fn a_write_to_the_log_or_a_socket_fails() {
-    fail_one_call_after_the_other("write", "EIO", &[]);
-    fail_one_call_after_the_other("sendto", "ENOBUFS", &[]);
+    fail_one_call_after_the_other(FromTheStart, "write", "EIO", &[]);
+    fail_one_call_after_the_other(FromTheStart, "sendto", "ENOBUFS", &[]);
 }
 
 #[test]
 fn a_file_of_ours_cannot_be_opened() {
     // The loader's own files are left out, and with them what is no program of ours yet.
     let files = ["goguerrilla.conf", "log", DATABASE, WAL, SHARED_MEMORY];
-    fail_one_call_after_the_other("openat", "EMFILE", &files);
+    fail_one_call_after_the_other(FromTheStart, "openat", "EMFILE", &files);
 }
 
 #[test]
 fn an_accept_fails() {
     for error in ["EMFILE", "ECONNABORTED"] {
-        fail_one_call_after_the_other("accept4", error, &[]);
+        fail_one_call_after_the_other(FromTheStart, "accept4", error, &[]);
     }
 }
 
 #[test]
 fn a_thread_cannot_be_started() {
-    fail_one_call_after_the_other("clone3", "EAGAIN", &[]);
+    fail_one_call_after_the_other(FromTheStart, "clone3", "EAGAIN", &[]);
+    fail_one_call_after_the_other(OnceItServes, "clone3", "EAGAIN", &[]);
 }
 
 #[test]
 fn memory_cannot_be_mapped() {
-    fail_one_call_after_the_other("mmap", "ENOMEM", &[SHARED_MEMORY]);
+    fail_one_call_after_the_other(FromTheStart, "mmap", "ENOMEM", &[SHARED_MEMORY]);
+    // Not each mapping of a server that serves: Rust's library ends a process whose new thread has got its stack and then
+    // not the small one for signals. The test of the address space meets what comes before that.
 }
 
 #[test]
@@ -131,12 +145,21 @@ fn the_disk_is_full_at_any_size() {
 }
 
 /// Fails the first call in each thread, the second, and so on; calls that concern `files` if any are named.
-fn fail_one_call_after_the_other(calls: &str, error: &str, files: &[&str]) {
+fn fail_one_call_after_the_other(counted: Counted, calls: &str, error: &str, files: &[&str]) {
+    if counted == OnceItServes && !geteuid().is_root() {
+        println!("only root can trace what runs already");
+        return;
+    }
+    let later = match counted {
+        FromTheStart => "",
+        OnceItServes => " once it serves",
+    };
     let mut refused = 0;
     let started_at = Instant::now();
     for nth in 1..=rounds() {
         let mut account = Account::default();
-        let (folder, has_struck) = match one_fault(calls, error, files, nth, &mut account) {
+        let (folder, has_struck) = match one_fault(counted, calls, error, files, nth, &mut account)
+        {
             Ok(run) => {
                 let has_struck = run.has_struck();
                 (run.ends_well(&account), has_struck)
@@ -149,7 +172,7 @@ fn fail_one_call_after_the_other(calls: &str, error: &str, files: &[&str]) {
         if !has_struck {
             assert!(nth > 1, "{calls} was never met");
             println!(
-                "{calls} {error}: all of {} calls, {refused} refused to start",
+                "{calls} {error}{later}: all of {} calls, {refused} refused to start",
                 nth - 1
             );
             return;
@@ -162,11 +185,12 @@ fn fail_one_call_after_the_other(calls: &str, error: &str, files: &[&str]) {
             break;
         }
     }
-    println!("{calls} {error}: the first calls, {refused} refused to start");
+    println!("{calls} {error}{later}: the first calls, {refused} refused to start");
 }
 
 /// A run in which the `nth` call of each thread fails, up to when the fault is over; its folder if it refused to start.
 fn one_fault(
+    counted: Counted,
     calls: &str,
     error: &str,
     files: &[&str],
@@ -184,10 +208,20 @@ fn one_fault(
         arguments.extend(["-P".to_owned(), of_sqlite.to_string_lossy().into_owned()]);
     }
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let mut run = Run::start_in(folder, under_strace(&arguments), &[])?;
+    let mut run = match counted {
+        FromTheStart => Run::start_in(folder, under_strace(&arguments), &[])?,
+        OnceItServes => {
+            let mut run = Run::start_in(folder, |program| program, &[])?;
+            run.attach_strace(&arguments);
+            run
+        }
+    };
+    // Those at once need threads of their own.
+    let held: Vec<_> = (0..4).map(|_| PlainClient::connect(run.address)).collect();
     for number in 0..4 {
         deliver(account, run.address, &format!("mail {number}"));
     }
+    drop(held);
     run.end_strace();
     run.serves_again(account);
     Ok(run)
@@ -198,6 +232,8 @@ struct Run {
     child: Child,
     address: SocketAddr,
     folder: Option<TempDir>,
+    /// One that was attached later.
+    strace: Option<Child>,
 }
 
 impl Run {
@@ -241,6 +277,7 @@ impl Run {
             child,
             address,
             folder: Some(folder),
+            strace: None,
         };
         let ended = wait_for("the server to listen or to end", || {
             if let Some(status) = run.child.try_wait().expect("a child of ours") {
@@ -278,21 +315,57 @@ impl Run {
         trace.contains("INJECTED")
     }
 
-    /// Ends strace, whose child goes on without it.
-    fn end_strace(&self) {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
-        let status = status.expect("the server lives");
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("TracerPid:"));
-        let tracer: i32 = line.expect("Linux says so").trim().parse().expect("an id");
-        assert_ne!(tracer, 0, "the server lives");
+    /// Has strace follow what runs already.
+    fn attach_strace(&mut self, arguments: &[&str]) {
+        let strace = Command::new("strace")
+            .args([
+                "-f",
+                "-qq",
+                "-o",
+                "trace",
+                "-p",
+                &self.child.id().to_string(),
+            ])
+            .args(arguments)
+            .current_dir(self.path(""))
+            .spawn();
+        self.strace = Some(strace.expect("strace is installed"));
+        wait_for("strace to follow each thread", || {
+            let tracers = self.tracers();
+            tracers.iter().all(|tracer| *tracer != 0).then_some(())
+        });
+    }
+
+    /// Ends strace; the server goes on without it.
+    fn end_strace(&mut self) {
+        let tracer = self.tracers()[0];
+        assert_ne!(tracer, 0, "the server lives: {}", self.stderr());
         // With -D it takes no other signal.
         kill(Pid::from_raw(tracer), Signal::SIGKILL).expect("it runs");
+        if let Some(mut strace) = self.strace.take() {
+            strace.wait().expect("a child of ours");
+        }
         wait_for("strace to end", || {
-            let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
-            status.contains("TracerPid:\t0\n").then_some(())
+            self.tracers()
+                .iter()
+                .all(|tracer| *tracer == 0)
+                .then_some(())
         });
+    }
+
+    /// Who follows each of its threads, 0 where nobody does.
+    fn tracers(&self) -> Vec<i32> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        let statuses = tasks.expect("the server lives").filter_map(|task| {
+            // A thread may end at any moment.
+            fs::read_to_string(task.ok()?.path().join("status")).ok()
+        });
+        let tracers = statuses.filter_map(|status| {
+            let mut lines = status.lines();
+            let tracer = lines.find_map(|line| line.strip_prefix("TracerPid:"))?;
+            tracer.trim().parse().ok()
+        });
+        tracers.collect()
     }
 
     /// A fresh client delivers a mail, perhaps not at the first attempt.
@@ -368,8 +441,13 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        for child in [Some(&mut self.child), self.strace.as_mut()]
+            .into_iter()
+            .flatten()
+        {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
         if std::thread::panicking() && self.folder.is_some() {
             eprintln!("---- its stderr\n{}", self.stderr());
             eprintln!(
@@ -411,7 +489,7 @@ fn attempt(account: &mut Account, address: SocketAddr, marker: &str) -> io::Resu
 }
 
 fn rounds() -> usize {
-    env::var("GOGUERRILLA_ROUNDS").map_or(8, |rounds| rounds.parse().expect("a number of rounds"))
+    env::var("GOGUERRILLA_ROUNDS").map_or(20, |rounds| rounds.parse().expect("a number of rounds"))
 }
 
 const DATABASE: &str = "goguerrilla.db";
@@ -420,4 +498,4 @@ const SHARED_MEMORY: &str = "goguerrilla.db-shm";
 /// How often a size is doubled.
 const MOST_SIZES: usize = 16;
 /// How long one kind of fault goes on.
-const MOST_TIME: Duration = Duration::from_secs(300);
+const MOST_TIME: Duration = Duration::from_secs(20);

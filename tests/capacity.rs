@@ -160,6 +160,21 @@ fn ten_thousand_connects_closed_at_once_cost_no_place_thread_or_descriptor() {
 }
 
 #[test]
+fn more_clients_than_the_kernel_has_mappings_for_are_warned_of() {
+    let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count").expect("Linux tells");
+    let limit: usize = limit.trim().parse().expect("a figure");
+    for max_clients in [500, 100_000] {
+        let server = Server::start(&[("GM_MAX_CLIENTS", &max_clients.to_string())]);
+        let is_warned_of = server.log().contains(" few_mappings ");
+        assert_eq!(
+            is_warned_of,
+            4 * max_clients + 1_000 > limit,
+            "{max_clients}"
+        );
+    }
+}
+
+#[test]
 fn a_thread_that_cannot_start_is_a_421_and_the_server_lives() {
     let _alone = one_at_a_time();
     let server = Server::start(&[]);

@@ -83,7 +83,7 @@ fn run_on(
     }
     let pid_file = config.pid_file.as_deref().map(write_pid_file).transpose()?;
     let tls = load_tls(config)?;
-    raise_descriptor_limit(config);
+    look_after_limits(config);
     if let Some(identity) = identity {
         hand_over(identity, &log_file, pid_file.as_ref());
         privileges::drop_to(identity)?;
@@ -251,7 +251,15 @@ fn inside_addresses(config: &Config) -> impl Iterator<Item = SocketAddr> {
         .chain(config.nginx_auth_address)
 }
 
-/// A descriptor for each client, and what the house itself needs.
+/// Descriptors and mappings of memory for each client, and what the house itself needs.
+fn look_after_limits(config: &Config) {
+    raise_descriptor_limit(config);
+    let needed = (config.max_clients * MAPPINGS_OF_A_CLIENT + SPARE_MAPPINGS) as u64;
+    if let Some(limit) = limits::mapping_limit().filter(|limit| *limit < needed) {
+        log::warn!(limit = limit, needed = needed, fix = "raise `sysctl vm.max_map_count` or lower GM_MAX_CLIENTS"; "few_mappings");
+    }
+}
+
 fn raise_descriptor_limit(config: &Config) {
     let listeners = listen_addresses(config).count();
     let inside = inside_addresses(config).count() * (1 + http::MAX_CONNECTIONS);
@@ -388,3 +396,7 @@ fn machine_name() -> String {
 const TLS_FILES_LOOKED_AT: Duration = Duration::from_secs(20);
 /// Log, store with its files, signals, standard streams, and room for a library or two.
 const SPARE_DESCRIPTORS: usize = 64;
+/// Its thread's stack and the one for signals, each with the page that guards it.
+const MAPPINGS_OF_A_CLIENT: usize = 4;
+/// The program, its libraries, its heaps and the store.
+const SPARE_MAPPINGS: usize = 1_000;

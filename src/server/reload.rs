@@ -6,7 +6,7 @@ use sd_notify::NotifyState;
 
 use super::stores::{RunningStore, Stores};
 use super::{
-    ReadAgain, log_format, pool_settings, raise_descriptor_limit, say_notes, session_settings,
+    ReadAgain, log_format, look_after_limits, pool_settings, say_notes, session_settings,
     tell_systemd, tls_files, warn_of_tls,
 };
 use crate::config::Config;
@@ -140,7 +140,7 @@ impl House<'_> {
             .settings
             .write()
             .unwrap_or_else(PoisonError::into_inner) = Arc::new(changed);
-        raise_descriptor_limit(&wanted);
+        look_after_limits(&wanted);
         self.pool.change(pool_settings(&wanted));
         self.config = wanted;
         if renewed {

@@ -1,0 +1,164 @@
+//! Requests as nginx sends them, and as anybody else might: the head, and what auth_http answers to it.
+#![no_main]
+
+use std::net::SocketAddr;
+use std::sync::{Arc, LazyLock, RwLock};
+use std::time::Duration;
+
+use goguerrilla::connection::ConnectionSettings;
+use goguerrilla::http::{self, Handler};
+use goguerrilla::net::pool::{Pool, PoolSettings};
+use goguerrilla::net::trusted::TrustedProxies;
+use goguerrilla::nginx::AuthHttp;
+use goguerrilla::smtp::{MemoryBudget, SharedSettings, Tls};
+use goguerrilla::storage::Saver;
+use goguerrilla_fuzz::{Dialogue, settings};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|head: &[u8]| {
+    // The connection reads no more.
+    let head = &head[..head.len().min(8_192)];
+    let answer = respond(head);
+    // A line's end at a time, as the connection asks: what is decided stays so.
+    let line_ends = head
+        .iter()
+        .enumerate()
+        .filter(|(_, octet)| **octet == b'\n');
+    for (end, _) in line_ends.take(80) {
+        if let Some(early) = respond(&head[..=end]) {
+            assert_eq!(
+                answer.as_ref().map(without_date),
+                Some(without_date(&early))
+            );
+        }
+    }
+    if let Some(answer) = answer {
+        check(head, &answer);
+    }
+});
+
+fn check(head: &[u8], answer: &[u8]) {
+    let mut headers = [httparse::EMPTY_HEADER; 16];
+    let mut parsed = httparse::Response::new(&mut headers);
+    let length = parsed.parse(answer).expect("our own answer").unwrap();
+    let header = |name: &str| {
+        let mut found = parsed.headers.iter().filter(|header| header.name == name);
+        let value = found
+            .next()
+            .map(|header| std::str::from_utf8(header.value).expect("ASCII"));
+        assert!(found.next().is_none(), "{name} twice");
+        value
+    };
+    for header in parsed.headers.iter() {
+        assert!(OURS.contains(&header.name), "{}", header.name);
+        assert!(header.value.iter().all(|octet| (32..127).contains(octet)));
+    }
+    let is_head = head.trim_ascii_start().starts_with(b"HEAD ");
+    if !is_head {
+        let body = answer.len() - length;
+        assert_eq!(header("Content-Length"), Some(body.to_string().as_str()));
+    }
+    let code = parsed.code.expect("a status");
+    if code != 200 {
+        assert!([400, 405, 431].contains(&code), "{code}");
+        return;
+    }
+    // What a request asks for, read once more by the crate that reads it for us.
+    let mut asked = [httparse::EMPTY_HEADER; 64];
+    let mut request = httparse::Request::new(&mut asked);
+    assert!(request.parse(head).expect("it was answered").is_complete());
+    let asked = |name: &str| {
+        let mut headers = request.headers.iter();
+        let header = headers.find(|header| header.name.eq_ignore_ascii_case(name));
+        header
+            .map(|header| header.value.trim_ascii())
+            .unwrap_or_default()
+    };
+    let is_foreign = session_finds_foreign(asked("Auth-SMTP-To"));
+    match (header("Auth-Status"), header("Auth-Error-Code")) {
+        (Some("OK"), None) => {
+            assert_eq!(asked("Auth-Method"), b"none");
+            assert!(!is_foreign);
+            assert_eq!(header("Auth-Server"), Some("192.0.2.2"));
+            assert_eq!(header("Auth-Port"), Some("2525"));
+        }
+        (Some(_), Some("502 5.5.1")) => assert_ne!(asked("Auth-Method"), b"none"),
+        (Some(_), Some("550 5.7.1")) => assert!(is_foreign),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What a session would say of the RCPT command that nginx passes on.
+fn session_finds_foreign(line: &[u8]) -> bool {
+    let mut dialogue = Dialogue::new(100, 1_000, Tls::Unavailable);
+    dialogue.receive(b"EHLO c\r\nMAIL FROM:<> SMTPUTF8\r\n");
+    if line.len() > 2_046
+        || !line
+            .get(..4)
+            .is_some_and(|verb| verb.eq_ignore_ascii_case(b"RCPT"))
+    {
+        return is_long_and_foreign(line);
+    }
+    let seen = dialogue.receive(&[line, b"\r\n"].concat());
+    matches!(&seen[..], [step] if step.code() == 550)
+}
+
+/// No session takes such a line, so there is nothing to compare with.
+fn is_long_and_foreign(line: &[u8]) -> bool {
+    line.len() > 2_046 && SETTINGS.session.current().is_foreign_rcpt(line)
+}
+
+fn respond(head: &[u8]) -> Option<Vec<u8>> {
+    let peer = SocketAddr::from(([192, 0, 2, 3], 1_000));
+    let local = SocketAddr::from(([192, 0, 2, 2], 8_025));
+    http::respond(head, peer, local, &HANDLER)
+}
+
+fn without_date(answer: &Vec<u8>) -> Vec<u8> {
+    let lines = answer.split_inclusive(|octet| *octet == b'\n');
+    lines
+        .filter(|line| !line.starts_with(b"Date: "))
+        .collect::<Vec<_>>()
+        .concat()
+}
+
+static SETTINGS: LazyLock<Arc<ConnectionSettings>> = LazyLock::new(|| {
+    Arc::new(ConnectionSettings {
+        session: Arc::new(SharedSettings::new((*settings(100)).clone())),
+        client_timeout: Duration::from_secs(1),
+        budget: MemoryBudget::new(1_000),
+        saver: Saver::discard(),
+        proxy_protocol: false,
+        tls: None,
+    })
+});
+
+static HANDLER: LazyLock<Handler> = LazyLock::new(|| {
+    let pool = PoolSettings {
+        max_clients: 1,
+        client_timeout: Duration::from_secs(1),
+        trusted_proxies: TrustedProxies::new(Vec::new()),
+        max_clients_per_address: 0,
+        full: Vec::new(),
+        address_full: Vec::new(),
+    };
+    let responder = AuthHttp {
+        pool: Pool::new(pool, Box::new(|_| ())),
+        settings: Arc::new(RwLock::new(Arc::clone(&SETTINGS))),
+        smtp_address: ([0, 0, 0, 0], 2_525).into(),
+    };
+    Arc::new(move |question| responder.answer(question))
+});
+
+const OURS: &[&str] = &[
+    "Date",
+    "Content-Type",
+    "Content-Length",
+    "Connection",
+    "Allow",
+    "Auth-Status",
+    "Auth-Server",
+    "Auth-Port",
+    "Auth-Wait",
+    "Auth-Error-Code",
+];

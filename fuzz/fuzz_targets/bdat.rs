@@ -1,0 +1,169 @@
+//! Chunks among other commands: what is stored and each reply, against a model that knows what was sent.
+#![no_main]
+
+use arbitrary::Arbitrary;
+use goguerrilla::smtp::Tls;
+use goguerrilla_fuzz::{Dialogue, Seen, three_ways};
+use libfuzzer_sys::fuzz_target;
+
+#[derive(Arbitrary, Debug)]
+enum Command {
+    Chunk { octets: Vec<u8>, last: bool },
+    Mail,
+    Recipient(u8),
+    Foreign,
+    Data { lines: u8 },
+    Reset,
+    Greet,
+    Noop,
+}
+
+/// What a client should know of its transaction.
+#[derive(Default)]
+struct Model {
+    transaction: Option<Transaction>,
+    expected: Vec<Expected>,
+    stream: Vec<u8>,
+}
+
+#[derive(Default)]
+struct Transaction {
+    recipients: Vec<u8>,
+    chunks: Option<Vec<u8>>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Expected {
+    Code(u16),
+    Saved(usize, Vec<u8>),
+}
+
+fuzz_target!(|commands: Vec<Command>| {
+    let mut model = Model::default();
+    for command in &commands {
+        model.send(command);
+    }
+    // Behind the eleventh fault nothing counts.
+    let mut faults = 0;
+    for (index, expected) in model.expected.iter().enumerate() {
+        faults += u32::from(matches!(expected, Expected::Code(500..=503 | 555)));
+        if faults > 10 {
+            model.expected.truncate(index);
+            model.expected.push(Expected::Code(421));
+            break;
+        }
+    }
+    for pieces in three_ways(&model.stream) {
+        let mut dialogue = Dialogue::new(MAX_CONTENT, 1 << 20, Tls::Unavailable);
+        dialogue.receive(b"EHLO c\r\n");
+        let seen = dialogue.receive_all(&pieces);
+        let seen: Vec<Expected> = seen.into_iter().map(expected).collect();
+        assert_eq!(seen, model.expected);
+        dialogue.end();
+    }
+});
+
+fn expected(seen: Seen) -> Expected {
+    match seen {
+        Seen::Save(mail) => Expected::Saved(mail.recipients.len(), mail.content),
+        step => Expected::Code(step.code()),
+    }
+}
+
+impl Model {
+    fn send(&mut self, command: &Command) {
+        let mut code = |code| self.expected.push(Expected::Code(code));
+        let chunks_under_way = self
+            .transaction
+            .as_ref()
+            .is_some_and(|open| open.chunks.is_some());
+        match command {
+            Command::Chunk { octets, last } => {
+                let last_word = if *last { " LAST" } else { "" };
+                self.stream
+                    .extend(format!("BDAT {}{last_word}\r\n", octets.len()).bytes());
+                self.stream.extend(octets);
+                // Refused or not, the octets are no commands.
+                let has_recipients = |open: &Transaction| !open.recipients.is_empty();
+                if !self.transaction.as_ref().is_some_and(has_recipients) {
+                    code(503);
+                    return;
+                }
+                let mut open = self.transaction.take().unwrap_or_default();
+                let mut content = open.chunks.take().unwrap_or_default();
+                content.extend(octets);
+                if content.len() > MAX_CONTENT {
+                    code(552);
+                } else if *last {
+                    let recipients = open.recipients.len();
+                    self.expected.push(Expected::Saved(recipients, content));
+                } else {
+                    code(250);
+                    open.chunks = Some(content);
+                    self.transaction = Some(open);
+                }
+            }
+            Command::Mail => {
+                self.stream.extend(b"MAIL FROM:<a@b>\r\n");
+                code(if self.transaction.is_some() { 503 } else { 250 });
+                self.transaction.get_or_insert_default();
+            }
+            Command::Recipient(number) => {
+                let number = number % 5;
+                self.stream
+                    .extend(format!("RCPT TO:<u{number}@ours.test>\r\n").bytes());
+                match &mut self.transaction {
+                    Some(open) if !chunks_under_way => {
+                        let is_known = open.recipients.contains(&number);
+                        if !is_known && open.recipients.len() == 3 {
+                            code(452);
+                        } else {
+                            code(250);
+                            if !is_known {
+                                open.recipients.push(number);
+                            }
+                        }
+                    }
+                    _ => code(503),
+                }
+            }
+            Command::Foreign => {
+                self.stream.extend(b"RCPT TO:<u@foreign.test>\r\n");
+                let may_ask = self.transaction.is_some() && !chunks_under_way;
+                code(if may_ask { 550 } else { 503 });
+            }
+            Command::Data { lines } => {
+                self.stream.extend(b"DATA\r\n");
+                match &self.transaction {
+                    Some(open) if !open.recipients.is_empty() && !chunks_under_way => {
+                        code(354);
+                        let content = b"BDAT 3 LAST\r\n".repeat(usize::from(*lines % 40));
+                        self.stream.extend(&content);
+                        self.stream.extend(b".\r\n");
+                        if content.len() > MAX_CONTENT {
+                            code(552);
+                        } else {
+                            let recipients = open.recipients.len();
+                            self.expected.push(Expected::Saved(recipients, content));
+                        }
+                        self.transaction = None;
+                    }
+                    _ => code(503),
+                }
+            }
+            Command::Reset | Command::Greet => {
+                let is_reset = matches!(command, Command::Reset);
+                let line = if is_reset { "RSET\r\n" } else { "HELO c\r\n" };
+                self.stream.extend(line.bytes());
+                code(250);
+                self.transaction = None;
+            }
+            Command::Noop => {
+                self.stream.extend(b"NOOP\r\n");
+                code(250);
+            }
+        }
+    }
+}
+
+const MAX_CONTENT: usize = 300;

@@ -1,0 +1,97 @@
+//! One command line in each state of a session: one reply, and no envelope that a relay could be tricked with.
+#![no_main]
+
+use goguerrilla::smtp::Tls;
+use goguerrilla_fuzz::{Dialogue, Seen};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|line: &[u8]| {
+    let ends = line.contains(&b'\n');
+    for before in [
+        "",
+        "EHLO c\r\n",
+        "EHLO c\r\nMAIL FROM:<a@b>\r\n",
+        "EHLO c\r\nMAIL FROM:<> SMTPUTF8\r\n",
+        "EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<v@ours.test>\r\n",
+    ] {
+        let mut dialogue = Dialogue::new(100_000, 1 << 20, Tls::On);
+        let asked = before.lines().count();
+        assert_eq!(dialogue.receive(before.as_bytes()).len(), asked);
+        let seen = dialogue.receive(&[line, b"\r\n"].concat());
+        let counts = dialogue.session().counts();
+        if !ends && line.len() <= 2_046 {
+            let verb = line.trim_ascii_start().get(..4).unwrap_or_default();
+            match &seen[..] {
+                // Octets of a chunk are awaited.
+                [] => assert!(verb.eq_ignore_ascii_case(b"BDAT")),
+                [step] => check_step(step, verb),
+                more => panic!("{more:?}"),
+            }
+            if counts.mail + counts.rcpt > asked as u32 {
+                panic!("{counts:?} in {asked} commands and one");
+            }
+        }
+        // Where it left a transaction behind, a mail shows what it took.
+        let rest = b"RCPT TO:<known@ours.test>\r\nDATA\r\n.\r\n";
+        for step in dialogue.receive(rest) {
+            if let Seen::Save(mail) = step {
+                check_path(&mail.from, mail.smtputf8);
+                assert!(mail.from.len() <= 254);
+                for recipient in &mail.recipients {
+                    check_path(recipient, mail.smtputf8);
+                    assert!(is_ours(recipient), "{recipient}");
+                    assert!(recipient.chars().count() <= 128);
+                }
+            }
+        }
+        dialogue.end();
+    }
+});
+
+fn check_step(step: &Seen, verb: &[u8]) {
+    let is = |name: &[u8]| verb.eq_ignore_ascii_case(name);
+    match step.code() {
+        // The last chunk of nothing.
+        0 => assert!(is(b"BDAT")),
+        354 => assert!(is(b"DATA")),
+        221 => assert!(is(b"QUIT")),
+        252 => assert!(is(b"VRFY")),
+        214 => assert!(is(b"HELP")),
+        250 => assert!(
+            [
+                &b"HELO"[..],
+                b"EHLO",
+                b"MAIL",
+                b"RCPT",
+                b"RSET",
+                b"NOOP",
+                b"BDAT"
+            ]
+            .iter()
+            .any(|name| is(name))
+        ),
+        451 | 454 => panic!("{step:?}"),
+        code => assert!((500..560).contains(&code), "{step:?}"),
+    }
+}
+
+/// Printable, ASCII unless it was asked for, and without an end of its own.
+fn check_path(path: &str, smtputf8: bool) {
+    assert!(!path.chars().any(char::is_control), "{path:?}");
+    assert!(smtputf8 || path.is_ascii(), "{path}");
+}
+
+/// At our domain, and nobody behind us finds a second address in it.
+fn is_ours(recipient: &str) -> bool {
+    let behind_route = match recipient.strip_prefix('@') {
+        Some(route) => route.split_once(':').expect("a route has an end").1,
+        None => recipient,
+    };
+    if behind_route.eq_ignore_ascii_case("postmaster") {
+        return true;
+    }
+    let Some((local_part, domain)) = behind_route.rsplit_once('@') else {
+        return false;
+    };
+    domain.eq_ignore_ascii_case("ours.test") && !local_part.contains(['@', '%', '!'])
+}

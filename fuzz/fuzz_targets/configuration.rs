@@ -1,0 +1,56 @@
+//! Configurations: whatever stands in the file, there are settings within their bounds or one line that shows no secret.
+#![no_main]
+
+use goguerrilla::config::Config;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    let parsed = Config::parse(text);
+    let mut said = Vec::new();
+    match &parsed {
+        Ok((config, warnings)) => {
+            check(config);
+            said.extend(warnings.iter().map(ToString::to_string));
+        }
+        Err(error) => said.push(error.to_string()),
+    }
+    for line in &said {
+        assert!(
+            !line.is_empty() && !line.chars().any(char::is_control),
+            "{line:?}"
+        );
+    }
+    said.push(format!("{parsed:?}"));
+    // A secret is taken for one where nothing else could have brought it there.
+    let given: Option<serde_json::Value> = serde_json::from_str(text).ok();
+    for key in ["MYSQL_PASS", "REDIS_INTERFACE"] {
+        let secret = given.as_ref().and_then(|given| given.get(key)?.as_str());
+        let is_shown_otherwise =
+            |secret: &str| text.matches(secret).count() != 1 || !secret.contains("s3cr3t");
+        if let Some(secret) = secret.filter(|secret| !is_shown_otherwise(secret)) {
+            assert!(
+                !said.iter().any(|line| line.contains(secret)),
+                "{secret} in {said:?}"
+            );
+        }
+    }
+});
+
+fn check(config: &Config) {
+    assert!((1..=512 << 20).contains(&config.max_content_octets));
+    assert!((1..=86_400).contains(&config.client_timeout.as_secs()));
+    assert!((1..=100_000).contains(&config.max_clients));
+    assert!(config.max_clients_per_address <= 100_000);
+    assert!((1..=10_000).contains(&config.max_recipients));
+    assert!((1..=64).contains(&config.save_workers));
+    assert!((1..=usize::MAX / 4).contains(&config.max_memory_octets));
+    assert!(!config.listen_addresses.is_empty() && !config.allowed_hosts.is_empty());
+    assert!(config.tls_listen_addresses.is_empty() || config.tls_files.is_some());
+    // They become part of replies, of Received and of statements.
+    for host in [&config.host_name, &config.primary_mail_host] {
+        assert!(host.len() <= 255 && !host.contains(|c: char| c.is_control() || c.is_whitespace()));
+    }
+    assert!(config.host_name.is_ascii());
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
+    assert!(!config.mail_table.is_empty() && config.mail_table.chars().all(is_word));
+}

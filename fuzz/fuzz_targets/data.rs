@@ -1,0 +1,67 @@
+//! What follows 354, against a model that is slow and obviously right, however the stream is cut.
+#![no_main]
+
+use goguerrilla::smtp::Tls;
+use goguerrilla_fuzz::{Dialogue, Seen, three_ways};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|stream: &[u8]| {
+    let want = model(stream);
+    for (max_content, max_budget) in [(1 << 20, 1 << 20), (20, 1 << 20), (1 << 20, 5_000)] {
+        for pieces in three_ways(stream) {
+            let mut dialogue = Dialogue::new(max_content, max_budget, Tls::Unavailable);
+            dialogue.receive(b"EHLO c\r\nMAIL FROM:<a@b>\r\nRCPT TO:<u@ours.test>\r\nDATA\r\n");
+            let found = read(&mut dialogue, &pieces);
+            match (&want, found) {
+                (None, None) => {}
+                (Some((content, behind)), Some((step, unused))) => {
+                    assert_eq!(*behind, unused);
+                    match step {
+                        Seen::Save(mail) => {
+                            assert_eq!(mail.content, *content);
+                            assert!(content.len() <= max_content);
+                        }
+                        Seen::Reply(552, _) => assert!(content.len() > max_content),
+                        // A buffer is reserved before it is full.
+                        Seen::Reply(452, _) => assert!(max_budget < 2 * content.len().max(4_096)),
+                        step => panic!("{step:?}"),
+                    }
+                }
+                (want, found) => panic!("{want:?}, but found {found:?}"),
+            }
+            dialogue.end();
+        }
+    }
+});
+
+/// The first step that is one, and what is unused then.
+fn read(dialogue: &mut Dialogue, pieces: &[&[u8]]) -> Option<(Seen, Vec<u8>)> {
+    for (index, piece) in pieces.iter().enumerate() {
+        let mut rest = *piece;
+        while !rest.is_empty() {
+            rest = &rest[dialogue.fill(rest)..];
+            if let Some(step) = dialogue.next() {
+                let later = pieces[index + 1..].concat();
+                return Some((step, [dialogue.unread(), rest, &later].concat()));
+            }
+            assert!(dialogue.unread().len() <= 2, "at most two octets wait");
+        }
+    }
+    None
+}
+
+/// Content, and what stands behind its end: line by line, where only CR LF ends a line.
+fn model(stream: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let mut content = Vec::new();
+    let mut rest = stream;
+    loop {
+        let end = rest.windows(2).position(|pair| pair == b"\r\n")?;
+        let line = &rest[..end];
+        rest = &rest[end + 2..];
+        if line == b"." {
+            return Some((content, rest.to_vec()));
+        }
+        content.extend_from_slice(line.strip_prefix(b".").unwrap_or(line));
+        content.extend_from_slice(b"\r\n");
+    }
+}

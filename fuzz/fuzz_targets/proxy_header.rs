@@ -1,0 +1,122 @@
+//! Headers of the PROXY protocol: against their form as it is written down, and decided alike wherever they were cut.
+#![no_main]
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::LazyLock;
+
+use goguerrilla::net::proxy::{Header, Source};
+use libfuzzer_sys::fuzz_target;
+use regex::bytes::Regex;
+
+fuzz_target!(|octets: &[u8]| {
+    let whole = Header::parse(octets);
+    assert_eq!(whole, model(octets), "{}", octets.escape_ascii());
+    for end in 0..octets.len().min(300) {
+        let early = Header::parse(&octets[..end]);
+        if early != Header::Partial {
+            assert_eq!(early, whole);
+        }
+        assert!(early != Header::Partial || end < LONGEST);
+    }
+    if let Header::Complete {
+        octets: length,
+        source,
+    } = whole
+    {
+        assert!((15..=16 + 65_535).contains(&length));
+        if let Source::Client(ip) = source {
+            assert_eq!(ip, ip.to_canonical());
+        }
+    }
+});
+
+fn model(octets: &[u8]) -> Header {
+    if SIGNATURE.starts_with(octets) || b"PROXY ".starts_with(octets) {
+        return Header::Partial;
+    }
+    if let Some(rest) = octets.strip_prefix(SIGNATURE) {
+        return binary(rest);
+    }
+    if !octets.starts_with(b"PROXY ") {
+        return Header::Malformed;
+    }
+    let longest = &octets[..octets.len().min(LONGEST)];
+    match longest.iter().position(|octet| *octet == b'\n') {
+        Some(end) => line(&octets[..=end]).map_or(Header::Malformed, |source| Header::Complete {
+            source,
+            octets: end + 1,
+        }),
+        None if octets.len() < LONGEST => Header::Partial,
+        None => Header::Malformed,
+    }
+}
+
+fn line(line: &[u8]) -> Option<Source> {
+    // What nobody reads has to be text all the same.
+    std::str::from_utf8(line).ok()?;
+    let found = LINE.captures(line)?;
+    let text = |name| std::str::from_utf8(found.name(name)?.as_bytes()).ok();
+    let Some(family) = text("family") else {
+        return Some(Source::Unknown);
+    };
+    let address = |text: &str| -> Option<IpAddr> {
+        match family {
+            "4" => text.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
+            _ => text.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
+        }
+    };
+    let (from, _to) = (address(text("from")?)?, address(text("to")?)?);
+    for port in ["from_port", "to_port"] {
+        text(port)?.parse::<u16>().ok()?;
+    }
+    let longest = if family == "4" { 56 } else { 104 };
+    (line.len() <= longest).then(|| Source::Client(from.to_canonical()))
+}
+
+/// What stands behind the signature.
+fn binary(rest: &[u8]) -> Header {
+    match rest.first() {
+        None => return Header::Partial,
+        Some(0x20 | 0x21) => {}
+        Some(_) => return Header::Malformed,
+    }
+    if rest.len() < 4 {
+        return Header::Partial;
+    }
+    let length = usize::from(rest[2]) << 8 | usize::from(rest[3]);
+    let complete = |source| Header::Complete {
+        source,
+        octets: 16 + length,
+    };
+    if rest[0] == 0x20 {
+        return complete(Source::HealthCheck);
+    }
+    let addresses = &rest[4..];
+    match (rest[1], length) {
+        (0x00, _) | (0x31, 216..) => complete(Source::Unknown),
+        (0x11, 12..) if addresses.len() < 4 => Header::Partial,
+        (0x21, 36..) if addresses.len() < 16 => Header::Partial,
+        (0x11, 12..) => {
+            let ip = Ipv4Addr::new(addresses[0], addresses[1], addresses[2], addresses[3]);
+            complete(Source::Client(ip.into()))
+        }
+        (0x21, 36..) => {
+            let octets: [u8; 16] = addresses[..16].try_into().expect("sixteen");
+            complete(Source::Client(IpAddr::V6(octets.into()).to_canonical()))
+        }
+        _ => Header::Malformed,
+    }
+}
+
+static LINE: LazyLock<Regex> = LazyLock::new(|| {
+    let address = "[0-9a-fA-F:.]+";
+    let port = "0|[1-9][0-9]{0,4}";
+    let known = format!(
+        "TCP(?<family>[46]) (?<from>{address}) (?<to>{address}) (?<from_port>{port}) (?<to_port>{port})"
+    );
+    let pattern = format!("(?-u)^PROXY (?:UNKNOWN(?: [^\\r\\n]*)?|{known})\\r\\n$");
+    Regex::new(&pattern).expect("a grammar")
+});
+
+const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+const LONGEST: usize = 107;

@@ -1,0 +1,37 @@
+//! Whole sessions: no octets make one panic, outgrow its ceilings or say what is no reply, and its steps do not depend on
+//! where the stream was cut. The first octet chooses what kind of session it is.
+#![no_main]
+
+use goguerrilla::smtp::Tls;
+use goguerrilla_fuzz::{Dialogue, Seen, three_ways};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let Some((kind, stream)) = data.split_first() else {
+        return;
+    };
+    let tls = [Tls::Unavailable, Tls::Offered, Tls::On][usize::from(kind % 3)];
+    let mut first: Option<Vec<Seen>> = None;
+    for pieces in three_ways(stream) {
+        let mut dialogue = Dialogue::new(200, 1 << 20, tls);
+        if kind / 3 % 3 > 0 {
+            let named = (kind / 3 % 3 == 2).then(|| [192, 0, 2, 1].into());
+            dialogue = dialogue.believe_proxy(named);
+        }
+        let mut seen = dialogue.receive_all(&pieces);
+        dialogue.end();
+        assert!(
+            seen.iter()
+                .all(|step| step.code() != 220 || !matches!(step, Seen::Reply(..)))
+        );
+        // Whether STARTTLS was the last of its group is a matter of cuts.
+        let starttls = |step: &Seen| *step == Seen::StartTls || step.code() == 454;
+        if let Some(at) = seen.iter().position(starttls) {
+            seen.truncate(at);
+        }
+        match &first {
+            None => first = Some(seen),
+            Some(first) => assert_eq!(seen, *first),
+        }
+    }
+});

@@ -1,0 +1,141 @@
+//! XCLIENT, line after line: who is believed, and which address and name come out, against a plain reading of the rules.
+#![no_main]
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use goguerrilla::smtp::{ClientAddress, Tls};
+use goguerrilla_fuzz::{Dialogue, Seen};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let Some((kind, lines)) = data.split_first() else {
+        return;
+    };
+    // A header of the PROXY protocol has named somebody, and that holds.
+    let named: Option<IpAddr> = (kind % 2 == 1).then(|| [192, 0, 2, 1].into());
+    let mut address = named.map_or(ClientAddress::NotGiven, ClientAddress::Known);
+    let mut helo: Option<String> = None;
+    let mut believed = Dialogue::new(100, 1 << 20, Tls::Unavailable).believe_proxy(named);
+    let mut stranger = Dialogue::new(100, 1 << 20, Tls::Unavailable);
+    // Two more faults would end the session.
+    for line in lines.split(|octet| *octet == b'\n').take(9) {
+        if line.len() > 2_000 || line.iter().any(|octet| matches!(octet, b'\r' | 0)) {
+            continue;
+        }
+        let command = [b"XCLIENT ", line, b"\r\n"].concat();
+        assert!(matches!(
+            &stranger.receive(&command)[..],
+            [Seen::Reply(550, _)]
+        ));
+        let seen = believed.receive(&command);
+        match (model(line), &seen[..]) {
+            (None, [Seen::Reply(501, _)]) => {}
+            (Some((given, name)), [Seen::Introduce(introduced)]) => {
+                assert_eq!(given, *introduced);
+                if given != ClientAddress::NotGiven {
+                    assert!(named.is_none() || given == address);
+                    address = given;
+                }
+                helo = name.or(helo);
+            }
+            (Some((given, _)), [Seen::Reply(550, _)]) => {
+                assert!(named.is_some() && given != ClientAddress::NotGiven && given != address);
+            }
+            other => panic!("{other:?}"),
+        }
+        let name = believed.session().helo_name();
+        assert_eq!(name, helo.as_deref().unwrap_or_default());
+        assert!(name.len() <= 255 && !name.chars().any(char::is_control));
+    }
+    // The client has to greet us itself.
+    assert_eq!(believed.receive(b"MAIL FROM:<a@b>\r\n")[0].code(), 503);
+});
+
+/// Whom a line names; `None` when it is refused.
+fn model(line: &[u8]) -> Option<(ClientAddress, Option<String>)> {
+    let line = std::str::from_utf8(line).ok()?;
+    let mut attributes: BTreeMap<String, String> = BTreeMap::new();
+    for word in line.split(' ').filter(|word| !word.is_empty()) {
+        let (name, xtext) = word.split_once('=')?;
+        let value = String::from_utf8(decode(xtext.as_bytes())?).ok()?;
+        let is_good = (1..=255).contains(&value.len()) && !value.chars().any(char::is_control);
+        let is_new = attributes
+            .insert(name.to_ascii_uppercase(), value)
+            .is_none();
+        if !is_good || !is_new {
+            return None;
+        }
+    }
+    if attributes.is_empty() {
+        return None;
+    }
+    let mut address = ClientAddress::NotGiven;
+    let mut helo = None;
+    for (name, value) in attributes {
+        let is_unknown = ["[UNAVAILABLE]", "[TEMPUNAVAIL]"]
+            .iter()
+            .any(|word| word.eq_ignore_ascii_case(&value));
+        match name.as_str() {
+            "ADDR" if is_unknown => address = ClientAddress::Unknown,
+            "ADDR" => address = ClientAddress::Known(ip(&value)?),
+            "HELO" if is_unknown => {}
+            "HELO" => helo = Some(value),
+            "NAME" | "LOGIN" => {}
+            "PORT" | "PROTO" | "DESTADDR" | "DESTPORT" if is_unknown => {}
+            "PORT" | "DESTPORT" => {
+                let digits = value.chars().all(|c| c.is_ascii_digit());
+                let number: u32 = value.parse().ok()?;
+                if !digits || number > 65_535 {
+                    return None;
+                }
+            }
+            "PROTO" => {
+                if !["SMTP", "ESMTP"].contains(&value.to_ascii_uppercase().as_str()) {
+                    return None;
+                }
+            }
+            "DESTADDR" => drop(ip(&value)?),
+            _ => return None,
+        }
+    }
+    Some((address, helo))
+}
+
+fn ip(text: &str) -> Option<IpAddr> {
+    let is_v6 = text
+        .get(..5)
+        .is_some_and(|tag| tag.eq_ignore_ascii_case("IPV6:"));
+    if !is_v6 {
+        return text.parse::<Ipv4Addr>().ok().map(IpAddr::V4);
+    }
+    let address: Ipv6Addr = text[5..].parse().ok()?;
+    Some(
+        address
+            .to_ipv4_mapped()
+            .map_or(IpAddr::V6(address), IpAddr::V4),
+    )
+}
+
+fn decode(xtext: &[u8]) -> Option<Vec<u8>> {
+    let mut octets = Vec::new();
+    let mut at = 0;
+    while at < xtext.len() {
+        if xtext[at] == b'+' {
+            let digits = xtext.get(at + 1..at + 3)?;
+            if !digits.iter().all(u8::is_ascii_hexdigit) {
+                return None;
+            }
+            let digits = std::str::from_utf8(digits).ok()?;
+            octets.push(u8::from_str_radix(digits, 16).ok()?);
+            at += 3;
+        } else {
+            if !xtext[at].is_ascii_graphic() || xtext[at] == b'=' {
+                return None;
+            }
+            octets.push(xtext[at]);
+            at += 1;
+        }
+    }
+    Some(octets)
+}

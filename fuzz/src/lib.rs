@@ -1,0 +1,221 @@
+//! What the targets share: a session without a socket, streams cut in several ways, and what can be seen of it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use goguerrilla::smtp::{
+    AllowedHosts, COMMAND_ROOM, ClientAddress, Column, Input, MemoryBudget, Reply, Session,
+    SessionSettings, Step, Tls,
+};
+
+/// A session and the octets on their way to it.
+pub struct Dialogue {
+    session: Session,
+    input: Input,
+    budget: MemoryBudget,
+    max_budget: usize,
+    max_content: usize,
+    is_closed: bool,
+}
+
+/// A step as far as it can be seen from outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seen {
+    Reply(u16, String),
+    Save(Mail),
+    StartTls,
+    Introduce(ClientAddress),
+    Close(u16, String),
+}
+
+/// What would be stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mail {
+    pub from: String,
+    pub recipients: Vec<String>,
+    pub smtputf8: bool,
+    pub content: Vec<u8>,
+}
+
+impl Seen {
+    /// The code of a reply, 0 where the connection decides on one.
+    pub fn code(&self) -> u16 {
+        match self {
+            Seen::Reply(code, _) | Seen::Close(code, _) => *code,
+            Seen::StartTls | Seen::Introduce(_) => 220,
+            Seen::Save(_) => 0,
+        }
+    }
+}
+
+impl Dialogue {
+    /// Before EHLO; mail for ours.test, three recipients at most.
+    pub fn new(max_content: usize, max_budget: usize, tls: Tls) -> Dialogue {
+        let budget = MemoryBudget::new(max_budget);
+        Dialogue {
+            session: Session::new(settings(max_content), budget.clone(), tls),
+            input: Input::new(),
+            budget,
+            max_budget,
+            max_content,
+            is_closed: false,
+        }
+    }
+
+    /// Its peer is a trusted proxy.
+    pub fn believe_proxy(mut self, named: Option<IpAddr>) -> Dialogue {
+        self.session.believe_proxy(named);
+        self
+    }
+
+    /// Octets arrive. Read as a connection reads them: no more than there is room for.
+    pub fn receive(&mut self, octets: &[u8]) -> Vec<Seen> {
+        let mut seen = Vec::new();
+        let mut rest = octets;
+        while !rest.is_empty() && !self.is_closed {
+            rest = &rest[self.fill(rest)..];
+            while let Some(step) = self.next() {
+                seen.push(step);
+            }
+        }
+        seen
+    }
+
+    /// All pieces, one after the other.
+    pub fn receive_all(&mut self, pieces: &[&[u8]]) -> Vec<Seen> {
+        pieces
+            .iter()
+            .flat_map(|piece| self.receive(piece))
+            .collect()
+    }
+
+    /// Puts as much of `octets` as there is room for where the session finds it.
+    pub fn fill(&mut self, octets: &[u8]) -> usize {
+        let room = self.input.room(COMMAND_ROOM);
+        let count = room.len().min(octets.len());
+        room[..count].copy_from_slice(&octets[..count]);
+        self.input.filled(count);
+        count
+    }
+
+    /// The next step; `None` when more has to come first, or nothing counts any more.
+    pub fn next(&mut self) -> Option<Seen> {
+        if self.is_closed {
+            return None;
+        }
+        let seen = match self.session.next_step(&mut self.input) {
+            Step::NeedInput => {
+                // What is not yet a whole command line is all that may be left unused.
+                assert!(self.input.unread().len() < 2_048);
+                let buffer = self.input.unread().len() + self.input.room(COMMAND_ROOM).len();
+                assert!(buffer <= 65_536, "a buffer of {buffer} octets");
+                return None;
+            }
+            Step::Reply(reply) => {
+                let (code, text) = checked(&reply);
+                Seen::Reply(code, text)
+            }
+            Step::Close(reply) => {
+                self.is_closed = true;
+                let (code, text) = checked(&reply);
+                Seen::Close(code, text)
+            }
+            Step::StartTls(reply) => {
+                checked(&reply);
+                // CVE-2011-0411
+                assert!(self.input.unread().is_empty());
+                self.session.tls_started();
+                Seen::StartTls
+            }
+            Step::Introduce(address, reply) => {
+                checked(&reply);
+                Seen::Introduce(address)
+            }
+            Step::Save(envelope, content) => {
+                assert!(content.octets().len() <= self.max_content);
+                assert!((1..=3).contains(&envelope.recipients.len()));
+                let paths = envelope.recipients.iter();
+                Seen::Save(Mail {
+                    from: envelope.reverse_path.as_str().to_owned(),
+                    recipients: paths.map(|path| path.as_str().to_owned()).collect(),
+                    smtputf8: envelope.smtputf8,
+                    content: content.octets().to_vec(),
+                })
+            }
+        };
+        assert!(self.budget.in_use() <= self.max_budget);
+        Some(seen)
+    }
+
+    /// What has arrived and is not used.
+    pub fn unread(&self) -> &[u8] {
+        self.input.unread()
+    }
+
+    /// The session itself.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Its end gives back all memory.
+    pub fn end(self) {
+        let budget = self.budget.clone();
+        drop(self);
+        assert_eq!(budget.in_use(), 0);
+    }
+}
+
+/// The code of a reply and the reply on the wire, whose form is checked.
+pub fn checked(reply: &Reply) -> (u16, String) {
+    let mut octets = Vec::new();
+    reply.write_to(&mut octets);
+    let text = String::from_utf8(octets).expect("ASCII");
+    let lines: Vec<&str> = text.split_inclusive("\r\n").collect();
+    for (index, line) in lines.iter().enumerate() {
+        assert!(line.len() <= 512, "{line}");
+        let line = line.strip_suffix("\r\n").expect("each line has its end");
+        assert!(
+            line.bytes().all(|octet| (32..127).contains(&octet)),
+            "{line:?}"
+        );
+        assert_eq!(line[..3], reply.code().to_string());
+        let mark = if index + 1 == lines.len() { " " } else { "-" };
+        assert_eq!(&line[3..4], mark);
+    }
+    assert!(!lines.is_empty());
+    (reply.code(), text)
+}
+
+/// A stream whole, octet by octet, and in pieces whose lengths its own octets decide, so that a finding stays one.
+pub fn three_ways(stream: &[u8]) -> [Vec<&[u8]>; 3] {
+    // FNV-1a, then Marsaglia's xorshift64.
+    let fnv = |hash: u64, octet: &u8| (hash ^ u64::from(*octet)).wrapping_mul(0x100_0000_01b3);
+    let mut state = stream.iter().fold(0xcbf2_9ce4_8422_2325, fnv) | 1;
+    let mut pieces = Vec::new();
+    let mut rest = stream;
+    while !rest.is_empty() {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let longest = [2, 8, 64, 4_096][(state >> 60) as usize % 4];
+        let (piece, behind) = rest.split_at((1 + (state >> 20) as usize % longest).min(rest.len()));
+        pieces.push(piece);
+        rest = behind;
+    }
+    [vec![stream], stream.chunks(1).collect(), pieces]
+}
+
+/// What each session decides by.
+pub fn settings(max_content: usize) -> Arc<SessionSettings> {
+    let column = Column::varchar(128);
+    Arc::new(SessionSettings {
+        host_name: "mx.test".to_owned(),
+        primary_mail_host: "primary.test".to_owned(),
+        allowed_hosts: AllowedHosts::new(["ours.test"]),
+        max_content_octets: max_content,
+        max_recipients: 3,
+        to_column: column,
+        recipient_column: column,
+        verbose: true,
+    })
+}
