@@ -30,6 +30,7 @@ mod properties;
 mod proxy;
 mod reading;
 mod recipients;
+mod redis_cluster;
 mod redis_faults;
 mod refusals;
 mod reload;

@@ -1,9 +1,10 @@
-//! A fleet: two receivers with one configuration behind HAProxy, on three nodes of Galera. Whatever is killed, every 250 is in
-//! the cluster once, and mail flows again within ten seconds.
+//! A fleet: two receivers with one configuration behind HAProxy, on three nodes of Galera and three of Redis. Whatever is
+//! killed, every 250 is in the cluster once, and mail flows again within ten seconds.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use mysql::prelude::Queryable;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
@@ -12,6 +13,7 @@ use crate::support::front::{FrontServer, block_of_readme, free_address, with};
 use crate::support::galera::Galera;
 use crate::support::load::{Load, PlainClient};
 use crate::support::mariadb::with_hosts;
+use crate::support::redis::RedisCluster;
 use crate::support::{Server, wait_for, wait_for_within};
 
 /// How soon mail is saved again, whatever was lost. The promise is ten seconds; the rest is for a build without optimisation
@@ -20,7 +22,18 @@ const HEALED_WITHIN: Duration = Duration::from_secs(30);
 
 #[test]
 fn whatever_is_killed_the_fleet_keeps_its_promise() {
-    let mut fleet = Fleet::start();
+    let mut cluster = RedisCluster::start();
+    let fleet = Fleet::start(&cluster.addresses());
+    keep_the_promise(fleet, Some(&mut cluster));
+}
+
+#[test]
+fn without_redis_it_keeps_it_as_well() {
+    keep_the_promise(Fleet::start(""), None);
+}
+
+fn keep_the_promise(mut fleet: Fleet, redis: Option<&mut RedisCluster>) {
+    let uses_redis = redis.is_some();
     let load = Load::start(fleet.front, 8, "fleet");
     load.wait_for_more(50);
 
@@ -28,6 +41,13 @@ fn whatever_is_killed_the_fleet_keeps_its_promise() {
     flows_again(&load, "a node");
     fleet.galera.run(0);
     load.wait_for_more(50);
+
+    if let Some(redis) = redis {
+        redis.nodes[0].kill();
+        flows_again(&load, "a Redis");
+        redis.nodes[0].run();
+        load.wait_for_more(50);
+    }
 
     fleet.receivers[0].kill();
     flows_again(&load, "a receiver");
@@ -41,11 +61,18 @@ fn whatever_is_killed_the_fleet_keeps_its_promise() {
 
     let account = load.stop();
     assert_promise_kept(&account, &stored_markers(&fleet.galera));
+    let in_redis = "SELECT COUNT(*) FROM new_mail WHERE body = 'redis'";
+    let in_redis: Option<u64> = fleet
+        .galera
+        .connection(0)
+        .query_first(in_redis)
+        .expect("rows");
+    assert_eq!(in_redis > Some(0), uses_redis, "{in_redis:?}");
 }
 
 #[test]
 fn a_receiver_that_drains_gets_no_new_connections() {
-    let mut fleet = Fleet::start();
+    let mut fleet = Fleet::start("");
     let mut busy = PlainClient::connect(fleet.receivers_behind_proxy(1)).expect("HAProxy");
     // It holds the receiver in its draining until it leaves.
     busy.command("EHLO client.test\r\n", 250).expect("a reply");
@@ -90,9 +117,11 @@ struct Fleet {
 
 impl Fleet {
     /// HAProxy as the README says.
-    fn start() -> Fleet {
+    fn start(redis: &str) -> Fleet {
         let galera = Galera::start();
-        let settings: Vec<_> = (0..2).map(|_| settings_of(&galera.hosts())).collect();
+        let settings: Vec<_> = (0..2)
+            .map(|_| settings_of(&galera.hosts(), redis))
+            .collect();
         let receivers: Vec<Server> = settings.iter().map(|one| start_receiver(one)).collect();
         let address = || free_address(Ipv4Addr::LOCALHOST.into());
         let front = address();
@@ -156,12 +185,13 @@ impl Fleet {
     }
 }
 
-fn settings_of(hosts: &str) -> Vec<(String, String)> {
+fn settings_of(hosts: &str, redis: &str) -> Vec<(String, String)> {
     let address = || free_address(Ipv4Addr::LOCALHOST.into()).to_string();
     let (smtp, status) = (address(), address());
     let own = [
         ("GSTMP_LISTEN_INTERFACE", smtp.as_str()),
         ("GM_STATUS_INTERFACE", status.as_str()),
+        ("REDIS_INTERFACE", redis),
         ("GSMTP_PROXY_PROTOCOL", "Y"),
         ("GM_TRUSTED_PROXIES", "127.0.0.1"),
     ];

@@ -76,8 +76,8 @@ pub struct Config {
     pub mysql_password: Secret,
     /// MYSQL_DB; empty for none.
     pub mysql_database: String,
-    /// REDIS_INTERFACE as a URL; `None` keeps bodies in the table.
-    pub redis_url: Option<Secret>,
+    /// REDIS_INTERFACE as URLs; none keeps bodies in the table, several are a Redis Cluster.
+    pub redis_urls: Vec<Secret>,
     /// REDIS_EXPIRE_SECONDS.
     pub redis_expire_seconds: usize,
 }
@@ -204,7 +204,7 @@ impl Config {
 
     fn holds_a_password(&self) -> bool {
         let in_url = |url: &Secret| url.reveal().contains('@');
-        !self.mysql_password.reveal().is_empty() || self.redis_url.as_ref().is_some_and(in_url)
+        !self.mysql_password.reveal().is_empty() || self.redis_urls.iter().any(in_url)
     }
 }
 
@@ -284,14 +284,21 @@ mod tests {
         let socket = ServerAddress::Socket("/run/my.sock".to_owned());
         assert_eq!(config.mysql_hosts, [tcp("a", 3306), tcp("b", 3307), socket]);
         for (given, want) in [
-            ("", None),
-            ("127.0.0.1:6380", Some("redis://127.0.0.1:6380/")),
-            ("[::1]:6380", Some("redis://[::1]:6380/")),
-            ("/run/redis.sock", Some("redis+unix:///run/redis.sock")),
-            ("redis://:pass@h:1/2", Some("redis://:pass@h:1/2")),
+            ("", &[][..]),
+            ("127.0.0.1:6380", &["redis://127.0.0.1:6380/"]),
+            ("[::1]:6380", &["redis://[::1]:6380/"]),
+            ("/run/redis.sock", &["redis+unix:///run/redis.sock"]),
+            ("redis://:pass@h:1/2", &["redis://:pass@h:1/2"]),
+            ("redis://:a,b:c@h:1/", &["redis://:a,b:c@h:1/"]),
+            ("a:1, b", &["redis://a:1/", "redis://b:6379/"]),
+            (
+                "redis://:pass@a:1,b:2",
+                &["redis://:pass@a:1", "redis://b:2/"],
+            ),
         ] {
             let config = parse(&format!(r#"{{"REDIS_INTERFACE": "{given}"}}"#));
-            assert_eq!(config.redis_url.as_ref().map(Secret::reveal), want);
+            let urls: Vec<&str> = config.redis_urls.iter().map(Secret::reveal).collect();
+            assert_eq!(urls, want);
         }
     }
 

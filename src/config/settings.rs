@@ -105,7 +105,7 @@ impl Given {
             mysql_user: self.value("MYSQL_USER").to_owned(),
             mysql_password: Secret(self.value("MYSQL_PASS").to_owned()),
             mysql_database: self.value("MYSQL_DB").to_owned(),
-            redis_url: self.redis_url()?,
+            redis_urls: self.redis_urls()?,
             redis_expire_seconds: self.number(
                 "REDIS_EXPIRE_SECONDS",
                 "a number of seconds such as \"3600\"",
@@ -215,28 +215,31 @@ impl Given {
         )
     }
 
-    /// What is found is not shown when it is wrong: it may hold a password.
-    fn redis_url(&self) -> Result<Option<Secret>, ConfigError> {
+    /// One Redis, or several nodes of a cluster. What is found is not shown when it is wrong: it may hold a password.
+    fn redis_urls(&self) -> Result<Vec<Secret>, ConfigError> {
         let text = self.value("REDIS_INTERFACE").trim();
         if text.is_empty() {
-            return Ok(None);
+            return Ok(Vec::new());
         }
-        let url = match server_address(text, 6379) {
-            _ if text.starts_with("redis://") && text.len() > "redis://".len() => text.to_owned(),
-            Some(ServerAddress::Tcp(host, port)) if host.contains(':') => {
-                format!("redis://[{host}]:{port}/")
+        // A comma may stand in a password, but then no host follows it.
+        let mut pieces = text.split(',').map(str::trim);
+        let first = pieces.next().and_then(redis_url);
+        let nodes: Option<Vec<Secret>> = pieces
+            .map(|piece| redis_url(piece).filter(|_| !piece.contains('/')))
+            .collect();
+        let first_is_node = |url: &Secret| url.reveal().starts_with("redis://");
+        match (first, nodes) {
+            (Some(first), Some(nodes)) if nodes.is_empty() || first_is_node(&first) => {
+                Ok([vec![first], nodes].concat())
             }
-            Some(ServerAddress::Tcp(host, port)) => format!("redis://{host}:{port}/"),
-            Some(ServerAddress::Socket(path)) => format!("redis+unix://{path}"),
-            None => {
-                return Err(ConfigError::BadValue {
-                    key: "REDIS_INTERFACE",
-                    expected: "\"127.0.0.1:6379\", a socket path, \"redis://user:pass@host:port/db\" or \"\"".to_owned(),
-                    found: "something else (not shown, it may hold a password)".to_owned(),
-                });
-            }
-        };
-        Ok(Some(Secret(url)))
+            _ => redis_url(text).map(|url| vec![url]).ok_or_else(|| ConfigError::BadValue {
+                key: "REDIS_INTERFACE",
+                expected: "\"127.0.0.1:6379\", a socket path, \"redis://user:pass@host:port/db\", several \"host:port\" of a \
+                           Redis Cluster, comma separated, or \"\""
+                    .to_owned(),
+                found: "something else (not shown, it may hold a password)".to_owned(),
+            }),
+        }
     }
 
     /// The alias with the letters in their right order counts where the historical key is absent.
@@ -256,6 +259,19 @@ impl Given {
         let ignored = format!("{alias}: ignored beside {key}; remove one of them");
         (given(key)?.1 != given(alias)?.1).then_some(ConfigWarning(ignored))
     }
+}
+
+fn redis_url(text: &str) -> Option<Secret> {
+    let url = match server_address(text, 6379) {
+        _ if text.starts_with("redis://") && text.len() > "redis://".len() => text.to_owned(),
+        Some(ServerAddress::Tcp(host, port)) if host.contains(':') => {
+            format!("redis://[{host}]:{port}/")
+        }
+        Some(ServerAddress::Tcp(host, port)) => format!("redis://{host}:{port}/"),
+        Some(ServerAddress::Socket(path)) => format!("redis+unix://{path}"),
+        None => return None,
+    };
+    Some(Secret(url))
 }
 
 fn host(text: &str) -> Option<String> {

@@ -9,8 +9,9 @@ use super::StartError;
 use crate::config::{Config, ServerAddress, StoreKind};
 use crate::smtp::{Narrowing, SharedSettings};
 use crate::storage::mysql::pool::{self, Connector, Learned, MySqlHost, MySqlSettings};
-use crate::storage::mysql::{Facts, MySqlStore, check, probe};
+use crate::storage::mysql::{BodyStore, Facts, MySqlStore, check, probe};
 use crate::storage::redis::{Breaker, RedisBodies, RedisPool, RedisSettings};
+use crate::storage::redis_cluster::{ClusterBodies, RedisCluster};
 use crate::storage::sqlite::SqliteStore;
 use crate::storage::{Finding, Health, OpenStore, Saver, TableName, Writers};
 
@@ -103,13 +104,7 @@ fn start_mysql(config: &Config, session: &Arc<SharedSettings>) -> Result<Running
     pool::watch(&pool).map_err(StartError::Kernel)?;
     probe::start(&connector, &pool).map_err(StartError::Kernel)?;
     let redis = redis_settings(config);
-    let bodies = redis
-        .as_ref()
-        .map(|redis| RedisPool::new(redis, config.save_workers));
-    let (bodies, breaker) = (
-        bodies.transpose().map_err(StartError::Redis)?,
-        Breaker::default(),
-    );
+    let body_store = body_stores(redis.as_ref(), config.save_workers)?;
     log::info!(store = "mysql", hosts = config.mysql_hosts.len(), redis = redis.is_some(); "store");
     if let Some(redis) = redis.clone() {
         // Redis may be slow to answer, and nothing waits for what it says.
@@ -121,20 +116,41 @@ fn start_mysql(config: &Config, session: &Arc<SharedSettings>) -> Result<Running
         spawned.map_err(StartError::Kernel)?;
     }
     let open: OpenStore = Arc::new(move || {
-        // Redis never costs a mail, nor does a thread for it that cannot be started.
-        let bodies = bodies.as_ref().and_then(|pool| {
-            let started = RedisBodies::start(pool, &breaker);
-            started
-                .inspect_err(|error| log::error!(reason:% = error; "redis_trouble"))
-                .ok()
-        });
         Ok(Box::new(MySqlStore::new(
             connector.clone(),
             Pool::clone(&pool),
-            bodies,
+            body_store(),
         )))
     });
     start_writers(config.save_workers, true, health, open)
+}
+
+/// Makes each writer's way to where bodies go.
+fn body_stores(
+    redis: Option<&RedisSettings>,
+    writers: usize,
+) -> Result<Box<dyn Fn() -> BodyStore + Send + Sync>, StartError> {
+    let Some(settings) = redis else {
+        return Ok(Box::new(|| BodyStore::Table));
+    };
+    let [url] = settings.urls.as_slice() else {
+        let cluster = RedisCluster::start(settings, writers).map_err(StartError::Kernel)?;
+        return Ok(Box::new(move || {
+            BodyStore::Cluster(ClusterBodies::new(&cluster))
+        }));
+    };
+    let pool = RedisPool::new(url, settings.expire_seconds, writers).map_err(StartError::Redis)?;
+    let breaker = Breaker::default();
+    // Redis never costs a mail, nor does a thread for it that cannot be started.
+    Ok(Box::new(move || {
+        match RedisBodies::start(&pool, &breaker) {
+            Ok(bodies) => BodyStore::Redis(bodies),
+            Err(error) => {
+                log::error!(reason:% = error; "redis_trouble");
+                BodyStore::Table
+            }
+        }
+    }))
 }
 
 /// Sessions to come decide by the table as it really is; what is wrong with it is said whenever that changes.
@@ -190,8 +206,12 @@ pub fn mysql_connector(config: &Config) -> Connector {
 
 /// How Redis is reached, if it is used.
 pub fn redis_settings(config: &Config) -> Option<RedisSettings> {
-    config.redis_url.as_ref().map(|url| RedisSettings {
-        url: url.reveal().to_owned(),
+    (!config.redis_urls.is_empty()).then(|| RedisSettings {
+        urls: config
+            .redis_urls
+            .iter()
+            .map(|url| url.reveal().to_owned())
+            .collect(),
         expire_seconds: config.redis_expire_seconds,
     })
 }

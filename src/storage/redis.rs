@@ -4,6 +4,7 @@
 //! mail waits longer than a fifth of a second for that decision. The talking is done by a thread of its own, since the socket's
 //! time-outs restart with every octet; a breaker keeps a Redis in trouble out of the way and tries it again by itself.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,10 +20,68 @@ use crate::metrics::{self, Body};
 /// How Redis is reached.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisSettings {
-    /// A `redis://` or `redis+unix://` URL; may hold a password, so it is never shown.
-    pub url: String,
+    /// `redis://` or `redis+unix://`; may hold a password, so it is never shown. Several are nodes of one Redis Cluster,
+    /// and the user and password of the first one are good for all.
+    pub urls: Vec<String>,
     /// Life of a body in seconds, at least 1.
     pub expire_seconds: usize,
+}
+
+impl RedisSettings {
+    /// `host:port` of each node that was named.
+    pub fn addresses(&self) -> impl Iterator<Item = String> {
+        self.urls.iter().map(|url| split_url(url).1.to_owned())
+    }
+
+    /// The URL of a node of the cluster.
+    pub fn url_of(&self, address: &str) -> String {
+        let (login, _) = self.urls.first().map_or(("", ""), |url| split_url(url));
+        format!("redis://{login}{address}/")
+    }
+}
+
+/// `user:password@`, or nothing, and `host:port`.
+fn split_url(url: &str) -> (&str, &str) {
+    let rest = url.strip_prefix("redis://").unwrap_or(url);
+    let at = rest.rfind('@').map_or(0, |at| at + 1);
+    let (login, place) = rest.split_at(at);
+    (login, place.trim_end_matches('/'))
+}
+
+/// Which bodies of a batch are in Redis.
+pub enum Placed {
+    /// None: all go into the table.
+    Table,
+    /// All.
+    Redis,
+    /// Those with these hashes.
+    Some(HashSet<String>),
+}
+
+impl Placed {
+    /// Whether the body with this hash is in Redis.
+    pub fn holds(&self, hash: &str) -> bool {
+        match self {
+            Placed::Table => false,
+            Placed::Redis => true,
+            Placed::Some(hashes) => hashes.contains(hash),
+        }
+    }
+}
+
+/// Why a node did not take what it was given.
+pub struct Trouble {
+    /// In its own words.
+    pub text: String,
+    /// It is well, but another node has the slot now.
+    pub has_moved: bool,
+}
+
+impl Trouble {
+    fn new(text: String) -> Trouble {
+        let has_moved = false;
+        Trouble { text, has_moved }
+    }
 }
 
 /// Connections to Redis, shared by the writers.
@@ -35,7 +94,7 @@ pub struct RedisPool {
 /// One writer's way to Redis.
 pub struct RedisBodies {
     requests: Sender<Request>,
-    answers: Receiver<(u64, Result<(), String>)>,
+    answers: Receiver<(u64, Result<(), Trouble>)>,
     breaker: Breaker,
     last_number: u64,
 }
@@ -53,11 +112,11 @@ struct BreakerState {
 }
 
 /// Hashes and bodies of one batch.
-type Bodies = Vec<(String, Vec<u8>)>;
+pub type Bodies = Vec<(String, Vec<u8>)>;
 
 struct Request {
     number: u64,
-    bodies: Bodies,
+    bodies: Arc<Bodies>,
 }
 
 impl RedisBodies {
@@ -101,43 +160,64 @@ impl RedisBodies {
         if octets > MAX_BODIES_OCTETS || !self.breaker.may_try() {
             return false;
         }
-        let deliveries = batch
-            .iter()
-            .flat_map(|mail| mail.deliveries().iter().map(move |one| (mail, one)));
-        let bodies = deliveries
-            .map(|(mail, delivery)| (delivery.hash.as_str().to_owned(), mail.zlib_body(delivery)))
-            .collect();
-        let stored = self.ask(bodies);
+        let stored = self.ask(bodies_of(batch));
         match &stored {
             Ok(()) => self.breaker.succeeded(),
-            Err(reason) => self.breaker.failed(reason),
+            Err(trouble) => self.breaker.failed(&trouble.text),
         }
         stored.is_ok()
     }
 
-    fn ask(&mut self, bodies: Bodies) -> Result<(), String> {
+    fn ask(&mut self, bodies: Bodies) -> Result<(), Trouble> {
         let deadline = Instant::now() + BUDGET;
+        let number = self.send(Arc::new(bodies), deadline)?;
+        self.answer(number, deadline)
+    }
+
+    /// Hands bodies to the talking thread; the number that its answer will have.
+    ///
+    /// # Errors
+    /// When it is still busy.
+    pub fn send(&mut self, bodies: Arc<Bodies>, deadline: Instant) -> Result<u64, Trouble> {
         self.last_number += 1;
         let number = self.last_number;
         // The thread may still be busy with what was given up before.
         let asked = self
             .requests
             .send_deadline(Request { number, bodies }, deadline);
-        asked.map_err(|_| "still busy with the last batch".to_owned())?;
+        asked.map_err(|_| Trouble::new("still busy with the last batch".to_owned()))?;
+        Ok(number)
+    }
+
+    /// What became of them.
+    ///
+    /// # Errors
+    /// None may be relied on.
+    pub fn answer(&mut self, number: u64, deadline: Instant) -> Result<(), Trouble> {
         loop {
             match self.answers.recv_deadline(deadline) {
                 Ok((answered, outcome)) if answered == number => return outcome,
                 // A late answer to a batch that went into the table.
                 Ok(_) => {}
-                Err(_) => return Err(format!("no answer within {BUDGET:?}")),
+                Err(_) => return Err(Trouble::new(format!("no answer within {BUDGET:?}"))),
             }
         }
     }
 }
 
+/// The bodies of a batch, those of all recipients, under their hashes.
+pub fn bodies_of(batch: &[Mail]) -> Bodies {
+    let deliveries = batch
+        .iter()
+        .flat_map(|mail| mail.deliveries().iter().map(move |one| (mail, one)));
+    deliveries
+        .map(|(mail, delivery)| (delivery.hash.as_str().to_owned(), mail.zlib_body(delivery)))
+        .collect()
+}
+
 impl Breaker {
     /// Whether to try now. While it is open, one batch after each pause may.
-    fn may_try(&self) -> bool {
+    pub fn may_try(&self) -> bool {
         let mut state = self.lock();
         match state.open_until {
             None => true,
@@ -150,7 +230,8 @@ impl Breaker {
         }
     }
 
-    fn succeeded(&self) {
+    /// Redis took what it was given.
+    pub fn succeeded(&self) {
         let mut state = self.lock();
         if state.open_until.take().is_some() {
             log::warn!("redis_back");
@@ -158,7 +239,8 @@ impl Breaker {
         state.pause = Duration::ZERO;
     }
 
-    fn failed(&self, reason: &str) {
+    /// Redis did not: it is left alone for a while.
+    pub fn failed(&self, reason: &str) {
         metrics::REDIS_ERRORS.count(());
         let mut state = self.lock();
         state.pause = (state.pause * 2).clamp(FIRST_PAUSE, LAST_PAUSE);
@@ -247,9 +329,9 @@ impl RedisPool {
     ///
     /// # Errors
     /// When the URL is none; the text does not show it.
-    pub fn new(settings: &RedisSettings, writers: usize) -> Result<RedisPool, String> {
-        let door = Door::new(&settings.url)
-            .map_err(|error| format!("REDIS_INTERFACE: {}", error_kind(&error)))?;
+    pub fn new(url: &str, expire_seconds: usize, writers: usize) -> Result<RedisPool, String> {
+        let door =
+            Door::new(url).map_err(|error| format!("REDIS_INTERFACE: {}", error_kind(&error)))?;
         let pool = Pool::builder()
             .max_size(writers as u32)
             .min_idle(Some(0))
@@ -257,7 +339,6 @@ impl RedisPool {
             .test_on_check_out(false)
             .error_handler(Box::new(NopErrorHandler))
             .build_unchecked(Manager(door));
-        let expire_seconds = settings.expire_seconds;
         Ok(RedisPool {
             pool,
             expire_seconds,
@@ -265,14 +346,17 @@ impl RedisPool {
     }
 
     /// Once more on a new connection when the first one turned out to be closed: Redis may close idle ones.
-    fn store_bodies(&self, bodies: &[(String, Vec<u8>)]) -> Result<(), String> {
+    fn store_bodies(&self, bodies: &[(String, Vec<u8>)]) -> Result<(), Trouble> {
         let started_at = Instant::now();
         let stored = self.try_to_store(bodies, started_at);
         let stored = match stored {
             Err(error) if error.is_connection_dropped() => self.try_to_store(bodies, started_at),
             stored => stored,
         };
-        stored.map_err(|error| error_kind(&error))
+        stored.map_err(|error| Trouble {
+            text: error_kind(&error),
+            has_moved: error.kind() == redis::ErrorKind::Moved,
+        })
     }
 
     fn try_to_store(
@@ -331,13 +415,22 @@ impl RedisReader {
     ///
     /// # Errors
     /// [`ReadError`] that says what Redis said.
-    pub fn open(settings: &RedisSettings) -> Result<RedisReader, ReadError> {
+    pub fn open(url: &str) -> Result<RedisReader, ReadError> {
         let told = |error: redis::RedisError| {
             ReadError(format!("REDIS_INTERFACE: {}", error_kind(&error)))
         };
-        let connection = Door::new(&settings.url).and_then(|door| door.enter(READ_TIMEOUT));
+        let connection = Door::new(url).and_then(|door| door.enter(READ_TIMEOUT));
         let connection = connection.map_err(told)?;
         Ok(RedisReader { connection })
+    }
+
+    /// Asks anything.
+    ///
+    /// # Errors
+    /// [`ReadError`] that says what Redis said.
+    pub fn ask<T: redis::FromRedisValue>(&mut self, question: &redis::Cmd) -> Result<T, ReadError> {
+        let answer = question.query(&mut self.connection);
+        answer.map_err(|error| ReadError(format!("REDIS_INTERFACE: {}", error_kind(&error))))
     }
 
     /// The body under a hash; `None` once it has expired.
@@ -345,8 +438,7 @@ impl RedisReader {
     /// # Errors
     /// [`ReadError`] that says what Redis said.
     pub fn body(&mut self, hash: &str) -> Result<Option<Vec<u8>>, ReadError> {
-        let body = redis::cmd("GET").arg(hash).query(&mut self.connection);
-        body.map_err(|error| ReadError(format!("REDIS_INTERFACE: {}", error_kind(&error))))
+        self.ask(redis::cmd("GET").arg(hash))
     }
 
     /// A line of INFO, such as `maxmemory_policy`; `None` where Redis does not tell.
@@ -378,7 +470,7 @@ impl RedisReader {
 }
 
 /// How long a batch may lose to Redis, whatever Redis does.
-const BUDGET: Duration = Duration::from_millis(200);
+pub const BUDGET: Duration = Duration::from_millis(200);
 /// How long Redis is left alone after its first failure; doubled for each one after.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest it is left alone.
@@ -388,6 +480,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest pause between two tries to reach a Redis that is down.
 const RECONNECT_CEILING: Duration = Duration::from_secs(5);
 /// What a batch may take in memory on its way to Redis.
-const MAX_BODIES_OCTETS: usize = 16 << 20;
+pub const MAX_BODIES_OCTETS: usize = 16 << 20;
 /// For reading commands, where nobody's mail waits.
 const READ_TIMEOUT: Duration = Duration::from_secs(3);

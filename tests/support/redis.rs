@@ -230,3 +230,84 @@ fn behave(mut client: &TcpStream, manner: Manner) {
         }
     }
 }
+
+/// Three masters, which share the slots between them.
+pub struct RedisCluster {
+    pub nodes: Vec<Redis>,
+}
+
+impl RedisCluster {
+    /// Goes on with the slots of those that live.
+    pub fn start() -> RedisCluster {
+        let buses: Vec<String> = (0..3).map(|_| free_port().to_string()).collect();
+        let start = |bus: &String| {
+            let options = ["--cluster-enabled", "yes", "--cluster-port", bus];
+            let manner = [
+                "--cluster-require-full-coverage",
+                "no",
+                "--cluster-node-timeout",
+                "1000",
+            ];
+            Redis::start_with(&[&options[..], &manner[..]].concat())
+        };
+        let nodes: Vec<Redis> = buses.iter().map(start).collect();
+        for (number, node) in nodes.iter().enumerate() {
+            let (first, last) = (number * 5_500, (number * 5_500 + 5_499).min(16_383));
+            let range = [first.to_string(), last.to_string()];
+            let _: String = node.command(&["CLUSTER", "ADDSLOTSRANGE", &range[0], &range[1]]);
+            let epoch = (number + 1).to_string();
+            let _: String = node.command(&["CLUSTER", "SET-CONFIG-EPOCH", &epoch]);
+        }
+        for (node, bus) in nodes.iter().zip(&buses).skip(1) {
+            let port = node.port.to_string();
+            let _: String = nodes[0].command(&["CLUSTER", "MEET", "127.0.0.1", &port, bus]);
+        }
+        let cluster = RedisCluster { nodes };
+        cluster.wait_until_whole();
+        cluster
+    }
+
+    /// REDIS_INTERFACE.
+    pub fn addresses(&self) -> String {
+        let addresses: Vec<String> = self.nodes.iter().map(Redis::address).collect();
+        addresses.join(",")
+    }
+
+    /// Every node knows that every slot is served.
+    pub fn wait_until_whole(&self) {
+        for node in &self.nodes {
+            wait_for("the cluster to be whole", || {
+                let info: String = node.command(&["CLUSTER", "INFO"]);
+                let lines = ["cluster_state:ok", "cluster_slots_ok:16384"];
+                lines.iter().all(|line| info.contains(line)).then_some(())
+            });
+        }
+    }
+
+    /// Empties the cluster, and has one node serve nearly all of it: one without any slot would become a replica.
+    pub fn give_slots_to(&self, owner: usize) {
+        let id: String = self.nodes[owner].command(&["CLUSTER", "MYID"]);
+        for node in &self.nodes {
+            let _: String = node.command(&["FLUSHALL"]);
+        }
+        for node in self.nodes.iter().rev() {
+            let client = redis::Client::open(format!("redis://{}/", node.address()));
+            let mut connection = client
+                .and_then(|client| client.get_connection())
+                .expect("it runs");
+            let mut moves = redis::pipe();
+            for slot in (0..16_384).filter(|slot| slot % 5_500 != 0) {
+                moves
+                    .cmd("CLUSTER")
+                    .arg("SETSLOT")
+                    .arg(slot)
+                    .arg("NODE")
+                    .arg(&id)
+                    .ignore();
+            }
+            moves
+                .query::<()>(&mut connection)
+                .expect("slots are given away");
+        }
+    }
+}

@@ -7,6 +7,7 @@ use super::member::why_not_well;
 use super::pool::{Connector, Link};
 use crate::storage::finding::Finding;
 use crate::storage::redis::{RedisPool, RedisReader, RedisSettings};
+use crate::storage::redis_cluster::ClusterReader;
 use crate::storage::{TableName, TableShape};
 
 /// Looks at the database as the server would, and tries to save a row that is rolled back.
@@ -141,10 +142,37 @@ pub fn of_facts(facts: &Facts, table: &TableName, max_content_octets: usize) -> 
 
 /// Looks at Redis as the server would.
 pub fn redis(settings: &RedisSettings) -> Vec<Finding> {
-    if let Err(error) = RedisPool::new(settings, 1) {
+    match settings.urls.as_slice() {
+        [url] => of_redis(url, settings.expire_seconds),
+        _ => of_cluster(settings),
+    }
+}
+
+/// Whatever is wrong with any node.
+fn of_cluster(settings: &RedisSettings) -> Vec<Finding> {
+    let cluster = match ClusterReader::open(settings) {
+        Ok(cluster) => cluster,
+        Err(error) => {
+            return vec![Finding::warning(format!(
+                "{error}; bodies go into column `mail` meanwhile; start the nodes of the Redis Cluster, or set \
+                 REDIS_INTERFACE to \"\""
+            ))];
+        }
+    };
+    let lost = |address: String| {
+        let error = RedisReader::open(&settings.url_of(&address)).err()?;
+        Some(Finding::warning(format!(
+            "{error} (node {address}); its bodies go into column `mail` meanwhile; start it"
+        )))
+    };
+    cluster.addresses().into_iter().filter_map(lost).collect()
+}
+
+fn of_redis(url: &str, expire_seconds: usize) -> Vec<Finding> {
+    if let Err(error) = RedisPool::new(url, expire_seconds, 1) {
         return vec![Finding::error(error)];
     }
-    let mut redis = match RedisReader::open(settings) {
+    let mut redis = match RedisReader::open(url) {
         Ok(redis) => redis,
         Err(error) => {
             return vec![Finding::warning(format!(

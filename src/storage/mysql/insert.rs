@@ -7,6 +7,7 @@ use mysql::prelude::Queryable;
 
 use super::pool::Link;
 use crate::mail::{Delivery, Mail};
+use crate::storage::redis::Placed;
 use crate::storage::row::Row;
 use crate::storage::{TableName, TableShape};
 
@@ -21,7 +22,7 @@ pub fn insert_rows(
     link: &mut Link,
     table: &TableName,
     mails: &[Mail],
-    bodies_in_redis: bool,
+    placed: &Placed,
     stored: &HashSet<String>,
 ) -> mysql::Result<()> {
     let shape = link.facts.shape.clone().unwrap_or(TableShape::PRINTED);
@@ -33,7 +34,7 @@ pub fn insert_rows(
             if stored.contains(delivery.hash.as_str()) {
                 continue;
             }
-            let values = values(mail, delivery, &row, bodies_in_redis);
+            let values = values(mail, delivery, &row, placed);
             let octets = values.iter().map(octets_of).sum::<usize>();
             if piece.octets + octets > max_octets || piece.rows == MAX_STATEMENT_ROWS {
                 piece.send(link, table)?;
@@ -67,8 +68,8 @@ impl Piece {
     }
 }
 
-fn values(mail: &Mail, delivery: &Delivery, row: &Row, bodies_in_redis: bool) -> [Value; BOUND] {
-    let (body, stream) = if bodies_in_redis {
+fn values(mail: &Mail, delivery: &Delivery, row: &Row, placed: &Placed) -> [Value; BOUND] {
+    let (body, stream) = if placed.holds(delivery.hash.as_str()) {
         ("redis", Vec::new())
     } else {
         ("gzencode", mail.zlib_body(delivery))

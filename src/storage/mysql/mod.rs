@@ -27,7 +27,8 @@ use self::error::{Meaning, is_certainly_undone};
 use self::insert::insert_rows;
 use self::member::Member;
 use self::pool::{Connector, Link, PooledLink};
-use super::redis::RedisBodies;
+use super::redis::{Placed, RedisBodies};
+use super::redis_cluster::ClusterBodies;
 use super::split::{PartError, save_split};
 use super::{SaveError, SaveMail, SavedId};
 use crate::mail::Mail;
@@ -36,10 +37,33 @@ use crate::mail::Mail;
 pub struct MySqlStore {
     connector: Connector,
     pool: Pool<Connector>,
-    bodies: Option<RedisBodies>,
+    bodies: BodyStore,
     link: Option<PooledLink>,
     /// When the batch in hand has to be settled, one way or the other.
     deadline: Instant,
+}
+
+/// Where bodies go.
+pub enum BodyStore {
+    /// Into their rows.
+    Table,
+    /// To one Redis.
+    Redis(RedisBodies),
+    /// To a Redis Cluster.
+    Cluster(ClusterBodies),
+}
+
+impl BodyStore {
+    fn store(&mut self, batch: &[Mail]) -> Placed {
+        match self {
+            BodyStore::Table => Placed::Table,
+            BodyStore::Redis(bodies) => match bodies.store(batch) {
+                true => Placed::Redis,
+                false => Placed::Table,
+            },
+            BodyStore::Cluster(bodies) => bodies.store(batch),
+        }
+    }
 }
 
 /// An error of the database, sorted, and where it happened.
@@ -67,11 +91,7 @@ enum Patience {
 
 impl MySqlStore {
     /// A store over a pool that its writers share; reaches for nothing yet.
-    pub fn new(
-        connector: Connector,
-        pool: Pool<Connector>,
-        bodies: Option<RedisBodies>,
-    ) -> MySqlStore {
+    pub fn new(connector: Connector, pool: Pool<Connector>, bodies: BodyStore) -> MySqlStore {
         MySqlStore {
             connector,
             pool,
@@ -82,15 +102,15 @@ impl MySqlStore {
     }
 
     /// Commits all of `part` or nothing, trying again as long as its clients may wait.
-    fn save_part(&mut self, part: &[Mail], bodies_in_redis: bool) -> Result<(), PartError> {
+    fn save_part(&mut self, part: &[Mail], placed: &Placed) -> Result<(), PartError> {
         let mut pause = FIRST_PAUSE;
         let (mut misfits, mut read_only) = (0, 0);
         loop {
-            let Err(failure) = self.try_part(part, bodies_in_redis) else {
+            let Err(failure) = self.try_part(part, placed) else {
                 return Ok(());
             };
             if let Some(doubt) = failure.unknown_at {
-                return self.settle_unknown(part, bodies_in_redis, &doubt);
+                return self.settle_unknown(part, placed, &doubt);
             }
             let unavailable = SaveError::Unavailable(failure.text.clone());
             match failure.meaning {
@@ -120,10 +140,10 @@ impl MySqlStore {
         }
     }
 
-    fn try_part(&mut self, part: &[Mail], bodies_in_redis: bool) -> Result<(), Failure> {
+    fn try_part(&mut self, part: &[Mail], placed: &Placed) -> Result<(), Failure> {
         let mut link = self.begin(Patience::UntilDeadline)?;
         let table = self.connector.table();
-        if let Err(error) = insert_rows(&mut link, table, part, bodies_in_redis, &HashSet::new()) {
+        if let Err(error) = insert_rows(&mut link, table, part, placed, &HashSet::new()) {
             return Err(self.failed(link, &error, None));
         }
         if Instant::now() > self.deadline {
@@ -231,7 +251,7 @@ impl MySqlStore {
     fn settle_unknown(
         &self,
         part: &[Mail],
-        bodies_in_redis: bool,
+        placed: &Placed,
         doubt: &Doubt,
     ) -> Result<(), PartError> {
         let mut pause = FIRST_PAUSE;
@@ -243,13 +263,7 @@ impl MySqlStore {
                 link.wait_for_the_cluster()?;
                 link.begin()?;
                 let found = stored_hashes(&mut link, self.connector.table(), part)?;
-                insert_rows(
-                    &mut link,
-                    self.connector.table(),
-                    part,
-                    bodies_in_redis,
-                    &found,
-                )?;
+                insert_rows(&mut link, self.connector.table(), part, placed, &found)?;
                 link.commit()
             });
             let Err(error) = settled else {
@@ -293,11 +307,8 @@ impl SaveMail for MySqlStore {
 
     fn save_batch(&mut self, batch: &[Mail]) -> Vec<Result<SavedId, SaveError>> {
         self.deadline = Instant::now() + PATIENCE;
-        let bodies_in_redis = self
-            .bodies
-            .as_mut()
-            .is_some_and(|bodies| bodies.store(batch));
-        let outcomes = save_split(batch, &mut |part| self.save_part(part, bodies_in_redis));
+        let placed = self.bodies.store(batch);
+        let outcomes = save_split(batch, &mut |part| self.save_part(part, &placed));
         // Back to the pool, which replaces it if it broke.
         self.link = None;
         outcomes

@@ -6,15 +6,30 @@ use super::pool::{Connector, Link};
 use crate::mail::inflate;
 use crate::storage::reading::{ListedMail, MAX_MAIL_OCTETS, ReadError, ReadMail};
 use crate::storage::redis::{RedisReader, RedisSettings};
+use crate::storage::redis_cluster::ClusterReader;
 
 /// Reads rows from the database and bodies from wherever their rows say.
 pub struct MySqlReader {
     link: Link,
     table: String,
     redis: Option<RedisSettings>,
-    open_redis: Option<RedisReader>,
+    open_redis: Option<OpenRedis>,
     /// Why Redis is not asked any more.
     redis_trouble: Option<ReadError>,
+}
+
+enum OpenRedis {
+    One(RedisReader),
+    Cluster(ClusterReader),
+}
+
+impl OpenRedis {
+    fn open(settings: &RedisSettings) -> Result<OpenRedis, ReadError> {
+        match settings.urls.as_slice() {
+            [url] => RedisReader::open(url).map(OpenRedis::One),
+            _ => ClusterReader::open(settings).map(OpenRedis::Cluster),
+        }
+    }
 }
 
 /// A row's date, paths, subject, and where its body is.
@@ -78,10 +93,13 @@ impl MySqlReader {
                         "{hash}: its body is in Redis; name that in REDIS_INTERFACE"
                     ))
                 })?;
-                none.insert(RedisReader::open(settings)?)
+                none.insert(OpenRedis::open(settings)?)
             }
         };
-        redis.body(hash)
+        match redis {
+            OpenRedis::One(redis) => redis.body(hash),
+            OpenRedis::Cluster(redis) => redis.body(hash),
+        }
     }
 }
 

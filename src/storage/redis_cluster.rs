@@ -1,0 +1,377 @@
+//! Bodies in a Redis Cluster: each goes to the node that has its slot.
+//!
+//! A slot table of our own over the connections that a single Redis gets. The client of the redis crate has no budget for
+//! a call and one fate for a whole pipeline; here each node has its talking thread and its breaker, all are asked at once, and
+//! one that is lost costs only its own bodies their place: they go into column `mail`.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use r2d2_redis::redis::{self, Value};
+
+use super::ReadError;
+use super::redis::{
+    BUDGET, Bodies, Breaker, MAX_BODIES_OCTETS, Placed, RedisBodies, RedisPool, RedisReader,
+    RedisSettings, bodies_of,
+};
+use crate::mail::Mail;
+use crate::metrics::{self, Body};
+
+/// What the writers of one store know of the cluster. Clones share it.
+#[derive(Clone)]
+pub struct RedisCluster {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    settings: RedisSettings,
+    writers: usize,
+    slots: Mutex<Arc<Slots>>,
+    nodes: Mutex<HashMap<String, (RedisPool, Breaker)>>,
+    /// Nobody tells where the slots are.
+    breaker: Breaker,
+    refresh: Sender<Sender<()>>,
+}
+
+/// The last slot of each range and the `host:port` of the node that has it, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Slots(Vec<(u16, u16, String)>);
+
+/// One writer's way to the cluster.
+pub struct ClusterBodies {
+    cluster: RedisCluster,
+    talkers: HashMap<String, RedisBodies>,
+}
+
+impl RedisCluster {
+    /// Starts the thread that keeps the table of slots; waits for nothing.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(settings: &RedisSettings, writers: usize) -> std::io::Result<RedisCluster> {
+        let (refresh, asked) = bounded(1);
+        let shared = Arc::new(Shared {
+            settings: settings.clone(),
+            writers,
+            slots: Mutex::default(),
+            nodes: Mutex::default(),
+            breaker: Breaker::default(),
+            refresh,
+        });
+        let weak = Arc::downgrade(&shared);
+        let builder = thread::Builder::new().name("redis-slots".to_owned());
+        builder.spawn(move || keep_slots(&weak, &asked))?;
+        Ok(RedisCluster { shared })
+    }
+
+    fn slots(&self) -> Arc<Slots> {
+        Arc::clone(&lock(&self.shared.slots))
+    }
+
+    /// Has the table read anew, and waits for it until then.
+    fn refresh(&self, deadline: Instant) {
+        let (tell, told) = bounded(1);
+        if self.shared.refresh.send_deadline(tell, deadline).is_ok() {
+            let _ = told.recv_deadline(deadline);
+        }
+    }
+
+    fn node(&self, address: &str) -> Option<(RedisPool, Breaker)> {
+        let mut nodes = lock(&self.shared.nodes);
+        if let Some(node) = nodes.get(address) {
+            return Some(node.clone());
+        }
+        let settings = &self.shared.settings;
+        let url = settings.url_of(address);
+        let pool = RedisPool::new(&url, settings.expire_seconds, self.shared.writers).ok()?;
+        let node = (pool, Breaker::default());
+        nodes.insert(address.to_owned(), node.clone());
+        Some(node)
+    }
+}
+
+impl ClusterBodies {
+    /// Reaches for nothing yet.
+    pub fn new(cluster: &RedisCluster) -> ClusterBodies {
+        ClusterBodies {
+            cluster: cluster.clone(),
+            talkers: HashMap::new(),
+        }
+    }
+
+    /// Stores the bodies of a batch as far as nodes take them.
+    pub fn store(&mut self, batch: &[Mail]) -> Placed {
+        let octets: usize = batch.iter().map(Mail::stored_octets).sum();
+        let count: usize = batch.iter().map(|mail| mail.deliveries().len()).sum();
+        let stored = match octets > MAX_BODIES_OCTETS {
+            true => HashSet::new(),
+            false => self.store_bodies(bodies_of(batch)),
+        };
+        metrics::BODIES.add(Body::Redis, stored.len());
+        metrics::BODIES.add(Body::Table, count - stored.len());
+        Placed::Some(stored)
+    }
+
+    /// All nodes at once; the hashes of those bodies that may be relied on.
+    fn store_bodies(&mut self, bodies: Bodies) -> HashSet<String> {
+        let deadline = Instant::now() + BUDGET;
+        let mut stored = HashSet::new();
+        let mut left = bodies;
+        // Once more where slots have moved.
+        for _ in 0..2 {
+            if self.cluster.slots().0.is_empty() && !self.find_slots(deadline) {
+                break;
+            }
+            left = self.store_once(left, deadline, &mut stored);
+            if left.is_empty() {
+                break;
+            }
+            self.cluster.refresh(deadline);
+        }
+        stored
+    }
+
+    fn find_slots(&self, deadline: Instant) -> bool {
+        let breaker = &self.cluster.shared.breaker;
+        if !breaker.may_try() {
+            return false;
+        }
+        self.cluster.refresh(deadline);
+        let found = !self.cluster.slots().0.is_empty();
+        match found {
+            true => breaker.succeeded(),
+            false => breaker.failed("no node of the cluster tells its slots"),
+        }
+        found
+    }
+
+    /// Answers the bodies whose slots have moved.
+    fn store_once(
+        &mut self,
+        bodies: Bodies,
+        deadline: Instant,
+        stored: &mut HashSet<String>,
+    ) -> Bodies {
+        let slots = self.cluster.slots();
+        let mut groups: HashMap<&str, Bodies> = HashMap::new();
+        for body in bodies {
+            if let Some(node) = slots.node_of(&body.0) {
+                groups.entry(node).or_default().push(body);
+            }
+        }
+        let mut asked = Vec::new();
+        for (address, group) in groups {
+            let Some(node) = self.cluster.node(address) else {
+                continue;
+            };
+            if !node.1.may_try() {
+                continue;
+            }
+            let talker = match self.talkers.get_mut(address) {
+                Some(talker) => talker,
+                None => match RedisBodies::start(&node.0, &node.1) {
+                    Ok(talker) => self.talkers.entry(address.to_owned()).or_insert(talker),
+                    Err(_) => continue,
+                },
+            };
+            let group = Arc::new(group);
+            let number = talker.send(Arc::clone(&group), deadline);
+            asked.push((address, node.1, group, number));
+        }
+        let mut moved = Bodies::new();
+        for (address, breaker, group, number) in asked {
+            let Some(talker) = self.talkers.get_mut(address) else {
+                continue;
+            };
+            let outcome = number.and_then(|number| talker.answer(number, deadline));
+            match outcome {
+                Ok(()) => {
+                    breaker.succeeded();
+                    stored.extend(group.iter().map(|(hash, _)| hash.clone()));
+                }
+                Err(trouble) if trouble.has_moved => {
+                    // The node is well.
+                    breaker.succeeded();
+                    moved.extend(Arc::unwrap_or_clone(group));
+                }
+                Err(trouble) => breaker.failed(&format!("{address}: {}", trouble.text)),
+            }
+        }
+        moved
+    }
+}
+
+impl Slots {
+    fn node_of(&self, key: &str) -> Option<&str> {
+        let slot = slot_of(key.as_bytes());
+        let index = self.0.partition_point(|(_, last, _)| *last < slot);
+        let (first, _, node) = self.0.get(index)?;
+        (*first <= slot).then_some(node.as_str())
+    }
+
+    fn nodes(&self) -> Vec<&str> {
+        let mut nodes: Vec<&str> = self.0.iter().map(|(_, _, node)| node.as_str()).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        nodes
+    }
+
+    /// Of what CLUSTER SLOTS answers: first, last, master, replicas. A node that does not know its own address is `asked`.
+    fn parse(ranges: &[Vec<Value>], asked: &str) -> Slots {
+        let range = |range: &Vec<Value>| {
+            let [Value::Int(first), Value::Int(last), Value::Bulk(master), ..] = range.as_slice()
+            else {
+                return None;
+            };
+            let [Value::Data(host), Value::Int(port), ..] = master.as_slice() else {
+                return None;
+            };
+            let host = String::from_utf8(host.clone()).ok()?;
+            let node = match host.as_str() {
+                "" => asked.to_owned(),
+                host if host.contains(':') => format!("[{host}]:{port}"),
+                host => format!("{host}:{port}"),
+            };
+            Some((
+                u16::try_from(*first).ok()?,
+                u16::try_from(*last).ok()?,
+                node,
+            ))
+        };
+        let mut ranges: Vec<_> = ranges.iter().filter_map(range).collect();
+        ranges.sort();
+        Slots(ranges)
+    }
+}
+
+/// Reads the table now and then, since nodes take over from each other, and whenever it is asked to.
+fn keep_slots(shared: &Weak<Shared>, asked: &Receiver<Sender<()>>) {
+    let mut tell = None;
+    loop {
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        let known = Arc::clone(&lock(&shared.slots));
+        if let Ok(slots) = read_slots(&shared.settings, &known) {
+            *lock(&shared.slots) = Arc::new(slots);
+        }
+        drop(shared);
+        // Dropped, it tells whoever waits.
+        drop(tell.take());
+        match asked.recv_timeout(REFRESH_EVERY) {
+            Ok(waiting) => tell = Some(waiting),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+fn read_slots(settings: &RedisSettings, known: &Slots) -> Result<Slots, ReadError> {
+    let named = settings.addresses();
+    let known = known.nodes().into_iter().map(str::to_owned);
+    let mut trouble = ReadError("REDIS_INTERFACE: no node".to_owned());
+    for address in known.chain(named) {
+        let mut slots = redis::cmd("CLUSTER");
+        slots.arg("SLOTS");
+        let answered = RedisReader::open(&settings.url_of(&address))
+            .and_then(|mut node| node.ask::<Vec<Vec<Value>>>(&slots));
+        match answered.map(|ranges| Slots::parse(&ranges, &address)) {
+            Ok(slots) if !slots.0.is_empty() => return Ok(slots),
+            Ok(_) => {
+                trouble = ReadError(format!(
+                    "REDIS_INTERFACE: {address} has no slots; run: redis-cli --cluster create"
+                ));
+            }
+            Err(error) => trouble = error,
+        }
+    }
+    Err(trouble)
+}
+
+/// Reads bodies back from wherever their slots are.
+pub struct ClusterReader {
+    settings: RedisSettings,
+    slots: Slots,
+    nodes: HashMap<String, RedisReader>,
+}
+
+impl ClusterReader {
+    /// Asks the first node that answers for the slots.
+    ///
+    /// # Errors
+    /// [`ReadError`] that says what the last node said.
+    pub fn open(settings: &RedisSettings) -> Result<ClusterReader, ReadError> {
+        Ok(ClusterReader {
+            settings: settings.clone(),
+            slots: read_slots(settings, &Slots::default())?,
+            nodes: HashMap::new(),
+        })
+    }
+
+    /// The nodes that have slots.
+    pub fn addresses(&self) -> Vec<String> {
+        self.slots.nodes().into_iter().map(str::to_owned).collect()
+    }
+
+    /// The body under a hash; `None` once it has expired.
+    ///
+    /// # Errors
+    /// [`ReadError`] that says what its node said.
+    pub fn body(&mut self, hash: &str) -> Result<Option<Vec<u8>>, ReadError> {
+        let no_node = || ReadError(format!("REDIS_INTERFACE: no node has the slot of {hash}"));
+        let address = self.slots.node_of(hash).ok_or_else(no_node)?;
+        let node = match self.nodes.get_mut(address) {
+            Some(node) => node,
+            None => {
+                let node = RedisReader::open(&self.settings.url_of(address))?;
+                self.nodes.entry(address.to_owned()).or_insert(node)
+            }
+        };
+        node.body(hash)
+    }
+}
+
+/// CRC16 (XMODEM) of the key modulo 16384, as the cluster's specification has it. Our keys have no braces.
+fn slot_of(key: &[u8]) -> u16 {
+    let crc = key.iter().fold(0_u16, |crc, octet| {
+        (0..8).fold(crc ^ (u16::from(*octet) << 8), |crc, _| {
+            match crc & 0x8000 {
+                0 => crc << 1,
+                _ => (crc << 1) ^ 0x1021,
+            }
+        })
+    });
+    crc % 16_384
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Between two looks at the table of slots, when nobody asks.
+const REFRESH_EVERY: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_those_of_the_specification() {
+        assert_eq!(slot_of(b"123456789"), 0x31c3);
+        assert_eq!(slot_of(b"foo"), 12_182);
+    }
+
+    #[test]
+    fn a_slot_that_nobody_has_has_no_node() {
+        let slots = Slots(vec![
+            (0, 100, "a:1".to_owned()),
+            (12_000, 16_383, "b:1".to_owned()),
+        ]);
+        assert_eq!(slots.node_of("foo"), Some("b:1"));
+        assert_eq!(slots.node_of("bar"), None, "5061");
+        assert_eq!(Slots::default().node_of("foo"), None);
+    }
+}
