@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::galera::{assert_promise_kept, stored_markers};
 use crate::support::front::{FrontServer, block_of_readme, free_address, with};
 use crate::support::galera::Galera;
-use crate::support::load::{Load, PlainClient};
+use crate::support::load::{Load, PlainClient, content_of};
 use crate::support::mariadb::with_hosts;
 use crate::support::redis::RedisCluster;
 use crate::support::{Server, wait_for, wait_for_within};
@@ -19,6 +19,8 @@ use crate::support::{Server, wait_for, wait_for_within};
 /// How soon mail is saved again, whatever was lost. The promise is ten seconds; the rest is for a build without optimisation
 /// that shares two cores with all it talks to, and with other tests.
 const HEALED_WITHIN: Duration = Duration::from_secs(30);
+/// The marker of a mail that was in the middle when its receiver was told to stop.
+const UNDER_WAY: &str = "under way";
 
 #[test]
 fn whatever_is_killed_the_fleet_keeps_its_promise() {
@@ -54,12 +56,12 @@ fn keep_the_promise(mut fleet: Fleet, redis: Option<&mut RedisCluster>) {
     fleet.start_receiver_again(0);
     load.wait_for_more(50);
 
-    // One that drains gets no new connections, and what it took is in the cluster.
-    fleet.receivers[1].signal(Signal::SIGTERM);
-    assert!(fleet.receivers[1].wait().success());
+    drain(&mut fleet, 1);
     flows_again(&load, "a receiver that drained");
 
-    let account = load.stop();
+    let mut account = load.stop();
+    account.sent.push(UNDER_WAY.to_owned());
+    account.acknowledged.push(UNDER_WAY.to_owned());
     assert_promise_kept(&account, &stored_markers(&fleet.galera));
     let in_redis = "SELECT COUNT(*) FROM new_mail WHERE body = 'redis'";
     let in_redis: Option<u64> = fleet
@@ -70,29 +72,32 @@ fn keep_the_promise(mut fleet: Fleet, redis: Option<&mut RedisCluster>) {
     assert_eq!(in_redis > Some(0), uses_redis, "{in_redis:?}");
 }
 
-#[test]
-fn a_receiver_that_drains_gets_no_new_connections() {
-    let mut fleet = Fleet::start("");
-    let mut busy = PlainClient::connect(fleet.receivers_behind_proxy(1)).expect("HAProxy");
+/// One that drains gets no new connections, and finishes what it took.
+fn drain(fleet: &mut Fleet, receiver: usize) {
+    let mut busy = PlainClient::connect(fleet.single[receiver]).expect("HAProxy");
     // It holds the receiver in its draining until it leaves.
-    busy.command("EHLO client.test\r\n", 250).expect("a reply");
-    for line in ["MAIL FROM:<a@client.test>\r\n", "RCPT TO:<u@ours.test>\r\n"] {
-        busy.command(line, 250).expect("a reply");
+    for (line, code) in [
+        ("EHLO client.test\r\n", 250),
+        ("MAIL FROM:<a@client.test>\r\n", 250),
+        ("RCPT TO:<u@ours.test>\r\n", 250),
+        ("DATA\r\n", 354),
+    ] {
+        busy.command(line, code).expect("a reply");
     }
-    busy.command("DATA\r\n", 354).expect("a reply");
-    fleet.receivers[1].signal(Signal::SIGTERM);
+    fleet.receivers[receiver].signal(Signal::SIGTERM);
     wait_for("the balancer to notice", || {
-        let log = fleet.haproxy.log();
-        log.contains("Server smtp/mx2 is DOWN").then_some(())
+        let name = format!("Server smtp/mx{} is DOWN", receiver + 1);
+        fleet.haproxy.log().contains(&name).then_some(())
     });
     for _ in 0..10 {
         let mut client = PlainClient::connect(fleet.front).expect("a greeting");
         client.command("QUIT\r\n", 221).expect("a goodbye");
     }
-    busy.send(b"Subject: under way\r\n\r\nx\r\n.\r\n")
-        .expect("sent");
+    let content = content_of(UNDER_WAY) + ".\r\n";
+    busy.send(content.as_bytes()).expect("sent");
     assert_eq!(busy.read_code().expect("a reply"), 250);
-    assert!(fleet.receivers[1].wait().success());
+    drop(busy);
+    assert!(fleet.receivers[receiver].wait().success());
 }
 
 /// The rate is back: more mails in a row than were under way.
@@ -170,10 +175,6 @@ impl Fleet {
             front,
             single,
         }
-    }
-
-    fn receivers_behind_proxy(&self, receiver: usize) -> SocketAddr {
-        self.single[receiver]
     }
 
     fn start_receiver_again(&mut self, receiver: usize) {
