@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
 
 use super::{Health, SaveError, SaveMail, SavedId};
 use crate::mail::Mail;
@@ -70,10 +70,12 @@ impl Saver {
             prepared.map_err(|error| SaveError::Full(error.to_string()))?;
         }
         let (ticket, receipt) = ticket(mail);
-        if jobs.send(ticket).is_err() {
-            return Err(unavailable("the writers have stopped"));
+        match jobs.try_send(ticket) {
+            Ok(()) => receipt.wait(client_left),
+            // Those of clients that gave up long ago: the store has been stuck for hours.
+            Err(TrySendError::Full(_)) => Err(unavailable("the store has been stuck for too long")),
+            Err(TrySendError::Disconnected(_)) => Err(unavailable("the writers have stopped")),
         }
-        receipt.wait(client_left)
     }
 }
 
@@ -89,7 +91,7 @@ impl Writers {
         health: Health,
         open: OpenStore,
     ) -> std::io::Result<(Saver, Writers)> {
-        let (jobs_in, jobs_out) = unbounded();
+        let (jobs_in, jobs_out) = bounded(MAX_TICKETS);
         let (stop, stopped) = bounded(0);
         let threads = (0..count)
             .map(|number| {
@@ -359,6 +361,9 @@ fn unavailable(reason: &str) -> SaveError {
     SaveError::Unavailable(reason.to_owned())
 }
 
+/// Tickets that may queue up: one for each client, of which there are fewer, and those that withdrew their mail from a store
+/// that hangs. About 2 MB for the queue itself.
+const MAX_TICKETS: usize = 131_072;
 /// Rows of one transaction: beyond a hundred a commit gets no cheaper by row.
 const MAX_BATCH_ROWS: usize = 256;
 /// Octets of one transaction.
@@ -369,3 +374,44 @@ const MAX_QUEUED: Duration = Duration::from_secs(30);
 const MAX_CLAIMED: Duration = Duration::from_secs(30);
 /// How often a waiting connection looks after its client.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::Origin;
+    use crate::smtp::{Content, Envelope, ForwardPath, MemoryBudget, ReversePath};
+
+    #[test]
+    fn a_mail_that_finds_the_queue_full_is_told_so_at_once() {
+        // Nobody takes from it, and it holds nothing.
+        let (jobs, _kept) = bounded(0);
+        let saver = Saver {
+            jobs: Some(jobs),
+            prepare: false,
+            health: Health::default(),
+        };
+        let (reverse_path, _) = ReversePath::parse("<a@client.test>").unwrap();
+        let (recipient, _) = ForwardPath::parse("<u@ours.test>").unwrap();
+        let envelope = Envelope {
+            reverse_path,
+            recipients: vec![recipient],
+            smtputf8: false,
+        };
+        let origin = Origin {
+            client_ip: [127, 0, 0, 1].into(),
+            helo_name: "client.test".to_owned(),
+            protocol: "SMTP",
+            host_name: "mx.test".to_owned(),
+            received_at: jiff::Timestamp::UNIX_EPOCH,
+        };
+        let content = Content::new(0, &MemoryBudget::new(0));
+        let mail = Mail::new(envelope, content, origin, |_| String::new()).unwrap();
+        let asked = Instant::now();
+        let saved = saver.save(mail, &mut || false);
+        assert_eq!(
+            saved,
+            Err(unavailable("the store has been stuck for too long"))
+        );
+        assert!(asked.elapsed() < HEARTBEAT);
+    }
+}
