@@ -9,10 +9,11 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::galera::{assert_promise_kept, stored_markers};
-use crate::support::front::{FrontServer, block_of_readme, free_address, with};
+use crate::support::front::{FrontServer, block_of_readme, with};
 use crate::support::galera::Galera;
 use crate::support::load::{Load, PlainClient, content_of};
 use crate::support::mariadb::with_hosts;
+use crate::support::ports::free_address;
 use crate::support::redis::RedisCluster;
 use crate::support::{Server, wait_for, wait_for_within};
 
@@ -84,10 +85,13 @@ fn drain(fleet: &mut Fleet, receiver: usize) {
     ] {
         busy.command(line, code).expect("a reply");
     }
+    let said_before = fleet.haproxy.log().len();
     fleet.receivers[receiver].signal(Signal::SIGTERM);
     wait_for("the balancer to notice", || {
         let name = format!("Server smtp/mx{} is DOWN", receiver + 1);
-        fleet.haproxy.log().contains(&name).then_some(())
+        fleet.haproxy.log()[said_before..]
+            .contains(&name)
+            .then_some(())
     });
     for _ in 0..10 {
         let mut client = PlainClient::connect(fleet.front).expect("a greeting");
@@ -178,10 +182,13 @@ impl Fleet {
     }
 
     fn start_receiver_again(&mut self, receiver: usize) {
+        let said_before = self.haproxy.log().len();
         self.receivers[receiver] = start_receiver(&self.settings[receiver]);
         wait_for_within("the receiver to be used again", HEALED_WITHIN, || {
             let name = format!("Server smtp/mx{} is UP", receiver + 1);
-            self.haproxy.log().contains(&name).then_some(())
+            self.haproxy.log()[said_before..]
+                .contains(&name)
+                .then_some(())
         });
     }
 }

@@ -8,7 +8,8 @@ use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use crate::clients::mail;
-use crate::support::front::{FrontServer, block_of_readme, free_address, with};
+use crate::support::front::{FrontServer, block_of_readme, with};
+use crate::support::ports::free_address;
 use crate::support::store::mails_after;
 use crate::support::tls::{TlsClient, TlsServer, config_trusting, connection, starttls};
 use crate::support::{Client, wait_for, without_trace};

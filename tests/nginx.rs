@@ -11,7 +11,8 @@ use tempfile::TempDir;
 
 use crate::clients::{mail, mail_and_empty_line};
 use crate::support::certificates::{KeyKind, Pair};
-use crate::support::front::{FrontServer, block_of_readme, free_address, with};
+use crate::support::front::{FrontServer, block_of_readme, with};
+use crate::support::ports::free_address;
 use crate::support::store::{StoredMail, mails_after};
 use crate::support::tls::{TlsClient, config_trusting, starttls};
 use crate::support::{Client, Server, value, wait_for, without_trace};

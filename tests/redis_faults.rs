@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::support::fault_proxy::{Fault, FaultProxy};
-use crate::support::mariadb::{MariaDb, free_port};
+use crate::support::mariadb::MariaDb;
+use crate::support::ports::free_port;
 use crate::support::redis::{FakeRedis, Manner, Redis};
 use crate::support::{Server, short_mail, wait_for_within, without_trace};
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::support::certificates::{KeyKind, Pair};
-use crate::support::mariadb::{MariaDb, free_port, with_hosts};
+use crate::support::mariadb::{MariaDb, with_hosts};
+use crate::support::ports::free_port;
 use crate::support::{Client, Server, incompressible, value, wait_for, write_config};
 
 #[test]

@@ -1,7 +1,7 @@
 //! Debian's nginx with the block from the README, and HAProxy, each in a temporary folder and ended with its test.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -86,12 +86,6 @@ impl Drop for FrontServer {
 
 fn write(folder: &Path, config: &str) {
     fs::write(folder.join("config"), config).expect("a file is written");
-}
-
-/// An address that nobody listens on at this moment.
-pub fn free_address(ip: IpAddr) -> SocketAddr {
-    let listener = TcpListener::bind((ip, 0)).expect("a free port");
-    listener.local_addr().expect("a bound socket")
 }
 
 /// The block of the README that holds this text.

@@ -1,7 +1,6 @@
 //! A Galera cluster of a test's own: real nodes on free ports of loopback, in temporary folders, ended with the test.
 
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::os::unix::fs::chown;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -12,6 +11,7 @@ use mysql::{Conn, OptsBuilder};
 use tempfile::TempDir;
 
 use super::mariadb::{FIELD_TABLE, PASSWORD, SMALL, USER, copy_folder, program, root_at, template};
+use super::ports::free_ports;
 use super::{tail, wait_for_within};
 
 /// Nodes that form one cluster; each runs or, after [`Galera::kill`], does not.
@@ -227,19 +227,6 @@ fn give_away(path: &Path) {
         let entries = fs::read_dir(path).expect("a folder of ours").flatten();
         entries.for_each(|entry| give_away(&entry.path()));
     }
-}
-
-/// The first of so many ports in a row that are free now. Below those that the kernel gives to clients, which would take
-/// them while a node is down.
-fn free_ports(count: u16) -> u16 {
-    use std::sync::atomic::{AtomicU16, Ordering};
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let offset = (std::process::id() % 1_000) as u16 * 10;
-    let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    (0..1_000)
-        .map(|_| 20_000 + (offset + NEXT.fetch_add(count, Ordering::SeqCst)) % 12_000)
-        .find(|first| (*first..first + count).all(is_free))
-        .expect("free ports in a row")
 }
 
 const INSTALLED: &str = "mariadbd and galera-4 are installed: tests/install-tools";

@@ -1,7 +1,7 @@
-//! A MariaDB of a test's own: its data in a temporary folder, on a port that the kernel chose, ended with the test.
+//! A MariaDB of a test's own: its data in a temporary folder, on a free port, ended with the test.
 
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -14,6 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+use super::ports::free_port;
 use super::{Server, tail, wait_for};
 
 /// The password of [`USER`]; may appear in no output.
@@ -227,12 +228,6 @@ pub fn with_hosts<'a>(hosts: &'a str, settings: &[(&'a str, &'a str)]) -> Vec<(&
     ];
     all.extend_from_slice(settings);
     all
-}
-
-/// A port of the loopback address that was free a moment ago.
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    listener.local_addr().expect("a bound socket").port()
 }
 
 pub fn root_at(port: u16) -> OptsBuilder {

@@ -7,6 +7,7 @@ pub mod fault_proxy;
 pub mod front;
 pub mod galera;
 pub mod mariadb;
+pub mod ports;
 pub mod redis;
 pub mod root;
 pub mod store;

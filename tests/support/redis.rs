@@ -1,4 +1,4 @@
-//! A Redis of a test's own, in a temporary folder on a port that the kernel chose, ended with the test; and one that
+//! A Redis of a test's own, in a temporary folder on a free port, ended with the test; and one that
 //! answers what it should not.
 
 use std::io::{Read, Write};
@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use r2d2_redis::redis;
 use tempfile::TempDir;
 
-use super::mariadb::free_port;
+use super::ports::free_port;
 use super::{PATIENCE, wait_for};
 
 /// Running or, after [`Redis::kill`], not.
