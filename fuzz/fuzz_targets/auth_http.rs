@@ -136,7 +136,6 @@ static SETTINGS: LazyLock<Arc<ConnectionSettings>> = LazyLock::new(|| {
 static HANDLER: LazyLock<Handler> = LazyLock::new(|| {
     let pool = PoolSettings {
         max_clients: 1,
-        client_timeout: Duration::from_secs(1),
         trusted_proxies: TrustedProxies::new(Vec::new()),
         max_clients_per_address: 0,
         full: Vec::new(),
