@@ -146,6 +146,64 @@ fn under_load_a_slow_store_is_given_batches() {
 }
 
 #[test]
+fn writers_take_turns_and_do_not_split_a_batch_between_them() {
+    let house = House::with_writers(
+        4,
+        || Ok(()),
+        |subjects| {
+            thread::sleep(FAST);
+            all_saved(subjects)
+        },
+    );
+    thread::scope(|scope| {
+        for client in 0..20 {
+            let saver = &house.saver;
+            scope.spawn(move || {
+                for number in 0..20 {
+                    assert_saved(&save(saver, &format!("{client}-{number}")));
+                }
+            });
+        }
+    });
+    house.writers.finish();
+    let batches = house.seen.lock().unwrap();
+    assert_eq!(batches.concat().len(), 400);
+    println!("{} batches", batches.len());
+    // Each for itself, four writers would see batches of five.
+    assert!(batches.len() <= 60, "{} batches", batches.len());
+}
+
+#[test]
+fn a_writer_that_hangs_holds_nobody_up() {
+    let (release, released) = gate();
+    let (began, has_begun) = mpsc::channel();
+    let began = Mutex::new(began);
+    let house = House::with_writers(
+        2,
+        || Ok(()),
+        move |subjects| {
+            if subjects.contains(&"stuck".to_owned()) {
+                began.lock().unwrap().send(()).unwrap();
+                released();
+            }
+            all_saved(subjects)
+        },
+    );
+    thread::scope(|scope| {
+        let saver = &house.saver;
+        let stuck = scope.spawn(move || save(saver, "stuck"));
+        has_begun.recv().unwrap();
+        for number in 0..20 {
+            assert_saved(&save(saver, &format!("beside it {number}")));
+        }
+        assert!(!stuck.is_finished());
+        drop(release);
+        assert_saved(&stuck.join().unwrap());
+    });
+    house.writers.finish();
+}
+
+#[test]
 fn a_client_that_left_while_its_mail_queued_is_not_saved_behind_its_back() {
     let (release, released) = gate();
     let house = House::new(
@@ -237,6 +295,14 @@ impl House {
         ready: impl Fn() -> Result<(), SaveError> + Send + Sync + 'static,
         behave: impl Fn(&[String]) -> Vec<Result<(), SaveError>> + Send + Sync + 'static,
     ) -> House {
+        House::with_writers(1, ready, behave)
+    }
+
+    fn with_writers(
+        count: usize,
+        ready: impl Fn() -> Result<(), SaveError> + Send + Sync + 'static,
+        behave: impl Fn(&[String]) -> Vec<Result<(), SaveError>> + Send + Sync + 'static,
+    ) -> House {
         let (seen, opened) = (Arc::default(), Arc::new(AtomicUsize::new(0)));
         let (ready, behave): (_, Behave) = (Arc::new(ready), Arc::new(behave));
         let open: OpenStore = {
@@ -250,7 +316,8 @@ impl House {
                 }))
             })
         };
-        let (saver, writers) = Writers::start(1, true, Health::default(), open).expect("a thread");
+        let (saver, writers) =
+            Writers::start(count, true, Health::default(), open).expect("a thread");
         House {
             saver,
             writers,
@@ -368,5 +435,7 @@ fn mail(subject: &str) -> Mail {
     }
 }
 
+/// What a commit takes on a fast disk.
+const FAST: Duration = Duration::from_millis(2);
 /// What a commit takes on a slow disk.
 const SLOW: Duration = Duration::from_millis(20);

@@ -1,10 +1,11 @@
 //! The queue between connections and the store, and group commit.
 //!
 //! A writer takes whatever queued up while the last commit ran: alone a mail commits at once, under load commits grow by
-//! themselves, with no timer and no delay added.
+//! themselves. Several writers take turns while there is little to do, for one commit of all is cheaper than one each; a
+//! writer that hangs, or a queue that grows, ends that within milliseconds.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -93,6 +94,7 @@ impl Writers {
     ) -> std::io::Result<(Saver, Writers)> {
         let (jobs_in, jobs_out) = bounded(MAX_TICKETS);
         let (stop, stopped) = bounded(0);
+        let turns = Arc::new(Turns::default());
         let threads = (0..count)
             .map(|number| {
                 let writer = Writer {
@@ -101,6 +103,7 @@ impl Writers {
                     open: Arc::clone(&open),
                     store: None,
                     health: health.clone(),
+                    turns: Arc::clone(&turns),
                 };
                 thread::Builder::new()
                     .name(format!("writer-{number}"))
@@ -136,12 +139,14 @@ struct Writer {
     open: OpenStore,
     store: Option<Box<dyn SaveMail>>,
     health: Health,
+    turns: Arc<Turns>,
 }
 
 impl Writer {
     fn run(mut self) {
-        while let Some(first) = self.next_job() {
-            let batch = AssertUnwindSafe(|| self.save_queued(first));
+        let turns = Arc::clone(&self.turns);
+        while let Some((first, turn)) = turns.next(|| self.next_job(), || self.jobs.len()) {
+            let batch = AssertUnwindSafe(|| self.save_queued(first, turn));
             // The tickets of a batch that panics say 451 as they are dropped.
             if catch_unwind(batch).is_err() {
                 metrics::PANICS.count(Part::Writer);
@@ -164,7 +169,7 @@ impl Writer {
     }
 
     /// One batch, from making ready to the last answer.
-    fn save_queued(&mut self, first: Ticket) {
+    fn save_queued(&mut self, first: Ticket, turn: Turn) {
         if let Err(error) = self.make_ready() {
             // Only those that waited for this attempt; whoever comes now is worth another one.
             let waiting = self.jobs.try_iter().take(self.jobs.len());
@@ -189,6 +194,7 @@ impl Writer {
         }
         metrics::BATCHES.observe(mails.len() as u64);
         let outcomes = store.save_batch(&mails);
+        drop(turn);
         debug_assert_eq!(outcomes.len(), mails.len());
         if let Some(Err(error)) = outcomes.iter().find(|outcome| outcome.is_err()) {
             let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
@@ -243,6 +249,50 @@ impl Writer {
             next = self.next_of_batch(mails.len());
         }
         (mails, tickets)
+    }
+}
+
+/// Who saves now. One writer at a time waits for mail, and for batches in hand to end; the others wait for their turn.
+#[derive(Default)]
+struct Turns {
+    next: Mutex<()>,
+    /// Batches in hand.
+    busy: Mutex<usize>,
+    ended: Condvar,
+}
+
+/// A batch in hand, until dropped.
+struct Turn<'a>(&'a Turns);
+
+impl Turns {
+    /// The first mail of a batch. What queues up while others save shall be one batch too, so their end is waited for; but
+    /// not for long, and not when enough has queued up already.
+    fn next(
+        &self,
+        first: impl FnOnce() -> Option<Ticket>,
+        queued: impl FnOnce() -> usize,
+    ) -> Option<(Ticket, Turn<'_>)> {
+        let _next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = first()?;
+        let mut busy = self.lock();
+        if queued() < WORTH_A_COMMIT {
+            let ended = (self.ended).wait_timeout_while(busy, MAX_LINGER, |busy| *busy > 0);
+            busy = ended.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *busy += 1;
+        Some((first, Turn(self)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, usize> {
+        // A number is never half changed.
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.0.lock() -= 1;
+        self.0.ended.notify_one();
     }
 }
 
@@ -366,6 +416,10 @@ fn unavailable(reason: &str) -> SaveError {
 const MAX_TICKETS: usize = 131_072;
 /// Rows of one transaction: beyond a hundred a commit gets no cheaper by row.
 const MAX_BATCH_ROWS: usize = 256;
+/// Mails that are a batch of their own, whatever other writers do.
+const WORTH_A_COMMIT: usize = 64;
+/// How long a writer waits for the batch of another one.
+const MAX_LINGER: Duration = Duration::from_millis(5);
 /// Octets of one transaction.
 const MAX_BATCH_OCTETS: usize = 8 << 20;
 /// How long a mail may wait for its turn; clients wait ten minutes (RFC 5321 §4.5.3.2.6), but hold a place meanwhile.

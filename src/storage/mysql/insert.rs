@@ -14,7 +14,7 @@ use crate::storage::{TableName, TableShape};
 /// Inserts a row for each delivery whose hash is not in `stored`.
 ///
 /// Rows are built as they are sent, so a large mail with a hundred recipients takes no hundredfold memory. A statement has
-/// 1, 2, 4 … rows: few texts to prepare, each prepared once.
+/// 1, 2 … 32, 64, 96 or 128 rows: few texts to prepare, each prepared once.
 ///
 /// # Errors
 /// Whatever the database says; the transaction is then half done.
@@ -60,11 +60,19 @@ impl Piece {
         let mut values = std::mem::take(self).values.into_iter().peekable();
         while values.peek().is_some() {
             let rows_left = values.len() / BOUND;
-            let rows = 1 << rows_left.ilog2();
+            let rows = rows_at_once(rows_left);
             let some: Vec<Value> = values.by_ref().take(rows * BOUND).collect();
             link.connection.exec_drop(statement(table, rows), some)?;
         }
         Ok(())
+    }
+}
+
+/// How many of these rows go into the next statement: as many as there are, or nearly, so that few texts are prepared.
+fn rows_at_once(rows: usize) -> usize {
+    match rows {
+        ..=ROWS_IN_ONE => rows,
+        _ => rows - rows % ROWS_IN_ONE,
     }
 }
 
@@ -108,7 +116,9 @@ fn statement(table: &TableName, rows: usize) -> String {
 
 /// Values of one row that are bound; the others are the same for every mail.
 const BOUND: usize = 12;
-/// Beyond a hundred rows a statement gets no cheaper by row; a power of two keeps the statements few.
+/// Rows that always go into one statement.
+const ROWS_IN_ONE: usize = 32;
+/// Beyond a hundred rows a statement gets no cheaper by row.
 const MAX_STATEMENT_ROWS: usize = 128;
 /// Octets of one statement, also where the server would take more: they are in memory twice while they are sent.
 const MAX_STATEMENT_OCTETS: usize = 4 << 20;

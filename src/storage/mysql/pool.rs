@@ -366,5 +366,5 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 const RETRY_CEILING: Duration = Duration::from_secs(2);
 /// Between two looks at an idle connection.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// INSERTs of 1, 2, 4 … rows, and the few others.
-const STATEMENTS_KEPT: usize = 16;
+/// INSERTs of each number of rows, and the few others.
+const STATEMENTS_KEPT: usize = 40;
