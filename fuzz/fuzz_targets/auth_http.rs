@@ -88,24 +88,17 @@ fn check(head: &[u8], answer: &[u8]) {
     }
 }
 
-/// What a session would say of the RCPT command that nginx passes on.
+/// What a session would say of the RCPT command that nginx passes on. Where it takes no such line, because it is too long or
+/// a forward-path alone, there is nothing to compare with.
 fn session_finds_foreign(line: &[u8]) -> bool {
+    let is_rcpt = (line.get(..4)).is_some_and(|verb| verb.eq_ignore_ascii_case(b"RCPT"));
+    if line.len() > 2_046 || !is_rcpt {
+        return SETTINGS.session.current().is_foreign_rcpt(line);
+    }
     let mut dialogue = Dialogue::new(100, 1_000, Tls::Unavailable);
     dialogue.receive(b"EHLO c\r\nMAIL FROM:<> SMTPUTF8\r\n");
-    if line.len() > 2_046
-        || !line
-            .get(..4)
-            .is_some_and(|verb| verb.eq_ignore_ascii_case(b"RCPT"))
-    {
-        return is_long_and_foreign(line);
-    }
     let seen = dialogue.receive(&[line, b"\r\n"].concat());
     matches!(&seen[..], [step] if step.code() == 550)
-}
-
-/// No session takes such a line, so there is nothing to compare with.
-fn is_long_and_foreign(line: &[u8]) -> bool {
-    line.len() > 2_046 && SETTINGS.session.current().is_foreign_rcpt(line)
 }
 
 fn respond(head: &[u8]) -> Option<Vec<u8>> {
