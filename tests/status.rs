@@ -45,7 +45,7 @@ fn get(server: &Server, path: &str) -> (u16, String) {
 }
 
 /// Every sample by its name with labels.
-fn figures(server: &Server) -> HashMap<String, f64> {
+pub fn figures(server: &Server) -> HashMap<String, f64> {
     let (code, page) = get(server, "/metrics");
     assert_eq!(code, 200);
     let samples = page.lines().filter(|line| !line.starts_with('#'));
