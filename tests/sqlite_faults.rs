@@ -112,6 +112,38 @@ fn a_long_reader_holds_no_mail_up_and_goes_on_reading_what_it_began_with() {
 }
 
 #[test]
+fn a_write_ahead_log_beyond_a_gigabyte_is_warned_of() {
+    let mut server = Server::start(&[]);
+    send_mail(&server, "before").expect("250 ");
+    let reader = Connection::open(server.path("goguerrilla.db")).expect("the file is there");
+    let read = "BEGIN; SELECT count(*) FROM new_mail";
+    reader.execute_batch(read).expect("nobody minds");
+    // As long as a reader can make it, and on the disk nothing but a hole.
+    let log = fs::OpenOptions::new()
+        .write(true)
+        .open(server.path("goguerrilla.db-wal"));
+    log.expect("its log").set_len((1 << 30) + 1).expect("ours");
+    let warnings = |server: &Server| server.log().matches(" warn - large_log ").count();
+    assert_eq!(warnings(&server), 0);
+    for number in 0..3 {
+        send_mail(&server, &format!("mail {number}")).expect("250 ");
+    }
+    let log = server.wait_for_log(" large_log ");
+    assert!(
+        log.contains("goguerrilla.db-wal octets=1073741825 "),
+        "{log}"
+    );
+    server.kill();
+    assert_eq!(warnings(&server), 1, "once");
+    // Whoever starts it again is told, too.
+    server.start_again();
+    server.wait_for_log(" large_log ");
+    drop(reader);
+    send_mail(&server, "after").expect("250 ");
+    assert_eq!(subjects(&server).len(), 5);
+}
+
+#[test]
 fn a_lock_held_for_longer_than_five_seconds_defers_mail() {
     let server = Server::start(&[]);
     let other = lock(&server);
