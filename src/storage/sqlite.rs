@@ -460,6 +460,11 @@ fn sort_error(file: &Path, error: &rusqlite::Error) -> Sorted {
             PartError::Store(SaveError::Full(text("; make room"))),
             false,
         ),
+        Some(ErrorCode::OutOfMemory) => (PartError::Store(SaveError::Full(text(""))), true),
+        Some(ErrorCode::SystemIoFailure) if is_out_of_memory(error) => {
+            let text = text("; out of memory");
+            (PartError::Store(SaveError::Full(text)), true)
+        }
         Some(ErrorCode::SystemIoFailure) if is_at_size_limit(error) => {
             let text = text("; the limit of file sizes is met");
             (PartError::Store(SaveError::Full(text)), true)
@@ -480,13 +485,18 @@ fn sort_error(file: &Path, error: &rusqlite::Error) -> Sorted {
             | ErrorCode::NotADatabase
             | ErrorCode::SchemaChanged
             | ErrorCode::Unknown
-            | ErrorCode::OutOfMemory
             | ErrorCode::FileLockingProtocolFailed,
         ) => (unavailable(text("")), true),
         Some(_) => (PartError::Content(SaveError::Unavailable(text(""))), false),
         None => (unavailable(text("")), true),
     };
     Sorted { error, reopen }
+}
+
+/// Whether what failed is the index of the log, which is mapped, or a buffer for a file, which SQLite reports like a broken
+/// disk.
+fn is_out_of_memory(error: &rusqlite::Error) -> bool {
+    has_code(error, ffi::SQLITE_IOERR_SHMMAP) || has_code(error, ffi::SQLITE_IOERR_NOMEM)
 }
 
 /// Whether a failed write met RLIMIT_FSIZE, which SQLite reports like a broken disk.
