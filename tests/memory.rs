@@ -206,6 +206,22 @@ fn a_chunk_that_never_ends_is_swallowed_at_constant_memory() {
     assert!(grown < 1_024, "{grown} KiB");
 }
 
+#[test]
+fn a_line_that_never_ends_is_swallowed_at_constant_memory() {
+    let server = Server::start(&[]);
+    let mut client = server.client();
+    client.send([b'x'; 100_000]);
+    client.command("", "500 5.5.2 ");
+    let before = server.status_kib("VmHWM");
+    for _ in 0..20 {
+        client.send(vec![b'x'; 1 << 20]);
+    }
+    client.command("", "500 5.5.2 ");
+    let grown = server.status_kib("VmHWM").saturating_sub(before);
+    assert!(grown < 1_024, "{grown} KiB");
+    client.command("NOOP", "250");
+}
+
 /// What a mail to so many costs: processor time, and how many KiB more the server held at most than ever before.
 fn cost_of(server: &Server, recipients: usize, content: &[u8]) -> (Duration, u64) {
     let (time, memory) = (server.processor_time(), server.status_kib("VmHWM"));

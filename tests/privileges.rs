@@ -78,6 +78,7 @@ fn root_does_not_serve_strangers() {
         &[][..],
         &[("GUID", "0"), ("SGID", "0")],
         &[("GUID", "65534"), ("SGID", "0")],
+        &[("GUID", "0"), ("SGID", "65534")],
     ] {
         let mut settings = vec![("GSTMP_LISTEN_INTERFACE", "0.0.0.0:0")];
         settings.extend(ids);

@@ -410,6 +410,54 @@ fn after_its_file_was_removed_mail_goes_into_a_new_one() {
 }
 
 #[test]
+fn a_file_that_another_one_replaces_under_load_keeps_what_was_promised() {
+    let server = Server::start(&[]);
+    let (file, first, other) = (
+        server.path("goguerrilla.db"),
+        server.path("first.db"),
+        server.path("other.db"),
+    );
+    drop(Connection::open(&other).expect("a folder of ours"));
+    // A second name, by which the test still finds it.
+    fs::hard_link(&file, &first).expect("ours");
+    let load = Load::start(server.address, 4, "replaced");
+    load.wait_for_more(20);
+    fs::rename(&other, &file).expect("ours");
+    load.wait_for_more(20);
+    // No database at all: mail is deferred, and whatever it is stays as it is.
+    let (kept, text) = (
+        server.path("kept.db"),
+        "A letter, and no database.\n".repeat(99),
+    );
+    fs::hard_link(&file, &kept).expect("ours");
+    fs::write(&other, &text).expect("ours");
+    fs::rename(&other, &file).expect("ours");
+    wait_for("mail to be deferred", || {
+        let code = send_mail(&server, "in between").read_reply()?.code;
+        assert!(code == 250 || code == 451, "{code}");
+        (code == 451).then_some(())
+    });
+    let deferred = server.log().matches(" not_saved ").count();
+    wait_for("more of it", || {
+        (server.log().matches(" not_saved ").count() > deferred + 4).then_some(())
+    });
+    assert_eq!(fs::read_to_string(&file).expect("still a text"), text);
+    fs::rename(&file, server.path("letter")).expect("ours");
+    load.wait_for_more(20);
+    let account = load.stop();
+    let mut stored: HashMap<String, usize> = HashMap::new();
+    for file in [&first, &kept, &file] {
+        for (marker, count) in stored_markers(file) {
+            if marker != "in between" {
+                *stored.entry(marker).or_default() += count;
+            }
+        }
+    }
+    assert!(!account.deferred.is_empty());
+    assert_promise_kept(&account, &stored);
+}
+
+#[test]
 fn a_file_that_is_no_database_is_an_error_at_start_in_one_line() {
     let folder = tempfile::TempDir::new().expect("a temporary folder");
     write_config(folder.path(), &[]);
