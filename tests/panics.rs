@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use goguerrilla::connection::{self, ConnectionSettings};
 use goguerrilla::mail::Mail;
@@ -18,6 +18,8 @@ use crate::support::{self, PATIENCE, short_mail, wait_for};
 
 #[test]
 fn a_connection_that_panics_gives_its_place_back_and_others_are_served() {
+    let _alone = one_at_a_time();
+    let before = COUNTERS.map(counted);
     let serve = |client: &Client| {
         let mut octet = [0];
         (&*client.socket())
@@ -46,17 +48,12 @@ fn a_connection_that_panics_gives_its_place_back_and_others_are_served() {
         wait_for("its place", || (pool.places_taken() == 0).then_some(()));
     }
     listener.close();
-    let page = goguerrilla::metrics::page();
-    for counted in [
-        "goguerrilla_panics_total{part=\"connection\"} 20\n",
-        "goguerrilla_connections_total{listener=\"smtp\",outcome=\"panicked\"} 20\n",
-    ] {
-        assert!(page.contains(counted), "{page}");
-    }
+    assert_eq!(COUNTERS.map(counted), before.map(|count| count + 20));
 }
 
 #[test]
 fn what_a_connection_or_a_store_held_comes_back_after_its_panic() {
+    let _alone = one_at_a_time();
     log::set_logger(&PanicsAtPoison).expect("no other test sets one");
     log::set_max_level(LevelFilter::Info);
     let open_store: OpenStore = Arc::new(|| Ok(Box::new(Poisonable)));
@@ -109,6 +106,19 @@ fn what_a_connection_or_a_store_held_comes_back_after_its_panic() {
     }
     listener.close();
     writers.finish();
+}
+
+/// What is counted is counted for the whole process of the tests.
+fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn counted(name: &str) -> u64 {
+    let page = goguerrilla::metrics::page();
+    let mut lines = page.lines();
+    let count = lines.find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    count.expect("a counter")
 }
 
 /// Three places on a port of their own, which are served by `serve`.
@@ -168,4 +178,9 @@ impl SaveMail for Poisonable {
     }
 }
 
+/// What a panic in a connection counts as.
+const COUNTERS: [&str; 2] = [
+    "goguerrilla_panics_total{part=\"connection\"}",
+    "goguerrilla_connections_total{listener=\"smtp\",outcome=\"panicked\"}",
+];
 const POISON: &str = "poison";
