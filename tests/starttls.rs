@@ -796,7 +796,7 @@ fn a_client_that_does_not_read_the_answer_to_its_quit_is_left_in_time() {
     let octets = value(&line, "octets").expect("a figure");
     let most = octets.parse::<usize>().expect("a figure") / HELP.len();
     // Steps smaller than what one read takes: with some, all answers fit but those that leave together with the 221.
-    let clients: Vec<TlsClient> = (0..9)
+    let clients: Vec<TlsClient> = (0..16)
         .map(|step| never_reads(&tls, most - step * 350))
         .collect();
     disconnected(&tls.server, 1 + clients.len());
