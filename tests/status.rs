@@ -57,7 +57,7 @@ pub fn figures(server: &Server) -> HashMap<String, f64> {
 }
 
 /// Waits until a figure is what it should be: connections are counted behind their last reply.
-fn wait_for_figure(server: &Server, name: &str, wanted: f64) {
+pub fn wait_for_figure(server: &Server, name: &str, wanted: f64) {
     wait_for(&format!("{name} {wanted}"), || {
         let figures = figures(server);
         let figure = figures.get(name).unwrap_or_else(|| panic!("no {name}"));
