@@ -5,6 +5,7 @@ mod arguments;
 mod capacity;
 mod check;
 mod clients;
+mod clock;
 mod configs;
 mod corpus;
 mod dialogs;

@@ -1,5 +1,6 @@
 //! Thousands of clients, more than there is room for, and limits of the kernel: nobody is left without an answer.
 
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use goguerrilla::limits::raise_descriptor_limit;
 use socket2::{Domain, SockRef, Socket, Type};
 
+use crate::support::tls::TlsServer;
 use crate::support::{Client, PATIENCE, Server, wait_for};
 
 #[test]
@@ -123,15 +125,16 @@ fn without_descriptors_it_waits_calmly_and_goes_on_when_there_are_some() {
 #[test]
 fn ten_thousand_connects_closed_at_once_cost_no_place_thread_or_descriptor() {
     let _alone = one_at_a_time();
-    let server = Server::start(&[("GM_MAX_CLIENTS", "100")]);
+    let tls = TlsServer::start(&[("GM_MAX_CLIENTS", "100")]);
+    let server = &tls.server;
     let idle_sockets = server.sockets();
-    flood(&server, 500);
+    flood(&tls, 500);
     wait_for("the warm-up to be over", || {
         (server.sockets() == idle_sockets).then_some(())
     });
     let descriptors = server.descriptors();
     let started_at = Instant::now();
-    flood(&server, MANY);
+    flood(&tls, MANY);
     let flooded = started_at.elapsed();
     let started_at = Instant::now();
     let mut client = wait_for("a place", || {
@@ -149,9 +152,9 @@ fn ten_thousand_connects_closed_at_once_cost_no_place_thread_or_descriptor() {
     wait_for("all descriptors to be closed", || {
         (server.descriptors() == descriptors).then_some(())
     });
-    // A thread for each place and one that says 421; main, signals, the log, the deadlines, the writer.
+    // A thread for each place and one on each port that says 421; main, signals, the log, the deadlines, the writer.
     assert!(
-        server.threads() <= 100 + 1 + 5,
+        server.threads() <= 100 + 2 + 5,
         "{} threads",
         server.threads()
     );
@@ -193,17 +196,19 @@ fn a_thread_that_cannot_start_is_a_421_and_the_server_lives() {
     assert_eq!(reply.code, 250);
 }
 
-/// Connects and closes at once from two threads; every other one by a reset, some after a word.
-fn flood(server: &Server, count: usize) {
+/// Connects and closes at once from two threads; every other one by a reset, some after a word, some in their handshake.
+fn flood(tls: &TlsServer, count: usize) {
     thread::scope(|scope| {
         for half in 0..2 {
             scope.spawn(move || {
                 for number in 0..count / 2 {
-                    let socket = TcpStream::connect(server.address).expect("the server accepts");
-                    if number % 5 == 0 {
-                        let _ =
-                            std::io::Write::write_all(&mut &socket, b"EHLO client.test\r\nMAIL ");
-                    }
+                    let (address, word) = match number % 5 {
+                        0 => (tls.server.address, &b"EHLO client.test\r\nMAIL "[..]),
+                        1 => (tls.at_once, HALF_A_HELLO),
+                        _ => (tls.server.address, &b""[..]),
+                    };
+                    let mut socket = TcpStream::connect(address).expect("the server accepts");
+                    let _ = socket.write_all(word);
                     if number % 2 == half {
                         let linger = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
                         linger.expect("an open socket");
@@ -234,3 +239,5 @@ fn one_at_a_time() -> MutexGuard<'static, ()> {
 }
 
 const MANY: usize = 10_000;
+/// A record of 512 octets that begins like a ClientHello, and ends too soon.
+const HALF_A_HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";

@@ -5,6 +5,7 @@
 use std::io::ErrorKind;
 use std::thread;
 
+use crate::status::wait_for_figure;
 use crate::support::store::mails_after;
 use crate::support::tls::{TlsClient, TlsServer};
 use crate::support::{Client, Server, incompressible, stuffed, wait_for, without_trace};
@@ -238,6 +239,7 @@ fn memory_exhaustion_five_hundred_of_the_largest_mails_at_once_stay_within_the_b
         ("GSMTP_MAX_SIZE", &limit.to_string()),
         ("GM_MAX_MEMORY", &budget.to_string()),
         ("GSMTP_TIMEOUT", "300"),
+        ("GM_STATUS_INTERFACE", "127.0.0.1:0"),
     ]);
     let mail = stuffed(&incompressible(limit));
     let (content, dot) = mail.split_at(mail.len() - 3);
@@ -267,6 +269,7 @@ fn memory_exhaustion_five_hundred_of_the_largest_mails_at_once_stay_within_the_b
     assert!(most < room, "{most} KiB");
     assert!((budget / limit / 2..500).contains(&saved), "{saved} saved");
     // All of it comes back.
+    wait_for_figure(&server, "goguerrilla_content_bytes", 0.0);
     for client in &mut clients[..50] {
         let reply = client.deliver("a@client.test", "u@ours.test", &incompressible(limit));
         assert_eq!(reply.code, 250);

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::chown;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
-use nix::unistd::{geteuid, mkfifo};
+use nix::unistd::{Pid, geteuid, mkfifo};
 use tempfile::TempDir;
 
 use crate::support::{BINARY, Client, Server, short_mail, value, wait_for, write_config};
@@ -91,6 +94,70 @@ fn a_reader_that_goes_away_costs_no_mail() {
     assert!(child.try_wait().expect("a child of ours").is_none());
     child.kill().expect("it runs");
     child.wait().expect("a child of ours");
+}
+
+#[test]
+fn standard_output_is_written_to_as_another_user_too() {
+    if !geteuid().is_root() {
+        println!("only root can become somebody else");
+        return;
+    }
+    // Neither can be opened by its name, /dev/stdout, by whom the server becomes.
+    let (read, written) = io::pipe().expect("a pipe");
+    stdout_of_somebody_else(written.into(), read);
+    let (read, written) = UnixStream::pair().expect("two sockets");
+    stdout_of_somebody_else(OwnedFd::from(written).into(), read);
+}
+
+/// Starts as root, becomes nobody, and serves; lines are read where standard output leads to.
+fn stdout_of_somebody_else(stdout: Stdio, output: impl Read) {
+    let folder = TempDir::new().expect("a temporary folder");
+    chown(folder.path(), Some(NOBODY), Some(NOBODY)).expect("root may");
+    let nobody = NOBODY.to_string();
+    let settings = [
+        ("GSMTP_LOG_FILE", "/dev/stdout"),
+        ("GUID", &nobody),
+        ("SGID", &nobody),
+    ];
+    write_config(folder.path(), &settings);
+    let mut program = Command::new(BINARY);
+    program.current_dir(folder.path()).stdin(Stdio::null());
+    program.stdout(stdout).stderr(Stdio::null());
+    let mut child = program.spawn().expect("the program starts");
+    // With the writing end that the command still holds, no end would ever be read.
+    drop(program);
+    let mut lines = BufReader::new(output).lines().map_while(Result::ok);
+    let address = lines
+        .find_map(|line| value(&line, "address"))
+        .expect("a line that says where it listens");
+    let address = address.parse().expect("an address");
+    let pid = Pid::from_raw(child.id() as i32);
+    for number in 0..3 {
+        let mut client = Client::connect(address);
+        client.expect("220 ");
+        let mail = short_mail(&format!("mail {number}"));
+        let reply = client.deliver("a@client.test", "u@ours.test", &mail);
+        assert_eq!(reply.code, 250);
+        let hash = reply.text();
+        let hash = hash.rsplit(' ').next().expect("a hash");
+        let saved = lines.find(|line| value(line, "hash").as_deref() == Some(hash));
+        assert!(saved.is_some_and(|line| line.contains(" saved ")));
+        // Opening the log anew, which it is asked for, opens no other file either.
+        kill(pid, Signal::SIGUSR1).expect("it runs");
+        let reopened = lines.find(|line| line.contains(" log_reopened"));
+        assert!(reopened.is_some());
+    }
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    assert!(
+        status.contains(&format!("Uid:\t{NOBODY}\t{NOBODY}\t{NOBODY}")),
+        "{status}"
+    );
+    kill(pid, Signal::SIGTERM).expect("it runs");
+    assert!(
+        lines.any(|line| line.contains(" stopped")),
+        "to the last line"
+    );
+    assert!(child.wait().expect("a child of ours").success());
 }
 
 #[test]
@@ -261,3 +328,5 @@ fn parse_text(line: &str) -> Event {
     }
     event
 }
+
+const NOBODY: u32 = 65_534;

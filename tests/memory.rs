@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
-use crate::support::{Client, Server, wait_for};
+use crate::support::mariadb::MariaDb;
+use crate::support::redis::Redis;
+use crate::support::{Client, Server, incompressible, wait_for};
 
 #[test]
 fn beyond_the_budget_mail_is_deferred_and_all_of_the_budget_comes_back() {
@@ -99,12 +101,16 @@ fn where_memory_ends_a_mail_is_deferred_and_the_server_lives() {
     assert_eq!(reply.code, 250);
     let octets = server.status_kib("VmSize") * 1_024 + (24 << 20);
     server.limit(&format!("--as={octets}:"));
-    // Some fit, of some the content fits and what is made of it does not, and of some not even the content does.
+    // Some fit, of some the content fits and what is made of it does not, and of some not even the content does. What
+    // does not deflate may fit into our memory and not into what the store needs.
+    let deflates = [6, 12, 18, 24, 30, 36, 42].map(|mebibytes| (lines(1 << 20), mebibytes));
+    let does_not =
+        [17, 18, 19, 20, 21, 22, 23].map(|mebibytes| (incompressible(1 << 20), mebibytes));
     let mut codes = Vec::new();
-    for mebibytes in [6, 12, 18, 24, 30, 36, 42] {
+    for (content, mebibytes) in does_not.into_iter().chain(deflates) {
         let mut client = in_data(&server);
         for _ in 0..mebibytes {
-            client.send(lines(1 << 20));
+            client.send(&content);
         }
         client.send(".\r\n");
         let reply = client.read_reply().expect("a reply");
@@ -114,8 +120,39 @@ fn where_memory_ends_a_mail_is_deferred_and_the_server_lives() {
         let reply = client.deliver("a@client.test", "u@ours.test", small);
         assert_eq!(reply.code, 250);
     }
-    println!("6 to 42 MiB with room for 24: {codes:?}");
+    println!("17 to 23 MiB, 6 to 42 MiB with room for 24: {codes:?}");
     assert_eq!(codes.last(), Some(&452), "{codes:?}");
+}
+
+#[test]
+fn a_hundred_recipients_of_a_large_mail_share_its_memory_and_its_compression() {
+    let server = Server::start(&[("GSMTP_MAX_SIZE", "20000000")]);
+    // Deflates to little: what a hundred cost is what is done with the content.
+    let large = lines(16 << 20);
+    let (alone, _) = cost_of(&server, 1, &large);
+    let (together, grown) = cost_of(&server, 100, &large);
+    println!("16 MiB to 1: {alone:?}, to 100: {together:?} and {grown} KiB more");
+    assert!(together < 2 * alone + Duration::from_millis(500));
+    assert!(grown < 16_384, "{grown} KiB");
+    // Does not deflate: what they cost is a row for each, one after the other.
+    let (_, grown) = cost_of(&server, 100, &incompressible(1 << 20));
+    println!("1 MiB as it is to 100: {grown} KiB more");
+    assert!(grown < 32_768, "{grown} KiB");
+    assert_eq!(server.list().len(), 201);
+}
+
+#[test]
+fn a_hundred_recipients_of_a_large_mail_take_little_memory_on_their_way_to_mysql() {
+    let (database, redis) = (MariaDb::start(), Redis::start());
+    let server = database.server(&[
+        ("REDIS_INTERFACE", &redis.address()),
+        ("GSMTP_MAX_SIZE", "2000000"),
+    ]);
+    cost_of(&server, 1, &incompressible(1 << 20));
+    let (_, grown) = cost_of(&server, 100, &incompressible(1 << 20));
+    println!("1 MiB to 100: {grown} KiB more");
+    assert!(grown < 32_768, "{grown} KiB");
+    assert_eq!(database.number("SELECT COUNT(*) FROM new_mail"), 101);
 }
 
 #[test]
@@ -167,6 +204,39 @@ fn a_chunk_that_never_ends_is_swallowed_at_constant_memory() {
     }
     let grown = server.status_kib("VmHWM").saturating_sub(before);
     assert!(grown < 1_024, "{grown} KiB");
+}
+
+#[test]
+fn a_line_that_never_ends_is_swallowed_at_constant_memory() {
+    let server = Server::start(&[]);
+    let mut client = server.client();
+    client.send([b'x'; 100_000]);
+    client.command("", "500 5.5.2 ");
+    let before = server.status_kib("VmHWM");
+    for _ in 0..20 {
+        client.send(vec![b'x'; 1 << 20]);
+    }
+    client.command("", "500 5.5.2 ");
+    let grown = server.status_kib("VmHWM").saturating_sub(before);
+    assert!(grown < 1_024, "{grown} KiB");
+    client.command("NOOP", "250");
+}
+
+/// What a mail to so many costs: processor time, and how many KiB more the server held at most than ever before.
+fn cost_of(server: &Server, recipients: usize, content: &[u8]) -> (Duration, u64) {
+    let (time, memory) = (server.processor_time(), server.status_kib("VmHWM"));
+    let mut client = server.client();
+    client.be_patient(Duration::from_secs(60));
+    client.command("EHLO client.test", "250");
+    client.command("MAIL FROM:<a@client.test>", "250");
+    for number in 0..recipients {
+        client.command(&format!("RCPT TO:<u{number}@ours.test>"), "250");
+    }
+    client.command("DATA", "354");
+    let (reply, _) = client.finish_delivery(content);
+    assert_eq!(reply.code, 250, "{}", reply.text());
+    let time = server.processor_time() - time;
+    (time, server.status_kib("VmHWM") - memory)
 }
 
 /// Room for exactly one message of the largest size.

@@ -214,6 +214,31 @@ fn a_store_that_is_down_is_told_at_once() {
 }
 
 #[test]
+fn a_client_that_is_gone_costs_no_place_and_leaves_no_mail() {
+    let front = Front::start(&[("GM_MAX_CLIENTS", "5"), ("GSMTP_TIMEOUT", "300")]);
+    // As many as there are places, in the middle of their mail.
+    for round in 1..=3 {
+        let mut clients: Vec<Client> = (0..5).map(|_| front.client()).collect();
+        for client in &mut clients {
+            begin_mail(client);
+            client.send("Subject: half of a mail\r\n");
+        }
+        drop(clients);
+        wait_for("their places", || {
+            let log = front.server.log();
+            (log.matches(" disconnected ").count() == 5 * round).then_some(())
+        });
+    }
+    let mut client = front.client();
+    begin_mail(&mut client);
+    client.send("Subject: a whole one\r\n.\r\n");
+    client.expect("250 2.0.0 ");
+    let mails = mails_after(&front.server.path("goguerrilla.db"), 0);
+    assert_eq!(mails.len(), 1);
+    assert_eq!(mails[0].subject, "a whole one");
+}
+
+#[test]
 fn without_error_messages_nginx_says_451() {
     let front = Front::start_with(
         &[("GSMTP_MAX_SIZE", "1000")],
@@ -376,6 +401,14 @@ fn where_it_answers_has_to_be_free() {
         "{}",
         ended.stderr
     );
+}
+
+/// Up to 354; nginx answers MAIL by itself.
+fn begin_mail(client: &mut Client) {
+    client.command("EHLO client.test", "250");
+    client.command("MAIL FROM:<a@client.test>", "250 ");
+    client.command("RCPT TO:<u@ours.test>", "250 ");
+    client.command("DATA", "354 ");
 }
 
 /// Our server with nginx in front of it, as the README says.

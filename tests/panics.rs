@@ -1,16 +1,25 @@
-//! A panic costs the connection it happens in, and nobody else. Those of a store are in `writer.rs`.
+//! A panic costs the connection it happens in, and nobody else. More about those of a store is in `writer.rs`.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use goguerrilla::connection::{self, ConnectionSettings};
+use goguerrilla::mail::Mail;
 use goguerrilla::net::listener::Listener;
-use goguerrilla::net::pool::{Client, Pool, PoolSettings};
+use goguerrilla::net::pool::{Client, Pool, PoolSettings, Serve};
+use goguerrilla::net::trusted::TrustedProxies;
+use goguerrilla::smtp::{AllowedHosts, Column, MemoryBudget, SessionSettings, SharedSettings};
+use goguerrilla::storage::{Health, OpenStore, SaveError, SaveMail, SavedId, Writers};
+use log::kv::Key;
+use log::{LevelFilter, Log, Metadata, Record};
 
-use crate::support::{PATIENCE, wait_for};
+use crate::support::{self, PATIENCE, short_mail, wait_for};
 
 #[test]
 fn a_connection_that_panics_gives_its_place_back_and_others_are_served() {
+    let _alone = one_at_a_time();
+    let before = COUNTERS.map(counted);
     let serve = |client: &Client| {
         let mut octet = [0];
         (&*client.socket())
@@ -19,17 +28,7 @@ fn a_connection_that_panics_gives_its_place_back_and_others_are_served() {
         assert_ne!(octet, *b"!", "this one is a panic on purpose");
         (&*client.socket()).write_all(&octet).expect("it reads");
     };
-    let settings = PoolSettings {
-        trusted_proxies: goguerrilla::net::trusted::TrustedProxies::default(),
-        max_clients: 3,
-        max_clients_per_address: 3,
-        full: b"full".to_vec(),
-        address_full: b"too many".to_vec(),
-    };
-    let pool = Pool::new(settings, Box::new(serve));
-    let listener = Listener::bind("127.0.0.1:0".parse().expect("an address"), false, false);
-    let listener = Arc::new(listener.expect("a free port"));
-    pool.open(&listener).expect("a thread");
+    let (pool, listener) = open(Box::new(serve));
     let ask = |octet: u8| {
         let mut socket = TcpStream::connect(listener.address()).expect("the pool accepts");
         socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
@@ -49,11 +48,139 @@ fn a_connection_that_panics_gives_its_place_back_and_others_are_served() {
         wait_for("its place", || (pool.places_taken() == 0).then_some(()));
     }
     listener.close();
+    assert_eq!(COUNTERS.map(counted), before.map(|count| count + 20));
+}
+
+#[test]
+fn what_a_connection_or_a_store_held_comes_back_after_its_panic() {
+    let _alone = one_at_a_time();
+    log::set_logger(&PanicsAtPoison).expect("no other test sets one");
+    log::set_max_level(LevelFilter::Info);
+    let open_store: OpenStore = Arc::new(|| Ok(Box::new(Poisonable)));
+    let (saver, writers) = Writers::start(1, true, Health::up(), open_store).expect("a thread");
+    let budget = MemoryBudget::new(300_000);
+    let settings = ConnectionSettings {
+        session: Arc::new(SharedSettings::new(verbose_session())),
+        client_timeout: PATIENCE,
+        budget: budget.clone(),
+        saver,
+        proxy_protocol: false,
+        tls: None,
+    };
+    let serve = move |client: &Client| connection::serve(client, &settings);
+    let (pool, listener) = open(Box::new(serve));
+    let client = || {
+        let mut client = support::Client::connect(listener.address());
+        client.expect("220 ");
+        client
+    };
+    let nothing_is_held_by = |places| {
+        wait_for("its place", || {
+            (pool.places_taken() == places).then_some(())
+        });
+        // The writer lets go of a batch when all of it is answered.
+        wait_for("its memory", || (budget.in_use() == 0).then_some(()));
+    };
+    for _ in 0..5 {
+        // The connection panics while it holds 100,000 octets.
+        let mut holds = client();
+        holds.command("EHLO client.test", "250");
+        holds.command("MAIL FROM:<a@client.test>", "250");
+        holds.command("RCPT TO:<u@ours.test>", "250");
+        holds.send([b"BDAT 100000\r\n", &[b'x'; 100_000][..]].concat());
+        holds.expect("250 ");
+        assert!(budget.in_use() >= 100_000, "{}", budget.in_use());
+        holds.send(format!("NOOP {POISON}\r\n"));
+        holds.expect_close();
+        nothing_is_held_by(0);
+        // The store panics while it holds a mail, and what was made of it.
+        let mut poisons = client();
+        let content = [&short_mail(POISON)[..], &support::incompressible(100_000)].concat();
+        let reply = poisons.deliver("a@client.test", "u@ours.test", &content);
+        assert!(reply.text().starts_with("451 4.3.0 "), "{}", reply.text());
+        nothing_is_held_by(1);
+        let reply = poisons.deliver("a@client.test", "u@ours.test", &short_mail("good"));
+        assert_eq!(reply.code, 250);
+        poisons.command("QUIT", "221");
+        nothing_is_held_by(0);
+    }
+    listener.close();
+    writers.finish();
+}
+
+/// What is counted is counted for the whole process of the tests.
+fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn counted(name: &str) -> u64 {
     let page = goguerrilla::metrics::page();
-    for counted in [
-        "goguerrilla_panics_total{part=\"connection\"} 20\n",
-        "goguerrilla_connections_total{listener=\"smtp\",outcome=\"panicked\"} 20\n",
-    ] {
-        assert!(page.contains(counted), "{page}");
+    let mut lines = page.lines();
+    let count = lines.find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    count.expect("a counter")
+}
+
+/// Three places on a port of their own, which are served by `serve`.
+fn open(serve: Serve) -> (Arc<Pool>, Arc<Listener>) {
+    let settings = PoolSettings {
+        trusted_proxies: TrustedProxies::default(),
+        max_clients: 3,
+        max_clients_per_address: 3,
+        full: b"full".to_vec(),
+        address_full: b"too many".to_vec(),
+    };
+    let pool = Pool::new(settings, serve);
+    let listener = Listener::bind("127.0.0.1:0".parse().expect("an address"), false, false);
+    let listener = Arc::new(listener.expect("a free port"));
+    pool.open(&listener).expect("a thread");
+    (pool, listener)
+}
+
+/// Its lines go to the log, whatever they are.
+fn verbose_session() -> SessionSettings {
+    SessionSettings {
+        host_name: "mx.test".to_owned(),
+        primary_mail_host: "mx.test".to_owned(),
+        allowed_hosts: AllowedHosts::new(["*"]),
+        max_content_octets: 200_000,
+        max_recipients: 10,
+        to_column: Column::varchar(128),
+        recipient_column: Column::varchar(128),
+        verbose: true,
     }
 }
+
+/// A log with a bug: it panics at the line that a client says to make it.
+struct PanicsAtPoison;
+
+impl Log for PanicsAtPoison {
+    fn enabled(&self, _: &Metadata) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record) {
+        let line = record.key_values().get(Key::from_str("line"));
+        let is_poison = line.is_some_and(|line| line.to_string().contains(POISON));
+        assert!(!is_poison, "a bug on purpose");
+    }
+
+    fn flush(&self) {}
+}
+
+/// A store with a bug: it panics at one subject.
+struct Poisonable;
+
+impl SaveMail for Poisonable {
+    fn save_mail(&mut self, mail: &Mail) -> Result<SavedId, SaveError> {
+        assert!(mail.summary().subject != POISON, "a bug on purpose");
+        Ok(SavedId::from(mail.deliveries()[0].hash))
+    }
+}
+
+/// What a panic in a connection counts as.
+const COUNTERS: [&str; 2] = [
+    "goguerrilla_panics_total{part=\"connection\"}",
+    "goguerrilla_connections_total{listener=\"smtp\",outcome=\"panicked\"}",
+];
+const POISON: &str = "poison";

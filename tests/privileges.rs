@@ -78,6 +78,7 @@ fn root_does_not_serve_strangers() {
         &[][..],
         &[("GUID", "0"), ("SGID", "0")],
         &[("GUID", "65534"), ("SGID", "0")],
+        &[("GUID", "0"), ("SGID", "65534")],
     ] {
         let mut settings = vec![("GSTMP_LISTEN_INTERFACE", "0.0.0.0:0")];
         settings.extend(ids);
@@ -113,6 +114,29 @@ fn check_looks_at_the_store_as_the_servers_user() {
     write_config(folder.path(), &DROP);
     let outcome = run_in(folder.path(), &["check", "-config=goguerrilla.conf"]);
     assert!(outcome.is_err(), "nobody may write a folder of root's");
+}
+
+#[test]
+fn a_store_of_roots_is_an_error_that_names_file_and_user() {
+    let Some(folder) = folder() else { return };
+    write_config(folder.path(), &DROP);
+    let state = folder.path().join("state");
+    let file = state.join("mail.db");
+    let refusal = || {
+        let said = run_in(folder.path(), &["-config=goguerrilla.conf"]).expect_err("it refuses");
+        assert!(said.contains("state/mail.db: "), "{said}");
+        assert!(said.contains("user 65534"), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    };
+    chown(&state, Some(0), Some(0)).expect("root may");
+    refusal();
+    assert!(!file.exists(), "nothing is made while we are root");
+    // A file that root has made there, by a start of its own for instance.
+    chown(&state, Some(NOBODY), Some(NOBODY)).expect("root may");
+    fs::write(&file, b"").expect("root may");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("root may");
+    refusal();
+    assert_eq!(fs::metadata(&file).expect("it is there").uid(), 0);
 }
 
 #[test]

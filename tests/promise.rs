@@ -117,6 +117,10 @@ fn a_client_that_leaves_right_behind_its_dot_has_its_mail_once_or_not_at_all() {
     let stored = stored_markers(&server.path("goguerrilla.db"));
     assert_eq!(stored.get("finished"), Some(&1));
     assert!(stored.values().all(|count| *count == 1), "{stored:?}");
+    // Each has its line, whatever became of the reply.
+    let log = server.log();
+    assert_eq!(log.matches(" disconnected ").count(), 51);
+    assert_eq!(log.matches(" saved ").count(), stored.len());
 }
 
 /// Moments to kill at, different in each run; which ones hardly matters, so no failure needs them again.

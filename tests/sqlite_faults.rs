@@ -112,6 +112,38 @@ fn a_long_reader_holds_no_mail_up_and_goes_on_reading_what_it_began_with() {
 }
 
 #[test]
+fn a_write_ahead_log_beyond_a_gigabyte_is_warned_of() {
+    let mut server = Server::start(&[]);
+    send_mail(&server, "before").expect("250 ");
+    let reader = Connection::open(server.path("goguerrilla.db")).expect("the file is there");
+    let read = "BEGIN; SELECT count(*) FROM new_mail";
+    reader.execute_batch(read).expect("nobody minds");
+    // As long as a reader can make it, and on the disk nothing but a hole.
+    let log = fs::OpenOptions::new()
+        .write(true)
+        .open(server.path("goguerrilla.db-wal"));
+    log.expect("its log").set_len((1 << 30) + 1).expect("ours");
+    let warnings = |server: &Server| server.log().matches(" warn - large_log ").count();
+    assert_eq!(warnings(&server), 0);
+    for number in 0..3 {
+        send_mail(&server, &format!("mail {number}")).expect("250 ");
+    }
+    let log = server.wait_for_log(" large_log ");
+    assert!(
+        log.contains("goguerrilla.db-wal octets=1073741825 "),
+        "{log}"
+    );
+    server.kill();
+    assert_eq!(warnings(&server), 1, "once");
+    // Whoever starts it again is told, too.
+    server.start_again();
+    server.wait_for_log(" large_log ");
+    drop(reader);
+    send_mail(&server, "after").expect("250 ");
+    assert_eq!(subjects(&server).len(), 5);
+}
+
+#[test]
 fn a_lock_held_for_longer_than_five_seconds_defers_mail() {
     let server = Server::start(&[]);
     let other = lock(&server);
@@ -375,6 +407,54 @@ fn after_its_file_was_removed_mail_goes_into_a_new_one() {
         send_mail(&server, "after").expect("250 ");
         assert_eq!(subjects(&server), ["after"]);
     }
+}
+
+#[test]
+fn a_file_that_another_one_replaces_under_load_keeps_what_was_promised() {
+    let server = Server::start(&[]);
+    let (file, first, other) = (
+        server.path("goguerrilla.db"),
+        server.path("first.db"),
+        server.path("other.db"),
+    );
+    drop(Connection::open(&other).expect("a folder of ours"));
+    // A second name, by which the test still finds it.
+    fs::hard_link(&file, &first).expect("ours");
+    let load = Load::start(server.address, 4, "replaced");
+    load.wait_for_more(20);
+    fs::rename(&other, &file).expect("ours");
+    load.wait_for_more(20);
+    // No database at all: mail is deferred, and whatever it is stays as it is.
+    let (kept, text) = (
+        server.path("kept.db"),
+        "A letter, and no database.\n".repeat(99),
+    );
+    fs::hard_link(&file, &kept).expect("ours");
+    fs::write(&other, &text).expect("ours");
+    fs::rename(&other, &file).expect("ours");
+    wait_for("mail to be deferred", || {
+        let code = send_mail(&server, "in between").read_reply()?.code;
+        assert!(code == 250 || code == 451, "{code}");
+        (code == 451).then_some(())
+    });
+    let deferred = server.log().matches(" not_saved ").count();
+    wait_for("more of it", || {
+        (server.log().matches(" not_saved ").count() > deferred + 4).then_some(())
+    });
+    assert_eq!(fs::read_to_string(&file).expect("still a text"), text);
+    fs::rename(&file, server.path("letter")).expect("ours");
+    load.wait_for_more(20);
+    let account = load.stop();
+    let mut stored: HashMap<String, usize> = HashMap::new();
+    for file in [&first, &kept, &file] {
+        for (marker, count) in stored_markers(file) {
+            if marker != "in between" {
+                *stored.entry(marker).or_default() += count;
+            }
+        }
+    }
+    assert!(!account.deferred.is_empty());
+    assert_promise_kept(&account, &stored);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -20,12 +20,13 @@ use socket2::SockRef;
 use tempfile::TempDir;
 
 use crate::clients::{assert_stored, mail, mail_and_empty_line, python, run};
+use crate::status::figures;
 use crate::support::certificates::{KeyKind, Pair};
 use crate::support::ended;
 use crate::support::tls::{
     TlsClient, TlsServer, certificate, config_trusting, config_with, connection, starttls,
 };
-use crate::support::{Client, PATIENCE, Server, wait_for, wait_for_within, write_config};
+use crate::support::{Client, PATIENCE, Server, value, wait_for, wait_for_within, write_config};
 
 #[test]
 fn openssl_delivers_in_either_version_and_is_given_no_ticket() {
@@ -781,28 +782,92 @@ fn a_bad_pair_keeps_the_old_one_and_a_good_one_is_noticed_without_a_signal() {
 }
 
 #[test]
-fn testssl_finds_nothing_below_tls_1_2_no_ticket_and_no_weakness() {
-    let tls = TlsServer::start(&[("GM_STORE", "discard")]);
-    let mut command = Command::new("timeout");
-    command.args([
-        "180",
-        "testssl",
-        "--starttls",
-        "smtp",
-        "--quiet",
-        "--color",
-        "0",
-        "--warnings",
-        "off",
+fn a_client_that_does_not_read_the_answer_to_its_quit_is_left_in_time() {
+    let tls = TlsServer::start(&[
+        ("GSMTP_TIMEOUT", "1"),
+        ("GM_STATUS_INTERFACE", "127.0.0.1:0"),
     ]);
-    command.args(TESTSSL_PARTS).args(["--ip", "127.0.0.1"]);
-    let output = command
-        .arg(tls.server.address.to_string())
-        .current_dir(tls.server.folder.path())
-        .stdin(Stdio::null())
-        .output()
-        .expect("timeout of coreutils starts");
-    let text = String::from_utf8_lossy(&output.stdout);
+    let idle_sockets = tls.server.sockets();
+    // How many answers all buffers on the way hold: at most one to each HELP that was read.
+    let first = never_reads(&tls, 500_000);
+    let line = disconnected(&tls.server, 1);
+    assert!(line.contains(" reason=client_does_not_read "), "{line}");
+    drop(first);
+    let octets = value(&line, "octets").expect("a figure");
+    let most = octets.parse::<usize>().expect("a figure") / HELP.len();
+    // Steps smaller than what one read takes: with some, all answers fit but those that leave together with the 221.
+    let clients: Vec<TlsClient> = (0..16)
+        .map(|step| never_reads(&tls, most - step * 350))
+        .collect();
+    disconnected(&tls.server, 1 + clients.len());
+    wait_for("all places", || {
+        (tls.server.sockets() <= idle_sockets).then_some(())
+    });
+    let figures = figures(&tls.server);
+    let said = figures["goguerrilla_replies_total{code=\"221\"}"];
+    let log = tls.server.log();
+    let went_out = log.matches(" reason=quit ").count();
+    println!("{said} times 221, of which {went_out} could leave");
+    assert!(said > went_out as f64, "{log}");
+    for line in log.lines().filter(|line| line.contains(" disconnected ")) {
+        let is_known = ["quit", "client_does_not_read"]
+            .iter()
+            .any(|reason| line.contains(&format!(" reason={reason} ")));
+        assert!(is_known, "{line}");
+    }
+}
+
+#[test]
+fn testssl_and_nmap_find_nothing_below_tls_1_2_no_ticket_and_no_weakness() {
+    let tls = TlsServer::start(&[("GM_ALLOWED_HOSTS", "ours.test"), ("GSMTP_VERBOSE", "Y")]);
+    // nmap mostly waits, so both look at the same time.
+    let nmap = scanner(
+        &tls.server,
+        "nmap",
+        &NMAP,
+        &tls.server.address.port().to_string(),
+    );
+    let testssl = scanner(
+        &tls.server,
+        "testssl",
+        &TESTSSL,
+        &tls.server.address.to_string(),
+    );
+    testssl_is_content(&said_by(testssl));
+    nmap_is_content(&said_by(nmap));
+    // It did try to have mail relayed and to find users.
+    let log = tls.server.log();
+    let asked = |verb: &str| log.matches(&format!(" client_said line=\"{verb} ")).count();
+    assert!(asked("RCPT") > 10 && asked("VRFY") > 0, "{log}");
+    assert!(!log.contains("panicked"), "{log}");
+    assert!(tls.server.list().is_empty());
+    let reply = tls
+        .server
+        .client()
+        .deliver("a@client.test", "u@ours.test", b"Subject: on\r\n");
+    assert_eq!(reply.code, 250);
+}
+
+/// A program that looks for weaknesses, for three minutes at most.
+fn scanner(server: &Server, program: &str, arguments: &[&str], target: &str) -> Child {
+    let mut command = Command::new("timeout");
+    command.args(["180", program]).args(arguments);
+    if program == "nmap" {
+        command.args(["-p", target, "127.0.0.1"]);
+    } else {
+        command.arg(target);
+    }
+    command.current_dir(server.folder.path());
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    command.spawn().expect("timeout of coreutils starts")
+}
+
+fn said_by(scanner: Child) -> String {
+    let output = scanner.wait_with_output().expect("a child of ours");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn testssl_is_content(text: &str) {
     let said = |name: &str| {
         let line = text
             .lines()
@@ -825,6 +890,43 @@ fn testssl_finds_nothing_below_tls_1_2_no_ticket_and_no_weakness() {
     for alarm in ["VULNERABLE", "NOT ok", "WARN"] {
         assert!(!weaknesses.contains(alarm), "{text}");
     }
+}
+
+fn nmap_is_content(text: &str) {
+    for wanted in [
+        "/tcp open  smtp\n",
+        // smtp-commands.
+        "mx.test, PIPELINING, SIZE 131072, 8BITMIME, SMTPUTF8, ENHANCEDSTATUSCODES, CHUNKING, STARTTLS, HELP",
+        "smtp-open-relay: Server doesn't seem to be an open relay, all tests failed",
+        "Couldn't find any accounts",
+        "The SMTP server is not Exim: NOT VULNERABLE",
+        "State: NOT VULNERABLE",
+        // ssl-enum-ciphers.
+        "TLSv1.2: ",
+        "TLSv1.3: ",
+        "least strength: A\n",
+    ] {
+        assert!(text.contains(wanted), "no {wanted} in\n{text}");
+    }
+    for alarm in [
+        "State: VULNERABLE",
+        "LIKELY VULNERABLE",
+        "Server is an open relay",
+    ] {
+        assert!(!text.contains(alarm), "{text}");
+    }
+    let old = ["SSLv3", "TLSv1.0", "TLSv1.1", "ntlm-info"];
+    assert!(!old.iter().any(|old| text.contains(old)), "{text}");
+}
+
+/// A client in TLS that asks for help so many times, then says QUIT, and reads nothing.
+fn never_reads(tls: &TlsServer, helps: usize) -> TlsClient {
+    let mut client = tls.client();
+    let timeout = client.socket().set_write_timeout(Some(PATIENCE));
+    timeout.expect("an open socket");
+    let said = HELP.repeat(helps) + "QUIT\r\n";
+    let _ = client.try_send(said.as_bytes());
+    client
 }
 
 /// Runs its function at the end of the scope, also when that ends in a panic.
@@ -991,10 +1093,36 @@ fn openssl_s_client(address: SocketAddr, arguments: &[&str], said: &[u8]) -> (Ou
     (output, text)
 }
 
+const HELP: &str = "HELP\r\n";
 const HANDSHAKE: u8 = 22;
 const ALERT: u8 = 21;
 const APPLICATION_DATA: u8 = 23;
 const RECORD_HEAD: usize = 5;
 const CLOSE_NOTIFY: &[u8] = b"\x15\x03\x03\x00\x02\x01\x00";
 /// Protocols, the server's defaults, and vulnerabilities; nobody is asked for names.
-const TESTSSL_PARTS: [&str; 5] = ["-p", "-S", "-U", "--nodns", "none"];
+const TESTSSL: [&str; 14] = [
+    "--starttls",
+    "smtp",
+    "--quiet",
+    "--color",
+    "0",
+    "--warnings",
+    "off",
+    "-p",
+    "-S",
+    "-U",
+    "--nodns",
+    "none",
+    "--ip",
+    "127.0.0.1",
+];
+/// Which service it is, and all of its scripts that concern mail; tells also what was not found.
+const NMAP: [&str; 7] = [
+    "-n",
+    "-Pn",
+    "-sV",
+    "--script",
+    "smtp-commands,smtp-enum-users,smtp-strangeport,smtp-open-relay,smtp-vuln-*,smtp-ntlm-info,ssl-enum-ciphers",
+    "--script-args",
+    "vulns.showall",
+];

@@ -45,7 +45,7 @@ fn get(server: &Server, path: &str) -> (u16, String) {
 }
 
 /// Every sample by its name with labels.
-fn figures(server: &Server) -> HashMap<String, f64> {
+pub fn figures(server: &Server) -> HashMap<String, f64> {
     let (code, page) = get(server, "/metrics");
     assert_eq!(code, 200);
     let samples = page.lines().filter(|line| !line.starts_with('#'));
@@ -57,7 +57,7 @@ fn figures(server: &Server) -> HashMap<String, f64> {
 }
 
 /// Waits until a figure is what it should be: connections are counted behind their last reply.
-fn wait_for_figure(server: &Server, name: &str, wanted: f64) {
+pub fn wait_for_figure(server: &Server, name: &str, wanted: f64) {
     wait_for(&format!("{name} {wanted}"), || {
         let figures = figures(server);
         let figure = figures.get(name).unwrap_or_else(|| panic!("no {name}"));

@@ -54,7 +54,11 @@ impl Deflated {
 
     /// The zlib stream of `prefix` and the content behind it.
     pub fn zlib_stream(&self, prefix: &[u8]) -> Vec<u8> {
-        let mut stream = Vec::with_capacity(prefix.len() + self.octets.len() + 32);
+        let mut stream = Vec::new();
+        // Where memory ends a panic costs the writer's batch; what `with_capacity` does then would end the process.
+        stream
+            .try_reserve_exact(prefix.len() + self.octets.len() + 32)
+            .expect("memory for one more row");
         // Deflate with a window of 32 KiB, fastest algorithm (RFC 1950 §2.2).
         stream.extend_from_slice(&[0x78, 0x01]);
         for block in prefix.chunks(MAX_STORED_OCTETS) {

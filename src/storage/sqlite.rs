@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io;
+use std::mem;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -40,6 +41,8 @@ struct OpenFile {
 struct Companion {
     file: PathBuf,
     identity: Option<FileIdentity>,
+    /// It was when last looked at.
+    is_large: bool,
 }
 
 /// What tells a file from another of the same name: device and inode.
@@ -130,6 +133,9 @@ impl SqliteStore {
             self.leave_moved_file();
             return Err(not_open(&self.file));
         }
+        if let Some(open) = &mut self.open {
+            open.log.warn_when_large();
+        }
         Ok(())
     }
 
@@ -200,7 +206,7 @@ impl OpenFile {
         connection.execute_batch(&table.sqlite_schema())?;
         let identity =
             file_identity(file).map_err(|_| rusqlite::Error::InvalidPath(file.to_owned()))?;
-        let log = Companion::new(log_file);
+        let mut log = Companion::new(log_file);
         log.warn_when_large();
         Ok(OpenFile {
             connection,
@@ -243,7 +249,11 @@ impl OpenFile {
 impl Companion {
     fn new(file: PathBuf) -> Companion {
         let identity = file_identity(&file).ok();
-        Companion { file, identity }
+        Companion {
+            file,
+            identity,
+            is_large: false,
+        }
     }
 
     /// Whether the name still stands for what it stood for when the file was opened.
@@ -251,10 +261,11 @@ impl Companion {
         self.identity.is_some() && file_identity(&self.file).ok() == self.identity
     }
 
-    /// A reader that never ends keeps the log from being written back; it then grows without bound.
-    fn warn_when_large(&self) {
+    /// A reader that never ends keeps the log from being written back; it then grows without bound. Said once each time.
+    fn warn_when_large(&mut self) {
         let octets = octets_in(&self.file);
-        if octets > LARGE_LOG_OCTETS {
+        let was_large = mem::replace(&mut self.is_large, octets > LARGE_LOG_OCTETS);
+        if self.is_large && !was_large {
             log::warn!(file:% = self.file.display(), octets = octets, fix = "end the program that reads for so long"; "large_log");
         }
     }
@@ -449,6 +460,11 @@ fn sort_error(file: &Path, error: &rusqlite::Error) -> Sorted {
             PartError::Store(SaveError::Full(text("; make room"))),
             false,
         ),
+        Some(ErrorCode::OutOfMemory) => (PartError::Store(SaveError::Full(text(""))), true),
+        Some(ErrorCode::SystemIoFailure) if is_out_of_memory(error) => {
+            let text = text("; out of memory");
+            (PartError::Store(SaveError::Full(text)), true)
+        }
         Some(ErrorCode::SystemIoFailure) if is_at_size_limit(error) => {
             let text = text("; the limit of file sizes is met");
             (PartError::Store(SaveError::Full(text)), true)
@@ -469,13 +485,18 @@ fn sort_error(file: &Path, error: &rusqlite::Error) -> Sorted {
             | ErrorCode::NotADatabase
             | ErrorCode::SchemaChanged
             | ErrorCode::Unknown
-            | ErrorCode::OutOfMemory
             | ErrorCode::FileLockingProtocolFailed,
         ) => (unavailable(text("")), true),
         Some(_) => (PartError::Content(SaveError::Unavailable(text(""))), false),
         None => (unavailable(text("")), true),
     };
     Sorted { error, reopen }
+}
+
+/// Whether what failed is the index of the log, which is mapped, or a buffer for a file, which SQLite reports like a broken
+/// disk.
+fn is_out_of_memory(error: &rusqlite::Error) -> bool {
+    has_code(error, ffi::SQLITE_IOERR_SHMMAP) || has_code(error, ffi::SQLITE_IOERR_NOMEM)
 }
 
 /// Whether a failed write met RLIMIT_FSIZE, which SQLite reports like a broken disk.

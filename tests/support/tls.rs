@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -32,6 +33,16 @@ impl TlsServer {
 
     /// Starts with a pair that there is already.
     pub fn start_with(folder: TempDir, pair: Pair, settings: &[(&str, &str)]) -> TlsServer {
+        TlsServer::start_around(folder, pair, settings, |program| program)
+    }
+
+    /// The same with a command of its own around the program.
+    pub fn start_around(
+        folder: TempDir,
+        pair: Pair,
+        settings: &[(&str, &str)],
+        around: impl FnOnce(Command) -> Command,
+    ) -> TlsServer {
         let text = |file: &Path| file.to_str().expect("a path in UTF-8").to_owned();
         let (chain, key) = (text(&pair.chain), text(&pair.key));
         let mut all = vec![
@@ -40,7 +51,7 @@ impl TlsServer {
             ("GSMTP_PRV_KEY", &key),
         ];
         all.extend(settings);
-        let server = Server::start_in(folder, &all);
+        let server = Server::start_with(folder, &all, around);
         let at_once = wait_for("the port of TLS", || {
             let log = server.log();
             let line = log.lines().find(|line| line.contains(" tls=true "))?;
@@ -149,10 +160,13 @@ impl TlsClient {
 
     /// Sends octets as they are.
     pub fn send(&mut self, octets: impl AsRef<[u8]>) {
+        self.try_send(octets.as_ref()).expect("the server reads");
+    }
+
+    /// The same to a server that may have left.
+    pub fn try_send(&mut self, octets: &[u8]) -> io::Result<()> {
         let stream = self.reader.get_mut();
-        let sent = stream.write_all(octets.as_ref());
-        sent.and_then(|()| stream.flush())
-            .expect("the server reads");
+        stream.write_all(octets).and_then(|()| stream.flush())
     }
 
     /// Reads a reply that begins so; its lines.

@@ -1,0 +1,149 @@
+//! The wall clock jumps while the server runs: dates follow it, and nothing else notices.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tempfile::TempDir;
+
+use crate::support::certificates::{KeyKind, Pair};
+use crate::support::load::{Load, assert_promise_kept, content_of, stored_markers};
+use crate::support::store::{StoredMail, mails_after};
+use crate::support::tls::{TlsClient, TlsServer, certificate, config_trusting, starttls};
+use crate::support::{wait_for, wait_for_within};
+
+#[test]
+fn a_clock_that_jumps_costs_no_mail_no_session_and_no_renewal() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let pair = Pair::make(folder.path(), "mx", KeyKind::EcdsaP256, 90);
+    let clock = folder.path().join("clock");
+    set_clock(&clock, 0);
+    let with_clock = |mut program: Command| {
+        program.envs([
+            ("LD_PRELOAD", LIBFAKETIME),
+            ("FAKETIME_NO_CACHE", "1"),
+            // As in the kernel: a jump moves neither the monotonic clock nor what files say.
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+            ("NO_FAKE_STAT", "1"),
+        ]);
+        program.env("FAKETIME_TIMESTAMP_FILE", &clock);
+        program
+    };
+    let mut tls = TlsServer::start_around(folder, pair, &[], with_clock);
+    let server = &tls.server;
+    // Sessions that see every jump: idle, in the middle of a mail, and in TLS.
+    let mut idle = server.client();
+    idle.command("EHLO client.test", "250");
+    let mut in_data = server.client();
+    in_data.prepare_to_deliver("a@client.test", "u@ours.test");
+    let long_mail = content_of("in data");
+    let mut pieces = long_mail.as_bytes().chunks(10);
+    in_data.send(pieces.next().expect("a piece"));
+    let mut in_tls = tls.client();
+    in_tls.command("EHLO client.test", "250");
+    let elsewhere = TempDir::new().expect("a temporary folder");
+    let renewal = Pair::make(elsewhere.path(), "renewed", KeyKind::EcdsaP256, 90);
+
+    let load = Load::start(server.address, 4, "load");
+    load.wait_for_more(20);
+    for hours in JUMPS {
+        set_clock(&clock, hours);
+        wait_for("the log to follow", || {
+            let log = server.log();
+            let time = log.lines().last()?.split(' ').next()?;
+            is_now(time.parse().ok()?, hours).then_some(())
+        });
+        if hours == JUMPS[0] {
+            for (new, old) in [
+                (&renewal.chain, &tls.pair.chain),
+                (&renewal.key, &tls.pair.key),
+            ] {
+                fs::copy(new, old).expect("our file");
+            }
+        }
+        load.wait_for_more(20);
+        idle.command("NOOP", "250");
+        in_data.send(pieces.next().expect("a piece"));
+        in_tls.begin_mail();
+        in_tls.send(content_of(&in_tls_at(hours)) + ".\r\n");
+        in_tls.expect("250 2.0.0 ");
+    }
+    let mut account = load.stop();
+    for piece in pieces {
+        in_data.send(piece);
+    }
+    in_data.send(".\r\n");
+    in_data.expect("250 2.0.0 ");
+    idle.command("QUIT", "221");
+    // Files are still looked at every 20 seconds.
+    wait_for_within("the new pair", Duration::from_secs(45), || {
+        server.log().contains(" certificate_renewed").then_some(())
+    });
+    let config = config_trusting(&[&renewal.chain]);
+    let mut renewed = TlsClient::over(starttls(server.client()), config).expect("a handshake");
+    assert_eq!(renewed.certificate(), certificate(&renewal.chain));
+    drop(renewed);
+    in_tls.command("NOOP", "250");
+
+    assert!(tls.server.stop().success());
+    let log = tls.server.log();
+    for trouble in ["panicked", "timed_out", "made_room", "not_saved"] {
+        assert!(!log.contains(trouble), "{trouble}");
+    }
+    assert_eq!((account.deferred.len(), account.unanswered.len()), (0, 0));
+    let others = JUMPS.map(in_tls_at).into_iter().chain(["in data".into()]);
+    for marker in others {
+        account.sent.push(marker.clone());
+        account.acknowledged.push(marker);
+    }
+    let file = tls.server.path("goguerrilla.db");
+    assert_promise_kept(&account, &stored_markers(&file));
+    assert_dates_and_hashes(&mails_after(&file, 0));
+}
+
+/// Each row says when it was saved by the wall clock, and no hash came twice.
+fn assert_dates_and_hashes(mails: &[StoredMail]) {
+    let date = |mail: &StoredMail| -> Timestamp {
+        let in_utc = format!("{}Z", mail.date);
+        in_utc.parse().expect("a date")
+    };
+    for hours in JUMPS {
+        let is_of_jump = |mail: &&StoredMail| is_now(date(mail), hours);
+        let saved = mails.iter().filter(is_of_jump).count();
+        assert!(saved >= 20, "{saved} mails at {hours} hours");
+        let in_tls = mails.iter().find(|mail| mail.subject == in_tls_at(hours));
+        let in_tls = in_tls.expect("it was saved");
+        assert!(is_now(date(in_tls), hours), "{} at {hours}", in_tls.date);
+    }
+    let strange = mails
+        .iter()
+        .find(|mail| !JUMPS.iter().any(|hours| is_now(date(mail), *hours)));
+    assert!(strange.is_none(), "{strange:?}");
+    let hashes: HashSet<&str> = mails.iter().map(|mail| mail.hash.as_str()).collect();
+    assert_eq!(hashes.len(), mails.len());
+}
+
+/// Sets the clock of whoever looks at this file so many hours ahead of ours.
+fn set_clock(file: &Path, hours: i64) {
+    let beside = file.with_extension("new");
+    fs::write(&beside, format!("{:+}\n", hours * 3_600)).expect("our file");
+    fs::rename(&beside, file).expect("our file");
+}
+
+/// Whether a clock that is so many hours ahead of ours shows about this time.
+fn is_now(time: Timestamp, hours: i64) -> bool {
+    let shown = Timestamp::now() + SignedDuration::from_hours(hours);
+    time.duration_since(shown).abs() < SignedDuration::from_mins(30)
+}
+
+fn in_tls_at(hours: i64) -> String {
+    format!("in tls at {hours} hours")
+}
+
+/// A day ahead, a week back, and right again.
+const JUMPS: [i64; 3] = [24, -7 * 24, 0];
+/// For programs with threads, where Debian's package libfaketime puts it on this machine.
+const LIBFAKETIME: &str = "/usr/$LIB/faketime/libfaketimeMT.so.1";
