@@ -91,7 +91,10 @@ fn check(head: &[u8], answer: &[u8]) {
 /// What a session would say of the RCPT command that nginx passes on. Where it takes no such line, because it is too long or
 /// a forward-path alone, there is nothing to compare with.
 fn session_finds_foreign(line: &[u8]) -> bool {
-    let verb = line.split(|octet| *octet == b' ').next().unwrap_or_default();
+    let verb = line
+        .split(|octet| *octet == b' ')
+        .next()
+        .unwrap_or_default();
     let is_rcpt = verb.eq_ignore_ascii_case(b"RCPT");
     if line.len() > 2_046 || !is_rcpt {
         return SETTINGS.session.current().is_foreign_rcpt(line);
