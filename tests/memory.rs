@@ -119,6 +119,41 @@ fn where_memory_ends_a_mail_is_deferred_and_the_server_lives() {
 }
 
 #[test]
+fn where_memory_ends_for_what_is_made_of_a_mail_that_mail_alone_is_deferred() {
+    let small = b"Subject: small\r\n";
+    let large = noise(30 << 20);
+    // Where GM_MAX_MEMORY has no room for it, the writer deflates.
+    for (max_memory, who_deflates) in [("50000000", "writer"), ("500000000", "connection")] {
+        let mut codes = Vec::new();
+        // The buffer for the content grows to the largest; then come what is deflated, a row's stream and SQLite's copy.
+        for room in [30, 40, 50, 60, 70, 80, 90, 100, 110, 120, 200] {
+            let server = Server::start(&[
+                ("GSMTP_MAX_SIZE", "50000000"),
+                ("GM_MAX_MEMORY", max_memory),
+            ]);
+            let reply = server
+                .client()
+                .deliver("a@client.test", "u@ours.test", small);
+            assert_eq!(reply.code, 250);
+            let octets = server.status_kib("VmSize") * 1_024 + (room << 20);
+            server.limit(&format!("--as={octets}:"));
+            let mut client = in_data(&server);
+            client.send(&large);
+            client.send("\r\n.\r\n");
+            let reply = client.read_reply().expect("a reply");
+            let is_deferred = reply.text().starts_with("452 4.3.1 ");
+            assert!(reply.code == 250 || is_deferred, "{}", reply.text());
+            codes.push(reply.code);
+            let reply = client.deliver("a@client.test", "u@ours.test", small);
+            assert_eq!(reply.code, 250);
+            assert!(!server.log().contains("panicked"), "{}", server.log());
+        }
+        println!("30 MiB, deflated by the {who_deflates}, with room for 30 to 200: {codes:?}");
+        assert_eq!(codes.first(), Some(&452), "{codes:?}");
+    }
+}
+
+#[test]
 fn a_promised_size_claims_nothing() {
     let server = Server::start(&[]);
     let mut clients: Vec<Client> = (0..300).map(|_| server.client()).collect();
@@ -213,6 +248,19 @@ fn lines(octets: usize) -> Vec<u8> {
     let mut lines = line.repeat(octets.div_ceil(64));
     lines.drain(..lines.len() - octets);
     lines
+}
+
+/// Octets that no compression makes fewer, without any line end.
+fn noise(octets: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let next = || {
+        // Xorshift, of which any octet is as good as another.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        0x80 | state as u8
+    };
+    std::iter::repeat_with(next).take(octets).collect()
 }
 
 const LIMIT: usize = 262_144;
