@@ -5,6 +5,8 @@
 //! trace fields as stored blocks, the deflated content (the same octets for everybody), and the checksum of both.
 
 use std::collections::TryReserveError;
+use std::io;
+use std::panic::catch_unwind;
 use std::sync::Mutex;
 
 use libdeflater::{CompressionLvl, Compressor, DecompressionError, Decompressor, adler32};
@@ -15,6 +17,23 @@ pub struct Deflated {
     octets: Vec<u8>,
     plain_octets: usize,
     plain_adler32: u32,
+}
+
+/// The machine has no memory for what is made of a mail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no memory to compress a mail")]
+pub struct NoMemory;
+
+impl From<TryReserveError> for NoMemory {
+    fn from(_: TryReserveError) -> NoMemory {
+        NoMemory
+    }
+}
+
+impl From<NoMemory> for io::Error {
+    fn from(error: NoMemory) -> io::Error {
+        io::Error::new(io::ErrorKind::OutOfMemory, error)
+    }
 }
 
 /// Why a stream could not be inflated.
@@ -33,15 +52,16 @@ impl Deflated {
     ///
     /// # Errors
     /// When there is no memory for about as many octets again.
-    pub fn new(plain: &[u8]) -> Result<Deflated, TryReserveError> {
-        let mut compressor = take_compressor();
+    pub fn new(plain: &[u8]) -> Result<Deflated, NoMemory> {
+        let mut compressor = take_compressor()?;
         let bound = compressor.deflate_compress_bound(plain.len());
         let mut octets = Vec::new();
         octets.try_reserve_exact(bound)?;
         octets.resize(bound, 0);
+        // The bound leaves room for any input, so this never fails.
         let used = compressor
             .deflate_compress(plain, &mut octets)
-            .expect("the bound leaves room for any input");
+            .map_err(|_| NoMemory)?;
         give_back(compressor);
         octets.truncate(used);
         octets.shrink_to_fit();
@@ -53,8 +73,12 @@ impl Deflated {
     }
 
     /// The zlib stream of `prefix` and the content behind it.
-    pub fn zlib_stream(&self, prefix: &[u8]) -> Vec<u8> {
-        let mut stream = Vec::with_capacity(prefix.len() + self.octets.len() + 32);
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn zlib_stream(&self, prefix: &[u8]) -> Result<Vec<u8>, NoMemory> {
+        let mut stream = Vec::new();
+        stream.try_reserve_exact(prefix.len() + self.octets.len() + 32)?;
         // Deflate with a window of 32 KiB, fastest algorithm (RFC 1950 §2.2).
         stream.extend_from_slice(&[0x78, 0x01]);
         for block in prefix.chunks(MAX_STORED_OCTETS) {
@@ -68,7 +92,7 @@ impl Deflated {
         stream.extend_from_slice(&self.octets);
         let checksum = join_adler32(adler32(prefix), self.plain_adler32, self.plain_octets);
         stream.extend_from_slice(&checksum.to_be_bytes());
-        stream
+        Ok(stream)
     }
 
     /// Octets it takes in memory.
@@ -122,13 +146,17 @@ fn join_adler32(first: u32, second: u32, second_octets: usize) -> u32 {
 /// never more states than threads that compressed at the same moment.
 static COMPRESSORS: Mutex<Vec<Compressor>> = Mutex::new(Vec::new());
 
-fn take_compressor() -> Compressor {
+fn take_compressor() -> Result<Compressor, NoMemory> {
     let mut idle = COMPRESSORS
         .lock()
         .unwrap_or_else(|poisoned| poisoned.into_inner());
     let top = idle.pop();
     drop(idle);
-    top.unwrap_or_else(|| Compressor::new(level()))
+    match top {
+        Some(compressor) => Ok(compressor),
+        // The library knows no other way to say that memory is short.
+        None => catch_unwind(|| Compressor::new(level())).map_err(|_| NoMemory),
+    }
 }
 
 /// Level 1, zlib's fastest (the crate's own "fastest" is 0, which only stores).
@@ -161,14 +189,17 @@ mod tests {
         let content = b"content ".repeat(1_000);
         let deflated = Deflated::new(&content).unwrap();
         for prefix in [&b""[..], b"To: a\r\n", &[b'x'; 70_000]] {
-            let plain = inflate(&deflated.zlib_stream(prefix), 1 << 20).unwrap();
+            let plain = inflate(&deflated.zlib_stream(prefix).unwrap(), 1 << 20).unwrap();
             assert_eq!(plain, [prefix, &content].concat());
         }
     }
 
     #[test]
     fn a_damaged_or_huge_stream_is_an_error() {
-        let mut stream = Deflated::new(&[0; 1 << 20]).unwrap().zlib_stream(b"");
+        let mut stream = Deflated::new(&[0; 1 << 20])
+            .unwrap()
+            .zlib_stream(b"")
+            .unwrap();
         assert_eq!(
             inflate(&stream, 1 << 19),
             Err(InflateError::TooLarge(1 << 19))
@@ -185,7 +216,10 @@ mod tests {
             prefix in proptest::collection::vec(any::<u8>(), 0..300),
             content in proptest::collection::vec(any::<u8>(), 0..3_000),
         ) {
-            let stream = Deflated::new(&content).unwrap().zlib_stream(&prefix);
+            let stream = Deflated::new(&content)
+                .unwrap()
+                .zlib_stream(&prefix)
+                .unwrap();
             prop_assert_eq!(inflate(&stream, 1 << 16).unwrap(), [prefix, content].concat());
         }
     }

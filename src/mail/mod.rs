@@ -8,11 +8,10 @@ mod summary;
 mod trace;
 mod words;
 
-use std::collections::TryReserveError;
 use std::io;
 use std::sync::OnceLock;
 
-pub use compress::{Deflated, InflateError, inflate};
+pub use compress::{Deflated, InflateError, NoMemory, inflate};
 pub use hash::Hash;
 pub use summary::{Attachment, Summary};
 pub use trace::Origin;
@@ -110,15 +109,22 @@ impl Mail {
     }
 
     /// Trace fields and content as one zlib stream.
-    pub fn zlib_body(&self, delivery: &Delivery) -> Vec<u8> {
+    ///
+    /// # Errors
+    /// When there is no memory for it. Another mail may still fit.
+    pub fn zlib_body(&self, delivery: &Delivery) -> Result<Vec<u8>, NoMemory> {
         let trace_fields = self.trace_fields(delivery);
-        match self.deflated.get() {
-            // Nobody else will ask for it.
-            None if self.deliveries.len() == 1 => {
-                self.deflate().zlib_stream(trace_fields.as_bytes())
-            }
-            _ => self.deflated().zlib_stream(trace_fields.as_bytes()),
+        let prefix = trace_fields.as_bytes();
+        if let Some(deflated) = self.deflated.get() {
+            return deflated.zlib_stream(prefix);
         }
+        let deflated = Deflated::new(self.content())?;
+        let stream = deflated.zlib_stream(prefix);
+        // Else nobody will ask for it again.
+        if self.deliveries.len() > 1 {
+            let _ = self.deflated.set(deflated);
+        }
+        stream
     }
 
     /// Computes now what a table's row will need, so that it costs this thread and not the one writer.
@@ -128,7 +134,7 @@ impl Mail {
     ///
     /// # Errors
     /// When there is no memory for it.
-    pub fn prepare(&self) -> Result<(), TryReserveError> {
+    pub fn prepare(&self) -> Result<(), NoMemory> {
         self.summary();
         if self.deflated.get().is_none()
             && let Some(mut room) = self.content.room_beside(self.content().len())
@@ -149,14 +155,6 @@ impl Mail {
             .get()
             .map_or(self.content().len(), Deflated::len);
         self.deliveries.len() * (body + ROW_OCTETS)
-    }
-
-    fn deflated(&self) -> &Deflated {
-        self.deflated.get_or_init(|| self.deflate())
-    }
-
-    fn deflate(&self) -> Deflated {
-        Deflated::new(self.content()).expect("memory for what was not prepared")
     }
 }
 

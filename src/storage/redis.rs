@@ -14,7 +14,7 @@ use r2d2::{ManageConnection, NopErrorHandler, Pool};
 use r2d2_redis::redis::{self, IntoConnectionInfo, Value};
 
 use super::ReadError;
-use crate::mail::Mail;
+use crate::mail::{Mail, NoMemory};
 use crate::metrics::{self, Body};
 
 /// How Redis is reached.
@@ -160,7 +160,10 @@ impl RedisBodies {
         if octets > MAX_BODIES_OCTETS || !self.breaker.may_try() {
             return false;
         }
-        let stored = self.ask(bodies_of(batch));
+        let Ok(bodies) = bodies_of(batch) else {
+            return false;
+        };
+        let stored = self.ask(bodies);
         match &stored {
             Ok(()) => self.breaker.succeeded(),
             Err(trouble) => self.breaker.failed(&trouble.text),
@@ -206,12 +209,18 @@ impl RedisBodies {
 }
 
 /// The bodies of a batch, those of all recipients, under their hashes.
-pub fn bodies_of(batch: &[Mail]) -> Bodies {
+///
+/// # Errors
+/// When there is no memory for all of them at once.
+pub fn bodies_of(batch: &[Mail]) -> Result<Bodies, NoMemory> {
     let deliveries = batch
         .iter()
         .flat_map(|mail| mail.deliveries().iter().map(move |one| (mail, one)));
     deliveries
-        .map(|(mail, delivery)| (delivery.hash.as_str().to_owned(), mail.zlib_body(delivery)))
+        .map(|(mail, delivery)| {
+            let body = mail.zlib_body(delivery)?;
+            Ok((delivery.hash.as_str().to_owned(), body))
+        })
         .collect()
 }
 

@@ -108,7 +108,9 @@ impl ClusterBodies {
         let count: usize = batch.iter().map(|mail| mail.deliveries().len()).sum();
         let stored = match octets > MAX_BODIES_OCTETS {
             true => HashSet::new(),
-            false => self.store_bodies(bodies_of(batch)),
+            false => bodies_of(batch)
+                .map(|bodies| self.store_bodies(bodies))
+                .unwrap_or_default(),
         };
         metrics::BODIES.add(Body::Redis, stored.len());
         metrics::BODIES.add(Body::Table, count - stored.len());
