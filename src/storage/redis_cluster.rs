@@ -93,6 +93,12 @@ impl RedisCluster {
     }
 }
 
+impl Shared {
+    fn learn(&self, slots: Slots) {
+        *lock(&self.slots) = Arc::new(slots);
+    }
+}
+
 impl ClusterBodies {
     /// Reaches for nothing yet.
     pub fn new(cluster: &RedisCluster) -> ClusterBodies {
@@ -258,7 +264,7 @@ fn keep_slots(shared: &Weak<Shared>, asked: &Receiver<Sender<()>>) {
         };
         let known = Arc::clone(&lock(&shared.slots));
         if let Ok(slots) = read_slots(&shared.settings, &known) {
-            *lock(&shared.slots) = Arc::new(slots);
+            shared.learn(slots);
         }
         drop(shared);
         // Dropped, it tells whoever waits.
@@ -364,6 +370,23 @@ mod tests {
     fn slots_are_those_of_the_specification() {
         assert_eq!(slot_of(b"123456789"), 0x31c3);
         assert_eq!(slot_of(b"foo"), 12_182);
+    }
+
+    #[test]
+    fn a_node_that_has_left_the_cluster_is_forgotten() {
+        let settings = RedisSettings {
+            urls: vec!["redis://127.0.0.1:1/".to_owned()],
+            expire_seconds: 1,
+        };
+        let cluster = RedisCluster::start(&settings, 1).unwrap();
+        let mut bodies = ClusterBodies::new(&cluster);
+        for port in 1..=3 {
+            let node = format!("127.0.0.1:{port}");
+            cluster.shared.learn(Slots(vec![(0, 16_383, node)]));
+            bodies.store_bodies(vec![("foo".to_owned(), Vec::new())]);
+        }
+        assert_eq!(lock(&cluster.shared.nodes).len(), 1);
+        assert_eq!(bodies.talkers.len(), 1);
     }
 
     #[test]
