@@ -180,3 +180,25 @@ const BACKLOG: i32 = 4_096;
 const PAUSE: Duration = Duration::from_millis(50);
 /// Between log lines about it.
 const SAY_AGAIN: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closing_waits_for_no_thread_that_cannot_be_reached() {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+        socket.bind(&any_port.into()).unwrap();
+        socket.listen(0).unwrap();
+        let listener = Listener::inherit(socket.into(), false).unwrap();
+        // Until the backlog is full, and one more finds no room.
+        let connect = || TcpStream::connect_timeout(&listener.address(), PAUSE);
+        let waiting: Vec<TcpStream> = std::iter::from_fn(|| connect().ok()).take(10).collect();
+        assert!(waiting.len() < 10);
+        listener.waiting.store(100, Ordering::SeqCst);
+        let started_at = Instant::now();
+        listener.close();
+        assert!(started_at.elapsed() < Duration::from_secs(1));
+    }
+}
