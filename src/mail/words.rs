@@ -134,6 +134,7 @@ impl<'a> EncodedWord<'a> {
 }
 
 fn decode_q(text: &[u8]) -> Option<Vec<u8>> {
+    let digit = |octet: u8| char::from(octet).to_digit(16);
     let mut octets = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((first, behind)) = rest.split_first() {
@@ -141,8 +142,8 @@ fn decode_q(text: &[u8]) -> Option<Vec<u8>> {
         match first {
             b'_' => octets.push(b' '),
             b'=' => {
-                let (digits, behind) = rest.split_at_checked(2)?;
-                octets.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
+                let ([high, low], behind) = rest.split_first_chunk()?;
+                octets.push((digit(*high)? * 16 + digit(*low)?) as u8);
                 rest = behind;
             }
             octet => octets.push(*octet),
