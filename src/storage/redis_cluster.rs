@@ -94,7 +94,9 @@ impl RedisCluster {
 }
 
 impl Shared {
+    /// Nodes may come and go under ever new addresses: those that have no slots any more are forgotten.
     fn learn(&self, slots: Slots) {
+        lock(&self.nodes).retain(|address, _| slots.has_node(address));
         *lock(&self.slots) = Arc::new(slots);
     }
 }
@@ -164,6 +166,7 @@ impl ClusterBodies {
         stored: &mut HashSet<String>,
     ) -> Bodies {
         let slots = self.cluster.slots();
+        self.talkers.retain(|address, _| slots.has_node(address));
         let mut groups: HashMap<&str, Bodies> = HashMap::new();
         for body in bodies {
             if let Some(node) = slots.node_of(&body.0) {
@@ -218,6 +221,10 @@ impl Slots {
         let index = self.0.partition_point(|(_, last, _)| *last < slot);
         let (first, _, node) = self.0.get(index)?;
         (*first <= slot).then_some(node.as_str())
+    }
+
+    fn has_node(&self, address: &str) -> bool {
+        self.0.iter().any(|(_, _, node)| node == address)
     }
 
     fn nodes(&self) -> Vec<&str> {
