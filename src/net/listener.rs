@@ -110,8 +110,10 @@ impl Listener {
         };
         let address = SocketAddr::new(ip, self.address.port());
         for _ in 0..self.waiting.load(Ordering::SeqCst) {
-            // A thread that is not reached ends with the process.
-            let _ = TcpStream::connect_timeout(&address, PAUSE);
+            // A thread that is not reached ends with the process, and where one is not, the others are not either.
+            if TcpStream::connect_timeout(&address, PAUSE).is_err() {
+                return;
+            }
         }
     }
 
