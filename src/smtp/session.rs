@@ -118,7 +118,7 @@ impl Session {
             Step::Close(_) => self.state = State::Closed,
             Step::Reply(_) | Step::StartTls(_) | Step::Introduce(..) | Step::Save(..) => {}
         }
-        self.counts.replies = self.counts.replies.wrapping_add(1);
+        self.counts.replies += 1;
         if self.counts.faults > MAX_FAULTS && !matches!(step, Step::Close(_)) {
             self.state = State::Closed;
             return Step::Close(reply::R421_TOO_MANY_FAULTS);
@@ -481,4 +481,4 @@ impl State {
 }
 
 /// A session may send this many faulty commands; the next one ends it.
-const MAX_FAULTS: u32 = 10;
+const MAX_FAULTS: u64 = 10;
