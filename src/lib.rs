@@ -25,6 +25,7 @@
 //!     handed_over           files that root opens and gives to whom we become
 //!     logging ─► metrics    one event, one line
 //!     metrics               what is counted, and its page; knows only std
+//!     locks                 how everybody locks; knows only std
 //! ```
 //!
 //! # The path of one mail's octets
@@ -41,6 +42,7 @@ pub mod connection;
 pub mod handed_over;
 pub mod http;
 pub mod limits;
+pub mod locks;
 pub mod logging;
 pub mod mail;
 pub mod metrics;

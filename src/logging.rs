@@ -19,6 +19,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use nix::unistd::{Gid, Uid};
 
 use crate::handed_over;
+use crate::locks;
 use crate::metrics;
 
 /// How a line is written.
@@ -91,11 +92,7 @@ impl LogFile {
     /// # Errors
     /// When the system refuses.
     pub fn hand_to(&self, user: Uid, group: Gid) -> io::Result<()> {
-        let target = self
-            .gathered
-            .target
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let target = locks::lock(&self.gathered.target);
         match &*target {
             Target::File(file) => handed_over::give(file, user, group),
             Target::Stdout | Target::Stderr => Ok(()),
@@ -168,7 +165,7 @@ impl Gathered {
             let some = self.some.wait_while(lines, |lines| lines.octets.is_empty());
             drop(some.unwrap_or_else(PoisonError::into_inner));
             thread::sleep(GATHERING);
-            let mut target = self.target.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut target = locks::lock(&self.target);
             self.write_to(&mut target);
         }
     }
@@ -218,7 +215,7 @@ impl Gathered {
     }
 
     fn lock_lines(&self) -> MutexGuard<'_, Lines> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+        locks::lock(&self.lines)
     }
 }
 

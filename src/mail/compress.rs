@@ -11,6 +11,8 @@ use std::sync::Mutex;
 
 use libdeflater::{CompressionLvl, Compressor, DecompressionError, Decompressor, adler32};
 
+use crate::locks;
+
 /// Content deflated without a frame, and what a frame needs to know about it.
 #[derive(Debug)]
 pub struct Deflated {
@@ -147,9 +149,7 @@ fn join_adler32(first: u32, second: u32, second_octets: usize) -> u32 {
 static COMPRESSORS: Mutex<Vec<Compressor>> = Mutex::new(Vec::new());
 
 fn take_compressor() -> Result<Compressor, NoMemory> {
-    let mut idle = COMPRESSORS
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    let mut idle = locks::lock(&COMPRESSORS);
     let top = idle.pop();
     drop(idle);
     match top {
@@ -165,9 +165,7 @@ fn level() -> CompressionLvl {
 }
 
 fn give_back(compressor: Compressor) {
-    let mut idle = COMPRESSORS
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    let mut idle = locks::lock(&COMPRESSORS);
     if idle.len() < MAX_IDLE_COMPRESSORS {
         idle.push(compressor);
     }

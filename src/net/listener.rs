@@ -12,6 +12,8 @@ use nix::libc;
 use nix::sys::socket;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::locks;
+
 /// One address that clients connect to.
 pub struct Listener {
     socket: TcpListener,
@@ -118,10 +120,7 @@ impl Listener {
     }
 
     fn accept_in_trouble(&self) -> Option<(TcpStream, SocketAddr)> {
-        let mut last_said = self
-            .trouble
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut last_said = locks::lock(&self.trouble);
         loop {
             match self.try_accept() {
                 Ok(client) => return client,

@@ -10,13 +10,14 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::thread;
 
 use super::listener::Listener;
 use super::per_address::{AddressShare, PerAddress};
 use super::trusted::TrustedProxies;
 use super::watch::{Haste, LOOK_EVERY, Watch};
+use crate::locks;
 use crate::metrics::{self, End, Part, Port};
 
 /// Serves one client, from its greeting to the end.
@@ -116,10 +117,7 @@ impl Pool {
 
     /// Decides by other settings from now on; whoever is on a place stays.
     pub fn change(&self, settings: PoolSettings) {
-        *self
-            .settings
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+        *locks::write(&self.settings) = Arc::new(settings);
     }
 
     /// Clients on places at this moment.
@@ -254,13 +252,11 @@ impl Pool {
     }
 
     fn settings(&self) -> Arc<PoolSettings> {
-        Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&locks::read(&self.settings))
     }
 
     fn lock_clients(&self) -> MutexGuard<'_, HashMap<u64, Arc<ClientState>>> {
-        self.clients
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        locks::lock(&self.clients)
     }
 }
 

@@ -5,7 +5,7 @@
 //! time-outs restart with every octet; a breaker keeps a Redis in trouble out of the way and tries it again by itself.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use r2d2::{ManageConnection, NopErrorHandler, Pool};
 use r2d2_redis::redis::{self, IntoConnectionInfo, Value};
 
 use super::ReadError;
+use crate::locks;
 use crate::mail::{Mail, NoMemory};
 use crate::metrics::{self, Body};
 
@@ -258,7 +259,7 @@ impl Breaker {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BreakerState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locks::lock(&self.state)
     }
 }
 

@@ -5,7 +5,7 @@
 //! one that is lost costs only its own bodies their place: they go into column `mail`.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use super::redis::{
     BUDGET, Bodies, Breaker, MAX_BODIES_OCTETS, Placed, RedisBodies, RedisPool, RedisReader,
     RedisSettings, bodies_of,
 };
+use crate::locks::lock;
 use crate::mail::Mail;
 use crate::metrics::{self, Body};
 
@@ -360,10 +361,6 @@ fn slot_of(key: &[u8]) -> u16 {
         })
     });
     crc % 16_384
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Between two looks at the table of slots, when nobody asks.
