@@ -293,7 +293,7 @@ impl SaveMail for Store {
         self.seen.lock().unwrap().push(subjects.clone());
         let outcomes = (self.behave)(&subjects).into_iter().zip(batch);
         outcomes
-            .map(|(outcome, mail)| outcome.map(|()| SavedId::from(mail.deliveries()[0].hash)))
+            .map(|(outcome, mail)| outcome.map(|()| SavedId::from(mail.hash())))
             .collect()
     }
 }

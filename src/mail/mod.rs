@@ -49,13 +49,16 @@ impl Mail {
     /// A mail whose recipients get a new hash each; `to_address` writes column `to` for a forward-path.
     ///
     /// # Errors
-    /// When the kernel has no random numbers.
+    /// When the kernel has no random numbers, or the envelope no recipient.
     pub fn new(
         envelope: Envelope,
         content: Content,
         origin: Origin,
         to_address: impl Fn(&crate::smtp::ForwardPath) -> String,
     ) -> io::Result<Mail> {
+        if envelope.recipients.is_empty() {
+            return Err(io::Error::other("expected a recipient, but found none"));
+        }
         let hashes = Hash::random(envelope.recipients.len())?;
         let deliveries = hashes
             .into_iter()
@@ -85,6 +88,15 @@ impl Mail {
     /// Its recipients, at least one.
     pub fn deliveries(&self) -> &[Delivery] {
         &self.deliveries
+    }
+
+    /// The name of its first row, which its client is told.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "`new` takes no envelope without a recipient"
+    )]
+    pub fn hash(&self) -> Hash {
+        self.deliveries[0].hash
     }
 
     /// The octets as sent, dots unstuffed, nothing else changed.

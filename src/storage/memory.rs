@@ -30,6 +30,6 @@ impl SaveMail for MemoryStore {
             self.lock()
                 .push([trace.as_bytes(), mail.content()].concat());
         }
-        Ok(SavedId::from(mail.deliveries()[0].hash))
+        Ok(SavedId::from(mail.hash()))
     }
 }

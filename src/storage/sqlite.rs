@@ -176,7 +176,7 @@ impl SaveMail for SqliteStore {
         saved.map_err(|error| match error {
             PartError::Store(error) | PartError::Content(error) => error,
         })?;
-        Ok(SavedId::from(mail.deliveries()[0].hash))
+        Ok(SavedId::from(mail.hash()))
     }
 
     fn save_batch(&mut self, batch: &[Mail]) -> Vec<Result<SavedId, SaveError>> {

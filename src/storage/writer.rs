@@ -60,7 +60,7 @@ impl Saver {
         client_left: &mut dyn FnMut() -> bool,
     ) -> Result<SavedId, SaveError> {
         let Some(jobs) = &self.jobs else {
-            return Ok(SavedId::from(mail.deliveries()[0].hash));
+            return Ok(SavedId::from(mail.hash()));
         };
         if let Some(reason) = self.health.why_down() {
             return Err(SaveError::Unavailable(reason));
