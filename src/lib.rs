@@ -36,6 +36,23 @@
 //! queues it → the writer's thread takes what has queued up → one COMMIT → each ticket is answered → one reply, one write.
 //! Content is copied once, from the read buffer to the message, and then only moved.
 
+// What could panic is refused, or expected with its proof as the reason; a test may.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::expect_used,
+        clippy::get_unwrap,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::todo,
+        clippy::unchecked_time_subtraction,
+        clippy::unimplemented,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
+
 pub mod cli;
 pub mod config;
 pub mod connection;

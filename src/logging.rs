@@ -343,9 +343,10 @@ fn level(level: Level) -> &'static str {
 }
 
 fn cut(value: &str) -> Cow<'_, str> {
-    match value.char_indices().nth(MAX_VALUE_CHARS) {
-        Some((end, _)) if value.len() > MAX_VALUE_CHARS => format!("{}…", &value[..end]).into(),
-        _ => value.into(),
+    let end = value.char_indices().nth(MAX_VALUE_CHARS);
+    match end.and_then(|(end, _)| value.split_at_checked(end)) {
+        Some((beginning, _)) => format!("{beginning}…").into(),
+        None => value.into(),
     }
 }
 

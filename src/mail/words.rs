@@ -40,6 +40,10 @@ pub fn decode_charset(octets: &[u8], charset: &str) -> Option<String> {
     charset_decoder(charset.as_bytes()).map(|decode| decode(octets))
 }
 
+#[expect(
+    clippy::indexing_slicing,
+    reason = "words are found within the line, each behind the one before it"
+)]
 fn join_words(line: &[u8], fallback_charset: Option<&str>) -> String {
     let mut text = String::new();
     let mut run: Option<(&str, Vec<u8>)> = None;
@@ -109,10 +113,11 @@ struct EncodedWord<'a> {
 
 impl<'a> EncodedWord<'a> {
     fn parse(input: &'a [u8]) -> Option<EncodedWord<'a>> {
-        let window = &input[..input.len().min(MAX_WORD_OCTETS)];
+        let window = input.get(..MAX_WORD_OCTETS).unwrap_or(input);
         let mut parts = window.get(2..)?.splitn(3, |octet| *octet == b'?');
         let (name, encoding, rest) = (parts.next()?, parts.next()?, parts.next()?);
         let end = memchr::memmem::find(rest, b"?=")?;
+        let text = rest.get(..end)?;
         let name = std::str::from_utf8(name).ok()?;
         let charset = name.split_once('*').map_or(name, |(charset, _)| charset);
         if charset.is_empty() || charset.contains(char::is_whitespace) {
@@ -120,8 +125,8 @@ impl<'a> EncodedWord<'a> {
         }
         decode_charset(b"", charset)?;
         let octets = match encoding {
-            b"B" | b"b" => base64_decode(&rest[..end])?,
-            b"Q" | b"q" => decode_q(&rest[..end])?,
+            b"B" | b"b" => base64_decode(text)?,
+            b"Q" | b"q" => decode_q(text)?,
             _ => return None,
         };
         let length = 2 + name.len() + 1 + encoding.len() + 1 + end + 2;

@@ -197,7 +197,7 @@ impl Loaded {
             &files.key_file,
             |pem| rustls_pemfile::private_key(pem),
         )?;
-        let expires_at = expires_at(&chain[0]);
+        let expires_at = chain.first().map_or(SystemTime::UNIX_EPOCH, expires_at);
         let unfit = |reason| TlsError::Unfit {
             files: files.clone(),
             reason,

@@ -36,6 +36,10 @@ struct Left {
     until: Instant,
 }
 
+#[expect(
+    clippy::indexing_slicing,
+    reason = "a node is its place among the names, and each of them has a state"
+)]
 impl Nodes {
     /// All well, as far as is known; `names` are for the log.
     pub fn new(names: Vec<String>) -> Nodes {

@@ -236,6 +236,7 @@ impl Connector {
         )
     }
 
+    #[expect(clippy::indexing_slicing, reason = "a host is its place among them")]
     fn options(&self, host: usize) -> OptsBuilder {
         let settings = &self.shared.settings;
         let connect_timeout = match settings.hosts.len() {
