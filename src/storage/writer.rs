@@ -148,7 +148,8 @@ impl Writer {
                 let reason = "the writer panicked; its store is opened anew";
                 log::error!(reason = reason; "deferred");
                 self.health.failed(reason);
-                self.store = None;
+                // Dropped, a broken store may panic once more.
+                let _ = catch_unwind(AssertUnwindSafe(|| self.store = None));
             }
         }
     }
