@@ -159,6 +159,7 @@ impl Gathered {
         }
     }
 
+    /// The one wait without a deadline, for lines and for whoever reads them: nobody waits for this thread.
     fn write_for_ever(&self) {
         loop {
             let lines = self.lock_lines();

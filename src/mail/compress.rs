@@ -84,6 +84,7 @@ impl Deflated {
         // Deflate with a window of 32 KiB, fastest algorithm (RFC 1950 §2.2).
         stream.extend_from_slice(&[0x78, 0x01]);
         for block in prefix.chunks(MAX_STORED_OCTETS) {
+            // At most 65,535, so it fits.
             let length = block.len() as u16;
             // Not the last block, stored, filled up to a whole octet (RFC 1951 §3.2.4).
             stream.push(0);

@@ -102,6 +102,7 @@ impl Pool {
     pub fn watch_deadlines(self: &Arc<Self>) -> std::io::Result<()> {
         let pool = Arc::downgrade(self);
         let watching = thread::Builder::new().name("deadlines".to_owned());
+        // Nothing here can panic or wait: with this thread all deadlines of reading would end.
         let looking = move || {
             while let Some(pool) = pool.upgrade() {
                 let haste = Haste::of(pool.places_taken(), pool.places());

@@ -57,6 +57,7 @@ pub fn receive(transport: &mut Transport) -> Result<Received, ReceiveError> {
         let rest = rest.to_vec();
         return Ok(Received { source, rest });
     }
+    // The header is longer than what has come, or there would be a rest.
     let mut left = octets - filled;
     while left > 0 {
         let count = left.min(room.len());

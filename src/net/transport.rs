@@ -208,6 +208,7 @@ impl Wire {
         loop {
             let now = Instant::now();
             let remaining = deadline.remaining(now).ok_or(TransportError::TimedOut)?;
+            // No more than the patience, which the configuration holds to a day.
             self.watch.begin(now + remaining, deadline.patience());
             let read = (&*self.socket).read(room);
             match (read, self.watch.end()) {

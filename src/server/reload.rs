@@ -29,7 +29,7 @@ pub struct House<'a> {
     pub settings: Arc<RwLock<Arc<ConnectionSettings>>>,
     pub pool: Arc<Pool>,
     pub writers: Option<Writers>,
-    /// Of stores that only sessions of their time still save to.
+    /// Of stores that only sessions of their time still save to, and no longer than those last.
     pub retired: Vec<Writers>,
 }
 

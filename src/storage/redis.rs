@@ -132,6 +132,7 @@ impl RedisBodies {
         thread::Builder::new()
             .name("redis".to_owned())
             .spawn(move || {
+                // It may wait for ever, for a batch or for a Redis that dribbles: whoever asks does not wait for it.
                 for Request { number, bodies } in requested {
                     let stored = redis.store_bodies(&bodies);
                     if answer.send((number, stored)).is_err() {

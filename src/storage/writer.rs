@@ -124,7 +124,7 @@ impl Writers {
     pub fn finish(self) {
         drop(self.stop);
         for thread in self.threads {
-            // A writer's panics are caught where they happen.
+            // A writer's panics are caught where they happen. This may wait long; the server stops without it then.
             let _ = thread.join();
         }
     }

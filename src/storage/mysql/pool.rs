@@ -195,7 +195,8 @@ impl Connector {
         Err(error)
     }
 
-    /// Connects to one host, sets up the session and reads the facts.
+    /// Connects to one host, sets up the session and reads the facts. Looking up its name takes as long as the system's
+    /// resolver does. The pool's own threads wait for that; a writer only where a COMMIT went unanswered.
     ///
     /// # Errors
     /// What the host said.
