@@ -159,7 +159,7 @@ fn with_two_dashes(argument: OsString) -> OsString {
     let name = text.split('=').next().unwrap_or_default();
     match name {
         "-config" | "-if" | "-verbose" | "-help" | "-version" => format!("-{text}").into(),
-        "--v" => text[1..].into(),
+        "--v" => text.strip_prefix('-').unwrap_or(text).into(),
         _ => argument,
     }
 }
@@ -296,7 +296,7 @@ fn as_table(mails: &[ListedMail]) -> String {
     let rows: Vec<_> = std::iter::once(heads).chain(rows).collect();
     let width = |column: usize| {
         rows.iter()
-            .map(|row| row[column].chars().count())
+            .map(|row| row.get(column).map_or(0, |cell| cell.chars().count()))
             .max()
             .unwrap_or(0)
     };

@@ -89,7 +89,7 @@ struct Connection<'a> {
     input: Input,
     output: Vec<u8>,
     tls: Option<TlsFacts>,
-    saved: u32,
+    saved: u64,
     octets_in: u64,
     /// A proxy connected for itself.
     is_health_check: bool,
@@ -429,7 +429,7 @@ impl<'a> Connection<'a> {
 /// The deadline of what is awaited; a new one whenever something was completed.
 #[derive(Default)]
 struct Patience {
-    current: Option<(Awaited, u32, Deadline)>,
+    current: Option<(Awaited, u64, Deadline)>,
 }
 
 impl Patience {

@@ -152,11 +152,9 @@ fn answer(socket: &TcpStream, peer: SocketAddr, handler: &Handler) -> io::Result
     let read_until = Instant::now() + READ_PATIENCE;
     let mut head = Vec::new();
     let response = loop {
-        let fresh = read_some(socket, &mut head, read_until)?;
+        let line_ended = read_some(socket, &mut head, read_until)?;
         // Only a line's end can end the head or show what is wrong with it.
-        if head[fresh..].contains(&b'\n')
-            && let Some(response) = respond(&head, peer, local, handler)
-        {
+        if line_ended && let Some(response) = respond(&head, peer, local, handler) {
             break response;
         }
         if head.len() >= MAX_HEAD_OCTETS {
@@ -205,10 +203,14 @@ pub fn respond(
     Some(response.to_octets(method != "HEAD"))
 }
 
-/// Appends what comes next, never beyond the ceiling; answers where it begins.
-fn read_some(mut socket: &TcpStream, head: &mut Vec<u8>, until: Instant) -> io::Result<usize> {
+/// Appends what comes next, never beyond the ceiling; answers whether a line ended in it.
+#[expect(
+    clippy::indexing_slicing,
+    reason = "a read fills no more than the room it was given"
+)]
+fn read_some(mut socket: &TcpStream, head: &mut Vec<u8>, until: Instant) -> io::Result<bool> {
     let mut room = [0; 1_024];
-    let room_left = room.len().min(MAX_HEAD_OCTETS - head.len());
+    let room_left = room.len().min(MAX_HEAD_OCTETS.saturating_sub(head.len()));
     // Armed anew each time: a time-out of the kernel's begins again with every octet.
     socket.set_read_timeout(Some(left(until)?))?;
     let count = match socket.read(&mut room[..room_left]) {
@@ -217,11 +219,15 @@ fn read_some(mut socket: &TcpStream, head: &mut Vec<u8>, until: Instant) -> io::
         Err(error) if error.kind() == ErrorKind::Interrupted => 0,
         Err(error) => return Err(error),
     };
-    let fresh = head.len();
-    head.extend_from_slice(&room[..count]);
-    Ok(fresh)
+    let fresh = &room[..count];
+    head.extend_from_slice(fresh);
+    Ok(fresh.contains(&b'\n'))
 }
 
+#[expect(
+    clippy::indexing_slicing,
+    reason = "a write takes no more than it was given"
+)]
 fn write_all(mut socket: &TcpStream, mut octets: &[u8]) -> io::Result<()> {
     let until = Instant::now() + WRITE_PATIENCE;
     while !octets.is_empty() {

@@ -25,6 +25,7 @@
 //!     handed_over           files that root opens and gives to whom we become
 //!     logging ─► metrics    one event, one line
 //!     metrics               what is counted, and its page; knows only std
+//!     locks                 how everybody locks; knows only std
 //! ```
 //!
 //! # The path of one mail's octets
@@ -35,12 +36,30 @@
 //! queues it → the writer's thread takes what has queued up → one COMMIT → each ticket is answered → one reply, one write.
 //! Content is copied once, from the read buffer to the message, and then only moved.
 
+// What could panic is refused, or expected with its proof as the reason; a test may.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::expect_used,
+        clippy::get_unwrap,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::todo,
+        clippy::unchecked_time_subtraction,
+        clippy::unimplemented,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
+
 pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod handed_over;
 pub mod http;
 pub mod limits;
+pub mod locks;
 pub mod logging;
 pub mod mail;
 pub mod metrics;

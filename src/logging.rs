@@ -19,6 +19,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use nix::unistd::{Gid, Uid};
 
 use crate::handed_over;
+use crate::locks;
 use crate::metrics;
 
 /// How a line is written.
@@ -91,11 +92,7 @@ impl LogFile {
     /// # Errors
     /// When the system refuses.
     pub fn hand_to(&self, user: Uid, group: Gid) -> io::Result<()> {
-        let target = self
-            .gathered
-            .target
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let target = locks::lock(&self.gathered.target);
         match &*target {
             Target::File(file) => handed_over::give(file, user, group),
             Target::Stdout | Target::Stderr => Ok(()),
@@ -162,13 +159,14 @@ impl Gathered {
         }
     }
 
+    /// The one wait without a deadline, for lines and for whoever reads them: nobody waits for this thread.
     fn write_for_ever(&self) {
         loop {
             let lines = self.lock_lines();
             let some = self.some.wait_while(lines, |lines| lines.octets.is_empty());
             drop(some.unwrap_or_else(PoisonError::into_inner));
             thread::sleep(GATHERING);
-            let mut target = self.target.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut target = locks::lock(&self.target);
             self.write_to(&mut target);
         }
     }
@@ -218,7 +216,7 @@ impl Gathered {
     }
 
     fn lock_lines(&self) -> MutexGuard<'_, Lines> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+        locks::lock(&self.lines)
     }
 }
 
@@ -346,9 +344,10 @@ fn level(level: Level) -> &'static str {
 }
 
 fn cut(value: &str) -> Cow<'_, str> {
-    match value.char_indices().nth(MAX_VALUE_CHARS) {
-        Some((end, _)) if value.len() > MAX_VALUE_CHARS => format!("{}…", &value[..end]).into(),
-        _ => value.into(),
+    let end = value.char_indices().nth(MAX_VALUE_CHARS);
+    match end.and_then(|(end, _)| value.split_at_checked(end)) {
+        Some((beginning, _)) => format!("{beginning}…").into(),
+        None => value.into(),
     }
 }
 

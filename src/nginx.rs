@@ -6,10 +6,11 @@
 //! ever part of an answer or of a log: it is the client's text, and may hold a password.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 
 use crate::connection::ConnectionSettings;
 use crate::http::{Request, Response};
+use crate::locks;
 use crate::metrics::{self, AuthAnswer};
 use crate::net::pool::Pool;
 use crate::smtp::reply::{self, Reply};
@@ -54,7 +55,7 @@ impl AuthHttp {
     }
 
     fn settings(&self) -> Arc<ConnectionSettings> {
-        Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&locks::read(&self.settings))
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 
-use crossbeam_channel::{Receiver, unbounded};
+use crossbeam_channel::{Receiver, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
@@ -28,7 +28,7 @@ pub fn listen() -> io::Result<Receiver<Request>> {
     // Past a file size limit a write shall fail like on a full disk, not end the process.
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
-    let (requests, received) = unbounded();
+    let (requests, received) = bounded(MAX_REQUESTS);
     thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
@@ -38,6 +38,7 @@ pub fn listen() -> io::Result<Receiver<Request>> {
                     SIGUSR1 => Request::ReopenLog,
                     _ => Request::Stop,
                 };
+                // Waits where the queue is full: the kernel keeps one signal of each kind meanwhile.
                 if requests.send(request).is_err() {
                     return;
                 }
@@ -45,3 +46,6 @@ pub fn listen() -> io::Result<Receiver<Request>> {
         })?;
     Ok(received)
 }
+
+/// Requests that wait for the one before them.
+const MAX_REQUESTS: usize = 8;

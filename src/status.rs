@@ -1,10 +1,11 @@
 //! The inside view: /metrics for Prometheus, /livez and /readyz for whoever decides where mail is sent.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 use std::time::SystemTime;
 
 use crate::connection::ConnectionSettings;
 use crate::http::{Request, Response};
+use crate::locks;
 use crate::metrics;
 use crate::net::pool::Pool;
 
@@ -66,7 +67,7 @@ impl Status {
     }
 
     fn settings(&self) -> Arc<ConnectionSettings> {
-        Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&locks::read(&self.settings))
     }
 }
 

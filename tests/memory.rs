@@ -156,6 +156,41 @@ fn a_hundred_recipients_of_a_large_mail_take_little_memory_on_their_way_to_mysql
 }
 
 #[test]
+fn where_memory_ends_for_what_is_made_of_a_mail_that_mail_alone_is_deferred() {
+    let small = b"Subject: small\r\n";
+    let large = incompressible(30 << 20);
+    // Where GM_MAX_MEMORY has no room for it, only for small mail beside it, the writer deflates.
+    for (max_memory, who_deflates) in [("50100000", "writer"), ("500000000", "connection")] {
+        let mut codes = Vec::new();
+        // The buffer for the content grows to the largest; then come what is deflated, a row's stream and SQLite's copy.
+        for room in [30, 50, 70, 90, 110] {
+            let server = Server::start(&[
+                ("GSMTP_MAX_SIZE", "50000000"),
+                ("GM_MAX_MEMORY", max_memory),
+            ]);
+            let reply = server
+                .client()
+                .deliver("a@client.test", "u@ours.test", small);
+            assert_eq!(reply.code, 250);
+            let octets = server.status_kib("VmSize") * 1_024 + (room << 20);
+            server.limit(&format!("--as={octets}:"));
+            let mut client = in_data(&server);
+            client.send(&large);
+            client.send("\r\n.\r\n");
+            let reply = client.read_reply().expect("a reply");
+            let is_deferred = reply.text().starts_with("452 4.3.1 ");
+            assert!(reply.code == 250 || is_deferred, "{}", reply.text());
+            codes.push(reply.code);
+            let reply = client.deliver("a@client.test", "u@ours.test", small);
+            assert_eq!(reply.code, 250);
+            assert!(!server.log().contains("panicked"), "{}", server.log());
+        }
+        println!("30 MiB, deflated by the {who_deflates}, with room for 30 to 110: {codes:?}");
+        assert_eq!(codes.first(), Some(&452), "{codes:?}");
+    }
+}
+
+#[test]
 fn a_promised_size_claims_nothing() {
     let server = Server::start(&[]);
     let mut clients: Vec<Client> = (0..300).map(|_| server.client()).collect();

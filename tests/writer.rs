@@ -59,6 +59,30 @@ fn a_store_that_panics_while_it_makes_ready_works_again_for_the_next() {
 }
 
 #[test]
+fn a_store_that_panics_even_as_it_is_dropped_works_again_for_the_next() {
+    struct Broken;
+    impl SaveMail for Broken {
+        fn save_mail(&mut self, _: &Mail) -> Result<SavedId, SaveError> {
+            panic!("a bug in a store")
+        }
+    }
+    impl Drop for Broken {
+        fn drop(&mut self) {
+            panic!("another one")
+        }
+    }
+    let opened = AtomicUsize::new(0);
+    let open: OpenStore = Arc::new(move || match opened.fetch_add(1, Ordering::SeqCst) {
+        0 => Ok(Box::new(Broken)),
+        _ => Ok(Box::new(Store::silent())),
+    });
+    let (saver, writers) = Writers::start(1, true, Health::default(), open).expect("a thread");
+    assert_unavailable(&save(&saver, "one"));
+    assert_saved(&save(&saver, "two"));
+    writers.finish();
+}
+
+#[test]
 fn a_store_that_cannot_be_opened_is_tried_again_with_the_next_mail() {
     let opened = Arc::new(AtomicUsize::new(0));
     let open: OpenStore = {
@@ -360,7 +384,7 @@ impl SaveMail for Store {
         self.seen.lock().unwrap().push(subjects.clone());
         let outcomes = (self.behave)(&subjects).into_iter().zip(batch);
         outcomes
-            .map(|(outcome, mail)| outcome.map(|()| SavedId::from(mail.deliveries()[0].hash)))
+            .map(|(outcome, mail)| outcome.map(|()| SavedId::from(mail.hash())))
             .collect()
     }
 }

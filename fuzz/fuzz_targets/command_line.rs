@@ -27,7 +27,7 @@ fuzz_target!(|line: &[u8]| {
                 [step] => check_step(step, verb),
                 more => panic!("{more:?}"),
             }
-            if counts.mail + counts.rcpt > asked as u32 {
+            if counts.mail + counts.rcpt > asked as u64 {
                 panic!("{counts:?} in {asked} commands and one");
             }
         }

@@ -210,6 +210,7 @@ impl Config {
 
 impl Default for Config {
     /// The built-in defaults, as an empty object gives them.
+    #[expect(clippy::expect_used, reason = "tests read every default")]
     fn default() -> Config {
         let given = Given { pairs: Vec::new() };
         let (config, _) = given.into_config().expect("every default is a valid value");
@@ -218,7 +219,8 @@ impl Default for Config {
 }
 
 fn not_utf8(error: &std::string::FromUtf8Error) -> ConfigError {
-    let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+    let valid_up_to = error.utf8_error().valid_up_to();
+    let good = error.as_bytes().get(..valid_up_to).unwrap_or_default();
     let line = 1 + good.iter().filter(|octet| **octet == b'\n').count();
     let column = 1 + good
         .iter()

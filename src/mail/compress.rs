@@ -5,9 +5,13 @@
 //! trace fields as stored blocks, the deflated content (the same octets for everybody), and the checksum of both.
 
 use std::collections::TryReserveError;
+use std::io;
+use std::panic::catch_unwind;
 use std::sync::Mutex;
 
 use libdeflater::{CompressionLvl, Compressor, DecompressionError, Decompressor, adler32};
+
+use crate::locks;
 
 /// Content deflated without a frame, and what a frame needs to know about it.
 #[derive(Debug)]
@@ -15,6 +19,23 @@ pub struct Deflated {
     octets: Vec<u8>,
     plain_octets: usize,
     plain_adler32: u32,
+}
+
+/// The machine has no memory for what is made of a mail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no memory to compress a mail")]
+pub struct NoMemory;
+
+impl From<TryReserveError> for NoMemory {
+    fn from(_: TryReserveError) -> NoMemory {
+        NoMemory
+    }
+}
+
+impl From<NoMemory> for io::Error {
+    fn from(error: NoMemory) -> io::Error {
+        io::Error::new(io::ErrorKind::OutOfMemory, error)
+    }
 }
 
 /// Why a stream could not be inflated.
@@ -33,15 +54,16 @@ impl Deflated {
     ///
     /// # Errors
     /// When there is no memory for about as many octets again.
-    pub fn new(plain: &[u8]) -> Result<Deflated, TryReserveError> {
-        let mut compressor = take_compressor();
+    pub fn new(plain: &[u8]) -> Result<Deflated, NoMemory> {
+        let mut compressor = take_compressor()?;
         let bound = compressor.deflate_compress_bound(plain.len());
         let mut octets = Vec::new();
         octets.try_reserve_exact(bound)?;
         octets.resize(bound, 0);
+        // The bound leaves room for any input, so this never fails.
         let used = compressor
             .deflate_compress(plain, &mut octets)
-            .expect("the bound leaves room for any input");
+            .map_err(|_| NoMemory)?;
         give_back(compressor);
         octets.truncate(used);
         octets.shrink_to_fit();
@@ -53,15 +75,16 @@ impl Deflated {
     }
 
     /// The zlib stream of `prefix` and the content behind it.
-    pub fn zlib_stream(&self, prefix: &[u8]) -> Vec<u8> {
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn zlib_stream(&self, prefix: &[u8]) -> Result<Vec<u8>, NoMemory> {
         let mut stream = Vec::new();
-        // Where memory ends a panic costs the writer's batch; what `with_capacity` does then would end the process.
-        stream
-            .try_reserve_exact(prefix.len() + self.octets.len() + 32)
-            .expect("memory for one more row");
+        stream.try_reserve_exact(prefix.len() + self.octets.len() + 32)?;
         // Deflate with a window of 32 KiB, fastest algorithm (RFC 1950 §2.2).
         stream.extend_from_slice(&[0x78, 0x01]);
         for block in prefix.chunks(MAX_STORED_OCTETS) {
+            // At most 65,535, so it fits.
             let length = block.len() as u16;
             // Not the last block, stored, filled up to a whole octet (RFC 1951 §3.2.4).
             stream.push(0);
@@ -72,7 +95,7 @@ impl Deflated {
         stream.extend_from_slice(&self.octets);
         let checksum = join_adler32(adler32(prefix), self.plain_adler32, self.plain_octets);
         stream.extend_from_slice(&checksum.to_be_bytes());
-        stream
+        Ok(stream)
     }
 
     /// Octets it takes in memory.
@@ -126,13 +149,15 @@ fn join_adler32(first: u32, second: u32, second_octets: usize) -> u32 {
 /// never more states than threads that compressed at the same moment.
 static COMPRESSORS: Mutex<Vec<Compressor>> = Mutex::new(Vec::new());
 
-fn take_compressor() -> Compressor {
-    let mut idle = COMPRESSORS
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner());
+fn take_compressor() -> Result<Compressor, NoMemory> {
+    let mut idle = locks::lock(&COMPRESSORS);
     let top = idle.pop();
     drop(idle);
-    top.unwrap_or_else(|| Compressor::new(level()))
+    match top {
+        Some(compressor) => Ok(compressor),
+        // The library knows no other way to say that memory is short.
+        None => catch_unwind(|| Compressor::new(level())).map_err(|_| NoMemory),
+    }
 }
 
 /// Level 1, zlib's fastest (the crate's own "fastest" is 0, which only stores).
@@ -141,9 +166,7 @@ fn level() -> CompressionLvl {
 }
 
 fn give_back(compressor: Compressor) {
-    let mut idle = COMPRESSORS
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    let mut idle = locks::lock(&COMPRESSORS);
     if idle.len() < MAX_IDLE_COMPRESSORS {
         idle.push(compressor);
     }
@@ -165,14 +188,17 @@ mod tests {
         let content = b"content ".repeat(1_000);
         let deflated = Deflated::new(&content).unwrap();
         for prefix in [&b""[..], b"To: a\r\n", &[b'x'; 70_000]] {
-            let plain = inflate(&deflated.zlib_stream(prefix), 1 << 20).unwrap();
+            let plain = inflate(&deflated.zlib_stream(prefix).unwrap(), 1 << 20).unwrap();
             assert_eq!(plain, [prefix, &content].concat());
         }
     }
 
     #[test]
     fn a_damaged_or_huge_stream_is_an_error() {
-        let mut stream = Deflated::new(&[0; 1 << 20]).unwrap().zlib_stream(b"");
+        let mut stream = Deflated::new(&[0; 1 << 20])
+            .unwrap()
+            .zlib_stream(b"")
+            .unwrap();
         assert_eq!(
             inflate(&stream, 1 << 19),
             Err(InflateError::TooLarge(1 << 19))
@@ -189,7 +215,10 @@ mod tests {
             prefix in proptest::collection::vec(any::<u8>(), 0..300),
             content in proptest::collection::vec(any::<u8>(), 0..3_000),
         ) {
-            let stream = Deflated::new(&content).unwrap().zlib_stream(&prefix);
+            let stream = Deflated::new(&content)
+                .unwrap()
+                .zlib_stream(&prefix)
+                .unwrap();
             prop_assert_eq!(inflate(&stream, 1 << 16).unwrap(), [prefix, content].concat());
         }
     }

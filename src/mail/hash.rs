@@ -21,10 +21,15 @@ impl Hash {
     }
 
     /// The 32 digits.
+    #[expect(clippy::expect_used, reason = "hex digits are ASCII")]
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.digits).expect("hex digits are ASCII")
     }
 
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "each pair has two digits, and half an octet has 16 values"
+    )]
     fn from_octets(octets: &[u8]) -> Hash {
         let mut digits = [0; 32];
         for (pair, octet) in digits.chunks_exact_mut(2).zip(octets) {

@@ -21,6 +21,10 @@ pub struct Fields<'a> {
 /// Reads the header section at the front of `entity`; answers its fields and the body behind it.
 ///
 /// Costs one pass over the header section. A field longer than [`MAX_FIELD_OCTETS`] is cut.
+#[expect(
+    clippy::indexing_slicing,
+    reason = "all is cut at its own length or less, or where a colon was found"
+)]
 pub fn split(entity: &[u8]) -> (Fields<'_>, &[u8]) {
     let mut fields = Fields::default();
     let mut rest = entity;
@@ -53,6 +57,7 @@ pub fn split(entity: &[u8]) -> (Fields<'_>, &[u8]) {
 }
 
 /// One field with its folded lines, and what stands behind it.
+#[expect(clippy::indexing_slicing, reason = "a line ends within the input")]
 fn split_field(input: &[u8]) -> (&[u8], &[u8]) {
     let mut end = line_end(input, 0);
     if !is_empty_line(&input[..end]) {
@@ -63,6 +68,10 @@ fn split_field(input: &[u8]) -> (&[u8], &[u8]) {
     input.split_at(end)
 }
 
+#[expect(
+    clippy::indexing_slicing,
+    reason = "a line begins where the one before it ends, within the input"
+)]
 fn line_end(input: &[u8], from: usize) -> usize {
     memchr(b'\n', &input[from..]).map_or(input.len(), |at| from + at + 1)
 }

@@ -8,11 +8,10 @@ mod summary;
 mod trace;
 mod words;
 
-use std::collections::TryReserveError;
 use std::io;
 use std::sync::OnceLock;
 
-pub use compress::{Deflated, InflateError, inflate};
+pub use compress::{Deflated, InflateError, NoMemory, inflate};
 pub use hash::Hash;
 pub use summary::{Attachment, Summary};
 pub use trace::Origin;
@@ -50,13 +49,16 @@ impl Mail {
     /// A mail whose recipients get a new hash each; `to_address` writes column `to` for a forward-path.
     ///
     /// # Errors
-    /// When the kernel has no random numbers.
+    /// When the kernel has no random numbers, or the envelope no recipient.
     pub fn new(
         envelope: Envelope,
         content: Content,
         origin: Origin,
         to_address: impl Fn(&crate::smtp::ForwardPath) -> String,
     ) -> io::Result<Mail> {
+        if envelope.recipients.is_empty() {
+            return Err(io::Error::other("expected a recipient, but found none"));
+        }
         let hashes = Hash::random(envelope.recipients.len())?;
         let deliveries = hashes
             .into_iter()
@@ -88,6 +90,15 @@ impl Mail {
         &self.deliveries
     }
 
+    /// The name of its first row, which its client is told.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "`new` takes no envelope without a recipient"
+    )]
+    pub fn hash(&self) -> Hash {
+        self.deliveries[0].hash
+    }
+
     /// The octets as sent, dots unstuffed, nothing else changed.
     pub fn content(&self) -> &[u8] {
         self.content.octets()
@@ -110,15 +121,22 @@ impl Mail {
     }
 
     /// Trace fields and content as one zlib stream.
-    pub fn zlib_body(&self, delivery: &Delivery) -> Vec<u8> {
+    ///
+    /// # Errors
+    /// When there is no memory for it. Another mail may still fit.
+    pub fn zlib_body(&self, delivery: &Delivery) -> Result<Vec<u8>, NoMemory> {
         let trace_fields = self.trace_fields(delivery);
-        match self.deflated.get() {
-            // Nobody else will ask for it.
-            None if self.deliveries.len() == 1 => {
-                self.deflate().zlib_stream(trace_fields.as_bytes())
-            }
-            _ => self.deflated().zlib_stream(trace_fields.as_bytes()),
+        let prefix = trace_fields.as_bytes();
+        if let Some(deflated) = self.deflated.get() {
+            return deflated.zlib_stream(prefix);
         }
+        let deflated = Deflated::new(self.content())?;
+        let stream = deflated.zlib_stream(prefix);
+        // Else nobody will ask for it again.
+        if self.deliveries.len() > 1 {
+            let _ = self.deflated.set(deflated);
+        }
+        stream
     }
 
     /// Computes now what a table's row will need, so that it costs this thread and not the one writer.
@@ -128,7 +146,7 @@ impl Mail {
     ///
     /// # Errors
     /// When there is no memory for it.
-    pub fn prepare(&self) -> Result<(), TryReserveError> {
+    pub fn prepare(&self) -> Result<(), NoMemory> {
         self.summary();
         if self.deflated.get().is_none()
             && let Some(mut room) = self.content.room_beside(self.content().len())
@@ -149,14 +167,6 @@ impl Mail {
             .get()
             .map_or(self.content().len(), Deflated::len);
         self.deliveries.len() * (body + ROW_OCTETS)
-    }
-
-    fn deflated(&self) -> &Deflated {
-        self.deflated.get_or_init(|| self.deflate())
-    }
-
-    fn deflate(&self) -> Deflated {
-        Deflated::new(self.content()).expect("memory for what was not prepared")
     }
 }
 

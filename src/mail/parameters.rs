@@ -112,10 +112,11 @@ impl Parameter {
     /// One parameter, if it is one, and what stands behind its semicolon.
     fn parse(input: &[u8]) -> (Option<Parameter>, Option<&[u8]>) {
         let end = input.iter().position(|octet| matches!(octet, b'=' | b';'));
-        let Some(end) = end.filter(|end| input[*end] == b'=') else {
+        let parted = end.and_then(|end| input.split_at_checked(end));
+        let Some((name, [b'=', behind @ ..])) = parted else {
             return (None, split_at_semicolon(input).1);
         };
-        let (name, behind) = (&input[..end], input[end + 1..].trim_ascii_start());
+        let behind = behind.trim_ascii_start();
         let (octets, rest) = match behind.strip_prefix(b"\"") {
             Some(quoted) => {
                 let (octets, behind) = unquote(quoted);
@@ -153,24 +154,23 @@ impl Parameter {
 
 /// What stands in front of the next semicolon, and behind it if there is one.
 fn split_at_semicolon(input: &[u8]) -> (&[u8], Option<&[u8]>) {
-    match input.iter().position(|octet| *octet == b';') {
-        Some(at) => (&input[..at], Some(&input[at + 1..])),
-        None => (input, None),
-    }
+    let mut parts = input.splitn(2, |octet| *octet == b';');
+    (parts.next().unwrap_or_default(), parts.next())
 }
 
 /// Up to the closing quote, quoted pairs undone; without one, all there is.
 fn unquote(input: &[u8]) -> (Vec<u8>, &[u8]) {
     let mut octets = Vec::new();
     let mut escaped = false;
-    for (index, octet) in input.iter().enumerate() {
+    let mut rest = input.iter();
+    while let Some(octet) = rest.next() {
         match octet {
             _ if escaped => escaped = false,
             b'\\' => {
                 escaped = true;
                 continue;
             }
-            b'"' => return (octets, &input[index + 1..]),
+            b'"' => return (octets, rest.as_slice()),
             _ => {}
         }
         octets.push(*octet);
@@ -182,7 +182,8 @@ fn unquote(input: &[u8]) -> (Vec<u8>, &[u8]) {
 fn skip_comments(input: &[u8]) -> &[u8] {
     let mut depth = 0;
     let mut escaped = false;
-    for (index, octet) in input.iter().enumerate() {
+    let mut rest = input;
+    while let Some((octet, behind)) = rest.split_first() {
         match octet {
             _ if escaped => escaped = false,
             b'\\' if depth > 0 => escaped = true,
@@ -190,19 +191,21 @@ fn skip_comments(input: &[u8]) -> &[u8] {
             b')' if depth > 0 => depth -= 1,
             b' ' | b'\t' => {}
             _ if depth > 0 => {}
-            _ => return &input[index..],
+            _ => return rest,
         }
+        rest = behind;
     }
-    b""
+    rest
 }
 
 /// Without the comment at the end, as in `us-ascii (Plain text)`; brackets amid a text are its own: `report (1).pdf`.
 fn without_comment(text: &[u8]) -> &[u8] {
     let text = text.trim_ascii();
-    match text.iter().position(|octet| *octet == b'(') {
-        Some(at) if text.ends_with(b")") => text[..at].trim_ascii_end(),
-        _ => text,
+    if !text.ends_with(b")") {
+        return text;
     }
+    let mut parts = text.split(|octet| *octet == b'(');
+    parts.next().unwrap_or(text).trim_ascii_end()
 }
 
 /// `charset'language'text` into charset and text.
@@ -216,20 +219,20 @@ fn split_charset(octets: &[u8]) -> (&[u8], &[u8]) {
 
 /// `%C3%A9` to octets; what is no escape stays.
 fn unescape(text: &[u8]) -> Vec<u8> {
-    let digit = |octet: Option<&u8>| octet.and_then(|octet| (*octet as char).to_digit(16));
+    let digit = |octet: u8| char::from(octet).to_digit(16);
+    let number = |[high, low]: &[u8; 2]| Some((digit(*high)? * 16 + digit(*low)?) as u8);
     let mut octets = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((first, behind)) = rest.split_first() {
-        match (first, digit(behind.first()), digit(behind.get(1))) {
-            (b'%', Some(high), Some(low)) => {
-                octets.push((high * 16 + low) as u8);
-                rest = &behind[2..];
-            }
-            _ => {
-                octets.push(*first);
-                rest = behind;
-            }
-        }
+        let escaped = behind
+            .split_first_chunk()
+            .and_then(|(digits, behind)| Some((number(digits)?, behind)));
+        let octet;
+        (octet, rest) = match escaped {
+            Some(escaped) if *first == b'%' => escaped,
+            _ => (*first, behind),
+        };
+        octets.push(octet);
     }
     octets
 }

@@ -139,6 +139,10 @@ fn disposition(fields: &Fields) -> (String, Option<String>) {
 }
 
 /// The parts between boundary lines; the last one may lack its end (RFC 2046 §5.1.1).
+#[expect(
+    clippy::indexing_slicing,
+    reason = "a boundary line begins and ends within the body"
+)]
 fn parts<'a>(body: &'a [u8], boundary: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
     let delimiter = [b"--", boundary].concat();
     let mut next = find_boundary(body, &delimiter, 0);
@@ -157,6 +161,10 @@ struct BoundaryLine {
     closes: bool,
 }
 
+#[expect(
+    clippy::indexing_slicing,
+    reason = "places that were found in the body, or its end"
+)]
 fn find_boundary(body: &[u8], delimiter: &[u8], from: usize) -> Option<BoundaryLine> {
     let mut from = from;
     while let Some(start) = memmem::find(&body[from..], delimiter).map(|found| from + found) {

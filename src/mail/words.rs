@@ -40,6 +40,10 @@ pub fn decode_charset(octets: &[u8], charset: &str) -> Option<String> {
     charset_decoder(charset.as_bytes()).map(|decode| decode(octets))
 }
 
+#[expect(
+    clippy::indexing_slicing,
+    reason = "words are found within the line, each behind the one before it"
+)]
 fn join_words(line: &[u8], fallback_charset: Option<&str>) -> String {
     let mut text = String::new();
     let mut run: Option<(&str, Vec<u8>)> = None;
@@ -109,10 +113,11 @@ struct EncodedWord<'a> {
 
 impl<'a> EncodedWord<'a> {
     fn parse(input: &'a [u8]) -> Option<EncodedWord<'a>> {
-        let window = &input[..input.len().min(MAX_WORD_OCTETS)];
+        let window = input.get(..MAX_WORD_OCTETS).unwrap_or(input);
         let mut parts = window.get(2..)?.splitn(3, |octet| *octet == b'?');
         let (name, encoding, rest) = (parts.next()?, parts.next()?, parts.next()?);
         let end = memchr::memmem::find(rest, b"?=")?;
+        let text = rest.get(..end)?;
         let name = std::str::from_utf8(name).ok()?;
         let charset = name.split_once('*').map_or(name, |(charset, _)| charset);
         if charset.is_empty() || charset.contains(char::is_whitespace) {
@@ -120,8 +125,8 @@ impl<'a> EncodedWord<'a> {
         }
         decode_charset(b"", charset)?;
         let octets = match encoding {
-            b"B" | b"b" => base64_decode(&rest[..end])?,
-            b"Q" | b"q" => decode_q(&rest[..end])?,
+            b"B" | b"b" => base64_decode(text)?,
+            b"Q" | b"q" => decode_q(text)?,
             _ => return None,
         };
         let length = 2 + name.len() + 1 + encoding.len() + 1 + end + 2;
@@ -134,6 +139,7 @@ impl<'a> EncodedWord<'a> {
 }
 
 fn decode_q(text: &[u8]) -> Option<Vec<u8>> {
+    let digit = |octet: u8| char::from(octet).to_digit(16);
     let mut octets = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((first, behind)) = rest.split_first() {
@@ -141,8 +147,8 @@ fn decode_q(text: &[u8]) -> Option<Vec<u8>> {
         match first {
             b'_' => octets.push(b' '),
             b'=' => {
-                let (digits, behind) = rest.split_at_checked(2)?;
-                octets.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
+                let ([high, low], behind) = rest.split_first_chunk()?;
+                octets.push((digit(*high)? * 16 + digit(*low)?) as u8);
                 rest = behind;
             }
             octet => octets.push(*octet),
@@ -177,6 +183,7 @@ mod tests {
             (b" =?utf-8?B?!!!?=", "=?utf-8?B?!!!?="),
             (b" =?x-unknown?Q?a?= b", "=?x-unknown?Q?a?= b"),
             (b" =?utf-8?Q?a", "=?utf-8?Q?a"),
+            (b" =?utf-8?Q?a=+5b?=", "=?utf-8?Q?a=+5b?="),
             (b" =?=?utf-8?Q?a?=", "=?a"),
             (b" =?utf-8?Q?a=0D=0Ab?=", "a  b"),
             (b" a\x00b", "a b"),

@@ -86,6 +86,10 @@ impl<L: Label> Counter<L> {
     }
 
     /// So many more of these.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "an index is below VALUES, which `new` holds to MAX_VALUES"
+    )]
     pub fn add(&self, label: L, more: usize) {
         self.counts[label.index()].fetch_add(more as u64, Relaxed);
     }
@@ -135,6 +139,10 @@ impl Histogram {
     }
 
     /// One more observation, in parts of the unit.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "`new` sees to it that there are more buckets than bounds"
+    )]
     pub fn observe(&self, value: u64) {
         let bucket = self.bounds.partition_point(|bound| *bound < value);
         self.buckets[bucket].fetch_add(1, Relaxed);

@@ -20,6 +20,7 @@ macro_rules! labels {
             const TEXTS: &[&str] = &[$($text),*];
 
             /// What log and page call it.
+            #[expect(clippy::indexing_slicing, reason = "each value has its text")]
             pub fn as_str(self) -> &'static str {
                 $name::TEXTS[self as usize]
             }
@@ -32,6 +33,7 @@ macro_rules! labels {
                 self as usize
             }
 
+            #[expect(clippy::indexing_slicing, reason = "an index is below VALUES")]
             fn text(index: usize) -> String {
                 format!(concat!($label, "=\"{}\""), $name::TEXTS[index])
             }

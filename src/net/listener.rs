@@ -12,6 +12,8 @@ use nix::libc;
 use nix::sys::socket;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::locks;
+
 /// One address that clients connect to.
 pub struct Listener {
     socket: TcpListener,
@@ -110,16 +112,15 @@ impl Listener {
         };
         let address = SocketAddr::new(ip, self.address.port());
         for _ in 0..self.waiting.load(Ordering::SeqCst) {
-            // A thread that is not reached ends with the process.
-            let _ = TcpStream::connect_timeout(&address, PAUSE);
+            // A thread that is not reached ends with the process, and where one is not, the others are not either.
+            if TcpStream::connect_timeout(&address, PAUSE).is_err() {
+                return;
+            }
         }
     }
 
     fn accept_in_trouble(&self) -> Option<(TcpStream, SocketAddr)> {
-        let mut last_said = self
-            .trouble
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut last_said = locks::lock(&self.trouble);
         loop {
             match self.try_accept() {
                 Ok(client) => return client,
@@ -180,3 +181,25 @@ const BACKLOG: i32 = 4_096;
 const PAUSE: Duration = Duration::from_millis(50);
 /// Between log lines about it.
 const SAY_AGAIN: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closing_waits_for_no_thread_that_cannot_be_reached() {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+        socket.bind(&any_port.into()).unwrap();
+        socket.listen(0).unwrap();
+        let listener = Listener::inherit(socket.into(), false).unwrap();
+        // Until the backlog is full, and one more finds no room.
+        let connect = || TcpStream::connect_timeout(&listener.address(), PAUSE);
+        let waiting: Vec<TcpStream> = std::iter::from_fn(|| connect().ok()).take(10).collect();
+        assert!(waiting.len() < 10);
+        listener.waiting.store(100, Ordering::SeqCst);
+        let started_at = Instant::now();
+        listener.close();
+        assert!(started_at.elapsed() < Duration::from_secs(1));
+    }
+}

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::locks;
 
 /// Counts connections by IPv4 address or IPv6 /64, the least that is given to one customer (RFC 6177).
 ///
@@ -44,7 +46,7 @@ impl PerAddress {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Block, usize>> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+        locks::lock(&self.counts)
     }
 }
 

@@ -10,13 +10,14 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::thread;
 
 use super::listener::Listener;
 use super::per_address::{AddressShare, PerAddress};
 use super::trusted::TrustedProxies;
 use super::watch::{Haste, LOOK_EVERY, Watch};
+use crate::locks;
 use crate::metrics::{self, End, Part, Port};
 
 /// Serves one client, from its greeting to the end.
@@ -101,6 +102,7 @@ impl Pool {
     pub fn watch_deadlines(self: &Arc<Self>) -> std::io::Result<()> {
         let pool = Arc::downgrade(self);
         let watching = thread::Builder::new().name("deadlines".to_owned());
+        // Nothing here can panic or wait: with this thread all deadlines of reading would end.
         let looking = move || {
             while let Some(pool) = pool.upgrade() {
                 let haste = Haste::of(pool.places_taken(), pool.places());
@@ -116,10 +118,7 @@ impl Pool {
 
     /// Decides by other settings from now on; whoever is on a place stays.
     pub fn change(&self, settings: PoolSettings) {
-        *self
-            .settings
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+        *locks::write(&self.settings) = Arc::new(settings);
     }
 
     /// Clients on places at this moment.
@@ -254,13 +253,11 @@ impl Pool {
     }
 
     fn settings(&self) -> Arc<PoolSettings> {
-        Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&locks::read(&self.settings))
     }
 
     fn lock_clients(&self) -> MutexGuard<'_, HashMap<u64, Arc<ClientState>>> {
-        self.clients
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        locks::lock(&self.clients)
     }
 }
 

@@ -33,6 +33,10 @@ pub enum ReceiveError {
 ///
 /// # Errors
 /// [`ReceiveError`] as it says.
+#[expect(
+    clippy::indexing_slicing,
+    reason = "a read fills no more than the room it was given, so `filled` stays within all of it"
+)]
 pub fn receive(transport: &mut Transport) -> Result<Received, ReceiveError> {
     let deadline = Deadline::for_command(Instant::now(), HEADER_PATIENCE);
     let mut room = [0; MAX_READ_OCTETS];
@@ -53,6 +57,7 @@ pub fn receive(transport: &mut Transport) -> Result<Received, ReceiveError> {
         let rest = rest.to_vec();
         return Ok(Received { source, rest });
     }
+    // The header is longer than what has come, or there would be a rest.
     let mut left = octets - filled;
     while left > 0 {
         let count = left.min(room.len());
@@ -111,15 +116,16 @@ impl Header {
         if !begins_alike(received, V1_SIGNATURE) {
             return Header::Malformed;
         }
-        let window = &received[..received.len().min(V1_MAX_OCTETS)];
-        let Some(end) = memchr(b'\n', window) else {
+        let window = received.get(..V1_MAX_OCTETS).unwrap_or(received);
+        let octets = memchr(b'\n', window).map(|end| end + 1);
+        let Some(line) = octets.and_then(|octets| window.get(..octets)) else {
             return match window.len() < V1_MAX_OCTETS {
                 true => Header::Partial,
                 false => Header::Malformed,
             };
         };
-        let octets = end + 1;
-        match parse_v1(&window[..octets]) {
+        let octets = line.len();
+        match parse_v1(line) {
             Some(source) => Header::Complete { source, octets },
             None => Header::Malformed,
         }
@@ -128,8 +134,10 @@ impl Header {
 
 /// Whether `received` is the beginning of something that begins with `signature`.
 fn begins_alike(received: &[u8], signature: &[u8]) -> bool {
-    let count = received.len().min(signature.len());
-    received[..count] == signature[..count]
+    received
+        .iter()
+        .zip(signature)
+        .all(|(ours, its)| ours == its)
 }
 
 /// One line: `PROXY TCP4|TCP6 source destination port port` CR LF, or `PROXY UNKNOWN` and anything.

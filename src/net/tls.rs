@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, SystemTime};
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -12,6 +12,8 @@ use rustls::pki_types::CertificateDer;
 use rustls::server::NoServerSessionStorage;
 use rustls::{ServerConfig, version};
 use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::locks;
 
 /// The files of a pair.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,7 +129,7 @@ impl TlsIdentity {
     pub fn reload(&self) -> Result<(), TlsError> {
         let seen = file_state(&self.files);
         let read = Loaded::read(&self.files);
-        let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
+        let mut loaded = locks::write(&self.loaded);
         match read {
             Ok(read) => *loaded = read,
             Err(error) => {
@@ -180,10 +182,7 @@ impl TlsIdentity {
     }
 
     fn read(&self) -> Loaded {
-        self.loaded
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        locks::read(&self.loaded).clone()
     }
 }
 
@@ -198,7 +197,7 @@ impl Loaded {
             &files.key_file,
             |pem| rustls_pemfile::private_key(pem),
         )?;
-        let expires_at = expires_at(&chain[0]);
+        let expires_at = chain.first().map_or(SystemTime::UNIX_EPOCH, expires_at);
         let unfit = |reason| TlsError::Unfit {
             files: files.clone(),
             reason,

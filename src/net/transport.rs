@@ -208,6 +208,7 @@ impl Wire {
         loop {
             let now = Instant::now();
             let remaining = deadline.remaining(now).ok_or(TransportError::TimedOut)?;
+            // No more than the patience, which the configuration holds to a day.
             self.watch.begin(now + remaining, deadline.patience());
             let read = (&*self.socket).read(room);
             match (read, self.watch.end()) {
@@ -220,6 +221,10 @@ impl Wire {
         }
     }
 
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "a write takes no more than it was given"
+    )]
     fn write_all(&mut self, octets: &[u8]) -> Result<(), TransportError> {
         let started_at = Instant::now();
         let mut rest = octets;
@@ -243,6 +248,10 @@ impl Wire {
     /// What was held, or else one read from the socket, into the TLS machine; 0 at the end of the stream.
     // Never inlined: its room would be part of every connection's stack, touched or not.
     #[inline(never)]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "a read fills no more than the room it was given"
+    )]
     fn read_tls(
         &mut self,
         tls: &mut ServerConnection,

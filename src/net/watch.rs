@@ -116,6 +116,7 @@ impl Haste {
             true => (self.at_leisure, LEAST_AT_LEISURE),
             false => (self.others, LEAST),
         };
+        // A share is from 0 to 1, so the product is no longer than the patience.
         patience.saturating_sub(patience.mul_f64(share).max(least))
     }
 }

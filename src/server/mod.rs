@@ -9,7 +9,7 @@ mod stores;
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -24,6 +24,7 @@ use crate::connection::{self, ConnectionSettings};
 use crate::handed_over;
 use crate::http;
 use crate::limits;
+use crate::locks;
 use crate::logging::{LogFile, LogFormat};
 use crate::net::pool::{Pool, PoolSettings};
 use crate::net::tls::{TlsError, TlsFiles, TlsIdentity};
@@ -112,7 +113,7 @@ fn run_on(
     let serve = {
         let settings = Arc::clone(&settings);
         move |client: &_| {
-            let settings = Arc::clone(&settings.read().unwrap_or_else(PoisonError::into_inner));
+            let settings = Arc::clone(&locks::read(&settings));
             connection::serve(client, &settings);
         }
     };

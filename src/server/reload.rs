@@ -1,6 +1,6 @@
 //! The server as it runs, and what may change while it does.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 
 use sd_notify::NotifyState;
 
@@ -11,6 +11,7 @@ use super::{
 };
 use crate::config::Config;
 use crate::connection::ConnectionSettings;
+use crate::locks;
 use crate::logging::LogFile;
 use crate::metrics::{self, ReloadOutcome, Reloaded};
 use crate::net::pool::Pool;
@@ -28,7 +29,7 @@ pub struct House<'a> {
     pub settings: Arc<RwLock<Arc<ConnectionSettings>>>,
     pub pool: Arc<Pool>,
     pub writers: Option<Writers>,
-    /// Of stores that only sessions of their time still save to.
+    /// Of stores that only sessions of their time still save to, and no longer than those last.
     pub retired: Vec<Writers>,
 }
 
@@ -136,10 +137,7 @@ impl House<'_> {
             proxy_protocol: wanted.proxy_protocol,
             tls,
         };
-        *self
-            .settings
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = Arc::new(changed);
+        *locks::write(&self.settings) = Arc::new(changed);
         look_after_limits(&wanted);
         self.pool.change(pool_settings(&wanted));
         self.config = wanted;
@@ -164,7 +162,7 @@ impl House<'_> {
     }
 
     fn settings(&self) -> Arc<ConnectionSettings> {
-        Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&locks::read(&self.settings))
     }
 }
 

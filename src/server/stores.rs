@@ -1,12 +1,13 @@
 //! Which store the configuration asks for, and how it is started.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use r2d2::Pool;
 
 use super::StartError;
 use crate::config::{Config, ServerAddress, StoreKind};
+use crate::locks;
 use crate::smtp::{Narrowing, SharedSettings};
 use crate::storage::mysql::pool::{self, Connector, Learned, MySqlHost, MySqlSettings};
 use crate::storage::mysql::{BodyStore, Facts, MySqlStore, check, probe};
@@ -158,7 +159,7 @@ fn learn_into(config: &Config, session: &Arc<SharedSettings>) -> Learned {
     let (session, table) = (Arc::clone(session), table_name(config));
     let last = Mutex::new(None);
     Arc::new(move |facts: &Facts| {
-        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = locks::lock(&last);
         if last.as_ref() == Some(facts) {
             return;
         }

@@ -58,6 +58,10 @@ impl Column {
     }
 
     /// As much of `text` as can be stored: other characters become U+FFFD or `?`, and it is cut between characters.
+    #[expect(
+        clippy::string_slice,
+        reason = "both ways of counting end between characters"
+    )]
     pub fn fit<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let text = self.repertoire.replace_others(text);
         if self.width.has_room_for(&text) {

@@ -102,14 +102,11 @@ pub fn split(line: &[u8]) -> (Option<Verb>, &[u8]) {
 }
 
 /// Spaces alone: a TAB at the end is as wrong as one in the middle.
-fn trim_spaces(octets: &[u8]) -> &[u8] {
-    let is_not_space = |octet: &u8| *octet != b' ';
-    let start = octets.iter().position(is_not_space).unwrap_or(octets.len());
-    let end = octets
-        .iter()
-        .rposition(is_not_space)
-        .map_or(start, |last| last + 1);
-    &octets[start..end]
+fn trim_spaces(mut octets: &[u8]) -> &[u8] {
+    while let [b' ', rest @ ..] | [rest @ .., b' '] = octets {
+        octets = rest;
+    }
+    octets
 }
 
 /// Whether a line, or its beginning, is a request of HTTP that somebody's browser was made to send

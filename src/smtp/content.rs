@@ -98,6 +98,7 @@ impl Reservation {
 
     /// Gives back what is beyond `octets`.
     pub fn shrink_to(&mut self, octets: usize) {
+        // Never more than this share has taken, so the count of all does not fall below 0.
         let less = self.octets.saturating_sub(octets);
         self.budget.shared.in_use.fetch_sub(less, Ordering::Relaxed);
         self.octets -= less;
@@ -155,6 +156,7 @@ impl Content {
             .max(sum)
             .max(SMALLEST)
             .min(self.max_octets);
+        // `sum` is within the ceiling, so capacity is no less, and there was less before.
         let more = capacity - self.octets.len();
         if !self.reservation.grow_to(capacity) || self.octets.try_reserve_exact(more).is_err() {
             return Err(ContentError::NoMemory);

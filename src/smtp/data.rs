@@ -58,6 +58,10 @@ impl DataReader {
     }
 
     /// Reads from any slice of the stream; the outcome does not depend on where it was cut.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "`used` only passes octets that were found in the input"
+    )]
     pub fn read(&mut self, input: &[u8]) -> Progress {
         let mut used = 0;
         loop {

@@ -12,6 +12,10 @@ pub struct Input {
     was_filled: bool,
 }
 
+#[expect(
+    clippy::indexing_slicing,
+    reason = "`start` is never beyond `end`, nor that beyond the octets there are"
+)]
 impl Input {
     /// An empty buffer; memory is taken at the first [`room`](Input::room).
     pub const fn new() -> Input {

@@ -31,10 +31,12 @@ impl LineReader {
             return Line::Partial;
         }
         let unread = input.unread();
-        let window = &unread[..unread.len().min(MAX_LINE_OCTETS)];
+        let window = unread.get(..MAX_LINE_OCTETS).unwrap_or(unread);
         match memchr(b'\n', window) {
-            Some(end) if end > 0 && window[end - 1] == b'\r' => Line::Complete(end + 1),
-            Some(_) => Line::BareLf,
+            Some(end) => match window.get(..end) {
+                Some([.., b'\r']) => Line::Complete(end + 1),
+                _ => Line::BareLf,
+            },
             None if window.len() < MAX_LINE_OCTETS => Line::Partial,
             None => {
                 self.swallowing = true;

@@ -129,7 +129,7 @@ fn parse_path(input: &str) -> Result<(&str, Mailbox, &str), PathError> {
         None => (None, rest),
     };
     let behind = rest.strip_prefix('>').ok_or(PathError::Malformed)?;
-    let text = &inside[..inside.len() - rest.len()];
+    let text = inside.strip_suffix(rest).ok_or(PathError::Malformed)?;
     let local_part = local_part.to_owned();
     Ok((text, Mailbox { local_part, domain }, behind))
 }
@@ -155,11 +155,11 @@ fn split_local_part(input: &str) -> Result<(&str, &str), PathError> {
             .find(|c: char| !is_dot_string_char(c))
             .unwrap_or(input.len())
     };
-    // `""@example.com` is a quoted string by the grammar, but nobody's mailbox.
-    if end == 0 || &input[..end] == "\"\"" {
-        return Err(PathError::Malformed);
+    match input.split_at_checked(end) {
+        // `""@example.com` is a quoted string by the grammar, but nobody's mailbox.
+        None | Some(("" | "\"\"", _)) => Err(PathError::Malformed),
+        Some(parts) => Ok(parts),
     }
-    Ok(input.split_at(end))
 }
 
 fn quoted_string_end(input: &str) -> Result<usize, PathError> {

@@ -118,7 +118,7 @@ impl Session {
             Step::Close(_) => self.state = State::Closed,
             Step::Reply(_) | Step::StartTls(_) | Step::Introduce(..) | Step::Save(..) => {}
         }
-        self.counts.replies = self.counts.replies.wrapping_add(1);
+        self.counts.replies += 1;
         if self.counts.faults > MAX_FAULTS && !matches!(step, Step::Close(_)) {
             self.state = State::Closed;
             return Step::Close(reply::R421_TOO_MANY_FAULTS);
@@ -173,6 +173,10 @@ impl Session {
         self.said.take()
     }
 
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "a complete line is there, and ends in CR LF"
+    )]
     fn read_line(&mut self, input: &mut Input) -> Step {
         let octets = match self.lines.next(input) {
             Line::Complete(octets) => octets,
@@ -342,7 +346,8 @@ impl Session {
                 let content = transaction
                     .chunks
                     .unwrap_or_else(|| Content::new(max, &self.budget));
-                let fits = size <= (max - content.octets().len()) as u64;
+                let room = max.saturating_sub(content.octets().len());
+                let fits = size <= room as u64;
                 AfterChunk::Receive {
                     envelope: transaction.envelope,
                     intake: if fits {
@@ -414,6 +419,7 @@ impl Session {
         self.end_of_mail(envelope, reader.into_intake())
     }
 
+    #[expect(clippy::indexing_slicing, reason = "`count` is at most what is unread")]
     fn read_chunk(&mut self, input: &mut Input) -> Step {
         let State::Chunk(chunk) = &mut self.state else {
             return Step::NeedInput;
@@ -481,4 +487,4 @@ impl State {
 }
 
 /// A session may send this many faulty commands; the next one ends it.
-const MAX_FAULTS: u32 = 10;
+const MAX_FAULTS: u64 = 10;

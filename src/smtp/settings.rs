@@ -1,11 +1,12 @@
 //! What sessions decide by. It changes while they run: by the administrator, and by what the store turns out to be.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 
 use super::allowed_hosts::AllowedHosts;
 use super::column::Column;
 use super::command::{self, CommandError, Verb};
 use super::path::ForwardPath;
+use crate::locks;
 
 /// What a session decides by.
 #[derive(Clone, Debug)]
@@ -94,13 +95,13 @@ impl SharedSettings {
 
     /// For the next session.
     pub fn current(&self) -> Arc<SessionSettings> {
-        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        let inner = locks::read(&self.inner);
         Arc::clone(&inner.current)
     }
 
     /// As the administrator wants it, whatever the store can hold.
     pub fn configured(&self) -> SessionSettings {
-        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        let inner = locks::read(&self.inner);
         inner.configured.clone()
     }
 
@@ -115,7 +116,7 @@ impl SharedSettings {
     }
 
     fn change(&self, how: impl FnOnce(&mut Inner)) {
-        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = locks::write(&self.inner);
         how(&mut inner);
         let configured = inner.configured.clone();
         inner.current = Arc::new(match inner.narrowing {

@@ -56,21 +56,21 @@ pub enum Awaited {
     Content,
 }
 
-/// What a session did, for the line that ends it in the log.
+/// What a session did, for the line that ends it in the log. None of these can be counted to its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// HELO and EHLO accepted.
-    pub helo: u32,
+    pub helo: u64,
     /// MAIL accepted.
-    pub mail: u32,
+    pub mail: u64,
     /// RCPT accepted.
-    pub rcpt: u32,
+    pub rcpt: u64,
     /// RCPT asked for.
-    pub rcpt_asked: u32,
+    pub rcpt_asked: u64,
     /// Messages that arrived whole.
-    pub data: u32,
+    pub data: u64,
     /// Faulty commands.
-    pub faults: u32,
+    pub faults: u64,
     /// Replies decided on; changes whenever something was completed.
-    pub replies: u32,
+    pub replies: u64,
 }

@@ -136,10 +136,9 @@ enum Kind {
 
 /// What a name stands for, and the bit that says it was seen.
 fn kind_of(name: &str) -> Option<(u8, Kind)> {
-    let place = ATTRIBUTES
-        .iter()
-        .position(|(known, _)| known.eq_ignore_ascii_case(name))?;
-    Some((1 << place, ATTRIBUTES[place].1))
+    let mut attributes = ATTRIBUTES.iter().enumerate();
+    let (place, (_, kind)) = attributes.find(|(_, (known, _))| known.eq_ignore_ascii_case(name))?;
+    Some((1 << place, *kind))
 }
 
 /// In the order in which EHLO lists them.

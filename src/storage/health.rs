@@ -1,8 +1,10 @@
 //! Whether a store can be reached, as far as anybody knows.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use crate::locks::lock;
 
 /// Known by whoever tries to reach the store, asked by whoever has mail for it. Clones share one state.
 ///
@@ -98,10 +100,6 @@ impl Health {
         let recent = failure.filter(|(failed_at, _)| failed_at.elapsed() < FAILURE_COUNTS);
         recent.map(|(_, reason)| reason)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How long a store that took nothing counts as not ready.

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use super::{SaveError, SaveMail, SavedId};
+use crate::locks;
 use crate::mail::Mail;
 
 /// Keeps what `show` would print, one entry per recipient. Clones share one list.
@@ -18,9 +19,7 @@ impl MemoryStore {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Vec<u8>>> {
-        self.bodies
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        locks::lock(&self.bodies)
     }
 }
 
@@ -31,6 +30,6 @@ impl SaveMail for MemoryStore {
             self.lock()
                 .push([trace.as_bytes(), mail.content()].concat());
         }
-        Ok(SavedId::from(mail.deliveries()[0].hash))
+        Ok(SavedId::from(mail.hash()))
     }
 }

@@ -45,7 +45,7 @@ use crate::mail::Mail;
 ///
 /// impl SaveMail for FolderStore {
 ///     fn save_mail(&mut self, mail: &Mail) -> Result<SavedId, SaveError> {
-///         let file = self.folder.join(mail.deliveries()[0].hash.as_str());
+///         let file = self.folder.join(mail.hash().as_str());
 ///         let written = File::create(&file).and_then(|mut file| {
 ///             for delivery in mail.deliveries() {
 ///                 file.write_all(mail.trace_fields(delivery).as_bytes())?;
@@ -59,7 +59,7 @@ use crate::mail::Mail;
 ///             let _ = fs::remove_file(&file);
 ///             return Err(SaveError::Unavailable(error.to_string()));
 ///         }
-///         Ok(SavedId::from(mail.deliveries()[0].hash))
+///         Ok(SavedId::from(mail.hash()))
 ///     }
 /// }
 /// ```

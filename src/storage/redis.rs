@@ -5,7 +5,7 @@
 //! time-outs restart with every octet; a breaker keeps a Redis in trouble out of the way and tries it again by itself.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,8 @@ use r2d2::{ManageConnection, NopErrorHandler, Pool};
 use r2d2_redis::redis::{self, IntoConnectionInfo, Value};
 
 use super::ReadError;
-use crate::mail::Mail;
+use crate::locks;
+use crate::mail::{Mail, NoMemory};
 use crate::metrics::{self, Body};
 
 /// How Redis is reached.
@@ -131,6 +132,7 @@ impl RedisBodies {
         thread::Builder::new()
             .name("redis".to_owned())
             .spawn(move || {
+                // It may wait for ever, for a batch or for a Redis that dribbles: whoever asks does not wait for it.
                 for Request { number, bodies } in requested {
                     let stored = redis.store_bodies(&bodies);
                     if answer.send((number, stored)).is_err() {
@@ -160,7 +162,10 @@ impl RedisBodies {
         if octets > MAX_BODIES_OCTETS || !self.breaker.may_try() {
             return false;
         }
-        let stored = self.ask(bodies_of(batch));
+        let Ok(bodies) = bodies_of(batch) else {
+            return false;
+        };
+        let stored = self.ask(bodies);
         match &stored {
             Ok(()) => self.breaker.succeeded(),
             Err(trouble) => self.breaker.failed(&trouble.text),
@@ -206,12 +211,18 @@ impl RedisBodies {
 }
 
 /// The bodies of a batch, those of all recipients, under their hashes.
-pub fn bodies_of(batch: &[Mail]) -> Bodies {
+///
+/// # Errors
+/// When there is no memory for all of them at once.
+pub fn bodies_of(batch: &[Mail]) -> Result<Bodies, NoMemory> {
     let deliveries = batch
         .iter()
         .flat_map(|mail| mail.deliveries().iter().map(move |one| (mail, one)));
     deliveries
-        .map(|(mail, delivery)| (delivery.hash.as_str().to_owned(), mail.zlib_body(delivery)))
+        .map(|(mail, delivery)| {
+            let body = mail.zlib_body(delivery)?;
+            Ok((delivery.hash.as_str().to_owned(), body))
+        })
         .collect()
 }
 
@@ -249,7 +260,7 @@ impl Breaker {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BreakerState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locks::lock(&self.state)
     }
 }
 

@@ -5,7 +5,7 @@
 //! one that is lost costs only its own bodies their place: they go into column `mail`.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use super::redis::{
     BUDGET, Bodies, Breaker, MAX_BODIES_OCTETS, Placed, RedisBodies, RedisPool, RedisReader,
     RedisSettings, bodies_of,
 };
+use crate::locks::lock;
 use crate::mail::Mail;
 use crate::metrics::{self, Body};
 
@@ -93,6 +94,14 @@ impl RedisCluster {
     }
 }
 
+impl Shared {
+    /// Nodes may come and go under ever new addresses: those that have no slots any more are forgotten.
+    fn learn(&self, slots: Slots) {
+        lock(&self.nodes).retain(|address, _| slots.has_node(address));
+        *lock(&self.slots) = Arc::new(slots);
+    }
+}
+
 impl ClusterBodies {
     /// Reaches for nothing yet.
     pub fn new(cluster: &RedisCluster) -> ClusterBodies {
@@ -108,7 +117,9 @@ impl ClusterBodies {
         let count: usize = batch.iter().map(|mail| mail.deliveries().len()).sum();
         let stored = match octets > MAX_BODIES_OCTETS {
             true => HashSet::new(),
-            false => self.store_bodies(bodies_of(batch)),
+            false => bodies_of(batch)
+                .map(|bodies| self.store_bodies(bodies))
+                .unwrap_or_default(),
         };
         metrics::BODIES.add(Body::Redis, stored.len());
         metrics::BODIES.add(Body::Table, count - stored.len());
@@ -156,6 +167,7 @@ impl ClusterBodies {
         stored: &mut HashSet<String>,
     ) -> Bodies {
         let slots = self.cluster.slots();
+        self.talkers.retain(|address, _| slots.has_node(address));
         let mut groups: HashMap<&str, Bodies> = HashMap::new();
         for body in bodies {
             if let Some(node) = slots.node_of(&body.0) {
@@ -212,6 +224,10 @@ impl Slots {
         (*first <= slot).then_some(node.as_str())
     }
 
+    fn has_node(&self, address: &str) -> bool {
+        self.0.iter().any(|(_, _, node)| node == address)
+    }
+
     fn nodes(&self) -> Vec<&str> {
         let mut nodes: Vec<&str> = self.0.iter().map(|(_, _, node)| node.as_str()).collect();
         nodes.sort_unstable();
@@ -256,7 +272,7 @@ fn keep_slots(shared: &Weak<Shared>, asked: &Receiver<Sender<()>>) {
         };
         let known = Arc::clone(&lock(&shared.slots));
         if let Ok(slots) = read_slots(&shared.settings, &known) {
-            *lock(&shared.slots) = Arc::new(slots);
+            shared.learn(slots);
         }
         drop(shared);
         // Dropped, it tells whoever waits.
@@ -347,10 +363,6 @@ fn slot_of(key: &[u8]) -> u16 {
     crc % 16_384
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Between two looks at the table of slots, when nobody asks.
 const REFRESH_EVERY: Duration = Duration::from_secs(5);
 
@@ -362,6 +374,23 @@ mod tests {
     fn slots_are_those_of_the_specification() {
         assert_eq!(slot_of(b"123456789"), 0x31c3);
         assert_eq!(slot_of(b"foo"), 12_182);
+    }
+
+    #[test]
+    fn a_node_that_has_left_the_cluster_is_forgotten() {
+        let settings = RedisSettings {
+            urls: vec!["redis://127.0.0.1:1/".to_owned()],
+            expire_seconds: 1,
+        };
+        let cluster = RedisCluster::start(&settings, 1).unwrap();
+        let mut bodies = ClusterBodies::new(&cluster);
+        for port in 1..=3 {
+            let node = format!("127.0.0.1:{port}");
+            cluster.shared.learn(Slots(vec![(0, 16_383, node)]));
+            bodies.store_bodies(vec![("foo".to_owned(), Vec::new())]);
+        }
+        assert_eq!(lock(&cluster.shared.nodes).len(), 1);
+        assert_eq!(bodies.talkers.len(), 1);
     }
 
     #[test]

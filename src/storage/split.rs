@@ -24,9 +24,7 @@ pub fn save_split(
     while let Some(part) = parts.pop() {
         match save_part(part) {
             Ok(()) => {
-                let saved = part
-                    .iter()
-                    .map(|mail| Ok(SavedId::from(mail.deliveries()[0].hash)));
+                let saved = part.iter().map(|mail| Ok(SavedId::from(mail.hash())));
                 outcomes.extend(saved);
             }
             Err(PartError::Content(error)) if part.len() <= 1 => {

@@ -20,7 +20,7 @@ use super::row::Row;
 use super::split::{PartError, save_split};
 use super::table::{TableName, TableShape};
 use super::{SaveError, SaveMail, SavedId};
-use crate::mail::{Mail, inflate};
+use crate::mail::{Mail, NoMemory, inflate};
 
 /// An SQLite file that mails are saved to.
 pub struct SqliteStore {
@@ -182,7 +182,7 @@ impl SaveMail for SqliteStore {
         saved.map_err(|error| match error {
             PartError::Store(error) | PartError::Content(error) => error,
         })?;
-        Ok(SavedId::from(mail.deliveries()[0].hash))
+        Ok(SavedId::from(mail.hash()))
     }
 
     fn save_batch(&mut self, batch: &[Mail]) -> Vec<Result<SavedId, SaveError>> {
@@ -223,14 +223,14 @@ impl OpenFile {
         for mail in mails {
             let row = Row::new(mail, &TableShape::PRINTED);
             for delivery in mail.deliveries() {
-                insert.execute(params![
+                let inserted = insert.execute(params![
                     now,
                     row.from,
                     delivery.to,
                     row.subject,
                     "gzencode",
                     row.charset,
-                    mail.zlib_body(delivery),
+                    mail.zlib_body(delivery).map_err(no_memory)?,
                     0.0,
                     delivery.hash.as_str(),
                     row.content_type,
@@ -239,7 +239,11 @@ impl OpenFile {
                     row.ip_addr,
                     0,
                     row.attach_info,
-                ])?;
+                ]);
+                inserted.map_err(|error| match error.sqlite_error_code() {
+                    Some(ErrorCode::OutOfMemory) => no_memory(NoMemory),
+                    _ => error,
+                })?;
             }
         }
         Ok(())
@@ -431,6 +435,11 @@ fn read_error(file: &Path, error: &rusqlite::Error) -> ReadError {
     ReadError(format!("{}: {error}", file.display()))
 }
 
+/// Of one row. At COMMIT it would be the store's.
+fn no_memory(error: NoMemory) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(error.into())
+}
+
 /// What an SQLite error means for the batch and for the file.
 struct Sorted {
     error: PartError,
@@ -456,6 +465,10 @@ fn sort_error(file: &Path, error: &rusqlite::Error) -> Sorted {
     let unavailable = |text: String| PartError::Store(SaveError::Unavailable(text));
     let code = error.sqlite_error_code();
     let (error, reopen) = match code {
+        // A large mail may have no memory where its neighbours have.
+        None if matches!(error, rusqlite::Error::ToSqlConversionFailure(_)) => {
+            (PartError::Content(SaveError::Full(text(""))), false)
+        }
         Some(ErrorCode::DiskFull) => (
             PartError::Store(SaveError::Full(text("; make room"))),
             false,

@@ -61,7 +61,7 @@ impl Saver {
         client_left: &mut dyn FnMut() -> bool,
     ) -> Result<SavedId, SaveError> {
         let Some(jobs) = &self.jobs else {
-            return Ok(SavedId::from(mail.deliveries()[0].hash));
+            return Ok(SavedId::from(mail.hash()));
         };
         if let Some(reason) = self.health.why_down() {
             return Err(SaveError::Unavailable(reason));
@@ -127,7 +127,7 @@ impl Writers {
     pub fn finish(self) {
         drop(self.stop);
         for thread in self.threads {
-            // A writer's panics are caught where they happen.
+            // A writer's panics are caught where they happen. This may wait long; the server stops without it then.
             let _ = thread.join();
         }
     }
@@ -153,7 +153,8 @@ impl Writer {
                 let reason = "the writer panicked; its store is opened anew";
                 log::error!(reason = reason; "deferred");
                 self.health.failed(reason);
-                self.store = None;
+                // Dropped, a broken store may panic once more.
+                let _ = catch_unwind(AssertUnwindSafe(|| self.store = None));
             }
         }
     }
@@ -207,6 +208,8 @@ impl Writer {
         if outcomes.iter().any(Result::is_ok) {
             self.health.worked();
         }
+        // Whoever hears of it may send the next mail at once, and finds the memory of this one free.
+        drop(mails);
         for (ticket, outcome) in tickets.into_iter().zip(outcomes) {
             ticket.answer(outcome);
         }

@@ -1,5 +1,7 @@
 //! What each error of the database means for a batch.
 
+use std::io::ErrorKind;
+
 use mysql::{DriverError, Error, MySqlError};
 
 /// What to do next.
@@ -35,6 +37,8 @@ impl Meaning {
                 Meaning::Content
             }
             Error::DriverError(DriverError::PacketTooLarge) => Meaning::Content,
+            // A large mail may have no memory where its neighbours have.
+            Error::IoError(error) if error.kind() == ErrorKind::OutOfMemory => Meaning::Content,
             Error::IoError(_) | Error::CodecError(_) | Error::DriverError(_) => Meaning::Gone,
             _ => Meaning::Content,
         }

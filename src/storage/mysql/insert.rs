@@ -1,6 +1,7 @@
 //! Rows into the table: bound values, several rows a statement, statements well below the largest packet.
 
 use std::collections::HashSet;
+use std::io;
 
 use mysql::Value;
 use mysql::prelude::Queryable;
@@ -34,7 +35,7 @@ pub fn insert_rows(
             if stored.contains(delivery.hash.as_str()) {
                 continue;
             }
-            let values = values(mail, delivery, &row, placed);
+            let values = values(mail, delivery, &row, placed)?;
             let octets = values.iter().map(octets_of).sum::<usize>();
             if piece.octets + octets > max_octets || piece.rows == MAX_STATEMENT_ROWS {
                 piece.send(link, table)?;
@@ -76,13 +77,18 @@ fn rows_at_once(rows: usize) -> usize {
     }
 }
 
-fn values(mail: &Mail, delivery: &Delivery, row: &Row, placed: &Placed) -> [Value; BOUND] {
+fn values(
+    mail: &Mail,
+    delivery: &Delivery,
+    row: &Row,
+    placed: &Placed,
+) -> io::Result<[Value; BOUND]> {
     let (body, stream) = if placed.holds(delivery.hash.as_str()) {
         ("redis", Vec::new())
     } else {
-        ("gzencode", mail.zlib_body(delivery))
+        ("gzencode", mail.zlib_body(delivery)?)
     };
-    [
+    Ok([
         Value::from(row.from.as_ref()),
         Value::from(delivery.to.as_str()),
         Value::from(row.subject.as_ref()),
@@ -95,7 +101,7 @@ fn values(mail: &Mail, delivery: &Delivery, row: &Row, placed: &Placed) -> [Valu
         Value::from(row.has_attach as u64),
         Value::from(row.ip_addr.as_str()),
         Value::from(row.attach_info.as_str()),
-    ]
+    ])
 }
 
 fn octets_of(value: &Value) -> usize {

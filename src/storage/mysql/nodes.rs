@@ -8,8 +8,10 @@
 //! about one costs no mail. With one host there is nothing to choose, and nothing is kept.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+
+use crate::locks;
 
 /// The state of every host, in the order of their preference.
 pub struct Nodes {
@@ -34,6 +36,10 @@ struct Left {
     until: Instant,
 }
 
+#[expect(
+    clippy::indexing_slicing,
+    reason = "a node is its place among the names, and each of them has a state"
+)]
 impl Nodes {
     /// All well, as far as is known; `names` are for the log.
     pub fn new(names: Vec<String>) -> Nodes {
@@ -138,7 +144,7 @@ impl Nodes {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<State>> {
-        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+        locks::lock(&self.states)
     }
 }
 

@@ -195,7 +195,8 @@ impl Connector {
         Err(error)
     }
 
-    /// Connects to one host, sets up the session and reads the facts.
+    /// Connects to one host, sets up the session and reads the facts. Looking up its name takes as long as the system's
+    /// resolver does. The pool's own threads wait for that; a writer only where a COMMIT went unanswered.
     ///
     /// # Errors
     /// What the host said.
@@ -236,6 +237,7 @@ impl Connector {
         )
     }
 
+    #[expect(clippy::indexing_slicing, reason = "a host is its place among them")]
     fn options(&self, host: usize) -> OptsBuilder {
         let settings = &self.shared.settings;
         let connect_timeout = match settings.hosts.len() {
