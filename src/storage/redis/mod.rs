@@ -79,14 +79,40 @@ impl Placed {
 pub struct Trouble {
     /// In its own words.
     pub text: String,
-    /// It is well, but another node has the slot now.
-    pub has_moved: bool,
+    /// It is well, and sends us elsewhere.
+    pub redirect: Option<Redirect>,
+}
+
+/// Where a node of a cluster sends us.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Redirect {
+    /// Another node has the slot now (MOVED).
+    Moved,
+    /// The slot is on its way to this node, which takes what is new in it (ASK).
+    Ask {
+        /// The slot.
+        slot: u16,
+        /// `host:port`.
+        node: String,
+    },
+}
+
+impl Redirect {
+    /// Whether an error is one.
+    pub fn of(error: &redis::RedisError) -> Option<Redirect> {
+        let (node, slot) = error.redirect_node()?;
+        let node = node.to_owned();
+        Some(match error.kind() {
+            redis::ErrorKind::Ask => Redirect::Ask { slot, node },
+            _ => Redirect::Moved,
+        })
+    }
 }
 
 impl Trouble {
     fn new(text: String) -> Trouble {
-        let has_moved = false;
-        Trouble { text, has_moved }
+        let redirect = None;
+        Trouble { text, redirect }
     }
 }
 
@@ -111,6 +137,16 @@ pub type Bodies = Vec<(String, Vec<u8>)>;
 struct Request {
     number: u64,
     bodies: Arc<Bodies>,
+    entry: Entry,
+}
+
+/// How a node is asked to take bodies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Entry {
+    /// It has their slots.
+    Owner,
+    /// Another node said that their slots are on their way here: ASKING stands before each.
+    Asking,
 }
 
 impl RedisBodies {
@@ -125,9 +161,9 @@ impl RedisBodies {
         thread::Builder::new()
             .name("redis".to_owned())
             .spawn(move || {
-                for Request { number, bodies } in requested {
-                    let stored = redis.store_bodies(&bodies);
-                    if answer.send((number, stored)).is_err() {
+                for request in requested {
+                    let stored = redis.store_bodies(&request.bodies, request.entry);
+                    if answer.send((request.number, stored)).is_err() {
                         return;
                     }
                 }
@@ -164,7 +200,7 @@ impl RedisBodies {
 
     fn ask(&mut self, bodies: Bodies) -> Result<(), Trouble> {
         let deadline = Instant::now() + BUDGET;
-        let number = self.send(Arc::new(bodies), deadline)?;
+        let number = self.send(Arc::new(bodies), Entry::Owner, deadline)?;
         self.answer(number, deadline)
     }
 
@@ -172,13 +208,21 @@ impl RedisBodies {
     ///
     /// # Errors
     /// When it is still busy.
-    pub fn send(&mut self, bodies: Arc<Bodies>, deadline: Instant) -> Result<u64, Trouble> {
+    pub fn send(
+        &mut self,
+        bodies: Arc<Bodies>,
+        entry: Entry,
+        deadline: Instant,
+    ) -> Result<u64, Trouble> {
         self.last_number += 1;
         let number = self.last_number;
         // The thread may still be busy with what was given up before.
-        let asked = self
-            .requests
-            .send_deadline(Request { number, bodies }, deadline);
+        let request = Request {
+            number,
+            bodies,
+            entry,
+        };
+        let asked = self.requests.send_deadline(request, deadline);
         asked.map_err(|_| Trouble::new("still busy with the last batch".to_owned()))?;
         Ok(number)
     }
@@ -265,22 +309,25 @@ impl RedisPool {
     }
 
     /// Once more on a new connection when the first one turned out to be closed: Redis may close idle ones.
-    fn store_bodies(&self, bodies: &[(String, Vec<u8>)]) -> Result<(), Trouble> {
+    fn store_bodies(&self, bodies: &[(String, Vec<u8>)], entry: Entry) -> Result<(), Trouble> {
         let started_at = Instant::now();
-        let stored = self.try_to_store(bodies, started_at);
+        let stored = self.try_to_store(bodies, entry, started_at);
         let stored = match stored {
-            Err(error) if error.is_connection_dropped() => self.try_to_store(bodies, started_at),
+            Err(error) if error.is_connection_dropped() => {
+                self.try_to_store(bodies, entry, started_at)
+            }
             stored => stored,
         };
         stored.map_err(|error| Trouble {
             text: error_kind(&error),
-            has_moved: error.kind() == redis::ErrorKind::Moved,
+            redirect: Redirect::of(&error),
         })
     }
 
     fn try_to_store(
         &self,
         bodies: &[(String, Vec<u8>)],
+        entry: Entry,
         started_at: Instant,
     ) -> redis::RedisResult<()> {
         let failed = |text| redis::RedisError::from((redis::ErrorKind::IoError, text));
@@ -290,6 +337,9 @@ impl RedisPool {
         connection.broken = true;
         let mut pipeline = redis::pipe();
         for (hash, body) in bodies {
+            if entry == Entry::Asking {
+                pipeline.cmd("ASKING").ignore();
+            }
             pipeline
                 .cmd("SETEX")
                 .arg(hash)
@@ -312,15 +362,9 @@ impl RedisPool {
 fn error_kind(error: &redis::RedisError) -> String {
     match error.detail() {
         Some(detail) => format!("{}: {detail}", error.category()),
-        None => format!(
-            "{}{}",
-            error.category(),
-            if error.is_timeout() {
-                ", timed out"
-            } else {
-                ""
-            }
-        ),
+        None if error.is_timeout() => format!("{}, timed out", error.category()),
+        // What the kernel said, or a description of the library's.
+        None => error.to_string(),
     }
 }
 
