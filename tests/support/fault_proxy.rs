@@ -28,6 +28,10 @@ pub enum Fault {
     CutBefore(&'static str),
     /// Closed once the server was given this text; the client does not see the answer.
     CutAfter(&'static str),
+    /// The same two, and from that moment on new connections are closed at once.
+    CutBeforeAndRefuse(&'static str),
+    /// As it says.
+    CutAfterAndRefuse(&'static str),
 }
 
 /// A proxy between the server under test and what it depends on.
@@ -160,6 +164,15 @@ impl Shared {
                     to.write_all(some)
                 }),
                 Fault::CutBefore(text) if is_request && self.cuts_at(piece, text) => break,
+                Fault::CutBeforeAndRefuse(text) if is_request && self.cuts_at(piece, text) => {
+                    *lock(&self.fault) = Fault::Refuse;
+                    break;
+                }
+                Fault::CutAfterAndRefuse(text) if is_request && self.cuts_at(piece, text) => {
+                    *lock(&self.fault) = Fault::Refuse;
+                    let _ = from.shutdown(Shutdown::Both);
+                    to.write_all(piece)
+                }
                 Fault::CutAfter(text) if is_request && self.cuts_at(piece, text) => {
                     // The client is gone first, so that no answer reaches it.
                     let _ = from.shutdown(Shutdown::Both);
