@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use mysql::prelude::Queryable;
 
+use nix::sys::signal::Signal;
+
 use crate::support::fault_proxy::{Fault, FaultProxy};
 use crate::support::galera::Galera;
 use crate::support::load::{Account, Load, content_of};
@@ -18,6 +20,10 @@ use crate::support::{
 pub const HEALED_WITHIN: Duration = promised(Duration::from_secs(10), Duration::from_secs(30));
 /// How soon a writer leaves a node that takes nothing.
 pub const LEFT_WITHIN: Duration = promised(Duration::from_secs(1), Duration::from_secs(3));
+
+/// How soon mail is saved again when a node hangs: ten seconds for a call that is not answered, and what is left of twenty for
+/// asking what became of its COMMIT.
+const HANG_WITHIN: Duration = promised(Duration::from_secs(25), Duration::from_secs(60));
 
 #[test]
 fn a_node_in_trouble_costs_no_mail_and_is_gone_back_to() {
@@ -39,6 +45,8 @@ fn soak_of_galera() {
     a_node_that_takes_nothing_is_left_within_a_second(&galera);
     galera.sql_at(0, "TRUNCATE mail.new_mail");
     a_node_that_is_killed_is_left_and_gone_back_to(&mut galera, 6);
+    galera.sql_at(0, "TRUNCATE mail.new_mail");
+    a_node_that_hangs_is_left_and_gone_back_to(&galera);
     for _ in 0..3 {
         galera.sql_at(0, "TRUNCATE mail.new_mail");
         a_commit_in_doubt_is_settled_by_the_rest_of_the_cluster(&mut galera);
@@ -101,6 +109,27 @@ fn a_node_that_takes_nothing_is_left_within_a_second(galera: &Galera) {
         galera.sql_at(0, mend);
         wait_for_node_lines(&server, "node_left", "node_back");
     }
+}
+
+/// A node that says nothing any more, as a machine that was switched off.
+fn a_node_that_hangs_is_left_and_gone_back_to(galera: &Galera) {
+    let server = Server::start(&with_hosts(&galera.hosts(), &[]));
+    let load = Load::start(server.address, 8, "hang");
+    load.wait_for_more(50);
+    galera.signal(0, Signal::SIGSTOP);
+    let lost_at = Instant::now();
+    wait_for_within("the node to be left", HEALED_WITHIN, || {
+        server.log().contains(" node_left ").then_some(())
+    });
+    println!("a node hangs: left after {:?}", lost_at.elapsed());
+    load.wait_for_more_within(100, HANG_WITHIN);
+    let took = lost_at.elapsed();
+    println!("a node hangs: 100 mails more after {took:?}");
+    assert!(took < HANG_WITHIN, "{took:?}");
+    galera.signal(0, Signal::SIGCONT);
+    wait_for_node_lines(&server, "node_left", "node_back");
+    load.wait_for_more(50);
+    assert_promise_kept(&load.stop(), &stored_markers(galera));
 }
 
 /// The answer to a COMMIT is lost and its node is killed: the others know what became of it.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::{PATIENCE, wait_for};
+use super::{PATIENCE, wait_for, wait_for_within};
 
 /// Several clients that deliver mails with a marker each as Subject, until told to stop.
 pub struct Load {
@@ -86,6 +86,14 @@ impl Load {
     /// Waits until this many mails more have been acknowledged.
     pub fn wait_for_more(&self, count: usize) {
         self.wait_for(self.acknowledged() + count);
+    }
+
+    /// The same with a patience of its own.
+    pub fn wait_for_more_within(&self, count: usize, patience: Duration) {
+        let goal = self.acknowledged() + count;
+        wait_for_within("mails to be acknowledged", patience, || {
+            (self.acknowledged() >= goal).then_some(())
+        });
     }
 
     /// Waits until this many mails have been acknowledged in all.
