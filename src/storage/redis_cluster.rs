@@ -340,23 +340,13 @@ impl ClusterReader {
         })
     }
 
-    /// The nodes that have slots, and those that were named.
+    /// The nodes that have slots.
     pub fn addresses(&self) -> Vec<String> {
-        let mut addresses: Vec<String> =
-            self.slots.nodes().into_iter().map(str::to_owned).collect();
-        for named in self.settings.addresses() {
-            if !addresses.contains(&named) {
-                addresses.push(named);
-            }
-        }
-        addresses
+        self.slots.nodes().into_iter().map(str::to_owned).collect()
     }
 
-    /// A key that begins so and is in a slot of this node; `None` where it has none.
+    /// A key that begins so and is in a slot of this node.
     pub fn key_at(&self, address: &str, beginning: &str) -> Option<String> {
-        if !self.slots.nodes().contains(&address) {
-            return None;
-        }
         let mut keys = (0..KEYS_TRIED).map(|number| format!("{beginning}:{number}"));
         keys.find(|key| self.slots.node_of(key) == Some(address))
     }

@@ -28,9 +28,9 @@ pub enum Fault {
     CutBefore(&'static str),
     /// Closed once the server was given this text; the client does not see the answer.
     CutAfter(&'static str),
-    /// The same two, and from that moment on new connections are closed at once.
+    /// As [`Fault::CutBefore`], and from that moment on new connections are closed at once.
     CutBeforeAndRefuse(&'static str),
-    /// As it says.
+    /// As [`Fault::CutAfter`], and the same.
     CutAfterAndRefuse(&'static str),
 }
 
