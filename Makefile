@@ -53,8 +53,8 @@ test: tools
 bench: tools
 	cargo bench --locked --bench throughput
 
-# The promise, for about a quarter of an hour, in a release build: at least 100 rounds of kill -9 and 100,000 acknowledged mails,
-# of which none is lost; then nodes and receivers of a fleet, whose rate is back within ten seconds.
+# The promise, for about twenty minutes, in a release build: at least 100 rounds of kill -9 and 100,000 acknowledged mails, of
+# which none is lost; then a fleet whose nodes and receivers are killed, and whose rate is back within ten seconds.
 soak: tools
 	cargo test --release --locked --test all -- --ignored --nocapture --test-threads=1 soak_of_
 

@@ -74,8 +74,9 @@ fn a_node_that_is_killed_is_left_and_gone_back_to(galera: &mut Galera, rounds: u
         wait_for_node_lines(&server, "node_left", "node_back");
         load.wait_for_more(50);
     }
-    let account = load.stop();
-    assert_promise_kept(&account, &stored_markers(galera));
+    let (account, stored) = (load.stop(), stored_markers(galera));
+    assert_promise_kept(&account, &stored);
+    println!("{}", figures(&account, &stored));
     assert!(
         server
             .log()
@@ -129,7 +130,9 @@ fn a_node_that_hangs_is_left_and_gone_back_to(galera: &Galera) {
     galera.signal(0, Signal::SIGCONT);
     wait_for_node_lines(&server, "node_left", "node_back");
     load.wait_for_more(50);
-    assert_promise_kept(&load.stop(), &stored_markers(galera));
+    let (account, stored) = (load.stop(), stored_markers(galera));
+    assert_promise_kept(&account, &stored);
+    println!("{}", figures(&account, &stored));
 }
 
 /// The answer to a COMMIT is lost and its node is killed: the others know what became of it.
@@ -220,8 +223,13 @@ pub fn assert_promise_kept(account: &Account, stored: &HashMap<String, usize>) {
     for marker in stored.keys() {
         assert!(sent.contains(marker), "nobody sent {marker}");
     }
-    println!(
-        "{} sent, {} acknowledged, 0 lost, 0 of them doubled; {} deferred, {} unanswered, {} connections cut; 4xx: {}; {} stored",
+}
+
+/// What became of the mails, for a reader; the promise was kept.
+pub fn figures(account: &Account, stored: &HashMap<String, usize>) -> String {
+    format!(
+        "{} sent, {} acknowledged, 0 of them lost, 0 doubled; {} deferred, {} unanswered, {} connections cut; \
+         4xx: {}; {} stored",
         account.sent.len(),
         account.acknowledged.len(),
         account.deferred.len(),
@@ -229,7 +237,7 @@ pub fn assert_promise_kept(account: &Account, stored: &HashMap<String, usize>) {
         account.cut,
         account.come_again(),
         stored.len()
-    );
+    )
 }
 
 /// How often each marker of a load is in the cluster; bodies in the table are looked at as well.

@@ -54,7 +54,10 @@ impl Account {
                 .then(|| format!("{count} × {code} to {said}"))
         };
         let all: Vec<String> = self.replies.iter().filter_map(said).collect();
-        all.join(", ")
+        match all.is_empty() {
+            true => "none".to_owned(),
+            false => all.join(", "),
+        }
     }
 }
 
