@@ -125,16 +125,18 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
             print(schema.as_bytes())
         }
         Some(Command::List { to, limit, json }) => {
-            let mails = reader(&config)?.list(to.as_deref(), *limit);
+            let mut reader = reader(&config)?;
+            let mails = reader.list(to.as_deref(), *limit);
             let mails = mails.map_err(|error| error.to_string())?;
-            print(
-                if *json {
-                    as_json(&mails)
-                } else {
-                    as_table(&mails)
-                }
-                .as_bytes(),
-            )
+            let text = match json {
+                true => as_json(&mails),
+                false => as_table(&mails),
+            };
+            print(text.as_bytes())?;
+            match reader.trouble() {
+                Some(trouble) => Err(trouble.to_string().into()),
+                None => Ok(()),
+            }
         }
         Some(Command::Show { hash }) => {
             let mail = reader(&config)?
@@ -288,8 +290,7 @@ fn as_table(mails: &[ListedMail]) -> String {
             format!("<{}>", visible(&mail.from)),
             visible(&mail.to),
             visible(&mail.recipient),
-            mail.octets
-                .map_or_else(|| "gone".to_owned(), |octets| octets.to_string()),
+            mail.size.to_string(),
             visible(&mail.subject),
         ]
     });
@@ -334,7 +335,7 @@ fn as_json(mails: &[ListedMail]) -> String {
                 "from": mail.from,
                 "to": mail.to,
                 "recipient": mail.recipient,
-                "size": mail.octets,
+                "size": mail.size.octets(),
                 "subject": mail.subject,
             })
         })
@@ -357,6 +358,7 @@ const USUAL_FILE: &str = "goguerrilla.conf";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::ListedSize;
 
     #[test]
     fn one_dash_or_two() {
@@ -395,7 +397,7 @@ mod tests {
             from: String::new(),
             to: "u@x".to_owned(),
             recipient: "u@y".to_owned(),
-            octets: None,
+            size: ListedSize::Gone,
             subject: "a\u{1b}[2J\u{202e}\u{85}".to_owned(),
         };
         let table = as_table(std::slice::from_ref(&mail));

@@ -1,25 +1,29 @@
 //! A fleet: two receivers with one configuration behind HAProxy, on three nodes of Galera and three of Redis. Whatever is
 //! killed, every 250 is in the cluster once, and mail flows again within ten seconds.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use goguerrilla::storage::redis::RedisSettings;
+use goguerrilla::storage::redis_cluster::ClusterReader;
 use mysql::prelude::Queryable;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::galera::{assert_promise_kept, stored_markers};
+use crate::galera::{HEALED_WITHIN, assert_promise_kept, figures, left_within, stored_markers};
 use crate::support::front::{FrontServer, block_of_readme, with};
 use crate::support::galera::Galera;
 use crate::support::load::{Load, PlainClient, content_of};
-use crate::support::mariadb::with_hosts;
+use crate::support::mariadb::{program, with_hosts};
 use crate::support::ports::free_address;
+use crate::support::rate::Rate;
 use crate::support::redis::RedisCluster;
-use crate::support::{Server, wait_for, wait_for_within};
+use crate::support::{Server, wait_for, wait_for_within, without_trace};
 
-/// How soon mail is saved again, whatever was lost. The promise is ten seconds; the rest is for a build without optimisation
-/// that shares two cores with all it talks to, and with other tests.
-const HEALED_WITHIN: Duration = Duration::from_secs(30);
+/// Of the soak.
+const SESSIONS: usize = 50;
 /// The marker of a mail that was in the middle when its receiver was told to stop.
 const UNDER_WAY: &str = "under way";
 
@@ -33,6 +37,116 @@ fn whatever_is_killed_the_fleet_keeps_its_promise() {
 #[test]
 fn without_redis_it_keeps_it_as_well() {
     keep_the_promise(Fleet::start(""), None);
+}
+
+#[test]
+#[ignore = "takes minutes: make soak"]
+fn soak_of_the_fleet() {
+    // Whatever one of them has taken outlives it, so that every body can be asked for in the end.
+    let kept = ["--appendonly", "yes", "--appendfsync", "always"];
+    let mut cluster = RedisCluster::start_with(&kept);
+    let fleet = Fleet::start(&cluster.addresses());
+    keep_the_promise_for_long(fleet, Some(&mut cluster));
+}
+
+#[test]
+#[ignore = "takes minutes: make soak"]
+fn soak_of_the_fleet_without_redis() {
+    keep_the_promise_for_long(Fleet::start(""), None);
+}
+
+/// Fifty sessions for a minute and more, and one after the other killed and brought back, twice.
+fn keep_the_promise_for_long(mut fleet: Fleet, mut redis: Option<&mut RedisCluster>) {
+    fleet.take_all_of_smtp_source(redis.as_deref_mut());
+
+    let started_at = Instant::now();
+    let load = Load::start(fleet.front, SESSIONS, "soak");
+    load.wait_for_more(SESSIONS * 5);
+    let mut healed = Healed::default();
+    for round in 0..2 {
+        let before = Rate::of(&load);
+        let lost_at = Instant::now();
+        fleet.galera.kill(round);
+        if round == 0 {
+            // Where both write.
+            let host = fleet.galera.host(0);
+            fleet
+                .receivers
+                .iter()
+                .for_each(|receiver| left_within(receiver, &host, lost_at));
+        }
+        healed.wait("a node was lost", before, &load, lost_at);
+        fleet.galera.run(round);
+        healed.wait("it came back", before, &load, Instant::now());
+
+        if let Some(redis) = &mut redis {
+            let before = Rate::of(&load);
+            redis.nodes[round].kill();
+            healed.wait("a Redis was lost", before, &load, Instant::now());
+            redis.nodes[round].run();
+            healed.wait("it came back", before, &load, Instant::now());
+        }
+
+        let before = Rate::of(&load);
+        fleet.receivers[round].kill();
+        healed.wait("a receiver was lost", before, &load, Instant::now());
+        fleet.start_receiver_again(round);
+        healed.wait("it came back", before, &load, Instant::now());
+    }
+    // A minute at least.
+    while started_at.elapsed() < Duration::from_secs(60) {
+        load.wait_for_more(SESSIONS);
+    }
+    let took = started_at.elapsed();
+    let (account, stored) = (load.stop(), stored_markers(&fleet.galera));
+    assert_promise_kept(&account, &stored);
+    println!(
+        "fleet {} Redis, {SESSIONS} sessions for {} s: {}; half of the rate was back after {}",
+        if redis.is_some() { "with" } else { "without" },
+        took.as_secs(),
+        figures(&account, &stored),
+        healed.0.join(", ")
+    );
+    if let Some(redis) = redis {
+        redis.wait_until_whole();
+        assert_bodies_are_whole(&fleet.galera, redis);
+    }
+}
+
+/// How long the rate took to be back, each time.
+#[derive(Default)]
+struct Healed(Vec<String>);
+
+impl Healed {
+    fn wait(&mut self, what: &str, before: Rate, load: &Load, lost_at: Instant) {
+        let took = before.is_back_after(load, lost_at, HEALED_WITHIN);
+        let seconds = took.as_secs_f64();
+        println!("{what}: {before}, half of it back after {seconds:.1} s");
+        self.0.push(format!("{seconds:.1} s ({what})"));
+        assert!(took < HEALED_WITHIN, "{what}: {took:?}");
+    }
+}
+
+/// What rows say of Redis is there, octet for octet.
+fn assert_bodies_are_whole(galera: &Galera, redis: &RedisCluster) {
+    let rows =
+        "SELECT subject, hash FROM new_mail WHERE body = 'redis' AND `from` = 'a@client.test'";
+    let rows: Vec<(String, String)> = galera.connection(0).query(rows).expect("rows");
+    let urls = redis.nodes.iter();
+    let urls = urls.map(|node| format!("redis://{}/", node.address()));
+    let settings = RedisSettings {
+        urls: urls.collect(),
+        expire_seconds: 1,
+    };
+    let mut reader = ClusterReader::open(&settings).expect("slots");
+    for (marker, hash) in &rows {
+        let stream = reader.body(hash).expect("its node answers");
+        let stream = stream.unwrap_or_else(|| panic!("{hash} of {marker} is gone"));
+        let mail = goguerrilla::mail::inflate(&stream, 1 << 20).expect("a zlib stream");
+        assert_eq!(without_trace(&mail), content_of(marker).as_bytes());
+    }
+    println!("{} bodies are in Redis, each whole", rows.len());
+    assert!(!rows.is_empty());
 }
 
 fn keep_the_promise(mut fleet: Fleet, redis: Option<&mut RedisCluster>) {
@@ -63,7 +177,9 @@ fn keep_the_promise(mut fleet: Fleet, redis: Option<&mut RedisCluster>) {
     let mut account = load.stop();
     account.sent.push(UNDER_WAY.to_owned());
     account.acknowledged.push(UNDER_WAY.to_owned());
-    assert_promise_kept(&account, &stored_markers(&fleet.galera));
+    let stored = stored_markers(&fleet.galera);
+    assert_promise_kept(&account, &stored);
+    println!("{}", figures(&account, &stored));
     let in_redis = "SELECT COUNT(*) FROM new_mail WHERE body = 'redis'";
     let in_redis: Option<u64> = fleet
         .galera
@@ -71,6 +187,33 @@ fn keep_the_promise(mut fleet: Fleet, redis: Option<&mut RedisCluster>) {
         .query_first(in_redis)
         .expect("rows");
     assert_eq!(in_redis > Some(0), uses_redis, "{in_redis:?}");
+    assert_hashes_are_the_names(&fleet);
+}
+
+/// No hash was given by both receivers, each names its mail for whoever reads, and the numbers of rows, which have gaps in a
+/// cluster, name nothing.
+fn assert_hashes_are_the_names(fleet: &Fleet) {
+    let rows = "SELECT hash, subject, body, mail_id FROM new_mail";
+    let rows: Vec<(String, String, String, u64)> =
+        fleet.galera.connection(0).query(rows).expect("rows");
+    let hashes: BTreeSet<&str> = rows.iter().map(|(hash, ..)| hash.as_str()).collect();
+    assert_eq!(hashes.len(), rows.len(), "a hash twice");
+    let numbers = rows.iter().map(|(.., number)| *number);
+    let (first, last) = (numbers.clone().min(), numbers.max());
+    let between = last.expect("rows") - first.expect("rows") + 1;
+    assert!(between > rows.len() as u64, "the cluster counts in steps");
+    for receiver in &fleet.receivers {
+        let listed = receiver.list();
+        let listed = listed.iter().map(|mail| mail["hash"].as_str());
+        let listed: BTreeSet<&str> = listed.map(|hash| hash.expect("a hash")).collect();
+        assert_eq!(listed, hashes);
+        let (hash, marker, ..) = rows
+            .iter()
+            .find(|(_, _, body, _)| body == "gzencode")
+            .expect("some are in the table");
+        let shown = receiver.show(hash);
+        assert_eq!(without_trace(&shown), content_of(marker).as_bytes());
+    }
 }
 
 /// One that drains gets no new connections, and finishes what it took.
@@ -179,6 +322,39 @@ impl Fleet {
             front,
             single,
         }
+    }
+
+    /// A program of Postfix's, which stops at the first reply that it did not hope for and at the first connection that is
+    /// cut. So it stands neither the loss of a node nor that of a receiver; that of a Redis it must not notice.
+    fn take_all_of_smtp_source(&self, redis: Option<&mut RedisCluster>) {
+        const MAILS: u64 = 5_000;
+        let (sessions, mails) = (SESSIONS.to_string(), MAILS.to_string());
+        let mut source = Command::new("timeout")
+            .args(["120", &program("smtp-source"), "-M", "client.test"])
+            .args(["-s", &sessions, "-m", &mails, "-l", "400"])
+            .args(["-f", "source@client.test", "-t", "u@ours.test"])
+            .arg(self.front.to_string())
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("smtp-source is installed: tests/install-tools");
+        let mut connection = self.galera.connection(0);
+        let mut stored = || -> u64 {
+            let count = "SELECT COUNT(*) FROM new_mail WHERE `from` = 'source@client.test'";
+            let count = connection.query_first(count).expect("rows");
+            count.expect("a figure")
+        };
+        let started_at = Instant::now();
+        if let Some(redis) = redis {
+            wait_for("some of its mails", || (stored() > 500).then_some(()));
+            redis.nodes[2].kill();
+            let is_over = source.try_wait().expect("a child of ours").is_some();
+            assert!(!is_over, "it should lose a Redis on its way");
+            wait_for("more of its mails", || (stored() > 2_000).then_some(()));
+            redis.nodes[2].run();
+        }
+        assert!(source.wait().expect("a child of ours").success());
+        assert_eq!(stored(), MAILS);
+        println!("smtp-source: {MAILS} mails in {:?}", started_at.elapsed());
     }
 
     fn start_receiver_again(&mut self, receiver: usize) {

@@ -169,7 +169,7 @@ fn a_commit_whose_host_is_gone_is_never_acknowledged_on_doubt() {
     let proxy = FaultProxy::start(database.address());
     let server = database.server_at(&proxy.address(), &[]);
     assert_saved(&deliver(&server, "first").0);
-    proxy.cut(Fault::EndAfter("COMMIT"), 1);
+    proxy.cut(Fault::CutAfterAndRefuse("COMMIT"), 1);
     let mut client = server.client();
     client.be_patient(LONGEST);
     client.prepare_to_deliver("a@client.test", "u@ours.test");

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use crate::support::ended::run;
 use crate::support::mariadb::MariaDb;
 use crate::support::redis::RedisCluster;
-use crate::support::{Server, short_mail, wait_for_within, without_trace};
+use crate::support::{Server, short_mail, value, wait_for, wait_for_within, without_trace};
 
 /// What a mail may take from its final dot to its 250 whatever the cluster does, in a build without optimisation.
 const MOMENT: Duration = Duration::from_millis(500);
@@ -64,16 +65,127 @@ fn a_lost_node_costs_only_its_bodies_their_place() {
     assert!(in_redis > 0 && in_table > 0, "{in_redis}, {in_table}");
     server.wait_for_log(" redis_trouble ");
     let (is_well, said) = server.check();
-    assert!(
-        is_well && said.contains("warning: REDIS_INTERFACE"),
-        "{said}"
-    );
+    let lost = cluster.nodes[1].address();
+    let warning = format!("(node {lost}); its bodies go into column `mail` meanwhile; start it");
+    assert!(is_well && said.contains(&warning), "{said}");
+    its_bodies_are_told_apart_from_those_that_are_gone(&server, &cluster);
 
     cluster.nodes[1].run();
     cluster.wait_until_whole();
     wait_for_within("its bodies to go there again", HEALED_WITHIN, || {
         (deliver(&server, &database, 10) == (10, 0)).then_some(())
     });
+}
+
+/// Node 1 is away, with some of the bodies that were saved first.
+fn its_bodies_are_told_apart_from_those_that_are_gone(server: &Server, cluster: &RedisCluster) {
+    let lost = cluster.nodes[1].address();
+    let started_at = Instant::now();
+    let listed = run(server.folder.path(), &["list", "--limit=1000"]);
+    let took = started_at.elapsed();
+    // No row waits for a node that was found away.
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert_eq!(listed.status, 1, "{listed:?}");
+    let column = |line: &str, number: usize| {
+        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        words[number].clone()
+    };
+    let lines: Vec<&str> = listed.stdout.lines().skip(1).collect();
+    assert_eq!(lines.len(), 60);
+    // The date is two words.
+    let of_size = |size: &str| lines.iter().filter(|line| column(line, 6) == size).count();
+    let unknown = of_size("unknown");
+    assert!((1..30).contains(&unknown), "{}", listed.stdout);
+    assert_eq!(of_size("gone"), 0, "{}", listed.stdout);
+    assert_eq!(
+        listed.stderr,
+        format!(
+            "goguerrilla: REDIS_INTERFACE: Redis at {lost}: Connection refused (os error 111); so {unknown} of these \
+             mails have no size; start it, or mend REDIS_INTERFACE\n"
+        )
+    );
+    let line = lines.iter().find(|line| column(line, 6) == "unknown");
+    let hash = column(line.expect("one of them"), 0);
+    let shown = run(server.folder.path(), &["show", &hash]);
+    assert_eq!((shown.status, shown.stdout.as_str()), (1, ""));
+    assert_eq!(
+        shown.stderr,
+        format!(
+            "goguerrilla: REDIS_INTERFACE: Redis at {lost}: Connection refused (os error 111); the body of {hash} is kept \
+             there; start it, or mend REDIS_INTERFACE\n"
+        )
+    );
+}
+
+#[test]
+fn a_slot_that_is_on_its_way_is_followed_to_where_it_goes() {
+    let database = MariaDb::start();
+    let cluster = RedisCluster::start();
+    let server = database.server(&[("REDIS_INTERFACE", &cluster.addresses())]);
+    assert_eq!(deliver(&server, &database, 5), (5, 0));
+    cluster.send_on_its_way(0, 2);
+    // Every new body of node 0 earns an ASK.
+    assert_eq!(deliver(&server, &database, 30), (30, 0));
+    let held: Vec<usize> = cluster
+        .nodes
+        .iter()
+        .map(|node| node.bodies().len())
+        .collect();
+    assert!(held[0] <= 5 && held[2] > held[1], "{held:?}");
+    assert!(!server.log().contains("redis_trouble"));
+    assert_eq!(server.list().len(), 35, "with sizes");
+}
+
+#[test]
+fn check_and_the_log_name_the_node_that_may_lose_bodies() {
+    let database = MariaDb::start();
+    let cluster = RedisCluster::start_with(&["--appendonly", "yes"]);
+    let node = &cluster.nodes[1];
+    let _: String = node.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    let node = &cluster.nodes[2];
+    let _: String = node.command(&["CONFIG", "SET", "appendonly", "no"]);
+    let _: String = node.command(&["CONFIG", "SET", "cluster-require-full-coverage", "yes"]);
+    let server = database.server(&[("REDIS_INTERFACE", &cluster.addresses())]);
+    let (is_well, said) = server.check();
+    let of_redis = said.lines().filter(|line| line.contains("REDIS_"));
+    let of_redis: Vec<&str> = of_redis.collect();
+    let [one, two] = [1, 2].map(|node: usize| cluster.nodes[node].address());
+    let cli = |address: &str| {
+        format!(
+            "redis-cli -h 127.0.0.1 -p {}",
+            &address["127.0.0.1:".len()..]
+        )
+    };
+    let mut wanted = [
+        format!(
+            "warning: REDIS_INTERFACE: maxmemory-policy of node {one} is allkeys-lru, which may drop bodies before their \
+             time; run: {} CONFIG SET maxmemory-policy noeviction",
+            cli(&one)
+        ),
+        format!(
+            "warning: REDIS_INTERFACE: node {two} keeps no append-only file, so a body acknowledged there can be lost when \
+             it dies; run: {} CONFIG SET appendonly yes, or set REDIS_INTERFACE to \"\" to keep bodies in MySQL",
+            cli(&two)
+        ),
+        format!(
+            "warning: REDIS_INTERFACE: node {two} takes nothing while another node is missing \
+             (cluster-require-full-coverage); run: {} CONFIG SET cluster-require-full-coverage no",
+            cli(&two)
+        ),
+    ];
+    // The nodes come in the order of their addresses.
+    wanted.sort_by_key(|line| !line.contains(&format!("node {}", one.clone().min(two.clone()))));
+    assert!(is_well);
+    assert_eq!(of_redis, wanted);
+    for warning in &wanted {
+        let finding = warning.trim_start_matches("warning: ");
+        wait_for("the log", || {
+            let log = server.log();
+            let mut lines = log.lines().filter(|line| line.contains(" store_check "));
+            lines.find(|line| value(line, "finding").as_deref() == Some(finding))?;
+            Some(())
+        });
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use crate::support::ended::{Ended, run};
 use crate::support::fault_proxy::{Fault, FaultProxy};
 use crate::support::mariadb::MariaDb;
 use crate::support::ports::free_port;
@@ -365,4 +366,48 @@ fn check_warns_of_a_redis_that_may_lose_bodies() {
         is_well && said.contains("warning: REDIS_INTERFACE"),
         "{said}"
     );
+}
+
+#[test]
+fn list_and_show_tell_a_redis_that_is_away_from_bodies_that_are_gone() {
+    let database = MariaDb::start();
+    let mut redis = Redis::start();
+    let server = database.server(&[("REDIS_INTERFACE", &redis.address())]);
+    let hashes: Vec<String> = (0..5).map(|_| deliver(&server, "kept").0).collect();
+    let _: u64 = redis.command(&["DEL", &hashes[0]]);
+    let sizes = |listed: &Ended| -> Vec<String> {
+        let lines = listed.stdout.lines().skip(1);
+        let size = |line: &str| line.split_whitespace().nth(6).expect("a size").to_owned();
+        lines.map(size).collect()
+    };
+    let listed = run(server.folder.path(), &["list"]);
+    assert_eq!((listed.status, listed.stderr.as_str()), (0, ""));
+    let gone: Vec<bool> = sizes(&listed).iter().map(|size| size == "gone").collect();
+    assert_eq!(gone, [false, false, false, false, true]);
+
+    // It hangs: all rows wait for it together.
+    redis.signal(Signal::SIGSTOP);
+    let started_at = Instant::now();
+    let listed = run(server.folder.path(), &["list"]);
+    let took = started_at.elapsed();
+    redis.signal(Signal::SIGCONT);
+    assert_eq!(listed.status, 1);
+    assert_eq!(sizes(&listed), ["unknown"; 5]);
+    assert!(took < Duration::from_secs(6), "{took:?}");
+
+    redis.kill();
+    let away = format!(
+        "goguerrilla: REDIS_INTERFACE: Redis at {}: Connection refused (os error 111); ",
+        redis.address()
+    );
+    let listed = run(server.folder.path(), &["list", "--json"]);
+    assert_eq!(listed.status, 1);
+    let cure = "so 5 of these mails have no size; start it, or mend REDIS_INTERFACE\n";
+    assert_eq!(listed.stderr, away.clone() + cure);
+    let mails: serde_json::Value = serde_json::from_str(&listed.stdout).expect("JSON");
+    assert_eq!(mails.as_array().map(Vec::len), Some(5));
+    let shown = run(server.folder.path(), &["show", &hashes[1]]);
+    let hash = &hashes[1];
+    let cure = format!("the body of {hash} is kept there; start it, or mend REDIS_INTERFACE\n");
+    assert_eq!((shown.status, shown.stderr), (1, away + &cure));
 }

@@ -19,7 +19,7 @@ mod writer;
 pub use finding::Finding;
 pub use health::Health;
 pub use memory::MemoryStore;
-pub use reading::{ListedMail, ReadError, ReadMail};
+pub use reading::{ListedMail, ListedSize, ReadError, ReadMail};
 pub use table::{TableName, TableShape};
 pub use writer::{OpenStore, Saver, Writers};
 

@@ -1,5 +1,9 @@
 //! Reading mail back, for `list` and `show`.
 
+use std::fmt;
+
+use crate::mail::inflate;
+
 /// One line of `goguerrilla list`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedMail {
@@ -13,10 +17,47 @@ pub struct ListedMail {
     pub to: String,
     /// Forward-path as given.
     pub recipient: String,
-    /// Octets that `show` prints; `None` when the body is gone or damaged.
-    pub octets: Option<usize>,
+    /// How much `show` prints.
+    pub size: ListedSize,
     /// Decoded subject.
     pub subject: String,
+}
+
+/// The size of a mail that is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListedSize {
+    /// Octets that `show` prints.
+    Octets(usize),
+    /// The body has expired or is damaged.
+    Gone,
+    /// Whoever has the body cannot be asked now.
+    Unknown,
+}
+
+impl ListedSize {
+    /// Of a mail with this zlib stream.
+    pub fn of(stream: &[u8]) -> ListedSize {
+        let mail = inflate(stream, MAX_MAIL_OCTETS);
+        mail.map_or(ListedSize::Gone, |mail| ListedSize::Octets(mail.len()))
+    }
+
+    /// For programs: a figure or nothing.
+    pub fn octets(self) -> Option<usize> {
+        match self {
+            ListedSize::Octets(octets) => Some(octets),
+            ListedSize::Gone | ListedSize::Unknown => None,
+        }
+    }
+}
+
+impl fmt::Display for ListedSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ListedSize::Octets(octets) => octets.fmt(f),
+            ListedSize::Gone => f.write_str("gone"),
+            ListedSize::Unknown => f.write_str("unknown"),
+        }
+    }
 }
 
 /// A store that can be read.
@@ -27,6 +68,11 @@ pub trait ReadMail {
     /// # Errors
     /// [`ReadError`] as it says.
     fn list(&mut self, to: Option<&str>, limit: u32) -> Result<Vec<ListedMail>, ReadError>;
+
+    /// Why sizes that were listed are not known, and how to have them; `None` when nothing is wrong.
+    fn trouble(&self) -> Option<ReadError> {
+        None
+    }
 
     /// Trace fields and content of one mail; `None` when no row has that hash.
     ///

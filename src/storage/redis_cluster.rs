@@ -3,6 +3,15 @@
 //! A slot table of our own over the connections that a single Redis gets. The client of the redis crate has no budget for
 //! a call and one fate for a whole pipeline; here each node has its talking thread and its breaker, all are asked at once, and
 //! one that is lost costs only its own bodies their place: they go into column `mail`.
+//!
+//! What a node may answer, beside OK:
+//!
+//! ```text
+//! MOVED        the table is read anew and the bodies are given to whoever has their slots now, once
+//! ASK          a slot is on its way: its bodies are given to the node that was named, behind ASKING, once
+//! anything     TRYAGAIN, which one key never earns, CLUSTERDOWN, LOADING …: the bodies go into column `mail`, and the node
+//! else         is left alone for a moment
+//! ```
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, Weak};
@@ -14,8 +23,8 @@ use r2d2_redis::redis::{self, Value};
 
 use super::ReadError;
 use super::redis::{
-    BUDGET, Bodies, Breaker, MAX_BODIES_OCTETS, Placed, RedisBodies, RedisPool, RedisReader,
-    RedisSettings, bodies_of,
+    BUDGET, Bodies, Breaker, Entry, MAX_BODIES_OCTETS, Placed, Redirect, RedisBodies, RedisPool,
+    RedisReader, RedisSettings, Trouble, bodies_of,
 };
 use crate::locks::lock;
 use crate::mail::Mail;
@@ -40,6 +49,9 @@ struct Shared {
 /// The last slot of each range and the `host:port` of the node that has it, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Slots(Vec<(u16, u16, String)>);
+
+/// Slots that are on their way, and where to.
+type Underway = HashMap<u16, String>;
 
 /// One writer's way to the cluster.
 pub struct ClusterBodies {
@@ -131,16 +143,19 @@ impl ClusterBodies {
         let deadline = Instant::now() + BUDGET;
         let mut stored = HashSet::new();
         let mut left = bodies;
-        // Once more where slots have moved.
+        let mut underway = Underway::new();
+        // Once more where slots have moved, or are about to.
         for _ in 0..2 {
             if self.cluster.slots().0.is_empty() && !self.find_slots(deadline) {
                 break;
             }
-            left = self.store_once(left, deadline, &mut stored);
+            left = self.store_once(left, &mut underway, deadline, &mut stored);
             if left.is_empty() {
                 break;
             }
-            self.cluster.refresh(deadline);
+            if underway.is_empty() {
+                self.cluster.refresh(deadline);
+            }
         }
         stored
     }
@@ -159,23 +174,30 @@ impl ClusterBodies {
         found
     }
 
-    /// Answers the bodies whose slots have moved.
+    /// Answers the bodies that belong elsewhere.
     fn store_once(
         &mut self,
         bodies: Bodies,
+        underway: &mut Underway,
         deadline: Instant,
         stored: &mut HashSet<String>,
     ) -> Bodies {
         let slots = self.cluster.slots();
         self.talkers.retain(|address, _| slots.has_node(address));
-        let mut groups: HashMap<&str, Bodies> = HashMap::new();
+        let told = std::mem::take(underway);
+        let mut groups: HashMap<(&str, Entry), Bodies> = HashMap::new();
         for body in bodies {
-            if let Some(node) = slots.node_of(&body.0) {
-                groups.entry(node).or_default().push(body);
+            let told = told.get(&slot_of(body.0.as_bytes()));
+            let place = match told {
+                Some(node) => Some((node.as_str(), Entry::Asking)),
+                None => slots.node_of(&body.0).map(|node| (node, Entry::Owner)),
+            };
+            if let Some(place) = place {
+                groups.entry(place).or_default().push(body);
             }
         }
         let mut asked = Vec::new();
-        for (address, group) in groups {
+        for ((address, entry), group) in groups {
             let Some(node) = self.cluster.node(address) else {
                 continue;
             };
@@ -190,7 +212,7 @@ impl ClusterBodies {
                 },
             };
             let group = Arc::new(group);
-            let number = talker.send(Arc::clone(&group), deadline);
+            let number = talker.send(Arc::clone(&group), entry, deadline);
             asked.push((address, node.1, group, number));
         }
         let mut moved = Bodies::new();
@@ -204,10 +226,16 @@ impl ClusterBodies {
                     breaker.succeeded();
                     stored.extend(group.iter().map(|(hash, _)| hash.clone()));
                 }
-                Err(trouble) if trouble.has_moved => {
+                Err(Trouble {
+                    redirect: Some(redirect),
+                    ..
+                }) => {
                     // The node is well.
                     breaker.succeeded();
                     moved.extend(Arc::unwrap_or_clone(group));
+                    if let Redirect::Ask { slot, node } = redirect {
+                        underway.insert(slot, node);
+                    }
                 }
                 Err(trouble) => breaker.failed(&format!("{address}: {}", trouble.text)),
             }
@@ -311,7 +339,8 @@ fn read_slots(settings: &RedisSettings, known: &Slots) -> Result<Slots, ReadErro
 pub struct ClusterReader {
     settings: RedisSettings,
     slots: Slots,
-    nodes: HashMap<String, RedisReader>,
+    /// Those that were asked; one that could not be reached is not asked again.
+    nodes: HashMap<String, Result<RedisReader, ReadError>>,
 }
 
 impl ClusterReader {
@@ -332,21 +361,56 @@ impl ClusterReader {
         self.slots.nodes().into_iter().map(str::to_owned).collect()
     }
 
+    /// A key that begins so and is in a slot of this node.
+    pub fn key_at(&self, address: &str, beginning: &str) -> Option<String> {
+        let mut keys = (0..KEYS_TRIED).map(|number| format!("{beginning}:{number}"));
+        keys.find(|key| self.slots.node_of(key) == Some(address))
+    }
+
+    /// A node of the cluster.
+    ///
+    /// # Errors
+    /// [`ReadError`] that says why it cannot be asked.
+    pub fn node(&mut self, address: &str) -> Result<&mut RedisReader, ReadError> {
+        if !self.nodes.contains_key(address) {
+            let node = RedisReader::open(&self.settings.url_of(address));
+            self.nodes.insert(address.to_owned(), node);
+        }
+        match self.nodes.get_mut(address) {
+            Some(Ok(node)) => Ok(node),
+            Some(Err(trouble)) => Err(trouble.clone()),
+            None => Err(ReadError(format!("REDIS_INTERFACE: no node {address}"))),
+        }
+    }
+
     /// The body under a hash; `None` once it has expired.
     ///
     /// # Errors
     /// [`ReadError`] that says what its node said.
     pub fn body(&mut self, hash: &str) -> Result<Option<Vec<u8>>, ReadError> {
         let no_node = || ReadError(format!("REDIS_INTERFACE: no node has the slot of {hash}"));
-        let address = self.slots.node_of(hash).ok_or_else(no_node)?;
-        let node = match self.nodes.get_mut(address) {
-            Some(node) => node,
-            None => {
-                let node = RedisReader::open(&self.settings.url_of(address))?;
-                self.nodes.entry(address.to_owned()).or_insert(node)
+        let address = self.slots.node_of(hash).ok_or_else(no_node)?.to_owned();
+        let outcome = match self.node(&address)?.body_or_redirect(hash) {
+            Ok(Ok(body)) => return Ok(body),
+            // It is on its way, or has just arrived elsewhere.
+            Ok(Err(Redirect::Ask { node, .. })) => {
+                let node = self.node(&node)?;
+                return node
+                    .ask::<redis::Value>(&redis::cmd("ASKING"))
+                    .and_then(|_| node.body(hash));
             }
+            Ok(Err(Redirect::Moved)) => {
+                self.slots = read_slots(&self.settings, &self.slots)?;
+                let address = self.slots.node_of(hash).ok_or_else(no_node)?.to_owned();
+                return self.node(&address)?.body(hash);
+            }
+            Err(trouble) => Err(trouble),
         };
-        node.body(hash)
+        if let Err(trouble) = &outcome {
+            // Each body would wait for its time-out.
+            self.nodes.insert(address, Err(trouble.clone()));
+        }
+        outcome
     }
 }
 
@@ -363,6 +427,8 @@ fn slot_of(key: &[u8]) -> u16 {
     crc % 16_384
 }
 
+/// Enough to find one for a node with a single slot.
+const KEYS_TRIED: u32 = 300_000;
 /// Between two looks at the table of slots, when nobody asks.
 const REFRESH_EVERY: Duration = Duration::from_secs(5);
 

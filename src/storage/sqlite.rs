@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, ffi, params};
 
-use super::reading::{ListedMail, MAX_MAIL_OCTETS, ReadError, ReadMail};
+use super::reading::{ListedMail, ListedSize, MAX_MAIL_OCTETS, ReadError, ReadMail};
 use super::row::Row;
 use super::split::{PartError, save_split};
 use super::table::{TableName, TableShape};
@@ -327,9 +327,7 @@ impl ReadMail for SqliteReader {
                     from: row.get(2)?,
                     to: row.get(3)?,
                     recipient: row.get(4)?,
-                    octets: inflate(&stream, MAX_MAIL_OCTETS)
-                        .ok()
-                        .map(|mail| mail.len()),
+                    size: ListedSize::of(&stream),
                     subject: row.get(6)?,
                 })
             })?;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
 
 use super::{Health, SaveError, SaveMail, SavedId};
+use crate::locks;
 use crate::mail::Mail;
 use crate::metrics::{self, Part, StoreFault};
 
@@ -275,9 +276,9 @@ impl Turns {
         first: impl FnOnce() -> Option<Ticket>,
         queued: impl FnOnce() -> usize,
     ) -> Option<(Ticket, Turn<'_>)> {
-        let _next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let _next = locks::lock(&self.next);
         let first = first()?;
-        let mut busy = self.lock();
+        let mut busy = locks::lock(&self.busy);
         if queued() < WORTH_A_COMMIT {
             let ended = (self.ended).wait_timeout_while(busy, MAX_LINGER, |busy| *busy > 0);
             busy = ended.unwrap_or_else(PoisonError::into_inner).0;
@@ -285,16 +286,11 @@ impl Turns {
         *busy += 1;
         Some((first, Turn(self)))
     }
-
-    fn lock(&self) -> MutexGuard<'_, usize> {
-        // A number is never half changed.
-        self.busy.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        *self.0.lock() -= 1;
+        *locks::lock(&self.0.busy) -= 1;
         self.0.ended.notify_one();
     }
 }
@@ -389,7 +385,7 @@ impl Receipt {
                 FateState::Queued(_) | FateState::Claimed | FateState::Withdrawn => {}
             }
             let wait = self.fate.changed.wait_timeout(state, HEARTBEAT);
-            state = wait.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
+            state = wait.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
@@ -397,9 +393,7 @@ impl Receipt {
 impl Fate {
     fn lock(&self) -> MutexGuard<'_, FateState> {
         // A state is replaced whole, so a panic elsewhere cannot leave half of one.
-        self.state
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        locks::lock(&self.state)
     }
 }
 

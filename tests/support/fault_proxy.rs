@@ -28,8 +28,10 @@ pub enum Fault {
     CutBefore(&'static str),
     /// Closed once the server was given this text; the client does not see the answer.
     CutAfter(&'static str),
-    /// The same, and from then on [`Fault::Refuse`].
-    EndAfter(&'static str),
+    /// As [`Fault::CutBefore`], and from that moment on new connections are closed at once.
+    CutBeforeAndRefuse(&'static str),
+    /// As [`Fault::CutAfter`], and the same.
+    CutAfterAndRefuse(&'static str),
 }
 
 /// A proxy between the server under test and what it depends on.
@@ -162,13 +164,17 @@ impl Shared {
                     to.write_all(some)
                 }),
                 Fault::CutBefore(text) if is_request && self.cuts_at(piece, text) => break,
-                Fault::CutAfter(text) if is_request && self.cuts_at(piece, text) => {
-                    // The client is gone first, so that no answer reaches it.
+                Fault::CutBeforeAndRefuse(text) if is_request && self.cuts_at(piece, text) => {
+                    *lock(&self.fault) = Fault::Refuse;
+                    break;
+                }
+                Fault::CutAfterAndRefuse(text) if is_request && self.cuts_at(piece, text) => {
+                    *lock(&self.fault) = Fault::Refuse;
                     let _ = from.shutdown(Shutdown::Both);
                     to.write_all(piece)
                 }
-                Fault::EndAfter(text) if is_request && self.cuts_at(piece, text) => {
-                    *lock(&self.fault) = Fault::Refuse;
+                Fault::CutAfter(text) if is_request && self.cuts_at(piece, text) => {
+                    // The client is gone first, so that no answer reaches it.
                     let _ = from.shutdown(Shutdown::Both);
                     to.write_all(piece)
                 }

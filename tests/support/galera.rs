@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use mysql::prelude::Queryable;
 use mysql::{Conn, OptsBuilder};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::mariadb::{FIELD_TABLE, PASSWORD, SMALL, USER, copy_folder, program, root_at, template};
@@ -64,6 +66,12 @@ impl Galera {
     /// SIGKILL, then its end.
     pub fn kill(&mut self, node: usize) {
         self.nodes[node].kill();
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, node: usize, signal: Signal) {
+        let child = self.nodes[node].child.as_ref().expect("it runs");
+        kill(Pid::from_raw(child.id() as i32), signal).expect("a child of ours");
     }
 
     /// The same data on the same port, back in the cluster; answers once it is in step again.

@@ -1,6 +1,6 @@
 //! Clients that keep delivering, and an account of what became of each mail.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::{PATIENCE, wait_for};
+use super::{PATIENCE, wait_for, wait_for_within};
 
 /// Several clients that deliver mails with a marker each as Subject, until told to stop.
 pub struct Load {
@@ -30,6 +30,35 @@ pub struct Account {
     pub deferred: Vec<String>,
     /// Those whose connection ended instead.
     pub unanswered: Vec<String>,
+    /// How often each reply was heard to what was said; the greeting answers to nothing.
+    pub replies: BTreeMap<(&'static str, u16), usize>,
+    /// Connections that could not be made, or ended before their QUIT was answered.
+    pub cut: usize,
+}
+
+impl Account {
+    /// Clients heard what they hoped for, or that they shall come again.
+    pub fn assert_only_expected_replies(&self) {
+        for ((said, code), count) in &self.replies {
+            let (_, hoped_for) = DIALOGUE.iter().find(|(one, _)| one == said).expect("ours");
+            let is_fine = code == hoped_for || (400..500).contains(code);
+            assert!(is_fine, "{said:?} was answered {code}, {count} times");
+        }
+    }
+
+    /// Replies that told a client to come again, by what it had said.
+    pub fn come_again(&self) -> String {
+        let said = |((said, code), count): (&(&str, u16), &usize)| {
+            (400..500)
+                .contains(code)
+                .then(|| format!("{count} × {code} to {said}"))
+        };
+        let all: Vec<String> = self.replies.iter().filter_map(said).collect();
+        match all.is_empty() {
+            true => "none".to_owned(),
+            false => all.join(", "),
+        }
+    }
 }
 
 struct Shared {
@@ -62,6 +91,14 @@ impl Load {
         self.wait_for(self.acknowledged() + count);
     }
 
+    /// The same with a patience of its own.
+    pub fn wait_for_more_within(&self, count: usize, patience: Duration) {
+        let goal = self.acknowledged() + count;
+        wait_for_within("mails to be acknowledged", patience, || {
+            (self.acknowledged() >= goal).then_some(())
+        });
+    }
+
     /// Waits until this many mails have been acknowledged in all.
     pub fn wait_for(&self, goal: usize) {
         wait_for("mails to be acknowledged", || {
@@ -74,13 +111,15 @@ impl Load {
         self.shared.acknowledged.load(Ordering::SeqCst)
     }
 
-    /// Lets each client finish its mail, and answers what was sent and heard.
+    /// Lets each client finish its mail, and answers what was sent and heard: the expected codes and 4xx, nothing else.
     pub fn stop(self) -> Account {
         self.shared.stop.store(true, Ordering::SeqCst);
         for thread in self.threads {
             thread.join().expect("a client without a bug");
         }
-        self.shared.account.lock().expect("no panic").clone()
+        let account = self.shared.account.lock().expect("no panic").clone();
+        account.assert_only_expected_replies();
+        account
     }
 }
 
@@ -88,7 +127,10 @@ impl Shared {
     fn deliver(&self, prefix: &str) {
         let mut number = 0;
         while !self.stop.load(Ordering::SeqCst) {
-            if self.deliver_on_one_connection(prefix, &mut number).is_err() {
+            if let Err(error) = self.deliver_on_one_connection(prefix, &mut number) {
+                if error.kind() != io::ErrorKind::Other {
+                    self.account(|account| account.cut += 1);
+                }
                 // The server is gone for now; asking it without a pause would take the processor from its successor.
                 thread::sleep(Duration::from_millis(2));
             }
@@ -96,17 +138,19 @@ impl Shared {
     }
 
     fn deliver_on_one_connection(&self, prefix: &str, number: &mut usize) -> io::Result<()> {
-        let mut client = PlainClient::connect(self.address)?;
-        client.command("EHLO client.test\r\n", 250)?;
+        let mut client = PlainClient::open(self.address)?;
+        let greeting = client.read_code()?;
+        self.hear("greeting", greeting)?;
+        self.say(&mut client, "EHLO client.test")?;
         for _ in 0..MAILS_OF_A_CONNECTION {
             if self.stop.load(Ordering::SeqCst) {
                 break;
             }
             *number += 1;
             let marker = format!("{prefix}-{number}");
-            client.command("MAIL FROM:<a@client.test>\r\n", 250)?;
-            client.command("RCPT TO:<u@ours.test>\r\n", 250)?;
-            client.command("DATA\r\n", 354)?;
+            for command in ["MAIL FROM:<a@client.test>", "RCPT TO:<u@ours.test>", "DATA"] {
+                self.say(&mut client, command)?;
+            }
             self.account(|account| account.sent.push(marker.clone()));
             let answered = client
                 .send(content_of(&marker).as_bytes())
@@ -117,11 +161,29 @@ impl Shared {
                 Ok(_) => account.deferred.push(marker),
                 Err(_) => account.unanswered.push(marker),
             });
-            if answered? == 250 {
+            let code = answered?;
+            if code == 250 {
                 self.acknowledged.fetch_add(1, Ordering::SeqCst);
             }
+            // A mail that is deferred ends no connection.
+            let _ = self.hear(".", code);
         }
-        client.command("QUIT\r\n", 221)
+        self.say(&mut client, "QUIT")
+    }
+
+    fn say(&self, client: &mut PlainClient, command: &'static str) -> io::Result<()> {
+        client.send(format!("{command}\r\n").as_bytes())?;
+        let code = client.read_code()?;
+        self.hear(command, code)
+    }
+
+    /// Notes a reply; an error unless it is what the client hoped for.
+    fn hear(&self, said: &'static str, code: u16) -> io::Result<()> {
+        self.account(|account| *account.replies.entry((said, code)).or_default() += 1);
+        match DIALOGUE.contains(&(said, code)) {
+            true => Ok(()),
+            false => Err(io::Error::other(format!("{code} to {said}"))),
+        }
     }
 
     fn account(&self, note: impl FnOnce(&mut Account)) {
@@ -193,14 +255,17 @@ pub struct PlainClient {
 impl PlainClient {
     /// Connects and reads the greeting.
     pub fn connect(address: SocketAddr) -> io::Result<PlainClient> {
+        let mut client = PlainClient::open(address)?;
+        client.read_code_of(220)?;
+        Ok(client)
+    }
+
+    fn open(address: SocketAddr) -> io::Result<PlainClient> {
         let socket = TcpStream::connect_timeout(&address, PATIENCE)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.set_nodelay(true)?;
-        let mut client = PlainClient {
-            reader: BufReader::new(socket),
-        };
-        client.read_code_of(220)?;
-        Ok(client)
+        let reader = BufReader::new(socket);
+        Ok(PlainClient { reader })
     }
 
     /// Sends octets as they are.
@@ -238,3 +303,13 @@ impl PlainClient {
 
 /// Then a client connects anew, so that connecting is under load as well.
 const MAILS_OF_A_CONNECTION: usize = 5;
+/// What a client says, and the reply that it hopes for.
+const DIALOGUE: &[(&str, u16)] = &[
+    ("greeting", 220),
+    ("EHLO client.test", 250),
+    ("MAIL FROM:<a@client.test>", 250),
+    ("RCPT TO:<u@ours.test>", 250),
+    ("DATA", 354),
+    (".", 250),
+    ("QUIT", 221),
+];

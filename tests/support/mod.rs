@@ -8,6 +8,7 @@ pub mod front;
 pub mod galera;
 pub mod mariadb;
 pub mod ports;
+pub mod rate;
 pub mod redis;
 pub mod root;
 pub mod store;
@@ -31,6 +32,15 @@ pub mod load;
 pub const BINARY: &str = env!("CARGO_BIN_EXE_goguerrilla");
 /// How long anything may take that should take a moment.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A bound as it is promised, in a release build such as `make soak` makes; another one for a build without optimisation that
+/// shares two cores with all it talks to, and with other tests.
+pub const fn promised(bound: Duration, unoptimised: Duration) -> Duration {
+    match cfg!(debug_assertions) {
+        true => unoptimised,
+        false => bound,
+    }
+}
 
 /// A running server in a temporary folder; ended with the test.
 pub struct Server {

@@ -125,6 +125,16 @@ impl Redis {
         answer.unwrap_or_else(|error| panic!("{words:?}: {error}"))
     }
 
+    /// Runs many commands.
+    fn pipe(&self, commands: &redis::Pipeline) {
+        let client = redis::Client::open(format!("redis://{}/", self.address()));
+        let mut connection = client
+            .and_then(|client| client.get_connection())
+            .expect("it runs");
+        let done = commands.query::<()>(&mut connection);
+        done.expect("commands that it takes");
+    }
+
     /// Hashes of the bodies it holds; what a check wrote is none.
     pub fn bodies(&self) -> Vec<String> {
         let keys: Vec<String> = self.command(&["KEYS", "*"]);
@@ -239,6 +249,11 @@ pub struct RedisCluster {
 impl RedisCluster {
     /// Goes on with the slots of those that live.
     pub fn start() -> RedisCluster {
+        RedisCluster::start_with(&[])
+    }
+
+    /// The same with options of its own.
+    pub fn start_with(own: &[&str]) -> RedisCluster {
         let buses: Vec<String> = (0..3).map(|_| free_port().to_string()).collect();
         let start = |bus: &String| {
             let options = ["--cluster-enabled", "yes", "--cluster-port", bus];
@@ -248,11 +263,11 @@ impl RedisCluster {
                 "--cluster-node-timeout",
                 "1000",
             ];
-            Redis::start_with(&[&options[..], &manner[..]].concat())
+            Redis::start_with(&[&options[..], &manner[..], own].concat())
         };
         let nodes: Vec<Redis> = buses.iter().map(start).collect();
         for (number, node) in nodes.iter().enumerate() {
-            let (first, last) = (number * 5_500, (number * 5_500 + 5_499).min(16_383));
+            let (first, last) = RedisCluster::slots_of(number);
             let range = [first.to_string(), last.to_string()];
             let _: String = node.command(&["CLUSTER", "ADDSLOTSRANGE", &range[0], &range[1]]);
             let epoch = (number + 1).to_string();
@@ -284,6 +299,29 @@ impl RedisCluster {
         }
     }
 
+    /// Has every slot of one node on its way to another one; the keys that are there stay.
+    pub fn send_on_its_way(&self, from: usize, to: usize) {
+        let id = |node: usize| -> String { self.nodes[node].command(&["CLUSTER", "MYID"]) };
+        let (giver, taker) = (id(from), id(to));
+        let (first, last) = RedisCluster::slots_of(from);
+        for (node, state, other) in [(to, "IMPORTING", &giver), (from, "MIGRATING", &taker)] {
+            let mut moves = redis::pipe();
+            for slot in first..=last {
+                let words = ["CLUSTER", "SETSLOT", &slot.to_string(), state, other];
+                words[1..]
+                    .iter()
+                    .fold(moves.cmd(words[0]), |command, word| command.arg(*word))
+                    .ignore();
+            }
+            self.nodes[node].pipe(&moves);
+        }
+    }
+
+    /// The first and the last that a node has from the start.
+    fn slots_of(node: usize) -> (usize, usize) {
+        (node * 5_500, (node * 5_500 + 5_499).min(16_383))
+    }
+
     /// Empties the cluster, and has one node serve nearly all of it: one without any slot would become a replica.
     pub fn give_slots_to(&self, owner: usize) {
         let id: String = self.nodes[owner].command(&["CLUSTER", "MYID"]);
@@ -291,10 +329,6 @@ impl RedisCluster {
             let _: String = node.command(&["FLUSHALL"]);
         }
         for node in self.nodes.iter().rev() {
-            let client = redis::Client::open(format!("redis://{}/", node.address()));
-            let mut connection = client
-                .and_then(|client| client.get_connection())
-                .expect("it runs");
             let mut moves = redis::pipe();
             for slot in (0..16_384).filter(|slot| slot % 5_500 != 0) {
                 moves
@@ -305,9 +339,7 @@ impl RedisCluster {
                     .arg(&id)
                     .ignore();
             }
-            moves
-                .query::<()>(&mut connection)
-                .expect("slots are given away");
+            node.pipe(&moves);
         }
     }
 }

@@ -8,7 +8,7 @@ use super::pool::{Connector, Link};
 use crate::storage::finding::Finding;
 use crate::storage::redis::{RedisPool, RedisReader, RedisSettings};
 use crate::storage::redis_cluster::ClusterReader;
-use crate::storage::{TableName, TableShape};
+use crate::storage::{ReadError, TableName, TableShape};
 
 /// Looks at the database as the server would, and tries to save a row that is rolled back.
 pub fn database(connector: &Connector, max_content_octets: usize) -> Vec<Finding> {
@@ -150,7 +150,7 @@ pub fn redis(settings: &RedisSettings) -> Vec<Finding> {
 
 /// Whatever is wrong with any node.
 fn of_cluster(settings: &RedisSettings) -> Vec<Finding> {
-    let cluster = match ClusterReader::open(settings) {
+    let mut cluster = match ClusterReader::open(settings) {
         Ok(cluster) => cluster,
         Err(error) => {
             return vec![Finding::warning(format!(
@@ -159,47 +159,85 @@ fn of_cluster(settings: &RedisSettings) -> Vec<Finding> {
             ))];
         }
     };
-    let lost = |address: String| {
-        let error = RedisReader::open(&settings.url_of(&address)).err()?;
-        Some(Finding::warning(format!(
+    let lost = |error: ReadError, address: &str| {
+        Finding::warning(format!(
             "{error} (node {address}); its bodies go into column `mail` meanwhile; start it"
-        )))
+        ))
     };
-    cluster.addresses().into_iter().filter_map(lost).collect()
+    let addresses = cluster.addresses();
+    let mut findings = Vec::new();
+    for address in &addresses {
+        let key = cluster.key_at(address, CHECK_KEY);
+        match cluster.node(address) {
+            Ok(node) => findings.extend(of_node(node, Some(address), key.as_deref())),
+            Err(error) => findings.push(lost(error, address)),
+        }
+    }
+    // One that has no slots, or goes by another name among those that have: it need only be there.
+    for address in settings.addresses().filter(|one| !addresses.contains(one)) {
+        if let Err(error) = cluster.node(&address) {
+            findings.push(lost(error, &address));
+        }
+    }
+    findings
 }
 
 fn of_redis(url: &str, expire_seconds: usize) -> Vec<Finding> {
     if let Err(error) = RedisPool::new(url, expire_seconds, 1) {
         return vec![Finding::error(error)];
     }
-    let mut redis = match RedisReader::open(url) {
-        Ok(redis) => redis,
-        Err(error) => {
-            return vec![Finding::warning(format!(
-                "{error}; bodies go into column `mail` meanwhile; start Redis, or set REDIS_INTERFACE to \"\""
-            ))];
+    match RedisReader::open(url) {
+        Ok(mut redis) => of_node(&mut redis, None, Some(CHECK_KEY)),
+        Err(error) => vec![Finding::warning(format!(
+            "{error}; bodies go into column `mail` meanwhile; start Redis, or set REDIS_INTERFACE to \"\""
+        ))],
+    }
+}
+
+/// What is wrong with one Redis, which is a node of a cluster if it has an address; one without a key has no slots.
+fn of_node(redis: &mut RedisReader, address: Option<&str>, key: Option<&str>) -> Vec<Finding> {
+    let (name, cli) = match address {
+        None => ("Redis".to_owned(), "redis-cli".to_owned()),
+        Some(address) => {
+            let (host, port) = address.rsplit_once(':').unwrap_or((address, "6379"));
+            let host = host.trim_matches(['[', ']']);
+            (
+                format!("node {address}"),
+                format!("redis-cli -h {host} -p {port}"),
+            )
         }
     };
     let mut findings = Vec::new();
-    if let Err(error) = redis.try_write() {
-        findings.push(Finding::warning(format!(
-            "REDIS_INTERFACE: Redis does not take bodies: {error}; they go into column `mail` meanwhile"
-        )));
+    let mut warn = |text: String| {
+        findings.push(Finding::warning(format!("REDIS_INTERFACE: {text}")));
+    };
+    if let Some(key) = key
+        && let Err(error) = redis.try_write(key)
+    {
+        warn(format!(
+            "{name} does not take bodies: {error}; they go into column `mail` meanwhile"
+        ));
     }
     if let Some(policy) = redis
         .info("memory", "maxmemory_policy")
         .filter(|policy| policy != "noeviction")
     {
-        findings.push(Finding::warning(format!(
-            "REDIS_INTERFACE: maxmemory-policy is {policy}, which may drop bodies before their time; run: redis-cli \
-             CONFIG SET maxmemory-policy noeviction"
-        )));
+        warn(format!(
+            "maxmemory-policy of {name} is {policy}, which may drop bodies before their time; run: {cli} CONFIG SET \
+             maxmemory-policy noeviction"
+        ));
     }
     if redis.info("persistence", "aof_enabled").as_deref() == Some("0") {
-        findings.push(Finding::warning(
-            "REDIS_INTERFACE: Redis keeps no append-only file, so a body acknowledged there can be lost when Redis dies; \
-             run: redis-cli CONFIG SET appendonly yes, or set REDIS_INTERFACE to \"\" to keep bodies in MySQL"
-                .to_owned(),
+        warn(format!(
+            "{name} keeps no append-only file, so a body acknowledged there can be lost when it dies; run: {cli} CONFIG \
+             SET appendonly yes, or set REDIS_INTERFACE to \"\" to keep bodies in MySQL"
+        ));
+    }
+    if address.is_some() && redis.setting("cluster-require-full-coverage").as_deref() == Some("yes")
+    {
+        warn(format!(
+            "{name} takes nothing while another node is missing (cluster-require-full-coverage); run: {cli} CONFIG SET \
+             cluster-require-full-coverage no"
         ));
     }
     findings
@@ -228,3 +266,5 @@ fn try_look_up(link: &mut Link, table: &TableName) -> mysql::Result<()> {
 
 /// Characters of an IPv6 address written out.
 const LONGEST_IPV6: usize = 39;
+/// What `check` writes and takes back; in a cluster a number stands behind it.
+const CHECK_KEY: &str = "goguerrilla:check";

@@ -4,7 +4,7 @@ use mysql::prelude::Queryable;
 
 use super::pool::{Connector, Link};
 use crate::mail::inflate;
-use crate::storage::reading::{ListedMail, MAX_MAIL_OCTETS, ReadError, ReadMail};
+use crate::storage::reading::{ListedMail, ListedSize, MAX_MAIL_OCTETS, ReadError, ReadMail};
 use crate::storage::redis::{RedisReader, RedisSettings};
 use crate::storage::redis_cluster::ClusterReader;
 
@@ -16,6 +16,8 @@ pub struct MySqlReader {
     open_redis: Option<OpenRedis>,
     /// Why Redis is not asked any more.
     redis_trouble: Option<ReadError>,
+    /// Of the mails that were listed last.
+    unknown_sizes: Option<ReadError>,
 }
 
 enum OpenRedis {
@@ -60,6 +62,7 @@ impl MySqlReader {
             redis,
             open_redis: None,
             redis_trouble: None,
+            unknown_sizes: None,
         })
     }
 
@@ -70,35 +73,36 @@ impl MySqlReader {
         body: &str,
         mail: Vec<u8>,
     ) -> Result<Option<Vec<u8>>, ReadError> {
-        if body != "redis" {
-            return Ok(Some(mail));
+        match body {
+            "redis" => self.body_in_redis(hash),
+            _ => Ok(Some(mail)),
         }
-        let body = self.body_in_redis(hash);
-        if let Err(error) = &body {
-            // Each row would wait for its time-out.
-            self.redis_trouble = Some(error.clone());
-        }
-        body
     }
 
     fn body_in_redis(&mut self, hash: &str) -> Result<Option<Vec<u8>>, ReadError> {
         if let Some(trouble) = &self.redis_trouble {
             return Err(trouble.clone());
         }
-        let redis = match &mut self.open_redis {
-            Some(redis) => redis,
-            none => {
-                let settings = self.redis.as_ref().ok_or_else(|| {
-                    ReadError(format!(
-                        "{hash}: its body is in Redis; name that in REDIS_INTERFACE"
-                    ))
-                })?;
-                none.insert(OpenRedis::open(settings)?)
-            }
-        };
-        match redis {
+        let body = self.open_redis().and_then(|redis| match redis {
             OpenRedis::One(redis) => redis.body(hash),
             OpenRedis::Cluster(redis) => redis.body(hash),
+        });
+        // Each row would wait for its time-out. A cluster knows itself which of its nodes are lost.
+        if !matches!(self.open_redis, Some(OpenRedis::Cluster(_))) {
+            self.redis_trouble = body.as_ref().err().cloned();
+        }
+        body
+    }
+
+    fn open_redis(&mut self) -> Result<&mut OpenRedis, ReadError> {
+        match &mut self.open_redis {
+            Some(redis) => Ok(redis),
+            none => {
+                let settings = self.redis.as_ref().ok_or_else(|| {
+                    ReadError("REDIS_INTERFACE: empty, where bodies are in Redis".to_owned())
+                })?;
+                Ok(none.insert(OpenRedis::open(settings)?))
+            }
         }
     }
 }
@@ -120,20 +124,38 @@ impl ReadMail for MySqlReader {
             .exec(sql, (to, to, to, limit))
             .map_err(|error| told(&error))?;
         let mut mails = Vec::with_capacity(rows.len());
+        let (mut trouble, mut unknown) = (None, 0);
         for (hash, date, from, to, recipient, subject, body, mail) in rows {
-            let stream = self.stream(&hash, &body, mail).unwrap_or(None);
-            let inflated = stream.and_then(|stream| inflate(&stream, MAX_MAIL_OCTETS).ok());
+            let size = match self.stream(&hash, &body, mail) {
+                Ok(Some(stream)) => ListedSize::of(&stream),
+                Ok(None) => ListedSize::Gone,
+                Err(error) => {
+                    // One that was given up long ago is missed by nobody who only lists.
+                    trouble = Some(error).filter(|_| self.redis.is_some());
+                    unknown += 1;
+                    ListedSize::Unknown
+                }
+            };
             mails.push(ListedMail {
                 hash,
                 date,
                 from,
                 to,
                 recipient,
-                octets: inflated.map(|mail| mail.len()),
+                size,
                 subject,
             });
         }
+        self.unknown_sizes = trouble.map(|ReadError(trouble)| {
+            ReadError(format!(
+                "{trouble}; so {unknown} of these mails have no size; {CURE}"
+            ))
+        });
         Ok(mails)
+    }
+
+    fn trouble(&self) -> Option<ReadError> {
+        self.unknown_sizes.clone()
     }
 
     fn show(&mut self, hash: &str) -> Result<Option<Vec<u8>>, ReadError> {
@@ -149,7 +171,14 @@ impl ReadMail for MySqlReader {
         let Some((body, mail)) = row else {
             return Ok(None);
         };
-        let stream = self.stream(hash, &body, mail)?.ok_or_else(|| {
+        let stream = self
+            .stream(hash, &body, mail)
+            .map_err(|ReadError(trouble)| {
+                ReadError(format!(
+                    "{trouble}; the body of {hash} is kept there; {CURE}"
+                ))
+            })?;
+        let stream = stream.ok_or_else(|| {
             ReadError(format!(
                 "{hash}: its body has expired in Redis (REDIS_EXPIRE_SECONDS) or was dropped there"
             ))
@@ -163,3 +192,6 @@ impl ReadMail for MySqlReader {
 fn told(error: &mysql::Error) -> ReadError {
     ReadError(format!("MYSQL_HOST: {error}"))
 }
+
+/// Of a Redis that is away.
+const CURE: &str = "start it, or mend REDIS_INTERFACE";

@@ -4,17 +4,22 @@
 //! mail waits longer than a fifth of a second for that decision. The talking is done by a thread of its own, since the socket's
 //! time-outs restart with every octet; a breaker keeps a Redis in trouble out of the way and tries it again by itself.
 
+mod breaker;
+mod door;
+mod reader;
+
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use r2d2::{ManageConnection, NopErrorHandler, Pool};
-use r2d2_redis::redis::{self, IntoConnectionInfo, Value};
+use r2d2_redis::redis::{self, Value};
 
-use super::ReadError;
-use crate::locks;
+pub use self::breaker::Breaker;
+use self::door::Door;
+pub use self::reader::RedisReader;
 use crate::mail::{Mail, NoMemory};
 use crate::metrics::{self, Body};
 
@@ -74,14 +79,40 @@ impl Placed {
 pub struct Trouble {
     /// In its own words.
     pub text: String,
-    /// It is well, but another node has the slot now.
-    pub has_moved: bool,
+    /// It is well, and sends us elsewhere.
+    pub redirect: Option<Redirect>,
+}
+
+/// Where a node of a cluster sends us.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Redirect {
+    /// Another node has the slot now (MOVED).
+    Moved,
+    /// The slot is on its way to this node, which takes what is new in it (ASK).
+    Ask {
+        /// The slot.
+        slot: u16,
+        /// `host:port`.
+        node: String,
+    },
+}
+
+impl Redirect {
+    /// Whether an error is one.
+    pub fn of(error: &redis::RedisError) -> Option<Redirect> {
+        let (node, slot) = error.redirect_node()?;
+        let node = node.to_owned();
+        Some(match error.kind() {
+            redis::ErrorKind::Ask => Redirect::Ask { slot, node },
+            _ => Redirect::Moved,
+        })
+    }
 }
 
 impl Trouble {
     fn new(text: String) -> Trouble {
-        let has_moved = false;
-        Trouble { text, has_moved }
+        let redirect = None;
+        Trouble { text, redirect }
     }
 }
 
@@ -100,24 +131,22 @@ pub struct RedisBodies {
     last_number: u64,
 }
 
-/// Whether Redis is worth trying now. Clones share one state.
-#[derive(Clone, Default)]
-pub struct Breaker {
-    state: Arc<Mutex<BreakerState>>,
-}
-
-#[derive(Default)]
-struct BreakerState {
-    open_until: Option<Instant>,
-    pause: Duration,
-}
-
 /// Hashes and bodies of one batch.
 pub type Bodies = Vec<(String, Vec<u8>)>;
 
 struct Request {
     number: u64,
     bodies: Arc<Bodies>,
+    entry: Entry,
+}
+
+/// How a node is asked to take bodies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Entry {
+    /// It has their slots.
+    Owner,
+    /// Another node said that their slots are on their way here: ASKING stands before each.
+    Asking,
 }
 
 impl RedisBodies {
@@ -133,9 +162,9 @@ impl RedisBodies {
             .name("redis".to_owned())
             .spawn(move || {
                 // It may wait for ever, for a batch or for a Redis that dribbles: whoever asks does not wait for it.
-                for Request { number, bodies } in requested {
-                    let stored = redis.store_bodies(&bodies);
-                    if answer.send((number, stored)).is_err() {
+                for request in requested {
+                    let stored = redis.store_bodies(&request.bodies, request.entry);
+                    if answer.send((request.number, stored)).is_err() {
                         return;
                     }
                 }
@@ -175,7 +204,7 @@ impl RedisBodies {
 
     fn ask(&mut self, bodies: Bodies) -> Result<(), Trouble> {
         let deadline = Instant::now() + BUDGET;
-        let number = self.send(Arc::new(bodies), deadline)?;
+        let number = self.send(Arc::new(bodies), Entry::Owner, deadline)?;
         self.answer(number, deadline)
     }
 
@@ -183,13 +212,21 @@ impl RedisBodies {
     ///
     /// # Errors
     /// When it is still busy.
-    pub fn send(&mut self, bodies: Arc<Bodies>, deadline: Instant) -> Result<u64, Trouble> {
+    pub fn send(
+        &mut self,
+        bodies: Arc<Bodies>,
+        entry: Entry,
+        deadline: Instant,
+    ) -> Result<u64, Trouble> {
         self.last_number += 1;
         let number = self.last_number;
         // The thread may still be busy with what was given up before.
-        let asked = self
-            .requests
-            .send_deadline(Request { number, bodies }, deadline);
+        let request = Request {
+            number,
+            bodies,
+            entry,
+        };
+        let asked = self.requests.send_deadline(request, deadline);
         asked.map_err(|_| Trouble::new("still busy with the last batch".to_owned()))?;
         Ok(number)
     }
@@ -226,44 +263,6 @@ pub fn bodies_of(batch: &[Mail]) -> Result<Bodies, NoMemory> {
         .collect()
 }
 
-impl Breaker {
-    /// Whether to try now. While it is open, one batch after each pause may.
-    pub fn may_try(&self) -> bool {
-        let mut state = self.lock();
-        match state.open_until {
-            None => true,
-            Some(until) if Instant::now() < until => false,
-            Some(_) => {
-                // This one probes; the others wait for what it finds.
-                state.open_until = Some(Instant::now() + BUDGET * 2);
-                true
-            }
-        }
-    }
-
-    /// Redis took what it was given.
-    pub fn succeeded(&self) {
-        let mut state = self.lock();
-        if state.open_until.take().is_some() {
-            log::warn!("redis_back");
-        }
-        state.pause = Duration::ZERO;
-    }
-
-    /// Redis did not: it is left alone for a while.
-    pub fn failed(&self, reason: &str) {
-        metrics::REDIS_ERRORS.count(());
-        let mut state = self.lock();
-        state.pause = (state.pause * 2).clamp(FIRST_PAUSE, LAST_PAUSE);
-        state.open_until = Some(Instant::now() + state.pause);
-        log::error!(reason = reason, pause_seconds = state.pause.as_secs(), bodies = "go into column mail"; "redis_trouble");
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BreakerState> {
-        locks::lock(&self.state)
-    }
-}
-
 /// A connection that is thrown away after anything unexpected: a late answer must never be read as the next one.
 struct Connection {
     connection: redis::Connection,
@@ -298,43 +297,6 @@ impl ManageConnection for Manager {
     }
 }
 
-/// Where Redis is and what it wants to hear first. The library says that before a time-out can be set, and would wait for
-/// ever at a Redis that hangs just there; so we say it.
-struct Door {
-    client: redis::Client,
-    login: Vec<redis::Cmd>,
-}
-
-impl Door {
-    fn new(url: &str) -> redis::RedisResult<Door> {
-        let mut info = url.into_connection_info()?;
-        let mut login = Vec::new();
-        if let Some(password) = info.passwd.take() {
-            let mut auth = redis::cmd("AUTH");
-            auth.arg(info.username.take()).arg(password);
-            login.push(auth);
-        }
-        let database = std::mem::take(&mut info.db);
-        if database != 0 {
-            let mut select = redis::cmd("SELECT");
-            select.arg(database);
-            login.push(select);
-        }
-        let client = redis::Client::open(info)?;
-        Ok(Door { client, login })
-    }
-
-    fn enter(&self, timeout: Duration) -> redis::RedisResult<redis::Connection> {
-        let mut connection = self.client.get_connection_with_timeout(timeout)?;
-        connection.set_read_timeout(Some(timeout))?;
-        connection.set_write_timeout(Some(timeout))?;
-        for command in &self.login {
-            command.query::<()>(&mut connection)?;
-        }
-        Ok(connection)
-    }
-}
-
 impl RedisPool {
     /// A pool of as many connections as there are writers; reaches for nothing yet.
     ///
@@ -357,22 +319,25 @@ impl RedisPool {
     }
 
     /// Once more on a new connection when the first one turned out to be closed: Redis may close idle ones.
-    fn store_bodies(&self, bodies: &[(String, Vec<u8>)]) -> Result<(), Trouble> {
+    fn store_bodies(&self, bodies: &[(String, Vec<u8>)], entry: Entry) -> Result<(), Trouble> {
         let started_at = Instant::now();
-        let stored = self.try_to_store(bodies, started_at);
+        let stored = self.try_to_store(bodies, entry, started_at);
         let stored = match stored {
-            Err(error) if error.is_connection_dropped() => self.try_to_store(bodies, started_at),
+            Err(error) if error.is_connection_dropped() => {
+                self.try_to_store(bodies, entry, started_at)
+            }
             stored => stored,
         };
         stored.map_err(|error| Trouble {
             text: error_kind(&error),
-            has_moved: error.kind() == redis::ErrorKind::Moved,
+            redirect: Redirect::of(&error),
         })
     }
 
     fn try_to_store(
         &self,
         bodies: &[(String, Vec<u8>)],
+        entry: Entry,
         started_at: Instant,
     ) -> redis::RedisResult<()> {
         let failed = |text| redis::RedisError::from((redis::ErrorKind::IoError, text));
@@ -382,6 +347,9 @@ impl RedisPool {
         connection.broken = true;
         let mut pipeline = redis::pipe();
         for (hash, body) in bodies {
+            if entry == Entry::Asking {
+                pipeline.cmd("ASKING").ignore();
+            }
             pipeline
                 .cmd("SETEX")
                 .arg(hash)
@@ -404,93 +372,17 @@ impl RedisPool {
 fn error_kind(error: &redis::RedisError) -> String {
     match error.detail() {
         Some(detail) => format!("{}: {detail}", error.category()),
-        None => format!(
-            "{}{}",
-            error.category(),
-            if error.is_timeout() {
-                ", timed out"
-            } else {
-                ""
-            }
-        ),
-    }
-}
-
-/// Reads bodies back, for `list`, `show` and `check`.
-pub struct RedisReader {
-    connection: redis::Connection,
-}
-
-impl RedisReader {
-    /// Connects.
-    ///
-    /// # Errors
-    /// [`ReadError`] that says what Redis said.
-    pub fn open(url: &str) -> Result<RedisReader, ReadError> {
-        let told = |error: redis::RedisError| {
-            ReadError(format!("REDIS_INTERFACE: {}", error_kind(&error)))
-        };
-        let connection = Door::new(url).and_then(|door| door.enter(READ_TIMEOUT));
-        let connection = connection.map_err(told)?;
-        Ok(RedisReader { connection })
-    }
-
-    /// Asks anything.
-    ///
-    /// # Errors
-    /// [`ReadError`] that says what Redis said.
-    pub fn ask<T: redis::FromRedisValue>(&mut self, question: &redis::Cmd) -> Result<T, ReadError> {
-        let answer = question.query(&mut self.connection);
-        answer.map_err(|error| ReadError(format!("REDIS_INTERFACE: {}", error_kind(&error))))
-    }
-
-    /// The body under a hash; `None` once it has expired.
-    ///
-    /// # Errors
-    /// [`ReadError`] that says what Redis said.
-    pub fn body(&mut self, hash: &str) -> Result<Option<Vec<u8>>, ReadError> {
-        self.ask(redis::cmd("GET").arg(hash))
-    }
-
-    /// A line of INFO, such as `maxmemory_policy`; `None` where Redis does not tell.
-    pub fn info(&mut self, section: &str, name: &str) -> Option<String> {
-        let info: String = redis::cmd("INFO")
-            .arg(section)
-            .query(&mut self.connection)
-            .ok()?;
-        let line = info
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        line.map(|value| value.trim().to_owned())
-    }
-
-    /// Whether a body could be written now; it is taken back at once.
-    ///
-    /// # Errors
-    /// What Redis said.
-    pub fn try_write(&mut self) -> Result<(), String> {
-        let key = "goguerrilla:check";
-        let mut setex = redis::cmd("SETEX");
-        let written: redis::RedisResult<()> =
-            setex.arg(key).arg(1).arg("").query(&mut self.connection);
-        written.map_err(|error| error_kind(&error))?;
-        // Should this fail, it expires by itself.
-        let _: redis::RedisResult<u64> = redis::cmd("DEL").arg(key).query(&mut self.connection);
-        Ok(())
+        None if error.is_timeout() => format!("{}, timed out", error.category()),
+        // What the kernel said, or a description of the library's.
+        None => error.to_string(),
     }
 }
 
 /// How long a batch may lose to Redis, whatever Redis does.
 pub const BUDGET: Duration = Duration::from_millis(200);
-/// How long Redis is left alone after its first failure; doubled for each one after.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest it is left alone.
-const LAST_PAUSE: Duration = Duration::from_secs(30);
 /// For reaching Redis and logging in, which happens beside the mail and is waited for within the budget only.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest pause between two tries to reach a Redis that is down.
 const RECONNECT_CEILING: Duration = Duration::from_secs(5);
 /// What a batch may take in memory on its way to Redis.
 pub const MAX_BODIES_OCTETS: usize = 16 << 20;
-/// For reading commands, where nobody's mail waits.
-const READ_TIMEOUT: Duration = Duration::from_secs(3);
