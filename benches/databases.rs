@@ -1,5 +1,6 @@
 //! A MariaDB and a Redis of our own, reached by sockets in the folder of the server that uses them.
 
+use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -79,6 +80,24 @@ pub fn settings(folder: &Path) -> Vec<(&'static str, String)> {
         ("MYSQL_DB", "mail".to_owned()),
         ("REDIS_INTERFACE", path("redis.sock")),
     ]
+}
+
+/// Has MariaDB's client execute what it is given; answers what it said.
+pub fn execute(folder: &Path, statements: &str) -> String {
+    let mut child = Command::new("mariadb")
+        .args(["--no-defaults", "-u", "root", "-N", "-S"])
+        .arg(folder.join("my.sock"))
+        .arg("mail")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("mariadb of mariadb-client starts");
+    let mut input = child.stdin.take().expect("a pipe");
+    input.write_all(statements.as_bytes()).expect("it reads");
+    drop(input);
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{statements}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 fn quiet(command: &mut Command) -> Child {

@@ -14,10 +14,10 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, version};
 
-use crate::certificates::{KeyKind, Pair};
 use crate::load::{Message, SENDER, USER, expect};
 use crate::median;
 use crate::peer::{Server, free_address, goguerrilla, program};
+use crate::support::certificates::{KeyKind, Pair};
 
 /// The name that asks for this part alone.
 pub const NAME: &str = "handshakes";

@@ -9,18 +9,28 @@ use std::time::{Duration, Instant};
 
 use tempfile::NamedTempFile;
 
-use crate::RUN_TIME;
 use crate::peer::postfix_tool;
 
 /// Who sends, and how.
 pub enum Load {
-    /// 50 sessions of smtp-source, which sends command by command.
-    SmtpSource { message: Message, keep: bool },
-    /// 8 connections of our own for [`RUN_TIME`].
-    Own {
-        /// MAIL, RCPT and DATA in one write.
-        pipelined: bool,
+    /// Sessions of smtp-source, which sends command by command.
+    SmtpSource {
+        message: Message,
+        keep: bool,
+        sessions: usize,
     },
+    /// Connections of our own, which send 2 KB.
+    Own(Own),
+}
+
+/// Our own client.
+pub struct Own {
+    pub connections: usize,
+    /// MAIL, RCPT and DATA in one write.
+    pub pipelined: bool,
+    /// How many recipients there are to choose from.
+    pub users: usize,
+    pub time: Duration,
 }
 
 /// What is sent.
@@ -39,26 +49,42 @@ pub struct Done {
 }
 
 impl Load {
+    /// 50 sessions of smtp-source.
     pub const fn smtp_source(message: Message, keep: bool) -> Load {
-        Load::SmtpSource { message, keep }
+        let sessions = 50;
+        Load::SmtpSource {
+            message,
+            keep,
+            sessions,
+        }
     }
 
     /// Sends `count` messages; our own client goes by time instead.
     pub fn run(&self, address: SocketAddr, count: usize) -> Done {
         let started_at = Instant::now();
         let messages = match self {
-            Load::SmtpSource { message, keep } => {
-                run_smtp_source(address, *message, *keep, count);
+            Load::SmtpSource {
+                message,
+                keep,
+                sessions,
+            } => {
+                run_smtp_source(address, *message, *keep, *sessions, count);
                 count
             }
-            Load::Own { pipelined } => run_own(address, *pipelined),
+            Load::Own(own) => own.run(address),
         };
         let time = started_at.elapsed();
         Done { messages, time }
     }
 }
 
-fn run_smtp_source(address: SocketAddr, message: Message, keep: bool, count: usize) {
+fn run_smtp_source(
+    address: SocketAddr,
+    message: Message,
+    keep: bool,
+    sessions: usize,
+    count: usize,
+) {
     let mut file = NamedTempFile::new().expect("a temporary file");
     file.write_all(message.text("\n").as_bytes())
         .expect("a temporary file");
@@ -66,7 +92,7 @@ fn run_smtp_source(address: SocketAddr, message: Message, keep: bool, count: usi
     command
         .args(["-k", "1", MAX_RUN_SECONDS, &postfix_tool("smtp-source")])
         .args(["-C", "20", "-M", "client.test", "-f", SENDER, "-t", USER])
-        .args(["-s", "50", "-m", &count.to_string(), "-F"])
+        .args(["-s", &sessions.to_string(), "-m", &count.to_string(), "-F"])
         .arg(file.path());
     if keep {
         command.arg("-d");
@@ -79,52 +105,68 @@ fn run_smtp_source(address: SocketAddr, message: Message, keep: bool, count: usi
     assert!(status.success(), "{command:?} ended with {status}");
 }
 
-fn run_own(address: SocketAddr, pipelined: bool) -> usize {
-    let stop_at = Instant::now() + RUN_TIME;
-    let content = format!("{}.\r\n", Message::Short.text("\r\n"));
-    thread::scope(|scope| {
-        let send = || send_until(stop_at, address, &content, pipelined);
-        let senders: Vec<_> = (0..OWN_CONNECTIONS).map(|_| scope.spawn(send)).collect();
-        let sent = senders
-            .into_iter()
-            .map(|sender| sender.join().expect("a sender that was answered"));
-        sent.sum()
-    })
-}
-
-/// One connection; answers how many messages it sent.
-fn send_until(stop_at: Instant, address: SocketAddr, content: &str, pipelined: bool) -> usize {
-    let socket = TcpStream::connect(address).expect("the server accepts");
-    socket.set_nodelay(true).expect("an open socket");
-    let patience = Some(Duration::from_secs(10));
-    socket.set_read_timeout(patience).expect("an open socket");
-    let mut replies = BufReader::new(&socket);
-    let mut say = |commands: &[&str], codes: &[&str]| {
-        (&socket)
-            .write_all(commands.concat().as_bytes())
-            .expect("the server reads");
-        for code in codes {
-            expect(&mut replies, code);
-        }
-    };
-    say(&[], &["220"]);
-    say(&["EHLO client.test\r\n"], &["250"]);
-    let mail = format!("MAIL FROM:<{SENDER}>\r\n");
-    let rcpt = format!("RCPT TO:<{USER}>\r\n");
-    let mut sent = 0;
-    while Instant::now() < stop_at {
-        if pipelined {
-            say(&[&mail, &rcpt, "DATA\r\n"], &["250", "250", "354"]);
-        } else {
-            say(&[&mail], &["250"]);
-            say(&[&rcpt], &["250"]);
-            say(&["DATA\r\n"], &["354"]);
-        }
-        say(&[content], &["250"]);
-        sent += 1;
+impl Own {
+    /// Answers how many messages it sent.
+    fn run(&self, address: SocketAddr) -> usize {
+        let stop_at = Instant::now() + self.time;
+        let content = format!("{}.\r\n", Message::Short.text("\r\n"));
+        thread::scope(|scope| {
+            let send = |number| self.send_until(stop_at, address, &content, number);
+            let senders: Vec<_> = (0..self.connections)
+                .map(|number| scope.spawn(move || send(number)))
+                .collect();
+            let sent = senders
+                .into_iter()
+                .map(|sender| sender.join().expect("a sender that was answered"));
+            sent.sum()
+        })
     }
-    say(&["QUIT\r\n"], &["221"]);
-    sent
+
+    /// One connection.
+    fn send_until(
+        &self,
+        stop_at: Instant,
+        address: SocketAddr,
+        content: &str,
+        number: usize,
+    ) -> usize {
+        let socket = TcpStream::connect(address).expect("the server accepts");
+        socket.set_nodelay(true).expect("an open socket");
+        let patience = Some(Duration::from_secs(10));
+        socket.set_read_timeout(patience).expect("an open socket");
+        let mut replies = BufReader::new(&socket);
+        let mut say = |commands: &[&str], codes: &[&str]| {
+            (&socket)
+                .write_all(commands.concat().as_bytes())
+                .expect("the server reads");
+            for code in codes {
+                expect(&mut replies, code);
+            }
+        };
+        say(&[], &["220"]);
+        say(&["EHLO client.test\r\n"], &["250"]);
+        let mail = format!("MAIL FROM:<{SENDER}>\r\n");
+        // Far apart from those of the other connections.
+        let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ ((number as u64 + 1) << 40));
+        let mut sent = 0;
+        while Instant::now() < stop_at {
+            let rcpt = match self.users {
+                1 => format!("RCPT TO:<{USER}>\r\n"),
+                users => format!("RCPT TO:<u{}@example.com>\r\n", dice.below(users)),
+            };
+            if self.pipelined {
+                say(&[&mail, &rcpt, "DATA\r\n"], &["250", "250", "354"]);
+            } else {
+                say(&[&mail], &["250"]);
+                say(&[&rcpt], &["250"]);
+                say(&["DATA\r\n"], &["354"]);
+            }
+            say(&[content], &["250"]);
+            sent += 1;
+        }
+        say(&["QUIT\r\n"], &["221"]);
+        sent
+    }
 }
 
 /// Reads a reply with this code to its end.
@@ -202,7 +244,6 @@ impl Dice {
 
 pub const SENDER: &str = "sender@client.test";
 pub const USER: &str = "user@example.com";
-const OWN_CONNECTIONS: usize = 8;
 /// A run that takes so long has stalled.
 const MAX_RUN_SECONDS: &str = "20";
 /// About 62 octets each, 2 KB in all with the header section.

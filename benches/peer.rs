@@ -16,7 +16,7 @@ use crate::databases;
 pub struct Peer {
     pub name: &'static str,
     /// Servers that it needs, started in the same folder.
-    companions: fn(&Path) -> Vec<Child>,
+    pub companions: fn(&Path) -> Vec<Child>,
     command: fn(&Path, SocketAddr) -> Command,
 }
 
@@ -64,6 +64,7 @@ pub fn goguerrilla<S: AsRef<str>>(
         "GSTMP_LISTEN_INTERFACE": address.to_string(),
         "GSMTP_HOST_NAME": "mx.test",
         "GSMTP_LOG_FILE": "log",
+        "GM_MAX_CLIENTS": "1100",
     });
     for (key, value) in settings {
         config[key] = value.as_ref().into();
@@ -95,14 +96,23 @@ pub struct Server {
     child: Child,
     companions: Vec<Child>,
     pub address: SocketAddr,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Server {
     /// Starts it and waits for its greeting.
     pub fn start(peer: &Peer) -> Server {
-        let mut server = Server::start_beside(peer.name, peer.companions, peer.command);
-        server.wait_for("greet", peer.name, is_greeted);
+        Server::start_prepared(peer.name, peer.companions, peer.command)
+    }
+
+    /// The same with a command of its own, which may prepare the store first.
+    pub fn start_prepared(
+        name: &str,
+        companions: fn(&Path) -> Vec<Child>,
+        command: impl FnOnce(&Path, SocketAddr) -> Command,
+    ) -> Server {
+        let mut server = Server::start_beside(name, companions, command);
+        server.wait_for("greet", name, is_greeted);
         server
     }
 
@@ -132,7 +142,7 @@ impl Server {
             child,
             companions,
             address,
-            _folder: folder,
+            folder,
         };
         server.wait_for("start", name, |address| TcpStream::connect(address).is_ok());
         server
@@ -143,23 +153,43 @@ impl Server {
         while !is_there(self.address) {
             let has_ended = !matches!(self.child.try_wait(), Ok(None));
             if has_ended || Instant::now() > give_up_at {
-                let errors = fs::read_to_string(self._folder.path().join("stderr"));
+                let errors = fs::read_to_string(self.folder.path().join("stderr"));
                 panic!("{name} does not {what}: {}", errors.unwrap_or_default());
             }
             thread::sleep(Duration::from_millis(5));
         }
     }
 
+    /// Where it runs, and its store is.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Those of the servers that it needs.
+    pub fn companions(&self) -> Vec<u32> {
+        self.companions.iter().map(Child::id).collect()
+    }
+
     /// Processor time of all its threads so far.
     pub fn cpu_seconds(&self) -> f64 {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
-        let stat = stat.expect("the server runs");
-        // proc(5): the name, in brackets, may hold anything; utime and stime are the 12th and 13th field behind it.
-        let behind_name = stat.rsplit(") ").next().unwrap_or_default();
-        let ticks = behind_name.split(' ').skip(11).take(2);
-        let ticks: u64 = ticks.filter_map(|field| field.parse::<u64>().ok()).sum();
-        ticks as f64 / TICKS_PER_SECOND
+        cpu_seconds_of(self.child.id())
     }
+}
+
+/// Processor time of all threads of a process so far.
+pub fn cpu_seconds_of(process: u32) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"));
+    let stat = stat.expect("the server runs");
+    // proc(5): the name, in brackets, may hold anything; utime and stime are the 12th and 13th field behind it.
+    let behind_name = stat.rsplit(") ").next().unwrap_or_default();
+    let ticks = behind_name.split(' ').skip(11).take(2);
+    let ticks: u64 = ticks.filter_map(|field| field.parse::<u64>().ok()).sum();
+    ticks as f64 / TICKS_PER_SECOND
 }
 
 impl Drop for Server {
@@ -188,5 +218,5 @@ pub fn free_address() -> SocketAddr {
 }
 
 /// USER_HZ, which is 100 on every Linux of today whatever the kernel ticks at.
-const TICKS_PER_SECOND: f64 = 100.0;
+pub const TICKS_PER_SECOND: f64 = 100.0;
 const START_PATIENCE: Duration = Duration::from_secs(10);

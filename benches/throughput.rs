@@ -1,22 +1,24 @@
-//! Throughput beside Postfix's smtp-sink and handshakes beside openssl's, in alternating runs; prints Markdown tables.
+//! Throughput beside Postfix's smtp-sink and handshakes beside openssl's, in alternating runs, and how cost grows; prints
+//! Markdown tables.
 //!
 //! `make bench`, or `cargo bench --bench throughput -- FILTER` for the cases and servers whose name contains FILTER
-//! (smtp-sink runs in any case, to compare with); FILTER `handshakes` measures TLS alone. Messages a second tell about
-//! the whole machine, and that includes the client; the server's processor time per message is the figure that holds
-//! from run to run.
+//! (smtp-sink runs in any case, to compare with); FILTER `handshakes` measures TLS alone, `growth` how cost grows:
+//! `growth-sessions`, `growth-rows` and `growth-receivers` are its parts. Messages a second tell about the whole machine,
+//! and that includes the client; the server's processor time per message is the figure that holds from run to run.
 
-#[path = "../tests/support/certificates.rs"]
-#[expect(dead_code, reason = "the tests need more of it")]
-mod certificates;
 mod databases;
+mod growth;
 mod handshakes;
 mod load;
 mod peer;
+#[path = "../tests/support/mod.rs"]
+#[expect(dead_code, reason = "the tests need more of it")]
+mod support;
 mod table;
 
 use std::time::{Duration, Instant};
 
-use load::{Load, Message};
+use load::{Load, Message, Own};
 use peer::{PEERS, Peer, Server};
 
 /// One way to load a server; every peer meets it in turn.
@@ -45,13 +47,23 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "2 KB one by one",
-        load: Load::Own { pipelined: false },
+        load: own(false),
     },
     Case {
         name: "2 KB pipelined",
-        load: Load::Own { pipelined: true },
+        load: own(true),
     },
 ];
+
+/// 8 connections of our own.
+const fn own(pipelined: bool) -> Load {
+    Load::Own(Own {
+        connections: 8,
+        pipelined,
+        users: 1,
+        time: RUN_TIME,
+    })
+}
 
 /// What one run measured.
 #[derive(Clone, Copy)]
@@ -90,8 +102,9 @@ fn main() {
         println!("{}", table::markdown(&results));
     }
     if handshakes::NAME.contains(&filter) {
-        print!("{}", handshakes::measure());
+        println!("{}", handshakes::measure());
     }
+    growth::measure(&filter);
 }
 
 /// Starts the peers, warms each up, then loads them in turn, so that what else the machine does meets all of them.

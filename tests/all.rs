@@ -12,6 +12,7 @@ mod dialogs;
 mod fleet;
 mod floor_plan;
 mod galera;
+mod growing;
 mod haproxy;
 mod install;
 mod known_holes;

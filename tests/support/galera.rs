@@ -80,6 +80,13 @@ impl Galera {
         self.wait_until_synced(node);
     }
 
+    /// Process ids of its nodes.
+    #[allow(dead_code, reason = "the measurements need it")]
+    pub fn processes(&self) -> Vec<u32> {
+        let running = self.nodes.iter().filter_map(|node| node.child.as_ref());
+        running.map(Child::id).collect()
+    }
+
     /// Runs a statement as root on one node.
     pub fn sql_at(&self, node: usize, statements: &str) {
         let mut connection = Conn::new(self.root(node)).expect("root may log in");

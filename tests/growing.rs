@@ -1,0 +1,178 @@
+//! What README.md says about a table that grows, word for word: partitions by day, and old mail that is deleted while new
+//! mail comes.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use rusqlite::{Connection, params};
+
+use crate::support::fault_proxy::{Fault, FaultProxy};
+use crate::support::front::{block_of_readme, with};
+use crate::support::load::{
+    Load, assert_promise_kept, content_of, stored_markers as stored_in_sqlite,
+};
+use crate::support::mariadb::MariaDb;
+use crate::support::{PATIENCE, Server, without_trace};
+
+#[test]
+fn a_table_becomes_one_of_days_and_loses_old_days_under_load() {
+    let database = MariaDb::start();
+    let proxy = FaultProxy::start(database.address());
+    let server = database.server_at(&proxy.address(), &[]);
+    for days in [41, 36, 25] {
+        insert_old_mails(&database, days, 1);
+    }
+    let said_before = server.check();
+    let load = Load::start(server.address, 4, "day");
+    load.wait_for_more(20);
+
+    // As if it had been set up forty days ago; each call is the night of another day.
+    let set_up = block_of_readme("PARTITION BY RANGE");
+    assert_eq!(client_on_day(&database, 40, &set_up), "");
+    let night = block_of_readme("CALL new_day(30)");
+    let (_, night) = night
+        .split_once(" root mariadb mail -e '")
+        .expect("a line for cron");
+    let night = night.trim_end().trim_end_matches('\'');
+    for days_ago in [40, 35, 20, 0] {
+        // Twice in a night does no harm.
+        assert_eq!(client_on_day(&database, days_ago, night), "");
+        assert_eq!(client_on_day(&database, days_ago, night), "");
+        load.wait_for_more(20);
+    }
+    // Whether a COMMIT was carried out is asked by hash.
+    proxy.cut(Fault::CutAfter("COMMIT"), 2);
+    proxy.wait_for_cuts(2);
+    load.wait_for_more(20);
+    let account = load.stop();
+
+    let mut stored = stored_markers(&database);
+    assert_eq!(stored.remove("25 days old"), Some(1));
+    assert_promise_kept(&account, &stored);
+    assert_eq!(account.deferred, Vec::<String>::new());
+    let partitions =
+        "SELECT COUNT(*) FROM information_schema.PARTITIONS WHERE TABLE_NAME = 'new_mail'";
+    assert_eq!(database.number(partitions), 3, "20 days ago, today, later");
+    let in_later = "SELECT COUNT(*) FROM new_mail PARTITION (later)";
+    assert_eq!(database.number(in_later), 0);
+    assert_eq!(server.check(), said_before);
+    let newest = &server.list()[0];
+    let shown = server.show(newest["hash"].as_str().expect("a hash"));
+    let subject = newest["subject"].as_str().expect("a subject");
+    assert_eq!(without_trace(&shown), content_of(subject).as_bytes());
+}
+
+#[test]
+fn old_rows_of_mariadb_are_deleted_in_pieces_under_load() {
+    let database = MariaDb::start();
+    insert_old_mails(&database, 31, 2_500);
+    insert_old_mails(&database, 29, 1);
+    let server = database.server(&[]);
+    let load = Load::start(server.address, 4, "piece");
+    load.wait_for_more(20);
+    let client = format!(
+        "mariadb --no-defaults -u root -S {} -N mail",
+        database.socket()
+    );
+    let script = block_of_readme("SELECT ROW_COUNT()");
+    run_script(&with(&script, &[("mariadb -N mail", &client)]));
+    load.wait_for_more(20);
+    let account = load.stop();
+
+    let mut stored = stored_markers(&database);
+    assert_eq!(stored.remove("29 days old"), Some(1));
+    assert_promise_kept(&account, &stored);
+    assert_eq!(account.deferred, Vec::<String>::new());
+}
+
+#[test]
+fn old_rows_of_sqlite_are_deleted_in_pieces_under_load_and_their_place_is_used_again() {
+    let server = Server::start(&[]);
+    let file = server.path("goguerrilla.db");
+    let database = Connection::open(&file).expect("the server's file");
+    database.busy_timeout(PATIENCE).expect("an open file");
+    let insert = "INSERT INTO new_mail (`date`, `from`, `to`, subject, body, charset, mail, spam_score, hash,
+                    content_type, recipient, has_attach, ip_addr, attach_info)
+                  WITH RECURSIVE mails(number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM mails WHERE number < 2500)
+                  SELECT datetime('now', '-31 days'), '', '', 'old', 'gzencode', '', randomblob(1000), 0,
+                    lower(hex(randomblob(16))), '', '', 0, '', '' FROM mails";
+    database.execute(insert, params![]).expect("old mails");
+    let load = Load::start(server.address, 4, "piece");
+    load.wait_for_more(20);
+    let script = block_of_readme("SELECT changes()");
+    let name = file.display().to_string();
+    run_script(&with(
+        &script,
+        &[("/var/lib/goguerrilla/goguerrilla.db", &name)],
+    ));
+    load.wait_for_more(20);
+    let mut account = load.stop();
+    let pages = |pragma: &str| -> u32 {
+        let figure = database.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get(0));
+        figure.expect("a figure")
+    };
+    let (size, free) = (pages("page_count"), pages("freelist_count"));
+    assert!(free > 100, "{free} of {size} pages are free");
+
+    let more = Load::start(server.address, 4, "more");
+    more.wait_for_more(100);
+    let more = more.stop();
+    assert_eq!(pages("page_count"), size);
+    assert!(pages("freelist_count") < free);
+    account.sent.extend(more.sent);
+    account.acknowledged.extend(more.acknowledged);
+    account.deferred.extend(more.deferred);
+    assert_promise_kept(&account, &stored_in_sqlite(&file));
+    assert_eq!(account.deferred, Vec::<String>::new());
+}
+
+fn insert_old_mails(database: &MariaDb, days: u32, count: u32) {
+    database.sql(&format!(
+        "INSERT INTO new_mail (`date`, `from`, `to`, subject, body, charset, mail, spam_score, hash, content_type,
+           recipient, has_attach, ip_addr, attach_info)
+         SELECT NOW() - INTERVAL {days} DAY, '', '', '{days} days old', '', '', '', 0, MD5(RAND()), '', '', 0, '', ''
+         FROM seq_1_to_{count}"
+    ));
+}
+
+/// Has the `mariadb` program execute what it is given as if it were so many days ago; all that it said.
+fn client_on_day(database: &MariaDb, days_ago: u32, statements: &str) -> String {
+    let mut child = Command::new("mariadb")
+        .args(["--no-defaults", "-u", "root", "-S", &database.socket()])
+        .arg(format!(
+            "--init-command=SET timestamp = UNIX_TIMESTAMP() - {days_ago} * 86400"
+        ))
+        .arg("mail")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("mariadb is installed: tests/install-tools");
+    let mut input = child.stdin.take().expect("a pipe");
+    input.write_all(statements.as_bytes()).expect("it reads");
+    drop(input);
+    let output = child.wait_with_output().expect("it ends");
+    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+}
+
+fn run_script(script: &str) {
+    let output = Command::new("sh").args(["-c", script]).output();
+    let output = output.expect("a shell");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!((output.status.code(), said.as_str()), (Some(0), ""));
+}
+
+/// How often each subject stands in the table; those that [`Load`] sent are looked at whole.
+fn stored_markers(database: &MariaDb) -> HashMap<String, usize> {
+    let mut markers = HashMap::new();
+    for (marker, stream) in database.rows::<(String, Vec<u8>)>("SELECT subject, mail FROM new_mail")
+    {
+        if !stream.is_empty() {
+            let mail = goguerrilla::mail::inflate(&stream, 10_000).expect("a zlib stream");
+            assert_eq!(without_trace(&mail), content_of(&marker).as_bytes());
+        }
+        *markers.entry(marker).or_default() += 1;
+    }
+    markers
+}
