@@ -149,7 +149,7 @@ fn assert_bodies_are_whole(galera: &Galera, redis: &RedisCluster) {
     assert!(!rows.is_empty());
 }
 
-fn keep_the_promise(mut fleet: Fleet, redis: Option<&mut RedisCluster>) {
+fn keep_the_promise(mut fleet: Fleet, mut redis: Option<&mut RedisCluster>) {
     let uses_redis = redis.is_some();
     let load = Load::start(fleet.front, 8, "fleet");
     load.wait_for_more(50);
@@ -159,7 +159,7 @@ fn keep_the_promise(mut fleet: Fleet, redis: Option<&mut RedisCluster>) {
     fleet.galera.run(0);
     load.wait_for_more(50);
 
-    if let Some(redis) = redis {
+    if let Some(redis) = &mut redis {
         redis.nodes[0].kill();
         flows_again(&load, "a Redis");
         redis.nodes[0].run();
@@ -187,6 +187,10 @@ fn keep_the_promise(mut fleet: Fleet, redis: Option<&mut RedisCluster>) {
         .query_first(in_redis)
         .expect("rows");
     assert_eq!(in_redis > Some(0), uses_redis, "{in_redis:?}");
+    if let Some(redis) = redis {
+        // Who reads shall find a size for each.
+        redis.wait_until_whole();
+    }
     assert_hashes_are_the_names(&fleet);
 }
 
