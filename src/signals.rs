@@ -4,8 +4,9 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
@@ -32,6 +33,7 @@ pub fn listen() -> io::Result<Receiver<Request>> {
     thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
+            let mut stop_was_asked = false;
             for signal in signals.forever() {
                 let request = match signal {
                     SIGHUP => Request::Reload,
@@ -42,10 +44,29 @@ pub fn listen() -> io::Result<Receiver<Request>> {
                 if requests.send(request).is_err() {
                     return;
                 }
+                if request == Request::Stop && std::mem::replace(&mut stop_was_asked, true) {
+                    end_unless_taken(&requests);
+                }
             }
         })?;
     Ok(received)
 }
 
+/// Ends the process where nobody takes what was asked twice: whoever should hangs, in a file system that does not answer or
+/// a pipe that stands in a file's place.
+fn end_unless_taken(requests: &Sender<Request>) {
+    let give_up_at = Instant::now() + TAKEN_WITHIN;
+    while !requests.is_empty() {
+        if Instant::now() >= give_up_at {
+            std::process::exit(0);
+        }
+        thread::sleep(TICK);
+    }
+}
+
+/// How long a second request to stop may wait before it is carried out here.
+const TAKEN_WITHIN: Duration = Duration::from_millis(500);
+/// Between two looks.
+const TICK: Duration = Duration::from_millis(10);
 /// Requests that wait for the one before them.
 const MAX_REQUESTS: usize = 8;

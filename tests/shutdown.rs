@@ -1,6 +1,8 @@
 //! SIGTERM and SIGINT: the idle leave now, what is under way is finished, nothing is promised falsely.
 
+use std::fs::File;
 use std::net::TcpStream;
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -106,6 +108,29 @@ fn a_second_sigterm_ends_it_at_once_without_a_false_250() {
     assert!(signalled_at.elapsed() < Duration::from_secs(1));
     client.expect_close();
     assert!(server.list().is_empty());
+}
+
+#[test]
+fn a_second_sigterm_ends_it_also_where_a_reload_hangs() {
+    let mut server = Server::start(&[]);
+    let config = server.path("goguerrilla.conf");
+    std::fs::remove_file(&config).expect("the configuration");
+    nix::unistd::mkfifo(&config, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    server.signal(Signal::SIGHUP);
+    // Opens once somebody reads, who then waits for as long as we hold it.
+    let _held = wait_for("the reload to read", || {
+        File::options()
+            .write(true)
+            .custom_flags(nix::libc::O_NONBLOCK)
+            .open(&config)
+            .ok()
+    });
+    let signalled_at = Instant::now();
+    // Two of a kind might become one on their way.
+    server.signal(Signal::SIGTERM);
+    server.signal(Signal::SIGINT);
+    assert!(server.wait().success());
+    assert!(signalled_at.elapsed() < Duration::from_secs(5));
 }
 
 #[test]
