@@ -16,34 +16,57 @@ use crate::support::mariadb::MariaDb;
 use crate::support::{PATIENCE, Server, without_trace};
 
 #[test]
-fn a_table_becomes_one_of_days_and_loses_old_days_under_load() {
+fn a_table_becomes_one_of_days_under_load() {
     let database = MariaDb::start();
     let proxy = FaultProxy::start(database.address());
     let server = database.server_at(&proxy.address(), &[]);
-    for days in [41, 36, 25] {
-        insert_old_mails(&database, days, 1);
-    }
     let said_before = server.check();
     let load = Load::start(server.address, 4, "day");
     load.wait_for_more(20);
-
-    // As if it had been set up forty days ago; each call is the night of another day.
-    let set_up = block_of_readme("PARTITION BY RANGE");
-    assert_eq!(client_on_day(&database, 40, &set_up), "");
-    let night = block_of_readme("CALL new_day(30)");
-    let (_, night) = night
-        .split_once(" root mariadb mail -e '")
-        .expect("a line for cron");
-    let night = night.trim_end().trim_end_matches('\'');
-    for days_ago in [40, 35, 20, 0] {
+    client_on_day(&database, 0, &block_of_readme("PARTITION BY RANGE"));
+    load.wait_for_more(20);
+    for _ in 0..2 {
         // Twice in a night does no harm.
-        assert_eq!(client_on_day(&database, days_ago, night), "");
-        assert_eq!(client_on_day(&database, days_ago, night), "");
+        client_on_day(&database, 0, &call_of_the_night());
         load.wait_for_more(20);
     }
-    // Whether a COMMIT was carried out is asked by hash.
+    let mut account = load.stop();
+    assert_eq!(account.deferred, Vec::<String>::new());
+
+    // Whether a COMMIT was carried out is asked by hash. Both connections may be gone at once, which defers mail for a moment.
+    let load = Load::start(server.address, 4, "cut");
+    load.wait_for_more(20);
     proxy.cut(Fault::CutAfter("COMMIT"), 2);
     proxy.wait_for_cuts(2);
+    load.wait_for_more(20);
+    let more = load.stop();
+    account.sent.extend(more.sent);
+    account.acknowledged.extend(more.acknowledged);
+
+    assert_promise_kept(&account, &stored_markers(&database));
+    assert_eq!(partitions(&database), 9, "past, seven days, later");
+    assert_eq!(server.check(), said_before);
+    let newest = &server.list()[0];
+    let shown = server.show(newest["hash"].as_str().expect("a hash"));
+    let subject = newest["subject"].as_str().expect("a subject");
+    assert_eq!(without_trace(&shown), content_of(subject).as_bytes());
+}
+
+#[test]
+fn old_days_are_dropped_under_load() {
+    let database = MariaDb::start();
+    for days in [41, 36, 25] {
+        insert_old_mails(&database, days, 1);
+    }
+    // As if it had been set up forty days ago; each call is the night of another day.
+    client_on_day(&database, 40, &block_of_readme("PARTITION BY RANGE"));
+    for days_ago in [40, 8, 1] {
+        client_on_day(&database, days_ago, &call_of_the_night());
+    }
+    let server = database.server(&[]);
+    let load = Load::start(server.address, 4, "night");
+    load.wait_for_more(20);
+    client_on_day(&database, 0, &call_of_the_night());
     load.wait_for_more(20);
     let account = load.stop();
 
@@ -51,16 +74,7 @@ fn a_table_becomes_one_of_days_and_loses_old_days_under_load() {
     assert_eq!(stored.remove("25 days old"), Some(1));
     assert_promise_kept(&account, &stored);
     assert_eq!(account.deferred, Vec::<String>::new());
-    let partitions =
-        "SELECT COUNT(*) FROM information_schema.PARTITIONS WHERE TABLE_NAME = 'new_mail'";
-    assert_eq!(database.number(partitions), 3, "20 days ago, today, later");
-    let in_later = "SELECT COUNT(*) FROM new_mail PARTITION (later)";
-    assert_eq!(database.number(in_later), 0);
-    assert_eq!(server.check(), said_before);
-    let newest = &server.list()[0];
-    let shown = server.show(newest["hash"].as_str().expect("a hash"));
-    let subject = newest["subject"].as_str().expect("a subject");
-    assert_eq!(without_trace(&shown), content_of(subject).as_bytes());
+    assert_eq!(partitions(&database), 16, "seven days, today, seven, later");
 }
 
 #[test]
@@ -127,6 +141,27 @@ fn old_rows_of_sqlite_are_deleted_in_pieces_under_load_and_their_place_is_used_a
     assert_eq!(account.deferred, Vec::<String>::new());
 }
 
+/// What cron tells the database.
+fn call_of_the_night() -> String {
+    let line = block_of_readme("CALL new_day(30)");
+    let (_, call) = line
+        .split_once(" root mariadb mail -e '")
+        .expect("a line for cron");
+    call.trim_end().trim_end_matches('\'').to_owned()
+}
+
+/// How many there are, of a table whose `later` is empty and whose numbers are each another one.
+fn partitions(database: &MariaDb) -> u64 {
+    assert_eq!(
+        database.number("SELECT COUNT(*) FROM new_mail PARTITION (later)"),
+        0
+    );
+    let repeated = "SELECT COUNT(*) - COUNT(DISTINCT mail_id) FROM new_mail";
+    assert_eq!(database.number(repeated), 0);
+    database
+        .number("SELECT COUNT(*) FROM information_schema.PARTITIONS WHERE TABLE_NAME = 'new_mail'")
+}
+
 fn insert_old_mails(database: &MariaDb, days: u32, count: u32) {
     database.sql(&format!(
         "INSERT INTO new_mail (`date`, `from`, `to`, subject, body, charset, mail, spam_score, hash, content_type,
@@ -136,8 +171,8 @@ fn insert_old_mails(database: &MariaDb, days: u32, count: u32) {
     ));
 }
 
-/// Has the `mariadb` program execute what it is given as if it were so many days ago; all that it said.
-fn client_on_day(database: &MariaDb, days_ago: u32, statements: &str) -> String {
+/// Has the `mariadb` program execute what it is given as if it were so many days ago.
+fn client_on_day(database: &MariaDb, days_ago: u32, statements: &str) {
     let mut child = Command::new("mariadb")
         .args(["--no-defaults", "-u", "root", "-S", &database.socket()])
         .arg(format!(
@@ -153,7 +188,8 @@ fn client_on_day(database: &MariaDb, days_ago: u32, statements: &str) -> String 
     input.write_all(statements.as_bytes()).expect("it reads");
     drop(input);
     let output = child.wait_with_output().expect("it ends");
-    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert_eq!(said, "");
 }
 
 fn run_script(script: &str) {
