@@ -133,10 +133,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
                 false => as_table(&mails),
             };
             print(text.as_bytes())?;
-            match reader.trouble() {
-                Some(trouble) => Err(trouble.to_string().into()),
-                None => Ok(()),
+            // All that could be read was printed.
+            if let Some(trouble) = reader.trouble() {
+                eprintln!("goguerrilla: {trouble}");
             }
+            Ok(())
         }
         Some(Command::Show { hash }) => {
             let mail = reader(&config)?

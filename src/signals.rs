@@ -29,7 +29,7 @@ pub fn listen() -> io::Result<Receiver<Request>> {
     // Past a file size limit a write shall fail like on a full disk, not end the process.
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
-    let (requests, received) = bounded(MAX_REQUESTS);
+    let (requests, received) = bounded(MAX_REQUESTS + 2);
     thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
@@ -40,9 +40,9 @@ pub fn listen() -> io::Result<Receiver<Request>> {
                     SIGUSR1 => Request::ReopenLog,
                     _ => Request::Stop,
                 };
-                // Waits where the queue is full: the kernel keeps one signal of each kind meanwhile.
-                if requests.send(request).is_err() {
-                    return;
+                // Many of the others say no more than one; a request to stop always finds room.
+                if request == Request::Stop || requests.len() < MAX_REQUESTS {
+                    let _ = requests.try_send(request);
                 }
                 if request == Request::Stop && std::mem::replace(&mut stop_was_asked, true) {
                     end_unless_taken(&requests);
@@ -58,6 +58,8 @@ fn end_unless_taken(requests: &Sender<Request>) {
     let give_up_at = Instant::now() + TAKEN_WITHIN;
     while !requests.is_empty() {
         if Instant::now() >= give_up_at {
+            // The PID file stays, as after kill -9.
+            log::warn!("stopped_at_once");
             std::process::exit(0);
         }
         thread::sleep(TICK);
@@ -68,5 +70,5 @@ fn end_unless_taken(requests: &Sender<Request>) {
 const TAKEN_WITHIN: Duration = Duration::from_millis(500);
 /// Between two looks.
 const TICK: Duration = Duration::from_millis(10);
-/// Requests that wait for the one before them.
+/// Requests that wait for the one before them, beside two to stop.
 const MAX_REQUESTS: usize = 8;

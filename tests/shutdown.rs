@@ -117,6 +117,11 @@ fn a_second_sigterm_ends_it_also_where_a_reload_hangs() {
     std::fs::remove_file(&config).expect("the configuration");
     nix::unistd::mkfifo(&config, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
     server.signal(Signal::SIGHUP);
+    // More than are remembered.
+    for _ in 0..20 {
+        server.signal(Signal::SIGUSR1);
+        std::thread::sleep(Duration::from_millis(2));
+    }
     // Opens once somebody reads, who then waits for as long as we hold it.
     let _held = wait_for("the reload to read", || {
         File::options()

@@ -149,11 +149,12 @@ impl ClusterBodies {
             if self.cluster.slots().0.is_empty() && !self.find_slots(deadline) {
                 break;
             }
-            left = self.store_once(left, &mut underway, deadline, &mut stored);
+            let has_moved;
+            (left, has_moved) = self.store_once(left, &mut underway, deadline, &mut stored);
             if left.is_empty() {
                 break;
             }
-            if underway.is_empty() {
+            if has_moved {
                 self.cluster.refresh(deadline);
             }
         }
@@ -174,14 +175,14 @@ impl ClusterBodies {
         found
     }
 
-    /// Answers the bodies that belong elsewhere.
+    /// Answers the bodies that belong elsewhere, and whether the table of slots is out of date.
     fn store_once(
         &mut self,
         bodies: Bodies,
         underway: &mut Underway,
         deadline: Instant,
         stored: &mut HashSet<String>,
-    ) -> Bodies {
+    ) -> (Bodies, bool) {
         let slots = self.cluster.slots();
         self.talkers.retain(|address, _| slots.has_node(address));
         let told = std::mem::take(underway);
@@ -215,7 +216,7 @@ impl ClusterBodies {
             let number = talker.send(Arc::clone(&group), entry, deadline);
             asked.push((address, node.1, group, number));
         }
-        let mut moved = Bodies::new();
+        let (mut elsewhere, mut has_moved) = (Bodies::new(), false);
         for (address, breaker, group, number) in asked {
             let Some(talker) = self.talkers.get_mut(address) else {
                 continue;
@@ -232,15 +233,16 @@ impl ClusterBodies {
                 }) => {
                     // The node is well.
                     breaker.succeeded();
-                    moved.extend(Arc::unwrap_or_clone(group));
-                    if let Redirect::Ask { slot, node } = redirect {
-                        underway.insert(slot, node);
+                    elsewhere.extend(Arc::unwrap_or_clone(group));
+                    match redirect {
+                        Redirect::Ask { slot, node } => drop(underway.insert(slot, node)),
+                        Redirect::Moved => has_moved = true,
                     }
                 }
                 Err(trouble) => breaker.failed(&format!("{address}: {}", trouble.text)),
             }
         }
-        moved
+        (elsewhere, has_moved)
     }
 }
 

@@ -217,7 +217,7 @@ impl Writer {
     }
 
     /// Another mail that has queued up. Where several have, connections that are about to queue theirs get the processor
-    /// first: a moment of theirs makes a larger commit, which is cheaper for all. A mail that is alone waits for nobody.
+    /// first: a moment of theirs makes a larger commit, which is cheaper for all. A mail that is alone waits for nobody of them.
     fn next_of_batch(&self, so_far: usize) -> Option<Ticket> {
         let next = self.jobs.try_recv().ok();
         if next.is_some() || so_far < 2 {

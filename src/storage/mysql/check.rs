@@ -8,7 +8,7 @@ use super::pool::{Connector, Link};
 use crate::storage::finding::Finding;
 use crate::storage::redis::{RedisPool, RedisReader, RedisSettings};
 use crate::storage::redis_cluster::ClusterReader;
-use crate::storage::{ReadError, TableName, TableShape};
+use crate::storage::{TableName, TableShape};
 
 /// Looks at the database as the server would, and tries to save a row that is rolled back.
 pub fn database(connector: &Connector, max_content_octets: usize) -> Vec<Finding> {
@@ -159,24 +159,23 @@ fn of_cluster(settings: &RedisSettings) -> Vec<Finding> {
             ))];
         }
     };
-    let lost = |error: ReadError, address: &str| {
-        Finding::warning(format!(
-            "{error} (node {address}); its bodies go into column `mail` meanwhile; start it"
-        ))
-    };
     let addresses = cluster.addresses();
     let mut findings = Vec::new();
     for address in &addresses {
         let key = cluster.key_at(address, CHECK_KEY);
         match cluster.node(address) {
             Ok(node) => findings.extend(of_node(node, Some(address), key.as_deref())),
-            Err(error) => findings.push(lost(error, address)),
+            Err(error) => findings.push(Finding::warning(format!(
+                "{error}; its bodies go into column `mail` meanwhile; start it"
+            ))),
         }
     }
     // One that has no slots, or goes by another name among those that have: it need only be there.
     for address in settings.addresses().filter(|one| !addresses.contains(one)) {
         if let Err(error) = cluster.node(&address) {
-            findings.push(lost(error, &address));
+            findings.push(Finding::warning(format!(
+                "{error}; it has no slots now; start it, or take it out of REDIS_INTERFACE"
+            )));
         }
     }
     findings

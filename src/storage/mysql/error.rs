@@ -1,8 +1,8 @@
 //! What each error of the database means for a batch.
 
-use std::io::ErrorKind;
-
 use mysql::{DriverError, Error, MySqlError};
+
+use crate::mail::NoMemory;
 
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub enum Meaning {
     Schema,
     /// A value that the table as we know it should hold: the table may have changed.
     Misfit,
+    /// None for what is made of a mail; its neighbours may be smaller.
+    NoMemory,
     /// Anything else may lie in one mail: a trigger's refusal, a packet too large.
     Content,
 }
@@ -37,8 +39,12 @@ impl Meaning {
                 Meaning::Content
             }
             Error::DriverError(DriverError::PacketTooLarge) => Meaning::Content,
-            // A large mail may have no memory where its neighbours have.
-            Error::IoError(error) if error.kind() == ErrorKind::OutOfMemory => Meaning::Content,
+            // Ours alone: where the kernel has none, an answer may still be on its way.
+            Error::IoError(error)
+                if error.get_ref().is_some_and(|inner| inner.is::<NoMemory>()) =>
+            {
+                Meaning::NoMemory
+            }
             Error::IoError(_) | Error::CodecError(_) | Error::DriverError(_) => Meaning::Gone,
             _ => Meaning::Content,
         }
@@ -108,5 +114,9 @@ mod tests {
         );
         let gone = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
         assert_eq!(Meaning::of(&Error::IoError(gone)), Meaning::Gone);
+        let of_the_kernel = std::io::Error::from_raw_os_error(nix::libc::ENOMEM);
+        assert_eq!(Meaning::of(&Error::IoError(of_the_kernel)), Meaning::Gone);
+        let ours = std::io::Error::from(NoMemory);
+        assert_eq!(Meaning::of(&Error::IoError(ours)), Meaning::NoMemory);
     }
 }

@@ -116,6 +116,7 @@ impl MySqlStore {
             match failure.meaning {
                 Meaning::Full => return Err(PartError::Store(SaveError::Full(failure.text))),
                 Meaning::Schema => return Err(PartError::Store(unavailable)),
+                Meaning::NoMemory => return Err(PartError::Content(SaveError::Full(failure.text))),
                 Meaning::Content => return Err(PartError::Content(unavailable)),
                 // The table may have changed since this connection read it, and since the idle ones did.
                 Meaning::Misfit if misfits > self.pool.max_size() => {
@@ -230,7 +231,7 @@ impl MySqlStore {
             }
             // After a COMMIT in doubt the connection may know nothing of the truth.
             _ if commit_at.is_some() && !is_certainly_undone(error) => link.broken = true,
-            Meaning::TryAgain | Meaning::Full | Meaning::Content => {
+            Meaning::TryAgain | Meaning::Full | Meaning::NoMemory | Meaning::Content => {
                 link.broken = link.rollback().is_err();
             }
         }
