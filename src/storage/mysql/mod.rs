@@ -27,11 +27,12 @@ use self::error::{Meaning, is_certainly_undone};
 use self::insert::insert_rows;
 use self::member::Member;
 use self::pool::{Connector, Link, PooledLink};
-use super::redis::{Placed, RedisBodies};
+use super::redis::{HandedOver, Placed, RedisBodies};
 use super::redis_cluster::ClusterBodies;
 use super::split::{PartError, save_split};
 use super::{SaveError, SaveMail, SavedId};
 use crate::mail::Mail;
+use crate::metrics::{self, Body};
 
 /// The store of one writer.
 pub struct MySqlStore {
@@ -54,15 +55,29 @@ pub enum BodyStore {
 }
 
 impl BodyStore {
-    fn store(&mut self, batch: &[Mail]) -> Placed {
+    /// Gives the bodies of a batch to a Redis, if there is one and it is well; [`settle`](BodyStore::settle) waits for it.
+    fn hand_over(&mut self, batch: &[Mail]) -> Option<HandedOver> {
         match self {
-            BodyStore::Table => Placed::Table,
-            BodyStore::Redis(bodies) => match bodies.store(batch) {
-                true => Placed::Redis,
-                false => Placed::Table,
-            },
-            BodyStore::Cluster(bodies) => bodies.store(batch),
+            BodyStore::Redis(bodies) => bodies.hand_over(batch),
+            BodyStore::Table | BodyStore::Cluster(_) => None,
         }
+    }
+
+    /// Where the bodies of a batch are.
+    fn settle(&mut self, batch: &[Mail], handed: Option<&HandedOver>) -> Placed {
+        let are_stored = match self {
+            // The nodes that take theirs are known only now.
+            BodyStore::Cluster(bodies) => return bodies.store(batch),
+            BodyStore::Redis(bodies) => handed.is_some_and(|one| bodies.are_stored(one)),
+            BodyStore::Table => return Placed::Table,
+        };
+        let count = batch.iter().map(|mail| mail.deliveries().len()).sum();
+        let (body, placed) = match are_stored {
+            true => (Body::Redis, Placed::Redis),
+            false => (Body::Table, Placed::Table),
+        };
+        metrics::BODIES.add(body, count);
+        placed
     }
 }
 
@@ -101,12 +116,19 @@ impl MySqlStore {
         }
     }
 
-    /// Commits all of `part` or nothing, trying again as long as its clients may wait.
-    fn save_part(&mut self, part: &[Mail], placed: &Placed) -> Result<(), PartError> {
+    /// Commits all of `part` or nothing, trying again as long as its clients may wait; `inserted` is what the first try
+    /// has come to so far.
+    fn save_part(
+        &mut self,
+        part: &[Mail],
+        placed: &Placed,
+        mut inserted: Option<Result<PooledLink, Failure>>,
+    ) -> Result<(), PartError> {
         let mut pause = FIRST_PAUSE;
         let (mut misfits, mut read_only) = (0, 0);
         loop {
-            let Err(failure) = self.try_part(part, placed) else {
+            let inserted = (inserted.take()).unwrap_or_else(|| self.insert_part(part, placed));
+            let Err(failure) = inserted.and_then(|link| self.commit_part(link)) else {
                 return Ok(());
             };
             if let Some(doubt) = failure.unknown_at {
@@ -141,12 +163,17 @@ impl MySqlStore {
         }
     }
 
-    fn try_part(&mut self, part: &[Mail], placed: &Placed) -> Result<(), Failure> {
+    /// Rows in a transaction that waits for its COMMIT.
+    fn insert_part(&mut self, part: &[Mail], placed: &Placed) -> Result<PooledLink, Failure> {
         let mut link = self.begin(Patience::UntilDeadline)?;
         let table = self.connector.table();
-        if let Err(error) = insert_rows(&mut link, table, part, placed, &HashSet::new()) {
-            return Err(self.failed(link, &error, None));
+        match insert_rows(&mut link, table, part, placed, &HashSet::new()) {
+            Ok(()) => Ok(link),
+            Err(error) => Err(self.failed(link, &error, None)),
         }
+    }
+
+    fn commit_part(&mut self, mut link: PooledLink) -> Result<(), Failure> {
         if Instant::now() > self.deadline {
             // Its clients are about to hear 451: nothing may be stored behind their backs.
             link.broken = link.rollback().is_err();
@@ -308,8 +335,19 @@ impl SaveMail for MySqlStore {
 
     fn save_batch(&mut self, batch: &[Mail]) -> Vec<Result<SavedId, SaveError>> {
         self.deadline = Instant::now() + PATIENCE;
-        let placed = self.bodies.store(batch);
-        let outcomes = save_split(batch, &mut |part| self.save_part(part, &placed));
+        let handed = self.bodies.hand_over(batch);
+        // While Redis takes the bodies their rows are inserted, in the hope that it does.
+        let mut inserted = (handed.as_ref()).map(|_| self.insert_part(batch, &Placed::Redis));
+        let placed = self.bodies.settle(batch, handed.as_ref());
+        if !matches!(placed, Placed::Redis)
+            && let Some(Ok(mut link)) = inserted.take()
+        {
+            link.broken = link.rollback().is_err();
+            self.link = Some(link).filter(|link| !link.broken);
+        }
+        let outcomes = save_split(batch, &mut |part| {
+            self.save_part(part, &placed, inserted.take())
+        });
         // Back to the pool, which replaces it if it broke.
         self.link = None;
         outcomes

@@ -21,7 +21,6 @@ pub use self::breaker::Breaker;
 use self::door::Door;
 pub use self::reader::RedisReader;
 use crate::mail::{Mail, NoMemory};
-use crate::metrics::{self, Body};
 
 /// How Redis is reached.
 #[derive(Clone, PartialEq, Eq)]
@@ -131,6 +130,12 @@ pub struct RedisBodies {
     last_number: u64,
 }
 
+/// Bodies whose fate is not known yet.
+pub struct HandedOver {
+    number: u64,
+    deadline: Instant,
+}
+
 /// Hashes and bodies of one batch.
 pub type Bodies = Vec<(String, Vec<u8>)>;
 
@@ -177,35 +182,29 @@ impl RedisBodies {
         })
     }
 
-    /// Stores the bodies of a batch, all recipients together; `false`: none may be relied on, whatever the reason.
-    pub fn store(&mut self, batch: &[Mail]) -> bool {
-        let stored = self.try_to_store(batch);
-        let bodies = batch.iter().map(|mail| mail.deliveries().len()).sum();
-        metrics::BODIES.add(if stored { Body::Redis } else { Body::Table }, bodies);
-        stored
-    }
-
-    fn try_to_store(&mut self, batch: &[Mail]) -> bool {
+    /// Hands over the bodies of a batch, all recipients together; `None` where they go into the table.
+    pub fn hand_over(&mut self, batch: &[Mail]) -> Option<HandedOver> {
         // Streams of all recipients stand in memory at once here; a batch of that size goes into the table piece by piece.
         let octets: usize = batch.iter().map(Mail::stored_octets).sum();
         if octets > MAX_BODIES_OCTETS || !self.breaker.may_try() {
-            return false;
+            return None;
         }
-        let Ok(bodies) = bodies_of(batch) else {
-            return false;
-        };
-        let stored = self.ask(bodies);
+        let bodies = bodies_of(batch).ok()?;
+        let deadline = Instant::now() + BUDGET;
+        let sent = self.send(Arc::new(bodies), Entry::Owner, deadline);
+        let sent = sent.inspect_err(|trouble| self.breaker.failed(&trouble.text));
+        let number = sent.ok()?;
+        Some(HandedOver { number, deadline })
+    }
+
+    /// Whether the bodies that were handed over may be relied on.
+    pub fn are_stored(&mut self, handed: &HandedOver) -> bool {
+        let stored = self.answer(handed.number, handed.deadline);
         match &stored {
             Ok(()) => self.breaker.succeeded(),
             Err(trouble) => self.breaker.failed(&trouble.text),
         }
         stored.is_ok()
-    }
-
-    fn ask(&mut self, bodies: Bodies) -> Result<(), Trouble> {
-        let deadline = Instant::now() + BUDGET;
-        let number = self.send(Arc::new(bodies), Entry::Owner, deadline)?;
-        self.answer(number, deadline)
     }
 
     /// Hands bodies to the talking thread; the number that its answer will have.
