@@ -135,10 +135,12 @@ impl Redis {
         done.expect("commands that it takes");
     }
 
-    /// Hashes of the bodies it holds; what a check wrote is none.
+    /// Hashes of the bodies it holds, in order; what a check wrote is none.
     pub fn bodies(&self) -> Vec<String> {
-        let keys: Vec<String> = self.command(&["KEYS", "*"]);
-        keys.into_iter().filter(|key| !key.contains(':')).collect()
+        let mut keys: Vec<String> = self.command(&["KEYS", "*"]);
+        keys.retain(|key| !key.contains(':'));
+        keys.sort();
+        keys
     }
 }
 
@@ -317,9 +319,20 @@ impl RedisCluster {
         }
     }
 
+    /// Hashes of the bodies that each node holds.
+    pub fn bodies_by_node(&self) -> Vec<Vec<String>> {
+        self.nodes.iter().map(Redis::bodies).collect()
+    }
+
     /// The first and the last that a node has from the start.
     fn slots_of(node: usize) -> (usize, usize) {
-        (node * 5_500, (node * 5_500 + 5_499).min(16_383))
+        let first = node * SLOTS_OF_ONE;
+        (first, (first + SLOTS_OF_ONE - 1).min(16_383))
+    }
+
+    /// The node that has a slot from the start.
+    pub fn owner_from_the_start(slot: usize) -> usize {
+        slot / SLOTS_OF_ONE
     }
 
     /// Empties the cluster, and has one node serve nearly all of it: one without any slot would become a replica.
@@ -330,7 +343,7 @@ impl RedisCluster {
         }
         for node in self.nodes.iter().rev() {
             let mut moves = redis::pipe();
-            for slot in (0..16_384).filter(|slot| slot % 5_500 != 0) {
+            for slot in (0..16_384).filter(|slot| slot % SLOTS_OF_ONE != 0) {
                 moves
                     .cmd("CLUSTER")
                     .arg("SETSLOT")
@@ -343,3 +356,6 @@ impl RedisCluster {
         }
     }
 }
+
+/// Slots of each node but the last one, which has a few less.
+const SLOTS_OF_ONE: usize = 5_500;
