@@ -14,6 +14,8 @@ mod row;
 mod split;
 pub mod sqlite;
 mod table;
+mod ticket;
+mod turns;
 mod writer;
 
 pub use finding::Finding;
@@ -124,4 +126,10 @@ pub enum SaveError {
     /// There is no room for it now: 452 4.3.1.
     #[error("{0}")]
     Full(String),
+}
+
+impl SaveError {
+    fn unavailable(reason: &str) -> SaveError {
+        SaveError::Unavailable(reason.to_owned())
+    }
 }

@@ -5,14 +5,14 @@
 //! writer that hangs, or a queue that grows, ends that within milliseconds.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
 
+use super::ticket::{Ticket, ticket};
+use super::turns::{Turn, Turns};
 use super::{Health, SaveError, SaveMail, SavedId};
-use crate::locks;
 use crate::mail::Mail;
 use crate::metrics::{self, Part, StoreFault};
 
@@ -75,8 +75,12 @@ impl Saver {
         match jobs.try_send(ticket) {
             Ok(()) => receipt.wait(client_left),
             // Those of clients that gave up long ago: the store has been stuck for hours.
-            Err(TrySendError::Full(_)) => Err(unavailable("the store has been stuck for too long")),
-            Err(TrySendError::Disconnected(_)) => Err(unavailable("the writers have stopped")),
+            Err(TrySendError::Full(_)) => Err(SaveError::unavailable(
+                "the store has been stuck for too long",
+            )),
+            Err(TrySendError::Disconnected(_)) => {
+                Err(SaveError::unavailable("the writers have stopped"))
+            }
         }
     }
 }
@@ -256,147 +260,6 @@ impl Writer {
     }
 }
 
-/// Who saves now. One writer at a time waits for mail, and for batches in hand to end; the others wait for their turn.
-#[derive(Default)]
-struct Turns {
-    next: Mutex<()>,
-    /// Batches in hand.
-    busy: Mutex<usize>,
-    ended: Condvar,
-}
-
-/// A batch in hand, until dropped.
-struct Turn<'a>(&'a Turns);
-
-impl Turns {
-    /// The first mail of a batch. What queues up while others save shall be one batch too, so their end is waited for; but
-    /// not for long, and not when enough has queued up already.
-    fn next(
-        &self,
-        first: impl FnOnce() -> Option<Ticket>,
-        queued: impl FnOnce() -> usize,
-    ) -> Option<(Ticket, Turn<'_>)> {
-        let _next = locks::lock(&self.next);
-        let first = first()?;
-        let mut busy = locks::lock(&self.busy);
-        if queued() < WORTH_A_COMMIT {
-            let ended = (self.ended).wait_timeout_while(busy, MAX_LINGER, |busy| *busy > 0);
-            busy = ended.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        *busy += 1;
-        Some((first, Turn(self)))
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        *locks::lock(&self.0.busy) -= 1;
-        self.0.ended.notify_one();
-    }
-}
-
-/// The writer's end of a mail's fate. Dropped unanswered, it says 451 by itself.
-struct Ticket {
-    fate: Arc<Fate>,
-}
-
-/// The connection's end.
-struct Receipt {
-    fate: Arc<Fate>,
-}
-
-struct Fate {
-    state: Mutex<FateState>,
-    changed: Condvar,
-}
-
-enum FateState {
-    /// The mail waits here, so that withdrawing it frees it at once, however long the queue is.
-    Queued(Box<Mail>),
-    Withdrawn,
-    Claimed,
-    Answered(Result<SavedId, SaveError>),
-}
-
-fn ticket(mail: Mail) -> (Ticket, Receipt) {
-    let fate = Arc::new(Fate {
-        state: Mutex::new(FateState::Queued(Box::new(mail))),
-        changed: Condvar::new(),
-    });
-    let ticket = Ticket {
-        fate: Arc::clone(&fate),
-    };
-    (ticket, Receipt { fate })
-}
-
-impl Ticket {
-    /// From now on the mail may be stored; `None` when its connection no longer wants that.
-    fn claim(&self) -> Option<Mail> {
-        let mut state = self.fate.lock();
-        match std::mem::replace(&mut *state, FateState::Claimed) {
-            FateState::Queued(mail) => Some(*mail),
-            other => {
-                *state = other;
-                None
-            }
-        }
-    }
-
-    fn answer(self, outcome: Result<SavedId, SaveError>) {
-        self.settle(outcome);
-    }
-
-    fn settle(&self, outcome: Result<SavedId, SaveError>) {
-        let mut state = self.fate.lock();
-        if matches!(*state, FateState::Queued(_) | FateState::Claimed) {
-            *state = FateState::Answered(outcome);
-            drop(state);
-            self.fate.changed.notify_one();
-        }
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.settle(Err(unavailable("the mail was dropped on its way")));
-    }
-}
-
-impl Receipt {
-    fn wait(self, client_left: &mut dyn FnMut() -> bool) -> Result<SavedId, SaveError> {
-        let started = Instant::now();
-        let mut state = self.fate.lock();
-        loop {
-            let waited = started.elapsed();
-            match &*state {
-                FateState::Answered(outcome) => return outcome.clone(),
-                FateState::Queued(_) if waited >= MAX_QUEUED => {
-                    *state = FateState::Withdrawn;
-                    return Err(unavailable("the store did not get round to it"));
-                }
-                FateState::Queued(_) if waited >= HEARTBEAT && client_left() => {
-                    *state = FateState::Withdrawn;
-                    return Err(unavailable("the client left before its mail's turn"));
-                }
-                FateState::Claimed if waited >= MAX_QUEUED + MAX_CLAIMED => {
-                    // It may be stored or not: 451, never 250 on doubt.
-                    return Err(unavailable("the store took it and did not answer"));
-                }
-                FateState::Queued(_) | FateState::Claimed | FateState::Withdrawn => {}
-            }
-            let wait = self.fate.changed.wait_timeout(state, HEARTBEAT);
-            state = wait.unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-}
-
-impl Fate {
-    fn lock(&self) -> MutexGuard<'_, FateState> {
-        // A state is replaced whole, so a panic elsewhere cannot leave half of one.
-        locks::lock(&self.state)
-    }
-}
-
 fn count_fault(error: &SaveError) {
     metrics::STORE_ERRORS.count(match error {
         SaveError::Unavailable(_) => StoreFault::Unavailable,
@@ -404,30 +267,18 @@ fn count_fault(error: &SaveError) {
     });
 }
 
-fn unavailable(reason: &str) -> SaveError {
-    SaveError::Unavailable(reason.to_owned())
-}
-
 /// Tickets that may queue up: one for each client, of which there are fewer, and those that withdrew their mail from a store
 /// that hangs. About 2 MB for the queue itself.
 const MAX_TICKETS: usize = 131_072;
 /// Rows of one transaction: beyond a hundred a commit gets no cheaper by row.
 const MAX_BATCH_ROWS: usize = 256;
-/// Mails that are a batch of their own, whatever other writers do.
-const WORTH_A_COMMIT: usize = 64;
-/// How long a writer waits for the batch of another one.
-const MAX_LINGER: Duration = Duration::from_millis(5);
 /// Octets of one transaction.
 const MAX_BATCH_OCTETS: usize = 8 << 20;
-/// How long a mail may wait for its turn; clients wait ten minutes (RFC 5321 §4.5.3.2.6), but hold a place meanwhile.
-const MAX_QUEUED: Duration = Duration::from_secs(30);
-/// How long a store may take over a batch before its mails count as not saved.
-const MAX_CLAIMED: Duration = Duration::from_secs(30);
-/// How often a waiting connection looks after its client.
-const HEARTBEAT: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
     use crate::mail::Origin;
     use crate::smtp::{Content, Envelope, ForwardPath, MemoryBudget, ReversePath};
@@ -461,8 +312,10 @@ mod tests {
         let saved = saver.save(mail, &mut || false);
         assert_eq!(
             saved,
-            Err(unavailable("the store has been stuck for too long"))
+            Err(SaveError::unavailable(
+                "the store has been stuck for too long"
+            ))
         );
-        assert!(asked.elapsed() < HEARTBEAT);
+        assert!(asked.elapsed() < Duration::from_secs(1));
     }
 }
