@@ -21,18 +21,28 @@ pub enum Request {
     ReopenLog,
 }
 
-/// Begins to listen for signals.
+/// Signals that no longer end the process: they wait until somebody listens.
+pub struct Caught(Signals);
+
+/// Catches signals from now on. The first thing of all, for scripts send one as soon as they see our port or PID file.
 ///
 /// # Errors
-/// When the kernel refuses a handler or a thread.
-pub fn listen() -> io::Result<Receiver<Request>> {
+/// When the kernel refuses a handler.
+pub fn catch() -> io::Result<Caught> {
     // Past a file size limit a write shall fail like on a full disk, not end the process.
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
-    let (requests, received) = bounded(MAX_REQUESTS + 2);
-    thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || {
+    Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map(Caught)
+}
+
+impl Caught {
+    /// Starts the thread that listens. Separate, because no thread may exist before privileges are dropped.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn listen(self) -> io::Result<Receiver<Request>> {
+        let Caught(mut signals) = self;
+        let (requests, received) = bounded(MAX_REQUESTS + 2);
+        let listening = move || {
             let mut stop_was_asked = false;
             for signal in signals.forever() {
                 let request = match signal {
@@ -48,8 +58,11 @@ pub fn listen() -> io::Result<Receiver<Request>> {
                     end_unless_taken(&requests);
                 }
             }
-        })?;
-    Ok(received)
+        };
+        let builder = thread::Builder::new().name("signals".to_owned());
+        builder.spawn(listening)?;
+        Ok(received)
+    }
 }
 
 /// Ends the process where nobody takes what was asked twice: whoever should hangs, in a file system that does not answer or

@@ -1,14 +1,18 @@
 //! SIGTERM and SIGINT: the idle leave now, what is under way is finished, nothing is promised falsely.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::net::TcpStream;
 use std::os::unix::fs::OpenOptionsExt;
+use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use rusqlite::Connection;
+use tempfile::TempDir;
 
-use crate::support::{Client, Server, under_strace, wait_for};
+use crate::support::{BINARY, Client, Server, under_strace, wait_for, write_config};
 
 #[test]
 fn idle_clients_hear_at_once_that_we_leave() {
@@ -26,6 +30,40 @@ fn idle_clients_hear_at_once_that_we_leave() {
         }
         assert!(server.wait().success());
         assert!(signalled_at.elapsed() < Duration::from_secs(2));
+    }
+}
+
+#[test]
+fn a_signal_right_behind_the_pid_file_is_heard() {
+    for signal in [
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGUSR1,
+    ] {
+        for _ in 0..10 {
+            let folder = TempDir::new().expect("a temporary folder");
+            write_config(folder.path(), &[("PID_FILE", "pid")]);
+            let mut child = Command::new(BINARY)
+                .arg("-config=goguerrilla.conf")
+                .current_dir(folder.path())
+                .stdin(Stdio::null())
+                .spawn()
+                .expect("the program starts");
+            let pid_file = folder.path().join("pid");
+            // In small steps, for most of a start has yet to come.
+            while fs::read(&pid_file).map_or(true, |pid| pid.is_empty()) {
+                thread::yield_now();
+            }
+            let send = |signal| kill(Pid::from_raw(child.id() as i32), signal).expect("it runs");
+            send(signal);
+            if matches!(signal, Signal::SIGHUP | Signal::SIGUSR1) {
+                send(Signal::SIGTERM);
+            }
+            let status = child.wait().expect("a child of ours");
+            assert!(status.success(), "{signal}: {status}");
+            assert!(!pid_file.exists(), "{signal}");
+        }
     }
 }
 

@@ -69,6 +69,7 @@ fn run_on(
     read_again: ReadAgain,
     stores: Stores,
 ) -> Result<(), StartError> {
+    let signals = signals::catch().map_err(StartError::Kernel)?;
     let identity = identity(config)?;
     let mut listeners = listening::listen(config)?;
     refuse_to_stay_root(
@@ -99,7 +100,7 @@ fn run_on(
     limits::prefer_long_turns();
     // Threads from here on.
     log_file.start_writing().map_err(StartError::Kernel)?;
-    let requests = signals::listen().map_err(StartError::Kernel)?;
+    let requests = signals.listen().map_err(StartError::Kernel)?;
     let session = Arc::new(SharedSettings::new(session_settings(config)));
     let store = stores.start(config, &session)?;
     let settings = Arc::new(RwLock::new(Arc::new(ConnectionSettings {
