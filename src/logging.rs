@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::mem;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -50,6 +51,7 @@ impl LogFile {
         let gathered = Arc::new(Gathered {
             lines: Mutex::new(Lines::default()),
             some: Condvar::new(),
+            written: Condvar::new(),
             target: Mutex::new(Target::open(file)?),
             as_json: AtomicBool::new(format == LogFormat::Json),
             torn: AtomicBool::new(false),
@@ -68,7 +70,9 @@ impl LogFile {
     pub fn start_writing(&self) -> io::Result<()> {
         let gathered = Arc::clone(&self.gathered);
         let writer = thread::Builder::new().name("log".to_owned());
-        writer.spawn(move || gathered.write_for_ever()).map(drop)
+        writer.spawn(move || gathered.write_for_ever())?;
+        self.gathered.lock_lines().have_writer = true;
+        Ok(())
     }
 
     /// Goes on in `file`, opened anew: what logrotate asks for. Lines so far end in the old one.
@@ -121,7 +125,7 @@ impl Log for Logger {
         self.0.push(&line);
     }
 
-    /// Writes all lines so far; gives up where the file stalls.
+    /// Has all lines so far written; gives up where the file stalls.
     fn flush(&self) {
         self.0.flush();
     }
@@ -130,7 +134,10 @@ impl Log for Logger {
 /// Lines on their way to the file.
 struct Gathered {
     lines: Mutex<Lines>,
+    /// There are lines, or somebody waits for them to be written.
     some: Condvar,
+    /// All lines so far have been written.
+    written: Condvar,
     target: Mutex<Target>,
     as_json: AtomicBool,
     /// The last write failed, perhaps in the middle of a line.
@@ -141,6 +148,11 @@ struct Gathered {
 struct Lines {
     octets: Vec<u8>,
     dropped: u64,
+    /// A thread writes them; nobody else does then, for the file may stall.
+    have_writer: bool,
+    are_being_written: bool,
+    /// Somebody waits.
+    are_urgent: bool,
 }
 
 impl Gathered {
@@ -164,20 +176,30 @@ impl Gathered {
         loop {
             let lines = self.lock_lines();
             let some = self.some.wait_while(lines, |lines| lines.octets.is_empty());
-            drop(some.unwrap_or_else(PoisonError::into_inner));
-            thread::sleep(GATHERING);
-            let mut target = locks::lock(&self.target);
-            self.write_to(&mut target);
+            let lines = some.unwrap_or_else(PoisonError::into_inner);
+            let gathered =
+                (self.some).wait_timeout_while(lines, GATHERING, |lines| !lines.are_urgent);
+            drop(gathered.unwrap_or_else(PoisonError::into_inner).0);
+            self.write_to(&mut locks::lock(&self.target));
         }
     }
 
+    /// Waits until all lines so far are written, but not for long.
     fn flush(&self) {
-        if let Some(mut target) = self.target() {
-            self.write_to(&mut target);
+        let mut lines = self.lock_lines();
+        if !lines.have_writer {
+            drop(lines);
+            self.write_to(&mut locks::lock(&self.target));
+            return;
         }
+        lines.are_urgent = true;
+        self.some.notify_one();
+        let are_left = |lines: &mut Lines| !lines.octets.is_empty() || lines.are_being_written;
+        let written = (self.written).wait_timeout_while(lines, FLUSH_PATIENCE, are_left);
+        drop(written.unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// The file, unless somebody who is writing to it is stuck there.
+    /// The file, unless whoever is writing to it is stuck there.
     fn target(&self) -> Option<MutexGuard<'_, Target>> {
         let give_up_at = Instant::now() + FLUSH_PATIENCE;
         loop {
@@ -192,27 +214,35 @@ impl Gathered {
 
     /// Whoever holds the target takes the lines, so they reach it in their order.
     fn write_to(&self, target: &mut Target) {
-        let mut lines = std::mem::take(&mut *self.lock_lines());
-        if lines.dropped > 0 {
-            let (now, count) = (Timestamp::now(), lines.dropped);
+        let (mut octets, dropped) = self.take_lines();
+        if dropped > 0 {
+            let now = Timestamp::now();
             let line = match self.as_json.load(Ordering::Relaxed) {
                 true => format!(
-                    "{{\"time\":\"{now:.3}\",\"level\":\"warn\",\"event\":\"log_lines_lost\",\"count\":\"{count}\"}}\n"
+                    "{{\"time\":\"{now:.3}\",\"level\":\"warn\",\"event\":\"log_lines_lost\",\"count\":\"{dropped}\"}}\n"
                 ),
-                false => format!("{now:.3} warn - log_lines_lost count={count}\n"),
+                false => format!("{now:.3} warn - log_lines_lost count={dropped}\n"),
             };
-            lines.octets.extend_from_slice(line.as_bytes());
+            octets.extend_from_slice(line.as_bytes());
         }
-        if lines.octets.is_empty() {
-            return;
+        if !octets.is_empty() {
+            // Where a full disk cut a line short, the next one begins on a line of its own.
+            if self.torn.load(Ordering::Relaxed) {
+                octets.insert(0, b'\n');
+            }
+            // There is nobody left to tell of a full disk or a closed pipe, and mail goes on.
+            self.torn
+                .store(target.write(&octets).is_err(), Ordering::Relaxed);
         }
-        // Where a full disk cut a line short, the next one begins on a line of its own.
-        if self.torn.load(Ordering::Relaxed) {
-            lines.octets.insert(0, b'\n');
-        }
-        // There is nobody left to tell of a full disk or a closed pipe, and mail goes on.
-        self.torn
-            .store(target.write(&lines.octets).is_err(), Ordering::Relaxed);
+        self.lock_lines().are_being_written = false;
+        self.written.notify_all();
+    }
+
+    fn take_lines(&self) -> (Vec<u8>, u64) {
+        let mut lines = self.lock_lines();
+        lines.are_being_written = true;
+        lines.are_urgent = false;
+        (mem::take(&mut lines.octets), mem::take(&mut lines.dropped))
     }
 
     fn lock_lines(&self) -> MutexGuard<'_, Lines> {

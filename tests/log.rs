@@ -3,16 +3,19 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::chown;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, geteuid, mkfifo};
 use tempfile::TempDir;
 
+use crate::support::ports::free_address;
 use crate::support::{BINARY, Client, Server, short_mail, value, wait_for, write_config};
 
 /// Keys and values of a line; the first four of the text form have no keys there.
@@ -171,6 +174,45 @@ fn a_pipe_that_nobody_reads_holds_nothing_up() {
         .deliver("a@client.test", "u@ours.test", &short_mail("on"));
     assert_eq!(reply.code, 250);
     assert!(server.stop().success());
+}
+
+#[test]
+fn a_reader_that_has_stalled_does_not_hold_up_the_end() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let address = free_address(Ipv4Addr::LOCALHOST.into());
+    let settings = [
+        ("GSTMP_LISTEN_INTERFACE", address.to_string()),
+        ("GSMTP_LOG_FILE", "/dev/stdout".to_owned()),
+        ("GSMTP_VERBOSE", "Y".to_owned()),
+    ];
+    let settings = settings
+        .each_ref()
+        .map(|(key, value)| (*key, value.as_str()));
+    write_config(folder.path(), &settings);
+    let mut server = Command::new(BINARY)
+        .arg("-config=goguerrilla.conf")
+        .current_dir(folder.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    wait_for("the server to listen", || TcpStream::connect(address).ok());
+    let mut client = Client::connect(address);
+    client.expect("220");
+    // More than a pipe holds, and the last of it within the moment that lines are gathered.
+    let line = format!("NOOP {}\r\n", "y".repeat(300));
+    client.send(line.repeat(400));
+    for _ in 0..400 {
+        client.expect("250");
+    }
+    let stopped_at = Instant::now();
+    let pid = Pid::from_raw(server.id() as i32);
+    for signal in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGTERM] {
+        kill(pid, signal).expect("it runs");
+    }
+    let status = wait_for("its end", || server.try_wait().expect("a child of ours"));
+    assert!(status.success());
+    assert!(stopped_at.elapsed() < Duration::from_secs(10));
 }
 
 #[test]
