@@ -173,6 +173,40 @@ fn rights_that_are_missing_are_named_with_the_user() {
     fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("our folder");
 }
 
+#[test]
+fn a_table_that_is_not_ours_is_one_line_with_its_cure() {
+    let folder = with_config(&[]);
+    let file = rusqlite::Connection::open(folder.path().join("goguerrilla.db")).expect("a file");
+    for table in ["a", "`date`, `to`, hash"] {
+        let sql = format!("DROP TABLE IF EXISTS new_mail; CREATE TABLE new_mail({table})");
+        file.execute_batch(&sql).expect("a table");
+        let cure = "; a table of that name with other columns may be there: rename it, or name another one in GM_MAIL_TABLE";
+        let is_one_line =
+            |said: &str| said.ends_with(&format!("{cure}\n")) && said.lines().count() == 1;
+        let (status, said) = check(folder.path());
+        assert!(status == 1 && is_one_line(&said), "{said}");
+        for command in [&[][..], &["list"]] {
+            let ended = run(folder.path(), command);
+            assert!(ended.status == 1 && is_one_line(&ended.stderr), "{ended:?}");
+        }
+    }
+}
+
+#[test]
+fn an_address_that_cannot_be_bound_is_an_error_and_one_in_use_is_none() {
+    let (status, said) = check(with_config(&[("GSTMP_LISTEN_INTERFACE", "192.0.2.9:2525")]).path());
+    let cure = "name an address of this machine in GSTMP_LISTEN_INTERFACE or with -if=";
+    let error = "cannot bind 192.0.2.9:2525: Cannot assign requested address (os error 99)";
+    let is_said = said
+        .lines()
+        .any(|line| line == format!("error: {error}; {cure}"));
+    assert!(status == 1 && is_said, "{said}");
+    let server = Server::start(&[]);
+    let address = server.address.to_string();
+    let folder = with_config(&[("GSTMP_LISTEN_INTERFACE", address.as_str())]);
+    assert_eq!(check(folder.path()), (0, String::new()));
+}
+
 /// Runs `check` as somebody whom permissions bind, which root is not.
 fn check_without_rights(folder: &Path, program: &Path) -> (u32, Ended) {
     let mut command = Command::new(program);

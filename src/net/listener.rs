@@ -34,18 +34,21 @@ impl Listener {
     /// # Errors
     /// Whatever the kernel says: the address is in use, or its port needs root.
     pub fn bind(address: SocketAddr, only_v6: bool, tls_at_once: bool) -> io::Result<Listener> {
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::STREAM,
-            Some(Protocol::TCP),
-        )?;
-        socket.set_reuse_address(true)?;
-        if only_v6 {
-            socket.set_only_v6(true)?;
-        }
-        socket.bind(&address.into())?;
+        let socket = bound(address, only_v6)?;
         socket.listen(BACKLOG)?;
         Listener::new(TcpListener::from(socket), false, tls_at_once)
+    }
+
+    /// Whether `address` could be bound, for a moment in which nobody is kept from listening there. One that is in use
+    /// could: perhaps it is the server that runs.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn try_address(address: SocketAddr) -> io::Result<()> {
+        match bound(address, address.is_ipv6()) {
+            Err(error) if error.kind() != io::ErrorKind::AddrInUse => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Takes over a socket that listens already, from a service manager that keeps it open.
@@ -154,6 +157,20 @@ impl Listener {
             }
         }
     }
+}
+
+fn bound(address: SocketAddr, only_v6: bool) -> io::Result<Socket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    if only_v6 {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    Ok(socket)
 }
 
 /// Errors of the one connection that was to be accepted (accept(2)); all others take time to pass.

@@ -74,25 +74,51 @@ fn bind(
     };
     let only_v6 = address.is_ipv6() && has_v4_wildcard(address.port());
     let bound = Listener::bind(address, only_v6, tls_at_once);
-    bound.map(Arc::new).map_err(|source| StartError::Bind {
-        address,
-        fix: bind_fix(&source),
-        source,
+    bound
+        .map(Arc::new)
+        .map_err(|source| not_bound(address, source, tls_at_once))
+}
+
+/// Addresses that a start could not bind, for `check`: those that are in use are none, for the server may run.
+pub fn unbindable(config: &Config) -> impl Iterator<Item = StartError> {
+    let plain = config
+        .listen_addresses
+        .iter()
+        .map(|address| (address, false));
+    let tls = config
+        .tls_listen_addresses
+        .iter()
+        .map(|address| (address, true));
+    plain.chain(tls).filter_map(|(address, tls_at_once)| {
+        let source = Listener::try_address(*address).err()?;
+        Some(not_bound(*address, source, tls_at_once))
     })
+}
+
+fn not_bound(address: SocketAddr, source: io::Error, tls_at_once: bool) -> StartError {
+    let fix = match (source.kind(), tls_at_once) {
+        (io::ErrorKind::PermissionDenied, false) => "start as root or choose -if=127.0.0.1:2525",
+        (io::ErrorKind::PermissionDenied, true) => {
+            "start as root or choose another port in GSMTPS_LISTEN_INTERFACE"
+        }
+        (io::ErrorKind::AddrInUse, false) => {
+            "end the program that listens there or choose another port with -if="
+        }
+        (io::ErrorKind::AddrInUse, true) => {
+            "end the program that listens there or choose another port in GSMTPS_LISTEN_INTERFACE"
+        }
+        (_, false) => "name an address of this machine in GSTMP_LISTEN_INTERFACE or with -if=",
+        (_, true) => "name an address of this machine in GSMTPS_LISTEN_INTERFACE",
+    };
+    StartError::Bind {
+        address,
+        source,
+        fix,
+    }
 }
 
 /// Where clients connect, plain and in TLS.
 pub fn listen_addresses(config: &Config) -> impl Iterator<Item = SocketAddr> {
     let plain = config.listen_addresses.iter();
     plain.chain(&config.tls_listen_addresses).copied()
-}
-
-fn bind_fix(error: &std::io::Error) -> &'static str {
-    match error.kind() {
-        std::io::ErrorKind::PermissionDenied => "start as root or choose -if=127.0.0.1:2525",
-        std::io::ErrorKind::AddrInUse => {
-            "end the program that listens there or choose another port with -if="
-        }
-        _ => "name an address of this machine in GSTMP_LISTEN_INTERFACE or with -if=",
-    }
 }

@@ -319,8 +319,8 @@ pub fn check_files_and_become_server_user(config: &Config, read_again: ReadAgain
         Ok(tls) => (tls, Vec::new()),
         Err(error) => (None, vec![Finding::error(error.to_string())]),
     };
-    let unwritable = unwritable_files(config).map(|error| Finding::error(error.to_string()));
-    findings.extend(unwritable);
+    let bad = listening::unbindable(config).chain(unwritable_files(config));
+    findings.extend(bad.map(|error| Finding::error(error.to_string())));
     let became =
         identity(config).and_then(|identity| Ok(identity.map(privileges::drop_to).transpose()?));
     if let Err(error) = became {

@@ -204,6 +204,9 @@ impl OpenFile {
              PRAGMA journal_size_limit=67108864;",
         )?;
         connection.execute_batch(&table.sqlite_schema())?;
+        let insert = insert_statement(table);
+        // A table that was there already has to have our columns.
+        connection.prepare_cached(&insert)?;
         let identity =
             file_identity(file).map_err(|_| rusqlite::Error::InvalidPath(file.to_owned()))?;
         let mut log = Companion::new(log_file);
@@ -213,7 +216,7 @@ impl OpenFile {
             identity,
             log,
             index: Companion::new(with_ending(file, "-shm")),
-            insert: insert_statement(table),
+            insert,
         })
     }
 
@@ -430,7 +433,19 @@ fn not_open(file: &Path) -> PartError {
 }
 
 fn read_error(file: &Path, error: &rusqlite::Error) -> ReadError {
-    ReadError(format!("{}: {error}", file.display()))
+    ReadError(format!("{}: {}", file.display(), words_of(error)))
+}
+
+/// What an error says, in one line; of a statement that does not fit without its text.
+fn words_of(error: &rusqlite::Error) -> String {
+    let other_table = "a table of that name with other columns may be there: rename it, or name another one in GM_MAIL_TABLE";
+    match error {
+        rusqlite::Error::SqlInputError { msg, .. } => format!("{msg}; {other_table}"),
+        error if error.sqlite_error_code() == Some(ErrorCode::Unknown) => {
+            format!("{error}; {other_table}")
+        }
+        error => error.to_string(),
+    }
 }
 
 /// Of one row. At COMMIT it would be the store's.
@@ -453,7 +468,7 @@ impl Sorted {
 }
 
 fn sort_error(file: &Path, error: &rusqlite::Error) -> Sorted {
-    let text = |fix: &str| format!("{}: {error}{fix}", file.display());
+    let text = |fix: &str| format!("{}: {}{fix}", file.display(), words_of(error));
     let rights = || {
         let user = nix::unistd::geteuid();
         text(&format!(
