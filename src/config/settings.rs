@@ -89,19 +89,13 @@ impl Given {
                 "a file name such as \"goguerrilla.db\"",
                 |text| (!text.is_empty()).then(|| PathBuf::from(text)),
             )?,
-            mail_table: self.text(
-                "GM_MAIL_TABLE",
-                "a table name of letters, digits and _, such as \"new_mail\" or \"mail.new_mail\"",
-                table_name,
-            )?,
+            mail_table: self.mail_table()?,
             save_workers: self.number(
                 "GM_SAVE_WORKERS",
                 "a number of writers such as \"2\"",
                 1..=64,
             )?,
-            mysql_hosts: self.list("MYSQL_HOST", SERVER_ADDRESS, |text| {
-                server_address(text, 3306)
-            })?,
+            mysql_hosts: self.mysql_hosts()?,
             mysql_user: self.value("MYSQL_USER").to_owned(),
             mysql_password: Secret(self.value("MYSQL_PASS").to_owned()),
             mysql_database: self.value("MYSQL_DB").to_owned(),
@@ -125,7 +119,28 @@ impl Given {
                     .to_owned(),
             ));
         }
+        if config.max_content_octets > config.max_memory_octets {
+            warnings.push(ConfigWarning(format!(
+                "GM_MAX_MEMORY: {} octets hold no message of GSMTP_MAX_SIZE, {}, which is told 452; raise GM_MAX_MEMORY",
+                config.max_memory_octets, config.max_content_octets
+            )));
+        }
         Ok((config, warnings))
+    }
+
+    fn mail_table(&self) -> Result<String, ConfigError> {
+        let key = "GM_MAIL_TABLE";
+        let expected =
+            "a table name of letters, digits and _, such as \"new_mail\" or \"mail.new_mail\"";
+        let table = self.text(key, expected, table_name)?;
+        let in_file = table.strip_prefix("main.").unwrap_or(&table);
+        let fits_sqlite =
+            !in_file.contains('.') && !in_file.to_ascii_lowercase().starts_with("sqlite_");
+        if self.store()? == StoreKind::Sqlite && !fits_sqlite {
+            let expected = "a table in GM_SQLITE_FILE, such as \"new_mail\", of no other database and not beginning with sqlite_";
+            return Err(bad_value(key, expected, &table));
+        }
+        Ok(table)
     }
 
     fn tls_listen_addresses(&self) -> Result<Vec<SocketAddr>, ConfigError> {
@@ -215,6 +230,20 @@ impl Given {
         )
     }
 
+    fn mysql_hosts(&self) -> Result<Vec<ServerAddress>, ConfigError> {
+        let key = "MYSQL_HOST";
+        let hosts = self.list(key, SERVER_ADDRESS, |text| server_address(text, 3306));
+        hosts.map_err(|error| match self.value(key).contains('@') {
+            // As in a URL; user and password have keys of their own.
+            true => ConfigError::BadValue {
+                key,
+                expected: SERVER_ADDRESS.to_owned(),
+                found: NOT_SHOWN.to_owned(),
+            },
+            false => error,
+        })
+    }
+
     /// One Redis, or several nodes of a cluster. What is found is not shown when it is wrong: it may hold a password.
     fn redis_urls(&self) -> Result<Vec<Secret>, ConfigError> {
         let text = self.value("REDIS_INTERFACE").trim();
@@ -237,7 +266,7 @@ impl Given {
                 expected: "\"127.0.0.1:6379\", a socket path, \"redis://user:pass@host:port/db\", several \"host:port\" of a \
                            Redis Cluster, comma separated, or \"\""
                     .to_owned(),
-                found: "something else (not shown, it may hold a password)".to_owned(),
+                found: NOT_SHOWN.to_owned(),
             }),
         }
     }
@@ -323,6 +352,8 @@ fn server_address(text: &str, usual_port: u16) -> Option<ServerAddress> {
     let name = bracketed.unwrap_or(name);
     is_name.then(|| ServerAddress::Tcp(name.to_owned(), port))
 }
+
+const NOT_SHOWN: &str = "something else (not shown, it may hold a password)";
 
 const SERVER_ADDRESS: &str =
     "servers such as \"127.0.0.1:3306\" or \"/run/mysqld/mysqld.sock\", comma separated";
