@@ -19,7 +19,13 @@ use crate::storage::{Finding, ListedMail, ReadMail};
 /// Without a command: runs the server in the foreground. Long options may be written with one dash: -config=FILE,
 /// -if=ADDR:PORT, -v=y.
 #[derive(Parser)]
-#[command(name = "goguerrilla", version, about, long_about)]
+#[command(
+    name = "goguerrilla",
+    version,
+    about,
+    long_about,
+    args_override_self = true
+)]
 struct Arguments {
     /// Configuration file; without it goguerrilla.conf in the current folder if there is one, else built-in defaults.
     #[arg(long, value_name = "FILE", global = true)]
@@ -135,7 +141,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
             print(text.as_bytes())?;
             // All that could be read was printed.
             if let Some(trouble) = reader.trouble() {
-                eprintln!("goguerrilla: {trouble}");
+                // With standard error closed there is nobody to tell.
+                let _ = writeln!(io::stderr(), "goguerrilla: {trouble}");
             }
             Ok(())
         }

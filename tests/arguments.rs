@@ -36,6 +36,8 @@ fn v_wins_over_the_file_only_when_given() {
         (&[][..], true),
         (&["-v=n"][..], false),
         (&["--verbose=n"][..], false),
+        // Of two the last one counts, as with Go's flags.
+        (&["-v=y", "-v=n"][..], false),
         (&["-v", "n"][..], false),
     ] {
         let folder = TempDir::new().expect("a temporary folder");
