@@ -56,9 +56,10 @@ pub fn serve(client: &Client, settings: &ConnectionSettings) {
         false => reason,
     };
     ended(reason);
-    // A balancer that looks every other second whether we are well is no news.
+    // A balancer that looks every other second whether we are well is no news, nor is a flood of connects.
     let level = match reason {
         End::HealthCheck | End::NothingSaid => log::Level::Debug,
+        End::ClientLeft | End::Lost if connection.octets_in == 0 => log::Level::Debug,
         _ => log::Level::Info,
     };
     log::log!(
@@ -204,8 +205,12 @@ impl<'a> Connection<'a> {
                         }
                     };
                     match self.transport.read(room, deadline) {
-                        // The pool may have ended the reading of an idle client, perhaps behind what was just read.
-                        Ok(_) if awaited == Awaited::Command && !self.client.may_begin() => {
+                        // The pool may have ended the reading of an idle client, perhaps behind what was just read, and
+                        // in the end that of any other one.
+                        Ok(octets)
+                            if (octets == 0 || awaited == Awaited::Command)
+                                && !self.client.may_begin() =>
+                        {
                             self.close(&reply::R421_SHUTTING_DOWN);
                             return End::ShuttingDown;
                         }
@@ -309,8 +314,11 @@ impl<'a> Connection<'a> {
             }
             Err(error) => {
                 metrics::HANDSHAKES.count(Handshake::Failed);
-                let session = self.client.session_id();
-                log::info!(session:% = session, client:% = self.client.ip(), reason:% = error; "tls_failed");
+                // Who left a port for TLS before the handshake was through is no news either.
+                if self.octets_in > 0 || !matches!(error, TransportError::Lost(_)) {
+                    let session = self.client.session_id();
+                    log::info!(session:% = session, client:% = self.client.ip(), reason:% = error; "tls_failed");
+                }
                 Err(end_of(&error))
             }
         }

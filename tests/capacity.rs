@@ -160,6 +160,10 @@ fn ten_thousand_connects_closed_at_once_cost_no_place_thread_or_descriptor() {
     );
     let mut held: Vec<Client> = (0..100).map(|_| server.client()).collect();
     held[99].command("NOOP", "250");
+    let log = server.log();
+    let is_news = |line: &&str| line.contains(" octets=0 ") || line.contains(" tls_failed ");
+    let news: Vec<&str> = log.lines().filter(is_news).collect();
+    assert!(news.is_empty(), "of those that said nothing: {news:?}");
 }
 
 #[test]

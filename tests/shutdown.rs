@@ -198,8 +198,11 @@ fn a_message_that_does_not_end_is_cut_off_after_half_a_minute() {
     assert!(server.wait().success());
     let seconds = signalled_at.elapsed().as_secs_f64();
     assert!((30.0..33.0).contains(&seconds), "{seconds} s");
+    client.expect("421 4.3.2 ");
     client.expect_close();
     assert!(server.list().is_empty());
+    let log = server.log();
+    assert!(log.contains(" reason=shutting_down "), "{log}");
 }
 
 #[test]

@@ -150,10 +150,10 @@ impl Pool {
         }
     }
 
-    /// Cuts every client off.
+    /// Cuts every client off: nothing more of it is read, whatever is under way.
     pub fn cut(&self) {
         for client in self.lock_clients().values() {
-            let _ = client.socket.shutdown(Shutdown::Both);
+            let _ = client.socket.shutdown(Shutdown::Read);
         }
     }
 

@@ -41,14 +41,24 @@ fn drain(
     }
     pool.drain();
     log::info!(clients = pool.places_taken(); "shutdown");
+    wait_for_clients(pool, requests, give_up_at)?;
+    if pool.places_taken() > 0 {
+        log::warn!(clients = pool.places_taken(); "cut_off");
+        pool.cut();
+        wait_for_clients(pool, requests, give_up_at + LAST_WORD_PATIENCE)?;
+    }
+    Ok(())
+}
+
+fn wait_for_clients(
+    pool: &Pool,
+    requests: &Receiver<Request>,
+    give_up_at: Instant,
+) -> Result<(), AtOnce> {
     while pool.places_taken() > 0 && Instant::now() < give_up_at {
         if requests.recv_timeout(DRAIN_TICK) == Ok(Request::Stop) {
             return Err(AtOnce);
         }
-    }
-    if pool.places_taken() > 0 {
-        log::warn!(clients = pool.places_taken(); "cut_off");
-        pool.cut();
     }
     Ok(())
 }
@@ -81,6 +91,8 @@ fn finish(
 
 /// How long messages under way may take to finish.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
+/// How long clients that are cut off may take to hear so.
+const LAST_WORD_PATIENCE: Duration = Duration::from_millis(500);
 /// How much longer the store may take to finish a commit that is under way.
 const FINISH_PATIENCE: Duration = Duration::from_secs(3);
 /// How often draining looks whether it is done.
