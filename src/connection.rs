@@ -354,7 +354,9 @@ impl<'a> Connection<'a> {
             Err(error) => {
                 log::warn!(session:% = session, octets = octets, reason:% = error; "not_saved");
                 let (outcome, reply) = match error {
-                    SaveError::Unavailable(_) => (MailOutcome::Unavailable, reply::R451_NOT_SAVED),
+                    SaveError::Unavailable(_) | SaveError::Refused(_) => {
+                        (MailOutcome::Unavailable, reply::R451_NOT_SAVED)
+                    }
                     SaveError::Full(_) => (MailOutcome::StoreFull, reply::R452_STORE_FULL),
                 };
                 metrics::MAILS.count(outcome);

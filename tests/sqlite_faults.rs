@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Barrier;
@@ -9,7 +10,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
+use tempfile::TempDir;
 
+use crate::support::ended::run;
 use crate::support::load::{Load, assert_promise_kept, content_of, stored_markers};
 use crate::support::{BINARY, Client, Server, under_strace, wait_for, write_config};
 
@@ -384,6 +387,73 @@ fn the_log_of_a_file_that_was_moved_before_a_crash_is_not_deleted() {
     let aside = log_put_aside(&server).expect("the log was put aside");
     fs::rename(aside, server.path("moved.db-wal")).expect("ours");
     assert_eq!(stored_markers(&server.path("moved.db")).len(), 5);
+}
+
+#[test]
+fn a_log_that_cannot_be_put_aside_is_not_deleted_either() {
+    let mut server = Server::start(&[]);
+    send_mail(&server, "old").expect("250 ");
+    fs::rename(server.path("goguerrilla.db"), server.path("moved.db")).expect("ours");
+    let log_file = server.path("goguerrilla.db-wal");
+    let inode = fs::metadata(&log_file).expect("its log").ino();
+    // In the way of the name that it would get.
+    let in_the_way = server.path(&format!("goguerrilla.db-wal.moved-{inode}"));
+    fs::create_dir_all(in_the_way.join("full")).expect("a folder");
+    server.kill();
+    let ended = run(server.folder.path(), &["-config=goguerrilla.conf"]);
+    assert_eq!(ended.status, 1);
+    let says = format!(
+        "GM_SQLITE_FILE: goguerrilla.db-wal: holds mails of a file that was moved, and cannot be renamed to goguerrilla.db-wal.moved-{inode}: "
+    );
+    assert!(ended.stderr.contains(&says), "{}", ended.stderr);
+    fs::rename(&log_file, server.path("moved.db-wal")).expect("still there");
+    assert_eq!(stored_markers(&server.path("moved.db")).len(), 1);
+    server.start_again();
+    send_mail(&server, "new").expect("250 ");
+    assert_eq!(subjects(&server), ["new"]);
+}
+
+#[test]
+fn a_file_that_is_moved_under_a_reader_is_not_left_before_its_log_is_safe() {
+    let server = Server::start(&[]);
+    send_mail(&server, "old").expect("250 ");
+    // Its look at the file keeps the log from being brought into it.
+    let reader = Connection::open(server.path("goguerrilla.db")).expect("a file");
+    let looks = reader.execute_batch("BEGIN; SELECT count(*) FROM new_mail");
+    looks.expect("a reader");
+    send_mail(&server, "old too").expect("250 ");
+    let log_file = server.path("goguerrilla.db-wal");
+    let inode = fs::metadata(&log_file).expect("its log").ino();
+    let in_the_way = server.path(&format!("goguerrilla.db-wal.moved-{inode}"));
+    fs::create_dir_all(in_the_way.join("full")).expect("a folder");
+    fs::rename(server.path("goguerrilla.db"), server.path("moved.db")).expect("ours");
+    send_mail(&server, "not yet").expect("451 4.3.0 ");
+    assert!(log_file.exists());
+    // The next try finds the way free.
+    fs::remove_dir_all(&in_the_way).expect("ours");
+    send_mail(&server, "new").expect("250 ");
+    assert_eq!(subjects(&server), ["new"]);
+    drop(reader);
+    fs::rename(&in_the_way, server.path("moved.db-wal")).expect("put aside");
+    assert_eq!(stored_markers(&server.path("moved.db")).len(), 2);
+}
+
+#[test]
+fn behind_a_link_its_log_is_found_as_well() {
+    let folder = TempDir::new().expect("a temporary folder");
+    symlink("real.db", folder.path().join("link.db")).expect("a link");
+    let mut server = Server::start_in(folder, &[("GM_SQLITE_FILE", "link.db")]);
+    send_mail(&server, "old").expect("250 ");
+    let log_file = server.path("real.db-wal");
+    let inode = fs::metadata(&log_file).expect("its log").ino();
+    fs::rename(server.path("real.db"), server.path("moved.db")).expect("ours");
+    server.kill();
+    server.start_again();
+    send_mail(&server, "new").expect("250 ");
+    let aside = server.path(&format!("real.db-wal.moved-{inode}"));
+    fs::rename(aside, server.path("moved.db-wal")).expect("put aside");
+    assert!(stored_markers(&server.path("moved.db")).contains_key("old"));
+    assert!(stored_markers(&server.path("real.db")).contains_key("new"));
 }
 
 #[test]

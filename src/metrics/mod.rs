@@ -140,6 +140,8 @@ labels! {
         Unavailable = "unavailable",
         /// No room.
         Full = "full",
+        /// Not this mail.
+        Refused = "refused",
     }
 }
 

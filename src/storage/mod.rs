@@ -126,6 +126,9 @@ pub enum SaveError {
     /// There is no room for it now: 452 4.3.1.
     #[error("{0}")]
     Full(String),
+    /// It takes others, but not this mail: 451 4.3.0. Tells nothing of how the store is.
+    #[error("{0}")]
+    Refused(String),
 }
 
 impl SaveError {

@@ -12,6 +12,15 @@ pub enum PartError {
     Content(SaveError),
 }
 
+impl PartError {
+    /// What to tell whoever has no neighbours.
+    pub fn into_save_error(self) -> SaveError {
+        match self {
+            PartError::Store(error) | PartError::Content(error) => error,
+        }
+    }
+}
+
 /// Saves `batch` with `save_part`, which commits all it is given or nothing; halves what fails until the guilty mail
 /// stands alone. One outcome per mail, in order. A batch of n with one bad mail costs about 2 log₂ n transactions. Once
 /// the store itself has failed, what is left is not tried.

@@ -64,33 +64,45 @@ impl SqliteStore {
     }
 
     fn reopen(&mut self) -> Result<(), SaveError> {
+        let log_file = log_of(&self.file);
+        if !self.file.exists() && octets_in(&log_file) > 0 {
+            // SQLite would delete it together with all that was not in the file yet.
+            put_log_aside(&log_file)?;
+        }
         let open = OpenFile::open(&self.file, &self.table);
-        let open = open.map_err(|error| sort_error(&self.file, &error).into_save_error())?;
+        let open = open.map_err(|error| sort_error(&self.file, &error).error.into_save_error())?;
         self.open = Some(open);
         Ok(())
     }
 
     /// Leaves a file that is no longer the one our name stands for.
-    fn leave_moved_file(&mut self) {
-        let Some(moved) = self.open.take() else {
-            return;
+    ///
+    /// # Errors
+    /// [`SaveError`] while what was acknowledged is safe in it only as long as it stays open.
+    fn leave_moved_file(&mut self) -> Result<(), SaveError> {
+        let Some(moved) = &self.open else {
+            return Ok(());
         };
         log::error!(file:% = self.file.display(); "moved_away");
-        let OpenFile {
+        let _ = moved.connection.execute_batch("ROLLBACK");
+        // Its log stays behind under the old name: what it holds has to go into the file itself now.
+        let is_busy =
+            (moved.connection).query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
+        let is_complete = matches!(is_busy, Ok(0));
+        // Whoever still has the moved file open keeps both; a new file must not begin with either of them.
+        if moved.log.is_ours() && !is_complete {
+            put_log_aside(&moved.log.file)?;
+        }
+        let Some(OpenFile {
             connection,
             log,
             index,
             ..
-        } = moved;
-        let _ = connection.execute_batch("ROLLBACK");
-        // Its log stays behind under the old name: what it holds has to go into the file itself now.
-        let is_busy = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
-        let is_complete = matches!(is_busy, Ok(0));
+        }) = self.open.take()
+        else {
+            return Ok(());
+        };
         drop(connection);
-        // Whoever still has the moved file open keeps both; a new file must not begin with either of them.
-        if log.is_ours() && !is_complete {
-            put_log_aside(&log.file);
-        }
         for companion in [log, index] {
             if companion.is_ours()
                 && let Err(error) = fs::remove_file(&companion.file)
@@ -98,13 +110,14 @@ impl SqliteStore {
                 log::error!(file:% = companion.file.display(), reason:% = error; "not_removed");
             }
         }
+        Ok(())
     }
 
     fn begin(&mut self) -> Result<(), PartError> {
         match &self.open {
             Some(open) if file_identity(&self.file).ok() == Some(open.identity) => {}
             Some(_) => {
-                self.leave_moved_file();
+                self.leave_moved_file().map_err(PartError::Store)?;
                 self.reopen().map_err(PartError::Store)?;
             }
             None => self.reopen().map_err(PartError::Store)?,
@@ -130,7 +143,7 @@ impl SqliteStore {
         saved.map_err(|error| self.failed(&error))?;
         // Committed, but perhaps into a file that somebody removed meanwhile.
         if file_identity(&self.file).ok() != self.open.as_ref().map(|open| open.identity) {
-            self.leave_moved_file();
+            self.leave_moved_file().map_err(PartError::Store)?;
             return Err(not_open(&self.file));
         }
         if let Some(open) = &mut self.open {
@@ -157,17 +170,17 @@ impl SqliteStore {
 impl Drop for SqliteStore {
     fn drop(&mut self) {
         let is_moved = |open: &OpenFile| file_identity(&self.file).ok() != Some(open.identity);
-        if self.open.as_ref().is_some_and(is_moved) {
-            self.leave_moved_file();
+        if self.open.as_ref().is_some_and(is_moved)
+            && let Err(error) = self.leave_moved_file()
+        {
+            log::error!(reason:% = error; "not_left");
         }
     }
 }
 
 impl SaveMail for SqliteStore {
     fn ready(&mut self) -> Result<(), SaveError> {
-        self.begin().map_err(|error| match error {
-            PartError::Store(error) | PartError::Content(error) => error,
-        })
+        self.begin().map_err(PartError::into_save_error)
     }
 
     fn stand_down(&mut self) {
@@ -179,9 +192,7 @@ impl SaveMail for SqliteStore {
 
     fn save_mail(&mut self, mail: &Mail) -> Result<SavedId, SaveError> {
         let saved = self.save_part(std::slice::from_ref(mail));
-        saved.map_err(|error| match error {
-            PartError::Store(error) | PartError::Content(error) => error,
-        })?;
+        saved.map_err(PartError::into_save_error)?;
         Ok(SavedId::from(mail.hash()))
     }
 
@@ -192,11 +203,6 @@ impl SaveMail for SqliteStore {
 
 impl OpenFile {
     fn open(file: &Path, table: &TableName) -> rusqlite::Result<OpenFile> {
-        let log_file = with_ending(file, "-wal");
-        if !file.exists() && octets_in(&log_file) > 0 {
-            // SQLite would delete it together with all that was not in the file yet.
-            put_log_aside(&log_file);
-        }
         let connection = Connection::open(file)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.execute_batch(
@@ -209,13 +215,13 @@ impl OpenFile {
         connection.prepare_cached(&insert)?;
         let identity =
             file_identity(file).map_err(|_| rusqlite::Error::InvalidPath(file.to_owned()))?;
-        let mut log = Companion::new(log_file);
+        let mut log = Companion::new(log_of(file));
         log.warn_when_large();
         Ok(OpenFile {
             connection,
             identity,
             log,
-            index: Companion::new(with_ending(file, "-shm")),
+            index: Companion::new(with_ending(&behind_links(file), "-shm")),
             insert,
         })
     }
@@ -402,16 +408,40 @@ fn file_identity(file: &Path) -> io::Result<FileIdentity> {
 }
 
 /// Keeps the log of a file that is elsewhere: what it holds was promised.
-fn put_log_aside(log_file: &Path) {
+///
+/// # Errors
+/// [`SaveError`]: it is still in its place, and no other file may be begun there.
+fn put_log_aside(log_file: &Path) -> Result<(), SaveError> {
     let inode = file_identity(log_file).map_or(0, |(_, inode)| inode);
     let aside = with_ending(log_file, &format!(".moved-{inode}"));
+    fs::rename(log_file, &aside).map_err(|error| {
+        SaveError::Unavailable(format!(
+            "{}: holds mails of a file that was moved, and cannot be renamed to {}: {error}; move it elsewhere, name it \
+             like that file with -wal, and open that file",
+            log_file.display(),
+            aside.display()
+        ))
+    })?;
     let fix = "it holds mails of the file that was moved: name it like that file with -wal, and open that file";
-    match fs::rename(log_file, &aside) {
-        Ok(()) => log::error!(file:% = aside.display(), fix = fix; "log_put_aside"),
-        Err(error) => {
-            log::error!(file:% = log_file.display(), reason:% = error; "log_not_put_aside");
-        }
+    log::error!(file:% = aside.display(), fix = fix; "log_put_aside");
+    Ok(())
+}
+
+/// The write-ahead log of a file.
+fn log_of(file: &Path) -> PathBuf {
+    with_ending(&behind_links(file), "-wal")
+}
+
+/// The file that a link stands for: SQLite names what it keeps beside it after that one.
+fn behind_links(file: &Path) -> PathBuf {
+    let mut file = file.to_owned();
+    for _ in 0..MAX_LINKS {
+        let Ok(target) = fs::read_link(&file) else {
+            break;
+        };
+        file = file.with_file_name(target);
     }
+    file
 }
 
 fn with_ending(file: &Path, ending: &str) -> PathBuf {
@@ -457,14 +487,6 @@ fn no_memory(error: NoMemory) -> rusqlite::Error {
 struct Sorted {
     error: PartError,
     reopen: bool,
-}
-
-impl Sorted {
-    fn into_save_error(self) -> SaveError {
-        match self.error {
-            PartError::Store(error) | PartError::Content(error) => error,
-        }
-    }
 }
 
 fn sort_error(file: &Path, error: &rusqlite::Error) -> Sorted {
@@ -513,7 +535,7 @@ fn sort_error(file: &Path, error: &rusqlite::Error) -> Sorted {
             | ErrorCode::Unknown
             | ErrorCode::FileLockingProtocolFailed,
         ) => (unavailable(text("")), true),
-        Some(_) => (PartError::Content(SaveError::Unavailable(text(""))), false),
+        Some(_) => (PartError::Content(SaveError::Refused(text(""))), false),
         None => (unavailable(text("")), true),
     };
     Sorted { error, reopen }
@@ -539,5 +561,7 @@ fn has_code(error: &rusqlite::Error, extended_code: i32) -> bool {
 
 /// How long another program may hold the file's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Links from one to the next, as many as Linux follows.
+const MAX_LINKS: usize = 40;
 /// A log this large means that some reader does not end.
 const LARGE_LOG_OCTETS: u64 = 1 << 30;

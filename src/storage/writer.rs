@@ -205,10 +205,14 @@ impl Writer {
         if let Some(Err(error)) = outcomes.iter().find(|outcome| outcome.is_err()) {
             let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
             count_fault(error);
-            if failed == mails.len() {
-                self.health.failed(&error.to_string());
-            }
             log::error!(mails = failed, of = mails.len(), reason:% = error; "deferred");
+        }
+        // One mail that is refused, perhaps the only one, takes nobody else's place.
+        let fails = |outcome: &Result<_, SaveError>| {
+            matches!(outcome, Err(SaveError::Unavailable(_) | SaveError::Full(_)))
+        };
+        if let Some(Err(error)) = outcomes.first().filter(|_| outcomes.iter().all(fails)) {
+            self.health.failed(&error.to_string());
         }
         if outcomes.iter().any(Result::is_ok) {
             self.health.worked();
@@ -264,6 +268,7 @@ fn count_fault(error: &SaveError) {
     metrics::STORE_ERRORS.count(match error {
         SaveError::Unavailable(_) => StoreFault::Unavailable,
         SaveError::Full(_) => StoreFault::Full,
+        SaveError::Refused(_) => StoreFault::Refused,
     });
 }
 
