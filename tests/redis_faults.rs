@@ -137,6 +137,17 @@ fn a_hundred_recipients_wait_for_redis_together() {
 }
 
 #[test]
+fn a_redis_is_reached_at_an_ipv6_address_too() {
+    let database = MariaDb::start();
+    let redis = Redis::start_with(&["--bind", "127.0.0.1", "::1"]);
+    let interface = redis.address().replace("127.0.0.1", "[::1]");
+    let server = database.server(&[("REDIS_INTERFACE", &interface)]);
+    let (hash, _) = deliver(&server, "by IPv6");
+    assert_eq!(body_column(&database, &hash), "redis");
+    assert_eq!(without_trace(&server.show(&hash)), short_mail("by IPv6"));
+}
+
+#[test]
 fn a_hundred_mails_do_not_each_wait_for_a_redis_that_hangs() {
     let database = MariaDb::start();
     let redis = Redis::start();

@@ -26,6 +26,10 @@ impl Door {
             select.arg(database);
             login.push(select);
         }
+        if let redis::ConnectionAddr::Tcp(host, _) = info.addr.as_mut() {
+            // An IPv6 address comes with the brackets of its URL, which no resolver knows.
+            *host = host.trim_matches(['[', ']']).to_owned();
+        }
         let client = redis::Client::open(info)?;
         Ok(Door { client, login })
     }

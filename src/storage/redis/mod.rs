@@ -9,6 +9,7 @@ mod door;
 mod reader;
 
 use std::collections::HashSet;
+use std::io;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -322,9 +323,7 @@ impl RedisPool {
         let started_at = Instant::now();
         let stored = self.try_to_store(bodies, entry, started_at);
         let stored = match stored {
-            Err(error) if error.is_connection_dropped() => {
-                self.try_to_store(bodies, entry, started_at)
-            }
+            Err(error) if was_closed(&error) => self.try_to_store(bodies, entry, started_at),
             stored => stored,
         };
         stored.map_err(|error| Trouble {
@@ -365,6 +364,13 @@ impl RedisPool {
         connection.broken = false;
         Ok(())
     }
+}
+
+/// Whether the connection was closed at the other end, which shows as the end of what can be read over a network. Told by
+/// its words: the library keeps the kind to itself.
+fn was_closed(error: &redis::RedisError) -> bool {
+    let is_end = || error.to_string() == io::Error::from(io::ErrorKind::UnexpectedEof).to_string();
+    error.is_connection_dropped() || error.is_io_error() && is_end()
 }
 
 /// What went wrong, without the URL, which may hold a password.
