@@ -1,14 +1,21 @@
 //! MariaDB on its bad days: no mail is acknowledged that is not stored, none is stored twice, and the server heals by
 //! itself.
 
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use mysql::prelude::Queryable;
 use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
+use tempfile::TempDir;
 
 use crate::support::fault_proxy::{Fault, FaultProxy};
-use crate::support::mariadb::{FIELD_TABLE, MariaDb, PASSWORD};
+use crate::support::mariadb::{FIELD_TABLE, MariaDb, PASSWORD, with_hosts};
+use crate::support::ports::free_address;
 use crate::support::redis::Redis;
 use crate::support::{Reply, Server, incompressible, short_mail, value, wait_for_within};
 
@@ -592,6 +599,99 @@ fn hosts_are_tried_in_turn() {
     second.kill();
     wait_until_saved(&server, "to the first");
     assert_eq!(stored(&first), ["to the first"]);
+}
+
+#[test]
+fn a_host_that_hangs_in_the_middle_of_a_large_mail_is_left_for_the_next_one() {
+    let hanging = MariaDb::start_with(&["--max-allowed-packet=64M"]);
+    let second = MariaDb::start_with(&["--max-allowed-packet=64M"]);
+    for database in [&hanging, &second] {
+        database.sql(FIELD_TABLE);
+    }
+    let proxy = FaultProxy::start(hanging.address());
+    let hosts = format!("{},{}", proxy.address(), second.address());
+    let server = hanging.server_at(&hosts, &[("GSMTP_MAX_SIZE", "20000000")]);
+    assert_saved(&deliver(&server, "before").0);
+    proxy.set(Fault::Hang);
+    let mut client = server.client();
+    client.be_patient(Duration::from_secs(60));
+    client.prepare_to_deliver("a@client.test", "u@ours.test");
+    // More than the kernel holds between the two.
+    let (reply, took) = client.finish_delivery(&incompressible(18_000_000));
+    assert_saved(&reply);
+    // A call that is not answered has ten seconds.
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    assert_eq!(second.count(), 1);
+    proxy.set(Fault::Pass);
+    assert_eq!(stored(&hanging), ["before"]);
+}
+
+#[test]
+fn a_line_that_is_too_narrow_for_a_mail_is_left_for_the_next_host() {
+    let narrow = MariaDb::start();
+    let second = MariaDb::start();
+    let proxy = FaultProxy::start(narrow.address());
+    let hosts = format!("{},{}", proxy.address(), second.address());
+    let server = narrow.server_at(&hosts, &[("GSMTP_MAX_SIZE", "8000000")]);
+    assert_saved(&deliver(&server, "before").0);
+    // Octets come and go all the time, so no single write or read times out.
+    proxy.set(Fault::Throttle(2_048));
+    let mut client = server.client();
+    client.be_patient(Duration::from_secs(60));
+    client.prepare_to_deliver("a@client.test", "u@ours.test");
+    let (reply, took) = client.finish_delivery(&incompressible(7_500_000));
+    assert_saved(&reply);
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    assert_eq!(second.count(), 1);
+}
+
+#[test]
+fn a_name_with_several_addresses_is_tried_at_each_of_them() {
+    if !geteuid().is_root() {
+        println!("only root can give a program hosts of its own");
+        return;
+    }
+    let database = MariaDb::start();
+    let folder = TempDir::new().expect("a temporary folder");
+    fs::write(
+        folder.path().join("hosts"),
+        "::1 db.test\n127.0.0.1 db.test\n",
+    )
+    .expect("a file");
+    let host = format!("db.test:{}", database.address().port());
+    let server = Server::start_with(folder, &with_hosts(&host, &[]), |program| {
+        let mut unshare = Command::new("unshare");
+        let script = "mount --bind hosts /etc/hosts && exec \"$@\"";
+        unshare.args(["-m", "sh", "-c", script, "sh"]);
+        unshare.arg(program.get_program()).args(program.get_args());
+        unshare
+    });
+    wait_until_saved(&server, "by its second address");
+}
+
+#[test]
+fn a_mail_that_is_refused_does_not_make_the_store_unready() {
+    let database = MariaDb::start();
+    database.sql(
+        "CREATE TRIGGER poison BEFORE INSERT ON new_mail FOR EACH ROW BEGIN
+            IF NEW.subject = 'poison' THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'poison'; END IF;
+        END",
+    );
+    let status = free_address(Ipv4Addr::LOCALHOST.into()).to_string();
+    let server = database.server(&[("GM_STATUS_INTERFACE", &status)]);
+    assert_saved(&deliver(&server, "before").0);
+    assert_deferred(&deliver(&server, "poison").0);
+    server.wait_for_log(" deferred ");
+    let mut ready = TcpStream::connect(&status).expect("it listens");
+    ready
+        .write_all(b"GET /readyz HTTP/1.0\r\n\r\n")
+        .expect("sent");
+    let mut answer = String::new();
+    ready.read_to_string(&mut answer).expect("an answer");
+    assert!(
+        answer.starts_with("HTTP/1.1 200 ") || answer.starts_with("HTTP/1.0 200 "),
+        "{answer}"
+    );
 }
 
 #[test]

@@ -102,7 +102,7 @@ fn start_mysql(config: &Config, session: &Arc<SharedSettings>) -> Result<Running
     let health = Health::default();
     let connector = Connector::new(mysql_settings(config), learn_into(config, session), &health);
     let pool = Arc::new(pool::pool(&connector));
-    pool::watch(&pool).map_err(StartError::Kernel)?;
+    pool::watch(&connector, &pool).map_err(StartError::Kernel)?;
     probe::start(&connector, &pool).map_err(StartError::Kernel)?;
     let redis = redis_settings(config);
     let body_store = body_stores(redis.as_ref(), config.save_workers)?;

@@ -72,13 +72,26 @@ fn of_code(code: u16) -> Meaning {
         1053 | 1077 | 1078 | 1079 | 1080 | 1152 | 1158 | 1159 | 1160 | 1161 | 1180 | 1184
         | 1243 | 1927 | 2002 | 2003 | 2006 | 2013 | 3168 | 3169 | 4031 => Meaning::Gone,
         // Deadlock, lock wait, certification failure, record changed under us.
-        1020 | 1205 | 1213 | 1317 | 1412 | 1614 | 1615 | 3101 => Meaning::TryAgain,
+        // From 8002 on TiDB's: write conflicts, a schema that changed, regions that are busy or away.
+        1020
+        | 1205
+        | 1213
+        | 1317
+        | 1412
+        | 1614
+        | 1615
+        | 3101
+        | 8002
+        | 8022
+        | 8028
+        | 9001..=9007 => Meaning::TryAgain,
         1290 | 1792 | 1836 | 3100 => Meaning::ReadOnly,
         1047 => Meaning::NotReady,
         1021 | 1026 | 1114 | 1135 | 3675 => Meaning::Full,
         1040 | 1129 | 1203 | 1226 | 1461 => Meaning::Busy,
-        1044 | 1045 | 1046 | 1049 | 1054 | 1064 | 1136 | 1142 | 1143 | 1146 | 1364 | 1370
-        | 1698 => Meaning::Schema,
+        // Also a column that takes no NULL, a table that is read-only, a view that is broken, no partition for today.
+        1036 | 1044 | 1045 | 1046 | 1048 | 1049 | 1054 | 1064 | 1136 | 1142 | 1143 | 1146
+        | 1227 | 1356 | 1364 | 1370 | 1526 | 1698 => Meaning::Schema,
         1264 | 1265 | 1292 | 1366 | 1406 | 3988 => Meaning::Misfit,
         _ => Meaning::Content,
     }
@@ -92,13 +105,13 @@ mod tests {
     fn errors_are_sorted_by_what_they_mean() {
         for (codes, want) in [
             (&[2006, 2013, 4031, 1053, 1927, 1180][..], Meaning::Gone),
-            (&[1205, 1213, 1317], Meaning::TryAgain),
+            (&[1205, 1213, 1317, 9001, 9007], Meaning::TryAgain),
             (&[1047], Meaning::NotReady),
             (&[1290, 1836], Meaning::ReadOnly),
             (&[1114, 1021], Meaning::Full),
             (&[1040, 1203, 1226, 1129], Meaning::Busy),
             (
-                &[1044, 1045, 1049, 1054, 1136, 1142, 1146, 1364],
+                &[1044, 1045, 1049, 1054, 1136, 1142, 1146, 1364, 1526],
                 Meaning::Schema,
             ),
             (&[1366, 1406, 1264, 1265, 1292], Meaning::Misfit),

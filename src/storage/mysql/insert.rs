@@ -63,7 +63,7 @@ impl Piece {
             let rows_left = values.len() / BOUND;
             let rows = rows_at_once(rows_left);
             let some: Vec<Value> = values.by_ref().take(rows * BOUND).collect();
-            link.connection.exec_drop(statement(table, rows), some)?;
+            link.call(|connection| connection.exec_drop(statement(table, rows), some))?;
         }
         Ok(())
     }

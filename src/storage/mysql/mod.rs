@@ -3,6 +3,7 @@
 //! One transaction per batch; what every error means decides what comes next. A COMMIT whose answer did not
 //! arrive is looked up by the rows' hashes before anything is sent again: stored once, or 451, never 250 on doubt.
 
+mod calls;
 pub mod check;
 mod error;
 mod facts;
@@ -127,6 +128,11 @@ impl MySqlStore {
         let mut pause = FIRST_PAUSE;
         let (mut misfits, mut read_only) = (0, 0);
         loop {
+            if Instant::now() > self.deadline {
+                // The clients of what is left of a batch that was split have heard 451, or are about to.
+                let error = SaveError::Unavailable(too_late().text);
+                return Err(PartError::Store(error));
+            }
             let inserted = (inserted.take()).unwrap_or_else(|| self.insert_part(part, placed));
             let Err(failure) = inserted.and_then(|link| self.commit_part(link)) else {
                 return Ok(());
@@ -139,10 +145,12 @@ impl MySqlStore {
                 Meaning::Full => return Err(PartError::Store(SaveError::Full(failure.text))),
                 Meaning::Schema => return Err(PartError::Store(unavailable)),
                 Meaning::NoMemory => return Err(PartError::Content(SaveError::Full(failure.text))),
-                Meaning::Content => return Err(PartError::Content(unavailable)),
+                Meaning::Content => {
+                    return Err(PartError::Content(SaveError::Refused(failure.text)));
+                }
                 // The table may have changed since this connection read it, and since the idle ones did.
                 Meaning::Misfit if misfits > self.pool.max_size() => {
-                    return Err(PartError::Content(unavailable));
+                    return Err(PartError::Content(SaveError::Refused(failure.text)));
                 }
                 Meaning::Misfit => misfits += 1,
                 Meaning::ReadOnly => {
@@ -250,8 +258,9 @@ impl MySqlStore {
                 self.connector.look_again(&mut link.connection);
                 link.broken = true;
             }
-            Meaning::Gone | Meaning::Busy | Meaning::Misfit => link.broken = true,
-            Meaning::ReadOnly | Meaning::NotReady => {
+            Meaning::Busy | Meaning::Misfit => link.broken = true,
+            // One that was there a moment ago may be too slow for this batch, and the next one is not.
+            Meaning::Gone | Meaning::ReadOnly | Meaning::NotReady => {
                 let nodes = self.connector.nodes();
                 nodes.leave(link.host, &error.to_string());
                 link.broken = true;
@@ -288,15 +297,28 @@ impl MySqlStore {
                 .connector
                 .connect_to_witness(doubt.host, doubt.member.as_ref());
             let settled = witness.and_then(|mut link| {
+                // Until all went well.
+                link.broken = true;
                 link.wait_for_the_cluster()?;
                 link.begin()?;
                 let found = stored_hashes(&mut link, self.connector.table(), part)?;
+                let rows = part.iter().flat_map(Mail::deliveries).count();
+                if found.len() < rows && Instant::now() > self.deadline {
+                    // Nothing is inserted behind anybody's back.
+                    return Ok(false);
+                }
                 insert_rows(&mut link, self.connector.table(), part, placed, &found)?;
-                link.commit()
+                link.commit()?;
+                link.broken = false;
+                Ok(true)
             });
-            let Err(error) = settled else {
-                log::warn!(mails = part.len(); "commit_settled");
-                return Ok(());
+            let error = match settled {
+                Ok(true) => {
+                    log::warn!(mails = part.len(); "commit_settled");
+                    return Ok(());
+                }
+                Ok(false) => return Err(PartError::Store(SaveError::Unavailable(too_late().text))),
+                Err(error) => error,
             };
             if Instant::now() + pause > self.deadline {
                 return Err(PartError::Store(SaveError::Unavailable(format!(
@@ -356,7 +378,7 @@ impl SaveMail for MySqlStore {
 
 impl Link {
     fn begin(&mut self) -> mysql::Result<()> {
-        self.connection.query_drop("START TRANSACTION")?;
+        self.call(|connection| connection.query_drop("START TRANSACTION"))?;
         self.in_transaction = true;
         Ok(())
     }
@@ -365,21 +387,21 @@ impl Link {
     /// what others committed a moment later. Only Galera knows the variable.
     fn wait_for_the_cluster(&mut self) -> mysql::Result<()> {
         match self.member {
-            Some(_) => self
-                .connection
-                .query_drop("SET SESSION wsrep_sync_wait = 1"),
+            Some(_) => {
+                self.call(|connection| connection.query_drop("SET SESSION wsrep_sync_wait = 1"))
+            }
             None => Ok(()),
         }
     }
 
     fn commit(&mut self) -> mysql::Result<()> {
-        self.connection.query_drop("COMMIT")?;
+        self.call(|connection| connection.query_drop("COMMIT"))?;
         self.in_transaction = false;
         Ok(())
     }
 
     fn rollback(&mut self) -> mysql::Result<()> {
-        self.connection.query_drop("ROLLBACK")?;
+        self.call(|connection| connection.query_drop("ROLLBACK"))?;
         self.in_transaction = false;
         Ok(())
     }
@@ -399,7 +421,7 @@ fn stored_hashes(
     for some in hashes.chunks(HASHES_AT_ONCE) {
         let places = vec!["?"; some.len()].join(",");
         let sql = format!("SELECT `hash` FROM {table} WHERE `hash` IN ({places}) FOR UPDATE");
-        let rows: Vec<String> = link.connection.exec(sql, some.to_vec())?;
+        let rows: Vec<String> = link.call(|connection| connection.exec(sql, some.to_vec()))?;
         found.extend(rows);
     }
     Ok(found)

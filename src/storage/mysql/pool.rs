@@ -1,14 +1,18 @@
 //! Connections to the database: several hosts in order, made anew in the background while all are down.
 
 use std::fmt;
+use std::net::ToSocketAddrs;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use mysql::{Conn, OptsBuilder};
+use nix::sys::socket::{Shutdown, shutdown};
 use r2d2::{HandleError, ManageConnection, Pool, PooledConnection};
 
+use super::calls::{self, Calls};
 use super::facts::Facts;
 use super::member::Member;
 use super::nodes::Nodes;
@@ -58,7 +62,36 @@ pub struct Link {
     pub broken: bool,
     /// A transaction was begun and neither committed nor rolled back.
     pub in_transaction: bool,
+    socket: RawFd,
+    calls: Arc<Calls>,
     _counted: Counted,
+}
+
+impl Link {
+    /// Talks to the server, for [`CALL_TIMEOUT`] in all.
+    ///
+    /// # Errors
+    /// What the server said, or what became of the connection.
+    pub fn call<T>(
+        &mut self,
+        call: impl FnOnce(&mut Conn) -> mysql::Result<T>,
+    ) -> mysql::Result<T> {
+        self.calls.begin(self.socket, CALL_TIMEOUT);
+        let outcome = call(&mut self.connection);
+        self.calls.end(self.socket);
+        outcome
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.calls.end(self.socket);
+        if self.broken {
+            // The library says goodbye, behind what a failed write left in its buffer: to a host that hangs that would take
+            // a time-out for each prepared statement, and it must not hear the rest of an INSERT either.
+            let _ = shutdown(self.socket, Shutdown::Both);
+        }
+    }
 }
 
 /// One of the connections that exist, until it is dropped.
@@ -90,6 +123,7 @@ struct Shared {
     nodes: Nodes,
     /// Connections that exist, idle ones too.
     links: Arc<AtomicUsize>,
+    calls: Arc<Calls>,
 }
 
 /// A pooled connection.
@@ -109,18 +143,20 @@ pub fn pool(connector: &Connector) -> Pool<Connector> {
 }
 
 /// Looks every two seconds whether an idle connection still works, as long as the pool is in use: without mail nobody else
-/// would notice that the database is gone.
+/// would notice that the database is gone. Calls that take too long are ended as long.
 ///
 /// # Errors
-/// When the thread cannot be started.
-pub fn watch(pool: &Arc<Pool<Connector>>) -> std::io::Result<()> {
-    let pool = Arc::downgrade(pool);
+/// When a thread cannot be started.
+pub fn watch(connector: &Connector, pool: &Arc<Pool<Connector>>) -> std::io::Result<()> {
+    calls::look_after(&connector.shared.calls)?;
+    let (pool, health) = (Arc::downgrade(pool), connector.shared.health.clone());
     let watching = move || {
         while let Some(pool) = pool.upgrade() {
             while let Some(mut link) = pool.try_get() {
                 // One that broke is dropped, and the pool's try to replace it tells how the database is.
-                link.broken = link.connection.ping().is_err();
+                link.broken = link.call(Conn::ping).is_err();
                 if !link.broken {
+                    health.set_up();
                     break;
                 }
             }
@@ -142,6 +178,7 @@ impl Connector {
             health: health.clone(),
             nodes: Nodes::new(names),
             links: Arc::default(),
+            calls: Arc::default(),
         };
         Connector {
             shared: Arc::new(shared),
@@ -161,11 +198,17 @@ impl Connector {
         let mut outcome = Err(mysql::Error::DriverError(
             mysql::DriverError::ConnectTimeout,
         ));
-        for host in self.shared.nodes.order() {
-            outcome = self.connect_to(host);
+        let nodes = &self.shared.nodes;
+        for host in nodes.order() {
+            // One that hangs is left after a short look; a connection may take longer.
+            let looked = match nodes.count() {
+                1 => Ok(()),
+                _ => self.connect_to_look(host).map(drop),
+            };
+            outcome = looked.and_then(|()| self.connect_to(host));
             match &outcome {
                 Ok(_) => break,
-                Err(error) => self.shared.nodes.leave(host, &error.to_string()),
+                Err(error) => nodes.leave(host, &error.to_string()),
             }
         }
         outcome
@@ -202,13 +245,14 @@ impl Connector {
     /// What the host said.
     pub fn connect_to(&self, host: usize) -> mysql::Result<Link> {
         let settings = &self.shared.settings;
-        let options = self
-            .options(host)
-            .read_timeout(Some(CALL_TIMEOUT))
-            .write_timeout(Some(CALL_TIMEOUT))
-            .stmt_cache_size(STATEMENTS_KEPT)
-            .init(SESSION_SETTINGS.to_vec());
-        let mut connection = Conn::new(options)?;
+        let mut connection = self.reach(host, |options| {
+            options
+                .read_timeout(Some(CALL_TIMEOUT))
+                .write_timeout(Some(CALL_TIMEOUT))
+                .stmt_cache_size(STATEMENTS_KEPT)
+                .init(SESSION_SETTINGS.to_vec())
+        })?;
+        let socket = connection.as_raw_fd();
         let facts = Facts::read(&mut connection, &settings.table)?;
         let member = Member::read(&mut connection)?;
         (self.shared.learned)(&facts);
@@ -220,6 +264,8 @@ impl Connector {
             member,
             broken: false,
             in_transaction: false,
+            socket,
+            calls: Arc::clone(&self.shared.calls),
             _counted: Counted::new(&self.shared.links),
         })
     }
@@ -229,33 +275,46 @@ impl Connector {
     /// # Errors
     /// What the host said.
     pub fn connect_to_look(&self, host: usize) -> mysql::Result<Conn> {
-        let options = self.options(host);
-        Conn::new(
+        self.reach(host, |options| {
             options
                 .read_timeout(Some(LOOK_TIMEOUT))
-                .write_timeout(Some(LOOK_TIMEOUT)),
-        )
+                .write_timeout(Some(LOOK_TIMEOUT))
+        })
     }
 
+    /// Connects to a host, by the first of its addresses that answers.
     #[expect(clippy::indexing_slicing, reason = "a host is its place among them")]
-    fn options(&self, host: usize) -> OptsBuilder {
+    fn reach(&self, host: usize, with: impl Fn(OptsBuilder) -> OptsBuilder) -> mysql::Result<Conn> {
+        let options = || with(self.options());
+        let (name, port) = match &self.shared.settings.hosts[host] {
+            MySqlHost::Socket(path) => return Conn::new(options().socket(Some(path))),
+            MySqlHost::Tcp(name, port) => (name.as_str(), *port),
+        };
+        let mut outcome = Err(std::io::Error::other(format!("{name} has no address")).into());
+        for address in (name, port).to_socket_addrs()? {
+            let address = address.ip().to_string();
+            outcome = Conn::new(options().ip_or_hostname(Some(address)).tcp_port(port));
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome
+    }
+
+    fn options(&self) -> OptsBuilder {
         let settings = &self.shared.settings;
         let connect_timeout = match settings.hosts.len() {
             1 => CONNECT_TIMEOUT,
             // Another one waits.
             _ => LOOK_TIMEOUT,
         };
-        let options = OptsBuilder::new()
+        OptsBuilder::new()
             .user(Some(settings.user.as_str()))
             .pass(Some(settings.password.as_str()))
             .db_name(Some(settings.database.as_str()).filter(|name| !name.is_empty()))
             // A loopback TCP connection stays one.
             .prefer_socket(false)
-            .tcp_connect_timeout(Some(connect_timeout));
-        match &settings.hosts[host] {
-            MySqlHost::Tcp(name, port) => options.ip_or_hostname(Some(name)).tcp_port(*port),
-            MySqlHost::Socket(path) => options.socket(Some(path)),
-        }
+            .tcp_connect_timeout(Some(connect_timeout))
     }
 
     /// The hosts, and which of them are well.
@@ -291,7 +350,7 @@ impl ManageConnection for Connector {
     }
 
     fn is_valid(&self, link: &mut Link) -> Result<(), mysql::Error> {
-        link.connection.ping()
+        link.call(Conn::ping)
     }
 
     fn has_broken(&self, link: &mut Link) -> bool {
