@@ -156,12 +156,15 @@ impl Content {
             .max(sum)
             .max(SMALLEST)
             .min(self.max_octets);
-        // `sum` is within the ceiling, so capacity is no less, and there was less before.
-        let more = capacity - self.octets.len();
-        if !self.reservation.grow_to(capacity) || self.octets.try_reserve_exact(more).is_err() {
-            return Err(ContentError::NoMemory);
+        // Where there is no room for more than is needed now, that has to do.
+        for capacity in [capacity, sum] {
+            // `sum` is within the ceiling, so capacity is no less, and there was less before.
+            let more = capacity - self.octets.len();
+            if self.reservation.grow_to(capacity) && self.octets.try_reserve_exact(more).is_ok() {
+                return Ok(());
+            }
         }
-        Ok(())
+        Err(ContentError::NoMemory)
     }
 }
 
@@ -192,6 +195,11 @@ mod tests {
         assert_eq!(first.extend(&[b'a'; 6_000]), Ok(()));
         assert_eq!(second.extend(&[b'b'; 6_000]), Err(ContentError::NoMemory));
         assert_eq!(budget.in_use(), 6_000);
+        assert_eq!(first.extend(&[b'a'; 4_000]), Ok(()), "all there is");
+        assert_eq!(first.extend(b"a"), Err(ContentError::NoMemory));
+        drop(first);
+        let mut first = Content::new(1 << 20, &budget);
+        assert_eq!(first.extend(&[b'a'; 6_000]), Ok(()));
         assert!(first.room_beside(4_001).is_none());
         let mut beside = first.room_beside(4_000).expect("just enough");
         beside.shrink_to(1_000);
