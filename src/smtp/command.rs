@@ -118,6 +118,12 @@ pub fn is_foreign(line: &[u8]) -> bool {
     })
 }
 
+/// Whether a line that is no good, or its beginning, was to announce a chunk.
+pub fn is_chunk(line: &[u8]) -> bool {
+    let word = trim_spaces(line).get(..4);
+    word.is_some_and(|word| word.eq_ignore_ascii_case(b"BDAT"))
+}
+
 /// The name in HELO or EHLO. RFC 5321 wants a domain or an address literal; the field sends anything, so anything
 /// printable is taken, up to [`MAX_HELO_OCTETS`].
 ///

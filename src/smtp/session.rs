@@ -26,6 +26,10 @@ pub struct Session {
     state: State,
     counts: Counts,
     said: Option<String>,
+    /// A chunk was refused, and its message with it: those that were on their way behind it are no faults.
+    chunk_refused: bool,
+    /// The reply at hand is such a chunk's.
+    is_forgiven: bool,
 }
 
 /// ```text
@@ -90,6 +94,8 @@ impl Session {
             state: State::Ready,
             counts: Counts::default(),
             said: None,
+            chunk_refused: false,
+            is_forgiven: false,
         }
     }
 
@@ -114,7 +120,9 @@ impl Session {
         };
         match &step {
             Step::NeedInput => return step,
-            Step::Reply(reply) if reply.is_fault() => self.counts.faults += 1,
+            Step::Reply(reply) if reply.is_fault() => {
+                self.counts.faults += u64::from(!mem::take(&mut self.is_forgiven));
+            }
             Step::Close(_) => self.state = State::Closed,
             Step::Reply(_) | Step::StartTls(_) | Step::Introduce(..) | Step::Save(..) => {}
         }
@@ -184,6 +192,9 @@ impl Session {
             Line::TooLong if command::is_foreign(input.unread()) => {
                 return Step::Close(reply::R500_NOT_SMTP);
             }
+            Line::TooLong if command::is_chunk(input.unread()) => {
+                return Step::Close(reply::R500_LINE_TOO_LONG);
+            }
             Line::TooLong => return Step::Reply(reply::R500_LINE_TOO_LONG),
             Line::BareLf => return Step::Close(reply::R500_BARE_LF),
         };
@@ -198,6 +209,13 @@ impl Session {
         } else {
             let (verb, argument) = command::split(line);
             self.proceed(verb, argument)
+        };
+        let step = match step {
+            // How many octets behind it are no commands is unknown.
+            Some(Step::Reply(reply)) if reply.code() == 500 && command::is_chunk(line) => {
+                Some(Step::Close(reply))
+            }
+            step => step,
         };
         input.consume(octets);
         match step {
@@ -277,6 +295,7 @@ impl Session {
         };
         let chunks = None;
         self.state = State::Transaction(Transaction { envelope, chunks });
+        self.chunk_refused = false;
         self.counts.mail += 1;
         Ok(reply::R250_SENDER_OK)
     }
@@ -440,6 +459,7 @@ impl Session {
         match chunk.then {
             AfterChunk::Refuse(reply, state) => {
                 self.state = *state;
+                self.is_forgiven = self.chunk_refused;
                 Step::Reply(reply)
             }
             AfterChunk::Receive {
@@ -452,8 +472,13 @@ impl Session {
                 Step::Reply(reply::R250_CHUNK_OK)
             }
             AfterChunk::Receive {
-                envelope, intake, ..
-            } => self.end_of_mail(envelope, intake),
+                envelope,
+                intake,
+                last,
+            } => {
+                self.chunk_refused = !last;
+                self.end_of_mail(envelope, intake)
+            }
         }
     }
 
