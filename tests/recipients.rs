@@ -164,7 +164,7 @@ fn nothing_of_the_first_mail_shows_in_the_second() {
     let first = &rows[0];
     assert_eq!(
         first.attach_info,
-        r#"[{"name":"a.pdf","size":8,"type":"application/pdf"}]"#
+        r#"[{"name":"a.pdf","type":"application/pdf","size":8}]"#
     );
     let second = &rows[2];
     assert_eq!((second.from.as_str(), second.subject.as_str()), ("", ""));

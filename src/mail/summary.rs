@@ -42,6 +42,10 @@ impl Summary {
         let mut walk = Walk::default();
         let content_type = media.media_type.clone();
         walk.visit(&fields, media, body, 0);
+        if !walk.text_seen && content_type.starts_with("text/") {
+            // All there is has a file name, and is the text all the same.
+            walk.charset.clone_from(&declared);
+        }
         Summary {
             subject: fields
                 .subject
@@ -263,6 +267,14 @@ mod tests {
             let summary = Summary::of(format!("Content-Type: {field}\r\n\r\n").as_bytes());
             assert_eq!(summary.content_type, want, "{field:?}");
         }
+    }
+
+    #[test]
+    fn a_text_with_a_file_name_names_the_charset_where_it_is_all_there_is() {
+        let named = "Content-Type: text/plain; charset=koi8-r; name=\"a.txt\"\r\n\r\n";
+        let summary = Summary::of(named.as_bytes());
+        assert_eq!(summary.charset, "koi8-r");
+        assert_eq!(summary.attachments.len(), 1);
     }
 
     #[test]

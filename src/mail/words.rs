@@ -16,8 +16,7 @@ pub fn decode(value: &[u8], fallback_charset: Option<&str>) -> String {
         .copied()
         .filter(|octet| !matches!(octet, b'\r' | b'\n'))
         .collect();
-    let line = unfolded.strip_prefix(b" ").unwrap_or(&unfolded);
-    let text = join_words(line.trim_ascii_end(), fallback_charset);
+    let text = join_words(unfolded.trim_ascii(), fallback_charset);
     on_one_line(text)
 }
 
@@ -169,6 +168,8 @@ mod tests {
         let cases: &[(&[u8], &str)] = &[
             (b" plain\r\n", "plain"),
             (b" a\r\n  b \r\n", "a  b"),
+            (b" \r\n =?utf-8?B?w7w=?=\r\n", "ü"),
+            (b"\t a", "a"),
             (b" =?utf-8?q?a_b=20c?=\r\n", "a b c"),
             (b" =?UTF-8*de?B?w7w=?= =?utf-8?B?w7w=?=\r\n", "üü"),
             (b" =?utf-8?B?8J+Y?=\r\n =?utf-8?B?gA==?=\r\n", "😀"),

@@ -54,12 +54,12 @@ fn attach_info(attachments: &[Attachment], column: &Column) -> String {
     let mut array = String::new();
     let mut taken = 1;
     for attachment in attachments {
-        let entry = json!({
-            "name": attachment.name,
-            "type": attachment.media_type,
-            "size": attachment.octets,
-        })
-        .to_string();
+        let entry = format!(
+            "{{\"name\":{},\"type\":{},\"size\":{}}}",
+            json!(attachment.name),
+            json!(attachment.media_type),
+            attachment.octets
+        );
         let entry = column.repertoire.replace_others(&entry);
         // With the bracket or comma before it; the closing bracket is counted from the start.
         taken += column.width.measure(&entry) + 1;
@@ -88,7 +88,8 @@ mod tests {
         };
         let attachments = [attachment("\"\\\n"), attachment("b"), attachment("c")];
         let whole = attach_info(&attachments, &Column::text(1_000));
-        assert!(whole.starts_with(r#"[{"name":"\"\\\n","#), "{whole}");
+        let first = r#"[{"name":"\"\\\n","type":"a/b","size":5},"#;
+        assert!(whole.starts_with(first), "{whole}");
         for max in 0..=whole.len() {
             let info = attach_info(&attachments, &Column::text(max));
             assert!(info.len() <= max);
