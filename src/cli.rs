@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{Config, StoreKind};
-use crate::logging::is_harmless;
+use crate::logging::{is_harmless, push_escaped};
 use crate::server;
 use crate::storage::mysql::{self, MySqlReader};
 use crate::storage::sqlite::{self, SqliteReader};
@@ -348,7 +348,15 @@ fn as_json(mails: &[ListedMail]) -> String {
             })
         })
         .collect();
-    format!("{}\n", serde_json::Value::from(mails))
+    let mut text = String::new();
+    // What would steer a terminal stands in strings only.
+    for c in serde_json::Value::from(mails).to_string().chars() {
+        match is_harmless(c) {
+            true => text.push(c),
+            false => push_escaped(&mut text, c),
+        }
+    }
+    text + "\n"
 }
 
 fn print(octets: &[u8]) -> Result<(), Failure> {

@@ -152,7 +152,11 @@ impl<'a> Connection<'a> {
                     {
                         // A proxy that was forgotten would otherwise show in bounces only. Once: anybody may say XCLIENT.
                         let session = self.client.session_id();
-                        log::info!(session:% = session, client:% = self.client.ip(), command = "XCLIENT", fix = "if this is a proxy of yours, name it in GM_TRUSTED_PROXIES"; "rejected");
+                        let fix = match self.client.is_trusted_proxy {
+                            true => "none: the client behind this proxy wanted to be another one",
+                            false => "if this is a proxy of yours, name it in GM_TRUSTED_PROXIES",
+                        };
+                        log::info!(session:% = session, client:% = self.client.ip(), command = "XCLIENT", fix = fix; "rejected");
                     }
                     self.say(&reply);
                     if self.output.len() >= MAX_HELD_OCTETS

@@ -398,20 +398,23 @@ fn push_quoted(line: &mut String, value: &str) {
                 line.push(c);
             }
             c if is_harmless(c) => line.push(c),
-            c => {
-                for unit in c.encode_utf16(&mut [0; 2]) {
-                    let _ = write!(line, "\\u{unit:04x}");
-                }
-            }
+            c => push_escaped(line, c),
         }
     }
     line.push('"');
 }
 
+/// A character as JSON escapes it.
+pub fn push_escaped(text: &mut String, c: char) {
+    for unit in c.encode_utf16(&mut [0; 2]) {
+        let _ = write!(text, "\\u{unit:04x}");
+    }
+}
+
 /// Whether a character shows as itself and leaves the line as it is.
 pub fn is_harmless(c: char) -> bool {
     !c.is_control()
-        && !matches!(c, '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+        && !matches!(c, '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// What one value may take of a line: an address with room, and most reasons.

@@ -132,6 +132,8 @@ fn what_would_steer_a_terminal_is_escaped_in_the_table_and_kept_in_json() {
     let steers =
         |c: &char| (c.is_control() && *c != '\n') || "\u{202e}\u{2066}\u{feff}".contains(*c);
     assert_eq!(table.chars().find(steers), None, "{table}");
+    let json = run(server.folder.path(), &["list", "--json"]).stdout;
+    assert_eq!(json.chars().find(steers), None, "{json}");
     assert!(table.contains("a\\u{1b}[2J\\u{d}\\u{a}"), "{table}");
     assert_eq!(server.list()[0]["subject"], subject);
 }
