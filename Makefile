@@ -39,11 +39,13 @@ certs/mail.cert.pem:
 build:
 	cargo build --release --locked
 
-# Formatting, lints and documentation, without a warning.
+# Formatting, lints and documentation, without a warning; and that the fuzz targets still fit, which nothing is linked for.
 check:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
+	CUSTOM_LIBFUZZER_PATH=/none/libfuzzer.a cargo check --locked --manifest-path fuzz/Cargo.toml \
+	    --target-dir "$${CARGO_TARGET_DIR:-target}"
 
 # Every test, against real clients and servers; installs those that are missing.
 test: tools

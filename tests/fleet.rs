@@ -61,7 +61,7 @@ fn keep_the_promise_for_long(mut fleet: Fleet, mut redis: Option<&mut RedisClust
 
     let started_at = Instant::now();
     let load = Load::start(fleet.front, SESSIONS, "soak");
-    load.wait_for_more(SESSIONS * 5);
+    load.wait_for_more_within(SESSIONS * 5, HEALED_WITHIN);
     let mut healed = Healed::default();
     for round in 0..2 {
         let before = Rate::of(&load);
@@ -95,7 +95,7 @@ fn keep_the_promise_for_long(mut fleet: Fleet, mut redis: Option<&mut RedisClust
     }
     // A minute at least.
     while started_at.elapsed() < Duration::from_secs(60) {
-        load.wait_for_more(SESSIONS);
+        load.wait_for_more_within(SESSIONS, HEALED_WITHIN);
     }
     let took = started_at.elapsed();
     let (account, stored) = (load.stop(), stored_markers(&fleet.galera));
@@ -152,24 +152,24 @@ fn assert_bodies_are_whole(galera: &Galera, redis: &RedisCluster) {
 fn keep_the_promise(mut fleet: Fleet, mut redis: Option<&mut RedisCluster>) {
     let uses_redis = redis.is_some();
     let load = Load::start(fleet.front, 8, "fleet");
-    load.wait_for_more(50);
+    load.wait_for_more_within(50, HEALED_WITHIN);
 
     fleet.galera.kill(0);
     flows_again(&load, "a node");
     fleet.galera.run(0);
-    load.wait_for_more(50);
+    load.wait_for_more_within(50, HEALED_WITHIN);
 
     if let Some(redis) = &mut redis {
         redis.nodes[0].kill();
         flows_again(&load, "a Redis");
         redis.nodes[0].run();
-        load.wait_for_more(50);
+        load.wait_for_more_within(50, HEALED_WITHIN);
     }
 
     fleet.receivers[0].kill();
     flows_again(&load, "a receiver");
     fleet.start_receiver_again(0);
-    load.wait_for_more(50);
+    load.wait_for_more_within(50, HEALED_WITHIN);
 
     drain(&mut fleet, 1);
     flows_again(&load, "a receiver that drained");
@@ -254,7 +254,7 @@ fn drain(fleet: &mut Fleet, receiver: usize) {
 /// The rate is back: more mails in a row than were under way.
 fn flows_again(load: &Load, lost: &str) {
     let lost_at = Instant::now();
-    load.wait_for_more(100);
+    load.wait_for_more_within(100, HEALED_WITHIN);
     let took = lost_at.elapsed();
     println!("{lost} lost: 100 mails more after {took:?}");
     assert!(took < HEALED_WITHIN, "{lost}: {took:?}");

@@ -58,7 +58,7 @@ fn a_node_that_is_killed_is_left_and_gone_back_to(galera: &mut Galera, rounds: u
     let hosts = galera.hosts();
     let server = Server::start(&with_hosts(&hosts, &[]));
     let load = Load::start(server.address, 8, "mail");
-    load.wait_for_more(50);
+    load.wait_for_more_within(50, HEALED_WITHIN);
     for round in 0..rounds {
         let node = round % 3;
         galera.kill(node);
@@ -66,13 +66,13 @@ fn a_node_that_is_killed_is_left_and_gone_back_to(galera: &mut Galera, rounds: u
         if node == 0 {
             left_within(&server, &galera.host(node), lost_at);
         }
-        load.wait_for_more(100);
+        load.wait_for_more_within(100, HEALED_WITHIN);
         let took = lost_at.elapsed();
         println!("node {node} lost: 100 mails more after {took:?}");
         assert!(took < HEALED_WITHIN, "{took:?}");
         galera.run(node);
         wait_for_node_lines(&server, "node_left", "node_back");
-        load.wait_for_more(50);
+        load.wait_for_more_within(50, HEALED_WITHIN);
     }
     let (account, stored) = (load.stop(), stored_markers(galera));
     assert_promise_kept(&account, &stored);
@@ -116,7 +116,7 @@ fn a_node_that_takes_nothing_is_left_within_a_second(galera: &Galera) {
 fn a_node_that_hangs_is_left_and_gone_back_to(galera: &Galera) {
     let server = Server::start(&with_hosts(&galera.hosts(), &[]));
     let load = Load::start(server.address, 8, "hang");
-    load.wait_for_more(50);
+    load.wait_for_more_within(50, HEALED_WITHIN);
     galera.signal(0, Signal::SIGSTOP);
     let lost_at = Instant::now();
     wait_for_within("the node to be left", HEALED_WITHIN, || {
@@ -129,7 +129,7 @@ fn a_node_that_hangs_is_left_and_gone_back_to(galera: &Galera) {
     assert!(took < HANG_WITHIN, "{took:?}");
     galera.signal(0, Signal::SIGCONT);
     wait_for_node_lines(&server, "node_left", "node_back");
-    load.wait_for_more(50);
+    load.wait_for_more_within(50, HEALED_WITHIN);
     let (account, stored) = (load.stop(), stored_markers(galera));
     assert_promise_kept(&account, &stored);
     println!("{}", figures(&account, &stored));

@@ -68,7 +68,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// Talks to the server, for [`CALL_TIMEOUT`] in all.
+    /// Talks to the server, for ten seconds in all.
     ///
     /// # Errors
     /// What the server said, or what became of the connection.
