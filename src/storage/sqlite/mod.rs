@@ -4,23 +4,28 @@
 //! us: that is noticed before and after each batch, what was acknowledged is first written into the moved file, and then
 //! a new one is begun.
 
+mod beside;
+mod error;
+mod reader;
+
 use std::fs;
-use std::io;
-use std::mem;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, ffi, params};
+use rusqlite::{Connection, ErrorCode, params};
 
-use super::reading::{ListedMail, ListedSize, MAX_MAIL_OCTETS, ReadError, ReadMail};
+use self::beside::{
+    Companion, FileIdentity, behind_links, file_identity, log_of, octets_in, put_log_aside,
+    with_ending,
+};
+use self::error::{no_memory, sort_error};
+pub use self::reader::SqliteReader;
 use super::row::Row;
 use super::split::{PartError, save_split};
 use super::table::{TableName, TableShape};
 use super::{SaveError, SaveMail, SavedId};
-use crate::mail::{Mail, NoMemory, inflate};
+use crate::mail::{Mail, NoMemory};
 
 /// An SQLite file that mails are saved to.
 pub struct SqliteStore {
@@ -37,16 +42,6 @@ struct OpenFile {
     index: Companion,
     insert: String,
 }
-
-struct Companion {
-    file: PathBuf,
-    identity: Option<FileIdentity>,
-    /// It was when last looked at.
-    is_large: bool,
-}
-
-/// What tells a file from another of the same name: device and inode.
-type FileIdentity = (u64, u64);
 
 impl SqliteStore {
     /// Opens the file, and makes it and its table when they are missing.
@@ -259,112 +254,6 @@ impl OpenFile {
     }
 }
 
-impl Companion {
-    fn new(file: PathBuf) -> Companion {
-        let identity = file_identity(&file).ok();
-        Companion {
-            file,
-            identity,
-            is_large: false,
-        }
-    }
-
-    /// Whether the name still stands for what it stood for when the file was opened.
-    fn is_ours(&self) -> bool {
-        self.identity.is_some() && file_identity(&self.file).ok() == self.identity
-    }
-
-    /// A reader that never ends keeps the log from being written back; it then grows without bound. Said once each time.
-    fn warn_when_large(&mut self) {
-        let octets = octets_in(&self.file);
-        let was_large = mem::replace(&mut self.is_large, octets > LARGE_LOG_OCTETS);
-        if self.is_large && !was_large {
-            log::warn!(file:% = self.file.display(), octets = octets, fix = "end the program that reads for so long"; "large_log");
-        }
-    }
-}
-
-/// Reads mail from an SQLite file; never makes one.
-pub struct SqliteReader {
-    connection: Connection,
-    table: TableName,
-}
-
-impl SqliteReader {
-    /// Opens a file that exists.
-    ///
-    /// # Errors
-    /// [`ReadError`] that names the file.
-    pub fn open(file: &Path, table: &TableName) -> Result<SqliteReader, ReadError> {
-        if !file.exists() {
-            return Err(ReadError(format!(
-                "{}: no such file; no mail was saved there yet, or GM_SQLITE_FILE names another one",
-                file.display()
-            )));
-        }
-        // Readers of a WAL file write to its -shm.
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(file, flags).and_then(|connection| {
-            connection.busy_timeout(BUSY_TIMEOUT)?;
-            Ok(connection)
-        });
-        let connection = connection.map_err(|error| read_error(file, &error))?;
-        Ok(SqliteReader {
-            connection,
-            table: table.clone(),
-        })
-    }
-}
-
-impl ReadMail for SqliteReader {
-    fn list(&mut self, to: Option<&str>, limit: u32) -> Result<Vec<ListedMail>, ReadError> {
-        let filter = match to {
-            Some(_) => "WHERE `to` = ?2 OR `recipient` = ?2 COLLATE NOCASE",
-            None => "WHERE ?2 IS NULL",
-        };
-        let sql = format!(
-            "SELECT `hash`, `date`, `from`, `to`, `recipient`, `mail`, `subject` FROM {} {filter}
-             ORDER BY `mail_id` DESC LIMIT ?1",
-            self.table
-        );
-        let rows = self.connection.prepare(&sql).and_then(|mut select| {
-            let rows = select.query_map(params![limit, to], |row| {
-                let stream: Vec<u8> = row.get(5)?;
-                Ok(ListedMail {
-                    hash: row.get(0)?,
-                    date: row.get(1)?,
-                    from: row.get(2)?,
-                    to: row.get(3)?,
-                    recipient: row.get(4)?,
-                    size: ListedSize::of(&stream),
-                    subject: row.get(6)?,
-                })
-            })?;
-            rows.collect()
-        });
-        rows.map_err(|error| self.error(&error))
-    }
-
-    fn show(&mut self, hash: &str) -> Result<Option<Vec<u8>>, ReadError> {
-        let sql = format!("SELECT `mail` FROM {} WHERE `hash` = ?1", self.table);
-        let stream: Option<Vec<u8>> = self
-            .connection
-            .query_row(&sql, [hash], |row| row.get(0))
-            .optional()
-            .map_err(|error| self.error(&error))?;
-        let mail = stream
-            .map(|stream| inflate(&stream, MAX_MAIL_OCTETS))
-            .transpose();
-        mail.map_err(|error| ReadError(format!("{hash}: column `mail`: {error}")))
-    }
-}
-
-impl SqliteReader {
-    fn error(&self, error: &rusqlite::Error) -> ReadError {
-        read_error(Path::new(self.connection.path().unwrap_or_default()), error)
-    }
-}
-
 /// Whether mail could be saved to `file` now; makes nothing.
 ///
 /// # Errors
@@ -402,58 +291,6 @@ fn insert_statement(table: &TableName) -> String {
     )
 }
 
-fn file_identity(file: &Path) -> io::Result<FileIdentity> {
-    let metadata = fs::metadata(file)?;
-    Ok((metadata.dev(), metadata.ino()))
-}
-
-/// Keeps the log of a file that is elsewhere: what it holds was promised.
-///
-/// # Errors
-/// [`SaveError`]: it is still in its place, and no other file may be begun there.
-fn put_log_aside(log_file: &Path) -> Result<(), SaveError> {
-    let inode = file_identity(log_file).map_or(0, |(_, inode)| inode);
-    let aside = with_ending(log_file, &format!(".moved-{inode}"));
-    fs::rename(log_file, &aside).map_err(|error| {
-        SaveError::Unavailable(format!(
-            "{}: holds mails of a file that was moved, and cannot be renamed to {}: {error}; move it elsewhere, name it \
-             like that file with -wal, and open that file",
-            log_file.display(),
-            aside.display()
-        ))
-    })?;
-    let fix = "it holds mails of the file that was moved: name it like that file with -wal, and open that file";
-    log::error!(file:% = aside.display(), fix = fix; "log_put_aside");
-    Ok(())
-}
-
-/// The write-ahead log of a file.
-fn log_of(file: &Path) -> PathBuf {
-    with_ending(&behind_links(file), "-wal")
-}
-
-/// The file that a link stands for: SQLite names what it keeps beside it after that one.
-fn behind_links(file: &Path) -> PathBuf {
-    let mut file = file.to_owned();
-    for _ in 0..MAX_LINKS {
-        let Ok(target) = fs::read_link(&file) else {
-            break;
-        };
-        file = file.with_file_name(target);
-    }
-    file
-}
-
-fn with_ending(file: &Path, ending: &str) -> PathBuf {
-    let mut name = file.as_os_str().to_owned();
-    name.push(ending);
-    PathBuf::from(name)
-}
-
-fn octets_in(file: &Path) -> u64 {
-    fs::metadata(file).map_or(0, |metadata| metadata.len())
-}
-
 fn not_open(file: &Path) -> PartError {
     let text = format!(
         "{}: moved or removed under us; it is opened anew",
@@ -462,106 +299,5 @@ fn not_open(file: &Path) -> PartError {
     PartError::Store(SaveError::Unavailable(text))
 }
 
-fn read_error(file: &Path, error: &rusqlite::Error) -> ReadError {
-    ReadError(format!("{}: {}", file.display(), words_of(error)))
-}
-
-/// What an error says, in one line; of a statement that does not fit without its text.
-fn words_of(error: &rusqlite::Error) -> String {
-    let other_table = "a table of that name with other columns may be there: rename it, or name another one in GM_MAIL_TABLE";
-    match error {
-        rusqlite::Error::SqlInputError { msg, .. } => format!("{msg}; {other_table}"),
-        error if error.sqlite_error_code() == Some(ErrorCode::Unknown) => {
-            format!("{error}; {other_table}")
-        }
-        error => error.to_string(),
-    }
-}
-
-/// Of one row. At COMMIT it would be the store's.
-fn no_memory(error: NoMemory) -> rusqlite::Error {
-    rusqlite::Error::ToSqlConversionFailure(error.into())
-}
-
-/// What an SQLite error means for the batch and for the file.
-struct Sorted {
-    error: PartError,
-    reopen: bool,
-}
-
-fn sort_error(file: &Path, error: &rusqlite::Error) -> Sorted {
-    let text = |fix: &str| format!("{}: {}{fix}", file.display(), words_of(error));
-    let rights = || {
-        let user = nix::unistd::geteuid();
-        text(&format!(
-            "; user {user} needs the right to write this file and its folder"
-        ))
-    };
-    let unavailable = |text: String| PartError::Store(SaveError::Unavailable(text));
-    let code = error.sqlite_error_code();
-    let (error, reopen) = match code {
-        // A large mail may have no memory where its neighbours have.
-        None if matches!(error, rusqlite::Error::ToSqlConversionFailure(_)) => {
-            (PartError::Content(SaveError::Full(text(""))), false)
-        }
-        Some(ErrorCode::DiskFull) => (
-            PartError::Store(SaveError::Full(text("; make room"))),
-            false,
-        ),
-        Some(ErrorCode::OutOfMemory) => (PartError::Store(SaveError::Full(text(""))), true),
-        Some(ErrorCode::SystemIoFailure) if is_out_of_memory(error) => {
-            let text = text("; out of memory");
-            (PartError::Store(SaveError::Full(text)), true)
-        }
-        Some(ErrorCode::SystemIoFailure) if is_at_size_limit(error) => {
-            let text = text("; the limit of file sizes is met");
-            (PartError::Store(SaveError::Full(text)), true)
-        }
-        // The index of the log could not grow: SQLite says FULL only of the other two files.
-        Some(ErrorCode::SystemIoFailure) if has_code(error, ffi::SQLITE_IOERR_SHMSIZE) => {
-            (PartError::Store(SaveError::Full(text("; make room"))), true)
-        }
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-            (unavailable(text("; another program holds it")), false)
-        }
-        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
-            (unavailable(rights()), true)
-        }
-        Some(
-            ErrorCode::SystemIoFailure
-            | ErrorCode::DatabaseCorrupt
-            | ErrorCode::NotADatabase
-            | ErrorCode::SchemaChanged
-            | ErrorCode::Unknown
-            | ErrorCode::FileLockingProtocolFailed,
-        ) => (unavailable(text("")), true),
-        Some(_) => (PartError::Content(SaveError::Refused(text(""))), false),
-        None => (unavailable(text("")), true),
-    };
-    Sorted { error, reopen }
-}
-
-/// Whether what failed is the index of the log, which is mapped, or a buffer for a file, which SQLite reports like a broken
-/// disk.
-fn is_out_of_memory(error: &rusqlite::Error) -> bool {
-    has_code(error, ffi::SQLITE_IOERR_SHMMAP) || has_code(error, ffi::SQLITE_IOERR_NOMEM)
-}
-
-/// Whether a failed write met RLIMIT_FSIZE, which SQLite reports like a broken disk.
-fn is_at_size_limit(error: &rusqlite::Error) -> bool {
-    has_code(error, ffi::SQLITE_IOERR_WRITE)
-        && getrlimit(Resource::RLIMIT_FSIZE).is_ok_and(|(soft, _)| soft != RLIM_INFINITY)
-}
-
-fn has_code(error: &rusqlite::Error, extended_code: i32) -> bool {
-    error
-        .sqlite_error()
-        .is_some_and(|error| error.extended_code == extended_code)
-}
-
 /// How long another program may hold the file's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Links from one to the next, as many as Linux follows.
-const MAX_LINKS: usize = 40;
-/// A log this large means that some reader does not end.
-const LARGE_LOG_OCTETS: u64 = 1 << 30;

@@ -1,0 +1,106 @@
+//! What each error of SQLite means for a batch and for the file, and how it is told.
+
+use std::path::Path;
+
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+use rusqlite::{ErrorCode, ffi};
+
+use crate::mail::NoMemory;
+use crate::storage::SaveError;
+use crate::storage::split::PartError;
+
+/// What an SQLite error means for the batch and for the file.
+pub struct Sorted {
+    /// For the batch.
+    pub error: PartError,
+    /// The file has to be opened anew.
+    pub reopen: bool,
+}
+
+/// Sorts an error.
+pub fn sort_error(file: &Path, error: &rusqlite::Error) -> Sorted {
+    let text = |fix: &str| format!("{}: {}{fix}", file.display(), words_of(error));
+    let rights = || {
+        let user = nix::unistd::geteuid();
+        text(&format!(
+            "; user {user} needs the right to write this file and its folder"
+        ))
+    };
+    let unavailable = |text: String| PartError::Store(SaveError::Unavailable(text));
+    let code = error.sqlite_error_code();
+    let (error, reopen) = match code {
+        // A large mail may have no memory where its neighbours have.
+        None if matches!(error, rusqlite::Error::ToSqlConversionFailure(_)) => {
+            (PartError::Content(SaveError::Full(text(""))), false)
+        }
+        Some(ErrorCode::DiskFull) => (
+            PartError::Store(SaveError::Full(text("; make room"))),
+            false,
+        ),
+        Some(ErrorCode::OutOfMemory) => (PartError::Store(SaveError::Full(text(""))), true),
+        Some(ErrorCode::SystemIoFailure) if is_out_of_memory(error) => {
+            let text = text("; out of memory");
+            (PartError::Store(SaveError::Full(text)), true)
+        }
+        Some(ErrorCode::SystemIoFailure) if is_at_size_limit(error) => {
+            let text = text("; the limit of file sizes is met");
+            (PartError::Store(SaveError::Full(text)), true)
+        }
+        // The index of the log could not grow: SQLite says FULL only of the other two files.
+        Some(ErrorCode::SystemIoFailure) if has_code(error, ffi::SQLITE_IOERR_SHMSIZE) => {
+            (PartError::Store(SaveError::Full(text("; make room"))), true)
+        }
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            (unavailable(text("; another program holds it")), false)
+        }
+        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
+            (unavailable(rights()), true)
+        }
+        Some(
+            ErrorCode::SystemIoFailure
+            | ErrorCode::DatabaseCorrupt
+            | ErrorCode::NotADatabase
+            | ErrorCode::SchemaChanged
+            | ErrorCode::Unknown
+            | ErrorCode::FileLockingProtocolFailed,
+        ) => (unavailable(text("")), true),
+        Some(_) => (PartError::Content(SaveError::Refused(text(""))), false),
+        None => (unavailable(text("")), true),
+    };
+    Sorted { error, reopen }
+}
+
+/// What an error says, in one line; of a statement that does not fit without its text.
+pub fn words_of(error: &rusqlite::Error) -> String {
+    let other_table = "a table of that name with other columns may be there: rename it, or name another one in GM_MAIL_TABLE";
+    match error {
+        rusqlite::Error::SqlInputError { msg, .. } => format!("{msg}; {other_table}"),
+        error if error.sqlite_error_code() == Some(ErrorCode::Unknown) => {
+            format!("{error}; {other_table}")
+        }
+        error => error.to_string(),
+    }
+}
+
+/// Of one row. At COMMIT it would be the store's.
+pub fn no_memory(error: NoMemory) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(error.into())
+}
+
+/// Whether what failed is the index of the log, which is mapped, or a buffer for a file, which SQLite reports like a broken
+/// disk.
+fn is_out_of_memory(error: &rusqlite::Error) -> bool {
+    has_code(error, ffi::SQLITE_IOERR_SHMMAP) || has_code(error, ffi::SQLITE_IOERR_NOMEM)
+}
+
+/// Whether a failed write met RLIMIT_FSIZE, which SQLite reports like a broken disk.
+fn is_at_size_limit(error: &rusqlite::Error) -> bool {
+    has_code(error, ffi::SQLITE_IOERR_WRITE)
+        && getrlimit(Resource::RLIMIT_FSIZE).is_ok_and(|(soft, _)| soft != RLIM_INFINITY)
+}
+
+fn has_code(error: &rusqlite::Error, extended_code: i32) -> bool {
+    error
+        .sqlite_error()
+        .is_some_and(|error| error.extended_code == extended_code)
+}
