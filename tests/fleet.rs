@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use goguerrilla::storage::redis::RedisSettings;
-use goguerrilla::storage::redis_cluster::ClusterReader;
+use goguerrilla::storage::redis::cluster::ClusterReader;
 use mysql::prelude::Queryable;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;

@@ -11,8 +11,8 @@ use crate::locks;
 use crate::smtp::{Narrowing, SharedSettings};
 use crate::storage::mysql::pool::{self, Connector, Learned, MySqlHost, MySqlSettings};
 use crate::storage::mysql::{BodyStore, Facts, MySqlStore, check, probe};
+use crate::storage::redis::cluster::{ClusterBodies, RedisCluster};
 use crate::storage::redis::{Breaker, RedisBodies, RedisPool, RedisSettings};
-use crate::storage::redis_cluster::{ClusterBodies, RedisCluster};
 use crate::storage::sqlite::SqliteStore;
 use crate::storage::{Finding, Health, OpenStore, Saver, TableName, Writers};
 

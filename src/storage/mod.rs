@@ -9,7 +9,6 @@ mod memory;
 pub mod mysql;
 mod reading;
 pub mod redis;
-pub mod redis_cluster;
 mod row;
 mod split;
 pub mod sqlite;

@@ -6,8 +6,8 @@ use super::facts::Facts;
 use super::member::why_not_well;
 use super::pool::{Connector, Link};
 use crate::storage::finding::Finding;
+use crate::storage::redis::cluster::ClusterReader;
 use crate::storage::redis::{RedisPool, RedisReader, RedisSettings};
-use crate::storage::redis_cluster::ClusterReader;
 use crate::storage::{TableName, TableShape};
 
 /// Looks at the database as the server would, and tries to save a row that is rolled back.

@@ -5,8 +5,8 @@ use mysql::prelude::Queryable;
 use super::pool::{Connector, Link};
 use crate::mail::inflate;
 use crate::storage::reading::{ListedMail, ListedSize, MAX_MAIL_OCTETS, ReadError, ReadMail};
+use crate::storage::redis::cluster::ClusterReader;
 use crate::storage::redis::{RedisReader, RedisSettings};
-use crate::storage::redis_cluster::ClusterReader;
 
 /// Reads rows from the database and bodies from wherever their rows say.
 pub struct MySqlReader {

@@ -5,6 +5,7 @@
 //! time-outs restart with every octet; a breaker keeps a Redis in trouble out of the way and tries it again by itself.
 
 mod breaker;
+pub mod cluster;
 mod door;
 mod reader;
 

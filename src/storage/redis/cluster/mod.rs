@@ -13,18 +13,21 @@
 //! else         is left alone for a moment
 //! ```
 
+mod reader;
+mod slots;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use r2d2_redis::redis::{self, Value};
 
-use super::ReadError;
-use super::redis::{
+pub use self::reader::ClusterReader;
+use self::slots::{Slots, read_slots, slot_of};
+use super::{
     BUDGET, Bodies, Breaker, Entry, MAX_BODIES_OCTETS, Placed, Redirect, RedisBodies, RedisPool,
-    RedisReader, RedisSettings, Trouble, bodies_of,
+    RedisSettings, Trouble, bodies_of,
 };
 use crate::locks::lock;
 use crate::mail::Mail;
@@ -45,10 +48,6 @@ struct Shared {
     breaker: Breaker,
     refresh: Sender<Sender<()>>,
 }
-
-/// The last slot of each range and the `host:port` of the node that has it, in order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Slots(Vec<(u16, u16, String)>);
 
 /// Slots that are on their way, and where to.
 type Underway = HashMap<u16, String>;
@@ -246,53 +245,6 @@ impl ClusterBodies {
     }
 }
 
-impl Slots {
-    fn node_of(&self, key: &str) -> Option<&str> {
-        let slot = slot_of(key.as_bytes());
-        let index = self.0.partition_point(|(_, last, _)| *last < slot);
-        let (first, _, node) = self.0.get(index)?;
-        (*first <= slot).then_some(node.as_str())
-    }
-
-    fn has_node(&self, address: &str) -> bool {
-        self.0.iter().any(|(_, _, node)| node == address)
-    }
-
-    fn nodes(&self) -> Vec<&str> {
-        let mut nodes: Vec<&str> = self.0.iter().map(|(_, _, node)| node.as_str()).collect();
-        nodes.sort_unstable();
-        nodes.dedup();
-        nodes
-    }
-
-    /// Of what CLUSTER SLOTS answers: first, last, master, replicas. A node that does not know its own address is `asked`.
-    fn parse(ranges: &[Vec<Value>], asked: &str) -> Slots {
-        let range = |range: &Vec<Value>| {
-            let [Value::Int(first), Value::Int(last), Value::Bulk(master), ..] = range.as_slice()
-            else {
-                return None;
-            };
-            let [Value::Data(host), Value::Int(port), ..] = master.as_slice() else {
-                return None;
-            };
-            let host = String::from_utf8(host.clone()).ok()?;
-            let node = match host.as_str() {
-                "" => asked.to_owned(),
-                host if host.contains(':') => format!("[{host}]:{port}"),
-                host => format!("{host}:{port}"),
-            };
-            Some((
-                u16::try_from(*first).ok()?,
-                u16::try_from(*last).ok()?,
-                node,
-            ))
-        };
-        let mut ranges: Vec<_> = ranges.iter().filter_map(range).collect();
-        ranges.sort();
-        Slots(ranges)
-    }
-}
-
 /// Reads the table now and then, since nodes take over from each other, and whenever it is asked to.
 fn keep_slots(shared: &Weak<Shared>, asked: &Receiver<Sender<()>>) {
     let mut tell = None;
@@ -315,134 +267,12 @@ fn keep_slots(shared: &Weak<Shared>, asked: &Receiver<Sender<()>>) {
     }
 }
 
-fn read_slots(settings: &RedisSettings, known: &Slots) -> Result<Slots, ReadError> {
-    let named = settings.addresses();
-    let known = known.nodes().into_iter().map(str::to_owned);
-    let mut trouble = ReadError("REDIS_INTERFACE: no node".to_owned());
-    for address in known.chain(named) {
-        let mut slots = redis::cmd("CLUSTER");
-        slots.arg("SLOTS");
-        let answered = RedisReader::open(&settings.url_of(&address))
-            .and_then(|mut node| node.ask::<Vec<Vec<Value>>>(&slots));
-        match answered.map(|ranges| Slots::parse(&ranges, &address)) {
-            Ok(slots) if !slots.0.is_empty() => return Ok(slots),
-            Ok(_) => {
-                trouble = ReadError(format!(
-                    "REDIS_INTERFACE: {address} has no slots; run: redis-cli --cluster create"
-                ));
-            }
-            Err(error) => trouble = error,
-        }
-    }
-    Err(trouble)
-}
-
-/// Reads bodies back from wherever their slots are.
-pub struct ClusterReader {
-    settings: RedisSettings,
-    slots: Slots,
-    /// Those that were asked; one that could not be reached is not asked again.
-    nodes: HashMap<String, Result<RedisReader, ReadError>>,
-}
-
-impl ClusterReader {
-    /// Asks the first node that answers for the slots.
-    ///
-    /// # Errors
-    /// [`ReadError`] that says what the last node said.
-    pub fn open(settings: &RedisSettings) -> Result<ClusterReader, ReadError> {
-        Ok(ClusterReader {
-            settings: settings.clone(),
-            slots: read_slots(settings, &Slots::default())?,
-            nodes: HashMap::new(),
-        })
-    }
-
-    /// The nodes that have slots.
-    pub fn addresses(&self) -> Vec<String> {
-        self.slots.nodes().into_iter().map(str::to_owned).collect()
-    }
-
-    /// A key that begins so and is in a slot of this node.
-    pub fn key_at(&self, address: &str, beginning: &str) -> Option<String> {
-        let mut keys = (0..KEYS_TRIED).map(|number| format!("{beginning}:{number}"));
-        keys.find(|key| self.slots.node_of(key) == Some(address))
-    }
-
-    /// A node of the cluster.
-    ///
-    /// # Errors
-    /// [`ReadError`] that says why it cannot be asked.
-    pub fn node(&mut self, address: &str) -> Result<&mut RedisReader, ReadError> {
-        if !self.nodes.contains_key(address) {
-            let node = RedisReader::open(&self.settings.url_of(address));
-            self.nodes.insert(address.to_owned(), node);
-        }
-        match self.nodes.get_mut(address) {
-            Some(Ok(node)) => Ok(node),
-            Some(Err(trouble)) => Err(trouble.clone()),
-            None => Err(ReadError(format!("REDIS_INTERFACE: no node {address}"))),
-        }
-    }
-
-    /// The body under a hash; `None` once it has expired.
-    ///
-    /// # Errors
-    /// [`ReadError`] that says what its node said.
-    pub fn body(&mut self, hash: &str) -> Result<Option<Vec<u8>>, ReadError> {
-        let no_node = || ReadError(format!("REDIS_INTERFACE: no node has the slot of {hash}"));
-        let address = self.slots.node_of(hash).ok_or_else(no_node)?.to_owned();
-        let outcome = match self.node(&address)?.body_or_redirect(hash) {
-            Ok(Ok(body)) => return Ok(body),
-            // It is on its way, or has just arrived elsewhere.
-            Ok(Err(Redirect::Ask { node, .. })) => {
-                let node = self.node(&node)?;
-                return node
-                    .ask::<redis::Value>(&redis::cmd("ASKING"))
-                    .and_then(|_| node.body(hash));
-            }
-            Ok(Err(Redirect::Moved)) => {
-                self.slots = read_slots(&self.settings, &self.slots)?;
-                let address = self.slots.node_of(hash).ok_or_else(no_node)?.to_owned();
-                return self.node(&address)?.body(hash);
-            }
-            Err(trouble) => Err(trouble),
-        };
-        if let Err(trouble) = &outcome {
-            // Each body would wait for its time-out.
-            self.nodes.insert(address, Err(trouble.clone()));
-        }
-        outcome
-    }
-}
-
-/// CRC16 (XMODEM) of the key modulo 16384, as the cluster's specification has it. Our keys have no braces.
-fn slot_of(key: &[u8]) -> u16 {
-    let crc = key.iter().fold(0_u16, |crc, octet| {
-        (0..8).fold(crc ^ (u16::from(*octet) << 8), |crc, _| {
-            match crc & 0x8000 {
-                0 => crc << 1,
-                _ => (crc << 1) ^ 0x1021,
-            }
-        })
-    });
-    crc % 16_384
-}
-
-/// Enough to find one for a node with a single slot.
-const KEYS_TRIED: u32 = 300_000;
 /// Between two looks at the table of slots, when nobody asks.
 const REFRESH_EVERY: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn slots_are_those_of_the_specification() {
-        assert_eq!(slot_of(b"123456789"), 0x31c3);
-        assert_eq!(slot_of(b"foo"), 12_182);
-    }
 
     #[test]
     fn a_node_that_has_left_the_cluster_is_forgotten() {
@@ -459,16 +289,5 @@ mod tests {
         }
         assert_eq!(lock(&cluster.shared.nodes).len(), 1);
         assert_eq!(bodies.talkers.len(), 1);
-    }
-
-    #[test]
-    fn a_slot_that_nobody_has_has_no_node() {
-        let slots = Slots(vec![
-            (0, 100, "a:1".to_owned()),
-            (12_000, 16_383, "b:1".to_owned()),
-        ]);
-        assert_eq!(slots.node_of("foo"), Some("b:1"));
-        assert_eq!(slots.node_of("bar"), None, "5061");
-        assert_eq!(Slots::default().node_of("foo"), None);
     }
 }
