@@ -25,6 +25,10 @@ pub const LEFT_WITHIN: Duration = promised(Duration::from_secs(1), Duration::fro
 /// asking what became of its COMMIT.
 const HANG_WITHIN: Duration = promised(Duration::from_secs(25), Duration::from_secs(60));
 
+/// How soon a node is taken again at the latest: one that was left again and again, as the donor of those that come back
+/// is, has a pause of up to a minute.
+const TAKEN_AGAIN_WITHIN: Duration = Duration::from_secs(75);
+
 #[test]
 fn a_node_in_trouble_costs_no_mail_and_is_gone_back_to() {
     // One cluster for both: to start one takes a quarter of a minute.
@@ -192,7 +196,7 @@ pub fn left_within(server: &Server, host: &str, lost_at: Instant) {
 
 /// Every time that a node was left it was taken again.
 fn wait_for_node_lines(server: &Server, left: &str, back: &str) {
-    wait_for_within("the node to be taken again", HEALED_WITHIN, || {
+    wait_for_within("the node to be taken again", TAKEN_AGAIN_WITHIN, || {
         let log = server.log();
         let count = |event: &str| log.matches(&format!(" {event} ")).count();
         (count(left) == count(back)).then_some(())
