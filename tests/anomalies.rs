@@ -228,6 +228,12 @@ fn one_fault(
         deliver(account, run.address, &format!("mail {number}"));
     }
     drop(held);
+    if calls == "write" {
+        // Lines of the log wait for company first.
+        wait_for("the log to be written", || {
+            run.trace().contains("write(").then_some(())
+        });
+    }
     run.end_strace();
     run.serves_again(account);
     Ok(run)
@@ -316,9 +322,12 @@ impl Run {
         ours.map(|line| format!("{line}\n")).collect()
     }
 
+    fn trace(&self) -> String {
+        fs::read_to_string(self.path("trace")).expect("a trace")
+    }
+
     fn has_struck(&self) -> bool {
-        let trace = fs::read_to_string(self.path("trace")).expect("a trace");
-        trace.contains("INJECTED")
+        self.trace().contains("INJECTED")
     }
 
     /// Has strace follow what runs already.
