@@ -150,7 +150,9 @@ struct Lines {
     dropped: u64,
     /// A thread writes them; nobody else does then, for the file may stall.
     have_writer: bool,
-    are_being_written: bool,
+    /// How often they were taken to be written, and how often that is done.
+    taken: u64,
+    written: u64,
     /// Somebody waits.
     are_urgent: bool,
 }
@@ -171,7 +173,7 @@ impl Gathered {
         }
     }
 
-    /// The one wait without a deadline, for lines and for whoever reads them: nobody waits for this thread.
+    /// The one wait without a deadline, for lines and for whoever reads them: nobody waits for this thread for long.
     fn write_for_ever(&self) {
         loop {
             let lines = self.lock_lines();
@@ -194,7 +196,9 @@ impl Gathered {
         }
         lines.are_urgent = true;
         self.some.notify_one();
-        let are_left = |lines: &mut Lines| !lines.octets.is_empty() || lines.are_being_written;
+        // What comes after them is not waited for.
+        let last = lines.taken + u64::from(!lines.octets.is_empty());
+        let are_left = |lines: &mut Lines| lines.written < last;
         let written = (self.written).wait_timeout_while(lines, FLUSH_PATIENCE, are_left);
         drop(written.unwrap_or_else(PoisonError::into_inner));
     }
@@ -234,13 +238,13 @@ impl Gathered {
             self.torn
                 .store(target.write(&octets).is_err(), Ordering::Relaxed);
         }
-        self.lock_lines().are_being_written = false;
+        self.lock_lines().written += 1;
         self.written.notify_all();
     }
 
     fn take_lines(&self) -> (Vec<u8>, u64) {
         let mut lines = self.lock_lines();
-        lines.are_being_written = true;
+        lines.taken += 1;
         lines.are_urgent = false;
         (mem::take(&mut lines.octets), mem::take(&mut lines.dropped))
     }

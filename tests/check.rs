@@ -205,6 +205,13 @@ fn an_address_that_cannot_be_bound_is_an_error_and_one_in_use_is_none() {
     let address = server.address.to_string();
     let folder = with_config(&[("GSTMP_LISTEN_INTERFACE", address.as_str())]);
     assert_eq!(check(folder.path()), (0, String::new()));
+    let twice = format!("{address},{address}");
+    let folder = with_config(&[("GSTMP_LISTEN_INTERFACE", twice.as_str())]);
+    let (status, said) = check(folder.path());
+    assert!(
+        status == 1 && said.contains(&format!("cannot bind {address}: ")),
+        "{said}"
+    );
 }
 
 /// Runs `check` as somebody whom permissions bind, which root is not.

@@ -375,18 +375,23 @@ fn a_file_moved_away_before_a_stop_takes_what_was_promised_with_it() {
 
 #[test]
 fn the_log_of_a_file_that_was_moved_before_a_crash_is_not_deleted() {
-    let mut server = Server::start(&[]);
-    for number in 0..5 {
-        send_mail(&server, &format!("old {number}")).expect("250 ");
+    for with_empty_file in [false, true] {
+        let mut server = Server::start(&[]);
+        for number in 0..5 {
+            send_mail(&server, &format!("old {number}")).expect("250 ");
+        }
+        fs::rename(server.path("goguerrilla.db"), server.path("moved.db")).expect("ours");
+        server.kill();
+        if with_empty_file {
+            fs::write(server.path("goguerrilla.db"), "").expect("a file in its place");
+        }
+        server.start_again();
+        send_mail(&server, "new").expect("250 ");
+        assert_eq!(subjects(&server), ["new"]);
+        let aside = log_put_aside(&server).expect("the log was put aside");
+        fs::rename(aside, server.path("moved.db-wal")).expect("ours");
+        assert_eq!(stored_markers(&server.path("moved.db")).len(), 5);
     }
-    fs::rename(server.path("goguerrilla.db"), server.path("moved.db")).expect("ours");
-    server.kill();
-    server.start_again();
-    send_mail(&server, "new").expect("250 ");
-    assert_eq!(subjects(&server), ["new"]);
-    let aside = log_put_aside(&server).expect("the log was put aside");
-    fs::rename(aside, server.path("moved.db-wal")).expect("ours");
-    assert_eq!(stored_markers(&server.path("moved.db")).len(), 5);
 }
 
 #[test]

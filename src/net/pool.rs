@@ -150,7 +150,7 @@ impl Pool {
         }
     }
 
-    /// Cuts every client off: nothing more of it is read, whatever is under way.
+    /// Cuts every client off: what it has not sent yet is not waited for, whatever is under way.
     pub fn cut(&self) {
         for client in self.lock_clients().values() {
             let _ = client.socket.shutdown(Shutdown::Read);

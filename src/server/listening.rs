@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use listenfd::ListenFd;
+use nix::libc;
 
 use super::StartError;
 use crate::config::Config;
@@ -89,8 +90,14 @@ pub fn unbindable(config: &Config) -> impl Iterator<Item = StartError> {
         .tls_listen_addresses
         .iter()
         .map(|address| (address, true));
-    plain.chain(tls).filter_map(|(address, tls_at_once)| {
-        let source = Listener::try_address(*address).err()?;
+    let mut seen = Vec::new();
+    plain.chain(tls).filter_map(move |(address, tls_at_once)| {
+        let is_taken = address.port() != 0 && seen.contains(address);
+        seen.push(*address);
+        let source = match is_taken {
+            true => io::Error::from_raw_os_error(libc::EADDRINUSE),
+            false => Listener::try_address(*address).err()?,
+        };
         Some(not_bound(*address, source, tls_at_once))
     })
 }

@@ -7,6 +7,7 @@ mod reload;
 mod stop;
 mod stores;
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, RwLock};
@@ -319,8 +320,14 @@ pub fn check_files_and_become_server_user(config: &Config, read_again: ReadAgain
         Ok(tls) => (tls, Vec::new()),
         Err(error) => (None, vec![Finding::error(error.to_string())]),
     };
-    let bad = listening::unbindable(config).chain(unwritable_files(config));
-    findings.extend(bad.map(|error| Finding::error(error.to_string())));
+    findings.extend(listening::unbindable(config).map(|error| match &error {
+        // A service manager may give the right to, or the socket itself.
+        StartError::Bind { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            Finding::warning(error.to_string())
+        }
+        _ => Finding::error(error.to_string()),
+    }));
+    findings.extend(unwritable_files(config).map(|error| Finding::error(error.to_string())));
     let became =
         identity(config).and_then(|identity| Ok(identity.map(privileges::drop_to).transpose()?));
     if let Err(error) = became {

@@ -179,6 +179,10 @@ fn keep_what_needs_a_restart(wanted: &mut Config, running: &Config) -> Vec<&'sta
         }
         differs
     }
+    if wanted.store != running.store {
+        // It was meant for the other one.
+        wanted.mail_table.clone_from(&running.mail_table);
+    }
     let kept = [
         (
             "GSTMP_LISTEN_INTERFACE",

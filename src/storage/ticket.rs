@@ -123,7 +123,8 @@ impl Fate {
 
 /// How long a mail may wait for its turn; clients wait ten minutes (RFC 5321 §4.5.3.2.6), but hold a place meanwhile.
 const MAX_QUEUED: Duration = Duration::from_secs(30);
-/// How long a store may take over a batch before its mails count as not saved.
-const MAX_CLAIMED: Duration = Duration::from_secs(30);
+/// How long a store may take over a batch before its mails count as not saved: twenty seconds of MySQL's trying, and a COMMIT
+/// that was begun at their end.
+const MAX_CLAIMED: Duration = Duration::from_secs(32);
 /// How often a waiting connection looks after its client.
 const HEARTBEAT: Duration = Duration::from_secs(1);

@@ -207,11 +207,11 @@ impl Writer {
             count_fault(error);
             log::error!(mails = failed, of = mails.len(), reason:% = error; "deferred");
         }
-        // One mail that is refused, perhaps the only one, takes nobody else's place.
-        let fails = |outcome: &Result<_, SaveError>| {
-            matches!(outcome, Err(SaveError::Unavailable(_) | SaveError::Full(_)))
-        };
-        if let Some(Err(error)) = outcomes.first().filter(|_| outcomes.iter().all(fails)) {
+        // A mail that is refused alone says nothing of the store.
+        if let Some(Err(error)) = outcomes.first()
+            && outcomes.iter().all(Result::is_err)
+            && (outcomes.len() > 1 || !matches!(error, SaveError::Refused(_)))
+        {
             self.health.failed(&error.to_string());
         }
         if outcomes.iter().any(Result::is_ok) {

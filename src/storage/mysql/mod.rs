@@ -15,6 +15,7 @@ pub mod probe;
 mod reader;
 
 use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -93,6 +94,7 @@ struct Failure {
 /// Where a COMMIT was sent.
 struct Doubt {
     host: usize,
+    address: Option<SocketAddr>,
     member: Option<Member>,
 }
 
@@ -188,8 +190,11 @@ impl MySqlStore {
             return Err(too_late());
         }
         if let Err(error) = link.commit() {
-            let (host, member) = (link.host, link.member.clone());
-            let doubt = Box::new(Doubt { host, member });
+            let doubt = Box::new(Doubt {
+                host: link.host,
+                address: link.address,
+                member: link.member.clone(),
+            });
             return Err(self.failed(link, &error, Some(doubt)));
         }
         self.link = Some(link);
@@ -255,7 +260,11 @@ impl MySqlStore {
         let meaning = Meaning::of(error);
         match meaning {
             Meaning::Schema => {
-                self.connector.look_again(&mut link.connection);
+                let connector = &self.connector;
+                let _ = link.call(|connection| {
+                    connector.look_again(connection);
+                    Ok(())
+                });
                 link.broken = true;
             }
             Meaning::Busy | Meaning::Misfit => link.broken = true,
@@ -293,21 +302,21 @@ impl MySqlStore {
     ) -> Result<(), PartError> {
         let mut pause = FIRST_PAUSE;
         loop {
-            let witness = self
-                .connector
-                .connect_to_witness(doubt.host, doubt.member.as_ref());
+            let witness =
+                self.connector
+                    .connect_to_witness(doubt.host, doubt.address, doubt.member.as_ref());
             let settled = witness.and_then(|mut link| {
                 // Until all went well.
                 link.broken = true;
                 link.wait_for_the_cluster()?;
                 link.begin()?;
                 let found = stored_hashes(&mut link, self.connector.table(), part)?;
+                insert_rows(&mut link, self.connector.table(), part, placed, &found)?;
                 let rows = part.iter().flat_map(Mail::deliveries).count();
                 if found.len() < rows && Instant::now() > self.deadline {
-                    // Nothing is inserted behind anybody's back.
+                    // Nothing is stored behind anybody's back.
                     return Ok(false);
                 }
-                insert_rows(&mut link, self.connector.table(), part, placed, &found)?;
                 link.commit()?;
                 link.broken = false;
                 Ok(true)

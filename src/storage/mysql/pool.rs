@@ -1,7 +1,7 @@
 //! Connections to the database: several hosts in order, made anew in the background while all are down.
 
 use std::fmt;
-use std::net::ToSocketAddrs;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -56,6 +56,8 @@ pub struct Link {
     pub facts: Facts,
     /// Which host that is.
     pub host: usize,
+    /// Its address, for a name may have several; none for a socket of this machine.
+    pub address: Option<SocketAddr>,
     /// Its place in a Galera cluster, where there is one.
     pub member: Option<Member>,
     /// It must not be used again.
@@ -143,7 +145,7 @@ pub fn pool(connector: &Connector) -> Pool<Connector> {
 }
 
 /// Looks every two seconds whether an idle connection still works, as long as the pool is in use: without mail nobody else
-/// would notice that the database is gone. Calls that take too long are ended as long.
+/// would notice that the database is gone. Meanwhile calls that take too long are ended.
 ///
 /// # Errors
 /// When a thread cannot be started.
@@ -215,12 +217,18 @@ impl Connector {
     }
 
     /// Connects to a host that knows what became of a COMMIT: the one that it was sent to, or, where that one has stopped
-    /// listening, a node of its Galera cluster that has closed ranks without it. Any other host proves nothing.
+    /// listening, a node of its Galera cluster that has closed ranks without it. Any other host proves nothing, and no other
+    /// address of its name does.
     ///
     /// # Errors
     /// What the host that the COMMIT was sent to said.
-    pub fn connect_to_witness(&self, host: usize, member: Option<&Member>) -> mysql::Result<Link> {
-        let error = match self.connect_to(host) {
+    pub fn connect_to_witness(
+        &self,
+        host: usize,
+        address: Option<SocketAddr>,
+        member: Option<&Member>,
+    ) -> mysql::Result<Link> {
+        let error = match self.connect_at(host, address) {
             Ok(link) => return Ok(link),
             Err(error) => error,
         };
@@ -244,8 +252,12 @@ impl Connector {
     /// # Errors
     /// What the host said.
     pub fn connect_to(&self, host: usize) -> mysql::Result<Link> {
+        self.connect_at(host, None)
+    }
+
+    fn connect_at(&self, host: usize, only: Option<SocketAddr>) -> mysql::Result<Link> {
         let settings = &self.shared.settings;
-        let mut connection = self.reach(host, |options| {
+        let (mut connection, address) = self.reach(host, only, |options| {
             options
                 .read_timeout(Some(CALL_TIMEOUT))
                 .write_timeout(Some(CALL_TIMEOUT))
@@ -261,6 +273,7 @@ impl Connector {
             connection,
             facts,
             host,
+            address,
             member,
             broken: false,
             in_transaction: false,
@@ -275,25 +288,38 @@ impl Connector {
     /// # Errors
     /// What the host said.
     pub fn connect_to_look(&self, host: usize) -> mysql::Result<Conn> {
-        self.reach(host, |options| {
+        let reached = self.reach(host, None, |options| {
             options
                 .read_timeout(Some(LOOK_TIMEOUT))
                 .write_timeout(Some(LOOK_TIMEOUT))
-        })
+        });
+        reached.map(|(connection, _)| connection)
     }
 
-    /// Connects to a host, by the first of its addresses that answers.
+    /// Connects to a host, by the first of its addresses that answers, or by the only one that will do.
     #[expect(clippy::indexing_slicing, reason = "a host is its place among them")]
-    fn reach(&self, host: usize, with: impl Fn(OptsBuilder) -> OptsBuilder) -> mysql::Result<Conn> {
+    fn reach(
+        &self,
+        host: usize,
+        only: Option<SocketAddr>,
+        with: impl Fn(OptsBuilder) -> OptsBuilder,
+    ) -> mysql::Result<(Conn, Option<SocketAddr>)> {
         let options = || with(self.options());
         let (name, port) = match &self.shared.settings.hosts[host] {
-            MySqlHost::Socket(path) => return Conn::new(options().socket(Some(path))),
+            MySqlHost::Socket(path) => {
+                return Ok((Conn::new(options().socket(Some(path)))?, None));
+            }
             MySqlHost::Tcp(name, port) => (name.as_str(), *port),
         };
+        let addresses = match only {
+            Some(address) => vec![address],
+            None => (name, port).to_socket_addrs()?.collect(),
+        };
         let mut outcome = Err(std::io::Error::other(format!("{name} has no address")).into());
-        for address in (name, port).to_socket_addrs()? {
-            let address = address.ip().to_string();
-            outcome = Conn::new(options().ip_or_hostname(Some(address)).tcp_port(port));
+        for address in addresses {
+            let ip = address.ip().to_string();
+            outcome = Conn::new(options().ip_or_hostname(Some(ip)).tcp_port(port))
+                .map(|connection| (connection, Some(address)));
             if outcome.is_ok() {
                 break;
             }
@@ -420,7 +446,7 @@ const SESSION_SETTINGS: &[&str] = &[
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The same where there are several hosts, and for one read or write of a look at one of them.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
-/// For one read or write on a connection. Not shorter with several hosts: a Galera cluster stands still for five seconds
+/// For a call, and for each read or write of it. Not shorter with several hosts: a Galera cluster stands still for five seconds
 /// when it loses a node, and goes on by itself.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest pause between two tries to reach a database that is down.

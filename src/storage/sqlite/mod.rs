@@ -60,8 +60,8 @@ impl SqliteStore {
 
     fn reopen(&mut self) -> Result<(), SaveError> {
         let log_file = log_of(&self.file);
-        if !self.file.exists() && octets_in(&log_file) > 0 {
-            // SQLite would delete it together with all that was not in the file yet.
+        if octets_in(&self.file) == 0 && octets_in(&log_file) > 0 {
+            // Beside no file, or an empty one, SQLite would delete it together with all that was not in the file yet.
             put_log_aside(&log_file)?;
         }
         let open = OpenFile::open(&self.file, &self.table);
