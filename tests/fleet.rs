@@ -362,6 +362,13 @@ impl Fleet {
     }
 
     fn start_receiver_again(&mut self, receiver: usize) {
+        // One that is back before the balancer has missed it is never said to be up.
+        wait_for("the balancer to miss it", || {
+            let log = self.haproxy.log();
+            let last =
+                |state: &str| log.rfind(&format!("Server smtp/mx{} is {state}", receiver + 1));
+            (last("DOWN") > last("UP")).then_some(())
+        });
         let said_before = self.haproxy.log().len();
         self.receivers[receiver] = start_receiver(&self.settings[receiver]);
         wait_for_within("the receiver to be used again", HEALED_WITHIN, || {
