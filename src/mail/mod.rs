@@ -9,7 +9,7 @@ mod trace;
 mod words;
 
 use std::io;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 pub use compress::{Deflated, InflateError, NoMemory, inflate};
 pub use hash::Hash;
@@ -29,9 +29,27 @@ pub struct Mail {
     origin: Origin,
     deliveries: Vec<Delivery>,
     summary: OnceLock<Summary>,
-    deflated: OnceLock<Deflated>,
-    /// What `deflated` takes of the memory budget.
+    pressed: OnceLock<Pressed>,
+    /// What `pressed` takes of the memory budget.
     room: OnceLock<Reservation>,
+}
+
+/// The content in the form that is stored.
+#[derive(Debug)]
+enum Pressed {
+    /// The only recipient's zlib stream.
+    Whole(Arc<Vec<u8>>),
+    /// What the streams of several recipients have in common.
+    Shared(Deflated),
+}
+
+impl Pressed {
+    fn len(&self) -> usize {
+        match self {
+            Pressed::Whole(stream) => stream.len(),
+            Pressed::Shared(deflated) => deflated.len(),
+        }
+    }
 }
 
 /// One recipient of a mail: one row in a table.
@@ -75,7 +93,7 @@ impl Mail {
             origin,
             deliveries,
             summary: OnceLock::new(),
-            deflated: OnceLock::new(),
+            pressed: OnceLock::new(),
             room: OnceLock::new(),
         })
     }
@@ -124,19 +142,22 @@ impl Mail {
     ///
     /// # Errors
     /// When there is no memory for it. Another mail may still fit.
-    pub fn zlib_body(&self, delivery: &Delivery) -> Result<Vec<u8>, NoMemory> {
-        let trace_fields = self.trace_fields(delivery);
-        let prefix = trace_fields.as_bytes();
-        if let Some(deflated) = self.deflated.get() {
-            return deflated.zlib_stream(prefix);
+    pub fn zlib_body(&self, delivery: &Delivery) -> Result<Arc<Vec<u8>>, NoMemory> {
+        let pressed = match self.pressed.get() {
+            Some(pressed) => pressed,
+            None => match self.press()? {
+                // Nobody will ask for it again.
+                Pressed::Whole(stream) => return Ok(stream),
+                shared => self.pressed.get_or_init(|| shared),
+            },
+        };
+        match pressed {
+            Pressed::Whole(stream) => Ok(Arc::clone(stream)),
+            Pressed::Shared(deflated) => {
+                let trace_fields = self.trace_fields(delivery);
+                deflated.zlib_stream(trace_fields.as_bytes()).map(Arc::new)
+            }
         }
-        let deflated = Deflated::new(self.content())?;
-        let stream = deflated.zlib_stream(prefix);
-        // Else nobody will ask for it again.
-        if self.deliveries.len() > 1 {
-            let _ = self.deflated.set(deflated);
-        }
-        stream
     }
 
     /// Computes now what a table's row will need, so that it costs this thread and not the one writer.
@@ -148,24 +169,33 @@ impl Mail {
     /// When there is no memory for it.
     pub fn prepare(&self) -> Result<(), NoMemory> {
         self.summary();
-        if self.deflated.get().is_none()
+        if self.pressed.get().is_none()
             && let Some(mut room) = self.content.room_beside(self.content().len())
         {
-            let deflated = Deflated::new(self.content())?;
-            room.shrink_to(deflated.len());
+            let pressed = self.press()?;
+            room.shrink_to(pressed.len());
             let _ = self.room.set(room);
-            let _ = self.deflated.set(deflated);
+            let _ = self.pressed.set(pressed);
         }
         Ok(())
     }
 
+    fn press(&self) -> Result<Pressed, NoMemory> {
+        let [only] = &self.deliveries[..] else {
+            return Deflated::new(self.content()).map(Pressed::Shared);
+        };
+        let trace_fields = self.trace_fields(only);
+        let stream = compress::zlib_stream(trace_fields.as_bytes(), self.content())?;
+        Ok(Pressed::Whole(Arc::new(stream)))
+    }
+
     /// Octets it will take in a store, for the sum of a batch.
     pub fn stored_octets(&self) -> usize {
-        // What nobody has deflated yet shall not be deflated for a guess.
+        // What nobody has pressed yet shall not be pressed for a guess.
         let body = self
-            .deflated
+            .pressed
             .get()
-            .map_or(self.content().len(), Deflated::len);
+            .map_or(self.content().len(), Pressed::len);
         self.deliveries.len() * (body + ROW_OCTETS)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::sync::Arc;
 
 use mysql::Value;
 use mysql::prelude::Queryable;
@@ -83,10 +84,10 @@ fn values(
     row: &Row,
     placed: &Placed,
 ) -> io::Result<[Value; BOUND]> {
-    let (body, stream) = if placed.holds(delivery.hash.as_str()) {
+    let (body, stream) = if placed.holds(&delivery.hash) {
         ("redis", Vec::new())
     } else {
-        ("gzencode", mail.zlib_body(delivery)?)
+        ("gzencode", Arc::unwrap_or_clone(mail.zlib_body(delivery)?))
     };
     Ok([
         Value::from(row.from.as_ref()),

@@ -17,12 +17,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use r2d2::{ManageConnection, NopErrorHandler, Pool};
-use r2d2_redis::redis::{self, Value};
+use r2d2_redis::redis::{self, ConnectionLike, Value};
 
 pub use self::breaker::Breaker;
 use self::door::Door;
 pub use self::reader::RedisReader;
-use crate::mail::{Mail, NoMemory};
+use crate::mail::{Hash, Mail, NoMemory};
 
 /// How Redis is reached.
 #[derive(Clone, PartialEq, Eq)]
@@ -62,12 +62,12 @@ pub enum Placed {
     /// All.
     Redis,
     /// Those with these hashes.
-    Some(HashSet<String>),
+    Some(HashSet<Hash>),
 }
 
 impl Placed {
     /// Whether the body with this hash is in Redis.
-    pub fn holds(&self, hash: &str) -> bool {
+    pub fn holds(&self, hash: &Hash) -> bool {
         match self {
             Placed::Table => false,
             Placed::Redis => true,
@@ -139,7 +139,7 @@ pub struct HandedOver {
 }
 
 /// Hashes and bodies of one batch.
-pub type Bodies = Vec<(String, Vec<u8>)>;
+pub type Bodies = Vec<(Hash, Arc<Vec<u8>>)>;
 
 struct Request {
     number: u64,
@@ -259,7 +259,7 @@ pub fn bodies_of(batch: &[Mail]) -> Result<Bodies, NoMemory> {
     deliveries
         .map(|(mail, delivery)| {
             let body = mail.zlib_body(delivery)?;
-            Ok((delivery.hash.as_str().to_owned(), body))
+            Ok((delivery.hash, body))
         })
         .collect()
 }
@@ -320,7 +320,7 @@ impl RedisPool {
     }
 
     /// Once more on a new connection when the first one turned out to be closed: Redis may close idle ones.
-    fn store_bodies(&self, bodies: &[(String, Vec<u8>)], entry: Entry) -> Result<(), Trouble> {
+    fn store_bodies(&self, bodies: &Bodies, entry: Entry) -> Result<(), Trouble> {
         let started_at = Instant::now();
         let stored = self.try_to_store(bodies, entry, started_at);
         let stored = match stored {
@@ -335,7 +335,7 @@ impl RedisPool {
 
     fn try_to_store(
         &self,
-        bodies: &[(String, Vec<u8>)],
+        bodies: &Bodies,
         entry: Entry,
         started_at: Instant,
     ) -> redis::RedisResult<()> {
@@ -344,19 +344,13 @@ impl RedisPool {
         let connection = self.pool.get_timeout(left);
         let mut connection = connection.map_err(|_| failed("no connection"))?;
         connection.broken = true;
-        let mut pipeline = redis::pipe();
-        for (hash, body) in bodies {
-            if entry == Entry::Asking {
-                pipeline.cmd("ASKING").ignore();
-            }
-            pipeline
-                .cmd("SETEX")
-                .arg(hash)
-                .arg(self.expire_seconds)
-                .arg(body.as_slice());
-        }
-        let answers: Vec<Value> = pipeline.query(&mut connection.connection)?;
-        if answers.len() != bodies.len() || answers.iter().any(|answer| *answer != Value::Okay) {
+        let commands = setex(bodies, self.expire_seconds, entry);
+        let expected = match entry {
+            Entry::Owner => bodies.len(),
+            Entry::Asking => bodies.len() * 2,
+        };
+        let answers = (connection.connection).req_packed_commands(&commands, 0, expected)?;
+        if answers.len() != expected || answers.iter().any(|answer| *answer != Value::Okay) {
             return Err(failed("an answer other than OK"));
         }
         if started_at.elapsed() >= BUDGET {
@@ -365,6 +359,27 @@ impl RedisPool {
         connection.broken = false;
         Ok(())
     }
+}
+
+/// A SETEX for each body, as Redis reads it
+/// ([RESP](https://redis.io/docs/latest/develop/reference/protocol-spec/)): the library would copy each body thrice.
+fn setex(bodies: &Bodies, expire_seconds: usize, entry: Entry) -> Vec<u8> {
+    let octets = bodies.iter().map(|(_, body)| body.len() + COMMAND_OCTETS);
+    let mut commands = Vec::with_capacity(octets.sum());
+    let expire_seconds = expire_seconds.to_string();
+    for (hash, body) in bodies {
+        if entry == Entry::Asking {
+            commands.extend_from_slice(b"*1\r\n$6\r\nASKING\r\n");
+        }
+        commands.extend_from_slice(b"*4\r\n");
+        let hash = hash.as_str().as_bytes();
+        for argument in [b"SETEX", hash, expire_seconds.as_bytes(), body] {
+            commands.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
+            commands.extend_from_slice(argument);
+            commands.extend_from_slice(b"\r\n");
+        }
+    }
+    commands
 }
 
 /// Whether the connection was closed at the other end, which shows as the end of what can be read over a network. Told by
@@ -384,6 +399,8 @@ fn error_kind(error: &redis::RedisError) -> String {
     }
 }
 
+/// About what a command has besides its body.
+const COMMAND_OCTETS: usize = 112;
 /// How long a batch may lose to Redis, whatever Redis does.
 pub const BUDGET: Duration = Duration::from_millis(200);
 /// For reaching Redis and logging in, which happens beside the mail and is waited for within the budget only.

@@ -234,7 +234,7 @@ impl OpenFile {
                     row.subject,
                     "gzencode",
                     row.charset,
-                    mail.zlib_body(delivery).map_err(no_memory)?,
+                    mail.zlib_body(delivery).map_err(no_memory)?.as_slice(),
                     0.0,
                     delivery.hash.as_str(),
                     row.content_type,

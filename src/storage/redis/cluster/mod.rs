@@ -30,7 +30,7 @@ use super::{
     RedisSettings, Trouble, bodies_of,
 };
 use crate::locks::lock;
-use crate::mail::Mail;
+use crate::mail::{Hash, Mail};
 use crate::metrics::{self, Body};
 
 /// What the writers of one store know of the cluster. Clones share it.
@@ -138,7 +138,7 @@ impl ClusterBodies {
     }
 
     /// All nodes at once; the hashes of those bodies that may be relied on.
-    fn store_bodies(&mut self, bodies: Bodies) -> HashSet<String> {
+    fn store_bodies(&mut self, bodies: Bodies) -> HashSet<Hash> {
         let deadline = Instant::now() + BUDGET;
         let mut stored = HashSet::new();
         let mut left = bodies;
@@ -180,17 +180,19 @@ impl ClusterBodies {
         bodies: Bodies,
         underway: &mut Underway,
         deadline: Instant,
-        stored: &mut HashSet<String>,
+        stored: &mut HashSet<Hash>,
     ) -> (Bodies, bool) {
         let slots = self.cluster.slots();
         self.talkers.retain(|address, _| slots.has_node(address));
         let told = std::mem::take(underway);
         let mut groups: HashMap<(&str, Entry), Bodies> = HashMap::new();
         for body in bodies {
-            let told = told.get(&slot_of(body.0.as_bytes()));
+            let told = told.get(&slot_of(body.0.as_str().as_bytes()));
             let place = match told {
                 Some(node) => Some((node.as_str(), Entry::Asking)),
-                None => slots.node_of(&body.0).map(|node| (node, Entry::Owner)),
+                None => slots
+                    .node_of(body.0.as_str())
+                    .map(|node| (node, Entry::Owner)),
             };
             if let Some(place) = place {
                 groups.entry(place).or_default().push(body);
@@ -224,7 +226,7 @@ impl ClusterBodies {
             match outcome {
                 Ok(()) => {
                     breaker.succeeded();
-                    stored.extend(group.iter().map(|(hash, _)| hash.clone()));
+                    stored.extend(group.iter().map(|(hash, _)| *hash));
                 }
                 Err(Trouble {
                     redirect: Some(redirect),
@@ -285,7 +287,8 @@ mod tests {
         for port in 1..=3 {
             let node = format!("127.0.0.1:{port}");
             cluster.shared.learn(Slots(vec![(0, 16_383, node)]));
-            bodies.store_bodies(vec![("foo".to_owned(), Vec::new())]);
+            let hash = Hash::random(1).unwrap()[0];
+            bodies.store_bodies(vec![(hash, Arc::default())]);
         }
         assert_eq!(lock(&cluster.shared.nodes).len(), 1);
         assert_eq!(bodies.talkers.len(), 1);
