@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 
-use mysql::Value;
 use mysql::prelude::Queryable;
+use mysql::{Statement, Value};
 
 use super::pool::Link;
 use crate::mail::{Delivery, Mail};
@@ -16,7 +16,7 @@ use crate::storage::{TableName, TableShape};
 /// Inserts a row for each delivery whose hash is not in `stored`.
 ///
 /// Rows are built as they are sent, so a large mail with a hundred recipients takes no hundredfold memory. A statement has
-/// 1, 2 … 32, 64, 96 or 128 rows: few texts to prepare, each prepared once.
+/// 1, 2 … 64 or 128 rows: few texts to prepare, each prepared once.
 ///
 /// # Errors
 /// Whatever the database says; the transaction is then half done.
@@ -64,7 +64,8 @@ impl Piece {
             let rows_left = values.len() / BOUND;
             let rows = rows_at_once(rows_left);
             let some: Vec<Value> = values.by_ref().take(rows * BOUND).collect();
-            link.call(|connection| connection.exec_drop(statement(table, rows), some))?;
+            let statement = statement(link, table, rows)?;
+            link.call(|connection| connection.exec_drop(statement, some))?;
         }
         Ok(())
     }
@@ -112,7 +113,17 @@ fn octets_of(value: &Value) -> usize {
     }
 }
 
-fn statement(table: &TableName, rows: usize) -> String {
+/// The INSERT of so many rows, prepared when it is first needed.
+fn statement(link: &mut Link, table: &TableName, rows: usize) -> mysql::Result<Statement> {
+    if let Some(prepared) = link.inserts.get(&rows) {
+        return Ok(prepared.clone());
+    }
+    let prepared = link.call(|connection| connection.prep(text(table, rows)))?;
+    link.inserts.insert(rows, prepared.clone());
+    Ok(prepared)
+}
+
+fn text(table: &TableName, rows: usize) -> String {
     let row = "(NOW(),?,?,?,?,?,?,0,?,?,?,?,?,0,?,NULL)";
     format!(
         "INSERT INTO {table} (`date`,`from`,`to`,`subject`,`body`,`charset`,`mail`,`spam_score`,`hash`,\
@@ -124,7 +135,7 @@ fn statement(table: &TableName, rows: usize) -> String {
 /// Values of one row that are bound; the others are the same for every mail.
 const BOUND: usize = 12;
 /// Rows that always go into one statement.
-const ROWS_IN_ONE: usize = 32;
+const ROWS_IN_ONE: usize = 64;
 /// Beyond a hundred rows a statement gets no cheaper by row.
 const MAX_STATEMENT_ROWS: usize = 128;
 /// Octets of one statement, also where the server would take more: they are in memory twice while they are sent.

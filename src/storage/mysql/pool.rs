@@ -1,14 +1,16 @@
 //! Connections to the database: several hosts in order, made anew in the background while all are down.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use mysql::{Conn, OptsBuilder};
+use mysql::prelude::Queryable;
+use mysql::{Conn, OptsBuilder, Statement};
 use nix::sys::socket::{Shutdown, shutdown};
 use r2d2::{HandleError, ManageConnection, Pool, PooledConnection};
 
@@ -64,6 +66,10 @@ pub struct Link {
     pub broken: bool,
     /// A transaction was begun and neither committed nor rolled back.
     pub in_transaction: bool,
+    /// INSERTs that were prepared, by their number of rows.
+    pub inserts: HashMap<usize, Statement>,
+    /// When the server last said yes to a COMMIT.
+    pub committed_at: Option<Instant>,
     socket: RawFd,
     calls: Arc<Calls>,
     _counted: Counted,
@@ -267,6 +273,9 @@ impl Connector {
         let socket = connection.as_raw_fd();
         let facts = Facts::read(&mut connection, &settings.table)?;
         let member = Member::read(&mut connection)?;
+        // From here on each first statement begins a transaction, which saves a round trip for each batch. Not before: what
+        // was read above must not hold on to the table.
+        connection.query_drop("SET SESSION autocommit = 0")?;
         (self.shared.learned)(&facts);
         self.shared.health.set_up();
         Ok(Link {
@@ -277,6 +286,8 @@ impl Connector {
             member,
             broken: false,
             in_transaction: false,
+            inserts: HashMap::new(),
+            committed_at: None,
             socket,
             calls: Arc::clone(&self.shared.calls),
             _counted: Counted::new(&self.shared.links),
@@ -453,5 +464,5 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 const RETRY_CEILING: Duration = Duration::from_secs(2);
 /// Between two looks at an idle connection.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// INSERTs of each number of rows, and the few others.
-const STATEMENTS_KEPT: usize = 40;
+/// INSERTs of each number of rows, and the few others: fewer, and the library would close INSERTs that are still known here.
+const STATEMENTS_KEPT: usize = 80;
