@@ -1,6 +1,9 @@
 //! What becomes of one mail between its connection and the writer: queued, claimed, answered, or withdrawn in time.
 
+use std::collections::HashMap;
+use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{SaveError, SavedId};
@@ -83,8 +86,13 @@ impl Receipt {
     ///
     /// # Errors
     /// [`SaveError`]: the mail is not saved, or it is not known whether it is.
-    pub fn wait(self, client_left: &mut dyn FnMut() -> bool) -> Result<SavedId, SaveError> {
+    pub fn wait(
+        self,
+        waiting: &Waiting,
+        client_left: &mut dyn FnMut() -> bool,
+    ) -> Result<SavedId, SaveError> {
         let started = Instant::now();
+        let _place = waiting.enter(&self.fate, started);
         let mut state = self.fate.lock();
         loop {
             let waited = started.elapsed();
@@ -94,7 +102,7 @@ impl Receipt {
                     *state = FateState::Withdrawn;
                     return Err(SaveError::unavailable("the store did not get round to it"));
                 }
-                FateState::Queued(_) if waited >= HEARTBEAT && client_left() => {
+                FateState::Queued(_) if waited >= TRUST && client_left() => {
                     *state = FateState::Withdrawn;
                     return Err(SaveError::unavailable(
                         "the client left before its mail's turn",
@@ -108,9 +116,60 @@ impl Receipt {
                 }
                 FateState::Queued(_) | FateState::Claimed | FateState::Withdrawn => {}
             }
-            let wait = self.fate.changed.wait_timeout(state, HEARTBEAT);
-            state = wait.unwrap_or_else(PoisonError::into_inner).0;
+            let changed = self.fate.changed.wait(state);
+            state = changed.unwrap_or_else(PoisonError::into_inner);
         }
+    }
+}
+
+/// The connections that wait, and a thread that has them look at the clock: a time-out of its own would cost each mail a
+/// timer of the kernel's, a twentieth of all it costs.
+#[derive(Default)]
+pub struct Waiting {
+    since: Mutex<HashMap<usize, (Instant, Arc<Fate>)>>,
+}
+
+/// A place among those that wait, until dropped.
+struct Place<'a> {
+    waiting: &'a Waiting,
+    key: usize,
+}
+
+impl Waiting {
+    /// Starts the thread, which ends when nobody holds this any more.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start() -> io::Result<Arc<Waiting>> {
+        let waiting = Arc::new(Waiting::default());
+        let weak = Arc::downgrade(&waiting);
+        let beat = move || {
+            while let Some(waiting) = weak.upgrade() {
+                for (since, fate) in locks::lock(&waiting.since).values() {
+                    if since.elapsed() >= TRUST {
+                        fate.changed.notify_one();
+                    }
+                }
+                drop(waiting);
+                thread::sleep(HEARTBEAT);
+            }
+        };
+        let builder = thread::Builder::new().name("heartbeat".to_owned());
+        builder.spawn(beat)?;
+        Ok(waiting)
+    }
+
+    fn enter(&self, fate: &Arc<Fate>, now: Instant) -> Place<'_> {
+        // No two fates are at the same place while both are held.
+        let key = Arc::as_ptr(fate).addr();
+        locks::lock(&self.since).insert(key, (now, Arc::clone(fate)));
+        Place { waiting: self, key }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        locks::lock(&self.waiting.since).remove(&self.key);
     }
 }
 
@@ -126,5 +185,7 @@ const MAX_QUEUED: Duration = Duration::from_secs(30);
 /// How long a store may take over a batch before its mails count as not saved: twenty seconds of MySQL's trying, and a COMMIT
 /// that was begun at their end.
 const MAX_CLAIMED: Duration = Duration::from_secs(32);
-/// How often a waiting connection looks after its client.
-const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How long a client counts as there without a look at it.
+const TRUST: Duration = Duration::from_secs(1);
+/// How often a waiting connection looks at the clock, and after its client.
+const HEARTBEAT: Duration = Duration::from_millis(500);

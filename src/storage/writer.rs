@@ -1,8 +1,8 @@
 //! The queue between connections and the store, and group commit.
 //!
 //! A writer takes whatever queued up while the last commit ran: alone a mail commits at once, under load commits grow by
-//! themselves. Several writers take turns while there is little to do, for one commit of all is cheaper than one each; a
-//! writer that hangs, or a queue that grows, ends that within milliseconds.
+//! themselves. Several writers take turns, for few large commits are cheaper than many small ones; a writer that hangs, or
+//! a queue that grows, ends that within milliseconds.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
 
-use super::ticket::{Ticket, ticket};
+use super::ticket::{Ticket, Waiting, ticket};
 use super::turns::{Turn, Turns};
 use super::{Health, SaveError, SaveMail, SavedId};
 use crate::mail::Mail;
@@ -22,9 +22,17 @@ pub type OpenStore = Arc<dyn Fn() -> Result<Box<dyn SaveMail>, SaveError> + Send
 /// What connections save their mails with. Clones share one queue.
 #[derive(Clone)]
 pub struct Saver {
-    jobs: Option<Sender<Ticket>>,
+    queue: Option<Queue>,
     prepare: bool,
     health: Health,
+}
+
+/// Where mails wait for a writer, and connections for their mails.
+#[derive(Clone)]
+struct Queue {
+    jobs: Sender<Ticket>,
+    turns: Arc<Turns>,
+    waiting: Arc<Waiting>,
 }
 
 /// The writer threads behind a [`Saver`].
@@ -38,7 +46,7 @@ impl Saver {
     /// Says yes and keeps nothing, without any queue: what the server itself costs.
     pub fn discard() -> Saver {
         Saver {
-            jobs: None,
+            queue: None,
             prepare: false,
             health: Health::up(),
         }
@@ -51,8 +59,8 @@ impl Saver {
 
     /// Saves a mail and waits for the outcome, for a minute at most.
     ///
-    /// `client_left` is asked once a second: a client that gave up while its mail still queued is not saved behind its
-    /// back, for it will come again.
+    /// `client_left` is asked twice a second once the first one is over: a client that gave up while its mail still queued
+    /// is not saved behind its back, for it will come again.
     ///
     /// # Errors
     /// [`SaveError`]: the mail is not saved, or it is not known whether it is.
@@ -61,7 +69,7 @@ impl Saver {
         mail: Mail,
         client_left: &mut dyn FnMut() -> bool,
     ) -> Result<SavedId, SaveError> {
-        let Some(jobs) = &self.jobs else {
+        let Some(queue) = &self.queue else {
             return Ok(SavedId::from(mail.hash()));
         };
         if let Some(reason) = self.health.why_down() {
@@ -72,8 +80,11 @@ impl Saver {
             prepared.map_err(|error| SaveError::Full(error.to_string()))?;
         }
         let (ticket, receipt) = ticket(mail);
-        match jobs.try_send(ticket) {
-            Ok(()) => receipt.wait(client_left),
+        match queue.jobs.try_send(ticket) {
+            Ok(()) => {
+                queue.turns.has_queued(queue.jobs.len());
+                receipt.wait(&queue.waiting, client_left)
+            }
             // Those of clients that gave up long ago: the store has been stuck for hours.
             Err(TrySendError::Full(_)) => Err(SaveError::unavailable(
                 "the store has been stuck for too long",
@@ -115,8 +126,13 @@ impl Writers {
                     .spawn(move || writer.run())
             })
             .collect::<std::io::Result<_>>()?;
+        let queue = Queue {
+            jobs: jobs_in,
+            turns,
+            waiting: Waiting::start()?,
+        };
         let saver = Saver {
-            jobs: Some(jobs_in),
+            queue: Some(queue),
             prepare,
             health,
         };
@@ -175,7 +191,7 @@ impl Writer {
     }
 
     /// One batch, from making ready to the last answer.
-    fn save_queued(&mut self, first: Ticket, turn: Turn) {
+    fn save_queued(&mut self, first: Ticket, mut turn: Turn) {
         if let Err(error) = self.make_ready() {
             // Only those that waited for this attempt; whoever comes now is worth another one.
             let waiting = self.jobs.try_iter().take(self.jobs.len());
@@ -198,6 +214,7 @@ impl Writer {
             store.stand_down();
             return;
         }
+        turn.took(mails.len());
         metrics::BATCHES.observe(mails.len() as u64);
         let outcomes = store.save_batch(&mails);
         drop(turn);
@@ -292,8 +309,13 @@ mod tests {
     fn a_mail_that_finds_the_queue_full_is_told_so_at_once() {
         // Nobody takes from it, and it holds nothing.
         let (jobs, _kept) = bounded(0);
+        let queue = Queue {
+            jobs,
+            turns: Arc::default(),
+            waiting: Waiting::start().unwrap(),
+        };
         let saver = Saver {
-            jobs: Some(jobs),
+            queue: Some(queue),
             prepare: false,
             health: Health::default(),
         };
