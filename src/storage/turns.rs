@@ -108,3 +108,37 @@ const MANY: usize = 64;
 const FOR_MORE: Duration = Duration::from_millis(1);
 /// How long it waits while others are at work: one of them may hang.
 const FOR_OTHERS: Duration = Duration::from_millis(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batches(in_hand: usize, last_two: [usize; 2]) -> Batches {
+        Batches { in_hand, last_two }
+    }
+
+    #[test]
+    fn a_mail_with_few_neighbours_waits_for_nobody() {
+        for last_two in [[0, 0], [1, 1], [20, 1], [15, 15]] {
+            let (enough, patience) = batches(0, last_two).worth_waiting_for();
+            assert_eq!((enough, patience), (0, Duration::ZERO), "{last_two:?}");
+        }
+    }
+
+    #[test]
+    fn half_of_a_usual_batch_is_waited_for_and_no_more_than_many() {
+        for (in_hand, last_two, want) in [
+            (0, [40, 60], 25),
+            (0, [500, 500], MANY),
+            (1, [40, 60], 25),
+            // Beside another batch, few are not worth a commit of their own.
+            (1, [1, 1], FEW),
+            (1, [500, 500], MANY),
+            // Beside two of them only many are.
+            (2, [40, 60], MANY),
+        ] {
+            let (enough, _) = batches(in_hand, last_two).worth_waiting_for();
+            assert_eq!(enough, want, "{in_hand} in hand, {last_two:?}");
+        }
+    }
+}
