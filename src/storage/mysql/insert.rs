@@ -8,7 +8,7 @@ use mysql::prelude::Queryable;
 use mysql::{Statement, Value};
 
 use super::pool::Link;
-use crate::mail::{Delivery, Mail};
+use crate::mail::{Delivery, Mail, NoMemory};
 use crate::storage::redis::Placed;
 use crate::storage::row::Row;
 use crate::storage::{TableName, TableShape};
@@ -88,7 +88,7 @@ fn values(
     let (body, stream) = if placed.holds(&delivery.hash) {
         ("redis", Vec::new())
     } else {
-        ("gzencode", Arc::unwrap_or_clone(mail.zlib_body(delivery)?))
+        ("gzencode", owned(mail.zlib_body(delivery)?)?)
     };
     Ok([
         Value::from(row.from.as_ref()),
@@ -104,6 +104,16 @@ fn values(
         Value::from(row.ip_addr.as_str()),
         Value::from(row.attach_info.as_str()),
     ])
+}
+
+/// A body to give away; copied where its mail holds on to it.
+fn owned(body: Arc<Vec<u8>>) -> Result<Vec<u8>, NoMemory> {
+    Arc::try_unwrap(body).or_else(|shared| {
+        let mut copy = Vec::new();
+        copy.try_reserve_exact(shared.len())?;
+        copy.extend_from_slice(&shared);
+        Ok(copy)
+    })
 }
 
 fn octets_of(value: &Value) -> usize {
