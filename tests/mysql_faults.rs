@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::support::fault_proxy::{Fault, FaultProxy};
 use crate::support::mariadb::{FIELD_TABLE, MariaDb, PASSWORD, with_hosts};
 use crate::support::ports::free_address;
 use crate::support::redis::Redis;
-use crate::support::{Reply, Server, incompressible, short_mail, value, wait_for_within};
+use crate::support::{BINARY, Reply, Server, incompressible, short_mail, value, wait_for_within};
 
 /// The longest a client waits for a 451 of a database that hangs: ten seconds for a call beyond twenty of trying.
 const LONGEST: Duration = Duration::from_secs(35);
@@ -732,4 +732,34 @@ fn no_password_is_ever_shown() {
         let all = format!("{}{said}{listed:?}{}", server.output(), reply.text());
         assert!(!all.contains("s3cr3t"), "{all}");
     }
+}
+
+#[test]
+fn a_list_that_nobody_reads_on_locks_no_table() {
+    let database = MariaDb::start();
+    let server = database.server(&[]);
+    assert_saved(&deliver(&server, "many").0);
+    let columns = "`date`, `from`, `to`, `subject`, `body`, `charset`, `mail`, `spam_score`, `hash`, `content_type`, \
+                   `recipient`, `has_attach`, `ip_addr`, `delivered`, `attach_info`";
+    for _ in 0..11 {
+        database.sql(&format!(
+            "INSERT INTO new_mail ({columns}) SELECT {columns} FROM new_mail"
+        ));
+    }
+    // Far more than a pipe holds; whoever pages through it stops at the first line.
+    let mut list = Command::new(BINARY)
+        .args(["list", "-config=goguerrilla.conf", "--limit=100000"])
+        .current_dir(server.path("."))
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut pages = list.stdout.take().expect("a pipe");
+    pages.read_exact(&mut [0]).expect("a first line");
+    let mut administrator = database.connection();
+    let waits = administrator.query_drop("SET SESSION lock_wait_timeout = 3");
+    let alters = "ALTER TABLE new_mail MODIFY ip_addr varchar(64) NOT NULL";
+    let altered = waits.and_then(|()| administrator.query_drop(alters));
+    list.kill().expect("it is still there");
+    list.wait().expect("it ends");
+    altered.expect("nothing holds on to the table");
 }

@@ -387,9 +387,9 @@ impl SaveMail for MySqlStore {
 
 impl Link {
     fn begin(&mut self) -> mysql::Result<()> {
-        // The first statement begins one by itself; this tells besides whether an idle connection still works.
-        let is_fresh =
-            (self.committed_at).is_some_and(|committed_at| committed_at.elapsed() < FRESH);
+        // Else this tells besides whether an idle connection still works.
+        let is_fresh = self.begins_by_itself
+            && (self.committed_at).is_some_and(|committed_at| committed_at.elapsed() < FRESH);
         if !is_fresh {
             self.call(|connection| connection.query_drop("START TRANSACTION"))?;
         }

@@ -68,6 +68,8 @@ pub struct Link {
     pub in_transaction: bool,
     /// INSERTs that were prepared, by their number of rows.
     pub inserts: HashMap<usize, Statement>,
+    /// Its first statement begins a transaction.
+    pub begins_by_itself: bool,
     /// When the server last said yes to a COMMIT.
     pub committed_at: Option<Instant>,
     socket: RawFd,
@@ -273,9 +275,6 @@ impl Connector {
         let socket = connection.as_raw_fd();
         let facts = Facts::read(&mut connection, &settings.table)?;
         let member = Member::read(&mut connection)?;
-        // From here on each first statement begins a transaction, which saves a round trip for each batch. Not before: what
-        // was read above must not hold on to the table.
-        connection.query_drop("SET SESSION autocommit = 0")?;
         (self.shared.learned)(&facts);
         self.shared.health.set_up();
         Ok(Link {
@@ -287,6 +286,7 @@ impl Connector {
             broken: false,
             in_transaction: false,
             inserts: HashMap::new(),
+            begins_by_itself: false,
             committed_at: None,
             socket,
             calls: Arc::clone(&self.shared.calls),
@@ -383,7 +383,12 @@ impl ManageConnection for Connector {
     type Error = mysql::Error;
 
     fn connect(&self) -> Result<Link, mysql::Error> {
-        self.connect_any()
+        let mut link = self.connect_any()?;
+        // A writer's first statement begins a transaction, which saves a round trip for each batch. Only here: what others
+        // read, and what was read of the table, must not hold on to it.
+        link.call(|connection| connection.query_drop("SET SESSION autocommit = 0"))?;
+        link.begins_by_itself = true;
+        Ok(link)
     }
 
     fn is_valid(&self, link: &mut Link) -> Result<(), mysql::Error> {
