@@ -42,7 +42,7 @@ impl Input {
         }
     }
 
-    /// Room for the next read: at least one octet, at most 64 KiB, at first `usual`.
+    /// Room for the next read: at least one octet, at most 32 KiB, at first `usual`.
     ///
     /// Whoever fills it says how much with [`filled`](Input::filled).
     pub fn room(&mut self, usual: usize) -> &mut [u8] {
@@ -112,7 +112,7 @@ pub const CONTENT_ROOM: usize = 4_096;
 /// How much larger the room gets when a read has filled it.
 const GROWTH: usize = 4;
 /// The largest: beyond it a read costs its copy and little else (measured on 100 KB messages).
-const LARGEST: usize = 65_536;
+const LARGEST: usize = 32_768;
 /// Up to this size the buffer is kept between messages instead of being made anew.
 const KEPT: usize = 16_384;
 
@@ -157,7 +157,7 @@ mod tests {
         }
         assert_eq!(
             rooms,
-            [4_096, 16_384, 65_536, 65_536, 65_536, 65_536, 65_536]
+            [4_096, 16_384, 32_768, 32_768, 32_768, 32_768, 32_768]
         );
         input.shrink();
         assert_eq!(input.room(COMMAND_ROOM).len(), COMMAND_ROOM);
