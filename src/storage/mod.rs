@@ -93,24 +93,33 @@ pub trait SaveMail: Send {
 }
 
 /// What a saved mail is called, for the client's log: printable ASCII, at most 64 characters.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SavedId(String);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SavedId {
+    octets: [u8; 64],
+    length: usize,
+}
 
 impl SavedId {
     /// Takes the printable ASCII of `id`.
     pub fn new(id: &str) -> SavedId {
-        SavedId(id.chars().filter(char::is_ascii_graphic).take(64).collect())
+        let mut octets = [0; 64];
+        let printable = id.bytes().filter(u8::is_ascii_graphic);
+        let taken = octets.iter_mut().zip(printable);
+        let length = taken.map(|(octet, given)| *octet = given).count();
+        SavedId { octets, length }
     }
 
     /// The id.
     pub fn as_str(&self) -> &str {
-        &self.0
+        // Never anything but ASCII.
+        let octets = self.octets.get(..self.length).unwrap_or_default();
+        str::from_utf8(octets).unwrap_or_default()
     }
 }
 
 impl From<crate::mail::Hash> for SavedId {
     fn from(hash: crate::mail::Hash) -> SavedId {
-        SavedId(hash.as_str().to_owned())
+        SavedId::new(hash.as_str())
     }
 }
 
@@ -133,5 +142,17 @@ pub enum SaveError {
 impl SaveError {
     fn unavailable(reason: &str) -> SaveError {
         SaveError::Unavailable(reason.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_printable_and_short() {
+        assert_eq!(SavedId::new("a 7\r\n\u{e9}-Z~").as_str(), "a7-Z~");
+        assert_eq!(SavedId::new(&"x".repeat(100)).as_str(), "x".repeat(64));
+        assert_eq!(SavedId::new("").as_str(), "");
     }
 }

@@ -27,16 +27,17 @@ struct Fate {
 
 enum FateState {
     /// The mail waits here, so that withdrawing it frees it at once, however long the queue is.
-    Queued(Box<Mail>),
+    Queued(Mail),
     Withdrawn,
     Claimed,
-    Answered(Result<SavedId, SaveError>),
+    /// With the mail, which is freed by the thread that made it: the allocator has its memory at hand there for the next.
+    Answered(Result<SavedId, SaveError>, Option<Mail>),
 }
 
 /// Both ends of the fate of a mail that queues up.
 pub fn ticket(mail: Mail) -> (Ticket, Receipt) {
     let fate = Arc::new(Fate {
-        state: Mutex::new(FateState::Queued(Box::new(mail))),
+        state: Mutex::new(FateState::Queued(mail)),
         changed: Condvar::new(),
     });
     let ticket = Ticket {
@@ -50,7 +51,7 @@ impl Ticket {
     pub fn claim(&self) -> Option<Mail> {
         let mut state = self.fate.lock();
         match std::mem::replace(&mut *state, FateState::Claimed) {
-            FateState::Queued(mail) => Some(*mail),
+            FateState::Queued(mail) => Some(mail),
             other => {
                 *state = other;
                 None
@@ -58,15 +59,15 @@ impl Ticket {
         }
     }
 
-    /// Tells the connection how its mail fared.
-    pub fn answer(self, outcome: Result<SavedId, SaveError>) {
-        self.settle(outcome);
+    /// Tells the connection how its mail fared, and gives it back where it was claimed.
+    pub fn answer(self, outcome: Result<SavedId, SaveError>, mail: Option<Mail>) {
+        self.settle(outcome, mail);
     }
 
-    fn settle(&self, outcome: Result<SavedId, SaveError>) {
+    fn settle(&self, outcome: Result<SavedId, SaveError>, mail: Option<Mail>) {
         let mut state = self.fate.lock();
         if matches!(*state, FateState::Queued(_) | FateState::Claimed) {
-            *state = FateState::Answered(outcome);
+            *state = FateState::Answered(outcome, mail);
             drop(state);
             self.fate.changed.notify_one();
         }
@@ -75,9 +76,8 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.settle(Err(SaveError::unavailable(
-            "the mail was dropped on its way",
-        )));
+        let reason = "the mail was dropped on its way";
+        self.settle(Err(SaveError::unavailable(reason)), None);
     }
 }
 
@@ -96,8 +96,14 @@ impl Receipt {
         let mut state = self.fate.lock();
         loop {
             let waited = started.elapsed();
-            match &*state {
-                FateState::Answered(outcome) => return outcome.clone(),
+            match &mut *state {
+                FateState::Answered(outcome, mail) => {
+                    let (outcome, mail) = (outcome.clone(), mail.take());
+                    drop(state);
+                    // Before the client hears of it and may send the next one.
+                    drop(mail);
+                    return outcome;
+                }
                 FateState::Queued(_) if waited >= MAX_QUEUED => {
                     *state = FateState::Withdrawn;
                     return Err(SaveError::unavailable("the store did not get round to it"));

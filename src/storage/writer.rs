@@ -198,7 +198,7 @@ impl Writer {
             let waiting = std::iter::once(first).chain(waiting);
             let mut count = 0;
             for ticket in waiting {
-                ticket.answer(Err(error.clone()));
+                ticket.answer(Err(error.clone()), None);
                 count += 1;
             }
             count_fault(&error);
@@ -234,10 +234,8 @@ impl Writer {
         if outcomes.iter().any(Result::is_ok) {
             self.health.worked();
         }
-        // Whoever hears of it may send the next mail at once, and finds the memory of this one free.
-        drop(mails);
-        for (ticket, outcome) in tickets.into_iter().zip(outcomes) {
-            ticket.answer(outcome);
+        for ((ticket, mail), outcome) in tickets.into_iter().zip(mails).zip(outcomes) {
+            ticket.answer(outcome, Some(mail));
         }
     }
 
