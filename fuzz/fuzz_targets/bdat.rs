@@ -1,6 +1,8 @@
 //! Chunks among other commands: what is stored and each reply, against a model that knows what was sent.
 #![no_main]
 
+use std::mem;
+
 use arbitrary::Arbitrary;
 use goguerrilla::smtp::Tls;
 use goguerrilla_fuzz::{Dialogue, Seen, three_ways};
@@ -22,6 +24,8 @@ enum Command {
 #[derive(Default)]
 struct Model {
     transaction: Option<Transaction>,
+    /// A chunk was refused and was not the last one: more of its message may come.
+    rest_of_refused: bool,
     expected: Vec<Expected>,
     stream: Vec<u8>,
 }
@@ -35,6 +39,8 @@ struct Transaction {
 #[derive(Debug, PartialEq, Eq)]
 enum Expected {
     Code(u16),
+    /// The reply to a chunk of a message that was refused.
+    Forgiven(u16),
     Saved(usize, Vec<u8>),
 }
 
@@ -51,6 +57,11 @@ fuzz_target!(|commands: Vec<Command>| {
             model.expected.truncate(index);
             model.expected.push(Expected::Code(421));
             break;
+        }
+    }
+    for expected in &mut model.expected {
+        if let Expected::Forgiven(code) = *expected {
+            *expected = Expected::Code(code);
         }
     }
     for pieces in three_ways(&model.stream) {
@@ -72,6 +83,7 @@ fn expected(seen: Seen) -> Expected {
 
 impl Model {
     fn send(&mut self, command: &Command) {
+        let is_rest = mem::take(&mut self.rest_of_refused);
         let mut code = |code| self.expected.push(Expected::Code(code));
         let chunks_under_way = self
             .transaction
@@ -86,7 +98,13 @@ impl Model {
                 // Refused or not, the octets are no commands.
                 let has_recipients = |open: &Transaction| !open.recipients.is_empty();
                 if !self.transaction.as_ref().is_some_and(has_recipients) {
-                    code(503);
+                    self.rest_of_refused = is_rest && !last;
+                    let code = if is_rest {
+                        Expected::Forgiven
+                    } else {
+                        Expected::Code
+                    };
+                    self.expected.push(code(503));
                     return;
                 }
                 let mut open = self.transaction.take().unwrap_or_default();
@@ -94,6 +112,7 @@ impl Model {
                 content.extend(octets);
                 if content.len() > MAX_CONTENT {
                     code(552);
+                    self.rest_of_refused = !last;
                 } else if *last {
                     let recipients = open.recipients.len();
                     self.expected.push(Expected::Saved(recipients, content));

@@ -26,7 +26,8 @@ pub struct Session {
     state: State,
     counts: Counts,
     said: Option<String>,
-    /// A chunk was refused, and its message with it: those that were on their way behind it are no faults.
+    /// A chunk was refused, and its message with it: the rest of it, up to its last chunk or another command, was on its
+    /// way already and is no fault.
     chunk_refused: bool,
     /// The reply at hand is such a chunk's.
     is_forgiven: bool,
@@ -229,6 +230,7 @@ impl Session {
 
     /// The one table of commands: what each verb does. `None`: the octets of a chunk come next.
     fn proceed(&mut self, verb: Option<Verb>, argument: &[u8]) -> Option<Step> {
+        self.chunk_refused &= verb == Some(Verb::Bdat);
         let outcome = match verb {
             Some(Verb::Helo) => self.helo(argument, false),
             Some(Verb::Ehlo) => self.helo(argument, true),
@@ -295,7 +297,6 @@ impl Session {
         };
         let chunks = None;
         self.state = State::Transaction(Transaction { envelope, chunks });
-        self.chunk_refused = false;
         self.counts.mail += 1;
         Ok(reply::R250_SENDER_OK)
     }
@@ -358,7 +359,7 @@ impl Session {
         };
         let then = match mem::replace(&mut self.state, State::Closed) {
             state if !self.takes_chunks() => {
-                AfterChunk::Refuse(reply::R502_NOT_DONE_HERE, Box::new(state))
+                self.refuse_chunk(reply::R502_NOT_DONE_HERE, state, last)
             }
             State::Transaction(transaction) if !transaction.envelope.recipients.is_empty() => {
                 let max = self.settings.max_content_octets;
@@ -377,10 +378,16 @@ impl Session {
                     last,
                 }
             }
-            state => AfterChunk::Refuse(state.why_no_content(), Box::new(state)),
+            state => self.refuse_chunk(state.why_no_content(), state, last),
         };
         self.state = State::Chunk(Chunk { left: size, then });
         None
+    }
+
+    fn refuse_chunk(&mut self, reply: Reply, state: State, last: bool) -> AfterChunk {
+        self.is_forgiven = self.chunk_refused;
+        self.chunk_refused &= !last;
+        AfterChunk::Refuse(reply, Box::new(state))
     }
 
     fn rset(&mut self, argument: &[u8]) -> Result<Reply, CommandError> {
@@ -459,7 +466,6 @@ impl Session {
         match chunk.then {
             AfterChunk::Refuse(reply, state) => {
                 self.state = *state;
-                self.is_forgiven = self.chunk_refused;
                 Step::Reply(reply)
             }
             AfterChunk::Receive {
