@@ -27,17 +27,17 @@ struct Fate {
 
 enum FateState {
     /// The mail waits here, so that withdrawing it frees it at once, however long the queue is.
-    Queued(Mail),
+    Queued(Box<Mail>),
     Withdrawn,
     Claimed,
     /// With the mail, which is freed by the thread that made it: the allocator has its memory at hand there for the next.
-    Answered(Result<SavedId, SaveError>, Option<Mail>),
+    Answered(Result<SavedId, SaveError>, Option<Box<Mail>>),
 }
 
 /// Both ends of the fate of a mail that queues up.
 pub fn ticket(mail: Mail) -> (Ticket, Receipt) {
     let fate = Arc::new(Fate {
-        state: Mutex::new(FateState::Queued(mail)),
+        state: Mutex::new(FateState::Queued(Box::new(mail))),
         changed: Condvar::new(),
     });
     let ticket = Ticket {
@@ -51,7 +51,7 @@ impl Ticket {
     pub fn claim(&self) -> Option<Mail> {
         let mut state = self.fate.lock();
         match std::mem::replace(&mut *state, FateState::Claimed) {
-            FateState::Queued(mail) => Some(mail),
+            FateState::Queued(mail) => Some(*mail),
             other => {
                 *state = other;
                 None
@@ -67,7 +67,7 @@ impl Ticket {
     fn settle(&self, outcome: Result<SavedId, SaveError>, mail: Option<Mail>) {
         let mut state = self.fate.lock();
         if matches!(*state, FateState::Queued(_) | FateState::Claimed) {
-            *state = FateState::Answered(outcome, mail);
+            *state = FateState::Answered(outcome, mail.map(Box::new));
             drop(state);
             self.fate.changed.notify_one();
         }

@@ -288,7 +288,7 @@ fn count_fault(error: &SaveError) {
 }
 
 /// Tickets that may queue up: one for each client, of which there are fewer, and those that withdrew their mail from a store
-/// that hangs. About 2 MB for the queue itself.
+/// that hangs. About 2 MB for the queue itself, and 20 MB more for what is left of mails once all of them have withdrawn.
 const MAX_TICKETS: usize = 131_072;
 /// Rows of one transaction: beyond a hundred a commit gets no cheaper by row.
 const MAX_BATCH_ROWS: usize = 256;
