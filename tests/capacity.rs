@@ -167,6 +167,33 @@ fn ten_thousand_connects_closed_at_once_cost_no_place_thread_or_descriptor() {
 }
 
 #[test]
+fn a_peak_on_one_port_leaves_its_threads_to_the_next_peak_on_another() {
+    let _alone = one_at_a_time();
+    let tls = TlsServer::start(&[("GM_MAX_CLIENTS", "100")]);
+    let server = &tls.server;
+    for address in [server.address, tls.at_once, server.address] {
+        let held: Vec<TcpStream> = (0..100)
+            .map(|_| TcpStream::connect(address).expect("the server accepts"))
+            .collect();
+        // All places are taken once the next one is told so.
+        wait_for("the peak", || {
+            (Client::connect(server.address).read_reply()?.code == 421).then_some(())
+        });
+        drop(held);
+        let mut client = wait_for("a place", || {
+            let mut client = Client::connect(server.address);
+            (client.read_reply()?.code == 220).then_some(client)
+        });
+        client.command("QUIT", "221");
+    }
+    assert!(
+        server.threads_named("client") <= 100 + 2,
+        "{} threads",
+        server.threads_named("client")
+    );
+}
+
+#[test]
 fn more_clients_than_the_kernel_has_mappings_for_are_warned_of() {
     let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count").expect("Linux tells");
     let limit: usize = limit.trim().parse().expect("a figure");

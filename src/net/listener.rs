@@ -23,7 +23,7 @@ pub struct Listener {
     inherited: bool,
     closed: AtomicBool,
     /// Threads that wait in [`accept`](Listener::accept) or are on their way there.
-    pub(super) waiting: AtomicUsize,
+    waiting: AtomicUsize,
     trouble: Mutex<Option<Instant>>,
 }
 
@@ -81,6 +81,21 @@ impl Listener {
     /// Whether clients begin with their handshake (port 465, RFC 8314).
     pub fn tls_at_once(&self) -> bool {
         self.tls_at_once
+    }
+
+    /// Threads that wait in [`accept`](Listener::accept) or are on their way there, as they said themselves.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::SeqCst)
+    }
+
+    /// One more of them.
+    pub fn add_waiting(&self) {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// One less of them.
+    pub fn remove_waiting(&self) {
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Waits for the next client; `None` once [`close`](Listener::close) was called.

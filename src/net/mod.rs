@@ -1,5 +1,6 @@
 //! Sockets: accepting them, a place for each client, octets in and out under deadlines.
 
+mod crew;
 pub mod deadline;
 pub mod listener;
 pub mod per_address;

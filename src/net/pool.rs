@@ -1,8 +1,8 @@
 //! The bounded pool: threads that accept and then serve, never more clients than places.
 //!
 //! Each thread blocks in `accept` itself, so a client reaches its thread without being handed over. The last thread that
-//! leaves `accept` first sees to it that another one waits there; at most one thread more than there are places exists,
-//! and that one only says 421.
+//! leaves `accept` first sees to it that another one waits there. Beside a thread for each place there is at most one for
+//! each port, which only says 421 then.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::thread;
 
+use super::crew::{Crew, Post, Successor};
 use super::listener::Listener;
 use super::per_address::{AddressShare, PerAddress};
 use super::trusted::TrustedProxies;
@@ -42,6 +43,7 @@ pub struct Pool {
     settings: RwLock<Arc<PoolSettings>>,
     addresses: Arc<PerAddress>,
     serve: Serve,
+    crew: Crew,
     places_taken: AtomicUsize,
     next_number: AtomicU64,
     clients: Mutex<HashMap<u64, Arc<ClientState>>>,
@@ -79,6 +81,7 @@ impl Pool {
             settings: RwLock::new(Arc::new(settings)),
             addresses: Arc::default(),
             serve,
+            crew: Crew::default(),
             places_taken: AtomicUsize::new(0),
             next_number: AtomicU64::new(1),
             clients: Mutex::new(HashMap::new()),
@@ -91,7 +94,7 @@ impl Pool {
     /// # Errors
     /// When not even one thread can be started.
     pub fn open(self: &Arc<Self>, listener: &Arc<Listener>) -> std::io::Result<()> {
-        listener.waiting.fetch_add(1, Ordering::SeqCst);
+        self.crew.add_port(listener);
         self.start_thread(listener)
     }
 
@@ -141,6 +144,7 @@ impl Pool {
     /// Accepting is ended by [`Listener::close`].
     pub fn drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
+        self.crew.dismiss();
         for client in self.lock_clients().values() {
             client.leave.store(true, Ordering::SeqCst);
             if client.idle.load(Ordering::SeqCst) {
@@ -157,11 +161,11 @@ impl Pool {
         }
     }
 
-    fn work(self: Arc<Self>, listener: &Arc<Listener>) {
+    fn work(self: Arc<Self>, mut listener: Arc<Listener>) {
         while let Some((socket, address)) = listener.accept() {
             let settings = self.settings();
-            let Some(_place) = Place::take(&self, settings.max_clients) else {
-                refuse(&socket, listener, &settings.full, End::RefusedFull);
+            let Some(place) = Place::take(&self, settings.max_clients) else {
+                refuse(&socket, &listener, &settings.full, End::RefusedFull);
                 continue;
             };
             let is_trusted_proxy = settings.trusted_proxies.contain(address.ip());
@@ -173,35 +177,41 @@ impl Pool {
             let Some(share) = self.addresses.take(address.ip(), max) else {
                 refuse(
                     &socket,
-                    listener,
+                    &listener,
                     &settings.address_full,
                     End::RefusedPerAddress,
                 );
                 continue;
             };
-            if !self.leave_accept(listener) {
-                refuse(&socket, listener, &settings.full, End::RefusedFull);
+            if !self.leave_accept(&listener) {
+                refuse(&socket, &listener, &settings.full, End::RefusedFull);
                 continue;
             }
             drop(settings);
             let ip = address.ip().to_canonical();
             self.serve_client(socket, ip, is_trusted_proxy, share, listener.tls_at_once());
-            listener.waiting.fetch_add(1, Ordering::SeqCst);
+            let post = self.crew.come_back(&listener);
+            drop(place);
+            if let Post::Rest(call) = post {
+                let Ok(calling) = call.recv() else {
+                    return;
+                };
+                listener = calling;
+            }
         }
     }
 
-    /// Counts this thread out of `accept`; the last one starts its successor first. `false`: that failed, stay.
+    /// Counts this thread out of `accept`, once another one waits there. `false`: none could be started, stay.
     fn leave_accept(self: &Arc<Self>, listener: &Arc<Listener>) -> bool {
-        if listener.waiting.fetch_sub(1, Ordering::SeqCst) > 1 {
-            return true;
-        }
-        listener.waiting.fetch_add(1, Ordering::SeqCst);
-        match self.start_thread(listener) {
-            Ok(()) => true,
-            Err(error) => {
-                log::error!(reason:% = error; "thread_not_started");
-                false
-            }
+        match self.crew.leave(listener) {
+            Successor::Waits => true,
+            Successor::Missing => match self.start_thread(listener) {
+                Ok(()) => true,
+                Err(error) => {
+                    log::error!(reason:% = error; "thread_not_started");
+                    false
+                }
+            },
         }
     }
 
@@ -211,7 +221,7 @@ impl Pool {
         thread::Builder::new()
             .name("client".to_owned())
             .stack_size(STACK_OCTETS)
-            .spawn(move || pool.work(&listener))
+            .spawn(move || pool.work(listener))
             .map(drop)
     }
 
