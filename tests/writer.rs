@@ -274,6 +274,37 @@ fn a_mail_in_the_hands_of_the_store_is_not_withdrawn() {
 }
 
 #[test]
+fn whoever_leaves_a_store_that_hangs_is_noticed_also_when_the_first_to_wait_has_gone() {
+    let (_release, released) = gate();
+    let house = House::new(
+        move || {
+            released();
+            Ok(())
+        },
+        all_saved,
+    );
+    thread::scope(|scope| {
+        let saver = &house.saver;
+        // Each leaves some time after the one before it, and nobody comes meanwhile.
+        for number in 0..8 {
+            scope.spawn(move || {
+                let subject = format!("mail {number}");
+                let leaves_after = Duration::from_millis(1_000 + 300 * number);
+                let began = Instant::now();
+                let saved = saver.save(mail(&subject), &mut || began.elapsed() >= leaves_after);
+                assert_unavailable(&saved);
+                // It is looked after twice a second.
+                let late = began.elapsed().saturating_sub(leaves_after);
+                assert!(
+                    late < Duration::from_millis(1_500),
+                    "{subject}: {late:?} late"
+                );
+            });
+        }
+    });
+}
+
+#[test]
 fn what_has_queued_up_is_saved_before_the_writers_end() {
     let (release, released) = gate();
     let house = House::new(

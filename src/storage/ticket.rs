@@ -1,9 +1,7 @@
 //! What becomes of one mail between its connection and the writer: queued, claimed, answered, or withdrawn in time.
 
 use std::collections::HashMap;
-use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{SaveError, SavedId};
@@ -92,7 +90,7 @@ impl Receipt {
         client_left: &mut dyn FnMut() -> bool,
     ) -> Result<SavedId, SaveError> {
         let started = Instant::now();
-        let _place = waiting.enter(&self.fate, started);
+        let place = waiting.enter(&self.fate, started);
         let mut state = self.fate.lock();
         loop {
             let waited = started.elapsed();
@@ -122,61 +120,93 @@ impl Receipt {
                 }
                 FateState::Queued(_) | FateState::Claimed | FateState::Withdrawn => {}
             }
-            let changed = self.fate.changed.wait(state);
-            state = changed.unwrap_or_else(PoisonError::into_inner);
+            state = place.wait_for_change(state);
         }
     }
 }
 
-/// The connections that wait, and a thread that has them look at the clock: a time-out of its own would cost each mail a
-/// timer of the kernel's, a twentieth of all it costs.
+/// The connections that wait for an outcome. One of them has the others look at the clock: a time-out for each would cost
+/// each mail a timer of the kernel's, a twentieth of all it costs.
 #[derive(Default)]
 pub struct Waiting {
-    since: Mutex<HashMap<usize, (Instant, Arc<Fate>)>>,
+    state: Mutex<WaitingState>,
+}
+
+#[derive(Default)]
+struct WaitingState {
+    since: HashMap<usize, (Instant, Arc<Fate>)>,
+    /// Whose wait has a time-out; somebody's, as long as anybody waits.
+    keeper: Option<usize>,
 }
 
 /// A place among those that wait, until dropped.
 struct Place<'a> {
     waiting: &'a Waiting,
-    key: usize,
+    fate: &'a Arc<Fate>,
 }
 
 impl Waiting {
-    /// Starts the thread, which ends when nobody holds this any more.
-    ///
-    /// # Errors
-    /// When it cannot be started.
-    pub fn start() -> io::Result<Arc<Waiting>> {
-        let waiting = Arc::new(Waiting::default());
-        let weak = Arc::downgrade(&waiting);
-        let beat = move || {
-            while let Some(waiting) = weak.upgrade() {
-                for (since, fate) in locks::lock(&waiting.since).values() {
-                    if since.elapsed() >= TRUST {
-                        fate.changed.notify_one();
-                    }
-                }
-                drop(waiting);
-                thread::sleep(HEARTBEAT);
-            }
-        };
-        let builder = thread::Builder::new().name("heartbeat".to_owned());
-        builder.spawn(beat)?;
-        Ok(waiting)
+    fn enter<'a>(&'a self, fate: &'a Arc<Fate>, now: Instant) -> Place<'a> {
+        let mut state = locks::lock(&self.state);
+        let key = key_of(fate);
+        state.since.insert(key, (now, Arc::clone(fate)));
+        state.keeper.get_or_insert(key);
+        Place {
+            waiting: self,
+            fate,
+        }
     }
 
-    fn enter(&self, fate: &Arc<Fate>, now: Instant) -> Place<'_> {
-        // No two fates are at the same place while both are held.
-        let key = Arc::as_ptr(fate).addr();
-        locks::lock(&self.since).insert(key, (now, Arc::clone(fate)));
-        Place { waiting: self, key }
+    /// Wakes those that have waited for long.
+    fn beat(&self) {
+        for (since, fate) in locks::lock(&self.state).since.values() {
+            if since.elapsed() >= TRUST {
+                // Whom this misses, for it is about to wait, the next beat will find.
+                fate.changed.notify_one();
+            }
+        }
+    }
+}
+
+impl Place<'_> {
+    /// Until the state may be another one, or it is time to look at the clock.
+    fn wait_for_change<'f>(&self, state: MutexGuard<'f, FateState>) -> MutexGuard<'f, FateState> {
+        let changed = &self.fate.changed;
+        if locks::lock(&self.waiting.state).keeper != Some(key_of(self.fate)) {
+            return changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        let waited = changed.wait_timeout(state, HEARTBEAT);
+        let (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        if timeout.timed_out() {
+            self.waiting.beat();
+        }
+        state
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        locks::lock(&self.waiting.since).remove(&self.key);
+        let mut state = locks::lock(&self.waiting.state);
+        let key = key_of(self.fate);
+        state.since.remove(&key);
+        if state.keeper != Some(key) {
+            return;
+        }
+        let next = state.since.iter().next();
+        let next = next.map(|(key, (_, fate))| (*key, Arc::clone(fate)));
+        state.keeper = next.as_ref().map(|(key, _)| *key);
+        drop(state);
+        if let Some((_, fate)) = next {
+            // Behind its lock it waits already, or has yet to look who keeps the time.
+            drop(fate.lock());
+            fate.changed.notify_one();
+        }
     }
+}
+
+/// No two fates are at the same place while both are held.
+fn key_of(fate: &Arc<Fate>) -> usize {
+    Arc::as_ptr(fate).addr()
 }
 
 impl Fate {
@@ -193,5 +223,5 @@ const MAX_QUEUED: Duration = Duration::from_secs(30);
 const MAX_CLAIMED: Duration = Duration::from_secs(32);
 /// How long a client counts as there without a look at it.
 const TRUST: Duration = Duration::from_secs(1);
-/// How often a waiting connection looks at the clock, and after its client.
+/// How often a connection that has waited for long looks at the clock, and after its client.
 const HEARTBEAT: Duration = Duration::from_millis(500);
