@@ -1,0 +1,198 @@
+//! One event as one line, in key=value text or JSON.
+//!
+//! Values with anything but plain characters are quoted as JSON strings, so text that a client chose can neither begin a line
+//! nor forge a key.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use jiff::Timestamp;
+use log::kv::{self, Key, Value, VisitSource};
+use log::{Level, Record};
+
+/// `time level session event key=value …`; prose of libraries becomes a value.
+pub fn write_text(line: &mut String, record: &Record, now: Timestamp) {
+    let session = record.key_values().get(Key::from_str("session"));
+    let _ = write!(line, "{now:.3} {} ", level(record.level()));
+    match session {
+        Some(session) => drop(write!(line, "{session} ")),
+        None => line.push_str("- "),
+    }
+    let put = |line: &mut String, key: &str, value: &str| {
+        line.push(' ');
+        line.push_str(key);
+        line.push('=');
+        if is_plain(value) {
+            line.push_str(value);
+        } else {
+            push_quoted(line, value);
+        }
+    };
+    write_event(line, record, |line, event| line.push_str(event), put);
+}
+
+/// The same names as one JSON object; all values are strings.
+pub fn write_json(line: &mut String, record: &Record, now: Timestamp) {
+    let _ = write!(
+        line,
+        "{{\"time\":\"{now:.3}\",\"level\":\"{}\"",
+        level(record.level())
+    );
+    let put = |line: &mut String, key: &str, value: &str| {
+        line.push_str(",\"");
+        line.push_str(key);
+        line.push_str("\":");
+        push_quoted(line, value);
+    };
+    if let Some(session) = record.key_values().get(Key::from_str("session")) {
+        put(line, "session", &session.to_string());
+    }
+    write_event(line, record, |line, event| put(line, "event", event), put);
+    line.push('}');
+}
+
+fn write_event(
+    line: &mut String,
+    record: &Record,
+    put_event: impl Fn(&mut String, &str),
+    put: impl Fn(&mut String, &str, &str),
+) {
+    let is_ours = record.target().starts_with("goguerrilla");
+    match record.args().as_str() {
+        Some(event) if is_ours => put_event(line, event),
+        _ if is_ours => put_event(line, &record.args().to_string()),
+        _ => {
+            put_event(line, "library");
+            put(line, "target", record.target());
+            put(line, "message", cut(&record.args().to_string()).as_ref());
+        }
+    }
+    let mut pairs = Pairs {
+        line,
+        put,
+        value: String::new(),
+    };
+    // The visitor has no errors of its own.
+    let _ = record.key_values().visit(&mut pairs);
+}
+
+struct Pairs<'l, P> {
+    line: &'l mut String,
+    put: P,
+    value: String,
+}
+
+impl<'kvs, P: Fn(&mut String, &str, &str)> VisitSource<'kvs> for Pairs<'_, P> {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
+        if key.as_str() != "session" {
+            self.value.clear();
+            let _ = write!(self.value, "{value}");
+            (self.put)(self.line, key.as_str(), cut(&self.value).as_ref());
+        }
+        Ok(())
+    }
+}
+
+fn level(level: Level) -> &'static str {
+    match level {
+        Level::Error => "error",
+        Level::Warn => "warn",
+        Level::Info => "info",
+        Level::Debug => "debug",
+        Level::Trace => "trace",
+    }
+}
+
+fn cut(value: &str) -> Cow<'_, str> {
+    let end = value.char_indices().nth(MAX_VALUE_CHARS);
+    match end.and_then(|(end, _)| value.split_at_checked(end)) {
+        Some((beginning, _)) => format!("{beginning}…").into(),
+        None => value.into(),
+    }
+}
+
+fn is_plain(value: &str) -> bool {
+    !value.is_empty()
+        && value
+            .bytes()
+            .all(|octet| octet.is_ascii_graphic() && !matches!(octet, b'"' | b'\\' | b'='))
+}
+
+/// A JSON string of visible characters: what is none, and what turns the direction of writing, is escaped.
+fn push_quoted(line: &mut String, value: &str) {
+    line.push('"');
+    for c in value.chars() {
+        match c {
+            '"' | '\\' => {
+                line.push('\\');
+                line.push(c);
+            }
+            c if is_harmless(c) => line.push(c),
+            c => push_escaped(line, c),
+        }
+    }
+    line.push('"');
+}
+
+/// A character as JSON escapes it.
+pub fn push_escaped(text: &mut String, c: char) {
+    for unit in c.encode_utf16(&mut [0; 2]) {
+        let _ = write!(text, "\\u{unit:04x}");
+    }
+}
+
+/// Whether a character shows as itself and leaves the line as it is.
+pub fn is_harmless(c: char) -> bool {
+    !c.is_control()
+        && !matches!(c, '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+/// What one value may take of a line: an address with room, and most reasons.
+const MAX_VALUE_CHARS: usize = 400;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(pairs: &[(&str, &str)]) -> (String, String) {
+        let record = Record::builder()
+            .level(Level::Info)
+            .target("goguerrilla::x")
+            .args(format_args!("saved"))
+            .key_values(&pairs)
+            .build();
+        let (mut text, mut json) = (String::new(), String::new());
+        write_text(&mut text, &record, Timestamp::UNIX_EPOCH);
+        write_json(&mut json, &record, Timestamp::UNIX_EPOCH);
+        (text, json)
+    }
+
+    #[test]
+    fn one_event_one_line_in_both_formats() {
+        let (text, json) = lines(&[("session", "7f3a"), ("from", "a@b"), ("line", "x y")]);
+        assert_eq!(
+            text,
+            "1970-01-01T00:00:00.000Z info 7f3a saved from=a@b line=\"x y\""
+        );
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["event"], "saved");
+        assert_eq!(json["line"], "x y");
+    }
+
+    #[test]
+    fn what_a_client_chose_cannot_forge_a_line() {
+        let hostile = "a\r\nb \u{1b}[2J \u{202e} \u{85} \"=\\ 😀";
+        let (text, json) = lines(&[("helo", hostile)]);
+        assert!(text.chars().all(is_harmless), "{text}");
+        let quoted = text.split_once("helo=").unwrap().1;
+        assert_eq!(serde_json::from_str::<String>(quoted).unwrap(), hostile);
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["helo"], hostile);
+    }
+
+    #[test]
+    fn long_values_are_cut() {
+        let (text, _) = lines(&[("helo", &"ü".repeat(5_000))]);
+        assert!(text.len() < 1_000);
+    }
+}
