@@ -1,10 +1,13 @@
 //! The states of one SMTP session and what moves it from one to the next.
 
+mod chunks;
+
 use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::command::{self, BdatCommand, CommandError, MailCommand, Verb};
+use self::chunks::Chunk;
+use super::command::{self, CommandError, MailCommand, Verb};
 use super::content::{Content, ContentError, MemoryBudget};
 use super::data::{DataReader, Intake};
 use super::extension::{self, Offer};
@@ -65,21 +68,6 @@ struct Transaction {
     envelope: Envelope,
     /// Content of the chunks so far, once there was one.
     chunks: Option<Content>,
-}
-
-struct Chunk {
-    left: u64,
-    then: AfterChunk,
-}
-
-enum AfterChunk {
-    /// The chunk was no good from the start: its octets are no commands all the same.
-    Refuse(Reply, Box<State>),
-    Receive {
-        envelope: Envelope,
-        intake: Intake,
-        last: bool,
-    },
 }
 
 impl Session {
@@ -352,44 +340,6 @@ impl Session {
         }
     }
 
-    fn bdat(&mut self, argument: &[u8]) -> Option<Step> {
-        let Some(BdatCommand { size, last }) = BdatCommand::parse(argument) else {
-            // How many octets are no commands is unknown, so none after them can be trusted.
-            return Some(Step::Close(reply::R501_BAD_CHUNK_SIZE));
-        };
-        let then = match mem::replace(&mut self.state, State::Closed) {
-            state if !self.takes_chunks() => {
-                self.refuse_chunk(reply::R502_NOT_DONE_HERE, state, last)
-            }
-            State::Transaction(transaction) if !transaction.envelope.recipients.is_empty() => {
-                let max = self.settings.max_content_octets;
-                let content = transaction
-                    .chunks
-                    .unwrap_or_else(|| Content::new(max, &self.budget));
-                let room = max.saturating_sub(content.octets().len());
-                let fits = size <= room as u64;
-                AfterChunk::Receive {
-                    envelope: transaction.envelope,
-                    intake: if fits {
-                        Intake::Kept(content)
-                    } else {
-                        Intake::Swallowed(ContentError::TooLarge)
-                    },
-                    last,
-                }
-            }
-            state => self.refuse_chunk(state.why_no_content(), state, last),
-        };
-        self.state = State::Chunk(Chunk { left: size, then });
-        None
-    }
-
-    fn refuse_chunk(&mut self, reply: Reply, state: State, last: bool) -> AfterChunk {
-        self.is_forgiven = self.chunk_refused;
-        self.chunk_refused &= !last;
-        AfterChunk::Refuse(reply, Box::new(state))
-    }
-
     fn rset(&mut self, argument: &[u8]) -> Result<Reply, CommandError> {
         command::no_argument(argument)?;
         self.state = State::Ready;
@@ -424,12 +374,6 @@ impl Session {
         Ok(Step::Introduce(address, self.greet()))
     }
 
-    /// Not through nginx: up to the first accepted RCPT it reads commands itself and knows no BDAT, so a chunk that is sent
-    /// along with them would be commands to it.
-    fn takes_chunks(&self) -> bool {
-        !self.proxy.as_ref().is_some_and(Proxy::has_introduced)
-    }
-
     fn read_data(&mut self, input: &mut Input) -> Step {
         let State::Data(_, reader) = &mut self.state else {
             return Step::NeedInput;
@@ -443,49 +387,6 @@ impl Session {
             return Step::NeedInput;
         };
         self.end_of_mail(envelope, reader.into_intake())
-    }
-
-    #[expect(clippy::indexing_slicing, reason = "`count` is at most what is unread")]
-    fn read_chunk(&mut self, input: &mut Input) -> Step {
-        let State::Chunk(chunk) = &mut self.state else {
-            return Step::NeedInput;
-        };
-        let unread = input.unread();
-        let count = usize::try_from(chunk.left).map_or(unread.len(), |left| left.min(unread.len()));
-        if let AfterChunk::Receive { intake, .. } = &mut chunk.then {
-            intake.take(&unread[..count]);
-        }
-        chunk.left -= count as u64;
-        input.consume(count);
-        if chunk.left > 0 {
-            return Step::NeedInput;
-        }
-        let State::Chunk(chunk) = mem::replace(&mut self.state, State::Ready) else {
-            return Step::NeedInput;
-        };
-        match chunk.then {
-            AfterChunk::Refuse(reply, state) => {
-                self.state = *state;
-                Step::Reply(reply)
-            }
-            AfterChunk::Receive {
-                envelope,
-                intake: Intake::Kept(content),
-                last: false,
-            } => {
-                let chunks = Some(content);
-                self.state = State::Transaction(Transaction { envelope, chunks });
-                Step::Reply(reply::R250_CHUNK_OK)
-            }
-            AfterChunk::Receive {
-                envelope,
-                intake,
-                last,
-            } => {
-                self.chunk_refused = !last;
-                self.end_of_mail(envelope, intake)
-            }
-        }
     }
 
     fn end_of_mail(&mut self, envelope: Envelope, intake: Intake) -> Step {

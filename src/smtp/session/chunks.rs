@@ -1,0 +1,119 @@
+//! BDAT: chunks of a message, counted instead of framed ([RFC 3030](https://www.rfc-editor.org/rfc/rfc3030)).
+
+use std::mem;
+
+use super::{Session, State, Step, Transaction};
+use crate::smtp::command::BdatCommand;
+use crate::smtp::content::{Content, ContentError};
+use crate::smtp::data::Intake;
+use crate::smtp::input::Input;
+use crate::smtp::reply::{self, Reply};
+use crate::smtp::step::Envelope;
+use crate::smtp::xclient::Proxy;
+
+/// One whose octets flow.
+pub(super) struct Chunk {
+    left: u64,
+    then: AfterChunk,
+}
+
+enum AfterChunk {
+    /// The chunk was no good from the start: its octets are no commands all the same.
+    Refuse(Reply, Box<State>),
+    Receive {
+        envelope: Envelope,
+        intake: Intake,
+        last: bool,
+    },
+}
+
+impl Session {
+    /// Its octets come next, unless the session ends here.
+    pub(super) fn bdat(&mut self, argument: &[u8]) -> Option<Step> {
+        let Some(BdatCommand { size, last }) = BdatCommand::parse(argument) else {
+            // How many octets are no commands is unknown, so none after them can be trusted.
+            return Some(Step::Close(reply::R501_BAD_CHUNK_SIZE));
+        };
+        let then = match mem::replace(&mut self.state, State::Closed) {
+            state if !self.takes_chunks() => {
+                self.refuse_chunk(reply::R502_NOT_DONE_HERE, state, last)
+            }
+            State::Transaction(transaction) if !transaction.envelope.recipients.is_empty() => {
+                let max = self.settings.max_content_octets;
+                let content = transaction
+                    .chunks
+                    .unwrap_or_else(|| Content::new(max, &self.budget));
+                let room = max.saturating_sub(content.octets().len());
+                let fits = size <= room as u64;
+                AfterChunk::Receive {
+                    envelope: transaction.envelope,
+                    intake: if fits {
+                        Intake::Kept(content)
+                    } else {
+                        Intake::Swallowed(ContentError::TooLarge)
+                    },
+                    last,
+                }
+            }
+            state => self.refuse_chunk(state.why_no_content(), state, last),
+        };
+        self.state = State::Chunk(Chunk { left: size, then });
+        None
+    }
+
+    fn refuse_chunk(&mut self, reply: Reply, state: State, last: bool) -> AfterChunk {
+        self.is_forgiven = self.chunk_refused;
+        self.chunk_refused &= !last;
+        AfterChunk::Refuse(reply, Box::new(state))
+    }
+
+    /// Not through nginx: up to the first accepted RCPT it reads commands itself and knows no BDAT, so a chunk that is sent
+    /// along with them would be commands to it.
+    pub(super) fn takes_chunks(&self) -> bool {
+        !self.proxy.as_ref().is_some_and(Proxy::has_introduced)
+    }
+
+    /// Uses up input as octets of the chunk.
+    #[expect(clippy::indexing_slicing, reason = "`count` is at most what is unread")]
+    pub(super) fn read_chunk(&mut self, input: &mut Input) -> Step {
+        let State::Chunk(chunk) = &mut self.state else {
+            return Step::NeedInput;
+        };
+        let unread = input.unread();
+        let count = usize::try_from(chunk.left).map_or(unread.len(), |left| left.min(unread.len()));
+        if let AfterChunk::Receive { intake, .. } = &mut chunk.then {
+            intake.take(&unread[..count]);
+        }
+        chunk.left -= count as u64;
+        input.consume(count);
+        if chunk.left > 0 {
+            return Step::NeedInput;
+        }
+        let State::Chunk(chunk) = mem::replace(&mut self.state, State::Ready) else {
+            return Step::NeedInput;
+        };
+        match chunk.then {
+            AfterChunk::Refuse(reply, state) => {
+                self.state = *state;
+                Step::Reply(reply)
+            }
+            AfterChunk::Receive {
+                envelope,
+                intake: Intake::Kept(content),
+                last: false,
+            } => {
+                let chunks = Some(content);
+                self.state = State::Transaction(Transaction { envelope, chunks });
+                Step::Reply(reply::R250_CHUNK_OK)
+            }
+            AfterChunk::Receive {
+                envelope,
+                intake,
+                last,
+            } => {
+                self.chunk_refused = !last;
+                self.end_of_mail(envelope, intake)
+            }
+        }
+    }
+}
