@@ -3,8 +3,9 @@
 use mysql::prelude::Queryable;
 
 use super::facts::Facts;
+use super::link::Link;
 use super::member::why_not_well;
-use super::pool::{Connector, Link};
+use super::pool::Connector;
 use crate::storage::finding::Finding;
 use crate::storage::redis::cluster::ClusterReader;
 use crate::storage::redis::{RedisPool, RedisReader, RedisSettings};

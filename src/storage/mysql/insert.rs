@@ -7,7 +7,7 @@ use std::sync::Arc;
 use mysql::prelude::Queryable;
 use mysql::{Statement, Value};
 
-use super::pool::Link;
+use super::link::Link;
 use crate::mail::{Delivery, Mail, NoMemory};
 use crate::storage::redis::Placed;
 use crate::storage::row::Row;

@@ -8,6 +8,7 @@ pub mod check;
 mod error;
 mod facts;
 mod insert;
+mod link;
 mod member;
 pub mod nodes;
 pub mod pool;
@@ -15,7 +16,6 @@ pub mod probe;
 mod reader;
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,8 +27,8 @@ pub use reader::MySqlReader;
 
 use self::error::{Meaning, is_certainly_undone};
 use self::insert::insert_rows;
-use self::member::Member;
-use self::pool::{Connector, Link, PooledLink};
+use self::link::{Link, Server};
+use self::pool::{Connector, PooledLink};
 use super::redis::cluster::ClusterBodies;
 use super::redis::{HandedOver, Placed, RedisBodies};
 use super::split::{PartError, save_split};
@@ -88,14 +88,7 @@ struct Failure {
     meaning: Meaning,
     text: String,
     /// COMMIT had been sent there: whether it was carried out is not known.
-    unknown_at: Option<Box<Doubt>>,
-}
-
-/// Where a COMMIT was sent.
-struct Doubt {
-    host: usize,
-    address: Option<SocketAddr>,
-    member: Option<Member>,
+    unknown_at: Option<Box<Server>>,
 }
 
 /// How long to wait for a connection.
@@ -139,8 +132,8 @@ impl MySqlStore {
             let Err(failure) = inserted.and_then(|link| self.commit_part(link)) else {
                 return Ok(());
             };
-            if let Some(doubt) = failure.unknown_at {
-                return self.settle_unknown(part, placed, &doubt);
+            if let Some(sent_to) = failure.unknown_at {
+                return self.settle_unknown(part, placed, &sent_to);
             }
             let unavailable = SaveError::Unavailable(failure.text.clone());
             match failure.meaning {
@@ -186,16 +179,12 @@ impl MySqlStore {
     fn commit_part(&mut self, mut link: PooledLink) -> Result<(), Failure> {
         if Instant::now() > self.deadline {
             // Its clients are about to hear 451: nothing may be stored behind their backs.
-            link.broken = link.rollback().is_err();
+            link.rollback();
             return Err(too_late());
         }
         if let Err(error) = link.commit() {
-            let doubt = Box::new(Doubt {
-                host: link.host,
-                address: link.address,
-                member: link.member.clone(),
-            });
-            return Err(self.failed(link, &error, Some(doubt)));
+            let sent_to = Box::new(link.server.clone());
+            return Err(self.failed(link, &error, Some(sent_to)));
         }
         self.link = Some(link);
         Ok(())
@@ -215,7 +204,7 @@ impl MySqlStore {
                 {
                     if Meaning::of(&error) == Meaning::NotReady {
                         let nodes = self.connector.nodes();
-                        nodes.leave(link.host, &error.to_string());
+                        nodes.leave(link.server.host, &error.to_string());
                     }
                     link.broken = true;
                     stale += 1;
@@ -231,7 +220,7 @@ impl MySqlStore {
     fn take_link(&mut self, patience: Patience) -> Result<PooledLink, Failure> {
         while let Some(link) = self.link.take().or_else(|| self.pool.try_get()) {
             // Dropped, it is replaced by one to a node that is well.
-            if !self.connector.nodes().is_left(link.host) {
+            if !self.connector.nodes().is_left(link.server.host) {
                 return Ok(link);
             }
         }
@@ -255,7 +244,7 @@ impl MySqlStore {
         &mut self,
         mut link: PooledLink,
         error: &mysql::Error,
-        commit_at: Option<Box<Doubt>>,
+        commit_at: Option<Box<Server>>,
     ) -> Failure {
         let meaning = Meaning::of(error);
         match meaning {
@@ -271,13 +260,13 @@ impl MySqlStore {
             // One that was there a moment ago may be too slow for this batch, and the next one is not.
             Meaning::Gone | Meaning::ReadOnly | Meaning::NotReady => {
                 let nodes = self.connector.nodes();
-                nodes.leave(link.host, &error.to_string());
+                nodes.leave(link.server.host, &error.to_string());
                 link.broken = true;
             }
             // After a COMMIT in doubt the connection may know nothing of the truth.
             _ if commit_at.is_some() && !is_certainly_undone(error) => link.broken = true,
             Meaning::TryAgain | Meaning::Full | Meaning::NoMemory | Meaning::Content => {
-                link.broken = link.rollback().is_err();
+                link.rollback();
             }
         }
         Failure {
@@ -298,13 +287,11 @@ impl MySqlStore {
         &self,
         part: &[Mail],
         placed: &Placed,
-        doubt: &Doubt,
+        sent_to: &Server,
     ) -> Result<(), PartError> {
         let mut pause = FIRST_PAUSE;
         loop {
-            let witness =
-                self.connector
-                    .connect_to_witness(doubt.host, doubt.address, doubt.member.as_ref());
+            let witness = self.connector.connect_to_witness(sent_to);
             let settled = witness.and_then(|mut link| {
                 // Until all went well.
                 link.broken = true;
@@ -373,7 +360,7 @@ impl SaveMail for MySqlStore {
         if !matches!(placed, Placed::Redis)
             && let Some(Ok(mut link)) = inserted.take()
         {
-            link.broken = link.rollback().is_err();
+            link.rollback();
             self.link = Some(link).filter(|link| !link.broken);
         }
         let outcomes = save_split(batch, &mut |part| {
@@ -382,43 +369,6 @@ impl SaveMail for MySqlStore {
         // Back to the pool, which replaces it if it broke.
         self.link = None;
         outcomes
-    }
-}
-
-impl Link {
-    fn begin(&mut self) -> mysql::Result<()> {
-        // Else this tells besides whether an idle connection still works.
-        let is_fresh = self.begins_by_itself
-            && (self.committed_at).is_some_and(|committed_at| committed_at.elapsed() < FRESH);
-        if !is_fresh {
-            self.call(|connection| connection.query_drop("START TRANSACTION"))?;
-        }
-        self.in_transaction = true;
-        Ok(())
-    }
-
-    /// From here on this connection reads what any node of its cluster has committed so far: a node of Galera's applies
-    /// what others committed a moment later. Only Galera knows the variable.
-    fn wait_for_the_cluster(&mut self) -> mysql::Result<()> {
-        match self.member {
-            Some(_) => {
-                self.call(|connection| connection.query_drop("SET SESSION wsrep_sync_wait = 1"))
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn commit(&mut self) -> mysql::Result<()> {
-        self.call(|connection| connection.query_drop("COMMIT"))?;
-        self.in_transaction = false;
-        self.committed_at = Some(Instant::now());
-        Ok(())
-    }
-
-    fn rollback(&mut self) -> mysql::Result<()> {
-        self.call(|connection| connection.query_drop("ROLLBACK"))?;
-        self.in_transaction = false;
-        Ok(())
     }
 }
 
@@ -460,8 +410,6 @@ fn jittered(pause: Duration) -> Duration {
 
 /// How long a batch is tried again and again before its clients hear 451.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Whoever committed a moment ago is not asked whether it still can, as under load nobody is.
-const FRESH: Duration = Duration::from_millis(20);
 /// How long to wait for a connection while the database is not known to be down.
 const LINK_PATIENCE: Duration = Duration::from_secs(5);
 /// Between the first two tries; doubled for each one after.

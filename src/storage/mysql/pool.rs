@@ -1,21 +1,18 @@
 //! Connections to the database: several hosts in order, made anew in the background while all are down.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use mysql::prelude::Queryable;
-use mysql::{Conn, OptsBuilder, Statement};
-use nix::sys::socket::{Shutdown, shutdown};
+use mysql::{Conn, OptsBuilder};
 use r2d2::{HandleError, ManageConnection, Pool, PooledConnection};
 
 use super::calls::{self, Calls};
 use super::facts::Facts;
+use super::link::{CALL_TIMEOUT, Link, Server};
 use super::member::Member;
 use super::nodes::Nodes;
 use crate::storage::TableName;
@@ -49,76 +46,6 @@ pub enum MySqlHost {
 
 /// Told whenever a connection has learned about the table.
 pub type Learned = Arc<dyn Fn(&Facts) + Send + Sync>;
-
-/// One connection and what it knows.
-pub struct Link {
-    /// The connection.
-    pub connection: Conn,
-    /// The server and table at its other end.
-    pub facts: Facts,
-    /// Which host that is.
-    pub host: usize,
-    /// Its address, for a name may have several; none for a socket of this machine.
-    pub address: Option<SocketAddr>,
-    /// Its place in a Galera cluster, where there is one.
-    pub member: Option<Member>,
-    /// It must not be used again.
-    pub broken: bool,
-    /// A transaction was begun and neither committed nor rolled back.
-    pub in_transaction: bool,
-    /// INSERTs that were prepared, by their number of rows.
-    pub inserts: HashMap<usize, Statement>,
-    /// Its first statement begins a transaction.
-    pub begins_by_itself: bool,
-    /// When the server last said yes to a COMMIT.
-    pub committed_at: Option<Instant>,
-    socket: RawFd,
-    calls: Arc<Calls>,
-    _counted: Counted,
-}
-
-impl Link {
-    /// Talks to the server, for ten seconds in all.
-    ///
-    /// # Errors
-    /// What the server said, or what became of the connection.
-    pub fn call<T>(
-        &mut self,
-        call: impl FnOnce(&mut Conn) -> mysql::Result<T>,
-    ) -> mysql::Result<T> {
-        self.calls.begin(self.socket, CALL_TIMEOUT);
-        let outcome = call(&mut self.connection);
-        self.calls.end(self.socket);
-        outcome
-    }
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        self.calls.end(self.socket);
-        if self.broken {
-            // The library says goodbye, behind what a failed write left in its buffer: to a host that hangs that would take
-            // a time-out for each prepared statement, and it must not hear the rest of an INSERT either.
-            let _ = shutdown(self.socket, Shutdown::Both);
-        }
-    }
-}
-
-/// One of the connections that exist, until it is dropped.
-struct Counted(Arc<AtomicUsize>);
-
-impl Counted {
-    fn new(count: &Arc<AtomicUsize>) -> Counted {
-        count.fetch_add(1, Ordering::SeqCst);
-        Counted(Arc::clone(count))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
 
 /// Makes connections, for the pool and for those who must reach one certain host. Clones share their state.
 #[derive(Clone)]
@@ -224,29 +151,24 @@ impl Connector {
         outcome
     }
 
-    /// Connects to a host that knows what became of a COMMIT: the one that it was sent to, or, where that one has stopped
+    /// Connects to a server that knows what became of a COMMIT: the one that it was sent to, or, where that one has stopped
     /// listening, a node of its Galera cluster that has closed ranks without it. Any other host proves nothing, and no other
     /// address of its name does.
     ///
     /// # Errors
-    /// What the host that the COMMIT was sent to said.
-    pub fn connect_to_witness(
-        &self,
-        host: usize,
-        address: Option<SocketAddr>,
-        member: Option<&Member>,
-    ) -> mysql::Result<Link> {
-        let error = match self.connect_at(host, address) {
+    /// What the server that the COMMIT was sent to said.
+    pub fn connect_to_witness(&self, sent_to: &Server) -> mysql::Result<Link> {
+        let error = match self.connect_at(sent_to.host, sent_to.address) {
             Ok(link) => return Ok(link),
             Err(error) => error,
         };
-        let Some(member) = member.filter(|_| is_refused(&error)) else {
+        let Some(lost) = sent_to.member.as_ref().filter(|_| is_refused(&error)) else {
             return Err(error);
         };
         let others = self.shared.nodes.order().into_iter();
-        for other in others.filter(|other| *other != host) {
+        for other in others.filter(|other| *other != sent_to.host) {
             if let Ok(link) = self.connect_to(other)
-                && (link.member.as_ref()).is_some_and(|witness| witness.outlived(member))
+                && (link.server.member.as_ref()).is_some_and(|witness| witness.outlived(lost))
             {
                 return Ok(link);
             }
@@ -272,26 +194,17 @@ impl Connector {
                 .stmt_cache_size(STATEMENTS_KEPT)
                 .init(SESSION_SETTINGS.to_vec())
         })?;
-        let socket = connection.as_raw_fd();
         let facts = Facts::read(&mut connection, &settings.table)?;
         let member = Member::read(&mut connection)?;
         (self.shared.learned)(&facts);
         self.shared.health.set_up();
-        Ok(Link {
-            connection,
-            facts,
+        let server = Server {
             host,
             address,
             member,
-            broken: false,
-            in_transaction: false,
-            inserts: HashMap::new(),
-            begins_by_itself: false,
-            committed_at: None,
-            socket,
-            calls: Arc::clone(&self.shared.calls),
-            _counted: Counted::new(&self.shared.links),
-        })
+        };
+        let Shared { calls, links, .. } = &*self.shared;
+        Ok(Link::new(connection, facts, server, calls, links))
     }
 
     /// Connects to one host for a short question: what it does not answer in a moment it will not answer to writers.
@@ -384,10 +297,8 @@ impl ManageConnection for Connector {
 
     fn connect(&self) -> Result<Link, mysql::Error> {
         let mut link = self.connect_any()?;
-        // A writer's first statement begins a transaction, which saves a round trip for each batch. Only here: what others
-        // read, and what was read of the table, must not hold on to it.
-        link.call(|connection| connection.query_drop("SET SESSION autocommit = 0"))?;
-        link.begins_by_itself = true;
+        // Behind what was read of the table.
+        link.begin_by_itself()?;
         Ok(link)
     }
 
@@ -397,7 +308,7 @@ impl ManageConnection for Connector {
 
     fn has_broken(&self, link: &mut Link) -> bool {
         // One that comes back in the middle of a transaction, after a panic, must not carry it into the next batch.
-        link.broken || link.in_transaction || self.shared.nodes.shall_move(link.host)
+        link.broken || link.in_transaction || self.shared.nodes.shall_move(link.server.host)
     }
 }
 
@@ -462,9 +373,6 @@ const SESSION_SETTINGS: &[&str] = &[
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The same where there are several hosts, and for one read or write of a look at one of them.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
-/// For a call, and for each read or write of it. Not shorter with several hosts: a Galera cluster stands still for five seconds
-/// when it loses a node, and goes on by itself.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest pause between two tries to reach a database that is down.
 const RETRY_CEILING: Duration = Duration::from_secs(2);
 /// Between two looks at an idle connection.

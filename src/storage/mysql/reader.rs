@@ -2,7 +2,8 @@
 
 use mysql::prelude::Queryable;
 
-use super::pool::{Connector, Link};
+use super::link::Link;
+use super::pool::Connector;
 use crate::mail::inflate;
 use crate::storage::reading::{ListedMail, ListedSize, MAX_MAIL_OCTETS, ReadError, ReadMail};
 use crate::storage::redis::cluster::ClusterReader;

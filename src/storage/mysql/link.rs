@@ -1,0 +1,179 @@
+//! One connection to the database, and the transaction on it.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use mysql::prelude::Queryable;
+use mysql::{Conn, Statement};
+use nix::sys::socket::{Shutdown, shutdown};
+
+use super::calls::Calls;
+use super::facts::Facts;
+use super::member::Member;
+
+/// One connection and what it knows.
+pub struct Link {
+    /// The connection.
+    pub connection: Conn,
+    /// The server and table at its other end.
+    pub facts: Facts,
+    /// Which server that is.
+    pub server: Server,
+    /// It must not be used again.
+    pub broken: bool,
+    /// A transaction was begun and neither committed nor rolled back.
+    pub in_transaction: bool,
+    /// INSERTs that were prepared, by their number of rows.
+    pub inserts: HashMap<usize, Statement>,
+    begins_by_itself: bool,
+    /// When the server last said yes to a COMMIT.
+    committed_at: Option<Instant>,
+    socket: RawFd,
+    calls: Arc<Calls>,
+    _counted: Counted,
+}
+
+/// Which server a connection leads to.
+#[derive(Clone)]
+pub struct Server {
+    /// Its place among the hosts of the settings.
+    pub host: usize,
+    /// Its address, for a name may have several; none for a socket of this machine.
+    pub address: Option<SocketAddr>,
+    /// Its place in a Galera cluster, where there is one.
+    pub member: Option<Member>,
+}
+
+impl Link {
+    /// A connection that is ready for use; `count` is of those that exist, `calls` ends what takes too long.
+    pub fn new(
+        connection: Conn,
+        facts: Facts,
+        server: Server,
+        calls: &Arc<Calls>,
+        count: &Arc<AtomicUsize>,
+    ) -> Link {
+        Link {
+            socket: connection.as_raw_fd(),
+            connection,
+            facts,
+            server,
+            broken: false,
+            in_transaction: false,
+            inserts: HashMap::new(),
+            begins_by_itself: false,
+            committed_at: None,
+            calls: Arc::clone(calls),
+            _counted: Counted::new(count),
+        }
+    }
+
+    /// Talks to the server, for ten seconds in all.
+    ///
+    /// # Errors
+    /// What the server said, or what became of the connection.
+    pub fn call<T>(
+        &mut self,
+        call: impl FnOnce(&mut Conn) -> mysql::Result<T>,
+    ) -> mysql::Result<T> {
+        self.calls.begin(self.socket, CALL_TIMEOUT);
+        let outcome = call(&mut self.connection);
+        self.calls.end(self.socket);
+        outcome
+    }
+
+    /// From now on the first statement begins a transaction, which saves a writer a round trip for each batch. What others
+    /// read must not hold on to the table.
+    ///
+    /// # Errors
+    /// What the server said, or what became of the connection.
+    pub fn begin_by_itself(&mut self) -> mysql::Result<()> {
+        self.call(|connection| connection.query_drop("SET SESSION autocommit = 0"))?;
+        self.begins_by_itself = true;
+        Ok(())
+    }
+
+    /// Begins a transaction.
+    ///
+    /// # Errors
+    /// What the server said, or what became of the connection.
+    pub fn begin(&mut self) -> mysql::Result<()> {
+        // Else this tells besides whether an idle connection still works.
+        let is_fresh = self.begins_by_itself
+            && (self.committed_at).is_some_and(|committed_at| committed_at.elapsed() < FRESH);
+        if !is_fresh {
+            self.call(|connection| connection.query_drop("START TRANSACTION"))?;
+        }
+        self.in_transaction = true;
+        Ok(())
+    }
+
+    /// From here on this connection reads what any node of its cluster has committed so far: a node of Galera's applies
+    /// what others committed a moment later. Only Galera knows the variable.
+    ///
+    /// # Errors
+    /// What the server said, or what became of the connection.
+    pub fn wait_for_the_cluster(&mut self) -> mysql::Result<()> {
+        match self.server.member {
+            Some(_) => {
+                self.call(|connection| connection.query_drop("SET SESSION wsrep_sync_wait = 1"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Keeps what the transaction did. After an error it may or may not be kept.
+    ///
+    /// # Errors
+    /// What the server said, or what became of the connection.
+    pub fn commit(&mut self) -> mysql::Result<()> {
+        self.call(|connection| connection.query_drop("COMMIT"))?;
+        self.in_transaction = false;
+        self.committed_at = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Undoes what the transaction did; a connection that cannot even do that is broken.
+    pub fn rollback(&mut self) {
+        let undone = self.call(|connection| connection.query_drop("ROLLBACK"));
+        self.broken = undone.is_err();
+        self.in_transaction &= self.broken;
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.calls.end(self.socket);
+        if self.broken {
+            // The library says goodbye, behind what a failed write left in its buffer: to a host that hangs that would take
+            // a time-out for each prepared statement, and it must not hear the rest of an INSERT either.
+            let _ = shutdown(self.socket, Shutdown::Both);
+        }
+    }
+}
+
+/// One of the connections that exist, until it is dropped.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(count: &Arc<AtomicUsize>) -> Counted {
+        count.fetch_add(1, Ordering::SeqCst);
+        Counted(Arc::clone(count))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// For a call, and for each read or write of it. Not shorter with several hosts: a Galera cluster stands still for five seconds
+/// when it loses a node, and goes on by itself.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Whoever committed a moment ago is not asked whether it still can, as under load nobody is.
+const FRESH: Duration = Duration::from_millis(20);
