@@ -145,97 +145,102 @@ impl<'a> Connection<'a> {
         let mut patience = Patience::default();
         self.say(&self.session.greet());
         loop {
-            match self.session.next_step(&mut self.input) {
-                Step::Reply(reply) => {
-                    if reply == reply::R550_NOT_BELIEVED
-                        && !mem::replace(&mut self.was_rejected, true)
-                    {
-                        // A proxy that was forgotten would otherwise show in bounces only. Once: anybody may say XCLIENT.
-                        let session = self.client.session_id();
-                        let fix = match self.client.is_trusted_proxy {
-                            true => "none: the client behind this proxy wanted to be another one",
-                            false => "if this is a proxy of yours, name it in GM_TRUSTED_PROXIES",
-                        };
-                        log::info!(session:% = session, client:% = self.client.ip(), command = "XCLIENT", fix = fix; "rejected");
-                    }
-                    self.say(&reply);
-                    if self.output.len() >= MAX_HELD_OCTETS
-                        && let Err(end) = self.flush()
-                    {
-                        return end;
-                    }
-                }
+            let gone_on = match self.session.next_step(&mut self.input) {
+                Step::NeedInput => self.listen(&mut patience),
+                Step::Reply(reply) => self.reply(&reply),
                 Step::Save(envelope, content) => {
                     let reply = self.save(envelope, content);
                     self.say(&reply);
+                    Ok(())
                 }
                 Step::StartTls(reply) => {
                     self.say(&reply);
-                    if let Err(end) = self.flush().and_then(|()| self.start_tls()) {
-                        return end;
-                    }
+                    self.flush().and_then(|()| self.start_tls())
                 }
-                Step::Introduce(address, reply) => {
-                    let may_stay = match address {
-                        ClientAddress::NotGiven => true,
-                        ClientAddress::Unknown => self.client.becomes(None),
-                        ClientAddress::Known(ip) => self.client.becomes(Some(ip)),
-                    };
-                    if !may_stay {
-                        self.close(&reply::R421_TOO_MANY_FROM_ADDRESS);
-                        return End::RefusedPerAddress;
-                    }
-                    self.say(&reply);
-                }
-                Step::Close(reply) => return self.close(&reply),
-                Step::NeedInput => {
-                    if let Err(end) = self.flush() {
-                        return end;
-                    }
-                    let awaited = self.session.awaited();
-                    let at_leisure = awaited == Awaited::Command && self.saved > 0;
-                    self.client.watch().set_at_leisure(at_leisure);
-                    if !self.client.may_stay(awaited == Awaited::Command) {
-                        self.close(&reply::R421_SHUTTING_DOWN);
-                        return End::ShuttingDown;
-                    }
-                    let deadline = patience.deadline(&self.session, self.settings.client_timeout);
-                    let room = match awaited {
-                        Awaited::Content => self.input.room(CONTENT_ROOM),
-                        Awaited::Command | Awaited::CommandOfTransaction => {
-                            // Also behind a message that was refused.
-                            self.input.shrink();
-                            self.input.room(COMMAND_ROOM)
-                        }
-                    };
-                    match self.transport.read(room, deadline) {
-                        // The pool may have ended the reading of an idle client, perhaps behind what was just read, and
-                        // in the end that of any other one.
-                        Ok(octets)
-                            if (octets == 0 || awaited == Awaited::Command)
-                                && !self.client.may_begin() =>
-                        {
-                            self.close(&reply::R421_SHUTTING_DOWN);
-                            return End::ShuttingDown;
-                        }
-                        Ok(0) => return End::ClientLeft,
-                        Ok(octets) => {
-                            deadline.moved(Instant::now(), octets);
-                            self.input.filled(octets);
-                            self.octets_in += octets as u64;
-                            metrics::RECEIVED.add((), octets);
-                        }
-                        Err(error) => {
-                            let end = end_of(&error);
-                            if matches!(end, End::TimedOut | End::MadeRoom) {
-                                self.close(&reply::R421_TOO_SLOW);
-                            }
-                            return end;
-                        }
-                    }
-                }
+                Step::Introduce(address, reply) => self.introduce(address, &reply),
+                Step::Close(reply) => Err(self.close(&reply)),
+            };
+            if let Err(end) = gone_on {
+                return end;
             }
         }
+    }
+
+    /// Sends what was said and waits for more of the client's octets.
+    fn listen(&mut self, patience: &mut Patience) -> Result<(), End> {
+        self.flush()?;
+        let awaited = self.session.awaited();
+        let at_leisure = awaited == Awaited::Command && self.saved > 0;
+        self.client.watch().set_at_leisure(at_leisure);
+        if !self.client.may_stay(awaited == Awaited::Command) {
+            return Err(self.shut_down());
+        }
+        let deadline = patience.deadline(&self.session, self.settings.client_timeout);
+        let room = match awaited {
+            Awaited::Content => self.input.room(CONTENT_ROOM),
+            Awaited::Command | Awaited::CommandOfTransaction => {
+                // Also behind a message that was refused.
+                self.input.shrink();
+                self.input.room(COMMAND_ROOM)
+            }
+        };
+        match self.transport.read(room, deadline) {
+            // The pool may have ended the reading of an idle client, perhaps behind what was just read, and in the end
+            // that of any other one.
+            Ok(octets)
+                if (octets == 0 || awaited == Awaited::Command) && !self.client.may_begin() =>
+            {
+                Err(self.shut_down())
+            }
+            Ok(0) => Err(End::ClientLeft),
+            Ok(octets) => {
+                deadline.moved(Instant::now(), octets);
+                self.input.filled(octets);
+                self.octets_in += octets as u64;
+                metrics::RECEIVED.add((), octets);
+                Ok(())
+            }
+            Err(error) => {
+                let end = end_of(&error);
+                if matches!(end, End::TimedOut | End::MadeRoom) {
+                    self.close(&reply::R421_TOO_SLOW);
+                }
+                Err(end)
+            }
+        }
+    }
+
+    /// Says a reply, at once only where too many are held already.
+    fn reply(&mut self, reply: &Reply) -> Result<(), End> {
+        if *reply == reply::R550_NOT_BELIEVED && !mem::replace(&mut self.was_rejected, true) {
+            // A proxy that was forgotten would otherwise show in bounces only. Once: anybody may say XCLIENT.
+            let session = self.client.session_id();
+            let fix = match self.client.is_trusted_proxy {
+                true => "none: the client behind this proxy wanted to be another one",
+                false => "if this is a proxy of yours, name it in GM_TRUSTED_PROXIES",
+            };
+            log::info!(session:% = session, client:% = self.client.ip(), command = "XCLIENT", fix = fix; "rejected");
+        }
+        self.say(reply);
+        match self.output.len() >= MAX_HELD_OCTETS {
+            true => self.flush(),
+            false => Ok(()),
+        }
+    }
+
+    /// Takes the client that a trusted proxy speaks for.
+    fn introduce(&mut self, address: ClientAddress, reply: &Reply) -> Result<(), End> {
+        let may_stay = match address {
+            ClientAddress::NotGiven => true,
+            ClientAddress::Unknown => self.client.becomes(None),
+            ClientAddress::Known(ip) => self.client.becomes(Some(ip)),
+        };
+        if !may_stay {
+            self.close(&reply::R421_TOO_MANY_FROM_ADDRESS);
+            return Err(End::RefusedPerAddress);
+        }
+        self.say(reply);
+        Ok(())
     }
 
     /// What comes before the greeting: the header of the PROXY protocol, then the handshake on a port for TLS.
@@ -424,6 +429,11 @@ impl<'a> Connection<'a> {
             TransportError::TimedOut => End::NotReading,
             error => end_of(&error),
         })
+    }
+
+    fn shut_down(&mut self) -> End {
+        self.close(&reply::R421_SHUTTING_DOWN);
+        End::ShuttingDown
     }
 
     fn close(&mut self, reply: &Reply) -> End {
