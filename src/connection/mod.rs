@@ -1,25 +1,23 @@
 //! One client from 220 to close: the only place where protocol meets socket.
 
+mod opening;
+mod saving;
+
 use std::mem;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
-
-use crate::mail::{Mail, Origin};
 use crate::metrics::{self, Code, End, Handshake, MailOutcome, Port};
 use crate::net::deadline::Deadline;
 use crate::net::pool::Client;
-use crate::net::proxy::{self, ReceiveError, Received, Source};
 use crate::net::tls::TlsIdentity;
 use crate::net::transport::{TlsFacts, Transport, TransportError};
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::{
-    Awaited, COMMAND_ROOM, CONTENT_ROOM, ClientAddress, Content, Envelope, Input, MemoryBudget,
-    Session, SessionSettings, SharedSettings, Step, Tls,
+    Awaited, COMMAND_ROOM, CONTENT_ROOM, ClientAddress, Input, MemoryBudget, Session,
+    SessionSettings, SharedSettings, Step, Tls,
 };
-use crate::storage::{SaveError, SavedId, Saver};
+use crate::storage::Saver;
 
 /// What every connection needs of the house.
 pub struct ConnectionSettings {
@@ -243,70 +241,6 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
-    /// What comes before the greeting: the header of the PROXY protocol, then the handshake on a port for TLS.
-    fn begin(&mut self) -> Result<(), End> {
-        let named = match self.settings.proxy_protocol {
-            true => self.receive_proxy_header()?,
-            false => None,
-        };
-        if self.client.is_trusted_proxy {
-            self.session.believe_proxy(named);
-        }
-        match self.client.tls_at_once {
-            true => self.start_tls(),
-            false => Ok(()),
-        }
-    }
-
-    /// The client's address, if the proxy knows it. Before a header nothing is ever said.
-    fn receive_proxy_header(&mut self) -> Result<Option<IpAddr>, End> {
-        let client = self.client;
-        if !client.is_trusted_proxy {
-            self.transport.close_gently();
-            return Err(End::NotTrusted);
-        }
-        // Nothing is under way yet: the pool may end this wait when the server shuts down.
-        if !client.may_stay(true) {
-            return Err(End::ShuttingDown);
-        }
-        let received = proxy::receive(&mut self.transport);
-        if !client.may_begin() {
-            return Err(End::ShuttingDown);
-        }
-        let Received { source, rest } = received.map_err(|error| match error {
-            ReceiveError::Nothing => End::NothingSaid,
-            ReceiveError::Malformed => {
-                self.transport.close_gently();
-                End::NoProxyHeader
-            }
-            ReceiveError::Transport(error) => end_of(&error),
-        })?;
-        match client.tls_at_once {
-            true => self.transport.hold(rest),
-            false => {
-                self.octets_in += rest.len() as u64;
-                metrics::RECEIVED.add((), rest.len());
-                self.input.push(&rest);
-            }
-        }
-        let named = match source {
-            Source::Client(ip) => Some(ip),
-            Source::Unknown => None,
-            Source::HealthCheck => {
-                self.is_health_check = true;
-                None
-            }
-        };
-        if named.is_some() && !client.becomes(named) {
-            // In the plain to nobody who expects TLS.
-            if !client.tls_at_once {
-                self.close(&reply::R421_TOO_MANY_FROM_ADDRESS);
-            }
-            return Err(End::RefusedPerAddress);
-        }
-        Ok(named)
-    }
-
     /// The handshake, with one deadline for all of it. After a failure nothing is said any more, least of all in plain.
     fn start_tls(&mut self) -> Result<(), End> {
         let identity = self.settings.tls.as_ref().ok_or(End::TlsFailed)?;
@@ -331,60 +265,6 @@ impl<'a> Connection<'a> {
                 Err(end_of(&error))
             }
         }
-    }
-
-    /// Has a mail saved, and turns the outcome into its reply.
-    fn save(&mut self, envelope: Envelope, content: Content) -> Reply {
-        let started_at = Instant::now();
-        self.input.shrink();
-        let octets = content.octets().len();
-        let outcome = self.mail(envelope, content).and_then(|mail| {
-            let from = mail.reverse_path().to_owned();
-            let recipients = mail.deliveries().len();
-            // A client that has sent on, as pipelining ones do, has not given up.
-            let has_sent_on = !self.input.unread().is_empty();
-            let mut client_left = || !has_sent_on && self.transport.client_left();
-            let saved = self.settings.saver.save(mail, &mut client_left)?;
-            Ok((saved, from, recipients))
-        });
-        metrics::SAVE_TIME.observe_time(started_at.elapsed());
-        let session = self.client.session_id();
-        match outcome {
-            Ok((saved, from, recipients)) => {
-                self.saved += 1;
-                metrics::MAILS.count(MailOutcome::Saved);
-                metrics::RECIPIENTS_SAVED.add((), recipients);
-                log::info!(
-                    session:% = session, hash = saved.as_str(), from = from.as_str(),
-                    rcpt = recipients, octets = octets; "saved"
-                );
-                Reply::queued(SavedId::as_str(&saved))
-            }
-            Err(error) => {
-                log::warn!(session:% = session, octets = octets, reason:% = error; "not_saved");
-                let (outcome, reply) = match error {
-                    SaveError::Unavailable(_) | SaveError::Refused(_) => {
-                        (MailOutcome::Unavailable, reply::R451_NOT_SAVED)
-                    }
-                    SaveError::Full(_) => (MailOutcome::StoreFull, reply::R452_STORE_FULL),
-                };
-                metrics::MAILS.count(outcome);
-                reply
-            }
-        }
-    }
-
-    fn mail(&self, envelope: Envelope, content: Content) -> Result<Mail, SaveError> {
-        let settings = &self.session_settings;
-        let origin = Origin {
-            client_ip: self.client.ip(),
-            helo_name: self.session.helo_name().to_owned(),
-            protocol: self.session.protocol(&envelope),
-            host_name: settings.host_name.clone(),
-            received_at: Timestamp::now(),
-        };
-        Mail::new(envelope, content, origin, |path| settings.to_address(path))
-            .map_err(|error| SaveError::Unavailable(error.to_string()))
     }
 
     fn say(&mut self, reply: &Reply) {
