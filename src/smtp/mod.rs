@@ -1,6 +1,6 @@
 //! The protocol core: octets in, decisions out. No sockets, clocks, threads or logs.
 //!
-//! [`Session::next_step`] takes what a client sent ([`Input`]) and answers one [`Step`]; `connection.rs` carries it
+//! [`Session::next_step`] takes what a client sent ([`Input`]) and answers one [`Step`]; `connection` carries it
 //! out. Any dialogue is therefore a unit test.
 //!
 //! RFC 5321 (SMTP), 1870 (SIZE), 2034 (enhanced status), 2920 (PIPELINING), 3030 (CHUNKING), 3463 (status codes),
