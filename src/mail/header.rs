@@ -48,12 +48,20 @@ pub fn split(entity: &[u8]) -> (Fields<'_>, &[u8]) {
                     continue;
                 }
             };
-            let value = &field[colon + 1..];
-            slot.get_or_insert(&value[..value.len().min(MAX_FIELD_OCTETS)]);
+            slot.get_or_insert(cut(&field[colon + 1..]));
         }
         rest = behind;
     }
     (fields, rest)
+}
+
+/// At most [`MAX_FIELD_OCTETS`], and no part of a character of UTF-8 at their end: all of the value would no longer be UTF-8.
+fn cut(value: &[u8]) -> &[u8] {
+    let is_inside = |end: usize| matches!(value.get(end), Some(0x80..=0xbf));
+    let longest = value.len().min(MAX_FIELD_OCTETS);
+    let mut ends = (0..UTF8_OCTETS).map(|fewer| longest.saturating_sub(fewer));
+    let end = ends.find(|end| !is_inside(*end));
+    value.get(..end.unwrap_or(longest)).unwrap_or(value)
 }
 
 /// One field with its folded lines, and what stands behind it.
@@ -82,6 +90,8 @@ fn is_empty_line(line: &[u8]) -> bool {
 
 /// Far beyond what any column keeps: 255 characters as encoded words of one character each.
 const MAX_FIELD_OCTETS: usize = 16_384;
+/// The longest character.
+const UTF8_OCTETS: usize = 4;
 /// Longer than any name that is looked for.
 const MAX_NAME_OCTETS: usize = 80;
 
@@ -94,6 +104,19 @@ mod tests {
         let (fields, body) = split(b"X: 1\r\nsubject : a\r\n b\r\nSUBJECT: c\r\n\r\nbody\r\n");
         assert_eq!(fields.subject, Some(&b" a\r\n b\r\n"[..]));
         assert_eq!(body, b"body\r\n");
+    }
+
+    #[test]
+    fn a_field_that_is_cut_ends_with_a_whole_character() {
+        for shift in 0..4 {
+            let subject = format!("{}{}", "-".repeat(shift), "😀".repeat(5_000));
+            let entity = format!("Subject:{subject}\r\n\r\n");
+            let (fields, _) = split(entity.as_bytes());
+            let kept = std::str::from_utf8(fields.subject.unwrap()).unwrap();
+            assert!(subject.starts_with(kept) && kept.len() > MAX_FIELD_OCTETS - 4);
+        }
+        let latin1 = [&b"Subject:"[..], &[0xa4; 20_000], b"\r\n\r\n"].concat();
+        assert!(split(&latin1).0.subject.unwrap().len() > MAX_FIELD_OCTETS - 4);
     }
 
     #[test]
