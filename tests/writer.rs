@@ -305,6 +305,52 @@ fn whoever_leaves_a_store_that_hangs_is_noticed_also_when_the_first_to_wait_has_
 }
 
 #[test]
+fn whoever_leaves_a_writer_that_hangs_is_noticed_while_another_writer_is_busy() {
+    let (release, released) = gate();
+    let shall_hang = Arc::new(AtomicBool::new(false));
+    let hangs = Arc::clone(&shall_hang);
+    let ready = move || {
+        if hangs.swap(false, Ordering::SeqCst) {
+            released();
+        }
+        Ok(())
+    };
+    let slow = |subjects: &[String]| {
+        thread::sleep(Duration::from_millis(2));
+        all_saved(subjects)
+    };
+    let house = House::with_writers(2, ready, slow);
+    let saver = &house.saver;
+    let is_noticed = &AtomicBool::new(false);
+    thread::scope(|scope| {
+        // Nobody waits for long, and somebody always does, but for the one whose writer hangs.
+        for number in 0..40 {
+            let shall_hang = &shall_hang;
+            scope.spawn(move || {
+                let until = Instant::now() + Duration::from_secs(10);
+                for round in 0.. {
+                    if is_noticed.load(Ordering::SeqCst) || Instant::now() > until {
+                        return;
+                    }
+                    if (number, round) == (0, 20) {
+                        shall_hang.store(true, Ordering::SeqCst);
+                    }
+                    let began = Instant::now();
+                    let client_left = &mut || began.elapsed() > Duration::from_secs(1);
+                    if saver.save(mail("busy"), client_left).is_err() {
+                        is_noticed.store(true, Ordering::SeqCst);
+                        let waited = began.elapsed();
+                        assert!(waited < Duration::from_millis(2_500), "{waited:?}");
+                    }
+                }
+            });
+        }
+    });
+    assert!(is_noticed.load(Ordering::SeqCst));
+    drop(release);
+}
+
+#[test]
 fn what_has_queued_up_is_saved_before_the_writers_end() {
     let (release, released) = gate();
     let house = House::new(

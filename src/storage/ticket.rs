@@ -137,6 +137,8 @@ struct WaitingState {
     since: HashMap<usize, (Instant, Arc<Fate>)>,
     /// Whose wait has a time-out; somebody's, as long as anybody waits.
     keeper: Option<usize>,
+    /// Whoever is the keeper by then: under load they change all the time.
+    next_beat: Option<Instant>,
 }
 
 /// A place among those that wait, until dropped.
@@ -157,14 +159,26 @@ impl Waiting {
         }
     }
 
-    /// Wakes those that have waited for long.
-    fn beat(&self) {
-        for (since, fate) in locks::lock(&self.state).since.values() {
-            if since.elapsed() >= TRUST {
+    /// How long the keeper may wait; once the time has come it has those look at the clock that have waited for long.
+    /// `None` for everybody else.
+    fn keep_time(&self, key: usize) -> Option<Duration> {
+        let mut state = locks::lock(&self.state);
+        if state.keeper != Some(key) {
+            return None;
+        }
+        let now = Instant::now();
+        let left = |until: Instant| until.saturating_duration_since(now);
+        match state.next_beat.map(left) {
+            Some(left) if !left.is_zero() => return Some(left),
+            _ => state.next_beat = Some(now + HEARTBEAT),
+        }
+        for (since, fate) in state.since.values() {
+            if left(*since + TRUST).is_zero() {
                 // Whom this misses, for it is about to wait, the next beat will find.
                 fate.changed.notify_one();
             }
         }
+        Some(HEARTBEAT)
     }
 }
 
@@ -172,15 +186,13 @@ impl Place<'_> {
     /// Until the state may be another one, or it is time to look at the clock.
     fn wait_for_change<'f>(&self, state: MutexGuard<'f, FateState>) -> MutexGuard<'f, FateState> {
         let changed = &self.fate.changed;
-        if locks::lock(&self.waiting.state).keeper != Some(key_of(self.fate)) {
-            return changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        match self.waiting.keep_time(key_of(self.fate)) {
+            None => changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            Some(left) => {
+                let waited = changed.wait_timeout(state, left);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            }
         }
-        let waited = changed.wait_timeout(state, HEARTBEAT);
-        let (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-        if timeout.timed_out() {
-            self.waiting.beat();
-        }
-        state
     }
 }
 
@@ -197,7 +209,7 @@ impl Drop for Place<'_> {
         state.keeper = next.as_ref().map(|(key, _)| *key);
         drop(state);
         if let Some((_, fate)) = next {
-            // Behind its lock it waits already, or has yet to look who keeps the time.
+            // Behind its lock it waits already, has yet to look who keeps the time, or has left.
             drop(fate.lock());
             fate.changed.notify_one();
         }
