@@ -133,7 +133,8 @@ fn open(serve: Serve) -> (Arc<Pool>, Arc<Listener>) {
     let pool = Pool::new(settings, serve);
     let listener = Listener::bind("127.0.0.1:0".parse().expect("an address"), false, false);
     let listener = Arc::new(listener.expect("a free port"));
-    pool.open(&listener).expect("a thread");
+    pool.open(std::slice::from_ref(&listener))
+        .expect("a thread");
     (pool, listener)
 }
 

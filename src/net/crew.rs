@@ -3,9 +3,8 @@
 //! With several ports only one thread waits at each, and the others rest for whichever is next: threads that waited where
 //! the last crowd was would be of no use where the next one comes.
 
-use std::sync::{Arc, Mutex};
-
-use crossbeam_channel::{Receiver, Sender, bounded};
+use std::mem;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::listener::Listener;
 use crate::locks;
@@ -20,7 +19,7 @@ pub struct Crew {
 struct State {
     ports: usize,
     /// The one that came last is the first to go: its stack is still at hand.
-    at_rest: Vec<Sender<Arc<Listener>>>,
+    at_rest: Vec<Arc<Rest>>,
     /// Who rests is of no more use.
     is_dismissed: bool,
 }
@@ -38,14 +37,31 @@ pub enum Post {
     /// Back to `accept`, where it is counted already.
     SamePort,
     /// To rest, until it is sent to a port.
-    Rest(Receiver<Arc<Listener>>),
+    Rest(Arc<Rest>),
+}
+
+/// One thread's rest.
+#[derive(Default)]
+pub struct Rest {
+    call: Mutex<Call>,
+    called: Condvar,
+}
+
+#[derive(Default)]
+enum Call {
+    #[default]
+    NotYet,
+    To(Arc<Listener>),
+    Home,
 }
 
 impl Crew {
-    /// One more port, at which a first thread is about to wait.
-    pub fn add_port(&self, listener: &Listener) {
-        locks::lock(&self.state).ports += 1;
-        listener.add_waiting();
+    /// Ports at which a first thread each is about to wait. All are told before any such thread is started.
+    pub fn add_ports(&self, listeners: &[Arc<Listener>]) {
+        locks::lock(&self.state).ports += listeners.len();
+        for listener in listeners {
+            listener.add_waiting();
+        }
     }
 
     /// The calling thread has a client, and leaves `accept`.
@@ -56,9 +72,12 @@ impl Crew {
             return Successor::Waits;
         }
         match state.at_rest.pop() {
-            // Counted in the caller's stead. It cannot have gone: it listens until it hears.
-            Some(resting) if resting.send(Arc::clone(listener)).is_ok() => Successor::Waits,
-            _ => Successor::Missing,
+            // Counted in the caller's stead.
+            Some(rest) => {
+                rest.end(Call::To(Arc::clone(listener)));
+                Successor::Waits
+            }
+            None => Successor::Missing,
         }
     }
 
@@ -66,19 +85,39 @@ impl Crew {
     /// only afterwards: whoever gets it may have need of this thread.
     pub fn come_back(&self, listener: &Listener) -> Post {
         let mut state = locks::lock(&self.state);
-        if listener.waiting() == 0 || state.ports == 1 || state.is_dismissed {
+        if state.ports == 1 || state.is_dismissed {
             listener.add_waiting();
             return Post::SamePort;
         }
-        let (sender, receiver) = bounded(1);
-        state.at_rest.push(sender);
-        Post::Rest(receiver)
+        let rest = Arc::new(Rest::default());
+        state.at_rest.push(Arc::clone(&rest));
+        Post::Rest(rest)
     }
 
     /// Ends the threads at rest; nobody rests any more.
     pub fn dismiss(&self) {
         let mut state = locks::lock(&self.state);
         state.is_dismissed = true;
-        state.at_rest.clear();
+        for rest in state.at_rest.drain(..) {
+            rest.end(Call::Home);
+        }
+    }
+}
+
+impl Rest {
+    /// Until it is sent to a port; `None`: it may end.
+    pub fn wait(&self) -> Option<Arc<Listener>> {
+        let call = locks::lock(&self.call);
+        let is_awaited = |call: &mut Call| matches!(call, Call::NotYet);
+        let called = self.called.wait_while(call, is_awaited);
+        match mem::take(&mut *called.unwrap_or_else(PoisonError::into_inner)) {
+            Call::To(listener) => Some(listener),
+            Call::NotYet | Call::Home => None,
+        }
+    }
+
+    fn end(&self, call: Call) {
+        *locks::lock(&self.call) = call;
+        self.called.notify_one();
     }
 }

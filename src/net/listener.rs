@@ -83,18 +83,18 @@ impl Listener {
         self.tls_at_once
     }
 
-    /// Threads that wait in [`accept`](Listener::accept) or are on their way there, as they said themselves.
+    /// Threads that wait in [`accept`](Listener::accept) or are on their way there, as the crew counts them.
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::SeqCst)
     }
 
     /// One more of them.
-    pub fn add_waiting(&self) {
+    pub(super) fn add_waiting(&self) {
         self.waiting.fetch_add(1, Ordering::SeqCst);
     }
 
     /// One less of them.
-    pub fn remove_waiting(&self) {
+    pub(super) fn remove_waiting(&self) {
         self.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 

@@ -89,13 +89,14 @@ impl Pool {
         })
     }
 
-    /// Begins to accept clients from `listener`.
+    /// Begins to accept clients from all `listeners`; once, for threads are shared between those that are known here.
     ///
     /// # Errors
-    /// When not even one thread can be started.
-    pub fn open(self: &Arc<Self>, listener: &Arc<Listener>) -> std::io::Result<()> {
-        self.crew.add_port(listener);
-        self.start_thread(listener)
+    /// When not even one thread for each can be started.
+    pub fn open(self: &Arc<Self>, listeners: &[Arc<Listener>]) -> std::io::Result<()> {
+        self.crew.add_ports(listeners);
+        let mut listeners = listeners.iter();
+        listeners.try_for_each(|listener| self.start_thread(listener))
     }
 
     /// Starts the thread that ends reads whose time is up, as long as the pool lives.
@@ -192,8 +193,8 @@ impl Pool {
             self.serve_client(socket, ip, is_trusted_proxy, share, listener.tls_at_once());
             let post = self.crew.come_back(&listener);
             drop(place);
-            if let Post::Rest(call) = post {
-                let Ok(calling) = call.recv() else {
+            if let Post::Rest(rest) = post {
+                let Some(calling) = rest.wait() else {
                     return;
                 };
                 listener = calling;
@@ -203,16 +204,16 @@ impl Pool {
 
     /// Counts this thread out of `accept`, once another one waits there. `false`: none could be started, stay.
     fn leave_accept(self: &Arc<Self>, listener: &Arc<Listener>) -> bool {
-        match self.crew.leave(listener) {
-            Successor::Waits => true,
-            Successor::Missing => match self.start_thread(listener) {
-                Ok(()) => true,
-                Err(error) => {
-                    log::error!(reason:% = error; "thread_not_started");
-                    false
-                }
-            },
+        let is_left = || matches!(self.crew.leave(listener), Successor::Waits);
+        if is_left() {
+            return true;
         }
+        let Err(error) = self.start_thread(listener) else {
+            return true;
+        };
+        log::error!(reason:% = error; "thread_not_started");
+        // Meanwhile another one may have come to rest.
+        is_left()
     }
 
     fn start_thread(self: &Arc<Self>, listener: &Arc<Listener>) -> std::io::Result<()> {

@@ -125,8 +125,8 @@ fn run_on(
         let (pool, settings) = (Arc::clone(&pool), Arc::clone(&settings));
         inside::start_status(listener, Status { pool, settings })?;
     }
+    pool.open(&listeners).map_err(StartError::Kernel)?;
     for listener in &listeners {
-        pool.open(listener).map_err(StartError::Kernel)?;
         log::info!(address:% = listener.address(), tls = listener.tls_at_once(), version = env!("CARGO_PKG_VERSION"); "listening");
     }
     if let Some(listener) = nginx_listener {
