@@ -11,7 +11,7 @@ use crate::smtp::reply::{self, Reply};
 use crate::smtp::step::Envelope;
 use crate::smtp::xclient::Proxy;
 
-/// One whose octets flow.
+/// A chunk whose octets flow.
 pub(super) struct Chunk {
     left: u64,
     then: AfterChunk,
@@ -28,7 +28,7 @@ enum AfterChunk {
 }
 
 impl Session {
-    /// Its octets come next, unless the session ends here.
+    /// A chunk is announced: its octets come next, unless the session ends here.
     pub(super) fn bdat(&mut self, argument: &[u8]) -> Option<Step> {
         let Some(BdatCommand { size, last }) = BdatCommand::parse(argument) else {
             // How many octets are no commands is unknown, so none after them can be trusted.

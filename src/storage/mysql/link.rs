@@ -140,8 +140,8 @@ impl Link {
     /// Undoes what the transaction did; a connection that cannot even do that is broken.
     pub fn rollback(&mut self) {
         let undone = self.call(|connection| connection.query_drop("ROLLBACK"));
-        self.broken = undone.is_err();
-        self.in_transaction &= self.broken;
+        self.broken |= undone.is_err();
+        self.in_transaction &= undone.is_err();
     }
 }
 
