@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -51,6 +51,19 @@ fn wait_until_saved(server: &Server, subject: &str) -> Duration {
         Some(())
     });
     started_at.elapsed()
+}
+
+/// A server with a file of hosts of its own; takes root.
+fn server_that_knows(hosts: &str, host: &str) -> Server {
+    let folder = TempDir::new().expect("a temporary folder");
+    fs::write(folder.path().join("hosts"), hosts).expect("a file");
+    Server::start_with(folder, &with_hosts(host, &[]), |program| {
+        let mut unshare = Command::new("unshare");
+        let script = "mount --bind hosts /etc/hosts && exec \"$@\"";
+        unshare.args(["-m", "sh", "-c", script, "sh"]);
+        unshare.arg(program.get_program()).args(program.get_args());
+        unshare
+    })
 }
 
 fn subjects(count: usize) -> Vec<String> {
@@ -194,6 +207,48 @@ fn a_commit_whose_host_is_gone_is_never_acknowledged_on_doubt() {
     assert_eq!(others, ["first", "later"]);
     // It may have been stored, for its client heard nothing that says otherwise, but not more than once.
     assert!(stored.len() <= 3);
+}
+
+#[test]
+fn a_commit_that_never_arrived_is_not_made_up_for_behind_its_clients_back() {
+    let database = MariaDb::start();
+    let proxy = FaultProxy::start(database.address());
+    let server = database.server_at(&proxy.address(), &[]);
+    assert_saved(&deliver(&server, "first").0);
+    proxy.cut(Fault::CutBeforeAndRefuse("COMMIT"), 1);
+    assert_deferred(&deliver(&server, "doubtful").0);
+    assert_eq!(proxy.cuts(), 1);
+    server.wait_for_log("COMMIT was not answered");
+    proxy.set(Fault::Pass);
+    wait_until_saved(&server, "later");
+    assert_eq!(stored(&database), ["first", "later"]);
+}
+
+#[test]
+fn another_server_by_the_same_name_proves_nothing_of_a_commit() {
+    if !geteuid().is_root() {
+        println!("only root can give a program hosts of its own");
+        return;
+    }
+    let (asked, other) = (MariaDb::start(), MariaDb::start());
+    let proxy = FaultProxy::start(asked.address());
+    let address = proxy.address();
+    let (_, port) = address.rsplit_once(':').expect("a port");
+    let second: SocketAddr = format!("127.0.0.2:{port}").parse().expect("an address");
+    let _second = FaultProxy::start_at(second, other.address());
+    let server = server_that_knows(
+        "127.0.0.1 db.test\n127.0.0.2 db.test\n",
+        &format!("db.test:{port}"),
+    );
+    assert_saved(&deliver(&server, "first").0);
+    assert_eq!(stored(&asked), ["first"]);
+    proxy.cut(Fault::CutAfterAndRefuse("COMMIT"), 1);
+    assert_deferred(&deliver(&server, "doubtful").0);
+    assert_eq!(proxy.cuts(), 1);
+    // Other mail has gone there long since.
+    assert_saved(&deliver(&server, "later").0);
+    assert_eq!(stored(&other), ["later"]);
+    assert_eq!(stored(&asked), ["doubtful", "first"]);
 }
 
 #[test]
@@ -652,20 +707,8 @@ fn a_name_with_several_addresses_is_tried_at_each_of_them() {
         return;
     }
     let database = MariaDb::start();
-    let folder = TempDir::new().expect("a temporary folder");
-    fs::write(
-        folder.path().join("hosts"),
-        "::1 db.test\n127.0.0.1 db.test\n",
-    )
-    .expect("a file");
     let host = format!("db.test:{}", database.address().port());
-    let server = Server::start_with(folder, &with_hosts(&host, &[]), |program| {
-        let mut unshare = Command::new("unshare");
-        let script = "mount --bind hosts /etc/hosts && exec \"$@\"";
-        unshare.args(["-m", "sh", "-c", script, "sh"]);
-        unshare.arg(program.get_program()).args(program.get_args());
-        unshare
-    });
+    let server = server_that_knows("::1 db.test\n127.0.0.1 db.test\n", &host);
     wait_until_saved(&server, "by its second address");
 }
 

@@ -54,7 +54,12 @@ struct Shared {
 impl FaultProxy {
     /// Listens on a free port in front of `upstream`.
     pub fn start(upstream: SocketAddr) -> FaultProxy {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        FaultProxy::start_at((Ipv4Addr::LOCALHOST, 0).into(), upstream)
+    }
+
+    /// Listens on `address`.
+    pub fn start_at(address: SocketAddr, upstream: SocketAddr) -> FaultProxy {
+        let listener = TcpListener::bind(address).expect("a free port");
         let address = listener.local_addr().expect("a bound socket");
         let shared = Arc::new(Shared {
             upstream,
