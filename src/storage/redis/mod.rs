@@ -10,7 +10,7 @@ mod door;
 mod reader;
 
 use std::collections::HashSet;
-use std::io;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -374,7 +374,8 @@ fn setex(bodies: &Bodies, expire_seconds: usize, entry: Entry) -> Vec<u8> {
         commands.extend_from_slice(b"*4\r\n");
         let hash = hash.as_str().as_bytes();
         for argument in [b"SETEX", hash, expire_seconds.as_bytes(), body] {
-            commands.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
+            // Into memory, which takes what it is given.
+            let _ = write!(commands, "${}\r\n", argument.len());
             commands.extend_from_slice(argument);
             commands.extend_from_slice(b"\r\n");
         }
