@@ -24,22 +24,6 @@ struct State {
     is_dismissed: bool,
 }
 
-/// Who waits in `accept` when the caller no longer does.
-pub enum Successor {
-    /// Somebody does, or was sent there from its rest.
-    Waits,
-    /// Nobody would. The caller is still counted: for a thread that it starts now, or for itself if it has to stay.
-    Missing,
-}
-
-/// Where a thread goes that has served its client.
-pub enum Post {
-    /// Back to `accept`, where it is counted already.
-    SamePort,
-    /// To rest, until it is sent to a port.
-    Rest(Arc<Rest>),
-}
-
 /// One thread's rest.
 #[derive(Default)]
 pub struct Rest {
@@ -64,34 +48,33 @@ impl Crew {
         }
     }
 
-    /// The calling thread has a client, and leaves `accept`.
-    pub fn leave(&self, listener: &Arc<Listener>) -> Successor {
+    /// The calling thread has a client and wants to leave `accept`. `false`: nobody else waits there or rests. It is counted
+    /// all the same, for a thread that it starts now, or for itself if it has to stay.
+    pub fn may_leave(&self, listener: &Arc<Listener>) -> bool {
         let mut state = locks::lock(&self.state);
         if listener.waiting() > 1 {
             listener.remove_waiting();
-            return Successor::Waits;
+            return true;
         }
-        match state.at_rest.pop() {
-            // Counted in the caller's stead.
-            Some(rest) => {
-                rest.end(Call::To(Arc::clone(listener)));
-                Successor::Waits
-            }
-            None => Successor::Missing,
-        }
+        let Some(rest) = state.at_rest.pop() else {
+            return false;
+        };
+        // Counted in the caller's stead.
+        rest.end(Call::To(Arc::clone(listener)));
+        true
     }
 
-    /// Where the calling thread goes, which has served a client that came to `listener`. Its client's place must be free
-    /// only afterwards: whoever gets it may have need of this thread.
-    pub fn come_back(&self, listener: &Listener) -> Post {
+    /// The calling thread has served a client that came to `listener`. `None`: it is to go back to `accept`, where it is
+    /// counted already. Its client's place must be free only afterwards: whoever gets it may have need of this thread.
+    pub fn come_back(&self, listener: &Listener) -> Option<Arc<Rest>> {
         let mut state = locks::lock(&self.state);
         if state.ports == 1 || state.is_dismissed {
             listener.add_waiting();
-            return Post::SamePort;
+            return None;
         }
         let rest = Arc::new(Rest::default());
         state.at_rest.push(Arc::clone(&rest));
-        Post::Rest(rest)
+        Some(rest)
     }
 
     /// Ends the threads at rest; nobody rests any more.

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::thread;
 
-use super::crew::{Crew, Post, Successor};
+use super::crew::Crew;
 use super::listener::Listener;
 use super::per_address::{AddressShare, PerAddress};
 use super::trusted::TrustedProxies;
@@ -191,9 +191,9 @@ impl Pool {
             drop(settings);
             let ip = address.ip().to_canonical();
             self.serve_client(socket, ip, is_trusted_proxy, share, listener.tls_at_once());
-            let post = self.crew.come_back(&listener);
+            let rest = self.crew.come_back(&listener);
             drop(place);
-            if let Post::Rest(rest) = post {
+            if let Some(rest) = rest {
                 let Some(calling) = rest.wait() else {
                     return;
                 };
@@ -204,8 +204,7 @@ impl Pool {
 
     /// Counts this thread out of `accept`, once another one waits there. `false`: none could be started, stay.
     fn leave_accept(self: &Arc<Self>, listener: &Arc<Listener>) -> bool {
-        let is_left = || matches!(self.crew.leave(listener), Successor::Waits);
-        if is_left() {
+        if self.crew.may_leave(listener) {
             return true;
         }
         let Err(error) = self.start_thread(listener) else {
@@ -213,7 +212,7 @@ impl Pool {
         };
         log::error!(reason:% = error; "thread_not_started");
         // Meanwhile another one may have come to rest.
-        is_left()
+        self.crew.may_leave(listener)
     }
 
     fn start_thread(self: &Arc<Self>, listener: &Arc<Listener>) -> std::io::Result<()> {
