@@ -129,7 +129,7 @@ impl Writers {
         let queue = Queue {
             jobs: jobs_in,
             turns,
-            waiting: Arc::default(),
+            waiting: Waiting::start()?,
         };
         let saver = Saver {
             queue: Some(queue),
