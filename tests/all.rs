@@ -24,6 +24,7 @@ mod mysql_faults;
 mod named;
 mod nginx;
 mod panics;
+mod pid_file;
 mod pipelining;
 mod privileges;
 mod promise;
