@@ -31,7 +31,7 @@ impl PidFile {
         loop {
             let mut file = handed_over::open(path, &mut options)?;
             if !file.metadata()?.is_file() {
-                return Err(io::Error::other("it is no plain file"));
+                return Err(io::Error::other(NOT_PLAIN));
             }
             lock(&file);
             // A server that stops holds the lock while it removes the file. What was opened may be that file.
@@ -44,6 +44,15 @@ impl PidFile {
             let _ = file.unlock();
             let path = path.to_owned();
             return Ok(PidFile { path, file });
+        }
+    }
+
+    /// Returns why [`write`](PidFile::write) would fail; changes nothing.
+    pub fn why_not_writable(path: &Path) -> Option<io::Error> {
+        let is_unusual = |metadata: &fs::Metadata| !metadata.is_file() && !metadata.is_dir();
+        match path.metadata() {
+            Ok(metadata) if is_unusual(&metadata) => Some(io::Error::other(NOT_PLAIN)),
+            _ => handed_over::why_not_writable(path),
         }
     }
 
@@ -116,6 +125,7 @@ fn holds_our_id(file: &mut File) -> io::Result<bool> {
     Ok(text.trim_ascii() == std::process::id().to_string())
 }
 
+const NOT_PLAIN: &str = "it is no plain file";
 /// How long another server may take to write or remove the file.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 const LOCK_TICK: Duration = Duration::from_millis(5);

@@ -9,6 +9,9 @@ use tempfile::TempDir;
 
 use crate::support::{Server, wait_for};
 
+/// What happens to the PID file of a running server.
+type Change = fn(&Server);
+
 const SETTINGS: [(&str, &str); 1] = [("PID_FILE", "pid")];
 
 #[test]
@@ -31,44 +34,51 @@ fn a_restart_during_a_drain_leaves_the_new_process_id() {
 
 #[test]
 fn only_a_file_that_holds_our_process_id_is_removed() {
-    let link_to_other: &dyn Fn(&Server) = &|server| {
-        fs::write(server.path("other"), "1\n").expect("a file");
-        fs::remove_file(server.path("pid")).expect("the PID file");
-        symlink("other", server.path("pid")).expect("a link");
-    };
-    let replace_by_copy: &dyn Fn(&Server) = &|server| {
-        fs::copy(server.path("pid"), server.path("copy")).expect("a copy");
-        fs::rename(server.path("copy"), server.path("pid")).expect("a rename");
-    };
-    let replace_by_other: &dyn Fn(&Server) = &|server| {
-        fs::write(server.path("other"), "1\n").expect("a file");
-        fs::rename(server.path("other"), server.path("pid")).expect("a rename");
-    };
-    let overwrite = |text: String| move |server: &Server| fs::write(server.path("pid"), &text);
-    let cases: Vec<(&str, Box<dyn Fn(&Server) + '_>, Option<&str>)> = vec![
-        ("untouched", Box::new(|_| ()), None),
-        ("a copy of it", Box::new(replace_by_copy), None),
-        ("another process's", Box::new(replace_by_other), Some("1\n")),
-        ("a link", Box::new(link_to_other), Some("1\n")),
+    fn overwrite(server: &Server, octets: &[u8]) {
+        fs::write(server.path("pid"), octets).expect("our file");
+    }
+    let cases: &[(&str, Change, Option<&[u8]>)] = &[
+        ("untouched", |_| (), None),
+        (
+            "a copy of it",
+            |server| {
+                fs::copy(server.path("pid"), server.path("copy")).expect("a copy");
+                fs::rename(server.path("copy"), server.path("pid")).expect("a rename");
+            },
+            None,
+        ),
+        (
+            "another process's",
+            |server| {
+                fs::write(server.path("other"), "1\n").expect("a file");
+                fs::rename(server.path("other"), server.path("pid")).expect("a rename");
+            },
+            Some(b"1\n"),
+        ),
+        (
+            "a link",
+            |server| {
+                fs::write(server.path("other"), "1\n").expect("a file");
+                fs::remove_file(server.path("pid")).expect("the PID file");
+                symlink("other", server.path("pid")).expect("a link");
+            },
+            Some(b"1\n"),
+        ),
         (
             "overwritten",
-            Box::new(move |server| overwrite("1\n".to_owned())(server).expect("a file")),
-            Some("1\n"),
+            |server| overwrite(server, b"1\n"),
+            Some(b"1\n"),
         ),
         (
             "no number",
-            Box::new(move |server| overwrite("none".to_owned())(server).expect("a file")),
-            Some("none"),
+            |server| overwrite(server, b"none"),
+            Some(b"none"),
         ),
-        (
-            "emptied",
-            Box::new(move |server| overwrite(String::new())(server).expect("a file")),
-            Some(""),
-        ),
+        ("emptied", |server| overwrite(server, b""), Some(b"")),
         (
             "not UTF-8",
-            Box::new(|server| fs::write(server.path("pid"), [b'\r', 0, 0xff]).expect("a file")),
-            Some("\r\0\u{fffd}"),
+            |server| overwrite(server, b"\r\0\xff"),
+            Some(b"\r\0\xff"),
         ),
     ];
     for (what, change, left) in cases {
@@ -76,8 +86,7 @@ fn only_a_file_that_holds_our_process_id_is_removed() {
         change(&server);
         assert!(server.stop().success());
         let octets = fs::read(server.path("pid")).ok();
-        let text = octets.map(|octets| String::from_utf8_lossy(&octets).into_owned());
-        assert_eq!(text.as_deref(), left, "{what}");
+        assert_eq!(octets.as_deref(), *left, "{what}");
     }
 }
 

@@ -1,5 +1,6 @@
 //! The one room that wires the house: from a configuration to a running server and back to rest.
 
+mod check;
 mod error;
 mod inside;
 mod listening;
@@ -7,16 +8,16 @@ mod reload;
 mod stop;
 mod stores;
 
-use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use nix::unistd::{Gid, Uid, geteuid};
 use sd_notify::NotifyState;
 
+pub use check::check_files_and_become_server_user;
 pub use error::StartError;
 pub use stores::{mysql_connector, redis_settings, table_name};
 
@@ -36,7 +37,7 @@ use crate::signals::{self, Request};
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::{AllowedHosts, MemoryBudget, SessionSettings, SharedSettings};
 use crate::status::Status;
-use crate::storage::{Finding, OpenStore, TableShape};
+use crate::storage::{OpenStore, TableShape};
 use listening::listen_addresses;
 use reload::House;
 use stores::Stores;
@@ -50,7 +51,12 @@ pub type ReadAgain<'a> = &'a dyn Fn() -> Result<(Config, Vec<String>), String>;
 /// # Errors
 /// [`StartError`] when it could not start.
 pub fn run(config: &Config, notes: &[String], read_again: ReadAgain) -> Result<(), StartError> {
-    run_on(config, notes, read_again, Stores::Configured)
+    run_on(
+        config,
+        notes,
+        read_again,
+        Stores::Configured(OnceLock::new()),
+    )
 }
 
 /// Runs the server with a store of your own instead of GM_STORE's, on one writer's thread.
@@ -308,60 +314,6 @@ fn tls_files(config: &Config) -> Option<TlsFiles> {
         chain_file,
         key_file,
     })
-}
-
-/// What `check` finds before it looks at the store: keys are read and files looked at as who we are, then we become the
-/// server's user for good, as the server would.
-pub fn check_files_and_become_server_user(config: &Config, read_again: ReadAgain) -> Vec<Finding> {
-    let loaded = tls_files(config)
-        .map(|files| TlsIdentity::load(&files))
-        .transpose();
-    let (tls, mut findings) = match loaded {
-        Ok(tls) => (tls, Vec::new()),
-        Err(error) => (None, vec![Finding::error(error.to_string())]),
-    };
-    findings.extend(listening::unbindable(config).map(|error| match &error {
-        // A service manager may give the right to, or the socket itself.
-        StartError::Bind { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-            Finding::warning(error.to_string())
-        }
-        _ => Finding::error(error.to_string()),
-    }));
-    findings.extend(unwritable_files(config).map(|error| Finding::error(error.to_string())));
-    let became =
-        identity(config).and_then(|identity| Ok(identity.map(privileges::drop_to).transpose()?));
-    if let Err(error) = became {
-        findings.push(Finding::error(error.to_string()));
-    }
-    if let Some(tls) = &tls {
-        let warnings = tls
-            .warnings(SystemTime::now())
-            .into_iter()
-            .chain(tls.unreadable_files());
-        findings.extend(warnings.map(Finding::warning));
-    }
-    if let Err(reason) = read_again() {
-        let warning = format!("{reason}; until then SIGHUP changes nothing");
-        findings.push(Finding::warning(warning));
-    }
-    findings
-}
-
-/// Log and PID file, if they could not be written at a start.
-fn unwritable_files(config: &Config) -> impl Iterator<Item = StartError> {
-    let log_file = config.log_file.clone();
-    let log = match log_file.to_str() {
-        Some("" | "/dev/stdout" | "/dev/stderr") => None,
-        _ => handed_over::why_not_writable(&log_file).map(|source| StartError::Log {
-            file: log_file,
-            source,
-        }),
-    };
-    let pid = config.pid_file.clone().and_then(|file| {
-        let source = handed_over::why_not_writable(&file)?;
-        Some(StartError::Pid { file, source })
-    });
-    log.into_iter().chain(pid)
 }
 
 /// The table as far as it is known.

@@ -1,6 +1,6 @@
 //! Which store the configuration asks for, and how it is started.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 
 use r2d2::Pool;
@@ -13,13 +13,13 @@ use crate::storage::mysql::pool::{self, Connector, Learned, MySqlHost, MySqlSett
 use crate::storage::mysql::{BodyStore, Facts, MySqlStore, check, probe};
 use crate::storage::redis::cluster::{ClusterBodies, RedisCluster};
 use crate::storage::redis::{Breaker, RedisBodies, RedisPool, RedisSettings};
-use crate::storage::sqlite::SqliteStore;
+use crate::storage::sqlite::{DatabaseFile, SqliteStore};
 use crate::storage::{Finding, Health, OpenStore, Saver, TableName, Writers};
 
 /// Where mail may go.
 pub enum Stores {
-    /// Where GM_STORE says.
-    Configured,
+    /// Where GM_STORE says. The SQLite file, once it was opened, is the same one until the server ends.
+    Configured(OnceLock<DatabaseFile>),
     /// Into a store of the user's own.
     Own(OpenStore),
 }
@@ -44,7 +44,7 @@ impl Stores {
     ) -> Result<RunningStore, StartError> {
         match self {
             Stores::Own(open) => start_writers(1, false, Health::up(), Arc::clone(open)),
-            Stores::Configured => match config.store {
+            Stores::Configured(file) => match config.store {
                 StoreKind::Discard => {
                     log::warn!(store = "discard", note = "every mail is thanked for and dropped"; "store");
                     Ok(RunningStore {
@@ -52,7 +52,10 @@ impl Stores {
                         writers: None,
                     })
                 }
-                StoreKind::Sqlite => start_sqlite(config),
+                StoreKind::Sqlite => {
+                    let file = file.get_or_init(|| DatabaseFile::new(&config.sqlite_file));
+                    start_sqlite(config, file)
+                }
                 StoreKind::MySql => start_mysql(config, session),
             },
         }
@@ -60,7 +63,7 @@ impl Stores {
 
     /// Whether `wanted` needs another store than the one that was started with `running`.
     pub fn differ(&self, running: &Config, wanted: &Config) -> bool {
-        let Stores::Configured = self else {
+        let Stores::Configured(_) = self else {
             return false;
         };
         match wanted.store {
@@ -88,11 +91,16 @@ fn start_writers(
     })
 }
 
-fn start_sqlite(config: &Config) -> Result<RunningStore, StartError> {
-    let (file, table) = (config.sqlite_file.clone(), table_name(config));
-    // Opened once here, so that a file that can never be written is an error at start.
-    SqliteStore::open(&file, &table).map_err(StartError::Store)?;
-    let open: OpenStore = Arc::new(move || Ok(Box::new(SqliteStore::open(&file, &table)?)));
+fn start_sqlite(config: &Config, file: &DatabaseFile) -> Result<RunningStore, StartError> {
+    let (file, table) = (file.clone(), table_name(config));
+    // Opened here, so that a file that can never be written is an error at start, and given to the writer as it is.
+    let opened = SqliteStore::open(&file, &table).map_err(StartError::Store)?;
+    let opened = Mutex::new(Some(opened));
+    let open: OpenStore = Arc::new(move || {
+        let opened = locks::lock(&opened).take();
+        let store = opened.map_or_else(|| SqliteStore::open(&file, &table), Ok)?;
+        Ok(Box::new(store))
+    });
     let store = start_writers(1, true, Health::up(), open)?;
     log::info!(store = "sqlite", file:% = config.sqlite_file.display(); "store");
     Ok(store)
