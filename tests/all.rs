@@ -46,6 +46,7 @@ mod sqlite_faults;
 mod starttls;
 mod status;
 mod storage;
+mod store_change;
 mod support;
 mod systemd;
 mod time;

@@ -35,7 +35,7 @@ use crate::pid_file::PidFile;
 use crate::privileges::{self, Identity};
 use crate::signals::{self, Request};
 use crate::smtp::reply::{self, Reply};
-use crate::smtp::{AllowedHosts, MemoryBudget, SessionSettings, SharedSettings};
+use crate::smtp::{AllowedHosts, MemoryBudget, SessionSettings};
 use crate::status::Status;
 use crate::storage::{OpenStore, TableShape};
 use listening::listen_addresses;
@@ -108,10 +108,9 @@ fn run_on(
     // Threads from here on.
     log_file.start_writing().map_err(StartError::Kernel)?;
     let requests = signals.listen().map_err(StartError::Kernel)?;
-    let session = Arc::new(SharedSettings::new(session_settings(config)));
-    let store = stores.start(config, &session)?;
+    let store = stores.start(config, session_settings(config))?;
     let settings = Arc::new(RwLock::new(Arc::new(ConnectionSettings {
-        session,
+        session: store.session,
         client_timeout: config.client_timeout,
         budget: MemoryBudget::new(config.max_memory_octets),
         saver: store.saver,
