@@ -5,6 +5,7 @@ mod error;
 mod inside;
 mod listening;
 mod reload;
+mod resources;
 mod stop;
 mod stores;
 
@@ -24,7 +25,6 @@ pub use stores::{mysql_connector, redis_settings, table_name};
 use crate::config::Config;
 use crate::connection::{self, ConnectionSettings};
 use crate::handed_over;
-use crate::http;
 use crate::limits;
 use crate::locks;
 use crate::logging::{LogFile, LogFormat};
@@ -40,6 +40,7 @@ use crate::status::Status;
 use crate::storage::{OpenStore, TableShape};
 use listening::listen_addresses;
 use reload::House;
+use resources::look_after_limits;
 use stores::Stores;
 
 /// Reads the configuration again, command line included; what is to be said in the log comes with it.
@@ -259,26 +260,6 @@ fn inside_addresses(config: &Config) -> impl Iterator<Item = SocketAddr> {
         .chain(config.nginx_auth_address)
 }
 
-/// Descriptors and mappings of memory for each client, and what the house itself needs.
-fn look_after_limits(config: &Config) {
-    raise_descriptor_limit(config);
-    let needed = (config.max_clients * MAPPINGS_OF_A_CLIENT + SPARE_MAPPINGS) as u64;
-    if let Some(limit) = limits::mapping_limit().filter(|limit| *limit < needed) {
-        log::warn!(limit = limit, needed = needed, fix = "raise `sysctl vm.max_map_count` or lower GM_MAX_CLIENTS"; "few_mappings");
-    }
-}
-
-fn raise_descriptor_limit(config: &Config) {
-    let listeners = listen_addresses(config).count();
-    let inside = inside_addresses(config).count() * (1 + http::MAX_CONNECTIONS);
-    let sockets = config.max_clients + listeners + 4 * config.save_workers + inside;
-    let needed = (sockets + SPARE_DESCRIPTORS) as u64;
-    let limit = limits::raise_descriptor_limit(needed);
-    if limit < needed {
-        log::warn!(limit = limit, needed = needed, fix = "raise `ulimit -n` or lower GM_MAX_CLIENTS"; "few_descriptors");
-    }
-}
-
 /// Does what administrators ask for and looks after the certificate, until it is time to stop.
 fn serve_requests(house: &mut House, requests: &Receiver<Request>) {
     loop {
@@ -354,9 +335,3 @@ fn machine_name() -> String {
 
 /// How often the files of key and certificate are looked at; a renewed pair is served within a minute.
 const TLS_FILES_LOOKED_AT: Duration = Duration::from_secs(20);
-/// Log, store with its files, signals, standard streams, and room for a library or two.
-const SPARE_DESCRIPTORS: usize = 64;
-/// Its thread's stack and the one for signals, each with the page that guards it.
-const MAPPINGS_OF_A_CLIENT: usize = 4;
-/// The program, its libraries, its heaps and the store.
-const SPARE_MAPPINGS: usize = 1_000;

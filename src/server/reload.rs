@@ -4,10 +4,11 @@ use std::sync::{Arc, RwLock};
 
 use sd_notify::NotifyState;
 
+use super::resources::look_after_limits;
 use super::stores::{RunningStore, Stores};
 use super::{
-    ReadAgain, log_format, look_after_limits, pool_settings, say_notes, session_settings,
-    tell_systemd, tls_files, warn_of_tls,
+    ReadAgain, log_format, pool_settings, say_notes, session_settings, tell_systemd, tls_files,
+    warn_of_tls,
 };
 use crate::config::Config;
 use crate::connection::ConnectionSettings;
