@@ -241,9 +241,8 @@ fn check(config: &Config, notes: &[String], read: server::ReadAgain) -> Result<(
                 .to_owned(),
         )),
         StoreKind::Sqlite => {
-            if let Err(error) = sqlite::check(&config.sqlite_file, &server::table_name(config)) {
-                findings.push(Finding::error(format!("GM_SQLITE_FILE: {error}")));
-            }
+            let table = server::table_name(config);
+            findings.extend(sqlite::check(&config.sqlite_file, &table));
         }
         StoreKind::MySql => {
             let connector = server::mysql_connector(config);

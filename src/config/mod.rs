@@ -4,6 +4,7 @@
 
 mod given;
 mod settings;
+mod sqlite_file;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

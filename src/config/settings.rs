@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::given::{Given, bad_value};
+use super::sqlite_file::sqlite_file;
 use super::{Config, ConfigError, ConfigWarning, Secret, ServerAddress, StoreKind};
 
 impl Given {
@@ -87,7 +88,7 @@ impl Given {
             sqlite_file: self.text(
                 "GM_SQLITE_FILE",
                 "a file name such as \"goguerrilla.db\"",
-                |text| (!text.is_empty()).then(|| PathBuf::from(text)),
+                sqlite_file,
             )?,
             mail_table: self.mail_table()?,
             save_workers: self.number(
