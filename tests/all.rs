@@ -9,6 +9,7 @@ mod clock;
 mod configs;
 mod corpus;
 mod dialogs;
+mod domains;
 mod fleet;
 mod floor_plan;
 mod galera;

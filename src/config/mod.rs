@@ -13,13 +13,14 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::smtp::AllowedHosts;
 use given::Given;
 
 /// Every setting, in the units that the program works with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// GM_ALLOWED_HOSTS: `*`, `*.parent` or a domain each.
-    pub allowed_hosts: Vec<String>,
+    /// GM_ALLOWED_HOSTS.
+    pub allowed_hosts: AllowedHosts,
     /// GM_PRIMARY_MAIL_HOST; empty means GSMTP_HOST_NAME.
     pub primary_mail_host: String,
     /// GSMTP_HOST_NAME; empty means the machine's name.
