@@ -46,5 +46,6 @@ mod storage;
 mod support;
 mod systemd;
 mod time;
+mod tls_files;
 mod writer;
 mod xclient;
