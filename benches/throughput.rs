@@ -3,8 +3,9 @@
 //!
 //! `make bench`, or `cargo bench --bench throughput -- FILTER` for the cases and servers whose name contains FILTER
 //! (smtp-sink runs in any case, to compare with); FILTER `handshakes` measures TLS alone, `growth` how cost grows:
-//! `growth-sessions`, `growth-rows` and `growth-receivers` are its parts. Messages a second tell about the whole machine,
-//! and that includes the client; the server's processor time per message is the figure that holds from run to run.
+//! `growth-allowed-hosts`, `growth-sessions`, `growth-rows` and `growth-receivers` are its parts. Messages a second tell
+//! about the whole machine, and that includes the client; the server's processor time per message is the figure that holds
+//! from run to run.
 
 mod databases;
 mod growth;

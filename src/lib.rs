@@ -14,7 +14,8 @@
 //!     status ─► http        /metrics, /livez, /readyz, from what connection, net and metrics know
 //!     nginx ─► http         tells nginx which clients to bring and where we are, from what connection and net know
 //!     http ─► net metrics   one small GET a connection, on inside addresses
-//!       │                   signals · limits · privileges · config ─► (nothing)     pid_file ─► handed_over
+//!     config ─► smtp        goguerrilla.conf into typed settings
+//!       │                   signals · limits · privileges ─► (nothing)     pid_file ─► handed_over
 //!       │
 //! 1   net ─► metrics        listener, pool of threads, transport plain or in TLS, PROXY headers, deadlines and who keeps them
 //!     storage ─► mail smtp  trait SaveMail, the writer that commits in groups, SQLite, MySQL with Redis

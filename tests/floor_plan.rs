@@ -26,7 +26,7 @@ const PLAN: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("pid_file", &["handed_over"]),
     ("privileges", &[]),
-    ("config", &[]),
+    ("config", &["smtp"]),
     ("connection", &["smtp", "mail", "net", "storage", "metrics"]),
     (
         "server",

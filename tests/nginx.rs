@@ -490,7 +490,7 @@ fn auth_address(server: &Server) -> SocketAddr {
         .expect("an address")
 }
 
-fn ask(server: &Server, request: &str) -> String {
+pub fn ask(server: &Server, request: &str) -> String {
     let mut socket = TcpStream::connect(auth_address(server)).expect("the server accepts");
     // What is too much is not read to its end.
     let _ = socket.write_all(request.as_bytes());
@@ -499,7 +499,7 @@ fn ask(server: &Server, request: &str) -> String {
     String::from_utf8(answer).expect("ASCII")
 }
 
-fn header(answer: &str, name: &str) -> String {
+pub fn header(answer: &str, name: &str) -> String {
     let line = answer
         .lines()
         .find_map(|line| line.strip_prefix(&format!("{name}: ")));

@@ -143,7 +143,7 @@ fn verbose_session() -> SessionSettings {
     SessionSettings {
         host_name: "mx.test".to_owned(),
         primary_mail_host: "mx.test".to_owned(),
-        allowed_hosts: AllowedHosts::new(["*"]),
+        allowed_hosts: AllowedHosts::any(),
         max_content_octets: 200_000,
         max_recipients: 10,
         to_column: Column::varchar(128),

@@ -586,10 +586,11 @@ fn a_pair_that_cannot_work_is_one_line_that_names_the_file() {
     let cut = fs::read_to_string(folder.join("a.key.pem")).expect("a key");
     fs::write(folder.join("cut"), &cut[..cut.len() / 2]).expect("a file is written");
     let key_form = "a private key (PKCS#8, PKCS#1 or SEC1)";
-    let no_key =
-        |file: &str| format!("GSMTP_PRV_KEY: expected {key_form} in {file}, but found none\n");
-    let no_chain = |file: &str| {
-        format!("GSMTP_PUB_KEY: expected a certificate in PEM form in {file}, but found none\n")
+    let no_key = |file: &str, found: &str| {
+        format!("GSMTP_PRV_KEY: expected {key_form} in {file}, but found {found}")
+    };
+    let no_chain = |file: &str, found: &str| {
+        format!("GSMTP_PUB_KEY: expected a certificate in PEM form in {file}, but found {found}")
     };
     let absent = |key: &str| {
         format!(
@@ -602,12 +603,12 @@ fn a_pair_that_cannot_work_is_one_line_that_names_the_file() {
     for (chain, key, expected) in [
         ("absent", "a.key.pem", absent("GSMTP_PUB_KEY")),
         ("a.cert.pem", "absent", absent("GSMTP_PRV_KEY")),
-        ("words", "a.key.pem", no_chain("words")),
-        ("empty", "a.key.pem", no_chain("empty")),
-        ("a.key.pem", "a.key.pem", no_chain("a.key.pem")),
-        ("a.cert.pem", "words", no_key("words")),
-        ("a.cert.pem", "a.cert.pem", no_key("a.cert.pem")),
-        ("a.cert.pem", "cut", no_key("cut")),
+        ("words", "a.key.pem", no_chain("words", "none\n")),
+        ("empty", "a.key.pem", no_chain("empty", "an empty file\n")),
+        ("a.key.pem", "a.key.pem", no_chain("a.key.pem", "a private key; ")),
+        ("a.cert.pem", "words", no_key("words", "none\n")),
+        ("a.cert.pem", "a.cert.pem", no_key("a.cert.pem", "a certificate; ")),
+        ("a.cert.pem", "cut", no_key("cut", "a block \"BEGIN PRIVATE KEY\" that is damaged or not complete; ")),
         ("a.cert.pem", "b.key.pem", unfit("a.cert.pem", "b.key.pem")),
         ("a.cert.pem", "c.key.pem", unfit("a.cert.pem", "c.key.pem")),
         (

@@ -503,7 +503,7 @@ fn mail(subject: &str) -> Mail {
     let settings = SessionSettings {
         host_name: "mx.test".to_owned(),
         primary_mail_host: "mx.test".to_owned(),
-        allowed_hosts: AllowedHosts::new(["*"]),
+        allowed_hosts: AllowedHosts::any(),
         max_content_octets: 1_000,
         max_recipients: 10,
         to_column: column(),

@@ -1,5 +1,6 @@
-//! How cost grows: with sessions, with rows in the table, and with receivers on one cluster.
+//! How cost grows: with names in GM_ALLOWED_HOSTS, with sessions, with rows in the table, and with receivers on one cluster.
 
+mod allowed_hosts;
 mod quota;
 mod receivers;
 mod rows;
@@ -15,7 +16,8 @@ pub fn measure(filter: &str) {
 }
 
 /// The names that ask for one part alone.
-const PARTS: [Part; 3] = [
+const PARTS: [Part; 4] = [
+    ("growth-allowed-hosts", allowed_hosts::measure),
     ("growth-sessions", sessions::measure),
     ("growth-rows", rows::measure),
     ("growth-receivers", receivers::measure),

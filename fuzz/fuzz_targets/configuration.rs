@@ -44,7 +44,7 @@ fn check(config: &Config) {
     assert!((1..=10_000).contains(&config.max_recipients));
     assert!((1..=64).contains(&config.save_workers));
     assert!((1..=usize::MAX / 4).contains(&config.max_memory_octets));
-    assert!(!config.listen_addresses.is_empty() && !config.allowed_hosts.is_empty());
+    assert!(!config.listen_addresses.is_empty());
     assert!(config.tls_listen_addresses.is_empty() || config.tls_files.is_some());
     // They become part of replies, of Received and of statements.
     for host in [&config.host_name, &config.primary_mail_host] {

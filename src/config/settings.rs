@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::smtp::{AllowedHosts, domain};
+
 use super::given::{Given, bad_value};
 use super::sqlite_file::sqlite_file;
 use super::{Config, ConfigError, ConfigWarning, Secret, ServerAddress, StoreKind};
@@ -16,11 +18,7 @@ impl Given {
         let mut warnings = self.unknown_keys();
         warnings.extend(self.ignored_alias());
         let config = Config {
-            allowed_hosts: self.list(
-                "GM_ALLOWED_HOSTS",
-                "domains such as \"example.com,*.example.org\"",
-                host,
-            )?,
+            allowed_hosts: self.allowed_hosts()?,
             primary_mail_host: self.text(
                 "GM_PRIMARY_MAIL_HOST",
                 "a domain such as \"example.com\"",
@@ -127,6 +125,20 @@ impl Given {
             )));
         }
         Ok((config, warnings))
+    }
+
+    fn allowed_hosts(&self) -> Result<AllowedHosts, ConfigError> {
+        let key = "GM_ALLOWED_HOSTS";
+        let value = self.value(key);
+        AllowedHosts::from_items(value.split(',').map(str::trim)).map_err(|bad| {
+            // The whole list shows where the empty item is.
+            let found = if bad.item.is_empty() {
+                value
+            } else {
+                &bad.item
+            };
+            bad_value(key, &bad.expected, found)
+        })
     }
 
     fn mail_table(&self) -> Result<String, ConfigError> {
@@ -305,12 +317,8 @@ fn redis_url(text: &str) -> Option<Secret> {
 }
 
 fn host(text: &str) -> Option<String> {
-    let is_host = !text.is_empty()
-        && text.len() <= 255
-        && text
-            .chars()
-            .all(|c| !c.is_whitespace() && !c.is_control() && !"@<>,\"".contains(c));
-    is_host.then(|| text.to_owned())
+    let is_host = domain::is_domain(text) || domain::is_address_literal(text);
+    is_host.then(|| domain::without_trailing_dot(text).to_owned())
 }
 
 fn host_or_empty(text: &str) -> Option<String> {

@@ -35,7 +35,7 @@ use crate::pid_file::PidFile;
 use crate::privileges::{self, Identity};
 use crate::signals::{self, Request};
 use crate::smtp::reply::{self, Reply};
-use crate::smtp::{AllowedHosts, MemoryBudget, SessionSettings};
+use crate::smtp::{MemoryBudget, SessionSettings};
 use crate::status::Status;
 use crate::storage::{OpenStore, TableShape};
 use listening::listen_addresses;
@@ -308,7 +308,7 @@ pub fn session_settings(config: &Config) -> SessionSettings {
             name => name.to_owned(),
         },
         host_name,
-        allowed_hosts: AllowedHosts::new(config.allowed_hosts.iter().map(String::as_str)),
+        allowed_hosts: config.allowed_hosts.clone(),
         max_content_octets: config.max_content_octets,
         max_recipients: config.max_recipients,
         to_column: TableShape::PRINTED.to,

@@ -11,6 +11,7 @@ mod column;
 mod command;
 mod content;
 mod data;
+pub mod domain;
 mod extension;
 mod input;
 mod line;
@@ -21,7 +22,7 @@ mod settings;
 mod step;
 mod xclient;
 
-pub use allowed_hosts::AllowedHosts;
+pub use allowed_hosts::{AllowedHosts, BadItem};
 pub use column::{Column, Repertoire, Width};
 pub use content::{Content, ContentError, MemoryBudget, Reservation};
 pub use input::{COMMAND_ROOM, CONTENT_ROOM, Input};
