@@ -7,6 +7,7 @@ mod calls;
 pub mod check;
 mod error;
 mod facts;
+mod guard;
 mod insert;
 mod link;
 mod member;
@@ -257,8 +258,13 @@ impl MySqlStore {
                 link.broken = true;
             }
             Meaning::Busy | Meaning::Misfit => link.broken = true,
+            Meaning::ReadOnly => {
+                let nodes = self.connector.nodes();
+                nodes.stand_by(link.server.host, &error.to_string());
+                link.broken = true;
+            }
             // One that was there a moment ago may be too slow for this batch, and the next one is not.
-            Meaning::Gone | Meaning::ReadOnly | Meaning::NotReady => {
+            Meaning::Gone | Meaning::NotReady => {
                 let nodes = self.connector.nodes();
                 nodes.leave(link.server.host, &error.to_string());
                 link.broken = true;

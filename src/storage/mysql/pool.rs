@@ -12,6 +12,7 @@ use r2d2::{HandleError, ManageConnection, Pool, PooledConnection};
 
 use super::calls::{self, Calls};
 use super::facts::Facts;
+use super::guard::guarded;
 use super::link::{CALL_TIMEOUT, Link, Server};
 use super::member::Member;
 use super::nodes::Nodes;
@@ -194,8 +195,10 @@ impl Connector {
                 .stmt_cache_size(STATEMENTS_KEPT)
                 .init(SESSION_SETTINGS.to_vec())
         })?;
-        let facts = Facts::read(&mut connection, &settings.table)?;
-        let member = Member::read(&mut connection)?;
+        let (facts, member) = guarded(|| {
+            let facts = Facts::read(&mut connection, &settings.table)?;
+            Ok((facts, Member::read(&mut connection)?))
+        })?;
         (self.shared.learned)(&facts);
         self.shared.health.set_up();
         let server = Server {
@@ -231,7 +234,7 @@ impl Connector {
         let options = || with(self.options());
         let (name, port) = match &self.shared.settings.hosts[host] {
             MySqlHost::Socket(path) => {
-                return Ok((Conn::new(options().socket(Some(path)))?, None));
+                return Ok((connect(options().socket(Some(path)))?, None));
             }
             MySqlHost::Tcp(name, port) => (name.as_str(), *port),
         };
@@ -242,7 +245,7 @@ impl Connector {
         let mut outcome = Err(std::io::Error::other(format!("{name} has no address")).into());
         for address in addresses {
             let ip = address.ip().to_string();
-            outcome = Conn::new(options().ip_or_hostname(Some(ip)).tcp_port(port))
+            outcome = connect(options().ip_or_hostname(Some(ip)).tcp_port(port))
                 .map(|connection| (connection, Some(address)));
             if outcome.is_ok() {
                 break;
@@ -327,6 +330,11 @@ impl HandleError<mysql::Error> for TellHealth {
             self.health.set_down(&error.to_string());
         }
     }
+}
+
+/// Connects: the only place that does.
+fn connect(options: OptsBuilder) -> mysql::Result<Conn> {
+    guarded(|| Conn::new(options))
 }
 
 /// Nothing listens there: the server has ended, and all its transactions with it.
