@@ -192,6 +192,7 @@ impl Writer {
 
     /// One batch, from making ready to the last answer.
     fn save_queued(&mut self, first: Ticket, mut turn: Turn) {
+        let _question = self.health.ask("a batch");
         if let Err(error) = self.make_ready() {
             // Only those that waited for this attempt; whoever comes now is worth another one.
             let waiting = self.jobs.try_iter().take(self.jobs.len());
@@ -224,18 +225,25 @@ impl Writer {
             count_fault(error);
             log::error!(mails = failed, of = mails.len(), reason:% = error; "deferred");
         }
-        // A mail that is refused alone says nothing of the store.
-        if let Some(Err(error)) = outcomes.first()
-            && outcomes.iter().all(Result::is_err)
-            && (outcomes.len() > 1 || !matches!(error, SaveError::Refused(_)))
-        {
-            self.health.failed(&error.to_string());
-        }
-        if outcomes.iter().any(Result::is_ok) {
-            self.health.worked();
-        }
+        self.judge(&mails, &outcomes);
         for ((ticket, mail), outcome) in tickets.into_iter().zip(mails).zip(outcomes) {
             ticket.answer(outcome, Some(mail));
+        }
+    }
+
+    /// Updates the health of the store after a batch.
+    fn judge(&self, mails: &[Mail], outcomes: &[Result<SavedId, SaveError>]) {
+        if outcomes.iter().any(Result::is_ok) {
+            self.health.worked();
+            return;
+        }
+        let mut errors = outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
+        let of_the_store = |error: &&SaveError| !matches!(error, SaveError::Refused(_));
+        if let Some(error) = errors.clone().find(of_the_store) {
+            self.health.failed(&error.to_string());
+        } else if let Some(error) = errors.next() {
+            let clients = mails.iter().map(|mail| mail.origin().client_ip);
+            self.health.refused(clients, &error.to_string());
         }
     }
 

@@ -3,6 +3,7 @@
 use mysql::prelude::Queryable;
 
 use super::facts::Facts;
+use super::hanging;
 use super::link::Link;
 use super::member::HostState;
 use super::pool::Connector;
@@ -14,6 +15,7 @@ use crate::storage::{TableName, TableShape};
 /// Looks at the database as the server would, and tries to save a row that is rolled back.
 pub fn database(connector: &Connector, max_content_octets: usize) -> Vec<Finding> {
     let mut findings = of_nodes(connector);
+    findings.extend(hanging::findings(connector));
     let mut link = match connector.connect_any() {
         Ok(link) => link,
         Err(error) => {

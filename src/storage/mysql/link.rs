@@ -45,6 +45,8 @@ pub struct Server {
     pub host: usize,
     /// Its address, for a name may have several; none for a socket of this machine.
     pub address: Option<SocketAddr>,
+    /// What the server calls the connection.
+    pub connection_id: u32,
     /// Its place in a Galera cluster, where there is one.
     pub member: Option<Member>,
 }

@@ -160,6 +160,23 @@ impl Nodes {
         self.may_move.store(true, Ordering::Relaxed);
     }
 
+    /// Returns why no host takes mail; `None` while one is well, and where there is only one.
+    pub fn why_none(&self) -> Option<String> {
+        if self.count() == 1 {
+            return None;
+        }
+        let states = self.lock();
+        let reasons = states
+            .iter()
+            .map(|state| Some(&state.left.as_ref()?.reason));
+        let reasons: Option<Vec<&String>> = reasons.collect();
+        let first = reasons?.into_iter().next()?;
+        Some(format!(
+            "none of {} hosts takes mail; the first one: {first}",
+            self.count()
+        ))
+    }
+
     /// A line for each.
     pub fn lines(&self) -> Vec<String> {
         let states = self.lock();
@@ -237,6 +254,9 @@ mod tests {
         nodes.leave(1, "gone");
         assert_eq!(nodes.order(), [0, 1]);
         assert!(!nodes.is_left(0) && !nodes.is_left(1));
+        assert!(nodes.why_none().unwrap().contains("gone"));
+        nodes.lock()[1].left = None;
+        assert_eq!(nodes.why_none(), None);
     }
 
     #[test]

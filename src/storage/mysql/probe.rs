@@ -37,6 +37,7 @@ fn look_after(connector: &Connector, pool: &Weak<Pool<Connector>>) {
             }
         }
         connector.tell_nodes();
+        connector.health().set_no_host(nodes.why_none());
         nodes.let_one_move();
         // Not all receivers shall look, and go back, in the same moment.
         thread::sleep(jittered(LOOK_EVERY));
@@ -46,6 +47,9 @@ fn look_after(connector: &Connector, pool: &Weak<Pool<Connector>>) {
 /// Returns the state of a host. A connection is kept from look to look; one that broke is replaced at once, because a
 /// server that closes an idle connection says nothing about itself.
 fn look_at(connector: &Connector, node: usize, kept: &mut Option<Conn>) -> HostState {
+    if let Some(reason) = connector.hanging().reason_at(node) {
+        return HostState::Unhealthy(reason);
+    }
     if let Some(connection) = kept {
         if let Ok(state) = HostState::read(connection, connector.table()) {
             return state;
