@@ -4,6 +4,7 @@ mod anomalies;
 mod arguments;
 mod capacity;
 mod check;
+mod client_left;
 mod clients;
 mod clock;
 mod configs;
