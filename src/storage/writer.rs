@@ -4,7 +4,6 @@
 //! themselves. Several writers take turns, for few large commits are cheaper than many small ones; a writer that hangs, or
 //! a queue that grows, ends that within milliseconds.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -15,6 +14,7 @@ use super::turns::{Turn, Turns};
 use super::{Health, SaveError, SaveMail, SavedId};
 use crate::mail::Mail;
 use crate::metrics::{self, Part, StoreFault};
+use crate::panics;
 
 /// Opens a store for a writer; called again after a panic.
 pub type OpenStore = Arc<dyn Fn() -> Result<Box<dyn SaveMail>, SaveError> + Send + Sync>;
@@ -167,15 +167,13 @@ impl Writer {
     fn run(mut self) {
         let turns = Arc::clone(&self.turns);
         while let Some((first, turn)) = turns.next(|| self.next_job(), || self.jobs.len()) {
-            let batch = AssertUnwindSafe(|| self.save_queued(first, turn));
             // The tickets of a batch that panics say 451 as they are dropped.
-            if catch_unwind(batch).is_err() {
-                metrics::PANICS.count(Part::Writer);
-                let reason = "the writer panicked; its store is opened anew";
-                log::error!(reason = reason; "deferred");
-                self.health.failed(reason);
+            if let Err(text) = panics::catch(Part::Writer, || self.save_queued(first, turn)) {
+                let reason = format!("the writer panicked, and opens its store anew: {text}");
+                log::error!(reason = reason.as_str(); "deferred");
+                self.health.failed(&reason);
                 // Dropped, a broken store may panic once more.
-                let _ = catch_unwind(AssertUnwindSafe(|| self.store = None));
+                let _ = panics::catch(Part::Writer, || self.store = None);
             }
         }
     }

@@ -10,7 +10,7 @@ use mysql::{Conn, OptsBuilder};
 
 use super::calls::Calls;
 use super::facts::Facts;
-use super::guard::guarded;
+use super::guard::{guarded, is_panic};
 use super::hanging::HangingCommits;
 use super::link::{CALL_TIMEOUT, Link, Server};
 use super::member::Member;
@@ -190,9 +190,10 @@ impl Connector {
         with: impl Fn(OptsBuilder) -> OptsBuilder,
     ) -> mysql::Result<(Conn, Option<SocketAddr>)> {
         let options = || with(self.options());
+        let password = self.shared.settings.password.as_str();
         let (name, port) = match &self.shared.settings.hosts[host] {
             MySqlHost::Socket(path) => {
-                return Ok((connect(options().socket(Some(path)))?, None));
+                return Ok((connect(options().socket(Some(path)), password)?, None));
             }
             MySqlHost::Tcp(name, port) => (name.as_str(), *port),
         };
@@ -203,7 +204,7 @@ impl Connector {
         let mut outcome = Err(std::io::Error::other(format!("{name} has no address")).into());
         for address in addresses {
             let ip = address.ip().to_string();
-            outcome = connect(options().ip_or_hostname(Some(ip)).tcp_port(port))
+            outcome = connect(options().ip_or_hostname(Some(ip)).tcp_port(port), password)
                 .map(|connection| (connection, Some(address)));
             if outcome.is_ok() {
                 break;
@@ -263,6 +264,12 @@ impl Connector {
             .reason_everywhere(self.shared.nodes.count())
     }
 
+    /// Returns whether a batch is not worth another try: nothing may be sent to any host or, if its connection `is_lost`,
+    /// every host refused another one.
+    pub fn is_useless(&self, is_lost: bool) -> bool {
+        self.why_stalled().is_some() || (is_lost && self.why_refused().is_some())
+    }
+
     /// Returns whether connections to a host are used while there are others.
     pub fn may_use(&self, host: usize) -> bool {
         !self.shared.nodes.is_left(host) && self.shared.hanging.reason_at(host).is_none()
@@ -310,8 +317,16 @@ impl Connector {
 }
 
 /// Connects: the only place that does.
-fn connect(options: OptsBuilder) -> mysql::Result<Conn> {
-    guarded(|| Conn::new(options))
+fn connect(options: OptsBuilder, password: &str) -> mysql::Result<Conn> {
+    guarded(|| Conn::new(options)).map_err(|error| match is_panic(&error) {
+        true if password.len() > LONGEST_PASSWORD => io::Error::other(format!(
+            "a password of {} octets may be too long for the server's key: it holds {LONGEST_PASSWORD} if it has 2,048 \
+             bits; shorten MYSQL_PASS, or connect to the server's socket: {error}",
+            password.len()
+        ))
+        .into(),
+        _ => error,
+    })
 }
 
 /// Returns whether it was known at once that nothing can be reached there, for the moment or for longer.
@@ -353,6 +368,8 @@ const SESSION_SETTINGS: &[&str] = &[
      SESSION innodb_lock_wait_timeout = 5, SESSION lock_wait_timeout = 5, SESSION autocommit = 1",
     "SET NAMES utf8mb4",
 ];
+/// What RSA with OAEP and SHA-1 leaves of 256 octets, less the NUL after the password.
+const LONGEST_PASSWORD: usize = 213;
 /// To reach a host at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The same where there are several hosts, and for one read or write of a look at one of them.

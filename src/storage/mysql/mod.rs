@@ -160,12 +160,8 @@ impl MySqlStore {
                 }
                 Meaning::Gone | Meaning::TryAgain | Meaning::NotReady | Meaning::Busy => {}
             }
-            let is_useless = || {
-                self.connector
-                    .why_refused()
-                    .or_else(|| self.connector.why_stalled())
-            };
-            if Instant::now() + pause > self.deadline || is_useless().is_some() {
+            let is_useless = self.connector.is_useless(failure.meaning == Meaning::Gone);
+            if Instant::now() + pause > self.deadline || is_useless {
                 return Err(PartError::Store(unavailable));
             }
             if failure.meaning != Meaning::Misfit {
@@ -246,12 +242,17 @@ impl MySqlStore {
             Patience::WhileNotDown => Instant::now() + LINK_PATIENCE,
             Patience::UntilDeadline => self.deadline.min(Instant::now() + LINK_PATIENCE),
         };
+        let mut waited_for = String::new();
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let error = match self.pool.get_timeout(left.min(LINK_LOOK_EVERY)) {
+            match self.pool.get_timeout(left.min(LINK_LOOK_EVERY)) {
                 Ok(link) => return Ok(link),
-                Err(error) => error,
-            };
+                // The pool names its last error once, and later only that it took too long.
+                Err(error) if error.to_string().len() > waited_for.len() => {
+                    waited_for = error.to_string();
+                }
+                Err(_) => {}
+            }
             let reason = match patience {
                 Patience::WhileNotDown => self.connector.why_down(),
                 Patience::UntilDeadline => None,
@@ -261,7 +262,7 @@ impl MySqlStore {
                 return Err(gone(&reason));
             }
             if left <= LINK_LOOK_EVERY {
-                return Err(gone(&error.to_string()));
+                return Err(gone(&waited_for));
             }
         }
     }
