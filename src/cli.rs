@@ -9,6 +9,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{Config, StoreKind};
 use crate::logging::{is_harmless, push_escaped};
+use crate::panics;
 use crate::server;
 use crate::storage::mysql::{self, MySqlReader};
 use crate::storage::sqlite::{self, SqliteReader};
@@ -92,6 +93,7 @@ pub fn command() -> clap::Command {
 /// # Errors
 /// [`Failure`] as it says.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
+    panics::install_hook();
     let arguments = join_verbose(arguments.into_iter().map(with_two_dashes));
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
