@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use r2d2::{ManageConnection, NopErrorHandler, Pool};
 use r2d2_redis::redis::{self, ConnectionLike, Value};
 
+use super::connection::Connection;
 use super::door::Door;
 use super::{BUDGET, Bodies, Entry, Redirect, Trouble, error_kind};
 use crate::locks::lock;
@@ -20,8 +21,8 @@ pub struct RedisPool {
 }
 
 /// A connection that is thrown away after anything unexpected: a late answer must never be read as the next one.
-struct Connection {
-    connection: redis::Connection,
+struct PooledConnection {
+    connection: Connection,
     broken: bool,
 }
 
@@ -34,28 +35,26 @@ struct Manager {
 type LastFailure = Arc<Mutex<Option<String>>>;
 
 impl ManageConnection for Manager {
-    type Connection = Connection;
+    type Connection = PooledConnection;
     type Error = r2d2_redis::Error;
 
-    fn connect(&self) -> Result<Connection, r2d2_redis::Error> {
+    fn connect(&self) -> Result<PooledConnection, r2d2_redis::Error> {
         let entered = self.door.enter(CONNECT_TIMEOUT);
         *lock(&self.last_failure) = entered.as_ref().err().map(error_kind);
         let connection = entered.map_err(r2d2_redis::Error::Other)?;
-        let timed = connection
-            .set_read_timeout(Some(BUDGET))
-            .and_then(|()| connection.set_write_timeout(Some(BUDGET)));
-        timed.map_err(r2d2_redis::Error::Other)?;
-        Ok(Connection {
+        let timed = connection.set_timeout(BUDGET);
+        timed.map_err(|error| r2d2_redis::Error::Other(error.into()))?;
+        Ok(PooledConnection {
             connection,
             broken: false,
         })
     }
 
-    fn is_valid(&self, _: &mut Connection) -> Result<(), r2d2_redis::Error> {
+    fn is_valid(&self, _: &mut PooledConnection) -> Result<(), r2d2_redis::Error> {
         Ok(())
     }
 
-    fn has_broken(&self, connection: &mut Connection) -> bool {
+    fn has_broken(&self, connection: &mut PooledConnection) -> bool {
         connection.broken
     }
 }

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use r2d2_redis::redis::{self, ConnectionLike};
 
+use super::connection::Connection;
 use super::door::Door;
 use super::{Redirect, error_kind, split_url};
 use crate::storage::ReadError;
 
 /// Reads bodies back, for `list`, `show` and `check`.
 pub struct RedisReader {
-    connection: redis::Connection,
+    connection: Connection,
     place: String,
 }
 
