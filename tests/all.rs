@@ -44,6 +44,7 @@ mod status;
 mod storage;
 mod support;
 mod systemd;
+mod table;
 mod time;
 mod writer;
 mod xclient;

@@ -6,6 +6,7 @@
 mod calls;
 pub mod check;
 mod error;
+mod error_text;
 mod facts;
 mod insert;
 mod link;
