@@ -1,10 +1,10 @@
-//! The table as administrators and other programs leave it: columns of other types or collations, NULL; and what `list` and
-//! `show` say then.
+//! The table in MariaDB as administrators and other programs leave it: columns that are narrow, of other
+//! types or collations, NULL; and what `check`, `list` and `show` say then.
 
 use std::time::Duration;
 
 use crate::support::ended::{Ended, run};
-use crate::support::mariadb::{MariaDb, PASSWORD, USER};
+use crate::support::mariadb::{FIELD_TABLE, MariaDb, PASSWORD, USER};
 use crate::support::ports::free_address;
 use crate::support::{Reply, Server, short_mail, without_trace, write_config};
 use mysql::prelude::Queryable;
@@ -29,6 +29,146 @@ fn with_printed_table() -> MariaDb {
     write_config(folder.path(), &[("GM_STORE", "mysql")]);
     database.sql(&run(folder.path(), &["schema", CONFIG]).stdout);
     database
+}
+
+/// The statement that a finding about this column ends with.
+fn cure(said: &str, column: &str) -> Option<String> {
+    let about = said.lines().filter(|line| line.contains(column));
+    let mut cures = about.filter_map(|line| line.split_once(" run: ALTER TABLE "));
+    cures.next().map(|(_, rest)| format!("ALTER TABLE {rest}"))
+}
+
+#[test]
+fn numbers_are_clamped_to_their_columns() {
+    let database = MariaDb::start();
+    let mut content = b"Subject: x\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n".to_vec();
+    for number in 0..300 {
+        let part =
+            format!("--b\r\nContent-Disposition: attachment; filename=f{number}\r\n\r\nx\r\n");
+        content.extend_from_slice(part.as_bytes());
+    }
+    content.extend_from_slice(b"--b--\r\n");
+    for (kind, want) in [
+        ("tinyint", "127"),
+        ("tinyint unsigned", "255"),
+        ("smallint", "300"),
+        ("bit(1)", "1"),
+        ("bit(8)", "255"),
+        ("decimal(2,0)", "99"),
+        ("decimal(4,3) unsigned", "9.000"),
+        ("float", "300"),
+        ("float(3,1)", "99.0"),
+        ("double", "300"),
+        ("varchar(2)", "99"),
+        ("char(3)", "300"),
+        ("text", "300"),
+        ("bigint unsigned", "300"),
+    ] {
+        database.sql(&format!(
+            "ALTER TABLE new_mail MODIFY has_attach {kind} NOT NULL, MODIFY spam_score {kind} NOT NULL,
+             MODIFY delivered {kind} NOT NULL, MODIFY dkim_valid {kind} NULL"
+        ));
+        let server = database.server(&[]);
+        assert_saved(
+            &server
+                .client()
+                .deliver("a@client.test", "u@ours.test", &content),
+        );
+        let column = match kind.starts_with("bit") {
+            true => "has_attach + 0",
+            false => "has_attach",
+        };
+        let newest = format!("SELECT {column} FROM new_mail ORDER BY mail_id DESC LIMIT 1");
+        let stored: Vec<String> = database.rows(&newest);
+        assert_eq!(stored, [want], "{kind}");
+        // A running server learns of a column that became narrower.
+        database.sql("TRUNCATE TABLE new_mail");
+        database.sql("ALTER TABLE new_mail MODIFY has_attach bit(1) NOT NULL");
+        assert_saved(
+            &server
+                .client()
+                .deliver("a@client.test", "u@ours.test", &content),
+        );
+        assert_eq!(database.count(), 1, "{kind}");
+        database.sql("TRUNCATE TABLE new_mail");
+    }
+}
+
+#[test]
+fn columns_narrower_than_an_address_are_warned_of_and_the_cure_holds_every_address() {
+    for format in ["DYNAMIC", "COMPACT"] {
+        let database = MariaDb::start_with(&["--innodb-file-per-table=ON"]);
+        let table = FIELD_TABLE.replace(
+            "ENGINE=InnoDB",
+            &format!("ENGINE=InnoDB ROW_FORMAT={format}"),
+        );
+        database.sql(&table);
+        let server = database.server(&[]);
+        assert_saved(&deliver(&server, "the older table works"));
+        let (is_well, said) = server.check();
+        assert!(is_well, "{said}");
+        let cure = cure(&said, "`recipient`").expect("a cure");
+        for column in ["`from`", "`to`", "`recipient`"] {
+            assert!(
+                cure.contains(&format!("MODIFY {column} varchar(320)")),
+                "{cure}"
+            );
+        }
+        server.wait_for_log("do not hold every address");
+        database.sql(&cure);
+        let (is_well, said) = server.check();
+        assert!(is_well && !said.contains("every address"), "{said}");
+
+        let server = database.server(&[]);
+        assert_saved(&deliver(&server, "learned"));
+        let domain = format!(
+            "{}{}.test",
+            "d".repeat(60),
+            format!(".{}", "e".repeat(62)).repeat(3)
+        );
+        assert_eq!(domain.len(), 254);
+        let recipient = format!("{}@{domain}", "l".repeat(64));
+        let mut client = server.client();
+        client.command("EHLO client.test", "250");
+        client.command("MAIL FROM:<b@client.test> SMTPUTF8", "250 2.1.0");
+        client.command(&format!("RCPT TO:<{recipient}>"), "250 2.1.5");
+        client.command("RCPT TO:<用户@ours.test>", "250 2.1.5");
+        client.command("DATA", "354 ");
+        client.send(".\r\n");
+        assert_saved(&client.read_reply().expect("a reply"));
+        let stored: Vec<String> = database
+            .rows("SELECT recipient FROM new_mail WHERE `from` LIKE 'b@%' ORDER BY mail_id");
+        assert_eq!(stored, [recipient.as_str(), "用户@ours.test"]);
+    }
+    let database = with_printed_table();
+    let server = database.server(&[]);
+    let (is_well, said) = server.check();
+    assert!(is_well && !said.contains("ALTER TABLE"), "{said}");
+    // Wide enough, but not for every character.
+    database
+        .sql("ALTER TABLE new_mail MODIFY recipient varchar(400) CHARACTER SET latin1 NOT NULL");
+    let (is_well, said) = server.check();
+    assert!(
+        is_well && said.contains("(`recipient`: 400 of latin1)"),
+        "{said}"
+    );
+}
+
+#[test]
+fn columns_too_narrow_for_what_each_row_holds_are_errors() {
+    let database = MariaDb::start();
+    let server = database.server(&[]);
+    for (column, kind) in [("hash", "char(16)"), ("body", "varchar(5)")] {
+        database.sql(&format!(
+            "ALTER TABLE new_mail MODIFY {column} {kind} NOT NULL"
+        ));
+        let (is_well, said) = server.check();
+        assert!(!is_well, "{said}");
+        database.sql(&cure(&said, &format!("column `{column}`")).expect("a cure"));
+        let (is_well, said) = server.check();
+        assert!(is_well, "{said}");
+    }
+    assert_saved(&deliver(&server, "healed"));
 }
 
 fn list(server: &Server, arguments: &[&str]) -> Ended {

@@ -12,9 +12,11 @@ mod insert;
 mod link;
 mod member;
 pub mod nodes;
+mod number;
 pub mod pool;
 pub mod probe;
 mod reader;
+mod table_warnings;
 
 use std::collections::HashSet;
 use std::thread;
