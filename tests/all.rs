@@ -54,6 +54,7 @@ mod storage;
 mod store_change;
 mod support;
 mod systemd;
+mod table;
 mod time;
 mod tls_files;
 mod writer;

@@ -63,6 +63,14 @@ impl Place {
         }
     }
 
+    /// Characters that the columns of addresses hold: the field's table is older than the printed one.
+    fn address_chars(&self) -> usize {
+        match self.name {
+            "mysql" | "mysql and redis" => 128,
+            _ => 320,
+        }
+    }
+
     /// Every row, oldest first.
     fn rows(&self) -> Vec<Row> {
         let values: Vec<Vec<Option<Vec<u8>>>> = match &self.database {
@@ -475,28 +483,29 @@ fn no_subject_harms_a_mail_or_its_neighbours_whatever_the_columns_hold() {
     }
 }
 
-/// An address of so many characters with a local-part of 64.
+/// An address of so many characters with a local-part of 64, longer only where the domain has its 255.
 fn address_of(length: usize) -> String {
-    let domain = length - 65;
+    let domain = (length - 65).min(255);
     let mut name = "d".repeat(domain - ".ours.test".len());
-    if name.len() > 50 {
-        name.replace_range(25..26, ".");
+    for at in (25..name.len()).step_by(50) {
+        name.replace_range(at..at + 1, ".");
     }
-    format!("{}@{name}.ours.test", "l".repeat(64))
+    format!("{}@{name}.ours.test", "l".repeat(length - 1 - domain))
 }
 
 #[test]
 fn a_recipient_fits_its_column_whole_or_is_refused() {
     for place in Place::each() {
-        let name = place.name;
+        let (name, width) = (place.name, place.address_chars());
         let mut client = place.server.client();
-        let widest = address_of(128);
+        let widest = address_of(width);
         hash_of(&client.deliver("a@b.test", &widest, b"\r\n"));
         assert_eq!(text(&place.rows()[0], "recipient"), widest, "{name}");
         let mut client = place.server.client();
         client.command("EHLO client.test", "250");
         client.command("MAIL FROM:<a@b.test>", "250 2.1.0");
-        client.command(&format!("RCPT TO:<{}>", address_of(129)), "553 5.1.3");
+        let too_long = format!("RCPT TO:<{}>", address_of(width + 1));
+        client.command(&too_long, "553 5.1.3");
         client.command("DATA", "503 5.5.1");
         assert_eq!(place.rows().len(), 1, "{name}");
     }
@@ -505,7 +514,8 @@ fn a_recipient_fits_its_column_whole_or_is_refused() {
 #[test]
 fn a_reverse_path_is_cut_rather_than_refused() {
     for place in Place::each() {
-        let sender = address_of(129);
+        // The longest path of RFC 5321 has 256 octets with its brackets.
+        let sender = address_of(254);
         hash_of(
             &place
                 .server
@@ -513,7 +523,8 @@ fn a_reverse_path_is_cut_rather_than_refused() {
                 .deliver(&sender, "u@ours.test", b"\r\n"),
         );
         let row = &place.rows()[0];
-        assert_eq!(text(row, "from"), sender[..128], "{}", place.name);
+        let width = place.address_chars().min(sender.len());
+        assert_eq!(text(row, "from"), sender[..width], "{}", place.name);
         let mail = inflate(&place.stream(row));
         let whole = format!("Return-Path: <{sender}>\r\n");
         assert!(mail.starts_with(whole.as_bytes()), "{}", place.name);

@@ -90,6 +90,19 @@ impl Link {
         outcome
     }
 
+    /// Runs a query whose result may be long: only each single read and write has a time limit, that of the socket.
+    ///
+    /// # Errors
+    /// The error of the server or of the connection.
+    pub fn read<T>(
+        &mut self,
+        query: impl FnOnce(&mut Conn) -> mysql::Result<T>,
+    ) -> mysql::Result<T> {
+        let outcome = guarded(|| query(&mut self.connection));
+        self.broken |= outcome.as_ref().is_err_and(is_panic);
+        outcome
+    }
+
     /// From now on the first statement begins a transaction, which saves a writer a round trip for each batch. What others
     /// read must not hold on to the table.
     ///

@@ -258,7 +258,7 @@ impl OpenFile {
                     delivery.hash.as_str(),
                     row.content_type,
                     delivery.recipient,
-                    row.has_attach as i64,
+                    i64::try_from(row.has_attach).unwrap_or(i64::MAX),
                     row.ip_addr,
                     0,
                     row.attach_info,

@@ -7,6 +7,7 @@ use super::hanging;
 use super::link::Link;
 use super::member::HostState;
 use super::pool::Connector;
+use super::table_warnings::of_columns;
 use crate::storage::finding::Finding;
 use crate::storage::redis::cluster::ClusterReader;
 use crate::storage::redis::{RedisPool, RedisReader, RedisSettings};
@@ -109,6 +110,7 @@ pub fn of_facts(facts: &Facts, table: &TableName, max_content_octets: usize) -> 
             TableShape::PRINTED.ip_addr.width.max()
         )));
     }
+    findings.extend(of_columns(facts, shape, table));
     if !facts.engine.is_empty() && !facts.engine.eq_ignore_ascii_case("InnoDB") {
         findings.push(Finding::warning(format!(
             "GM_MAIL_TABLE: {table} is {} and has no transactions, so a 250 is a weaker promise and half a batch may \
