@@ -1,4 +1,4 @@
-//! From root to somebody else for good. These need root, as the server on port 25 does.
+//! The privilege drop from root to GUID and SGID. These tests need root.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -27,7 +27,7 @@ fn no_thread_of_the_server_keeps_anything_of_root() {
         .client()
         .deliver("a@client.test", "u@ours.test", b"Subject: x\r\n");
     assert_eq!(reply.code, 250);
-    let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).expect("it runs");
+    let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).expect("the server runs");
     let mut seen = 0;
     for task in tasks {
         let status = fs::read_to_string(task.expect("a task").path().join("status"));
@@ -64,7 +64,7 @@ fn no_thread_of_the_server_keeps_anything_of_root() {
     let pid = fs::read_to_string(server.path("pid")).expect("a PID file");
     assert_eq!(pid.trim(), server.pid().to_string());
     assert!(server.stop().success());
-    // The folder is root's, so it could only be emptied.
+    // The folder belongs to root, so the server could only empty the file.
     assert_eq!(fs::read(server.path("pid")).expect("still there"), b"");
 }
 
@@ -113,7 +113,10 @@ fn check_looks_at_the_store_as_the_servers_user() {
     chown(folder.path().join("state"), Some(0), Some(0)).expect("root may");
     write_config(folder.path(), &DROP);
     let outcome = run_in(folder.path(), &["check", "-config=goguerrilla.conf"]);
-    assert!(outcome.is_err(), "nobody may write a folder of root's");
+    assert!(
+        outcome.is_err(),
+        "check succeeded although user nobody may not write there"
+    );
 }
 
 #[test]
@@ -130,13 +133,13 @@ fn a_store_of_roots_is_an_error_that_names_file_and_user() {
     };
     chown(&state, Some(0), Some(0)).expect("root may");
     refusal();
-    assert!(!file.exists(), "nothing is made while we are root");
-    // A file that root has made there, by a start of its own for instance.
+    assert!(!file.exists(), "the server created a file as root");
+    // A database file that root created, for example by starting the server as root.
     chown(&state, Some(NOBODY), Some(NOBODY)).expect("root may");
     fs::write(&file, b"").expect("root may");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("root may");
     refusal();
-    assert_eq!(fs::metadata(&file).expect("it is there").uid(), 0);
+    assert_eq!(fs::metadata(&file).expect("the file exists").uid(), 0);
 }
 
 #[test]
@@ -152,22 +155,23 @@ fn a_log_that_cannot_be_reopened_is_kept() {
         });
     };
     says(&moved, " log_not_reopened ");
-    // Where the folder allows it, the log goes on in a new file.
+    // If the folder permits it, the log continues in a new file.
     chown(server.folder.path(), Some(NOBODY), None).expect("root may");
     server.signal(Signal::SIGUSR1);
     says(&log, " log_reopened");
 }
 
-/// A folder of root's that everybody may enter, with one of nobody's inside; `None` where we are not root.
+/// Returns a world-readable folder of root with a subfolder `state` of user nobody, or `None` if the test does not run
+/// as root.
 fn folder() -> Option<TempDir> {
     if !geteuid().is_root() {
         return None;
     }
     let folder = TempDir::new().expect("a temporary folder");
     let everybody = fs::Permissions::from_mode(0o755);
-    fs::set_permissions(folder.path(), everybody).expect("our own folder");
+    fs::set_permissions(folder.path(), everybody).expect("a folder of this test");
     let state = folder.path().join("state");
-    fs::create_dir(&state).expect("our own folder");
+    fs::create_dir(&state).expect("a folder of this test");
     chown(&state, Some(NOBODY), Some(NOBODY)).expect("root may");
     Some(folder)
 }
@@ -176,8 +180,8 @@ fn folder() -> Option<TempDir> {
 fn root_gives_away_only_what_is_plainly_meant() {
     let Some(folder) = folder() else { return };
     let path = |name: &str| folder.path().join(name);
-    let owner = |name: &str| fs::metadata(path(name)).expect("it is there").uid();
-    // The folder is the server's user's, who may put anything there.
+    let owner = |name: &str| fs::metadata(path(name)).expect("the file exists").uid();
+    // The server's user may create any link in its own folder.
     for name in ["secret", "secret too"] {
         fs::write(path(name), "root's\n").expect("root may");
     }
@@ -202,7 +206,10 @@ fn root_gives_away_only_what_is_plainly_meant() {
     }
     for secret in ["secret", "secret too"] {
         assert_eq!(owner(secret), 0);
-        assert_eq!(fs::read_to_string(path(secret)).expect("ours"), "root's\n");
+        assert_eq!(
+            fs::read_to_string(path(secret)).expect("the file"),
+            "root's\n"
+        );
     }
 }
 
