@@ -217,6 +217,6 @@ pub fn free_address() -> SocketAddr {
         .expect("a free port")
 }
 
-/// USER_HZ, which is 100 on every current Linux, whatever the kernel's tick rate is.
+/// USER_HZ, which is 100 on every current Linux and independent of the tick rate of the kernel.
 pub const TICKS_PER_SECOND: f64 = 100.0;
 const START_PATIENCE: Duration = Duration::from_secs(10);

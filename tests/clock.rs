@@ -115,7 +115,7 @@ fn assert_dates_and_hashes(mails: &[StoredMail]) {
         let saved = mails.iter().filter(is_of_jump).count();
         assert!(saved >= 20, "{saved} mails at {hours} hours");
         let in_tls = mails.iter().find(|mail| mail.subject == in_tls_at(hours));
-        let in_tls = in_tls.expect("it was saved");
+        let in_tls = in_tls.expect("a saved mail");
         assert!(is_now(date(in_tls), hours), "{} at {hours}", in_tls.date);
     }
     let strange = mails

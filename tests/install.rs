@@ -123,10 +123,13 @@ fn an_upgrade_replaces_the_program_and_leaves_what_is_the_administrators() {
     );
     assert!(fs::read(&program).expect("installed") == fs::read(BINARY).expect("built"));
     let is_untouched = || {
-        assert_eq!(fs::read_to_string(below(CONFIG)).expect("left"), edited);
+        assert_eq!(
+            fs::read_to_string(below(CONFIG)).expect("the file is kept"),
+            edited
+        );
         assert_eq!(mode(&below(CONFIG)), 0o600);
         let mails = fs::read_to_string(below(STATE).join("goguerrilla.db"));
-        assert_eq!(mails.expect("left"), "mails");
+        assert_eq!(mails.expect("the file is kept"), "mails");
     };
     is_untouched();
     // The unit runs the server as the user that the configuration names.
@@ -241,7 +244,8 @@ fn what_is_installed_takes_a_mail_on_port_25() {
         ];
         scratch.run(&[&curl[..], &sent, &["-T", letter]].concat());
     }
-    for task in fs::read_dir(format!("/proc/{}/task", server.child.id())).expect("it runs") {
+    for task in fs::read_dir(format!("/proc/{}/task", server.child.id())).expect("the process runs")
+    {
         let status = fs::read_to_string(task.expect("a task").path().join("status"));
         let status = status.expect("a task has a status");
         let ids = |id: &str| [id; 4].join("\t");
@@ -328,7 +332,7 @@ fn under_nohup_it_outlives_its_terminal_and_reads_its_settings_again() {
     let log = || fs::read_to_string(file("nohup.out")).unwrap_or_default();
     let address = wait_for("the server to listen", || listening(&log()));
     // The server has a controlling terminal.
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
     assert_ne!(terminal_of(&stat), "0", "{stat}");
     assert!(!log().contains(" reload"), "{}", log());
 
@@ -346,7 +350,7 @@ fn under_nohup_it_outlives_its_terminal_and_reads_its_settings_again() {
     let list = run_in(folder.path(), &["list", "-config=goguerrilla.conf"]);
     let list = String::from_utf8(list.expect("list succeeds")).expect("UTF-8");
     assert!(list.contains("after"), "{list}");
-    kill(server.0, Signal::SIGTERM).expect("it runs");
+    kill(server.0, Signal::SIGTERM).expect("the process runs");
     wait_for("a clean stop", || log().contains(" stopped").then_some(()));
 }
 

@@ -96,7 +96,7 @@ fn a_reader_that_goes_away_costs_no_mail() {
         assert_eq!(reply.code, 250);
     }
     assert!(child.try_wait().expect("a child process").is_none());
-    child.kill().expect("it runs");
+    child.kill().expect("the process runs");
     child.wait().expect("a child process");
 }
 
@@ -116,7 +116,7 @@ fn standard_output_is_written_to_as_another_user_too() {
 /// Starts the server as root with GUID nobody and reads its log from standard output.
 fn stdout_of_somebody_else(stdout: Stdio, output: impl Read) {
     let folder = TempDir::new().expect("a temporary folder");
-    chown(folder.path(), Some(NOBODY), Some(NOBODY)).expect("root may");
+    chown(folder.path(), Some(NOBODY), Some(NOBODY)).expect("permitted for root");
     let nobody = NOBODY.to_string();
     let settings = [
         ("GSMTP_LOG_FILE", "/dev/stdout"),
@@ -147,16 +147,16 @@ fn stdout_of_somebody_else(stdout: Stdio, output: impl Read) {
         let saved = lines.find(|line| value(line, "hash").as_deref() == Some(hash));
         assert!(saved.is_some_and(|line| line.contains(" saved ")));
         // Reopening the log on SIGUSR1 keeps using standard output.
-        kill(pid, Signal::SIGUSR1).expect("it runs");
+        kill(pid, Signal::SIGUSR1).expect("the process runs");
         let reopened = lines.find(|line| line.contains(" log_reopened"));
         assert!(reopened.is_some());
     }
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
     assert!(
         status.contains(&format!("Uid:\t{NOBODY}\t{NOBODY}\t{NOBODY}")),
         "{status}"
     );
-    kill(pid, Signal::SIGTERM).expect("it runs");
+    kill(pid, Signal::SIGTERM).expect("the process runs");
     assert!(
         lines.any(|line| line.contains(" stopped")),
         "the last log line is missing"
@@ -209,7 +209,7 @@ fn a_reader_that_has_stalled_does_not_hold_up_the_end() {
     let stopped_at = Instant::now();
     let pid = Pid::from_raw(server.id() as i32);
     for signal in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGTERM] {
-        kill(pid, signal).expect("it runs");
+        kill(pid, signal).expect("the process runs");
     }
     let status = wait_for("the server to end", || {
         server.try_wait().expect("a child process")
@@ -279,7 +279,7 @@ fn a_full_disk_costs_lines_and_no_mail() {
         .write(true)
         .open(&small)
         .and_then(|file| file.set_len(0))
-        .expect("root may");
+        .expect("permitted for root");
     client.command("QUIT", "221");
     let log = wait_for("the last line", || {
         let log = fs::read_to_string(&small).ok()?;

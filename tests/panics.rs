@@ -26,7 +26,9 @@ fn a_connection_that_panics_gives_its_place_back_and_others_are_served() {
             .read_exact(&mut octet)
             .expect("an octet");
         assert_ne!(octet, *b"!", "an intended panic");
-        (&*client.socket()).write_all(&octet).expect("it reads");
+        (&*client.socket())
+            .write_all(&octet)
+            .expect("the client reads");
     };
     let (pool, listener) = open(Box::new(serve));
     let ask = |octet: u8| {

@@ -57,7 +57,7 @@ fn no_thread_of_the_server_keeps_anything_of_root() {
         "state/mail.db-shm",
     ] {
         let owner = fs::metadata(server.path(file))
-            .expect("the server made it")
+            .expect("a file of the server")
             .uid();
         assert_eq!(owner, NOBODY, "{file}");
     }
@@ -83,7 +83,8 @@ fn root_does_not_serve_strangers() {
         let mut settings = vec![("GSTMP_LISTEN_INTERFACE", "0.0.0.0:0")];
         settings.extend(ids);
         write_config(folder.path(), &settings);
-        let error = run_in(folder.path(), &["-config=goguerrilla.conf"]).expect_err("it refuses");
+        let error =
+            run_in(folder.path(), &["-config=goguerrilla.conf"]).expect_err("a refusal to start");
         assert!(error.contains("GUID and SGID"), "{error}");
     }
 }
@@ -102,7 +103,8 @@ fn one_id_without_the_other_is_an_error() {
     let folder = TempDir::new().expect("a temporary folder");
     for (given, missing) in [("GUID", "SGID"), ("SUID", "SGID"), ("SGID", "GUID")] {
         write_config(folder.path(), &[(given, "65534")]);
-        let error = run_in(folder.path(), &["-config=goguerrilla.conf"]).expect_err("it refuses");
+        let error =
+            run_in(folder.path(), &["-config=goguerrilla.conf"]).expect_err("a refusal to start");
         assert!(error.contains(&format!("{missing}: expected")), "{error}");
     }
 }
@@ -110,7 +112,7 @@ fn one_id_without_the_other_is_an_error() {
 #[test]
 fn check_looks_at_the_store_as_the_servers_user() {
     let Some(folder) = folder() else { return };
-    chown(folder.path().join("state"), Some(0), Some(0)).expect("root may");
+    chown(folder.path().join("state"), Some(0), Some(0)).expect("permitted for root");
     write_config(folder.path(), &DROP);
     let outcome = run_in(folder.path(), &["check", "-config=goguerrilla.conf"]);
     assert!(
@@ -126,18 +128,19 @@ fn a_store_of_roots_is_an_error_that_names_file_and_user() {
     let state = folder.path().join("state");
     let file = state.join("mail.db");
     let refusal = || {
-        let said = run_in(folder.path(), &["-config=goguerrilla.conf"]).expect_err("it refuses");
+        let said =
+            run_in(folder.path(), &["-config=goguerrilla.conf"]).expect_err("a refusal to start");
         assert!(said.contains("state/mail.db: "), "{said}");
         assert!(said.contains("user 65534"), "{said}");
         assert_eq!(said.lines().count(), 1, "{said}");
     };
-    chown(&state, Some(0), Some(0)).expect("root may");
+    chown(&state, Some(0), Some(0)).expect("permitted for root");
     refusal();
     assert!(!file.exists(), "the server created a file as root");
     // A database file that root created, for example by starting the server as root.
-    chown(&state, Some(NOBODY), Some(NOBODY)).expect("root may");
-    fs::write(&file, b"").expect("root may");
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("root may");
+    chown(&state, Some(NOBODY), Some(NOBODY)).expect("permitted for root");
+    fs::write(&file, b"").expect("permitted for root");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("permitted for root");
     refusal();
     assert_eq!(fs::metadata(&file).expect("the file exists").uid(), 0);
 }
@@ -156,7 +159,7 @@ fn a_log_that_cannot_be_reopened_is_kept() {
     };
     says(&moved, " log_not_reopened ");
     // If the folder permits it, the log continues in a new file.
-    chown(server.folder.path(), Some(NOBODY), None).expect("root may");
+    chown(server.folder.path(), Some(NOBODY), None).expect("permitted for root");
     server.signal(Signal::SIGUSR1);
     says(&log, " log_reopened");
 }
@@ -172,7 +175,7 @@ fn folder() -> Option<TempDir> {
     fs::set_permissions(folder.path(), everybody).expect("a folder of this test");
     let state = folder.path().join("state");
     fs::create_dir(&state).expect("a folder of this test");
-    chown(&state, Some(NOBODY), Some(NOBODY)).expect("root may");
+    chown(&state, Some(NOBODY), Some(NOBODY)).expect("permitted for root");
     Some(folder)
 }
 
@@ -183,7 +186,7 @@ fn root_gives_away_only_what_is_plainly_meant() {
     let owner = |name: &str| fs::metadata(path(name)).expect("the file exists").uid();
     // The server's user may create any link in its own folder.
     for name in ["secret", "secret too"] {
-        fs::write(path(name), "root's\n").expect("root may");
+        fs::write(path(name), "root's\n").expect("permitted for root");
     }
     symlink(path("secret"), path("linked")).expect("a link");
     fs::hard_link(path("secret too"), path("second name")).expect("a link");
@@ -216,7 +219,7 @@ fn root_gives_away_only_what_is_plainly_meant() {
 #[test]
 fn groups_that_whoever_started_us_gave_us_are_kept() {
     let Some(folder) = folder() else { return };
-    chown(folder.path(), Some(NOBODY), Some(NOBODY)).expect("root may");
+    chown(folder.path(), Some(NOBODY), Some(NOBODY)).expect("permitted for root");
     let server = Server::start_with(folder, &DROP, |program| {
         let mut setpriv = Command::new("setpriv");
         setpriv.args(["--reuid=65534", "--regid=65534", "--groups=65534,50"]);

@@ -1063,8 +1063,8 @@ fn assert_all_came_with(server: &Server, word: &str) {
     }
 }
 
-/// Runs `openssl s_client` with the server's certificate as trusted. Commands must be lower-case: a line that begins
-/// with Q would end s_client.
+/// Runs `openssl s_client` with the server's certificate as trusted. Commands must be lower-case: s_client takes lines
+/// that begin with Q or R for its own commands.
 fn s_client(tls: &TlsServer, at_once: bool, arguments: &[&str], said: &[u8]) -> (Output, String) {
     let chain = tls.pair.chain.to_str().expect("a path in UTF-8");
     let mut all = vec!["-CAfile", chain, "-verify_return_error"];

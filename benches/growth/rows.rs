@@ -113,7 +113,7 @@ fn file_octets(server: &Server) -> (u64, u64) {
     let (said, names) = match server.companions().is_empty() {
         true => {
             let io = fs::read_to_string(format!("/proc/{}/io", server.id()));
-            (io.expect("it runs"), ["rchar: ", "wchar: "])
+            (io.expect("the process runs"), ["rchar: ", "wchar: "])
         }
         false => {
             let status = "SHOW GLOBAL STATUS LIKE 'Innodb_data_%'";

@@ -40,7 +40,10 @@ impl Account {
     /// Asserts that every reply had the expected code or a 4xx code.
     pub fn assert_only_expected_replies(&self) {
         for ((said, code), count) in &self.replies {
-            let (_, hoped_for) = DIALOGUE.iter().find(|(one, _)| one == said).expect("ours");
+            let (_, hoped_for) = DIALOGUE
+                .iter()
+                .find(|(one, _)| one == said)
+                .expect("a known command");
             let is_fine = code == hoped_for || (400..500).contains(code);
             assert!(is_fine, "{said:?} was answered {code}, {count} times");
         }

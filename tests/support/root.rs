@@ -52,8 +52,8 @@ impl Root {
     pub fn make_folder(&self, inside: &str, owner: u32, group: u32, mode: u32) {
         let folder = self.path(inside);
         fs::create_dir_all(&folder).expect("a folder is made");
-        chown(&folder, Some(owner), Some(group)).expect("root may");
-        fs::set_permissions(&folder, Permissions::from_mode(mode)).expect("root may");
+        chown(&folder, Some(owner), Some(group)).expect("permitted for root");
+        fs::set_permissions(&folder, Permissions::from_mode(mode)).expect("permitted for root");
     }
 
     /// Returns the contents of all files of a folder, concatenated; empty if there is no folder.
@@ -126,7 +126,7 @@ fn made_once(roots: &Path, package: &str) -> PathBuf {
 }
 
 fn succeeds(command: &mut Command) -> Output {
-    let output = command.output().expect("it starts");
+    let output = command.output().expect("the command starts");
     assert!(
         output.status.success(),
         "{command:?} ended with {}\n{}{}",
