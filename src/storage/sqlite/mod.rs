@@ -173,8 +173,6 @@ impl OpenFile {
     fn open(file: &Path, table: &TableName) -> rusqlite::Result<OpenFile> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(file, flags)?;
-        // SQLite would delete the log by its name; `close` permits that where it is safe.
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.execute_batch(
             "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-16384;
@@ -184,6 +182,8 @@ impl OpenFile {
         let insert = insert_statement(table);
         // A table that was there already has to have our columns.
         connection.prepare_cached(&insert)?;
+        // SQLite would delete the log by its name; `close` permits that where it is safe.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         let mut log = Companion::new(log_of(file));
         log.warn_when_large();
         Ok(OpenFile {
