@@ -65,14 +65,18 @@ impl PidFile {
     /// the server that was started during our drain has written its own.
     fn remove(&mut self) -> io::Result<()> {
         // Through a symbolic link the file itself is removed; the link stays for the next start.
-        let path = fs::canonicalize(&self.path)?;
+        let path = match fs::canonicalize(&self.path) {
+            Ok(path) => path,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // The folder is closed to the user that the server has become.
+            Err(_) => return self.empty(),
+        };
         if is_same_file(&path, &self.file) {
             lock(&self.file);
-            if is_same_file(&path, &self.file) && holds_our_id(&mut self.file)? {
-                // Our descriptor can write where the folder is not writable.
-                return fs::remove_file(&path).or_else(|_| self.file.set_len(0));
-            }
-            return Ok(());
+            return match is_same_file(&path, &self.file) && holds_our_id(&mut self.file)? {
+                true => fs::remove_file(&path).or_else(|_| self.file.set_len(0)),
+                false => Ok(()),
+            };
         }
         // Another file of that name, which a backup or an editor may have made of ours.
         let mut options = OpenOptions::new();
@@ -84,6 +88,15 @@ impl PidFile {
         lock(&file);
         match is_same_file(&path, &file) && holds_our_id(&mut file)? {
             true => fs::remove_file(&path),
+            false => Ok(()),
+        }
+    }
+
+    /// Empties the file by its open descriptor, which can write where the folder is not writable.
+    fn empty(&mut self) -> io::Result<()> {
+        lock(&self.file);
+        match holds_our_id(&mut self.file)? {
+            true => self.file.set_len(0),
             false => Ok(()),
         }
     }

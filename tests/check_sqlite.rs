@@ -274,6 +274,38 @@ fn check_changes_nothing_whatever_it_finds() {
     }
 }
 
+#[test]
+fn a_table_that_is_still_in_the_log_is_seen() {
+    for is_live in [true, false] {
+        let folder = TempDir::new().expect("a temporary folder");
+        let ids = [("GUID", "65534"), ("SGID", "65534")];
+        write_config(folder.path(), if geteuid().is_root() { &ids } else { &[] });
+        let elsewhere = TempDir::new().expect("a temporary folder");
+        let made_in = if is_live {
+            folder.path()
+        } else {
+            elsewhere.path()
+        };
+        let other = Connection::open(made_in.join(FILE)).expect("a file");
+        let made = other.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE new_mail(a)");
+        made.expect("a table");
+        if !is_live {
+            for name in ["goguerrilla.db", "goguerrilla.db-wal", "goguerrilla.db-shm"] {
+                fs::copy(made_in.join(name), folder.path().join(name)).expect("a copy");
+            }
+        }
+        if geteuid().is_root() {
+            give_to_nobody(folder.path());
+        }
+        let ended = run(folder.path(), &["check", "-config=goguerrilla.conf"]);
+        let cure = "; a table of that name with other columns may be there: ";
+        assert!(
+            ended.status == 1 && ended.stdout.contains(cure),
+            "{is_live}: {ended:?}"
+        );
+    }
+}
+
 fn give_to_nobody(folder: &Path) {
     let entries = fs::read_dir(folder).expect("a folder");
     for path in entries
@@ -311,8 +343,19 @@ fn what_check_finds_well_takes_mail() {
 
 #[test]
 fn next_to_a_running_server_only_the_index_of_its_log_may_change() {
-    let settings = [("PID_FILE", "pid")];
-    let server = Server::start(&settings);
+    for ids in [&[][..], &[("GUID", "65534"), ("SGID", "65534")]] {
+        if ids.is_empty() || geteuid().is_root() {
+            look_next_to_a_server(ids);
+        }
+    }
+}
+
+fn look_next_to_a_server(ids: &[(&str, &str)]) {
+    let folder = TempDir::new().expect("a temporary folder");
+    if !ids.is_empty() {
+        give_to_nobody(folder.path());
+    }
+    let server = Server::start_in(folder, &[&[("PID_FILE", "pid")], ids].concat());
     for subject in ["", "one", "two"] {
         if !subject.is_empty() {
             let reply =

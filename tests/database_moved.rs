@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use rusqlite::Connection;
@@ -12,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::support::ended::run;
 use crate::support::load::{Load, assert_promise_kept, content_of, stored_markers};
-use crate::support::{Server, value, write_config};
+use crate::support::{Server, under_strace, value, write_config};
 
 const FILE: &str = "goguerrilla.db";
 const FILES: [&str; 3] = ["goguerrilla.db", "goguerrilla.db-wal", "goguerrilla.db-shm"];
@@ -192,6 +193,60 @@ fn a_file_moved_before_the_first_mail_or_a_reload_is_not_begun_anew_either() {
     assert_eq!(deliver(&server, "in the second table"), 250);
     rename(&server, &FILES[..1], "", "moved-");
     assert_eq!(deliver(&server, "away again"), 451);
+}
+
+#[test]
+fn a_mail_committed_into_a_file_that_was_moved_meanwhile_gets_no_250() {
+    let mut server = Server::start(&[]);
+    server.stop();
+    let log = server.path(FILES[1]).display().to_string();
+    let slow = "inject=fsync,fdatasync:delay_enter=1500000";
+    server.start_again_with(under_strace(&["-P", &log, "-e", slow]));
+    let mut client = server.client();
+    client.prepare_to_deliver("a@client.test", "u@ours.test");
+    client.send(format!("{}.\r\n", content_of("late")));
+    client.expect_silence(Duration::from_millis(500));
+    rename(&server, &FILES[..1], "", "moved-");
+    client.expect("451 4.3.0 ");
+    server.wait_for_log(" database_moved ");
+    assert!(!server.path(FILE).exists());
+}
+
+#[test]
+fn list_deletes_no_log_next_to_an_empty_file() {
+    let mut server = Server::start(&[]);
+    assert_eq!(deliver(&server, "old"), 250);
+    fs::rename(server.path(FILE), server.path("moved.db")).expect("our file");
+    server.kill();
+    fs::write(server.path(FILE), "").expect("a file in its place");
+    let ended = run(server.folder.path(), &["list", "-config=goguerrilla.conf"]);
+    let wanted =
+        "goguerrilla.db-wal: holds mails of a database file that is not at goguerrilla.db; ";
+    assert!(
+        ended.status == 1 && ended.stderr.contains(wanted),
+        "{ended:?}"
+    );
+    fs::rename(server.path(FILES[1]), server.path("moved.db-wal")).expect("the log");
+    assert_eq!(subjects(&server.path("moved.db")), ["old"]);
+}
+
+#[test]
+fn another_program_that_deletes_the_log_of_a_moved_file_costs_no_mail() {
+    let mut server = Server::start(&[]);
+    for _ in 0..3 {
+        assert_eq!(deliver(&server, "old"), 250);
+    }
+    rename(&server, &FILES[..1], "", "moved-");
+    assert_eq!(deliver(&server, "deferred"), 451);
+    // SQLite itself deletes a log next to a new file.
+    drop(
+        Connection::open(server.path(FILE))
+            .map(|other| other.execute_batch("CREATE TABLE other(a)")),
+    );
+    assert!(!server.path(FILES[1]).exists());
+    assert_eq!(deliver(&server, "deferred"), 451);
+    assert!(server.stop().success());
+    assert_eq!(subjects(&server.path("moved-goguerrilla.db")), ["old"; 3]);
 }
 
 #[test]

@@ -119,22 +119,25 @@ fn where_the_folder_permits_no_removal_only_our_own_process_id_is_emptied() {
     if !geteuid().is_root() {
         return;
     }
-    for is_ours in [true, false] {
-        let folder = TempDir::new().expect("a temporary folder");
-        let everybody = Permissions::from_mode(0o755);
-        fs::set_permissions(folder.path(), everybody).expect("our own folder");
-        let ids = [
+    // The folder may also be closed altogether.
+    for (is_ours, mode) in [(true, 0o755), (false, 0o755), (true, 0o700), (false, 0o700)] {
+        let elsewhere = TempDir::new().expect("a temporary folder");
+        let rights = Permissions::from_mode(mode);
+        fs::set_permissions(elsewhere.path(), rights).expect("our own folder");
+        let file = elsewhere.path().join("pid");
+        let settings = [
+            ("PID_FILE", file.to_str().expect("UTF-8")),
             ("GUID", "65534"),
             ("SGID", "65534"),
             ("GM_STORE", "discard"),
         ];
-        let mut server = Server::start_in(folder, &[&SETTINGS[..], &ids].concat());
+        let mut server = Server::start(&settings);
         if !is_ours {
-            fs::write(server.path("pid"), "1\n").expect("root may");
+            fs::write(&file, "1\n").expect("root may");
         }
         assert!(server.stop().success());
-        let left = fs::read_to_string(server.path("pid")).expect("it stays");
-        assert_eq!(left, if is_ours { "" } else { "1\n" });
+        let left = fs::read_to_string(&file).expect("it stays");
+        assert_eq!(left, if is_ours { "" } else { "1\n" }, "{mode:o}");
     }
 }
 

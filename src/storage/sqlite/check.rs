@@ -106,8 +106,10 @@ fn inspect_database(
     }
     let is_wal = header.get(18) == Some(&2);
     let view = View::open(file).map_err(sorted)?;
-    if view.is_whole || view.has_table(table).map_err(sorted)? {
+    if view.is_whole {
         view.read_last_row(table).map_err(sorted)?;
+    }
+    if view.is_whole || view.has_table(table).map_err(sorted)? {
         try_rows(file, &view, table, warnings).map_err(sorted)??;
     }
     drop(view);

@@ -69,32 +69,28 @@ impl SqliteStore {
 
     /// Fails while a file is not where SQLite opened it. The connection stays open: what is in the log needs it no less than the
     /// file, and both may come back.
-    fn refuse_displaced(&self) -> Result<(), SaveError> {
-        match self
-            .open
-            .as_ref()
-            .and_then(|open| open.displaced(&self.file))
-        {
-            Some(file) => Err(self.file.displaced(&file)),
-            None => {
-                self.file.found_in_place();
-                Ok(())
-            }
+    fn refuse_displaced(&mut self) -> Result<(), SaveError> {
+        let displaced = (self.open.as_ref()).and_then(|open| open.displaced(&self.file));
+        let Some(displaced) = displaced else {
+            self.file.found_in_place();
+            return Ok(());
+        };
+        self.stand_down();
+        if let Some(open) = &self.open {
+            // Waits for no reader. Another program that opens what is under the old name now may delete the log.
+            open.write_log_back(&self.file, "PASSIVE");
         }
+        Err(self.file.displaced(&displaced))
     }
 
     fn begin(&mut self) -> Result<(), PartError> {
         if self.open.is_none() {
             self.reopen().map_err(PartError::Store)?;
         }
-        if let Err(error) = self.refuse_displaced() {
-            self.stand_down();
-            return Err(PartError::Store(error));
-        }
-        let open = self.opened()?;
-        if open.connection.is_autocommit() {
+        if self.opened()?.connection.is_autocommit() {
+            self.refuse_displaced().map_err(PartError::Store)?;
             // IMMEDIATE: a read that turns into a write may get SQLITE_BUSY at once.
-            let begun = open.connection.execute_batch("BEGIN IMMEDIATE");
+            let begun = self.opened()?.connection.execute_batch("BEGIN IMMEDIATE");
             begun.map_err(|error| self.failed(&error))?;
         }
         Ok(())
@@ -177,8 +173,6 @@ impl OpenFile {
     fn open(file: &Path, table: &TableName) -> rusqlite::Result<OpenFile> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(file, flags)?;
-        // SQLite would delete the log by its name; `close` permits that where it is safe.
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.execute_batch(
             "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-16384;
@@ -188,6 +182,8 @@ impl OpenFile {
         let insert = insert_statement(table);
         // A table that was there already has to have our columns.
         connection.prepare_cached(&insert)?;
+        // SQLite would delete the log by its name; `close` permits that where it is safe.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         let mut log = Companion::new(log_of(file));
         log.warn_when_large();
         Ok(OpenFile {
@@ -221,23 +217,28 @@ impl OpenFile {
         }
     }
 
-    /// Writes the log into the file that was moved, both by their open descriptors, and leaves the log empty under the old name:
-    /// the next file of that name must not begin with it. Nothing is renamed or deleted.
+    /// Leaves the log empty under the old name: the next file of that name must not begin with it. Nothing is renamed or deleted.
     fn leave_displaced(&self, file: &DatabaseFile) {
-        let is_file_elsewhere = !file.is_in_place();
-        // A log that was moved along is where it belongs. One whose file was deleted is all that is left of the mails in it.
-        let belongs_to_nothing = file.is_removed() && !file.path().exists();
-        if is_file_elsewhere && (!self.log.is_in_place() || belongs_to_nothing) {
-            return;
-        }
         let _ = self.connection.execute_batch("ROLLBACK");
         let _ = self.connection.busy_timeout(LEAVE_TIMEOUT);
-        let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
-        let is_busy = self.connection.query_row(checkpoint, [], |row| row.get(0));
-        if is_busy != Ok(0) && octets_in(&self.log.file) > 0 {
+        let is_written = self.write_log_back(file, "TRUNCATE");
+        if is_written == Some(false) && octets_in(&self.log.file) > 0 {
             let fix = "it holds mails of the file that was moved: name it like that file with -wal before either is opened";
             log::error!(file:% = self.log.file.display(), fix = fix; "wal_preserved");
         }
+    }
+
+    /// Writes the log into the file, both by their open descriptors, and returns whether all of it is there. Returns `None` where the
+    /// log has to stay as it is: when it was moved as well, and so belongs to the file again, and when the file was deleted and its
+    /// log is all that is left.
+    fn write_log_back(&self, file: &DatabaseFile, mode: &str) -> Option<bool> {
+        let belongs_to_nothing = file.is_removed() && !file.path().exists();
+        if !file.is_in_place() && (!self.log.is_in_place() || belongs_to_nothing) {
+            return None;
+        }
+        let checkpoint = format!("PRAGMA wal_checkpoint({mode})");
+        let is_busy = self.connection.query_row(&checkpoint, [], |row| row.get(0));
+        Some(is_busy == Ok(0))
     }
 
     fn insert_all(&self, mails: &[Mail]) -> rusqlite::Result<()> {
