@@ -115,12 +115,17 @@ fn in_pem_form(text: &str, wanted: Wanted, file: &Display) -> Option<String> {
         .collect();
     let has = |label: &str| labels.contains(&label);
     let is_key = |label: &&str| label.ends_with("PRIVATE KEY");
-    let is_encrypted = has("ENCRYPTED PRIVATE KEY")
-        || text
-            .lines()
-            .any(|line| line.starts_with("Proc-Type:") && line.contains("ENCRYPTED"));
-    let found = if is_encrypted && (wanted == Wanted::Key || !has("CERTIFICATE")) {
-        let hint = swapped(Wanted::Key, wanted);
+    // rustls-pemfile stops with an error at a block in the old form, whatever follows it.
+    let is_old_encrypted = text
+        .lines()
+        .any(|line| line.starts_with("Proc-Type:") && line.contains("ENCRYPTED"));
+    let is_encrypted =
+        has("ENCRYPTED PRIVATE KEY") && (wanted == Wanted::Key || !has("CERTIFICATE"));
+    let found = if is_old_encrypted || is_encrypted {
+        let hint = match has("CERTIFICATE") {
+            true => "",
+            false => swapped(Wanted::Key, wanted),
+        };
         format!(
             "an encrypted private key{hint}; store it without its passphrase: openssl pkey -in {file} -out {file}.plain"
         )
