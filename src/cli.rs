@@ -9,6 +9,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{Config, StoreKind};
 use crate::logging::{is_harmless, push_escaped};
+use crate::panics;
 use crate::server;
 use crate::storage::mysql::{self, MySqlReader};
 use crate::storage::sqlite::{self, SqliteReader};
@@ -92,6 +93,7 @@ pub fn command() -> clap::Command {
 /// # Errors
 /// [`Failure`] as it says.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
+    panics::install_hook();
     let arguments = join_verbose(arguments.into_iter().map(with_two_dashes));
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
@@ -241,9 +243,8 @@ fn check(config: &Config, notes: &[String], read: server::ReadAgain) -> Result<(
                 .to_owned(),
         )),
         StoreKind::Sqlite => {
-            if let Err(error) = sqlite::check(&config.sqlite_file, &server::table_name(config)) {
-                findings.push(Finding::error(format!("GM_SQLITE_FILE: {error}")));
-            }
+            let table = server::table_name(config);
+            findings.extend(sqlite::check(&config.sqlite_file, &table));
         }
         StoreKind::MySql => {
             let connector = server::mysql_connector(config);

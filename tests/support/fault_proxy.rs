@@ -28,6 +28,8 @@ pub enum Fault {
     CutBefore(&'static str),
     /// Closed once the server was given this text; the client does not see the answer.
     CutAfter(&'static str),
+    /// The piece that holds this text waits until another fault is set, and counts as a cut.
+    HoldAt(&'static str),
     /// As [`Fault::CutBefore`], and from that moment on new connections are closed at once.
     CutBeforeAndRefuse(&'static str),
     /// As [`Fault::CutAfter`], and the same.
@@ -168,6 +170,14 @@ impl Shared {
                     thread::sleep(TICK);
                     to.write_all(some)
                 }),
+                Fault::HoldAt(text) if is_request && self.cuts_at(piece, text) => {
+                    while matches!(self.fault(), Fault::HoldAt(_))
+                        && !self.stopped.load(Ordering::SeqCst)
+                    {
+                        thread::sleep(TICK);
+                    }
+                    to.write_all(piece)
+                }
                 Fault::CutBefore(text) if is_request && self.cuts_at(piece, text) => break,
                 Fault::CutBeforeAndRefuse(text) if is_request && self.cuts_at(piece, text) => {
                     *lock(&self.fault) = Fault::Refuse;

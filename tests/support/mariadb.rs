@@ -137,6 +137,14 @@ impl MariaDb {
         }
     }
 
+    /// SIGTERM, then its end.
+    pub fn stop(&mut self) {
+        self.signal(Signal::SIGTERM);
+        if let Some(mut child) = self.child.take() {
+            let _ = child.wait();
+        }
+    }
+
     /// SIGKILL, then the same data on the same port with other options.
     pub fn restart_with(&mut self, options: &[&str]) {
         self.kill();

@@ -334,6 +334,17 @@ pub fn under_strace(arguments: &[&str]) -> impl FnOnce(Command) -> Command + use
     }
 }
 
+/// Starts the program with this umask.
+pub fn with_umask(umask: &str) -> impl FnOnce(Command) -> Command + use<> {
+    let script = format!("umask {umask}; exec \"$@\"");
+    move |program| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &script, "sh"]).arg(program.get_program());
+        shell.args(program.get_args());
+        shell
+    }
+}
+
 /// Writes goguerrilla.conf with these keys beside the defaults of a test.
 pub fn write_config(folder: &Path, settings: &[(&str, &str)]) {
     let mut config = serde_json::json!({

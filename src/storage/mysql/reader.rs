@@ -121,8 +121,7 @@ impl ReadMail for MySqlReader {
         );
         let rows: Vec<ListedRow> = self
             .link
-            .connection
-            .exec(sql, (to, to, to, limit))
+            .call(|connection| connection.exec(sql, (to, to, to, limit)))
             .map_err(|error| told(&error))?;
         let mut mails = Vec::with_capacity(rows.len());
         let (mut trouble, mut unknown) = (None, 0);
@@ -166,8 +165,7 @@ impl ReadMail for MySqlReader {
         );
         let row: Option<(String, Vec<u8>)> = self
             .link
-            .connection
-            .exec_first(sql, (hash,))
+            .call(|connection| connection.exec_first(sql, (hash,)))
             .map_err(|error| told(&error))?;
         let Some((body, mail)) = row else {
             return Ok(None);
