@@ -61,6 +61,7 @@ openssl genpkey -algorithm ed25519 -out ed25519.key
 openssl req -x509 -key ed25519.key -subj /CN=mx -days 90 -out ed25519.pem
 for file in full.pem mx.key; do sed 's/$/\r/' $file > crlf-$file; { printf '\357\273\277'; cat $file; } > bom-$file; done
 cat mx.key full.pem > both.pem
+cat rsa-legacy.key rsa.pem > both-encrypted.pem
 { echo 'Bag Attributes'; echo '    localKeyID: 01'; openssl x509 -in mx.pem -text; cat inner.pem outer.pem; } > text.pem
 chmod go-rwx *
 "#;
@@ -84,7 +85,7 @@ fn files_that_cannot_serve_are_named_with_the_true_cause_and_the_cure() {
         |found: &str, file: &str| format!("GSMTP_PUB_KEY: {CHAIN} in {file}, but found {found}");
     let second = |number: u8, file: &str| {
         format!(
-            "GSMTP_PUB_KEY: expected our own certificate first in {file}, but the key in mx.key belongs to certificate {number} of \
+            "GSMTP_PUB_KEY: expected the server's certificate first in {file}, but the key in mx.key belongs to certificate {number} of \
              it; put that one first and after each certificate its issuer: cat "
         )
     };
@@ -93,6 +94,7 @@ fn files_that_cannot_serve_are_named_with_the_true_cause_and_the_cure() {
         ("full.pem", "encrypted.key", key(&format!("{encrypted}; store it without its passphrase: openssl pkey -in encrypted.key -out "), "encrypted.key")),
         ("rsa.pem", "rsa-legacy.key", key(&format!("{encrypted}; store it without its passphrase: openssl pkey -in rsa-legacy.key -out "), "rsa-legacy.key")),
         ("encrypted.key", "mx.key", chain(&format!("{encrypted}{SWAPPED}; "), "encrypted.key")),
+        ("both-encrypted.pem", "rsa.key", chain(&format!("{encrypted}; store it without "), "both-encrypted.pem")),
         ("small.pem", "small.key", usable("an RSA key of 1024 bits", "small.key")),
         ("small.pem", "small-pkcs1.key", usable("an RSA key of 1024 bits", "small-pkcs1.key")),
         ("small.pem", "rsa.key", format!(
@@ -177,7 +179,7 @@ fn doubtful_chains_are_warned_of_and_serve() {
         (
             "mx.pem",
             "mx.key",
-            "the certificate of the issuer, \"CN=inner\", is not in mx.pem, so most clients cannot verify ours; append the \
+            "the certificate of the issuer, \"CN=inner\", is not in mx.pem, so most clients cannot verify the certificate; append the \
              intermediate certificates (certbot: take fullchain.pem, not cert.pem)",
         ),
         (

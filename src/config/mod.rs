@@ -2,6 +2,7 @@
 //!
 //! The historical keys are spelled here and nowhere else.
 
+mod allowed_hosts;
 mod given;
 mod settings;
 mod sqlite_file;
@@ -337,6 +338,30 @@ mod tests {
             ),
         ] {
             assert_eq!(trusted(text), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_error_in_a_long_list_is_a_short_line() {
+        let names = "ours.test,".repeat(10_000);
+        let long = "x".repeat(100_000);
+        for (list, found) in [
+            (format!("{names}*.*"), "\"*.*\"".to_owned()),
+            (
+                names.clone(),
+                "an empty item after \"ours.test\"".to_owned(),
+            ),
+            (
+                format!("{names}{long}"),
+                format!("\"{}…\"", "x".repeat(260)),
+            ),
+            ("a,,b".to_owned(), "\"a,,b\"".to_owned()),
+            (",".to_owned(), "\",\"".to_owned()),
+        ] {
+            let text = format!(r#"{{"GM_ALLOWED_HOSTS": "{list}"}}"#);
+            let error = Config::parse(&text).unwrap_err().to_string();
+            assert!(error.ends_with(&format!(", but found {found}")), "{error}");
+            assert!(error.len() < 600, "{error}");
         }
     }
 

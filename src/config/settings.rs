@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::smtp::{AllowedHosts, domain};
+use crate::smtp::domain;
 
 use super::given::{Given, bad_value};
 use super::sqlite_file::sqlite_file;
@@ -125,20 +125,6 @@ impl Given {
             )));
         }
         Ok((config, warnings))
-    }
-
-    fn allowed_hosts(&self) -> Result<AllowedHosts, ConfigError> {
-        let key = "GM_ALLOWED_HOSTS";
-        let value = self.value(key);
-        AllowedHosts::from_items(value.split(',').map(str::trim)).map_err(|bad| {
-            // The whole list shows where the empty item is.
-            let found = if bad.item.is_empty() {
-                value
-            } else {
-                &bad.item
-            };
-            bad_value(key, &bad.expected, found)
-        })
     }
 
     fn mail_table(&self) -> Result<String, ConfigError> {

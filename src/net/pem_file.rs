@@ -17,7 +17,7 @@ pub enum Wanted {
 }
 
 impl Wanted {
-    /// Returns the key of the configuration that names the file.
+    /// Returns the configuration's key that names the file.
     pub fn config_key(self) -> &'static str {
         match self {
             Wanted::Chain => "GSMTP_PUB_KEY",
@@ -54,7 +54,7 @@ pub fn read(file: &Path) -> io::Result<Vec<u8>> {
     Ok(octets)
 }
 
-/// Returns what `octets`, in which nothing `wanted` was found, hold instead, and the cure.
+/// Returns what `octets`, in which no `wanted` was found, hold instead, and the cure.
 pub fn found_instead(octets: &[u8], wanted: Wanted, file: &Path) -> String {
     let file = &file.display();
     if octets.trim_ascii().is_empty() {
@@ -115,12 +115,17 @@ fn in_pem_form(text: &str, wanted: Wanted, file: &Display) -> Option<String> {
         .collect();
     let has = |label: &str| labels.contains(&label);
     let is_key = |label: &&str| label.ends_with("PRIVATE KEY");
-    let is_encrypted = has("ENCRYPTED PRIVATE KEY")
-        || text
-            .lines()
-            .any(|line| line.starts_with("Proc-Type:") && line.contains("ENCRYPTED"));
-    let found = if is_encrypted && (wanted == Wanted::Key || !has("CERTIFICATE")) {
-        let hint = swapped(Wanted::Key, wanted);
+    // rustls-pemfile stops with an error at a block in the old form, whatever follows it.
+    let is_old_encrypted = text
+        .lines()
+        .any(|line| line.starts_with("Proc-Type:") && line.contains("ENCRYPTED"));
+    let is_encrypted =
+        has("ENCRYPTED PRIVATE KEY") && (wanted == Wanted::Key || !has("CERTIFICATE"));
+    let found = if is_old_encrypted || is_encrypted {
+        let hint = match has("CERTIFICATE") {
+            true => "",
+            false => swapped(Wanted::Key, wanted),
+        };
         format!(
             "an encrypted private key{hint}; store it without its passphrase: openssl pkey -in {file} -out {file}.plain"
         )
@@ -200,7 +205,7 @@ pub fn elements(der: &[u8]) -> Option<Vec<Any<'_>>> {
     Some(elements)
 }
 
-/// How to get a key that every client can use.
+/// The command that makes a key that every client can use.
 pub const NEW_KEY: &str = "make a new key and have a certificate issued for it: openssl req -new -newkey rsa:2048 -nodes \
                            -keyout mx.key.pem -out mx.csr.pem";
 

@@ -1,5 +1,6 @@
 //! Which recipients are accepted: the recipient domains of GM_ALLOWED_HOSTS.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -108,8 +109,12 @@ impl Names {
 
 /// Returns a domain that could exist, in the form in which it is compared; else what was expected.
 fn check_domain(text: &str) -> Result<Box<str>, String> {
-    let canonical = domain::canonical(text);
     let is_long = |label: &str| label.len() > MAX_LABEL_OCTETS;
+    let canonical = match text.len() {
+        // Also bounds what is converted: Punycode takes time that grows with the square of the length.
+        ..=MAX_TEXT_OCTETS => domain::canonical(text),
+        _ => Cow::Borrowed(text),
+    };
     if canonical.len() > MAX_NAME_OCTETS || canonical.split('.').any(is_long) {
         return Err(format!(
             "a domain of at most {MAX_NAME_OCTETS} octets, at most {MAX_LABEL_OCTETS} in each label, written as A-labels"
@@ -149,6 +154,8 @@ fn nearest_right_item(text: &str) -> String {
 /// What an item may be, where nothing better can be suggested.
 const DOMAINS: &str = "domains such as \"example.com,*.example.org\"";
 
+/// A domain in a path, with a trailing dot of UTF-8.
+const MAX_TEXT_OCTETS: usize = 258;
 /// RFC 1035 §2.3.4: 255 octets with the length of each label and the root's.
 const MAX_NAME_OCTETS: usize = 253;
 /// RFC 1035 §2.3.4.
@@ -296,6 +303,7 @@ mod tests {
             (&label, long),
             (&name, long),
             (&"ü".repeat(60), long),
+            (&"ü".repeat(500_000), long),
             ("a\u{a0}b.test", idna),
             ("a＠ours.test", idna),
             ("＊.ours.test", idna),
