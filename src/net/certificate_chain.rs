@@ -30,8 +30,8 @@ pub fn warnings(chain: &[CertificateDer], file: &Path, now: SystemTime) -> Vec<S
             file.display()
         )],
     };
-    let warnings = warnings.into_iter();
-    warnings
+    texts
+        .into_iter()
         .map(|warning| format!("GSMTP_PUB_KEY: {warning}"))
         .collect()
 }
