@@ -6,6 +6,7 @@ mod capacity;
 mod check;
 mod clients;
 mod clock;
+mod command_limit;
 mod configs;
 mod corpus;
 mod dialogs;

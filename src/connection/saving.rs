@@ -31,6 +31,7 @@ impl Connection<'_> {
         match outcome {
             Ok((saved, from, recipients)) => {
                 self.saved += 1;
+                self.session.mail_saved();
                 metrics::MAILS.count(MailOutcome::Saved);
                 metrics::RECIPIENTS_SAVED.add((), recipients);
                 log::info!(

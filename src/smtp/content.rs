@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::reply::{self, Reply};
+
 /// How many octets of message content may be held at once, by all connections together.
 ///
 /// Clones share one count. What is reserved comes back when the [`Content`] that holds it is dropped, also when its
@@ -36,6 +38,15 @@ pub enum ContentError {
     TooLarge,
     /// The machine or the budget has no room for it now: 452.
     NoMemory,
+}
+
+impl From<ContentError> for Reply {
+    fn from(error: ContentError) -> Reply {
+        match error {
+            ContentError::TooLarge => reply::R552_TOO_LARGE,
+            ContentError::NoMemory => reply::R452_NO_MEMORY,
+        }
+    }
 }
 
 /// A share of a [`MemoryBudget`], given back on drop.

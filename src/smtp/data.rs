@@ -6,6 +6,7 @@
 use memchr::memmem;
 
 use super::content::{Content, ContentError};
+use super::reply::Reply;
 
 /// What is being received: content so far, or the reason why the rest is only swallowed.
 ///
@@ -44,6 +45,14 @@ impl Intake {
             && let Err(error) = content.extend(octets)
         {
             *self = Intake::Swallowed(error);
+        }
+    }
+
+    /// Returns the reply to a message that is discarded; `None` while it is kept.
+    pub fn refusal(&self) -> Option<Reply> {
+        match self {
+            Intake::Kept(_) => None,
+            Intake::Swallowed(error) => Some((*error).into()),
         }
     }
 }
@@ -86,6 +95,11 @@ impl DataReader {
             self.intake.take(&rest[..rest.len() - undecided]);
             return more_after(input.len() - undecided);
         }
+    }
+
+    /// What is being received.
+    pub fn intake(&self) -> &Intake {
+        &self.intake
     }
 
     /// What was received, at the end of mail.
