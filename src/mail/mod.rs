@@ -1,11 +1,22 @@
 //! A mail: envelope, content and the facts of how it came.
 
+mod charset;
+mod charset_names;
 mod compress;
+mod escape_sequence;
 mod hash;
 mod header;
+mod iso_2022;
+mod media;
+mod multipart;
+mod parameter_value;
 mod parameters;
+mod raw_text;
+mod single_byte;
 mod summary;
 mod trace;
+mod transfer_encoding;
+mod unicode;
 mod words;
 
 use std::io;
