@@ -4,7 +4,7 @@ use encoding_rs::{EUC_JP, Encoding, SHIFT_JIS, UTF_8, WINDOWS_1252};
 
 use super::iso_2022::Family;
 use super::unicode::{self, Order};
-use super::{charset_names, single_byte};
+use super::{charset_names, cns_11643, single_byte};
 
 /// A charset that can be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub enum Charset {
     Shifted(Family),
     /// What the octets from 80 on mean.
     SingleByte(&'static str),
+    /// EUC-TW.
+    EucTw,
     /// UTF-7.
     Utf7,
     /// UTF-16 and UCS-2.
@@ -44,6 +46,7 @@ impl Charset {
             Charset::Encoding(encoding) => decode_by(encoding, octets),
             Charset::Shifted(family) => family.decode(&[octets.to_vec()]),
             Charset::SingleByte(upper_half) => single_byte::decode(octets, upper_half),
+            Charset::EucTw => cns_11643::decode_euc_tw(octets),
             Charset::Utf7 => unicode::decode_utf_7(octets),
             Charset::Utf16(order) => unicode::decode_utf_16(octets, order),
             Charset::Utf32(order) => unicode::decode_utf_32(octets, order),

@@ -20,10 +20,17 @@ pub fn find(name: &[u8]) -> Option<Charset> {
     special(&key)
         .or_else(|| labelled(name))
         .or_else(|| labelled(key.as_bytes()))
+        .or_else(|| labelled(&replaced(name, b'_', b'-')))
+        .or_else(|| labelled(&replaced(name, b'-', b'_')))
         .or_else(|| alias(&key))
         .or_else(|| single_byte::named(&key).map(Charset::SingleByte))
         .or_else(|| iso_8859(&key))
         .or_else(|| code_page(&key))
+}
+
+fn replaced(name: &[u8], mark: u8, by: u8) -> Vec<u8> {
+    let octets = name.iter();
+    octets.map(|o| if *o == mark { by } else { *o }).collect()
 }
 
 /// What `encoding_rs` would decode in another way than mail needs it, or not at all.
@@ -34,12 +41,17 @@ fn special(key: &str) -> Option<Charset> {
         "utf16" | "csutf16" | "unicode" | "csunicode" | "ucs2" | "iso10646ucs2" => {
             Charset::Utf16(Order::Marked)
         }
-        "utf16le" | "csutf16le" | "unicodefeff" | "ucs2le" => Charset::Utf16(Order::Little),
-        "utf16be" | "csutf16be" | "unicodefffe" | "ucs2be" => Charset::Utf16(Order::Big),
+        "utf16le" | "unicodelittleunmarked" | "csutf16le" | "unicodefeff" | "ucs2le" => {
+            Charset::Utf16(Order::Little)
+        }
+        "utf16be" | "unicodebigunmarked" | "csutf16be" | "unicodefffe" | "ucs2be" => {
+            Charset::Utf16(Order::Big)
+        }
         "utf32" | "csutf32" | "ucs4" | "csucs4" | "iso10646ucs4" => Charset::Utf32(Order::Marked),
         "utf32le" | "csutf32le" | "ucs4le" => Charset::Utf32(Order::Little),
         "utf32be" | "csutf32be" | "ucs4be" => Charset::Utf32(Order::Big),
         "hz" | "hzgb" | "hzgb2312" | "xhzgb2312" => Charset::Shifted(Family::Hz),
+        "euctw" | "xeuctw" | "cns11643" | "xcns11643" => Charset::EucTw,
         "jis" | "jis7" | "xjis" | "csjisencoding" | "jisencoding" => {
             Charset::Shifted(Family::Japanese)
         }
@@ -64,26 +76,27 @@ fn alias(key: &str) -> Option<Charset> {
         "utf8n" | "utf8mb3" | "utf8mb4" | "utf8sig" | "utf8bom" | "utf8mac" | "csutf8"
         | "xutf8" | "cesu8" | "unicode20utf8" => "utf-8",
         "gb180302000" | "gb180302005" | "gb180302022" | "xgb18030" => "gb18030",
-        "euccn" | "xeuccn" | "gb231280" | "gb23121980" | "cngb" | "xmacchinesesimp" | "hpgbk"
-        | "xgb2312" => "gbk",
+        "euccn" | "eucgb2312cn" | "xeuccn" | "gb231280" | "gb23121980" | "cngb"
+        | "xmacchinesesimp" | "xmacsimpchinese" | "hpgbk" | "xgb2312" => "gbk",
         "hkscs" | "big5hkscs" | "big5hkscs1999" | "big5hkscs2001" | "big5hkscs2004"
         | "big5hkscs2008" | "big5eten" | "big5et" | "etenbig5" | "xbig5" | "big5tw"
-        | "xmacchinesetrad" | "xbig5hkscs" => "big5",
-        "euckr" | "xeuckr" | "uhc" | "xuhc" | "ksc5601" | "ksx1001" | "ksc56011992"
-        | "ksx10011992" | "cseuckrmicrosoft" | "xmackorean" | "wansung" => "euc-kr",
-        "shiftjis" | "xshiftjis" | "sjiswin" | "sjis" | "shiftjisx0213" | "shiftjis2004"
-        | "shiftjisx" | "sjis2004" | "xmacjapanese" | "mskanji" | "sjisopen" | "windows31j"
-        | "cswindows31j" => "shift_jis",
+        | "xmacchinesetrad" | "xmactradchinese" | "xbig5hkscs" => "big5",
+        "euckr" | "xeuckr" | "uhc" | "xuhc" | "ksc5601" | "ksx1001" | "ksc56011987"
+        | "ksc56011992" | "ksx10011992" | "cseuckrmicrosoft" | "xmackorean" | "wansung" => "euc-kr",
+        "shiftjis" | "xshiftjis" | "sjiswin" | "sjis" | "shiftjisx0213" | "sjisx0213"
+        | "shiftjis2004" | "shiftjisx" | "sjis2004" | "xmacjapanese" | "mskanji" | "sjisopen"
+        | "windows31j" | "cswindows31j" => "shift_jis",
         "eucjp" | "xeuc" | "ujis" | "eucjpms" | "eucjpwin" | "eucjpopen" | "eucjisx0213"
         | "eucjis2004" | "eucjisx2004" | "eucjp2004" | "xeucjplinux" => "euc-jp",
         "koi8" | "koi8r" | "xkoi8r" => "koi8-r",
         "koi8u" | "xkoi8u" | "koi8ru" | "xkoi8ru" | "koi8e" => "koi8-u",
-        "tis620" | "tis6200" | "tis6202529" | "tis62025291" | "tis62025330" | "tis62025331"
-        | "iso885911" | "isoir166" | "xtis620" | "thai" => "windows-874",
-        "isoir179" => "iso-8859-13",
-        "isoir199" | "isoceltic" => "iso-8859-14",
+        "tis620" | "tis6200" | "tis6202529" | "tis62025290" | "tis62025291" | "tis62025330"
+        | "tis62025331" | "iso885911" | "isoir166" | "xtis620" | "thai" => "windows-874",
+        "8859" | "iso8859" => "iso-8859-1",
+        "l7" | "isoir179" => "iso-8859-13",
+        "l8" | "isoir199" | "isoceltic" => "iso-8859-14",
         "isoir203" => "iso-8859-15",
-        "isoir226" => "iso-8859-16",
+        "l10" | "isoir226" => "iso-8859-16",
         "macroman" | "xmacroman" | "xmac" | "applemacintosh" | "csmacroman" => "macintosh",
         "maccyrillic" | "macukrainian" | "maccyr" => "x-mac-cyrillic",
         _ => return None,
@@ -256,6 +269,7 @@ mod tests {
                 "你",
             ),
             ("hz-gb-2312 hz HZ-GB", b"~{Dc~}", "你"),
+            ("euc-tw x-euc-tw", b"\xc4\xe3", "中"),
             ("iso-2022-cn iso-2022-cn-ext", b"\x1b$)A\x0eDc\x0f", "你"),
             (
                 "big5 big5-hkscs cn-big5 x-x-big5 cp950 ms950 windows-950 big5-hkscs:2004",
@@ -281,6 +295,9 @@ mod tests {
             ("utf-16le cp1200", b"\xe9\x00", "é"),
             ("utf-16be cp1201", b"\x00\xe9", "é"),
             ("utf-32 ucs-4 utf-32be", b"\x00\x00\x00\xe9", "é"),
+            ("ibm037 cp500 ibm01140", b"\x51", "é"),
+            ("ks-c-5601-1987", b"\xbe\xc8", "안"),
+            ("iso_ir_101 iso_8859_2", b"\xb1", "ą"),
             ("cp437 ibm437 437 cspc437", b"\x82", "é"),
             ("cp850 ibm850 850 cp858 ibm00858", b"\x82", "é"),
             ("cp852 ibm852 dos-852", b"\x82", "é"),

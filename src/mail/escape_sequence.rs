@@ -19,6 +19,8 @@ pub enum Set {
     Korean,
     /// GB 2312.
     Simplified,
+    /// CNS 11643, by its plane.
+    Traditional(u8),
     Latin1,
     Greek,
     /// A set of two octets a character that no decoder is here for.
@@ -91,6 +93,7 @@ fn double_set(last: u8) -> Set {
         b'C' => Set::Korean,
         // E is ISO-IR-165, which extends GB 2312.
         b'A' | b'E' => Set::Simplified,
+        b'G'..=b'M' => Set::Traditional(last - b'F'),
         _ => Set::Unknown,
     }
 }

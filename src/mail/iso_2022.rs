@@ -7,6 +7,7 @@
 
 use encoding_rs::{EUC_JP, EUC_KR, Encoding, GBK, ISO_8859_7, WINDOWS_1252};
 
+use super::cns_11643;
 use super::escape_sequence::{self, ESCAPE, Set, Token};
 
 /// How a charset writes its shifts, and what its shift-out (SO, `~{`) means before a designation.
@@ -218,6 +219,7 @@ impl Decoder {
             }
             Set::Korean => self.put(EUC_KR, &pair),
             Set::Simplified => self.put(GBK, &pair),
+            Set::Traditional(plane) => self.push(cns_11643::decode(plane, [lead, octet])),
             _ => self.push('\u{fffd}'),
         }
     }
@@ -289,6 +291,11 @@ mod tests {
             (Family::Korean, b"\x0e>H\x0f", "안"),
             (Family::Korean, b"\xbe\xc8", "안"),
             (Family::Chinese, b"\x1b$)A\x0eDc\x0f", "你"),
+            (
+                Family::Chinese,
+                b"\x1b$)A\x0eVPNDL(\x1b$)G}$\x1b$*H\x1bN!!\x0f",
+                "中文台灣乂",
+            ),
             (Family::Hz, b"~{DcC~~}~~a", "你摸~a"),
             (Family::Hz, b"\xc4\xe3", "你"),
         ];

@@ -2,6 +2,7 @@
 
 mod charset;
 mod charset_names;
+mod cns_11643;
 mod compress;
 mod escape_sequence;
 mod hash;

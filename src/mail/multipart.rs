@@ -17,11 +17,17 @@ pub fn parts<'a>(body: &'a [u8], boundary: &[u8]) -> impl Iterator<Item = &'a [u
         next = delimiters.find(0);
     }
     std::iter::from_fn(move || {
-        let opening = next.take().filter(|line| !line.closes)?;
-        let start = opening.end;
-        next = delimiters.find(start);
-        let end = next.as_ref().map_or(body.len(), |line| line.start);
-        Some(without_line_end(&body[start..end.max(start)]))
+        loop {
+            let opening = next.take().filter(|line| !line.closes)?;
+            let start = opening.end;
+            next = delimiters.find(start);
+            // Between two delimiter lines in a row is no part, not even the empty line before its body.
+            if matches!(&next, Some(line) if line.start == start && !line.closes) {
+                continue;
+            }
+            let end = next.as_ref().map_or(body.len(), |line| line.start);
+            return Some(without_line_end(&body[start..end.max(start)]));
+        }
     })
 }
 
@@ -121,7 +127,8 @@ mod tests {
                 &["1\r\n----\r\n-----Text-----\r\n------"],
             ),
             ("b", "--b\n1\n--b\n2\n--b--\n", &["1", "2"]),
-            ("b", "--b\r\n--b\r\n--b--", &["", ""]),
+            ("b", "--b\r\n--b\r\n\r\n--b--", &[""]),
+            ("b", "--b\r\n--b\r\n--b--", &[""]),
             ("b", "--b--\r\n--b\r\n1", &[]),
             ("b", "--b", &[""]),
             ("b", "", &[]),

@@ -1,11 +1,19 @@
-//! Single-byte charsets that `encoding_rs` lacks: what each of the octets 80 to FF means.
+//! Single-byte charsets that `encoding_rs` lacks: what each of the octets 80 to FF means, of EBCDIC each of 00 to FF.
 //!
-//! DOS code pages, Macintosh scripts and a few national sets, as Python's codecs (VISCII: glibc's iconv) decode them.
-//! U+FFFD stands where an octet has no meaning.
+//! DOS code pages, EBCDIC, Macintosh scripts and a few national sets, as Python's codecs (VISCII: glibc's iconv) decode
+//! them. U+FFFD stands where an octet has no meaning.
 
-/// The upper half of a code page by its number, such as 437.
+/// The table of a code page by its number, such as 437.
 pub fn code_page(number: u32) -> Option<&'static str> {
     Some(match number {
+        37 => CP37,
+        273 => CP273,
+        424 => CP424,
+        500 => CP500,
+        875 => CP875,
+        1026 => CP1026,
+        1140 => CP1140,
+        1051 => HP_ROMAN8,
         437 => CP437,
         720 => CP720,
         737 => CP737,
@@ -34,10 +42,15 @@ pub fn code_page(number: u32) -> Option<&'static str> {
     })
 }
 
-/// The upper half of a charset by its name in lower case, letters and digits only.
+/// The table of a charset by its name in lower case, letters and digits only.
 pub fn named(name: &str) -> Option<&'static str> {
     Some(match name {
-        "xmacce" | "macce" | "xmaccentraleurroman" | "maccentraleurope" | "maclatin2" => MAC_CE,
+        "xmacce"
+        | "macce"
+        | "xmaccentraleurroman"
+        | "maccentraleurope"
+        | "maclatin2"
+        | "maccenteuro" => MAC_CE,
         "xmacgreek" | "macgreek" => MAC_GREEK,
         "xmacturkish" | "macturkish" => MAC_TURKISH,
         "xmacicelandic" | "macicelandic" | "maciceland" => MAC_ICELANDIC,
@@ -48,7 +61,12 @@ pub fn named(name: &str) -> Option<&'static str> {
         "kz1048" | "strk10482002" | "rk1048" | "cskz1048" => KZ1048,
         "koi8t" => KOI8_T,
         "viscii" | "csviscii" => VISCII,
-        "ruscii" => CP1125,
+        "ruscii" | "cp866u" => CP1125,
+        "ebcdiccpus" | "ebcdiccpca" | "ebcdiccpnl" | "ebcdiccpwt" => CP37,
+        "ebcdiccphe" => CP424,
+        "ebcdiccpbe" | "ebcdiccpch" => CP500,
+        "cpis" => CP861,
+        "cpgr" => CP869,
         "cspc8codepage437" => CP437,
         "cspc775baltic" => CP775,
         "cspc850multilingual" => CP850,
@@ -57,18 +75,19 @@ pub fn named(name: &str) -> Option<&'static str> {
     })
 }
 
-/// Decodes `octets`; `upper_half` is a value of this module.
-pub fn decode(octets: &[u8], upper_half: &'static str) -> String {
-    let upper: Vec<char> = upper_half.chars().collect();
-    let lower = |octet: u8| match VISCII_LOWER.iter().find(|(code, _)| *code == octet) {
-        Some((_, letter)) if upper_half == VISCII => *letter,
+/// Decodes `octets`; `table` is a value of this module.
+pub fn decode(octets: &[u8], table: &'static str) -> String {
+    let meanings: Vec<char> = table.chars().collect();
+    let first = 256_usize.saturating_sub(meanings.len());
+    let below = |octet: u8| match VISCII_LOWER.iter().find(|(code, _)| *code == octet) {
+        Some((_, letter)) if table == VISCII => *letter,
         _ => char::from(octet),
     };
     octets
         .iter()
-        .map(|octet| match octet.checked_sub(0x80) {
-            None => lower(*octet),
-            Some(index) => *upper.get(usize::from(index)).unwrap_or(&'\u{fffd}'),
+        .map(|octet| match usize::from(*octet).checked_sub(first) {
+            None => below(*octet),
+            Some(index) => *meanings.get(index).unwrap_or(&'\u{fffd}'),
         })
         .collect()
 }
@@ -83,6 +102,69 @@ const VISCII_LOWER: &[(u8, char)] = &[
     (0x1e, 'Ỵ'),
 ];
 
+const CP37: &str = "\
+    \u{0}\u{1}\u{2}\u{3}\u{9c}\u{9}\u{86}\u{7f}\u{97}\u{8d}\u{8e}\u{b}\u{c}\u{d}\u{e}\u{f}\u{10}\u{11}\u{12}\u{13}\u{9d}\u{85}\u{8}\u{87}\u{18}\u{19}\u{92}\u{8f}\u{1c}\u{1d}\u{1e}\u{1f}\
+    \u{80}\u{81}\u{82}\u{83}\u{84}\u{a}\u{17}\u{1b}\u{88}\u{89}\u{8a}\u{8b}\u{8c}\u{5}\u{6}\u{7}\u{90}\u{91}\u{16}\u{93}\u{94}\u{95}\u{96}\u{4}\u{98}\u{99}\u{9a}\u{9b}\u{14}\u{15}\u{9e}\u{1a}\
+    \u{20}\u{a0}âäàáãåçñ¢.<(+|&éêëèíîïìß!$*);¬\
+    -/ÂÄÀÁÃÅÇÑ¦,%_>?øÉÊËÈÍÎÏÌ`:#@'=\"\
+    Øabcdefghi«»ðýþ±°jklmnopqrªºæ¸Æ¤\
+    µ~stuvwxyz¡¿ÐÝÞ®^£¥·©§¶¼½¾[]¯¨´×\
+    {ABCDEFGHI\u{ad}ôöòóõ}JKLMNOPQR¹ûüùúÿ\
+    \\÷STUVWXYZ²ÔÖÒÓÕ0123456789³ÛÜÙÚ\u{9f}";
+const CP273: &str = "\
+    \u{0}\u{1}\u{2}\u{3}\u{9c}\u{9}\u{86}\u{7f}\u{97}\u{8d}\u{8e}\u{b}\u{c}\u{d}\u{e}\u{f}\u{10}\u{11}\u{12}\u{13}\u{9d}\u{85}\u{8}\u{87}\u{18}\u{19}\u{92}\u{8f}\u{1c}\u{1d}\u{1e}\u{1f}\
+    \u{80}\u{81}\u{82}\u{83}\u{84}\u{a}\u{17}\u{1b}\u{88}\u{89}\u{8a}\u{8b}\u{8c}\u{5}\u{6}\u{7}\u{90}\u{91}\u{16}\u{93}\u{94}\u{95}\u{96}\u{4}\u{98}\u{99}\u{9a}\u{9b}\u{14}\u{15}\u{9e}\u{1a}\
+    \u{20}\u{a0}â{àáãåçñÄ.<(+!&éêëèíîïì~Ü$*);^\
+    -/Â[ÀÁÃÅÇÑö,%_>?øÉÊËÈÍÎÏÌ`:#§'=\"\
+    Øabcdefghi«»ðýþ±°jklmnopqrªºæ¸Æ¤\
+    µßstuvwxyz¡¿ÐÝÞ®¢£¥·©@¶¼½¾¬|‾¨´×\
+    äABCDEFGHI\u{ad}ô¦òóõüJKLMNOPQR¹û}ùúÿ\
+    Ö÷STUVWXYZ²Ô\\ÒÓÕ0123456789³Û]ÙÚ\u{9f}";
+const CP424: &str = "\
+    \u{0}\u{1}\u{2}\u{3}\u{9c}\u{9}\u{86}\u{7f}\u{97}\u{8d}\u{8e}\u{b}\u{c}\u{d}\u{e}\u{f}\u{10}\u{11}\u{12}\u{13}\u{9d}\u{85}\u{8}\u{87}\u{18}\u{19}\u{92}\u{8f}\u{1c}\u{1d}\u{1e}\u{1f}\
+    \u{80}\u{81}\u{82}\u{83}\u{84}\u{a}\u{17}\u{1b}\u{88}\u{89}\u{8a}\u{8b}\u{8c}\u{5}\u{6}\u{7}\u{90}\u{91}\u{16}\u{93}\u{94}\u{95}\u{96}\u{4}\u{98}\u{99}\u{9a}\u{9b}\u{14}\u{15}\u{9e}\u{1a}\
+    \u{20}\u{5d0}\u{5d1}\u{5d2}\u{5d3}\u{5d4}\u{5d5}\u{5d6}\u{5d7}\u{5d8}¢.<(+|&\u{5d9}\u{5da}\u{5db}\u{5dc}\u{5dd}\u{5de}\u{5df}\u{5e0}\u{5e1}!$*);¬\
+    -/\u{5e2}\u{5e3}\u{5e4}\u{5e5}\u{5e6}\u{5e7}\u{5e8}\u{5e9}¦,%_>?\u{fffd}\u{5ea}\u{fffd}\u{fffd}\u{a0}\u{fffd}\u{fffd}\u{fffd}‗`:#@'=\"\
+    \u{fffd}abcdefghi«»\u{fffd}\u{fffd}\u{fffd}±°jklmnopqr\u{fffd}\u{fffd}\u{fffd}¸\u{fffd}¤\
+    µ~stuvwxyz\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}®^£¥·©§¶¼½¾[]¯¨´×\
+    {ABCDEFGHI\u{ad}\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}}JKLMNOPQR¹\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}\
+    \\÷STUVWXYZ²\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}0123456789³\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{9f}";
+const CP500: &str = "\
+    \u{0}\u{1}\u{2}\u{3}\u{9c}\u{9}\u{86}\u{7f}\u{97}\u{8d}\u{8e}\u{b}\u{c}\u{d}\u{e}\u{f}\u{10}\u{11}\u{12}\u{13}\u{9d}\u{85}\u{8}\u{87}\u{18}\u{19}\u{92}\u{8f}\u{1c}\u{1d}\u{1e}\u{1f}\
+    \u{80}\u{81}\u{82}\u{83}\u{84}\u{a}\u{17}\u{1b}\u{88}\u{89}\u{8a}\u{8b}\u{8c}\u{5}\u{6}\u{7}\u{90}\u{91}\u{16}\u{93}\u{94}\u{95}\u{96}\u{4}\u{98}\u{99}\u{9a}\u{9b}\u{14}\u{15}\u{9e}\u{1a}\
+    \u{20}\u{a0}âäàáãåçñ[.<(+!&éêëèíîïìß]$*);^\
+    -/ÂÄÀÁÃÅÇÑ¦,%_>?øÉÊËÈÍÎÏÌ`:#@'=\"\
+    Øabcdefghi«»ðýþ±°jklmnopqrªºæ¸Æ¤\
+    µ~stuvwxyz¡¿ÐÝÞ®¢£¥·©§¶¼½¾¬|¯¨´×\
+    {ABCDEFGHI\u{ad}ôöòóõ}JKLMNOPQR¹ûüùúÿ\
+    \\÷STUVWXYZ²ÔÖÒÓÕ0123456789³ÛÜÙÚ\u{9f}";
+const CP875: &str = "\
+    \u{0}\u{1}\u{2}\u{3}\u{9c}\u{9}\u{86}\u{7f}\u{97}\u{8d}\u{8e}\u{b}\u{c}\u{d}\u{e}\u{f}\u{10}\u{11}\u{12}\u{13}\u{9d}\u{85}\u{8}\u{87}\u{18}\u{19}\u{92}\u{8f}\u{1c}\u{1d}\u{1e}\u{1f}\
+    \u{80}\u{81}\u{82}\u{83}\u{84}\u{a}\u{17}\u{1b}\u{88}\u{89}\u{8a}\u{8b}\u{8c}\u{5}\u{6}\u{7}\u{90}\u{91}\u{16}\u{93}\u{94}\u{95}\u{96}\u{4}\u{98}\u{99}\u{9a}\u{9b}\u{14}\u{15}\u{9e}\u{1a}\
+    \u{20}ΑΒΓΔΕΖΗΘΙ[.<(+!&ΚΛΜΝΞΟΠΡΣ]$*);^\
+    -/ΤΥΦΧΨΩΪΫ|,%_>?¨ΆΈΉ\u{a0}ΊΌΎΏ`:#@'=\"\
+    ΅abcdefghiαβγδεζ°jklmnopqrηθικλμ\
+    ´~stuvwxyzνξοπρσ£άέήϊίόύϋώςτυφχψ\
+    {ABCDEFGHI\u{ad}ωΐΰ‘―}JKLMNOPQR±½\u{1a}·’¦\
+    \\\u{1a}STUVWXYZ²§\u{1a}\u{1a}«¬0123456789³©\u{1a}\u{1a}»\u{9f}";
+const CP1026: &str = "\
+    \u{0}\u{1}\u{2}\u{3}\u{9c}\u{9}\u{86}\u{7f}\u{97}\u{8d}\u{8e}\u{b}\u{c}\u{d}\u{e}\u{f}\u{10}\u{11}\u{12}\u{13}\u{9d}\u{85}\u{8}\u{87}\u{18}\u{19}\u{92}\u{8f}\u{1c}\u{1d}\u{1e}\u{1f}\
+    \u{80}\u{81}\u{82}\u{83}\u{84}\u{a}\u{17}\u{1b}\u{88}\u{89}\u{8a}\u{8b}\u{8c}\u{5}\u{6}\u{7}\u{90}\u{91}\u{16}\u{93}\u{94}\u{95}\u{96}\u{4}\u{98}\u{99}\u{9a}\u{9b}\u{14}\u{15}\u{9e}\u{1a}\
+    \u{20}\u{a0}âäàáãå{ñÇ.<(+!&éêëèíîïìßĞİ*);^\
+    -/ÂÄÀÁÃÅ[Ñş,%_>?øÉÊËÈÍÎÏÌı:ÖŞ'=Ü\
+    Øabcdefghi«»}`¦±°jklmnopqrªºæ¸Æ¤\
+    µöstuvwxyz¡¿]$@®¢£¥·©§¶¼½¾¬|¯¨´×\
+    çABCDEFGHI\u{ad}ô~òóõğJKLMNOPQR¹û\\ùúÿ\
+    ü÷STUVWXYZ²Ô#ÒÓÕ0123456789³Û\"ÙÚ\u{9f}";
+const CP1140: &str = "\
+    \u{0}\u{1}\u{2}\u{3}\u{9c}\u{9}\u{86}\u{7f}\u{97}\u{8d}\u{8e}\u{b}\u{c}\u{d}\u{e}\u{f}\u{10}\u{11}\u{12}\u{13}\u{9d}\u{85}\u{8}\u{87}\u{18}\u{19}\u{92}\u{8f}\u{1c}\u{1d}\u{1e}\u{1f}\
+    \u{80}\u{81}\u{82}\u{83}\u{84}\u{a}\u{17}\u{1b}\u{88}\u{89}\u{8a}\u{8b}\u{8c}\u{5}\u{6}\u{7}\u{90}\u{91}\u{16}\u{93}\u{94}\u{95}\u{96}\u{4}\u{98}\u{99}\u{9a}\u{9b}\u{14}\u{15}\u{9e}\u{1a}\
+    \u{20}\u{a0}âäàáãåçñ¢.<(+|&éêëèíîïìß!$*);¬\
+    -/ÂÄÀÁÃÅÇÑ¦,%_>?øÉÊËÈÍÎÏÌ`:#@'=\"\
+    Øabcdefghi«»ðýþ±°jklmnopqrªºæ¸Æ€\
+    µ~stuvwxyz¡¿ÐÝÞ®^£¥·©§¶¼½¾[]¯¨´×\
+    {ABCDEFGHI\u{ad}ôöòóõ}JKLMNOPQR¹ûüùúÿ\
+    \\÷STUVWXYZ²ÔÖÒÓÕ0123456789³ÛÜÙÚ\u{9f}";
 const CP437: &str = "\
     ÇüéâäàåçêëèïîìÄÅÉæÆôöòûùÿÖÜ¢£¥₧ƒ\
     áíóúñÑªº¿⌐¬½¼¡«»░▒▓│┤╡╢╖╕╣║╗╝╜╛┐\
@@ -234,20 +316,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_table_has_128_characters() {
+    fn each_table_has_a_character_for_each_octet() {
         let pages = (0..20_000).filter_map(code_page);
         let names = ["hproman8", "ptcp154", "kz1048", "koi8t", "viscii"];
         let tables: Vec<&str> = pages.chain(names.iter().filter_map(|n| named(n))).collect();
-        assert_eq!(tables.len(), 29);
+        assert_eq!(tables.len(), 37);
         for table in tables {
-            assert_eq!(table.chars().count(), 128, "{table}");
+            assert!([128, 256].contains(&table.chars().count()), "{table}");
         }
     }
 
     #[test]
     fn letters_of_each_script() {
         for (table, octets, want) in [
-            (CP437, &b"\x81\xe1"[..], "üß"),
+            (CP37, &b"\x81\x40\x51"[..], "a é"),
+            (CP437, b"\x81\xe1", "üß"),
             (CP850, b"a\x9b", "aø"),
             (CP852, b"\x9d", "Ł"),
             (MAC_CE, b"\x8b", "č"),

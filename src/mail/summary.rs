@@ -190,7 +190,36 @@ mod tests {
             "Content-Type: multipart/mixed; boundary=b\r\n\r\n{}",
             "--b\r\nContent-Type: a/b; name=\"x\"\r\n\r\n\r\n".repeat(20_000)
         );
-        for content in [levels, same, fields, words, openings, attachments] {
+        let names = |name: &str| {
+            let part = format!("--b\r\nContent-Type: a/b; {}\r\n\r\n", name.repeat(200));
+            let parts = part.repeat(1_000_000 / part.len());
+            format!("Content-Type: multipart/digest; boundary=b\r\n\r\n{parts}")
+        };
+        let hyphens = format!(
+            "Content-Type: multipart/mixed; boundary=\"-\"\r\n\r\n{}{}",
+            "-".repeat(500_000),
+            "\r\n----".repeat(80_000)
+        );
+        let shifts = format!("Subject: {}\r\n\r\n", "\u{1b}$B\u{e}~{".repeat(100_000));
+        let contents = [
+            levels,
+            same,
+            fields,
+            words,
+            openings,
+            attachments,
+            names("name*1*=%C3"),
+            names("; name*9=\"=?"),
+            names("x name=\""),
+            names("name=\\\";"),
+            names("a=\"\u{1b}$"),
+            names(" , size"),
+            names("=?big5?Q?"),
+            names("(\\"),
+            hyphens,
+            shifts,
+        ];
+        for content in contents {
             let started = Instant::now();
             let summary = Summary::of(content.as_bytes());
             assert!(
