@@ -17,15 +17,24 @@ pub fn find(name: &[u8]) -> Option<Charset> {
     let key: String = alphanumeric
         .map(|octet| char::from(octet.to_ascii_lowercase()))
         .collect();
-    special(&key)
+    look_up(name, &key).or_else(|| {
+        // `x-` and IANA's `cs` stand in front of any name.
+        let (_, name) = name.split_at_checked(2)?;
+        let key = key.strip_prefix("cs").or_else(|| key.strip_prefix('x'))?;
+        look_up(name, key)
+    })
+}
+
+fn look_up(name: &[u8], key: &str) -> Option<Charset> {
+    special(key)
         .or_else(|| labelled(name))
         .or_else(|| labelled(key.as_bytes()))
         .or_else(|| labelled(&replaced(name, b'_', b'-')))
         .or_else(|| labelled(&replaced(name, b'-', b'_')))
-        .or_else(|| alias(&key))
-        .or_else(|| single_byte::named(&key).map(Charset::SingleByte))
-        .or_else(|| iso_8859(&key))
-        .or_else(|| code_page(&key))
+        .or_else(|| alias(key))
+        .or_else(|| single_byte::named(key).map(Charset::SingleByte))
+        .or_else(|| iso_8859(key))
+        .or_else(|| code_page(key))
 }
 
 fn replaced(name: &[u8], mark: u8, by: u8) -> Vec<u8> {
@@ -57,9 +66,8 @@ fn special(key: &str) -> Option<Charset> {
         }
         _ if key.contains("utf7") && !key.contains("imap") => Charset::Utf7,
         _ => {
-            let key = key.strip_prefix("cs").unwrap_or(key);
-            let key = key.strip_prefix('x').unwrap_or(key);
-            let language = key.strip_prefix("iso2022")?;
+            // Java's names have `windows` in front.
+            let (_, language) = key.split_once("iso2022")?;
             match language.get(..2)? {
                 "jp" => Charset::Shifted(Family::Japanese),
                 "kr" => Charset::Shifted(Family::Korean),
@@ -214,7 +222,7 @@ mod tests {
     fn names_and_aliases() {
         let groups: &[(&str, &[u8], &str)] = &[
             (
-                "utf-8 UTF8 utf_8 unicode-1-1-utf-8 x-unicode20utf8 cp65001 utf8mb4 utf-8-sig",
+                "utf-8 UTF8 x-utf-8 csUTF8 utf_8 unicode-1-1-utf-8 x-unicode20utf8 cp65001 utf8mb4 utf-8-sig",
                 "ü".as_bytes(),
                 "ü",
             ),
@@ -259,7 +267,7 @@ mod tests {
             ),
             (
                 "iso-2022-jp iso2022jp csISO2022JP iso-2022-jp-1 iso-2022-jp-2 iso-2022-jp-3 \
-                 iso-2022-jp-2004 iso-2022-jp-ms iso-2022-jp-ext cp50220 cp50221 cp50222 jis7",
+                 iso-2022-jp-2004 iso-2022-jp-ms iso-2022-jp-ext x-windows-iso2022jp cp50220 cp50221 cp50222 jis7",
                 b"\x1b$B$\"\x1b(B",
                 "あ",
             ),

@@ -13,8 +13,8 @@ pub enum Set {
     Jis,
     /// JIS X 0212.
     JisSupplement,
-    /// JIS X 0213, first plane. Only what it shares with JIS X 0208 is decoded.
-    Jis2004,
+    /// JIS X 0213, by its plane.
+    Jis2004(u8),
     /// KS X 1001.
     Korean,
     /// GB 2312.
@@ -89,7 +89,8 @@ fn double_set(last: u8) -> Set {
     match last {
         b'@' | b'B' => Set::Jis,
         b'D' => Set::JisSupplement,
-        b'O' | b'Q' => Set::Jis2004,
+        b'O' | b'Q' => Set::Jis2004(1),
+        b'P' => Set::Jis2004(2),
         b'C' => Set::Korean,
         // E is ISO-IR-165, which extends GB 2312.
         b'A' | b'E' => Set::Simplified,

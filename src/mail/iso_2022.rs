@@ -7,8 +7,8 @@
 
 use encoding_rs::{EUC_JP, EUC_KR, Encoding, GBK, ISO_8859_7, WINDOWS_1252};
 
-use super::cns_11643;
 use super::escape_sequence::{self, ESCAPE, Set, Token};
+use super::{cns_11643, jis_x_0213};
 
 /// How a charset writes its shifts, and what its shift-out (SO, `~{`) means before a designation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,8 +211,11 @@ impl Decoder {
         let pair = [lead | 0x80, octet | 0x80];
         match set {
             Set::Jis => self.put(EUC_JP, &pair),
-            // The rows between and after are others in JIS X 0208 as Microsoft extends it.
-            Set::Jis2004 if matches!(lead, 0x21..=0x2d | 0x30..=0x74) => self.put(EUC_JP, &pair),
+            Set::Jis2004(plane) => match jis_x_0213::decode(plane, [lead, octet]) {
+                Some(c) => self.push(c),
+                None if plane == 1 => self.put(EUC_JP, &pair),
+                None => self.push('\u{fffd}'),
+            },
             Set::JisSupplement => {
                 let [first, second] = pair;
                 self.put(EUC_JP, &[SINGLE_SHIFT_3, first, second]);
@@ -280,8 +283,8 @@ mod tests {
             (Family::Japanese, b"\x1b.A\x1bNi\x1b.F\x1bNax", "éαx"),
             (
                 Family::Japanese,
-                b"\x1b$(QF|K\\\x1b$(P!!\x1b(B",
-                "日本\u{fffd}",
+                b"\x1b$(QF|K\\)#\x1b$(P!!\x1b(B",
+                "日本¡𠂉",
             ),
             (Family::Japanese, b"\x1b$B-!\x1b(B", "①"),
             (Family::Japanese, b"\x1b$B$\x1b(Bx", "\u{fffd}x"),

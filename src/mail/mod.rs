@@ -8,6 +8,7 @@ mod escape_sequence;
 mod hash;
 mod header;
 mod iso_2022;
+mod jis_x_0213;
 mod media;
 mod multipart;
 mod parameter_value;

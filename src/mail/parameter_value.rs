@@ -1,6 +1,8 @@
 //! A parameter's value, which may be written in pieces, with escapes and in a charset
 //! ([RFC 2231](https://www.rfc-editor.org/rfc/rfc2231)).
 
+use encoding_rs::UTF_8;
+
 use super::charset::Charset;
 use super::{raw_text, words};
 
@@ -31,8 +33,9 @@ impl Value {
             return words::decode(&self.octets, self.charset.or(named));
         }
         words::on_one_line(match self.charset {
-            Some(charset) => charset.decode(&self.octets),
-            None => raw_text::decode(&self.octets, named),
+            // Some senders name UTF-8 whatever it is.
+            Some(charset) if charset != Charset::Encoding(UTF_8) => charset.decode(&self.octets),
+            _ => raw_text::decode(&self.octets, named),
         })
     }
 }

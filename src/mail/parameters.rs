@@ -214,7 +214,10 @@ fn without_comment(text: &[u8]) -> &[u8] {
         return text;
     }
     let mut parts = text.split(|octet| *octet == b'(');
-    parts.next().unwrap_or(text).trim_ascii_end()
+    match parts.next().unwrap_or(text).trim_ascii_end() {
+        b"" => text,
+        without => without,
+    }
 }
 
 #[cfg(test)]
@@ -244,6 +247,7 @@ mod tests {
                 "a/b",
                 Some("üb"),
             ),
+            ("a/b; name=(1)", "a/b", Some("(1)")),
             ("a/b; name==?utf-8?Q?=C3=BC?=", "a/b", Some("ü")),
             ("", "", None),
         ];
@@ -262,6 +266,7 @@ mod tests {
             ("a/b; name*=nothing", "a/b", Some("nothing")),
             ("a/b; name*=x-unknown''%C3%A9", "a/b", Some("é")),
             ("a/b; name*=''%C3%A9", "a/b", Some("é")),
+            ("a/b; name*=utf-8''%E9", "a/b", Some("é")),
             ("a/b; name*=utf-8'%C3%A9", "a/b", Some("é")),
             ("a/b; name*=it's", "a/b", Some("it's")),
             ("a/b; name*=utf-8''; name=x", "a/b", Some("x")),

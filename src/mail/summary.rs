@@ -49,7 +49,10 @@ impl Summary {
             // The only part has a file name, and is the text all the same.
             walk.charset = declared;
         }
-        let named = walk.charset_of_raw_text.or(declared_of_raw_text);
+        let named = walk
+            .charset_of_raw_text
+            .or(declared_of_raw_text)
+            .or_else(|| walk.leaves.iter().find_map(|leaf| leaf.charset));
         Summary {
             subject: fields
                 .subject
