@@ -63,7 +63,7 @@ impl Charset {
         }
     }
 
-    /// Decodes octets of a header field that are 8-bit but not UTF-8; `None` where the charset cannot be theirs.
+    /// Decodes octets of a header field that are 8-bit but not UTF-8; `None` if such octets cannot be in this charset.
     pub fn decode_raw(self, octets: &[u8]) -> Option<String> {
         match self {
             Charset::Encoding(encoding) if encoding == UTF_8 => None,

@@ -7,7 +7,7 @@ use super::iso_2022::Family;
 use super::single_byte;
 use super::unicode::Order;
 
-/// Finds a charset by its name, in any case and punctuation; `None` when no decoder is here for it.
+/// Finds a charset by its name, in any case and punctuation; `None` when there is no decoder for it.
 pub fn find(name: &[u8]) -> Option<Charset> {
     let name = name.trim_ascii();
     if name.len() > MAX_NAME_OCTETS {
@@ -42,7 +42,7 @@ fn replaced(name: &[u8], mark: u8, by: u8) -> Vec<u8> {
     octets.map(|o| if *o == mark { by } else { *o }).collect()
 }
 
-/// What `encoding_rs` would decode in another way than mail needs it, or not at all.
+/// Finds the charsets that `encoding_rs` decodes in another way than mail needs it, or not at all.
 fn special(key: &str) -> Option<Charset> {
     Some(match key {
         "usascii" | "ascii" | "us" | "ansix341968" | "ansix341986" | "iso646us" | "iso646"
@@ -78,7 +78,7 @@ fn special(key: &str) -> Option<Charset> {
     })
 }
 
-/// Names that the Encoding Standard's labels lack.
+/// Finds a charset by a name that is no label of the Encoding Standard.
 fn alias(key: &str) -> Option<Charset> {
     let label = match key {
         "utf8n" | "utf8mb3" | "utf8mb4" | "utf8sig" | "utf8bom" | "utf8mac" | "csutf8"
@@ -112,7 +112,7 @@ fn alias(key: &str) -> Option<Charset> {
     labelled(label.as_bytes())
 }
 
-/// `latin1`, `8859-1`, `iso8859_1:1987` and the like.
+/// Finds a part of ISO 8859 by names such as `latin1`, `8859-1` and `iso8859_1:1987`.
 fn iso_8859(key: &str) -> Option<Charset> {
     let latin = ["xlatin", "isolatin", "csisolatin", "latin"];
     let part = if let Some(number) = latin.iter().find_map(|start| key.strip_prefix(start)) {
@@ -144,7 +144,7 @@ fn iso_8859(key: &str) -> Option<Charset> {
     labelled(label.as_bytes())
 }
 
-/// `cp932`, `ms936`, `x-ms-cp932`, `ibm850`, `windows-1252` and the like: a vendor's code page by its number.
+/// Finds a vendor's code page by its number, as in `cp932`, `ms936`, `x-ms-cp932`, `ibm850` and `windows-1252`.
 fn code_page(key: &str) -> Option<Charset> {
     let number = key.trim_start_matches(|c: char| c.is_ascii_alphabetic());
     let vendor = key.strip_suffix(number)?;
@@ -206,7 +206,7 @@ fn code_page(key: &str) -> Option<Charset> {
     labelled(label.as_bytes())
 }
 
-/// A charset by its label in the Encoding Standard, which replaces some charsets by one U+FFFD.
+/// Finds a charset by its label in the Encoding Standard, but none of those that it replaces by one U+FFFD.
 fn labelled(label: &[u8]) -> Option<Charset> {
     Encoding::for_label_no_replacement(label).map(Charset::Encoding)
 }

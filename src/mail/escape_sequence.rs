@@ -23,12 +23,12 @@ pub enum Set {
     Traditional(u8),
     Latin1,
     Greek,
-    /// A set of two octets a character that no decoder is here for.
+    /// A set of two octets for each character that has no decoder.
     Unknown,
 }
 
 impl Set {
-    /// Whether a character takes two octets.
+    /// Returns whether a character takes two octets.
     pub fn is_double(self) -> bool {
         !matches!(
             self,
@@ -53,7 +53,7 @@ pub enum Token {
     Octet(u8),
 }
 
-/// Whether `octets` hold an escape sequence that designates a set: then they are 7-bit text in one of these charsets.
+/// Returns whether `octets` hold an escape sequence that designates a set: then they are 7-bit text in such a charset.
 pub fn has_designation(octets: &[u8]) -> bool {
     let is_designation = |at: usize| {
         let (token, _) = read(octets.get(at..).unwrap_or_default());
@@ -62,7 +62,7 @@ pub fn has_designation(octets: &[u8]) -> bool {
     memchr::memchr_iter(ESCAPE, octets).any(is_designation)
 }
 
-/// The escape sequence at the front, which the octet ESC begins (ISO/IEC 2022; final octets as registered at ISO-IR).
+/// Reads the escape sequence at the front, which begins with ESC; returns it and its length.
 pub fn read(rest: &[u8]) -> (Token, usize) {
     match rest {
         [ESCAPE, b'(', b'B', ..] => (Token::G0(Set::Ascii), 3),

@@ -24,7 +24,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// Whether `octets` hold a shift into another character set.
+    /// Returns whether `octets` hold a shift into another character set.
     pub fn has_shift(self, octets: &[u8]) -> bool {
         match self {
             Family::Hz => memchr::memmem::find(octets, b"~{").is_some(),
@@ -54,7 +54,7 @@ impl Family {
         decoder.finish()
     }
 
-    /// Whether the first shift goes back to ASCII; `None` without a shift.
+    /// Returns whether the first shift goes back to ASCII; `None` without a shift.
     fn first_is_back(self, octets: &[u8]) -> Option<bool> {
         if self == Family::Hz {
             let mut shifts = octets
@@ -76,7 +76,7 @@ impl Family {
         None
     }
 
-    /// What stands first in `rest`, which is not empty, and its length.
+    /// Reads what stands first in `rest`, which is not empty; returns it and its length.
     fn token(self, rest: &[u8]) -> (Token, usize) {
         match (self, rest) {
             (Family::Hz, [b'~', b'{', ..]) => (Token::ShiftOut, 2),
@@ -182,7 +182,7 @@ impl Decoder {
         }
     }
 
-    /// White space, a control character, or an octet with the high bit.
+    /// Takes white space, a control character, or an octet with the high bit.
     fn outside(&mut self, octet: u8) {
         match self.family {
             _ if octet.is_ascii() => self.put(self.charset, &[octet]),

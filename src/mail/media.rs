@@ -35,17 +35,17 @@ impl Media {
         }
     }
 
-    /// Whether it is text to be read.
+    /// Returns whether it is text to be read.
     pub fn is_text(&self) -> bool {
         self.media_type.starts_with("text/")
     }
 
-    /// Whether its body is divided into parts.
+    /// Returns whether its body is divided into parts.
     pub fn is_multipart(&self) -> bool {
         self.media_type.starts_with("multipart/")
     }
 
-    /// The media type of a part that names none (RFC 2046 §5.1.5).
+    /// Returns the media type of a part that names none (RFC 2046 §5.1.5).
     pub fn default_of_parts(&self) -> &'static str {
         match self.media_type.as_str() {
             "multipart/digest" => "message/rfc822",
@@ -53,7 +53,7 @@ impl Media {
         }
     }
 
-    /// The charset that raw 8-bit text in a header field may be in.
+    /// Returns the charset that raw 8-bit text in a header field may be in.
     pub fn charset_of_raw_text(&self) -> Option<Charset> {
         let charset = Charset::named(self.charset.as_ref()?.as_bytes())?;
         let is_named = charset != Charset::Ascii && charset.decode_raw(b"").is_some();
@@ -61,7 +61,7 @@ impl Media {
     }
 }
 
-/// `type/subtype` in lower case; quotes, comments, white space and dots around its words are no part of it.
+/// Returns `type/subtype` in lower case, without quotes, comments, white space and dots around its words.
 fn media_type(value: &[u8]) -> Option<String> {
     let (kind, rest) = split_token(skip_quotes(value));
     let rest = parameters::skip_separators(rest).strip_prefix(b"/")?;
@@ -86,14 +86,14 @@ fn skip_quotes(value: &[u8]) -> &[u8] {
     value.get(quotes.count()..).unwrap_or_default()
 }
 
-/// A token (RFC 2045 §5.1) and what stands after it. An apostrophe is a quote here.
+/// Splits a token (RFC 2045 §5.1) from what stands after it. An apostrophe is a quote here.
 fn split_token(input: &[u8]) -> (&[u8], &[u8]) {
     let is_token = |octet: &&u8| octet.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?='".contains(octet);
     let length = input.iter().take_while(is_token).count();
     input.split_at_checked(length).unwrap_or((input, b""))
 }
 
-/// Without the quotes and separators that senders leave at its ends.
+/// Returns the name without the quotes and separators that senders leave at its ends.
 fn charset_name(value: &Value) -> Option<String> {
     let text = value.decode(None);
     let text = text.split(';').next().unwrap_or_default();
@@ -103,7 +103,7 @@ fn charset_name(value: &Value) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-/// White space at the end is none of the boundary's (RFC 2046 §5.1.1).
+/// Returns the boundary without white space at its end, where it has none (RFC 2046 §5.1.1).
 fn boundary(value: Value) -> Option<Vec<u8>> {
     let boundary = value.octets.trim_ascii_end().to_vec();
     (!boundary.is_empty()).then_some(boundary)

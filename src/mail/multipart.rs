@@ -2,7 +2,7 @@
 
 use memchr::memmem::Finder;
 
-/// The parts between delimiter lines; the last one may lack its end.
+/// Returns the parts between delimiter lines; the last one may lack its end.
 #[expect(
     clippy::indexing_slicing,
     reason = "a delimiter line begins and ends within the body"
@@ -31,7 +31,7 @@ pub fn parts<'a>(body: &'a [u8], boundary: &[u8]) -> impl Iterator<Item = &'a [u
     })
 }
 
-/// A boundary without the white space of its fold and without stray quotes, if that makes a difference.
+/// Returns a boundary without the white space of its fold and without stray quotes, if that makes a difference.
 fn without_damage(boundary: &[u8]) -> Option<Vec<u8>> {
     let is_kept = |octet: &&u8| !octet.is_ascii_whitespace() && !b"\"'".contains(octet);
     let kept: Vec<u8> = boundary.iter().filter(is_kept).copied().collect();
@@ -60,7 +60,7 @@ impl<'a> Delimiters<'a> {
         }
     }
 
-    /// The next delimiter line. It is compared whole: a longer line belongs to a part, or to another multipart whose
+    /// Finds the next delimiter line. It is compared whole: a longer line belongs to a part, or to another multipart whose
     /// boundary begins like this one. White space at its end was added on the way.
     #[expect(
         clippy::indexing_slicing,
@@ -89,7 +89,7 @@ impl<'a> Delimiters<'a> {
     }
 }
 
-/// The line end before a delimiter line belongs to the delimiter.
+/// Returns a part without the line end before the delimiter line, which belongs to the delimiter.
 fn without_line_end(part: &[u8]) -> &[u8] {
     let part = part.strip_suffix(b"\n").unwrap_or(part);
     part.strip_suffix(b"\r").unwrap_or(part)

@@ -41,7 +41,7 @@ impl Value {
 }
 
 impl Parameter {
-    /// A parameter by its name with the asterisks; `None` if they are not as RFC 2231 has them.
+    /// Makes a parameter of its name with the asterisks; returns `None` if they are not as RFC 2231 has them.
     pub fn named(name: &[u8], octets: Vec<u8>) -> Option<Parameter> {
         let name = name.to_ascii_lowercase();
         let mut parts = name.split(|octet| *octet == b'*');
@@ -64,7 +64,7 @@ impl Parameter {
     }
 }
 
-/// The value of the parameters of one name: `name*` before `name*0…` before `name`; `None` if each is empty.
+/// Returns the value of the parameters of one name: `name*` before `name*0…` before `name`; `None` if each is empty.
 pub fn value(parameters: &[&Parameter]) -> Option<Value> {
     let whole = |is_extended: bool| {
         let wanted = move |parameter: &&&Parameter| {
@@ -82,7 +82,7 @@ pub fn value(parameters: &[&Parameter]) -> Option<Value> {
     whole(true).or_else(in_pieces).or_else(|| whole(false))
 }
 
-/// The pieces in their order up to the first one that is missing. Some senders count from 1.
+/// Returns the pieces in their order up to the first one that is missing. Some senders count from 1.
 fn pieces<'a>(parameters: &[&'a Parameter]) -> Vec<&'a Parameter> {
     let numbered = parameters.iter().filter_map(|p| Some((p.piece?, *p)));
     let mut pieces: Vec<(u32, &Parameter)> = numbered.collect();
@@ -127,7 +127,7 @@ fn joined(pieces: &[&Parameter]) -> Value {
     }
 }
 
-/// `charset'language'text` into charset and text; some senders leave out the language with its quote.
+/// Splits `charset'language'text` into charset and text; some senders leave out the language with its quote.
 fn split_charset(octets: &[u8]) -> (&[u8], &[u8]) {
     let mut parts = octets.splitn(3, |octet| *octet == b'\'');
     match (parts.next(), parts.next(), parts.next()) {

@@ -32,7 +32,7 @@ impl Structured {
         }
     }
 
-    /// A parameter by its name in lower case; `None` if it is empty.
+    /// Returns a parameter by its name in lower case; `None` if it is empty.
     pub fn get(&self, name: &str) -> Option<Value> {
         let named = self.parameters.iter();
         let named = named.filter(|parameter| parameter.name == name.as_bytes());
@@ -40,7 +40,7 @@ impl Structured {
     }
 }
 
-/// One parameter, if it is one, and what stands after it.
+/// Parses one parameter, if it is one; returns it and what stands after it.
 fn parse_parameter(input: &[u8]) -> (Option<Parameter>, &[u8]) {
     let input = skip_separators(input);
     let end = input.iter().position(|octet| matches!(octet, b'=' | b';'));
@@ -63,7 +63,7 @@ fn parse_parameter(input: &[u8]) -> (Option<Parameter>, &[u8]) {
     (Parameter::named(name, octets), rest)
 }
 
-/// What stands in front of the next semicolon, or of a parameter whose semicolon is missing, and the rest.
+/// Splits the input at the next semicolon, or before a parameter whose semicolon is missing.
 fn split_unquoted(input: &[u8], is_after_space: bool) -> (&[u8], &[u8]) {
     let end = memchr::memchr(b';', input).unwrap_or(input.len());
     let (text, behind) = input.split_at_checked(end).unwrap_or((input, b""));
@@ -76,7 +76,7 @@ fn split_unquoted(input: &[u8], is_after_space: bool) -> (&[u8], &[u8]) {
     }
 }
 
-/// Where a parameter of a known name begins after white space or a comma: a semicolon is missing, or a comma stands for it.
+/// Finds a parameter of a known name after white space or a comma: its semicolon is missing, or a comma stands for it.
 /// File names hold spaces and equals signs too, so that unknown names do not count.
 fn unseparated(text: &[u8], is_after_space: bool) -> Option<usize> {
     let mut is_start = is_after_space;
@@ -133,7 +133,8 @@ const KNOWN: &[&[u8]] = &[
 /// Longer than any known name with its asterisks and number.
 const MAX_NAME_OCTETS: usize = 32;
 
-/// Up to the closing quote, with `\\` and `\"` undone, and the rest. Other backslashes are those of a Windows path.
+/// Returns the text up to the closing quote, with `\\` and `\"` undone, and the rest. Other backslashes are those of a
+/// Windows path.
 fn unquote(input: &[u8]) -> (Vec<u8>, &[u8]) {
     if let (octets, Some(rest)) = unquote_until_end(input, false) {
         return (octets, rest);
@@ -151,8 +152,8 @@ fn unquote(input: &[u8]) -> (Vec<u8>, &[u8]) {
     (unquote_until_end(text, false).0, rest)
 }
 
-/// What is quoted, and what stands after the closing quote if there is one. A path may end in a backslash, which its sender
-/// did not escape: with `path_may_end` the pair `\"` is the end where a semicolon or nothing follows.
+/// Returns the quoted text, and what stands after the closing quote if there is one. A path may end in a backslash that its
+/// sender did not escape: with `path_may_end` the pair `\"` is the end if a semicolon or nothing follows.
 fn unquote_until_end(input: &[u8], path_may_end: bool) -> (Vec<u8>, Option<&[u8]>) {
     let is_end = |behind: &[u8]| {
         let behind = behind.trim_ascii_start();
@@ -187,7 +188,7 @@ fn unquote_until_end(input: &[u8], path_may_end: bool) -> (Vec<u8>, Option<&[u8]
     (octets, None)
 }
 
-/// The input after white space, separators and `(comments)`, which nest.
+/// Returns the input after white space, separators and `(comments)`, which nest.
 pub fn skip_separators(input: &[u8]) -> &[u8] {
     let mut depth = 0;
     let mut is_escaped = false;
@@ -207,7 +208,8 @@ pub fn skip_separators(input: &[u8]) -> &[u8] {
     rest
 }
 
-/// Without the comment at the end, as in `us-ascii (Plain text)`; brackets amid a text are its own: `report (1).pdf`.
+/// Returns the text without the comment at its end, as in `us-ascii (Plain text)`; brackets amid a text are its own, as in
+/// `report (1).pdf`.
 fn without_comment(text: &[u8]) -> &[u8] {
     let text = text.trim_ascii();
     if !text.ends_with(b")") {

@@ -27,7 +27,7 @@ pub fn decode(octets: &[u8], named: Option<Charset>) -> String {
     })
 }
 
-/// How 7-bit text is shifted: as the named charset does it, else as its own escapes tell.
+/// Returns how 7-bit text is shifted: as the named charset does it, else as its own escapes tell.
 fn shifts(octets: &[u8], named: Option<Charset>) -> Option<Family> {
     match named {
         Some(Charset::Shifted(family)) if family.has_shift(octets) => Some(family),

@@ -141,7 +141,7 @@ impl Walk {
     }
 }
 
-/// Whether a Content-Disposition field has this word in front, perhaps in quotes.
+/// Returns whether a Content-Disposition field has this word in front, perhaps in quotes.
 fn is_attachment(disposition: &[u8]) -> bool {
     let word = disposition.trim_ascii_start();
     let word = word.strip_prefix(b"\"").unwrap_or(word);

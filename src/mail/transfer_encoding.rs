@@ -1,6 +1,6 @@
 //! What a part holds once its transfer encoding is undone (RFC 2045 §6).
 
-/// How many octets a body holds once its transfer encoding is undone, counted without undoing it.
+/// Counts the octets that a body holds once its transfer encoding is undone, without undoing it.
 pub fn decoded_octets(body: &[u8], transfer_encoding: Option<&[u8]>) -> usize {
     // Quotes, comments and separators around the word are no part of it.
     let mut words = transfer_encoding

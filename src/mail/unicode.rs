@@ -93,7 +93,7 @@ fn is_base64(octet: u8) -> bool {
     octet.is_ascii_alphanumeric() || matches!(octet, b'+' | b'/')
 }
 
-/// Each word of a text may begin with a mark.
+/// Removes byte order marks: each word of a text may begin with one.
 pub fn without_marks(text: String) -> String {
     if text.contains(BYTE_ORDER_MARK) {
         text.replace(BYTE_ORDER_MARK, "")

@@ -20,7 +20,7 @@ pub fn decode(value: &[u8], named: Option<Charset>) -> String {
     on_one_line(join_words(trim(&unfolded), named))
 }
 
-/// `text` with a space for each control character but TAB.
+/// Replaces each control character but TAB by a space.
 pub fn on_one_line(text: String) -> String {
     let is_unwanted = |c: char| c.is_control() && c != '\t';
     if !text.contains(is_unwanted) {
@@ -31,7 +31,7 @@ pub fn on_one_line(text: String) -> String {
         .collect()
 }
 
-/// Without the white space and the NULs at both ends.
+/// Returns the line without the white space and the NULs at both ends.
 fn trim(line: &[u8]) -> &[u8] {
     let is_text = |octet: &u8| *octet != 0 && !octet.is_ascii_whitespace();
     let start = line.iter().position(is_text).unwrap_or(line.len());
