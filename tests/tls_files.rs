@@ -85,7 +85,7 @@ fn files_that_cannot_serve_are_named_with_the_true_cause_and_the_cure() {
         |found: &str, file: &str| format!("GSMTP_PUB_KEY: {CHAIN} in {file}, but found {found}");
     let second = |number: u8, file: &str| {
         format!(
-            "GSMTP_PUB_KEY: expected our own certificate first in {file}, but the key in mx.key belongs to certificate {number} of \
+            "GSMTP_PUB_KEY: expected the server's certificate first in {file}, but the key in mx.key belongs to certificate {number} of \
              it; put that one first and after each certificate its issuer: cat "
         )
     };
@@ -179,7 +179,7 @@ fn doubtful_chains_are_warned_of_and_serve() {
         (
             "mx.pem",
             "mx.key",
-            "the certificate of the issuer, \"CN=inner\", is not in mx.pem, so most clients cannot verify ours; append the \
+            "the certificate of the issuer, \"CN=inner\", is not in mx.pem, so most clients cannot verify the certificate; append the \
              intermediate certificates (certbot: take fullchain.pem, not cert.pem)",
         ),
         (

@@ -1,4 +1,4 @@
-//! What is doubtful about a chain of certificates that can serve: said at start and by `check`.
+//! Warnings about a chain of certificates that can be used, for the start and for `check`.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -16,23 +16,23 @@ pub fn expires_at(chain: &[CertificateDer]) -> SystemTime {
     })
 }
 
-/// Returns one line for each doubt: dates, order, certificates that are missing, keys that few senders can use.
+/// Returns one warning for each fault: dates, order, missing certificates, keys that few senders can use.
 pub fn warnings(chain: &[CertificateDer], file: &Path, now: SystemTime) -> Vec<String> {
     let certificates: Vec<X509Certificate> = chain.iter().filter_map(|der| parse(der)).collect();
-    let doubts = match certificates.len() == chain.len() {
+    let texts = match certificates.len() == chain.len() {
         true => Chain {
             certificates,
             file: file.display(),
         }
-        .doubts(now),
+        .warnings(now),
         false => vec![format!(
             "a block in {} is no certificate that can be read; copy the file again",
             file.display()
         )],
     };
-    let doubts = doubts.into_iter();
-    doubts
-        .map(|doubt| format!("GSMTP_PUB_KEY: {doubt}"))
+    texts
+        .into_iter()
+        .map(|text| format!("GSMTP_PUB_KEY: {text}"))
         .collect()
 }
 
@@ -42,55 +42,56 @@ struct Chain<'a> {
 }
 
 impl Chain<'_> {
-    fn doubts(&self, now: SystemTime) -> Vec<String> {
-        let mut doubts = self.dates(now);
-        doubts.extend(self.order());
-        doubts.extend(self.keys());
-        doubts
+    fn warnings(&self, now: SystemTime) -> Vec<String> {
+        let mut warnings = self.dates(now);
+        warnings.extend(self.order());
+        warnings.extend(self.keys());
+        warnings
     }
 
     fn dates(&self, now: SystemTime) -> Vec<String> {
         let file = &self.file;
-        let mut doubts = Vec::new();
+        let mut warnings = Vec::new();
         for (index, certificate) in self.certificates.iter().enumerate() {
             let validity = certificate.validity();
             let name = self.name(index);
             if time(validity.not_before) > now {
-                doubts.push(format!(
+                warnings.push(format!(
                     "{name} in {file} is not valid before {}; check the clock of this machine, clients may refuse it",
                     validity.not_before
                 ));
                 continue;
             }
             match time(validity.not_after).duration_since(now) {
-                Err(_) if index == 0 => doubts.push(format!(
+                Err(_) if index == 0 => warnings.push(format!(
                     "{name} in {file} has expired; renew it, clients may refuse it"
                 )),
-                Err(_) => doubts.push(format!(
+                Err(_) => warnings.push(format!(
                     "{name} in {file} has expired; take the chain that its issuer hands out today"
                 )),
-                Ok(left) if left < RENEW_WITHIN && index == 0 => doubts.push(format!(
+                Ok(left) if left < RENEW_WITHIN && index == 0 => warnings.push(format!(
                     "{name} in {file} expires in {} days; renew it",
                     left.as_secs() / 86_400
                 )),
                 Ok(_) => {}
             }
         }
-        doubts
+        warnings
     }
 
-    /// TLS 1.2 has each certificate followed by its issuer (RFC 5246 §7.4.2), and not every client sorts them itself.
+    /// Returns warnings about order and completeness. TLS 1.2 requires each certificate to be followed by its issuer
+    /// (RFC 5246 §7.4.2), and not every client sorts them itself.
     fn order(&self) -> Vec<String> {
         let file = &self.file;
         let path = self.path();
-        let mut doubts = Vec::new();
+        let mut warnings = Vec::new();
         if path
             .iter()
             .enumerate()
             .any(|(place, index)| place != *index)
         {
             let numbers: Vec<String> = path.iter().map(|index| (index + 1).to_string()).collect();
-            doubts.push(format!(
+            warnings.push(format!(
                 "the certificates in {file} are in the wrong order, each has to be followed by its issuer; put them in the order {}",
                 numbers.join(", ")
             ));
@@ -102,7 +103,7 @@ impl Chain<'_> {
         let strangers = (0..self.certificates.len())
             .filter(|index| !path.contains(index) && !is_issuer_in_path(index));
         for index in strangers {
-            doubts.push(format!(
+            warnings.push(format!(
                 "{} in {file} is not an issuer of the first one; remove it",
                 self.name(index)
             ));
@@ -112,41 +113,41 @@ impl Chain<'_> {
                 .certificates
                 .first()
                 .map(|own| own.issuer().to_string());
-            doubts.push(format!(
-                "the certificate of the issuer, \"{}\", is not in {file}, so most clients cannot verify ours; append the \
+            warnings.push(format!(
+                "the certificate of the issuer, \"{}\", is not in {file}, so most clients cannot verify the certificate; append the \
                  intermediate certificates (certbot: take fullchain.pem, not cert.pem)",
                 issuer.unwrap_or_default().escape_debug()
             ));
         }
-        doubts
+        warnings
     }
 
     fn keys(&self) -> Vec<String> {
         let file = &self.file;
-        let mut doubts = Vec::new();
+        let mut warnings = Vec::new();
         for (index, certificate) in self.certificates.iter().enumerate() {
             let algorithm = certificate.public_key().algorithm.oid().to_id_string();
             let name = self.name(index);
             match algorithm.as_str() {
-                ED25519 => doubts.push(format!(
+                ED25519 => warnings.push(format!(
                     "{name} in {file} has an Ed25519 key, which many senders cannot use; use one with an RSA or ECDSA P-256 key"
                 )),
-                _ => doubts.extend(rsa_bits_of(certificate).filter(|bits| *bits < MIN_RSA_BITS).map(|bits| {
+                _ => warnings.extend(rsa_bits_of(certificate).filter(|bits| *bits < MIN_RSA_BITS).map(|bits| {
                     format!("{name} in {file} has an RSA key of {bits} bits, which clients may refuse; they expect {MIN_RSA_BITS}")
                 })),
             }
         }
-        doubts
+        warnings
     }
 
-    /// Our own certificate, its issuer, and so on, as far as the file has them.
+    /// Returns the indexes of the server's certificate, its issuer, and so on, as far as the file has them.
     fn path(&self) -> Vec<usize> {
         let mut path = vec![0];
         let mut last = 0;
         while self.issuer(last) != self.subject(last) {
             let issuer = self.issuer(last);
             let is_next = |index: &usize| !path.contains(index) && self.subject(*index) == issuer;
-            // Of several with one name, as of a cross-signed one, the next in the file.
+            // Cross-signed certificates share one subject: the next one in the file is taken.
             let behind = last + 1..self.certificates.len();
             let Some(next) = behind.chain(0..last).find(is_next) else {
                 break;

@@ -1,4 +1,4 @@
-//! Why a certificate and a key that are both readable cannot serve: found only after the TLS library refused them.
+//! Why a certificate and a key that are both readable cannot be used; asked only after the TLS library refused them.
 
 use std::path::Path;
 
@@ -10,8 +10,8 @@ use x509_parser::public_key::PublicKey;
 
 use super::pem_file::{NEW_KEY, elements};
 
-/// Returns the true cause and its cure after the name of the configuration's key; `None` where key and certificate are
-/// good by themselves, so that they do not belong together.
+/// Returns the cause and its cure, in a line that begins with the configuration's key; `None` if key and certificate are
+/// each usable, so that they do not belong together.
 pub fn cause(
     chain: &[CertificateDer],
     key: &PrivateKeyDer,
@@ -57,7 +57,7 @@ pub fn cause(
             own.version().0 + 1
         )),
         Some(index @ 1..) => Some(format!(
-            "GSMTP_PUB_KEY: expected our own certificate first in {chain_file}, but the key in {key_file} belongs to certificate \
+            "GSMTP_PUB_KEY: expected the server's certificate first in {chain_file}, but the key in {key_file} belongs to certificate \
              {} of it; put that one first and after each certificate its issuer: cat mx.pem intermediate.pem > {chain_file}",
             index + 1
         )),
@@ -123,7 +123,7 @@ fn name_of(names: &[(&str, &str)], oid: &str, otherwise: &str) -> String {
     )
 }
 
-/// Of a number in DER, whose sign may take an octet of its own.
+/// Returns the size of a DER number in bits; its first octet may be zero, for the sign.
 fn bits(number: &[u8]) -> usize {
     let start = number.iter().position(|octet| *octet != 0);
     match start.and_then(|start| number.get(start..)) {
@@ -132,7 +132,7 @@ fn bits(number: &[u8]) -> usize {
     }
 }
 
-/// aws-lc and every current client refuse less.
+/// aws-lc and current clients refuse smaller keys.
 pub const MIN_RSA_BITS: usize = 2048;
 
 const RSA: &str = "1.2.840.113549.1.1.1";

@@ -17,7 +17,7 @@ pub enum Wanted {
 }
 
 impl Wanted {
-    /// Returns the key of the configuration that names the file.
+    /// Returns the configuration's key that names the file.
     pub fn config_key(self) -> &'static str {
         match self {
             Wanted::Chain => "GSMTP_PUB_KEY",
@@ -54,7 +54,7 @@ pub fn read(file: &Path) -> io::Result<Vec<u8>> {
     Ok(octets)
 }
 
-/// Returns what `octets`, in which nothing `wanted` was found, hold instead, and the cure.
+/// Returns what `octets`, in which no `wanted` was found, hold instead, and the cure.
 pub fn found_instead(octets: &[u8], wanted: Wanted, file: &Path) -> String {
     let file = &file.display();
     if octets.trim_ascii().is_empty() {
@@ -205,7 +205,7 @@ pub fn elements(der: &[u8]) -> Option<Vec<Any<'_>>> {
     Some(elements)
 }
 
-/// How to get a key that every client can use.
+/// The command that makes a key that every client can use.
 pub const NEW_KEY: &str = "make a new key and have a certificate issued for it: openssl req -new -newkey rsa:2048 -nodes \
                            -keyout mx.key.pem -out mx.csr.pem";
 

@@ -147,7 +147,7 @@ impl TlsIdentity {
         Ok(())
     }
 
-    /// What is doubtful about the certificates, and a key that others may read: said at start and by `check`.
+    /// Returns warnings for the start and for `check`: faults of the certificates, and a key file that others may read.
     pub fn warnings(&self, now: SystemTime) -> Vec<String> {
         let chain = self.read().chain;
         let mut warnings = certificate_chain::warnings(&chain, &self.files.chain_file, now);
