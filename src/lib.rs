@@ -25,6 +25,7 @@
 //!     smtp                  the protocol: octets in, decisions out; knows no socket, clock or thread
 //!     handed_over           files that root opens and gives to whom we become
 //!     logging ─► metrics    one event, one line
+//!     panics ─► metrics     caught around a driver that may panic, else one line
 //!     metrics               what is counted, and its page; knows only std
 //!     locks                 how everybody locks; knows only std
 //! ```
@@ -66,6 +67,7 @@ pub mod mail;
 pub mod metrics;
 pub mod net;
 pub mod nginx;
+pub mod panics;
 pub mod pid_file;
 pub mod privileges;
 pub mod server;

@@ -1,4 +1,4 @@
-//! How cost grows: with names in GM_ALLOWED_HOSTS, with sessions, with rows in the table, and with receivers on one cluster.
+//! How cost grows with names in GM_ALLOWED_HOSTS, sessions, rows in the table, and receivers on one cluster.
 
 mod allowed_hosts;
 mod quota;
@@ -6,7 +6,7 @@ mod receivers;
 mod rows;
 mod sessions;
 
-/// Measures each part whose name contains the filter, and prints a table as soon as it is there.
+/// Measures each part whose name contains the filter and prints its table at once.
 pub fn measure(filter: &str) {
     for (name, measure) in PARTS {
         if name.contains(filter) {
@@ -15,7 +15,7 @@ pub fn measure(filter: &str) {
     }
 }
 
-/// The names that ask for one part alone.
+/// The parts, with the filter names that select them.
 const PARTS: [Part; 4] = [
     ("growth-allowed-hosts", allowed_hosts::measure),
     ("growth-sessions", sessions::measure),

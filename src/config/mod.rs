@@ -5,6 +5,7 @@
 mod allowed_hosts;
 mod given;
 mod settings;
+mod sqlite_file;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

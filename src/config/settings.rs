@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use crate::smtp::domain;
 
 use super::given::{Given, bad_value};
+use super::sqlite_file::sqlite_file;
 use super::{Config, ConfigError, ConfigWarning, Secret, ServerAddress, StoreKind};
 
 impl Given {
@@ -85,7 +86,7 @@ impl Given {
             sqlite_file: self.text(
                 "GM_SQLITE_FILE",
                 "a file name such as \"goguerrilla.db\"",
-                |text| (!text.is_empty()).then(|| PathBuf::from(text)),
+                sqlite_file,
             )?,
             mail_table: self.mail_table()?,
             save_workers: self.number(

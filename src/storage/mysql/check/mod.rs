@@ -3,9 +3,11 @@
 use mysql::prelude::Queryable;
 
 use super::facts::Facts;
+use super::hanging;
 use super::link::Link;
-use super::member::why_not_well;
+use super::member::HostState;
 use super::pool::Connector;
+use super::table_warnings::of_columns;
 use crate::storage::finding::Finding;
 use crate::storage::redis::cluster::ClusterReader;
 use crate::storage::redis::{RedisPool, RedisReader, RedisSettings};
@@ -14,6 +16,7 @@ use crate::storage::{TableName, TableShape};
 /// Looks at the database as the server would, and tries to save a row that is rolled back.
 pub fn database(connector: &Connector, max_content_octets: usize) -> Vec<Finding> {
     let mut findings = of_nodes(connector);
+    findings.extend(hanging::findings(connector));
     let mut link = match connector.connect_any() {
         Ok(link) => link,
         Err(error) => {
@@ -52,8 +55,15 @@ fn of_nodes(connector: &Connector) -> Vec<Finding> {
     let look = |node| {
         let looked = connector.connect_to_look(node);
         let looked =
-            looked.and_then(|mut connection| why_not_well(&mut connection, connector.table()));
-        looked.unwrap_or_else(|error| Some(error.to_string()))
+            looked.and_then(|mut connection| HostState::read(&mut connection, connector.table()));
+        match looked.unwrap_or_else(|error| HostState::Unhealthy(error.to_string())) {
+            HostState::Healthy => None,
+            HostState::Standby(reason) => {
+                nodes.stand_by(node, &reason);
+                None
+            }
+            HostState::Unhealthy(reason) => Some(reason),
+        }
     };
     let unwell = (0..nodes.count()).filter_map(|node| Some((node, look(node)?)));
     let finding = |(node, reason): (usize, String)| {
@@ -100,6 +110,7 @@ pub fn of_facts(facts: &Facts, table: &TableName, max_content_octets: usize) -> 
             TableShape::PRINTED.ip_addr.width.max()
         )));
     }
+    findings.extend(of_columns(facts, shape, table));
     if !facts.engine.is_empty() && !facts.engine.eq_ignore_ascii_case("InnoDB") {
         findings.push(Finding::warning(format!(
             "GM_MAIL_TABLE: {table} is {} and has no transactions, so a 250 is a weaker promise and half a batch may \
@@ -244,24 +255,27 @@ fn of_node(redis: &mut RedisReader, address: Option<&str>, key: Option<&str>) ->
 }
 
 fn try_insert(link: &mut Link, table: &TableName) -> mysql::Result<()> {
-    link.connection.query_drop("START TRANSACTION")?;
-    let inserted = link.connection.query_drop(format!(
+    let sql = format!(
         "INSERT INTO {table} (`date`,`from`,`to`,`subject`,`body`,`charset`,`mail`,`spam_score`,`hash`,`content_type`,\
          `recipient`,`has_attach`,`ip_addr`,`delivered`,`attach_info`,`dkim_valid`)
          VALUES (NOW(),'','','','','','',0,'','','',0,'',0,'',NULL)"
-    ));
-    link.connection.query_drop("ROLLBACK")?;
-    inserted
+    );
+    try_in_transaction(link, &sql)
 }
 
 /// What is asked after a COMMIT whose outcome is unknown.
 fn try_look_up(link: &mut Link, table: &TableName) -> mysql::Result<()> {
-    link.connection.query_drop("START TRANSACTION")?;
-    let looked_up = link.connection.query_drop(format!(
-        "SELECT `hash` FROM {table} WHERE `hash` IN ('') FOR UPDATE"
-    ));
-    link.connection.query_drop("ROLLBACK")?;
-    looked_up
+    let sql = format!("SELECT `hash` FROM {table} WHERE `hash` IN ('') FOR UPDATE");
+    try_in_transaction(link, &sql)
+}
+
+fn try_in_transaction(link: &mut Link, sql: &str) -> mysql::Result<()> {
+    link.call(|connection| {
+        connection.query_drop("START TRANSACTION")?;
+        let tried = connection.query_drop(sql);
+        connection.query_drop("ROLLBACK")?;
+        tried
+    })
 }
 
 /// Characters of an IPv6 address written out.
