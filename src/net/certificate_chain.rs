@@ -32,7 +32,7 @@ pub fn warnings(chain: &[CertificateDer], file: &Path, now: SystemTime) -> Vec<S
     };
     texts
         .into_iter()
-        .map(|text| format!("GSMTP_PUB_KEY: {text}"))
+        .map(|warning| format!("GSMTP_PUB_KEY: {warning}"))
         .collect()
 }
 
