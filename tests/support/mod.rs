@@ -553,7 +553,13 @@ impl Client {
         self.socket()
             .set_read_timeout(Some(for_how_long))
             .expect("an open socket");
-        let outcome = self.reader.get_mut().read(&mut [0; 512]);
+        // A socket with a time-out is not read again by itself after a stop and a continuation (signal(7)).
+        let outcome = loop {
+            match self.reader.get_mut().read(&mut [0; 512]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                outcome => break outcome,
+            }
+        };
         self.socket()
             .set_read_timeout(Some(PATIENCE))
             .expect("an open socket");
