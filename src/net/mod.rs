@@ -3,6 +3,7 @@
 mod crew;
 pub mod deadline;
 pub mod listener;
+pub mod load;
 pub mod per_address;
 pub mod pool;
 pub mod proxy;
