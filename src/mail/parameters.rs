@@ -130,6 +130,8 @@ const KNOWN: &[&[u8]] = &[
     b"type",
 ];
 
+/// How ISO-2022-JP ends its Japanese characters.
+const SHIFT_BACK: &[u8] = b"\x1b(";
 /// Longer than any known name with its asterisks and number.
 const MAX_NAME_OCTETS: usize = 32;
 
@@ -159,6 +161,9 @@ fn unquote_until_end(input: &[u8], path_may_end: bool) -> (Vec<u8>, Option<&[u8]
         let behind = behind.trim_ascii_start();
         behind.is_empty() || behind.starts_with(b";")
     };
+    let last_shift_back = memchr::memmem::rfind(input, SHIFT_BACK);
+    // What is left of the input after it, so that no search goes to the end for nothing.
+    let unshifted = last_shift_back.map_or(input.len(), |at| input.len() - at);
     let mut octets = Vec::new();
     let mut rest = input;
     while let [first, behind @ ..] = rest {
@@ -170,9 +175,9 @@ fn unquote_until_end(input: &[u8], path_may_end: bool) -> (Vec<u8>, Option<&[u8]
                 return (octets, Some(behind));
             }
             (b'\\', [second @ (b'"' | b'\\'), behind @ ..]) => (*second, behind),
-            (0x1b, [b'$', ..]) => {
+            (0x1b, [b'$', ..]) if behind.len() > unshifted => {
                 // Quotes and backslashes are halves of Japanese characters up to the next shift.
-                let end = memchr::memmem::find(behind, b"\x1b(").unwrap_or(0);
+                let end = memchr::memmem::find(behind, SHIFT_BACK).unwrap_or(0);
                 let (shifted, behind) = behind.split_at_checked(end).unwrap_or((b"", behind));
                 octets.push(0x1b);
                 octets.extend_from_slice(shifted);
