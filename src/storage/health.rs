@@ -22,6 +22,8 @@ struct Shared {
     failing: AtomicBool,
     /// When the store last took nothing of what it was given, and why.
     failure: Mutex<Option<(Instant, String)>>,
+    /// What the store has run out of, and how to get more.
+    shortage: Mutex<Option<String>>,
     /// A line for each server of a store that has several.
     parts: Mutex<Vec<String>>,
 }
@@ -72,6 +74,16 @@ impl Health {
         }
     }
 
+    /// Sets what the store has run out of; unlike a failure it lasts until it is unset.
+    pub fn set_shortage(&self, shortage: Option<String>) {
+        *lock(&self.shared.shortage) = shortage;
+    }
+
+    /// Whether the store has run out of something.
+    pub fn has_shortage(&self) -> bool {
+        lock(&self.shared.shortage).is_some()
+    }
+
     /// How each server of the store is, a line each.
     pub fn set_parts(&self, lines: Vec<String>) {
         *lock(&self.shared.parts) = lines;
@@ -92,6 +104,9 @@ impl Health {
         }
         if !self.shared.reached.load(Ordering::SeqCst) {
             return Some("not reached yet".to_owned());
+        }
+        if let Some(shortage) = lock(&self.shared.shortage).clone() {
+            return Some(shortage);
         }
         if !self.shared.failing.load(Ordering::SeqCst) {
             return None;
@@ -130,6 +145,12 @@ mod tests {
         health.set_down("gone");
         health.set_up();
         assert_eq!(health.why_not_ready(), None, "it was away meanwhile");
+        health.set_shortage(Some("no ids".to_owned()));
+        assert_eq!(health.why_not_ready().as_deref(), Some("no ids"));
+        health.worked();
+        assert!(health.has_shortage() && health.why_down().is_none());
+        health.set_shortage(None);
+        assert_eq!(health.why_not_ready(), None);
         *lock(&health.shared.failure) = Instant::now()
             .checked_sub(FAILURE_COUNTS)
             .map(|failed_at| (failed_at, "full".to_owned()));

@@ -13,6 +13,7 @@ use r2d2::{HandleError, ManageConnection, Pool, PooledConnection};
 use super::calls::{self, Calls};
 use super::facts::Facts;
 use super::link::{CALL_TIMEOUT, Link, Server};
+use super::mail_ids::{self, MailIds};
 use super::member::Member;
 use super::nodes::Nodes;
 use crate::storage::TableName;
@@ -94,6 +95,8 @@ pub fn watch(connector: &Connector, pool: &Arc<Pool<Connector>>) -> std::io::Res
                 link.broken = link.call(Conn::ping).is_err();
                 if !link.broken {
                     health.set_up();
+                    // The connection that replaces it reads whether there are ids again.
+                    link.broken = health.has_shortage();
                     break;
                 }
             }
@@ -196,7 +199,7 @@ impl Connector {
         })?;
         let facts = Facts::read(&mut connection, &settings.table)?;
         let member = Member::read(&mut connection)?;
-        (self.shared.learned)(&facts);
+        self.learn(&facts);
         self.shared.health.set_up();
         let server = Server {
             host,
@@ -281,8 +284,26 @@ impl Connector {
     /// by the next connection. Should this fail, that one does.
     pub fn look_again(&self, connection: &mut Conn) {
         if let Ok(facts) = Facts::read(connection, &self.shared.settings.table) {
-            (self.shared.learned)(&facts);
+            self.learn(&facts);
         }
+    }
+
+    /// Passes on what a connection has learned about the table.
+    fn learn(&self, facts: &Facts) {
+        (self.shared.learned)(facts);
+        let ids = facts.mail_ids.as_ref();
+        let shortage = ids.and_then(|ids| ids.shortage(self.table()));
+        // That an INSERT found no id is kept until there are ids without doubt.
+        if shortage.is_some() || ids.is_none_or(MailIds::has_more) {
+            self.shared.health.set_shortage(shortage);
+        }
+    }
+
+    /// Marks the store as not ready until a connection finds that there are ids; returns the reason and its cure.
+    pub fn ids_used_up(&self, error: &mysql::Error, facts: &Facts) -> String {
+        let why = mail_ids::explain(error, self.table(), facts.mail_ids.as_ref());
+        self.shared.health.set_shortage(Some(why.clone()));
+        why
     }
 
     /// Why no host can be reached; `None` while that is not known.
