@@ -11,6 +11,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use self::listing::{as_json, as_table, expect_hash, reader};
 use crate::config::{Config, StoreKind};
+use crate::panics;
 use crate::server;
 use crate::storage::{Finding, mysql, sqlite};
 
@@ -92,6 +93,7 @@ pub fn command() -> clap::Command {
 /// # Errors
 /// [`Failure`] as it says.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
+    panics::install_hook();
     let arguments = join_verbose(arguments.into_iter().map(with_two_dashes));
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
@@ -241,9 +243,8 @@ fn check(config: &Config, notes: &[String], read: server::ReadAgain) -> Result<(
                 .to_owned(),
         )),
         StoreKind::Sqlite => {
-            if let Err(error) = sqlite::check(&config.sqlite_file, &server::table_name(config)) {
-                findings.push(Finding::error(format!("GM_SQLITE_FILE: {error}")));
-            }
+            let table = server::table_name(config);
+            findings.extend(sqlite::check(&config.sqlite_file, &table));
         }
         StoreKind::MySql => {
             let connector = server::mysql_connector(config);

@@ -164,6 +164,10 @@ labels! {
         Writer = "writer",
         /// The inside HTTP ports'.
         Http = "http",
+        /// The database driver's.
+        Database = "database",
+        /// A thread's that stores bodies in Redis.
+        Redis = "redis",
     }
 }
 
@@ -330,7 +334,7 @@ families! {
     );
     PANICS: Counter<Part> = Counter::new(
         "goguerrilla_panics_total",
-        "Bugs that were caught; each has cost one connection or one batch.",
+        "Bugs that were caught; each has cost one connection, one batch, one answer, or bodies their place in Redis.",
     );
     RELOADS: Counter<(Reloaded, ReloadOutcome)> = Counter::new(
         "goguerrilla_reloads_total",

@@ -9,6 +9,7 @@ mod memory;
 pub mod mysql;
 mod reading;
 pub mod redis;
+mod refusals;
 mod row;
 mod split;
 pub mod sqlite;

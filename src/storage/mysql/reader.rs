@@ -67,15 +67,13 @@ impl MySqlReader {
         parameters: Vec<Value>,
         mut take: impl FnMut(Vec<Value>),
     ) -> Result<(), ReadError> {
-        let outcome = (self.link.connection)
-            .exec_iter(sql, parameters)
-            .and_then(|rows| {
-                for row in rows {
-                    let values = row?.unwrap_raw().into_iter();
-                    take(values.map(|value| value.unwrap_or(Value::NULL)).collect());
-                }
-                Ok(())
-            });
+        let outcome = self.link.read(|connection| {
+            for row in connection.exec_iter(sql, parameters)? {
+                let values = row?.unwrap_raw().into_iter();
+                take(values.map(|value| value.unwrap_or(Value::NULL)).collect());
+            }
+            Ok(())
+        });
         outcome.map_err(|error| ReadError(with_key(&error, &self.table)))
     }
 

@@ -1,13 +1,15 @@
-//! How a Redis is entered.
+//! Connecting to a Redis server and logging in.
 
 use std::time::Duration;
 
-use r2d2_redis::redis::{self, IntoConnectionInfo};
+use r2d2_redis::redis::{self, ConnectionAddr, IntoConnectionInfo};
 
-/// Where Redis is and what it wants to hear first. The library says that before a time-out can be set, and would wait for
-/// ever at a Redis that hangs just there; so we say it.
+use super::connection::Connection;
+
+/// Address and login commands of a Redis server. The redis crate would log in before a timeout can be set and could block
+/// for ever, so this type sends AUTH and SELECT itself.
 pub struct Door {
-    client: redis::Client,
+    address: ConnectionAddr,
     login: Vec<redis::Cmd>,
 }
 
@@ -20,24 +22,21 @@ impl Door {
             auth.arg(info.username.take()).arg(password);
             login.push(auth);
         }
-        let database = std::mem::take(&mut info.db);
-        if database != 0 {
+        if info.db != 0 {
             let mut select = redis::cmd("SELECT");
-            select.arg(database);
+            select.arg(info.db);
             login.push(select);
         }
-        if let redis::ConnectionAddr::Tcp(host, _) = info.addr.as_mut() {
-            // An IPv6 address comes with the brackets of its URL, which no resolver knows.
+        let mut address = *info.addr;
+        if let ConnectionAddr::Tcp(host, _) = &mut address {
+            // A URL has brackets around an IPv6 address; a resolver does not accept them.
             *host = host.trim_matches(['[', ']']).to_owned();
         }
-        let client = redis::Client::open(info)?;
-        Ok(Door { client, login })
+        Ok(Door { address, login })
     }
 
-    pub fn enter(&self, timeout: Duration) -> redis::RedisResult<redis::Connection> {
-        let mut connection = self.client.get_connection_with_timeout(timeout)?;
-        connection.set_read_timeout(Some(timeout))?;
-        connection.set_write_timeout(Some(timeout))?;
+    pub fn enter(&self, timeout: Duration) -> redis::RedisResult<Connection> {
+        let mut connection = Connection::open(&self.address, timeout)?;
         for command in &self.login {
             command.query::<()>(&mut connection)?;
         }

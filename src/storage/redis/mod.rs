@@ -6,22 +6,26 @@
 
 mod breaker;
 pub mod cluster;
+mod connection;
 mod door;
+mod pool;
 mod reader;
+mod reply;
+mod worker;
 
 use std::collections::HashSet;
-use std::io::{self, Write};
+use std::io;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-use r2d2::{ManageConnection, NopErrorHandler, Pool};
-use r2d2_redis::redis::{self, ConnectionLike, Value};
+use crossbeam_channel::{Receiver, SendTimeoutError, Sender};
+use r2d2_redis::redis;
 
 pub use self::breaker::Breaker;
-use self::door::Door;
-pub use self::reader::RedisReader;
+use self::connection::is_of_server;
+pub use self::pool::RedisPool;
+pub use self::reader::{RedisReader, place_of};
+use self::worker::Request;
 use crate::mail::{Hash, Mail, NoMemory};
 
 /// How Redis is reached.
@@ -117,13 +121,6 @@ impl Trouble {
     }
 }
 
-/// Connections to Redis, shared by the writers.
-#[derive(Clone)]
-pub struct RedisPool {
-    pool: Pool<Manager>,
-    expire_seconds: usize,
-}
-
 /// One writer's way to Redis.
 pub struct RedisBodies {
     requests: Sender<Request>,
@@ -141,12 +138,6 @@ pub struct HandedOver {
 /// Hashes and bodies of one batch.
 pub type Bodies = Vec<(Hash, Arc<Vec<u8>>)>;
 
-struct Request {
-    number: u64,
-    bodies: Arc<Bodies>,
-    entry: Entry,
-}
-
 /// How a node is asked to take bodies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Entry {
@@ -161,21 +152,10 @@ impl RedisBodies {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start(redis: &RedisPool, breaker: &Breaker) -> std::io::Result<RedisBodies> {
-        let (requests, requested) = bounded::<Request>(1);
-        let (answer, answers) = bounded(16);
+    pub fn start(redis: &RedisPool, breaker: &Breaker) -> io::Result<RedisBodies> {
         let redis = redis.clone();
-        thread::Builder::new()
-            .name("redis".to_owned())
-            .spawn(move || {
-                // It may wait for ever, for a batch or for a Redis that dribbles: whoever asks does not wait for it.
-                for request in requested {
-                    let stored = redis.store_bodies(&request.bodies, request.entry);
-                    if answer.send((request.number, stored)).is_err() {
-                        return;
-                    }
-                }
-            })?;
+        let store = move |bodies: &Bodies, entry| redis.store_bodies(bodies, entry);
+        let (requests, answers) = worker::start(store)?;
         Ok(RedisBodies {
             requests,
             answers,
@@ -228,7 +208,12 @@ impl RedisBodies {
             entry,
         };
         let asked = self.requests.send_deadline(request, deadline);
-        asked.map_err(|_| Trouble::new("still busy with the last batch".to_owned()))?;
+        asked.map_err(|error| {
+            Trouble::new(match error {
+                SendTimeoutError::Timeout(_) => "still busy with the last batch".to_owned(),
+                SendTimeoutError::Disconnected(_) => "its thread has ended".to_owned(),
+            })
+        })?;
         Ok(number)
     }
 
@@ -264,149 +249,56 @@ pub fn bodies_of(batch: &[Mail]) -> Result<Bodies, NoMemory> {
         .collect()
 }
 
-/// A connection that is thrown away after anything unexpected: a late answer must never be read as the next one.
-struct Connection {
-    connection: redis::Connection,
-    broken: bool,
-}
-
-struct Manager(Door);
-
-impl ManageConnection for Manager {
-    type Connection = Connection;
-    type Error = r2d2_redis::Error;
-
-    fn connect(&self) -> Result<Connection, r2d2_redis::Error> {
-        let entered = self.0.enter(CONNECT_TIMEOUT);
-        let connection = entered.map_err(r2d2_redis::Error::Other)?;
-        let timed = connection
-            .set_read_timeout(Some(BUDGET))
-            .and_then(|()| connection.set_write_timeout(Some(BUDGET)));
-        timed.map_err(r2d2_redis::Error::Other)?;
-        Ok(Connection {
-            connection,
-            broken: false,
-        })
-    }
-
-    fn is_valid(&self, _: &mut Connection) -> Result<(), r2d2_redis::Error> {
-        Ok(())
-    }
-
-    fn has_broken(&self, connection: &mut Connection) -> bool {
-        connection.broken
-    }
-}
-
-impl RedisPool {
-    /// A pool of as many connections as there are writers; reaches for nothing yet.
-    ///
-    /// # Errors
-    /// When the URL is none; the text does not show it.
-    pub fn new(url: &str, expire_seconds: usize, writers: usize) -> Result<RedisPool, String> {
-        let door =
-            Door::new(url).map_err(|error| format!("REDIS_INTERFACE: {}", error_kind(&error)))?;
-        let pool = Pool::builder()
-            .max_size(writers as u32)
-            .min_idle(Some(0))
-            .connection_timeout(RECONNECT_CEILING * 2)
-            .test_on_check_out(false)
-            .error_handler(Box::new(NopErrorHandler))
-            .build_unchecked(Manager(door));
-        Ok(RedisPool {
-            pool,
-            expire_seconds,
-        })
-    }
-
-    /// Once more on a new connection when the first one turned out to be closed: Redis may close idle ones.
-    fn store_bodies(&self, bodies: &Bodies, entry: Entry) -> Result<(), Trouble> {
-        let started_at = Instant::now();
-        let stored = self.try_to_store(bodies, entry, started_at);
-        let stored = match stored {
-            Err(error) if was_closed(&error) => self.try_to_store(bodies, entry, started_at),
-            stored => stored,
-        };
-        stored.map_err(|error| Trouble {
-            text: error_kind(&error),
-            redirect: Redirect::of(&error),
-        })
-    }
-
-    fn try_to_store(
-        &self,
-        bodies: &Bodies,
-        entry: Entry,
-        started_at: Instant,
-    ) -> redis::RedisResult<()> {
-        let failed = |text| redis::RedisError::from((redis::ErrorKind::IoError, text));
-        let left = BUDGET.saturating_sub(started_at.elapsed());
-        let connection = self.pool.get_timeout(left);
-        let mut connection = connection.map_err(|_| failed("no connection"))?;
-        connection.broken = true;
-        let commands = setex(bodies, self.expire_seconds, entry);
-        let expected = match entry {
-            Entry::Owner => bodies.len(),
-            Entry::Asking => bodies.len() * 2,
-        };
-        let answers = (connection.connection).req_packed_commands(&commands, 0, expected)?;
-        if answers.len() != expected || answers.iter().any(|answer| *answer != Value::Okay) {
-            return Err(failed("an answer other than OK"));
-        }
-        if started_at.elapsed() >= BUDGET {
-            return Err(failed("too slow"));
-        }
-        connection.broken = false;
-        Ok(())
-    }
-}
-
-/// A SETEX for each body, as Redis reads it
-/// ([RESP](https://redis.io/docs/latest/develop/reference/protocol-spec/)): the library would copy each body thrice.
-fn setex(bodies: &Bodies, expire_seconds: usize, entry: Entry) -> Vec<u8> {
-    let octets = bodies.iter().map(|(_, body)| body.len() + COMMAND_OCTETS);
-    let mut commands = Vec::with_capacity(octets.sum());
-    let expire_seconds = expire_seconds.to_string();
-    for (hash, body) in bodies {
-        if entry == Entry::Asking {
-            commands.extend_from_slice(b"*1\r\n$6\r\nASKING\r\n");
-        }
-        commands.extend_from_slice(b"*4\r\n");
-        let hash = hash.as_str().as_bytes();
-        for argument in [b"SETEX", hash, expire_seconds.as_bytes(), body] {
-            // Into memory, which takes what it is given.
-            let _ = write!(commands, "${}\r\n", argument.len());
-            commands.extend_from_slice(argument);
-            commands.extend_from_slice(b"\r\n");
-        }
-    }
-    commands
-}
-
-/// Whether the connection was closed at the other end, which shows as the end of what can be read over a network. Told by
-/// its words: the library keeps the kind to itself.
-fn was_closed(error: &redis::RedisError) -> bool {
-    let is_end = || error.to_string() == io::Error::from(io::ErrorKind::UnexpectedEof).to_string();
-    error.is_connection_dropped() || error.is_io_error() && is_end()
-}
-
-/// What went wrong, without the URL, which may hold a password.
+/// Returns what went wrong, without the URL, which may hold a password: an error of the server in its own words.
 fn error_kind(error: &redis::RedisError) -> String {
-    match error.detail() {
-        Some(detail) => format!("{}: {detail}", error.category()),
-        None if error.is_timeout() => format!("{}, timed out", error.category()),
+    let shown = error.to_string();
+    let is_of_server = is_of_server(error);
+    let text = match (error.code(), error.detail()) {
+        (Some(code), Some(detail)) if is_of_server => format!("{code} {detail}"),
+        (Some(code), None) if is_of_server => code.to_owned(),
+        _ if error.is_timeout() => format!("{}, timed out", error.category()),
         // What the kernel said, or a description of the library's.
-        None => error.to_string(),
-    }
+        _ => shown,
+    };
+    // What follows would be the password, where Redis knows no AUTH.
+    let text = text.split(", with args beginning with").next();
+    // A server may answer a line of any length.
+    text.unwrap_or_default().chars().take(MAX_WORDS).collect()
 }
 
-/// About what a command has besides its body.
-const COMMAND_OCTETS: usize = 112;
+/// Characters of an error that are shown.
+const MAX_WORDS: usize = 300;
 /// How long a batch may lose to Redis, whatever Redis does.
 pub const BUDGET: Duration = Duration::from_millis(200);
-/// For reaching Redis and logging in, which happens beside the mail and is waited for within the budget only.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The longest pause between two tries to reach a Redis that is down.
-const RECONNECT_CEILING: Duration = Duration::from_secs(5);
 /// What a batch may take in memory on its way to Redis.
 pub const MAX_BODIES_OCTETS: usize = 16 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_shown_in_the_words_of_the_server_and_without_a_password() {
+        let words = |answer: &[u8]| error_kind(&redis::parse_redis_value(answer).unwrap_err());
+        for (answer, want) in [
+            (
+                &b"-WRONGPASS invalid pair\r\n"[..],
+                "WRONGPASS invalid pair",
+            ),
+            (
+                b"-ERR DB index is out of range\r\n",
+                "ERR DB index is out of range",
+            ),
+            (b"-LOADING Redis is loading\r\n", "LOADING Redis is loading"),
+            (b"-ERR\r\n", "ERR"),
+            (
+                b"-ERR unknown command 'AUTH', with args beginning with: 's3cr3t' \r\n",
+                "ERR unknown command 'AUTH'",
+            ),
+        ] {
+            assert_eq!(words(answer), want);
+        }
+        let long = format!("-ERR {}\r\n", "x".repeat(10_000));
+        assert_eq!(words(long.as_bytes()).len(), MAX_WORDS);
+    }
+}

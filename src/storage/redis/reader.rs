@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use r2d2_redis::redis;
+use r2d2_redis::redis::{self, ConnectionLike};
 
+use super::connection::Connection;
 use super::door::Door;
 use super::{Redirect, error_kind, split_url};
 use crate::storage::ReadError;
 
 /// Reads bodies back, for `list`, `show` and `check`.
 pub struct RedisReader {
-    connection: redis::Connection,
+    connection: Connection,
     place: String,
 }
 
@@ -24,6 +25,16 @@ impl RedisReader {
         let connection = Door::new(url).and_then(|door| door.enter(READ_TIMEOUT));
         let connection = connection.map_err(|error| told(&place, &error))?;
         Ok(RedisReader { connection, place })
+    }
+
+    /// Where it is, without what it wants to hear first.
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// Whether the connection can be used no more.
+    pub fn is_broken(&self) -> bool {
+        !self.connection.is_open()
     }
 
     /// Asks anything.
@@ -104,7 +115,7 @@ fn told(place: &str, error: &redis::RedisError) -> ReadError {
 }
 
 /// Where a Redis is, without what it wants to hear first.
-fn place_of(url: &str) -> String {
+pub fn place_of(url: &str) -> String {
     match url.strip_prefix("redis+unix://") {
         Some(path) => path.split('?').next().unwrap_or_default().to_owned(),
         None => {

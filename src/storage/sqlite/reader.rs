@@ -6,6 +6,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 use super::BUSY_TIMEOUT;
+use super::database_file::refuse_unusual;
 use super::error::words_of;
 use crate::mail::inflate;
 use crate::storage::TableName;
@@ -29,6 +30,7 @@ impl SqliteReader {
                 file.display()
             )));
         }
+        refuse_unusual(file).map_err(|error| ReadError(error.to_string()))?;
         // Readers of a WAL file write to its -shm.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(file, flags).and_then(|connection| {

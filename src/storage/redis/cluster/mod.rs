@@ -17,6 +17,7 @@ mod reader;
 mod slots;
 
 use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -31,7 +32,7 @@ use super::{
 };
 use crate::locks::lock;
 use crate::mail::{Hash, Mail};
-use crate::metrics::{self, Body};
+use crate::metrics::{self, Body, Part};
 
 /// What the writers of one store know of the cluster. Clones share it.
 #[derive(Clone)]
@@ -255,8 +256,11 @@ fn keep_slots(shared: &Weak<Shared>, asked: &Receiver<Sender<()>>) {
             return;
         };
         let known = Arc::clone(&lock(&shared.slots));
-        if let Ok(slots) = read_slots(&shared.settings, &known) {
-            shared.learn(slots);
+        // A panic of the client library must not end this thread: the table would stay as it is for ever.
+        match catch_unwind(AssertUnwindSafe(|| read_slots(&shared.settings, &known))) {
+            Ok(Ok(slots)) => shared.learn(slots),
+            Ok(Err(_)) => {}
+            Err(_) => metrics::PANICS.count(Part::Redis),
         }
         drop(shared);
         // Dropped, it tells whoever waits.

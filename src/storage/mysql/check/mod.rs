@@ -4,9 +4,10 @@ use mysql::prelude::Queryable;
 
 use super::error::Meaning;
 use super::facts::Facts;
+use super::hanging;
 use super::link::Link;
 use super::mail_ids::explain;
-use super::member::why_not_well;
+use super::member::HostState;
 use super::pool::Connector;
 use super::table_warnings::of_columns;
 use crate::storage::finding::Finding;
@@ -17,6 +18,7 @@ use crate::storage::{TableName, TableShape};
 /// Looks at the database as the server would, and tries to save a row that is rolled back.
 pub fn database(connector: &Connector, max_content_octets: usize) -> Vec<Finding> {
     let mut findings = of_nodes(connector);
+    findings.extend(hanging::findings(connector));
     let mut link = match connector.connect_any() {
         Ok(link) => link,
         Err(error) => {
@@ -60,8 +62,15 @@ fn of_nodes(connector: &Connector) -> Vec<Finding> {
     let look = |node| {
         let looked = connector.connect_to_look(node);
         let looked =
-            looked.and_then(|mut connection| why_not_well(&mut connection, connector.table()));
-        looked.unwrap_or_else(|error| Some(error.to_string()))
+            looked.and_then(|mut connection| HostState::read(&mut connection, connector.table()));
+        match looked.unwrap_or_else(|error| HostState::Unhealthy(error.to_string())) {
+            HostState::Healthy => None,
+            HostState::Standby(reason) => {
+                nodes.stand_by(node, &reason);
+                None
+            }
+            HostState::Unhealthy(reason) => Some(reason),
+        }
     };
     let unwell = (0..nodes.count()).filter_map(|node| Some((node, look(node)?)));
     let finding = |(node, reason): (usize, String)| {
@@ -253,24 +262,27 @@ fn of_node(redis: &mut RedisReader, address: Option<&str>, key: Option<&str>) ->
 }
 
 fn try_insert(link: &mut Link, table: &TableName) -> mysql::Result<()> {
-    link.connection.query_drop("START TRANSACTION")?;
-    let inserted = link.connection.query_drop(format!(
+    let sql = format!(
         "INSERT INTO {table} (`date`,`from`,`to`,`subject`,`body`,`charset`,`mail`,`spam_score`,`hash`,`content_type`,\
          `recipient`,`has_attach`,`ip_addr`,`delivered`,`attach_info`,`dkim_valid`)
          VALUES (NOW(),'','','','','','',0,'','','',0,'',0,'',NULL)"
-    ));
-    link.connection.query_drop("ROLLBACK")?;
-    inserted
+    );
+    try_in_transaction(link, &sql)
 }
 
 /// What is asked after a COMMIT whose outcome is unknown.
 fn try_look_up(link: &mut Link, table: &TableName) -> mysql::Result<()> {
-    link.connection.query_drop("START TRANSACTION")?;
-    let looked_up = link.connection.query_drop(format!(
-        "SELECT `hash` FROM {table} WHERE `hash` IN ('') FOR UPDATE"
-    ));
-    link.connection.query_drop("ROLLBACK")?;
-    looked_up
+    let sql = format!("SELECT `hash` FROM {table} WHERE `hash` IN ('') FOR UPDATE");
+    try_in_transaction(link, &sql)
+}
+
+fn try_in_transaction(link: &mut Link, sql: &str) -> mysql::Result<()> {
+    link.call(|connection| {
+        connection.query_drop("START TRANSACTION")?;
+        let tried = connection.query_drop(sql);
+        connection.query_drop("ROLLBACK")?;
+        tried
+    })
 }
 
 /// Characters of an IPv6 address written out.

@@ -1,0 +1,171 @@
+//! One connection to Redis, whose replies are read within limits.
+
+use std::io::{self, BufReader, Read, Write};
+use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use r2d2_redis::redis::{ConnectionAddr, ConnectionLike, RedisError, RedisResult, Value};
+
+use super::reply::read_value;
+
+/// A connection over TCP or a socket of this machine.
+pub struct Connection {
+    stream: BufReader<Stream>,
+    is_open: bool,
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Connection {
+    /// Connects to the first address that answers.
+    ///
+    /// # Errors
+    /// What became of the last address.
+    pub fn open(address: &ConnectionAddr, timeout: Duration) -> io::Result<Connection> {
+        let stream = match address {
+            ConnectionAddr::Unix(path) => Stream::Unix(UnixStream::connect(path)?),
+            ConnectionAddr::Tcp(host, port) => Stream::Tcp(connect(host, *port, timeout)?),
+            ConnectionAddr::TcpTls { .. } => {
+                let text = "rediss:// is not supported";
+                return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+            }
+        };
+        let connection = Connection {
+            stream: BufReader::new(stream),
+            is_open: true,
+        };
+        connection.set_timeout(timeout)?;
+        Ok(connection)
+    }
+
+    /// How long each read or write may take from now on.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
+        let timeout = Some(timeout);
+        match self.stream.get_ref() {
+            Stream::Tcp(stream) => stream
+                .set_read_timeout(timeout)
+                .and_then(|()| stream.set_write_timeout(timeout)),
+            Stream::Unix(stream) => stream
+                .set_read_timeout(timeout)
+                .and_then(|()| stream.set_write_timeout(timeout)),
+        }
+    }
+
+    fn read_reply(&mut self) -> RedisResult<Value> {
+        let reply = read_value(&mut self.stream);
+        if reply.as_ref().is_err_and(|error| !is_of_server(error)) {
+            // What comes next would be read as the answer to something else.
+            self.close();
+        }
+        reply
+    }
+
+    fn write(&mut self, octets: &[u8]) -> io::Result<()> {
+        let written = self.stream.get_mut().write_all(octets);
+        if written.is_err() {
+            self.close();
+        }
+        written
+    }
+
+    fn close(&mut self) {
+        self.is_open = false;
+        let _ = match self.stream.get_ref() {
+            Stream::Tcp(stream) => stream.shutdown(Shutdown::Both),
+            Stream::Unix(stream) => stream.shutdown(Shutdown::Both),
+        };
+    }
+}
+
+fn connect(host: &str, port: u16, timeout: Duration) -> io::Result<TcpStream> {
+    let mut outcome = Err(io::Error::other(format!("{host} has no address")));
+    for address in (host, port).to_socket_addrs()? {
+        outcome = TcpStream::connect_timeout(&address, timeout);
+        if let Ok(stream) = &outcome {
+            stream.set_nodelay(true)?;
+            break;
+        }
+    }
+    outcome
+}
+
+/// Whether the server answered this error, and goes on.
+pub fn is_of_server(error: &RedisError) -> bool {
+    use r2d2_redis::redis::ErrorKind;
+    error.kind() == ErrorKind::ExtensionError || error.to_string().starts_with(SIGNALLED)
+}
+
+impl ConnectionLike for Connection {
+    fn req_packed_command(&mut self, command: &[u8]) -> RedisResult<Value> {
+        self.write(command)?;
+        self.read_reply()
+    }
+
+    fn req_packed_commands(
+        &mut self,
+        commands: &[u8],
+        offset: usize,
+        count: usize,
+    ) -> RedisResult<Vec<Value>> {
+        self.write(commands)?;
+        let mut replies = Vec::with_capacity(count);
+        let mut first_error = None;
+        for number in 0..offset + count {
+            match self.read_reply() {
+                Ok(reply) if number >= offset => replies.push(reply),
+                Ok(_) => {}
+                // Without an answer each further read would wait for its time-out.
+                Err(error) if !self.is_open => return Err(first_error.unwrap_or(error)),
+                Err(error) => first_error = first_error.or(Some(error)),
+            }
+        }
+        match first_error {
+            None => Ok(replies),
+            Some(error) => Err(error),
+        }
+    }
+
+    fn get_db(&self) -> i64 {
+        0
+    }
+
+    fn check_connection(&mut self) -> bool {
+        self.is_open
+    }
+
+    fn is_open(&self) -> bool {
+        self.is_open
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, octets: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => stream.read(octets),
+            Stream::Unix(stream) => stream.read(octets),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => stream.write(octets),
+            Stream::Unix(stream) => stream.write(octets),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// How the library begins the text of an error that a server answered.
+const SIGNALLED: &str = "An error was signalled by the server";
