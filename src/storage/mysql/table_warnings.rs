@@ -1,14 +1,19 @@
 //! What the columns of the real table cannot hold, each with the statement that cures it.
 
 use super::facts::Facts;
+use super::mail_ids::MailIds;
 use crate::smtp::{Column, Repertoire};
 use crate::storage::finding::Finding;
 use crate::storage::table::LONGEST_ADDRESS;
 use crate::storage::{TableName, TableShape};
 
-/// Looks at widths and character sets.
+/// Looks at widths and at the range of ids.
 pub fn of_columns(facts: &Facts, shape: &TableShape, table: &TableName) -> Vec<Finding> {
-    of_fixed_texts(facts, table)
+    let ids = facts.mail_ids.as_ref();
+    let ids = ids.and_then(|ids| MailIds::finding(ids, table));
+    let fixed = of_fixed_texts(facts, table);
+    ids.into_iter()
+        .chain(fixed)
         .chain(of_addresses(facts, shape, table))
         .collect()
 }

@@ -2,9 +2,11 @@
 
 use mysql::prelude::Queryable;
 
+use super::error::Meaning;
 use super::facts::Facts;
 use super::hanging;
 use super::link::Link;
+use super::mail_ids::explain;
 use super::member::HostState;
 use super::pool::Connector;
 use super::table_warnings::of_columns;
@@ -33,6 +35,11 @@ pub fn database(connector: &Connector, max_content_octets: usize) -> Vec<Finding
         return findings;
     }
     if let Err(error) = try_insert(&mut link, table) {
+        if Meaning::of(&error) == Meaning::IdsUsedUp {
+            let ids = link.facts.mail_ids.as_ref();
+            findings.push(Finding::error(explain(&error, table, ids)));
+            return findings;
+        }
         findings.push(Finding::error(format!(
             "GM_MAIL_TABLE: a row cannot be inserted into {table} now: {error}; grant INSERT and SELECT on it to \
              MYSQL_USER, on a server that is not read-only"
