@@ -18,7 +18,7 @@ use nix::unistd::{Gid, Uid, geteuid};
 use sd_notify::NotifyState;
 
 pub use error::StartError;
-pub use stores::{mysql_connector, redis_settings, table_name};
+pub use stores::{mysql_connector, redis_settings, table_name, trial_addresses};
 
 use crate::config::Config;
 use crate::connection::{self, ConnectionSettings};

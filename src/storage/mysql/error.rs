@@ -62,6 +62,9 @@ fn of_server(error: &MySqlError) -> Meaning {
         // Any trouble of the engine's; 28 is ENOSPC.
         1030 if error.message.contains("28") => Meaning::Full,
         1030 => Meaning::TryAgain,
+        // EE_WRITE of a temporary file or a log; 28 is ENOSPC here too.
+        3 if error.message.contains("28") => Meaning::Full,
+        3 => Meaning::TryAgain,
         code => of_code(code),
     }
 }
@@ -85,14 +88,15 @@ fn of_code(code: u16) -> Meaning {
         | 8022
         | 8028
         | 9001..=9007 => Meaning::TryAgain,
-        1290 | 1792 | 1836 | 3100 => Meaning::ReadOnly,
+        1290 | 1792 | 1836 => Meaning::ReadOnly,
         1047 => Meaning::NotReady,
         1021 | 1026 | 1114 | 1135 | 3675 => Meaning::Full,
         1040 | 1129 | 1203 | 1226 | 1461 => Meaning::Busy,
         // Also a column that takes no NULL, a table that is read-only, a view that is broken, no partition for today.
         1036 | 1044 | 1045 | 1046 | 1048 | 1049 | 1054 | 1064 | 1136 | 1142 | 1143 | 1146
-        | 1227 | 1356 | 1364 | 1370 | 1526 | 1698 => Meaning::Schema,
+        | 1227 | 1356 | 1364 | 1370 | 1526 | 1698 | 3989 => Meaning::Schema,
         1264 | 1265 | 1292 | 1366 | 1406 | 3988 => Meaning::Misfit,
+        // Also 3100, which Group Replication answers to a transaction beyond its size limit.
         _ => Meaning::Content,
     }
 }
@@ -115,12 +119,25 @@ mod tests {
                 Meaning::Schema,
             ),
             (&[1366, 1406, 1264, 1265, 1292], Meaning::Misfit),
-            (&[1062, 1644, 1153, 9999], Meaning::Content),
+            (&[1062, 1644, 1153, 3100, 9999], Meaning::Content),
         ] {
             for code in codes {
                 assert_eq!(of_code(*code), want, "{code}");
             }
         }
+        let of_message = |code, message: &str| {
+            of_server(&MySqlError {
+                state: "HY000".to_owned(),
+                message: message.to_owned(),
+                code,
+            })
+        };
+        let full = "Error writing file './mail/x' (Errcode: 28 \"No space left on device\")";
+        assert_eq!(of_message(3, full), Meaning::Full);
+        assert_eq!(
+            of_message(3, "Error writing file 'x' (Errcode: 5)"),
+            Meaning::TryAgain
+        );
         assert_eq!(
             Meaning::of(&Error::DriverError(DriverError::PacketTooLarge)),
             Meaning::Content

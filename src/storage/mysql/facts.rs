@@ -3,6 +3,8 @@
 use mysql::Conn;
 use mysql::prelude::Queryable;
 
+use super::binary_log::unsynced_binary_log;
+use super::defaults::UnfilledColumn;
 use crate::smtp::{Column, Repertoire, Width};
 use crate::storage::{TableName, TableShape};
 
@@ -17,12 +19,14 @@ pub struct Facts {
     pub shape: Option<TableShape>,
     /// `InnoDB`, `MyISAM`, …; empty for a view or when not visible.
     pub engine: String,
-    /// Each COMMIT is on disk when it is answered (`innodb_flush_log_at_trx_commit` is 1).
+    /// Each COMMIT is on disk when it is answered (`innodb_flush_log_at_trx_commit` is 1, or MariaDB's 3).
     pub commits_are_synced: bool,
+    /// `sync_binlog`, where it makes a COMMIT less durable than that.
+    pub unsynced_binary_log: Option<u64>,
     /// Columns of ours that the table lacks.
     pub missing_columns: Vec<&'static str>,
     /// Columns of the table's own that are NOT NULL without a default, which our INSERT does not fill.
-    pub unfilled_columns: Vec<String>,
+    pub unfilled_columns: Vec<UnfilledColumn>,
 }
 
 impl Facts {
@@ -35,6 +39,7 @@ impl Facts {
         let variables: Option<(Option<u64>, Option<u8>)> = connection.query_first(variables)?;
         let (max_packet_octets, flush) = variables.unwrap_or_default();
         let max_packet_octets = max_packet_octets.unwrap_or(1 << 20);
+        let unsynced_binary_log = unsynced_binary_log(connection)?;
         let (database, name) = (table.database(), table.table());
         let engine: Option<Option<String>> = connection.exec_first(
             "SELECT ENGINE FROM information_schema.TABLES
@@ -42,17 +47,18 @@ impl Facts {
             (database, name),
         )?;
         let columns: Vec<ColumnFacts> = connection.exec_map(
-            "SELECT COLUMN_NAME, CHARACTER_MAXIMUM_LENGTH, CHARACTER_SET_NAME, DATA_TYPE,
+            "SELECT COLUMN_NAME, CHARACTER_MAXIMUM_LENGTH, CHARACTER_SET_NAME, DATA_TYPE, COLUMN_TYPE,
                     IS_NULLABLE = 'NO' AND COLUMN_DEFAULT IS NULL AND EXTRA NOT LIKE '%auto_increment%'
                     AND EXTRA NOT LIKE '%GENERATED%'
              FROM information_schema.COLUMNS
              WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ?",
             (database, name),
-            |(name, width, charset, data_type, must_be_filled): (_, _, _, _, Option<bool>)| ColumnFacts {
+            |(name, width, charset, data_type, column_type, must_be_filled): (_, _, _, _, _, Option<bool>)| ColumnFacts {
                 name,
                 width,
                 charset,
                 data_type,
+                column_type,
                 must_be_filled: must_be_filled.unwrap_or_default(),
             },
         )?;
@@ -67,7 +73,8 @@ impl Facts {
                 .unwrap_or(usize::MAX),
             shape: (!columns.is_empty()).then(|| shape(&columns)),
             engine: engine.flatten().unwrap_or_default(),
-            commits_are_synced: flush == Some(1),
+            commits_are_synced: matches!(flush, Some(1 | 3)),
+            unsynced_binary_log,
             missing_columns: if columns.is_empty() {
                 Vec::new()
             } else {
@@ -80,7 +87,7 @@ impl Facts {
             unfilled_columns: columns
                 .iter()
                 .filter(|column| column.must_be_filled && !is_ours(column))
-                .map(|column| column.name.clone())
+                .map(ColumnFacts::unfilled)
                 .collect(),
         })
     }
@@ -103,12 +110,18 @@ struct ColumnFacts {
     width: Option<u64>,
     charset: Option<String>,
     data_type: String,
+    column_type: String,
     must_be_filled: bool,
 }
 
 impl ColumnFacts {
     fn is_named(&self, name: &str) -> bool {
         self.name.eq_ignore_ascii_case(name)
+    }
+
+    fn unfilled(&self) -> UnfilledColumn {
+        let charset = self.charset.as_deref();
+        UnfilledColumn::new(&self.name, &self.data_type, &self.column_type, charset)
     }
 
     fn column(&self) -> Column {
