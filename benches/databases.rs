@@ -1,4 +1,4 @@
-//! A MariaDB and a Redis of our own, reached by sockets in the folder of the server that uses them.
+//! A MariaDB and a Redis server for one benchmark, reached through sockets in the folder of the server that uses them.
 
 use std::io::Write;
 use std::path::Path;
@@ -10,8 +10,8 @@ use goguerrilla::storage::TableName;
 
 use crate::peer::program;
 
-/// Starts both and makes the table that `goguerrilla schema` prints. Each COMMIT is synced, as MariaDB does unless told
-/// otherwise; Redis is as it comes.
+/// Starts both and creates the table that `goguerrilla schema` prints. MariaDB syncs each COMMIT, which is its default;
+/// Redis runs with default options.
 pub fn start(folder: &Path) -> Vec<Child> {
     let path = |name: &str| {
         folder
@@ -42,7 +42,7 @@ pub fn start(folder: &Path) -> Vec<Child> {
         &socket,
         "--skip-networking",
         "--innodb-flush-log-at-trx-commit=1",
-        // mariadbd refuses to run as root unless told to; it is ours alone.
+        // mariadbd refuses to run as root without this option.
         "--user=root",
         &format!("--pid-file={}", path("my.pid")),
     ]))];
@@ -70,7 +70,7 @@ pub fn start(folder: &Path) -> Vec<Child> {
     }
 }
 
-/// How the server reaches both.
+/// Returns the configuration keys of a server that uses both.
 pub fn settings(folder: &Path) -> Vec<(&'static str, String)> {
     let path = |name: &str| folder.join(name).to_string_lossy().into_owned();
     vec![
@@ -82,7 +82,7 @@ pub fn settings(folder: &Path) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Has MariaDB's client execute what it is given; answers what it said.
+/// Runs statements with MariaDB's client and returns its output.
 pub fn execute(folder: &Path, statements: &str) -> String {
     let mut child = Command::new("mariadb")
         .args(["--no-defaults", "-u", "root", "-N", "-S"])
@@ -93,9 +93,11 @@ pub fn execute(folder: &Path, statements: &str) -> String {
         .spawn()
         .expect("mariadb of mariadb-client starts");
     let mut input = child.stdin.take().expect("a pipe");
-    input.write_all(statements.as_bytes()).expect("it reads");
+    input
+        .write_all(statements.as_bytes())
+        .expect("mariadb reads its input");
     drop(input);
-    let output = child.wait_with_output().expect("it ends");
+    let output = child.wait_with_output().expect("mariadb ends");
     assert!(output.status.success(), "{statements}");
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

@@ -1,4 +1,5 @@
-//! What TLS costs the server: a full handshake of TLS 1.3 beside `openssl s_server`, and messages beside plain ones.
+//! The cost of TLS for the server: full TLS 1.3 handshakes compared with `openssl s_server`, and messages compared with
+//! plaintext ones.
 
 use std::fmt::Write as _;
 use std::io::{BufReader, Read, Write};
@@ -19,10 +20,10 @@ use crate::median;
 use crate::peer::{Server, free_address, goguerrilla, program};
 use crate::support::certificates::{KeyKind, Pair};
 
-/// The name that asks for this part alone.
+/// The filter that selects this part alone.
 pub const NAME: &str = "handshakes";
 
-/// A server with a pair, and the client's trust in it.
+/// A server with a certificate, and a client configuration that trusts it.
 struct TlsServer {
     name: &'static str,
     kind: KeyKind,
@@ -31,7 +32,7 @@ struct TlsServer {
     config: Arc<ClientConfig>,
 }
 
-/// Measures both, and answers two tables.
+/// Measures both and returns two tables.
 pub fn measure() -> String {
     let mut text = measure_handshakes();
     text.push('\n');
@@ -71,7 +72,7 @@ fn measure_handshakes() -> String {
     text
 }
 
-/// The same server takes both; with TLS, the handshakes are counted in.
+/// Measures messages over plaintext and over TLS with the same server. The TLS figures include the handshakes.
 fn measure_messages() -> String {
     let tls = start_goguerrilla(KeyKind::EcdsaP256);
     let run = |in_tls: bool| {
@@ -83,7 +84,7 @@ fn measure_messages() -> String {
     for round in 0..=ROUNDS {
         for (runs, in_tls) in runs.iter_mut().zip([false, true]) {
             let milliseconds = run(in_tls);
-            // The first one only warms up.
+            // The first round only warms up.
             if round > 0 {
                 runs.push(milliseconds);
             }
@@ -103,7 +104,7 @@ fn measure_messages() -> String {
     text
 }
 
-/// TLS from the first octet, for it is the handshake that is measured.
+/// Starts goguerrilla with implicit TLS, because the handshake is what is measured.
 fn start_goguerrilla(kind: KeyKind) -> TlsServer {
     let address = free_address();
     let at_once = address.to_string();
@@ -127,7 +128,7 @@ fn start_goguerrilla(kind: KeyKind) -> TlsServer {
     }
 }
 
-/// It serves one client after the other and, asked for web pages, reads nothing from its terminal.
+/// Starts `openssl s_server`, which serves one client after another. In web mode it does not read standard input.
 fn start_openssl(kind: KeyKind) -> TlsServer {
     let (server, pair) = start_with_pair("openssl s_server", kind, |_, address| {
         let mut command = program("openssl");
@@ -175,7 +176,7 @@ fn config_trusting(certificate: &CertificateDer<'static>) -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
-/// So many handshakes over [`THREADS`] threads, each waited for until the server has closed.
+/// Performs `count` handshakes over [`THREADS`] threads. Each waits until the server has closed the connection.
 fn shake_hands(server: &TlsServer, count: usize) {
     in_threads(|| {
         for _ in 0..count / THREADS {
@@ -191,13 +192,13 @@ fn shake_hands(server: &TlsServer, count: usize) {
                 .conn
                 .complete_io(&mut stream.sock)
                 .expect("an open socket");
-            // A reset is an end as well: the server may have said something that nobody reads.
+            // A reset also ends the connection: the server may have sent octets that were not read.
             let _ = stream.sock.read_to_end(&mut Vec::new());
         }
     });
 }
 
-/// [`CONNECTIONS`] of [`MESSAGES`] messages each.
+/// Delivers [`MESSAGES`] messages over each of [`CONNECTIONS`] connections.
 fn deliver(server: &TlsServer, in_tls: bool) {
     in_threads(|| {
         for _ in 0..CONNECTIONS / THREADS {
@@ -210,7 +211,7 @@ fn deliver(server: &TlsServer, in_tls: bool) {
     });
 }
 
-/// Command by command, which is what TLS finds hardest: each reply is a record of its own.
+/// Delivers messages without pipelining, which is the worst case for TLS: each reply is a separate record.
 fn deliver_over(stream: impl Read + Write) {
     let content = format!("{}.\r\n", Message::Short.text("\r\n"));
     let mut stream = BufReader::new(stream);

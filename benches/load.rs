@@ -1,4 +1,4 @@
-//! The clients: Postfix's smtp-source, and one of our own that can pipeline.
+//! The clients: Postfix's smtp-source, and a client that can pipeline.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write as _};
@@ -11,45 +11,45 @@ use tempfile::NamedTempFile;
 
 use crate::peer::postfix_tool;
 
-/// Who sends, and how.
+/// The client and its parameters.
 pub enum Load {
-    /// Sessions of smtp-source, which sends command by command.
+    /// Sessions of smtp-source, which does not pipeline.
     SmtpSource {
         message: Message,
         keep: bool,
         sessions: usize,
     },
-    /// Connections of our own, which send 2 KB.
+    /// Connections of the built-in client, which send 2 KB messages.
     Own(Own),
 }
 
-/// Our own client.
+/// The built-in client.
 pub struct Own {
     pub connections: usize,
-    /// MAIL, RCPT and DATA in one write.
+    /// Whether MAIL, RCPT and DATA are sent in one write.
     pub pipelined: bool,
-    /// How many recipients there are to choose from.
+    /// The number of different recipients.
     pub users: usize,
     pub time: Duration,
 }
 
-/// What is sent.
+/// The message to send.
 #[derive(Clone, Copy)]
 pub enum Message {
     /// 2 KB of text.
     Short,
-    /// 100 KB, nearly all of it one attachment in base64.
+    /// 100 KB, nearly all of it one base64 attachment.
     Long,
 }
 
-/// What a run came to.
+/// The result of a run.
 pub struct Done {
     pub messages: usize,
     pub time: Duration,
 }
 
 impl Load {
-    /// 50 sessions of smtp-source.
+    /// Returns a load of 50 sessions of smtp-source.
     pub const fn smtp_source(message: Message, keep: bool) -> Load {
         let sessions = 50;
         Load::SmtpSource {
@@ -59,7 +59,7 @@ impl Load {
         }
     }
 
-    /// Sends `count` messages; our own client goes by time instead.
+    /// Sends `count` messages; the built-in client runs for a fixed time instead.
     pub fn run(&self, address: SocketAddr, count: usize) -> Done {
         let started_at = Instant::now();
         let messages = match self {
@@ -106,7 +106,7 @@ fn run_smtp_source(
 }
 
 impl Own {
-    /// Answers how many messages it sent.
+    /// Returns the number of messages sent.
     fn run(&self, address: SocketAddr) -> usize {
         let stop_at = Instant::now() + self.time;
         let content = format!("{}.\r\n", Message::Short.text("\r\n"));
@@ -122,7 +122,7 @@ impl Own {
         })
     }
 
-    /// One connection.
+    /// Sends over one connection and returns the number of messages.
     fn send_until(
         &self,
         stop_at: Instant,
@@ -146,7 +146,7 @@ impl Own {
         say(&[], &["220"]);
         say(&["EHLO client.test\r\n"], &["250"]);
         let mail = format!("MAIL FROM:<{SENDER}>\r\n");
-        // Far apart from those of the other connections.
+        // Distinct random numbers for each connection.
         let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ ((number as u64 + 1) << 40));
         let mut sent = 0;
         while Instant::now() < stop_at {
@@ -169,7 +169,7 @@ impl Own {
     }
 }
 
-/// Reads a reply with this code to its end.
+/// Reads a whole reply, which must have this code.
 pub fn expect(replies: &mut impl BufRead, code: &str) {
     let mut line = String::new();
     loop {
@@ -183,7 +183,7 @@ pub fn expect(replies: &mut impl BufRead, code: &str) {
 }
 
 impl Message {
-    /// The same text each time; its lines end as asked.
+    /// Returns the message, the same each time, with the given line ends.
     pub fn text(self, line_end: &str) -> String {
         let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
         let mut text = String::new();
@@ -219,7 +219,7 @@ impl Message {
                 line("Content-Transfer-Encoding: base64");
                 line("");
                 for _ in 0..LONG_LINES {
-                    // A compressed picture is as good as chance, so its base64 is any letter of the alphabet.
+                    // Compressed pictures look random, so their base64 uses the whole alphabet.
                     let letters = (0..76).map(|_| BASE64[dice.below(64)] as char);
                     line(&letters.collect::<String>());
                 }
@@ -230,7 +230,7 @@ impl Message {
     }
 }
 
-/// xorshift64: the same throws in every run.
+/// Pseudorandom numbers (xorshift64), the same in every run.
 struct Dice(u64);
 
 impl Dice {
@@ -244,11 +244,11 @@ impl Dice {
 
 pub const SENDER: &str = "sender@client.test";
 pub const USER: &str = "user@example.com";
-/// A run that takes so long has stalled.
+/// A run that takes this long has stalled.
 const MAX_RUN_SECONDS: &str = "20";
-/// About 62 octets each, 2 KB in all with the header section.
+/// About 62 octets each; 2 KB in total with the header section.
 const SHORT_LINES: usize = 29;
-/// 78 octets each, 100 KB in all.
+/// 78 octets each; 100 KB in total.
 const LONG_LINES: usize = 1_305;
 const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 const WORDS: [&str; 32] = [

@@ -1,4 +1,4 @@
-//! The servers that are compared: each in a temporary folder, on a port of the kernel's choice, ended with its value.
+//! The servers under comparison: each in a temporary folder, on a free port; dropping it ends the process.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -12,18 +12,18 @@ use tempfile::TempDir;
 
 use crate::databases;
 
-/// A row of the table: a program, and how it is started in a folder to listen on an address.
+/// A server under comparison: its name and how it is started.
 pub struct Peer {
     pub name: &'static str,
-    /// Servers that it needs, started in the same folder.
+    /// Starts the databases that the server needs, in the same folder.
     pub companions: fn(&Path) -> Vec<Child>,
     command: fn(&Path, SocketAddr) -> Command,
 }
 
-/// The peer that all others are compared with.
+/// The server that all others are compared with.
 pub const YARDSTICK: &str = "smtp-sink";
 
-/// In the order in which they take turns. Another store is another entry here.
+/// The servers, in the order in which they take turns. To measure another store, add an entry.
 pub const PEERS: &[Peer] = &[
     Peer {
         name: YARDSTICK,
@@ -54,7 +54,7 @@ pub const PEERS: &[Peer] = &[
     },
 ];
 
-/// The server of this house with these keys beside the address.
+/// Returns the command that runs goguerrilla with these keys in addition to its address.
 pub fn goguerrilla<S: AsRef<str>>(
     folder: &Path,
     address: SocketAddr,
@@ -75,14 +75,14 @@ pub fn goguerrilla<S: AsRef<str>>(
     command
 }
 
-/// A program that the kernel ends with us, whatever ends us.
+/// Returns a command that the kernel kills when the benchmark ends for any reason.
 pub fn program(name: &str) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", name]);
     command
 }
 
-/// Where Postfix's tools are: Debian keeps them out of the path of most users.
+/// Returns the path of a Postfix tool. Debian installs them in /usr/sbin, which is not in a user's PATH.
 pub fn postfix_tool(name: &str) -> String {
     let usual = format!("/usr/sbin/{name}");
     match Path::new(&usual).exists() {
@@ -91,7 +91,7 @@ pub fn postfix_tool(name: &str) -> String {
     }
 }
 
-/// A peer that runs.
+/// A running server.
 pub struct Server {
     child: Child,
     companions: Vec<Child>,
@@ -100,12 +100,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts it and waits for its greeting.
+    /// Starts a server and waits for its greeting.
     pub fn start(peer: &Peer) -> Server {
         Server::start_prepared(peer.name, peer.companions, peer.command)
     }
 
-    /// The same with a command of its own, which may prepare the store first.
+    /// Starts a server with a custom command, which may prepare the store first, and waits for its greeting.
     pub fn start_prepared(
         name: &str,
         companions: fn(&Path) -> Vec<Child>,
@@ -116,7 +116,7 @@ impl Server {
         server
     }
 
-    /// Starts what the command says, which may put files into the folder first, and waits until it accepts.
+    /// Starts a custom command, which may write files into the folder first, and waits until it accepts connections.
     pub fn start_command(name: &str, command: impl FnOnce(&Path, SocketAddr) -> Command) -> Server {
         Server::start_beside(name, |_| Vec::new(), command)
     }
@@ -126,7 +126,7 @@ impl Server {
         companions: fn(&Path) -> Vec<Child>,
         command: impl FnOnce(&Path, SocketAddr) -> Command,
     ) -> Server {
-        // On the disk of the build: a temporary folder in memory would make commits free.
+        // The folder is on the disk of the build: a temporary folder in memory would make commits free.
         let folder = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary folder");
         let companions = companions(folder.path());
         let address = free_address();
@@ -160,32 +160,32 @@ impl Server {
         }
     }
 
-    /// Where it runs, and its store is.
+    /// Returns the folder in which the server runs and stores its files.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Its process id.
+    /// Returns the process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Those of the servers that it needs.
+    /// Returns the process ids of its databases.
     pub fn companions(&self) -> Vec<u32> {
         self.companions.iter().map(Child::id).collect()
     }
 
-    /// Processor time of all its threads so far.
+    /// Returns the processor time that all its threads have used.
     pub fn cpu_seconds(&self) -> f64 {
         cpu_seconds_of(self.child.id())
     }
 }
 
-/// Processor time of all threads of a process so far.
+/// Returns the processor time that all threads of a process have used.
 pub fn cpu_seconds_of(process: u32) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{process}/stat"));
     let stat = stat.expect("the server runs");
-    // proc(5): the name, in brackets, may hold anything; utime and stime are the 12th and 13th field behind it.
+    // proc(5): the name in parentheses may contain anything; utime and stime are the 12th and 13th field after it.
     let behind_name = stat.rsplit(") ").next().unwrap_or_default();
     let ticks = behind_name.split(' ').skip(11).take(2);
     let ticks: u64 = ticks.filter_map(|field| field.parse::<u64>().ok()).sum();
@@ -210,13 +210,13 @@ fn is_greeted(address: SocketAddr) -> bool {
     BufReader::new(socket).read_line(&mut line).is_ok() && line.starts_with("220")
 }
 
-/// Free a moment ago, at least.
+/// Returns an address that was free a moment ago.
 pub fn free_address() -> SocketAddr {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .and_then(|listener| listener.local_addr())
         .expect("a free port")
 }
 
-/// USER_HZ, which is 100 on every Linux of today whatever the kernel ticks at.
+/// USER_HZ, which is 100 on every current Linux and independent of the tick rate of the kernel.
 pub const TICKS_PER_SECOND: f64 = 100.0;
 const START_PATIENCE: Duration = Duration::from_secs(10);

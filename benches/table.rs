@@ -1,4 +1,4 @@
-//! What is printed: the machine, and one Markdown table.
+//! The printed output: the machine, and one Markdown table.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::Medians;
 use crate::peer::YARDSTICK;
 
-/// Processor, kernel, and what a commit costs on this disk.
+/// Describes processor, kernel, load, and the time of an fdatasync on this disk.
 pub fn machine() -> String {
     let read = |file: &str| fs::read_to_string(file).unwrap_or_default();
     let cpu_info = read("/proc/cpuinfo");
@@ -27,7 +27,7 @@ pub fn machine() -> String {
     )
 }
 
-/// The median of some writes of a page, each synced.
+/// Returns the median time of writing and syncing one page.
 fn time_of_sync() -> Duration {
     let measure = || -> std::io::Result<Duration> {
         let mut file: File = tempfile::tempfile_in(env!("CARGO_TARGET_TMPDIR"))?;
@@ -45,7 +45,7 @@ fn time_of_sync() -> Duration {
     measure().expect("a temporary file")
 }
 
-/// One row for each result, beside what smtp-sink did in the same case.
+/// Returns a table with one row for each result, relative to smtp-sink in the same case.
 pub fn markdown(results: &[Medians]) -> String {
     let mut text = String::from(
         "| case | server | messages/s | × smtp-sink | CPU s per 1,000 | × smtp-sink | rounds |\n\

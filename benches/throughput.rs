@@ -1,10 +1,10 @@
-//! Throughput beside Postfix's smtp-sink and handshakes beside openssl's, in alternating runs, and how cost grows; prints
-//! Markdown tables.
+//! Throughput compared with Postfix's smtp-sink, handshakes compared with openssl, in alternating runs, and how cost
+//! grows. Prints Markdown tables.
 //!
-//! `make bench`, or `cargo bench --bench throughput -- FILTER` for the cases and servers whose name contains FILTER
-//! (smtp-sink runs in any case, to compare with); FILTER `handshakes` measures TLS alone, `growth` how cost grows:
-//! `growth-sessions`, `growth-rows` and `growth-receivers` are its parts. Messages a second tell about the whole machine,
-//! and that includes the client; the server's processor time per message is the figure that holds from run to run.
+//! Run `make bench`, or `cargo bench --bench throughput -- FILTER` for the cases and servers whose name contains FILTER
+//! (smtp-sink always runs, as the reference). FILTER `handshakes` measures TLS only; `growth` measures how cost grows,
+//! in the parts `growth-allowed-hosts`, `growth-sessions`, `growth-rows` and `growth-receivers`. Messages per second depend on the whole
+//! machine including the client; the server's processor time per message is the figure that is stable from run to run.
 
 mod databases;
 mod growth;
@@ -21,13 +21,14 @@ use std::time::{Duration, Instant};
 use load::{Load, Message, Own};
 use peer::{PEERS, Peer, Server};
 
-/// One way to load a server; every peer meets it in turn.
+/// A load that every server gets in turn.
 struct Case {
     name: &'static str,
     load: Load,
 }
 
-/// "conn" is one message a connection, "keep" keeps 50 connections; the last two differ in nothing but the writes.
+/// "conn" sends one message per connection, "keep" keeps 50 connections open; the last two cases differ only in how
+/// commands are grouped into writes.
 const CASES: &[Case] = &[
     Case {
         name: "2 KB conn",
@@ -55,7 +56,7 @@ const CASES: &[Case] = &[
     },
 ];
 
-/// 8 connections of our own.
+/// Returns a load of 8 connections of the built-in client.
 const fn own(pipelined: bool) -> Load {
     Load::Own(Own {
         connections: 8,
@@ -65,16 +66,16 @@ const fn own(pipelined: bool) -> Load {
     })
 }
 
-/// What one run measured.
+/// The result of one run.
 #[derive(Clone, Copy)]
 struct Figures {
-    /// Messages a second.
+    /// Messages per second.
     rate: f64,
     /// Processor seconds of the server per 1,000 messages.
     cpu: f64,
 }
 
-/// The medians of one peer in one case.
+/// The medians of one server in one case.
 struct Medians {
     case: &'static str,
     peer: &'static str,
@@ -83,7 +84,7 @@ struct Medians {
 }
 
 fn main() {
-    // cargo adds --bench.
+    // cargo passes --bench as well.
     let filter = std::env::args().skip(1).find(|text| !text.starts_with('-'));
     let filter = filter.unwrap_or_default();
     let give_up_at = Instant::now() + WHOLE_TIME;
@@ -107,7 +108,8 @@ fn main() {
     growth::measure(&filter);
 }
 
-/// Starts the peers, warms each up, then loads them in turn, so that what else the machine does meets all of them.
+/// Starts the servers, warms each up, then loads them in turn, so that other activity of the machine affects all of
+/// them alike.
 fn measure(case: &Case, peers: &[&Peer], give_up_at: Instant) -> Vec<Medians> {
     let servers: Vec<Server> = peers.iter().map(|peer| Server::start(peer)).collect();
     let one_run = |server: &Server, count| {
@@ -154,9 +156,10 @@ fn median(figures: impl Iterator<Item = f64>) -> f64 {
 }
 
 const ROUNDS: usize = 3;
-/// Messages of the run that is not counted: it fills caches, opens the store, and tells how many make a run.
+/// The number of messages of the warm-up run, which fills caches, opens the store, and determines the number of
+/// messages per run.
 const WARM_UP_MESSAGES: usize = 500;
-/// How long one run should take.
+/// The intended duration of one run.
 const RUN_TIME: Duration = Duration::from_millis(1_500);
-/// From here on no case gets another round.
+/// After this time no case gets another round.
 const WHOLE_TIME: Duration = Duration::from_secs(180);

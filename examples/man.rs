@@ -1,4 +1,4 @@
-//! Writes the man page, goguerrilla(8), to standard output. `make man` keeps it in dist/goguerrilla.8.
+//! Writes the man page goguerrilla(8) to standard output. `make man` updates dist/goguerrilla.8 with it.
 
 use std::io::{self, Write};
 
@@ -10,11 +10,11 @@ fn main() -> io::Result<()> {
     io::stdout().write_all(&page()?)
 }
 
-/// What clap knows of the command line, and behind it what an administrator looks up beside it.
+/// Returns the man page: what clap knows about the command line, then the sections that administrators need.
 pub fn page() -> io::Result<Vec<u8>> {
     let command = cli::command().subcommand_value_name("COMMAND");
     let mut page = Vec::new();
-    // Without a date: the page changes only with what it says.
+    // Without a date, the page changes only when its content does.
     writeln!(
         page,
         r#".TH GOGUERRILLA 8 "" "goguerrilla {}" "System Manager's Manual""#,
@@ -33,14 +33,14 @@ pub fn page() -> io::Result<Vec<u8>> {
     Ok(page)
 }
 
-/// One command on the page of all, where clap_mangen would refer to a page of its own.
+/// Renders a command as a section of this page; clap_mangen would refer to a separate page.
 fn render_command(command: Command, page: &mut Vec<u8>) -> io::Result<()> {
     writeln!(page, ".SS {}", command.get_name())?;
     let about = command.get_about().map(ToString::to_string);
     writeln!(page, "{}.", about.unwrap_or_default())?;
     let mut options = Vec::new();
     Man::new(command.disable_help_flag(true)).render_options_section(&mut options)?;
-    // Its heading is the command.
+    // The command's name is already the heading.
     let options = String::from_utf8_lossy(&options).replace(".SH OPTIONS\n", "");
     page.write_all(options.as_bytes())
 }

@@ -1,4 +1,4 @@
-//! A server with a store of its own: each mail becomes a file in the folder `mail`.
+//! A server with a custom store: each mail becomes a file in the folder `mail`.
 
 use std::error::Error;
 use std::fs::{self, File};
@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let folder = "mail".into();
         Ok(Box::new(FolderStore { folder }))
     };
-    // Runs until SIGTERM or Ctrl-C, and logs to standard output.
+    // Runs until SIGTERM or Ctrl-C; the log goes to standard output.
     server::run_with_store(&Config::default(), Arc::new(open))?;
     Ok(())
 }

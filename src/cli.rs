@@ -1,5 +1,7 @@
 //! The command line: Go's single dash and the usual double dash, and the commands that read.
 
+mod listing;
+
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -7,12 +9,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use self::listing::{as_json, as_table, expect_hash, reader};
 use crate::config::{Config, StoreKind};
-use crate::logging::{is_harmless, push_escaped};
+use crate::panics;
 use crate::server;
-use crate::storage::mysql::{self, MySqlReader};
-use crate::storage::sqlite::{self, SqliteReader};
-use crate::storage::{Finding, ListedMail, ReadMail};
+use crate::storage::{Finding, mysql, sqlite};
 
 /// Receives mail by SMTP and saves it.
 ///
@@ -92,6 +93,7 @@ pub fn command() -> clap::Command {
 /// # Errors
 /// [`Failure`] as it says.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
+    panics::install_hook();
     let arguments = join_verbose(arguments.into_iter().map(with_two_dashes));
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
@@ -147,9 +149,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
             Ok(())
         }
         Some(Command::Show { hash }) => {
-            let mail = reader(&config)?
-                .show(hash)
-                .map_err(|error| error.to_string())?;
+            let mut reader = reader(&config)?;
+            expect_hash(hash)?;
+            let mail = reader.show(hash).map_err(|error| error.to_string())?;
             match mail {
                 Some(mail) => print(&mail),
                 None => Err(format!(
@@ -241,9 +243,8 @@ fn check(config: &Config, notes: &[String], read: server::ReadAgain) -> Result<(
                 .to_owned(),
         )),
         StoreKind::Sqlite => {
-            if let Err(error) = sqlite::check(&config.sqlite_file, &server::table_name(config)) {
-                findings.push(Finding::error(format!("GM_SQLITE_FILE: {error}")));
-            }
+            let table = server::table_name(config);
+            findings.extend(sqlite::check(&config.sqlite_file, &table));
         }
         StoreKind::MySql => {
             let connector = server::mysql_connector(config);
@@ -271,95 +272,6 @@ fn check(config: &Config, notes: &[String], read: server::ReadAgain) -> Result<(
     Ok(())
 }
 
-fn reader(config: &Config) -> Result<Box<dyn ReadMail>, String> {
-    match config.store {
-        StoreKind::Discard => Err("GM_STORE: discard keeps no mail to read back".to_owned()),
-        StoreKind::MySql => {
-            let connector = server::mysql_connector(config);
-            let reader = MySqlReader::open(&connector, server::redis_settings(config));
-            reader
-                .map(|reader| Box::new(reader) as Box<dyn ReadMail>)
-                .map_err(|error| error.to_string())
-        }
-        StoreKind::Sqlite => {
-            let reader = SqliteReader::open(&config.sqlite_file, &server::table_name(config));
-            reader
-                .map(|reader| Box::new(reader) as Box<dyn ReadMail>)
-                .map_err(|error| error.to_string())
-        }
-    }
-}
-
-fn as_table(mails: &[ListedMail]) -> String {
-    let heads = ["HASH", "DATE", "FROM", "TO", "RECIPIENT", "SIZE", "SUBJECT"].map(str::to_owned);
-    let rows = mails.iter().map(|mail| {
-        [
-            visible(&mail.hash),
-            visible(&mail.date),
-            format!("<{}>", visible(&mail.from)),
-            visible(&mail.to),
-            visible(&mail.recipient),
-            mail.size.to_string(),
-            visible(&mail.subject),
-        ]
-    });
-    let rows: Vec<_> = std::iter::once(heads).chain(rows).collect();
-    let width = |column: usize| {
-        rows.iter()
-            .map(|row| row.get(column).map_or(0, |cell| cell.chars().count()))
-            .max()
-            .unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..7).map(width).collect();
-    let line = |row: &[String; 7]| {
-        let cells = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:<width$}"));
-        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
-    };
-    rows.iter().map(line).collect()
-}
-
-/// Text of strangers on a terminal: what would move the cursor or turn the line is written as an escape.
-fn visible(text: &str) -> String {
-    text.chars()
-        .map(|c| {
-            if is_harmless(c) {
-                c.to_string()
-            } else {
-                c.escape_unicode().to_string()
-            }
-        })
-        .collect()
-}
-
-fn as_json(mails: &[ListedMail]) -> String {
-    let mails: Vec<serde_json::Value> = mails
-        .iter()
-        .map(|mail| {
-            serde_json::json!({
-                "hash": mail.hash,
-                "date": mail.date,
-                "from": mail.from,
-                "to": mail.to,
-                "recipient": mail.recipient,
-                "size": mail.size.octets(),
-                "subject": mail.subject,
-            })
-        })
-        .collect();
-    let mut text = String::new();
-    // What would steer a terminal stands in strings only.
-    for c in serde_json::Value::from(mails).to_string().chars() {
-        match is_harmless(c) {
-            true => text.push(c),
-            false => push_escaped(&mut text, c),
-        }
-    }
-    text + "\n"
-}
-
 fn print(octets: &[u8]) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     let printed = stdout.write_all(octets).and_then(|()| stdout.flush());
@@ -375,7 +287,6 @@ const USUAL_FILE: &str = "goguerrilla.conf";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::ListedSize;
 
     #[test]
     fn one_dash_or_two() {
@@ -404,26 +315,5 @@ mod tests {
         assert_eq!(join(&["--verbose", "Y"]), ["--verbose=Y"]);
         assert_eq!(join(&["-v", "check"]), ["-v", "check"]);
         assert_eq!(join(&["-v=y", "y"]), ["-v=y", "y"]);
-    }
-
-    #[test]
-    fn the_table_shows_no_control_characters() {
-        let mail = ListedMail {
-            hash: "0f".to_owned(),
-            date: "2026-01-01 00:00:00".to_owned(),
-            from: String::new(),
-            to: "u@x".to_owned(),
-            recipient: "u@y".to_owned(),
-            size: ListedSize::Gone,
-            subject: "a\u{1b}[2J\u{202e}\u{85}".to_owned(),
-        };
-        let table = as_table(std::slice::from_ref(&mail));
-        assert!(
-            table.lines().all(|line| line.chars().all(is_harmless)),
-            "{table}"
-        );
-        let json: serde_json::Value =
-            serde_json::from_str(&as_json(std::slice::from_ref(&mail))).unwrap();
-        assert_eq!(json[0]["subject"], mail.subject);
     }
 }

@@ -8,9 +8,9 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::Path;
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, fcntl};
 use nix::libc;
-use nix::unistd::{AccessFlags, Gid, Uid, access, geteuid};
+use nix::unistd::{AccessFlags, Gid, Uid, faccessat, geteuid};
 
 /// Opens a file with `options`, without ever waiting for a pipe's other end. Root follows no symbolic link in its place,
 /// and takes no file that has a second name.
@@ -28,17 +28,13 @@ pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let file = options
         .open(path)
         .map_err(|error| match error.raw_os_error() {
-            Some(libc::ELOOP) if is_root => {
-                io::Error::other("it is a symbolic link, which root does not follow here")
-            }
+            Some(libc::ELOOP) if is_root => io::Error::other(LINK),
             Some(libc::ENXIO) => io::Error::other("it is a pipe that nobody reads"),
             _ => error,
         })?;
     let metadata = file.metadata()?;
     if is_root && metadata.is_file() && metadata.nlink() != 1 {
-        return Err(io::Error::other(
-            "it has another name elsewhere, and root does not write to such a file here",
-        ));
+        return Err(io::Error::other(SECOND_NAME));
     }
     // Writing may wait, as the writer of the log does for its reader.
     let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
@@ -46,18 +42,37 @@ pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     Ok(file)
 }
 
-/// Why a file could not be opened for writing, or made where there is none; changes nothing.
+/// Returns why a file could not be opened for writing, or made where there is none. Looks at it without opening it: closing it
+/// would end the input of a program that reads from a pipe.
 pub fn why_not_writable(path: &Path) -> Option<io::Error> {
-    if path.symlink_metadata().is_ok() {
-        return open(path, OpenOptions::new().append(true)).err();
+    let is_root = geteuid().is_root();
+    let is_link = (path.symlink_metadata()).is_ok_and(|metadata| metadata.is_symlink());
+    if is_root && is_link {
+        return Some(io::Error::other(LINK));
     }
-    let folder = match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
+    let access = |path: &Path, rights| {
+        let outcome = faccessat(AT_FDCWD, path, rights, AtFlags::AT_EACCESS);
+        outcome.err().map(io::Error::from)
     };
-    access(folder, AccessFlags::W_OK | AccessFlags::X_OK)
-        .err()
-        .map(io::Error::from)
+    match path.metadata() {
+        Ok(metadata) if metadata.is_dir() => Some(io::Error::from_raw_os_error(libc::EISDIR)),
+        Ok(metadata) if is_root && metadata.is_file() && metadata.nlink() != 1 => {
+            Some(io::Error::other(SECOND_NAME))
+        }
+        Ok(_) => access(path, AccessFlags::W_OK),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let target = match is_link {
+                true => path.with_file_name(std::fs::read_link(path).ok()?),
+                false => path.to_owned(),
+            };
+            let folder = match target.parent() {
+                Some(folder) if folder != Path::new("") => folder,
+                _ => Path::new("."),
+            };
+            access(folder, AccessFlags::W_OK | AccessFlags::X_OK)
+        }
+        Err(error) => Some(error),
+    }
 }
 
 /// Gives the file to a user and a group, so that the next start may write to it. A pipe or a device stays whose it is.
@@ -77,3 +92,7 @@ pub fn give(file: &File, user: Uid, group: Gid) -> io::Result<()> {
     }
     fchown(file, Some(user.as_raw()), Some(group.as_raw()))
 }
+
+const LINK: &str = "it is a symbolic link, which root does not follow here";
+const SECOND_NAME: &str =
+    "it has another name elsewhere, and root does not write to such a file here";

@@ -1,8 +1,8 @@
-//! A small responder for HTTP/1.x on inside addresses: the status page, and whoever else needs one question answered.
+//! A small HTTP/1.x server for the operator's addresses: metrics, health and nginx's auth_http.
 //!
-//! One request a connection, GET and HEAD only. Everything a client can do is bounded, see the ceilings at the end: the
-//! octets of the head and the time for it, the time to read our answer, the number of connections. The head is read by
-//! the crate `httparse`, [RFC 9112](https://www.rfc-editor.org/rfc/rfc9112).
+//! One request per connection, GET and HEAD only. Everything that a client can do is bounded by the constants at the end:
+//! size and time of the request head, time to read the response, number of connections. `httparse` parses the head
+//! ([RFC 9112](https://www.rfc-editor.org/rfc/rfc9112)). Our own code, because small server crates have no timeouts.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Read, Write};
@@ -18,23 +18,23 @@ use jiff::Timestamp;
 use crate::metrics::{self, Part};
 use crate::net::listener::Listener;
 
-/// Answers one request. A panic in it is a 500 for that client alone.
+/// Answers one request. If it panics, that client gets a 500.
 pub type Handler = Arc<dyn Fn(&Request) -> Response + Send + Sync>;
 
-/// What a client asks for.
+/// One request.
 pub struct Request<'a> {
     /// `GET` or `HEAD`.
     pub method: &'a str,
-    /// The path, without what follows a `?`.
+    /// The path without the query.
     pub path: &'a str,
-    /// Where it comes from, IPv4 also when it came as `::ffff:`.
+    /// The client's address; an IPv4-mapped address is converted to IPv4.
     pub peer: SocketAddr,
-    /// The address of ours that it reached.
+    /// The local address that the client connected to.
     pub local: SocketAddr,
     headers: &'a [Header<'a>],
 }
 
-/// What it is told.
+/// One response.
 pub struct Response {
     status: u16,
     content_type: &'static str,
@@ -43,7 +43,7 @@ pub struct Response {
 }
 
 impl<'a> Request<'a> {
-    /// The first header of that name, in any spelling, without the spaces around its value.
+    /// Returns the first header of that name in any case, without surrounding spaces.
     pub fn header(&self, name: &str) -> Option<&'a [u8]> {
         let header = self
             .headers
@@ -54,7 +54,7 @@ impl<'a> Request<'a> {
 }
 
 impl Response {
-    /// A status and a text.
+    /// Returns a plain text response.
     pub fn text(status: u16, body: impl Into<String>) -> Response {
         Response {
             status,
@@ -64,15 +64,15 @@ impl Response {
         }
     }
 
-    /// The same with a content type of its own.
+    /// Replaces the content type.
     #[must_use]
     pub fn content_type(mut self, content_type: &'static str) -> Response {
         self.content_type = content_type;
         self
     }
 
-    /// One more header. Of its value only printable ASCII is written, so that nothing can end the line; all the same
-    /// it should never come from a client.
+    /// Adds a header. Only printable ASCII of its value is written, so that a value cannot end the line; even so, never pass
+    /// a value that a client chose.
     #[must_use]
     pub fn header(mut self, name: &'static str, value: impl Display) -> Response {
         let value = value.to_string();
@@ -101,14 +101,14 @@ impl Response {
     }
 }
 
-/// Answers whoever connects to `listener`, on threads of its own, until [`Listener::close`].
+/// Serves `listener` on threads of its own until [`Listener::close`].
 ///
 /// # Errors
-/// When the thread that accepts cannot be started.
+/// The accepting thread cannot be started.
 pub fn serve(listener: &Arc<Listener>, handler: Handler) -> io::Result<()> {
     let listener = Arc::clone(listener);
     let accepting = move || {
-        // Each connection holds a clone, so the count of clones is the count of connections.
+        // Each connection holds a clone, so the number of clones is the number of connections.
         let places = Arc::new(());
         let mut patience = PLACE_PATIENCE;
         while let Some((socket, peer)) = listener.accept() {
@@ -117,7 +117,7 @@ pub fn serve(listener: &Arc<Listener>, handler: Handler) -> io::Result<()> {
             while is_full() && Instant::now() < wait_until {
                 thread::sleep(PLACE_TICK);
             }
-            // Where one has waited in vain the others need not: those that are here are no quick questions.
+            // If one connection found no slot in time, reject the next ones at once until a slot is free.
             if is_full() {
                 patience = Duration::ZERO;
                 continue;
@@ -126,7 +126,7 @@ pub fn serve(listener: &Arc<Listener>, handler: Handler) -> io::Result<()> {
             let (place, handler) = (Arc::clone(&places), Arc::clone(&handler));
             let answering = move || {
                 let _place = place;
-                // An error means that the client is gone or too slow, which is its own affair.
+                // On an error the client is gone or too slow; there is nobody to report it to.
                 let _ = answer(&socket, peer, &handler);
             };
             let thread = builder("http-client").spawn(answering);
@@ -153,7 +153,7 @@ fn answer(socket: &TcpStream, peer: SocketAddr, handler: &Handler) -> io::Result
     let mut head = Vec::new();
     let response = loop {
         let line_ended = read_some(socket, &mut head, read_until)?;
-        // Only a line's end can end the head or show what is wrong with it.
+        // Only a line end can complete the head or reveal an error in it.
         if line_ended && let Some(response) = respond(&head, peer, local, handler) {
             break response;
         }
@@ -165,9 +165,9 @@ fn answer(socket: &TcpStream, peer: SocketAddr, handler: &Handler) -> io::Result
     linger(socket)
 }
 
-/// The answer to a head that has ended, or to one that can no longer become right; `None` while more of it has to come.
+/// Returns the response to a complete or malformed head, or `None` while the head is incomplete.
 ///
-/// All of a connection that needs no socket, so that it can be tried on any octets.
+/// Needs no socket, so that tests and fuzzing can feed it any octets.
 pub fn respond(
     head: &[u8],
     peer: SocketAddr,
@@ -203,7 +203,7 @@ pub fn respond(
     Some(response.to_octets(method != "HEAD"))
 }
 
-/// Appends what comes next, never beyond the ceiling; answers whether a line ended in it.
+/// Reads more of the head, up to its limit; returns whether a line ended in the new octets.
 #[expect(
     clippy::indexing_slicing,
     reason = "a read fills no more than the room it was given"
@@ -211,7 +211,7 @@ pub fn respond(
 fn read_some(mut socket: &TcpStream, head: &mut Vec<u8>, until: Instant) -> io::Result<bool> {
     let mut room = [0; 1_024];
     let room_left = room.len().min(MAX_HEAD_OCTETS.saturating_sub(head.len()));
-    // Armed anew each time: a time-out of the kernel's begins again with every octet.
+    // Set before each read: a socket timeout restarts with each octet.
     socket.set_read_timeout(Some(left(until)?))?;
     let count = match socket.read(&mut room[..room_left]) {
         Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
@@ -242,8 +242,8 @@ fn write_all(mut socket: &TcpStream, mut octets: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Drops what the client still sends for a moment: `close` with unread octets would reset the connection, which can cost
-/// it our answer.
+/// Discards what the client still sends, for a bounded time: `close` with unread octets resets the connection, which can
+/// cost the client the response.
 fn linger(mut socket: &TcpStream) -> io::Result<()> {
     socket.shutdown(Shutdown::Write)?;
     let until = Instant::now() + LINGER;
@@ -256,10 +256,10 @@ fn linger(mut socket: &TcpStream) -> io::Result<()> {
     }
 }
 
-/// What is left until then; an error when nothing is.
+/// Returns the time left until `until`, or an error if none is left.
 fn left(until: Instant) -> io::Result<Duration> {
     let left = until.saturating_duration_since(Instant::now());
-    // Zero would mean no time-out at all, and less than a microsecond is taken for zero.
+    // A socket timeout of zero means none, and less than a microsecond is rounded to zero.
     if left < Duration::from_millis(1) {
         return Err(ErrorKind::TimedOut.into());
     }
@@ -276,29 +276,28 @@ fn reason(status: u16) -> &'static str {
         431 => "Request Header Fields Too Large",
         500 => "Internal Server Error",
         503 => "Service Unavailable",
-        // The text is optional (RFC 9112 §4), the space before it is not.
+        // The reason phrase is optional (RFC 9112 §4), the space before it is not.
         _ => "",
     }
 }
 
-/// Connections at once; the next one is closed unanswered if none of them ends in time.
+/// Maximum number of connections; one more is closed without a response if none of them ends in time.
 pub const MAX_CONNECTIONS: usize = 32;
-/// How long the next one waits for one of them to end, and others wait in the kernel: a burst of questions that take a
-/// moment each is answered to the last one.
+/// How long that one waits for another to end. Further ones wait in the backlog, so a burst of short requests is answered.
 const PLACE_PATIENCE: Duration = Duration::from_secs(1);
-/// How often it looks.
+/// Polling interval of that wait.
 const PLACE_TICK: Duration = Duration::from_millis(1);
-/// Request line and headers together.
+/// Maximum size of the request line and headers.
 const MAX_HEAD_OCTETS: usize = 8_192;
-/// Headers of one request; browsers send about twenty.
+/// Maximum number of headers; browsers send about twenty.
 const MAX_HEADERS: usize = 64;
-/// How long a client may take to send its head, in all.
+/// Time limit for receiving the head.
 const READ_PATIENCE: Duration = Duration::from_secs(5);
-/// How long it may take to read our answer, in all.
+/// Time limit for sending the response.
 const WRITE_PATIENCE: Duration = Duration::from_secs(5);
-/// How long it may go on sending after our answer.
+/// How long the client's further octets are discarded before the socket is closed.
 const LINGER: Duration = Duration::from_millis(500);
-/// Headers, the page and its formatting; costs only what is touched.
+/// Stack size of a connection's thread; only touched pages use memory.
 const STACK_OCTETS: usize = 256 * 1_024;
 
 #[cfg(test)]
@@ -390,7 +389,7 @@ mod tests {
         let until = Instant::now() + Duration::from_secs(10);
         while Instant::now() < until {
             let mut socket = connect(0);
-            // It may be closed while the idle ones are on their way out.
+            // The server may close this connection while the idle ones still end.
             let _ = socket.write_all(b"GET / HTTP/1.1\r\n\r\n");
             let mut answer = String::new();
             let _ = socket.read_to_string(&mut answer);
@@ -412,7 +411,7 @@ mod tests {
                 thread::sleep(Duration::from_millis(200));
             }
         });
-        // Closed, perhaps with a reset because of an octet that nobody read.
+        // The connection is closed, possibly with a reset because an octet was left unread.
         let _ = socket.read_to_end(&mut Vec::new());
         let seconds = started_at.elapsed().as_secs_f64();
         assert!((4.9..5.9).contains(&seconds), "{seconds}");

@@ -14,7 +14,8 @@
 //!     status ─► http        /metrics, /livez, /readyz, from what connection, net and metrics know
 //!     nginx ─► http         tells nginx which clients to bring and where we are, from what connection and net know
 //!     http ─► net metrics   one small GET a connection, on inside addresses
-//!       │                   signals · limits · privileges · config ─► (nothing)     pid_file ─► handed_over
+//!     config ─► smtp        goguerrilla.conf into typed settings
+//!       │                   signals · limits · privileges ─► (nothing)     pid_file ─► handed_over
 //!       │
 //! 1   net ─► metrics        listener, pool of threads, transport plain or in TLS, PROXY headers, deadlines and who keeps them
 //!     storage ─► mail smtp  trait SaveMail, the writer that commits in groups, SQLite, MySQL with Redis
@@ -24,6 +25,7 @@
 //!     smtp                  the protocol: octets in, decisions out; knows no socket, clock or thread
 //!     handed_over           files that root opens and gives to whom we become
 //!     logging ─► metrics    one event, one line
+//!     panics ─► metrics     caught around a driver that may panic, else one line
 //!     metrics               what is counted, and its page; knows only std
 //!     locks                 how everybody locks; knows only std
 //! ```
@@ -65,6 +67,7 @@ pub mod mail;
 pub mod metrics;
 pub mod net;
 pub mod nginx;
+pub mod panics;
 pub mod pid_file;
 pub mod privileges;
 pub mod server;

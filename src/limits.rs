@@ -1,12 +1,12 @@
-//! What the kernel lets this process use.
+//! Limits of the process: open files, memory mappings, scheduler class.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
 use scheduler::Policy;
 
-/// Raises the limit of open descriptors so that `needed` fit; answers how many there may be now.
+/// Raises the limit of open files to at least `needed` if possible; returns the limit now in force.
 ///
-/// The soft limit may always be raised to the hard one; root may raise that as well.
+/// The soft limit may always be raised to the hard limit; root may raise the hard limit too.
 pub fn raise_descriptor_limit(needed: u64) -> u64 {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
         return needed;
@@ -30,20 +30,20 @@ pub fn raise_descriptor_limit(needed: u64) -> u64 {
     soft
 }
 
-/// How many mappings of memory the kernel lets a process have; `None` where it does not tell.
+/// Returns the limit of memory mappings (`vm.max_map_count`), if it can be read.
 pub fn mapping_limit() -> Option<u64> {
     let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok()?;
     limit.trim().parse().ok()
 }
 
-/// Asks the kernel for long turns instead of quick ones, for this thread and all that it starts.
+/// Sets SCHED_BATCH for this thread and the threads that it starts.
 ///
-/// A thread that gets a command then does not push another one of ours from its processor, which would wait with its
-/// commit or its reply half done: about a seventh less CPU for each message. Where an administrator chose another policy
-/// (chrt(1), `CPUSchedulingPolicy=`), or the kernel refuses, everything stays as it is.
+/// Under SCHED_OTHER a woken connection thread preempts another thread of this process in the middle of its commit or
+/// reply; SCHED_BATCH avoids that and saves about a seventh of the CPU per mail. A policy that the administrator chose
+/// (chrt(1), `CPUSchedulingPolicy=`) is kept.
 pub fn prefer_long_turns() {
     if matches!(scheduler::get_self_policy(), Ok(Policy::Other)) {
-        // The old policy serves mail as well, only a little dearer.
+        // If the kernel refuses, the server only uses more CPU.
         let _ = scheduler::set_self_policy(Policy::Batch, 0);
     }
 }

@@ -1,22 +1,22 @@
-//! Locks that outlive a panic: the one way in which this house locks.
+//! Mutex and RwLock access that ignores poisoning.
 //!
-//! A thread that panics under a lock poisons it, and whoever asked for the lock with `unwrap` would panic as well, one
-//! connection after the other. Here poison is passed over. It may be: what is behind a lock of ours is replaced whole,
-//! counted, or added to and taken from, so a panic leaves no half of a change.
+//! A panic while a lock is held poisons it, and `lock().unwrap()` in other threads would then panic too. Ignoring it is
+//! safe here: data under these locks is only replaced whole, counted, or inserted and removed, so a panic leaves no
+//! half-made change.
 
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// For reading and changing.
+/// Locks a mutex, poisoned or not.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// For reading, beside others that read.
+/// Locks for reading, poisoned or not.
 pub fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// For changing.
+/// Locks for writing, poisoned or not.
 pub fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(PoisonError::into_inner)
 }

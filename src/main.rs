@@ -1,4 +1,4 @@
-//! `goguerrilla`: parse, run, print one line when that failed.
+//! `goguerrilla`: parses the arguments, runs, prints one line on failure.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -10,7 +10,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !failure.text.is_empty() {
-                // With standard error closed there is nobody to tell.
+                // If standard error is closed, the message is lost.
                 let _ = writeln!(std::io::stderr(), "goguerrilla: {}", failure.text);
             }
             ExitCode::from(failure.status)

@@ -1,9 +1,9 @@
-//! Tells nginx's mail proxy which of its clients to bring to us, and where we are
+//! Answers nginx's auth_http: which clients nginx should connect to this server, and at which address
 //! ([ngx_mail_auth_http_module](https://nginx.org/en/docs/mail/ngx_mail_auth_http_module.html)).
 //!
-//! nginx asks at each RCPT until one was accepted. What it should not bring is refused here, so that junk never costs a
-//! connection; in all other cases the session itself says what it thinks of MAIL and RCPT. Nothing of what nginx asks is
-//! ever part of an answer or of a log: it is the client's text, and may hold a password.
+//! nginx asks at each RCPT until one is accepted. A recipient in a domain that is not accepted is rejected here, so that
+//! it costs no SMTP connection; everything else is decided by the session. No header of the request is ever copied into
+//! an answer or a log: it is the client's text and may hold a password.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, RwLock};
@@ -15,20 +15,20 @@ use crate::metrics::{self, AuthAnswer};
 use crate::net::pool::Pool;
 use crate::smtp::reply::{self, Reply};
 
-/// Answers auth_http.
+/// Answers auth_http requests.
 pub struct AuthHttp {
-    /// Who is served.
+    /// For the number of free connection slots.
     pub pool: Arc<Pool>,
-    /// By what connections to come are served: the recipients that are ours, and the store.
+    /// Settings of new connections: accepted domains and the store.
     pub settings: Arc<RwLock<Arc<ConnectionSettings>>>,
-    /// The plain address that we serve SMTP on; may be a wildcard.
+    /// The listening address for plaintext SMTP; may be a wildcard.
     pub smtp_address: SocketAddr,
 }
 
 impl AuthHttp {
-    /// The answer to one question.
+    /// Answers one request.
     pub fn answer(&self, question: &Request) -> Response {
-        // nginx takes AUTH PLAIN even where it does not offer it, and would call any password right after our OK.
+        // nginx accepts AUTH PLAIN even if it does not offer it, and an OK here would accept any password.
         if question.header("Auth-Method") != Some(b"none") {
             return refuse(&reply::R502_NOT_DONE_HERE, AuthAnswer::OtherMethod);
         }
@@ -37,7 +37,7 @@ impl AuthHttp {
         if settings.session.current().is_foreign_rcpt(recipient) {
             let refusal = refuse(&reply::R550_NOT_OURS, AuthAnswer::ForeignRecipient);
             return match attempt(question) {
-                // Without it nginx closes, and the sender would have to come again for those recipients that are ours.
+                // Without Auth-Wait nginx closes the connection, and the other recipients would need a new one.
                 ..MAX_FOREIGN_RECIPIENTS => refusal.header("Auth-Wait", 1),
                 _ => refusal,
             };
@@ -67,7 +67,7 @@ fn refuse(reply: &Reply, answer: AuthAnswer) -> Response {
         .header("Auth-Error-Code", status)
 }
 
-/// How often nginx has asked for this client, this time included.
+/// Returns the number of nginx's requests for this client so far, including this one.
 fn attempt(question: &Request) -> u32 {
     let digits = question.header("Auth-Login-Attempt").unwrap_or_default();
     let number = std::str::from_utf8(digits)
@@ -76,8 +76,8 @@ fn attempt(question: &Request) -> u32 {
     number.unwrap_or(1)
 }
 
-/// A numeric address for nginx to connect to. A wildcard would send it to its own machine, so there it is told the address
-/// that it reached us by.
+/// Returns a numeric address for nginx to connect to. nginx would connect to its own machine for a wildcard, so the local
+/// address of this HTTP connection replaces it.
 fn reachable(listening: IpAddr, reached: IpAddr) -> IpAddr {
     match (listening, reached) {
         (IpAddr::V4(wildcard), IpAddr::V6(ip)) if wildcard.is_unspecified() && ip.is_loopback() => {
@@ -88,7 +88,7 @@ fn reachable(listening: IpAddr, reached: IpAddr) -> IpAddr {
     }
 }
 
-/// A session may name this many recipients that are not ours, each for a second of waiting; the next one ends it.
+/// Rejected recipients of one session, each with a pause of one second; the next one ends the session.
 const MAX_FOREIGN_RECIPIENTS: u32 = 10;
 
 #[cfg(test)]

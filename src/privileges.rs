@@ -1,11 +1,11 @@
-//! From root to the user and group of the configuration, for good.
+//! Permanent change from root to the configured user and group.
 
 use nix::sys::prctl;
 use nix::unistd::{
     Gid, Uid, getegid, geteuid, getgroups, getresgid, getresuid, setgid, setgroups, setuid,
 };
 
-/// Whom to run as.
+/// The user and group to run as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// GUID.
@@ -14,34 +14,34 @@ pub struct Identity {
     pub group: Gid,
 }
 
-/// Why privileges could not be dropped; the server does not start then.
+/// Why privileges could not be dropped; the server does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum PrivilegeError {
-    /// A step was refused.
+    /// A system call failed.
     #[error("cannot become user {user} and group {group}: {step}: {source}; start as root", user = .identity.user, group = .identity.group)]
     Refused {
-        /// Whom.
+        /// The requested user and group.
         identity: Identity,
         /// The system call.
         step: &'static str,
-        /// What the kernel said.
+        /// Its error.
         source: nix::Error,
     },
-    /// Afterwards root was still in reach.
+    /// The process could still become root afterwards.
     #[error("became user {user}, but {what}; this kernel cannot be trusted with it", user = .identity.user)]
     NotForGood {
-        /// Whom.
+        /// The requested user and group.
         identity: Identity,
-        /// What was still so.
+        /// Which check failed.
         what: &'static str,
     },
 }
 
-/// Becomes `identity` in all threads, gives up every other group and the right to gain privileges by running a program,
-/// and proves that root cannot come back. Does nothing when we are that identity already.
+/// Sets user and group for all threads, drops supplementary groups and the ability to gain privileges by exec, and checks
+/// that root cannot be regained. Does nothing if the process already runs as `identity`.
 ///
 /// # Errors
-/// [`PrivilegeError`], after which the process must not go on.
+/// [`PrivilegeError`]; the process must not continue.
 pub fn drop_to(identity: Identity) -> Result<(), PrivilegeError> {
     let Identity { user, group } = identity;
     let refused = |step| {
@@ -61,7 +61,8 @@ pub fn drop_to(identity: Identity) -> Result<(), PrivilegeError> {
     prove(identity, is_somebody_else)
 }
 
-/// Where nothing had to change, other groups are what whoever started us gave us, for the keys for instance.
+/// Checks that root cannot be regained. If no id had to change, supplementary groups are kept: the service manager may
+/// have granted them, for example to read the key.
 fn prove(identity: Identity, has_changed: bool) -> Result<(), PrivilegeError> {
     let Identity { user, group } = identity;
     let users = getresuid().map(|ids| [ids.real, ids.effective, ids.saved]);

@@ -10,35 +10,36 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
-/// What an administrator asks of the running server.
+/// What a signal asks the server to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// SIGTERM or SIGINT: finish and stop; a second one stops at once.
+    /// SIGTERM or SIGINT: drain and stop; a second one stops at once.
     Stop,
-    /// SIGHUP: read again what may change while running.
+    /// SIGHUP: read configuration, keys and certificates again.
     Reload,
-    /// SIGUSR1: open the log file anew.
+    /// SIGUSR1: reopen the log file.
     ReopenLog,
 }
 
-/// Signals that no longer end the process: they wait until somebody listens.
+/// Signal handlers that are installed; signals are queued until [`listen`](Caught::listen).
 pub struct Caught(Signals);
 
-/// Catches signals from now on. The first thing of all, for scripts send one as soon as they see our port or PID file.
+/// Installs the signal handlers. Must run first: scripts send signals as soon as the port is bound or the PID file exists.
 ///
 /// # Errors
-/// When the kernel refuses a handler.
+/// The kernel refuses a handler.
 pub fn catch() -> io::Result<Caught> {
-    // Past a file size limit a write shall fail like on a full disk, not end the process.
+    // Without a handler, a write beyond RLIMIT_FSIZE would kill the process; with it, the write fails like on a full disk.
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
     Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map(Caught)
 }
 
 impl Caught {
-    /// Starts the thread that listens. Separate, because no thread may exist before privileges are dropped.
+    /// Starts the thread that receives signals. Separate from [`catch`], because no thread may exist before privileges are
+    /// dropped.
     ///
     /// # Errors
-    /// When the thread cannot be started.
+    /// The thread cannot be started.
     pub fn listen(self) -> io::Result<Receiver<Request>> {
         let Caught(mut signals) = self;
         let (requests, received) = bounded(MAX_REQUESTS + 2);
@@ -50,7 +51,7 @@ impl Caught {
                     SIGUSR1 => Request::ReopenLog,
                     _ => Request::Stop,
                 };
-                // Many of the others say no more than one; a request to stop always finds room.
+                // Further reloads and reopens add nothing while some are queued; a stop is always queued.
                 if request == Request::Stop || requests.len() < MAX_REQUESTS {
                     let _ = requests.try_send(request);
                 }
@@ -65,13 +66,13 @@ impl Caught {
     }
 }
 
-/// Ends the process where nobody takes what was asked twice: whoever should hangs, in a file system that does not answer or
-/// a pipe that stands in a file's place.
+/// Exits the process if the main thread does not take a second stop request in time: it may be stuck in a file system
+/// that does not answer, or in a pipe that has replaced a file.
 fn end_unless_taken(requests: &Sender<Request>) {
     let give_up_at = Instant::now() + TAKEN_WITHIN;
     while !requests.is_empty() {
         if Instant::now() >= give_up_at {
-            // The PID file stays, as after kill -9.
+            // The PID file remains, as after kill -9.
             log::warn!("stopped_at_once");
             std::process::exit(0);
         }
@@ -79,9 +80,9 @@ fn end_unless_taken(requests: &Sender<Request>) {
     }
 }
 
-/// How long a second request to stop may wait before it is carried out here.
+/// How long a second stop request may stay in the queue.
 const TAKEN_WITHIN: Duration = Duration::from_millis(500);
-/// Between two looks.
+/// Polling interval of that wait.
 const TICK: Duration = Duration::from_millis(10);
-/// Requests that wait for the one before them, beside two to stop.
+/// Queue length for reload and reopen requests; two more entries are for stop requests.
 const MAX_REQUESTS: usize = 8;

@@ -1,9 +1,9 @@
-//! One fault at a time: the first, the second, the third … call of a kind fails, until a run ends that met no fault.
+//! Fault injection: makes the first, second, third … system call of a kind fail until a run meets no fault.
 //!
-//! Each time: no 250 without its mail in the store, no crash (the server lives, or has refused to start with exit status 1
-//! and one line), and service once the fault is over. strace counts the calls of each thread apart, so that one run may
-//! meet a fault in several threads. GOGUERRILLA_ROUNDS says how many runs of a kind there are at most; 1000 are enough for
-//! all to end with a run that met none, as `make soak` has it.
+//! Each run checks that every 250 has its mail in the store, that the server neither crashes nor panics (or refuses to
+//! start with exit status 1 and one line), and that it serves again after the fault. strace counts calls per thread, so
+//! one run may meet a fault in several threads. GOGUERRILLA_ROUNDS limits the runs per kind; with 1000, as in `make
+//! soak`, every kind ends with a run that met no fault.
 
 use std::env;
 use std::fs::{self, File};
@@ -22,11 +22,11 @@ use Counted::{FromTheStart, OnceItServes};
 use crate::support::load::{Account, PlainClient, assert_promise_kept, content_of, stored_markers};
 use crate::support::{BINARY, under_strace, wait_for, write_config};
 
-/// From when on calls are counted, and fail.
+/// When strace starts to count calls and to inject the fault.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Counted {
     FromTheStart,
-    /// What fails the start hides what would fail later in another thread.
+    /// Faults during the start would hide those that another thread meets later.
     OnceItServes,
 }
 
@@ -50,7 +50,7 @@ fn a_write_to_the_log_or_a_socket_fails() {
 
 #[test]
 fn a_file_of_ours_cannot_be_opened() {
-    // The loader's own files are left out, and with them what is no program of ours yet.
+    // Only files of the server: the dynamic loader opens files before the program starts.
     let files = ["goguerrilla.conf", "log", DATABASE, WAL, SHARED_MEMORY];
     fail_one_call_after_the_other(FromTheStart, "openat", "EMFILE", &files);
 }
@@ -71,20 +71,20 @@ fn a_thread_cannot_be_started() {
 #[test]
 fn memory_cannot_be_mapped() {
     fail_one_call_after_the_other(FromTheStart, "mmap", "ENOMEM", &[SHARED_MEMORY]);
-    // Not each mapping of a server that serves: Rust's library ends a process whose new thread has got its stack and then
-    // not the small one for signals. The test of the address space meets what comes before that.
+    // Mappings are not failed while the server serves: Rust's standard library aborts the process when a new thread
+    // gets its stack but not the small signal stack. The address space test covers the other mappings.
 }
 
 #[test]
 fn the_address_space_ends_at_any_size() {
-    // In larger steps where the time is short.
+    // Larger steps keep the default run short.
     let (times, sizes_to_try) = match env::var("GOGUERRILLA_ROUNDS") {
         Ok(_) => (1.2, 60),
         Err(_) => (8.0, MOST_SIZES),
     };
     let mut room = 0;
     for round in 0..sizes_to_try {
-        let mut run = Run::start(|program| program, &[]).expect("nothing is wrong yet");
+        let mut run = Run::start(|program| program, &[]).expect("a start without a limit");
         let mut account = Account::default();
         deliver(&mut account, run.address, "before");
         run.limit_memory(Some(run.mapped_octets() + room));
@@ -95,15 +95,15 @@ fn the_address_space_ends_at_any_size() {
         run.limit_memory(None);
         run.serves_again(&mut account);
         run.ends_well(&account);
-        // With the first and the last one.
+        // The mails delivered before the limit and after it also count.
         if account.acknowledged.len() == sizes.len() + 2 {
-            println!("room for {room} octets: every mail is saved");
+            println!("{room} octets above the mapped memory: every mail is saved");
             assert!(round > 0, "no run met its limit");
             return;
         }
         room = ((room as f64 * times) as u64).max(1 << 20);
     }
-    panic!("{room} octets more are not enough");
+    panic!("{room} octets above the mapped memory are not enough");
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn the_disk_is_full_at_any_size() {
                 assert_promise_kept(&account, &stored);
                 run.stops();
                 if saved == 10 {
-                    println!("{kibibytes} KiB are enough, with fewer {refused} refused to start");
+                    println!("{kibibytes} KiB are enough; {refused} starts failed with less");
                     return;
                 }
             }
@@ -150,15 +150,16 @@ fn the_disk_is_full_at_any_size() {
     panic!("{kibibytes} KiB are not enough");
 }
 
-/// Fails the first call in each thread, the second, and so on; calls that concern `files` if any are named.
+/// Fails the first matching call of each thread, then the second, and so on. If `files` is not empty, only calls on
+/// these files count.
 fn fail_one_call_after_the_other(counted: Counted, calls: &str, error: &str, files: &[&str]) {
     if counted == OnceItServes && !geteuid().is_root() {
-        println!("only root can trace what runs already");
+        println!("only root can attach strace to a running process");
         return;
     }
     let later = match counted {
         FromTheStart => "",
-        OnceItServes => " once it serves",
+        OnceItServes => " after the server listens",
     };
     let mut refused = 0;
     let started_at = Instant::now();
@@ -176,25 +177,27 @@ fn fail_one_call_after_the_other(counted: Counted, calls: &str, error: &str, fil
             }
         };
         if !has_struck {
-            assert!(nth > 1, "{calls} was never met");
+            assert!(nth > 1, "no {calls} call failed");
             println!(
-                "{calls} {error}{later}: all of {} calls, {refused} refused to start",
+                "{calls} {error}{later}: all {} calls, {refused} starts failed",
                 nth - 1
             );
             return;
         }
-        // Whatever the fault has left behind, a new start finds its way.
-        let mut again = Run::start_in(folder, |program| program, &[]).expect("nothing is wrong");
+        // A new start copes with any files that the faulty run left.
+        let mut again =
+            Run::start_in(folder, |program| program, &[]).expect("a start without a fault");
         again.serves_again(&mut account);
         again.ends_well(&account);
         if started_at.elapsed() > most_time() {
             break;
         }
     }
-    println!("{calls} {error}{later}: the first calls, {refused} refused to start");
+    println!("{calls} {error}{later}: the first calls, {refused} starts failed");
 }
 
-/// A run in which the `nth` call of each thread fails, up to when the fault is over; its folder if it refused to start.
+/// Runs the server until the `nth` call of each thread has failed. Returns the folder instead if the server refused to
+/// start.
 fn one_fault(
     counted: Counted,
     calls: &str,
@@ -208,7 +211,7 @@ fn one_fault(
     let trace = format!("trace={calls}");
     let mut arguments = vec!["-e".to_owned(), trace, "-e".to_owned(), inject];
     for file in files {
-        // SQLite uses absolute paths, we use what the configuration says.
+        // SQLite opens absolute paths; the server opens the paths of the configuration.
         let of_sqlite = folder.path().join(file);
         arguments.extend(["-P".to_owned(), (*file).to_owned()]);
         arguments.extend(["-P".to_owned(), of_sqlite.to_string_lossy().into_owned()]);
@@ -222,14 +225,14 @@ fn one_fault(
             run
         }
     };
-    // Those at once need threads of their own.
+    // Concurrent connections make the server start further threads.
     let held: Vec<_> = (0..4).map(|_| PlainClient::connect(run.address)).collect();
     for number in 0..4 {
         deliver(account, run.address, &format!("mail {number}"));
     }
     drop(held);
     if calls == "write" {
-        // Lines of the log wait for company first.
+        // The log is buffered before it is written.
         wait_for("the log to be written", || {
             run.trace().contains("write(").then_some(())
         });
@@ -239,12 +242,13 @@ fn one_fault(
     Ok(run)
 }
 
-/// A server on a port that is known before, so that nothing depends on its log; ended with the test.
+/// A server on a port that is chosen in advance, so that the test does not need its log to find the port. Dropping it
+/// kills the process.
 struct Run {
     child: Child,
     address: SocketAddr,
     folder: Option<TempDir>,
-    /// One that was attached later.
+    /// The strace process, if it was attached to the running server.
     strace: Option<Child>,
 }
 
@@ -257,13 +261,14 @@ impl Run {
         Run::start_in(folder, around, settings)
     }
 
-    /// Waits until it listens. The folder if it has refused to, with exit status 1 and one line.
+    /// Starts the server and waits until it greets. Returns the folder if the server refused to start with exit status
+    /// 1 and one line.
     fn start_in(
         folder: TempDir,
         around: impl FnOnce(Command) -> Command,
         settings: &[(&str, &str)],
     ) -> Result<Run, TempDir> {
-        // An address where no other test asks the kernel for a port.
+        // No other test binds ports of this loopback address.
         let listener = TcpListener::bind("127.0.77.1:0").expect("a free port");
         let address = listener.local_addr().expect("a bound socket");
         drop(listener);
@@ -292,10 +297,10 @@ impl Run {
             strace: None,
         };
         let ended = wait_for("the server to listen or to end", || {
-            if let Some(status) = run.child.try_wait().expect("a child of ours") {
+            if let Some(status) = run.child.try_wait().expect("a child process") {
                 return Some(Some(status));
             }
-            // It listens before it has a store, and greets only then.
+            // The server listens before it opens its store and greets only after that.
             PlainClient::connect(address).is_ok().then_some(None)
         });
         let Some(status) = ended else {
@@ -304,20 +309,20 @@ impl Run {
         let said = run.stderr();
         assert_eq!(status.code(), Some(1), "{status}: {said}");
         assert_eq!(said.lines().count(), 1, "{said}");
-        Err(run.folder.take().expect("it is still there"))
+        Err(run.folder.take().expect("the folder was not taken yet"))
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.folder
             .as_ref()
-            .expect("it is still there")
+            .expect("the folder was not taken yet")
             .path()
             .join(name)
     }
 
     fn stderr(&self) -> String {
-        let said = fs::read_to_string(self.path("stderr")).expect("a file of ours");
-        // strace tells how it understood -P.
+        let said = fs::read_to_string(self.path("stderr")).expect("the stderr file");
+        // Skips what strace prints about its -P options.
         let ours = said.lines().filter(|line| !line.starts_with("strace: "));
         ours.map(|line| format!("{line}\n")).collect()
     }
@@ -330,7 +335,7 @@ impl Run {
         self.trace().contains("INJECTED")
     }
 
-    /// Has strace follow what runs already.
+    /// Attaches strace to the running server.
     fn attach_strace(&mut self, arguments: &[&str]) {
         let strace = Command::new("strace")
             .args([
@@ -351,14 +356,14 @@ impl Run {
         });
     }
 
-    /// Ends strace; the server goes on without it.
+    /// Kills strace; the server continues without it.
     fn end_strace(&mut self) {
         let tracer = self.tracers()[0];
-        assert_ne!(tracer, 0, "the server lives: {}", self.stderr());
-        // With -D it takes no other signal.
-        kill(Pid::from_raw(tracer), Signal::SIGKILL).expect("it runs");
+        assert_ne!(tracer, 0, "the server ended: {}", self.stderr());
+        // With -D strace ignores other signals.
+        kill(Pid::from_raw(tracer), Signal::SIGKILL).expect("the server runs");
         if let Some(mut strace) = self.strace.take() {
-            strace.wait().expect("a child of ours");
+            strace.wait().expect("a child process");
         }
         wait_for("strace to end", || {
             self.tracers()
@@ -368,10 +373,10 @@ impl Run {
         });
     }
 
-    /// Who follows each of its threads, 0 where nobody does.
+    /// Returns the process id that traces each thread of the server, 0 for none.
     fn tracers(&self) -> Vec<i32> {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id()));
-        let statuses = tasks.expect("the server lives").filter_map(|task| {
+        let statuses = tasks.expect("the server runs").filter_map(|task| {
             // A thread may end at any moment.
             fs::read_to_string(task.ok()?.path().join("status")).ok()
         });
@@ -383,12 +388,12 @@ impl Run {
         tracers.collect()
     }
 
-    /// A fresh client delivers a mail, perhaps not at the first attempt.
+    /// Waits until a new client can deliver a mail.
     fn serves_again(&mut self, account: &mut Account) {
         let goal = account.acknowledged.len() + 1;
         let mut attempt = 0;
-        wait_for("service", || {
-            let ended = self.child.try_wait().expect("a child of ours");
+        wait_for("a mail to be saved", || {
+            let ended = self.child.try_wait().expect("a child process");
             assert_eq!(ended, None, "{}", self.stderr());
             attempt += 1;
             let marker = format!("again {}-{attempt}", account.sent.len());
@@ -397,17 +402,17 @@ impl Run {
         });
     }
 
-    /// Stops it and looks at what it has stored; the folder, for another start.
+    /// Stops the server and checks its store. Returns the folder, for another start.
     fn ends_well(mut self, account: &Account) -> TempDir {
         self.stops();
         assert_promise_kept(account, &stored_markers(&self.path(DATABASE)));
-        self.folder.take().expect("it is still there")
+        self.folder.take().expect("the folder was not taken yet")
     }
 
     fn stops(&mut self) {
-        kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM).expect("it runs");
+        kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM).expect("the server runs");
         let status = wait_for("the server to end", || {
-            self.child.try_wait().expect("a child of ours")
+            self.child.try_wait().expect("a child process")
         });
         assert!(status.success(), "{status}: {}", self.stderr());
         assert!(!self.stderr().contains("panicked"), "{}", self.stderr());
@@ -415,7 +420,7 @@ impl Run {
 
     fn mapped_octets(&self) -> u64 {
         let sizes = fs::read_to_string(format!("/proc/{}/statm", self.child.id()));
-        let sizes = sizes.expect("it runs");
+        let sizes = sizes.expect("the server runs");
         let pages: u64 = sizes
             .split(' ')
             .next()
@@ -433,7 +438,7 @@ impl Run {
         assert!(status.expect("prlimit is installed").success());
     }
 
-    /// The store's files while nothing is written; only the server sees its disk.
+    /// Copies the store's files from the server's mount namespace; nothing is being written meanwhile.
     fn copy_from_disk(&self) -> PathBuf {
         let small = self.path("small");
         let root = format!("/proc/{}/root", self.child.id());
@@ -464,16 +469,16 @@ impl Drop for Run {
             let _ = child.wait();
         }
         if std::thread::panicking() && self.folder.is_some() {
-            eprintln!("---- its stderr\n{}", self.stderr());
+            eprintln!("---- stderr of the server\n{}", self.stderr());
             eprintln!(
-                "---- its log\n{}",
+                "---- log of the server\n{}",
                 fs::read_to_string(self.path("log")).unwrap_or_default()
             );
         }
     }
 }
 
-/// One mail on a connection of its own, with a note of what became of it; whatever goes wrong has to show soon.
+/// Delivers one mail on a new connection and records its outcome. Fails if that takes longer than 15 seconds.
 fn deliver(account: &mut Account, address: SocketAddr, marker: &str) {
     let started_at = Instant::now();
     let outcome = attempt(account, address, marker);
@@ -484,7 +489,7 @@ fn deliver(account: &mut Account, address: SocketAddr, marker: &str) {
             assert!((400..500).contains(&code), "{code} for {marker}");
             account.deferred.push(marker);
         }
-        // It may have been refused with a 421 before, or cut off.
+        // The connection may have ended with a 421 before the mail or been reset.
         Err(_) => account.unanswered.push(marker),
     }
     let took = started_at.elapsed();
@@ -507,7 +512,7 @@ fn rounds() -> usize {
     env::var("GOGUERRILLA_ROUNDS").map_or(20, |rounds| rounds.parse().expect("a number of rounds"))
 }
 
-/// How long one kind of fault goes on; whoever asks for more rounds has the time.
+/// Returns the time limit for one kind of fault; there is none if GOGUERRILLA_ROUNDS is set.
 fn most_time() -> Duration {
     match env::var("GOGUERRILLA_ROUNDS") {
         Ok(_) => Duration::MAX,
@@ -518,5 +523,5 @@ fn most_time() -> Duration {
 const DATABASE: &str = "goguerrilla.db";
 const WAL: &str = "goguerrilla.db-wal";
 const SHARED_MEMORY: &str = "goguerrilla.db-shm";
-/// How often a size is doubled.
+/// How many sizes a test tries at most.
 const MOST_SIZES: usize = 16;

@@ -1,4 +1,4 @@
-//! The command line of the server: its forms, and how it ends when it cannot start.
+//! Command-line arguments of the server, and its exit status and error text when it cannot start.
 
 use std::fs::{self, File};
 use std::net::TcpListener;
@@ -36,12 +36,12 @@ fn v_wins_over_the_file_only_when_given() {
         (&[][..], true),
         (&["-v=n"][..], false),
         (&["--verbose=n"][..], false),
-        // Of two the last one counts, as with Go's flags.
+        // The last of two flags counts, as in Go's flag package.
         (&["-v=y", "-v=n"][..], false),
         (&["-v", "n"][..], false),
     ] {
         let folder = TempDir::new().expect("a temporary folder");
-        // Without -config the file of the usual name is read.
+        // Without -config the server reads goguerrilla.conf.
         let server = Server::start_with(folder, &[("GSMTP_VERBOSE", "Y")], |_| command(arguments));
         assert_eq!(logs_the_dialogue(&server), is_verbose, "{arguments:?}");
     }
@@ -65,8 +65,8 @@ fn without_a_file_the_defaults_run_and_the_log_says_so() {
     let mut client = Client::connect(address);
     client.expect("220 ");
     let offers = client.command("EHLO client.test", "250-").text();
-    child.kill().expect("it runs");
-    child.wait().expect("a child of ours");
+    child.kill().expect("the server runs");
+    child.wait().expect("a child process");
     assert!(offers.contains("SIZE 131072"), "{offers}");
     let log = fs::read_to_string(log).expect("the log");
     assert!(
@@ -217,7 +217,7 @@ fn a_log_or_a_store_that_cannot_be_opened_is_named() {
     }
 }
 
-/// Whether a line that a client said is in the log once the log tells of its end.
+/// Returns whether the log contains the command that a client sent, after the session has been logged as ended.
 fn logs_the_dialogue(server: &Server) -> bool {
     let mut client = server.client();
     client.command("NOOP said", "250 2.0.0 ");

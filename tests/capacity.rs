@@ -1,4 +1,4 @@
-//! Thousands of clients, more than there is room for, and limits of the kernel: nobody is left without an answer.
+//! Thousands of clients, more clients than slots, and kernel limits: every client gets an answer.
 
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -15,7 +15,7 @@ use crate::support::{Client, PATIENCE, Server, wait_for};
 #[test]
 fn ten_thousand_idle_clients_are_served_in_little_memory() {
     let _alone = one_at_a_time();
-    // Ours; those of the other tests fit into the rest.
+    // The descriptors of this test's clients; the remaining 2,000 are for the tests that run at the same time.
     let limit = raise_descriptor_limit(MANY as u64 + 2_000);
     assert!(
         limit > MANY as u64 + 500,
@@ -41,7 +41,7 @@ fn ten_thousand_idle_clients_are_served_in_little_memory() {
     let grown = server.status_kib("VmRSS").saturating_sub(memory_before);
     let each = grown as f64 / MANY as f64;
     println!("{MANY} idle clients: greeted in {greeted_after:?}, {each:.1} KiB each");
-    // Unoptimized code touches a page of its stack more.
+    // Unoptimized code touches one more page of each stack.
     let ceiling = if cfg!(debug_assertions) { 24.0 } else { 20.0 };
     assert!(each <= ceiling, "{each:.1} KiB each");
     let reply = server
@@ -65,7 +65,7 @@ fn with_all_places_taken_the_next_client_is_told_at_once_and_places_come_back() 
     }
     println!("the slowest of 20 refusals took {slowest:?}");
     assert!(slowest < Duration::from_millis(200), "{slowest:?}");
-    // One that talks on before it listens hears it all the same.
+    // A client that sends commands before it reads also receives the 421.
     let mut talkative = Client::connect(server.address);
     let _ = std::io::Write::write_all(
         &mut talkative.socket(),
@@ -80,7 +80,7 @@ fn with_all_places_taken_the_next_client_is_told_at_once_and_places_come_back() 
     }
     let mut returned: Vec<Client> = (0..10)
         .map(|_| {
-            wait_for("a place", || {
+            wait_for("a free slot", || {
                 let mut client = Client::connect(server.address);
                 (client.read_reply()?.code == 220).then_some(client)
             })
@@ -96,13 +96,13 @@ fn without_descriptors_it_waits_calmly_and_goes_on_when_there_are_some() {
     let _alone = one_at_a_time();
     let server = Server::start(&[]);
     let mut inside: Vec<Client> = (0..5).map(|_| server.client()).collect();
-    // The store opens its file with the first mail.
+    // The store opens its file for the first mail.
     let reply = inside[0].deliver("a@client.test", "u@ours.test", b"Subject: before\r\n");
     assert_eq!(reply.code, 250);
     server.limit(&format!("--nofile={}:", server.descriptors()));
-    // The first may still get in: a thread that waits in accept has its descriptor already.
+    // The first connection may still be accepted: a thread blocked in accept already holds its descriptor.
     let mut late: Vec<Client> = (0..4).map(|_| Client::connect(server.address)).collect();
-    wait_for("the lack to be noticed", || {
+    wait_for("accept to fail", || {
         server.log().contains(" accept_failed ").then_some(())
     });
     let used_before = server.processor_time();
@@ -127,11 +127,12 @@ fn ten_thousand_connects_closed_at_once_cost_no_place_thread_or_descriptor() {
     let _alone = one_at_a_time();
     let tls = TlsServer::start(&[("GM_MAX_CLIENTS", "100")]);
     let server = &tls.server;
-    // With what is opened for the first client only, and before a crowd of which some may still be waiting to be let in.
+    // Counts descriptors after the first client, whose session opens some, and before the flood, whose last connections
+    // may still wait to be accepted.
     let idle_sockets = server.sockets();
     server.client().command("QUIT", "221");
     tls.client_at_once().command("QUIT", "221");
-    wait_for("both to be gone", || {
+    wait_for("both connections to be closed", || {
         (server.sockets() == idle_sockets).then_some(())
     });
     let descriptors = server.descriptors();
@@ -139,7 +140,7 @@ fn ten_thousand_connects_closed_at_once_cost_no_place_thread_or_descriptor() {
     flood(&tls, MANY);
     let flooded = started_at.elapsed();
     let started_at = Instant::now();
-    let mut client = wait_for("a place", || {
+    let mut client = wait_for("a free slot", || {
         let mut client = Client::connect(server.address);
         (client.read_reply()?.code == 220).then_some(client)
     });
@@ -154,7 +155,7 @@ fn ten_thousand_connects_closed_at_once_cost_no_place_thread_or_descriptor() {
     wait_for("all descriptors to be closed", || {
         (server.descriptors() == descriptors).then_some(())
     });
-    // A thread for each place and one on each port that says 421; main, signals, the log, the deadlines, the writer.
+    // One thread per slot and one per listener that replies 421; the main, signal, log, deadline and writer threads.
     assert!(
         server.threads() <= 100 + 2 + 5,
         "{} threads",
@@ -165,7 +166,10 @@ fn ten_thousand_connects_closed_at_once_cost_no_place_thread_or_descriptor() {
     let log = server.log();
     let is_news = |line: &&str| line.contains(" octets=0 ") || line.contains(" tls_failed ");
     let news: Vec<&str> = log.lines().filter(is_news).collect();
-    assert!(news.is_empty(), "of those that said nothing: {news:?}");
+    assert!(
+        news.is_empty(),
+        "logged although nothing was sent: {news:?}"
+    );
 }
 
 #[test]
@@ -177,12 +181,12 @@ fn a_peak_on_one_port_leaves_its_threads_to_the_next_peak_on_another() {
         let held: Vec<TcpStream> = (0..100)
             .map(|_| TcpStream::connect(address).expect("the server accepts"))
             .collect();
-        // All places are taken once the next one is told so.
-        wait_for("the peak", || {
+        // All slots are taken as soon as the next client gets 421.
+        wait_for("all slots to be taken", || {
             (Client::connect(server.address).read_reply()?.code == 421).then_some(())
         });
         drop(held);
-        let mut client = wait_for("a place", || {
+        let mut client = wait_for("a free slot", || {
             let mut client = Client::connect(server.address);
             (client.read_reply()?.code == 220).then_some(client)
         });
@@ -197,7 +201,7 @@ fn a_peak_on_one_port_leaves_its_threads_to_the_next_peak_on_another() {
 
 #[test]
 fn more_clients_than_the_kernel_has_mappings_for_are_warned_of() {
-    let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count").expect("Linux tells");
+    let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count").expect("a file of /proc");
     let limit: usize = limit.trim().parse().expect("a figure");
     for max_clients in [500, 100_000] {
         let server = Server::start(&[("GM_MAX_CLIENTS", &max_clients.to_string())]);
@@ -214,7 +218,7 @@ fn more_clients_than_the_kernel_has_mappings_for_are_warned_of() {
 fn a_thread_that_cannot_start_is_a_421_and_the_server_lives() {
     let _alone = one_at_a_time();
     let server = Server::start(&[]);
-    // Too little for the stack of one more thread, enough for everything else.
+    // Leaves too little address space for one more thread stack and enough for everything else.
     let octets = server.status_kib("VmSize") * 1_024 + 128 * 1_024;
     server.limit(&format!("--as={octets}:"));
     for _ in 0..3 {
@@ -229,7 +233,8 @@ fn a_thread_that_cannot_start_is_a_421_and_the_server_lives() {
     assert_eq!(reply.code, 250);
 }
 
-/// Connects and closes at once from two threads; every other one by a reset, some after a word, some in their handshake.
+/// Opens and closes `count` connections from two threads. Some send a command or an incomplete ClientHello first; half
+/// of them close with a reset.
 fn flood(tls: &TlsServer, count: usize) {
     thread::scope(|scope| {
         for half in 0..2 {
@@ -252,7 +257,7 @@ fn flood(tls: &TlsServer, count: usize) {
     });
 }
 
-/// A client that has not read its greeting, from one of four addresses: one has too few ports.
+/// Connects without reading the greeting, from one of four source addresses, because one address has too few ports.
 fn connect_from(server: &Server, number: usize) -> Client {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a descriptor");
     let source = Ipv4Addr::new(127, 0, 0, 1 + (number % 4) as u8);
@@ -265,12 +270,12 @@ fn connect_from(server: &Server, number: usize) -> Client {
     Client::over(socket.into())
 }
 
-/// These tests measure, and would disturb one another.
+/// Serializes these tests, because they measure and would disturb one another.
 fn one_at_a_time() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 const MANY: usize = 10_000;
-/// A record of 512 octets that begins like a ClientHello, and ends too soon.
+/// The beginning of a TLS record of 512 octets that contains a ClientHello.
 const HALF_A_HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";

@@ -18,8 +18,8 @@ const RIGHTS: &str =
 fn a_table_that_takes_no_mail_is_one_error_whose_cure_works() {
     let database = MariaDb::start();
     for (spoil, found) in [
-        ("MODIFY hash char(20) NOT NULL", "ERROR 1406 "),
-        ("MODIFY body varchar(4) NOT NULL", "ERROR 1406 "),
+        ("MODIFY hash char(20) NOT NULL", "column `hash`"),
+        ("MODIFY body varchar(4) NOT NULL", "column `body`"),
         (
             "MODIFY mail longtext CHARACTER SET utf8mb4 NOT NULL",
             "ERROR 1366 ",
@@ -284,6 +284,12 @@ fn views_and_tables_without_transactions_are_judged_by_rights_and_definition() {
             .replace("`new_mail`", "`narrow`")
             .replace("InnoDB", "MyISAM"),
     );
+    database.sql(
+        &FIELD_TABLE
+            .replace("`new_mail`", "`textual`")
+            .replace("InnoDB", "MyISAM")
+            .replace("longblob", "longtext"),
+    );
     database.sql("ALTER TABLE narrow MODIFY hash char(20) NOT NULL");
     database.sql("CREATE VIEW plain AS SELECT * FROM new_mail");
     database.sql("CREATE VIEW counted AS SELECT DISTINCT * FROM new_mail");
@@ -327,6 +333,11 @@ fn views_and_tables_without_transactions_are_judged_by_rights_and_definition() {
         ("half", "plain", "ERROR 1143 "),
         ("half", "isam", "ERROR 1143 "),
         ("half", "new_mail", "ERROR 1143 "),
+        (
+            "entire",
+            "textual",
+            "column `mail` of `textual` is longtext",
+        ),
         ("entire", "joined", "ERROR 139"),
         ("entire", "counted", "ERROR 1471 "),
         (
@@ -337,7 +348,7 @@ fn views_and_tables_without_transactions_are_judged_by_rights_and_definition() {
         (
             "entire",
             "narrow",
-            "column `hash` of `narrow` is too narrow",
+            "column `hash` of `narrow` holds 20 characters",
         ),
     ] {
         let settings = [

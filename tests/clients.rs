@@ -1,4 +1,4 @@
-//! Programs that nobody here wrote each deliver a mail, and it is stored octet for octet.
+//! Third-party clients each deliver a mail; the mail is stored octet for octet.
 
 use std::collections::HashSet;
 use std::fs;
@@ -57,7 +57,7 @@ fn msmtp_delivers() {
     let server = Server::start(&[]);
     fs::write(server.path("mail"), mail("\n")).expect("a file is written");
     let (host, port) = host_and_port(&server);
-    // A shell, because msmtp takes its mail from standard input only.
+    // Needs a shell because msmtp reads the mail from standard input only.
     let script = "exec msmtp --file=/dev/null --host=$0 --port=$1 --tls=off --auth=off --domain=client.test \
                   --from=a@client.test u@ours.test < mail";
     run(&server, &["sh", "-c", script], &[&host, &port]);
@@ -118,7 +118,7 @@ with Recording(host, port, "client.test", timeout=30) as client:
 #[test]
 fn smtplib_sends_eight_bits_under_8bitmime() {
     let server = Server::start(&[]);
-    // Every octet but NUL, CR and LF, which are no text.
+    // Every octet except NUL, CR and LF, which 8BITMIME does not allow in text.
     let all: Vec<u8> = (1..=255).filter(|octet| !b"\r\n".contains(octet)).collect();
     let content = [
         b"Subject: eight bits\r\nContent-Transfer-Encoding: 8bit\r\n\r\n",
@@ -142,7 +142,7 @@ with smtplib.SMTP(host, port, "client.test", timeout=30) as client:
 #[test]
 fn smtplib_sends_chunks() {
     let server = Server::start(&[]);
-    // What DATA could not carry unchanged: dots alone, bare CR and LF, NUL, no CR LF at the end.
+    // Content that DATA cannot carry unchanged: lines of a single dot, bare CR and LF, NUL, no CR LF at the end.
     let content = [
         &mail("\r\n")[..],
         b"\r\n.\r\n\0 \r \n.\r\n..\r\nno end of line",
@@ -231,7 +231,7 @@ async function deliver(options, to) {
     let port = |address: SocketAddr| address.port().to_string();
     run(
         &tls.server,
-        // Where Debian has the packages of node.
+        // Debian installs the packages of node there.
         &["env", "NODE_PATH=/usr/share/nodejs", "node", "script.js"],
         &[&port(tls.server.address), &port(tls.at_once)],
     );
@@ -247,11 +247,11 @@ async function deliver(options, to) {
 
 #[test]
 fn postal_loads_and_all_that_it_was_promised_is_stored() {
-    // In clear: its TLS offers no key exchange that is left in TLS 1.2 with forward secrecy.
+    // Plaintext only: postal's TLS offers no key exchange with forward secrecy that TLS 1.2 still has.
     let server = Server::start(&[]);
     fs::write(server.path("users"), "u@ours.test\nv@ours.test\n").expect("a file is written");
     let (host, port) = host_and_port(&server);
-    // It goes on until it is ended, and writes all that it says and hears to files of this name.
+    // postal runs until it is killed and writes the dialogue to files whose names begin with "heard".
     let mut postal = Command::new("postal")
         .args(["-t", "2", "-c", "3", "-m", "20", "-z", "heard"])
         .args(["-p", &port, "-f", "users", &host, "users"])
@@ -264,8 +264,8 @@ fn postal_loads_and_all_that_it_was_promised_is_stored() {
         let count = server.log().matches(" saved ").count();
         (count >= 100).then_some(())
     });
-    postal.kill().expect("it runs");
-    postal.wait().expect("a child of ours");
+    postal.kill().expect("postal runs");
+    postal.wait().expect("a child process");
     server.wait_for_log(" disconnected ");
     let heard: String = fs::read_dir(server.folder.path())
         .expect("its folder")
@@ -291,7 +291,7 @@ fn postal_loads_and_all_that_it_was_promised_is_stored() {
 fn swaks(server: &Server, arguments: &[&str]) {
     fs::write(server.path("mail"), mail("\n")).expect("a file is written");
     let address = server.address.to_string();
-    // Without the settings of whoever runs the tests; --config has to come first.
+    // --config, which must come first, ignores the user's own swaks configuration.
     let fixed = [
         "swaks",
         "--config",
@@ -316,7 +316,7 @@ fn smtp_source(server: &Server, arguments: &[&str]) {
     );
 }
 
-/// Runs a script that knows `smtplib`, `host` and `port`.
+/// Runs a Python script that has imported `smtplib` and defined `host` and `port`.
 pub fn python(server: &Server, script: &str) {
     let script = format!(
         "import smtplib, sys\nhost, port = sys.argv[1], int(sys.argv[2])\n{}",
@@ -331,7 +331,7 @@ pub fn python(server: &Server, script: &str) {
     );
 }
 
-/// Runs a program in the server's folder to its good end.
+/// Runs a program in the server's folder and fails unless it succeeds.
 pub fn run(server: &Server, program: &[&str], arguments: &[&str]) {
     let mut command = Command::new("timeout");
     command.env("PATH", path_with_sbin());
@@ -352,7 +352,7 @@ pub fn run(server: &Server, program: &[&str], arguments: &[&str]) {
     );
 }
 
-/// Debian keeps Postfix's tools out of the path of most users.
+/// Returns PATH with /usr/sbin, where Debian installs Postfix's tools.
 fn path_with_sbin() -> String {
     let path = std::env::var("PATH").unwrap_or_default();
     format!("{path}:/usr/sbin")
@@ -363,7 +363,7 @@ pub fn host_and_port(server: &Server) -> (String, String) {
     (address.ip().to_string(), address.port().to_string())
 }
 
-/// One row for each of these recipients and no other, each with this content.
+/// Asserts that the store has exactly one row per recipient, each with this content.
 pub fn assert_stored(server: &Server, recipients: &[&str], content: &[u8]) {
     let mails = server.list();
     let mut stored: Vec<&str> = mails
@@ -377,7 +377,8 @@ pub fn assert_stored(server: &Server, recipients: &[&str], content: &[u8]) {
     }
 }
 
-/// So many rows, each with what smtp-source sends; read without starting a program for each.
+/// Asserts that the store has `count` rows, each with the mail of smtp-source. Reads the store directly, because a
+/// `show` process per mail would be slow.
 fn assert_all_stored(server: &Server, count: usize) {
     let sent = mail_and_empty_line();
     let table = TableName::default();
@@ -392,7 +393,7 @@ fn assert_all_stored(server: &Server, count: usize) {
     }
 }
 
-/// The failure shows where they part.
+/// Asserts that both are equal; the failure shows the first difference.
 pub fn assert_same(stored: &[u8], sent: &[u8]) {
     if stored != sent {
         let same = stored.iter().zip(sent).take_while(|(a, b)| a == b).count();
@@ -403,7 +404,7 @@ pub fn assert_same(stored: &[u8], sent: &[u8]) {
                 .to_string()
         };
         panic!(
-            "unlike from octet {same} of {} and {}\nstored: {}\nsent:   {}",
+            "different from octet {same} on, of {} and {}\nstored: {}\nsent:   {}",
             stored.len(),
             sent.len(),
             around(stored),
@@ -412,12 +413,13 @@ pub fn assert_same(stored: &[u8], sent: &[u8]) {
     }
 }
 
-/// What swaks, smtp-source and lettre send for [`mail`]: they write CR LF in front of the final dot wherever a file ends.
+/// Returns what swaks, smtp-source and lettre send for [`mail`]: they always add CR LF before the final dot.
 pub fn mail_and_empty_line() -> Vec<u8> {
     [&mail("\r\n")[..], b"\r\n"].concat()
 }
 
-/// Lines that are easily changed on their way: dots, spaces and tabs at the end, long, empty, in UTF-8.
+/// Returns a mail with lines that clients often change: leading dots, trailing spaces and tabs, long, empty and UTF-8
+/// lines.
 pub fn mail(line_end: &str) -> Vec<u8> {
     let long = "0123456789".repeat(90);
     let lines = [
@@ -443,7 +445,7 @@ pub fn mail(line_end: &str) -> Vec<u8> {
         &long,
         "",
         ".",
-        // swaks takes a dot at the very end for the end of mail.
+        // swaks would take a dot in the last line for the end of data.
         "end",
         "",
     ];

@@ -1,4 +1,4 @@
-//! The wall clock jumps while the server runs: dates follow it, and nothing else notices.
+//! The wall clock jumps while the server runs: dates follow it and nothing else is affected.
 
 use std::collections::HashSet;
 use std::fs;
@@ -25,7 +25,7 @@ fn a_clock_that_jumps_costs_no_mail_no_session_and_no_renewal() {
         program.envs([
             ("LD_PRELOAD", LIBFAKETIME),
             ("FAKETIME_NO_CACHE", "1"),
-            // As in the kernel: a jump moves neither the monotonic clock nor what files say.
+            // A real clock change moves neither the monotonic clock nor file times.
             ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
             ("NO_FAKE_STAT", "1"),
         ]);
@@ -34,7 +34,7 @@ fn a_clock_that_jumps_costs_no_mail_no_session_and_no_renewal() {
     };
     let mut tls = TlsServer::start_around(folder, pair, &[], with_clock);
     let server = &tls.server;
-    // Sessions that see every jump: idle, in the middle of a mail, and in TLS.
+    // Sessions that stay open during every jump: idle, in the middle of a mail, and over TLS.
     let mut idle = server.client();
     idle.command("EHLO client.test", "250");
     let mut in_data = server.client();
@@ -51,7 +51,7 @@ fn a_clock_that_jumps_costs_no_mail_no_session_and_no_renewal() {
     load.wait_for_more(20);
     for hours in JUMPS {
         set_clock(&clock, hours);
-        wait_for("the log to follow", || {
+        wait_for("the log to use the new time", || {
             let log = server.log();
             let time = log.lines().last()?.split(' ').next()?;
             is_now(time.parse().ok()?, hours).then_some(())
@@ -61,7 +61,7 @@ fn a_clock_that_jumps_costs_no_mail_no_session_and_no_renewal() {
                 (&renewal.chain, &tls.pair.chain),
                 (&renewal.key, &tls.pair.key),
             ] {
-                fs::copy(new, old).expect("our file");
+                fs::copy(new, old).expect("a file of this test");
             }
         }
         load.wait_for_more(20);
@@ -78,8 +78,8 @@ fn a_clock_that_jumps_costs_no_mail_no_session_and_no_renewal() {
     in_data.send(".\r\n");
     in_data.expect("250 2.0.0 ");
     idle.command("QUIT", "221");
-    // Files are still looked at every 20 seconds.
-    wait_for_within("the new pair", Duration::from_secs(45), || {
+    // The server checks certificate files every 20 seconds.
+    wait_for_within("the renewed certificate", Duration::from_secs(45), || {
         server.log().contains(" certificate_renewed").then_some(())
     });
     let config = config_trusting(&[&renewal.chain]);
@@ -104,7 +104,7 @@ fn a_clock_that_jumps_costs_no_mail_no_session_and_no_renewal() {
     assert_dates_and_hashes(&mails_after(&file, 0));
 }
 
-/// Each row says when it was saved by the wall clock, and no hash came twice.
+/// Asserts that each row's date matches the wall clock when it was saved and that every hash is unique.
 fn assert_dates_and_hashes(mails: &[StoredMail]) {
     let date = |mail: &StoredMail| -> Timestamp {
         let in_utc = format!("{}Z", mail.date);
@@ -115,7 +115,7 @@ fn assert_dates_and_hashes(mails: &[StoredMail]) {
         let saved = mails.iter().filter(is_of_jump).count();
         assert!(saved >= 20, "{saved} mails at {hours} hours");
         let in_tls = mails.iter().find(|mail| mail.subject == in_tls_at(hours));
-        let in_tls = in_tls.expect("it was saved");
+        let in_tls = in_tls.expect("a saved mail");
         assert!(is_now(date(in_tls), hours), "{} at {hours}", in_tls.date);
     }
     let strange = mails
@@ -126,14 +126,14 @@ fn assert_dates_and_hashes(mails: &[StoredMail]) {
     assert_eq!(hashes.len(), mails.len());
 }
 
-/// Sets the clock of whoever looks at this file so many hours ahead of ours.
+/// Sets the fake clock of the processes that read this file to `hours` ahead of the real time.
 fn set_clock(file: &Path, hours: i64) {
     let beside = file.with_extension("new");
-    fs::write(&beside, format!("{:+}\n", hours * 3_600)).expect("our file");
-    fs::rename(&beside, file).expect("our file");
+    fs::write(&beside, format!("{:+}\n", hours * 3_600)).expect("a file of this test");
+    fs::rename(&beside, file).expect("a file of this test");
 }
 
-/// Whether a clock that is so many hours ahead of ours shows about this time.
+/// Returns whether `time` is close to the present time of a clock that is `hours` ahead.
 fn is_now(time: Timestamp, hours: i64) -> bool {
     let shown = Timestamp::now() + SignedDuration::from_hours(hours);
     time.duration_since(shown).abs() < SignedDuration::from_mins(30)
@@ -143,7 +143,7 @@ fn in_tls_at(hours: i64) -> String {
     format!("in tls at {hours} hours")
 }
 
-/// A day ahead, a week back, and right again.
+/// Offsets in hours: one day ahead, one week back, and none.
 const JUMPS: [i64; 3] = [24, -7 * 24, 0];
-/// For programs with threads, where Debian's package libfaketime puts it on this machine.
+/// The variant for multithreaded programs, where Debian's package libfaketime installs it.
 const LIBFAKETIME: &str = "/usr/$LIB/faketime/libfaketimeMT.so.1";

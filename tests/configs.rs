@@ -70,6 +70,55 @@ fn numbers_and_truths_need_no_quotes() {
     assert_eq!((ended.status, ended.stdout.as_str()), (0, ""));
 }
 
+#[test]
+fn a_byte_order_mark_is_skipped_and_utf_16_is_named() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let file = folder.path().join("goguerrilla.conf");
+    let text = "{\"GSTMP_LISTEN_INTERFACE\": \"127.0.0.1:0\", \"GM_PRIMARY_MAIL_HOST\": \"grün.test\"}\r\n";
+    let check = |octets: Vec<u8>| {
+        fs::write(&file, octets).expect("a file is written");
+        let ended = run(folder.path(), &["check"]);
+        assert_eq!(ended.stderr, "");
+        (ended.status, ended.stdout)
+    };
+    let with_mark = |text: &str| format!("\u{feff}{text}").into_bytes();
+    assert_eq!(check(with_mark(text)), (0, String::new()));
+    let not_json = "error: goguerrilla.conf: expected strict JSON without comments and trailing commas, but found: ";
+    // Columns are counted as an editor shows them.
+    for (octets, found) in [
+        (
+            with_mark("{,}"),
+            "key must be a string at line 1 column 2\n",
+        ),
+        (
+            with_mark("\u{feff}{}"),
+            "expected value at line 1 column 1\n",
+        ),
+        (
+            with_mark(""),
+            "EOF while parsing a value at line 1 column 0\n",
+        ),
+        (
+            b"\xef\xbb\xbf{\xff}".to_vec(),
+            "octets that are not UTF-8 at line 1 column 2\n",
+        ),
+    ] {
+        assert_eq!(check(octets), (1, format!("{not_json}{found}")));
+    }
+    let units: Vec<u16> = text.encode_utf16().collect();
+    let little: Vec<u8> = units.iter().flat_map(|unit| unit.to_le_bytes()).collect();
+    let big: Vec<u8> = units.iter().flat_map(|unit| unit.to_be_bytes()).collect();
+    for octets in [
+        [b"\xff\xfe", little.as_slice()].concat(),
+        [b"\xfe\xff", big.as_slice()].concat(),
+        little,
+        big,
+    ] {
+        let found = "text in UTF-16; save the file as UTF-8\n";
+        assert_eq!(check(octets), (1, format!("{not_json}{found}")));
+    }
+}
+
 /// Aliases are for those who know them.
 const KEYS: &[&str] = &[
     "GM_ALLOWED_HOSTS",

@@ -1,4 +1,4 @@
-//! Every mail of `tests/corpus`: what its row says, and that it comes back octet for octet.
+//! Every mail of `tests/corpus` is described by its row as expected and stored octet for octet.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -37,7 +37,7 @@ fn in_chunks_each_mail_says_the_same() {
     client.command("EHLO corpus.test", "250");
     for case in &cases {
         begin(&mut client, &case.name);
-        // Cut at a place of its own in each mail, also within lines and characters.
+        // Two chunks; the boundary may lie within a line or a character.
         let (first, last) = case.content.split_at(case.content.len() / 3);
         client.send([format!("BDAT {}\r\n", first.len()).as_bytes(), first].concat());
         client.expect("250 2.0.0 ");
@@ -62,7 +62,7 @@ impl Case {
     fn load(file: &Path) -> Case {
         let name = file.file_stem().expect("a file name").to_string_lossy();
         let mut content = fs::read(file).expect("a mail");
-        // A mail sent by DATA ends in CR LF, whatever it was before.
+        // Content sent with DATA always ends in CR LF.
         if !content.is_empty() && !content.ends_with(b"\r\n") {
             content.extend_from_slice(b"\r\n");
         }
@@ -74,7 +74,7 @@ impl Case {
         }
     }
 
-    /// What is wrong with its row, if anything.
+    /// Returns how the row differs from what is expected, if it does.
     fn difference(&self, row: &StoredMail) -> Option<String> {
         let Case {
             name,
@@ -95,7 +95,7 @@ impl Case {
         if described != *expected {
             return Some(format!("{name}: found {described}\nexpected {expected}"));
         }
-        (without_trace(&row.mail) != content).then(|| format!("{name}: another content"))
+        (without_trace(&row.mail) != content).then(|| format!("{name}: the content differs"))
     }
 }
 
@@ -115,7 +115,7 @@ fn check_all(cases: &[Case], rows: &[StoredMail]) {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n\n"));
 }
 
-/// What is the same for every mail from here.
+/// Asserts the columns that are the same for every mail of this test.
 fn check_constants(row: &StoredMail) {
     assert_eq!(row.body, "gzencode");
     assert_eq!(row.spam_score, 0.0);
@@ -132,7 +132,7 @@ fn check_constants(row: &StoredMail) {
     assert_eq!(row.date.len(), "2026-01-02 03:04:05".len());
 }
 
-/// The five lines in front of the content.
+/// Asserts the five lines of trace fields before the content.
 fn check_trace(row: &StoredMail) {
     let trace = &row.mail[..row.mail.len() - without_trace(&row.mail).len()];
     let trace = std::str::from_utf8(trace).expect("UTF-8");

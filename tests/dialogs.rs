@@ -1,4 +1,4 @@
-//! Every transcript in `tests/dialogs`, played against a server.
+//! Plays every transcript of `tests/dialogs` against a server.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ fn every_dialogue_goes_as_written() {
                         .or_insert_with(|| Stage::new(&dialog.settings));
                     if let Err(failure) = stage.play(&dialog) {
                         lock(&failures).push(failure);
-                        // What a failed dialogue left behind would fail the next one too.
+                        // State left by a failed dialogue would make the next one fail too.
                         stages.remove(&dialog.settings);
                     }
                 }
@@ -53,5 +53,5 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().expect("no worker panicked")
 }
 
-/// Dialogues mostly wait, so there may be more of them at once than there are processors.
+/// More than there are processors, because dialogues mostly wait.
 const WORKERS: usize = 12;

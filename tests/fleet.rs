@@ -1,5 +1,6 @@
-//! A fleet: two receivers with one configuration behind HAProxy, on three nodes of Galera and three of Redis. Whatever is
-//! killed, every 250 is in the cluster once, and mail flows again within ten seconds.
+//! A cluster: HAProxy in front of two receivers with the same configuration, which store into three Galera nodes and
+//! three Redis Cluster nodes. Whichever process is killed, every acknowledged mail is stored exactly once, and mail is
+//! saved again within ten seconds.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,9 +23,9 @@ use crate::support::rate::Rate;
 use crate::support::redis::RedisCluster;
 use crate::support::{Server, wait_for, wait_for_within, without_trace};
 
-/// Of the soak.
+/// Number of concurrent sessions in the soak tests.
 const SESSIONS: usize = 50;
-/// The marker of a mail that was in the middle when its receiver was told to stop.
+/// The marker of the mail whose content is being sent when its receiver gets SIGTERM.
 const UNDER_WAY: &str = "under way";
 
 #[test]
@@ -42,7 +43,7 @@ fn without_redis_it_keeps_it_as_well() {
 #[test]
 #[ignore = "takes minutes: make soak"]
 fn soak_of_the_fleet() {
-    // Whatever one of them has taken outlives it, so that every body can be asked for in the end.
+    // Append-only files keep every body when a node is killed, so that all bodies can be checked at the end.
     let kept = ["--appendonly", "yes", "--appendfsync", "always"];
     let mut cluster = RedisCluster::start_with(&kept);
     let fleet = Fleet::start(&cluster.addresses());
@@ -55,7 +56,7 @@ fn soak_of_the_fleet_without_redis() {
     keep_the_promise_for_long(Fleet::start(""), None);
 }
 
-/// Fifty sessions for a minute and more, and one after the other killed and brought back, twice.
+/// Runs fifty sessions for at least a minute while each process is killed and restarted, twice.
 fn keep_the_promise_for_long(mut fleet: Fleet, mut redis: Option<&mut RedisCluster>) {
     fleet.take_all_of_smtp_source(redis.as_deref_mut());
 
@@ -68,32 +69,32 @@ fn keep_the_promise_for_long(mut fleet: Fleet, mut redis: Option<&mut RedisClust
         let lost_at = Instant::now();
         fleet.galera.kill(round);
         if round == 0 {
-            // Where both write.
+            // Both receivers write to node 0.
             let host = fleet.galera.host(0);
             fleet
                 .receivers
                 .iter()
                 .for_each(|receiver| left_within(receiver, &host, lost_at));
         }
-        healed.wait("a node was lost", before, &load, lost_at);
+        healed.wait("node killed", before, &load, lost_at);
         fleet.galera.run(round);
-        healed.wait("it came back", before, &load, Instant::now());
+        healed.wait("restarted", before, &load, Instant::now());
 
         if let Some(redis) = &mut redis {
             let before = Rate::of(&load);
             redis.nodes[round].kill();
-            healed.wait("a Redis was lost", before, &load, Instant::now());
+            healed.wait("Redis killed", before, &load, Instant::now());
             redis.nodes[round].run();
-            healed.wait("it came back", before, &load, Instant::now());
+            healed.wait("restarted", before, &load, Instant::now());
         }
 
         let before = Rate::of(&load);
         fleet.receivers[round].kill();
-        healed.wait("a receiver was lost", before, &load, Instant::now());
+        healed.wait("receiver killed", before, &load, Instant::now());
         fleet.start_receiver_again(round);
-        healed.wait("it came back", before, &load, Instant::now());
+        healed.wait("restarted", before, &load, Instant::now());
     }
-    // A minute at least.
+    // The soak lasts at least a minute.
     while started_at.elapsed() < Duration::from_secs(60) {
         load.wait_for_more_within(SESSIONS, HEALED_WITHIN);
     }
@@ -101,7 +102,7 @@ fn keep_the_promise_for_long(mut fleet: Fleet, mut redis: Option<&mut RedisClust
     let (account, stored) = (load.stop(), stored_markers(&fleet.galera));
     assert_promise_kept(&account, &stored);
     println!(
-        "fleet {} Redis, {SESSIONS} sessions for {} s: {}; half of the rate was back after {}",
+        "cluster {} Redis, {SESSIONS} sessions for {} s: {}; half of the rate was back after {}",
         if redis.is_some() { "with" } else { "without" },
         took.as_secs(),
         figures(&account, &stored),
@@ -113,7 +114,7 @@ fn keep_the_promise_for_long(mut fleet: Fleet, mut redis: Option<&mut RedisClust
     }
 }
 
-/// How long the rate took to be back, each time.
+/// The time until half of the former rate was reached again, for each event.
 #[derive(Default)]
 struct Healed(Vec<String>);
 
@@ -127,7 +128,7 @@ impl Healed {
     }
 }
 
-/// What rows say of Redis is there, octet for octet.
+/// Asserts that Redis has every body that a row refers to, octet for octet.
 fn assert_bodies_are_whole(galera: &Galera, redis: &RedisCluster) {
     let rows =
         "SELECT subject, hash FROM new_mail WHERE body = 'redis' AND `from` = 'a@client.test'";
@@ -141,11 +142,11 @@ fn assert_bodies_are_whole(galera: &Galera, redis: &RedisCluster) {
     let mut reader = ClusterReader::open(&settings).expect("slots");
     for (marker, hash) in &rows {
         let stream = reader.body(hash).expect("its node answers");
-        let stream = stream.unwrap_or_else(|| panic!("{hash} of {marker} is gone"));
+        let stream = stream.unwrap_or_else(|| panic!("the body of {marker}, {hash}, is missing"));
         let mail = goguerrilla::mail::inflate(&stream, 1 << 20).expect("a zlib stream");
         assert_eq!(without_trace(&mail), content_of(marker).as_bytes());
     }
-    println!("{} bodies are in Redis, each whole", rows.len());
+    println!("{} bodies are in Redis and unchanged", rows.len());
     assert!(!rows.is_empty());
 }
 
@@ -155,13 +156,13 @@ fn keep_the_promise(mut fleet: Fleet, mut redis: Option<&mut RedisCluster>) {
     load.wait_for_more_within(50, HEALED_WITHIN);
 
     fleet.galera.kill(0);
-    flows_again(&load, "a node");
+    flows_again(&load, "a Galera node");
     fleet.galera.run(0);
     load.wait_for_more_within(50, HEALED_WITHIN);
 
     if let Some(redis) = &mut redis {
         redis.nodes[0].kill();
-        flows_again(&load, "a Redis");
+        flows_again(&load, "a Redis node");
         redis.nodes[0].run();
         load.wait_for_more_within(50, HEALED_WITHIN);
     }
@@ -188,24 +189,27 @@ fn keep_the_promise(mut fleet: Fleet, mut redis: Option<&mut RedisCluster>) {
         .expect("rows");
     assert_eq!(in_redis > Some(0), uses_redis, "{in_redis:?}");
     if let Some(redis) = redis {
-        // Who reads shall find a size for each.
+        // `list` shows a size for every mail only when all Redis nodes answer.
         redis.wait_until_whole();
     }
     assert_hashes_are_the_names(&fleet);
 }
 
-/// No hash was given by both receivers, each names its mail for whoever reads, and the numbers of rows, which have gaps in a
-/// cluster, name nothing.
+/// Asserts that every hash is unique across both receivers and works with `list` and `show` on each of them. Also
+/// asserts that mail_id has gaps, as always in a Galera cluster.
 fn assert_hashes_are_the_names(fleet: &Fleet) {
     let rows = "SELECT hash, subject, body, mail_id FROM new_mail";
     let rows: Vec<(String, String, String, u64)> =
         fleet.galera.connection(0).query(rows).expect("rows");
     let hashes: BTreeSet<&str> = rows.iter().map(|(hash, ..)| hash.as_str()).collect();
-    assert_eq!(hashes.len(), rows.len(), "a hash twice");
+    assert_eq!(hashes.len(), rows.len(), "a duplicate hash");
     let numbers = rows.iter().map(|(.., number)| *number);
     let (first, last) = (numbers.clone().min(), numbers.max());
     let between = last.expect("rows") - first.expect("rows") + 1;
-    assert!(between > rows.len() as u64, "the cluster counts in steps");
+    assert!(
+        between > rows.len() as u64,
+        "mail_id has no gaps, unlike in a Galera cluster"
+    );
     for receiver in &fleet.receivers {
         let listed = receiver.list();
         let listed = listed.iter().map(|mail| mail["hash"].as_str());
@@ -220,10 +224,10 @@ fn assert_hashes_are_the_names(fleet: &Fleet) {
     }
 }
 
-/// One that drains gets no new connections, and finishes what it took.
+/// Asserts that a draining receiver gets no new connections and finishes the mail in progress.
 fn drain(fleet: &mut Fleet, receiver: usize) {
     let mut busy = PlainClient::connect(fleet.single[receiver]).expect("HAProxy");
-    // It holds the receiver in its draining until it leaves.
+    // This session keeps the receiver draining until it ends.
     for (line, code) in [
         ("EHLO client.test\r\n", 250),
         ("MAIL FROM:<a@client.test>\r\n", 250),
@@ -234,7 +238,7 @@ fn drain(fleet: &mut Fleet, receiver: usize) {
     }
     let said_before = fleet.haproxy.log().len();
     fleet.receivers[receiver].signal(Signal::SIGTERM);
-    wait_for("the balancer to notice", || {
+    wait_for("HAProxy to mark the receiver down", || {
         let name = format!("Server smtp/mx{} is DOWN", receiver + 1);
         fleet.haproxy.log()[said_before..]
             .contains(&name)
@@ -242,7 +246,7 @@ fn drain(fleet: &mut Fleet, receiver: usize) {
     });
     for _ in 0..10 {
         let mut client = PlainClient::connect(fleet.front).expect("a greeting");
-        client.command("QUIT\r\n", 221).expect("a goodbye");
+        client.command("QUIT\r\n", 221).expect("a reply to QUIT");
     }
     let content = content_of(UNDER_WAY) + ".\r\n";
     busy.send(content.as_bytes()).expect("sent");
@@ -251,7 +255,7 @@ fn drain(fleet: &mut Fleet, receiver: usize) {
     assert!(fleet.receivers[receiver].wait().success());
 }
 
-/// The rate is back: more mails in a row than were under way.
+/// Waits until 100 more mails are acknowledged, which is more than were in progress.
 fn flows_again(load: &Load, lost: &str) {
     let lost_at = Instant::now();
     load.wait_for_more_within(100, HEALED_WITHIN);
@@ -263,16 +267,17 @@ fn flows_again(load: &Load, lost: &str) {
 struct Fleet {
     galera: Galera,
     receivers: Vec<Server>,
-    /// Their addresses do not change when they start again, for the balancer knows them.
+    /// The settings of each receiver. The addresses stay the same after a restart, because HAProxy's configuration
+    /// contains them.
     settings: Vec<Vec<(String, String)>>,
     haproxy: FrontServer,
     front: SocketAddr,
-    /// HAProxy's way to each receiver alone.
+    /// The HAProxy port that leads to one receiver only.
     single: Vec<SocketAddr>,
 }
 
 impl Fleet {
-    /// HAProxy as the README says.
+    /// Starts the cluster with the HAProxy configuration of the README.
     fn start(redis: &str) -> Fleet {
         let galera = Galera::start();
         let settings: Vec<_> = (0..2)
@@ -314,7 +319,7 @@ impl Fleet {
         }
         let folder = TempDir::new().expect("a temporary folder");
         let haproxy = FrontServer::haproxy(folder, &config, &[]);
-        wait_for("HAProxy to pass us on", || {
+        wait_for("HAProxy to forward a connection", || {
             let mut client = PlainClient::connect(front).ok()?;
             client.command("QUIT\r\n", 221).ok()
         });
@@ -328,8 +333,9 @@ impl Fleet {
         }
     }
 
-    /// A program of Postfix's, which stops at the first reply that it did not hope for and at the first connection that is
-    /// cut. So it stands neither the loss of a node nor that of a receiver; that of a Redis it must not notice.
+    /// Receives all mails of Postfix's smtp-source, which exits at the first unexpected reply or closed connection. It
+    /// therefore does not tolerate the loss of a Galera node or a receiver, but it must not notice the loss of a Redis
+    /// node.
     fn take_all_of_smtp_source(&self, redis: Option<&mut RedisCluster>) {
         const MAILS: u64 = 5_000;
         let (sessions, mails) = (SESSIONS.to_string(), MAILS.to_string());
@@ -349,21 +355,25 @@ impl Fleet {
         };
         let started_at = Instant::now();
         if let Some(redis) = redis {
-            wait_for("some of its mails", || (stored() > 500).then_some(()));
+            wait_for("the first mails of smtp-source", || {
+                (stored() > 500).then_some(())
+            });
             redis.nodes[2].kill();
-            let is_over = source.try_wait().expect("a child of ours").is_some();
-            assert!(!is_over, "it should lose a Redis on its way");
-            wait_for("more of its mails", || (stored() > 2_000).then_some(()));
+            let is_over = source.try_wait().expect("a child process").is_some();
+            assert!(!is_over, "smtp-source ended before a Redis node was killed");
+            wait_for("more mails of smtp-source", || {
+                (stored() > 2_000).then_some(())
+            });
             redis.nodes[2].run();
         }
-        assert!(source.wait().expect("a child of ours").success());
+        assert!(source.wait().expect("a child process").success());
         assert_eq!(stored(), MAILS);
         println!("smtp-source: {MAILS} mails in {:?}", started_at.elapsed());
     }
 
     fn start_receiver_again(&mut self, receiver: usize) {
-        // One that is back before the balancer has missed it is never said to be up.
-        wait_for("the balancer to miss it", || {
+        // If the receiver restarted before HAProxy noticed its end, HAProxy would never report it as up again.
+        wait_for("HAProxy to mark the receiver down", || {
             let log = self.haproxy.log();
             let last =
                 |state: &str| log.rfind(&format!("Server smtp/mx{} is {state}", receiver + 1));
@@ -371,7 +381,7 @@ impl Fleet {
         });
         let said_before = self.haproxy.log().len();
         self.receivers[receiver] = start_receiver(&self.settings[receiver]);
-        wait_for_within("the receiver to be used again", HEALED_WITHIN, || {
+        wait_for_within("HAProxy to mark the receiver up", HEALED_WITHIN, || {
             let name = format!("Server smtp/mx{} is UP", receiver + 1);
             self.haproxy.log()[said_before..]
                 .contains(&name)

@@ -12,10 +12,11 @@ const PLAN: &[(&str, &[&str])] = &[
     ("locks", &[]),
     ("handed_over", &[]),
     ("metrics", &[]),
+    ("panics", &["metrics"]),
     ("logging", &["handed_over", "locks", "metrics"]),
     ("mail", &["smtp", "locks"]),
     ("net", &["metrics", "locks"]),
-    ("storage", &["mail", "smtp", "metrics", "locks"]),
+    ("storage", &["mail", "smtp", "panics", "metrics", "locks"]),
     ("http", &["net", "metrics"]),
     ("status", &["http", "connection", "net", "metrics", "locks"]),
     (
@@ -26,7 +27,7 @@ const PLAN: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("pid_file", &["handed_over"]),
     ("privileges", &[]),
-    ("config", &[]),
+    ("config", &["smtp"]),
     ("connection", &["smtp", "mail", "net", "storage", "metrics"]),
     (
         "server",
@@ -50,7 +51,7 @@ const PLAN: &[(&str, &[&str])] = &[
             "config",
         ],
     ),
-    ("cli", &["server", "config", "storage", "logging"]),
+    ("cli", &["server", "config", "storage", "logging", "panics"]),
     ("main", &["cli"]),
     ("lib", &[]),
 ];

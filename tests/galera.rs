@@ -1,5 +1,5 @@
-//! Three nodes of Galera, killed and brought back in turn under load: every 250 is in the cluster once, and the server goes
-//! on with the next node by itself.
+//! Three Galera nodes are killed and restarted in turn under load: every acknowledged mail is in the cluster once, and
+//! the server fails over to the next node.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -16,22 +16,22 @@ use crate::support::{
     Server, promised, short_mail, stuffed, wait_for, wait_for_within, without_trace,
 };
 
-/// How soon mail is saved again when a node is lost. Galera itself stands still for five seconds first.
+/// How soon mail must be saved again after a node is lost. Galera itself blocks for five seconds first.
 pub const HEALED_WITHIN: Duration = promised(Duration::from_secs(10), Duration::from_secs(30));
-/// How soon a writer leaves a node that takes nothing.
+/// How soon a writer must fail over from a node that accepts no writes.
 pub const LEFT_WITHIN: Duration = promised(Duration::from_secs(1), Duration::from_secs(3));
 
-/// How soon mail is saved again when a node hangs: ten seconds for a call that is not answered, and what is left of twenty for
-/// asking what became of its COMMIT.
+/// How soon mail must be saved again after a node hangs: ten seconds until a call times out, and the rest of twenty
+/// seconds to look up the unanswered COMMIT.
 const HANG_WITHIN: Duration = promised(Duration::from_secs(25), Duration::from_secs(60));
 
-/// How soon a node is taken again at the latest: one that was left again and again, as the donor of those that come back
-/// is, has a pause of up to a minute.
+/// How soon a node must be used again at the latest. The pause doubles up to a minute for a node that failed
+/// repeatedly, such as the donor of state transfers.
 const TAKEN_AGAIN_WITHIN: Duration = Duration::from_secs(75);
 
 #[test]
 fn a_node_in_trouble_costs_no_mail_and_is_gone_back_to() {
-    // One cluster for both: to start one takes a quarter of a minute.
+    // One cluster for all parts, because starting one takes 15 seconds.
     let mut galera = Galera::start();
     a_node_that_takes_nothing_is_left_within_a_second(&galera);
     galera.sql_at(0, "TRUNCATE mail.new_mail");
@@ -91,11 +91,16 @@ fn a_node_that_is_killed_is_left_and_gone_back_to(galera: &mut Galera, rounds: u
 fn a_node_that_takes_nothing_is_left_within_a_second(galera: &Galera) {
     let hosts = galera.hosts();
     let server = Server::start(&with_hosts(&hosts, &[]));
-    for (spoil, mend) in [
-        ("SET GLOBAL read_only = 1", "SET GLOBAL read_only = 0"),
+    for (spoil, mend, [gone, back]) in [
+        (
+            "SET GLOBAL read_only = 1",
+            "SET GLOBAL read_only = 0",
+            ["node_standby", "node_writable"],
+        ),
         (
             "SET GLOBAL wsrep_reject_queries = ALL",
             "SET GLOBAL wsrep_reject_queries = NONE",
+            ["node_left", "node_back"],
         ),
     ] {
         wait_until_used(&server, galera, 0);
@@ -105,49 +110,49 @@ fn a_node_that_takes_nothing_is_left_within_a_second(galera: &Galera) {
         let reply = client.deliver("a@client.test", "u@ours.test", &short_mail(spoil));
         assert_eq!(reply.code, 250, "{spoil}: {reply:?}");
         let took = started_at.elapsed();
-        println!("{spoil}: left after {took:?}");
+        println!("{spoil}: failed over after {took:?}");
         assert!(took < LEFT_WITHIN, "{spoil}: {took:?}");
-        server.wait_for_log("node_left");
+        server.wait_for_log(gone);
         let (is_well, said) = server.check();
         let warning = format!("warning: MYSQL_HOST: node {} is not well: ", galera.host(0));
-        // A healthy node that is read-only stands by: another one takes the rows.
-        let is_warned = !spoil.contains("read_only");
+        // A standby is no fault.
+        let is_fault = gone == "node_left";
         assert!(
-            is_well && said.contains(&warning) == is_warned,
+            is_well && said.contains(&warning) == is_fault,
             "{spoil}: {said}"
         );
         galera.sql_at(0, mend);
-        wait_for_node_lines(&server, "node_left", "node_back");
+        wait_for_node_lines(&server, gone, back);
     }
 }
 
-/// A node that says nothing any more, as a machine that was switched off.
+/// SIGSTOP makes the node look like a machine that was switched off.
 fn a_node_that_hangs_is_left_and_gone_back_to(galera: &Galera) {
     let server = Server::start(&with_hosts(&galera.hosts(), &[]));
     let load = Load::start(server.address, 8, "hang");
     load.wait_for_more_within(50, HEALED_WITHIN);
     galera.signal(0, Signal::SIGSTOP);
     let lost_at = Instant::now();
-    wait_for_within("the node to be left", HEALED_WITHIN, || {
+    wait_for_within("the node to be marked down", HEALED_WITHIN, || {
         server.log().contains(" node_left ").then_some(())
     });
-    println!("a node hangs: left after {:?}", lost_at.elapsed());
+    println!("a node hangs: marked down after {:?}", lost_at.elapsed());
     load.wait_for_more_within(100, HANG_WITHIN);
     let took = lost_at.elapsed();
     println!("a node hangs: 100 mails more after {took:?}");
     assert!(took < HANG_WITHIN, "{took:?}");
     galera.signal(0, Signal::SIGCONT);
     wait_for_node_lines(&server, "node_left", "node_back");
-    // It may believe for a moment that it belongs to the cluster still, and leave another COMMIT in doubt.
+    // The resumed node may still consider itself a member for a moment and leave another COMMIT unanswered.
     load.wait_for_more_within(50, HANG_WITHIN);
     let (account, stored) = (load.stop(), stored_markers(galera));
     assert_promise_kept(&account, &stored);
     println!("{}", figures(&account, &stored));
 }
 
-/// The answer to a COMMIT is lost and its node is killed: the others know what became of it.
+/// The answer to a COMMIT is lost and its node is killed; the outcome is looked up on the other nodes.
 fn a_commit_in_doubt_is_settled_by_the_rest_of_the_cluster(galera: &mut Galera) {
-    // One COMMIT is carried out, the other one never arrives; both look the same from here.
+    // One COMMIT is executed, the other one never arrives. The server cannot tell them apart.
     let cases = [
         ("carried out", Fault::CutAfterAndRefuse("COMMIT")),
         ("never arrived", Fault::CutBeforeAndRefuse("COMMIT")),
@@ -172,13 +177,13 @@ fn a_commit_in_doubt_is_settled_by_the_rest_of_the_cluster(galera: &mut Galera) 
         let count = galera.connection(1).query_first(rows).expect("rows");
         count.expect("a figure")
     };
-    wait_for("the COMMIT to be known everywhere", || {
+    wait_for("the COMMIT to be replicated", || {
         (count(galera, "carried out") == 1).then_some(())
     });
     assert_eq!(count(galera, "never arrived"), 0);
     galera.kill(0);
     for (subject, server, mut client, proxy) in waiting {
-        // Now nobody listens there.
+        // From here on connections to the first host are refused.
         drop(proxy);
         let reply = client.read_reply().expect("a reply to the final dot");
         assert_eq!(reply.code, 250, "{subject}: {reply:?}");
@@ -187,29 +192,29 @@ fn a_commit_in_doubt_is_settled_by_the_rest_of_the_cluster(galera: &mut Galera) 
     }
 }
 
-/// A server that writes to this node leaves it within a second.
+/// Asserts that a server that writes to this node marks it down within a second.
 pub fn left_within(server: &Server, host: &str, lost_at: Instant) {
-    let log = wait_for("the node to be left", || {
+    let log = wait_for("the node to be marked down", || {
         let log = server.log();
         let left = log.rfind(&format!("node_left node={host}"));
         let back = log.rfind(&format!("node_back node={host}"));
         (left > back).then_some(log)
     });
     let took = lost_at.elapsed();
-    println!("{host}: left after {took:?}");
+    println!("{host}: marked down after {took:?}");
     assert!(took < LEFT_WITHIN, "{took:?}\n{log}");
 }
 
-/// Every time that a node was left it was taken again.
+/// Waits until every node that was marked down has been marked up again.
 fn wait_for_node_lines(server: &Server, left: &str, back: &str) {
-    wait_for_within("the node to be taken again", TAKEN_AGAIN_WITHIN, || {
+    wait_for_within("the node to be marked up", TAKEN_AGAIN_WITHIN, || {
         let log = server.log();
         let count = |event: &str| log.matches(&format!(" {event} ")).count();
         (count(left) == count(back)).then_some(())
     });
 }
 
-/// Mail goes to the preferred node again.
+/// Waits until the writers use this node.
 fn wait_until_used(server: &Server, galera: &Galera, node: usize) {
     let uses = format!(
         "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE USER = '{}' AND DB = 'mail'",
@@ -219,23 +224,23 @@ fn wait_until_used(server: &Server, galera: &Galera, node: usize) {
         let mut client = server.client();
         let reply = client.deliver("a@client.test", "u@ours.test", &short_mail("any"));
         let connections: Option<u64> = galera.connection(node).query_first(&uses).ok()?;
-        // One of them is the prober's.
+        // One of the connections belongs to the health probe.
         (reply.code == 250 && connections >= Some(2)).then_some(())
     });
 }
 
-/// acknowledged ⊆ stored ⊆ sent; twice none that was acknowledged.
+/// Asserts acknowledged ⊆ stored ⊆ sent, and that no acknowledged mail is stored twice.
 pub fn assert_promise_kept(account: &Account, stored: &HashMap<String, usize>) {
     for marker in &account.acknowledged {
         assert_eq!(stored.get(marker), Some(&1), "{marker} got a 250");
     }
     let sent: std::collections::HashSet<_> = account.sent.iter().collect();
     for marker in stored.keys() {
-        assert!(sent.contains(marker), "nobody sent {marker}");
+        assert!(sent.contains(marker), "{marker} was not sent");
     }
 }
 
-/// What became of the mails, for a reader; the promise was kept.
+/// Describes the outcomes; call it after [`assert_promise_kept`].
 pub fn figures(account: &Account, stored: &HashMap<String, usize>) -> String {
     format!(
         "{} sent, {} acknowledged, 0 of them lost, 0 doubled; {} deferred, {} unanswered, {} connections cut; \
@@ -250,7 +255,7 @@ pub fn figures(account: &Account, stored: &HashMap<String, usize>) -> String {
     )
 }
 
-/// How often each marker of a load is in the cluster; bodies in the table are looked at as well.
+/// Counts the rows of each marker in the cluster and checks the bodies that are in the table.
 pub fn stored_markers(galera: &Galera) -> HashMap<String, usize> {
     let rows = "SELECT subject, body, mail FROM new_mail WHERE `from` = 'a@client.test'";
     let rows: Vec<(String, String, Vec<u8>)> = galera.connection(2).query(rows).expect("rows");
@@ -265,7 +270,7 @@ pub fn stored_markers(galera: &Galera) -> HashMap<String, usize> {
     markers
 }
 
-/// None by default, so that the suite stays short: the tests of the fleet kill a node as well. More by GOGUERRILLA_ROUNDS.
+/// Returns the number of rounds: GOGUERRILLA_ROUNDS, by default 0 because the cluster tests kill nodes as well.
 fn rounds() -> usize {
     std::env::var("GOGUERRILLA_ROUNDS").map_or(0, |rounds| rounds.parse().expect("a number"))
 }

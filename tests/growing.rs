@@ -1,5 +1,5 @@
-//! What README.md says about a table that grows, word for word: partitions by day, and old mail that is deleted while new
-//! mail comes.
+//! Retention as documented in the README, word for word: partitions by day, and deleting old mail while new mail
+//! arrives.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -26,14 +26,15 @@ fn a_table_becomes_one_of_days_under_load() {
     client_on_day(&database, 0, &block_of_readme("PARTITION BY RANGE"));
     load.wait_for_more(20);
     for _ in 0..2 {
-        // Twice in a night does no harm.
+        // A second call in the same night must change nothing.
         client_on_day(&database, 0, &call_of_the_night());
         load.wait_for_more(20);
     }
     let mut account = load.stop();
     assert_eq!(account.deferred, Vec::<String>::new());
 
-    // Whether a COMMIT was carried out is asked by hash. Both connections may be gone at once, which defers mail for a moment.
+    // An unanswered COMMIT is looked up by hash, also in a partitioned table. If both connections are lost at once,
+    // mail is deferred for a moment.
     let load = Load::start(server.address, 4, "cut");
     load.wait_for_more(20);
     proxy.cut(Fault::CutAfter("COMMIT"), 2);
@@ -44,7 +45,11 @@ fn a_table_becomes_one_of_days_under_load() {
     account.acknowledged.extend(more.acknowledged);
 
     assert_promise_kept(&account, &stored_markers(&database));
-    assert_eq!(partitions(&database), 9, "past, seven days, later");
+    assert_eq!(
+        partitions(&database),
+        9,
+        "expected the partitions past, seven days, later"
+    );
     assert_eq!(server.check(), said_before);
     let newest = &server.list()[0];
     let shown = server.show(newest["hash"].as_str().expect("a hash"));
@@ -58,7 +63,7 @@ fn old_days_are_dropped_under_load() {
     for days in [41, 36, 25] {
         insert_old_mails(&database, days, 1);
     }
-    // As if it had been set up forty days ago; each call is the night of another day.
+    // Simulates a table that was partitioned forty days ago; each call is the nightly call of another day.
     client_on_day(&database, 40, &block_of_readme("PARTITION BY RANGE"));
     for days_ago in [40, 8, 1] {
         client_on_day(&database, days_ago, &call_of_the_night());
@@ -74,7 +79,11 @@ fn old_days_are_dropped_under_load() {
     assert_eq!(stored.remove("25 days old"), Some(1));
     assert_promise_kept(&account, &stored);
     assert_eq!(account.deferred, Vec::<String>::new());
-    assert_eq!(partitions(&database), 16, "seven days, today, seven, later");
+    assert_eq!(
+        partitions(&database),
+        16,
+        "expected seven days, today, seven days, later"
+    );
 }
 
 #[test]
@@ -141,7 +150,7 @@ fn old_rows_of_sqlite_are_deleted_in_pieces_under_load_and_their_place_is_used_a
     assert_eq!(account.deferred, Vec::<String>::new());
 }
 
-/// What cron tells the database.
+/// Returns the nightly SQL call of the README's crontab line.
 fn call_of_the_night() -> String {
     let line = block_of_readme("CALL new_day(30)");
     let (_, call) = line
@@ -150,7 +159,7 @@ fn call_of_the_night() -> String {
     call.trim_end().trim_end_matches('\'').to_owned()
 }
 
-/// How many there are, of a table whose `later` is empty and whose numbers are each another one.
+/// Returns the number of partitions, after checking that partition `later` is empty and that every mail_id is unique.
 fn partitions(database: &MariaDb) -> u64 {
     assert_eq!(
         database.number("SELECT COUNT(*) FROM new_mail PARTITION (later)"),
@@ -171,7 +180,7 @@ fn insert_old_mails(database: &MariaDb, days: u32, count: u32) {
     ));
 }
 
-/// Has the `mariadb` program execute what it is given as if it were so many days ago.
+/// Runs statements with the `mariadb` client as if it were `days_ago` days ago.
 fn client_on_day(database: &MariaDb, days_ago: u32, statements: &str) {
     let mut child = Command::new("mariadb")
         .args(["--no-defaults", "-u", "root", "-S", &database.socket()])
@@ -185,9 +194,11 @@ fn client_on_day(database: &MariaDb, days_ago: u32, statements: &str) {
         .spawn()
         .expect("mariadb is installed: tests/install-tools");
     let mut input = child.stdin.take().expect("a pipe");
-    input.write_all(statements.as_bytes()).expect("it reads");
+    input
+        .write_all(statements.as_bytes())
+        .expect("mariadb reads its input");
     drop(input);
-    let output = child.wait_with_output().expect("it ends");
+    let output = child.wait_with_output().expect("mariadb ends");
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert_eq!(said, "");
 }
@@ -199,7 +210,7 @@ fn run_script(script: &str) {
     assert_eq!((output.status.code(), said.as_str()), (Some(0), ""));
 }
 
-/// How often each subject stands in the table; those that [`Load`] sent are looked at whole.
+/// Counts the rows of each subject and checks the content of those that [`Load`] sent.
 fn stored_markers(database: &MariaDb) -> HashMap<String, usize> {
     let mut markers = HashMap::new();
     for (marker, stream) in database.rows::<(String, Vec<u8>)>("SELECT subject, mail FROM new_mail")

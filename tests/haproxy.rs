@@ -1,4 +1,5 @@
-//! Debian's HAProxy in front, with the block from the README: both versions of its header, its checks, TLS through it.
+//! Debian's HAProxy with the README's configuration: PROXY header versions 1 and 2, health checks, and TLS passed
+//! through.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -42,7 +43,7 @@ fn mail_comes_through_with_either_header_and_with_tls() {
 #[test]
 fn its_checks_find_us_well_and_are_no_news() {
     let mut front = Front::start(&[("inter 5s", "inter 50ms fall 1 rise 1")]);
-    wait_for("many checks", || {
+    wait_for("a successful health check", || {
         let checks = front
             .haproxy
             .log()
@@ -60,7 +61,7 @@ fn its_checks_find_us_well_and_are_no_news() {
     );
     front.tls.server.signal(Signal::SIGTERM);
     assert!(front.tls.server.wait().success());
-    wait_for("the end to be noticed", || {
+    wait_for("HAProxy to mark the server down", || {
         front
             .haproxy
             .log()
@@ -69,7 +70,7 @@ fn its_checks_find_us_well_and_are_no_news() {
     });
 }
 
-/// Our server with HAProxy in front of it, as the README says.
+/// The server under test and HAProxy with the README's configuration.
 struct Front {
     haproxy: FrontServer,
     tls: TlsServer,
@@ -106,13 +107,13 @@ impl Front {
         );
         let folder = TempDir::new().expect("a temporary folder");
         let haproxy = FrontServer::haproxy(folder, &config, &[]);
-        wait_for("HAProxy to pass us on", || {
+        wait_for("HAProxy to forward a connection", || {
             let mut client = Client::over(std::net::TcpStream::connect(smtp).ok()?);
             client.read_reply().filter(|reply| reply.code == 220)?;
             client.command("QUIT", "221 ");
             Some(())
         });
-        // Its line is not one of those that the tests look at.
+        // Removes this connection from the log that the tests check.
         tls.server.wait_for_log(" disconnected ");
         std::fs::write(tls.server.path("log"), "").expect("the log");
         Front {
@@ -123,7 +124,7 @@ impl Front {
         }
     }
 
-    /// From 127.0.0.2, which HAProxy is not.
+    /// Connects from 127.0.0.2; HAProxy itself connects from 127.0.0.1.
     fn connect(&self, to: SocketAddr) -> Client {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a descriptor");
         let from = SocketAddr::new(Ipv4Addr::new(127, 0, 0, 2).into(), 0);

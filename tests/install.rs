@@ -1,7 +1,7 @@
 //! `make install` and `make uninstall`, and an installed server under nohup.
 //!
-//! The real thing, which makes a user and listens on port 25, happens in a [`Scratch`] of its own: the machine the tests
-//! run on keeps neither a file nor a user of it.
+//! The real installation, which creates a user and listens on port 25, runs in a [`Scratch`] namespace: it leaves no
+//! file and no user on the machine that runs the tests.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -98,9 +98,9 @@ fn the_places_and_ids_are_those_given_to_make() {
     }
     if geteuid().is_root() {
         let owner = |path: &Path| fs::metadata(path).map(|file| (file.uid(), file.gid()));
-        assert_eq!(owner(&config).expect("it is there"), (0, 4026));
+        assert_eq!(owner(&config).expect("the file exists"), (0, 4026));
         let state = package.path().join("srv/mail");
-        assert_eq!(owner(&state).expect("it is there"), (4025, 4026));
+        assert_eq!(owner(&state).expect("the file exists"), (4025, 4026));
     }
 }
 
@@ -110,11 +110,12 @@ fn an_upgrade_replaces_the_program_and_leaves_what_is_the_administrators() {
     let below = |path: &str| package.path().join(&path[1..]);
     make(package.path(), &["install"]);
     let edited = r#"{ "GUID": 4027, "SGID" :"4028", "MYSQL_PASS": "p" }"#;
-    fs::write(below(CONFIG), edited).expect("a file of ours");
-    fs::set_permissions(below(CONFIG), fs::Permissions::from_mode(0o600)).expect("ours");
-    fs::write(below(STATE).join("goguerrilla.db"), "mails").expect("a folder of ours");
+    fs::write(below(CONFIG), edited).expect("a file in the package");
+    fs::set_permissions(below(CONFIG), fs::Permissions::from_mode(0o600))
+        .expect("a file in the package");
+    fs::write(below(STATE).join("goguerrilla.db"), "mails").expect("a readable folder");
     let program = below("/usr/local/sbin/goguerrilla");
-    fs::write(&program, "an older one").expect("a file of ours");
+    fs::write(&program, "an older one").expect("a file in the package");
     let said = make(package.path(), &["install"]);
     assert!(
         said.contains(&format!("{CONFIG} is left as it was")),
@@ -122,13 +123,16 @@ fn an_upgrade_replaces_the_program_and_leaves_what_is_the_administrators() {
     );
     assert!(fs::read(&program).expect("installed") == fs::read(BINARY).expect("built"));
     let is_untouched = || {
-        assert_eq!(fs::read_to_string(below(CONFIG)).expect("left"), edited);
+        assert_eq!(
+            fs::read_to_string(below(CONFIG)).expect("the file is kept"),
+            edited
+        );
         assert_eq!(mode(&below(CONFIG)), 0o600);
         let mails = fs::read_to_string(below(STATE).join("goguerrilla.db"));
-        assert_eq!(mails.expect("left"), "mails");
+        assert_eq!(mails.expect("the file is kept"), "mails");
     };
     is_untouched();
-    // The unit starts the server as whom the configuration tells it to become.
+    // The unit runs the server as the user that the configuration names.
     let unit = fs::read_to_string(below(UNIT)).expect("a unit");
     assert!(unit.contains("\nUser=4027\nGroup=4028\n"), "{unit}");
 
@@ -138,7 +142,7 @@ fn an_upgrade_replaces_the_program_and_leaves_what_is_the_administrators() {
     is_untouched();
     let database = format!("{STATE}/goguerrilla.db");
     assert_eq!(files_below(package.path()), [CONFIG, &database]);
-    // Nothing is left to take away, which is no fault.
+    // A second uninstall finds nothing to remove and succeeds.
     make(package.path(), &["uninstall"]);
 }
 
@@ -174,7 +178,7 @@ fn the_man_page_is_up_to_date_and_renders() {
         .output()
         .expect("mandoc is installed");
     assert!(output.status.success(), "{output:?}");
-    // Bold and underlined letters are struck over.
+    // mandoc prints bold and underlined letters as overstrikes with backspace.
     let text = String::from_utf8(output.stdout).expect("ASCII");
     let mut shown = String::new();
     for c in text.chars() {
@@ -223,8 +227,8 @@ fn what_is_installed_takes_a_mail_on_port_25() {
 
     let server = scratch.start(&["nohup", "goguerrilla", &config]);
     let letter = scratch.path("letter");
-    fs::write(&letter, short_mail("installed")).expect("a folder of ours");
-    let letter = letter.to_str().expect("a path of ours");
+    fs::write(&letter, short_mail("installed")).expect("a readable folder");
+    let letter = letter.to_str().expect("a path in UTF-8");
     for host in ["127.0.0.1", "[::1]"] {
         let url = format!("smtp://{host}:25/client.test");
         let sent = ["--mail-from", "a@client.test", "--mail-rcpt", "u@ours.test"];
@@ -240,7 +244,8 @@ fn what_is_installed_takes_a_mail_on_port_25() {
         ];
         scratch.run(&[&curl[..], &sent, &["-T", letter]].concat());
     }
-    for task in fs::read_dir(format!("/proc/{}/task", server.child.id())).expect("it runs") {
+    for task in fs::read_dir(format!("/proc/{}/task", server.child.id())).expect("the process runs")
+    {
         let status = fs::read_to_string(task.expect("a task").path().join("status"));
         let status = status.expect("a task has a status");
         let ids = |id: &str| [id; 4].join("\t");
@@ -278,7 +283,7 @@ fn what_is_installed_takes_a_mail_on_port_25() {
     assert!(as_user(&["show", hash]).ends_with(std::str::from_utf8(&mail).expect("ASCII")));
     drop(server);
 
-    // As the unit starts it: the user from the first moment on, with the right to port 25.
+    // Starts the server as the unit does: not as root, with the capability to bind port 25.
     let unit_does = [
         "setpriv",
         "--reuid",
@@ -308,7 +313,7 @@ fn under_nohup_it_outlives_its_terminal_and_reads_its_settings_again() {
     let folder = TempDir::new().expect("a temporary folder");
     write_config(folder.path(), &[("GSMTP_LOG_FILE", "/dev/stdout")]);
     let file = |name: &str| folder.path().join(name);
-    // A shell of its own session on a terminal of its own, and the words of the README; then it waits to be cut off.
+    // A shell on a terminal of its own runs the command of the README, then waits for input.
     let shell = format!(
         "nohup '{BINARY}' -config=goguerrilla.conf 2>&1 & echo $! >id; mv id pid; read -r word"
     );
@@ -320,23 +325,23 @@ fn under_nohup_it_outlives_its_terminal_and_reads_its_settings_again() {
         .stdout(Stdio::null())
         .spawn()
         .expect("script is installed");
-    let pid = wait_for("the shell to start it", || {
+    let pid = wait_for("the shell to start the server", || {
         fs::read_to_string(file("pid")).ok()?.trim().parse().ok()
     });
     let server = Orphan(Pid::from_raw(pid));
     let log = || fs::read_to_string(file("nohup.out")).unwrap_or_default();
     let address = wait_for("the server to listen", || listening(&log()));
-    // It has a terminal that can go.
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    // The server has a controlling terminal.
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
     assert_ne!(terminal_of(&stat), "0", "{stat}");
     assert!(!log().contains(" reload"), "{}", log());
 
-    terminal.kill().expect("a child of ours");
-    terminal.wait().expect("a child of ours");
-    wait_for("SIGHUP to mean: read again", || {
+    terminal.kill().expect("a child process");
+    terminal.wait().expect("a child process");
+    wait_for("SIGHUP to cause a reload", || {
         log().contains(" reload").then_some(())
     });
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs on");
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the server still runs");
     assert_eq!(terminal_of(&stat), "0", "{stat}");
     let mut client = Client::connect(address);
     client.expect("220");
@@ -345,11 +350,11 @@ fn under_nohup_it_outlives_its_terminal_and_reads_its_settings_again() {
     let list = run_in(folder.path(), &["list", "-config=goguerrilla.conf"]);
     let list = String::from_utf8(list.expect("list succeeds")).expect("UTF-8");
     assert!(list.contains("after"), "{list}");
-    kill(server.0, Signal::SIGTERM).expect("it runs");
+    kill(server.0, Signal::SIGTERM).expect("the process runs");
     wait_for("a clean stop", || log().contains(" stopped").then_some(()));
 }
 
-/// A process that has lost its parent: ended with the test, by its id.
+/// A process whose parent has ended; dropping this kills it.
 struct Orphan(Pid);
 
 impl Drop for Orphan {
@@ -358,7 +363,7 @@ impl Drop for Orphan {
     }
 }
 
-/// The seventh field of /proc/PID/stat: the controlling terminal, 0 for none.
+/// Returns the seventh field of /proc/PID/stat: the controlling terminal, 0 for none.
 fn terminal_of(stat: &str) -> &str {
     let (_, fields) = stat.rsplit_once(')').expect("a name in parentheses");
     fields.split_whitespace().nth(4).expect("a terminal or 0")
@@ -369,16 +374,16 @@ fn listening(log: &str) -> Option<std::net::SocketAddr> {
     value(line, "address")?.parse().ok()
 }
 
-/// This machine with another /etc, /usr/local, /var/lib, /var/log, /run and network, in which root may do everything.
+/// A mount and network namespace of this machine with its own /etc, /usr/local, /var/lib, /var/log and /run.
 ///
-/// Mounts and network belong to a shell that waits; they vanish when it ends.
+/// The namespace belongs to a waiting shell and disappears when the shell ends.
 struct Scratch {
     shell: Child,
     folder: TempDir,
 }
 
 impl Scratch {
-    /// `None`, and a line that says so, where we are not root or where the kernel keeps namespaces from us.
+    /// Returns `None` and prints the reason if the test does not run as root or may not create namespaces.
     fn new() -> Option<Scratch> {
         let may = Command::new("unshare")
             .args(["--mount", "--net", "true"])
@@ -404,7 +409,7 @@ impl Scratch {
         let said = shell.stdout.take().expect("a pipe");
         let read = BufReader::new(said).read_line(&mut ready);
         read.expect("a pipe");
-        assert_eq!(ready, "ready\n", "the scratch could not be made");
+        assert_eq!(ready, "ready\n", "the namespace could not be created");
         Some(Scratch { shell, folder })
     }
 
@@ -424,15 +429,15 @@ impl Scratch {
         self.folder.path().join(name)
     }
 
-    /// Runs a command to its good end inside; all that it said.
+    /// Runs a command in the namespace, fails unless it succeeds, and returns its output.
     fn run(&self, words: &[&str]) -> String {
         all_said(words, self.command(words).output())
     }
 
-    /// Starts the server inside and waits until it listens on both addresses.
+    /// Starts the server in the namespace and waits until it listens on both addresses.
     fn start(&self, words: &[&str]) -> Running {
         let log = self.path("log");
-        let file = File::create(&log).expect("a folder of ours");
+        let file = File::create(&log).expect("a readable folder");
         let child = self
             .command(words)
             .stderr(file.try_clone().expect("a descriptor"))
@@ -452,13 +457,13 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // It reads to the end of its input.
+        // The shell ends when its input ends.
         drop(self.shell.stdin.take());
         let _ = self.shell.wait();
     }
 }
 
-/// A server that runs inside; SIGTERM ends it.
+/// A server in the namespace; dropping it sends SIGTERM.
 struct Running {
     child: Child,
     log: PathBuf,
@@ -480,9 +485,9 @@ impl Drop for Running {
     }
 }
 
-/// Whatever installing and serving writes goes below the current folder, which has our sources and the program too,
-/// wherever they are. The marker proves that this /etc is not the
-/// machine's own before anything in it is changed.
+/// Bind-mounts subfolders of the current folder over all paths that the installation and the server write to, and adds
+/// the sources and the program. The check for /etc/scratch proves that /etc is the copy before anything in it is
+/// changed.
 const SCRATCH_SCRIPT: &str = r#"
     mount --make-rprivate /
     cp -a /etc etc
@@ -506,7 +511,7 @@ const SCRATCH_SCRIPT: &str = r#"
     cat >/dev/null
 "#;
 
-/// Runs `make` with the program under test below `folder`; all that it said.
+/// Runs `make` with DESTDIR=`folder` and returns its output.
 fn make(folder: &Path, words: &[&str]) -> String {
     all_said(words, make_command(folder, words).output())
 }
@@ -516,7 +521,7 @@ fn make_command(folder: &Path, words: &[&str]) -> Command {
     command
         .arg("--silent")
         .arg(format!("DESTDIR={}", folder.display()))
-        // Of a variable that is given twice the last one counts.
+        // If a variable is given twice, make uses the last value.
         .arg(format!("BINARY={BINARY}"))
         .args(words)
         .current_dir(root());
@@ -536,23 +541,23 @@ fn read_config(file: &Path) -> Value {
 
 fn mode(file: &Path) -> u32 {
     fs::metadata(file)
-        .expect("it is there")
+        .expect("the file exists")
         .permissions()
         .mode()
         & 0o7777
 }
 
-/// Every file below a folder, as it will be called on the machine that it is made for, sorted.
+/// Returns the installed path of every file below `folder`, sorted.
 fn files_below(folder: &Path) -> Vec<String> {
     let mut folders = vec![folder.to_owned()];
     let mut files = Vec::new();
     while let Some(current) = folders.pop() {
-        for entry in fs::read_dir(current).expect("a folder of ours") {
-            let path = entry.expect("a folder of ours").path();
+        for entry in fs::read_dir(current).expect("a readable folder") {
+            let path = entry.expect("a readable folder").path();
             if path.is_dir() {
                 folders.push(path);
             } else {
-                let below = path.strip_prefix(folder).expect("below it");
+                let below = path.strip_prefix(folder).expect("a path below the folder");
                 files.push(format!("/{}", below.display()));
             }
         }

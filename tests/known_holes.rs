@@ -1,6 +1,6 @@
-//! Holes that other mail servers had, by the names under which they became known.
+//! Vulnerabilities of other mail servers, by their CVE numbers or names.
 //!
-//! Those that a dialogue or another test shows are in the table of `tests/README.md`.
+//! `tests/README.md` also lists those that a dialogue or another test covers.
 
 use std::io::ErrorKind;
 use std::thread;
@@ -10,19 +10,19 @@ use crate::support::store::mails_after;
 use crate::support::tls::{TlsClient, TlsServer};
 use crate::support::{Client, Server, incompressible, stuffed, wait_for, without_trace};
 
-/// Postfix.
+/// This vulnerability affected Postfix.
 #[test]
 fn cve_2023_51764_no_look_alike_with_a_bare_lf_ends_a_mail() {
     nothing_is_smuggled_behind(&["\n.\n", "\n.\r\n", "\r\n.\n"]);
 }
 
-/// Sendmail.
+/// This vulnerability affected Sendmail.
 #[test]
 fn cve_2023_51765_a_dot_between_lf_and_crlf_ends_no_mail() {
     nothing_is_smuggled_behind(&["\n.\r\n", "\n\n.\r\n", "x\n.\r\n.x\r\n"]);
 }
 
-/// Exim.
+/// This vulnerability affected Exim.
 #[test]
 fn cve_2023_51766_a_mail_in_chunks_ends_where_its_last_chunk_does() {
     nothing_is_smuggled_behind(&["\n.\r\n", "\n.\n", "\r\n.\n"]);
@@ -39,7 +39,7 @@ fn cve_2023_51766_a_mail_in_chunks_ends_where_its_last_chunk_does() {
     assert_eq!(server.contents(), [content.as_bytes()]);
 }
 
-/// aiosmtpd, and whoever else knows lines that end in CR.
+/// This vulnerability affected aiosmtpd and other servers that accept CR as a line end.
 #[test]
 fn cve_2024_27305_no_look_alike_with_a_bare_cr_ends_a_mail() {
     nothing_is_smuggled_behind(&["\r.\r", "\r.\r\n", "\r\n.\r", "\r.\n", "\n.\r"]);
@@ -62,7 +62,7 @@ fn no_other_look_alike_ends_a_mail() {
     ]);
 }
 
-/// chasquid: LF ended lines, of commands too.
+/// This vulnerability affected chasquid, which accepted a bare LF as the end of lines and commands.
 #[test]
 fn cve_2023_52354_a_bare_lf_ends_neither_a_mail_nor_a_command() {
     nothing_is_smuggled_behind(&["\n.\n", "\n.\r\n"]);
@@ -78,12 +78,13 @@ fn cve_2023_52354_a_bare_lf_ends_neither_a_mail_nor_a_command() {
     client.expect_close_notify();
 }
 
-/// Exim took what was said in front of the handshake for said in TLS; here the one that listens has to keep silent too.
+/// This vulnerability affected Exim as a client: it treated replies sent before the handshake as if they had arrived
+/// over TLS. A server must send nothing between the 220 and the handshake.
 #[test]
 fn cve_2021_38371_nothing_is_said_between_220_and_the_handshake() {
     let tls = TlsServer::start(&[]);
     let mut client = tls.server.client();
-    // What was asked in clear is answered in clear, and the 220 is the last of it.
+    // Commands sent in plaintext are answered in plaintext; the 220 is the last plaintext reply.
     client.send("EHLO before.test\r\nMAIL FROM:<a@client.test>\r\nRCPT TO:<u@ours.test>\r\n");
     client.send("STARTTLS\r\n");
     for reply in ["250", "250 2.1.0 ", "250 2.1.5 ", "220 2.0.0 "] {
@@ -91,12 +92,14 @@ fn cve_2021_38371_nothing_is_said_between_220_and_the_handshake() {
     }
     let socket = client.socket().try_clone().expect("a descriptor");
     socket.set_nonblocking(true).expect("an open socket");
-    let early = socket.peek(&mut [0; 1]).expect_err("nothing there yet");
+    let early = socket
+        .peek(&mut [0; 1])
+        .expect_err("no octets before the handshake");
     assert_eq!(early.kind(), ErrorKind::WouldBlock);
     socket.set_nonblocking(false).expect("an open socket");
     let config = crate::support::tls::config_trusting(&[&tls.pair.chain]);
     let mut client = TlsClient::over(socket, config).expect("nothing but a handshake");
-    // The first that is said in TLS answers the first that was asked in TLS.
+    // The first reply over TLS answers the first command over TLS.
     client.command("NOOP", "250 2.0.0 ");
     client.command("DATA", "503 5.5.1 ");
     client.command("QUIT", "221 2.0.0 ");
@@ -104,7 +107,7 @@ fn cve_2021_38371_nothing_is_said_between_220_and_the_handshake() {
     assert!(tls.server.list().is_empty());
 }
 
-/// A page in somebody's browser posts a form to our port of TLS.
+/// A web page makes a browser send a form to the implicit TLS port.
 #[test]
 fn alpaca_what_speaks_http_in_tls_is_left_before_it_is_heard() {
     let tls = TlsServer::start(&[]);
@@ -118,7 +121,7 @@ fn alpaca_what_speaks_http_in_tls_is_left_before_it_is_heard() {
         for mut client in [tls.client_at_once(), tls.client()] {
             client.send(format!("{request}\r\nHost: mx.test\r\n\r\n{commands}"));
             let reply = client.expect("500 5.5.2 ");
-            // Nothing is handed back that a browser could take for a script.
+            // The reply contains nothing that a browser could run as a script.
             assert!(!reply.contains('<'), "{reply}");
             client.expect_close_notify();
         }
@@ -211,7 +214,7 @@ fn slowloris_in_tls_ends_as_it_does_in_clear() {
         }
         let socket = client.socket().try_clone().expect("a descriptor");
         let began_at = std::time::Instant::now();
-        // A line that never ends, an octet in each record.
+        // Sends an endless line, one octet per TLS record.
         while began_at.elapsed().as_secs() < 10 {
             client.send("x");
             thread::sleep(std::time::Duration::from_millis(300));
@@ -234,7 +237,7 @@ fn memory_exhaustion_five_hundred_of_the_largest_mails_at_once_stay_within_the_b
     let limit = 400_000;
     let budget: usize = 64 << 20;
     let server = Server::start(&[
-        // With all places taken the slow would be sent away, and these have to stay.
+        // The limit is far above 500, so that none of these slow clients is shed.
         ("GM_MAX_CLIENTS", "1500"),
         ("GSMTP_MAX_SIZE", &limit.to_string()),
         ("GM_MAX_MEMORY", &budget.to_string()),
@@ -250,7 +253,7 @@ fn memory_exhaustion_five_hundred_of_the_largest_mails_at_once_stay_within_the_b
     for client in &mut clients {
         client.send(content);
     }
-    // Three times the budget has been sent, and the last of it read, before one mail ends.
+    // All clients have sent their content, three times the budget, before the first mail ends.
     for client in &mut clients {
         client.send(dot);
     }
@@ -268,7 +271,7 @@ fn memory_exhaustion_five_hundred_of_the_largest_mails_at_once_stay_within_the_b
     println!("500 × {limit} octets into {budget}: {saved} saved, {most} KiB at most");
     assert!(most < room, "{most} KiB");
     assert!((budget / limit / 2..500).contains(&saved), "{saved} saved");
-    // All of it comes back.
+    // The whole budget is released.
     wait_for_figure(&server, "goguerrilla_content_bytes", 0.0);
     for client in &mut clients[..50] {
         let reply = client.deliver("a@client.test", "u@ours.test", &incompressible(limit));
@@ -276,7 +279,8 @@ fn memory_exhaustion_five_hundred_of_the_largest_mails_at_once_stay_within_the_b
     }
 }
 
-/// A look-alike of the end with a mail behind it is content, in clear and in TLS, kept and swallowed.
+/// Asserts that each octet sequence in `ends`, followed by a complete mail, is content and does not end the message: in
+/// plaintext and over TLS, whether the message is stored or discarded after 552.
 fn nothing_is_smuggled_behind(ends: &[&str]) {
     let tls = TlsServer::start(&[("GSMTP_MAX_SIZE", "1000")]);
     let mut in_clear = tls.server.client();
@@ -306,24 +310,24 @@ fn nothing_is_smuggled_behind(ends: &[&str]) {
             in_tls.begin_mail();
             in_tls.send(&wire);
             in_tls.expect(reply);
-            // Nothing else was answered.
+            // The next reply belongs to VRFY, so the content caused no further reply.
             in_clear.command("VRFY u", "252 ");
             in_tls.command("VRFY u", "252 ");
             if !is_large {
-                // A dot straight behind CR LF is taken off, whatever follows it.
+                // Dot-unstuffing removes a dot after CR LF, whatever follows it.
                 let kept = content.replace("\r\n.", "\r\n").into_bytes();
                 expected.extend([kept.clone(), kept]);
             }
         }
     }
-    let rows = wait_for("what was kept", || {
+    let rows = wait_for("the stored mails", || {
         let rows = mails_after(&tls.server.path("goguerrilla.db"), 0);
         (rows.len() >= expected.len()).then_some(rows)
     });
     let stored: Vec<&[u8]> = rows.iter().map(|row| without_trace(&row.mail)).collect();
     assert!(
         stored == expected,
-        "{stored:?}\nbut was to be\n{expected:?}"
+        "stored {stored:?}\nexpected {expected:?}"
     );
     assert!(rows.iter().all(|row| row.recipient == "u@ours.test"));
 }

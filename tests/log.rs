@@ -1,4 +1,5 @@
-//! The log: whole lines that a parser reads back, whatever clients say, and mail that goes on whatever becomes of it.
+//! The log consists of complete lines that a parser can read back, whatever clients send; failures of the log do not
+//! affect mail.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,7 +19,7 @@ use tempfile::TempDir;
 use crate::support::ports::free_address;
 use crate::support::{BINARY, Client, Server, short_mail, value, wait_for, write_config};
 
-/// Keys and values of a line; the first four of the text form have no keys there.
+/// The keys and values of a log line. The first four values of the text format have no keys in the log.
 type Event = BTreeMap<String, String>;
 
 #[test]
@@ -37,7 +38,7 @@ fn both_forms_read_back_the_same_events() {
     let text = events_of("text", parse_text);
     let json = events_of("json", parse_json);
     assert_eq!(comparable(&text), comparable(&json));
-    // What was said is what is read back, each control character as it was.
+    // Commands are logged so that each control character can be read back.
     let said = |event: &Event| (event["event"] == "client_said").then(|| event["line"].clone());
     let said: Vec<String> = json.iter().filter_map(said).collect();
     let hostile = HOSTILE.iter().map(|line| (*line).to_owned());
@@ -85,7 +86,7 @@ fn a_reader_that_goes_away_costs_no_mail() {
         .map(|line| line.expect("text"))
         .find_map(|line| value(&line, "address"))
         .expect("a line that says where it listens");
-    // `lines` is gone, and with it the reading end of the pipe.
+    // `lines` was consumed, which closed the reading end of the pipe.
     let address = address.parse().expect("an address");
     for number in 0..3 {
         let mut client = Client::connect(address);
@@ -94,28 +95,28 @@ fn a_reader_that_goes_away_costs_no_mail() {
         let reply = client.deliver("a@client.test", "u@ours.test", &mail);
         assert_eq!(reply.code, 250);
     }
-    assert!(child.try_wait().expect("a child of ours").is_none());
-    child.kill().expect("it runs");
-    child.wait().expect("a child of ours");
+    assert!(child.try_wait().expect("a child process").is_none());
+    child.kill().expect("the process runs");
+    child.wait().expect("a child process");
 }
 
 #[test]
 fn standard_output_is_written_to_as_another_user_too() {
     if !geteuid().is_root() {
-        println!("only root can become somebody else");
+        println!("only root can change the user");
         return;
     }
-    // Neither can be opened by its name, /dev/stdout, by whom the server becomes.
+    // After the privilege drop the server cannot open /dev/stdout by its name in either case.
     let (read, written) = io::pipe().expect("a pipe");
     stdout_of_somebody_else(written.into(), read);
     let (read, written) = UnixStream::pair().expect("two sockets");
     stdout_of_somebody_else(OwnedFd::from(written).into(), read);
 }
 
-/// Starts as root, becomes nobody, and serves; lines are read where standard output leads to.
+/// Starts the server as root with GUID nobody and reads its log from standard output.
 fn stdout_of_somebody_else(stdout: Stdio, output: impl Read) {
     let folder = TempDir::new().expect("a temporary folder");
-    chown(folder.path(), Some(NOBODY), Some(NOBODY)).expect("root may");
+    chown(folder.path(), Some(NOBODY), Some(NOBODY)).expect("permitted for root");
     let nobody = NOBODY.to_string();
     let settings = [
         ("GSMTP_LOG_FILE", "/dev/stdout"),
@@ -127,7 +128,7 @@ fn stdout_of_somebody_else(stdout: Stdio, output: impl Read) {
     program.current_dir(folder.path()).stdin(Stdio::null());
     program.stdout(stdout).stderr(Stdio::null());
     let mut child = program.spawn().expect("the program starts");
-    // With the writing end that the command still holds, no end would ever be read.
+    // Drops the command's copy of the writing end; otherwise the reader would never see the end.
     drop(program);
     let mut lines = BufReader::new(output).lines().map_while(Result::ok);
     let address = lines
@@ -145,22 +146,22 @@ fn stdout_of_somebody_else(stdout: Stdio, output: impl Read) {
         let hash = hash.rsplit(' ').next().expect("a hash");
         let saved = lines.find(|line| value(line, "hash").as_deref() == Some(hash));
         assert!(saved.is_some_and(|line| line.contains(" saved ")));
-        // Opening the log anew, which it is asked for, opens no other file either.
-        kill(pid, Signal::SIGUSR1).expect("it runs");
+        // Reopening the log on SIGUSR1 keeps using standard output.
+        kill(pid, Signal::SIGUSR1).expect("the process runs");
         let reopened = lines.find(|line| line.contains(" log_reopened"));
         assert!(reopened.is_some());
     }
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
     assert!(
         status.contains(&format!("Uid:\t{NOBODY}\t{NOBODY}\t{NOBODY}")),
         "{status}"
     );
-    kill(pid, Signal::SIGTERM).expect("it runs");
+    kill(pid, Signal::SIGTERM).expect("the process runs");
     assert!(
         lines.any(|line| line.contains(" stopped")),
-        "to the last line"
+        "the last log line is missing"
     );
-    assert!(child.wait().expect("a child of ours").success());
+    assert!(child.wait().expect("a child process").success());
 }
 
 #[test]
@@ -199,7 +200,7 @@ fn a_reader_that_has_stalled_does_not_hold_up_the_end() {
     wait_for("the server to listen", || TcpStream::connect(address).ok());
     let mut client = Client::connect(address);
     client.expect("220");
-    // More than a pipe holds, and the last of it within the moment that lines are gathered.
+    // The log of these commands exceeds the capacity of a pipe; the last lines are still buffered.
     let line = format!("NOOP {}\r\n", "y".repeat(300));
     client.send(line.repeat(400));
     for _ in 0..400 {
@@ -208,9 +209,11 @@ fn a_reader_that_has_stalled_does_not_hold_up_the_end() {
     let stopped_at = Instant::now();
     let pid = Pid::from_raw(server.id() as i32);
     for signal in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGTERM] {
-        kill(pid, signal).expect("it runs");
+        kill(pid, signal).expect("the process runs");
     }
-    let status = wait_for("its end", || server.try_wait().expect("a child of ours"));
+    let status = wait_for("the server to end", || {
+        server.try_wait().expect("a child process")
+    });
     assert!(status.success());
     assert!(stopped_at.elapsed() < Duration::from_secs(10));
 }
@@ -241,7 +244,8 @@ fn a_full_disk_costs_lines_and_no_mail() {
     }
     let folder = TempDir::new().expect("a temporary folder");
     fs::create_dir(folder.path().join("small")).expect("a folder");
-    // The log begins where the test can read it, and moves to the small disk, which only the server sees.
+    // The log starts outside the small disk, where `start_with` looks for it, and then moves to the disk, which exists
+    // only in the server's mount namespace.
     let server = Server::start_with(folder, &[("GSMTP_VERBOSE", "Y")], |program| {
         let mut unshare = Command::new("unshare");
         let script = "mount -t tmpfs -o size=64k tmpfs small && exec \"$@\"";
@@ -270,12 +274,12 @@ fn a_full_disk_costs_lines_and_no_mail() {
     });
     let reply = client.deliver("a@client.test", "u@ours.test", &short_mail("on"));
     assert_eq!(reply.code, 250);
-    // Room again, and lines are whole again from the next one on.
+    // After space is freed the log contains complete lines again.
     fs::OpenOptions::new()
         .write(true)
         .open(&small)
         .and_then(|file| file.set_len(0))
-        .expect("root may");
+        .expect("permitted for root");
     client.command("QUIT", "221");
     let log = wait_for("the last line", || {
         let log = fs::read_to_string(&small).ok()?;
@@ -283,13 +287,16 @@ fn a_full_disk_costs_lines_and_no_mail() {
     });
     let line = log.lines().find(|line| line.contains(" disconnected "));
     assert_eq!(
-        value(line.expect("the line"), "data").as_deref(),
+        value(line.expect("a line for the session"), "data").as_deref(),
         Some("1/1")
     );
-    assert!(line.expect("the line").starts_with("20"), "{log}");
+    assert!(
+        line.expect("a line for the session").starts_with("20"),
+        "{log}"
+    );
 }
 
-/// A session with all that may turn a log around, or a parser.
+/// Runs a session whose commands contain characters that could break the log or its parser.
 fn talk(server: &Server) {
     let mut client = server.client();
     client.command("EHLO \"quoted=x\\", "250");
@@ -315,7 +322,7 @@ const HOSTILE: &[&str] = &[
     "NOOP  two  spaces ",
 ];
 
-/// What differs from run to run is left out.
+/// Returns the events without the values that differ from run to run.
 fn comparable(events: &[Event]) -> Vec<Event> {
     let mut events = events.to_vec();
     for event in &mut events {
@@ -335,7 +342,7 @@ fn parse_json(line: &str) -> Event {
     serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
 }
 
-/// `time level session event key=value …`, where a value with anything special in it is a JSON string.
+/// Parses `time level session event key=value …`; a value with special characters is a JSON string.
 fn parse_text(line: &str) -> Event {
     let mut event = Event::new();
     let mut rest = line;

@@ -1,4 +1,4 @@
-//! Octets of mail cost memory while they are there, promised ones cost nothing, and all of it comes back.
+//! Memory is used only for content that is held, never for declared sizes, and all of it is released.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::support::{Client, Server, incompressible, wait_for};
 fn beyond_the_budget_mail_is_deferred_and_all_of_the_budget_comes_back() {
     let server = tight();
     let mut clients: Vec<Client> = (0..20).map(|_| in_data(&server)).collect();
-    // Twice the budget, all of it there before the first message ends.
+    // All clients send content, twice the budget in total, before the first message ends.
     for client in &mut clients {
         client.send(lines(LIMIT / 10));
     }
@@ -93,8 +93,8 @@ fn twenty_megabytes_into_a_limit_of_131072_are_swallowed_at_constant_memory() {
     assert_eq!(server.contents(), [b"Subject: small\r\n"]);
 }
 
-/// A server whose allocator keeps nothing in reserve: glibc's sets 64 MiB of addresses aside for some threads and not for
-/// others, in which a large mail may fit although nothing is left of what the process may have.
+/// Starts a server with a single malloc arena. glibc reserves 64 MiB of address space for some threads only; a large
+/// mail could fit into such a reserve although the process is at its limit.
 fn start_without_reserve(settings: &[(&str, &str)]) -> Server {
     let folder = TempDir::new().expect("a temporary folder");
     Server::start_with(folder, settings, |mut program| {
@@ -113,8 +113,8 @@ fn where_memory_ends_a_mail_is_deferred_and_the_server_lives() {
     assert_eq!(reply.code, 250);
     let octets = server.status_kib("VmSize") * 1_024 + (24 << 20);
     server.limit(&format!("--as={octets}:"));
-    // Some fit, of some the content fits and what is made of it does not, and of some not even the content does. What
-    // does not deflate may fit into our memory and not into what the store needs.
+    // Some mails fit, some fit only uncompressed, and some do not fit at all. Incompressible content may fit into the
+    // server's buffers but not into what the store needs.
     let deflates = [6, 12, 18, 24, 30, 36, 42].map(|mebibytes| (lines(1 << 20), mebibytes));
     let does_not =
         [17, 18, 19, 20, 21, 22, 23].map(|mebibytes| (incompressible(1 << 20), mebibytes));
@@ -139,14 +139,14 @@ fn where_memory_ends_a_mail_is_deferred_and_the_server_lives() {
 #[test]
 fn a_hundred_recipients_of_a_large_mail_share_its_memory_and_its_compression() {
     let server = Server::start(&[("GSMTP_MAX_SIZE", "20000000")]);
-    // Deflates to little: what a hundred cost is what is done with the content.
+    // This content compresses well, so the cost of 100 recipients is in processing the content.
     let large = lines(16 << 20);
     let (alone, _) = cost_of(&server, 1, &large);
     let (together, grown) = cost_of(&server, 100, &large);
     println!("16 MiB to 1: {alone:?}, to 100: {together:?} and {grown} KiB more");
     assert!(together < 2 * alone + Duration::from_millis(500));
     assert!(grown < 16_384, "{grown} KiB");
-    // Does not deflate: what they cost is a row for each, one after the other.
+    // This content does not compress, so the cost is one large row per recipient, one at a time.
     let (_, grown) = cost_of(&server, 100, &incompressible(1 << 20));
     println!("1 MiB as it is to 100: {grown} KiB more");
     assert!(grown < 32_768, "{grown} KiB");
@@ -171,10 +171,10 @@ fn a_hundred_recipients_of_a_large_mail_take_little_memory_on_their_way_to_mysql
 fn where_memory_ends_for_what_is_made_of_a_mail_that_mail_alone_is_deferred() {
     let small = b"Subject: small\r\n";
     let large = incompressible(30 << 20);
-    // Where GM_MAX_MEMORY has no room for it, only for small mail beside it, the writer deflates.
+    // If GM_MAX_MEMORY has room for small mails only, the writer compresses the large one instead of the connection.
     for (max_memory, who_deflates) in [("50100000", "writer"), ("500000000", "connection")] {
         let mut codes = Vec::new();
-        // The buffer for the content grows to the largest; then come what is deflated, a row's stream and SQLite's copy.
+        // Memory grows in steps: the content buffer, the compressed content, a row's stream, and SQLite's copy.
         for room in [30, 50, 70, 90, 110, 130, 150, 170] {
             let server = start_without_reserve(&[
                 ("GSMTP_MAX_SIZE", "50000000"),
@@ -218,7 +218,7 @@ fn a_promised_size_claims_nothing() {
     }
     let grown = server.status_kib("VmRSS").saturating_sub(before);
     println!("300 times SIZE=131072: {grown} KiB more");
-    // A buffer for what is being read, far from the 128 KiB that each was promised.
+    // Allows the read buffer of each client, far below the 128 KiB that each declared.
     assert!(grown < 300 * 16, "{grown} KiB");
 }
 
@@ -270,7 +270,8 @@ fn a_line_that_never_ends_is_swallowed_at_constant_memory() {
     client.command("NOOP", "250");
 }
 
-/// What a mail to so many costs: processor time, and how many KiB more the server held at most than ever before.
+/// Returns the processor time of a mail to `recipients` recipients, and by how many KiB it raised the server's peak
+/// memory.
 fn cost_of(server: &Server, recipients: usize, content: &[u8]) -> (Duration, u64) {
     let (time, memory) = (server.processor_time(), server.status_kib("VmHWM"));
     let mut client = server.client();
@@ -287,13 +288,13 @@ fn cost_of(server: &Server, recipients: usize, content: &[u8]) -> (Duration, u64
     (time, server.status_kib("VmHWM") - memory)
 }
 
-/// Room for exactly one message of the largest size.
+/// Starts a server whose memory budget holds exactly one message of the maximum size.
 fn tight() -> Server {
     let limit = LIMIT.to_string();
     Server::start(&[("GM_MAX_MEMORY", &limit), ("GSMTP_MAX_SIZE", &limit)])
 }
 
-/// A message of the largest size needs the whole budget.
+/// Asserts that the whole budget is free by sending a message that needs all of it.
 fn assert_budget_is_free(server: &Server) {
     let reply = server
         .client()
@@ -301,12 +302,12 @@ fn assert_budget_is_free(server: &Server) {
     assert!(reply.text().starts_with("250 2.0.0 "), "{}", reply.text());
 }
 
-/// Waits until each connection so far has ended; what it held it gives back before its place.
+/// Waits until all connections have been closed; a connection releases its memory before its socket.
 ///
-/// `idle_sockets` is how many the server has without clients.
+/// `idle_sockets` is the number of sockets that the server has without clients.
 fn wait_until_gone(server: &Server, idle_sockets: usize) {
-    // Descriptors tell, as a connection's is closed last of all.
-    wait_for("all clients to be gone", || {
+    // The socket is the last resource that a connection releases.
+    wait_for("all connections to be closed", || {
         (server.sockets() == idle_sockets).then_some(())
     });
 }
@@ -325,7 +326,7 @@ fn in_data(server: &Server) -> Client {
     client
 }
 
-/// Lines of text that make up this many octets.
+/// Returns lines of text with `octets` octets in total.
 fn lines(octets: usize) -> Vec<u8> {
     let line = [&[b'x'; 62][..], b"\r\n"].concat();
     let mut lines = line.repeat(octets.div_ceil(64));

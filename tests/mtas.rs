@@ -1,7 +1,7 @@
-//! Postfix, Exim, OpenSMTPD and nullmailer hand us their queues: what arrives is what they were given, what we defer
-//! they bring again, and what we refuse they return to its sender.
+//! Postfix, Exim, OpenSMTPD and nullmailer deliver their queues to the server: the content arrives unchanged, mails
+//! that get 451 are retried, and mails that get 550 are returned to their sender.
 //!
-//! Each runs in a root of its own, see `tests/mta-root`, with us as its smarthost.
+//! Each MTA runs in its own chroot, see `tests/mta-root`, with the server as its smarthost.
 
 use std::fs;
 use std::time::Duration;
@@ -75,7 +75,8 @@ fn nullmailer_returns_what_is_told_550_to_its_sender() {
     returns_what_is_refused::<Nullmailer>(None);
 }
 
-/// In clear and by STARTTLS; `used` is what of our extensions it has to make use of.
+/// Asserts that the MTA delivers its queue unchanged, in plaintext and with STARTTLS. `used` lists strings that its
+/// commands must contain, to prove that it uses these SMTP extensions.
 fn delivers_unchanged<M: Mta>(used: &[&str]) {
     for in_tls in [false, true] {
         let server = server(in_tls);
@@ -88,7 +89,7 @@ fn delivers_unchanged<M: Mta>(used: &[&str]) {
         }
         mta.deliver();
         let count = mails.iter().map(|mail| mail.recipients.len()).sum();
-        let rows = wait_for("all of the queue", || {
+        let rows = wait_for("all queued mails to be stored", || {
             Some(rows(&server)).filter(|rows| rows.len() >= count)
         });
         wait_for("an empty queue", || (mta.waiting() == 0).then_some(()));
@@ -113,7 +114,7 @@ fn delivers_unchanged<M: Mta>(used: &[&str]) {
         let said = said(&server);
         for extension in used {
             let is_used = said.iter().any(|line| line.contains(extension));
-            assert!(is_used, "nobody said {extension}: {said:?}");
+            assert!(is_used, "{extension} was not used: {said:?}");
         }
     }
 }
@@ -123,7 +124,7 @@ fn keeps_what_is_deferred<M: Mta>() {
     let Some(mta) = start::<M>(&server, false) else {
         return;
     };
-    let store = Connection::open(server.path("goguerrilla.db")).expect("the file is there");
+    let store = Connection::open(server.path("goguerrilla.db")).expect("the server's database");
     let refuse =
         "CREATE TRIGGER refuse BEFORE INSERT ON new_mail BEGIN SELECT RAISE(ABORT, 'not now'); END";
     store.execute_batch(refuse).expect("a valid statement");
@@ -132,10 +133,12 @@ fn keeps_what_is_deferred<M: Mta>() {
     mta.deliver();
     server.wait_for_log("451 4.3.0 ");
     assert_eq!((mta.waiting(), rows(&server).len()), (1, 0));
-    store.execute_batch("DROP TRIGGER refuse").expect("ours");
-    let rows = wait_for_within("the mail to come again", Duration::from_secs(60), || {
+    store
+        .execute_batch("DROP TRIGGER refuse")
+        .expect("a valid statement");
+    let rows = wait_for_within("the mail to be retried", Duration::from_secs(60), || {
         mta.deliver();
-        // It may still think about the first time.
+        // The MTA may still be busy with the first attempt.
         wait_a_second_for(|| Some(rows(&server)).filter(|rows| !rows.is_empty()))
     });
     wait_for("an empty queue", || (mta.waiting() == 0).then_some(()));
@@ -143,10 +146,11 @@ fn keeps_what_is_deferred<M: Mta>() {
     for row in &rows {
         assert_is(row, &mail.text("\r\n"));
     }
-    assert_eq!(mta.returned(), "", "nobody is bothered");
+    assert_eq!(mta.returned(), "", "a bounce was sent");
 }
 
-/// `begins` is the command that one who pipelines sends behind RCPT before it knows that nobody was accepted.
+/// Asserts that the MTA bounces a mail after 550. `begins` is the command that an MTA with pipelining sends after RCPT
+/// before it knows that no recipient was accepted.
 fn returns_what_is_refused<M: Mta>(begins: Option<&str>) {
     let server = server(false);
     let Some(mta) = start::<M>(&server, false) else {
@@ -162,7 +166,7 @@ fn returns_what_is_refused<M: Mta>(begins: Option<&str>) {
     });
     wait_for("an empty queue", || (mta.waiting() == 0).then_some(()));
     mta.deliver();
-    // The log is written behind the replies.
+    // The log is written after the replies.
     server.wait_for_log(begins.unwrap_or("RCPT TO:<x@foreign.test>"));
     let said = said(&server);
     let tries = said
@@ -177,36 +181,36 @@ fn returns_what_is_refused<M: Mta>(begins: Option<&str>) {
 
     mta.queue(&["u@ours.test", "y@foreign.test"], &mail.text("\n"));
     mta.deliver();
-    wait_for("the other to be returned", || {
+    wait_for("the rejected recipient to be returned", || {
         mta.returned().contains("y@foreign.test").then_some(())
     });
     let accepted: &[&str] = if M::SPLITS { &["u@ours.test"] } else { &[] };
-    wait_for("who was accepted", || {
+    wait_for("the mail of the accepted recipient", || {
         let rows = rows(&server);
         let recipients = rows.iter().map(|row| row.recipient.as_str());
         recipients.eq(accepted.iter().copied()).then_some(())
     });
 }
 
-/// A mail server that sends.
+/// A mail server under test as the sending side.
 trait Mta: Sized {
     const PACKAGE: &str;
     const KNOWS_SMTPUTF8: bool;
-    /// Whether it sends to those who were accepted when others were not.
+    /// Whether the MTA delivers to the accepted recipients when others were rejected.
     const SPLITS: bool = true;
-    /// Made ready in a root where nothing of it has run yet.
+    /// Configures and starts the MTA in a fresh chroot.
     fn start(root: Root, smarthost: u16, in_tls: bool) -> Self;
-    /// Hands it a mail, as a program of its machine would.
+    /// Queues a mail, as a local program would submit it.
     fn queue(&self, recipients: &[&str], mail: &[u8]);
-    /// Has it try what waits, however short ago it tried.
+    /// Makes the MTA retry its queue now, however recent the last attempt was.
     fn deliver(&self);
-    /// How many mails are in its queue.
+    /// Returns the number of mails in the queue.
     fn waiting(&self) -> usize;
-    /// What it has given back to the sender.
+    /// Returns the text of all bounces.
     fn returned(&self) -> String;
 }
 
-/// Each of its programs ends by itself, a daemon is not needed.
+/// Exim without a daemon: each invocation of its program ends by itself.
 struct Exim {
     root: Root,
 }
@@ -257,7 +261,7 @@ begin retry
     }
 
     fn deliver(&self) {
-        // Twice, for what the first run makes is tried by the second.
+        // The second run delivers the bounces that the first run creates.
         for _ in 0..2 {
             self.root.run(&["exim4", "-qff"], b"");
         }
@@ -273,7 +277,7 @@ begin retry
     }
 }
 
-/// Its master, without the shell scripts around it and without one port.
+/// Postfix's master process, without the usual shell scripts and without a listening port.
 struct Postfix {
     _master: Daemon,
     root: Root,
@@ -334,7 +338,7 @@ postlog  unix-dgram n - n - 1 postlogd
 ";
         root.write("etc/postfix/master.cf", services);
         let master = root.start(&["/usr/lib/postfix/sbin/master", "-d"]);
-        wait_for("Postfix to be there", || {
+        wait_for("Postfix to start", || {
             fs::exists(root.path("var/spool/postfix/public/showq"))
                 .ok()?
                 .then_some(())
@@ -390,7 +394,7 @@ match from local for any action there
         let config = config.replace("PORT", &smarthost.to_string());
         root.write("etc/smtpd.conf", config);
         let smtpd = root.start(&["smtpd", "-d"]);
-        wait_for("OpenSMTPD to be there", || {
+        wait_for("OpenSMTPD to start", || {
             fs::exists(root.path("var/run/smtpd.sock"))
                 .ok()?
                 .then_some(())
@@ -414,7 +418,7 @@ match from local for any action there
         let envelopes = self.root.run(&["smtpctl", "show", "queue"], b"");
         let messages: std::collections::HashSet<&str> = envelopes
             .lines()
-            // The number of an envelope begins with that of its message.
+            // An envelope id begins with the id of its message.
             .filter_map(|line| line.get(..8))
             .collect();
         messages.len()
@@ -425,7 +429,8 @@ match from local for any action there
     }
 }
 
-/// It delivers nothing itself, so what it would give back has to go through us, and `failed` is where it stays.
+/// nullmailer has no local delivery: its bounces would go to the smarthost too, so the failed mails in folder `failed`
+/// count as bounces.
 struct Nullmailer {
     _send: Daemon,
     root: Root,
@@ -447,7 +452,7 @@ impl Mta for Nullmailer {
         nix::unistd::mkfifo(&trigger, nix::sys::stat::Mode::from_bits_truncate(0o622))
             .expect("a pipe is made");
         let send = root.start(&["nullmailer-send"]);
-        wait_for("nullmailer to be there", || {
+        wait_for("nullmailer to start", || {
             root.texts("tmp").contains("Rescanning").then_some(())
         });
         Nullmailer { _send: send, root }
@@ -462,7 +467,7 @@ impl Mta for Nullmailer {
 
     fn waiting(&self) -> usize {
         let queue = fs::read_dir(self.root.path("var/spool/nullmailer/queue"));
-        queue.expect("its folder").count()
+        queue.expect("the queue folder").count()
     }
 
     fn returned(&self) -> String {
@@ -470,7 +475,7 @@ impl Mta for Nullmailer {
     }
 }
 
-/// A mail without its From, To and Date.
+/// A test mail without its From, To and Date fields.
 struct Mail {
     recipients: Vec<&'static str>,
     subject: &'static str,
@@ -497,7 +502,7 @@ impl Mail {
     }
 }
 
-/// What is easily changed on its way.
+/// Returns mails with content that MTAs tend to change.
 fn mails(with_smtputf8: bool) -> Vec<Mail> {
     let text = "MIME-Version: 1.0\nContent-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: 8bit\n";
     let lines = |lines: &[&str]| lines.iter().map(|line| line.as_bytes().to_vec()).collect();
@@ -550,7 +555,7 @@ fn mails(with_smtputf8: bool) -> Vec<Mail> {
     mails
 }
 
-/// A server that tells what was said to it.
+/// Starts a server that logs each command.
 fn server(in_tls: bool) -> Server {
     let mut settings = vec![
         ("GSMTP_VERBOSE", "Y"),
@@ -575,14 +580,14 @@ fn rows(server: &Server) -> Vec<StoredMail> {
     mails_after(&server.path("goguerrilla.db"), 0)
 }
 
-/// The lines that clients have said so far.
+/// Returns the commands received so far.
 fn said(server: &Server) -> Vec<String> {
     let log = server.log();
     let lines = log.lines().filter(|line| line.contains(" client_said "));
     lines.filter_map(|line| value(line, "line")).collect()
 }
 
-/// So many mails came, and everybody who left one did so in this version of TLS.
+/// Asserts that `mails` mails were received and that every session used this TLS version.
 fn assert_sessions(server: &Server, mails: usize, version: &str) {
     let log = wait_for("all sessions to end", || {
         let log = server.log();
@@ -595,7 +600,7 @@ fn assert_sessions(server: &Server, mails: usize, version: &str) {
     }
 }
 
-/// What was queued, behind what mail servers put in front.
+/// Asserts that the row contains the queued content, preceded only by fields that MTAs add.
 fn assert_is(row: &StoredMail, mail: &[u8]) {
     let stored = without_trace(&row.mail);
     let added = stored.len().saturating_sub(mail.len());
@@ -606,7 +611,7 @@ fn assert_is(row: &StoredMail, mail: &[u8]) {
     for line in added.lines() {
         let is_known = line.starts_with("Received: ")
             || line.starts_with([' ', '\t'])
-            // What OpenSMTPD's sendmail says of long lines.
+            // OpenSMTPD's sendmail adds this field for long lines.
             || line == "Content-Disposition: inline";
         assert!(is_known, "{line}");
     }

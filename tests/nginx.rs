@@ -1,5 +1,5 @@
-//! Debian's nginx in front, with the block from the README: mail arrives unchanged, with the client's address, and what
-//! we refuse reaches the client as we said it.
+//! Debian's nginx with the README's configuration: mail arrives unchanged with the client's address, and the server's
+//! error replies reach the client unchanged.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -83,7 +83,7 @@ fn clients_in_their_own_spelling_are_understood() {
     let text = String::from_utf8_lossy(&mail.mail).into_owned();
     assert!(text.contains("by mx.test with SMTP id"), "{text}");
 
-    // Whoever never greets is not welcome; nginx would have let it.
+    // nginx accepts MAIL without EHLO; the server then rejects RCPT with 503.
     let mut rude = front.client();
     rude.command("MAIL FROM:<a@client.test>", "250 ");
     rude.command("RCPT TO:<u@ours.test>", "503 5.5.1 ");
@@ -140,7 +140,7 @@ fn a_recipient_that_is_not_ours_costs_no_connection_and_the_others_go_on() {
     client.command("QUIT", "221 ");
     front.server.wait_for_log(" disconnected ");
 
-    // Whoever goes on asking is closed in the end, and we have not seen it.
+    // nginx closes the connection of a client after too many rejected recipients; the server gets no connection for it.
     let mut junk = front.client();
     junk.command("EHLO client.test", "250");
     junk.command("MAIL FROM:<a@client.test>", "250 ");
@@ -162,9 +162,9 @@ fn what_we_refuse_reaches_the_client_as_it_is() {
         client
     };
     rcpt("MAIL FROM:<a@client.test> SIZE=1001", "552 5.3.4 ").expect_close();
-    // A place is free a moment after its client is gone.
+    // A slot becomes free a moment after its client disconnected.
     let let_in = || {
-        wait_for("the place", || {
+        wait_for("a free slot", || {
             let mut client = front.client();
             client.command("EHLO client.test", "250");
             client.command("MAIL FROM:<a@client.test>", "250 ");
@@ -174,25 +174,25 @@ fn what_we_refuse_reaches_the_client_as_it_is() {
         })
     };
     let mut inside = let_in();
-    // All places are taken.
+    // All slots are taken.
     rcpt("MAIL FROM:<a@client.test>", "421 4.3.2 ").expect_close();
-    // The store is away: it is a file that is no store.
+    // The store is unavailable: a folder has taken the place of its file.
     let file = front.server.path("goguerrilla.db");
     fs::rename(&file, front.server.path("old.db")).expect("the store");
-    fs::create_dir(&file).expect("something that is no store");
+    fs::create_dir(&file).expect("a folder in place of the store");
     inside.command("DATA", "354 ");
     inside.send(".\r\n");
     inside.expect("451 4.3.0 ");
-    fs::remove_dir(&file).expect("our folder");
+    fs::remove_dir(&file).expect("a folder of this test");
     inside.command("MAIL FROM:<a@client.test>", "250 ");
     inside.command("RCPT TO:<u@ours.test>", "250 ");
     inside.command("DATA", "354 ");
     inside.send(".\r\n");
     inside.expect("250 2.0.0 OK");
-    // What a client's own XCLIENT is worth behind nginx.
+    // XCLIENT from the client itself is rejected.
     inside.command("XCLIENT ADDR=192.0.2.1", "550 5.7.0 ");
     inside.command("EHLO again.test", "250-mx.test");
-    // A client that vanishes in content leaves its place.
+    // A client that disconnects within content frees its slot.
     inside.command("MAIL FROM:<a@client.test>", "250 ");
     inside.command("RCPT TO:<u@ours.test>", "250 ");
     inside.command("DATA", "354 ");
@@ -224,7 +224,7 @@ fn a_store_that_is_down_is_told_at_once() {
 #[test]
 fn a_client_that_is_gone_costs_no_place_and_leaves_no_mail() {
     let front = Front::start(&[("GM_MAX_CLIENTS", "5"), ("GSMTP_TIMEOUT", "300")]);
-    // As many as there are places, in the middle of their mail.
+    // Clients occupy all slots and disconnect in the middle of their mail.
     for round in 1..=3 {
         let mut clients: Vec<Client> = (0..5).map(|_| front.client()).collect();
         for client in &mut clients {
@@ -232,7 +232,7 @@ fn a_client_that_is_gone_costs_no_place_and_leaves_no_mail() {
             client.send("Subject: half of a mail\r\n");
         }
         drop(clients);
-        wait_for("their places", || {
+        wait_for("all sessions to end", || {
             let log = front.server.log();
             (log.matches(" disconnected ").count() == 5 * round).then_some(())
         });
@@ -332,7 +332,7 @@ fn questions_are_answered_with_nothing_of_what_was_asked() {
             "No mail for that domain here   550 5.7.1 ",
         ),
         (
-            // A line end that the client hid: the first header of a name counts.
+            // A client may hide a line break in what nginx forwards, so the first header of a name counts.
             "Auth-Method: plain\r\nAuth-User: a\r\nAuth-Pass: s3cr3t-of-a-client\r\nAuth-SMTP-To: RCPT TO:<u@ours.test>\r\nAuth-Method: none",
             NOT_DONE,
         ),
@@ -373,7 +373,8 @@ fn questions_are_answered_with_nothing_of_what_was_asked() {
 #[test]
 fn a_wildcard_is_never_told() {
     let folder = TempDir::new().expect("a temporary folder");
-    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).expect("our folder");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777))
+        .expect("a folder of this test");
     let mut settings = vec![
         ("NGINX_AUTH_ENABLED", "Y"),
         ("NGINX_AUTH", "127.0.0.1:0"),
@@ -411,7 +412,7 @@ fn where_it_answers_has_to_be_free() {
     );
 }
 
-/// Up to 354; nginx answers MAIL by itself.
+/// Sends the commands up to DATA; nginx answers MAIL by itself.
 fn begin_mail(client: &mut Client) {
     client.command("EHLO client.test", "250");
     client.command("MAIL FROM:<a@client.test>", "250 ");
@@ -419,9 +420,9 @@ fn begin_mail(client: &mut Client) {
     client.command("DATA", "354 ");
 }
 
-/// Our server with nginx in front of it, as the README says.
+/// The server under test and nginx with the README's configuration.
 struct Front {
-    // Ended first.
+    // Dropped first, so that nginx ends before the server.
     _nginx: FrontServer,
     server: Server,
     pair: Pair,
@@ -480,7 +481,7 @@ impl Front {
     }
 }
 
-/// Where a server answers nginx, as it logged it.
+/// Returns the auth_http address from the server's log.
 fn auth_address(server: &Server) -> SocketAddr {
     let log = server.wait_for_log(" role=auth_http");
     let line = log.lines().find(|line| line.contains(" role=auth_http"));
@@ -490,23 +491,23 @@ fn auth_address(server: &Server) -> SocketAddr {
         .expect("an address")
 }
 
-fn ask(server: &Server, request: &str) -> String {
+pub fn ask(server: &Server, request: &str) -> String {
     let mut socket = TcpStream::connect(auth_address(server)).expect("the server accepts");
-    // What is too much is not read to its end.
+    // The server does not read an oversized request to its end, so writing may fail.
     let _ = socket.write_all(request.as_bytes());
     let mut answer = Vec::new();
     let _ = socket.read_to_end(&mut answer);
     String::from_utf8(answer).expect("ASCII")
 }
 
-fn header(answer: &str, name: &str) -> String {
+pub fn header(answer: &str, name: &str) -> String {
     let line = answer
         .lines()
         .find_map(|line| line.strip_prefix(&format!("{name}: ")));
     line.unwrap_or_default().to_owned()
 }
 
-/// From 127.0.0.2, which nginx is not.
+/// Connects from 127.0.0.2; nginx itself connects from 127.0.0.1.
 fn connect_from_second_address(to: SocketAddr) -> Client {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a descriptor");
     let from = SocketAddr::new(Ipv4Addr::new(127, 0, 0, 2).into(), 0);

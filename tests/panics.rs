@@ -1,4 +1,4 @@
-//! A panic costs the connection it happens in, and nobody else. More about those of a store is in `writer.rs`.
+//! A panic ends only the connection in which it happens. `writer.rs` has more tests of panics in a store.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -25,8 +25,10 @@ fn a_connection_that_panics_gives_its_place_back_and_others_are_served() {
         (&*client.socket())
             .read_exact(&mut octet)
             .expect("an octet");
-        assert_ne!(octet, *b"!", "this one is a panic on purpose");
-        (&*client.socket()).write_all(&octet).expect("it reads");
+        assert_ne!(octet, *b"!", "an intended panic");
+        (&*client.socket())
+            .write_all(&octet)
+            .expect("the client reads");
     };
     let (pool, listener) = open(Box::new(serve));
     let ask = |octet: u8| {
@@ -35,17 +37,21 @@ fn a_connection_that_panics_gives_its_place_back_and_others_are_served() {
         socket.write_all(&[octet]).expect("the pool reads");
         socket.shutdown(Shutdown::Write).expect("a socket");
         let mut answer = Vec::new();
-        // A panic closes the connection, perhaps with a reset.
+        // The connection closes, perhaps with a reset.
         let _ = socket.read_to_end(&mut answer);
         answer
     };
     for _ in 0..20 {
         assert_eq!(ask(b'!'), b"");
-        wait_for("its place", || (pool.places_taken() == 0).then_some(()));
+        wait_for("its slot to be free", || {
+            (pool.places_taken() == 0).then_some(())
+        });
     }
     for _ in 0..20 {
         assert_eq!(ask(b'a'), b"a");
-        wait_for("its place", || (pool.places_taken() == 0).then_some(()));
+        wait_for("its slot to be free", || {
+            (pool.places_taken() == 0).then_some(())
+        });
     }
     listener.close();
     assert_eq!(COUNTERS.map(counted), before.map(|count| count + 20));
@@ -75,14 +81,16 @@ fn what_a_connection_or_a_store_held_comes_back_after_its_panic() {
         client
     };
     let nothing_is_held_by = |places| {
-        wait_for("its place", || {
+        wait_for("its slot to be free", || {
             (pool.places_taken() == places).then_some(())
         });
-        // The writer lets go of a batch when all of it is answered.
-        wait_for("its memory", || (budget.in_use() == 0).then_some(()));
+        // The writer releases a batch after it has answered all of its mails.
+        wait_for("its memory to be released", || {
+            (budget.in_use() == 0).then_some(())
+        });
     };
     for _ in 0..5 {
-        // The connection panics while it holds 100,000 octets.
+        // The connection panics while it holds 100,000 octets of content.
         let mut holds = client();
         holds.command("EHLO client.test", "250");
         holds.command("MAIL FROM:<a@client.test>", "250");
@@ -93,7 +101,7 @@ fn what_a_connection_or_a_store_held_comes_back_after_its_panic() {
         holds.send(format!("NOOP {POISON}\r\n"));
         holds.expect_close();
         nothing_is_held_by(0);
-        // The store panics while it holds a mail, and what was made of it.
+        // The store panics while it holds a mail and its compressed form.
         let mut poisons = client();
         let content = [&short_mail(POISON)[..], &support::incompressible(100_000)].concat();
         let reply = poisons.deliver("a@client.test", "u@ours.test", &content);
@@ -108,7 +116,7 @@ fn what_a_connection_or_a_store_held_comes_back_after_its_panic() {
     writers.finish();
 }
 
-/// What is counted is counted for the whole process of the tests.
+/// Serializes these tests, because metrics count for the whole test process.
 fn one_at_a_time() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -121,7 +129,7 @@ fn counted(name: &str) -> u64 {
     count.expect("a counter")
 }
 
-/// Three places on a port of their own, which are served by `serve`.
+/// Opens a pool with three slots and one listener on a free port; `serve` handles each connection.
 fn open(serve: Serve) -> (Arc<Pool>, Arc<Listener>) {
     let settings = PoolSettings {
         trusted_proxies: TrustedProxies::default(),
@@ -138,12 +146,12 @@ fn open(serve: Serve) -> (Arc<Pool>, Arc<Listener>) {
     (pool, listener)
 }
 
-/// Its lines go to the log, whatever they are.
+/// Returns settings with verbose logging, so that each command is logged.
 fn verbose_session() -> SessionSettings {
     SessionSettings {
         host_name: "mx.test".to_owned(),
         primary_mail_host: "mx.test".to_owned(),
-        allowed_hosts: AllowedHosts::new(["*"]),
+        allowed_hosts: AllowedHosts::any(),
         max_content_octets: 200_000,
         max_recipients: 10,
         to_column: Column::varchar(128),
@@ -152,7 +160,7 @@ fn verbose_session() -> SessionSettings {
     }
 }
 
-/// A log with a bug: it panics at the line that a client says to make it.
+/// A logger that panics when it logs the command with [`POISON`].
 struct PanicsAtPoison;
 
 impl Log for PanicsAtPoison {
@@ -163,23 +171,23 @@ impl Log for PanicsAtPoison {
     fn log(&self, record: &Record) {
         let line = record.key_values().get(Key::from_str("line"));
         let is_poison = line.is_some_and(|line| line.to_string().contains(POISON));
-        assert!(!is_poison, "a bug on purpose");
+        assert!(!is_poison, "an intended panic");
     }
 
     fn flush(&self) {}
 }
 
-/// A store with a bug: it panics at one subject.
+/// A store that panics when it saves a mail with subject [`POISON`].
 struct Poisonable;
 
 impl SaveMail for Poisonable {
     fn save_mail(&mut self, mail: &Mail) -> Result<SavedId, SaveError> {
-        assert!(mail.summary().subject != POISON, "a bug on purpose");
+        assert!(mail.summary().subject != POISON, "an intended panic");
         Ok(SavedId::from(mail.deliveries()[0].hash))
     }
 }
 
-/// What a panic in a connection counts as.
+/// The metrics that count a panic in a connection.
 const COUNTERS: [&str; 2] = [
     "goguerrilla_panics_total{part=\"connection\"}",
     "goguerrilla_connections_total{listener=\"smtp\",outcome=\"panicked\"}",

@@ -1,4 +1,4 @@
-//! Commands that come together are answered together (RFC 2920), and one who never reads is not waited for.
+//! Pipelined commands are answered in one write (RFC 2920), and a client that never reads is closed.
 
 use std::fs;
 use std::io::Write;
@@ -14,7 +14,7 @@ fn replies_to_pipelined_commands_leave_in_one_write() {
     let calls = folder.path().join("calls");
     let mut server = Server::start_with(folder, &[], |command| {
         let mut traced = Command::new("strace");
-        // -D: the process of the test's own is the server, and strace follows it.
+        // With -D the child process is the server itself, and strace traces it.
         traced.args([
             "-D",
             "-f",
@@ -55,7 +55,7 @@ fn replies_to_pipelined_commands_leave_in_one_write() {
         let calls = fs::read_to_string(&calls).ok()?;
         Some(calls).filter(|calls| calls.contains(" stopped"))
     });
-    // Three digits and what may follow them; lines of the log begin with a date.
+    // Three digits and a space or hyphen; log lines begin with a date instead.
     let is_reply = |text: &str| {
         let text = text.as_bytes();
         text.len() > 3 && text[..3].iter().all(u8::is_ascii_digit) && matches!(text[3], b' ' | b'-')
@@ -80,7 +80,7 @@ fn a_client_that_never_reads_is_left_and_holds_no_memory() {
     let mut socket = client.socket();
     let patience = socket.set_write_timeout(Some(PATIENCE));
     patience.expect("an open socket");
-    // HELP says more than it was asked, so that our ears are full before the server's.
+    // The reply to HELP is longer than the command, so the client's receive buffer fills before the server's.
     let commands = b"HELP\r\n".repeat(10_000);
     let mut sent = 0usize;
     let error = loop {
@@ -88,14 +88,14 @@ fn a_client_that_never_reads_is_left_and_holds_no_memory() {
             Ok(octets) => sent += octets,
             Err(error) => break error,
         }
-        assert!(sent < 1 << 30, "the server reads for ever");
+        assert!(sent < 1 << 30, "the server never stopped reading");
     };
     let is_over = matches!(
         error.kind(),
         std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe
     );
     assert!(is_over, "{error}");
-    wait_for("its end in the log", || {
+    wait_for("the session to be logged as ended", || {
         server
             .log()
             .contains(" reason=client_does_not_read ")

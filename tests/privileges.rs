@@ -1,4 +1,4 @@
-//! From root to somebody else for good. These need root, as the server on port 25 does.
+//! The privilege drop from root to GUID and SGID. These tests need root.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -27,7 +27,7 @@ fn no_thread_of_the_server_keeps_anything_of_root() {
         .client()
         .deliver("a@client.test", "u@ours.test", b"Subject: x\r\n");
     assert_eq!(reply.code, 250);
-    let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).expect("it runs");
+    let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).expect("the server runs");
     let mut seen = 0;
     for task in tasks {
         let status = fs::read_to_string(task.expect("a task").path().join("status"));
@@ -57,14 +57,14 @@ fn no_thread_of_the_server_keeps_anything_of_root() {
         "state/mail.db-shm",
     ] {
         let owner = fs::metadata(server.path(file))
-            .expect("the server made it")
+            .expect("a file of the server")
             .uid();
         assert_eq!(owner, NOBODY, "{file}");
     }
     let pid = fs::read_to_string(server.path("pid")).expect("a PID file");
     assert_eq!(pid.trim(), server.pid().to_string());
     assert!(server.stop().success());
-    // The folder is root's, so it could only be emptied.
+    // The folder belongs to root, so the server could only empty the file.
     assert_eq!(fs::read(server.path("pid")).expect("still there"), b"");
 }
 
@@ -83,7 +83,8 @@ fn root_does_not_serve_strangers() {
         let mut settings = vec![("GSTMP_LISTEN_INTERFACE", "0.0.0.0:0")];
         settings.extend(ids);
         write_config(folder.path(), &settings);
-        let error = run_in(folder.path(), &["-config=goguerrilla.conf"]).expect_err("it refuses");
+        let error =
+            run_in(folder.path(), &["-config=goguerrilla.conf"]).expect_err("a refusal to start");
         assert!(error.contains("GUID and SGID"), "{error}");
     }
 }
@@ -102,7 +103,8 @@ fn one_id_without_the_other_is_an_error() {
     let folder = TempDir::new().expect("a temporary folder");
     for (given, missing) in [("GUID", "SGID"), ("SUID", "SGID"), ("SGID", "GUID")] {
         write_config(folder.path(), &[(given, "65534")]);
-        let error = run_in(folder.path(), &["-config=goguerrilla.conf"]).expect_err("it refuses");
+        let error =
+            run_in(folder.path(), &["-config=goguerrilla.conf"]).expect_err("a refusal to start");
         assert!(error.contains(&format!("{missing}: expected")), "{error}");
     }
 }
@@ -110,10 +112,13 @@ fn one_id_without_the_other_is_an_error() {
 #[test]
 fn check_looks_at_the_store_as_the_servers_user() {
     let Some(folder) = folder() else { return };
-    chown(folder.path().join("state"), Some(0), Some(0)).expect("root may");
+    chown(folder.path().join("state"), Some(0), Some(0)).expect("permitted for root");
     write_config(folder.path(), &DROP);
     let outcome = run_in(folder.path(), &["check", "-config=goguerrilla.conf"]);
-    assert!(outcome.is_err(), "nobody may write a folder of root's");
+    assert!(
+        outcome.is_err(),
+        "check succeeded although user nobody may not write there"
+    );
 }
 
 #[test]
@@ -123,20 +128,21 @@ fn a_store_of_roots_is_an_error_that_names_file_and_user() {
     let state = folder.path().join("state");
     let file = state.join("mail.db");
     let refusal = || {
-        let said = run_in(folder.path(), &["-config=goguerrilla.conf"]).expect_err("it refuses");
+        let said =
+            run_in(folder.path(), &["-config=goguerrilla.conf"]).expect_err("a refusal to start");
         assert!(said.contains("state/mail.db: "), "{said}");
         assert!(said.contains("user 65534"), "{said}");
         assert_eq!(said.lines().count(), 1, "{said}");
     };
-    chown(&state, Some(0), Some(0)).expect("root may");
+    chown(&state, Some(0), Some(0)).expect("permitted for root");
     refusal();
-    assert!(!file.exists(), "nothing is made while we are root");
-    // A file that root has made there, by a start of its own for instance.
-    chown(&state, Some(NOBODY), Some(NOBODY)).expect("root may");
-    fs::write(&file, b"").expect("root may");
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("root may");
+    assert!(!file.exists(), "the server created a file as root");
+    // A database file that root created, for example by starting the server as root.
+    chown(&state, Some(NOBODY), Some(NOBODY)).expect("permitted for root");
+    fs::write(&file, b"").expect("permitted for root");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("permitted for root");
     refusal();
-    assert_eq!(fs::metadata(&file).expect("it is there").uid(), 0);
+    assert_eq!(fs::metadata(&file).expect("the file exists").uid(), 0);
 }
 
 #[test]
@@ -152,23 +158,24 @@ fn a_log_that_cannot_be_reopened_is_kept() {
         });
     };
     says(&moved, " log_not_reopened ");
-    // Where the folder allows it, the log goes on in a new file.
-    chown(server.folder.path(), Some(NOBODY), None).expect("root may");
+    // If the folder permits it, the log continues in a new file.
+    chown(server.folder.path(), Some(NOBODY), None).expect("permitted for root");
     server.signal(Signal::SIGUSR1);
     says(&log, " log_reopened");
 }
 
-/// A folder of root's that everybody may enter, with one of nobody's inside; `None` where we are not root.
+/// Returns a world-readable folder of root with a subfolder `state` of user nobody, or `None` if the test does not run
+/// as root.
 fn folder() -> Option<TempDir> {
     if !geteuid().is_root() {
         return None;
     }
     let folder = TempDir::new().expect("a temporary folder");
     let everybody = fs::Permissions::from_mode(0o755);
-    fs::set_permissions(folder.path(), everybody).expect("our own folder");
+    fs::set_permissions(folder.path(), everybody).expect("a folder of this test");
     let state = folder.path().join("state");
-    fs::create_dir(&state).expect("our own folder");
-    chown(&state, Some(NOBODY), Some(NOBODY)).expect("root may");
+    fs::create_dir(&state).expect("a folder of this test");
+    chown(&state, Some(NOBODY), Some(NOBODY)).expect("permitted for root");
     Some(folder)
 }
 
@@ -176,10 +183,10 @@ fn folder() -> Option<TempDir> {
 fn root_gives_away_only_what_is_plainly_meant() {
     let Some(folder) = folder() else { return };
     let path = |name: &str| folder.path().join(name);
-    let owner = |name: &str| fs::metadata(path(name)).expect("it is there").uid();
-    // The folder is the server's user's, who may put anything there.
+    let owner = |name: &str| fs::metadata(path(name)).expect("the file exists").uid();
+    // The server's user may create any link in its own folder.
     for name in ["secret", "secret too"] {
-        fs::write(path(name), "root's\n").expect("root may");
+        fs::write(path(name), "root's\n").expect("permitted for root");
     }
     symlink(path("secret"), path("linked")).expect("a link");
     fs::hard_link(path("secret too"), path("second name")).expect("a link");
@@ -202,14 +209,17 @@ fn root_gives_away_only_what_is_plainly_meant() {
     }
     for secret in ["secret", "secret too"] {
         assert_eq!(owner(secret), 0);
-        assert_eq!(fs::read_to_string(path(secret)).expect("ours"), "root's\n");
+        assert_eq!(
+            fs::read_to_string(path(secret)).expect("the file"),
+            "root's\n"
+        );
     }
 }
 
 #[test]
 fn groups_that_whoever_started_us_gave_us_are_kept() {
     let Some(folder) = folder() else { return };
-    chown(folder.path(), Some(NOBODY), Some(NOBODY)).expect("root may");
+    chown(folder.path(), Some(NOBODY), Some(NOBODY)).expect("permitted for root");
     let server = Server::start_with(folder, &DROP, |program| {
         let mut setpriv = Command::new("setpriv");
         setpriv.args(["--reuid=65534", "--regid=65534", "--groups=65534,50"]);

@@ -1,4 +1,4 @@
-//! A 250 is a promise: what got one is in the store, once, whatever happens to the server.
+//! Durability with SQLite: a mail that got 250 is stored exactly once, whatever happens to the server.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -19,12 +19,12 @@ fn soak_of_sqlite() {
     keep_the_promise(50, 1_000);
 }
 
-/// Rounds of kill -9, each once this many mails more were acknowledged.
+/// Runs rounds of kill -9 under load, each after `mails_of_a_round` more mails were acknowledged, and checks the store.
 fn keep_the_promise(rounds: usize, mails_of_a_round: usize) {
     let mut server = Server::start(&[]);
     let mut moments = Moments::new();
     let mut slowest_start = Duration::ZERO;
-    // What earlier rounds sent may be stored as well, and has to be if it was acknowledged.
+    // Totals of all rounds, because the store also contains the mails of earlier rounds.
     let mut total = Account::default();
     for round in 0..rounds {
         let load = Load::start(server.address, 8, &format!("round{round}"));
@@ -42,7 +42,7 @@ fn keep_the_promise(rounds: usize, mails_of_a_round: usize) {
         total.sent.extend(account.sent);
         total.acknowledged.extend(account.acknowledged);
         total.unanswered.extend(account.unanswered);
-        // Looking at every mail of many rounds after each of them would take longer than the rounds.
+        // Checking every mail after each of many rounds would take longer than the rounds themselves.
         if rounds <= 20 || round % 10 == 9 {
             assert_promise_kept(&total, &stored_markers(&server.path("goguerrilla.db")));
         }
@@ -76,10 +76,10 @@ fn sigterm_under_load_leaves_no_dot_unanswered_and_loses_nothing() {
         server.signal(signal);
         assert!(server.wait().success());
         let account = load.stop();
-        assert_eq!(account.unanswered, [""; 0], "a dot without a reply");
+        assert_eq!(account.unanswered, [""; 0], "a final dot was not answered");
         assert_eq!(
             account.deferred, [""; 0],
-            "nothing was wrong with the store"
+            "mail was deferred although the store was available"
         );
         let stored = stored_markers(&server.path("goguerrilla.db"));
         assert_promise_kept(&account, &stored);
@@ -117,13 +117,14 @@ fn a_client_that_leaves_right_behind_its_dot_has_its_mail_once_or_not_at_all() {
     let stored = stored_markers(&server.path("goguerrilla.db"));
     assert_eq!(stored.get("finished"), Some(&1));
     assert!(stored.values().all(|count| *count == 1), "{stored:?}");
-    // Each has its line, whatever became of the reply.
+    // Every session is logged, even if the client did not receive the reply.
     let log = server.log();
     assert_eq!(log.matches(" disconnected ").count(), 51);
     assert_eq!(log.matches(" saved ").count(), stored.len());
 }
 
-/// Moments to kill at, different in each run; which ones hardly matters, so no failure needs them again.
+/// Pseudorandom delays before a kill, different in each run. A failure does not depend on exact delays, so they need no
+/// fixed seed.
 struct Moments(u64);
 
 impl Moments {
@@ -141,5 +142,5 @@ impl Moments {
     }
 }
 
-/// Mails that even a busy machine saves while a test has patience.
+/// How many mails even a busy machine saves before a wait of the test times out.
 const MAILS_WITHIN_PATIENCE: usize = 100;

@@ -1,7 +1,7 @@
-//! kill -9 under load, with MariaDB: every 250 that a client saw is in the database, once.
+//! Durability with MariaDB: after kill -9 under load every acknowledged mail is in the database exactly once.
 //!
-//! A client that got no reply, or a 451, sends its mail again, as senders do. GOGUERRILLA_ROUNDS says how many rounds each test
-//! runs; few by default, so that the suite stays short.
+//! Like an MTA, a client that got no reply or a 451 sends its mail again. GOGUERRILLA_ROUNDS is the number of rounds of
+//! each test; the default is small, to keep the suite short.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
@@ -15,7 +15,7 @@ use crate::support::mariadb::MariaDb;
 use crate::support::redis::Redis;
 use crate::support::{short_mail, stuffed, wait_for, wait_for_within, without_trace};
 
-/// What is ended in a round.
+/// The processes that are killed in a round.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Victim {
     Server,
@@ -23,14 +23,14 @@ enum Victim {
     Both,
 }
 
-/// What a sender knows of its mails, by their subjects.
+/// A sender's record of its mails, by subject.
 #[derive(Default)]
 struct Ledger {
     sent: BTreeSet<String>,
     acknowledged: BTreeSet<String>,
-    /// The final dot was sent and nothing came back: whoever sends again may send twice.
+    /// Mails whose final dot was sent but not answered; sending them again may store them twice.
     unanswered: BTreeSet<String>,
-    /// To be sent again.
+    /// Mails to send again.
     left: Vec<String>,
 }
 
@@ -54,11 +54,11 @@ fn every_acknowledged_mail_survives_the_end_of_both() {
 fn soak_of_mariadb_and_redis() {
     let redis = Redis::start();
     let victims = [Victim::Server, Victim::Database, Victim::Both];
-    // A third of the rounds leaves the server alive.
+    // The server survives a third of the rounds.
     keep_the_promise(&victims, 75, 700, Some(&redis));
 }
 
-/// Rounds of kill -9 with these victims in turn, each once this many mails and a few more were acknowledged.
+/// Runs rounds of kill -9 with these victims in turn, each after at least `mails_of_a_round` mails were acknowledged.
 fn keep_the_promise(
     victims: &[Victim],
     rounds: usize,
@@ -80,7 +80,7 @@ fn keep_the_promise(
                     send_until(ledger, address, &format!("{round}-{name}"), stop, saved)
                 });
             }
-            // Not always in the same moment of a commit.
+            // Varies the moment of the kill.
             wait_for_within("some mails", LONG, || {
                 let goal = mails_of_a_round + round % 10 * 7;
                 (saved.load(Ordering::SeqCst) >= goal).then_some(())
@@ -105,14 +105,14 @@ fn keep_the_promise(
             server = database.server(&settings);
             drop(server.client());
             let took = started_at.elapsed();
-            assert!(took < Duration::from_secs(2), "started again in {took:?}");
+            assert!(took < Duration::from_secs(2), "the restart took {took:?}");
         }
-        // Looking at every mail of many rounds after each of them would take longer than the rounds.
+        // Checking every mail after each of many rounds would take longer than the rounds themselves.
         if rounds <= 20 || round % 10 == 9 {
             look_up(&database, redis, &ledgers, round + 1);
         }
     }
-    // What was left over is saved now, and the count is right in the end.
+    // Sends the remaining mails; after that every mail is acknowledged.
     let stop = AtomicBool::new(true);
     for ledger in &mut ledgers {
         send_until(ledger, server.address, "", &stop, &AtomicUsize::new(0));
@@ -122,7 +122,7 @@ fn keep_the_promise(
     look_up(&database, redis, &ledgers, rounds);
 }
 
-/// Sends what was left over, then new mails until told to stop or the server is gone.
+/// Sends the mails left over from earlier rounds, then new mails until `stop` is set or the server is gone.
 fn send_until(
     ledger: &mut Ledger,
     address: SocketAddr,
@@ -164,7 +164,8 @@ fn send_until(
     }
 }
 
-/// acknowledged ⊆ stored ⊆ sent, none twice unless its sender heard nothing, each whole.
+/// Asserts acknowledged ⊆ stored ⊆ sent, that only unanswered mails are stored twice, and that each content is
+/// complete.
 fn look_up(database: &MariaDb, redis: Option<&Redis>, ledgers: &[Ledger], round: usize) {
     let rows = rows(database, redis);
     let mut stored: BTreeMap<&str, usize> = BTreeMap::new();
@@ -187,7 +188,7 @@ fn look_up(database: &MariaDb, redis: Option<&Redis>, ledgers: &[Ledger], round:
     for (subject, count) in &stored {
         assert!(
             sent.contains(subject),
-            "round {round}: {subject} from nowhere"
+            "round {round}: {subject} was not sent"
         );
         if *count > 1 {
             assert!(
@@ -210,7 +211,7 @@ fn look_up(database: &MariaDb, redis: Option<&Redis>, ledgers: &[Ledger], round:
     assert!(lost.is_empty(), "{lost:?}");
 }
 
-/// Subject and stream of each mail; those that Redis holds are fetched there.
+/// Returns subject and zlib stream of each mail; bodies in Redis are fetched from there.
 fn rows(database: &MariaDb, redis: Option<&Redis>) -> Vec<(String, Vec<u8>)> {
     let all = "SELECT subject, hash, body, mail FROM new_mail";
     let rows: Vec<(String, String, String, Vec<u8>)> = database.rows(all);
@@ -224,7 +225,7 @@ fn rows(database: &MariaDb, redis: Option<&Redis>) -> Vec<(String, Vec<u8>)> {
     for rows in elsewhere.chunks(1_000) {
         let hashes = rows.iter().map(|(_, hash, _, _)| hash.as_str());
         let words: Vec<&str> = ["MGET"].into_iter().chain(hashes).collect();
-        let redis = redis.expect("nothing else says redis");
+        let redis = redis.expect("bodies in Redis need a Redis");
         let streams: Vec<Vec<u8>> = redis.command(&words);
         let subjects = rows.iter().map(|(subject, ..)| subject.clone());
         whole.extend(subjects.zip(streams));
@@ -239,7 +240,7 @@ enum Outcome {
     Unanswered,
 }
 
-/// A client that takes it as it comes when its server dies.
+/// A client whose connection may be lost at any time.
 struct Connection {
     reader: BufReader<TcpStream>,
 }
@@ -280,7 +281,7 @@ impl Connection {
         self.reader.get_ref().write_all(octets)
     }
 
-    /// The code of a reply of one line.
+    /// Reads a one-line reply and returns its code.
     fn reply(&mut self) -> io::Result<u16> {
         let mut line = String::new();
         self.reader.read_line(&mut line)?;
@@ -295,7 +296,7 @@ fn rounds() -> usize {
     env::var("GOGUERRILLA_ROUNDS").map_or(3, |rounds| rounds.parse().expect("a number of rounds"))
 }
 
-/// How long a busy machine may take for the mails of a long round.
+/// The time limit for the mails of a long round on a busy machine.
 const LONG: Duration = Duration::from_secs(120);
-/// Connections that send at once.
+/// Number of concurrent connections.
 const SENDERS: usize = 8;

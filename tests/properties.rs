@@ -1,4 +1,4 @@
-//! What holds for every stream of octets, tried on a session without a socket.
+//! Properties that hold for every input stream, tested on a session without a socket.
 
 use std::sync::Arc;
 
@@ -50,7 +50,7 @@ fn a_stream_without_end_is_read_in_a_bounded_buffer() {
     ] {
         for endless in [&b"x"[..], b"\r", b"x\n.\nRSET ", b"\r\n..", b"\0"] {
             if beginning.is_empty() && endless.contains(&b'\n') {
-                // Such lines are commands, or end the connection.
+                // With LF these lines would be commands or end the connection.
                 continue;
             }
             let budget = MemoryBudget::new(1 << 20);
@@ -76,7 +76,7 @@ fn content_is_counted_while_it_is_held_and_no_promised_size_is() {
     assert_eq!(budget.in_use(), 0);
 }
 
-/// A step as far as it can be seen from outside.
+/// The externally visible part of a step.
 #[derive(Debug, PartialEq, Eq)]
 enum Seen {
     Say(String),
@@ -89,7 +89,7 @@ enum Seen {
     Close(String),
 }
 
-/// Every step up to the end of the stream or of the session; each piece arrives as one write does, a read at a time.
+/// Returns every step until the stream or the session ends; each piece arrives as one write, read in parts.
 fn steps(pieces: &[&[u8]], budget: &MemoryBudget) -> Vec<Seen> {
     let mut session = Session::new(settings(), budget.clone(), Tls::Unavailable);
     let mut input = Input::new();
@@ -111,7 +111,7 @@ fn steps(pieces: &[&[u8]], budget: &MemoryBudget) -> Vec<Seen> {
                         seen.push(Seen::Say(String::from_utf8(octets).expect("ASCII")));
                     }
                     Step::StartTls(_) => unreachable!("TLS is not offered"),
-                    Step::Introduce(..) => unreachable!("nobody is believed"),
+                    Step::Introduce(..) => unreachable!("no proxy is trusted"),
                     Step::Close(reply) => {
                         let mut octets = Vec::new();
                         reply.write_to(&mut octets);
@@ -129,7 +129,7 @@ fn steps(pieces: &[&[u8]], budget: &MemoryBudget) -> Vec<Seen> {
                     }
                 }
             }
-            // What is not yet a whole command line is all that may be left unused.
+            // Only an incomplete command line may stay unread.
             let unread = input.unread().len();
             assert!(unread < 2_048, "{unread} octets unread");
             let buffer = unread + input.room(COMMAND_ROOM).len();
@@ -144,7 +144,7 @@ fn settings() -> Arc<SessionSettings> {
     Arc::new(SessionSettings {
         host_name: "mx.test".to_owned(),
         primary_mail_host: "primary.test".to_owned(),
-        allowed_hosts: AllowedHosts::new(["ours.test"]),
+        allowed_hosts: AllowedHosts::from_items(["ours.test"]).expect("a domain"),
         max_content_octets: 200,
         max_recipients: 3,
         to_column: column,
@@ -162,7 +162,7 @@ fn cut<'a>(stream: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
         .collect()
 }
 
-/// Sessions that mostly go well, with everything that can go wrong strewn in.
+/// Generates mostly valid sessions with errors mixed in.
 fn stream() -> impl Strategy<Value = Vec<u8>> {
     let command = select(COMMANDS).prop_map(|line| line.as_bytes().to_vec());
     let data = vec(word(), 0..40).prop_map(|words| {
@@ -184,7 +184,7 @@ fn stream() -> impl Strategy<Value = Vec<u8>> {
     vec(piece, 0..20).prop_map(|pieces| [&b"EHLO c\r\n"[..], &pieces.concat()].concat())
 }
 
-/// What streams are made of where it matters: line ends, dots, and what a server might take for commands.
+/// Generates the critical parts of streams: line ends, dots, and text that looks like commands.
 fn word() -> impl Strategy<Value = Vec<u8>> {
     select(WORDS).prop_map(|word| word.to_vec())
 }

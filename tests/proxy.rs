@@ -1,4 +1,5 @@
-//! Headers of the PROXY protocol, octet by octet: who is served under which address, and who is closed without a word.
+//! PROXY protocol headers, octet by octet: which client address the session gets, and which connections are closed
+//! without a reply.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::thread;
@@ -48,7 +49,7 @@ fn every_good_header_is_served_under_the_right_address() {
         (v2(0x20, 0x00, &[]), "127.0.0.1"),
         (v2(0x20, 0x11, &v4), "127.0.0.1"),
     ] {
-        // In one packet with what the client says, alone, and octet by octet.
+        // Sends the header in one packet with the first command, alone, and octet by octet.
         let shown = header[..header.len().min(40)].escape_ascii().to_string();
         let mut eager = Client::connect(server.address);
         eager.send([&header[..], b"EHLO client.test\r\n"].concat());
@@ -153,7 +154,7 @@ fn half_a_header_has_seconds_to_become_a_whole_one() {
                 assert!((3.0..8.0).contains(&waited), "{waited}");
             });
         }
-        // What takes as long as a packet that is sent again is still in time.
+        // A header that is completed within a TCP retransmission time is accepted.
         let mut late = Client::connect(server.address);
         late.send(&V1[..20]);
         late.expect_silence(Duration::from_secs(3));
@@ -187,7 +188,8 @@ fn without_the_protocol_a_header_is_an_unknown_verb() {
     client.command("NOOP", "250 ");
     let mut client = server.client();
     client.send(v2(0x21, 0x11, &[0; 12]));
-    // Its lines are no verbs either, and the last one ends in LF alone.
+    // The lines of a version 2 header are unknown commands too; the last one ends in a bare LF, which closes the
+    // connection.
     while let Some(reply) = client.read_reply() {
         assert!(reply.text().starts_with("500 5.5.2 "), "{}", reply.text());
     }
@@ -196,7 +198,7 @@ fn without_the_protocol_a_header_is_an_unknown_verb() {
 #[test]
 fn health_checks_are_no_news() {
     let server = Server::start(ON);
-    // A balancer that only looks whether somebody listens, and one that says that it is itself.
+    // A load balancer that only connects, and one that sends PROXY LOCAL.
     drop(TcpStream::connect(server.address).expect("the server accepts"));
     let mut check = Client::connect(server.address);
     check.send(v2(0x20, 0x00, &[]));
@@ -223,7 +225,7 @@ fn the_header_stands_in_front_of_tls() {
     client.command("EHLO client.test", "250");
     deliver_in_tls(&tls.server, &mut client);
 
-    // Alone, and in one packet with the ClientHello.
+    // Sends the header alone, and in one packet with the ClientHello.
     for together in [false, true] {
         let mut socket = TcpStream::connect(tls.at_once).expect("the server accepts");
         let mut machine = connection(config.clone());
@@ -238,7 +240,7 @@ fn the_header_stands_in_front_of_tls() {
         deliver_in_tls(&tls.server, &mut client);
     }
 
-    // A handshake without a header, and a header that nobody is allowed to send.
+    // A handshake without a header is rejected.
     let socket = TcpStream::connect(tls.at_once).expect("the server accepts");
     assert!(TlsClient::over(socket, config).is_err());
 }
@@ -253,13 +255,13 @@ fn the_address_in_the_header_is_counted_and_xclient_may_only_repeat_it() {
     second.send(V1);
     second.expect("421 4.7.0 ");
     second.expect_close();
-    // The client behind a balancer cannot become somebody else; nginx says the same address twice.
+    // The address of the header is fixed: XCLIENT cannot change it, but nginx may repeat it.
     first.command("XCLIENT ADDR=192.0.2.9", "550 5.7.0 ");
     first.command("XCLIENT ADDR=[UNAVAILABLE]", "550 5.7.0 ");
     first.command("XCLIENT ADDR=192.0.2.1 NAME=[UNAVAILABLE]", "220 ");
     first.command("EHLO client.test", "250");
     deliver(&server, first, "192.0.2.1", "twice");
-    // Whom the header does not name, XCLIENT may.
+    // If the header names no client, XCLIENT may.
     let mut third = Client::connect(server.address);
     third.send("PROXY UNKNOWN\r\n");
     third.expect("220 ");
@@ -273,7 +275,7 @@ fn a_server_that_stops_does_not_wait_for_headers() {
     let mut server = Server::start(ON);
     let mut waiting = Client::connect(server.address);
     waiting.send("PROXY ");
-    wait_for("its thread to wait", || {
+    wait_for("a thread to wait for the header", || {
         (server.threads() > 6).then_some(())
     });
     let started_at = Instant::now();
@@ -284,7 +286,7 @@ fn a_server_that_stops_does_not_wait_for_headers() {
     assert!(started_at.elapsed() < Duration::from_secs(3));
 }
 
-/// A header of version 2.
+/// Returns a header of version 2.
 fn v2(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
     let length = (body.len() as u16).to_be_bytes();
     [
@@ -296,7 +298,7 @@ fn v2(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
     .concat()
 }
 
-/// Delivers a mail, in which this address has to be found.
+/// Delivers a mail and asserts its client address.
 fn deliver(server: &Server, mut client: Client, address: &str, what: &str) {
     let reply = client.deliver("a@client.test", "u@ours.test", b"Subject: x\r\n");
     assert_eq!(reply.code, 250, "{what}: {}", reply.text());

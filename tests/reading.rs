@@ -141,22 +141,28 @@ fn what_would_steer_a_terminal_is_escaped_in_the_table_and_kept_in_json() {
 #[test]
 fn a_hash_that_nobody_was_told_is_status_1() {
     let server = Server::start(&[]);
-    server
+    let reply = server
         .client()
         .deliver("a@client.test", "u@ours.test", b"x\r\n");
-    for hash in [
-        "0123456789abcdef0123456789abcdef",
-        "../../x",
-        "' OR 1=1 --",
-        "",
-        "%",
+    let hash = reply.text().split_once(" as ").expect("saved").1.to_owned();
+    let no_mail = "no mail has this hash; `goguerrilla list` shows those there are";
+    let no_hash = "expected a hash, which is 32 digits 0-9 and a-f in lower case; \
+                   `goguerrilla list` shows those there are";
+    for (given, said) in [
+        ("0123456789abcdef0123456789abcdef", no_mail),
+        (&format!("f{}", &hash[..31]), no_mail),
+        (&hash[1..], no_hash),
+        (&format!("{hash}0"), no_hash),
+        ("0123456789ABCDEF0123456789ABCDEF", no_hash),
+        ("../../x", no_hash),
+        ("' OR 1=1 --", no_hash),
+        ("", no_hash),
+        ("%", no_hash),
+        ("用户", no_hash),
     ] {
-        let ended = run(server.folder.path(), &["show", hash]);
-        let line = format!(
-            "goguerrilla: {hash}: no mail has this hash; `goguerrilla list` shows those there are\n"
-        );
-        assert_eq!((ended.status, ended.stdout.as_str()), (1, ""), "{hash}");
-        assert_eq!(ended.stderr, line);
+        let ended = run(server.folder.path(), &["show", given]);
+        assert_eq!((ended.status, ended.stdout.as_str()), (1, ""), "{given}");
+        assert_eq!(ended.stderr, format!("goguerrilla: {given}: {said}\n"));
     }
 }
 

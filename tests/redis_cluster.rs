@@ -1,4 +1,5 @@
-//! Three masters of a Redis Cluster: each body at its node, a lost node costs only its own bodies their place.
+//! Redis Cluster with three masters: each body goes to the node of its slot; while a node is unavailable, only the
+//! bodies of its slots go into the table.
 
 use std::time::{Duration, Instant};
 
@@ -7,12 +8,12 @@ use crate::support::mariadb::MariaDb;
 use crate::support::redis::RedisCluster;
 use crate::support::{Server, short_mail, value, wait_for, wait_for_within, without_trace};
 
-/// What a mail may take from its final dot to its 250 whatever the cluster does, in a build without optimisation.
+/// The time limit from the final dot to the 250 in an unoptimized build, whatever state the cluster is in.
 const MOMENT: Duration = Duration::from_millis(500);
-/// How soon bodies go to a node again that came back.
+/// How soon a restarted node must receive bodies again.
 const HEALED_WITHIN: Duration = Duration::from_secs(20);
 
-/// Delivers so many mails; whether each is in the table's column, and whether all can be shown.
+/// Delivers `count` mails and checks `show` for each. Returns how many bodies are in Redis and how many in the table.
 fn deliver(server: &Server, database: &MariaDb, count: usize) -> (usize, usize) {
     let mut client = server.client();
     client.command("EHLO client.test", "250");
@@ -69,18 +70,20 @@ fn a_lost_node_costs_only_its_bodies_their_place() {
 
     cluster.nodes[1].run();
     cluster.wait_until_whole();
-    wait_for_within("its bodies to go there again", HEALED_WITHIN, || {
-        (deliver(&server, &database, 10) == (10, 0)).then_some(())
-    });
+    wait_for_within(
+        "the restarted node to receive bodies",
+        HEALED_WITHIN,
+        || (deliver(&server, &database, 10) == (10, 0)).then_some(()),
+    );
 }
 
-/// Node 1 is away, with some of the bodies that were saved first.
+/// Asserts that `list` and `show` report node 1 as unavailable instead of reporting its bodies as expired.
 fn its_bodies_are_told_apart_from_those_that_are_gone(server: &Server, cluster: &RedisCluster) {
     let lost = cluster.nodes[1].address();
     let started_at = Instant::now();
     let listed = run(server.folder.path(), &["list", "--limit=1000"]);
     let took = started_at.elapsed();
-    // No row waits for a node that was found away.
+    // Rows do not wait for a node that is already known to be unavailable.
     assert!(took < Duration::from_secs(3), "{took:?}");
     assert_eq!(listed.status, 0, "{listed:?}");
     let column = |line: &str, number: usize| {
@@ -89,7 +92,7 @@ fn its_bodies_are_told_apart_from_those_that_are_gone(server: &Server, cluster: 
     };
     let lines: Vec<&str> = listed.stdout.lines().skip(1).collect();
     assert_eq!(lines.len(), 60);
-    // The date is two words.
+    // The date consists of two words.
     let of_size = |size: &str| lines.iter().filter(|line| column(line, 6) == size).count();
     let unknown = of_size("unknown");
     assert!((1..30).contains(&unknown), "{}", listed.stdout);
@@ -102,7 +105,7 @@ fn its_bodies_are_told_apart_from_those_that_are_gone(server: &Server, cluster: 
         )
     );
     let line = lines.iter().find(|line| column(line, 6) == "unknown");
-    let hash = column(line.expect("one of them"), 0);
+    let hash = column(line.expect("a mail of unknown size"), 0);
     let shown = run(server.folder.path(), &["show", &hash]);
     assert_eq!((shown.status, shown.stdout.as_str()), (1, ""));
     assert_eq!(
@@ -122,7 +125,7 @@ fn a_slot_that_is_on_its_way_is_followed_to_where_it_goes() {
     assert_eq!(deliver(&server, &database, 5), (5, 0));
     let held_before = cluster.bodies_by_node();
     cluster.send_on_its_way(0, 2);
-    // Every new body of node 0 earns an ASK.
+    // Every new body of node 0 is answered with an ASK redirection.
     assert_eq!(deliver(&server, &database, 30), (30, 0));
     let held = cluster.bodies_by_node();
     assert_eq!(held[0], held_before[0]);
@@ -133,7 +136,7 @@ fn a_slot_that_is_on_its_way_is_followed_to_where_it_goes() {
     });
     assert!(came.count() > 0, "{held:?}");
     assert!(!server.log().contains("redis_trouble"));
-    assert_eq!(server.list().len(), 35, "with sizes");
+    assert_eq!(server.list().len(), 35, "list shows all mails");
 }
 
 #[test]
@@ -173,13 +176,13 @@ fn check_and_the_log_name_the_node_that_may_lose_bodies() {
             cli(&two)
         ),
     ];
-    // The nodes come in the order of their addresses.
+    // The warnings are sorted by node address.
     wanted.sort_by_key(|line| !line.contains(&format!("node {}", one.clone().min(two.clone()))));
     assert!(is_well);
     assert_eq!(of_redis, wanted);
     for warning in &wanted {
         let finding = warning.trim_start_matches("warning: ");
-        wait_for("the log", || {
+        wait_for("the warning in the log", || {
             let log = server.log();
             let mut lines = log.lines().filter(|line| line.contains(" store_check "));
             lines.find(|line| value(line, "finding").as_deref() == Some(finding))?;

@@ -1,4 +1,4 @@
-//! What a client hears when the fault or the shortage is ours: always to come again, never 5xx.
+//! Replies for faults and shortages on the server's side: always temporary, never 5xx.
 
 use std::fs;
 use std::process::Command;
@@ -14,17 +14,17 @@ fn a_store_that_is_away_means_later_and_a_store_that_is_back_means_now() {
     let deliver = |content: &[u8]| {
         let mut client = server.client();
         let reply = client.deliver("a@client.test", "u@ours.test", content);
-        // The session goes on either way.
+        // The session continues in either case.
         client.command("NOOP", "250 2.0.0 ");
         reply.text()
     };
     assert!(deliver(b"Subject: before\r\n\r\n").starts_with("250 2.0.0 OK : queued as "));
     let file = server.path("goguerrilla.db");
     fs::rename(&file, server.path("old.db")).expect("the store");
-    fs::create_dir(&file).expect("something that is no store");
+    fs::create_dir(&file).expect("a folder in place of the store");
     let refusal = deliver(b"Subject: meanwhile\r\n\r\n");
     assert!(refusal.starts_with("451 4.3.0 "), "{refusal}");
-    fs::remove_dir(&file).expect("our folder");
+    fs::remove_dir(&file).expect("the folder in place of the store");
     assert!(deliver(b"Subject: behind\r\n\r\n").starts_with("250 2.0.0 OK : queued as "));
     assert_eq!(server.contents(), [b"Subject: behind\r\n\r\n"]);
 }
@@ -32,7 +32,7 @@ fn a_store_that_is_away_means_later_and_a_store_that_is_back_means_now() {
 #[test]
 fn a_full_disk_means_later() {
     let folder = TempDir::new().expect("a temporary folder");
-    // A limit on file sizes fails a write as a full disk does.
+    // A file size limit makes writes fail like a full disk.
     let server = Server::start_with(folder, &[("GSMTP_MAX_SIZE", "1000000")], |command| {
         let mut limited = Command::new("prlimit");
         limited.arg("--fsize=200000").arg(command.get_program());
@@ -42,7 +42,7 @@ fn a_full_disk_means_later() {
     let mut noise = Vec::new();
     let mut state = 1u64;
     while noise.len() < 300_000 {
-        // Numbers that zlib makes nothing of (George Marsaglia's xorshift).
+        // Incompressible octets (George Marsaglia's xorshift64).
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
@@ -74,7 +74,7 @@ fn one_client_too_many_is_told_at_once_and_a_freed_place_is_given_away() {
     }
     first.command("QUIT", "221 2.0.0 ");
     first.expect_close();
-    crate::support::wait_for("a place", || {
+    crate::support::wait_for("a free slot", || {
         let mut client = Client::connect(server.address);
         (client.read_reply()?.code == 220).then_some(())
     });
@@ -92,7 +92,7 @@ fn on_shutdown_idle_clients_are_told_and_a_message_under_way_is_saved() {
     server.signal(Signal::SIGTERM);
     idle.expect("421 4.3.2 ");
     idle.expect_close();
-    // The server waits a while for those it has said its last word to.
+    // The server waits for a client to close after the last reply.
     drop(idle);
     busy.send("Subject: last\r\n\r\n.\r\n");
     busy.expect("250 2.0.0 OK : queued as ");

@@ -1,19 +1,14 @@
 //! The embedded store when its disk, its file or its neighbours misbehave.
 
-use std::collections::HashMap;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, symlink};
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
-use tempfile::TempDir;
 
-use crate::support::ended::run;
-use crate::support::load::{Load, assert_promise_kept, content_of, stored_markers};
+use crate::support::load::{content_of, stored_markers};
 use crate::support::{BINARY, Client, Server, under_strace, wait_for, write_config};
 
 #[test]
@@ -51,44 +46,6 @@ fn the_lock_is_not_kept_for_mails_that_were_withdrawn() {
             .expect("nobody else writes");
     }
     assert_eq!(subjects(&server), [""; 0]);
-}
-
-#[test]
-fn a_file_moved_away_while_another_program_has_it_open_mixes_with_nothing() {
-    for is_reading in [false, true] {
-        let mut server = Server::start(&[]);
-        send_mail(&server, "early").expect("250 ");
-        let other = Connection::open(server.path("goguerrilla.db")).expect("the file is there");
-        if is_reading {
-            other.execute_batch("BEGIN").expect("ours");
-        }
-        let count = || -> i64 {
-            let counted = other.query_row("SELECT count(*) FROM new_mail", [], |row| row.get(0));
-            counted.expect("a file that can be read")
-        };
-        assert_eq!(count(), 1);
-        for number in 0..20 {
-            send_mail(&server, &format!("old {number}")).expect("250 ");
-        }
-        fs::rename(server.path("goguerrilla.db"), server.path("moved.db")).expect("ours");
-        for number in 0..20 {
-            send_mail(&server, &format!("new {number}")).expect("250 ");
-        }
-        assert_eq!(count(), if is_reading { 1 } else { 21 });
-        drop(other);
-        assert_eq!(subjects(&server).len(), 20);
-        assert!(server.stop().success());
-        // What could not be brought into the moved file under a reader was put aside.
-        let aside = log_put_aside(&server);
-        assert_eq!(aside.is_some(), is_reading);
-        if let Some(aside) = aside {
-            fs::rename(aside, server.path("moved.db-wal")).expect("ours");
-        }
-        assert_eq!(stored_markers(&server.path("moved.db")).len(), 21);
-        server.start_again();
-        send_mail(&server, "last").expect("250 ");
-        assert_eq!(subjects(&server).len(), 21);
-    }
 }
 
 #[test]
@@ -334,205 +291,6 @@ fn many_mails_at_once_share_their_syncs_and_a_mail_alone_has_its_own() {
 }
 
 #[test]
-fn a_file_moved_away_under_load_takes_what_was_promised_with_it() {
-    let mut server = Server::start(&[]);
-    let load = Load::start(server.address, 8, "moved");
-    let file = server.path("goguerrilla.db");
-    for number in 0..5 {
-        load.wait_for_more(20);
-        fs::rename(&file, server.path(&format!("moved{number}.db"))).expect("ours");
-        wait_for("a new file", || file.exists().then_some(()));
-    }
-    load.wait_for_more(20);
-    let account = load.stop();
-    assert!(server.stop().success());
-    let mut stored: HashMap<String, usize> = stored_markers(&file);
-    for number in 0..5 {
-        for (marker, count) in stored_markers(&server.path(&format!("moved{number}.db"))) {
-            *stored.entry(marker).or_default() += count;
-        }
-    }
-    println!(
-        "{} acknowledged, {} deferred",
-        account.acknowledged.len(),
-        account.deferred.len()
-    );
-    assert_promise_kept(&account, &stored);
-}
-
-#[test]
-fn a_file_moved_away_before_a_stop_takes_what_was_promised_with_it() {
-    let mut server = Server::start(&[]);
-    send_mail(&server, "moved").expect("250 ");
-    fs::rename(server.path("goguerrilla.db"), server.path("moved.db")).expect("ours");
-    assert!(server.stop().success());
-    // The next start must not depend on anything that the first left under the old name.
-    server.start_again();
-    send_mail(&server, "new").expect("250 ");
-    assert!(stored_markers(&server.path("moved.db")).contains_key("moved"));
-    assert_eq!(subjects(&server), ["new"]);
-}
-
-#[test]
-fn the_log_of_a_file_that_was_moved_before_a_crash_is_not_deleted() {
-    for with_empty_file in [false, true] {
-        let mut server = Server::start(&[]);
-        for number in 0..5 {
-            send_mail(&server, &format!("old {number}")).expect("250 ");
-        }
-        fs::rename(server.path("goguerrilla.db"), server.path("moved.db")).expect("ours");
-        server.kill();
-        if with_empty_file {
-            fs::write(server.path("goguerrilla.db"), "").expect("a file in its place");
-        }
-        server.start_again();
-        send_mail(&server, "new").expect("250 ");
-        assert_eq!(subjects(&server), ["new"]);
-        let aside = log_put_aside(&server).expect("the log was put aside");
-        fs::rename(aside, server.path("moved.db-wal")).expect("ours");
-        assert_eq!(stored_markers(&server.path("moved.db")).len(), 5);
-    }
-}
-
-#[test]
-fn a_log_that_cannot_be_put_aside_is_not_deleted_either() {
-    let mut server = Server::start(&[]);
-    send_mail(&server, "old").expect("250 ");
-    fs::rename(server.path("goguerrilla.db"), server.path("moved.db")).expect("ours");
-    let log_file = server.path("goguerrilla.db-wal");
-    let inode = fs::metadata(&log_file).expect("its log").ino();
-    // In the way of the name that it would get.
-    let in_the_way = server.path(&format!("goguerrilla.db-wal.moved-{inode}"));
-    fs::create_dir_all(in_the_way.join("full")).expect("a folder");
-    server.kill();
-    let ended = run(server.folder.path(), &["-config=goguerrilla.conf"]);
-    assert_eq!(ended.status, 1);
-    let says = format!(
-        "GM_SQLITE_FILE: goguerrilla.db-wal: holds mails of a file that was moved, and cannot be renamed to goguerrilla.db-wal.moved-{inode}: "
-    );
-    assert!(ended.stderr.contains(&says), "{}", ended.stderr);
-    fs::rename(&log_file, server.path("moved.db-wal")).expect("still there");
-    assert_eq!(stored_markers(&server.path("moved.db")).len(), 1);
-    server.start_again();
-    send_mail(&server, "new").expect("250 ");
-    assert_eq!(subjects(&server), ["new"]);
-}
-
-#[test]
-fn a_file_that_is_moved_under_a_reader_is_not_left_before_its_log_is_safe() {
-    let server = Server::start(&[]);
-    send_mail(&server, "old").expect("250 ");
-    // Its look at the file keeps the log from being brought into it.
-    let reader = Connection::open(server.path("goguerrilla.db")).expect("a file");
-    let looks = reader.execute_batch("BEGIN; SELECT count(*) FROM new_mail");
-    looks.expect("a reader");
-    send_mail(&server, "old too").expect("250 ");
-    let log_file = server.path("goguerrilla.db-wal");
-    let inode = fs::metadata(&log_file).expect("its log").ino();
-    let in_the_way = server.path(&format!("goguerrilla.db-wal.moved-{inode}"));
-    fs::create_dir_all(in_the_way.join("full")).expect("a folder");
-    fs::rename(server.path("goguerrilla.db"), server.path("moved.db")).expect("ours");
-    send_mail(&server, "not yet").expect("451 4.3.0 ");
-    assert!(log_file.exists());
-    // The next try finds the way free.
-    fs::remove_dir_all(&in_the_way).expect("ours");
-    send_mail(&server, "new").expect("250 ");
-    assert_eq!(subjects(&server), ["new"]);
-    drop(reader);
-    fs::rename(&in_the_way, server.path("moved.db-wal")).expect("put aside");
-    assert_eq!(stored_markers(&server.path("moved.db")).len(), 2);
-}
-
-#[test]
-fn behind_a_link_its_log_is_found_as_well() {
-    let folder = TempDir::new().expect("a temporary folder");
-    symlink("real.db", folder.path().join("link.db")).expect("a link");
-    let mut server = Server::start_in(folder, &[("GM_SQLITE_FILE", "link.db")]);
-    send_mail(&server, "old").expect("250 ");
-    let log_file = server.path("real.db-wal");
-    let inode = fs::metadata(&log_file).expect("its log").ino();
-    fs::rename(server.path("real.db"), server.path("moved.db")).expect("ours");
-    server.kill();
-    server.start_again();
-    send_mail(&server, "new").expect("250 ");
-    let aside = server.path(&format!("real.db-wal.moved-{inode}"));
-    fs::rename(aside, server.path("moved.db-wal")).expect("put aside");
-    assert!(stored_markers(&server.path("moved.db")).contains_key("old"));
-    assert!(stored_markers(&server.path("real.db")).contains_key("new"));
-}
-
-#[test]
-fn after_its_file_was_removed_mail_goes_into_a_new_one() {
-    let server = Server::start(&[]);
-    for names in [
-        &["goguerrilla.db"][..],
-        &["goguerrilla.db", "goguerrilla.db-wal", "goguerrilla.db-shm"],
-    ] {
-        send_mail(&server, "before").expect("250 ");
-        let load = Load::start(server.address, 4, "removed");
-        load.wait_for_more(20);
-        for name in names {
-            fs::remove_file(server.path(name)).expect("ours");
-        }
-        load.wait_for_more(20);
-        load.stop();
-        for name in names {
-            fs::remove_file(server.path(name)).expect("ours");
-        }
-        send_mail(&server, "after").expect("250 ");
-        assert_eq!(subjects(&server), ["after"]);
-    }
-}
-
-#[test]
-fn a_file_that_another_one_replaces_under_load_keeps_what_was_promised() {
-    let server = Server::start(&[]);
-    let (file, first, other) = (
-        server.path("goguerrilla.db"),
-        server.path("first.db"),
-        server.path("other.db"),
-    );
-    drop(Connection::open(&other).expect("a folder of ours"));
-    // A second name, by which the test still finds it.
-    fs::hard_link(&file, &first).expect("ours");
-    let load = Load::start(server.address, 4, "replaced");
-    load.wait_for_more(20);
-    fs::rename(&other, &file).expect("ours");
-    load.wait_for_more(20);
-    // No database at all: mail is deferred, and whatever it is stays as it is.
-    let (kept, text) = (
-        server.path("kept.db"),
-        "A letter, and no database.\n".repeat(99),
-    );
-    fs::hard_link(&file, &kept).expect("ours");
-    fs::write(&other, &text).expect("ours");
-    fs::rename(&other, &file).expect("ours");
-    wait_for("mail to be deferred", || {
-        let code = send_mail(&server, "in between").read_reply()?.code;
-        assert!(code == 250 || code == 451, "{code}");
-        (code == 451).then_some(())
-    });
-    let deferred = server.log().matches(" not_saved ").count();
-    wait_for("more of it", || {
-        (server.log().matches(" not_saved ").count() > deferred + 4).then_some(())
-    });
-    assert_eq!(fs::read_to_string(&file).expect("still a text"), text);
-    fs::rename(&file, server.path("letter")).expect("ours");
-    load.wait_for_more(20);
-    let account = load.stop();
-    let mut stored: HashMap<String, usize> = HashMap::new();
-    for file in [&first, &kept, &file] {
-        for (marker, count) in stored_markers(file) {
-            if marker != "in between" {
-                *stored.entry(marker).or_default() += count;
-            }
-        }
-    }
-    assert!(!account.deferred.is_empty());
-    assert_promise_kept(&account, &stored);
-}
-
-#[test]
 fn a_file_that_is_no_database_is_an_error_at_start_in_one_line() {
     let folder = tempfile::TempDir::new().expect("a temporary folder");
     write_config(folder.path(), &[]);
@@ -602,12 +360,6 @@ fn start_with_log_fault(server: &mut Server, fault: &str) {
         "-e",
         &inject,
     ]));
-}
-
-fn log_put_aside(server: &Server) -> Option<PathBuf> {
-    let entries = fs::read_dir(server.folder.path()).expect("a folder");
-    let mut files = entries.map(|entry| entry.expect("a file").path());
-    files.find(|file| file.to_string_lossy().contains("goguerrilla.db-wal.moved-"))
 }
 
 /// The subject of each row, sorted.

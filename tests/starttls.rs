@@ -1,4 +1,4 @@
-//! TLS by STARTTLS and from the first octet, with real clients, hostile ones, and pairs that change.
+//! STARTTLS and implicit TLS: with third-party clients, hostile clients, and certificates that change.
 
 use std::fs::{self, Permissions};
 use std::io::{ErrorKind, Read, Write};
@@ -49,7 +49,7 @@ fn openssl_delivers_in_either_version_and_is_given_no_ticket() {
             assert!(text.contains("Verify return code: 0 (ok)"), "{text}");
             let issues = text.contains("Session Ticket") || text.contains("session ticket");
             assert!(!issues, "{version} {at_once}: {text}");
-            // An id is what a client of TLS 1.2 would resume by.
+            // A TLS 1.2 client would resume a session by its id.
             if version == "-tls1_2" {
                 assert!(text.contains("Session-ID: \n"), "{text}");
             }
@@ -72,12 +72,12 @@ fn no_session_is_resumed() {
         let quit = b"quit\r\n";
         let (_, text) = s_client(&tls, true, &[version, "-ign_eof", "-sess_out", file], quit);
         assert!(text.contains("New, TLSv1"), "{text}");
-        // TLS 1.3 without tickets leaves nothing to write.
+        // TLS 1.3 without tickets writes no session file.
         if Path::new(file).exists() {
             let (_, text) = s_client(&tls, true, &[version, "-ign_eof", "-sess_in", file], quit);
             assert!(text.contains("New, TLSv1"), "{text}");
             assert!(!text.contains("Reused, "), "{text}");
-            fs::remove_file(file).expect("our file");
+            fs::remove_file(file).expect("a file of this test");
         }
     }
 }
@@ -90,7 +90,7 @@ fn versions_before_tls_1_2_are_refused() {
         let (output, text) = s_client(&tls, false, &old, b"");
         assert!(!output.status.success(), "{version}: {text}");
         assert!(text.contains("Cipher is (NONE)"), "{version}: {text}");
-        // From the server, not from an openssl that no longer knows this version.
+        // The alert comes from the server; an openssl without this version would send none.
         assert!(text.contains("SSL alert number "), "{version}: {text}");
     }
     tls.server.wait_for_log("reason=tls_failed");
@@ -129,7 +129,7 @@ fn curl_delivers_in_tls() {
     let tls = TlsServer::start(&[]);
     fs::write(tls.server.path("mail"), mail("\r\n")).expect("a file is written");
     for (scheme, address) in [("smtp", tls.server.address), ("smtps", tls.at_once)] {
-        // By name, so that curl checks the certificate as it would out there.
+        // Uses the host name, so that curl verifies the certificate.
         let port = address.port();
         let url = format!("{scheme}://mx.test:{port}/client.test");
         let resolve = format!("mx.test:{port}:127.0.0.1");
@@ -297,7 +297,7 @@ fn a_handshake_that_does_not_come_ends_in_time_and_without_a_word_in_plain() {
     let tls = TlsServer::start(&[("GSMTP_TIMEOUT", "2"), ("GM_MAX_CLIENTS", "14")]);
     let hello = client_hello(&tls);
     let half = &hello[..hello.len() / 2];
-    // What is sent at once, and whether more drips in behind it.
+    // The octets that are sent at once, and whether the rest of the ClientHello follows octet by octet.
     let cases: [(&[u8], bool); 7] = [
         (b"", false),
         (b"\x00\xff\x07garbage\r\n", false),
@@ -332,7 +332,7 @@ fn a_handshake_that_does_not_come_ends_in_time_and_without_a_word_in_plain() {
             }
         }
     });
-    // Every place is free again.
+    // All slots are free again.
     let clients: Vec<Client> = (0..14).map(|_| tls.server.client()).collect();
     drop(clients);
     assert!(tls.server.list().is_empty());
@@ -360,7 +360,7 @@ fn rustsec_2024_0336_close_notify_behind_a_client_hello_ends_it_and_costs_nothin
             }
             let began_at = Instant::now();
             assert_only_records(&hear(&mut socket));
-            // In TLS 1.2 this alert, which anybody could have sent, counts as silence.
+            // TLS 1.2 ignores this unauthenticated alert, so the timeout applies.
             assert!(began_at.elapsed() < Duration::from_millis(3_200));
             let used = tls.server.processor_time() - before;
             assert!(used < Duration::from_millis(100), "{used:?}");
@@ -374,7 +374,7 @@ fn rustsec_2024_0399_a_client_hello_may_come_in_pieces() {
     let config = config_trusting(&[&tls.pair.chain]);
     let length = client_hello(&tls).len();
     for cut in (1..length).step_by(5) {
-        // Alternately two packets, and two records.
+        // Tests two packets and two TLS records.
         for in_records in [false, true] {
             if in_records && cut <= RECORD_HEAD {
                 continue;
@@ -413,7 +413,7 @@ fn a_client_hello_in_single_octets_is_a_handshake() {
             .write_all(&record(&[*octet]))
             .expect("the server reads");
     }
-    // Records of one octet are legal; a server may find so many of them too odd, but has to say so in TLS.
+    // Records of one octet are valid. A server may reject so many of them, but only over TLS.
     match TlsClient::resume(socket, machine) {
         Ok(mut client) => drop(client.expect("220 ")),
         Err(error) => assert_ne!(error.kind(), ErrorKind::WouldBlock, "{error}"),
@@ -466,7 +466,9 @@ fn replies_to_commands_that_came_together_leave_in_one_record() {
     client.expect("250 2.0.0");
     client.expect("221 2.0.0");
     client.expect_close_notify();
-    socket.read_exact(&mut [0]).expect_err("the end");
+    socket
+        .read_exact(&mut [0])
+        .expect_err("the end of the connection");
     assert_eq!(tls.server.contents(), [b"two\r\n", b"one\r\n", b"one\r\n"]);
 }
 
@@ -586,10 +588,11 @@ fn a_pair_that_cannot_work_is_one_line_that_names_the_file() {
     let cut = fs::read_to_string(folder.join("a.key.pem")).expect("a key");
     fs::write(folder.join("cut"), &cut[..cut.len() / 2]).expect("a file is written");
     let key_form = "a private key (PKCS#8, PKCS#1 or SEC1)";
-    let no_key =
-        |file: &str| format!("GSMTP_PRV_KEY: expected {key_form} in {file}, but found none\n");
-    let no_chain = |file: &str| {
-        format!("GSMTP_PUB_KEY: expected a certificate in PEM form in {file}, but found none\n")
+    let no_key = |file: &str, found: &str| {
+        format!("GSMTP_PRV_KEY: expected {key_form} in {file}, but found {found}")
+    };
+    let no_chain = |file: &str, found: &str| {
+        format!("GSMTP_PUB_KEY: expected a certificate in PEM form in {file}, but found {found}")
     };
     let absent = |key: &str| {
         format!(
@@ -602,12 +605,12 @@ fn a_pair_that_cannot_work_is_one_line_that_names_the_file() {
     for (chain, key, expected) in [
         ("absent", "a.key.pem", absent("GSMTP_PUB_KEY")),
         ("a.cert.pem", "absent", absent("GSMTP_PRV_KEY")),
-        ("words", "a.key.pem", no_chain("words")),
-        ("empty", "a.key.pem", no_chain("empty")),
-        ("a.key.pem", "a.key.pem", no_chain("a.key.pem")),
-        ("a.cert.pem", "words", no_key("words")),
-        ("a.cert.pem", "a.cert.pem", no_key("a.cert.pem")),
-        ("a.cert.pem", "cut", no_key("cut")),
+        ("words", "a.key.pem", no_chain("words", "none\n")),
+        ("empty", "a.key.pem", no_chain("empty", "an empty file\n")),
+        ("a.key.pem", "a.key.pem", no_chain("a.key.pem", "a private key; ")),
+        ("a.cert.pem", "words", no_key("words", "none\n")),
+        ("a.cert.pem", "a.cert.pem", no_key("a.cert.pem", "a certificate; ")),
+        ("a.cert.pem", "cut", no_key("cut", "a block \"BEGIN PRIVATE KEY\" that is damaged or not complete; ")),
         ("a.cert.pem", "b.key.pem", unfit("a.cert.pem", "b.key.pem")),
         ("a.cert.pem", "c.key.pem", unfit("a.cert.pem", "c.key.pem")),
         (
@@ -625,7 +628,7 @@ fn a_pair_that_cannot_work_is_one_line_that_names_the_file() {
         write_config(folder, &keys);
         let started = ended::run(folder, &["-config=goguerrilla.conf"]);
         assert_eq!((started.status, started.stdout.as_str()), (1, ""), "{chain} {key}");
-        let line = started.stderr.strip_prefix("goguerrilla: ").expect("who complains");
+        let line = started.stderr.strip_prefix("goguerrilla: ").expect("the name of the program");
         assert!(line.starts_with(&expected), "{line} for {expected}");
         assert_eq!(line.lines().count(), 1, "{line}");
         let checked = ended::run(folder, &["check", "-config=goguerrilla.conf"]);
@@ -658,7 +661,7 @@ fn a_pair_in_its_last_days_and_a_key_for_everybody_are_warned_of() {
     ] {
         let folder = TempDir::new().expect("a temporary folder");
         let pair = Pair::make(folder.path(), "mx", KeyKind::EcdsaP256, days);
-        fs::set_permissions(&pair.key, Permissions::from_mode(mode)).expect("our file");
+        fs::set_permissions(&pair.key, Permissions::from_mode(mode)).expect("a file of this test");
         let keys = [
             ("GSMTP_PUB_KEY", "mx.cert.pem"),
             ("GSMTP_PRV_KEY", "mx.key.pem"),
@@ -694,7 +697,7 @@ fn a_pair_renewed_under_load_fails_no_handshake() {
         chain: elsewhere.path().join("first"),
         key: tls.pair.key.clone(),
     };
-    fs::copy(&tls.pair.chain, &first.chain).expect("our file");
+    fs::copy(&tls.pair.chain, &first.chain).expect("a file of this test");
     let trusted: Vec<&Path> = renewals
         .iter()
         .chain([&first])
@@ -723,7 +726,7 @@ fn a_pair_renewed_under_load_fails_no_handshake() {
             });
             put_in_place(renewal, &tls.pair);
             tls.server.signal(Signal::SIGHUP);
-            wait_for("the renewal", || {
+            wait_for("the renewed certificate in the log", || {
                 (tls.server.log().matches(" certificate_renewed").count() > number).then_some(())
             });
             let mut client =
@@ -741,7 +744,7 @@ fn a_bad_pair_keeps_the_old_one_and_a_good_one_is_noticed_without_a_signal() {
     let elsewhere = TempDir::new().expect("a temporary folder");
     let old = certificate(&tls.pair.chain);
     let old_chain = elsewhere.path().join("old");
-    fs::copy(&tls.pair.chain, &old_chain).expect("our file");
+    fs::copy(&tls.pair.chain, &old_chain).expect("a file of this test");
     let renewal = Pair::make(elsewhere.path(), "renewed", KeyKind::EcdsaP256, 90);
     let config = config_trusting(&[&old_chain, &renewal.chain]);
     let served = || {
@@ -751,7 +754,7 @@ fn a_bad_pair_keeps_the_old_one_and_a_good_one_is_noticed_without_a_signal() {
     let mut before = tls.client();
     before.command("EHLO client.test", "250");
 
-    fs::copy(&renewal.chain, &tls.pair.chain).expect("our file");
+    fs::copy(&renewal.chain, &tls.pair.chain).expect("a file of this test");
     tls.server.signal(Signal::SIGHUP);
     let log = tls.server.wait_for_log(" error - reload_refused ");
     let line = log
@@ -763,21 +766,21 @@ fn a_bad_pair_keeps_the_old_one_and_a_good_one_is_noticed_without_a_signal() {
         "{line}"
     );
     assert_eq!(served(), old);
-    fs::write(&tls.pair.chain, "words\n").expect("our file");
+    fs::write(&tls.pair.chain, "words\n").expect("a file of this test");
     tls.server.signal(Signal::SIGHUP);
     tls.server
         .wait_for_log("expected a certificate in PEM form in");
     assert_eq!(served(), old);
 
     put_in_place(&renewal, &tls.pair);
-    wait_for_within("the new pair", Duration::from_secs(45), || {
+    wait_for_within("the renewed certificate", Duration::from_secs(45), || {
         tls.server
             .log()
             .contains(" certificate_renewed")
             .then_some(())
     });
     assert_eq!(served(), certificate(&renewal.chain));
-    // Who was here before stays.
+    // Open sessions continue.
     before.command("NOOP", "250 2.0.0 ");
 }
 
@@ -788,26 +791,26 @@ fn a_client_that_does_not_read_the_answer_to_its_quit_is_left_in_time() {
         ("GM_STATUS_INTERFACE", "127.0.0.1:0"),
     ]);
     let idle_sockets = tls.server.sockets();
-    // How many answers all buffers on the way hold: at most one to each HELP that was read.
+    // Measures how many replies fit into all buffers on the path: at most one for each HELP that the server read.
     let first = never_reads(&tls, 500_000);
     let line = disconnected(&tls.server, 1);
     assert!(line.contains(" reason=client_does_not_read "), "{line}");
     drop(first);
     let octets = value(&line, "octets").expect("a figure");
     let most = octets.parse::<usize>().expect("a figure") / HELP.len();
-    // Steps smaller than what one read takes: with some, all answers fit but those that leave together with the 221.
+    // The steps are smaller than one read, so for some clients all replies fit except those sent together with the 221.
     let clients: Vec<TlsClient> = (0..16)
         .map(|step| never_reads(&tls, most - step * 350))
         .collect();
     disconnected(&tls.server, 1 + clients.len());
-    wait_for("all places", || {
+    wait_for("all connections to be closed", || {
         (tls.server.sockets() <= idle_sockets).then_some(())
     });
     let figures = figures(&tls.server);
     let said = figures["goguerrilla_replies_total{code=\"221\"}"];
     let log = tls.server.log();
     let went_out = log.matches(" reason=quit ").count();
-    println!("{said} times 221, of which {went_out} could leave");
+    println!("{said} × 221 replied, of which {went_out} were sent");
     assert!(said > went_out as f64, "{log}");
     for line in log.lines().filter(|line| line.contains(" disconnected ")) {
         let is_known = ["quit", "client_does_not_read"]
@@ -820,7 +823,7 @@ fn a_client_that_does_not_read_the_answer_to_its_quit_is_left_in_time() {
 #[test]
 fn testssl_and_nmap_find_nothing_below_tls_1_2_no_ticket_and_no_weakness() {
     let tls = TlsServer::start(&[("GM_ALLOWED_HOSTS", "ours.test"), ("GSMTP_VERBOSE", "Y")]);
-    // nmap mostly waits, so both look at the same time.
+    // nmap mostly waits, so both scanners run at the same time.
     let nmap = scanner(
         &tls.server,
         "nmap",
@@ -835,8 +838,8 @@ fn testssl_and_nmap_find_nothing_below_tls_1_2_no_ticket_and_no_weakness() {
     );
     testssl_is_content(&said_by(testssl));
     nmap_is_content(&said_by(nmap));
-    // It did try to have mail relayed and to find users; the log follows in a moment.
-    wait_for("all that was tried to be in the log", || {
+    // nmap did test for an open relay and for user names. The log may follow with a delay.
+    wait_for("the commands of nmap in the log", || {
         let log = tls.server.log();
         let asked = |verb: &str| log.matches(&format!(" client_said line=\"{verb} ")).count();
         (asked("RCPT") > 10 && asked("VRFY") > 0).then_some(())
@@ -851,7 +854,7 @@ fn testssl_and_nmap_find_nothing_below_tls_1_2_no_ticket_and_no_weakness() {
     assert_eq!(reply.code, 250);
 }
 
-/// A program that looks for weaknesses, for three minutes at most.
+/// Starts a vulnerability scanner with a time limit of three minutes.
 fn scanner(server: &Server, program: &str, arguments: &[&str], target: &str) -> Child {
     let mut command = Command::new("timeout");
     command.args(["180", program]).args(arguments);
@@ -866,7 +869,7 @@ fn scanner(server: &Server, program: &str, arguments: &[&str], target: &str) -> 
 }
 
 fn said_by(scanner: Child) -> String {
-    let output = scanner.wait_with_output().expect("a child of ours");
+    let output = scanner.wait_with_output().expect("a child process");
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
@@ -875,7 +878,7 @@ fn testssl_is_content(text: &str) {
         let line = text
             .lines()
             .find(|line| line.trim_start().starts_with(name));
-        line.unwrap_or_else(|| panic!("nothing of {name} in\n{text}"))
+        line.unwrap_or_else(|| panic!("no line about {name} in\n{text}"))
     };
     for old in ["SSLv2 ", "SSLv3 ", "TLS 1 ", "TLS 1.1 "] {
         assert!(said(old).contains("not offered"), "{text}");
@@ -885,11 +888,11 @@ fn testssl_is_content(text: &str) {
     }
     let resumption = said("Session Resumption");
     assert!(resumption.ends_with("Tickets no, ID: no"), "{text}");
-    // From the first weakness to the last; a test that broke off would lack it.
+    // Heartbleed and RC4 are the first and the last check; an aborted run lacks one of them.
     assert!(said("Heartbleed ").contains("not vulnerable"), "{text}");
     assert!(said("RC4 ").contains("no RC4 ciphers detected"), "{text}");
     let weaknesses = text.split("Testing vulnerabilities").nth(1);
-    let weaknesses = weaknesses.expect("a part that was asked for");
+    let weaknesses = weaknesses.expect("a section on vulnerabilities");
     for alarm in ["VULNERABLE", "NOT ok", "WARN"] {
         assert!(!weaknesses.contains(alarm), "{text}");
     }
@@ -898,13 +901,13 @@ fn testssl_is_content(text: &str) {
 fn nmap_is_content(text: &str) {
     for wanted in [
         "/tcp open  smtp\n",
-        // smtp-commands.
+        // Printed by the script smtp-commands.
         "mx.test, PIPELINING, SIZE 131072, 8BITMIME, SMTPUTF8, ENHANCEDSTATUSCODES, CHUNKING, STARTTLS, HELP",
         "smtp-open-relay: Server doesn't seem to be an open relay, all tests failed",
         "Couldn't find any accounts",
         "The SMTP server is not Exim: NOT VULNERABLE",
         "State: NOT VULNERABLE",
-        // ssl-enum-ciphers.
+        // Printed by the script ssl-enum-ciphers.
         "TLSv1.2: ",
         "TLSv1.3: ",
         "least strength: A\n",
@@ -922,7 +925,7 @@ fn nmap_is_content(text: &str) {
     assert!(!old.iter().any(|old| text.contains(old)), "{text}");
 }
 
-/// A client in TLS that asks for help so many times, then says QUIT, and reads nothing.
+/// Returns a TLS client that has sent HELP `helps` times and QUIT, and reads nothing.
 fn never_reads(tls: &TlsServer, helps: usize) -> TlsClient {
     let mut client = tls.client();
     let timeout = client.socket().set_write_timeout(Some(PATIENCE));
@@ -932,7 +935,7 @@ fn never_reads(tls: &TlsServer, helps: usize) -> TlsClient {
     client
 }
 
-/// Runs its function at the end of the scope, also when that ends in a panic.
+/// Runs its function when it is dropped, also during a panic.
 struct OnDrop<F: Fn()>(F);
 
 impl<F: Fn()> Drop for OnDrop<F> {
@@ -941,16 +944,16 @@ impl<F: Fn()> Drop for OnDrop<F> {
     }
 }
 
-/// As renewing programs do it: beside the old files, then renamed over them.
+/// Replaces certificate and key as ACME clients do: writes new files, then renames them over the old ones.
 fn put_in_place(new: &Pair, old: &Pair) {
     for (new, old) in [(&new.chain, &old.chain), (&new.key, &old.key)] {
         let beside = old.with_extension("new");
-        fs::copy(new, &beside).expect("our file");
-        fs::rename(&beside, old).expect("our file");
+        fs::copy(new, &beside).expect("a file of this test");
+        fs::rename(&beside, old).expect("a file of this test");
     }
 }
 
-/// A socket on which the next octet is one of TLS.
+/// Returns a connected socket whose next octet belongs to the TLS handshake.
 fn wire(tls: &TlsServer, at_once: bool) -> TcpStream {
     let socket = if at_once {
         TcpStream::connect(tls.at_once).expect("the server accepts")
@@ -964,7 +967,7 @@ fn wire(tls: &TlsServer, at_once: bool) -> TcpStream {
     socket
 }
 
-/// The first record of a client.
+/// Returns the first record of a TLS client.
 fn client_hello(tls: &TlsServer) -> Vec<u8> {
     hello_of(connection(config_trusting(&[&tls.pair.chain])))
 }
@@ -975,25 +978,25 @@ fn hello_of(mut machine: ClientConnection) -> Vec<u8> {
     hello
 }
 
-/// A handshake record.
+/// Returns a handshake record with these octets.
 fn record(octets: &[u8]) -> Vec<u8> {
     let length = (octets.len() as u16).to_be_bytes();
     [&[HANDSHAKE, 3, 1], &length[..], octets].concat()
 }
 
-/// All that comes until the end of the connection.
+/// Reads until the connection ends.
 fn hear(socket: &mut TcpStream) -> Vec<u8> {
     let mut heard = Vec::new();
     match socket.read_to_end(&mut heard) {
         Ok(_) => {}
-        // What it had not read when it closed makes the kernel reset the connection.
+        // The kernel resets a connection that is closed with unread input.
         Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
         Err(error) => panic!("the server does not close: {error}"),
     }
     heard
 }
 
-/// The same while an octet goes out each second.
+/// Reads until the connection ends, while sending one octet per second.
 fn hear_while_dripping(socket: &mut TcpStream, octets: &[u8]) -> Vec<u8> {
     socket
         .set_read_timeout(Some(Duration::from_secs(1)))
@@ -1008,10 +1011,10 @@ fn hear_while_dripping(socket: &mut TcpStream, octets: &[u8]) -> Vec<u8> {
             return heard;
         }
     }
-    panic!("ten seconds later it is still there");
+    panic!("the connection is still open after ten seconds");
 }
 
-/// Not one octet of plaintext.
+/// Asserts that no octet is plaintext.
 fn assert_only_records(heard: &[u8]) {
     for kind in record_kinds(heard) {
         assert!((20..=23).contains(&kind), "{}", heard.escape_ascii());
@@ -1022,7 +1025,7 @@ fn is_alert(heard: &[u8]) -> bool {
     record_kinds(heard) == [ALERT]
 }
 
-/// The kind of each record; what is none of them shows as a kind that does not exist.
+/// Returns the content type of each TLS record; anything else yields type 0, which does not exist.
 fn record_kinds(octets: &[u8]) -> Vec<u8> {
     let mut kinds = Vec::new();
     let mut rest = octets;
@@ -1043,7 +1046,7 @@ fn record_kinds(octets: &[u8]) -> Vec<u8> {
     kinds
 }
 
-/// The line of the log at the end of so many connections.
+/// Waits until `count` connections have ended and returns the log line of the last one.
 fn disconnected(server: &Server, count: usize) -> String {
     wait_for("the end of a connection in the log", || {
         let log = server.log();
@@ -1052,7 +1055,7 @@ fn disconnected(server: &Server, count: usize) -> String {
     })
 }
 
-/// Every mail of the store says `with WORD` in Received.
+/// Asserts that the Received field of every stored mail contains `with WORD`.
 fn assert_all_came_with(server: &Server, word: &str) {
     for mail in server.list() {
         let shown = server.show(mail["hash"].as_str().expect("a hash"));
@@ -1061,7 +1064,8 @@ fn assert_all_came_with(server: &Server, word: &str) {
     }
 }
 
-/// `openssl s_client` that trusts our certificate; it knows `quit`, not `QUIT`, for an SMTP command.
+/// Runs `openssl s_client` with the server's certificate as trusted. Commands must be lower-case: s_client takes lines
+/// that begin with Q or R for its own commands.
 fn s_client(tls: &TlsServer, at_once: bool, arguments: &[&str], said: &[u8]) -> (Output, String) {
     let chain = tls.pair.chain.to_str().expect("a path in UTF-8");
     let mut all = vec!["-CAfile", chain, "-verify_return_error"];
@@ -1088,9 +1092,9 @@ fn openssl_s_client(address: SocketAddr, arguments: &[&str], said: &[u8]) -> (Ou
         .stderr(Stdio::piped())
         .spawn()
         .expect("timeout of coreutils starts");
-    // One that has given up does not read what is said.
+    // Writing fails if s_client has already ended.
     let _ = child.stdin.take().map(|mut stdin| stdin.write_all(said));
-    let output = child.wait_with_output().expect("a child of ours");
+    let output = child.wait_with_output().expect("a child process");
     let text = [&output.stdout[..], &output.stderr].concat();
     let text = String::from_utf8_lossy(&text).into_owned();
     (output, text)
@@ -1102,7 +1106,7 @@ const ALERT: u8 = 21;
 const APPLICATION_DATA: u8 = 23;
 const RECORD_HEAD: usize = 5;
 const CLOSE_NOTIFY: &[u8] = b"\x15\x03\x03\x00\x02\x01\x00";
-/// Protocols, the server's defaults, and vulnerabilities; nobody is asked for names.
+/// Checks protocols, server defaults and vulnerabilities, without DNS.
 const TESTSSL: [&str; 14] = [
     "--starttls",
     "smtp",
@@ -1119,7 +1123,7 @@ const TESTSSL: [&str; 14] = [
     "--ip",
     "127.0.0.1",
 ];
-/// Which service it is, and all of its scripts that concern mail; tells also what was not found.
+/// Detects the service and runs all scripts about mail; also prints what was not found.
 const NMAP: [&str; 7] = [
     "-n",
     "-Pn",

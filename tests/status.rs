@@ -31,7 +31,7 @@ fn address(server: &Server) -> SocketAddr {
 }
 
 /// What curl gets: the status and the body.
-fn get(server: &Server, path: &str) -> (u16, String) {
+pub fn get(server: &Server, path: &str) -> (u16, String) {
     let url = format!("http://{}{path}", address(server));
     let output = Command::new("curl")
         .args(["-sS", "--max-time", "10", "-w", "\n%{http_code}", &url])

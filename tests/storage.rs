@@ -1,5 +1,5 @@
-//! One contract for every store: what a 250 was said for is in the table, column by column, and comes back octet for
-//! octet.
+//! The same requirements for every store: an acknowledged mail is in the table, each column as documented, and its
+//! content comes back octet for octet.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -9,10 +9,10 @@ use crate::support::mariadb::{FIELD_TABLE, MariaDb};
 use crate::support::redis::Redis;
 use crate::support::{Client, Reply, Server, run_in, value, without_trace};
 
-/// A row by its columns' names; `None` is NULL.
+/// A row as values by column name; `None` is NULL.
 type Row = BTreeMap<&'static str, Option<Vec<u8>>>;
 
-/// A server and where its mail goes.
+/// A server and the store that it saves into.
 struct Place {
     name: &'static str,
     server: Server,
@@ -21,7 +21,8 @@ struct Place {
 }
 
 impl Place {
-    /// SQLite; the field's table and the printed one in MariaDB as it is out of the box; the field's one with Redis.
+    /// Returns SQLite; default MariaDB with the field's table and with the printed one; and the field's table with
+    /// Redis.
     fn each() -> Vec<Place> {
         vec![
             Place::sqlite(&[]),
@@ -63,7 +64,15 @@ impl Place {
         }
     }
 
-    /// Every row, oldest first.
+    /// Returns the width of the address columns; the tables with 128 are those of older versions.
+    fn address_chars(&self) -> usize {
+        match self.name {
+            "mysql" | "mysql and redis" => 128,
+            _ => 320,
+        }
+    }
+
+    /// Returns every row, oldest first.
     fn rows(&self) -> Vec<Row> {
         let values: Vec<Vec<Option<Vec<u8>>>> = match &self.database {
             Some(database) => {
@@ -74,7 +83,7 @@ impl Place {
                 let octets = |value| match value {
                     mysql::Value::Bytes(octets) => Some(octets),
                     mysql::Value::NULL => None,
-                    other => panic!("the text protocol has no {other:?}"),
+                    other => panic!("unexpected in the text protocol: {other:?}"),
                 };
                 rows.into_iter()
                     .map(|row| row.unwrap().into_iter().map(octets).collect())
@@ -112,11 +121,15 @@ impl Place {
             .collect()
     }
 
-    /// The zlib stream of a row, wherever it is.
+    /// Returns the zlib stream of a row from the table or from Redis.
     fn stream(&self, row: &Row) -> Vec<u8> {
         match text(row, "body").as_str() {
             "redis" => {
-                assert_eq!(octets(row, "mail"), b"", "one body, one place");
+                assert_eq!(
+                    octets(row, "mail"),
+                    b"",
+                    "the body is in Redis and in the table"
+                );
                 let redis = self.redis.as_ref().expect("a Redis");
                 redis.command(&["GET", &text(row, "hash")])
             }
@@ -162,7 +175,7 @@ fn with_printed_table() -> MariaDb {
     database
 }
 
-/// By a program that is not ours.
+/// Inflates with Python's zlib, to be independent of the server's code.
 fn inflate(stream: &[u8]) -> Vec<u8> {
     let mut python = Command::new("python3")
         .args([
@@ -173,19 +186,19 @@ fn inflate(stream: &[u8]) -> Vec<u8> {
         .stdout(Stdio::piped())
         .spawn()
         .expect("python3 is installed: tests/install-tools");
-    // It reads all before it writes, so the pipes cannot block each other.
+    // Python reads all input before it writes, so the pipes cannot deadlock.
     python
         .stdin
         .take()
         .expect("a pipe")
         .write_all(stream)
-        .expect("python reads");
-    let output = python.wait_with_output().expect("python ends");
+        .expect("Python reads");
+    let output = python.wait_with_output().expect("Python ends");
     assert!(output.status.success(), "not a zlib stream");
     output.stdout
 }
 
-/// The hash that a reply to the final dot names.
+/// Returns the hash of a reply to the final dot.
 fn hash_of(reply: &Reply) -> String {
     let text = reply.text();
     let hash = text.strip_prefix("250 2.0.0 OK : queued as ");
@@ -193,7 +206,7 @@ fn hash_of(reply: &Reply) -> String {
         .to_owned()
 }
 
-/// One mail to several.
+/// Delivers one mail to several recipients.
 fn deliver_to_all(client: &mut Client, from: &str, to: &[&str], content: &[u8]) -> Reply {
     client.command("EHLO client.test", "250");
     client.command(&format!("MAIL FROM:<{from}> BODY=8BITMIME"), "250 2.1.0");
@@ -229,7 +242,7 @@ fn every_column_holds_what_it_promises_in_every_store() {
         assert_eq!(rows.len(), 3, "{name}: one row for each distinct recipient");
         assert_eq!(text(&rows[0], "hash"), hash_of(&reply), "{name}");
         let hashes: BTreeSet<String> = rows.iter().map(|row| text(row, "hash")).collect();
-        assert_eq!(hashes.len(), 3, "{name}: a hash of its own for each row");
+        assert_eq!(hashes.len(), 3, "{name}: each row has its own hash");
 
         for (row, recipient) in rows
             .iter()
@@ -269,7 +282,7 @@ fn every_column_holds_what_it_promises_in_every_store() {
                 .to_zoned(jiff::tz::TimeZone::UTC)
                 .datetime()
                 .duration_since(date);
-            // MariaDB's NOW() is of its own time zone, some hours off at most.
+            // MariaDB's NOW() is in its own time zone, which differs by hours.
             assert!(age.abs().as_hours() < 15, "{name}: {date}");
             let info: serde_json::Value =
                 serde_json::from_str(&text(row, "attach_info")).expect("JSON");
@@ -289,14 +302,14 @@ fn every_column_holds_what_it_promises_in_every_store() {
             );
             assert!(mail.starts_with(trace.as_bytes()), "{name}: trace fields");
         }
-        // list tells the same.
+        // `list` shows the same mails.
         let listed = place.server.list();
         let octets = place.server.show(&hash_of(&reply)).len();
         assert_eq!(listed.len(), 3, "{name}");
         assert_eq!(listed[2]["hash"], hash_of(&reply), "{name}: newest first");
         assert_eq!(listed[2]["subject"], "Grüße aus Kiel", "{name}");
         assert_eq!(listed[2]["size"], octets, "{name}");
-        // One recipient's mail is found by column `to` as by `recipient`, without case.
+        // `list --to` matches columns `to` and `recipient`, ignoring case.
         for to in ["ONE@primary.test", "one@OURS.test"] {
             let arguments = ["list", "-config=goguerrilla.conf", "--json", "--to", to];
             let found = place.server.command(&arguments).expect("list succeeds");
@@ -354,7 +367,7 @@ fn a_body_lives_in_redis_as_long_as_configured() {
     assert!((60..=77).contains(&seconds), "{seconds}");
     assert_eq!(redis.bodies(), [hash.as_str()]);
 
-    // Once it is gone, show says so and fails; list still has the row.
+    // After the body expired, `show` fails with that reason and `list` still has the row.
     let _: i64 = redis.command(&["DEL", &hash]);
     let shown = place
         .server
@@ -389,12 +402,12 @@ fn columns_of_the_tables_own_are_left_alone() {
     let checked = place
         .server
         .command(&["check", "-config=goguerrilla.conf"])
-        .expect("nothing is wrong");
+        .expect("check succeeds");
     let checked = String::from_utf8(checked).expect("UTF-8");
     assert!(!checked.contains("error"), "{checked}");
 }
 
-/// Subjects as they come, and what a column of Unicode holds of them.
+/// Raw subjects, and what a Unicode column stores for them.
 const HARD_SUBJECTS: [(&[u8], &str); 6] = [
     (b"plain", "plain"),
     ("emoji 😀 漢字".as_bytes(), "emoji 😀 漢字"),
@@ -429,7 +442,7 @@ fn no_subject_harms_a_mail_or_its_neighbours_whatever_the_columns_hold() {
         long.extend_from_slice("😀😀".as_bytes());
         let mut subjects: Vec<&[u8]> = HARD_SUBJECTS.iter().map(|(subject, _)| *subject).collect();
         subjects.push(&long);
-        // A lock on the table makes them queue up, so that they share a batch once it is gone.
+        // A table lock makes the mails queue, so that they share a batch after the unlock.
         let mut holder = place.database.as_ref().expect("a database").connection();
         mysql::prelude::Queryable::query_drop(&mut holder, "LOCK TABLES new_mail WRITE")
             .expect("a lock");
@@ -463,40 +476,41 @@ fn no_subject_harms_a_mail_or_its_neighbours_whatever_the_columns_hold() {
                 Some((_, want)) => assert_eq!(stored, fit(want), "{name}"),
                 None => {
                     let want: String = fit(&("漢".repeat(254) + "😀"));
-                    assert_eq!(stored, want, "{name}: cut between characters");
+                    assert_eq!(stored, want, "{name}: truncated between characters");
                 }
             }
             assert_eq!(
                 without_trace(&inflate(&place.stream(row))),
                 content(subjects[index]),
-                "{name}: content is never changed"
+                "{name}: the content was changed"
             );
         }
     }
 }
 
-/// An address of so many characters with a local-part of 64.
+/// Returns an address of `length` characters with a local-part of 64; longer only if the domain would exceed 255.
 fn address_of(length: usize) -> String {
-    let domain = length - 65;
+    let domain = (length - 65).min(255);
     let mut name = "d".repeat(domain - ".ours.test".len());
-    if name.len() > 50 {
-        name.replace_range(25..26, ".");
+    for at in (25..name.len()).step_by(50) {
+        name.replace_range(at..at + 1, ".");
     }
-    format!("{}@{name}.ours.test", "l".repeat(64))
+    format!("{}@{name}.ours.test", "l".repeat(length - 1 - domain))
 }
 
 #[test]
 fn a_recipient_fits_its_column_whole_or_is_refused() {
     for place in Place::each() {
-        let name = place.name;
+        let (name, width) = (place.name, place.address_chars());
         let mut client = place.server.client();
-        let widest = address_of(128);
+        let widest = address_of(width);
         hash_of(&client.deliver("a@b.test", &widest, b"\r\n"));
         assert_eq!(text(&place.rows()[0], "recipient"), widest, "{name}");
         let mut client = place.server.client();
         client.command("EHLO client.test", "250");
         client.command("MAIL FROM:<a@b.test>", "250 2.1.0");
-        client.command(&format!("RCPT TO:<{}>", address_of(129)), "553 5.1.3");
+        let too_long = format!("RCPT TO:<{}>", address_of(width + 1));
+        client.command(&too_long, "553 5.1.3");
         client.command("DATA", "503 5.5.1");
         assert_eq!(place.rows().len(), 1, "{name}");
     }
@@ -505,7 +519,8 @@ fn a_recipient_fits_its_column_whole_or_is_refused() {
 #[test]
 fn a_reverse_path_is_cut_rather_than_refused() {
     for place in Place::each() {
-        let sender = address_of(129);
+        // The longest path of RFC 5321 has 256 octets with its brackets.
+        let sender = address_of(254);
         hash_of(
             &place
                 .server
@@ -513,7 +528,8 @@ fn a_reverse_path_is_cut_rather_than_refused() {
                 .deliver(&sender, "u@ours.test", b"\r\n"),
         );
         let row = &place.rows()[0];
-        assert_eq!(text(row, "from"), sender[..128], "{}", place.name);
+        let width = place.address_chars().min(sender.len());
+        assert_eq!(text(row, "from"), sender[..width], "{}", place.name);
         let mail = inflate(&place.stream(row));
         let whole = format!("Return-Path: <{sender}>\r\n");
         assert!(mail.starts_with(whole.as_bytes()), "{}", place.name);
@@ -533,7 +549,7 @@ fn a_recipient_outside_the_columns_character_set_is_refused() {
         ),
         (Place::sqlite(&[]), "250 2.1.5"),
     ] {
-        // The first mail makes sure that the table is known.
+        // After the first mail the server knows the table's columns.
         hash_of(
             &place
                 .server
@@ -569,7 +585,7 @@ fn an_ipv6_address_is_whole_in_received_and_in_its_column_where_that_is_wide_eno
             Place::mysql("printed", with_printed_table(), None, &listener),
             "::1",
         ),
-        // ::1 is short enough for 15 characters.
+        // ::1 fits into 15 characters.
         (
             Place::mysql("field", MariaDb::start(), None, &listener),
             "::1",
@@ -610,7 +626,8 @@ fn an_ipv6_address_is_whole_in_received_and_in_its_column_where_that_is_wide_eno
     }
 }
 
-/// Too narrow for the shortest IPv6 address, so that loopback shows what a long one would do.
+/// Returns a MariaDB whose column ip_addr is too narrow even for ::1, so that a loopback client shows what happens to a
+/// long IPv6 address.
 fn with_narrow_ip() -> MariaDb {
     let database = MariaDb::start_with(&[]);
     database.sql(&FIELD_TABLE.replace("varchar(15)", "varchar(2)"));

@@ -1,4 +1,4 @@
-//! What systemd does for us and hears from us, with sockets of the test's own in its place.
+//! The systemd interface: the test provides the notification socket and the listening sockets in systemd's place.
 
 use std::net::TcpListener;
 use std::os::fd::AsRawFd;
@@ -19,7 +19,7 @@ fn it_says_when_it_is_ready_reloads_and_stops() {
     socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
     let told = || {
         let mut room = [0; 4_096];
-        let octets = socket.recv(&mut room).expect("a word within patience");
+        let octets = socket.recv(&mut room).expect("a notification in time");
         String::from_utf8_lossy(&room[..octets]).into_owned()
     };
     let mut server = Server::start_with(folder, &[], |mut command| {
@@ -42,9 +42,9 @@ fn it_says_when_it_is_ready_reloads_and_stops() {
 fn sockets_that_are_handed_over_are_served_and_outlive_the_server() {
     let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = socket.local_addr().expect("a bound socket");
-    fcntl(&socket, FcntlArg::F_SETFD(FdFlag::empty())).expect("a descriptor of ours");
+    fcntl(&socket, FcntlArg::F_SETFD(FdFlag::empty())).expect("an open descriptor");
     let hand_over = |program: Command| {
-        // The shell becomes the program, and so LISTEN_PID is the program's.
+        // The shell executes the program with its own process id, so LISTEN_PID is right.
         let script = format!(
             "exec 3<&{}; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"",
             socket.as_raw_fd()
@@ -67,7 +67,7 @@ fn sockets_that_are_handed_over_are_served_and_outlive_the_server() {
     idle.expect("421 4.3.2 ");
     assert!(server.wait().success());
 
-    // Whoever connects now waits for the next one.
+    // A client that connects now waits for the next server process.
     let mut early = Client::connect(address);
     server.start_again_with(hand_over);
     early.expect("220 ");

@@ -1,4 +1,5 @@
-//! Nobody may keep us waiting for longer than agreed, and nobody who keeps the pace is sent away.
+//! Timeouts: no client may keep the server waiting for longer than configured, and no client above the minimum data
+//! rate is closed.
 
 use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -60,7 +61,7 @@ fn a_message_below_the_minimum_pace_is_refused_and_nothing_of_it_stored() {
     let mut client = server.client();
     say(&mut client, IN_DATA);
     let started_at = Instant::now();
-    // 200 octets a second earn 0.8 seconds in two, and so on: 3.3 seconds in all.
+    // 200 octets per second extend the deadline by 0.8 seconds every two seconds, and so on: 3.3 seconds in total.
     let _drip = Drip::start(&client, &[b'x'; 50], Duration::from_millis(250), 40);
     expect_too_slow(&mut client, started_at, 3.0..5.0);
     assert!(server.list().is_empty());
@@ -71,7 +72,7 @@ fn a_message_above_the_minimum_pace_may_take_its_time() {
     let server = impatient();
     let mut client = server.client();
     say(&mut client, IN_DATA);
-    // 1,000 octets a second for more than three times as long as a silence may last.
+    // 1,000 octets per second for more than three times the timeout.
     let drip = Drip::start(&client, &[b'x'; 250], Duration::from_millis(250), 28);
     drip.finish();
     client.send("\r\n.\r\n");
@@ -91,7 +92,7 @@ fn a_client_that_reads_nothing_is_closed_and_costs_no_memory() {
         .expect("an open socket");
     let noops = b"NOOP\r\n".repeat(10_000);
     let mut sent = 0;
-    // Ends when the server closes; the ceiling is far beyond what all buffers on the way hold.
+    // The loop ends when the server closes; the limit is far above the capacity of all buffers on the path.
     while sent < MANY_OCTETS {
         match (&socket).write(&noops) {
             Ok(count) => sent += count,
@@ -105,7 +106,7 @@ fn a_client_that_reads_nothing_is_closed_and_costs_no_memory() {
             }
         }
     }
-    assert!(sent < MANY_OCTETS, "it took {sent} octets");
+    assert!(sent < MANY_OCTETS, "the server accepted {sent} octets");
     wait_for("the connection to be closed", || {
         server
             .log()
@@ -151,7 +152,7 @@ fn the_last_reply_reaches_a_client_that_is_still_sending() {
         say(&mut client, dialogue);
         client.send(last);
         if last.is_empty() {
-            // The server's patience ends while nothing is read of it.
+            // The timeout expires while the server receives nothing.
             wait_for("the session to time out", || {
                 let mut peeked = [0; 4];
                 let peeked = client.socket().peek(&mut peeked).ok();
@@ -168,9 +169,9 @@ fn the_last_reply_reaches_a_client_that_is_still_sending() {
 fn slow_clients_on_all_places_are_gone_a_second_after_their_time() {
     let server = Server::start(&[("GSMTP_TIMEOUT", "2"), ("GM_MAX_CLIENTS", "3")]);
     let connected_at = Instant::now();
-    // They do not close their end either.
+    // The clients do not close their sockets either.
     let _clients: Vec<Client> = (0..3).map(|_| server.client()).collect();
-    wait_for("a place", || {
+    wait_for("a free slot", || {
         let reply = Client::connect(server.address).read_reply();
         (reply.expect("a reply").code == 220).then_some(())
     });
@@ -188,7 +189,7 @@ fn say(client: &mut Client, dialogue: Dialogue) {
     }
 }
 
-/// 421 4.4.2 and the end, this many seconds after `since`.
+/// Asserts 421 4.4.2 and the end of the connection, this many seconds after `since`.
 fn expect_too_slow(client: &mut Client, since: Instant, seconds: std::ops::Range<f64>) {
     client.expect("421 4.4.2 ");
     let waited = since.elapsed().as_secs_f64();
@@ -196,7 +197,7 @@ fn expect_too_slow(client: &mut Client, since: Instant, seconds: std::ops::Range
     client.expect_close();
 }
 
-/// A thread that sends the same octets again and again; pace is what is tested, so it sleeps.
+/// A thread that sends the same octets repeatedly. It sleeps, because the data rate is what is tested.
 struct Drip(Option<thread::JoinHandle<()>>);
 
 impl Drip {
@@ -227,7 +228,7 @@ fn socket_with_small_window(address: SocketAddr) -> TcpStream {
     socket.into()
 }
 
-/// Commands, and how the reply to each begins.
+/// Commands, and the beginning of the reply to each.
 type Dialogue = &'static [(&'static str, &'static str)];
 
 const IN_DATA: Dialogue = &[

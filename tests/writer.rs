@@ -1,4 +1,4 @@
-//! The writer in front of stores that misbehave: every client hears what became of its own mail.
+//! The writer with faulty stores: every client gets the outcome of its own mail.
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use goguerrilla::smtp::{
 };
 use goguerrilla::storage::{Health, OpenStore, SaveError, SaveMail, SavedId, Saver, Writers};
 
-/// What a store of these tests does with a batch of subjects.
+/// The outcome of a batch, given its subjects.
 type Behave = Arc<dyn Fn(&[String]) -> Vec<Result<(), SaveError>> + Send + Sync>;
 
 #[test]
@@ -26,7 +26,7 @@ fn a_store_that_panics_costs_its_batch_and_works_again_for_the_next() {
     } = House::new(
         || Ok(()),
         |subjects| {
-            assert!(subjects[0] != "poison", "a bug in a store");
+            assert!(subjects[0] != "poison", "an intended panic");
             all_saved(subjects)
         },
     );
@@ -34,12 +34,16 @@ fn a_store_that_panics_costs_its_batch_and_works_again_for_the_next() {
     assert_unavailable(&save(&saver, "poison"));
     assert_saved(&save(&saver, "after"));
     writers.finish();
-    assert_eq!(opened.load(Ordering::SeqCst), 2, "its store is opened anew");
+    assert_eq!(
+        opened.load(Ordering::SeqCst),
+        2,
+        "the store was opened again"
+    );
     assert_eq!(seen.lock().unwrap().concat(), ["before", "poison", "after"]);
     let page = goguerrilla::metrics::page();
-    // Other tests of this process have writers that panic too.
+    // Other tests of this process cause writer panics too, so the exact count is unknown.
     let none = "goguerrilla_panics_total{part=\"writer\"} 0\n";
-    assert!(!page.contains(none), "it is counted");
+    assert!(!page.contains(none), "the panic was not counted");
 }
 
 #[test]
@@ -47,7 +51,7 @@ fn a_store_that_panics_while_it_makes_ready_works_again_for_the_next() {
     let is_first = AtomicBool::new(true);
     let house = House::new(
         move || {
-            assert!(!is_first.swap(false, Ordering::SeqCst), "a bug in a store");
+            assert!(!is_first.swap(false, Ordering::SeqCst), "an intended panic");
             Ok(())
         },
         all_saved,
@@ -63,12 +67,12 @@ fn a_store_that_panics_even_as_it_is_dropped_works_again_for_the_next() {
     struct Broken;
     impl SaveMail for Broken {
         fn save_mail(&mut self, _: &Mail) -> Result<SavedId, SaveError> {
-            panic!("a bug in a store")
+            panic!("an intended panic")
         }
     }
     impl Drop for Broken {
         fn drop(&mut self) {
-            panic!("another one")
+            panic!("a second intended panic")
         }
     }
     let opened = AtomicUsize::new(0);
@@ -89,7 +93,7 @@ fn a_store_that_cannot_be_opened_is_tried_again_with_the_next_mail() {
         let opened = Arc::clone(&opened);
         Arc::new(move || match opened.fetch_add(1, Ordering::SeqCst) {
             0 => Err(SaveError::Full("no room".to_owned())),
-            1 => panic!("a bug in a store"),
+            1 => panic!("an intended panic"),
             _ => Ok(Box::new(Store::silent())),
         })
     };
@@ -107,7 +111,7 @@ fn a_mail_that_fails_costs_its_neighbours_nothing() {
     let house = House::new(
         || Ok(()),
         |subjects| {
-            // Slow, so that mails come to stand in one batch.
+            // Slow, so that mails share a batch.
             thread::sleep(SLOW);
             let outcome = |subject: &String| match subject.ends_with('7') {
                 true => Err(SaveError::Unavailable("not this one".to_owned())),
@@ -133,7 +137,7 @@ fn a_mail_that_fails_costs_its_neighbours_nothing() {
     seen.sort();
     let mut sent = subjects.clone();
     sent.sort();
-    assert_eq!(seen, sent, "each mail is shown to the store once");
+    assert_eq!(seen, sent, "each mail is passed to the store once");
 }
 
 #[test]
@@ -165,7 +169,7 @@ fn under_load_a_slow_store_is_given_batches() {
     house.writers.finish();
     let batches = house.seen.lock().unwrap();
     assert_eq!(batches.concat().len(), 100);
-    // One by one it would have been called a hundred times.
+    // Without batches the store would have been called a hundred times.
     assert!(batches.len() <= 30, "{} batches", batches.len());
 }
 
@@ -193,7 +197,7 @@ fn writers_take_turns_and_do_not_split_a_batch_between_them() {
     let batches = house.seen.lock().unwrap();
     assert_eq!(batches.concat().len(), 400);
     println!("{} batches", batches.len());
-    // Each for itself, four writers would see batches of five.
+    // Four independent writers would get batches of five.
     assert!(batches.len() <= 65, "{} batches", batches.len());
 }
 
@@ -219,7 +223,7 @@ fn a_writer_that_hangs_holds_nobody_up() {
         has_begun.recv().unwrap();
         let began_at = Instant::now();
         for number in 0..20 {
-            assert_saved(&save(saver, &format!("beside it {number}")));
+            assert_saved(&save(saver, &format!("meanwhile {number}")));
         }
         assert!(began_at.elapsed() < Duration::from_secs(5));
         assert!(!stuck.is_finished());
@@ -265,7 +269,7 @@ fn a_mail_in_the_hands_of_the_store_is_not_withdrawn() {
     thread::scope(|scope| {
         let saver = &house.saver;
         let waiting = scope.spawn(move || saver.save(mail("claimed"), &mut || true));
-        // Longer than the second after which a mail that only queues is withdrawn.
+        // Longer than the second after which a mail that is only queued is withdrawn.
         thread::sleep(Duration::from_millis(1_300));
         drop(release);
         assert_saved(&waiting.join().unwrap());
@@ -285,7 +289,7 @@ fn whoever_leaves_a_store_that_hangs_is_noticed_also_when_the_first_to_wait_has_
     );
     thread::scope(|scope| {
         let saver = &house.saver;
-        // Each leaves some time after the one before it, and nobody comes meanwhile.
+        // Each client disconnects some time after the one before it, and no new one arrives.
         for number in 0..8 {
             scope.spawn(move || {
                 let subject = format!("mail {number}");
@@ -293,7 +297,7 @@ fn whoever_leaves_a_store_that_hangs_is_noticed_also_when_the_first_to_wait_has_
                 let began = Instant::now();
                 let saved = saver.save(mail(&subject), &mut || began.elapsed() >= leaves_after);
                 assert_unavailable(&saved);
-                // It is looked after twice a second.
+                // `save` checks twice a second whether the client is still connected.
                 let late = began.elapsed().saturating_sub(leaves_after);
                 assert!(
                     late < Duration::from_millis(1_500),
@@ -323,7 +327,7 @@ fn whoever_leaves_a_writer_that_hangs_is_noticed_while_another_writer_is_busy() 
     let saver = &house.saver;
     let is_noticed = &AtomicBool::new(false);
     thread::scope(|scope| {
-        // Nobody waits for long, and somebody always does, but for the one whose writer hangs.
+        // Some mail is always waiting, but none for long except the one whose writer hangs.
         for number in 0..40 {
             let shall_hang = &shall_hang;
             scope.spawn(move || {
@@ -367,7 +371,7 @@ fn what_has_queued_up_is_saved_before_the_writers_end() {
             .map(|number| {
                 let (saver, queued) = (saver.clone(), queued.clone());
                 scope.spawn(move || {
-                    // Asked for the first time while it waits in the queue.
+                    // `save` calls this for the first time while the mail is queued.
                     let client_left = &mut || queued.send(()).is_err();
                     saver.save(mail(&format!("queued {number}")), client_left)
                 })
@@ -385,7 +389,7 @@ fn what_has_queued_up_is_saved_before_the_writers_end() {
     assert_unavailable(&save(&saver, "too late"));
 }
 
-/// A writer and a store that keeps a list of what it was given.
+/// Writers and a store that records the batches it was given.
 struct House {
     saver: Saver,
     writers: Writers,
@@ -468,7 +472,7 @@ impl SaveMail for Store {
     }
 }
 
-/// A gate that opens for ever once its first half is dropped.
+/// Returns a sender and a function that blocks until the sender is dropped.
 fn gate() -> (Sender<()>, impl Fn() + Send + Sync) {
     let (release, released): (_, Receiver<()>) = mpsc::channel();
     let released = Mutex::new(released);
@@ -497,13 +501,13 @@ fn assert_unavailable(outcome: &Result<SavedId, SaveError>) {
     );
 }
 
-/// A mail as a dialogue makes it.
+/// Builds a mail from an SMTP dialogue.
 fn mail(subject: &str) -> Mail {
     let column = || Column::varchar(128);
     let settings = SessionSettings {
         host_name: "mx.test".to_owned(),
         primary_mail_host: "mx.test".to_owned(),
-        allowed_hosts: AllowedHosts::new(["*"]),
+        allowed_hosts: AllowedHosts::any(),
         max_content_octets: 1_000,
         max_recipients: 10,
         to_column: column(),
@@ -538,7 +542,7 @@ fn mail(subject: &str) -> Mail {
     }
 }
 
-/// What a commit takes on a fast disk.
+/// The time of a commit on a fast disk.
 const FAST: Duration = Duration::from_millis(2);
-/// What a commit takes on a slow disk.
+/// The time of a commit on a slow disk.
 const SLOW: Duration = Duration::from_millis(20);

@@ -1,4 +1,4 @@
-//! What an introduced client leaves behind: its address in the row, in Received and in the log, and in no other's place.
+//! XCLIENT: the given address appears in the row, in Received and in the log, and counts for the limit per address.
 
 use nix::sys::signal::Signal;
 
@@ -100,7 +100,7 @@ fn the_clients_own_greeting_decides_the_word_of_received() {
 fn a_client_cannot_make_itself_another_one() {
     let server = Server::start(&[("GM_TRUSTED_PROXIES", "192.0.2.1")]);
     let mut client = server.client();
-    // Not even the address of somebody who is trusted helps.
+    // Not even a trusted address is accepted from an untrusted client.
     client.command("XCLIENT ADDR=192.0.2.1", "550 5.7.0 ");
     client.command("XCLIENT ADDR=192.0.2.2", "550 5.7.0 ");
     server.wait_for_log(" rejected client=127.0.0.1 command=XCLIENT ");
@@ -114,7 +114,7 @@ fn a_client_behind_a_proxy_stays_who_it_is() {
     let mut client = server.client();
     client.command("XCLIENT ADDR=192.0.2.1", "220 ");
     client.command("EHLO client.test", "250");
-    // What nginx passes on as it is.
+    // nginx forwards these commands unchanged.
     client.command("MAIL FROM:<a@client.test>", "250 ");
     client.command("RCPT TO:<u@ours.test>", "250 ");
     client.command("RSET", "250 ");
@@ -176,7 +176,7 @@ fn the_given_address_is_the_one_that_is_counted() {
         let code = client.read_reply().expect("a reply").code;
         (code, client)
     };
-    // The proxy itself holds as many as it likes.
+    // Connections of the proxy itself are not limited.
     let _idle: Vec<Client> = (0..5).map(|_| server.client()).collect();
     let mut held = vec![introduce("192.0.2.1"), introduce("192.0.2.1")];
     assert!(held.iter().all(|(code, _)| *code == 220));
@@ -187,7 +187,7 @@ fn the_given_address_is_the_one_that_is_counted() {
     assert!(others.iter().all(|(code, _)| *code == 220));
     let (_, mut leaving) = held.remove(0);
     leaving.command("QUIT", "221 ");
-    wait_for("the share to come back", || {
+    wait_for("the address to have a free connection", || {
         (introduce("192.0.2.1").0 == 220).then_some(())
     });
 }

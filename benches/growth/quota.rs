@@ -1,21 +1,21 @@
-//! A process with a part of a processor, as it would have on a smaller machine: a control group of Linux.
+//! Limits a process to a share of one processor with a Linux control group, to simulate a smaller machine.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Dropped after its process has ended, the group goes as well.
+/// A control group. Drop it after its process has ended; this removes the group.
 pub struct Quota {
     folder: PathBuf,
 }
 
 impl Quota {
-    /// Confines a process and its threads to this part of one processor.
+    /// Limits a process and its threads to this share of one processor.
     ///
     /// # Errors
-    /// Without the right to make groups, which root has on most machines.
+    /// Fails without the right to create control groups, which root has on most machines.
     pub fn confine(process: u32, part: f64) -> io::Result<Quota> {
-        // In short periods, so that it is slow and does not stand still.
+        // Short periods slow the process down without long pauses.
         let quota = format!("{:.0}", part * f64::from(PERIOD));
         let first = Path::new("/sys/fs/cgroup/cpu");
         let (root, settings) = match first.is_dir() {
@@ -45,5 +45,5 @@ impl Drop for Quota {
     }
 }
 
-/// Microseconds.
+/// The period in microseconds.
 const PERIOD: u32 = 10_000;

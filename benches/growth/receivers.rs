@@ -1,7 +1,7 @@
-//! One receiver and two on one cluster of Galera, each mail in its three nodes before the 250.
+//! One and two receivers on one Galera cluster, which replicates each mail to its three nodes before the 250.
 //!
-//! All of them share one machine, whose processors are soon the limit, not the receivers. So the same is measured with a
-//! part of a processor for each receiver, as if each had a small machine of its own.
+//! All processes share one machine, whose processors soon are the limit instead of the receivers. So the same is also
+//! measured with a fraction of a processor for each receiver, as if each ran on a small machine.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -16,7 +16,7 @@ use crate::peer::{Server, TICKS_PER_SECOND, cpu_seconds_of, goguerrilla};
 use crate::support::galera::Galera;
 use crate::support::mariadb::with_hosts;
 
-/// One table.
+/// Returns one table.
 pub fn measure() -> String {
     let galera = Galera::start();
     let mut text = String::from(
@@ -53,7 +53,7 @@ pub fn measure() -> String {
                 run.nodes,
                 run.machine,
             );
-            // Their processes end before the groups go.
+            // The processes must end before their control groups are removed.
             drop(receivers);
         }
     }
@@ -79,7 +79,7 @@ impl Receiver {
     }
 }
 
-/// Messages a second, and how many cores were busy meanwhile.
+/// Messages per second, and the number of busy cores.
 struct Run {
     rate: f64,
     receivers: f64,
@@ -100,7 +100,7 @@ fn measure_one(receivers: &[Receiver], galera: &Galera) -> Run {
     }
 }
 
-/// Two clients of 50 sessions each, however many receivers there are.
+/// Sends with two clients of 50 sessions each, for any number of receivers.
 fn run(receivers: &[Receiver], galera: &Galera, count: usize) -> Run {
     let look = || {
         let receivers = receivers.iter().map(|one| one.server.cpu_seconds()).sum();
@@ -128,7 +128,7 @@ fn run(receivers: &[Receiver], galera: &Galera, count: usize) -> Run {
     }
 }
 
-/// Processor time of the whole machine so far.
+/// Returns the processor time that the whole machine has used.
 fn busy_seconds() -> f64 {
     let stat = fs::read_to_string("/proc/stat").expect("proc is mounted");
     let line = stat.lines().next().unwrap_or_default();
@@ -137,7 +137,7 @@ fn busy_seconds() -> f64 {
         .skip(1)
         .filter_map(|field| field.parse().ok())
         .collect();
-    // proc(5): user, nice, system, idle, iowait, irq, softirq; what follows is none of ours.
+    // proc(5): user, nice, system, idle, iowait, irq, softirq; the later fields do not count.
     let busy: u64 = [0, 1, 2, 5, 6]
         .iter()
         .filter_map(|&field| ticks.get(field))
@@ -145,7 +145,8 @@ fn busy_seconds() -> f64 {
     busy as f64 / TICKS_PER_SECOND
 }
 
-/// What a confined receiver has of one core: so little that two of them, the nodes and the clients fit into two cores.
+/// The share of one core for a limited receiver: small enough that two receivers, the nodes and the clients fit into
+/// two cores.
 const PART: f64 = 0.15;
 const CLIENTS: usize = 2;
 const WARM_UP_MESSAGES: usize = 1_000;

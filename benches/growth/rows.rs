@@ -1,7 +1,7 @@
-//! More rows in the table, the same load: 50 connections that send 2 KB to random recipients.
+//! The same load with more rows in the table: 50 connections that send 2 KB to random recipients.
 //!
-//! What is inserted at a random place is the row's hash and its recipient; all else is appended. So the rows that are there
-//! before need no large bodies: 300 octets in SQLite, none in MariaDB, whose bodies are in Redis.
+//! Only the index entries of hash and recipient are inserted at random positions; everything else is appended. So the
+//! existing rows need no large bodies: 300 octets in SQLite, none in MariaDB, whose bodies are in Redis.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -18,7 +18,7 @@ use crate::median;
 use crate::peer::{Server, cpu_seconds_of, goguerrilla};
 use crate::support::front::block_of_readme;
 
-/// One table, and what a row takes.
+/// Returns one table, and the size of the rows.
 pub fn measure() -> String {
     let mut text = String::from(
         "| store | rows before | messages/s | CPU s per 1,000 | of MariaDB | KB read a message | KB written |\n\
@@ -35,7 +35,7 @@ pub fn measure() -> String {
         }
     }
     let by_day = block_of_readme("PARTITION BY RANGE");
-    // As if it had been set up yesterday: whatever is there is older than today.
+    // Simulates partitioning since yesterday: all existing rows are older than today.
     let by_day =
         format!("SET timestamp = UNIX_TIMESTAMP() - 86400;\n{by_day}\nSET timestamp = DEFAULT;\n");
     let last = ROWS[ROWS.len() - 1];
@@ -53,12 +53,12 @@ pub fn measure() -> String {
     format!("{text}\n{sizes}")
 }
 
-/// What the runs of one state of the table come to.
+/// The result of a run with one state of the table.
 struct Run {
     rate: f64,
     cpu: f64,
     database_cpu: f64,
-    /// KB a message.
+    /// KB read per message.
     read: f64,
     written: f64,
 }
@@ -107,13 +107,13 @@ fn run(server: &Server, time: Duration) -> Run {
     }
 }
 
-/// Octets that the store has read from and written to its files so far. Those of SQLite come out of the page cache, as long
-/// as it holds them.
+/// Returns the octets that the store has read from and written to its files. SQLite reads from the page cache as long
+/// as it holds the file.
 fn file_octets(server: &Server) -> (u64, u64) {
     let (said, names) = match server.companions().is_empty() {
         true => {
             let io = fs::read_to_string(format!("/proc/{}/io", server.id()));
-            (io.expect("it runs"), ["rchar: ", "wchar: "])
+            (io.expect("the process runs"), ["rchar: ", "wchar: "])
         }
         false => {
             let status = "SHOW GLOBAL STATUS LIKE 'Innodb_data_%'";
@@ -129,8 +129,8 @@ fn file_octets(server: &Server) -> (u64, u64) {
     (figure(names[0]), figure(names[1]))
 }
 
-/// The rows are of the thirty days before today, the oldest first. The indices are made behind them, which is faster, as
-/// full as those become that grow at random places.
+/// Starts MariaDB with `rows` rows of the thirty days before today, oldest first. The indices are built afterwards,
+/// which is faster, with the fill factor that random insertion leads to.
 fn start_mariadb(rows: usize, before: &str) -> Server {
     Server::start_prepared("mysql + redis", databases::start, |folder, address| {
         execute(folder, before);
@@ -155,7 +155,7 @@ fn start_mariadb(rows: usize, before: &str) -> Server {
     })
 }
 
-/// The whole table fits, and is there.
+/// Enlarges the buffer pool so that the whole table fits, and loads its indices.
 fn enlarge_pool(server: &Server) {
     execute(
         server.folder(),
@@ -178,7 +178,7 @@ fn tables_size(server: &Server) -> String {
     .to_owned()
 }
 
-/// In the order in which mails come, so that the indices grow as they would; the pages stay in memory meanwhile.
+/// Fills an SQLite file in the order in which mails arrive, so that the indices grow as in operation.
 fn fill_sqlite(folder: &Path, rows: usize) {
     let file = folder.join("goguerrilla.db");
     let database = Connection::open(&file).expect("a new file");
@@ -216,5 +216,5 @@ const ROWS: [usize; 3] = [0, 1_000_000, 5_000_000];
 const USERS: usize = 1_000_000;
 const ROUNDS: usize = 3;
 const WARM_UP_TIME: Duration = Duration::from_secs(2);
-/// Longer than elsewhere: what is written back later is part of the cost.
+/// Longer than in other parts, because delayed writes are part of the cost.
 const RUN_TIME: Duration = Duration::from_secs(3);

@@ -1,4 +1,4 @@
-//! More sessions, the same mails: each store with 50, 200 and 1,000 sessions of smtp-source.
+//! The same mails with more sessions: each store with 50, 200 and 1,000 sessions of smtp-source.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,7 @@ use crate::load::{Load, Message};
 use crate::peer::{PEERS, Server, YARDSTICK};
 use crate::{Figures, RUN_TIME, WARM_UP_MESSAGES, median};
 
-/// One table.
+/// Returns one table.
 pub fn measure() -> String {
     let mut text = String::from(
         "| 2 KB, messages/s (CPU s per 1,000) | 50 sessions | 200 | 1,000 |\n|---|---:|---:|---:|\n",
@@ -16,7 +16,7 @@ pub fn measure() -> String {
         for (how, keep) in [("conn", false), ("keep", true)] {
             let mut runs = vec![Vec::new(); SESSIONS.len()];
             let mut count = WARM_UP_MESSAGES;
-            // The first round is not counted: it tells how many messages make a run.
+            // The first round is not counted; it determines the number of messages per run.
             for round in 0..=ROUNDS {
                 for (sessions, runs) in SESSIONS.into_iter().zip(&mut runs) {
                     let figures = run(&server, keep, sessions, count.max(sessions * 3));

@@ -1,4 +1,4 @@
-//! Requests as nginx sends them, and as anybody else might: the head, and what auth_http answers to it.
+//! HTTP requests to auth_http, from nginx and from hostile clients: the request head and the answer to it.
 #![no_main]
 
 use std::net::SocketAddr;
@@ -16,10 +16,10 @@ use goguerrilla_fuzz::{Dialogue, settings};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|head: &[u8]| {
-    // The connection reads no more.
+    // A connection reads at most 8,192 octets.
     let head = &head[..head.len().min(8_192)];
     let answer = respond(head);
-    // A line's end at a time, as the connection asks: what is decided stays so.
+    // The connection parses at each line end. Once an answer is decided, further lines must not change it.
     let line_ends = head
         .iter()
         .enumerate()
@@ -63,7 +63,7 @@ fn check(head: &[u8], answer: &[u8]) {
         assert!([400, 405, 431].contains(&code), "{code}");
         return;
     }
-    // What a request asks for, read once more by the crate that reads it for us.
+    // Parses the request with the crate that the server uses too.
     let mut asked = [httparse::EMPTY_HEADER; 64];
     let mut request = httparse::Request::new(&mut asked);
     assert!(request.parse(head).expect("it was answered").is_complete());
@@ -88,8 +88,8 @@ fn check(head: &[u8], answer: &[u8]) {
     }
 }
 
-/// What a session would say of the RCPT command that nginx passes on. Where it takes no such line, because it is too long or
-/// a forward-path alone, there is nothing to compare with.
+/// Returns whether a session would reply 550 to the RCPT command that nginx forwards. If a session cannot receive this
+/// line, because it is too long or only a forward-path, asks the settings directly.
 fn session_finds_foreign(line: &[u8]) -> bool {
     let verb = line
         .split(|octet| *octet == b' ')

@@ -1,4 +1,4 @@
-//! Chunks among other commands: what is stored and each reply, against a model that knows what was sent.
+//! BDAT among other commands: each stored mail and each reply is compared with a model that knows what was sent.
 #![no_main]
 
 use std::mem;
@@ -20,11 +20,11 @@ enum Command {
     Noop,
 }
 
-/// What a client should know of its transaction.
+/// The model of the client's transaction.
 #[derive(Default)]
 struct Model {
     transaction: Option<Transaction>,
-    /// A chunk was refused and was not the last one: more of its message may come.
+    /// A chunk that was not the last one was refused; further chunks of its message may follow.
     rest_of_refused: bool,
     expected: Vec<Expected>,
     stream: Vec<u8>,
@@ -39,7 +39,7 @@ struct Transaction {
 #[derive(Debug, PartialEq, Eq)]
 enum Expected {
     Code(u16),
-    /// The reply to a chunk of a message that was refused.
+    /// The reply to a chunk of a refused message, which does not count as an error.
     Forgiven(u16),
     Saved(usize, Vec<u8>),
 }
@@ -49,7 +49,7 @@ fuzz_target!(|commands: Vec<Command>| {
     for command in &commands {
         model.send(command);
     }
-    // Behind the eleventh fault nothing counts.
+    // The eleventh error ends the session.
     let mut faults = 0;
     for (index, expected) in model.expected.iter().enumerate() {
         faults += u32::from(matches!(expected, Expected::Code(500..=503 | 555)));
@@ -95,7 +95,7 @@ impl Model {
                 self.stream
                     .extend(format!("BDAT {}{last_word}\r\n", octets.len()).bytes());
                 self.stream.extend(octets);
-                // Refused or not, the octets are no commands.
+                // Accepted or not, the octets of a chunk are never commands.
                 let has_recipients = |open: &Transaction| !open.recipients.is_empty();
                 if !self.transaction.as_ref().is_some_and(has_recipients) {
                     self.rest_of_refused = is_rest && !last;

@@ -1,4 +1,4 @@
-//! One command line in each state of a session: one reply, and no envelope that a relay could be tricked with.
+//! One command line in each session state: it gets exactly one reply, and no envelope can be used for relaying.
 #![no_main]
 
 use goguerrilla::smtp::Tls;
@@ -22,7 +22,7 @@ fuzz_target!(|line: &[u8]| {
         if !ends && line.len() <= 2_046 {
             let verb = line.trim_ascii_start().get(..4).unwrap_or_default();
             match &seen[..] {
-                // Octets of a chunk are awaited.
+                // The session waits for the octets of a chunk.
                 [] => assert!(verb.eq_ignore_ascii_case(b"BDAT")),
                 [step] => check_step(step, verb),
                 more => panic!("{more:?}"),
@@ -31,7 +31,7 @@ fuzz_target!(|line: &[u8]| {
                 panic!("{counts:?} in {asked} commands and one");
             }
         }
-        // Where it left a transaction behind, a mail shows what it took.
+        // If the line left a transaction open, a mail shows the accepted paths.
         let rest = b"RCPT TO:<known@ours.test>\r\nDATA\r\n.\r\n";
         for step in dialogue.receive(rest) {
             if let Seen::Save(mail) = step {
@@ -51,7 +51,7 @@ fuzz_target!(|line: &[u8]| {
 fn check_step(step: &Seen, verb: &[u8]) {
     let is = |name: &[u8]| verb.eq_ignore_ascii_case(name);
     match step.code() {
-        // The last chunk of nothing.
+        // An empty last chunk.
         0 => assert!(is(b"BDAT")),
         354 => assert!(is(b"DATA")),
         221 => assert!(is(b"QUIT")),
@@ -75,13 +75,13 @@ fn check_step(step: &Seen, verb: &[u8]) {
     }
 }
 
-/// Printable, ASCII unless it was asked for, and without an end of its own.
+/// Asserts that the path is printable, and ASCII unless SMTPUTF8 was requested.
 fn check_path(path: &str, smtputf8: bool) {
     assert!(!path.chars().any(char::is_control), "{path:?}");
     assert!(smtputf8 || path.is_ascii(), "{path}");
 }
 
-/// At our domain, and nobody behind us finds a second address in it.
+/// Returns whether the recipient is in the allowed domain and cannot be read as a second address by a later MTA.
 fn is_ours(recipient: &str) -> bool {
     let behind_route = match recipient.strip_prefix('@') {
         Some(route) => route.split_once(':').expect("a route has an end").1,

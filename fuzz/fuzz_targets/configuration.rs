@@ -1,4 +1,4 @@
-//! Configurations: whatever stands in the file, there are settings within their bounds or one line that shows no secret.
+//! Configurations: any text yields settings within their limits or a one-line error without secrets.
 #![no_main]
 
 use goguerrilla::config::Config;
@@ -21,7 +21,7 @@ fuzz_target!(|text: &str| {
         );
     }
     said.push(format!("{parsed:?}"));
-    // A secret is taken for one where nothing else could have brought it there.
+    // Only a secret that occurs once in the text counts, because other parts of the text may legitimately be printed.
     let given: Option<serde_json::Value> = serde_json::from_str(text).ok();
     for key in ["MYSQL_PASS", "REDIS_INTERFACE"] {
         let secret = given.as_ref().and_then(|given| given.get(key)?.as_str());
@@ -44,9 +44,9 @@ fn check(config: &Config) {
     assert!((1..=10_000).contains(&config.max_recipients));
     assert!((1..=64).contains(&config.save_workers));
     assert!((1..=usize::MAX / 4).contains(&config.max_memory_octets));
-    assert!(!config.listen_addresses.is_empty() && !config.allowed_hosts.is_empty());
+    assert!(!config.listen_addresses.is_empty());
     assert!(config.tls_listen_addresses.is_empty() || config.tls_files.is_some());
-    // They become part of replies, of Received and of statements.
+    // These values become part of replies, Received fields and SQL statements.
     for host in [&config.host_name, &config.primary_mail_host] {
         assert!(host.len() <= 255 && !host.contains(|c: char| c.is_control() || c.is_whitespace()));
     }

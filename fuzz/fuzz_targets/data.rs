@@ -1,4 +1,4 @@
-//! What follows 354, against a model that is slow and obviously right, however the stream is cut.
+//! The content after 354, compared with a slow and obviously correct model, for any packet boundaries.
 #![no_main]
 
 use goguerrilla::smtp::Tls;
@@ -34,7 +34,7 @@ fuzz_target!(|stream: &[u8]| {
     }
 });
 
-/// The first step that is one, and what is unused then.
+/// Returns the first step and the octets that are unused at that time.
 fn read(dialogue: &mut Dialogue, pieces: &[&[u8]]) -> Option<(Seen, Vec<u8>)> {
     for (index, piece) in pieces.iter().enumerate() {
         let mut rest = *piece;
@@ -50,7 +50,7 @@ fn read(dialogue: &mut Dialogue, pieces: &[&[u8]]) -> Option<(Seen, Vec<u8>)> {
     None
 }
 
-/// Content, and what stands behind its end: line by line, where only CR LF ends a line.
+/// Returns the content and the octets after its end. Reads line by line, where only CR LF ends a line.
 fn model(stream: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     let mut content = Vec::new();
     let mut rest = stream;

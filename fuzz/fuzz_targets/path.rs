@@ -1,10 +1,11 @@
-//! Reverse-path and forward-path, against their grammar as a regular expression.
+//! Reverse-path and forward-path, against their grammar as a regular expression; the form in which domains are compared,
+//! and the allowed hosts that are looked up by it.
 #![no_main]
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::LazyLock;
 
-use goguerrilla::smtp::{ForwardPath, PathError, ReversePath};
+use goguerrilla::smtp::{AllowedHosts, ForwardPath, PathError, ReversePath, domain};
 use libfuzzer_sys::fuzz_target;
 use regex::Regex;
 
@@ -21,6 +22,7 @@ fuzz_target!(|input: &str| {
             assert!(path.is_same_mailbox(path));
             let again = ForwardPath::parse(&input[..input.len() - rest.len()]);
             assert_eq!(again, Ok((path.clone(), "")));
+            check_domain(path);
             assert!(domain.is_some() || local_part.eq_ignore_ascii_case("postmaster"));
         }
         (Some((_, local_part, None)), Err(PathError::Malformed)) => {
@@ -45,6 +47,31 @@ fuzz_target!(|input: &str| {
     }
 });
 
+/// A canonical form is its own, and what is listed is accepted in every spelling.
+fn check_domain(path: &ForwardPath) {
+    let (Some(given), Some(canonical)) = (path.domain(), path.canonical_domain()) else {
+        return;
+    };
+    assert_eq!(domain::canonical(given), canonical);
+    assert_eq!(domain::canonical(canonical), canonical);
+    assert!(
+        !canonical.ends_with('.') && !canonical.contains(|c: char| c.is_ascii_uppercase())
+            || canonical.starts_with('[')
+    );
+    let parent = canonical
+        .split_once('.')
+        .map(|(_, parent)| format!("*.{parent}"));
+    for item in [Some(given.to_owned()), Some(canonical.to_owned()), parent]
+        .into_iter()
+        .flatten()
+    {
+        let Ok(allowed) = AllowedHosts::from_items([item.as_str()]) else {
+            continue;
+        };
+        assert_eq!(allowed.accept(path), !path.hides_a_route(), "{item}");
+    }
+}
+
 /// Text between the brackets, local-part and domain.
 fn model(input: &str) -> Option<(&str, &str, Option<&str>)> {
     let found = GRAMMAR.captures(input)?;
@@ -52,7 +79,7 @@ fn model(input: &str) -> Option<(&str, &str, Option<&str>)> {
     let domain = group("domain");
     let route = group("route").unwrap_or_default();
     let hops = route.split(['@', ',', ':']).filter(|hop| !hop.is_empty());
-    let is_short = |name: &str| name.len() <= 255;
+    let is_short = |name: &str| domain::without_trailing_dot(name).len() <= 255;
     let is_good = hops
         .chain(domain)
         .all(|name| is_short(name) || name.starts_with('['))
@@ -78,12 +105,13 @@ fn is_right_if_literal(domain: &str) -> bool {
 }
 
 static GRAMMAR: LazyLock<Regex> = LazyLock::new(|| {
-    let other = r"[^\x00-\x7f]";
+    let dot = "[.\u{3002}\u{ff0e}\u{ff61}]";
+    let other = "[^\\x00-\\x7f\u{3002}\u{ff0e}\u{ff61}]";
     let end = format!("(?:[0-9A-Za-z_]|{other})");
     let label = format!("(?:{end}(?:(?:[0-9A-Za-z_-]|{other})*{end})?)");
-    let domain = format!(r"(?:{label}(?:\.{label})*)");
+    let domain = format!("(?:{label}(?:{dot}{label})*{dot}?)");
     let literal = r"\[[0-9A-Za-z:.]+\]";
-    let dot_string = format!("(?:[0-9A-Za-z.!#$%&'*+/=?^_`{{|}}~-]|{other})+");
+    let dot_string = "(?:[0-9A-Za-z.!#$%&'*+/=?^_`{|}~-]|[^\\x00-\\x7f])+";
     let quoted = r#""(?:[^"\\]|\\.)+""#;
     let pattern = format!(
         "(?s)^<(?<text>(?<route>@{domain}(?:,@{domain})*:)?(?<local>{dot_string}|{quoted})(?:@(?<domain>{domain}|{literal}))?)>"

@@ -1,4 +1,5 @@
-//! Headers of the PROXY protocol: against their form as it is written down, and decided alike wherever they were cut.
+//! PROXY protocol headers, compared with a model of the specification; the result must not depend on where the stream
+//! is cut.
 #![no_main]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -52,7 +53,7 @@ fn model(octets: &[u8]) -> Header {
 }
 
 fn line(line: &[u8]) -> Option<Source> {
-    // What nobody reads has to be text all the same.
+    // The whole line must be text, including the ignored parts.
     std::str::from_utf8(line).ok()?;
     let found = LINE.captures(line)?;
     let text = |name| std::str::from_utf8(found.name(name)?.as_bytes()).ok();
@@ -73,7 +74,7 @@ fn line(line: &[u8]) -> Option<Source> {
     (line.len() <= longest).then(|| Source::Client(from.to_canonical()))
 }
 
-/// What stands behind the signature.
+/// Parses a version 2 header after its signature.
 fn binary(rest: &[u8]) -> Header {
     match rest.first() {
         None => return Header::Partial,

@@ -1,5 +1,5 @@
-//! Whole sessions: no octets make one panic, outgrow its ceilings or say what is no reply, and its steps do not depend on
-//! where the stream was cut. The first octet chooses what kind of session it is.
+//! Whole sessions: no input makes a session panic, exceed its limits or send a malformed reply, and the steps do not
+//! depend on packet boundaries. The first octet selects the kind of session.
 #![no_main]
 
 use goguerrilla::smtp::Tls;
@@ -24,7 +24,7 @@ fuzz_target!(|data: &[u8]| {
             seen.iter()
                 .all(|step| step.code() != 220 || !matches!(step, Seen::Reply(..)))
         );
-        // Whether STARTTLS was the last of its group is a matter of cuts.
+        // Whether octets follow STARTTLS in the same read depends on the cuts, so steps from there on are not compared.
         let starttls = |step: &Seen| *step == Seen::StartTls || step.code() == 454;
         if let Some(at) = seen.iter().position(starttls) {
             seen.truncate(at);

@@ -1,4 +1,5 @@
-//! XCLIENT, line after line: who is believed, and which address and name come out, against a plain reading of the rules.
+//! XCLIENT, line by line: who may send it, and the resulting address and name, compared with a direct implementation of
+//! the rules.
 #![no_main]
 
 use std::collections::BTreeMap;
@@ -12,13 +13,13 @@ fuzz_target!(|data: &[u8]| {
     let Some((kind, lines)) = data.split_first() else {
         return;
     };
-    // A header of the PROXY protocol has named somebody, and that holds.
+    // With an odd first octet a PROXY header has already fixed the client address.
     let named: Option<IpAddr> = (kind % 2 == 1).then(|| [192, 0, 2, 1].into());
     let mut address = named.map_or(ClientAddress::NotGiven, ClientAddress::Known);
     let mut helo: Option<String> = None;
     let mut believed = Dialogue::new(100, 1 << 20, Tls::Unavailable).believe_proxy(named);
     let mut stranger = Dialogue::new(100, 1 << 20, Tls::Unavailable);
-    // Two more faults would end the session.
+    // Two more errors would end the session.
     for line in lines.split(|octet| *octet == b'\n').take(9) {
         if line.len() > 2_000 || line.iter().any(|octet| matches!(octet, b'\r' | 0)) {
             continue;
@@ -48,11 +49,11 @@ fuzz_target!(|data: &[u8]| {
         assert_eq!(name, helo.as_deref().unwrap_or_default());
         assert!(name.len() <= 255 && !name.chars().any(char::is_control));
     }
-    // The client has to greet us itself.
+    // After XCLIENT the client must send HELO or EHLO itself.
     assert_eq!(believed.receive(b"MAIL FROM:<a@b>\r\n")[0].code(), 503);
 });
 
-/// Whom a line names; `None` when it is refused.
+/// Returns the address and name of a line, or `None` if it must be rejected.
 fn model(line: &[u8]) -> Option<(ClientAddress, Option<String>)> {
     let line = std::str::from_utf8(line).ok()?;
     let mut attributes: BTreeMap<String, String> = BTreeMap::new();

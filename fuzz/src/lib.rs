@@ -1,4 +1,4 @@
-//! What the targets share: a session without a socket, streams cut in several ways, and what can be seen of it.
+//! Shared code of the fuzz targets: a session without a socket, its visible steps, and streams cut in several ways.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use goguerrilla::smtp::{
     SessionSettings, Step, Tls,
 };
 
-/// A session and the octets on their way to it.
+/// A session and the input on its way to it.
 pub struct Dialogue {
     session: Session,
     input: Input,
@@ -18,7 +18,7 @@ pub struct Dialogue {
     is_closed: bool,
 }
 
-/// A step as far as it can be seen from outside.
+/// The externally visible part of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seen {
     Reply(u16, String),
@@ -28,7 +28,7 @@ pub enum Seen {
     Close(u16, String),
 }
 
-/// What would be stored.
+/// A mail that the session would save.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mail {
     pub from: String,
@@ -38,7 +38,7 @@ pub struct Mail {
 }
 
 impl Seen {
-    /// The code of a reply, 0 where the connection decides on one.
+    /// Returns the reply code, or 0 for a save, whose reply the connection decides.
     pub fn code(&self) -> u16 {
         match self {
             Seen::Reply(code, _) | Seen::Close(code, _) => *code,
@@ -49,7 +49,7 @@ impl Seen {
 }
 
 impl Dialogue {
-    /// Before EHLO; mail for ours.test, three recipients at most.
+    /// Starts a session before EHLO. It accepts mail for ours.test, with three recipients at most.
     pub fn new(max_content: usize, max_budget: usize, tls: Tls) -> Dialogue {
         let budget = MemoryBudget::new(max_budget);
         Dialogue {
@@ -62,13 +62,14 @@ impl Dialogue {
         }
     }
 
-    /// Its peer is a trusted proxy.
+    /// Makes the peer a trusted proxy; `named` is the client address of its PROXY header.
     pub fn believe_proxy(mut self, named: Option<IpAddr>) -> Dialogue {
         self.session.believe_proxy(named);
         self
     }
 
-    /// Octets arrive. Read as a connection reads them: no more than there is room for.
+    /// Passes octets to the session as a connection reads them, limited by the space in the buffer, and returns the
+    /// steps.
     pub fn receive(&mut self, octets: &[u8]) -> Vec<Seen> {
         let mut seen = Vec::new();
         let mut rest = octets;
@@ -81,7 +82,7 @@ impl Dialogue {
         seen
     }
 
-    /// All pieces, one after the other.
+    /// Passes all pieces in order and returns the steps.
     pub fn receive_all(&mut self, pieces: &[&[u8]]) -> Vec<Seen> {
         pieces
             .iter()
@@ -89,7 +90,7 @@ impl Dialogue {
             .collect()
     }
 
-    /// Puts as much of `octets` as there is room for where the session finds it.
+    /// Copies as many octets into the input buffer as fit, and returns their number.
     pub fn fill(&mut self, octets: &[u8]) -> usize {
         let room = self.input.room(COMMAND_ROOM);
         let count = room.len().min(octets.len());
@@ -98,14 +99,14 @@ impl Dialogue {
         count
     }
 
-    /// The next step; `None` when more has to come first, or nothing counts any more.
+    /// Returns the next step, or `None` if the session needs more input or is closed.
     pub fn next(&mut self) -> Option<Seen> {
         if self.is_closed {
             return None;
         }
         let seen = match self.session.next_step(&mut self.input) {
             Step::NeedInput => {
-                // What is not yet a whole command line is all that may be left unused.
+                // Only an incomplete command line may stay unread.
                 assert!(self.input.unread().len() < 2_048);
                 let buffer = self.input.unread().len() + self.input.room(COMMAND_ROOM).len();
                 assert!(buffer <= 65_536, "a buffer of {buffer} octets");
@@ -122,7 +123,7 @@ impl Dialogue {
             }
             Step::StartTls(reply) => {
                 checked(&reply);
-                // CVE-2011-0411
+                // CVE-2011-0411: commands pipelined after STARTTLS must not survive.
                 assert!(self.input.unread().is_empty());
                 self.session.tls_started();
                 Seen::StartTls
@@ -147,17 +148,17 @@ impl Dialogue {
         Some(seen)
     }
 
-    /// What has arrived and is not used.
+    /// Returns the unread input.
     pub fn unread(&self) -> &[u8] {
         self.input.unread()
     }
 
-    /// The session itself.
+    /// Returns the session.
     pub fn session(&self) -> &Session {
         &self.session
     }
 
-    /// Its end gives back all memory.
+    /// Ends the session and asserts that it released all memory.
     pub fn end(self) {
         let budget = self.budget.clone();
         drop(self);
@@ -165,7 +166,7 @@ impl Dialogue {
     }
 }
 
-/// The code of a reply and the reply on the wire, whose form is checked.
+/// Checks the form of a reply and returns its code and its text on the wire.
 pub fn checked(reply: &Reply) -> (u16, String) {
     let mut octets = Vec::new();
     reply.write_to(&mut octets);
@@ -186,7 +187,8 @@ pub fn checked(reply: &Reply) -> (u16, String) {
     (reply.code(), text)
 }
 
-/// A stream whole, octet by octet, and in pieces whose lengths its own octets decide, so that a finding stays one.
+/// Returns the stream as a whole, octet by octet, and in pieces whose lengths are derived from its octets, so that a
+/// finding is reproducible.
 pub fn three_ways(stream: &[u8]) -> [Vec<&[u8]>; 3] {
     // FNV-1a, then Marsaglia's xorshift64.
     let fnv = |hash: u64, octet: &u8| (hash ^ u64::from(*octet)).wrapping_mul(0x100_0000_01b3);
@@ -205,13 +207,13 @@ pub fn three_ways(stream: &[u8]) -> [Vec<&[u8]>; 3] {
     [vec![stream], stream.chunks(1).collect(), pieces]
 }
 
-/// What each session decides by.
+/// Returns the settings of the sessions.
 pub fn settings(max_content: usize) -> Arc<SessionSettings> {
     let column = Column::varchar(128);
     Arc::new(SessionSettings {
         host_name: "mx.test".to_owned(),
         primary_mail_host: "primary.test".to_owned(),
-        allowed_hosts: AllowedHosts::new(["ours.test"]),
+        allowed_hosts: AllowedHosts::from_items(["ours.test"]).expect("a domain"),
         max_content_octets: max_content,
         max_recipients: 3,
         to_column: column,

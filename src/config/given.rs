@@ -1,4 +1,4 @@
-//! What a file gives: keys and values as text, and how each kind of value is read.
+//! Keys and values of the configuration file as text, and parsers for each kind of value.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -7,13 +7,13 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::{ConfigError, ConfigWarning};
 
-/// The pairs of the file, in its order, values as text.
+/// Key and value pairs in the order of the file; values as text.
 pub struct Given {
     pub pairs: Vec<(String, String)>,
 }
 
 impl Given {
-    /// The value given, or the built-in default.
+    /// Returns the value from the file, or the built-in default.
     pub fn value(&self, key: &'static str) -> &str {
         let given = self.pairs.iter().find(|(name, _)| name == key);
         match given {
@@ -22,7 +22,7 @@ impl Given {
         }
     }
 
-    /// A value that `parse` takes; `expected` says what that is.
+    /// Parses a value with `parse`; `expected` describes valid values for the error.
     pub fn text<T>(
         &self,
         key: &'static str,
@@ -33,7 +33,7 @@ impl Given {
         parse(value.trim()).ok_or_else(|| bad_value(key, expected, value))
     }
 
-    /// Several, comma separated.
+    /// Parses a comma separated list.
     pub fn list<T>(
         &self,
         key: &'static str,
@@ -45,7 +45,7 @@ impl Given {
         })
     }
 
-    /// A number in a range.
+    /// Parses a number in a range.
     pub fn number(
         &self,
         key: &'static str,
@@ -63,7 +63,7 @@ impl Given {
         })
     }
 
-    /// One of a few words.
+    /// Parses one of a few words.
     pub fn choice<T: Copy>(
         &self,
         key: &'static str,
@@ -81,12 +81,12 @@ impl Given {
         })
     }
 
-    /// `Y` or `N`.
+    /// Parses `Y` or `N`.
     pub fn yes_or_no(&self, key: &'static str) -> Result<bool, ConfigError> {
         self.text(key, "\"Y\" or \"N\"", parse_yes_or_no)
     }
 
-    /// A warning for each key that nobody knows, with the nearest known one.
+    /// Returns a warning for each unknown key, with the nearest known key.
     pub fn unknown_keys(&self) -> Vec<ConfigWarning> {
         let is_known = |key: &str| KEYS.iter().any(|(known, _)| *known == key);
         let unknown = self.pairs.iter().filter(|(key, _)| !is_known(key));
@@ -101,7 +101,7 @@ impl Given {
                         )
                     })
                     .min();
-                // It may hold anything, and this is one line.
+                // The key may hold any characters, and the warning is one line.
                 let key = key.escape_debug();
                 ConfigWarning(match nearest {
                     Some((_, known)) => {
@@ -114,7 +114,7 @@ impl Given {
     }
 }
 
-/// Keeps every pair, so that a key given twice is seen, and takes numbers and booleans as if quoted.
+/// Keeps every pair, so that a repeated key can be reported, and takes numbers and booleans as if quoted.
 impl<'de> Deserialize<'de> for Given {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Given, D::Error> {
         struct Pairs;
@@ -180,7 +180,7 @@ fn parse_yes_or_no(text: &str) -> Option<bool> {
     }
 }
 
-/// Every key and its built-in default.
+/// Every key with its built-in default.
 pub const KEYS: &[(&str, &str)] = &[
     ("GM_ALLOWED_HOSTS", "*"),
     ("GM_PRIMARY_MAIL_HOST", ""),

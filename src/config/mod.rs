@@ -2,8 +2,10 @@
 //!
 //! The historical keys are spelled here and nowhere else.
 
+mod allowed_hosts;
 mod given;
 mod settings;
+mod sqlite_file;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,13 +15,14 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::smtp::AllowedHosts;
 use given::Given;
 
 /// Every setting, in the units that the program works with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// GM_ALLOWED_HOSTS: `*`, `*.parent` or a domain each.
-    pub allowed_hosts: Vec<String>,
+    /// GM_ALLOWED_HOSTS.
+    pub allowed_hosts: AllowedHosts,
     /// GM_PRIMARY_MAIL_HOST; empty means GSMTP_HOST_NAME.
     pub primary_mail_host: String,
     /// GSMTP_HOST_NAME; empty means the machine's name.
@@ -165,6 +168,15 @@ impl Config {
             file: file.to_owned(),
             reason: error.to_string(),
         })?;
+        // Windows PowerShell 5 writes UTF-16. JSON has no NUL, so the second octet tells also without a byte order mark.
+        if matches!(
+            octets.as_slice(),
+            [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, ..] | [_, 0, ..]
+        ) {
+            return Err(ConfigError::NotJson(
+                "text in UTF-16; save the file as UTF-8".to_owned(),
+            ));
+        }
         let text = String::from_utf8(octets).map_err(|error| not_utf8(&error))?;
         let (config, mut warnings) = Config::parse(&text)?;
         let mode = std::fs::metadata(file).map_or(0, |metadata| metadata.mode());
@@ -177,11 +189,12 @@ impl Config {
         Ok((config, warnings))
     }
 
-    /// Parses the text of a file.
+    /// Parses the text of a file, without the byte order mark that some editors put at its start.
     ///
     /// # Errors
     /// [`ConfigError`] for the first thing that is wrong.
     pub fn parse(text: &str) -> Result<(Config, Vec<ConfigWarning>), ConfigError> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let given: Given =
             serde_json::from_str(text).map_err(|error| ConfigError::NotJson(error.to_string()))?;
         given.into_config()
@@ -221,6 +234,7 @@ impl Default for Config {
 fn not_utf8(error: &std::string::FromUtf8Error) -> ConfigError {
     let valid_up_to = error.utf8_error().valid_up_to();
     let good = error.as_bytes().get(..valid_up_to).unwrap_or_default();
+    let good = good.strip_prefix("\u{feff}".as_bytes()).unwrap_or(good);
     let line = 1 + good.iter().filter(|octet| **octet == b'\n').count();
     let column = 1 + good
         .iter()
@@ -324,6 +338,30 @@ mod tests {
             ),
         ] {
             assert_eq!(trusted(text), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_error_in_a_long_list_is_a_short_line() {
+        let names = "ours.test,".repeat(10_000);
+        let long = "x".repeat(100_000);
+        for (list, found) in [
+            (format!("{names}*.*"), "\"*.*\"".to_owned()),
+            (
+                names.clone(),
+                "an empty item after \"ours.test\"".to_owned(),
+            ),
+            (
+                format!("{names}{long}"),
+                format!("\"{}…\"", "x".repeat(260)),
+            ),
+            ("a,,b".to_owned(), "\"a,,b\"".to_owned()),
+            (",".to_owned(), "\",\"".to_owned()),
+        ] {
+            let text = format!(r#"{{"GM_ALLOWED_HOSTS": "{list}"}}"#);
+            let error = Config::parse(&text).unwrap_err().to_string();
+            assert!(error.ends_with(&format!(", but found {found}")), "{error}");
+            assert!(error.len() < 600, "{error}");
         }
     }
 

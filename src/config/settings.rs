@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::smtp::domain;
+
 use super::given::{Given, bad_value};
+use super::sqlite_file::sqlite_file;
 use super::{Config, ConfigError, ConfigWarning, Secret, ServerAddress, StoreKind};
 
 impl Given {
@@ -15,11 +18,7 @@ impl Given {
         let mut warnings = self.unknown_keys();
         warnings.extend(self.ignored_alias());
         let config = Config {
-            allowed_hosts: self.list(
-                "GM_ALLOWED_HOSTS",
-                "domains such as \"example.com,*.example.org\"",
-                host,
-            )?,
+            allowed_hosts: self.allowed_hosts()?,
             primary_mail_host: self.text(
                 "GM_PRIMARY_MAIL_HOST",
                 "a domain such as \"example.com\"",
@@ -87,7 +86,7 @@ impl Given {
             sqlite_file: self.text(
                 "GM_SQLITE_FILE",
                 "a file name such as \"goguerrilla.db\"",
-                |text| (!text.is_empty()).then(|| PathBuf::from(text)),
+                sqlite_file,
             )?,
             mail_table: self.mail_table()?,
             save_workers: self.number(
@@ -304,12 +303,8 @@ fn redis_url(text: &str) -> Option<Secret> {
 }
 
 fn host(text: &str) -> Option<String> {
-    let is_host = !text.is_empty()
-        && text.len() <= 255
-        && text
-            .chars()
-            .all(|c| !c.is_whitespace() && !c.is_control() && !"@<>,\"".contains(c));
-    is_host.then(|| text.to_owned())
+    let is_host = domain::is_domain(text) || domain::is_address_literal(text);
+    is_host.then(|| domain::without_trailing_dot(text).to_owned())
 }
 
 fn host_or_empty(text: &str) -> Option<String> {

@@ -20,9 +20,8 @@ impl Connection<'_> {
         let outcome = self.mail(envelope, content).and_then(|mail| {
             let from = mail.reverse_path().to_owned();
             let recipients = mail.deliveries().len();
-            // A client that has sent on, as pipelining ones do, has not given up.
-            let has_sent_on = !self.input.unread().is_empty();
-            let mut client_left = || !has_sent_on && self.transport.client_left();
+            // A client that has sent on, as pipelining ones do, is present until it closes.
+            let mut client_left = || self.transport.client_left();
             let saved = self.settings.saver.save(mail, &mut client_left)?;
             Ok((saved, from, recipients))
         });

@@ -1,7 +1,7 @@
-//! One event as one line, in key=value text or JSON.
+//! One event per line, as key=value text or JSON.
 //!
-//! Values with anything but plain characters are quoted as JSON strings, so text that a client chose can neither begin a line
-//! nor forge a key.
+//! A value with other than plain characters is quoted as a JSON string, so that text chosen by a client can neither start
+//! a line nor forge a key.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use log::kv::{self, Key, Value, VisitSource};
 use log::{Level, Record};
 
-/// `time level session event key=value …`; prose of libraries becomes a value.
+/// Appends `time level session event key=value …`. Messages of libraries become a value.
 pub fn write_text(line: &mut String, record: &Record, now: Timestamp) {
     let session = record.key_values().get(Key::from_str("session"));
     let _ = write!(line, "{now:.3} {} ", level(record.level()));
@@ -31,7 +31,7 @@ pub fn write_text(line: &mut String, record: &Record, now: Timestamp) {
     write_event(line, record, |line, event| line.push_str(event), put);
 }
 
-/// The same names as one JSON object; all values are strings.
+/// Appends the same names as one JSON object; all values are strings.
 pub fn write_json(line: &mut String, record: &Record, now: Timestamp) {
     let _ = write!(
         line,
@@ -72,7 +72,7 @@ fn write_event(
         put,
         value: String::new(),
     };
-    // The visitor has no errors of its own.
+    // The visitor never returns an error.
     let _ = record.key_values().visit(&mut pairs);
 }
 
@@ -118,7 +118,7 @@ fn is_plain(value: &str) -> bool {
             .all(|octet| octet.is_ascii_graphic() && !matches!(octet, b'"' | b'\\' | b'='))
 }
 
-/// A JSON string of visible characters: what is none, and what turns the direction of writing, is escaped.
+/// Appends a JSON string; characters that are not printable or change the writing direction are escaped.
 fn push_quoted(line: &mut String, value: &str) {
     line.push('"');
     for c in value.chars() {
@@ -134,20 +134,20 @@ fn push_quoted(line: &mut String, value: &str) {
     line.push('"');
 }
 
-/// A character as JSON escapes it.
+/// Appends a character as a JSON escape.
 pub fn push_escaped(text: &mut String, c: char) {
     for unit in c.encode_utf16(&mut [0; 2]) {
         let _ = write!(text, "\\u{unit:04x}");
     }
 }
 
-/// Whether a character shows as itself and leaves the line as it is.
+/// Returns whether a character is printable and does not change the writing direction.
 pub fn is_harmless(c: char) -> bool {
     !c.is_control()
         && !matches!(c, '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
-/// What one value may take of a line: an address with room, and most reasons.
+/// Longest value in characters: enough for an address and most error texts.
 const MAX_VALUE_CHARS: usize = 400;
 
 #[cfg(test)]

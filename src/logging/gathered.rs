@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::mem;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -209,7 +210,7 @@ impl Target {
             Some("/dev/stderr" | "") => Target::Stderr,
             _ => Target::File(handed_over::open(
                 file,
-                OpenOptions::new().append(true).create(true),
+                OpenOptions::new().append(true).create(true).mode(LOG_MODE),
             )?),
         })
     }
@@ -226,6 +227,8 @@ impl Target {
     }
 }
 
+/// Of a log file that is made: it holds addresses of clients and senders. The umask may take more away.
+const LOG_MODE: u32 = 0o640;
 /// How long lines wait for company.
 const GATHERING: Duration = Duration::from_millis(50);
 /// Lines that wait while the file or its reader stalls; beyond it they are dropped and counted.

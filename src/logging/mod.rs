@@ -1,4 +1,4 @@
-//! The log: one event, one line, in key=value text or JSON, written by a thread of its own.
+//! The log: one event per line, as key=value text or JSON, written by its own thread.
 
 mod format;
 mod gathered;
@@ -15,7 +15,7 @@ use nix::unistd::{Gid, Uid};
 pub use self::format::{is_harmless, push_escaped};
 use self::gathered::{Gathered, Target};
 
-/// How a line is written.
+/// Format of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// `key=value`.
@@ -26,19 +26,19 @@ pub enum LogFormat {
 
 /// The log of this process. Clones share it.
 ///
-/// Lines are gathered for a moment and written together by a thread of their own: mail waits neither for a slow
-/// disk nor for a reader of our output that has stopped reading.
+/// A dedicated thread writes the lines in groups, so that mail never waits for a slow disk or for a reader that has
+/// stopped reading the output.
 #[derive(Clone)]
 pub struct LogFile {
     gathered: Arc<Gathered>,
 }
 
 impl LogFile {
-    /// Opens `file` for appending; `/dev/stdout` and `/dev/stderr` mean the streams themselves, empty means stderr.
-    /// From now on lines are gathered; [`start_writing`](LogFile::start_writing) writes them.
+    /// Opens `file` for appending; `/dev/stdout` and `/dev/stderr` mean those streams, an empty name means stderr.
+    /// Lines are buffered until [`start_writing`](LogFile::start_writing).
     ///
     /// # Errors
-    /// When the file cannot be opened.
+    /// The file cannot be opened.
     pub fn open(file: &Path, format: LogFormat) -> io::Result<LogFile> {
         let gathered = Arc::new(Gathered::new(Target::open(file)?, format));
         let logger = Logger(Arc::clone(&gathered));
@@ -48,10 +48,11 @@ impl LogFile {
         Ok(LogFile { gathered })
     }
 
-    /// Starts the thread that writes. Separate, because no thread may exist before privileges are dropped.
+    /// Starts the writing thread. Separate from [`open`](LogFile::open), because no thread may exist before privileges are
+    /// dropped.
     ///
     /// # Errors
-    /// When the thread cannot be started.
+    /// The thread cannot be started.
     pub fn start_writing(&self) -> io::Result<()> {
         let gathered = Arc::clone(&self.gathered);
         let writer = thread::Builder::new().name("log".to_owned());
@@ -60,18 +61,18 @@ impl LogFile {
         Ok(())
     }
 
-    /// Goes on in `file`, opened anew: what logrotate asks for. Lines so far end in the old one.
+    /// Opens `file` again and switches to it, as logrotate needs. Lines logged before are written to the old file.
     ///
     /// # Errors
-    /// When the file cannot be opened; the old one is kept.
+    /// The file cannot be opened; the old file stays in use.
     pub fn reopen(&self, file: &Path, format: LogFormat) -> io::Result<()> {
         self.gathered.turn_to(Target::open(file)?, format)
     }
 
-    /// Gives the file to the user we are about to become, so that the next start may append to it.
+    /// Changes the owner of the file to the user that the server will run as, so that its next start can append to it.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// The system call fails.
     pub fn hand_to(&self, user: Uid, group: Gid) -> io::Result<()> {
         self.gathered.hand_to(user, group)
     }
@@ -97,11 +98,11 @@ impl Log for Logger {
         self.0.push(&line);
     }
 
-    /// Has all lines so far written; gives up where the file stalls.
+    /// Writes all buffered lines; gives up if the file stalls.
     fn flush(&self) {
         self.0.flush();
     }
 }
 
-/// Spares most lines a second allocation.
+/// Initial capacity of a line; avoids a second allocation for most lines.
 const USUAL_LINE_OCTETS: usize = 256;

@@ -1,8 +1,7 @@
-//! Zlib streams ([RFC 1950](https://www.rfc-editor.org/rfc/rfc1950)), made so that a mail with a hundred recipients is
-//! compressed once.
+//! Zlib streams ([RFC 1950](https://www.rfc-editor.org/rfc/rfc1950)) that compress a mail with many recipients once.
 //!
-//! Each recipient's stream begins with trace fields of its own. Shape of a stream: the two octets of the zlib header, the
-//! trace fields as stored blocks, the deflated content (the same octets for everybody), and the checksum of both.
+//! The stream of each recipient begins with its own trace fields. Layout: two octets of zlib header, the trace fields as
+//! stored blocks, the deflated content (the same octets for every recipient), the checksum of both.
 
 use std::collections::TryReserveError;
 use std::io;
@@ -14,7 +13,7 @@ use libdeflater::{CompressionLvl, Compressor, DecompressionError, Decompressor, 
 
 use crate::locks;
 
-/// Content deflated without a frame, and what a frame needs to know about it.
+/// Deflated content without header and checksum, and the checksum of the content.
 #[derive(Debug)]
 pub struct Deflated {
     octets: Vec<u8>,
@@ -22,7 +21,7 @@ pub struct Deflated {
     plain_adler32: u32,
 }
 
-/// The machine has no memory for what is made of a mail.
+/// Memory for data derived from a mail could not be allocated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no memory to compress a mail")]
 pub struct NoMemory;
@@ -42,19 +41,19 @@ impl From<NoMemory> for io::Error {
 /// Why a stream could not be inflated.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InflateError {
-    /// It is not a zlib stream, or it was cut or changed.
+    /// The octets are not a zlib stream, or are truncated or changed.
     #[error("expected a zlib stream, but found something else or a damaged one")]
     Damaged,
-    /// It would inflate to more than the ceiling.
+    /// The inflated octets exceed the limit.
     #[error("inflates to more than {0} octets")]
     TooLarge(usize),
 }
 
 impl Deflated {
-    /// Deflates `plain` at the fastest level.
+    /// Deflates `plain` at level 1.
     ///
     /// # Errors
-    /// When there is no memory for about as many octets again.
+    /// No memory for about as many octets again.
     pub fn new(plain: &[u8]) -> Result<Deflated, NoMemory> {
         Ok(Deflated {
             octets: press(None, plain)?,
@@ -63,10 +62,10 @@ impl Deflated {
         })
     }
 
-    /// The zlib stream of `prefix` and the content behind it.
+    /// Returns the zlib stream of `prefix` followed by the content.
     ///
     /// # Errors
-    /// When there is no memory for it.
+    /// No memory for the stream.
     pub fn zlib_stream(&self, prefix: &[u8]) -> Result<Vec<u8>, NoMemory> {
         let mut stream = Vec::new();
         stream.try_reserve_exact(frame_octets(prefix) + self.octets.len())?;
@@ -76,32 +75,33 @@ impl Deflated {
         Ok(stream)
     }
 
-    /// Octets it takes in memory.
+    /// Returns the size in octets.
     pub fn len(&self) -> usize {
         self.octets.len()
     }
 
-    /// Whether nothing is there; deflated content always has an end mark.
+    /// Returns whether there are no octets; never the case, because deflated content has an end mark.
     pub fn is_empty(&self) -> bool {
         self.octets.is_empty()
     }
 }
 
-/// The zlib stream of `prefix` and `plain`: what [`Deflated::zlib_stream`] makes, for a single recipient.
+/// Returns the zlib stream of `prefix` and `plain`, like [`Deflated::zlib_stream`], with one copy less: for a mail with a
+/// single recipient.
 ///
 /// # Errors
-/// When there is no memory for about as many octets again.
+/// No memory for about as many octets again.
 pub fn zlib_stream(prefix: &[u8], plain: &[u8]) -> Result<Vec<u8>, NoMemory> {
     press(Some(prefix), plain)
 }
 
 fn begin_stream(stream: &mut Vec<u8>, prefix: &[u8]) {
-    // Deflate with a window of 32 KiB, fastest algorithm (RFC 1950 §2.2).
+    // Deflate, window of 32 KiB, fastest algorithm (RFC 1950 §2.2).
     stream.extend_from_slice(&[0x78, 0x01]);
     for block in prefix.chunks(MAX_STORED_OCTETS) {
         // At most 65,535, so it fits.
         let length = block.len() as u16;
-        // Not the last block, stored, filled up to a whole octet (RFC 1951 §3.2.4).
+        // Header of a stored block that is not the last one (RFC 1951 §3.2.4).
         stream.push(0);
         stream.extend_from_slice(&length.to_le_bytes());
         stream.extend_from_slice(&(!length).to_le_bytes());
@@ -114,7 +114,7 @@ fn end_stream(stream: &mut Vec<u8>, prefix: &[u8], plain_adler32: u32, plain_oct
     stream.extend_from_slice(&checksum.to_be_bytes());
 }
 
-/// What stands around deflated content in a stream.
+/// Returns how many octets a stream has besides the deflated content.
 fn frame_octets(prefix: &[u8]) -> usize {
     2 + prefix.len() + prefix.len().div_ceil(MAX_STORED_OCTETS) * 5 + 4
 }
@@ -122,7 +122,7 @@ fn frame_octets(prefix: &[u8]) -> usize {
 /// Inflates a zlib stream to at most `max_octets`.
 ///
 /// # Errors
-/// [`InflateError`] as it says.
+/// [`InflateError`].
 pub fn inflate(stream: &[u8], max_octets: usize) -> Result<Vec<u8>, InflateError> {
     let mut decompressor = Decompressor::new();
     let mut room = (stream.len() * 4).clamp(4_096, max_octets.max(4_096));
@@ -144,7 +144,7 @@ pub fn inflate(stream: &[u8], max_octets: usize) -> Result<Vec<u8>, InflateError
     }
 }
 
-/// The checksum of two pieces from the checksums of each: both halves are plain sums modulo 65521.
+/// Returns the Adler-32 of two concatenated pieces from the checksums of each; both halves are sums modulo 65521.
 fn join_adler32(first: u32, second: u32, second_octets: usize) -> u32 {
     const MODULUS: u64 = 65_521;
     let halves = |sum: u32| (u64::from(sum & 0xffff), u64::from(sum >> 16));
@@ -155,17 +155,17 @@ fn join_adler32(first: u32, second: u32, second_octets: usize) -> u32 {
     (b as u32) << 16 | a as u32
 }
 
-/// A compressor's state and the room it writes to.
+/// A compressor's state and its output buffer.
 struct Press {
     compressor: Compressor,
     room: Vec<u8>,
 }
 
-/// Those not in use, the last used one on top: its memory is still in the processor's cache, and there are never more than
-/// threads that compressed at the same moment.
+/// Idle compressors, LIFO: the state of the last used one (about 300 KB) is probably still in the CPU cache. There are
+/// never more than threads that compressed at the same time.
 static PRESSES: Mutex<Vec<Press>> = Mutex::new(Vec::new());
 
-/// Deflates `plain`, as a whole stream behind `prefix` where there is one.
+/// Deflates `plain`; with a `prefix`, returns a whole zlib stream of both.
 fn press(prefix: Option<&[u8]>, plain: &[u8]) -> Result<Vec<u8>, NoMemory> {
     let mut press = take_press()?;
     let Press { compressor, room } = &mut press;
@@ -177,14 +177,14 @@ fn press(prefix: Option<&[u8]>, plain: &[u8]) -> Result<Vec<u8>, NoMemory> {
     }
     let start = room.len();
     room.resize(start + bound, 0);
-    // The bound leaves room for any input, so this never fails.
+    // The buffer has the size of the worst case, so this cannot fail.
     let deflated = compressor.deflate_compress(plain, room.get_mut(start..).unwrap_or_default());
     room.truncate(start + deflated.map_err(|_| NoMemory)?);
     if let Some(prefix) = prefix {
         end_stream(room, prefix, adler32(plain), plain.len());
     }
     let pressed = if room.capacity() > MAX_IDLE_ROOM {
-        // Large content is not in memory twice.
+        // Frees the unused part of a large buffer.
         room.shrink_to_fit();
         mem::take(room)
     } else {
@@ -204,13 +204,13 @@ fn take_press() -> Result<Press, NoMemory> {
     if let Some(press) = top {
         return Ok(press);
     }
-    // The library knows no other way to say that memory is short.
+    // libdeflater panics if it cannot allocate; it has no other way to report that.
     let compressor = catch_unwind(|| Compressor::new(level())).map_err(|_| NoMemory)?;
     let room = Vec::new();
     Ok(Press { compressor, room })
 }
 
-/// Level 1, zlib's fastest (the crate's own "fastest" is 0, which only stores).
+/// Level 1, zlib's fastest (libdeflater's `fastest()` is 0, which only stores).
 fn level() -> CompressionLvl {
     CompressionLvl::new(1).unwrap_or_default()
 }
@@ -224,9 +224,9 @@ fn give_back(press: Press) {
 
 /// A stored block has 16 bits for its length (RFC 1951 §3.2.4).
 const MAX_STORED_OCTETS: usize = 65_535;
-/// More than processors of one machine; the rest of a burst is freed.
+/// More than a machine has processors; compressors beyond it are freed.
 const MAX_IDLE_PRESSES: usize = 64;
-/// Of each; what is made of a larger mail keeps its room.
+/// Largest output buffer that an idle compressor keeps.
 const MAX_IDLE_ROOM: usize = 64 << 10;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The name of a stored row: unguessable, so that knowing one mail's hash leads to no other.
+//! The id of a stored row (column `hash`): unguessable, so that one mail's id reveals no other.
 
 use std::fmt;
 use std::io;
@@ -10,17 +10,17 @@ pub struct Hash {
 }
 
 impl Hash {
-    /// So many new hashes, from the kernel's random numbers in one call.
+    /// Returns `count` new ids with a single getrandom call.
     ///
     /// # Errors
-    /// When the kernel has none to give.
+    /// The kernel provides no random numbers.
     pub fn random(count: usize) -> io::Result<Vec<Hash>> {
         let mut octets = vec![0; 16 * count];
         getrandom::fill(&mut octets).map_err(io::Error::from)?;
         Ok(octets.chunks_exact(16).map(Hash::from_octets).collect())
     }
 
-    /// The 32 digits.
+    /// Returns the 32 digits.
     #[expect(clippy::expect_used, reason = "hex digits are ASCII")]
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.digits).expect("hex digits are ASCII")

@@ -1,4 +1,4 @@
-//! A mail: envelope, content and the facts of how it came.
+//! A mail: envelope, content, and facts about the connection.
 
 mod compress;
 mod hash;
@@ -18,10 +18,10 @@ pub use trace::Origin;
 
 use crate::smtp::{Content, Envelope, Reservation};
 
-/// One message as it goes to a store.
+/// One message as a store receives it.
 ///
-/// What a store needs beyond the octets is computed when first asked for and then kept: on the connection's thread
-/// when the store wants it there ([`prepare`](Mail::prepare)), else wherever it is asked.
+/// Derived data is computed when it is first needed and then kept: on the connection's thread if the store wants that
+/// ([`prepare`](Mail::prepare)), else on the thread that asks for it.
 #[derive(Debug)]
 pub struct Mail {
     envelope: Envelope,
@@ -30,16 +30,16 @@ pub struct Mail {
     deliveries: Vec<Delivery>,
     summary: OnceLock<Summary>,
     pressed: OnceLock<Pressed>,
-    /// What `pressed` takes of the memory budget.
+    /// The part of the memory budget that `pressed` uses.
     room: OnceLock<Reservation>,
 }
 
-/// The content in the form that is stored.
+/// The compressed content.
 #[derive(Debug)]
 enum Pressed {
-    /// The only recipient's zlib stream.
+    /// The zlib stream of the only recipient.
     Whole(Arc<Vec<u8>>),
-    /// What the streams of several recipients have in common.
+    /// The part that the streams of all recipients share.
     Shared(Deflated),
 }
 
@@ -52,22 +52,22 @@ impl Pressed {
     }
 }
 
-/// One recipient of a mail: one row in a table.
+/// One recipient of a mail, stored as one row.
 #[derive(Clone, Debug)]
 pub struct Delivery {
-    /// The name of its row.
+    /// The id of its row (column `hash`).
     pub hash: Hash,
-    /// Column `to`: the local-part at our primary host.
+    /// Column `to`: the local-part at GM_PRIMARY_MAIL_HOST.
     pub to: String,
     /// Column `recipient`: the forward-path as given, without brackets.
     pub recipient: String,
 }
 
 impl Mail {
-    /// A mail whose recipients get a new hash each; `to_address` writes column `to` for a forward-path.
+    /// Creates a mail and an id for each recipient; `to_address` returns column `to` for a forward-path.
     ///
     /// # Errors
-    /// When the kernel has no random numbers, or the envelope no recipient.
+    /// The kernel provides no random numbers, or the envelope has no recipient.
     pub fn new(
         envelope: Envelope,
         content: Content,
@@ -98,17 +98,17 @@ impl Mail {
         })
     }
 
-    /// Who sent it, without brackets; empty for `<>`.
+    /// Returns the sender's address without brackets; empty for `<>`.
     pub fn reverse_path(&self) -> &str {
         self.envelope.reverse_path.as_str()
     }
 
-    /// Its recipients, at least one.
+    /// Returns the recipients, at least one.
     pub fn deliveries(&self) -> &[Delivery] {
         &self.deliveries
     }
 
-    /// The name of its first row, which its client is told.
+    /// Returns the id of the first row, which the 250 reply names.
     #[expect(
         clippy::indexing_slicing,
         reason = "`new` takes no envelope without a recipient"
@@ -117,36 +117,36 @@ impl Mail {
         self.deliveries[0].hash
     }
 
-    /// The octets as sent, dots unstuffed, nothing else changed.
+    /// Returns the content as sent, without dot-stuffing and otherwise unchanged.
     pub fn content(&self) -> &[u8] {
         self.content.octets()
     }
 
-    /// Who handed it over and how.
+    /// Returns facts about the connection.
     pub fn origin(&self) -> &Origin {
         &self.origin
     }
 
-    /// Subject, charset, content type and attachments.
+    /// Returns subject, charset, content type and attachments.
     pub fn summary(&self) -> &Summary {
         self.summary.get_or_init(|| Summary::of(self.content()))
     }
 
-    /// `Return-Path`, `Delivered-To` and `Received` for one recipient; they stand in front of the content.
+    /// Returns `Return-Path`, `Delivered-To` and `Received` for one recipient, which are stored before the content.
     pub fn trace_fields(&self, delivery: &Delivery) -> String {
         let hash = delivery.hash.as_str();
         trace::trace_fields(&self.origin, self.reverse_path(), &delivery.to, hash)
     }
 
-    /// Trace fields and content as one zlib stream.
+    /// Returns trace fields and content as one zlib stream.
     ///
     /// # Errors
-    /// When there is no memory for it. Another mail may still fit.
+    /// No memory for it; a smaller mail may still fit.
     pub fn zlib_body(&self, delivery: &Delivery) -> Result<Arc<Vec<u8>>, NoMemory> {
         let pressed = match self.pressed.get() {
             Some(pressed) => pressed,
             None => match self.press()? {
-                // Nobody will ask for it again.
+                // A single recipient's stream is needed only once.
                 Pressed::Whole(stream) => return Ok(stream),
                 shared => self.pressed.get_or_init(|| shared),
             },
@@ -160,13 +160,13 @@ impl Mail {
         }
     }
 
-    /// Computes now what a table's row will need, so that it costs this thread and not the one writer.
+    /// Computes the derived data of a row now, on the connection's thread instead of a writer's.
     ///
-    /// Where the memory budget has no room for a second form of the content, the writer makes it when its turn has come:
-    /// only the mails of one batch have both then, and not those of all clients.
+    /// If the memory budget has no room for a second form of the content, nothing is computed: the writer does it later, so
+    /// that only the mails of one batch are in memory twice.
     ///
     /// # Errors
-    /// When there is no memory for it.
+    /// No memory.
     pub fn prepare(&self) -> Result<(), NoMemory> {
         self.summary();
         if self.pressed.get().is_none()
@@ -189,9 +189,9 @@ impl Mail {
         Ok(Pressed::Whole(Arc::new(stream)))
     }
 
-    /// Octets it will take in a store, for the sum of a batch.
+    /// Returns about how many octets the mail takes in a store, to limit the size of a batch.
     pub fn stored_octets(&self) -> usize {
-        // What nobody has pressed yet shall not be pressed for a guess.
+        // Compressing only for an estimate would cost too much.
         let body = self
             .pressed
             .get()
@@ -200,5 +200,5 @@ impl Mail {
     }
 }
 
-/// About what the other columns of a row and the trace fields take.
+/// Estimated size of the other columns of a row and of the trace fields.
 const ROW_OCTETS: usize = 600;

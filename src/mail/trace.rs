@@ -1,26 +1,26 @@
-//! The fields put in front of content: where a mail came from and when
+//! The trace fields that are stored before the content
 //! ([RFC 5321 §4.4](https://www.rfc-editor.org/rfc/rfc5321#section-4.4)).
 
 use std::net::IpAddr;
 
 use jiff::Timestamp;
 
-/// Who handed a mail over, to whom and how.
+/// Facts about the connection over which a mail was received.
 #[derive(Clone, Debug)]
 pub struct Origin {
-    /// The client's address; IPv4 also when it came as `::ffff:`.
+    /// The client's address; an IPv4-mapped one is converted to IPv4.
     pub client_ip: IpAddr,
-    /// What the client called itself, as it said it.
+    /// The argument of HELO or EHLO, unchanged.
     pub helo_name: String,
     /// The protocol word ([RFC 3848](https://www.rfc-editor.org/rfc/rfc3848)).
     pub protocol: &'static str,
-    /// Our own name.
+    /// The server's host name.
     pub host_name: String,
-    /// When the end of mail arrived.
+    /// When the end of the message was received.
     pub received_at: Timestamp,
 }
 
-/// `Return-Path`, `Delivered-To` and `Received`, each line with its CR LF.
+/// Returns `Return-Path`, `Delivered-To` and `Received`, each line with CR LF.
 pub fn trace_fields(origin: &Origin, return_path: &str, delivered_to: &str, hash: &str) -> String {
     let Origin {
         client_ip,
@@ -44,7 +44,7 @@ pub fn trace_fields(origin: &Origin, return_path: &str, delivered_to: &str, hash
     )
 }
 
-/// A HELO name that cannot forge another part of Received: what has a meaning there becomes `?`.
+/// Replaces the characters that have a meaning in Received with `?`, so that a HELO name cannot forge a part of it.
 fn harmless(helo_name: &str) -> String {
     helo_name
         .chars()

@@ -164,6 +164,8 @@ labels! {
         Writer = "writer",
         /// The inside HTTP ports'.
         Http = "http",
+        /// The database driver's.
+        Database = "database",
         /// A thread's that stores bodies in Redis.
         Redis = "redis",
     }

@@ -1,7 +1,7 @@
-//! Where the pool's threads wait for their next client: in `accept`, or at rest until a port has need of them.
+//! Idle threads of the pool: they block in `accept`, or are parked until a listener needs them.
 //!
-//! With several ports only one thread waits at each, and the others rest for whichever is next: threads that waited where
-//! the last crowd was would be of no use where the next one comes.
+//! With several listeners, one idle thread blocks in `accept` per listener and the others are parked and can serve any
+//! listener. Otherwise threads that served a burst on one port could not serve a burst on another.
 
 use std::mem;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use super::listener::Listener;
 use crate::locks;
 
-/// The threads that serve nobody at the moment.
+/// The threads that currently serve no client.
 #[derive(Default)]
 pub struct Crew {
     state: Mutex<State>,
@@ -18,13 +18,13 @@ pub struct Crew {
 #[derive(Default)]
 struct State {
     ports: usize,
-    /// The one that came last is the first to go: its stack is still at hand.
+    /// LIFO: the most recently parked thread has the warmest stack.
     at_rest: Vec<Arc<Rest>>,
-    /// Who rests is of no more use.
+    /// After shutdown no thread is parked any more.
     is_dismissed: bool,
 }
 
-/// One thread's rest.
+/// A thread that waits for a listener to need it.
 #[derive(Default)]
 pub struct Rest {
     call: Mutex<Call>,
@@ -40,7 +40,7 @@ enum Call {
 }
 
 impl Crew {
-    /// Ports at which a first thread each is about to wait. All are told before any such thread is started.
+    /// Counts one accepting thread for each of `listeners`. Called once, before the first such thread starts.
     pub fn add_ports(&self, listeners: &[Arc<Listener>]) {
         locks::lock(&self.state).ports += listeners.len();
         for listener in listeners {
@@ -48,8 +48,9 @@ impl Crew {
         }
     }
 
-    /// The calling thread has a client and wants to leave `accept`. `false`: nobody else waits there or rests. It is counted
-    /// all the same, for a thread that it starts now, or for itself if it has to stay.
+    /// Called by a thread that accepted a client. Returns `true` after making sure that another thread accepts on `listener`.
+    /// Returns `false` if there is none and none is parked: the count of accepting threads then stays, for the thread that the
+    /// caller starts, or for the caller if it has to go back to `accept`.
     pub fn may_leave(&self, listener: &Arc<Listener>) -> bool {
         let mut state = locks::lock(&self.state);
         if listener.waiting() > 1 {
@@ -59,13 +60,13 @@ impl Crew {
         let Some(rest) = state.at_rest.pop() else {
             return false;
         };
-        // Counted in the caller's stead.
+        // The woken thread takes over the caller's place in the count.
         rest.end(Call::To(Arc::clone(listener)));
         true
     }
 
-    /// The calling thread has served a client that came to `listener`. `None`: it is to go back to `accept`, where it is
-    /// counted already. Its client's place must be free only afterwards: whoever gets it may have need of this thread.
+    /// Called by a thread that has served a client of `listener`. Returns `None` if the thread goes back to `accept`, where it
+    /// is already counted. Release the connection slot only after this call, so that a new client can find this thread.
     pub fn come_back(&self, listener: &Listener) -> Option<Arc<Rest>> {
         let mut state = locks::lock(&self.state);
         if state.ports == 1 || state.is_dismissed {
@@ -77,7 +78,7 @@ impl Crew {
         Some(rest)
     }
 
-    /// Ends the threads at rest; nobody rests any more.
+    /// Ends all parked threads; no thread is parked from now on.
     pub fn dismiss(&self) {
         let mut state = locks::lock(&self.state);
         state.is_dismissed = true;
@@ -88,7 +89,7 @@ impl Crew {
 }
 
 impl Rest {
-    /// Until it is sent to a port; `None`: it may end.
+    /// Blocks until a listener needs this thread; returns `None` if the thread should exit.
     pub fn wait(&self) -> Option<Arc<Listener>> {
         let call = locks::lock(&self.call);
         let is_awaited = |call: &mut Call| matches!(call, Call::NotYet);

@@ -1,4 +1,4 @@
-//! Listening sockets: a long backlog, and calm when descriptors run out.
+//! Listening sockets: bind or inherit, accept with back-off, close.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -14,36 +14,36 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::locks;
 
-/// One address that clients connect to.
+/// One listening socket.
 pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
     tls_at_once: bool,
-    /// Somebody else holds this socket too, and goes on listening when we no longer do.
+    /// A service manager holds the socket too and keeps listening after this process stops.
     inherited: bool,
     closed: AtomicBool,
-    /// Threads that wait in [`accept`](Listener::accept) or are on their way there.
+    /// Threads that block in [`accept`](Listener::accept) or are about to.
     waiting: AtomicUsize,
     trouble: Mutex<Option<Instant>>,
 }
 
 impl Listener {
-    /// Binds `address` and listens. With `only_v6`, `[::]` leaves IPv4 to another listener; with `tls_at_once`, clients
-    /// begin with their handshake.
+    /// Binds `address` and listens. With `only_v6`, `[::]` leaves IPv4 to another listener; with `tls_at_once`, connections
+    /// use implicit TLS.
     ///
     /// # Errors
-    /// Whatever the kernel says: the address is in use, or its port needs root.
+    /// The kernel's error: the address is in use, or its port needs root.
     pub fn bind(address: SocketAddr, only_v6: bool, tls_at_once: bool) -> io::Result<Listener> {
         let socket = bound(address, only_v6)?;
         socket.listen(BACKLOG)?;
         Listener::new(TcpListener::from(socket), false, tls_at_once)
     }
 
-    /// Whether `address` could be bound, for a moment in which nobody is kept from listening there. One that is in use
-    /// could: perhaps it is the server that runs.
+    /// Tries to bind `address` without listening, and releases it. An address in use counts as success: the running server
+    /// may be the one that uses it.
     ///
     /// # Errors
-    /// Whatever the kernel says.
+    /// The kernel's error.
     pub fn try_address(address: SocketAddr) -> io::Result<()> {
         match bound(address, address.is_ipv6()) {
             Err(error) if error.kind() != io::ErrorKind::AddrInUse => Err(error),
@@ -51,12 +51,12 @@ impl Listener {
         }
     }
 
-    /// Takes over a socket that listens already, from a service manager that keeps it open.
+    /// Takes over a listening socket from a service manager.
     ///
     /// # Errors
-    /// Whatever the kernel says.
+    /// The kernel's error.
     pub fn inherit(socket: TcpListener, tls_at_once: bool) -> io::Result<Listener> {
-        // Threads block in accept; the manager may have set it up for a program that polls.
+        // Threads block in `accept`; the service manager may have made the socket non-blocking.
         socket.set_nonblocking(false)?;
         Listener::new(socket, true, tls_at_once)
     }
@@ -73,35 +73,34 @@ impl Listener {
         })
     }
 
-    /// The address bound, with the port the kernel chose if it was 0.
+    /// Returns the bound address; if the configured port was 0, with the port that the kernel chose.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Whether clients begin with their handshake (port 465, RFC 8314).
+    /// Returns whether TLS starts with the first octet (port 465, RFC 8314).
     pub fn tls_at_once(&self) -> bool {
         self.tls_at_once
     }
 
-    /// Threads that wait in [`accept`](Listener::accept) or are on their way there, as the crew counts them.
+    /// Returns the number of threads that block in [`accept`](Listener::accept) or are about to.
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::SeqCst)
     }
 
-    /// One more of them.
+    /// Counts one more accepting thread.
     pub(super) fn add_waiting(&self) {
         self.waiting.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// One less of them.
+    /// Counts one accepting thread less.
     pub(super) fn remove_waiting(&self) {
         self.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// Waits for the next client; `None` once [`close`](Listener::close) was called.
+    /// Blocks until a client connects; returns `None` after [`close`](Listener::close).
     ///
-    /// Never spins: when the process or the machine has no descriptor or memory left, one thread tries again every
-    /// 50 ms and the others wait behind it.
+    /// Does not spin: if descriptors or memory run out, one thread retries every 50 ms and the others wait for its lock.
     pub fn accept(&self) -> Option<(TcpStream, SocketAddr)> {
         match self.try_accept() {
             Ok(client) => client,
@@ -109,19 +108,19 @@ impl Listener {
         }
     }
 
-    /// Ends all waiting for clients.
+    /// Makes every blocked and future `accept` return `None`.
     pub fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         if self.inherited {
             self.wake_threads();
         } else {
-            // Wakes every thread that blocks in accept.
+            // Wakes every thread that blocks in `accept`.
             let _ = socket::shutdown(self.socket.as_raw_fd(), socket::Shutdown::Both);
         }
     }
 
-    /// Shutting a shared socket would end the listening of whoever holds it too, so each thread that blocks in accept
-    /// gets a connection of our own.
+    /// Wakes the accepting threads by connecting to the socket once for each of them: `shutdown` would also end the listening
+    /// of the service manager that shares the socket.
     fn wake_threads(&self) {
         let ip = match self.address.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -130,7 +129,7 @@ impl Listener {
         };
         let address = SocketAddr::new(ip, self.address.port());
         for _ in 0..self.waiting.load(Ordering::SeqCst) {
-            // A thread that is not reached ends with the process, and where one is not, the others are not either.
+            // If one connect fails, the others would too; threads that stay blocked end with the process.
             if TcpStream::connect_timeout(&address, PAUSE).is_err() {
                 return;
             }
@@ -153,7 +152,7 @@ impl Listener {
         }
     }
 
-    /// `Ok(None)`: closed. Errors are those that take time to pass.
+    /// Accepts one connection. Returns `Ok(None)` if the listener is closed, and an error only if it may persist for a while.
     fn try_accept(&self) -> io::Result<Option<(TcpStream, SocketAddr)>> {
         loop {
             if self.closed.load(Ordering::SeqCst) {
@@ -161,10 +160,10 @@ impl Listener {
             }
             match self.socket.accept() {
                 Ok(client) => return Ok(Some(client)),
-                // The client was gone before we looked, or a signal came.
+                // The client disconnected before `accept`, or a signal interrupted it.
                 Err(error) if is_the_clients(&error) => {}
                 Err(error) => {
-                    // Shut down by us, accept says EINVAL.
+                    // After `shutdown`, `accept` fails with EINVAL.
                     if !self.closed.load(Ordering::SeqCst) {
                         return Err(error);
                     }
@@ -188,7 +187,7 @@ fn bound(address: SocketAddr, only_v6: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Errors of the one connection that was to be accepted (accept(2)); all others take time to pass.
+/// Returns whether the error concerns only the connection that was being accepted (accept(2)).
 fn is_the_clients(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -207,11 +206,11 @@ fn is_the_clients(error: &io::Error) -> bool {
     )
 }
 
-/// Connections the kernel may hold for us: with the usual 128, a burst of 500 waits a second for its SYNs to be sent again.
+/// Listen backlog. With the usual 128, a burst of 500 connections waits a second for SYN retransmission.
 const BACKLOG: i32 = 4_096;
-/// Between tries while descriptors or memory are short.
+/// Pause between retries while descriptors or memory are exhausted.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Between log lines about it.
+/// Minimum time between two log lines about failing `accept` calls.
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
@@ -225,7 +224,7 @@ mod tests {
         socket.bind(&any_port.into()).unwrap();
         socket.listen(0).unwrap();
         let listener = Listener::inherit(socket.into(), false).unwrap();
-        // Until the backlog is full, and one more finds no room.
+        // Fills the backlog until a connect times out.
         let connect = || TcpStream::connect_timeout(&listener.address(), PAUSE);
         let waiting: Vec<TcpStream> = std::iter::from_fn(|| connect().ok()).take(10).collect();
         assert!(waiting.len() < 10);

@@ -1,8 +1,11 @@
 //! Sockets: accepting them, a place for each client, octets in and out under deadlines.
 
+mod certificate_chain;
 mod crew;
 pub mod deadline;
+mod key_fault;
 pub mod listener;
+mod pem_file;
 pub mod per_address;
 pub mod pool;
 pub mod proxy;

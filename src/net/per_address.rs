@@ -1,4 +1,4 @@
-//! How many connections one address may hold at once.
+//! Limit of concurrent connections for each client address.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -6,21 +6,21 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::locks;
 
-/// Counts connections by IPv4 address or IPv6 /64, the least that is given to one customer (RFC 6177).
+/// Counts connections by IPv4 address or IPv6 /64, the smallest block that a customer gets (RFC 6177).
 ///
-/// Bounded by the places of the pool: an address whose last connection ends is forgotten.
+/// The map is bounded by the number of connections: an entry is removed with its last connection.
 #[derive(Debug, Default)]
 pub struct PerAddress {
     counts: Mutex<HashMap<Block, usize>>,
 }
 
-/// One connection's share of its address's limit, given back on drop.
+/// One counted connection of an address; uncounted on drop.
 #[derive(Debug)]
 pub struct AddressShare {
     counted: Option<(Arc<PerAddress>, Block)>,
 }
 
-/// IPv4 addresses as they are, IPv6 by their upper 64 bits.
+/// An IPv4 address, or the upper 64 bits of an IPv6 address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Block {
     V4(u32),
@@ -28,7 +28,8 @@ enum Block {
 }
 
 impl PerAddress {
-    /// A share for one more connection from `ip`, unless it holds `max` already. With `max` 0 nothing is counted.
+    /// Counts one more connection from `ip`; returns `None` if the address already has `max`. `max` 0 means no limit, and
+    /// nothing is counted.
     pub fn take(self: &Arc<Self>, ip: IpAddr, max: usize) -> Option<AddressShare> {
         if max == 0 {
             return Some(AddressShare::uncounted());
@@ -36,7 +37,7 @@ impl PerAddress {
         let block = Block::of(ip);
         let mut counts = self.lock();
         let count = counts.entry(block).or_default();
-        // An entry that was made just now is not at its limit, so none stays behind at 0.
+        // A new entry has count 0 and `max` is at least 1, so no entry with count 0 remains.
         if *count >= max {
             return None;
         }
@@ -51,7 +52,7 @@ impl PerAddress {
 }
 
 impl AddressShare {
-    /// For a connection that no limit counts.
+    /// Returns a guard for a connection that is exempt from the limit.
     pub fn uncounted() -> AddressShare {
         AddressShare { counted: None }
     }

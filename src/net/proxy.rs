@@ -1,4 +1,4 @@
-//! The PROXY protocol, versions 1 and 2: a header in front of everything else, in which a proxy says whom it speaks for
+//! The PROXY protocol, versions 1 and 2: a header before all other octets, in which a proxy names its client
 //! ([specification](https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt)).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -9,30 +9,30 @@ use memchr::memchr;
 use super::deadline::Deadline;
 use super::transport::{Transport, TransportError};
 
-/// A header that has arrived whole.
+/// A complete header.
 #[derive(Debug)]
 pub struct Received {
-    /// Whom the proxy speaks for.
+    /// The client that the header names.
     pub source: Source,
-    /// What came along behind the header: the client's first octets.
+    /// Octets received after the header: the first ones of the client.
     pub rest: Vec<u8>,
 }
 
-/// Why there is no header; nothing may be said to whoever did not send it.
+/// Why no header was received. The server sends nothing to such a peer.
 #[derive(Debug)]
 pub enum ReceiveError {
-    /// Not an octet came before the end, as when a balancer only looks whether somebody listens.
+    /// The peer closed without sending an octet, like a load balancer's TCP health check.
     Nothing,
-    /// Something else came, or only the beginning of one.
+    /// Something else was sent, or an incomplete header.
     Malformed,
-    /// It did not come in time, or the client is gone.
+    /// The header did not arrive in time, or the connection broke.
     Transport(TransportError),
 }
 
-/// Reads a header within five seconds, in little memory however long it says it is.
+/// Reads a header within five seconds, in bounded memory whatever length the header declares.
 ///
 /// # Errors
-/// [`ReceiveError`] as it says.
+/// [`ReceiveError`].
 #[expect(
     clippy::indexing_slicing,
     reason = "a read fills no more than the room it was given, so `filled` stays within all of it"
@@ -57,7 +57,7 @@ pub fn receive(transport: &mut Transport) -> Result<Received, ReceiveError> {
         let rest = rest.to_vec();
         return Ok(Received { source, rest });
     }
-    // The header is longer than what has come, or there would be a rest.
+    // Discards the part of a long header that has not arrived yet.
     let mut left = octets - filled;
     while left > 0 {
         let count = left.min(room.len());
@@ -80,35 +80,35 @@ fn read(
         .map_err(ReceiveError::Transport)
 }
 
-/// What the octets so far say, from the first one on.
+/// What the octets received so far amount to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Header {
-    /// It has only begun; 107 octets are always enough to decide.
+    /// The beginning of a header; 107 octets always suffice to decide.
     Partial,
-    /// It is none; nothing may be said to whoever sent it.
+    /// Not a header; the server sends nothing to such a peer.
     Malformed,
-    /// Who the client is.
+    /// A header.
     Complete {
-        /// Its address.
+        /// The client that it names.
         source: Source,
-        /// Octets of the header in all. The last of them may still have to come: they hold nothing that is needed.
+        /// Total length of the header. Its last octets may not have arrived yet; they hold nothing that is needed.
         octets: usize,
     },
 }
 
-/// Where a header says that a client is.
+/// The client that a header names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// There; IPv4 also when it came as `::ffff:`.
+    /// The client's address; an IPv4-mapped address is converted to IPv4.
     Client(IpAddr),
-    /// Not known, or not at an address of the Internet: the peer's own has to do.
+    /// The address is unknown or not an Internet address; the peer's address is used.
     Unknown,
-    /// The proxy itself, which looks whether we are well.
+    /// The peer is a load balancer's health check (LOCAL).
     HealthCheck,
 }
 
 impl Header {
-    /// Looks at what was received; the answer does not depend on where the stream was cut.
+    /// Parses the octets received so far; the result does not depend on how the stream was split.
     pub fn parse(received: &[u8]) -> Header {
         if begins_alike(received, V2_SIGNATURE) {
             return parse_v2(received).unwrap_or(Header::Partial);
@@ -132,7 +132,7 @@ impl Header {
     }
 }
 
-/// Whether `received` is the beginning of something that begins with `signature`.
+/// Returns whether one of the two is a prefix of the other.
 fn begins_alike(received: &[u8], signature: &[u8]) -> bool {
     received
         .iter()
@@ -140,7 +140,7 @@ fn begins_alike(received: &[u8], signature: &[u8]) -> bool {
         .all(|(ours, its)| ours == its)
 }
 
-/// One line: `PROXY TCP4|TCP6 source destination port port` CR LF, or `PROXY UNKNOWN` and anything.
+/// Parses `PROXY TCP4|TCP6 source destination port port` CR LF, or `PROXY UNKNOWN` with anything after it.
 fn parse_v1(line: &[u8]) -> Option<Source> {
     let text = std::str::from_utf8(line).ok()?.strip_suffix("\r\n")?;
     let text = text.strip_prefix("PROXY ")?;
@@ -172,14 +172,14 @@ fn two<'a, A: std::str::FromStr>(words: &mut impl Iterator<Item = &'a str>) -> O
     Some((next()?, next()?))
 }
 
-/// 0 to 65535 without leading zeros.
+/// Returns whether `word` is a number from 0 to 65535 without leading zeros.
 fn is_port(word: &str) -> bool {
     word.parse::<u16>()
         .is_ok_and(|port| port.to_string() == word)
 }
 
-/// Signature, version and command, family, length; then addresses and whatever else the length covers.
-/// `None` while more of it has to come.
+/// Parses signature, version and command, family and length, then the addresses; other data within the length is skipped.
+/// Returns `None` while needed octets are missing.
 fn parse_v2(received: &[u8]) -> Option<Header> {
     let command = *received.get(V2_SIGNATURE.len())?;
     if command != V2_LOCAL && command != V2_PROXY {
@@ -212,14 +212,14 @@ fn parse_v2(received: &[u8]) -> Option<Header> {
     complete(Source::Client(source.to_canonical()))
 }
 
-/// How long a header may take: time for a lost packet to be sent twice more (the specification asks for 3 seconds at least),
-/// and no longer, for its place is held meanwhile.
+/// Time limit for a header: the specification asks for at least 3 seconds, enough for one retransmission; longer would
+/// let a silent peer hold its connection slot.
 const HEADER_PATIENCE: Duration = Duration::from_secs(5);
-/// As much of a header as ever has to be looked at.
+/// Octets that are buffered; more is never needed to parse a header.
 const MAX_READ_OCTETS: usize = V1_MAX_OCTETS;
 
 const V1_SIGNATURE: &[u8] = b"PROXY ";
-/// The longest line, UNKNOWN with two long IPv6 addresses, with its CR LF.
+/// The longest line: UNKNOWN with two long IPv6 addresses, including CR LF.
 const V1_MAX_OCTETS: usize = 107;
 const V1_MAX_TCP4_OCTETS: usize = 56;
 const V1_MAX_TCP6_OCTETS: usize = 104;
@@ -386,7 +386,7 @@ mod tests {
         }
         let whole = v2(0x21, 0x11, &v4);
         assert_eq!(Header::parse(&whole[..19]), Header::Partial);
-        // What is behind the addresses may be as long as it likes, and is not waited for.
+        // Data after the addresses may have any length and is not waited for.
         let mut longest = v2(0x21, 0x11, &v4);
         longest[14..16].fill(0xff);
         assert_eq!(Header::parse(&longest), client("192.0.2.1", 65_551));

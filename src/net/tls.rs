@@ -1,18 +1,20 @@
 //! Keys and certificates: PEM files to a rustls configuration, checked before anybody meets it, renewed without a restart.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::NoServerSessionStorage;
 use rustls::{ServerConfig, version};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::pem_file::{self, Wanted};
+use super::{certificate_chain, key_fault};
 use crate::locks;
 
 /// The files of a pair.
@@ -34,7 +36,7 @@ pub struct TlsIdentity {
 #[derive(Clone)]
 struct Loaded {
     config: Arc<ServerConfig>,
-    expires_at: SystemTime,
+    chain: Arc<[CertificateDer<'static>]>,
     seen: FileState,
 }
 
@@ -55,7 +57,7 @@ pub enum TlsError {
         source: io::Error,
     },
     /// The file holds something else.
-    #[error("{key}: expected {expected} in {}, but found none", .file.display())]
+    #[error("{key}: expected {expected} in {}, but found {found}", .file.display())]
     NotPem {
         /// The configuration's key.
         key: &'static str,
@@ -63,8 +65,13 @@ pub enum TlsError {
         expected: &'static str,
         /// Which file.
         file: PathBuf,
+        /// What it holds, and the cure.
+        found: String,
     },
-    /// The key belongs to another certificate, or cannot be used.
+    /// Certificate or key cannot be used, or their order is wrong; the text names the configuration's key first.
+    #[error("{0}")]
+    Unusable(String),
+    /// The key belongs to another certificate.
     #[error(
         "GSMTP_PRV_KEY: the key in {} does not fit the certificate in {}: {reason}; take both from the same place",
         .files.key_file.display(), .files.chain_file.display()
@@ -114,7 +121,7 @@ impl TlsIdentity {
 
     /// When the certificate expires.
     pub fn expires_at(&self) -> SystemTime {
-        self.read().expires_at
+        certificate_chain::expires_at(&self.read().chain)
     }
 
     /// Whether the files are not the ones last tried.
@@ -140,20 +147,10 @@ impl TlsIdentity {
         Ok(())
     }
 
-    /// The certificate's last days, and a key that others may read: said at start and by `check`.
+    /// Returns warnings for the start and for `check`: faults of the certificates, and a key file that others may read.
     pub fn warnings(&self, now: SystemTime) -> Vec<String> {
-        let mut warnings = Vec::new();
-        let chain_file = self.files.chain_file.display();
-        match self.expires_at().duration_since(now) {
-            Err(_) => warnings.push(format!(
-                "GSMTP_PUB_KEY: the certificate in {chain_file} has expired; renew it, clients may refuse it"
-            )),
-            Ok(left) if left < RENEW_WITHIN => warnings.push(format!(
-                "GSMTP_PUB_KEY: the certificate in {chain_file} expires in {} days; renew it",
-                left.as_secs() / 86_400
-            )),
-            Ok(_) => {}
-        }
+        let chain = self.read().chain;
+        let mut warnings = certificate_chain::warnings(&chain, &self.files.chain_file, now);
         let mode = fs::metadata(&self.files.key_file).map_or(0, |metadata| metadata.mode());
         if mode & 0o004 != 0 {
             let file = self.files.key_file.display();
@@ -191,29 +188,17 @@ impl Loaded {
         // Looked at before reading: a change in between is then noticed again.
         let seen = file_state(files);
         let chain = read_chain(&files.chain_file)?;
-        let key = read_pem(
-            "GSMTP_PRV_KEY",
-            "a private key (PKCS#8, PKCS#1 or SEC1)",
-            &files.key_file,
-            |pem| rustls_pemfile::private_key(pem),
-        )?;
-        let expires_at = chain.first().map_or(SystemTime::UNIX_EPOCH, expires_at);
-        let unfit = |reason| TlsError::Unfit {
-            files: files.clone(),
-            reason,
-        };
-        let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
-            .with_protocol_versions(&[&version::TLS13, &version::TLS12])
-            .map_err(unfit)?
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .map_err(unfit)?;
+        let key = read_pem(Wanted::Key, &files.key_file, |mut pem| {
+            rustls_pemfile::private_key(&mut pem)
+        })?;
+        let mut config = server_config(chain.clone(), key.clone_key())
+            .map_err(|reason| refused(files, &chain, &key, reason))?;
         // Some senders, Exchange among them, break off STARTTLS when they are handed tickets.
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(Loaded {
             config: Arc::new(config),
-            expires_at,
+            chain: chain.into(),
             seen,
         })
     }
@@ -234,9 +219,33 @@ fn provider() -> CryptoProvider {
     }
 }
 
+fn server_config(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<ServerConfig, rustls::Error> {
+    ServerConfig::builder_with_provider(Arc::new(provider()))
+        .with_protocol_versions(&[&version::TLS13, &version::TLS12])?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+}
+
+fn refused(
+    files: &TlsFiles,
+    chain: &[CertificateDer],
+    key: &PrivateKeyDer,
+    reason: rustls::Error,
+) -> TlsError {
+    let cause = key_fault::cause(chain, key, &files.chain_file, &files.key_file);
+    let unfit = || TlsError::Unfit {
+        files: files.clone(),
+        reason,
+    };
+    cause.map_or_else(unfit, TlsError::Unusable)
+}
+
 fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    read_pem("GSMTP_PUB_KEY", "a certificate in PEM form", file, |pem| {
-        let chain = rustls_pemfile::certs(pem).collect::<io::Result<Vec<_>>>()?;
+    read_pem(Wanted::Chain, file, |mut pem| {
+        let chain = rustls_pemfile::certs(&mut pem).collect::<io::Result<Vec<_>>>()?;
         let is_certificate = chain
             .first()
             .is_some_and(|first| X509Certificate::from_der(first).is_ok());
@@ -245,33 +254,25 @@ fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 }
 
 fn read_pem<T>(
-    key: &'static str,
-    expected: &'static str,
+    wanted: Wanted,
     file: &Path,
-    read: impl Fn(&mut BufReader<File>) -> io::Result<Option<T>>,
+    read: impl Fn(&[u8]) -> io::Result<Option<T>>,
 ) -> Result<T, TlsError> {
-    let unreadable = |source| TlsError::Unreadable {
+    let key = wanted.config_key();
+    let octets = pem_file::read(file).map_err(|source| TlsError::Unreadable {
         key,
         file: file.to_owned(),
         source,
-    };
-    let mut pem = BufReader::new(File::open(file).map_err(unreadable)?);
-    match read(&mut pem) {
+    })?;
+    match read(&octets) {
         Ok(Some(found)) => Ok(found),
-        Err(error) if error.kind() != io::ErrorKind::InvalidData => Err(unreadable(error)),
         Ok(None) | Err(_) => Err(TlsError::NotPem {
             key,
-            expected,
+            expected: wanted.expected(),
             file: file.to_owned(),
+            found: pem_file::found_instead(&octets, wanted, file),
         }),
     }
-}
-
-fn expires_at(certificate: &CertificateDer) -> SystemTime {
-    let seconds = X509Certificate::from_der(certificate).map_or(0, |(_, certificate)| {
-        certificate.validity().not_after.timestamp()
-    });
-    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.max(0) as u64)
 }
 
 fn file_state(files: &TlsFiles) -> FileState {
@@ -285,6 +286,3 @@ fn file_state(files: &TlsFiles) -> FileState {
         ))
     })
 }
-
-/// Two weeks: time enough for somebody to look after a renewal that failed.
-const RENEW_WITHIN: Duration = Duration::from_secs(14 * 86_400);

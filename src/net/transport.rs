@@ -3,10 +3,15 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::mem;
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, recv};
 use rustls::{ServerConfig, ServerConnection};
 
 use super::deadline::Deadline;
@@ -147,16 +152,15 @@ impl Transport {
         self.wire.write_tls(tls)
     }
 
-    /// Whether the client has closed its end or reset the connection, with nothing left to read.
-    pub fn client_left(&self) -> bool {
-        let looked = self.wire.socket.set_nonblocking(true).and_then(|()| {
-            let looked = self.wire.socket.peek(&mut [0]);
-            self.wire.socket.set_nonblocking(false)?;
-            looked
-        });
-        match looked {
-            Ok(octets) => octets == 0,
-            Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
+    /// Returns whether the client has finished sending or reset the connection, also if octets of its are unread. In TLS
+    /// its close_notify counts as well, which is found behind 16 KiB of unread plaintext at most.
+    pub fn client_left(&mut self) -> bool {
+        if self.wire.is_shut_by_peer() {
+            return true;
+        }
+        match &mut self.tls {
+            Some(tls) => self.wire.has_close_notify(tls),
+            None => false,
         }
     }
 
@@ -259,11 +263,19 @@ impl Wire {
     ) -> Result<usize, TransportError> {
         let mut room = [0; TLS_READ_OCTETS];
         let held = mem::take(&mut self.held);
-        let mut received = &held[..];
-        if received.is_empty() {
-            let count = self.read(&mut room, deadline)?;
-            received = &room[..count];
+        if !held.is_empty() {
+            return self.process(tls, &held);
         }
+        let count = self.read(&mut room, deadline)?;
+        self.process(tls, &room[..count])
+    }
+
+    /// Gives octets to the TLS machine, and holds those that it has no room for.
+    fn process(
+        &mut self,
+        tls: &mut ServerConnection,
+        mut received: &[u8],
+    ) -> Result<usize, TransportError> {
         let count = received.len();
         loop {
             let taken = tls.read_tls(&mut received).map_err(TransportError::Lost)?;
@@ -279,6 +291,47 @@ impl Wire {
                     let _ = self.write_tls(tls);
                     return Err(TransportError::Tls(error));
                 }
+            }
+        }
+    }
+
+    /// Returns whether a FIN or a reset has arrived. `poll` tells that whatever is unread, and reads nothing.
+    fn is_shut_by_peer(&self) -> bool {
+        // nix has no name for it.
+        let events = PollFlags::from_bits_retain(libc::POLLRDHUP);
+        let mut sockets = [PollFd::new(self.socket.as_fd(), events)];
+        // Errors and hang-ups are reported too, and nothing else.
+        poll(&mut sockets, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Reads what has arrived without waiting, up to the plaintext that may be unread, and returns whether a close_notify
+    /// is in it or the stream is broken.
+    // Never inlined: its room would be part of every connection's stack, touched or not.
+    #[inline(never)]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "a read fills no more than the room it was given"
+    )]
+    fn has_close_notify(&mut self, tls: &mut ServerConnection) -> bool {
+        let mut room = [0; TLS_READ_OCTETS];
+        loop {
+            let Ok(state) = tls.process_new_packets() else {
+                return true;
+            };
+            if state.peer_has_closed() {
+                return true;
+            }
+            if !self.held.is_empty() || state.plaintext_bytes_to_read() > MAX_PLAINTEXT_OCTETS {
+                return false;
+            }
+            let count = match recv(self.socket.as_raw_fd(), &mut room, MsgFlags::MSG_DONTWAIT) {
+                Ok(0) => return true,
+                Ok(count) => count,
+                Err(Errno::EAGAIN | Errno::EINTR) => return false,
+                Err(_) => return true,
+            };
+            if self.process(tls, &room[..count]).is_err() {
+                return true;
             }
         }
     }

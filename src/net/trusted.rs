@@ -1,24 +1,24 @@
-//! Whose word is taken about where a client is.
+//! Proxies whose XCLIENT and PROXY headers are trusted.
 
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net};
 
-/// Addresses and blocks of the proxies whose word is taken.
+/// Addresses and CIDR blocks of the trusted proxies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustedProxies {
     blocks: Vec<IpNet>,
 }
 
 impl TrustedProxies {
-    /// From blocks; those inside `::ffff:0:0/96` count as the IPv4 blocks they stand for.
+    /// Builds the list; blocks inside `::ffff:0:0/96` become the IPv4 blocks that they map.
     pub fn new(blocks: impl IntoIterator<Item = IpNet>) -> TrustedProxies {
         TrustedProxies {
             blocks: blocks.into_iter().map(canonical).collect(),
         }
     }
 
-    /// Whether `ip`, IPv4 also when it came as `::ffff:`, is one of them.
+    /// Returns whether `ip` is in the list; an IPv4-mapped address counts as IPv4.
     pub fn contain(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
         self.blocks.iter().any(|block| block.contains(&ip))

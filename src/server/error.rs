@@ -1,4 +1,4 @@
-//! Why a server does not start.
+//! Errors of the server's start.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,20 +10,20 @@ use crate::storage::SaveError;
 /// Why the server could not start: what, where, and how to fix it.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A listening address is not to be had.
+    /// An address cannot be bound.
     #[error("cannot bind {address}: {source}; {fix}")]
     Bind {
-        /// Which.
+        /// The address.
         address: SocketAddr,
-        /// What the kernel said.
+        /// The kernel's error.
         source: std::io::Error,
-        /// What may help.
+        /// A suggestion.
         fix: &'static str,
     },
-    /// What systemd handed over is no listening socket.
+    /// A descriptor passed by systemd is not a listening TCP socket.
     #[error("LISTEN_FDS: {0}; let the .socket unit have ListenStream= with TCP ports only")]
     Inherited(std::io::Error),
-    /// Nobody should serve strangers as root.
+    /// The server would run as root on an address that other machines can reach.
     #[error(
         "started as root, and {0} can be reached from other machines: set GUID and SGID to the ids of another user and \
          group, or listen on loopback only"
@@ -35,31 +35,31 @@ pub enum StartError {
     /// The PID file cannot be written.
     #[error("PID_FILE: cannot write {file}: {source}; name a file in a folder that exists", file = .file.display())]
     Pid {
-        /// Which.
+        /// The file.
         file: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// The log file cannot be opened.
     #[error("GSMTP_LOG_FILE: cannot open {file}: {source}; name a file this user may append to", file = .file.display())]
     Log {
-        /// Which.
+        /// The file.
         file: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// Key or certificate are no good.
+    /// The key or certificate cannot be used.
     #[error("{0}")]
     Tls(#[from] TlsError),
-    /// The embedded store cannot be opened.
+    /// The SQLite file cannot be opened.
     #[error("GM_SQLITE_FILE: {0}")]
     Store(SaveError),
-    /// The URL of Redis is none.
+    /// REDIS_INTERFACE is not a URL.
     #[error(
         "{0}; expected \"127.0.0.1:6379\", a socket path or \"redis://user:pass@host:port/db\""
     )]
     Redis(String),
-    /// The kernel refuses a thread or a signal handler.
+    /// A thread or signal handler cannot be created.
     #[error("cannot start: {0}; raise the limits of processes and memory for this user")]
     Kernel(std::io::Error),
 }

@@ -1,4 +1,4 @@
-//! What is answered on inside addresses: auth_http for nginx, and the status page.
+//! HTTP endpoints: auth_http for nginx, and the status endpoints.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, RwLock};
@@ -11,7 +11,7 @@ use crate::net::pool::Pool;
 use crate::nginx::AuthHttp;
 use crate::status::{self, Status};
 
-/// Binds a port for questions from inside; `fix` says what helps where it is not to be had.
+/// Binds an HTTP listener; `fix` is the suggestion if that fails.
 ///
 /// # Errors
 /// [`StartError::Bind`].
@@ -30,7 +30,7 @@ pub fn listen(
     address.map(bind).transpose()
 }
 
-/// Answers auth_http from now on, naming the first plain address that we serve SMTP on.
+/// Starts auth_http, which names the first plaintext SMTP listener.
 pub fn answer_nginx(
     listener: &Arc<Listener>,
     smtp_listeners: &[Arc<Listener>],
@@ -57,7 +57,7 @@ pub fn answer_nginx(
     Ok(())
 }
 
-/// Serves the status page from now on.
+/// Starts the status endpoints.
 pub fn start_status(listener: &Arc<Listener>, status: Status) -> Result<(), StartError> {
     status::set_start();
     http::serve(listener, Arc::new(move |request| status.answer(request)))
@@ -66,9 +66,9 @@ pub fn start_status(listener: &Arc<Listener>, status: Status) -> Result<(), Star
     Ok(())
 }
 
-/// What helps where auth_http has no port.
+/// Suggestion if NGINX_AUTH cannot be bound.
 pub const NGINX_BIND_FIX: &str =
     "set NGINX_AUTH to an address of this machine and a free port above 1023";
-/// What helps where the status page has no port.
+/// Suggestion if GM_STATUS_INTERFACE cannot be bound.
 pub const STATUS_BIND_FIX: &str =
     "set GM_STATUS_INTERFACE to an address of this machine and a free port above 1023";

@@ -1,4 +1,4 @@
-//! The addresses that clients connect to.
+//! The SMTP listeners: bound by this process or inherited from systemd.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,11 +11,11 @@ use super::StartError;
 use crate::config::Config;
 use crate::net::listener::Listener;
 
-/// Binds them all. Sockets that systemd hands over stand for GSTMP_LISTEN_INTERFACE; one on a port of
-/// GSMTPS_LISTEN_INTERFACE stands for that address and speaks TLS.
+/// Binds all SMTP listeners. Sockets inherited from systemd replace GSTMP_LISTEN_INTERFACE; an inherited socket on a port
+/// of GSMTPS_LISTEN_INTERFACE replaces that address and uses implicit TLS.
 ///
 /// # Errors
-/// [`StartError::Bind`] for the first that is not to be had.
+/// [`StartError::Bind`] for the first address that cannot be bound.
 pub fn listen(config: &Config) -> Result<Vec<Arc<Listener>>, StartError> {
     let mut listeners = inherit_all(config)?;
     let plain = match listeners.is_empty() {
@@ -40,9 +40,9 @@ pub fn listen(config: &Config) -> Result<Vec<Arc<Listener>>, StartError> {
     Ok(listeners)
 }
 
-/// What systemd has bound for us (sd_listen_fds(3)).
+/// Takes the sockets that systemd has bound (sd_listen_fds(3)).
 fn inherit_all(config: &Config) -> Result<Vec<Arc<Listener>>, StartError> {
-    // They are ours only when they name us; a parent's may still stand in the environment.
+    // The variables may be meant for the parent process; LISTEN_PID tells.
     let ours = std::process::id().to_string();
     if std::env::var("LISTEN_PID") != Ok(ours) {
         return Ok(Vec::new());
@@ -80,7 +80,8 @@ fn bind(
         .map_err(|source| not_bound(address, source, tls_at_once))
 }
 
-/// Addresses that a start could not bind, for `check`: those that are in use are none, for the server may run.
+/// Returns an error for each address that a start could not bind, for `check`. An address in use is not an error: the
+/// running server may use it.
 pub fn unbindable(config: &Config) -> impl Iterator<Item = StartError> {
     let plain = config
         .listen_addresses
@@ -124,7 +125,7 @@ fn not_bound(address: SocketAddr, source: io::Error, tls_at_once: bool) -> Start
     }
 }
 
-/// Where clients connect, plain and in TLS.
+/// Returns the addresses of all SMTP listeners, plaintext and implicit TLS.
 pub fn listen_addresses(config: &Config) -> impl Iterator<Item = SocketAddr> {
     let plain = config.listen_addresses.iter();
     plain.chain(&config.tls_listen_addresses).copied()

@@ -1,29 +1,30 @@
 //! The one room that wires the house: from a configuration to a running server and back to rest.
 
+mod check;
 mod error;
 mod inside;
 mod listening;
 mod reload;
+mod resources;
 mod stop;
 mod stores;
 
-use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use nix::unistd::{Gid, Uid, geteuid};
 use sd_notify::NotifyState;
 
+pub use check::check_files_and_become_server_user;
 pub use error::StartError;
 pub use stores::{mysql_connector, redis_settings, table_name, trial_addresses};
 
 use crate::config::Config;
 use crate::connection::{self, ConnectionSettings};
 use crate::handed_over;
-use crate::http;
 use crate::limits;
 use crate::locks;
 use crate::logging::{LogFile, LogFormat};
@@ -34,11 +35,12 @@ use crate::pid_file::PidFile;
 use crate::privileges::{self, Identity};
 use crate::signals::{self, Request};
 use crate::smtp::reply::{self, Reply};
-use crate::smtp::{AllowedHosts, MemoryBudget, SessionSettings, SharedSettings};
+use crate::smtp::{MemoryBudget, SessionSettings};
 use crate::status::Status;
-use crate::storage::{Finding, OpenStore, TableShape};
+use crate::storage::{OpenStore, TableShape};
 use listening::listen_addresses;
 use reload::House;
+use resources::look_after_limits;
 use stores::Stores;
 
 /// Reads the configuration again, command line included; what is to be said in the log comes with it.
@@ -50,7 +52,12 @@ pub type ReadAgain<'a> = &'a dyn Fn() -> Result<(Config, Vec<String>), String>;
 /// # Errors
 /// [`StartError`] when it could not start.
 pub fn run(config: &Config, notes: &[String], read_again: ReadAgain) -> Result<(), StartError> {
-    run_on(config, notes, read_again, Stores::Configured)
+    run_on(
+        config,
+        notes,
+        read_again,
+        Stores::Configured(OnceLock::new()),
+    )
 }
 
 /// Runs the server with a store of your own instead of GM_STORE's, on one writer's thread.
@@ -102,10 +109,9 @@ fn run_on(
     // Threads from here on.
     log_file.start_writing().map_err(StartError::Kernel)?;
     let requests = signals.listen().map_err(StartError::Kernel)?;
-    let session = Arc::new(SharedSettings::new(session_settings(config)));
-    let store = stores.start(config, &session)?;
+    let store = stores.start(config, session_settings(config))?;
     let settings = Arc::new(RwLock::new(Arc::new(ConnectionSettings {
-        session,
+        session: store.session,
         client_timeout: config.client_timeout,
         budget: MemoryBudget::new(config.max_memory_octets),
         saver: store.saver,
@@ -254,26 +260,6 @@ fn inside_addresses(config: &Config) -> impl Iterator<Item = SocketAddr> {
         .chain(config.nginx_auth_address)
 }
 
-/// Descriptors and mappings of memory for each client, and what the house itself needs.
-fn look_after_limits(config: &Config) {
-    raise_descriptor_limit(config);
-    let needed = (config.max_clients * MAPPINGS_OF_A_CLIENT + SPARE_MAPPINGS) as u64;
-    if let Some(limit) = limits::mapping_limit().filter(|limit| *limit < needed) {
-        log::warn!(limit = limit, needed = needed, fix = "raise `sysctl vm.max_map_count` or lower GM_MAX_CLIENTS"; "few_mappings");
-    }
-}
-
-fn raise_descriptor_limit(config: &Config) {
-    let listeners = listen_addresses(config).count();
-    let inside = inside_addresses(config).count() * (1 + http::MAX_CONNECTIONS);
-    let sockets = config.max_clients + listeners + 4 * config.save_workers + inside;
-    let needed = (sockets + SPARE_DESCRIPTORS) as u64;
-    let limit = limits::raise_descriptor_limit(needed);
-    if limit < needed {
-        log::warn!(limit = limit, needed = needed, fix = "raise `ulimit -n` or lower GM_MAX_CLIENTS"; "few_descriptors");
-    }
-}
-
 /// Does what administrators ask for and looks after the certificate, until it is time to stop.
 fn serve_requests(house: &mut House, requests: &Receiver<Request>) {
     loop {
@@ -310,60 +296,6 @@ fn tls_files(config: &Config) -> Option<TlsFiles> {
     })
 }
 
-/// What `check` finds before it looks at the store: keys are read and files looked at as who we are, then we become the
-/// server's user for good, as the server would.
-pub fn check_files_and_become_server_user(config: &Config, read_again: ReadAgain) -> Vec<Finding> {
-    let loaded = tls_files(config)
-        .map(|files| TlsIdentity::load(&files))
-        .transpose();
-    let (tls, mut findings) = match loaded {
-        Ok(tls) => (tls, Vec::new()),
-        Err(error) => (None, vec![Finding::error(error.to_string())]),
-    };
-    findings.extend(listening::unbindable(config).map(|error| match &error {
-        // A service manager may give the right to, or the socket itself.
-        StartError::Bind { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-            Finding::warning(error.to_string())
-        }
-        _ => Finding::error(error.to_string()),
-    }));
-    findings.extend(unwritable_files(config).map(|error| Finding::error(error.to_string())));
-    let became =
-        identity(config).and_then(|identity| Ok(identity.map(privileges::drop_to).transpose()?));
-    if let Err(error) = became {
-        findings.push(Finding::error(error.to_string()));
-    }
-    if let Some(tls) = &tls {
-        let warnings = tls
-            .warnings(SystemTime::now())
-            .into_iter()
-            .chain(tls.unreadable_files());
-        findings.extend(warnings.map(Finding::warning));
-    }
-    if let Err(reason) = read_again() {
-        let warning = format!("{reason}; until then SIGHUP changes nothing");
-        findings.push(Finding::warning(warning));
-    }
-    findings
-}
-
-/// Log and PID file, if they could not be written at a start.
-fn unwritable_files(config: &Config) -> impl Iterator<Item = StartError> {
-    let log_file = config.log_file.clone();
-    let log = match log_file.to_str() {
-        Some("" | "/dev/stdout" | "/dev/stderr") => None,
-        _ => handed_over::why_not_writable(&log_file).map(|source| StartError::Log {
-            file: log_file,
-            source,
-        }),
-    };
-    let pid = config.pid_file.clone().and_then(|file| {
-        let source = handed_over::why_not_writable(&file)?;
-        Some(StartError::Pid { file, source })
-    });
-    log.into_iter().chain(pid)
-}
-
 /// The table as far as it is known.
 pub fn session_settings(config: &Config) -> SessionSettings {
     let host_name = match config.host_name.as_str() {
@@ -376,7 +308,7 @@ pub fn session_settings(config: &Config) -> SessionSettings {
             name => name.to_owned(),
         },
         host_name,
-        allowed_hosts: AllowedHosts::new(config.allowed_hosts.iter().map(String::as_str)),
+        allowed_hosts: config.allowed_hosts.clone(),
         max_content_octets: config.max_content_octets,
         max_recipients: config.max_recipients,
         to_column: TableShape::PRINTED.to,
@@ -403,9 +335,3 @@ fn machine_name() -> String {
 
 /// How often the files of key and certificate are looked at; a renewed pair is served within a minute.
 const TLS_FILES_LOOKED_AT: Duration = Duration::from_secs(20);
-/// Log, store with its files, signals, standard streams, and room for a library or two.
-const SPARE_DESCRIPTORS: usize = 64;
-/// Its thread's stack and the one for signals, each with the page that guards it.
-const MAPPINGS_OF_A_CLIENT: usize = 4;
-/// The program, its libraries, its heaps and the store.
-const SPARE_MAPPINGS: usize = 1_000;

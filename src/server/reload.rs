@@ -4,10 +4,11 @@ use std::sync::{Arc, RwLock};
 
 use sd_notify::NotifyState;
 
+use super::resources::look_after_limits;
 use super::stores::{RunningStore, Stores};
 use super::{
-    ReadAgain, log_format, look_after_limits, pool_settings, say_notes, session_settings,
-    tell_systemd, tls_files, warn_of_tls,
+    ReadAgain, log_format, pool_settings, say_notes, session_settings, tell_systemd, tls_files,
+    warn_of_tls,
 };
 use crate::config::Config;
 use crate::connection::ConnectionSettings;
@@ -96,7 +97,7 @@ impl House<'_> {
         let need_restart = keep_what_needs_a_restart(&mut wanted, running);
         let settings = self.settings();
         let tls = load_tls_again(&wanted, settings.tls.as_ref())?;
-        let store = self.start_store(&wanted, &settings)?;
+        let store = self.start_store(&wanted)?;
         let log_moves =
             (&wanted.log_file, wanted.log_as_json) != (&running.log_file, running.log_as_json);
         if log_moves && let Err(error) = self.log_file.reopen(&wanted.log_file, log_format(&wanted))
@@ -111,14 +112,17 @@ impl House<'_> {
         for key in need_restart {
             log::warn!(key = key, fix = "restart the server"; "needs_restart");
         }
-        settings.session.configure(session_settings(&wanted));
         settings.budget.set_max_octets(wanted.max_memory_octets);
-        let saver = match store {
-            None => settings.saver.clone(),
+        let (session, saver) = match store {
+            None => {
+                settings.session.configure(session_settings(&wanted));
+                (Arc::clone(&settings.session), settings.saver.clone())
+            }
+            // What is known of the old store holds for sessions that save there.
             Some(store) => {
                 self.retired.extend(self.writers.take());
                 self.writers = store.writers;
-                store.saver
+                (store.session, store.saver)
             }
         };
         self.retired.retain(|writers| !writers.have_ended());
@@ -130,7 +134,7 @@ impl House<'_> {
         };
         let renewed = tls.as_ref().is_some_and(|tls| !is_kept(tls));
         let changed = ConnectionSettings {
-            session: Arc::clone(&settings.session),
+            session,
             client_timeout: wanted.client_timeout,
             budget: settings.budget.clone(),
             saver,
@@ -149,15 +153,11 @@ impl House<'_> {
     }
 
     /// Another store, if the configuration asks for one.
-    fn start_store(
-        &self,
-        wanted: &Config,
-        settings: &ConnectionSettings,
-    ) -> Result<Option<RunningStore>, String> {
+    fn start_store(&self, wanted: &Config) -> Result<Option<RunningStore>, String> {
         if !self.stores.differ(&self.config, wanted) {
             return Ok(None);
         }
-        let started = self.stores.start(wanted, &settings.session);
+        let started = self.stores.start(wanted, session_settings(wanted));
         started.map(Some).map_err(|error| error.to_string())
     }
 

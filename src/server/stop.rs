@@ -56,11 +56,23 @@ fn wait_for_clients(
     give_up_at: Instant,
 ) -> Result<(), AtOnce> {
     while pool.places_taken() > 0 && Instant::now() < give_up_at {
-        if requests.recv_timeout(DRAIN_TICK) == Ok(Request::Stop) {
+        if next_request(requests) == Some(Request::Stop) {
             return Err(AtOnce);
         }
     }
     Ok(())
+}
+
+/// Waits a tick for a request; also when the thread is gone that would send one, as after a panic of it.
+fn next_request(requests: &Receiver<Request>) -> Option<Request> {
+    match requests.recv_timeout(DRAIN_TICK) {
+        Ok(request) => Some(request),
+        Err(RecvTimeoutError::Timeout) => None,
+        Err(RecvTimeoutError::Disconnected) => {
+            thread::sleep(DRAIN_TICK);
+            None
+        }
+    }
 }
 
 /// Lets the writers save what has queued up and close the store; whoever still waits by then was told 451.
@@ -97,3 +109,21 @@ const LAST_WORD_PATIENCE: Duration = Duration::from_millis(500);
 const FINISH_PATIENCE: Duration = Duration::from_secs(3);
 /// How often draining looks whether it is done.
 const DRAIN_TICK: Duration = Duration::from_millis(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drain_does_not_spin_without_a_thread_for_signals() {
+        let (sender, requests) = bounded(1);
+        sender.send(Request::Stop).unwrap();
+        assert_eq!(next_request(&requests), Some(Request::Stop));
+        drop(sender);
+        let started_at = Instant::now();
+        for _ in 0..5 {
+            assert_eq!(next_request(&requests), None);
+        }
+        assert!(started_at.elapsed() >= DRAIN_TICK * 5);
+    }
+}

@@ -1,6 +1,6 @@
 //! Which store the configuration asks for, and how it is started.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 
 use r2d2::Pool;
@@ -8,19 +8,19 @@ use r2d2::Pool;
 use super::StartError;
 use crate::config::{Config, ServerAddress, StoreKind};
 use crate::locks;
-use crate::smtp::{Narrowing, SharedSettings};
+use crate::smtp::{Narrowing, SessionSettings, SharedSettings};
 use crate::storage::mysql::check::TrialAddresses;
 use crate::storage::mysql::pool::{self, Connector, Learned, MySqlHost, MySqlSettings};
 use crate::storage::mysql::{BodyStore, Facts, MySqlStore, check, probe};
 use crate::storage::redis::cluster::{ClusterBodies, RedisCluster};
 use crate::storage::redis::{Breaker, RedisBodies, RedisPool, RedisSettings};
-use crate::storage::sqlite::SqliteStore;
+use crate::storage::sqlite::{DatabaseFile, SqliteStore};
 use crate::storage::{Finding, Health, OpenStore, Saver, TableName, Writers};
 
 /// Where mail may go.
 pub enum Stores {
-    /// Where GM_STORE says.
-    Configured,
+    /// Where GM_STORE says. The SQLite file, once it was opened, is the same one until the server ends.
+    Configured(OnceLock<DatabaseFile>),
     /// Into a store of the user's own.
     Own(OpenStore),
 }
@@ -29,31 +29,38 @@ pub enum Stores {
 pub struct RunningStore {
     /// For connections.
     pub saver: Saver,
+    /// What sessions that save here decide by. What this store turns out to hold narrows them, and no others.
+    pub session: Arc<SharedSettings>,
     /// The threads behind it; the discarding store has none.
     pub writers: Option<Writers>,
 }
 
 impl Stores {
-    /// Starts the store; what it turns out to be narrows `session`.
+    /// Starts the store, for sessions that decide by `configured`.
     ///
     /// # Errors
     /// [`StartError`]: it can never work. A database that cannot be reached now is no error.
     pub fn start(
         &self,
         config: &Config,
-        session: &Arc<SharedSettings>,
+        configured: SessionSettings,
     ) -> Result<RunningStore, StartError> {
+        let session = Arc::new(SharedSettings::new(configured));
         match self {
-            Stores::Own(open) => start_writers(1, false, Health::up(), Arc::clone(open)),
-            Stores::Configured => match config.store {
+            Stores::Own(open) => start_writers(session, 1, false, Health::up(), Arc::clone(open)),
+            Stores::Configured(file) => match config.store {
                 StoreKind::Discard => {
                     log::warn!(store = "discard", note = "every mail is thanked for and dropped"; "store");
                     Ok(RunningStore {
                         saver: Saver::discard(),
+                        session,
                         writers: None,
                     })
                 }
-                StoreKind::Sqlite => start_sqlite(config),
+                StoreKind::Sqlite => {
+                    let file = file.get_or_init(|| DatabaseFile::new(&config.sqlite_file));
+                    start_sqlite(config, file, session)
+                }
                 StoreKind::MySql => start_mysql(config, session),
             },
         }
@@ -61,7 +68,7 @@ impl Stores {
 
     /// Whether `wanted` needs another store than the one that was started with `running`.
     pub fn differ(&self, running: &Config, wanted: &Config) -> bool {
-        let Stores::Configured = self else {
+        let Stores::Configured(_) = self else {
             return false;
         };
         match wanted.store {
@@ -76,6 +83,7 @@ impl Stores {
 }
 
 fn start_writers(
+    session: Arc<SharedSettings>,
     count: usize,
     prepare: bool,
     health: Health,
@@ -85,23 +93,37 @@ fn start_writers(
     let (saver, writers) = started.map_err(StartError::Kernel)?;
     Ok(RunningStore {
         saver,
+        session,
         writers: Some(writers),
     })
 }
 
-fn start_sqlite(config: &Config) -> Result<RunningStore, StartError> {
-    let (file, table) = (config.sqlite_file.clone(), table_name(config));
-    // Opened once here, so that a file that can never be written is an error at start.
-    SqliteStore::open(&file, &table).map_err(StartError::Store)?;
-    let open: OpenStore = Arc::new(move || Ok(Box::new(SqliteStore::open(&file, &table)?)));
-    let store = start_writers(1, true, Health::up(), open)?;
+fn start_sqlite(
+    config: &Config,
+    file: &DatabaseFile,
+    session: Arc<SharedSettings>,
+) -> Result<RunningStore, StartError> {
+    let (file, table) = (file.clone(), table_name(config));
+    // Opened here, so that a file that can never be written is an error at start, and given to the writer as it is.
+    let opened = SqliteStore::open(&file, &table).map_err(StartError::Store)?;
+    let opened = Mutex::new(Some(opened));
+    let open: OpenStore = Arc::new(move || {
+        let opened = locks::lock(&opened).take();
+        let store = opened.map_or_else(|| SqliteStore::open(&file, &table), Ok)?;
+        Ok(Box::new(store))
+    });
+    let store = start_writers(session, 1, true, Health::up(), open)?;
     log::info!(store = "sqlite", file:% = config.sqlite_file.display(); "store");
     Ok(store)
 }
 
-fn start_mysql(config: &Config, session: &Arc<SharedSettings>) -> Result<RunningStore, StartError> {
+fn start_mysql(config: &Config, session: Arc<SharedSettings>) -> Result<RunningStore, StartError> {
     let health = Health::default();
-    let connector = Connector::new(mysql_settings(config), learn_into(config, session), &health);
+    let connector = Connector::new(
+        mysql_settings(config),
+        learn_into(config, &session),
+        &health,
+    );
     let pool = Arc::new(pool::pool(&connector));
     pool::watch(&connector, &pool).map_err(StartError::Kernel)?;
     probe::start(&connector, &pool).map_err(StartError::Kernel)?;
@@ -124,7 +146,7 @@ fn start_mysql(config: &Config, session: &Arc<SharedSettings>) -> Result<Running
             body_store(),
         )))
     });
-    start_writers(config.save_workers, true, health, open)
+    start_writers(session, config.save_workers, true, health, open)
 }
 
 /// Makes each writer's way to where bodies go.
@@ -207,12 +229,11 @@ pub fn mysql_connector(config: &Config) -> Connector {
 }
 
 /// Returns the addresses of the row that `check` tries: of a domain that is accepted.
-pub fn trial_addresses(config: &Config) -> TrialAddresses<'_> {
-    let is_domain = |host: &&String| !host.contains('*');
-    let accepted = config.allowed_hosts.iter().find(is_domain);
+pub fn trial_addresses(config: &Config) -> TrialAddresses {
+    let primary = &config.primary_mail_host;
     TrialAddresses {
-        recipient_domain: accepted.unwrap_or(&config.primary_mail_host),
-        primary_mail_host: &config.primary_mail_host,
+        recipient_domain: (config.allowed_hosts.example()).unwrap_or_else(|| primary.clone()),
+        primary_mail_host: primary.clone(),
     }
 }
 

@@ -1,42 +1,42 @@
-//! What a column of the store can hold of a text.
+//! Width and character set of a text column.
 //!
-//! It stands here because RCPT decides by it: a recipient that cannot be stored whole is refused, never cut.
+//! RCPT depends on it: a recipient that does not fit into its column is rejected, never truncated.
 
 use std::borrow::Cow;
 
-/// A text column: how wide, and for which characters.
+/// A text column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Column {
-    /// Its width.
+    /// Its maximum width.
     pub width: Width,
     /// Its character set.
     pub repertoire: Repertoire,
 }
 
-/// How a column's width counts.
+/// The unit in which a column's width is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Width {
-    /// Characters, as `varchar` and `char` do.
+    /// Characters, for `varchar` and `char`.
     Chars(usize),
-    /// Octets, as `text` and binary columns do; text is counted as UTF-8.
+    /// Octets of UTF-8, for `text` and binary columns.
     Octets(usize),
 }
 
-/// The characters of a column's character set.
+/// A column's character set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repertoire {
-    /// ASCII, and what is not known better.
+    /// ASCII; also assumed for an unknown character set.
     Ascii,
     /// MySQL's latin1, which is Windows-1252.
     Latin1,
-    /// MySQL's utf8, three octets at most: no emoji.
+    /// MySQL's utf8: at most three octets per character, so no emoji.
     Utf8mb3,
-    /// Every character.
+    /// All of Unicode.
     Unicode,
 }
 
 impl Column {
-    /// A column of `max_chars` characters of any kind.
+    /// Returns a column of `max_chars` Unicode characters.
     pub const fn varchar(max_chars: usize) -> Column {
         Column {
             width: Width::Chars(max_chars),
@@ -44,7 +44,7 @@ impl Column {
         }
     }
 
-    /// A column of `max_octets` octets of any text.
+    /// Returns a column of `max_octets` octets of Unicode text.
     pub const fn text(max_octets: usize) -> Column {
         Column {
             width: Width::Octets(max_octets),
@@ -52,12 +52,13 @@ impl Column {
         }
     }
 
-    /// Whether `text` can be stored whole.
+    /// Returns whether `text` fits unchanged.
     pub fn holds(&self, text: &str) -> bool {
         self.width.has_room_for(text) && self.repertoire.holds(text)
     }
 
-    /// As much of `text` as can be stored: other characters become U+FFFD or `?`, and it is cut between characters.
+    /// Returns `text` made to fit: characters outside the character set become U+FFFD or `?`, and the rest is truncated on a
+    /// character boundary.
     #[expect(
         clippy::string_slice,
         reason = "both ways of counting end between characters"
@@ -85,7 +86,7 @@ impl Column {
 }
 
 impl Width {
-    /// How much of a column `text` takes, in this width's unit.
+    /// Returns the length of `text` in this unit.
     pub fn measure(self, text: &str) -> usize {
         match self {
             Width::Chars(_) => text.chars().count(),
@@ -93,7 +94,7 @@ impl Width {
         }
     }
 
-    /// The width itself, in its unit.
+    /// Returns the maximum in its unit.
     pub fn max(self) -> usize {
         match self {
             Width::Chars(max) | Width::Octets(max) => max,
@@ -106,7 +107,7 @@ impl Width {
 }
 
 impl Repertoire {
-    /// `text` with each character that is not of this set replaced.
+    /// Returns `text` with each character outside this character set replaced.
     pub fn replace_others(self, text: &str) -> Cow<'_, str> {
         if self.holds(text) {
             return text.into();
@@ -144,7 +145,7 @@ impl Repertoire {
     }
 }
 
-/// What Windows-1252 has between 0x80 and 0x9f.
+/// The characters of Windows-1252 from 0x80 to 0x9f.
 const WINDOWS_1252: &str = "€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ";
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! One command line into a verb and its typed arguments; the table of verbs.
+//! Parses a command line into a verb and typed arguments.
 
 use super::path::{ForwardPath, PathError, ReversePath};
 use super::reply::{self, Reply};
 
-/// The verbs this server knows, whether it does them or not.
+/// The known verbs, implemented or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each is the RFC's verb")]
 pub enum Verb {
@@ -21,16 +21,16 @@ pub enum Verb {
     Quit,
     StartTls,
     Xclient,
-    /// Known from RFCs and from the field, not done here: 502.
+    /// A verb of an RFC or in common use that is not implemented: 502.
     NotDoneHere,
 }
 
 /// `MAIL FROM:<reverse-path> [parameters]`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct MailCommand {
-    /// Who sent it.
+    /// The sender.
     pub reverse_path: ReversePath,
-    /// `SIZE=`: the client's own count of content octets, which may be wrong both ways ([RFC 1870]).
+    /// `SIZE=`: the size that the client announces, which may be wrong in both directions ([RFC 1870]).
     ///
     /// [RFC 1870]: https://www.rfc-editor.org/rfc/rfc1870
     pub size: Option<u64>,
@@ -43,32 +43,32 @@ pub struct MailCommand {
 pub struct BdatCommand {
     /// Octets that follow the command line.
     pub size: u64,
-    /// Whether the message ends with them.
+    /// Whether this is the last chunk of the message.
     pub last: bool,
 }
 
-/// Why a command is refused; each turns into exactly one [`Reply`].
+/// Why a command is rejected; each value has exactly one [`Reply`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommandError {
-    /// HELO or EHLO without a name.
+    /// HELO or EHLO has no argument.
     NoHeloName,
-    /// An argument that does not follow the grammar.
+    /// The argument does not follow the grammar.
     BadArgument,
-    /// An argument where none is wanted.
+    /// The command takes no argument.
     ArgumentUnwanted,
-    /// Control characters, or octets that are not UTF-8.
+    /// Control characters or invalid UTF-8.
     BadOctets,
-    /// A parameter no extension of ours defines.
+    /// A parameter of an extension that is not offered.
     UnknownParameter,
-    /// A parameter that is malformed or given twice.
+    /// A malformed or repeated parameter.
     BadParameter,
     /// The reverse-path is malformed.
     BadReversePath,
     /// The forward-path is malformed.
     BadForwardPath,
-    /// The forward-path has two domains.
+    /// The forward-path has two domains (`a%b@c`, `a@b@c`, a source route to another domain).
     RouteHidden,
-    /// A non-ASCII address outside an SMTPUTF8 transaction.
+    /// A non-ASCII address in a transaction without SMTPUTF8.
     NeedsSmtpUtf8,
 }
 
@@ -89,7 +89,7 @@ impl From<CommandError> for Reply {
     }
 }
 
-/// Splits a line, without its CR LF, into its verb and the octets of its argument; `None` for an unknown verb.
+/// Splits a line without its CR LF into the verb and its argument; the verb is `None` if unknown.
 pub fn split(line: &[u8]) -> (Option<Verb>, &[u8]) {
     let line = trim_spaces(line);
     let end = line.iter().position(|octet| *octet == b' ');
@@ -101,7 +101,7 @@ pub fn split(line: &[u8]) -> (Option<Verb>, &[u8]) {
     (verb, trim_spaces(argument))
 }
 
-/// Spaces alone: a TAB at the end is as wrong as one in the middle.
+/// Trims spaces only: a TAB is an error at the end as well as in the middle.
 fn trim_spaces(mut octets: &[u8]) -> &[u8] {
     while let [b' ', rest @ ..] | [rest @ .., b' '] = octets {
         octets = rest;
@@ -109,8 +109,8 @@ fn trim_spaces(mut octets: &[u8]) -> &[u8] {
     octets
 }
 
-/// Whether a line, or its beginning, is a request of HTTP that somebody's browser was made to send
-/// ([ALPACA](https://alpaca-attack.com)): no line after it is a command either.
+/// Returns whether the line begins like an HTTP request, which a web page can make a browser send
+/// ([ALPACA](https://alpaca-attack.com)). The lines after it must not be executed either.
 pub fn is_foreign(line: &[u8]) -> bool {
     FOREIGN_VERBS.iter().any(|verb| {
         line.get(..verb.len())
@@ -118,17 +118,17 @@ pub fn is_foreign(line: &[u8]) -> bool {
     })
 }
 
-/// Whether a line that is no good, or its beginning, was to announce a chunk.
+/// Returns whether a malformed line begins like BDAT: then octets of a chunk follow it.
 pub fn is_chunk(line: &[u8]) -> bool {
     let word = trim_spaces(line).get(..4);
     word.is_some_and(|word| word.eq_ignore_ascii_case(b"BDAT"))
 }
 
-/// The name in HELO or EHLO. RFC 5321 wants a domain or an address literal; the field sends anything, so anything
-/// printable is taken, up to [`MAX_HELO_OCTETS`].
+/// Returns the argument of HELO or EHLO. RFC 5321 requires a domain or an address literal, but clients send other text:
+/// anything printable up to [`MAX_HELO_OCTETS`] is accepted.
 ///
 /// # Errors
-/// [`CommandError::NoHeloName`], [`CommandError::BadOctets`], [`CommandError::BadArgument`] when it is too long.
+/// [`CommandError::NoHeloName`], [`CommandError::BadOctets`], or [`CommandError::BadArgument`] if it is too long.
 pub fn helo_name(argument: &[u8]) -> Result<&str, CommandError> {
     let name = printable(argument)?;
     match name.len() {
@@ -138,7 +138,7 @@ pub fn helo_name(argument: &[u8]) -> Result<&str, CommandError> {
     }
 }
 
-/// For verbs that take no argument.
+/// Checks that there is no argument.
 ///
 /// # Errors
 /// [`CommandError::ArgumentUnwanted`].
@@ -150,7 +150,7 @@ pub fn no_argument(argument: &[u8]) -> Result<(), CommandError> {
 }
 
 impl MailCommand {
-    /// Parses what follows `MAIL`.
+    /// Parses the argument of MAIL.
     ///
     /// # Errors
     /// [`CommandError`] for octets, path or parameters, in this order.
@@ -187,7 +187,7 @@ impl MailCommand {
     }
 }
 
-/// Parses what follows `RCPT`; no extension of ours gives it parameters.
+/// Parses the argument of RCPT; no offered extension defines a parameter for it.
 ///
 /// # Errors
 /// [`CommandError`] for octets, path or parameters, in this order.
@@ -209,7 +209,7 @@ pub fn parse_rcpt(argument: &[u8], smtputf8: bool) -> Result<ForwardPath, Comman
 }
 
 impl BdatCommand {
-    /// Parses what follows `BDAT`; `None` when it cannot be known how many octets follow.
+    /// Parses the argument of BDAT; returns `None` if the number of octets that follow is unknown.
     pub fn parse(argument: &[u8]) -> Option<BdatCommand> {
         let argument = printable(argument).ok()?;
         let mut words = argument.split_ascii_whitespace();
@@ -223,7 +223,7 @@ impl BdatCommand {
     }
 }
 
-/// UTF-8 without control characters (C0, DEL and C1).
+/// Returns the argument if it is UTF-8 without control characters (C0, DEL, C1).
 ///
 /// # Errors
 /// [`CommandError::BadOctets`].
@@ -235,7 +235,7 @@ pub fn printable(argument: &[u8]) -> Result<&str, CommandError> {
     Ok(text)
 }
 
-/// Behind `FROM:` or `TO:` in any case, and behind the spaces that many senders put there.
+/// Returns what follows `FROM:` or `TO:` in any case; many senders put spaces after the colon.
 fn after_keyword<'a>(argument: &'a str, keyword: &str) -> Result<&'a str, CommandError> {
     match argument.split_at_checked(keyword.len()) {
         Some((word, rest)) if word.eq_ignore_ascii_case(keyword) => Ok(rest.trim_start()),
@@ -245,7 +245,7 @@ fn after_keyword<'a>(argument: &'a str, keyword: &str) -> Result<&'a str, Comman
 
 type Parameter<'a> = (&'a str, Option<&'a str>);
 
-/// ` KEYWORD[=value] …`; anything but a space straight behind the path makes the path itself bad.
+/// Splits ` KEYWORD[=value] …`. Anything but a space directly after the path makes the path malformed.
 fn split_parameters(
     parameters: &str,
     bad_path: CommandError,
@@ -265,18 +265,18 @@ fn split_parameters(
         .collect()
 }
 
-/// `esmtp-keyword` (RFC 5321 §4.1.2).
+/// Returns whether `word` is an `esmtp-keyword` (RFC 5321 §4.1.2).
 fn is_keyword(word: &str) -> bool {
     word.starts_with(|c: char| c.is_ascii_alphanumeric())
         && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
 }
 
-/// 1 to 20 digits (RFC 1870 §4); what does not fit 64 bits is too large for anybody.
+/// Parses 1 to 20 digits (RFC 1870 §4); a number beyond 64 bits becomes the largest one.
 fn parse_size(digits: &str) -> Option<u64> {
     is_number(digits).then(|| digits.parse().unwrap_or(u64::MAX))
 }
 
-/// 1 to 20 digits that fit 64 bits: so many octets could follow.
+/// Parses 1 to 20 digits that fit into 64 bits.
 fn parse_number(digits: &str) -> Option<u64> {
     is_number(digits).then(|| digits.parse().ok()).flatten()
 }
@@ -285,7 +285,7 @@ fn is_number(digits: &str) -> bool {
     (1..=20).contains(&digits.len()) && digits.bytes().all(|octet| octet.is_ascii_digit())
 }
 
-/// `BODY=` (RFC 6152); BINARYMIME (RFC 3030) is not offered.
+/// Checks the value of `BODY=` (RFC 6152); BINARYMIME (RFC 3030) is not offered.
 fn check_body(value: &str) -> Result<(), CommandError> {
     match value.to_ascii_uppercase().as_str() {
         "7BIT" | "8BITMIME" => Ok(()),
@@ -320,7 +320,7 @@ const VERBS: &[(&str, Verb)] = &[
     ("XCLIENT", Verb::Xclient),
 ];
 
-/// Requests of HTTP, each with the space that follows it.
+/// Methods of HTTP requests, each with the space that follows it.
 const FOREIGN_VERBS: &[&[u8]] = &[
     b"CONNECT ",
     b"DELETE ",
@@ -334,7 +334,7 @@ const FOREIGN_VERBS: &[&[u8]] = &[
     b"TRACE ",
 ];
 
-/// As long as a domain may be (RFC 5321 §4.5.3.1.2).
+/// The maximum length of a domain (RFC 5321 §4.5.3.1.2).
 const MAX_HELO_OCTETS: usize = 255;
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
-//! Message content in memory, and the one budget that all content of all connections shares.
+//! Message content in memory, and the memory budget shared by all connections.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// How many octets of message content may be held at once, by all connections together.
+/// Limit of message content held at once by all connections (GM_MAX_MEMORY).
 ///
-/// Clones share one count. What is reserved comes back when the [`Content`] that holds it is dropped, also when its
-/// connection panics or hangs up.
+/// Clones share one counter. Reserved octets return when the [`Content`] that holds them is dropped, also after a panic
+/// or a disconnect.
 #[derive(Clone, Debug)]
 pub struct MemoryBudget {
     shared: Arc<Shared>,
@@ -18,10 +18,10 @@ struct Shared {
     in_use: AtomicUsize,
 }
 
-/// The content of one message: what follows DATA, header section and body.
+/// The content of one message: header section and body.
 ///
-/// Grows in few steps, and only as octets arrive: a promised SIZE claims nothing. Ceilings: `max_octets` of the message
-/// and the shared [`MemoryBudget`].
+/// Grows in few steps and only as octets arrive, so an announced SIZE reserves nothing. Limits: `max_octets` of the
+/// message and the shared [`MemoryBudget`].
 #[derive(Debug)]
 pub struct Content {
     octets: Vec<u8>,
@@ -29,16 +29,16 @@ pub struct Content {
     reservation: Reservation,
 }
 
-/// Why octets were not taken.
+/// Why octets were not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContentError {
-    /// The message is larger than one may be: 552.
+    /// The message exceeds its limit: 552.
     TooLarge,
-    /// The machine or the budget has no room for it now: 452.
+    /// The budget or the machine has no memory left: 452.
     NoMemory,
 }
 
-/// A share of a [`MemoryBudget`], given back on drop.
+/// Octets reserved in a [`MemoryBudget`], released on drop.
 #[derive(Debug)]
 pub struct Reservation {
     budget: MemoryBudget,
@@ -46,7 +46,7 @@ pub struct Reservation {
 }
 
 impl MemoryBudget {
-    /// A budget of `max_octets`.
+    /// Returns a budget of `max_octets`.
     pub fn new(max_octets: usize) -> MemoryBudget {
         let (max_octets, in_use) = (AtomicUsize::new(max_octets), AtomicUsize::new(0));
         MemoryBudget {
@@ -54,22 +54,22 @@ impl MemoryBudget {
         }
     }
 
-    /// Changes the ceiling. What is held beyond a lower one stays until it is given back.
+    /// Changes the limit. Existing reservations above a lower limit remain until they are released.
     pub fn set_max_octets(&self, max_octets: usize) {
         self.shared.max_octets.store(max_octets, Ordering::Relaxed);
     }
 
-    /// Octets reserved at this moment.
+    /// Returns the octets that are reserved now.
     pub fn in_use(&self) -> usize {
         self.shared.in_use.load(Ordering::Relaxed)
     }
 
-    /// Octets that may be reserved at once.
+    /// Returns the limit.
     pub fn max_octets(&self) -> usize {
         self.shared.max_octets.load(Ordering::Relaxed)
     }
 
-    /// An empty share that can grow.
+    /// Returns an empty reservation.
     pub fn reservation(&self) -> Reservation {
         Reservation {
             budget: self.clone(),
@@ -79,7 +79,7 @@ impl MemoryBudget {
 }
 
 impl Reservation {
-    /// Grows the share to `octets` in all. On `false` nothing has changed.
+    /// Grows the reservation to `octets` in total. If that fails, returns `false` and changes nothing.
     #[must_use]
     fn grow_to(&mut self, octets: usize) -> bool {
         let shared = &self.budget.shared;
@@ -96,9 +96,9 @@ impl Reservation {
         grown.is_ok()
     }
 
-    /// Gives back what is beyond `octets`.
+    /// Releases what exceeds `octets`.
     pub fn shrink_to(&mut self, octets: usize) {
-        // Never more than this share has taken, so the count of all does not fall below 0.
+        // Never more than this reservation holds, so the shared counter cannot go below 0.
         let less = self.octets.saturating_sub(octets);
         self.budget.shared.in_use.fetch_sub(less, Ordering::Relaxed);
         self.octets -= less;
@@ -115,7 +115,7 @@ impl Drop for Reservation {
 }
 
 impl Content {
-    /// Empty content that may grow to `max_octets`; takes no memory yet.
+    /// Returns empty content that may grow to `max_octets`; allocates nothing yet.
     pub fn new(max_octets: usize, budget: &MemoryBudget) -> Content {
         Content {
             octets: Vec::new(),
@@ -124,21 +124,21 @@ impl Content {
         }
     }
 
-    /// The octets as sent, dots unstuffed.
+    /// Returns the octets as sent, without dot-stuffing.
     pub fn octets(&self) -> &[u8] {
         &self.octets
     }
 
-    /// Room in the same budget for what is made of this content; `None` when there is none.
+    /// Reserves memory in the same budget for data derived from this content; `None` if the budget is exhausted.
     pub fn room_beside(&self, octets: usize) -> Option<Reservation> {
         let mut room = self.reservation.budget.reservation();
         room.grow_to(octets).then_some(room)
     }
 
-    /// Appends `more`, all of it or nothing.
+    /// Appends all of `more` or nothing.
     ///
     /// # Errors
-    /// [`ContentError`] says which ceiling was met; content is as before.
+    /// [`ContentError`]; the content is unchanged.
     pub fn extend(&mut self, more: &[u8]) -> Result<(), ContentError> {
         let sum = self.octets.len() + more.len();
         if sum > self.max_octets {
@@ -156,9 +156,9 @@ impl Content {
             .max(sum)
             .max(SMALLEST)
             .min(self.max_octets);
-        // Where there is no room for more than is needed now, that has to do.
+        // If the larger capacity is not available, try the exact size.
         for capacity in [capacity, sum] {
-            // `sum` is within the ceiling, so capacity is no less, and there was less before.
+            // `sum` is within the limit and larger than the present length, so this cannot underflow.
             let more = capacity - self.octets.len();
             if self.reservation.grow_to(capacity) && self.octets.try_reserve_exact(more).is_ok() {
                 return Ok(());
@@ -168,9 +168,9 @@ impl Content {
     }
 }
 
-/// Large mail is copied thrice on its way to 256 KiB; what is reserved and not used yet takes no memory of the machine.
+/// Growth factor: content of 256 KiB is copied three times. Reserved memory that is not used yet is not resident.
 const GROWTH: usize = 4;
-/// Fewer octets than this are not worth a reservation of their own.
+/// Smallest reservation in octets.
 const SMALLEST: usize = 4_096;
 
 #[cfg(test)]

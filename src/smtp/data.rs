@@ -1,4 +1,4 @@
-//! Mail data after 354: dots removed, the end found ([RFC 5321 §4.1.1.4], [§4.5.2]).
+//! Message data after 354: removes dot-stuffing and finds the end ([RFC 5321 §4.1.1.4], [§4.5.2]).
 //!
 //! [RFC 5321 §4.1.1.4]: https://www.rfc-editor.org/rfc/rfc5321#section-4.1.1.4
 //! [§4.5.2]: https://www.rfc-editor.org/rfc/rfc5321#section-4.5.2
@@ -7,38 +7,37 @@ use memchr::memmem;
 
 use super::content::{Content, ContentError};
 
-/// What is being received: content so far, or the reason why the rest is only swallowed.
+/// Where received content goes: into memory, or nowhere because of an error.
 ///
-/// One reader serves both, so that what ends a message that is kept also ends one that is not.
+/// The same reader feeds both, so that a discarded message ends exactly where a stored one would.
 #[derive(Debug)]
 pub enum Intake {
-    /// Kept.
+    /// Content is stored.
     Kept(Content),
-    /// Read to its end and thrown away.
+    /// Content is discarded up to the end of the message.
     Swallowed(ContentError),
 }
 
-/// Removes dot-stuffing and finds the end of mail data.
+/// Removes dot-stuffing and finds the end of the message.
 ///
-/// Content keeps its CR LFs; a CR or LF on its own is ordinary text, so only CR LF . CR LF ends the mail. The CR LF of
-/// the DATA command begins the first line.
+/// Only CR LF . CR LF ends a message: a CR or LF alone is content. The CR LF of the DATA command begins the first line.
 #[derive(Debug)]
 pub struct DataReader {
     intake: Intake,
     at_line_start: bool,
 }
 
-/// How far [`DataReader::read`] came.
+/// Result of [`DataReader::read`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// Octets of the input that are used; up to two octets at its end may have to wait for what follows them.
+    /// Octets that were consumed; up to two octets at the end of the input may stay unread until more arrive.
     pub used: usize,
-    /// Whether the end of mail data was among them; what follows belongs to the next command.
+    /// Whether the end of the message was found; the next octet begins a command.
     pub end_of_mail: bool,
 }
 
 impl Intake {
-    /// Takes `octets`, or from now on swallows them.
+    /// Appends `octets`; after the first error, discards them and all further ones.
     pub fn take(&mut self, octets: &[u8]) {
         if let Intake::Kept(content) = self
             && let Err(error) = content.extend(octets)
@@ -49,7 +48,7 @@ impl Intake {
 }
 
 impl DataReader {
-    /// A reader that stands behind the CR LF of the DATA command.
+    /// Returns a reader for the octets after the CR LF of the DATA command.
     pub fn new(content: Content) -> DataReader {
         DataReader {
             intake: Intake::Kept(content),
@@ -57,7 +56,7 @@ impl DataReader {
         }
     }
 
-    /// Reads from any slice of the stream; the outcome does not depend on where it was cut.
+    /// Reads the next slice of the stream; the result does not depend on how the stream was split.
     #[expect(
         clippy::indexing_slicing,
         reason = "`used` only passes octets that were found in the input"
@@ -88,7 +87,7 @@ impl DataReader {
         }
     }
 
-    /// What was received, at the end of mail.
+    /// Returns the received content or the reason why it was discarded.
     pub fn into_intake(self) -> Intake {
         self.intake
     }
@@ -115,11 +114,11 @@ mod tests {
     use super::super::content::MemoryBudget;
     use super::*;
 
-    /// Content, or why it was swallowed; and what stands behind the end of mail.
+    /// Content or the reason why it was discarded, and the octets after the end of the message.
     type Outcome = Option<(Result<Vec<u8>, ContentError>, Vec<u8>)>;
     type Case = (&'static [u8], Option<(&'static [u8], &'static [u8])>);
 
-    /// Reads `pieces` one after the other as a connection would; answers content and what is left behind the end.
+    /// Reads `pieces` one after another as a connection does; returns the content and the octets after its end.
     fn read_all(pieces: &[&[u8]], max: usize) -> Outcome {
         let budget = MemoryBudget::new(1 << 20);
         let mut reader = DataReader::new(Content::new(max, &budget));
@@ -179,7 +178,7 @@ mod tests {
         assert_eq!(read_all(&[stream], 5), want);
     }
 
-    /// The obviously right reader: line by line, where only CR LF ends a line.
+    /// The obviously correct reader: line by line, where only CR LF ends a line.
     fn model(stream: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
         let mut content = Vec::new();
         let mut rest = stream;

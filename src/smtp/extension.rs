@@ -1,21 +1,21 @@
-//! What EHLO offers.
+//! The EHLO reply.
 
 use std::borrow::Cow;
 
 use super::reply::Reply;
 
-/// Extensions that are offered at some times and to some clients only.
+/// Extensions that are not always offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offer {
-    /// [RFC 3030](https://www.rfc-editor.org/rfc/rfc3030); not through a proxy that does not know it.
+    /// CHUNKING, [RFC 3030](https://www.rfc-editor.org/rfc/rfc3030); not after an accepted XCLIENT.
     pub chunking: bool,
-    /// [RFC 3207](https://www.rfc-editor.org/rfc/rfc3207), while it can still be done.
+    /// STARTTLS, [RFC 3207](https://www.rfc-editor.org/rfc/rfc3207), if keys are configured and TLS is off.
     pub starttls: bool,
-    /// [XCLIENT](https://www.postfix.org/XCLIENT_README.html), to proxies that are believed.
+    /// [XCLIENT](https://www.postfix.org/XCLIENT_README.html), for trusted proxies.
     pub xclient: bool,
 }
 
-/// The reply to EHLO: our name, then one extension a line
+/// Returns the EHLO reply: the host name, then one extension per line
 /// ([RFC 5321 §4.1.1.1](https://www.rfc-editor.org/rfc/rfc5321#section-4.1.1.1)).
 ///
 /// SIZE is [RFC 1870](https://www.rfc-editor.org/rfc/rfc1870), PIPELINING [RFC 2920](https://www.rfc-editor.org/rfc/rfc2920),

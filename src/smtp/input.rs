@@ -1,14 +1,14 @@
-//! The octets a client has sent and nobody has used yet.
+//! The buffer of octets that were received and not yet parsed.
 
-/// A buffer that is filled at one end and used up at the other.
+/// A receive buffer: reads append at its end, the parser consumes from its start.
 ///
-/// It starts small, so that thousands of idle clients cost little, grows while reads fill it, and falls back to its
-/// first size once it runs empty. Shape: `octets[start..end]` is unread, the rest is room.
+/// It starts small, so that thousands of idle clients use little memory, grows while reads fill it, and returns to its
+/// first size when it is empty. `octets[start..end]` is unread, the rest is spare.
 pub struct Input {
     octets: Vec<u8>,
     start: usize,
     end: usize,
-    /// The last read filled all the room there was: more is on its way.
+    /// The last read filled all the spare space, so more octets are probably waiting in the kernel.
     was_filled: bool,
 }
 
@@ -17,7 +17,7 @@ pub struct Input {
     reason = "`start` is never beyond `end`, nor that beyond the octets there are"
 )]
 impl Input {
-    /// An empty buffer; memory is taken at the first [`room`](Input::room).
+    /// Returns an empty buffer, which allocates at the first [`room`](Input::room).
     pub const fn new() -> Input {
         Input {
             octets: Vec::new(),
@@ -27,12 +27,12 @@ impl Input {
         }
     }
 
-    /// What has been received and not used, oldest first.
+    /// Returns the octets that were received and not consumed, oldest first.
     pub fn unread(&self) -> &[u8] {
         &self.octets[self.start..self.end]
     }
 
-    /// Marks the first `count` unread octets as used.
+    /// Consumes the first `count` unread octets.
     pub fn consume(&mut self, count: usize) {
         debug_assert!(count <= self.end - self.start);
         self.start += count;
@@ -42,9 +42,9 @@ impl Input {
         }
     }
 
-    /// Room for the next read: at least one octet, at most 32 KiB, at first `usual`.
+    /// Returns spare space for the next read: at least one octet, at most 32 KiB, initially `usual`.
     ///
-    /// Whoever fills it says how much with [`filled`](Input::filled).
+    /// After the read, call [`filled`](Input::filled).
     pub fn room(&mut self, usual: usize) -> &mut [u8] {
         if self.start > 0 {
             self.octets.copy_within(self.start..self.end, 0);
@@ -62,13 +62,13 @@ impl Input {
         &mut self.octets[self.end..]
     }
 
-    /// Says that the first `count` octets of [`room`](Input::room) have been received.
+    /// Marks the first `count` octets of the spare space as received.
     pub fn filled(&mut self, count: usize) {
         self.end += count;
         self.was_filled = self.end == self.octets.len();
     }
 
-    /// Gives back what a large message made it grow to; does nothing while octets are unread.
+    /// Frees the memory that a large message made necessary; does nothing while octets are unread.
     pub fn shrink(&mut self) {
         if self.start == self.end && self.octets.len() > KEPT {
             self.octets = Vec::new();
@@ -76,7 +76,7 @@ impl Input {
         }
     }
 
-    /// A buffer that holds `octets`, for tests and examples.
+    /// Returns a buffer that holds `octets`, for tests and examples.
     pub fn from_octets(octets: &[u8]) -> Input {
         Input {
             octets: octets.to_vec(),
@@ -105,15 +105,15 @@ impl Default for Input {
     }
 }
 
-/// The usual room for commands: one line of the longest, so that an idle client costs no whole page.
+/// Initial read size for commands: the longest command line. Less than a page, so an idle client uses little memory.
 pub const COMMAND_ROOM: usize = 2_048;
-/// The usual room for content: a small mail fits into it and is read in one go, a promised one claims little.
+/// Initial read size for content: a small mail fits into one read, and an announced SIZE allocates nothing in advance.
 pub const CONTENT_ROOM: usize = 4_096;
-/// How much larger the room gets when a read has filled it.
+/// Growth factor of the buffer after a read has filled it.
 const GROWTH: usize = 4;
-/// The largest: beyond it a read costs its copy and little else (measured on 100 KB messages).
+/// Largest read size; larger ones gained nothing with messages of 100 KB.
 const LARGEST: usize = 32_768;
-/// Up to this size the buffer is kept between messages instead of being made anew.
+/// A buffer up to this size is kept between messages.
 const KEPT: usize = 16_384;
 
 #[cfg(test)]

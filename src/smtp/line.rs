@@ -1,26 +1,26 @@
-//! Command lines: only CR LF ends one, and none grows beyond a ceiling
+//! Command lines: only CR LF ends a line, and its length is limited
 //! ([RFC 5321 §2.3.8](https://www.rfc-editor.org/rfc/rfc5321#section-2.3.8)).
 
 use memchr::{memchr, memmem};
 
 use super::input::Input;
 
-/// Finds command lines in the input and swallows those that are too long.
+/// Finds command lines in the input and discards lines that are too long.
 #[derive(Debug, Default)]
 pub struct LineReader {
     swallowing: bool,
 }
 
-/// What stands at the front of the input.
+/// What the unread input begins with.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Line {
-    /// A whole line of that many octets, CR LF included; not consumed yet.
+    /// A complete line of that many octets, including CR LF; not consumed yet.
     Complete(usize),
-    /// No whole line yet.
+    /// The beginning of a line.
     Partial,
-    /// More than [`MAX_LINE_OCTETS`] without an end, said once; the rest of it is swallowed as it comes.
+    /// More than [`MAX_LINE_OCTETS`] without an end. Returned once; the rest of the line is discarded as it arrives.
     TooLong,
-    /// A line feed without a carriage return before it. What follows cannot be trusted to be a command.
+    /// A line feed without a carriage return before it. The octets after it cannot be trusted to be a command.
     BareLf,
 }
 
@@ -45,7 +45,7 @@ impl LineReader {
         }
     }
 
-    /// Drops octets up to the line's end; `true` once it is reached.
+    /// Discards octets up to the end of the line; returns whether the end was found.
     fn swallow(&mut self, input: &mut Input) -> bool {
         let unread = input.unread();
         if let Some(end) = memmem::find(unread, b"\r\n") {
@@ -59,7 +59,8 @@ impl LineReader {
     }
 }
 
-/// With CR LF: RFC 5321's 512 (§4.5.3.1.4) plus what every offered extension adds, with room for long addresses.
+/// Maximum length including CR LF: 512 of RFC 5321 §4.5.3.1.4, the additions of each offered extension, and some reserve
+/// for long addresses.
 pub const MAX_LINE_OCTETS: usize = 2_048;
 
 #[cfg(test)]

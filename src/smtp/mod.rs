@@ -1,7 +1,7 @@
-//! The protocol core: octets in, decisions out. No sockets, clocks, threads or logs.
+//! The SMTP protocol without I/O: octets in, decisions out. No sockets, clocks, threads or logs.
 //!
-//! [`Session::next_step`] takes what a client sent ([`Input`]) and answers one [`Step`]; `connection` carries it
-//! out. Any dialogue is therefore a unit test.
+//! [`Session::next_step`] reads received octets from an [`Input`] and returns one [`Step`], which `connection` carries
+//! out. So every dialogue can be a unit test.
 //!
 //! RFC 5321 (SMTP), 1870 (SIZE), 2034 (enhanced status), 2920 (PIPELINING), 3030 (CHUNKING), 3463 (status codes),
 //! 3848 (protocol words), 6152 (8BITMIME), 6531 (SMTPUTF8); Postfix's XCLIENT.
@@ -11,6 +11,7 @@ mod column;
 mod command;
 mod content;
 mod data;
+pub mod domain;
 mod extension;
 mod input;
 mod line;
@@ -21,7 +22,7 @@ mod settings;
 mod step;
 mod xclient;
 
-pub use allowed_hosts::AllowedHosts;
+pub use allowed_hosts::{AllowedHosts, BadItem};
 pub use column::{Column, Repertoire, Width};
 pub use content::{Content, ContentError, MemoryBudget, Reservation};
 pub use input::{COMMAND_ROOM, CONTENT_ROOM, Input};

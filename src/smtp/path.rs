@@ -4,7 +4,9 @@
 //! Local-parts may be longer than the 64 octets that every server must take (§4.5.3.1): senders with
 //! per-recipient bounce addresses write them so, and §4.5.3.1 asks for no limits where none are needed.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::borrow::Cow;
+
+use super::domain::{self, is_address_literal, is_domain};
 
 /// Who sent it: `<>`, or a mailbox. Bounces come from `<>` and must arrive (RFC 5321 §4.5.5).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub struct ReversePath {
 pub struct ForwardPath {
     text: String,
     mailbox: Mailbox,
+    /// The domain as it is compared, where its spelling is another one.
+    canonical_domain: Option<Box<str>>,
 }
 
 /// `local-part@domain`; the domain is absent for `<Postmaster>` alone.
@@ -71,8 +75,17 @@ impl ForwardPath {
         if mailbox.domain.is_none() && !mailbox.local_part.eq_ignore_ascii_case("postmaster") {
             return Err(PathError::Malformed);
         }
-        let text = text.to_owned();
-        Ok((ForwardPath { text, mailbox }, rest))
+        let canonical_domain = match mailbox.domain.as_deref().map(domain::canonical) {
+            Some(Cow::Owned(canonical)) => Some(canonical.into_boxed_str()),
+            // Without its trailing dot, if it has one.
+            Some(Cow::Borrowed(_)) | None => None,
+        };
+        let path = ForwardPath {
+            text: text.to_owned(),
+            mailbox,
+            canonical_domain,
+        };
+        Ok((path, rest))
     }
 
     /// As given, without brackets, with its source route if it had one.
@@ -90,18 +103,23 @@ impl ForwardPath {
         self.mailbox.domain.as_deref()
     }
 
+    /// Returns the domain in the one form in which it is compared ([`domain::canonical`]): lower-case A-labels without a
+    /// trailing dot; `None` for `<Postmaster>`.
+    pub fn canonical_domain(&self) -> Option<&str> {
+        let as_given = || self.domain().map(domain::without_trailing_dot);
+        self.canonical_domain.as_deref().or_else(as_given)
+    }
+
     /// Whether the local-part holds a second address for somebody to relay to: `a%b`, `b!a`, `"a@b"`.
     pub fn hides_a_route(&self) -> bool {
         self.mailbox.local_part.contains(['%', '!', '@'])
     }
 
-    /// Whether both name the same mailbox: domains without case, local-parts to the letter.
+    /// Whether both name the same mailbox: domains as A-labels without case, local-parts to the letter.
     pub fn is_same_mailbox(&self, other: &ForwardPath) -> bool {
-        let domains = (&self.mailbox.domain, &other.mailbox.domain);
-        match domains {
-            (Some(ours), Some(theirs)) => {
-                ours.eq_ignore_ascii_case(theirs)
-                    && self.mailbox.local_part == other.mailbox.local_part
+        match (self.canonical_domain(), other.canonical_domain()) {
+            (Some(domain), Some(other_domain)) => {
+                domain == other_domain && self.mailbox.local_part == other.mailbox.local_part
             }
             (None, None) => true,
             _ => false,
@@ -180,36 +198,8 @@ fn is_dot_string_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || ".!#$%&'*+-/=?^_`{|}~".contains(c) || !c.is_ascii()
 }
 
-/// Labels of letters, digits, hyphens (and underscores, which the field uses), UTF-8 by RFC 6531.
-fn is_domain(domain: &str) -> bool {
-    let is_label = |label: &str| {
-        !label.is_empty()
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_' || !c.is_ascii())
-    };
-    domain.len() <= MAX_DOMAIN_OCTETS && domain.split('.').all(is_label)
-}
-
-/// `[192.0.2.1]`, `[IPv6:2001:db8::1]` ([RFC 5321 §4.1.3](https://www.rfc-editor.org/rfc/rfc5321#section-4.1.3)).
-fn is_address_literal(domain: &str) -> bool {
-    let inside = domain
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'));
-    inside.is_some_and(|inside| match inside.split_at_checked(5) {
-        Some((tag, address)) if tag.eq_ignore_ascii_case("IPv6:") => {
-            address.parse::<Ipv6Addr>().is_ok()
-        }
-        _ => inside.parse::<Ipv4Addr>().is_ok(),
-    })
-}
-
 /// With both brackets (RFC 5321 §4.5.3.1.3).
 const MAX_PATH_OCTETS: usize = 256;
-/// RFC 5321 §4.5.3.1.2.
-const MAX_DOMAIN_OCTETS: usize = 255;
 
 #[cfg(test)]
 mod tests {
@@ -225,6 +215,8 @@ mod tests {
             ("<> SIZE=5", Some(("", " SIZE=5"))),
             ("<a@b>", Some(("a@b", ""))),
             ("<a@b>x", Some(("a@b", "x"))),
+            ("<a@b.c.>", Some(("a@b.c.", ""))),
+            ("<@x.,@z.:a@b.>", Some(("@x.,@z.:a@b.", ""))),
             ("<a..b.@b.c>", Some(("a..b.@b.c", ""))),
             (r#"<"a b>\""@b.c>"#, Some((r#""a b>\""@b.c"#, ""))),
             ("<a@[192.0.2.1]>", Some(("a@[192.0.2.1]", ""))),
@@ -237,6 +229,10 @@ mod tests {
             ("<@b>", None),
             ("<a@>", None),
             ("<a@b..c>", None),
+            ("<a@b.c..>", None),
+            ("<a@.>", None),
+            ("<a@.b>", None),
+            ("<a@[192.0.2.1].>", None),
             ("<a@-b>", None),
             ("<a b@c>", None),
             ("<a@b c>", None),
@@ -285,6 +281,27 @@ mod tests {
         assert!(parse("<u@x.y>").is_same_mailbox(&parse("<@r:u@X.Y>")));
         assert!(!parse("<u@x.y>").is_same_mailbox(&parse("<U@x.y>")));
         assert!(parse("<postmaster>").is_same_mailbox(&parse("<Postmaster>")));
+        assert!(!parse("<postmaster>").is_same_mailbox(&parse("<postmaster@x.y>")));
+    }
+
+    #[test]
+    fn the_same_mailbox_is_seen_through_spellings_of_its_domain() {
+        let parse = |input| ForwardPath::parse(input).unwrap().0;
+        for (one, other, want) in [
+            ("<u@x.y>", "<u@X.y.>", true),
+            ("<u@münchen.test>", "<u@XN--mnchen-3ya.test>", true),
+            ("<u@münchen.test>", "<u@MU\u{308}NCHEN。test>", true),
+            ("<u@straße.test>", "<u@strasse.test>", false),
+            ("<ü@x.y>", "<u\u{308}@x.y>", false),
+            ("<u@[IPv6:2001:DB8:0::1]>", "<u@[IPv6:2001:db8::1]>", true),
+            ("<u@[IPv6:2001:db8::1]>", "<u@[IPv6:2001:db8::2]>", false),
+            ("<u@xn--zzzz--1.test>", "<u@xn--zzzz--2.test>", false),
+        ] {
+            let (one, other) = (parse(one), parse(other));
+            assert_eq!(one.is_same_mailbox(&other), want, "{one:?} {other:?}");
+            assert_eq!(other.is_same_mailbox(&one), want, "{one:?} {other:?}");
+        }
+        assert_eq!(parse("<u@München.test.>").as_str(), "u@München.test.");
     }
 
     proptest! {

@@ -29,7 +29,8 @@ pub struct SessionSettings {
     pub verbose: bool,
 }
 
-/// What sessions to come decide by. A session keeps what it began with.
+/// What sessions to come decide by that save to one store. A session keeps what it began with. Another store has settings of its
+/// own: what a store turns out to hold says nothing about the next one.
 #[derive(Debug)]
 pub struct SharedSettings {
     inner: RwLock<Inner>,

@@ -1,42 +1,42 @@
-//! XCLIENT: what a proxy says of the client it speaks for
+//! XCLIENT: attributes of the client for which a trusted proxy connects
 //! ([Postfix XCLIENT howto](https://www.postfix.org/XCLIENT_README.html)).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::command::{self, CommandError};
 
-/// What one XCLIENT command says and this server uses.
+/// The attributes of one XCLIENT command that the server uses.
 ///
-/// NAME, PORT, LOGIN, DESTADDR, DESTPORT and PROTO are read and checked, and then forgotten: no column and no trace field
-/// holds them, and the greeting that has to follow tells SMTP from ESMTP again.
+/// NAME, PORT, LOGIN, DESTADDR, DESTPORT and PROTO are checked and ignored: no column and no trace field holds them, and
+/// the client's own HELO or EHLO tells SMTP from ESMTP.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientFacts {
     /// ADDR.
     pub address: ClientAddress,
-    /// HELO, when it was given and known.
+    /// HELO, if it was given and is not `[UNAVAILABLE]`.
     pub helo_name: Option<String>,
 }
 
-/// Where a client is, as its proxy says.
+/// The client's address as given by the proxy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ClientAddress {
-    /// Nothing was said of it.
+    /// The command has no ADDR.
     #[default]
     NotGiven,
-    /// `[UNAVAILABLE]`: the proxy does not know it either, so its own address has to do.
+    /// `[UNAVAILABLE]`: the proxy does not know it; the proxy's own address is used.
     Unknown,
-    /// IPv4 also when it came as `::ffff:`.
+    /// An address; an IPv4-mapped one is converted to IPv4.
     Known(IpAddr),
 }
 
 impl ClientFacts {
-    /// Parses what follows `XCLIENT`: `1*(SP name "=" value)`, each name at most once, in any order and any case.
+    /// Parses the argument of XCLIENT: `1*(SP name "=" value)`, each name at most once, in any order and any case.
     ///
-    /// A value is xtext ([RFC 3461 §4](https://www.rfc-editor.org/rfc/rfc3461#section-4)) of 1 to 255 octets. It is
-    /// decoded only after the line was split, and what it decodes to is checked again: no escape smuggles in a line end.
+    /// A value is xtext ([RFC 3461 §4](https://www.rfc-editor.org/rfc/rfc3461#section-4)) of 1 to 255 octets. It is decoded
+    /// after the line was split and then checked, so that an escape cannot contain a line end.
     ///
     /// # Errors
-    /// [`CommandError::BadArgument`], or [`CommandError::BadOctets`] for control characters and what is not UTF-8.
+    /// [`CommandError::BadArgument`], or [`CommandError::BadOctets`] for control characters and invalid UTF-8.
     pub fn parse(argument: &[u8]) -> Result<ClientFacts, CommandError> {
         let argument = command::printable(argument)?;
         let mut facts = ClientFacts::default();
@@ -72,19 +72,19 @@ impl ClientFacts {
     }
 }
 
-/// A trusted proxy in front of us, and whom it speaks for.
+/// A trusted proxy, and what it has said about its client.
 #[derive(Debug)]
 pub struct Proxy {
     has_introduced: bool,
     address: ClientAddress,
-    /// That address stays. Whoever names another one is the client behind the proxy: nginx passes octets on as they are
-    /// from the first accepted RCPT, a balancer does so from the start.
+    /// The address is locked. After the first accepted RCPT nginx passes the client's octets on unchanged, and a load
+    /// balancer does so from the start: another XCLIENT would come from the client, not from the proxy.
     is_settled: bool,
     helo_name: Option<String>,
 }
 
 impl Proxy {
-    /// A proxy that has named its client's address in the header of the PROXY protocol, or nobody yet.
+    /// Creates the state for a proxy; `named` is the client's address from the PROXY header, which is locked.
     pub fn new(named: Option<IpAddr>) -> Proxy {
         Proxy {
             has_introduced: false,
@@ -94,8 +94,8 @@ impl Proxy {
         }
     }
 
-    /// Takes what an XCLIENT says; what an earlier one said holds where this one is silent. `false`: it names another
-    /// address than the one that is settled, and nothing of it is taken.
+    /// Applies the attributes; an attribute that is not given keeps its earlier value. Returns `false` and changes nothing if
+    /// the address is locked and another one is given.
     pub fn introduce(&mut self, facts: ClientFacts) -> bool {
         if facts.address != ClientAddress::NotGiven {
             if self.is_settled && facts.address != self.address {
@@ -108,17 +108,17 @@ impl Proxy {
         true
     }
 
-    /// A recipient was accepted: from here on the client may speak to us itself.
+    /// Locks the address, because a recipient was accepted and the client may now send commands itself.
     pub fn settle(&mut self) {
         self.is_settled |= self.has_introduced;
     }
 
-    /// Whether the session is that of a client behind it.
+    /// Returns whether an XCLIENT was accepted.
     pub fn has_introduced(&self) -> bool {
         self.has_introduced
     }
 
-    /// What it said that its client calls itself.
+    /// Returns the client's HELO name as given by the proxy.
     pub fn helo_name(&self) -> Option<&str> {
         self.helo_name.as_deref()
     }
@@ -134,7 +134,7 @@ enum Kind {
     Text,
 }
 
-/// What a name stands for, and the bit that says it was seen.
+/// Returns the attribute of that name and its bit in the set of names that were seen.
 fn kind_of(name: &str) -> Option<(u8, Kind)> {
     let mut attributes = ATTRIBUTES.iter().enumerate();
     let (place, (_, kind)) = attributes.find(|(_, (known, _))| known.eq_ignore_ascii_case(name))?;
@@ -153,7 +153,7 @@ const ATTRIBUTES: [(&str, Kind); 8] = [
     ("DESTPORT", Kind::Port),
 ];
 
-/// `+2B` is an octet in hexadecimal; all other octets stand for themselves, except `+` and `=`.
+/// Decodes xtext: `+2B` is an octet in hexadecimal, all other octets but `+` and `=` stand for themselves.
 fn decode_xtext(value: &str) -> Option<Vec<u8>> {
     let mut octets = Vec::new();
     let mut rest = value.bytes();
@@ -178,7 +178,7 @@ fn is_unknown(text: &str) -> bool {
     text.eq_ignore_ascii_case("[UNAVAILABLE]") || text.eq_ignore_ascii_case("[TEMPUNAVAIL]")
 }
 
-/// `192.0.2.1` or `IPV6:2001:db8::1`, without brackets.
+/// Parses `192.0.2.1` or `IPV6:2001:db8::1`, without brackets.
 fn parse_address(text: &str) -> Result<IpAddr, CommandError> {
     let address = match text.split_at_checked(5) {
         Some((tag, address)) if tag.eq_ignore_ascii_case("IPV6:") => {
@@ -205,7 +205,7 @@ fn check_protocol(text: &str) -> Result<(), CommandError> {
     }
 }
 
-/// Of one value, decoded: as long as a domain may be.
+/// Maximum length of a decoded value: that of a domain.
 const MAX_VALUE_OCTETS: usize = 255;
 
 #[cfg(test)]

@@ -1,12 +1,15 @@
-//! Whether a store can be reached, as far as anybody knows.
+//! Whether a store can be reached and takes what it is given.
 
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::refusals::Refusals;
 use crate::locks::lock;
 
-/// Known by whoever tries to reach the store, asked by whoever has mail for it. Clones share one state.
+/// The state of a store: connections to it and its writers update it, savers and /readyz read it. Clones share one state.
 ///
 /// While a store is down, mail is answered 451 at once instead of waiting for it.
 #[derive(Clone, Debug, Default)]
@@ -19,11 +22,37 @@ struct Shared {
     reached: AtomicBool,
     down: AtomicBool,
     reason: Mutex<String>,
+    stalled: AtomicBool,
+    stalled_reason: Mutex<String>,
+    /// Why none of several hosts takes mail.
+    no_host: Mutex<Option<String>>,
+    /// There is something that a success would clear.
     failing: AtomicBool,
-    /// When the store last took nothing of what it was given, and why.
-    failure: Mutex<Option<(Instant, String)>>,
+    failures: Mutex<Failures>,
+    under_way: Mutex<UnderWay>,
     /// A line for each server of a store that has several.
     parts: Mutex<Vec<String>>,
+}
+
+#[derive(Debug, Default)]
+struct Failures {
+    /// When the store last took nothing of what it was given, and why.
+    last: Option<(Instant, String)>,
+    refusals: Refusals,
+}
+
+/// What the store has not answered yet: when it was asked, and what for.
+#[derive(Debug, Default)]
+struct UnderWay {
+    next: u64,
+    questions: HashMap<u64, (Instant, &'static str)>,
+}
+
+/// Something that the store has not answered yet, until dropped.
+#[derive(Debug)]
+pub struct Question {
+    health: Health,
+    key: u64,
 }
 
 impl Health {
@@ -52,22 +81,60 @@ impl Health {
         }
     }
 
+    /// Stops mail from being given to the store, although it can be reached, or lets it go on.
+    pub fn set_stalled(&self, reason: Option<String>) {
+        let is_stalled = reason.is_some();
+        *lock(&self.shared.stalled_reason) = reason.unwrap_or_default();
+        self.shared.stalled.store(is_stalled, Ordering::SeqCst);
+    }
+
+    /// Sets why none of several hosts takes mail; `None` while one does. Mail is tried all the same.
+    pub fn set_no_host(&self, reason: Option<String>) {
+        *lock(&self.shared.no_host) = reason;
+    }
+
     /// Why the store is down; `None` while it is not known to be.
     pub fn why_down(&self) -> Option<String> {
+        if self.shared.stalled.load(Ordering::SeqCst) {
+            return Some(lock(&self.shared.stalled_reason).clone());
+        }
         let is_down = self.shared.down.load(Ordering::SeqCst);
         is_down.then(|| lock(&self.shared.reason).clone())
     }
 
+    /// Begins a question to the store, which lasts until the result is dropped.
+    pub fn ask(&self, what: &'static str) -> Question {
+        let mut under_way = lock(&self.shared.under_way);
+        let key = under_way.next;
+        under_way.next += 1;
+        under_way.questions.insert(key, (Instant::now(), what));
+        Question {
+            health: self.clone(),
+            key,
+        }
+    }
+
     /// The store was given mails and took none of them.
     pub fn failed(&self, reason: &str) {
-        *lock(&self.shared.failure) = Some((Instant::now(), reason.to_owned()));
+        lock(&self.shared.failures).last = Some((Instant::now(), reason.to_owned()));
+        self.shared.failing.store(true, Ordering::SeqCst);
+    }
+
+    /// The store refused all mails of a batch, which came from these clients. That says nothing of the store until it
+    /// has happened several times in a row to several clients.
+    pub fn refused(&self, clients: impl Iterator<Item = IpAddr>, reason: &str) {
+        let mut failures = lock(&self.shared.failures);
+        if failures.refusals.add(clients) {
+            failures.last = Some((Instant::now(), reason.to_owned()));
+        }
         self.shared.failing.store(true, Ordering::SeqCst);
     }
 
     /// The store took a mail.
     pub fn worked(&self) {
-        // Nearly always there is nothing to forget, and then this costs next to nothing.
+        // Nearly always there is nothing to clear, and then this costs next to nothing.
         if self.shared.failing.load(Ordering::Relaxed) {
+            *lock(&self.shared.failures) = Failures::default();
             self.shared.failing.store(false, Ordering::SeqCst);
         }
     }
@@ -84,8 +151,8 @@ impl Health {
 
     /// Why mail should rather go elsewhere; `None` while the store was reached and takes what it is given.
     ///
-    /// A failure counts for ten seconds only: whoever sends no mail because of it would never learn that it has
-    /// passed.
+    /// A failure counts for ten seconds only: a balancer that sends no mail because of it would never learn that it
+    /// has passed.
     pub fn why_not_ready(&self) -> Option<String> {
         if let Some(reason) = self.why_down() {
             return Some(reason);
@@ -93,17 +160,40 @@ impl Health {
         if !self.shared.reached.load(Ordering::SeqCst) {
             return Some("not reached yet".to_owned());
         }
+        let no_host = lock(&self.shared.no_host).clone();
+        no_host
+            .or_else(|| self.slow_question())
+            .or_else(|| self.recent_failure())
+    }
+
+    fn slow_question(&self) -> Option<String> {
+        let under_way = lock(&self.shared.under_way);
+        let (asked_at, what) = under_way.questions.values().min()?;
+        let waited = asked_at.elapsed();
+        (waited > ANSWER_EXPECTED).then(|| format!("{what} has taken {} s", waited.as_secs()))
+    }
+
+    fn recent_failure(&self) -> Option<String> {
         if !self.shared.failing.load(Ordering::SeqCst) {
             return None;
         }
-        let failure = lock(&self.shared.failure).clone();
+        let failure = lock(&self.shared.failures).last.clone();
         let recent = failure.filter(|(failed_at, _)| failed_at.elapsed() < FAILURE_COUNTS);
         recent.map(|(_, reason)| reason)
     }
 }
 
+impl Drop for Question {
+    fn drop(&mut self) {
+        let mut under_way = lock(&self.health.shared.under_way);
+        under_way.questions.remove(&self.key);
+    }
+}
+
 /// How long a store that took nothing counts as not ready.
 const FAILURE_COUNTS: Duration = Duration::from_secs(10);
+/// How long a store may take over a batch before mail should rather go elsewhere.
+pub const ANSWER_EXPECTED: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
@@ -130,10 +220,64 @@ mod tests {
         health.set_down("gone");
         health.set_up();
         assert_eq!(health.why_not_ready(), None, "it was away meanwhile");
-        *lock(&health.shared.failure) = Instant::now()
+        lock(&health.shared.failures).last = Instant::now()
             .checked_sub(FAILURE_COUNTS)
             .map(|failed_at| (failed_at, "full".to_owned()));
         health.shared.failing.store(true, Ordering::SeqCst);
         assert_eq!(health.why_not_ready(), None, "it may have passed");
+    }
+
+    #[test]
+    fn a_store_that_is_stalled_is_down_although_it_is_reached() {
+        let health = Health::up();
+        health.set_stalled(Some("a COMMIT hangs".to_owned()));
+        health.set_up();
+        assert_eq!(health.why_down().as_deref(), Some("a COMMIT hangs"));
+        assert_eq!(health.why_not_ready().as_deref(), Some("a COMMIT hangs"));
+        health.set_stalled(None);
+        assert_eq!(health.why_down(), None);
+        health.set_no_host(Some("no host".to_owned()));
+        assert_eq!(health.why_not_ready().as_deref(), Some("no host"));
+        assert_eq!(health.why_down(), None, "the next mail is tried");
+    }
+
+    #[test]
+    fn a_question_that_takes_too_long_makes_the_store_not_ready_until_it_is_answered() {
+        let health = Health::up();
+        let (first, second) = (health.ask("a batch"), health.ask("a batch"));
+        assert_eq!(health.why_not_ready(), None);
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(7)).unwrap();
+        lock(&health.shared.under_way)
+            .questions
+            .insert(first.key, (long_ago, "a batch"));
+        assert_eq!(
+            health.why_not_ready().as_deref(),
+            Some("a batch has taken 7 s")
+        );
+        drop(first);
+        assert_eq!(health.why_not_ready(), None);
+        drop(second);
+        assert!(lock(&health.shared.under_way).questions.is_empty());
+    }
+
+    #[test]
+    fn refused_batches_count_once_they_are_many_in_a_row_from_several_clients() {
+        let address = |last| IpAddr::from([192, 0, 2, last]);
+        let health = Health::up();
+        let refuse = |last| health.refused(std::iter::once(address(last)), "refused");
+        for _ in 0..100 {
+            refuse(1);
+        }
+        assert_eq!(health.why_not_ready(), None, "one client's mails");
+        refuse(2);
+        assert_eq!(health.why_not_ready().as_deref(), Some("refused"));
+        health.worked();
+        assert_eq!(health.why_not_ready(), None);
+        (1..10).for_each(refuse);
+        health.worked();
+        (1..10).for_each(refuse);
+        assert_eq!(health.why_not_ready(), None, "not in a row");
+        refuse(3);
+        assert_eq!(health.why_not_ready().as_deref(), Some("refused"));
     }
 }

@@ -1,4 +1,4 @@
-//! Mails in memory: for tests, and the shortest example of a store.
+//! A store in memory, for tests.
 
 use std::sync::{Arc, Mutex};
 
@@ -6,14 +6,14 @@ use super::{SaveError, SaveMail, SavedId};
 use crate::locks;
 use crate::mail::Mail;
 
-/// Keeps what `show` would print, one entry per recipient. Clones share one list.
+/// Keeps the output of `show` for each recipient. Clones share one list.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryStore {
     bodies: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 impl MemoryStore {
-    /// Trace fields and content of each saved mail, in order.
+    /// Returns trace fields and content of each saved mail, in order.
     pub fn bodies(&self) -> Vec<Vec<u8>> {
         self.lock().clone()
     }

@@ -10,6 +10,7 @@ pub mod mysql;
 mod peer;
 mod reading;
 pub mod redis;
+mod refusals;
 mod row;
 mod split;
 pub mod sqlite;

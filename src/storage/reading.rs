@@ -4,23 +4,23 @@ use std::fmt;
 
 use crate::mail::inflate;
 
-/// One line of `goguerrilla list`.
+/// One line of `goguerrilla list`. Other programs write to the table too, so a column may be NULL (`None`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedMail {
-    /// The row's name.
+    /// The row's name; empty where it has none, for then nothing can be shown by it.
     pub hash: String,
     /// Time of saving, `YYYY-MM-DD HH:MM:SS`.
-    pub date: String,
+    pub date: Option<String>,
     /// Reverse-path.
-    pub from: String,
+    pub from: Option<String>,
     /// Local-part at our primary host.
-    pub to: String,
+    pub to: Option<String>,
     /// Forward-path as given.
-    pub recipient: String,
+    pub recipient: Option<String>,
     /// How much `show` prints.
     pub size: ListedSize,
     /// Decoded subject.
-    pub subject: String,
+    pub subject: Option<String>,
 }
 
 /// The size of a mail that is listed.
@@ -58,6 +58,12 @@ impl fmt::Display for ListedSize {
             ListedSize::Unknown => f.write_str("unknown"),
         }
     }
+}
+
+/// A column's octets as text; what is no UTF-8 becomes U+FFFD.
+pub fn text(octets: Vec<u8>) -> String {
+    String::from_utf8(octets)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
 /// A store that can be read.

@@ -22,8 +22,8 @@ pub struct Row<'a> {
     pub charset: Cow<'a, str>,
     /// Column `content_type`.
     pub content_type: Cow<'a, str>,
-    /// Column `has_attach`.
-    pub has_attach: usize,
+    /// Column `has_attach`, or the largest number that it holds.
+    pub has_attach: u64,
     /// Column `attach_info`.
     pub attach_info: String,
     /// Column `ip_addr`; empty when the address does not fit.
@@ -40,7 +40,7 @@ impl<'a> Row<'a> {
             subject: shape.subject.fit(&summary.subject),
             charset: shape.charset.fit(&summary.charset),
             content_type: shape.content_type.fit(&summary.content_type),
-            has_attach: summary.attachments.len(),
+            has_attach: shape.has_attach.min(summary.attachments.len() as u64),
             attach_info: attach_info(&summary.attachments, &shape.attach_info),
             ip_addr: Some(ip_addr)
                 .filter(|ip| shape.ip_addr.holds(ip))

@@ -1,4 +1,4 @@
-//! Finds the one bad mail in a batch that failed, so that its neighbours are saved all the same.
+//! Finds the mails that make a batch fail, so that the others in it are saved.
 
 use super::{SaveError, SavedId};
 use crate::mail::Mail;
@@ -6,14 +6,14 @@ use crate::mail::Mail;
 /// Why a transaction failed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum PartError {
-    /// For a reason that lies in the store: no mail of it would fare better alone.
+    /// The store failed: a part of the batch would fail too.
     Store(SaveError),
-    /// For a reason that may lie in a mail.
+    /// One of the mails may be the cause.
     Content(SaveError),
 }
 
 impl PartError {
-    /// What to tell whoever has no neighbours.
+    /// Returns the error for a batch of one mail.
     pub fn into_save_error(self) -> SaveError {
         match self {
             PartError::Store(error) | PartError::Content(error) => error,
@@ -21,9 +21,9 @@ impl PartError {
     }
 }
 
-/// Saves `batch` with `save_part`, which commits all it is given or nothing; halves what fails until the guilty mail
-/// stands alone. One outcome per mail, in order. A batch of n with one bad mail costs about 2 log₂ n transactions. Once
-/// the store itself has failed, what is left is not tried.
+/// Saves `batch` with `save_part`, which commits all of a part or nothing, and halves a part that fails until the failing
+/// mail is alone. Returns one outcome per mail, in order. One bad mail among n costs about 2 log₂ n transactions. After the
+/// store itself fails, the remaining mails are not tried.
 pub fn save_split(
     batch: &[Mail],
     save_part: &mut impl FnMut(&[Mail]) -> Result<(), PartError>,

@@ -15,6 +15,8 @@ pub struct TableName {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each is the column's name")]
 pub struct TableShape {
+    /// The largest number that the column holds.
+    pub has_attach: u64,
     pub from: Column,
     pub to: Column,
     pub subject: Column,
@@ -98,16 +100,21 @@ impl fmt::Display for TableName {
 impl TableShape {
     /// The table that `goguerrilla schema` prints.
     pub const PRINTED: TableShape = TableShape {
-        from: Column::varchar(128),
-        to: Column::varchar(128),
+        has_attach: i32::MAX as u64,
+        from: Column::varchar(LONGEST_ADDRESS),
+        to: Column::varchar(LONGEST_ADDRESS),
         subject: Column::varchar(255),
         charset: Column::varchar(32),
         content_type: Column::varchar(64),
-        recipient: Column::varchar(128),
+        recipient: Column::varchar(LONGEST_ADDRESS),
         attach_info: Column::text(65_535),
         ip_addr: Column::varchar(45),
     };
 }
+
+/// Octets of the longest address of RFC 5321 §4.5.3.1: a local-part of 64, `@`, a domain of 255. In utf8mb4, which holds
+/// those of RFC 6531 too, the key on column `to` takes 1,280 bytes of the 3,072 that InnoDB allows in a row format of DYNAMIC.
+pub const LONGEST_ADDRESS: usize = 64 + 1 + 255;
 
 #[cfg(test)]
 mod tests {
@@ -127,6 +134,27 @@ mod tests {
         ] {
             let parsed = TableName::parse(name).map(|name| name.to_string());
             assert_eq!(parsed.as_deref(), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn both_schemas_have_the_printed_shape() {
+        let table = TableName::default();
+        let printed = TableShape::PRINTED;
+        let columns = [
+            ("from", printed.from),
+            ("to", printed.to),
+            ("subject", printed.subject),
+            ("charset", printed.charset),
+            ("content_type", printed.content_type),
+            ("recipient", printed.recipient),
+            ("ip_addr", printed.ip_addr),
+        ];
+        for schema in [table.mysql_schema(), table.sqlite_schema()] {
+            for (name, column) in columns {
+                let line = format!("`{name}` varchar({}) NOT NULL", column.width.max());
+                assert!(schema.contains(&line), "{line} in {schema}");
+            }
         }
     }
 

@@ -1,19 +1,21 @@
-//! What becomes of one mail between its connection and the writer: queued, claimed, answered, or withdrawn in time.
+//! One mail between its connection and the writer: queued, claimed, answered, or withdrawn.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{SaveError, SavedId};
 use crate::locks;
 use crate::mail::Mail;
 
-/// The writer's end of a mail's fate. Dropped unanswered, it says 451 by itself.
+/// The writer's side of a pending save. If dropped without an answer, the client gets 451.
 pub struct Ticket {
     fate: Arc<Fate>,
 }
 
-/// The connection's end.
+/// The connection's side of a pending save.
 pub struct Receipt {
     fate: Arc<Fate>,
 }
@@ -24,15 +26,15 @@ struct Fate {
 }
 
 enum FateState {
-    /// The mail waits here, so that withdrawing it frees it at once, however long the queue is.
+    /// Holds the mail, so that withdrawing it frees its memory at once, however long the queue is.
     Queued(Box<Mail>),
     Withdrawn,
     Claimed,
-    /// With the mail, which is freed by the thread that made it: the allocator has its memory at hand there for the next.
+    /// Returns the mail to the thread that allocated it, whose allocator can reuse the memory for the next mail.
     Answered(Result<SavedId, SaveError>, Option<Box<Mail>>),
 }
 
-/// Both ends of the fate of a mail that queues up.
+/// Returns both sides of a pending save.
 pub fn ticket(mail: Mail) -> (Ticket, Receipt) {
     let fate = Arc::new(Fate {
         state: Mutex::new(FateState::Queued(Box::new(mail))),
@@ -45,7 +47,7 @@ pub fn ticket(mail: Mail) -> (Ticket, Receipt) {
 }
 
 impl Ticket {
-    /// From now on the mail may be stored; `None` when its connection no longer wants that.
+    /// Takes the mail to store it; `None` if its connection has withdrawn it.
     pub fn claim(&self) -> Option<Mail> {
         let mut state = self.fate.lock();
         match std::mem::replace(&mut *state, FateState::Claimed) {
@@ -57,7 +59,7 @@ impl Ticket {
         }
     }
 
-    /// Tells the connection how its mail fared, and gives it back where it was claimed.
+    /// Sets the outcome; returns the mail to its connection if it was claimed.
     pub fn answer(self, outcome: Result<SavedId, SaveError>, mail: Option<Mail>) {
         self.settle(outcome, mail);
     }
@@ -80,17 +82,17 @@ impl Drop for Ticket {
 }
 
 impl Receipt {
-    /// Waits for the outcome, for a minute at most.
+    /// Waits for the outcome, for about a minute at most.
     ///
     /// # Errors
-    /// [`SaveError`]: the mail is not saved, or it is not known whether it is.
+    /// [`SaveError`]: the mail is not saved, or it is unknown whether it is.
     pub fn wait(
         self,
         waiting: &Waiting,
         client_left: &mut dyn FnMut() -> bool,
     ) -> Result<SavedId, SaveError> {
         let started = Instant::now();
-        let place = waiting.enter(&self.fate, started);
+        let _place = waiting.enter(&self.fate, started);
         let mut state = self.fate.lock();
         loop {
             let waited = started.elapsed();
@@ -98,7 +100,7 @@ impl Receipt {
                 FateState::Answered(outcome, mail) => {
                     let (outcome, mail) = (outcome.clone(), mail.take());
                     drop(state);
-                    // Before the client hears of it and may send the next one.
+                    // Freed before the reply, after which the client may send the next mail.
                     drop(mail);
                     return outcome;
                 }
@@ -113,84 +115,65 @@ impl Receipt {
                     ));
                 }
                 FateState::Claimed if waited >= MAX_QUEUED + MAX_CLAIMED => {
-                    // It may be stored or not: 451, never 250 on doubt.
+                    // It is unknown whether the mail is stored: 451, never 250.
                     return Err(SaveError::unavailable(
                         "the store took it and did not answer",
                     ));
                 }
                 FateState::Queued(_) | FateState::Claimed | FateState::Withdrawn => {}
             }
-            state = place.wait_for_change(state);
+            let changed = self.fate.changed.wait(state);
+            state = changed.unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
 
-/// The connections that wait for an outcome. One of them has the others look at the clock: a time-out for each would cost
-/// each mail a timer of the kernel's, a twentieth of all it costs.
+/// The connections that wait for an outcome. A ticker thread wakes those that have waited for more than [`TRUST`], because
+/// a timed wait of each connection would cost a kernel timer per mail, a twentieth of its CPU.
 #[derive(Default)]
 pub struct Waiting {
-    state: Mutex<WaitingState>,
+    fates: Mutex<HashMap<usize, (Instant, Arc<Fate>)>>,
 }
 
-#[derive(Default)]
-struct WaitingState {
-    since: HashMap<usize, (Instant, Arc<Fate>)>,
-    /// Whose wait has a time-out; somebody's, as long as anybody waits.
-    keeper: Option<usize>,
-    /// Whoever is the keeper by then: under load they change all the time.
-    next_beat: Option<Instant>,
-}
-
-/// A place among those that wait, until dropped.
+/// Keeps one connection registered until dropped.
 struct Place<'a> {
     waiting: &'a Waiting,
     fate: &'a Arc<Fate>,
 }
 
 impl Waiting {
+    /// Starts the ticker, which ends when the registry is dropped.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn start() -> io::Result<Arc<Waiting>> {
+        let waiting = Arc::<Waiting>::default();
+        let ticked = Arc::downgrade(&waiting);
+        let tick = move || {
+            while let Some(waiting) = ticked.upgrade() {
+                waiting.wake_overdue(Instant::now());
+                drop(waiting);
+                thread::sleep(HEARTBEAT);
+            }
+        };
+        let builder = thread::Builder::new().name("save-ticker".to_owned());
+        builder.stack_size(TICKER_STACK_BYTES).spawn(tick)?;
+        Ok(waiting)
+    }
+
     fn enter<'a>(&'a self, fate: &'a Arc<Fate>, now: Instant) -> Place<'a> {
-        let mut state = locks::lock(&self.state);
-        let key = key_of(fate);
-        state.since.insert(key, (now, Arc::clone(fate)));
-        state.keeper.get_or_insert(key);
+        locks::lock(&self.fates).insert(key_of(fate), (now, Arc::clone(fate)));
         Place {
             waiting: self,
             fate,
         }
     }
 
-    /// How long the keeper may wait; once the time has come it has those look at the clock that have waited for long.
-    /// `None` for everybody else.
-    fn keep_time(&self, key: usize) -> Option<Duration> {
-        let mut state = locks::lock(&self.state);
-        if state.keeper != Some(key) {
-            return None;
-        }
-        let now = Instant::now();
-        let left = |until: Instant| until.saturating_duration_since(now);
-        match state.next_beat.map(left) {
-            Some(left) if !left.is_zero() => return Some(left),
-            _ => state.next_beat = Some(now + HEARTBEAT),
-        }
-        for (since, fate) in state.since.values() {
-            if left(*since + TRUST).is_zero() {
-                // Whom this misses, for it is about to wait, the next beat will find.
+    /// Wakes the connections that have waited for long. One that is about to block misses this wake-up and gets the next.
+    fn wake_overdue(&self, now: Instant) {
+        for (since, fate) in locks::lock(&self.fates).values() {
+            if now.saturating_duration_since(*since) >= TRUST {
                 fate.changed.notify_one();
-            }
-        }
-        Some(HEARTBEAT)
-    }
-}
-
-impl Place<'_> {
-    /// Until the state may be another one, or it is time to look at the clock.
-    fn wait_for_change<'f>(&self, state: MutexGuard<'f, FateState>) -> MutexGuard<'f, FateState> {
-        let changed = &self.fate.changed;
-        match self.waiting.keep_time(key_of(self.fate)) {
-            None => changed.wait(state).unwrap_or_else(PoisonError::into_inner),
-            Some(left) => {
-                let waited = changed.wait_timeout(state, left);
-                waited.unwrap_or_else(PoisonError::into_inner).0
             }
         }
     }
@@ -198,42 +181,29 @@ impl Place<'_> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let mut state = locks::lock(&self.waiting.state);
-        let key = key_of(self.fate);
-        state.since.remove(&key);
-        if state.keeper != Some(key) {
-            return;
-        }
-        let next = state.since.iter().next();
-        let next = next.map(|(key, (_, fate))| (*key, Arc::clone(fate)));
-        state.keeper = next.as_ref().map(|(key, _)| *key);
-        drop(state);
-        if let Some((_, fate)) = next {
-            // Behind its lock it waits already, has yet to look who keeps the time, or has left.
-            drop(fate.lock());
-            fate.changed.notify_one();
-        }
+        locks::lock(&self.waiting.fates).remove(&key_of(self.fate));
     }
 }
 
-/// No two fates are at the same place while both are held.
+/// Returns the address, which identifies a fate as long as it exists.
 fn key_of(fate: &Arc<Fate>) -> usize {
     Arc::as_ptr(fate).addr()
 }
 
 impl Fate {
     fn lock(&self) -> MutexGuard<'_, FateState> {
-        // A state is replaced whole, so a panic elsewhere cannot leave half of one.
         locks::lock(&self.state)
     }
 }
 
-/// How long a mail may wait for its turn; clients wait ten minutes (RFC 5321 §4.5.3.2.6), but hold a place meanwhile.
+/// Longest time in the queue. Clients wait ten minutes (RFC 5321 §4.5.3.2.6), but hold a connection slot meanwhile.
 const MAX_QUEUED: Duration = Duration::from_secs(30);
-/// How long a store may take over a batch before its mails count as not saved: twenty seconds of MySQL's trying, and a COMMIT
-/// that was begun at their end.
+/// Longest time that a store may take for a batch: twenty seconds of retries with MySQL, and a COMMIT that was begun at
+/// their end.
 const MAX_CLAIMED: Duration = Duration::from_secs(32);
-/// How long a client counts as there without a look at it.
+/// A wait up to this long does not check whether the client is still connected.
 const TRUST: Duration = Duration::from_secs(1);
-/// How often a connection that has waited for long looks at the clock, and after its client.
+/// Interval at which a longer wait checks its time limit and its client.
 const HEARTBEAT: Duration = Duration::from_millis(500);
+/// The ticker's stack; it only walks the registry.
+const TICKER_STACK_BYTES: usize = 64 << 10;

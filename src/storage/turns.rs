@@ -1,8 +1,19 @@
-//! Whose turn it is, where several writers serve one store, and when a batch is worth a commit.
+//! Batch sizes when several writers serve one store.
 //!
-//! A commit costs much the same for one mail as for fifty, but while one is under way the next mails arrive. Two batches at
-//! a time, each of half of those that are sending, keep both the store and the connections busy; smaller ones would cost
-//! more than they bring.
+//! A COMMIT costs nearly the same for one mail as for fifty, and the next mails arrive while it runs. One writer at a time
+//! collects a batch and waits, at most [`FOR_MORE`] or [`FOR_OTHERS`], until `target` mails are queued:
+//!
+//! ```text
+//! half = half of the average size of the last two batches
+//!
+//! batches in flight   target              wait at most
+//! 0, half < FEW       0                   0            (also the rule for a single writer that is alone)
+//! 0                   min(half, MANY)     FOR_MORE
+//! 1                   clamp(half, FEW, MANY)  FOR_OTHERS
+//! 2 or more           MANY                FOR_OTHERS
+//! ```
+//!
+//! Two batches in flight, each with half of the sending connections, keep both the store and the connections busy.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -11,28 +22,28 @@ use std::time::{Duration, Instant};
 use super::ticket::Ticket;
 use crate::locks;
 
-/// Who saves now. One writer at a time waits for mail, and then for more of it; the others wait for their turn.
+/// Decides when a writer may start a batch. One writer at a time collects mail; the others wait for the lock.
 #[derive(Default)]
 pub struct Turns {
     next: Mutex<()>,
     batches: Mutex<Batches>,
     changed: Condvar,
-    /// So many mails in the queue end the wait for more; 0 while nobody waits.
+    /// Queue length that ends the wait; 0 while no writer waits.
     awaited: AtomicUsize,
 }
 
 #[derive(Default)]
 struct Batches {
     in_hand: usize,
-    /// Mails of the last two.
+    /// Sizes of the last two batches in mails.
     last_two: [usize; 2],
 }
 
-/// A batch in hand, until dropped.
+/// The permit for one batch in flight, released on drop.
 pub struct Turn<'a>(&'a Turns);
 
 impl Turns {
-    /// The first mail of a batch, once it is worth beginning. `queued` tells how many more there are.
+    /// Returns the first mail of a batch once the batch may start. `queued` returns the length of the queue.
     pub fn next(
         &self,
         first: impl FnOnce() -> Option<Ticket>,
@@ -47,7 +58,7 @@ impl Turns {
             let Some(left) = patience.checked_sub(began_at.elapsed()) else {
                 break;
             };
-            // Said before the queue is looked at, so that a mail that is missed here does not miss it.
+            // Publish the target before reading the queue length, so that a concurrent enqueue sees it.
             self.awaited.store(enough, Ordering::SeqCst);
             if queued() >= enough {
                 break;
@@ -60,11 +71,11 @@ impl Turns {
         Some((first, Turn(self)))
     }
 
-    /// So many mails are queued now; said after each that is.
+    /// Wakes the waiting writer if `mails` reaches its target. Called after each enqueue with the new queue length.
     pub fn has_queued(&self, mails: usize) {
         let awaited = self.awaited.load(Ordering::SeqCst);
         if awaited > 0 && mails >= awaited {
-            // Under its lock whoever waits either sees the mail or is woken.
+            // The waiting writer holds this lock between publishing its target and blocking, so the wake-up is not lost.
             let _batches = locks::lock(&self.batches);
             self.changed.notify_one();
         }
@@ -72,7 +83,7 @@ impl Turns {
 }
 
 impl Turn<'_> {
-    /// How many mails it has come to.
+    /// Records the size of this batch.
     pub fn took(&mut self, mails: usize) {
         let mut batches = locks::lock(&self.0.batches);
         batches.last_two = [batches.last_two[1], mails];
@@ -87,11 +98,11 @@ impl Drop for Turn<'_> {
 }
 
 impl Batches {
-    /// How many mails have to queue up behind the first one, and how long to wait for them.
+    /// Returns how many further mails should be queued, and how long to wait for them (see the module's table).
     fn worth_waiting_for(&self) -> (usize, Duration) {
         let half = self.last_two.iter().sum::<usize>() / 4;
         match self.in_hand {
-            // A mail that is alone, or has few neighbours, waits for nobody.
+            // Under light load a mail never waits for others.
             0 if half < FEW => (0, Duration::ZERO),
             0 => (half.min(MANY), FOR_MORE),
             1 => (half.clamp(FEW, MANY), FOR_OTHERS),
@@ -100,13 +111,13 @@ impl Batches {
     }
 }
 
-/// Not worth a wait, nor a commit beside another one.
+/// Smallest batch that is worth a wait or a second COMMIT in flight.
 const FEW: usize = 8;
-/// Worth a commit of their own, whatever other writers do.
+/// A batch of this size starts whatever other writers do.
 const MANY: usize = 64;
-/// How long a writer waits for as many mails as usual.
+/// Longest wait for more mails while no batch is in flight.
 const FOR_MORE: Duration = Duration::from_millis(1);
-/// How long it waits while others are at work: one of them may hang.
+/// Longest wait while other batches are in flight; bounded, because one of those may hang.
 const FOR_OTHERS: Duration = Duration::from_millis(5);
 
 #[cfg(test)]
@@ -131,10 +142,10 @@ mod tests {
             (0, [40, 60], 25),
             (0, [500, 500], MANY),
             (1, [40, 60], 25),
-            // Beside another batch, few are not worth a commit of their own.
+            // With one batch in flight, fewer than FEW mails are not worth a COMMIT of their own.
             (1, [1, 1], FEW),
             (1, [500, 500], MANY),
-            // Beside two of them only many are.
+            // With two batches in flight only MANY are.
             (2, [40, 60], MANY),
         ] {
             let (enough, _) = batches(in_hand, last_two).worth_waiting_for();

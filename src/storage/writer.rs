@@ -4,7 +4,6 @@
 //! themselves. Several writers take turns, for few large commits are cheaper than many small ones; a writer that hangs, or
 //! a queue that grows, ends that within milliseconds.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -15,6 +14,7 @@ use super::turns::{Turn, Turns};
 use super::{Health, SaveError, SaveMail, SavedId};
 use crate::mail::Mail;
 use crate::metrics::{self, Part, StoreFault};
+use crate::panics;
 
 /// Opens a store for a writer; called again after a panic.
 pub type OpenStore = Arc<dyn Fn() -> Result<Box<dyn SaveMail>, SaveError> + Send + Sync>;
@@ -129,7 +129,7 @@ impl Writers {
         let queue = Queue {
             jobs: jobs_in,
             turns,
-            waiting: Arc::default(),
+            waiting: Waiting::start()?,
         };
         let saver = Saver {
             queue: Some(queue),
@@ -167,15 +167,13 @@ impl Writer {
     fn run(mut self) {
         let turns = Arc::clone(&self.turns);
         while let Some((first, turn)) = turns.next(|| self.next_job(), || self.jobs.len()) {
-            let batch = AssertUnwindSafe(|| self.save_queued(first, turn));
             // The tickets of a batch that panics say 451 as they are dropped.
-            if catch_unwind(batch).is_err() {
-                metrics::PANICS.count(Part::Writer);
-                let reason = "the writer panicked; its store is opened anew";
-                log::error!(reason = reason; "deferred");
-                self.health.failed(reason);
+            if let Err(text) = panics::catch(Part::Writer, || self.save_queued(first, turn)) {
+                let reason = format!("the writer panicked, and opens its store anew: {text}");
+                log::error!(reason = reason.as_str(); "deferred");
+                self.health.failed(&reason);
                 // Dropped, a broken store may panic once more.
-                let _ = catch_unwind(AssertUnwindSafe(|| self.store = None));
+                let _ = panics::catch(Part::Writer, || self.store = None);
             }
         }
     }
@@ -192,6 +190,7 @@ impl Writer {
 
     /// One batch, from making ready to the last answer.
     fn save_queued(&mut self, first: Ticket, mut turn: Turn) {
+        let _question = self.health.ask("a batch");
         if let Err(error) = self.make_ready() {
             // Only those that waited for this attempt; whoever comes now is worth another one.
             let waiting = self.jobs.try_iter().take(self.jobs.len());
@@ -224,18 +223,25 @@ impl Writer {
             count_fault(error);
             log::error!(mails = failed, of = mails.len(), reason:% = error; "deferred");
         }
-        // A mail that is refused alone says nothing of the store.
-        if let Some(Err(error)) = outcomes.first()
-            && outcomes.iter().all(Result::is_err)
-            && (outcomes.len() > 1 || !matches!(error, SaveError::Refused(_)))
-        {
-            self.health.failed(&error.to_string());
-        }
-        if outcomes.iter().any(Result::is_ok) {
-            self.health.worked();
-        }
+        self.judge(&mails, &outcomes);
         for ((ticket, mail), outcome) in tickets.into_iter().zip(mails).zip(outcomes) {
             ticket.answer(outcome, Some(mail));
+        }
+    }
+
+    /// Updates the health of the store after a batch.
+    fn judge(&self, mails: &[Mail], outcomes: &[Result<SavedId, SaveError>]) {
+        if outcomes.iter().any(Result::is_ok) {
+            self.health.worked();
+            return;
+        }
+        let mut errors = outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
+        let of_the_store = |error: &&SaveError| !matches!(error, SaveError::Refused(_));
+        if let Some(error) = errors.clone().find(of_the_store) {
+            self.health.failed(&error.to_string());
+        } else if let Some(error) = errors.next() {
+            let clients = mails.iter().map(|mail| mail.origin().client_ip);
+            self.health.refused(clients, &error.to_string());
         }
     }
 

@@ -1,16 +1,16 @@
-//! Pairs of key and self-signed certificate for mx.test, made by openssl.
+//! Private keys and self-signed certificates for mx.test, made by openssl.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What a key is for.
+/// The type of a private key.
 #[derive(Clone, Copy, Debug)]
 pub enum KeyKind {
     EcdsaP256,
     Rsa2048,
 }
 
-/// Two PEM files; the key is PKCS#8.
+/// The PEM files of a certificate and its PKCS#8 key.
 #[derive(Clone, Debug)]
 pub struct Pair {
     pub chain: PathBuf,
@@ -18,7 +18,7 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Makes `NAME.cert.pem` and `NAME.key.pem`, valid for so many days from now; -1 is expired.
+    /// Makes `NAME.cert.pem` and `NAME.key.pem`, valid for `days` days from now; -1 makes an expired certificate.
     pub fn make(folder: &Path, name: &str, kind: KeyKind, days: i32) -> Pair {
         let file = |end: &str| folder.join(format!("{name}.{end}"));
         let (chain, key, request) = (file("cert.pem"), file("key.pem"), file("csr.pem"));
@@ -47,7 +47,7 @@ impl Pair {
         Pair { chain, key }
     }
 
-    /// The same key in the form that came before PKCS#8: PKCS#1 for RSA, SEC1 for elliptic curves.
+    /// Returns the same certificate with its key in the traditional form: PKCS#1 for RSA, SEC1 for elliptic curves.
     pub fn with_traditional_key(&self, folder: &Path) -> Pair {
         let key = folder.join("traditional.key.pem");
         openssl(&["pkey", "-traditional"], |command| {

@@ -1,22 +1,22 @@
-//! Transcripts of sessions, as in RFC 5321 appendix D, and the player that holds a server to them.
+//! Transcripts of sessions, as in RFC 5321 appendix D, and the player that compares a server with them.
 //!
 //! ```text
 //! # what this shows                   a comment
 //! # set GSMTP_MAX_SIZE=200            a key of the server's configuration
-//! S: 220 mx.test ESMTP                one line of a reply; `*` stands for anything
-//! S* 250                              a whole reply that begins so, however many lines it has
-//! S- close                            the server closes
+//! S: 220 mx.test ESMTP                one line of a reply; `*` matches any text
+//! S* 250                              a whole reply that starts with this text
+//! S- close                            the server closes the connection
 //! C: NOOP                             a line; CR LF is added
-//! C! NOOP\rQUIT\x00\r\n               octets with escapes, nothing is added
-//! C* 2047 x                           octets with escapes, that many times
-//! C~ 300                              so many milliseconds in which nothing is said
-//! C- finish                           the client has no more to send; `C- reset` resets the connection
-//! M! Subject: x\r\n                   the content that the 250 above has promised to keep
+//! C! NOOP\rQUIT\x00\r\n               octets with escapes; nothing is added
+//! C* 2047 x                           octets with escapes, repeated
+//! C~ 300                              the server sends nothing for this many milliseconds
+//! C- finish                           the client shuts down its sending side; `C- reset` resets the connection
+//! M! Subject: x\r\n                   the content that the 250 above has acknowledged
 //! ```
 //!
-//! Neighbouring client lines leave in one write. Without `M!` the player knows the content by a reader of its own: what
-//! was sent between 354 and the next CR LF . CR LF, without the first dot of each line. A dialogue that ends with
-//! neither side closing is ended by the player's QUIT, whose 221 has to be the only thing left to say.
+//! Consecutive client lines are sent in one write. Without `M!` the expected content is what the client sent between
+//! 354 and the next CR LF . CR LF, without the first dot of each line. If neither side closes at the end of a dialogue,
+//! the player sends QUIT and expects only its 221.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -50,7 +50,7 @@ enum Step {
 }
 
 impl Dialog {
-    /// Whether the log says nothing of it: the client leaves without a word.
+    /// Returns whether the session is not logged: the client disconnects without having sent anything.
     fn is_no_news(&self) -> bool {
         let says = |(_, step): &(usize, Step)| matches!(step, Step::Send(_));
         let leaves =
@@ -58,7 +58,7 @@ impl Dialog {
         !self.steps.iter().any(says) && self.steps.iter().any(leaves)
     }
 
-    /// Reads a file; a line that is none of the known ones is an error of whoever wrote it.
+    /// Reads a file. Panics on a line that is not part of the format.
     pub fn load(file: &Path) -> Dialog {
         let name = file.file_stem().expect("a file name").to_string_lossy();
         let text = fs::read_to_string(file).expect("a text file");
@@ -128,7 +128,7 @@ fn unescape(text: &str) -> Option<Vec<u8>> {
     Some(octets)
 }
 
-/// A server and how far its log and its store have been looked at.
+/// A server, with the number of sessions and mails that have been checked.
 pub struct Stage {
     server: Server,
     sessions: usize,
@@ -149,7 +149,7 @@ impl Stage {
         }
     }
 
-    /// Plays a dialogue, then looks at the store and the log and greets a fresh client.
+    /// Plays a dialogue, then checks the store and the log and that a new client is greeted.
     pub fn play(&mut self, dialog: &Dialog) -> Result<(), String> {
         let at = Cell::new(0);
         let played = catch_unwind(AssertUnwindSafe(|| {
@@ -169,7 +169,7 @@ impl Stage {
     fn look_back(&mut self, dialog: &Dialog, promised: &[Promise]) {
         self.server.client().command("QUIT", "221 2.0.0 ");
         self.sessions += if dialog.is_no_news() { 1 } else { 2 };
-        // Only when a session is over is it certain that nothing more of it reaches the store.
+        // After the end of a session nothing more of it can reach the store.
         wait_for("both sessions to end", || {
             let ended = self.server.log().matches(" disconnected ").count();
             (ended == self.sessions).then_some(())
@@ -181,7 +181,7 @@ impl Stage {
     }
 }
 
-/// The mails in the store are exactly those that got a 250, octet for octet.
+/// Asserts that the store contains exactly the acknowledged mails, octet for octet.
 fn check_store(rows: &[StoredMail], promised: &[Promise]) {
     let mut promised = promised.iter().peekable();
     let mut current = None;
@@ -191,7 +191,7 @@ fn check_store(rows: &[StoredMail], promised: &[Promise]) {
             current = Some(promise);
             recipients.clear();
         }
-        let promise = current.unwrap_or_else(|| panic!("nobody was promised {row:?}"));
+        let promise = current.unwrap_or_else(|| panic!("not acknowledged, but stored: {row:?}"));
         assert!(
             recipients.insert(row.recipient.as_str()),
             "a second row for {}",
@@ -200,20 +200,20 @@ fn check_store(rows: &[StoredMail], promised: &[Promise]) {
         let content = without_trace(&row.mail);
         assert!(
             content == promise.content,
-            "{} holds {}\nand was to hold {}",
+            "{} contains {}\nexpected {}",
             row.hash,
             content.escape_ascii(),
             promise.content.escape_ascii()
         );
     }
     let lost: Vec<&str> = promised.map(|promise| promise.hash.as_str()).collect();
-    assert!(lost.is_empty(), "promised and not stored: {lost:?}");
+    assert!(lost.is_empty(), "acknowledged, but not stored: {lost:?}");
 }
 
-/// Whatever a client said, the log stays lines of visible characters.
+/// Asserts that the log has no control characters, whatever the client sent.
 fn check_log(log: &str) {
     let hostile = log.chars().find(|c| c.is_control() && *c != '\n');
-    assert!(hostile.is_none(), "the log holds {hostile:?}");
+    assert!(hostile.is_none(), "the log contains {hostile:?}");
 }
 
 fn text_of(panic: &(dyn Any + Send)) -> String {
@@ -222,7 +222,7 @@ fn text_of(panic: &(dyn Any + Send)) -> String {
     text.unwrap_or("a panic without text").to_owned()
 }
 
-/// What a 250 has promised.
+/// A mail that was acknowledged with 250.
 struct Promise {
     hash: String,
     content: Vec<u8>,
@@ -230,10 +230,10 @@ struct Promise {
 
 struct Player {
     client: Client,
-    /// Lines of the reply under way that no step has looked at yet.
+    /// The lines of the current reply that no step has checked yet.
     lines: Vec<String>,
     unsent: Vec<u8>,
-    /// What was sent since the last 354.
+    /// The octets sent since the last 354.
     data: Vec<u8>,
     promised: Vec<Promise>,
     closed: bool,
@@ -329,7 +329,7 @@ impl Player {
         }
         if let Some(hash) = reply.text().strip_prefix("250 2.0.0 OK : queued as ") {
             let is_hash = hash.len() == 32 && hash.bytes().all(|octet| octet.is_ascii_hexdigit());
-            assert!(is_hash, "{hash} is no hash");
+            assert!(is_hash, "not a hash: {hash}");
             let hash = hash.to_owned();
             let content = until_end_of_mail(&self.data);
             self.promised.push(Promise { hash, content });
@@ -341,7 +341,7 @@ impl Player {
         assert!(self.lines.is_empty(), "more lines: {:?}", self.lines);
     }
 
-    /// Nothing unsolicited follows.
+    /// Asserts that the server sends nothing unsolicited at the end.
     fn finish(&mut self) {
         self.send();
         self.expect_end_of_reply();
@@ -352,7 +352,8 @@ impl Player {
     }
 }
 
-/// The obviously right reader: line by line, where only CR LF ends a line.
+/// Returns the content up to the end of data. Reads line by line, where only CR LF ends a line; deliberately simpler
+/// than the server's reader.
 fn until_end_of_mail(data: &[u8]) -> Vec<u8> {
     let mut content = Vec::new();
     let mut rest = data;
@@ -368,7 +369,7 @@ fn until_end_of_mail(data: &[u8]) -> Vec<u8> {
     content
 }
 
-/// Whether `text` follows `pattern`, in which `*` stands for anything.
+/// Returns whether `text` matches `pattern`, in which `*` matches any text.
 fn matches(pattern: &str, text: &str) -> bool {
     let Some((first, others)) = pattern.split_once('*') else {
         return pattern == text;

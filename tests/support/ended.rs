@@ -1,4 +1,4 @@
-//! The program run to its end.
+//! Runs a program until it exits.
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use super::{BINARY, wait_for};
 
-/// How a run ended and what it said.
+/// The exit status and output of a program.
 #[derive(Debug)]
 pub struct Ended {
     pub status: i32,
@@ -15,12 +15,12 @@ pub struct Ended {
     pub stderr: String,
 }
 
-/// Runs the program with these arguments in a folder.
+/// Runs the program under test in a folder.
 pub fn run(folder: &Path, arguments: &[&str]) -> Ended {
     run_as(folder, arguments, |_| {})
 }
 
-/// The same with something changed about the run.
+/// Runs the program under test after `change` has modified the command.
 pub fn run_as(folder: &Path, arguments: &[&str], change: impl FnOnce(&mut Command)) -> Ended {
     let mut command = Command::new(BINARY);
     command.args(arguments);
@@ -28,9 +28,9 @@ pub fn run_as(folder: &Path, arguments: &[&str], change: impl FnOnce(&mut Comman
     run_command(command.current_dir(folder))
 }
 
-/// Runs a command. One that does not end, such as a server that should not have started, fails the test.
+/// Runs a command. Fails if it does not exit, such as a server that should not have started.
 pub fn run_command(command: &mut Command) -> Ended {
-    // Files, unlike pipes, need nobody who reads at the same time.
+    // Unlike pipes, files need no concurrent reader.
     let stdout = tempfile::tempfile().expect("a temporary file");
     let stderr = tempfile::tempfile().expect("a temporary file");
     let child = command
@@ -41,7 +41,7 @@ pub fn run_command(command: &mut Command) -> Ended {
         .expect("the program starts");
     let mut child = KilledOnDrop(child);
     let status = wait_for("the program to end", || {
-        child.0.try_wait().expect("a child of ours")
+        child.0.try_wait().expect("a child process")
     });
     Ended {
         status: status.code().expect("no signal"),

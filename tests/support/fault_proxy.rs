@@ -1,4 +1,4 @@
-//! A TCP proxy that does what networks do on bad days.
+//! A TCP proxy that simulates network faults.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -9,32 +9,34 @@ use std::time::Duration;
 
 use super::wait_for;
 
-/// What it does with what a client says; the answers pass unless the connection is cut.
+/// What the proxy does with the client's octets. The server's answers pass unless the connection is cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing wrong.
+    /// Forwards everything.
     Pass,
-    /// New connections are closed at once, the others now.
+    /// Closes new connections at once and existing ones now.
     Refuse,
-    /// New connections are accepted, but nothing is passed on in either direction.
+    /// Accepts new connections, but forwards nothing in either direction.
     Hang,
-    /// What is said meanwhile is lost, and the connections stay open.
+    /// Drops all octets and keeps the connections open.
     Swallow,
-    /// Each piece waits this long.
+    /// Delays each piece by this time.
     Delay(Duration),
-    /// At most this many octets every 10 ms.
+    /// Forwards at most this many octets every 10 ms.
     Throttle(usize),
-    /// Closed as soon as this text comes; the server does not see it.
+    /// Closes the connection when the client sends this text, without forwarding it.
     CutBefore(&'static str),
-    /// Closed once the server was given this text; the client does not see the answer.
+    /// Forwards this text, then closes the connection before the answer.
     CutAfter(&'static str),
-    /// As [`Fault::CutBefore`], and from that moment on new connections are closed at once.
+    /// Holds the piece with this text back until another fault is set, and counts it as a cut.
+    HoldAt(&'static str),
+    /// As [`Fault::CutBefore`]; from then on new connections are closed at once.
     CutBeforeAndRefuse(&'static str),
-    /// As [`Fault::CutAfter`], and the same.
+    /// As [`Fault::CutAfter`]; from then on new connections are closed at once.
     CutAfterAndRefuse(&'static str),
 }
 
-/// A proxy between the server under test and what it depends on.
+/// A proxy between the server under test and a server that it depends on.
 pub struct FaultProxy {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -44,7 +46,7 @@ pub struct FaultProxy {
 struct Shared {
     upstream: SocketAddr,
     fault: Mutex<Fault>,
-    /// How often a cut may still happen.
+    /// How many more connections are cut.
     cuts_left: AtomicUsize,
     cuts: AtomicUsize,
     stopped: AtomicBool,
@@ -52,12 +54,12 @@ struct Shared {
 }
 
 impl FaultProxy {
-    /// Listens on a free port in front of `upstream`.
+    /// Starts a proxy for `upstream` on a free port.
     pub fn start(upstream: SocketAddr) -> FaultProxy {
         FaultProxy::start_at((Ipv4Addr::LOCALHOST, 0).into(), upstream)
     }
 
-    /// Listens on `address`.
+    /// Starts a proxy for `upstream` on `address`.
     pub fn start_at(address: SocketAddr, upstream: SocketAddr) -> FaultProxy {
         let listener = TcpListener::bind(address).expect("a free port");
         let address = listener.local_addr().expect("a bound socket");
@@ -87,12 +89,12 @@ impl FaultProxy {
         }
     }
 
-    /// Where it listens.
+    /// Returns the address on which the proxy listens.
     pub fn address(&self) -> String {
         self.address.to_string()
     }
 
-    /// From now on.
+    /// Sets the fault from now on.
     pub fn set(&self, fault: Fault) {
         let refuses = fault == Fault::Refuse;
         *lock(&self.shared.fault) = fault;
@@ -101,18 +103,18 @@ impl FaultProxy {
         }
     }
 
-    /// Cuts this often and then passes everything.
+    /// Sets a fault that cuts `times` connections and then forwards everything.
     pub fn cut(&self, fault: Fault, times: usize) {
         self.shared.cuts_left.store(times, Ordering::SeqCst);
         self.set(fault);
     }
 
-    /// How often it has cut.
+    /// Returns how many connections have been cut.
     pub fn cuts(&self) -> usize {
         self.shared.cuts.load(Ordering::SeqCst)
     }
 
-    /// Waits until it has cut this often.
+    /// Waits until this many connections have been cut.
     pub fn wait_for_cuts(&self, times: usize) {
         wait_for("the connection to be cut", || {
             (self.cuts() >= times).then_some(())
@@ -124,7 +126,7 @@ impl Drop for FaultProxy {
     fn drop(&mut self) {
         self.shared.stopped.store(true, Ordering::SeqCst);
         self.shared.close_all();
-        // Wakes the thread that accepts.
+        // Wakes the accepting thread.
         let _ = TcpStream::connect(self.address);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -150,7 +152,7 @@ impl Shared {
         thread::spawn(move || down.pump(&server_too, &client_too, false));
     }
 
-    /// Passes octets on until one side ends.
+    /// Forwards octets in one direction until one side ends.
     fn pump(&self, mut from: &TcpStream, mut to: &TcpStream, is_request: bool) {
         let mut octets = [0; 65_536];
         while let Ok(count @ 1..) = from.read(&mut octets) {
@@ -168,6 +170,14 @@ impl Shared {
                     thread::sleep(TICK);
                     to.write_all(some)
                 }),
+                Fault::HoldAt(text) if is_request && self.cuts_at(piece, text) => {
+                    while matches!(self.fault(), Fault::HoldAt(_))
+                        && !self.stopped.load(Ordering::SeqCst)
+                    {
+                        thread::sleep(TICK);
+                    }
+                    to.write_all(piece)
+                }
                 Fault::CutBefore(text) if is_request && self.cuts_at(piece, text) => break,
                 Fault::CutBeforeAndRefuse(text) if is_request && self.cuts_at(piece, text) => {
                     *lock(&self.fault) = Fault::Refuse;
@@ -179,7 +189,7 @@ impl Shared {
                     to.write_all(piece)
                 }
                 Fault::CutAfter(text) if is_request && self.cuts_at(piece, text) => {
-                    // The client is gone first, so that no answer reaches it.
+                    // Closing the client side first ensures that no answer reaches it.
                     let _ = from.shutdown(Shutdown::Both);
                     to.write_all(piece)
                 }
@@ -190,14 +200,15 @@ impl Shared {
             }
         }
         let _ = from.shutdown(Shutdown::Both);
-        // What was written before is still read at the other end.
+        // The other end can still read what was written before.
         let _ = to.shutdown(Shutdown::Write);
         if !is_request {
             let _ = to.shutdown(Shutdown::Both);
         }
     }
 
-    /// Whether this piece holds the text and it is still to be cut there. MySQL sends a statement in one write.
+    /// Returns whether to cut at this piece: it contains the text and cuts are left. MySQL sends a statement in one
+    /// write.
     fn cuts_at(&self, piece: &[u8], text: &str) -> bool {
         let found = piece
             .windows(text.len())
@@ -230,5 +241,5 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Between two looks at what is to be done.
+/// The polling interval.
 const TICK: Duration = Duration::from_millis(10);

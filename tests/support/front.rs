@@ -1,4 +1,4 @@
-//! Debian's nginx with the block from the README, and HAProxy, each in a temporary folder and ended with its test.
+//! Debian's nginx and HAProxy with the README's configuration, each in a temporary folder.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -11,20 +11,20 @@ use tempfile::TempDir;
 
 use super::{PATIENCE, wait_for, wait_for_within};
 
-/// A program that stands between clients and our server.
+/// A proxy between clients and the server under test; dropping it ends the process.
 pub struct FrontServer {
     child: Child,
     pub folder: TempDir,
 }
 
 impl FrontServer {
-    /// nginx with this configuration; it is up when it listens on all `ports` of loopback.
+    /// Starts nginx with this configuration and waits until it listens on all `ports`.
     pub fn nginx(folder: TempDir, config: &str, ports: &[SocketAddr]) -> FrontServer {
         let head = format!(
             "daemon off; pid nginx.pid; error_log {}/log info;\n",
             folder.path().display()
         );
-        // The module is loaded first of all.
+        // The load_module line must be the first one.
         let (load, rest) = config.split_once('\n').expect("load_module and more");
         write(folder.path(), &format!("{load}\n{head}{rest}"));
         let mut command = Command::new("nginx");
@@ -32,7 +32,7 @@ impl FrontServer {
         FrontServer::start(folder, command, ports)
     }
 
-    /// HAProxy with this configuration.
+    /// Starts HAProxy with this configuration and waits until it listens on all `ports`.
     pub fn haproxy(folder: TempDir, config: &str, ports: &[SocketAddr]) -> FrontServer {
         write(folder.path(), config);
         let mut command = Command::new("haproxy");
@@ -53,14 +53,14 @@ impl FrontServer {
             .expect("the program is installed");
         let front = FrontServer { child, folder };
         for port in ports {
-            wait_for("the program in front to listen", || {
+            wait_for("the proxy to listen", || {
                 TcpStream::connect(port).ok().map(drop)
             });
         }
         front
     }
 
-    /// All that it said so far.
+    /// Returns the log and the output so far.
     pub fn log(&self) -> String {
         let read = |name| fs::read_to_string(self.folder.path().join(name)).unwrap_or_default();
         read("log") + &read("stderr")
@@ -69,17 +69,19 @@ impl FrontServer {
 
 impl Drop for FrontServer {
     fn drop(&mut self) {
-        // SIGTERM, so that nginx ends its workers.
+        // SIGTERM lets nginx end its workers.
         let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM);
         let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            wait_for_within("its end", PATIENCE, || self.child.try_wait().ok().flatten());
+            wait_for_within("the proxy to end", PATIENCE, || {
+                self.child.try_wait().ok().flatten()
+            });
         }));
         if ended.is_err() {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
         if std::thread::panicking() {
-            eprintln!("---- the program in front\n{}", super::tail(&self.log()));
+            eprintln!("---- log of the proxy\n{}", super::tail(&self.log()));
         }
     }
 }
@@ -88,7 +90,7 @@ fn write(folder: &Path, config: &str) {
     fs::write(folder.join("config"), config).expect("a file is written");
 }
 
-/// The block of the README that holds this text.
+/// Returns the code block of the README that contains `text`.
 pub fn block_of_readme(text: &str) -> String {
     let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
     let readme = fs::read_to_string(readme).expect("README.md");
@@ -99,7 +101,7 @@ pub fn block_of_readme(text: &str) -> String {
     format!("{block}\n")
 }
 
-/// Replaces what a test has to set otherwise; each text has to be there.
+/// Replaces parts of a configuration. Panics if a part is missing.
 pub fn with(config: &str, replacements: &[(&str, &str)]) -> String {
     let mut config = config.to_owned();
     for (old, new) in replacements {

@@ -1,4 +1,4 @@
-//! A Galera cluster of a test's own: real nodes on free ports of loopback, in temporary folders, ended with the test.
+//! A Galera cluster for one test: real nodes on free loopback ports, in temporary folders.
 
 use std::fs::{self, File};
 use std::os::unix::fs::chown;
@@ -16,7 +16,7 @@ use super::mariadb::{FIELD_TABLE, PASSWORD, SMALL, USER, copy_folder, program, r
 use super::ports::free_ports;
 use super::{tail, wait_for_within};
 
-/// Nodes that form one cluster; each runs or, after [`Galera::kill`], does not.
+/// The nodes of one cluster; each runs until [`Galera::kill`]. Dropping the cluster kills all nodes.
 pub struct Galera {
     nodes: Vec<Node>,
 }
@@ -24,13 +24,13 @@ pub struct Galera {
 struct Node {
     child: Option<Child>,
     port: u16,
-    /// For replication; the ports for state transfers are the next two.
+    /// The port for replication; state transfers use the next two ports.
     group_port: u16,
     folder: TempDir,
 }
 
 impl Galera {
-    /// Three nodes with the table of the field in database `mail`.
+    /// Starts three nodes with the field's table in database `mail`.
     pub fn start() -> Galera {
         let nodes = (0..3).map(|_| Node::new()).collect();
         let mut galera = Galera { nodes };
@@ -52,42 +52,42 @@ impl Galera {
         galera
     }
 
-    /// MYSQL_HOST.
+    /// Returns the value of MYSQL_HOST for all nodes.
     pub fn hosts(&self) -> String {
         let hosts: Vec<String> = (0..self.nodes.len()).map(|node| self.host(node)).collect();
         hosts.join(",")
     }
 
-    /// One node of it.
+    /// Returns the address of one node.
     pub fn host(&self, node: usize) -> String {
         format!("127.0.0.1:{}", self.nodes[node].port)
     }
 
-    /// SIGKILL, then its end.
+    /// Sends SIGKILL to a node and waits for its exit.
     pub fn kill(&mut self, node: usize) {
         self.nodes[node].kill();
     }
 
-    /// Sends a signal.
+    /// Sends a signal to a node.
     pub fn signal(&self, node: usize, signal: Signal) {
-        let child = self.nodes[node].child.as_ref().expect("it runs");
-        kill(Pid::from_raw(child.id() as i32), signal).expect("a child of ours");
+        let child = self.nodes[node].child.as_ref().expect("the node runs");
+        kill(Pid::from_raw(child.id() as i32), signal).expect("a running process");
     }
 
-    /// The same data on the same port, back in the cluster; answers once it is in step again.
+    /// Restarts a node with its data on the same port and waits until it is synced.
     pub fn run(&mut self, node: usize) {
         self.spawn(node);
         self.wait_until_synced(node);
     }
 
-    /// Process ids of its nodes.
+    /// Returns the process ids of the running nodes.
     #[allow(dead_code, reason = "the measurements need it")]
     pub fn processes(&self) -> Vec<u32> {
         let running = self.nodes.iter().filter_map(|node| node.child.as_ref());
         running.map(Child::id).collect()
     }
 
-    /// Runs a statement as root on one node.
+    /// Runs statements as root on one node.
     pub fn sql_at(&self, node: usize, statements: &str) {
         let mut connection = Conn::new(self.root(node)).expect("root may log in");
         for statement in statements.split("; ") {
@@ -96,7 +96,7 @@ impl Galera {
         }
     }
 
-    /// A connection of root's to database `mail` of one node, which reads what any node has committed so far.
+    /// Connects as root to database `mail` of one node; reads include everything that any node has committed.
     pub fn connection(&self, node: usize) -> Conn {
         let root = self.root(node).db_name(Some("mail"));
         let mut connection = Conn::new(root).expect("root may log in");
@@ -120,8 +120,9 @@ impl Galera {
         let others: Vec<String> = others.map(|port| format!("127.0.0.1:{port}")).collect();
         let address = format!("gcomm://{}", others.join(","));
         let node = &mut self.nodes[node];
-        assert!(node.child.is_none(), "it runs already");
-        // After a crash it would not know how far it came, and take everything anew; Debian's unit asks it like this.
+        assert!(node.child.is_none(), "the node is already running");
+        // After a crash a node does not know its position and would fetch all data again. Debian's unit recovers the
+        // position in the same way.
         let position = node.recover();
         let command = node.command(&address, position.as_deref()).spawn();
         node.child = Some(command.expect(INSTALLED));
@@ -131,8 +132,8 @@ impl Galera {
         let root = self.root(node);
         let node = &mut self.nodes[node];
         let patience = Duration::from_secs(60);
-        let synced = wait_for_within("a node to be in step", patience, || {
-            let child = node.child.as_mut().expect("it was started");
+        let synced = wait_for_within("a node to be synced", patience, || {
+            let child = node.child.as_mut().expect("the node was started");
             if !matches!(child.try_wait(), Ok(None)) {
                 return Some(false);
             }
@@ -168,7 +169,7 @@ impl Node {
         }
     }
 
-    /// Where it was when it ended, or nothing when it never ran in a cluster.
+    /// Returns the replication position of a stopped node, or `None` if it never ran in a cluster.
     fn recover(&self) -> Option<String> {
         if !self.folder.path().join("data/grastate.dat").exists() {
             return None;
@@ -234,12 +235,13 @@ impl Drop for Galera {
     }
 }
 
-/// Root's rsync, with which a node receives its data, becomes nobody; so where root runs the tests, the nodes are nobody's.
+/// Gives the files to user nobody: rsync, which transfers a node's data, changes from root to nobody. So nodes run as
+/// nobody if the tests run as root.
 fn give_away(path: &Path) {
     const NOBODY: u32 = 65_534;
     chown(path, Some(NOBODY), Some(NOBODY)).expect("root may give files away");
     if path.is_dir() {
-        let entries = fs::read_dir(path).expect("a folder of ours").flatten();
+        let entries = fs::read_dir(path).expect("a readable folder").flatten();
         entries.for_each(|entry| give_away(&entry.path()));
     }
 }

@@ -1,4 +1,4 @@
-//! Clients that keep delivering, and an account of what became of each mail.
+//! Clients that keep delivering mail and record the outcome of each mail.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, BufRead, BufReader, Write};
@@ -13,40 +13,43 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::{PATIENCE, wait_for, wait_for_within};
 
-/// Several clients that deliver mails with a marker each as Subject, until told to stop.
+/// Several clients that deliver mails until they are stopped; each mail has a unique marker as Subject.
 pub struct Load {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
 
-/// What clients sent and heard.
+/// What the clients sent and the replies they got.
 #[derive(Clone, Debug, Default)]
 pub struct Account {
-    /// Markers of mails whose final dot may have left.
+    /// Markers of mails whose final dot may have been sent.
     pub sent: Vec<String>,
-    /// Those of them that got a 250.
+    /// Markers of mails that got 250.
     pub acknowledged: Vec<String>,
-    /// Those that got a 4xx.
+    /// Markers of mails that got 4xx.
     pub deferred: Vec<String>,
-    /// Those whose connection ended instead.
+    /// Markers of mails whose connection ended before the reply.
     pub unanswered: Vec<String>,
-    /// How often each reply was heard to what was said; the greeting answers to nothing.
+    /// The number of replies by command and code; the greeting counts as a command.
     pub replies: BTreeMap<(&'static str, u16), usize>,
-    /// Connections that could not be made, or ended before their QUIT was answered.
+    /// Connections that could not be opened, or that ended before the reply to QUIT.
     pub cut: usize,
 }
 
 impl Account {
-    /// Clients heard what they hoped for, or that they shall come again.
+    /// Asserts that every reply had the expected code or a 4xx code.
     pub fn assert_only_expected_replies(&self) {
         for ((said, code), count) in &self.replies {
-            let (_, hoped_for) = DIALOGUE.iter().find(|(one, _)| one == said).expect("ours");
+            let (_, hoped_for) = DIALOGUE
+                .iter()
+                .find(|(one, _)| one == said)
+                .expect("a known command");
             let is_fine = code == hoped_for || (400..500).contains(code);
             assert!(is_fine, "{said:?} was answered {code}, {count} times");
         }
     }
 
-    /// Replies that told a client to come again, by what it had said.
+    /// Describes the 4xx replies by command.
     pub fn come_again(&self) -> String {
         let said = |((said, code), count): (&(&str, u16), &usize)| {
             (400..500)
@@ -69,7 +72,7 @@ struct Shared {
 }
 
 impl Load {
-    /// `clients` threads, whose markers begin with `prefix`. Each connects again whenever its connection ends.
+    /// Starts `clients` threads, whose markers begin with `prefix`. Each reconnects whenever its connection ends.
     pub fn start(address: SocketAddr, clients: usize, prefix: &str) -> Load {
         let shared = Arc::new(Shared {
             address,
@@ -86,12 +89,12 @@ impl Load {
         Load { shared, threads }
     }
 
-    /// Waits until this many mails more have been acknowledged.
+    /// Waits until this many more mails have been acknowledged.
     pub fn wait_for_more(&self, count: usize) {
         self.wait_for(self.acknowledged() + count);
     }
 
-    /// The same with a patience of its own.
+    /// Waits until this many more mails have been acknowledged. Fails after `patience`.
     pub fn wait_for_more_within(&self, count: usize, patience: Duration) {
         let goal = self.acknowledged() + count;
         wait_for_within("mails to be acknowledged", patience, || {
@@ -99,23 +102,23 @@ impl Load {
         });
     }
 
-    /// Waits until this many mails have been acknowledged in all.
+    /// Waits until this many mails have been acknowledged in total.
     pub fn wait_for(&self, goal: usize) {
         wait_for("mails to be acknowledged", || {
             (self.acknowledged() >= goal).then_some(())
         });
     }
 
-    /// Mails acknowledged so far.
+    /// Returns the number of mails acknowledged so far.
     pub fn acknowledged(&self) -> usize {
         self.shared.acknowledged.load(Ordering::SeqCst)
     }
 
-    /// Lets each client finish its mail, and answers what was sent and heard: the expected codes and 4xx, nothing else.
+    /// Lets each client finish its mail and returns the account, after asserting that all replies were expected.
     pub fn stop(self) -> Account {
         self.shared.stop.store(true, Ordering::SeqCst);
         for thread in self.threads {
-            thread.join().expect("a client without a bug");
+            thread.join().expect("no panic in a client");
         }
         let account = self.shared.account.lock().expect("no panic").clone();
         account.assert_only_expected_replies();
@@ -131,7 +134,7 @@ impl Shared {
                 if error.kind() != io::ErrorKind::Other {
                     self.account(|account| account.cut += 1);
                 }
-                // The server is gone for now; asking it without a pause would take the processor from its successor.
+                // The server is unavailable. Without a pause the clients would take processor time from its restart.
                 thread::sleep(Duration::from_millis(2));
             }
         }
@@ -165,7 +168,7 @@ impl Shared {
             if code == 250 {
                 self.acknowledged.fetch_add(1, Ordering::SeqCst);
             }
-            // A mail that is deferred ends no connection.
+            // A deferred mail does not end the connection.
             let _ = self.hear(".", code);
         }
         self.say(&mut client, "QUIT")
@@ -177,7 +180,7 @@ impl Shared {
         self.hear(command, code)
     }
 
-    /// Notes a reply; an error unless it is what the client hoped for.
+    /// Records a reply. Returns an error if its code was not the expected one.
     fn hear(&self, said: &'static str, code: u16) -> io::Result<()> {
         self.account(|account| *account.replies.entry((said, code)).or_default() += 1);
         match DIALOGUE.contains(&(said, code)) {
@@ -191,7 +194,8 @@ impl Shared {
     }
 }
 
-/// The content that goes with a marker; one that ends in `+300` has about 300 octets more, which deflate to half of it.
+/// Returns the content for a marker. A marker that ends in `+300` adds about 300 octets, which compress to half their
+/// size.
 pub fn content_of(marker: &str) -> String {
     let mut content = format!("Subject: {marker}\r\n\r\nThis is {marker}.\r\n");
     let more = marker
@@ -200,7 +204,7 @@ pub fn content_of(marker: &str) -> String {
     let end = content.len() + more.unwrap_or(0);
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut block = String::new();
-    // Longer than what zlib remembers.
+    // The block is longer than zlib's window.
     while block.len() < (end - content.len()).min(65_536) {
         // xorshift64
         state ^= state << 13;
@@ -214,7 +218,7 @@ pub fn content_of(marker: &str) -> String {
     content
 }
 
-/// How often each marker stands in a store's file; each body is looked at as well.
+/// Counts the rows of each marker in an SQLite file and checks each content.
 pub fn stored_markers(file: &Path) -> HashMap<String, usize> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE;
     let database = Connection::open_with_flags(file, flags).expect("a file that exists");
@@ -233,7 +237,7 @@ pub fn stored_markers(file: &Path) -> HashMap<String, usize> {
     markers
 }
 
-/// The promise: acknowledged ⊆ stored ⊆ sent, nothing twice.
+/// Asserts acknowledged ⊆ stored ⊆ sent and that no mail is stored twice.
 pub fn assert_promise_kept(account: &Account, stored: &HashMap<String, usize>) {
     for marker in &account.acknowledged {
         assert_eq!(stored.get(marker), Some(&1), "{marker} got a 250");
@@ -243,11 +247,11 @@ pub fn assert_promise_kept(account: &Account, stored: &HashMap<String, usize>) {
     }
     let sent: std::collections::HashSet<_> = account.sent.iter().collect();
     for marker in stored.keys() {
-        assert!(sent.contains(marker), "nobody sent {marker}");
+        assert!(sent.contains(marker), "{marker} was not sent");
     }
 }
 
-/// A client for servers that may end at any moment: every trouble is an error, never a panic.
+/// A client for servers that may end at any moment: it returns errors instead of panicking.
 pub struct PlainClient {
     reader: BufReader<TcpStream>,
 }
@@ -268,12 +272,12 @@ impl PlainClient {
         Ok(PlainClient { reader })
     }
 
-    /// Sends octets as they are.
+    /// Sends octets unchanged.
     pub fn send(&mut self, octets: &[u8]) -> io::Result<()> {
         self.reader.get_mut().write_all(octets)
     }
 
-    /// Reads a reply to its last line; its code.
+    /// Reads a whole reply and returns its code.
     pub fn read_code(&mut self) -> io::Result<u16> {
         loop {
             let mut line = String::new();
@@ -287,7 +291,7 @@ impl PlainClient {
         }
     }
 
-    /// Sends a command and expects this code.
+    /// Sends a command and returns an error unless the reply has this code.
     pub fn command(&mut self, line: &str, code: u16) -> io::Result<()> {
         self.send(line.as_bytes())?;
         self.read_code_of(code)
@@ -301,9 +305,9 @@ impl PlainClient {
     }
 }
 
-/// Then a client connects anew, so that connecting is under load as well.
+/// The number of mails after which a client reconnects, so that accepting connections is under load as well.
 const MAILS_OF_A_CONNECTION: usize = 5;
-/// What a client says, and the reply that it hopes for.
+/// The commands of a client with the expected reply codes.
 const DIALOGUE: &[(&str, u16)] = &[
     ("greeting", 220),
     ("EHLO client.test", 250),

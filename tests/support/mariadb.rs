@@ -1,4 +1,4 @@
-//! A MariaDB of a test's own: its data in a temporary folder, on a free port, ended with the test.
+//! A MariaDB server for one test: its data in a temporary folder, on a free port.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -17,11 +17,11 @@ use tempfile::TempDir;
 use super::ports::free_port;
 use super::{Server, tail, wait_for};
 
-/// The password of [`USER`]; may appear in no output.
+/// The password of [`USER`]; no output may contain it.
 pub const PASSWORD: &str = "s3cr3t-of-mariadb";
-/// Who the server under test is: not root, which may write to a read-only database.
+/// The database user of the server under test. It is not root, because root may write to a read-only database.
 pub const USER: &str = "mailer";
-/// The table as it stands in the field, word for word.
+/// The table as existing installations have it, word for word.
 pub const FIELD_TABLE: &str = "CREATE TABLE `new_mail` (`mail_id` int(11) NOT NULL auto_increment, \
     `date` datetime NOT NULL, `from` varchar(128) character set latin1 NOT NULL, \
     `to` varchar(128) character set latin1 NOT NULL, `subject` varchar(255) NOT NULL, `body` text NOT NULL, \
@@ -32,7 +32,7 @@ pub const FIELD_TABLE: &str = "CREATE TABLE `new_mail` (`mail_id` int(11) NOT NU
     `dkim_valid` tinyint(4) default NULL, PRIMARY KEY (`mail_id`), KEY `to` (`to`), KEY `hash` (`hash`), \
     KEY `date` (`date`)) ENGINE=InnoDB DEFAULT CHARSET=utf8";
 
-/// A database server; running or, after [`MariaDb::kill`], not.
+/// A database server; runs until [`MariaDb::kill`]. Dropping it kills the process.
 pub struct MariaDb {
     child: Option<Child>,
     port: u16,
@@ -41,14 +41,14 @@ pub struct MariaDb {
 }
 
 impl MariaDb {
-    /// Runs with the table of the field in database `mail`.
+    /// Starts a server with the field's table in database `mail`.
     pub fn start() -> MariaDb {
         let database = MariaDb::start_with(&[]);
         database.sql(FIELD_TABLE);
         database
     }
 
-    /// Runs with options of its own; database `mail` is empty.
+    /// Starts a server with these options and an empty database `mail`.
     pub fn start_with(options: &[&str]) -> MariaDb {
         let folder = TempDir::new().expect("a temporary folder");
         copy_folder(template(), &folder.path().join("data"));
@@ -70,10 +70,11 @@ impl MariaDb {
         database
     }
 
-    /// Starts it, the first time on a free port, then always on the same one; answers once it does.
+    /// Starts the server and waits until it answers. The first start chooses a free port; later starts use the same
+    /// one.
     pub fn run(&mut self) {
-        assert!(self.child.is_none(), "it runs already");
-        // Between the choice of a port and its use somebody else may take it.
+        assert!(self.child.is_none(), "the server is already running");
+        // Another process may take the port before MariaDB binds it.
         for _ in 0..5 {
             let port = match self.port {
                 0 => free_port(),
@@ -126,10 +127,10 @@ impl MariaDb {
     }
 
     fn child_mut(&mut self) -> &mut Child {
-        self.child.as_mut().expect("it runs")
+        self.child.as_mut().expect("the server runs")
     }
 
-    /// SIGKILL, then its end.
+    /// Sends SIGKILL and waits for the exit.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
@@ -137,30 +138,38 @@ impl MariaDb {
         }
     }
 
-    /// SIGKILL, then the same data on the same port with other options.
+    /// Stops the server with SIGTERM and waits for its end.
+    pub fn stop(&mut self) {
+        self.signal(Signal::SIGTERM);
+        if let Some(mut child) = self.child.take() {
+            let _ = child.wait();
+        }
+    }
+
+    /// Kills the server and restarts it with its data on the same port, with other options.
     pub fn restart_with(&mut self, options: &[&str]) {
         self.kill();
         self.options = options.iter().map(|&option| option.to_owned()).collect();
         self.run();
     }
 
-    /// Sends a signal.
+    /// Sends a signal to the server.
     pub fn signal(&self, signal: Signal) {
-        let child = self.child.as_ref().expect("it runs");
-        kill(Pid::from_raw(child.id() as i32), signal).expect("a child of ours");
+        let child = self.child.as_ref().expect("the server runs");
+        kill(Pid::from_raw(child.id() as i32), signal).expect("a running process");
     }
 
-    /// Where it listens.
+    /// Returns the address on which the server listens.
     pub fn address(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
-    /// The path of its socket.
+    /// Returns the path of the server's Unix socket.
     pub fn socket(&self) -> String {
         self.path("socket")
     }
 
-    /// Its error log.
+    /// Returns the error log.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
@@ -169,7 +178,7 @@ impl MariaDb {
         root_at(self.port)
     }
 
-    /// A connection of root's to database `mail`.
+    /// Connects as root to database `mail`.
     pub fn connection(&self) -> Conn {
         Conn::new(self.root().db_name(Some("mail"))).expect("root may log in")
     }
@@ -180,28 +189,28 @@ impl MariaDb {
         done.unwrap_or_else(|error| panic!("{statement}: {error}"));
     }
 
-    /// The rows of a query.
+    /// Returns the rows of a query.
     pub fn rows<T: FromRow>(&self, query: &str) -> Vec<T> {
         let rows = self.connection().query(query);
         rows.unwrap_or_else(|error| panic!("{query}: {error}"))
     }
 
-    /// The only figure of a query.
+    /// Returns the single number that a query yields.
     pub fn number(&self, query: &str) -> u64 {
         self.rows(query).pop().expect("a row")
     }
 
-    /// Rows in the table.
+    /// Returns the number of rows in the table.
     pub fn count(&self) -> u64 {
         self.number("SELECT COUNT(*) FROM new_mail")
     }
 
-    /// A server that saves here, without Redis, with these keys besides.
+    /// Starts goguerrilla with this database, without Redis, and with these additional keys.
     pub fn server(&self, settings: &[(&str, &str)]) -> Server {
         self.server_at(&self.address().to_string(), settings)
     }
 
-    /// The same, reached through another address.
+    /// Starts goguerrilla as [`MariaDb::server`] does, but with this MYSQL_HOST.
     pub fn server_at(&self, hosts: &str, settings: &[(&str, &str)]) -> Server {
         Server::start(&with_hosts(hosts, settings))
     }
@@ -216,7 +225,7 @@ impl Drop for MariaDb {
     }
 }
 
-/// The keys of a server that saves at `hosts`.
+/// Returns the configuration keys of a server that saves at `hosts`.
 pub fn with_hosts<'a>(hosts: &'a str, settings: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
     let mut all = vec![
         ("GM_STORE", "mysql"),
@@ -240,7 +249,7 @@ pub fn root_at(port: u16) -> OptsBuilder {
         .read_timeout(Some(Duration::from_secs(30)))
 }
 
-/// A data folder as it is after installation; made once and kept beside the build for the next run.
+/// Returns a data folder as it is after installation. It is made once and kept next to the build for later runs.
 pub fn template() -> &'static Path {
     static TEMPLATE: OnceLock<PathBuf> = OnceLock::new();
     TEMPLATE.get_or_init(|| {
@@ -255,7 +264,7 @@ pub fn template() -> &'static Path {
         if template.is_dir() {
             return template;
         }
-        let folder = TempDir::new_in(builds).expect("a folder beside the build");
+        let folder = TempDir::new_in(builds).expect("a folder next to the build");
         let data = folder.path().join("data");
         let installed = Command::new(program("mariadb-install-db"))
             .arg("--no-defaults")
@@ -271,7 +280,7 @@ pub fn template() -> &'static Path {
             "{}",
             String::from_utf8_lossy(&installed.stderr)
         );
-        // Another run may have been faster; then its folder serves as well.
+        // If a concurrent run was faster, its folder is used.
         let _ = fs::rename(&data, &template);
         template
     })
@@ -280,7 +289,7 @@ pub fn template() -> &'static Path {
 pub fn copy_folder(from: &Path, to: &Path) {
     fs::create_dir(to).expect("a new folder");
     for entry in fs::read_dir(from).expect("a folder") {
-        let entry = entry.expect("a folder that stays");
+        let entry = entry.expect("a readable folder");
         let target = to.join(entry.file_name());
         if entry.path().is_dir() {
             copy_folder(&entry.path(), &target);
@@ -290,7 +299,7 @@ pub fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
-/// Debian keeps servers where a user's PATH does not look.
+/// Returns the path of a server program. Debian installs servers in /usr/sbin, which is not in a user's PATH.
 pub fn program(name: &str) -> String {
     let beside = format!("/usr/sbin/{name}");
     if Path::new(&beside).exists() {
@@ -300,12 +309,12 @@ pub fn program(name: &str) -> String {
     }
 }
 
-/// As root it refuses to run unless told to.
+/// Returns the option without which MariaDB refuses to run as root.
 fn as_this_user() -> Option<&'static str> {
     nix::unistd::geteuid().is_root().then_some("--user=root")
 }
 
-/// Little memory, little to copy.
+/// Options that keep memory and data files small.
 pub const SMALL: &[&str] = &[
     "--innodb-log-file-size=4M",
     "--innodb-buffer-pool-size=24M",

@@ -1,4 +1,4 @@
-//! A server of our own on a port of the kernel's choice, and a client that checks each reply's form.
+//! Test support: starts the server on a free port and provides an SMTP client that checks the form of each reply.
 
 pub mod certificates;
 pub mod dialog;
@@ -30,11 +30,11 @@ pub mod load;
 
 /// The program under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_goguerrilla");
-/// How long anything may take that should take a moment.
+/// The default time limit for waits and replies.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A bound as it is promised, in a release build such as `make soak` makes; another one for a build without optimisation that
-/// shares two cores with all it talks to, and with other tests.
+/// Returns `bound` in a release build, such as `make soak` makes, and `unoptimised` in a debug build, which shares two
+/// cores with other tests and servers.
 pub const fn promised(bound: Duration, unoptimised: Duration) -> Duration {
     match cfg!(debug_assertions) {
         true => unoptimised,
@@ -42,7 +42,7 @@ pub const fn promised(bound: Duration, unoptimised: Duration) -> Duration {
     }
 }
 
-/// A running server in a temporary folder; ended with the test.
+/// A running server in a temporary folder; dropping it kills the process.
 pub struct Server {
     child: Child,
     pub address: SocketAddr,
@@ -50,18 +50,19 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts with these keys beside the defaults of a test: a free port, the name mx.test, mail for ours.test.
+    /// Starts the server with these keys in addition to the test defaults: a free port, host name mx.test, primary mail
+    /// host primary.test.
     pub fn start(settings: &[(&str, &str)]) -> Server {
         let folder = TempDir::new().expect("a temporary folder");
         Server::start_in(folder, settings)
     }
 
-    /// Starts in a folder that may hold something already.
+    /// Starts the server in an existing folder.
     pub fn start_in(folder: TempDir, settings: &[(&str, &str)]) -> Server {
         Server::start_with(folder, settings, |command| command)
     }
 
-    /// Starts with a command of its own around the program, such as `prlimit`.
+    /// Starts the server wrapped by another command, such as `prlimit`.
     pub fn start_with(
         folder: TempDir,
         settings: &[(&str, &str)],
@@ -76,74 +77,75 @@ impl Server {
         }
     }
 
-    /// Starts again in the same folder, after it has ended. Its port is another one, and its log begins anew.
+    /// Starts the server again in the same folder, on another port and with a new log.
     pub fn start_again(&mut self) {
         self.start_again_with(|command| command);
     }
 
-    /// The same with a command around the program.
+    /// Starts the server again, wrapped by another command.
     pub fn start_again_with(&mut self, around: impl FnOnce(Command) -> Command) {
         let _ = fs::rename(self.path("log"), self.path("log.before"));
         (self.child, self.address) = spawn(self.folder.path(), around);
     }
 
-    /// Its process id.
+    /// Returns the process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// A client that has read its greeting.
+    /// Connects a client and reads the greeting.
     pub fn client(&self) -> Client {
         let mut client = Client::connect(self.address);
         client.expect("220");
         client
     }
 
-    /// All that was logged so far.
+    /// Returns the log so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
-    /// Waits for a text in the log, which is written behind the replies, and answers the whole.
+    /// Waits until the log contains `text`, because the log is written after the replies, and returns the whole log.
     pub fn wait_for_log(&self, text: &str) -> String {
         wait_for(text, || Some(self.log()).filter(|log| log.contains(text)))
     }
 
-    /// A file in its folder.
+    /// Returns the path of a file in the server's folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    /// Sends a signal.
+    /// Sends a signal to the server.
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid() as i32), signal).expect("the server runs");
     }
 
-    /// SIGTERM, then the end.
+    /// Sends SIGTERM and waits for the exit.
     pub fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
         self.wait()
     }
 
-    /// SIGKILL, then the end.
+    /// Sends SIGKILL and waits for the exit.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// Waits for it to end by itself.
+    /// Waits until the server exits.
     pub fn wait(&mut self) -> ExitStatus {
         wait_for_within("the server to end", Duration::from_secs(60), || {
-            self.child.try_wait().expect("a child of ours")
+            self.child.try_wait().expect("a child process")
         })
     }
 
-    /// Runs one of the reading commands on its store; standard output if it succeeded.
+    /// Runs a command of the program in the server's folder. Returns its standard output, or its standard error if it
+    /// failed.
     pub fn command(&self, arguments: &[&str]) -> Result<Vec<u8>, String> {
         run_in(self.folder.path(), arguments)
     }
 
-    /// Whether `check` finds it well, and all it says.
+    /// Runs `check`; returns whether it succeeded, and its output.
     pub fn check(&self) -> (bool, String) {
         let output = Command::new(BINARY)
             .args(["check", "-config=goguerrilla.conf"])
@@ -156,12 +158,12 @@ impl Server {
         (output.status.success(), said)
     }
 
-    /// All it may have told a reader: its log and its standard error.
+    /// Returns the log and the standard error.
     pub fn output(&self) -> String {
         self.log() + &fs::read_to_string(self.path("stderr")).unwrap_or_default()
     }
 
-    /// Delivers a mail of each subject, all at once, and answers each reply with the time from final dot to reply.
+    /// Delivers a mail with each subject concurrently. Returns each reply and the time from final dot to reply.
     pub fn deliver_at_once(&self, subjects: &[String]) -> Vec<(Reply, Duration)> {
         thread::scope(|scope| {
             let threads: Vec<_> = subjects
@@ -181,7 +183,7 @@ impl Server {
         })
     }
 
-    /// Every mail in its store, newest first, as `list --json` tells.
+    /// Returns every stored mail, newest first, as printed by `list --json`.
     pub fn list(&self) -> Vec<serde_json::Value> {
         let json = self.command(&[
             "list",
@@ -192,13 +194,13 @@ impl Server {
         serde_json::from_slice(&json.expect("list succeeds")).expect("a JSON array")
     }
 
-    /// What `show` writes.
+    /// Returns the output of `show`.
     pub fn show(&self, hash: &str) -> Vec<u8> {
         self.command(&["show", hash, "-config=goguerrilla.conf"])
             .expect("show succeeds")
     }
 
-    /// The content of each stored mail, newest first, without its three trace fields.
+    /// Returns the content of each stored mail, newest first, without its trace fields.
     pub fn contents(&self) -> Vec<Vec<u8>> {
         let hash = |mail: &serde_json::Value| mail["hash"].as_str().expect("a hash").to_owned();
         let mails = self.list();
@@ -208,43 +210,46 @@ impl Server {
             .collect()
     }
 
-    /// Sets a limit of the running server, such as `--nofile=40:`, with prlimit.
+    /// Sets a resource limit of the running server with prlimit, such as `--nofile=40:`.
     pub fn limit(&self, limit: &str) {
         let pid = format!("--pid={}", self.pid());
         let status = Command::new("prlimit").args([&pid, limit]).status();
         assert!(status.expect("prlimit is installed").success(), "{limit}");
     }
 
-    /// Its open descriptors.
+    /// Returns the number of open descriptors.
     pub fn descriptors(&self) -> usize {
         self.count_in_proc("fd")
     }
 
-    /// Those of them that are sockets.
+    /// Returns the number of open sockets.
     pub fn sockets(&self) -> usize {
-        let descriptors = fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("it runs");
+        let descriptors =
+            fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the server runs");
         let targets = descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
         let is_socket = |target: &PathBuf| target.to_string_lossy().starts_with("socket:");
         targets.filter(is_socket).count()
     }
 
-    /// Its threads.
+    /// Returns the number of threads.
     pub fn threads(&self) -> usize {
         self.count_in_proc("task")
     }
 
-    /// Those of them whose name begins so.
+    /// Returns the number of threads whose name begins with `beginning`.
     pub fn threads_named(&self, beginning: &str) -> usize {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it runs");
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("the server runs");
         let names =
             tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
         names.filter(|name| name.starts_with(beginning)).count()
     }
 
-    /// Processor time it has used so far.
+    /// Returns the processor time that the server has used.
     pub fn processor_time(&self) -> Duration {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it runs");
-        // Behind the name in parentheses, which may hold anything: fields 14 and 15 in hundredths of a second.
+        let stat =
+            fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("the server runs");
+        // Fields 14 and 15 are hundredths of a second. They are counted from the name in parentheses, which may contain
+        // anything.
         let (_, fields) = stat.rsplit_once(')').expect("a name in parentheses");
         let ticks = fields.split_whitespace().skip(11).take(2);
         let ticks: u64 = ticks
@@ -255,12 +260,13 @@ impl Server {
 
     fn count_in_proc(&self, name: &str) -> usize {
         let entries = fs::read_dir(format!("/proc/{}/{name}", self.pid()));
-        entries.expect("it runs").count()
+        entries.expect("the server runs").count()
     }
 
-    /// A line of /proc/PID/status in KiB, such as `VmRSS`.
+    /// Returns a value of /proc/PID/status in KiB, such as `VmRSS`.
     pub fn status_kib(&self, name: &str) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the server runs");
         let line = status
             .lines()
             .find(|line| line.starts_with(name))
@@ -278,14 +284,14 @@ impl Drop for Server {
         if thread::panicking() {
             eprintln!("---- log of the server\n{}", tail(&self.log()));
             eprintln!(
-                "---- its stderr\n{}",
+                "---- stderr of the server\n{}",
                 fs::read_to_string(self.path("stderr")).unwrap_or_default()
             );
         }
     }
 }
 
-/// Starts the program in a folder with a configuration, and waits until it listens.
+/// Starts the program in a folder and waits until it listens.
 fn spawn(folder: &Path, around: impl FnOnce(Command) -> Command) -> (Child, SocketAddr) {
     let mut command = Command::new(BINARY);
     command.arg("-config=goguerrilla.conf");
@@ -314,13 +320,13 @@ fn spawn(folder: &Path, around: impl FnOnce(Command) -> Command) -> (Child, Sock
     (child, address)
 }
 
-/// The last lines of a log.
+/// Returns the last lines of a log.
 pub fn tail(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(40)..].join("\n")
 }
 
-/// Has strace start the program and follow its threads, with these arguments; what it sees goes to the file `trace`.
+/// Returns a wrapper that runs the program under strace with these arguments; the trace goes to the file `trace`.
 ///
 /// The program keeps the process id that the test knows, and strace ends with it.
 pub fn under_strace(arguments: &[&str]) -> impl FnOnce(Command) -> Command + use<> {
@@ -334,7 +340,18 @@ pub fn under_strace(arguments: &[&str]) -> impl FnOnce(Command) -> Command + use
     }
 }
 
-/// Writes goguerrilla.conf with these keys beside the defaults of a test.
+/// Returns a wrapper that runs the program under this umask.
+pub fn with_umask(umask: &str) -> impl FnOnce(Command) -> Command + use<> {
+    let script = format!("umask {umask}; exec \"$@\"");
+    move |program| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &script, "sh"]).arg(program.get_program());
+        shell.args(program.get_args());
+        shell
+    }
+}
+
+/// Writes goguerrilla.conf with these keys in addition to the test defaults.
 pub fn write_config(folder: &Path, settings: &[(&str, &str)]) {
     let mut config = serde_json::json!({
         "GSTMP_LISTEN_INTERFACE": "127.0.0.1:0",
@@ -349,7 +366,7 @@ pub fn write_config(folder: &Path, settings: &[(&str, &str)]) {
     fs::write(folder.join("goguerrilla.conf"), config.to_string()).expect("a file is written");
 }
 
-/// Runs the program to its end in a folder; standard output, or standard error when it failed.
+/// Runs the program until it exits. Returns standard output, or standard error if it failed.
 pub fn run_in(folder: &Path, arguments: &[&str]) -> Result<Vec<u8>, String> {
     let output = Command::new(BINARY)
         .args(arguments)
@@ -364,7 +381,7 @@ pub fn run_in(folder: &Path, arguments: &[&str]) -> Result<Vec<u8>, String> {
     }
 }
 
-/// The value of `key=value` in a log line, unquoted.
+/// Returns the unquoted value of `key=value` in a log line.
 pub fn value(line: &str, key: &str) -> Option<String> {
     let start = line.find(&format!(" {key}="))? + key.len() + 2;
     let rest = &line[start..];
@@ -377,7 +394,7 @@ pub fn value(line: &str, key: &str) -> Option<String> {
     rest.split(' ').next().map(str::to_owned)
 }
 
-/// Content behind Return-Path, Delivered-To and the three lines of Received.
+/// Returns the content after Return-Path, Delivered-To and the three lines of Received.
 pub fn without_trace(mail: &[u8]) -> &[u8] {
     let mut rest = mail;
     for _ in 0..5 {
@@ -390,12 +407,12 @@ pub fn without_trace(mail: &[u8]) -> &[u8] {
     rest
 }
 
-/// Asks again until there is an answer; the test fails after [`PATIENCE`].
+/// Calls `ask` until it returns a value. Fails after [`PATIENCE`].
 pub fn wait_for<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
     wait_for_within(what, PATIENCE, ask)
 }
 
-/// The same with a patience of its own.
+/// Calls `ask` until it returns a value. Fails after `patience`.
 pub fn wait_for_within<T>(what: &str, patience: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
     let started_at = Instant::now();
     loop {
@@ -410,12 +427,12 @@ pub fn wait_for_within<T>(what: &str, patience: Duration, mut ask: impl FnMut() 
     }
 }
 
-/// An SMTP client that says what it is told and checks each reply's form.
+/// An SMTP client that checks the form of each reply.
 pub struct Client {
     reader: BufReader<TcpStream>,
 }
 
-/// One reply: its code and its lines without CR LF.
+/// A reply: its code and its lines without CR LF.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
     pub code: u16,
@@ -423,20 +440,20 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// The lines as they came, for comparing.
+    /// Returns the lines, joined for comparison.
     pub fn text(&self) -> String {
         self.lines.join("\n")
     }
 }
 
 impl Client {
-    /// Connects and reads nothing.
+    /// Connects without reading the greeting.
     pub fn connect(address: SocketAddr) -> Client {
         let socket = TcpStream::connect(address).expect("the server accepts");
         Client::over(socket)
     }
 
-    /// Over a socket of the test's own.
+    /// Makes a client from a connected socket.
     pub fn over(socket: TcpStream) -> Client {
         socket
             .set_read_timeout(Some(PATIENCE))
@@ -447,19 +464,19 @@ impl Client {
         }
     }
 
-    /// The socket.
+    /// Returns the socket.
     pub fn socket(&self) -> &TcpStream {
         self.reader.get_ref()
     }
 
-    /// Sends octets as they are.
+    /// Sends octets unchanged.
     pub fn send(&mut self, octets: impl AsRef<[u8]>) {
         self.socket()
             .write_all(octets.as_ref())
             .expect("the server reads");
     }
 
-    /// Reads one reply and checks its form; `None` at the end of the connection.
+    /// Reads one reply and checks its form. Returns `None` at the end of the connection.
     pub fn read_reply(&mut self) -> Option<Reply> {
         let mut lines: Vec<String> = Vec::new();
         loop {
@@ -485,7 +502,7 @@ impl Client {
             let is_last = match line.as_bytes().get(3) {
                 Some(b'-') => false,
                 Some(b' ') => true,
-                _ => panic!("neither - nor space behind the code: {shown}"),
+                _ => panic!("neither hyphen nor space after the code: {shown}"),
             };
             if let Some(first) = lines.first() {
                 assert_eq!(first[..3], line[..3], "two codes in one reply");
@@ -498,7 +515,7 @@ impl Client {
         }
     }
 
-    /// Reads a reply that begins so.
+    /// Reads a reply that must start with `beginning`.
     pub fn expect(&mut self, beginning: &str) -> Reply {
         let reply = self
             .read_reply()
@@ -511,24 +528,24 @@ impl Client {
         reply
     }
 
-    /// Sends a line with its CR LF and expects a reply that begins so.
+    /// Sends a line with CR LF and reads a reply that must start with `beginning`.
     pub fn command(&mut self, line: &str, beginning: &str) -> Reply {
         self.send(format!("{line}\r\n"));
         self.expect(beginning)
     }
 
-    /// Expects the end of the connection and nothing before it.
+    /// Asserts that the connection ends without another reply.
     pub fn expect_close(&mut self) {
         if let Some(reply) = self.read_reply() {
             panic!("expected the end, but found {}", reply.text());
         }
     }
 
-    /// Expects that nothing is said for a while.
+    /// Asserts that the server sends nothing for this time.
     pub fn expect_silence(&mut self, for_how_long: Duration) {
         assert!(
             self.reader.buffer().is_empty(),
-            "something was said already"
+            "the server has already sent something"
         );
         self.socket()
             .set_read_timeout(Some(for_how_long))
@@ -547,7 +564,7 @@ impl Client {
         }
     }
 
-    /// EHLO, one recipient, content with its dots stuffed; answers the reply to the final dot.
+    /// Sends a whole transaction with one recipient and returns the reply to the final dot.
     pub fn deliver(&mut self, from: &str, to: &str, content: &[u8]) -> Reply {
         self.command("EHLO client.test", "250");
         self.command(&format!("MAIL FROM:<{from}>"), "250 2.1.0");
@@ -557,7 +574,8 @@ impl Client {
         self.read_reply().expect("a reply to the final dot")
     }
 
-    /// EHLO; MAIL, RCPT and DATA in one write; content; the text of the reply to the final dot, behind which QUIT stands.
+    /// Sends EHLO, then MAIL, RCPT and DATA in one write, then the content with QUIT. Returns the text of the reply to
+    /// the final dot.
     pub fn deliver_pipelined(&mut self, content: &[u8]) -> String {
         self.command("EHLO client.test", "250");
         self.send("MAIL FROM:<a@client.test>\r\nRCPT TO:<u@ours.test>\r\nDATA\r\n");
@@ -570,7 +588,7 @@ impl Client {
         reply.text()
     }
 
-    /// Up to the 354 that asks for content.
+    /// Sends the commands up to DATA and reads the 354.
     pub fn prepare_to_deliver(&mut self, from: &str, to: &str) {
         self.command("EHLO client.test", "250");
         self.command(&format!("MAIL FROM:<{from}>"), "250 2.1.0");
@@ -578,7 +596,7 @@ impl Client {
         self.command("DATA", "354 ");
     }
 
-    /// Content and the final dot; the reply to it and how long that took.
+    /// Sends the content and the final dot. Returns the reply and the time it took.
     pub fn finish_delivery(&mut self, content: &[u8]) -> (Reply, Duration) {
         let wire = stuffed(content);
         let started_at = Instant::now();
@@ -587,14 +605,14 @@ impl Client {
         (reply, started_at.elapsed())
     }
 
-    /// How long to wait for a reply, where a server may take longer than [`PATIENCE`].
+    /// Sets the time limit for replies, if the server may take longer than [`PATIENCE`].
     pub fn be_patient(&self, for_how_long: Duration) {
         self.socket()
             .set_read_timeout(Some(for_how_long))
             .expect("an open socket");
     }
 
-    /// No more will be said.
+    /// Shuts down the sending side of the connection.
     pub fn finish_sending(&mut self) {
         self.socket()
             .shutdown(Shutdown::Write)
@@ -602,12 +620,12 @@ impl Client {
     }
 }
 
-/// A mail of a few lines.
+/// Returns a mail of a few lines.
 pub fn short_mail(subject: &str) -> Vec<u8> {
     format!("Subject: {subject}\r\n\r\nBody of {subject}.\r\n").into_bytes()
 }
 
-/// Octets that do not deflate, the same each time, with CR LF at their end.
+/// Returns incompressible octets, the same each time, that end in CR LF.
 pub fn incompressible(octets: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut content: Vec<u8> = std::iter::repeat_with(|| {
@@ -623,7 +641,7 @@ pub fn incompressible(octets: usize) -> Vec<u8> {
     content
 }
 
-/// Content with its dots stuffed and the end of mail behind it. Content has to end in CR LF, or be empty.
+/// Returns the content with dot-stuffing and the end-of-data line. The content must end in CR LF or be empty.
 pub fn stuffed(content: &[u8]) -> Vec<u8> {
     let mut wire = Vec::with_capacity(content.len() + 16);
     let mut at_line_start = true;

@@ -1,27 +1,27 @@
-//! Ports for programs that have to be told theirs before they start.
+//! Ports for programs that need a port number before they start.
 //!
-//! Each is given out once in a run of the tests: two questions to the kernel, one after the other, may have one answer. And
-//! all are below those that the kernel gives to clients, which would take a port while its server is down.
+//! Each port is given out only once per test run, because the kernel may return the same free port twice. All are below
+//! the ephemeral range, so that no client connection takes the port of a stopped server.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// A port that nobody listens on.
+/// Returns a port on which no process listens.
 pub fn free_port() -> u16 {
     free_ports(1)
 }
 
-/// An address that nobody listens on.
+/// Returns an address on which no process listens.
 pub fn free_address(ip: IpAddr) -> SocketAddr {
     SocketAddr::new(ip, free_port())
 }
 
-/// The first of so many ports in a row that nobody listens on.
+/// Returns the first of `count` consecutive ports on which no process listens.
 pub fn free_ports(count: u16) -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     const FIRST: u16 = 20_000;
     const IN_ALL: u16 = 12_000;
-    // Two runs at once begin at different places.
+    // Concurrent test runs start at different offsets.
     let offset = (std::process::id() % 1_000) as u16 * 10;
     (0..1_000)
         .map(|_| FIRST + (offset + NEXT.fetch_add(count, Ordering::SeqCst)) % IN_ALL)

@@ -1,4 +1,4 @@
-//! How fast mail is acknowledged, before and after something is lost.
+//! The rate of acknowledged mails before and after a failure.
 
 use std::collections::VecDeque;
 use std::thread;
@@ -6,20 +6,20 @@ use std::time::{Duration, Instant};
 
 use super::load::Load;
 
-/// What a load reached while all was well: mails in a second.
+/// A rate without failures, in mails per second.
 #[derive(Clone, Copy, Debug)]
 pub struct Rate(f64);
 
 impl Rate {
-    /// Looks for three seconds.
+    /// Measures the rate for three seconds.
     pub fn of(load: &Load) -> Rate {
         let window = WINDOW * 3;
         Rate(acknowledged_in(load, window) as f64 / window.as_secs_f64())
     }
 
-    /// How long after something was lost the first whole second began in which half as many mails were acknowledged as before.
+    /// Returns the time from `lost_at` to the start of the first whole second with at least half of this rate.
     pub fn is_back_after(self, load: &Load, lost_at: Instant, patience: Duration) -> Duration {
-        // When each look was made, and what it saw; the last second of them.
+        // The time and count of each sample within the last second.
         let mut looks = VecDeque::from([(Instant::now(), load.acknowledged())]);
         loop {
             thread::sleep(LOOK_EVERY);
@@ -36,7 +36,7 @@ impl Rate {
             looks.push_back((now, seen));
             assert!(
                 now - lost_at < patience + WINDOW,
-                "{} mails in {patience:?}, where {} a second were usual",
+                "{} mails in {patience:?}; the usual rate is {} a second",
                 seen - looks.front().map_or(0, |(_, first)| *first),
                 self.0
             );
@@ -56,7 +56,7 @@ fn acknowledged_in(load: &Load, window: Duration) -> usize {
     load.acknowledged() - before
 }
 
-/// A rate is one of so long at least.
+/// The minimum time over which a rate is measured.
 const WINDOW: Duration = Duration::from_secs(1);
-/// Between two looks.
+/// The sampling interval.
 const LOOK_EVERY: Duration = Duration::from_millis(20);

@@ -1,5 +1,5 @@
-//! A Redis of a test's own, in a temporary folder on a free port, ended with the test; and one that
-//! answers what it should not.
+//! A Redis server for one test, in a temporary folder on a free port; a cluster of them; and a fake Redis with wrong
+//! answers.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use super::ports::free_port;
 use super::{PATIENCE, wait_for};
 
-/// Running or, after [`Redis::kill`], not.
+/// A Redis server; runs until [`Redis::kill`]. Dropping it kills the process.
 pub struct Redis {
     child: Option<Child>,
     port: u16,
@@ -26,12 +26,12 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Runs as it does out of the box, but writes nothing to disk.
+    /// Starts a server with default options, but without saving to disk.
     pub fn start() -> Redis {
         Redis::start_with(&[])
     }
 
-    /// Runs with options of its own, such as `--maxmemory 1mb`.
+    /// Starts a server with these options, such as `--maxmemory 1mb`.
     pub fn start_with(options: &[&str]) -> Redis {
         let password = options
             .iter()
@@ -48,10 +48,11 @@ impl Redis {
         redis
     }
 
-    /// Starts it, the first time on a free port, then always on the same one; answers once it does.
+    /// Starts the server and waits until it answers. The first start chooses a free port; later starts use the same
+    /// one.
     pub fn run(&mut self) {
-        assert!(self.child.is_none(), "it runs already");
-        // Between the choice of a port and its use somebody else may take it.
+        assert!(self.child.is_none(), "the server is already running");
+        // Another process may take the port before Redis binds it.
         for _ in 0..5 {
             let port = match self.port {
                 0 => free_port(),
@@ -86,7 +87,7 @@ impl Redis {
         panic!("Redis does not start");
     }
 
-    /// SIGKILL, then its end.
+    /// Sends SIGKILL and waits for the exit.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
@@ -94,13 +95,13 @@ impl Redis {
         }
     }
 
-    /// Sends a signal.
+    /// Sends a signal to the server.
     pub fn signal(&self, signal: Signal) {
-        let child = self.child.as_ref().expect("it runs");
-        kill(Pid::from_raw(child.id() as i32), signal).expect("a child of ours");
+        let child = self.child.as_ref().expect("the server runs");
+        kill(Pid::from_raw(child.id() as i32), signal).expect("a running process");
     }
 
-    /// `host:port`, as in REDIS_INTERFACE.
+    /// Returns `host:port`, as in REDIS_INTERFACE.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
@@ -110,7 +111,7 @@ impl Redis {
         self.password = Some(password.to_owned()).filter(|password| !password.is_empty());
     }
 
-    /// Runs a command.
+    /// Runs a command and returns its answer.
     pub fn command<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
         let password = self.password.as_deref().unwrap_or_default();
         let url = format!("redis://:{password}@{}/", self.address());
@@ -130,17 +131,17 @@ impl Redis {
         answer.unwrap_or_else(|error| panic!("{words:?}: {error}"))
     }
 
-    /// Runs many commands.
+    /// Runs many commands in one pipeline.
     fn pipe(&self, commands: &redis::Pipeline) {
         let client = redis::Client::open(format!("redis://{}/", self.address()));
         let mut connection = client
             .and_then(|client| client.get_connection())
-            .expect("it runs");
+            .expect("the server runs");
         let done = commands.query::<()>(&mut connection);
-        done.expect("commands that it takes");
+        done.expect("valid commands");
     }
 
-    /// Hashes of the bodies it holds, in order; what a check wrote is none.
+    /// Returns the sorted hashes of the stored bodies. Keys with a colon were written by `check`.
     pub fn bodies(&self) -> Vec<String> {
         let mut keys: Vec<String> = self.command(&["KEYS", "*"]);
         keys.retain(|key| !key.contains(':'));
@@ -155,22 +156,22 @@ impl Drop for Redis {
     }
 }
 
-/// How a [`FakeRedis`] behaves towards every command.
+/// How a [`FakeRedis`] answers every command.
 #[derive(Clone, Copy, Debug)]
 pub enum Manner {
-    /// Says these octets each time something arrives.
+    /// Sends these octets each time something arrives.
     Says(&'static [u8]),
-    /// Says one octet of these every 50 ms.
+    /// Sends one of these octets every 50 ms.
     Dribbles(&'static [u8]),
-    /// Says these and hangs up.
+    /// Sends these octets and closes the connection.
     SaysAndCloses(&'static [u8]),
-    /// Says the first octets at once, and the others each time something arrives.
+    /// Sends the first octets at once, and the others each time something arrives.
     Greets(&'static [u8], &'static [u8]),
-    /// Reads and says nothing.
+    /// Reads and sends nothing.
     Hangs,
 }
 
-/// Something that listens where Redis should.
+/// A server on the port where Redis is expected.
 pub struct FakeRedis {
     address: SocketAddr,
     stopped: Arc<AtomicBool>,
@@ -179,7 +180,7 @@ pub struct FakeRedis {
 }
 
 impl FakeRedis {
-    /// Listens on a free port.
+    /// Starts listening on a free port.
     pub fn start(manner: Manner) -> FakeRedis {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let address = listener.local_addr().expect("a bound socket");
@@ -192,7 +193,7 @@ impl FakeRedis {
                     return;
                 }
                 count.fetch_add(1, Ordering::SeqCst);
-                // Ends with its client.
+                // This thread ends with its client.
                 if let Ok(client) = client {
                     thread::spawn(move || behave(&client, manner));
                 }
@@ -206,12 +207,12 @@ impl FakeRedis {
         }
     }
 
-    /// `host:port`.
+    /// Returns `host:port`.
     pub fn address(&self) -> String {
         self.address.to_string()
     }
 
-    /// How often it was connected to.
+    /// Returns the number of connections so far.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
@@ -220,7 +221,7 @@ impl FakeRedis {
 impl Drop for FakeRedis {
     fn drop(&mut self) {
         self.stopped.store(true, Ordering::SeqCst);
-        // Wakes the thread that accepts.
+        // Wakes the accepting thread.
         let _ = TcpStream::connect(self.address);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -255,18 +256,18 @@ fn behave(mut client: &TcpStream, manner: Manner) {
     }
 }
 
-/// Three masters, which share the slots between them.
+/// Three masters that share the slots.
 pub struct RedisCluster {
     pub nodes: Vec<Redis>,
 }
 
 impl RedisCluster {
-    /// Goes on with the slots of those that live.
+    /// Starts a cluster that keeps serving the slots of the remaining nodes when a node is lost.
     pub fn start() -> RedisCluster {
         RedisCluster::start_with(&[])
     }
 
-    /// The same with options of its own.
+    /// Starts a cluster with additional options.
     pub fn start_with(own: &[&str]) -> RedisCluster {
         let buses: Vec<String> = (0..3).map(|_| free_port().to_string()).collect();
         let start = |bus: &String| {
@@ -296,13 +297,13 @@ impl RedisCluster {
         cluster
     }
 
-    /// REDIS_INTERFACE.
+    /// Returns the value of REDIS_INTERFACE for all nodes.
     pub fn addresses(&self) -> String {
         let addresses: Vec<String> = self.nodes.iter().map(Redis::address).collect();
         addresses.join(",")
     }
 
-    /// Every node knows that every slot is served.
+    /// Waits until every node reports that all slots are served.
     pub fn wait_until_whole(&self) {
         for node in &self.nodes {
             wait_for("the cluster to be whole", || {
@@ -313,7 +314,7 @@ impl RedisCluster {
         }
     }
 
-    /// Has every slot of one node on its way to another one; the keys that are there stay.
+    /// Starts the migration of every slot of node `from` to node `to`; existing keys stay.
     pub fn send_on_its_way(&self, from: usize, to: usize) {
         let id = |node: usize| -> String { self.nodes[node].command(&["CLUSTER", "MYID"]) };
         let (giver, taker) = (id(from), id(to));
@@ -331,23 +332,24 @@ impl RedisCluster {
         }
     }
 
-    /// Hashes of the bodies that each node holds.
+    /// Returns the hashes of the bodies on each node.
     pub fn bodies_by_node(&self) -> Vec<Vec<String>> {
         self.nodes.iter().map(Redis::bodies).collect()
     }
 
-    /// The first and the last that a node has from the start.
+    /// Returns the first and last slot that a node has initially.
     fn slots_of(node: usize) -> (usize, usize) {
         let first = node * SLOTS_OF_ONE;
         (first, (first + SLOTS_OF_ONE - 1).min(16_383))
     }
 
-    /// The node that has a slot from the start.
+    /// Returns the node that has a slot initially.
     pub fn owner_from_the_start(slot: usize) -> usize {
         slot / SLOTS_OF_ONE
     }
 
-    /// Empties the cluster, and has one node serve nearly all of it: one without any slot would become a replica.
+    /// Deletes all keys and gives nearly all slots to one node. Each node keeps one slot, because a node without slots
+    /// would become a replica.
     pub fn give_slots_to(&self, owner: usize) {
         let id: String = self.nodes[owner].command(&["CLUSTER", "MYID"]);
         for node in &self.nodes {
@@ -369,5 +371,5 @@ impl RedisCluster {
     }
 }
 
-/// Slots of each node but the last one, which has a few less.
+/// The slots of each node; the last one has fewer.
 const SLOTS_OF_ONE: usize = 5_500;

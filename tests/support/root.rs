@@ -1,4 +1,5 @@
-//! Debian packages in a folder of their own, run by chroot: programs that nobody may install beside one another.
+//! Debian packages extracted into a folder and run with chroot: MTAs conflict with each other, so they cannot be
+//! installed together.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -11,29 +12,29 @@ use tempfile::TempDir;
 
 use super::wait_for;
 
-/// A copy for one test, gone with it.
+/// A copy of the extracted packages for one test; dropping it deletes the copy.
 pub struct Root {
     folder: TempDir,
 }
 
 impl Root {
-    /// A fresh one with this package; `None` for who is not root, as only root may chroot.
+    /// Creates a copy with this package. Returns `None` if the test does not run as root, because only root may chroot.
     pub fn with(package: &str) -> Option<Root> {
         if !geteuid().is_root() {
-            println!("{package} is not tried: only root may run it in a root of its own");
+            println!("{package} is not tested: only root may run it with chroot");
             return None;
         }
         let roots = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mtas");
         let original = made_once(&roots, package);
         let folder = TempDir::new_in(&roots).expect("a temporary folder");
         let root = Root { folder };
-        // Links to the files of the original; whoever writes puts a new file in the place of one.
+        // Hard links to the original files. Writers replace a file instead of changing it.
         let mut copy = Command::new("cp");
         succeeds(copy.arg("-al").arg(original).arg(root.path("")));
         Some(root)
     }
 
-    /// Where a path in it is for everybody else.
+    /// Returns the path of a file in the copy, as seen from outside.
     pub fn path(&self, inside: &str) -> PathBuf {
         self.folder.path().join("root").join(inside)
     }
@@ -51,11 +52,11 @@ impl Root {
     pub fn make_folder(&self, inside: &str, owner: u32, group: u32, mode: u32) {
         let folder = self.path(inside);
         fs::create_dir_all(&folder).expect("a folder is made");
-        chown(&folder, Some(owner), Some(group)).expect("root may");
-        fs::set_permissions(&folder, Permissions::from_mode(mode)).expect("root may");
+        chown(&folder, Some(owner), Some(group)).expect("permitted for root");
+        fs::set_permissions(&folder, Permissions::from_mode(mode)).expect("permitted for root");
     }
 
-    /// All files of a folder in one text; none where there is no folder.
+    /// Returns the contents of all files of a folder, concatenated; empty if there is no folder.
     pub fn texts(&self, inside: &str) -> String {
         let entries = fs::read_dir(self.path(inside)).into_iter().flatten();
         let files = entries.filter_map(|entry| fs::read(entry.ok()?.path()).ok());
@@ -63,16 +64,16 @@ impl Root {
         String::from_utf8_lossy(&all).into_owned()
     }
 
-    /// Runs a program to its good end; what it wrote to standard output.
+    /// Runs a program, fails unless it succeeds, and returns its standard output.
     pub fn run(&self, program: &[&str], input: &[u8]) -> String {
         self.write("tmp/input", input);
-        let input = File::open(self.path("tmp/input")).expect("our file");
+        let input = File::open(self.path("tmp/input")).expect("the input file");
         let mut command = self.chroot("timeout", &["60"], program);
         let output = succeeds(command.stdin(input));
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// Starts a program that goes on until it is dropped; what it says goes to the file `tmp/said`.
+    /// Starts a program that runs until it is dropped; its output goes to the file `tmp/said`.
     pub fn start(&self, program: &[&str]) -> Daemon {
         let said = File::create(self.path("tmp/said")).expect("a file is made");
         let mut command = self.chroot("setpriv", &["--pdeathsig", "TERM"], program);
@@ -93,28 +94,28 @@ impl Root {
     }
 }
 
-/// Told to end when it is dropped.
+/// A running program; dropping it sends SIGTERM and waits for the exit.
 pub struct Daemon {
     child: Child,
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // Its children end with it when it is asked, and not when it is killed.
+        // On SIGTERM the program also ends its children; SIGKILL would leave them.
         let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM);
         wait_for("a daemon to end", || self.child.try_wait().ok()?);
     }
 }
 
-/// The original, made anew whenever the script that makes it has changed.
+/// Returns the original folder, which is made again whenever the script that makes it has changed.
 fn made_once(roots: &Path, package: &str) -> PathBuf {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mta-root");
-    let wanted = fs::read_to_string(&script).expect("our script");
+    let wanted = fs::read_to_string(&script).expect("the script mta-root");
     let folder = roots.join(package);
     fs::create_dir_all(&folder).expect("a folder is made");
-    // Tests run side by side, in other processes too, and share what is downloaded.
+    // Concurrent tests, also in other processes, share the downloaded packages.
     let lock = File::create(roots.join("lock")).expect("a file is made");
-    lock.lock().expect("nobody holds it for ever");
+    lock.lock().expect("the lock");
     let stamp = folder.join("made-by");
     if fs::read_to_string(&stamp).ok().as_ref() != Some(&wanted) {
         let mut make = Command::new("timeout");
@@ -125,7 +126,7 @@ fn made_once(roots: &Path, package: &str) -> PathBuf {
 }
 
 fn succeeds(command: &mut Command) -> Output {
-    let output = command.output().expect("it starts");
+    let output = command.output().expect("the command starts");
     assert!(
         output.status.success(),
         "{command:?} ended with {}\n{}{}",

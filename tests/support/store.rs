@@ -1,4 +1,4 @@
-//! What stands in a server's SQLite file, read beside the server and without its own reading commands.
+//! Reads a server's SQLite file directly, without the server's own `list` and `show`.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use goguerrilla::mail::inflate;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, Row};
 
-/// One row of `new_mail`, every column of it.
+/// A row of `new_mail` with all columns.
 #[derive(Clone, Debug)]
 pub struct StoredMail {
     pub mail_id: i64,
@@ -29,9 +29,9 @@ pub struct StoredMail {
     pub dkim_valid: Value,
 }
 
-/// The rows behind the one with this number, oldest first.
+/// Returns the rows with a larger mail_id, oldest first.
 pub fn mails_after(file: &Path, mail_id: i64) -> Vec<StoredMail> {
-    // Readers of a WAL file write to its -shm.
+    // Readers of a WAL database need to write to its -shm file.
     let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE)
         .expect("the server has made its file");
     let mut select = connection

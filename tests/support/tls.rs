@@ -1,4 +1,4 @@
-//! A server with a pair of its own, and a client that speaks TLS and trusts that pair alone.
+//! A server with its own certificate, and a TLS client that trusts only this certificate.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use super::certificates::{KeyKind, Pair};
 use super::{Client, PATIENCE, Server, value, wait_for};
 
-/// A server that offers STARTTLS on its plain port and listens on another one for TLS from the first octet.
+/// A server that offers STARTTLS on one port and implicit TLS on another.
 pub struct TlsServer {
     pub server: Server,
     pub at_once: SocketAddr,
@@ -24,19 +24,19 @@ pub struct TlsServer {
 }
 
 impl TlsServer {
-    /// Starts with an ECDSA pair and these keys beside the defaults.
+    /// Starts a server with an ECDSA certificate and these keys in addition to the test defaults.
     pub fn start(settings: &[(&str, &str)]) -> TlsServer {
         let folder = TempDir::new().expect("a temporary folder");
         let pair = Pair::make(folder.path(), "mx", KeyKind::EcdsaP256, 90);
         TlsServer::start_with(folder, pair, settings)
     }
 
-    /// Starts with a pair that there is already.
+    /// Starts a server with an existing certificate and key.
     pub fn start_with(folder: TempDir, pair: Pair, settings: &[(&str, &str)]) -> TlsServer {
         TlsServer::start_around(folder, pair, settings, |program| program)
     }
 
-    /// The same with a command of its own around the program.
+    /// Starts a server with an existing certificate and key, wrapped by another command.
     pub fn start_around(
         folder: TempDir,
         pair: Pair,
@@ -52,7 +52,7 @@ impl TlsServer {
         ];
         all.extend(settings);
         let server = Server::start_with(folder, &all, around);
-        let at_once = wait_for("the port of TLS", || {
+        let at_once = wait_for("the implicit TLS port", || {
             let log = server.log();
             let line = log.lines().find(|line| line.contains(" tls=true "))?;
             value(line, "address")?.parse().ok()
@@ -64,13 +64,13 @@ impl TlsServer {
         }
     }
 
-    /// A client that has begun TLS by STARTTLS and said nothing in it.
+    /// Connects a client that has completed STARTTLS and sent nothing after the handshake.
     pub fn client(&self) -> TlsClient {
         let config = config_trusting(&[&self.pair.chain]);
         TlsClient::over(starttls(self.server.client()), config).expect("a handshake")
     }
 
-    /// A client in TLS from its first octet, which has read its greeting.
+    /// Connects a client to the implicit TLS port and reads the greeting.
     pub fn client_at_once(&self) -> TlsClient {
         let socket = TcpStream::connect(self.at_once).expect("the server accepts");
         let config = config_trusting(&[&self.pair.chain]);
@@ -80,19 +80,19 @@ impl TlsServer {
     }
 }
 
-/// EHLO and STARTTLS to the 220; the socket, with nothing unread.
+/// Sends EHLO and STARTTLS and reads the 220. Returns the socket, with nothing unread.
 pub fn starttls(mut client: Client) -> TcpStream {
     client.command("EHLO before.test", "250");
     client.command("STARTTLS", "220 2.0.0 ");
     client.socket().try_clone().expect("a descriptor")
 }
 
-/// Trusts these self-signed certificates and nobody else.
+/// Returns a configuration that trusts only these self-signed certificates.
 pub fn config_trusting(chains: &[&Path]) -> Arc<ClientConfig> {
     config_with(aws_lc_rs::default_provider(), chains)
 }
 
-/// The same with ciphers and groups of the test's own.
+/// Returns a configuration that trusts only these certificates, with the ciphers and groups of `provider`.
 pub fn config_with(provider: CryptoProvider, chains: &[&Path]) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     for chain in chains {
@@ -105,30 +105,30 @@ pub fn config_with(provider: CryptoProvider, chains: &[&Path]) -> Arc<ClientConf
     Arc::new(builder.with_no_client_auth())
 }
 
-/// The first certificate of a file.
+/// Returns the first certificate of a file.
 pub fn certificate(chain: &Path) -> CertificateDer<'static> {
     let pem = fs::read(chain).expect("a certificate");
     CertificateDer::from_pem_slice(&pem).expect("a certificate")
 }
 
-/// A client's side of TLS that has done nothing yet.
+/// Returns a TLS client state before the handshake.
 pub fn connection(config: Arc<ClientConfig>) -> ClientConnection {
     let name = ServerName::try_from("mx.test").expect("a name");
     ClientConnection::new(config, name).expect("a configuration that fits")
 }
 
-/// An SMTP client in TLS.
+/// An SMTP client over TLS.
 pub struct TlsClient {
     reader: BufReader<StreamOwned<ClientConnection, TcpStream>>,
 }
 
 impl TlsClient {
-    /// Does the handshake, in which the certificate has to be one that is trusted.
+    /// Performs the handshake and verifies the server's certificate.
     pub fn over(socket: TcpStream, config: Arc<ClientConfig>) -> io::Result<TlsClient> {
         TlsClient::resume(socket, connection(config))
     }
 
-    /// Goes on with a handshake that may have begun.
+    /// Completes a handshake that may have begun.
     pub fn resume(mut socket: TcpStream, mut tls: ClientConnection) -> io::Result<TlsClient> {
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.set_nodelay(true)?;
@@ -142,34 +142,34 @@ impl TlsClient {
         })
     }
 
-    /// The TLS machine.
+    /// Returns the TLS state.
     pub fn tls(&mut self) -> &mut ClientConnection {
         &mut self.reader.get_mut().conn
     }
 
-    /// The socket below.
+    /// Returns the socket.
     pub fn socket(&self) -> &TcpStream {
         &self.reader.get_ref().sock
     }
 
-    /// The certificate that was shown.
+    /// Returns the server's certificate.
     pub fn certificate(&mut self) -> CertificateDer<'static> {
         let shown = self.tls().peer_certificates().expect("a certificate");
         shown[0].clone().into_owned()
     }
 
-    /// Sends octets as they are.
+    /// Sends octets unchanged.
     pub fn send(&mut self, octets: impl AsRef<[u8]>) {
         self.try_send(octets.as_ref()).expect("the server reads");
     }
 
-    /// The same to a server that may have left.
+    /// Sends octets unchanged; returns an error if the server has closed.
     pub fn try_send(&mut self, octets: &[u8]) -> io::Result<()> {
         let stream = self.reader.get_mut();
         stream.write_all(octets).and_then(|()| stream.flush())
     }
 
-    /// Reads a reply that begins so; its lines.
+    /// Reads a reply that must start with `beginning` and returns its text.
     pub fn expect(&mut self, beginning: &str) -> String {
         let mut text = String::new();
         loop {
@@ -187,22 +187,22 @@ impl TlsClient {
         text
     }
 
-    /// Sends a line with its CR LF and expects a reply that begins so.
+    /// Sends a line with CR LF and reads a reply that must start with `beginning`.
     pub fn command(&mut self, line: &str, beginning: &str) -> String {
         self.send(format!("{line}\r\n"));
         self.expect(beginning)
     }
 
-    /// From MAIL to 354.
+    /// Sends MAIL, RCPT and DATA and reads the 354.
     pub fn begin_mail(&mut self) {
         self.command("MAIL FROM:<a@client.test>", "250 2.1.0");
         self.command("RCPT TO:<u@ours.test>", "250 2.1.5");
         self.command("DATA", "354 ");
     }
 
-    /// Expects close_notify and nothing before it.
+    /// Asserts that close_notify follows and no octet before it.
     pub fn expect_close_notify(&mut self) {
         let count = self.reader.read(&mut [0; 512]);
-        assert_eq!(count.expect("close_notify in front of the end"), 0);
+        assert_eq!(count.expect("close_notify before the end"), 0);
     }
 }

@@ -1,4 +1,4 @@
-//! Ends calls to the database that take too long in all: the time-outs of a socket begin anew with each octet.
+//! Time limit for a whole database call: a socket timeout restarts with each octet.
 
 use std::collections::HashMap;
 use std::os::fd::RawFd;
@@ -10,19 +10,20 @@ use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::locks::lock;
 
-/// The calls under way, one a connection. An entry goes before its socket is closed, so that no other one is meant.
+/// Deadlines of the calls in progress, one per connection. Remove an entry before closing its socket, because the descriptor
+/// number can be reused.
 #[derive(Default)]
 pub struct Calls {
     until: Mutex<HashMap<RawFd, Instant>>,
 }
 
 impl Calls {
-    /// A call begins.
+    /// Registers a call.
     pub fn begin(&self, socket: RawFd, timeout: Duration) {
         lock(&self.until).insert(socket, Instant::now() + timeout);
     }
 
-    /// It is over, or its connection is.
+    /// Removes a call that has ended or whose connection is about to be closed.
     pub fn end(&self, socket: RawFd) {
         lock(&self.until).remove(&socket);
     }
@@ -32,7 +33,7 @@ impl Calls {
         lock(&self.until).retain(|socket, until| {
             let is_overdue = now >= *until;
             if is_overdue {
-                // Its reads and writes fail from now on; an error means that they do already.
+                // Further reads and writes fail. If shutdown itself fails, the socket is already unusable.
                 let _ = shutdown(*socket, Shutdown::Both);
             }
             !is_overdue
@@ -40,10 +41,10 @@ impl Calls {
     }
 }
 
-/// Starts the thread that ends those that are overdue; it ends when nobody calls any more.
+/// Starts the thread that aborts overdue calls; it ends when `calls` is dropped.
 ///
 /// # Errors
-/// When the thread cannot be started.
+/// The thread cannot be started.
 pub fn look_after(calls: &Arc<Calls>) -> std::io::Result<()> {
     let calls = Arc::downgrade(calls);
     let looking = move || {
@@ -57,5 +58,5 @@ pub fn look_after(calls: &Arc<Calls>) -> std::io::Result<()> {
     builder.spawn(looking).map(drop)
 }
 
-/// Between two looks.
+/// Interval between two scans.
 const LOOK_EVERY: Duration = Duration::from_millis(500);

@@ -119,6 +119,7 @@ mod tests {
                 Meaning::Schema,
             ),
             (&[1366, 1406, 1264, 1265, 1292], Meaning::Misfit),
+            // 3100: larger than group_replication_transaction_size_limit.
             (&[1062, 1644, 1153, 3100, 9999], Meaning::Content),
         ] {
             for code in codes {

@@ -5,6 +5,7 @@ use mysql::prelude::Queryable;
 
 use super::binary_log::unsynced_binary_log;
 use super::defaults::UnfilledColumn;
+use super::number::NumberType;
 use crate::smtp::{Column, Repertoire, Width};
 use crate::storage::{TableName, TableShape};
 
@@ -19,6 +20,12 @@ pub struct Facts {
     pub shape: Option<TableShape>,
     /// `InnoDB`, `MyISAM`, …; empty for a view or when not visible.
     pub engine: String,
+    /// `Dynamic`, `Compact`, …; empty where `engine` is.
+    pub row_format: String,
+    /// Characters that column `hash` holds.
+    pub hash_chars: usize,
+    /// Characters that column `body` holds.
+    pub body_chars: usize,
     /// Each COMMIT is on disk when it is answered (`innodb_flush_log_at_trx_commit` is 1, or MariaDB's 3).
     pub commits_are_synced: bool,
     /// `sync_binlog`, where it makes a COMMIT less durable than that.
@@ -41,38 +48,37 @@ impl Facts {
         let max_packet_octets = max_packet_octets.unwrap_or(1 << 20);
         let unsynced_binary_log = unsynced_binary_log(connection)?;
         let (database, name) = (table.database(), table.table());
-        let engine: Option<Option<String>> = connection.exec_first(
-            "SELECT ENGINE FROM information_schema.TABLES
+        let table_row: Option<TableRow> = connection.exec_first(
+            "SELECT ENGINE, ROW_FORMAT FROM information_schema.TABLES
              WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ?",
             (database, name),
         )?;
+        let (engine, row_format) = table_row.unwrap_or_default();
         let columns: Vec<ColumnFacts> = connection.exec_map(
             "SELECT COLUMN_NAME, CHARACTER_MAXIMUM_LENGTH, CHARACTER_SET_NAME, DATA_TYPE, COLUMN_TYPE,
+                    NUMERIC_PRECISION, NUMERIC_SCALE,
                     IS_NULLABLE = 'NO' AND COLUMN_DEFAULT IS NULL AND EXTRA NOT LIKE '%auto_increment%'
                     AND EXTRA NOT LIKE '%GENERATED%'
              FROM information_schema.COLUMNS
              WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ?",
             (database, name),
-            |(name, width, charset, data_type, column_type, must_be_filled): (_, _, _, _, _, Option<bool>)| ColumnFacts {
-                name,
-                width,
-                charset,
-                data_type,
-                column_type,
-                must_be_filled: must_be_filled.unwrap_or_default(),
-            },
+            ColumnFacts::new,
         )?;
+        let chars_of = |name: &str| {
+            let column = columns.iter().find(|column| column.is_named(name));
+            let width = column.and_then(|column| usize::try_from(column.width?).ok());
+            width.unwrap_or(usize::MAX)
+        };
         let is_there = |name: &str| columns.iter().any(|column| column.is_named(name));
         let is_ours = |column: &&ColumnFacts| INSERTED.iter().any(|name| column.is_named(name));
         Ok(Facts {
             max_packet_octets: usize::try_from(max_packet_octets).unwrap_or(usize::MAX),
-            max_body_octets: columns
-                .iter()
-                .find(|column| column.is_named("mail"))
-                .and_then(|column| usize::try_from(column.width?).ok())
-                .unwrap_or(usize::MAX),
+            max_body_octets: chars_of("mail"),
+            hash_chars: chars_of("hash"),
+            body_chars: chars_of("body"),
             shape: (!columns.is_empty()).then(|| shape(&columns)),
-            engine: engine.flatten().unwrap_or_default(),
+            engine: engine.unwrap_or_default(),
+            row_format: row_format.unwrap_or_default(),
             commits_are_synced: matches!(flush, Some(1 | 3)),
             unsynced_binary_log,
             missing_columns: if columns.is_empty() {
@@ -105,23 +111,59 @@ impl Facts {
     }
 }
 
+/// Engine and row format of a table.
+type TableRow = (Option<String>, Option<String>);
+
+/// A row of information_schema.COLUMNS.
+type ColumnRow = (
+    String,
+    Option<u64>,
+    Option<String>,
+    String,
+    String,
+    Option<u64>,
+    Option<u64>,
+    Option<bool>,
+);
+
 struct ColumnFacts {
     name: String,
     width: Option<u64>,
     charset: Option<String>,
-    data_type: String,
-    column_type: String,
+    number: NumberType,
     must_be_filled: bool,
 }
 
 impl ColumnFacts {
+    fn new(row: ColumnRow) -> ColumnFacts {
+        let (name, width, charset, data_type, column_type, precision, scale, unfilled) = row;
+        ColumnFacts {
+            name,
+            width,
+            charset,
+            number: NumberType {
+                data_type,
+                column_type,
+                precision,
+                scale,
+                chars: width,
+            },
+            must_be_filled: unfilled.unwrap_or_default(),
+        }
+    }
+
     fn is_named(&self, name: &str) -> bool {
         self.name.eq_ignore_ascii_case(name)
     }
 
     fn unfilled(&self) -> UnfilledColumn {
         let charset = self.charset.as_deref();
-        UnfilledColumn::new(&self.name, &self.data_type, &self.column_type, charset)
+        UnfilledColumn::new(
+            &self.name,
+            &self.number.data_type,
+            &self.number.column_type,
+            charset,
+        )
     }
 
     fn column(&self) -> Column {
@@ -129,7 +171,7 @@ impl ColumnFacts {
         let max = self.width.and_then(|width| usize::try_from(width).ok());
         let max = max.unwrap_or(MAX_TEXT_OCTETS).min(MAX_TEXT_OCTETS);
         let counts_chars = matches!(
-            self.data_type.to_ascii_lowercase().as_str(),
+            self.number.data_type.to_ascii_lowercase().as_str(),
             "varchar" | "char"
         );
         Column {
@@ -156,7 +198,9 @@ fn shape(columns: &[ColumnFacts]) -> TableShape {
         let column = columns.iter().find(|column| column.is_named(name));
         column.map_or(printed, ColumnFacts::column)
     };
+    let has_attach = columns.iter().find(|column| column.is_named("has_attach"));
     TableShape {
+        has_attach: has_attach.map_or(printed.has_attach, |column| column.number.largest()),
         from: real("from", printed.from),
         to: real("to", printed.to),
         subject: real("subject", printed.subject),

@@ -100,7 +100,7 @@ fn values(
         Value::from(delivery.hash.as_str()),
         Value::from(row.content_type.as_ref()),
         Value::from(delivery.recipient.as_str()),
-        Value::from(row.has_attach as u64),
+        Value::from(row.has_attach),
         Value::from(row.ip_addr.as_str()),
         Value::from(row.attach_info.as_str()),
     ])

@@ -13,12 +13,13 @@ use nix::sys::socket::{Shutdown, shutdown};
 
 use super::calls::Calls;
 use super::facts::Facts;
+use super::guard::{guarded, is_panic};
 use super::member::Member;
 
 /// One connection and what it knows.
 pub struct Link {
-    /// The connection.
-    pub connection: Conn,
+    /// Used through [`call`](Link::call) only.
+    connection: Conn,
     /// The server and table at its other end.
     pub facts: Facts,
     /// Which server that is.
@@ -44,6 +45,8 @@ pub struct Server {
     pub host: usize,
     /// Its address, for a name may have several; none for a socket of this machine.
     pub address: Option<SocketAddr>,
+    /// What the server calls the connection.
+    pub connection_id: u32,
     /// Its place in a Galera cluster, where there is one.
     pub member: Option<Member>,
 }
@@ -81,8 +84,22 @@ impl Link {
         call: impl FnOnce(&mut Conn) -> mysql::Result<T>,
     ) -> mysql::Result<T> {
         self.calls.begin(self.socket, CALL_TIMEOUT);
-        let outcome = call(&mut self.connection);
+        let outcome = guarded(|| call(&mut self.connection));
         self.calls.end(self.socket);
+        self.broken |= outcome.as_ref().is_err_and(is_panic);
+        outcome
+    }
+
+    /// Runs a query whose result may be long: only each single read and write has a time limit, that of the socket.
+    ///
+    /// # Errors
+    /// The error of the server or of the connection.
+    pub fn read<T>(
+        &mut self,
+        query: impl FnOnce(&mut Conn) -> mysql::Result<T>,
+    ) -> mysql::Result<T> {
+        let outcome = guarded(|| query(&mut self.connection));
+        self.broken |= outcome.as_ref().is_err_and(is_panic);
         outcome
     }
 

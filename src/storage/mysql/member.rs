@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use mysql::Conn;
 use mysql::prelude::Queryable;
 
+use super::guard::guarded;
 use crate::storage::TableName;
 
 /// A member of a Galera cluster, as it saw itself and the others.
@@ -64,29 +65,46 @@ impl Member {
     }
 }
 
-/// Why this server takes no rows now, in words for an administrator; `None` when it does.
-///
-/// # Errors
-/// Whatever breaks the connection.
-pub fn why_not_well(connection: &mut Conn, table: &TableName) -> mysql::Result<Option<String>> {
-    let read_only = show(connection, "SHOW GLOBAL VARIABLES LIKE 'read_only'")?;
-    if read_only
-        .get("read_only")
-        .is_some_and(|value| !is_off(value))
-    {
-        return Ok(Some("it is read-only (read_only)".to_owned()));
-    }
-    if let Some(reason) = Member::read(connection)?.and_then(|member| member.why_not_well()) {
-        return Ok(Some(reason));
-    }
-    // Some nodes say no to whoever reaches for a table, and to nothing else. What else may be wrong with it is no news here.
-    let reached = connection.query_drop(format!("SELECT `hash` FROM {table} LIMIT 0"));
-    match reached {
-        Err(mysql::Error::MySqlError(error)) if error.code == NOT_READY => {
-            Ok(Some(error.to_string()))
-        }
-        Err(mysql::Error::MySqlError(_)) | Ok(()) => Ok(None),
-        Err(error) => Err(error),
+/// Whether a host takes rows now, in words for an administrator where it does not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostState {
+    /// It takes rows.
+    Healthy,
+    /// It is healthy and read-only, as a secondary of a replication group is until it becomes the primary.
+    Standby(String),
+    /// It takes nothing, for this reason.
+    Unhealthy(String),
+}
+
+impl HostState {
+    /// Asks the server. A connection that breaks, or whose answers the driver cannot handle, must not be used again.
+    ///
+    /// # Errors
+    /// Whatever breaks the connection.
+    pub fn read(connection: &mut Conn, table: &TableName) -> mysql::Result<HostState> {
+        guarded(|| {
+            if let Some(reason) = Member::read(connection)?.and_then(|member| member.why_not_well())
+            {
+                return Ok(HostState::Unhealthy(reason));
+            }
+            let read_only = show(connection, "SHOW GLOBAL VARIABLES LIKE 'read_only'")?;
+            // Some nodes refuse whatever reaches for a table, and nothing else. Other errors are not about the host.
+            let reached = connection.query_drop(format!("SELECT `hash` FROM {table} LIMIT 0"));
+            match reached {
+                Err(mysql::Error::MySqlError(error)) if error.code == NOT_READY => {
+                    return Ok(HostState::Unhealthy(error.to_string()));
+                }
+                Err(mysql::Error::MySqlError(_)) | Ok(()) => {}
+                Err(error) => return Err(error),
+            }
+            let is_read_only = read_only
+                .get("read_only")
+                .is_some_and(|value| !is_off(value));
+            Ok(match is_read_only {
+                true => HostState::Standby("it is read-only (read_only)".to_owned()),
+                false => HostState::Healthy,
+            })
+        })
     }
 }
 

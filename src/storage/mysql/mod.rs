@@ -6,22 +6,29 @@
 mod binary_log;
 mod calls;
 pub mod check;
+mod connector;
 mod defaults;
 mod error;
+mod error_text;
 mod facts;
+mod guard;
+mod hanging;
 mod insert;
 mod link;
 mod member;
 pub mod nodes;
+mod number;
 pub mod pool;
 pub mod probe;
 mod reader;
+mod settings;
+mod table_warnings;
+mod unknown_commit;
 
 use std::collections::HashSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mysql::prelude::Queryable;
 use r2d2::Pool;
 
 pub use facts::Facts;
@@ -29,8 +36,8 @@ pub use reader::MySqlReader;
 
 use self::error::{Meaning, is_certainly_undone};
 use self::insert::insert_rows;
-use self::link::{Link, Server};
 use self::pool::{Connector, PooledLink};
+use self::unknown_commit::UnknownCommit;
 use super::redis::cluster::ClusterBodies;
 use super::redis::{HandedOver, Placed, RedisBodies};
 use super::split::{PartError, save_split};
@@ -89,8 +96,8 @@ impl BodyStore {
 struct Failure {
     meaning: Meaning,
     text: String,
-    /// COMMIT had been sent there: whether it was carried out is not known.
-    unknown_at: Option<Box<Server>>,
+    /// The COMMIT was sent: whether it was carried out is not known.
+    unknown: Option<Box<UnknownCommit>>,
 }
 
 /// How long to wait for a connection.
@@ -134,8 +141,8 @@ impl MySqlStore {
             let Err(failure) = inserted.and_then(|link| self.commit_part(link)) else {
                 return Ok(());
             };
-            if let Some(sent_to) = failure.unknown_at {
-                return self.settle_unknown(part, placed, &sent_to);
+            if let Some(commit) = failure.unknown {
+                return self.settle_unknown(part, placed, &commit);
             }
             let unavailable = SaveError::Unavailable(failure.text.clone());
             match failure.meaning {
@@ -158,7 +165,8 @@ impl MySqlStore {
                 }
                 Meaning::Gone | Meaning::TryAgain | Meaning::NotReady | Meaning::Busy => {}
             }
-            if Instant::now() + pause > self.deadline {
+            let is_useless = self.connector.is_useless(failure.meaning == Meaning::Gone);
+            if Instant::now() + pause > self.deadline || is_useless {
                 return Err(PartError::Store(unavailable));
             }
             if failure.meaning != Meaning::Misfit {
@@ -184,9 +192,15 @@ impl MySqlStore {
             link.rollback();
             return Err(too_late());
         }
+        if let Some(reason) = self.connector.hanging().reason_at(link.server.host) {
+            link.broken = true;
+            return Err(gone(&reason));
+        }
+        let sent_at = Instant::now();
         if let Err(error) = link.commit() {
-            let sent_to = Box::new(link.server.clone());
-            return Err(self.failed(link, &error, Some(sent_to)));
+            let sent_to = link.server.clone();
+            let commit = Box::new(UnknownCommit { sent_to, sent_at });
+            return Err(self.failed(link, &error, Some(commit)));
         }
         self.link = Some(link);
         Ok(())
@@ -220,25 +234,42 @@ impl MySqlStore {
     }
 
     fn take_link(&mut self, patience: Patience) -> Result<PooledLink, Failure> {
+        if let Some(reason) = self.connector.why_stalled() {
+            return Err(gone(&reason));
+        }
         while let Some(link) = self.link.take().or_else(|| self.pool.try_get()) {
             // Dropped, it is replaced by one to a node that is well.
-            if !self.connector.nodes().is_left(link.server.host) {
+            if self.connector.may_use(link.server.host) {
                 return Ok(link);
             }
         }
-        let gone = |text: String| Failure {
-            meaning: Meaning::Gone,
-            text: format!("the database cannot be reached: {text}"),
-            unknown_at: None,
+        let until = match patience {
+            Patience::WhileNotDown => Instant::now() + LINK_PATIENCE,
+            Patience::UntilDeadline => self.deadline.min(Instant::now() + LINK_PATIENCE),
         };
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        let patience = match (patience, self.connector.why_down()) {
-            (Patience::WhileNotDown, Some(reason)) => return Err(gone(reason)),
-            (Patience::WhileNotDown, None) => LINK_PATIENCE,
-            (Patience::UntilDeadline, _) => LINK_PATIENCE.min(left),
-        };
-        let link = self.pool.get_timeout(patience);
-        link.map_err(|error| gone(error.to_string()))
+        let mut waited_for = String::new();
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.pool.get_timeout(left.min(LINK_LOOK_EVERY)) {
+                Ok(link) => return Ok(link),
+                // The pool names its last error once, and later only that it took too long.
+                Err(error) if error.to_string().len() > waited_for.len() => {
+                    waited_for = error.to_string();
+                }
+                Err(_) => {}
+            }
+            let reason = match patience {
+                Patience::WhileNotDown => self.connector.why_down(),
+                Patience::UntilDeadline => None,
+            };
+            // What refuses connections is known to be away.
+            if let Some(reason) = reason.or_else(|| self.connector.why_refused()) {
+                return Err(gone(&reason));
+            }
+            if left <= LINK_LOOK_EVERY {
+                return Err(gone(&waited_for));
+            }
+        }
     }
 
     /// Leaves nothing of the transaction behind, and decides what becomes of the connection.
@@ -246,7 +277,7 @@ impl MySqlStore {
         &mut self,
         mut link: PooledLink,
         error: &mysql::Error,
-        commit_at: Option<Box<Server>>,
+        commit: Option<Box<UnknownCommit>>,
     ) -> Failure {
         let meaning = Meaning::of(error);
         match meaning {
@@ -259,14 +290,19 @@ impl MySqlStore {
                 link.broken = true;
             }
             Meaning::Busy | Meaning::Misfit => link.broken = true,
+            Meaning::ReadOnly => {
+                let nodes = self.connector.nodes();
+                nodes.stand_by(link.server.host, &error.to_string());
+                link.broken = true;
+            }
             // One that was there a moment ago may be too slow for this batch, and the next one is not.
-            Meaning::Gone | Meaning::ReadOnly | Meaning::NotReady => {
+            Meaning::Gone | Meaning::NotReady => {
                 let nodes = self.connector.nodes();
                 nodes.leave(link.server.host, &error.to_string());
                 link.broken = true;
             }
             // After a COMMIT in doubt the connection may know nothing of the truth.
-            _ if commit_at.is_some() && !is_certainly_undone(error) => link.broken = true,
+            _ if commit.is_some() && !is_certainly_undone(error) => link.broken = true,
             Meaning::TryAgain | Meaning::Full | Meaning::NoMemory | Meaning::Content => {
                 link.rollback();
             }
@@ -279,52 +315,7 @@ impl MySqlStore {
                 ),
                 _ => error.to_string(),
             },
-            unknown_at: commit_at.filter(|_| !is_certainly_undone(error)),
-        }
-    }
-
-    /// A COMMIT went unanswered: whoever knows is asked. A locking look-up waits for a commit that is still under way;
-    /// what is missing then is inserted in the same transaction.
-    fn settle_unknown(
-        &self,
-        part: &[Mail],
-        placed: &Placed,
-        sent_to: &Server,
-    ) -> Result<(), PartError> {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let witness = self.connector.connect_to_witness(sent_to);
-            let settled = witness.and_then(|mut link| {
-                // Until all went well.
-                link.broken = true;
-                link.wait_for_the_cluster()?;
-                link.begin()?;
-                let found = stored_hashes(&mut link, self.connector.table(), part)?;
-                insert_rows(&mut link, self.connector.table(), part, placed, &found)?;
-                let rows = part.iter().flat_map(Mail::deliveries).count();
-                if found.len() < rows && Instant::now() > self.deadline {
-                    // Nothing is stored behind anybody's back.
-                    return Ok(false);
-                }
-                link.commit()?;
-                link.broken = false;
-                Ok(true)
-            });
-            let error = match settled {
-                Ok(true) => {
-                    log::warn!(mails = part.len(); "commit_settled");
-                    return Ok(());
-                }
-                Ok(false) => return Err(PartError::Store(SaveError::Unavailable(too_late().text))),
-                Err(error) => error,
-            };
-            if Instant::now() + pause > self.deadline {
-                return Err(PartError::Store(SaveError::Unavailable(format!(
-                    "COMMIT was not answered, and its host cannot say whether it was carried out: {error}"
-                ))));
-            }
-            thread::sleep(jittered(pause));
-            pause = (pause * 2).min(LAST_PAUSE);
+            unknown: commit.filter(|_| !is_certainly_undone(error)),
         }
     }
 }
@@ -374,31 +365,19 @@ impl SaveMail for MySqlStore {
     }
 }
 
-fn stored_hashes(
-    link: &mut Link,
-    table: &super::TableName,
-    part: &[Mail],
-) -> mysql::Result<HashSet<String>> {
-    let hashes: Vec<&str> = part
-        .iter()
-        .flat_map(Mail::deliveries)
-        .map(|delivery| delivery.hash.as_str())
-        .collect();
-    let mut found = HashSet::new();
-    for some in hashes.chunks(HASHES_AT_ONCE) {
-        let places = vec!["?"; some.len()].join(",");
-        let sql = format!("SELECT `hash` FROM {table} WHERE `hash` IN ({places}) FOR UPDATE");
-        let rows: Vec<String> = link.call(|connection| connection.exec(sql, some.to_vec()))?;
-        found.extend(rows);
+fn gone(text: &str) -> Failure {
+    Failure {
+        meaning: Meaning::Gone,
+        text: format!("the database cannot be reached: {text}"),
+        unknown: None,
     }
-    Ok(found)
 }
 
 fn too_late() -> Failure {
     Failure {
         meaning: Meaning::Gone,
         text: "the database took too long".to_owned(),
-        unknown_at: None,
+        unknown: None,
     }
 }
 
@@ -414,9 +393,9 @@ fn jittered(pause: Duration) -> Duration {
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long to wait for a connection while the database is not known to be down.
 const LINK_PATIENCE: Duration = Duration::from_secs(5);
+/// How often to look meanwhile whether it is.
+const LINK_LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Between the first two tries; doubled for each one after.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// The longest pause between tries.
 const LAST_PAUSE: Duration = Duration::from_secs(5);
-/// Placeholders of one look-up.
-const HASHES_AT_ONCE: usize = 1_000;

@@ -1,9 +1,11 @@
 //! Several hosts for one database: which of them are used, which were left, and when those are taken again.
 //!
 //! ```text
-//!   well ──(gone, not ready, read-only: writer or prober)──► left ──(well again, its pause over: prober)──► well
+//!   well ──(gone, not ready: writer or prober)──► left ──(well again, its pause over: prober)──► well
+//!   well ──(read-only: writer or prober)──► standby ──(writable: prober)──► well
 //! ```
 //!
+//! A standby is healthy, such as a secondary of a replication group: it is not used while another host takes rows.
 //! The first one that is well is preferred. One that was left is tried again only when no other is well, so being wrong
 //! about one costs no mail. With one host there is nothing to choose, and nothing is kept.
 
@@ -34,6 +36,16 @@ struct State {
 struct Left {
     reason: String,
     until: Instant,
+    kind: Kind,
+}
+
+/// Why a host is not used, in the order in which such hosts are tried when no other one is left.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    /// Healthy and read-only.
+    Standby,
+    /// Gone, or not ready.
+    Unhealthy,
 }
 
 #[expect(
@@ -61,37 +73,49 @@ impl Nodes {
         &self.names[node]
     }
 
-    /// In which order to try them: those that are well, then those that were left.
+    /// Returns the order in which to try them: those that are well, then standbys, then those that were left.
     pub fn order(&self) -> Vec<usize> {
         let states = self.lock();
         let mut order: Vec<usize> = (0..states.len()).collect();
-        order.sort_by_key(|node| states[*node].left.is_some());
+        order.sort_by_key(|node| states[*node].left.as_ref().map(|left| left.kind));
         order
     }
 
     /// The node takes nothing now: others are used until it is well again. Said in the log once.
     pub fn leave(&self, node: usize, reason: &str) {
+        if self.put_aside(node, reason, Kind::Unhealthy) {
+            log::error!(node = self.names[node].as_str(), reason = reason; "node_left");
+        }
+    }
+
+    /// Marks a healthy host that is read-only: others are used until it is writable. Logged once, and not as a fault.
+    pub fn stand_by(&self, node: usize, reason: &str) {
+        if self.put_aside(node, reason, Kind::Standby) {
+            log::info!(node = self.names[node].as_str(), reason = reason; "node_standby");
+        }
+    }
+
+    /// Returns whether this is news.
+    fn put_aside(&self, node: usize, reason: &str, kind: Kind) -> bool {
         if self.count() == 1 {
-            return;
+            return false;
         }
         let mut states = self.lock();
         let state = &mut states[node];
         let disappoints = state.taken_at.is_some_and(|at| at.elapsed() < PROBATION);
-        let is_news = state.left.is_none();
-        if is_news {
+        if state.left.is_none() {
             state.pause = match disappoints {
                 true => (state.pause * 2).clamp(FIRST_PAUSE, LAST_PAUSE),
                 false => FIRST_PAUSE,
             };
         }
+        let is_news = state.left.as_ref().is_none_or(|left| left.kind != kind);
         state.left = Some(Left {
             reason: reason.to_owned(),
             until: Instant::now() + state.pause,
+            kind,
         });
-        drop(states);
-        if is_news {
-            log::error!(node = self.names[node].as_str(), reason = reason; "node_left");
-        }
+        is_news
     }
 
     /// The prober found it well. Said in the log once; not yet while its pause lasts.
@@ -99,11 +123,14 @@ impl Nodes {
         let mut states = self.lock();
         let state = &mut states[node];
         let pause_is_over = |left: &Left| Instant::now() >= left.until;
-        if state.left.as_ref().is_some_and(pause_is_over) {
-            state.left = None;
+        if let Some(left) = state.left.take_if(|left| pause_is_over(left)) {
             state.taken_at = Some(Instant::now());
             drop(states);
-            log::warn!(node = self.names[node].as_str(); "node_back");
+            let name = self.names[node].as_str();
+            match left.kind {
+                Kind::Standby => log::info!(node = name; "node_writable"),
+                Kind::Unhealthy => log::warn!(node = name; "node_back"),
+            }
         }
     }
 
@@ -133,11 +160,31 @@ impl Nodes {
         self.may_move.store(true, Ordering::Relaxed);
     }
 
+    /// Returns why no host takes mail; `None` while one is well, and where there is only one.
+    pub fn why_none(&self) -> Option<String> {
+        if self.count() == 1 {
+            return None;
+        }
+        let states = self.lock();
+        let reasons = states
+            .iter()
+            .map(|state| Some(&state.left.as_ref()?.reason));
+        let reasons: Option<Vec<&String>> = reasons.collect();
+        let first = reasons?.into_iter().next()?;
+        Some(format!(
+            "none of {} hosts takes mail; the first one: {first}",
+            self.count()
+        ))
+    }
+
     /// A line for each.
     pub fn lines(&self) -> Vec<String> {
         let states = self.lock();
         let line = |(name, state): (&String, &State)| match &state.left {
             None => format!("node {name}: well"),
+            Some(left) if left.kind == Kind::Standby => {
+                format!("node {name}: standby: {}", left.reason)
+            }
             Some(left) => format!("node {name}: left: {}", left.reason),
         };
         self.names.iter().zip(states.iter()).map(line).collect()
@@ -179,6 +226,18 @@ mod tests {
     }
 
     #[test]
+    fn a_standby_is_tried_before_hosts_that_were_left_and_after_those_that_are_well() {
+        let nodes = nodes(3);
+        nodes.leave(0, "gone");
+        nodes.stand_by(1, "read-only");
+        assert_eq!(nodes.order(), [2, 1, 0]);
+        assert_eq!(nodes.lines()[1], "node 1: standby: read-only");
+        nodes.lock()[1].left.as_mut().unwrap().until = Instant::now();
+        nodes.found_well(1);
+        assert_eq!(nodes.order(), [1, 2, 0], "it is writable");
+    }
+
+    #[test]
     fn connections_go_back_one_by_one() {
         let nodes = nodes(2);
         assert!(!nodes.shall_move(1), "nobody was let");
@@ -195,6 +254,9 @@ mod tests {
         nodes.leave(1, "gone");
         assert_eq!(nodes.order(), [0, 1]);
         assert!(!nodes.is_left(0) && !nodes.is_left(1));
+        assert!(nodes.why_none().unwrap().contains("gone"));
+        nodes.lock()[1].left = None;
+        assert_eq!(nodes.why_none(), None);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use mysql::Conn;
 use r2d2::Pool;
 
 use super::jittered;
-use super::member::why_not_well;
+use super::member::HostState;
 use super::pool::Connector;
 
 /// Starts it; it ends with the pool. With one host there is nothing to look after.
@@ -31,32 +31,37 @@ fn look_after(connector: &Connector, pool: &Weak<Pool<Connector>>) {
     while pool.strong_count() > 0 {
         for (node, connection) in connections.iter_mut().enumerate() {
             match look_at(connector, node, connection) {
-                None => nodes.found_well(node),
-                Some(reason) => nodes.leave(node, &reason),
+                HostState::Healthy => nodes.found_well(node),
+                HostState::Standby(reason) => nodes.stand_by(node, &reason),
+                HostState::Unhealthy(reason) => nodes.leave(node, &reason),
             }
         }
         connector.tell_nodes();
+        connector.health().set_no_host(nodes.why_none());
         nodes.let_one_move();
         // Not all receivers shall look, and go back, in the same moment.
         thread::sleep(jittered(LOOK_EVERY));
     }
 }
 
-/// Why the node should be left. A connection is kept from look to look; one that broke is replaced at once, for that the
-/// server closed an idle connection says nothing about the node.
-fn look_at(connector: &Connector, node: usize, kept: &mut Option<Conn>) -> Option<String> {
+/// Returns the state of a host. A connection is kept from look to look; one that broke is replaced at once, because a
+/// server that closes an idle connection says nothing about itself.
+fn look_at(connector: &Connector, node: usize, kept: &mut Option<Conn>) -> HostState {
+    if let Some(reason) = connector.hanging().reason_at(node) {
+        return HostState::Unhealthy(reason);
+    }
     if let Some(connection) = kept {
-        if let Ok(outcome) = why_not_well(connection, connector.table()) {
-            return outcome;
+        if let Ok(state) = HostState::read(connection, connector.table()) {
+            return state;
         }
         *kept = None;
     }
     let looked = connector.connect_to_look(node).and_then(|mut connection| {
-        let outcome = why_not_well(&mut connection, connector.table())?;
+        let state = HostState::read(&mut connection, connector.table())?;
         *kept = Some(connection);
-        Ok(outcome)
+        Ok(state)
     });
-    looked.unwrap_or_else(|error| Some(error.to_string()))
+    looked.unwrap_or_else(|error| HostState::Unhealthy(error.to_string()))
 }
 
 /// Between two looks.

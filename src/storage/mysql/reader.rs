@@ -1,18 +1,21 @@
 //! Mail read back from the table and from Redis.
 
+use mysql::Value;
 use mysql::prelude::Queryable;
 
+use super::error_text::with_key;
 use super::link::Link;
 use super::pool::Connector;
 use crate::mail::inflate;
-use crate::storage::reading::{ListedMail, ListedSize, MAX_MAIL_OCTETS, ReadError, ReadMail};
+use crate::storage::TableName;
+use crate::storage::reading::{ListedMail, ListedSize, MAX_MAIL_OCTETS, ReadError, ReadMail, text};
 use crate::storage::redis::cluster::ClusterReader;
 use crate::storage::redis::{RedisReader, RedisSettings};
 
 /// Reads rows from the database and bodies from wherever their rows say.
 pub struct MySqlReader {
     link: Link,
-    table: String,
+    table: TableName,
     redis: Option<RedisSettings>,
     open_redis: Option<OpenRedis>,
     /// Why Redis is not asked any more.
@@ -35,18 +38,6 @@ impl OpenRedis {
     }
 }
 
-/// A row's date, paths, subject, and where its body is.
-type ListedRow = (
-    String,
-    String,
-    String,
-    String,
-    String,
-    String,
-    String,
-    Vec<u8>,
-);
-
 impl MySqlReader {
     /// Connects to the first host that answers.
     ///
@@ -56,10 +47,12 @@ impl MySqlReader {
         connector: &Connector,
         redis: Option<RedisSettings>,
     ) -> Result<MySqlReader, ReadError> {
-        let link = connector.connect_any().map_err(|error| told(&error))?;
+        let table = connector.table().clone();
+        let link = connector.connect_any();
+        let link = link.map_err(|error| ReadError(with_key(&error, &table)))?;
         Ok(MySqlReader {
             link,
-            table: connector.table().to_string(),
+            table,
             redis,
             open_redis: None,
             redis_trouble: None,
@@ -67,17 +60,36 @@ impl MySqlReader {
         })
     }
 
-    /// The zlib stream of a row; `None` once it has expired in Redis.
-    fn stream(
+    /// Runs a query and hands its rows on one by one, so that no more than one body is in memory.
+    fn each_row(
         &mut self,
-        hash: &str,
-        body: &str,
-        mail: Vec<u8>,
-    ) -> Result<Option<Vec<u8>>, ReadError> {
-        match body {
-            "redis" => self.body_in_redis(hash),
-            _ => Ok(Some(mail)),
-        }
+        sql: &str,
+        parameters: Vec<Value>,
+        mut take: impl FnMut(Vec<Value>),
+    ) -> Result<(), ReadError> {
+        let outcome = self.link.read(|connection| {
+            for row in connection.exec_iter(sql, parameters)? {
+                let values = row?.unwrap_raw().into_iter();
+                take(values.map(|value| value.unwrap_or(Value::NULL)).collect());
+            }
+            Ok(())
+        });
+        outcome.map_err(|error| ReadError(with_key(&error, &self.table)))
+    }
+
+    /// The table's columns with their collations; none where the table is missing or not visible.
+    fn columns(&mut self) -> Result<Vec<(String, String)>, ReadError> {
+        let sql = "SELECT COLUMN_NAME, COLLATION_NAME FROM information_schema.COLUMNS
+                   WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ?";
+        let name = vec![self.table.database().into(), self.table.table().into()];
+        let mut columns = Vec::new();
+        self.each_row(sql, name, |row| {
+            let mut texts = row
+                .into_iter()
+                .map(|value| text_of(value).unwrap_or_default());
+            columns.extend(texts.next().zip(texts.next()));
+        })?;
+        Ok(columns)
     }
 
     fn body_in_redis(&mut self, hash: &str) -> Result<Option<Vec<u8>>, ReadError> {
@@ -110,24 +122,52 @@ impl MySqlReader {
 
 impl ReadMail for MySqlReader {
     fn list(&mut self, to: Option<&str>, limit: u32) -> Result<Vec<ListedMail>, ReadError> {
-        // Addresses are compared without case by the columns' own collations as a rule; LOWER makes sure.
+        let columns = self.columns()?;
+        let is_named = |name: &str| {
+            columns
+                .iter()
+                .any(|(column, _)| column.eq_ignore_ascii_case(name))
+        };
+        let order = match is_named("date") && !is_named("mail_id") {
+            true => "date",
+            false => "mail_id",
+        };
+        let filter = to.map(|to| filter(to, &columns)).unwrap_or_default();
+        // Columns come as they are: the server turns texts into UTF-8, and what is no text is turned here.
         let sql = format!(
-            "SELECT `hash`, DATE_FORMAT(`date`, '%Y-%m-%d %H:%i:%s'), CONVERT(`from` USING utf8mb4),
-                    CONVERT(`to` USING utf8mb4), CONVERT(`recipient` USING utf8mb4),
-                    CONVERT(`subject` USING utf8mb4), CONVERT(`body` USING utf8mb4), `mail`
-             FROM {} WHERE ? IS NULL OR LOWER(`to`) = LOWER(?) OR LOWER(`recipient`) = LOWER(?)
-             ORDER BY `mail_id` DESC LIMIT ?",
+            "SELECT `hash`, COALESCE(DATE_FORMAT(`date`, '%Y-%m-%d %H:%i:%s'), CAST(`date` AS CHAR)), `from`, `to`,
+                    `recipient`, `subject`, `body`, `mail`
+             FROM {} {filter} ORDER BY `{order}` DESC LIMIT {limit}",
             self.table
         );
-        let rows: Vec<ListedRow> = self
-            .link
-            .connection
-            .exec(sql, (to, to, to, limit))
-            .map_err(|error| told(&error))?;
-        let mut mails = Vec::with_capacity(rows.len());
+        let parameters = vec![Value::from(to); filter.matches('?').count()];
+        let (mut mails, mut in_redis) = (Vec::new(), Vec::new());
+        self.each_row(&sql, parameters, |row| {
+            let mut values = row.into_iter();
+            let mut next = || values.next().unwrap_or(Value::NULL);
+            let mut mail = ListedMail {
+                hash: text_of(next()).unwrap_or_default(),
+                date: text_of(next()),
+                from: text_of(next()),
+                to: text_of(next()),
+                recipient: text_of(next()),
+                subject: text_of(next()),
+                size: ListedSize::Gone,
+            };
+            if text_of(next()).as_deref() == Some("redis") {
+                in_redis.push(mails.len());
+            } else if let Some(stream) = octets_of(next()) {
+                mail.size = ListedSize::of(&stream);
+            }
+            mails.push(mail);
+        })?;
+        // Only now: a Redis that is slow would hold the query up, and the query the table.
         let (mut trouble, mut unknown) = (None, 0);
-        for (hash, date, from, to, recipient, subject, body, mail) in rows {
-            let size = match self.stream(&hash, &body, mail) {
+        for index in in_redis {
+            let Some(mail) = mails.get_mut(index) else {
+                continue;
+            };
+            mail.size = match self.body_in_redis(&mail.hash) {
                 Ok(Some(stream)) => ListedSize::of(&stream),
                 Ok(None) => ListedSize::Gone,
                 Err(error) => {
@@ -137,15 +177,6 @@ impl ReadMail for MySqlReader {
                     ListedSize::Unknown
                 }
             };
-            mails.push(ListedMail {
-                hash,
-                date,
-                from,
-                to,
-                recipient,
-                size,
-                subject,
-            });
         }
         self.unknown_sizes = trouble.map(|ReadError(trouble)| {
             ReadError(format!(
@@ -161,37 +192,89 @@ impl ReadMail for MySqlReader {
 
     fn show(&mut self, hash: &str) -> Result<Option<Vec<u8>>, ReadError> {
         let sql = format!(
-            "SELECT CONVERT(`body` USING utf8mb4), `mail` FROM {} WHERE `hash` = ?",
+            "SELECT `body`, `mail` FROM {} WHERE `hash` = ? LIMIT 1",
             self.table
         );
-        let row: Option<(String, Vec<u8>)> = self
-            .link
-            .connection
-            .exec_first(sql, (hash,))
-            .map_err(|error| told(&error))?;
-        let Some((body, mail)) = row else {
+        let mut found = None;
+        self.each_row(&sql, vec![hash.into()], |row| {
+            let mut values = row.into_iter();
+            let mut next = || values.next().unwrap_or(Value::NULL);
+            found = Some((text_of(next()), octets_of(next())));
+        })?;
+        let Some((body, stream)) = found else {
             return Ok(None);
         };
-        let stream = self
-            .stream(hash, &body, mail)
-            .map_err(|ReadError(trouble)| {
+        let is_in_redis = body.as_deref() == Some("redis");
+        let stream = match is_in_redis {
+            true => self.body_in_redis(hash).map_err(|ReadError(trouble)| {
                 ReadError(format!(
                     "{trouble}; the body of {hash} is kept there; {CURE}"
                 ))
-            })?;
-        let stream = stream.ok_or_else(|| {
-            ReadError(format!(
+            })?,
+            false => stream,
+        };
+        let stream = stream.ok_or_else(|| match is_in_redis {
+            true => ReadError(format!(
                 "{hash}: its body has expired in Redis (REDIS_EXPIRE_SECONDS) or was dropped there"
-            ))
+            )),
+            false => ReadError(format!(
+                "{hash}: column `mail` is NULL, so its body is not there"
+            )),
         })?;
         let mail = inflate(&stream, MAX_MAIL_OCTETS);
-        mail.map(Some)
-            .map_err(|error| ReadError(format!("{hash}: {error}")))
+        mail.map(Some).map_err(|error| {
+            ReadError(match body.as_deref() {
+                Some("redis") => format!("{hash}: its body in Redis: {error}"),
+                Some("gzencode") => format!("{hash}: column `mail`: {error}"),
+                other => format!(
+                    "{hash}: column `mail`: {error}; column `body` says {}, where `redis` or `gzencode` is expected",
+                    other.map_or("NULL".to_owned(), |body| format!("{body:?}"))
+                ),
+            })
+        })
     }
 }
 
-fn told(error: &mysql::Error) -> ReadError {
-    ReadError(format!("MYSQL_HOST: {error}"))
+/// The condition for one recipient: without case, but with accents, which the collations that are usual today fold
+/// (`jose` = `josé`). CONVERT takes any character set of a column, so no address is an illegal mix of collations.
+///
+/// No index knows that comparison. A column whose own collation ignores case finds the same rows and some more, by its index
+/// if both columns have one; without one the rows are read from the newest on until there are enough.
+fn filter(to: &str, columns: &[(String, String)]) -> String {
+    let condition = |name: &str| {
+        let exact = format!(
+            "LOWER(CONVERT(`{name}` USING utf8mb4)) COLLATE utf8mb4_bin = LOWER(CONVERT(? USING utf8mb4))"
+        );
+        let ignores_case = columns.iter().any(|(column, collation)| {
+            column.eq_ignore_ascii_case(name) && collation.ends_with("_ci")
+        });
+        match ignores_case && to.is_ascii() {
+            true => format!("(`{name}` = ? AND {exact})"),
+            false => exact,
+        }
+    };
+    format!("WHERE {} OR {}", condition("to"), condition("recipient"))
+}
+
+/// A column's value as text; `None` for NULL.
+fn text_of(value: Value) -> Option<String> {
+    match value {
+        Value::NULL => None,
+        Value::Bytes(octets) => Some(text(octets)),
+        Value::Int(number) => Some(number.to_string()),
+        Value::UInt(number) => Some(number.to_string()),
+        Value::Float(number) => Some(number.to_string()),
+        Value::Double(number) => Some(number.to_string()),
+        // Dates and times, which are quoted there.
+        other => Some(other.as_sql(true).trim_matches('\'').to_owned()),
+    }
+}
+
+fn octets_of(value: Value) -> Option<Vec<u8>> {
+    match value {
+        Value::Bytes(octets) => Some(octets),
+        _ => None,
+    }
 }
 
 /// Of a Redis that is away.

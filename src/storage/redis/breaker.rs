@@ -1,4 +1,4 @@
-//! Keeps a Redis in trouble out of the way, and tries it again by itself.
+//! Circuit breaker: after a failure Redis is not used for a pause, then tried again.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use super::BUDGET;
 use crate::locks;
 use crate::metrics;
 
-/// Whether Redis is worth trying now. Clones share one state.
+/// Tells whether Redis may be used now. Clones share one state.
 #[derive(Clone, Default)]
 pub struct Breaker {
     state: Arc<Mutex<BreakerState>>,
@@ -20,21 +20,21 @@ struct BreakerState {
 }
 
 impl Breaker {
-    /// Whether to try now. While it is open, one batch after each pause may.
+    /// Returns whether to use Redis for this batch. While the breaker is open, one batch is allowed after each pause.
     pub fn may_try(&self) -> bool {
         let mut state = self.lock();
         match state.open_until {
             None => true,
             Some(until) if Instant::now() < until => false,
             Some(_) => {
-                // This one probes; the others wait for what it finds.
+                // Only this batch tries; the others wait for its result.
                 state.open_until = Some(Instant::now() + BUDGET * 2);
                 true
             }
         }
     }
 
-    /// Redis took what it was given.
+    /// Records a success and closes the breaker.
     pub fn succeeded(&self) {
         let mut state = self.lock();
         if state.open_until.take().is_some() {
@@ -43,7 +43,7 @@ impl Breaker {
         state.pause = Duration::ZERO;
     }
 
-    /// Redis did not: it is left alone for a while.
+    /// Records a failure and opens the breaker for the next, longer pause.
     pub fn failed(&self, reason: &str) {
         metrics::REDIS_ERRORS.count(());
         let mut state = self.lock();
@@ -57,7 +57,7 @@ impl Breaker {
     }
 }
 
-/// How long Redis is left alone after its first failure; doubled for each one after.
+/// Pause after the first failure; doubled after each further one.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest it is left alone.
+/// Longest pause.
 const LAST_PAUSE: Duration = Duration::from_secs(30);

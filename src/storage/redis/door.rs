@@ -1,4 +1,4 @@
-//! How a Redis is entered.
+//! Connecting to a Redis server and logging in.
 
 use std::time::Duration;
 
@@ -6,8 +6,8 @@ use r2d2_redis::redis::{self, ConnectionAddr, IntoConnectionInfo};
 
 use super::connection::Connection;
 
-/// Where Redis is and what it wants to hear first. The library says that before a time-out can be set, and would wait for
-/// ever at a Redis that hangs just there; so we say it.
+/// Address and login commands of a Redis server. The redis crate would log in before a timeout can be set and could block
+/// for ever, so this type sends AUTH and SELECT itself.
 pub struct Door {
     address: ConnectionAddr,
     login: Vec<redis::Cmd>,
@@ -29,7 +29,7 @@ impl Door {
         }
         let mut address = *info.addr;
         if let ConnectionAddr::Tcp(host, _) = &mut address {
-            // An IPv6 address comes with the brackets of its URL, which no resolver knows.
+            // A URL has brackets around an IPv6 address; a resolver does not accept them.
             *host = host.trim_matches(['[', ']']).to_owned();
         }
         Ok(Door { address, login })

@@ -1,8 +1,8 @@
 CREATE TABLE IF NOT EXISTS {table} (
-  `mail_id` int(11) NOT NULL auto_increment,
+  `mail_id` bigint unsigned NOT NULL auto_increment,
   `date` datetime NOT NULL,
-  `from` varchar(128) NOT NULL,
-  `to` varchar(128) NOT NULL,
+  `from` varchar(320) NOT NULL,
+  `to` varchar(320) NOT NULL,
   `subject` varchar(255) NOT NULL,
   `body` text NOT NULL,
   `charset` varchar(32) NOT NULL,
@@ -10,7 +10,7 @@ CREATE TABLE IF NOT EXISTS {table} (
   `spam_score` float NOT NULL,
   `hash` char(32) character set latin1 NOT NULL,
   `content_type` varchar(64) NOT NULL,
-  `recipient` varchar(128) NOT NULL,
+  `recipient` varchar(320) NOT NULL,
   `has_attach` int(11) NOT NULL,
   `ip_addr` varchar(45) NOT NULL,
   `delivered` bit(1) NOT NULL default b'0',
@@ -20,4 +20,4 @@ CREATE TABLE IF NOT EXISTS {table} (
   KEY `to` (`to`),
   KEY `hash` (`hash`),
   KEY `date` (`date`)
-) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4;

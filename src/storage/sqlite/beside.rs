@@ -1,12 +1,10 @@
-//! What SQLite keeps beside its file, and what becomes of it when the file is moved.
+//! The files that SQLite keeps next to a database file: the write-ahead log and its index.
 
 use std::fs;
 use std::io;
 use std::mem;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-
-use crate::storage::SaveError;
 
 /// The write-ahead log or its index, which SQLite keeps under the file's name with these endings.
 pub struct Companion {
@@ -31,9 +29,9 @@ impl Companion {
         }
     }
 
-    /// Whether the name still stands for what it stood for when the file was opened.
-    pub fn is_ours(&self) -> bool {
-        self.identity.is_some() && file_identity(&self.file).ok() == self.identity
+    /// Tells whether the name still stands for the file that SQLite opened. True where SQLite needed none.
+    pub fn is_in_place(&self) -> bool {
+        self.identity.is_none() || file_identity(&self.file).ok() == self.identity
     }
 
     /// A reader that never ends keeps the log from being written back; it then grows without bound. Said once each time.
@@ -51,33 +49,22 @@ impl Companion {
 /// # Errors
 /// When there is none, or it may not be looked at.
 pub fn file_identity(file: &Path) -> io::Result<FileIdentity> {
-    let metadata = fs::metadata(file)?;
-    Ok((metadata.dev(), metadata.ino()))
+    fs::metadata(file).map(|metadata| identity_of(&metadata))
 }
 
-/// Keeps the log of a file that is elsewhere: what it holds was promised.
-///
-/// # Errors
-/// [`SaveError`]: it is still in its place, and no other file may be begun there.
-pub fn put_log_aside(log_file: &Path) -> Result<(), SaveError> {
-    let inode = file_identity(log_file).map_or(0, |(_, inode)| inode);
-    let aside = with_ending(log_file, &format!(".moved-{inode}"));
-    fs::rename(log_file, &aside).map_err(|error| {
-        SaveError::Unavailable(format!(
-            "{}: holds mails of a file that was moved, and cannot be renamed to {}: {error}; move it elsewhere, name it \
-             like that file with -wal, and open that file",
-            log_file.display(),
-            aside.display()
-        ))
-    })?;
-    let fix = "it holds mails of the file that was moved: name it like that file with -wal, and open that file";
-    log::error!(file:% = aside.display(), fix = fix; "log_put_aside");
-    Ok(())
+/// The identity in what the system tells about a file.
+pub fn identity_of(metadata: &fs::Metadata) -> FileIdentity {
+    (metadata.dev(), metadata.ino())
 }
 
 /// The write-ahead log of a file.
 pub fn log_of(file: &Path) -> PathBuf {
     with_ending(&behind_links(file), "-wal")
+}
+
+/// The index of a file's write-ahead log.
+pub fn index_of(file: &Path) -> PathBuf {
+    with_ending(&behind_links(file), "-shm")
 }
 
 /// The file that a link stands for: SQLite names what it keeps beside it after that one.
@@ -93,7 +80,7 @@ pub fn behind_links(file: &Path) -> PathBuf {
 }
 
 /// A file whose name goes on so.
-pub fn with_ending(file: &Path, ending: &str) -> PathBuf {
+fn with_ending(file: &Path, ending: &str) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(ending);
     PathBuf::from(name)

@@ -1,4 +1,4 @@
-//! What each error of SQLite means for a batch and for the file, and how it is told.
+//! Classifies the errors of SQLite.
 
 use std::path::Path;
 
@@ -9,15 +9,15 @@ use crate::mail::NoMemory;
 use crate::storage::SaveError;
 use crate::storage::split::PartError;
 
-/// What an SQLite error means for the batch and for the file.
+/// Meaning of an SQLite error for the batch and for the open file.
 pub struct Sorted {
     /// For the batch.
     pub error: PartError,
-    /// The file has to be opened anew.
+    /// The file must be closed and opened again.
     pub reopen: bool,
 }
 
-/// Sorts an error.
+/// Classifies an error.
 pub fn sort_error(file: &Path, error: &rusqlite::Error) -> Sorted {
     let text = |fix: &str| format!("{}: {}{fix}", file.display(), words_of(error));
     let rights = || {
@@ -29,7 +29,7 @@ pub fn sort_error(file: &Path, error: &rusqlite::Error) -> Sorted {
     let unavailable = |text: String| PartError::Store(SaveError::Unavailable(text));
     let code = error.sqlite_error_code();
     let (error, reopen) = match code {
-        // A large mail may have no memory where its neighbours have.
+        // One large mail may exceed the memory while smaller ones in the batch do not.
         None if matches!(error, rusqlite::Error::ToSqlConversionFailure(_)) => {
             (PartError::Content(SaveError::Full(text(""))), false)
         }
@@ -46,7 +46,7 @@ pub fn sort_error(file: &Path, error: &rusqlite::Error) -> Sorted {
             let text = text("; the limit of file sizes is met");
             (PartError::Store(SaveError::Full(text)), true)
         }
-        // The index of the log could not grow: SQLite says FULL only of the other two files.
+        // The `-shm` file could not grow: SQLite reports FULL only for the other two files.
         Some(ErrorCode::SystemIoFailure) if has_code(error, ffi::SQLITE_IOERR_SHMSIZE) => {
             (PartError::Store(SaveError::Full(text("; make room"))), true)
         }
@@ -70,7 +70,7 @@ pub fn sort_error(file: &Path, error: &rusqlite::Error) -> Sorted {
     Sorted { error, reopen }
 }
 
-/// What an error says, in one line; of a statement that does not fit without its text.
+/// Returns the error in one line, without the text of the SQL statement.
 pub fn words_of(error: &rusqlite::Error) -> String {
     let other_table = "a table of that name with other columns may be there: rename it, or name another one in GM_MAIL_TABLE";
     match error {
@@ -82,18 +82,17 @@ pub fn words_of(error: &rusqlite::Error) -> String {
     }
 }
 
-/// Of one row. At COMMIT it would be the store's.
+/// Returns an error that concerns one row; the same condition at COMMIT would concern the store.
 pub fn no_memory(error: NoMemory) -> rusqlite::Error {
     rusqlite::Error::ToSqlConversionFailure(error.into())
 }
 
-/// Whether what failed is the index of the log, which is mapped, or a buffer for a file, which SQLite reports like a broken
-/// disk.
+/// Returns whether mapping the `-shm` file or allocating a file buffer failed, which SQLite reports like a disk error.
 fn is_out_of_memory(error: &rusqlite::Error) -> bool {
     has_code(error, ffi::SQLITE_IOERR_SHMMAP) || has_code(error, ffi::SQLITE_IOERR_NOMEM)
 }
 
-/// Whether a failed write met RLIMIT_FSIZE, which SQLite reports like a broken disk.
+/// Returns whether a write failed because of RLIMIT_FSIZE, which SQLite reports like a disk error.
 fn is_at_size_limit(error: &rusqlite::Error) -> bool {
     has_code(error, ffi::SQLITE_IOERR_WRITE)
         && getrlimit(Resource::RLIMIT_FSIZE).is_ok_and(|(soft, _)| soft != RLIM_INFINITY)

@@ -1,24 +1,25 @@
 //! The default store: one SQLite file beside the program, no server needed.
 //!
-//! WAL with `synchronous=FULL`: each COMMIT is synced before anybody hears 250. The file may be moved or removed under
-//! us: that is noticed before and after each batch, what was acknowledged is first written into the moved file, and then
-//! a new one is begun.
+//! WAL with `synchronous=FULL`: each COMMIT is synced before anybody hears 250. That the file is still the one that was opened
+//! is checked before and after each batch.
 
 mod beside;
+mod check;
+mod database_file;
 mod error;
+mod held;
 mod reader;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, ErrorCode, params};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
-use self::beside::{
-    Companion, FileIdentity, behind_links, file_identity, log_of, octets_in, put_log_aside,
-    with_ending,
-};
+use self::beside::{Companion, index_of, log_of, octets_in};
+pub use self::check::check;
+pub use self::database_file::DatabaseFile;
 use self::error::{no_memory, sort_error};
 pub use self::reader::SqliteReader;
 use super::row::Row;
@@ -29,14 +30,13 @@ use crate::mail::{Mail, NoMemory};
 
 /// An SQLite file that mails are saved to.
 pub struct SqliteStore {
-    file: PathBuf,
+    file: DatabaseFile,
     table: TableName,
     open: Option<OpenFile>,
 }
 
 struct OpenFile {
     connection: Connection,
-    identity: FileIdentity,
     /// The write-ahead log and its index, which SQLite keeps under the file's name with these endings.
     log: Companion,
     index: Companion,
@@ -44,13 +44,14 @@ struct OpenFile {
 }
 
 impl SqliteStore {
-    /// Opens the file, and makes it and its table when they are missing.
+    /// Opens the file, and makes its table when it is missing. The file itself is made only where this process has not opened it
+    /// before.
     ///
     /// # Errors
     /// [`SaveError`] that names the file and what is wrong with it.
-    pub fn open(file: &Path, table: &TableName) -> Result<SqliteStore, SaveError> {
+    pub fn open(file: &DatabaseFile, table: &TableName) -> Result<SqliteStore, SaveError> {
         let mut store = SqliteStore {
-            file: file.to_owned(),
+            file: file.clone(),
             table: table.clone(),
             open: None,
         };
@@ -59,69 +60,37 @@ impl SqliteStore {
     }
 
     fn reopen(&mut self) -> Result<(), SaveError> {
-        let log_file = log_of(&self.file);
-        if octets_in(&self.file) == 0 && octets_in(&log_file) > 0 {
-            // Beside no file, or an empty one, SQLite would delete it together with all that was not in the file yet.
-            put_log_aside(&log_file)?;
-        }
-        let open = OpenFile::open(&self.file, &self.table);
-        let open = open.map_err(|error| sort_error(&self.file, &error).error.into_save_error())?;
-        self.open = Some(open);
-        Ok(())
+        self.file.prepare()?;
+        let path = self.file.path();
+        let open = OpenFile::open(path, &self.table);
+        self.open = Some(open.map_err(|error| sort_error(path, &error).error.into_save_error())?);
+        self.refuse_displaced()
     }
 
-    /// Leaves a file that is no longer the one our name stands for.
-    ///
-    /// # Errors
-    /// [`SaveError`] while what was acknowledged is safe in it only as long as it stays open.
-    fn leave_moved_file(&mut self) -> Result<(), SaveError> {
-        let Some(moved) = &self.open else {
+    /// Fails while a file is not where SQLite opened it. The connection stays open: what is in the log needs it no less than the
+    /// file, and both may come back.
+    fn refuse_displaced(&mut self) -> Result<(), SaveError> {
+        let displaced = (self.open.as_ref()).and_then(|open| open.displaced(&self.file));
+        let Some(displaced) = displaced else {
+            self.file.found_in_place();
             return Ok(());
         };
-        log::error!(file:% = self.file.display(); "moved_away");
-        let _ = moved.connection.execute_batch("ROLLBACK");
-        // Its log stays behind under the old name: what it holds has to go into the file itself now.
-        let is_busy =
-            (moved.connection).query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
-        let is_complete = matches!(is_busy, Ok(0));
-        // Whoever still has the moved file open keeps both; a new file must not begin with either of them.
-        if moved.log.is_ours() && !is_complete {
-            put_log_aside(&moved.log.file)?;
+        self.stand_down();
+        if let Some(open) = &self.open {
+            // Waits for no reader. Another program that opens what is under the old name now may delete the log.
+            open.write_log_back(&self.file, "PASSIVE");
         }
-        let Some(OpenFile {
-            connection,
-            log,
-            index,
-            ..
-        }) = self.open.take()
-        else {
-            return Ok(());
-        };
-        drop(connection);
-        for companion in [log, index] {
-            if companion.is_ours()
-                && let Err(error) = fs::remove_file(&companion.file)
-            {
-                log::error!(file:% = companion.file.display(), reason:% = error; "not_removed");
-            }
-        }
-        Ok(())
+        Err(self.file.displaced(&displaced))
     }
 
     fn begin(&mut self) -> Result<(), PartError> {
-        match &self.open {
-            Some(open) if file_identity(&self.file).ok() == Some(open.identity) => {}
-            Some(_) => {
-                self.leave_moved_file().map_err(PartError::Store)?;
-                self.reopen().map_err(PartError::Store)?;
-            }
-            None => self.reopen().map_err(PartError::Store)?,
+        if self.open.is_none() {
+            self.reopen().map_err(PartError::Store)?;
         }
-        let file = &self.file;
-        let open = self.open.as_ref().ok_or_else(|| not_open(file))?;
-        if open.connection.is_autocommit() {
+        if self.opened()?.connection.is_autocommit() {
+            self.refuse_displaced().map_err(PartError::Store)?;
             // IMMEDIATE: a read that turns into a write may get SQLITE_BUSY at once.
-            let begun = open.connection.execute_batch("BEGIN IMMEDIATE");
+            let begun = self.opened()?.connection.execute_batch("BEGIN IMMEDIATE");
             begun.map_err(|error| self.failed(&error))?;
         }
         Ok(())
@@ -130,46 +99,48 @@ impl SqliteStore {
     /// Commits all of `part` or nothing.
     fn save_part(&mut self, part: &[Mail]) -> Result<(), PartError> {
         self.begin()?;
-        let file = &self.file;
-        let open = self.open.as_ref().ok_or_else(|| not_open(file))?;
+        let open = self.opened()?;
         let saved = open
             .insert_all(part)
             .and_then(|()| open.connection.execute_batch("COMMIT"));
         saved.map_err(|error| self.failed(&error))?;
-        // Committed, but perhaps into a file that somebody removed meanwhile.
-        if file_identity(&self.file).ok() != self.open.as_ref().map(|open| open.identity) {
-            self.leave_moved_file().map_err(PartError::Store)?;
-            return Err(not_open(&self.file));
-        }
+        // Committed, but perhaps into a file that was moved or removed meanwhile.
+        self.refuse_displaced().map_err(PartError::Store)?;
         if let Some(open) = &mut self.open {
             open.log.warn_when_large();
         }
         Ok(())
     }
 
+    fn opened(&self) -> Result<&OpenFile, PartError> {
+        let not_open =
+            || SaveError::Unavailable(format!("{}: not open", self.file.path().display()));
+        self.open
+            .as_ref()
+            .ok_or_else(|| PartError::Store(not_open()))
+    }
+
     /// After any failure nothing of the transaction remains; after one of the file itself it is opened anew, since a
     /// second sync of the same pages would prove nothing.
     fn failed(&mut self, error: &rusqlite::Error) -> PartError {
-        let sorted = sort_error(&self.file, error);
-        let is_clean = self.open.as_ref().is_none_or(|open| {
-            open.connection.is_autocommit() || open.connection.execute_batch("ROLLBACK").is_ok()
-        });
-        if sorted.reopen || !is_clean {
-            self.open = None;
+        let sorted = sort_error(self.file.path(), error);
+        self.stand_down();
+        if sorted.reopen {
+            self.close();
         }
         sorted.error
     }
+
+    fn close(&mut self) {
+        if let Some(open) = self.open.take() {
+            open.close(&self.file);
+        }
+    }
 }
 
-/// A file that was moved after its last batch would otherwise leave its log behind, under a name where it is lost.
 impl Drop for SqliteStore {
     fn drop(&mut self) {
-        let is_moved = |open: &OpenFile| file_identity(&self.file).ok() != Some(open.identity);
-        if self.open.as_ref().is_some_and(is_moved)
-            && let Err(error) = self.leave_moved_file()
-        {
-            log::error!(reason:% = error; "not_left");
-        }
+        self.close();
     }
 }
 
@@ -182,7 +153,9 @@ impl SaveMail for SqliteStore {
         let ends_transaction = |open: &OpenFile| {
             open.connection.is_autocommit() || open.connection.execute_batch("ROLLBACK").is_ok()
         };
-        self.open = self.open.take().filter(ends_transaction);
+        if !self.open.as_ref().is_none_or(ends_transaction) {
+            self.close();
+        }
     }
 
     fn save_mail(&mut self, mail: &Mail) -> Result<SavedId, SaveError> {
@@ -198,7 +171,8 @@ impl SaveMail for SqliteStore {
 
 impl OpenFile {
     fn open(file: &Path, table: &TableName) -> rusqlite::Result<OpenFile> {
-        let connection = Connection::open(file)?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(file, flags)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.execute_batch(
             "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-16384;
@@ -208,17 +182,63 @@ impl OpenFile {
         let insert = insert_statement(table);
         // A table that was there already has to have our columns.
         connection.prepare_cached(&insert)?;
-        let identity =
-            file_identity(file).map_err(|_| rusqlite::Error::InvalidPath(file.to_owned()))?;
+        // SQLite would delete the log by its name; `close` permits that where it is safe.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         let mut log = Companion::new(log_of(file));
         log.warn_when_large();
         Ok(OpenFile {
             connection,
-            identity,
             log,
-            index: Companion::new(with_ending(&behind_links(file), "-shm")),
+            index: Companion::new(index_of(file)),
             insert,
         })
+    }
+
+    /// The first file that is not where SQLite opened it.
+    fn displaced(&self, file: &DatabaseFile) -> Option<PathBuf> {
+        if !file.is_in_place() {
+            return Some(file.path().to_owned());
+        }
+        let mut companions = [&self.log, &self.index].into_iter();
+        let displaced = companions.find(|companion| !companion.is_in_place())?;
+        Some(displaced.file.clone())
+    }
+
+    /// Closes the connection. SQLite then writes the log into the file and deletes it, by its name: only where each name still
+    /// stands for what was opened.
+    fn close(self, file: &DatabaseFile) {
+        match self.displaced(file) {
+            None => {
+                let config = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+                // Where this fails the log stays and the next start reads it.
+                let _ = self.connection.set_db_config(config, false);
+            }
+            Some(_) => self.leave_displaced(file),
+        }
+    }
+
+    /// Leaves the log empty under the old name: the next file of that name must not begin with it. Nothing is renamed or deleted.
+    fn leave_displaced(&self, file: &DatabaseFile) {
+        let _ = self.connection.execute_batch("ROLLBACK");
+        let _ = self.connection.busy_timeout(LEAVE_TIMEOUT);
+        let is_written = self.write_log_back(file, "TRUNCATE");
+        if is_written == Some(false) && octets_in(&self.log.file) > 0 {
+            let fix = "it holds mails of the file that was moved: name it like that file with -wal before either is opened";
+            log::error!(file:% = self.log.file.display(), fix = fix; "wal_preserved");
+        }
+    }
+
+    /// Writes the log into the file, both by their open descriptors, and returns whether all of it is there. Returns `None` where the
+    /// log has to stay as it is: when it was moved as well, and so belongs to the file again, and when the file was deleted and its
+    /// log is all that is left.
+    fn write_log_back(&self, file: &DatabaseFile, mode: &str) -> Option<bool> {
+        let belongs_to_nothing = file.is_removed() && !file.path().exists();
+        if !file.is_in_place() && (!self.log.is_in_place() || belongs_to_nothing) {
+            return None;
+        }
+        let checkpoint = format!("PRAGMA wal_checkpoint({mode})");
+        let is_busy = self.connection.query_row(&checkpoint, [], |row| row.get(0));
+        Some(is_busy == Ok(0))
     }
 
     fn insert_all(&self, mails: &[Mail]) -> rusqlite::Result<()> {
@@ -239,7 +259,7 @@ impl OpenFile {
                     delivery.hash.as_str(),
                     row.content_type,
                     delivery.recipient,
-                    row.has_attach as i64,
+                    i64::try_from(row.has_attach).unwrap_or(i64::MAX),
                     row.ip_addr,
                     0,
                     row.attach_info,
@@ -254,35 +274,6 @@ impl OpenFile {
     }
 }
 
-/// Whether mail could be saved to `file` now; makes nothing.
-///
-/// # Errors
-/// [`SaveError`] that names the file and what is wrong.
-pub fn check(file: &Path, table: &TableName) -> Result<(), SaveError> {
-    if file.exists() {
-        let mut store = SqliteStore::open(file, table)?;
-        store.ready()?;
-        // Dropped with an open transaction, SQLite rolls it back.
-        return Ok(());
-    }
-    let folder = match file.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    let writable = nix::unistd::access(
-        folder,
-        nix::unistd::AccessFlags::W_OK | nix::unistd::AccessFlags::X_OK,
-    );
-    writable.map_err(|error| {
-        SaveError::Unavailable(format!(
-            "{}: cannot be made in {}: {error}; give user {} the right to write there",
-            file.display(),
-            folder.display(),
-            nix::unistd::geteuid()
-        ))
-    })
-}
-
 fn insert_statement(table: &TableName) -> String {
     format!(
         "INSERT INTO {table} (`date`, `from`, `to`, `subject`, `body`, `charset`, `mail`, `spam_score`, `hash`,
@@ -291,13 +282,7 @@ fn insert_statement(table: &TableName) -> String {
     )
 }
 
-fn not_open(file: &Path) -> PartError {
-    let text = format!(
-        "{}: moved or removed under us; it is opened anew",
-        file.display()
-    );
-    PartError::Store(SaveError::Unavailable(text))
-}
-
 /// How long another program may hold the file's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a reader may keep a log from being written into a file that was moved.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);

@@ -18,7 +18,7 @@ use crate::storage::mysql::link::Link;
 pub fn check(link: &mut Link, table: &TableName) -> Vec<Finding> {
     let mut findings = check_rights(link, table);
     findings.extend(read_only(link));
-    findings.extend(narrow_columns(link, table));
+    findings.extend(text_column(link, table));
     if link.facts.engine.is_empty() {
         findings.extend(under_the_view(link, table));
     }
@@ -79,39 +79,25 @@ fn read_only(link: &mut Link) -> Option<Finding> {
     })
 }
 
-/// Columns in which no mail at all can be stored; the others are filled to their width.
-fn narrow_columns(link: &mut Link, table: &TableName) -> Vec<Finding> {
-    let columns: Vec<(String, String, Option<u64>)> = ask::rows(
+/// A column `mail` that is text cannot hold a zlib stream; widths are looked at for every table.
+fn text_column(link: &mut Link, table: &TableName) -> Option<Finding> {
+    let data_types: Vec<String> = ask::rows(
         link,
-        "SELECT LOWER(COLUMN_NAME), LOWER(DATA_TYPE), CHARACTER_MAXIMUM_LENGTH FROM information_schema.COLUMNS
-             WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ?",
+        "SELECT LOWER(DATA_TYPE) FROM information_schema.COLUMNS
+         WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ? AND COLUMN_NAME = 'mail'",
         ask::names(table),
     );
-    let fault = |(name, data_type, width): &(String, String, Option<u64>)| {
-        let narrower_than = |needed: u64| {
-            let is_narrow = width.is_some_and(|width| width < needed);
-            is_narrow.then(|| {
-                format!(
-                    "{data_type} of {} does not hold the {needed} characters",
-                    width.unwrap_or(0)
-                )
-            })
-        };
-        let fault = match name.as_str() {
-            "hash" => narrower_than(32),
-            "body" => narrower_than(8),
-            "mail" if !data_type.contains("blob") && !data_type.contains("binary") => {
-                Some(format!("{data_type} is text, and does not hold the octets"))
-            }
-            _ => None,
-        }?;
-        let definition = cures::printed_definition(table, name)?;
-        Some(Finding::error(format!(
-            "GM_MAIL_TABLE: column `{name}` of {table} is too narrow: {fault} that each mail has there; run: ALTER TABLE \
-             {table} MODIFY {definition}"
-        )))
+    let is_text = |data_type: &&String| {
+        !["blob", "binary"]
+            .iter()
+            .any(|kind| data_type.contains(kind))
     };
-    columns.iter().filter_map(fault).collect()
+    let data_type = data_types.iter().find(is_text)?;
+    let definition = cures::printed_definition(table, "mail")?;
+    Some(Finding::error(format!(
+        "GM_MAIL_TABLE: column `mail` of {table} is {data_type}, which holds text and not the octets of a mail; run: ALTER \
+         TABLE {table} MODIFY {definition}"
+    )))
 }
 
 /// Unique keys of columns that another mail may have the same values in, as no trial row of an empty table shows.

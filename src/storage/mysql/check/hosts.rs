@@ -5,18 +5,9 @@ use mysql::Error;
 use super::cures;
 use crate::storage::finding::Finding;
 use crate::storage::mysql::link::Link;
-use crate::storage::mysql::member::why_not_well;
+use crate::storage::mysql::member::HostState;
 use crate::storage::mysql::pool::Connector;
 use crate::storage::peer::Peer;
-
-/// What one host is to the others.
-enum HostState {
-    Well,
-    /// It is healthy and takes no writes: where another host takes them, it stands by as it should.
-    ReadOnly,
-    NotWell(String),
-    NotReached(Error),
-}
 
 /// Connects as a writer would, and returns what is wrong with any host beside the connection.
 ///
@@ -30,40 +21,46 @@ pub fn connect(connector: &Connector) -> Result<(Link, Vec<Finding>), Vec<Findin
             .map(|link| (link, Vec::new()))
             .map_err(|error| vec![Finding::error(not_reached(connector, 0, &error))]);
     }
-    let states: Vec<HostState> = (0..nodes.count())
-        .map(|host| look_at(connector, host))
+    let states: Vec<mysql::Result<HostState>> = (0..nodes.count())
+        .map(|host| {
+            let mut connection = connector.connect_to_look(host)?;
+            HostState::read(&mut connection, connector.table())
+        })
         .collect();
-    let any_is_well = states.iter().any(|state| matches!(state, HostState::Well));
+    let any_is_well = (states.iter()).any(|state| matches!(state, Ok(HostState::Healthy)));
     let mut findings = Vec::new();
     for (host, state) in states.iter().enumerate() {
         let name = nodes.name(host);
         let (reason, text) = match state {
-            HostState::Well => continue,
-            HostState::ReadOnly => {
-                let text = format!(
-                    "MYSQL_HOST: node {name} is read-only, and no other one is well: make one of them writable \
-                     (SET GLOBAL read_only = 0), or add the one that is to MYSQL_HOST"
-                );
-                (READ_ONLY.to_owned(), Some(text).filter(|_| !any_is_well))
+            Ok(HostState::Healthy) => continue,
+            Ok(HostState::Standby(reason)) => {
+                nodes.stand_by(host, reason);
+                if !any_is_well {
+                    findings.push(Finding::error(format!(
+                        "MYSQL_HOST: node {name} is read-only, and no other one is well: make one of them writable \
+                         (SET GLOBAL read_only = 0), or add the one that is to MYSQL_HOST"
+                    )));
+                }
+                continue;
             }
-            HostState::NotWell(reason) => {
+            Ok(HostState::Unhealthy(reason)) => {
                 let text = format!(
                     "MYSQL_HOST: node {name} is not well: {reason}; those that are serve meanwhile; mend it, or take it \
                      out of MYSQL_HOST"
                 );
-                (reason.clone(), Some(text))
+                (reason.clone(), text)
             }
-            HostState::NotReached(error) => {
+            Err(error) => {
                 let reason = cures::words_of(error);
-                (reason, Some(not_reached(connector, host, error)))
+                (reason, not_reached(connector, host, error))
             }
         };
         // Writers try such a host last.
         nodes.leave(host, &reason);
-        findings.extend(text.map(|text| match any_is_well {
+        findings.push(match any_is_well {
             true => Finding::warning(text),
             false => Finding::error(text),
-        }));
+        });
     }
     if !any_is_well {
         return Err(findings);
@@ -79,17 +76,6 @@ pub fn connect(connector: &Connector) -> Result<(Link, Vec<Finding>), Vec<Findin
             )));
             Err(findings)
         }
-    }
-}
-
-fn look_at(connector: &Connector, host: usize) -> HostState {
-    let looked = connector.connect_to_look(host);
-    let looked = looked.and_then(|mut connection| why_not_well(&mut connection, connector.table()));
-    match looked {
-        Ok(None) => HostState::Well,
-        Ok(Some(reason)) if reason == READ_ONLY => HostState::ReadOnly,
-        Ok(Some(reason)) => HostState::NotWell(reason),
-        Err(error) => HostState::NotReached(error),
     }
 }
 
@@ -121,6 +107,3 @@ fn not_reached(connector: &Connector, host: usize, error: &Error) -> String {
         None => cures::text_of("MYSQL_HOST", &what, error, connector.table()),
     }
 }
-
-/// As [`why_not_well`] words it.
-const READ_ONLY: &str = "it is read-only (read_only)";

@@ -15,12 +15,13 @@ mod table;
 mod trial_row;
 mod triggers;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 pub use self::redis::redis;
 pub use self::table::of_facts;
 pub use self::trial_row::TrialAddresses;
+use super::hanging;
 use super::pool::Connector;
+use crate::metrics::Part;
+use crate::panics;
 use crate::storage::finding::Finding;
 
 /// Looks at the database as the server would, and tries to save a row that is rolled back.
@@ -29,7 +30,7 @@ pub fn database(
     max_content_octets: usize,
     addresses: &TrialAddresses,
 ) -> Vec<Finding> {
-    without_panic("MYSQL_HOST", || {
+    without_panic(Part::Database, "MYSQL_HOST", || {
         check_database(connector, max_content_octets, addresses)
     })
 }
@@ -43,6 +44,7 @@ fn check_database(
         Ok(connected) => connected,
         Err(findings) => return findings,
     };
+    findings.extend(hanging::findings(connector));
     let table = connector.table();
     findings.extend(of_facts(&link.facts, table, max_content_octets));
     findings.extend(definition::unique_keys(&mut link, table));
@@ -64,10 +66,11 @@ fn check_database(
 }
 
 /// Turns a panic, which would come from the client library, into a finding.
-fn without_panic(key: &str, check: impl FnOnce() -> Vec<Finding>) -> Vec<Finding> {
-    catch_unwind(AssertUnwindSafe(check)).unwrap_or_else(|_| {
+fn without_panic(part: Part, key: &str, check: impl FnOnce() -> Vec<Finding>) -> Vec<Finding> {
+    panics::catch(part, check).unwrap_or_else(|text| {
         vec![Finding::error(format!(
-            "{key}: the client library panicked at an answer of the server; see whether {key} names the right server"
+            "{key}: the client library cannot handle an answer of the server: {text}; see whether {key} names the right \
+             server"
         ))]
     })
 }

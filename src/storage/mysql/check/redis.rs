@@ -2,15 +2,18 @@
 
 use super::redis_cures::{cure_of, wrong_server};
 use super::without_panic;
+use crate::metrics::Part;
 use crate::storage::finding::Finding;
 use crate::storage::redis::cluster::ClusterReader;
 use crate::storage::redis::{RedisPool, RedisReader, RedisSettings, place_of};
 
 /// Looks at Redis as the server would.
 pub fn redis(settings: &RedisSettings) -> Vec<Finding> {
-    without_panic("REDIS_INTERFACE", || match settings.urls.as_slice() {
-        [url] => of_redis(url, settings.expire_seconds),
-        _ => of_cluster(settings),
+    without_panic(Part::Redis, "REDIS_INTERFACE", || {
+        match settings.urls.as_slice() {
+            [url] => of_redis(url, settings.expire_seconds),
+            _ => of_cluster(settings),
+        }
     })
 }
 

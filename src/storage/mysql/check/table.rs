@@ -2,6 +2,7 @@
 
 use crate::storage::finding::Finding;
 use crate::storage::mysql::facts::Facts;
+use crate::storage::mysql::table_warnings::of_columns;
 use crate::storage::{TableName, TableShape};
 
 /// Returns what the facts of a connection mean; the server logs it as well.
@@ -38,6 +39,7 @@ pub fn of_facts(facts: &Facts, table: &TableName, max_content_octets: usize) -> 
             TableShape::PRINTED.ip_addr.width.max()
         )));
     }
+    findings.extend(of_columns(facts, shape, table));
     if !facts.engine.is_empty() && !has_transactions(&facts.engine) {
         findings.push(Finding::warning(format!(
             "GM_MAIL_TABLE: {table} is {} and has no transactions, so a 250 is a weaker promise and half a batch may \

@@ -12,15 +12,15 @@ use crate::storage::finding::Finding;
 use crate::storage::mysql::error::Meaning;
 use crate::storage::mysql::insert::insert_rows;
 use crate::storage::mysql::link::Link;
-use crate::storage::mysql::stored_hashes;
+use crate::storage::mysql::unknown_commit::stored_hashes;
 use crate::storage::redis::Placed;
 
 /// Whose mail the trial row pretends to be: a trigger or a foreign key may look at addresses.
-pub struct TrialAddresses<'a> {
+pub struct TrialAddresses {
     /// A domain of GM_ALLOWED_HOSTS, or any where all are allowed.
-    pub recipient_domain: &'a str,
+    pub recipient_domain: String,
     /// GM_PRIMARY_MAIL_HOST.
-    pub primary_mail_host: &'a str,
+    pub primary_mail_host: String,
 }
 
 /// Inserts a row, looks it up as after a COMMIT in doubt, and rolls it back.
@@ -131,11 +131,11 @@ fn trial_mail(addresses: &TrialAddresses) -> Result<Mail, String> {
         let written = format!("<postmaster@{domain}>");
         ForwardPath::parse(&written).map(|(path, _)| path)
     };
-    let recipient = path(addresses.recipient_domain).or_else(|_| path("example.com"));
+    let recipient = path(&addresses.recipient_domain).or_else(|_| path("example.com"));
     let recipient = recipient.map_err(|error| format!("{error:?}"))?;
     let (reverse_path, _) =
         ReversePath::parse("<check@example.com>").map_err(|_| "no sender".to_owned())?;
-    let host = addresses.primary_mail_host;
+    let host = &addresses.primary_mail_host;
     for _ in 0..TRIES {
         let mut content = Content::new(CONTENT.len(), &MemoryBudget::new(CONTENT.len() * 4));
         content
@@ -150,7 +150,7 @@ fn trial_mail(addresses: &TrialAddresses) -> Result<Mail, String> {
             client_ip: [192, 0, 2, 1].into(),
             helo_name: "client.example.com".to_owned(),
             protocol: "ESMTP",
-            host_name: host.to_owned(),
+            host_name: host.clone(),
             received_at: Timestamp::now(),
         };
         let to = |path: &ForwardPath| format!("{}@{host}", path.local_part());
@@ -194,8 +194,8 @@ mod tests {
     #[test]
     fn the_trial_row_fills_every_column() {
         let addresses = TrialAddresses {
-            recipient_domain: "ours.test",
-            primary_mail_host: "mx.test",
+            recipient_domain: "ours.test".to_owned(),
+            primary_mail_host: "mx.test".to_owned(),
         };
         let mail = trial_mail(&addresses).unwrap();
         let row = Row::new(&mail, &TableShape::PRINTED);
@@ -208,8 +208,8 @@ mod tests {
         assert_eq!(delivery.to, "postmaster@mx.test");
         assert!(str::from_utf8(&mail.zlib_body(delivery).unwrap()).is_err());
         let odd = TrialAddresses {
-            recipient_domain: "no domain",
-            primary_mail_host: "mx.test",
+            recipient_domain: "no domain".to_owned(),
+            primary_mail_host: "mx.test".to_owned(),
         };
         let mail = trial_mail(&odd).unwrap();
         assert_eq!(mail.deliveries()[0].recipient, "postmaster@example.com");

@@ -1,0 +1,172 @@
+//! What `list` and `show` read and how it is printed.
+
+use crate::config::{Config, StoreKind};
+use crate::logging::{is_harmless, push_escaped};
+use crate::server;
+use crate::storage::mysql::MySqlReader;
+use crate::storage::sqlite::SqliteReader;
+use crate::storage::{ListedMail, ReadMail};
+
+/// Opens the configured store for reading.
+///
+/// # Errors
+/// What is wrong, with the key that it concerns.
+pub fn reader(config: &Config) -> Result<Box<dyn ReadMail>, String> {
+    match config.store {
+        StoreKind::Discard => Err("GM_STORE: discard keeps no mail to read back".to_owned()),
+        StoreKind::MySql => {
+            let connector = server::mysql_connector(config);
+            let reader = MySqlReader::open(&connector, server::redis_settings(config));
+            reader
+                .map(|reader| Box::new(reader) as Box<dyn ReadMail>)
+                .map_err(|error| error.to_string())
+        }
+        StoreKind::Sqlite => {
+            let reader = SqliteReader::open(&config.sqlite_file, &server::table_name(config));
+            reader
+                .map(|reader| Box::new(reader) as Box<dyn ReadMail>)
+                .map_err(|error| error.to_string())
+        }
+    }
+}
+
+/// Refuses what cannot be a hash. It is written in one way only: Redis and SQLite tell `A` from `a`.
+///
+/// # Errors
+/// What was expected, and what was given.
+pub fn expect_hash(text: &str) -> Result<(), String> {
+    let is_digit = |octet: u8| matches!(octet, b'0'..=b'9' | b'a'..=b'f');
+    if text.len() == 32 && text.bytes().all(is_digit) {
+        return Ok(());
+    }
+    Err(format!(
+        "{}: expected a hash, which is 32 digits 0-9 and a-f in lower case; `goguerrilla list` shows those there are",
+        visible(text)
+    ))
+}
+
+/// Formats mails for people.
+pub fn as_table(mails: &[ListedMail]) -> String {
+    let heads = ["HASH", "DATE", "FROM", "TO", "RECIPIENT", "SIZE", "SUBJECT"].map(str::to_owned);
+    let cell = |value: &Option<String>| value.as_deref().map_or("NULL".to_owned(), visible);
+    let rows = mails.iter().map(|mail| {
+        let from = mail.from.as_ref();
+        [
+            cell(&hash_of(mail)),
+            cell(&mail.date),
+            from.map_or_else(|| cell(&None), |from| format!("<{}>", visible(from))),
+            cell(&mail.to),
+            cell(&mail.recipient),
+            mail.size.to_string(),
+            cell(&mail.subject),
+        ]
+    });
+    let rows: Vec<_> = std::iter::once(heads).chain(rows).collect();
+    let width = |column: usize| {
+        rows.iter()
+            .map(|row| row.get(column).map_or(0, |cell| cell.chars().count()))
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..7).map(width).collect();
+    let line = |row: &[String; 7]| {
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"));
+        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
+fn hash_of(mail: &ListedMail) -> Option<String> {
+    Some(mail.hash.clone()).filter(|hash| !hash.is_empty())
+}
+
+/// Text of strangers on a terminal: what would move the cursor or turn the line is written as an escape.
+fn visible(text: &str) -> String {
+    text.chars()
+        .map(|c| {
+            if is_harmless(c) {
+                c.to_string()
+            } else {
+                c.escape_unicode().to_string()
+            }
+        })
+        .collect()
+}
+
+/// Formats mails for programs: one JSON array on one line.
+pub fn as_json(mails: &[ListedMail]) -> String {
+    let mails: Vec<serde_json::Value> = mails
+        .iter()
+        .map(|mail| {
+            serde_json::json!({
+                "hash": hash_of(mail),
+                "date": mail.date,
+                "from": mail.from,
+                "to": mail.to,
+                "recipient": mail.recipient,
+                "size": mail.size.octets(),
+                "subject": mail.subject,
+            })
+        })
+        .collect();
+    let mut text = String::new();
+    // What would steer a terminal stands in strings only.
+    for c in serde_json::Value::from(mails).to_string().chars() {
+        match is_harmless(c) {
+            true => text.push(c),
+            false => push_escaped(&mut text, c),
+        }
+    }
+    text + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::ListedSize;
+
+    #[test]
+    fn the_table_shows_no_control_characters() {
+        let mail = ListedMail {
+            hash: "0f".to_owned(),
+            date: None,
+            from: Some(String::new()),
+            to: Some("u@x".to_owned()),
+            recipient: Some("u@y".to_owned()),
+            size: ListedSize::Gone,
+            subject: Some("a\u{1b}[2J\u{202e}\u{85}".to_owned()),
+        };
+        let table = as_table(std::slice::from_ref(&mail));
+        assert!(
+            table.lines().all(|line| line.chars().all(is_harmless)),
+            "{table}"
+        );
+        let json: serde_json::Value =
+            serde_json::from_str(&as_json(std::slice::from_ref(&mail))).unwrap();
+        assert_eq!(json[0]["subject"].as_str(), mail.subject.as_deref());
+        assert!(json[0]["date"].is_null(), "{json}");
+        assert!(table.contains("0f    NULL  <>    u@x"), "{table}");
+    }
+
+    #[test]
+    fn a_hash_has_one_spelling() {
+        assert_eq!(expect_hash("0123456789abcdef0123456789abcdef"), Ok(()));
+        for text in [
+            "",
+            "0123456789abcdef0123456789abcde",
+            "0123456789abcdef0123456789abcdef0",
+            "0123456789ABCDEF0123456789ABCDEF",
+            "0123456789abcdef0123456789abcdeg",
+            "用户用户用户用户用户户户",
+        ] {
+            let said = expect_hash(text).expect_err(text);
+            assert!(
+                said.starts_with(&format!("{text}: expected a hash, ")),
+                "{said}"
+            );
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Why a certificate and a key that are both readable cannot be used; asked only after the TLS library refused them.
+
+use std::path::Path;
+
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use x509_parser::asn1_rs::{Any, Oid, Tag};
+use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::public_key::PublicKey;
+
+use super::pem_file::{NEW_KEY, elements};
+
+/// Returns the cause and its cure, in a line that begins with the configuration's key; `None` if key and certificate are
+/// each usable, so that they do not belong together.
+pub fn cause(
+    chain: &[CertificateDer],
+    key: &PrivateKeyDer,
+    chain_file: &Path,
+    key_file: &Path,
+) -> Option<String> {
+    let (chain_file, key_file) = (chain_file.display(), key_file.display());
+    let Ok(signing_key) = any_supported_type(key) else {
+        let expected =
+            "expected an RSA key of 2048 to 8192 bits or an EC key on P-256, P-384 or P-521";
+        let found = describe(key)?;
+        return Some(format!(
+            "GSMTP_PRV_KEY: {expected} in {key_file}, but found {found}; {NEW_KEY}"
+        ));
+    };
+    let certificates: Vec<X509Certificate> = chain
+        .iter()
+        .filter_map(|der| Some(X509Certificate::from_der(der).ok()?.1))
+        .collect();
+    let own = certificates.first()?;
+    let spki = signing_key.public_key()?;
+    let owner = certificates
+        .iter()
+        .position(|certificate| certificate.public_key().raw == &spki[..]);
+    if let Some(bits) = rsa_bits_of(own).filter(|bits| *bits < MIN_RSA_BITS) {
+        return Some(format!(
+            "GSMTP_PUB_KEY: expected an RSA key of at least {MIN_RSA_BITS} bits in the certificate in {chain_file}, but found one \
+             of {bits} bits; {NEW_KEY}"
+        ));
+    }
+    let algorithm = &own.public_key().algorithm;
+    let parameters = algorithm.parameters.as_ref().map(Any::tag);
+    if algorithm.oid().to_id_string() == EC && parameters != Some(Tag::Oid) {
+        return Some(format!(
+            "GSMTP_PUB_KEY: expected a named curve in the certificate in {chain_file}, but found an EC key with explicit \
+             parameters, which TLS clients refuse; {NEW_KEY}"
+        ));
+    }
+    match owner {
+        Some(0) if own.version().0 < 2 => Some(format!(
+            "GSMTP_PUB_KEY: expected a certificate of X.509 version 3 in {chain_file}, but found version {}, which TLS clients \
+             refuse; issue it again with the extension subjectAltName (openssl x509 -req … -extfile FILE)",
+            own.version().0 + 1
+        )),
+        Some(index @ 1..) => Some(format!(
+            "GSMTP_PUB_KEY: expected the server's certificate first in {chain_file}, but the key in {key_file} belongs to certificate \
+             {} of it; put that one first and after each certificate its issuer: cat mx.pem intermediate.pem > {chain_file}",
+            index + 1
+        )),
+        _ => None,
+    }
+}
+
+/// Returns the size of the certificate's RSA key; `None` for other keys.
+pub fn rsa_bits_of(certificate: &X509Certificate) -> Option<usize> {
+    match certificate.public_key().parsed() {
+        Ok(PublicKey::RSA(key)) => Some(bits(key.modulus)),
+        _ => None,
+    }
+}
+
+/// Returns what kind of key it is.
+fn describe(key: &PrivateKeyDer) -> Option<String> {
+    match key {
+        PrivateKeyDer::Pkcs1(key) => describe_rsa(key.secret_pkcs1_der()),
+        PrivateKeyDer::Sec1(key) => {
+            let elements = elements(key.secret_sec1_der())?;
+            // ECPrivateKey's parameters are [0] (RFC 5915).
+            let parameters = elements.iter().find(|element| element.tag() == Tag(0))?;
+            let (_, curve) = Any::from_der(parameters.data).ok()?;
+            Some(describe_curve(Some(curve)))
+        }
+        PrivateKeyDer::Pkcs8(key) => {
+            let elements = elements(key.secret_pkcs8_der())?;
+            let algorithm = elements.get(1)?;
+            let (rest, name) = Any::from_der(algorithm.data).ok()?;
+            let oid = name.oid().ok()?.to_id_string();
+            match oid.as_str() {
+                RSA => describe_rsa(elements.get(2)?.data),
+                EC => Some(describe_curve(
+                    Any::from_der(rest).ok().map(|(_, curve)| curve),
+                )),
+                _ => Some(name_of(ALGORITHMS, &oid, "a key of algorithm")),
+            }
+        }
+        _ => None,
+    }
+}
+
+fn describe_rsa(pkcs1: &[u8]) -> Option<String> {
+    let elements = elements(pkcs1)?;
+    let bits = bits(elements.get(1)?.data);
+    Some(format!("an RSA key of {bits} bits"))
+}
+
+fn describe_curve(curve: Option<Any>) -> String {
+    let oid = curve.and_then(|curve| curve.oid().ok());
+    match oid.as_ref().map(Oid::to_id_string) {
+        Some(oid) => name_of(CURVES, &oid, "an EC key on curve"),
+        None => "an EC key with explicit parameters".to_owned(),
+    }
+}
+
+fn name_of(names: &[(&str, &str)], oid: &str, otherwise: &str) -> String {
+    let known = names.iter().find(|(known, _)| *known == oid);
+    known.map_or_else(
+        || format!("{otherwise} {oid}"),
+        |(_, name)| (*name).to_owned(),
+    )
+}
+
+/// Returns the size of a DER number in bits; its first octet may be zero, for the sign.
+fn bits(number: &[u8]) -> usize {
+    let start = number.iter().position(|octet| *octet != 0);
+    match start.and_then(|start| number.get(start..)) {
+        Some([first, rest @ ..]) => 8 * (rest.len() + 1) - first.leading_zeros() as usize,
+        _ => 0,
+    }
+}
+
+/// aws-lc and current clients refuse smaller keys.
+pub const MIN_RSA_BITS: usize = 2048;
+
+const RSA: &str = "1.2.840.113549.1.1.1";
+const EC: &str = "1.2.840.10045.2.1";
+const ALGORITHMS: &[(&str, &str)] = &[
+    (
+        "1.2.840.113549.1.1.10",
+        "an RSASSA-PSS key, which TLS libraries seldom take",
+    ),
+    ("1.2.840.10040.4.1", "a DSA key, which TLS no longer uses"),
+    ("1.3.101.110", "an X25519 key, which cannot sign"),
+    ("1.3.101.111", "an X448 key, which cannot sign"),
+    ("1.3.101.113", "an Ed448 key"),
+];
+const CURVES: &[(&str, &str)] = &[
+    ("1.3.132.0.10", "an EC key on curve secp256k1"),
+    ("1.3.132.0.33", "an EC key on curve P-224"),
+    ("1.2.840.10045.3.1.1", "an EC key on curve P-192"),
+    ("1.3.36.3.3.2.8.1.1.7", "an EC key on curve brainpoolP256r1"),
+    (
+        "1.3.36.3.3.2.8.1.1.11",
+        "an EC key on curve brainpoolP384r1",
+    ),
+    (
+        "1.3.36.3.3.2.8.1.1.13",
+        "an EC key on curve brainpoolP512r1",
+    ),
+];

@@ -1,0 +1,248 @@
+//! Domains and address literals: their grammar, and the one form in which they are compared.
+//!
+//! A domain has many spellings: in either case, with a trailing dot, as U-labels or as A-labels
+//! ([RFC 5890](https://www.rfc-editor.org/rfc/rfc5890)). Comparison follows
+//! [UTS 46](https://www.unicode.org/reports/tr46/), non-transitional, as browsers and mail programs do.
+
+use std::borrow::Cow;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
+
+/// Whether `text` is a domain in a path: labels of letters, digits, hyphens (and underscores, which the field uses),
+/// UTF-8 by RFC 6531, with or without a trailing dot.
+pub fn is_domain(text: &str) -> bool {
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_' || !c.is_ascii())
+    };
+    let name = without_trailing_dot(text);
+    name.len() <= MAX_DOMAIN_OCTETS && name.split(is_dot).all(is_label)
+}
+
+/// Whether `text` is `[192.0.2.1]` or `[IPv6:2001:db8::1]`
+/// ([RFC 5321 §4.1.3](https://www.rfc-editor.org/rfc/rfc5321#section-4.1.3)).
+pub fn is_address_literal(text: &str) -> bool {
+    canonical_literal(text).is_some()
+}
+
+/// Returns the form in which all spellings of a domain or an address literal are the same text: A-labels in lower case
+/// without a trailing dot; the address as the standard library writes it.
+///
+/// A label that is no valid IDN keeps its characters, ASCII in lower case: it equals nothing but itself. Nothing is allocated
+/// for ASCII in lower case without A-labels.
+pub fn canonical(text: &str) -> Cow<'_, str> {
+    if let Some(literal) = canonical_literal(text) {
+        return Cow::Owned(literal);
+    }
+    if !text.is_ascii() || text.split('.').any(is_a_label) {
+        return Cow::Owned(with_a_labels(text));
+    }
+    let name = without_trailing_dot(text);
+    if name.bytes().any(|octet| octet.is_ascii_uppercase()) {
+        return Cow::Owned(name.to_ascii_lowercase());
+    }
+    Cow::Borrowed(name)
+}
+
+/// Returns `text` without the one trailing dot that a domain may have.
+pub fn without_trailing_dot(text: &str) -> &str {
+    text.strip_suffix(is_dot).unwrap_or(text)
+}
+
+fn with_a_labels(domain: &str) -> String {
+    let name = without_trailing_dot(domain);
+    // Rules for right-to-left scripts look at all labels together, so the whole name is tried first.
+    to_ascii(name).unwrap_or_else(|| {
+        let labels: Vec<String> = name
+            .split(is_dot)
+            .map(|label| to_ascii(label).unwrap_or_else(|| label.to_ascii_lowercase()))
+            .collect();
+        labels.join(".")
+    })
+}
+
+fn to_ascii(name: &str) -> Option<String> {
+    let ascii = Uts46::new()
+        .to_ascii(
+            name.as_bytes(),
+            ASCII_IN_LABELS,
+            Hyphens::Allow,
+            DnsLength::Ignore,
+        )
+        .ok()?;
+    // Characters that UTS 46 ignores, such as the soft hyphen, can leave nothing of a label.
+    let has_every_label = ascii.split('.').all(|label| !label.is_empty());
+    has_every_label.then(|| ascii.into_owned())
+}
+
+fn canonical_literal(text: &str) -> Option<String> {
+    let inside = text.strip_prefix('[')?.strip_suffix(']')?;
+    match inside.split_at_checked(5) {
+        Some((tag, address)) if tag.eq_ignore_ascii_case("IPv6:") => {
+            let address: Ipv6Addr = address.parse().ok()?;
+            Some(format!("[IPv6:{address}]"))
+        }
+        _ => {
+            let address: Ipv4Addr = inside.parse().ok()?;
+            Some(format!("[{address}]"))
+        }
+    }
+}
+
+fn is_a_label(label: &str) -> bool {
+    label
+        .get(..4)
+        .is_some_and(|prefix| prefix.eq_ignore_ascii_case("xn--"))
+}
+
+/// The full stop, and what UTS 46 maps to it.
+fn is_dot(c: char) -> bool {
+    matches!(c, '.' | '\u{3002}' | '\u{ff0e}' | '\u{ff61}')
+}
+
+/// RFC 5321 §4.5.3.1.2.
+const MAX_DOMAIN_OCTETS: usize = 255;
+
+/// No ASCII character but letters, digits, hyphens and underscores comes out of a mapping: a full-width `@` or `[` must
+/// not make another domain or an address literal.
+const ASCII_IN_LABELS: AsciiDenyList = AsciiDenyList::new(true, "!\"#$%&'()*+,/:;<=>?@[\\]^`{|}~");
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn spellings_of_one_domain_have_one_canonical_form() {
+        let long = "ü".repeat(70);
+        let long_a_label = canonical(&long).into_owned();
+        for (spellings, want) in [
+            (&["ours.test", "OURS.Test", "ours.test."][..], "ours.test"),
+            (
+                &["ｏｕｒｓ。ｔｅｓｔ", "ours．test", "ours｡test｡"],
+                "ours.test",
+            ),
+            (&["ou\u{ad}rs.test", "ou\u{200b}rs.test"], "ours.test"),
+            (
+                &[
+                    "münchen.example",
+                    "MÜNCHEN.example",
+                    "mu\u{308}nchen.Example.",
+                    "xn--mnchen-3ya.example",
+                    "XN--MNCHEN-3YA.EXAMPLE.",
+                    "Xn--Mnchen-3Ya。example",
+                ],
+                "xn--mnchen-3ya.example",
+            ),
+            (
+                &["straße.test", "STRAẞE.test", "xn--strae-oqa.test"],
+                "xn--strae-oqa.test",
+            ),
+            (&["strasse.test"], "strasse.test"),
+            (
+                &["İ.test", "i\u{307}.test", "xn--i-9bb.test"],
+                "xn--i-9bb.test",
+            ),
+            (
+                &["例子.测试", "xn--fsqu00a.xn--0zwm56d"],
+                "xn--fsqu00a.xn--0zwm56d",
+            ),
+            (
+                &["_x.Münster.test", "_X.xn--mnster-3ya.test"],
+                "_x.xn--mnster-3ya.test",
+            ),
+            (&[long.as_str()], long_a_label.as_str()),
+            // No IDN: each equals nothing but itself.
+            (
+                &["xn--zzzz---.test", "XN--zzzz---.Test."],
+                "xn--zzzz---.test",
+            ),
+            (&["xn--.test"], "xn--.test"),
+            (&["xn--ours-.test", "XN--Ours-.test"], "xn--ours-.test"),
+            (
+                &[
+                    "xn--zzzz---.münchen.test",
+                    "xn--zzzz---.xn--mnchen-3ya.test.",
+                ],
+                "xn--zzzz---.xn--mnchen-3ya.test",
+            ),
+            (&["\u{ad}.test"], "\u{ad}.test"),
+            (&["a＠ours.test"], "a＠ours.test"),
+            (&["［192.0.2.1］"], "［192.0.2.1］"),
+            (&["[192.0.2.1]"], "[192.0.2.1]"),
+            (
+                &[
+                    "[IPv6:2001:db8::1]",
+                    "[ipv6:2001:DB8:0::1]",
+                    "[IPV6:2001:0db8:0:0:0:0:0:1]",
+                ],
+                "[IPv6:2001:db8::1]",
+            ),
+            (
+                &["[IPv6:::ffff:192.0.2.1]", "[IPv6:0:0:0:0:0:FFFF:c000:0201]"],
+                "[IPv6:::ffff:192.0.2.1]",
+            ),
+        ] {
+            for spelling in spellings {
+                assert_eq!(canonical(spelling), want, "{spelling}");
+            }
+        }
+    }
+
+    #[test]
+    fn plain_names_are_not_copied() {
+        for name in [
+            "ours.test",
+            "ours.test.",
+            "_x.r3---y.xn-z.test",
+            "localhost",
+        ] {
+            assert!(matches!(canonical(name), Cow::Borrowed(_)), "{name}");
+        }
+    }
+
+    #[test]
+    fn grammar() {
+        for (text, want) in [
+            ("ours.test", true),
+            ("ours.test.", true),
+            ("münchen.test。", true),
+            ("_x.test", true),
+            ("a", true),
+            ("", false),
+            (".", false),
+            ("ours.test..", false),
+            ("ours.test.。", false),
+            (".ours.test", false),
+            ("。ours.test", false),
+            ("ours..test", false),
+            ("-x.test", false),
+            ("x-.test", false),
+            ("a b", false),
+            ("a*b", false),
+        ] {
+            assert_eq!(is_domain(text), want, "{text}");
+        }
+        assert!(is_domain(&"a".repeat(255)) && !is_domain(&"a".repeat(256)));
+    }
+
+    proptest! {
+        #[test]
+        fn a_canonical_form_is_its_own(text in "(xn--|XN--)?[a-zA-Z0-9_.\\-üßİäﬁ例。\u{ad}\u{300}א\u{200d}]{0,30}") {
+            prop_assume!(is_domain(&text));
+            let once = canonical(&text).into_owned();
+            prop_assert_eq!(canonical(&once), once.as_str());
+        }
+
+        #[test]
+        fn no_input_panics(text in "\\PC{0,60}") {
+            let _ = (is_domain(&text), is_address_literal(&text), canonical(&text));
+        }
+    }
+}

@@ -1,0 +1,378 @@
+//! Connecting to the database: to the first of several hosts that answers, or to a certain one.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use mysql::{Conn, OptsBuilder};
+
+use super::calls::Calls;
+use super::facts::Facts;
+use super::guard::{guarded, is_panic};
+use super::hanging::HangingCommits;
+use super::link::{CALL_TIMEOUT, Link, Server};
+use super::member::Member;
+use super::nodes::Nodes;
+use super::settings::{MySqlHost, MySqlSettings};
+use crate::locks::lock;
+use crate::storage::TableName;
+use crate::storage::health::Health;
+
+/// Told whenever a connection has learned about the table.
+pub type Learned = Arc<dyn Fn(&Facts) + Send + Sync>;
+
+/// Makes connections, for the pool and for those who must reach one certain host. Clones share their state.
+#[derive(Clone)]
+pub struct Connector {
+    shared: Arc<Shared>,
+}
+
+/// What the clones of a [`Connector`] share.
+pub struct Shared {
+    settings: MySqlSettings,
+    learned: Learned,
+    health: Health,
+    nodes: Nodes,
+    hanging: HangingCommits,
+    /// Why every host refused the last connection.
+    refused: Mutex<Option<String>>,
+    /// Connections that exist, idle ones too.
+    links: Arc<AtomicUsize>,
+    calls: Arc<Calls>,
+}
+
+impl Connector {
+    /// A connector that tries the hosts in their order.
+    pub fn new(settings: MySqlSettings, learned: Learned, health: &Health) -> Connector {
+        let names = settings.hosts.iter().map(MySqlHost::to_string).collect();
+        let shared = Shared {
+            settings,
+            learned,
+            health: health.clone(),
+            nodes: Nodes::new(names),
+            hanging: HangingCommits::default(),
+            refused: Mutex::default(),
+            links: Arc::default(),
+            calls: Arc::default(),
+        };
+        Connector {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// Where mail goes.
+    pub fn table(&self) -> &TableName {
+        &self.shared.settings.table
+    }
+
+    /// Connects to the first host that answers, those that are well before those that were left. A host on which a COMMIT
+    /// hangs is not asked.
+    ///
+    /// # Errors
+    /// What the last host said.
+    pub fn connect_any(&self) -> mysql::Result<Link> {
+        let Shared { nodes, hanging, .. } = &*self.shared;
+        let mut outcome = Err(mysql::DriverError::ConnectTimeout.into());
+        let mut are_refused = true;
+        for host in nodes.order() {
+            if let Some(reason) = hanging.reason_at(host) {
+                outcome = Err(io::Error::other(reason).into());
+                are_refused = false;
+                continue;
+            }
+            // One that hangs is left after a short look; a connection may take longer.
+            let looked = match nodes.count() {
+                1 => Ok(()),
+                _ => self.connect_to_look(host).map(drop),
+            };
+            outcome = looked.and_then(|()| self.connect_to(host));
+            match &outcome {
+                Ok(_) => break,
+                Err(error) => {
+                    are_refused &= is_away(error);
+                    nodes.leave(host, &error.to_string());
+                }
+            }
+        }
+        let error = outcome.as_ref().err().filter(|_| are_refused);
+        *lock(&self.shared.refused) = error.map(ToString::to_string);
+        outcome
+    }
+
+    /// Connects to a server that knows what became of a COMMIT: the one that it was sent to, or, where that one has stopped
+    /// listening, a node of its Galera cluster that has closed ranks without it. Any other host proves nothing, and no other
+    /// address of its name does.
+    ///
+    /// # Errors
+    /// What the server that the COMMIT was sent to said.
+    pub fn connect_to_witness(&self, sent_to: &Server) -> mysql::Result<Link> {
+        let error = match self.connect_at(sent_to.host, sent_to.address) {
+            Ok(link) => return Ok(link),
+            Err(error) => error,
+        };
+        let Some(lost) = sent_to.member.as_ref().filter(|_| is_refused(&error)) else {
+            return Err(error);
+        };
+        let others = self.shared.nodes.order().into_iter();
+        for other in others.filter(|other| *other != sent_to.host) {
+            if let Ok(link) = self.connect_to(other)
+                && (link.server.member.as_ref()).is_some_and(|witness| witness.outlived(lost))
+            {
+                return Ok(link);
+            }
+        }
+        Err(error)
+    }
+
+    /// Connects to one host, sets up the session and reads the facts. Looking up its name takes as long as the system's
+    /// resolver does. The pool's own threads wait for that; a writer only where a COMMIT went unanswered.
+    ///
+    /// # Errors
+    /// What the host said.
+    pub fn connect_to(&self, host: usize) -> mysql::Result<Link> {
+        self.connect_at(host, None)
+    }
+
+    fn connect_at(&self, host: usize, only: Option<SocketAddr>) -> mysql::Result<Link> {
+        let settings = &self.shared.settings;
+        let (mut connection, address) = self.reach(host, only, |options| {
+            options
+                .read_timeout(Some(CALL_TIMEOUT))
+                .write_timeout(Some(CALL_TIMEOUT))
+                .stmt_cache_size(STATEMENTS_KEPT)
+                .init(SESSION_SETTINGS.to_vec())
+        })?;
+        let (facts, member) = guarded(|| {
+            let facts = Facts::read(&mut connection, &settings.table)?;
+            Ok((facts, Member::read(&mut connection)?))
+        })?;
+        (self.shared.learned)(&facts);
+        self.shared.health.set_up();
+        let server = Server {
+            host,
+            address,
+            connection_id: connection.connection_id(),
+            member,
+        };
+        let Shared { calls, links, .. } = &*self.shared;
+        Ok(Link::new(connection, facts, server, calls, links))
+    }
+
+    /// Connects to one host for a short question: what it does not answer in a moment it will not answer to writers.
+    ///
+    /// # Errors
+    /// What the host said.
+    pub fn connect_to_look(&self, host: usize) -> mysql::Result<Conn> {
+        self.connect_to_look_at(host, None)
+    }
+
+    /// The same, at one of its addresses.
+    ///
+    /// # Errors
+    /// What the host said.
+    pub fn connect_to_look_at(&self, host: usize, only: Option<SocketAddr>) -> mysql::Result<Conn> {
+        let reached = self.reach(host, only, |options| {
+            options
+                .read_timeout(Some(LOOK_TIMEOUT))
+                .write_timeout(Some(LOOK_TIMEOUT))
+        });
+        reached.map(|(connection, _)| connection)
+    }
+
+    /// Connects to a host, by the first of its addresses that answers, or by the only one that will do.
+    #[expect(clippy::indexing_slicing, reason = "a host is its place among them")]
+    fn reach(
+        &self,
+        host: usize,
+        only: Option<SocketAddr>,
+        with: impl Fn(OptsBuilder) -> OptsBuilder,
+    ) -> mysql::Result<(Conn, Option<SocketAddr>)> {
+        let options = || with(self.options());
+        let password = self.shared.settings.password.as_str();
+        let (name, port) = match &self.shared.settings.hosts[host] {
+            MySqlHost::Socket(path) => {
+                return Ok((connect(options().socket(Some(path)), password)?, None));
+            }
+            MySqlHost::Tcp(name, port) => (name.as_str(), *port),
+        };
+        let addresses = match only {
+            Some(address) => vec![address],
+            None => (name, port).to_socket_addrs()?.collect(),
+        };
+        let mut outcome = Err(std::io::Error::other(format!("{name} has no address")).into());
+        for address in addresses {
+            let ip = address.ip().to_string();
+            outcome = connect(options().ip_or_hostname(Some(ip)).tcp_port(port), password)
+                .map(|connection| (connection, Some(address)));
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome
+    }
+
+    fn options(&self) -> OptsBuilder {
+        let settings = &self.shared.settings;
+        let connect_timeout = match settings.hosts.len() {
+            1 => CONNECT_TIMEOUT,
+            // Another one waits.
+            _ => LOOK_TIMEOUT,
+        };
+        OptsBuilder::new()
+            .user(Some(settings.user.as_str()))
+            .pass(Some(settings.password.as_str()))
+            .db_name(Some(settings.database.as_str()).filter(|name| !name.is_empty()))
+            // A loopback TCP connection stays one.
+            .prefer_socket(false)
+            .tcp_connect_timeout(Some(connect_timeout))
+    }
+
+    /// The hosts, and which of them are well.
+    pub fn nodes(&self) -> &Nodes {
+        &self.shared.nodes
+    }
+
+    /// Lets whoever asks after the store see the state of each host.
+    pub fn tell_nodes(&self) {
+        self.shared.health.set_parts(self.shared.nodes.lines());
+    }
+
+    /// Reads the facts again where an error shows that they have changed, so that the cure is named at once and not only
+    /// by the next connection. Should this fail, that one does.
+    pub fn look_again(&self, connection: &mut Conn) {
+        if let Ok(facts) = Facts::read(connection, &self.shared.settings.table) {
+            (self.shared.learned)(&facts);
+        }
+    }
+
+    /// Why no host can be reached; `None` while that is not known.
+    pub fn why_down(&self) -> Option<String> {
+        self.shared.health.why_down()
+    }
+
+    /// Returns why every host refused the last connection; `None` if one of them did not.
+    pub fn why_refused(&self) -> Option<String> {
+        lock(&self.shared.refused).clone()
+    }
+
+    /// Returns why nothing may be sent to any host.
+    pub fn why_stalled(&self) -> Option<String> {
+        self.shared
+            .hanging
+            .reason_everywhere(self.shared.nodes.count())
+    }
+
+    /// Returns whether a batch is not worth another try: nothing may be sent to any host or, if its connection `is_lost`,
+    /// every host refused another one.
+    pub fn is_useless(&self, is_lost: bool) -> bool {
+        self.why_stalled().is_some() || (is_lost && self.why_refused().is_some())
+    }
+
+    /// Returns whether connections to a host are used while there are others.
+    pub fn may_use(&self, host: usize) -> bool {
+        !self.shared.nodes.is_left(host) && self.shared.hanging.reason_at(host).is_none()
+    }
+
+    /// The COMMITs that hang.
+    pub fn hanging(&self) -> &HangingCommits {
+        &self.shared.hanging
+    }
+
+    /// What is known of the store.
+    pub fn health(&self) -> &Health {
+        &self.shared.health
+    }
+
+    /// How many connections the pool keeps.
+    pub fn workers(&self) -> usize {
+        self.shared.settings.workers
+    }
+
+    /// The count of connections that exist.
+    pub fn links(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.shared.links)
+    }
+
+    /// The calls under way.
+    pub fn calls(&self) -> &Arc<Calls> {
+        &self.shared.calls
+    }
+
+    /// The account's name.
+    pub fn user(&self) -> &str {
+        &self.shared.settings.user
+    }
+
+    /// Returns a reference that does not keep the connector.
+    pub fn downgrade(&self) -> Weak<Shared> {
+        Arc::downgrade(&self.shared)
+    }
+
+    /// Returns a connector over shared state.
+    pub fn of(shared: Arc<Shared>) -> Connector {
+        Connector { shared }
+    }
+}
+
+/// Connects: the only place that does.
+fn connect(options: OptsBuilder, password: &str) -> mysql::Result<Conn> {
+    guarded(|| Conn::new(options)).map_err(|error| match is_panic(&error) {
+        true if password.len() > LONGEST_PASSWORD => io::Error::other(format!(
+            "a password of {} octets may be too long for the server's key: it holds {LONGEST_PASSWORD} if it has 2,048 \
+             bits; shorten MYSQL_PASS, or connect to the server's socket: {error}",
+            password.len()
+        ))
+        .into(),
+        _ => error,
+    })
+}
+
+/// Returns whether it was known at once that nothing can be reached there, for the moment or for longer.
+fn is_away(error: &mysql::Error) -> bool {
+    use std::io::ErrorKind::{
+        AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable, NotFound,
+        PermissionDenied,
+    };
+    let away = [
+        ConnectionRefused,
+        NotFound,
+        PermissionDenied,
+        HostUnreachable,
+        NetworkUnreachable,
+        AddrNotAvailable,
+    ];
+    kind_of(error).is_some_and(|kind| away.contains(&kind))
+}
+
+/// Nothing listens there: the server has ended, and all its transactions with it.
+pub fn is_refused(error: &mysql::Error) -> bool {
+    kind_of(error) == Some(io::ErrorKind::ConnectionRefused)
+}
+
+fn kind_of(error: &mysql::Error) -> Option<io::ErrorKind> {
+    match error {
+        mysql::Error::IoError(error) => Some(error.kind()),
+        mysql::Error::DriverError(mysql::DriverError::CouldNotConnect(Some((_, _, kind)))) => {
+            Some(*kind)
+        }
+        _ => None,
+    }
+}
+
+/// Made explicit, so that no server's configuration changes what a 250 means: values that do not fit are errors, a lock
+/// of a row or of the whole table is not waited for longer than a client would like.
+const SESSION_SETTINGS: &[&str] = &[
+    "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', \
+     SESSION innodb_lock_wait_timeout = 5, SESSION lock_wait_timeout = 5, SESSION autocommit = 1",
+    "SET NAMES utf8mb4",
+];
+/// What RSA with OAEP and SHA-1 leaves of 256 octets, less the NUL after the password.
+const LONGEST_PASSWORD: usize = 213;
+/// To reach a host at all.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// The same where there are several hosts, and for one read or write of a look at one of them.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
+/// INSERTs of each number of rows, and the few others: fewer, and the library would close INSERTs that are still known here.
+const STATEMENTS_KEPT: usize = 80;

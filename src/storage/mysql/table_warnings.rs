@@ -1,0 +1,77 @@
+//! What the columns of the real table cannot hold, each with the statement that cures it.
+
+use super::facts::Facts;
+use crate::smtp::{Column, Repertoire};
+use crate::storage::finding::Finding;
+use crate::storage::table::LONGEST_ADDRESS;
+use crate::storage::{TableName, TableShape};
+
+/// Looks at widths and character sets.
+pub fn of_columns(facts: &Facts, shape: &TableShape, table: &TableName) -> Vec<Finding> {
+    of_fixed_texts(facts, table)
+        .chain(of_addresses(facts, shape, table))
+        .collect()
+}
+
+/// Addresses of RFC 5321 and RFC 6531 that the table does not hold. One statement for all, since each one copies the table.
+fn of_addresses(facts: &Facts, shape: &TableShape, table: &TableName) -> Option<Finding> {
+    let columns = [
+        ("from", shape.from),
+        ("to", shape.to),
+        ("recipient", shape.recipient),
+    ];
+    let is_narrow = |(name, column): &(&str, Column)| {
+        !facts.missing_columns.contains(name)
+            && (column.width.max() < LONGEST_ADDRESS || column.repertoire != Repertoire::Unicode)
+    };
+    let narrow: Vec<_> = columns.into_iter().filter(is_narrow).collect();
+    if narrow.is_empty() {
+        return None;
+    }
+    let join = |each: &dyn Fn(&(&str, Column)) -> String| {
+        narrow.iter().map(each).collect::<Vec<_>>().join(", ")
+    };
+    let widths = join(&|(name, column)| {
+        let set = match column.repertoire {
+            Repertoire::Unicode => "utf8mb4",
+            Repertoire::Utf8mb3 => "utf8mb3",
+            Repertoire::Latin1 => "latin1",
+            Repertoire::Ascii => "another character set",
+        };
+        format!("`{name}`: {} of {set}", column.width.max())
+    });
+    let changes = join(&|(name, _)| {
+        format!("MODIFY `{name}` varchar({LONGEST_ADDRESS}) CHARACTER SET utf8mb4 NOT NULL")
+    });
+    // The older formats allow a key 767 bytes, and column `to` has one.
+    let format = match facts.row_format.to_ascii_lowercase().as_str() {
+        "compact" | "redundant" => "ROW_FORMAT=DYNAMIC, ",
+        _ => "",
+    };
+    Some(Finding::warning(format!(
+        "GM_MAIL_TABLE: columns of {table} do not hold every address, which has up to {LONGEST_ADDRESS} octets of UTF-8          ({widths}): a recipient that does not fit is told 553, a sender is cut; run: ALTER TABLE {table} {format}{changes}"
+    )))
+}
+
+/// Columns whose texts are never cut and always the same length.
+fn of_fixed_texts(facts: &Facts, table: &TableName) -> impl Iterator<Item = Finding> {
+    let columns = [
+        (
+            "hash",
+            facts.hash_chars,
+            32,
+            "char(32) CHARACTER SET latin1",
+        ),
+        ("body", facts.body_chars, "gzencode".len(), "text"),
+    ];
+    let is_narrow = |(_, chars, needed, _): &(_, usize, usize, _)| chars < needed;
+    columns
+        .into_iter()
+        .filter(is_narrow)
+        .map(move |(name, chars, needed, kind)| {
+            Finding::error(format!(
+                "GM_MAIL_TABLE: column `{name}` of {table} holds {chars} characters, and each row needs {needed}; run: \
+                 ALTER TABLE {table} MODIFY `{name}` {kind} NOT NULL"
+            ))
+        })
+}

@@ -1,0 +1,100 @@
+//! A COMMIT whose answer did not arrive: its rows are looked up before anything is sent again.
+
+use std::collections::HashSet;
+use std::thread;
+use std::time::Instant;
+
+use mysql::prelude::Queryable;
+
+use super::hanging::wait_while_hanging;
+use super::insert::insert_rows;
+use super::link::{Link, Server};
+use super::{FIRST_PAUSE, LAST_PAUSE, MySqlStore, PartError, jittered, too_late};
+use crate::mail::Mail;
+use crate::storage::redis::Placed;
+use crate::storage::{SaveError, TableName};
+
+/// A COMMIT of which it is not known whether it was carried out.
+pub struct UnknownCommit {
+    /// Where it was sent to.
+    pub sent_to: Server,
+    /// When.
+    pub sent_at: Instant,
+}
+
+impl MySqlStore {
+    /// A COMMIT went unanswered: whoever knows is asked. A locking look-up waits for a commit that is still under way;
+    /// what is missing then is inserted in the same transaction.
+    pub(super) fn settle_unknown(
+        &self,
+        part: &[Mail],
+        placed: &Placed,
+        commit: &UnknownCommit,
+    ) -> Result<(), PartError> {
+        let mut pause = FIRST_PAUSE;
+        let UnknownCommit { sent_to, sent_at } = commit;
+        loop {
+            if !wait_while_hanging(&self.connector, sent_to, *sent_at, self.deadline) {
+                return Err(PartError::Store(SaveError::Unavailable(format!(
+                    "COMMIT hangs on {}",
+                    self.connector.nodes().name(sent_to.host)
+                ))));
+            }
+            let witness = self.connector.connect_to_witness(sent_to);
+            let settled = witness.and_then(|mut link| {
+                // Until all went well.
+                link.broken = true;
+                link.wait_for_the_cluster()?;
+                link.begin()?;
+                let found = stored_hashes(&mut link, self.connector.table(), part)?;
+                insert_rows(&mut link, self.connector.table(), part, placed, &found)?;
+                let rows = part.iter().flat_map(Mail::deliveries).count();
+                if found.len() < rows && Instant::now() > self.deadline {
+                    // Nothing is stored behind anybody's back.
+                    return Ok(false);
+                }
+                link.commit()?;
+                link.broken = false;
+                Ok(true)
+            });
+            let error = match settled {
+                Ok(true) => {
+                    log::warn!(mails = part.len(); "commit_settled");
+                    return Ok(());
+                }
+                Ok(false) => return Err(PartError::Store(SaveError::Unavailable(too_late().text))),
+                Err(error) => error,
+            };
+            if Instant::now() + pause > self.deadline {
+                return Err(PartError::Store(SaveError::Unavailable(format!(
+                    "COMMIT was not answered, and its host cannot say whether it was carried out: {error}"
+                ))));
+            }
+            thread::sleep(jittered(pause));
+            pause = (pause * 2).min(LAST_PAUSE);
+        }
+    }
+}
+
+pub fn stored_hashes(
+    link: &mut Link,
+    table: &TableName,
+    part: &[Mail],
+) -> mysql::Result<HashSet<String>> {
+    let hashes: Vec<&str> = part
+        .iter()
+        .flat_map(Mail::deliveries)
+        .map(|delivery| delivery.hash.as_str())
+        .collect();
+    let mut found = HashSet::new();
+    for some in hashes.chunks(HASHES_AT_ONCE) {
+        let places = vec!["?"; some.len()].join(",");
+        let sql = format!("SELECT `hash` FROM {table} WHERE `hash` IN ({places}) FOR UPDATE");
+        let rows: Vec<String> = link.call(|connection| connection.exec(sql, some.to_vec()))?;
+        found.extend(rows);
+    }
+    Ok(found)
+}
+
+/// Placeholders of one look-up.
+const HASHES_AT_ONCE: usize = 1_000;

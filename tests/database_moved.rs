@@ -1,0 +1,395 @@
+//! The SQLite file is moved, removed or replaced while the server has it open: 451 and one line until it is back, or until a
+//! restart; nothing is renamed, deleted or begun anew.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use crate::support::ended::run;
+use crate::support::load::{Load, assert_promise_kept, content_of, stored_markers};
+use crate::support::{Server, under_strace, value, write_config};
+
+const FILE: &str = "goguerrilla.db";
+const FILES: [&str; 3] = ["goguerrilla.db", "goguerrilla.db-wal", "goguerrilla.db-shm"];
+
+#[test]
+fn a_moved_file_defers_mail_until_it_is_back() {
+    let mut server = Server::start(&[]);
+    assert_eq!(deliver(&server, "before"), 250);
+    for names in [&FILES[..1], &FILES] {
+        rename(&server, names, "", "moved-");
+        let left = names_in(server.folder.path());
+        for _ in 0..3 {
+            assert_eq!(deliver(&server, "away"), 451);
+        }
+        assert_eq!(names_in(server.folder.path()), left);
+        rename(&server, names, "moved-", "");
+        assert_eq!(deliver(&server, "back"), 250);
+    }
+    let log = server.wait_for_log(" saved ");
+    let lines = log.lines().filter(|line| line.contains(" database_moved "));
+    let lines: Vec<&str> = lines.collect();
+    assert_eq!(lines.len(), 2, "{log}");
+    assert_eq!(value(lines[0], "file").as_deref(), Some(FILE));
+    let fix = value(lines[0], "fix").expect("a cure");
+    assert!(fix.contains("move it back to this name, or restart the server"));
+    assert!(server.stop().success());
+    assert_eq!(subjects(&server.path(FILE)), ["back", "back", "before"]);
+}
+
+#[test]
+fn a_file_moved_under_load_keeps_all_that_was_acknowledged() {
+    let mut server = Server::start(&[]);
+    let load = Load::start(server.address, 8, "moved");
+    for _ in 0..5 {
+        load.wait_for_more(20);
+        rename(&server, &FILES[..1], "", "moved-");
+        assert_eq!(deliver(&server, "deferred"), 451);
+        rename(&server, &FILES[..1], "moved-", "");
+    }
+    load.wait_for_more(20);
+    rename(&server, &FILES[..1], "", "moved-");
+    assert_eq!(deliver(&server, "deferred"), 451);
+    let account = load.stop();
+    // As they lie there, while the server goes on.
+    let copies = TempDir::new().expect("a temporary folder");
+    let copy = copies.path().join("copy.db");
+    fs::copy(server.path("moved-goguerrilla.db"), &copy).expect("the moved file");
+    fs::copy(
+        server.path("goguerrilla.db-wal"),
+        copies.path().join("copy.db-wal"),
+    )
+    .expect("its log");
+    assert_promise_kept(&account, &stored_markers(&copy));
+    assert!(!account.deferred.is_empty());
+    assert!(server.stop().success());
+    assert!(!server.path(FILE).exists());
+    assert_promise_kept(
+        &account,
+        &stored_markers(&server.path("moved-goguerrilla.db")),
+    );
+    // A restart begins a new file.
+    server.start_again();
+    assert_eq!(deliver(&server, "new"), 250);
+    assert!(server.stop().success());
+    assert_eq!(subjects(&server.path(FILE)), ["new"]);
+    assert_promise_kept(
+        &account,
+        &stored_markers(&server.path("moved-goguerrilla.db")),
+    );
+}
+
+#[test]
+fn a_file_that_another_one_replaces_takes_nothing_and_the_other_one_stays_as_it_is() {
+    let text = "A letter, and no database.\n".repeat(99).into_bytes();
+    let database = {
+        let folder = TempDir::new().expect("a temporary folder");
+        let file = folder.path().join("other.db");
+        let other = Connection::open(&file).expect("a file");
+        other
+            .execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE a(b)")
+            .expect("a table");
+        drop(other);
+        fs::read(&file).expect("a file")
+    };
+    for other in [&text, &database, &Vec::new()] {
+        let mut server = Server::start(&[]);
+        let load = Load::start(server.address, 4, "replaced");
+        load.wait_for_more(20);
+        // A second name, by which the test still finds it.
+        fs::hard_link(server.path(FILE), server.path("first.db")).expect("our file");
+        fs::write(server.path("other"), other).expect("our folder");
+        fs::rename(server.path("other"), server.path(FILE)).expect("our file");
+        assert_eq!(deliver(&server, "deferred"), 451);
+        let account = load.stop();
+        assert_eq!(deliver(&server, "deferred"), 451);
+        assert!(server.stop().success());
+        assert_eq!(&fs::read(server.path(FILE)).expect("the other file"), other);
+        assert_promise_kept(&account, &stored_markers(&server.path("first.db")));
+        // The restart takes the other one for what it is, without anything of the first.
+        if other != &text {
+            server.start_again();
+            assert_eq!(deliver(&server, "new"), 250);
+            assert_eq!(subjects(&server.path(FILE)), ["new"]);
+        }
+    }
+}
+
+#[test]
+fn a_file_that_was_removed_is_not_begun_anew() {
+    for names in [&FILES[..1], &FILES] {
+        let mut server = Server::start(&[]);
+        let load = Load::start(server.address, 4, "removed");
+        load.wait_for_more(20);
+        for name in names {
+            fs::remove_file(server.path(name)).expect("our file");
+        }
+        assert_eq!(deliver(&server, "deferred"), 451);
+        load.stop();
+        assert_eq!(deliver(&server, "deferred"), 451);
+        for name in names {
+            assert!(!server.path(name).exists(), "{name}");
+        }
+        assert!(server.stop().success());
+        if names.len() == 1 {
+            // What is left of the mails is kept until somebody decides.
+            assert!(fs::metadata(server.path(FILES[1])).expect("the log").len() > 0);
+            assert_log_is_named(&server, "goguerrilla.db-wal");
+            fs::rename(server.path(FILES[1]), server.path("kept")).expect("the log");
+        }
+        server.start_again();
+        assert_eq!(deliver(&server, "new"), 250);
+        assert_eq!(subjects(&server.path(FILE)), ["new"]);
+    }
+}
+
+#[test]
+fn without_its_log_or_index_no_mail_is_acknowledged_and_none_is_lost() {
+    for name in &FILES[1..] {
+        for is_replaced in [false, true] {
+            let mut server = Server::start(&[]);
+            assert_eq!(deliver(&server, "before"), 250);
+            fs::remove_file(server.path(name)).expect("our file");
+            if is_replaced {
+                fs::write(server.path(name), "").expect("another file");
+            }
+            assert_eq!(deliver(&server, "deferred"), 451, "{name}");
+            server.wait_for_log(&format!(" database_moved file={name} "));
+            assert!(server.stop().success());
+            server.start_again();
+            assert_eq!(deliver(&server, "after"), 250, "{name}");
+            assert_eq!(
+                subjects(&server.path(FILE)),
+                ["after", "before"],
+                "{name} {is_replaced}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_file_moved_before_the_first_mail_or_a_reload_is_not_begun_anew_either() {
+    let server = Server::start(&[]);
+    rename(&server, &FILES[..1], "", "moved-");
+    assert_eq!(deliver(&server, "first"), 451);
+    write_config(server.folder.path(), &[("GM_MAIL_TABLE", "second")]);
+    server.signal(Signal::SIGHUP);
+    let log = server.wait_for_log(" reload_refused ");
+    assert!(
+        log.contains("moved, removed or replaced while it was open"),
+        "{log}"
+    );
+    assert!(!server.path(FILE).exists());
+    rename(&server, &FILES[..1], "moved-", "");
+    assert_eq!(deliver(&server, "back"), 250);
+    server.signal(Signal::SIGHUP);
+    server.wait_for_log(" reload\n");
+    assert_eq!(deliver(&server, "in the second table"), 250);
+    rename(&server, &FILES[..1], "", "moved-");
+    assert_eq!(deliver(&server, "away again"), 451);
+}
+
+#[test]
+fn a_mail_committed_into_a_file_that_was_moved_meanwhile_gets_no_250() {
+    let mut server = Server::start(&[]);
+    server.stop();
+    let log = server.path(FILES[1]).display().to_string();
+    let slow = "inject=fsync,fdatasync:delay_enter=1500000";
+    server.start_again_with(under_strace(&["-P", &log, "-e", slow]));
+    let mut client = server.client();
+    client.prepare_to_deliver("a@client.test", "u@ours.test");
+    client.send(format!("{}.\r\n", content_of("late")));
+    client.expect_silence(Duration::from_millis(500));
+    rename(&server, &FILES[..1], "", "moved-");
+    client.expect("451 4.3.0 ");
+    server.wait_for_log(" database_moved ");
+    assert!(!server.path(FILE).exists());
+}
+
+#[test]
+fn list_deletes_no_log_next_to_an_empty_file() {
+    let mut server = Server::start(&[]);
+    assert_eq!(deliver(&server, "old"), 250);
+    fs::rename(server.path(FILE), server.path("moved.db")).expect("our file");
+    server.kill();
+    fs::write(server.path(FILE), "").expect("a file in its place");
+    let ended = run(server.folder.path(), &["list", "-config=goguerrilla.conf"]);
+    let wanted =
+        "goguerrilla.db-wal: holds mails of a database file that is not at goguerrilla.db; ";
+    assert!(
+        ended.status == 1 && ended.stderr.contains(wanted),
+        "{ended:?}"
+    );
+    fs::rename(server.path(FILES[1]), server.path("moved.db-wal")).expect("the log");
+    assert_eq!(subjects(&server.path("moved.db")), ["old"]);
+}
+
+#[test]
+fn another_program_that_deletes_the_log_of_a_moved_file_costs_no_mail() {
+    let mut server = Server::start(&[]);
+    for _ in 0..3 {
+        assert_eq!(deliver(&server, "old"), 250);
+    }
+    rename(&server, &FILES[..1], "", "moved-");
+    assert_eq!(deliver(&server, "deferred"), 451);
+    // SQLite itself deletes a log next to a new file.
+    drop(
+        Connection::open(server.path(FILE))
+            .map(|other| other.execute_batch("CREATE TABLE other(a)")),
+    );
+    assert!(!server.path(FILES[1]).exists());
+    assert_eq!(deliver(&server, "deferred"), 451);
+    assert!(server.stop().success());
+    assert_eq!(subjects(&server.path("moved-goguerrilla.db")), ["old"; 3]);
+}
+
+#[test]
+fn a_stop_leaves_another_programs_database_at_the_old_name_alone() {
+    let mut server = Server::start(&[]);
+    assert_eq!(deliver(&server, "before"), 250);
+    rename(&server, &FILES, "", "moved-");
+    let other = Connection::open(server.path(FILE)).expect("a file");
+    let made = other.execute_batch(
+        "PRAGMA journal_mode=WAL; CREATE TABLE other(a); INSERT INTO other VALUES (1)",
+    );
+    made.expect("a table");
+    assert_eq!(deliver(&server, "deferred"), 451);
+    let log = fs::read(server.path(FILES[1])).expect("the other program's log");
+    assert!(!log.is_empty());
+    assert!(server.stop().success());
+    assert_eq!(fs::read(server.path(FILES[1])).expect("its log"), log);
+    other
+        .execute_batch("INSERT INTO other VALUES (2)")
+        .expect("its table");
+    drop(other);
+    assert_eq!(subjects(&server.path("moved-goguerrilla.db")), ["before"]);
+}
+
+#[test]
+fn a_reader_of_a_moved_file_does_not_cost_its_log() {
+    let mut server = Server::start(&[]);
+    assert_eq!(deliver(&server, "one"), 250);
+    let reader = Connection::open(server.path(FILE)).expect("a file");
+    reader
+        .execute_batch("BEGIN; SELECT count(*) FROM new_mail")
+        .expect("a reader");
+    assert_eq!(deliver(&server, "two"), 250);
+    rename(&server, &FILES[..1], "", "moved-");
+    assert!(server.stop().success());
+    server.wait_for_log(" wal_preserved file=goguerrilla.db-wal ");
+    drop(reader);
+    assert_log_is_named(&server, "goguerrilla.db-wal");
+    fs::rename(
+        server.path(FILES[1]),
+        server.path("moved-goguerrilla.db-wal"),
+    )
+    .expect("the log");
+    assert_eq!(
+        subjects(&server.path("moved-goguerrilla.db")),
+        ["one", "two"]
+    );
+    server.start_again();
+    assert_eq!(deliver(&server, "new"), 250);
+}
+
+#[test]
+fn a_log_whose_file_is_missing_or_empty_after_a_crash_is_kept_and_named() {
+    for (link, with_empty_file) in [(None, false), (None, true), (Some("real.db"), false)] {
+        let folder = TempDir::new().expect("a temporary folder");
+        if let Some(target) = link {
+            symlink(target, folder.path().join(FILE)).expect("a link");
+        }
+        let file = link.unwrap_or(FILE);
+        let mut server = Server::start_in(folder, &[]);
+        for _ in 0..5 {
+            assert_eq!(deliver(&server, "old"), 250);
+        }
+        fs::rename(server.path(file), server.path("moved.db")).expect("the file");
+        server.kill();
+        if with_empty_file {
+            fs::write(server.path(file), "").expect("a file in its place");
+        }
+        let log = format!("{file}-wal");
+        let octets = fs::read(server.path(&log)).expect("the log");
+        assert_log_is_named(&server, &log);
+        assert_eq!(fs::read(server.path(&log)).expect("the log"), octets);
+        fs::rename(server.path(&log), server.path("moved.db-wal")).expect("the log");
+        assert_eq!(subjects(&server.path("moved.db")), ["old"; 5]);
+        server.start_again();
+        assert_eq!(deliver(&server, "new"), 250);
+    }
+}
+
+#[test]
+fn what_is_no_file_is_refused_at_start_and_by_check() {
+    let folder = TempDir::new().expect("a temporary folder");
+    write_config(folder.path(), &[]);
+    nix::unistd::mkfifo(&folder.path().join(FILE), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    let wanted = "GM_SQLITE_FILE: goguerrilla.db: expected a database file, but found a folder, pipe or device; ";
+    let started = run(folder.path(), &["-config=goguerrilla.conf"]);
+    assert!(
+        started.status == 1 && started.stderr.contains(wanted),
+        "{started:?}"
+    );
+    let checked = run(folder.path(), &["check", "-config=goguerrilla.conf"]);
+    assert!(
+        checked.status == 1 && checked.stdout.contains(wanted),
+        "{checked:?}"
+    );
+}
+
+/// Neither the server nor `check` begins a file next to a log that holds mails of another one.
+fn assert_log_is_named(server: &Server, log: &str) {
+    let wanted =
+        format!("GM_SQLITE_FILE: {log}: holds mails of a database file that is not at {FILE}; ");
+    let started = run(server.folder.path(), &["-config=goguerrilla.conf"]);
+    assert!(
+        started.status == 1 && started.stderr.contains(&wanted),
+        "{started:?}"
+    );
+    let checked = run(server.folder.path(), &["check", "-config=goguerrilla.conf"]);
+    assert!(
+        checked.status == 1 && checked.stdout.contains(&wanted),
+        "{checked:?}"
+    );
+}
+
+fn rename(server: &Server, names: &[&str], from: &str, to: &str) {
+    for name in names {
+        let (from, to) = (format!("{from}{name}"), format!("{to}{name}"));
+        fs::rename(server.path(&from), server.path(&to)).expect("our file");
+    }
+}
+
+fn deliver(server: &Server, subject: &str) -> u16 {
+    let mail = content_of(subject).into_bytes();
+    let reply = server
+        .client()
+        .deliver("a@client.test", "u@ours.test", &mail);
+    reply.code
+}
+
+/// The subject of each row, sorted.
+fn subjects(file: &Path) -> Vec<String> {
+    let stored: HashMap<String, usize> = stored_markers(file);
+    let mut subjects: Vec<String> = stored
+        .into_iter()
+        .flat_map(|(subject, count)| std::iter::repeat_n(subject, count))
+        .collect();
+    subjects.sort();
+    subjects
+}
+
+fn names_in(folder: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(folder).expect("a folder");
+    let names = entries.map(|entry| entry.expect("a file").file_name());
+    names
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect()
+}

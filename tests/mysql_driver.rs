@@ -1,0 +1,455 @@
+//! Servers that answer what no MySQL server should, and accounts that the driver could not log in to: an ordinary error each
+//! time, and service returns by itself.
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::status::figures;
+use crate::support::mariadb::{MariaDb, PASSWORD, USER, with_hosts};
+use crate::support::{BINARY, Server, short_mail, wait_for, wait_for_within};
+
+const STATUS: (&str, &str) = ("GM_STATUS_INTERFACE", "127.0.0.1:0");
+/// How soon mail is saved once the cause is gone.
+const HEALED_WITHIN: Duration = Duration::from_secs(10);
+/// How soon a client is answered while the database is of no use.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
+
+/// Where in its dialogue a server begins to answer nonsense, and with what.
+#[derive(Clone, Copy, Debug)]
+enum Nonsense {
+    /// Instead of a greeting.
+    Greeting(&'static [u8]),
+    /// These packets after the client's answer to the greeting, one for each packet of the client's.
+    Login(&'static [&'static [u8]]),
+    /// After an ordinary login, in answer to each statement.
+    Statement(&'static [u8]),
+    /// The same with octets that are no packet.
+    StatementOctets(&'static [u8]),
+}
+
+const OK: &[u8] = &[0, 0, 0, 2, 0, 0, 0];
+
+/// Each makes the driver panic, or may.
+const ALL: &[Nonsense] = &[
+    Nonsense::Greeting(b""),
+    Nonsense::Greeting(b"\0\0\0\0"),
+    Nonsense::Greeting(b"\x01\0\0\0\x0a"),
+    Nonsense::Greeting(b"\x64\0\0\0\x0a8.0.1"),
+    Nonsense::Greeting(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+    Nonsense::Greeting(b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"),
+    Nonsense::Login(&[b""]),
+    Nonsense::Login(&[b"\x01"]),
+    Nonsense::Login(&[b"\x01\x04", b""]),
+    Nonsense::Login(&[b"\x01\x04", b"\x01"]),
+    Nonsense::Login(&[b"\x01\x04", b"\x01no key"]),
+    Nonsense::Login(&[
+        b"\x01\x04",
+        b"\x01-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n",
+    ]),
+    Nonsense::Login(&[b"\xfe"]),
+    Nonsense::Login(&[b"\xfe\0"]),
+    Nonsense::Login(&[b"\xfeclient_ed25519\0", b""]),
+    Nonsense::Login(&[b"\xfeclient_ed25519\0short\0", b"\x01"]),
+    Nonsense::Login(&[b"\xfeparsec\0", b""]),
+    Nonsense::Login(&[b"\xfeparsec\0abcdefgh\0", b"\x01P\xff"]),
+    Nonsense::Login(&[b"\xfemysql_old_password\0", b""]),
+    Nonsense::Login(&[
+        b"\xfecaching_sha2_password\0abcdefghijklmnopqrst\0",
+        b"\x01",
+    ]),
+    Nonsense::Login(&[b"\xfeno_such_plugin\0abc\0"]),
+    Nonsense::Login(&[b"\xff"]),
+    Nonsense::Statement(b""),
+    Nonsense::Statement(b"\x01"),
+    Nonsense::Statement(b"\xff"),
+    Nonsense::Statement(b"\xfb"),
+    Nonsense::Statement(b"\xfe"),
+    Nonsense::Statement(OK),
+    Nonsense::Statement(b"\xfe\xff\xff\xff\xff\xff\xff\xff\xff"),
+    Nonsense::StatementOctets(b"\x20\0\0\x01\x01"),
+    Nonsense::StatementOctets(b"\x01\0\0\x01\x01\x03\0\0\x02abc\x05\0\0\x03\xfe\0\0\x02\0"),
+];
+
+/// A server that passes everything on to a database, or answers nonsense by itself.
+struct FakeDatabase {
+    address: SocketAddr,
+    state: Arc<State>,
+}
+
+struct State {
+    upstream: SocketAddr,
+    nonsense: Mutex<Option<Nonsense>>,
+    sockets: Mutex<Vec<TcpStream>>,
+}
+
+impl FakeDatabase {
+    fn start(upstream: SocketAddr) -> FakeDatabase {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let address = listener.local_addr().expect("a bound socket");
+        let state = Arc::new(State {
+            upstream,
+            nonsense: Mutex::new(None),
+            sockets: Mutex::new(Vec::new()),
+        });
+        let accepting = Arc::clone(&state);
+        // It ends with the process of the tests.
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let state = Arc::clone(&accepting);
+                let kept = client.try_clone().expect("a socket");
+                lock(&state.sockets).push(kept);
+                thread::spawn(move || state.serve(client));
+            }
+        });
+        FakeDatabase { address, state }
+    }
+
+    /// From now on; what is open is closed.
+    fn answer(&self, nonsense: Option<Nonsense>) {
+        *lock(&self.state.nonsense) = nonsense;
+        for socket in lock(&self.state.sockets).drain(..) {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl State {
+    fn serve(&self, mut client: TcpStream) {
+        let nonsense = *lock(&self.nonsense);
+        // A client may leave at any time.
+        let _ = match nonsense {
+            None => self.pass(&client),
+            Some(nonsense) => answer(&mut client, nonsense),
+        };
+        let _ = client.shutdown(Shutdown::Both);
+    }
+
+    fn pass(&self, client: &TcpStream) -> io::Result<()> {
+        let server = TcpStream::connect(self.upstream)?;
+        lock(&self.sockets).push(server.try_clone()?);
+        let (mut from_client, mut to_server) = (client.try_clone()?, server.try_clone()?);
+        thread::spawn(move || {
+            let _ = io::copy(&mut from_client, &mut to_server);
+            let _ = to_server.shutdown(Shutdown::Both);
+        });
+        io::copy(&mut &server, &mut &*client).map(drop)
+    }
+}
+
+fn answer(client: &mut TcpStream, nonsense: Nonsense) -> io::Result<()> {
+    let packets = match nonsense {
+        Nonsense::Greeting(octets) => return client.write_all(octets),
+        Nonsense::Login(packets) => packets,
+        Nonsense::Statement(_) | Nonsense::StatementOctets(_) => &[OK],
+    };
+    // A client that waits for more than that is not left waiting: a server that hangs is another fault.
+    client.set_read_timeout(Some(Duration::from_millis(200)))?;
+    write_packet(client, 0, &greeting())?;
+    for packet in packets {
+        let number = read_packet(client)?;
+        write_packet(client, number + 1, packet)?;
+    }
+    loop {
+        let number = read_packet(client)?;
+        match nonsense {
+            Nonsense::Statement(packet) => write_packet(client, number + 1, packet)?,
+            Nonsense::StatementOctets(octets) => return client.write_all(octets),
+            // Nothing is said after the last one.
+            Nonsense::Greeting(_) | Nonsense::Login(_) => return Ok(()),
+        }
+    }
+}
+
+/// A greeting of MySQL 8, which asks for caching_sha2_password.
+fn greeting() -> Vec<u8> {
+    let capabilities: u32 = 0x1 | 0x8 | 0x200 | 0x2000 | 0x8000 | 0x8_0000;
+    let [low0, low1, high0, high1] = capabilities.to_le_bytes();
+    let mut packet = b"\x0a8.0.36\0\x07\0\0\0abcdefgh\0".to_vec();
+    packet.extend([low0, low1, 45, 2, 0, high0, high1, 21]);
+    packet.extend([0; 10]);
+    packet.extend(b"ijklmnopqrst\0caching_sha2_password\0");
+    packet
+}
+
+fn write_packet(client: &mut TcpStream, number: u8, packet: &[u8]) -> io::Result<()> {
+    let length = (packet.len() as u32).to_le_bytes();
+    let head = [length[0], length[1], length[2], number];
+    client.write_all(&[&head, packet].concat())
+}
+
+fn read_packet(client: &mut TcpStream) -> io::Result<u8> {
+    let mut head = [0; 4];
+    client.read_exact(&mut head)?;
+    let length = u32::from_le_bytes([head[0], head[1], head[2], 0]);
+    let mut packet = vec![0; length as usize];
+    client.read_exact(&mut packet)?;
+    Ok(head[3])
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The status and all output of a command that must fail with one line.
+fn assert_fails_in_one_line(server: &Server, arguments: &[&str], of: &str) {
+    let output = Command::new(BINARY)
+        .args(arguments)
+        .arg("-config=goguerrilla.conf")
+        .current_dir(server.folder.path())
+        .stdin(Stdio::null())
+        .output()
+        .expect("the program starts");
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8(said).expect("UTF-8");
+    assert_eq!(output.status.code(), Some(1), "{of}: {said}");
+    // `check` also says that everybody may read the configuration.
+    let mut lines = said
+        .lines()
+        .filter(|line| !line.starts_with("warning: goguerrilla.conf: "));
+    let line = lines.next().expect("a line");
+    assert!(
+        lines.next().is_none() && line.contains("MYSQL_"),
+        "{of}: {arguments:?}: {said}"
+    );
+    assert!(
+        !said.contains(PASSWORD) && !said.contains("RUST_BACKTRACE"),
+        "{of}: {said}"
+    );
+}
+
+fn panics_of_the_driver(server: &Server) -> f64 {
+    figures(server)["goguerrilla_panics_total{part=\"database\"}"]
+}
+
+fn deliver(server: &Server) -> (u16, Duration) {
+    let mut client = server.client();
+    client.be_patient(Duration::from_secs(60));
+    client.prepare_to_deliver("a@client.test", "u@ours.test");
+    let (reply, took) = client.finish_delivery(&short_mail("any"));
+    (reply.code, took)
+}
+
+fn wait_until_saved(server: &Server, of: &str) {
+    wait_for_within(
+        &format!("mail to be saved after {of}"),
+        HEALED_WITHIN,
+        || (deliver(server).0 == 250).then_some(()),
+    );
+}
+
+#[test]
+fn a_server_that_answers_nonsense_is_an_error_and_service_returns_by_itself() {
+    let database = MariaDb::start();
+    let fake = FakeDatabase::start(database.address());
+    let server = database.server_at(&fake.address.to_string(), &[STATUS]);
+    assert_eq!(deliver(&server).0, 250);
+    for nonsense in ALL {
+        let of = format!("{nonsense:?}");
+        // A connection that has just committed is not asked whether it still works, and a batch that is under way on it is
+        // tried again for twenty seconds.
+        thread::sleep(Duration::from_millis(100));
+        fake.answer(Some(*nonsense));
+        let (code, took) = deliver(&server);
+        assert!(
+            code == 451 && took < ANSWERED_WITHIN,
+            "{of}: {code} after {took:?}"
+        );
+        let (code, took) = deliver(&server);
+        assert!(
+            code == 451 && took < ANSWERED_WITHIN,
+            "{of}: {code} after {took:?}"
+        );
+        for arguments in [&["check"][..], &["list"], &["show", &"0".repeat(32)]] {
+            assert_fails_in_one_line(&server, arguments, &of);
+        }
+        fake.answer(None);
+        wait_until_saved(&server, &of);
+    }
+    assert!(panics_of_the_driver(&server) > 5.0);
+    let log = server.log();
+    let lines: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains(" panicked "))
+        .collect();
+    assert!(!lines.is_empty() && lines.len() <= ALL.len(), "{lines:#?}");
+    assert!(
+        lines
+            .iter()
+            .all(|line| line.contains(" component=database ")),
+        "{lines:#?}"
+    );
+    let output = server.output();
+    assert!(
+        !output.contains("RUST_BACKTRACE") && !output.contains("thread "),
+        "{output}"
+    );
+}
+
+#[test]
+fn a_host_that_answers_nonsense_is_left_for_one_that_is_well() {
+    let (first, second) = (MariaDb::start(), MariaDb::start());
+    let fake = FakeDatabase::start(first.address());
+    let hosts = format!("{},{}", fake.address, second.address());
+    let server = Server::start(&with_hosts(&hosts, &[STATUS]));
+    assert_eq!(deliver(&server).0, 250);
+    for nonsense in [Nonsense::Login(&[b"\x01"]), Nonsense::Statement(b"")] {
+        fake.answer(Some(nonsense));
+        wait_until_saved(&server, "the first host's end");
+        let before = first.count();
+        assert_eq!(deliver(&server).0, 250);
+        assert_eq!(first.count(), before, "the second one takes it");
+        fake.answer(None);
+        // The thread that looks at the hosts is still alive.
+        let back =
+            |log: &str| log.matches(" node_back ").count() == log.matches(" node_left ").count();
+        wait_for_within(
+            "the first host to be taken again",
+            Duration::from_secs(60),
+            || back(&server.log()).then_some(()),
+        );
+        wait_for("mail to go there", || {
+            assert_eq!(deliver(&server).0, 250);
+            (first.count() > before).then_some(())
+        });
+    }
+}
+
+#[test]
+fn nonsense_in_answer_to_commit_is_looked_up_and_stored_once() {
+    // What a writer is in the middle of: the COMMIT has arrived, and its answer is not one.
+    let database = MariaDb::start();
+    let fake = CommitSpoiler::start(database.address());
+    let server = database.server_at(&fake.address.to_string(), &[]);
+    assert_eq!(deliver(&server).0, 250);
+    for answer in [
+        &b"\0\0\0\x01"[..],
+        b"\x01\0\0\x01\0",
+        b"\x01\0\0\x01\x01",
+        b"\x02\0\0\x01\xff\x01",
+    ] {
+        let before = database.count();
+        *lock(&fake.answer) = Some(answer);
+        let (code, took) = deliver(&server);
+        assert!(lock(&fake.answer).is_none(), "it was given");
+        assert_eq!(code, 250, "{answer:?} after {took:?}");
+        assert_eq!(database.count(), before + 1, "{answer:?}");
+    }
+    server.wait_for_log(" commit_settled ");
+}
+
+/// Passes everything on but the answer to one COMMIT.
+struct CommitSpoiler {
+    address: SocketAddr,
+    answer: Arc<Mutex<Option<&'static [u8]>>>,
+}
+
+impl CommitSpoiler {
+    fn start(upstream: SocketAddr) -> CommitSpoiler {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let address = listener.local_addr().expect("a bound socket");
+        let answer: Arc<Mutex<Option<&'static [u8]>>> = Arc::default();
+        let given = Arc::clone(&answer);
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let given = Arc::clone(&given);
+                thread::spawn(move || spoil(&client, upstream, &given));
+            }
+        });
+        CommitSpoiler { address, answer }
+    }
+}
+
+fn spoil(
+    client: &TcpStream,
+    upstream: SocketAddr,
+    answer: &Arc<Mutex<Option<&'static [u8]>>>,
+) -> io::Result<()> {
+    let server = TcpStream::connect(upstream)?;
+    let spoils = Arc::new(Mutex::new(None));
+    let (mut from_client, mut to_server) = (client.try_clone()?, server.try_clone()?);
+    let (answer, noted) = (Arc::clone(answer), Arc::clone(&spoils));
+    thread::spawn(move || -> io::Result<()> {
+        let mut octets = vec![0; 65_536];
+        loop {
+            let count = from_client.read(&mut octets)?;
+            if octets[..count].ends_with(b"\x03COMMIT") {
+                *lock(&noted) = lock(&answer).take();
+            }
+            to_server.write_all(&octets[..count])?;
+            if count == 0 {
+                return to_server.shutdown(Shutdown::Both);
+            }
+        }
+    });
+    let mut octets = vec![0; 65_536];
+    loop {
+        let count = (&server).read(&mut octets)?;
+        if count == 0 {
+            return client.shutdown(Shutdown::Both);
+        }
+        match lock(&spoils).take() {
+            Some(answer) => (&mut &*client).write_all(answer)?,
+            None => (&mut &*client).write_all(&octets[..count])?,
+        }
+    }
+}
+
+#[test]
+fn an_account_with_ed25519_is_logged_in_to() {
+    let database = MariaDb::start();
+    database.sql("INSTALL SONAME 'auth_ed25519'");
+    database.sql(&format!(
+        "ALTER USER {USER}@'%' IDENTIFIED VIA ed25519 USING PASSWORD('{PASSWORD}')"
+    ));
+    let server = database.server(&[]);
+    wait_until_saved(&server, "the start");
+    let (is_well, said) = server.check();
+    assert!(is_well, "{said}");
+    assert_eq!(server.list().len() as u64, database.count());
+
+    let wrong = database.server(&[("MYSQL_PASS", "another")]);
+    let (code, took) = deliver(&wrong);
+    assert!(
+        code == 451 && took < ANSWERED_WITHIN,
+        "{code} after {took:?}"
+    );
+    assert_fails_in_one_line(&wrong, &["check"], "a wrong password");
+}
+
+#[test]
+fn a_password_that_is_too_long_for_the_driver_is_an_error_in_one_line() {
+    let database = MariaDb::start();
+    // It asks for the password under a key: that of RSA with 2,048 bits.
+    let fake = FakeDatabase::start(database.address());
+    fake.answer(Some(Nonsense::Login(&[b"\x01\x04", KEY])));
+    let long = "x".repeat(214);
+    let hosts = fake.address.to_string();
+    let server = Server::start(&with_hosts(&hosts, &[STATUS, ("MYSQL_PASS", &long)]));
+    let asked_at = Instant::now();
+    assert_eq!(deliver(&server).0, 451);
+    assert!(
+        asked_at.elapsed() < ANSWERED_WITHIN,
+        "{:?}",
+        asked_at.elapsed()
+    );
+    assert_fails_in_one_line(&server, &["check"], "a long password");
+    assert!(panics_of_the_driver(&server) > 0.0);
+    let log = server.wait_for_log("shorten MYSQL_PASS");
+    assert!(!log.contains("xxxx") && !server.output().contains("xxxx"));
+}
+
+/// A public key, after the octet that says that more data comes.
+const KEY: &[u8] = b"\x01-----BEGIN PUBLIC KEY-----
+MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEAjc7VZUyUrC2t/1HvCLQl
+U/Nd9yxZJGwwRhtpKINxl0WddaL01gBfJfkISE3gNSp3UYGDxW8Jy4aVZXpRb58K
+OEF0u7YU8eKmEzRltjwVSf/txXg+lw+w0FSwbFdtVqDNeFTAKg7FFp3HwTTXqqSo
+j9TMvvpdLTObAish5LtdL1qBhoQKCiTdQKSFGjqS3il66IVxAyD/V9aiZY3D7kUQ
+RDDL8xD/mqrk9xBVr7fmsKyoG6AHioWLjwJ8S0U04dogXd3PQrP0w8psIGdtEv/E
+LapV6kLyG/BCMd0tICYGewEFoNZ8KQyyaHFZVaqiVsccBSH+oxPhkioGndhUilYn
+EwIDAQAB
+-----END PUBLIC KEY-----
+";

@@ -1,0 +1,150 @@
+//! PID_FILE names the running server: a server that stops removes only what still holds its own process id.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
+use tempfile::TempDir;
+
+use crate::support::{Server, wait_for};
+
+/// What happens to the PID file of a running server.
+type Change = fn(&Server);
+
+const SETTINGS: [(&str, &str); 1] = [("PID_FILE", "pid")];
+
+#[test]
+fn a_restart_during_a_drain_leaves_the_new_process_id() {
+    let mut old = Server::start(&SETTINGS);
+    let mut client = old.client();
+    client.prepare_to_deliver("a@client.test", "u@ours.test");
+    old.signal(Signal::SIGTERM);
+    old.wait_for_log(" shutdown ");
+    let folder = TempDir::new().expect("a temporary folder");
+    let pid_file = old.path("pid").display().to_string();
+    let mut new = Server::start_in(folder, &[("PID_FILE", &pid_file)]);
+    assert_eq!(client.finish_delivery(b"x\r\n").0.code, 250);
+    assert!(old.wait().success());
+    let text = fs::read_to_string(&pid_file).expect("the new server's file");
+    assert_eq!(text, format!("{}\n", new.pid()));
+    assert!(new.stop().success());
+    assert!(!old.path("pid").exists());
+}
+
+#[test]
+fn only_a_file_that_holds_our_process_id_is_removed() {
+    fn overwrite(server: &Server, octets: &[u8]) {
+        fs::write(server.path("pid"), octets).expect("our file");
+    }
+    let cases: &[(&str, Change, Option<&[u8]>)] = &[
+        ("untouched", |_| (), None),
+        (
+            "a copy of it",
+            |server| {
+                fs::copy(server.path("pid"), server.path("copy")).expect("a copy");
+                fs::rename(server.path("copy"), server.path("pid")).expect("a rename");
+            },
+            None,
+        ),
+        (
+            "another process's",
+            |server| {
+                fs::write(server.path("other"), "1\n").expect("a file");
+                fs::rename(server.path("other"), server.path("pid")).expect("a rename");
+            },
+            Some(b"1\n"),
+        ),
+        (
+            "a link",
+            |server| {
+                fs::write(server.path("other"), "1\n").expect("a file");
+                fs::remove_file(server.path("pid")).expect("the PID file");
+                symlink("other", server.path("pid")).expect("a link");
+            },
+            Some(b"1\n"),
+        ),
+        (
+            "overwritten",
+            |server| overwrite(server, b"1\n"),
+            Some(b"1\n"),
+        ),
+        (
+            "no number",
+            |server| overwrite(server, b"none"),
+            Some(b"none"),
+        ),
+        ("emptied", |server| overwrite(server, b""), Some(b"")),
+        (
+            "not UTF-8",
+            |server| overwrite(server, b"\r\0\xff"),
+            Some(b"\r\0\xff"),
+        ),
+    ];
+    for (what, change, left) in cases {
+        let mut server = Server::start(&SETTINGS);
+        change(&server);
+        assert!(server.stop().success());
+        let octets = fs::read(server.path("pid")).ok();
+        assert_eq!(octets.as_deref(), *left, "{what}");
+    }
+}
+
+#[test]
+fn a_process_id_that_ours_begins_with_is_another_one() {
+    let mut server = Server::start(&SETTINGS);
+    let text = format!("{}0\n", server.pid());
+    fs::write(server.path("pid"), &text).expect("a file");
+    assert!(server.stop().success());
+    assert_eq!(fs::read_to_string(server.path("pid")).ok(), Some(text));
+}
+
+#[test]
+fn a_link_in_place_of_the_pid_file_stays_and_its_file_is_removed() {
+    if geteuid().is_root() {
+        // Root follows no link here; with GUID it is refused at the start.
+        return;
+    }
+    let folder = TempDir::new().expect("a temporary folder");
+    symlink("real", folder.path().join("pid")).expect("a link");
+    let mut server = Server::start_in(folder, &SETTINGS);
+    assert!(server.path("real").exists());
+    assert!(server.stop().success());
+    assert!(!server.path("real").exists());
+    assert!(fs::symlink_metadata(server.path("pid")).is_ok());
+}
+
+#[test]
+fn where_the_folder_permits_no_removal_only_our_own_process_id_is_emptied() {
+    if !geteuid().is_root() {
+        return;
+    }
+    // The folder may also be closed altogether.
+    for (is_ours, mode) in [(true, 0o755), (false, 0o755), (true, 0o700), (false, 0o700)] {
+        let elsewhere = TempDir::new().expect("a temporary folder");
+        let rights = Permissions::from_mode(mode);
+        fs::set_permissions(elsewhere.path(), rights).expect("our own folder");
+        let file = elsewhere.path().join("pid");
+        let settings = [
+            ("PID_FILE", file.to_str().expect("UTF-8")),
+            ("GUID", "65534"),
+            ("SGID", "65534"),
+            ("GM_STORE", "discard"),
+        ];
+        let mut server = Server::start(&settings);
+        if !is_ours {
+            fs::write(&file, "1\n").expect("root may");
+        }
+        assert!(server.stop().success());
+        let left = fs::read_to_string(&file).expect("it stays");
+        assert_eq!(left, if is_ours { "" } else { "1\n" }, "{mode:o}");
+    }
+}
+
+#[test]
+fn the_pid_file_is_readable_for_all_and_writable_for_its_owner_alone() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let server = Server::start_with(folder, &SETTINGS, crate::support::with_umask("000"));
+    let mode = wait_for("the PID file", || fs::metadata(server.path("pid")).ok());
+    assert_eq!(mode.permissions().mode() & 0o777, 0o644);
+}

@@ -1,0 +1,244 @@
+//! /readyz says no while the store is of no use, and a database that is away is known at once.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::thread;
+use std::time::Duration;
+
+use mysql::prelude::Queryable;
+use nix::sys::signal::Signal;
+use rusqlite::Connection;
+use socket2::{Domain, Socket, Type};
+
+use crate::status::get;
+use crate::support::mariadb::{MariaDb, with_hosts};
+use crate::support::{Client, Server, short_mail, wait_for, wait_for_within};
+
+const STATUS: (&str, &str) = ("GM_STATUS_INTERFACE", "127.0.0.1:0");
+/// How soon the state of a database without mail is known: five seconds for an answer, and a look every other second.
+const NOTICED_WITHIN: Duration = Duration::from_secs(20);
+/// A connection that committed less than 20 ms ago is not asked whether it still works.
+const NOT_FRESH: Duration = Duration::from_millis(100);
+
+fn deliver(server: &Server) -> (u16, Duration) {
+    deliver_from(server, Ipv4Addr::LOCALHOST)
+}
+
+/// Delivers a mail from an address of the loopback network.
+fn deliver_from(server: &Server, address: Ipv4Addr) -> (u16, Duration) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let from = SocketAddr::from((address, 0));
+    socket.bind(&from.into()).expect("a loopback address");
+    socket
+        .connect(&server.address.into())
+        .expect("the server accepts");
+    let mut client = Client::over(socket.into());
+    client.be_patient(Duration::from_secs(40));
+    client.expect("220");
+    client.prepare_to_deliver("a@client.test", "u@ours.test");
+    let (reply, took) = client.finish_delivery(&short_mail("any"));
+    (reply.code, took)
+}
+
+fn wait_for_state(server: &Server, wanted: u16) -> String {
+    wait_for_within(&format!("/readyz {wanted}"), NOTICED_WITHIN, || {
+        let (code, text) = get(server, "/readyz");
+        (code == wanted).then_some(text)
+    })
+}
+
+#[test]
+fn a_database_that_refuses_connections_defers_the_first_mail_at_once() {
+    let mut database = MariaDb::start();
+    let socket = database.socket();
+    let address = database.address().to_string();
+    for hosts in [
+        address.clone(),
+        socket.clone(),
+        format!("{socket},{address}"),
+    ] {
+        let server = Server::start(&with_hosts(&hosts, &[]));
+        for is_killed in [true, false] {
+            wait_for("mail to be saved", || {
+                (deliver(&server).0 == 250).then_some(())
+            });
+            thread::sleep(NOT_FRESH);
+            if is_killed {
+                // Its socket stays behind, and refuses.
+                database.kill();
+            } else {
+                database.stop();
+            }
+            let (code, took) = deliver(&server);
+            assert_eq!(code, 451, "{hosts}");
+            assert!(took < Duration::from_secs(1), "{hosts}: {took:?}");
+            let (code, took) = deliver(&server);
+            assert_eq!(code, 451, "{hosts}");
+            assert!(took < Duration::from_secs(1), "{hosts}: {took:?}");
+            database.run();
+        }
+    }
+}
+
+#[test]
+fn a_mail_in_hand_is_deferred_at_once_when_every_host_refuses() {
+    let mut database = MariaDb::start();
+    let server = database.server(&[("GM_SAVE_WORKERS", "1")]);
+    assert_eq!(deliver(&server).0, 250);
+    // The batch waits for a lock in the middle of its transaction.
+    let mut locker = database.connection();
+    locker
+        .query_drop("LOCK TABLES new_mail WRITE")
+        .expect("locked");
+    let (code, took) = thread::scope(|scope| {
+        let waiting = scope.spawn(|| deliver(&server));
+        wait_for("the mail to wait", || {
+            let waits =
+                "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE INFO LIKE 'INSERT%'";
+            (database.number(waits) > 0).then_some(())
+        });
+        database.kill();
+        waiting.join().expect("a reply")
+    });
+    assert_eq!(code, 451);
+    assert!(took < Duration::from_secs(4), "{took:?}");
+}
+
+#[test]
+fn a_store_all_of_whose_hosts_are_down_is_not_ready() {
+    let (mut first, mut second) = (MariaDb::start(), MariaDb::start());
+    let hosts = format!("{},{}", first.address(), second.address());
+    let server = Server::start(&with_hosts(&hosts, &[STATUS]));
+    assert_eq!(wait_for_state(&server, 200).matches(": well\n").count(), 2);
+    first.kill();
+    assert_eq!(deliver(&server).0, 250);
+    let lines = wait_for_state(&server, 200);
+    assert!(lines.starts_with("ok\n"), "{lines}");
+    // No mail comes that would find out.
+    second.kill();
+    let reason = wait_for_state(&server, 503);
+    assert!(
+        reason.starts_with("store: ") && reason.lines().count() == 3,
+        "{reason}"
+    );
+    first.run();
+    second.run();
+    wait_for_state(&server, 200);
+    for database in [&first, &second] {
+        database.signal(Signal::SIGSTOP);
+    }
+    let reason = wait_for_state(&server, 503);
+    for database in [&first, &second] {
+        database.signal(Signal::SIGCONT);
+    }
+    assert!(
+        reason.starts_with("store: none of 2 hosts takes mail"),
+        "{reason}"
+    );
+    wait_for_state(&server, 200);
+}
+
+#[test]
+fn a_database_that_hangs_without_any_mail_is_not_ready_until_it_goes_on() {
+    let database = MariaDb::start();
+    let server = database.server(&[STATUS]);
+    wait_for_state(&server, 200);
+    database.signal(Signal::SIGSTOP);
+    let reason = wait_for_state(&server, 503);
+    assert!(reason.starts_with("store: "), "{reason}");
+    // It stays so while tries to connect follow on questions.
+    for _ in 0..30 {
+        assert_eq!(get(&server, "/readyz").0, 503);
+        thread::sleep(Duration::from_millis(500));
+    }
+    database.signal(Signal::SIGCONT);
+    wait_for_state(&server, 200);
+    assert_eq!(deliver(&server).0, 250);
+}
+
+#[test]
+fn a_file_that_another_program_locks_is_not_ready() {
+    let server = Server::start(&[STATUS]);
+    assert_eq!(deliver(&server).0, 250);
+    assert_eq!(get(&server, "/readyz").0, 200);
+    let locker = Connection::open(server.path("goguerrilla.db")).expect("a database");
+    locker.execute_batch("BEGIN IMMEDIATE").expect("locked");
+    let (code, _) = deliver(&server);
+    assert_eq!(code, 451);
+    let (code, reason) = get(&server, "/readyz");
+    assert!(
+        code == 503 && reason.starts_with("store: "),
+        "{code} {reason}"
+    );
+    locker.execute_batch("ROLLBACK").expect("unlocked");
+    assert_eq!(deliver(&server).0, 250);
+    assert_eq!(get(&server, "/readyz").0, 200);
+}
+
+#[test]
+fn mails_that_are_refused_one_by_one_count_when_several_clients_sent_them() {
+    let server = Server::start(&[STATUS]);
+    let [first, second] = [[127, 0, 0, 1], [127, 0, 0, 2]].map(Ipv4Addr::from);
+    assert_eq!(deliver(&server).0, 250);
+    let table = Connection::open(server.path("goguerrilla.db")).expect("a database");
+    let refuse = "CREATE TRIGGER no BEFORE INSERT ON new_mail BEGIN SELECT RAISE(ABORT, 'no mail today'); END";
+    table.execute_batch(refuse).expect("a trigger");
+    for _ in 0..15 {
+        assert_eq!(deliver_from(&server, first).0, 451);
+    }
+    assert_eq!(
+        get(&server, "/readyz").0,
+        200,
+        "one client's mails say nothing"
+    );
+    assert_eq!(deliver_from(&server, second).0, 451);
+    let (code, reason) = get(&server, "/readyz");
+    assert!(
+        code == 503 && reason.contains("no mail today"),
+        "{code} {reason}"
+    );
+    table.execute_batch("DROP TRIGGER no").expect("no trigger");
+    assert_eq!(deliver(&server).0, 250);
+    assert_eq!(get(&server, "/readyz").0, 200, "a success ends it");
+    table.execute_batch(refuse).expect("a trigger");
+    for address in [first, second].repeat(4) {
+        assert_eq!(deliver_from(&server, address).0, 451);
+    }
+    assert_eq!(get(&server, "/readyz").0, 200, "fewer than ten in a row");
+    deliver_from(&server, first);
+    deliver_from(&server, second);
+    assert_eq!(get(&server, "/readyz").0, 503);
+}
+
+#[test]
+fn a_read_only_host_is_a_standby_until_it_is_writable() {
+    let (mut first, second) = (MariaDb::start(), MariaDb::start());
+    second.sql("SET GLOBAL read_only = 1");
+    let hosts = format!("{},{}", first.address(), second.address());
+    let server = Server::start(&with_hosts(&hosts, &[STATUS]));
+    server.wait_for_log(" node_standby ");
+    let lines = wait_for_state(&server, 200);
+    let line = format!(
+        "node {}: standby: it is read-only (read_only)\n",
+        second.address()
+    );
+    assert!(lines.contains(&line), "{lines}");
+    assert_eq!(deliver(&server).0, 250);
+    let (is_well, said) = server.check();
+    assert!(is_well && !said.contains("not well"), "{said}");
+    let log = server.log();
+    assert!(!log.contains(" node_left "), "{log}");
+    assert_eq!(log.matches(" info - node_standby ").count(), 1, "{log}");
+
+    first.kill();
+    let reason = wait_for_state(&server, 503);
+    assert!(
+        reason.contains("none of 2 hosts takes mail") || reason.contains("refused"),
+        "{reason}"
+    );
+    second.sql("SET GLOBAL read_only = 0");
+    wait_for("mail to go to the second host", || {
+        (deliver(&server).0 == 250).then_some(())
+    });
+    assert_eq!(second.count(), 1);
+    server.wait_for_log(" node_writable ");
+}

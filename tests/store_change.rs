@@ -1,0 +1,114 @@
+//! What recipients and sizes a session accepts follows the table in service, not one that a SIGHUP only named or has replaced.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::support::mariadb::{MariaDb, with_hosts};
+use crate::support::{Server, wait_for, write_config};
+
+#[test]
+fn a_refused_reload_to_another_table_leaves_the_recipients_as_they_were() {
+    let database = MariaDb::start();
+    make_narrow_table(&database);
+    let server = database.server(&[]);
+    assert_accepts(&server, "250");
+    let hosts = database.address().to_string();
+    let refused = [("GM_MAIL_TABLE", "narrow"), ("GSMTP_LOG_FILE", "none/log")];
+    write_config(server.folder.path(), &with_hosts(&hosts, &refused));
+    server.signal(Signal::SIGHUP);
+    server.wait_for_log(" reload_refused ");
+    // The store that was started for it may still learn what its table is like.
+    let give_up_at = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < give_up_at && !server.log().contains("`narrow`") {
+        assert_accepts(&server, "250");
+    }
+    for _ in 0..20 {
+        assert_accepts(&server, "250");
+    }
+}
+
+#[test]
+fn after_a_reload_only_the_new_table_decides() {
+    let database = MariaDb::start();
+    make_narrow_table(&database);
+    let hosts = database.address().to_string();
+    let server = database.server(&[]);
+    // It holds the old store, whose connections go on.
+    let mut before = server.client();
+    before.command("EHLO client.test", "250");
+    reload(
+        &server,
+        &with_hosts(&hosts, &[("GM_MAIL_TABLE", "narrow")]),
+        1,
+    );
+    wait_for("the narrow table", || (reply(&server) == 553).then_some(()));
+    before.command("MAIL FROM:<a@client.test>", "250");
+    before.command(&rcpt(), "250");
+    // What the table is like from now on is learned by each new connection of the old store.
+    database.sql("ALTER TABLE new_mail MODIFY `recipient` varchar(200), DROP COLUMN dkim_valid");
+    end_connections(&database);
+    let lacks = |log: &str| log.matches("dkim_valid").count();
+    wait_for("the old store's new connection", || {
+        (lacks(&server.log()) > 0).then_some(())
+    });
+    for _ in 0..20 {
+        assert_accepts(&server, "553");
+    }
+    // Back: at once, though the narrow table's store is still there for `held`.
+    let mut held = server.client();
+    database.sql("ALTER TABLE new_mail ADD COLUMN dkim_valid tinyint DEFAULT NULL");
+    reload(&server, &with_hosts(&hosts, &[]), 2);
+    assert_accepts(&server, "250");
+    held.command("EHLO client.test", "250");
+    held.command("MAIL FROM:<a@client.test>", "250");
+    held.command(&rcpt(), "553 5.1.3 ");
+    database.sql("ALTER TABLE narrow MODIFY `recipient` varchar(15), DROP COLUMN dkim_valid");
+    let before = lacks(&server.log());
+    end_connections(&database);
+    wait_for("the narrow table's new connection", || {
+        (lacks(&server.log()) > before).then_some(())
+    });
+    for _ in 0..20 {
+        assert_accepts(&server, "250");
+    }
+}
+
+fn make_narrow_table(database: &MariaDb) {
+    database.sql("CREATE TABLE narrow LIKE new_mail");
+    database.sql("ALTER TABLE narrow MODIFY `recipient` varchar(20) NOT NULL");
+}
+
+/// A session that begins now answers so to a recipient that the narrow table cannot hold.
+fn assert_accepts(server: &Server, wanted: &str) {
+    assert_eq!(reply(server).to_string(), wanted);
+}
+
+fn reply(server: &Server) -> u16 {
+    let mut client = server.client();
+    client.command("EHLO client.test", "250");
+    client.command("MAIL FROM:<a@client.test>", "250");
+    client.send(format!("{}\r\n", rcpt()));
+    client.read_reply().expect("a reply").code
+}
+
+fn rcpt() -> String {
+    format!("RCPT TO:<{}@ours.test>", "u".repeat(30))
+}
+
+fn end_connections(database: &MariaDb) {
+    let ids = "SELECT id FROM information_schema.PROCESSLIST WHERE user <> 'system user' AND id <> CONNECTION_ID()";
+    for id in database.rows::<u64>(ids) {
+        // One may have ended by itself.
+        let _ =
+            mysql::prelude::Queryable::query_drop(&mut database.connection(), format!("KILL {id}"));
+    }
+}
+
+fn reload(server: &Server, settings: &[(&str, &str)], nth: usize) {
+    write_config(server.folder.path(), settings);
+    server.signal(Signal::SIGHUP);
+    wait_for("the reload", || {
+        (server.log().matches(" reload\n").count() == nth).then_some(())
+    });
+}

@@ -1,0 +1,535 @@
+//! The table in MariaDB as administrators and other programs leave it: columns that are narrow, of other
+//! types or collations, NULL; and what `check`, `list` and `show` say then.
+
+use std::time::Duration;
+
+use crate::support::ended::{Ended, run};
+use crate::support::mariadb::{FIELD_TABLE, MariaDb, PASSWORD, USER};
+use crate::support::ports::free_address;
+use crate::support::{Reply, Server, short_mail, without_trace, write_config};
+use mysql::prelude::Queryable;
+
+const CONFIG: &str = "-config=goguerrilla.conf";
+
+fn deliver(server: &Server, subject: &str) -> Reply {
+    let mut client = server.client();
+    client.be_patient(Duration::from_secs(35));
+    client.prepare_to_deliver("a@client.test", "u@ours.test");
+    client.finish_delivery(&short_mail(subject)).0
+}
+
+fn assert_saved(reply: &Reply) {
+    assert!(reply.text().starts_with("250 2.0.0 "), "{}", reply.text());
+}
+
+/// The table that `goguerrilla schema` prints.
+fn with_printed_table() -> MariaDb {
+    let database = MariaDb::start_with(&[]);
+    let folder = tempfile::TempDir::new().expect("a temporary folder");
+    write_config(folder.path(), &[("GM_STORE", "mysql")]);
+    database.sql(&run(folder.path(), &["schema", CONFIG]).stdout);
+    database
+}
+
+/// The statement that a finding about this column ends with.
+fn cure(said: &str, column: &str) -> Option<String> {
+    let about = said.lines().filter(|line| line.contains(column));
+    let mut cures = about.filter_map(|line| line.split_once(" run: ALTER TABLE "));
+    cures.next().map(|(_, rest)| format!("ALTER TABLE {rest}"))
+}
+
+#[test]
+fn numbers_are_clamped_to_their_columns() {
+    let database = MariaDb::start();
+    let mut content = b"Subject: x\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n".to_vec();
+    for number in 0..300 {
+        let part =
+            format!("--b\r\nContent-Disposition: attachment; filename=f{number}\r\n\r\nx\r\n");
+        content.extend_from_slice(part.as_bytes());
+    }
+    content.extend_from_slice(b"--b--\r\n");
+    for (kind, want) in [
+        ("tinyint", "127"),
+        ("tinyint unsigned", "255"),
+        ("smallint", "300"),
+        ("bit(1)", "1"),
+        ("bit(8)", "255"),
+        ("decimal(2,0)", "99"),
+        ("decimal(4,3) unsigned", "9.000"),
+        ("float", "300"),
+        ("float(3,1)", "99.0"),
+        ("double", "300"),
+        ("varchar(2)", "99"),
+        ("char(3)", "300"),
+        ("text", "300"),
+        ("bigint unsigned", "300"),
+    ] {
+        database.sql(&format!(
+            "ALTER TABLE new_mail MODIFY has_attach {kind} NOT NULL, MODIFY spam_score {kind} NOT NULL,
+             MODIFY delivered {kind} NOT NULL, MODIFY dkim_valid {kind} NULL"
+        ));
+        let server = database.server(&[]);
+        assert_saved(
+            &server
+                .client()
+                .deliver("a@client.test", "u@ours.test", &content),
+        );
+        let column = match kind.starts_with("bit") {
+            true => "has_attach + 0",
+            false => "has_attach",
+        };
+        let newest = format!("SELECT {column} FROM new_mail ORDER BY mail_id DESC LIMIT 1");
+        let stored: Vec<String> = database.rows(&newest);
+        assert_eq!(stored, [want], "{kind}");
+        // A running server learns of a column that became narrower.
+        database.sql("TRUNCATE TABLE new_mail");
+        database.sql("ALTER TABLE new_mail MODIFY has_attach bit(1) NOT NULL");
+        assert_saved(
+            &server
+                .client()
+                .deliver("a@client.test", "u@ours.test", &content),
+        );
+        assert_eq!(database.count(), 1, "{kind}");
+        database.sql("TRUNCATE TABLE new_mail");
+    }
+}
+
+#[test]
+fn columns_narrower_than_an_address_are_warned_of_and_the_cure_holds_every_address() {
+    for format in ["DYNAMIC", "COMPACT"] {
+        let database = MariaDb::start_with(&["--innodb-file-per-table=ON"]);
+        let table = FIELD_TABLE.replace(
+            "ENGINE=InnoDB",
+            &format!("ENGINE=InnoDB ROW_FORMAT={format}"),
+        );
+        database.sql(&table);
+        let server = database.server(&[]);
+        assert_saved(&deliver(&server, "the older table works"));
+        let (is_well, said) = server.check();
+        assert!(is_well, "{said}");
+        let cure = cure(&said, "`recipient`").expect("a cure");
+        for column in ["`from`", "`to`", "`recipient`"] {
+            assert!(
+                cure.contains(&format!("MODIFY {column} varchar(320)")),
+                "{cure}"
+            );
+        }
+        server.wait_for_log("do not hold every address");
+        database.sql(&cure);
+        let (is_well, said) = server.check();
+        assert!(is_well && !said.contains("every address"), "{said}");
+
+        let server = database.server(&[]);
+        assert_saved(&deliver(&server, "learned"));
+        let domain = format!(
+            "{}{}.test",
+            "d".repeat(60),
+            format!(".{}", "e".repeat(62)).repeat(3)
+        );
+        assert_eq!(domain.len(), 254);
+        let recipient = format!("{}@{domain}", "l".repeat(64));
+        let mut client = server.client();
+        client.command("EHLO client.test", "250");
+        client.command("MAIL FROM:<b@client.test> SMTPUTF8", "250 2.1.0");
+        client.command(&format!("RCPT TO:<{recipient}>"), "250 2.1.5");
+        client.command("RCPT TO:<用户@ours.test>", "250 2.1.5");
+        client.command("DATA", "354 ");
+        client.send(".\r\n");
+        assert_saved(&client.read_reply().expect("a reply"));
+        let stored: Vec<String> = database
+            .rows("SELECT recipient FROM new_mail WHERE `from` LIKE 'b@%' ORDER BY mail_id");
+        assert_eq!(stored, [recipient.as_str(), "用户@ours.test"]);
+    }
+    let database = with_printed_table();
+    let server = database.server(&[]);
+    let (is_well, said) = server.check();
+    assert!(is_well && !said.contains("ALTER TABLE"), "{said}");
+    // Wide enough, but not for every character.
+    database
+        .sql("ALTER TABLE new_mail MODIFY recipient varchar(400) CHARACTER SET latin1 NOT NULL");
+    let (is_well, said) = server.check();
+    assert!(
+        is_well && said.contains("(`recipient`: 400 of latin1)"),
+        "{said}"
+    );
+}
+
+#[test]
+fn columns_too_narrow_for_what_each_row_holds_are_errors() {
+    let database = MariaDb::start();
+    let server = database.server(&[]);
+    for (column, kind) in [("hash", "char(16)"), ("body", "varchar(5)")] {
+        database.sql(&format!(
+            "ALTER TABLE new_mail MODIFY {column} {kind} NOT NULL"
+        ));
+        let (is_well, said) = server.check();
+        assert!(!is_well, "{said}");
+        database.sql(&cure(&said, &format!("column `{column}`")).expect("a cure"));
+        let (is_well, said) = server.check();
+        assert!(is_well, "{said}");
+    }
+    assert_saved(&deliver(&server, "healed"));
+}
+
+fn list(server: &Server, arguments: &[&str]) -> Ended {
+    run(
+        server.folder.path(),
+        &[&["list", CONFIG], arguments].concat(),
+    )
+}
+
+fn listed(server: &Server, to: &str) -> Vec<String> {
+    let ended = list(server, &["--json", "--to", to]);
+    assert_eq!((ended.status, ended.stderr.as_str()), (0, ""), "{to}");
+    let mails: Vec<serde_json::Value> = serde_json::from_str(&ended.stdout).expect("JSON");
+    let recipient = |mail: &serde_json::Value| mail["recipient"].as_str().map(str::to_owned);
+    mails.iter().filter_map(recipient).collect()
+}
+
+#[test]
+fn rows_that_hold_null_are_listed_and_shown() {
+    let columns = [
+        "date",
+        "from",
+        "to",
+        "subject",
+        "body",
+        "charset",
+        "mail",
+        "recipient",
+        "hash",
+    ];
+    let database = with_printed_table();
+    for column in columns {
+        let kind = match column {
+            "date" => "datetime",
+            "mail" => "longblob",
+            _ => "varchar(320)",
+        };
+        database.sql(&format!(
+            "ALTER TABLE new_mail MODIFY `{column}` {kind} NULL"
+        ));
+    }
+    let mysql = database.server(&[]);
+    let sqlite = Server::start(&[]);
+    let file = rusqlite::Connection::open(sqlite.path("goguerrilla.db")).expect("the store");
+    let nullable = run(sqlite.folder.path(), &["schema", CONFIG])
+        .stdout
+        .replace(" NOT NULL", "");
+    let anew = format!("DROP TABLE new_mail; {nullable}");
+    file.execute_batch(&anew).expect("a table of NULLs");
+    for (server, change) in [
+        (&mysql, &(|sql: &str| database.sql(sql)) as &dyn Fn(&str)),
+        (&sqlite, &|sql: &str| file.execute_batch(sql).expect("done")),
+    ] {
+        assert_saved(&deliver(server, "oldest"));
+        for column in columns {
+            assert_saved(&deliver(server, column));
+            change(&format!(
+                "UPDATE new_mail SET `{column}` = NULL WHERE subject = '{column}'"
+            ));
+        }
+        assert_saved(&deliver(server, "newest"));
+        let ended = list(server, &["--limit", "100"]);
+        assert_eq!((ended.status, ended.stderr.as_str()), (0, ""));
+        assert_eq!(ended.stdout.lines().count(), 12, "{}", ended.stdout);
+        assert!(ended.stdout.contains("NULL"), "{}", ended.stdout);
+        let mails = server.list();
+        assert_eq!(mails.len(), 11);
+        for (mail, column) in mails.iter().skip(1).zip(columns.iter().rev()) {
+            match *column {
+                "body" | "charset" => assert!(mail["size"].is_u64(), "{mail}"),
+                "mail" => assert!(mail["size"].is_null(), "{mail}"),
+                column => assert!(mail[column].is_null(), "{column}: {mail}"),
+            }
+            let Some(hash) = mail["hash"].as_str() else {
+                continue;
+            };
+            let shown = run(server.folder.path(), &["show", hash, CONFIG]);
+            match *column {
+                "mail" => {
+                    assert_eq!((shown.status, shown.stdout.as_str()), (1, ""));
+                    assert!(shown.stderr.contains("column `mail`"), "{}", shown.stderr);
+                }
+                _ => assert_eq!(shown.status, 0, "{column}: {}", shown.stderr),
+            }
+        }
+        assert_eq!(
+            listed(server, "u@ours.test").len(),
+            10,
+            "one by its column `to` alone is not listed"
+        );
+    }
+}
+
+#[test]
+fn rows_of_other_types_are_listed_and_shown() {
+    let database = MariaDb::start();
+    let server = database.server(&[("REDIS_INTERFACE", "")]);
+    assert_saved(&deliver(&server, "first"));
+    let hash = server.list()[0]["hash"]
+        .as_str()
+        .expect("a hash")
+        .to_owned();
+    let content = server.show(&hash);
+    // Each is read back with all the changes before it.
+    for (change, field, want) in [
+        (
+            "UPDATE new_mail SET `date` = '0000-00-00 00:00:00'",
+            "date",
+            "0000-00-00 00:00:00",
+        ),
+        (
+            "ALTER TABLE new_mail MODIFY `date` varchar(40) NOT NULL",
+            "date",
+            "0000-00-00 00:00:00",
+        ),
+        (
+            "UPDATE new_mail SET `date` = 'yesterday'",
+            "date",
+            "yesterday",
+        ),
+        (
+            "ALTER TABLE new_mail MODIFY subject varbinary(255) NOT NULL",
+            "subject",
+            "first",
+        ),
+        (
+            "UPDATE new_mail SET subject = x'61FF62'",
+            "subject",
+            "a\u{fffd}b",
+        ),
+        (
+            "ALTER TABLE new_mail MODIFY `to` varbinary(128) NOT NULL",
+            "to",
+            "u@primary.test",
+        ),
+        (
+            "ALTER TABLE new_mail MODIFY recipient varchar(128) COLLATE latin1_bin NOT NULL",
+            "recipient",
+            "u@ours.test",
+        ),
+        (
+            "ALTER TABLE new_mail DROP KEY `to`, MODIFY `from` int NOT NULL DEFAULT 7, DROP COLUMN `charset`",
+            "to",
+            "u@primary.test",
+        ),
+        (
+            "CREATE VIEW mails AS SELECT * FROM new_mail",
+            "to",
+            "u@primary.test",
+        ),
+        ("RENAME TABLE new_mail TO hidden, mails TO shown", "to", ""),
+    ] {
+        database
+            .connection()
+            .query_drop("SET GLOBAL sql_mode = ''")
+            .expect("root may");
+        let mut connection = database.connection();
+        connection
+            .query_drop(change)
+            .unwrap_or_else(|error| panic!("{change}: {error}"));
+        if want.is_empty() {
+            break;
+        }
+        let mails = server.list();
+        assert_eq!(mails.len(), 1, "{change}");
+        assert_eq!(mails[0][field], want, "{change}");
+        assert_eq!(mails[0]["size"], content.len(), "{change}");
+        assert_eq!(server.show(&hash), content, "{change}");
+        for to in ["U@PRIMARY.test", "u@OURS.test"] {
+            assert_eq!(listed(&server, to).len(), 1, "{change}: {to}");
+        }
+        assert!(listed(&server, "ü@ours.test").is_empty(), "{change}");
+    }
+    // A view of a table, without mail_id, is read as well.
+    database.sql("CREATE VIEW new_mail AS SELECT hash, `date`, `from`, `to`, recipient, subject, body, mail FROM hidden");
+    assert_eq!(server.list().len(), 1);
+    assert_eq!(server.show(&hash), content);
+    for (mail, body, words) in [
+        ("''", "gzencode", "column `mail`: expected a zlib stream"),
+        (
+            "'no zlib'",
+            "gzencode",
+            "column `mail`: expected a zlib stream",
+        ),
+        ("'no zlib'", "gzip", "column `body` says \"gzip\""),
+        ("''", "redis", "REDIS_INTERFACE"),
+    ] {
+        database.sql(&format!("UPDATE hidden SET mail = {mail}, body = '{body}'"));
+        assert!(server.list()[0]["size"].is_null(), "{mail} {body}");
+        let shown = run(server.folder.path(), &["show", &hash, CONFIG]);
+        assert_eq!((shown.status, shown.stdout.as_str()), (1, ""));
+        assert!(shown.stderr.contains(words), "{}", shown.stderr);
+        assert_eq!(shown.stderr.lines().count(), 1, "{}", shown.stderr);
+    }
+}
+
+#[test]
+fn an_address_is_found_without_case_but_with_its_accents() {
+    for database in [MariaDb::start(), with_printed_table()] {
+        let server = database.server(&[]);
+        assert_saved(&deliver(&server, "learned"));
+        let mut client = server.client();
+        for recipient in ["jose@ours.test", "josé@ours.test", "JOSÉ@Ours.test"] {
+            client.command("EHLO client.test", "250");
+            client.command("MAIL FROM:<a@client.test> SMTPUTF8", "250 2.1.0");
+            client.command(&format!("RCPT TO:<{recipient}>"), "250 2.1.5");
+            client.command("DATA", "354 ");
+            client.send(".\r\n");
+            assert_saved(&client.read_reply().expect("a reply"));
+        }
+        for (to, want) in [
+            ("jose@ours.test", &["jose@ours.test"][..]),
+            ("JOSE@OURS.TEST", &["jose@ours.test"]),
+            ("jose@primary.test", &["jose@ours.test"]),
+            ("josé@ours.test", &["JOSÉ@Ours.test", "josé@ours.test"]),
+            ("josé@PRIMARY.test", &["JOSÉ@Ours.test", "josé@ours.test"]),
+            ("用户@ours.test", &[]),
+            ("😀@ours.test", &[]),
+            ("jos_@ours.test", &[]),
+            ("' OR 1=1 -- ", &[]),
+        ] {
+            assert_eq!(listed(&server, to), want, "{to}");
+        }
+        // Both keys are used where there are two.
+        database.sql("ALTER TABLE new_mail ADD KEY recipient (recipient)");
+        assert_eq!(listed(&server, "jose@ours.test"), ["jose@ours.test"]);
+        for limit in ["0", "1", "4294967295"] {
+            let ended = list(&server, &["--limit", limit]);
+            assert_eq!((ended.status, ended.stderr.as_str()), (0, ""), "{limit}");
+        }
+    }
+}
+
+#[test]
+fn what_fails_to_be_read_names_the_key_that_is_to_blame() {
+    let database = MariaDb::start();
+    database.sql("CREATE USER stranger@'%' IDENTIFIED BY 's3cr3t-of-stranger'");
+    database.sql("GRANT SELECT (hash) ON mail.new_mail TO stranger@'%'");
+    let address = database.address().to_string();
+    let stranger = [
+        ("MYSQL_USER", "stranger"),
+        ("MYSQL_PASS", "s3cr3t-of-stranger"),
+    ];
+    let closed = free_address([127, 0, 0, 1].into()).to_string();
+    for (settings, key, code) in [
+        (
+            &[("MYSQL_PASS", "s3cr3t-wrong")][..],
+            "MYSQL_USER, MYSQL_PASS: ",
+            "(error 1045)",
+        ),
+        (
+            &[("MYSQL_USER", "nobody")],
+            "MYSQL_USER, MYSQL_PASS: ",
+            "(error 1045)",
+        ),
+        (
+            &[
+                ("MYSQL_DB", "nowhere"),
+                ("MYSQL_USER", "root"),
+                ("MYSQL_PASS", ""),
+            ],
+            "MYSQL_DB: ",
+            "(error 1049)",
+        ),
+        (&[("MYSQL_DB", "mysql")], "MYSQL_DB: ", "(error 1044)"),
+        (&[("MYSQL_DB", "")], "MYSQL_DB: ", "(error 1046)"),
+        (
+            &[("GM_MAIL_TABLE", "no_mail")],
+            "GM_MAIL_TABLE: ",
+            "(error 1146)",
+        ),
+        (
+            &[("GM_MAIL_TABLE", "nowhere.new_mail")],
+            "GM_MAIL_TABLE: ",
+            "(error 1",
+        ),
+        (&stranger, "GM_MAIL_TABLE: ", "(error 1143)"),
+        (
+            &[("MYSQL_HOST", closed.as_str())],
+            "MYSQL_HOST: ",
+            "refused",
+        ),
+    ] {
+        let folder = tempfile::TempDir::new().expect("a temporary folder");
+        let mut all = vec![
+            ("GM_STORE", "mysql"),
+            ("MYSQL_HOST", address.as_str()),
+            ("MYSQL_USER", USER),
+            ("MYSQL_PASS", PASSWORD),
+            ("MYSQL_DB", "mail"),
+            ("REDIS_INTERFACE", ""),
+        ];
+        all.retain(|(key, _)| settings.iter().all(|(other, _)| other != key));
+        all.extend_from_slice(settings);
+        write_config(folder.path(), &all);
+        for command in [&["list"][..], &["show", "0123456789abcdef0123456789abcdef"]] {
+            let ended = run(folder.path(), &[command, &[CONFIG]].concat());
+            let said = ended.stderr;
+            assert_eq!((ended.status, ended.stdout.as_str()), (1, ""), "{said}");
+            let begins = said.starts_with(&format!("goguerrilla: {key}"));
+            assert!(begins && said.contains(code), "{settings:?}: {said}");
+            assert!(
+                said.lines().count() == 1 && !said.contains("Error {"),
+                "{said}"
+            );
+            assert!(!said.contains("s3cr3t"), "{said}");
+        }
+    }
+}
+
+#[test]
+fn sqlite_rows_of_other_types_are_listed_and_shown() {
+    let server = Server::start(&[]);
+    for subject in ["first", "second", "third"] {
+        assert_saved(&deliver(&server, subject));
+    }
+    let file = rusqlite::Connection::open(server.path("goguerrilla.db")).expect("the store");
+    let mails = server.list();
+    let hash = |index: usize| mails[index]["hash"].as_str().expect("a hash");
+    let content = server.show(hash(1));
+    for (change, field, want) in [
+        ("subject = 7", "subject", "7"),
+        ("subject = 1.5", "subject", "1.5"),
+        ("subject = x'61FF62'", "subject", "a\u{fffd}b"),
+        ("`date` = 1700000000", "date", "1700000000"),
+        ("`from` = x'00'", "from", "\0"),
+        ("`to` = 1", "to", "1"),
+        ("recipient = 2.5", "recipient", "2.5"),
+        ("body = 3", "recipient", "2.5"),
+    ] {
+        let sql = format!("UPDATE new_mail SET {change} WHERE mail_id = 2");
+        file.execute_batch(&sql).expect("SQLite takes anything");
+        let mails = server.list();
+        assert_eq!(mails.len(), 3, "{change}");
+        assert_eq!(mails[1][field], want, "{change}");
+        assert_eq!(server.show(hash(1)), content, "{change}");
+        assert_eq!(list(&server, &[]).stdout.lines().count(), 4, "{change}");
+    }
+    for mail in ["1", "2.5", "'no zlib'", "x''"] {
+        let sql = format!("UPDATE new_mail SET mail = {mail} WHERE mail_id = 2");
+        file.execute_batch(&sql).expect("SQLite takes anything");
+        let mails = server.list();
+        assert!(mails.len() == 3 && mails[1]["size"].is_null(), "{mail}");
+        let shown = run(server.folder.path(), &["show", hash(1), CONFIG]);
+        assert_eq!((shown.status, shown.stdout.as_str()), (1, ""), "{mail}");
+        assert!(shown.stderr.contains("column `mail`"), "{}", shown.stderr);
+    }
+    file.execute_batch("UPDATE new_mail SET hash = x'FF' WHERE mail_id = 2")
+        .expect("SQLite takes anything");
+    assert_eq!(server.list().len(), 3);
+    assert!(without_trace(&server.show(hash(0))).starts_with(b"Subject: third"));
+
+    // A view, and a table without mail_id.
+    file.execute_batch(
+        "ALTER TABLE new_mail RENAME TO hidden;
+         CREATE VIEW new_mail AS SELECT hash, `date`, `from`, `to`, recipient, subject, body, mail FROM hidden;
+         UPDATE hidden SET `date` = '2001-01-01 00:00:00' WHERE mail_id = 3;
+         UPDATE hidden SET `date` = '2002-01-01 00:00:00' WHERE mail_id = 2",
+    )
+    .expect("a view");
+    let mails = server.list();
+    assert_eq!(mails.len(), 3);
+    assert_eq!(mails[2]["subject"], "third", "the oldest date is last");
+}
