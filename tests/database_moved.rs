@@ -150,6 +150,20 @@ fn a_file_that_was_removed_is_not_begun_anew() {
 }
 
 #[test]
+fn a_file_that_was_emptied_takes_no_mail_and_its_log_stays() {
+    let mut server = Server::start(&[]);
+    assert_eq!(deliver(&server, "before"), 250);
+    fs::write(server.path(FILE), "").expect("our file");
+    let log = fs::read(server.path(FILES[1])).expect("the log");
+    assert_eq!(deliver(&server, "deferred"), 451);
+    server.wait_for_log(" database_moved ");
+    assert!(server.stop().success());
+    assert_eq!(fs::read(server.path(FILE)).expect("our file"), b"");
+    assert_eq!(fs::read(server.path(FILES[1])).expect("the log"), log);
+    assert_log_is_named(&server, FILES[1]);
+}
+
+#[test]
 fn without_its_log_or_index_no_mail_is_acknowledged_and_none_is_lost() {
     for name in &FILES[1..] {
         for is_replaced in [false, true] {
@@ -182,7 +196,7 @@ fn a_file_moved_before_the_first_mail_or_a_reload_is_not_begun_anew_either() {
     server.signal(Signal::SIGHUP);
     let log = server.wait_for_log(" reload_refused ");
     assert!(
-        log.contains("moved, removed or replaced while it was open"),
+        log.contains("moved, removed, replaced or emptied while it was open"),
         "{log}"
     );
     assert!(!server.path(FILE).exists());

@@ -2,13 +2,14 @@
 
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
-use crate::support::{Client, Server, short_mail, wait_for};
+use crate::support::{Client, Server, connect_with_small_buffers, short_mail, wait_for};
 
 #[test]
 fn one_address_holds_as_many_connections_as_it_may_and_others_are_served() {
@@ -116,7 +117,7 @@ fn a_proxy_header_has_its_time_also_when_places_run_out() {
 
 #[test]
 fn who_has_handed_over_its_mail_makes_room_first() {
-    let server = Server::start(&[("GM_MAX_CLIENTS", "10"), ("GSMTP_TIMEOUT", "20")]);
+    let server = Server::start(&[("GM_MAX_CLIENTS", "10")]);
     let mut at_work: Vec<Client> = (0..4).map(|_| server.client()).collect();
     let mut at_leisure: Vec<Client> = (0..5).map(|_| server.client()).collect();
     let since = Instant::now();
@@ -124,18 +125,141 @@ fn who_has_handed_over_its_mail_makes_room_first() {
         let reply = client.deliver("a@client.test", "u@ours.test", &short_mail("done"));
         assert_eq!(reply.code, 250);
     }
-    // One place of ten is free: a fifth of the time for them, half of it for the others.
+    // Nine slots of ten are taken: two seconds for clients that have delivered, five for the others.
     for client in &mut at_leisure {
         client.expect("421 4.4.2 ");
         client.expect_close();
     }
     let left_after = since.elapsed();
     assert!(
-        left_after > Duration::from_secs(3) && left_after < Duration::from_secs(12),
+        left_after > Duration::from_millis(1_900) && left_after < Duration::from_secs(12),
         "{left_after:?}"
     );
     for client in &mut at_work {
         client.command("NOOP", "250");
+    }
+}
+
+#[test]
+fn once_half_of_the_slots_are_taken_timeouts_are_halved() {
+    let server = Server::start(&[("GM_MAX_CLIENTS", "10"), ("GSMTP_TIMEOUT", "14")]);
+    let since = Instant::now();
+    let mut clients: Vec<Client> = (0..5).map(|_| server.client()).collect();
+    // At half of the slots a client that keeps sending commands is not closed.
+    for _ in 0..6 {
+        clients[0].command("NOOP", "250");
+        clients[0].expect_silence(Duration::from_secs(1));
+    }
+    clients[1].expect("421 4.4.2 ");
+    let left_after = since.elapsed();
+    assert!(
+        left_after > Duration::from_millis(6_900) && left_after < Duration::from_secs(13),
+        "{left_after:?}"
+    );
+    clients[0].command("NOOP", "250");
+    server.wait_for_log("reason=made_room");
+}
+
+#[test]
+fn while_slots_run_out_senders_that_keep_the_rate_are_kept_and_a_slower_one_is_closed() {
+    let server = Server::start(&[("GM_MAX_CLIENTS", "10")]);
+    let senders = Senders::start(&server, 9);
+    let mut slower = server.client();
+    slower.prepare_to_deliver("a@client.test", "u@ours.test");
+    wait_for("the slower one to be closed", || {
+        // 1,000 octets a second.
+        thread::sleep(Duration::from_millis(100));
+        slower.socket().write_all(&[b'x'; 100]).ok();
+        server.log().contains("reason=made_room").then_some(())
+    });
+    slower.expect("421 4.4.2 ");
+    senders.finish();
+    assert_eq!(server.list().len(), 9);
+}
+
+#[test]
+fn while_slots_run_out_a_client_that_does_not_read_is_closed_too() {
+    let server = Server::start(&[
+        ("GM_MAX_CLIENTS", "10"),
+        ("GM_ALLOWED_HOSTS", "ours.test"),
+        ("GM_MAX_RECIPIENTS", "10000"),
+    ]);
+    let senders = Senders::start(&server, 9);
+    let mut socket = connect_with_small_buffers(server.address).expect("the server accepts");
+    let timeout = socket.set_write_timeout(Some(Duration::from_secs(1)));
+    timeout.expect("an open socket");
+    let recipients = "RCPT TO:<u@elsewhere.test>\r\n".repeat(10_000);
+    let commands = format!("EHLO client.test\r\nMAIL FROM:<a@client.test>\r\n{recipients}");
+    // As much as the buffers take.
+    let _ = socket.write_all(commands.as_bytes());
+    let log = server.wait_for_log("reason=made_room");
+    assert!(!log.contains("reason=client_does_not_read"), "{log}");
+    senders.finish();
+    assert_eq!(server.list().len(), 9);
+}
+
+#[test]
+fn the_time_that_a_mail_waits_for_the_store_does_not_count_against_its_client() {
+    let server = Server::start(&[("GM_MAX_CLIENTS", "1")]);
+    let store = rusqlite::Connection::open(server.path("goguerrilla.db")).expect("the store");
+    let mut client = server.client();
+    client.prepare_to_deliver("a@client.test", "u@ours.test");
+    store.execute_batch("BEGIN IMMEDIATE").expect("a lock");
+    thread::sleep(Duration::from_secs(2));
+    client.send(b"Subject: late\r\n.\r\n");
+    // The store is locked beyond the five seconds that a client with the last slot has for its commands.
+    client.expect_silence(Duration::from_secs(4));
+    store
+        .execute_batch("ROLLBACK")
+        .expect("the lock is given up");
+    client.expect("250 2.0.0 OK : queued as ");
+    client.expect_silence(Duration::from_secs(1));
+    client.command("NOOP", "250 ");
+    let reply = client.deliver("a@client.test", "u@ours.test", b"Subject: next\r\n");
+    assert_eq!(reply.code, 250);
+}
+
+/// Clients that send content at 5,000 octets a second, each in steps of a tenth of a second.
+struct Senders {
+    is_over: Arc<AtomicBool>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Senders {
+    fn start(server: &Server, count: usize) -> Senders {
+        let mut clients: Vec<Client> = (0..count)
+            .map(|_| {
+                let mut client = server.client();
+                client.prepare_to_deliver("a@client.test", "u@ours.test");
+                client
+            })
+            .collect();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let stop = Arc::clone(&is_over);
+        let thread = thread::spawn(move || {
+            let started_at = Instant::now();
+            let mut sent = 0;
+            // Long enough for a rate that is measured from the start.
+            while !stop.load(Ordering::SeqCst) || started_at.elapsed() < Duration::from_secs(8) {
+                let due = started_at.elapsed().as_millis() as usize * 5;
+                for client in &mut clients {
+                    client.send(vec![b'x'; due - sent]);
+                }
+                sent = due;
+                thread::sleep(Duration::from_millis(100));
+            }
+            for client in &mut clients {
+                client.send("\r\n.\r\n");
+                client.expect("250 2.0.0 OK : queued as ");
+            }
+        });
+        Senders { is_over, thread }
+    }
+
+    /// Ends the mails, each of which has to be saved.
+    fn finish(self) {
+        self.is_over.store(true, Ordering::SeqCst);
+        self.thread.join().expect("each sender is kept");
     }
 }
 

@@ -198,13 +198,19 @@ fn a_reader_that_has_stalled_does_not_hold_up_the_end() {
         .spawn()
         .expect("the program starts");
     wait_for("the server to listen", || TcpStream::connect(address).ok());
-    let mut client = Client::connect(address);
-    client.expect("220");
+    let mut clients = [(); 5].map(|()| Client::connect(address));
+    for client in &mut clients {
+        client.expect("220");
+    }
     // The log of these commands exceeds the capacity of a pipe; the last lines are still buffered.
     let line = format!("NOOP {}\r\n", "y".repeat(300));
-    client.send(line.repeat(400));
-    for _ in 0..400 {
-        client.expect("250");
+    for client in &mut clients {
+        client.send(line.repeat(80));
+    }
+    for client in &mut clients {
+        for _ in 0..80 {
+            client.expect("250");
+        }
     }
     let stopped_at = Instant::now();
     let pid = Pid::from_raw(server.id() as i32);
@@ -265,13 +271,14 @@ fn a_full_disk_costs_lines_and_no_mail() {
     server.signal(Signal::SIGHUP);
     let length = || fs::metadata(&small).map_or(0, |metadata| metadata.len());
     wait_for("the log on the small disk", || (length() > 0).then_some(()));
-    let mut client = server.client();
     wait_for("the disk to be full", || {
+        let mut client = server.client();
         for _ in 0..50 {
             client.command("VRFY somebody", "252");
         }
         (length() >= 65_536).then_some(())
     });
+    let mut client = server.client();
     let reply = client.deliver("a@client.test", "u@ours.test", &short_mail("on"));
     assert_eq!(reply.code, 250);
     // After space is freed the log contains complete lines again.
@@ -281,11 +288,13 @@ fn a_full_disk_costs_lines_and_no_mail() {
         .and_then(|file| file.set_len(0))
         .expect("permitted for root");
     client.command("QUIT", "221");
+    let is_last =
+        |line: &&str| line.contains(" disconnected ") && line.contains(" helo=client.test ");
     let log = wait_for("the last line", || {
         let log = fs::read_to_string(&small).ok()?;
-        log.contains(" disconnected ").then_some(log)
+        log.lines().any(|line| is_last(&line)).then_some(log)
     });
-    let line = log.lines().find(|line| line.contains(" disconnected "));
+    let line = log.lines().find(is_last);
     assert_eq!(
         value(line.expect("a line for the session"), "data").as_deref(),
         Some("1/1")

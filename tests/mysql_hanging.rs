@@ -193,6 +193,31 @@ fn a_commit_whose_line_broke_and_which_hangs_is_found_in_the_list_of_the_databas
 }
 
 #[test]
+fn the_commit_of_a_look_up_that_hangs_is_noticed_too() {
+    let database = semi_synchronous();
+    let proxy = FaultProxy::start(database.address());
+    let server = database.server_at(&proxy.address(), &[STATUS, ("GM_SAVE_WORKERS", "1")]);
+    assert_eq!(deliver(&server, "before").0.code, 250);
+    hang(&database);
+    // The first COMMIT never arrives, so the look-up inserts the rows again and commits them.
+    proxy.cut(Fault::CutBefore("COMMIT"), 1);
+    let (reply, took) = deliver(&server, "hanging");
+    assert!(reply.code == 451 && took < LONGEST, "{took:?}: {reply:?}");
+    assert_eq!(commits(&database), 1);
+    server.wait_for_log(" commit_hangs ");
+    let (reply, took) = deliver(&server, "refused");
+    assert!(
+        reply.code == 451 && took < Duration::from_secs(1),
+        "{took:?}"
+    );
+    assert_eq!(commits(&database), 1);
+    release(&database);
+    wait_until_ready(&server);
+    assert_eq!(deliver(&server, "after").0.code, 250);
+    assert_eq!((rows(&database, "hanging"), database.count()), (1, 3));
+}
+
+#[test]
 fn a_commit_that_waits_for_a_lock_of_all_tables_costs_no_250_and_heals_with_the_lock() {
     let database = MariaDb::start();
     let proxy = FaultProxy::start(database.address());

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::support::{BINARY, PATIENCE, Server, wait_for};
+use crate::support::{BINARY, PATIENCE, Server, connect_with_small_buffers, wait_for};
 
 #[test]
 fn replies_to_pipelined_commands_leave_in_one_write() {
@@ -74,33 +74,26 @@ fn replies_to_pipelined_commands_leave_in_one_write() {
 
 #[test]
 fn a_client_that_never_reads_is_left_and_holds_no_memory() {
-    let server = Server::start(&[("GSMTP_TIMEOUT", "1")]);
+    let server = Server::start(&[
+        ("GSMTP_TIMEOUT", "1"),
+        ("GM_ALLOWED_HOSTS", "ours.test"),
+        ("GM_MAX_RECIPIENTS", "10000"),
+    ]);
     let before = server.status_kib("VmHWM");
-    let client = server.client();
-    let mut socket = client.socket();
-    let patience = socket.set_write_timeout(Some(PATIENCE));
-    patience.expect("an open socket");
-    // The reply to HELP is longer than the command, so the client's receive buffer fills before the server's.
-    let commands = b"HELP\r\n".repeat(10_000);
-    let mut sent = 0usize;
-    let error = loop {
-        match socket.write(&commands) {
-            Ok(octets) => sent += octets,
-            Err(error) => break error,
-        }
-        assert!(sent < 1 << 30, "the server never stopped reading");
-    };
-    let is_over = matches!(
-        error.kind(),
-        std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe
-    );
-    assert!(is_over, "{error}");
-    wait_for("the session to be logged as ended", || {
-        server
-            .log()
-            .contains(" reason=client_does_not_read ")
-            .then_some(())
-    });
+    let mut socket = connect_with_small_buffers(server.address).expect("the server accepts");
+    let timeout = socket.set_write_timeout(Some(PATIENCE));
+    timeout.expect("an open socket");
+    // The replies are longer than the commands, so that the client's buffers are full before the server's.
+    let recipients = "RCPT TO:<u@b.test>\r\n".repeat(10_000);
+    let commands = format!("EHLO client.test\r\nMAIL FROM:<a@client.test>\r\n{recipients}");
+    if let Err(error) = socket.write_all(commands.as_bytes()) {
+        let is_over = matches!(
+            error.kind(),
+            std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe
+        );
+        assert!(is_over, "{error}");
+    }
+    server.wait_for_log(" reason=client_does_not_read ");
     let grown = server.status_kib("VmHWM") - before;
     assert!(grown < 2_048, "{grown} KiB");
 }

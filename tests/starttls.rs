@@ -26,7 +26,10 @@ use crate::support::ended;
 use crate::support::tls::{
     TlsClient, TlsServer, certificate, config_trusting, config_with, connection, starttls,
 };
-use crate::support::{Client, PATIENCE, Server, value, wait_for, wait_for_within, write_config};
+use crate::support::{
+    Client, PATIENCE, Server, connect_with_small_buffers, value, wait_for, wait_for_within,
+    write_config,
+};
 
 #[test]
 fn openssl_delivers_in_either_version_and_is_given_no_ticket() {
@@ -332,8 +335,12 @@ fn a_handshake_that_does_not_come_ends_in_time_and_without_a_word_in_plain() {
             }
         }
     });
-    // All slots are free again.
-    let clients: Vec<Client> = (0..14).map(|_| tls.server.client()).collect();
+    // Every slot is free again, at the latest a moment after its client was closed.
+    let connected = || {
+        let mut client = Client::connect(tls.server.address);
+        (client.read_reply()?.code == 220).then_some(client)
+    };
+    let clients: Vec<Client> = (0..14).map(|_| wait_for("a slot", connected)).collect();
     drop(clients);
     assert!(tls.server.list().is_empty());
 }
@@ -789,18 +796,20 @@ fn a_client_that_does_not_read_the_answer_to_its_quit_is_left_in_time() {
     let tls = TlsServer::start(&[
         ("GSMTP_TIMEOUT", "1"),
         ("GM_STATUS_INTERFACE", "127.0.0.1:0"),
+        ("GM_ALLOWED_HOSTS", "ours.test"),
+        ("GM_MAX_RECIPIENTS", "10000"),
     ]);
     let idle_sockets = tls.server.sockets();
-    // Measures how many replies fit into all buffers on the path: at most one for each HELP that the server read.
-    let first = never_reads(&tls, 500_000);
+    // Measures how many replies fit into all buffers on the path: at most one for each RCPT that the server read.
+    let first = never_reads(&tls, 10_000);
     let line = disconnected(&tls.server, 1);
     assert!(line.contains(" reason=client_does_not_read "), "{line}");
     drop(first);
     let octets = value(&line, "octets").expect("a figure");
-    let most = octets.parse::<usize>().expect("a figure") / HELP.len();
+    let most = octets.parse::<usize>().expect("a figure") / REFUSED_RCPT.len();
     // The steps are smaller than one read, so for some clients all replies fit except those sent together with the 221.
-    let clients: Vec<TlsClient> = (0..16)
-        .map(|step| never_reads(&tls, most - step * 350))
+    let clients: Vec<TlsClient> = (1..=16)
+        .map(|step| never_reads(&tls, most * step / 16))
         .collect();
     disconnected(&tls.server, 1 + clients.len());
     wait_for("all connections to be closed", || {
@@ -925,12 +934,18 @@ fn nmap_is_content(text: &str) {
     assert!(!old.iter().any(|old| text.contains(old)), "{text}");
 }
 
-/// Returns a TLS client that has sent HELP `helps` times and QUIT, and reads nothing.
-fn never_reads(tls: &TlsServer, helps: usize) -> TlsClient {
-    let mut client = tls.client();
+/// Returns a TLS client that has sent `recipients` RCPTs, all rejected, and QUIT, and reads nothing.
+fn never_reads(tls: &TlsServer, recipients: usize) -> TlsClient {
+    let socket = connect_with_small_buffers(tls.server.address).expect("the server accepts");
+    let mut client = Client::over(socket);
+    client.expect("220 ");
+    let config = config_trusting(&[&tls.pair.chain]);
+    let mut client = TlsClient::over(starttls(client), config).expect("a handshake");
     let timeout = client.socket().set_write_timeout(Some(PATIENCE));
     timeout.expect("an open socket");
-    let said = HELP.repeat(helps) + "QUIT\r\n";
+    client.command("EHLO client.test", "250-");
+    client.command("MAIL FROM:<a@client.test>", "250 ");
+    let said = REFUSED_RCPT.repeat(recipients) + "QUIT\r\n";
     let _ = client.try_send(said.as_bytes());
     client
 }
@@ -1100,7 +1115,7 @@ fn openssl_s_client(address: SocketAddr, arguments: &[&str], said: &[u8]) -> (Ou
     (output, text)
 }
 
-const HELP: &str = "HELP\r\n";
+const REFUSED_RCPT: &str = "RCPT TO:<u@b.test>\r\n";
 const HANDSHAKE: u8 = 22;
 const ALERT: u8 = 21;
 const APPLICATION_DATA: u8 = 23;

@@ -46,7 +46,7 @@ enum Expected {
 
 fuzz_target!(|commands: Vec<Command>| {
     let mut model = Model::default();
-    for command in &commands {
+    for command in commands.iter().take(MAX_COMMANDS) {
         model.send(command);
     }
     // The eleventh error ends the session.
@@ -186,3 +186,5 @@ impl Model {
 }
 
 const MAX_CONTENT: usize = 300;
+/// With EHLO as many as a session may have without a delivery.
+const MAX_COMMANDS: usize = 99;

@@ -2,11 +2,13 @@
 
 mod opening;
 mod saving;
+mod waiting;
 
 use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::waiting::Deadlines;
 use crate::metrics::{self, Code, End, Handshake, MailOutcome, Port};
 use crate::net::deadline::Deadline;
 use crate::net::pool::Client;
@@ -87,6 +89,7 @@ struct Connection<'a> {
     session: Session,
     input: Input,
     output: Vec<u8>,
+    deadlines: Deadlines,
     tls: Option<TlsFacts>,
     saved: u64,
     octets_in: u64,
@@ -99,7 +102,7 @@ struct Connection<'a> {
 fn end_of(error: &TransportError) -> End {
     match error {
         TransportError::TimedOut => End::TimedOut,
-        TransportError::MadeRoom => End::MadeRoom,
+        TransportError::Shed => End::MadeRoom,
         TransportError::Lost(_) => End::Lost,
         TransportError::Tls(_) => End::TlsFailed,
     }
@@ -127,6 +130,7 @@ impl<'a> Connection<'a> {
             session_settings: session,
             input: Input::new(),
             output: Vec::new(),
+            deadlines: Deadlines::new(Instant::now()),
             tls: None,
             saved: 0,
             octets_in: 0,
@@ -140,11 +144,10 @@ impl<'a> Connection<'a> {
         if let Err(end) = self.begin() {
             return end;
         }
-        let mut patience = Patience::default();
         self.say(&self.session.greet());
         loop {
             let gone_on = match self.session.next_step(&mut self.input) {
-                Step::NeedInput => self.listen(&mut patience),
+                Step::NeedInput => self.listen(),
                 Step::Reply(reply) => self.reply(&reply),
                 Step::Save(envelope, content) => {
                     let reply = self.save(envelope, content);
@@ -165,15 +168,18 @@ impl<'a> Connection<'a> {
     }
 
     /// Sends what was said and waits for more of the client's octets.
-    fn listen(&mut self, patience: &mut Patience) -> Result<(), End> {
+    fn listen(&mut self) -> Result<(), End> {
         self.flush()?;
         let awaited = self.session.awaited();
-        let at_leisure = awaited == Awaited::Command && self.saved > 0;
-        self.client.watch().set_at_leisure(at_leisure);
         if !self.client.may_stay(awaited == Awaited::Command) {
             return Err(self.shut_down());
         }
-        let deadline = patience.deadline(&self.session, self.settings.client_timeout);
+        let timeout = self.settings.client_timeout;
+        let deadline = self.deadlines.next(&self.session, timeout, self.saved > 0);
+        if self.session.is_discarding() && self.has_discarded_enough() {
+            let reply = self.session.refusal().unwrap_or(reply::R421_TOO_SLOW);
+            return Err(self.close(&reply));
+        }
         let room = match awaited {
             Awaited::Content => self.input.room(CONTENT_ROOM),
             Awaited::Command | Awaited::CommandOfTransaction => {
@@ -182,7 +188,7 @@ impl<'a> Connection<'a> {
                 self.input.room(COMMAND_ROOM)
             }
         };
-        match self.transport.read(room, deadline) {
+        match self.transport.read(room, &deadline) {
             // The pool may have ended the reading of an idle client, perhaps behind what was just read, and in the end
             // that of any other one.
             Ok(octets)
@@ -192,7 +198,9 @@ impl<'a> Connection<'a> {
             }
             Ok(0) => Err(End::ClientLeft),
             Ok(octets) => {
-                deadline.moved(Instant::now(), octets);
+                if awaited == Awaited::Content {
+                    self.deadlines.content_came(Instant::now());
+                }
                 self.input.filled(octets);
                 self.octets_in += octets as u64;
                 metrics::RECEIVED.add((), octets);
@@ -201,7 +209,7 @@ impl<'a> Connection<'a> {
             Err(error) => {
                 let end = end_of(&error);
                 if matches!(end, End::TimedOut | End::MadeRoom) {
-                    self.close(&reply::R421_TOO_SLOW);
+                    self.close(&self.reply_to_slow_client(end));
                 }
                 Err(end)
             }
@@ -244,7 +252,10 @@ impl<'a> Connection<'a> {
     /// The handshake, with one deadline for all of it. After a failure nothing is said any more, least of all in plain.
     fn start_tls(&mut self) -> Result<(), End> {
         let identity = self.settings.tls.as_ref().ok_or(End::TlsFailed)?;
-        let deadline = Deadline::for_command(Instant::now(), self.settings.client_timeout);
+        let now = Instant::now();
+        let commands_since = self.deadlines.commands_since(now);
+        let deadline = Deadline::for_command(now, self.settings.client_timeout)
+            .with_commands_since(commands_since);
         match self.transport.start_tls(identity.config(), &deadline) {
             Ok(facts) => {
                 metrics::HANDSHAKES.count(match facts.version {
@@ -327,33 +338,6 @@ impl<'a> Connection<'a> {
         }
         self.transport.close_gently();
         End::Refused
-    }
-}
-
-/// The deadline of what is awaited; a new one whenever something was completed.
-#[derive(Default)]
-struct Patience {
-    current: Option<(Awaited, u64, Deadline)>,
-}
-
-impl Patience {
-    fn deadline(&mut self, session: &Session, timeout: Duration) -> &mut Deadline {
-        let (awaited, replies) = (session.awaited(), session.counts().replies);
-        let is_current = matches!(&self.current, Some((a, r, _)) if (*a, *r) == (awaited, replies));
-        if !is_current {
-            self.current = None;
-        }
-        let (_, _, deadline) = self.current.get_or_insert_with(|| {
-            let now = Instant::now();
-            let deadline = match awaited {
-                Awaited::Content => Deadline::for_content(now, timeout),
-                Awaited::Command | Awaited::CommandOfTransaction => {
-                    Deadline::for_command(now, timeout)
-                }
-            };
-            (awaited, replies, deadline)
-        });
-        deadline
     }
 }
 

@@ -1,7 +1,9 @@
 //! What comes before the greeting.
 
 use std::net::IpAddr;
+use std::time::Instant;
 
+use super::waiting::Deadlines;
 use super::{Connection, end_of};
 use crate::metrics::{self, End};
 use crate::net::proxy::{self, ReceiveError, Received, Source};
@@ -54,6 +56,8 @@ impl Connection<'_> {
                 self.input.push(&rest);
             }
         }
+        // The client's time begins with it: until here its proxy was waited for.
+        self.deadlines = Deadlines::new(Instant::now());
         let named = match source {
             Source::Client(ip) => Some(ip),
             Source::Unknown => None,

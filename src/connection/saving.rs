@@ -25,11 +25,14 @@ impl Connection<'_> {
             let saved = self.settings.saver.save(mail, &mut client_left)?;
             Ok((saved, from, recipients))
         });
-        metrics::SAVE_TIME.observe_time(started_at.elapsed());
+        let waited = started_at.elapsed();
+        metrics::SAVE_TIME.observe_time(waited);
         let session = self.client.session_id();
         match outcome {
             Ok((saved, from, recipients)) => {
                 self.saved += 1;
+                self.session.mail_saved();
+                self.deadlines.mail_saved();
                 metrics::MAILS.count(MailOutcome::Saved);
                 metrics::RECIPIENTS_SAVED.add((), recipients);
                 log::info!(
@@ -39,6 +42,7 @@ impl Connection<'_> {
                 Reply::queued(SavedId::as_str(&saved))
             }
             Err(error) => {
+                self.deadlines.exclude(waited);
                 log::warn!(session:% = session, octets = octets, reason:% = error; "not_saved");
                 let (outcome, reply) = match error {
                     SaveError::Unavailable(_) | SaveError::Refused(_) => {

@@ -5,7 +5,7 @@
 
 use memchr::memchr;
 
-/// The fields that a summary needs, as written behind their colons; the first of each name counts.
+/// The fields that a summary needs, as written after their colons; the first of each name counts.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Fields<'a> {
     /// `Subject`.
@@ -27,7 +27,7 @@ pub struct Fields<'a> {
 )]
 pub fn split(entity: &[u8]) -> (Fields<'_>, &[u8]) {
     let mut fields = Fields::default();
-    let mut rest = entity;
+    let mut rest = entity.strip_prefix(BYTE_ORDER_MARK).unwrap_or(entity);
     while !rest.is_empty() {
         let (field, behind) = split_field(rest);
         if is_empty_line(field) {
@@ -88,6 +88,8 @@ fn is_empty_line(line: &[u8]) -> bool {
     matches!(line, b"\r\n" | b"\n")
 }
 
+/// In UTF-8; some programs put it in front of a file of any kind.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Far beyond what any column keeps: 255 characters as encoded words of one character each.
 const MAX_FIELD_OCTETS: usize = 16_384;
 /// The longest character.

@@ -1,11 +1,24 @@
 //! A mail: envelope, content, and facts about the connection.
 
+mod charset;
+mod charset_names;
+mod cns_11643;
 mod compress;
+mod escape_sequence;
 mod hash;
 mod header;
+mod iso_2022;
+mod jis_x_0213;
+mod media;
+mod multipart;
+mod parameter_value;
 mod parameters;
+mod raw_text;
+mod single_byte;
 mod summary;
 mod trace;
+mod transfer_encoding;
+mod unicode;
 mod words;
 
 use std::io;

@@ -1,23 +1,14 @@
-//! `value; name=text; …`, the shape of Content-Type and Content-Disposition: quotes, comments, encoded words, and
-//! values in pieces or in a charset (RFC 2045 §5.1, RFC 2183, [RFC 2231](https://www.rfc-editor.org/rfc/rfc2231)).
+//! `value; name=text; …`, the shape of Content-Type and Content-Disposition: quotes, comments, and what senders forget
+//! (RFC 2045 §5.1, RFC 2183).
 
-use super::words;
+use super::parameter_value::{self, Parameter, Value};
 
 /// A field's value and its parameters. Costs one pass over the field.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Structured {
-    /// The first word in front of the first semicolon; some senders forget the semicolon.
-    pub value: String,
+    /// What stands in front of the first parameter.
+    pub value: Vec<u8>,
     parameters: Vec<Parameter>,
-}
-
-/// `name`, `name*`, `name*0` or `name*0*`, with its octets as written between the quotes.
-#[derive(Debug, PartialEq, Eq)]
-struct Parameter {
-    name: Vec<u8>,
-    piece: Option<u32>,
-    extended: bool,
-    octets: Vec<u8>,
 }
 
 impl Structured {
@@ -28,168 +19,187 @@ impl Structured {
             .copied()
             .filter(|octet| !matches!(octet, b'\r' | b'\n'))
             .collect();
-        let (before, mut rest) = split_at_semicolon(skip_comments(&line));
+        let (value, mut rest) = split_unquoted(skip_separators(&line), true);
         let mut parameters = Vec::new();
-        while let Some(behind) = rest {
+        while !rest.is_empty() {
             let parameter;
-            (parameter, rest) = Parameter::parse(skip_comments(behind));
+            (parameter, rest) = parse_parameter(rest);
             parameters.extend(parameter);
         }
-        let mut words = without_comment(before).split(u8::is_ascii_whitespace);
-        let value = words.next().unwrap_or_default();
         Structured {
-            value: String::from_utf8_lossy(value).into_owned(),
+            value: value.trim_ascii().to_vec(),
             parameters,
         }
     }
 
-    /// A parameter as text: the one in a charset before the one in pieces before the plain one; `None` if it is empty.
-    pub fn text(&self, name: &str) -> Option<String> {
-        let extended = self
-            .named(name)
-            .find(|parameter| parameter.piece.is_none() && parameter.extended);
-        let text = if let Some(extended) = extended {
-            let (charset, octets) = split_charset(&extended.octets);
-            in_charset(&unescape(octets), charset)
-        } else if let Some((charset, octets)) = self.joined(name) {
-            in_charset(&octets, charset)
-        } else {
-            words::decode(self.plain(name)?, None)
-        };
-        Some(text).filter(|text| !text.is_empty())
+    /// Returns a parameter by its name in lower case; `None` if it is empty.
+    pub fn get(&self, name: &str) -> Option<Value> {
+        let named = self.parameters.iter();
+        let named = named.filter(|parameter| parameter.name == name.as_bytes());
+        parameter_value::value(&named.collect::<Vec<_>>())
     }
+}
 
-    /// A parameter as octets, for comparing: in pieces or plain; `None` if it is empty.
-    pub fn octets(&self, name: &str) -> Option<Vec<u8>> {
-        let joined = self.joined(name).map(|(_, octets)| octets);
-        let octets = joined.or_else(|| self.plain(name).map(<[u8]>::to_vec));
-        octets.filter(|octets| !octets.is_empty())
+/// Parses one parameter, if it is one; returns it and what stands after it.
+fn parse_parameter(input: &[u8]) -> (Option<Parameter>, &[u8]) {
+    let input = skip_separators(input);
+    let end = input.iter().position(|octet| matches!(octet, b'=' | b';'));
+    let parted = end.and_then(|end| input.split_at_checked(end));
+    let Some((name, [b'=', behind @ ..])) = parted else {
+        let behind = parted.map_or(&b""[..], |(_, behind)| behind);
+        return (None, behind);
+    };
+    let text = behind.trim_ascii_start();
+    let (octets, rest) = match text.strip_prefix(b"\"") {
+        Some(quoted) => unquote(quoted),
+        None => {
+            let (token, rest) = split_unquoted(text, text.len() < behind.len());
+            (without_comment(token).to_vec(), rest)
+        }
+    };
+    // What stands between a quote and the next name is of no parameter.
+    let words = name.trim_ascii().rsplit(u8::is_ascii_whitespace);
+    let name = words.into_iter().next().unwrap_or_default();
+    (Parameter::named(name, octets), rest)
+}
+
+/// Splits the input at the next semicolon, or before a parameter whose semicolon is missing.
+fn split_unquoted(input: &[u8], is_after_space: bool) -> (&[u8], &[u8]) {
+    let end = memchr::memchr(b';', input).unwrap_or(input.len());
+    let (text, behind) = input.split_at_checked(end).unwrap_or((input, b""));
+    match unseparated(text, is_after_space).and_then(|start| input.split_at_checked(start)) {
+        Some((text, rest)) => {
+            let text = text.trim_ascii_end();
+            (text.strip_suffix(b",").unwrap_or(text), rest)
+        }
+        None => (text, behind),
     }
+}
 
-    fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Parameter> {
-        self.parameters
-            .iter()
-            .filter(move |parameter| parameter.name == name.as_bytes())
-    }
-
-    fn plain<'a>(&'a self, name: &'a str) -> Option<&'a [u8]> {
-        self.named(name)
-            .find(|parameter| {
-                parameter.piece.is_none() && !parameter.extended && !parameter.octets.is_empty()
-            })
-            .map(|parameter| parameter.octets.as_slice())
-    }
-
-    /// The pieces from 0 on in their order, joined before their charset is decoded: senders cut characters in two.
-    fn joined<'a>(&'a self, name: &'a str) -> Option<(&'a [u8], Vec<u8>)> {
-        let mut pieces: Vec<(u32, &Parameter)> = self
-            .named(name)
-            .filter_map(|parameter| Some((parameter.piece?, parameter)))
-            .collect();
-        pieces.sort_by_key(|(number, _)| *number);
-        pieces.dedup_by_key(|(number, _)| *number);
-        let mut charset = &b""[..];
-        let mut joined = Vec::new();
-        let in_sequence = (0..)
-            .zip(&pieces)
-            .take_while(|(index, (number, _))| index == number);
-        for (index, (_, piece)) in in_sequence {
-            let mut octets = piece.octets.as_slice();
-            if piece.extended && index == 0 {
-                (charset, octets) = split_charset(octets);
-            }
-            if piece.extended {
-                joined.extend(unescape(octets));
-            } else {
-                joined.extend_from_slice(octets);
+/// Finds a parameter of a known name after white space or a comma: its semicolon is missing, or a comma stands for it.
+/// File names hold spaces and equals signs too, so that unknown names do not count.
+fn unseparated(text: &[u8], is_after_space: bool) -> Option<usize> {
+    let mut is_start = is_after_space;
+    for (at, octet) in text.iter().enumerate() {
+        if is_start && octet.is_ascii_alphabetic() {
+            let rest = text.get(at..).unwrap_or_default();
+            if is_known_parameter(rest) {
+                return Some(at);
             }
         }
-        (!joined.is_empty()).then_some((charset, joined))
+        is_start = matches!(octet, b' ' | b'\t' | b',');
     }
+    None
 }
 
-impl Parameter {
-    /// One parameter, if it is one, and what stands behind its semicolon.
-    fn parse(input: &[u8]) -> (Option<Parameter>, Option<&[u8]>) {
-        let end = input.iter().position(|octet| matches!(octet, b'=' | b';'));
-        let parted = end.and_then(|end| input.split_at_checked(end));
-        let Some((name, [b'=', behind @ ..])) = parted else {
-            return (None, split_at_semicolon(input).1);
-        };
-        let behind = behind.trim_ascii_start();
-        let (octets, rest) = match behind.strip_prefix(b"\"") {
-            Some(quoted) => {
-                let (octets, behind) = unquote(quoted);
-                (octets, split_at_semicolon(behind).1)
-            }
-            None => {
-                let (token, rest) = split_at_semicolon(behind);
-                (without_comment(token).to_vec(), rest)
-            }
-        };
-        (Parameter::named(name, octets), rest)
-    }
-
-    fn named(name: &[u8], octets: Vec<u8>) -> Option<Parameter> {
-        let name = name.trim_ascii().to_ascii_lowercase();
-        let mut parts = name.split(|octet| *octet == b'*');
-        let (base, second, third) = (parts.next()?, parts.next(), parts.next());
-        let (piece, extended) = match (second, third) {
-            (None, _) => (None, false),
-            (Some(b""), None) => (None, true),
-            (Some(number), third) if third.is_none_or(<[u8]>::is_empty) => {
-                let number = std::str::from_utf8(number).ok()?;
-                (Some(number.parse().ok()?), third.is_some())
-            }
-            _ => return None,
-        };
-        Some(Parameter {
-            name: base.to_vec(),
-            piece,
-            extended,
-            octets,
-        })
-    }
+fn is_known_parameter(input: &[u8]) -> bool {
+    let is_name = |octet: &&u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'*');
+    let length = input.iter().take(MAX_NAME_OCTETS).take_while(is_name);
+    let Some((name, behind)) = input.split_at_checked(length.count()) else {
+        return false;
+    };
+    let name = name.split(|octet| *octet == b'*').next();
+    let name = name.unwrap_or_default().to_ascii_lowercase();
+    let is_known = KNOWN.contains(&name.as_slice()) || name.starts_with(b"x-");
+    is_known && behind.trim_ascii_start().starts_with(b"=")
 }
 
-/// What stands in front of the next semicolon, and behind it if there is one.
-fn split_at_semicolon(input: &[u8]) -> (&[u8], Option<&[u8]>) {
-    let mut parts = input.splitn(2, |octet| *octet == b';');
-    (parts.next().unwrap_or_default(), parts.next())
-}
+/// The parameters of RFC 2045, 2046, 2183, 2231, 3676, 5545 and others that senders write without a semicolon.
+const KNOWN: &[&[u8]] = &[
+    b"access-type",
+    b"boundary",
+    b"charset",
+    b"component",
+    b"creation-date",
+    b"delsp",
+    b"filename",
+    b"format",
+    b"method",
+    b"micalg",
+    b"modification-date",
+    b"name",
+    b"profile",
+    b"protocol",
+    b"read-date",
+    b"reply-type",
+    b"report-type",
+    b"size",
+    b"smime-type",
+    b"start",
+    b"start-info",
+    b"type",
+];
 
-/// Up to the closing quote, quoted pairs undone; without one, all there is.
+/// Longer than any known name with its asterisks and number.
+const MAX_NAME_OCTETS: usize = 32;
+
+/// Returns the text up to the closing quote, with `\\` and `\"` undone, and the rest. Other backslashes are those of a
+/// Windows path.
 fn unquote(input: &[u8]) -> (Vec<u8>, &[u8]) {
-    let mut octets = Vec::new();
-    let mut escaped = false;
-    let mut rest = input.iter();
-    while let Some(octet) = rest.next() {
-        match octet {
-            _ if escaped => escaped = false,
-            b'\\' => {
-                escaped = true;
-                continue;
-            }
-            b'"' => return (octets, rest.as_slice()),
-            _ => {}
-        }
-        octets.push(*octet);
+    if let (octets, Some(rest)) = unquote_until_end(input, false) {
+        return (octets, rest);
     }
-    (octets, b"")
+    if let (octets, Some(rest)) = unquote_until_end(input, true) {
+        return (octets, rest);
+    }
+    // The closing quote is missing.
+    let next = memchr::memchr_iter(b';', input).find(|at| {
+        let behind = input.get(at + 1..).unwrap_or_default();
+        is_known_parameter(behind.trim_ascii_start())
+    });
+    let text = next.and_then(|at| input.split_at_checked(at));
+    let (text, rest) = text.unwrap_or((input, b""));
+    (unquote_until_end(text, false).0, rest)
 }
 
-/// White space and `(comments)`, which nest, at the front.
-fn skip_comments(input: &[u8]) -> &[u8] {
+/// Returns the quoted text, and what stands after the closing quote if there is one. A path may end in a backslash that its
+/// sender did not escape: with `path_may_end` the pair `\"` is the end if a semicolon or nothing follows.
+fn unquote_until_end(input: &[u8], path_may_end: bool) -> (Vec<u8>, Option<&[u8]>) {
+    let is_end = |behind: &[u8]| {
+        let behind = behind.trim_ascii_start();
+        behind.is_empty() || behind.starts_with(b";")
+    };
+    let mut octets = Vec::new();
+    let mut rest = input;
+    while let [first, behind @ ..] = rest {
+        let octet;
+        (octet, rest) = match (first, behind) {
+            (b'"', _) => return (octets, Some(behind)),
+            (b'\\', [b'"', behind @ ..]) if path_may_end && is_end(behind) => {
+                octets.push(b'\\');
+                return (octets, Some(behind));
+            }
+            (b'\\', [second @ (b'"' | b'\\'), behind @ ..]) => (*second, behind),
+            (0x1b, [b'$', ..]) => {
+                // Quotes and backslashes are halves of Japanese characters up to the next shift.
+                let end = memchr::memmem::find(behind, b"\x1b(").unwrap_or(0);
+                let (shifted, behind) = behind.split_at_checked(end).unwrap_or((b"", behind));
+                octets.push(0x1b);
+                octets.extend_from_slice(shifted);
+                match behind {
+                    [octet, behind @ ..] => (*octet, behind),
+                    [] => break,
+                }
+            }
+            _ => (*first, behind),
+        };
+        octets.push(octet);
+    }
+    (octets, None)
+}
+
+/// Returns the input after white space, separators and `(comments)`, which nest.
+pub fn skip_separators(input: &[u8]) -> &[u8] {
     let mut depth = 0;
-    let mut escaped = false;
+    let mut is_escaped = false;
     let mut rest = input;
     while let Some((octet, behind)) = rest.split_first() {
         match octet {
-            _ if escaped => escaped = false,
-            b'\\' if depth > 0 => escaped = true,
+            _ if is_escaped => is_escaped = false,
+            b'\\' if depth > 0 => is_escaped = true,
             b'(' => depth += 1,
             b')' if depth > 0 => depth -= 1,
-            b' ' | b'\t' => {}
+            b' ' | b'\t' | b';' | b',' => {}
             _ if depth > 0 => {}
             _ => return rest,
         }
@@ -198,51 +208,18 @@ fn skip_comments(input: &[u8]) -> &[u8] {
     rest
 }
 
-/// Without the comment at the end, as in `us-ascii (Plain text)`; brackets amid a text are its own: `report (1).pdf`.
+/// Returns the text without the comment at its end, as in `us-ascii (Plain text)`; brackets amid a text are its own, as in
+/// `report (1).pdf`.
 fn without_comment(text: &[u8]) -> &[u8] {
     let text = text.trim_ascii();
     if !text.ends_with(b")") {
         return text;
     }
     let mut parts = text.split(|octet| *octet == b'(');
-    parts.next().unwrap_or(text).trim_ascii_end()
-}
-
-/// `charset'language'text` into charset and text.
-fn split_charset(octets: &[u8]) -> (&[u8], &[u8]) {
-    let mut parts = octets.splitn(3, |octet| *octet == b'\'');
-    match (parts.next(), parts.next(), parts.next()) {
-        (Some(charset), Some(_), Some(text)) => (charset, text),
-        _ => (b"", octets),
+    match parts.next().unwrap_or(text).trim_ascii_end() {
+        b"" => text,
+        without => without,
     }
-}
-
-/// `%C3%A9` to octets; what is no escape stays.
-fn unescape(text: &[u8]) -> Vec<u8> {
-    let digit = |octet: u8| char::from(octet).to_digit(16);
-    let number = |[high, low]: &[u8; 2]| Some((digit(*high)? * 16 + digit(*low)?) as u8);
-    let mut octets = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((first, behind)) = rest.split_first() {
-        let escaped = behind
-            .split_first_chunk()
-            .and_then(|(digits, behind)| Some((number(digits)?, behind)));
-        let octet;
-        (octet, rest) = match escaped {
-            Some(escaped) if *first == b'%' => escaped,
-            _ => (*first, behind),
-        };
-        octets.push(octet);
-    }
-    octets
-}
-
-fn in_charset(octets: &[u8], charset: &[u8]) -> String {
-    let text = std::str::from_utf8(charset)
-        .ok()
-        .and_then(|charset| words::decode_charset(octets, charset))
-        .unwrap_or_else(|| String::from_utf8_lossy(octets).into_owned());
-    words::on_one_line(text)
 }
 
 #[cfg(test)]
@@ -259,7 +236,7 @@ mod tests {
             ("a/b ; NAME = \"x; y\" ; z", "a/b", Some("x; y")),
             ("a/b; name=\"a\\\"b\\\\\"", "a/b", Some("a\"b\\")),
             ("a/b; name=\"no end", "a/b", Some("no end")),
-            ("(c (d)) a/b (e); (f) name=x (g)", "a/b", Some("x")),
+            ("(c (d)) a/b; (f) name=x (g)", "a/b", Some("x")),
             (
                 "a/b; name=report (1).pdf; x=y",
                 "a/b",
@@ -272,6 +249,16 @@ mod tests {
                 "a/b",
                 Some("üb"),
             ),
+            ("a/b; name=(1)", "a/b", Some("(1)")),
+            ("a/b; name==?utf-8?Q?=C3=BC?=", "a/b", Some("ü")),
+            ("", "", None),
+        ];
+        check(cases);
+    }
+
+    #[test]
+    fn values_in_pieces_and_charsets() {
+        check(&[
             (
                 "a/b; name=x; name*=UTF-8'fr'%C3%A9.jpg",
                 "a/b",
@@ -280,42 +267,121 @@ mod tests {
             ("a/b; name*=\"iso-8859-1''%DC%zz\"", "a/b", Some("Ü%zz")),
             ("a/b; name*=nothing", "a/b", Some("nothing")),
             ("a/b; name*=x-unknown''%C3%A9", "a/b", Some("é")),
+            ("a/b; name*=''%C3%A9", "a/b", Some("é")),
+            ("a/b; name*=utf-8''%E9", "a/b", Some("é")),
+            ("a/b; name*=utf-8'%C3%A9", "a/b", Some("é")),
+            ("a/b; name*=it's", "a/b", Some("it's")),
+            ("a/b; name*=utf-8''; name=x", "a/b", Some("x")),
             ("a/b; name*1=b; name*0=a; name*3=d", "a/b", Some("ab")),
+            ("a/b; name*2=b; name*1=a", "a/b", Some("ab")),
+            ("a/b; name*2=b; name=c", "a/b", Some("c")),
+            ("a/b; name*0=a; name*0=b; name*1=c", "a/b", Some("ac")),
             (
                 "a/b; name*0*=UTF-8''%C3; name*1*=%A9; name*2=\"%41'\"",
                 "a/b",
                 Some("é%41'"),
             ),
+            ("a/b; name*0*=UTF-8''%C3%A; name*1*=9", "a/b", Some("é")),
+            ("a/b; name*0=a; name*1*=%20b", "a/b", Some("a b")),
+            (
+                "a/b; name*0=\"=?UTF-8?Q?r=C3=A9s\"; name*1=\"um=C3=A9.pdf?=\"",
+                "a/b",
+                Some("résumé.pdf"),
+            ),
+            (
+                "a/b; name*0=\"=?UTF-8?Q?a?=\"; name*1=\"=?UTF-8?Q?b?=\"",
+                "a/b",
+                Some("ab"),
+            ),
+            ("a/b; name*=UTF-8''=?UTF-8?Q?=C3=A9?=", "a/b", Some("é")),
+            (
+                "a/b; name*=UTF-8''%3D?UTF-8?Q?=C3=A9?=",
+                "a/b",
+                Some("=?UTF-8?Q?=C3=A9?="),
+            ),
+            ("a/b; name*=iso-2022-jp''%1B$B$%22%1B(B", "a/b", Some("あ")),
             ("a/b; name*x=y; name*0*z=y; name**=y", "a/b", None),
+        ]);
+        let many: String = (0..12).map(|n| format!("; name*{n}={n},")).collect();
+        let want = "0,1,2,3,4,5,6,7,8,9,10,11,";
+        check(&[(&format!("a/b{many}"), "a/b", Some(want))]);
+    }
+
+    #[test]
+    fn separators_that_are_missing_or_wrong() {
+        check(&[
             ("a/b charset=x", "a/b", None),
-            ("", "", None),
-        ];
+            ("a/b name=x", "a/b", Some("x")),
+            ("a/b, name=x", "a/b", Some("x")),
+            ("name=x", "", Some("x")),
+            ("a/b; charset=\"c\" name=\"x\"", "a/b", Some("x")),
+            ("a/b; charset=\"c\"name=\"x\"", "a/b", Some("x")),
+            ("a/b; charset=c name*0=x name*1=y", "a/b", Some("xy")),
+            ("a/b; name=x.pdf charset=c", "a/b", Some("x.pdf")),
+            ("a/b; name=x.pdf, charset=c", "a/b", Some("x.pdf")),
+            ("a/b; name=x.pdf\tX-Mac-Type = c", "a/b", Some("x.pdf")),
+            ("a/b; name=a, b=c.pdf", "a/b", Some("a, b=c.pdf")),
+            ("a/b; name=size=3", "a/b", Some("size=3")),
+            ("a/b; name= size=3", "a/b", None),
+            ("a/b; x=\"y\" z; name=x", "a/b", Some("x")),
+            ("a/b (c; d); name=x", "a/b (c", Some("x")),
+            ("a/b; x=\"no end; name=x", "a/b", Some("x")),
+        ]);
+    }
+
+    #[test]
+    fn backslashes() {
+        check(&[
+            (r#"a/b; name="C:\a\b.c""#, "a/b", Some(r"C:\a\b.c")),
+            (r#"a/b; name="C:\\a\\b.c""#, "a/b", Some(r"C:\a\b.c")),
+            (r#"a/b; name="\\srv\a""#, "a/b", Some(r"\srv\a")),
+            (r#"a/b; name="C:\a\""#, "a/b", Some(r"C:\a\")),
+            (r#"a/b; name="C:\a\" ; size=3"#, "a/b", Some(r"C:\a\")),
+            (r#"a/b; name="a \"b\".c""#, "a/b", Some(r#"a "b".c"#)),
+            (r"a/b; name=C:\a\b.c", "a/b", Some(r"C:\a\b.c")),
+            (
+                "a/b; name=\"\x1b$B$\"!\\!;\x1b(B.c\"",
+                "a/b",
+                Some("あ＋〇.c"),
+            ),
+        ]);
+    }
+
+    fn check(cases: &[(&str, &str, Option<&str>)]) {
         for (field, value, name) in cases {
             let structured = Structured::parse(field.as_bytes());
-            assert_eq!(structured.value, *value, "{field}");
-            assert_eq!(structured.text("name").as_deref(), *name, "{field}");
+            let found = std::str::from_utf8(&structured.value).unwrap();
+            assert_eq!(found, *value, "{field}");
+            let found = structured.get("name").map(|value| value.decode(None));
+            assert_eq!(found.as_deref(), *name, "{field}");
         }
     }
 
     #[test]
     fn octets_are_not_decoded() {
-        let field = Structured::parse(b"multipart/mixed; boundary=\"=?utf-8?Q?a?=\"");
-        assert_eq!(
-            field.octets("boundary").as_deref(),
-            Some(&b"=?utf-8?Q?a?="[..])
-        );
-        assert_eq!(
-            Structured::parse(b"a/b; boundary=\"\"").octets("boundary"),
-            None
-        );
+        let octets = |field: &str| {
+            let value = Structured::parse(field.as_bytes()).get("boundary");
+            value.map(|value| value.octets)
+        };
+        for (field, want) in [
+            ("a/b; boundary=\"=?utf-8?Q?a?=\"", Some("=?utf-8?Q?a?=")),
+            ("a/b; boundary*=us-ascii''a%2Db", Some("a-b")),
+            ("a/b; boundary*0*=us-ascii'en'a; boundary*1=b", Some("ab")),
+            ("a/b; boundary=\"\"", None),
+        ] {
+            assert_eq!(octets(field), want.map(|text| text.as_bytes().to_vec()));
+        }
     }
 
     proptest! {
         #[test]
         fn no_field_panics(field in "[a-z/;=*'\"()\\\\%0-9 \r\n\té]{0,60}") {
             let structured = Structured::parse(field.as_bytes());
-            let _ = structured.text("a");
-            let _ = structured.octets("a");
+            for name in ["a", "name"] {
+                if let Some(value) = structured.get(name) {
+                    value.decode(None);
+                }
+            }
         }
     }
 }

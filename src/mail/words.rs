@@ -1,26 +1,26 @@
 //! Unstructured header text to UTF-8: unfolding, encoded words, raw octets
 //! ([RFC 2047](https://www.rfc-editor.org/rfc/rfc2047)).
 
-use encoding_rs::Encoding;
 use mail_parser::decoders::base64::base64_decode;
-use mail_parser::decoders::charsets::map::charset_decoder;
+
+use super::charset::Charset;
+use super::raw_text;
 
 /// Decodes a field's value, with its fold marks and line end, to one line of text.
 ///
-/// Adjacent encoded words are joined without the space between them, and octet by octet where they share a charset without
-/// shifts: many senders cut characters in two. What cannot be decoded stays as written. Raw 8-bit octets are read as UTF-8, else as
-/// `fallback_charset`, else they become U+FFFD. Control characters left in the text become spaces.
-pub fn decode(value: &[u8], fallback_charset: Option<&str>) -> String {
+/// Adjacent encoded words are joined without the space between them, and octet by octet where they share a charset: many
+/// senders cut characters in two. What cannot be decoded stays as written. Raw octets are decoded as [`raw_text`] says;
+/// `named` is the charset that the message names. Control characters left in the text become spaces.
+pub fn decode(value: &[u8], named: Option<Charset>) -> String {
     let unfolded: Vec<u8> = value
         .iter()
         .copied()
         .filter(|octet| !matches!(octet, b'\r' | b'\n'))
         .collect();
-    let text = join_words(unfolded.trim_ascii(), fallback_charset);
-    on_one_line(text)
+    on_one_line(join_words(trim(&unfolded), named))
 }
 
-/// `text` with a space for each control character but TAB.
+/// Replaces each control character but TAB by a space.
 pub fn on_one_line(text: String) -> String {
     let is_unwanted = |c: char| c.is_control() && c != '\t';
     if !text.contains(is_unwanted) {
@@ -31,21 +31,21 @@ pub fn on_one_line(text: String) -> String {
         .collect()
 }
 
-/// Decodes `octets` by the name of their charset; `None` when nobody knows that charset.
-pub fn decode_charset(octets: &[u8], charset: &str) -> Option<String> {
-    if let Some(encoding) = Encoding::for_label(charset.as_bytes()) {
-        return Some(encoding.decode_without_bom_handling(octets).0.into_owned());
-    }
-    charset_decoder(charset.as_bytes()).map(|decode| decode(octets))
+/// Returns the line without the white space and the NULs at both ends.
+fn trim(line: &[u8]) -> &[u8] {
+    let is_text = |octet: &u8| *octet != 0 && !octet.is_ascii_whitespace();
+    let start = line.iter().position(is_text).unwrap_or(line.len());
+    let end = line.iter().rposition(is_text).map_or(start, |at| at + 1);
+    line.get(start..end).unwrap_or_default()
 }
 
 #[expect(
     clippy::indexing_slicing,
-    reason = "words are found within the line, each behind the one before it"
+    reason = "words are found within the line, each after the one before it"
 )]
-fn join_words(line: &[u8], fallback_charset: Option<&str>) -> String {
+fn join_words(line: &[u8], named: Option<Charset>) -> String {
     let mut text = String::new();
-    let mut run: Option<(&str, Vec<u8>)> = None;
+    let mut run: Option<(Charset, Vec<Vec<u8>>)> = None;
     let mut plain_from = 0;
     let mut at = 0;
     while let Some(start) = memchr::memmem::find(&line[at..], b"=?").map(|found| at + found) {
@@ -54,79 +54,59 @@ fn join_words(line: &[u8], fallback_charset: Option<&str>) -> String {
             continue;
         };
         let between = &line[plain_from..start];
-        let adjacent = run.is_some() && between.iter().all(u8::is_ascii_whitespace);
+        let is_adjacent = run.is_some() && between.iter().all(u8::is_ascii_whitespace);
         match &mut run {
-            Some((charset, octets))
-                if adjacent
-                    && charset.eq_ignore_ascii_case(word.charset)
-                    && !has_shifts(charset) =>
-            {
-                octets.extend_from_slice(&word.octets);
+            Some((charset, words)) if is_adjacent && *charset == word.charset => {
+                words.push(word.octets);
             }
             _ => {
                 flush(&mut run, &mut text);
-                if !adjacent {
-                    text.push_str(&raw_text(between, fallback_charset));
+                if !is_adjacent {
+                    text.push_str(&raw_text::decode(between, named));
                 }
-                run = Some((word.charset, word.octets));
+                run = Some((word.charset, vec![word.octets]));
             }
         }
         at = start + word.length;
         plain_from = at;
     }
     flush(&mut run, &mut text);
-    text.push_str(&raw_text(&line[plain_from..], fallback_charset));
+    text.push_str(&raw_text::decode(&line[plain_from..], named));
     text
 }
 
-/// Charsets whose escapes shift between sets: each word begins and ends in ASCII (RFC 2047 §3), so none continues the
-/// one before it, and a shift back straight before the next shift would be decoded as damage.
-fn has_shifts(charset: &str) -> bool {
-    let charset = charset.to_ascii_lowercase();
-    ["iso-2022-", "csiso2022", "hz-gb", "utf-7"]
-        .iter()
-        .any(|beginning| charset.starts_with(beginning))
-}
-
-fn flush(run: &mut Option<(&str, Vec<u8>)>, text: &mut String) {
-    if let Some((charset, octets)) = run.take() {
-        text.push_str(&decode_charset(&octets, charset).unwrap_or_default());
-    }
-}
-
-fn raw_text(octets: &[u8], fallback_charset: Option<&str>) -> String {
-    match std::str::from_utf8(octets) {
-        Ok(text) => text.to_owned(),
-        Err(_) => fallback_charset
-            .and_then(|charset| decode_charset(octets, charset))
-            .unwrap_or_else(|| String::from_utf8_lossy(octets).into_owned()),
+fn flush(run: &mut Option<(Charset, Vec<Vec<u8>>)>, text: &mut String) {
+    if let Some((charset, words)) = run.take() {
+        text.push_str(&charset.decode_words(&words));
     }
 }
 
 /// `=?charset[*language]?B|Q?text?=`, decoded to octets of a charset that is known.
-struct EncodedWord<'a> {
-    charset: &'a str,
+struct EncodedWord {
+    charset: Charset,
     octets: Vec<u8>,
     length: usize,
 }
 
-impl<'a> EncodedWord<'a> {
-    fn parse(input: &'a [u8]) -> Option<EncodedWord<'a>> {
+impl EncodedWord {
+    fn parse(input: &[u8]) -> Option<EncodedWord> {
         let window = input.get(..MAX_WORD_OCTETS).unwrap_or(input);
         let mut parts = window.get(2..)?.splitn(3, |octet| *octet == b'?');
         let (name, encoding, rest) = (parts.next()?, parts.next()?, parts.next()?);
+        let is_base64 = match encoding {
+            b"B" | b"b" => true,
+            b"Q" | b"q" => false,
+            _ => return None,
+        };
         let end = memchr::memmem::find(rest, b"?=")?;
         let text = rest.get(..end)?;
-        let name = std::str::from_utf8(name).ok()?;
-        let charset = name.split_once('*').map_or(name, |(charset, _)| charset);
-        if charset.is_empty() || charset.contains(char::is_whitespace) {
-            return None;
-        }
-        decode_charset(b"", charset)?;
-        let octets = match encoding {
-            b"B" | b"b" => base64_decode(text)?,
-            b"Q" | b"q" => decode_q(text)?,
-            _ => return None,
+        let charset = name.split(|octet| *octet == b'*').next()?;
+        let charset = charset.trim_ascii();
+        let charset = Charset::named(charset)?;
+        let octets = if is_base64 {
+            base64_decode(text)?
+        } else {
+            decode_q(text)?
         };
         let length = 2 + name.len() + 1 + encoding.len() + 1 + end + 2;
         Some(EncodedWord {
@@ -137,21 +117,26 @@ impl<'a> EncodedWord<'a> {
     }
 }
 
+/// Undoes the encoding Q. What is no escape stays as written; `None` where the next word begins in `text`, which has no end.
 fn decode_q(text: &[u8]) -> Option<Vec<u8>> {
+    if memchr::memmem::find(text, b"=?").is_some() {
+        return None;
+    }
     let digit = |octet: u8| char::from(octet).to_digit(16);
+    let number = |[high, low]: &[u8; 2]| Some((digit(*high)? * 16 + digit(*low)?) as u8);
     let mut octets = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((first, behind)) = rest.split_first() {
-        rest = behind;
-        match first {
-            b'_' => octets.push(b' '),
-            b'=' => {
-                let ([high, low], behind) = rest.split_first_chunk()?;
-                octets.push((digit(*high)? * 16 + digit(*low)?) as u8);
-                rest = behind;
-            }
-            octet => octets.push(*octet),
-        }
+        let escaped = behind
+            .split_first_chunk()
+            .and_then(|(digits, behind)| Some((number(digits)?, behind)));
+        let octet;
+        (octet, rest) = match (first, escaped) {
+            (b'=', Some(escaped)) => escaped,
+            (b'_', _) => (b' ', behind),
+            _ => (*first, behind),
+        };
+        octets.push(octet);
     }
     Some(octets)
 }
@@ -184,22 +169,66 @@ mod tests {
             (b" =?utf-8?B?!!!?=", "=?utf-8?B?!!!?="),
             (b" =?x-unknown?Q?a?= b", "=?x-unknown?Q?a?= b"),
             (b" =?utf-8?Q?a", "=?utf-8?Q?a"),
-            (b" =?utf-8?Q?a=+5b?=", "=?utf-8?Q?a=+5b?="),
             (b" =?=?utf-8?Q?a?=", "=?a"),
             (b" =?utf-8?Q?a=0D=0Ab?=", "a  b"),
-            (b" a\x00b", "a b"),
+            (b" a\x00b\x00\r\n", "a b"),
             ("ü".as_bytes(), "ü"),
-            (b"\xfc", "\u{fffd}"),
+            (b"\xfc", "ü"),
             (b"", ""),
         ];
+        check(cases);
+        let latin = Charset::named(b"iso-8859-2");
+        assert_eq!(decode(b"\xb1", latin), "ą");
+    }
+
+    #[test]
+    fn words_that_senders_get_wrong() {
+        check(&[
+            (b"=?utf-8?q?Hello world =C3=BC?=", "Hello world ü"),
+            (b"=?utf-8?Q?a=+5b=?=", "a=+5b="),
+            (b"=?utf-8?Q?a?b?=", "a?b"),
+            (b"=?utf-8?B?w7w?=", "ü"),
+            (b"=?utf-8?B?w7w==?=", "ü"),
+            (b"=?utf-8?B?w7 w=?=", "ü"),
+            (b"=?utf-8?Q?no_end =?utf-8?Q?b?=", "=?utf-8?Q?no_end b"),
+            (b"a=?utf-8?Q?b?=c", "abc"),
+            (b"\"=?utf-8?Q?a?=\"", "\"a\""),
+            (b"=?utf-8?Q?a?==?utf-8?Q?b?=", "ab"),
+            (b"=?utf-8?Q?a?=\r\n\t=?utf-8?Q?b?= \t =?utf-8?Q?c?=", "abc"),
+            (b"=?utf8?Q?=C3?= =?UTF-8?B?vA==?=", "ü"),
+            (b"=?utf-8?Q?=3D=3Futf-8=3FQ=3Fa=3F=3D?=", "=?utf-8?Q?a?="),
+            (b"=?utf-8?Q??=", ""),
+            (b"=??Q?a?=", "=??Q?a?="),
+            (b"=?utf-8?B?77u/w7w=?=", "ü"),
+            (b"=? latin 1 ?Q?=E9?=", "é"),
+            (b"=?gb2312?Q?=C4?= =?gb2312?Q?=E3?=", "你"),
+            (b"=?utf-16?B?//7pAA==?=", "é"),
+            (b"=?us-ascii?Q?=C3=BC?=", "ü"),
+            (b"=?utf-7?Q?+AOk-?= =?utf-7?Q?+AOk-?=", "éé"),
+        ]);
+    }
+
+    #[test]
+    fn words_in_charsets_with_shifts() {
+        check(&[
+            (b"=?iso-2022-kr?B?GyQpQw4+SDNnR088PD9kDw==?=", "안녕하세요"),
+            (b"=?hz-gb-2312?B?fntEYzpDfn0=?=", "你好"),
+            (b"=?iso-2022-jp?B?GyRCJCIbKEIbJEIkJBsoQg==?=", "あい"),
+            (b"=?iso-2022-jp-2?B?GyRCRnxLXBsoQg==?=", "日本"),
+            (
+                b"=?iso-2022-jp?B?GyRCJCI=?= =?iso-2022-jp?B?GyRCJCQ=?= =?iso-2022-jp?Q?ab?=",
+                "あいab",
+            ),
+            (
+                b"=?iso-2022-jp?B?GyRCJCIk?= =?iso-2022-jp?B?JBsoQmE=?=",
+                "あいa",
+            ),
+        ]);
+    }
+
+    fn check(cases: &[(&[u8], &str)]) {
         for (value, want) in cases {
-            assert_eq!(
-                decode(value, None),
-                *want,
-                "{:?}",
-                value.escape_ascii().to_string()
-            );
+            assert_eq!(decode(value, None), *want, "{}", value.escape_ascii());
         }
-        assert_eq!(decode(b"\xfc", Some("iso-8859-1")), "ü");
     }
 }

@@ -56,7 +56,8 @@ labels! {
     End("outcome") {
         /// It said QUIT.
         Quit = "quit",
-        /// Our reply ended it: too many faulty commands, or something that no mail client sends.
+        /// A reply ended it: too many faulty commands or commands without a delivery, something that no mail client sends,
+        /// or too much content that is refused.
         Refused = "refused",
         /// It left in the middle.
         ClientLeft = "client_left",

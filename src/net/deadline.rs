@@ -1,115 +1,249 @@
-//! What time remains, and what moved octets add to it. All on the monotonic clock.
+//! When a wait for a client ends, at each load of the server. All on the monotonic clock.
 
 use std::time::{Duration, Instant};
 
+use super::load::Load;
+
 /// When a wait ends.
 ///
-/// A command has one deadline for the whole line, however its octets trickle in. For content, octets buy time: at
-/// 500 octets a second a client may go on for ever, below it the first patience runs out; no single silence may be longer
-/// than that patience either.
+/// A command, a batch of replies and a handshake have one deadline each, however slowly their octets trickle. For content,
+/// octets extend the deadline: a client that keeps the minimum data rate may go on, below it the timeout runs out; no
+/// silence may be longer than the timeout either. The deadline is earlier while slots run out ([`Load`]).
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
-    patience: Duration,
+    timeout: Duration,
     started_at: Instant,
-    silent_since: Instant,
-    earned: Duration,
-    paced: bool,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Whole {
+        /// Since when the client has sent commands without a delivery.
+        commands_since: Instant,
+        /// The client has delivered a mail and has nothing under way.
+        is_idle_after_delivery: bool,
+    },
+    Content {
+        silent_since: Instant,
+        octets: u64,
+        /// Since when the content is discarded.
+        discarded_since: Option<Instant>,
+    },
 }
 
 impl Deadline {
-    /// For one command: `patience` in all.
-    pub fn for_command(now: Instant, patience: Duration) -> Deadline {
+    /// Returns a deadline for one command, batch of replies or handshake: `timeout` in all.
+    pub fn for_command(now: Instant, timeout: Duration) -> Deadline {
         Deadline {
-            patience,
+            timeout,
             started_at: now,
-            silent_since: now,
-            earned: Duration::ZERO,
-            paced: false,
+            kind: Kind::Whole {
+                commands_since: now,
+                is_idle_after_delivery: false,
+            },
         }
     }
 
-    /// For content: `patience` at a time, and a minimum pace over all.
-    pub fn for_content(now: Instant, patience: Duration) -> Deadline {
+    /// Returns a deadline for content: `timeout` for each silence, and a minimum data rate on average.
+    pub fn for_content(now: Instant, timeout: Duration) -> Deadline {
         Deadline {
-            paced: true,
-            ..Deadline::for_command(now, patience)
+            timeout,
+            started_at: now,
+            kind: Kind::Content {
+                silent_since: now,
+                octets: 0,
+                discarded_since: None,
+            },
         }
     }
 
-    /// What it began with.
-    pub fn patience(&self) -> Duration {
-        self.patience
+    /// Sets since when the client has sent commands without a delivery: while slots run out, all of them together have the
+    /// time of one.
+    #[must_use]
+    pub fn with_commands_since(mut self, since: Instant) -> Deadline {
+        if let Kind::Whole { commands_since, .. } = &mut self.kind {
+            *commands_since = since;
+        }
+        self
     }
 
-    /// Says that `octets` have moved.
-    pub fn moved(&mut self, now: Instant, octets: usize) {
-        if self.paced {
-            self.silent_since = now;
-            self.earned += Duration::from_millis(octets as u64 * 1_000 / MINIMUM_PACE);
+    /// Marks the wait as one for a client that has delivered a mail and has nothing under way.
+    #[must_use]
+    pub fn idle_after_delivery(mut self, is_idle: bool) -> Deadline {
+        if let Kind::Whole {
+            is_idle_after_delivery,
+            ..
+        } = &mut self.kind
+        {
+            *is_idle_after_delivery = is_idle;
+        }
+        self
+    }
+
+    /// Ends a silence of content; does nothing for other waits.
+    pub fn octets_came(&mut self, now: Instant) {
+        if let Kind::Content { silent_since, .. } = &mut self.kind {
+            *silent_since = now;
         }
     }
 
-    /// What remains, or `None` when time is up.
-    pub fn remaining(&self, now: Instant) -> Option<Duration> {
-        let by_pace = self.patience + self.earned;
-        let by_pace = by_pace.checked_sub(now.saturating_duration_since(self.started_at))?;
-        let silence = now.saturating_duration_since(self.silent_since);
-        let by_silence = self.patience.checked_sub(silence)?;
-        Some(by_pace.min(by_silence)).filter(|remaining| !remaining.is_zero())
+    /// Sets how many octets of content have come in all; does nothing for other waits.
+    pub fn set_progress(&mut self, octets: u64) {
+        if let Kind::Content { octets: so_far, .. } = &mut self.kind {
+            *so_far = octets;
+        }
+    }
+
+    /// Marks content as discarded, from the first of these calls on; does nothing for other waits.
+    pub fn set_discarded(&mut self, now: impl FnOnce() -> Instant) {
+        if let Kind::Content {
+            discarded_since, ..
+        } = &mut self.kind
+        {
+            discarded_since.get_or_insert_with(now);
+        }
+    }
+
+    /// Returns whether content has been discarded for as long as that may take.
+    pub fn was_discarded_long_enough(&self, now: Instant) -> bool {
+        match self.kind {
+            Kind::Content {
+                discarded_since: Some(since),
+                ..
+            } => now.saturating_duration_since(since) >= MAX_DISCARD_TIME,
+            Kind::Content { .. } | Kind::Whole { .. } => false,
+        }
+    }
+
+    /// Returns when the wait ends at this load.
+    pub fn ends_at(&self, load: Load) -> Instant {
+        let allowance = load.shorten(self.timeout);
+        match self.kind {
+            Kind::Whole {
+                commands_since,
+                is_idle_after_delivery,
+            } => {
+                let left = match is_idle_after_delivery {
+                    true => load.shorten_idle_after_delivery(self.timeout),
+                    false => allowance,
+                };
+                let ends_at = self.started_at + left;
+                match load {
+                    Load::Normal | Load::HalfFull => ends_at,
+                    Load::NearlyFull => ends_at.min(commands_since + allowance),
+                }
+            }
+            Kind::Content {
+                silent_since,
+                octets,
+                discarded_since,
+            } => {
+                let earned = octets.saturating_mul(1_000) / load.min_data_rate();
+                let by_rate = self.started_at + allowance + Duration::from_millis(earned);
+                let ends_at = by_rate.min(silent_since + allowance);
+                match (discarded_since, load) {
+                    (None, _) => ends_at,
+                    (Some(since), Load::NearlyFull) => since,
+                    (Some(since), _) => ends_at.min(since + MAX_DISCARD_TIME),
+                }
+            }
+        }
     }
 }
 
-/// Octets a second below which content comes too slowly; the field's usual figure.
-const MINIMUM_PACE: u64 = 500;
+/// How long content is discarded at most: a sender learns only at the end of it that its mail is refused.
+const MAX_DISCARD_TIME: Duration = Duration::from_secs(600);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(10);
+    const TIMEOUT: Duration = Duration::from_secs(10);
 
     fn after(start: Instant, seconds: u64) -> Instant {
         start + Duration::from_secs(seconds)
     }
 
+    /// Seconds from `start` to the end at each load, rounded down.
+    fn ends(deadline: Deadline, start: Instant) -> [u64; 3] {
+        Load::ALL.map(|load| (deadline.ends_at(load) - start).as_secs())
+    }
+
     #[test]
     fn a_command_has_one_deadline_however_it_trickles() {
         let start = Instant::now();
-        let mut deadline = Deadline::for_command(start, PATIENCE);
-        deadline.moved(after(start, 9), 1_000_000);
+        let mut deadline = Deadline::for_command(start, Duration::from_secs(100));
+        deadline.octets_came(after(start, 9));
+        deadline.set_progress(1_000_000);
+        assert_eq!(ends(deadline, start), [100, 50, 5]);
+    }
+
+    #[test]
+    fn while_slots_run_out_all_commands_together_have_the_time_of_one() {
+        let start = Instant::now();
+        let deadline = Deadline::for_command(after(start, 4), Duration::from_secs(100));
+        let deadline = deadline.with_commands_since(start);
+        assert_eq!(ends(deadline, start), [104, 54, 5]);
+    }
+
+    #[test]
+    fn a_client_that_idles_after_a_delivery_is_closed_first() {
+        let start = Instant::now();
+        let deadline = Deadline::for_command(start, Duration::from_secs(100));
         assert_eq!(
-            deadline.remaining(after(start, 9)),
-            Some(Duration::from_secs(1))
+            ends(deadline.idle_after_delivery(true), start),
+            [100, 50, 2]
         );
-        assert_eq!(deadline.remaining(after(start, 10)), None);
     }
 
     #[test]
-    fn content_below_the_pace_runs_out_and_above_it_does_not() {
+    fn content_below_the_rate_runs_out_and_above_it_does_not() {
         let start = Instant::now();
-        let mut slow = Deadline::for_content(start, PATIENCE);
-        let mut brisk = Deadline::for_content(start, PATIENCE);
-        for second in 1..=100 {
-            slow.moved(after(start, second), 10);
-            brisk.moved(after(start, second), 600);
+        for (octets_a_second, expected) in [
+            (10, [12, 7, 5]),
+            (600, [110, 105, 20]),
+            (1_000, [110, 105, 30]),
+            (5_000, [110, 105, 105]),
+        ] {
+            let mut deadline = Deadline::for_content(start, TIMEOUT);
+            deadline.octets_came(after(start, 100));
+            deadline.set_progress(100 * octets_a_second);
+            assert_eq!(ends(deadline, start), expected, "{octets_a_second}");
         }
-        assert_eq!(slow.remaining(after(start, 13)), None);
-        assert_eq!(brisk.remaining(after(start, 100)), Some(PATIENCE));
     }
 
     #[test]
-    fn no_silence_is_longer_than_the_patience() {
+    fn no_silence_is_longer_than_the_timeout() {
         let start = Instant::now();
-        let mut deadline = Deadline::for_content(start, PATIENCE);
-        deadline.moved(after(start, 1), 1_000_000);
-        assert!(deadline.remaining(after(start, 10)).is_some());
-        assert_eq!(deadline.remaining(after(start, 11)), None);
+        let mut deadline = Deadline::for_content(start, TIMEOUT);
+        deadline.octets_came(after(start, 1));
+        deadline.set_progress(1_000_000);
+        assert_eq!(ends(deadline, start), [11, 6, 6]);
+    }
+
+    #[test]
+    fn discarding_ends_after_ten_minutes_and_at_once_while_slots_run_out() {
+        let start = Instant::now();
+        let mut deadline = Deadline::for_content(start, TIMEOUT);
+        deadline.set_discarded(|| after(start, 200));
+        deadline.octets_came(after(start, 795));
+        deadline.set_progress(2_000_000);
+        deadline.set_discarded(|| after(start, 795));
+        assert_eq!(ends(deadline, start), [800, 800, 200]);
+        assert!(!deadline.was_discarded_long_enough(after(start, 799)));
+        assert!(deadline.was_discarded_long_enough(after(start, 800)));
     }
 
     #[test]
     fn a_clock_that_stood_still_is_no_panic() {
         let now = Instant::now() + Duration::from_secs(5);
-        let deadline = Deadline::for_command(now, PATIENCE);
-        assert!(deadline.remaining(Instant::now()).is_some());
+        let deadline = Deadline::for_command(now, TIMEOUT);
+        assert!(deadline.ends_at(Load::Normal) > Instant::now());
+        let mut deadline = Deadline::for_content(now, TIMEOUT);
+        deadline.set_progress(u64::MAX);
+        deadline.set_discarded(|| now);
+        assert!(!deadline.was_discarded_long_enough(Instant::now()));
+        assert!(deadline.ends_at(Load::HalfFull) > Instant::now());
     }
 }

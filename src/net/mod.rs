@@ -5,6 +5,7 @@ mod crew;
 pub mod deadline;
 mod key_fault;
 pub mod listener;
+pub mod load;
 mod pem_file;
 pub mod per_address;
 pub mod pool;

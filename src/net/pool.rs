@@ -15,9 +15,10 @@ use std::thread;
 
 use super::crew::Crew;
 use super::listener::Listener;
+use super::load::Load;
 use super::per_address::{AddressShare, PerAddress};
 use super::trusted::TrustedProxies;
-use super::watch::{Haste, LOOK_EVERY, Watch};
+use super::watch::{LOOK_EVERY, Watch};
 use crate::locks;
 use crate::metrics::{self, End, Part, Port};
 
@@ -99,19 +100,19 @@ impl Pool {
         listeners.try_for_each(|listener| self.start_thread(listener))
     }
 
-    /// Starts the thread that ends reads whose time is up, as long as the pool lives.
+    /// Starts the thread that ends reads and writes whose time is up, as long as the pool lives.
     ///
     /// # Errors
     /// When it cannot be started.
     pub fn watch_deadlines(self: &Arc<Self>) -> std::io::Result<()> {
         let pool = Arc::downgrade(self);
         let watching = thread::Builder::new().name("deadlines".to_owned());
-        // Nothing here can panic or wait: with this thread all deadlines of reading would end.
+        // Nothing here can panic or wait: without this thread no deadline would hold.
         let looking = move || {
             while let Some(pool) = pool.upgrade() {
-                let haste = Haste::of(pool.places_taken(), pool.places());
+                let load = pool.load();
                 for client in pool.lock_clients().values() {
-                    client.watch.look(&client.socket, haste);
+                    client.watch.look(&client.socket, load);
                 }
                 drop(pool);
                 thread::sleep(LOOK_EVERY);
@@ -262,6 +263,10 @@ impl Pool {
         self.lock_clients().remove(&number);
     }
 
+    fn load(&self) -> Load {
+        Load::of(self.places_taken(), self.places())
+    }
+
     fn settings(&self) -> Arc<PoolSettings> {
         Arc::clone(&locks::read(&self.settings))
     }
@@ -277,7 +282,7 @@ impl Client {
         Arc::clone(&self.state.socket)
     }
 
-    /// What ends its reads when their time is up.
+    /// What ends its reads and writes when their time is up.
     pub fn watch(&self) -> &Arc<Watch> {
         &self.state.watch
     }
@@ -301,6 +306,11 @@ impl Client {
         let max = self.pool.settings().max_clients_per_address;
         let share = self.pool.addresses.take(ip, max);
         share.map(|share| self.share.replace(share)).is_some()
+    }
+
+    /// Returns how many of the connection slots are taken.
+    pub fn load(&self) -> Load {
+        self.pool.load()
     }
 
     /// How the log names its session.

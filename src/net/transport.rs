@@ -15,7 +15,8 @@ use nix::sys::socket::{MsgFlags, recv};
 use rustls::{ServerConfig, ServerConnection};
 
 use super::deadline::Deadline;
-use super::watch::{Expiry, Watch};
+use super::load::Load;
+use super::watch::{Expiry, Wait, Watch};
 
 /// One client's stream of octets.
 pub struct Transport {
@@ -29,7 +30,8 @@ struct Wire {
     /// Octets of TLS records that came before their handshake, or while the TLS machine held all the plaintext it may.
     held: Vec<u8>,
     watch: Arc<Watch>,
-    write_patience: Duration,
+    /// How long one batch of replies may take.
+    write_timeout: Duration,
 }
 
 /// Why octets did not move.
@@ -38,9 +40,9 @@ pub enum TransportError {
     /// The deadline came first.
     #[error("timed out")]
     TimedOut,
-    /// The client was slow while places ran out: its time was cut short.
-    #[error("slow while places ran out")]
-    MadeRoom,
+    /// The client was slow while slots ran out, when deadlines are earlier.
+    #[error("slow while slots ran out")]
+    Shed,
     /// The client is gone.
     #[error("{0}")]
     Lost(io::Error),
@@ -59,22 +61,22 @@ pub struct TlsFacts {
 }
 
 impl Transport {
-    /// Takes over a fresh socket, whose reads `watch` ends. `write_patience` is how long one batch of replies may take.
+    /// Takes over a fresh socket, whose reads and writes `watch` ends. `write_timeout` is how long one batch of replies may
+    /// take.
     ///
     /// # Errors
     /// When the socket refuses its options: the client is gone already.
     pub fn new(
         socket: Arc<TcpStream>,
         watch: Arc<Watch>,
-        write_patience: Duration,
+        write_timeout: Duration,
     ) -> io::Result<Transport> {
         socket.set_nodelay(true)?;
-        socket.set_write_timeout(Some(write_patience))?;
         let wire = Wire {
             socket,
             held: Vec::new(),
             watch,
-            write_patience,
+            write_timeout,
         };
         Ok(Transport { wire, tls: None })
     }
@@ -98,12 +100,12 @@ impl Transport {
         tls.set_buffer_limit(None);
         let tls = self.tls.insert(Box::new(tls));
         while tls.is_handshaking() {
-            self.wire.write_tls(tls)?;
+            self.wire.write_tls(tls, deadline)?;
             if tls.is_handshaking() && self.wire.read_tls(tls, deadline)? == 0 {
                 return Err(TransportError::Lost(ErrorKind::UnexpectedEof.into()));
             }
         }
-        self.wire.write_tls(tls)?;
+        self.wire.write_tls(tls, deadline)?;
         let suite = tls.negotiated_cipher_suite();
         Ok(TlsFacts {
             version: tls
@@ -134,22 +136,23 @@ impl Transport {
             }
             self.wire.read_tls(tls, deadline)?;
             // Key updates and alerts of the client's may want an answer.
-            self.wire.write_tls(tls)?;
+            self.wire.write_tls(tls, deadline)?;
         }
     }
 
-    /// Writes all of `octets`, within the patience for one batch of replies.
+    /// Writes all of `octets`, within the time for one batch of replies.
     ///
     /// # Errors
     /// [`TransportError`] as it says; how much was written is then unknown.
     pub fn write_all(&mut self, octets: &[u8]) -> Result<(), TransportError> {
+        let deadline = self.wire.write_deadline();
         let Some(tls) = &mut self.tls else {
-            return self.wire.write_all(octets);
+            return self.wire.write_all(octets, &deadline);
         };
         tls.writer()
             .write_all(octets)
             .map_err(TransportError::Lost)?;
-        self.wire.write_tls(tls)
+        self.wire.write_tls(tls, &deadline)
     }
 
     /// Returns whether the client has finished sending or reset the connection, also if octets of its are unread. In TLS
@@ -168,8 +171,9 @@ impl Transport {
     pub fn finish(&mut self) {
         if let Some(tls) = &mut self.tls {
             tls.send_close_notify();
+            let deadline = self.wire.write_deadline();
             // A client that is gone by now needs no farewell.
-            let _ = self.wire.write_tls(tls);
+            let _ = self.wire.write_tls(tls, &deadline);
         }
     }
 
@@ -182,7 +186,11 @@ impl Transport {
         if self.wire.socket.shutdown(Shutdown::Write).is_err() {
             return;
         }
-        let give_up_at = Instant::now() + LINGER;
+        let linger = match self.wire.watch.has_expired_nearly_full() {
+            true => LINGER_NEARLY_FULL,
+            false => LINGER,
+        };
+        let give_up_at = Instant::now() + linger;
         let mut dropped = 0;
         let mut room = [0; 4_096];
         // A short time-out each: the reading side may have been shut, and then reads no longer wait for anything.
@@ -210,39 +218,52 @@ impl Transport {
 impl Wire {
     fn read(&mut self, room: &mut [u8], deadline: &Deadline) -> Result<usize, TransportError> {
         loop {
-            let now = Instant::now();
-            let remaining = deadline.remaining(now).ok_or(TransportError::TimedOut)?;
-            // No more than the patience, which the configuration holds to a day.
-            self.watch.begin(now + remaining, deadline.patience());
+            // A client that always has octets under way never waits, so its deadline is looked at here as well.
+            if let Some(expiry) = self.watch.expiry() {
+                return Err(expiry.into());
+            }
+            if Instant::now() >= deadline.ends_at(Load::Normal) {
+                return Err(TransportError::TimedOut);
+            }
+            self.watch.begin(Wait::Read, deadline);
             let read = (&*self.socket).read(room);
             match (read, self.watch.end()) {
-                // Shut from outside; what had arrived by then is still read first.
-                (Ok(0), Some(Expiry::TimedOut)) => return Err(TransportError::TimedOut),
-                (Ok(0), Some(Expiry::MadeRoom)) => return Err(TransportError::MadeRoom),
+                // Shut down from outside; octets that had arrived by then are still read first.
+                (Ok(0), Some(expiry)) => return Err(expiry.into()),
                 (Err(error), _) if error.kind() == ErrorKind::Interrupted => {}
                 (read, _) => return read.map_err(TransportError::Lost),
             }
         }
     }
 
+    /// Returns the deadline of the replies that are written next. After a timeout only a last reply is left, and a client
+    /// that left no room for it has not read for long.
+    fn write_deadline(&self) -> Deadline {
+        let timeout = match self.watch.expiry() {
+            None => self.write_timeout,
+            Some(_) => self.write_timeout.min(LINGER),
+        };
+        Deadline::for_command(Instant::now(), timeout)
+    }
+
     #[expect(
         clippy::indexing_slicing,
         reason = "a write takes no more than it was given"
     )]
-    fn write_all(&mut self, octets: &[u8]) -> Result<(), TransportError> {
-        let started_at = Instant::now();
+    fn write_all(&mut self, octets: &[u8], deadline: &Deadline) -> Result<(), TransportError> {
         let mut rest = octets;
         while !rest.is_empty() {
-            match (&*self.socket).write(rest) {
-                Ok(0) => return Err(TransportError::Lost(ErrorKind::WriteZero.into())),
-                Ok(count) => rest = &rest[count..],
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    return Err(TransportError::TimedOut);
-                }
-                Err(error) => return Err(TransportError::Lost(error)),
+            self.watch.begin(Wait::Write, deadline);
+            let written = (&*self.socket).write(rest);
+            match (written, self.watch.end()) {
+                (Ok(0), _) => return Err(TransportError::Lost(ErrorKind::WriteZero.into())),
+                (Ok(count), _) => rest = &rest[count..],
+                (Err(error), _) if error.kind() == ErrorKind::Interrupted => {}
+                // Shut down from outside.
+                (Err(_), Some(expiry)) => return Err(expiry.into()),
+                (Err(error), None) => return Err(TransportError::Lost(error)),
             }
-            if !rest.is_empty() && started_at.elapsed() >= self.write_patience {
+            if !rest.is_empty() && Instant::now() >= deadline.ends_at(Load::Normal) {
                 return Err(TransportError::TimedOut);
             }
         }
@@ -288,7 +309,8 @@ impl Wire {
                 Ok(_) => {}
                 Err(error) => {
                     // The alert tells the client what was wrong; nothing else is ever said after a failure.
-                    let _ = self.write_tls(tls);
+                    let deadline = self.write_deadline();
+                    let _ = self.write_tls(tls, &deadline);
                     return Err(TransportError::Tls(error));
                 }
             }
@@ -337,7 +359,11 @@ impl Wire {
     }
 
     /// Sends what the TLS machine has to say, in one write: a batch of replies is one record.
-    fn write_tls(&mut self, tls: &mut ServerConnection) -> Result<(), TransportError> {
+    fn write_tls(
+        &mut self,
+        tls: &mut ServerConnection,
+        deadline: &Deadline,
+    ) -> Result<(), TransportError> {
         if !tls.wants_write() {
             return Ok(());
         }
@@ -345,7 +371,16 @@ impl Wire {
         while tls.wants_write() {
             tls.write_tls(&mut records).map_err(TransportError::Lost)?;
         }
-        self.write_all(&records)
+        self.write_all(&records, deadline)
+    }
+}
+
+impl From<Expiry> for TransportError {
+    fn from(expiry: Expiry) -> TransportError {
+        match expiry {
+            Expiry::TimedOut => TransportError::TimedOut,
+            Expiry::Shed => TransportError::Shed,
+        }
     }
 }
 
@@ -356,6 +391,8 @@ const MAX_PLAINTEXT_OCTETS: usize = 16_384;
 /// How long a client may go on sending after our last reply. It holds its place meanwhile, so slow clients on all places
 /// are gone within a second of their time.
 const LINGER: Duration = Duration::from_millis(900);
+/// The same while slots run out, for a socket whose reading side was shut down: its client is not seen to close.
+const LINGER_NEARLY_FULL: Duration = Duration::from_millis(250);
 /// Between two looks at the clock meanwhile.
 const LINGER_TICK: Duration = Duration::from_millis(50);
 /// How much it may send meanwhile.

@@ -1,123 +1,120 @@
-//! Ends reads whose time is up, from outside.
+//! Ends reads and writes whose time is up, from outside.
 //!
-//! A time-out of the kernel's costs a timer for each read that waits, and nearly every read of a fast client waits a
-//! moment. So a thread looks at all waiting clients instead, ten times a second, and shuts the reading side of a socket
-//! whose deadline has passed: its thread wakes as if the client had finished sending, and finds out why.
+//! A timeout in the kernel costs a timer for each read that waits, and nearly every read of a fast client waits a moment.
+//! Instead one thread looks at all connections ten times a second and shuts down a socket whose deadline has passed: the
+//! reading side of one that waits to read, so that a last reply can still be sent, else both. The call that waits returns
+//! as if the client had closed, and the connection then learns the reason here.
 
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::deadline::Deadline;
+use super::load::Load;
+
 /// Until when a client may keep its thread waiting.
 #[derive(Debug)]
 pub struct Watch {
     epoch: Instant,
-    /// Milliseconds since `epoch`; 0 while nothing is waited for.
-    until: AtomicU64,
-    /// Milliseconds that this wait may take in all, as far as that is fixed.
-    patience: AtomicU64,
-    /// The client waits at leisure: it has handed over a mail, and nothing of it is under way.
-    at_leisure: AtomicBool,
-    state: AtomicU8,
+    wait: AtomicU8,
+    /// Milliseconds since `epoch`, one for each load.
+    ends_at: [AtomicU64; Load::ALL.len()],
+    expiry: AtomicU8,
+    /// Slots ran out when the wait was ended.
+    expired_nearly_full: AtomicBool,
 }
 
-/// How reading was ended for good.
+/// What a thread waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Octets of the client.
+    Read,
+    /// Room for octets to the client.
+    Write,
+}
+
+/// Why a wait was ended for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expiry {
-    /// All the time it had was up.
+    /// The deadline of a server that is not busy had passed.
     TimedOut,
-    /// It had some left, but the places run out and others wait.
-    MadeRoom,
+    /// Only the earlier deadline that holds while slots run out had passed.
+    Shed,
 }
 
 impl Watch {
-    /// A watch that waits for nothing.
+    /// Returns a watch while nothing is waited for.
     pub fn new() -> Watch {
         Watch {
             epoch: Instant::now(),
-            until: AtomicU64::new(0),
-            patience: AtomicU64::new(0),
-            at_leisure: AtomicBool::new(false),
-            state: AtomicU8::new(READING),
+            wait: AtomicU8::new(NO_WAIT),
+            ends_at: Default::default(),
+            expiry: AtomicU8::new(NOT_EXPIRED),
+            expired_nearly_full: AtomicBool::new(false),
         }
     }
 
-    /// The read that comes next may take until then; it is part of a wait of so much `patience`.
-    pub fn begin(&self, until: Instant, patience: Duration) {
-        self.patience
-            .store(patience.as_millis() as u64, Ordering::Relaxed);
-        let until = until.saturating_duration_since(self.epoch).as_millis() as u64;
-        self.until.store(until.max(1), Ordering::SeqCst);
+    /// Arms the deadline of the read or write that comes next.
+    pub fn begin(&self, wait: Wait, deadline: &Deadline) {
+        for (load, ends_at) in Load::ALL.into_iter().zip(&self.ends_at) {
+            let since_epoch = deadline.ends_at(load).saturating_duration_since(self.epoch);
+            ends_at.store(since_epoch.as_millis() as u64, Ordering::Relaxed);
+        }
+        let wait = match wait {
+            Wait::Read => READ,
+            Wait::Write => WRITE,
+        };
+        // Release: a look that sees the wait sees its deadlines as well.
+        self.wait.store(wait, Ordering::Release);
     }
 
-    /// The read has ended; answers whether that was because its time was up.
+    /// Disarms the deadline after the read or write; returns why a wait was ended, if one was.
     pub fn end(&self) -> Option<Expiry> {
-        self.until.store(0, Ordering::SeqCst);
+        self.wait.store(NO_WAIT, Ordering::Release);
         self.expiry()
     }
 
-    /// Whether reading was ended for good, and why.
+    /// Returns why a wait was ended for good, if one was.
     pub fn expiry(&self) -> Option<Expiry> {
-        match self.state.load(Ordering::SeqCst) {
-            READING => None,
+        match self.expiry.load(Ordering::Acquire) {
+            NOT_EXPIRED => None,
             TIMED_OUT => Some(Expiry::TimedOut),
-            _ => Some(Expiry::MadeRoom),
+            _ => Some(Expiry::Shed),
         }
     }
 
-    /// Says whether the client has handed over a mail and has nothing under way: such ones make room first.
-    pub fn set_at_leisure(&self, at_leisure: bool) {
-        self.at_leisure.store(at_leisure, Ordering::Relaxed);
+    /// Returns whether slots ran out when a wait was ended: others want this one's slot.
+    pub fn has_expired_nearly_full(&self) -> bool {
+        self.expired_nearly_full.load(Ordering::Relaxed)
     }
 
-    /// Ends the read under way on `socket` if its time, less what is taken off for want of places, is up.
-    pub fn look(&self, socket: &TcpStream, haste: Haste) {
-        let until = self.until.load(Ordering::SeqCst);
-        if until == 0 {
-            return;
-        }
-        let now = self.epoch.elapsed().as_millis() as u64;
-        let patience = Duration::from_millis(self.patience.load(Ordering::Relaxed));
-        let less = haste.takes_off(patience, self.at_leisure.load(Ordering::Relaxed));
-        if now.saturating_add(less.as_millis() as u64) < until {
-            return;
-        }
-        let state = if now >= until { TIMED_OUT } else { MADE_ROOM };
-        self.state.store(state, Ordering::SeqCst);
-        // An error means that the client is gone, which ends the read as well.
-        let _ = socket.shutdown(Shutdown::Read);
-    }
-}
-
-/// How much of each wait's time is taken off for want of places.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Haste {
-    /// What is left, as a share of all, of the time of a client that has handed over a mail and could go.
-    at_leisure: f64,
-    /// The same for all others.
-    others: f64,
-}
-
-impl Haste {
-    /// None while half of the places are free. From there on time falls with the root of what is free, slowly at first,
-    /// to a few seconds when the last place is taken; for clients at leisure twice as steeply.
-    pub fn of(taken: usize, places: usize) -> Haste {
-        let free = places.saturating_sub(taken) as f64 / places.max(1) as f64;
-        let share = (2.0 * free).min(1.0);
-        Haste {
-            at_leisure: share,
-            others: share.sqrt(),
-        }
-    }
-
-    /// Of a wait's own patience, whatever the configuration says by now; a wait that is short anyway keeps all of it.
-    fn takes_off(self, patience: Duration, at_leisure: bool) -> Duration {
-        let (share, least) = match at_leisure {
-            true => (self.at_leisure, LEAST_AT_LEISURE),
-            false => (self.others, LEAST),
+    /// Ends the wait under way on `socket` if its deadline at this load has passed.
+    pub fn look(&self, socket: &TcpStream, load: Load) {
+        let how = match self.wait.load(Ordering::Acquire) {
+            READ => Shutdown::Read,
+            WRITE => Shutdown::Both,
+            _ => return,
         };
-        // A share is from 0 to 1, so the product is no longer than the patience.
-        patience.saturating_sub(patience.mul_f64(share).max(least))
+        let now = self.epoch.elapsed().as_millis() as u64;
+        let [normal, half_full, nearly_full] = &self.ends_at;
+        let has_passed = |ends_at: &AtomicU64| now >= ends_at.load(Ordering::Relaxed);
+        let has_expired = match load {
+            Load::Normal => has_passed(normal),
+            Load::HalfFull => has_passed(half_full),
+            Load::NearlyFull => has_passed(nearly_full),
+        };
+        if !has_expired {
+            return;
+        }
+        let expiry = match has_passed(normal) {
+            true => TIMED_OUT,
+            false => SHED,
+        };
+        self.expired_nearly_full
+            .store(load == Load::NearlyFull, Ordering::Relaxed);
+        self.expiry.store(expiry, Ordering::Release);
+        // An error means that the client is gone, which ends the wait as well.
+        let _ = socket.shutdown(how);
     }
 }
 
@@ -127,86 +124,78 @@ impl Default for Watch {
     }
 }
 
-/// What is left of GSMTP_TIMEOUT when every place is taken: enough for a client that works, even from far away.
-const LEAST: Duration = Duration::from_secs(5);
-/// The same for a client that has handed over its mail.
-const LEAST_AT_LEISURE: Duration = Duration::from_secs(2);
-const READING: u8 = 0;
+const NO_WAIT: u8 = 0;
+const READ: u8 = 1;
+const WRITE: u8 = 2;
+const NOT_EXPIRED: u8 = 0;
 const TIMED_OUT: u8 = 1;
-const MADE_ROOM: u8 = 2;
-/// Between two looks: how much later than its deadline a read may end.
+const SHED: u8 = 2;
+/// Between two looks: how much later than its deadline a wait may end.
 pub const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::io::{Read, Write};
     use std::net::TcpListener;
 
     use super::*;
 
-    #[test]
-    fn a_read_ends_when_its_time_is_up_and_not_before() {
+    /// Both ends of a connection, the server's first.
+    fn connection() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (server, _) = listener.accept().unwrap();
+        (listener.accept().unwrap().0, client)
+    }
+
+    fn within(timeout: Duration) -> Deadline {
+        Deadline::for_command(Instant::now(), timeout)
+    }
+
+    #[test]
+    fn a_read_ends_when_its_time_is_up_and_not_before() {
+        let (server, _client) = connection();
         let watch = Watch::new();
-        let look = || watch.look(&server, Haste::of(0, 1));
+        let look = || watch.look(&server, Load::Normal);
         look();
-        watch.begin(
-            Instant::now() + Duration::from_secs(3_600),
-            Duration::from_secs(3_600),
-        );
+        watch.begin(Wait::Read, &within(Duration::from_secs(3_600)));
         look();
         assert_eq!(watch.end(), None);
-        watch.begin(Instant::now(), Duration::ZERO);
+        watch.begin(Wait::Read, &within(Duration::ZERO));
         std::thread::sleep(Duration::from_millis(2));
         look();
         assert_eq!((&server).read(&mut [0]).unwrap(), 0);
         assert_eq!(watch.end(), Some(Expiry::TimedOut));
-        drop(client);
+        // A last reply can still be sent.
+        (&server).write_all(b"x").unwrap();
     }
 
     #[test]
-    fn a_client_at_leisure_makes_room_before_one_at_work() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (server, _) = listener.accept().unwrap();
-        let haste = Haste::of(95, 100);
+    fn a_write_ends_when_its_time_is_up() {
+        let (server, _client) = connection();
         let watch = Watch::new();
-        watch.begin(
-            Instant::now() + Duration::from_secs(80),
-            Duration::from_secs(100),
-        );
-        watch.look(&server, haste);
-        assert_eq!(watch.expiry(), None);
-        watch.set_at_leisure(true);
-        watch.look(&server, haste);
-        assert_eq!(watch.expiry(), Some(Expiry::MadeRoom));
+        watch.begin(Wait::Write, &within(Duration::ZERO));
+        std::thread::scope(|scope| {
+            // Nobody reads, so this waits until the socket is shut down.
+            let writing = scope.spawn(|| {
+                while (&server).write(&[0; 65_536]).is_ok() {}
+                watch.end()
+            });
+            std::thread::sleep(Duration::from_millis(2));
+            watch.look(&server, Load::Normal);
+            assert_eq!(writing.join().unwrap(), Some(Expiry::TimedOut));
+        });
     }
 
     #[test]
-    fn time_shortens_as_places_run_out() {
-        let patience = Duration::from_secs(100);
-        // Taken of 100 places, seconds left at leisure, seconds left for the others.
-        for (taken, at_leisure, others) in [
-            (0, 100, 100),
-            (50, 100, 100),
-            (75, 50, 70),
-            (95, 10, 31),
-            (99, 2, 14),
-            (100, 2, 5),
-            (101, 2, 5),
-        ] {
-            let haste = Haste::of(taken, 100);
-            let left = |at_leisure| (patience - haste.takes_off(patience, at_leisure)).as_secs();
-            assert_eq!(
-                (left(true), left(false)),
-                (at_leisure, others),
-                "{taken} taken"
-            );
-        }
-        // A PROXY header has five seconds, and keeps them.
-        let short = Haste::of(100, 100).takes_off(LEAST, false);
-        assert_eq!(short, Duration::ZERO);
+    fn a_wait_that_ends_early_while_slots_run_out_is_shed() {
+        let (server, _client) = connection();
+        let watch = Watch::new();
+        let started_at = Instant::now() - Duration::from_secs(10);
+        let deadline = Deadline::for_command(started_at, Duration::from_secs(100));
+        watch.begin(Wait::Read, &deadline);
+        watch.look(&server, Load::HalfFull);
+        assert_eq!(watch.expiry(), None);
+        watch.look(&server, Load::NearlyFull);
+        assert_eq!(watch.end(), Some(Expiry::Shed));
     }
 }

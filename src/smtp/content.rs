@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::reply::{self, Reply};
+
 /// Limit of message content held at once by all connections (GM_MAX_MEMORY).
 ///
 /// Clones share one counter. Reserved octets return when the [`Content`] that holds them is dropped, also after a panic
@@ -36,6 +38,15 @@ pub enum ContentError {
     TooLarge,
     /// The budget or the machine has no memory left: 452.
     NoMemory,
+}
+
+impl From<ContentError> for Reply {
+    fn from(error: ContentError) -> Reply {
+        match error {
+            ContentError::TooLarge => reply::R552_TOO_LARGE,
+            ContentError::NoMemory => reply::R452_NO_MEMORY,
+        }
+    }
 }
 
 /// Octets reserved in a [`MemoryBudget`], released on drop.

@@ -6,6 +6,7 @@
 use memchr::memmem;
 
 use super::content::{Content, ContentError};
+use super::reply::Reply;
 
 /// Where received content goes: into memory, or nowhere because of an error.
 ///
@@ -43,6 +44,14 @@ impl Intake {
             && let Err(error) = content.extend(octets)
         {
             *self = Intake::Swallowed(error);
+        }
+    }
+
+    /// Returns the reply to a message that is discarded; `None` while it is kept.
+    pub fn refusal(&self) -> Option<Reply> {
+        match self {
+            Intake::Kept(_) => None,
+            Intake::Swallowed(error) => Some((*error).into()),
         }
     }
 }
@@ -85,6 +94,11 @@ impl DataReader {
             self.intake.take(&rest[..rest.len() - undecided]);
             return more_after(input.len() - undecided);
         }
+    }
+
+    /// Returns where received content goes.
+    pub fn intake(&self) -> &Intake {
+        &self.intake
     }
 
     /// Returns the received content or the reason why it was discarded.

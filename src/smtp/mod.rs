@@ -30,5 +30,5 @@ pub use path::{ForwardPath, PathError, ReversePath};
 pub use reply::{EnhancedStatus, Reply};
 pub use session::Session;
 pub use settings::{Narrowing, SessionSettings, SharedSettings};
-pub use step::{Awaited, Counts, Envelope, Step, Tls};
+pub use step::{Awaited, ContentProgress, Counts, Envelope, Step, Tls};
 pub use xclient::ClientAddress;

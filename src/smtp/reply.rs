@@ -119,6 +119,7 @@ replies! {
     R421_TOO_MANY_FROM_ADDRESS = 421 4 . 7 . 0 "Too many connections from your address";
     R421_TOO_SLOW = 421 4 . 4 . 2 "Waited too long for you";
     R421_TOO_MANY_FAULTS = 421 4 . 7 . 0 "Too many faulty commands";
+    R421_TOO_MANY_COMMANDS = 421 4 . 7 . 0 "Too many commands without a message";
     R451_NOT_SAVED = 451 4 . 3 . 0 "Cannot save this now, try again later";
     R452_STORE_FULL = 452 4 . 3 . 1 "No room to save this now, try again later";
     R452_NO_MEMORY = 452 4 . 3 . 1 "Too much mail at once, try again soon";

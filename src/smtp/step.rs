@@ -52,8 +52,19 @@ pub enum Awaited {
     Command,
     /// The next command of a transaction.
     CommandOfTransaction,
-    /// Message content.
+    /// Message content, or the next chunk of it.
     Content,
+}
+
+/// How far the content has come that was received last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ContentProgress {
+    /// Counts up with each DATA, each first chunk of a message and each chunk out of sequence.
+    pub number: u64,
+    /// Octets of the content so far, in all of its chunks.
+    pub octets: u64,
+    /// Those of them that were discarded.
+    pub discarded: u64,
 }
 
 /// What a session did, for the line that ends it in the log. None of these can be counted to its end.

@@ -23,7 +23,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::TcpMaxSeg;
 use nix::unistd::Pid;
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 pub mod load;
@@ -550,7 +553,13 @@ impl Client {
         self.socket()
             .set_read_timeout(Some(for_how_long))
             .expect("an open socket");
-        let outcome = self.reader.get_mut().read(&mut [0; 512]);
+        // A socket with a time-out is not read again by itself after a stop and a continuation (signal(7)).
+        let outcome = loop {
+            match self.reader.get_mut().read(&mut [0; 512]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                outcome => break outcome,
+            }
+        };
         self.socket()
             .set_read_timeout(Some(PATIENCE))
             .expect("an open socket");
@@ -618,6 +627,15 @@ impl Client {
             .shutdown(Shutdown::Write)
             .expect("an open socket");
     }
+}
+
+/// Connects with small socket buffers: the kernel sizes them by the segments, which are large on loopback.
+pub fn connect_with_small_buffers(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    setsockopt(&socket, TcpMaxSeg, &536)?;
+    socket.set_recv_buffer_size(4_096)?;
+    socket.connect(&address.into())?;
+    Ok(socket.into())
 }
 
 /// Returns a mail of a few lines.

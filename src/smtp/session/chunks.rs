@@ -27,6 +27,16 @@ enum AfterChunk {
     },
 }
 
+impl Chunk {
+    /// Returns the reply to a chunk whose octets are discarded; `None` while they are kept.
+    pub(super) fn refusal(&self) -> Option<Reply> {
+        match &self.then {
+            AfterChunk::Refuse(reply, _) => Some(reply.clone()),
+            AfterChunk::Receive { intake, .. } => intake.refusal(),
+        }
+    }
+}
+
 impl Session {
     /// A chunk is announced: its octets come next, unless the session ends here.
     pub(super) fn bdat(&mut self, argument: &[u8]) -> Option<Step> {
@@ -39,6 +49,9 @@ impl Session {
                 self.refuse_chunk(reply::R502_NOT_DONE_HERE, state, last)
             }
             State::Transaction(transaction) if !transaction.envelope.recipients.is_empty() => {
+                if transaction.chunks.is_none() {
+                    self.begin_content();
+                }
                 let max = self.settings.max_content_octets;
                 let content = transaction
                     .chunks
@@ -63,6 +76,9 @@ impl Session {
 
     fn refuse_chunk(&mut self, reply: Reply, state: State, last: bool) -> AfterChunk {
         self.is_forgiven = self.chunk_refused;
+        if !self.is_forgiven {
+            self.begin_content();
+        }
         self.chunk_refused &= !last;
         AfterChunk::Refuse(reply, Box::new(state))
     }
@@ -85,8 +101,10 @@ impl Session {
             intake.take(&unread[..count]);
         }
         chunk.left -= count as u64;
+        let (is_complete, is_discarded) = (chunk.left == 0, chunk.refusal().is_some());
         input.consume(count);
-        if chunk.left > 0 {
+        self.content_came(count, is_discarded);
+        if !is_complete {
             return Step::NeedInput;
         }
         let State::Chunk(chunk) = mem::replace(&mut self.state, State::Ready) else {

@@ -1,21 +1,24 @@
 //! The states of one SMTP session and what moves it from one to the next.
 
 mod chunks;
+mod command_count;
+mod receiving;
 
 use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use self::chunks::Chunk;
+use self::command_count::CommandCount;
 use super::command::{self, CommandError, MailCommand, Verb};
-use super::content::{Content, ContentError, MemoryBudget};
-use super::data::{DataReader, Intake};
+use super::content::{Content, MemoryBudget};
+use super::data::DataReader;
 use super::extension::{self, Offer};
 use super::input::Input;
 use super::line::{Line, LineReader};
 use super::reply::{self, Reply};
 use super::settings::SessionSettings;
-use super::step::{Awaited, Counts, Envelope, Step, Tls};
+use super::step::{Awaited, ContentProgress, Counts, Envelope, Step, Tls};
 use super::xclient::{ClientFacts, Proxy};
 
 /// One client's dialogue, from the greeting to QUIT. Knows no socket, clock or store.
@@ -28,6 +31,8 @@ pub struct Session {
     proxy: Option<Proxy>,
     state: State,
     counts: Counts,
+    commands: CommandCount,
+    progress: ContentProgress,
     said: Option<String>,
     /// A chunk was refused, and its message with it: the rest of it, up to its last chunk or another command, was on its
     /// way already and is no fault.
@@ -82,6 +87,8 @@ impl Session {
             proxy: None,
             state: State::Ready,
             counts: Counts::default(),
+            commands: CommandCount::default(),
+            progress: ContentProgress::default(),
             said: None,
             chunk_refused: false,
             is_forgiven: false,
@@ -130,12 +137,21 @@ impl Session {
         self.tls = Tls::On;
         self.hello = None;
         self.state = State::Ready;
+        self.commands.transaction_ended();
+    }
+
+    /// Sets that the mail of the last [`Step::Save`] was saved: the client may send as many commands again.
+    pub fn mail_saved(&mut self) {
+        self.commands.restart();
     }
 
     /// What the client is expected to send next.
     pub fn awaited(&self) -> Awaited {
         match self.state {
             State::Data(..) | State::Chunk(..) => Awaited::Content,
+            State::Transaction(Transaction {
+                chunks: Some(_), ..
+            }) => Awaited::Content,
             State::Transaction(_) => Awaited::CommandOfTransaction,
             State::Ready | State::Closed => Awaited::Command,
         }
@@ -191,14 +207,16 @@ impl Session {
         if self.settings.verbose {
             self.said = Some(String::from_utf8_lossy(line).into_owned());
         }
-        let step = if command::is_foreign(line) {
-            Some(Step::Close(reply::R500_NOT_SMTP))
+        let was_in_transaction = self.is_in_transaction();
+        let (verb, step) = if command::is_foreign(line) {
+            (None, Some(Step::Close(reply::R500_NOT_SMTP)))
         } else if line.iter().any(|octet| matches!(octet, b'\r' | 0)) {
-            Some(Step::Reply(reply::R500_BAD_OCTETS))
+            (None, Some(Step::Reply(reply::R500_BAD_OCTETS)))
         } else {
             let (verb, argument) = command::split(line);
-            self.proceed(verb, argument)
+            (verb, self.proceed(verb, argument))
         };
+        self.count_command(verb, was_in_transaction);
         let step = match step {
             // How many octets behind it are no commands is unknown.
             Some(Step::Reply(reply)) if reply.code() == 500 && command::is_chunk(line) => {
@@ -208,6 +226,8 @@ impl Session {
         };
         input.consume(octets);
         match step {
+            Some(step @ Step::Close(_)) => step,
+            _ if self.commands.is_exceeded() => Step::Close(reply::R421_TOO_MANY_COMMANDS),
             Some(Step::StartTls(_)) if !input.unread().is_empty() => {
                 Step::Close(reply::R454_OCTETS_BEHIND_STARTTLS)
             }
@@ -320,26 +340,6 @@ impl Session {
         Ok(reply::R250_RECIPIENT_OK)
     }
 
-    fn data(&mut self, argument: &[u8]) -> Result<Reply, CommandError> {
-        command::no_argument(argument)?;
-        match mem::replace(&mut self.state, State::Closed) {
-            State::Transaction(transaction) if transaction.is_ready_for_data() => {
-                let content = Content::new(self.settings.max_content_octets, &self.budget);
-                self.state = State::Data(transaction.envelope, DataReader::new(content));
-                Ok(Reply::new(
-                    354,
-                    None,
-                    "End data with <CR><LF>.<CR><LF>".into(),
-                ))
-            }
-            state => {
-                let refusal = state.why_no_content();
-                self.state = state;
-                Ok(refusal)
-            }
-        }
-    }
-
     fn rset(&mut self, argument: &[u8]) -> Result<Reply, CommandError> {
         command::no_argument(argument)?;
         self.state = State::Ready;
@@ -372,49 +372,6 @@ impl Session {
         }
         self.hello = None;
         Ok(Step::Introduce(address, self.greet()))
-    }
-
-    fn read_data(&mut self, input: &mut Input) -> Step {
-        let State::Data(_, reader) = &mut self.state else {
-            return Step::NeedInput;
-        };
-        let progress = reader.read(input.unread());
-        input.consume(progress.used);
-        if !progress.end_of_mail {
-            return Step::NeedInput;
-        }
-        let State::Data(envelope, reader) = mem::replace(&mut self.state, State::Ready) else {
-            return Step::NeedInput;
-        };
-        self.end_of_mail(envelope, reader.into_intake())
-    }
-
-    fn end_of_mail(&mut self, envelope: Envelope, intake: Intake) -> Step {
-        self.counts.data += 1;
-        match intake {
-            Intake::Kept(content) => Step::Save(envelope, content),
-            Intake::Swallowed(ContentError::TooLarge) => Step::Reply(reply::R552_TOO_LARGE),
-            Intake::Swallowed(ContentError::NoMemory) => Step::Reply(reply::R452_NO_MEMORY),
-        }
-    }
-}
-
-impl Transaction {
-    fn is_ready_for_data(&self) -> bool {
-        self.chunks.is_none() && !self.envelope.recipients.is_empty()
-    }
-}
-
-impl State {
-    /// Why DATA or BDAT is out of sequence here.
-    fn why_no_content(&self) -> Reply {
-        match self {
-            State::Transaction(transaction) if transaction.chunks.is_some() => {
-                reply::R503_CHUNKS_UNDER_WAY
-            }
-            State::Transaction(_) => reply::R503_SEND_RCPT_FIRST,
-            _ => reply::R503_SEND_MAIL_FIRST,
-        }
     }
 }
 

@@ -1,5 +1,5 @@
-//! COMMITs that hang: the server neither carries them out nor gives them up, for want of disk space, of a replica's
-//! acknowledgement or of a group's quorum.
+//! COMMITs that hang: the server neither carries them out nor gives them up, because its disk is full, a replica does not
+//! acknowledge them or its group has no quorum.
 //!
 //! Such a COMMIT keeps its connection in the server after this side has closed it. Another COMMIT there would hang as
 //! well, and each retry of a sender would add a copy of its mail. So nothing more is sent to that host until SHOW
@@ -16,6 +16,7 @@ use mysql::{Conn, Row};
 use super::connector::{Connector, Shared, is_refused};
 use super::guard::guarded;
 use super::link::Server;
+use super::unknown_commit::UnknownCommit;
 use crate::locks::lock;
 use crate::storage::finding::Finding;
 use crate::storage::health::ANSWER_EXPECTED;
@@ -67,11 +68,6 @@ impl HangingCommits {
         let first = reasons.next()??;
         reasons.all(|reason| reason.is_some()).then_some(first)
     }
-
-    fn contains(&self, connection: &Server) -> bool {
-        let state = lock(&self.state);
-        (state.commits.iter()).any(|commit| commit.is_of(connection))
-    }
 }
 
 impl HangingCommit {
@@ -81,30 +77,34 @@ impl HangingCommit {
     }
 }
 
-/// Finds out whether a COMMIT hangs whose answer did not arrive, and if so waits until it does not, `until` at most.
-/// Returns whether its outcome can be looked up now.
-pub fn wait_while_hanging(
-    connector: &Connector,
-    sent_to: &Server,
-    sent_at: Instant,
-    until: Instant,
-) -> bool {
+/// Stops sending to the host of a COMMIT that was not answered, if the COMMIT hangs there.
+pub fn note_if_hanging(connector: &Connector, commit: &UnknownCommit) {
     // A COMMIT that is merely slow is waited for by the look-up, which needs its locks.
-    if sent_at.elapsed() < HANGS_AFTER {
-        return true;
+    if commit.sent_at.elapsed() < HANGS_AFTER {
+        return;
     }
     // A host that cannot be asked cannot be asked for the outcome either.
-    let Ok(Some(state)) = state_of(connector, sent_to) else {
-        return true;
-    };
-    note(connector, sent_to, sent_at, &state);
-    while connector.hanging().contains(sent_to) {
+    if let Ok(Some(state)) = state_of(connector, &commit.sent_to) {
+        note(connector, commit, &state);
+    }
+}
+
+/// Waits until no COMMIT hangs on a host, `until` at most.
+///
+/// # Errors
+/// The reason why nothing may be sent there.
+pub fn wait_while_hanging(
+    connector: &Connector,
+    host: usize,
+    until: Instant,
+) -> Result<(), String> {
+    while let Some(reason) = connector.hanging().reason_at(host) {
         if Instant::now() >= until {
-            return false;
+            return Err(reason);
         }
         thread::sleep(LOOK_EVERY / 2);
     }
-    true
+    Ok(())
 }
 
 /// Returns the state of a COMMIT that its server still lists.
@@ -140,11 +140,15 @@ fn number(text: Option<String>) -> u64 {
 }
 
 /// Stops sending to the host of a COMMIT that hangs, and starts the thread that ends this.
-fn note(connector: &Connector, sent_to: &Server, sent_at: Instant, listed_state: &str) {
+fn note(connector: &Connector, commit: &UnknownCommit, listed_state: &str) {
+    let UnknownCommit { sent_to, sent_at } = commit;
     let name = connector.nodes().name(sent_to.host);
     let reason = format!("a COMMIT hangs on {name} (its state: {listed_state})");
     let commits = connector.hanging();
     let mut state = lock(&commits.state);
+    if state.commits.iter().any(|commit| commit.is_of(sent_to)) {
+        return;
+    }
     if !state.is_watched {
         let watched = connector.downgrade();
         let builder = thread::Builder::new().name("mysql-commits".to_owned());
@@ -155,15 +159,13 @@ fn note(connector: &Connector, sent_to: &Server, sent_at: Instant, listed_state:
         }
         state.is_watched = true;
     }
-    if !state.commits.iter().any(|commit| commit.is_of(sent_to)) {
-        state.commits.push(HangingCommit {
-            host: sent_to.host,
-            address: sent_to.address,
-            connection_id: sent_to.connection_id,
-            sent_at,
-            reason: reason.clone(),
-        });
-    }
+    state.commits.push(HangingCommit {
+        host: sent_to.host,
+        address: sent_to.address,
+        connection_id: sent_to.connection_id,
+        sent_at: *sent_at,
+        reason: reason.clone(),
+    });
     drop(state);
     log::error!(node = name, connection = sent_to.connection_id, state = listed_state; "commit_hangs");
     connector.nodes().leave(sent_to.host, &reason);

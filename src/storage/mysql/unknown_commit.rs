@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use mysql::prelude::Queryable;
 
-use super::hanging::wait_while_hanging;
+use super::hanging::{note_if_hanging, wait_while_hanging};
 use super::insert::insert_rows;
 use super::link::{Link, Server};
 use super::{FIRST_PAUSE, LAST_PAUSE, MySqlStore, PartError, jittered, too_late};
@@ -32,14 +32,13 @@ impl MySqlStore {
         commit: &UnknownCommit,
     ) -> Result<(), PartError> {
         let mut pause = FIRST_PAUSE;
-        let UnknownCommit { sent_to, sent_at } = commit;
+        let sent_to = &commit.sent_to;
+        note_if_hanging(&self.connector, commit);
         loop {
-            if !wait_while_hanging(&self.connector, sent_to, *sent_at, self.deadline) {
-                return Err(PartError::Store(SaveError::Unavailable(format!(
-                    "COMMIT hangs on {}",
-                    self.connector.nodes().name(sent_to.host)
-                ))));
+            if let Err(reason) = wait_while_hanging(&self.connector, sent_to.host, self.deadline) {
+                return Err(PartError::Store(SaveError::Unavailable(reason)));
             }
+            let mut another = None;
             let witness = self.connector.connect_to_witness(sent_to);
             let settled = witness.and_then(|mut link| {
                 // Until all went well.
@@ -53,6 +52,10 @@ impl MySqlStore {
                     // Nothing is stored behind anybody's back.
                     return Ok(false);
                 }
+                another = Some(UnknownCommit {
+                    sent_to: link.server.clone(),
+                    sent_at: Instant::now(),
+                });
                 link.commit()?;
                 link.broken = false;
                 Ok(true)
@@ -65,6 +68,10 @@ impl MySqlStore {
                 Ok(false) => return Err(PartError::Store(SaveError::Unavailable(too_late().text))),
                 Err(error) => error,
             };
+            // The COMMIT of the look-up may hang as well.
+            for commit in another.iter().chain([commit]) {
+                note_if_hanging(&self.connector, commit);
+            }
             if Instant::now() + pause > self.deadline {
                 return Err(PartError::Store(SaveError::Unavailable(format!(
                     "COMMIT was not answered, and its host cannot say whether it was carried out: {error}"

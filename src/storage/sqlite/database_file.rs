@@ -78,6 +78,11 @@ impl DatabaseFile {
         opened.is_some_and(|opened| file_identity(self.path()).ok() == Some(opened.identity))
     }
 
+    /// Tells whether the file was emptied since SQLite opened it, which leaves its pages in the log alone.
+    pub fn is_emptied(&self) -> bool {
+        fs::metadata(self.path()).is_ok_and(|metadata| metadata.len() == 0)
+    }
+
     /// Tells whether the opened file has no name any more.
     pub fn is_removed(&self) -> bool {
         let metadata = (self.shared.opened.get()).and_then(|opened| opened.handle.metadata().ok());
@@ -95,12 +100,9 @@ impl DatabaseFile {
             false => "move it back to this name, or restart the server",
         };
         if !self.shared.is_moved.swap(true, Ordering::SeqCst) {
-            log::error!(file:% = file.display(), reason = "moved, removed or replaced while it was open", fix = fix; "database_moved");
+            log::error!(file:% = file.display(), reason = MOVED, fix = fix; "database_moved");
         }
-        SaveError::Unavailable(format!(
-            "{}: moved, removed or replaced while it was open; {fix}",
-            file.display()
-        ))
+        SaveError::Unavailable(format!("{}: {MOVED}; {fix}", file.display()))
     }
 
     /// Notes that all files are where they were opened.
@@ -142,7 +144,7 @@ pub fn refuse_unusual(file: &Path) -> Result<(), SaveError> {
     if octets_in(file) == 0 && octets_in(&log_file) > 0 {
         return Err(SaveError::Unavailable(format!(
             "{}: holds mails of a database file that is not at {}; move that file back, or move this log next to it and name it \
-             like that file with -wal",
+             like that file with -wal, or move it away where that file is gone for good",
             log_file.display(),
             file.display()
         )));
@@ -176,3 +178,4 @@ fn not_made(file: &Path, error: &io::Error) -> SaveError {
 
 /// Of a database file that is made.
 const DATABASE_MODE: u32 = 0o640;
+const MOVED: &str = "moved, removed, replaced or emptied while it was open";

@@ -55,7 +55,7 @@ fn lock_holder(file: &File, kind: i32, (start, length): (i64, i64)) -> Option<i3
 
 /// PENDING, RESERVED and the 510 bytes of SHARED.
 const LOCK_BYTES: (i64, i64) = (0x4000_0000, 512);
-/// The lock of whoever writes to the log.
+/// The lock of the connection that writes to the log.
 const WAL_WRITE_LOCK: (i64, i64) = (120, 1);
 /// Between two looks: a server under load is between two transactions for a moment only.
 const TICK: Duration = Duration::from_millis(1);

@@ -196,7 +196,7 @@ impl OpenFile {
 
     /// The first file that is not where SQLite opened it.
     fn displaced(&self, file: &DatabaseFile) -> Option<PathBuf> {
-        if !file.is_in_place() {
+        if !file.is_in_place() || file.is_emptied() {
             return Some(file.path().to_owned());
         }
         let mut companions = [&self.log, &self.index].into_iter();
@@ -229,11 +229,14 @@ impl OpenFile {
     }
 
     /// Writes the log into the file, both by their open descriptors, and returns whether all of it is there. Returns `None` where the
-    /// log has to stay as it is: when it was moved as well, and so belongs to the file again, and when the file was deleted and its
-    /// log is all that is left.
+    /// log has to stay as it is: when it was moved as well, and so belongs to the file again, and when the file was deleted or emptied
+    /// and its log is all that is left.
     fn write_log_back(&self, file: &DatabaseFile, mode: &str) -> Option<bool> {
         let belongs_to_nothing = file.is_removed() && !file.path().exists();
-        if !file.is_in_place() && (!self.log.is_in_place() || belongs_to_nothing) {
+        let is_in_place = file.is_in_place();
+        if is_in_place && file.is_emptied()
+            || !is_in_place && (!self.log.is_in_place() || belongs_to_nothing)
+        {
             return None;
         }
         let checkpoint = format!("PRAGMA wal_checkpoint({mode})");

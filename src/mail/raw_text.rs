@@ -1,0 +1,78 @@
+//! Octets in a header field that are not ASCII, where only an encoded word may name a charset.
+
+use encoding_rs::WINDOWS_1252;
+
+use super::charset::Charset;
+use super::escape_sequence;
+use super::iso_2022::Family;
+
+/// Decodes raw octets: 7-bit text with shifts, else UTF-8, else in the charset that the message names, else windows-1252.
+pub fn decode(octets: &[u8], named: Option<Charset>) -> String {
+    if let Some(family) = shifts(octets, named) {
+        return family.decode(&[octets.to_vec()]);
+    }
+    if let Ok(text) = std::str::from_utf8(octets) {
+        return text.to_owned();
+    }
+    let decoded = named.and_then(|charset| charset.decode_raw(octets));
+    decoded.unwrap_or_else(|| {
+        // Text that a sender cut amid a character is UTF-8 all the same.
+        let text = String::from_utf8_lossy(octets);
+        let is_foreign = |c: char| !c.is_ascii() && c != char::REPLACEMENT_CHARACTER;
+        if text.contains(is_foreign) {
+            return text.into_owned();
+        }
+        let (text, _) = WINDOWS_1252.decode_without_bom_handling(octets);
+        text.into_owned()
+    })
+}
+
+/// Returns how 7-bit text is shifted: as the named charset does it, else as its own escapes tell.
+fn shifts(octets: &[u8], named: Option<Charset>) -> Option<Family> {
+    match named {
+        Some(Charset::Shifted(family)) if family.has_shift(octets) => Some(family),
+        // In 8-bit text they are what a terminal would do with it.
+        _ if octets.is_ascii() && escape_sequence::has_designation(octets) => {
+            Some(Family::Japanese)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn in_which_charset() {
+        let cases: &[(&[u8], &str, &str)] = &[
+            (b"a", "utf-16", "a"),
+            ("ü".as_bytes(), "gbk", "ü"),
+            (b"\xfc", "", "ü"),
+            (b"\xfc", "x-unknown", "ü"),
+            (b"\xfc", "us-ascii", "ü"),
+            (b"\xfc", "utf-8", "ü"),
+            (b"\xfc", "utf-16", "ü"),
+            (b"\xfc", "utf-7", "ü"),
+            (b"\xfc", "koi8-r", "Э"),
+            (b"\xe4\xb8\xad\xe6\x96", "", "中\u{fffd}"),
+            (b"\xb2\xe2", "gb2312", "测"),
+            (b"\xb2\xe2", "hz-gb-2312", "测"),
+            (b"\xbe\xc8", "iso-2022-kr", "안"),
+            (b"\xa4\xa2", "iso-2022-jp", "あ"),
+            (b"\x82\xa0", "iso-2022-jp", "あ"),
+            (b"\x1b$BF|K\\\x1b(B", "iso-2022-jp", "日本"),
+            (b"\x1b$BF|K\\\x1b(B", "utf-8", "日本"),
+            (b"\x1b$BF|K\\\x1b(B", "", "日本"),
+            (b"\x1b$)C\x0e>H\x0f", "", "안"),
+            (b"\x0e>H\x0f", "iso-2022-kr", "안"),
+            (b"~{Dc~}", "hz-gb-2312", "你"),
+            (b"~{Dc~}", "gbk", "~{Dc~}"),
+            ("\u{1b}(Bü".as_bytes(), "", "\u{1b}(Bü"),
+        ];
+        for (octets, named, want) in cases {
+            let decoded = decode(octets, Charset::named(named.as_bytes()));
+            assert_eq!(decoded, *want, "{} in {named}", octets.escape_ascii());
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The limit on commands without a delivery: without it a client could keep its connection for ever with a NOOP now and then.
+
+use super::{Session, State};
+use crate::smtp::command::Verb;
+
+/// Commands since the last saved mail.
+///
+/// The commands that bring a mail count only if it is not saved, so that a mail of many recipients or chunks is never cut.
+#[derive(Debug, Default)]
+pub(super) struct CommandCount {
+    counted: u64,
+    /// MAIL, DATA, BDAT and the first recipients of the open transaction.
+    in_transaction: u64,
+    recipients: usize,
+}
+
+impl Session {
+    /// Counts a command that was executed. A chunk of a message that was refused does not count: it was on its way already.
+    pub(super) fn count_command(&mut self, verb: Option<Verb>, was_in_transaction: bool) {
+        let is_in_transaction = self.is_in_transaction();
+        let brings_mail = match verb {
+            Some(Verb::Mail) => !was_in_transaction && is_in_transaction,
+            _ => was_in_transaction,
+        };
+        if !self.is_forgiven {
+            let max_recipients = self.settings.max_recipients;
+            self.commands.add(verb, brings_mail, max_recipients);
+        }
+        if was_in_transaction && !is_in_transaction {
+            self.commands.transaction_ended();
+        }
+    }
+
+    /// Whether a transaction is open; its content belongs to it.
+    pub(super) fn is_in_transaction(&self) -> bool {
+        match self.state {
+            State::Transaction(_) | State::Data(..) | State::Chunk(_) => true,
+            State::Ready | State::Closed => false,
+        }
+    }
+}
+
+impl CommandCount {
+    /// Counts one command. `is_in_transaction`: a transaction was open, or the command has opened one.
+    fn add(&mut self, verb: Option<Verb>, is_in_transaction: bool, max_recipients: usize) {
+        let brings_mail = is_in_transaction
+            && match verb {
+                Some(Verb::Mail | Verb::Data | Verb::Bdat) => true,
+                Some(Verb::Rcpt) => {
+                    self.recipients = self.recipients.saturating_add(1);
+                    self.recipients <= max_recipients
+                }
+                _ => false,
+            };
+        match brings_mail {
+            true => self.in_transaction += 1,
+            false => self.counted += 1,
+        }
+    }
+
+    /// The open transaction has ended, or its mail is being saved.
+    pub(super) fn transaction_ended(&mut self) {
+        self.counted += self.in_transaction;
+        self.in_transaction = 0;
+        self.recipients = 0;
+    }
+
+    /// A mail was saved.
+    pub(super) fn restart(&mut self) {
+        *self = CommandCount::default();
+    }
+
+    /// Returns whether there were more commands than a client needs.
+    pub(super) fn is_exceeded(&self) -> bool {
+        self.counted > MAX_COMMANDS
+    }
+}
+
+/// A client may send this many commands without a delivery; the next one ends its session.
+const MAX_COMMANDS: u64 = 100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Counts so many commands of one kind outside of a transaction.
+    fn after(commands: usize) -> CommandCount {
+        let mut count = CommandCount::default();
+        for _ in 0..commands {
+            count.add(Some(Verb::Noop), false, 100);
+        }
+        count
+    }
+
+    #[test]
+    fn a_hundred_commands_are_enough() {
+        assert!(!after(100).is_exceeded());
+        assert!(after(101).is_exceeded());
+    }
+
+    #[test]
+    fn a_transaction_counts_when_it_ends_unsaved() {
+        let mut count = after(95);
+        count.add(Some(Verb::Mail), true, 100);
+        for _ in 0..100 {
+            count.add(Some(Verb::Rcpt), true, 100);
+        }
+        for _ in 0..1_000 {
+            count.add(Some(Verb::Bdat), true, 100);
+        }
+        assert!(!count.is_exceeded());
+        count.transaction_ended();
+        assert!(count.is_exceeded());
+        count.restart();
+        assert!(!count.is_exceeded());
+    }
+
+    #[test]
+    fn recipients_beyond_the_limit_and_other_commands_in_a_transaction_count_at_once() {
+        let mut count = after(98);
+        for _ in 0..3 {
+            count.add(Some(Verb::Rcpt), true, 2);
+        }
+        count.add(Some(Verb::Noop), true, 2);
+        assert!(!count.is_exceeded());
+        count.add(None, true, 2);
+        assert!(count.is_exceeded());
+    }
+}

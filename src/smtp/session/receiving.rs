@@ -1,0 +1,112 @@
+//! Content: DATA and what DATA and BDAT have in common.
+
+use std::mem;
+
+use super::{Session, State, Step, Transaction};
+use crate::smtp::command::{self, CommandError};
+use crate::smtp::content::Content;
+use crate::smtp::data::{DataReader, Intake};
+use crate::smtp::input::Input;
+use crate::smtp::reply::{self, Reply};
+use crate::smtp::step::{ContentProgress, Envelope};
+
+impl Session {
+    /// Returns how far the content has come that was received last.
+    pub fn progress(&self) -> ContentProgress {
+        self.progress
+    }
+
+    /// Returns the reply to the content that is being discarded; `None` while content is kept, or none is awaited.
+    pub fn refusal(&self) -> Option<Reply> {
+        match &self.state {
+            State::Data(_, reader) => reader.intake().refusal(),
+            State::Chunk(chunk) => chunk.refusal(),
+            State::Ready | State::Transaction(_) | State::Closed => None,
+        }
+    }
+
+    /// Returns whether content is being discarded, or more chunks of a message that was refused.
+    pub fn is_discarding(&self) -> bool {
+        self.chunk_refused || self.refusal().is_some()
+    }
+
+    pub(super) fn data(&mut self, argument: &[u8]) -> Result<Reply, CommandError> {
+        command::no_argument(argument)?;
+        match mem::replace(&mut self.state, State::Closed) {
+            State::Transaction(transaction) if transaction.is_ready_for_data() => {
+                let content = Content::new(self.settings.max_content_octets, &self.budget);
+                self.begin_content();
+                self.state = State::Data(transaction.envelope, DataReader::new(content));
+                Ok(Reply::new(
+                    354,
+                    None,
+                    "End data with <CR><LF>.<CR><LF>".into(),
+                ))
+            }
+            state => {
+                let refusal = state.why_no_content();
+                self.state = state;
+                Ok(refusal)
+            }
+        }
+    }
+
+    pub(super) fn read_data(&mut self, input: &mut Input) -> Step {
+        let State::Data(_, reader) = &mut self.state else {
+            return Step::NeedInput;
+        };
+        let progress = reader.read(input.unread());
+        let is_discarded = reader.intake().refusal().is_some();
+        input.consume(progress.used);
+        self.content_came(progress.used, is_discarded);
+        if !progress.end_of_mail {
+            return Step::NeedInput;
+        }
+        let State::Data(envelope, reader) = mem::replace(&mut self.state, State::Ready) else {
+            return Step::NeedInput;
+        };
+        self.end_of_mail(envelope, reader.into_intake())
+    }
+
+    pub(super) fn end_of_mail(&mut self, envelope: Envelope, intake: Intake) -> Step {
+        self.counts.data += 1;
+        self.commands.transaction_ended();
+        match intake {
+            Intake::Kept(content) => Step::Save(envelope, content),
+            Intake::Swallowed(error) => Step::Reply(error.into()),
+        }
+    }
+
+    pub(super) fn begin_content(&mut self) {
+        self.progress = ContentProgress {
+            number: self.progress.number + 1,
+            ..ContentProgress::default()
+        };
+    }
+
+    pub(super) fn content_came(&mut self, octets: usize, is_discarded: bool) {
+        self.progress.octets += octets as u64;
+        if is_discarded {
+            self.progress.discarded += octets as u64;
+        }
+    }
+}
+
+impl Transaction {
+    fn is_ready_for_data(&self) -> bool {
+        self.chunks.is_none() && !self.envelope.recipients.is_empty()
+    }
+}
+
+impl State {
+    /// Why DATA or BDAT is out of sequence here.
+    pub(super) fn why_no_content(&self) -> Reply {
+        match self {
+            State::Transaction(transaction) if transaction.chunks.is_some() => {
+                reply::R503_CHUNKS_UNDER_WAY
+            }
+            State::Transaction(_) => reply::R503_SEND_RCPT_FIRST,
+            _ => reply::R503_SEND_MAIL_FIRST,
+        }
+    }
+}
