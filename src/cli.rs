@@ -251,6 +251,7 @@ fn check(config: &Config, notes: &[String], read: server::ReadAgain) -> Result<(
             findings.extend(mysql::check::database(
                 &connector,
                 config.max_content_octets,
+                &server::trial_addresses(config),
             ));
             if let Some(redis) = server::redis_settings(config) {
                 findings.extend(mysql::check::redis(&redis));

@@ -4,6 +4,8 @@ mod anomalies;
 mod arguments;
 mod capacity;
 mod check;
+mod check_mysql;
+mod check_redis;
 mod check_sqlite;
 mod client_left;
 mod clients;

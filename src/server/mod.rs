@@ -20,7 +20,7 @@ use sd_notify::NotifyState;
 
 pub use check::check_files_and_become_server_user;
 pub use error::StartError;
-pub use stores::{mysql_connector, redis_settings, table_name};
+pub use stores::{mysql_connector, redis_settings, table_name, trial_addresses};
 
 use crate::config::Config;
 use crate::connection::{self, ConnectionSettings};

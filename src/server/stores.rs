@@ -9,6 +9,7 @@ use super::StartError;
 use crate::config::{Config, ServerAddress, StoreKind};
 use crate::locks;
 use crate::smtp::{Narrowing, SessionSettings, SharedSettings};
+use crate::storage::mysql::check::TrialAddresses;
 use crate::storage::mysql::pool::{self, Connector, Learned, MySqlHost, MySqlSettings};
 use crate::storage::mysql::{BodyStore, Facts, MySqlStore, check, probe};
 use crate::storage::redis::cluster::{ClusterBodies, RedisCluster};
@@ -225,6 +226,15 @@ pub fn mysql_settings(config: &Config) -> MySqlSettings {
 /// A connector for commands that read; what it learns changes nothing.
 pub fn mysql_connector(config: &Config) -> Connector {
     Connector::new(mysql_settings(config), Arc::new(|_| ()), &Health::default())
+}
+
+/// Returns the addresses of the row that `check` tries: of a domain that is accepted.
+pub fn trial_addresses(config: &Config) -> TrialAddresses {
+    let primary = &config.primary_mail_host;
+    TrialAddresses {
+        recipient_domain: (config.allowed_hosts.example()).unwrap_or_else(|| primary.clone()),
+        primary_mail_host: primary.clone(),
+    }
 }
 
 /// How Redis is reached, if it is used.

@@ -89,6 +89,13 @@ impl AllowedHosts {
         };
         self.any || (!path.hides_a_route() && self.names.contain(domain))
     }
+
+    /// Returns a domain that is accepted; `None` where no item names one.
+    pub fn example(&self) -> Option<String> {
+        let Names { hosts, parents } = &*self.names;
+        let host = hosts.iter().min().map(|host| host.to_string());
+        host.or_else(|| parents.iter().min().map(|parent| format!("mail.{parent}")))
+    }
 }
 
 impl Names {

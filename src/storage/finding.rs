@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// One thing found, with its cure.
+/// One thing found, with its cure. Its text is one line, whatever a server answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     is_error: bool,
@@ -13,12 +13,14 @@ impl Finding {
     /// Keeps the server from starting or from saving mail.
     pub fn error(text: String) -> Finding {
         let is_error = true;
+        let text = on_one_line(text);
         Finding { is_error, text }
     }
 
     /// Stops nothing now.
     pub fn warning(text: String) -> Finding {
         let is_error = false;
+        let text = on_one_line(text);
         Finding { is_error, text }
     }
 
@@ -37,5 +39,44 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = if self.is_error { "error" } else { "warning" };
         write!(f, "{kind}: {}", self.text)
+    }
+}
+
+/// Escapes what would begin another line or steer a terminal.
+fn on_one_line(text: String) -> String {
+    if !text.contains(is_escaped) {
+        return text;
+    }
+    let mut line = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match is_escaped(c) {
+            true => line.extend(c.escape_default()),
+            false => line.push(c),
+        }
+    }
+    line
+}
+
+/// Control characters, line and paragraph separators, and what changes the direction of text.
+fn is_escaped(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}'
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_is_one_line() {
+        let finding = Finding::error("a\r\nerror: b\u{1b}[2J \u{202e}\u{85}é".to_owned());
+        assert_eq!(
+            finding.to_string(),
+            "error: a\\r\\nerror: b\\u{1b}[2J \\u{202e}\\u{85}é"
+        );
+        assert_eq!(Finding::warning("ä".to_owned()).text(), "ä");
     }
 }

@@ -7,6 +7,7 @@ mod finding;
 mod health;
 mod memory;
 pub mod mysql;
+mod peer;
 mod reading;
 pub mod redis;
 mod refusals;

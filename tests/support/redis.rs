@@ -106,6 +106,11 @@ impl Redis {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// Which password [`Redis::command`] gives from now on; an empty one is none.
+    pub fn log_in_with(&mut self, password: &str) {
+        self.password = Some(password.to_owned()).filter(|password| !password.is_empty());
+    }
+
     /// Runs a command and returns its answer.
     pub fn command<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
         let password = self.password.as_deref().unwrap_or_default();
@@ -160,6 +165,8 @@ pub enum Manner {
     Dribbles(&'static [u8]),
     /// Sends these octets and closes the connection.
     SaysAndCloses(&'static [u8]),
+    /// Sends the first octets at once, and the others each time something arrives.
+    Greets(&'static [u8], &'static [u8]),
     /// Reads and sends nothing.
     Hangs,
 }
@@ -225,9 +232,14 @@ impl Drop for FakeRedis {
 fn behave(mut client: &TcpStream, manner: Manner) {
     let _ = client.set_read_timeout(Some(PATIENCE));
     let mut octets = [0; 4096];
+    if let Manner::Greets(greeting, _) = manner
+        && client.write_all(greeting).is_err()
+    {
+        return;
+    }
     while client.read(&mut octets).is_ok_and(|count| count > 0) {
         let said = match manner {
-            Manner::Says(text) => client.write_all(text),
+            Manner::Says(text) | Manner::Greets(_, text) => client.write_all(text),
             Manner::SaysAndCloses(text) => {
                 let _ = client.write_all(text);
                 return;

@@ -66,7 +66,7 @@ fn of_server(error: &MySqlError) -> Meaning {
         3 | 1026 if errno_in(&error.message).is_some_and(|errno| NO_ROOM.contains(&errno)) => {
             Meaning::Full
         }
-        1026 | 1030 => Meaning::TryAgain,
+        3 | 1026 | 1030 => Meaning::TryAgain,
         1062 if duplicate_id(&error.message).is_some() => Meaning::IdsUsedUp,
         // MySQL at the end of an integer column; no value of ours is bound to this one.
         1264 if error.message.contains("'mail_id'") => Meaning::IdsUsedUp,
@@ -123,9 +123,10 @@ fn of_code(code: u16) -> Meaning {
         1040 | 1129 | 1203 | 1226 | 1461 => Meaning::Busy,
         // Also a column that takes no NULL, a table that is read-only, a view that is broken, no partition for today.
         1036 | 1044 | 1045 | 1046 | 1048 | 1049 | 1054 | 1064 | 1136 | 1142 | 1143 | 1146
-        | 1227 | 1356 | 1364 | 1370 | 1526 | 1698 => Meaning::Schema,
+        | 1227 | 1356 | 1364 | 1370 | 1526 | 1698 | 3989 => Meaning::Schema,
         167 | 1467 => Meaning::IdsUsedUp,
         1264 | 1265 | 1292 | 1366 | 1406 | 3988 => Meaning::Misfit,
+        // Also 3100, which Group Replication answers to a transaction beyond its size limit.
         _ => Meaning::Content,
     }
 }
@@ -277,6 +278,19 @@ mod tests {
                 assert_eq!(of_code(*code), want, "{code}");
             }
         }
+        let of_message = |code, message: &str| {
+            of_server(&MySqlError {
+                state: "HY000".to_owned(),
+                message: message.to_owned(),
+                code,
+            })
+        };
+        let full = "Error writing file './mail/x' (Errcode: 28 \"No space left on device\")";
+        assert_eq!(of_message(3, full), Meaning::Full);
+        assert_eq!(
+            of_message(3, "Error writing file 'x' (Errcode: 5)"),
+            Meaning::TryAgain
+        );
         assert_eq!(
             Meaning::of(&Error::DriverError(DriverError::PacketTooLarge)),
             Meaning::Content

@@ -3,6 +3,8 @@
 use mysql::Conn;
 use mysql::prelude::Queryable;
 
+use super::binary_log::unsynced_binary_log;
+use super::defaults::UnfilledColumn;
 use super::mail_ids::MailIds;
 use super::number::NumberType;
 use crate::metrics;
@@ -28,12 +30,14 @@ pub struct Facts {
     pub hash_chars: usize,
     /// Characters that column `body` holds.
     pub body_chars: usize,
-    /// Each COMMIT is on disk when it is answered (`innodb_flush_log_at_trx_commit` is 1).
+    /// Each COMMIT is on disk when it is answered (`innodb_flush_log_at_trx_commit` is 1, or MariaDB's 3).
     pub commits_are_synced: bool,
+    /// `sync_binlog`, where it makes a COMMIT less durable than that.
+    pub unsynced_binary_log: Option<u64>,
     /// Columns of ours that the table lacks.
     pub missing_columns: Vec<&'static str>,
     /// Columns of the table's own that are NOT NULL without a default, which our INSERT does not fill.
-    pub unfilled_columns: Vec<String>,
+    pub unfilled_columns: Vec<UnfilledColumn>,
 }
 
 impl Facts {
@@ -46,6 +50,7 @@ impl Facts {
         let variables: Option<(Option<u64>, Option<u8>)> = connection.query_first(variables)?;
         let (max_packet_octets, flush) = variables.unwrap_or_default();
         let max_packet_octets = max_packet_octets.unwrap_or(1 << 20);
+        let unsynced_binary_log = unsynced_binary_log(connection)?;
         let (database, name) = (table.database(), table.table());
         // MySQL 8 shows a counter that is up to a day old otherwise; others do not know the variable.
         let _ = connection.query_drop("SET SESSION information_schema_stats_expiry = 0");
@@ -89,7 +94,8 @@ impl Facts {
             shape: (!columns.is_empty()).then(|| shape(&columns)),
             engine: engine.unwrap_or_default(),
             row_format: row_format.unwrap_or_default(),
-            commits_are_synced: flush == Some(1),
+            commits_are_synced: matches!(flush, Some(1 | 3)),
+            unsynced_binary_log,
             missing_columns: if columns.is_empty() {
                 Vec::new()
             } else {
@@ -102,7 +108,7 @@ impl Facts {
             unfilled_columns: columns
                 .iter()
                 .filter(|column| column.must_be_filled && !is_ours(column))
-                .map(|column| column.name.clone())
+                .map(ColumnFacts::unfilled)
                 .collect(),
         })
     }
@@ -167,6 +173,16 @@ impl ColumnFacts {
 
     fn is_named(&self, name: &str) -> bool {
         self.name.eq_ignore_ascii_case(name)
+    }
+
+    fn unfilled(&self) -> UnfilledColumn {
+        let charset = self.charset.as_deref();
+        UnfilledColumn::new(
+            &self.name,
+            &self.number.data_type,
+            &self.number.column_type,
+            charset,
+        )
     }
 
     fn column(&self) -> Column {

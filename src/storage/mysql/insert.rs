@@ -129,8 +129,11 @@ fn octets_of(value: &Value) -> usize {
     }
 }
 
-/// The INSERT of so many rows, prepared when it is first needed.
-fn statement(link: &mut Link, table: &TableName, rows: usize) -> mysql::Result<Statement> {
+/// Returns the INSERT of so many rows, prepared when it is first needed.
+///
+/// # Errors
+/// What the server said: it looks at names and rights here.
+pub fn statement(link: &mut Link, table: &TableName, rows: usize) -> mysql::Result<Statement> {
     if let Some(prepared) = link.inserts.get(&rows) {
         return Ok(prepared.clone());
     }

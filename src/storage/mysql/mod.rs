@@ -3,9 +3,11 @@
 //! One transaction per batch; what every error means decides what comes next. A COMMIT whose answer did not
 //! arrive is looked up by the rows' hashes before anything is sent again: stored once, or 451, never 250 on doubt.
 
+mod binary_log;
 mod calls;
 pub mod check;
 mod connector;
+mod defaults;
 mod error;
 mod error_text;
 mod facts;

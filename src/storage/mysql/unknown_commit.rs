@@ -83,7 +83,7 @@ impl MySqlStore {
     }
 }
 
-fn stored_hashes(
+pub fn stored_hashes(
     link: &mut Link,
     table: &TableName,
     part: &[Mail],

@@ -2,14 +2,14 @@
 //! wait for it beyond its budget.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::{Bodies, Entry, Trouble};
-use crate::metrics::{self, Part};
+use crate::metrics::Part;
+use crate::panics;
 
 /// Bodies to store, and the number that the answer carries.
 pub struct Request {
@@ -33,10 +33,9 @@ pub fn start(
     let (answer, answers) = bounded(16);
     let work = move || {
         for request in requested {
-            let stored = catch_unwind(AssertUnwindSafe(|| store(&request.bodies, request.entry)));
-            let stored = stored.unwrap_or_else(|_| {
-                metrics::PANICS.count(Part::Redis);
-                Err(Trouble::new("the client library panicked".to_owned()))
+            let stored = panics::catch(Part::Redis, || store(&request.bodies, request.entry));
+            let stored = stored.unwrap_or_else(|text| {
+                Err(Trouble::new(format!("the client library panicked: {text}")))
             });
             if answer.send((request.number, stored)).is_err() {
                 return;
@@ -79,7 +78,7 @@ mod tests {
             let (answered, stored) = answers.recv_timeout(Duration::from_secs(10)).unwrap();
             assert_eq!((answered, stored.is_ok()), (number, is_stored));
         }
-        let page = metrics::page();
+        let page = crate::metrics::page();
         assert!(
             page.contains("goguerrilla_panics_total{part=\"redis\"} 2\n"),
             "{page}"

@@ -17,7 +17,6 @@ mod reader;
 mod slots;
 
 use std::collections::{HashMap, HashSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -33,6 +32,7 @@ use super::{
 use crate::locks::lock;
 use crate::mail::{Hash, Mail};
 use crate::metrics::{self, Body, Part};
+use crate::panics;
 
 /// What the writers of one store know of the cluster. Clones share it.
 #[derive(Clone)]
@@ -257,10 +257,9 @@ fn keep_slots(shared: &Weak<Shared>, asked: &Receiver<Sender<()>>) {
         };
         let known = Arc::clone(&lock(&shared.slots));
         // A panic of the client library must not end this thread: the table would stay as it is for ever.
-        match catch_unwind(AssertUnwindSafe(|| read_slots(&shared.settings, &known))) {
-            Ok(Ok(slots)) => shared.learn(slots),
-            Ok(Err(_)) => {}
-            Err(_) => metrics::PANICS.count(Part::Redis),
+        let read = panics::catch(Part::Redis, || read_slots(&shared.settings, &known));
+        if let Ok(Ok(slots)) = read {
+            shared.learn(slots);
         }
         drop(shared);
         // Dropped, it tells whoever waits.

@@ -1,0 +1,132 @@
+//! Columns of the table's own that our INSERT does not fill, and the ALTER TABLE that makes rows possible all the same.
+
+/// A column that is NOT NULL without a default.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnfilledColumn {
+    /// Its name.
+    pub name: String,
+    /// What follows ALTER TABLE: a default that fits the column's type, or NULL where no literal is a default everywhere.
+    pub cure: String,
+}
+
+impl UnfilledColumn {
+    /// Takes what `information_schema.COLUMNS` says of the column.
+    pub fn new(
+        name: &str,
+        data_type: &str,
+        column_type: &str,
+        charset: Option<&str>,
+    ) -> UnfilledColumn {
+        let quoted = name.replace('`', "``");
+        let set_default = |value: &str| format!("ALTER COLUMN `{quoted}` SET DEFAULT {value}");
+        let cure = match data_type.to_ascii_lowercase().as_str() {
+            "tinyint" | "smallint" | "mediumint" | "int" | "bigint" | "decimal" | "float"
+            | "double" | "year" => set_default("0"),
+            "bit" => set_default("b'0'"),
+            "char" | "varchar" | "binary" | "varbinary" | "set" => set_default("''"),
+            "enum" => match first_value(column_type) {
+                Some(value) => set_default(&value),
+                None => nullable(&quoted, column_type, charset),
+            },
+            "date" => set_default("'1970-01-01'"),
+            "time" => set_default("'00:00:00'"),
+            "datetime" | "timestamp" => {
+                // The precision of the default has to be the column's.
+                let precision = column_type.find('(').and_then(|at| column_type.get(at..));
+                let precision = precision.unwrap_or_default();
+                format!(
+                    "MODIFY `{quoted}` {column_type} NOT NULL DEFAULT CURRENT_TIMESTAMP{precision}"
+                )
+            }
+            "uuid" => set_default("'00000000-0000-0000-0000-000000000000'"),
+            "inet4" => set_default("'0.0.0.0'"),
+            "inet6" => set_default("'::'"),
+            // Not every server takes a default for BLOB, TEXT, JSON and GEOMETRY; NULL is one everywhere.
+            _ => nullable(&quoted, column_type, charset),
+        };
+        UnfilledColumn {
+            name: name.to_owned(),
+            cure,
+        }
+    }
+}
+
+fn nullable(quoted: &str, column_type: &str, charset: Option<&str>) -> String {
+    let charset = charset.map(|charset| format!(" CHARACTER SET {charset}"));
+    let charset = charset
+        .filter(|_| !column_type.eq_ignore_ascii_case("json"))
+        .unwrap_or_default();
+    format!("MODIFY `{quoted}` {column_type}{charset} NULL")
+}
+
+/// Returns the first value of `enum('a','b')` in its quotes; a quote inside it is doubled.
+fn first_value(column_type: &str) -> Option<String> {
+    let values = column_type.get(5..)?.strip_prefix('\'')?;
+    let mut value = String::from("'");
+    let mut rest = values.chars().peekable();
+    while let Some(c) = rest.next() {
+        value.push(c);
+        if c == '\'' {
+            match rest.next_if_eq(&'\'') {
+                Some(second) => value.push(second),
+                None => return Some(value),
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_fits_the_type() {
+        for (data_type, column_type, charset, want) in [
+            ("int", "int(11)", None, "ALTER COLUMN `x` SET DEFAULT 0"),
+            (
+                "decimal",
+                "decimal(10,2)",
+                None,
+                "ALTER COLUMN `x` SET DEFAULT 0",
+            ),
+            ("bit", "bit(1)", None, "ALTER COLUMN `x` SET DEFAULT b'0'"),
+            (
+                "varchar",
+                "varchar(9)",
+                Some("utf8mb4"),
+                "ALTER COLUMN `x` SET DEFAULT ''",
+            ),
+            (
+                "enum",
+                "enum('a''b','c')",
+                Some("utf8mb4"),
+                "ALTER COLUMN `x` SET DEFAULT 'a''b'",
+            ),
+            (
+                "datetime",
+                "datetime(6)",
+                None,
+                "MODIFY `x` datetime(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6)",
+            ),
+            (
+                "timestamp",
+                "timestamp",
+                None,
+                "MODIFY `x` timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP",
+            ),
+            ("blob", "blob", None, "MODIFY `x` blob NULL"),
+            (
+                "text",
+                "text",
+                Some("latin1"),
+                "MODIFY `x` text CHARACTER SET latin1 NULL",
+            ),
+            ("json", "json", None, "MODIFY `x` json NULL"),
+            ("enum", "enum(", None, "MODIFY `x` enum( NULL"),
+        ] {
+            let column = UnfilledColumn::new("x", data_type, column_type, charset);
+            assert_eq!(column.cure, want, "{data_type}");
+        }
+    }
+}

@@ -1,0 +1,635 @@
+//! `goguerrilla check` with MySQL: it finds what no mail survives, with a cure that works, and changes nothing.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+
+use tempfile::TempDir;
+
+use crate::support::ended::run;
+use crate::support::mariadb::{FIELD_TABLE, MariaDb, PASSWORD, with_hosts};
+use crate::support::redis::{FakeRedis, Manner, Redis};
+use crate::support::write_config;
+
+/// An account that may insert into the table and look rows up, and no more.
+const RIGHTS: &str =
+    "GRANT SELECT, INSERT, UPDATE ON mail.* TO narrow@'%' IDENTIFIED BY 's3cr3t-of-narrow'";
+
+#[test]
+fn a_table_that_takes_no_mail_is_one_error_whose_cure_works() {
+    let database = MariaDb::start();
+    for (spoil, found) in [
+        ("MODIFY hash char(20) NOT NULL", "column `hash`"),
+        ("MODIFY body varchar(4) NOT NULL", "column `body`"),
+        (
+            "MODIFY mail longtext CHARACTER SET utf8mb4 NOT NULL",
+            "ERROR 1366 ",
+        ),
+        (
+            "MODIFY has_attach bit(1) NOT NULL, MODIFY attach_info tinytext NOT NULL, MODIFY date date NOT NULL",
+            "",
+        ),
+        ("MODIFY dkim_valid tinyint NOT NULL", "ERROR 1048 "),
+        (
+            "DROP COLUMN spam_score, ADD COLUMN spam_score float AS (1.5) STORED",
+            "ERROR 1906 ",
+        ),
+        ("ADD COLUMN own int NOT NULL", "column `own`"),
+        ("ADD COLUMN own datetime(3) NOT NULL", "column `own`"),
+        ("ADD COLUMN own time NOT NULL", "column `own`"),
+        ("ADD COLUMN own date NOT NULL", "column `own`"),
+        ("ADD COLUMN own bit(3) NOT NULL", "column `own`"),
+        ("ADD COLUMN own decimal(10,3) NOT NULL", "column `own`"),
+        ("ADD COLUMN own year NOT NULL", "column `own`"),
+        ("ADD COLUMN own blob NOT NULL", "column `own`"),
+        ("ADD COLUMN own json NOT NULL", "column `own`"),
+        (
+            "ADD COLUMN own text CHARACTER SET latin1 NOT NULL",
+            "column `own`",
+        ),
+        ("ADD COLUMN own varchar(9) NOT NULL", "column `own`"),
+        ("ADD COLUMN own uuid NOT NULL", "column `own`"),
+        ("ADD COLUMN own inet6 NOT NULL", "column `own`"),
+        ("ADD COLUMN own point NOT NULL", "column `own`"),
+        ("ADD COLUMN own enum('it''s','b') NOT NULL", "column `own`"),
+        ("ADD COLUMN own set('a','b') NOT NULL", "column `own`"),
+        ("ADD COLUMN `o``w\nn` int NOT NULL", "column `o`w\\nn`"),
+    ] {
+        database.sql("DROP TABLE IF EXISTS new_mail");
+        database.sql(FIELD_TABLE);
+        database.sql(&format!("ALTER TABLE new_mail {spoil}"));
+        let (status, said) = checked(&database, &[]);
+        if found.is_empty() {
+            assert_eq!(status, 0, "{spoil}: {said}");
+            continue;
+        }
+        let error = only_error(&said);
+        assert_eq!(status, 1, "{spoil}: {said}");
+        assert!(error.contains(found), "{spoil}: {said}");
+        if spoil.contains('\n') {
+            continue;
+        }
+        let (_, cure) = error.rsplit_once("run: ").expect("a cure");
+        database.sql(cure.trim_end_matches("; if a trigger sets it to NULL, mend the trigger"));
+        let (status, said) = checked(&database, &[]);
+        assert_eq!(status, 0, "{spoil}: after {cure}: {said}");
+        assert_eq!(database.count(), 0);
+    }
+}
+
+#[test]
+fn what_refuses_each_row_is_named_with_the_way_out() {
+    let database = MariaDb::start_with(&[]);
+    database.sql("CREATE TABLE mailboxes (name varchar(128) CHARACTER SET latin1 PRIMARY KEY)");
+    for (spoil, error, cure) in [
+        (
+            "CREATE TRIGGER refuses BEFORE INSERT ON new_mail FOR EACH ROW SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'a\nb'",
+            "ERROR 1644 (45000): a\\nb",
+            "a trigger refuses the row",
+        ),
+        (
+            "CREATE TRIGGER lost BEFORE INSERT ON new_mail FOR EACH ROW INSERT INTO mail.gone VALUES (1)",
+            "writes into `gone`, which MYSQL_USER may not see",
+            "",
+        ),
+        (
+            "ALTER TABLE new_mail ADD CONSTRAINT short CHECK (length(hash) < 9)",
+            "ERROR 4025 ",
+            "DROP CONSTRAINT",
+        ),
+        (
+            "ALTER TABLE new_mail ADD FOREIGN KEY (recipient) REFERENCES mailboxes (name)",
+            "ERROR 1452 ",
+            "DROP FOREIGN KEY",
+        ),
+        (
+            "ALTER TABLE new_mail DROP PRIMARY KEY, ADD PRIMARY KEY (mail_id, date) \
+             PARTITION BY RANGE (TO_DAYS(date)) (PARTITION old VALUES LESS THAN (TO_DAYS('2020-01-01')))",
+            "ERROR 1526 ",
+            "ADD PARTITION",
+        ),
+        (
+            "ALTER TABLE new_mail DROP PRIMARY KEY, MODIFY mail_id tinyint NOT NULL AUTO_INCREMENT PRIMARY KEY, AUTO_INCREMENT = 127",
+            "ERROR 167 ",
+            "bigint unsigned",
+        ),
+        (
+            "ALTER TABLE new_mail ADD UNIQUE (delivered)",
+            "ERROR 1062 ",
+            "DROP INDEX",
+        ),
+    ] {
+        database.sql("DROP TABLE IF EXISTS new_mail");
+        database.sql(FIELD_TABLE);
+        database.sql(spoil);
+        if spoil.contains("UNIQUE") || spoil.contains("127") {
+            insert_one(&database);
+        }
+        let (status, said) = checked(&database, &[]);
+        if cure.is_empty() {
+            assert!(said.contains(error), "{spoil}: {said}");
+            continue;
+        }
+        assert_eq!(status, 1, "{spoil}: {said}");
+        let line = only_error(&said);
+        assert!(
+            line.contains(error) && line.contains(cure),
+            "{spoil}: {said}"
+        );
+    }
+}
+
+#[test]
+fn a_unique_key_that_a_second_mail_would_meet_is_warned_of() {
+    let database = MariaDb::start();
+    for (columns, is_warned) in [
+        ("`to`", true),
+        ("`from`, subject", true),
+        ("date", true),
+        ("hash", false),
+        ("recipient, hash", false),
+        ("`to`, dkim_valid", false),
+    ] {
+        database.sql(&format!(
+            "ALTER TABLE new_mail ADD UNIQUE only_one ({columns})"
+        ));
+        let (status, said) = checked(&database, &[]);
+        let warning = said
+            .lines()
+            .find(|line| line.contains("unique key `only_one`"));
+        assert_eq!(
+            (status, warning.is_some()),
+            (0, is_warned),
+            "{columns}: {said}"
+        );
+        let cure = warning.and_then(|warning| warning.rsplit_once("run: "));
+        database.sql(cure.map_or("ALTER TABLE new_mail DROP INDEX only_one", |(_, cure)| cure));
+    }
+}
+
+#[test]
+fn a_table_that_takes_every_real_mail_is_well_and_nothing_stays_in_it() {
+    let database = MariaDb::start();
+    database.sql("CREATE TABLE audit (hash char(32)) ENGINE=InnoDB");
+    for condition in [
+        "NEW.recipient = '' OR NEW.`to` = '' OR NEW.`from` = ''",
+        "NEW.recipient NOT LIKE '%@ours.test'",
+        "NEW.hash NOT REGEXP '^[0-9a-f]{32}$'",
+        "NEW.subject = '' OR NEW.subject = CONVERT(NEW.subject USING ascii)",
+        "NEW.body <> 'gzencode' OR length(NEW.mail) < 100 OR left(hex(NEW.mail), 2) <> '78'",
+        "NEW.content_type = '' OR NEW.has_attach = 0 OR NEW.ip_addr = '' OR NEW.attach_info NOT LIKE '[{%'",
+    ] {
+        database.sql("DROP TRIGGER IF EXISTS picky");
+        database.sql(&format!(
+            "CREATE TRIGGER picky BEFORE INSERT ON new_mail FOR EACH ROW BEGIN
+                INSERT INTO audit VALUES (NEW.hash);
+                IF {condition} THEN SIGNAL SQLSTATE '45000'; END IF;
+            END"
+        ));
+        let (status, said) = checked(&database, &[("GM_ALLOWED_HOSTS", "*.other.test,ours.test")]);
+        assert_eq!(status, 0, "{condition}: {said}");
+    }
+    assert_eq!(database.count(), 0);
+    assert_eq!(database.number("SELECT COUNT(*) FROM audit"), 0);
+}
+
+#[test]
+fn nothing_is_left_where_a_rollback_undoes_nothing() {
+    let database = MariaDb::start();
+    database.sql("CREATE TABLE audit (hash char(32)) ENGINE=MyISAM");
+    database.sql(
+        "CREATE TRIGGER notes AFTER INSERT ON new_mail FOR EACH ROW INSERT INTO audit VALUES (NEW.hash)",
+    );
+    let (status, said) = checked(&database, &[]);
+    let warning = "trigger `notes` writes into `audit`, which has no transactions";
+    assert!(status == 0 && said.contains(warning), "{said}");
+    assert_eq!(database.number("SELECT COUNT(*) FROM audit"), 0);
+    // By way of another table.
+    database.sql("DROP TRIGGER notes");
+    database.sql("CREATE TABLE kept (hash char(32)) ENGINE=InnoDB");
+    for (table, into) in [("new_mail", "kept"), ("kept", "audit")] {
+        database.sql(&format!(
+            "CREATE TRIGGER of_{table} AFTER INSERT ON {table} FOR EACH ROW INSERT INTO {into} VALUES (NEW.hash)"
+        ));
+    }
+    let (status, said) = checked(&database, &[]);
+    let warning = "trigger `of_kept` writes into `audit`, which has no transactions";
+    assert!(status == 0 && said.contains(warning), "{said}");
+    assert_eq!(database.number("SELECT COUNT(*) FROM audit"), 0);
+    database.sql("DROP TRIGGER of_kept");
+    for engine in ["MyISAM", "Aria", "MEMORY"] {
+        database.sql("DROP TABLE new_mail");
+        let table = FIELD_TABLE.replace("InnoDB", engine);
+        let table = match engine {
+            "MEMORY" => table
+                .replace("text", "varchar(255)")
+                .replace("longblob", "varbinary(5000)"),
+            _ => table,
+        };
+        database.sql(&table);
+        let (status, said) = checked(&database, &[]);
+        assert!(
+            status == 0 && said.contains("has no transactions"),
+            "{engine}: {said}"
+        );
+        assert_eq!(database.count(), 0, "{engine}");
+    }
+    assert_eq!(database.number("SELECT COUNT(*) FROM audit"), 0);
+}
+
+#[test]
+fn a_trigger_that_mysql_user_may_not_see_has_no_row_tried() {
+    let database = MariaDb::start();
+    database.sql(RIGHTS);
+    database.sql("CREATE TABLE audit (hash char(32)) ENGINE=MyISAM");
+    let trigger = "CREATE TRIGGER notes AFTER INSERT ON new_mail FOR EACH ROW INSERT INTO audit VALUES (NEW.hash)";
+    database.sql(trigger);
+    let settings = [("MYSQL_USER", "narrow"), ("MYSQL_PASS", "s3cr3t-of-narrow")];
+    let (status, said) = checked(&database, &settings);
+    let warning = "trigger `notes` is hidden from MYSQL_USER";
+    assert!(status == 0 && said.contains(warning), "{said}");
+    assert_eq!(database.number("SELECT COUNT(*) FROM audit"), 0);
+    database.sql("DROP TRIGGER notes");
+    let (status, said) = checked(&database, &settings);
+    assert!(status == 0 && !said.contains("trigger"), "{said}");
+    // One that changes the hash makes a look-up of it useless.
+    database.sql("GRANT TRIGGER ON mail.* TO narrow@'%'");
+    database.sql("CREATE TRIGGER notes BEFORE INSERT ON new_mail FOR EACH ROW SET NEW.hash = REVERSE(NEW.hash)");
+    let (status, said) = checked(&database, &settings);
+    assert!(
+        status == 0 && said.contains("is not found under the hash"),
+        "{said}"
+    );
+    // What a function that is hidden writes is only seen once the row was tried.
+    database.sql("DROP TRIGGER notes");
+    database.sql(
+        "CREATE FUNCTION note(hash char(32)) RETURNS int BEGIN INSERT INTO audit VALUES (hash); RETURN 1; END",
+    );
+    database
+        .sql("CREATE TRIGGER notes BEFORE INSERT ON new_mail FOR EACH ROW SET @x = note(NEW.hash)");
+    let (status, said) = checked(&database, &settings);
+    let warning = "a trigger of `new_mail` writes into a table without transactions, where a row of this check stays";
+    assert!(status == 0 && said.contains(warning), "{said}");
+}
+
+#[test]
+fn views_and_tables_without_transactions_are_judged_by_rights_and_definition() {
+    let database = MariaDb::start();
+    database.sql(
+        &FIELD_TABLE
+            .replace("`new_mail`", "`isam`")
+            .replace("InnoDB", "MyISAM"),
+    );
+    database.sql(
+        &FIELD_TABLE
+            .replace("`new_mail`", "`narrow`")
+            .replace("InnoDB", "MyISAM"),
+    );
+    database.sql(
+        &FIELD_TABLE
+            .replace("`new_mail`", "`textual`")
+            .replace("InnoDB", "MyISAM")
+            .replace("longblob", "longtext"),
+    );
+    database.sql("ALTER TABLE narrow MODIFY hash char(20) NOT NULL");
+    database.sql("CREATE VIEW plain AS SELECT * FROM new_mail");
+    database.sql("CREATE VIEW counted AS SELECT DISTINCT * FROM new_mail");
+    database.sql(&FIELD_TABLE.replace("`new_mail`", "`wide`"));
+    database.sql("ALTER TABLE wide ADD COLUMN own datetime NOT NULL");
+    let columns = "mail_id, date, `from`, `to`, subject, body, charset, mail, spam_score, hash, content_type, recipient, \
+                   has_attach, ip_addr, delivered, attach_info, dkim_valid";
+    database.sql(&format!("CREATE VIEW hiding AS SELECT {columns} FROM wide"));
+    let of_both: Vec<String> = columns
+        .split(", ")
+        .map(|column| format!("{}.{column}", if column == "mail" { "i" } else { "n" }))
+        .collect();
+    database.sql(&format!(
+        "CREATE VIEW joined AS SELECT {} FROM new_mail n JOIN isam i ON n.hash = i.hash",
+        of_both.join(", ")
+    ));
+    database.sql(&RIGHTS.replace("narrow@", "entire@"));
+    database.sql("GRANT SHOW VIEW ON mail.* TO entire@'%'");
+    database.sql("CREATE USER looker@'%' IDENTIFIED BY 's3cr3t-of-narrow'");
+    database.sql("GRANT SELECT, UPDATE ON mail.* TO looker@'%'");
+    database.sql("CREATE USER half@'%' IDENTIFIED BY 's3cr3t-of-narrow'");
+    for table in ["isam", "plain", "new_mail"] {
+        database.sql(&format!(
+            "GRANT SELECT, UPDATE, INSERT (hash, mail) ON mail.{table} TO half@'%'"
+        ));
+    }
+    database.sql("CREATE ROLE mailers");
+    database.sql("GRANT SELECT, INSERT, UPDATE ON mail.* TO mailers");
+    database.sql("CREATE USER role@'%' IDENTIFIED BY 's3cr3t-of-narrow'");
+    database.sql("GRANT mailers TO role@'%'");
+    database.sql("SET DEFAULT ROLE mailers FOR role@'%'");
+    for (user, table, error) in [
+        ("entire", "plain", ""),
+        ("entire", "isam", ""),
+        ("role", "plain", ""),
+        ("role", "isam", ""),
+        ("role", "new_mail", ""),
+        ("looker", "plain", "ERROR 1142 "),
+        ("looker", "isam", "ERROR 1142 "),
+        ("looker", "new_mail", "ERROR 1142 "),
+        ("half", "plain", "ERROR 1143 "),
+        ("half", "isam", "ERROR 1143 "),
+        ("half", "new_mail", "ERROR 1143 "),
+        (
+            "entire",
+            "textual",
+            "column `mail` of `textual` is longtext",
+        ),
+        ("entire", "joined", "ERROR 139"),
+        ("entire", "counted", "ERROR 1471 "),
+        (
+            "entire",
+            "hiding",
+            "column `own` of `mail`.`wide` is NOT NULL",
+        ),
+        (
+            "entire",
+            "narrow",
+            "column `hash` of `narrow` holds 20 characters",
+        ),
+    ] {
+        let settings = [
+            ("GM_MAIL_TABLE", table),
+            ("MYSQL_USER", user),
+            ("MYSQL_PASS", "s3cr3t-of-narrow"),
+        ];
+        let (status, said) = checked(&database, &settings);
+        match error {
+            "" => assert_eq!(status, 0, "{user} {table}: {said}"),
+            error => {
+                assert_eq!(status, 1, "{user} {table}: {said}");
+                assert!(only_error(&said).contains(error), "{user} {table}: {said}");
+            }
+        }
+        assert!(!said.contains("s3cr3t"), "{said}");
+    }
+    for table in ["new_mail", "isam", "narrow", "wide"] {
+        assert_eq!(
+            database.number(&format!("SELECT COUNT(*) FROM {table}")),
+            0,
+            "{table}"
+        );
+    }
+    // A server that is read-only takes no row of an account without special rights.
+    database.sql("SET GLOBAL read_only = 1");
+    let settings = [
+        ("GM_MAIL_TABLE", "isam"),
+        ("MYSQL_USER", "entire"),
+        ("MYSQL_PASS", "s3cr3t-of-narrow"),
+    ];
+    let (status, said) = checked(&database, &settings);
+    assert!(
+        status == 1 && only_error(&said).contains("read-only"),
+        "{said}"
+    );
+}
+
+#[test]
+fn an_account_that_cannot_log_in_is_named_with_its_cure() {
+    let database = MariaDb::start();
+    for statement in [
+        "CREATE USER locked@'%' IDENTIFIED BY 's3cr3t-x' ACCOUNT LOCK",
+        "CREATE USER tls@'%' IDENTIFIED BY 's3cr3t-x' REQUIRE SSL",
+        "CREATE USER poor@'%' IDENTIFIED BY 's3cr3t-x'",
+        "CREATE USER few@'%' IDENTIFIED BY 's3cr3t-x' WITH MAX_QUERIES_PER_HOUR 1",
+    ] {
+        database.sql(statement);
+    }
+    database.sql("GRANT ALL ON mail.* TO few@'%'");
+    for (settings, key, error, cure) in [
+        (
+            &[("MYSQL_PASS", "s3cr3t-wrong")][..],
+            "MYSQL_USER",
+            "ERROR 1045 ",
+            "MYSQL_PASS",
+        ),
+        (
+            &[("MYSQL_USER", "nobody")],
+            "MYSQL_USER",
+            "ERROR 1045 ",
+            "mend MYSQL_USER",
+        ),
+        (
+            &[("MYSQL_USER", "tls"), ("MYSQL_PASS", "s3cr3t-x")],
+            "MYSQL_USER",
+            "ERROR 1045 ",
+            "requires TLS",
+        ),
+        (
+            &[("MYSQL_USER", "locked"), ("MYSQL_PASS", "s3cr3t-x")],
+            "MYSQL_USER",
+            "ERROR 4151 ",
+            "ACCOUNT UNLOCK",
+        ),
+        (
+            &[("MYSQL_DB", "nowhere")],
+            "MYSQL_DB",
+            "ERROR 104",
+            "MYSQL_DB",
+        ),
+        (
+            &[("MYSQL_USER", "poor"), ("MYSQL_PASS", "s3cr3t-x")],
+            "MYSQL_DB",
+            "ERROR 1044 ",
+            "grant INSERT",
+        ),
+        (
+            &[("MYSQL_USER", "few"), ("MYSQL_PASS", "s3cr3t-x")],
+            "MYSQL_USER",
+            "ERROR 1226 ",
+            "limit of the account",
+        ),
+        (
+            &[("MYSQL_HOST", "127.0.0.1:1")],
+            "MYSQL_HOST",
+            "Connection refused",
+            "start the database",
+        ),
+        (
+            &[("MYSQL_HOST", "/nowhere/mysqld.sock")],
+            "MYSQL_HOST",
+            "No such file",
+            "path of its socket",
+        ),
+    ] {
+        let (status, said) = checked(&database, settings);
+        let line = only_error(&said);
+        assert_eq!(
+            (status, said.lines().count()),
+            (1, 1),
+            "{settings:?}: {said}"
+        );
+        assert!(
+            line.starts_with(&format!("error: {key}: ")),
+            "{settings:?}: {said}"
+        );
+        assert!(
+            line.contains(error) && line.contains(cure),
+            "{settings:?}: {said}"
+        );
+        assert!(!said.contains("s3cr3t"), "{said}");
+    }
+    // A name without a database is looked for in none.
+    let (status, said) = checked(&database, &[("MYSQL_DB", "")]);
+    assert_eq!(status, 1, "{said}");
+}
+
+#[test]
+fn what_is_no_database_is_said_in_words() {
+    let database = MariaDb::start();
+    let redis = Redis::start();
+    let ssh = FakeRedis::start(Manner::Greets(b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", b""));
+    let http = FakeRedis::start(Manner::SaysAndCloses(b"HTTP/1.1 400 Bad Request\r\n\r\n"));
+    let smtp = FakeRedis::start(Manner::Greets(
+        b"220 mx.test ESMTP\r\n",
+        b"500 5.5.2 What?\r\n",
+    ));
+    for (place, peer) in [
+        (ssh.address(), "SSH"),
+        (http.address(), "HTTP"),
+        (smtp.address(), "SMTP or FTP"),
+        (redis.address(), "Redis"),
+    ] {
+        let (status, said) = checked(&database, &[("MYSQL_HOST", &place)]);
+        let want = format!(
+            "error: MYSQL_HOST: the database at {place} cannot be reached: it answers like {peer}; MYSQL_HOST must be the \
+             address of a MySQL or MariaDB server, such as 127.0.0.1:3306\n"
+        );
+        assert_eq!((status, said), (1, want));
+    }
+    // Whatever an answer holds, a finding is one line: length, number, error, code 1130.
+    let hostile = FakeRedis::start(Manner::Greets(
+        b"\x1a\0\0\0\xff\x6a\x04no\r\nerror: another\x1b[2J!",
+        b"",
+    ));
+    let (status, said) = checked(&database, &[("MYSQL_HOST", &hostile.address())]);
+    assert_eq!((status, said.lines().count()), (1, 1), "{said:?}");
+    assert!(
+        said.contains("no\\r\\nerror: another\\u{1b}[2J"),
+        "{said:?}"
+    );
+    assert!(said.contains("CREATE USER"), "{said}");
+    // As MySQL 9 does for a user that it does not know: its greeting, then a plug-in that the driver lacks.
+    let unknown = FakeRedis::start(Manner::Greets(GREETING_OF_MYSQL_9, ASKS_FOR_SHA256));
+    let (status, said) = checked(&database, &[("MYSQL_HOST", &unknown.address())]);
+    assert_eq!((status, said.lines().count()), (1, 1), "{said:?}");
+    let both = [
+        "error: MYSQL_USER: ",
+        "sha256_password",
+        "does not exist",
+        "IDENTIFIED WITH caching_sha2_password",
+    ];
+    assert!(both.iter().all(|part| said.contains(part)), "{said}");
+}
+
+#[test]
+fn a_binary_log_that_is_not_synced_is_warned_of() {
+    let database = MariaDb::start_with(&["--log-bin=log", "--sync-binlog=0"]);
+    database.sql(FIELD_TABLE);
+    let server = database.server(&[]);
+    let cure = "sync_binlog is 0 and the server keeps a binary log, from which it recovers its commits, so acknowledged mail \
+                is lost when the database's machine loses power; run: SET GLOBAL sync_binlog = 1, and set it in the server's \
+                configuration file";
+    server.wait_for_log("sync_binlog");
+    let (is_well, said) = server.check();
+    assert!(
+        is_well && said.contains(&format!("warning: MYSQL_HOST: {cure}\n")),
+        "{said}"
+    );
+    for (setting, is_warned) in [
+        ("sync_binlog = 100", true),
+        ("sync_binlog = 1", false),
+        (
+            "sync_binlog = 0, GLOBAL innodb_flush_log_at_trx_commit = 3",
+            false,
+        ),
+        ("innodb_flush_log_at_trx_commit = 2", true),
+    ] {
+        database.sql(&format!("SET GLOBAL {setting}"));
+        let (_, said) = server.check();
+        assert_eq!(said.contains("sync_binlog"), is_warned, "{setting}: {said}");
+    }
+    // Without a binary log it means nothing.
+    let database = MariaDb::start();
+    database.sql("SET GLOBAL sync_binlog = 0");
+    let (status, said) = checked(&database, &[]);
+    assert!(status == 0 && !said.contains("sync_binlog"), "{said}");
+}
+
+#[test]
+fn a_read_only_host_is_only_reported_when_no_other_one_takes_rows() {
+    let primary = MariaDb::start();
+    let secondary = MariaDb::start();
+    secondary.sql("SET GLOBAL read_only = 1");
+    for hosts in [
+        format!("{},{}", primary.address(), secondary.address()),
+        format!("{},{}", secondary.address(), primary.address()),
+    ] {
+        let (status, said) = checked(&primary, &[("MYSQL_HOST", &hosts)]);
+        assert!(status == 0 && !said.contains("MYSQL_HOST"), "{said}");
+    }
+    let hosts = format!("{},{},127.0.0.1:1", primary.address(), secondary.address());
+    let (status, said) = checked(&primary, &[("MYSQL_HOST", &hosts)]);
+    let of_hosts: Vec<&str> = said
+        .lines()
+        .filter(|line| line.contains("MYSQL_HOST"))
+        .collect();
+    assert_eq!((status, of_hosts.len()), (0, 1), "{said}");
+    assert!(
+        of_hosts[0].starts_with("warning: MYSQL_HOST: node 127.0.0.1:1 cannot be reached: "),
+        "{said}"
+    );
+    primary.sql("SET GLOBAL read_only = 1");
+    let (status, said) = checked(&primary, &[("MYSQL_HOST", &hosts)]);
+    assert_eq!((status, said.lines().count()), (1, 3), "{said}");
+    assert!(
+        said.lines()
+            .all(|line| line.starts_with("error: MYSQL_HOST: node ")),
+        "{said}"
+    );
+    assert!(
+        said.contains("is read-only, and no other one is well"),
+        "{said}"
+    );
+}
+
+/// The status and all lines of `check`, for the table of this database with these keys besides.
+fn checked(database: &MariaDb, settings: &[(&str, &str)]) -> (i32, String) {
+    let folder = TempDir::new().expect("a temporary folder");
+    let address = database.address().to_string();
+    let mut all = with_hosts(&address, &[]);
+    all.retain(|(key, _)| !settings.iter().any(|(own, _)| own == key));
+    all.extend_from_slice(settings);
+    write_config(folder.path(), &all);
+    let file = folder.path().join("goguerrilla.conf");
+    fs::set_permissions(file, Permissions::from_mode(0o640)).expect("a file of ours");
+    let ended = run(folder.path(), &["check", "-config=goguerrilla.conf"]);
+    assert_eq!(ended.stderr, "");
+    assert!(!ended.stdout.contains(PASSWORD), "{}", ended.stdout);
+    (ended.status, ended.stdout)
+}
+
+fn only_error(said: &str) -> &str {
+    let errors: Vec<&str> = said
+        .lines()
+        .filter(|line| line.starts_with("error: "))
+        .collect();
+    assert_eq!(errors.len(), 1, "{said}");
+    errors[0]
+}
+
+fn insert_one(database: &MariaDb) {
+    let columns = "`from`, `to`, subject, body, charset, mail, spam_score, hash, content_type, recipient, has_attach, ip_addr, \
+                   attach_info, date";
+    database.sql(&format!(
+        "INSERT INTO new_mail ({columns}) VALUES ('', '', '', '', '', '', 0, '', '', '', 0, '', '', NOW())"
+    ));
+}
+
+const GREETING_OF_MYSQL_9: &[u8] = b"\x49\0\0\0\x0a9.7.0\0\x08\0\0\0\x3a\x23\x3d\x4b\x43\x4a\x2e\x43\0\xff\xff\xff\x02\0\xff\xdf\
+    \x15\0\0\0\0\0\0\0\0\0\0\x32\x5b\x2a\x1f\x3f\x5e\x6c\x6b\x2a\x1d\x4c\x3b\0caching_sha2_password\0";
+const ASKS_FOR_SHA256: &[u8] =
+    b"\x26\0\0\x02\xfesha256_password\0\x32\x5b\x2a\x1f\x3f\x5e\x6c\x6b\x2a\x1d\x4c\x3b\x32\x5b\x2a\x1f\x3f\x5e\x6c\x6b\0";

@@ -1,0 +1,337 @@
+//! `goguerrilla check` with Redis: each kind of trouble has its own cure, in one line.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use tempfile::TempDir;
+
+use crate::support::ended::run;
+use crate::support::mariadb::{MariaDb, with_hosts};
+use crate::support::redis::{FakeRedis, Manner, Redis, RedisCluster};
+use crate::support::{wait_for, write_config};
+
+#[test]
+fn each_trouble_of_redis_is_one_line_with_its_own_cure() {
+    let database = MariaDb::start();
+    let open = Redis::start_with(&["--appendonly", "yes"]);
+    let closed = Redis::start_with(&["--appendonly", "yes", "--requirepass", "s3cr3t-of-redis"]);
+    let _: String = closed.command(&[
+        "ACL",
+        "SETUSER",
+        "reader",
+        "on",
+        ">s3cr3t-of-reader",
+        "~*",
+        "+get",
+        "+info",
+        "+ping",
+        "+select",
+    ]);
+    let replica = Redis::start_with(&["--appendonly", "yes", "--replicaof", "127.0.0.1", "1"]);
+    let full = Redis::start_with(&[
+        "--appendonly",
+        "yes",
+        "--maxmemory",
+        "1",
+        "--maxmemory-policy",
+        "noeviction",
+    ]);
+    let alone = Redis::start_with(&["--appendonly", "yes", "--cluster-enabled", "yes"]);
+    let ssh = FakeRedis::start(Manner::Greets(b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", b""));
+    let http = FakeRedis::start(Manner::SaysAndCloses(
+        b"HTTP/1.1 400 Bad Request\r\nServer: x\r\n\r\n",
+    ));
+    let tls = FakeRedis::start(Manner::SaysAndCloses(b"\x15\x03\x03\0\x02\x02\x46"));
+    let fakes = [
+        (
+            &b"-LOADING Redis is loading the dataset in memory\r\n"[..],
+            "LOADING ",
+            "wait until Redis has read",
+        ),
+        (
+            b"-MISCONF Redis is configured to save RDB snapshots\r\n",
+            "MISCONF ",
+            "stop-writes-on-bgsave-error",
+        ),
+        (
+            b"-CLUSTERDOWN Hash slot not served\r\n",
+            "CLUSTERDOWN ",
+            "cluster-require-full-coverage",
+        ),
+        (
+            b"-DENIED Redis is running in protected mode\r\n",
+            "DENIED ",
+            "protected mode",
+        ),
+        (
+            b"-MOVED 1234 127.0.0.1:7001\r\n",
+            "MOVED ",
+            "comma separated",
+        ),
+        (
+            b"-ERR max number of clients reached\r\n",
+            "ERR max number",
+            "maxclients",
+        ),
+        (
+            b"-NOREPLICAS Not enough good replicas to write.\r\n",
+            "NOREPLICAS ",
+            "min-replicas-to-write",
+        ),
+        (
+            b"-ERR a\x1b[2J\rerror: b\r\n",
+            "ERR a\\u{1b}[2J\\rerror: b",
+            "",
+        ),
+        (b"-STRANGE something new\r\n", "STRANGE something new", ""),
+    ];
+    let listening: Vec<FakeRedis> = fakes
+        .iter()
+        .map(|(says, ..)| FakeRedis::start(Manner::Says(says)))
+        .collect();
+    let url = |login: &str, redis: &Redis, number: &str| {
+        format!("redis://{login}{}/{number}", redis.address())
+    };
+    let mut cases = vec![
+        (
+            closed.address(),
+            "NOAUTH Authentication required",
+            "mend user and password",
+        ),
+        (
+            url(":s3cr3t-wrong@", &closed, ""),
+            "WRONGPASS ",
+            "mend user and password",
+        ),
+        (
+            url("nobody:s3cr3t-of-redis@", &closed, ""),
+            "WRONGPASS ",
+            "mend user and password",
+        ),
+        (
+            url("reader:s3cr3t-of-reader@", &closed, ""),
+            "NOPERM ",
+            "ACL SETUSER",
+        ),
+        (
+            url(":s3cr3t-needless@", &open, ""),
+            "without any password configured",
+            "take the password out",
+        ),
+        (
+            url("", &open, "99"),
+            "ERR DB index is out of range",
+            "below `databases`",
+        ),
+        (replica.address(), "READONLY ", "name the master"),
+        (full.address(), "OOM ", "raise maxmemory"),
+        (
+            url("", &alone, "1"),
+            "ERR SELECT is not allowed in cluster mode",
+            "name no database",
+        ),
+        (
+            format!("{},{}", open.address(), replica.address()),
+            "",
+            "name one host:port",
+        ),
+        (
+            ssh.address(),
+            "it answers like SSH",
+            "must be the address of a Redis",
+        ),
+        (
+            http.address(),
+            "it answers like HTTP",
+            "must be the address of a Redis",
+        ),
+        (tls.address(), "it answers like TLS", "port without TLS"),
+        (
+            database.address().to_string(),
+            "it answers like MySQL",
+            "must be the address of a Redis",
+        ),
+        (
+            "127.0.0.1:1".to_owned(),
+            "Connection refused",
+            "start Redis",
+        ),
+        (
+            "/nowhere/redis.sock".to_owned(),
+            "No such file",
+            "start Redis",
+        ),
+    ];
+    for ((_, words, cure), redis) in fakes.iter().zip(&listening) {
+        cases.push((redis.address(), words, cure));
+    }
+    for (interface, words, cure) in cases {
+        let (status, said) = checked(&database, &interface);
+        // Bodies go into the table meanwhile, so it is no error.
+        assert_eq!(status, 0, "{interface}: {said}");
+        let lines: Vec<&str> = said.lines().collect();
+        assert_eq!(lines.len(), 1, "{interface}: {said}");
+        assert!(
+            lines[0].starts_with("warning: REDIS_INTERFACE: "),
+            "{interface}: {said}"
+        );
+        assert!(lines[0].contains(words), "{interface}: {words}: {said}");
+        assert!(lines[0].contains(cure), "{interface}: {cure}: {said}");
+        let is_away = words.contains("refused") || words.contains("No such file");
+        assert_eq!(
+            lines[0].contains("start Redis"),
+            is_away,
+            "{interface}: {said}"
+        );
+        assert!(!said.contains("s3cr3t"), "{said}");
+    }
+}
+
+#[test]
+fn a_redis_that_refuses_the_connection_itself_is_quoted() {
+    let database = MariaDb::start();
+    let redis = Redis::start_with(&["--appendonly", "yes", "--maxclients", "1"]);
+    let held = wait_for("its only place", || {
+        let mut client = TcpStream::connect(redis.address()).expect("it listens");
+        let mut said = [0; 7];
+        let asked = client.write_all(b"PING\r\n");
+        let answered = asked.and_then(|()| client.read_exact(&mut said));
+        (answered.is_ok() && &said == b"+PONG\r\n").then_some(client)
+    });
+    for _ in 0..5 {
+        let (status, said) = checked(&database, &redis.address());
+        assert_eq!((status, said.lines().count()), (0, 1), "{said}");
+        assert!(
+            said.contains("max number of clients reached") && said.contains("raise maxclients"),
+            "{said}"
+        );
+    }
+    drop(held);
+}
+
+#[test]
+fn a_redis_that_answers_nonsense_does_not_end_the_program() {
+    let database = MariaDb::start();
+    let arrays: &'static [u8] = b"*1\r\n".repeat(200_000).leak();
+    for nonsense in [
+        arrays,
+        b"$99999999999999999999\r\n",
+        b"*2147483647\r\n",
+        b"\0\xff\r\n",
+    ] {
+        let redis = FakeRedis::start(Manner::Says(nonsense));
+        let server = database.server(&[("REDIS_INTERFACE", &redis.address())]);
+        let (is_well, said) = server.check();
+        assert!(is_well && said.contains("parse error: "), "{said}");
+        let reply = server
+            .client()
+            .deliver("a@client.test", "u@ours.test", b"x\r\n");
+        assert_eq!(reply.code, 250, "{reply:?}");
+        server.wait_for_log(" redis_trouble ");
+        server
+            .client()
+            .deliver("a@client.test", "u@ours.test", b"y\r\n");
+    }
+}
+
+#[test]
+fn a_command_that_redis_hides_shows_no_password() {
+    let database = MariaDb::start();
+    let redis = Redis::start_with(&["--appendonly", "yes", "--rename-command", "AUTH", "entered"]);
+    let interface = format!("redis://:s3cr3t-shown@{}/", redis.address());
+    let (status, said) = checked(&database, &interface);
+    assert!(
+        status == 0 && said.contains("ERR unknown command"),
+        "{said}"
+    );
+    assert!(!said.contains("s3cr3t"), "{said}");
+}
+
+#[test]
+fn a_node_of_a_cluster_has_the_same_cures() {
+    let database = MariaDb::start();
+    let cluster = RedisCluster::start_with(&["--appendonly", "yes"]);
+    let _: String = cluster.nodes[1].command(&["CONFIG", "SET", "maxmemory", "1"]);
+    let (status, said) = checked(&database, &cluster.addresses());
+    assert_eq!((status, said.lines().count()), (0, 1), "{said}");
+    let full = format!(
+        "node {} does not take bodies: OOM ",
+        cluster.nodes[1].address()
+    );
+    assert!(
+        said.contains(&full) && said.contains("raise maxmemory"),
+        "{said}"
+    );
+    // One that belongs to a cluster, as if it were the only one.
+    let (status, said) = checked(&database, &cluster.nodes[0].address());
+    let moved = said.contains("MOVED ") && said.contains("comma separated");
+    let stays = said.is_empty();
+    assert!(status == 0 && (moved || stays), "{said}");
+}
+
+#[test]
+fn a_password_that_changes_under_a_running_server_is_said_in_the_log() {
+    let database = MariaDb::start();
+    let mut redis = Redis::start_with(&["--appendonly", "yes"]);
+    for (login, words) in [("", "NOAUTH "), (":s3cr3t-old@", "WRONGPASS ")] {
+        let interface = format!("redis://{login}{}/", redis.address());
+        if !login.is_empty() {
+            let _: String = redis.command(&["CONFIG", "SET", "requirepass", "s3cr3t-old"]);
+            redis.log_in_with("s3cr3t-old");
+        }
+        let server = database.server(&[("REDIS_INTERFACE", &interface)]);
+        server
+            .client()
+            .deliver("a@client.test", "u@ours.test", b"x\r\n");
+        assert!(
+            !server.log().contains(" redis_trouble "),
+            "{}",
+            server.log()
+        );
+        let _: String = redis.command(&["CONFIG", "SET", "requirepass", "s3cr3t-new"]);
+        redis.log_in_with("s3cr3t-new");
+        // Connections that have logged in stay; Redis may close them at any time.
+        let _: i64 = redis.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        let bodies = redis.bodies().len();
+        let reply = server
+            .client()
+            .deliver("a@client.test", "u@ours.test", b"y\r\n");
+        assert_eq!(reply.code, 250, "{reply:?}");
+        assert_eq!(redis.bodies().len(), bodies);
+        server.wait_for_log(" redis_trouble ");
+        let log = server.log();
+        let trouble = log.lines().find(|line| line.contains(" redis_trouble "));
+        assert!(
+            trouble.is_some_and(|line| line.contains(words)),
+            "{words}: {trouble:?}"
+        );
+        let (is_well, said) = server.check();
+        assert!(
+            is_well && said.contains(words) && !said.contains("start Redis"),
+            "{said}"
+        );
+        assert!(!(server.output() + &said).contains("s3cr3t"), "{said}");
+        let _: String = redis.command(&["CONFIG", "SET", "requirepass", ""]);
+        redis.log_in_with("");
+    }
+}
+
+/// The status and the lines of `check` about Redis.
+fn checked(database: &MariaDb, interface: &str) -> (i32, String) {
+    let folder = TempDir::new().expect("a temporary folder");
+    let address = database.address().to_string();
+    let mut all = with_hosts(&address, &[]);
+    all.retain(|(key, _)| *key != "REDIS_INTERFACE");
+    all.push(("REDIS_INTERFACE", interface));
+    write_config(folder.path(), &all);
+    let ended = run(folder.path(), &["check", "-config=goguerrilla.conf"]);
+    assert_eq!(ended.stderr, "");
+    // The others are about the table of the field and the rights of the file.
+    let is_other =
+        |line: &&str| line.contains("GM_MAIL_TABLE") || line.contains("goguerrilla.conf:");
+    let lines = ended.stdout.lines().filter(|line| !is_other(line));
+    (
+        ended.status,
+        lines.map(|line| format!("{line}\n")).collect(),
+    )
+}
