@@ -146,7 +146,7 @@ impl Health {
         *lock(&self.shared.shortage) = shortage;
     }
 
-    /// Whether the store has run out of something.
+    /// Returns whether the store has run out of something.
     pub fn has_shortage(&self) -> bool {
         lock(&self.shared.shortage).is_some()
     }

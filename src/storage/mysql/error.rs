@@ -74,7 +74,7 @@ fn of_server(error: &MySqlError) -> Meaning {
     }
 }
 
-/// The errno that a message names: its first number, as in `Got error 28 "No space left on device"` in any language, or the
+/// Returns the errno that a message names: its first number, as in `Got error 28 "No space left on device"` in any language, or the
 /// one after a mark, as in `Error writing file '/tmp/MLd128' (Errcode: 28 "No space left on device")`.
 fn errno_in(message: &str) -> Option<u32> {
     let after = |mark| message.rsplit_once(mark).map(|(_, after)| after);
@@ -88,7 +88,7 @@ fn errno_in(message: &str) -> Option<u32> {
     digits.get(..end.unwrap_or(digits.len()))?.parse().ok()
 }
 
-/// The id in `Duplicate entry '7' for key 'PRIMARY'`, in any language; with partitions it is `'7-2026-01-01 00:00:00'`, and
+/// Returns the id in `Duplicate entry '7' for key 'PRIMARY'`, in any language; with partitions it is `'7-2026-01-01 00:00:00'`, and
 /// MySQL names the key `'new_mail.PRIMARY'`. `None` for any other key, and for a primary key that is no number.
 pub fn duplicate_id(message: &str) -> Option<u64> {
     if !message.contains("PRIMARY'") {
