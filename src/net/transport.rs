@@ -15,7 +15,6 @@ use nix::sys::socket::{MsgFlags, recv};
 use rustls::{ServerConfig, ServerConnection};
 
 use super::deadline::Deadline;
-use super::load::Load;
 use super::watch::{Expiry, Wait, Watch};
 
 /// One client's stream of octets.
@@ -218,12 +217,9 @@ impl Transport {
 impl Wire {
     fn read(&mut self, room: &mut [u8], deadline: &Deadline) -> Result<usize, TransportError> {
         loop {
-            // A client that always has octets under way never waits, so its deadline is looked at here as well.
-            if let Some(expiry) = self.watch.expiry() {
+            let expiry = self.watch.expiry();
+            if let Some(expiry) = expiry.or_else(|| self.watch.expiry_without_wait(deadline)) {
                 return Err(expiry.into());
-            }
-            if Instant::now() >= deadline.ends_at(Load::Normal) {
-                return Err(TransportError::TimedOut);
             }
             self.watch.begin(Wait::Read, deadline);
             let read = (&*self.socket).read(room);
@@ -263,8 +259,10 @@ impl Wire {
                 (Err(_), Some(expiry)) => return Err(expiry.into()),
                 (Err(error), None) => return Err(TransportError::Lost(error)),
             }
-            if !rest.is_empty() && Instant::now() >= deadline.ends_at(Load::Normal) {
-                return Err(TransportError::TimedOut);
+            if !rest.is_empty()
+                && let Some(expiry) = self.watch.expiry_without_wait(deadline)
+            {
+                return Err(expiry.into());
             }
         }
         Ok(())

@@ -6,7 +6,7 @@
 //! as if the client had closed, and the connection then learns the reason here.
 
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::deadline::Deadline;
@@ -19,6 +19,8 @@ pub struct Watch {
     wait: AtomicU8,
     /// Milliseconds since `epoch`, one for each load.
     ends_at: [AtomicU64; Load::ALL.len()],
+    /// Position in [`Load::ALL`] of the load at the last look.
+    load: AtomicUsize,
     expiry: AtomicU8,
     /// Slots ran out when the wait was ended.
     expired_nearly_full: AtomicBool,
@@ -49,9 +51,22 @@ impl Watch {
             epoch: Instant::now(),
             wait: AtomicU8::new(NO_WAIT),
             ends_at: Default::default(),
+            load: AtomicUsize::new(0),
             expiry: AtomicU8::new(NOT_EXPIRED),
             expired_nearly_full: AtomicBool::new(false),
         }
+    }
+
+    /// Returns why a wait would be ended now. A client that always has octets under way never waits, so that no look may
+    /// find its deadline armed.
+    pub fn expiry_without_wait(&self, deadline: &Deadline) -> Option<Expiry> {
+        let now = Instant::now();
+        let load = Load::ALL.get(self.load.load(Ordering::Relaxed));
+        if now >= deadline.ends_at(Load::Normal) {
+            return Some(Expiry::TimedOut);
+        }
+        let has_passed = load.is_some_and(|load| now >= deadline.ends_at(*load));
+        has_passed.then_some(Expiry::Shed)
     }
 
     /// Arms the deadline of the read or write that comes next.
@@ -90,6 +105,7 @@ impl Watch {
 
     /// Ends the wait under way on `socket` if its deadline at this load has passed.
     pub fn look(&self, socket: &TcpStream, load: Load) {
+        self.load.store(load as usize, Ordering::Relaxed);
         let how = match self.wait.load(Ordering::Acquire) {
             READ => Shutdown::Read,
             WRITE => Shutdown::Both,
@@ -195,7 +211,9 @@ mod tests {
         watch.begin(Wait::Read, &deadline);
         watch.look(&server, Load::HalfFull);
         assert_eq!(watch.expiry(), None);
+        assert_eq!(watch.expiry_without_wait(&deadline), None);
         watch.look(&server, Load::NearlyFull);
         assert_eq!(watch.end(), Some(Expiry::Shed));
+        assert_eq!(watch.expiry_without_wait(&deadline), Some(Expiry::Shed));
     }
 }
