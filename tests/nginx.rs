@@ -178,12 +178,14 @@ fn what_we_refuse_reaches_the_client_as_it_is() {
     rcpt("MAIL FROM:<a@client.test>", "421 4.3.2 ").expect_close();
     // The store is unavailable: a folder has taken the place of its file.
     let file = front.server.path("goguerrilla.db");
-    fs::rename(&file, front.server.path("old.db")).expect("the store");
+    let moved = front.server.path("moved.db");
+    fs::rename(&file, &moved).expect("the store");
     fs::create_dir(&file).expect("a folder in place of the store");
     inside.command("DATA", "354 ");
     inside.send(".\r\n");
     inside.expect("451 4.3.0 ");
     fs::remove_dir(&file).expect("a folder of this test");
+    fs::rename(&moved, &file).expect("the store");
     inside.command("MAIL FROM:<a@client.test>", "250 ");
     inside.command("RCPT TO:<u@ours.test>", "250 ");
     inside.command("DATA", "354 ");

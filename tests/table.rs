@@ -1,12 +1,13 @@
-//! The table in MariaDB as administrators and other programs leave it: columns that are narrow, of other
+//! The table in MariaDB as administrators and other programs leave it: ids that run out, columns that are narrow, of other
 //! types or collations, NULL; and what `check`, `list` and `show` say then.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crate::status::{figures, get};
 use crate::support::ended::{Ended, run};
 use crate::support::mariadb::{FIELD_TABLE, MariaDb, PASSWORD, USER};
 use crate::support::ports::free_address;
-use crate::support::{Reply, Server, short_mail, without_trace, write_config};
+use crate::support::{Reply, Server, short_mail, value, wait_for, without_trace, write_config};
 use mysql::prelude::Queryable;
 
 const CONFIG: &str = "-config=goguerrilla.conf";
@@ -20,6 +21,17 @@ fn deliver(server: &Server, subject: &str) -> Reply {
 
 fn assert_saved(reply: &Reply) {
     assert!(reply.text().starts_with("250 2.0.0 "), "{}", reply.text());
+}
+
+fn assert_deferred(reply: &Reply) {
+    assert!(reply.text().starts_with("451 4.3.0 "), "{}", reply.text());
+}
+
+fn with_status(database: &MariaDb, settings: &[(&str, &str)]) -> Server {
+    let status = free_address([127, 0, 0, 1].into()).to_string();
+    let mut all = vec![("GM_STATUS_INTERFACE", status.as_str())];
+    all.extend_from_slice(settings);
+    database.server(&all)
 }
 
 /// The table that `goguerrilla schema` prints.
@@ -36,6 +48,212 @@ fn cure(said: &str, column: &str) -> Option<String> {
     let about = said.lines().filter(|line| line.contains(column));
     let mut cures = about.filter_map(|line| line.split_once(" run: ALTER TABLE "));
     cures.next().map(|(_, rest)| format!("ALTER TABLE {rest}"))
+}
+
+fn used_ratio(server: &Server) -> Option<f64> {
+    figures(server)
+        .get("goguerrilla_mail_id_used_ratio")
+        .copied()
+}
+
+/// The findings about `mail_id` in the log.
+fn id_findings(server: &Server) -> Vec<String> {
+    let log = server.log();
+    let lines = log.lines().filter(|line| line.contains(" store_check "));
+    let findings = lines.filter_map(|line| value(line, "finding"));
+    findings.filter(|text| text.contains("`mail_id`")).collect()
+}
+
+#[test]
+fn ids_that_are_used_up_are_the_stores_fault_and_named_with_their_cure() {
+    let database = MariaDb::start();
+    // Two are left, one of them for the trial row of `check`.
+    database.sql("ALTER TABLE new_mail AUTO_INCREMENT = 2147483646");
+    let server = with_status(&database, &[("GM_SAVE_WORKERS", "1")]);
+    wait_for("the store", || {
+        (get(&server, "/readyz").0 == 200).then_some(())
+    });
+    let (is_well, said) = server.check();
+    assert!(is_well, "{said}");
+    assert!(
+        said.contains("99 % of the ids of column `mail_id`"),
+        "{said}"
+    );
+    let warned = "ALTER TABLE `new_mail` MODIFY `mail_id` bigint unsigned NOT NULL AUTO_INCREMENT";
+    assert_eq!(cure(&said, "`mail_id`").as_deref(), Some(warned));
+    assert!(used_ratio(&server).is_some_and(|ratio| ratio > 0.999));
+    server.wait_for_log("of the ids of column `mail_id`");
+
+    assert_saved(&deliver(&server, "the last id"));
+    let asked = Instant::now();
+    assert_deferred(&deliver(&server, "none left"));
+    assert!(asked.elapsed() < Duration::from_secs(8), "not tried again");
+    let log = server.wait_for_log(" deferred ");
+    assert!(
+        log.contains("`mail_id` of `new_mail` has no ids left"),
+        "{log}"
+    );
+    let (code, said) = get(&server, "/readyz");
+    assert!(code == 503 && said.contains("mail_id"), "{said}");
+    assert_eq!(used_ratio(&server), Some(1.0));
+
+    // Another receiver knows it before it was given any mail.
+    let other = with_status(&database, &[]);
+    wait_for("it to know", || {
+        let (code, said) = get(&other, "/readyz");
+        (code == 503 && said.contains("mail_id")).then_some(())
+    });
+    let (is_well, said) = server.check();
+    assert!(!is_well && !said.contains("grant"), "{said}");
+    let cure = cure(&said, "`mail_id`").expect("a cure");
+    database.sql(&cure);
+    for server in [&server, &other] {
+        wait_for("the store to be ready again", || {
+            (get(server, "/readyz").0 == 200).then_some(())
+        });
+        assert_saved(&deliver(server, "healed"));
+    }
+    assert!(used_ratio(&server).is_some_and(|ratio| ratio < 0.001));
+    let (is_well, said) = server.check();
+    assert!(is_well && !said.contains("mail_id"), "{said}");
+    assert_eq!(database.count(), 3);
+}
+
+#[test]
+fn a_batch_that_finds_no_ids_is_not_split_mail_by_mail() {
+    for last in [
+        "MODIFY mail_id tinyint NOT NULL AUTO_INCREMENT, AUTO_INCREMENT = 127",
+        // MariaDB says 1467 here instead of 167.
+        "MODIFY mail_id bigint unsigned NOT NULL AUTO_INCREMENT, AUTO_INCREMENT = 18446744073709551615",
+    ] {
+        let database = MariaDb::start();
+        database.sql(&format!("ALTER TABLE new_mail {last}"));
+        if last.contains("tiny") {
+            let columns = "`date`, `from`, `to`, subject, body, charset, mail, hash, content_type, recipient, \
+                           spam_score, has_attach, ip_addr, attach_info";
+            database.sql(&format!(
+                "INSERT INTO new_mail ({columns}) VALUES (NOW(){},0,0,'','')",
+                ",''".repeat(9)
+            ));
+        }
+        let rows = database.count();
+        assert_not_split(&database);
+        assert_eq!(database.count(), rows, "{last}");
+    }
+}
+
+#[test]
+fn a_duplicate_id_is_the_stores_fault_and_another_duplicate_the_mails() {
+    for (text, is_of_ids) in [
+        ("Duplicate entry ''2147483647'' for key ''PRIMARY''", true),
+        ("Duplicate entry ''5'' for key ''new_mail.PRIMARY''", true),
+        ("Duplicate entry ''5'' for key ''own''", false),
+    ] {
+        let database = MariaDb::start();
+        database.sql(&format!(
+            "CREATE TRIGGER ids BEFORE INSERT ON new_mail FOR EACH ROW SIGNAL SQLSTATE '23000'
+             SET MYSQL_ERRNO = 1062, MESSAGE_TEXT = '{text}'"
+        ));
+        match is_of_ids {
+            true => {
+                assert_not_split(&database);
+                let (is_well, said) = database.server(&[]).check();
+                assert!(!is_well && !said.contains("grant"), "{said}");
+                let cure = cure(&said, "`mail_id`").expect("a cure");
+                database.sql(&cure);
+            }
+            false => {
+                let server = with_status(&database, &[]);
+                assert_deferred(&deliver(&server, "refused"));
+                server.wait_for_log(" deferred ");
+                assert_eq!(get(&server, "/readyz").0, 200, "{text}");
+            }
+        }
+    }
+}
+
+/// Eight mails that queue up while the table is locked share one INSERT, which fails.
+fn assert_not_split(database: &MariaDb) {
+    let server = with_status(database, &[("GM_SAVE_WORKERS", "1")]);
+    let executed = "SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS \
+                    WHERE VARIABLE_NAME = 'Com_stmt_execute'";
+    // The first one has the statement prepared and the facts read.
+    assert_deferred(&deliver(&server, "alone"));
+    let mut holder = database.connection();
+    holder
+        .query_drop("LOCK TABLES new_mail WRITE")
+        .expect("a lock");
+    let mut clients: Vec<_> = (0..8)
+        .map(|number| {
+            let mut client = server.client();
+            client.be_patient(Duration::from_secs(35));
+            client.prepare_to_deliver("a@client.test", "u@ours.test");
+            client.send(crate::support::stuffed(&short_mail(&format!(
+                "mail {number}"
+            ))));
+            client
+        })
+        .collect();
+    wait_for("an INSERT to wait for the lock", || {
+        let waits = "SELECT COUNT(*) FROM information_schema.PROCESSLIST \
+                     WHERE INFO LIKE 'INSERT%' AND STATE LIKE 'Waiting%'";
+        (database.number(waits) > 0).then_some(())
+    });
+    let before = database.number(executed);
+    holder.query_drop("UNLOCK TABLES").expect("unlocked");
+    for client in &mut clients {
+        assert_deferred(&client.read_reply().expect("a reply"));
+    }
+    let more = database.number(executed) - before;
+    assert!(more < 8, "{more} statements for eight mails");
+    let (code, said) = get(&server, "/readyz");
+    assert!(code == 503 && said.contains("mail_id"), "{said}");
+}
+
+#[test]
+fn half_of_the_ids_is_warned_of_while_the_server_runs() {
+    let database = MariaDb::start();
+    database.sql("ALTER TABLE new_mail MODIFY mail_id tinyint unsigned NOT NULL AUTO_INCREMENT, AUTO_INCREMENT = 119");
+    let server = with_status(&database, &[("GM_SAVE_WORKERS", "1")]);
+    assert_saved(&deliver(&server, "below half"));
+    // Each check uses up an id for its trial row.
+    assert!(id_findings(&server).is_empty());
+    assert!(used_ratio(&server).is_some_and(|ratio| ratio < 0.5));
+    let (is_well, said) = server.check();
+    assert!(is_well && !said.contains("mail_id"), "{said}");
+    for number in 0..10 {
+        assert_saved(&deliver(&server, &format!("mail {number}")));
+    }
+    server.wait_for_log("50 % of the ids of column `mail_id`");
+    assert_eq!(id_findings(&server).len(), 1, "once for each tenth");
+    let ratio = used_ratio(&server).expect("it counts up");
+    assert!((ratio - 130.0 / 255.0).abs() < 0.0001, "{ratio}");
+    let (is_well, said) = server.check();
+    assert!(is_well && said.contains("(130 of 255)"), "{said}");
+    database.sql(&cure(&said, "`mail_id`").expect("a cure"));
+    let (is_well, said) = server.check();
+    assert!(is_well && !said.contains("mail_id"), "{said}");
+}
+
+#[test]
+fn a_table_whose_mail_id_does_not_count_up_has_no_ratio() {
+    let database = MariaDb::start();
+    for change in [
+        "MODIFY mail_id int(11) NOT NULL DEFAULT 2147483647, DROP PRIMARY KEY",
+        "DROP COLUMN mail_id",
+        "ADD COLUMN id tinyint NOT NULL AUTO_INCREMENT PRIMARY KEY, AUTO_INCREMENT = 100",
+    ] {
+        database.sql(&format!("ALTER TABLE new_mail {change}"));
+        let server = with_status(&database, &[]);
+        assert_saved(&deliver(&server, change));
+        assert_eq!(used_ratio(&server), None, "{change}");
+        assert!(id_findings(&server).is_empty(), "{change}");
+        let mails = server.list();
+        assert!(
+            mails.iter().any(|mail| mail["subject"] == change),
+            "{change}"
+        );
+    }
 }
 
 #[test]

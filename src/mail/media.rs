@@ -31,7 +31,7 @@ impl Media {
                 .get("charset")
                 .and_then(|value| charset_name(&value)),
             boundary: structured.get("boundary").and_then(boundary),
-            name: structured.get("name"),
+            name: structured.file_name("name"),
         }
     }
 

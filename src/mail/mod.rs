@@ -13,6 +13,7 @@ mod media;
 mod multipart;
 mod parameter_value;
 mod parameters;
+mod quoted_string;
 mod raw_text;
 mod single_byte;
 mod summary;

@@ -2,6 +2,7 @@
 //! (RFC 2045 §5.1, RFC 2183).
 
 use super::parameter_value::{self, Parameter, Value};
+use super::quoted_string;
 
 /// A field's value and its parameters. Costs one pass over the field.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -37,6 +38,12 @@ impl Structured {
         let named = self.parameters.iter();
         let named = named.filter(|parameter| parameter.name == name.as_bytes());
         parameter_value::value(&named.collect::<Vec<_>>())
+    }
+
+    /// Returns a file name; `None` if nothing of it can be read.
+    pub fn file_name(&self, parameter: &str) -> Option<Value> {
+        self.get(parameter)
+            .filter(|value| !value.decode(None).is_empty())
     }
 }
 
@@ -136,10 +143,10 @@ const MAX_NAME_OCTETS: usize = 32;
 /// Returns the text up to the closing quote, with `\\` and `\"` undone, and the rest. Other backslashes are those of a
 /// Windows path.
 fn unquote(input: &[u8]) -> (Vec<u8>, &[u8]) {
-    if let (octets, Some(rest)) = unquote_until_end(input, false) {
+    if let (octets, Some(rest)) = quoted_string::read(input, false) {
         return (octets, rest);
     }
-    if let (octets, Some(rest)) = unquote_until_end(input, true) {
+    if let (octets, Some(rest)) = quoted_string::read(input, true) {
         return (octets, rest);
     }
     // The closing quote is missing.
@@ -149,43 +156,7 @@ fn unquote(input: &[u8]) -> (Vec<u8>, &[u8]) {
     });
     let text = next.and_then(|at| input.split_at_checked(at));
     let (text, rest) = text.unwrap_or((input, b""));
-    (unquote_until_end(text, false).0, rest)
-}
-
-/// Returns the quoted text, and what stands after the closing quote if there is one. A path may end in a backslash that its
-/// sender did not escape: with `path_may_end` the pair `\"` is the end if a semicolon or nothing follows.
-fn unquote_until_end(input: &[u8], path_may_end: bool) -> (Vec<u8>, Option<&[u8]>) {
-    let is_end = |behind: &[u8]| {
-        let behind = behind.trim_ascii_start();
-        behind.is_empty() || behind.starts_with(b";")
-    };
-    let mut octets = Vec::new();
-    let mut rest = input;
-    while let [first, behind @ ..] = rest {
-        let octet;
-        (octet, rest) = match (first, behind) {
-            (b'"', _) => return (octets, Some(behind)),
-            (b'\\', [b'"', behind @ ..]) if path_may_end && is_end(behind) => {
-                octets.push(b'\\');
-                return (octets, Some(behind));
-            }
-            (b'\\', [second @ (b'"' | b'\\'), behind @ ..]) => (*second, behind),
-            (0x1b, [b'$', ..]) => {
-                // Quotes and backslashes are halves of Japanese characters up to the next shift.
-                let end = memchr::memmem::find(behind, b"\x1b(").unwrap_or(0);
-                let (shifted, behind) = behind.split_at_checked(end).unwrap_or((b"", behind));
-                octets.push(0x1b);
-                octets.extend_from_slice(shifted);
-                match behind {
-                    [octet, behind @ ..] => (*octet, behind),
-                    [] => break,
-                }
-            }
-            _ => (*first, behind),
-        };
-        octets.push(octet);
-    }
-    (octets, None)
+    (quoted_string::read(text, false).0, rest)
 }
 
 /// Returns the input after white space, separators and `(comments)`, which nest.

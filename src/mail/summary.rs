@@ -123,7 +123,7 @@ impl Walk {
             .unwrap_or_default();
         let is_text = media.is_text();
         let charset = media.charset_of_raw_text();
-        let name = disposition.get("filename").or(media.name);
+        let name = disposition.file_name("filename").or(media.name);
         if is_attachment(&disposition.value) || name.is_some() || !is_text {
             self.leaves.push(Leaf {
                 name,
@@ -180,6 +180,20 @@ mod tests {
     }
 
     #[test]
+    fn a_file_name_of_nothing_is_none() {
+        for name in ["", " ", "=?utf-8?Q??=", "=?utf-8?Q??= \0"] {
+            let content = format!(
+                "Content-Type: a/b; name=x\r\nContent-Disposition: inline; filename=\"{name}\"\r\n\r\n"
+            );
+            let summary = Summary::of(content.as_bytes());
+            assert_eq!(summary.attachments[0].name, "x", "{name:?}");
+            let content = format!("Content-Type: text/plain; name=\"{name}\"\r\n\r\n");
+            let summary = Summary::of(content.as_bytes());
+            assert!(summary.attachments.is_empty(), "{name:?}");
+        }
+    }
+
+    #[test]
     fn hostile_structure_costs_little_time() {
         let levels: String = (0..800)
             .map(|n| format!("Content-Type: multipart/mixed; boundary=b{n}\r\n\r\n--b{n}\r\n"))
@@ -194,7 +208,7 @@ mod tests {
             "--b\r\nContent-Type: a/b; name=\"x\"\r\n\r\n\r\n".repeat(20_000)
         );
         let names = |name: &str| {
-            let part = format!("--b\r\nContent-Type: a/b; {}\r\n\r\n", name.repeat(200));
+            let part = format!("--b\r\nContent-Type: a/b; {}\r\n\r\n", name.repeat(1_600));
             let parts = part.repeat(1_000_000 / part.len());
             format!("Content-Type: multipart/digest; boundary=b\r\n\r\n{parts}")
         };
@@ -216,6 +230,7 @@ mod tests {
             names("x name=\""),
             names("name=\\\";"),
             names("a=\"\u{1b}$"),
+            names("a=\"\u{1b}$\";"),
             names(" , size"),
             names("=?big5?Q?"),
             names("(\\"),

@@ -29,6 +29,8 @@ pub struct Gauge {
     help: &'static str,
     /// As it stands between the braces.
     label: &'static str,
+    /// So many of the value are one of the unit that is shown.
+    parts: u64,
     value: AtomicU64,
 }
 
@@ -110,13 +112,32 @@ impl Gauge {
             name,
             help,
             label,
+            parts: 1,
             value,
         }
+    }
+
+    /// Makes a gauge of a figure between 0 and 1.
+    pub(super) const fn of_ratio(name: &'static str, help: &'static str) -> Gauge {
+        let mut gauge = Gauge::new(name, help);
+        gauge.parts = RATIO_PARTS;
+        gauge
     }
 
     /// What it is now.
     pub fn set(&self, value: u64) {
         self.value.store(value, Relaxed);
+    }
+
+    /// Sets `part` of `whole`; more than the whole counts as the whole.
+    pub fn set_ratio(&self, part: u64, whole: u64) {
+        let ratio = part.min(whole) as f64 / whole.max(1) as f64;
+        self.set((ratio * self.parts as f64) as u64);
+    }
+
+    /// Takes the figure off the page until it is set again.
+    pub fn unset(&self) {
+        self.set(UNSET);
     }
 }
 
@@ -175,7 +196,10 @@ impl Family for Gauge {
         let value = self.value.load(Relaxed);
         if value != UNSET {
             begin(page, self.name, self.help, "gauge");
-            sample(page, self.name, "", self.label, value);
+            match self.parts {
+                1 => sample(page, self.name, "", self.label, value),
+                parts => sample(page, self.name, "", self.label, value as f64 / parts as f64),
+            }
         }
     }
 }
@@ -220,6 +244,8 @@ fn sample(page: &mut String, name: &str, suffix: &str, label: &str, value: impl 
 const MAX_VALUES: usize = 64;
 /// Buckets of one histogram.
 const MAX_BUCKETS: usize = 16;
+/// Steps of a ratio.
+const RATIO_PARTS: u64 = 1_000_000_000;
 /// What no gauge is ever set to.
 const UNSET: u64 = u64::MAX;
 
@@ -252,6 +278,21 @@ mod tests {
         assert_eq!(shown(&gauge), "");
         gauge.set(0);
         assert!(shown(&gauge).ends_with("# TYPE c gauge\nc{d=\"e\"} 0\n"));
+
+        let ratio = Gauge::of_ratio("r", "R.");
+        for (part, whole, want) in [
+            (0, 127, "r 0\n"),
+            (1 << 62, (1 << 63) - 1, "r 0.5\n"),
+            (1_073_741_824, 2_147_483_647, "r 0.5\n"),
+            (128, 127, "r 1\n"),
+            (u64::MAX, u64::MAX, "r 1\n"),
+            (0, 0, "r 0\n"),
+        ] {
+            ratio.set_ratio(part, whole);
+            assert!(shown(&ratio).ends_with(want), "{part}/{whole}");
+        }
+        ratio.unset();
+        assert_eq!(shown(&ratio), "");
     }
 
     #[test]

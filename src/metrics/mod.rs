@@ -313,6 +313,10 @@ families! {
         "goguerrilla_store_errors_total",
         "Batches of which the store refused at least one mail.",
     );
+    MAIL_ID_USED: Gauge = Gauge::of_ratio(
+        "goguerrilla_mail_id_used_ratio",
+        "Share of the range of column mail_id that is used; at 1 no mail can be saved.",
+    );
     REDIS_ERRORS: Counter = Counter::new(
         "goguerrilla_redis_errors_total",
         "Batches whose bodies Redis was asked to take and did not.",

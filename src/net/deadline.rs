@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::load::Load;
+use super::load::{Load, NEARLY_FULL_TIMEOUT};
 
 /// When a wait ends.
 ///
@@ -58,8 +58,8 @@ impl Deadline {
         }
     }
 
-    /// Sets since when the client has sent commands without a delivery: while slots run out, all of them together have the
-    /// time of one.
+    /// Sets since when the client has sent commands without a delivery: while slots run out, all of them together have five
+    /// seconds.
     #[must_use]
     pub fn with_commands_since(mut self, since: Instant) -> Deadline {
         if let Kind::Whole { commands_since, .. } = &mut self.kind {
@@ -131,7 +131,7 @@ impl Deadline {
                 let ends_at = self.started_at + left;
                 match load {
                     Load::Normal | Load::HalfFull => ends_at,
-                    Load::NearlyFull => ends_at.min(commands_since + allowance),
+                    Load::NearlyFull => ends_at.min(commands_since + NEARLY_FULL_TIMEOUT),
                 }
             }
             Kind::Content {
@@ -180,11 +180,15 @@ mod tests {
     }
 
     #[test]
-    fn while_slots_run_out_all_commands_together_have_the_time_of_one() {
+    fn while_slots_run_out_all_commands_together_have_five_seconds() {
         let start = Instant::now();
-        let deadline = Deadline::for_command(after(start, 4), Duration::from_secs(100));
-        let deadline = deadline.with_commands_since(start);
-        assert_eq!(ends(deadline, start), [104, 54, 5]);
+        // When the last of them began, and the time for one of them.
+        for (began, timeout, expected) in
+            [(4, 100, [104, 54, 5]), (4, 2, [6, 6, 5]), (2, 2, [4, 4, 4])]
+        {
+            let deadline = Deadline::for_command(after(start, began), Duration::from_secs(timeout));
+            assert_eq!(ends(deadline.with_commands_since(start), start), expected);
+        }
     }
 
     #[test]

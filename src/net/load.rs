@@ -55,8 +55,8 @@ impl Load {
     }
 }
 
-/// Enough for a client that works, also over a long distance.
-const NEARLY_FULL_TIMEOUT: Duration = Duration::from_secs(5);
+/// The timeout while slots run out: enough for a client that works, also over a long distance.
+pub const NEARLY_FULL_TIMEOUT: Duration = Duration::from_secs(5);
 /// A client that has delivered loses nothing when its connection ends.
 const NEARLY_FULL_IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The figure that other mail servers use.

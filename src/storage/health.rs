@@ -30,6 +30,8 @@ struct Shared {
     failing: AtomicBool,
     failures: Mutex<Failures>,
     under_way: Mutex<UnderWay>,
+    /// What the store has run out of, and how to get more.
+    shortage: Mutex<Option<String>>,
     /// A line for each server of a store that has several.
     parts: Mutex<Vec<String>>,
 }
@@ -139,6 +141,16 @@ impl Health {
         }
     }
 
+    /// Sets what the store has run out of; unlike a failure it lasts until it is unset.
+    pub fn set_shortage(&self, shortage: Option<String>) {
+        *lock(&self.shared.shortage) = shortage;
+    }
+
+    /// Returns whether the store has run out of something.
+    pub fn has_shortage(&self) -> bool {
+        lock(&self.shared.shortage).is_some()
+    }
+
     /// How each server of the store is, a line each.
     pub fn set_parts(&self, lines: Vec<String>) {
         *lock(&self.shared.parts) = lines;
@@ -162,6 +174,7 @@ impl Health {
         }
         let no_host = lock(&self.shared.no_host).clone();
         no_host
+            .or_else(|| lock(&self.shared.shortage).clone())
             .or_else(|| self.slow_question())
             .or_else(|| self.recent_failure())
     }
@@ -220,6 +233,12 @@ mod tests {
         health.set_down("gone");
         health.set_up();
         assert_eq!(health.why_not_ready(), None, "it was away meanwhile");
+        health.set_shortage(Some("no ids".to_owned()));
+        assert_eq!(health.why_not_ready().as_deref(), Some("no ids"));
+        health.worked();
+        assert!(health.has_shortage() && health.why_down().is_none());
+        health.set_shortage(None);
+        assert_eq!(health.why_not_ready(), None);
         lock(&health.shared.failures).last = Instant::now()
             .checked_sub(FAILURE_COUNTS)
             .map(|failed_at| (failed_at, "full".to_owned()));

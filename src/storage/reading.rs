@@ -60,7 +60,7 @@ impl fmt::Display for ListedSize {
     }
 }
 
-/// A column's octets as text; what is no UTF-8 becomes U+FFFD.
+/// Returns a column's octets as text; what is no UTF-8 becomes U+FFFD.
 pub fn text(octets: Vec<u8>) -> String {
     String::from_utf8(octets)
         .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())

@@ -13,6 +13,7 @@ use super::facts::Facts;
 use super::guard::{guarded, is_panic};
 use super::hanging::HangingCommits;
 use super::link::{CALL_TIMEOUT, Link, Server};
+use super::mail_ids::{self, MailIds};
 use super::member::Member;
 use super::nodes::Nodes;
 use super::settings::{MySqlHost, MySqlSettings};
@@ -148,7 +149,7 @@ impl Connector {
             let facts = Facts::read(&mut connection, &settings.table)?;
             Ok((facts, Member::read(&mut connection)?))
         })?;
-        (self.shared.learned)(&facts);
+        self.learn(&facts);
         self.shared.health.set_up();
         let server = Server {
             host,
@@ -243,8 +244,26 @@ impl Connector {
     /// by the next connection. Should this fail, that one does.
     pub fn look_again(&self, connection: &mut Conn) {
         if let Ok(facts) = Facts::read(connection, &self.shared.settings.table) {
-            (self.shared.learned)(&facts);
+            self.learn(&facts);
         }
+    }
+
+    /// Passes on what a connection has learned about the table.
+    fn learn(&self, facts: &Facts) {
+        (self.shared.learned)(facts);
+        let ids = facts.mail_ids.as_ref();
+        let shortage = ids.and_then(|ids| ids.shortage(self.table()));
+        // That an INSERT found no id is kept until there are ids without doubt.
+        if shortage.is_some() || ids.is_none_or(MailIds::has_more) {
+            self.shared.health.set_shortage(shortage);
+        }
+    }
+
+    /// Marks the store as not ready until a connection finds that there are ids; returns the reason and its cure.
+    pub fn ids_used_up(&self, error: &mysql::Error, facts: &Facts) -> String {
+        let why = mail_ids::explain(error, self.table(), facts.mail_ids.as_ref());
+        self.shared.health.set_shortage(Some(why.clone()));
+        why
     }
 
     /// Why no host can be reached; `None` while that is not known.

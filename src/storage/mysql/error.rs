@@ -21,6 +21,8 @@ pub enum Meaning {
     Busy,
     /// Rights, names or columns: every mail fares the same until somebody acts.
     Schema,
+    /// The table's counter of ids is at its end, or stands at one that is used: every mail fares the same.
+    IdsUsedUp,
     /// A value that the table as we know it should hold: the table may have changed.
     Misfit,
     /// None for what is made of a mail; its neighbours may be smaller.
@@ -59,14 +61,41 @@ pub fn is_certainly_undone(error: &Error) -> bool {
 
 fn of_server(error: &MySqlError) -> Meaning {
     match error.code {
-        // Any trouble of the engine's; 28 is ENOSPC.
-        1030 if error.message.contains("28") => Meaning::Full,
-        1030 => Meaning::TryAgain,
-        // EE_WRITE of a temporary file or a log; 28 is ENOSPC here too.
-        3 if error.message.contains("28") => Meaning::Full,
-        3 => Meaning::TryAgain,
+        // An error of the engine, with a number of its own or an errno; an error of a write to a file, with an errno.
+        1030 if errno_in(&error.message) == Some(ENOSPC) => Meaning::Full,
+        3 | 1026 if errno_in(&error.message).is_some_and(|errno| NO_ROOM.contains(&errno)) => {
+            Meaning::Full
+        }
+        3 | 1026 | 1030 => Meaning::TryAgain,
+        1062 if duplicate_id(&error.message).is_some() => Meaning::IdsUsedUp,
+        // MySQL at the end of an integer column; no value of ours is bound to this one.
+        1264 if error.message.contains("'mail_id'") => Meaning::IdsUsedUp,
         code => of_code(code),
     }
+}
+
+/// Returns the errno that a message names: its first number, as in `Got error 28 "No space left on device"` in any language, or the
+/// one after a mark, as in `Error writing file '/tmp/MLd128' (Errcode: 28 "No space left on device")`.
+fn errno_in(message: &str) -> Option<u32> {
+    let after = |mark| message.rsplit_once(mark).map(|(_, after)| after);
+    let text = ["errno: ", "Errcode: ", "errno "]
+        .into_iter()
+        .find_map(after);
+    let text = text.unwrap_or(message);
+    let start = text.find(|c: char| c.is_ascii_digit())?;
+    let digits = text.get(start..)?;
+    let end = digits.find(|c: char| !c.is_ascii_digit());
+    digits.get(..end.unwrap_or(digits.len()))?.parse().ok()
+}
+
+/// Returns the id in `Duplicate entry '7' for key 'PRIMARY'`, in any language; with partitions it is `'7-2026-01-01 00:00:00'`, and
+/// MySQL names the key `'new_mail.PRIMARY'`. `None` for any other key, and for a primary key that is no number.
+pub fn duplicate_id(message: &str) -> Option<u64> {
+    if !message.contains("PRIMARY'") {
+        return None;
+    }
+    let entry = message.split('\'').nth(1)?;
+    entry.split('-').next()?.parse().ok()
 }
 
 fn of_code(code: u16) -> Meaning {
@@ -90,20 +119,143 @@ fn of_code(code: u16) -> Meaning {
         | 9001..=9007 => Meaning::TryAgain,
         1290 | 1792 | 1836 => Meaning::ReadOnly,
         1047 => Meaning::NotReady,
-        1021 | 1026 | 1114 | 1135 | 3675 => Meaning::Full,
+        1021 | 1114 | 1135 | 3675 => Meaning::Full,
         1040 | 1129 | 1203 | 1226 | 1461 => Meaning::Busy,
         // Also a column that takes no NULL, a table that is read-only, a view that is broken, no partition for today.
         1036 | 1044 | 1045 | 1046 | 1048 | 1049 | 1054 | 1064 | 1136 | 1142 | 1143 | 1146
         | 1227 | 1356 | 1364 | 1370 | 1526 | 1698 | 3989 => Meaning::Schema,
+        167 | 1467 => Meaning::IdsUsedUp,
         1264 | 1265 | 1292 | 1366 | 1406 | 3988 => Meaning::Misfit,
         // Also 3100, which Group Replication answers to a transaction beyond its size limit.
         _ => Meaning::Content,
     }
 }
 
+/// No space left on device.
+const ENOSPC: u32 = 28;
+/// The same, a file at its largest size, a quota that is used up.
+const NO_ROOM: [u32; 3] = [ENOSPC, 27, 122];
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_tells_errors_of_one_code_apart() {
+        for (code, message, want) in [
+            (
+                1030,
+                "Got error 28 \"No space left on device\" from storage engine InnoDB",
+                Meaning::Full,
+            ),
+            (1030, "Got error 28 from storage engine", Meaning::Full),
+            (
+                1030,
+                "Got error 28 - 'No space left on device' from storage engine",
+                Meaning::Full,
+            ),
+            (1030, "Fehler 28 (Speicher-Engine)", Meaning::Full),
+            (
+                1030,
+                "Got error 128 \"Out of memory in engine\" from storage engine InnoDB",
+                Meaning::TryAgain,
+            ),
+            (
+                1030,
+                "Got error 168 - 'error 28' from storage engine",
+                Meaning::TryAgain,
+            ),
+            (
+                1030,
+                "Got error 5 \"Input/output error\" from storage engine 28",
+                Meaning::TryAgain,
+            ),
+            (
+                1026,
+                "Error writing file './mail/t28' (errno: 5 \"Input/output error\")",
+                Meaning::TryAgain,
+            ),
+            (
+                1026,
+                "Error writing file './mail/t' (errno: 28 \"No space left on device\")",
+                Meaning::Full,
+            ),
+            (
+                3,
+                "Error writing file '/tmp/MLd128' (Errcode: 28 \"No space left on device\")",
+                Meaning::Full,
+            ),
+            (
+                3,
+                "Error writing file '/tmp/MLd1' (OS errno 28 - No space left on device)",
+                Meaning::Full,
+            ),
+            (
+                1021,
+                "Disk full (/tmp/1); waiting for someone to free some space...",
+                Meaning::Full,
+            ),
+            (
+                1026,
+                "Error writing file './mail/t' (errno: 122 \"Disk quota exceeded\")",
+                Meaning::Full,
+            ),
+            (
+                1030,
+                "Got error 122 \"Internal (unspecified) error in handler\" from storage engine InnoDB",
+                Meaning::TryAgain,
+            ),
+            (1114, "The table 'new_mail' is full", Meaning::Full),
+            (
+                167,
+                "Out of range value for column 'mail_id' at row 1",
+                Meaning::IdsUsedUp,
+            ),
+            (
+                1264,
+                "Out of range value for column 'mail_id' at row 1",
+                Meaning::IdsUsedUp,
+            ),
+            (
+                1264,
+                "Out of range value for column 'has_attach' at row 1",
+                Meaning::Misfit,
+            ),
+            (
+                1467,
+                "Failed to read auto-increment value from storage engine",
+                Meaning::IdsUsedUp,
+            ),
+            (
+                1062,
+                "Duplicate entry '2147483647' for key 'PRIMARY'",
+                Meaning::IdsUsedUp,
+            ),
+            (
+                1062,
+                "Duplicate entry '127' for key 'new_mail.PRIMARY'",
+                Meaning::IdsUsedUp,
+            ),
+            (
+                1062,
+                "Duplicate entry '7-2026-01-01 00:00:00' for key 'PRIMARY'",
+                Meaning::IdsUsedUp,
+            ),
+            (
+                1062,
+                "Duplicate entry 'u@ours.test' for key 'PRIMARY'",
+                Meaning::Content,
+            ),
+            (1062, "Duplicate entry '7' for key 'hash'", Meaning::Content),
+        ] {
+            let error = MySqlError {
+                state: "HY000".to_owned(),
+                message: message.to_owned(),
+                code,
+            };
+            assert_eq!(of_server(&error), want, "{code} {message}");
+        }
+    }
 
     #[test]
     fn errors_are_sorted_by_what_they_mean() {

@@ -4,7 +4,7 @@ use mysql::Error;
 
 use crate::storage::TableName;
 
-/// What the server or the library said, without the name of a type around it.
+/// Returns what the server or the library said, without the name of a type around it.
 pub fn words(error: &Error) -> String {
     match error {
         Error::MySqlError(error) => format!("{} (error {})", error.message, error.code),
@@ -15,7 +15,7 @@ pub fn words(error: &Error) -> String {
     }
 }
 
-/// An error met while reading, with the key that it concerns and its cure.
+/// Returns the text of an error met while reading, with the key that it concerns and its cure.
 pub fn with_key(error: &Error, table: &TableName) -> String {
     let (key, cure) = match error {
         Error::MySqlError(error) => key_of_code(error.code, table),

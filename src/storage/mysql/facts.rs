@@ -5,7 +5,9 @@ use mysql::prelude::Queryable;
 
 use super::binary_log::unsynced_binary_log;
 use super::check::UnfilledColumn;
+use super::mail_ids::MailIds;
 use super::number::NumberType;
+use crate::metrics;
 use crate::smtp::{Column, Repertoire, Width};
 use crate::storage::{TableName, TableShape};
 
@@ -22,6 +24,8 @@ pub struct Facts {
     pub engine: String,
     /// `Dynamic`, `Compact`, …; empty where `engine` is.
     pub row_format: String,
+    /// How much of the range of `mail_id` is used; `None` where that column does not count up by itself.
+    pub mail_ids: Option<MailIds>,
     /// Characters that column `hash` holds.
     pub hash_chars: usize,
     /// Characters that column `body` holds.
@@ -48,15 +52,17 @@ impl Facts {
         let max_packet_octets = max_packet_octets.unwrap_or(1 << 20);
         let unsynced_binary_log = unsynced_binary_log(connection)?;
         let (database, name) = (table.database(), table.table());
+        // MySQL 8 shows a counter that is up to a day old otherwise; others do not know the variable.
+        let _ = connection.query_drop("SET SESSION information_schema_stats_expiry = 0");
         let table_row: Option<TableRow> = connection.exec_first(
-            "SELECT ENGINE, ROW_FORMAT FROM information_schema.TABLES
+            "SELECT ENGINE, ROW_FORMAT, AUTO_INCREMENT FROM information_schema.TABLES
              WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ?",
             (database, name),
         )?;
-        let (engine, row_format) = table_row.unwrap_or_default();
+        let (engine, row_format, next_id) = table_row.unwrap_or_default();
         let columns: Vec<ColumnFacts> = connection.exec_map(
             "SELECT COLUMN_NAME, CHARACTER_MAXIMUM_LENGTH, CHARACTER_SET_NAME, DATA_TYPE, COLUMN_TYPE,
-                    NUMERIC_PRECISION, NUMERIC_SCALE,
+                    NUMERIC_PRECISION, NUMERIC_SCALE, EXTRA LIKE '%auto_increment%',
                     IS_NULLABLE = 'NO' AND COLUMN_DEFAULT IS NULL AND EXTRA NOT LIKE '%auto_increment%'
                     AND EXTRA NOT LIKE '%GENERATED%'
              FROM information_schema.COLUMNS
@@ -64,6 +70,14 @@ impl Facts {
             (database, name),
             ColumnFacts::new,
         )?;
+        let counter = columns.iter().find(|column| column.is_named("mail_id"));
+        let largest = counter
+            .filter(|column| column.counts_up)
+            .and_then(|column| column.number.largest_integer());
+        let mail_ids = largest.map(|largest| MailIds::read(connection, table, largest, next_id));
+        if mail_ids.is_none() {
+            metrics::MAIL_ID_USED.unset();
+        }
         let chars_of = |name: &str| {
             let column = columns.iter().find(|column| column.is_named(name));
             let width = column.and_then(|column| usize::try_from(column.width?).ok());
@@ -76,6 +90,7 @@ impl Facts {
             max_body_octets: chars_of("mail"),
             hash_chars: chars_of("hash"),
             body_chars: chars_of("body"),
+            mail_ids,
             shape: (!columns.is_empty()).then(|| shape(&columns)),
             engine: engine.unwrap_or_default(),
             row_format: row_format.unwrap_or_default(),
@@ -111,8 +126,8 @@ impl Facts {
     }
 }
 
-/// Engine and row format of a table.
-type TableRow = (Option<String>, Option<String>);
+/// Engine, row format and the next id of a table.
+type TableRow = (Option<String>, Option<String>, Option<u64>);
 
 /// A row of information_schema.COLUMNS.
 type ColumnRow = (
@@ -124,6 +139,7 @@ type ColumnRow = (
     Option<u64>,
     Option<u64>,
     Option<bool>,
+    Option<bool>,
 );
 
 struct ColumnFacts {
@@ -131,12 +147,14 @@ struct ColumnFacts {
     width: Option<u64>,
     charset: Option<String>,
     number: NumberType,
+    counts_up: bool,
     must_be_filled: bool,
 }
 
 impl ColumnFacts {
     fn new(row: ColumnRow) -> ColumnFacts {
-        let (name, width, charset, data_type, column_type, precision, scale, unfilled) = row;
+        let (name, width, charset, data_type, column_type, precision, scale, counts_up, unfilled) =
+            row;
         ColumnFacts {
             name,
             width,
@@ -148,6 +166,7 @@ impl ColumnFacts {
                 scale,
                 chars: width,
             },
+            counts_up: counts_up.unwrap_or_default(),
             must_be_filled: unfilled.unwrap_or_default(),
         }
     }

@@ -65,7 +65,13 @@ impl Piece {
             let rows = rows_at_once(rows_left);
             let some: Vec<Value> = values.by_ref().take(rows * BOUND).collect();
             let statement = statement(link, table, rows)?;
-            link.call(|connection| connection.exec_drop(statement, some))?;
+            let first_id = link.call(|connection| {
+                connection.exec_drop(statement, some)?;
+                Ok(connection.last_insert_id())
+            })?;
+            if let Some(ids) = &mut link.facts.mail_ids {
+                ids.follow(first_id, rows);
+            }
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ mod guard;
 mod hanging;
 mod insert;
 mod link;
+mod mail_ids;
 mod member;
 pub mod nodes;
 mod number;
@@ -146,7 +147,9 @@ impl MySqlStore {
             let unavailable = SaveError::Unavailable(failure.text.clone());
             match failure.meaning {
                 Meaning::Full => return Err(PartError::Store(SaveError::Full(failure.text))),
-                Meaning::Schema => return Err(PartError::Store(unavailable)),
+                Meaning::Schema | Meaning::IdsUsedUp => {
+                    return Err(PartError::Store(unavailable));
+                }
                 Meaning::NoMemory => return Err(PartError::Content(SaveError::Full(failure.text))),
                 Meaning::Content => {
                     return Err(PartError::Content(SaveError::Refused(failure.text)));
@@ -179,8 +182,13 @@ impl MySqlStore {
     fn insert_part(&mut self, part: &[Mail], placed: &Placed) -> Result<PooledLink, Failure> {
         let mut link = self.begin(Patience::UntilDeadline)?;
         let table = self.connector.table();
+        let known_ids = link.facts.mail_ids;
         match insert_rows(&mut link, table, part, placed, &HashSet::new()) {
-            Ok(()) => Ok(link),
+            Ok(()) => {
+                // In another tenth of their range: a new connection reads that, and all else that has changed, and it is logged.
+                link.broken |= link.facts.mail_ids != known_ids;
+                Ok(link)
+            }
             Err(error) => Err(self.failed(link, &error, None)),
         }
     }
@@ -305,10 +313,12 @@ impl MySqlStore {
             Meaning::TryAgain | Meaning::Full | Meaning::NoMemory | Meaning::Content => {
                 link.rollback();
             }
+            Meaning::IdsUsedUp => link.rollback(),
         }
         Failure {
             meaning,
             text: match meaning {
+                Meaning::IdsUsedUp => self.connector.ids_used_up(error, &link.facts),
                 Meaning::Schema => format!(
                     "{error}; `goguerrilla check` names the cure, `goguerrilla schema` prints the table"
                 ),

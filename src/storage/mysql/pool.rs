@@ -63,7 +63,12 @@ fn look_at_idle(connector: &Connector, pool: &Pool<Connector>) {
         let error = link.call(Conn::ping).err();
         link.broken = error.is_some();
         match error {
-            None => return health.set_up(),
+            None => {
+                health.set_up();
+                // The connection that replaces it reads whether there are ids again.
+                link.broken = health.has_shortage();
+                return;
+            }
             // The pool's tries to connect may take as long again.
             Some(error) if is_alone && asked_at.elapsed() > ANSWER_EXPECTED => {
                 health.failed(&format!("the database did not answer: {error}"));

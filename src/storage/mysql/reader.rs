@@ -77,7 +77,7 @@ impl MySqlReader {
         outcome.map_err(|error| ReadError(with_key(&error, &self.table)))
     }
 
-    /// The table's columns with their collations; none where the table is missing or not visible.
+    /// Returns the table's columns with their collations; none where the table is missing or not visible.
     fn columns(&mut self) -> Result<Vec<(String, String)>, ReadError> {
         let sql = "SELECT COLUMN_NAME, COLLATION_NAME FROM information_schema.COLUMNS
                    WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ?";
@@ -235,7 +235,7 @@ impl ReadMail for MySqlReader {
     }
 }
 
-/// The condition for one recipient: without case, but with accents, which the collations that are usual today fold
+/// Returns the condition for one recipient: without case, but with accents, which the collations that are usual today fold
 /// (`jose` = `josé`). CONVERT takes any character set of a column, so no address is an illegal mix of collations.
 ///
 /// No index knows that comparison. A column whose own collation ignores case finds the same rows and some more, by its index
@@ -256,7 +256,7 @@ fn filter(to: &str, columns: &[(String, String)]) -> String {
     format!("WHERE {} OR {}", condition("to"), condition("recipient"))
 }
 
-/// A column's value as text; `None` for NULL.
+/// Returns a column's value as text; `None` for NULL.
 fn text_of(value: Value) -> Option<String> {
     match value {
         Value::NULL => None,

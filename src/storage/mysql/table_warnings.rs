@@ -1,19 +1,24 @@
 //! What the columns of the real table cannot hold, each with the statement that cures it.
 
 use super::facts::Facts;
+use super::mail_ids::MailIds;
 use crate::smtp::{Column, Repertoire};
 use crate::storage::finding::Finding;
 use crate::storage::table::LONGEST_ADDRESS;
 use crate::storage::{TableName, TableShape};
 
-/// Looks at widths and character sets.
+/// Returns what is wrong with widths, character sets and the range of ids.
 pub fn of_columns(facts: &Facts, shape: &TableShape, table: &TableName) -> Vec<Finding> {
-    of_fixed_texts(facts, table)
+    let ids = facts.mail_ids.as_ref();
+    let ids = ids.and_then(|ids| MailIds::finding(ids, table));
+    let fixed = of_fixed_texts(facts, table);
+    ids.into_iter()
+        .chain(fixed)
         .chain(of_addresses(facts, shape, table))
         .collect()
 }
 
-/// Addresses of RFC 5321 and RFC 6531 that the table does not hold. One statement for all, since each one copies the table.
+/// Returns the columns that do not hold every address of RFC 5321 and RFC 6531. One statement for all, since each one copies the table.
 fn of_addresses(facts: &Facts, shape: &TableShape, table: &TableName) -> Option<Finding> {
     let columns = [
         ("from", shape.from),
@@ -53,7 +58,7 @@ fn of_addresses(facts: &Facts, shape: &TableShape, table: &TableName) -> Option<
     )))
 }
 
-/// Columns whose texts are never cut and always the same length.
+/// Returns the columns too narrow for texts that are never cut.
 fn of_fixed_texts(facts: &Facts, table: &TableName) -> impl Iterator<Item = Finding> {
     let columns = [
         (

@@ -27,6 +27,7 @@ use super::split::{PartError, save_split};
 use super::table::{TableName, TableShape};
 use super::{SaveError, SaveMail, SavedId};
 use crate::mail::{Mail, NoMemory};
+use crate::metrics;
 
 /// An SQLite file that mails are saved to.
 pub struct SqliteStore {
@@ -108,6 +109,8 @@ impl SqliteStore {
         self.refuse_displaced().map_err(PartError::Store)?;
         if let Some(open) = &mut self.open {
             open.log.warn_when_large();
+            let last_id = u64::try_from(open.connection.last_insert_rowid());
+            metrics::MAIL_ID_USED.set_ratio(last_id.unwrap_or_default(), i64::MAX as u64);
         }
         Ok(())
     }

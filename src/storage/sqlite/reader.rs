@@ -101,7 +101,7 @@ impl ReadMail for SqliteReader {
     }
 }
 
-/// A value of any type as text; `None` for NULL.
+/// Returns a value of any type as text; `None` for NULL.
 fn text_of(value: ValueRef) -> Option<String> {
     match value {
         ValueRef::Null => None,
@@ -119,7 +119,7 @@ fn octets_of(value: ValueRef<'_>) -> Option<&[u8]> {
 }
 
 impl SqliteReader {
-    /// Whether the table has this column; a table that is missing is another error's matter.
+    /// Returns whether the table has this column; also true for a table that is missing, which is reported by the query itself.
     fn has_column(&self, name: &str) -> rusqlite::Result<bool> {
         let schema = self.table.database().unwrap_or("main");
         let counted = self.connection.query_row(

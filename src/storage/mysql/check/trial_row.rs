@@ -12,6 +12,7 @@ use crate::storage::finding::Finding;
 use crate::storage::mysql::error::Meaning;
 use crate::storage::mysql::insert::insert_rows;
 use crate::storage::mysql::link::Link;
+use crate::storage::mysql::mail_ids::explain;
 use crate::storage::mysql::unknown_commit::stored_hashes;
 use crate::storage::redis::Placed;
 
@@ -47,6 +48,10 @@ pub fn check(link: &mut Link, table: &TableName, addresses: &TrialAddresses) -> 
     let mut findings = Vec::new();
     match outcome {
         Outcome::Fine => {}
+        Outcome::NotInserted(error) if Meaning::of(&error) == Meaning::IdsUsedUp => {
+            let ids = link.facts.mail_ids.as_ref();
+            findings.push(Finding::error(explain(&error, table, ids)));
+        }
         Outcome::NotInserted(error) => {
             let what = format!("a row cannot be inserted into {table} now");
             findings.push(Finding::error(cures::text_of(
