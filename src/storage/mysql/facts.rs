@@ -4,7 +4,7 @@ use mysql::Conn;
 use mysql::prelude::Queryable;
 
 use super::binary_log::unsynced_binary_log;
-use super::defaults::UnfilledColumn;
+use super::check::UnfilledColumn;
 use super::mail_ids::MailIds;
 use super::number::NumberType;
 use crate::metrics;

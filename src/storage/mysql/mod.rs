@@ -7,7 +7,6 @@ mod binary_log;
 mod calls;
 pub mod check;
 mod connector;
-mod defaults;
 mod error;
 mod error_text;
 mod facts;

@@ -70,7 +70,7 @@ pub const CURES: &[(u16, &str, &str)] = &[
     (1467, "GM_MAIL_TABLE", "run: ALTER TABLE {table} MODIFY `mail_id` bigint unsigned NOT NULL auto_increment"),
     (1471, "GM_MAIL_TABLE", VIEW_CURE),
     (1524, "MYSQL_USER", PASSWORD_CURE),
-    (1526, "GM_MAIL_TABLE", "add a partition for the values of now: ALTER TABLE {table} ADD PARTITION (PARTITION ... VALUES LESS THAN MAXVALUE)"),
+    (1526, "GM_MAIL_TABLE", "add a partition for the values of now: ALTER TABLE {table} ADD PARTITION (PARTITION ... VALUES LESS THAN MAXVALUE), or VALUES IN (...) where it is partitioned by list"),
     (1644, "GM_MAIL_TABLE", "a trigger refuses the row: mend or drop it; SHOW TRIGGERS LIKE '...' lists those of the table"),
     (1698, "MYSQL_USER", "the account logs in as a user of the system (auth_socket, unix_socket) and has no password: run: ALTER USER ... IDENTIFIED BY '...', or create an account for goguerrilla"),
     (1792, "MYSQL_HOST", READ_ONLY_CURE),

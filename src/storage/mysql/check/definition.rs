@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use mysql::prelude::Queryable;
 
+use super::defaults::UnfilledColumn;
 use super::table::has_transactions;
 use super::trial_row::no_look_up;
 use super::{ask, cures};
 use crate::mail::Hash;
 use crate::storage::TableName;
 use crate::storage::finding::Finding;
-use crate::storage::mysql::defaults::UnfilledColumn;
 use crate::storage::mysql::insert;
 use crate::storage::mysql::link::Link;
 

@@ -7,6 +7,7 @@
 mod ask;
 mod cure_table;
 mod cures;
+mod defaults;
 mod definition;
 mod hosts;
 mod redis;
@@ -15,6 +16,7 @@ mod table;
 mod trial_row;
 mod triggers;
 
+pub use self::defaults::UnfilledColumn;
 pub use self::redis::redis;
 pub use self::table::of_facts;
 pub use self::trial_row::TrialAddresses;

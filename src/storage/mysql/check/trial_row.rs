@@ -16,7 +16,7 @@ use crate::storage::mysql::mail_ids::explain;
 use crate::storage::mysql::unknown_commit::stored_hashes;
 use crate::storage::redis::Placed;
 
-/// Whose mail the trial row pretends to be: a trigger or a foreign key may look at addresses.
+/// The addresses of the trial row: a trigger or a foreign key may depend on them.
 pub struct TrialAddresses {
     /// A domain of GM_ALLOWED_HOSTS, or any where all are allowed.
     pub recipient_domain: String,
@@ -161,7 +161,7 @@ fn trial_mail(addresses: &TrialAddresses) -> Result<Mail, String> {
         let to = |path: &ForwardPath| format!("{}@{host}", path.local_part());
         let mail = Mail::new(envelope, content, origin, to).map_err(|error| error.to_string())?;
         let body = mail.deliveries().first().map(|one| mail.zlib_body(one));
-        // A zlib stream is UTF-8 once in an age; its row would fit where others do not.
+        // A stream that happens to be UTF-8 would fit into a column of text, where others do not.
         if matches!(body, Some(Ok(body)) if str::from_utf8(&body).is_err()) {
             return Ok(mail);
         }
