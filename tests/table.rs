@@ -333,6 +333,7 @@ fn columns_narrower_than_an_address_are_warned_of_and_the_cure_holds_every_addre
             );
         }
         server.wait_for_log("do not hold every address");
+        assert!(said.lines().all(|line| !line.contains("  ")), "{said}");
         database.sql(&cure);
         let (is_well, said) = server.check();
         assert!(is_well && !said.contains("every address"), "{said}");

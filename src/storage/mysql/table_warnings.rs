@@ -54,7 +54,9 @@ fn of_addresses(facts: &Facts, shape: &TableShape, table: &TableName) -> Option<
         _ => "",
     };
     Some(Finding::warning(format!(
-        "GM_MAIL_TABLE: columns of {table} do not hold every address, which has up to {LONGEST_ADDRESS} octets of UTF-8          ({widths}): a recipient that does not fit is told 553, a sender is cut; run: ALTER TABLE {table} {format}{changes}"
+        "GM_MAIL_TABLE: columns of {table} do not hold every address, which has up to {LONGEST_ADDRESS} octets of UTF-8 \
+         ({widths}): a recipient that does not fit is told 553, a sender is cut; run: ALTER TABLE {table} \
+         {format}{changes}"
     )))
 }
 
