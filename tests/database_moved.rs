@@ -107,8 +107,10 @@ fn a_file_that_another_one_replaces_takes_nothing_and_the_other_one_stays_as_it_
         fs::write(server.path("other"), other).expect("our folder");
         fs::rename(server.path("other"), server.path(FILE)).expect("our file");
         assert_eq!(deliver(&server, "deferred"), 451);
-        let account = load.stop();
-        assert_eq!(deliver(&server, "deferred"), 451);
+        let mut account = load.stop();
+        // Its batch may have been committed into the first file before the replacement was noticed.
+        account.sent.push("deferred".to_owned());
+        assert_eq!(deliver(&server, "refused"), 451);
         assert!(server.stop().success());
         assert_eq!(&fs::read(server.path(FILE)).expect("the other file"), other);
         assert_promise_kept(&account, &stored_markers(&server.path("first.db")));

@@ -150,6 +150,12 @@ fn send_until(
                 if stop.load(Ordering::SeqCst) {
                     return;
                 }
+                // The server answers at once while the database is down, and closes after 100 commands without a mail.
+                thread::sleep(Duration::from_millis(5));
+                match Connection::open(address) {
+                    Ok(opened) => connection = opened,
+                    Err(_) => return,
+                }
             }
             Outcome::NotSent => {
                 ledger.left.push(subject);

@@ -20,13 +20,19 @@ fn a_store_that_is_away_means_later_and_a_store_that_is_back_means_now() {
     };
     assert!(deliver(b"Subject: before\r\n\r\n").starts_with("250 2.0.0 OK : queued as "));
     let file = server.path("goguerrilla.db");
-    fs::rename(&file, server.path("old.db")).expect("the store");
+    let moved = server.path("moved.db");
+    fs::rename(&file, &moved).expect("the store");
     fs::create_dir(&file).expect("a folder in place of the store");
     let refusal = deliver(b"Subject: meanwhile\r\n\r\n");
     assert!(refusal.starts_with("451 4.3.0 "), "{refusal}");
     fs::remove_dir(&file).expect("the folder in place of the store");
+    fs::rename(&moved, &file).expect("the store");
     assert!(deliver(b"Subject: behind\r\n\r\n").starts_with("250 2.0.0 OK : queued as "));
-    assert_eq!(server.contents(), [b"Subject: behind\r\n\r\n"]);
+    let contents = [
+        b"Subject: behind\r\n\r\n".as_slice(),
+        b"Subject: before\r\n\r\n",
+    ];
+    assert_eq!(server.contents(), contents);
 }
 
 #[test]
