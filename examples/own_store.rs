@@ -19,7 +19,7 @@ impl SaveMail for FolderStore {
     fn save_mail(&mut self, mail: &Mail) -> Result<SavedId, SaveError> {
         let file = self.folder.join(mail.hash().as_str());
         let written = File::create(&file).and_then(|mut file| {
-            for delivery in mail.deliveries() {
+            for delivery in mail.recipients() {
                 file.write_all(mail.trace_fields(delivery).as_bytes())?;
             }
             file.write_all(mail.content())?;

@@ -13,7 +13,7 @@ use self::listing::{as_json, as_table, expect_hash, reader};
 use crate::config::{Config, StoreKind};
 use crate::panics;
 use crate::server;
-use crate::storage::{Finding, mysql, sqlite};
+use crate::storage::{Diagnostic, mysql, sqlite};
 
 /// Receives mail by SMTP and saves it.
 ///
@@ -142,7 +142,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
             };
             print(text.as_bytes())?;
             // All that could be read was printed.
-            if let Some(trouble) = reader.trouble() {
+            if let Some(trouble) = reader.warning() {
                 // With standard error closed there is nobody to tell.
                 let _ = writeln!(io::stderr(), "goguerrilla: {trouble}");
             }
@@ -234,11 +234,11 @@ fn load_config(named: Option<&Path>) -> Result<(Config, Vec<String>), String> {
     Ok((config, warnings.iter().map(ToString::to_string).collect()))
 }
 
-fn check(config: &Config, notes: &[String], read: server::ReadAgain) -> Result<(), Failure> {
-    let mut findings: Vec<Finding> = notes.iter().cloned().map(Finding::warning).collect();
-    findings.extend(server::check_files_and_become_server_user(config, read));
+fn check(config: &Config, notes: &[String], read: server::ConfigSource) -> Result<(), Failure> {
+    let mut findings: Vec<Diagnostic> = notes.iter().cloned().map(Diagnostic::warning).collect();
+    findings.extend(server::preflight(config, read));
     match config.store {
-        StoreKind::Discard => findings.push(Finding::warning(
+        StoreKind::Discard => findings.push(Diagnostic::warning(
             "GM_STORE: discard thanks for every mail and drops it; set \"sqlite\" to keep mail"
                 .to_owned(),
         )),
@@ -263,7 +263,7 @@ fn check(config: &Config, notes: &[String], read: server::ReadAgain) -> Result<(
         .map(|finding| format!("{finding}\n"))
         .collect();
     print(lines.as_bytes())?;
-    if findings.iter().any(Finding::is_error) {
+    if findings.iter().any(Diagnostic::is_error) {
         return Err(Failure {
             text: String::new(),
             status: 1,

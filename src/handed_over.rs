@@ -44,7 +44,7 @@ pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
 
 /// Returns why a file could not be opened for writing, or made where there is none. Looks at it without opening it: closing it
 /// would end the input of a program that reads from a pipe.
-pub fn why_not_writable(path: &Path) -> Option<io::Error> {
+pub fn check_writable(path: &Path) -> Option<io::Error> {
     let is_root = geteuid().is_root();
     let is_link = (path.symlink_metadata()).is_ok_and(|metadata| metadata.is_symlink());
     if is_root && is_link {
@@ -79,7 +79,7 @@ pub fn why_not_writable(path: &Path) -> Option<io::Error> {
 ///
 /// # Errors
 /// When the system refuses, or when the file belongs to somebody else than root and that user.
-pub fn give(file: &File, user: Uid, group: Gid) -> io::Result<()> {
+pub fn chown_to(file: &File, user: Uid, group: Gid) -> io::Result<()> {
     let metadata = file.metadata()?;
     if !metadata.is_file() {
         return Ok(());

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use httparse::{EMPTY_HEADER, Header, Status};
 use jiff::Timestamp;
 
-use crate::metrics::{self, Part};
+use crate::metrics::{self, Component};
 use crate::net::listener::Listener;
 
 /// Answers one request. If it panics, that client gets a 500.
@@ -196,7 +196,7 @@ pub fn respond(
         headers: parsed.headers,
     };
     let response = catch_unwind(AssertUnwindSafe(|| handler(&request))).unwrap_or_else(|_| {
-        metrics::PANICS.count(Part::Http);
+        metrics::PANICS.count(Component::Http);
         log::error!(client:% = peer; "http_panicked");
         Response::text(500, "a fault of ours\n")
     });

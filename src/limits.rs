@@ -41,7 +41,7 @@ pub fn mapping_limit() -> Option<u64> {
 /// Under SCHED_OTHER a woken connection thread preempts another thread of this process in the middle of its commit or
 /// reply; SCHED_BATCH avoids that and saves about a seventh of the CPU per mail. A policy that the administrator chose
 /// (chrt(1), `CPUSchedulingPolicy=`) is kept.
-pub fn prefer_long_turns() {
+pub fn use_batch_scheduling() {
     if matches!(scheduler::get_self_policy(), Ok(Policy::Other)) {
         // If the kernel refuses, the server only uses more CPU.
         let _ = scheduler::set_self_policy(Policy::Batch, 0);

@@ -12,13 +12,13 @@ use crate::connection::ConnectionSettings;
 use crate::http::{Request, Response};
 use crate::locks;
 use crate::metrics::{self, AuthAnswer};
-use crate::net::pool::Pool;
+use crate::net::pool::AcceptPool;
 use crate::smtp::reply::{self, Reply};
 
 /// Answers auth_http requests.
 pub struct AuthHttp {
     /// For the number of free connection slots.
-    pub pool: Arc<Pool>,
+    pub pool: Arc<AcceptPool>,
     /// Settings of new connections: accepted domains and the store.
     pub settings: Arc<RwLock<Arc<ConnectionSettings>>>,
     /// The listening address for plaintext SMTP; may be a wildcard.
@@ -27,27 +27,27 @@ pub struct AuthHttp {
 
 impl AuthHttp {
     /// Answers one request.
-    pub fn answer(&self, question: &Request) -> Response {
+    pub fn handle(&self, question: &Request) -> Response {
         // nginx accepts AUTH PLAIN even if it does not offer it, and an OK here would accept any password.
         if question.header("Auth-Method") != Some(b"none") {
-            return refuse(&reply::R502_NOT_DONE_HERE, AuthAnswer::OtherMethod);
+            return refuse(&reply::R502_NOT_IMPLEMENTED, AuthAnswer::OtherMethod);
         }
         let recipient = question.header("Auth-SMTP-To").unwrap_or_default();
         let settings = self.settings();
-        if settings.session.current().is_foreign_rcpt(recipient) {
-            let refusal = refuse(&reply::R550_NOT_OURS, AuthAnswer::ForeignRecipient);
-            return match attempt(question) {
+        if settings.session.current().is_relay_rcpt(recipient) {
+            let refusal = refuse(&reply::R550_RELAY_DENIED, AuthAnswer::RelayDenied);
+            return match login_attempt(question) {
                 // Without Auth-Wait nginx closes the connection, and the other recipients would need a new one.
-                ..MAX_FOREIGN_RECIPIENTS => refusal.header("Auth-Wait", 1),
+                ..MAX_DENIED_RECIPIENTS => refusal.header("Auth-Wait", 1),
                 _ => refusal,
             };
         }
-        let has_place = self.pool.places_taken() < self.pool.places();
-        if !has_place || settings.saver.health().why_not_ready().is_some() {
+        let has_place = self.pool.active_connections() < self.pool.max_connections();
+        if !has_place || settings.saver.health().unready_reason().is_some() {
             return refuse(&reply::R421_TOO_BUSY, AuthAnswer::NotReady);
         }
         metrics::AUTH_HTTP.count(AuthAnswer::Ok);
-        let server = reachable(self.smtp_address.ip(), question.local.ip());
+        let server = advertised_ip(self.smtp_address.ip(), question.local.ip());
         Response::text(200, "")
             .header("Auth-Status", "OK")
             .header("Auth-Server", server)
@@ -61,14 +61,14 @@ impl AuthHttp {
 
 fn refuse(reply: &Reply, answer: AuthAnswer) -> Response {
     metrics::AUTH_HTTP.count(answer);
-    let (status, text) = reply.parts();
+    let (status, text) = reply.status_and_text();
     Response::text(200, "")
         .header("Auth-Status", text)
         .header("Auth-Error-Code", status)
 }
 
 /// Returns the number of nginx's requests for this client so far, including this one.
-fn attempt(question: &Request) -> u32 {
+fn login_attempt(question: &Request) -> u32 {
     let digits = question.header("Auth-Login-Attempt").unwrap_or_default();
     let number = std::str::from_utf8(digits)
         .ok()
@@ -78,7 +78,7 @@ fn attempt(question: &Request) -> u32 {
 
 /// Returns a numeric address for nginx to connect to. nginx would connect to its own machine for a wildcard, so the local
 /// address of this HTTP connection replaces it.
-fn reachable(listening: IpAddr, reached: IpAddr) -> IpAddr {
+fn advertised_ip(listening: IpAddr, reached: IpAddr) -> IpAddr {
     match (listening, reached) {
         (IpAddr::V4(wildcard), IpAddr::V6(ip)) if wildcard.is_unspecified() && ip.is_loopback() => {
             Ipv4Addr::LOCALHOST.into()
@@ -89,7 +89,7 @@ fn reachable(listening: IpAddr, reached: IpAddr) -> IpAddr {
 }
 
 /// Rejected recipients of one session, each with a pause of one second; the next one ends the session.
-const MAX_FOREIGN_RECIPIENTS: u32 = 10;
+const MAX_DENIED_RECIPIENTS: u32 = 10;
 
 #[cfg(test)]
 mod tests {
@@ -107,7 +107,7 @@ mod tests {
             ("::", "192.0.2.1", "192.0.2.1"),
             ("::", "2001:db8::1", "2001:db8::1"),
         ] {
-            let told = reachable(listening.parse().unwrap(), reached.parse().unwrap());
+            let told = advertised_ip(listening.parse().unwrap(), reached.parse().unwrap());
             assert_eq!(
                 told,
                 want.parse::<IpAddr>().unwrap(),

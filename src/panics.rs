@@ -6,7 +6,7 @@ use std::io::Write;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::thread;
 
-use crate::metrics::{self, Part};
+use crate::metrics::{self, Component};
 
 thread_local! {
     /// How many calls of [`catch`] this thread is inside of.
@@ -19,7 +19,7 @@ thread_local! {
 ///
 /// # Errors
 /// The panic's message, and its place in the source where the hook is installed.
-pub fn catch<T>(part: Part, run: impl FnOnce() -> T) -> Result<T, String> {
+pub fn catch<T>(part: Component, run: impl FnOnce() -> T) -> Result<T, String> {
     CATCHING.set(CATCHING.get() + 1);
     let outcome = panic::catch_unwind(AssertUnwindSafe(run));
     CATCHING.set(CATCHING.get() - 1);
@@ -89,9 +89,9 @@ mod tests {
 
     #[test]
     fn a_panic_is_returned_as_one_short_line() {
-        assert_eq!(catch(Part::Database, || 7), Ok(7));
+        assert_eq!(catch(Component::Database, || 7), Ok(7));
         let long = format!("two\nlines {}", "x".repeat(1_000));
-        let caught = catch(Part::Database, || panic!("{long}"));
+        let caught = catch(Component::Database, || panic!("{long}"));
         let text = caught.expect_err("a panic");
         assert!(text.starts_with("two lines xxx"), "{text}");
         assert_eq!(text.chars().count(), MAX_MESSAGE_CHARS);

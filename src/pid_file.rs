@@ -52,7 +52,7 @@ impl PidFile {
         let is_unusual = |metadata: &fs::Metadata| !metadata.is_file() && !metadata.is_dir();
         match path.metadata() {
             Ok(metadata) if is_unusual(&metadata) => Some(io::Error::other(NOT_PLAIN)),
-            _ => handed_over::why_not_writable(path),
+            _ => handed_over::check_writable(path),
         }
     }
 

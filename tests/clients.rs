@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
 use goguerrilla::storage::sqlite::SqliteReader;
-use goguerrilla::storage::{ReadMail, TableName};
+use goguerrilla::storage::{MailReader, TableName};
 use lettre::address::{Address, Envelope};
 use lettre::transport::smtp::extension::ClientId;
 use lettre::{SmtpTransport, Transport};

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use goguerrilla::connection::{self, ConnectionSettings};
 use goguerrilla::mail::Mail;
 use goguerrilla::net::listener::Listener;
-use goguerrilla::net::pool::{Client, Pool, PoolSettings, Serve};
+use goguerrilla::net::pool::{AcceptPool, AcceptPoolSettings, Client, ServeConnection};
 use goguerrilla::net::trusted::TrustedProxies;
-use goguerrilla::smtp::{AllowedHosts, Column, MemoryBudget, SessionSettings, SharedSettings};
+use goguerrilla::smtp::{AllowedHosts, Column, MemoryBudget, PolicyHandle, SessionSettings};
 use goguerrilla::storage::{Health, OpenStore, SaveError, SaveMail, SavedId, Writers};
 use log::kv::Key;
 use log::{LevelFilter, Log, Metadata, Record};
@@ -44,13 +44,13 @@ fn a_connection_that_panics_gives_its_place_back_and_others_are_served() {
     for _ in 0..20 {
         assert_eq!(ask(b'!'), b"");
         wait_for("its slot to be free", || {
-            (pool.places_taken() == 0).then_some(())
+            (pool.active_connections() == 0).then_some(())
         });
     }
     for _ in 0..20 {
         assert_eq!(ask(b'a'), b"a");
         wait_for("its slot to be free", || {
-            (pool.places_taken() == 0).then_some(())
+            (pool.active_connections() == 0).then_some(())
         });
     }
     listener.close();
@@ -66,7 +66,7 @@ fn what_a_connection_or_a_store_held_comes_back_after_its_panic() {
     let (saver, writers) = Writers::start(1, true, Health::up(), open_store).expect("a thread");
     let budget = MemoryBudget::new(300_000);
     let settings = ConnectionSettings {
-        session: Arc::new(SharedSettings::new(verbose_session())),
+        session: Arc::new(PolicyHandle::new(verbose_session())),
         client_timeout: PATIENCE,
         budget: budget.clone(),
         saver,
@@ -82,7 +82,7 @@ fn what_a_connection_or_a_store_held_comes_back_after_its_panic() {
     };
     let nothing_is_held_by = |places| {
         wait_for("its slot to be free", || {
-            (pool.places_taken() == places).then_some(())
+            (pool.active_connections() == places).then_some(())
         });
         // The writer releases a batch after it has answered all of its mails.
         wait_for("its memory to be released", || {
@@ -113,7 +113,7 @@ fn what_a_connection_or_a_store_held_comes_back_after_its_panic() {
         nothing_is_held_by(0);
     }
     listener.close();
-    writers.finish();
+    writers.drain_and_join();
 }
 
 /// Serializes these tests, because metrics count for the whole test process.
@@ -123,22 +123,22 @@ fn one_at_a_time() -> MutexGuard<'static, ()> {
 }
 
 fn counted(name: &str) -> u64 {
-    let page = goguerrilla::metrics::page();
+    let page = goguerrilla::metrics::render();
     let mut lines = page.lines();
     let count = lines.find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
     count.expect("a counter")
 }
 
 /// Opens a pool with three slots and one listener on a free port; `serve` handles each connection.
-fn open(serve: Serve) -> (Arc<Pool>, Arc<Listener>) {
-    let settings = PoolSettings {
+fn open(serve: ServeConnection) -> (Arc<AcceptPool>, Arc<Listener>) {
+    let settings = AcceptPoolSettings {
         trusted_proxies: TrustedProxies::default(),
         max_clients: 3,
         max_clients_per_address: 3,
-        full: b"full".to_vec(),
-        address_full: b"too many".to_vec(),
+        busy_reply: b"full".to_vec(),
+        address_limit_reply: b"too many".to_vec(),
     };
-    let pool = Pool::new(settings, serve);
+    let pool = AcceptPool::new(settings, serve);
     let listener = Listener::bind("127.0.0.1:0".parse().expect("an address"), false, false);
     let listener = Arc::new(listener.expect("a free port"));
     pool.open(std::slice::from_ref(&listener))
@@ -183,7 +183,7 @@ struct Poisonable;
 impl SaveMail for Poisonable {
     fn save_mail(&mut self, mail: &Mail) -> Result<SavedId, SaveError> {
         assert!(mail.summary().subject != POISON, "an intended panic");
-        Ok(SavedId::from(mail.deliveries()[0].hash))
+        Ok(SavedId::from(mail.recipients()[0].hash))
     }
 }
 

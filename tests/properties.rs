@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use goguerrilla::smtp::{
-    AllowedHosts, COMMAND_ROOM, Column, Input, MemoryBudget, Session, SessionSettings, Step, Tls,
+    AllowedHosts, COMMAND_READ_SIZE, Column, InputBuffer, MemoryBudget, Session, SessionSettings,
+    Step, Tls,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -65,7 +66,7 @@ fn a_stream_without_end_is_read_in_a_bounded_buffer() {
 fn content_is_counted_while_it_is_held_and_no_promised_size_is() {
     let budget = MemoryBudget::new(1 << 20);
     let mut session = Session::new(settings(), budget.clone(), Tls::Unavailable);
-    let mut input = Input::new();
+    let mut input = InputBuffer::new();
     input.push(b"EHLO c\r\nMAIL FROM:<a@b> SIZE=200\r\nRCPT TO:<u@ours.test>\r\nDATA\r\n");
     while !matches!(session.next_step(&mut input), Step::NeedInput) {}
     assert_eq!(budget.in_use(), 0);
@@ -92,15 +93,15 @@ enum Seen {
 /// Returns every step until the stream or the session ends; each piece arrives as one write, read in parts.
 fn steps(pieces: &[&[u8]], budget: &MemoryBudget) -> Vec<Seen> {
     let mut session = Session::new(settings(), budget.clone(), Tls::Unavailable);
-    let mut input = Input::new();
+    let mut input = InputBuffer::new();
     let mut seen = Vec::new();
     for piece in pieces {
         let mut rest = *piece;
         while !rest.is_empty() {
-            let room = input.room(COMMAND_ROOM);
+            let room = input.spare_mut(COMMAND_READ_SIZE);
             let count = room.len().min(rest.len());
             room[..count].copy_from_slice(&rest[..count]);
-            input.filled(count);
+            input.advance(count);
             rest = &rest[count..];
             loop {
                 match session.next_step(&mut input) {
@@ -111,7 +112,7 @@ fn steps(pieces: &[&[u8]], budget: &MemoryBudget) -> Vec<Seen> {
                         seen.push(Seen::Say(String::from_utf8(octets).expect("ASCII")));
                     }
                     Step::StartTls(_) => unreachable!("TLS is not offered"),
-                    Step::Introduce(..) => unreachable!("no proxy is trusted"),
+                    Step::Xclient(..) => unreachable!("no proxy is trusted"),
                     Step::Close(reply) => {
                         let mut octets = Vec::new();
                         reply.write_to(&mut octets);
@@ -132,7 +133,7 @@ fn steps(pieces: &[&[u8]], budget: &MemoryBudget) -> Vec<Seen> {
             // Only an incomplete command line may stay unread.
             let unread = input.unread().len();
             assert!(unread < 2_048, "{unread} octets unread");
-            let buffer = unread + input.room(COMMAND_ROOM).len();
+            let buffer = unread + input.spare_mut(COMMAND_READ_SIZE).len();
             assert!(buffer <= 65_536, "a buffer of {buffer} octets");
         }
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use goguerrilla::net::tls::{TlsFiles, TlsIdentity};
+use goguerrilla::net::tls::{TlsCredentials, TlsFiles};
 use tempfile::TempDir;
 
 use crate::support::ended::run;
@@ -196,7 +196,7 @@ fn doubtful_chains_are_warned_of_and_serve() {
     assert!(status == 0 && said.contains(stranger), "{said}");
     assert!(said.contains("put them in the order 1, 3, 4\n"), "{said}");
 
-    let identity = TlsIdentity::load(&TlsFiles {
+    let identity = TlsCredentials::load(&TlsFiles {
         chain_file: folder.path().join("full.pem"),
         key_file: folder.path().join("mx.key"),
     });

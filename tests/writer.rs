@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use goguerrilla::mail::{Mail, Origin};
 use goguerrilla::smtp::{
-    AllowedHosts, Column, Input, MemoryBudget, Session, SessionSettings, Step, Tls,
+    AllowedHosts, Column, InputBuffer, MemoryBudget, Session, SessionSettings, Step, Tls,
 };
 use goguerrilla::storage::{Health, OpenStore, SaveError, SaveMail, SavedId, Saver, Writers};
 
@@ -33,14 +33,14 @@ fn a_store_that_panics_costs_its_batch_and_works_again_for_the_next() {
     assert_saved(&save(&saver, "before"));
     assert_unavailable(&save(&saver, "poison"));
     assert_saved(&save(&saver, "after"));
-    writers.finish();
+    writers.drain_and_join();
     assert_eq!(
         opened.load(Ordering::SeqCst),
         2,
         "the store was opened again"
     );
     assert_eq!(seen.lock().unwrap().concat(), ["before", "poison", "after"]);
-    let page = goguerrilla::metrics::page();
+    let page = goguerrilla::metrics::render();
     // Other tests of this process cause writer panics too, so the exact count is unknown.
     let none = "goguerrilla_panics_total{part=\"writer\"} 0\n";
     assert!(!page.contains(none), "the panic was not counted");
@@ -58,7 +58,7 @@ fn a_store_that_panics_while_it_makes_ready_works_again_for_the_next() {
     );
     assert_unavailable(&save(&house.saver, "first"));
     assert_saved(&save(&house.saver, "second"));
-    house.writers.finish();
+    house.writers.drain_and_join();
     assert_eq!(house.seen.lock().unwrap().concat(), ["second"]);
 }
 
@@ -83,7 +83,7 @@ fn a_store_that_panics_even_as_it_is_dropped_works_again_for_the_next() {
     let (saver, writers) = Writers::start(1, true, Health::default(), open).expect("a thread");
     assert_unavailable(&save(&saver, "one"));
     assert_saved(&save(&saver, "two"));
-    writers.finish();
+    writers.drain_and_join();
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn a_store_that_cannot_be_opened_is_tried_again_with_the_next_mail() {
     assert_unavailable(&save(&saver, "two"));
     assert_saved(&save(&saver, "three"));
     assert_saved(&save(&saver, "four"));
-    writers.finish();
+    writers.drain_and_join();
     assert_eq!(opened.load(Ordering::SeqCst), 3);
 }
 
@@ -130,7 +130,7 @@ fn a_mail_that_fails_costs_its_neighbours_nothing() {
             });
         }
     });
-    house.writers.finish();
+    house.writers.drain_and_join();
     let batches = house.seen.lock().unwrap();
     assert!(batches.iter().any(|batch| batch.len() > 1), "{batches:?}");
     let mut seen = batches.concat();
@@ -144,7 +144,7 @@ fn a_mail_that_fails_costs_its_neighbours_nothing() {
 fn an_outcome_that_the_store_forgot_is_no_250() {
     let house = House::new(|| Ok(()), |_| Vec::new());
     assert_unavailable(&save(&house.saver, "forgotten"));
-    house.writers.finish();
+    house.writers.drain_and_join();
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn under_load_a_slow_store_is_given_batches() {
             });
         }
     });
-    house.writers.finish();
+    house.writers.drain_and_join();
     let batches = house.seen.lock().unwrap();
     assert_eq!(batches.concat().len(), 100);
     // Without batches the store would have been called a hundred times.
@@ -193,7 +193,7 @@ fn writers_take_turns_and_do_not_split_a_batch_between_them() {
             });
         }
     });
-    house.writers.finish();
+    house.writers.drain_and_join();
     let batches = house.seen.lock().unwrap();
     assert_eq!(batches.concat().len(), 400);
     println!("{} batches", batches.len());
@@ -230,7 +230,7 @@ fn a_writer_that_hangs_holds_nobody_up() {
         drop(release);
         assert_saved(&stuck.join().unwrap());
     });
-    house.writers.finish();
+    house.writers.drain_and_join();
 }
 
 #[test]
@@ -252,7 +252,7 @@ fn a_client_that_left_while_its_mail_queued_is_not_saved_behind_its_back() {
     assert_eq!(asked, 1);
     drop(release);
     assert_saved(&save(&house.saver, "stays"));
-    house.writers.finish();
+    house.writers.drain_and_join();
     assert_eq!(house.seen.lock().unwrap().concat(), ["stays"]);
 }
 
@@ -274,7 +274,7 @@ fn a_mail_in_the_hands_of_the_store_is_not_withdrawn() {
         drop(release);
         assert_saved(&waiting.join().unwrap());
     });
-    house.writers.finish();
+    house.writers.drain_and_join();
 }
 
 #[test]
@@ -381,7 +381,7 @@ fn what_has_queued_up_is_saved_before_the_writers_end() {
             has_queued.recv().unwrap();
         }
         drop(release);
-        writers.finish();
+        writers.drain_and_join();
         for outcome in waiting {
             assert_saved(&outcome.join().unwrap());
         }
@@ -451,7 +451,7 @@ impl Store {
 }
 
 impl SaveMail for Store {
-    fn ready(&mut self) -> Result<(), SaveError> {
+    fn prepare_batch(&mut self) -> Result<(), SaveError> {
         (self.ready)()
     }
 
@@ -522,7 +522,7 @@ fn mail(subject: &str) -> Mail {
     let dialogue = format!(
         "HELO client.test\r\nMAIL FROM:<a@client.test>\r\nRCPT TO:<u@ours.test>\r\nDATA\r\nSubject: {subject}\r\n.\r\n"
     );
-    let mut input = Input::from_octets(dialogue.as_bytes());
+    let mut input = InputBuffer::from_octets(dialogue.as_bytes());
     loop {
         match session.next_step(&mut input) {
             Step::Reply(_) => {}

@@ -1,30 +1,30 @@
 //! What `list` and `show` read and how it is printed.
 
 use crate::config::{Config, StoreKind};
-use crate::logging::{is_harmless, push_escaped};
+use crate::logging::{is_printable, push_escaped};
 use crate::server;
 use crate::storage::mysql::MySqlReader;
 use crate::storage::sqlite::SqliteReader;
-use crate::storage::{ListedMail, ReadMail};
+use crate::storage::{MailListing, MailReader};
 
 /// Opens the configured store for reading.
 ///
 /// # Errors
 /// What is wrong, with the key that it concerns.
-pub fn reader(config: &Config) -> Result<Box<dyn ReadMail>, String> {
+pub fn reader(config: &Config) -> Result<Box<dyn MailReader>, String> {
     match config.store {
         StoreKind::Discard => Err("GM_STORE: discard keeps no mail to read back".to_owned()),
         StoreKind::MySql => {
             let connector = server::mysql_connector(config);
             let reader = MySqlReader::open(&connector, server::redis_settings(config));
             reader
-                .map(|reader| Box::new(reader) as Box<dyn ReadMail>)
+                .map(|reader| Box::new(reader) as Box<dyn MailReader>)
                 .map_err(|error| error.to_string())
         }
         StoreKind::Sqlite => {
             let reader = SqliteReader::open(&config.sqlite_file, &server::table_name(config));
             reader
-                .map(|reader| Box::new(reader) as Box<dyn ReadMail>)
+                .map(|reader| Box::new(reader) as Box<dyn MailReader>)
                 .map_err(|error| error.to_string())
         }
     }
@@ -46,7 +46,7 @@ pub fn expect_hash(text: &str) -> Result<(), String> {
 }
 
 /// Formats mails for people.
-pub fn as_table(mails: &[ListedMail]) -> String {
+pub fn as_table(mails: &[MailListing]) -> String {
     let heads = ["HASH", "DATE", "FROM", "TO", "RECIPIENT", "SIZE", "SUBJECT"].map(str::to_owned);
     let cell = |value: &Option<String>| value.as_deref().map_or("NULL".to_owned(), visible);
     let rows = mails.iter().map(|mail| {
@@ -79,7 +79,7 @@ pub fn as_table(mails: &[ListedMail]) -> String {
     rows.iter().map(line).collect()
 }
 
-fn hash_of(mail: &ListedMail) -> Option<String> {
+fn hash_of(mail: &MailListing) -> Option<String> {
     Some(mail.hash.clone()).filter(|hash| !hash.is_empty())
 }
 
@@ -87,7 +87,7 @@ fn hash_of(mail: &ListedMail) -> Option<String> {
 fn visible(text: &str) -> String {
     text.chars()
         .map(|c| {
-            if is_harmless(c) {
+            if is_printable(c) {
                 c.to_string()
             } else {
                 c.escape_unicode().to_string()
@@ -97,7 +97,7 @@ fn visible(text: &str) -> String {
 }
 
 /// Formats mails for programs: one JSON array on one line.
-pub fn as_json(mails: &[ListedMail]) -> String {
+pub fn as_json(mails: &[MailListing]) -> String {
     let mails: Vec<serde_json::Value> = mails
         .iter()
         .map(|mail| {
@@ -115,7 +115,7 @@ pub fn as_json(mails: &[ListedMail]) -> String {
     let mut text = String::new();
     // What would steer a terminal stands in strings only.
     for c in serde_json::Value::from(mails).to_string().chars() {
-        match is_harmless(c) {
+        match is_printable(c) {
             true => text.push(c),
             false => push_escaped(&mut text, c),
         }
@@ -126,22 +126,22 @@ pub fn as_json(mails: &[ListedMail]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::ListedSize;
+    use crate::storage::ListingSize;
 
     #[test]
     fn the_table_shows_no_control_characters() {
-        let mail = ListedMail {
+        let mail = MailListing {
             hash: "0f".to_owned(),
             date: None,
             from: Some(String::new()),
             to: Some("u@x".to_owned()),
             recipient: Some("u@y".to_owned()),
-            size: ListedSize::Gone,
+            size: ListingSize::Expired,
             subject: Some("a\u{1b}[2J\u{202e}\u{85}".to_owned()),
         };
         let table = as_table(std::slice::from_ref(&mail));
         assert!(
-            table.lines().all(|line| line.chars().all(is_harmless)),
+            table.lines().all(|line| line.chars().all(is_printable)),
             "{table}"
         );
         let json: serde_json::Value =

@@ -1,10 +1,10 @@
 //! GM_ALLOWED_HOSTS: from its text to the set that is looked up, or to an error that stays one short line.
 
 use super::ConfigError;
-use super::given::Given;
+use super::given::RawConfig;
 use crate::smtp::AllowedHosts;
 
-impl Given {
+impl RawConfig {
     /// Returns the set of accepted domains, or what is wrong with the first bad item.
     pub fn allowed_hosts(&self) -> Result<AllowedHosts, ConfigError> {
         let key = "GM_ALLOWED_HOSTS";

@@ -8,11 +8,11 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use super::{ConfigError, ConfigWarning};
 
 /// Key and value pairs in the order of the file; values as text.
-pub struct Given {
+pub struct RawConfig {
     pub pairs: Vec<(String, String)>,
 }
 
-impl Given {
+impl RawConfig {
     /// Returns the value from the file, or the built-in default.
     pub fn value(&self, key: &'static str) -> &str {
         let given = self.pairs.iter().find(|(name, _)| name == key);
@@ -115,17 +115,17 @@ impl Given {
 }
 
 /// Keeps every pair, so that a repeated key can be reported, and takes numbers and booleans as if quoted.
-impl<'de> Deserialize<'de> for Given {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Given, D::Error> {
+impl<'de> Deserialize<'de> for RawConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RawConfig, D::Error> {
         struct Pairs;
         impl<'de> Visitor<'de> for Pairs {
-            type Value = Given;
+            type Value = RawConfig;
 
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
                 f.write_str("an object of keys and values")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Given, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawConfig, A::Error> {
                 use serde::de::Error;
                 let mut pairs: Vec<(String, String)> = Vec::new();
                 while let Some((key, value)) = map.next_entry::<String, serde_json::Value>()? {
@@ -146,7 +146,7 @@ impl<'de> Deserialize<'de> for Given {
                     }
                     pairs.push((key, text));
                 }
-                Ok(Given { pairs })
+                Ok(RawConfig { pairs })
             }
         }
         deserializer.deserialize_map(Pairs)

@@ -16,7 +16,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::smtp::AllowedHosts;
-use given::Given;
+use given::RawConfig;
 
 /// Every setting, in the units that the program works with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -195,7 +195,7 @@ impl Config {
     /// [`ConfigError`] for the first thing that is wrong.
     pub fn parse(text: &str) -> Result<(Config, Vec<ConfigWarning>), ConfigError> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let given: Given =
+        let given: RawConfig =
             serde_json::from_str(text).map_err(|error| ConfigError::NotJson(error.to_string()))?;
         given.into_config()
     }
@@ -225,7 +225,7 @@ impl Default for Config {
     /// The built-in defaults, as an empty object gives them.
     #[expect(clippy::expect_used, reason = "tests read every default")]
     fn default() -> Config {
-        let given = Given { pairs: Vec::new() };
+        let given = RawConfig { pairs: Vec::new() };
         let (config, _) = given.into_config().expect("every default is a valid value");
         config
     }

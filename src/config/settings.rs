@@ -8,11 +8,11 @@ use ipnet::IpNet;
 
 use crate::smtp::domain;
 
-use super::given::{Given, bad_value};
+use super::given::{RawConfig, bad_value};
 use super::sqlite_file::sqlite_file;
 use super::{Config, ConfigError, ConfigWarning, Secret, ServerAddress, StoreKind};
 
-impl Given {
+impl RawConfig {
     /// All of it, or the first thing that is wrong.
     pub fn into_config(self) -> Result<(Config, Vec<ConfigWarning>), ConfigError> {
         let mut warnings = self.unknown_keys();

@@ -9,22 +9,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::waiting::Deadlines;
-use crate::metrics::{self, Code, End, Handshake, MailOutcome, Port};
+use crate::metrics::{self, CloseReason, Code, Handshake, ListenerKind, MailOutcome};
 use crate::net::deadline::Deadline;
 use crate::net::pool::Client;
-use crate::net::tls::TlsIdentity;
-use crate::net::transport::{TlsFacts, Transport, TransportError};
+use crate::net::tls::TlsCredentials;
+use crate::net::transport::{NegotiatedTls, Transport, TransportError};
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::{
-    Awaited, COMMAND_ROOM, CONTENT_ROOM, ClientAddress, Input, MemoryBudget, Session,
-    SessionSettings, SharedSettings, Step, Tls,
+    COMMAND_READ_SIZE, CONTENT_READ_SIZE, ClientAddress, Expecting, InputBuffer, MemoryBudget,
+    PolicyHandle, Session, SessionSettings, Step, Tls,
 };
 use crate::storage::Saver;
 
 /// What every connection needs of the house.
 pub struct ConnectionSettings {
     /// What sessions decide by; a session keeps what it began with.
-    pub session: Arc<SharedSettings>,
+    pub session: Arc<PolicyHandle>,
     /// How long a client may keep us waiting.
     pub client_timeout: Duration,
     /// The memory all content shares.
@@ -34,32 +34,34 @@ pub struct ConnectionSettings {
     /// Whether each connection begins with a header of the PROXY protocol.
     pub proxy_protocol: bool,
     /// Our key and certificate, if TLS is offered.
-    pub tls: Option<TlsIdentity>,
+    pub tls: Option<TlsCredentials>,
 }
 
 /// Serves one client to its end and says in one log line what it did.
 pub fn serve(client: &Client, settings: &ConnectionSettings) {
     let started_at = Instant::now();
-    let ended = |end| metrics::CONNECTIONS.count((Port::new(client.tls_at_once), end));
+    let ended = |end| metrics::CONNECTIONS.count((ListenerKind::new(client.implicit_tls), end));
     let mut connection = match Connection::new(client, settings) {
         Ok(connection) => connection,
         Err(error) => {
-            ended(End::GoneAtOnce);
+            ended(CloseReason::ClosedBeforeGreeting);
             log::debug!(client:% = client.ip(), reason:% = error; "gone_at_once");
             return;
         }
     };
-    let reason = connection.converse();
+    let reason = connection.run();
     let counts = connection.session.counts();
     let reason = match connection.is_health_check && counts.mail == 0 {
-        true => End::HealthCheck,
+        true => CloseReason::HealthCheck,
         false => reason,
     };
     ended(reason);
     // A balancer that looks every other second whether we are well is no news, nor is a flood of connects.
     let level = match reason {
-        End::HealthCheck | End::NothingSaid => log::Level::Debug,
-        End::ClientLeft | End::Lost if connection.octets_in == 0 => log::Level::Debug,
+        CloseReason::HealthCheck | CloseReason::NoData => log::Level::Debug,
+        CloseReason::ClientLeft | CloseReason::ConnectionReset if connection.octets_in == 0 => {
+            log::Level::Debug
+        }
         _ => log::Level::Info,
     };
     log::log!(
@@ -71,8 +73,8 @@ pub fn serve(client: &Client, settings: &ConnectionSettings) {
         ehlo = counts.helo,
         mail = counts.mail,
         rcpt:% = format_args!("{}/{}", counts.rcpt, counts.rcpt_asked),
-        data:% = format_args!("{}/{}", connection.saved, counts.data),
-        faults = counts.faults,
+        data:% = format_args!("{}/{}", connection.mails_saved, counts.data),
+        faults = counts.errors,
         octets = connection.octets_in,
         tls = connection.tls.map_or("none", |tls| tls.version),
         cipher = connection.tls.map_or("none", |tls| tls.cipher),
@@ -87,24 +89,24 @@ struct Connection<'a> {
     session_settings: Arc<SessionSettings>,
     transport: Transport,
     session: Session,
-    input: Input,
+    input: InputBuffer,
     output: Vec<u8>,
     deadlines: Deadlines,
-    tls: Option<TlsFacts>,
-    saved: u64,
+    tls: Option<NegotiatedTls>,
+    mails_saved: u64,
     octets_in: u64,
     /// A proxy connected for itself.
     is_health_check: bool,
     /// It was said in the log that its XCLIENT is not believed.
-    was_rejected: bool,
+    xclient_rejection_logged: bool,
 }
 
-fn end_of(error: &TransportError) -> End {
+fn close_reason(error: &TransportError) -> CloseReason {
     match error {
-        TransportError::TimedOut => End::TimedOut,
-        TransportError::Shed => End::MadeRoom,
-        TransportError::Lost(_) => End::Lost,
-        TransportError::Tls(_) => End::TlsFailed,
+        TransportError::TimedOut => CloseReason::TimedOut,
+        TransportError::Shed => CloseReason::Shed,
+        TransportError::ConnectionReset(_) => CloseReason::ConnectionReset,
+        TransportError::Tls(_) => CloseReason::TlsFailed,
     }
 }
 
@@ -123,42 +125,42 @@ impl<'a> Connection<'a> {
             settings,
             transport: Transport::new(
                 client.socket(),
-                Arc::clone(client.watch()),
+                Arc::clone(client.io_timeout()),
                 settings.client_timeout,
             )?,
             session: Session::new(Arc::clone(&session), settings.budget.clone(), tls),
             session_settings: session,
-            input: Input::new(),
+            input: InputBuffer::new(),
             output: Vec::new(),
             deadlines: Deadlines::new(Instant::now()),
             tls: None,
-            saved: 0,
+            mails_saved: 0,
             octets_in: 0,
             is_health_check: false,
-            was_rejected: false,
+            xclient_rejection_logged: false,
         })
     }
 
     /// The one loop between protocol and socket.
-    fn converse(&mut self) -> End {
-        if let Err(end) = self.begin() {
+    fn run(&mut self) -> CloseReason {
+        if let Err(end) = self.negotiate() {
             return end;
         }
-        self.say(&self.session.greet());
+        self.queue_reply(&self.session.greet());
         loop {
             let gone_on = match self.session.next_step(&mut self.input) {
-                Step::NeedInput => self.listen(),
-                Step::Reply(reply) => self.reply(&reply),
+                Step::NeedInput => self.read_input(),
+                Step::Reply(reply) => self.handle_reply(&reply),
                 Step::Save(envelope, content) => {
                     let reply = self.save(envelope, content);
-                    self.say(&reply);
+                    self.queue_reply(&reply);
                     Ok(())
                 }
                 Step::StartTls(reply) => {
-                    self.say(&reply);
+                    self.queue_reply(&reply);
                     self.flush().and_then(|()| self.start_tls())
                 }
-                Step::Introduce(address, reply) => self.introduce(address, &reply),
+                Step::Xclient(address, reply) => self.apply_xclient(address, &reply),
                 Step::Close(reply) => Err(self.close(&reply)),
             };
             if let Err(end) = gone_on {
@@ -168,47 +170,49 @@ impl<'a> Connection<'a> {
     }
 
     /// Sends what was said and waits for more of the client's octets.
-    fn listen(&mut self) -> Result<(), End> {
+    fn read_input(&mut self) -> Result<(), CloseReason> {
         self.flush()?;
-        let awaited = self.session.awaited();
-        if !self.client.may_stay(awaited == Awaited::Command) {
-            return Err(self.shut_down());
+        let awaited = self.session.expecting();
+        if !self.client.mark_idle(awaited == Expecting::Command) {
+            return Err(self.close_for_shutdown());
         }
         let timeout = self.settings.client_timeout;
-        let deadline = self.deadlines.next(&self.session, timeout, self.saved > 0);
+        let deadline = self
+            .deadlines
+            .next(&self.session, timeout, self.mails_saved > 0);
         if self.session.is_discarding() && self.has_discarded_enough() {
-            let reply = self.session.refusal().unwrap_or(reply::R421_TOO_SLOW);
+            let reply = self.session.refusal().unwrap_or(reply::R421_TIMEOUT);
             return Err(self.close(&reply));
         }
         let room = match awaited {
-            Awaited::Content => self.input.room(CONTENT_ROOM),
-            Awaited::Command | Awaited::CommandOfTransaction => {
+            Expecting::Content => self.input.spare_mut(CONTENT_READ_SIZE),
+            Expecting::Command | Expecting::TransactionCommand => {
                 // Also behind a message that was refused.
                 self.input.shrink();
-                self.input.room(COMMAND_ROOM)
+                self.input.spare_mut(COMMAND_READ_SIZE)
             }
         };
         match self.transport.read(room, &deadline) {
             // The pool may have ended the reading of an idle client, perhaps behind what was just read, and in the end
             // that of any other one.
             Ok(octets)
-                if (octets == 0 || awaited == Awaited::Command) && !self.client.may_begin() =>
+                if (octets == 0 || awaited == Expecting::Command) && !self.client.mark_busy() =>
             {
-                Err(self.shut_down())
+                Err(self.close_for_shutdown())
             }
-            Ok(0) => Err(End::ClientLeft),
+            Ok(0) => Err(CloseReason::ClientLeft),
             Ok(octets) => {
-                if awaited == Awaited::Content {
-                    self.deadlines.content_came(Instant::now());
+                if awaited == Expecting::Content {
+                    self.deadlines.record_content(Instant::now());
                 }
-                self.input.filled(octets);
+                self.input.advance(octets);
                 self.octets_in += octets as u64;
-                metrics::RECEIVED.add((), octets);
+                metrics::RECEIVED_BYTES.add((), octets);
                 Ok(())
             }
             Err(error) => {
-                let end = end_of(&error);
-                if matches!(end, End::TimedOut | End::MadeRoom) {
+                let end = close_reason(&error);
+                if matches!(end, CloseReason::TimedOut | CloseReason::Shed) {
                     self.close(&self.reply_to_slow_client(end));
                 }
                 Err(end)
@@ -217,8 +221,10 @@ impl<'a> Connection<'a> {
     }
 
     /// Says a reply, at once only where too many are held already.
-    fn reply(&mut self, reply: &Reply) -> Result<(), End> {
-        if *reply == reply::R550_NOT_BELIEVED && !mem::replace(&mut self.was_rejected, true) {
+    fn handle_reply(&mut self, reply: &Reply) -> Result<(), CloseReason> {
+        if *reply == reply::R550_XCLIENT_DENIED
+            && !mem::replace(&mut self.xclient_rejection_logged, true)
+        {
             // A proxy that was forgotten would otherwise show in bounces only. Once: anybody may say XCLIENT.
             let session = self.client.session_id();
             let fix = match self.client.is_trusted_proxy {
@@ -227,31 +233,31 @@ impl<'a> Connection<'a> {
             };
             log::info!(session:% = session, client:% = self.client.ip(), command = "XCLIENT", fix = fix; "rejected");
         }
-        self.say(reply);
-        match self.output.len() >= MAX_HELD_OCTETS {
+        self.queue_reply(reply);
+        match self.output.len() >= MAX_QUEUED_REPLY_OCTETS {
             true => self.flush(),
             false => Ok(()),
         }
     }
 
     /// Takes the client that a trusted proxy speaks for.
-    fn introduce(&mut self, address: ClientAddress, reply: &Reply) -> Result<(), End> {
+    fn apply_xclient(&mut self, address: ClientAddress, reply: &Reply) -> Result<(), CloseReason> {
         let may_stay = match address {
             ClientAddress::NotGiven => true,
-            ClientAddress::Unknown => self.client.becomes(None),
-            ClientAddress::Known(ip) => self.client.becomes(Some(ip)),
+            ClientAddress::Unknown => self.client.set_client_address(None),
+            ClientAddress::Known(ip) => self.client.set_client_address(Some(ip)),
         };
         if !may_stay {
             self.close(&reply::R421_TOO_MANY_FROM_ADDRESS);
-            return Err(End::RefusedPerAddress);
+            return Err(CloseReason::AddressLimitReached);
         }
-        self.say(reply);
+        self.queue_reply(reply);
         Ok(())
     }
 
     /// The handshake, with one deadline for all of it. After a failure nothing is said any more, least of all in plain.
-    fn start_tls(&mut self) -> Result<(), End> {
-        let identity = self.settings.tls.as_ref().ok_or(End::TlsFailed)?;
+    fn start_tls(&mut self) -> Result<(), CloseReason> {
+        let identity = self.settings.tls.as_ref().ok_or(CloseReason::TlsFailed)?;
         let now = Instant::now();
         let commands_since = self.deadlines.commands_since(now);
         let deadline = Deadline::for_command(now, self.settings.client_timeout)
@@ -269,16 +275,16 @@ impl<'a> Connection<'a> {
             Err(error) => {
                 metrics::HANDSHAKES.count(Handshake::Failed);
                 // Who left a port for TLS before the handshake was through is no news either.
-                if self.octets_in > 0 || !matches!(error, TransportError::Lost(_)) {
+                if self.octets_in > 0 || !matches!(error, TransportError::ConnectionReset(_)) {
                     let session = self.client.session_id();
                     log::info!(session:% = session, client:% = self.client.ip(), reason:% = error; "tls_failed");
                 }
-                Err(end_of(&error))
+                Err(close_reason(&error))
             }
         }
     }
 
-    fn say(&mut self, reply: &Reply) {
+    fn queue_reply(&mut self, reply: &Reply) {
         if self.session_settings.verbose {
             self.log_dialogue(reply);
         }
@@ -294,7 +300,7 @@ impl<'a> Connection<'a> {
 
     fn log_dialogue(&mut self, reply: &Reply) {
         let session = self.client.session_id();
-        if let Some(line) = self.session.take_said() {
+        if let Some(line) = self.session.take_last_command() {
             let verb = line.split_ascii_whitespace().next().unwrap_or_default();
             let is_secret = verb.eq_ignore_ascii_case("AUTH");
             let line = if is_secret { "AUTH ..." } else { line.as_str() };
@@ -309,39 +315,39 @@ impl<'a> Connection<'a> {
     }
 
     /// Sends what was said. Replies to commands that came together leave together.
-    fn flush(&mut self) -> Result<(), End> {
+    fn flush(&mut self) -> Result<(), CloseReason> {
         if self.output.is_empty() {
             return Ok(());
         }
         let written = self.transport.write_all(&self.output);
         self.output.clear();
-        self.output.shrink_to(KEPT_OUTPUT_OCTETS);
+        self.output.shrink_to(KEPT_OUTPUT_CAPACITY);
         written.map_err(|error| match error {
-            TransportError::TimedOut => End::NotReading,
-            error => end_of(&error),
+            TransportError::TimedOut => CloseReason::WriteTimeout,
+            error => close_reason(&error),
         })
     }
 
-    fn shut_down(&mut self) -> End {
+    fn close_for_shutdown(&mut self) -> CloseReason {
         self.close(&reply::R421_SHUTTING_DOWN);
-        End::ShuttingDown
+        CloseReason::Shutdown
     }
 
-    fn close(&mut self, reply: &Reply) -> End {
-        self.say(reply);
+    fn close(&mut self, reply: &Reply) -> CloseReason {
+        self.queue_reply(reply);
         if let Err(end) = self.flush() {
             return end;
         }
         if reply.code() == reply::R221_BYE.code() {
-            self.transport.finish();
-            return End::Quit;
+            self.transport.send_close_notify();
+            return CloseReason::Quit;
         }
-        self.transport.close_gently();
-        End::Refused
+        self.transport.lingering_close();
+        CloseReason::Refused
     }
 }
 
 /// What is kept of the buffer for replies between two batches of them.
-const KEPT_OUTPUT_OCTETS: usize = 4_096;
+const KEPT_OUTPUT_CAPACITY: usize = 4_096;
 /// Replies held for a client that pipelines and does not read; then it has to.
-const MAX_HELD_OCTETS: usize = 65_536;
+const MAX_QUEUED_REPLY_OCTETS: usize = 65_536;

@@ -4,55 +4,55 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use super::waiting::Deadlines;
-use super::{Connection, end_of};
-use crate::metrics::{self, End};
-use crate::net::proxy::{self, ReceiveError, Received, Source};
+use super::{Connection, close_reason};
+use crate::metrics::{self, CloseReason};
+use crate::net::proxy::{self, ReceiveError, ReceivedHeader, Source};
 use crate::smtp::reply;
 
 impl Connection<'_> {
     /// What comes before the greeting: the header of the PROXY protocol, then the handshake on a port for TLS.
-    pub(super) fn begin(&mut self) -> Result<(), End> {
+    pub(super) fn negotiate(&mut self) -> Result<(), CloseReason> {
         let named = match self.settings.proxy_protocol {
             true => self.receive_proxy_header()?,
             false => None,
         };
         if self.client.is_trusted_proxy {
-            self.session.believe_proxy(named);
+            self.session.trust_proxy(named);
         }
-        match self.client.tls_at_once {
+        match self.client.implicit_tls {
             true => self.start_tls(),
             false => Ok(()),
         }
     }
 
     /// The client's address, if the proxy knows it. Before a header nothing is ever said.
-    fn receive_proxy_header(&mut self) -> Result<Option<IpAddr>, End> {
+    fn receive_proxy_header(&mut self) -> Result<Option<IpAddr>, CloseReason> {
         let client = self.client;
         if !client.is_trusted_proxy {
-            self.transport.close_gently();
-            return Err(End::NotTrusted);
+            self.transport.lingering_close();
+            return Err(CloseReason::UntrustedProxy);
         }
         // Nothing is under way yet: the pool may end this wait when the server shuts down.
-        if !client.may_stay(true) {
-            return Err(End::ShuttingDown);
+        if !client.mark_idle(true) {
+            return Err(CloseReason::Shutdown);
         }
         let received = proxy::receive(&mut self.transport);
-        if !client.may_begin() {
-            return Err(End::ShuttingDown);
+        if !client.mark_busy() {
+            return Err(CloseReason::Shutdown);
         }
-        let Received { source, rest } = received.map_err(|error| match error {
-            ReceiveError::Nothing => End::NothingSaid,
+        let ReceivedHeader { source, rest } = received.map_err(|error| match error {
+            ReceiveError::NoData => CloseReason::NoData,
             ReceiveError::Malformed => {
-                self.transport.close_gently();
-                End::NoProxyHeader
+                self.transport.lingering_close();
+                CloseReason::NoProxyHeader
             }
-            ReceiveError::Transport(error) => end_of(&error),
+            ReceiveError::Transport(error) => close_reason(&error),
         })?;
-        match client.tls_at_once {
-            true => self.transport.hold(rest),
+        match client.implicit_tls {
+            true => self.transport.prepend(rest),
             false => {
                 self.octets_in += rest.len() as u64;
-                metrics::RECEIVED.add((), rest.len());
+                metrics::RECEIVED_BYTES.add((), rest.len());
                 self.input.push(&rest);
             }
         }
@@ -66,12 +66,12 @@ impl Connection<'_> {
                 None
             }
         };
-        if named.is_some() && !client.becomes(named) {
+        if named.is_some() && !client.set_client_address(named) {
             // In the plain to nobody who expects TLS.
-            if !client.tls_at_once {
+            if !client.implicit_tls {
                 self.close(&reply::R421_TOO_MANY_FROM_ADDRESS);
             }
-            return Err(End::RefusedPerAddress);
+            return Err(CloseReason::AddressLimitReached);
         }
         Ok(named)
     }

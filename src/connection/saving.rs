@@ -17,9 +17,9 @@ impl Connection<'_> {
         let started_at = Instant::now();
         self.input.shrink();
         let octets = content.octets().len();
-        let outcome = self.mail(envelope, content).and_then(|mail| {
+        let outcome = self.build_mail(envelope, content).and_then(|mail| {
             let from = mail.reverse_path().to_owned();
-            let recipients = mail.deliveries().len();
+            let recipients = mail.recipients().len();
             // A client that has sent on, as pipelining ones do, is present until it closes.
             let mut client_left = || self.transport.client_left();
             let saved = self.settings.saver.save(mail, &mut client_left)?;
@@ -30,7 +30,7 @@ impl Connection<'_> {
         let session = self.client.session_id();
         match outcome {
             Ok((saved, from, recipients)) => {
-                self.saved += 1;
+                self.mails_saved += 1;
                 self.session.mail_saved();
                 self.deadlines.mail_saved();
                 metrics::MAILS.count(MailOutcome::Saved);
@@ -56,7 +56,7 @@ impl Connection<'_> {
         }
     }
 
-    fn mail(&self, envelope: Envelope, content: Content) -> Result<Mail, SaveError> {
+    fn build_mail(&self, envelope: Envelope, content: Content) -> Result<Mail, SaveError> {
         let settings = &self.session_settings;
         let origin = Origin {
             client_ip: self.client.ip(),

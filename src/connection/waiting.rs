@@ -4,11 +4,11 @@ use std::mem;
 use std::time::{Duration, Instant};
 
 use super::Connection;
-use crate::metrics::End;
+use crate::metrics::CloseReason;
 use crate::net::deadline::Deadline;
 use crate::net::load::Load;
 use crate::smtp::reply::{self, Reply};
-use crate::smtp::{Awaited, Session};
+use crate::smtp::{Expecting, Session};
 
 /// The deadlines of one connection.
 pub(super) struct Deadlines {
@@ -17,7 +17,7 @@ pub(super) struct Deadlines {
     /// A mail was saved, so `commands_since` begins anew with the next wait, which comes after the reply to the mail.
     is_mail_saved: bool,
     /// The deadline of the command that is awaited after so many replies.
-    command: Option<(Awaited, u64, Deadline)>,
+    command: Option<(Expecting, u64, Deadline)>,
     /// The deadline of the content of this number, from the first chunk of a message to its last.
     content: Option<(u64, Deadline)>,
 }
@@ -40,10 +40,10 @@ impl Deadlines {
         timeout: Duration,
         has_delivered: bool,
     ) -> Deadline {
-        let awaited = session.awaited();
-        if awaited == Awaited::Content || session.is_discarding() {
+        let awaited = session.expecting();
+        if awaited == Expecting::Content || session.is_discarding() {
             let content = self.content(session, timeout);
-            if awaited == Awaited::Content {
+            if awaited == Expecting::Content {
                 return content;
             }
         }
@@ -54,7 +54,7 @@ impl Deadlines {
             return deadline;
         }
         let now = Instant::now();
-        let is_idle = awaited == Awaited::Command && has_delivered;
+        let is_idle = awaited == Expecting::Command && has_delivered;
         let deadline = Deadline::for_command(now, timeout)
             .with_commands_since(self.commands_since(now))
             .idle_after_delivery(is_idle);
@@ -79,9 +79,9 @@ impl Deadlines {
     }
 
     /// Ends a silence of the content that is awaited.
-    pub(super) fn content_came(&mut self, now: Instant) {
+    pub(super) fn record_content(&mut self, now: Instant) {
         if let Some((_, deadline)) = &mut self.content {
-            deadline.octets_came(now);
+            deadline.record_octets(now);
         }
     }
 
@@ -124,11 +124,11 @@ impl Connection<'_> {
 
     /// Returns the last reply to a client whose time is up. A sender whose message is too large has to learn that, or it
     /// would send it again.
-    pub(super) fn reply_to_slow_client(&self, end: End) -> Reply {
+    pub(super) fn reply_to_slow_client(&self, end: CloseReason) -> Reply {
         let refusal = self.session.refusal();
-        match end == End::MadeRoom || self.deadlines.has_discarded_long_enough() {
-            true => refusal.unwrap_or(reply::R421_TOO_SLOW),
-            false => reply::R421_TOO_SLOW,
+        match end == CloseReason::Shed || self.deadlines.has_discarded_long_enough() {
+            true => refusal.unwrap_or(reply::R421_TIMEOUT),
+            false => reply::R421_TIMEOUT,
         }
     }
 }

@@ -127,7 +127,7 @@ fn push_quoted(line: &mut String, value: &str) {
                 line.push('\\');
                 line.push(c);
             }
-            c if is_harmless(c) => line.push(c),
+            c if is_printable(c) => line.push(c),
             c => push_escaped(line, c),
         }
     }
@@ -142,7 +142,7 @@ pub fn push_escaped(text: &mut String, c: char) {
 }
 
 /// Returns whether a character is printable and does not change the writing direction.
-pub fn is_harmless(c: char) -> bool {
+pub fn is_printable(c: char) -> bool {
     !c.is_control()
         && !matches!(c, '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
@@ -183,7 +183,7 @@ mod tests {
     fn what_a_client_chose_cannot_forge_a_line() {
         let hostile = "a\r\nb \u{1b}[2J \u{202e} \u{85} \"=\\ 😀";
         let (text, json) = lines(&[("helo", hostile)]);
-        assert!(text.chars().all(is_harmless), "{text}");
+        assert!(text.chars().all(is_printable), "{text}");
         let quoted = text.split_once("helo=").unwrap().1;
         assert_eq!(serde_json::from_str::<String>(quoted).unwrap(), hostile);
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();

@@ -19,16 +19,16 @@ use crate::locks;
 use crate::metrics;
 
 /// Lines on their way to the file.
-pub struct Gathered {
+pub struct LogBuffer {
     lines: Mutex<Lines>,
     /// There are lines, or somebody waits for them to be written.
-    some: Condvar,
+    not_empty: Condvar,
     /// All lines so far have been written.
     written: Condvar,
     target: Mutex<Target>,
     as_json: AtomicBool,
     /// The last write failed, perhaps in the middle of a line.
-    torn: AtomicBool,
+    partial_line: AtomicBool,
 }
 
 #[derive(Default)]
@@ -41,19 +41,19 @@ struct Lines {
     taken: u64,
     written: u64,
     /// Somebody waits.
-    are_urgent: bool,
+    flush_requested: bool,
 }
 
-impl Gathered {
+impl LogBuffer {
     /// No lines yet, and nobody who writes them.
-    pub fn new(target: Target, format: LogFormat) -> Gathered {
-        Gathered {
+    pub fn new(target: Target, format: LogFormat) -> LogBuffer {
+        LogBuffer {
             lines: Mutex::new(Lines::default()),
-            some: Condvar::new(),
+            not_empty: Condvar::new(),
             written: Condvar::new(),
             target: Mutex::new(target),
             as_json: AtomicBool::new(format == LogFormat::Json),
-            torn: AtomicBool::new(false),
+            partial_line: AtomicBool::new(false),
         }
     }
 
@@ -66,7 +66,7 @@ impl Gathered {
     }
 
     /// A thread is there that calls [`write_for_ever`](Gathered::write_for_ever).
-    pub fn has_writer(&self) {
+    pub fn set_has_writer(&self) {
         self.lock_lines().have_writer = true;
     }
 
@@ -74,11 +74,11 @@ impl Gathered {
     ///
     /// # Errors
     /// When whoever writes to the old one is stuck there.
-    pub fn turn_to(&self, target: Target, format: LogFormat) -> io::Result<()> {
+    pub fn reopen(&self, target: Target, format: LogFormat) -> io::Result<()> {
         self.flush();
         let mut current = self.target().ok_or(io::ErrorKind::TimedOut)?;
         *current = target;
-        self.torn.store(false, Ordering::Relaxed);
+        self.partial_line.store(false, Ordering::Relaxed);
         self.as_json
             .store(format == LogFormat::Json, Ordering::Relaxed);
         Ok(())
@@ -88,9 +88,9 @@ impl Gathered {
     ///
     /// # Errors
     /// When the system refuses.
-    pub fn hand_to(&self, user: Uid, group: Gid) -> io::Result<()> {
+    pub fn chown_to(&self, user: Uid, group: Gid) -> io::Result<()> {
         match &*locks::lock(&self.target) {
-            Target::File(file) => handed_over::give(file, user, group),
+            Target::File(file) => handed_over::chown_to(file, user, group),
             Target::Stdout | Target::Stderr => Ok(()),
         }
     }
@@ -98,27 +98,29 @@ impl Gathered {
     /// One line more, which ends in LF; dropped and counted where too many wait.
     pub fn push(&self, line: &str) {
         let mut lines = self.lock_lines();
-        if lines.octets.len() + line.len() > MAX_GATHERED_OCTETS {
+        if lines.octets.len() + line.len() > MAX_BUFFERED_OCTETS {
             lines.dropped += 1;
-            metrics::LOG_LINES_LOST.count(());
+            metrics::LOG_LINES_DROPPED.count(());
             return;
         }
         let was_empty = lines.octets.is_empty();
         lines.octets.extend_from_slice(line.as_bytes());
         drop(lines);
         if was_empty {
-            self.some.notify_one();
+            self.not_empty.notify_one();
         }
     }
 
     /// The one wait without a deadline, for lines and for whoever reads them: nobody waits for this thread for long.
-    pub fn write_for_ever(&self) {
+    pub fn run(&self) {
         loop {
             let lines = self.lock_lines();
-            let some = self.some.wait_while(lines, |lines| lines.octets.is_empty());
+            let some = self
+                .not_empty
+                .wait_while(lines, |lines| lines.octets.is_empty());
             let lines = some.unwrap_or_else(PoisonError::into_inner);
-            let gathered =
-                (self.some).wait_timeout_while(lines, GATHERING, |lines| !lines.are_urgent);
+            let gathered = (self.not_empty)
+                .wait_timeout_while(lines, WRITE_DELAY, |lines| !lines.flush_requested);
             drop(gathered.unwrap_or_else(PoisonError::into_inner).0);
             self.write_to(&mut locks::lock(&self.target));
         }
@@ -132,18 +134,18 @@ impl Gathered {
             self.write_to(&mut locks::lock(&self.target));
             return;
         }
-        lines.are_urgent = true;
-        self.some.notify_one();
+        lines.flush_requested = true;
+        self.not_empty.notify_one();
         // What comes after them is not waited for.
         let last = lines.taken + u64::from(!lines.octets.is_empty());
         let are_left = |lines: &mut Lines| lines.written < last;
-        let written = (self.written).wait_timeout_while(lines, FLUSH_PATIENCE, are_left);
+        let written = (self.written).wait_timeout_while(lines, FLUSH_TIMEOUT, are_left);
         drop(written.unwrap_or_else(PoisonError::into_inner));
     }
 
     /// The file, unless whoever is writing to it is stuck there.
     fn target(&self) -> Option<MutexGuard<'_, Target>> {
-        let give_up_at = Instant::now() + FLUSH_PATIENCE;
+        let give_up_at = Instant::now() + FLUSH_TIMEOUT;
         loop {
             match self.target.try_lock() {
                 Ok(target) => return Some(target),
@@ -169,11 +171,11 @@ impl Gathered {
         }
         if !octets.is_empty() {
             // Where a full disk cut a line short, the next one begins on a line of its own.
-            if self.torn.load(Ordering::Relaxed) {
+            if self.partial_line.load(Ordering::Relaxed) {
                 octets.insert(0, b'\n');
             }
             // There is nobody left to tell of a full disk or a closed pipe, and mail goes on.
-            self.torn
+            self.partial_line
                 .store(target.write(&octets).is_err(), Ordering::Relaxed);
         }
         self.lock_lines().written += 1;
@@ -183,7 +185,7 @@ impl Gathered {
     fn take_lines(&self) -> (Vec<u8>, u64) {
         let mut lines = self.lock_lines();
         lines.taken += 1;
-        lines.are_urgent = false;
+        lines.flush_requested = false;
         (mem::take(&mut lines.octets), mem::take(&mut lines.dropped))
     }
 
@@ -230,8 +232,8 @@ impl Target {
 /// Of a log file that is made: it holds addresses of clients and senders. The umask may take more away.
 const LOG_MODE: u32 = 0o640;
 /// How long lines wait for company.
-const GATHERING: Duration = Duration::from_millis(50);
+const WRITE_DELAY: Duration = Duration::from_millis(50);
 /// Lines that wait while the file or its reader stalls; beyond it they are dropped and counted.
-const MAX_GATHERED_OCTETS: usize = 4 << 20;
+const MAX_BUFFERED_OCTETS: usize = 4 << 20;
 /// How long the last lines of all may take to be written.
-const FLUSH_PATIENCE: Duration = Duration::from_secs(2);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);

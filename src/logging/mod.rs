@@ -12,8 +12,8 @@ use jiff::Timestamp;
 use log::{LevelFilter, Log, Metadata, Record};
 use nix::unistd::{Gid, Uid};
 
-pub use self::format::{is_harmless, push_escaped};
-use self::gathered::{Gathered, Target};
+pub use self::format::{is_printable, push_escaped};
+use self::gathered::{LogBuffer, Target};
 
 /// Format of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub enum LogFormat {
 /// stopped reading the output.
 #[derive(Clone)]
 pub struct LogFile {
-    gathered: Arc<Gathered>,
+    gathered: Arc<LogBuffer>,
 }
 
 impl LogFile {
@@ -40,7 +40,7 @@ impl LogFile {
     /// # Errors
     /// The file cannot be opened.
     pub fn open(file: &Path, format: LogFormat) -> io::Result<LogFile> {
-        let gathered = Arc::new(Gathered::new(Target::open(file)?, format));
+        let gathered = Arc::new(LogBuffer::new(Target::open(file)?, format));
         let logger = Logger(Arc::clone(&gathered));
         if log::set_boxed_logger(Box::new(logger)).is_ok() {
             log::set_max_level(LevelFilter::Info);
@@ -56,8 +56,8 @@ impl LogFile {
     pub fn start_writing(&self) -> io::Result<()> {
         let gathered = Arc::clone(&self.gathered);
         let writer = thread::Builder::new().name("log".to_owned());
-        writer.spawn(move || gathered.write_for_ever())?;
-        self.gathered.has_writer();
+        writer.spawn(move || gathered.run())?;
+        self.gathered.set_has_writer();
         Ok(())
     }
 
@@ -66,19 +66,19 @@ impl LogFile {
     /// # Errors
     /// The file cannot be opened; the old file stays in use.
     pub fn reopen(&self, file: &Path, format: LogFormat) -> io::Result<()> {
-        self.gathered.turn_to(Target::open(file)?, format)
+        self.gathered.reopen(Target::open(file)?, format)
     }
 
     /// Changes the owner of the file to the user that the server will run as, so that its next start can append to it.
     ///
     /// # Errors
     /// The system call fails.
-    pub fn hand_to(&self, user: Uid, group: Gid) -> io::Result<()> {
-        self.gathered.hand_to(user, group)
+    pub fn chown_to(&self, user: Uid, group: Gid) -> io::Result<()> {
+        self.gathered.chown_to(user, group)
     }
 }
 
-struct Logger(Arc<Gathered>);
+struct Logger(Arc<LogBuffer>);
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata) -> bool {
@@ -89,7 +89,7 @@ impl Log for Logger {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let mut line = String::with_capacity(USUAL_LINE_OCTETS);
+        let mut line = String::with_capacity(LINE_CAPACITY);
         match self.0.format() {
             LogFormat::Text => format::write_text(&mut line, record, Timestamp::now()),
             LogFormat::Json => format::write_json(&mut line, record, Timestamp::now()),
@@ -105,4 +105,4 @@ impl Log for Logger {
 }
 
 /// Initial capacity of a line; avoids a second allocation for most lines.
-const USUAL_LINE_OCTETS: usize = 256;
+const LINE_CAPACITY: usize = 256;

@@ -56,7 +56,7 @@ impl Deflated {
     /// No memory for about as many octets again.
     pub fn new(plain: &[u8]) -> Result<Deflated, NoMemory> {
         Ok(Deflated {
-            octets: press(None, plain)?,
+            octets: deflate(None, plain)?,
             plain_octets: plain.len(),
             plain_adler32: adler32(plain),
         })
@@ -68,10 +68,10 @@ impl Deflated {
     /// No memory for the stream.
     pub fn zlib_stream(&self, prefix: &[u8]) -> Result<Vec<u8>, NoMemory> {
         let mut stream = Vec::new();
-        stream.try_reserve_exact(frame_octets(prefix) + self.octets.len())?;
-        begin_stream(&mut stream, prefix);
+        stream.try_reserve_exact(zlib_overhead(prefix) + self.octets.len())?;
+        write_zlib_header(&mut stream, prefix);
         stream.extend_from_slice(&self.octets);
-        end_stream(&mut stream, prefix, self.plain_adler32, self.plain_octets);
+        write_zlib_trailer(&mut stream, prefix, self.plain_adler32, self.plain_octets);
         Ok(stream)
     }
 
@@ -92,10 +92,10 @@ impl Deflated {
 /// # Errors
 /// No memory for about as many octets again.
 pub fn zlib_stream(prefix: &[u8], plain: &[u8]) -> Result<Vec<u8>, NoMemory> {
-    press(Some(prefix), plain)
+    deflate(Some(prefix), plain)
 }
 
-fn begin_stream(stream: &mut Vec<u8>, prefix: &[u8]) {
+fn write_zlib_header(stream: &mut Vec<u8>, prefix: &[u8]) {
     // Deflate, window of 32 KiB, fastest algorithm (RFC 1950 §2.2).
     stream.extend_from_slice(&[0x78, 0x01]);
     for block in prefix.chunks(MAX_STORED_OCTETS) {
@@ -109,13 +109,18 @@ fn begin_stream(stream: &mut Vec<u8>, prefix: &[u8]) {
     }
 }
 
-fn end_stream(stream: &mut Vec<u8>, prefix: &[u8], plain_adler32: u32, plain_octets: usize) {
-    let checksum = join_adler32(adler32(prefix), plain_adler32, plain_octets);
+fn write_zlib_trailer(
+    stream: &mut Vec<u8>,
+    prefix: &[u8],
+    plain_adler32: u32,
+    plain_octets: usize,
+) {
+    let checksum = combine_adler32(adler32(prefix), plain_adler32, plain_octets);
     stream.extend_from_slice(&checksum.to_be_bytes());
 }
 
 /// Returns how many octets a stream has besides the deflated content.
-fn frame_octets(prefix: &[u8]) -> usize {
+fn zlib_overhead(prefix: &[u8]) -> usize {
     2 + prefix.len() + prefix.len().div_ceil(MAX_STORED_OCTETS) * 5 + 4
 }
 
@@ -145,7 +150,7 @@ pub fn inflate(stream: &[u8], max_octets: usize) -> Result<Vec<u8>, InflateError
 }
 
 /// Returns the Adler-32 of two concatenated pieces from the checksums of each; both halves are sums modulo 65521.
-fn join_adler32(first: u32, second: u32, second_octets: usize) -> u32 {
+fn combine_adler32(first: u32, second: u32, second_octets: usize) -> u32 {
     const MODULUS: u64 = 65_521;
     let halves = |sum: u32| (u64::from(sum & 0xffff), u64::from(sum >> 16));
     let ((a1, b1), (a2, b2)) = (halves(first), halves(second));
@@ -156,24 +161,24 @@ fn join_adler32(first: u32, second: u32, second_octets: usize) -> u32 {
 }
 
 /// A compressor's state and its output buffer.
-struct Press {
+struct PooledCompressor {
     compressor: Compressor,
     room: Vec<u8>,
 }
 
 /// Idle compressors, LIFO: the state of the last used one (about 300 KB) is probably still in the CPU cache. There are
 /// never more than threads that compressed at the same time.
-static PRESSES: Mutex<Vec<Press>> = Mutex::new(Vec::new());
+static COMPRESSORS: Mutex<Vec<PooledCompressor>> = Mutex::new(Vec::new());
 
 /// Deflates `plain`; with a `prefix`, returns a whole zlib stream of both.
-fn press(prefix: Option<&[u8]>, plain: &[u8]) -> Result<Vec<u8>, NoMemory> {
-    let mut press = take_press()?;
-    let Press { compressor, room } = &mut press;
+fn deflate(prefix: Option<&[u8]>, plain: &[u8]) -> Result<Vec<u8>, NoMemory> {
+    let mut press = take_compressor()?;
+    let PooledCompressor { compressor, room } = &mut press;
     let bound = compressor.deflate_compress_bound(plain.len());
     room.clear();
-    room.try_reserve_exact(prefix.map_or(0, frame_octets) + bound)?;
+    room.try_reserve_exact(prefix.map_or(0, zlib_overhead) + bound)?;
     if let Some(prefix) = prefix {
-        begin_stream(room, prefix);
+        write_zlib_header(room, prefix);
     }
     let start = room.len();
     room.resize(start + bound, 0);
@@ -181,9 +186,9 @@ fn press(prefix: Option<&[u8]>, plain: &[u8]) -> Result<Vec<u8>, NoMemory> {
     let deflated = compressor.deflate_compress(plain, room.get_mut(start..).unwrap_or_default());
     room.truncate(start + deflated.map_err(|_| NoMemory)?);
     if let Some(prefix) = prefix {
-        end_stream(room, prefix, adler32(plain), plain.len());
+        write_zlib_trailer(room, prefix, adler32(plain), plain.len());
     }
-    let pressed = if room.capacity() > MAX_IDLE_ROOM {
+    let pressed = if room.capacity() > MAX_IDLE_BUFFER {
         // Frees the unused part of a large buffer.
         room.shrink_to_fit();
         mem::take(room)
@@ -193,12 +198,12 @@ fn press(prefix: Option<&[u8]>, plain: &[u8]) -> Result<Vec<u8>, NoMemory> {
         pressed.extend_from_slice(room);
         pressed
     };
-    give_back(press);
+    return_compressor(press);
     Ok(pressed)
 }
 
-fn take_press() -> Result<Press, NoMemory> {
-    let mut idle = locks::lock(&PRESSES);
+fn take_compressor() -> Result<PooledCompressor, NoMemory> {
+    let mut idle = locks::lock(&COMPRESSORS);
     let top = idle.pop();
     drop(idle);
     if let Some(press) = top {
@@ -207,7 +212,7 @@ fn take_press() -> Result<Press, NoMemory> {
     // libdeflater panics if it cannot allocate; it has no other way to report that.
     let compressor = catch_unwind(|| Compressor::new(level())).map_err(|_| NoMemory)?;
     let room = Vec::new();
-    Ok(Press { compressor, room })
+    Ok(PooledCompressor { compressor, room })
 }
 
 /// Level 1, zlib's fastest (libdeflater's `fastest()` is 0, which only stores).
@@ -215,9 +220,9 @@ fn level() -> CompressionLvl {
     CompressionLvl::new(1).unwrap_or_default()
 }
 
-fn give_back(press: Press) {
-    let mut idle = locks::lock(&PRESSES);
-    if idle.len() < MAX_IDLE_PRESSES {
+fn return_compressor(press: PooledCompressor) {
+    let mut idle = locks::lock(&COMPRESSORS);
+    if idle.len() < MAX_IDLE_COMPRESSORS {
         idle.push(press);
     }
 }
@@ -225,9 +230,9 @@ fn give_back(press: Press) {
 /// A stored block has 16 bits for its length (RFC 1951 §3.2.4).
 const MAX_STORED_OCTETS: usize = 65_535;
 /// More than a machine has processors; compressors beyond it are freed.
-const MAX_IDLE_PRESSES: usize = 64;
+const MAX_IDLE_COMPRESSORS: usize = 64;
 /// Largest output buffer that an idle compressor keeps.
-const MAX_IDLE_ROOM: usize = 64 << 10;
+const MAX_IDLE_BUFFER: usize = 64 << 10;
 
 #[cfg(test)]
 mod tests {

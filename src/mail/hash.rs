@@ -5,19 +5,19 @@ use std::io;
 
 /// 128 random bits as 32 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Hash {
+pub struct MailId {
     digits: [u8; 32],
 }
 
-impl Hash {
+impl MailId {
     /// Returns `count` new ids with a single getrandom call.
     ///
     /// # Errors
     /// The kernel provides no random numbers.
-    pub fn random(count: usize) -> io::Result<Vec<Hash>> {
+    pub fn random(count: usize) -> io::Result<Vec<MailId>> {
         let mut octets = vec![0; 16 * count];
         getrandom::fill(&mut octets).map_err(io::Error::from)?;
-        Ok(octets.chunks_exact(16).map(Hash::from_octets).collect())
+        Ok(octets.chunks_exact(16).map(MailId::from_octets).collect())
     }
 
     /// Returns the 32 digits.
@@ -30,23 +30,23 @@ impl Hash {
         clippy::indexing_slicing,
         reason = "each pair has two digits, and half an octet has 16 values"
     )]
-    fn from_octets(octets: &[u8]) -> Hash {
+    fn from_octets(octets: &[u8]) -> MailId {
         let mut digits = [0; 32];
         for (pair, octet) in digits.chunks_exact_mut(2).zip(octets) {
             pair[0] = HEX[usize::from(octet >> 4)];
             pair[1] = HEX[usize::from(octet & 15)];
         }
-        Hash { digits }
+        MailId { digits }
     }
 }
 
-impl fmt::Display for Hash {
+impl fmt::Display for MailId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
 
-impl fmt::Debug for Hash {
+impl fmt::Debug for MailId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -60,9 +60,9 @@ mod tests {
 
     #[test]
     fn hashes_are_lower_case_hex_and_differ() {
-        let hashes = Hash::random(2).unwrap();
+        let hashes = MailId::random(2).unwrap();
         assert_ne!(hashes[0], hashes[1]);
         assert!(hashes[0].as_str().bytes().all(|digit| HEX.contains(&digit)));
-        assert_eq!(Hash::from_octets(&[0xab; 16]).as_str(), "ab".repeat(16));
+        assert_eq!(MailId::from_octets(&[0xab; 16]).as_str(), "ab".repeat(16));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::charset::Charset;
 use super::parameter_value::Value;
-use super::parameters::{self, Structured};
+use super::parameters::{self, ParameterizedField};
 
 /// Media type and parameters.
 pub struct Media {
@@ -20,7 +20,7 @@ impl Media {
     /// Reads the field's value. Without one the media type is `default`; a malformed one is `text/plain`.
     pub fn of(field: Option<&[u8]>, default: &str) -> Media {
         let field = field.filter(|value| !value.trim_ascii().is_empty());
-        let structured = field.map(Structured::parse).unwrap_or_default();
+        let structured = field.map(ParameterizedField::parse).unwrap_or_default();
         let media_type = match field {
             Some(_) => media_type(&structured.value).unwrap_or_else(|| TEXT.to_owned()),
             None => default.to_owned(),

@@ -26,7 +26,7 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 
 pub use compress::{Deflated, InflateError, NoMemory, inflate};
-pub use hash::Hash;
+pub use hash::MailId;
 pub use summary::{Attachment, Summary};
 pub use trace::Origin;
 
@@ -41,36 +41,36 @@ pub struct Mail {
     envelope: Envelope,
     content: Content,
     origin: Origin,
-    deliveries: Vec<Delivery>,
+    deliveries: Vec<Recipient>,
     summary: OnceLock<Summary>,
-    pressed: OnceLock<Pressed>,
+    pressed: OnceLock<CompressedBody>,
     /// The part of the memory budget that `pressed` uses.
     room: OnceLock<Reservation>,
 }
 
 /// The compressed content.
 #[derive(Debug)]
-enum Pressed {
+enum CompressedBody {
     /// The zlib stream of the only recipient.
     Whole(Arc<Vec<u8>>),
     /// The part that the streams of all recipients share.
     Shared(Deflated),
 }
 
-impl Pressed {
+impl CompressedBody {
     fn len(&self) -> usize {
         match self {
-            Pressed::Whole(stream) => stream.len(),
-            Pressed::Shared(deflated) => deflated.len(),
+            CompressedBody::Whole(stream) => stream.len(),
+            CompressedBody::Shared(deflated) => deflated.len(),
         }
     }
 }
 
 /// One recipient of a mail, stored as one row.
 #[derive(Clone, Debug)]
-pub struct Delivery {
+pub struct Recipient {
     /// The id of its row (column `hash`).
-    pub hash: Hash,
+    pub hash: MailId,
     /// Column `to`: the local-part at GM_PRIMARY_MAIL_HOST.
     pub to: String,
     /// Column `recipient`: the forward-path as given, without brackets.
@@ -91,11 +91,11 @@ impl Mail {
         if envelope.recipients.is_empty() {
             return Err(io::Error::other("expected a recipient, but found none"));
         }
-        let hashes = Hash::random(envelope.recipients.len())?;
+        let hashes = MailId::random(envelope.recipients.len())?;
         let deliveries = hashes
             .into_iter()
             .zip(&envelope.recipients)
-            .map(|(hash, path)| Delivery {
+            .map(|(hash, path)| Recipient {
                 hash,
                 to: to_address(path),
                 recipient: path.as_str().to_owned(),
@@ -118,7 +118,7 @@ impl Mail {
     }
 
     /// Returns the recipients, at least one.
-    pub fn deliveries(&self) -> &[Delivery] {
+    pub fn recipients(&self) -> &[Recipient] {
         &self.deliveries
     }
 
@@ -127,7 +127,7 @@ impl Mail {
         clippy::indexing_slicing,
         reason = "`new` takes no envelope without a recipient"
     )]
-    pub fn hash(&self) -> Hash {
+    pub fn hash(&self) -> MailId {
         self.deliveries[0].hash
     }
 
@@ -147,7 +147,7 @@ impl Mail {
     }
 
     /// Returns `Return-Path`, `Delivered-To` and `Received` for one recipient, which are stored before the content.
-    pub fn trace_fields(&self, delivery: &Delivery) -> String {
+    pub fn trace_fields(&self, delivery: &Recipient) -> String {
         let hash = delivery.hash.as_str();
         trace::trace_fields(&self.origin, self.reverse_path(), &delivery.to, hash)
     }
@@ -156,18 +156,18 @@ impl Mail {
     ///
     /// # Errors
     /// No memory for it; a smaller mail may still fit.
-    pub fn zlib_body(&self, delivery: &Delivery) -> Result<Arc<Vec<u8>>, NoMemory> {
+    pub fn zlib_body(&self, delivery: &Recipient) -> Result<Arc<Vec<u8>>, NoMemory> {
         let pressed = match self.pressed.get() {
             Some(pressed) => pressed,
-            None => match self.press()? {
+            None => match self.compress()? {
                 // A single recipient's stream is needed only once.
-                Pressed::Whole(stream) => return Ok(stream),
+                CompressedBody::Whole(stream) => return Ok(stream),
                 shared => self.pressed.get_or_init(|| shared),
             },
         };
         match pressed {
-            Pressed::Whole(stream) => Ok(Arc::clone(stream)),
-            Pressed::Shared(deflated) => {
+            CompressedBody::Whole(stream) => Ok(Arc::clone(stream)),
+            CompressedBody::Shared(deflated) => {
                 let trace_fields = self.trace_fields(delivery);
                 deflated.zlib_stream(trace_fields.as_bytes()).map(Arc::new)
             }
@@ -181,12 +181,12 @@ impl Mail {
     ///
     /// # Errors
     /// No memory.
-    pub fn prepare(&self) -> Result<(), NoMemory> {
+    pub fn precompute_row(&self) -> Result<(), NoMemory> {
         self.summary();
         if self.pressed.get().is_none()
-            && let Some(mut room) = self.content.room_beside(self.content().len())
+            && let Some(mut room) = self.content.reserve_copy(self.content().len())
         {
-            let pressed = self.press()?;
+            let pressed = self.compress()?;
             room.shrink_to(pressed.len());
             let _ = self.room.set(room);
             let _ = self.pressed.set(pressed);
@@ -194,13 +194,13 @@ impl Mail {
         Ok(())
     }
 
-    fn press(&self) -> Result<Pressed, NoMemory> {
+    fn compress(&self) -> Result<CompressedBody, NoMemory> {
         let [only] = &self.deliveries[..] else {
-            return Deflated::new(self.content()).map(Pressed::Shared);
+            return Deflated::new(self.content()).map(CompressedBody::Shared);
         };
         let trace_fields = self.trace_fields(only);
         let stream = compress::zlib_stream(trace_fields.as_bytes(), self.content())?;
-        Ok(Pressed::Whole(Arc::new(stream)))
+        Ok(CompressedBody::Whole(Arc::new(stream)))
     }
 
     /// Returns about how many octets the mail takes in a store, to limit the size of a batch.
@@ -209,7 +209,7 @@ impl Mail {
         let body = self
             .pressed
             .get()
-            .map_or(self.content().len(), Pressed::len);
+            .map_or(self.content().len(), CompressedBody::len);
         self.deliveries.len() * (body + ROW_OCTETS)
     }
 }

@@ -32,7 +32,7 @@ impl Value {
         if self.may_hold_words {
             return words::decode(&self.octets, self.charset.or(named));
         }
-        words::on_one_line(match self.charset {
+        words::replace_control_chars(match self.charset {
             // Some senders name UTF-8 whatever it is.
             Some(charset) if charset != Charset::Encoding(UTF_8) => charset.decode(&self.octets),
             _ => raw_text::decode(&self.octets, named),

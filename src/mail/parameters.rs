@@ -6,15 +6,15 @@ use super::quoted_string;
 
 /// A field's value and its parameters. Costs one pass over the field.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Structured {
+pub struct ParameterizedField {
     /// What stands in front of the first parameter.
     pub value: Vec<u8>,
     parameters: Vec<Parameter>,
 }
 
-impl Structured {
+impl ParameterizedField {
     /// Reads a field's value, with its fold marks and line end.
-    pub fn parse(field: &[u8]) -> Structured {
+    pub fn parse(field: &[u8]) -> ParameterizedField {
         let line: Vec<u8> = field
             .iter()
             .copied()
@@ -27,7 +27,7 @@ impl Structured {
             (parameter, rest) = parse_parameter(rest);
             parameters.extend(parameter);
         }
-        Structured {
+        ParameterizedField {
             value: value.trim_ascii().to_vec(),
             parameters,
         }
@@ -320,7 +320,7 @@ mod tests {
 
     fn check(cases: &[(&str, &str, Option<&str>)]) {
         for (field, value, name) in cases {
-            let structured = Structured::parse(field.as_bytes());
+            let structured = ParameterizedField::parse(field.as_bytes());
             let found = std::str::from_utf8(&structured.value).unwrap();
             assert_eq!(found, *value, "{field}");
             let found = structured.get("name").map(|value| value.decode(None));
@@ -331,7 +331,7 @@ mod tests {
     #[test]
     fn octets_are_not_decoded() {
         let octets = |field: &str| {
-            let value = Structured::parse(field.as_bytes()).get("boundary");
+            let value = ParameterizedField::parse(field.as_bytes()).get("boundary");
             value.map(|value| value.octets)
         };
         for (field, want) in [
@@ -347,7 +347,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_field_panics(field in "[a-z/;=*'\"()\\\\%0-9 \r\n\té]{0,60}") {
-            let structured = Structured::parse(field.as_bytes());
+            let structured = ParameterizedField::parse(field.as_bytes());
             for name in ["a", "name"] {
                 if let Some(value) = structured.get(name) {
                     value.decode(None);

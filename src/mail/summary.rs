@@ -7,7 +7,7 @@ use super::charset::Charset;
 use super::header::{self, Fields};
 use super::media::Media;
 use super::parameter_value::Value;
-use super::parameters::Structured;
+use super::parameters::ParameterizedField;
 use super::{multipart, transfer_encoding, words};
 
 /// What a mail is about, as far as its columns tell.
@@ -119,7 +119,7 @@ impl Walk {
         }
         let disposition = fields
             .disposition
-            .map(Structured::parse)
+            .map(ParameterizedField::parse)
             .unwrap_or_default();
         let is_text = media.is_text();
         let charset = media.charset_of_raw_text();

@@ -29,7 +29,7 @@ pub fn trace_fields(origin: &Origin, return_path: &str, delivered_to: &str, hash
         received_at,
         ..
     } = origin;
-    let helo = harmless(&origin.helo_name);
+    let helo = sanitize_helo(&origin.helo_name);
     let literal = match client_ip {
         IpAddr::V4(ip) => ip.to_string(),
         IpAddr::V6(ip) => format!("IPv6:{ip}"),
@@ -45,7 +45,7 @@ pub fn trace_fields(origin: &Origin, return_path: &str, delivered_to: &str, hash
 }
 
 /// Replaces the characters that have a meaning in Received with `?`, so that a HELO name cannot forge a part of it.
-fn harmless(helo_name: &str) -> String {
+fn sanitize_helo(helo_name: &str) -> String {
     helo_name
         .chars()
         .map(|c| {

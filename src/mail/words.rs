@@ -17,11 +17,11 @@ pub fn decode(value: &[u8], named: Option<Charset>) -> String {
         .copied()
         .filter(|octet| !matches!(octet, b'\r' | b'\n'))
         .collect();
-    on_one_line(join_words(trim(&unfolded), named))
+    replace_control_chars(join_words(trim(&unfolded), named))
 }
 
 /// Replaces each control character but TAB by a space.
-pub fn on_one_line(text: String) -> String {
+pub fn replace_control_chars(text: String) -> String {
     let is_unwanted = |c: char| c.is_control() && c != '\t';
     if !text.contains(is_unwanted) {
         return text;

@@ -251,7 +251,7 @@ const UNSET: u64 = u64::MAX;
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Handshake, Port};
+    use super::super::{Handshake, ListenerKind};
     use super::*;
 
     fn shown(family: &dyn Family) -> String {
@@ -267,8 +267,8 @@ mod tests {
         let head = "# HELP a_total A.\n# TYPE a_total counter\n";
         assert_eq!(shown(&plain), format!("{head}a_total 3\n"));
 
-        let paired: Counter<(Port, Handshake)> = Counter::new("b_total", "B.");
-        paired.count((Port::Smtps, Handshake::Tls12));
+        let paired: Counter<(ListenerKind, Handshake)> = Counter::new("b_total", "B.");
+        paired.count((ListenerKind::Smtps, Handshake::Tls12));
         let page = shown(&paired);
         assert_eq!(page.lines().count(), 2 + 2 * 3);
         assert!(page.contains("b_total{listener=\"smtp\",outcome=\"TLSv1_2\"} 0\n"));

@@ -43,7 +43,7 @@ macro_rules! labels {
 
 labels! {
     /// Which kind of port a client came to.
-    Port("listener") {
+    ListenerKind("listener") {
         /// Plain at first.
         Smtp = "smtp",
         /// TLS from the first octet.
@@ -53,7 +53,7 @@ labels! {
 
 labels! {
     /// Why a connection ended.
-    End("outcome") {
+    CloseReason("outcome") {
         /// It said QUIT.
         Quit = "quit",
         /// A reply ended it: too many faulty commands or commands without a delivery, something that no mail client sends,
@@ -64,27 +64,27 @@ labels! {
         /// It was too slow.
         TimedOut = "timed_out",
         /// It was cut short because places ran out.
-        MadeRoom = "made_room",
+        Shed = "made_room",
         /// It did not read our replies.
-        NotReading = "client_does_not_read",
+        WriteTimeout = "client_does_not_read",
         /// The network or the client broke it.
-        Lost = "lost",
+        ConnectionReset = "lost",
         /// The handshake failed.
         TlsFailed = "tls_failed",
         /// We were shutting down.
-        ShuttingDown = "shutting_down",
+        Shutdown = "shutting_down",
         /// It was gone before we could greet it.
-        GoneAtOnce = "gone_at_once",
+        ClosedBeforeGreeting = "gone_at_once",
         /// All places were taken.
-        RefusedFull = "refused_full",
+        LimitReached = "refused_full",
         /// Its address had as many connections as it may.
-        RefusedPerAddress = "refused_per_address",
+        AddressLimitReached = "refused_per_address",
         /// It is no trusted proxy, where only those may connect.
-        NotTrusted = "not_a_trusted_proxy",
+        UntrustedProxy = "not_a_trusted_proxy",
         /// No header of the PROXY protocol came in front of what it said.
         NoProxyHeader = "no_proxy_header",
         /// It left before it had said anything, where a header has to come first.
-        NothingSaid = "nothing_said",
+        NoData = "nothing_said",
         /// A proxy looked whether we are well.
         HealthCheck = "health_check",
         /// A bug of ours.
@@ -98,7 +98,7 @@ labels! {
         /// To bring its client.
         Ok = "ok",
         /// That the recipient is none of ours.
-        ForeignRecipient = "foreign_recipient",
+        RelayDenied = "foreign_recipient",
         /// To have it come again: no place, or no store.
         NotReady = "not_ready",
         /// That nobody logs in here.
@@ -136,7 +136,7 @@ labels! {
 
 labels! {
     /// What the store said.
-    StoreFault("kind") {
+    StoreErrorKind("kind") {
         /// Not now.
         Unavailable = "unavailable",
         /// No room.
@@ -148,7 +148,7 @@ labels! {
 
 labels! {
     /// Where a body went while Redis is in use.
-    Body("place") {
+    BodyLocation("place") {
         /// Under its hash.
         Redis = "redis",
         /// Redis did not take it.
@@ -158,7 +158,7 @@ labels! {
 
 labels! {
     /// Whose bug it was.
-    Part("part") {
+    Component("part") {
         /// A connection's.
         Connection = "connection",
         /// A writer's.
@@ -174,7 +174,7 @@ labels! {
 
 labels! {
     /// What was read again.
-    Reloaded("what") {
+    ReloadTarget("what") {
         /// goguerrilla.conf.
         Configuration = "configuration",
         /// Certificate and key.
@@ -192,10 +192,14 @@ labels! {
     }
 }
 
-impl Port {
+impl ListenerKind {
     /// By whether TLS begins with the first octet.
-    pub fn new(tls_at_once: bool) -> Port {
-        if tls_at_once { Port::Smtps } else { Port::Smtp }
+    pub fn new(tls_at_once: bool) -> ListenerKind {
+        if tls_at_once {
+            ListenerKind::Smtps
+        } else {
+            ListenerKind::Smtp
+        }
     }
 }
 
@@ -218,7 +222,7 @@ impl Label for Code {
 }
 
 /// All that is counted, in the text format of Prometheus; the last line ends in LF.
-pub fn page() -> String {
+pub fn render() -> String {
     let mut page = String::with_capacity(16_384);
     for family in FAMILIES {
         family.write_to(&mut page);
@@ -227,7 +231,7 @@ pub fn page() -> String {
 }
 
 /// Content type of [`page`].
-pub const PAGE_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Declares what is counted, and the table of all of it.
 macro_rules! families {
@@ -250,7 +254,7 @@ families! {
         "process_start_time_seconds",
         "When the server started, in seconds since 1970.",
     );
-    CONNECTIONS: Counter<(Port, End)> = Counter::new(
+    CONNECTIONS: Counter<(ListenerKind, CloseReason)> = Counter::new(
         "goguerrilla_connections_total",
         "Connections that have ended or were refused, by how.",
     );
@@ -258,15 +262,15 @@ families! {
         "goguerrilla_auth_http_total",
         "Questions of nginx's by what it was told.",
     );
-    PLACES_TAKEN: Gauge = Gauge::new(
+    CONNECTIONS_ACTIVE: Gauge = Gauge::new(
         "goguerrilla_places_taken",
         "Connections that are served now.",
     );
-    PLACES: Gauge = Gauge::new(
+    CONNECTIONS_LIMIT: Gauge = Gauge::new(
         "goguerrilla_places",
         "Connections that can be served at once, GM_MAX_CLIENTS.",
     );
-    RECEIVED: Counter = Counter::new(
+    RECEIVED_BYTES: Counter = Counter::new(
         "goguerrilla_received_bytes_total",
         "Octets that clients have sent, after TLS was taken off.",
     );
@@ -309,7 +313,7 @@ families! {
         "goguerrilla_store_up",
         "1 while the store can be reached and takes mail, else 0.",
     );
-    STORE_ERRORS: Counter<StoreFault> = Counter::new(
+    STORE_ERRORS: Counter<StoreErrorKind> = Counter::new(
         "goguerrilla_store_errors_total",
         "Batches of which the store refused at least one mail.",
     );
@@ -321,27 +325,27 @@ families! {
         "goguerrilla_redis_errors_total",
         "Batches whose bodies Redis was asked to take and did not.",
     );
-    BODIES: Counter<Body> = Counter::new(
+    BODIES: Counter<BodyLocation> = Counter::new(
         "goguerrilla_bodies_total",
         "Bodies by where they went, while REDIS_INTERFACE is set.",
     );
-    CONTENT: Gauge = Gauge::new(
+    CONTENT_BYTES: Gauge = Gauge::new(
         "goguerrilla_content_bytes",
         "Memory that message content holds now.",
     );
-    CONTENT_LIMIT: Gauge = Gauge::new(
+    CONTENT_LIMIT_BYTES: Gauge = Gauge::new(
         "goguerrilla_content_limit_bytes",
         "Memory that message content may hold, GM_MAX_MEMORY.",
     );
-    PANICS: Counter<Part> = Counter::new(
+    PANICS: Counter<Component> = Counter::new(
         "goguerrilla_panics_total",
         "Bugs that were caught; each has cost one connection, one batch, one answer, or bodies their place in Redis.",
     );
-    RELOADS: Counter<(Reloaded, ReloadOutcome)> = Counter::new(
+    RELOADS: Counter<(ReloadTarget, ReloadOutcome)> = Counter::new(
         "goguerrilla_reloads_total",
         "How often something was read again, and whether it is in force.",
     );
-    LOG_LINES_LOST: Counter = Counter::new(
+    LOG_LINES_DROPPED: Counter = Counter::new(
         "goguerrilla_log_lines_lost_total",
         "Log lines dropped because the log could not be written fast enough.",
     );
@@ -372,7 +376,7 @@ mod tests {
     #[test]
     fn the_page_has_each_name_once_with_help_and_type() {
         BUILD.set(1);
-        let page = page();
+        let page = render();
         assert!(page.ends_with('\n'));
         let names: Vec<&str> = page
             .lines()

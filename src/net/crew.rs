@@ -11,97 +11,97 @@ use crate::locks;
 
 /// The threads that currently serve no client.
 #[derive(Default)]
-pub struct Crew {
+pub struct IdleThreads {
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    ports: usize,
+    listeners: usize,
     /// LIFO: the most recently parked thread has the warmest stack.
-    at_rest: Vec<Arc<Rest>>,
+    parked: Vec<Arc<ParkedThread>>,
     /// After shutdown no thread is parked any more.
-    is_dismissed: bool,
+    is_shut_down: bool,
 }
 
 /// A thread that waits for a listener to need it.
 #[derive(Default)]
-pub struct Rest {
-    call: Mutex<Call>,
-    called: Condvar,
+pub struct ParkedThread {
+    wakeup: Mutex<Wakeup>,
+    changed: Condvar,
 }
 
 #[derive(Default)]
-enum Call {
+enum Wakeup {
     #[default]
-    NotYet,
-    To(Arc<Listener>),
-    Home,
+    Pending,
+    Accept(Arc<Listener>),
+    Exit,
 }
 
-impl Crew {
+impl IdleThreads {
     /// Counts one accepting thread for each of `listeners`. Called once, before the first such thread starts.
-    pub fn add_ports(&self, listeners: &[Arc<Listener>]) {
-        locks::lock(&self.state).ports += listeners.len();
+    pub fn register_listeners(&self, listeners: &[Arc<Listener>]) {
+        locks::lock(&self.state).listeners += listeners.len();
         for listener in listeners {
-            listener.add_waiting();
+            listener.add_accepting();
         }
     }
 
     /// Called by a thread that accepted a client. Returns `true` after making sure that another thread accepts on `listener`.
     /// Returns `false` if there is none and none is parked: the count of accepting threads then stays, for the thread that the
     /// caller starts, or for the caller if it has to go back to `accept`.
-    pub fn may_leave(&self, listener: &Arc<Listener>) -> bool {
+    pub fn try_leave_accept(&self, listener: &Arc<Listener>) -> bool {
         let mut state = locks::lock(&self.state);
-        if listener.waiting() > 1 {
-            listener.remove_waiting();
+        if listener.accepting_threads() > 1 {
+            listener.remove_accepting();
             return true;
         }
-        let Some(rest) = state.at_rest.pop() else {
+        let Some(rest) = state.parked.pop() else {
             return false;
         };
         // The woken thread takes over the caller's place in the count.
-        rest.end(Call::To(Arc::clone(listener)));
+        rest.wake(Wakeup::Accept(Arc::clone(listener)));
         true
     }
 
     /// Called by a thread that has served a client of `listener`. Returns `None` if the thread goes back to `accept`, where it
     /// is already counted. Release the connection slot only after this call, so that a new client can find this thread.
-    pub fn come_back(&self, listener: &Listener) -> Option<Arc<Rest>> {
+    pub fn park(&self, listener: &Listener) -> Option<Arc<ParkedThread>> {
         let mut state = locks::lock(&self.state);
-        if state.ports == 1 || state.is_dismissed {
-            listener.add_waiting();
+        if state.listeners == 1 || state.is_shut_down {
+            listener.add_accepting();
             return None;
         }
-        let rest = Arc::new(Rest::default());
-        state.at_rest.push(Arc::clone(&rest));
+        let rest = Arc::new(ParkedThread::default());
+        state.parked.push(Arc::clone(&rest));
         Some(rest)
     }
 
     /// Ends all parked threads; no thread is parked from now on.
-    pub fn dismiss(&self) {
+    pub fn shut_down(&self) {
         let mut state = locks::lock(&self.state);
-        state.is_dismissed = true;
-        for rest in state.at_rest.drain(..) {
-            rest.end(Call::Home);
+        state.is_shut_down = true;
+        for rest in state.parked.drain(..) {
+            rest.wake(Wakeup::Exit);
         }
     }
 }
 
-impl Rest {
+impl ParkedThread {
     /// Blocks until a listener needs this thread; returns `None` if the thread should exit.
     pub fn wait(&self) -> Option<Arc<Listener>> {
-        let call = locks::lock(&self.call);
-        let is_awaited = |call: &mut Call| matches!(call, Call::NotYet);
-        let called = self.called.wait_while(call, is_awaited);
+        let call = locks::lock(&self.wakeup);
+        let is_awaited = |call: &mut Wakeup| matches!(call, Wakeup::Pending);
+        let called = self.changed.wait_while(call, is_awaited);
         match mem::take(&mut *called.unwrap_or_else(PoisonError::into_inner)) {
-            Call::To(listener) => Some(listener),
-            Call::NotYet | Call::Home => None,
+            Wakeup::Accept(listener) => Some(listener),
+            Wakeup::Pending | Wakeup::Exit => None,
         }
     }
 
-    fn end(&self, call: Call) {
-        *locks::lock(&self.call) = call;
-        self.called.notify_one();
+    fn wake(&self, call: Wakeup) {
+        *locks::lock(&self.wakeup) = call;
+        self.changed.notify_one();
     }
 }

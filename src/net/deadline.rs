@@ -82,7 +82,7 @@ impl Deadline {
     }
 
     /// Ends a silence of content; does nothing for other waits.
-    pub fn octets_came(&mut self, now: Instant) {
+    pub fn record_octets(&mut self, now: Instant) {
         if let Kind::Content { silent_since, .. } = &mut self.kind {
             *silent_since = now;
         }
@@ -174,7 +174,7 @@ mod tests {
     fn a_command_has_one_deadline_however_it_trickles() {
         let start = Instant::now();
         let mut deadline = Deadline::for_command(start, Duration::from_secs(100));
-        deadline.octets_came(after(start, 9));
+        deadline.record_octets(after(start, 9));
         deadline.set_progress(1_000_000);
         assert_eq!(ends(deadline, start), [100, 50, 5]);
     }
@@ -211,7 +211,7 @@ mod tests {
             (5_000, [110, 105, 105]),
         ] {
             let mut deadline = Deadline::for_content(start, TIMEOUT);
-            deadline.octets_came(after(start, 100));
+            deadline.record_octets(after(start, 100));
             deadline.set_progress(100 * octets_a_second);
             assert_eq!(ends(deadline, start), expected, "{octets_a_second}");
         }
@@ -221,7 +221,7 @@ mod tests {
     fn no_silence_is_longer_than_the_timeout() {
         let start = Instant::now();
         let mut deadline = Deadline::for_content(start, TIMEOUT);
-        deadline.octets_came(after(start, 1));
+        deadline.record_octets(after(start, 1));
         deadline.set_progress(1_000_000);
         assert_eq!(ends(deadline, start), [11, 6, 6]);
     }
@@ -231,7 +231,7 @@ mod tests {
         let start = Instant::now();
         let mut deadline = Deadline::for_content(start, TIMEOUT);
         deadline.set_discarded(|| after(start, 200));
-        deadline.octets_came(after(start, 795));
+        deadline.record_octets(after(start, 795));
         deadline.set_progress(2_000_000);
         deadline.set_discarded(|| after(start, 795));
         assert_eq!(ends(deadline, start), [800, 800, 200]);

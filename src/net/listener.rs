@@ -18,13 +18,13 @@ use crate::locks;
 pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
-    tls_at_once: bool,
+    implicit_tls: bool,
     /// A service manager holds the socket too and keeps listening after this process stops.
     inherited: bool,
     closed: AtomicBool,
     /// Threads that block in [`accept`](Listener::accept) or are about to.
-    waiting: AtomicUsize,
-    trouble: Mutex<Option<Instant>>,
+    accepting: AtomicUsize,
+    last_error_logged_at: Mutex<Option<Instant>>,
 }
 
 impl Listener {
@@ -34,7 +34,7 @@ impl Listener {
     /// # Errors
     /// The kernel's error: the address is in use, or its port needs root.
     pub fn bind(address: SocketAddr, only_v6: bool, tls_at_once: bool) -> io::Result<Listener> {
-        let socket = bound(address, only_v6)?;
+        let socket = bind_socket(address, only_v6)?;
         socket.listen(BACKLOG)?;
         Listener::new(TcpListener::from(socket), false, tls_at_once)
     }
@@ -44,8 +44,8 @@ impl Listener {
     ///
     /// # Errors
     /// The kernel's error.
-    pub fn try_address(address: SocketAddr) -> io::Result<()> {
-        match bound(address, address.is_ipv6()) {
+    pub fn probe_bind(address: SocketAddr) -> io::Result<()> {
+        match bind_socket(address, address.is_ipv6()) {
             Err(error) if error.kind() != io::ErrorKind::AddrInUse => Err(error),
             _ => Ok(()),
         }
@@ -65,11 +65,11 @@ impl Listener {
         Ok(Listener {
             address: socket.local_addr()?,
             socket,
-            tls_at_once,
+            implicit_tls: tls_at_once,
             inherited,
             closed: AtomicBool::new(false),
-            waiting: AtomicUsize::new(0),
-            trouble: Mutex::new(None),
+            accepting: AtomicUsize::new(0),
+            last_error_logged_at: Mutex::new(None),
         })
     }
 
@@ -79,23 +79,23 @@ impl Listener {
     }
 
     /// Returns whether TLS starts with the first octet (port 465, RFC 8314).
-    pub fn tls_at_once(&self) -> bool {
-        self.tls_at_once
+    pub fn implicit_tls(&self) -> bool {
+        self.implicit_tls
     }
 
     /// Returns the number of threads that block in [`accept`](Listener::accept) or are about to.
-    pub fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::SeqCst)
+    pub fn accepting_threads(&self) -> usize {
+        self.accepting.load(Ordering::SeqCst)
     }
 
     /// Counts one more accepting thread.
-    pub(super) fn add_waiting(&self) {
-        self.waiting.fetch_add(1, Ordering::SeqCst);
+    pub(super) fn add_accepting(&self) {
+        self.accepting.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Counts one accepting thread less.
-    pub(super) fn remove_waiting(&self) {
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
+    pub(super) fn remove_accepting(&self) {
+        self.accepting.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Blocks until a client connects; returns `None` after [`close`](Listener::close).
@@ -104,7 +104,7 @@ impl Listener {
     pub fn accept(&self) -> Option<(TcpStream, SocketAddr)> {
         match self.try_accept() {
             Ok(client) => client,
-            Err(_) => self.accept_in_trouble(),
+            Err(_) => self.accept_with_backoff(),
         }
     }
 
@@ -128,25 +128,25 @@ impl Listener {
             ip => ip,
         };
         let address = SocketAddr::new(ip, self.address.port());
-        for _ in 0..self.waiting.load(Ordering::SeqCst) {
+        for _ in 0..self.accepting.load(Ordering::SeqCst) {
             // If one connect fails, the others would too; threads that stay blocked end with the process.
-            if TcpStream::connect_timeout(&address, PAUSE).is_err() {
+            if TcpStream::connect_timeout(&address, BACKOFF).is_err() {
                 return;
             }
         }
     }
 
-    fn accept_in_trouble(&self) -> Option<(TcpStream, SocketAddr)> {
-        let mut last_said = locks::lock(&self.trouble);
+    fn accept_with_backoff(&self) -> Option<(TcpStream, SocketAddr)> {
+        let mut last_said = locks::lock(&self.last_error_logged_at);
         loop {
             match self.try_accept() {
                 Ok(client) => return client,
                 Err(error) => {
-                    if last_said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
+                    if last_said.is_none_or(|said| said.elapsed() >= LOG_INTERVAL) {
                         *last_said = Some(Instant::now());
                         log::error!(address:% = self.address, reason:% = error; "accept_failed");
                     }
-                    thread::sleep(PAUSE);
+                    thread::sleep(BACKOFF);
                 }
             }
         }
@@ -161,7 +161,7 @@ impl Listener {
             match self.socket.accept() {
                 Ok(client) => return Ok(Some(client)),
                 // The client disconnected before `accept`, or a signal interrupted it.
-                Err(error) if is_the_clients(&error) => {}
+                Err(error) if is_connection_error(&error) => {}
                 Err(error) => {
                     // After `shutdown`, `accept` fails with EINVAL.
                     if !self.closed.load(Ordering::SeqCst) {
@@ -173,7 +173,7 @@ impl Listener {
     }
 }
 
-fn bound(address: SocketAddr, only_v6: bool) -> io::Result<Socket> {
+fn bind_socket(address: SocketAddr, only_v6: bool) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -188,7 +188,7 @@ fn bound(address: SocketAddr, only_v6: bool) -> io::Result<Socket> {
 }
 
 /// Returns whether the error concerns only the connection that was being accepted (accept(2)).
-fn is_the_clients(error: &io::Error) -> bool {
+fn is_connection_error(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(
@@ -209,9 +209,9 @@ fn is_the_clients(error: &io::Error) -> bool {
 /// Listen backlog. With the usual 128, a burst of 500 connections waits a second for SYN retransmission.
 const BACKLOG: i32 = 4_096;
 /// Pause between retries while descriptors or memory are exhausted.
-const PAUSE: Duration = Duration::from_millis(50);
+const BACKOFF: Duration = Duration::from_millis(50);
 /// Minimum time between two log lines about failing `accept` calls.
-const SAY_AGAIN: Duration = Duration::from_secs(10);
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
@@ -225,10 +225,10 @@ mod tests {
         socket.listen(0).unwrap();
         let listener = Listener::inherit(socket.into(), false).unwrap();
         // Fills the backlog until a connect times out.
-        let connect = || TcpStream::connect_timeout(&listener.address(), PAUSE);
+        let connect = || TcpStream::connect_timeout(&listener.address(), BACKOFF);
         let waiting: Vec<TcpStream> = std::iter::from_fn(|| connect().ok()).take(10).collect();
         assert!(waiting.len() < 10);
-        listener.waiting.store(100, Ordering::SeqCst);
+        listener.accepting.store(100, Ordering::SeqCst);
         let started_at = Instant::now();
         listener.close();
         assert!(started_at.elapsed() < Duration::from_secs(1));

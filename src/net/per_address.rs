@@ -10,31 +10,31 @@ use crate::locks;
 ///
 /// The map is bounded by the number of connections: an entry is removed with its last connection.
 #[derive(Debug, Default)]
-pub struct PerAddress {
-    counts: Mutex<HashMap<Block, usize>>,
+pub struct ConnectionLimiter {
+    counts: Mutex<HashMap<AddressPrefix, usize>>,
 }
 
 /// One counted connection of an address; uncounted on drop.
 #[derive(Debug)]
-pub struct AddressShare {
-    counted: Option<(Arc<PerAddress>, Block)>,
+pub struct LimiterGuard {
+    counted: Option<(Arc<ConnectionLimiter>, AddressPrefix)>,
 }
 
 /// An IPv4 address, or the upper 64 bits of an IPv6 address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Block {
+enum AddressPrefix {
     V4(u32),
     V6(u64),
 }
 
-impl PerAddress {
+impl ConnectionLimiter {
     /// Counts one more connection from `ip`; returns `None` if the address already has `max`. `max` 0 means no limit, and
     /// nothing is counted.
-    pub fn take(self: &Arc<Self>, ip: IpAddr, max: usize) -> Option<AddressShare> {
+    pub fn try_acquire(self: &Arc<Self>, ip: IpAddr, max: usize) -> Option<LimiterGuard> {
         if max == 0 {
-            return Some(AddressShare::uncounted());
+            return Some(LimiterGuard::uncounted());
         }
-        let block = Block::of(ip);
+        let block = AddressPrefix::of(ip);
         let mut counts = self.lock();
         let count = counts.entry(block).or_default();
         // A new entry has count 0 and `max` is at least 1, so no entry with count 0 remains.
@@ -43,22 +43,22 @@ impl PerAddress {
         }
         *count += 1;
         let counted = Some((Arc::clone(self), block));
-        Some(AddressShare { counted })
+        Some(LimiterGuard { counted })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Block, usize>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<AddressPrefix, usize>> {
         locks::lock(&self.counts)
     }
 }
 
-impl AddressShare {
+impl LimiterGuard {
     /// Returns a guard for a connection that is exempt from the limit.
-    pub fn uncounted() -> AddressShare {
-        AddressShare { counted: None }
+    pub fn uncounted() -> LimiterGuard {
+        LimiterGuard { counted: None }
     }
 }
 
-impl Drop for AddressShare {
+impl Drop for LimiterGuard {
     fn drop(&mut self) {
         let Some((table, block)) = &self.counted else {
             return;
@@ -73,11 +73,11 @@ impl Drop for AddressShare {
     }
 }
 
-impl Block {
-    fn of(ip: IpAddr) -> Block {
+impl AddressPrefix {
+    fn of(ip: IpAddr) -> AddressPrefix {
         match ip.to_canonical() {
-            IpAddr::V4(ip) => Block::V4(ip.to_bits()),
-            IpAddr::V6(ip) => Block::V6((ip.to_bits() >> 64) as u64),
+            IpAddr::V4(ip) => AddressPrefix::V4(ip.to_bits()),
+            IpAddr::V6(ip) => AddressPrefix::V6((ip.to_bits() >> 64) as u64),
         }
     }
 }
@@ -88,8 +88,8 @@ mod tests {
 
     #[test]
     fn an_address_holds_as_many_as_it_may_and_others_do_not_count() {
-        let table = Arc::new(PerAddress::default());
-        let take = |ip: &str| table.take(ip.parse().unwrap(), 2);
+        let table = Arc::new(ConnectionLimiter::default());
+        let take = |ip: &str| table.try_acquire(ip.parse().unwrap(), 2);
         for (first, same, other) in [
             ("192.0.2.1", "::ffff:192.0.2.1", "192.0.2.2"),
             ("2001:db8::2", "2001:db8::3:0:0:1", "2001:db8:0:1::2"),
@@ -109,9 +109,9 @@ mod tests {
 
     #[test]
     fn without_a_limit_nothing_is_counted() {
-        let table = Arc::new(PerAddress::default());
+        let table = Arc::new(ConnectionLimiter::default());
         let ip = "192.0.2.1".parse().unwrap();
-        let held: Vec<_> = (0..100).map(|_| table.take(ip, 0)).collect();
+        let held: Vec<_> = (0..100).map(|_| table.try_acquire(ip, 0)).collect();
         assert!(held.iter().all(Option::is_some) && table.lock().is_empty());
     }
 }

@@ -13,20 +13,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::thread;
 
-use super::crew::Crew;
+use super::crew::IdleThreads;
 use super::listener::Listener;
 use super::load::Load;
-use super::per_address::{AddressShare, PerAddress};
+use super::per_address::{ConnectionLimiter, LimiterGuard};
 use super::trusted::TrustedProxies;
-use super::watch::{LOOK_EVERY, Watch};
+use super::watch::{IoTimeout, SCAN_INTERVAL};
 use crate::locks;
-use crate::metrics::{self, End, Part, Port};
+use crate::metrics::{self, CloseReason, Component, ListenerKind};
 
 /// Serves one client, from its greeting to the end.
-pub type Serve = Box<dyn Fn(&Client) + Send + Sync>;
+pub type ServeConnection = Box<dyn Fn(&Client) + Send + Sync>;
 
 /// How many clients are served, and what the others hear.
-pub struct PoolSettings {
+pub struct AcceptPoolSettings {
     /// Places.
     pub max_clients: usize,
     /// Whose XCLIENT and PROXY header are believed, and whom no limit counts.
@@ -34,20 +34,20 @@ pub struct PoolSettings {
     /// Connections at once from one IPv4 address or IPv6 /64; 0 for no limit.
     pub max_clients_per_address: usize,
     /// What a client hears for which there is no place.
-    pub full: Vec<u8>,
+    pub busy_reply: Vec<u8>,
     /// What a client hears whose address has as many connections as it may.
-    pub address_full: Vec<u8>,
+    pub address_limit_reply: Vec<u8>,
 }
 
 /// Threads, places and the clients on them.
-pub struct Pool {
-    settings: RwLock<Arc<PoolSettings>>,
-    addresses: Arc<PerAddress>,
-    serve: Serve,
-    crew: Crew,
-    places_taken: AtomicUsize,
+pub struct AcceptPool {
+    settings: RwLock<Arc<AcceptPoolSettings>>,
+    address_limiter: Arc<ConnectionLimiter>,
+    serve: ServeConnection,
+    idle_threads: IdleThreads,
+    active_connections: AtomicUsize,
     next_number: AtomicU64,
-    clients: Mutex<HashMap<u64, Arc<ClientState>>>,
+    clients: Mutex<HashMap<u64, Arc<ConnectionState>>>,
     draining: AtomicBool,
 }
 
@@ -56,34 +56,34 @@ pub struct Client {
     /// Counts up from 1 since the start.
     pub number: u64,
     /// It begins with its handshake.
-    pub tls_at_once: bool,
+    pub implicit_tls: bool,
     /// Its peer's address is one of those whose word is taken; fixed here, whatever that peer says.
     pub is_trusted_proxy: bool,
     peer: IpAddr,
     ip: Cell<IpAddr>,
-    share: RefCell<AddressShare>,
-    pool: Arc<Pool>,
-    state: Arc<ClientState>,
+    address_guard: RefCell<LimiterGuard>,
+    pool: Arc<AcceptPool>,
+    state: Arc<ConnectionState>,
 }
 
-struct ClientState {
+struct ConnectionState {
     socket: Arc<TcpStream>,
-    watch: Arc<Watch>,
+    io_timeout: Arc<IoTimeout>,
     /// Waits for a command with nothing under way: may be told to leave at any moment.
     idle: AtomicBool,
     /// The server is shutting down.
-    leave: AtomicBool,
+    drain_requested: AtomicBool,
 }
 
-impl Pool {
+impl AcceptPool {
     /// A pool where nobody is served before [`open`](Pool::open).
-    pub fn new(settings: PoolSettings, serve: Serve) -> Arc<Pool> {
-        Arc::new(Pool {
+    pub fn new(settings: AcceptPoolSettings, serve: ServeConnection) -> Arc<AcceptPool> {
+        Arc::new(AcceptPool {
             settings: RwLock::new(Arc::new(settings)),
-            addresses: Arc::default(),
+            address_limiter: Arc::default(),
             serve,
-            crew: Crew::default(),
-            places_taken: AtomicUsize::new(0),
+            idle_threads: IdleThreads::default(),
+            active_connections: AtomicUsize::new(0),
             next_number: AtomicU64::new(1),
             clients: Mutex::new(HashMap::new()),
             draining: AtomicBool::new(false),
@@ -95,7 +95,7 @@ impl Pool {
     /// # Errors
     /// When not even one thread for each can be started.
     pub fn open(self: &Arc<Self>, listeners: &[Arc<Listener>]) -> std::io::Result<()> {
-        self.crew.add_ports(listeners);
+        self.idle_threads.register_listeners(listeners);
         let mut listeners = listeners.iter();
         listeners.try_for_each(|listener| self.start_thread(listener))
     }
@@ -112,27 +112,30 @@ impl Pool {
             while let Some(pool) = pool.upgrade() {
                 let load = pool.load();
                 for client in pool.lock_clients().values() {
-                    client.watch.look(&client.socket, load);
+                    client.io_timeout.expire_if_due(&client.socket, load);
                 }
                 drop(pool);
-                thread::sleep(LOOK_EVERY);
+                thread::sleep(SCAN_INTERVAL);
             }
         };
-        watching.stack_size(STACK_OCTETS).spawn(looking).map(drop)
+        watching
+            .stack_size(THREAD_STACK_BYTES)
+            .spawn(looking)
+            .map(drop)
     }
 
     /// Decides by other settings from now on; whoever is on a place stays.
-    pub fn change(&self, settings: PoolSettings) {
+    pub fn update_settings(&self, settings: AcceptPoolSettings) {
         *locks::write(&self.settings) = Arc::new(settings);
     }
 
     /// Clients on places at this moment.
-    pub fn places_taken(&self) -> usize {
-        self.places_taken.load(Ordering::SeqCst)
+    pub fn active_connections(&self) -> usize {
+        self.active_connections.load(Ordering::SeqCst)
     }
 
     /// Places there are.
-    pub fn places(&self) -> usize {
+    pub fn max_connections(&self) -> usize {
         self.settings().max_clients
     }
 
@@ -146,9 +149,9 @@ impl Pool {
     /// Accepting is ended by [`Listener::close`].
     pub fn drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
-        self.crew.dismiss();
+        self.idle_threads.shut_down();
         for client in self.lock_clients().values() {
-            client.leave.store(true, Ordering::SeqCst);
+            client.drain_requested.store(true, Ordering::SeqCst);
             if client.idle.load(Ordering::SeqCst) {
                 // Its thread wakes from reading as if the client had finished sending.
                 let _ = client.socket.shutdown(Shutdown::Read);
@@ -157,17 +160,22 @@ impl Pool {
     }
 
     /// Cuts every client off: what it has not sent yet is not waited for, whatever is under way.
-    pub fn cut(&self) {
+    pub fn abort_connections(&self) {
         for client in self.lock_clients().values() {
             let _ = client.socket.shutdown(Shutdown::Read);
         }
     }
 
-    fn work(self: Arc<Self>, mut listener: Arc<Listener>) {
+    fn accept_and_serve(self: Arc<Self>, mut listener: Arc<Listener>) {
         while let Some((socket, address)) = listener.accept() {
             let settings = self.settings();
-            let Some(place) = Place::take(&self, settings.max_clients) else {
-                refuse(&socket, &listener, &settings.full, End::RefusedFull);
+            let Some(place) = ConnectionSlot::take(&self, settings.max_clients) else {
+                reject(
+                    &socket,
+                    &listener,
+                    &settings.busy_reply,
+                    CloseReason::LimitReached,
+                );
                 continue;
             };
             let is_trusted_proxy = settings.trusted_proxies.contain(address.ip());
@@ -176,23 +184,28 @@ impl Pool {
                 true => 0,
                 false => settings.max_clients_per_address,
             };
-            let Some(share) = self.addresses.take(address.ip(), max) else {
-                refuse(
+            let Some(share) = self.address_limiter.try_acquire(address.ip(), max) else {
+                reject(
                     &socket,
                     &listener,
-                    &settings.address_full,
-                    End::RefusedPerAddress,
+                    &settings.address_limit_reply,
+                    CloseReason::AddressLimitReached,
                 );
                 continue;
             };
             if !self.leave_accept(&listener) {
-                refuse(&socket, &listener, &settings.full, End::RefusedFull);
+                reject(
+                    &socket,
+                    &listener,
+                    &settings.busy_reply,
+                    CloseReason::LimitReached,
+                );
                 continue;
             }
             drop(settings);
             let ip = address.ip().to_canonical();
-            self.serve_client(socket, ip, is_trusted_proxy, share, listener.tls_at_once());
-            let rest = self.crew.come_back(&listener);
+            self.serve_client(socket, ip, is_trusted_proxy, share, listener.implicit_tls());
+            let rest = self.idle_threads.park(&listener);
             drop(place);
             if let Some(rest) = rest {
                 let Some(calling) = rest.wait() else {
@@ -205,7 +218,7 @@ impl Pool {
 
     /// Counts this thread out of `accept`, once another one waits there. `false`: none could be started, stay.
     fn leave_accept(self: &Arc<Self>, listener: &Arc<Listener>) -> bool {
-        if self.crew.may_leave(listener) {
+        if self.idle_threads.try_leave_accept(listener) {
             return true;
         }
         let Err(error) = self.start_thread(listener) else {
@@ -213,7 +226,7 @@ impl Pool {
         };
         log::error!(reason:% = error; "thread_not_started");
         // Meanwhile another one may have come to rest.
-        self.crew.may_leave(listener)
+        self.idle_threads.try_leave_accept(listener)
     }
 
     fn start_thread(self: &Arc<Self>, listener: &Arc<Listener>) -> std::io::Result<()> {
@@ -221,8 +234,8 @@ impl Pool {
         let listener = Arc::clone(listener);
         thread::Builder::new()
             .name("client".to_owned())
-            .stack_size(STACK_OCTETS)
-            .spawn(move || pool.work(listener))
+            .stack_size(THREAD_STACK_BYTES)
+            .spawn(move || pool.accept_and_serve(listener))
             .map(drop)
     }
 
@@ -231,47 +244,47 @@ impl Pool {
         socket: TcpStream,
         ip: IpAddr,
         is_trusted_proxy: bool,
-        share: AddressShare,
+        share: LimiterGuard,
         tls_at_once: bool,
     ) {
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
-        let state = Arc::new(ClientState {
+        let state = Arc::new(ConnectionState {
             socket: Arc::new(socket),
-            watch: Arc::new(Watch::new()),
+            io_timeout: Arc::new(IoTimeout::new()),
             idle: AtomicBool::new(false),
-            leave: AtomicBool::new(false),
+            drain_requested: AtomicBool::new(false),
         });
         self.lock_clients().insert(number, Arc::clone(&state));
         if self.draining.load(Ordering::SeqCst) {
-            state.leave.store(true, Ordering::SeqCst);
+            state.drain_requested.store(true, Ordering::SeqCst);
         }
         let client = Client {
             number,
-            tls_at_once,
+            implicit_tls: tls_at_once,
             is_trusted_proxy,
             peer: ip,
             ip: Cell::new(ip),
-            share: RefCell::new(share),
+            address_guard: RefCell::new(share),
             pool: Arc::clone(self),
             state,
         };
         if catch_unwind(AssertUnwindSafe(|| (self.serve)(&client))).is_err() {
-            metrics::PANICS.count(Part::Connection);
-            metrics::CONNECTIONS.count((Port::new(tls_at_once), End::Panicked));
+            metrics::PANICS.count(Component::Connection);
+            metrics::CONNECTIONS.count((ListenerKind::new(tls_at_once), CloseReason::Panicked));
             log::error!(session:% = client.session_id(), client:% = ip; "panicked");
         }
         self.lock_clients().remove(&number);
     }
 
     fn load(&self) -> Load {
-        Load::of(self.places_taken(), self.places())
+        Load::of(self.active_connections(), self.max_connections())
     }
 
-    fn settings(&self) -> Arc<PoolSettings> {
+    fn settings(&self) -> Arc<AcceptPoolSettings> {
         Arc::clone(&locks::read(&self.settings))
     }
 
-    fn lock_clients(&self) -> MutexGuard<'_, HashMap<u64, Arc<ClientState>>> {
+    fn lock_clients(&self) -> MutexGuard<'_, HashMap<u64, Arc<ConnectionState>>> {
         locks::lock(&self.clients)
     }
 }
@@ -283,8 +296,8 @@ impl Client {
     }
 
     /// What ends its reads and writes when their time is up.
-    pub fn watch(&self) -> &Arc<Watch> {
-        &self.state.watch
+    pub fn io_timeout(&self) -> &Arc<IoTimeout> {
+        &self.state.io_timeout
     }
 
     /// Where it comes from, IPv4 also when it came as `::ffff:`; as a proxy said, once one did.
@@ -295,17 +308,19 @@ impl Client {
     /// Takes the address that a trusted proxy passed on; from now on that one is counted. With `None` the proxy does not
     /// know it, and its own, which no limit counts, has to do. `false`: the address has as many connections as it may,
     /// and this one has to go.
-    pub fn becomes(&self, ip: Option<IpAddr>) -> bool {
+    pub fn set_client_address(&self, ip: Option<IpAddr>) -> bool {
         // First back, then taken: a proxy may pass on an address that is counted already.
-        self.share.replace(AddressShare::uncounted());
+        self.address_guard.replace(LimiterGuard::uncounted());
         let Some(ip) = ip else {
             self.ip.set(self.peer);
             return true;
         };
         self.ip.set(ip.to_canonical());
         let max = self.pool.settings().max_clients_per_address;
-        let share = self.pool.addresses.take(ip, max);
-        share.map(|share| self.share.replace(share)).is_some()
+        let share = self.pool.address_limiter.try_acquire(ip, max);
+        share
+            .map(|share| self.address_guard.replace(share))
+            .is_some()
     }
 
     /// Returns how many of the connection slots are taken.
@@ -319,46 +334,46 @@ impl Client {
     }
 
     /// Says whether anything of this client is under way; answers whether it shall leave now.
-    pub fn may_stay(&self, idle: bool) -> bool {
+    pub fn mark_idle(&self, idle: bool) -> bool {
         self.state.idle.store(idle, Ordering::SeqCst);
         // The pool first says `leave`, then looks whether we are idle: one of us sees the other.
-        !(idle && self.state.leave.load(Ordering::SeqCst))
+        !(idle && self.state.drain_requested.load(Ordering::SeqCst))
     }
 
     /// Ends idleness, before a command is looked at; answers whether the client may go on. After `false` nothing more
     /// of it can be read.
-    pub fn may_begin(&self) -> bool {
+    pub fn mark_busy(&self) -> bool {
         self.state.idle.store(false, Ordering::SeqCst);
         // Again the pool sees that we are busy, or we see that we shall leave.
-        !self.state.leave.load(Ordering::SeqCst)
+        !self.state.drain_requested.load(Ordering::SeqCst)
     }
 }
 
 /// One of the places; free again on drop, also after a panic.
-struct Place<'a>(&'a Pool);
+struct ConnectionSlot<'a>(&'a AcceptPool);
 
-impl Place<'_> {
-    fn take(pool: &Pool, max_clients: usize) -> Option<Place<'_>> {
-        pool.places_taken
+impl ConnectionSlot<'_> {
+    fn take(pool: &AcceptPool, max_clients: usize) -> Option<ConnectionSlot<'_>> {
+        pool.active_connections
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |taken| {
                 (taken < max_clients).then_some(taken + 1)
             })
             .ok()
-            .map(|_| Place(pool))
+            .map(|_| ConnectionSlot(pool))
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for ConnectionSlot<'_> {
     fn drop(&mut self) {
-        self.0.places_taken.fetch_sub(1, Ordering::SeqCst);
+        self.0.active_connections.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
 /// Says 421 to a client that is not served, without ever waiting for it; in the plain to nobody who expects TLS.
-fn refuse(socket: &TcpStream, listener: &Listener, reply: &[u8], why: End) {
-    metrics::CONNECTIONS.count((Port::new(listener.tls_at_once()), why));
+fn reject(socket: &TcpStream, listener: &Listener, reply: &[u8], why: CloseReason) {
+    metrics::CONNECTIONS.count((ListenerKind::new(listener.implicit_tls()), why));
     let mut socket = socket;
-    if listener.tls_at_once() {
+    if listener.implicit_tls() {
         return;
     }
     if socket.set_nonblocking(true).is_err() || socket.write(reply).is_err() {
@@ -370,4 +385,4 @@ fn refuse(socket: &TcpStream, listener: &Listener, reply: &[u8], why: End) {
 }
 
 /// Enough for a TLS handshake and the deepest parse, and costs only what is touched.
-const STACK_OCTETS: usize = 256 * 1_024;
+const THREAD_STACK_BYTES: usize = 256 * 1_024;

@@ -11,7 +11,7 @@ use super::transport::{Transport, TransportError};
 
 /// A complete header.
 #[derive(Debug)]
-pub struct Received {
+pub struct ReceivedHeader {
     /// The client that the header names.
     pub source: Source,
     /// Octets received after the header: the first ones of the client.
@@ -22,7 +22,7 @@ pub struct Received {
 #[derive(Debug)]
 pub enum ReceiveError {
     /// The peer closed without sending an octet, like a load balancer's TCP health check.
-    Nothing,
+    NoData,
     /// Something else was sent, or an incomplete header.
     Malformed,
     /// The header did not arrive in time, or the connection broke.
@@ -37,13 +37,13 @@ pub enum ReceiveError {
     clippy::indexing_slicing,
     reason = "a read fills no more than the room it was given, so `filled` stays within all of it"
 )]
-pub fn receive(transport: &mut Transport) -> Result<Received, ReceiveError> {
-    let deadline = Deadline::for_command(Instant::now(), HEADER_PATIENCE);
+pub fn receive(transport: &mut Transport) -> Result<ReceivedHeader, ReceiveError> {
+    let deadline = Deadline::for_command(Instant::now(), HEADER_TIMEOUT);
     let mut room = [0; MAX_READ_OCTETS];
     let mut filled = 0;
     let (source, octets) = loop {
         match read(transport, &mut room[filled..], &deadline)? {
-            0 if filled == 0 => return Err(ReceiveError::Nothing),
+            0 if filled == 0 => return Err(ReceiveError::NoData),
             0 => return Err(ReceiveError::Malformed),
             count => filled += count,
         }
@@ -55,7 +55,7 @@ pub fn receive(transport: &mut Transport) -> Result<Received, ReceiveError> {
     };
     if let Some(rest) = room[..filled].get(octets..) {
         let rest = rest.to_vec();
-        return Ok(Received { source, rest });
+        return Ok(ReceivedHeader { source, rest });
     }
     // Discards the part of a long header that has not arrived yet.
     let mut left = octets - filled;
@@ -67,7 +67,7 @@ pub fn receive(transport: &mut Transport) -> Result<Received, ReceiveError> {
         }
     }
     let rest = Vec::new();
-    Ok(Received { source, rest })
+    Ok(ReceivedHeader { source, rest })
 }
 
 fn read(
@@ -110,10 +110,10 @@ pub enum Source {
 impl Header {
     /// Parses the octets received so far; the result does not depend on how the stream was split.
     pub fn parse(received: &[u8]) -> Header {
-        if begins_alike(received, V2_SIGNATURE) {
+        if is_prefix_compatible(received, V2_SIGNATURE) {
             return parse_v2(received).unwrap_or(Header::Partial);
         }
-        if !begins_alike(received, V1_SIGNATURE) {
+        if !is_prefix_compatible(received, V1_SIGNATURE) {
             return Header::Malformed;
         }
         let window = received.get(..V1_MAX_OCTETS).unwrap_or(received);
@@ -133,7 +133,7 @@ impl Header {
 }
 
 /// Returns whether one of the two is a prefix of the other.
-fn begins_alike(received: &[u8], signature: &[u8]) -> bool {
+fn is_prefix_compatible(received: &[u8], signature: &[u8]) -> bool {
     received
         .iter()
         .zip(signature)
@@ -153,11 +153,11 @@ fn parse_v1(line: &[u8]) -> Option<Source> {
     let mut words = text.split(' ');
     let (ip, max) = match words.next()? {
         "TCP4" => {
-            let (source, _) = two::<Ipv4Addr>(&mut words)?;
+            let (source, _) = parse_pair::<Ipv4Addr>(&mut words)?;
             (IpAddr::V4(source), V1_MAX_TCP4_OCTETS)
         }
         "TCP6" => {
-            let (source, _) = two::<Ipv6Addr>(&mut words)?;
+            let (source, _) = parse_pair::<Ipv6Addr>(&mut words)?;
             (IpAddr::V6(source), V1_MAX_TCP6_OCTETS)
         }
         _ => return None,
@@ -167,7 +167,9 @@ fn parse_v1(line: &[u8]) -> Option<Source> {
     (are_ports && is_whole).then_some(Source::Client(ip.to_canonical()))
 }
 
-fn two<'a, A: std::str::FromStr>(words: &mut impl Iterator<Item = &'a str>) -> Option<(A, A)> {
+fn parse_pair<'a, A: std::str::FromStr>(
+    words: &mut impl Iterator<Item = &'a str>,
+) -> Option<(A, A)> {
     let mut next = || words.next()?.parse().ok();
     Some((next()?, next()?))
 }
@@ -214,7 +216,7 @@ fn parse_v2(received: &[u8]) -> Option<Header> {
 
 /// Time limit for a header: the specification asks for at least 3 seconds, enough for one retransmission; longer would
 /// let a silent peer hold its connection slot.
-const HEADER_PATIENCE: Duration = Duration::from_secs(5);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Octets that are buffered; more is never needed to parse a header.
 const MAX_READ_OCTETS: usize = V1_MAX_OCTETS;
 

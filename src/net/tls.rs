@@ -28,20 +28,20 @@ pub struct TlsFiles {
 
 /// A pair in service: one configuration, swapped whole when the files have changed. Clones share it.
 #[derive(Clone)]
-pub struct TlsIdentity {
+pub struct TlsCredentials {
     files: TlsFiles,
-    loaded: Arc<RwLock<Loaded>>,
+    loaded: Arc<RwLock<LoadedConfig>>,
 }
 
 #[derive(Clone)]
-struct Loaded {
+struct LoadedConfig {
     config: Arc<ServerConfig>,
     chain: Arc<[CertificateDer<'static>]>,
-    seen: FileState,
+    seen: FileFingerprint,
 }
 
 /// What tells one state of the two files from another, without reading them.
-type FileState = [Option<(u64, i64, i64, u64)>; 2];
+type FileFingerprint = [Option<(u64, i64, i64, u64)>; 2];
 
 /// What is wrong with a pair; the text names the key, the file and the cure.
 #[derive(Debug, thiserror::Error)]
@@ -91,14 +91,14 @@ impl TlsError {
     }
 }
 
-impl TlsIdentity {
+impl TlsCredentials {
     /// Reads both files and checks that they belong together.
     ///
     /// # Errors
     /// [`TlsError`] for the first thing that is wrong.
-    pub fn load(files: &TlsFiles) -> Result<TlsIdentity, TlsError> {
-        let loaded = Arc::new(RwLock::new(Loaded::read(files)?));
-        Ok(TlsIdentity {
+    pub fn load(files: &TlsFiles) -> Result<TlsCredentials, TlsError> {
+        let loaded = Arc::new(RwLock::new(LoadedConfig::read(files)?));
+        Ok(TlsCredentials {
             files: files.clone(),
             loaded,
         })
@@ -110,7 +110,7 @@ impl TlsIdentity {
     }
 
     /// Whether both are the same pair in service, not only equal files.
-    pub fn is_clone_of(&self, other: &TlsIdentity) -> bool {
+    pub fn ptr_eq(&self, other: &TlsCredentials) -> bool {
         Arc::ptr_eq(&self.loaded, &other.loaded)
     }
 
@@ -126,7 +126,7 @@ impl TlsIdentity {
 
     /// Whether the files are not the ones last tried.
     pub fn files_have_changed(&self) -> bool {
-        self.read().seen != file_state(&self.files)
+        self.read().seen != file_fingerprint(&self.files)
     }
 
     /// Reads the files again. A bad pair leaves the one in service.
@@ -134,8 +134,8 @@ impl TlsIdentity {
     /// # Errors
     /// [`TlsError`]; the files are not tried again by themselves until they change once more.
     pub fn reload(&self) -> Result<(), TlsError> {
-        let seen = file_state(&self.files);
-        let read = Loaded::read(&self.files);
+        let seen = file_fingerprint(&self.files);
+        let read = LoadedConfig::read(&self.files);
         let mut loaded = locks::write(&self.loaded);
         match read {
             Ok(read) => *loaded = read,
@@ -178,15 +178,15 @@ impl TlsIdentity {
         unreadable.collect()
     }
 
-    fn read(&self) -> Loaded {
+    fn read(&self) -> LoadedConfig {
         locks::read(&self.loaded).clone()
     }
 }
 
-impl Loaded {
-    fn read(files: &TlsFiles) -> Result<Loaded, TlsError> {
+impl LoadedConfig {
+    fn read(files: &TlsFiles) -> Result<LoadedConfig, TlsError> {
         // Looked at before reading: a change in between is then noticed again.
-        let seen = file_state(files);
+        let seen = file_fingerprint(files);
         let chain = read_chain(&files.chain_file)?;
         let key = read_pem(Wanted::Key, &files.key_file, |mut pem| {
             rustls_pemfile::private_key(&mut pem)
@@ -196,7 +196,7 @@ impl Loaded {
         // Some senders, Exchange among them, break off STARTTLS when they are handed tickets.
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        Ok(Loaded {
+        Ok(LoadedConfig {
             config: Arc::new(config),
             chain: chain.into(),
             seen,
@@ -275,7 +275,7 @@ fn read_pem<T>(
     }
 }
 
-fn file_state(files: &TlsFiles) -> FileState {
+fn file_fingerprint(files: &TlsFiles) -> FileFingerprint {
     [&files.chain_file, &files.key_file].map(|file| {
         let metadata = fs::metadata(file).ok()?;
         Some((

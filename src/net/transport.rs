@@ -15,20 +15,20 @@ use nix::sys::socket::{MsgFlags, recv};
 use rustls::{ServerConfig, ServerConnection};
 
 use super::deadline::Deadline;
-use super::watch::{Expiry, Wait, Watch};
+use super::watch::{Expiry, IoTimeout, WaitKind};
 
 /// One client's stream of octets.
 pub struct Transport {
-    wire: Wire,
+    socket: Socket,
     tls: Option<Box<ServerConnection>>,
 }
 
 /// The socket itself.
-struct Wire {
+struct Socket {
     socket: Arc<TcpStream>,
     /// Octets of TLS records that came before their handshake, or while the TLS machine held all the plaintext it may.
-    held: Vec<u8>,
-    watch: Arc<Watch>,
+    pending: Vec<u8>,
+    io_timeout: Arc<IoTimeout>,
     /// How long one batch of replies may take.
     write_timeout: Duration,
 }
@@ -44,7 +44,7 @@ pub enum TransportError {
     Shed,
     /// The client is gone.
     #[error("{0}")]
-    Lost(io::Error),
+    ConnectionReset(io::Error),
     /// The client does not speak TLS as we do.
     #[error("{0}")]
     Tls(rustls::Error),
@@ -52,7 +52,7 @@ pub enum TransportError {
 
 /// What a handshake agreed on, for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TlsFacts {
+pub struct NegotiatedTls {
     /// `TLSv1_3` or `TLSv1_2`.
     pub version: &'static str,
     /// The cipher suite's registered name.
@@ -67,22 +67,25 @@ impl Transport {
     /// When the socket refuses its options: the client is gone already.
     pub fn new(
         socket: Arc<TcpStream>,
-        watch: Arc<Watch>,
+        watch: Arc<IoTimeout>,
         write_timeout: Duration,
     ) -> io::Result<Transport> {
         socket.set_nodelay(true)?;
-        let wire = Wire {
+        let wire = Socket {
             socket,
-            held: Vec::new(),
-            watch,
+            pending: Vec::new(),
+            io_timeout: watch,
             write_timeout,
         };
-        Ok(Transport { wire, tls: None })
+        Ok(Transport {
+            socket: wire,
+            tls: None,
+        })
     }
 
     /// Takes octets that were read already, as the beginning of a handshake that comes next.
-    pub fn hold(&mut self, octets: Vec<u8>) {
-        self.wire.held = octets;
+    pub fn prepend(&mut self, octets: Vec<u8>) {
+        self.socket.pending = octets;
     }
 
     /// Does the handshake, within `deadline` in all. After an error nothing may be said in plain.
@@ -93,20 +96,22 @@ impl Transport {
         &mut self,
         config: Arc<ServerConfig>,
         deadline: &Deadline,
-    ) -> Result<TlsFacts, TransportError> {
+    ) -> Result<NegotiatedTls, TransportError> {
         let mut tls = ServerConnection::new(config).map_err(TransportError::Tls)?;
         // Replies wait in our own buffer, which has a ceiling; this one holds what was encrypted of it.
         tls.set_buffer_limit(None);
         let tls = self.tls.insert(Box::new(tls));
         while tls.is_handshaking() {
-            self.wire.write_tls(tls, deadline)?;
-            if tls.is_handshaking() && self.wire.read_tls(tls, deadline)? == 0 {
-                return Err(TransportError::Lost(ErrorKind::UnexpectedEof.into()));
+            self.socket.write_tls(tls, deadline)?;
+            if tls.is_handshaking() && self.socket.read_tls(tls, deadline)? == 0 {
+                return Err(TransportError::ConnectionReset(
+                    ErrorKind::UnexpectedEof.into(),
+                ));
             }
         }
-        self.wire.write_tls(tls, deadline)?;
+        self.socket.write_tls(tls, deadline)?;
         let suite = tls.negotiated_cipher_suite();
-        Ok(TlsFacts {
+        Ok(NegotiatedTls {
             version: tls
                 .protocol_version()
                 .and_then(|version| version.as_str())
@@ -123,7 +128,7 @@ impl Transport {
     /// [`TransportError`] as it says.
     pub fn read(&mut self, room: &mut [u8], deadline: &Deadline) -> Result<usize, TransportError> {
         let Some(tls) = &mut self.tls else {
-            return self.wire.read(room, deadline);
+            return self.socket.read(room, deadline);
         };
         loop {
             match tls.reader().read(room) {
@@ -131,11 +136,11 @@ impl Transport {
                 // The client left without close_notify, as many do.
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(0),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => return Err(TransportError::Lost(error)),
+                Err(error) => return Err(TransportError::ConnectionReset(error)),
             }
-            self.wire.read_tls(tls, deadline)?;
+            self.socket.read_tls(tls, deadline)?;
             // Key updates and alerts of the client's may want an answer.
-            self.wire.write_tls(tls, deadline)?;
+            self.socket.write_tls(tls, deadline)?;
         }
     }
 
@@ -144,35 +149,35 @@ impl Transport {
     /// # Errors
     /// [`TransportError`] as it says; how much was written is then unknown.
     pub fn write_all(&mut self, octets: &[u8]) -> Result<(), TransportError> {
-        let deadline = self.wire.write_deadline();
+        let deadline = self.socket.write_deadline();
         let Some(tls) = &mut self.tls else {
-            return self.wire.write_all(octets, &deadline);
+            return self.socket.write_all(octets, &deadline);
         };
         tls.writer()
             .write_all(octets)
-            .map_err(TransportError::Lost)?;
-        self.wire.write_tls(tls, &deadline)
+            .map_err(TransportError::ConnectionReset)?;
+        self.socket.write_tls(tls, &deadline)
     }
 
     /// Returns whether the client has finished sending or reset the connection, also if octets of its are unread. In TLS
     /// its close_notify counts as well, which is found behind 16 KiB of unread plaintext at most.
     pub fn client_left(&mut self) -> bool {
-        if self.wire.is_shut_by_peer() {
+        if self.socket.is_shut_by_peer() {
             return true;
         }
         match &mut self.tls {
-            Some(tls) => self.wire.has_close_notify(tls),
+            Some(tls) => self.socket.has_close_notify(tls),
             None => false,
         }
     }
 
     /// Says that nothing more comes: close_notify in TLS, so that the client can tell an end from a cut.
-    pub fn finish(&mut self) {
+    pub fn send_close_notify(&mut self) {
         if let Some(tls) = &mut self.tls {
             tls.send_close_notify();
-            let deadline = self.wire.write_deadline();
+            let deadline = self.socket.write_deadline();
             // A client that is gone by now needs no farewell.
-            let _ = self.wire.write_tls(tls, &deadline);
+            let _ = self.socket.write_tls(tls, &deadline);
         }
     }
 
@@ -180,12 +185,12 @@ impl Transport {
     /// the kernel reset the connection, which can cost the client that reply. Reads and drops, for a bounded time.
     // Never inlined: its room would be part of every connection's stack, touched or not.
     #[inline(never)]
-    pub fn close_gently(&mut self) {
-        self.finish();
-        if self.wire.socket.shutdown(Shutdown::Write).is_err() {
+    pub fn lingering_close(&mut self) {
+        self.send_close_notify();
+        if self.socket.socket.shutdown(Shutdown::Write).is_err() {
             return;
         }
-        let linger = match self.wire.watch.has_expired_nearly_full() {
+        let linger = match self.socket.io_timeout.has_expired_nearly_full() {
             true => LINGER_NEARLY_FULL,
             false => LINGER,
         };
@@ -194,16 +199,16 @@ impl Transport {
         let mut room = [0; 4_096];
         // A short time-out each: the reading side may have been shut, and then reads no longer wait for anything.
         if self
-            .wire
+            .socket
             .socket
             .set_read_timeout(Some(LINGER_TICK))
             .is_err()
         {
             return;
         }
-        let was_shut = self.wire.watch.expiry().is_some();
+        let was_shut = self.socket.io_timeout.expiry().is_some();
         while dropped < MAX_DROPPED_OCTETS && Instant::now() < give_up_at {
-            match (&*self.wire.socket).read(&mut room) {
+            match (&*self.socket.socket).read(&mut room) {
                 Ok(0) if was_shut => thread::sleep(LINGER_TICK),
                 Ok(0) => return,
                 Ok(count) => dropped += count,
@@ -214,20 +219,20 @@ impl Transport {
     }
 }
 
-impl Wire {
+impl Socket {
     fn read(&mut self, room: &mut [u8], deadline: &Deadline) -> Result<usize, TransportError> {
         loop {
-            let expiry = self.watch.expiry();
-            if let Some(expiry) = expiry.or_else(|| self.watch.expiry_without_wait(deadline)) {
+            let expiry = self.io_timeout.expiry();
+            if let Some(expiry) = expiry.or_else(|| self.io_timeout.expiry_without_wait(deadline)) {
                 return Err(expiry.into());
             }
-            self.watch.begin(Wait::Read, deadline);
+            self.io_timeout.arm(WaitKind::Read, deadline);
             let read = (&*self.socket).read(room);
-            match (read, self.watch.end()) {
+            match (read, self.io_timeout.disarm()) {
                 // Shut down from outside; octets that had arrived by then are still read first.
                 (Ok(0), Some(expiry)) => return Err(expiry.into()),
                 (Err(error), _) if error.kind() == ErrorKind::Interrupted => {}
-                (read, _) => return read.map_err(TransportError::Lost),
+                (read, _) => return read.map_err(TransportError::ConnectionReset),
             }
         }
     }
@@ -235,7 +240,7 @@ impl Wire {
     /// Returns the deadline of the replies that are written next. After a timeout only a last reply is left, and a client
     /// that left no room for it has not read for long.
     fn write_deadline(&self) -> Deadline {
-        let timeout = match self.watch.expiry() {
+        let timeout = match self.io_timeout.expiry() {
             None => self.write_timeout,
             Some(_) => self.write_timeout.min(LINGER),
         };
@@ -249,18 +254,20 @@ impl Wire {
     fn write_all(&mut self, octets: &[u8], deadline: &Deadline) -> Result<(), TransportError> {
         let mut rest = octets;
         while !rest.is_empty() {
-            self.watch.begin(Wait::Write, deadline);
+            self.io_timeout.arm(WaitKind::Write, deadline);
             let written = (&*self.socket).write(rest);
-            match (written, self.watch.end()) {
-                (Ok(0), _) => return Err(TransportError::Lost(ErrorKind::WriteZero.into())),
+            match (written, self.io_timeout.disarm()) {
+                (Ok(0), _) => {
+                    return Err(TransportError::ConnectionReset(ErrorKind::WriteZero.into()));
+                }
                 (Ok(count), _) => rest = &rest[count..],
                 (Err(error), _) if error.kind() == ErrorKind::Interrupted => {}
                 // Shut down from outside.
                 (Err(_), Some(expiry)) => return Err(expiry.into()),
-                (Err(error), None) => return Err(TransportError::Lost(error)),
+                (Err(error), None) => return Err(TransportError::ConnectionReset(error)),
             }
             if !rest.is_empty()
-                && let Some(expiry) = self.watch.expiry_without_wait(deadline)
+                && let Some(expiry) = self.io_timeout.expiry_without_wait(deadline)
             {
                 return Err(expiry.into());
             }
@@ -281,7 +288,7 @@ impl Wire {
         deadline: &Deadline,
     ) -> Result<usize, TransportError> {
         let mut room = [0; TLS_READ_OCTETS];
-        let held = mem::take(&mut self.held);
+        let held = mem::take(&mut self.pending);
         if !held.is_empty() {
             return self.process(tls, &held);
         }
@@ -297,10 +304,12 @@ impl Wire {
     ) -> Result<usize, TransportError> {
         let count = received.len();
         loop {
-            let taken = tls.read_tls(&mut received).map_err(TransportError::Lost)?;
+            let taken = tls
+                .read_tls(&mut received)
+                .map_err(TransportError::ConnectionReset)?;
             match tls.process_new_packets() {
                 Ok(state) if state.plaintext_bytes_to_read() > MAX_PLAINTEXT_OCTETS => {
-                    self.held = received.to_vec();
+                    self.pending = received.to_vec();
                     return Ok(count);
                 }
                 Ok(_) if received.is_empty() || taken == 0 => return Ok(count),
@@ -341,7 +350,7 @@ impl Wire {
             if state.peer_has_closed() {
                 return true;
             }
-            if !self.held.is_empty() || state.plaintext_bytes_to_read() > MAX_PLAINTEXT_OCTETS {
+            if !self.pending.is_empty() || state.plaintext_bytes_to_read() > MAX_PLAINTEXT_OCTETS {
                 return false;
             }
             let count = match recv(self.socket.as_raw_fd(), &mut room, MsgFlags::MSG_DONTWAIT) {
@@ -367,7 +376,8 @@ impl Wire {
         }
         let mut records = Vec::new();
         while tls.wants_write() {
-            tls.write_tls(&mut records).map_err(TransportError::Lost)?;
+            tls.write_tls(&mut records)
+                .map_err(TransportError::ConnectionReset)?;
         }
         self.write_all(&records, deadline)
     }

@@ -14,7 +14,7 @@ use super::load::Load;
 
 /// Until when a client may keep its thread waiting.
 #[derive(Debug)]
-pub struct Watch {
+pub struct IoTimeout {
     epoch: Instant,
     wait: AtomicU8,
     /// Milliseconds since `epoch`, one for each load.
@@ -28,7 +28,7 @@ pub struct Watch {
 
 /// What a thread waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wait {
+pub enum WaitKind {
     /// Octets of the client.
     Read,
     /// Room for octets to the client.
@@ -44,10 +44,10 @@ pub enum Expiry {
     Shed,
 }
 
-impl Watch {
+impl IoTimeout {
     /// Returns a watch while nothing is waited for.
-    pub fn new() -> Watch {
-        Watch {
+    pub fn new() -> IoTimeout {
+        IoTimeout {
             epoch: Instant::now(),
             wait: AtomicU8::new(NO_WAIT),
             ends_at: Default::default(),
@@ -70,21 +70,21 @@ impl Watch {
     }
 
     /// Arms the deadline of the read or write that comes next.
-    pub fn begin(&self, wait: Wait, deadline: &Deadline) {
+    pub fn arm(&self, wait: WaitKind, deadline: &Deadline) {
         for (load, ends_at) in Load::ALL.into_iter().zip(&self.ends_at) {
             let since_epoch = deadline.ends_at(load).saturating_duration_since(self.epoch);
             ends_at.store(since_epoch.as_millis() as u64, Ordering::Relaxed);
         }
         let wait = match wait {
-            Wait::Read => READ,
-            Wait::Write => WRITE,
+            WaitKind::Read => READ,
+            WaitKind::Write => WRITE,
         };
         // Release: a look that sees the wait sees its deadlines as well.
         self.wait.store(wait, Ordering::Release);
     }
 
     /// Disarms the deadline after the read or write; returns why a wait was ended, if one was.
-    pub fn end(&self) -> Option<Expiry> {
+    pub fn disarm(&self) -> Option<Expiry> {
         self.wait.store(NO_WAIT, Ordering::Release);
         self.expiry()
     }
@@ -104,7 +104,7 @@ impl Watch {
     }
 
     /// Ends the wait under way on `socket` if its deadline at this load has passed.
-    pub fn look(&self, socket: &TcpStream, load: Load) {
+    pub fn expire_if_due(&self, socket: &TcpStream, load: Load) {
         self.load.store(load as usize, Ordering::Relaxed);
         let how = match self.wait.load(Ordering::Acquire) {
             READ => Shutdown::Read,
@@ -134,9 +134,9 @@ impl Watch {
     }
 }
 
-impl Default for Watch {
+impl Default for IoTimeout {
     fn default() -> Self {
-        Watch::new()
+        IoTimeout::new()
     }
 }
 
@@ -147,7 +147,7 @@ const NOT_EXPIRED: u8 = 0;
 const TIMED_OUT: u8 = 1;
 const SHED: u8 = 2;
 /// Between two looks: how much later than its deadline a wait may end.
-pub const LOOK_EVERY: Duration = Duration::from_millis(100);
+pub const SCAN_INTERVAL: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
@@ -170,17 +170,17 @@ mod tests {
     #[test]
     fn a_read_ends_when_its_time_is_up_and_not_before() {
         let (server, _client) = connection();
-        let watch = Watch::new();
-        let look = || watch.look(&server, Load::Normal);
+        let watch = IoTimeout::new();
+        let look = || watch.expire_if_due(&server, Load::Normal);
         look();
-        watch.begin(Wait::Read, &within(Duration::from_secs(3_600)));
+        watch.arm(WaitKind::Read, &within(Duration::from_secs(3_600)));
         look();
-        assert_eq!(watch.end(), None);
-        watch.begin(Wait::Read, &within(Duration::ZERO));
+        assert_eq!(watch.disarm(), None);
+        watch.arm(WaitKind::Read, &within(Duration::ZERO));
         std::thread::sleep(Duration::from_millis(2));
         look();
         assert_eq!((&server).read(&mut [0]).unwrap(), 0);
-        assert_eq!(watch.end(), Some(Expiry::TimedOut));
+        assert_eq!(watch.disarm(), Some(Expiry::TimedOut));
         // A last reply can still be sent.
         (&server).write_all(b"x").unwrap();
     }
@@ -188,16 +188,16 @@ mod tests {
     #[test]
     fn a_write_ends_when_its_time_is_up() {
         let (server, _client) = connection();
-        let watch = Watch::new();
-        watch.begin(Wait::Write, &within(Duration::ZERO));
+        let watch = IoTimeout::new();
+        watch.arm(WaitKind::Write, &within(Duration::ZERO));
         std::thread::scope(|scope| {
             // Nobody reads, so this waits until the socket is shut down.
             let writing = scope.spawn(|| {
                 while (&server).write(&[0; 65_536]).is_ok() {}
-                watch.end()
+                watch.disarm()
             });
             std::thread::sleep(Duration::from_millis(2));
-            watch.look(&server, Load::Normal);
+            watch.expire_if_due(&server, Load::Normal);
             assert_eq!(writing.join().unwrap(), Some(Expiry::TimedOut));
         });
     }
@@ -205,15 +205,15 @@ mod tests {
     #[test]
     fn a_wait_that_ends_early_while_slots_run_out_is_shed() {
         let (server, _client) = connection();
-        let watch = Watch::new();
+        let watch = IoTimeout::new();
         let started_at = Instant::now() - Duration::from_secs(10);
         let deadline = Deadline::for_command(started_at, Duration::from_secs(100));
-        watch.begin(Wait::Read, &deadline);
-        watch.look(&server, Load::HalfFull);
+        watch.arm(WaitKind::Read, &deadline);
+        watch.expire_if_due(&server, Load::HalfFull);
         assert_eq!(watch.expiry(), None);
         assert_eq!(watch.expiry_without_wait(&deadline), None);
-        watch.look(&server, Load::NearlyFull);
-        assert_eq!(watch.end(), Some(Expiry::Shed));
+        watch.expire_if_due(&server, Load::NearlyFull);
+        assert_eq!(watch.disarm(), Some(Expiry::Shed));
         assert_eq!(watch.expiry_without_wait(&deadline), Some(Expiry::Shed));
     }
 }

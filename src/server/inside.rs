@@ -7,7 +7,7 @@ use super::StartError;
 use crate::connection::ConnectionSettings;
 use crate::http;
 use crate::net::listener::Listener;
-use crate::net::pool::Pool;
+use crate::net::pool::AcceptPool;
 use crate::nginx::AuthHttp;
 use crate::status::{self, Status};
 
@@ -31,13 +31,13 @@ pub fn listen(
 }
 
 /// Starts auth_http, which names the first plaintext SMTP listener.
-pub fn answer_nginx(
+pub fn start_auth_http(
     listener: &Arc<Listener>,
     smtp_listeners: &[Arc<Listener>],
     settings: &Arc<RwLock<Arc<ConnectionSettings>>>,
-    pool: &Arc<Pool>,
+    pool: &Arc<AcceptPool>,
 ) -> Result<(), StartError> {
-    let plain = smtp_listeners.iter().find(|smtp| !smtp.tls_at_once());
+    let plain = smtp_listeners.iter().find(|smtp| !smtp.implicit_tls());
     let Some(smtp_address) = plain.map(|smtp| smtp.address()) else {
         log::warn!(address:% = listener.address(), reason = "there is no plain address to send nginx to"; "auth_http_not_answered");
         listener.close();
@@ -50,7 +50,7 @@ pub fn answer_nginx(
     };
     http::serve(
         listener,
-        Arc::new(move |question| auth_http.answer(question)),
+        Arc::new(move |question| auth_http.handle(question)),
     )
     .map_err(StartError::Kernel)?;
     log::info!(address:% = listener.address(), role = "auth_http"; "listening");
@@ -60,7 +60,7 @@ pub fn answer_nginx(
 /// Starts the status endpoints.
 pub fn start_status(listener: &Arc<Listener>, status: Status) -> Result<(), StartError> {
     status::set_start();
-    http::serve(listener, Arc::new(move |request| status.answer(request)))
+    http::serve(listener, Arc::new(move |request| status.handle(request)))
         .map_err(StartError::Kernel)?;
     log::info!(address:% = listener.address(); "status_page");
     Ok(())

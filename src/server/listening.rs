@@ -77,7 +77,7 @@ fn bind(
     let bound = Listener::bind(address, only_v6, tls_at_once);
     bound
         .map(Arc::new)
-        .map_err(|source| not_bound(address, source, tls_at_once))
+        .map_err(|source| bind_error(address, source, tls_at_once))
 }
 
 /// Returns an error for each address that a start could not bind, for `check`. An address in use is not an error: the
@@ -97,13 +97,13 @@ pub fn unbindable(config: &Config) -> impl Iterator<Item = StartError> {
         seen.push(*address);
         let source = match is_taken {
             true => io::Error::from_raw_os_error(libc::EADDRINUSE),
-            false => Listener::try_address(*address).err()?,
+            false => Listener::probe_bind(*address).err()?,
         };
-        Some(not_bound(*address, source, tls_at_once))
+        Some(bind_error(*address, source, tls_at_once))
     })
 }
 
-fn not_bound(address: SocketAddr, source: io::Error, tls_at_once: bool) -> StartError {
+fn bind_error(address: SocketAddr, source: io::Error, tls_at_once: bool) -> StartError {
     let fix = match (source.kind(), tls_at_once) {
         (io::ErrorKind::PermissionDenied, false) => "start as root or choose -if=127.0.0.1:2525",
         (io::ErrorKind::PermissionDenied, true) => {

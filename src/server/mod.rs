@@ -18,7 +18,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use nix::unistd::{Gid, Uid, geteuid};
 use sd_notify::NotifyState;
 
-pub use check::check_files_and_become_server_user;
+pub use check::preflight;
 pub use error::StartError;
 pub use stores::{mysql_connector, redis_settings, table_name, trial_addresses};
 
@@ -28,35 +28,35 @@ use crate::handed_over;
 use crate::limits;
 use crate::locks;
 use crate::logging::{LogFile, LogFormat};
-use crate::net::pool::{Pool, PoolSettings};
-use crate::net::tls::{TlsError, TlsFiles, TlsIdentity};
+use crate::net::pool::{AcceptPool, AcceptPoolSettings};
+use crate::net::tls::{TlsCredentials, TlsError, TlsFiles};
 use crate::net::trusted::TrustedProxies;
 use crate::pid_file::PidFile;
 use crate::privileges::{self, Identity};
-use crate::signals::{self, Request};
+use crate::signals::{self, Event};
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::{MemoryBudget, SessionSettings};
 use crate::status::Status;
-use crate::storage::{OpenStore, TableShape};
+use crate::storage::{OpenStore, TableColumns};
 use listening::listen_addresses;
-use reload::House;
-use resources::look_after_limits;
-use stores::Stores;
+use reload::RunningServer;
+use resources::check_limits;
+use stores::StoreSource;
 
 /// Reads the configuration again, command line included; what is to be said in the log comes with it.
-pub type ReadAgain<'a> = &'a dyn Fn() -> Result<(Config, Vec<String>), String>;
+pub type ConfigSource<'a> = &'a dyn Fn() -> Result<(Config, Vec<String>), String>;
 
 /// Runs the server until it is told to stop. `notes` are said in the log once it is open; SIGHUP has the configuration
 /// read again.
 ///
 /// # Errors
 /// [`StartError`] when it could not start.
-pub fn run(config: &Config, notes: &[String], read_again: ReadAgain) -> Result<(), StartError> {
+pub fn run(config: &Config, notes: &[String], read_again: ConfigSource) -> Result<(), StartError> {
     run_on(
         config,
         notes,
         read_again,
-        Stores::Configured(OnceLock::new()),
+        StoreSource::Configured(OnceLock::new()),
     )
 }
 
@@ -68,44 +68,44 @@ pub fn run(config: &Config, notes: &[String], read_again: ReadAgain) -> Result<(
 /// [`StartError`] when it could not start.
 pub fn run_with_store(config: &Config, open: OpenStore) -> Result<(), StartError> {
     let read_again = || Ok((config.clone(), Vec::new()));
-    run_on(config, &[], &read_again, Stores::Own(open))
+    run_on(config, &[], &read_again, StoreSource::Own(open))
 }
 
 fn run_on(
     config: &Config,
     notes: &[String],
-    read_again: ReadAgain,
-    stores: Stores,
+    read_again: ConfigSource,
+    stores: StoreSource,
 ) -> Result<(), StartError> {
     let signals = signals::catch().map_err(StartError::Kernel)?;
     let identity = identity(config)?;
     let mut listeners = listening::listen(config)?;
-    refuse_to_stay_root(
+    reject_root(
         identity,
         listeners.iter().map(|listener| listener.address()),
     )?;
     let status_listener = inside::listen(config.status_address, inside::STATUS_BIND_FIX)?;
     let nginx_listener = inside::listen(config.nginx_auth_address, inside::NGINX_BIND_FIX)?;
     let log_file = open_log(config)?;
-    say_notes(notes);
+    log_warnings(notes);
     if identity.is_none() && geteuid().is_root() {
         log::warn!(fix = "set GUID and SGID to the ids of another user and group"; "runs_as_root");
     }
     let pid_file = config.pid_file.as_deref().map(write_pid_file).transpose()?;
     let tls = load_tls(config)?;
-    look_after_limits(config);
+    check_limits(config);
     if let Some(identity) = identity {
-        hand_over(identity, &log_file, pid_file.as_ref());
+        chown_files(identity, &log_file, pid_file.as_ref());
         privileges::drop_to(identity)?;
         log::info!(user:% = identity.user, group:% = identity.group; "privileges_dropped");
-        for warning in tls.iter().flat_map(TlsIdentity::unreadable_files) {
+        for warning in tls.iter().flat_map(TlsCredentials::unreadable_files) {
             log::warn!(warning = warning.as_str(); "certificate");
         }
         if let Err(reason) = read_again() {
             log::warn!(reason = reason.as_str(), note = "SIGHUP will change nothing"; "configuration");
         }
     }
-    limits::prefer_long_turns();
+    limits::use_batch_scheduling();
     // Threads from here on.
     log_file.start_writing().map_err(StartError::Kernel)?;
     let requests = signals.listen().map_err(StartError::Kernel)?;
@@ -125,7 +125,7 @@ fn run_on(
             connection::serve(client, &settings);
         }
     };
-    let pool = Pool::new(pool_settings(config), Box::new(serve));
+    let pool = AcceptPool::new(pool_settings(config), Box::new(serve));
     pool.watch_deadlines().map_err(StartError::Kernel)?;
     if let Some(listener) = &status_listener {
         let (pool, settings) = (Arc::clone(&pool), Arc::clone(&settings));
@@ -133,15 +133,15 @@ fn run_on(
     }
     pool.open(&listeners).map_err(StartError::Kernel)?;
     for listener in &listeners {
-        log::info!(address:% = listener.address(), tls = listener.tls_at_once(), version = env!("CARGO_PKG_VERSION"); "listening");
+        log::info!(address:% = listener.address(), tls = listener.implicit_tls(), version = env!("CARGO_PKG_VERSION"); "listening");
     }
     if let Some(listener) = nginx_listener {
-        inside::answer_nginx(&listener, &listeners, &settings, &pool)?;
+        inside::start_auth_http(&listener, &listeners, &settings, &pool)?;
         // Closed with the others.
         listeners.push(listener);
     }
-    tell_systemd(&[NotifyState::Ready]);
-    let mut house = House {
+    notify_systemd(&[NotifyState::Ready]);
+    let mut house = RunningServer {
         config: config.clone(),
         read_again,
         stores,
@@ -151,8 +151,8 @@ fn run_on(
         writers: store.writers,
         retired: Vec::new(),
     };
-    serve_requests(&mut house, &requests);
-    tell_systemd(&[NotifyState::Stopping]);
+    signal_loop(&mut house, &requests);
+    notify_systemd(&[NotifyState::Stopping]);
     let stopped = stop::stop(&pool, &listeners, house.into_writers(), &requests);
     // The status page is there to the end.
     if let Some(listener) = status_listener {
@@ -169,13 +169,13 @@ fn run_on(
 }
 
 /// Says to the service manager, if there is one, how we are (sd_notify(3)).
-fn tell_systemd(state: &[NotifyState]) {
+fn notify_systemd(state: &[NotifyState]) {
     if let Err(error) = sd_notify::notify(state) {
         log::warn!(reason:% = error; "systemd_not_told");
     }
 }
 
-fn say_notes(notes: &[String]) {
+fn log_warnings(notes: &[String]) {
     for note in notes {
         log::warn!(note = note.as_str(); "configuration");
     }
@@ -190,14 +190,11 @@ fn identity(config: &Config) -> Result<Option<Identity>, StartError> {
         let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
         return Ok(Some(Identity { user, group }));
     }
-    refuse_to_stay_root(
-        None,
-        listen_addresses(config).chain(inside_addresses(config)),
-    )?;
+    reject_root(None, listen_addresses(config).chain(http_addresses(config)))?;
     Ok(None)
 }
 
-fn refuse_to_stay_root(
+fn reject_root(
     identity: Option<Identity>,
     mut addresses: impl Iterator<Item = SocketAddr>,
 ) -> Result<(), StartError> {
@@ -225,10 +222,10 @@ fn write_pid_file(file: &Path) -> Result<PidFile, StartError> {
 }
 
 /// What was made as root has to be there for whom we become, at the next start too.
-fn hand_over(identity: Identity, log_file: &LogFile, pid_file: Option<&PidFile>) {
-    let log = log_file.hand_to(identity.user, identity.group);
+fn chown_files(identity: Identity, log_file: &LogFile, pid_file: Option<&PidFile>) {
+    let log = log_file.chown_to(identity.user, identity.group);
     let pid = pid_file.map_or(Ok(()), |pid_file| {
-        handed_over::give(pid_file.file(), identity.user, identity.group)
+        handed_over::chown_to(pid_file.file(), identity.user, identity.group)
     });
     for (what, outcome) in [("log file", log), ("PID file", pid)] {
         if let Err(error) = outcome {
@@ -237,23 +234,23 @@ fn hand_over(identity: Identity, log_file: &LogFile, pid_file: Option<&PidFile>)
     }
 }
 
-fn pool_settings(config: &Config) -> PoolSettings {
+fn pool_settings(config: &Config) -> AcceptPoolSettings {
     let said = |reply: &Reply| {
         let mut octets = Vec::new();
         reply.write_to(&mut octets);
         octets
     };
-    PoolSettings {
+    AcceptPoolSettings {
         max_clients: config.max_clients,
         trusted_proxies: TrustedProxies::new(config.trusted_proxies()),
         max_clients_per_address: config.max_clients_per_address,
-        full: said(&reply::R421_TOO_BUSY),
-        address_full: said(&reply::R421_TOO_MANY_FROM_ADDRESS),
+        busy_reply: said(&reply::R421_TOO_BUSY),
+        address_limit_reply: said(&reply::R421_TOO_MANY_FROM_ADDRESS),
     }
 }
 
 /// Where questions from inside are answered.
-fn inside_addresses(config: &Config) -> impl Iterator<Item = SocketAddr> {
+fn http_addresses(config: &Config) -> impl Iterator<Item = SocketAddr> {
     config
         .status_address
         .into_iter()
@@ -261,28 +258,28 @@ fn inside_addresses(config: &Config) -> impl Iterator<Item = SocketAddr> {
 }
 
 /// Does what administrators ask for and looks after the certificate, until it is time to stop.
-fn serve_requests(house: &mut House, requests: &Receiver<Request>) {
+fn signal_loop(house: &mut RunningServer, requests: &Receiver<Event>) {
     loop {
-        match requests.recv_timeout(TLS_FILES_LOOKED_AT) {
-            Ok(Request::Reload) => house.reload(),
-            Ok(Request::ReopenLog) => house.reopen_log(),
-            Err(RecvTimeoutError::Timeout) => house.look_after_tls(),
+        match requests.recv_timeout(CERTIFICATE_CHECK_INTERVAL) {
+            Ok(Event::Reload) => house.reload(),
+            Ok(Event::ReopenLog) => house.reopen_log(),
+            Err(RecvTimeoutError::Timeout) => house.reload_certificate_if_changed(),
             // A lost channel counts as a wish to stop.
-            Ok(Request::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return,
         }
     }
 }
 
-fn load_tls(config: &Config) -> Result<Option<TlsIdentity>, TlsError> {
+fn load_tls(config: &Config) -> Result<Option<TlsCredentials>, TlsError> {
     let Some(files) = tls_files(config) else {
         return Ok(None);
     };
-    let tls = TlsIdentity::load(&files)?;
-    warn_of_tls(&tls);
+    let tls = TlsCredentials::load(&files)?;
+    log_certificate_warnings(&tls);
     Ok(Some(tls))
 }
 
-fn warn_of_tls(tls: &TlsIdentity) {
+fn log_certificate_warnings(tls: &TlsCredentials) {
     for warning in tls.warnings(SystemTime::now()) {
         log::warn!(warning = warning.as_str(); "certificate");
     }
@@ -311,8 +308,8 @@ pub fn session_settings(config: &Config) -> SessionSettings {
         allowed_hosts: config.allowed_hosts.clone(),
         max_content_octets: config.max_content_octets,
         max_recipients: config.max_recipients,
-        to_column: TableShape::PRINTED.to,
-        recipient_column: TableShape::PRINTED.recipient,
+        to_column: TableColumns::DEFAULT.to,
+        recipient_column: TableColumns::DEFAULT.recipient,
         verbose: config.verbose,
     }
 }
@@ -334,4 +331,4 @@ fn machine_name() -> String {
 }
 
 /// How often the files of key and certificate are looked at; a renewed pair is served within a minute.
-const TLS_FILES_LOOKED_AT: Duration = Duration::from_secs(20);
+const CERTIFICATE_CHECK_INTERVAL: Duration = Duration::from_secs(20);

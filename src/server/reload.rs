@@ -4,55 +4,55 @@ use std::sync::{Arc, RwLock};
 
 use sd_notify::NotifyState;
 
-use super::resources::look_after_limits;
-use super::stores::{RunningStore, Stores};
+use super::resources::check_limits;
+use super::stores::{RunningStore, StoreSource};
 use super::{
-    ReadAgain, log_format, pool_settings, say_notes, session_settings, tell_systemd, tls_files,
-    warn_of_tls,
+    ConfigSource, log_certificate_warnings, log_format, log_warnings, notify_systemd,
+    pool_settings, session_settings, tls_files,
 };
 use crate::config::Config;
 use crate::connection::ConnectionSettings;
 use crate::locks;
 use crate::logging::LogFile;
-use crate::metrics::{self, ReloadOutcome, Reloaded};
-use crate::net::pool::Pool;
-use crate::net::tls::TlsIdentity;
+use crate::metrics::{self, ReloadOutcome, ReloadTarget};
+use crate::net::pool::AcceptPool;
+use crate::net::tls::TlsCredentials;
 use crate::storage::Writers;
 
 /// Everything that a new configuration can change.
-pub struct House<'a> {
+pub struct RunningServer<'a> {
     /// By which it runs.
     pub config: Config,
-    pub read_again: ReadAgain<'a>,
-    pub stores: Stores,
+    pub read_again: ConfigSource<'a>,
+    pub stores: StoreSource,
     pub log_file: LogFile,
     /// For connections to come; open ones keep what they began with.
     pub settings: Arc<RwLock<Arc<ConnectionSettings>>>,
-    pub pool: Arc<Pool>,
+    pub pool: Arc<AcceptPool>,
     pub writers: Option<Writers>,
     /// Of stores that only sessions of their time still save to, and no longer than those last.
     pub retired: Vec<Writers>,
 }
 
-impl House<'_> {
+impl RunningServer<'_> {
     /// Reads the configuration again and runs by it, all or nothing.
     pub fn reload(&mut self) {
         let since = NotifyState::monotonic_usec_now();
-        tell_systemd(&[
+        notify_systemd(&[
             NotifyState::Reloading,
             since.unwrap_or(NotifyState::Reloading),
         ]);
         match self.try_reload() {
             Ok(()) => {
-                metrics::RELOADS.count((Reloaded::Configuration, ReloadOutcome::Applied));
+                metrics::RELOADS.count((ReloadTarget::Configuration, ReloadOutcome::Applied));
                 log::info!("reload");
             }
             Err(reason) => {
-                metrics::RELOADS.count((Reloaded::Configuration, ReloadOutcome::Refused));
+                metrics::RELOADS.count((ReloadTarget::Configuration, ReloadOutcome::Refused));
                 log::error!(reason = reason.as_str(), kept = "everything as it was"; "reload_refused");
             }
         }
-        tell_systemd(&[NotifyState::Ready]);
+        notify_systemd(&[NotifyState::Ready]);
     }
 
     /// Opens the log file anew; where that fails, the old one goes on.
@@ -67,7 +67,7 @@ impl House<'_> {
     }
 
     /// Takes up a pair that was renewed on disk.
-    pub fn look_after_tls(&self) {
+    pub fn reload_certificate_if_changed(&self) {
         let settings = self.settings();
         let Some(tls) = settings.tls.as_ref().filter(|tls| tls.files_have_changed()) else {
             return;
@@ -76,7 +76,7 @@ impl House<'_> {
             Ok(()) => {
                 count_certificate(ReloadOutcome::Applied);
                 log::info!("certificate_renewed");
-                warn_of_tls(tls);
+                log_certificate_warnings(tls);
             }
             Err(error) => {
                 count_certificate(ReloadOutcome::Refused);
@@ -108,7 +108,7 @@ impl House<'_> {
             ));
         }
 
-        say_notes(&notes);
+        log_warnings(&notes);
         for key in need_restart {
             log::warn!(key = key, fix = "restart the server"; "needs_restart");
         }
@@ -125,13 +125,9 @@ impl House<'_> {
                 (store.session, store.saver)
             }
         };
-        self.retired.retain(|writers| !writers.have_ended());
-        let is_kept = |tls: &TlsIdentity| {
-            settings
-                .tls
-                .as_ref()
-                .is_some_and(|old| tls.is_clone_of(old))
-        };
+        self.retired.retain(|writers| !writers.are_finished());
+        let is_kept =
+            |tls: &TlsCredentials| settings.tls.as_ref().is_some_and(|old| tls.ptr_eq(old));
         let renewed = tls.as_ref().is_some_and(|tls| !is_kept(tls));
         let changed = ConnectionSettings {
             session,
@@ -142,8 +138,8 @@ impl House<'_> {
             tls,
         };
         *locks::write(&self.settings) = Arc::new(changed);
-        look_after_limits(&wanted);
-        self.pool.change(pool_settings(&wanted));
+        check_limits(&wanted);
+        self.pool.update_settings(pool_settings(&wanted));
         self.config = wanted;
         if renewed {
             count_certificate(ReloadOutcome::Applied);
@@ -167,7 +163,7 @@ impl House<'_> {
 }
 
 fn count_certificate(outcome: ReloadOutcome) {
-    metrics::RELOADS.count((Reloaded::Certificate, outcome));
+    metrics::RELOADS.count((ReloadTarget::Certificate, outcome));
 }
 
 /// Puts back what only a restart can change, and answers the keys whose new value is not in force.
@@ -218,8 +214,8 @@ fn keep_what_needs_a_restart(wanted: &mut Config, running: &Config) -> Vec<&'sta
 /// The pair that the configuration names, read anew. A key that only root could read stays in service as it is.
 fn load_tls_again(
     wanted: &Config,
-    running: Option<&TlsIdentity>,
-) -> Result<Option<TlsIdentity>, String> {
+    running: Option<&TlsCredentials>,
+) -> Result<Option<TlsCredentials>, String> {
     let Some(files) = tls_files(wanted) else {
         return match wanted.tls_listen_addresses.first() {
             None => Ok(None),
@@ -229,9 +225,9 @@ fn load_tls_again(
             )),
         };
     };
-    match (TlsIdentity::load(&files), running) {
+    match (TlsCredentials::load(&files), running) {
         (Ok(tls), _) => {
-            warn_of_tls(&tls);
+            log_certificate_warnings(&tls);
             Ok(Some(tls))
         }
         (Err(error), Some(running))

@@ -1,19 +1,19 @@
 //! How many descriptors and mappings of memory this configuration needs, and whether the kernel lets us have them.
 
-use super::inside_addresses;
+use super::http_addresses;
 use super::listening::listen_addresses;
 use crate::config::{Config, StoreKind};
 use crate::http;
 use crate::limits;
 
 /// Raises the limit of open descriptors as far as it may be raised, and warns where a limit is too low for this configuration.
-pub fn look_after_limits(config: &Config) {
+pub fn check_limits(config: &Config) {
     let needed = needed_descriptors(config) as u64;
     let limit = limits::raise_descriptor_limit(needed);
     if limit < needed {
         log::warn!(limit = limit, needed = needed, fix = "raise `ulimit -n` or lower GM_MAX_CLIENTS"; "few_descriptors");
     }
-    let needed = (config.max_clients * MAPPINGS_OF_A_CLIENT + SPARE_MAPPINGS) as u64;
+    let needed = (config.max_clients * MAPPINGS_PER_CLIENT + SPARE_MAPPINGS) as u64;
     if let Some(limit) = limits::mapping_limit().filter(|limit| *limit < needed) {
         log::warn!(limit = limit, needed = needed, fix = "raise `sysctl vm.max_map_count` or lower GM_MAX_CLIENTS"; "few_mappings");
     }
@@ -22,24 +22,24 @@ pub fn look_after_limits(config: &Config) {
 fn needed_descriptors(config: &Config) -> usize {
     // Each listener may have accepted one client more, which is told that there is no room.
     let listeners = 2 * listen_addresses(config).count();
-    let inside = inside_addresses(config).count() * (2 + http::MAX_CONNECTIONS);
+    let inside = http_addresses(config).count() * (2 + http::MAX_CONNECTIONS);
     // SIGHUP may start another store while sessions still save to the one before.
-    let stores = 2 * of_store(config);
+    let stores = 2 * store_descriptors(config);
     config.max_clients + listeners + inside + stores + SPARE_DESCRIPTORS
 }
 
 /// What a store holds open when all of it is at work.
-fn of_store(config: &Config) -> usize {
+fn store_descriptors(config: &Config) -> usize {
     match config.store {
         StoreKind::Discard => 0,
         StoreKind::Sqlite => SQLITE_FILES,
-        StoreKind::MySql => of_mysql(config) + of_redis(config),
+        StoreKind::MySql => mysql_descriptors(config) + redis_descriptors(config),
     }
 }
 
 /// Each writer has a connection, and another one while it looks up what became of a COMMIT. Where there are several hosts, each
 /// is watched over a connection of its own, and looked at once more before the pool connects.
-fn of_mysql(config: &Config) -> usize {
+fn mysql_descriptors(config: &Config) -> usize {
     let hosts = match config.mysql_hosts.len() {
         1 => 0,
         count => count,
@@ -48,7 +48,7 @@ fn of_mysql(config: &Config) -> usize {
 }
 
 /// Each writer has a connection to each node that has slots; one more asks for the slots or for a node's settings.
-fn of_redis(config: &Config) -> usize {
+fn redis_descriptors(config: &Config) -> usize {
     let nodes = match config.redis_urls.len() {
         0 => return 0,
         1 => 1,
@@ -66,7 +66,7 @@ const NODES_OF_A_CLUSTER: usize = 6;
 /// Log, signals, standard streams, the resolver, and room for a library or two.
 const SPARE_DESCRIPTORS: usize = 64;
 /// Its thread's stack and the one for signals, each with the page that guards it.
-const MAPPINGS_OF_A_CLIENT: usize = 4;
+const MAPPINGS_PER_CLIENT: usize = 4;
 /// The program, its libraries, its heaps and the store.
 const SPARE_MAPPINGS: usize = 1_000;
 

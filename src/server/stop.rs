@@ -7,64 +7,64 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use crate::net::listener::Listener;
-use crate::net::pool::Pool;
-use crate::signals::Request;
+use crate::net::pool::AcceptPool;
+use crate::signals::Event;
 use crate::storage::Writers;
 
 /// A second request to stop came: nothing is waited for any more.
-pub struct AtOnce;
+pub struct ImmediateStop;
 
 /// Ends all: first the clients, then the writers.
 ///
 /// # Errors
 /// [`AtOnce`], after which the process has to end.
 pub fn stop(
-    pool: &Pool,
+    pool: &AcceptPool,
     listeners: &[Arc<Listener>],
     writers: Vec<Writers>,
-    requests: &Receiver<Request>,
-) -> Result<(), AtOnce> {
-    let give_up_at = Instant::now() + DRAIN_PATIENCE;
+    requests: &Receiver<Event>,
+) -> Result<(), ImmediateStop> {
+    let give_up_at = Instant::now() + DRAIN_TIMEOUT;
     drain(pool, listeners, requests, give_up_at)?;
     finish(writers, requests, give_up_at)
 }
 
 /// Lets idle clients go, and the others finish what they have under way, for at most [`DRAIN_PATIENCE`].
 fn drain(
-    pool: &Pool,
+    pool: &AcceptPool,
     listeners: &[Arc<Listener>],
-    requests: &Receiver<Request>,
+    requests: &Receiver<Event>,
     give_up_at: Instant,
-) -> Result<(), AtOnce> {
+) -> Result<(), ImmediateStop> {
     for listener in listeners {
         listener.close();
     }
     pool.drain();
-    log::info!(clients = pool.places_taken(); "shutdown");
+    log::info!(clients = pool.active_connections(); "shutdown");
     wait_for_clients(pool, requests, give_up_at)?;
-    if pool.places_taken() > 0 {
-        log::warn!(clients = pool.places_taken(); "cut_off");
-        pool.cut();
-        wait_for_clients(pool, requests, give_up_at + LAST_WORD_PATIENCE)?;
+    if pool.active_connections() > 0 {
+        log::warn!(clients = pool.active_connections(); "cut_off");
+        pool.abort_connections();
+        wait_for_clients(pool, requests, give_up_at + ABORT_TIMEOUT)?;
     }
     Ok(())
 }
 
 fn wait_for_clients(
-    pool: &Pool,
-    requests: &Receiver<Request>,
+    pool: &AcceptPool,
+    requests: &Receiver<Event>,
     give_up_at: Instant,
-) -> Result<(), AtOnce> {
-    while pool.places_taken() > 0 && Instant::now() < give_up_at {
-        if next_request(requests) == Some(Request::Stop) {
-            return Err(AtOnce);
+) -> Result<(), ImmediateStop> {
+    while pool.active_connections() > 0 && Instant::now() < give_up_at {
+        if next_request(requests) == Some(Event::Stop) {
+            return Err(ImmediateStop);
         }
     }
     Ok(())
 }
 
 /// Waits a tick for a request; also when the thread is gone that would send one, as after a panic of it.
-fn next_request(requests: &Receiver<Request>) -> Option<Request> {
+fn next_request(requests: &Receiver<Event>) -> Option<Event> {
     match requests.recv_timeout(DRAIN_TICK) {
         Ok(request) => Some(request),
         Err(RecvTimeoutError::Timeout) => None,
@@ -78,22 +78,22 @@ fn next_request(requests: &Receiver<Request>) -> Option<Request> {
 /// Lets the writers save what has queued up and close the store; whoever still waits by then was told 451.
 fn finish(
     writers: Vec<Writers>,
-    requests: &Receiver<Request>,
+    requests: &Receiver<Event>,
     give_up_at: Instant,
-) -> Result<(), AtOnce> {
+) -> Result<(), ImmediateStop> {
     let (done, finished) = bounded(1);
     let helper = thread::Builder::new()
         .name("finish".to_owned())
         .spawn(move || {
-            writers.into_iter().for_each(Writers::finish);
+            writers.into_iter().for_each(Writers::drain_and_join);
             // Nobody listens any more if it took too long.
             let _ = done.send(());
         });
     while helper.is_ok() && finished.recv_timeout(DRAIN_TICK) == Err(RecvTimeoutError::Timeout) {
-        if requests.try_recv() == Ok(Request::Stop) {
-            return Err(AtOnce);
+        if requests.try_recv() == Ok(Event::Stop) {
+            return Err(ImmediateStop);
         }
-        if Instant::now() > give_up_at + FINISH_PATIENCE {
+        if Instant::now() > give_up_at + FINISH_TIMEOUT {
             log::error!(reason = "the store did not finish"; "cut_off");
             break;
         }
@@ -102,11 +102,11 @@ fn finish(
 }
 
 /// How long messages under way may take to finish.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long clients that are cut off may take to hear so.
-const LAST_WORD_PATIENCE: Duration = Duration::from_millis(500);
+const ABORT_TIMEOUT: Duration = Duration::from_millis(500);
 /// How much longer the store may take to finish a commit that is under way.
-const FINISH_PATIENCE: Duration = Duration::from_secs(3);
+const FINISH_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often draining looks whether it is done.
 const DRAIN_TICK: Duration = Duration::from_millis(10);
 
@@ -117,8 +117,8 @@ mod tests {
     #[test]
     fn a_drain_does_not_spin_without_a_thread_for_signals() {
         let (sender, requests) = bounded(1);
-        sender.send(Request::Stop).unwrap();
-        assert_eq!(next_request(&requests), Some(Request::Stop));
+        sender.send(Event::Stop).unwrap();
+        assert_eq!(next_request(&requests), Some(Event::Stop));
         drop(sender);
         let started_at = Instant::now();
         for _ in 0..5 {

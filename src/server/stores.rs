@@ -8,17 +8,17 @@ use r2d2::Pool;
 use super::StartError;
 use crate::config::{Config, ServerAddress, StoreKind};
 use crate::locks;
-use crate::smtp::{Narrowing, SessionSettings, SharedSettings};
+use crate::smtp::{PolicyHandle, SessionSettings, StoreLimits};
 use crate::storage::mysql::check::TrialAddresses;
-use crate::storage::mysql::pool::{self, Connector, Learned, MySqlHost, MySqlSettings};
-use crate::storage::mysql::{BodyStore, Facts, MySqlStore, check, probe};
-use crate::storage::redis::cluster::{ClusterBodies, RedisCluster};
-use crate::storage::redis::{Breaker, RedisBodies, RedisPool, RedisSettings};
+use crate::storage::mysql::pool::{self, Connector, MySqlHost, MySqlSettings, OnTableInfo};
+use crate::storage::mysql::{BodyStore, MySqlStore, TableInfo, check, probe};
+use crate::storage::redis::cluster::{ClusterBodyWriter, RedisCluster};
+use crate::storage::redis::{BodyWriter, Breaker, RedisPool, RedisSettings};
 use crate::storage::sqlite::{DatabaseFile, SqliteStore};
-use crate::storage::{Finding, Health, OpenStore, Saver, TableName, Writers};
+use crate::storage::{Diagnostic, Health, OpenStore, Saver, TableName, Writers};
 
 /// Where mail may go.
-pub enum Stores {
+pub enum StoreSource {
     /// Where GM_STORE says. The SQLite file, once it was opened, is the same one until the server ends.
     Configured(OnceLock<DatabaseFile>),
     /// Into a store of the user's own.
@@ -30,12 +30,12 @@ pub struct RunningStore {
     /// For connections.
     pub saver: Saver,
     /// What sessions that save here decide by. What this store turns out to hold narrows them, and no others.
-    pub session: Arc<SharedSettings>,
+    pub session: Arc<PolicyHandle>,
     /// The threads behind it; the discarding store has none.
     pub writers: Option<Writers>,
 }
 
-impl Stores {
+impl StoreSource {
     /// Starts the store, for sessions that decide by `configured`.
     ///
     /// # Errors
@@ -45,14 +45,16 @@ impl Stores {
         config: &Config,
         configured: SessionSettings,
     ) -> Result<RunningStore, StartError> {
-        let session = Arc::new(SharedSettings::new(configured));
+        let session = Arc::new(PolicyHandle::new(configured));
         match self {
-            Stores::Own(open) => start_writers(session, 1, false, Health::up(), Arc::clone(open)),
-            Stores::Configured(file) => match config.store {
+            StoreSource::Own(open) => {
+                start_writers(session, 1, false, Health::up(), Arc::clone(open))
+            }
+            StoreSource::Configured(file) => match config.store {
                 StoreKind::Discard => {
                     log::warn!(store = "discard", note = "every mail is thanked for and dropped"; "store");
                     Ok(RunningStore {
-                        saver: Saver::discard(),
+                        saver: Saver::discarding(),
                         session,
                         writers: None,
                     })
@@ -68,7 +70,7 @@ impl Stores {
 
     /// Whether `wanted` needs another store than the one that was started with `running`.
     pub fn differ(&self, running: &Config, wanted: &Config) -> bool {
-        let Stores::Configured(_) = self else {
+        let StoreSource::Configured(_) = self else {
             return false;
         };
         match wanted.store {
@@ -83,7 +85,7 @@ impl Stores {
 }
 
 fn start_writers(
-    session: Arc<SharedSettings>,
+    session: Arc<PolicyHandle>,
     count: usize,
     prepare: bool,
     health: Health,
@@ -101,7 +103,7 @@ fn start_writers(
 fn start_sqlite(
     config: &Config,
     file: &DatabaseFile,
-    session: Arc<SharedSettings>,
+    session: Arc<PolicyHandle>,
 ) -> Result<RunningStore, StartError> {
     let (file, table) = (file.clone(), table_name(config));
     // Opened here, so that a file that can never be written is an error at start, and given to the writer as it is.
@@ -117,15 +119,15 @@ fn start_sqlite(
     Ok(store)
 }
 
-fn start_mysql(config: &Config, session: Arc<SharedSettings>) -> Result<RunningStore, StartError> {
+fn start_mysql(config: &Config, session: Arc<PolicyHandle>) -> Result<RunningStore, StartError> {
     let health = Health::default();
     let connector = Connector::new(
         mysql_settings(config),
-        learn_into(config, &session),
+        on_table_info(config, &session),
         &health,
     );
     let pool = Arc::new(pool::pool(&connector));
-    pool::watch(&connector, &pool).map_err(StartError::Kernel)?;
+    pool::watch_idle_connections(&connector, &pool).map_err(StartError::Kernel)?;
     probe::start(&connector, &pool).map_err(StartError::Kernel)?;
     let redis = redis_settings(config);
     let body_store = body_stores(redis.as_ref(), config.save_workers)?;
@@ -160,38 +162,36 @@ fn body_stores(
     let [url] = settings.urls.as_slice() else {
         let cluster = RedisCluster::start(settings, writers).map_err(StartError::Kernel)?;
         return Ok(Box::new(move || {
-            BodyStore::Cluster(ClusterBodies::new(&cluster))
+            BodyStore::Cluster(ClusterBodyWriter::new(&cluster))
         }));
     };
     let pool = RedisPool::new(url, settings.expire_seconds, writers).map_err(StartError::Redis)?;
     let breaker = Breaker::default();
     // Redis never costs a mail, nor does a thread for it that cannot be started.
-    Ok(Box::new(move || {
-        match RedisBodies::start(&pool, &breaker) {
-            Ok(bodies) => BodyStore::Redis(bodies),
-            Err(error) => {
-                log::error!(reason:% = error; "redis_trouble");
-                BodyStore::Table
-            }
+    Ok(Box::new(move || match BodyWriter::start(&pool, &breaker) {
+        Ok(bodies) => BodyStore::Redis(bodies),
+        Err(error) => {
+            log::error!(reason:% = error; "redis_trouble");
+            BodyStore::Table
         }
     }))
 }
 
 /// Sessions to come decide by the table as it really is; what is wrong with it is said whenever that changes.
-fn learn_into(config: &Config, session: &Arc<SharedSettings>) -> Learned {
+fn on_table_info(config: &Config, session: &Arc<PolicyHandle>) -> OnTableInfo {
     let (session, table) = (Arc::clone(session), table_name(config));
     let last = Mutex::new(None);
-    Arc::new(move |facts: &Facts| {
+    Arc::new(move |facts: &TableInfo| {
         let mut last = locks::lock(&last);
         if last.as_ref() == Some(facts) {
             return;
         }
         *last = Some(facts.clone());
         let wanted = session.configured().max_content_octets;
-        let findings = check::of_facts(facts, &table, wanted);
+        let findings = check::check_table(facts, &table, wanted);
         findings.iter().for_each(log_finding);
-        if let Some(shape) = &facts.shape {
-            session.narrow(Narrowing {
+        if let Some(shape) = &facts.columns {
+            session.apply_store_limits(StoreLimits {
                 to_column: shape.to,
                 recipient_column: shape.recipient,
                 max_content_octets: facts.max_content_octets(),
@@ -200,7 +200,7 @@ fn learn_into(config: &Config, session: &Arc<SharedSettings>) -> Learned {
     })
 }
 
-fn log_finding(finding: &Finding) {
+fn log_finding(finding: &Diagnostic) {
     match finding.is_error() {
         true => log::error!(finding = finding.text(); "store_check"),
         false => log::warn!(finding = finding.text(); "store_check"),

@@ -87,7 +87,7 @@ impl AllowedHosts {
         let Some(domain) = path.canonical_domain() else {
             return true;
         };
-        self.any || (!path.hides_a_route() && self.names.contain(domain))
+        self.any || (!path.has_embedded_route() && self.names.contain(domain))
     }
 
     /// Returns a domain that is accepted; `None` where no item names one.

@@ -10,7 +10,7 @@ pub struct Column {
     /// Its maximum width.
     pub width: Width,
     /// Its character set.
-    pub repertoire: Repertoire,
+    pub charset: Charset,
 }
 
 /// The unit in which a column's width is counted.
@@ -24,7 +24,7 @@ pub enum Width {
 
 /// A column's character set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Repertoire {
+pub enum Charset {
     /// ASCII; also assumed for an unknown character set.
     Ascii,
     /// MySQL's latin1, which is Windows-1252.
@@ -40,7 +40,7 @@ impl Column {
     pub const fn varchar(max_chars: usize) -> Column {
         Column {
             width: Width::Chars(max_chars),
-            repertoire: Repertoire::Unicode,
+            charset: Charset::Unicode,
         }
     }
 
@@ -48,13 +48,13 @@ impl Column {
     pub const fn text(max_octets: usize) -> Column {
         Column {
             width: Width::Octets(max_octets),
-            repertoire: Repertoire::Unicode,
+            charset: Charset::Unicode,
         }
     }
 
     /// Returns whether `text` fits unchanged.
     pub fn holds(&self, text: &str) -> bool {
-        self.width.has_room_for(text) && self.repertoire.holds(text)
+        self.width.is_wide_enough_for(text) && self.charset.holds(text)
     }
 
     /// Returns `text` made to fit: characters outside the character set become U+FFFD or `?`, and the rest is truncated on a
@@ -63,9 +63,9 @@ impl Column {
         clippy::string_slice,
         reason = "both ways of counting end between characters"
     )]
-    pub fn fit<'a>(&self, text: &'a str) -> Cow<'a, str> {
-        let text = self.repertoire.replace_others(text);
-        if self.width.has_room_for(&text) {
+    pub fn truncate_to_fit<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let text = self.charset.replace_unsupported(text);
+        if self.width.is_wide_enough_for(&text) {
             return text;
         }
         let end = match self.width {
@@ -87,7 +87,7 @@ impl Column {
 
 impl Width {
     /// Returns the length of `text` in this unit.
-    pub fn measure(self, text: &str) -> usize {
+    pub fn length(self, text: &str) -> usize {
         match self {
             Width::Chars(_) => text.chars().count(),
             Width::Octets(_) => text.len(),
@@ -101,14 +101,14 @@ impl Width {
         }
     }
 
-    fn has_room_for(self, text: &str) -> bool {
-        text.len() <= self.max() || self.measure(text) <= self.max()
+    fn is_wide_enough_for(self, text: &str) -> bool {
+        text.len() <= self.max() || self.length(text) <= self.max()
     }
 }
 
-impl Repertoire {
+impl Charset {
     /// Returns `text` with each character outside this character set replaced.
-    pub fn replace_others(self, text: &str) -> Cow<'_, str> {
+    pub fn replace_unsupported(self, text: &str) -> Cow<'_, str> {
         if self.holds(text) {
             return text.into();
         }
@@ -123,24 +123,24 @@ impl Repertoire {
     }
 
     fn holds(self, text: &str) -> bool {
-        self == Repertoire::Unicode || text.is_ascii() || text.chars().all(|c| self.holds_char(c))
+        self == Charset::Unicode || text.is_ascii() || text.chars().all(|c| self.holds_char(c))
     }
 
     fn holds_char(self, c: char) -> bool {
         match self {
-            Repertoire::Ascii => c.is_ascii(),
-            Repertoire::Latin1 => {
+            Charset::Ascii => c.is_ascii(),
+            Charset::Latin1 => {
                 c.is_ascii() || ('\u{a0}'..='\u{ff}').contains(&c) || WINDOWS_1252.contains(c)
             }
-            Repertoire::Utf8mb3 => c.len_utf8() <= 3,
-            Repertoire::Unicode => true,
+            Charset::Utf8mb3 => c.len_utf8() <= 3,
+            Charset::Unicode => true,
         }
     }
 
     fn replacement(self) -> char {
         match self {
-            Repertoire::Ascii | Repertoire::Latin1 => '?',
-            Repertoire::Utf8mb3 | Repertoire::Unicode => '\u{fffd}',
+            Charset::Ascii | Charset::Latin1 => '?',
+            Charset::Utf8mb3 | Charset::Unicode => '\u{fffd}',
         }
     }
 }
@@ -154,8 +154,11 @@ mod tests {
 
     #[test]
     fn text_is_fitted_between_characters() {
-        let column = |width, repertoire| Column { width, repertoire };
-        use Repertoire::*;
+        let column = |width, repertoire| Column {
+            width,
+            charset: repertoire,
+        };
+        use Charset::*;
         use Width::*;
         for (column, text, want) in [
             (column(Chars(2), Unicode), "äöü", "äö"),
@@ -167,7 +170,7 @@ mod tests {
             (column(Chars(2), Ascii), "äöü", "??"),
             (column(Chars(0), Unicode), "", ""),
         ] {
-            assert_eq!(column.fit(text), want, "{column:?} {text}");
+            assert_eq!(column.truncate_to_fit(text), want, "{column:?} {text}");
             assert!(column.holds(want) && column.holds(text) == (text == want));
         }
     }

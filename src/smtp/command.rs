@@ -22,7 +22,7 @@ pub enum Verb {
     StartTls,
     Xclient,
     /// A verb of an RFC or in common use that is not implemented: 502.
-    NotDoneHere,
+    NotImplemented,
 }
 
 /// `MAIL FROM:<reverse-path> [parameters]`.
@@ -67,7 +67,7 @@ pub enum CommandError {
     /// The forward-path is malformed.
     BadForwardPath,
     /// The forward-path has two domains (`a%b@c`, `a@b@c`, a source route to another domain).
-    RouteHidden,
+    EmbeddedRoute,
     /// A non-ASCII address in a transaction without SMTPUTF8.
     NeedsSmtpUtf8,
 }
@@ -83,7 +83,7 @@ impl From<CommandError> for Reply {
             CommandError::BadParameter => reply::R501_BAD_PARAMETER,
             CommandError::BadReversePath => reply::R501_BAD_REVERSE_PATH,
             CommandError::BadForwardPath => reply::R501_BAD_FORWARD_PATH,
-            CommandError::RouteHidden => reply::R550_NOT_OURS,
+            CommandError::EmbeddedRoute => reply::R550_RELAY_DENIED,
             CommandError::NeedsSmtpUtf8 => reply::R553_NEEDS_SMTPUTF8,
         }
     }
@@ -111,15 +111,15 @@ fn trim_spaces(mut octets: &[u8]) -> &[u8] {
 
 /// Returns whether the line begins like an HTTP request, which a web page can make a browser send
 /// ([ALPACA](https://alpaca-attack.com)). The lines after it must not be executed either.
-pub fn is_foreign(line: &[u8]) -> bool {
-    FOREIGN_VERBS.iter().any(|verb| {
+pub fn is_http_request(line: &[u8]) -> bool {
+    HTTP_METHODS.iter().any(|verb| {
         line.get(..verb.len())
             .is_some_and(|start| start.eq_ignore_ascii_case(verb))
     })
 }
 
 /// Returns whether a malformed line begins like BDAT: then octets of a chunk follow it.
-pub fn is_chunk(line: &[u8]) -> bool {
+pub fn is_bdat(line: &[u8]) -> bool {
     let word = trim_spaces(line).get(..4);
     word.is_some_and(|word| word.eq_ignore_ascii_case(b"BDAT"))
 }
@@ -196,7 +196,7 @@ pub fn parse_rcpt(argument: &[u8], smtputf8: bool) -> Result<ForwardPath, Comman
     let path = after_keyword(argument, "TO:")?;
     let (forward_path, parameters) = ForwardPath::parse(path).map_err(|error| match error {
         PathError::Malformed => CommandError::BadForwardPath,
-        PathError::TwoDomains => CommandError::RouteHidden,
+        PathError::TwoDomains => CommandError::EmbeddedRoute,
     })?;
     let parameters = split_parameters(parameters, CommandError::BadForwardPath)?;
     if !parameters.is_empty() {
@@ -307,21 +307,21 @@ const VERBS: &[(&str, Verb)] = &[
     ("EXPN", Verb::Expn),
     ("HELP", Verb::Help),
     ("QUIT", Verb::Quit),
-    ("AUTH", Verb::NotDoneHere),
-    ("ATRN", Verb::NotDoneHere),
-    ("BURL", Verb::NotDoneHere),
-    ("ETRN", Verb::NotDoneHere),
-    ("LHLO", Verb::NotDoneHere),
-    ("SAML", Verb::NotDoneHere),
-    ("SEND", Verb::NotDoneHere),
-    ("SOML", Verb::NotDoneHere),
+    ("AUTH", Verb::NotImplemented),
+    ("ATRN", Verb::NotImplemented),
+    ("BURL", Verb::NotImplemented),
+    ("ETRN", Verb::NotImplemented),
+    ("LHLO", Verb::NotImplemented),
+    ("SAML", Verb::NotImplemented),
+    ("SEND", Verb::NotImplemented),
+    ("SOML", Verb::NotImplemented),
     ("STARTTLS", Verb::StartTls),
-    ("TURN", Verb::NotDoneHere),
+    ("TURN", Verb::NotImplemented),
     ("XCLIENT", Verb::Xclient),
 ];
 
 /// Methods of HTTP requests, each with the space that follows it.
-const FOREIGN_VERBS: &[&[u8]] = &[
+const HTTP_METHODS: &[&[u8]] = &[
     b"CONNECT ",
     b"DELETE ",
     b"GET ",
@@ -414,7 +414,11 @@ mod tests {
         assert_eq!(split(b"noop  x "), (Some(Verb::Noop), &b"x"[..]));
         assert_eq!(split(b"NOOPX"), (None, &b""[..]));
         assert_eq!(split(b"NOOP x\t").1, b"x\t");
-        assert!(is_foreign(b"get / HTTP/1.1") && !is_foreign(b"GETS") && !is_foreign(b""));
+        assert!(
+            is_http_request(b"get / HTTP/1.1")
+                && !is_http_request(b"GETS")
+                && !is_http_request(b"")
+        );
         assert_eq!(split(b""), (None, &b""[..]));
     }
 

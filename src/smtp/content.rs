@@ -141,7 +141,7 @@ impl Content {
     }
 
     /// Reserves memory in the same budget for data derived from this content; `None` if the budget is exhausted.
-    pub fn room_beside(&self, octets: usize) -> Option<Reservation> {
+    pub fn reserve_copy(&self, octets: usize) -> Option<Reservation> {
         let mut room = self.reservation.budget.reservation();
         room.grow_to(octets).then_some(room)
     }
@@ -163,9 +163,9 @@ impl Content {
     }
 
     fn grow_to(&mut self, sum: usize) -> Result<(), ContentError> {
-        let capacity = (self.octets.capacity() * GROWTH)
+        let capacity = (self.octets.capacity() * GROWTH_FACTOR)
             .max(sum)
-            .max(SMALLEST)
+            .max(MIN_CAPACITY)
             .min(self.max_octets);
         // If the larger capacity is not available, try the exact size.
         for capacity in [capacity, sum] {
@@ -180,9 +180,9 @@ impl Content {
 }
 
 /// Growth factor: content of 256 KiB is copied three times. Reserved memory that is not used yet is not resident.
-const GROWTH: usize = 4;
+const GROWTH_FACTOR: usize = 4;
 /// Smallest reservation in octets.
-const SMALLEST: usize = 4_096;
+const MIN_CAPACITY: usize = 4_096;
 
 #[cfg(test)]
 mod tests {
@@ -211,8 +211,8 @@ mod tests {
         drop(first);
         let mut first = Content::new(1 << 20, &budget);
         assert_eq!(first.extend(&[b'a'; 6_000]), Ok(()));
-        assert!(first.room_beside(4_001).is_none());
-        let mut beside = first.room_beside(4_000).expect("just enough");
+        assert!(first.reserve_copy(4_001).is_none());
+        let mut beside = first.reserve_copy(4_000).expect("just enough");
         beside.shrink_to(1_000);
         assert_eq!(budget.in_use(), 7_000);
         drop((first, beside));

@@ -12,11 +12,11 @@ use super::reply::Reply;
 ///
 /// The same reader feeds both, so that a discarded message ends exactly where a stored one would.
 #[derive(Debug)]
-pub enum Intake {
+pub enum Sink {
     /// Content is stored.
-    Kept(Content),
+    Storing(Content),
     /// Content is discarded up to the end of the message.
-    Swallowed(ContentError),
+    Discarding(ContentError),
 }
 
 /// Removes dot-stuffing and finds the end of the message.
@@ -24,7 +24,7 @@ pub enum Intake {
 /// Only CR LF . CR LF ends a message: a CR or LF alone is content. The CR LF of the DATA command begins the first line.
 #[derive(Debug)]
 pub struct DataReader {
-    intake: Intake,
+    intake: Sink,
     at_line_start: bool,
 }
 
@@ -37,21 +37,21 @@ pub struct Progress {
     pub end_of_mail: bool,
 }
 
-impl Intake {
+impl Sink {
     /// Appends `octets`; after the first error, discards them and all further ones.
-    pub fn take(&mut self, octets: &[u8]) {
-        if let Intake::Kept(content) = self
+    pub fn push(&mut self, octets: &[u8]) {
+        if let Sink::Storing(content) = self
             && let Err(error) = content.extend(octets)
         {
-            *self = Intake::Swallowed(error);
+            *self = Sink::Discarding(error);
         }
     }
 
     /// Returns the reply to a message that is discarded; `None` while it is kept.
     pub fn refusal(&self) -> Option<Reply> {
         match self {
-            Intake::Kept(_) => None,
-            Intake::Swallowed(error) => Some((*error).into()),
+            Sink::Storing(_) => None,
+            Sink::Discarding(error) => Some((*error).into()),
         }
     }
 }
@@ -60,7 +60,7 @@ impl DataReader {
     /// Returns a reader for the octets after the CR LF of the DATA command.
     pub fn new(content: Content) -> DataReader {
         DataReader {
-            intake: Intake::Kept(content),
+            intake: Sink::Storing(content),
             at_line_start: true,
         }
     }
@@ -84,25 +84,25 @@ impl DataReader {
             }
             let rest = &input[used..];
             if let Some(line_end) = memmem::find(rest, b"\r\n.") {
-                self.intake.take(&rest[..line_end + 2]);
+                self.intake.push(&rest[..line_end + 2]);
                 used += line_end + 2;
                 self.at_line_start = true;
                 continue;
             }
             let undecided = usize::from(rest.last() == Some(&b'\r'));
             self.at_line_start = rest.ends_with(b"\r\n");
-            self.intake.take(&rest[..rest.len() - undecided]);
+            self.intake.push(&rest[..rest.len() - undecided]);
             return more_after(input.len() - undecided);
         }
     }
 
     /// Returns where received content goes.
-    pub fn intake(&self) -> &Intake {
+    pub fn intake(&self) -> &Sink {
         &self.intake
     }
 
     /// Returns the received content or the reason why it was discarded.
-    pub fn into_intake(self) -> Intake {
+    pub fn into_sink(self) -> Sink {
         self.intake
     }
 }
@@ -143,9 +143,9 @@ mod tests {
             unread.drain(..progress.used);
             if progress.end_of_mail {
                 unread.extend(pieces[index + 1..].concat());
-                let outcome = match reader.into_intake() {
-                    Intake::Kept(content) => Ok(content.octets().to_vec()),
-                    Intake::Swallowed(error) => Err(error),
+                let outcome = match reader.into_sink() {
+                    Sink::Storing(content) => Ok(content.octets().to_vec()),
+                    Sink::Discarding(error) => Err(error),
                 };
                 return Some((outcome, unread));
             }

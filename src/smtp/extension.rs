@@ -6,7 +6,7 @@ use super::reply::Reply;
 
 /// Extensions that are not always offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Offer {
+pub struct OfferedExtensions {
     /// CHUNKING, [RFC 3030](https://www.rfc-editor.org/rfc/rfc3030); not after an accepted XCLIENT.
     pub chunking: bool,
     /// STARTTLS, [RFC 3207](https://www.rfc-editor.org/rfc/rfc3207), if keys are configured and TLS is off.
@@ -20,7 +20,7 @@ pub struct Offer {
 ///
 /// SIZE is [RFC 1870](https://www.rfc-editor.org/rfc/rfc1870), PIPELINING [RFC 2920](https://www.rfc-editor.org/rfc/rfc2920),
 /// 8BITMIME [RFC 6152](https://www.rfc-editor.org/rfc/rfc6152), SMTPUTF8 [RFC 6531](https://www.rfc-editor.org/rfc/rfc6531).
-pub fn ehlo_reply(host_name: &str, max_content_octets: usize, offer: Offer) -> Reply {
+pub fn ehlo_reply(host_name: &str, max_content_octets: usize, offer: OfferedExtensions) -> Reply {
     let if_offered = |offered, line| if offered { line } else { "" };
     let chunking = if_offered(offer.chunking, "CHUNKING\n");
     let starttls = if_offered(offer.starttls, "STARTTLS\n");

@@ -3,7 +3,7 @@
 
 use memchr::{memchr, memmem};
 
-use super::input::Input;
+use super::input::InputBuffer;
 
 /// Finds command lines in the input and discards lines that are too long.
 #[derive(Debug, Default)]
@@ -26,8 +26,8 @@ pub enum Line {
 
 impl LineReader {
     /// Looks for the next line.
-    pub fn next(&mut self, input: &mut Input) -> Line {
-        if self.swallowing && !self.swallow(input) {
+    pub fn next(&mut self, input: &mut InputBuffer) -> Line {
+        if self.swallowing && !self.discard_line(input) {
             return Line::Partial;
         }
         let unread = input.unread();
@@ -46,7 +46,7 @@ impl LineReader {
     }
 
     /// Discards octets up to the end of the line; returns whether the end was found.
-    fn swallow(&mut self, input: &mut Input) -> bool {
+    fn discard_line(&mut self, input: &mut InputBuffer) -> bool {
         let unread = input.unread();
         if let Some(end) = memmem::find(unread, b"\r\n") {
             input.consume(end + 2);
@@ -79,7 +79,7 @@ mod tests {
             (b"NOOP\rQUIT\r\n", Line::Complete(11)),
         ];
         for (octets, want) in cases {
-            let mut input = Input::from_octets(octets);
+            let mut input = InputBuffer::from_octets(octets);
             assert_eq!(LineReader::default().next(&mut input), *want, "{octets:?}");
         }
     }
@@ -88,13 +88,13 @@ mod tests {
     fn a_line_of_the_ceiling_is_taken_and_one_octet_more_is_swallowed_whole() {
         let mut line = vec![b'x'; MAX_LINE_OCTETS - 2];
         line.extend_from_slice(b"\r\n");
-        let mut input = Input::from_octets(&line);
+        let mut input = InputBuffer::from_octets(&line);
         let mut reader = LineReader::default();
         assert_eq!(reader.next(&mut input), Line::Complete(MAX_LINE_OCTETS));
 
         line.insert(0, b'x');
         line.extend_from_slice(b"NOOP\r\n");
-        let mut input = Input::from_octets(&line);
+        let mut input = InputBuffer::from_octets(&line);
         assert_eq!(reader.next(&mut input), Line::TooLong);
         assert_eq!(reader.next(&mut input), Line::Complete(6));
         assert_eq!(input.unread(), b"NOOP\r\n");
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn swallowing_holds_no_more_than_one_octet() {
-        let mut input = Input::from_octets(&[b'x'; MAX_LINE_OCTETS]);
+        let mut input = InputBuffer::from_octets(&[b'x'; MAX_LINE_OCTETS]);
         let mut reader = LineReader::default();
         assert_eq!(reader.next(&mut input), Line::TooLong);
         for _ in 0..100 {

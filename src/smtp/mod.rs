@@ -23,12 +23,12 @@ mod step;
 mod xclient;
 
 pub use allowed_hosts::{AllowedHosts, BadItem};
-pub use column::{Column, Repertoire, Width};
+pub use column::{Charset, Column, Width};
 pub use content::{Content, ContentError, MemoryBudget, Reservation};
-pub use input::{COMMAND_ROOM, CONTENT_ROOM, Input};
+pub use input::{COMMAND_READ_SIZE, CONTENT_READ_SIZE, InputBuffer};
 pub use path::{ForwardPath, PathError, ReversePath};
 pub use reply::{EnhancedStatus, Reply};
 pub use session::Session;
-pub use settings::{Narrowing, SessionSettings, SharedSettings};
-pub use step::{Awaited, ContentProgress, Counts, Envelope, Step, Tls};
+pub use settings::{PolicyHandle, SessionSettings, StoreLimits};
+pub use step::{ContentProgress, Envelope, Expecting, SessionStats, Step, Tls};
 pub use xclient::ClientAddress;

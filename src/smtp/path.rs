@@ -111,7 +111,7 @@ impl ForwardPath {
     }
 
     /// Whether the local-part holds a second address for somebody to relay to: `a%b`, `b!a`, `"a@b"`.
-    pub fn hides_a_route(&self) -> bool {
+    pub fn has_embedded_route(&self) -> bool {
         self.mailbox.local_part.contains(['%', '!', '@'])
     }
 

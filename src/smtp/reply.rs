@@ -48,7 +48,7 @@ impl Reply {
     }
 
     /// Its code with the enhanced status, and its text: `550 5.7.1` and what follows, for whoever carries them apart.
-    pub fn parts(&self) -> (String, &str) {
+    pub fn status_and_text(&self) -> (String, &str) {
         let status = match self.enhanced {
             Some(EnhancedStatus(class, subject, detail)) => {
                 format!("{} {class}.{subject}.{detail}", self.code)
@@ -59,7 +59,7 @@ impl Reply {
     }
 
     /// Whether this reply counts towards the fault limit of a session.
-    pub fn is_fault(&self) -> bool {
+    pub fn is_error(&self) -> bool {
         matches!(self.code, 500 | 501 | 502 | 503 | 555)
     }
 
@@ -117,19 +117,19 @@ replies! {
     R421_SHUTTING_DOWN = 421 4 . 3 . 2 "Shutting down, try again soon";
     R421_TOO_BUSY = 421 4 . 3 . 2 "Too many connections, try again soon";
     R421_TOO_MANY_FROM_ADDRESS = 421 4 . 7 . 0 "Too many connections from your address";
-    R421_TOO_SLOW = 421 4 . 4 . 2 "Waited too long for you";
-    R421_TOO_MANY_FAULTS = 421 4 . 7 . 0 "Too many faulty commands";
+    R421_TIMEOUT = 421 4 . 4 . 2 "Waited too long for you";
+    R421_TOO_MANY_ERRORS = 421 4 . 7 . 0 "Too many faulty commands";
     R421_TOO_MANY_COMMANDS = 421 4 . 7 . 0 "Too many commands without a message";
     R451_NOT_SAVED = 451 4 . 3 . 0 "Cannot save this now, try again later";
     R452_STORE_FULL = 452 4 . 3 . 1 "No room to save this now, try again later";
     R452_NO_MEMORY = 452 4 . 3 . 1 "Too much mail at once, try again soon";
     R452_TOO_MANY_RECIPIENTS = 452 4 . 5 . 3 "Too many recipients";
-    R454_OCTETS_BEHIND_STARTTLS = 454 4 . 5 . 0 "STARTTLS has to be the last command of its group";
+    R454_PIPELINED_STARTTLS = 454 4 . 5 . 0 "STARTTLS has to be the last command of its group";
     R500_UNKNOWN_VERB = 500 5 . 5 . 2 "Command not recognized";
     R500_LINE_TOO_LONG = 500 5 . 5 . 2 "Line too long";
     R500_BARE_LF = 500 5 . 5 . 2 "Lines end in CR LF, not in LF alone";
     R500_BAD_OCTETS = 500 5 . 5 . 2 "A command holds no NUL and no bare CR";
-    R500_NOT_SMTP = 500 5 . 5 . 2 "This is SMTP";
+    R500_HTTP_REQUEST = 500 5 . 5 . 2 "This is SMTP";
     R501_BAD_ARGUMENT = 501 5 . 5 . 4 "Syntax error in argument";
     R501_NO_HELO_NAME = 501 5 . 5 . 4 "Say HELO or EHLO with your name";
     R501_NO_ARGUMENT_WANTED = 501 5 . 5 . 4 "This command takes no argument";
@@ -138,7 +138,7 @@ replies! {
     R501_BAD_CHUNK_SIZE = 501 5 . 5 . 4 "Unreadable chunk size";
     R501_BAD_REVERSE_PATH = 501 5 . 1 . 7 "Bad reverse-path, expected MAIL FROM:<a@example.com>";
     R501_BAD_FORWARD_PATH = 501 5 . 1 . 3 "Bad forward-path, expected RCPT TO:<a@example.com>";
-    R502_NOT_DONE_HERE = 502 5 . 5 . 1 "Not implemented here";
+    R502_NOT_IMPLEMENTED = 502 5 . 5 . 1 "Not implemented here";
     R503_SEND_HELO_FIRST = 503 5 . 5 . 1 "Say HELO or EHLO first";
     R503_SEND_MAIL_FIRST = 503 5 . 5 . 1 "Need MAIL first";
     R503_SEND_RCPT_FIRST = 503 5 . 5 . 1 "Need an accepted RCPT first";
@@ -146,8 +146,8 @@ replies! {
     R503_CHUNKS_UNDER_WAY = 503 5 . 5 . 1 "Chunks are under way, go on with BDAT";
     R503_XCLIENT_IN_TRANSACTION = 503 5 . 5 . 1 "No XCLIENT in a transaction, RSET ends it";
     R503_TLS_ALREADY = 503 5 . 5 . 1 "TLS is on already";
-    R550_NOT_BELIEVED = 550 5 . 7 . 0 "XCLIENT is not for you";
-    R550_NOT_OURS = 550 5 . 7 . 1 "No mail for that domain here";
+    R550_XCLIENT_DENIED = 550 5 . 7 . 0 "XCLIENT is not for you";
+    R550_RELAY_DENIED = 550 5 . 7 . 1 "No mail for that domain here";
     R552_TOO_LARGE = 552 5 . 3 . 4 "Message too large";
     R553_NEEDS_SMTPUTF8 = 553 5 . 6 . 7 "A non-ASCII address needs SMTPUTF8";
     R553_RECIPIENT_UNSTORABLE = 553 5 . 1 . 3 "That recipient is longer or stranger than can be stored";

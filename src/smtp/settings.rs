@@ -32,13 +32,13 @@ pub struct SessionSettings {
 /// What sessions to come decide by that save to one store. A session keeps what it began with. Another store has settings of its
 /// own: what a store turns out to hold says nothing about the next one.
 #[derive(Debug)]
-pub struct SharedSettings {
+pub struct PolicyHandle {
     inner: RwLock<Inner>,
 }
 
 /// What a store can hold, known once it was reached.
 #[derive(Clone, Copy, Debug)]
-pub struct Narrowing {
+pub struct StoreLimits {
     /// Column `to`.
     pub to_column: Column,
     /// Column `recipient`.
@@ -50,7 +50,7 @@ pub struct Narrowing {
 #[derive(Debug)]
 struct Inner {
     configured: SessionSettings,
-    narrowing: Option<Narrowing>,
+    store_limits: Option<StoreLimits>,
     current: Arc<SessionSettings>,
 }
 
@@ -62,7 +62,7 @@ impl SessionSettings {
 
     /// Whether `line`, a RCPT command in the client's own spelling or its forward-path alone, names a recipient that is
     /// none of ours. Whatever else may be wrong with it is for a session to say.
-    pub fn is_foreign_rcpt(&self, line: &[u8]) -> bool {
+    pub fn is_relay_rcpt(&self, line: &[u8]) -> bool {
         let path = match command::split(line) {
             (Some(Verb::Rcpt), argument) => command::parse_rcpt(argument, true),
             _ => command::parse_rcpt(&[b"TO:", line].concat(), true)
@@ -70,7 +70,7 @@ impl SessionSettings {
         };
         match path {
             Ok(path) => !self.allowed_hosts.accept(&path),
-            Err(error) => error == CommandError::RouteHidden,
+            Err(error) => error == CommandError::EmbeddedRoute,
         }
     }
 
@@ -80,15 +80,15 @@ impl SessionSettings {
     }
 }
 
-impl SharedSettings {
+impl PolicyHandle {
     /// As configured, until more is known.
-    pub fn new(configured: SessionSettings) -> SharedSettings {
+    pub fn new(configured: SessionSettings) -> PolicyHandle {
         let current = Arc::new(configured.clone());
         let narrowing = None;
-        SharedSettings {
+        PolicyHandle {
             inner: RwLock::new(Inner {
                 configured,
-                narrowing,
+                store_limits: narrowing,
                 current,
             }),
         }
@@ -108,19 +108,19 @@ impl SharedSettings {
 
     /// The administrator wants something else; what is known of the store still holds.
     pub fn configure(&self, configured: SessionSettings) {
-        self.change(|inner| inner.configured = configured);
+        self.update(|inner| inner.configured = configured);
     }
 
     /// The store was reached and can hold this.
-    pub fn narrow(&self, narrowing: Narrowing) {
-        self.change(|inner| inner.narrowing = Some(narrowing));
+    pub fn apply_store_limits(&self, narrowing: StoreLimits) {
+        self.update(|inner| inner.store_limits = Some(narrowing));
     }
 
-    fn change(&self, how: impl FnOnce(&mut Inner)) {
+    fn update(&self, how: impl FnOnce(&mut Inner)) {
         let mut inner = locks::write(&self.inner);
         how(&mut inner);
         let configured = inner.configured.clone();
-        inner.current = Arc::new(match inner.narrowing {
+        inner.current = Arc::new(match inner.store_limits {
             None => configured,
             Some(known) => SessionSettings {
                 to_column: known.to_column,

@@ -27,7 +27,7 @@ pub enum Step {
     /// is unread (CVE-2011-0411): what stands behind STARTTLS was not said in TLS.
     StartTls(Reply),
     /// A trusted proxy has said for whom it speaks: take that address from now on, and say this.
-    Introduce(ClientAddress, Reply),
+    Xclient(ClientAddress, Reply),
     /// Say this and close.
     Close(Reply),
     /// Flush what is to be said, then read.
@@ -47,11 +47,11 @@ pub struct Envelope {
 
 /// What the client is expected to send next, each with a patience of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Awaited {
+pub enum Expecting {
     /// The next command; nothing of this client's is under way.
     Command,
     /// The next command of a transaction.
-    CommandOfTransaction,
+    TransactionCommand,
     /// Message content, or the next chunk of it.
     Content,
 }
@@ -69,7 +69,7 @@ pub struct ContentProgress {
 
 /// What a session did, for the line that ends it in the log. None of these can be counted to its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct SessionStats {
     /// HELO and EHLO accepted.
     pub helo: u64,
     /// MAIL accepted.
@@ -81,7 +81,7 @@ pub struct Counts {
     /// Messages that arrived whole.
     pub data: u64,
     /// Faulty commands.
-    pub faults: u64,
+    pub errors: u64,
     /// Replies decided on; changes whenever something was completed.
     pub replies: u64,
 }

@@ -10,7 +10,7 @@ use super::command::{self, CommandError};
 /// NAME, PORT, LOGIN, DESTADDR, DESTPORT and PROTO are checked and ignored: no column and no trace field holds them, and
 /// the client's own HELO or EHLO tells SMTP from ESMTP.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ClientFacts {
+pub struct XclientAttributes {
     /// ADDR.
     pub address: ClientAddress,
     /// HELO, if it was given and is not `[UNAVAILABLE]`.
@@ -29,7 +29,7 @@ pub enum ClientAddress {
     Known(IpAddr),
 }
 
-impl ClientFacts {
+impl XclientAttributes {
     /// Parses the argument of XCLIENT: `1*(SP name "=" value)`, each name at most once, in any order and any case.
     ///
     /// A value is xtext ([RFC 3461 §4](https://www.rfc-editor.org/rfc/rfc3461#section-4)) of 1 to 255 octets. It is decoded
@@ -37,13 +37,13 @@ impl ClientFacts {
     ///
     /// # Errors
     /// [`CommandError::BadArgument`], or [`CommandError::BadOctets`] for control characters and invalid UTF-8.
-    pub fn parse(argument: &[u8]) -> Result<ClientFacts, CommandError> {
+    pub fn parse(argument: &[u8]) -> Result<XclientAttributes, CommandError> {
         let argument = command::printable(argument)?;
-        let mut facts = ClientFacts::default();
+        let mut facts = XclientAttributes::default();
         let mut seen = 0u8;
         for word in argument.split(' ').filter(|word| !word.is_empty()) {
             let (name, value) = word.split_once('=').ok_or(CommandError::BadArgument)?;
-            let (bit, kind) = kind_of(name).ok_or(CommandError::BadArgument)?;
+            let (bit, kind) = attribute_of(name).ok_or(CommandError::BadArgument)?;
             if seen & bit != 0 {
                 return Err(CommandError::BadArgument);
             }
@@ -54,15 +54,15 @@ impl ClientFacts {
                 text => Some(text),
             };
             match (kind, value) {
-                (Kind::ClientAddress, None) => facts.address = ClientAddress::Unknown,
-                (Kind::ClientAddress, Some(text)) => {
+                (Attribute::ClientAddress, None) => facts.address = ClientAddress::Unknown,
+                (Attribute::ClientAddress, Some(text)) => {
                     facts.address = ClientAddress::Known(parse_address(text)?);
                 }
-                (Kind::Helo, Some(text)) => facts.helo_name = Some(text.to_owned()),
-                (Kind::OurAddress, Some(text)) => drop(parse_address(text)?),
-                (Kind::Port, Some(text)) => check_port(text)?,
-                (Kind::Protocol, Some(text)) => check_protocol(text)?,
-                (Kind::Text, Some(_)) | (_, None) => {}
+                (Attribute::Helo, Some(text)) => facts.helo_name = Some(text.to_owned()),
+                (Attribute::OurAddress, Some(text)) => drop(parse_address(text)?),
+                (Attribute::Port, Some(text)) => check_port(text)?,
+                (Attribute::Protocol, Some(text)) => check_protocol(text)?,
+                (Attribute::Text, Some(_)) | (_, None) => {}
             }
         }
         match seen {
@@ -74,7 +74,7 @@ impl ClientFacts {
 
 /// A trusted proxy, and what it has said about its client.
 #[derive(Debug)]
-pub struct Proxy {
+pub struct TrustedProxy {
     has_introduced: bool,
     address: ClientAddress,
     /// The address is locked. After the first accepted RCPT nginx passes the client's octets on unchanged, and a load
@@ -83,10 +83,10 @@ pub struct Proxy {
     helo_name: Option<String>,
 }
 
-impl Proxy {
+impl TrustedProxy {
     /// Creates the state for a proxy; `named` is the client's address from the PROXY header, which is locked.
-    pub fn new(named: Option<IpAddr>) -> Proxy {
-        Proxy {
+    pub fn new(named: Option<IpAddr>) -> TrustedProxy {
+        TrustedProxy {
             has_introduced: false,
             address: named.map_or(ClientAddress::NotGiven, ClientAddress::Known),
             is_settled: named.is_some(),
@@ -96,7 +96,7 @@ impl Proxy {
 
     /// Applies the attributes; an attribute that is not given keeps its earlier value. Returns `false` and changes nothing if
     /// the address is locked and another one is given.
-    pub fn introduce(&mut self, facts: ClientFacts) -> bool {
+    pub fn apply(&mut self, facts: XclientAttributes) -> bool {
         if facts.address != ClientAddress::NotGiven {
             if self.is_settled && facts.address != self.address {
                 return false;
@@ -109,12 +109,12 @@ impl Proxy {
     }
 
     /// Locks the address, because a recipient was accepted and the client may now send commands itself.
-    pub fn settle(&mut self) {
+    pub fn lock_address(&mut self) {
         self.is_settled |= self.has_introduced;
     }
 
     /// Returns whether an XCLIENT was accepted.
-    pub fn has_introduced(&self) -> bool {
+    pub fn was_applied(&self) -> bool {
         self.has_introduced
     }
 
@@ -125,7 +125,7 @@ impl Proxy {
 }
 
 #[derive(Clone, Copy)]
-enum Kind {
+enum Attribute {
     ClientAddress,
     OurAddress,
     Helo,
@@ -135,22 +135,22 @@ enum Kind {
 }
 
 /// Returns the attribute of that name and its bit in the set of names that were seen.
-fn kind_of(name: &str) -> Option<(u8, Kind)> {
+fn attribute_of(name: &str) -> Option<(u8, Attribute)> {
     let mut attributes = ATTRIBUTES.iter().enumerate();
     let (place, (_, kind)) = attributes.find(|(_, (known, _))| known.eq_ignore_ascii_case(name))?;
     Some((1 << place, *kind))
 }
 
 /// In the order in which EHLO lists them.
-const ATTRIBUTES: [(&str, Kind); 8] = [
-    ("NAME", Kind::Text),
-    ("ADDR", Kind::ClientAddress),
-    ("PORT", Kind::Port),
-    ("PROTO", Kind::Protocol),
-    ("HELO", Kind::Helo),
-    ("LOGIN", Kind::Text),
-    ("DESTADDR", Kind::OurAddress),
-    ("DESTPORT", Kind::Port),
+const ATTRIBUTES: [(&str, Attribute); 8] = [
+    ("NAME", Attribute::Text),
+    ("ADDR", Attribute::ClientAddress),
+    ("PORT", Attribute::Port),
+    ("PROTO", Attribute::Protocol),
+    ("HELO", Attribute::Helo),
+    ("LOGIN", Attribute::Text),
+    ("DESTADDR", Attribute::OurAddress),
+    ("DESTPORT", Attribute::Port),
 ];
 
 /// Decodes xtext: `+2B` is an octet in hexadecimal, all other octets but `+` and `=` stand for themselves.
@@ -214,8 +214,8 @@ mod tests {
 
     use super::*;
 
-    fn parse(argument: &str) -> Result<ClientFacts, CommandError> {
-        ClientFacts::parse(argument.as_bytes())
+    fn parse(argument: &str) -> Result<XclientAttributes, CommandError> {
+        XclientAttributes::parse(argument.as_bytes())
     }
 
     #[test]
@@ -296,7 +296,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_octets_panic(argument in proptest::collection::vec(any::<u8>(), 0..80)) {
-            let _ = ClientFacts::parse(&argument);
+            let _ = XclientAttributes::parse(&argument);
         }
 
         #[test]

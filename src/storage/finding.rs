@@ -4,24 +4,24 @@ use std::fmt;
 
 /// One thing found, with its cure. Its text is one line, whatever a server answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
+pub struct Diagnostic {
     is_error: bool,
     text: String,
 }
 
-impl Finding {
+impl Diagnostic {
     /// Keeps the server from starting or from saving mail.
-    pub fn error(text: String) -> Finding {
+    pub fn error(text: String) -> Diagnostic {
         let is_error = true;
         let text = on_one_line(text);
-        Finding { is_error, text }
+        Diagnostic { is_error, text }
     }
 
     /// Stops nothing now.
-    pub fn warning(text: String) -> Finding {
+    pub fn warning(text: String) -> Diagnostic {
         let is_error = false;
         let text = on_one_line(text);
-        Finding { is_error, text }
+        Diagnostic { is_error, text }
     }
 
     /// Whether it is an error.
@@ -35,7 +35,7 @@ impl Finding {
     }
 }
 
-impl fmt::Display for Finding {
+impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = if self.is_error { "error" } else { "warning" };
         write!(f, "{kind}: {}", self.text)
@@ -72,11 +72,11 @@ mod tests {
 
     #[test]
     fn a_finding_is_one_line() {
-        let finding = Finding::error("a\r\nerror: b\u{1b}[2J \u{202e}\u{85}é".to_owned());
+        let finding = Diagnostic::error("a\r\nerror: b\u{1b}[2J \u{202e}\u{85}é".to_owned());
         assert_eq!(
             finding.to_string(),
             "error: a\\r\\nerror: b\\u{1b}[2J \\u{202e}\\u{85}é"
         );
-        assert_eq!(Finding::warning("ä".to_owned()).text(), "ä");
+        assert_eq!(Diagnostic::warning("ä".to_owned()).text(), "ä");
     }
 }

@@ -19,21 +19,21 @@ pub struct Health {
 
 #[derive(Debug, Default)]
 struct Shared {
-    reached: AtomicBool,
-    down: AtomicBool,
+    was_reached: AtomicBool,
+    is_down: AtomicBool,
     reason: Mutex<String>,
     stalled: AtomicBool,
     stalled_reason: Mutex<String>,
     /// Why none of several hosts takes mail.
     no_host: Mutex<Option<String>>,
     /// There is something that a success would clear.
-    failing: AtomicBool,
+    is_failing: AtomicBool,
     failures: Mutex<Failures>,
     under_way: Mutex<UnderWay>,
     /// What the store has run out of, and how to get more.
     shortage: Mutex<Option<String>>,
     /// A line for each server of a store that has several.
-    parts: Mutex<Vec<String>>,
+    hosts: Mutex<Vec<String>>,
 }
 
 #[derive(Debug, Default)]
@@ -67,10 +67,10 @@ impl Health {
 
     /// The store was reached. Said in the log when it had been down.
     pub fn set_up(&self) {
-        self.shared.reached.store(true, Ordering::SeqCst);
-        if self.shared.down.swap(false, Ordering::SeqCst) {
+        self.shared.was_reached.store(true, Ordering::SeqCst);
+        if self.shared.is_down.swap(false, Ordering::SeqCst) {
             // What failed before it was away tells nothing any more.
-            self.worked();
+            self.record_success();
             log::warn!("store_back");
         }
     }
@@ -78,7 +78,7 @@ impl Health {
     /// The store was not reached. Said in the log once.
     pub fn set_down(&self, reason: &str) {
         *lock(&self.shared.reason) = reason.to_owned();
-        if !self.shared.down.swap(true, Ordering::SeqCst) {
+        if !self.shared.is_down.swap(true, Ordering::SeqCst) {
             log::error!(reason = reason; "store_down");
         }
     }
@@ -96,11 +96,11 @@ impl Health {
     }
 
     /// Why the store is down; `None` while it is not known to be.
-    pub fn why_down(&self) -> Option<String> {
+    pub fn down_reason(&self) -> Option<String> {
         if self.shared.stalled.load(Ordering::SeqCst) {
             return Some(lock(&self.shared.stalled_reason).clone());
         }
-        let is_down = self.shared.down.load(Ordering::SeqCst);
+        let is_down = self.shared.is_down.load(Ordering::SeqCst);
         is_down.then(|| lock(&self.shared.reason).clone())
     }
 
@@ -117,9 +117,9 @@ impl Health {
     }
 
     /// The store was given mails and took none of them.
-    pub fn failed(&self, reason: &str) {
+    pub fn record_failure(&self, reason: &str) {
         lock(&self.shared.failures).last = Some((Instant::now(), reason.to_owned()));
-        self.shared.failing.store(true, Ordering::SeqCst);
+        self.shared.is_failing.store(true, Ordering::SeqCst);
     }
 
     /// The store refused all mails of a batch, which came from these clients. That says nothing of the store until it
@@ -129,15 +129,15 @@ impl Health {
         if failures.refusals.add(clients) {
             failures.last = Some((Instant::now(), reason.to_owned()));
         }
-        self.shared.failing.store(true, Ordering::SeqCst);
+        self.shared.is_failing.store(true, Ordering::SeqCst);
     }
 
     /// The store took a mail.
-    pub fn worked(&self) {
+    pub fn record_success(&self) {
         // Nearly always there is nothing to clear, and then this costs next to nothing.
-        if self.shared.failing.load(Ordering::Relaxed) {
+        if self.shared.is_failing.load(Ordering::Relaxed) {
             *lock(&self.shared.failures) = Failures::default();
-            self.shared.failing.store(false, Ordering::SeqCst);
+            self.shared.is_failing.store(false, Ordering::SeqCst);
         }
     }
 
@@ -152,24 +152,24 @@ impl Health {
     }
 
     /// How each server of the store is, a line each.
-    pub fn set_parts(&self, lines: Vec<String>) {
-        *lock(&self.shared.parts) = lines;
+    pub fn set_hosts(&self, lines: Vec<String>) {
+        *lock(&self.shared.hosts) = lines;
     }
 
     /// How each server of the store is; nothing for a store that is one.
-    pub fn parts(&self) -> Vec<String> {
-        lock(&self.shared.parts).clone()
+    pub fn hosts(&self) -> Vec<String> {
+        lock(&self.shared.hosts).clone()
     }
 
     /// Why mail should rather go elsewhere; `None` while the store was reached and takes what it is given.
     ///
     /// A failure counts for ten seconds only: a balancer that sends no mail because of it would never learn that it
     /// has passed.
-    pub fn why_not_ready(&self) -> Option<String> {
-        if let Some(reason) = self.why_down() {
+    pub fn unready_reason(&self) -> Option<String> {
+        if let Some(reason) = self.down_reason() {
             return Some(reason);
         }
-        if !self.shared.reached.load(Ordering::SeqCst) {
+        if !self.shared.was_reached.load(Ordering::SeqCst) {
             return Some("not reached yet".to_owned());
         }
         let no_host = lock(&self.shared.no_host).clone();
@@ -187,11 +187,11 @@ impl Health {
     }
 
     fn recent_failure(&self) -> Option<String> {
-        if !self.shared.failing.load(Ordering::SeqCst) {
+        if !self.shared.is_failing.load(Ordering::SeqCst) {
             return None;
         }
         let failure = lock(&self.shared.failures).last.clone();
-        let recent = failure.filter(|(failed_at, _)| failed_at.elapsed() < FAILURE_COUNTS);
+        let recent = failure.filter(|(failed_at, _)| failed_at.elapsed() < FAILURE_WINDOW);
         recent.map(|(_, reason)| reason)
     }
 }
@@ -204,7 +204,7 @@ impl Drop for Question {
 }
 
 /// How long a store that took nothing counts as not ready.
-const FAILURE_COUNTS: Duration = Duration::from_secs(10);
+const FAILURE_WINDOW: Duration = Duration::from_secs(10);
 /// How long a store may take over a batch before mail should rather go elsewhere.
 pub const ANSWER_EXPECTED: Duration = Duration::from_secs(5);
 
@@ -215,35 +215,35 @@ mod tests {
     #[test]
     fn a_store_is_ready_once_reached_and_while_it_takes_mail() {
         let health = Health::default();
-        assert_eq!(health.why_down(), None);
-        assert_eq!(health.why_not_ready().as_deref(), Some("not reached yet"));
+        assert_eq!(health.down_reason(), None);
+        assert_eq!(health.unready_reason().as_deref(), Some("not reached yet"));
         health.set_up();
-        assert_eq!(health.why_not_ready(), None);
-        health.failed("full");
-        assert_eq!(health.why_not_ready().as_deref(), Some("full"));
-        assert_eq!(health.why_down(), None, "the next mail is tried");
-        health.worked();
-        assert_eq!(health.why_not_ready(), None);
+        assert_eq!(health.unready_reason(), None);
+        health.record_failure("full");
+        assert_eq!(health.unready_reason().as_deref(), Some("full"));
+        assert_eq!(health.down_reason(), None, "the next mail is tried");
+        health.record_success();
+        assert_eq!(health.unready_reason(), None);
         health.set_down("gone");
-        assert_eq!(health.why_not_ready().as_deref(), Some("gone"));
+        assert_eq!(health.unready_reason().as_deref(), Some("gone"));
         health.set_up();
-        health.failed("full");
+        health.record_failure("full");
         health.set_up();
-        assert!(health.why_not_ready().is_some(), "one more connection");
+        assert!(health.unready_reason().is_some(), "one more connection");
         health.set_down("gone");
         health.set_up();
-        assert_eq!(health.why_not_ready(), None, "it was away meanwhile");
+        assert_eq!(health.unready_reason(), None, "it was away meanwhile");
         health.set_shortage(Some("no ids".to_owned()));
-        assert_eq!(health.why_not_ready().as_deref(), Some("no ids"));
-        health.worked();
-        assert!(health.has_shortage() && health.why_down().is_none());
+        assert_eq!(health.unready_reason().as_deref(), Some("no ids"));
+        health.record_success();
+        assert!(health.has_shortage() && health.down_reason().is_none());
         health.set_shortage(None);
-        assert_eq!(health.why_not_ready(), None);
+        assert_eq!(health.unready_reason(), None);
         lock(&health.shared.failures).last = Instant::now()
-            .checked_sub(FAILURE_COUNTS)
+            .checked_sub(FAILURE_WINDOW)
             .map(|failed_at| (failed_at, "full".to_owned()));
-        health.shared.failing.store(true, Ordering::SeqCst);
-        assert_eq!(health.why_not_ready(), None, "it may have passed");
+        health.shared.is_failing.store(true, Ordering::SeqCst);
+        assert_eq!(health.unready_reason(), None, "it may have passed");
     }
 
     #[test]
@@ -251,30 +251,30 @@ mod tests {
         let health = Health::up();
         health.set_stalled(Some("a COMMIT hangs".to_owned()));
         health.set_up();
-        assert_eq!(health.why_down().as_deref(), Some("a COMMIT hangs"));
-        assert_eq!(health.why_not_ready().as_deref(), Some("a COMMIT hangs"));
+        assert_eq!(health.down_reason().as_deref(), Some("a COMMIT hangs"));
+        assert_eq!(health.unready_reason().as_deref(), Some("a COMMIT hangs"));
         health.set_stalled(None);
-        assert_eq!(health.why_down(), None);
+        assert_eq!(health.down_reason(), None);
         health.set_no_host(Some("no host".to_owned()));
-        assert_eq!(health.why_not_ready().as_deref(), Some("no host"));
-        assert_eq!(health.why_down(), None, "the next mail is tried");
+        assert_eq!(health.unready_reason().as_deref(), Some("no host"));
+        assert_eq!(health.down_reason(), None, "the next mail is tried");
     }
 
     #[test]
     fn a_question_that_takes_too_long_makes_the_store_not_ready_until_it_is_answered() {
         let health = Health::up();
         let (first, second) = (health.ask("a batch"), health.ask("a batch"));
-        assert_eq!(health.why_not_ready(), None);
+        assert_eq!(health.unready_reason(), None);
         let long_ago = Instant::now().checked_sub(Duration::from_secs(7)).unwrap();
         lock(&health.shared.under_way)
             .questions
             .insert(first.key, (long_ago, "a batch"));
         assert_eq!(
-            health.why_not_ready().as_deref(),
+            health.unready_reason().as_deref(),
             Some("a batch has taken 7 s")
         );
         drop(first);
-        assert_eq!(health.why_not_ready(), None);
+        assert_eq!(health.unready_reason(), None);
         drop(second);
         assert!(lock(&health.shared.under_way).questions.is_empty());
     }
@@ -287,16 +287,16 @@ mod tests {
         for _ in 0..100 {
             refuse(1);
         }
-        assert_eq!(health.why_not_ready(), None, "one client's mails");
+        assert_eq!(health.unready_reason(), None, "one client's mails");
         refuse(2);
-        assert_eq!(health.why_not_ready().as_deref(), Some("refused"));
-        health.worked();
-        assert_eq!(health.why_not_ready(), None);
+        assert_eq!(health.unready_reason().as_deref(), Some("refused"));
+        health.record_success();
+        assert_eq!(health.unready_reason(), None);
         (1..10).for_each(refuse);
-        health.worked();
+        health.record_success();
         (1..10).for_each(refuse);
-        assert_eq!(health.why_not_ready(), None, "not in a row");
+        assert_eq!(health.unready_reason(), None, "not in a row");
         refuse(3);
-        assert_eq!(health.why_not_ready().as_deref(), Some("refused"));
+        assert_eq!(health.unready_reason().as_deref(), Some("refused"));
     }
 }

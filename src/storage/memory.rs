@@ -25,7 +25,7 @@ impl MemoryStore {
 
 impl SaveMail for MemoryStore {
     fn save_mail(&mut self, mail: &Mail) -> Result<SavedId, SaveError> {
-        for delivery in mail.deliveries() {
+        for delivery in mail.recipients() {
             let trace = mail.trace_fields(delivery);
             self.lock()
                 .push([trace.as_bytes(), mail.content()].concat());

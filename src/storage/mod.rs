@@ -19,11 +19,11 @@ mod ticket;
 mod turns;
 mod writer;
 
-pub use finding::Finding;
+pub use finding::Diagnostic;
 pub use health::Health;
 pub use memory::MemoryStore;
-pub use reading::{ListedMail, ListedSize, ReadError, ReadMail};
-pub use table::{TableName, TableShape};
+pub use reading::{ListingSize, MailListing, MailReader, ReadError};
+pub use table::{TableColumns, TableName};
 pub use writer::{OpenStore, Saver, Writers};
 
 use crate::mail::Mail;
@@ -75,12 +75,12 @@ pub trait SaveMail: Send {
     ///
     /// # Errors
     /// [`SaveError`] when mail cannot be saved now; every mail that waits is answered with it.
-    fn ready(&mut self) -> Result<(), SaveError> {
+    fn prepare_batch(&mut self) -> Result<(), SaveError> {
         Ok(())
     }
 
     /// Gives back what [`ready`](SaveMail::ready) took: meanwhile every client that waited has left.
-    fn stand_down(&mut self) {}
+    fn cancel_batch(&mut self) {}
 
     /// Saves one mail for all its recipients, or for none.
     ///
@@ -119,8 +119,8 @@ impl SavedId {
     }
 }
 
-impl From<crate::mail::Hash> for SavedId {
-    fn from(hash: crate::mail::Hash) -> SavedId {
+impl From<crate::mail::MailId> for SavedId {
+    fn from(hash: crate::mail::MailId) -> SavedId {
         SavedId::new(hash.as_str())
     }
 }

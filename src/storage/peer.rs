@@ -131,12 +131,12 @@ fn first_octets(
 ) -> io::Result<Vec<u8>> {
     let until = Instant::now() + PATIENCE;
     let mut octets = Vec::new();
-    while octets.len() < ENOUGH && !octets.contains(&b'\n') {
+    while octets.len() < MIN_OCTETS && !octets.contains(&b'\n') {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             break;
         }
-        let mut some = [0; ENOUGH];
+        let mut some = [0; MIN_OCTETS];
         match read(&mut some, left) {
             Ok(0) | Err(_) => break,
             Ok(count) => octets.extend_from_slice(some.get(..count).unwrap_or_default()),
@@ -148,7 +148,7 @@ fn first_octets(
 /// For each connection and answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Octets that tell the protocols apart, and hold the first line of a refusal.
-const ENOUGH: usize = 256;
+const MIN_OCTETS: usize = 256;
 /// A ClientHello of TLS 1.2 with one cipher suite and no extension (RFC 5246, section 7.4.1.2): a TLS server answers with a
 /// handshake or an alert, both of which begin with their type and version.
 const CLIENT_HELLO: &[u8] = b"\x16\x03\x01\x00\x2d\x01\x00\x00\x29\x03\x03\

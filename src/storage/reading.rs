@@ -6,7 +6,7 @@ use crate::mail::inflate;
 
 /// One line of `goguerrilla list`. Other programs write to the table too, so a column may be NULL (`None`).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListedMail {
+pub struct MailListing {
     /// The row's name; empty where it has none, for then nothing can be shown by it.
     pub hash: String,
     /// Time of saving, `YYYY-MM-DD HH:MM:SS`.
@@ -18,44 +18,44 @@ pub struct ListedMail {
     /// Forward-path as given.
     pub recipient: Option<String>,
     /// How much `show` prints.
-    pub size: ListedSize,
+    pub size: ListingSize,
     /// Decoded subject.
     pub subject: Option<String>,
 }
 
 /// The size of a mail that is listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ListedSize {
+pub enum ListingSize {
     /// Octets that `show` prints.
     Octets(usize),
     /// The body has expired or is damaged.
-    Gone,
+    Expired,
     /// Whoever has the body cannot be asked now.
     Unknown,
 }
 
-impl ListedSize {
+impl ListingSize {
     /// Of a mail with this zlib stream.
-    pub fn of(stream: &[u8]) -> ListedSize {
-        let mail = inflate(stream, MAX_MAIL_OCTETS);
-        mail.map_or(ListedSize::Gone, |mail| ListedSize::Octets(mail.len()))
+    pub fn of(stream: &[u8]) -> ListingSize {
+        let mail = inflate(stream, MAX_SHOWN_OCTETS);
+        mail.map_or(ListingSize::Expired, |mail| ListingSize::Octets(mail.len()))
     }
 
     /// For programs: a figure or nothing.
     pub fn octets(self) -> Option<usize> {
         match self {
-            ListedSize::Octets(octets) => Some(octets),
-            ListedSize::Gone | ListedSize::Unknown => None,
+            ListingSize::Octets(octets) => Some(octets),
+            ListingSize::Expired | ListingSize::Unknown => None,
         }
     }
 }
 
-impl fmt::Display for ListedSize {
+impl fmt::Display for ListingSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ListedSize::Octets(octets) => octets.fmt(f),
-            ListedSize::Gone => f.write_str("gone"),
-            ListedSize::Unknown => f.write_str("unknown"),
+            ListingSize::Octets(octets) => octets.fmt(f),
+            ListingSize::Expired => f.write_str("gone"),
+            ListingSize::Unknown => f.write_str("unknown"),
         }
     }
 }
@@ -67,16 +67,16 @@ pub fn text(octets: Vec<u8>) -> String {
 }
 
 /// A store that can be read.
-pub trait ReadMail {
+pub trait MailReader {
     /// The newest mails first, at most `limit`, of one recipient if `to` is given: column `to` or `recipient`,
     /// without case.
     ///
     /// # Errors
     /// [`ReadError`] as it says.
-    fn list(&mut self, to: Option<&str>, limit: u32) -> Result<Vec<ListedMail>, ReadError>;
+    fn list(&mut self, to: Option<&str>, limit: u32) -> Result<Vec<MailListing>, ReadError>;
 
     /// Why sizes that were listed are not known, and how to have them; `None` when nothing is wrong.
-    fn trouble(&self) -> Option<ReadError> {
+    fn warning(&self) -> Option<ReadError> {
         None
     }
 
@@ -93,4 +93,4 @@ pub trait ReadMail {
 pub struct ReadError(pub String);
 
 /// A mail that inflates to more than this was not written by us: content has a ceiling of 512 MiB.
-pub const MAX_MAIL_OCTETS: usize = 540_000_000;
+pub const MAX_SHOWN_OCTETS: usize = 540_000_000;

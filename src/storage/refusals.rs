@@ -19,7 +19,7 @@ impl Refusals {
             let first = *self.first_client.get_or_insert(client);
             self.several_clients |= first != client;
         }
-        self.batches >= ENOUGH && self.several_clients
+        self.batches >= MIN_REFUSED_BATCHES && self.several_clients
     }
 }
 
@@ -35,7 +35,7 @@ fn network(address: IpAddr) -> IpAddr {
 }
 
 /// Batches in a row.
-const ENOUGH: usize = 10;
+const MIN_REFUSED_BATCHES: usize = 10;
 
 #[cfg(test)]
 mod tests {

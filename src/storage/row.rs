@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use serde_json::json;
 
-use super::table::TableShape;
+use super::table::TableColumns;
 use crate::mail::{Attachment, Mail};
 use crate::smtp::Column;
 
@@ -32,14 +32,14 @@ pub struct Row<'a> {
 
 impl<'a> Row<'a> {
     /// Fits a mail's facts to `shape`.
-    pub fn new(mail: &'a Mail, shape: &TableShape) -> Row<'a> {
+    pub fn new(mail: &'a Mail, shape: &TableColumns) -> Row<'a> {
         let summary = mail.summary();
         let ip_addr = mail.origin().client_ip.to_string();
         Row {
-            from: shape.from.fit(mail.reverse_path()),
-            subject: shape.subject.fit(&summary.subject),
-            charset: shape.charset.fit(&summary.charset),
-            content_type: shape.content_type.fit(&summary.content_type),
+            from: shape.from.truncate_to_fit(mail.reverse_path()),
+            subject: shape.subject.truncate_to_fit(&summary.subject),
+            charset: shape.charset.truncate_to_fit(&summary.charset),
+            content_type: shape.content_type.truncate_to_fit(&summary.content_type),
             has_attach: shape.has_attach.min(summary.attachments.len() as u64),
             attach_info: attach_info(&summary.attachments, &shape.attach_info),
             ip_addr: Some(ip_addr)
@@ -60,9 +60,9 @@ fn attach_info(attachments: &[Attachment], column: &Column) -> String {
             json!(attachment.media_type),
             attachment.octets
         );
-        let entry = column.repertoire.replace_others(&entry);
+        let entry = column.charset.replace_unsupported(&entry);
         // With the bracket or comma before it; the closing bracket is counted from the start.
-        taken += column.width.measure(&entry) + 1;
+        taken += column.width.length(&entry) + 1;
         if taken > column.width.max() {
             break;
         }

@@ -5,18 +5,18 @@ use crate::mail::Mail;
 
 /// Why a transaction failed.
 #[derive(Debug, PartialEq, Eq)]
-pub enum PartError {
+pub enum BatchError {
     /// The store failed: a part of the batch would fail too.
     Store(SaveError),
     /// One of the mails may be the cause.
-    Content(SaveError),
+    Mail(SaveError),
 }
 
-impl PartError {
+impl BatchError {
     /// Returns the error for a batch of one mail.
     pub fn into_save_error(self) -> SaveError {
         match self {
-            PartError::Store(error) | PartError::Content(error) => error,
+            BatchError::Store(error) | BatchError::Mail(error) => error,
         }
     }
 }
@@ -24,9 +24,9 @@ impl PartError {
 /// Saves `batch` with `save_part`, which commits all of a part or nothing, and halves a part that fails until the failing
 /// mail is alone. Returns one outcome per mail, in order. One bad mail among n costs about 2 log₂ n transactions. After the
 /// store itself fails, the remaining mails are not tried.
-pub fn save_split(
+pub fn save_bisecting(
     batch: &[Mail],
-    save_part: &mut impl FnMut(&[Mail]) -> Result<(), PartError>,
+    save_part: &mut impl FnMut(&[Mail]) -> Result<(), BatchError>,
 ) -> Vec<Result<SavedId, SaveError>> {
     let mut outcomes = Vec::with_capacity(batch.len());
     let mut parts = vec![batch];
@@ -36,14 +36,14 @@ pub fn save_split(
                 let saved = part.iter().map(|mail| Ok(SavedId::from(mail.hash())));
                 outcomes.extend(saved);
             }
-            Err(PartError::Content(error)) if part.len() <= 1 => {
+            Err(BatchError::Mail(error)) if part.len() <= 1 => {
                 outcomes.extend(part.iter().map(|_| Err(error.clone())));
             }
-            Err(PartError::Content(_)) => {
+            Err(BatchError::Mail(_)) => {
                 let (first, second) = part.split_at(part.len() / 2);
                 parts.extend([second, first]);
             }
-            Err(PartError::Store(error)) => {
+            Err(BatchError::Store(error)) => {
                 let left = part.len() + parts.iter().map(|part| part.len()).sum::<usize>();
                 outcomes.extend(std::iter::repeat_n(Err(error), left));
                 break;

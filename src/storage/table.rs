@@ -14,7 +14,7 @@ pub struct TableName {
 /// The columns that a mail's facts are fitted to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each is the column's name")]
-pub struct TableShape {
+pub struct TableColumns {
     /// The largest number that the column holds.
     pub has_attach: u64,
     pub from: Column,
@@ -97,9 +97,9 @@ impl fmt::Display for TableName {
     }
 }
 
-impl TableShape {
+impl TableColumns {
     /// The table that `goguerrilla schema` prints.
-    pub const PRINTED: TableShape = TableShape {
+    pub const DEFAULT: TableColumns = TableColumns {
         has_attach: i32::MAX as u64,
         from: Column::varchar(LONGEST_ADDRESS),
         to: Column::varchar(LONGEST_ADDRESS),
@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn both_schemas_have_the_printed_shape() {
         let table = TableName::default();
-        let printed = TableShape::PRINTED;
+        let printed = TableColumns::DEFAULT;
         let columns = [
             ("from", printed.from),
             ("to", printed.to),

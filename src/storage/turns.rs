@@ -19,61 +19,61 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::ticket::Ticket;
+use super::ticket::QueuedMail;
 use crate::locks;
 
 /// Decides when a writer may start a batch. One writer at a time collects mail; the others wait for the lock.
 #[derive(Default)]
-pub struct Turns {
-    next: Mutex<()>,
-    batches: Mutex<Batches>,
+pub struct BatchScheduler {
+    acquiring: Mutex<()>,
+    batches: Mutex<BatchState>,
     changed: Condvar,
     /// Queue length that ends the wait; 0 while no writer waits.
-    awaited: AtomicUsize,
+    wake_at: AtomicUsize,
 }
 
 #[derive(Default)]
-struct Batches {
-    in_hand: usize,
+struct BatchState {
+    in_flight: usize,
     /// Sizes of the last two batches in mails.
-    last_two: [usize; 2],
+    last_sizes: [usize; 2],
 }
 
 /// The permit for one batch in flight, released on drop.
-pub struct Turn<'a>(&'a Turns);
+pub struct BatchPermit<'a>(&'a BatchScheduler);
 
-impl Turns {
+impl BatchScheduler {
     /// Returns the first mail of a batch once the batch may start. `queued` returns the length of the queue.
-    pub fn next(
+    pub fn acquire(
         &self,
-        first: impl FnOnce() -> Option<Ticket>,
+        first: impl FnOnce() -> Option<QueuedMail>,
         queued: impl Fn() -> usize,
-    ) -> Option<(Ticket, Turn<'_>)> {
-        let _next = locks::lock(&self.next);
+    ) -> Option<(QueuedMail, BatchPermit<'_>)> {
+        let _next = locks::lock(&self.acquiring);
         let first = first()?;
         let began_at = Instant::now();
         let mut batches = locks::lock(&self.batches);
         loop {
-            let (enough, patience) = batches.worth_waiting_for();
+            let (enough, patience) = batches.target();
             let Some(left) = patience.checked_sub(began_at.elapsed()) else {
                 break;
             };
             // Publish the target before reading the queue length, so that a concurrent enqueue sees it.
-            self.awaited.store(enough, Ordering::SeqCst);
+            self.wake_at.store(enough, Ordering::SeqCst);
             if queued() >= enough {
                 break;
             }
             let changed = self.changed.wait_timeout(batches, left);
             batches = changed.unwrap_or_else(PoisonError::into_inner).0;
         }
-        self.awaited.store(0, Ordering::SeqCst);
-        batches.in_hand += 1;
-        Some((first, Turn(self)))
+        self.wake_at.store(0, Ordering::SeqCst);
+        batches.in_flight += 1;
+        Some((first, BatchPermit(self)))
     }
 
     /// Wakes the waiting writer if `mails` reaches its target. Called after each enqueue with the new queue length.
-    pub fn has_queued(&self, mails: usize) {
-        let awaited = self.awaited.load(Ordering::SeqCst);
+    pub fn notify_queued(&self, mails: usize) {
+        let awaited = self.wake_at.load(Ordering::SeqCst);
         if awaited > 0 && mails >= awaited {
             // The waiting writer holds this lock between publishing its target and blocking, so the wake-up is not lost.
             let _batches = locks::lock(&self.batches);
@@ -82,56 +82,59 @@ impl Turns {
     }
 }
 
-impl Turn<'_> {
+impl BatchPermit<'_> {
     /// Records the size of this batch.
-    pub fn took(&mut self, mails: usize) {
+    pub fn record_size(&mut self, mails: usize) {
         let mut batches = locks::lock(&self.0.batches);
-        batches.last_two = [batches.last_two[1], mails];
+        batches.last_sizes = [batches.last_sizes[1], mails];
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for BatchPermit<'_> {
     fn drop(&mut self) {
-        locks::lock(&self.0.batches).in_hand -= 1;
+        locks::lock(&self.0.batches).in_flight -= 1;
         self.0.changed.notify_one();
     }
 }
 
-impl Batches {
+impl BatchState {
     /// Returns how many further mails should be queued, and how long to wait for them (see the module's table).
-    fn worth_waiting_for(&self) -> (usize, Duration) {
-        let half = self.last_two.iter().sum::<usize>() / 4;
-        match self.in_hand {
+    fn target(&self) -> (usize, Duration) {
+        let half = self.last_sizes.iter().sum::<usize>() / 4;
+        match self.in_flight {
             // Under light load a mail never waits for others.
-            0 if half < FEW => (0, Duration::ZERO),
-            0 => (half.min(MANY), FOR_MORE),
-            1 => (half.clamp(FEW, MANY), FOR_OTHERS),
-            _ => (MANY, FOR_OTHERS),
+            0 if half < MIN_BATCH => (0, Duration::ZERO),
+            0 => (half.min(MAX_BATCH), LINGER),
+            1 => (half.clamp(MIN_BATCH, MAX_BATCH), LINGER_BUSY),
+            _ => (MAX_BATCH, LINGER_BUSY),
         }
     }
 }
 
 /// Smallest batch that is worth a wait or a second COMMIT in flight.
-const FEW: usize = 8;
+const MIN_BATCH: usize = 8;
 /// A batch of this size starts whatever other writers do.
-const MANY: usize = 64;
+const MAX_BATCH: usize = 64;
 /// Longest wait for more mails while no batch is in flight.
-const FOR_MORE: Duration = Duration::from_millis(1);
+const LINGER: Duration = Duration::from_millis(1);
 /// Longest wait while other batches are in flight; bounded, because one of those may hang.
-const FOR_OTHERS: Duration = Duration::from_millis(5);
+const LINGER_BUSY: Duration = Duration::from_millis(5);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn batches(in_hand: usize, last_two: [usize; 2]) -> Batches {
-        Batches { in_hand, last_two }
+    fn batches(in_hand: usize, last_two: [usize; 2]) -> BatchState {
+        BatchState {
+            in_flight: in_hand,
+            last_sizes: last_two,
+        }
     }
 
     #[test]
     fn a_mail_with_few_neighbours_waits_for_nobody() {
         for last_two in [[0, 0], [1, 1], [20, 1], [15, 15]] {
-            let (enough, patience) = batches(0, last_two).worth_waiting_for();
+            let (enough, patience) = batches(0, last_two).target();
             assert_eq!((enough, patience), (0, Duration::ZERO), "{last_two:?}");
         }
     }
@@ -140,15 +143,15 @@ mod tests {
     fn half_of_a_usual_batch_is_waited_for_and_no_more_than_many() {
         for (in_hand, last_two, want) in [
             (0, [40, 60], 25),
-            (0, [500, 500], MANY),
+            (0, [500, 500], MAX_BATCH),
             (1, [40, 60], 25),
             // With one batch in flight, fewer than FEW mails are not worth a COMMIT of their own.
-            (1, [1, 1], FEW),
-            (1, [500, 500], MANY),
+            (1, [1, 1], MIN_BATCH),
+            (1, [500, 500], MAX_BATCH),
             // With two batches in flight only MANY are.
-            (2, [40, 60], MANY),
+            (2, [40, 60], MAX_BATCH),
         ] {
-            let (enough, _) = batches(in_hand, last_two).worth_waiting_for();
+            let (enough, _) = batches(in_hand, last_two).target();
             assert_eq!(enough, want, "{in_hand} in hand, {last_two:?}");
         }
     }

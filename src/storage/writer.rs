@@ -9,11 +9,11 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
 
-use super::ticket::{Ticket, Waiting, ticket};
-use super::turns::{Turn, Turns};
+use super::ticket::{QueuedMail, WaiterRegistry, pending_save};
+use super::turns::{BatchPermit, BatchScheduler};
 use super::{Health, SaveError, SaveMail, SavedId};
 use crate::mail::Mail;
-use crate::metrics::{self, Part, StoreFault};
+use crate::metrics::{self, Component, StoreErrorKind};
 use crate::panics;
 
 /// Opens a store for a writer; called again after a panic.
@@ -23,16 +23,16 @@ pub type OpenStore = Arc<dyn Fn() -> Result<Box<dyn SaveMail>, SaveError> + Send
 #[derive(Clone)]
 pub struct Saver {
     queue: Option<Queue>,
-    prepare: bool,
+    precompute_rows: bool,
     health: Health,
 }
 
 /// Where mails wait for a writer, and connections for their mails.
 #[derive(Clone)]
 struct Queue {
-    jobs: Sender<Ticket>,
-    turns: Arc<Turns>,
-    waiting: Arc<Waiting>,
+    queued: Sender<QueuedMail>,
+    scheduler: Arc<BatchScheduler>,
+    waiters: Arc<WaiterRegistry>,
 }
 
 /// The writer threads behind a [`Saver`].
@@ -44,10 +44,10 @@ pub struct Writers {
 
 impl Saver {
     /// Says yes and keeps nothing, without any queue: what the server itself costs.
-    pub fn discard() -> Saver {
+    pub fn discarding() -> Saver {
         Saver {
             queue: None,
-            prepare: false,
+            precompute_rows: false,
             health: Health::up(),
         }
     }
@@ -72,18 +72,18 @@ impl Saver {
         let Some(queue) = &self.queue else {
             return Ok(SavedId::from(mail.hash()));
         };
-        if let Some(reason) = self.health.why_down() {
+        if let Some(reason) = self.health.down_reason() {
             return Err(SaveError::Unavailable(reason));
         }
-        if self.prepare {
-            let prepared = mail.prepare();
+        if self.precompute_rows {
+            let prepared = mail.precompute_row();
             prepared.map_err(|error| SaveError::Full(error.to_string()))?;
         }
-        let (ticket, receipt) = ticket(mail);
-        match queue.jobs.try_send(ticket) {
+        let (ticket, receipt) = pending_save(mail);
+        match queue.queued.try_send(ticket) {
             Ok(()) => {
-                queue.turns.has_queued(queue.jobs.len());
-                receipt.wait(&queue.waiting, client_left)
+                queue.scheduler.notify_queued(queue.queued.len());
+                receipt.wait(&queue.waiters, client_left)
             }
             // Those of clients that gave up long ago: the store has been stuck for hours.
             Err(TrySendError::Full(_)) => Err(SaveError::unavailable(
@@ -108,9 +108,9 @@ impl Writers {
         health: Health,
         open: OpenStore,
     ) -> std::io::Result<(Saver, Writers)> {
-        let (jobs_in, jobs_out) = bounded(MAX_TICKETS);
+        let (jobs_in, jobs_out) = bounded(MAX_QUEUED_MAILS);
         let (stop, stopped) = bounded(0);
-        let turns = Arc::new(Turns::default());
+        let turns = Arc::new(BatchScheduler::default());
         let threads = (0..count)
             .map(|number| {
                 let writer = Writer {
@@ -127,25 +127,25 @@ impl Writers {
             })
             .collect::<std::io::Result<_>>()?;
         let queue = Queue {
-            jobs: jobs_in,
-            turns,
-            waiting: Waiting::start()?,
+            queued: jobs_in,
+            scheduler: turns,
+            waiters: WaiterRegistry::start()?,
         };
         let saver = Saver {
             queue: Some(queue),
-            prepare,
+            precompute_rows: prepare,
             health,
         };
         Ok((saver, Writers { threads, stop }))
     }
 
     /// Whether all threads have ended by themselves, as they do once no [`Saver`] is left.
-    pub fn have_ended(&self) -> bool {
+    pub fn are_finished(&self) -> bool {
         self.threads.iter().all(JoinHandle::is_finished)
     }
 
     /// Saves what has queued up, closes the store and ends the threads.
-    pub fn finish(self) {
+    pub fn drain_and_join(self) {
         drop(self.stop);
         for thread in self.threads {
             // A writer's panics are caught where they happen. This may wait long; the server stops without it then.
@@ -155,30 +155,30 @@ impl Writers {
 }
 
 struct Writer {
-    jobs: Receiver<Ticket>,
+    jobs: Receiver<QueuedMail>,
     stopped: Receiver<()>,
     open: OpenStore,
     store: Option<Box<dyn SaveMail>>,
     health: Health,
-    turns: Arc<Turns>,
+    turns: Arc<BatchScheduler>,
 }
 
 impl Writer {
     fn run(mut self) {
         let turns = Arc::clone(&self.turns);
-        while let Some((first, turn)) = turns.next(|| self.next_job(), || self.jobs.len()) {
+        while let Some((first, turn)) = turns.acquire(|| self.next_queued(), || self.jobs.len()) {
             // The tickets of a batch that panics say 451 as they are dropped.
-            if let Err(text) = panics::catch(Part::Writer, || self.save_queued(first, turn)) {
+            if let Err(text) = panics::catch(Component::Writer, || self.save_batch(first, turn)) {
                 let reason = format!("the writer panicked, and opens its store anew: {text}");
                 log::error!(reason = reason.as_str(); "deferred");
-                self.health.failed(&reason);
+                self.health.record_failure(&reason);
                 // Dropped, a broken store may panic once more.
-                let _ = panics::catch(Part::Writer, || self.store = None);
+                let _ = panics::catch(Component::Writer, || self.store = None);
             }
         }
     }
 
-    fn next_job(&self) -> Option<Ticket> {
+    fn next_queued(&self) -> Option<QueuedMail> {
         if let Ok(job) = self.jobs.try_recv() {
             return Some(job);
         }
@@ -189,9 +189,9 @@ impl Writer {
     }
 
     /// One batch, from making ready to the last answer.
-    fn save_queued(&mut self, first: Ticket, mut turn: Turn) {
+    fn save_batch(&mut self, first: QueuedMail, mut turn: BatchPermit) {
         let _question = self.health.ask("a batch");
-        if let Err(error) = self.make_ready() {
+        if let Err(error) = self.prepare_store() {
             // Only those that waited for this attempt; whoever comes now is worth another one.
             let waiting = self.jobs.try_iter().take(self.jobs.len());
             let waiting = std::iter::once(first).chain(waiting);
@@ -200,27 +200,27 @@ impl Writer {
                 ticket.answer(Err(error.clone()), None);
                 count += 1;
             }
-            count_fault(&error);
-            self.health.failed(&error.to_string());
+            count_store_error(&error);
+            self.health.record_failure(&error.to_string());
             log::error!(mails = count, reason:% = error; "deferred");
             return;
         }
-        let (mails, tickets) = self.claim_batch(first);
+        let (mails, tickets) = self.collect_batch(first);
         let Some(store) = &mut self.store else {
             return;
         };
         if mails.is_empty() {
-            store.stand_down();
+            store.cancel_batch();
             return;
         }
-        turn.took(mails.len());
+        turn.record_size(mails.len());
         metrics::BATCHES.observe(mails.len() as u64);
         let outcomes = store.save_batch(&mails);
         drop(turn);
         debug_assert_eq!(outcomes.len(), mails.len());
         if let Some(Err(error)) = outcomes.iter().find(|outcome| outcome.is_err()) {
             let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
-            count_fault(error);
+            count_store_error(error);
             log::error!(mails = failed, of = mails.len(), reason:% = error; "deferred");
         }
         self.judge(&mails, &outcomes);
@@ -232,13 +232,13 @@ impl Writer {
     /// Updates the health of the store after a batch.
     fn judge(&self, mails: &[Mail], outcomes: &[Result<SavedId, SaveError>]) {
         if outcomes.iter().any(Result::is_ok) {
-            self.health.worked();
+            self.health.record_success();
             return;
         }
         let mut errors = outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
         let of_the_store = |error: &&SaveError| !matches!(error, SaveError::Refused(_));
         if let Some(error) = errors.clone().find(of_the_store) {
-            self.health.failed(&error.to_string());
+            self.health.record_failure(&error.to_string());
         } else if let Some(error) = errors.next() {
             let clients = mails.iter().map(|mail| mail.origin().client_ip);
             self.health.refused(clients, &error.to_string());
@@ -247,7 +247,7 @@ impl Writer {
 
     /// Another mail that has queued up. Where several have, connections that are about to queue theirs get the processor
     /// first: a moment of theirs makes a larger commit, which is cheaper for all. A mail that is alone waits for nobody of them.
-    fn next_of_batch(&self, so_far: usize) -> Option<Ticket> {
+    fn next_of_batch(&self, so_far: usize) -> Option<QueuedMail> {
         let next = self.jobs.try_recv().ok();
         if next.is_some() || so_far < 2 {
             return next;
@@ -256,22 +256,22 @@ impl Writer {
         self.jobs.try_recv().ok()
     }
 
-    fn make_ready(&mut self) -> Result<(), SaveError> {
+    fn prepare_store(&mut self) -> Result<(), SaveError> {
         let store = match &mut self.store {
             Some(store) => store,
             None => self.store.insert((self.open)()?),
         };
-        store.ready()
+        store.prepare_batch()
     }
 
     /// Takes what has queued up, less what was withdrawn, up to the ceilings of a batch.
-    fn claim_batch(&self, first: Ticket) -> (Vec<Mail>, Vec<Ticket>) {
+    fn collect_batch(&self, first: QueuedMail) -> (Vec<Mail>, Vec<QueuedMail>) {
         let (mut mails, mut tickets) = (Vec::new(), Vec::new());
         let (mut rows, mut octets) = (0, 0);
         let mut next = Some(first);
         while let Some(ticket) = next {
             if let Some(mail) = ticket.claim() {
-                rows += mail.deliveries().len();
+                rows += mail.recipients().len();
                 octets += mail.stored_octets();
                 mails.push(mail);
                 tickets.push(ticket);
@@ -285,17 +285,17 @@ impl Writer {
     }
 }
 
-fn count_fault(error: &SaveError) {
+fn count_store_error(error: &SaveError) {
     metrics::STORE_ERRORS.count(match error {
-        SaveError::Unavailable(_) => StoreFault::Unavailable,
-        SaveError::Full(_) => StoreFault::Full,
-        SaveError::Refused(_) => StoreFault::Refused,
+        SaveError::Unavailable(_) => StoreErrorKind::Unavailable,
+        SaveError::Full(_) => StoreErrorKind::Full,
+        SaveError::Refused(_) => StoreErrorKind::Refused,
     });
 }
 
 /// Tickets that may queue up: one for each client, of which there are fewer, and those that withdrew their mail from a store
 /// that hangs. About 2 MB for the queue itself, and 20 MB more for what is left of mails once all of them have withdrawn.
-const MAX_TICKETS: usize = 131_072;
+const MAX_QUEUED_MAILS: usize = 131_072;
 /// Rows of one transaction: beyond a hundred a commit gets no cheaper by row.
 const MAX_BATCH_ROWS: usize = 256;
 /// Octets of one transaction.
@@ -314,13 +314,13 @@ mod tests {
         // Nobody takes from it, and it holds nothing.
         let (jobs, _kept) = bounded(0);
         let queue = Queue {
-            jobs,
-            turns: Arc::default(),
-            waiting: Arc::default(),
+            queued: jobs,
+            scheduler: Arc::default(),
+            waiters: Arc::default(),
         };
         let saver = Saver {
             queue: Some(queue),
-            prepare: false,
+            precompute_rows: false,
             health: Health::default(),
         };
         let (reverse_path, _) = ReversePath::parse("<a@client.test>").unwrap();

@@ -5,24 +5,24 @@ use std::mem;
 use super::{Session, State, Step, Transaction};
 use crate::smtp::command::BdatCommand;
 use crate::smtp::content::{Content, ContentError};
-use crate::smtp::data::Intake;
-use crate::smtp::input::Input;
+use crate::smtp::data::Sink;
+use crate::smtp::input::InputBuffer;
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::step::Envelope;
-use crate::smtp::xclient::Proxy;
+use crate::smtp::xclient::TrustedProxy;
 
 /// A chunk whose octets flow.
 pub(super) struct Chunk {
-    left: u64,
-    then: AfterChunk,
+    remaining: u64,
+    after: AfterChunk,
 }
 
 enum AfterChunk {
     /// The chunk was no good from the start: its octets are no commands all the same.
-    Refuse(Reply, Box<State>),
+    Reject(Reply, Box<State>),
     Receive {
         envelope: Envelope,
-        intake: Intake,
+        intake: Sink,
         last: bool,
     },
 }
@@ -30,8 +30,8 @@ enum AfterChunk {
 impl Chunk {
     /// Returns the reply to a chunk whose octets are discarded; `None` while they are kept.
     pub(super) fn refusal(&self) -> Option<Reply> {
-        match &self.then {
-            AfterChunk::Refuse(reply, _) => Some(reply.clone()),
+        match &self.after {
+            AfterChunk::Reject(reply, _) => Some(reply.clone()),
             AfterChunk::Receive { intake, .. } => intake.refusal(),
         }
     }
@@ -45,8 +45,8 @@ impl Session {
             return Some(Step::Close(reply::R501_BAD_CHUNK_SIZE));
         };
         let then = match mem::replace(&mut self.state, State::Closed) {
-            state if !self.takes_chunks() => {
-                self.refuse_chunk(reply::R502_NOT_DONE_HERE, state, last)
+            state if !self.chunking_allowed() => {
+                self.reject_chunk(reply::R502_NOT_IMPLEMENTED, state, last)
             }
             State::Transaction(transaction) if !transaction.envelope.recipients.is_empty() => {
                 if transaction.chunks.is_none() {
@@ -61,47 +61,51 @@ impl Session {
                 AfterChunk::Receive {
                     envelope: transaction.envelope,
                     intake: if fits {
-                        Intake::Kept(content)
+                        Sink::Storing(content)
                     } else {
-                        Intake::Swallowed(ContentError::TooLarge)
+                        Sink::Discarding(ContentError::TooLarge)
                     },
                     last,
                 }
             }
-            state => self.refuse_chunk(state.why_no_content(), state, last),
+            state => self.reject_chunk(state.sequence_error(), state, last),
         };
-        self.state = State::Chunk(Chunk { left: size, then });
+        self.state = State::Chunk(Chunk {
+            remaining: size,
+            after: then,
+        });
         None
     }
 
-    fn refuse_chunk(&mut self, reply: Reply, state: State, last: bool) -> AfterChunk {
-        self.is_forgiven = self.chunk_refused;
-        if !self.is_forgiven {
+    fn reject_chunk(&mut self, reply: Reply, state: State, last: bool) -> AfterChunk {
+        self.exempt_from_errors = self.discarding_chunks;
+        if !self.exempt_from_errors {
             self.begin_content();
         }
-        self.chunk_refused &= !last;
-        AfterChunk::Refuse(reply, Box::new(state))
+        self.discarding_chunks &= !last;
+        AfterChunk::Reject(reply, Box::new(state))
     }
 
     /// Not through nginx: up to the first accepted RCPT it reads commands itself and knows no BDAT, so a chunk that is sent
     /// along with them would be commands to it.
-    pub(super) fn takes_chunks(&self) -> bool {
-        !self.proxy.as_ref().is_some_and(Proxy::has_introduced)
+    pub(super) fn chunking_allowed(&self) -> bool {
+        !self.proxy.as_ref().is_some_and(TrustedProxy::was_applied)
     }
 
     /// Uses up input as octets of the chunk.
     #[expect(clippy::indexing_slicing, reason = "`count` is at most what is unread")]
-    pub(super) fn read_chunk(&mut self, input: &mut Input) -> Step {
+    pub(super) fn read_chunk(&mut self, input: &mut InputBuffer) -> Step {
         let State::Chunk(chunk) = &mut self.state else {
             return Step::NeedInput;
         };
         let unread = input.unread();
-        let count = usize::try_from(chunk.left).map_or(unread.len(), |left| left.min(unread.len()));
-        if let AfterChunk::Receive { intake, .. } = &mut chunk.then {
-            intake.take(&unread[..count]);
+        let count =
+            usize::try_from(chunk.remaining).map_or(unread.len(), |left| left.min(unread.len()));
+        if let AfterChunk::Receive { intake, .. } = &mut chunk.after {
+            intake.push(&unread[..count]);
         }
-        chunk.left -= count as u64;
-        let (is_complete, is_discarded) = (chunk.left == 0, chunk.refusal().is_some());
+        chunk.remaining -= count as u64;
+        let (is_complete, is_discarded) = (chunk.remaining == 0, chunk.refusal().is_some());
         input.consume(count);
         self.content_came(count, is_discarded);
         if !is_complete {
@@ -110,14 +114,14 @@ impl Session {
         let State::Chunk(chunk) = mem::replace(&mut self.state, State::Ready) else {
             return Step::NeedInput;
         };
-        match chunk.then {
-            AfterChunk::Refuse(reply, state) => {
+        match chunk.after {
+            AfterChunk::Reject(reply, state) => {
                 self.state = *state;
                 Step::Reply(reply)
             }
             AfterChunk::Receive {
                 envelope,
-                intake: Intake::Kept(content),
+                intake: Sink::Storing(content),
                 last: false,
             } => {
                 let chunks = Some(content);
@@ -129,8 +133,8 @@ impl Session {
                 intake,
                 last,
             } => {
-                self.chunk_refused = !last;
-                self.end_of_mail(envelope, intake)
+                self.discarding_chunks = !last;
+                self.finish_message(envelope, intake)
             }
         }
     }

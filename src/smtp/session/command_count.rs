@@ -22,7 +22,7 @@ impl Session {
             Some(Verb::Mail) => !was_in_transaction && is_in_transaction,
             _ => was_in_transaction,
         };
-        if !self.is_forgiven {
+        if !self.exempt_from_errors {
             let max_recipients = self.settings.max_recipients;
             self.commands.add(verb, brings_mail, max_recipients);
         }

@@ -13,13 +13,13 @@ use self::command_count::CommandCount;
 use super::command::{self, CommandError, MailCommand, Verb};
 use super::content::{Content, MemoryBudget};
 use super::data::DataReader;
-use super::extension::{self, Offer};
-use super::input::Input;
+use super::extension::{self, OfferedExtensions};
+use super::input::InputBuffer;
 use super::line::{Line, LineReader};
 use super::reply::{self, Reply};
 use super::settings::SessionSettings;
-use super::step::{Awaited, ContentProgress, Counts, Envelope, Step, Tls};
-use super::xclient::{ClientFacts, Proxy};
+use super::step::{ContentProgress, Envelope, Expecting, SessionStats, Step, Tls};
+use super::xclient::{TrustedProxy, XclientAttributes};
 
 /// One client's dialogue, from the greeting to QUIT. Knows no socket, clock or store.
 pub struct Session {
@@ -27,18 +27,18 @@ pub struct Session {
     budget: MemoryBudget,
     lines: LineReader,
     tls: Tls,
-    hello: Option<Hello>,
-    proxy: Option<Proxy>,
+    helo: Option<Helo>,
+    proxy: Option<TrustedProxy>,
     state: State,
-    counts: Counts,
+    counts: SessionStats,
     commands: CommandCount,
     progress: ContentProgress,
-    said: Option<String>,
+    last_command: Option<String>,
     /// A chunk was refused, and its message with it: the rest of it, up to its last chunk or another command, was on its
     /// way already and is no fault.
-    chunk_refused: bool,
+    discarding_chunks: bool,
     /// The reply at hand is such a chunk's.
-    is_forgiven: bool,
+    exempt_from_errors: bool,
 }
 
 /// ```text
@@ -64,7 +64,7 @@ enum State {
 }
 
 /// What the client said of itself; holds until it says otherwise.
-struct Hello {
+struct Helo {
     name: String,
     extended: bool,
 }
@@ -83,22 +83,22 @@ impl Session {
             budget,
             lines: LineReader::default(),
             tls,
-            hello: None,
+            helo: None,
             proxy: None,
             state: State::Ready,
-            counts: Counts::default(),
+            counts: SessionStats::default(),
             commands: CommandCount::default(),
             progress: ContentProgress::default(),
-            said: None,
-            chunk_refused: false,
-            is_forgiven: false,
+            last_command: None,
+            discarding_chunks: false,
+            exempt_from_errors: false,
         }
     }
 
     /// Believes XCLIENT: the peer is a trusted proxy. `named` is the address that it passed on already, in the header of
     /// the PROXY protocol.
-    pub fn believe_proxy(&mut self, named: Option<IpAddr>) {
-        self.proxy = Some(Proxy::new(named));
+    pub fn trust_proxy(&mut self, named: Option<IpAddr>) {
+        self.proxy = Some(TrustedProxy::new(named));
     }
 
     /// The first thing to say.
@@ -107,7 +107,7 @@ impl Session {
     }
 
     /// Uses up input as far as it makes a step. The steps do not depend on where the stream was cut.
-    pub fn next_step(&mut self, input: &mut Input) -> Step {
+    pub fn next_step(&mut self, input: &mut InputBuffer) -> Step {
         let step = match &mut self.state {
             State::Data(..) => self.read_data(input),
             State::Chunk(..) => self.read_chunk(input),
@@ -116,16 +116,16 @@ impl Session {
         };
         match &step {
             Step::NeedInput => return step,
-            Step::Reply(reply) if reply.is_fault() => {
-                self.counts.faults += u64::from(!mem::take(&mut self.is_forgiven));
+            Step::Reply(reply) if reply.is_error() => {
+                self.counts.errors += u64::from(!mem::take(&mut self.exempt_from_errors));
             }
             Step::Close(_) => self.state = State::Closed,
-            Step::Reply(_) | Step::StartTls(_) | Step::Introduce(..) | Step::Save(..) => {}
+            Step::Reply(_) | Step::StartTls(_) | Step::Xclient(..) | Step::Save(..) => {}
         }
         self.counts.replies += 1;
-        if self.counts.faults > MAX_FAULTS && !matches!(step, Step::Close(_)) {
+        if self.counts.errors > MAX_ERRORS && !matches!(step, Step::Close(_)) {
             self.state = State::Closed;
-            return Step::Close(reply::R421_TOO_MANY_FAULTS);
+            return Step::Close(reply::R421_TOO_MANY_ERRORS);
         }
         step
     }
@@ -135,7 +135,7 @@ impl Session {
     /// [RFC 3207 §4.2]: https://www.rfc-editor.org/rfc/rfc3207#section-4.2
     pub fn tls_started(&mut self) {
         self.tls = Tls::On;
-        self.hello = None;
+        self.helo = None;
         self.state = State::Ready;
         self.commands.transaction_ended();
     }
@@ -146,27 +146,27 @@ impl Session {
     }
 
     /// What the client is expected to send next.
-    pub fn awaited(&self) -> Awaited {
+    pub fn expecting(&self) -> Expecting {
         match self.state {
-            State::Data(..) | State::Chunk(..) => Awaited::Content,
+            State::Data(..) | State::Chunk(..) => Expecting::Content,
             State::Transaction(Transaction {
                 chunks: Some(_), ..
-            }) => Awaited::Content,
-            State::Transaction(_) => Awaited::CommandOfTransaction,
-            State::Ready | State::Closed => Awaited::Command,
+            }) => Expecting::Content,
+            State::Transaction(_) => Expecting::TransactionCommand,
+            State::Ready | State::Closed => Expecting::Command,
         }
     }
 
     /// What the client called itself, or its proxy called it before; empty while nobody has.
     pub fn helo_name(&self) -> &str {
-        let said = self.hello.as_ref().map(|hello| hello.name.as_str());
+        let said = self.helo.as_ref().map(|hello| hello.name.as_str());
         let given = || self.proxy.as_ref()?.helo_name();
         said.or_else(given).unwrap_or_default()
     }
 
     /// The protocol word of Received ([RFC 3848](https://www.rfc-editor.org/rfc/rfc3848), RFC 6531 §4.3).
     pub fn protocol(&self, envelope: &Envelope) -> &'static str {
-        let extended = self.hello.as_ref().is_some_and(|hello| hello.extended);
+        let extended = self.helo.as_ref().is_some_and(|hello| hello.extended);
         match (envelope.smtputf8, extended, self.tls == Tls::On) {
             (true, _, false) => "UTF8SMTP",
             (true, _, true) => "UTF8SMTPS",
@@ -177,27 +177,27 @@ impl Session {
     }
 
     /// What was done so far.
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> SessionStats {
         self.counts
     }
 
     /// The command line last read, when the settings ask for it.
-    pub fn take_said(&mut self) -> Option<String> {
-        self.said.take()
+    pub fn take_last_command(&mut self) -> Option<String> {
+        self.last_command.take()
     }
 
     #[expect(
         clippy::indexing_slicing,
         reason = "a complete line is there, and ends in CR LF"
     )]
-    fn read_line(&mut self, input: &mut Input) -> Step {
+    fn read_line(&mut self, input: &mut InputBuffer) -> Step {
         let octets = match self.lines.next(input) {
             Line::Complete(octets) => octets,
             Line::Partial => return Step::NeedInput,
-            Line::TooLong if command::is_foreign(input.unread()) => {
-                return Step::Close(reply::R500_NOT_SMTP);
+            Line::TooLong if command::is_http_request(input.unread()) => {
+                return Step::Close(reply::R500_HTTP_REQUEST);
             }
-            Line::TooLong if command::is_chunk(input.unread()) => {
+            Line::TooLong if command::is_bdat(input.unread()) => {
                 return Step::Close(reply::R500_LINE_TOO_LONG);
             }
             Line::TooLong => return Step::Reply(reply::R500_LINE_TOO_LONG),
@@ -205,21 +205,21 @@ impl Session {
         };
         let line = &input.unread()[..octets - 2];
         if self.settings.verbose {
-            self.said = Some(String::from_utf8_lossy(line).into_owned());
+            self.last_command = Some(String::from_utf8_lossy(line).into_owned());
         }
         let was_in_transaction = self.is_in_transaction();
-        let (verb, step) = if command::is_foreign(line) {
-            (None, Some(Step::Close(reply::R500_NOT_SMTP)))
+        let (verb, step) = if command::is_http_request(line) {
+            (None, Some(Step::Close(reply::R500_HTTP_REQUEST)))
         } else if line.iter().any(|octet| matches!(octet, b'\r' | 0)) {
             (None, Some(Step::Reply(reply::R500_BAD_OCTETS)))
         } else {
             let (verb, argument) = command::split(line);
-            (verb, self.proceed(verb, argument))
+            (verb, self.execute(verb, argument))
         };
         self.count_command(verb, was_in_transaction);
         let step = match step {
             // How many octets behind it are no commands is unknown.
-            Some(Step::Reply(reply)) if reply.code() == 500 && command::is_chunk(line) => {
+            Some(Step::Reply(reply)) if reply.code() == 500 && command::is_bdat(line) => {
                 Some(Step::Close(reply))
             }
             step => step,
@@ -229,7 +229,7 @@ impl Session {
             Some(step @ Step::Close(_)) => step,
             _ if self.commands.is_exceeded() => Step::Close(reply::R421_TOO_MANY_COMMANDS),
             Some(Step::StartTls(_)) if !input.unread().is_empty() => {
-                Step::Close(reply::R454_OCTETS_BEHIND_STARTTLS)
+                Step::Close(reply::R454_PIPELINED_STARTTLS)
             }
             Some(step) => step,
             None => self.read_chunk(input),
@@ -237,8 +237,8 @@ impl Session {
     }
 
     /// The one table of commands: what each verb does. `None`: the octets of a chunk come next.
-    fn proceed(&mut self, verb: Option<Verb>, argument: &[u8]) -> Option<Step> {
-        self.chunk_refused &= verb == Some(Verb::Bdat);
+    fn execute(&mut self, verb: Option<Verb>, argument: &[u8]) -> Option<Step> {
+        self.discarding_chunks &= verb == Some(Verb::Bdat);
         let outcome = match verb {
             Some(Verb::Helo) => self.helo(argument, false),
             Some(Verb::Ehlo) => self.helo(argument, true),
@@ -262,7 +262,7 @@ impl Session {
                 Ok(step) => return Some(step),
                 Err(error) => Err(error),
             },
-            Some(Verb::Expn | Verb::NotDoneHere) => Ok(reply::R502_NOT_DONE_HERE),
+            Some(Verb::Expn | Verb::NotImplemented) => Ok(reply::R502_NOT_IMPLEMENTED),
             None => Ok(reply::R500_UNKNOWN_VERB),
         };
         Some(Step::Reply(outcome.unwrap_or_else(Reply::from)))
@@ -270,13 +270,13 @@ impl Session {
 
     fn helo(&mut self, argument: &[u8], extended: bool) -> Result<Reply, CommandError> {
         let name = command::helo_name(argument)?.to_owned();
-        self.hello = Some(Hello { name, extended });
+        self.helo = Some(Helo { name, extended });
         self.state = State::Ready;
         self.counts.helo += 1;
         let settings = &self.settings;
         Ok(if extended {
-            let offer = Offer {
-                chunking: self.takes_chunks(),
+            let offer = OfferedExtensions {
+                chunking: self.chunking_allowed(),
                 starttls: self.tls == Tls::Offered,
                 xclient: self.proxy.is_some(),
             };
@@ -287,7 +287,7 @@ impl Session {
     }
 
     fn mail(&mut self, argument: &[u8]) -> Result<Reply, CommandError> {
-        if self.hello.is_none() {
+        if self.helo.is_none() {
             return Ok(reply::R503_SEND_HELO_FIRST);
         }
         if let State::Transaction(_) = self.state {
@@ -321,7 +321,7 @@ impl Session {
         let path = command::parse_rcpt(argument, envelope.smtputf8)?;
         let settings = &self.settings;
         if !settings.allowed_hosts.accept(&path) {
-            return Ok(reply::R550_NOT_OURS);
+            return Ok(reply::R550_RELAY_DENIED);
         }
         if !settings.can_store(&path) {
             return Ok(reply::R553_RECIPIENT_UNSTORABLE);
@@ -334,7 +334,7 @@ impl Session {
             recipients.push(path);
         }
         if let Some(proxy) = &mut self.proxy {
-            proxy.settle();
+            proxy.lock_address();
         }
         self.counts.rcpt += 1;
         Ok(reply::R250_RECIPIENT_OK)
@@ -348,7 +348,7 @@ impl Session {
 
     fn start_tls(&self, argument: &[u8]) -> Result<Reply, CommandError> {
         if self.tls == Tls::Unavailable {
-            return Ok(reply::R502_NOT_DONE_HERE);
+            return Ok(reply::R502_NOT_IMPLEMENTED);
         }
         command::no_argument(argument)?;
         Ok(match self.tls {
@@ -360,20 +360,20 @@ impl Session {
     /// The session starts over for the client that a trusted proxy speaks for, which has to greet us itself.
     fn xclient(&mut self, argument: &[u8]) -> Result<Step, CommandError> {
         let Some(proxy) = &mut self.proxy else {
-            return Ok(Step::Reply(reply::R550_NOT_BELIEVED));
+            return Ok(Step::Reply(reply::R550_XCLIENT_DENIED));
         };
         if let State::Transaction(_) = self.state {
             return Ok(Step::Reply(reply::R503_XCLIENT_IN_TRANSACTION));
         }
-        let facts = ClientFacts::parse(argument)?;
+        let facts = XclientAttributes::parse(argument)?;
         let address = facts.address;
-        if !proxy.introduce(facts) {
-            return Ok(Step::Reply(reply::R550_NOT_BELIEVED));
+        if !proxy.apply(facts) {
+            return Ok(Step::Reply(reply::R550_XCLIENT_DENIED));
         }
-        self.hello = None;
-        Ok(Step::Introduce(address, self.greet()))
+        self.helo = None;
+        Ok(Step::Xclient(address, self.greet()))
     }
 }
 
 /// A session may send this many faulty commands; the next one ends it.
-const MAX_FAULTS: u64 = 10;
+const MAX_ERRORS: u64 = 10;

@@ -5,8 +5,8 @@ use std::mem;
 use super::{Session, State, Step, Transaction};
 use crate::smtp::command::{self, CommandError};
 use crate::smtp::content::Content;
-use crate::smtp::data::{DataReader, Intake};
-use crate::smtp::input::Input;
+use crate::smtp::data::{DataReader, Sink};
+use crate::smtp::input::InputBuffer;
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::step::{ContentProgress, Envelope};
 
@@ -27,7 +27,7 @@ impl Session {
 
     /// Returns whether content is being discarded, or more chunks of a message that was refused.
     pub fn is_discarding(&self) -> bool {
-        self.chunk_refused || self.refusal().is_some()
+        self.discarding_chunks || self.refusal().is_some()
     }
 
     pub(super) fn data(&mut self, argument: &[u8]) -> Result<Reply, CommandError> {
@@ -44,14 +44,14 @@ impl Session {
                 ))
             }
             state => {
-                let refusal = state.why_no_content();
+                let refusal = state.sequence_error();
                 self.state = state;
                 Ok(refusal)
             }
         }
     }
 
-    pub(super) fn read_data(&mut self, input: &mut Input) -> Step {
+    pub(super) fn read_data(&mut self, input: &mut InputBuffer) -> Step {
         let State::Data(_, reader) = &mut self.state else {
             return Step::NeedInput;
         };
@@ -65,15 +65,15 @@ impl Session {
         let State::Data(envelope, reader) = mem::replace(&mut self.state, State::Ready) else {
             return Step::NeedInput;
         };
-        self.end_of_mail(envelope, reader.into_intake())
+        self.finish_message(envelope, reader.into_sink())
     }
 
-    pub(super) fn end_of_mail(&mut self, envelope: Envelope, intake: Intake) -> Step {
+    pub(super) fn finish_message(&mut self, envelope: Envelope, intake: Sink) -> Step {
         self.counts.data += 1;
         self.commands.transaction_ended();
         match intake {
-            Intake::Kept(content) => Step::Save(envelope, content),
-            Intake::Swallowed(error) => Step::Reply(error.into()),
+            Sink::Storing(content) => Step::Save(envelope, content),
+            Sink::Discarding(error) => Step::Reply(error.into()),
         }
     }
 
@@ -100,7 +100,7 @@ impl Transaction {
 
 impl State {
     /// Why DATA or BDAT is out of sequence here.
-    pub(super) fn why_no_content(&self) -> Reply {
+    pub(super) fn sequence_error(&self) -> Reply {
         match self {
             State::Transaction(transaction) if transaction.chunks.is_some() => {
                 reply::R503_CHUNKS_UNDER_WAY

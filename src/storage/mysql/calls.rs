@@ -13,24 +13,24 @@ use crate::locks::lock;
 /// Deadlines of the calls in progress, one per connection. Remove an entry before closing its socket, because the descriptor
 /// number can be reused.
 #[derive(Default)]
-pub struct Calls {
-    until: Mutex<HashMap<RawFd, Instant>>,
+pub struct CallWatchdog {
+    deadlines: Mutex<HashMap<RawFd, Instant>>,
 }
 
-impl Calls {
+impl CallWatchdog {
     /// Registers a call.
     pub fn begin(&self, socket: RawFd, timeout: Duration) {
-        lock(&self.until).insert(socket, Instant::now() + timeout);
+        lock(&self.deadlines).insert(socket, Instant::now() + timeout);
     }
 
     /// Removes a call that has ended or whose connection is about to be closed.
     pub fn end(&self, socket: RawFd) {
-        lock(&self.until).remove(&socket);
+        lock(&self.deadlines).remove(&socket);
     }
 
-    fn cut_overdue(&self) {
+    fn abort_overdue(&self) {
         let now = Instant::now();
-        lock(&self.until).retain(|socket, until| {
+        lock(&self.deadlines).retain(|socket, until| {
             let is_overdue = now >= *until;
             if is_overdue {
                 // Further reads and writes fail. If shutdown itself fails, the socket is already unusable.
@@ -45,13 +45,13 @@ impl Calls {
 ///
 /// # Errors
 /// The thread cannot be started.
-pub fn look_after(calls: &Arc<Calls>) -> std::io::Result<()> {
+pub fn spawn(calls: &Arc<CallWatchdog>) -> std::io::Result<()> {
     let calls = Arc::downgrade(calls);
     let looking = move || {
         while let Some(calls) = calls.upgrade() {
-            calls.cut_overdue();
+            calls.abort_overdue();
             drop(calls);
-            thread::sleep(LOOK_EVERY);
+            thread::sleep(SCAN_INTERVAL);
         }
     };
     let builder = thread::Builder::new().name("mysql-calls".to_owned());
@@ -59,4 +59,4 @@ pub fn look_after(calls: &Arc<Calls>) -> std::io::Result<()> {
 }
 
 /// Interval between two scans.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const SCAN_INTERVAL: Duration = Duration::from_millis(500);

@@ -8,21 +8,21 @@ use std::time::Duration;
 
 use mysql::{Conn, OptsBuilder};
 
-use super::calls::Calls;
-use super::facts::Facts;
+use super::calls::CallWatchdog;
+use super::facts::TableInfo;
 use super::guard::{guarded, is_panic};
 use super::hanging::HangingCommits;
-use super::link::{CALL_TIMEOUT, Link, Server};
+use super::link::{CALL_TIMEOUT, DbConnection, Server};
 use super::mail_ids::{self, MailIds};
-use super::member::Member;
-use super::nodes::Nodes;
+use super::member::GaleraNode;
+use super::nodes::Hosts;
 use super::settings::{MySqlHost, MySqlSettings};
 use crate::locks::lock;
 use crate::storage::TableName;
 use crate::storage::health::Health;
 
 /// Told whenever a connection has learned about the table.
-pub type Learned = Arc<dyn Fn(&Facts) + Send + Sync>;
+pub type OnTableInfo = Arc<dyn Fn(&TableInfo) + Send + Sync>;
 
 /// Makes connections, for the pool and for those who must reach one certain host. Clones share their state.
 #[derive(Clone)]
@@ -33,26 +33,26 @@ pub struct Connector {
 /// What the clones of a [`Connector`] share.
 pub struct Shared {
     settings: MySqlSettings,
-    learned: Learned,
+    on_table_info: OnTableInfo,
     health: Health,
-    nodes: Nodes,
+    hosts: Hosts,
     hanging: HangingCommits,
     /// Why every host refused the last connection.
     refused: Mutex<Option<String>>,
     /// Connections that exist, idle ones too.
     links: Arc<AtomicUsize>,
-    calls: Arc<Calls>,
+    calls: Arc<CallWatchdog>,
 }
 
 impl Connector {
     /// A connector that tries the hosts in their order.
-    pub fn new(settings: MySqlSettings, learned: Learned, health: &Health) -> Connector {
+    pub fn new(settings: MySqlSettings, learned: OnTableInfo, health: &Health) -> Connector {
         let names = settings.hosts.iter().map(MySqlHost::to_string).collect();
         let shared = Shared {
             settings,
-            learned,
+            on_table_info: learned,
             health: health.clone(),
-            nodes: Nodes::new(names),
+            hosts: Hosts::new(names),
             hanging: HangingCommits::default(),
             refused: Mutex::default(),
             links: Arc::default(),
@@ -73,8 +73,12 @@ impl Connector {
     ///
     /// # Errors
     /// What the last host said.
-    pub fn connect_any(&self) -> mysql::Result<Link> {
-        let Shared { nodes, hanging, .. } = &*self.shared;
+    pub fn connect_any(&self) -> mysql::Result<DbConnection> {
+        let Shared {
+            hosts: nodes,
+            hanging,
+            ..
+        } = &*self.shared;
         let mut outcome = Err(mysql::DriverError::ConnectTimeout.into());
         let mut are_refused = true;
         for host in nodes.order() {
@@ -86,14 +90,14 @@ impl Connector {
             // One that hangs is left after a short look; a connection may take longer.
             let looked = match nodes.count() {
                 1 => Ok(()),
-                _ => self.connect_to_look(host).map(drop),
+                _ => self.connect_for_probe(host).map(drop),
             };
             outcome = looked.and_then(|()| self.connect_to(host));
             match &outcome {
                 Ok(_) => break,
                 Err(error) => {
                     are_refused &= is_away(error);
-                    nodes.leave(host, &error.to_string());
+                    nodes.mark_down(host, &error.to_string());
                 }
             }
         }
@@ -108,18 +112,19 @@ impl Connector {
     ///
     /// # Errors
     /// What the server that the COMMIT was sent to said.
-    pub fn connect_to_witness(&self, sent_to: &Server) -> mysql::Result<Link> {
+    pub fn connect_for_commit_lookup(&self, sent_to: &Server) -> mysql::Result<DbConnection> {
         let error = match self.connect_at(sent_to.host, sent_to.address) {
             Ok(link) => return Ok(link),
             Err(error) => error,
         };
-        let Some(lost) = sent_to.member.as_ref().filter(|_| is_refused(&error)) else {
+        let Some(lost) = sent_to.galera.as_ref().filter(|_| is_refused(&error)) else {
             return Err(error);
         };
-        let others = self.shared.nodes.order().into_iter();
+        let others = self.shared.hosts.order().into_iter();
         for other in others.filter(|other| *other != sent_to.host) {
             if let Ok(link) = self.connect_to(other)
-                && (link.server.member.as_ref()).is_some_and(|witness| witness.outlived(lost))
+                && (link.server.galera.as_ref())
+                    .is_some_and(|witness| witness.is_surviving_peer_of(lost))
             {
                 return Ok(link);
             }
@@ -132,22 +137,22 @@ impl Connector {
     ///
     /// # Errors
     /// What the host said.
-    pub fn connect_to(&self, host: usize) -> mysql::Result<Link> {
+    pub fn connect_to(&self, host: usize) -> mysql::Result<DbConnection> {
         self.connect_at(host, None)
     }
 
-    fn connect_at(&self, host: usize, only: Option<SocketAddr>) -> mysql::Result<Link> {
+    fn connect_at(&self, host: usize, only: Option<SocketAddr>) -> mysql::Result<DbConnection> {
         let settings = &self.shared.settings;
-        let (mut connection, address) = self.reach(host, only, |options| {
+        let (mut connection, address) = self.connect_tcp(host, only, |options| {
             options
                 .read_timeout(Some(CALL_TIMEOUT))
                 .write_timeout(Some(CALL_TIMEOUT))
-                .stmt_cache_size(STATEMENTS_KEPT)
+                .stmt_cache_size(STATEMENT_CACHE_SIZE)
                 .init(SESSION_SETTINGS.to_vec())
         })?;
         let (facts, member) = guarded(|| {
-            let facts = Facts::read(&mut connection, &settings.table)?;
-            Ok((facts, Member::read(&mut connection)?))
+            let facts = TableInfo::read(&mut connection, &settings.table)?;
+            Ok((facts, GaleraNode::read(&mut connection)?))
         })?;
         self.learn(&facts);
         self.shared.health.set_up();
@@ -155,36 +160,40 @@ impl Connector {
             host,
             address,
             connection_id: connection.connection_id(),
-            member,
+            galera: member,
         };
         let Shared { calls, links, .. } = &*self.shared;
-        Ok(Link::new(connection, facts, server, calls, links))
+        Ok(DbConnection::new(connection, facts, server, calls, links))
     }
 
     /// Connects to one host for a short question: what it does not answer in a moment it will not answer to writers.
     ///
     /// # Errors
     /// What the host said.
-    pub fn connect_to_look(&self, host: usize) -> mysql::Result<Conn> {
-        self.connect_to_look_at(host, None)
+    pub fn connect_for_probe(&self, host: usize) -> mysql::Result<Conn> {
+        self.connect_for_idle_check(host, None)
     }
 
     /// The same, at one of its addresses.
     ///
     /// # Errors
     /// What the host said.
-    pub fn connect_to_look_at(&self, host: usize, only: Option<SocketAddr>) -> mysql::Result<Conn> {
-        let reached = self.reach(host, only, |options| {
+    pub fn connect_for_idle_check(
+        &self,
+        host: usize,
+        only: Option<SocketAddr>,
+    ) -> mysql::Result<Conn> {
+        let reached = self.connect_tcp(host, only, |options| {
             options
-                .read_timeout(Some(LOOK_TIMEOUT))
-                .write_timeout(Some(LOOK_TIMEOUT))
+                .read_timeout(Some(PROBE_TIMEOUT))
+                .write_timeout(Some(PROBE_TIMEOUT))
         });
         reached.map(|(connection, _)| connection)
     }
 
     /// Connects to a host, by the first of its addresses that answers, or by the only one that will do.
     #[expect(clippy::indexing_slicing, reason = "a host is its place among them")]
-    fn reach(
+    fn connect_tcp(
         &self,
         host: usize,
         only: Option<SocketAddr>,
@@ -219,7 +228,7 @@ impl Connector {
         let connect_timeout = match settings.hosts.len() {
             1 => CONNECT_TIMEOUT,
             // Another one waits.
-            _ => LOOK_TIMEOUT,
+            _ => PROBE_TIMEOUT,
         };
         OptsBuilder::new()
             .user(Some(settings.user.as_str()))
@@ -231,26 +240,28 @@ impl Connector {
     }
 
     /// The hosts, and which of them are well.
-    pub fn nodes(&self) -> &Nodes {
-        &self.shared.nodes
+    pub fn hosts(&self) -> &Hosts {
+        &self.shared.hosts
     }
 
     /// Lets whoever asks after the store see the state of each host.
-    pub fn tell_nodes(&self) {
-        self.shared.health.set_parts(self.shared.nodes.lines());
+    pub fn publish_host_status(&self) {
+        self.shared
+            .health
+            .set_hosts(self.shared.hosts.status_lines());
     }
 
     /// Reads the facts again where an error shows that they have changed, so that the cure is named at once and not only
     /// by the next connection. Should this fail, that one does.
-    pub fn look_again(&self, connection: &mut Conn) {
-        if let Ok(facts) = Facts::read(connection, &self.shared.settings.table) {
+    pub fn refresh_table_info(&self, connection: &mut Conn) {
+        if let Ok(facts) = TableInfo::read(connection, &self.shared.settings.table) {
             self.learn(&facts);
         }
     }
 
     /// Passes on what a connection has learned about the table.
-    fn learn(&self, facts: &Facts) {
-        (self.shared.learned)(facts);
+    fn learn(&self, facts: &TableInfo) {
+        (self.shared.on_table_info)(facts);
         let ids = facts.mail_ids.as_ref();
         let shortage = ids.and_then(|ids| ids.shortage(self.table()));
         // That an INSERT found no id is kept until there are ids without doubt.
@@ -260,38 +271,38 @@ impl Connector {
     }
 
     /// Marks the store as not ready until a connection finds that there are ids; returns the reason and its cure.
-    pub fn ids_used_up(&self, error: &mysql::Error, facts: &Facts) -> String {
+    pub fn ids_used_up(&self, error: &mysql::Error, facts: &TableInfo) -> String {
         let why = mail_ids::explain(error, self.table(), facts.mail_ids.as_ref());
         self.shared.health.set_shortage(Some(why.clone()));
         why
     }
 
     /// Why no host can be reached; `None` while that is not known.
-    pub fn why_down(&self) -> Option<String> {
-        self.shared.health.why_down()
+    pub fn down_reason(&self) -> Option<String> {
+        self.shared.health.down_reason()
     }
 
     /// Returns why every host refused the last connection; `None` if one of them did not.
-    pub fn why_refused(&self) -> Option<String> {
+    pub fn refusal_reason(&self) -> Option<String> {
         lock(&self.shared.refused).clone()
     }
 
     /// Returns why nothing may be sent to any host.
-    pub fn why_stalled(&self) -> Option<String> {
+    pub fn stall_reason(&self) -> Option<String> {
         self.shared
             .hanging
-            .reason_everywhere(self.shared.nodes.count())
+            .reason_everywhere(self.shared.hosts.count())
     }
 
     /// Returns whether a batch is not worth another try: nothing may be sent to any host or, if its connection `is_lost`,
     /// every host refused another one.
     pub fn is_useless(&self, is_lost: bool) -> bool {
-        self.why_stalled().is_some() || (is_lost && self.why_refused().is_some())
+        self.stall_reason().is_some() || (is_lost && self.refusal_reason().is_some())
     }
 
     /// Returns whether connections to a host are used while there are others.
     pub fn may_use(&self, host: usize) -> bool {
-        !self.shared.nodes.is_left(host) && self.shared.hanging.reason_at(host).is_none()
+        !self.shared.hosts.is_down(host) && self.shared.hanging.reason_at(host).is_none()
     }
 
     /// The COMMITs that hang.
@@ -315,7 +326,7 @@ impl Connector {
     }
 
     /// The calls under way.
-    pub fn calls(&self) -> &Arc<Calls> {
+    pub fn calls(&self) -> &Arc<CallWatchdog> {
         &self.shared.calls
     }
 
@@ -392,6 +403,6 @@ const LONGEST_PASSWORD: usize = 213;
 /// To reach a host at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The same where there are several hosts, and for one read or write of a look at one of them.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// INSERTs of each number of rows, and the few others: fewer, and the library would close INSERTs that are still known here.
-const STATEMENTS_KEPT: usize = 80;
+const STATEMENT_CACHE_SIZE: usize = 80;

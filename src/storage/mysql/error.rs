@@ -6,11 +6,11 @@ use crate::mail::NoMemory;
 
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Meaning {
+pub enum ErrorClass {
     /// The connection is no good any more. Before COMMIT nothing is stored; at COMMIT nobody knows.
-    Gone,
+    ConnectionLost,
     /// The transaction was undone, or has to be; the same again may succeed.
-    TryAgain,
+    Retry,
     /// The host takes nothing now, another one may.
     ReadOnly,
     /// A node that its cluster does not let work now; another one may, or the same in a moment.
@@ -24,53 +24,55 @@ pub enum Meaning {
     /// The table's counter of ids is at its end, or stands at one that is used: every mail fares the same.
     IdsUsedUp,
     /// A value that the table as we know it should hold: the table may have changed.
-    Misfit,
+    ValueOutOfRange,
     /// None for what is made of a mail; its neighbours may be smaller.
     NoMemory,
     /// Anything else may lie in one mail: a trigger's refusal, a packet too large.
-    Content,
+    Mail,
 }
 
-impl Meaning {
+impl ErrorClass {
     /// Sorts an error.
-    pub fn of(error: &Error) -> Meaning {
+    pub fn classify(error: &Error) -> ErrorClass {
         match error {
-            Error::MySqlError(error) => of_server(error),
+            Error::MySqlError(error) => classify_server_error(error),
             // Told apart by its words: the codec's error type is not ours to name.
             Error::CodecError(error) if error.to_string().contains("max_allowed_packet") => {
-                Meaning::Content
+                ErrorClass::Mail
             }
-            Error::DriverError(DriverError::PacketTooLarge) => Meaning::Content,
+            Error::DriverError(DriverError::PacketTooLarge) => ErrorClass::Mail,
             // Ours alone: where the kernel has none, an answer may still be on its way.
             Error::IoError(error)
                 if error.get_ref().is_some_and(|inner| inner.is::<NoMemory>()) =>
             {
-                Meaning::NoMemory
+                ErrorClass::NoMemory
             }
-            Error::IoError(_) | Error::CodecError(_) | Error::DriverError(_) => Meaning::Gone,
-            _ => Meaning::Content,
+            Error::IoError(_) | Error::CodecError(_) | Error::DriverError(_) => {
+                ErrorClass::ConnectionLost
+            }
+            _ => ErrorClass::Mail,
         }
     }
 }
 
 /// Errors after which a COMMIT is certainly undone; after any other one nobody knows. 1047 refuses a statement before it is
 /// begun, and its connection is closed, which undoes the rest.
-pub fn is_certainly_undone(error: &Error) -> bool {
+pub fn is_certainly_rolled_back(error: &Error) -> bool {
     matches!(error, Error::MySqlError(error) if matches!(error.code, 1047 | 1205 | 1213 | 1290 | 1792 | 1836 | 3100 | 3101))
 }
 
-fn of_server(error: &MySqlError) -> Meaning {
+fn classify_server_error(error: &MySqlError) -> ErrorClass {
     match error.code {
         // An error of the engine, with a number of its own or an errno; an error of a write to a file, with an errno.
-        1030 if errno_in(&error.message) == Some(ENOSPC) => Meaning::Full,
+        1030 if errno_in(&error.message) == Some(ENOSPC) => ErrorClass::Full,
         3 | 1026 if errno_in(&error.message).is_some_and(|errno| NO_ROOM.contains(&errno)) => {
-            Meaning::Full
+            ErrorClass::Full
         }
-        3 | 1026 | 1030 => Meaning::TryAgain,
-        1062 if duplicate_id(&error.message).is_some() => Meaning::IdsUsedUp,
+        3 | 1026 | 1030 => ErrorClass::Retry,
+        1062 if duplicate_id(&error.message).is_some() => ErrorClass::IdsUsedUp,
         // MySQL at the end of an integer column; no value of ours is bound to this one.
-        1264 if error.message.contains("'mail_id'") => Meaning::IdsUsedUp,
-        code => of_code(code),
+        1264 if error.message.contains("'mail_id'") => ErrorClass::IdsUsedUp,
+        code => classify_code(code),
     }
 }
 
@@ -98,11 +100,13 @@ pub fn duplicate_id(message: &str) -> Option<u64> {
     entry.split('-').next()?.parse().ok()
 }
 
-fn of_code(code: u16) -> Meaning {
+fn classify_code(code: u16) -> ErrorClass {
     match code {
         // Shutdown, killed, idle too long, new connection limits met while connected.
         1053 | 1077 | 1078 | 1079 | 1080 | 1152 | 1158 | 1159 | 1160 | 1161 | 1180 | 1184
-        | 1243 | 1927 | 2002 | 2003 | 2006 | 2013 | 3168 | 3169 | 4031 => Meaning::Gone,
+        | 1243 | 1927 | 2002 | 2003 | 2006 | 2013 | 3168 | 3169 | 4031 => {
+            ErrorClass::ConnectionLost
+        }
         // Deadlock, lock wait, certification failure, record changed under us.
         // From 8002 on TiDB's: write conflicts, a schema that changed, regions that are busy or away.
         1020
@@ -116,18 +120,18 @@ fn of_code(code: u16) -> Meaning {
         | 8002
         | 8022
         | 8028
-        | 9001..=9007 => Meaning::TryAgain,
-        1290 | 1792 | 1836 => Meaning::ReadOnly,
-        1047 => Meaning::NotReady,
-        1021 | 1114 | 1135 | 3675 => Meaning::Full,
-        1040 | 1129 | 1203 | 1226 | 1461 => Meaning::Busy,
+        | 9001..=9007 => ErrorClass::Retry,
+        1290 | 1792 | 1836 => ErrorClass::ReadOnly,
+        1047 => ErrorClass::NotReady,
+        1021 | 1114 | 1135 | 3675 => ErrorClass::Full,
+        1040 | 1129 | 1203 | 1226 | 1461 => ErrorClass::Busy,
         // Also a column that takes no NULL, a table that is read-only, a view that is broken, no partition for today.
         1036 | 1044 | 1045 | 1046 | 1048 | 1049 | 1054 | 1064 | 1136 | 1142 | 1143 | 1146
-        | 1227 | 1356 | 1364 | 1370 | 1526 | 1698 | 3989 => Meaning::Schema,
-        167 | 1467 => Meaning::IdsUsedUp,
-        1264 | 1265 | 1292 | 1366 | 1406 | 3988 => Meaning::Misfit,
+        | 1227 | 1356 | 1364 | 1370 | 1526 | 1698 | 3989 => ErrorClass::Schema,
+        167 | 1467 => ErrorClass::IdsUsedUp,
+        1264 | 1265 | 1292 | 1366 | 1406 | 3988 => ErrorClass::ValueOutOfRange,
         // Also 3100, which Group Replication answers to a transaction beyond its size limit.
-        _ => Meaning::Content,
+        _ => ErrorClass::Mail,
     }
 }
 
@@ -146,160 +150,172 @@ mod tests {
             (
                 1030,
                 "Got error 28 \"No space left on device\" from storage engine InnoDB",
-                Meaning::Full,
+                ErrorClass::Full,
             ),
-            (1030, "Got error 28 from storage engine", Meaning::Full),
+            (1030, "Got error 28 from storage engine", ErrorClass::Full),
             (
                 1030,
                 "Got error 28 - 'No space left on device' from storage engine",
-                Meaning::Full,
+                ErrorClass::Full,
             ),
-            (1030, "Fehler 28 (Speicher-Engine)", Meaning::Full),
+            (1030, "Fehler 28 (Speicher-Engine)", ErrorClass::Full),
             (
                 1030,
                 "Got error 128 \"Out of memory in engine\" from storage engine InnoDB",
-                Meaning::TryAgain,
+                ErrorClass::Retry,
             ),
             (
                 1030,
                 "Got error 168 - 'error 28' from storage engine",
-                Meaning::TryAgain,
+                ErrorClass::Retry,
             ),
             (
                 1030,
                 "Got error 5 \"Input/output error\" from storage engine 28",
-                Meaning::TryAgain,
+                ErrorClass::Retry,
             ),
             (
                 1026,
                 "Error writing file './mail/t28' (errno: 5 \"Input/output error\")",
-                Meaning::TryAgain,
+                ErrorClass::Retry,
             ),
             (
                 1026,
                 "Error writing file './mail/t' (errno: 28 \"No space left on device\")",
-                Meaning::Full,
+                ErrorClass::Full,
             ),
             (
                 3,
                 "Error writing file '/tmp/MLd128' (Errcode: 28 \"No space left on device\")",
-                Meaning::Full,
+                ErrorClass::Full,
             ),
             (
                 3,
                 "Error writing file '/tmp/MLd1' (OS errno 28 - No space left on device)",
-                Meaning::Full,
+                ErrorClass::Full,
             ),
             (
                 1021,
                 "Disk full (/tmp/1); waiting for someone to free some space...",
-                Meaning::Full,
+                ErrorClass::Full,
             ),
             (
                 1026,
                 "Error writing file './mail/t' (errno: 122 \"Disk quota exceeded\")",
-                Meaning::Full,
+                ErrorClass::Full,
             ),
             (
                 1030,
                 "Got error 122 \"Internal (unspecified) error in handler\" from storage engine InnoDB",
-                Meaning::TryAgain,
+                ErrorClass::Retry,
             ),
-            (1114, "The table 'new_mail' is full", Meaning::Full),
+            (1114, "The table 'new_mail' is full", ErrorClass::Full),
             (
                 167,
                 "Out of range value for column 'mail_id' at row 1",
-                Meaning::IdsUsedUp,
+                ErrorClass::IdsUsedUp,
             ),
             (
                 1264,
                 "Out of range value for column 'mail_id' at row 1",
-                Meaning::IdsUsedUp,
+                ErrorClass::IdsUsedUp,
             ),
             (
                 1264,
                 "Out of range value for column 'has_attach' at row 1",
-                Meaning::Misfit,
+                ErrorClass::ValueOutOfRange,
             ),
             (
                 1467,
                 "Failed to read auto-increment value from storage engine",
-                Meaning::IdsUsedUp,
+                ErrorClass::IdsUsedUp,
             ),
             (
                 1062,
                 "Duplicate entry '2147483647' for key 'PRIMARY'",
-                Meaning::IdsUsedUp,
+                ErrorClass::IdsUsedUp,
             ),
             (
                 1062,
                 "Duplicate entry '127' for key 'new_mail.PRIMARY'",
-                Meaning::IdsUsedUp,
+                ErrorClass::IdsUsedUp,
             ),
             (
                 1062,
                 "Duplicate entry '7-2026-01-01 00:00:00' for key 'PRIMARY'",
-                Meaning::IdsUsedUp,
+                ErrorClass::IdsUsedUp,
             ),
             (
                 1062,
                 "Duplicate entry 'u@ours.test' for key 'PRIMARY'",
-                Meaning::Content,
+                ErrorClass::Mail,
             ),
-            (1062, "Duplicate entry '7' for key 'hash'", Meaning::Content),
+            (1062, "Duplicate entry '7' for key 'hash'", ErrorClass::Mail),
         ] {
             let error = MySqlError {
                 state: "HY000".to_owned(),
                 message: message.to_owned(),
                 code,
             };
-            assert_eq!(of_server(&error), want, "{code} {message}");
+            assert_eq!(classify_server_error(&error), want, "{code} {message}");
         }
     }
 
     #[test]
     fn errors_are_sorted_by_what_they_mean() {
         for (codes, want) in [
-            (&[2006, 2013, 4031, 1053, 1927, 1180][..], Meaning::Gone),
-            (&[1205, 1213, 1317, 9001, 9007], Meaning::TryAgain),
-            (&[1047], Meaning::NotReady),
-            (&[1290, 1836], Meaning::ReadOnly),
-            (&[1114, 1021], Meaning::Full),
-            (&[1040, 1203, 1226, 1129], Meaning::Busy),
+            (
+                &[2006, 2013, 4031, 1053, 1927, 1180][..],
+                ErrorClass::ConnectionLost,
+            ),
+            (&[1205, 1213, 1317, 9001, 9007], ErrorClass::Retry),
+            (&[1047], ErrorClass::NotReady),
+            (&[1290, 1836], ErrorClass::ReadOnly),
+            (&[1114, 1021], ErrorClass::Full),
+            (&[1040, 1203, 1226, 1129], ErrorClass::Busy),
             (
                 &[1044, 1045, 1049, 1054, 1136, 1142, 1146, 1364, 1526],
-                Meaning::Schema,
+                ErrorClass::Schema,
             ),
-            (&[1366, 1406, 1264, 1265, 1292], Meaning::Misfit),
+            (&[1366, 1406, 1264, 1265, 1292], ErrorClass::ValueOutOfRange),
             // 3100: larger than group_replication_transaction_size_limit.
-            (&[1062, 1644, 1153, 3100, 9999], Meaning::Content),
+            (&[1062, 1644, 1153, 3100, 9999], ErrorClass::Mail),
         ] {
             for code in codes {
-                assert_eq!(of_code(*code), want, "{code}");
+                assert_eq!(classify_code(*code), want, "{code}");
             }
         }
         let of_message = |code, message: &str| {
-            of_server(&MySqlError {
+            classify_server_error(&MySqlError {
                 state: "HY000".to_owned(),
                 message: message.to_owned(),
                 code,
             })
         };
         let full = "Error writing file './mail/x' (Errcode: 28 \"No space left on device\")";
-        assert_eq!(of_message(3, full), Meaning::Full);
+        assert_eq!(of_message(3, full), ErrorClass::Full);
         assert_eq!(
             of_message(3, "Error writing file 'x' (Errcode: 5)"),
-            Meaning::TryAgain
+            ErrorClass::Retry
         );
         assert_eq!(
-            Meaning::of(&Error::DriverError(DriverError::PacketTooLarge)),
-            Meaning::Content
+            ErrorClass::classify(&Error::DriverError(DriverError::PacketTooLarge)),
+            ErrorClass::Mail
         );
         let gone = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
-        assert_eq!(Meaning::of(&Error::IoError(gone)), Meaning::Gone);
+        assert_eq!(
+            ErrorClass::classify(&Error::IoError(gone)),
+            ErrorClass::ConnectionLost
+        );
         let of_the_kernel = std::io::Error::from_raw_os_error(nix::libc::ENOMEM);
-        assert_eq!(Meaning::of(&Error::IoError(of_the_kernel)), Meaning::Gone);
+        assert_eq!(
+            ErrorClass::classify(&Error::IoError(of_the_kernel)),
+            ErrorClass::ConnectionLost
+        );
         let ours = std::io::Error::from(NoMemory);
-        assert_eq!(Meaning::of(&Error::IoError(ours)), Meaning::NoMemory);
+        assert_eq!(
+            ErrorClass::classify(&Error::IoError(ours)),
+            ErrorClass::NoMemory
+        );
     }
 }

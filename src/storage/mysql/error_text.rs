@@ -5,7 +5,7 @@ use mysql::Error;
 use crate::storage::TableName;
 
 /// Returns what the server or the library said, without the name of a type around it.
-pub fn words(error: &Error) -> String {
+pub fn error_words(error: &Error) -> String {
     match error {
         Error::MySqlError(error) => format!("{} (error {})", error.message, error.code),
         Error::IoError(error) => error.to_string(),
@@ -21,7 +21,7 @@ pub fn with_key(error: &Error, table: &TableName) -> String {
         Error::MySqlError(error) => key_of_code(error.code, table),
         _ => HOST,
     };
-    format!("{key}: {}; {cure}", words(error))
+    format!("{key}: {}; {cure}", error_words(error))
 }
 
 fn key_of_code(code: u16, table: &TableName) -> (&'static str, &'static str) {

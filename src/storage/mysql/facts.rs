@@ -8,18 +8,18 @@ use super::check::UnfilledColumn;
 use super::mail_ids::MailIds;
 use super::number::NumberType;
 use crate::metrics;
-use crate::smtp::{Column, Repertoire, Width};
-use crate::storage::{TableName, TableShape};
+use crate::smtp::{Charset, Column, Width};
+use crate::storage::{TableColumns, TableName};
 
 /// What a connection learned about its server and table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Facts {
+pub struct TableInfo {
     /// `max_allowed_packet` in octets.
     pub max_packet_octets: usize,
     /// What column `mail` holds, in octets.
     pub max_body_octets: usize,
     /// The columns that mail is fitted to; `None` when the table is missing or not visible.
-    pub shape: Option<TableShape>,
+    pub columns: Option<TableColumns>,
     /// `InnoDB`, `MyISAM`, …; empty for a view or when not visible.
     pub engine: String,
     /// `Dynamic`, `Compact`, …; empty where `engine` is.
@@ -37,15 +37,15 @@ pub struct Facts {
     /// Columns of ours that the table lacks.
     pub missing_columns: Vec<&'static str>,
     /// Columns of the table's own that are NOT NULL without a default, which our INSERT does not fill.
-    pub unfilled_columns: Vec<UnfilledColumn>,
+    pub required_columns: Vec<UnfilledColumn>,
 }
 
-impl Facts {
+impl TableInfo {
     /// Asks the server.
     ///
     /// # Errors
     /// Whatever the database says; a missing table is a fact, not an error.
-    pub fn read(connection: &mut Conn, table: &TableName) -> mysql::Result<Facts> {
+    pub fn read(connection: &mut Conn, table: &TableName) -> mysql::Result<TableInfo> {
         let variables = "SELECT @@max_allowed_packet, @@innodb_flush_log_at_trx_commit";
         let variables: Option<(Option<u64>, Option<u8>)> = connection.query_first(variables)?;
         let (max_packet_octets, flush) = variables.unwrap_or_default();
@@ -60,7 +60,7 @@ impl Facts {
             (database, name),
         )?;
         let (engine, row_format, next_id) = table_row.unwrap_or_default();
-        let columns: Vec<ColumnFacts> = connection.exec_map(
+        let columns: Vec<ColumnInfo> = connection.exec_map(
             "SELECT COLUMN_NAME, CHARACTER_MAXIMUM_LENGTH, CHARACTER_SET_NAME, DATA_TYPE, COLUMN_TYPE,
                     NUMERIC_PRECISION, NUMERIC_SCALE, EXTRA LIKE '%auto_increment%',
                     IS_NULLABLE = 'NO' AND COLUMN_DEFAULT IS NULL AND EXTRA NOT LIKE '%auto_increment%'
@@ -68,7 +68,7 @@ impl Facts {
              FROM information_schema.COLUMNS
              WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ?",
             (database, name),
-            ColumnFacts::new,
+            ColumnInfo::new,
         )?;
         let counter = columns.iter().find(|column| column.is_named("mail_id"));
         let largest = counter
@@ -84,14 +84,15 @@ impl Facts {
             width.unwrap_or(usize::MAX)
         };
         let is_there = |name: &str| columns.iter().any(|column| column.is_named(name));
-        let is_ours = |column: &&ColumnFacts| INSERTED.iter().any(|name| column.is_named(name));
-        Ok(Facts {
+        let is_ours =
+            |column: &&ColumnInfo| INSERTED_COLUMNS.iter().any(|name| column.is_named(name));
+        Ok(TableInfo {
             max_packet_octets: usize::try_from(max_packet_octets).unwrap_or(usize::MAX),
             max_body_octets: chars_of("mail"),
             hash_chars: chars_of("hash"),
             body_chars: chars_of("body"),
             mail_ids,
-            shape: (!columns.is_empty()).then(|| shape(&columns)),
+            columns: (!columns.is_empty()).then(|| table_columns(&columns)),
             engine: engine.unwrap_or_default(),
             row_format: row_format.unwrap_or_default(),
             commits_are_synced: matches!(flush, Some(1 | 3)),
@@ -99,16 +100,16 @@ impl Facts {
             missing_columns: if columns.is_empty() {
                 Vec::new()
             } else {
-                INSERTED
+                INSERTED_COLUMNS
                     .iter()
                     .copied()
                     .filter(|name| !is_there(name))
                     .collect()
             },
-            unfilled_columns: columns
+            required_columns: columns
                 .iter()
                 .filter(|column| column.must_be_filled && !is_ours(column))
-                .map(ColumnFacts::unfilled)
+                .map(ColumnInfo::unfilled)
                 .collect(),
         })
     }
@@ -116,9 +117,7 @@ impl Facts {
     /// The largest content whose row still fits, whatever it holds: into one packet, and its body into column `mail`,
     /// where it goes when Redis is away.
     pub fn max_content_octets(&self) -> usize {
-        let by_packet = self
-            .max_packet_octets
-            .saturating_sub(ROW_BESIDE_BODY_OCTETS);
+        let by_packet = self.max_packet_octets.saturating_sub(ROW_OVERHEAD_OCTETS);
         let by_column = self.max_body_octets.saturating_sub(TRACE_OCTETS);
         let room = by_packet.min(by_column);
         // What cannot be compressed grows by five octets in 5,000 at most; 1 in 256 is ample.
@@ -142,7 +141,7 @@ type ColumnRow = (
     Option<bool>,
 );
 
-struct ColumnFacts {
+struct ColumnInfo {
     name: String,
     width: Option<u64>,
     charset: Option<String>,
@@ -151,11 +150,11 @@ struct ColumnFacts {
     must_be_filled: bool,
 }
 
-impl ColumnFacts {
-    fn new(row: ColumnRow) -> ColumnFacts {
+impl ColumnInfo {
+    fn new(row: ColumnRow) -> ColumnInfo {
         let (name, width, charset, data_type, column_type, precision, scale, counts_up, unfilled) =
             row;
-        ColumnFacts {
+        ColumnInfo {
             name,
             width,
             charset,
@@ -199,26 +198,26 @@ impl ColumnFacts {
             } else {
                 Width::Octets(max)
             },
-            repertoire: match self.charset.as_deref() {
+            charset: match self.charset.as_deref() {
                 // Binary columns hold any octets.
-                None => Repertoire::Unicode,
-                Some("utf8mb4" | "utf16" | "utf32" | "utf16le" | "gb18030") => Repertoire::Unicode,
-                Some("utf8" | "utf8mb3" | "ucs2") => Repertoire::Utf8mb3,
-                Some("latin1") => Repertoire::Latin1,
-                Some(_) => Repertoire::Ascii,
+                None => Charset::Unicode,
+                Some("utf8mb4" | "utf16" | "utf32" | "utf16le" | "gb18030") => Charset::Unicode,
+                Some("utf8" | "utf8mb3" | "ucs2") => Charset::Utf8mb3,
+                Some("latin1") => Charset::Latin1,
+                Some(_) => Charset::Ascii,
             },
         }
     }
 }
 
-fn shape(columns: &[ColumnFacts]) -> TableShape {
-    let printed = TableShape::PRINTED;
+fn table_columns(columns: &[ColumnInfo]) -> TableColumns {
+    let printed = TableColumns::DEFAULT;
     let real = |name: &str, printed: Column| {
         let column = columns.iter().find(|column| column.is_named(name));
-        column.map_or(printed, ColumnFacts::column)
+        column.map_or(printed, ColumnInfo::column)
     };
     let has_attach = columns.iter().find(|column| column.is_named("has_attach"));
-    TableShape {
+    TableColumns {
         has_attach: has_attach.map_or(printed.has_attach, |column| column.number.largest()),
         from: real("from", printed.from),
         to: real("to", printed.to),
@@ -232,7 +231,7 @@ fn shape(columns: &[ColumnFacts]) -> TableShape {
 }
 
 /// The columns that our INSERT names.
-const INSERTED: &[&str] = &[
+const INSERTED_COLUMNS: &[&str] = &[
     "date",
     "from",
     "to",
@@ -251,7 +250,7 @@ const INSERTED: &[&str] = &[
     "dkim_valid",
 ];
 /// All of a row but its body: `attach_info` of 65,535 octets, a long `subject`, the trace fields, and framing.
-const ROW_BESIDE_BODY_OCTETS: usize = 80 << 10;
+const ROW_OVERHEAD_OCTETS: usize = 80 << 10;
 /// The trace fields with the longest addresses and names, and the frame of zlib.
 const TRACE_OCTETS: usize = 2 << 10;
 /// What a `text` column holds, and the most that is written into any column but the body's.

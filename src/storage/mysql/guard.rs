@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::locks::lock;
-use crate::metrics::Part;
+use crate::metrics::Component;
 use crate::panics;
 
 /// Calls the driver. A panic in it becomes an error of the connection, which must not be used again.
@@ -14,7 +14,7 @@ use crate::panics;
 /// # Errors
 /// What the call returned, or the panic.
 pub fn guarded<T>(call: impl FnOnce() -> mysql::Result<T>) -> mysql::Result<T> {
-    panics::catch(Part::Database, call).unwrap_or_else(|text| {
+    panics::catch(Component::Database, call).unwrap_or_else(|text| {
         log_once(&text);
         Err(mysql::Error::IoError(io::Error::other(DriverPanic(text))))
     })
@@ -55,7 +55,7 @@ fn log_once(text: &str) {
     if !is_repeated {
         *last = Some((text.to_owned(), Instant::now()));
         drop(last);
-        log::error!(component = Part::Database.as_str(), reason = text; "panicked");
+        log::error!(component = Component::Database.as_str(), reason = text; "panicked");
     }
 }
 

@@ -18,7 +18,7 @@ use super::guard::guarded;
 use super::link::Server;
 use super::unknown_commit::UnknownCommit;
 use crate::locks::lock;
-use crate::storage::finding::Finding;
+use crate::storage::finding::Diagnostic;
 use crate::storage::health::ANSWER_EXPECTED;
 
 /// The COMMITs that hang, as far as is known.
@@ -71,7 +71,7 @@ impl HangingCommits {
 }
 
 impl HangingCommit {
-    fn is_of(&self, server: &Server) -> bool {
+    fn is_on_host(&self, server: &Server) -> bool {
         (self.host, self.address, self.connection_id)
             == (server.host, server.address, server.connection_id)
     }
@@ -109,7 +109,7 @@ pub fn wait_while_hanging(
 
 /// Returns the state of a COMMIT that its server still lists.
 fn state_of(connector: &Connector, sent_to: &Server) -> mysql::Result<Option<String>> {
-    let mut connection = connector.connect_to_look_at(sent_to.host, sent_to.address)?;
+    let mut connection = connector.connect_for_idle_check(sent_to.host, sent_to.address)?;
     let commits = listed_commits(&mut connection)?;
     let id = u64::from(sent_to.connection_id);
     let commit = commits.into_iter().find(|one| one.connection_id == id);
@@ -142,11 +142,15 @@ fn number(text: Option<String>) -> u64 {
 /// Stops sending to the host of a COMMIT that hangs, and starts the thread that ends this.
 fn note(connector: &Connector, commit: &UnknownCommit, listed_state: &str) {
     let UnknownCommit { sent_to, sent_at } = commit;
-    let name = connector.nodes().name(sent_to.host);
+    let name = connector.hosts().name(sent_to.host);
     let reason = format!("a COMMIT hangs on {name} (its state: {listed_state})");
     let commits = connector.hanging();
     let mut state = lock(&commits.state);
-    if state.commits.iter().any(|commit| commit.is_of(sent_to)) {
+    if state
+        .commits
+        .iter()
+        .any(|commit| commit.is_on_host(sent_to))
+    {
         return;
     }
     if !state.is_watched {
@@ -168,7 +172,7 @@ fn note(connector: &Connector, commit: &UnknownCommit, listed_state: &str) {
     });
     drop(state);
     log::error!(node = name, connection = sent_to.connection_id, state = listed_state; "commit_hangs");
-    connector.nodes().leave(sent_to.host, &reason);
+    connector.hosts().mark_down(sent_to.host, &reason);
     update_health(connector);
 }
 
@@ -201,16 +205,16 @@ fn watch(connector: &Weak<Shared>) {
 
 fn forget(connector: &Connector, gone: &Server) {
     let mut state = lock(&connector.hanging().state);
-    state.commits.retain(|commit| !commit.is_of(gone));
+    state.commits.retain(|commit| !commit.is_on_host(gone));
     drop(state);
-    let name = connector.nodes().name(gone.host);
+    let name = connector.hosts().name(gone.host);
     log::warn!(node = name, connection = gone.connection_id; "commit_hang_ended");
 }
 
 fn update_health(connector: &Connector) {
     let reason = connector
         .hanging()
-        .reason_everywhere(connector.nodes().count());
+        .reason_everywhere(connector.hosts().count());
     connector.health().set_stalled(reason);
 }
 
@@ -220,20 +224,20 @@ impl From<&HangingCommit> for Server {
             host: commit.host,
             address: commit.address,
             connection_id: commit.connection_id,
-            member: None,
+            galera: None,
         }
     }
 }
 
 /// Returns what `check` says of COMMITs that hang on any host.
-pub fn findings(connector: &Connector) -> Vec<Finding> {
-    let count = connector.nodes().count();
+pub fn findings(connector: &Connector) -> Vec<Diagnostic> {
+    let count = connector.hosts().count();
     let hanging: Vec<(usize, ListedCommit)> = (0..count)
         .filter_map(|host| Some((host, oldest_hanging(connector, host)?)))
         .collect();
     let is_everywhere = hanging.len() == count;
     let finding = |(host, commit): (usize, ListedCommit)| {
-        let name = connector.nodes().name(host);
+        let name = connector.hosts().name(host);
         let text = format!(
             "MYSQL_HOST: a COMMIT of MYSQL_USER has been hanging on {name} for {} s (connection {}, state: {}), so no mail \
              is sent there until it ends; look whether the disk of {name} is full, its semi-synchronous replicas are \
@@ -241,8 +245,8 @@ pub fn findings(connector: &Connector) -> Vec<Finding> {
             commit.seconds, commit.connection_id, commit.state
         );
         match is_everywhere {
-            true => Finding::error(text),
-            false => Finding::warning(text),
+            true => Diagnostic::error(text),
+            false => Diagnostic::warning(text),
         }
     };
     hanging.into_iter().map(finding).collect()
@@ -250,7 +254,7 @@ pub fn findings(connector: &Connector) -> Vec<Finding> {
 
 fn oldest_hanging(connector: &Connector, host: usize) -> Option<ListedCommit> {
     // A host that cannot be reached is another finding.
-    let mut connection = connector.connect_to_look(host).ok()?;
+    let mut connection = connector.connect_for_probe(host).ok()?;
     let commits = listed_commits(&mut connection).ok()?;
     commits
         .into_iter()

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use mysql::prelude::Queryable;
 use mysql::{Statement, Value};
 
-use super::link::Link;
-use crate::mail::{Delivery, Mail, NoMemory};
-use crate::storage::redis::Placed;
+use super::link::DbConnection;
+use crate::mail::{Mail, NoMemory, Recipient};
+use crate::storage::redis::BodiesIn;
 use crate::storage::row::Row;
-use crate::storage::{TableName, TableShape};
+use crate::storage::{TableColumns, TableName};
 
 /// Inserts a row for each delivery whose hash is not in `stored`.
 ///
@@ -21,23 +21,23 @@ use crate::storage::{TableName, TableShape};
 /// # Errors
 /// Whatever the database says; the transaction is then half done.
 pub fn insert_rows(
-    link: &mut Link,
+    link: &mut DbConnection,
     table: &TableName,
     mails: &[Mail],
-    placed: &Placed,
+    placed: &BodiesIn,
     stored: &HashSet<String>,
 ) -> mysql::Result<()> {
-    let shape = link.facts.shape.clone().unwrap_or(TableShape::PRINTED);
+    let shape = link.facts.columns.clone().unwrap_or(TableColumns::DEFAULT);
     let max_octets = (link.facts.max_packet_octets / 2).min(MAX_STATEMENT_OCTETS);
-    let mut piece = Piece::default();
+    let mut piece = Statements::default();
     for mail in mails {
         let row = Row::new(mail, &shape);
-        for delivery in mail.deliveries() {
+        for delivery in mail.recipients() {
             if stored.contains(delivery.hash.as_str()) {
                 continue;
             }
-            let values = values(mail, delivery, &row, placed)?;
-            let octets = values.iter().map(octets_of).sum::<usize>();
+            let values = bind_values(mail, delivery, &row, placed)?;
+            let octets = values.iter().map(encoded_octets).sum::<usize>();
             if piece.octets + octets > max_octets || piece.rows == MAX_STATEMENT_ROWS {
                 piece.send(link, table)?;
             }
@@ -51,21 +51,21 @@ pub fn insert_rows(
 
 /// Rows that are sent together.
 #[derive(Default)]
-struct Piece {
+struct Statements {
     rows: usize,
     octets: usize,
     values: Vec<Value>,
 }
 
-impl Piece {
-    fn send(&mut self, link: &mut Link, table: &TableName) -> mysql::Result<()> {
+impl Statements {
+    fn send(&mut self, link: &mut DbConnection, table: &TableName) -> mysql::Result<()> {
         let mut values = std::mem::take(self).values.into_iter().peekable();
         while values.peek().is_some() {
-            let rows_left = values.len() / BOUND;
-            let rows = rows_at_once(rows_left);
-            let some: Vec<Value> = values.by_ref().take(rows * BOUND).collect();
+            let rows_left = values.len() / BOUND_VALUES;
+            let rows = rows_of_next_statement(rows_left);
+            let some: Vec<Value> = values.by_ref().take(rows * BOUND_VALUES).collect();
             let statement = statement(link, table, rows)?;
-            let first_id = link.call(|connection| {
+            let first_id = link.with_timeout(|connection| {
                 connection.exec_drop(statement, some)?;
                 Ok(connection.last_insert_id())
             })?;
@@ -78,23 +78,23 @@ impl Piece {
 }
 
 /// How many of these rows go into the next statement: as many as there are, or nearly, so that few texts are prepared.
-fn rows_at_once(rows: usize) -> usize {
+fn rows_of_next_statement(rows: usize) -> usize {
     match rows {
-        ..=ROWS_IN_ONE => rows,
-        _ => rows - rows % ROWS_IN_ONE,
+        ..=PREPARED_ROWS => rows,
+        _ => rows - rows % PREPARED_ROWS,
     }
 }
 
-fn values(
+fn bind_values(
     mail: &Mail,
-    delivery: &Delivery,
+    delivery: &Recipient,
     row: &Row,
-    placed: &Placed,
-) -> io::Result<[Value; BOUND]> {
-    let (body, stream) = if placed.holds(&delivery.hash) {
+    placed: &BodiesIn,
+) -> io::Result<[Value; BOUND_VALUES]> {
+    let (body, stream) = if placed.contains(&delivery.hash) {
         ("redis", Vec::new())
     } else {
-        ("gzencode", owned(mail.zlib_body(delivery)?)?)
+        ("gzencode", into_owned(mail.zlib_body(delivery)?)?)
     };
     Ok([
         Value::from(row.from.as_ref()),
@@ -113,7 +113,7 @@ fn values(
 }
 
 /// A body to give away; copied where its mail holds on to it.
-fn owned(body: Arc<Vec<u8>>) -> Result<Vec<u8>, NoMemory> {
+fn into_owned(body: Arc<Vec<u8>>) -> Result<Vec<u8>, NoMemory> {
     Arc::try_unwrap(body).or_else(|shared| {
         let mut copy = Vec::new();
         copy.try_reserve_exact(shared.len())?;
@@ -122,7 +122,7 @@ fn owned(body: Arc<Vec<u8>>) -> Result<Vec<u8>, NoMemory> {
     })
 }
 
-fn octets_of(value: &Value) -> usize {
+fn encoded_octets(value: &Value) -> usize {
     match value {
         Value::Bytes(octets) => octets.len() + 9,
         _ => 16,
@@ -133,16 +133,20 @@ fn octets_of(value: &Value) -> usize {
 ///
 /// # Errors
 /// What the server said: it looks at names and rights here.
-pub fn statement(link: &mut Link, table: &TableName, rows: usize) -> mysql::Result<Statement> {
+pub fn statement(
+    link: &mut DbConnection,
+    table: &TableName,
+    rows: usize,
+) -> mysql::Result<Statement> {
     if let Some(prepared) = link.inserts.get(&rows) {
         return Ok(prepared.clone());
     }
-    let prepared = link.call(|connection| connection.prep(text(table, rows)))?;
+    let prepared = link.with_timeout(|connection| connection.prep(insert_sql(table, rows)))?;
     link.inserts.insert(rows, prepared.clone());
     Ok(prepared)
 }
 
-fn text(table: &TableName, rows: usize) -> String {
+fn insert_sql(table: &TableName, rows: usize) -> String {
     let row = "(NOW(),?,?,?,?,?,?,0,?,?,?,?,?,0,?,NULL)";
     format!(
         "INSERT INTO {table} (`date`,`from`,`to`,`subject`,`body`,`charset`,`mail`,`spam_score`,`hash`,\
@@ -152,9 +156,9 @@ fn text(table: &TableName, rows: usize) -> String {
 }
 
 /// Values of one row that are bound; the others are the same for every mail.
-const BOUND: usize = 12;
+const BOUND_VALUES: usize = 12;
 /// Rows that always go into one statement.
-const ROWS_IN_ONE: usize = 64;
+const PREPARED_ROWS: usize = 64;
 /// Beyond a hundred rows a statement gets no cheaper by row.
 const MAX_STATEMENT_ROWS: usize = 128;
 /// Octets of one statement, also where the server would take more: they are in memory twice while they are sent.

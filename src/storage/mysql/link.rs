@@ -11,17 +11,17 @@ use mysql::prelude::Queryable;
 use mysql::{Conn, Statement};
 use nix::sys::socket::{Shutdown, shutdown};
 
-use super::calls::Calls;
-use super::facts::Facts;
+use super::calls::CallWatchdog;
+use super::facts::TableInfo;
 use super::guard::{guarded, is_panic};
-use super::member::Member;
+use super::member::GaleraNode;
 
 /// One connection and what it knows.
-pub struct Link {
+pub struct DbConnection {
     /// Used through [`call`](Link::call) only.
     connection: Conn,
     /// The server and table at its other end.
-    pub facts: Facts,
+    pub facts: TableInfo,
     /// Which server that is.
     pub server: Server,
     /// It must not be used again.
@@ -30,12 +30,12 @@ pub struct Link {
     pub in_transaction: bool,
     /// INSERTs that were prepared, by their number of rows.
     pub inserts: HashMap<usize, Statement>,
-    begins_by_itself: bool,
+    implicit_begin: bool,
     /// When the server last said yes to a COMMIT.
     committed_at: Option<Instant>,
     socket: RawFd,
-    calls: Arc<Calls>,
-    _counted: Counted,
+    watchdog: Arc<CallWatchdog>,
+    _counted: ConnectionCounter,
 }
 
 /// Which server a connection leads to.
@@ -48,19 +48,19 @@ pub struct Server {
     /// What the server calls the connection.
     pub connection_id: u32,
     /// Its place in a Galera cluster, where there is one.
-    pub member: Option<Member>,
+    pub galera: Option<GaleraNode>,
 }
 
-impl Link {
+impl DbConnection {
     /// A connection that is ready for use; `count` is of those that exist, `calls` ends what takes too long.
     pub fn new(
         connection: Conn,
-        facts: Facts,
+        facts: TableInfo,
         server: Server,
-        calls: &Arc<Calls>,
+        calls: &Arc<CallWatchdog>,
         count: &Arc<AtomicUsize>,
-    ) -> Link {
-        Link {
+    ) -> DbConnection {
+        DbConnection {
             socket: connection.as_raw_fd(),
             connection,
             facts,
@@ -68,10 +68,10 @@ impl Link {
             broken: false,
             in_transaction: false,
             inserts: HashMap::new(),
-            begins_by_itself: false,
+            implicit_begin: false,
             committed_at: None,
-            calls: Arc::clone(calls),
-            _counted: Counted::new(count),
+            watchdog: Arc::clone(calls),
+            _counted: ConnectionCounter::new(count),
         }
     }
 
@@ -79,13 +79,13 @@ impl Link {
     ///
     /// # Errors
     /// What the server said, or what became of the connection.
-    pub fn call<T>(
+    pub fn with_timeout<T>(
         &mut self,
         call: impl FnOnce(&mut Conn) -> mysql::Result<T>,
     ) -> mysql::Result<T> {
-        self.calls.begin(self.socket, CALL_TIMEOUT);
+        self.watchdog.begin(self.socket, CALL_TIMEOUT);
         let outcome = guarded(|| call(&mut self.connection));
-        self.calls.end(self.socket);
+        self.watchdog.end(self.socket);
         self.broken |= outcome.as_ref().is_err_and(is_panic);
         outcome
     }
@@ -108,9 +108,9 @@ impl Link {
     ///
     /// # Errors
     /// What the server said, or what became of the connection.
-    pub fn begin_by_itself(&mut self) -> mysql::Result<()> {
-        self.call(|connection| connection.query_drop("SET SESSION autocommit = 0"))?;
-        self.begins_by_itself = true;
+    pub fn enable_implicit_begin(&mut self) -> mysql::Result<()> {
+        self.with_timeout(|connection| connection.query_drop("SET SESSION autocommit = 0"))?;
+        self.implicit_begin = true;
         Ok(())
     }
 
@@ -120,10 +120,11 @@ impl Link {
     /// What the server said, or what became of the connection.
     pub fn begin(&mut self) -> mysql::Result<()> {
         // Else this tells besides whether an idle connection still works.
-        let is_fresh = self.begins_by_itself
-            && (self.committed_at).is_some_and(|committed_at| committed_at.elapsed() < FRESH);
+        let is_fresh = self.implicit_begin
+            && (self.committed_at)
+                .is_some_and(|committed_at| committed_at.elapsed() < LIVENESS_WINDOW);
         if !is_fresh {
-            self.call(|connection| connection.query_drop("START TRANSACTION"))?;
+            self.with_timeout(|connection| connection.query_drop("START TRANSACTION"))?;
         }
         self.in_transaction = true;
         Ok(())
@@ -134,11 +135,11 @@ impl Link {
     ///
     /// # Errors
     /// What the server said, or what became of the connection.
-    pub fn wait_for_the_cluster(&mut self) -> mysql::Result<()> {
-        match self.server.member {
-            Some(_) => {
-                self.call(|connection| connection.query_drop("SET SESSION wsrep_sync_wait = 1"))
-            }
+    pub fn sync_with_cluster(&mut self) -> mysql::Result<()> {
+        match self.server.galera {
+            Some(_) => self.with_timeout(|connection| {
+                connection.query_drop("SET SESSION wsrep_sync_wait = 1")
+            }),
             None => Ok(()),
         }
     }
@@ -148,7 +149,7 @@ impl Link {
     /// # Errors
     /// What the server said, or what became of the connection.
     pub fn commit(&mut self) -> mysql::Result<()> {
-        self.call(|connection| connection.query_drop("COMMIT"))?;
+        self.with_timeout(|connection| connection.query_drop("COMMIT"))?;
         self.in_transaction = false;
         self.committed_at = Some(Instant::now());
         Ok(())
@@ -156,15 +157,15 @@ impl Link {
 
     /// Undoes what the transaction did; a connection that cannot even do that is broken.
     pub fn rollback(&mut self) {
-        let undone = self.call(|connection| connection.query_drop("ROLLBACK"));
+        let undone = self.with_timeout(|connection| connection.query_drop("ROLLBACK"));
         self.broken |= undone.is_err();
         self.in_transaction &= undone.is_err();
     }
 }
 
-impl Drop for Link {
+impl Drop for DbConnection {
     fn drop(&mut self) {
-        self.calls.end(self.socket);
+        self.watchdog.end(self.socket);
         if self.broken {
             // The library says goodbye, behind what a failed write left in its buffer: to a host that hangs that would take
             // a time-out for each prepared statement, and it must not hear the rest of an INSERT either.
@@ -174,16 +175,16 @@ impl Drop for Link {
 }
 
 /// One of the connections that exist, until it is dropped.
-struct Counted(Arc<AtomicUsize>);
+struct ConnectionCounter(Arc<AtomicUsize>);
 
-impl Counted {
-    fn new(count: &Arc<AtomicUsize>) -> Counted {
+impl ConnectionCounter {
+    fn new(count: &Arc<AtomicUsize>) -> ConnectionCounter {
         count.fetch_add(1, Ordering::SeqCst);
-        Counted(Arc::clone(count))
+        ConnectionCounter(Arc::clone(count))
     }
 }
 
-impl Drop for Counted {
+impl Drop for ConnectionCounter {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
@@ -193,4 +194,4 @@ impl Drop for Counted {
 /// when it loses a node, and goes on by itself.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Whoever committed a moment ago is not asked whether it still can, as under load nobody is.
-const FRESH: Duration = Duration::from_millis(20);
+const LIVENESS_WINDOW: Duration = Duration::from_millis(20);

@@ -4,10 +4,10 @@ use mysql::Conn;
 use mysql::prelude::Queryable;
 
 use super::error::duplicate_id;
-use super::error_text::words;
+use super::error_text::error_words;
 use crate::metrics;
 use crate::storage::TableName;
-use crate::storage::finding::Finding;
+use crate::storage::finding::Diagnostic;
 
 /// The ids of a table whose `mail_id` counts up by itself.
 ///
@@ -68,13 +68,13 @@ impl MailIds {
     }
 
     /// Returns what is wrong; `None` while less than half of the range is used.
-    pub fn finding(&self, table: &TableName) -> Option<Finding> {
+    pub fn finding(&self, table: &TableName) -> Option<Diagnostic> {
         let MailIds { used, largest, .. } = self;
         if self.is_used_up {
-            return self.shortage(table).map(Finding::error);
+            return self.shortage(table).map(Diagnostic::error);
         }
         (self.tenths() >= FIRST_TENTH).then(|| {
-            Finding::warning(format!(
+            Diagnostic::warning(format!(
                 "GM_MAIL_TABLE: {} % of the ids of column `mail_id` of {table} are used ({used} of {largest}), and no mail \
                  can be saved once all are; run: {}",
                 u128::from(*used) * 100 / u128::from(*largest).max(1),
@@ -127,7 +127,7 @@ impl MailIds {
 
 /// Returns what an error of the counter means, with its cure.
 pub fn explain(error: &mysql::Error, table: &TableName, ids: Option<&MailIds>) -> String {
-    let words = words(error);
+    let words = error_words(error);
     let duplicate = match error {
         mysql::Error::MySqlError(error) => duplicate_id(&error.message),
         _ => None,

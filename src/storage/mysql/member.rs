@@ -13,7 +13,7 @@ use crate::storage::TableName;
 
 /// A member of a Galera cluster, as it saw itself and the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
+pub struct GaleraNode {
     /// Of the cluster: the same on all of its nodes, and on no others.
     cluster: String,
     /// Its own address among `addresses`; empty when it does not know.
@@ -24,23 +24,24 @@ pub struct Member {
     state: String,
 }
 
-impl Member {
+impl GaleraNode {
     /// Asks; `None` where there is no Galera.
     ///
     /// # Errors
     /// Whatever breaks the connection; a server that does not take the question has no Galera.
-    pub fn read(connection: &mut Conn) -> mysql::Result<Option<Member>> {
-        if show(connection, "SHOW GLOBAL VARIABLES LIKE 'wsrep_on'")?
+    pub fn read(connection: &mut Conn) -> mysql::Result<Option<GaleraNode>> {
+        if show_like(connection, "SHOW GLOBAL VARIABLES LIKE 'wsrep_on'")?
             .get("wsrep_on")
             .is_none_or(|value| is_off(value))
         {
             return Ok(None);
         }
-        show(connection, "SHOW GLOBAL STATUS LIKE 'wsrep_%'").map(|status| Some(of_status(&status)))
+        show_like(connection, "SHOW GLOBAL STATUS LIKE 'wsrep_%'")
+            .map(|status| Some(parse_status(&status)))
     }
 
     /// Why it should not be given rows; `None` when all is well.
-    pub fn why_not_well(&self) -> Option<String> {
+    pub fn unready_reason(&self) -> Option<String> {
         (!self.is_ready).then(|| {
             let state = self.state.as_str();
             format!("it is not ready in its Galera cluster (wsrep_local_state_comment: {state})")
@@ -50,7 +51,7 @@ impl Member {
     /// Whether this node can tell what became of a COMMIT that was sent to `other`, which no longer listens: both are of
     /// one cluster, and the part of it that may commit has closed without `other`, so that nothing of it can come any
     /// more. A node that may still be at work proves nothing: its COMMIT could arrive after the look-up.
-    pub fn outlived(&self, other: &Member) -> bool {
+    pub fn is_surviving_peer_of(&self, other: &GaleraNode) -> bool {
         let listed = |addresses: &[String]| {
             let is_it = |address: &&String| **address == other.address;
             addresses.iter().filter(is_it).count()
@@ -83,11 +84,12 @@ impl HostState {
     /// Whatever breaks the connection.
     pub fn read(connection: &mut Conn, table: &TableName) -> mysql::Result<HostState> {
         guarded(|| {
-            if let Some(reason) = Member::read(connection)?.and_then(|member| member.why_not_well())
+            if let Some(reason) =
+                GaleraNode::read(connection)?.and_then(|member| member.unready_reason())
             {
                 return Ok(HostState::Unhealthy(reason));
             }
-            let read_only = show(connection, "SHOW GLOBAL VARIABLES LIKE 'read_only'")?;
+            let read_only = show_like(connection, "SHOW GLOBAL VARIABLES LIKE 'read_only'")?;
             // Some nodes refuse whatever reaches for a table, and nothing else. Other errors are not about the host.
             let reached = connection.query_drop(format!("SELECT `hash` FROM {table} LIMIT 0"));
             match reached {
@@ -108,7 +110,7 @@ impl HostState {
     }
 }
 
-fn of_status(status: &HashMap<String, String>) -> Member {
+fn parse_status(status: &HashMap<String, String>) -> GaleraNode {
     let text = |name: &str| status.get(name).cloned().unwrap_or_default();
     let addresses: Vec<String> = text("wsrep_incoming_addresses")
         .split(',')
@@ -117,7 +119,7 @@ fn of_status(status: &HashMap<String, String>) -> Member {
     let index: Option<usize> = text("wsrep_local_index").parse().ok();
     let state = text("wsrep_local_state_comment");
     let is_ready = !is_off(&text("wsrep_ready")) && text("wsrep_cluster_status") == "Primary";
-    Member {
+    GaleraNode {
         cluster: text("wsrep_cluster_state_uuid"),
         address: index
             .and_then(|index| addresses.get(index).cloned())
@@ -130,7 +132,7 @@ fn of_status(status: &HashMap<String, String>) -> Member {
     }
 }
 
-fn show(connection: &mut Conn, question: &str) -> mysql::Result<HashMap<String, String>> {
+fn show_like(connection: &mut Conn, question: &str) -> mysql::Result<HashMap<String, String>> {
     let rows: mysql::Result<Vec<(String, String)>> = connection.query(question);
     match rows {
         Ok(rows) => Ok(rows
@@ -154,7 +156,7 @@ const NOT_READY: u16 = 1047;
 mod tests {
     use super::*;
 
-    fn member(cluster: &str, index: usize, addresses: &str, ready: &str) -> Member {
+    fn member(cluster: &str, index: usize, addresses: &str, ready: &str) -> GaleraNode {
         let index = index.to_string();
         let status = [
             ("wsrep_cluster_state_uuid", cluster),
@@ -165,7 +167,7 @@ mod tests {
             ("wsrep_ready", ready),
         ];
         let owned = status.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        of_status(&HashMap::from(owned))
+        parse_status(&HashMap::from(owned))
     }
 
     #[test]
@@ -177,12 +179,12 @@ mod tests {
             (member("d", 0, "b:1,c:1", "ON"), false),
             (member("c", 0, "b:1,c:1", "OFF"), false),
         ] {
-            assert_eq!(witness.outlived(&gone), want, "{witness:?}");
+            assert_eq!(witness.is_surviving_peer_of(&gone), want, "{witness:?}");
         }
         let unnamed = member("c", 0, ",,", "ON");
-        assert!(!member("c", 0, "b:1,c:1", "ON").outlived(&unnamed));
+        assert!(!member("c", 0, "b:1,c:1", "ON").is_surviving_peer_of(&unnamed));
         let ambiguous = member("c", 0, "a:1,a:1", "ON");
-        assert!(!member("c", 0, "b:1", "ON").outlived(&ambiguous));
-        assert!(!member("", 0, "b:1", "ON").outlived(&member("", 0, "a:1,b:1", "ON")));
+        assert!(!member("c", 0, "b:1", "ON").is_surviving_peer_of(&ambiguous));
+        assert!(!member("", 0, "b:1", "ON").is_surviving_peer_of(&member("", 0, "a:1,b:1", "ON")));
     }
 }

@@ -31,26 +31,26 @@ use std::time::{Duration, Instant};
 
 use r2d2::Pool;
 
-pub use facts::Facts;
+pub use facts::TableInfo;
 pub use reader::MySqlReader;
 
-use self::error::{Meaning, is_certainly_undone};
+use self::error::{ErrorClass, is_certainly_rolled_back};
 use self::insert::insert_rows;
-use self::pool::{Connector, PooledLink};
+use self::pool::{Connector, PooledDbConnection};
 use self::unknown_commit::UnknownCommit;
-use super::redis::cluster::ClusterBodies;
-use super::redis::{HandedOver, Placed, RedisBodies};
-use super::split::{PartError, save_split};
+use super::redis::cluster::ClusterBodyWriter;
+use super::redis::{BodiesIn, BodyWriter, PendingStore};
+use super::split::{BatchError, save_bisecting};
 use super::{SaveError, SaveMail, SavedId};
 use crate::mail::Mail;
-use crate::metrics::{self, Body};
+use crate::metrics::{self, BodyLocation};
 
 /// The store of one writer.
 pub struct MySqlStore {
     connector: Connector,
     pool: Pool<Connector>,
     bodies: BodyStore,
-    link: Option<PooledLink>,
+    connection: Option<PooledDbConnection>,
     /// When the batch in hand has to be settled, one way or the other.
     deadline: Instant,
 }
@@ -60,32 +60,32 @@ pub enum BodyStore {
     /// Into their rows.
     Table,
     /// To one Redis.
-    Redis(RedisBodies),
+    Redis(BodyWriter),
     /// To a Redis Cluster.
-    Cluster(ClusterBodies),
+    Cluster(ClusterBodyWriter),
 }
 
 impl BodyStore {
     /// Gives the bodies of a batch to a Redis, if there is one and it is well; [`settle`](BodyStore::settle) waits for it.
-    fn hand_over(&mut self, batch: &[Mail]) -> Option<HandedOver> {
+    fn begin_bodies(&mut self, batch: &[Mail]) -> Option<PendingStore> {
         match self {
-            BodyStore::Redis(bodies) => bodies.hand_over(batch),
+            BodyStore::Redis(bodies) => bodies.begin_store(batch),
             BodyStore::Table | BodyStore::Cluster(_) => None,
         }
     }
 
     /// Where the bodies of a batch are.
-    fn settle(&mut self, batch: &[Mail], handed: Option<&HandedOver>) -> Placed {
+    fn finish_bodies(&mut self, batch: &[Mail], handed: Option<&PendingStore>) -> BodiesIn {
         let are_stored = match self {
             // The nodes that take theirs are known only now.
             BodyStore::Cluster(bodies) => return bodies.store(batch),
-            BodyStore::Redis(bodies) => handed.is_some_and(|one| bodies.are_stored(one)),
-            BodyStore::Table => return Placed::Table,
+            BodyStore::Redis(bodies) => handed.is_some_and(|one| bodies.finish_store(one)),
+            BodyStore::Table => return BodiesIn::Table,
         };
-        let count = batch.iter().map(|mail| mail.deliveries().len()).sum();
+        let count = batch.iter().map(|mail| mail.recipients().len()).sum();
         let (body, placed) = match are_stored {
-            true => (Body::Redis, Placed::Redis),
-            false => (Body::Table, Placed::Table),
+            true => (BodyLocation::Redis, BodiesIn::Redis),
+            false => (BodyLocation::Table, BodiesIn::Table),
         };
         metrics::BODIES.add(body, count);
         placed
@@ -93,8 +93,8 @@ impl BodyStore {
 }
 
 /// An error of the database, sorted, and where it happened.
-struct Failure {
-    meaning: Meaning,
+struct BatchFailure {
+    class: ErrorClass,
     text: String,
     /// The COMMIT was sent: whether it was carried out is not known.
     unknown: Option<Box<UnknownCommit>>,
@@ -102,7 +102,7 @@ struct Failure {
 
 /// How long to wait for a connection.
 #[derive(Clone, Copy)]
-enum Patience {
+enum ConnectionWait {
     /// Not at all once the database is known to be down: nobody's mail is in our hands.
     WhileNotDown,
     /// As long as the batch in hand may take.
@@ -116,7 +116,7 @@ impl MySqlStore {
             connector,
             pool,
             bodies,
-            link: None,
+            connection: None,
             deadline: Instant::now(),
         }
     }
@@ -126,61 +126,72 @@ impl MySqlStore {
     fn save_part(
         &mut self,
         part: &[Mail],
-        placed: &Placed,
-        mut inserted: Option<Result<PooledLink, Failure>>,
-    ) -> Result<(), PartError> {
-        let mut pause = FIRST_PAUSE;
+        placed: &BodiesIn,
+        mut inserted: Option<Result<PooledDbConnection, BatchFailure>>,
+    ) -> Result<(), BatchError> {
+        let mut pause = MIN_RETRY_PAUSE;
         let (mut misfits, mut read_only) = (0, 0);
         loop {
             if Instant::now() > self.deadline {
                 // The clients of what is left of a batch that was split have heard 451, or are about to.
-                let error = SaveError::Unavailable(too_late().text);
-                return Err(PartError::Store(error));
+                let error = SaveError::Unavailable(deadline_passed().text);
+                return Err(BatchError::Store(error));
             }
             let inserted = (inserted.take()).unwrap_or_else(|| self.insert_part(part, placed));
             let Err(failure) = inserted.and_then(|link| self.commit_part(link)) else {
                 return Ok(());
             };
             if let Some(commit) = failure.unknown {
-                return self.settle_unknown(part, placed, &commit);
+                return self.resolve_unknown_commit(part, placed, &commit);
             }
             let unavailable = SaveError::Unavailable(failure.text.clone());
-            match failure.meaning {
-                Meaning::Full => return Err(PartError::Store(SaveError::Full(failure.text))),
-                Meaning::Schema | Meaning::IdsUsedUp => {
-                    return Err(PartError::Store(unavailable));
+            match failure.class {
+                ErrorClass::Full => return Err(BatchError::Store(SaveError::Full(failure.text))),
+                ErrorClass::Schema | ErrorClass::IdsUsedUp => {
+                    return Err(BatchError::Store(unavailable));
                 }
-                Meaning::NoMemory => return Err(PartError::Content(SaveError::Full(failure.text))),
-                Meaning::Content => {
-                    return Err(PartError::Content(SaveError::Refused(failure.text)));
+                ErrorClass::NoMemory => {
+                    return Err(BatchError::Mail(SaveError::Full(failure.text)));
+                }
+                ErrorClass::Mail => {
+                    return Err(BatchError::Mail(SaveError::Refused(failure.text)));
                 }
                 // The table may have changed since this connection read it, and since the idle ones did.
-                Meaning::Misfit if misfits > self.pool.max_size() => {
-                    return Err(PartError::Content(SaveError::Refused(failure.text)));
+                ErrorClass::ValueOutOfRange if misfits > self.pool.max_size() => {
+                    return Err(BatchError::Mail(SaveError::Refused(failure.text)));
                 }
-                Meaning::Misfit => misfits += 1,
-                Meaning::ReadOnly => {
+                ErrorClass::ValueOutOfRange => misfits += 1,
+                ErrorClass::ReadOnly => {
                     read_only += 1;
-                    if read_only >= self.connector.nodes().count() {
-                        return Err(PartError::Store(unavailable));
+                    if read_only >= self.connector.hosts().count() {
+                        return Err(BatchError::Store(unavailable));
                     }
                 }
-                Meaning::Gone | Meaning::TryAgain | Meaning::NotReady | Meaning::Busy => {}
+                ErrorClass::ConnectionLost
+                | ErrorClass::Retry
+                | ErrorClass::NotReady
+                | ErrorClass::Busy => {}
             }
-            let is_useless = self.connector.is_useless(failure.meaning == Meaning::Gone);
+            let is_useless = self
+                .connector
+                .is_useless(failure.class == ErrorClass::ConnectionLost);
             if Instant::now() + pause > self.deadline || is_useless {
-                return Err(PartError::Store(unavailable));
+                return Err(BatchError::Store(unavailable));
             }
-            if failure.meaning != Meaning::Misfit {
+            if failure.class != ErrorClass::ValueOutOfRange {
                 thread::sleep(jittered(pause));
-                pause = (pause * 2).min(LAST_PAUSE);
+                pause = (pause * 2).min(MAX_RETRY_PAUSE);
             }
         }
     }
 
     /// Rows in a transaction that waits for its COMMIT.
-    fn insert_part(&mut self, part: &[Mail], placed: &Placed) -> Result<PooledLink, Failure> {
-        let mut link = self.begin(Patience::UntilDeadline)?;
+    fn insert_part(
+        &mut self,
+        part: &[Mail],
+        placed: &BodiesIn,
+    ) -> Result<PooledDbConnection, BatchFailure> {
+        let mut link = self.begin(ConnectionWait::UntilDeadline)?;
         let table = self.connector.table();
         let known_ids = link.facts.mail_ids;
         match insert_rows(&mut link, table, part, placed, &HashSet::new()) {
@@ -189,15 +200,15 @@ impl MySqlStore {
                 link.broken |= link.facts.mail_ids != known_ids;
                 Ok(link)
             }
-            Err(error) => Err(self.failed(link, &error, None)),
+            Err(error) => Err(self.end_after_error(link, &error, None)),
         }
     }
 
-    fn commit_part(&mut self, mut link: PooledLink) -> Result<(), Failure> {
+    fn commit_part(&mut self, mut link: PooledDbConnection) -> Result<(), BatchFailure> {
         if Instant::now() > self.deadline {
             // Its clients are about to hear 451: nothing may be stored behind their backs.
             link.rollback();
-            return Err(too_late());
+            return Err(deadline_passed());
         }
         if let Some(reason) = self.connector.hanging().reason_at(link.server.host) {
             link.broken = true;
@@ -207,52 +218,58 @@ impl MySqlStore {
         if let Err(error) = link.commit() {
             let sent_to = link.server.clone();
             let commit = Box::new(UnknownCommit { sent_to, sent_at });
-            return Err(self.failed(link, &error, Some(commit)));
+            return Err(self.end_after_error(link, &error, Some(commit)));
         }
-        self.link = Some(link);
+        self.connection = Some(link);
         Ok(())
     }
 
     /// A connection with a transaction begun: the one made ready, or another one. One that went stale while idle is
     /// silently replaced.
-    fn begin(&mut self, patience: Patience) -> Result<PooledLink, Failure> {
-        let mut link = self.take_link(patience)?;
+    fn begin(&mut self, patience: ConnectionWait) -> Result<PooledDbConnection, BatchFailure> {
+        let mut link = self.take_connection(patience)?;
         let mut stale = 0;
         while !link.in_transaction {
             match link.begin() {
                 Ok(()) => {}
                 Err(error)
                     if stale <= self.pool.max_size()
-                        && matches!(Meaning::of(&error), Meaning::Gone | Meaning::NotReady) =>
+                        && matches!(
+                            ErrorClass::classify(&error),
+                            ErrorClass::ConnectionLost | ErrorClass::NotReady
+                        ) =>
                 {
-                    if Meaning::of(&error) == Meaning::NotReady {
-                        let nodes = self.connector.nodes();
-                        nodes.leave(link.server.host, &error.to_string());
+                    if ErrorClass::classify(&error) == ErrorClass::NotReady {
+                        let nodes = self.connector.hosts();
+                        nodes.mark_down(link.server.host, &error.to_string());
                     }
                     link.broken = true;
                     stale += 1;
                     drop(link);
-                    link = self.take_link(patience)?;
+                    link = self.take_connection(patience)?;
                 }
-                Err(error) => return Err(self.failed(link, &error, None)),
+                Err(error) => return Err(self.end_after_error(link, &error, None)),
             }
         }
         Ok(link)
     }
 
-    fn take_link(&mut self, patience: Patience) -> Result<PooledLink, Failure> {
-        if let Some(reason) = self.connector.why_stalled() {
+    fn take_connection(
+        &mut self,
+        patience: ConnectionWait,
+    ) -> Result<PooledDbConnection, BatchFailure> {
+        if let Some(reason) = self.connector.stall_reason() {
             return Err(gone(&reason));
         }
-        while let Some(link) = self.link.take().or_else(|| self.pool.try_get()) {
+        while let Some(link) = self.connection.take().or_else(|| self.pool.try_get()) {
             // Dropped, it is replaced by one to a node that is well.
             if self.connector.may_use(link.server.host) {
                 return Ok(link);
             }
         }
         let until = match patience {
-            Patience::WhileNotDown => Instant::now() + LINK_PATIENCE,
-            Patience::UntilDeadline => self.deadline.min(Instant::now() + LINK_PATIENCE),
+            ConnectionWait::WhileNotDown => Instant::now() + CONNECTION_TIMEOUT,
+            ConnectionWait::UntilDeadline => self.deadline.min(Instant::now() + CONNECTION_TIMEOUT),
         };
         let mut waited_for = String::new();
         loop {
@@ -266,11 +283,11 @@ impl MySqlStore {
                 Err(_) => {}
             }
             let reason = match patience {
-                Patience::WhileNotDown => self.connector.why_down(),
-                Patience::UntilDeadline => None,
+                ConnectionWait::WhileNotDown => self.connector.down_reason(),
+                ConnectionWait::UntilDeadline => None,
             };
             // What refuses connections is known to be away.
-            if let Some(reason) = reason.or_else(|| self.connector.why_refused()) {
+            if let Some(reason) = reason.or_else(|| self.connector.refusal_reason()) {
                 return Err(gone(&reason));
             }
             if left <= LINK_LOOK_EVERY {
@@ -280,70 +297,70 @@ impl MySqlStore {
     }
 
     /// Leaves nothing of the transaction behind, and decides what becomes of the connection.
-    fn failed(
+    fn end_after_error(
         &mut self,
-        mut link: PooledLink,
+        mut link: PooledDbConnection,
         error: &mysql::Error,
         commit: Option<Box<UnknownCommit>>,
-    ) -> Failure {
-        let meaning = Meaning::of(error);
+    ) -> BatchFailure {
+        let meaning = ErrorClass::classify(error);
         match meaning {
-            Meaning::Schema => {
+            ErrorClass::Schema => {
                 let connector = &self.connector;
-                let _ = link.call(|connection| {
-                    connector.look_again(connection);
+                let _ = link.with_timeout(|connection| {
+                    connector.refresh_table_info(connection);
                     Ok(())
                 });
                 link.broken = true;
             }
-            Meaning::Busy | Meaning::Misfit => link.broken = true,
-            Meaning::ReadOnly => {
-                let nodes = self.connector.nodes();
-                nodes.stand_by(link.server.host, &error.to_string());
+            ErrorClass::Busy | ErrorClass::ValueOutOfRange => link.broken = true,
+            ErrorClass::ReadOnly => {
+                let nodes = self.connector.hosts();
+                nodes.mark_standby(link.server.host, &error.to_string());
                 link.broken = true;
             }
             // One that was there a moment ago may be too slow for this batch, and the next one is not.
-            Meaning::Gone | Meaning::NotReady => {
-                let nodes = self.connector.nodes();
-                nodes.leave(link.server.host, &error.to_string());
+            ErrorClass::ConnectionLost | ErrorClass::NotReady => {
+                let nodes = self.connector.hosts();
+                nodes.mark_down(link.server.host, &error.to_string());
                 link.broken = true;
             }
             // After a COMMIT in doubt the connection may know nothing of the truth.
-            _ if commit.is_some() && !is_certainly_undone(error) => link.broken = true,
-            Meaning::TryAgain | Meaning::Full | Meaning::NoMemory | Meaning::Content => {
+            _ if commit.is_some() && !is_certainly_rolled_back(error) => link.broken = true,
+            ErrorClass::Retry | ErrorClass::Full | ErrorClass::NoMemory | ErrorClass::Mail => {
                 link.rollback();
             }
-            Meaning::IdsUsedUp => link.rollback(),
+            ErrorClass::IdsUsedUp => link.rollback(),
         }
-        Failure {
-            meaning,
+        BatchFailure {
+            class: meaning,
             text: match meaning {
-                Meaning::IdsUsedUp => self.connector.ids_used_up(error, &link.facts),
-                Meaning::Schema => format!(
+                ErrorClass::IdsUsedUp => self.connector.ids_used_up(error, &link.facts),
+                ErrorClass::Schema => format!(
                     "{error}; `goguerrilla check` names the cure, `goguerrilla schema` prints the table"
                 ),
                 _ => error.to_string(),
             },
-            unknown: commit.filter(|_| !is_certainly_undone(error)),
+            unknown: commit.filter(|_| !is_certainly_rolled_back(error)),
         }
     }
 }
 
 impl SaveMail for MySqlStore {
-    fn ready(&mut self) -> Result<(), SaveError> {
+    fn prepare_batch(&mut self) -> Result<(), SaveError> {
         let link = self
-            .begin(Patience::WhileNotDown)
-            .map_err(|failure| match failure.meaning {
-                Meaning::Full => SaveError::Full(failure.text),
+            .begin(ConnectionWait::WhileNotDown)
+            .map_err(|failure| match failure.class {
+                ErrorClass::Full => SaveError::Full(failure.text),
                 _ => SaveError::Unavailable(failure.text),
             })?;
-        self.link = Some(link);
+        self.connection = Some(link);
         Ok(())
     }
 
-    fn stand_down(&mut self) {
+    fn cancel_batch(&mut self) {
         // In the middle of a transaction: the pool closes it and makes another one.
-        self.link = None;
+        self.connection = None;
     }
 
     fn save_mail(&mut self, mail: &Mail) -> Result<SavedId, SaveError> {
@@ -354,37 +371,37 @@ impl SaveMail for MySqlStore {
     }
 
     fn save_batch(&mut self, batch: &[Mail]) -> Vec<Result<SavedId, SaveError>> {
-        self.deadline = Instant::now() + PATIENCE;
-        let handed = self.bodies.hand_over(batch);
+        self.deadline = Instant::now() + BATCH_TIMEOUT;
+        let handed = self.bodies.begin_bodies(batch);
         // While Redis takes the bodies their rows are inserted, in the hope that it does.
-        let mut inserted = (handed.as_ref()).map(|_| self.insert_part(batch, &Placed::Redis));
-        let placed = self.bodies.settle(batch, handed.as_ref());
-        if !matches!(placed, Placed::Redis)
+        let mut inserted = (handed.as_ref()).map(|_| self.insert_part(batch, &BodiesIn::Redis));
+        let placed = self.bodies.finish_bodies(batch, handed.as_ref());
+        if !matches!(placed, BodiesIn::Redis)
             && let Some(Ok(mut link)) = inserted.take()
         {
             link.rollback();
-            self.link = Some(link).filter(|link| !link.broken);
+            self.connection = Some(link).filter(|link| !link.broken);
         }
-        let outcomes = save_split(batch, &mut |part| {
+        let outcomes = save_bisecting(batch, &mut |part| {
             self.save_part(part, &placed, inserted.take())
         });
         // Back to the pool, which replaces it if it broke.
-        self.link = None;
+        self.connection = None;
         outcomes
     }
 }
 
-fn gone(text: &str) -> Failure {
-    Failure {
-        meaning: Meaning::Gone,
+fn gone(text: &str) -> BatchFailure {
+    BatchFailure {
+        class: ErrorClass::ConnectionLost,
         text: format!("the database cannot be reached: {text}"),
         unknown: None,
     }
 }
 
-fn too_late() -> Failure {
-    Failure {
-        meaning: Meaning::Gone,
+fn deadline_passed() -> BatchFailure {
+    BatchFailure {
+        class: ErrorClass::ConnectionLost,
         text: "the database took too long".to_owned(),
         unknown: None,
     }
@@ -399,12 +416,12 @@ fn jittered(pause: Duration) -> Duration {
 }
 
 /// How long a batch is tried again and again before its clients hear 451.
-const PATIENCE: Duration = Duration::from_secs(20);
+const BATCH_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long to wait for a connection while the database is not known to be down.
-const LINK_PATIENCE: Duration = Duration::from_secs(5);
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often to look meanwhile whether it is.
 const LINK_LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Between the first two tries; doubled for each one after.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const MIN_RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// The longest pause between tries.
-const LAST_PAUSE: Duration = Duration::from_secs(5);
+const MAX_RETRY_PAUSE: Duration = Duration::from_secs(5);

@@ -9,21 +9,21 @@ use mysql::Conn;
 use r2d2::{HandleError, ManageConnection, Pool, PooledConnection};
 
 use super::calls;
-pub use super::connector::{Connector, Learned};
-use super::link::Link;
+pub use super::connector::{Connector, OnTableInfo};
+use super::link::DbConnection;
 pub use super::settings::{MySqlHost, MySqlSettings};
 use crate::storage::health::{ANSWER_EXPECTED, Health};
 
 /// A pooled connection.
-pub type PooledLink = PooledConnection<Connector>;
+pub type PooledDbConnection = PooledConnection<Connector>;
 
 /// Makes the pool; waits for nothing. Its health follows each try to connect.
 pub fn pool(connector: &Connector) -> Pool<Connector> {
     Pool::builder()
         .max_size(connector.workers() as u32)
-        .connection_timeout(RETRY_CEILING * 2)
+        .connection_timeout(MAX_RETRY_PAUSE * 2)
         .test_on_check_out(false)
-        .error_handler(Box::new(TellHealth {
+        .error_handler(Box::new(HealthReporter {
             health: connector.health().clone(),
             links: connector.links(),
         }))
@@ -35,14 +35,17 @@ pub fn pool(connector: &Connector) -> Pool<Connector> {
 ///
 /// # Errors
 /// When a thread cannot be started.
-pub fn watch(connector: &Connector, pool: &Arc<Pool<Connector>>) -> std::io::Result<()> {
-    calls::look_after(connector.calls())?;
+pub fn watch_idle_connections(
+    connector: &Connector,
+    pool: &Arc<Pool<Connector>>,
+) -> std::io::Result<()> {
+    calls::spawn(connector.calls())?;
     let (connector, pool) = (connector.clone(), Arc::downgrade(pool));
     let watching = move || {
         while let Some(pool) = pool.upgrade() {
             look_at_idle(&connector, &pool);
             drop(pool);
-            thread::sleep(LOOK_EVERY);
+            thread::sleep(IDLE_CHECK_INTERVAL);
         }
     };
     let builder = thread::Builder::new().name("mysql-check".to_owned());
@@ -50,17 +53,17 @@ pub fn watch(connector: &Connector, pool: &Arc<Pool<Connector>>) -> std::io::Res
 }
 
 fn look_at_idle(connector: &Connector, pool: &Pool<Connector>) {
-    if connector.why_stalled().is_some() {
+    if connector.stall_reason().is_some() {
         return;
     }
     // One of several hosts has its own prober, and says nothing of the others.
-    let is_alone = connector.nodes().count() == 1;
+    let is_alone = connector.hosts().count() == 1;
     let health = connector.health();
     let asked_at = Instant::now();
     let _question = is_alone.then(|| health.ask("a question to the idle database"));
     while let Some(mut link) = pool.try_get() {
         // One that broke is dropped, and the pool's try to replace it tells how the database is.
-        let error = link.call(Conn::ping).err();
+        let error = link.with_timeout(Conn::ping).err();
         link.broken = error.is_some();
         match error {
             None => {
@@ -71,7 +74,7 @@ fn look_at_idle(connector: &Connector, pool: &Pool<Connector>) {
             }
             // The pool's tries to connect may take as long again.
             Some(error) if is_alone && asked_at.elapsed() > ANSWER_EXPECTED => {
-                health.failed(&format!("the database did not answer: {error}"));
+                health.record_failure(&format!("the database did not answer: {error}"));
             }
             Some(_) => {}
         }
@@ -79,34 +82,34 @@ fn look_at_idle(connector: &Connector, pool: &Pool<Connector>) {
 }
 
 impl ManageConnection for Connector {
-    type Connection = Link;
+    type Connection = DbConnection;
     type Error = mysql::Error;
 
-    fn connect(&self) -> Result<Link, mysql::Error> {
+    fn connect(&self) -> Result<DbConnection, mysql::Error> {
         let mut link = self.connect_any()?;
         // Behind what was read of the table.
-        link.begin_by_itself()?;
+        link.enable_implicit_begin()?;
         Ok(link)
     }
 
-    fn is_valid(&self, link: &mut Link) -> Result<(), mysql::Error> {
-        link.call(Conn::ping)
+    fn is_valid(&self, link: &mut DbConnection) -> Result<(), mysql::Error> {
+        link.with_timeout(Conn::ping)
     }
 
-    fn has_broken(&self, link: &mut Link) -> bool {
+    fn has_broken(&self, link: &mut DbConnection) -> bool {
         // One that comes back in the middle of a transaction, after a panic, must not carry it into the next batch.
-        link.broken || link.in_transaction || self.nodes().shall_move(link.server.host)
+        link.broken || link.in_transaction || self.hosts().take_failback(link.server.host)
     }
 }
 
 /// Hears of each try to connect that failed.
 #[derive(Debug)]
-struct TellHealth {
+struct HealthReporter {
     health: Health,
     links: Arc<AtomicUsize>,
 }
 
-impl HandleError<mysql::Error> for TellHealth {
+impl HandleError<mysql::Error> for HealthReporter {
     fn handle_error(&self, error: mysql::Error) {
         // While another connection lives, one more that is refused is no reason to turn mail away: the server may allow
         // fewer than there are writers. A connection that is dead is dropped by whoever tries to use it.
@@ -117,6 +120,6 @@ impl HandleError<mysql::Error> for TellHealth {
 }
 
 /// The longest pause between two tries to reach a database that is down.
-const RETRY_CEILING: Duration = Duration::from_secs(2);
+const MAX_RETRY_PAUSE: Duration = Duration::from_secs(2);
 /// Between two looks at an idle connection.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(2);

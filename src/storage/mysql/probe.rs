@@ -16,37 +16,37 @@ use super::pool::Connector;
 /// # Errors
 /// When the thread cannot be started.
 pub fn start(connector: &Connector, pool: &Arc<Pool<Connector>>) -> std::io::Result<()> {
-    if connector.nodes().count() == 1 {
+    if connector.hosts().count() == 1 {
         return Ok(());
     }
     let (connector, pool) = (connector.clone(), Arc::downgrade(pool));
     let builder = thread::Builder::new().name("mysql-nodes".to_owned());
-    builder.spawn(move || look_after(&connector, &pool))?;
+    builder.spawn(move || run(&connector, &pool))?;
     Ok(())
 }
 
-fn look_after(connector: &Connector, pool: &Weak<Pool<Connector>>) {
-    let nodes = connector.nodes();
+fn run(connector: &Connector, pool: &Weak<Pool<Connector>>) {
+    let nodes = connector.hosts();
     let mut connections: Vec<Option<Conn>> = (0..nodes.count()).map(|_| None).collect();
     while pool.strong_count() > 0 {
         for (node, connection) in connections.iter_mut().enumerate() {
-            match look_at(connector, node, connection) {
-                HostState::Healthy => nodes.found_well(node),
-                HostState::Standby(reason) => nodes.stand_by(node, &reason),
-                HostState::Unhealthy(reason) => nodes.leave(node, &reason),
+            match probe_host(connector, node, connection) {
+                HostState::Healthy => nodes.mark_up(node),
+                HostState::Standby(reason) => nodes.mark_standby(node, &reason),
+                HostState::Unhealthy(reason) => nodes.mark_down(node, &reason),
             }
         }
-        connector.tell_nodes();
-        connector.health().set_no_host(nodes.why_none());
-        nodes.let_one_move();
+        connector.publish_host_status();
+        connector.health().set_no_host(nodes.all_down_reason());
+        nodes.allow_failback();
         // Not all receivers shall look, and go back, in the same moment.
-        thread::sleep(jittered(LOOK_EVERY));
+        thread::sleep(jittered(PROBE_INTERVAL));
     }
 }
 
 /// Returns the state of a host. A connection is kept from look to look; one that broke is replaced at once, because a
 /// server that closes an idle connection says nothing about itself.
-fn look_at(connector: &Connector, node: usize, kept: &mut Option<Conn>) -> HostState {
+fn probe_host(connector: &Connector, node: usize, kept: &mut Option<Conn>) -> HostState {
     if let Some(reason) = connector.hanging().reason_at(node) {
         return HostState::Unhealthy(reason);
     }
@@ -56,13 +56,15 @@ fn look_at(connector: &Connector, node: usize, kept: &mut Option<Conn>) -> HostS
         }
         *kept = None;
     }
-    let looked = connector.connect_to_look(node).and_then(|mut connection| {
-        let state = HostState::read(&mut connection, connector.table())?;
-        *kept = Some(connection);
-        Ok(state)
-    });
+    let looked = connector
+        .connect_for_probe(node)
+        .and_then(|mut connection| {
+            let state = HostState::read(&mut connection, connector.table())?;
+            *kept = Some(connection);
+            Ok(state)
+        });
     looked.unwrap_or_else(|error| HostState::Unhealthy(error.to_string()))
 }
 
 /// Between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(800);
+const PROBE_INTERVAL: Duration = Duration::from_millis(800);

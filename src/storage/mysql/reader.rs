@@ -4,17 +4,19 @@ use mysql::Value;
 use mysql::prelude::Queryable;
 
 use super::error_text::with_key;
-use super::link::Link;
+use super::link::DbConnection;
 use super::pool::Connector;
 use crate::mail::inflate;
 use crate::storage::TableName;
-use crate::storage::reading::{ListedMail, ListedSize, MAX_MAIL_OCTETS, ReadError, ReadMail, text};
+use crate::storage::reading::{
+    ListingSize, MAX_SHOWN_OCTETS, MailListing, MailReader, ReadError, text,
+};
 use crate::storage::redis::cluster::ClusterReader;
 use crate::storage::redis::{RedisReader, RedisSettings};
 
 /// Reads rows from the database and bodies from wherever their rows say.
 pub struct MySqlReader {
-    link: Link,
+    link: DbConnection,
     table: TableName,
     redis: Option<RedisSettings>,
     open_redis: Option<OpenRedis>,
@@ -120,8 +122,8 @@ impl MySqlReader {
     }
 }
 
-impl ReadMail for MySqlReader {
-    fn list(&mut self, to: Option<&str>, limit: u32) -> Result<Vec<ListedMail>, ReadError> {
+impl MailReader for MySqlReader {
+    fn list(&mut self, to: Option<&str>, limit: u32) -> Result<Vec<MailListing>, ReadError> {
         let columns = self.columns()?;
         let is_named = |name: &str| {
             columns
@@ -145,19 +147,19 @@ impl ReadMail for MySqlReader {
         self.each_row(&sql, parameters, |row| {
             let mut values = row.into_iter();
             let mut next = || values.next().unwrap_or(Value::NULL);
-            let mut mail = ListedMail {
+            let mut mail = MailListing {
                 hash: text_of(next()).unwrap_or_default(),
                 date: text_of(next()),
                 from: text_of(next()),
                 to: text_of(next()),
                 recipient: text_of(next()),
                 subject: text_of(next()),
-                size: ListedSize::Gone,
+                size: ListingSize::Expired,
             };
             if text_of(next()).as_deref() == Some("redis") {
                 in_redis.push(mails.len());
             } else if let Some(stream) = octets_of(next()) {
-                mail.size = ListedSize::of(&stream);
+                mail.size = ListingSize::of(&stream);
             }
             mails.push(mail);
         })?;
@@ -168,13 +170,13 @@ impl ReadMail for MySqlReader {
                 continue;
             };
             mail.size = match self.body_in_redis(&mail.hash) {
-                Ok(Some(stream)) => ListedSize::of(&stream),
-                Ok(None) => ListedSize::Gone,
+                Ok(Some(stream)) => ListingSize::of(&stream),
+                Ok(None) => ListingSize::Expired,
                 Err(error) => {
                     // One that was given up long ago is missed by nobody who only lists.
                     trouble = Some(error).filter(|_| self.redis.is_some());
                     unknown += 1;
-                    ListedSize::Unknown
+                    ListingSize::Unknown
                 }
             };
         }
@@ -186,7 +188,7 @@ impl ReadMail for MySqlReader {
         Ok(mails)
     }
 
-    fn trouble(&self) -> Option<ReadError> {
+    fn warning(&self) -> Option<ReadError> {
         self.unknown_sizes.clone()
     }
 
@@ -221,7 +223,7 @@ impl ReadMail for MySqlReader {
                 "{hash}: column `mail` is NULL, so its body is not there"
             )),
         })?;
-        let mail = inflate(&stream, MAX_MAIL_OCTETS);
+        let mail = inflate(&stream, MAX_SHOWN_OCTETS);
         mail.map(Some).map_err(|error| {
             ReadError(match body.as_deref() {
                 Some("redis") => format!("{hash}: its body in Redis: {error}"),

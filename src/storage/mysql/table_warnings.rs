@@ -1,25 +1,33 @@
 //! What the columns of the real table cannot hold, each with the statement that cures it.
 
-use super::facts::Facts;
+use super::facts::TableInfo;
 use super::mail_ids::MailIds;
-use crate::smtp::{Column, Repertoire};
-use crate::storage::finding::Finding;
+use crate::smtp::{Charset, Column};
+use crate::storage::finding::Diagnostic;
 use crate::storage::table::LONGEST_ADDRESS;
-use crate::storage::{TableName, TableShape};
+use crate::storage::{TableColumns, TableName};
 
 /// Returns what is wrong with widths, character sets and the range of ids.
-pub fn of_columns(facts: &Facts, shape: &TableShape, table: &TableName) -> Vec<Finding> {
+pub fn check_columns(
+    facts: &TableInfo,
+    shape: &TableColumns,
+    table: &TableName,
+) -> Vec<Diagnostic> {
     let ids = facts.mail_ids.as_ref();
     let ids = ids.and_then(|ids| MailIds::finding(ids, table));
-    let fixed = of_fixed_texts(facts, table);
+    let fixed = check_fixed_texts(facts, table);
     ids.into_iter()
         .chain(fixed)
-        .chain(of_addresses(facts, shape, table))
+        .chain(check_addresses(facts, shape, table))
         .collect()
 }
 
 /// Returns the columns that do not hold every address of RFC 5321 and RFC 6531. One statement for all, since each one copies the table.
-fn of_addresses(facts: &Facts, shape: &TableShape, table: &TableName) -> Option<Finding> {
+fn check_addresses(
+    facts: &TableInfo,
+    shape: &TableColumns,
+    table: &TableName,
+) -> Option<Diagnostic> {
     let columns = [
         ("from", shape.from),
         ("to", shape.to),
@@ -27,7 +35,7 @@ fn of_addresses(facts: &Facts, shape: &TableShape, table: &TableName) -> Option<
     ];
     let is_narrow = |(name, column): &(&str, Column)| {
         !facts.missing_columns.contains(name)
-            && (column.width.max() < LONGEST_ADDRESS || column.repertoire != Repertoire::Unicode)
+            && (column.width.max() < LONGEST_ADDRESS || column.charset != Charset::Unicode)
     };
     let narrow: Vec<_> = columns.into_iter().filter(is_narrow).collect();
     if narrow.is_empty() {
@@ -37,11 +45,11 @@ fn of_addresses(facts: &Facts, shape: &TableShape, table: &TableName) -> Option<
         narrow.iter().map(each).collect::<Vec<_>>().join(", ")
     };
     let widths = join(&|(name, column)| {
-        let set = match column.repertoire {
-            Repertoire::Unicode => "utf8mb4",
-            Repertoire::Utf8mb3 => "utf8mb3",
-            Repertoire::Latin1 => "latin1",
-            Repertoire::Ascii => "another character set",
+        let set = match column.charset {
+            Charset::Unicode => "utf8mb4",
+            Charset::Utf8mb3 => "utf8mb3",
+            Charset::Latin1 => "latin1",
+            Charset::Ascii => "another character set",
         };
         format!("`{name}`: {} of {set}", column.width.max())
     });
@@ -53,7 +61,7 @@ fn of_addresses(facts: &Facts, shape: &TableShape, table: &TableName) -> Option<
         "compact" | "redundant" => "ROW_FORMAT=DYNAMIC, ",
         _ => "",
     };
-    Some(Finding::warning(format!(
+    Some(Diagnostic::warning(format!(
         "GM_MAIL_TABLE: columns of {table} do not hold every address, which has up to {LONGEST_ADDRESS} octets of UTF-8 \
          ({widths}): a recipient that does not fit is told 553, a sender is cut; run: ALTER TABLE {table} \
          {format}{changes}"
@@ -61,7 +69,7 @@ fn of_addresses(facts: &Facts, shape: &TableShape, table: &TableName) -> Option<
 }
 
 /// Returns the columns too narrow for texts that are never cut.
-fn of_fixed_texts(facts: &Facts, table: &TableName) -> impl Iterator<Item = Finding> {
+fn check_fixed_texts(facts: &TableInfo, table: &TableName) -> impl Iterator<Item = Diagnostic> {
     let columns = [
         (
             "hash",
@@ -76,7 +84,7 @@ fn of_fixed_texts(facts: &Facts, table: &TableName) -> impl Iterator<Item = Find
         .into_iter()
         .filter(is_narrow)
         .map(move |(name, chars, needed, kind)| {
-            Finding::error(format!(
+            Diagnostic::error(format!(
                 "GM_MAIL_TABLE: column `{name}` of {table} holds {chars} characters, and each row needs {needed}; run: \
                  ALTER TABLE {table} MODIFY `{name}` {kind} NOT NULL"
             ))

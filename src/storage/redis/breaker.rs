@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use super::BUDGET;
+use super::STORE_TIMEOUT;
 use crate::locks;
 use crate::metrics;
 
@@ -21,14 +21,14 @@ struct BreakerState {
 
 impl Breaker {
     /// Returns whether to use Redis for this batch. While the breaker is open, one batch is allowed after each pause.
-    pub fn may_try(&self) -> bool {
+    pub fn allows(&self) -> bool {
         let mut state = self.lock();
         match state.open_until {
             None => true,
             Some(until) if Instant::now() < until => false,
             Some(_) => {
                 // Only this batch tries; the others wait for its result.
-                state.open_until = Some(Instant::now() + BUDGET * 2);
+                state.open_until = Some(Instant::now() + STORE_TIMEOUT * 2);
                 true
             }
         }
@@ -47,7 +47,7 @@ impl Breaker {
     pub fn failed(&self, reason: &str) {
         metrics::REDIS_ERRORS.count(());
         let mut state = self.lock();
-        state.pause = (state.pause * 2).clamp(FIRST_PAUSE, LAST_PAUSE);
+        state.pause = (state.pause * 2).clamp(MIN_PAUSE, MAX_PAUSE);
         state.open_until = Some(Instant::now() + state.pause);
         log::error!(reason = reason, pause_seconds = state.pause.as_secs(), bodies = "go into column mail"; "redis_trouble");
     }
@@ -58,6 +58,6 @@ impl Breaker {
 }
 
 /// Pause after the first failure; doubled after each further one.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const MIN_PAUSE: Duration = Duration::from_secs(1);
 /// Longest pause.
-const LAST_PAUSE: Duration = Duration::from_secs(30);
+const MAX_PAUSE: Duration = Duration::from_secs(30);

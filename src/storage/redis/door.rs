@@ -8,13 +8,13 @@ use super::connection::Connection;
 
 /// Address and login commands of a Redis server. The redis crate would log in before a timeout can be set and could block
 /// for ever, so this type sends AUTH and SELECT itself.
-pub struct Door {
+pub struct Connector {
     address: ConnectionAddr,
     login: Vec<redis::Cmd>,
 }
 
-impl Door {
-    pub fn new(url: &str) -> redis::RedisResult<Door> {
+impl Connector {
+    pub fn new(url: &str) -> redis::RedisResult<Connector> {
         let mut info = url.into_connection_info()?;
         let mut login = Vec::new();
         if let Some(password) = info.passwd.take() {
@@ -32,10 +32,10 @@ impl Door {
             // A URL has brackets around an IPv6 address; a resolver does not accept them.
             *host = host.trim_matches(['[', ']']).to_owned();
         }
-        Ok(Door { address, login })
+        Ok(Connector { address, login })
     }
 
-    pub fn enter(&self, timeout: Duration) -> redis::RedisResult<Connection> {
+    pub fn connect(&self, timeout: Duration) -> redis::RedisResult<Connection> {
         let mut connection = Connection::open(&self.address, timeout)?;
         for command in &self.login {
             command.query::<()>(&mut connection)?;

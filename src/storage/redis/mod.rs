@@ -24,9 +24,9 @@ use r2d2_redis::redis;
 pub use self::breaker::Breaker;
 use self::connection::is_of_server;
 pub use self::pool::RedisPool;
-pub use self::reader::{RedisReader, place_of};
+pub use self::reader::{RedisReader, display_address};
 use self::worker::Request;
-use crate::mail::{Hash, Mail, NoMemory};
+use crate::mail::{Mail, MailId, NoMemory};
 
 /// How Redis is reached.
 #[derive(Clone, PartialEq, Eq)]
@@ -60,28 +60,28 @@ fn split_url(url: &str) -> (&str, &str) {
 }
 
 /// Which bodies of a batch are in Redis.
-pub enum Placed {
+pub enum BodiesIn {
     /// None: all go into the table.
     Table,
     /// All.
     Redis,
     /// Those with these hashes.
-    Some(HashSet<Hash>),
+    Some(HashSet<MailId>),
 }
 
-impl Placed {
+impl BodiesIn {
     /// Whether the body with this hash is in Redis.
-    pub fn holds(&self, hash: &Hash) -> bool {
+    pub fn contains(&self, hash: &MailId) -> bool {
         match self {
-            Placed::Table => false,
-            Placed::Redis => true,
-            Placed::Some(hashes) => hashes.contains(hash),
+            BodiesIn::Table => false,
+            BodiesIn::Redis => true,
+            BodiesIn::Some(hashes) => hashes.contains(hash),
         }
     }
 }
 
 /// Why a node did not take what it was given.
-pub struct Trouble {
+pub struct StoreFailure {
     /// In its own words.
     pub text: String,
     /// It is well, and sends us elsewhere.
@@ -114,49 +114,49 @@ impl Redirect {
     }
 }
 
-impl Trouble {
-    fn new(text: String) -> Trouble {
+impl StoreFailure {
+    fn new(text: String) -> StoreFailure {
         let redirect = None;
-        Trouble { text, redirect }
+        StoreFailure { text, redirect }
     }
 }
 
 /// One writer's way to Redis.
-pub struct RedisBodies {
+pub struct BodyWriter {
     requests: Sender<Request>,
-    answers: Receiver<(u64, Result<(), Trouble>)>,
+    answers: Receiver<(u64, Result<(), StoreFailure>)>,
     breaker: Breaker,
     last_number: u64,
 }
 
 /// Bodies whose fate is not known yet.
-pub struct HandedOver {
+pub struct PendingStore {
     number: u64,
     deadline: Instant,
 }
 
 /// Hashes and bodies of one batch.
-pub type Bodies = Vec<(Hash, Arc<Vec<u8>>)>;
+pub type Bodies = Vec<(MailId, Arc<Vec<u8>>)>;
 
 /// How a node is asked to take bodies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Entry {
+pub enum SlotAccess {
     /// It has their slots.
     Owner,
     /// Another node said that their slots are on their way here: ASKING stands before each.
     Asking,
 }
 
-impl RedisBodies {
+impl BodyWriter {
     /// Starts the talking thread; reaches for nothing yet.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start(redis: &RedisPool, breaker: &Breaker) -> io::Result<RedisBodies> {
+    pub fn start(redis: &RedisPool, breaker: &Breaker) -> io::Result<BodyWriter> {
         let redis = redis.clone();
         let store = move |bodies: &Bodies, entry| redis.store_bodies(bodies, entry);
         let (requests, answers) = worker::start(store)?;
-        Ok(RedisBodies {
+        Ok(BodyWriter {
             requests,
             answers,
             breaker: breaker.clone(),
@@ -165,23 +165,23 @@ impl RedisBodies {
     }
 
     /// Hands over the bodies of a batch, all recipients together; `None` where they go into the table.
-    pub fn hand_over(&mut self, batch: &[Mail]) -> Option<HandedOver> {
+    pub fn begin_store(&mut self, batch: &[Mail]) -> Option<PendingStore> {
         // Streams of all recipients stand in memory at once here; a batch of that size goes into the table piece by piece.
         let octets: usize = batch.iter().map(Mail::stored_octets).sum();
-        if octets > MAX_BODIES_OCTETS || !self.breaker.may_try() {
+        if octets > MAX_BODIES_OCTETS || !self.breaker.allows() {
             return None;
         }
         let bodies = bodies_of(batch).ok()?;
-        let deadline = Instant::now() + BUDGET;
-        let sent = self.send(Arc::new(bodies), Entry::Owner, deadline);
+        let deadline = Instant::now() + STORE_TIMEOUT;
+        let sent = self.send(Arc::new(bodies), SlotAccess::Owner, deadline);
         let sent = sent.inspect_err(|trouble| self.breaker.failed(&trouble.text));
         let number = sent.ok()?;
-        Some(HandedOver { number, deadline })
+        Some(PendingStore { number, deadline })
     }
 
     /// Whether the bodies that were handed over may be relied on.
-    pub fn are_stored(&mut self, handed: &HandedOver) -> bool {
-        let stored = self.answer(handed.number, handed.deadline);
+    pub fn finish_store(&mut self, handed: &PendingStore) -> bool {
+        let stored = self.receive_answer(handed.number, handed.deadline);
         match &stored {
             Ok(()) => self.breaker.succeeded(),
             Err(trouble) => self.breaker.failed(&trouble.text),
@@ -196,9 +196,9 @@ impl RedisBodies {
     pub fn send(
         &mut self,
         bodies: Arc<Bodies>,
-        entry: Entry,
+        entry: SlotAccess,
         deadline: Instant,
-    ) -> Result<u64, Trouble> {
+    ) -> Result<u64, StoreFailure> {
         self.last_number += 1;
         let number = self.last_number;
         // The thread may still be busy with what was given up before.
@@ -209,7 +209,7 @@ impl RedisBodies {
         };
         let asked = self.requests.send_deadline(request, deadline);
         asked.map_err(|error| {
-            Trouble::new(match error {
+            StoreFailure::new(match error {
                 SendTimeoutError::Timeout(_) => "still busy with the last batch".to_owned(),
                 SendTimeoutError::Disconnected(_) => "its thread has ended".to_owned(),
             })
@@ -221,13 +221,17 @@ impl RedisBodies {
     ///
     /// # Errors
     /// None may be relied on.
-    pub fn answer(&mut self, number: u64, deadline: Instant) -> Result<(), Trouble> {
+    pub fn receive_answer(&mut self, number: u64, deadline: Instant) -> Result<(), StoreFailure> {
         loop {
             match self.answers.recv_deadline(deadline) {
                 Ok((answered, outcome)) if answered == number => return outcome,
                 // A late answer to a batch that went into the table.
                 Ok(_) => {}
-                Err(_) => return Err(Trouble::new(format!("no answer within {BUDGET:?}"))),
+                Err(_) => {
+                    return Err(StoreFailure::new(format!(
+                        "no answer within {STORE_TIMEOUT:?}"
+                    )));
+                }
             }
         }
     }
@@ -240,7 +244,7 @@ impl RedisBodies {
 pub fn bodies_of(batch: &[Mail]) -> Result<Bodies, NoMemory> {
     let deliveries = batch
         .iter()
-        .flat_map(|mail| mail.deliveries().iter().map(move |one| (mail, one)));
+        .flat_map(|mail| mail.recipients().iter().map(move |one| (mail, one)));
     deliveries
         .map(|(mail, delivery)| {
             let body = mail.zlib_body(delivery)?;
@@ -250,7 +254,7 @@ pub fn bodies_of(batch: &[Mail]) -> Result<Bodies, NoMemory> {
 }
 
 /// Returns what went wrong, without the URL, which may hold a password: an error of the server in its own words.
-fn error_kind(error: &redis::RedisError) -> String {
+fn describe_error(error: &redis::RedisError) -> String {
     let shown = error.to_string();
     let is_of_server = is_of_server(error);
     let text = match (error.code(), error.detail()) {
@@ -269,7 +273,7 @@ fn error_kind(error: &redis::RedisError) -> String {
 /// Characters of an error that are shown.
 const MAX_WORDS: usize = 300;
 /// How long a batch may lose to Redis, whatever Redis does.
-pub const BUDGET: Duration = Duration::from_millis(200);
+pub const STORE_TIMEOUT: Duration = Duration::from_millis(200);
 /// What a batch may take in memory on its way to Redis.
 pub const MAX_BODIES_OCTETS: usize = 16 << 20;
 
@@ -279,7 +283,7 @@ mod tests {
 
     #[test]
     fn an_error_is_shown_in_the_words_of_the_server_and_without_a_password() {
-        let words = |answer: &[u8]| error_kind(&redis::parse_redis_value(answer).unwrap_err());
+        let words = |answer: &[u8]| describe_error(&redis::parse_redis_value(answer).unwrap_err());
         for (answer, want) in [
             (
                 &b"-WRONGPASS invalid pair\r\n"[..],

@@ -8,8 +8,8 @@ use r2d2::{ManageConnection, NopErrorHandler, Pool};
 use r2d2_redis::redis::{self, ConnectionLike, Value};
 
 use super::connection::Connection;
-use super::door::Door;
-use super::{BUDGET, Bodies, Entry, Redirect, Trouble, error_kind};
+use super::door::Connector;
+use super::{Bodies, Redirect, STORE_TIMEOUT, SlotAccess, StoreFailure, describe_error};
 use crate::locks::lock;
 
 /// Connections to Redis, shared by the writers.
@@ -27,7 +27,7 @@ struct PooledConnection {
 }
 
 struct Manager {
-    door: Door,
+    door: Connector,
     /// Why the last try to connect failed: the pool itself only says that it waited.
     last_failure: LastFailure,
 }
@@ -39,10 +39,10 @@ impl ManageConnection for Manager {
     type Error = r2d2_redis::Error;
 
     fn connect(&self) -> Result<PooledConnection, r2d2_redis::Error> {
-        let entered = self.door.enter(CONNECT_TIMEOUT);
-        *lock(&self.last_failure) = entered.as_ref().err().map(error_kind);
+        let entered = self.door.connect(CONNECT_TIMEOUT);
+        *lock(&self.last_failure) = entered.as_ref().err().map(describe_error);
         let connection = entered.map_err(r2d2_redis::Error::Other)?;
-        let timed = connection.set_timeout(BUDGET);
+        let timed = connection.set_timeout(STORE_TIMEOUT);
         timed.map_err(|error| r2d2_redis::Error::Other(error.into()))?;
         Ok(PooledConnection {
             connection,
@@ -65,13 +65,13 @@ impl RedisPool {
     /// # Errors
     /// When the URL is none; the text does not show it.
     pub fn new(url: &str, expire_seconds: usize, writers: usize) -> Result<RedisPool, String> {
-        let door =
-            Door::new(url).map_err(|error| format!("REDIS_INTERFACE: {}", error_kind(&error)))?;
+        let door = Connector::new(url)
+            .map_err(|error| format!("REDIS_INTERFACE: {}", describe_error(&error)))?;
         let last_failure = LastFailure::default();
         let pool = Pool::builder()
             .max_size(writers as u32)
             .min_idle(Some(0))
-            .connection_timeout(RECONNECT_CEILING * 2)
+            .connection_timeout(MAX_RECONNECT_PAUSE * 2)
             .test_on_check_out(false)
             .error_handler(Box::new(NopErrorHandler))
             .build_unchecked(Manager {
@@ -86,15 +86,19 @@ impl RedisPool {
     }
 
     /// Once more on a new connection when the first one turned out to be closed: Redis may close idle ones.
-    pub(super) fn store_bodies(&self, bodies: &Bodies, entry: Entry) -> Result<(), Trouble> {
+    pub(super) fn store_bodies(
+        &self,
+        bodies: &Bodies,
+        entry: SlotAccess,
+    ) -> Result<(), StoreFailure> {
         let started_at = Instant::now();
         let stored = self.try_to_store(bodies, entry, started_at);
         let stored = match stored {
             Err(error) if was_closed(&error) => self.try_to_store(bodies, entry, started_at),
             stored => stored,
         };
-        stored.map_err(|error| Trouble {
-            text: error_kind(&error),
+        stored.map_err(|error| StoreFailure {
+            text: describe_error(&error),
             redirect: Redirect::of(&error),
         })
     }
@@ -102,12 +106,14 @@ impl RedisPool {
     fn try_to_store(
         &self,
         bodies: &Bodies,
-        entry: Entry,
+        entry: SlotAccess,
         started_at: Instant,
     ) -> redis::RedisResult<()> {
         let failed = |text| redis::RedisError::from((redis::ErrorKind::IoError, text));
         // Shorter than the batch waits, so that it learns why there is no connection.
-        let left = BUDGET.saturating_sub(started_at.elapsed()).mul_f64(0.75);
+        let left = STORE_TIMEOUT
+            .saturating_sub(started_at.elapsed())
+            .mul_f64(0.75);
         let connection = self.pool.get_timeout(left);
         let mut connection = connection.map_err(|_| {
             let why = lock(&self.last_failure).clone();
@@ -115,16 +121,16 @@ impl RedisPool {
             redis::RedisError::from((redis::ErrorKind::IoError, "no connection", why))
         })?;
         connection.broken = true;
-        let commands = setex(bodies, self.expire_seconds, entry);
+        let commands = encode_setex(bodies, self.expire_seconds, entry);
         let expected = match entry {
-            Entry::Owner => bodies.len(),
-            Entry::Asking => bodies.len() * 2,
+            SlotAccess::Owner => bodies.len(),
+            SlotAccess::Asking => bodies.len() * 2,
         };
         let answers = (connection.connection).req_packed_commands(&commands, 0, expected)?;
         if answers.len() != expected || answers.iter().any(|answer| *answer != Value::Okay) {
             return Err(failed("an answer other than OK"));
         }
-        if started_at.elapsed() >= BUDGET {
+        if started_at.elapsed() >= STORE_TIMEOUT {
             return Err(failed("too slow"));
         }
         connection.broken = false;
@@ -134,12 +140,14 @@ impl RedisPool {
 
 /// A SETEX for each body, as Redis reads it
 /// ([RESP](https://redis.io/docs/latest/develop/reference/protocol-spec/)): the library would copy each body thrice.
-fn setex(bodies: &Bodies, expire_seconds: usize, entry: Entry) -> Vec<u8> {
-    let octets = bodies.iter().map(|(_, body)| body.len() + COMMAND_OCTETS);
+fn encode_setex(bodies: &Bodies, expire_seconds: usize, entry: SlotAccess) -> Vec<u8> {
+    let octets = bodies
+        .iter()
+        .map(|(_, body)| body.len() + COMMAND_OVERHEAD_OCTETS);
     let mut commands = Vec::with_capacity(octets.sum());
     let expire_seconds = expire_seconds.to_string();
     for (hash, body) in bodies {
-        if entry == Entry::Asking {
+        if entry == SlotAccess::Asking {
             commands.extend_from_slice(b"*1\r\n$6\r\nASKING\r\n");
         }
         commands.extend_from_slice(b"*4\r\n");
@@ -162,8 +170,8 @@ fn was_closed(error: &redis::RedisError) -> bool {
 }
 
 /// About what a command has besides its body.
-const COMMAND_OCTETS: usize = 112;
+const COMMAND_OVERHEAD_OCTETS: usize = 112;
 /// For reaching Redis and logging in, which happens beside the mail and is waited for within the budget only.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest pause between two tries to reach a Redis that is down.
-const RECONNECT_CEILING: Duration = Duration::from_secs(5);
+const MAX_RECONNECT_PAUSE: Duration = Duration::from_secs(5);

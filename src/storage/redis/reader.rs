@@ -5,8 +5,8 @@ use std::time::Duration;
 use r2d2_redis::redis::{self, ConnectionLike};
 
 use super::connection::Connection;
-use super::door::Door;
-use super::{Redirect, error_kind, split_url};
+use super::door::Connector;
+use super::{Redirect, describe_error, split_url};
 use crate::storage::ReadError;
 
 /// Reads bodies back, for `list`, `show` and `check`.
@@ -21,9 +21,9 @@ impl RedisReader {
     /// # Errors
     /// [`ReadError`] that says where, and what Redis said.
     pub fn open(url: &str) -> Result<RedisReader, ReadError> {
-        let place = place_of(url);
-        let connection = Door::new(url).and_then(|door| door.enter(READ_TIMEOUT));
-        let connection = connection.map_err(|error| told(&place, &error))?;
+        let place = display_address(url);
+        let connection = Connector::new(url).and_then(|door| door.connect(READ_TIMEOUT));
+        let connection = connection.map_err(|error| read_error(&place, &error))?;
         Ok(RedisReader { connection, place })
     }
 
@@ -41,9 +41,12 @@ impl RedisReader {
     ///
     /// # Errors
     /// [`ReadError`] that says where, and what Redis said.
-    pub fn ask<T: redis::FromRedisValue>(&mut self, question: &redis::Cmd) -> Result<T, ReadError> {
+    pub fn query<T: redis::FromRedisValue>(
+        &mut self,
+        question: &redis::Cmd,
+    ) -> Result<T, ReadError> {
         let answer = question.query(&mut self.connection);
-        answer.map_err(|error| told(&self.place, &error))
+        answer.map_err(|error| read_error(&self.place, &error))
     }
 
     /// The body under a hash; `None` once it has expired.
@@ -51,7 +54,7 @@ impl RedisReader {
     /// # Errors
     /// [`ReadError`] that says where, and what Redis said.
     pub fn body(&mut self, hash: &str) -> Result<Option<Vec<u8>>, ReadError> {
-        self.ask(redis::cmd("GET").arg(hash))
+        self.query(redis::cmd("GET").arg(hash))
     }
 
     /// The same from a node of a cluster, which may send us elsewhere.
@@ -66,7 +69,7 @@ impl RedisReader {
             Ok(body) => Ok(Ok(body)),
             Err(error) => match Redirect::of(&error) {
                 Some(redirect) => Ok(Err(redirect)),
-                None => Err(told(&self.place, &error)),
+                None => Err(read_error(&self.place, &error)),
             },
         }
     }
@@ -102,20 +105,20 @@ impl RedisReader {
         let mut setex = redis::cmd("SETEX");
         let written: redis::RedisResult<()> =
             setex.arg(key).arg(1).arg("").query(&mut self.connection);
-        written.map_err(|error| error_kind(&error))?;
+        written.map_err(|error| describe_error(&error))?;
         // Should this fail, it expires by itself.
         let _: redis::RedisResult<u64> = redis::cmd("DEL").arg(key).query(&mut self.connection);
         Ok(())
     }
 }
 
-fn told(place: &str, error: &redis::RedisError) -> ReadError {
-    let what = error_kind(error);
+fn read_error(place: &str, error: &redis::RedisError) -> ReadError {
+    let what = describe_error(error);
     ReadError(format!("REDIS_INTERFACE: Redis at {place}: {what}"))
 }
 
 /// Where a Redis is, without what it wants to hear first.
-pub fn place_of(url: &str) -> String {
+pub fn display_address(url: &str) -> String {
     match url.strip_prefix("redis+unix://") {
         Some(path) => path.split('?').next().unwrap_or_default().to_owned(),
         None => {
@@ -144,7 +147,7 @@ mod tests {
                 "/run/redis.sock",
             ),
         ] {
-            assert_eq!(place_of(url), place);
+            assert_eq!(display_address(url), place);
         }
     }
 }

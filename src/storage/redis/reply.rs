@@ -9,7 +9,7 @@ use std::io::{self, BufRead, Read};
 
 use r2d2_redis::redis::{self, ErrorKind, RedisError, RedisResult, Value};
 
-use crate::storage::reading::MAX_MAIL_OCTETS;
+use crate::storage::reading::MAX_SHOWN_OCTETS;
 
 /// Reads one value; an error of the server is an error.
 ///
@@ -32,7 +32,7 @@ fn read_nested(reader: &mut impl BufRead, depth: usize) -> RedisResult<Value> {
             let text = String::from_utf8_lossy(rest);
             redis::parse_redis_value(format!("-{text}\r\n").as_bytes())
         }
-        b'$' => match length(rest, MAX_MAIL_OCTETS)? {
+        b'$' => match length(rest, MAX_SHOWN_OCTETS)? {
             None => Ok(Value::Nil),
             Some(length) => read_octets(reader, length).map(Value::Data),
         },

@@ -7,19 +7,19 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::{Bodies, Entry, Trouble};
-use crate::metrics::Part;
+use super::{Bodies, SlotAccess, StoreFailure};
+use crate::metrics::Component;
 use crate::panics;
 
 /// Bodies to store, and the number that the answer carries.
 pub struct Request {
     pub number: u64,
     pub bodies: Arc<Bodies>,
-    pub entry: Entry,
+    pub entry: SlotAccess,
 }
 
 /// Number of a request and its outcome.
-pub type Answer = (u64, Result<(), Trouble>);
+pub type Answer = (u64, Result<(), StoreFailure>);
 
 /// Starts the thread; it ends when its requests or the receiver of its answers are dropped. A panic costs the request at hand
 /// its place in Redis, and the thread goes on.
@@ -27,15 +27,17 @@ pub type Answer = (u64, Result<(), Trouble>);
 /// # Errors
 /// When no thread can be started.
 pub fn start(
-    store: impl Fn(&Bodies, Entry) -> Result<(), Trouble> + Send + 'static,
+    store: impl Fn(&Bodies, SlotAccess) -> Result<(), StoreFailure> + Send + 'static,
 ) -> io::Result<(Sender<Request>, Receiver<Answer>)> {
     let (requests, requested) = bounded::<Request>(1);
     let (answer, answers) = bounded(16);
     let work = move || {
         for request in requested {
-            let stored = panics::catch(Part::Redis, || store(&request.bodies, request.entry));
+            let stored = panics::catch(Component::Redis, || store(&request.bodies, request.entry));
             let stored = stored.unwrap_or_else(|text| {
-                Err(Trouble::new(format!("the client library panicked: {text}")))
+                Err(StoreFailure::new(format!(
+                    "the client library panicked: {text}"
+                )))
             });
             if answer.send((request.number, stored)).is_err() {
                 return;
@@ -60,7 +62,7 @@ mod tests {
             _ => panic!("on purpose"),
         })
         .unwrap();
-        let hash = crate::mail::Hash::random(1).unwrap()[0];
+        let hash = crate::mail::MailId::random(1).unwrap()[0];
         let full: Bodies = vec![(hash, Arc::default())];
         for (number, bodies, is_stored) in [
             (1, full.clone(), false),
@@ -70,7 +72,7 @@ mod tests {
             let request = Request {
                 number,
                 bodies: Arc::new(bodies),
-                entry: Entry::Owner,
+                entry: SlotAccess::Owner,
             };
             requests
                 .send_timeout(request, Duration::from_secs(10))
@@ -78,7 +80,7 @@ mod tests {
             let (answered, stored) = answers.recv_timeout(Duration::from_secs(10)).unwrap();
             assert_eq!((answered, stored.is_ok()), (number, is_stored));
         }
-        let page = crate::metrics::page();
+        let page = crate::metrics::render();
         assert!(
             page.contains("goguerrilla_panics_total{part=\"redis\"} 2\n"),
             "{page}"

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The write-ahead log or its index, which SQLite keeps under the file's name with these endings.
-pub struct Companion {
+pub struct SidecarFile {
     /// Its name.
     pub file: PathBuf,
     identity: Option<FileIdentity>,
@@ -18,11 +18,11 @@ pub struct Companion {
 /// What tells a file from another of the same name: device and inode.
 pub type FileIdentity = (u64, u64);
 
-impl Companion {
+impl SidecarFile {
     /// As it is now, if it is.
-    pub fn new(file: PathBuf) -> Companion {
+    pub fn new(file: PathBuf) -> SidecarFile {
         let identity = file_identity(&file).ok();
-        Companion {
+        SidecarFile {
             file,
             identity,
             is_large: false,
@@ -36,8 +36,8 @@ impl Companion {
 
     /// A reader that never ends keeps the log from being written back; it then grows without bound. Said once each time.
     pub fn warn_when_large(&mut self) {
-        let octets = octets_in(&self.file);
-        let was_large = mem::replace(&mut self.is_large, octets > LARGE_LOG_OCTETS);
+        let octets = file_len(&self.file);
+        let was_large = mem::replace(&mut self.is_large, octets > LARGE_WAL_OCTETS);
         if self.is_large && !was_large {
             log::warn!(file:% = self.file.display(), octets = octets, fix = "end the program that reads for so long"; "large_log");
         }
@@ -58,17 +58,17 @@ pub fn identity_of(metadata: &fs::Metadata) -> FileIdentity {
 }
 
 /// The write-ahead log of a file.
-pub fn log_of(file: &Path) -> PathBuf {
-    with_ending(&behind_links(file), "-wal")
+pub fn wal_path(file: &Path) -> PathBuf {
+    with_suffix(&resolve_symlinks(file), "-wal")
 }
 
 /// The index of a file's write-ahead log.
 pub fn index_of(file: &Path) -> PathBuf {
-    with_ending(&behind_links(file), "-shm")
+    with_suffix(&resolve_symlinks(file), "-shm")
 }
 
 /// The file that a link stands for: SQLite names what it keeps beside it after that one.
-pub fn behind_links(file: &Path) -> PathBuf {
+pub fn resolve_symlinks(file: &Path) -> PathBuf {
     let mut file = file.to_owned();
     for _ in 0..MAX_LINKS {
         let Ok(target) = fs::read_link(&file) else {
@@ -80,18 +80,18 @@ pub fn behind_links(file: &Path) -> PathBuf {
 }
 
 /// A file whose name goes on so.
-fn with_ending(file: &Path, ending: &str) -> PathBuf {
+fn with_suffix(file: &Path, ending: &str) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(ending);
     PathBuf::from(name)
 }
 
 /// How large a file is; 0 where there is none.
-pub fn octets_in(file: &Path) -> u64 {
+pub fn file_len(file: &Path) -> u64 {
     fs::metadata(file).map_or(0, |metadata| metadata.len())
 }
 
 /// Links from one to the next, as many as Linux follows.
 const MAX_LINKS: usize = 40;
 /// A log this large means that some reader does not end.
-const LARGE_LOG_OCTETS: u64 = 1 << 30;
+const LARGE_WAL_OCTETS: u64 = 1 << 30;

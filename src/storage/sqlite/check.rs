@@ -14,32 +14,32 @@ use nix::unistd::{AccessFlags, faccessat, geteuid};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
-use super::beside::{behind_links, index_of, log_of, octets_in};
-use super::database_file::refuse_unusual;
-use super::error::sort_error;
+use super::beside::{file_len, index_of, resolve_symlinks, wal_path};
+use super::database_file::reject_unusual_file;
+use super::error::classify_error;
 use super::{BUSY_TIMEOUT, held, insert_statement};
-use crate::storage::{Finding, TableName};
+use crate::storage::{Diagnostic, TableName};
 
 /// Returns what would keep the server from saving mail to `file` now.
-pub fn check(file: &Path, table: &TableName) -> Vec<Finding> {
+pub fn check(file: &Path, table: &TableName) -> Vec<Diagnostic> {
     let mut warnings = Vec::new();
     let outcome = inspect(file, table, &mut warnings);
     let named = |text: String| format!("GM_SQLITE_FILE: {text}");
-    let errors = outcome.err().map(|text| Finding::error(named(text)));
+    let errors = outcome.err().map(|text| Diagnostic::error(named(text)));
     let warnings = warnings
         .into_iter()
-        .map(|text| Finding::warning(named(text)));
+        .map(|text| Diagnostic::warning(named(text)));
     errors.into_iter().chain(warnings).collect()
 }
 
 fn inspect(file: &Path, table: &TableName, warnings: &mut Vec<String>) -> Result<(), String> {
-    refuse_unusual(file).map_err(|error| error.to_string())?;
+    reject_unusual_file(file).map_err(|error| error.to_string())?;
     match fs::metadata(file) {
         Ok(_) => refuse_without_rights(file)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return can_be_made(file),
         Err(error) => return Err(needs_rights(file, &error)),
     }
-    if octets_in(file) > 0 {
+    if file_len(file) > 0 {
         inspect_database(file, table, warnings)?;
     }
     Ok(())
@@ -47,7 +47,7 @@ fn inspect(file: &Path, table: &TableName, warnings: &mut Vec<String>) -> Result
 
 /// A file that is missing has to be made, behind the link that may stand in its place.
 fn can_be_made(file: &Path) -> Result<(), String> {
-    let target = behind_links(file);
+    let target = resolve_symlinks(file);
     let folder = folder_of(&target);
     access(folder, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|error| {
         format!(
@@ -63,7 +63,7 @@ fn can_be_made(file: &Path) -> Result<(), String> {
 fn refuse_without_rights(file: &Path) -> Result<(), String> {
     let refused = |error: nix::Error| needs_rights(file, &error.into());
     access(file, AccessFlags::R_OK | AccessFlags::W_OK).map_err(refused)?;
-    for companion in [log_of(file), index_of(file)] {
+    for companion in [wal_path(file), index_of(file)] {
         match fs::metadata(&companion) {
             Ok(metadata) if metadata.is_file() => {
                 access(&companion, AccessFlags::R_OK | AccessFlags::W_OK)
@@ -76,7 +76,7 @@ fn refuse_without_rights(file: &Path) -> Result<(), String> {
                 ));
             }
             Err(_) => {
-                let target = behind_links(file);
+                let target = resolve_symlinks(file);
                 let rights = AccessFlags::W_OK | AccessFlags::X_OK;
                 access(folder_of(&target), rights).map_err(refused)?;
             }
@@ -90,8 +90,12 @@ fn inspect_database(
     table: &TableName,
     warnings: &mut Vec<String>,
 ) -> Result<(), String> {
-    let sorted =
-        |error: rusqlite::Error| sort_error(file, &error).error.into_save_error().to_string();
+    let sorted = |error: rusqlite::Error| {
+        classify_error(file, &error)
+            .error
+            .into_save_error()
+            .to_string()
+    };
     let mut header = Vec::new();
     let read = File::open(file).and_then(|file| file.take(20).read_to_end(&mut header));
     read.map_err(|error| needs_rights(file, &error))?;
@@ -134,7 +138,7 @@ impl View {
     /// for reading. Where the index is missing, or cannot be used like that, only the file itself is read. So it is as root, for
     /// whom SQLite sets the owner of each log that it opens (`robustFchown` in os_unix.c).
     fn open(file: &Path) -> rusqlite::Result<View> {
-        let has_log = octets_in(&log_of(file)) > 0;
+        let has_log = file_len(&wal_path(file)) > 0;
         if has_log
             && !geteuid().is_root()
             && let Ok(connection) = open_read_only(file, "mode=ro&readonly_shm=1")

@@ -12,7 +12,9 @@ use std::sync::{Arc, OnceLock};
 
 use nix::fcntl::OFlag;
 
-use super::beside::{FileIdentity, behind_links, file_identity, identity_of, log_of, octets_in};
+use super::beside::{
+    FileIdentity, file_identity, file_len, identity_of, resolve_symlinks, wal_path,
+};
 use crate::storage::SaveError;
 
 /// A database file by its name. Clones share what was opened under it.
@@ -60,7 +62,7 @@ impl DatabaseFile {
     pub fn prepare(&self) -> Result<(), SaveError> {
         let path = self.path();
         if self.shared.opened.get().is_none() {
-            refuse_unusual(path)?;
+            reject_unusual_file(path)?;
             make(path).map_err(|error| not_made(path, &error))?;
             let opened = Opened::new(path).map_err(|error| not_made(path, &error))?;
             // Another thread may have been first; both opened the same name.
@@ -132,7 +134,7 @@ impl Opened {
 /// # Errors
 /// [`SaveError`] for a folder, pipe or device, and for a log whose database file is missing or empty: SQLite would delete it
 /// together with all mail that was not in the file yet.
-pub fn refuse_unusual(file: &Path) -> Result<(), SaveError> {
+pub fn reject_unusual_file(file: &Path) -> Result<(), SaveError> {
     let is_unusual = fs::metadata(file).is_ok_and(|metadata| !metadata.is_file());
     if is_unusual {
         return Err(SaveError::Unavailable(format!(
@@ -140,8 +142,8 @@ pub fn refuse_unusual(file: &Path) -> Result<(), SaveError> {
             file.display()
         )));
     }
-    let log_file = log_of(file);
-    if octets_in(file) == 0 && octets_in(&log_file) > 0 {
+    let log_file = wal_path(file);
+    if file_len(file) == 0 && file_len(&log_file) > 0 {
         return Err(SaveError::Unavailable(format!(
             "{}: holds mails of a database file that is not at {}; move that file back, or move this log next to it and name it \
              like that file with -wal, or move it away where that file is gone for good",
@@ -157,7 +159,7 @@ pub fn refuse_unusual(file: &Path) -> Result<(), SaveError> {
 fn make(file: &Path) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(DATABASE_MODE);
-    match options.open(behind_links(file)) {
+    match options.open(resolve_symlinks(file)) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         _ => Ok(()),
     }

@@ -7,49 +7,50 @@ use rusqlite::{ErrorCode, ffi};
 
 use crate::mail::NoMemory;
 use crate::storage::SaveError;
-use crate::storage::split::PartError;
+use crate::storage::split::BatchError;
 
 /// Meaning of an SQLite error for the batch and for the open file.
-pub struct Sorted {
+pub struct ClassifiedError {
     /// For the batch.
-    pub error: PartError,
+    pub error: BatchError,
     /// The file must be closed and opened again.
     pub reopen: bool,
 }
 
 /// Classifies an error.
-pub fn sort_error(file: &Path, error: &rusqlite::Error) -> Sorted {
-    let text = |fix: &str| format!("{}: {}{fix}", file.display(), words_of(error));
+pub fn classify_error(file: &Path, error: &rusqlite::Error) -> ClassifiedError {
+    let text = |fix: &str| format!("{}: {}{fix}", file.display(), describe_error(error));
     let rights = || {
         let user = nix::unistd::geteuid();
         text(&format!(
             "; user {user} needs the right to write this file and its folder"
         ))
     };
-    let unavailable = |text: String| PartError::Store(SaveError::Unavailable(text));
+    let unavailable = |text: String| BatchError::Store(SaveError::Unavailable(text));
     let code = error.sqlite_error_code();
     let (error, reopen) = match code {
         // One large mail may exceed the memory while smaller ones in the batch do not.
         None if matches!(error, rusqlite::Error::ToSqlConversionFailure(_)) => {
-            (PartError::Content(SaveError::Full(text(""))), false)
+            (BatchError::Mail(SaveError::Full(text(""))), false)
         }
         Some(ErrorCode::DiskFull) => (
-            PartError::Store(SaveError::Full(text("; make room"))),
+            BatchError::Store(SaveError::Full(text("; make room"))),
             false,
         ),
-        Some(ErrorCode::OutOfMemory) => (PartError::Store(SaveError::Full(text(""))), true),
+        Some(ErrorCode::OutOfMemory) => (BatchError::Store(SaveError::Full(text(""))), true),
         Some(ErrorCode::SystemIoFailure) if is_out_of_memory(error) => {
             let text = text("; out of memory");
-            (PartError::Store(SaveError::Full(text)), true)
+            (BatchError::Store(SaveError::Full(text)), true)
         }
         Some(ErrorCode::SystemIoFailure) if is_at_size_limit(error) => {
             let text = text("; the limit of file sizes is met");
-            (PartError::Store(SaveError::Full(text)), true)
+            (BatchError::Store(SaveError::Full(text)), true)
         }
         // The `-shm` file could not grow: SQLite reports FULL only for the other two files.
-        Some(ErrorCode::SystemIoFailure) if has_code(error, ffi::SQLITE_IOERR_SHMSIZE) => {
-            (PartError::Store(SaveError::Full(text("; make room"))), true)
-        }
+        Some(ErrorCode::SystemIoFailure) if has_code(error, ffi::SQLITE_IOERR_SHMSIZE) => (
+            BatchError::Store(SaveError::Full(text("; make room"))),
+            true,
+        ),
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             (unavailable(text("; another program holds it")), false)
         }
@@ -64,14 +65,14 @@ pub fn sort_error(file: &Path, error: &rusqlite::Error) -> Sorted {
             | ErrorCode::Unknown
             | ErrorCode::FileLockingProtocolFailed,
         ) => (unavailable(text("")), true),
-        Some(_) => (PartError::Content(SaveError::Refused(text(""))), false),
+        Some(_) => (BatchError::Mail(SaveError::Refused(text(""))), false),
         None => (unavailable(text("")), true),
     };
-    Sorted { error, reopen }
+    ClassifiedError { error, reopen }
 }
 
 /// Returns the error in one line, without the text of the SQL statement.
-pub fn words_of(error: &rusqlite::Error) -> String {
+pub fn describe_error(error: &rusqlite::Error) -> String {
     let other_table = "a table of that name with other columns may be there: rename it, or name another one in GM_MAIL_TABLE";
     match error {
         rusqlite::Error::SqlInputError { msg, .. } => format!("{msg}; {other_table}"),

@@ -17,14 +17,14 @@ use jiff::Timestamp;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
-use self::beside::{Companion, index_of, log_of, octets_in};
+use self::beside::{SidecarFile, file_len, index_of, wal_path};
 pub use self::check::check;
 pub use self::database_file::DatabaseFile;
-use self::error::{no_memory, sort_error};
+use self::error::{classify_error, no_memory};
 pub use self::reader::SqliteReader;
 use super::row::Row;
-use super::split::{PartError, save_split};
-use super::table::{TableName, TableShape};
+use super::split::{BatchError, save_bisecting};
+use super::table::{TableColumns, TableName};
 use super::{SaveError, SaveMail, SavedId};
 use crate::mail::{Mail, NoMemory};
 use crate::metrics;
@@ -39,8 +39,8 @@ pub struct SqliteStore {
 struct OpenFile {
     connection: Connection,
     /// The write-ahead log and its index, which SQLite keeps under the file's name with these endings.
-    log: Companion,
-    index: Companion,
+    log: SidecarFile,
+    index: SidecarFile,
     insert: String,
 }
 
@@ -64,7 +64,8 @@ impl SqliteStore {
         self.file.prepare()?;
         let path = self.file.path();
         let open = OpenFile::open(path, &self.table);
-        self.open = Some(open.map_err(|error| sort_error(path, &error).error.into_save_error())?);
+        self.open =
+            Some(open.map_err(|error| classify_error(path, &error).error.into_save_error())?);
         self.refuse_displaced()
     }
 
@@ -76,7 +77,7 @@ impl SqliteStore {
             self.file.found_in_place();
             return Ok(());
         };
-        self.stand_down();
+        self.cancel_batch();
         if let Some(open) = &self.open {
             // Waits for no reader. Another program that opens what is under the old name now may delete the log.
             open.write_log_back(&self.file, "PASSIVE");
@@ -84,12 +85,12 @@ impl SqliteStore {
         Err(self.file.displaced(&displaced))
     }
 
-    fn begin(&mut self) -> Result<(), PartError> {
+    fn begin(&mut self) -> Result<(), BatchError> {
         if self.open.is_none() {
-            self.reopen().map_err(PartError::Store)?;
+            self.reopen().map_err(BatchError::Store)?;
         }
         if self.opened()?.connection.is_autocommit() {
-            self.refuse_displaced().map_err(PartError::Store)?;
+            self.refuse_displaced().map_err(BatchError::Store)?;
             // IMMEDIATE: a read that turns into a write may get SQLITE_BUSY at once.
             let begun = self.opened()?.connection.execute_batch("BEGIN IMMEDIATE");
             begun.map_err(|error| self.failed(&error))?;
@@ -98,7 +99,7 @@ impl SqliteStore {
     }
 
     /// Commits all of `part` or nothing.
-    fn save_part(&mut self, part: &[Mail]) -> Result<(), PartError> {
+    fn save_part(&mut self, part: &[Mail]) -> Result<(), BatchError> {
         self.begin()?;
         let open = self.opened()?;
         let saved = open
@@ -106,7 +107,7 @@ impl SqliteStore {
             .and_then(|()| open.connection.execute_batch("COMMIT"));
         saved.map_err(|error| self.failed(&error))?;
         // Committed, but perhaps into a file that was moved or removed meanwhile.
-        self.refuse_displaced().map_err(PartError::Store)?;
+        self.refuse_displaced().map_err(BatchError::Store)?;
         if let Some(open) = &mut self.open {
             open.log.warn_when_large();
             let last_id = u64::try_from(open.connection.last_insert_rowid());
@@ -115,19 +116,19 @@ impl SqliteStore {
         Ok(())
     }
 
-    fn opened(&self) -> Result<&OpenFile, PartError> {
+    fn opened(&self) -> Result<&OpenFile, BatchError> {
         let not_open =
             || SaveError::Unavailable(format!("{}: not open", self.file.path().display()));
         self.open
             .as_ref()
-            .ok_or_else(|| PartError::Store(not_open()))
+            .ok_or_else(|| BatchError::Store(not_open()))
     }
 
     /// After any failure nothing of the transaction remains; after one of the file itself it is opened anew, since a
     /// second sync of the same pages would prove nothing.
-    fn failed(&mut self, error: &rusqlite::Error) -> PartError {
-        let sorted = sort_error(self.file.path(), error);
-        self.stand_down();
+    fn failed(&mut self, error: &rusqlite::Error) -> BatchError {
+        let sorted = classify_error(self.file.path(), error);
+        self.cancel_batch();
         if sorted.reopen {
             self.close();
         }
@@ -148,11 +149,11 @@ impl Drop for SqliteStore {
 }
 
 impl SaveMail for SqliteStore {
-    fn ready(&mut self) -> Result<(), SaveError> {
-        self.begin().map_err(PartError::into_save_error)
+    fn prepare_batch(&mut self) -> Result<(), SaveError> {
+        self.begin().map_err(BatchError::into_save_error)
     }
 
-    fn stand_down(&mut self) {
+    fn cancel_batch(&mut self) {
         let ends_transaction = |open: &OpenFile| {
             open.connection.is_autocommit() || open.connection.execute_batch("ROLLBACK").is_ok()
         };
@@ -163,12 +164,12 @@ impl SaveMail for SqliteStore {
 
     fn save_mail(&mut self, mail: &Mail) -> Result<SavedId, SaveError> {
         let saved = self.save_part(std::slice::from_ref(mail));
-        saved.map_err(PartError::into_save_error)?;
+        saved.map_err(BatchError::into_save_error)?;
         Ok(SavedId::from(mail.hash()))
     }
 
     fn save_batch(&mut self, batch: &[Mail]) -> Vec<Result<SavedId, SaveError>> {
-        save_split(batch, &mut |part| self.save_part(part))
+        save_bisecting(batch, &mut |part| self.save_part(part))
     }
 }
 
@@ -187,12 +188,12 @@ impl OpenFile {
         connection.prepare_cached(&insert)?;
         // SQLite would delete the log by its name; `close` permits that where it is safe.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-        let mut log = Companion::new(log_of(file));
+        let mut log = SidecarFile::new(wal_path(file));
         log.warn_when_large();
         Ok(OpenFile {
             connection,
             log,
-            index: Companion::new(index_of(file)),
+            index: SidecarFile::new(index_of(file)),
             insert,
         })
     }
@@ -225,7 +226,7 @@ impl OpenFile {
         let _ = self.connection.execute_batch("ROLLBACK");
         let _ = self.connection.busy_timeout(LEAVE_TIMEOUT);
         let is_written = self.write_log_back(file, "TRUNCATE");
-        if is_written == Some(false) && octets_in(&self.log.file) > 0 {
+        if is_written == Some(false) && file_len(&self.log.file) > 0 {
             let fix = "it holds mails of the file that was moved: name it like that file with -wal before either is opened";
             log::error!(file:% = self.log.file.display(), fix = fix; "wal_preserved");
         }
@@ -251,8 +252,8 @@ impl OpenFile {
         let mut insert = self.connection.prepare_cached(&self.insert)?;
         let now = Timestamp::now().strftime("%Y-%m-%d %H:%M:%S").to_string();
         for mail in mails {
-            let row = Row::new(mail, &TableShape::PRINTED);
-            for delivery in mail.deliveries() {
+            let row = Row::new(mail, &TableColumns::DEFAULT);
+            for delivery in mail.recipients() {
                 let inserted = insert.execute(params![
                     now,
                     row.from,

@@ -6,11 +6,13 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 use super::BUSY_TIMEOUT;
-use super::database_file::refuse_unusual;
-use super::error::words_of;
+use super::database_file::reject_unusual_file;
+use super::error::describe_error;
 use crate::mail::inflate;
 use crate::storage::TableName;
-use crate::storage::reading::{ListedMail, ListedSize, MAX_MAIL_OCTETS, ReadError, ReadMail, text};
+use crate::storage::reading::{
+    ListingSize, MAX_SHOWN_OCTETS, MailListing, MailReader, ReadError, text,
+};
 
 /// Reads mail from an SQLite file; never makes one.
 pub struct SqliteReader {
@@ -30,7 +32,7 @@ impl SqliteReader {
                 file.display()
             )));
         }
-        refuse_unusual(file).map_err(|error| ReadError(error.to_string()))?;
+        reject_unusual_file(file).map_err(|error| ReadError(error.to_string()))?;
         // Readers of a WAL file write to its -shm.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(file, flags).and_then(|connection| {
@@ -45,8 +47,8 @@ impl SqliteReader {
     }
 }
 
-impl ReadMail for SqliteReader {
-    fn list(&mut self, to: Option<&str>, limit: u32) -> Result<Vec<ListedMail>, ReadError> {
+impl MailReader for SqliteReader {
+    fn list(&mut self, to: Option<&str>, limit: u32) -> Result<Vec<MailListing>, ReadError> {
         let order = match self.has_column("mail_id") {
             Ok(true) => "mail_id",
             Ok(false) => "date",
@@ -64,13 +66,13 @@ impl ReadMail for SqliteReader {
         let rows = self.connection.prepare(&sql).and_then(|mut select| {
             let rows = select.query_map(params![limit, to], |row| {
                 let stream = octets_of(row.get_ref(5)?);
-                Ok(ListedMail {
+                Ok(MailListing {
                     hash: text_of(row.get_ref(0)?).unwrap_or_default(),
                     date: text_of(row.get_ref(1)?),
                     from: text_of(row.get_ref(2)?),
                     to: text_of(row.get_ref(3)?),
                     recipient: text_of(row.get_ref(4)?),
-                    size: stream.map_or(ListedSize::Gone, ListedSize::of),
+                    size: stream.map_or(ListingSize::Expired, ListingSize::of),
                     subject: text_of(row.get_ref(6)?),
                 })
             })?;
@@ -96,7 +98,7 @@ impl ReadMail for SqliteReader {
                 "{hash}: column `mail` holds NULL or a number, so its body is not there"
             ))
         })?;
-        let mail = inflate(&stream, MAX_MAIL_OCTETS).map(Some);
+        let mail = inflate(&stream, MAX_SHOWN_OCTETS).map(Some);
         mail.map_err(|error| ReadError(format!("{hash}: column `mail`: {error}")))
     }
 }
@@ -136,5 +138,5 @@ impl SqliteReader {
 }
 
 fn read_error(file: &Path, error: &rusqlite::Error) -> ReadError {
-    ReadError(format!("{}: {}", file.display(), words_of(error)))
+    ReadError(format!("{}: {}", file.display(), describe_error(error)))
 }

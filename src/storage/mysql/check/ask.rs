@@ -4,13 +4,17 @@ use mysql::prelude::{FromRow, Queryable};
 use mysql::{Params, Row};
 
 use crate::storage::TableName;
-use crate::storage::mysql::link::Link;
+use crate::storage::mysql::link::DbConnection;
 
 /// Returns the rows that can be read as `T`; none where the server does not take the question. The library's own way panics
 /// at a NULL where none is expected.
-pub fn rows<T: FromRow>(link: &mut Link, question: &str, values: impl Into<Params>) -> Vec<T> {
+pub fn rows<T: FromRow>(
+    link: &mut DbConnection,
+    question: &str,
+    values: impl Into<Params>,
+) -> Vec<T> {
     let values = values.into();
-    let rows: mysql::Result<Vec<Row>> = link.call(|connection| match values {
+    let rows: mysql::Result<Vec<Row>> = link.with_timeout(|connection| match values {
         // To prepare SHOW WARNINGS would clear them.
         Params::Empty => connection.query(question),
         values => connection.exec(question, values),

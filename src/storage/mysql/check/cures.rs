@@ -12,7 +12,7 @@ use crate::storage::TableName;
 
 /// Returns the text of a finding: the key to look at, what failed, what the server answered, and the cure if it is known.
 /// `key` is used for errors that name no other one.
-pub fn text_of(key: &str, what: &str, error: &Error, table: &TableName) -> String {
+pub fn finding_text(key: &str, what: &str, error: &Error, table: &TableName) -> String {
     let (key, cure) = match error {
         Error::MySqlError(error) => match cure_of_code(error.code) {
             Some((own_key, cure)) => (own_key, filled_in(cure, &error.message, table)),
@@ -22,7 +22,7 @@ pub fn text_of(key: &str, what: &str, error: &Error, table: &TableName) -> Strin
             (key, filled_in(cure, "", table))
         }),
     };
-    let words = words_of(error);
+    let words = error_words(error);
     match cure.as_str() {
         "" => format!("{key}: {what}: {words}"),
         cure => format!("{key}: {what}: {words}; {cure}"),
@@ -30,7 +30,7 @@ pub fn text_of(key: &str, what: &str, error: &Error, table: &TableName) -> Strin
 }
 
 /// Returns what the server or the operating system said, without the names of the library's types.
-pub fn words_of(error: &Error) -> String {
+pub fn error_words(error: &Error) -> String {
     match error {
         Error::MySqlError(error) => error.to_string(),
         Error::IoError(error) if is_time_out(error.kind()) => NO_ANSWER.to_owned(),
@@ -165,7 +165,7 @@ mod tests {
             message: message.to_owned(),
             code,
         });
-        text_of("GM_MAIL_TABLE", "no row", &error, &TableName::default())
+        finding_text("GM_MAIL_TABLE", "no row", &error, &TableName::default())
     }
 
     #[test]

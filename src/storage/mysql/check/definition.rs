@@ -8,14 +8,14 @@ use super::defaults::UnfilledColumn;
 use super::table::has_transactions;
 use super::trial_row::no_look_up;
 use super::{ask, cures};
-use crate::mail::Hash;
+use crate::mail::MailId;
 use crate::storage::TableName;
-use crate::storage::finding::Finding;
+use crate::storage::finding::Diagnostic;
 use crate::storage::mysql::insert;
-use crate::storage::mysql::link::Link;
+use crate::storage::mysql::link::DbConnection;
 
 /// Rights, a server that takes no writes, columns that hold no mail, and the table under a view.
-pub fn check(link: &mut Link, table: &TableName) -> Vec<Finding> {
+pub fn check(link: &mut DbConnection, table: &TableName) -> Vec<Diagnostic> {
     let mut findings = check_rights(link, table);
     findings.extend(read_only(link));
     findings.extend(text_column(link, table));
@@ -26,21 +26,21 @@ pub fn check(link: &mut Link, table: &TableName) -> Vec<Finding> {
 }
 
 /// The server looks at names and rights as it prepares a writer's INSERT; the look-up changes nothing.
-pub fn check_rights(link: &mut Link, table: &TableName) -> Vec<Finding> {
+pub fn check_rights(link: &mut DbConnection, table: &TableName) -> Vec<Diagnostic> {
     if let Err(error) = insert::statement(link, table, 1) {
         let what = format!("no row can be inserted into {table}");
-        return vec![Finding::error(cures::text_of(
+        return vec![Diagnostic::error(cures::finding_text(
             "GM_MAIL_TABLE",
             &what,
             &error,
             table,
         ))];
     }
-    let Ok(hashes) = Hash::random(1) else {
+    let Ok(hashes) = MailId::random(1) else {
         return Vec::new();
     };
-    let hashes: Vec<&str> = hashes.iter().map(Hash::as_str).collect();
-    let looked_up = link.call(|connection| {
+    let hashes: Vec<&str> = hashes.iter().map(MailId::as_str).collect();
+    let looked_up = link.with_timeout(|connection| {
         let sql = format!("SELECT `hash` FROM {table} WHERE `hash` IN (?) FOR UPDATE");
         connection.exec_drop(sql, hashes)
     });
@@ -51,7 +51,7 @@ pub fn check_rights(link: &mut Link, table: &TableName) -> Vec<Finding> {
 }
 
 /// An INSERT would be refused by a server that is read-only, except for accounts that may write there all the same.
-fn read_only(link: &mut Link) -> Option<Finding> {
+fn read_only(link: &mut DbConnection) -> Option<Diagnostic> {
     let question = "SHOW GLOBAL VARIABLES WHERE Variable_name = 'read_only'";
     let variables: Vec<(String, String)> = ask::rows(link, question, ());
     let is_on = |(_, value): &(String, String)| !["OFF", "0"].contains(&value.as_str());
@@ -71,7 +71,7 @@ fn read_only(link: &mut Link) -> Option<Finding> {
     };
     let may_write = grants.iter().any(may_write);
     (!may_write).then(|| {
-        Finding::error(
+        Diagnostic::error(
             "MYSQL_HOST: the server is read-only (read_only); name a server in MYSQL_HOST that takes writes, or run: SET \
              GLOBAL read_only = 0"
                 .to_owned(),
@@ -80,7 +80,7 @@ fn read_only(link: &mut Link) -> Option<Finding> {
 }
 
 /// A column `mail` that is text cannot hold a zlib stream; widths are looked at for every table.
-fn text_column(link: &mut Link, table: &TableName) -> Option<Finding> {
+fn text_column(link: &mut DbConnection, table: &TableName) -> Option<Diagnostic> {
     let data_types: Vec<String> = ask::rows(
         link,
         "SELECT LOWER(DATA_TYPE) FROM information_schema.COLUMNS
@@ -94,14 +94,14 @@ fn text_column(link: &mut Link, table: &TableName) -> Option<Finding> {
     };
     let data_type = data_types.iter().find(is_text)?;
     let definition = cures::printed_definition(table, "mail")?;
-    Some(Finding::error(format!(
+    Some(Diagnostic::error(format!(
         "GM_MAIL_TABLE: column `mail` of {table} is {data_type}, which holds text and not the octets of a mail; run: ALTER \
          TABLE {table} MODIFY {definition}"
     )))
 }
 
 /// Unique keys of columns that another mail may have the same values in, as no trial row of an empty table shows.
-pub fn unique_keys(link: &mut Link, table: &TableName) -> Vec<Finding> {
+pub fn unique_keys(link: &mut DbConnection, table: &TableName) -> Vec<Diagnostic> {
     let columns: Vec<(String, String)> = ask::rows(
         link,
         "SELECT INDEX_NAME, COALESCE(LOWER(COLUMN_NAME), '') FROM information_schema.STATISTICS
@@ -117,7 +117,7 @@ pub fn unique_keys(link: &mut Link, table: &TableName) -> Vec<Finding> {
         (columns.iter()).all(|column| REPEATED.contains(&column.as_str()))
     };
     let finding = |(key, columns): (String, Vec<String>)| {
-        Finding::warning(format!(
+        Diagnostic::warning(format!(
             "GM_MAIL_TABLE: unique key `{key}` of {table} refuses a second mail with the same `{}`; run: ALTER TABLE {table} \
              DROP INDEX `{key}`",
             columns.join("`, `")
@@ -127,7 +127,7 @@ pub fn unique_keys(link: &mut Link, table: &TableName) -> Vec<Finding> {
 }
 
 /// What is wrong with the table under a view of one table, as far as MYSQL_USER may see it.
-fn under_the_view(link: &mut Link, table: &TableName) -> Vec<Finding> {
+fn under_the_view(link: &mut DbConnection, table: &TableName) -> Vec<Diagnostic> {
     let definition: Vec<Option<String>> = ask::rows(
         link,
         "SELECT VIEW_DEFINITION FROM information_schema.VIEWS
@@ -150,7 +150,7 @@ fn under_the_view(link: &mut Link, table: &TableName) -> Vec<Finding> {
     if let Some(engine) = engine.into_iter().flatten().next()
         && !has_transactions(&engine)
     {
-        findings.push(Finding::warning(format!(
+        findings.push(Diagnostic::warning(format!(
             "GM_MAIL_TABLE: {under}, the table under the view {table}, is {engine} and has no transactions, so a 250 is a \
              weaker promise and half a batch may be kept; run: ALTER TABLE {under} ENGINE=InnoDB"
         )));
@@ -168,7 +168,7 @@ fn under_the_view(link: &mut Link, table: &TableName) -> Vec<Finding> {
             continue;
         }
         let cure = UnfilledColumn::new(&column, &data_type, &column_type, charset.as_deref()).cure;
-        findings.push(Finding::error(format!(
+        findings.push(Diagnostic::error(format!(
             "GM_MAIL_TABLE: column `{column}` of {under} is NOT NULL without a default and not in the view {table}, so no \
              row can be inserted; run: ALTER TABLE {under} {cure}"
         )));

@@ -3,8 +3,8 @@
 use mysql::Error;
 
 use super::cures;
-use crate::storage::finding::Finding;
-use crate::storage::mysql::link::Link;
+use crate::storage::finding::Diagnostic;
+use crate::storage::mysql::link::DbConnection;
 use crate::storage::mysql::member::HostState;
 use crate::storage::mysql::pool::Connector;
 use crate::storage::peer::Peer;
@@ -13,17 +13,17 @@ use crate::storage::peer::Peer;
 ///
 /// # Errors
 /// What keeps every host from being used.
-pub fn connect(connector: &Connector) -> Result<(Link, Vec<Finding>), Vec<Finding>> {
-    let nodes = connector.nodes();
+pub fn connect(connector: &Connector) -> Result<(DbConnection, Vec<Diagnostic>), Vec<Diagnostic>> {
+    let nodes = connector.hosts();
     if nodes.count() == 1 {
         let link = connector.connect_any();
         return link
             .map(|link| (link, Vec::new()))
-            .map_err(|error| vec![Finding::error(not_reached(connector, 0, &error))]);
+            .map_err(|error| vec![Diagnostic::error(not_reached(connector, 0, &error))]);
     }
     let states: Vec<mysql::Result<HostState>> = (0..nodes.count())
         .map(|host| {
-            let mut connection = connector.connect_to_look(host)?;
+            let mut connection = connector.connect_for_probe(host)?;
             HostState::read(&mut connection, connector.table())
         })
         .collect();
@@ -34,9 +34,9 @@ pub fn connect(connector: &Connector) -> Result<(Link, Vec<Finding>), Vec<Findin
         let (reason, text) = match state {
             Ok(HostState::Healthy) => continue,
             Ok(HostState::Standby(reason)) => {
-                nodes.stand_by(host, reason);
+                nodes.mark_standby(host, reason);
                 if !any_is_well {
-                    findings.push(Finding::error(format!(
+                    findings.push(Diagnostic::error(format!(
                         "MYSQL_HOST: node {name} is read-only, and no other one is well: make one of them writable \
                          (SET GLOBAL read_only = 0), or add the one that is to MYSQL_HOST"
                     )));
@@ -51,15 +51,15 @@ pub fn connect(connector: &Connector) -> Result<(Link, Vec<Finding>), Vec<Findin
                 (reason.clone(), text)
             }
             Err(error) => {
-                let reason = cures::words_of(error);
+                let reason = cures::error_words(error);
                 (reason, not_reached(connector, host, error))
             }
         };
         // Writers try such a host last.
-        nodes.leave(host, &reason);
+        nodes.mark_down(host, &reason);
         findings.push(match any_is_well {
-            true => Finding::warning(text),
-            false => Finding::error(text),
+            true => Diagnostic::warning(text),
+            false => Diagnostic::error(text),
         });
     }
     if !any_is_well {
@@ -68,7 +68,7 @@ pub fn connect(connector: &Connector) -> Result<(Link, Vec<Finding>), Vec<Findin
     match connector.connect_any() {
         Ok(link) => Ok((link, findings)),
         Err(error) => {
-            findings.push(Finding::error(cures::text_of(
+            findings.push(Diagnostic::error(cures::finding_text(
                 "MYSQL_HOST",
                 "no host takes a writer's connection",
                 &error,
@@ -81,7 +81,7 @@ pub fn connect(connector: &Connector) -> Result<(Link, Vec<Finding>), Vec<Findin
 
 /// Why a host cannot be used. One that answers in another protocol is a wrong address or port.
 fn not_reached(connector: &Connector, host: usize, error: &Error) -> String {
-    let nodes = connector.nodes();
+    let nodes = connector.hosts();
     let name = nodes.name(host);
     let what = match nodes.count() {
         1 => format!("the database at {name} cannot be reached"),
@@ -104,6 +104,6 @@ fn not_reached(connector: &Connector, host: usize, error: &Error) -> String {
             "MYSQL_HOST: {what}: it answers like {peer}; MYSQL_HOST must be the address of a MySQL or MariaDB server, \
              such as 127.0.0.1:3306"
         ),
-        None => cures::text_of("MYSQL_HOST", &what, error, connector.table()),
+        None => cures::finding_text("MYSQL_HOST", &what, error, connector.table()),
     }
 }

@@ -18,21 +18,21 @@ mod triggers;
 
 pub use self::defaults::UnfilledColumn;
 pub use self::redis::redis;
-pub use self::table::of_facts;
+pub use self::table::check_table;
 pub use self::trial_row::TrialAddresses;
 use super::hanging;
 use super::pool::Connector;
-use crate::metrics::Part;
+use crate::metrics::Component;
 use crate::panics;
-use crate::storage::finding::Finding;
+use crate::storage::finding::Diagnostic;
 
 /// Looks at the database as the server would, and tries to save a row that is rolled back.
 pub fn database(
     connector: &Connector,
     max_content_octets: usize,
     addresses: &TrialAddresses,
-) -> Vec<Finding> {
-    without_panic(Part::Database, "MYSQL_HOST", || {
+) -> Vec<Diagnostic> {
+    without_panic(Component::Database, "MYSQL_HOST", || {
         check_database(connector, max_content_octets, addresses)
     })
 }
@@ -41,16 +41,16 @@ fn check_database(
     connector: &Connector,
     max_content_octets: usize,
     addresses: &TrialAddresses,
-) -> Vec<Finding> {
+) -> Vec<Diagnostic> {
     let (mut link, mut findings) = match hosts::connect(connector) {
         Ok(connected) => connected,
         Err(findings) => return findings,
     };
     findings.extend(hanging::findings(connector));
     let table = connector.table();
-    findings.extend(of_facts(&link.facts, table, max_content_octets));
+    findings.extend(check_table(&link.facts, table, max_content_octets));
     findings.extend(definition::unique_keys(&mut link, table));
-    if findings.iter().any(Finding::is_error) {
+    if findings.iter().any(Diagnostic::is_error) {
         return findings;
     }
     if !table::has_transactions(&link.facts.engine) {
@@ -68,9 +68,13 @@ fn check_database(
 }
 
 /// Turns a panic, which would come from the client library, into a finding.
-fn without_panic(part: Part, key: &str, check: impl FnOnce() -> Vec<Finding>) -> Vec<Finding> {
+fn without_panic(
+    part: Component,
+    key: &str,
+    check: impl FnOnce() -> Vec<Diagnostic>,
+) -> Vec<Diagnostic> {
     panics::catch(part, check).unwrap_or_else(|text| {
-        vec![Finding::error(format!(
+        vec![Diagnostic::error(format!(
             "{key}: the client library cannot handle an answer of the server: {text}; see whether {key} names the right \
              server"
         ))]

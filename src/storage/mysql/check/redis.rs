@@ -2,23 +2,23 @@
 
 use super::redis_cures::{cure_of, wrong_server};
 use super::without_panic;
-use crate::metrics::Part;
-use crate::storage::finding::Finding;
+use crate::metrics::Component;
+use crate::storage::finding::Diagnostic;
 use crate::storage::redis::cluster::ClusterReader;
-use crate::storage::redis::{RedisPool, RedisReader, RedisSettings, place_of};
+use crate::storage::redis::{RedisPool, RedisReader, RedisSettings, display_address};
 
 /// Looks at Redis as the server would.
-pub fn redis(settings: &RedisSettings) -> Vec<Finding> {
-    without_panic(Part::Redis, "REDIS_INTERFACE", || {
+pub fn redis(settings: &RedisSettings) -> Vec<Diagnostic> {
+    without_panic(Component::Redis, "REDIS_INTERFACE", || {
         match settings.urls.as_slice() {
-            [url] => of_redis(url, settings.expire_seconds),
-            _ => of_cluster(settings),
+            [url] => check_single(url, settings.expire_seconds),
+            _ => check_cluster(settings),
         }
     })
 }
 
 /// Whatever is wrong with any node.
-fn of_cluster(settings: &RedisSettings) -> Vec<Finding> {
+fn check_cluster(settings: &RedisSettings) -> Vec<Diagnostic> {
     let mut cluster = match ClusterReader::open(settings) {
         Ok(cluster) => cluster,
         Err(error) => {
@@ -29,7 +29,7 @@ fn of_cluster(settings: &RedisSettings) -> Vec<Finding> {
                 "bodies go",
                 "start the nodes of the Redis Cluster, or set REDIS_INTERFACE to \"\"",
             );
-            return vec![Finding::warning(text)];
+            return vec![Diagnostic::warning(text)];
         }
     };
     let addresses = cluster.addresses();
@@ -37,18 +37,18 @@ fn of_cluster(settings: &RedisSettings) -> Vec<Finding> {
     for address in &addresses {
         let key = cluster.key_at(address, CHECK_KEY);
         match cluster.node(address) {
-            Ok(node) => findings.extend(of_node(node, Some(address), key.as_deref())),
+            Ok(node) => findings.extend(check_node(node, Some(address), key.as_deref())),
             Err(error) => {
                 let error = error.to_string();
                 let text = not_open(address, &error, "its bodies go", "start it");
-                findings.push(Finding::warning(text));
+                findings.push(Diagnostic::warning(text));
             }
         }
     }
     // One that has no slots, or goes by another name among those that have: it need only be there.
     for address in settings.addresses().filter(|one| !addresses.contains(one)) {
         if let Err(error) = cluster.node(&address) {
-            findings.push(Finding::warning(format!(
+            findings.push(Diagnostic::warning(format!(
                 "{error}; it has no slots now; start it, or take it out of REDIS_INTERFACE"
             )));
         }
@@ -56,16 +56,21 @@ fn of_cluster(settings: &RedisSettings) -> Vec<Finding> {
     findings
 }
 
-fn of_redis(url: &str, expire_seconds: usize) -> Vec<Finding> {
+fn check_single(url: &str, expire_seconds: usize) -> Vec<Diagnostic> {
     if let Err(error) = RedisPool::new(url, expire_seconds, 1) {
-        return vec![Finding::error(error)];
+        return vec![Diagnostic::error(error)];
     }
     match RedisReader::open(url) {
-        Ok(mut redis) => of_node(&mut redis, None, Some(CHECK_KEY)),
+        Ok(mut redis) => check_node(&mut redis, None, Some(CHECK_KEY)),
         Err(error) => {
             let start = "start Redis, or set REDIS_INTERFACE to \"\"";
-            let text = not_open(&place_of(url), &error.to_string(), "bodies go", start);
-            vec![Finding::warning(text)]
+            let text = not_open(
+                &display_address(url),
+                &error.to_string(),
+                "bodies go",
+                start,
+            );
+            vec![Diagnostic::warning(text)]
         }
     }
 }
@@ -86,7 +91,11 @@ fn not_open(place: &str, error: &str, bodies: &str, start: &str) -> String {
 }
 
 /// What is wrong with one Redis, which is a node of a cluster if it has an address; one without a key has no slots.
-fn of_node(redis: &mut RedisReader, address: Option<&str>, key: Option<&str>) -> Vec<Finding> {
+fn check_node(
+    redis: &mut RedisReader,
+    address: Option<&str>,
+    key: Option<&str>,
+) -> Vec<Diagnostic> {
     let (name, cli) = match address {
         None => ("Redis".to_owned(), "redis-cli".to_owned()),
         Some(address) => {
@@ -100,7 +109,7 @@ fn of_node(redis: &mut RedisReader, address: Option<&str>, key: Option<&str>) ->
     };
     let mut findings = Vec::new();
     let mut warn = |text: String| {
-        findings.push(Finding::warning(format!("REDIS_INTERFACE: {text}")));
+        findings.push(Diagnostic::warning(format!("REDIS_INTERFACE: {text}")));
     };
     if let Some(key) = key
         && let Err(error) = redis.try_write(key)

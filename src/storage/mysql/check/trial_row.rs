@@ -8,13 +8,13 @@ use super::{ask, cures};
 use crate::mail::{Mail, Origin};
 use crate::smtp::{Content, Envelope, ForwardPath, MemoryBudget, ReversePath};
 use crate::storage::TableName;
-use crate::storage::finding::Finding;
-use crate::storage::mysql::error::Meaning;
+use crate::storage::finding::Diagnostic;
+use crate::storage::mysql::error::ErrorClass;
 use crate::storage::mysql::insert::insert_rows;
-use crate::storage::mysql::link::Link;
+use crate::storage::mysql::link::DbConnection;
 use crate::storage::mysql::mail_ids::explain;
-use crate::storage::mysql::unknown_commit::stored_hashes;
-use crate::storage::redis::Placed;
+use crate::storage::mysql::unknown_commit::stored_ids;
+use crate::storage::redis::BodiesIn;
 
 /// The addresses of the trial row: a trigger or a foreign key may depend on them.
 pub struct TrialAddresses {
@@ -25,11 +25,15 @@ pub struct TrialAddresses {
 }
 
 /// Inserts a row, looks it up as after a COMMIT in doubt, and rolls it back.
-pub fn check(link: &mut Link, table: &TableName, addresses: &TrialAddresses) -> Vec<Finding> {
+pub fn check(
+    link: &mut DbConnection,
+    table: &TableName,
+    addresses: &TrialAddresses,
+) -> Vec<Diagnostic> {
     let mail = match trial_mail(addresses) {
         Ok(mail) => mail,
         Err(error) => {
-            return vec![Finding::error(format!(
+            return vec![Diagnostic::error(format!(
                 "GM_MAIL_TABLE: no trial row could be made: {error}"
             ))];
         }
@@ -48,13 +52,13 @@ pub fn check(link: &mut Link, table: &TableName, addresses: &TrialAddresses) -> 
     let mut findings = Vec::new();
     match outcome {
         Outcome::Fine => {}
-        Outcome::NotInserted(error) if Meaning::of(&error) == Meaning::IdsUsedUp => {
+        Outcome::NotInserted(error) if ErrorClass::classify(&error) == ErrorClass::IdsUsedUp => {
             let ids = link.facts.mail_ids.as_ref();
-            findings.push(Finding::error(explain(&error, table, ids)));
+            findings.push(Diagnostic::error(explain(&error, table, ids)));
         }
         Outcome::NotInserted(error) => {
             let what = format!("a row cannot be inserted into {table} now");
-            findings.push(Finding::error(cures::text_of(
+            findings.push(Diagnostic::error(cures::finding_text(
                 "GM_MAIL_TABLE",
                 &what,
                 &error,
@@ -62,14 +66,14 @@ pub fn check(link: &mut Link, table: &TableName, addresses: &TrialAddresses) -> 
             )));
         }
         Outcome::NotLookedUp(error) => findings.push(no_look_up(table, &error)),
-        Outcome::NotFound => findings.push(Finding::warning(format!(
+        Outcome::NotFound => findings.push(Diagnostic::warning(format!(
             "GM_MAIL_TABLE: a row of {table} is not found under the hash that it was inserted with; when a connection breaks \
              during COMMIT, its mail may come twice, and `goguerrilla show` does not find it; look for a trigger that \
              changes column `hash`"
         ))),
     }
     if left_something(link) {
-        findings.push(Finding::warning(format!(
+        findings.push(Diagnostic::warning(format!(
             "GM_MAIL_TABLE: a trigger of {table} writes into a table without transactions, where a row of this check stays, \
              as do rows of batches that are rolled back; run: ALTER TABLE ... ENGINE=InnoDB for that table"
         )));
@@ -78,11 +82,11 @@ pub fn check(link: &mut Link, table: &TableName, addresses: &TrialAddresses) -> 
 }
 
 /// The warning for rows that cannot be looked up under a lock.
-pub fn no_look_up(table: &TableName, error: &mysql::Error) -> Finding {
-    Finding::warning(format!(
+pub fn no_look_up(table: &TableName, error: &mysql::Error) -> Diagnostic {
+    Diagnostic::warning(format!(
         "GM_MAIL_TABLE: rows of {table} cannot be looked up under a lock: {}; when a connection breaks during COMMIT, its \
          mails are told 451 and may come twice; grant SELECT and UPDATE on it to MYSQL_USER",
-        cures::words_of(error)
+        cures::error_words(error)
     ))
 }
 
@@ -94,15 +98,15 @@ enum Outcome {
 }
 
 /// With the same statements and settings of the session as a writer.
-fn insert_and_look_up(link: &mut Link, table: &TableName, mail: &Mail) -> Outcome {
+fn insert_and_look_up(link: &mut DbConnection, table: &TableName, mail: &Mail) -> Outcome {
     let mails = std::slice::from_ref(mail);
     let inserted = link
-        .begin_by_itself()
+        .enable_implicit_begin()
         .and_then(|()| link.begin())
-        .and_then(|()| insert_rows(link, table, mails, &Placed::Table, &HashSet::new()));
+        .and_then(|()| insert_rows(link, table, mails, &BodiesIn::Table, &HashSet::new()));
     let outcome = match inserted {
         Err(error) => Outcome::NotInserted(error),
-        Ok(()) => match stored_hashes(link, table, mails) {
+        Ok(()) => match stored_ids(link, table, mails) {
             Ok(found) if found.contains(mail.hash().as_str()) => Outcome::Fine,
             Ok(_) => Outcome::NotFound,
             Err(error) => Outcome::NotLookedUp(error),
@@ -114,7 +118,7 @@ fn insert_and_look_up(link: &mut Link, table: &TableName, mail: &Mail) -> Outcom
 }
 
 /// Whether the ROLLBACK could not undo everything (1196, ER_WARNING_NOT_COMPLETE_ROLLBACK).
-fn left_something(link: &mut Link) -> bool {
+fn left_something(link: &mut DbConnection) -> bool {
     if link.broken {
         return false;
     }
@@ -123,7 +127,7 @@ fn left_something(link: &mut Link) -> bool {
 }
 
 fn is_temporary(error: &mysql::Error) -> bool {
-    matches!(Meaning::of(error), Meaning::TryAgain)
+    matches!(ErrorClass::classify(error), ErrorClass::Retry)
 }
 
 fn is_lock_wait(error: &mysql::Error) -> bool {
@@ -160,7 +164,7 @@ fn trial_mail(addresses: &TrialAddresses) -> Result<Mail, String> {
         };
         let to = |path: &ForwardPath| format!("{}@{host}", path.local_part());
         let mail = Mail::new(envelope, content, origin, to).map_err(|error| error.to_string())?;
-        let body = mail.deliveries().first().map(|one| mail.zlib_body(one));
+        let body = mail.recipients().first().map(|one| mail.zlib_body(one));
         // A stream that happens to be UTF-8 would fit into a column of text, where others do not.
         if matches!(body, Some(Ok(body)) if str::from_utf8(&body).is_err()) {
             return Ok(mail);
@@ -193,7 +197,7 @@ const CONTENT: &[u8] = "From: Pr\u{fc}fung <check@example.com>\r\n\
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::TableShape;
+    use crate::storage::TableColumns;
     use crate::storage::row::Row;
 
     #[test]
@@ -203,12 +207,12 @@ mod tests {
             primary_mail_host: "mx.test".to_owned(),
         };
         let mail = trial_mail(&addresses).unwrap();
-        let row = Row::new(&mail, &TableShape::PRINTED);
+        let row = Row::new(&mail, &TableColumns::DEFAULT);
         assert_eq!(row.subject, "goguerrilla check: Pr\u{fc}fung");
         assert_eq!(row.content_type, "multipart/mixed");
         assert_eq!((row.has_attach, row.ip_addr.as_str()), (1, "192.0.2.1"));
         assert!(row.attach_info.contains("trial.bin"), "{}", row.attach_info);
-        let delivery = &mail.deliveries()[0];
+        let delivery = &mail.recipients()[0];
         assert_eq!(delivery.recipient, "postmaster@ours.test");
         assert_eq!(delivery.to, "postmaster@mx.test");
         assert!(str::from_utf8(&mail.zlib_body(delivery).unwrap()).is_err());
@@ -217,6 +221,6 @@ mod tests {
             primary_mail_host: "mx.test".to_owned(),
         };
         let mail = trial_mail(&odd).unwrap();
-        assert_eq!(mail.deliveries()[0].recipient, "postmaster@example.com");
+        assert_eq!(mail.recipients()[0].recipient, "postmaster@example.com");
     }
 }

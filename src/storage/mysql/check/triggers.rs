@@ -5,11 +5,11 @@ use std::collections::{HashMap, HashSet};
 use super::ask;
 use super::table::has_transactions;
 use crate::storage::TableName;
-use crate::storage::finding::Finding;
-use crate::storage::mysql::link::Link;
+use crate::storage::finding::Diagnostic;
+use crate::storage::mysql::link::DbConnection;
 
 /// Returns a warning for each trigger of an INSERT that writes, or may write, into a table without transactions.
-pub fn without_transactions(link: &mut Link, table: &TableName) -> Vec<Finding> {
+pub fn without_transactions(link: &mut DbConnection, table: &TableName) -> Vec<Diagnostic> {
     let (database, name) = ask::names(table);
     let first: Vec<Trigger> = ask::rows(
         link,
@@ -47,14 +47,14 @@ pub fn without_transactions(link: &mut Link, table: &TableName) -> Vec<Finding> 
     let mut triggers = first;
     while let Some((name, body)) = triggers.pop() {
         let Some(body) = body else {
-            findings.push(Finding::warning(format!(
+            findings.push(Diagnostic::warning(format!(
                 "GM_MAIL_TABLE: trigger `{name}` is hidden from MYSQL_USER and may write where a ROLLBACK undoes nothing, so \
                  no trial row was inserted into {table}; run GRANT TRIGGER ON {table} TO MYSQL_USER, and check again"
             )));
             continue;
         };
         match known.written_tables(&body) {
-            Err(where_to) => findings.push(Finding::warning(format!(
+            Err(where_to) => findings.push(Diagnostic::warning(format!(
                 "GM_MAIL_TABLE: trigger `{name}` writes into {where_to}, where rows of a batch that is rolled back stay; no \
                  trial row was inserted into {table}; run: ALTER TABLE ... ENGINE=InnoDB for each table that it writes to"
             ))),

@@ -26,12 +26,12 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 pub use self::reader::ClusterReader;
 use self::slots::{Slots, read_slots, slot_of};
 use super::{
-    BUDGET, Bodies, Breaker, Entry, MAX_BODIES_OCTETS, Placed, Redirect, RedisBodies, RedisPool,
-    RedisSettings, Trouble, bodies_of,
+    Bodies, BodiesIn, BodyWriter, Breaker, MAX_BODIES_OCTETS, Redirect, RedisPool, RedisSettings,
+    STORE_TIMEOUT, SlotAccess, StoreFailure, bodies_of,
 };
 use crate::locks::lock;
-use crate::mail::{Hash, Mail};
-use crate::metrics::{self, Body, Part};
+use crate::mail::{Mail, MailId};
+use crate::metrics::{self, BodyLocation, Component};
 use crate::panics;
 
 /// What the writers of one store know of the cluster. Clones share it.
@@ -51,12 +51,12 @@ struct Shared {
 }
 
 /// Slots that are on their way, and where to.
-type Underway = HashMap<u16, String>;
+type MigratingSlots = HashMap<u16, String>;
 
 /// One writer's way to the cluster.
-pub struct ClusterBodies {
+pub struct ClusterBodyWriter {
     cluster: RedisCluster,
-    talkers: HashMap<String, RedisBodies>,
+    workers: HashMap<String, BodyWriter>,
 }
 
 impl RedisCluster {
@@ -76,7 +76,7 @@ impl RedisCluster {
         });
         let weak = Arc::downgrade(&shared);
         let builder = thread::Builder::new().name("redis-slots".to_owned());
-        builder.spawn(move || keep_slots(&weak, &asked))?;
+        builder.spawn(move || run_slot_refresh(&weak, &asked))?;
         Ok(RedisCluster { shared })
     }
 
@@ -108,42 +108,42 @@ impl RedisCluster {
 
 impl Shared {
     /// Nodes may come and go under ever new addresses: those that have no slots any more are forgotten.
-    fn learn(&self, slots: Slots) {
+    fn update_slots(&self, slots: Slots) {
         lock(&self.nodes).retain(|address, _| slots.has_node(address));
         *lock(&self.slots) = Arc::new(slots);
     }
 }
 
-impl ClusterBodies {
+impl ClusterBodyWriter {
     /// Reaches for nothing yet.
-    pub fn new(cluster: &RedisCluster) -> ClusterBodies {
-        ClusterBodies {
+    pub fn new(cluster: &RedisCluster) -> ClusterBodyWriter {
+        ClusterBodyWriter {
             cluster: cluster.clone(),
-            talkers: HashMap::new(),
+            workers: HashMap::new(),
         }
     }
 
     /// Stores the bodies of a batch as far as nodes take them.
-    pub fn store(&mut self, batch: &[Mail]) -> Placed {
+    pub fn store(&mut self, batch: &[Mail]) -> BodiesIn {
         let octets: usize = batch.iter().map(Mail::stored_octets).sum();
-        let count: usize = batch.iter().map(|mail| mail.deliveries().len()).sum();
+        let count: usize = batch.iter().map(|mail| mail.recipients().len()).sum();
         let stored = match octets > MAX_BODIES_OCTETS {
             true => HashSet::new(),
             false => bodies_of(batch)
                 .map(|bodies| self.store_bodies(bodies))
                 .unwrap_or_default(),
         };
-        metrics::BODIES.add(Body::Redis, stored.len());
-        metrics::BODIES.add(Body::Table, count - stored.len());
-        Placed::Some(stored)
+        metrics::BODIES.add(BodyLocation::Redis, stored.len());
+        metrics::BODIES.add(BodyLocation::Table, count - stored.len());
+        BodiesIn::Some(stored)
     }
 
     /// All nodes at once; the hashes of those bodies that may be relied on.
-    fn store_bodies(&mut self, bodies: Bodies) -> HashSet<Hash> {
-        let deadline = Instant::now() + BUDGET;
+    fn store_bodies(&mut self, bodies: Bodies) -> HashSet<MailId> {
+        let deadline = Instant::now() + STORE_TIMEOUT;
         let mut stored = HashSet::new();
         let mut left = bodies;
-        let mut underway = Underway::new();
+        let mut underway = MigratingSlots::new();
         // Once more where slots have moved, or are about to.
         for _ in 0..2 {
             if self.cluster.slots().0.is_empty() && !self.find_slots(deadline) {
@@ -163,7 +163,7 @@ impl ClusterBodies {
 
     fn find_slots(&self, deadline: Instant) -> bool {
         let breaker = &self.cluster.shared.breaker;
-        if !breaker.may_try() {
+        if !breaker.allows() {
             return false;
         }
         self.cluster.refresh(deadline);
@@ -179,21 +179,21 @@ impl ClusterBodies {
     fn store_once(
         &mut self,
         bodies: Bodies,
-        underway: &mut Underway,
+        underway: &mut MigratingSlots,
         deadline: Instant,
-        stored: &mut HashSet<Hash>,
+        stored: &mut HashSet<MailId>,
     ) -> (Bodies, bool) {
         let slots = self.cluster.slots();
-        self.talkers.retain(|address, _| slots.has_node(address));
+        self.workers.retain(|address, _| slots.has_node(address));
         let told = std::mem::take(underway);
-        let mut groups: HashMap<(&str, Entry), Bodies> = HashMap::new();
+        let mut groups: HashMap<(&str, SlotAccess), Bodies> = HashMap::new();
         for body in bodies {
             let told = told.get(&slot_of(body.0.as_str().as_bytes()));
             let place = match told {
-                Some(node) => Some((node.as_str(), Entry::Asking)),
+                Some(node) => Some((node.as_str(), SlotAccess::Asking)),
                 None => slots
-                    .node_of(body.0.as_str())
-                    .map(|node| (node, Entry::Owner)),
+                    .owner_of(body.0.as_str())
+                    .map(|node| (node, SlotAccess::Owner)),
             };
             if let Some(place) = place {
                 groups.entry(place).or_default().push(body);
@@ -204,13 +204,13 @@ impl ClusterBodies {
             let Some(node) = self.cluster.node(address) else {
                 continue;
             };
-            if !node.1.may_try() {
+            if !node.1.allows() {
                 continue;
             }
-            let talker = match self.talkers.get_mut(address) {
+            let talker = match self.workers.get_mut(address) {
                 Some(talker) => talker,
-                None => match RedisBodies::start(&node.0, &node.1) {
-                    Ok(talker) => self.talkers.entry(address.to_owned()).or_insert(talker),
+                None => match BodyWriter::start(&node.0, &node.1) {
+                    Ok(talker) => self.workers.entry(address.to_owned()).or_insert(talker),
                     Err(_) => continue,
                 },
             };
@@ -220,16 +220,16 @@ impl ClusterBodies {
         }
         let (mut elsewhere, mut has_moved) = (Bodies::new(), false);
         for (address, breaker, group, number) in asked {
-            let Some(talker) = self.talkers.get_mut(address) else {
+            let Some(talker) = self.workers.get_mut(address) else {
                 continue;
             };
-            let outcome = number.and_then(|number| talker.answer(number, deadline));
+            let outcome = number.and_then(|number| talker.receive_answer(number, deadline));
             match outcome {
                 Ok(()) => {
                     breaker.succeeded();
                     stored.extend(group.iter().map(|(hash, _)| *hash));
                 }
-                Err(Trouble {
+                Err(StoreFailure {
                     redirect: Some(redirect),
                     ..
                 }) => {
@@ -249,7 +249,7 @@ impl ClusterBodies {
 }
 
 /// Reads the table now and then, since nodes take over from each other, and whenever it is asked to.
-fn keep_slots(shared: &Weak<Shared>, asked: &Receiver<Sender<()>>) {
+fn run_slot_refresh(shared: &Weak<Shared>, asked: &Receiver<Sender<()>>) {
     let mut tell = None;
     loop {
         let Some(shared) = shared.upgrade() else {
@@ -257,14 +257,14 @@ fn keep_slots(shared: &Weak<Shared>, asked: &Receiver<Sender<()>>) {
         };
         let known = Arc::clone(&lock(&shared.slots));
         // A panic of the client library must not end this thread: the table would stay as it is for ever.
-        let read = panics::catch(Part::Redis, || read_slots(&shared.settings, &known));
+        let read = panics::catch(Component::Redis, || read_slots(&shared.settings, &known));
         if let Ok(Ok(slots)) = read {
-            shared.learn(slots);
+            shared.update_slots(slots);
         }
         drop(shared);
         // Dropped, it tells whoever waits.
         drop(tell.take());
-        match asked.recv_timeout(REFRESH_EVERY) {
+        match asked.recv_timeout(REFRESH_INTERVAL) {
             Ok(waiting) => tell = Some(waiting),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
@@ -273,7 +273,7 @@ fn keep_slots(shared: &Weak<Shared>, asked: &Receiver<Sender<()>>) {
 }
 
 /// Between two looks at the table of slots, when nobody asks.
-const REFRESH_EVERY: Duration = Duration::from_secs(5);
+const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
@@ -286,14 +286,14 @@ mod tests {
             expire_seconds: 1,
         };
         let cluster = RedisCluster::start(&settings, 1).unwrap();
-        let mut bodies = ClusterBodies::new(&cluster);
+        let mut bodies = ClusterBodyWriter::new(&cluster);
         for port in 1..=3 {
             let node = format!("127.0.0.1:{port}");
-            cluster.shared.learn(Slots(vec![(0, 16_383, node)]));
-            let hash = Hash::random(1).unwrap()[0];
+            cluster.shared.update_slots(Slots(vec![(0, 16_383, node)]));
+            let hash = MailId::random(1).unwrap()[0];
             bodies.store_bodies(vec![(hash, Arc::default())]);
         }
         assert_eq!(lock(&cluster.shared.nodes).len(), 1);
-        assert_eq!(bodies.talkers.len(), 1);
+        assert_eq!(bodies.workers.len(), 1);
     }
 }

@@ -37,7 +37,7 @@ impl ClusterReader {
     /// A key that begins so and is in a slot of this node.
     pub fn key_at(&self, address: &str, beginning: &str) -> Option<String> {
         let mut keys = (0..KEYS_TRIED).map(|number| format!("{beginning}:{number}"));
-        keys.find(|key| self.slots.node_of(key) == Some(address))
+        keys.find(|key| self.slots.owner_of(key) == Some(address))
     }
 
     /// A node of the cluster.
@@ -62,19 +62,19 @@ impl ClusterReader {
     /// [`ReadError`] that says what its node said.
     pub fn body(&mut self, hash: &str) -> Result<Option<Vec<u8>>, ReadError> {
         let no_node = || ReadError(format!("REDIS_INTERFACE: no node has the slot of {hash}"));
-        let address = self.slots.node_of(hash).ok_or_else(no_node)?.to_owned();
+        let address = self.slots.owner_of(hash).ok_or_else(no_node)?.to_owned();
         let outcome = match self.node(&address)?.body_or_redirect(hash) {
             Ok(Ok(body)) => return Ok(body),
             // It is on its way, or has just arrived elsewhere.
             Ok(Err(Redirect::Ask { node, .. })) => {
                 let node = self.node(&node)?;
                 return node
-                    .ask::<redis::Value>(&redis::cmd("ASKING"))
+                    .query::<redis::Value>(&redis::cmd("ASKING"))
                     .and_then(|_| node.body(hash));
             }
             Ok(Err(Redirect::Moved)) => {
                 self.slots = read_slots(&self.settings, &self.slots)?;
-                let address = self.slots.node_of(hash).ok_or_else(no_node)?.to_owned();
+                let address = self.slots.owner_of(hash).ok_or_else(no_node)?.to_owned();
                 return self.node(&address)?.body(hash);
             }
             Err(trouble) => Err(trouble),

@@ -11,7 +11,7 @@ pub struct Slots(pub Vec<(u16, u16, String)>);
 
 impl Slots {
     /// The node that has the slot of a key.
-    pub fn node_of(&self, key: &str) -> Option<&str> {
+    pub fn owner_of(&self, key: &str) -> Option<&str> {
         let slot = slot_of(key.as_bytes());
         let index = self.0.partition_point(|(_, last, _)| *last < slot);
         let (first, _, node) = self.0.get(index)?;
@@ -71,7 +71,7 @@ pub fn read_slots(settings: &RedisSettings, known: &Slots) -> Result<Slots, Read
         let mut slots = redis::cmd("CLUSTER");
         slots.arg("SLOTS");
         let answered = RedisReader::open(&settings.url_of(&address))
-            .and_then(|mut node| node.ask::<Vec<Vec<Value>>>(&slots));
+            .and_then(|mut node| node.query::<Vec<Vec<Value>>>(&slots));
         match answered.map(|ranges| Slots::parse(&ranges, &address)) {
             Ok(slots) if !slots.0.is_empty() => return Ok(slots),
             Ok(_) => {
@@ -114,8 +114,8 @@ mod tests {
             (0, 100, "a:1".to_owned()),
             (12_000, 16_383, "b:1".to_owned()),
         ]);
-        assert_eq!(slots.node_of("foo"), Some("b:1"));
-        assert_eq!(slots.node_of("bar"), None, "5061");
-        assert_eq!(Slots::default().node_of("foo"), None);
+        assert_eq!(slots.owner_of("foo"), Some("b:1"));
+        assert_eq!(slots.owner_of("bar"), None, "5061");
+        assert_eq!(Slots::default().owner_of("foo"), None);
     }
 }
