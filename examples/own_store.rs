@@ -9,7 +9,7 @@ use std::sync::Arc;
 use goguerrilla::config::Config;
 use goguerrilla::mail::Mail;
 use goguerrilla::server;
-use goguerrilla::storage::{SaveError, SaveMail, SavedId};
+use goguerrilla::store::{SaveError, SaveMail, SavedId};
 
 struct FolderStore {
     folder: PathBuf,

@@ -13,7 +13,7 @@ use self::listing::{as_json, as_table, expect_hash, reader};
 use crate::config::{Config, StoreKind};
 use crate::panics;
 use crate::server;
-use crate::storage::{Diagnostic, mysql, sqlite};
+use crate::store::{Diagnostic, mysql, sqlite};
 
 /// Receives mail by SMTP and saves it.
 ///

@@ -55,23 +55,23 @@
     )
 )]
 
+pub mod auth_http;
 pub mod cli;
 pub mod config;
 pub mod connection;
-pub mod handed_over;
 pub mod http;
-pub mod limits;
-pub mod locks;
 pub mod logging;
 pub mod mail;
 pub mod metrics;
 pub mod net;
-pub mod nginx;
 pub mod panics;
 pub mod pid_file;
 pub mod privileges;
+pub mod rlimits;
+pub mod secure_open;
 pub mod server;
 pub mod signals;
 pub mod smtp;
 pub mod status;
-pub mod storage;
+pub mod store;
+pub mod sync;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
 
-use crate::handed_over;
+use crate::secure_open;
 
 /// A file that holds this process's id. Dropping it removes the file if it still holds that id.
 pub struct PidFile {
@@ -29,7 +29,7 @@ impl PidFile {
         options.mode(0o644);
         let mut tries = 0..MAX_TRIES;
         loop {
-            let mut file = handed_over::open(path, &mut options)?;
+            let mut file = secure_open::open(path, &mut options)?;
             if !file.metadata()?.is_file() {
                 return Err(io::Error::other(NOT_PLAIN));
             }
@@ -52,7 +52,7 @@ impl PidFile {
         let is_unusual = |metadata: &fs::Metadata| !metadata.is_file() && !metadata.is_dir();
         match path.metadata() {
             Ok(metadata) if is_unusual(&metadata) => Some(io::Error::other(NOT_PLAIN)),
-            _ => handed_over::check_writable(path),
+            _ => secure_open::check_writable(path),
         }
     }
 

@@ -5,9 +5,9 @@ use std::time::SystemTime;
 
 use crate::connection::ConnectionSettings;
 use crate::http::{Request, Response};
-use crate::locks;
 use crate::metrics;
-use crate::net::pool::AcceptPool;
+use crate::net::accept_pool::AcceptPool;
+use crate::sync;
 
 /// What is looked at whenever somebody asks.
 pub struct Status {
@@ -67,7 +67,7 @@ impl Status {
     }
 
     fn settings(&self) -> Arc<ConnectionSettings> {
-        Arc::clone(&locks::read(&self.settings))
+        Arc::clone(&sync::read(&self.settings))
     }
 }
 

@@ -5,8 +5,8 @@ use std::fs;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
-use goguerrilla::storage::sqlite::SqliteReader;
-use goguerrilla::storage::{MailReader, TableName};
+use goguerrilla::store::sqlite::SqliteReader;
+use goguerrilla::store::{MailReader, TableName};
 use lettre::address::{Address, Envelope};
 use lettre::transport::smtp::extension::ClientId;
 use lettre::{SmtpTransport, Transport};

@@ -7,8 +7,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use goguerrilla::storage::redis::RedisSettings;
-use goguerrilla::storage::redis::cluster::ClusterReader;
+use goguerrilla::store::redis::RedisSettings;
+use goguerrilla::store::redis::cluster::ClusterReader;
 use mysql::prelude::Queryable;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;

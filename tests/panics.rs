@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use goguerrilla::connection::{self, ConnectionSettings};
 use goguerrilla::mail::Mail;
+use goguerrilla::net::accept_pool::{AcceptPool, AcceptPoolSettings, Client, ServeConnection};
 use goguerrilla::net::listener::Listener;
-use goguerrilla::net::pool::{AcceptPool, AcceptPoolSettings, Client, ServeConnection};
-use goguerrilla::net::trusted::TrustedProxies;
+use goguerrilla::net::trusted_proxies::TrustedProxies;
 use goguerrilla::smtp::{AllowedHosts, Column, MemoryBudget, PolicyHandle, SessionSettings};
-use goguerrilla::storage::{Health, OpenStore, SaveError, SaveMail, SavedId, Writers};
+use goguerrilla::store::{Health, OpenStore, SaveError, SaveMail, SavedId, Writers};
 use log::kv::Key;
 use log::{LevelFilter, Log, Metadata, Record};
 

@@ -11,7 +11,7 @@ use goguerrilla::mail::{Mail, Origin};
 use goguerrilla::smtp::{
     AllowedHosts, Column, InputBuffer, MemoryBudget, Session, SessionSettings, Step, Tls,
 };
-use goguerrilla::storage::{Health, OpenStore, SaveError, SaveMail, SavedId, Saver, Writers};
+use goguerrilla::store::{Health, OpenStore, SaveError, SaveMail, SavedId, Saver, Writers};
 
 /// The outcome of a batch, given its subjects.
 type Behave = Arc<dyn Fn(&[String]) -> Vec<Result<(), SaveError>> + Send + Sync>;

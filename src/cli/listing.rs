@@ -3,9 +3,9 @@
 use crate::config::{Config, StoreKind};
 use crate::logging::{is_printable, push_escaped};
 use crate::server;
-use crate::storage::mysql::MySqlReader;
-use crate::storage::sqlite::SqliteReader;
-use crate::storage::{MailListing, MailReader};
+use crate::store::mysql::MySqlReader;
+use crate::store::sqlite::SqliteReader;
+use crate::store::{MailListing, MailReader};
 
 /// Opens the configured store for reading.
 ///
@@ -126,7 +126,7 @@ pub fn as_json(mails: &[MailListing]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::ListingSize;
+    use crate::store::ListingSize;
 
     #[test]
     fn the_table_shows_no_control_characters() {

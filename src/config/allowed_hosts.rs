@@ -1,7 +1,7 @@
 //! GM_ALLOWED_HOSTS: from its text to the set that is looked up, or to an error that stays one short line.
 
 use super::ConfigError;
-use super::given::RawConfig;
+use super::raw::RawConfig;
 use crate::smtp::AllowedHosts;
 
 impl RawConfig {

@@ -3,7 +3,7 @@
 //! The historical keys are spelled here and nowhere else.
 
 mod allowed_hosts;
-mod given;
+mod raw;
 mod settings;
 mod sqlite_file;
 
@@ -16,7 +16,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::smtp::AllowedHosts;
-use given::RawConfig;
+use raw::RawConfig;
 
 /// Every setting, in the units that the program works with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -375,7 +375,7 @@ mod tests {
 
     #[test]
     fn each_default_is_what_its_key_takes() {
-        let pairs: Vec<String> = given::KEYS
+        let pairs: Vec<String> = raw::KEYS
             .iter()
             .map(|(key, default)| format!("\"{key}\": \"{default}\""))
             .collect();

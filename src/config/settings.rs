@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use crate::smtp::domain;
 
-use super::given::{RawConfig, bad_value};
+use super::raw::{RawConfig, bad_value};
 use super::sqlite_file::sqlite_file;
 use super::{Config, ConfigError, ConfigWarning, Secret, ServerAddress, StoreKind};
 

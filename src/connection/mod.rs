@@ -1,7 +1,7 @@
 //! One client from 220 to close: the only place where protocol meets socket.
 
-mod opening;
-mod saving;
+mod preamble;
+mod save;
 mod waiting;
 
 use std::mem;
@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use self::waiting::Deadlines;
 use crate::metrics::{self, CloseReason, Code, Handshake, ListenerKind, MailOutcome};
+use crate::net::accept_pool::Client;
 use crate::net::deadline::Deadline;
-use crate::net::pool::Client;
 use crate::net::tls::TlsCredentials;
 use crate::net::transport::{NegotiatedTls, Transport, TransportError};
 use crate::smtp::reply::{self, Reply};
@@ -19,7 +19,7 @@ use crate::smtp::{
     COMMAND_READ_SIZE, CONTENT_READ_SIZE, ClientAddress, Expecting, InputBuffer, MemoryBudget,
     PolicyHandle, Session, SessionSettings, Step, Tls,
 };
-use crate::storage::Saver;
+use crate::store::Saver;
 
 /// What every connection needs of the house.
 pub struct ConnectionSettings {

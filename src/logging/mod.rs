@@ -1,7 +1,7 @@
 //! The log: one event per line, as key=value text or JSON, written by its own thread.
 
 mod format;
-mod gathered;
+mod writer;
 
 use std::io;
 use std::path::Path;
@@ -13,7 +13,7 @@ use log::{LevelFilter, Log, Metadata, Record};
 use nix::unistd::{Gid, Uid};
 
 pub use self::format::{is_printable, push_escaped};
-use self::gathered::{LogBuffer, Target};
+use self::writer::{LogBuffer, Target};
 
 /// Format of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

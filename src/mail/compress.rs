@@ -11,7 +11,7 @@ use std::sync::Mutex;
 
 use libdeflater::{CompressionLvl, Compressor, DecompressionError, Decompressor, adler32};
 
-use crate::locks;
+use crate::sync;
 
 /// Deflated content without header and checksum, and the checksum of the content.
 #[derive(Debug)]
@@ -203,7 +203,7 @@ fn deflate(prefix: Option<&[u8]>, plain: &[u8]) -> Result<Vec<u8>, NoMemory> {
 }
 
 fn take_compressor() -> Result<PooledCompressor, NoMemory> {
-    let mut idle = locks::lock(&COMPRESSORS);
+    let mut idle = sync::lock(&COMPRESSORS);
     let top = idle.pop();
     drop(idle);
     if let Some(press) = top {
@@ -221,7 +221,7 @@ fn level() -> CompressionLvl {
 }
 
 fn return_compressor(press: PooledCompressor) {
-    let mut idle = locks::lock(&COMPRESSORS);
+    let mut idle = sync::lock(&COMPRESSORS);
     if idle.len() < MAX_IDLE_COMPRESSORS {
         idle.push(press);
     }

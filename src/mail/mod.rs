@@ -4,11 +4,12 @@ mod charset;
 mod charset_names;
 mod cns_11643;
 mod compress;
+mod encoded_word;
 mod escape_sequence;
-mod hash;
 mod header;
 mod iso_2022;
 mod jis_x_0213;
+mod mail_id;
 mod media;
 mod multipart;
 mod parameter_value;
@@ -20,13 +21,12 @@ mod summary;
 mod trace;
 mod transfer_encoding;
 mod unicode;
-mod words;
 
 use std::io;
 use std::sync::{Arc, OnceLock};
 
 pub use compress::{Deflated, InflateError, NoMemory, inflate};
-pub use hash::MailId;
+pub use mail_id::MailId;
 pub use summary::{Attachment, Summary};
 pub use trace::Origin;
 

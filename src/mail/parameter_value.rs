@@ -4,7 +4,7 @@
 use encoding_rs::UTF_8;
 
 use super::charset::Charset;
-use super::{raw_text, words};
+use super::{encoded_word, raw_text};
 
 /// `name`, `name*`, `name*0` or `name*0*`, with its octets as written between the quotes.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,9 +30,9 @@ impl Value {
     /// Decodes it to one line of text; `named` is the charset that the message names.
     pub fn decode(&self, named: Option<Charset>) -> String {
         if self.may_hold_words {
-            return words::decode(&self.octets, self.charset.or(named));
+            return encoded_word::decode(&self.octets, self.charset.or(named));
         }
-        words::replace_control_chars(match self.charset {
+        encoded_word::replace_control_chars(match self.charset {
             // Some senders name UTF-8 whatever it is.
             Some(charset) if charset != Charset::Encoding(UTF_8) => charset.decode(&self.octets),
             _ => raw_text::decode(&self.octets, named),

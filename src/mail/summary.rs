@@ -8,7 +8,7 @@ use super::header::{self, Fields};
 use super::media::Media;
 use super::parameter_value::Value;
 use super::parameters::ParameterizedField;
-use super::{multipart, transfer_encoding, words};
+use super::{encoded_word, multipart, transfer_encoding};
 
 /// What a mail is about, as far as its columns tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,7 +56,7 @@ impl Summary {
         Summary {
             subject: fields
                 .subject
-                .map(|value| words::decode(value, named))
+                .map(|value| encoded_word::decode(value, named))
                 .unwrap_or_default(),
             charset: walk.charset.unwrap_or_else(|| "UTF-8".to_owned()),
             content_type,

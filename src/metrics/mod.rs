@@ -3,9 +3,9 @@
 //! Counting is a relaxed addition: no lock, no allocation. Label values are few and known here; an address, a domain or
 //! anything else that a client chose is never one of them. The README has a row for each name.
 
-mod kind;
+mod types;
 
-pub use kind::{Counter, Family, Gauge, Histogram, Label};
+pub use types::{Counter, Family, Gauge, Histogram, Label};
 
 /// Declares the values of a label, and the texts that log and page know them by.
 macro_rules! labels {

@@ -12,7 +12,7 @@ use nix::libc;
 use nix::sys::socket;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::locks;
+use crate::sync;
 
 /// One listening socket.
 pub struct Listener {
@@ -137,7 +137,7 @@ impl Listener {
     }
 
     fn accept_with_backoff(&self) -> Option<(TcpStream, SocketAddr)> {
-        let mut last_said = locks::lock(&self.last_error_logged_at);
+        let mut last_said = sync::lock(&self.last_error_logged_at);
         loop {
             match self.try_accept() {
                 Ok(client) => return client,

@@ -1,16 +1,16 @@
 //! Sockets: accepting them, a place for each client, octets in and out under deadlines.
 
+pub mod accept_pool;
 mod certificate_chain;
-mod crew;
+pub mod connection_limiter;
 pub mod deadline;
+mod idle_threads;
+pub mod io_timeout;
 mod key_fault;
 pub mod listener;
 pub mod load;
 mod pem_file;
-pub mod per_address;
-pub mod pool;
-pub mod proxy;
+pub mod proxy_protocol;
 pub mod tls;
 pub mod transport;
-pub mod trusted;
-pub mod watch;
+pub mod trusted_proxies;

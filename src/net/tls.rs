@@ -15,7 +15,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::pem_file::{self, Wanted};
 use super::{certificate_chain, key_fault};
-use crate::locks;
+use crate::sync;
 
 /// The files of a pair.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,7 +136,7 @@ impl TlsCredentials {
     pub fn reload(&self) -> Result<(), TlsError> {
         let seen = file_fingerprint(&self.files);
         let read = LoadedConfig::read(&self.files);
-        let mut loaded = locks::write(&self.loaded);
+        let mut loaded = sync::write(&self.loaded);
         match read {
             Ok(read) => *loaded = read,
             Err(error) => {
@@ -179,7 +179,7 @@ impl TlsCredentials {
     }
 
     fn read(&self) -> LoadedConfig {
-        locks::read(&self.loaded).clone()
+        sync::read(&self.loaded).clone()
     }
 }
 

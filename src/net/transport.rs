@@ -15,7 +15,7 @@ use nix::sys::socket::{MsgFlags, recv};
 use rustls::{ServerConfig, ServerConnection};
 
 use super::deadline::Deadline;
-use super::watch::{Expiry, IoTimeout, WaitKind};
+use super::io_timeout::{Expiry, IoTimeout, WaitKind};
 
 /// One client's stream of octets.
 pub struct Transport {

@@ -5,13 +5,13 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::time::SystemTime;
 
-use super::{ConfigSource, StartError, identity, listening, tls_files};
+use super::{ConfigSource, StartError, identity, listeners, tls_files};
 use crate::config::Config;
-use crate::handed_over;
 use crate::net::tls::TlsCredentials;
 use crate::pid_file::PidFile;
 use crate::privileges;
-use crate::storage::Diagnostic;
+use crate::secure_open;
+use crate::store::Diagnostic;
 
 /// What `check` finds before it looks at the store: keys are read and files looked at as who we are, then we become the
 /// server's user for good, as the server would.
@@ -23,7 +23,7 @@ pub fn preflight(config: &Config, read_again: ConfigSource) -> Vec<Diagnostic> {
         Ok(tls) => (tls, Vec::new()),
         Err(error) => (None, vec![Diagnostic::error(error.to_string())]),
     };
-    findings.extend(listening::unbindable(config).map(|error| match &error {
+    findings.extend(listeners::unbindable(config).map(|error| match &error {
         // A service manager may give the right to, or the socket itself.
         StartError::Bind { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
             Diagnostic::warning(error.to_string())
@@ -56,7 +56,7 @@ fn unwritable_files(config: &Config) -> impl Iterator<Item = StartError> {
     let log_file = config.log_file.clone();
     let log = match log_file.to_str() {
         Some("" | "/dev/stdout" | "/dev/stderr") => None,
-        _ => handed_over::check_writable(&log_file).map(|source| StartError::Log {
+        _ => secure_open::check_writable(&log_file).map(|source| StartError::Log {
             file: log_file,
             source,
         }),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::net::tls::TlsError;
 use crate::privileges::PrivilegeError;
-use crate::storage::SaveError;
+use crate::store::SaveError;
 
 /// Why the server could not start: what, where, and how to fix it.
 #[derive(Debug, thiserror::Error)]

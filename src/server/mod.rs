@@ -2,12 +2,12 @@
 
 mod check;
 mod error;
-mod inside;
-mod listening;
+mod http_endpoints;
+mod listeners;
 mod reload;
 mod resources;
-mod stop;
-mod stores;
+mod shutdown;
+mod store_factory;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -20,28 +20,28 @@ use sd_notify::NotifyState;
 
 pub use check::preflight;
 pub use error::StartError;
-pub use stores::{mysql_connector, redis_settings, table_name, trial_addresses};
+pub use store_factory::{mysql_connector, redis_settings, table_name, trial_addresses};
 
 use crate::config::Config;
 use crate::connection::{self, ConnectionSettings};
-use crate::handed_over;
-use crate::limits;
-use crate::locks;
 use crate::logging::{LogFile, LogFormat};
-use crate::net::pool::{AcceptPool, AcceptPoolSettings};
+use crate::net::accept_pool::{AcceptPool, AcceptPoolSettings};
 use crate::net::tls::{TlsCredentials, TlsError, TlsFiles};
-use crate::net::trusted::TrustedProxies;
+use crate::net::trusted_proxies::TrustedProxies;
 use crate::pid_file::PidFile;
 use crate::privileges::{self, Identity};
+use crate::rlimits;
+use crate::secure_open;
 use crate::signals::{self, Event};
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::{MemoryBudget, SessionSettings};
 use crate::status::Status;
-use crate::storage::{OpenStore, TableColumns};
-use listening::listen_addresses;
+use crate::store::{OpenStore, TableColumns};
+use crate::sync;
+use listeners::listen_addresses;
 use reload::RunningServer;
 use resources::check_limits;
-use stores::StoreSource;
+use store_factory::StoreSource;
 
 /// Reads the configuration again, command line included; what is to be said in the log comes with it.
 pub type ConfigSource<'a> = &'a dyn Fn() -> Result<(Config, Vec<String>), String>;
@@ -79,13 +79,15 @@ fn run_on(
 ) -> Result<(), StartError> {
     let signals = signals::catch().map_err(StartError::Kernel)?;
     let identity = identity(config)?;
-    let mut listeners = listening::listen(config)?;
+    let mut listeners = listeners::listen(config)?;
     reject_root(
         identity,
         listeners.iter().map(|listener| listener.address()),
     )?;
-    let status_listener = inside::listen(config.status_address, inside::STATUS_BIND_FIX)?;
-    let nginx_listener = inside::listen(config.nginx_auth_address, inside::NGINX_BIND_FIX)?;
+    let status_listener =
+        http_endpoints::listen(config.status_address, http_endpoints::STATUS_BIND_FIX)?;
+    let nginx_listener =
+        http_endpoints::listen(config.nginx_auth_address, http_endpoints::NGINX_BIND_FIX)?;
     let log_file = open_log(config)?;
     log_warnings(notes);
     if identity.is_none() && geteuid().is_root() {
@@ -105,7 +107,7 @@ fn run_on(
             log::warn!(reason = reason.as_str(), note = "SIGHUP will change nothing"; "configuration");
         }
     }
-    limits::use_batch_scheduling();
+    rlimits::use_batch_scheduling();
     // Threads from here on.
     log_file.start_writing().map_err(StartError::Kernel)?;
     let requests = signals.listen().map_err(StartError::Kernel)?;
@@ -121,7 +123,7 @@ fn run_on(
     let serve = {
         let settings = Arc::clone(&settings);
         move |client: &_| {
-            let settings = Arc::clone(&locks::read(&settings));
+            let settings = Arc::clone(&sync::read(&settings));
             connection::serve(client, &settings);
         }
     };
@@ -129,14 +131,14 @@ fn run_on(
     pool.watch_deadlines().map_err(StartError::Kernel)?;
     if let Some(listener) = &status_listener {
         let (pool, settings) = (Arc::clone(&pool), Arc::clone(&settings));
-        inside::start_status(listener, Status { pool, settings })?;
+        http_endpoints::start_status(listener, Status { pool, settings })?;
     }
     pool.open(&listeners).map_err(StartError::Kernel)?;
     for listener in &listeners {
         log::info!(address:% = listener.address(), tls = listener.implicit_tls(), version = env!("CARGO_PKG_VERSION"); "listening");
     }
     if let Some(listener) = nginx_listener {
-        inside::start_auth_http(&listener, &listeners, &settings, &pool)?;
+        http_endpoints::start_auth_http(&listener, &listeners, &settings, &pool)?;
         // Closed with the others.
         listeners.push(listener);
     }
@@ -153,7 +155,7 @@ fn run_on(
     };
     signal_loop(&mut house, &requests);
     notify_systemd(&[NotifyState::Stopping]);
-    let stopped = stop::stop(&pool, &listeners, house.into_writers(), &requests);
+    let stopped = shutdown::stop(&pool, &listeners, house.into_writers(), &requests);
     // The status page is there to the end.
     if let Some(listener) = status_listener {
         listener.close();
@@ -225,7 +227,7 @@ fn write_pid_file(file: &Path) -> Result<PidFile, StartError> {
 fn chown_files(identity: Identity, log_file: &LogFile, pid_file: Option<&PidFile>) {
     let log = log_file.chown_to(identity.user, identity.group);
     let pid = pid_file.map_or(Ok(()), |pid_file| {
-        handed_over::chown_to(pid_file.file(), identity.user, identity.group)
+        secure_open::chown_to(pid_file.file(), identity.user, identity.group)
     });
     for (what, outcome) in [("log file", log), ("PID file", pid)] {
         if let Err(error) = outcome {

@@ -5,19 +5,19 @@ use std::sync::{Arc, RwLock};
 use sd_notify::NotifyState;
 
 use super::resources::check_limits;
-use super::stores::{RunningStore, StoreSource};
+use super::store_factory::{RunningStore, StoreSource};
 use super::{
     ConfigSource, log_certificate_warnings, log_format, log_warnings, notify_systemd,
     pool_settings, session_settings, tls_files,
 };
 use crate::config::Config;
 use crate::connection::ConnectionSettings;
-use crate::locks;
 use crate::logging::LogFile;
 use crate::metrics::{self, ReloadOutcome, ReloadTarget};
-use crate::net::pool::AcceptPool;
+use crate::net::accept_pool::AcceptPool;
 use crate::net::tls::TlsCredentials;
-use crate::storage::Writers;
+use crate::store::Writers;
+use crate::sync;
 
 /// Everything that a new configuration can change.
 pub struct RunningServer<'a> {
@@ -137,7 +137,7 @@ impl RunningServer<'_> {
             proxy_protocol: wanted.proxy_protocol,
             tls,
         };
-        *locks::write(&self.settings) = Arc::new(changed);
+        *sync::write(&self.settings) = Arc::new(changed);
         check_limits(&wanted);
         self.pool.update_settings(pool_settings(&wanted));
         self.config = wanted;
@@ -158,7 +158,7 @@ impl RunningServer<'_> {
     }
 
     fn settings(&self) -> Arc<ConnectionSettings> {
-        Arc::clone(&locks::read(&self.settings))
+        Arc::clone(&sync::read(&self.settings))
     }
 }
 

@@ -1,20 +1,20 @@
 //! How many descriptors and mappings of memory this configuration needs, and whether the kernel lets us have them.
 
 use super::http_addresses;
-use super::listening::listen_addresses;
+use super::listeners::listen_addresses;
 use crate::config::{Config, StoreKind};
 use crate::http;
-use crate::limits;
+use crate::rlimits;
 
 /// Raises the limit of open descriptors as far as it may be raised, and warns where a limit is too low for this configuration.
 pub fn check_limits(config: &Config) {
     let needed = needed_descriptors(config) as u64;
-    let limit = limits::raise_descriptor_limit(needed);
+    let limit = rlimits::raise_descriptor_limit(needed);
     if limit < needed {
         log::warn!(limit = limit, needed = needed, fix = "raise `ulimit -n` or lower GM_MAX_CLIENTS"; "few_descriptors");
     }
     let needed = (config.max_clients * MAPPINGS_PER_CLIENT + SPARE_MAPPINGS) as u64;
-    if let Some(limit) = limits::mapping_limit().filter(|limit| *limit < needed) {
+    if let Some(limit) = rlimits::mapping_limit().filter(|limit| *limit < needed) {
         log::warn!(limit = limit, needed = needed, fix = "raise `sysctl vm.max_map_count` or lower GM_MAX_CLIENTS"; "few_mappings");
     }
 }

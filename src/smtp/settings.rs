@@ -6,7 +6,7 @@ use super::allowed_hosts::AllowedHosts;
 use super::column::Column;
 use super::command::{self, CommandError, Verb};
 use super::path::ForwardPath;
-use crate::locks;
+use crate::sync;
 
 /// What a session decides by.
 #[derive(Clone, Debug)]
@@ -96,13 +96,13 @@ impl PolicyHandle {
 
     /// For the next session.
     pub fn current(&self) -> Arc<SessionSettings> {
-        let inner = locks::read(&self.inner);
+        let inner = sync::read(&self.inner);
         Arc::clone(&inner.current)
     }
 
     /// As the administrator wants it, whatever the store can hold.
     pub fn configured(&self) -> SessionSettings {
-        let inner = locks::read(&self.inner);
+        let inner = sync::read(&self.inner);
         inner.configured.clone()
     }
 
@@ -117,7 +117,7 @@ impl PolicyHandle {
     }
 
     fn update(&self, how: impl FnOnce(&mut Inner)) {
-        let mut inner = locks::write(&self.inner);
+        let mut inner = sync::write(&self.inner);
         how(&mut inner);
         let configured = inner.configured.clone();
         inner.current = Arc::new(match inner.store_limits {

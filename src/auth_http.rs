@@ -1,0 +1,118 @@
+//! Answers nginx's auth_http: which clients nginx should connect to this server, and at which address
+//! ([ngx_mail_auth_http_module](https://nginx.org/en/docs/mail/ngx_mail_auth_http_module.html)).
+//!
+//! nginx asks at each RCPT until one is accepted. A recipient in a domain that is not accepted is rejected here, so that
+//! it costs no SMTP connection; everything else is decided by the session. No header of the request is ever copied into
+//! an answer or a log: it is the client's text and may hold a password.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, RwLock};
+
+use crate::connection::ConnectionSettings;
+use crate::http::{Request, Response};
+use crate::metrics::{self, AuthAnswer};
+use crate::net::accept_pool::AcceptPool;
+use crate::smtp::reply::{self, Reply};
+use crate::sync;
+
+/// Answers auth_http requests.
+pub struct AuthHttp {
+    /// For the number of free connection slots.
+    pub pool: Arc<AcceptPool>,
+    /// Settings of new connections: accepted domains and the store.
+    pub settings: Arc<RwLock<Arc<ConnectionSettings>>>,
+    /// The listening address for plaintext SMTP; may be a wildcard.
+    pub smtp_address: SocketAddr,
+}
+
+impl AuthHttp {
+    /// Answers one request.
+    pub fn handle(&self, question: &Request) -> Response {
+        // nginx accepts AUTH PLAIN even if it does not offer it, and an OK here would accept any password.
+        if question.header("Auth-Method") != Some(b"none") {
+            return refuse(&reply::R502_NOT_IMPLEMENTED, AuthAnswer::OtherMethod);
+        }
+        let recipient = question.header("Auth-SMTP-To").unwrap_or_default();
+        let settings = self.settings();
+        if settings.session.current().is_relay_rcpt(recipient) {
+            let refusal = refuse(&reply::R550_RELAY_DENIED, AuthAnswer::RelayDenied);
+            return match login_attempt(question) {
+                // Without Auth-Wait nginx closes the connection, and the other recipients would need a new one.
+                ..MAX_DENIED_RECIPIENTS => refusal.header("Auth-Wait", 1),
+                _ => refusal,
+            };
+        }
+        let has_place = self.pool.active_connections() < self.pool.max_connections();
+        if !has_place || settings.saver.health().unready_reason().is_some() {
+            return refuse(&reply::R421_TOO_BUSY, AuthAnswer::NotReady);
+        }
+        metrics::AUTH_HTTP.count(AuthAnswer::Ok);
+        let server = advertised_ip(self.smtp_address.ip(), question.local.ip());
+        Response::text(200, "")
+            .header("Auth-Status", "OK")
+            .header("Auth-Server", server)
+            .header("Auth-Port", self.smtp_address.port())
+    }
+
+    fn settings(&self) -> Arc<ConnectionSettings> {
+        Arc::clone(&sync::read(&self.settings))
+    }
+}
+
+fn refuse(reply: &Reply, answer: AuthAnswer) -> Response {
+    metrics::AUTH_HTTP.count(answer);
+    let (status, text) = reply.status_and_text();
+    Response::text(200, "")
+        .header("Auth-Status", text)
+        .header("Auth-Error-Code", status)
+}
+
+/// Returns the number of nginx's requests for this client so far, including this one.
+fn login_attempt(question: &Request) -> u32 {
+    let digits = question.header("Auth-Login-Attempt").unwrap_or_default();
+    let number = std::str::from_utf8(digits)
+        .ok()
+        .and_then(|text| text.parse().ok());
+    number.unwrap_or(1)
+}
+
+/// Returns a numeric address for nginx to connect to. nginx would connect to its own machine for a wildcard, so the local
+/// address of this HTTP connection replaces it.
+fn advertised_ip(listening: IpAddr, reached: IpAddr) -> IpAddr {
+    match (listening, reached) {
+        (IpAddr::V4(wildcard), IpAddr::V6(ip)) if wildcard.is_unspecified() && ip.is_loopback() => {
+            Ipv4Addr::LOCALHOST.into()
+        }
+        (wildcard, _) if wildcard.is_unspecified() => reached,
+        (ip, _) => ip,
+    }
+}
+
+/// Rejected recipients of one session, each with a pause of one second; the next one ends the session.
+const MAX_DENIED_RECIPIENTS: u32 = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nginx_is_told_an_address_that_it_can_reach() {
+        for (listening, reached, want) in [
+            ("192.0.2.1", "127.0.0.1", "192.0.2.1"),
+            ("::1", "127.0.0.1", "::1"),
+            ("0.0.0.0", "127.0.0.1", "127.0.0.1"),
+            ("0.0.0.0", "192.0.2.1", "192.0.2.1"),
+            ("0.0.0.0", "::1", "127.0.0.1"),
+            ("::", "::1", "::1"),
+            ("::", "192.0.2.1", "192.0.2.1"),
+            ("::", "2001:db8::1", "2001:db8::1"),
+        ] {
+            let told = advertised_ip(listening.parse().unwrap(), reached.parse().unwrap());
+            assert_eq!(
+                told,
+                want.parse::<IpAddr>().unwrap(),
+                "{listening} by {reached}"
+            );
+        }
+    }
+}

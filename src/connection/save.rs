@@ -1,0 +1,71 @@
+//! From a whole message to the reply that says whether it is saved.
+
+use std::time::Instant;
+
+use jiff::Timestamp;
+
+use super::Connection;
+use crate::mail::{Mail, Origin};
+use crate::metrics::{self, MailOutcome};
+use crate::smtp::reply::{self, Reply};
+use crate::smtp::{Content, Envelope};
+use crate::store::{SaveError, SavedId};
+
+impl Connection<'_> {
+    /// Has a mail saved, and turns the outcome into its reply.
+    pub(super) fn save(&mut self, envelope: Envelope, content: Content) -> Reply {
+        let started_at = Instant::now();
+        self.input.shrink();
+        let octets = content.octets().len();
+        let outcome = self.build_mail(envelope, content).and_then(|mail| {
+            let from = mail.reverse_path().to_owned();
+            let recipients = mail.recipients().len();
+            // A client that has sent on, as pipelining ones do, is present until it closes.
+            let mut client_left = || self.transport.client_left();
+            let saved = self.settings.saver.save(mail, &mut client_left)?;
+            Ok((saved, from, recipients))
+        });
+        let waited = started_at.elapsed();
+        metrics::SAVE_TIME.observe_time(waited);
+        let session = self.client.session_id();
+        match outcome {
+            Ok((saved, from, recipients)) => {
+                self.mails_saved += 1;
+                self.session.mail_saved();
+                self.deadlines.mail_saved();
+                metrics::MAILS.count(MailOutcome::Saved);
+                metrics::RECIPIENTS_SAVED.add((), recipients);
+                log::info!(
+                    session:% = session, hash = saved.as_str(), from = from.as_str(),
+                    rcpt = recipients, octets = octets; "saved"
+                );
+                Reply::queued(SavedId::as_str(&saved))
+            }
+            Err(error) => {
+                self.deadlines.exclude(waited);
+                log::warn!(session:% = session, octets = octets, reason:% = error; "not_saved");
+                let (outcome, reply) = match error {
+                    SaveError::Unavailable(_) | SaveError::Refused(_) => {
+                        (MailOutcome::Unavailable, reply::R451_NOT_SAVED)
+                    }
+                    SaveError::Full(_) => (MailOutcome::StoreFull, reply::R452_STORE_FULL),
+                };
+                metrics::MAILS.count(outcome);
+                reply
+            }
+        }
+    }
+
+    fn build_mail(&self, envelope: Envelope, content: Content) -> Result<Mail, SaveError> {
+        let settings = &self.session_settings;
+        let origin = Origin {
+            client_ip: self.client.ip(),
+            helo_name: self.session.helo_name().to_owned(),
+            protocol: self.session.protocol(&envelope),
+            host_name: settings.host_name.clone(),
+            received_at: Timestamp::now(),
+        };
+        Mail::new(envelope, content, origin, |path| settings.to_address(path))
+            .map_err(|error| SaveError::Unavailable(error.to_string()))
+    }
+}

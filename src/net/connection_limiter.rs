@@ -1,0 +1,117 @@
+//! Limit of concurrent connections for each client address.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::sync;
+
+/// Counts connections by IPv4 address or IPv6 /64, the smallest block that a customer gets (RFC 6177).
+///
+/// The map is bounded by the number of connections: an entry is removed with its last connection.
+#[derive(Debug, Default)]
+pub struct ConnectionLimiter {
+    counts: Mutex<HashMap<AddressPrefix, usize>>,
+}
+
+/// One counted connection of an address; uncounted on drop.
+#[derive(Debug)]
+pub struct LimiterGuard {
+    counted: Option<(Arc<ConnectionLimiter>, AddressPrefix)>,
+}
+
+/// An IPv4 address, or the upper 64 bits of an IPv6 address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum AddressPrefix {
+    V4(u32),
+    V6(u64),
+}
+
+impl ConnectionLimiter {
+    /// Counts one more connection from `ip`; returns `None` if the address already has `max`. `max` 0 means no limit, and
+    /// nothing is counted.
+    pub fn try_acquire(self: &Arc<Self>, ip: IpAddr, max: usize) -> Option<LimiterGuard> {
+        if max == 0 {
+            return Some(LimiterGuard::uncounted());
+        }
+        let block = AddressPrefix::of(ip);
+        let mut counts = self.lock();
+        let count = counts.entry(block).or_default();
+        // A new entry has count 0 and `max` is at least 1, so no entry with count 0 remains.
+        if *count >= max {
+            return None;
+        }
+        *count += 1;
+        let counted = Some((Arc::clone(self), block));
+        Some(LimiterGuard { counted })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<AddressPrefix, usize>> {
+        sync::lock(&self.counts)
+    }
+}
+
+impl LimiterGuard {
+    /// Returns a guard for a connection that is exempt from the limit.
+    pub fn uncounted() -> LimiterGuard {
+        LimiterGuard { counted: None }
+    }
+}
+
+impl Drop for LimiterGuard {
+    fn drop(&mut self) {
+        let Some((table, block)) = &self.counted else {
+            return;
+        };
+        let mut counts = table.lock();
+        if let Some(count) = counts.get_mut(block) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(block);
+            }
+        }
+    }
+}
+
+impl AddressPrefix {
+    fn of(ip: IpAddr) -> AddressPrefix {
+        match ip.to_canonical() {
+            IpAddr::V4(ip) => AddressPrefix::V4(ip.to_bits()),
+            IpAddr::V6(ip) => AddressPrefix::V6((ip.to_bits() >> 64) as u64),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_holds_as_many_as_it_may_and_others_do_not_count() {
+        let table = Arc::new(ConnectionLimiter::default());
+        let take = |ip: &str| table.try_acquire(ip.parse().unwrap(), 2);
+        for (first, same, other) in [
+            ("192.0.2.1", "::ffff:192.0.2.1", "192.0.2.2"),
+            ("2001:db8::2", "2001:db8::3:0:0:1", "2001:db8:0:1::2"),
+        ] {
+            let (one, two) = (take(first), take(same));
+            assert!(one.is_some() && two.is_some());
+            assert!(take(first).is_none() && take(same).is_none());
+            assert!(take(other).is_some());
+            drop(one);
+            assert!(take(same).is_some(), "{same}");
+        }
+        assert!(
+            table.lock().is_empty(),
+            "nothing is kept of those that left"
+        );
+    }
+
+    #[test]
+    fn without_a_limit_nothing_is_counted() {
+        let table = Arc::new(ConnectionLimiter::default());
+        let ip = "192.0.2.1".parse().unwrap();
+        let held: Vec<_> = (0..100).map(|_| table.try_acquire(ip, 0)).collect();
+        assert!(held.iter().all(Option::is_some) && table.lock().is_empty());
+    }
+}

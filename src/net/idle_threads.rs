@@ -1,0 +1,107 @@
+//! Idle threads of the pool: they block in `accept`, or are parked until a listener needs them.
+//!
+//! With several listeners, one idle thread blocks in `accept` per listener and the others are parked and can serve any
+//! listener. Otherwise threads that served a burst on one port could not serve a burst on another.
+
+use std::mem;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use super::listener::Listener;
+use crate::sync;
+
+/// The threads that currently serve no client.
+#[derive(Default)]
+pub struct IdleThreads {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    listeners: usize,
+    /// LIFO: the most recently parked thread has the warmest stack.
+    parked: Vec<Arc<ParkedThread>>,
+    /// After shutdown no thread is parked any more.
+    is_shut_down: bool,
+}
+
+/// A thread that waits for a listener to need it.
+#[derive(Default)]
+pub struct ParkedThread {
+    wakeup: Mutex<Wakeup>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+enum Wakeup {
+    #[default]
+    Pending,
+    Accept(Arc<Listener>),
+    Exit,
+}
+
+impl IdleThreads {
+    /// Counts one accepting thread for each of `listeners`. Called once, before the first such thread starts.
+    pub fn register_listeners(&self, listeners: &[Arc<Listener>]) {
+        sync::lock(&self.state).listeners += listeners.len();
+        for listener in listeners {
+            listener.add_accepting();
+        }
+    }
+
+    /// Called by a thread that accepted a client. Returns `true` after making sure that another thread accepts on `listener`.
+    /// Returns `false` if there is none and none is parked: the count of accepting threads then stays, for the thread that the
+    /// caller starts, or for the caller if it has to go back to `accept`.
+    pub fn try_leave_accept(&self, listener: &Arc<Listener>) -> bool {
+        let mut state = sync::lock(&self.state);
+        if listener.accepting_threads() > 1 {
+            listener.remove_accepting();
+            return true;
+        }
+        let Some(rest) = state.parked.pop() else {
+            return false;
+        };
+        // The woken thread takes over the caller's place in the count.
+        rest.wake(Wakeup::Accept(Arc::clone(listener)));
+        true
+    }
+
+    /// Called by a thread that has served a client of `listener`. Returns `None` if the thread goes back to `accept`, where it
+    /// is already counted. Release the connection slot only after this call, so that a new client can find this thread.
+    pub fn park(&self, listener: &Listener) -> Option<Arc<ParkedThread>> {
+        let mut state = sync::lock(&self.state);
+        if state.listeners == 1 || state.is_shut_down {
+            listener.add_accepting();
+            return None;
+        }
+        let rest = Arc::new(ParkedThread::default());
+        state.parked.push(Arc::clone(&rest));
+        Some(rest)
+    }
+
+    /// Ends all parked threads; no thread is parked from now on.
+    pub fn shut_down(&self) {
+        let mut state = sync::lock(&self.state);
+        state.is_shut_down = true;
+        for rest in state.parked.drain(..) {
+            rest.wake(Wakeup::Exit);
+        }
+    }
+}
+
+impl ParkedThread {
+    /// Blocks until a listener needs this thread; returns `None` if the thread should exit.
+    pub fn wait(&self) -> Option<Arc<Listener>> {
+        let call = sync::lock(&self.wakeup);
+        let is_awaited = |call: &mut Wakeup| matches!(call, Wakeup::Pending);
+        let called = self.changed.wait_while(call, is_awaited);
+        match mem::take(&mut *called.unwrap_or_else(PoisonError::into_inner)) {
+            Wakeup::Accept(listener) => Some(listener),
+            Wakeup::Pending | Wakeup::Exit => None,
+        }
+    }
+
+    fn wake(&self, call: Wakeup) {
+        *sync::lock(&self.wakeup) = call;
+        self.changed.notify_one();
+    }
+}

@@ -1,0 +1,74 @@
+//! HTTP endpoints: auth_http for nginx, and the status endpoints.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, RwLock};
+
+use super::StartError;
+use crate::auth_http::AuthHttp;
+use crate::connection::ConnectionSettings;
+use crate::http;
+use crate::net::accept_pool::AcceptPool;
+use crate::net::listener::Listener;
+use crate::status::{self, Status};
+
+/// Binds an HTTP listener; `fix` is the suggestion if that fails.
+///
+/// # Errors
+/// [`StartError::Bind`].
+pub fn listen(
+    address: Option<SocketAddr>,
+    fix: &'static str,
+) -> Result<Option<Arc<Listener>>, StartError> {
+    let bind = |address| {
+        let bound = Listener::bind(address, false, false);
+        bound.map(Arc::new).map_err(|source| StartError::Bind {
+            address,
+            source,
+            fix,
+        })
+    };
+    address.map(bind).transpose()
+}
+
+/// Starts auth_http, which names the first plaintext SMTP listener.
+pub fn start_auth_http(
+    listener: &Arc<Listener>,
+    smtp_listeners: &[Arc<Listener>],
+    settings: &Arc<RwLock<Arc<ConnectionSettings>>>,
+    pool: &Arc<AcceptPool>,
+) -> Result<(), StartError> {
+    let plain = smtp_listeners.iter().find(|smtp| !smtp.implicit_tls());
+    let Some(smtp_address) = plain.map(|smtp| smtp.address()) else {
+        log::warn!(address:% = listener.address(), reason = "there is no plain address to send nginx to"; "auth_http_not_answered");
+        listener.close();
+        return Ok(());
+    };
+    let auth_http = AuthHttp {
+        pool: Arc::clone(pool),
+        settings: Arc::clone(settings),
+        smtp_address,
+    };
+    http::serve(
+        listener,
+        Arc::new(move |question| auth_http.handle(question)),
+    )
+    .map_err(StartError::Kernel)?;
+    log::info!(address:% = listener.address(), role = "auth_http"; "listening");
+    Ok(())
+}
+
+/// Starts the status endpoints.
+pub fn start_status(listener: &Arc<Listener>, status: Status) -> Result<(), StartError> {
+    status::set_start();
+    http::serve(listener, Arc::new(move |request| status.handle(request)))
+        .map_err(StartError::Kernel)?;
+    log::info!(address:% = listener.address(); "status_page");
+    Ok(())
+}
+
+/// Suggestion if NGINX_AUTH cannot be bound.
+pub const NGINX_BIND_FIX: &str =
+    "set NGINX_AUTH to an address of this machine and a free port above 1023";
+/// Suggestion if GM_STATUS_INTERFACE cannot be bound.
+pub const STATUS_BIND_FIX: &str =
+    "set GM_STATUS_INTERFACE to an address of this machine and a free port above 1023";

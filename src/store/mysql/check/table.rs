@@ -1,0 +1,104 @@
+//! What the facts of a connection mean: columns, engine, durability, sizes.
+
+use crate::store::diagnostic::Diagnostic;
+use crate::store::mysql::table_info::TableInfo;
+use crate::store::mysql::table_warnings::check_columns;
+use crate::store::{TableColumns, TableName};
+
+/// Returns what the facts of a connection mean; the server logs it as well.
+pub fn check_table(
+    facts: &TableInfo,
+    table: &TableName,
+    max_content_octets: usize,
+) -> Vec<Diagnostic> {
+    let Some(shape) = &facts.columns else {
+        let create = table
+            .mysql_schema()
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ");
+        return vec![Diagnostic::error(format!(
+            "GM_MAIL_TABLE: there is no table {table}, or MYSQL_USER may not see it; run what `goguerrilla schema` \
+             prints: {create}"
+        ))];
+    };
+    let mut findings = Vec::new();
+    for column in &facts.missing_columns {
+        findings.push(Diagnostic::error(format!(
+            "GM_MAIL_TABLE: {table} has no column `{column}`; add it as `goguerrilla schema` prints it, with \
+             ALTER TABLE {table} ADD COLUMN"
+        )));
+    }
+    for column in &facts.required_columns {
+        findings.push(Diagnostic::error(format!(
+            "GM_MAIL_TABLE: column `{}` of {table} is NOT NULL without a default, so no row can be inserted; \
+             run: ALTER TABLE {table} {}",
+            column.name, column.cure
+        )));
+    }
+    if shape.ip_addr.width.max() < LONGEST_IPV6 {
+        findings.push(Diagnostic::warning(format!(
+            "GM_MAIL_TABLE: column `ip_addr` of {table} is too narrow for IPv6 addresses, which are left empty; run: \
+             ALTER TABLE {table} MODIFY `ip_addr` varchar({}) NOT NULL",
+            TableColumns::DEFAULT.ip_addr.width.max()
+        )));
+    }
+    findings.extend(check_columns(facts, shape, table));
+    if !facts.engine.is_empty() && !has_transactions(&facts.engine) {
+        findings.push(Diagnostic::warning(format!(
+            "GM_MAIL_TABLE: {table} is {} and has no transactions, so a 250 is a weaker promise and half a batch may \
+             be kept; run: ALTER TABLE {table} ENGINE=InnoDB",
+            facts.engine
+        )));
+    }
+    if !facts.commits_are_synced {
+        findings.push(Diagnostic::warning(
+            "MYSQL_HOST: innodb_flush_log_at_trx_commit is not 1, so mail acknowledged in the last second is lost when \
+             the database's machine fails; run: SET GLOBAL innodb_flush_log_at_trx_commit = 1, and set it in the \
+             server's configuration file"
+                .to_owned(),
+        ));
+    }
+    if let Some(every) = facts.unsynced_binary_log {
+        findings.push(Diagnostic::warning(format!(
+            "MYSQL_HOST: sync_binlog is {every} and the server keeps a binary log, from which it recovers its commits, so \
+             acknowledged mail is lost when the database's machine loses power; run: SET GLOBAL sync_binlog = 1, and set \
+             it in the server's configuration file"
+        )));
+    }
+    let fits = facts.max_content_octets();
+    if fits < max_content_octets {
+        let (what, cure) = if facts.max_body_octets < facts.max_packet_octets {
+            let what = format!(
+                "column `mail` of {table} ({} octets)",
+                facts.max_body_octets
+            );
+            (
+                what,
+                format!("ALTER TABLE {table} MODIFY `mail` longblob NOT NULL"),
+            )
+        } else {
+            let enough = (max_content_octets * 2).next_power_of_two().max(16 << 20);
+            let what = format!(
+                "max_allowed_packet of the database ({})",
+                facts.max_packet_octets
+            );
+            (what, format!("SET GLOBAL max_allowed_packet = {enough}"))
+        };
+        findings.push(Diagnostic::warning(format!(
+            "GSMTP_MAX_SIZE: {what} cannot hold {max_content_octets} octets, so SIZE {fits} is advertised and enforced; \
+             run: {cure}"
+        )));
+    }
+    findings
+}
+
+/// Whether a ROLLBACK undoes an INSERT into a table of this engine; of a view none is known.
+pub fn has_transactions(engine: &str) -> bool {
+    ["InnoDB", "ROCKSDB", "ndbcluster"]
+        .iter()
+        .any(|known| engine.eq_ignore_ascii_case(known))
+}
+
+/// Characters of an IPv6 address written out.
+const LONGEST_IPV6: usize = 39;

@@ -1,0 +1,226 @@
+//! A row as it really comes, inserted as a writer inserts it and rolled back.
+
+use std::collections::HashSet;
+
+use jiff::Timestamp;
+
+use super::{ask, cures};
+use crate::mail::{Mail, Origin};
+use crate::smtp::{Content, Envelope, ForwardPath, MemoryBudget, ReversePath};
+use crate::store::TableName;
+use crate::store::diagnostic::Diagnostic;
+use crate::store::mysql::connection::DbConnection;
+use crate::store::mysql::error::ErrorClass;
+use crate::store::mysql::insert::insert_rows;
+use crate::store::mysql::mail_ids::explain;
+use crate::store::mysql::unknown_commit::stored_ids;
+use crate::store::redis::BodiesIn;
+
+/// The addresses of the trial row: a trigger or a foreign key may depend on them.
+pub struct TrialAddresses {
+    /// A domain of GM_ALLOWED_HOSTS, or any where all are allowed.
+    pub recipient_domain: String,
+    /// GM_PRIMARY_MAIL_HOST.
+    pub primary_mail_host: String,
+}
+
+/// Inserts a row, looks it up as after a COMMIT in doubt, and rolls it back.
+pub fn check(
+    link: &mut DbConnection,
+    table: &TableName,
+    addresses: &TrialAddresses,
+) -> Vec<Diagnostic> {
+    let mail = match trial_mail(addresses) {
+        Ok(mail) => mail,
+        Err(error) => {
+            return vec![Diagnostic::error(format!(
+                "GM_MAIL_TABLE: no trial row could be made: {error}"
+            ))];
+        }
+    };
+    let mut tries = 0;
+    let outcome = loop {
+        let outcome = insert_and_look_up(link, table, &mail);
+        tries += 1;
+        match &outcome {
+            // A deadlock with mail that is being saved says nothing about the table.
+            Outcome::NotInserted(error)
+                if tries < TRIES && !is_lock_wait(error) && is_temporary(error) => {}
+            _ => break outcome,
+        }
+    };
+    let mut findings = Vec::new();
+    match outcome {
+        Outcome::Fine => {}
+        Outcome::NotInserted(error) if ErrorClass::classify(&error) == ErrorClass::IdsUsedUp => {
+            let ids = link.facts.mail_ids.as_ref();
+            findings.push(Diagnostic::error(explain(&error, table, ids)));
+        }
+        Outcome::NotInserted(error) => {
+            let what = format!("a row cannot be inserted into {table} now");
+            findings.push(Diagnostic::error(cures::finding_text(
+                "GM_MAIL_TABLE",
+                &what,
+                &error,
+                table,
+            )));
+        }
+        Outcome::NotLookedUp(error) => findings.push(no_look_up(table, &error)),
+        Outcome::NotFound => findings.push(Diagnostic::warning(format!(
+            "GM_MAIL_TABLE: a row of {table} is not found under the hash that it was inserted with; when a connection breaks \
+             during COMMIT, its mail may come twice, and `goguerrilla show` does not find it; look for a trigger that \
+             changes column `hash`"
+        ))),
+    }
+    if left_something(link) {
+        findings.push(Diagnostic::warning(format!(
+            "GM_MAIL_TABLE: a trigger of {table} writes into a table without transactions, where a row of this check stays, \
+             as do rows of batches that are rolled back; run: ALTER TABLE ... ENGINE=InnoDB for that table"
+        )));
+    }
+    findings
+}
+
+/// The warning for rows that cannot be looked up under a lock.
+pub fn no_look_up(table: &TableName, error: &mysql::Error) -> Diagnostic {
+    Diagnostic::warning(format!(
+        "GM_MAIL_TABLE: rows of {table} cannot be looked up under a lock: {}; when a connection breaks during COMMIT, its \
+         mails are told 451 and may come twice; grant SELECT and UPDATE on it to MYSQL_USER",
+        cures::error_words(error)
+    ))
+}
+
+enum Outcome {
+    Fine,
+    NotInserted(mysql::Error),
+    NotLookedUp(mysql::Error),
+    NotFound,
+}
+
+/// With the same statements and settings of the session as a writer.
+fn insert_and_look_up(link: &mut DbConnection, table: &TableName, mail: &Mail) -> Outcome {
+    let mails = std::slice::from_ref(mail);
+    let inserted = link
+        .enable_implicit_begin()
+        .and_then(|()| link.begin())
+        .and_then(|()| insert_rows(link, table, mails, &BodiesIn::Table, &HashSet::new()));
+    let outcome = match inserted {
+        Err(error) => Outcome::NotInserted(error),
+        Ok(()) => match stored_ids(link, table, mails) {
+            Ok(found) if found.contains(mail.hash().as_str()) => Outcome::Fine,
+            Ok(_) => Outcome::NotFound,
+            Err(error) => Outcome::NotLookedUp(error),
+        },
+    };
+    // Should this fail, the connection is broken, and the server rolls back when it ends.
+    link.rollback();
+    outcome
+}
+
+/// Whether the ROLLBACK could not undo everything (1196, ER_WARNING_NOT_COMPLETE_ROLLBACK).
+fn left_something(link: &mut DbConnection) -> bool {
+    if link.broken {
+        return false;
+    }
+    let warnings: Vec<(String, u64, String)> = ask::rows(link, "SHOW WARNINGS", ());
+    warnings.iter().any(|(_, code, _)| *code == 1196)
+}
+
+fn is_temporary(error: &mysql::Error) -> bool {
+    matches!(ErrorClass::classify(error), ErrorClass::Retry)
+}
+
+fn is_lock_wait(error: &mysql::Error) -> bool {
+    matches!(error, mysql::Error::MySqlError(error) if error.code == 1205)
+}
+
+/// A mail with an attachment, words outside ASCII, and a body that is no text in any character set.
+fn trial_mail(addresses: &TrialAddresses) -> Result<Mail, String> {
+    let path = |domain: &str| {
+        let written = format!("<postmaster@{domain}>");
+        ForwardPath::parse(&written).map(|(path, _)| path)
+    };
+    let recipient = path(&addresses.recipient_domain).or_else(|_| path("example.com"));
+    let recipient = recipient.map_err(|error| format!("{error:?}"))?;
+    let (reverse_path, _) =
+        ReversePath::parse("<check@example.com>").map_err(|_| "no sender".to_owned())?;
+    let host = &addresses.primary_mail_host;
+    for _ in 0..TRIES {
+        let mut content = Content::new(CONTENT.len(), &MemoryBudget::new(CONTENT.len() * 4));
+        content
+            .extend(CONTENT)
+            .map_err(|_| "no memory".to_owned())?;
+        let envelope = Envelope {
+            reverse_path: reverse_path.clone(),
+            recipients: vec![recipient.clone()],
+            smtputf8: false,
+        };
+        let origin = Origin {
+            client_ip: [192, 0, 2, 1].into(),
+            helo_name: "client.example.com".to_owned(),
+            protocol: "ESMTP",
+            host_name: host.clone(),
+            received_at: Timestamp::now(),
+        };
+        let to = |path: &ForwardPath| format!("{}@{host}", path.local_part());
+        let mail = Mail::new(envelope, content, origin, to).map_err(|error| error.to_string())?;
+        let body = mail.recipients().first().map(|one| mail.zlib_body(one));
+        // A stream that happens to be UTF-8 would fit into a column of text, where others do not.
+        if matches!(body, Some(Ok(body)) if str::from_utf8(&body).is_err()) {
+            return Ok(mail);
+        }
+    }
+    Err("no memory".to_owned())
+}
+
+/// As often as a deadlock is met.
+const TRIES: usize = 3;
+const CONTENT: &[u8] = "From: Pr\u{fc}fung <check@example.com>\r\n\
+    To: postmaster@example.com\r\n\
+    Subject: =?utf-8?q?goguerrilla_check=3A_Pr=C3=BCfung?=\r\n\
+    MIME-Version: 1.0\r\n\
+    Content-Type: multipart/mixed; boundary=b\r\n\
+    \r\n\
+    --b\r\n\
+    Content-Type: text/plain; charset=utf-8\r\n\
+    \r\n\
+    Gr\u{fc}\u{df}e\r\n\
+    --b\r\n\
+    Content-Type: application/octet-stream; name=\"trial.bin\"\r\n\
+    Content-Disposition: attachment; filename=\"trial.bin\"\r\n\
+    Content-Transfer-Encoding: base64\r\n\
+    \r\n\
+    AAECAwQFBgcICQ==\r\n\
+    --b--\r\n"
+    .as_bytes();
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::TableColumns;
+    use crate::store::row::Row;
+
+    #[test]
+    fn the_trial_row_fills_every_column() {
+        let addresses = TrialAddresses {
+            recipient_domain: "ours.test".to_owned(),
+            primary_mail_host: "mx.test".to_owned(),
+        };
+        let mail = trial_mail(&addresses).unwrap();
+        let row = Row::new(&mail, &TableColumns::DEFAULT);
+        assert_eq!(row.subject, "goguerrilla check: Pr\u{fc}fung");
+        assert_eq!(row.content_type, "multipart/mixed");
+        assert_eq!((row.has_attach, row.ip_addr.as_str()), (1, "192.0.2.1"));
+        assert!(row.attach_info.contains("trial.bin"), "{}", row.attach_info);
+        let delivery = &mail.recipients()[0];
+        assert_eq!(delivery.recipient, "postmaster@ours.test");
+        assert_eq!(delivery.to, "postmaster@mx.test");
+        assert!(str::from_utf8(&mail.zlib_body(delivery).unwrap()).is_err());
+        let odd = TrialAddresses {
+            recipient_domain: "no domain".to_owned(),
+            primary_mail_host: "mx.test".to_owned(),
+        };
+        let mail = trial_mail(&odd).unwrap();
+        assert_eq!(mail.recipients()[0].recipient, "postmaster@example.com");
+    }
+}

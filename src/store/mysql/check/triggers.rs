@@ -1,0 +1,215 @@
+//! Triggers that write where a ROLLBACK undoes nothing: with one, no trial row is inserted.
+
+use std::collections::{HashMap, HashSet};
+
+use super::ask;
+use super::table::has_transactions;
+use crate::store::TableName;
+use crate::store::diagnostic::Diagnostic;
+use crate::store::mysql::connection::DbConnection;
+
+/// Returns a warning for each trigger of an INSERT that writes, or may write, into a table without transactions.
+pub fn without_transactions(link: &mut DbConnection, table: &TableName) -> Vec<Diagnostic> {
+    let (database, name) = ask::names(table);
+    let first: Vec<Trigger> = ask::rows(
+        link,
+        "SELECT TRIGGER_NAME, ACTION_STATEMENT FROM information_schema.TRIGGERS
+         WHERE EVENT_OBJECT_SCHEMA = COALESCE(?, DATABASE()) AND EVENT_OBJECT_TABLE = ?
+         AND EVENT_MANIPULATION = 'INSERT'",
+        (database, name),
+    );
+    if first.is_empty() {
+        return Vec::new();
+    }
+    let engines: Vec<(String, Option<String>)> = ask::rows(
+        link,
+        "SELECT LOWER(TABLE_NAME), ENGINE FROM information_schema.TABLES WHERE TABLE_TYPE = 'BASE TABLE'
+         AND TABLE_SCHEMA NOT IN ('mysql', 'information_schema', 'performance_schema', 'sys')",
+        (),
+    );
+    let routines: Vec<String> = ask::rows(
+        link,
+        "SELECT LOWER(ROUTINE_NAME) FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA <> 'sys'",
+        (),
+    );
+    let mut known = Known {
+        routines: routines.into_iter().collect(),
+        ..Known::default()
+    };
+    for (name, engine) in engines {
+        // Tables of one name in several databases: the weakest of them counts.
+        let is_safe = engine.is_some_and(|engine| has_transactions(&engine));
+        let all_safe = known.tables.entry(name).or_insert(true);
+        *all_safe &= is_safe;
+    }
+    let mut findings = Vec::new();
+    let mut looked_at = HashSet::new();
+    let mut triggers = first;
+    while let Some((name, body)) = triggers.pop() {
+        let Some(body) = body else {
+            findings.push(Diagnostic::warning(format!(
+                "GM_MAIL_TABLE: trigger `{name}` is hidden from MYSQL_USER and may write where a ROLLBACK undoes nothing, so \
+                 no trial row was inserted into {table}; run GRANT TRIGGER ON {table} TO MYSQL_USER, and check again"
+            )));
+            continue;
+        };
+        match known.written_tables(&body) {
+            Err(where_to) => findings.push(Diagnostic::warning(format!(
+                "GM_MAIL_TABLE: trigger `{name}` writes into {where_to}, where rows of a batch that is rolled back stay; no \
+                 trial row was inserted into {table}; run: ALTER TABLE ... ENGINE=InnoDB for each table that it writes to"
+            ))),
+            // Those have triggers as well, in whichever database they are.
+            Ok(tables) => {
+                for written in tables {
+                    if looked_at.len() < MAX_TABLES && looked_at.insert(written.clone()) {
+                        triggers.extend(ask::rows::<Trigger>(
+                            link,
+                            "SELECT TRIGGER_NAME, ACTION_STATEMENT FROM information_schema.TRIGGERS
+                             WHERE LOWER(EVENT_OBJECT_TABLE) = ?",
+                            (written,),
+                        ));
+                    }
+                }
+            }
+        }
+    }
+    findings
+}
+
+/// Name and body; MariaDB hides the body from an account without the right TRIGGER, MySQL the whole trigger.
+type Trigger = (String, Option<String>);
+
+/// What MYSQL_USER can see, in small letters.
+#[derive(Default)]
+struct Known {
+    /// Tables, and whether a ROLLBACK undoes an INSERT there.
+    tables: HashMap<String, bool>,
+    routines: HashSet<String>,
+}
+
+impl Known {
+    /// Returns the tables that a trigger writes to.
+    ///
+    /// # Errors
+    /// In words, where it writes to something that a ROLLBACK may not undo.
+    fn written_tables(&self, body: &str) -> Result<Vec<String>, String> {
+        let words = words_of(body);
+        let mut written = Vec::new();
+        for (at, word) in words.iter().enumerate() {
+            let mut rest = words.iter().skip(at + 1).map(String::as_str).peekable();
+            match word.as_str() {
+                "call" => return Err("tables that a procedure names".to_owned()),
+                "insert" | "replace" | "update" | "delete" => {
+                    // A function has its parenthesis at once; the others name columns, or nothing.
+                    let before = at.checked_sub(1).and_then(|at| words.get(at));
+                    let is_clause = before.is_some_and(|word| word == "key" || word == "for");
+                    if rest.peek() == Some(&"(") || is_clause {
+                        continue;
+                    }
+                    let mut names = rest.skip_while(|word| BETWEEN.contains(word));
+                    let Some(mut name) = names.next() else {
+                        continue;
+                    };
+                    if names.next() == Some(".") {
+                        name = names.next().unwrap_or(name);
+                    }
+                    match self.tables.get(name) {
+                        Some(true) => written.push(name.to_owned()),
+                        Some(false) => return Err(format!("`{name}`, which has no transactions")),
+                        None => {
+                            return Err(format!("`{name}`, which MYSQL_USER may not see"));
+                        }
+                    }
+                }
+                word if self.routines.contains(word) && rest.peek() == Some(&"(") => {
+                    return Err(format!("tables that function `{word}` names"));
+                }
+                _ => {}
+            }
+        }
+        Ok(written)
+    }
+}
+
+/// Words and punctuation in small letters, without comments, strings and the quotes of names.
+fn words_of(body: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut chars = body.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\'' | '"' => while chars.next().is_some_and(|next| next != c) {},
+            '`' => {
+                let name: String = chars.by_ref().take_while(|next| *next != '`').collect();
+                words.push(name.to_lowercase());
+            }
+            '#' => while chars.next().is_some_and(|next| next != '\n') {},
+            '-' if chars.peek() == Some(&'-') => {
+                while chars.next().is_some_and(|next| next != '\n') {}
+            }
+            c if c.is_alphanumeric() || c == '_' || c == '$' => {
+                let mut word = String::from(c);
+                while let Some(next) =
+                    chars.next_if(|next| next.is_alphanumeric() || "_$".contains(*next))
+                {
+                    word.push(next);
+                }
+                words.push(word.to_lowercase());
+            }
+            c if c.is_whitespace() => {}
+            c => words.push(c.to_string()),
+        }
+    }
+    words
+}
+
+/// Tables whose triggers are looked at.
+const MAX_TABLES: usize = 32;
+/// Words that may stand between a verb and the table it writes to.
+const BETWEEN: &[&str] = &[
+    "into",
+    "from",
+    "ignore",
+    "low_priority",
+    "high_priority",
+    "delayed",
+    "quick",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trigger_is_judged_by_where_it_writes() {
+        let known = Known {
+            tables: HashMap::from([("audit".to_owned(), false), ("kept".to_owned(), true)]),
+            routines: HashSet::from(["log_it".to_owned()]),
+        };
+        for (body, is_safe) in [
+            (
+                "BEGIN IF NEW.subject = 'x' THEN SIGNAL SQLSTATE '45000'; END IF; END",
+                true,
+            ),
+            (
+                "SET NEW.subject = REPLACE(NEW.subject, 'audit', 'insert into audit')",
+                true,
+            ),
+            (
+                "INSERT INTO kept VALUES (1) ON DUPLICATE KEY UPDATE n = 1",
+                true,
+            ),
+            ("insert ignore into `mail`.`kept` values (1)", true),
+            ("INSERT INTO audit VALUES (NEW.hash)", false),
+            ("INSERT INTO mail.Audit SET a = 1", false),
+            ("UPDATE audit SET n = n + 1", false),
+            ("DELETE FROM unseen", false),
+            ("CALL log_it(NEW.hash)", false),
+            ("SET @x = log_it(NEW.hash)", false),
+            ("BEGIN /* */ # insert into audit\n END", true),
+            ("", true),
+        ] {
+            let judged = known.written_tables(body);
+            assert_eq!(judged.is_ok(), is_safe, "{body}: {judged:?}");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Errors of the database in words for an administrator, and the key that each one concerns.
+
+use mysql::Error;
+
+use crate::store::TableName;
+
+/// Returns what the server or the library said, without the name of a type around it.
+pub fn error_words(error: &Error) -> String {
+    match error {
+        Error::MySqlError(error) => format!("{} (error {})", error.message, error.code),
+        Error::IoError(error) => error.to_string(),
+        Error::CodecError(error) => error.to_string(),
+        Error::DriverError(error) => error.to_string(),
+        error => error.to_string(),
+    }
+}
+
+/// Returns the text of an error met while reading, with the key that it concerns and its cure.
+pub fn with_key(error: &Error, table: &TableName) -> String {
+    let (key, cure) = match error {
+        Error::MySqlError(error) => key_of_code(error.code, table),
+        _ => HOST,
+    };
+    format!("{key}: {}; {cure}", error_words(error))
+}
+
+fn key_of_code(code: u16, table: &TableName) -> (&'static str, &'static str) {
+    match code {
+        // The table is named with its database, so MYSQL_DB is not what names it.
+        1044 | 1049 if table.database().is_some() => TABLE,
+        1044 | 1046 | 1049 => DATABASE,
+        1045 | 1251 | 1275 | 1524 | 1698 | 1820 | 1862 | 3118 | 3159 | 4151 => USER,
+        // From reading a table: names, columns, rights, types, a view that is broken, a table that is damaged.
+        1017 | 1030 | 1034 | 1054 | 1064 | 1103 | 1142 | 1143 | 1146 | 1194 | 1195 | 1227
+        | 1267 | 1270 | 1271 | 1347 | 1356 | 1370 | 1449 | 1932 => TABLE,
+        _ => HOST,
+    }
+}
+
+const HOST: (&str, &str) = ("MYSQL_HOST", "start the database, or mend MYSQL_HOST");
+const USER: (&str, &str) = (
+    "MYSQL_USER, MYSQL_PASS",
+    "mend them, or the account in the database",
+);
+const DATABASE: (&str, &str) = (
+    "MYSQL_DB",
+    "name the database of the table, and grant MYSQL_USER its rights there",
+);
+const TABLE: (&str, &str) = (
+    "GM_MAIL_TABLE",
+    "`goguerrilla check` names the cure, `goguerrilla schema` prints the table",
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_error_names_the_key_that_it_concerns() {
+        let server = |code| {
+            Error::MySqlError(mysql::MySqlError {
+                state: "HY000".to_owned(),
+                message: "words".to_owned(),
+                code,
+            })
+        };
+        let (plain, qualified) = (
+            TableName::default(),
+            TableName::parse("mail.new_mail").unwrap(),
+        );
+        for (code, want) in [
+            (1045, "MYSQL_USER, MYSQL_PASS: words (error 1045); "),
+            (1049, "MYSQL_DB: words (error 1049); "),
+            (1044, "MYSQL_DB: words (error 1044); "),
+            (1146, "GM_MAIL_TABLE: words (error 1146); "),
+            (1054, "GM_MAIL_TABLE: "),
+            (1142, "GM_MAIL_TABLE: "),
+            (1040, "MYSQL_HOST: "),
+        ] {
+            let said = with_key(&server(code), &plain);
+            assert!(said.starts_with(want), "{said}");
+        }
+        let said = with_key(&server(1049), &qualified);
+        assert!(said.starts_with("GM_MAIL_TABLE: "), "{said}");
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let said = with_key(&Error::IoError(refused), &plain);
+        assert!(
+            said.starts_with("MYSQL_HOST: connection refused; "),
+            "{said}"
+        );
+    }
+}

@@ -1,0 +1,63 @@
+//! Circuit breaker: after a failure Redis is not used for a pause, then tried again.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use super::STORE_TIMEOUT;
+use crate::metrics;
+use crate::sync;
+
+/// Tells whether Redis may be used now. Clones share one state.
+#[derive(Clone, Default)]
+pub struct Breaker {
+    state: Arc<Mutex<BreakerState>>,
+}
+
+#[derive(Default)]
+struct BreakerState {
+    open_until: Option<Instant>,
+    pause: Duration,
+}
+
+impl Breaker {
+    /// Returns whether to use Redis for this batch. While the breaker is open, one batch is allowed after each pause.
+    pub fn allows(&self) -> bool {
+        let mut state = self.lock();
+        match state.open_until {
+            None => true,
+            Some(until) if Instant::now() < until => false,
+            Some(_) => {
+                // Only this batch tries; the others wait for its result.
+                state.open_until = Some(Instant::now() + STORE_TIMEOUT * 2);
+                true
+            }
+        }
+    }
+
+    /// Records a success and closes the breaker.
+    pub fn succeeded(&self) {
+        let mut state = self.lock();
+        if state.open_until.take().is_some() {
+            log::warn!("redis_back");
+        }
+        state.pause = Duration::ZERO;
+    }
+
+    /// Records a failure and opens the breaker for the next, longer pause.
+    pub fn failed(&self, reason: &str) {
+        metrics::REDIS_ERRORS.count(());
+        let mut state = self.lock();
+        state.pause = (state.pause * 2).clamp(MIN_PAUSE, MAX_PAUSE);
+        state.open_until = Some(Instant::now() + state.pause);
+        log::error!(reason = reason, pause_seconds = state.pause.as_secs(), bodies = "go into column mail"; "redis_trouble");
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BreakerState> {
+        sync::lock(&self.state)
+    }
+}
+
+/// Pause after the first failure; doubled after each further one.
+const MIN_PAUSE: Duration = Duration::from_secs(1);
+/// Longest pause.
+const MAX_PAUSE: Duration = Duration::from_secs(30);

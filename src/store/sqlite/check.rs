@@ -1,0 +1,335 @@
+//! What `goguerrilla check` finds about an SQLite file, without changing anything: not even the index of its log.
+//!
+//! The file is opened read-only. Whether its table takes mail is tried on a copy of its schema in memory, with the statements
+//! that the server would use.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::{AccessFlags, faccessat, geteuid};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
+
+use super::database_file::reject_unusual_file;
+use super::error::classify_error;
+use super::wal_files::{file_len, index_of, resolve_symlinks, wal_path};
+use super::{BUSY_TIMEOUT, held, insert_statement};
+use crate::store::{Diagnostic, TableName};
+
+/// Returns what would keep the server from saving mail to `file` now.
+pub fn check(file: &Path, table: &TableName) -> Vec<Diagnostic> {
+    let mut warnings = Vec::new();
+    let outcome = inspect(file, table, &mut warnings);
+    let named = |text: String| format!("GM_SQLITE_FILE: {text}");
+    let errors = outcome.err().map(|text| Diagnostic::error(named(text)));
+    let warnings = warnings
+        .into_iter()
+        .map(|text| Diagnostic::warning(named(text)));
+    errors.into_iter().chain(warnings).collect()
+}
+
+fn inspect(file: &Path, table: &TableName, warnings: &mut Vec<String>) -> Result<(), String> {
+    reject_unusual_file(file).map_err(|error| error.to_string())?;
+    match fs::metadata(file) {
+        Ok(_) => refuse_without_rights(file)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return can_be_made(file),
+        Err(error) => return Err(needs_rights(file, &error)),
+    }
+    if file_len(file) > 0 {
+        inspect_database(file, table, warnings)?;
+    }
+    Ok(())
+}
+
+/// A file that is missing has to be made, behind the link that may stand in its place.
+fn can_be_made(file: &Path) -> Result<(), String> {
+    let target = resolve_symlinks(file);
+    let folder = folder_of(&target);
+    access(folder, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|error| {
+        format!(
+            "{}: cannot be made in {}: {error}; give user {} the right to write there",
+            file.display(),
+            folder.display(),
+            geteuid()
+        )
+    })
+}
+
+/// The file has to be writable, and so have its log and the log's index or else the folder, where SQLite makes them.
+fn refuse_without_rights(file: &Path) -> Result<(), String> {
+    let refused = |error: nix::Error| needs_rights(file, &error.into());
+    access(file, AccessFlags::R_OK | AccessFlags::W_OK).map_err(refused)?;
+    for companion in [wal_path(file), index_of(file)] {
+        match fs::metadata(&companion) {
+            Ok(metadata) if metadata.is_file() => {
+                access(&companion, AccessFlags::R_OK | AccessFlags::W_OK)
+                    .map_err(|error| needs_rights(&companion, &error.into()))?;
+            }
+            Ok(_) => {
+                return Err(format!(
+                    "{}: expected a file of SQLite's, but found a folder, pipe or device; move it away",
+                    companion.display()
+                ));
+            }
+            Err(_) => {
+                let target = resolve_symlinks(file);
+                let rights = AccessFlags::W_OK | AccessFlags::X_OK;
+                access(folder_of(&target), rights).map_err(refused)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn inspect_database(
+    file: &Path,
+    table: &TableName,
+    warnings: &mut Vec<String>,
+) -> Result<(), String> {
+    let sorted = |error: rusqlite::Error| {
+        classify_error(file, &error)
+            .error
+            .into_save_error()
+            .to_string()
+    };
+    let mut header = Vec::new();
+    let read = File::open(file).and_then(|file| file.take(20).read_to_end(&mut header));
+    read.map_err(|error| needs_rights(file, &error))?;
+    // Versions of the format for writing and reading: 1 a rollback journal, 2 a write-ahead log.
+    if header.get(18).is_some_and(|version| *version > 2)
+        && header.starts_with(b"SQLite format 3\0")
+    {
+        return Err(format!(
+            "{}: a later version of SQLite's file format, which can only be read; name another file",
+            file.display()
+        ));
+    }
+    let is_wal = header.get(18) == Some(&2);
+    let view = View::open(file).map_err(sorted)?;
+    if view.is_whole {
+        view.read_last_row(table).map_err(sorted)?;
+    }
+    if view.is_whole || view.has_table(table).map_err(sorted)? {
+        try_rows(file, &view, table, warnings).map_err(sorted)??;
+    }
+    drop(view);
+    match held::holder(file, is_wal, BUSY_TIMEOUT) {
+        Some(process) => Err(format!(
+            "{}: database is locked; another program holds it: process {process}",
+            file.display()
+        )),
+        None => Ok(()),
+    }
+}
+
+/// A database opened for reading.
+struct View {
+    connection: Connection,
+    /// Nothing of it is still in a log that could not be read.
+    is_whole: bool,
+}
+
+impl View {
+    /// Opens without writing anywhere: SQLite takes a file without a log as one that nobody changes, and the index of a log only
+    /// for reading. Where the index is missing, or cannot be used like that, only the file itself is read. So it is as root, for
+    /// whom SQLite sets the owner of each log that it opens (`robustFchown` in os_unix.c).
+    fn open(file: &Path) -> rusqlite::Result<View> {
+        let has_log = file_len(&wal_path(file)) > 0;
+        if has_log
+            && !geteuid().is_root()
+            && let Ok(connection) = open_read_only(file, "mode=ro&readonly_shm=1")
+        {
+            let is_whole = true;
+            return Ok(View {
+                connection,
+                is_whole,
+            });
+        }
+        let connection = open_read_only(file, "mode=ro&immutable=1")?;
+        let is_whole = !has_log;
+        Ok(View {
+            connection,
+            is_whole,
+        })
+    }
+
+    fn has_table(&self, table: &TableName) -> rusqlite::Result<bool> {
+        let sql = "SELECT 1 FROM sqlite_schema WHERE lower(name) = lower(?)";
+        let found = self.connection.query_row(sql, [table.table()], |_| Ok(()));
+        Ok(found.optional()?.is_some())
+    }
+
+    /// The newest row stands where the next one goes, so damage there would meet it.
+    fn read_last_row(&self, table: &TableName) -> rusqlite::Result<()> {
+        let sql = format!("SELECT `hash` FROM {table} ORDER BY rowid DESC LIMIT 1");
+        let read = self.connection.query_row(&sql, [], |_| Ok(()));
+        match read.map_err(|error| (error.sqlite_error_code(), error)) {
+            Err((
+                Some(
+                    ErrorCode::DatabaseCorrupt
+                    | ErrorCode::NotADatabase
+                    | ErrorCode::SystemIoFailure,
+                ),
+                error,
+            )) => Err(error),
+            // Whatever the table lacks, the rows that are tried show it.
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes an empty database in memory with the same tables, indices and triggers.
+    fn copy_of_schema(&self) -> rusqlite::Result<Connection> {
+        let copy = Connection::open_in_memory()?;
+        let mut select = self.connection.prepare(
+            "SELECT sql FROM sqlite_schema WHERE sql LIKE 'CREATE %' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
+             ORDER BY type = 'table' DESC, rowid LIMIT 10000",
+        )?;
+        let statements = select.query_map([], |row| row.get::<_, String>(0))?;
+        for statement in statements {
+            // One statement, which begins with CREATE. Tables that belong to a virtual table are made with it; another program's
+            // table may need an extension.
+            let _ = copy
+                .prepare(&statement?)
+                .and_then(|mut create| create.execute([]));
+        }
+        Ok(copy)
+    }
+}
+
+/// Opens a file and reads its schema.
+fn open_read_only(file: &Path, options: &str) -> rusqlite::Result<Connection> {
+    let path = fs::canonicalize(file).map_err(|_| rusqlite::Error::InvalidPath(file.to_owned()))?;
+    let mut uri = "file://".to_owned();
+    for octet in path.as_os_str().as_bytes() {
+        // A string takes any text.
+        let _ = match octet {
+            b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => {
+                write!(uri, "{}", char::from(*octet))
+            }
+            octet => write!(uri, "%{octet:02x}"),
+        };
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_URI
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(format!("{uri}?{options}"), flags)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+    Ok(connection)
+}
+
+/// Does in memory what the server does at its start and with its first mails.
+fn try_rows(
+    file: &Path,
+    view: &View,
+    table: &TableName,
+    warnings: &mut Vec<String>,
+) -> rusqlite::Result<Result<(), String>> {
+    let copy = view.copy_of_schema()?;
+    copy.execute_batch(&table.sqlite_schema())?;
+    let insert = insert_statement(table);
+    copy.prepare(&insert)?;
+    let refused = |which: &str, error: &rusqlite::Error| {
+        format!(
+            "{}: {which} would be refused: {error}; change the table, or name another one in GM_MAIL_TABLE",
+            file.display()
+        )
+    };
+    let rows = [
+        ("every mail", "a", "0123456789abcdef0123456789abcdef"),
+        (
+            "every further mail",
+            "b",
+            "123456789abcdef0123456789abcdef0",
+        ),
+        (
+            "a second mail like another one",
+            "b",
+            "23456789abcdef0123456789abcdef01",
+        ),
+    ];
+    for (number, (which, name, hash)) in rows.into_iter().enumerate() {
+        let Err(error) = try_row(&copy, &insert, name, hash) else {
+            continue;
+        };
+        // A trigger may look at what other tables hold.
+        let is_certain = !is_by_trigger(&error) || !view.has_other_tables(table)?;
+        let text = refused(which, &error);
+        if is_certain && number < 2 {
+            return Ok(Err(text));
+        }
+        warnings.push(text);
+        break;
+    }
+    Ok(Ok(()))
+}
+
+impl View {
+    fn has_other_tables(&self, table: &TableName) -> rusqlite::Result<bool> {
+        let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND lower(name) <> lower(?)
+                   AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' LIMIT 1";
+        let found = self.connection.query_row(sql, [table.table()], |_| Ok(()));
+        Ok(found.optional()?.is_some())
+    }
+}
+
+fn is_by_trigger(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_error().map(|error| error.extended_code);
+    code == Some(rusqlite::ffi::SQLITE_CONSTRAINT_TRIGGER)
+}
+
+/// Inserts a row such as a mail from and to `name` makes; rows of two names differ in all that mails may differ in.
+fn try_row(copy: &Connection, insert: &str, name: &str, hash: &str) -> rusqlite::Result<()> {
+    let address = format!("{name}@example.com");
+    let (date, client) = match name {
+        "a" => ("2026-01-01 00:00:01", "192.0.2.1"),
+        _ => ("2026-01-01 00:00:02", "192.0.2.2"),
+    };
+    let mail = [name.as_bytes(), EMPTY_ZLIB_STREAM].concat();
+    let attachments = format!(r#"[{{"name":"{name}","type":"text/plain","size":1}}]"#);
+    let row = params![
+        date,
+        address,
+        address,
+        name,
+        "gzencode",
+        "UTF-8",
+        mail,
+        0.0,
+        hash,
+        "text/plain",
+        address,
+        1,
+        client,
+        0,
+        attachments,
+    ];
+    copy.prepare(insert)?.execute(row).map(drop)
+}
+
+fn folder_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// By the effective ids, which are the server's.
+fn access(file: &Path, rights: AccessFlags) -> nix::Result<()> {
+    faccessat(AT_FDCWD, file, rights, AtFlags::AT_EACCESS)
+}
+
+fn needs_rights(file: &Path, error: &io::Error) -> String {
+    format!(
+        "{}: {error}; user {} needs the right to write this file and its folder",
+        file.display(),
+        geteuid()
+    )
+}
+
+const EMPTY_ZLIB_STREAM: &[u8] = b"\x78\x01\x03\x00\x00\x00\x00\x01";

@@ -1,0 +1,106 @@
+//! Classifies the errors of SQLite.
+
+use std::path::Path;
+
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+use rusqlite::{ErrorCode, ffi};
+
+use crate::mail::NoMemory;
+use crate::store::SaveError;
+use crate::store::bisect::BatchError;
+
+/// Meaning of an SQLite error for the batch and for the open file.
+pub struct ClassifiedError {
+    /// For the batch.
+    pub error: BatchError,
+    /// The file must be closed and opened again.
+    pub reopen: bool,
+}
+
+/// Classifies an error.
+pub fn classify_error(file: &Path, error: &rusqlite::Error) -> ClassifiedError {
+    let text = |fix: &str| format!("{}: {}{fix}", file.display(), describe_error(error));
+    let rights = || {
+        let user = nix::unistd::geteuid();
+        text(&format!(
+            "; user {user} needs the right to write this file and its folder"
+        ))
+    };
+    let unavailable = |text: String| BatchError::Store(SaveError::Unavailable(text));
+    let code = error.sqlite_error_code();
+    let (error, reopen) = match code {
+        // One large mail may exceed the memory while smaller ones in the batch do not.
+        None if matches!(error, rusqlite::Error::ToSqlConversionFailure(_)) => {
+            (BatchError::Mail(SaveError::Full(text(""))), false)
+        }
+        Some(ErrorCode::DiskFull) => (
+            BatchError::Store(SaveError::Full(text("; make room"))),
+            false,
+        ),
+        Some(ErrorCode::OutOfMemory) => (BatchError::Store(SaveError::Full(text(""))), true),
+        Some(ErrorCode::SystemIoFailure) if is_out_of_memory(error) => {
+            let text = text("; out of memory");
+            (BatchError::Store(SaveError::Full(text)), true)
+        }
+        Some(ErrorCode::SystemIoFailure) if is_at_size_limit(error) => {
+            let text = text("; the limit of file sizes is met");
+            (BatchError::Store(SaveError::Full(text)), true)
+        }
+        // The `-shm` file could not grow: SQLite reports FULL only for the other two files.
+        Some(ErrorCode::SystemIoFailure) if has_code(error, ffi::SQLITE_IOERR_SHMSIZE) => (
+            BatchError::Store(SaveError::Full(text("; make room"))),
+            true,
+        ),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            (unavailable(text("; another program holds it")), false)
+        }
+        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
+            (unavailable(rights()), true)
+        }
+        Some(
+            ErrorCode::SystemIoFailure
+            | ErrorCode::DatabaseCorrupt
+            | ErrorCode::NotADatabase
+            | ErrorCode::SchemaChanged
+            | ErrorCode::Unknown
+            | ErrorCode::FileLockingProtocolFailed,
+        ) => (unavailable(text("")), true),
+        Some(_) => (BatchError::Mail(SaveError::Refused(text(""))), false),
+        None => (unavailable(text("")), true),
+    };
+    ClassifiedError { error, reopen }
+}
+
+/// Returns the error in one line, without the text of the SQL statement.
+pub fn describe_error(error: &rusqlite::Error) -> String {
+    let other_table = "a table of that name with other columns may be there: rename it, or name another one in GM_MAIL_TABLE";
+    match error {
+        rusqlite::Error::SqlInputError { msg, .. } => format!("{msg}; {other_table}"),
+        error if error.sqlite_error_code() == Some(ErrorCode::Unknown) => {
+            format!("{error}; {other_table}")
+        }
+        error => error.to_string(),
+    }
+}
+
+/// Returns an error that concerns one row; the same condition at COMMIT would concern the store.
+pub fn no_memory(error: NoMemory) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(error.into())
+}
+
+/// Returns whether mapping the `-shm` file or allocating a file buffer failed, which SQLite reports like a disk error.
+fn is_out_of_memory(error: &rusqlite::Error) -> bool {
+    has_code(error, ffi::SQLITE_IOERR_SHMMAP) || has_code(error, ffi::SQLITE_IOERR_NOMEM)
+}
+
+/// Returns whether a write failed because of RLIMIT_FSIZE, which SQLite reports like a disk error.
+fn is_at_size_limit(error: &rusqlite::Error) -> bool {
+    has_code(error, ffi::SQLITE_IOERR_WRITE)
+        && getrlimit(Resource::RLIMIT_FSIZE).is_ok_and(|(soft, _)| soft != RLIM_INFINITY)
+}
+
+fn has_code(error: &rusqlite::Error, extended_code: i32) -> bool {
+    error
+        .sqlite_error()
+        .is_some_and(|error| error.extended_code == extended_code)
+}

@@ -1,0 +1,142 @@
+//! Mail read back from an SQLite file.
+
+use std::path::Path;
+
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+
+use super::BUSY_TIMEOUT;
+use super::database_file::reject_unusual_file;
+use super::error::describe_error;
+use crate::mail::inflate;
+use crate::store::TableName;
+use crate::store::reader::{
+    ListingSize, MAX_SHOWN_OCTETS, MailListing, MailReader, ReadError, text,
+};
+
+/// Reads mail from an SQLite file; never makes one.
+pub struct SqliteReader {
+    connection: Connection,
+    table: TableName,
+}
+
+impl SqliteReader {
+    /// Opens a file that exists.
+    ///
+    /// # Errors
+    /// [`ReadError`] that names the file.
+    pub fn open(file: &Path, table: &TableName) -> Result<SqliteReader, ReadError> {
+        if !file.exists() {
+            return Err(ReadError(format!(
+                "{}: no such file; no mail was saved there yet, or GM_SQLITE_FILE names another one",
+                file.display()
+            )));
+        }
+        reject_unusual_file(file).map_err(|error| ReadError(error.to_string()))?;
+        // Readers of a WAL file write to its -shm.
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(file, flags).and_then(|connection| {
+            connection.busy_timeout(BUSY_TIMEOUT)?;
+            Ok(connection)
+        });
+        let connection = connection.map_err(|error| read_error(file, &error))?;
+        Ok(SqliteReader {
+            connection,
+            table: table.clone(),
+        })
+    }
+}
+
+impl MailReader for SqliteReader {
+    fn list(&mut self, to: Option<&str>, limit: u32) -> Result<Vec<MailListing>, ReadError> {
+        let order = match self.has_column("mail_id") {
+            Ok(true) => "mail_id",
+            Ok(false) => "date",
+            Err(error) => return Err(self.error(&error)),
+        };
+        let filter = match to {
+            Some(_) => "WHERE `to` = ?2 COLLATE NOCASE OR `recipient` = ?2 COLLATE NOCASE",
+            None => "WHERE ?2 IS NULL",
+        };
+        let sql = format!(
+            "SELECT `hash`, `date`, `from`, `to`, `recipient`, `mail`, `subject` FROM {} {filter}
+             ORDER BY `{order}` DESC LIMIT ?1",
+            self.table
+        );
+        let rows = self.connection.prepare(&sql).and_then(|mut select| {
+            let rows = select.query_map(params![limit, to], |row| {
+                let stream = octets_of(row.get_ref(5)?);
+                Ok(MailListing {
+                    hash: text_of(row.get_ref(0)?).unwrap_or_default(),
+                    date: text_of(row.get_ref(1)?),
+                    from: text_of(row.get_ref(2)?),
+                    to: text_of(row.get_ref(3)?),
+                    recipient: text_of(row.get_ref(4)?),
+                    size: stream.map_or(ListingSize::Expired, ListingSize::of),
+                    subject: text_of(row.get_ref(6)?),
+                })
+            })?;
+            rows.collect()
+        });
+        rows.map_err(|error| self.error(&error))
+    }
+
+    fn show(&mut self, hash: &str) -> Result<Option<Vec<u8>>, ReadError> {
+        let sql = format!("SELECT `mail` FROM {} WHERE `hash` = ?1", self.table);
+        let stream: Option<Option<Vec<u8>>> = self
+            .connection
+            .query_row(&sql, [hash], |row| {
+                Ok(octets_of(row.get_ref(0)?).map(<[u8]>::to_vec))
+            })
+            .optional()
+            .map_err(|error| self.error(&error))?;
+        let Some(stream) = stream else {
+            return Ok(None);
+        };
+        let stream = stream.ok_or_else(|| {
+            ReadError(format!(
+                "{hash}: column `mail` holds NULL or a number, so its body is not there"
+            ))
+        })?;
+        let mail = inflate(&stream, MAX_SHOWN_OCTETS).map(Some);
+        mail.map_err(|error| ReadError(format!("{hash}: column `mail`: {error}")))
+    }
+}
+
+/// Returns a value of any type as text; `None` for NULL.
+fn text_of(value: ValueRef) -> Option<String> {
+    match value {
+        ValueRef::Null => None,
+        ValueRef::Integer(number) => Some(number.to_string()),
+        ValueRef::Real(number) => Some(number.to_string()),
+        ValueRef::Text(octets) | ValueRef::Blob(octets) => Some(text(octets.to_vec())),
+    }
+}
+
+fn octets_of(value: ValueRef<'_>) -> Option<&[u8]> {
+    match value {
+        ValueRef::Text(octets) | ValueRef::Blob(octets) => Some(octets),
+        ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_) => None,
+    }
+}
+
+impl SqliteReader {
+    /// Returns whether the table has this column; also true for a table that is missing, which is reported by the query itself.
+    fn has_column(&self, name: &str) -> rusqlite::Result<bool> {
+        let schema = self.table.database().unwrap_or("main");
+        let counted = self.connection.query_row(
+            "SELECT count(*), count(CASE lower(name) WHEN ?3 THEN 1 END) FROM pragma_table_info(?1, ?2)",
+            [self.table.table(), schema, name],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        );
+        counted.map(|(all, named): (i64, i64)| all == 0 || named > 0)
+    }
+
+    fn error(&self, error: &rusqlite::Error) -> ReadError {
+        read_error(Path::new(self.connection.path().unwrap_or_default()), error)
+    }
+}
+
+fn read_error(file: &Path, error: &rusqlite::Error) -> ReadError {
+    ReadError(format!("{}: {}", file.display(), describe_error(error)))
+}
