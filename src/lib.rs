@@ -55,7 +55,6 @@
     )
 )]
 
-pub mod auth_http;
 pub mod cli;
 pub mod config;
 pub mod connection;
@@ -64,14 +63,9 @@ pub mod logging;
 pub mod mail;
 pub mod metrics;
 pub mod net;
+pub mod os;
 pub mod panics;
-pub mod pid_file;
-pub mod privileges;
-pub mod rlimits;
-pub mod secure_open;
 pub mod server;
-pub mod signals;
 pub mod smtp;
-pub mod status;
 pub mod store;
 pub mod sync;

@@ -15,7 +15,7 @@ use nix::unistd::{Gid, Uid};
 
 use super::LogFormat;
 use crate::metrics;
-use crate::secure_open;
+use crate::os::secure_open;
 use crate::sync;
 
 /// Lines on their way to the file.

@@ -1,33 +1,16 @@
 //! A mail: envelope, content, and facts about the connection.
 
-mod charset;
-mod charset_names;
-mod cns_11643;
 mod compress;
-mod encoded_word;
-mod escape_sequence;
-mod header;
-mod iso_2022;
-mod jis_x_0213;
 mod mail_id;
-mod media;
-mod multipart;
-mod parameter_value;
-mod parameters;
-mod quoted_string;
-mod raw_text;
-mod single_byte;
-mod summary;
+mod mime;
 mod trace;
-mod transfer_encoding;
-mod unicode;
 
 use std::io;
 use std::sync::{Arc, OnceLock};
 
 pub use compress::{Deflated, InflateError, NoMemory, inflate};
 pub use mail_id::MailId;
-pub use summary::{Attachment, Summary};
+pub use mime::{Attachment, Summary};
 pub use trace::Origin;
 
 use crate::smtp::{Content, Envelope, Reservation};

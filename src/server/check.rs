@@ -8,9 +8,9 @@ use std::time::SystemTime;
 use super::{ConfigSource, StartError, identity, listeners, tls_files};
 use crate::config::Config;
 use crate::net::tls::TlsCredentials;
-use crate::pid_file::PidFile;
-use crate::privileges;
-use crate::secure_open;
+use crate::os::pid_file::PidFile;
+use crate::os::privileges;
+use crate::os::secure_open;
 use crate::store::Diagnostic;
 
 /// What `check` finds before it looks at the store: keys are read and files looked at as who we are, then we become the

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::net::tls::TlsError;
-use crate::privileges::PrivilegeError;
+use crate::os::privileges::PrivilegeError;
 use crate::store::SaveError;
 
 /// Why the server could not start: what, where, and how to fix it.

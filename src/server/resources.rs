@@ -4,7 +4,7 @@ use super::http_addresses;
 use super::listeners::listen_addresses;
 use crate::config::{Config, StoreKind};
 use crate::http;
-use crate::rlimits;
+use crate::os::rlimits;
 
 /// Raises the limit of open descriptors as far as it may be raised, and warns where a limit is too low for this configuration.
 pub fn check_limits(config: &Config) {

@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use crate::net::accept_pool::AcceptPool;
 use crate::net::listener::Listener;
-use crate::signals::Event;
+use crate::os::signals::Event;
 use crate::store::Writers;
 
 /// A second request to stop came: nothing is waited for any more.

@@ -3,28 +3,25 @@
 //! A store implements [`SaveMail`]. It runs on a writer's thread: connections hand their mails to a queue, the writer
 //! takes what has queued up while the last commit ran, and only then is each client told how its mail fared.
 
-mod batching;
-mod bisect;
 mod diagnostic;
 mod health;
 mod memory;
 pub mod mysql;
 mod peer;
-mod pending;
+mod queue;
 mod reader;
 pub mod redis;
 mod refusals;
 mod row;
 pub mod sqlite;
 mod table;
-mod writer;
 
 pub use diagnostic::Diagnostic;
 pub use health::Health;
 pub use memory::MemoryStore;
 pub use reader::{ListingSize, MailListing, MailReader, ReadError};
 pub use table::{TableColumns, TableName};
-pub use writer::{OpenStore, Saver, Writers};
+pub use queue::{OpenStore, Saver, Writers};
 
 use crate::mail::Mail;
 

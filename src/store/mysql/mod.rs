@@ -38,7 +38,7 @@ use self::error::{ErrorClass, is_certainly_rolled_back};
 use self::insert::insert_rows;
 use self::pool::{Connector, PooledDbConnection};
 use self::unknown_commit::UnknownCommit;
-use super::bisect::{BatchError, save_bisecting};
+use crate::store::queue::bisect::{BatchError, save_bisecting};
 use super::redis::cluster::ClusterBodyWriter;
 use super::redis::{BodiesIn, BodyWriter, PendingStore};
 use super::{SaveError, SaveMail, SavedId};

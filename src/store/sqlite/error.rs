@@ -7,7 +7,7 @@ use rusqlite::{ErrorCode, ffi};
 
 use crate::mail::NoMemory;
 use crate::store::SaveError;
-use crate::store::bisect::BatchError;
+use crate::store::queue::bisect::BatchError;
 
 /// Meaning of an SQLite error for the batch and for the open file.
 pub struct ClassifiedError {

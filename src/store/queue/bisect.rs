@@ -1,6 +1,6 @@
 //! Finds the mails that make a batch fail, so that the others in it are saved.
 
-use super::{SaveError, SavedId};
+use crate::store::{SaveError, SavedId};
 use crate::mail::Mail;
 
 /// Why a transaction failed.

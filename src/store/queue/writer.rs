@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
 
 use super::batching::{BatchPermit, BatchScheduler};
 use super::pending::{QueuedMail, WaiterRegistry, pending_save};
-use super::{Health, SaveError, SaveMail, SavedId};
+use crate::store::{Health, SaveError, SaveMail, SavedId};
 use crate::mail::Mail;
 use crate::metrics::{self, Component, StoreErrorKind};
 use crate::panics;

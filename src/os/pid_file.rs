@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
 
-use crate::secure_open;
+use crate::os::secure_open;
 
 /// A file that holds this process's id. Dropping it removes the file if it still holds that id.
 pub struct PidFile {

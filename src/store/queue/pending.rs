@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{SaveError, SavedId};
+use crate::store::{SaveError, SavedId};
 use crate::mail::Mail;
 use crate::sync;
 
