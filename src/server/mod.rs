@@ -1,6 +1,6 @@
 //! The one room that wires the house: from a configuration to a running server and back to rest.
 
-mod check;
+mod preflight;
 mod error;
 mod http_endpoints;
 mod listeners;
@@ -18,7 +18,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use nix::unistd::{Gid, Uid, geteuid};
 use sd_notify::NotifyState;
 
-pub use check::preflight;
+pub use preflight::preflight;
 pub use error::StartError;
 pub use store_factory::{mysql_connector, redis_settings, table_name, trial_addresses};
 

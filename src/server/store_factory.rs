@@ -6,11 +6,12 @@ use std::thread;
 use r2d2::Pool;
 
 use super::StartError;
+use crate::check;
+use crate::check::database::TrialAddresses;
 use crate::config::{Config, ServerAddress, StoreKind};
 use crate::smtp::{PolicyHandle, SessionSettings, StoreLimits};
-use crate::store::mysql::check::TrialAddresses;
 use crate::store::mysql::pool::{self, Connector, MySqlHost, MySqlSettings, OnTableInfo};
-use crate::store::mysql::{BodyStore, MySqlStore, TableInfo, check, probe};
+use crate::store::mysql::{BodyStore, MySqlStore, TableInfo, probe};
 use crate::store::redis::cluster::{ClusterBodyWriter, RedisCluster};
 use crate::store::redis::{BodyWriter, Breaker, RedisPool, RedisSettings};
 use crate::store::sqlite::{DatabaseFile, SqliteStore};
@@ -137,7 +138,7 @@ fn start_mysql(config: &Config, session: Arc<PolicyHandle>) -> Result<RunningSto
         let spawned = thread::Builder::new()
             .name("redis-check".to_owned())
             .spawn(move || {
-                check::redis(&redis).iter().for_each(log_finding);
+                check::redis::check(&redis).iter().for_each(log_finding);
             });
         spawned.map_err(StartError::Kernel)?;
     }
@@ -188,7 +189,7 @@ fn on_table_info(config: &Config, session: &Arc<PolicyHandle>) -> OnTableInfo {
         }
         *last = Some(facts.clone());
         let wanted = session.configured().max_content_octets;
-        let findings = check::check_table(facts, &table, wanted);
+        let findings = check::database::check_table(facts, &table, wanted);
         findings.iter().for_each(log_finding);
         if let Some(shape) = &facts.columns {
             session.apply_store_limits(StoreLimits {

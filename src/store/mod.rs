@@ -7,12 +7,11 @@ mod diagnostic;
 mod health;
 mod memory;
 pub mod mysql;
-mod peer;
 mod queue;
 mod reader;
 pub mod redis;
 mod refusals;
-mod row;
+pub(crate) mod row;
 pub mod sqlite;
 mod table;
 

@@ -5,25 +5,25 @@
 
 mod binary_log;
 mod call_timeout;
-pub mod check;
-mod connection;
+pub(crate) mod connection;
 mod connector;
-mod error;
+pub(crate) mod error;
 mod error_text;
-mod galera;
-mod guard;
-mod hanging;
+pub(crate) mod galera;
+pub(crate) mod guard;
+pub(crate) mod hanging;
 pub mod hosts;
-mod insert;
-mod mail_ids;
+pub(crate) mod insert;
+pub(crate) mod mail_ids;
 mod number;
 pub mod pool;
 pub mod probe;
 mod reader;
 mod settings;
-mod table_info;
-mod table_warnings;
-mod unknown_commit;
+pub(crate) mod table_info;
+pub(crate) mod table_warnings;
+pub(crate) mod unfilled_column;
+pub(crate) mod unknown_commit;
 
 use std::collections::HashSet;
 use std::thread;

@@ -4,7 +4,7 @@ use mysql::Conn;
 use mysql::prelude::Queryable;
 
 use super::binary_log::unsynced_binary_log;
-use super::check::UnfilledColumn;
+use super::unfilled_column::UnfilledColumn;
 use super::mail_ids::MailIds;
 use super::number::NumberType;
 use crate::metrics;

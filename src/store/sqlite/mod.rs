@@ -3,12 +3,10 @@
 //! WAL with `synchronous=FULL`: each COMMIT is synced before anybody hears 250. That the file is still the one that was opened
 //! is checked before and after each batch.
 
-mod check;
-mod database_file;
-mod error;
-mod held;
+pub(crate) mod database_file;
+pub(crate) mod error;
 mod reader;
-mod wal_files;
+pub(crate) mod wal_files;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,7 +15,6 @@ use jiff::Timestamp;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
-pub use self::check::check;
 pub use self::database_file::DatabaseFile;
 use self::error::{classify_error, no_memory};
 pub use self::reader::SqliteReader;
@@ -281,7 +278,7 @@ impl OpenFile {
     }
 }
 
-fn insert_statement(table: &TableName) -> String {
+pub(crate) fn insert_statement(table: &TableName) -> String {
     format!(
         "INSERT INTO {table} (`date`, `from`, `to`, `subject`, `body`, `charset`, `mail`, `spam_score`, `hash`,
          `content_type`, `recipient`, `has_attach`, `ip_addr`, `delivered`, `attach_info`, `dkim_valid`)
@@ -290,6 +287,6 @@ fn insert_statement(table: &TableName) -> String {
 }
 
 /// How long another program may hold the file's lock.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a reader may keep a log from being written into a file that was moved.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);

@@ -1,6 +1,7 @@
 //! The command line: Go's single dash and the usual double dash, and the commands that read.
 
-mod listing;
+mod check;
+mod list_show;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -9,11 +10,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use self::listing::{as_json, as_table, expect_hash, reader};
+use self::check::check;
+use self::list_show::{as_json, as_table, expect_hash, reader};
 use crate::config::{Config, StoreKind};
 use crate::panics;
 use crate::server;
-use crate::store::{Diagnostic, mysql, sqlite};
 
 /// Receives mail by SMTP and saves it.
 ///
@@ -232,44 +233,6 @@ fn load_config(named: Option<&Path>) -> Result<(Config, Vec<String>), String> {
         _ => format!("{}: {error}", file.display()),
     })?;
     Ok((config, warnings.iter().map(ToString::to_string).collect()))
-}
-
-fn check(config: &Config, notes: &[String], read: server::ConfigSource) -> Result<(), Failure> {
-    let mut findings: Vec<Diagnostic> = notes.iter().cloned().map(Diagnostic::warning).collect();
-    findings.extend(server::preflight(config, read));
-    match config.store {
-        StoreKind::Discard => findings.push(Diagnostic::warning(
-            "GM_STORE: discard thanks for every mail and drops it; set \"sqlite\" to keep mail"
-                .to_owned(),
-        )),
-        StoreKind::Sqlite => {
-            let table = server::table_name(config);
-            findings.extend(sqlite::check(&config.sqlite_file, &table));
-        }
-        StoreKind::MySql => {
-            let connector = server::mysql_connector(config);
-            findings.extend(mysql::check::database(
-                &connector,
-                config.max_content_octets,
-                &server::trial_addresses(config),
-            ));
-            if let Some(redis) = server::redis_settings(config) {
-                findings.extend(mysql::check::redis(&redis));
-            }
-        }
-    }
-    let lines: String = findings
-        .iter()
-        .map(|finding| format!("{finding}\n"))
-        .collect();
-    print(lines.as_bytes())?;
-    if findings.iter().any(Diagnostic::is_error) {
-        return Err(Failure {
-            text: String::new(),
-            status: 1,
-        });
-    }
-    Ok(())
 }
 
 fn print(octets: &[u8]) -> Result<(), Failure> {

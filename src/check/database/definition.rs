@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use mysql::prelude::Queryable;
 
-use super::defaults::UnfilledColumn;
+use crate::store::mysql::unfilled_column::UnfilledColumn;
 use super::table::has_transactions;
 use super::trial_row::no_look_up;
 use super::{ask, cures};
 use crate::mail::MailId;
 use crate::store::TableName;
-use crate::store::diagnostic::Diagnostic;
+use crate::store::Diagnostic;
 use crate::store::mysql::connection::DbConnection;
 use crate::store::mysql::insert;
 

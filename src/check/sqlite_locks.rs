@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
-use super::wal_files::index_of;
+use crate::store::sqlite::wal_files::index_of;
 
 /// Returns the id of a process that keeps mail from being saved to `file` for all of `timeout`; `None` when there is none.
 /// `is_wal` tells whether the file is in WAL mode already: if not, readers are in the way of that as well.

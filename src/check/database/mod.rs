@@ -7,27 +7,22 @@
 mod ask;
 mod cure_table;
 mod cures;
-mod defaults;
 mod definition;
 mod hosts;
-mod redis;
-mod redis_cures;
 mod table;
 mod trial_row;
 mod triggers;
 
-pub use self::defaults::UnfilledColumn;
-pub use self::redis::redis;
 pub use self::table::check_table;
 pub use self::trial_row::TrialAddresses;
-use super::hanging;
-use super::pool::Connector;
+use super::without_panic;
 use crate::metrics::Component;
-use crate::panics;
-use crate::store::diagnostic::Diagnostic;
+use crate::store::Diagnostic;
+use crate::store::mysql::hanging;
+use crate::store::mysql::pool::Connector;
 
 /// Looks at the database as the server would, and tries to save a row that is rolled back.
-pub fn database(
+pub fn check(
     connector: &Connector,
     max_content_octets: usize,
     addresses: &TrialAddresses,
@@ -65,18 +60,4 @@ fn check_database(
         }
     }
     findings
-}
-
-/// Turns a panic, which would come from the client library, into a finding.
-fn without_panic(
-    part: Component,
-    key: &str,
-    check: impl FnOnce() -> Vec<Diagnostic>,
-) -> Vec<Diagnostic> {
-    panics::catch(part, check).unwrap_or_else(|text| {
-        vec![Diagnostic::error(format!(
-            "{key}: the client library cannot handle an answer of the server: {text}; see whether {key} names the right \
-             server"
-        ))]
-    })
 }

@@ -1,6 +1,6 @@
 //! What the facts of a connection mean: columns, engine, durability, sizes.
 
-use crate::store::diagnostic::Diagnostic;
+use crate::store::Diagnostic;
 use crate::store::mysql::table_info::TableInfo;
 use crate::store::mysql::table_warnings::check_columns;
 use crate::store::{TableColumns, TableName};

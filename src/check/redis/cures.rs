@@ -1,6 +1,6 @@
 //! What to do about each error that Redis answers: one line for each.
 
-use crate::store::peer::{Peer, refusal_of_redis};
+use crate::check::peer::{Peer, refusal_of_redis};
 
 /// Returns the cure of an error by its words; `None` for one that is not known.
 pub fn cure_of(words: &str) -> Option<&'static str> {

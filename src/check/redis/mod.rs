@@ -1,14 +1,16 @@
 //! What is wrong with Redis, or with a node of a Redis Cluster.
 
-use super::redis_cures::{cure_of, wrong_server};
+mod cures;
+
+use self::cures::{cure_of, wrong_server};
 use super::without_panic;
 use crate::metrics::Component;
-use crate::store::diagnostic::Diagnostic;
+use crate::store::Diagnostic;
 use crate::store::redis::cluster::ClusterReader;
 use crate::store::redis::{RedisPool, RedisReader, RedisSettings, display_address};
 
 /// Looks at Redis as the server would.
-pub fn redis(settings: &RedisSettings) -> Vec<Diagnostic> {
+pub fn check(settings: &RedisSettings) -> Vec<Diagnostic> {
     without_panic(Component::Redis, "REDIS_INTERFACE", || {
         match settings.urls.as_slice() {
             [url] => check_single(url, settings.expire_seconds),

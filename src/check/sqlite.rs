@@ -14,10 +14,11 @@ use nix::unistd::{AccessFlags, faccessat, geteuid};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
-use super::database_file::reject_unusual_file;
-use super::error::classify_error;
-use super::wal_files::{file_len, index_of, resolve_symlinks, wal_path};
-use super::{BUSY_TIMEOUT, held, insert_statement};
+use super::sqlite_locks as held;
+use crate::store::sqlite::database_file::reject_unusual_file;
+use crate::store::sqlite::error::classify_error;
+use crate::store::sqlite::wal_files::{file_len, index_of, resolve_symlinks, wal_path};
+use crate::store::sqlite::{BUSY_TIMEOUT, insert_statement};
 use crate::store::{Diagnostic, TableName};
 
 /// Returns what would keep the server from saving mail to `file` now.

@@ -8,7 +8,7 @@ use super::{ask, cures};
 use crate::mail::{Mail, Origin};
 use crate::smtp::{Content, Envelope, ForwardPath, MemoryBudget, ReversePath};
 use crate::store::TableName;
-use crate::store::diagnostic::Diagnostic;
+use crate::store::Diagnostic;
 use crate::store::mysql::connection::DbConnection;
 use crate::store::mysql::error::ErrorClass;
 use crate::store::mysql::insert::insert_rows;

@@ -1,0 +1,27 @@
+//! Diagnoses of `goguerrilla check`: database, Redis and SQLite. The server logs some of them at its start.
+
+pub mod database;
+mod peer;
+pub mod redis;
+mod sqlite;
+mod sqlite_locks;
+
+pub use self::sqlite::check as sqlite;
+
+use crate::metrics::Component;
+use crate::panics;
+use crate::store::Diagnostic;
+
+/// Turns a panic, which would come from the client library, into a finding.
+fn without_panic(
+    part: Component,
+    key: &str,
+    check: impl FnOnce() -> Vec<Diagnostic>,
+) -> Vec<Diagnostic> {
+    panics::catch(part, check).unwrap_or_else(|text| {
+        vec![Diagnostic::error(format!(
+            "{key}: the client library cannot handle an answer of the server: {text}; see whether {key} names the right \
+             server"
+        ))]
+    })
+}
