@@ -1,44 +1,40 @@
-//! An SMTP server that receives large volumes of mail, saves it, and lets go of the client as fast as it honestly can.
+//! An SMTP server that receives large volumes of mail, stores it durably, and replies 250 as soon as it is stored.
 //!
-//! It never sends mail, never bounces, never filters. A 250 is a promise: it is said after COMMIT, never before.
-//! To put mails somewhere of your own, implement [`storage::SaveMail`]; its page has an example of twenty lines.
+//! It never sends mail, never bounces and never filters. A 250 is written after COMMIT, never before.
+//! To store mail in a place of your own, implement [`store::SaveMail`]; its page has an example of twenty lines.
 //!
-//! # The floor plan
+//! # Structure
+//!
+//! Imports point down only.
 //!
 //! ```text
-//! 4   main · cli            the command line; list, show, check, schema
-//!       │
-//! 3   server                bind → log, PID file, keys → drop privileges → store → threads → serve → drain; nothing below imports it
-//!       │
-//! 2   connection            one client from 220 to close; the only place where protocol meets socket
-//!     status ─► http        /metrics, /livez, /readyz, from what connection, net and metrics know
-//!     nginx ─► http         tells nginx which clients to bring and where we are, from what connection and net know
-//!     http ─► net metrics   one small GET a connection, on inside addresses
-//!     config ─► smtp        goguerrilla.conf into typed settings
-//!       │                   signals · limits · privileges ─► (nothing)     pid_file ─► handed_over
-//!       │
-//! 1   net ─► metrics        listener, pool of threads, transport plain or in TLS, PROXY headers, deadlines and who keeps them
-//!     storage ─► mail smtp  trait SaveMail, the writer that commits in groups, SQLite, MySQL with Redis
-//!       │        metrics
-//!       │
-//! 0   mail ─► smtp          trace fields, summary, zlib
-//!     smtp                  the protocol: octets in, decisions out; knows no socket, clock or thread
-//!     handed_over           files that root opens and gives to whom we become
-//!     logging ─► metrics    one event, one line
-//!     panics ─► metrics     caught around a driver that may panic, else one line
-//!     metrics               what is counted, and its page; knows only std
-//!     locks                 how everybody locks; knows only std
+//! main · cli              the command line; list, show, check, schema
+//!   │
+//! server                  startup, reload, shutdown: bind → open log, PID file, keys → drop privileges → open store → serve
+//!   │
+//! connection              one client from accept to close; the only code where protocol meets socket
+//! http                    a small HTTP server: metrics, health, nginx's auth_http
+//! check                   what `goguerrilla check` diagnoses; parts of it are logged at the start
+//!   │
+//! store                   SaveMail, the queue with its writers, SQLite, MySQL with Redis
+//! net                     listeners, the thread pool, TLS, PROXY headers, deadlines
+//!   │
+//! mail                    a mail, its trace fields, its summary (MIME), compression
+//!   │
+//! smtp                    the protocol without I/O: octets in, decisions out
+//!
+//! config · os · logging · metrics · panics · sync     at the bottom; they import at most each other, config also smtp
 //! ```
 //!
-//! # The path of one mail's octets
+//! # The path of one mail
 //!
-//! kernel → `net::listener` accepts → `net::pool` gives it a place → `net::transport` reads under `net::deadline` →
-//! `connection` fills an `smtp::Input` → `smtp` finds lines and commands, after 354 removes dots and counts →
-//! `Step::Save` → `mail` names it, sums it up and deflates it on the connection's own thread → `storage::writer`
-//! queues it → the writer's thread takes what has queued up → one COMMIT → each ticket is answered → one reply, one write.
+//! `net::listener` accepts → `net::accept_pool` takes a connection slot → `net::transport` reads under a `net::deadline` →
+//! `connection` fills an `smtp::InputBuffer` → `smtp` parses lines and commands and, after 354, removes dot-stuffing →
+//! `Step::Save` → `mail` assigns ids, reads the summary and compresses on the connection's thread → `store::queue` →
+//! a writer takes what is queued → one COMMIT → each waiting connection gets its outcome → one reply, one write.
 //! Content is copied once, from the read buffer to the message, and then only moved.
 
-// What could panic is refused, or expected with its proof as the reason; a test may.
+// Code that could panic is rejected, or expected with the proof as its reason; tests may panic.
 #![cfg_attr(
     not(test),
     warn(

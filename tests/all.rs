@@ -1,6 +1,7 @@
 //! Everything that talks to a running server: one binary, so that it is built once.
 
 mod anomalies;
+mod architecture;
 mod arguments;
 mod capacity;
 mod check;
@@ -19,7 +20,6 @@ mod discarding;
 mod domains;
 mod file_modes;
 mod fleet;
-mod floor_plan;
 mod galera;
 mod growing;
 mod haproxy;

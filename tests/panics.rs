@@ -4,13 +4,13 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use goguerrilla::connection::{self, ConnectionSettings};
+use goguerrilla::connection::{self, ConnectionSettings, PolicyHandle};
 use goguerrilla::mail::Mail;
 use goguerrilla::net::accept_pool::{AcceptPool, AcceptPoolSettings, Client, ServeConnection};
 use goguerrilla::net::listener::Listener;
 use goguerrilla::net::trusted_proxies::TrustedProxies;
-use goguerrilla::smtp::{AllowedHosts, Column, MemoryBudget, PolicyHandle, SessionSettings};
-use goguerrilla::store::{Health, OpenStore, SaveError, SaveMail, SavedId, Writers};
+use goguerrilla::smtp::{AllowedHosts, MemoryBudget, SessionSettings};
+use goguerrilla::store::{Health, OpenStore, SaveError, SaveMail, SavedId, TableColumns, Writers};
 use log::kv::Key;
 use log::{LevelFilter, Log, Metadata, Record};
 
@@ -154,8 +154,7 @@ fn verbose_session() -> SessionSettings {
         allowed_hosts: AllowedHosts::any(),
         max_content_octets: 200_000,
         max_recipients: 10,
-        to_column: Column::varchar(128),
-        recipient_column: Column::varchar(128),
+        recipient_limits: Arc::new(TableColumns::DEFAULT.recipient_columns()),
         verbose: true,
     }
 }

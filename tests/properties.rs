@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use goguerrilla::smtp::{
-    AllowedHosts, COMMAND_READ_SIZE, Column, InputBuffer, MemoryBudget, Session, SessionSettings,
-    Step, Tls,
+    AllowedHosts, COMMAND_READ_SIZE, InputBuffer, MemoryBudget, Session, SessionSettings, Step, Tls,
 };
+use goguerrilla::store::TableColumns;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -141,15 +141,13 @@ fn steps(pieces: &[&[u8]], budget: &MemoryBudget) -> Vec<Seen> {
 }
 
 fn settings() -> Arc<SessionSettings> {
-    let column = Column::varchar(128);
     Arc::new(SessionSettings {
         host_name: "mx.test".to_owned(),
         primary_mail_host: "primary.test".to_owned(),
         allowed_hosts: AllowedHosts::from_items(["ours.test"]).expect("a domain"),
         max_content_octets: 200,
         max_recipients: 3,
-        to_column: column,
-        recipient_column: column,
+        recipient_limits: Arc::new(TableColumns::DEFAULT.recipient_columns()),
         verbose: true,
     })
 }

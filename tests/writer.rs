@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 
 use goguerrilla::mail::{Mail, Origin};
 use goguerrilla::smtp::{
-    AllowedHosts, Column, InputBuffer, MemoryBudget, Session, SessionSettings, Step, Tls,
+    AllowedHosts, InputBuffer, MemoryBudget, Session, SessionSettings, Step, Tls,
 };
-use goguerrilla::store::{Health, OpenStore, SaveError, SaveMail, SavedId, Saver, Writers};
+use goguerrilla::store::{
+    Health, OpenStore, SaveError, SaveMail, SavedId, Saver, TableColumns, Writers,
+};
 
 /// The outcome of a batch, given its subjects.
 type Behave = Arc<dyn Fn(&[String]) -> Vec<Result<(), SaveError>> + Send + Sync>;
@@ -503,15 +505,13 @@ fn assert_unavailable(outcome: &Result<SavedId, SaveError>) {
 
 /// Builds a mail from an SMTP dialogue.
 fn mail(subject: &str) -> Mail {
-    let column = || Column::varchar(128);
     let settings = SessionSettings {
         host_name: "mx.test".to_owned(),
         primary_mail_host: "mx.test".to_owned(),
         allowed_hosts: AllowedHosts::any(),
         max_content_octets: 1_000,
         max_recipients: 10,
-        to_column: column(),
-        recipient_column: column(),
+        recipient_limits: Arc::new(TableColumns::DEFAULT.recipient_columns()),
         verbose: false,
     };
     let mut session = Session::new(

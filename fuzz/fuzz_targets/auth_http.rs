@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock, RwLock};
 use std::time::Duration;
 
-use goguerrilla::connection::ConnectionSettings;
+use goguerrilla::connection::{ConnectionSettings, PolicyHandle};
+use goguerrilla::http::auth_http::AuthHttp;
 use goguerrilla::http::{self, Handler};
-use goguerrilla::net::pool::{Pool, PoolSettings};
-use goguerrilla::net::trusted::TrustedProxies;
-use goguerrilla::nginx::AuthHttp;
-use goguerrilla::smtp::{MemoryBudget, SharedSettings, Tls};
-use goguerrilla::storage::Saver;
+use goguerrilla::net::accept_pool::{AcceptPool, AcceptPoolSettings};
+use goguerrilla::net::trusted_proxies::TrustedProxies;
+use goguerrilla::smtp::{MemoryBudget, Tls};
+use goguerrilla::store::Saver;
 use goguerrilla_fuzz::{Dialogue, settings};
 use libfuzzer_sys::fuzz_target;
 
@@ -74,16 +74,16 @@ fn check(head: &[u8], answer: &[u8]) {
             .map(|header| header.value.trim_ascii())
             .unwrap_or_default()
     };
-    let is_foreign = session_finds_foreign(asked("Auth-SMTP-To"));
+    let is_http_request = session_finds_foreign(asked("Auth-SMTP-To"));
     match (header("Auth-Status"), header("Auth-Error-Code")) {
         (Some("OK"), None) => {
             assert_eq!(asked("Auth-Method"), b"none");
-            assert!(!is_foreign);
+            assert!(!is_http_request);
             assert_eq!(header("Auth-Server"), Some("192.0.2.2"));
             assert_eq!(header("Auth-Port"), Some("2525"));
         }
         (Some(_), Some("502 5.5.1")) => assert_ne!(asked("Auth-Method"), b"none"),
-        (Some(_), Some("550 5.7.1")) => assert!(is_foreign),
+        (Some(_), Some("550 5.7.1")) => assert!(is_http_request),
         other => panic!("{other:?}"),
     }
 }
@@ -97,7 +97,7 @@ fn session_finds_foreign(line: &[u8]) -> bool {
         .unwrap_or_default();
     let is_rcpt = verb.eq_ignore_ascii_case(b"RCPT");
     if line.len() > 2_046 || !is_rcpt {
-        return SETTINGS.session.current().is_foreign_rcpt(line);
+        return SETTINGS.session.current().is_relay_rcpt(line);
     }
     let mut dialogue = Dialogue::new(100, 1_000, Tls::Unavailable);
     dialogue.receive(b"EHLO c\r\nMAIL FROM:<> SMTPUTF8\r\n");
@@ -121,29 +121,29 @@ fn without_date(answer: &Vec<u8>) -> Vec<u8> {
 
 static SETTINGS: LazyLock<Arc<ConnectionSettings>> = LazyLock::new(|| {
     Arc::new(ConnectionSettings {
-        session: Arc::new(SharedSettings::new((*settings(100)).clone())),
+        session: Arc::new(PolicyHandle::new((*settings(100)).clone())),
         client_timeout: Duration::from_secs(1),
         budget: MemoryBudget::new(1_000),
-        saver: Saver::discard(),
+        saver: Saver::discarding(),
         proxy_protocol: false,
         tls: None,
     })
 });
 
 static HANDLER: LazyLock<Handler> = LazyLock::new(|| {
-    let pool = PoolSettings {
+    let pool = AcceptPoolSettings {
         max_clients: 1,
         trusted_proxies: TrustedProxies::new(Vec::new()),
         max_clients_per_address: 0,
-        full: Vec::new(),
-        address_full: Vec::new(),
+        busy_reply: Vec::new(),
+        address_limit_reply: Vec::new(),
     };
     let responder = AuthHttp {
-        pool: Pool::new(pool, Box::new(|_| ())),
+        pool: AcceptPool::new(pool, Box::new(|_| ())),
         settings: Arc::new(RwLock::new(Arc::clone(&SETTINGS))),
         smtp_address: ([0, 0, 0, 0], 2_525).into(),
     };
-    Arc::new(move |question| responder.answer(question))
+    Arc::new(move |question| responder.handle(question))
 });
 
 const OURS: &[&str] = &[

@@ -17,7 +17,7 @@ fuzz_target!(|data: &[u8]| {
     let named: Option<IpAddr> = (kind % 2 == 1).then(|| [192, 0, 2, 1].into());
     let mut address = named.map_or(ClientAddress::NotGiven, ClientAddress::Known);
     let mut helo: Option<String> = None;
-    let mut believed = Dialogue::new(100, 1 << 20, Tls::Unavailable).believe_proxy(named);
+    let mut believed = Dialogue::new(100, 1 << 20, Tls::Unavailable).trust_proxy(named);
     let mut stranger = Dialogue::new(100, 1 << 20, Tls::Unavailable);
     // Two more errors would end the session.
     for line in lines.split(|octet| *octet == b'\n').take(9) {

@@ -4,14 +4,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use goguerrilla::smtp::{
-    AllowedHosts, COMMAND_ROOM, ClientAddress, Column, Input, MemoryBudget, Reply, Session,
+    AllowedHosts, COMMAND_READ_SIZE, ClientAddress, InputBuffer, MemoryBudget, Reply, Session,
     SessionSettings, Step, Tls,
 };
+use goguerrilla::store::TableColumns;
 
 /// A session and the input on its way to it.
 pub struct Dialogue {
     session: Session,
-    input: Input,
+    input: InputBuffer,
     budget: MemoryBudget,
     max_budget: usize,
     max_content: usize,
@@ -54,7 +55,7 @@ impl Dialogue {
         let budget = MemoryBudget::new(max_budget);
         Dialogue {
             session: Session::new(settings(max_content), budget.clone(), tls),
-            input: Input::new(),
+            input: InputBuffer::new(),
             budget,
             max_budget,
             max_content,
@@ -63,8 +64,8 @@ impl Dialogue {
     }
 
     /// Makes the peer a trusted proxy; `named` is the client address of its PROXY header.
-    pub fn believe_proxy(mut self, named: Option<IpAddr>) -> Dialogue {
-        self.session.believe_proxy(named);
+    pub fn trust_proxy(mut self, named: Option<IpAddr>) -> Dialogue {
+        self.session.trust_proxy(named);
         self
     }
 
@@ -92,10 +93,10 @@ impl Dialogue {
 
     /// Copies as many octets into the input buffer as fit, and returns their number.
     pub fn fill(&mut self, octets: &[u8]) -> usize {
-        let room = self.input.room(COMMAND_ROOM);
+        let room = self.input.spare_mut(COMMAND_READ_SIZE);
         let count = room.len().min(octets.len());
         room[..count].copy_from_slice(&octets[..count]);
-        self.input.filled(count);
+        self.input.advance(count);
         count
     }
 
@@ -108,7 +109,8 @@ impl Dialogue {
             Step::NeedInput => {
                 // Only an incomplete command line may stay unread.
                 assert!(self.input.unread().len() < 2_048);
-                let buffer = self.input.unread().len() + self.input.room(COMMAND_ROOM).len();
+                let buffer =
+                    self.input.unread().len() + self.input.spare_mut(COMMAND_READ_SIZE).len();
                 assert!(buffer <= 65_536, "a buffer of {buffer} octets");
                 return None;
             }
@@ -128,7 +130,7 @@ impl Dialogue {
                 self.session.tls_started();
                 Seen::StartTls
             }
-            Step::Introduce(address, reply) => {
+            Step::Xclient(address, reply) => {
                 checked(&reply);
                 Seen::Introduce(address)
             }
@@ -209,15 +211,13 @@ pub fn three_ways(stream: &[u8]) -> [Vec<&[u8]>; 3] {
 
 /// Returns the settings of the sessions.
 pub fn settings(max_content: usize) -> Arc<SessionSettings> {
-    let column = Column::varchar(128);
     Arc::new(SessionSettings {
         host_name: "mx.test".to_owned(),
         primary_mail_host: "primary.test".to_owned(),
         allowed_hosts: AllowedHosts::from_items(["ours.test"]).expect("a domain"),
         max_content_octets: max_content,
         max_recipients: 3,
-        to_column: column,
-        recipient_column: column,
+        recipient_limits: Arc::new(TableColumns::DEFAULT.recipient_columns()),
         verbose: true,
     })
 }

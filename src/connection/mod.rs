@@ -1,5 +1,6 @@
 //! One client from 220 to close: the only place where protocol meets socket.
 
+mod policy_handle;
 mod preamble;
 mod save;
 mod waiting;
@@ -17,9 +18,11 @@ use crate::net::transport::{NegotiatedTls, Transport, TransportError};
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::{
     COMMAND_READ_SIZE, CONTENT_READ_SIZE, ClientAddress, Expecting, InputBuffer, MemoryBudget,
-    PolicyHandle, Session, SessionSettings, Step, Tls,
+    Session, SessionSettings, Step, Tls,
 };
 use crate::store::Saver;
+
+pub use self::policy_handle::{PolicyHandle, StoreLimits};
 
 /// What every connection needs of the house.
 pub struct ConnectionSettings {

@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, RwLock};
 
 use super::StartError;
-use crate::http::auth_http::AuthHttp;
 use crate::connection::ConnectionSettings;
 use crate::http;
+use crate::http::auth_http::AuthHttp;
+use crate::http::status::{self, Status};
 use crate::net::accept_pool::AcceptPool;
 use crate::net::listener::Listener;
-use crate::http::status::{self, Status};
 
 /// Binds an HTTP listener; `fix` is the suggestion if that fails.
 ///

@@ -1,9 +1,9 @@
 //! The one room that wires the house: from a configuration to a running server and back to rest.
 
-mod preflight;
 mod error;
 mod http_endpoints;
 mod listeners;
+mod preflight;
 mod reload;
 mod resources;
 mod shutdown;
@@ -18,12 +18,13 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use nix::unistd::{Gid, Uid, geteuid};
 use sd_notify::NotifyState;
 
-pub use preflight::preflight;
 pub use error::StartError;
+pub use preflight::preflight;
 pub use store_factory::{mysql_connector, redis_settings, table_name, trial_addresses};
 
 use crate::config::Config;
 use crate::connection::{self, ConnectionSettings};
+use crate::http::status::Status;
 use crate::logging::{LogFile, LogFormat};
 use crate::net::accept_pool::{AcceptPool, AcceptPoolSettings};
 use crate::net::tls::{TlsCredentials, TlsError, TlsFiles};
@@ -35,7 +36,6 @@ use crate::os::secure_open;
 use crate::os::signals::{self, Event};
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::{MemoryBudget, SessionSettings};
-use crate::http::status::Status;
 use crate::store::{OpenStore, TableColumns};
 use crate::sync;
 use listeners::listen_addresses;
@@ -310,8 +310,7 @@ pub fn session_settings(config: &Config) -> SessionSettings {
         allowed_hosts: config.allowed_hosts.clone(),
         max_content_octets: config.max_content_octets,
         max_recipients: config.max_recipients,
-        to_column: TableColumns::DEFAULT.to,
-        recipient_column: TableColumns::DEFAULT.recipient,
+        recipient_limits: Arc::new(TableColumns::DEFAULT.recipient_columns()),
         verbose: config.verbose,
     }
 }

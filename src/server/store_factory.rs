@@ -9,7 +9,8 @@ use super::StartError;
 use crate::check;
 use crate::check::database::TrialAddresses;
 use crate::config::{Config, ServerAddress, StoreKind};
-use crate::smtp::{PolicyHandle, SessionSettings, StoreLimits};
+use crate::connection::{PolicyHandle, StoreLimits};
+use crate::smtp::SessionSettings;
 use crate::store::mysql::pool::{self, Connector, MySqlHost, MySqlSettings, OnTableInfo};
 use crate::store::mysql::{BodyStore, MySqlStore, TableInfo, probe};
 use crate::store::redis::cluster::{ClusterBodyWriter, RedisCluster};
@@ -193,8 +194,7 @@ fn on_table_info(config: &Config, session: &Arc<PolicyHandle>) -> OnTableInfo {
         findings.iter().for_each(log_finding);
         if let Some(shape) = &facts.columns {
             session.apply_store_limits(StoreLimits {
-                to_column: shape.to,
-                recipient_column: shape.recipient,
+                recipients: shape.recipient_columns(),
                 max_content_octets: facts.max_content_octets(),
             });
         }

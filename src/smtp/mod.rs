@@ -1,13 +1,12 @@
 //! The SMTP protocol without I/O: octets in, decisions out. No sockets, clocks, threads or logs.
 //!
-//! [`Session::next_step`] reads received octets from an [`Input`] and returns one [`Step`], which `connection` carries
+//! [`Session::next_step`] reads received octets from an [`InputBuffer`] and returns one [`Step`], which `connection` carries
 //! out. So every dialogue can be a unit test.
 //!
 //! RFC 5321 (SMTP), 1870 (SIZE), 2034 (enhanced status), 2920 (PIPELINING), 3030 (CHUNKING), 3463 (status codes),
 //! 3848 (protocol words), 6152 (8BITMIME), 6531 (SMTPUTF8); Postfix's XCLIENT.
 
 mod allowed_hosts;
-mod column;
 mod command;
 mod content;
 mod data;
@@ -16,19 +15,18 @@ mod extension;
 mod input;
 mod line;
 mod path;
+mod policy;
 pub mod reply;
 mod session;
-mod settings;
 mod step;
 mod xclient;
 
 pub use allowed_hosts::{AllowedHosts, BadItem};
-pub use column::{Charset, Column, Width};
 pub use content::{Content, ContentError, MemoryBudget, Reservation};
 pub use input::{COMMAND_READ_SIZE, CONTENT_READ_SIZE, InputBuffer};
 pub use path::{ForwardPath, PathError, ReversePath};
+pub use policy::{RecipientLimits, SessionSettings};
 pub use reply::{EnhancedStatus, Reply};
 pub use session::Session;
-pub use settings::{PolicyHandle, SessionSettings, StoreLimits};
 pub use step::{ContentProgress, Envelope, Expecting, SessionStats, Step, Tls};
 pub use xclient::ClientAddress;

@@ -3,6 +3,7 @@
 //! A store implements [`SaveMail`]. It runs on a writer's thread: connections hand their mails to a queue, the writer
 //! takes what has queued up while the last commit ran, and only then is each client told how its mail fared.
 
+mod column;
 mod diagnostic;
 mod health;
 mod memory;
@@ -15,12 +16,13 @@ pub(crate) mod row;
 pub mod sqlite;
 mod table;
 
+pub use column::{Charset, Column, RecipientColumns, Width};
 pub use diagnostic::Diagnostic;
 pub use health::Health;
 pub use memory::MemoryStore;
+pub use queue::{OpenStore, Saver, Writers};
 pub use reader::{ListingSize, MailListing, MailReader, ReadError};
 pub use table::{TableColumns, TableName};
-pub use queue::{OpenStore, Saver, Writers};
 
 use crate::mail::Mail;
 

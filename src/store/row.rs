@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::table::TableColumns;
 use crate::mail::{Attachment, Mail};
-use crate::smtp::Column;
+use crate::store::Column;
 
 /// The columns that are the same for all recipients of a mail.
 #[derive(Debug, PartialEq, Eq)]

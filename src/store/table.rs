@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::smtp::Column;
+use crate::store::{Column, RecipientColumns};
 
 /// A table name of `[A-Za-z0-9_]`, optionally `database.table`; nothing else reaches a statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +98,14 @@ impl fmt::Display for TableName {
 }
 
 impl TableColumns {
+    /// Returns the columns that decide whether a recipient can be stored.
+    pub fn recipient_columns(&self) -> RecipientColumns {
+        RecipientColumns {
+            to: self.to,
+            recipient: self.recipient,
+        }
+    }
+
     /// The table that `goguerrilla schema` prints.
     pub const DEFAULT: TableColumns = TableColumns {
         has_attach: i32::MAX as u64,

@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 
 use mysql::prelude::Queryable;
 
-use crate::store::mysql::unfilled_column::UnfilledColumn;
 use super::table::has_transactions;
 use super::trial_row::no_look_up;
 use super::{ask, cures};
 use crate::mail::MailId;
-use crate::store::TableName;
 use crate::store::Diagnostic;
+use crate::store::TableName;
 use crate::store::mysql::connection::DbConnection;
 use crate::store::mysql::insert;
+use crate::store::mysql::unfilled_column::UnfilledColumn;
 
 /// Rights, a server that takes no writes, columns that hold no mail, and the table under a view.
 pub fn check(link: &mut DbConnection, table: &TableName) -> Vec<Diagnostic> {

@@ -3,11 +3,11 @@
 use mysql::Error;
 
 use super::cures;
+use crate::check::peer::Peer;
 use crate::store::Diagnostic;
 use crate::store::mysql::connection::DbConnection;
 use crate::store::mysql::galera::HostState;
 use crate::store::mysql::pool::Connector;
-use crate::check::peer::Peer;
 
 /// Connects as a writer would, and returns what is wrong with any host beside the connection.
 ///

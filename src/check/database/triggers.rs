@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use super::ask;
 use super::table::has_transactions;
-use crate::store::TableName;
 use crate::store::Diagnostic;
+use crate::store::TableName;
 use crate::store::mysql::connection::DbConnection;
 
 /// Returns a warning for each trigger of an INSERT that writes, or may write, into a table without transactions.

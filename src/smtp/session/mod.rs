@@ -16,8 +16,8 @@ use super::data::DataReader;
 use super::extension::{self, OfferedExtensions};
 use super::input::InputBuffer;
 use super::line::{Line, LineReader};
+use super::policy::SessionSettings;
 use super::reply::{self, Reply};
-use super::settings::SessionSettings;
 use super::step::{ContentProgress, Envelope, Expecting, SessionStats, Step, Tls};
 use super::xclient::{TrustedProxy, XclientAttributes};
 

@@ -38,12 +38,12 @@ use self::error::{ErrorClass, is_certainly_rolled_back};
 use self::insert::insert_rows;
 use self::pool::{Connector, PooledDbConnection};
 use self::unknown_commit::UnknownCommit;
-use crate::store::queue::bisect::{BatchError, save_bisecting};
 use super::redis::cluster::ClusterBodyWriter;
 use super::redis::{BodiesIn, BodyWriter, PendingStore};
 use super::{SaveError, SaveMail, SavedId};
 use crate::mail::Mail;
 use crate::metrics::{self, BodyLocation};
+use crate::store::queue::bisect::{BatchError, save_bisecting};
 
 /// The store of one writer.
 pub struct MySqlStore {

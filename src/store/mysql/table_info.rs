@@ -4,11 +4,11 @@ use mysql::Conn;
 use mysql::prelude::Queryable;
 
 use super::binary_log::unsynced_binary_log;
-use super::unfilled_column::UnfilledColumn;
 use super::mail_ids::MailIds;
 use super::number::NumberType;
+use super::unfilled_column::UnfilledColumn;
 use crate::metrics;
-use crate::smtp::{Charset, Column, Width};
+use crate::store::{Charset, Column, Width};
 use crate::store::{TableColumns, TableName};
 
 /// What a connection learned about its server and table.

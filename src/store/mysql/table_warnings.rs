@@ -2,9 +2,9 @@
 
 use super::mail_ids::MailIds;
 use super::table_info::TableInfo;
-use crate::smtp::{Charset, Column};
 use crate::store::diagnostic::Diagnostic;
 use crate::store::table::LONGEST_ADDRESS;
+use crate::store::{Charset, Column};
 use crate::store::{TableColumns, TableName};
 
 /// Returns what is wrong with widths, character sets and the range of ids.

@@ -1,7 +1,7 @@
 //! Finds the mails that make a batch fail, so that the others in it are saved.
 
-use crate::store::{SaveError, SavedId};
 use crate::mail::Mail;
+use crate::store::{SaveError, SavedId};
 
 /// Why a transaction failed.
 #[derive(Debug, PartialEq, Eq)]

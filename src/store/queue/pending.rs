@@ -6,8 +6,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::store::{SaveError, SavedId};
 use crate::mail::Mail;
+use crate::store::{SaveError, SavedId};
 use crate::sync;
 
 /// The writer's side of a pending save. If dropped without an answer, the client gets 451.

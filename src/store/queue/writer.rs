@@ -11,10 +11,10 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
 
 use super::batching::{BatchPermit, BatchScheduler};
 use super::pending::{QueuedMail, WaiterRegistry, pending_save};
-use crate::store::{Health, SaveError, SaveMail, SavedId};
 use crate::mail::Mail;
 use crate::metrics::{self, Component, StoreErrorKind};
 use crate::panics;
+use crate::store::{Health, SaveError, SaveMail, SavedId};
 
 /// Opens a store for a writer; called again after a panic.
 pub type OpenStore = Arc<dyn Fn() -> Result<Box<dyn SaveMail>, SaveError> + Send + Sync>;

@@ -19,12 +19,12 @@ pub use self::database_file::DatabaseFile;
 use self::error::{classify_error, no_memory};
 pub use self::reader::SqliteReader;
 use self::wal_files::{SidecarFile, file_len, index_of, wal_path};
-use crate::store::queue::bisect::{BatchError, save_bisecting};
 use super::row::Row;
 use super::table::{TableColumns, TableName};
 use super::{SaveError, SaveMail, SavedId};
 use crate::mail::{Mail, NoMemory};
 use crate::metrics;
+use crate::store::queue::bisect::{BatchError, save_bisecting};
 
 /// An SQLite file that mails are saved to.
 pub struct SqliteStore {

@@ -1,8 +1,8 @@
 //! Width and character set of a text column.
-//!
-//! RCPT depends on it: a recipient that does not fit into its column is rejected, never truncated.
 
 use std::borrow::Cow;
+
+use crate::smtp::RecipientLimits;
 
 /// A text column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +11,21 @@ pub struct Column {
     pub width: Width,
     /// Its character set.
     pub charset: Charset,
+}
+
+/// The columns of a recipient, which is rejected if it does not fit into them and never truncated.
+#[derive(Clone, Copy, Debug)]
+pub struct RecipientColumns {
+    /// Column `to`.
+    pub to: Column,
+    /// Column `recipient`.
+    pub recipient: Column,
+}
+
+impl RecipientLimits for RecipientColumns {
+    fn can_store(&self, recipient: &str, to: &str) -> bool {
+        self.recipient.holds(recipient) && self.to.holds(to)
+    }
 }
 
 /// The unit in which a column's width is counted.

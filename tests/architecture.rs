@@ -1,4 +1,4 @@
-//! The house as it is drawn: imports point downwards, and every key is known wherever keys are told.
+//! The structure of src/: imports point down, files are short, and every key is documented wherever keys are listed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,55 +6,56 @@ use std::path::{Path, PathBuf};
 
 use goguerrilla::config::Config;
 
-/// Each room and the rooms it may import: the plan in src/lib.rs, in a form that a test can read.
+/// Each part of the library and the parts that it may import: the drawing in src/lib.rs in a form that a test can read.
 const PLAN: &[(&str, &[&str])] = &[
-    ("smtp", &["locks"]),
-    ("locks", &[]),
-    ("handed_over", &[]),
+    ("smtp", &[]),
+    ("sync", &[]),
+    ("os", &[]),
     ("metrics", &[]),
     ("panics", &["metrics"]),
-    ("logging", &["handed_over", "locks", "metrics"]),
-    ("mail", &["smtp", "locks"]),
-    ("net", &["metrics", "locks"]),
-    ("storage", &["mail", "smtp", "panics", "metrics", "locks"]),
-    ("http", &["net", "metrics"]),
-    ("status", &["http", "connection", "net", "metrics", "locks"]),
-    (
-        "nginx",
-        &["http", "connection", "net", "smtp", "metrics", "locks"],
-    ),
-    ("signals", &[]),
-    ("limits", &[]),
-    ("pid_file", &["handed_over"]),
-    ("privileges", &[]),
+    ("logging", &["os", "metrics", "sync"]),
     ("config", &["smtp"]),
-    ("connection", &["smtp", "mail", "net", "storage", "metrics"]),
+    ("mail", &["smtp", "sync"]),
+    ("net", &["metrics", "sync"]),
+    (
+        "store",
+        &["mail", "smtp", "metrics", "os", "panics", "sync"],
+    ),
+    ("check", &["store", "mail", "smtp", "metrics", "panics"]),
+    (
+        "connection",
+        &["store", "net", "mail", "smtp", "metrics", "sync"],
+    ),
+    ("http", &["connection", "net", "smtp", "metrics", "sync"]),
     (
         "server",
         &[
             "connection",
+            "http",
+            "check",
+            "store",
             "net",
-            "storage",
             "mail",
             "smtp",
-            "handed_over",
-            "metrics",
-            "http",
-            "nginx",
-            "status",
-            "logging",
-            "signals",
-            "limits",
-            "locks",
-            "pid_file",
-            "privileges",
             "config",
+            "os",
+            "logging",
+            "metrics",
+            "sync",
         ],
     ),
-    ("cli", &["server", "config", "storage", "logging", "panics"]),
+    (
+        "cli",
+        &[
+            "server", "check", "store", "config", "logging", "panics", "os",
+        ],
+    ),
     ("main", &["cli"]),
     ("lib", &[]),
 ];
+
+/// The longest file in lines; a longer one is split.
+const MAX_LINES: usize = 400;
 
 /// Another spelling of a key, which the sample leaves out.
 const ALIASES: &[&str] = &["GSMTP_LISTEN_INTERFACE", "SUID"];
@@ -63,43 +64,58 @@ const ALIASES: &[&str] = &["GSMTP_LISTEN_INTERFACE", "SUID"];
 fn imports_point_downwards() {
     let mut faults = Vec::new();
     for (file, code) in sources() {
-        let room = room(&file);
-        let Some((_, allowed)) = PLAN.iter().find(|(name, _)| *name == room) else {
-            faults.push(format!("{}: a room that the plan lacks", file.display()));
+        let part = part(&file);
+        let Some((_, allowed)) = PLAN.iter().find(|(name, _)| *name == part) else {
+            faults.push(format!("{}: missing in PLAN", file.display()));
             continue;
         };
-        // The program sees the library from outside.
-        let house = if room == "main" {
+        // The program imports the library by its name.
+        let library = if part == "main" {
             "goguerrilla"
         } else {
             "crate"
         };
-        for imported in imported(&code, house) {
-            if imported != room && !allowed.contains(&imported.as_str()) {
+        for imported in imported(&code, library) {
+            if imported != part && !allowed.contains(&imported.as_str()) {
                 faults.push(format!("{}: imports {imported}", file.display()));
             }
         }
-        // From a room's own file `super` is the whole house; from a deeper one that takes two of them.
+        // In a part's own file `super` is the crate; in a deeper file `super::super` may be.
         let depth = file.components().count();
-        let is_door = depth == 1 || (depth == 2 && file.ends_with("mod.rs"));
-        let way_out = if is_door {
+        let is_top = depth == 1 || (depth == 2 && file.ends_with("mod.rs"));
+        let outside = if is_top {
             "use super::"
         } else {
             "use super::super::"
         };
         // Indented ones belong to a module inside the file, such as its tests.
-        if code.lines().any(|line| line.starts_with(way_out)) {
-            faults.push(format!("{}: {way_out} instead of crate::", file.display()));
+        if code.lines().any(|line| line.starts_with(outside)) {
+            faults.push(format!("{}: {outside} instead of crate::", file.display()));
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
 #[test]
-fn no_room_of_the_plan_imports_one_that_imports_it() {
-    for (room, allowed) in PLAN {
+fn no_source_file_is_longer_than_400_lines() {
+    let long: Vec<String> = source_files()
+        .into_iter()
+        .filter_map(|path| {
+            let lines = fs::read_to_string(&path)
+                .expect("a readable file")
+                .lines()
+                .count();
+            (lines > MAX_LINES).then(|| format!("{}: {lines} lines", path.display()))
+        })
+        .collect();
+    assert!(long.is_empty(), "{}", long.join("\n"));
+}
+
+#[test]
+fn no_part_imports_one_that_imports_it() {
+    for (part, allowed) in PLAN {
         for below in *allowed {
-            assert!(!reaches(below, room), "{room} and {below} need each other");
+            assert!(!reaches(below, part), "{part} and {below} need each other");
         }
     }
 }
@@ -114,8 +130,8 @@ fn the_plan_is_the_one_in_the_library() {
         .collect();
     let planned: BTreeSet<&str> = PLAN
         .iter()
-        .map(|(room, _)| *room)
-        .filter(|room| !["main", "lib"].contains(room))
+        .map(|(part, _)| *part)
+        .filter(|part| !["main", "lib"].contains(part))
         .collect();
     assert_eq!(names, planned);
     for name in names {
@@ -129,7 +145,7 @@ fn the_plan_is_the_one_in_the_library() {
 #[test]
 fn the_protocol_knows_no_socket_clock_thread_or_log() {
     let mut faults = Vec::new();
-    for (file, code) in sources().filter(|(file, _)| room(file) == "smtp") {
+    for (file, code) in sources().filter(|(file, _)| part(file) == "smtp") {
         let mut complain = |what: String| faults.push(format!("{}: {what}", file.display()));
         for part in imported(&code, "std") {
             if ["env", "fs", "io", "os", "process", "thread", "time"].contains(&part.as_str()) {
@@ -207,21 +223,8 @@ fn the_readme_shows_a_store_that_compiles() {
 /// Every source file, its path below src, and its text without comments.
 fn sources() -> impl Iterator<Item = (PathBuf, String)> {
     let source = root().join("src");
-    let mut folders = vec![source.clone()];
-    let mut files = Vec::new();
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).expect("a folder of ours") {
-            let path = entry.expect("a folder of ours").path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                files.push(path);
-            }
-        }
-    }
-    files.sort();
-    files.into_iter().map(move |path| {
-        let text = fs::read_to_string(&path).expect("a file of ours");
+    source_files().into_iter().map(move |path| {
+        let text = fs::read_to_string(&path).expect("a readable file");
         let lines = text
             .lines()
             .map(|line| line.split("//").next().unwrap_or(""));
@@ -231,10 +234,28 @@ fn sources() -> impl Iterator<Item = (PathBuf, String)> {
     })
 }
 
+/// Returns the path of every source file, sorted.
+fn source_files() -> Vec<PathBuf> {
+    let mut folders = vec![root().join("src")];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a readable folder") {
+            let path = entry.expect("a readable folder").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
 /// The first part of a file's path below src.
-fn room(file: &Path) -> String {
-    let first = file.iter().next().expect("a path of ours");
-    let first = first.to_str().expect("a path of ours");
+fn part(file: &Path) -> String {
+    let first = file.iter().next().expect("a path below src");
+    let first = first.to_str().expect("a path below src");
     first.strip_suffix(".rs").unwrap_or(first).to_owned()
 }
 
@@ -286,14 +307,14 @@ fn first_name(path: &str) -> Option<String> {
 }
 
 fn reaches(from: &str, to: &str) -> bool {
-    let room = PLAN.iter().find(|(name, _)| *name == from);
-    let (_, below) = room.unwrap_or_else(|| panic!("the plan has no {from}"));
+    let part = PLAN.iter().find(|(name, _)| *name == from);
+    let (_, below) = part.unwrap_or_else(|| panic!("the plan has no {from}"));
     below.iter().any(|next| *next == to || reaches(next, to))
 }
 
 /// The keys of the configuration and their defaults, from the one place that spells them.
 fn keys() -> Vec<(String, String)> {
-    let config = read("src/config/given.rs");
+    let config = read("src/config/raw.rs");
     let table = config
         .split("\npub const KEYS: ")
         .nth(1)
@@ -313,7 +334,7 @@ fn words(text: &str) -> BTreeSet<&str> {
 }
 
 fn read(file: &str) -> String {
-    fs::read_to_string(root().join(file)).expect("a file of ours")
+    fs::read_to_string(root().join(file)).expect("a readable file")
 }
 
 fn root() -> &'static Path {
