@@ -20,11 +20,11 @@ pub enum Load {
         sessions: usize,
     },
     /// Connections of the built-in client, which send 2 KB messages.
-    Own(Own),
+    OwnClient(OwnClient),
 }
 
 /// The built-in client.
-pub struct Own {
+pub struct OwnClient {
     pub connections: usize,
     /// Whether MAIL, RCPT and DATA are sent in one write.
     pub pipelined: bool,
@@ -43,7 +43,7 @@ pub enum Message {
 }
 
 /// The result of a run.
-pub struct Done {
+pub struct RunResult {
     pub messages: usize,
     pub time: Duration,
 }
@@ -60,7 +60,7 @@ impl Load {
     }
 
     /// Sends `count` messages; the built-in client runs for a fixed time instead.
-    pub fn run(&self, address: SocketAddr, count: usize) -> Done {
+    pub fn run(&self, address: SocketAddr, count: usize) -> RunResult {
         let started_at = Instant::now();
         let messages = match self {
             Load::SmtpSource {
@@ -71,10 +71,10 @@ impl Load {
                 run_smtp_source(address, *message, *keep, *sessions, count);
                 count
             }
-            Load::Own(own) => own.run(address),
+            Load::OwnClient(own) => own.run(address),
         };
         let time = started_at.elapsed();
-        Done { messages, time }
+        RunResult { messages, time }
     }
 }
 
@@ -105,7 +105,7 @@ fn run_smtp_source(
     assert!(status.success(), "{command:?} ended with {status}");
 }
 
-impl Own {
+impl OwnClient {
     /// Returns the number of messages sent.
     fn run(&self, address: SocketAddr) -> usize {
         let stop_at = Instant::now() + self.time;
@@ -147,7 +147,7 @@ impl Own {
         say(&["EHLO client.test\r\n"], &["250"]);
         let mail = format!("MAIL FROM:<{SENDER}>\r\n");
         // Distinct random numbers for each connection.
-        let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ ((number as u64 + 1) << 40));
+        let mut dice = RandomNumbers(0x9e37_79b9_7f4a_7c15 ^ ((number as u64 + 1) << 40));
         let mut sent = 0;
         while Instant::now() < stop_at {
             let rcpt = match self.users {
@@ -185,7 +185,7 @@ pub fn expect(replies: &mut impl BufRead, code: &str) {
 impl Message {
     /// Returns the message, the same each time, with the given line ends.
     pub fn text(self, line_end: &str) -> String {
-        let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+        let mut dice = RandomNumbers(0x9e37_79b9_7f4a_7c15);
         let mut text = String::new();
         let mut line = |line: &str| {
             let _ = write!(text, "{line}{line_end}");
@@ -231,9 +231,9 @@ impl Message {
 }
 
 /// Pseudorandom numbers (xorshift64), the same in every run.
-struct Dice(u64);
+struct RandomNumbers(u64);
 
-impl Dice {
+impl RandomNumbers {
     fn below(&mut self, sides: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;

@@ -16,18 +16,18 @@ use crate::databases;
 pub struct Peer {
     pub name: &'static str,
     /// Starts the databases that the server needs, in the same folder.
-    pub companions: fn(&Path) -> Vec<Child>,
+    pub database_processes: fn(&Path) -> Vec<Child>,
     command: fn(&Path, SocketAddr) -> Command,
 }
 
 /// The server that all others are compared with.
-pub const YARDSTICK: &str = "smtp-sink";
+pub const REFERENCE: &str = "smtp-sink";
 
 /// The servers, in the order in which they take turns. To measure another store, add an entry.
 pub const PEERS: &[Peer] = &[
     Peer {
-        name: YARDSTICK,
-        companions: |_| Vec::new(),
+        name: REFERENCE,
+        database_processes: |_| Vec::new(),
         command: |_, address| {
             let mut command = program(&postfix_tool("smtp-sink"));
             if nix::unistd::geteuid().is_root() {
@@ -39,17 +39,17 @@ pub const PEERS: &[Peer] = &[
     },
     Peer {
         name: "discard",
-        companions: |_| Vec::new(),
+        database_processes: |_| Vec::new(),
         command: |folder, address| goguerrilla(folder, address, &[("GM_STORE", "discard")]),
     },
     Peer {
         name: "sqlite",
-        companions: |_| Vec::new(),
+        database_processes: |_| Vec::new(),
         command: |folder, address| goguerrilla(folder, address, &[("GM_STORE", "sqlite")]),
     },
     Peer {
         name: "mysql + redis",
-        companions: databases::start,
+        database_processes: databases::start,
         command: |folder, address| goguerrilla(folder, address, &databases::settings(folder)),
     },
 ];
@@ -94,7 +94,7 @@ pub fn postfix_tool(name: &str) -> String {
 /// A running server.
 pub struct Server {
     child: Child,
-    companions: Vec<Child>,
+    database_processes: Vec<Child>,
     pub address: SocketAddr,
     folder: TempDir,
 }
@@ -102,33 +102,33 @@ pub struct Server {
 impl Server {
     /// Starts a server and waits for its greeting.
     pub fn start(peer: &Peer) -> Server {
-        Server::start_prepared(peer.name, peer.companions, peer.command)
+        Server::start_prepared(peer.name, peer.database_processes, peer.command)
     }
 
     /// Starts a server with a custom command, which may prepare the store first, and waits for its greeting.
     pub fn start_prepared(
         name: &str,
-        companions: fn(&Path) -> Vec<Child>,
+        database_processes: fn(&Path) -> Vec<Child>,
         command: impl FnOnce(&Path, SocketAddr) -> Command,
     ) -> Server {
-        let mut server = Server::start_beside(name, companions, command);
+        let mut server = Server::start_with_databases(name, database_processes, command);
         server.wait_for("greet", name, is_greeted);
         server
     }
 
     /// Starts a custom command, which may write files into the folder first, and waits until it accepts connections.
     pub fn start_command(name: &str, command: impl FnOnce(&Path, SocketAddr) -> Command) -> Server {
-        Server::start_beside(name, |_| Vec::new(), command)
+        Server::start_with_databases(name, |_| Vec::new(), command)
     }
 
-    fn start_beside(
+    fn start_with_databases(
         name: &str,
-        companions: fn(&Path) -> Vec<Child>,
+        database_processes: fn(&Path) -> Vec<Child>,
         command: impl FnOnce(&Path, SocketAddr) -> Command,
     ) -> Server {
         // The folder is on the disk of the build: a temporary folder in memory would make commits free.
         let folder = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary folder");
-        let companions = companions(folder.path());
+        let database_processes = database_processes(folder.path());
         let address = free_address();
         let errors = File::create(folder.path().join("stderr")).expect("a file for stderr");
         let child = command(folder.path(), address)
@@ -140,7 +140,7 @@ impl Server {
             .expect("setpriv of util-linux starts the server");
         let mut server = Server {
             child,
-            companions,
+            database_processes,
             address,
             folder,
         };
@@ -171,8 +171,8 @@ impl Server {
     }
 
     /// Returns the process ids of its databases.
-    pub fn companions(&self) -> Vec<u32> {
-        self.companions.iter().map(Child::id).collect()
+    pub fn database_processes(&self) -> Vec<u32> {
+        self.database_processes.iter().map(Child::id).collect()
     }
 
     /// Returns the processor time that all its threads have used.
@@ -194,7 +194,7 @@ pub fn cpu_seconds_of(process: u32) -> f64 {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        for child in std::iter::once(&mut self.child).chain(&mut self.companions) {
+        for child in std::iter::once(&mut self.child).chain(&mut self.database_processes) {
             let _ = child.kill();
             let _ = child.wait();
         }

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::Medians;
-use crate::peer::YARDSTICK;
+use crate::peer::REFERENCE;
 
 /// Describes processor, kernel, load, and the time of an fdatasync on this disk.
 pub fn machine() -> String {
@@ -52,7 +52,7 @@ pub fn markdown(results: &[Medians]) -> String {
          |---|---|---:|---:|---:|---:|---:|\n",
     );
     for result in results {
-        let is_yardstick = |other: &&Medians| other.case == result.case && other.peer == YARDSTICK;
+        let is_yardstick = |other: &&Medians| other.case == result.case && other.peer == REFERENCE;
         let yardstick = results.iter().find(is_yardstick).unwrap_or(result).figures;
         let Medians {
             case,

@@ -18,7 +18,7 @@ mod table;
 
 use std::time::{Duration, Instant};
 
-use load::{Load, Message, Own};
+use load::{Load, Message, OwnClient};
 use peer::{PEERS, Peer, Server};
 
 /// A load that every server gets in turn.
@@ -58,7 +58,7 @@ const CASES: &[Case] = &[
 
 /// Returns a load of 8 connections of the built-in client.
 const fn own(pipelined: bool) -> Load {
-    Load::Own(Own {
+    Load::OwnClient(OwnClient {
         connections: 8,
         pipelined,
         users: 1,
@@ -95,7 +95,7 @@ fn main() {
         if PEERS.iter().any(is_wanted) {
             let peers = PEERS
                 .iter()
-                .filter(|peer| is_wanted(peer) || peer.name == peer::YARDSTICK);
+                .filter(|peer| is_wanted(peer) || peer.name == peer::REFERENCE);
             results.extend(measure(case, &peers.collect::<Vec<_>>(), give_up_at));
         }
     }

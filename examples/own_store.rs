@@ -19,15 +19,15 @@ impl SaveMail for FolderStore {
     fn save_mail(&mut self, mail: &Mail) -> Result<SavedId, SaveError> {
         let file = self.folder.join(mail.hash().as_str());
         let written = File::create(&file).and_then(|mut file| {
-            for delivery in mail.recipients() {
-                file.write_all(mail.trace_fields(delivery).as_bytes())?;
+            for recipient in mail.recipients() {
+                file.write_all(mail.trace_fields(recipient).as_bytes())?;
             }
             file.write_all(mail.content())?;
             file.sync_all()?;
             File::open(&self.folder)?.sync_all()
         });
         if let Err(error) = written {
-            // The client is told 451 and sends the mail again, so nothing of it may remain.
+            // The client gets 451 and sends the mail again, so no part of it may remain.
             let _ = fs::remove_file(&file);
             return Err(SaveError::Unavailable(error.to_string()));
         }

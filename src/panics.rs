@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_is_returned_as_one_short_line() {
+    fn caught_panic_message_is_one_short_line() {
         assert_eq!(catch(Component::Database, || 7), Ok(7));
         let long = format!("two\nlines {}", "x".repeat(1_000));
         let caught = catch(Component::Database, || panic!("{long}"));
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn the_folder_of_the_build_is_not_shown() {
+    fn panic_location_omits_the_build_folder() {
         let file = "/home/a/.cargo/registry/src/index-1/mysql-28/src/conn/mod.rs";
         assert_eq!(short(file), "mysql-28/src/conn/mod.rs");
         assert_eq!(short("src/panics.rs"), "src/panics.rs");

@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_under_which_somebody_panicked_still_opens() {
+    fn lock_is_usable_after_a_panic_poisoned_it() {
         let (mutex, shared) = (Mutex::new(1), RwLock::new(1));
         let panics = || {
             let _held = (lock(&mutex), write(&shared));

@@ -17,70 +17,72 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use tempfile::TempDir;
 
-use Counted::{FromTheStart, OnceItServes};
+use FaultsBegin::{AfterListening, AtProcessStart};
 
-use crate::support::load::{Account, PlainClient, assert_promise_kept, content_of, stored_markers};
+use crate::support::load::{
+    Account, PlainClient, assert_no_loss_or_duplicate, content_of, stored_markers,
+};
 use crate::support::{BINARY, under_strace, wait_for, write_config};
 
 /// When strace starts to count calls and to inject the fault.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Counted {
-    FromTheStart,
+enum FaultsBegin {
+    AtProcessStart,
     /// Faults during the start would hide those that another thread meets later.
-    OnceItServes,
+    AfterListening,
 }
 
 #[test]
-fn a_sync_fails() {
-    fail_one_call_after_the_other(FromTheStart, "fsync,fdatasync", "EIO", &[]);
-    fail_one_call_after_the_other(OnceItServes, "fsync,fdatasync", "EIO", &[]);
+fn every_nth_fsync_fails() {
+    fail_each_nth_call(AtProcessStart, "fsync,fdatasync", "EIO", &[]);
+    fail_each_nth_call(AfterListening, "fsync,fdatasync", "EIO", &[]);
 }
 
 #[test]
-fn a_write_to_the_store_fails() {
-    fail_one_call_after_the_other(FromTheStart, "pwrite64", "ENOSPC", &[]);
-    fail_one_call_after_the_other(OnceItServes, "pwrite64", "EIO", &[]);
+fn every_nth_write_to_the_sqlite_file_fails() {
+    fail_each_nth_call(AtProcessStart, "pwrite64", "ENOSPC", &[]);
+    fail_each_nth_call(AfterListening, "pwrite64", "EIO", &[]);
 }
 
 #[test]
-fn a_write_to_the_log_or_a_socket_fails() {
-    fail_one_call_after_the_other(FromTheStart, "write", "EIO", &[]);
-    fail_one_call_after_the_other(FromTheStart, "sendto", "ENOBUFS", &[]);
+fn every_nth_write_to_the_log_or_a_socket_fails() {
+    fail_each_nth_call(AtProcessStart, "write", "EIO", &[]);
+    fail_each_nth_call(AtProcessStart, "sendto", "ENOBUFS", &[]);
 }
 
 #[test]
-fn a_file_of_ours_cannot_be_opened() {
+fn every_nth_open_of_a_server_file_fails() {
     // Only files of the server: the dynamic loader opens files before the program starts.
     let files = ["goguerrilla.conf", "log", DATABASE, WAL, SHARED_MEMORY];
-    fail_one_call_after_the_other(FromTheStart, "openat", "EMFILE", &files);
+    fail_each_nth_call(AtProcessStart, "openat", "EMFILE", &files);
 }
 
 #[test]
-fn an_accept_fails() {
+fn every_nth_accept_fails() {
     for error in ["EMFILE", "ECONNABORTED"] {
-        fail_one_call_after_the_other(FromTheStart, "accept4", error, &[]);
+        fail_each_nth_call(AtProcessStart, "accept4", error, &[]);
     }
 }
 
 #[test]
-fn a_thread_cannot_be_started() {
-    fail_one_call_after_the_other(FromTheStart, "clone3", "EAGAIN", &[]);
-    fail_one_call_after_the_other(OnceItServes, "clone3", "EAGAIN", &[]);
+fn every_nth_thread_start_fails() {
+    fail_each_nth_call(AtProcessStart, "clone3", "EAGAIN", &[]);
+    fail_each_nth_call(AfterListening, "clone3", "EAGAIN", &[]);
 }
 
 #[test]
-fn memory_cannot_be_mapped() {
-    fail_one_call_after_the_other(FromTheStart, "mmap", "ENOMEM", &[SHARED_MEMORY]);
+fn every_nth_mmap_of_the_shared_memory_file_fails() {
+    fail_each_nth_call(AtProcessStart, "mmap", "ENOMEM", &[SHARED_MEMORY]);
     // Mappings are not failed while the server serves: Rust's standard library aborts the process when a new thread
     // gets its stack but not the small signal stack. The address space test covers the other mappings.
 }
 
 #[test]
-fn the_address_space_ends_at_any_size() {
+fn address_space_limit_of_any_size_loses_no_mail() {
     // Larger steps keep the default run short.
     let (times, sizes_to_try) = match env::var("GOGUERRILLA_ROUNDS") {
         Ok(_) => (1.2, 60),
-        Err(_) => (8.0, MOST_SIZES),
+        Err(_) => (8.0, MAX_SIZES),
     };
     let mut room = 0;
     for round in 0..sizes_to_try {
@@ -93,8 +95,8 @@ fn the_address_space_ends_at_any_size() {
             deliver(&mut account, run.address, &format!("within +{octets}"));
         }
         run.limit_memory(None);
-        run.serves_again(&mut account);
-        run.ends_well(&account);
+        run.assert_serves_again(&mut account);
+        run.stop_and_check_store(&account);
         // The mails delivered before the limit and after it also count.
         if account.acknowledged.len() == sizes.len() + 2 {
             println!("{room} octets above the mapped memory: every mail is saved");
@@ -107,14 +109,14 @@ fn the_address_space_ends_at_any_size() {
 }
 
 #[test]
-fn the_disk_is_full_at_any_size() {
+fn full_disk_of_any_size_loses_no_mail() {
     if !geteuid().is_root() {
         println!("only root can mount a small disk");
         return;
     }
     let mut kibibytes = 4;
     let mut refused = 0;
-    for _ in 0..MOST_SIZES {
+    for _ in 0..MAX_SIZES {
         let script = format!("mount -t tmpfs -o size={kibibytes}k tmpfs small && exec \"$@\"");
         let on_small_disk = |program: Command| {
             let mut unshare = Command::new("unshare");
@@ -135,9 +137,9 @@ fn the_disk_is_full_at_any_size() {
                 }
                 let saved = account.acknowledged.len();
                 run.grow_disk();
-                run.serves_again(&mut account);
+                run.assert_serves_again(&mut account);
                 let stored = stored_markers(&run.copy_from_disk());
-                assert_promise_kept(&account, &stored);
+                assert_no_loss_or_duplicate(&account, &stored);
                 run.stops();
                 if saved == 10 {
                     println!("{kibibytes} KiB are enough; {refused} starts failed with less");
@@ -152,31 +154,31 @@ fn the_disk_is_full_at_any_size() {
 
 /// Fails the first matching call of each thread, then the second, and so on. If `files` is not empty, only calls on
 /// these files count.
-fn fail_one_call_after_the_other(counted: Counted, calls: &str, error: &str, files: &[&str]) {
-    if counted == OnceItServes && !geteuid().is_root() {
+fn fail_each_nth_call(counted: FaultsBegin, calls: &str, error: &str, files: &[&str]) {
+    if counted == AfterListening && !geteuid().is_root() {
         println!("only root can attach strace to a running process");
         return;
     }
     let later = match counted {
-        FromTheStart => "",
-        OnceItServes => " after the server listens",
+        AtProcessStart => "",
+        AfterListening => " after the server listens",
     };
     let mut refused = 0;
     let started_at = Instant::now();
     for nth in 1..=rounds() {
         let mut account = Account::default();
-        let (folder, has_struck) = match one_fault(counted, calls, error, files, nth, &mut account)
-        {
-            Ok(run) => {
-                let has_struck = run.has_struck();
-                (run.ends_well(&account), has_struck)
-            }
-            Err(folder) => {
-                refused += 1;
-                (folder, true)
-            }
-        };
-        if !has_struck {
+        let (folder, fault_was_injected) =
+            match run_with_nth_call_failing(counted, calls, error, files, nth, &mut account) {
+                Ok(run) => {
+                    let fault_was_injected = run.fault_was_injected();
+                    (run.stop_and_check_store(&account), fault_was_injected)
+                }
+                Err(folder) => {
+                    refused += 1;
+                    (folder, true)
+                }
+            };
+        if !fault_was_injected {
             assert!(nth > 1, "no {calls} call failed");
             println!(
                 "{calls} {error}{later}: all {} calls, {refused} starts failed",
@@ -187,9 +189,9 @@ fn fail_one_call_after_the_other(counted: Counted, calls: &str, error: &str, fil
         // A new start copes with any files that the faulty run left.
         let mut again =
             Run::start_in(folder, |program| program, &[]).expect("a start without a fault");
-        again.serves_again(&mut account);
-        again.ends_well(&account);
-        if started_at.elapsed() > most_time() {
+        again.assert_serves_again(&mut account);
+        again.stop_and_check_store(&account);
+        if started_at.elapsed() > time_limit() {
             break;
         }
     }
@@ -198,8 +200,8 @@ fn fail_one_call_after_the_other(counted: Counted, calls: &str, error: &str, fil
 
 /// Runs the server until the `nth` call of each thread has failed. Returns the folder instead if the server refused to
 /// start.
-fn one_fault(
-    counted: Counted,
+fn run_with_nth_call_failing(
+    counted: FaultsBegin,
     calls: &str,
     error: &str,
     files: &[&str],
@@ -218,8 +220,8 @@ fn one_fault(
     }
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let mut run = match counted {
-        FromTheStart => Run::start_in(folder, under_strace(&arguments), &[])?,
-        OnceItServes => {
+        AtProcessStart => Run::start_in(folder, under_strace(&arguments), &[])?,
+        AfterListening => {
             let mut run = Run::start_in(folder, |program| program, &[])?;
             run.attach_strace(&arguments);
             run
@@ -238,7 +240,7 @@ fn one_fault(
         });
     }
     run.end_strace();
-    run.serves_again(account);
+    run.assert_serves_again(account);
     Ok(run)
 }
 
@@ -331,7 +333,7 @@ impl Run {
         fs::read_to_string(self.path("trace")).expect("a trace")
     }
 
-    fn has_struck(&self) -> bool {
+    fn fault_was_injected(&self) -> bool {
         self.trace().contains("INJECTED")
     }
 
@@ -389,7 +391,7 @@ impl Run {
     }
 
     /// Waits until a new client can deliver a mail.
-    fn serves_again(&mut self, account: &mut Account) {
+    fn assert_serves_again(&mut self, account: &mut Account) {
         let goal = account.acknowledged.len() + 1;
         let mut attempt = 0;
         wait_for("a mail to be saved", || {
@@ -403,9 +405,9 @@ impl Run {
     }
 
     /// Stops the server and checks its store. Returns the folder, for another start.
-    fn ends_well(mut self, account: &Account) -> TempDir {
+    fn stop_and_check_store(mut self, account: &Account) -> TempDir {
         self.stops();
-        assert_promise_kept(account, &stored_markers(&self.path(DATABASE)));
+        assert_no_loss_or_duplicate(account, &stored_markers(&self.path(DATABASE)));
         self.folder.take().expect("the folder was not taken yet")
     }
 
@@ -513,7 +515,7 @@ fn rounds() -> usize {
 }
 
 /// Returns the time limit for one kind of fault; there is none if GOGUERRILLA_ROUNDS is set.
-fn most_time() -> Duration {
+fn time_limit() -> Duration {
     match env::var("GOGUERRILLA_ROUNDS") {
         Ok(_) => Duration::MAX,
         Err(_) => Duration::from_secs(20),
@@ -524,4 +526,4 @@ const DATABASE: &str = "goguerrilla.db";
 const WAL: &str = "goguerrilla.db-wal";
 const SHARED_MEMORY: &str = "goguerrilla.db-shm";
 /// How many sizes a test tries at most.
-const MOST_SIZES: usize = 16;
+const MAX_SIZES: usize = 16;

@@ -61,7 +61,7 @@ const MAX_LINES: usize = 400;
 const ALIASES: &[&str] = &["GSMTP_LISTEN_INTERFACE", "SUID"];
 
 #[test]
-fn imports_point_downwards() {
+fn imports_follow_the_layers() {
     let mut faults = Vec::new();
     for (file, code) in sources() {
         let part = part(&file);
@@ -121,7 +121,7 @@ fn no_part_imports_one_that_imports_it() {
 }
 
 #[test]
-fn the_plan_is_the_one_in_the_library() {
+fn module_layers_match_the_list_in_lib_rs() {
     let library = read("src/lib.rs");
     let drawing = library.split("```").nth(1).expect("a drawing");
     let names: BTreeSet<&str> = library
@@ -143,7 +143,7 @@ fn the_plan_is_the_one_in_the_library() {
 }
 
 #[test]
-fn the_protocol_knows_no_socket_clock_thread_or_log() {
+fn smtp_module_uses_no_socket_clock_thread_or_log() {
     let mut faults = Vec::new();
     for (file, code) in sources().filter(|(file, _)| part(file) == "smtp") {
         let mut complain = |what: String| faults.push(format!("{}: {what}", file.display()));
@@ -172,7 +172,7 @@ fn the_protocol_knows_no_socket_clock_thread_or_log() {
 }
 
 #[test]
-fn the_sample_has_every_key_and_no_other() {
+fn sample_configuration_contains_exactly_the_known_keys() {
     let sample: serde_json::Value =
         serde_json::from_str(&read("goguerrilla.conf.sample")).expect("strict JSON");
     let sample = sample.as_object().expect("an object");
@@ -189,14 +189,14 @@ fn the_sample_has_every_key_and_no_other() {
 }
 
 #[test]
-fn the_sample_loads_without_a_warning() {
+fn sample_configuration_loads_without_warnings() {
     let (_, warnings) =
         Config::load(&root().join("goguerrilla.conf.sample")).expect("a sample that loads");
     assert_eq!(warnings, []);
 }
 
 #[test]
-fn the_readme_tells_every_key_with_its_default() {
+fn documentation_lists_every_key_with_its_default() {
     let readme = read("README.md");
     for (key, default) in keys() {
         let default = match default.as_str() {
@@ -210,7 +210,7 @@ fn the_readme_tells_every_key_with_its_default() {
 }
 
 #[test]
-fn the_readme_shows_a_store_that_compiles() {
+fn documentation_shows_the_store_example_that_compiles() {
     let readme = read("README.md");
     let shown = readme
         .split("```rust\n")
@@ -342,7 +342,7 @@ fn root() -> &'static Path {
 }
 
 #[test]
-fn imports_are_read_in_every_form() {
+fn import_parser_reads_every_form_of_use_declaration() {
     for (code, want) in [
         ("use crate::a::B;", "a"),
         ("use crate::{a, b::{C, d::E}, f};\nlet x = y::z;", "a b f"),

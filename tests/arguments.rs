@@ -10,7 +10,7 @@ use crate::support::ended::run;
 use crate::support::{BINARY, Client, Server, value, wait_for, write_config};
 
 #[test]
-fn one_dash_and_two_mean_the_same() {
+fn options_accept_one_dash_or_two() {
     let forms: &[&[&str]] = &[
         &["-config=x.conf", "-if=127.0.0.2:0", "-v=y"],
         &["-config", "x.conf", "-if", "127.0.0.2:0", "-v", "y"],
@@ -26,12 +26,12 @@ fn one_dash_and_two_mean_the_same() {
             command(form)
         });
         assert_eq!(server.address.ip().to_string(), "127.0.0.2", "{form:?}");
-        assert!(logs_the_dialogue(&server), "{form:?}");
+        assert!(logs_smtp_lines(&server), "{form:?}");
     }
 }
 
 #[test]
-fn v_wins_over_the_file_only_when_given() {
+fn verbose_argument_overrides_the_configuration_file() {
     for (arguments, is_verbose) in [
         (&[][..], true),
         (&["-v=n"][..], false),
@@ -43,12 +43,12 @@ fn v_wins_over_the_file_only_when_given() {
         let folder = TempDir::new().expect("a temporary folder");
         // Without -config the server reads goguerrilla.conf.
         let server = Server::start_with(folder, &[("GSMTP_VERBOSE", "Y")], |_| command(arguments));
-        assert_eq!(logs_the_dialogue(&server), is_verbose, "{arguments:?}");
+        assert_eq!(logs_smtp_lines(&server), is_verbose, "{arguments:?}");
     }
 }
 
 #[test]
-fn without_a_file_the_defaults_run_and_the_log_says_so() {
+fn missing_default_configuration_file_starts_with_defaults_and_is_logged() {
     let folder = TempDir::new().expect("a temporary folder");
     let log = folder.path().join("stdout");
     let mut child = command(&["-if=127.0.0.1:0"])
@@ -77,7 +77,7 @@ fn without_a_file_the_defaults_run_and_the_log_says_so() {
 }
 
 #[test]
-fn every_listener_of_the_list_is_served() {
+fn server_accepts_on_every_listed_listen_address() {
     let server = Server::start(&[("GSTMP_LISTEN_INTERFACE", "127.0.0.1:0, 127.0.0.2:0,[::1]:0")]);
     let addresses = wait_for("three listeners", || {
         let log = server.log();
@@ -92,7 +92,7 @@ fn every_listener_of_the_list_is_served() {
 }
 
 #[test]
-fn wrong_arguments_end_with_2_and_touch_nothing() {
+fn invalid_arguments_exit_with_2_and_create_no_file() {
     let folder = TempDir::new().expect("a temporary folder");
     let cases: &[&[&str]] = &[
         &["--nonsense"],
@@ -123,7 +123,7 @@ fn wrong_arguments_end_with_2_and_touch_nothing() {
 }
 
 #[test]
-fn help_and_version_end_well() {
+fn help_and_version_print_to_stdout_and_exit_with_0() {
     let folder = TempDir::new().expect("a temporary folder");
     for (argument, says) in [
         ("--help", "Usage: goguerrilla"),
@@ -144,7 +144,7 @@ fn help_and_version_end_well() {
 }
 
 #[test]
-fn a_config_file_that_is_not_there_is_an_error_for_every_command() {
+fn nonexistent_config_file_is_an_error_for_every_command() {
     let folder = TempDir::new().expect("a temporary folder");
     let line = "no.conf: No such file or directory (os error 2); \
                 name a configuration file that exists and that this user may read\n";
@@ -172,7 +172,7 @@ fn a_config_file_that_is_not_there_is_an_error_for_every_command() {
 }
 
 #[test]
-fn a_port_in_use_is_named_with_a_way_out() {
+fn port_in_use_at_start_is_an_error_with_the_address_and_a_remedy() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("an address").to_string();
     let line = format!(
@@ -191,7 +191,7 @@ fn a_port_in_use_is_named_with_a_way_out() {
 }
 
 #[test]
-fn a_log_or_a_store_that_cannot_be_opened_is_named() {
+fn log_or_store_that_cannot_be_opened_is_a_start_error_naming_the_file() {
     let folder = TempDir::new().expect("a temporary folder");
     fs::write(
         folder.path().join("no.db"),
@@ -218,7 +218,7 @@ fn a_log_or_a_store_that_cannot_be_opened_is_named() {
 }
 
 /// Returns whether the log contains the command that a client sent, after the session has been logged as ended.
-fn logs_the_dialogue(server: &Server) -> bool {
+fn logs_smtp_lines(server: &Server) -> bool {
     let mut client = server.client();
     client.command("NOOP said", "250 2.0.0 ");
     client.command("QUIT", "221 2.0.0 ");

@@ -10,22 +10,22 @@ use goguerrilla::os::rlimits::raise_descriptor_limit;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::support::tls::TlsServer;
-use crate::support::{Client, PATIENCE, Server, wait_for};
+use crate::support::{Client, Server, TEST_TIMEOUT, wait_for};
 
 #[test]
-fn ten_thousand_idle_clients_are_served_in_little_memory() {
-    let _alone = one_at_a_time();
+fn ten_thousand_idle_clients_use_little_memory() {
+    let _alone = serialize_tests();
     // The descriptors of this test's clients; the remaining 2,000 are for the tests that run at the same time.
-    let limit = raise_descriptor_limit(MANY as u64 + 2_000);
+    let limit = raise_descriptor_limit(CLIENT_COUNT as u64 + 2_000);
     assert!(
-        limit > MANY as u64 + 500,
+        limit > CLIENT_COUNT as u64 + 500,
         "the hard limit of descriptors is {limit}; raise it"
     );
     let server = Server::start(&[("GM_MAX_CLIENTS", "10500"), ("GSMTP_TIMEOUT", "300")]);
     server.client().command("NOOP", "250");
     let memory_before = server.status_kib("VmRSS");
     let started_at = Instant::now();
-    let mut clients: Vec<Client> = (0..MANY)
+    let mut clients: Vec<Client> = (0..CLIENT_COUNT)
         .map(|number| connect_from(&server, number))
         .collect();
     for client in &mut clients {
@@ -39,8 +39,8 @@ fn ten_thousand_idle_clients_are_served_in_little_memory() {
         client.expect("250 2.0.0 ");
     }
     let grown = server.status_kib("VmRSS").saturating_sub(memory_before);
-    let each = grown as f64 / MANY as f64;
-    println!("{MANY} idle clients: greeted in {greeted_after:?}, {each:.1} KiB each");
+    let each = grown as f64 / CLIENT_COUNT as f64;
+    println!("{CLIENT_COUNT} idle clients: greeted in {greeted_after:?}, {each:.1} KiB each");
     // Unoptimized code touches one more page of each stack.
     let ceiling = if cfg!(debug_assertions) { 24.0 } else { 20.0 };
     assert!(each <= ceiling, "{each:.1} KiB each");
@@ -51,8 +51,8 @@ fn ten_thousand_idle_clients_are_served_in_little_memory() {
 }
 
 #[test]
-fn with_all_places_taken_the_next_client_is_told_at_once_and_places_come_back() {
-    let _alone = one_at_a_time();
+fn clients_over_the_slot_limit_get_421_at_once_and_freed_slots_are_reused() {
+    let _alone = serialize_tests();
     let server = Server::start(&[("GM_MAX_CLIENTS", "50")]);
     let mut held: Vec<Client> = (0..50).map(|_| server.client()).collect();
     let mut slowest = Duration::ZERO;
@@ -92,8 +92,8 @@ fn with_all_places_taken_the_next_client_is_told_at_once_and_places_come_back() 
 }
 
 #[test]
-fn without_descriptors_it_waits_calmly_and_goes_on_when_there_are_some() {
-    let _alone = one_at_a_time();
+fn accept_backs_off_without_descriptors_and_resumes_when_some_are_free() {
+    let _alone = serialize_tests();
     let server = Server::start(&[]);
     let mut inside: Vec<Client> = (0..5).map(|_| server.client()).collect();
     // The store opens its file for the first mail.
@@ -123,21 +123,21 @@ fn without_descriptors_it_waits_calmly_and_goes_on_when_there_are_some() {
 }
 
 #[test]
-fn ten_thousand_connects_closed_at_once_cost_no_place_thread_or_descriptor() {
-    let _alone = one_at_a_time();
+fn ten_thousand_connects_closed_at_once_leak_no_slot_thread_or_descriptor() {
+    let _alone = serialize_tests();
     let tls = TlsServer::start(&[("GM_MAX_CLIENTS", "100")]);
     let server = &tls.server;
     // Counts descriptors after the first client, whose session opens some, and before the flood, whose last connections
     // may still wait to be accepted.
     let idle_sockets = server.sockets();
     server.client().command("QUIT", "221");
-    tls.client_at_once().command("QUIT", "221");
+    tls.implicit_tls_client().command("QUIT", "221");
     wait_for("both connections to be closed", || {
         (server.sockets() == idle_sockets).then_some(())
     });
     let descriptors = server.descriptors();
     let started_at = Instant::now();
-    flood(&tls, MANY);
+    flood(&tls, CLIENT_COUNT);
     let flooded = started_at.elapsed();
     let started_at = Instant::now();
     let mut client = wait_for("a free slot", || {
@@ -146,7 +146,7 @@ fn ten_thousand_connects_closed_at_once_cost_no_place_thread_or_descriptor() {
     });
     let greeted = started_at.elapsed();
     println!(
-        "{MANY} connects in {flooded:?}, then a greeting in {greeted:?}, {} threads",
+        "{CLIENT_COUNT} connects in {flooded:?}, then a greeting in {greeted:?}, {} threads",
         server.threads()
     );
     assert!(flooded < Duration::from_secs(10), "{flooded:?}");
@@ -173,11 +173,11 @@ fn ten_thousand_connects_closed_at_once_cost_no_place_thread_or_descriptor() {
 }
 
 #[test]
-fn a_peak_on_one_port_leaves_its_threads_to_the_next_peak_on_another() {
-    let _alone = one_at_a_time();
+fn idle_threads_of_one_port_serve_a_load_peak_on_another_port() {
+    let _alone = serialize_tests();
     let tls = TlsServer::start(&[("GM_MAX_CLIENTS", "100")]);
     let server = &tls.server;
-    for address in [server.address, tls.at_once, server.address] {
+    for address in [server.address, tls.implicit_tls_address, server.address] {
         let held: Vec<TcpStream> = (0..100)
             .map(|_| TcpStream::connect(address).expect("the server accepts"))
             .collect();
@@ -200,7 +200,7 @@ fn a_peak_on_one_port_leaves_its_threads_to_the_next_peak_on_another() {
 }
 
 #[test]
-fn more_clients_than_the_kernel_has_mappings_for_are_warned_of() {
+fn client_limit_above_the_kernel_mapping_limit_logs_a_warning() {
     let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count").expect("a file of /proc");
     let limit: usize = limit.trim().parse().expect("a figure");
     for max_clients in [500, 100_000] {
@@ -215,8 +215,8 @@ fn more_clients_than_the_kernel_has_mappings_for_are_warned_of() {
 }
 
 #[test]
-fn a_thread_that_cannot_start_is_a_421_and_the_server_lives() {
-    let _alone = one_at_a_time();
+fn thread_start_failure_replies_421_and_the_server_survives() {
+    let _alone = serialize_tests();
     let server = Server::start(&[]);
     // Leaves too little address space for one more thread stack and enough for everything else.
     let octets = server.status_kib("VmSize") * 1_024 + 128 * 1_024;
@@ -242,7 +242,7 @@ fn flood(tls: &TlsServer, count: usize) {
                 for number in 0..count / 2 {
                     let (address, word) = match number % 5 {
                         0 => (tls.server.address, &b"EHLO client.test\r\nMAIL "[..]),
-                        1 => (tls.at_once, HALF_A_HELLO),
+                        1 => (tls.implicit_tls_address, INCOMPLETE_CLIENT_HELLO),
                         _ => (tls.server.address, &b""[..]),
                     };
                     let mut socket = TcpStream::connect(address).expect("the server accepts");
@@ -265,17 +265,17 @@ fn connect_from(server: &Server, number: usize) -> Client {
         .bind(&SocketAddr::new(source.into(), 0).into())
         .expect("a port");
     socket
-        .connect_timeout(&server.address.into(), PATIENCE)
+        .connect_timeout(&server.address.into(), TEST_TIMEOUT)
         .expect("the server accepts");
     Client::over(socket.into())
 }
 
 /// Serializes these tests, because they measure and would disturb one another.
-fn one_at_a_time() -> MutexGuard<'static, ()> {
+fn serialize_tests() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-const MANY: usize = 10_000;
+const CLIENT_COUNT: usize = 10_000;
 /// The beginning of a TLS record of 512 octets that contains a ClientHello.
-const HALF_A_HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
+const INCOMPLETE_CLIENT_HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";

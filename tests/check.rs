@@ -9,11 +9,11 @@ use std::process::Command;
 use nix::unistd::geteuid;
 use tempfile::TempDir;
 
-use crate::support::ended::{Ended, run, run_command};
+use crate::support::ended::{ProcessResult, run, run_command};
 use crate::support::{BINARY, Server, write_config};
 
 #[test]
-fn nothing_to_say_is_status_0_and_makes_no_file() {
+fn check_without_findings_exits_with_0_and_creates_no_file() {
     let folder = with_config(&[]);
     assert_eq!(check(folder.path()), (0, String::new()));
     let left: Vec<_> = fs::read_dir(folder.path()).expect("the folder").collect();
@@ -21,7 +21,7 @@ fn nothing_to_say_is_status_0_and_makes_no_file() {
 }
 
 #[test]
-fn beside_a_running_server_it_changes_nothing() {
+fn check_next_to_a_running_server_changes_nothing() {
     let server = Server::start(&[]);
     server
         .client()
@@ -35,7 +35,7 @@ fn beside_a_running_server_it_changes_nothing() {
 }
 
 #[test]
-fn warnings_leave_the_status_at_0() {
+fn check_with_only_warnings_exits_with_0() {
     let folder = with_config(&[("GM_STORE", "discard"), ("GSMTP_MAXSIZE", "1")]);
     assert_eq!(
         check(folder.path()),
@@ -76,7 +76,7 @@ fn warnings_leave_the_status_at_0() {
 }
 
 #[test]
-fn a_store_that_cannot_be_written_is_an_error_with_its_fix() {
+fn check_reports_an_unwritable_store_with_its_remedy() {
     let folder = with_config(&[("GM_SQLITE_FILE", "missing/mail.db")]);
     let (status, finding) = check(folder.path());
     assert_eq!(status, 1);
@@ -114,7 +114,7 @@ fn a_store_that_cannot_be_written_is_an_error_with_its_fix() {
 }
 
 #[test]
-fn files_that_could_not_be_written_at_a_start_are_errors() {
+fn check_reports_log_and_pid_files_that_cannot_be_written() {
     for key in ["GSMTP_LOG_FILE", "PID_FILE"] {
         let folder = with_config(&[(key, "nowhere/file")]);
         let (status, said) = check(folder.path());
@@ -135,7 +135,7 @@ fn files_that_could_not_be_written_at_a_start_are_errors() {
 }
 
 #[test]
-fn rights_that_are_missing_are_named_with_the_user() {
+fn check_names_the_user_that_lacks_file_permissions() {
     let folder = with_config(&[("GSMTP_LOG_FILE", "/dev/stdout")]);
     let program = folder.path().join("goguerrilla");
     // Not by ourselves: a child of another test could inherit the file while it is open for writing.
@@ -174,7 +174,7 @@ fn rights_that_are_missing_are_named_with_the_user() {
 }
 
 #[test]
-fn a_table_that_is_not_ours_is_one_line_with_its_cure() {
+fn check_reports_a_table_with_other_columns_in_one_line() {
     let folder = with_config(&[]);
     let file = rusqlite::Connection::open(folder.path().join("goguerrilla.db")).expect("a file");
     for table in ["a", "`date`, `to`, hash"] {
@@ -193,7 +193,7 @@ fn a_table_that_is_not_ours_is_one_line_with_its_cure() {
 }
 
 #[test]
-fn an_address_that_cannot_be_bound_is_an_error_and_one_in_use_is_none() {
+fn check_reports_an_unbindable_address_but_not_one_in_use() {
     let (status, said) = check(with_config(&[("GSTMP_LISTEN_INTERFACE", "192.0.2.9:2525")]).path());
     let cure = "name an address of this machine in GSTMP_LISTEN_INTERFACE or with -if=";
     let error = "cannot bind 192.0.2.9:2525: Cannot assign requested address (os error 99)";
@@ -215,7 +215,7 @@ fn an_address_that_cannot_be_bound_is_an_error_and_one_in_use_is_none() {
 }
 
 /// Runs `check` as somebody whom permissions bind, which root is not.
-fn check_without_rights(folder: &Path, program: &Path) -> (u32, Ended) {
+fn check_without_rights(folder: &Path, program: &Path) -> (u32, ProcessResult) {
     let mut command = Command::new(program);
     command.args(["check", "-config=goguerrilla.conf"]);
     let mut user = geteuid().as_raw();

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::support::ended::run;
 use crate::support::mariadb::{FIELD_TABLE, MariaDb, PASSWORD, with_hosts};
-use crate::support::redis::{FakeRedis, Manner, Redis};
+use crate::support::redis::{FakeBehavior, FakeRedis, Redis};
 use crate::support::write_config;
 
 /// An account that may insert into the table and look rows up, and no more.
@@ -15,7 +15,7 @@ const RIGHTS: &str =
     "GRANT SELECT, INSERT, UPDATE ON mail.* TO narrow@'%' IDENTIFIED BY 's3cr3t-of-narrow'";
 
 #[test]
-fn a_table_that_takes_no_mail_is_one_error_whose_cure_works() {
+fn check_reports_a_table_that_rejects_mail_in_one_line_with_a_working_fix() {
     let database = MariaDb::start();
     for (spoil, found) in [
         ("MODIFY hash char(20) NOT NULL", "column `hash`"),
@@ -77,7 +77,7 @@ fn a_table_that_takes_no_mail_is_one_error_whose_cure_works() {
 }
 
 #[test]
-fn what_refuses_each_row_is_named_with_the_way_out() {
+fn check_names_the_trigger_or_constraint_that_rejects_every_row() {
     let database = MariaDb::start_with(&[]);
     database.sql("CREATE TABLE mailboxes (name varchar(128) CHARACTER SET latin1 PRIMARY KEY)");
     for (spoil, error, cure) in [
@@ -140,7 +140,7 @@ fn what_refuses_each_row_is_named_with_the_way_out() {
 }
 
 #[test]
-fn a_unique_key_that_a_second_mail_would_meet_is_warned_of() {
+fn check_warns_about_a_unique_key_that_a_second_mail_would_violate() {
     let database = MariaDb::start();
     for (columns, is_warned) in [
         ("`to`", true),
@@ -168,7 +168,7 @@ fn a_unique_key_that_a_second_mail_would_meet_is_warned_of() {
 }
 
 #[test]
-fn a_table_that_takes_every_real_mail_is_well_and_nothing_stays_in_it() {
+fn check_trial_row_passes_realistic_triggers_and_is_rolled_back() {
     let database = MariaDb::start();
     database.sql("CREATE TABLE audit (hash char(32)) ENGINE=InnoDB");
     for condition in [
@@ -194,7 +194,7 @@ fn a_table_that_takes_every_real_mail_is_well_and_nothing_stays_in_it() {
 }
 
 #[test]
-fn nothing_is_left_where_a_rollback_undoes_nothing() {
+fn check_inserts_no_trial_row_into_nontransactional_tables() {
     let database = MariaDb::start();
     database.sql("CREATE TABLE audit (hash char(32)) ENGINE=MyISAM");
     database.sql(
@@ -273,7 +273,7 @@ fn a_trigger_that_mysql_user_may_not_see_has_no_row_tried() {
 }
 
 #[test]
-fn views_and_tables_without_transactions_are_judged_by_rights_and_definition() {
+fn check_tests_views_and_nontransactional_tables_without_a_trial_row() {
     let database = MariaDb::start();
     database.sql(
         &FIELD_TABLE
@@ -389,7 +389,7 @@ fn views_and_tables_without_transactions_are_judged_by_rights_and_definition() {
 }
 
 #[test]
-fn an_account_that_cannot_log_in_is_named_with_its_cure() {
+fn check_reports_mysql_login_errors_with_their_fix() {
     let database = MariaDb::start();
     for statement in [
         "CREATE USER locked@'%' IDENTIFIED BY 's3cr3t-x' ACCOUNT LOCK",
@@ -479,12 +479,17 @@ fn an_account_that_cannot_log_in_is_named_with_its_cure() {
 }
 
 #[test]
-fn what_is_no_database_is_said_in_words() {
+fn check_names_the_protocol_of_a_server_that_is_not_mysql() {
     let database = MariaDb::start();
     let redis = Redis::start();
-    let ssh = FakeRedis::start(Manner::Greets(b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", b""));
-    let http = FakeRedis::start(Manner::SaysAndCloses(b"HTTP/1.1 400 Bad Request\r\n\r\n"));
-    let smtp = FakeRedis::start(Manner::Greets(
+    let ssh = FakeRedis::start(FakeBehavior::Greets(
+        b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n",
+        b"",
+    ));
+    let http = FakeRedis::start(FakeBehavior::RepliesAndCloses(
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    ));
+    let smtp = FakeRedis::start(FakeBehavior::Greets(
         b"220 mx.test ESMTP\r\n",
         b"500 5.5.2 What?\r\n",
     ));
@@ -502,7 +507,7 @@ fn what_is_no_database_is_said_in_words() {
         assert_eq!((status, said), (1, want));
     }
     // Whatever an answer holds, a finding is one line: length, number, error, code 1130.
-    let hostile = FakeRedis::start(Manner::Greets(
+    let hostile = FakeRedis::start(FakeBehavior::Greets(
         b"\x1a\0\0\0\xff\x6a\x04no\r\nerror: another\x1b[2J!",
         b"",
     ));
@@ -514,7 +519,7 @@ fn what_is_no_database_is_said_in_words() {
     );
     assert!(said.contains("CREATE USER"), "{said}");
     // As MySQL 9 does for a user that it does not know: its greeting, then a plug-in that the driver lacks.
-    let unknown = FakeRedis::start(Manner::Greets(GREETING_OF_MYSQL_9, ASKS_FOR_SHA256));
+    let unknown = FakeRedis::start(FakeBehavior::Greets(GREETING_OF_MYSQL_9, ASKS_FOR_SHA256));
     let (status, said) = checked(&database, &[("MYSQL_HOST", &unknown.address())]);
     assert_eq!((status, said.lines().count()), (1, 1), "{said:?}");
     let both = [
@@ -527,7 +532,7 @@ fn what_is_no_database_is_said_in_words() {
 }
 
 #[test]
-fn a_binary_log_that_is_not_synced_is_warned_of() {
+fn unsynced_binary_log_causes_a_warning() {
     let database = MariaDb::start_with(&["--log-bin=log", "--sync-binlog=0"]);
     database.sql(FIELD_TABLE);
     let server = database.server(&[]);
@@ -561,7 +566,7 @@ fn a_binary_log_that_is_not_synced_is_warned_of() {
 }
 
 #[test]
-fn a_read_only_host_is_only_reported_when_no_other_one_takes_rows() {
+fn check_reports_a_read_only_host_only_if_no_host_is_writable() {
     let primary = MariaDb::start();
     let secondary = MariaDb::start();
     secondary.sql("SET GLOBAL read_only = 1");

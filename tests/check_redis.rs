@@ -7,11 +7,11 @@ use tempfile::TempDir;
 
 use crate::support::ended::run;
 use crate::support::mariadb::{MariaDb, with_hosts};
-use crate::support::redis::{FakeRedis, Manner, Redis, RedisCluster};
+use crate::support::redis::{FakeBehavior, FakeRedis, Redis, RedisCluster};
 use crate::support::{wait_for, write_config};
 
 #[test]
-fn each_trouble_of_redis_is_one_line_with_its_own_cure() {
+fn check_reports_each_redis_error_in_one_line_with_its_fix() {
     let database = MariaDb::start();
     let open = Redis::start_with(&["--appendonly", "yes"]);
     let closed = Redis::start_with(&["--appendonly", "yes", "--requirepass", "s3cr3t-of-redis"]);
@@ -37,11 +37,16 @@ fn each_trouble_of_redis_is_one_line_with_its_own_cure() {
         "noeviction",
     ]);
     let alone = Redis::start_with(&["--appendonly", "yes", "--cluster-enabled", "yes"]);
-    let ssh = FakeRedis::start(Manner::Greets(b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", b""));
-    let http = FakeRedis::start(Manner::SaysAndCloses(
+    let ssh = FakeRedis::start(FakeBehavior::Greets(
+        b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n",
+        b"",
+    ));
+    let http = FakeRedis::start(FakeBehavior::RepliesAndCloses(
         b"HTTP/1.1 400 Bad Request\r\nServer: x\r\n\r\n",
     ));
-    let tls = FakeRedis::start(Manner::SaysAndCloses(b"\x15\x03\x03\0\x02\x02\x46"));
+    let tls = FakeRedis::start(FakeBehavior::RepliesAndCloses(
+        b"\x15\x03\x03\0\x02\x02\x46",
+    ));
     let fakes = [
         (
             &b"-LOADING Redis is loading the dataset in memory\r\n"[..],
@@ -87,7 +92,7 @@ fn each_trouble_of_redis_is_one_line_with_its_own_cure() {
     ];
     let listening: Vec<FakeRedis> = fakes
         .iter()
-        .map(|(says, ..)| FakeRedis::start(Manner::Says(says)))
+        .map(|(says, ..)| FakeRedis::start(FakeBehavior::Replies(says)))
         .collect();
     let url = |login: &str, redis: &Redis, number: &str| {
         format!("redis://{login}{}/{number}", redis.address())
@@ -188,7 +193,7 @@ fn each_trouble_of_redis_is_one_line_with_its_own_cure() {
 }
 
 #[test]
-fn a_redis_that_refuses_the_connection_itself_is_quoted() {
+fn check_quotes_a_redis_error_sent_on_connect() {
     let database = MariaDb::start();
     let redis = Redis::start_with(&["--appendonly", "yes", "--maxclients", "1"]);
     let held = wait_for("its only place", || {
@@ -210,7 +215,7 @@ fn a_redis_that_refuses_the_connection_itself_is_quoted() {
 }
 
 #[test]
-fn a_redis_that_answers_nonsense_does_not_end_the_program() {
+fn malformed_redis_answers_do_not_crash_check_or_server() {
     let database = MariaDb::start();
     let arrays: &'static [u8] = b"*1\r\n".repeat(200_000).leak();
     for nonsense in [
@@ -219,7 +224,7 @@ fn a_redis_that_answers_nonsense_does_not_end_the_program() {
         b"*2147483647\r\n",
         b"\0\xff\r\n",
     ] {
-        let redis = FakeRedis::start(Manner::Says(nonsense));
+        let redis = FakeRedis::start(FakeBehavior::Replies(nonsense));
         let server = database.server(&[("REDIS_INTERFACE", &redis.address())]);
         let (is_well, said) = server.check();
         assert!(is_well && said.contains("parse error: "), "{said}");
@@ -235,7 +240,7 @@ fn a_redis_that_answers_nonsense_does_not_end_the_program() {
 }
 
 #[test]
-fn a_command_that_redis_hides_shows_no_password() {
+fn check_shows_no_password_when_redis_rejects_auth_as_unknown_command() {
     let database = MariaDb::start();
     let redis = Redis::start_with(&["--appendonly", "yes", "--rename-command", "AUTH", "entered"]);
     let interface = format!("redis://:s3cr3t-shown@{}/", redis.address());
@@ -248,7 +253,7 @@ fn a_command_that_redis_hides_shows_no_password() {
 }
 
 #[test]
-fn a_node_of_a_cluster_has_the_same_cures() {
+fn check_reports_redis_cluster_node_errors_with_their_fix() {
     let database = MariaDb::start();
     let cluster = RedisCluster::start_with(&["--appendonly", "yes"]);
     let _: String = cluster.nodes[1].command(&["CONFIG", "SET", "maxmemory", "1"]);
@@ -270,7 +275,7 @@ fn a_node_of_a_cluster_has_the_same_cures() {
 }
 
 #[test]
-fn a_password_that_changes_under_a_running_server_is_said_in_the_log() {
+fn changed_redis_password_is_logged_as_an_authentication_error() {
     let database = MariaDb::start();
     let mut redis = Redis::start_with(&["--appendonly", "yes"]);
     for (login, words) in [("", "NOAUTH "), (":s3cr3t-old@", "WRONGPASS ")] {

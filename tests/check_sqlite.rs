@@ -21,7 +21,7 @@ const FILE: &str = "goguerrilla.db";
 type Make = fn(&Path);
 
 #[test]
-fn check_changes_nothing_whatever_it_finds() {
+fn check_changes_no_file_in_any_sqlite_state() {
     let cases: &[(&str, Make, i32, &str)] = &[
         ("no file", |_| (), 0, ""),
         (
@@ -275,7 +275,7 @@ fn check_changes_nothing_whatever_it_finds() {
 }
 
 #[test]
-fn a_table_that_is_still_in_the_log_is_seen() {
+fn check_sees_a_table_that_is_only_in_the_wal() {
     for is_live in [true, false] {
         let folder = TempDir::new().expect("a temporary folder");
         let ids = [("GUID", "65534"), ("SGID", "65534")];
@@ -317,7 +317,7 @@ fn give_to_nobody(folder: &Path) {
 }
 
 #[test]
-fn what_check_finds_well_takes_mail() {
+fn server_saves_mail_wherever_check_reports_no_error() {
     let cases: &[Make] = &[
         |_| (),
         |folder| fs::write(folder.join(FILE), "").expect("a file"),
@@ -342,7 +342,7 @@ fn what_check_finds_well_takes_mail() {
 }
 
 #[test]
-fn next_to_a_running_server_only_the_index_of_its_log_may_change() {
+fn check_next_to_a_running_server_changes_at_most_the_shm_file() {
     for ids in [&[][..], &[("GUID", "65534"), ("SGID", "65534")]] {
         if ids.is_empty() || geteuid().is_root() {
             look_next_to_a_server(ids);
@@ -385,7 +385,7 @@ fn look_next_to_a_server(ids: &[(&str, &str)]) {
 }
 
 #[test]
-fn a_lock_that_another_program_keeps_is_an_error_that_names_the_process() {
+fn check_names_the_process_that_holds_the_sqlite_lock() {
     let (write, exclusive) = (
         "BEGIN IMMEDIATE",
         "PRAGMA locking_mode=EXCLUSIVE; BEGIN IMMEDIATE; COMMIT",
@@ -414,7 +414,7 @@ fn a_lock_that_another_program_keeps_is_an_error_that_names_the_process() {
 }
 
 #[test]
-fn log_and_pid_file_are_looked_at_without_being_opened() {
+fn check_inspects_log_and_pid_file_without_opening_them() {
     let cases: &[(Make, i32)] = &[
         (
             |folder| fs::write(folder.join("file"), "kept\n").expect("a file"),

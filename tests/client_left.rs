@@ -84,7 +84,7 @@ fn reset(socket: &std::net::TcpStream) {
 }
 
 #[test]
-fn what_a_client_sent_before_it_left_does_not_make_it_present() {
+fn client_that_sent_octets_and_disconnected_is_detected_as_gone() {
     let database = MariaDb::start();
     let hosts = database.address().to_string();
     let tls = TlsServer::start(&with_hosts(&hosts, &[("GM_SAVE_WORKERS", "1")]));
@@ -94,11 +94,11 @@ fn what_a_client_sent_before_it_left_does_not_make_it_present() {
     let mut gone = 0;
     let begun = || {
         let mut client = server.client();
-        client.prepare_to_deliver("a@client.test", "u@ours.test");
+        client.begin_data("a@client.test", "u@ours.test");
         client
     };
     let begun_in_tls = || {
-        let mut client = tls.client_at_once();
+        let mut client = tls.implicit_tls_client();
         client.command("EHLO client.test", "250");
         client.begin_mail();
         client
@@ -157,11 +157,11 @@ fn what_a_client_sent_before_it_left_does_not_make_it_present() {
 }
 
 #[test]
-fn what_a_waiting_client_sent_on_is_still_answered_in_order() {
+fn commands_sent_while_a_mail_waits_are_answered_in_order() {
     let database = MariaDb::start();
     let hosts = database.address().to_string();
     let tls = TlsServer::start(&with_hosts(&hosts, &[("GM_SAVE_WORKERS", "1")]));
-    let mut client = tls.client_at_once();
+    let mut client = tls.implicit_tls_client();
     client.command("EHLO client.test", "250");
     client.begin_mail();
     while_the_writer_is_busy(&database, &tls.server, || {

@@ -41,7 +41,7 @@ fn curl_delivers_to_two_recipients() {
 fn swaks_delivers() {
     let server = Server::start(&[]);
     swaks(&server, &["--to", "u@ours.test"]);
-    assert_stored(&server, &["u@ours.test"], &mail_and_empty_line());
+    assert_stored(&server, &["u@ours.test"], &mail_with_final_empty_line());
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn swaks_pipelines_to_several_recipients() {
     let server = Server::start(&[]);
     let recipients = ["t@ours.test", "u@ours.test", "v@ours.test"];
     swaks(&server, &["--pipeline", "--to", &recipients.join(",")]);
-    assert_stored(&server, &recipients, &mail_and_empty_line());
+    assert_stored(&server, &recipients, &mail_with_final_empty_line());
 }
 
 #[test]
@@ -65,7 +65,7 @@ fn msmtp_delivers() {
 }
 
 #[test]
-fn smtplib_sends_octets() {
+fn smtplib_delivers_raw_octets() {
     let server = Server::start(&[]);
     fs::write(server.path("mail"), mail("\r\n")).expect("a file is written");
     python(
@@ -80,7 +80,7 @@ with smtplib.SMTP(host, port, "client.test", timeout=30) as client:
 }
 
 #[test]
-fn smtplib_sends_a_message_between_international_addresses() {
+fn smtplib_delivers_between_smtputf8_addresses() {
     let server = Server::start(&[]);
     python(
         &server,
@@ -116,7 +116,7 @@ with Recording(host, port, "client.test", timeout=30) as client:
 }
 
 #[test]
-fn smtplib_sends_eight_bits_under_8bitmime() {
+fn smtplib_delivers_8_bit_content_with_8bitmime() {
     let server = Server::start(&[]);
     // Every octet except NUL, CR and LF, which 8BITMIME does not allow in text.
     let all: Vec<u8> = (1..=255).filter(|octet| !b"\r\n".contains(octet)).collect();
@@ -140,7 +140,7 @@ with smtplib.SMTP(host, port, "client.test", timeout=30) as client:
 }
 
 #[test]
-fn smtplib_sends_chunks() {
+fn smtplib_delivers_with_bdat() {
     let server = Server::start(&[]);
     // Content that DATA cannot carry unchanged: lines of a single dot, bare CR and LF, NUL, no CR LF at the end.
     let content = [
@@ -171,14 +171,14 @@ with smtplib.SMTP(host, port, "client.test", timeout=30) as client:
 }
 
 #[test]
-fn smtp_source_delivers_five_hundred_mails_over_twenty_sessions() {
+fn smtp_source_delivers_500_mails_over_20_sessions() {
     let server = Server::start(&[]);
     smtp_source(&server, &["-s", "20", "-m", "500"]);
     assert_all_stored(&server, 500);
 }
 
 #[test]
-fn smtp_source_keeps_connections_and_names_three_recipients() {
+fn smtp_source_delivers_to_3_recipients_over_persistent_connections() {
     let server = Server::start(&[]);
     smtp_source(&server, &["-d", "-s", "20", "-m", "200", "-r", "3"]);
     assert_all_stored(&server, 600);
@@ -200,11 +200,11 @@ fn lettre_delivers() {
     let reply = transport.send_raw(&envelope.expect("recipients"), &mail("\r\n"));
     let reply = reply.expect("a mail that is accepted");
     assert!(reply.is_positive(), "{reply:?}");
-    assert_stored(&server, &recipients, &mail_and_empty_line());
+    assert_stored(&server, &recipients, &mail_with_final_empty_line());
 }
 
 #[test]
-fn nodemailer_delivers_in_clear_and_in_tls() {
+fn nodemailer_delivers_in_plaintext_and_over_tls() {
     let tls = TlsServer::start(&[]);
     fs::write(tls.server.path("mail"), mail("\r\n")).expect("a file is written");
     let script = r#"
@@ -233,7 +233,7 @@ async function deliver(options, to) {
         &tls.server,
         // Debian installs the packages of node there.
         &["env", "NODE_PATH=/usr/share/nodejs", "node", "script.js"],
-        &[&port(tls.server.address), &port(tls.at_once)],
+        &[&port(tls.server.address), &port(tls.implicit_tls_address)],
     );
     let recipients = [
         "1@ours.test",
@@ -246,7 +246,7 @@ async function deliver(options, to) {
 }
 
 #[test]
-fn postal_loads_and_all_that_it_was_promised_is_stored() {
+fn every_mail_acknowledged_to_postal_under_load_is_stored() {
     // Plaintext only: postal's TLS offers no key exchange with forward secrecy that TLS 1.2 still has.
     let server = Server::start(&[]);
     fs::write(server.path("users"), "u@ours.test\nv@ours.test\n").expect("a file is written");
@@ -373,14 +373,14 @@ pub fn assert_stored(server: &Server, recipients: &[&str], content: &[u8]) {
     stored.sort_unstable();
     assert_eq!(stored, recipients);
     for stored in server.contents() {
-        assert_same(&stored, content);
+        assert_octets_equal(&stored, content);
     }
 }
 
 /// Asserts that the store has `count` rows, each with the mail of smtp-source. Reads the store directly, because a
 /// `show` process per mail would be slow.
 fn assert_all_stored(server: &Server, count: usize) {
-    let sent = mail_and_empty_line();
+    let sent = mail_with_final_empty_line();
     let table = TableName::default();
     let mut reader =
         SqliteReader::open(&server.path("goguerrilla.db"), &table).expect("a store to read");
@@ -389,12 +389,12 @@ fn assert_all_stored(server: &Server, count: usize) {
     for listed in mails {
         let stored = reader.show(&listed.hash).expect("the store is read");
         let stored = stored.expect("a mail that was listed");
-        assert_same(without_trace(&stored), &sent);
+        assert_octets_equal(without_trace(&stored), &sent);
     }
 }
 
 /// Asserts that both are equal; the failure shows the first difference.
-pub fn assert_same(stored: &[u8], sent: &[u8]) {
+pub fn assert_octets_equal(stored: &[u8], sent: &[u8]) {
     if stored != sent {
         let same = stored.iter().zip(sent).take_while(|(a, b)| a == b).count();
         let around = |octets: &[u8]| {
@@ -414,7 +414,7 @@ pub fn assert_same(stored: &[u8], sent: &[u8]) {
 }
 
 /// Returns what swaks, smtp-source and lettre send for [`mail`]: they always add CR LF before the final dot.
-pub fn mail_and_empty_line() -> Vec<u8> {
+pub fn mail_with_final_empty_line() -> Vec<u8> {
     [&mail("\r\n")[..], b"\r\n"].concat()
 }
 

@@ -10,13 +10,13 @@ use jiff::{SignedDuration, Timestamp};
 use tempfile::TempDir;
 
 use crate::support::certificates::{KeyKind, Pair};
-use crate::support::load::{Load, assert_promise_kept, content_of, stored_markers};
+use crate::support::load::{Load, assert_no_loss_or_duplicate, content_of, stored_markers};
 use crate::support::store::{StoredMail, mails_after};
 use crate::support::tls::{TlsClient, TlsServer, certificate, config_trusting, starttls};
 use crate::support::{wait_for, wait_for_within};
 
 #[test]
-fn a_clock_that_jumps_costs_no_mail_no_session_and_no_renewal() {
+fn wall_clock_jump_affects_no_mail_no_session_and_no_certificate_renewal() {
     let folder = TempDir::new().expect("a temporary folder");
     let pair = Pair::make(folder.path(), "mx", KeyKind::EcdsaP256, 90);
     let clock = folder.path().join("clock");
@@ -32,13 +32,13 @@ fn a_clock_that_jumps_costs_no_mail_no_session_and_no_renewal() {
         program.env("FAKETIME_TIMESTAMP_FILE", &clock);
         program
     };
-    let mut tls = TlsServer::start_around(folder, pair, &[], with_clock);
+    let mut tls = TlsServer::start_with_wrapper(folder, pair, &[], with_clock);
     let server = &tls.server;
     // Sessions that stay open during every jump: idle, in the middle of a mail, and over TLS.
     let mut idle = server.client();
     idle.command("EHLO client.test", "250");
     let mut in_data = server.client();
-    in_data.prepare_to_deliver("a@client.test", "u@ours.test");
+    in_data.begin_data("a@client.test", "u@ours.test");
     let long_mail = content_of("in data");
     let mut pieces = long_mail.as_bytes().chunks(10);
     in_data.send(pieces.next().expect("a piece"));
@@ -54,7 +54,7 @@ fn a_clock_that_jumps_costs_no_mail_no_session_and_no_renewal() {
         wait_for("the log to use the new time", || {
             let log = server.log();
             let time = log.lines().last()?.split(' ').next()?;
-            is_now(time.parse().ok()?, hours).then_some(())
+            is_current(time.parse().ok()?, hours).then_some(())
         });
         if hours == JUMPS[0] {
             for (new, old) in [
@@ -68,7 +68,7 @@ fn a_clock_that_jumps_costs_no_mail_no_session_and_no_renewal() {
         idle.command("NOOP", "250");
         in_data.send(pieces.next().expect("a piece"));
         in_tls.begin_mail();
-        in_tls.send(content_of(&in_tls_at(hours)) + ".\r\n");
+        in_tls.send(content_of(&subject_in_tls_at(hours)) + ".\r\n");
         in_tls.expect("250 2.0.0 ");
     }
     let mut account = load.stop();
@@ -94,13 +94,16 @@ fn a_clock_that_jumps_costs_no_mail_no_session_and_no_renewal() {
         assert!(!log.contains(trouble), "{trouble}");
     }
     assert_eq!((account.deferred.len(), account.unanswered.len()), (0, 0));
-    let others = JUMPS.map(in_tls_at).into_iter().chain(["in data".into()]);
+    let others = JUMPS
+        .map(subject_in_tls_at)
+        .into_iter()
+        .chain(["in data".into()]);
     for marker in others {
         account.sent.push(marker.clone());
         account.acknowledged.push(marker);
     }
     let file = tls.server.path("goguerrilla.db");
-    assert_promise_kept(&account, &stored_markers(&file));
+    assert_no_loss_or_duplicate(&account, &stored_markers(&file));
     assert_dates_and_hashes(&mails_after(&file, 0));
 }
 
@@ -111,16 +114,22 @@ fn assert_dates_and_hashes(mails: &[StoredMail]) {
         in_utc.parse().expect("a date")
     };
     for hours in JUMPS {
-        let is_of_jump = |mail: &&StoredMail| is_now(date(mail), hours);
+        let is_of_jump = |mail: &&StoredMail| is_current(date(mail), hours);
         let saved = mails.iter().filter(is_of_jump).count();
         assert!(saved >= 20, "{saved} mails at {hours} hours");
-        let in_tls = mails.iter().find(|mail| mail.subject == in_tls_at(hours));
+        let in_tls = mails
+            .iter()
+            .find(|mail| mail.subject == subject_in_tls_at(hours));
         let in_tls = in_tls.expect("a saved mail");
-        assert!(is_now(date(in_tls), hours), "{} at {hours}", in_tls.date);
+        assert!(
+            is_current(date(in_tls), hours),
+            "{} at {hours}",
+            in_tls.date
+        );
     }
     let strange = mails
         .iter()
-        .find(|mail| !JUMPS.iter().any(|hours| is_now(date(mail), *hours)));
+        .find(|mail| !JUMPS.iter().any(|hours| is_current(date(mail), *hours)));
     assert!(strange.is_none(), "{strange:?}");
     let hashes: HashSet<&str> = mails.iter().map(|mail| mail.hash.as_str()).collect();
     assert_eq!(hashes.len(), mails.len());
@@ -134,12 +143,12 @@ fn set_clock(file: &Path, hours: i64) {
 }
 
 /// Returns whether `time` is close to the present time of a clock that is `hours` ahead.
-fn is_now(time: Timestamp, hours: i64) -> bool {
+fn is_current(time: Timestamp, hours: i64) -> bool {
     let shown = Timestamp::now() + SignedDuration::from_hours(hours);
     time.duration_since(shown).abs() < SignedDuration::from_mins(30)
 }
 
-fn in_tls_at(hours: i64) -> String {
+fn subject_in_tls_at(hours: i64) -> String {
     format!("in tls at {hours} hours")
 }
 

@@ -4,7 +4,7 @@
 use crate::support::{Client, Server, short_mail, value};
 
 #[test]
-fn a_hundred_commands_are_answered_and_the_next_one_ends_the_session() {
+fn command_101_without_a_saved_mail_closes_the_session() {
     let server = Server::start(&[]);
     for (command, reply) in [
         ("NOOP", "250 2.0.0"),
@@ -31,7 +31,7 @@ fn a_hundred_commands_are_answered_and_the_next_one_ends_the_session() {
 }
 
 #[test]
-fn commands_that_come_together_are_counted_the_same() {
+fn pipelined_commands_count_for_the_command_limit() {
     let server = Server::start(&[]);
     let mut client = server.client();
     client.send("NOOP\r\n".repeat(5_000));
@@ -43,7 +43,7 @@ fn commands_that_come_together_are_counted_the_same() {
 }
 
 #[test]
-fn quit_is_always_answered_with_221() {
+fn quit_over_the_command_limit_still_gets_221() {
     let server = Server::start(&[]);
     let mut client = server.client();
     client.send("NOOP\r\n".repeat(100) + "QUIT\r\n");
@@ -55,7 +55,7 @@ fn quit_is_always_answered_with_221() {
 }
 
 #[test]
-fn transactions_that_end_without_a_mail_count() {
+fn commands_of_unsaved_transactions_count_for_the_command_limit() {
     let server = Server::start(&[("GM_ALLOWED_HOSTS", "ours.test")]);
     let begin = "MAIL FROM:<a@client.test>\r\n";
     let greeting = "EHLO again.test\r\n";
@@ -85,7 +85,7 @@ fn transactions_that_end_without_a_mail_count() {
 }
 
 #[test]
-fn mails_that_are_refused_at_their_end_count() {
+fn commands_of_mails_refused_after_content_count_for_the_command_limit() {
     let settings = [("GSMTP_MAX_SIZE", "1000"), ("GM_MAX_MEMORY", "8192")];
     let server = Server::start(&settings);
     let envelope = "MAIL FROM:<a@client.test>\r\nRCPT TO:<u@ours.test>\r\n";
@@ -114,7 +114,7 @@ fn mails_that_are_refused_at_their_end_count() {
 }
 
 #[test]
-fn refused_recipients_beyond_the_limit_of_a_transaction_count() {
+fn rejected_recipients_over_max_recipients_count_for_the_command_limit() {
     let server = Server::start(&[
         ("GM_ALLOWED_HOSTS", "ours.test"),
         ("GM_MAX_RECIPIENTS", "20"),
@@ -132,7 +132,7 @@ fn refused_recipients_beyond_the_limit_of_a_transaction_count() {
 }
 
 #[test]
-fn a_saved_mail_begins_the_count_anew() {
+fn saved_mail_resets_the_command_count() {
     let server = Server::start(&[("GM_STORE", "discard")]);
     let mut client = server.client();
     for _ in 0..4 {
@@ -145,7 +145,7 @@ fn a_saved_mail_begins_the_count_anew() {
 }
 
 #[test]
-fn a_client_may_deliver_thousands_of_mails() {
+fn command_limit_allows_thousands_of_saved_mails_per_session() {
     let server = Server::start(&[("GM_STORE", "discard")]);
     let mut client = server.client();
     client.command("EHLO client.test", "250-");
@@ -162,7 +162,7 @@ fn a_client_may_deliver_thousands_of_mails() {
 }
 
 #[test]
-fn a_mail_of_a_thousand_recipients_and_a_thousand_chunks_is_not_cut() {
+fn command_limit_allows_a_mail_of_1000_recipients_and_1000_chunks() {
     let server = Server::start(&[("GM_MAX_RECIPIENTS", "1000")]);
     let mut client = server.client();
     client.command("EHLO client.test", "250-");

@@ -10,7 +10,7 @@ use crate::support::Server;
 use crate::support::ended::run;
 
 #[test]
-fn each_wrong_setting_earns_its_line() {
+fn each_invalid_setting_prints_its_expected_error() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/configs");
     let mut cases = 0;
     for entry in fs::read_dir(&folder).expect("the folder of configurations") {
@@ -35,7 +35,7 @@ fn each_wrong_setting_earns_its_line() {
 }
 
 #[test]
-fn the_sample_is_what_runs_without_it_and_names_every_key() {
+fn sample_configuration_equals_the_defaults_and_contains_every_key() {
     let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("goguerrilla.conf.sample");
     let (config, warnings) = Config::load(&sample).expect("a valid configuration");
     assert_eq!(warnings, []);
@@ -51,7 +51,7 @@ fn the_sample_is_what_runs_without_it_and_names_every_key() {
 }
 
 #[test]
-fn an_unknown_key_is_a_line_in_the_log_and_no_more() {
+fn unknown_key_logs_a_warning_and_the_server_starts() {
     let server = Server::start(&[("GM_ALOWED_HOSTS", "ours.test")]);
     server.client().command("NOOP", "250 2.0.0 ");
     let log = server.log();
@@ -62,7 +62,7 @@ fn an_unknown_key_is_a_line_in_the_log_and_no_more() {
 }
 
 #[test]
-fn numbers_and_truths_need_no_quotes() {
+fn json_numbers_and_booleans_are_accepted_unquoted() {
     let folder = TempDir::new().expect("a temporary folder");
     let config = r#"{"GSTMP_LISTEN_INTERFACE": "127.0.0.1:0", "GSMTP_MAX_SIZE": 1000, "GSMTP_VERBOSE": true}"#;
     fs::write(folder.path().join("goguerrilla.conf"), config).expect("a file is written");
@@ -71,7 +71,7 @@ fn numbers_and_truths_need_no_quotes() {
 }
 
 #[test]
-fn a_byte_order_mark_is_skipped_and_utf_16_is_named() {
+fn config_byte_order_mark_is_skipped_and_utf_16_is_rejected_by_name() {
     let folder = TempDir::new().expect("a temporary folder");
     let file = folder.path().join("goguerrilla.conf");
     let text = "{\"GSTMP_LISTEN_INTERFACE\": \"127.0.0.1:0\", \"GM_PRIMARY_MAIL_HOST\": \"grün.test\"}\r\n";

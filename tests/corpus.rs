@@ -10,7 +10,7 @@ use crate::support::store::{StoredMail, mails_after};
 use crate::support::{Client, Server, stuffed, without_trace};
 
 #[test]
-fn each_mail_is_described_as_expected_and_comes_back_octet_for_octet() {
+fn corpus_mails_sent_with_data_have_expected_rows_and_unchanged_content() {
     let server = Server::start(&[("GSMTP_MAX_SIZE", "2000000")]);
     let cases = cases();
     let mut client = server.client();
@@ -22,7 +22,7 @@ fn each_mail_is_described_as_expected_and_comes_back_octet_for_octet() {
         client.expect("250 2.0.0 OK : queued as ");
     }
     let rows = mails_after(&server.path("goguerrilla.db"), 0);
-    check_all(&cases, &rows);
+    assert_rows_match(&cases, &rows);
     for (case, row) in cases.iter().zip(&rows) {
         let shown = server.show(&row.hash);
         assert!(shown == row.mail, "`show` of {} differs", case.name);
@@ -30,7 +30,7 @@ fn each_mail_is_described_as_expected_and_comes_back_octet_for_octet() {
 }
 
 #[test]
-fn in_chunks_each_mail_says_the_same() {
+fn corpus_mails_sent_with_bdat_have_the_same_rows_and_content() {
     let server = Server::start(&[("GSMTP_MAX_SIZE", "2000000")]);
     let cases = cases();
     let mut client = server.client();
@@ -44,7 +44,7 @@ fn in_chunks_each_mail_says_the_same() {
         client.send([format!("BDAT {} LAST\r\n", last.len()).as_bytes(), last].concat());
         client.expect("250 2.0.0 OK : queued as ");
     }
-    check_all(&cases, &mails_after(&server.path("goguerrilla.db"), 0));
+    assert_rows_match(&cases, &mails_after(&server.path("goguerrilla.db"), 0));
 }
 
 fn begin(client: &mut Client, name: &str) {
@@ -99,14 +99,14 @@ impl Case {
     }
 }
 
-fn check_all(cases: &[Case], rows: &[StoredMail]) {
+fn assert_rows_match(cases: &[Case], rows: &[StoredMail]) {
     assert_eq!(rows.len(), cases.len());
     for (Case { name, .. }, row) in cases.iter().zip(rows) {
         assert_eq!(row.from, format!("{name}@client.test"));
         assert_eq!(row.to, format!("{name}@primary.test"));
         assert_eq!(row.recipient, format!("{name}@ours.test"));
-        check_constants(row);
-        check_trace(row);
+        assert_constant_columns(row);
+        assert_trace_fields(row);
     }
     let pairs = cases.iter().zip(rows);
     let wrong: Vec<String> = pairs
@@ -116,7 +116,7 @@ fn check_all(cases: &[Case], rows: &[StoredMail]) {
 }
 
 /// Asserts the columns that are the same for every mail of this test.
-fn check_constants(row: &StoredMail) {
+fn assert_constant_columns(row: &StoredMail) {
     assert_eq!(row.body, "gzencode");
     assert_eq!(row.spam_score, 0.0);
     assert_eq!(row.delivered, 0);
@@ -133,7 +133,7 @@ fn check_constants(row: &StoredMail) {
 }
 
 /// Asserts the five lines of trace fields before the content.
-fn check_trace(row: &StoredMail) {
+fn assert_trace_fields(row: &StoredMail) {
     let trace = &row.mail[..row.mail.len() - without_trace(&row.mail).len()];
     let trace = std::str::from_utf8(trace).expect("UTF-8");
     let (fields, date) = trace.rsplit_once("\r\n\t").expect("folded lines");

@@ -12,14 +12,14 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use crate::support::ended::run;
-use crate::support::load::{Load, assert_promise_kept, content_of, stored_markers};
+use crate::support::load::{Load, assert_no_loss_or_duplicate, content_of, stored_markers};
 use crate::support::{Server, under_strace, value, write_config};
 
 const FILE: &str = "goguerrilla.db";
 const FILES: [&str; 3] = ["goguerrilla.db", "goguerrilla.db-wal", "goguerrilla.db-shm"];
 
 #[test]
-fn a_moved_file_defers_mail_until_it_is_back() {
+fn moved_sqlite_file_defers_mail_until_it_is_back() {
     let mut server = Server::start(&[]);
     assert_eq!(deliver(&server, "before"), 250);
     for names in [&FILES[..1], &FILES] {
@@ -44,7 +44,7 @@ fn a_moved_file_defers_mail_until_it_is_back() {
 }
 
 #[test]
-fn a_file_moved_under_load_keeps_all_that_was_acknowledged() {
+fn sqlite_file_moved_under_load_keeps_all_acknowledged_mail() {
     let mut server = Server::start(&[]);
     let load = Load::start(server.address, 8, "moved");
     for _ in 0..5 {
@@ -66,11 +66,11 @@ fn a_file_moved_under_load_keeps_all_that_was_acknowledged() {
         copies.path().join("copy.db-wal"),
     )
     .expect("its log");
-    assert_promise_kept(&account, &stored_markers(&copy));
+    assert_no_loss_or_duplicate(&account, &stored_markers(&copy));
     assert!(!account.deferred.is_empty());
     assert!(server.stop().success());
     assert!(!server.path(FILE).exists());
-    assert_promise_kept(
+    assert_no_loss_or_duplicate(
         &account,
         &stored_markers(&server.path("moved-goguerrilla.db")),
     );
@@ -79,14 +79,14 @@ fn a_file_moved_under_load_keeps_all_that_was_acknowledged() {
     assert_eq!(deliver(&server, "new"), 250);
     assert!(server.stop().success());
     assert_eq!(subjects(&server.path(FILE)), ["new"]);
-    assert_promise_kept(
+    assert_no_loss_or_duplicate(
         &account,
         &stored_markers(&server.path("moved-goguerrilla.db")),
     );
 }
 
 #[test]
-fn a_file_that_another_one_replaces_takes_nothing_and_the_other_one_stays_as_it_is() {
+fn file_that_replaces_the_sqlite_file_gets_no_mail_and_is_not_changed() {
     let text = "A letter, and no database.\n".repeat(99).into_bytes();
     let database = {
         let folder = TempDir::new().expect("a temporary folder");
@@ -113,7 +113,7 @@ fn a_file_that_another_one_replaces_takes_nothing_and_the_other_one_stays_as_it_
         assert_eq!(deliver(&server, "refused"), 451);
         assert!(server.stop().success());
         assert_eq!(&fs::read(server.path(FILE)).expect("the other file"), other);
-        assert_promise_kept(&account, &stored_markers(&server.path("first.db")));
+        assert_no_loss_or_duplicate(&account, &stored_markers(&server.path("first.db")));
         // The restart takes the other one for what it is, without anything of the first.
         if other != &text {
             server.start_again();
@@ -124,7 +124,7 @@ fn a_file_that_another_one_replaces_takes_nothing_and_the_other_one_stays_as_it_
 }
 
 #[test]
-fn a_file_that_was_removed_is_not_begun_anew() {
+fn removed_sqlite_file_is_not_created_again() {
     for names in [&FILES[..1], &FILES] {
         let mut server = Server::start(&[]);
         let load = Load::start(server.address, 4, "removed");
@@ -166,7 +166,7 @@ fn a_file_that_was_emptied_takes_no_mail_and_its_log_stays() {
 }
 
 #[test]
-fn without_its_log_or_index_no_mail_is_acknowledged_and_none_is_lost() {
+fn missing_wal_or_shm_file_defers_mail_and_loses_none() {
     for name in &FILES[1..] {
         for is_replaced in [false, true] {
             let mut server = Server::start(&[]);
@@ -190,7 +190,7 @@ fn without_its_log_or_index_no_mail_is_acknowledged_and_none_is_lost() {
 }
 
 #[test]
-fn a_file_moved_before_the_first_mail_or_a_reload_is_not_begun_anew_either() {
+fn sqlite_file_moved_before_first_mail_or_reload_is_not_created_again() {
     let server = Server::start(&[]);
     rename(&server, &FILES[..1], "", "moved-");
     assert_eq!(deliver(&server, "first"), 451);
@@ -212,14 +212,14 @@ fn a_file_moved_before_the_first_mail_or_a_reload_is_not_begun_anew_either() {
 }
 
 #[test]
-fn a_mail_committed_into_a_file_that_was_moved_meanwhile_gets_no_250() {
+fn mail_committed_into_a_file_moved_meanwhile_gets_451() {
     let mut server = Server::start(&[]);
     server.stop();
     let log = server.path(FILES[1]).display().to_string();
     let slow = "inject=fsync,fdatasync:delay_enter=1500000";
     server.start_again_with(under_strace(&["-P", &log, "-e", slow]));
     let mut client = server.client();
-    client.prepare_to_deliver("a@client.test", "u@ours.test");
+    client.begin_data("a@client.test", "u@ours.test");
     client.send(format!("{}.\r\n", content_of("late")));
     client.expect_silence(Duration::from_millis(500));
     rename(&server, &FILES[..1], "", "moved-");
@@ -229,7 +229,7 @@ fn a_mail_committed_into_a_file_that_was_moved_meanwhile_gets_no_250() {
 }
 
 #[test]
-fn list_deletes_no_log_next_to_an_empty_file() {
+fn list_does_not_delete_a_wal_file_next_to_an_empty_database() {
     let mut server = Server::start(&[]);
     assert_eq!(deliver(&server, "old"), 250);
     fs::rename(server.path(FILE), server.path("moved.db")).expect("our file");
@@ -247,7 +247,7 @@ fn list_deletes_no_log_next_to_an_empty_file() {
 }
 
 #[test]
-fn another_program_that_deletes_the_log_of_a_moved_file_costs_no_mail() {
+fn wal_file_deleted_by_another_program_after_a_move_loses_no_mail() {
     let mut server = Server::start(&[]);
     for _ in 0..3 {
         assert_eq!(deliver(&server, "old"), 250);
@@ -266,7 +266,7 @@ fn another_program_that_deletes_the_log_of_a_moved_file_costs_no_mail() {
 }
 
 #[test]
-fn a_stop_leaves_another_programs_database_at_the_old_name_alone() {
+fn shutdown_does_not_touch_another_database_at_the_old_name() {
     let mut server = Server::start(&[]);
     assert_eq!(deliver(&server, "before"), 250);
     rename(&server, &FILES, "", "moved-");
@@ -288,7 +288,7 @@ fn a_stop_leaves_another_programs_database_at_the_old_name_alone() {
 }
 
 #[test]
-fn a_reader_of_a_moved_file_does_not_cost_its_log() {
+fn reader_of_a_moved_sqlite_file_does_not_cause_loss_of_its_wal() {
     let mut server = Server::start(&[]);
     assert_eq!(deliver(&server, "one"), 250);
     let reader = Connection::open(server.path(FILE)).expect("a file");
@@ -315,7 +315,7 @@ fn a_reader_of_a_moved_file_does_not_cost_its_log() {
 }
 
 #[test]
-fn a_log_whose_file_is_missing_or_empty_after_a_crash_is_kept_and_named() {
+fn wal_file_of_a_missing_or_empty_database_is_kept_and_reported_at_start() {
     for (link, with_empty_file) in [(None, false), (None, true), (Some("real.db"), false)] {
         let folder = TempDir::new().expect("a temporary folder");
         if let Some(target) = link {
@@ -343,7 +343,7 @@ fn a_log_whose_file_is_missing_or_empty_after_a_crash_is_kept_and_named() {
 }
 
 #[test]
-fn what_is_no_file_is_refused_at_start_and_by_check() {
+fn sqlite_path_that_is_not_a_regular_file_is_rejected_at_start_and_by_check() {
     let folder = TempDir::new().expect("a temporary folder");
     write_config(folder.path(), &[]);
     nix::unistd::mkfifo(&folder.path().join(FILE), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");

@@ -5,21 +5,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::{fs, thread};
 
-use crate::support::dialog::{Dialog, Stage};
+use crate::support::dialog::{Dialog, DialogServer};
 
 #[test]
-fn every_dialogue_goes_as_written() {
+fn every_dialog_file_matches_the_server() {
     let files = Mutex::new(files());
     let failures = Mutex::new(Vec::new());
     thread::scope(|scope| {
         for _ in 0..WORKERS {
             scope.spawn(|| {
-                let mut stages: HashMap<Vec<(String, String)>, Stage> = HashMap::new();
+                let mut stages: HashMap<Vec<(String, String)>, DialogServer> = HashMap::new();
                 while let Some(file) = next(&files) {
                     let dialog = Dialog::load(&file);
                     let stage = stages
                         .entry(dialog.settings.clone())
-                        .or_insert_with(|| Stage::new(&dialog.settings));
+                        .or_insert_with(|| DialogServer::new(&dialog.settings));
                     if let Err(failure) = stage.play(&dialog) {
                         lock(&failures).push(failure);
                         // State left by a failed dialogue would make the next one fail too.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::support::{Client, Server, value, wait_for};
 
 #[test]
-fn on_a_server_that_is_not_busy_a_sender_of_twenty_megabytes_learns_that_it_is_too_large() {
+fn oversized_content_of_20_mib_gets_552_while_most_slots_are_free() {
     let server = Server::start(&[("GSMTP_MAX_SIZE", "100000")]);
     for (announce, end) in [
         ("DATA\r\n".to_owned(), "\r\n.\r\n"),
@@ -28,7 +28,7 @@ fn on_a_server_that_is_not_busy_a_sender_of_twenty_megabytes_learns_that_it_is_t
 }
 
 #[test]
-fn once_half_of_the_slots_are_taken_no_more_is_discarded_than_two_sizes_and_a_mebibyte() {
+fn discarded_content_is_limited_when_half_of_the_slots_are_taken() {
     let server = half_full(&[("GSMTP_MAX_SIZE", "100000")]);
     let _other = server.client();
     for announce in ["DATA\r\n", ENDLESS_CHUNK, "BDAT 100001\r\n"] {
@@ -52,7 +52,7 @@ fn once_half_of_the_slots_are_taken_no_more_is_discarded_than_two_sizes_and_a_me
 }
 
 #[test]
-fn once_half_of_the_slots_are_taken_a_message_that_is_a_little_too_large_is_read_to_its_end() {
+fn slightly_oversized_message_is_read_to_its_end_when_half_of_the_slots_are_taken() {
     let server = half_full(&[("GSMTP_MAX_SIZE", "100000")]);
     let _other = server.client();
     let mut client = client_with_recipient(&server);
@@ -64,7 +64,7 @@ fn once_half_of_the_slots_are_taken_a_message_that_is_a_little_too_large_is_read
 }
 
 #[test]
-fn chunks_out_of_sequence_and_content_without_memory_are_discarded_within_the_same_bounds() {
+fn discard_limits_apply_to_bdat_out_of_sequence_and_over_the_memory_budget() {
     let server = half_full(&[("GSMTP_MAX_SIZE", "100000"), ("GM_MAX_MEMORY", "50000")]);
     let _other = server.client();
 
@@ -79,7 +79,7 @@ fn chunks_out_of_sequence_and_content_without_memory_are_discarded_within_the_sa
 }
 
 #[test]
-fn chunks_have_one_minimum_rate_from_the_first_to_the_last() {
+fn minimum_data_rate_spans_all_bdat_chunks_of_a_message() {
     let server = Server::start(&[("GSMTP_TIMEOUT", "2")]);
     for (chunk, reply) in [
         ("BDAT 0\r\n", "250 2.0.0"),

@@ -48,7 +48,7 @@ const PATHS: &[(&str, bool)] = &[
 ];
 
 #[test]
-fn spellings_of_one_domain_get_one_answer_from_rcpt_and_from_auth_http() {
+fn rcpt_and_auth_http_agree_on_all_spellings_of_a_domain() {
     let server = Server::start(&[
         ("GM_ALLOWED_HOSTS", HOSTS),
         ("NGINX_AUTH_ENABLED", "Y"),
@@ -83,7 +83,7 @@ fn spellings_of_one_domain_get_one_answer_from_rcpt_and_from_auth_http() {
 }
 
 #[test]
-fn a_mailbox_in_several_spellings_is_one_row_as_first_given() {
+fn recipient_given_in_several_domain_spellings_is_stored_once_as_first_given() {
     let server = Server::start(&[("GM_ALLOWED_HOSTS", HOSTS), ("GM_MAX_RECIPIENTS", "4")]);
     let mut client = utf8_transaction(&server);
     for path in [
@@ -117,7 +117,7 @@ fn a_mailbox_in_several_spellings_is_one_row_as_first_given() {
 }
 
 #[test]
-fn an_item_that_can_never_match_stops_the_start_and_a_dot_means_any_domain() {
+fn allowed_hosts_item_that_can_never_match_is_a_start_error() {
     for item in [
         "*.*",
         "a;b",
@@ -159,7 +159,7 @@ fn an_item_that_can_never_match_stops_the_start_and_a_dot_means_any_domain() {
 }
 
 #[test]
-fn a_hundred_thousand_names_are_searched_like_one() {
+fn allowed_hosts_lookup_is_fast_with_100000_names() {
     let names: Vec<String> = (0..50_000)
         .flat_map(|n| [format!("n{n}.example"), format!("*.w{n}.example")])
         .collect();

@@ -16,7 +16,7 @@ const OURS: [&str; 4] = [
 ];
 
 #[test]
-fn log_and_database_are_closed_to_others_whatever_the_umask() {
+fn log_and_database_are_not_readable_by_others_whatever_the_umask() {
     for (umask, want) in [("000", 0o640), ("022", 0o640), ("077", 0o600)] {
         let folder = TempDir::new().expect("a temporary folder");
         let server = Server::start_with(folder, &[], with_umask(umask));
@@ -32,7 +32,7 @@ fn log_and_database_are_closed_to_others_whatever_the_umask() {
 }
 
 #[test]
-fn a_database_behind_a_link_is_closed_to_others_as_well() {
+fn symlinked_database_is_not_readable_by_others() {
     let folder = TempDir::new().expect("a temporary folder");
     symlink("goguerrilla.db", folder.path().join("link.db")).expect("a link");
     let settings = [("GM_SQLITE_FILE", "link.db")];
@@ -44,7 +44,7 @@ fn a_database_behind_a_link_is_closed_to_others_as_well() {
 }
 
 #[test]
-fn files_that_exist_keep_their_mode() {
+fn existing_log_and_database_keep_their_mode() {
     let folder = TempDir::new().expect("a temporary folder");
     for name in ["log", "goguerrilla.db"] {
         fs::write(folder.path().join(name), "").expect("a file");

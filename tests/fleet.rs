@@ -13,8 +13,10 @@ use mysql::prelude::Queryable;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::galera::{HEALED_WITHIN, assert_promise_kept, figures, left_within, stored_markers};
-use crate::support::front::{FrontServer, block_of_readme, with};
+use crate::galera::{
+    RECOVERY_LIMIT, assert_fast_failover, assert_no_acknowledged_mail_lost, stored_markers, summary,
+};
+use crate::support::front::{ProxyProcess, documented_block, with};
 use crate::support::galera::Galera;
 use crate::support::load::{Load, PlainClient, content_of};
 use crate::support::mariadb::{program, with_hosts};
@@ -26,44 +28,44 @@ use crate::support::{Server, wait_for, wait_for_within, without_trace};
 /// Number of concurrent sessions in the soak tests.
 const SESSIONS: usize = 50;
 /// The marker of the mail whose content is being sent when its receiver gets SIGTERM.
-const UNDER_WAY: &str = "under way";
+const IN_PROGRESS: &str = "under way";
 
 #[test]
-fn whatever_is_killed_the_fleet_keeps_its_promise() {
+fn cluster_loses_no_acknowledged_mail_when_any_node_is_killed() {
     let mut cluster = RedisCluster::start();
-    let fleet = Fleet::start(&cluster.addresses());
-    keep_the_promise(fleet, Some(&mut cluster));
+    let fleet = Cluster::start(&cluster.addresses());
+    assert_no_loss_when_members_are_killed(fleet, Some(&mut cluster));
 }
 
 #[test]
-fn without_redis_it_keeps_it_as_well() {
-    keep_the_promise(Fleet::start(""), None);
+fn cluster_without_redis_loses_no_acknowledged_mail() {
+    assert_no_loss_when_members_are_killed(Cluster::start(""), None);
 }
 
 #[test]
 #[ignore = "takes minutes: make soak"]
-fn soak_of_the_fleet() {
+fn soak_of_the_cluster_with_redis() {
     // Append-only files keep every body when a node is killed, so that all bodies can be checked at the end.
     let kept = ["--appendonly", "yes", "--appendfsync", "always"];
     let mut cluster = RedisCluster::start_with(&kept);
-    let fleet = Fleet::start(&cluster.addresses());
-    keep_the_promise_for_long(fleet, Some(&mut cluster));
+    let fleet = Cluster::start(&cluster.addresses());
+    soak_without_loss(fleet, Some(&mut cluster));
 }
 
 #[test]
 #[ignore = "takes minutes: make soak"]
-fn soak_of_the_fleet_without_redis() {
-    keep_the_promise_for_long(Fleet::start(""), None);
+fn soak_of_the_cluster_without_redis() {
+    soak_without_loss(Cluster::start(""), None);
 }
 
 /// Runs fifty sessions for at least a minute while each process is killed and restarted, twice.
-fn keep_the_promise_for_long(mut fleet: Fleet, mut redis: Option<&mut RedisCluster>) {
-    fleet.take_all_of_smtp_source(redis.as_deref_mut());
+fn soak_without_loss(mut fleet: Cluster, mut redis: Option<&mut RedisCluster>) {
+    fleet.receive_all_from_smtp_source(redis.as_deref_mut());
 
     let started_at = Instant::now();
     let load = Load::start(fleet.front, SESSIONS, "soak");
-    load.wait_for_more_within(SESSIONS * 5, HEALED_WITHIN);
-    let mut healed = Healed::default();
+    load.wait_for_more_within(SESSIONS * 5, RECOVERY_LIMIT);
+    let mut healed = RecoveryTimes::default();
     for round in 0..2 {
         let before = Rate::of(&load);
         let lost_at = Instant::now();
@@ -74,7 +76,7 @@ fn keep_the_promise_for_long(mut fleet: Fleet, mut redis: Option<&mut RedisClust
             fleet
                 .receivers
                 .iter()
-                .for_each(|receiver| left_within(receiver, &host, lost_at));
+                .for_each(|receiver| assert_fast_failover(receiver, &host, lost_at));
         }
         healed.wait("node killed", before, &load, lost_at);
         fleet.galera.run(round);
@@ -91,21 +93,21 @@ fn keep_the_promise_for_long(mut fleet: Fleet, mut redis: Option<&mut RedisClust
         let before = Rate::of(&load);
         fleet.receivers[round].kill();
         healed.wait("receiver killed", before, &load, Instant::now());
-        fleet.start_receiver_again(round);
+        fleet.restart_receiver(round);
         healed.wait("restarted", before, &load, Instant::now());
     }
     // The soak lasts at least a minute.
     while started_at.elapsed() < Duration::from_secs(60) {
-        load.wait_for_more_within(SESSIONS, HEALED_WITHIN);
+        load.wait_for_more_within(SESSIONS, RECOVERY_LIMIT);
     }
     let took = started_at.elapsed();
     let (account, stored) = (load.stop(), stored_markers(&fleet.galera));
-    assert_promise_kept(&account, &stored);
+    assert_no_acknowledged_mail_lost(&account, &stored);
     println!(
         "cluster {} Redis, {SESSIONS} sessions for {} s: {}; half of the rate was back after {}",
         if redis.is_some() { "with" } else { "without" },
         took.as_secs(),
-        figures(&account, &stored),
+        summary(&account, &stored),
         healed.0.join(", ")
     );
     if let Some(redis) = redis {
@@ -116,15 +118,15 @@ fn keep_the_promise_for_long(mut fleet: Fleet, mut redis: Option<&mut RedisClust
 
 /// The time until half of the former rate was reached again, for each event.
 #[derive(Default)]
-struct Healed(Vec<String>);
+struct RecoveryTimes(Vec<String>);
 
-impl Healed {
+impl RecoveryTimes {
     fn wait(&mut self, what: &str, before: Rate, load: &Load, lost_at: Instant) {
-        let took = before.is_back_after(load, lost_at, HEALED_WITHIN);
+        let took = before.is_back_after(load, lost_at, RECOVERY_LIMIT);
         let seconds = took.as_secs_f64();
         println!("{what}: {before}, half of it back after {seconds:.1} s");
         self.0.push(format!("{seconds:.1} s ({what})"));
-        assert!(took < HEALED_WITHIN, "{what}: {took:?}");
+        assert!(took < RECOVERY_LIMIT, "{what}: {took:?}");
     }
 }
 
@@ -150,37 +152,40 @@ fn assert_bodies_are_whole(galera: &Galera, redis: &RedisCluster) {
     assert!(!rows.is_empty());
 }
 
-fn keep_the_promise(mut fleet: Fleet, mut redis: Option<&mut RedisCluster>) {
+fn assert_no_loss_when_members_are_killed(
+    mut fleet: Cluster,
+    mut redis: Option<&mut RedisCluster>,
+) {
     let uses_redis = redis.is_some();
     let load = Load::start(fleet.front, 8, "fleet");
-    load.wait_for_more_within(50, HEALED_WITHIN);
+    load.wait_for_more_within(50, RECOVERY_LIMIT);
 
     fleet.galera.kill(0);
-    flows_again(&load, "a Galera node");
+    assert_mail_flows_again(&load, "a Galera node");
     fleet.galera.run(0);
-    load.wait_for_more_within(50, HEALED_WITHIN);
+    load.wait_for_more_within(50, RECOVERY_LIMIT);
 
     if let Some(redis) = &mut redis {
         redis.nodes[0].kill();
-        flows_again(&load, "a Redis node");
+        assert_mail_flows_again(&load, "a Redis node");
         redis.nodes[0].run();
-        load.wait_for_more_within(50, HEALED_WITHIN);
+        load.wait_for_more_within(50, RECOVERY_LIMIT);
     }
 
     fleet.receivers[0].kill();
-    flows_again(&load, "a receiver");
-    fleet.start_receiver_again(0);
-    load.wait_for_more_within(50, HEALED_WITHIN);
+    assert_mail_flows_again(&load, "a receiver");
+    fleet.restart_receiver(0);
+    load.wait_for_more_within(50, RECOVERY_LIMIT);
 
     drain(&mut fleet, 1);
-    flows_again(&load, "a receiver that drained");
+    assert_mail_flows_again(&load, "a receiver that drained");
 
     let mut account = load.stop();
-    account.sent.push(UNDER_WAY.to_owned());
-    account.acknowledged.push(UNDER_WAY.to_owned());
+    account.sent.push(IN_PROGRESS.to_owned());
+    account.acknowledged.push(IN_PROGRESS.to_owned());
     let stored = stored_markers(&fleet.galera);
-    assert_promise_kept(&account, &stored);
-    println!("{}", figures(&account, &stored));
+    assert_no_acknowledged_mail_lost(&account, &stored);
+    println!("{}", summary(&account, &stored));
     let in_redis = "SELECT COUNT(*) FROM new_mail WHERE body = 'redis'";
     let in_redis: Option<u64> = fleet
         .galera
@@ -192,12 +197,12 @@ fn keep_the_promise(mut fleet: Fleet, mut redis: Option<&mut RedisCluster>) {
         // `list` shows a size for every mail only when all Redis nodes answer.
         redis.wait_until_whole();
     }
-    assert_hashes_are_the_names(&fleet);
+    assert_mail_ids_are_unique_and_listed(&fleet);
 }
 
 /// Asserts that every hash is unique across both receivers and works with `list` and `show` on each of them. Also
 /// asserts that mail_id has gaps, as always in a Galera cluster.
-fn assert_hashes_are_the_names(fleet: &Fleet) {
+fn assert_mail_ids_are_unique_and_listed(fleet: &Cluster) {
     let rows = "SELECT hash, subject, body, mail_id FROM new_mail";
     let rows: Vec<(String, String, String, u64)> =
         fleet.galera.connection(0).query(rows).expect("rows");
@@ -225,7 +230,7 @@ fn assert_hashes_are_the_names(fleet: &Fleet) {
 }
 
 /// Asserts that a draining receiver gets no new connections and finishes the mail in progress.
-fn drain(fleet: &mut Fleet, receiver: usize) {
+fn drain(fleet: &mut Cluster, receiver: usize) {
     let mut busy = PlainClient::connect(fleet.single[receiver]).expect("HAProxy");
     // This session keeps the receiver draining until it ends.
     for (line, code) in [
@@ -248,7 +253,7 @@ fn drain(fleet: &mut Fleet, receiver: usize) {
         let mut client = PlainClient::connect(fleet.front).expect("a greeting");
         client.command("QUIT\r\n", 221).expect("a reply to QUIT");
     }
-    let content = content_of(UNDER_WAY) + ".\r\n";
+    let content = content_of(IN_PROGRESS) + ".\r\n";
     busy.send(content.as_bytes()).expect("sent");
     assert_eq!(busy.read_code().expect("a reply"), 250);
     drop(busy);
@@ -256,29 +261,29 @@ fn drain(fleet: &mut Fleet, receiver: usize) {
 }
 
 /// Waits until 100 more mails are acknowledged, which is more than were in progress.
-fn flows_again(load: &Load, lost: &str) {
+fn assert_mail_flows_again(load: &Load, lost: &str) {
     let lost_at = Instant::now();
-    load.wait_for_more_within(100, HEALED_WITHIN);
+    load.wait_for_more_within(100, RECOVERY_LIMIT);
     let took = lost_at.elapsed();
     println!("{lost} lost: 100 mails more after {took:?}");
-    assert!(took < HEALED_WITHIN, "{lost}: {took:?}");
+    assert!(took < RECOVERY_LIMIT, "{lost}: {took:?}");
 }
 
-struct Fleet {
+struct Cluster {
     galera: Galera,
     receivers: Vec<Server>,
     /// The settings of each receiver. The addresses stay the same after a restart, because HAProxy's configuration
     /// contains them.
     settings: Vec<Vec<(String, String)>>,
-    haproxy: FrontServer,
+    haproxy: ProxyProcess,
     front: SocketAddr,
     /// The HAProxy port that leads to one receiver only.
     single: Vec<SocketAddr>,
 }
 
-impl Fleet {
+impl Cluster {
     /// Starts the cluster with the HAProxy configuration of the README.
-    fn start(redis: &str) -> Fleet {
+    fn start(redis: &str) -> Cluster {
         let galera = Galera::start();
         let settings: Vec<_> = (0..2)
             .map(|_| settings_of(&galera.hosts(), redis))
@@ -296,7 +301,7 @@ impl Fleet {
                 .to_owned()
         };
         let block = with(
-            &block_of_readme("option httpchk GET /readyz"),
+            &documented_block("option httpchk GET /readyz"),
             &[
                 (
                     "mode tcp",
@@ -318,12 +323,12 @@ impl Fleet {
             );
         }
         let folder = TempDir::new().expect("a temporary folder");
-        let haproxy = FrontServer::haproxy(folder, &config, &[]);
+        let haproxy = ProxyProcess::haproxy(folder, &config, &[]);
         wait_for("HAProxy to forward a connection", || {
             let mut client = PlainClient::connect(front).ok()?;
             client.command("QUIT\r\n", 221).ok()
         });
-        Fleet {
+        Cluster {
             galera,
             receivers,
             settings,
@@ -336,7 +341,7 @@ impl Fleet {
     /// Receives all mails of Postfix's smtp-source, which exits at the first unexpected reply or closed connection. It
     /// therefore does not tolerate the loss of a Galera node or a receiver, but it must not notice the loss of a Redis
     /// node.
-    fn take_all_of_smtp_source(&self, redis: Option<&mut RedisCluster>) {
+    fn receive_all_from_smtp_source(&self, redis: Option<&mut RedisCluster>) {
         const MAILS: u64 = 5_000;
         let (sessions, mails) = (SESSIONS.to_string(), MAILS.to_string());
         let mut source = Command::new("timeout")
@@ -371,7 +376,7 @@ impl Fleet {
         println!("smtp-source: {MAILS} mails in {:?}", started_at.elapsed());
     }
 
-    fn start_receiver_again(&mut self, receiver: usize) {
+    fn restart_receiver(&mut self, receiver: usize) {
         // If the receiver restarted before HAProxy noticed its end, HAProxy would never report it as up again.
         wait_for("HAProxy to mark the receiver down", || {
             let log = self.haproxy.log();
@@ -381,7 +386,7 @@ impl Fleet {
         });
         let said_before = self.haproxy.log().len();
         self.receivers[receiver] = start_receiver(&self.settings[receiver]);
-        wait_for_within("HAProxy to mark the receiver up", HEALED_WITHIN, || {
+        wait_for_within("HAProxy to mark the receiver up", RECOVERY_LIMIT, || {
             let name = format!("Server smtp/mx{} is UP", receiver + 1);
             self.haproxy.log()[said_before..]
                 .contains(&name)

@@ -17,70 +17,70 @@ use crate::support::{
 };
 
 /// How soon mail must be saved again after a node is lost. Galera itself blocks for five seconds first.
-pub const HEALED_WITHIN: Duration = promised(Duration::from_secs(10), Duration::from_secs(30));
+pub const RECOVERY_LIMIT: Duration = promised(Duration::from_secs(10), Duration::from_secs(30));
 /// How soon a writer must fail over from a node that accepts no writes.
-pub const LEFT_WITHIN: Duration = promised(Duration::from_secs(1), Duration::from_secs(3));
+pub const FAILOVER_LIMIT: Duration = promised(Duration::from_secs(1), Duration::from_secs(3));
 
 /// How soon mail must be saved again after a node hangs: ten seconds until a call times out, and the rest of twenty
 /// seconds to look up the unanswered COMMIT.
-const HANG_WITHIN: Duration = promised(Duration::from_secs(25), Duration::from_secs(60));
+const HANG_RECOVERY_LIMIT: Duration = promised(Duration::from_secs(25), Duration::from_secs(60));
 
 /// How soon a node must be used again at the latest. The pause doubles up to a minute for a node that failed
 /// repeatedly, such as the donor of state transfers.
-const TAKEN_AGAIN_WITHIN: Duration = Duration::from_secs(75);
+const FAILBACK_LIMIT: Duration = Duration::from_secs(75);
 
 #[test]
-fn a_node_in_trouble_costs_no_mail_and_is_gone_back_to() {
+fn failing_galera_node_loses_no_mail_and_is_used_again_after_recovery() {
     // One cluster for all parts, because starting one takes 15 seconds.
     let mut galera = Galera::start();
-    a_node_that_takes_nothing_is_left_within_a_second(&galera);
+    assert_fast_failover_from_a_read_only_node(&galera);
     galera.sql_at(0, "TRUNCATE mail.new_mail");
     if rounds() > 0 {
-        a_node_that_is_killed_is_left_and_gone_back_to(&mut galera, rounds());
+        assert_failover_and_failback_of_a_killed_node(&mut galera, rounds());
         galera.sql_at(0, "TRUNCATE mail.new_mail");
     }
-    a_commit_in_doubt_is_settled_by_the_rest_of_the_cluster(&mut galera);
+    assert_unknown_commit_is_resolved_by_the_other_nodes(&mut galera);
 }
 
 #[test]
 #[ignore = "takes minutes: make soak"]
 fn soak_of_galera() {
     let mut galera = Galera::start();
-    a_node_that_takes_nothing_is_left_within_a_second(&galera);
+    assert_fast_failover_from_a_read_only_node(&galera);
     galera.sql_at(0, "TRUNCATE mail.new_mail");
-    a_node_that_is_killed_is_left_and_gone_back_to(&mut galera, 6);
+    assert_failover_and_failback_of_a_killed_node(&mut galera, 6);
     galera.sql_at(0, "TRUNCATE mail.new_mail");
-    a_node_that_hangs_is_left_and_gone_back_to(&galera);
+    assert_failover_and_failback_of_a_hanging_node(&galera);
     for _ in 0..3 {
         galera.sql_at(0, "TRUNCATE mail.new_mail");
-        a_commit_in_doubt_is_settled_by_the_rest_of_the_cluster(&mut galera);
+        assert_unknown_commit_is_resolved_by_the_other_nodes(&mut galera);
         galera.run(0);
     }
 }
 
-fn a_node_that_is_killed_is_left_and_gone_back_to(galera: &mut Galera, rounds: usize) {
+fn assert_failover_and_failback_of_a_killed_node(galera: &mut Galera, rounds: usize) {
     let hosts = galera.hosts();
     let server = Server::start(&with_hosts(&hosts, &[]));
     let load = Load::start(server.address, 8, "mail");
-    load.wait_for_more_within(50, HEALED_WITHIN);
+    load.wait_for_more_within(50, RECOVERY_LIMIT);
     for round in 0..rounds {
         let node = round % 3;
         galera.kill(node);
         let lost_at = Instant::now();
         if node == 0 {
-            left_within(&server, &galera.host(node), lost_at);
+            assert_fast_failover(&server, &galera.host(node), lost_at);
         }
-        load.wait_for_more_within(100, HEALED_WITHIN);
+        load.wait_for_more_within(100, RECOVERY_LIMIT);
         let took = lost_at.elapsed();
         println!("node {node} lost: 100 mails more after {took:?}");
-        assert!(took < HEALED_WITHIN, "{took:?}");
+        assert!(took < RECOVERY_LIMIT, "{took:?}");
         galera.run(node);
-        wait_for_node_lines(&server, "node_left", "node_back");
-        load.wait_for_more_within(50, HEALED_WITHIN);
+        wait_for_failbacks(&server, "node_left", "node_back");
+        load.wait_for_more_within(50, RECOVERY_LIMIT);
     }
     let (account, stored) = (load.stop(), stored_markers(galera));
-    assert_promise_kept(&account, &stored);
-    println!("{}", figures(&account, &stored));
+    assert_no_acknowledged_mail_lost(&account, &stored);
+    println!("{}", summary(&account, &stored));
     assert!(
         server
             .log()
@@ -88,7 +88,7 @@ fn a_node_that_is_killed_is_left_and_gone_back_to(galera: &mut Galera, rounds: u
     );
 }
 
-fn a_node_that_takes_nothing_is_left_within_a_second(galera: &Galera) {
+fn assert_fast_failover_from_a_read_only_node(galera: &Galera) {
     let hosts = galera.hosts();
     let server = Server::start(&with_hosts(&hosts, &[]));
     for (spoil, mend, [gone, back]) in [
@@ -103,7 +103,7 @@ fn a_node_that_takes_nothing_is_left_within_a_second(galera: &Galera) {
             ["node_left", "node_back"],
         ),
     ] {
-        wait_until_used(&server, galera, 0);
+        wait_until_writers_use(&server, galera, 0);
         galera.sql_at(0, spoil);
         let started_at = Instant::now();
         let mut client = server.client();
@@ -111,7 +111,7 @@ fn a_node_that_takes_nothing_is_left_within_a_second(galera: &Galera) {
         assert_eq!(reply.code, 250, "{spoil}: {reply:?}");
         let took = started_at.elapsed();
         println!("{spoil}: failed over after {took:?}");
-        assert!(took < LEFT_WITHIN, "{spoil}: {took:?}");
+        assert!(took < FAILOVER_LIMIT, "{spoil}: {took:?}");
         server.wait_for_log(gone);
         let (is_well, said) = server.check();
         let warning = format!("warning: MYSQL_HOST: node {} is not well: ", galera.host(0));
@@ -122,36 +122,36 @@ fn a_node_that_takes_nothing_is_left_within_a_second(galera: &Galera) {
             "{spoil}: {said}"
         );
         galera.sql_at(0, mend);
-        wait_for_node_lines(&server, gone, back);
+        wait_for_failbacks(&server, gone, back);
     }
 }
 
 /// SIGSTOP makes the node look like a machine that was switched off.
-fn a_node_that_hangs_is_left_and_gone_back_to(galera: &Galera) {
+fn assert_failover_and_failback_of_a_hanging_node(galera: &Galera) {
     let server = Server::start(&with_hosts(&galera.hosts(), &[]));
     let load = Load::start(server.address, 8, "hang");
-    load.wait_for_more_within(50, HEALED_WITHIN);
+    load.wait_for_more_within(50, RECOVERY_LIMIT);
     galera.signal(0, Signal::SIGSTOP);
     let lost_at = Instant::now();
-    wait_for_within("the node to be marked down", HEALED_WITHIN, || {
+    wait_for_within("the node to be marked down", RECOVERY_LIMIT, || {
         server.log().contains(" node_left ").then_some(())
     });
     println!("a node hangs: marked down after {:?}", lost_at.elapsed());
-    load.wait_for_more_within(100, HANG_WITHIN);
+    load.wait_for_more_within(100, HANG_RECOVERY_LIMIT);
     let took = lost_at.elapsed();
     println!("a node hangs: 100 mails more after {took:?}");
-    assert!(took < HANG_WITHIN, "{took:?}");
+    assert!(took < HANG_RECOVERY_LIMIT, "{took:?}");
     galera.signal(0, Signal::SIGCONT);
-    wait_for_node_lines(&server, "node_left", "node_back");
+    wait_for_failbacks(&server, "node_left", "node_back");
     // The resumed node may still consider itself a member for a moment and leave another COMMIT unanswered.
-    load.wait_for_more_within(50, HANG_WITHIN);
+    load.wait_for_more_within(50, HANG_RECOVERY_LIMIT);
     let (account, stored) = (load.stop(), stored_markers(galera));
-    assert_promise_kept(&account, &stored);
-    println!("{}", figures(&account, &stored));
+    assert_no_acknowledged_mail_lost(&account, &stored);
+    println!("{}", summary(&account, &stored));
 }
 
 /// The answer to a COMMIT is lost and its node is killed; the outcome is looked up on the other nodes.
-fn a_commit_in_doubt_is_settled_by_the_rest_of_the_cluster(galera: &mut Galera) {
+fn assert_unknown_commit_is_resolved_by_the_other_nodes(galera: &mut Galera) {
     // One COMMIT is executed, the other one never arrives. The server cannot tell them apart.
     let cases = [
         ("carried out", Fault::CutAfterAndRefuse("COMMIT")),
@@ -166,8 +166,8 @@ fn a_commit_in_doubt_is_settled_by_the_rest_of_the_cluster(galera: &mut Galera) 
         let reply = client.deliver("a@client.test", "u@ours.test", &short_mail("before"));
         assert_eq!(reply.code, 250, "{reply:?}");
         proxy.cut(fault, 1);
-        client.be_patient(HEALED_WITHIN * 2);
-        client.prepare_to_deliver("a@client.test", "u@ours.test");
+        client.set_reply_timeout(RECOVERY_LIMIT * 2);
+        client.begin_data("a@client.test", "u@ours.test");
         client.send(stuffed(&short_mail(subject)));
         proxy.wait_for_cuts(1);
         waiting.push((subject, server, client, proxy));
@@ -193,7 +193,7 @@ fn a_commit_in_doubt_is_settled_by_the_rest_of_the_cluster(galera: &mut Galera) 
 }
 
 /// Asserts that a server that writes to this node marks it down within a second.
-pub fn left_within(server: &Server, host: &str, lost_at: Instant) {
+pub fn assert_fast_failover(server: &Server, host: &str, lost_at: Instant) {
     let log = wait_for("the node to be marked down", || {
         let log = server.log();
         let left = log.rfind(&format!("node_left node={host}"));
@@ -202,12 +202,12 @@ pub fn left_within(server: &Server, host: &str, lost_at: Instant) {
     });
     let took = lost_at.elapsed();
     println!("{host}: marked down after {took:?}");
-    assert!(took < LEFT_WITHIN, "{took:?}\n{log}");
+    assert!(took < FAILOVER_LIMIT, "{took:?}\n{log}");
 }
 
 /// Waits until every node that was marked down has been marked up again.
-fn wait_for_node_lines(server: &Server, left: &str, back: &str) {
-    wait_for_within("the node to be marked up", TAKEN_AGAIN_WITHIN, || {
+fn wait_for_failbacks(server: &Server, left: &str, back: &str) {
+    wait_for_within("the node to be marked up", FAILBACK_LIMIT, || {
         let log = server.log();
         let count = |event: &str| log.matches(&format!(" {event} ")).count();
         (count(left) == count(back)).then_some(())
@@ -215,12 +215,12 @@ fn wait_for_node_lines(server: &Server, left: &str, back: &str) {
 }
 
 /// Waits until the writers use this node.
-fn wait_until_used(server: &Server, galera: &Galera, node: usize) {
+fn wait_until_writers_use(server: &Server, galera: &Galera, node: usize) {
     let uses = format!(
         "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE USER = '{}' AND DB = 'mail'",
         crate::support::mariadb::USER
     );
-    wait_for_within("mail to go to the preferred node", HEALED_WITHIN, || {
+    wait_for_within("mail to go to the preferred node", RECOVERY_LIMIT, || {
         let mut client = server.client();
         let reply = client.deliver("a@client.test", "u@ours.test", &short_mail("any"));
         let connections: Option<u64> = galera.connection(node).query_first(&uses).ok()?;
@@ -230,7 +230,7 @@ fn wait_until_used(server: &Server, galera: &Galera, node: usize) {
 }
 
 /// Asserts acknowledged ⊆ stored ⊆ sent, and that no acknowledged mail is stored twice.
-pub fn assert_promise_kept(account: &Account, stored: &HashMap<String, usize>) {
+pub fn assert_no_acknowledged_mail_lost(account: &Account, stored: &HashMap<String, usize>) {
     for marker in &account.acknowledged {
         assert_eq!(stored.get(marker), Some(&1), "{marker} got a 250");
     }
@@ -240,8 +240,8 @@ pub fn assert_promise_kept(account: &Account, stored: &HashMap<String, usize>) {
     }
 }
 
-/// Describes the outcomes; call it after [`assert_promise_kept`].
-pub fn figures(account: &Account, stored: &HashMap<String, usize>) -> String {
+/// Describes the outcomes; call it after [`assert_no_acknowledged_mail_lost`].
+pub fn summary(account: &Account, stored: &HashMap<String, usize>) -> String {
     format!(
         "{} sent, {} acknowledged, 0 of them lost, 0 doubled; {} deferred, {} unanswered, {} connections cut; \
          4xx: {}; {} stored",
@@ -250,7 +250,7 @@ pub fn figures(account: &Account, stored: &HashMap<String, usize>) -> String {
         account.deferred.len(),
         account.unanswered.len(),
         account.cut,
-        account.come_again(),
+        account.temporary_failures(),
         stored.len()
     )
 }

@@ -8,26 +8,26 @@ use std::process::{Command, Stdio};
 use rusqlite::{Connection, params};
 
 use crate::support::fault_proxy::{Fault, FaultProxy};
-use crate::support::front::{block_of_readme, with};
+use crate::support::front::{documented_block, with};
 use crate::support::load::{
-    Load, assert_promise_kept, content_of, stored_markers as stored_in_sqlite,
+    Load, assert_no_loss_or_duplicate, content_of, stored_markers as stored_in_sqlite,
 };
 use crate::support::mariadb::MariaDb;
-use crate::support::{PATIENCE, Server, without_trace};
+use crate::support::{Server, TEST_TIMEOUT, without_trace};
 
 #[test]
-fn a_table_becomes_one_of_days_under_load() {
+fn mariadb_table_is_partitioned_by_day_under_load() {
     let database = MariaDb::start();
     let proxy = FaultProxy::start(database.address());
     let server = database.server_at(&proxy.address(), &[]);
     let said_before = server.check();
     let load = Load::start(server.address, 4, "day");
     load.wait_for_more(20);
-    client_on_day(&database, 0, &block_of_readme("PARTITION BY RANGE"));
+    client_on_day(&database, 0, &documented_block("PARTITION BY RANGE"));
     load.wait_for_more(20);
     for _ in 0..2 {
         // A second call in the same night must change nothing.
-        client_on_day(&database, 0, &call_of_the_night());
+        client_on_day(&database, 0, &nightly_call());
         load.wait_for_more(20);
     }
     let mut account = load.stop();
@@ -44,7 +44,7 @@ fn a_table_becomes_one_of_days_under_load() {
     account.sent.extend(more.sent);
     account.acknowledged.extend(more.acknowledged);
 
-    assert_promise_kept(&account, &stored_markers(&database));
+    assert_no_loss_or_duplicate(&account, &stored_markers(&database));
     assert_eq!(
         partitions(&database),
         9,
@@ -58,26 +58,26 @@ fn a_table_becomes_one_of_days_under_load() {
 }
 
 #[test]
-fn old_days_are_dropped_under_load() {
+fn old_mariadb_day_partitions_are_dropped_under_load() {
     let database = MariaDb::start();
     for days in [41, 36, 25] {
         insert_old_mails(&database, days, 1);
     }
     // Simulates a table that was partitioned forty days ago; each call is the nightly call of another day.
-    client_on_day(&database, 40, &block_of_readme("PARTITION BY RANGE"));
+    client_on_day(&database, 40, &documented_block("PARTITION BY RANGE"));
     for days_ago in [40, 8, 1] {
-        client_on_day(&database, days_ago, &call_of_the_night());
+        client_on_day(&database, days_ago, &nightly_call());
     }
     let server = database.server(&[]);
     let load = Load::start(server.address, 4, "night");
     load.wait_for_more(20);
-    client_on_day(&database, 0, &call_of_the_night());
+    client_on_day(&database, 0, &nightly_call());
     load.wait_for_more(20);
     let account = load.stop();
 
     let mut stored = stored_markers(&database);
     assert_eq!(stored.remove("25 days old"), Some(1));
-    assert_promise_kept(&account, &stored);
+    assert_no_loss_or_duplicate(&account, &stored);
     assert_eq!(account.deferred, Vec::<String>::new());
     assert_eq!(
         partitions(&database),
@@ -87,7 +87,7 @@ fn old_days_are_dropped_under_load() {
 }
 
 #[test]
-fn old_rows_of_mariadb_are_deleted_in_pieces_under_load() {
+fn old_mariadb_rows_are_deleted_in_small_steps_under_load() {
     let database = MariaDb::start();
     insert_old_mails(&database, 31, 2_500);
     insert_old_mails(&database, 29, 1);
@@ -98,23 +98,23 @@ fn old_rows_of_mariadb_are_deleted_in_pieces_under_load() {
         "mariadb --no-defaults -u root -S {} -N mail",
         database.socket()
     );
-    let script = block_of_readme("SELECT ROW_COUNT()");
+    let script = documented_block("SELECT ROW_COUNT()");
     run_script(&with(&script, &[("mariadb -N mail", &client)]));
     load.wait_for_more(20);
     let account = load.stop();
 
     let mut stored = stored_markers(&database);
     assert_eq!(stored.remove("29 days old"), Some(1));
-    assert_promise_kept(&account, &stored);
+    assert_no_loss_or_duplicate(&account, &stored);
     assert_eq!(account.deferred, Vec::<String>::new());
 }
 
 #[test]
-fn old_rows_of_sqlite_are_deleted_in_pieces_under_load_and_their_place_is_used_again() {
+fn old_sqlite_rows_are_deleted_in_small_steps_under_load_and_pages_are_reused() {
     let server = Server::start(&[]);
     let file = server.path("goguerrilla.db");
     let database = Connection::open(&file).expect("the server's file");
-    database.busy_timeout(PATIENCE).expect("an open file");
+    database.busy_timeout(TEST_TIMEOUT).expect("an open file");
     let insert = "INSERT INTO new_mail (`date`, `from`, `to`, subject, body, charset, mail, spam_score, hash,
                     content_type, recipient, has_attach, ip_addr, attach_info)
                   WITH RECURSIVE mails(number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM mails WHERE number < 2500)
@@ -123,7 +123,7 @@ fn old_rows_of_sqlite_are_deleted_in_pieces_under_load_and_their_place_is_used_a
     database.execute(insert, params![]).expect("old mails");
     let load = Load::start(server.address, 4, "piece");
     load.wait_for_more(20);
-    let script = block_of_readme("SELECT changes()");
+    let script = documented_block("SELECT changes()");
     let name = file.display().to_string();
     run_script(&with(
         &script,
@@ -146,13 +146,13 @@ fn old_rows_of_sqlite_are_deleted_in_pieces_under_load_and_their_place_is_used_a
     account.sent.extend(more.sent);
     account.acknowledged.extend(more.acknowledged);
     account.deferred.extend(more.deferred);
-    assert_promise_kept(&account, &stored_in_sqlite(&file));
+    assert_no_loss_or_duplicate(&account, &stored_in_sqlite(&file));
     assert_eq!(account.deferred, Vec::<String>::new());
 }
 
 /// Returns the nightly SQL call of the README's crontab line.
-fn call_of_the_night() -> String {
-    let line = block_of_readme("CALL new_day(30)");
+fn nightly_call() -> String {
+    let line = documented_block("CALL new_day(30)");
     let (_, call) = line
         .split_once(" root mariadb mail -e '")
         .expect("a line for cron");

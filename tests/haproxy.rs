@@ -9,14 +9,14 @@ use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use crate::clients::mail;
-use crate::support::front::{FrontServer, block_of_readme, with};
+use crate::support::front::{ProxyProcess, documented_block, with};
 use crate::support::ports::free_address;
 use crate::support::store::mails_after;
 use crate::support::tls::{TlsClient, TlsServer, config_trusting, connection, starttls};
 use crate::support::{Client, wait_for, without_trace};
 
 #[test]
-fn mail_comes_through_with_either_header_and_with_tls() {
+fn haproxy_forwards_mail_with_proxy_v1_and_v2_headers_and_tls() {
     for header in ["send-proxy-v2", "send-proxy"] {
         let front = Front::start(&[("send-proxy-v2", header)]);
         let config = config_trusting(&[&front.tls.pair.chain]);
@@ -41,7 +41,7 @@ fn mail_comes_through_with_either_header_and_with_tls() {
 }
 
 #[test]
-fn its_checks_find_us_well_and_are_no_news() {
+fn haproxy_health_checks_succeed_and_are_not_logged() {
     let mut front = Front::start(&[("inter 5s", "inter 50ms fall 1 rise 1")]);
     wait_for("a successful health check", || {
         let checks = front
@@ -72,7 +72,7 @@ fn its_checks_find_us_well_and_are_no_news() {
 
 /// The server under test and HAProxy with the README's configuration.
 struct Front {
-    haproxy: FrontServer,
+    haproxy: ProxyProcess,
     tls: TlsServer,
     smtp: SocketAddr,
     smtps: SocketAddr,
@@ -89,7 +89,7 @@ impl Front {
             free_address(Ipv4Addr::LOCALHOST.into()),
         );
         let block = with(
-            &block_of_readme("option smtpchk"),
+            &documented_block("option smtpchk"),
             &[
                 (
                     "bind :::25 v4v6",
@@ -97,7 +97,7 @@ impl Front {
                 ),
                 ("bind :::465 v4v6", &format!("bind {smtps}")),
                 ("127.0.0.1:2525", &tls.server.address.to_string()),
-                ("127.0.0.1:4650", &tls.at_once.to_string()),
+                ("127.0.0.1:4650", &tls.implicit_tls_address.to_string()),
             ],
         );
         let block = with(&block, replacements);
@@ -106,7 +106,7 @@ impl Front {
             with(&block, &[("mode tcp", "mode tcp\n    log global")])
         );
         let folder = TempDir::new().expect("a temporary folder");
-        let haproxy = FrontServer::haproxy(folder, &config, &[]);
+        let haproxy = ProxyProcess::haproxy(folder, &config, &[]);
         wait_for("HAProxy to forward a connection", || {
             let mut client = Client::over(std::net::TcpStream::connect(smtp).ok()?);
             client.read_reply().filter(|reply| reply.code == 220)?;

@@ -1,6 +1,6 @@
 //! `make install` and `make uninstall`, and an installed server under nohup.
 //!
-//! The real installation, which creates a user and listens on port 25, runs in a [`Scratch`] namespace: it leaves no
+//! The real installation, which creates a user and listens on port 25, runs in a [`IsolatedMachine`] namespace: it leaves no
 //! file and no user on the machine that runs the tests.
 
 use std::fs::{self, File};
@@ -34,7 +34,7 @@ const PROGRAM_FILES: [&str; 6] = [
 ];
 
 #[test]
-fn a_package_holds_what_is_told_and_nothing_of_this_machine() {
+fn make_install_with_destdir_installs_the_documented_files_only() {
     let package = TempDir::new().expect("a temporary folder");
     let users = fs::read("/etc/passwd").expect("a file of users");
     let said = make(package.path(), &["install"]);
@@ -66,7 +66,7 @@ fn a_package_holds_what_is_told_and_nothing_of_this_machine() {
 }
 
 #[test]
-fn the_places_and_ids_are_those_given_to_make() {
+fn make_install_uses_the_given_paths_and_ids() {
     let package = TempDir::new().expect("a temporary folder");
     make(
         package.path(),
@@ -105,7 +105,7 @@ fn the_places_and_ids_are_those_given_to_make() {
 }
 
 #[test]
-fn an_upgrade_replaces_the_program_and_leaves_what_is_the_administrators() {
+fn make_install_over_an_older_version_keeps_configuration_and_mails() {
     let package = TempDir::new().expect("a temporary folder");
     let below = |path: &str| package.path().join(&path[1..]);
     make(package.path(), &["install"]);
@@ -147,7 +147,7 @@ fn an_upgrade_replaces_the_program_and_leaves_what_is_the_administrators() {
 }
 
 #[test]
-fn what_cannot_be_installed_is_told_before_anything_is() {
+fn make_install_rejects_invalid_variables_before_installing_anything() {
     let package = TempDir::new().expect("a temporary folder");
     for (wrong, sentence) in [
         ("GUID=25", "expected both or neither"),
@@ -165,7 +165,7 @@ fn what_cannot_be_installed_is_told_before_anything_is() {
 }
 
 #[test]
-fn the_man_page_is_up_to_date_and_renders() {
+fn man_page_is_up_to_date_and_renders() {
     let kept = root().join("dist/goguerrilla.8");
     let page = man::page().expect("memory suffices");
     assert!(
@@ -193,8 +193,8 @@ fn the_man_page_is_up_to_date_and_renders() {
 }
 
 #[test]
-fn what_is_installed_takes_a_mail_on_port_25() {
-    let Some(scratch) = Scratch::new() else {
+fn installed_server_receives_mail_on_port_25() {
+    let Some(scratch) = IsolatedMachine::new() else {
         return;
     };
     let install = ["make", "--silent", "install", "BINARY=../program"];
@@ -309,7 +309,7 @@ fn what_is_installed_takes_a_mail_on_port_25() {
 }
 
 #[test]
-fn under_nohup_it_outlives_its_terminal_and_reads_its_settings_again() {
+fn server_under_nohup_survives_its_terminal_and_treats_sighup_as_reload() {
     let folder = TempDir::new().expect("a temporary folder");
     write_config(folder.path(), &[("GSMTP_LOG_FILE", "/dev/stdout")]);
     let file = |name: &str| folder.path().join(name);
@@ -328,7 +328,7 @@ fn under_nohup_it_outlives_its_terminal_and_reads_its_settings_again() {
     let pid = wait_for("the shell to start the server", || {
         fs::read_to_string(file("pid")).ok()?.trim().parse().ok()
     });
-    let server = Orphan(Pid::from_raw(pid));
+    let server = OrphanProcess(Pid::from_raw(pid));
     let log = || fs::read_to_string(file("nohup.out")).unwrap_or_default();
     let address = wait_for("the server to listen", || listening(&log()));
     // The server has a controlling terminal.
@@ -355,9 +355,9 @@ fn under_nohup_it_outlives_its_terminal_and_reads_its_settings_again() {
 }
 
 /// A process whose parent has ended; dropping this kills it.
-struct Orphan(Pid);
+struct OrphanProcess(Pid);
 
-impl Drop for Orphan {
+impl Drop for OrphanProcess {
     fn drop(&mut self) {
         let _ = kill(self.0, Signal::SIGKILL);
     }
@@ -377,14 +377,14 @@ fn listening(log: &str) -> Option<std::net::SocketAddr> {
 /// A mount and network namespace of this machine with its own /etc, /usr/local, /var/lib, /var/log and /run.
 ///
 /// The namespace belongs to a waiting shell and disappears when the shell ends.
-struct Scratch {
+struct IsolatedMachine {
     shell: Child,
     folder: TempDir,
 }
 
-impl Scratch {
+impl IsolatedMachine {
     /// Returns `None` and prints the reason if the test does not run as root or may not create namespaces.
-    fn new() -> Option<Scratch> {
+    fn new() -> Option<IsolatedMachine> {
         let may = Command::new("unshare")
             .args(["--mount", "--net", "true"])
             .output()
@@ -397,7 +397,7 @@ impl Scratch {
         }
         let folder = TempDir::new().expect("a temporary folder");
         let mut shell = Command::new("unshare")
-            .args(["--mount", "--net", "sh", "-euc", SCRATCH_SCRIPT])
+            .args(["--mount", "--net", "sh", "-euc", ISOLATION_SCRIPT])
             .arg(root())
             .arg(BINARY)
             .current_dir(folder.path())
@@ -410,7 +410,7 @@ impl Scratch {
         let read = BufReader::new(said).read_line(&mut ready);
         read.expect("a pipe");
         assert_eq!(ready, "ready\n", "the namespace could not be created");
-        Some(Scratch { shell, folder })
+        Some(IsolatedMachine { shell, folder })
     }
 
     fn command(&self, words: &[&str]) -> Command {
@@ -431,11 +431,11 @@ impl Scratch {
 
     /// Runs a command in the namespace, fails unless it succeeds, and returns its output.
     fn run(&self, words: &[&str]) -> String {
-        all_said(words, self.command(words).output())
+        checked_output(words, self.command(words).output())
     }
 
     /// Starts the server in the namespace and waits until it listens on both addresses.
-    fn start(&self, words: &[&str]) -> Running {
+    fn start(&self, words: &[&str]) -> RunningServer {
         let log = self.path("log");
         let file = File::create(&log).expect("a readable folder");
         let child = self
@@ -445,7 +445,7 @@ impl Scratch {
             .process_group(0)
             .spawn()
             .expect("nsenter is installed");
-        let running = Running { child, log };
+        let running = RunningServer { child, log };
         wait_for("the installed server to listen", || {
             let log = running.log();
             let listens = |address| log.contains(&format!(" listening address={address} "));
@@ -455,7 +455,7 @@ impl Scratch {
     }
 }
 
-impl Drop for Scratch {
+impl Drop for IsolatedMachine {
     fn drop(&mut self) {
         // The shell ends when its input ends.
         drop(self.shell.stdin.take());
@@ -464,18 +464,18 @@ impl Drop for Scratch {
 }
 
 /// A server in the namespace; dropping it sends SIGTERM.
-struct Running {
+struct RunningServer {
     child: Child,
     log: PathBuf,
 }
 
-impl Running {
+impl RunningServer {
     fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningServer {
     fn drop(&mut self) {
         let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM);
         let _ = self.child.wait();
@@ -488,7 +488,7 @@ impl Drop for Running {
 /// Bind-mounts subfolders of the current folder over all paths that the installation and the server write to, and adds
 /// the sources and the program. The check for /etc/scratch proves that /etc is the copy before anything in it is
 /// changed.
-const SCRATCH_SCRIPT: &str = r#"
+const ISOLATION_SCRIPT: &str = r#"
     mount --make-rprivate /
     cp -a /etc etc
     touch etc/scratch
@@ -513,7 +513,7 @@ const SCRATCH_SCRIPT: &str = r#"
 
 /// Runs `make` with DESTDIR=`folder` and returns its output.
 fn make(folder: &Path, words: &[&str]) -> String {
-    all_said(words, make_command(folder, words).output())
+    checked_output(words, make_command(folder, words).output())
 }
 
 fn make_command(folder: &Path, words: &[&str]) -> Command {
@@ -528,7 +528,7 @@ fn make_command(folder: &Path, words: &[&str]) -> Command {
     command
 }
 
-fn all_said(words: &[&str], output: std::io::Result<Output>) -> String {
+fn checked_output(words: &[&str], output: std::io::Result<Output>) -> String {
     let output = output.unwrap_or_else(|error| panic!("{words:?}: {error}"));
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(output.status.success(), "{words:?}: {said}");

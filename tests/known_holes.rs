@@ -5,27 +5,27 @@
 use std::io::ErrorKind;
 use std::thread;
 
-use crate::status::wait_for_figure;
+use crate::status::wait_for_metric;
 use crate::support::store::mails_after;
 use crate::support::tls::{TlsClient, TlsServer};
 use crate::support::{Client, Server, incompressible, stuffed, wait_for, without_trace};
 
 /// This vulnerability affected Postfix.
 #[test]
-fn cve_2023_51764_no_look_alike_with_a_bare_lf_ends_a_mail() {
-    nothing_is_smuggled_behind(&["\n.\n", "\n.\r\n", "\r\n.\n"]);
+fn cve_2023_51764_bare_lf_variants_of_end_of_data_do_not_end_a_mail() {
+    assert_not_end_of_data(&["\n.\n", "\n.\r\n", "\r\n.\n"]);
 }
 
 /// This vulnerability affected Sendmail.
 #[test]
-fn cve_2023_51765_a_dot_between_lf_and_crlf_ends_no_mail() {
-    nothing_is_smuggled_behind(&["\n.\r\n", "\n\n.\r\n", "x\n.\r\n.x\r\n"]);
+fn cve_2023_51765_dot_between_lf_and_crlf_does_not_end_a_mail() {
+    assert_not_end_of_data(&["\n.\r\n", "\n\n.\r\n", "x\n.\r\n.x\r\n"]);
 }
 
 /// This vulnerability affected Exim.
 #[test]
-fn cve_2023_51766_a_mail_in_chunks_ends_where_its_last_chunk_does() {
-    nothing_is_smuggled_behind(&["\n.\r\n", "\n.\n", "\r\n.\n"]);
+fn cve_2023_51766_mail_sent_with_bdat_ends_at_its_last_chunk() {
+    assert_not_end_of_data(&["\n.\r\n", "\n.\n", "\r\n.\n"]);
     let server = Server::start(&[]);
     let content = format!("Subject: first\r\n\r\nx\r\n.\r\n{SMUGGLED}\n.\r\n\n.\n");
     let mut client = server.client();
@@ -41,13 +41,13 @@ fn cve_2023_51766_a_mail_in_chunks_ends_where_its_last_chunk_does() {
 
 /// This vulnerability affected aiosmtpd and other servers that accept CR as a line end.
 #[test]
-fn cve_2024_27305_no_look_alike_with_a_bare_cr_ends_a_mail() {
-    nothing_is_smuggled_behind(&["\r.\r", "\r.\r\n", "\r\n.\r", "\r.\n", "\n.\r"]);
+fn cve_2024_27305_bare_cr_variants_of_end_of_data_do_not_end_a_mail() {
+    assert_not_end_of_data(&["\r.\r", "\r.\r\n", "\r\n.\r", "\r.\n", "\n.\r"]);
 }
 
 #[test]
-fn no_other_look_alike_ends_a_mail() {
-    nothing_is_smuggled_behind(&[
+fn other_variants_of_end_of_data_do_not_end_a_mail() {
+    assert_not_end_of_data(&[
         "\r\r\n.\r\r\n",
         "\r\n.\r\r\n",
         "\r\n\0.\r\n",
@@ -64,8 +64,8 @@ fn no_other_look_alike_ends_a_mail() {
 
 /// This vulnerability affected chasquid, which accepted a bare LF as the end of lines and commands.
 #[test]
-fn cve_2023_52354_a_bare_lf_ends_neither_a_mail_nor_a_command() {
-    nothing_is_smuggled_behind(&["\n.\n", "\n.\r\n"]);
+fn cve_2023_52354_bare_lf_ends_neither_a_mail_nor_a_command() {
+    assert_not_end_of_data(&["\n.\n", "\n.\r\n"]);
     let tls = TlsServer::start(&[]);
     let hidden = "NOOP\nMAIL FROM:<evil@client.test>\r\nRCPT TO:<victim@ours.test>\r\n";
     let mut client = tls.server.client();
@@ -81,7 +81,7 @@ fn cve_2023_52354_a_bare_lf_ends_neither_a_mail_nor_a_command() {
 /// This vulnerability affected Exim as a client: it treated replies sent before the handshake as if they had arrived
 /// over TLS. A server must send nothing between the 220 and the handshake.
 #[test]
-fn cve_2021_38371_nothing_is_said_between_220_and_the_handshake() {
+fn cve_2021_38371_no_reply_is_sent_between_starttls_220_and_the_handshake() {
     let tls = TlsServer::start(&[]);
     let mut client = tls.server.client();
     // Commands sent in plaintext are answered in plaintext; the 220 is the last plaintext reply.
@@ -109,7 +109,7 @@ fn cve_2021_38371_nothing_is_said_between_220_and_the_handshake() {
 
 /// A web page makes a browser send a form to the implicit TLS port.
 #[test]
-fn alpaca_what_speaks_http_in_tls_is_left_before_it_is_heard() {
+fn alpaca_http_request_over_tls_is_closed_before_any_command_runs() {
     let tls = TlsServer::start(&[]);
     let commands =
         "EHLO x\r\nMAIL FROM:<evil@client.test>\r\nRCPT TO:<u@ours.test>\r\nDATA\r\nx\r\n.\r\n";
@@ -118,7 +118,7 @@ fn alpaca_what_speaks_http_in_tls_is_left_before_it_is_heard() {
         "GET /<script> HTTP/1.1",
         "PUT /x HTTP/1.0",
     ] {
-        for mut client in [tls.client_at_once(), tls.client()] {
+        for mut client in [tls.implicit_tls_client(), tls.client()] {
             client.send(format!("{request}\r\nHost: mx.test\r\n\r\n{commands}"));
             let reply = client.expect("500 5.5.2 ");
             // The reply contains nothing that a browser could run as a script.
@@ -130,7 +130,7 @@ fn alpaca_what_speaks_http_in_tls_is_left_before_it_is_heard() {
 }
 
 #[test]
-fn header_injection_no_argument_becomes_a_line_of_the_mail() {
+fn command_arguments_cannot_inject_header_fields() {
     let server = Server::start(&[]);
     let mut client = server.client();
     for hostile in [
@@ -174,7 +174,7 @@ fn header_injection_no_argument_becomes_a_line_of_the_mail() {
 }
 
 #[test]
-fn log_injection_what_a_client_says_makes_no_line_of_the_log() {
+fn client_input_cannot_inject_log_lines() {
     let server = Server::start(&[("GSMTP_VERBOSE", "Y")]);
     let mut client = server.client();
     let forged = "2026-01-01T00:00:00.000Z info 0001 saved hash=forged";
@@ -204,7 +204,7 @@ fn log_injection_what_a_client_says_makes_no_line_of_the_log() {
 }
 
 #[test]
-fn slowloris_in_tls_ends_as_it_does_in_clear() {
+fn slowloris_over_tls_times_out() {
     let tls = TlsServer::start(&[("GSMTP_TIMEOUT", "2")]);
     for content in [false, true] {
         let mut client = tls.client();
@@ -233,7 +233,7 @@ fn slowloris_in_tls_ends_as_it_does_in_clear() {
 }
 
 #[test]
-fn memory_exhaustion_five_hundred_of_the_largest_mails_at_once_stay_within_the_budget() {
+fn memory_stays_within_the_budget_for_500_concurrent_mails_of_maximum_size() {
     let limit = 400_000;
     let budget: usize = 64 << 20;
     let server = Server::start(&[
@@ -248,7 +248,7 @@ fn memory_exhaustion_five_hundred_of_the_largest_mails_at_once_stay_within_the_b
     let (content, dot) = mail.split_at(mail.len() - 3);
     let mut clients: Vec<Client> = (0..500).map(|_| server.client()).collect();
     for client in &mut clients {
-        client.prepare_to_deliver("a@client.test", "u@ours.test");
+        client.begin_data("a@client.test", "u@ours.test");
     }
     for client in &mut clients {
         client.send(content);
@@ -259,7 +259,7 @@ fn memory_exhaustion_five_hundred_of_the_largest_mails_at_once_stay_within_the_b
     }
     let mut saved = 0;
     for client in &mut clients {
-        client.be_patient(std::time::Duration::from_secs(120));
+        client.set_reply_timeout(std::time::Duration::from_secs(120));
         let reply = client.read_reply().expect("a reply");
         match reply.code {
             250 => saved += 1,
@@ -272,7 +272,7 @@ fn memory_exhaustion_five_hundred_of_the_largest_mails_at_once_stay_within_the_b
     assert!(most < room, "{most} KiB");
     assert!((budget / limit / 2..500).contains(&saved), "{saved} saved");
     // The whole budget is released.
-    wait_for_figure(&server, "goguerrilla_content_bytes", 0.0);
+    wait_for_metric(&server, "goguerrilla_content_bytes", 0.0);
     for client in &mut clients[..50] {
         let reply = client.deliver("a@client.test", "u@ours.test", &incompressible(limit));
         assert_eq!(reply.code, 250);
@@ -281,7 +281,7 @@ fn memory_exhaustion_five_hundred_of_the_largest_mails_at_once_stay_within_the_b
 
 /// Asserts that each octet sequence in `ends`, followed by a complete mail, is content and does not end the message: in
 /// plaintext and over TLS, whether the message is stored or discarded after 552.
-fn nothing_is_smuggled_behind(ends: &[&str]) {
+fn assert_not_end_of_data(ends: &[&str]) {
     let tls = TlsServer::start(&[("GSMTP_MAX_SIZE", "1000")]);
     let mut in_clear = tls.server.client();
     in_clear.command("EHLO client.test", "250");

@@ -12,7 +12,7 @@ use socket2::{Domain, Socket, Type};
 use crate::support::{Client, Server, connect_with_small_buffers, short_mail, wait_for};
 
 #[test]
-fn one_address_holds_as_many_connections_as_it_may_and_others_are_served() {
+fn per_ip_limit_rejects_further_connections_and_serves_other_addresses() {
     let server = Server::start(&[("GM_MAX_CLIENTS_PER_IP", "3")]);
     let mut held: Vec<Client> = (0..3).map(|_| from(1, server.address)).collect();
     for client in &mut held {
@@ -36,7 +36,7 @@ fn one_address_holds_as_many_connections_as_it_may_and_others_are_served() {
 }
 
 #[test]
-fn without_a_limit_an_address_may_take_every_place() {
+fn one_address_may_use_all_slots_when_no_per_ip_limit_is_set() {
     let server = Server::start(&[("GM_MAX_CLIENTS", "40")]);
     let mut held: Vec<Client> = (0..40).map(|_| from(1, server.address)).collect();
     for client in &mut held {
@@ -46,7 +46,7 @@ fn without_a_limit_an_address_may_take_every_place() {
 }
 
 #[test]
-fn slow_clients_on_all_places_cannot_keep_others_out() {
+fn slow_clients_on_all_slots_are_shed_so_that_others_are_served() {
     let timeout = Duration::from_secs(30);
     let server = Server::start(&[("GM_MAX_CLIENTS", "200"), ("GSMTP_TIMEOUT", "30")]);
     let slow: Vec<Client> = (0..200).map(|_| Client::connect(server.address)).collect();
@@ -57,7 +57,7 @@ fn slow_clients_on_all_places_cannot_keep_others_out() {
         .map(|(number, mut client)| {
             client.expect("220 ");
             if number % 2 == 0 {
-                client.prepare_to_deliver("a@client.test", "u@ours.test");
+                client.begin_data("a@client.test", "u@ours.test");
             }
             client
         })
@@ -94,7 +94,7 @@ fn slow_clients_on_all_places_cannot_keep_others_out() {
 }
 
 #[test]
-fn a_proxy_header_has_its_time_also_when_places_run_out() {
+fn proxy_header_timeout_is_not_shortened_when_slots_run_out() {
     let server = Server::start(&[
         ("GM_MAX_CLIENTS", "10"),
         ("GSMTP_PROXY_PROTOCOL", "Y"),
@@ -116,7 +116,7 @@ fn a_proxy_header_has_its_time_also_when_places_run_out() {
 }
 
 #[test]
-fn who_has_handed_over_its_mail_makes_room_first() {
+fn client_idle_after_a_delivery_is_shed_before_other_clients() {
     let server = Server::start(&[("GM_MAX_CLIENTS", "10")]);
     let mut at_work: Vec<Client> = (0..4).map(|_| server.client()).collect();
     let mut at_leisure: Vec<Client> = (0..5).map(|_| server.client()).collect();
@@ -141,7 +141,7 @@ fn who_has_handed_over_its_mail_makes_room_first() {
 }
 
 #[test]
-fn once_half_of_the_slots_are_taken_timeouts_are_halved() {
+fn timeouts_are_halved_when_half_of_the_slots_are_taken() {
     let server = Server::start(&[("GM_MAX_CLIENTS", "10"), ("GSMTP_TIMEOUT", "14")]);
     let since = Instant::now();
     let mut clients: Vec<Client> = (0..5).map(|_| server.client()).collect();
@@ -161,11 +161,11 @@ fn once_half_of_the_slots_are_taken_timeouts_are_halved() {
 }
 
 #[test]
-fn while_slots_run_out_senders_that_keep_the_rate_are_kept_and_a_slower_one_is_closed() {
+fn slow_sender_is_shed_and_fast_senders_stay_when_slots_run_out() {
     let server = Server::start(&[("GM_MAX_CLIENTS", "10")]);
     let senders = Senders::start(&server, 9);
     let mut slower = server.client();
-    slower.prepare_to_deliver("a@client.test", "u@ours.test");
+    slower.begin_data("a@client.test", "u@ours.test");
     wait_for("the slower one to be closed", || {
         // 1,000 octets a second.
         thread::sleep(Duration::from_millis(100));
@@ -178,7 +178,7 @@ fn while_slots_run_out_senders_that_keep_the_rate_are_kept_and_a_slower_one_is_c
 }
 
 #[test]
-fn while_slots_run_out_a_client_that_does_not_read_is_closed_too() {
+fn client_that_does_not_read_is_shed_when_slots_run_out() {
     let server = Server::start(&[
         ("GM_MAX_CLIENTS", "10"),
         ("GM_ALLOWED_HOSTS", "ours.test"),
@@ -199,11 +199,11 @@ fn while_slots_run_out_a_client_that_does_not_read_is_closed_too() {
 }
 
 #[test]
-fn the_time_that_a_mail_waits_for_the_store_does_not_count_against_its_client() {
+fn time_waiting_for_the_store_does_not_count_for_the_client_timeout() {
     let server = Server::start(&[("GM_MAX_CLIENTS", "1")]);
     let store = rusqlite::Connection::open(server.path("goguerrilla.db")).expect("the store");
     let mut client = server.client();
-    client.prepare_to_deliver("a@client.test", "u@ours.test");
+    client.begin_data("a@client.test", "u@ours.test");
     store.execute_batch("BEGIN IMMEDIATE").expect("a lock");
     thread::sleep(Duration::from_secs(2));
     client.send(b"Subject: late\r\n.\r\n");
@@ -230,7 +230,7 @@ impl Senders {
         let mut clients: Vec<Client> = (0..count)
             .map(|_| {
                 let mut client = server.client();
-                client.prepare_to_deliver("a@client.test", "u@ours.test");
+                client.begin_data("a@client.test", "u@ours.test");
                 client
             })
             .collect();

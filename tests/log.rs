@@ -23,7 +23,7 @@ use crate::support::{BINARY, Client, Server, short_mail, value, wait_for, write_
 type Event = BTreeMap<String, String>;
 
 #[test]
-fn both_forms_read_back_the_same_events() {
+fn text_and_json_logs_parse_back_to_the_same_events() {
     let events_of = |format: &str, parse: fn(&str) -> Event| {
         let mut server = Server::start(&[("GM_LOG_FORMAT", format), ("GSMTP_VERBOSE", "Y")]);
         talk(&server);
@@ -37,7 +37,7 @@ fn both_forms_read_back_the_same_events() {
     };
     let text = events_of("text", parse_text);
     let json = events_of("json", parse_json);
-    assert_eq!(comparable(&text), comparable(&json));
+    assert_eq!(without_varying_keys(&text), without_varying_keys(&json));
     // Commands are logged so that each control character can be read back.
     let said = |event: &Event| (event["event"] == "client_said").then(|| event["line"].clone());
     let said: Vec<String> = json.iter().filter_map(said).collect();
@@ -68,7 +68,7 @@ fn both_forms_read_back_the_same_events() {
 }
 
 #[test]
-fn a_reader_that_goes_away_costs_no_mail() {
+fn closed_log_pipe_loses_no_mail() {
     let folder = TempDir::new().expect("a temporary folder");
     write_config(
         folder.path(),
@@ -101,20 +101,20 @@ fn a_reader_that_goes_away_costs_no_mail() {
 }
 
 #[test]
-fn standard_output_is_written_to_as_another_user_too() {
+fn log_to_stdout_still_works_after_the_privilege_drop() {
     if !geteuid().is_root() {
         println!("only root can change the user");
         return;
     }
     // After the privilege drop the server cannot open /dev/stdout by its name in either case.
     let (read, written) = io::pipe().expect("a pipe");
-    stdout_of_somebody_else(written.into(), read);
+    assert_logs_to_stdout_as_nobody(written.into(), read);
     let (read, written) = UnixStream::pair().expect("two sockets");
-    stdout_of_somebody_else(OwnedFd::from(written).into(), read);
+    assert_logs_to_stdout_as_nobody(OwnedFd::from(written).into(), read);
 }
 
 /// Starts the server as root with GUID nobody and reads its log from standard output.
-fn stdout_of_somebody_else(stdout: Stdio, output: impl Read) {
+fn assert_logs_to_stdout_as_nobody(stdout: Stdio, output: impl Read) {
     let folder = TempDir::new().expect("a temporary folder");
     chown(folder.path(), Some(NOBODY), Some(NOBODY)).expect("permitted for root");
     let nobody = NOBODY.to_string();
@@ -165,7 +165,7 @@ fn stdout_of_somebody_else(stdout: Stdio, output: impl Read) {
 }
 
 #[test]
-fn a_pipe_that_nobody_reads_holds_nothing_up() {
+fn log_reopened_as_an_unread_fifo_delays_nothing() {
     let mut server = Server::start(&[]);
     fs::remove_file(server.path("log")).expect("the log");
     mkfifo(&server.path("log"), Mode::S_IRWXU).expect("a pipe");
@@ -178,7 +178,7 @@ fn a_pipe_that_nobody_reads_holds_nothing_up() {
 }
 
 #[test]
-fn a_reader_that_has_stalled_does_not_hold_up_the_end() {
+fn stalled_log_reader_does_not_delay_shutdown() {
     let folder = TempDir::new().expect("a temporary folder");
     let address = free_address(Ipv4Addr::LOCALHOST.into());
     let settings = [
@@ -225,7 +225,7 @@ fn a_reader_that_has_stalled_does_not_hold_up_the_end() {
 }
 
 #[test]
-fn what_a_client_says_of_its_password_is_not_logged() {
+fn verbose_log_omits_auth_arguments() {
     let mut server = Server::start(&[("GSMTP_VERBOSE", "Y")]);
     let mut client = server.client();
     for line in [
@@ -243,7 +243,7 @@ fn what_a_client_says_of_its_password_is_not_logged() {
 }
 
 #[test]
-fn a_full_disk_costs_lines_and_no_mail() {
+fn full_log_disk_loses_log_lines_and_no_mail() {
     if !geteuid().is_root() {
         println!("only root can mount a small disk");
         return;
@@ -332,7 +332,7 @@ const HOSTILE: &[&str] = &[
 ];
 
 /// Returns the events without the values that differ from run to run.
-fn comparable(events: &[Event]) -> Vec<Event> {
+fn without_varying_keys(events: &[Event]) -> Vec<Event> {
     let mut events = events.to_vec();
     for event in &mut events {
         for key in ["time", "seconds", "hash", "address"] {

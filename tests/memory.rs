@@ -11,8 +11,8 @@ use crate::support::redis::Redis;
 use crate::support::{Client, Server, incompressible, wait_for};
 
 #[test]
-fn beyond_the_budget_mail_is_deferred_and_all_of_the_budget_comes_back() {
-    let server = tight();
+fn content_over_the_memory_budget_gets_452_and_the_budget_is_released() {
+    let server = start_with_budget_for_one_mail();
     let mut clients: Vec<Client> = (0..20).map(|_| in_data(&server)).collect();
     // All clients send content, twice the budget in total, before the first message ends.
     for client in &mut clients {
@@ -34,8 +34,8 @@ fn beyond_the_budget_mail_is_deferred_and_all_of_the_budget_comes_back() {
 }
 
 #[test]
-fn a_client_that_hangs_up_gives_its_share_back() {
-    let server = tight();
+fn memory_budget_is_released_when_a_client_disconnects() {
+    let server = start_with_budget_for_one_mail();
     let idle_sockets = server.sockets();
     for is_reset in [false, true] {
         let mut clients: Vec<Client> = (0..8).map(|_| in_data(&server)).collect();
@@ -56,8 +56,8 @@ fn a_client_that_hangs_up_gives_its_share_back() {
 }
 
 #[test]
-fn chunks_that_are_given_up_give_their_share_back() {
-    let server = tight();
+fn memory_budget_is_released_when_chunks_are_abandoned() {
+    let server = start_with_budget_for_one_mail();
     let idle_sockets = server.sockets();
     let mut client = in_transaction(&server);
     client.send("BDAT 100000\r\n");
@@ -75,7 +75,7 @@ fn chunks_that_are_given_up_give_their_share_back() {
 }
 
 #[test]
-fn twenty_megabytes_into_a_limit_of_131072_are_swallowed_at_constant_memory() {
+fn content_of_20_mib_over_the_size_limit_is_discarded_at_constant_memory() {
     let server = Server::start(&[]);
     let mut client = in_data(&server);
     client.send(lines(131_000));
@@ -95,7 +95,7 @@ fn twenty_megabytes_into_a_limit_of_131072_are_swallowed_at_constant_memory() {
 
 /// Starts a server with a single malloc arena. glibc reserves 64 MiB of address space for some threads only; a large
 /// mail could fit into such a reserve although the process is at its limit.
-fn start_without_reserve(settings: &[(&str, &str)]) -> Server {
+fn start_with_one_malloc_arena(settings: &[(&str, &str)]) -> Server {
     let folder = TempDir::new().expect("a temporary folder");
     Server::start_with(folder, settings, |mut program| {
         program.env("MALLOC_ARENA_MAX", "1");
@@ -104,8 +104,8 @@ fn start_without_reserve(settings: &[(&str, &str)]) -> Server {
 }
 
 #[test]
-fn where_memory_ends_a_mail_is_deferred_and_the_server_lives() {
-    let server = start_without_reserve(&[("GSMTP_MAX_SIZE", "50000000")]);
+fn allocation_failure_defers_a_mail_and_the_server_survives() {
+    let server = start_with_one_malloc_arena(&[("GSMTP_MAX_SIZE", "50000000")]);
     let small = b"Subject: small\r\n";
     let reply = server
         .client()
@@ -137,7 +137,7 @@ fn where_memory_ends_a_mail_is_deferred_and_the_server_lives() {
 }
 
 #[test]
-fn a_hundred_recipients_of_a_large_mail_share_its_memory_and_its_compression() {
+fn one_hundred_recipients_share_memory_and_compression_of_a_large_mail() {
     let server = Server::start(&[("GSMTP_MAX_SIZE", "20000000")]);
     // This content compresses well, so the cost of 100 recipients is in processing the content.
     let large = lines(16 << 20);
@@ -154,7 +154,7 @@ fn a_hundred_recipients_of_a_large_mail_share_its_memory_and_its_compression() {
 }
 
 #[test]
-fn a_hundred_recipients_of_a_large_mail_take_little_memory_on_their_way_to_mysql() {
+fn one_hundred_recipients_of_a_large_mail_need_little_memory_with_mysql() {
     let (database, redis) = (MariaDb::start(), Redis::start());
     let server = database.server(&[
         ("REDIS_INTERFACE", &redis.address()),
@@ -168,7 +168,7 @@ fn a_hundred_recipients_of_a_large_mail_take_little_memory_on_their_way_to_mysql
 }
 
 #[test]
-fn where_memory_ends_for_what_is_made_of_a_mail_that_mail_alone_is_deferred() {
+fn allocation_failure_while_compressing_defers_only_that_mail() {
     let small = b"Subject: small\r\n";
     let large = incompressible(30 << 20);
     // If GM_MAX_MEMORY has room for small mails only, the writer compresses the large one instead of the connection.
@@ -176,7 +176,7 @@ fn where_memory_ends_for_what_is_made_of_a_mail_that_mail_alone_is_deferred() {
         let mut codes = Vec::new();
         // Memory grows in steps: the content buffer, the compressed content, a row's stream, and SQLite's copy.
         for room in [30, 50, 70, 90, 110, 130, 150, 170] {
-            let server = start_without_reserve(&[
+            let server = start_with_one_malloc_arena(&[
                 ("GSMTP_MAX_SIZE", "50000000"),
                 ("GM_MAX_MEMORY", max_memory),
             ]);
@@ -204,7 +204,7 @@ fn where_memory_ends_for_what_is_made_of_a_mail_that_mail_alone_is_deferred() {
 }
 
 #[test]
-fn a_promised_size_claims_nothing() {
+fn declared_size_reserves_no_memory() {
     let server = Server::start(&[]);
     let mut clients: Vec<Client> = (0..300).map(|_| server.client()).collect();
     for client in &mut clients {
@@ -223,7 +223,7 @@ fn a_promised_size_claims_nothing() {
 }
 
 #[test]
-fn a_chunk_of_a_size_beyond_counting_is_refused_and_closed() {
+fn unparsable_bdat_size_replies_501_and_closes() {
     let server = Server::start(&[]);
     for size in [
         "99999999999999999999",
@@ -241,7 +241,7 @@ fn a_chunk_of_a_size_beyond_counting_is_refused_and_closed() {
 }
 
 #[test]
-fn a_chunk_that_never_ends_is_swallowed_at_constant_memory() {
+fn endless_bdat_chunk_is_discarded_at_constant_memory() {
     let server = Server::start(&[]);
     let mut client = in_transaction(&server);
     client.send("BDAT 18446744073709551615 LAST\r\n");
@@ -255,7 +255,7 @@ fn a_chunk_that_never_ends_is_swallowed_at_constant_memory() {
 }
 
 #[test]
-fn a_line_that_never_ends_is_swallowed_at_constant_memory() {
+fn endless_command_line_is_discarded_at_constant_memory() {
     let server = Server::start(&[]);
     let mut client = server.client();
     client.send([b'x'; 100_000]);
@@ -275,21 +275,21 @@ fn a_line_that_never_ends_is_swallowed_at_constant_memory() {
 fn cost_of(server: &Server, recipients: usize, content: &[u8]) -> (Duration, u64) {
     let (time, memory) = (server.processor_time(), server.status_kib("VmHWM"));
     let mut client = server.client();
-    client.be_patient(Duration::from_secs(60));
+    client.set_reply_timeout(Duration::from_secs(60));
     client.command("EHLO client.test", "250");
     client.command("MAIL FROM:<a@client.test>", "250");
     for number in 0..recipients {
         client.command(&format!("RCPT TO:<u{number}@ours.test>"), "250");
     }
     client.command("DATA", "354");
-    let (reply, _) = client.finish_delivery(content);
+    let (reply, _) = client.send_content(content);
     assert_eq!(reply.code, 250, "{}", reply.text());
     let time = server.processor_time() - time;
     (time, server.status_kib("VmHWM") - memory)
 }
 
 /// Starts a server whose memory budget holds exactly one message of the maximum size.
-fn tight() -> Server {
+fn start_with_budget_for_one_mail() -> Server {
     let limit = LIMIT.to_string();
     Server::start(&[("GM_MAX_MEMORY", &limit), ("GSMTP_MAX_SIZE", &limit)])
 }

@@ -11,73 +11,73 @@ use tempfile::TempDir;
 
 use crate::clients;
 use crate::support::certificates::{KeyKind, Pair};
-use crate::support::root::{Daemon, Root};
+use crate::support::root::{Daemon, MtaRoot};
 use crate::support::store::{StoredMail, mails_after};
 use crate::support::{Server, value, wait_for, wait_for_within, without_trace};
 
 #[test]
 fn postfix_delivers_its_queue_unchanged() {
-    delivers_unchanged::<Postfix>(&[" SIZE=", " BODY=8BITMIME", " SMTPUTF8"]);
+    assert_delivers_unchanged::<Postfix>(&[" SIZE=", " BODY=8BITMIME", " SMTPUTF8"]);
 }
 
 #[test]
 fn exim_delivers_its_queue_unchanged() {
-    delivers_unchanged::<Exim>(&[" SIZE=", " SMTPUTF8", "BDAT "]);
+    assert_delivers_unchanged::<Exim>(&[" SIZE=", " SMTPUTF8", "BDAT "]);
 }
 
 #[test]
 fn opensmtpd_delivers_its_queue_unchanged() {
-    delivers_unchanged::<OpenSmtpd>(&[]);
+    assert_delivers_unchanged::<OpenSmtpd>(&[]);
 }
 
 #[test]
 fn nullmailer_delivers_its_queue_unchanged() {
-    delivers_unchanged::<Nullmailer>(&[]);
+    assert_delivers_unchanged::<Nullmailer>(&[]);
 }
 
 #[test]
-fn postfix_keeps_what_is_told_451_and_brings_it_again() {
-    keeps_what_is_deferred::<Postfix>();
+fn postfix_queues_a_mail_after_451_and_retries_it() {
+    assert_retries_after_451::<Postfix>();
 }
 
 #[test]
-fn exim_keeps_what_is_told_451_and_brings_it_again() {
-    keeps_what_is_deferred::<Exim>();
+fn exim_queues_a_mail_after_451_and_retries_it() {
+    assert_retries_after_451::<Exim>();
 }
 
 #[test]
-fn opensmtpd_keeps_what_is_told_451_and_brings_it_again() {
-    keeps_what_is_deferred::<OpenSmtpd>();
+fn opensmtpd_queues_a_mail_after_451_and_retries_it() {
+    assert_retries_after_451::<OpenSmtpd>();
 }
 
 #[test]
-fn nullmailer_keeps_what_is_told_451_and_brings_it_again() {
-    keeps_what_is_deferred::<Nullmailer>();
+fn nullmailer_queues_a_mail_after_451_and_retries_it() {
+    assert_retries_after_451::<Nullmailer>();
 }
 
 #[test]
-fn postfix_returns_what_is_told_550_to_its_sender() {
-    returns_what_is_refused::<Postfix>(Some("DATA"));
+fn postfix_bounces_a_mail_after_550() {
+    assert_bounces_after_550::<Postfix>(Some("DATA"));
 }
 
 #[test]
-fn exim_returns_what_is_told_550_to_its_sender() {
-    returns_what_is_refused::<Exim>(Some("BDAT "));
+fn exim_bounces_a_mail_after_550() {
+    assert_bounces_after_550::<Exim>(Some("BDAT "));
 }
 
 #[test]
-fn opensmtpd_returns_what_is_told_550_to_its_sender() {
-    returns_what_is_refused::<OpenSmtpd>(None);
+fn opensmtpd_bounces_a_mail_after_550() {
+    assert_bounces_after_550::<OpenSmtpd>(None);
 }
 
 #[test]
-fn nullmailer_returns_what_is_told_550_to_its_sender() {
-    returns_what_is_refused::<Nullmailer>(None);
+fn nullmailer_moves_a_mail_to_its_failed_queue_after_550() {
+    assert_bounces_after_550::<Nullmailer>(None);
 }
 
 /// Asserts that the MTA delivers its queue unchanged, in plaintext and with STARTTLS. `used` lists strings that its
 /// commands must contain, to prove that it uses these SMTP extensions.
-fn delivers_unchanged<M: Mta>(used: &[&str]) {
+fn assert_delivers_unchanged<M: Mta>(used: &[&str]) {
     for in_tls in [false, true] {
         let server = server(in_tls);
         let Some(mta) = start::<M>(&server, in_tls) else {
@@ -97,7 +97,7 @@ fn delivers_unchanged<M: Mta>(used: &[&str]) {
             let of_this = rows.iter().filter(|row| row.subject == mail.subject);
             let mut recipients: Vec<&str> = of_this
                 .map(|row| {
-                    assert_is(row, &mail.text("\r\n"));
+                    assert_content(row, &mail.text("\r\n"));
                     row.recipient.as_str()
                 })
                 .collect();
@@ -119,7 +119,7 @@ fn delivers_unchanged<M: Mta>(used: &[&str]) {
     }
 }
 
-fn keeps_what_is_deferred<M: Mta>() {
+fn assert_retries_after_451<M: Mta>() {
     let server = server(false);
     let Some(mta) = start::<M>(&server, false) else {
         return;
@@ -144,14 +144,14 @@ fn keeps_what_is_deferred<M: Mta>() {
     wait_for("an empty queue", || (mta.waiting() == 0).then_some(()));
     assert_eq!(rows.len(), mail.recipients.len());
     for row in &rows {
-        assert_is(row, &mail.text("\r\n"));
+        assert_content(row, &mail.text("\r\n"));
     }
     assert_eq!(mta.returned(), "", "a bounce was sent");
 }
 
 /// Asserts that the MTA bounces a mail after 550. `begins` is the command that an MTA with pipelining sends after RCPT
 /// before it knows that no recipient was accepted.
-fn returns_what_is_refused<M: Mta>(begins: Option<&str>) {
+fn assert_bounces_after_550<M: Mta>(begins: Option<&str>) {
     let server = server(false);
     let Some(mta) = start::<M>(&server, false) else {
         return;
@@ -199,7 +199,7 @@ trait Mta: Sized {
     /// Whether the MTA delivers to the accepted recipients when others were rejected.
     const SPLITS: bool = true;
     /// Configures and starts the MTA in a fresh chroot.
-    fn start(root: Root, smarthost: u16, in_tls: bool) -> Self;
+    fn start(root: MtaRoot, smarthost: u16, in_tls: bool) -> Self;
     /// Queues a mail, as a local program would submit it.
     fn queue(&self, recipients: &[&str], mail: &[u8]);
     /// Makes the MTA retry its queue now, however recent the last attempt was.
@@ -212,14 +212,14 @@ trait Mta: Sized {
 
 /// Exim without a daemon: each invocation of its program ends by itself.
 struct Exim {
-    root: Root,
+    root: MtaRoot,
 }
 
 impl Mta for Exim {
     const PACKAGE: &str = "exim4-daemon-light";
     const KNOWS_SMTPUTF8: bool = true;
 
-    fn start(root: Root, smarthost: u16, _in_tls: bool) -> Exim {
+    fn start(root: MtaRoot, smarthost: u16, _in_tls: bool) -> Exim {
         root.make_folder("var/spool/exim4", 61002, 61002, 0o750);
         let config = "
 primary_hostname = client.test
@@ -280,14 +280,14 @@ begin retry
 /// Postfix's master process, without the usual shell scripts and without a listening port.
 struct Postfix {
     _master: Daemon,
-    root: Root,
+    root: MtaRoot,
 }
 
 impl Mta for Postfix {
     const PACKAGE: &str = "postfix";
     const KNOWS_SMTPUTF8: bool = true;
 
-    fn start(root: Root, smarthost: u16, _in_tls: bool) -> Postfix {
+    fn start(root: MtaRoot, smarthost: u16, _in_tls: bool) -> Postfix {
         let queues = "active bounce corrupt defer deferred flush hold incoming private saved trace";
         for name in queues.split(' ') {
             root.make_folder(&format!("var/spool/postfix/{name}"), 61003, 0, 0o700);
@@ -369,14 +369,14 @@ postlog  unix-dgram n - n - 1 postlogd
 
 struct OpenSmtpd {
     _smtpd: Daemon,
-    root: Root,
+    root: MtaRoot,
 }
 
 impl Mta for OpenSmtpd {
     const PACKAGE: &str = "opensmtpd";
     const KNOWS_SMTPUTF8: bool = false;
 
-    fn start(root: Root, smarthost: u16, _in_tls: bool) -> OpenSmtpd {
+    fn start(root: MtaRoot, smarthost: u16, _in_tls: bool) -> OpenSmtpd {
         root.make_folder("var/spool/smtpd", 0, 0, 0o711);
         for name in ["corrupt", "incoming", "purge", "queue", "temporary"] {
             root.make_folder(&format!("var/spool/smtpd/{name}"), 61005, 0, 0o700);
@@ -433,7 +433,7 @@ match from local for any action there
 /// count as bounces.
 struct Nullmailer {
     _send: Daemon,
-    root: Root,
+    root: MtaRoot,
 }
 
 impl Mta for Nullmailer {
@@ -441,7 +441,7 @@ impl Mta for Nullmailer {
     const KNOWS_SMTPUTF8: bool = false;
     const SPLITS: bool = false;
 
-    fn start(root: Root, smarthost: u16, in_tls: bool) -> Nullmailer {
+    fn start(root: MtaRoot, smarthost: u16, in_tls: bool) -> Nullmailer {
         let tls = if in_tls { " --starttls --insecure" } else { "" };
         let remote = format!("127.0.0.1 smtp --port={smarthost}{tls}\n");
         root.write("etc/nullmailer/remotes", remote);
@@ -572,7 +572,7 @@ fn server(in_tls: bool) -> Server {
 }
 
 fn start<M: Mta>(server: &Server, in_tls: bool) -> Option<M> {
-    let root = Root::with(M::PACKAGE)?;
+    let root = MtaRoot::with(M::PACKAGE)?;
     Some(M::start(root, server.address.port(), in_tls))
 }
 
@@ -601,11 +601,11 @@ fn assert_sessions(server: &Server, mails: usize, version: &str) {
 }
 
 /// Asserts that the row contains the queued content, preceded only by fields that MTAs add.
-fn assert_is(row: &StoredMail, mail: &[u8]) {
+fn assert_content(row: &StoredMail, mail: &[u8]) {
     let stored = without_trace(&row.mail);
     let added = stored.len().saturating_sub(mail.len());
     let (added, content) = stored.split_at(added);
-    clients::assert_same(content, mail);
+    clients::assert_octets_equal(content, mail);
     let added = String::from_utf8_lossy(added);
     assert!(added.ends_with("\r\n"), "{added}");
     for line in added.lines() {

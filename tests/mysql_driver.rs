@@ -227,9 +227,9 @@ fn panics_of_the_driver(server: &Server) -> f64 {
 
 fn deliver(server: &Server) -> (u16, Duration) {
     let mut client = server.client();
-    client.be_patient(Duration::from_secs(60));
-    client.prepare_to_deliver("a@client.test", "u@ours.test");
-    let (reply, took) = client.finish_delivery(&short_mail("any"));
+    client.set_reply_timeout(Duration::from_secs(60));
+    client.begin_data("a@client.test", "u@ours.test");
+    let (reply, took) = client.send_content(&short_mail("any"));
     (reply.code, took)
 }
 
@@ -242,7 +242,7 @@ fn wait_until_saved(server: &Server, of: &str) {
 }
 
 #[test]
-fn a_server_that_answers_nonsense_is_an_error_and_service_returns_by_itself() {
+fn malformed_database_answers_defer_mail_and_service_recovers() {
     let database = MariaDb::start();
     let fake = FakeDatabase::start(database.address());
     let server = database.server_at(&fake.address.to_string(), &[STATUS]);
@@ -290,7 +290,7 @@ fn a_server_that_answers_nonsense_is_an_error_and_service_returns_by_itself() {
 }
 
 #[test]
-fn a_host_that_answers_nonsense_is_left_for_one_that_is_well() {
+fn host_with_malformed_answers_fails_over_to_the_next_host() {
     let (first, second) = (MariaDb::start(), MariaDb::start());
     let fake = FakeDatabase::start(first.address());
     let hosts = format!("{},{}", fake.address, second.address());
@@ -319,7 +319,7 @@ fn a_host_that_answers_nonsense_is_left_for_one_that_is_well() {
 }
 
 #[test]
-fn nonsense_in_answer_to_commit_is_looked_up_and_stored_once() {
+fn malformed_commit_answer_is_looked_up_and_stored_once() {
     // What a writer is in the middle of: the COMMIT has arrived, and its answer is not one.
     let database = MariaDb::start();
     let fake = CommitSpoiler::start(database.address());
@@ -399,7 +399,7 @@ fn spoil(
 }
 
 #[test]
-fn an_account_with_ed25519_is_logged_in_to() {
+fn mariadb_ed25519_account_can_log_in() {
     let database = MariaDb::start();
     database.sql("INSTALL SONAME 'auth_ed25519'");
     database.sql(&format!(
@@ -421,7 +421,7 @@ fn an_account_with_ed25519_is_logged_in_to() {
 }
 
 #[test]
-fn a_password_that_is_too_long_for_the_driver_is_an_error_in_one_line() {
+fn password_too_long_for_rsa_login_is_a_one_line_error() {
     let database = MariaDb::start();
     // It asks for the password under a key: that of RSA with 2,048 bits.
     let fake = FakeDatabase::start(database.address());

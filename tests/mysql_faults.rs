@@ -20,15 +20,15 @@ use crate::support::redis::Redis;
 use crate::support::{BINARY, Reply, Server, incompressible, short_mail, value, wait_for_within};
 
 /// The longest a client waits for a 451 of a database that hangs: ten seconds for a call beyond twenty of trying.
-const LONGEST: Duration = Duration::from_secs(35);
+const REPLY_LIMIT: Duration = Duration::from_secs(35);
 /// How soon mail is saved again once the database can.
-const HEALED_WITHIN: Duration = Duration::from_secs(10);
+const RECOVERY_LIMIT: Duration = Duration::from_secs(10);
 
 fn deliver(server: &Server, subject: &str) -> (Reply, Duration) {
     let mut client = server.client();
-    client.be_patient(LONGEST);
-    client.prepare_to_deliver("a@client.test", "u@ours.test");
-    client.finish_delivery(&short_mail(subject))
+    client.set_reply_timeout(REPLY_LIMIT);
+    client.begin_data("a@client.test", "u@ours.test");
+    client.send_content(&short_mail(subject))
 }
 
 fn assert_saved(reply: &Reply) {
@@ -42,7 +42,7 @@ fn assert_deferred(reply: &Reply) {
 /// Delivers until it is saved.
 fn wait_until_saved(server: &Server, subject: &str) -> Duration {
     let started_at = Instant::now();
-    wait_for_within("mail to be saved again", HEALED_WITHIN, || {
+    wait_for_within("mail to be saved again", RECOVERY_LIMIT, || {
         let (reply, _) = deliver(server, subject);
         if reply.code != 250 {
             assert_deferred(&reply);
@@ -54,7 +54,7 @@ fn wait_until_saved(server: &Server, subject: &str) -> Duration {
 }
 
 /// A server with a file of hosts of its own; takes root.
-fn server_that_knows(hosts: &str, host: &str) -> Server {
+fn server_with_hosts_file(hosts: &str, host: &str) -> Server {
     let folder = TempDir::new().expect("a temporary folder");
     fs::write(folder.path().join("hosts"), hosts).expect("a file");
     Server::start_with(folder, &with_hosts(host, &[]), |program| {
@@ -99,7 +99,7 @@ fn findings(server: &Server) -> String {
 }
 
 #[test]
-fn a_database_that_is_down_defers_mail_at_once_and_is_found_by_itself_when_it_comes() {
+fn database_down_at_start_defers_mail_at_once_and_is_used_when_it_comes_up() {
     let mut database = MariaDb::start();
     database.kill();
     let server = database.server(&[]);
@@ -133,7 +133,7 @@ fn a_database_that_is_down_defers_mail_at_once_and_is_found_by_itself_when_it_co
 }
 
 #[test]
-fn a_connection_cut_before_commit_stores_the_mail_once() {
+fn connection_lost_before_commit_stores_the_mail_once() {
     let database = MariaDb::start();
     let proxy = FaultProxy::start(database.address());
     let server = database.server_at(&proxy.address(), &[]);
@@ -145,7 +145,7 @@ fn a_connection_cut_before_commit_stores_the_mail_once() {
 }
 
 #[test]
-fn a_commit_whose_answer_is_lost_is_looked_up_and_stored_once() {
+fn commit_with_a_lost_answer_is_looked_up_and_stored_once() {
     let database = MariaDb::start();
     let proxy = FaultProxy::start(database.address());
     let server = database.server_at(&proxy.address(), &[]);
@@ -163,7 +163,7 @@ fn a_commit_whose_answer_is_lost_is_looked_up_and_stored_once() {
 }
 
 #[test]
-fn many_mails_over_a_line_that_breaks_at_commit_are_stored_once_each() {
+fn many_mails_over_connections_lost_at_commit_are_stored_once_each() {
     let database = MariaDb::start();
     let proxy = FaultProxy::start(database.address());
     let server = database.server_at(&proxy.address(), &[]);
@@ -184,15 +184,15 @@ fn many_mails_over_a_line_that_breaks_at_commit_are_stored_once_each() {
 }
 
 #[test]
-fn a_commit_whose_host_is_gone_is_never_acknowledged_on_doubt() {
+fn unknown_commit_on_a_lost_host_is_never_acknowledged() {
     let mut database = MariaDb::start();
     let proxy = FaultProxy::start(database.address());
     let server = database.server_at(&proxy.address(), &[]);
     assert_saved(&deliver(&server, "first").0);
     proxy.cut(Fault::CutAfterAndRefuse("COMMIT"), 1);
     let mut client = server.client();
-    client.be_patient(LONGEST);
-    client.prepare_to_deliver("a@client.test", "u@ours.test");
+    client.set_reply_timeout(REPLY_LIMIT);
+    client.begin_data("a@client.test", "u@ours.test");
     client.send(crate::support::stuffed(&short_mail("doubtful")));
     proxy.wait_for_cuts(1);
     database.kill();
@@ -210,7 +210,7 @@ fn a_commit_whose_host_is_gone_is_never_acknowledged_on_doubt() {
 }
 
 #[test]
-fn a_commit_that_never_arrived_is_not_made_up_for_behind_its_clients_back() {
+fn commit_that_never_arrived_is_not_repeated_after_its_451() {
     let database = MariaDb::start();
     let proxy = FaultProxy::start(database.address());
     let server = database.server_at(&proxy.address(), &[]);
@@ -225,7 +225,7 @@ fn a_commit_that_never_arrived_is_not_made_up_for_behind_its_clients_back() {
 }
 
 #[test]
-fn another_server_by_the_same_name_proves_nothing_of_a_commit() {
+fn commit_lookup_rejects_another_server_with_the_same_name() {
     if !geteuid().is_root() {
         println!("only root can give a program hosts of its own");
         return;
@@ -236,7 +236,7 @@ fn another_server_by_the_same_name_proves_nothing_of_a_commit() {
     let (_, port) = address.rsplit_once(':').expect("a port");
     let second: SocketAddr = format!("127.0.0.2:{port}").parse().expect("an address");
     let _second = FaultProxy::start_at(second, other.address());
-    let server = server_that_knows(
+    let server = server_with_hosts_file(
         "127.0.0.1 db.test\n127.0.0.2 db.test\n",
         &format!("db.test:{port}"),
     );
@@ -252,7 +252,7 @@ fn another_server_by_the_same_name_proves_nothing_of_a_commit() {
 }
 
 #[test]
-fn a_database_that_pauses_costs_time_but_no_mail() {
+fn database_paused_for_two_seconds_delays_but_loses_no_mail() {
     let database = MariaDb::start();
     let server = database.server(&[]);
     assert_saved(&deliver(&server, "before").0);
@@ -273,7 +273,7 @@ fn a_database_that_pauses_costs_time_but_no_mail() {
 }
 
 #[test]
-fn a_database_that_hangs_defers_mail_in_bounded_time_and_stores_nothing_later() {
+fn hanging_database_defers_mail_in_bounded_time_and_stores_nothing_later() {
     let database = MariaDb::start();
     let server = database.server(&[]);
     assert_saved(&deliver(&server, "before").0);
@@ -281,14 +281,14 @@ fn a_database_that_hangs_defers_mail_in_bounded_time_and_stores_nothing_later() 
     let (reply, took) = deliver(&server, "hanging");
     database.signal(Signal::SIGCONT);
     assert_deferred(&reply);
-    assert!(took < LONGEST, "{took:?}");
+    assert!(took < REPLY_LIMIT, "{took:?}");
     wait_until_saved(&server, "after");
     // The transactions that were given up are rolled back, not finished.
     assert_eq!(stored(&database), ["after", "before"]);
 }
 
 #[test]
-fn slow_and_narrow_lines_lose_nothing() {
+fn slow_database_connections_lose_no_mail() {
     let database = MariaDb::start();
     let proxy = FaultProxy::start(database.address());
     let server = database.server_at(&proxy.address(), &[]);
@@ -299,18 +299,18 @@ fn slow_and_narrow_lines_lose_nothing() {
     ] {
         proxy.set(fault.clone());
         let mut client = server.client();
-        client.prepare_to_deliver("a@client.test", "u@ours.test");
+        client.begin_data("a@client.test", "u@ours.test");
         if fault == Fault::Refuse {
             proxy.set(Fault::Pass);
         }
-        assert_saved(&client.finish_delivery(&short_mail(subject)).0);
+        assert_saved(&client.send_content(&short_mail(subject)).0);
     }
     proxy.set(Fault::Pass);
     assert_eq!(stored(&database), ["gone for a moment", "narrow", "slow"]);
 }
 
 #[test]
-fn a_table_that_somebody_locks_is_waited_for() {
+fn mail_waits_for_a_locked_database_table() {
     let database = MariaDb::start();
     let server = database.server(&[]);
     assert_saved(&deliver(&server, "before").0);
@@ -335,7 +335,7 @@ fn a_table_that_somebody_locks_is_waited_for() {
 }
 
 #[test]
-fn a_passing_error_of_the_database_is_tried_again() {
+fn transient_database_errors_are_retried() {
     let database = MariaDb::start();
     // The first INSERT of each error fails; session variables outlive the transaction, so the same connection tells.
     database.sql("CREATE TABLE once (code int PRIMARY KEY) ENGINE=MyISAM");
@@ -359,7 +359,7 @@ fn a_passing_error_of_the_database_is_tried_again() {
 }
 
 #[test]
-fn a_full_tablespace_says_452_until_there_is_room() {
+fn full_tablespace_replies_452_until_space_is_free() {
     let shared = "--innodb-file-per-table=OFF";
     let small = "--innodb-data-file-path=ibdata1:12M:autoextend:max:20M";
     let mut database = MariaDb::start_with(&[shared, small]);
@@ -384,7 +384,7 @@ fn a_full_tablespace_says_452_until_there_is_room() {
 }
 
 #[test]
-fn connections_killed_by_an_administrator_store_no_mail_twice() {
+fn killed_database_connections_store_no_mail_twice() {
     let database = MariaDb::start();
     let server = database.server(&[]);
     let subjects = subjects(60);
@@ -409,7 +409,7 @@ fn connections_killed_by_an_administrator_store_no_mail_twice() {
 }
 
 #[test]
-fn fewer_connections_than_writers_cost_no_mail() {
+fn fewer_database_connections_than_writers_lose_no_mail() {
     let database = MariaDb::start();
     database.sql("ALTER USER mailer@'%' WITH MAX_USER_CONNECTIONS 1");
     let server = database.server(&[("GM_SAVE_WORKERS", "3")]);
@@ -427,12 +427,12 @@ fn fewer_connections_than_writers_cost_no_mail() {
 }
 
 #[test]
-fn a_connection_that_the_server_closed_while_idle_is_replaced_in_silence() {
+fn idle_connection_closed_by_the_database_is_replaced_without_a_log_line() {
     let database = MariaDb::start_with(&["--wait-timeout=1"]);
     database.sql(&FIELD_TABLE.replace("varchar(15)", "varchar(45)"));
     let server = database.server(&[]);
     assert_saved(&deliver(&server, "first").0);
-    wait_for_within("idle connections to end", HEALED_WITHIN, || {
+    wait_for_within("idle connections to end", RECOVERY_LIMIT, || {
         let count = "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE USER = 'mailer'";
         (database.number(count) == 0).then_some(())
     });
@@ -450,7 +450,7 @@ fn a_connection_that_the_server_closed_while_idle_is_replaced_in_silence() {
 }
 
 #[test]
-fn one_mail_that_the_database_refuses_leaves_its_neighbours_alone() {
+fn mail_rejected_by_the_database_does_not_fail_its_batch() {
     let database = MariaDb::start();
     database.sql(
         "CREATE TRIGGER poison BEFORE INSERT ON new_mail FOR EACH ROW BEGIN
@@ -480,7 +480,7 @@ fn one_mail_that_the_database_refuses_leaves_its_neighbours_alone() {
 }
 
 #[test]
-fn size_is_what_the_database_can_hold_and_such_a_mail_is_saved() {
+fn advertised_size_fits_max_allowed_packet_and_such_a_mail_is_saved() {
     let database = MariaDb::start_with(&["--max-allowed-packet=1M"]);
     database.sql(FIELD_TABLE);
     let server = database.server(&[("GSMTP_MAX_SIZE", "4000000")]);
@@ -528,7 +528,7 @@ fn size_is_what_the_database_can_hold_and_such_a_mail_is_saved() {
 }
 
 #[test]
-fn size_is_what_column_mail_can_hold() {
+fn advertised_size_fits_the_mail_column() {
     let database = MariaDb::start();
     database.sql("ALTER TABLE new_mail MODIFY mail blob NOT NULL");
     let server = database.server(&[]);
@@ -552,7 +552,7 @@ fn size_is_what_column_mail_can_hold() {
 }
 
 #[test]
-fn a_table_that_is_missing_or_lacks_something_is_named_with_its_cure() {
+fn missing_table_or_column_is_reported_with_its_remedy() {
     let database = MariaDb::start_with(&[]);
     let server = database.server(&[]);
     let heal = |what: &str, cure: &str, statement: &str| {
@@ -591,7 +591,7 @@ fn a_table_that_is_missing_or_lacks_something_is_named_with_its_cure() {
 }
 
 #[test]
-fn missing_rights_are_named_and_heal() {
+fn missing_database_privileges_are_reported_and_mail_resumes_after_the_grant() {
     let database = MariaDb::start();
     database.sql("CREATE USER reader@'%' IDENTIFIED BY 's3cr3t-of-reader'");
     database.sql("GRANT SELECT ON mail.* TO reader@'%'");
@@ -611,7 +611,7 @@ fn missing_rights_are_named_and_heal() {
 }
 
 #[test]
-fn a_read_only_database_is_left_for_the_next_host_or_says_451() {
+fn read_only_database_fails_over_to_the_next_host_or_replies_451() {
     let database = MariaDb::start();
     let other = MariaDb::start();
     database.sql("SET GLOBAL read_only = 1");
@@ -635,7 +635,7 @@ fn a_read_only_database_is_left_for_the_next_host_or_says_451() {
 }
 
 #[test]
-fn hosts_are_tried_in_turn() {
+fn database_hosts_are_tried_in_order() {
     let mut first = MariaDb::start();
     let second = MariaDb::start();
     let hosts = format!("{},{}", first.address(), second.address());
@@ -657,7 +657,7 @@ fn hosts_are_tried_in_turn() {
 }
 
 #[test]
-fn a_host_that_hangs_in_the_middle_of_a_large_mail_is_left_for_the_next_one() {
+fn host_that_hangs_during_a_large_mail_fails_over_to_the_next_host() {
     let hanging = MariaDb::start_with(&["--max-allowed-packet=64M"]);
     let second = MariaDb::start_with(&["--max-allowed-packet=64M"]);
     for database in [&hanging, &second] {
@@ -669,10 +669,10 @@ fn a_host_that_hangs_in_the_middle_of_a_large_mail_is_left_for_the_next_one() {
     assert_saved(&deliver(&server, "before").0);
     proxy.set(Fault::Hang);
     let mut client = server.client();
-    client.be_patient(Duration::from_secs(60));
-    client.prepare_to_deliver("a@client.test", "u@ours.test");
+    client.set_reply_timeout(Duration::from_secs(60));
+    client.begin_data("a@client.test", "u@ours.test");
     // More than the kernel holds between the two.
-    let (reply, took) = client.finish_delivery(&incompressible(18_000_000));
+    let (reply, took) = client.send_content(&incompressible(18_000_000));
     assert_saved(&reply);
     // A call that is not answered has ten seconds.
     assert!(took < Duration::from_secs(20), "{took:?}");
@@ -682,7 +682,7 @@ fn a_host_that_hangs_in_the_middle_of_a_large_mail_is_left_for_the_next_one() {
 }
 
 #[test]
-fn a_line_that_is_too_narrow_for_a_mail_is_left_for_the_next_host() {
+fn host_too_slow_for_a_large_mail_fails_over_to_the_next_host() {
     let narrow = MariaDb::start();
     let second = MariaDb::start();
     let proxy = FaultProxy::start(narrow.address());
@@ -692,28 +692,28 @@ fn a_line_that_is_too_narrow_for_a_mail_is_left_for_the_next_host() {
     // Octets come and go all the time, so no single write or read times out.
     proxy.set(Fault::Throttle(2_048));
     let mut client = server.client();
-    client.be_patient(Duration::from_secs(60));
-    client.prepare_to_deliver("a@client.test", "u@ours.test");
-    let (reply, took) = client.finish_delivery(&incompressible(7_500_000));
+    client.set_reply_timeout(Duration::from_secs(60));
+    client.begin_data("a@client.test", "u@ours.test");
+    let (reply, took) = client.send_content(&incompressible(7_500_000));
     assert_saved(&reply);
     assert!(took < Duration::from_secs(20), "{took:?}");
     assert_eq!(second.count(), 1);
 }
 
 #[test]
-fn a_name_with_several_addresses_is_tried_at_each_of_them() {
+fn every_address_of_a_database_host_name_is_tried() {
     if !geteuid().is_root() {
         println!("only root can give a program hosts of its own");
         return;
     }
     let database = MariaDb::start();
     let host = format!("db.test:{}", database.address().port());
-    let server = server_that_knows("::1 db.test\n127.0.0.1 db.test\n", &host);
+    let server = server_with_hosts_file("::1 db.test\n127.0.0.1 db.test\n", &host);
     wait_until_saved(&server, "by its second address");
 }
 
 #[test]
-fn a_mail_that_is_refused_does_not_make_the_store_unready() {
+fn one_mail_rejected_by_the_database_leaves_readyz_at_200() {
     let database = MariaDb::start();
     database.sql(
         "CREATE TRIGGER poison BEFORE INSERT ON new_mail FOR EACH ROW BEGIN
@@ -738,7 +738,7 @@ fn a_mail_that_is_refused_does_not_make_the_store_unready() {
 }
 
 #[test]
-fn what_weakens_a_250_is_warned_of() {
+fn database_settings_that_weaken_durability_cause_warnings() {
     let database = MariaDb::start_with(&["--innodb-flush-log-at-trx-commit=2"]);
     database.sql(&FIELD_TABLE.replace("InnoDB", "MyISAM"));
     let server = database.server(&[]);
@@ -756,7 +756,7 @@ fn what_weakens_a_250_is_warned_of() {
 }
 
 #[test]
-fn no_password_is_ever_shown() {
+fn passwords_never_appear_in_output_or_log() {
     let redis = Redis::start_with(&["--requirepass", "s3cr3t-of-redis"]);
     let database = MariaDb::start();
     let wrong_redis = format!("redis://:s3cr3t-wrong@{}/", redis.address());
@@ -778,7 +778,7 @@ fn no_password_is_ever_shown() {
 }
 
 #[test]
-fn a_list_that_nobody_reads_on_locks_no_table() {
+fn list_whose_output_is_not_read_holds_no_table_lock() {
     let database = MariaDb::start();
     let server = database.server(&[]);
     assert_saved(&deliver(&server, "many").0);

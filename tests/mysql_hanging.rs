@@ -38,9 +38,9 @@ fn release(database: &MariaDb) {
 
 fn deliver(server: &Server, subject: &str) -> (Reply, Duration) {
     let mut client = server.client();
-    client.be_patient(LONGEST);
-    client.prepare_to_deliver("a@client.test", "u@ours.test");
-    client.finish_delivery(&short_mail(subject))
+    client.set_reply_timeout(LONGEST);
+    client.begin_data("a@client.test", "u@ours.test");
+    client.send_content(&short_mail(subject))
 }
 
 /// COMMITs of the server under test that the database has not finished.
@@ -63,7 +63,7 @@ fn wait_until_ready(server: &Server) {
 }
 
 #[test]
-fn nothing_more_is_sent_to_a_host_on_which_a_commit_hangs() {
+fn host_with_a_hanging_commit_gets_no_further_mail() {
     let database = semi_synchronous();
     let server = database.server(&[STATUS, ("GM_SAVE_WORKERS", "1")]);
     assert_eq!(deliver(&server, "before").0.code, 250);
@@ -118,7 +118,7 @@ fn nothing_more_is_sent_to_a_host_on_which_a_commit_hangs() {
 }
 
 #[test]
-fn a_commit_that_ends_in_time_is_looked_up_and_acknowledged() {
+fn hanging_commit_that_completes_in_time_is_looked_up_and_acknowledged() {
     let database = semi_synchronous();
     let server = database.server(&[STATUS]);
     assert_eq!(deliver(&server, "before").0.code, 250);
@@ -135,7 +135,7 @@ fn a_commit_that_ends_in_time_is_looked_up_and_acknowledged() {
 }
 
 #[test]
-fn a_commit_that_hangs_on_one_host_leaves_the_others_at_work() {
+fn commit_hanging_on_one_host_does_not_block_other_hosts() {
     let (first, second) = (semi_synchronous(), MariaDb::start());
     let hosts = format!("{},{}", first.address(), second.address());
     let server = Server::start(&with_hosts(&hosts, &[STATUS, ("GM_SAVE_WORKERS", "1")]));
@@ -168,7 +168,7 @@ fn a_commit_that_hangs_on_one_host_leaves_the_others_at_work() {
 }
 
 #[test]
-fn a_commit_whose_line_broke_and_which_hangs_is_found_in_the_list_of_the_database() {
+fn hanging_commit_of_a_lost_connection_is_found_in_the_process_list() {
     let database = semi_synchronous();
     let proxy = FaultProxy::start(database.address());
     let server = database.server_at(&proxy.address(), &[STATUS, ("GM_SAVE_WORKERS", "1")]);
@@ -218,15 +218,15 @@ fn the_commit_of_a_look_up_that_hangs_is_noticed_too() {
 }
 
 #[test]
-fn a_commit_that_waits_for_a_lock_of_all_tables_costs_no_250_and_heals_with_the_lock() {
+fn commit_blocked_by_a_global_read_lock_gets_no_false_250_and_recovers() {
     let database = MariaDb::start();
     let proxy = FaultProxy::start(database.address());
     let server = database.server_at(&proxy.address(), &[STATUS]);
     assert_eq!(deliver(&server, "before").0.code, 250);
     let mut locker = database.connection();
     let mut client = server.client();
-    client.be_patient(LONGEST);
-    client.prepare_to_deliver("a@client.test", "u@ours.test");
+    client.set_reply_timeout(LONGEST);
+    client.begin_data("a@client.test", "u@ours.test");
     // The lock is taken while the COMMIT is on its way.
     proxy.cut(Fault::HoldAt("COMMIT"), 1);
     client.send(stuffed(&short_mail("waiting")));

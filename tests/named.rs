@@ -4,13 +4,13 @@ use std::fs;
 use std::path::Path;
 
 #[test]
-fn every_test_that_is_named_here_exists() {
+fn every_test_named_in_the_readme_exists() {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     let table = fs::read_to_string(tests.join("README.md")).expect("the table");
     let names: Vec<&str> = table.split('`').skip(1).step_by(2).collect();
     let missing: Vec<&&str> = names
         .iter()
-        .filter(|name| !is_there(&tests, name))
+        .filter(|name| !named_item_exists(&tests, name))
         .collect();
     assert!(missing.is_empty(), "{missing:#?}");
     let dialogues = names.iter().filter(|name| name.ends_with(".dialog"));
@@ -22,7 +22,7 @@ fn every_test_that_is_named_here_exists() {
 }
 
 /// Whether a name between backquotes is a test, a dialogue or a wrong setting of ours; other words are not looked at.
-fn is_there(tests: &Path, name: &str) -> bool {
+fn named_item_exists(tests: &Path, name: &str) -> bool {
     if let Some((file, test)) = name.rsplit_once("::") {
         let file = match file.starts_with("src/") {
             true => tests.join("..").join(file),

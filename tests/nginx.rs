@@ -9,16 +9,16 @@ use std::os::unix::fs::PermissionsExt;
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
-use crate::clients::{mail, mail_and_empty_line};
+use crate::clients::{mail, mail_with_final_empty_line};
 use crate::support::certificates::{KeyKind, Pair};
-use crate::support::front::{FrontServer, block_of_readme, with};
+use crate::support::front::{ProxyProcess, documented_block, with};
 use crate::support::ports::free_address;
 use crate::support::store::{StoredMail, mails_after};
 use crate::support::tls::{TlsClient, config_trusting, starttls};
 use crate::support::{Client, Server, value, wait_for, without_trace};
 
 #[test]
-fn mail_comes_through_from_both_kinds_of_addresses() {
+fn nginx_forwards_mail_from_ipv4_and_ipv6_clients_with_their_addresses() {
     let front = Front::start(&[]);
     let content = mail("\r\n");
     for (address, source, literal) in [
@@ -46,7 +46,7 @@ fn mail_comes_through_from_both_kinds_of_addresses() {
 }
 
 #[test]
-fn nginx_does_starttls_and_hands_out_no_tickets() {
+fn nginx_terminates_starttls_without_session_tickets() {
     let front = Front::start(&[]);
     let mut plain = Client::connect(front.v6);
     plain.expect("220 ");
@@ -65,7 +65,7 @@ fn nginx_does_starttls_and_hands_out_no_tickets() {
 }
 
 #[test]
-fn clients_in_their_own_spelling_are_understood() {
+fn nginx_clients_with_unusual_command_spelling_are_accepted() {
     let front = Front::start(&[]);
     let mut client = front.client();
     client.command("HELO client.test", "250 ");
@@ -91,7 +91,7 @@ fn clients_in_their_own_spelling_are_understood() {
 }
 
 #[test]
-fn five_hundred_clients_at_once_are_all_served() {
+fn nginx_forwards_500_concurrent_clients() {
     let front = Front::start(&[("GM_MAX_CLIENTS", "600")]);
     fs::write(front.server.path("mail"), mail("\n")).expect("a file is written");
     let to = front.v6.to_string();
@@ -121,12 +121,12 @@ fn five_hundred_clients_at_once_are_all_served() {
     assert_eq!(mails.len(), 2_000);
     for mail in mails {
         assert_eq!(mail.ip_addr, "::1");
-        assert_eq!(without_trace(&mail.mail), mail_and_empty_line());
+        assert_eq!(without_trace(&mail.mail), mail_with_final_empty_line());
     }
 }
 
 #[test]
-fn a_recipient_that_is_not_ours_costs_no_connection_and_the_others_go_on() {
+fn nginx_rejects_a_relay_recipient_and_the_transaction_continues() {
     let front = Front::start(&[("GM_ALLOWED_HOSTS", "ours.test")]);
     let mut client = front.client();
     client.command("EHLO client.test", "250");
@@ -152,7 +152,7 @@ fn a_recipient_that_is_not_ours_costs_no_connection_and_the_others_go_on() {
 }
 
 #[test]
-fn what_we_refuse_reaches_the_client_as_it_is() {
+fn nginx_passes_error_replies_of_the_server_to_the_client() {
     let front = Front::start(&[("GSMTP_MAX_SIZE", "1000"), ("GM_MAX_CLIENTS", "1")]);
     let rcpt = |mail: &str, reply: &str| {
         let mut client = front.client();
@@ -206,7 +206,7 @@ fn what_we_refuse_reaches_the_client_as_it_is() {
 }
 
 #[test]
-fn a_store_that_is_down_is_told_at_once() {
+fn auth_http_answers_421_while_the_store_is_unavailable() {
     let nobody = free_address(Ipv4Addr::LOCALHOST.into()).to_string();
     let mysql = [
         ("GM_STORE", "mysql"),
@@ -224,7 +224,7 @@ fn a_store_that_is_down_is_told_at_once() {
 }
 
 #[test]
-fn a_client_that_is_gone_costs_no_place_and_leaves_no_mail() {
+fn nginx_client_that_disconnects_frees_its_slot_and_stores_nothing() {
     let front = Front::start(&[("GM_MAX_CLIENTS", "5"), ("GSMTP_TIMEOUT", "300")]);
     // Clients occupy all slots and disconnect in the middle of their mail.
     for round in 1..=3 {
@@ -249,7 +249,7 @@ fn a_client_that_is_gone_costs_no_place_and_leaves_no_mail() {
 }
 
 #[test]
-fn without_error_messages_nginx_says_451() {
+fn nginx_without_proxy_pass_error_message_replies_451() {
     let front = Front::start_with(
         &[("GSMTP_MAX_SIZE", "1000")],
         &[("proxy_pass_error_message on;", "")],
@@ -262,7 +262,7 @@ fn without_error_messages_nginx_says_451() {
 }
 
 #[test]
-fn nginx_speaks_the_proxy_protocol_too() {
+fn nginx_forwards_client_addresses_with_the_proxy_protocol() {
     let on = ("GSMTP_PROXY_PROTOCOL", "Y");
     let front = Front::start_with(&[on], &[("xclient on;", "xclient on; proxy_protocol on;")]);
     for (address, source) in [(front.v4, "127.0.0.2"), (front.v6, "::1")] {
@@ -278,7 +278,7 @@ fn nginx_speaks_the_proxy_protocol_too() {
 }
 
 #[test]
-fn clients_are_counted_by_their_own_address() {
+fn per_ip_limit_counts_the_client_address_given_by_nginx() {
     let front = Front::start(&[("GM_MAX_CLIENTS_PER_IP", "1")]);
     let begin = |mut client: Client, reply: &str| {
         client.expect("220 ");
@@ -294,7 +294,7 @@ fn clients_are_counted_by_their_own_address() {
 }
 
 #[test]
-fn questions_are_answered_with_nothing_of_what_was_asked() {
+fn auth_http_answers_never_echo_request_data() {
     let server = Server::start(&[
         ("NGINX_AUTH_ENABLED", "Y"),
         ("NGINX_AUTH", "127.0.0.1:0"),
@@ -319,15 +319,15 @@ fn questions_are_answered_with_nothing_of_what_was_asked() {
         ("Auth-Method: none", &ok),
         (
             "Auth-Method: none\r\nAuth-SMTP-To: RCPT TO:<u@foreign.test>",
-            NOT_OURS,
+            RELAY_DENIED,
         ),
         (
             "Auth-Method: none\r\nAuth-SMTP-To: RCPT TO:<a@foreign@ours.test>",
-            NOT_OURS,
+            RELAY_DENIED,
         ),
         (
             "Auth-Method: none\r\nAuth-SMTP-To: RCPT TO:<foreign!a@ours.test>",
-            NOT_OURS,
+            RELAY_DENIED,
         ),
         (
             "Auth-Method: none\r\nAuth-Login-Attempt: 10\r\nAuth-SMTP-To: RCPT TO:<u@foreign.test>",
@@ -336,10 +336,10 @@ fn questions_are_answered_with_nothing_of_what_was_asked() {
         (
             // A client may hide a line break in what nginx forwards, so the first header of a name counts.
             "Auth-Method: plain\r\nAuth-User: a\r\nAuth-Pass: s3cr3t-of-a-client\r\nAuth-SMTP-To: RCPT TO:<u@ours.test>\r\nAuth-Method: none",
-            NOT_DONE,
+            NOT_IMPLEMENTED,
         ),
-        ("Auth-Method: None", NOT_DONE),
-        ("Auth-SMTP-To: RCPT TO:<u@ours.test>", NOT_DONE),
+        ("Auth-Method: None", NOT_IMPLEMENTED),
+        ("Auth-SMTP-To: RCPT TO:<u@ours.test>", NOT_IMPLEMENTED),
     ] {
         let answer = ask(
             &server,
@@ -373,7 +373,7 @@ fn questions_are_answered_with_nothing_of_what_was_asked() {
 }
 
 #[test]
-fn a_wildcard_is_never_told() {
+fn auth_http_never_returns_a_wildcard_address() {
     let folder = TempDir::new().expect("a temporary folder");
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777))
         .expect("a folder of this test");
@@ -395,7 +395,7 @@ fn a_wildcard_is_never_told() {
 }
 
 #[test]
-fn where_it_answers_has_to_be_free() {
+fn auth_http_address_in_use_is_a_start_error() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("a bound socket").to_string();
     let folder = TempDir::new().expect("a temporary folder");
@@ -425,7 +425,7 @@ fn begin_mail(client: &mut Client) {
 /// The server under test and nginx with the README's configuration.
 struct Front {
     // Dropped first, so that nginx ends before the server.
-    _nginx: FrontServer,
+    _nginx: ProxyProcess,
     server: Server,
     pair: Pair,
     v4: SocketAddr,
@@ -448,7 +448,7 @@ impl Front {
         );
         let text = |file: &std::path::Path| file.to_str().expect("UTF-8").to_owned();
         let block = with(
-            &block_of_readme("auth_http"),
+            &documented_block("auth_http"),
             &[
                 ("127.0.0.1:8025", &auth_address(&server).to_string()),
                 ("listen 25;", &format!("listen {v4};")),
@@ -461,7 +461,7 @@ impl Front {
             "load_module /usr/lib/nginx/modules/ngx_mail_module.so;\nevents {{ worker_connections 8192; }}\n{}",
             with(&block, replacements)
         );
-        let nginx = FrontServer::nginx(folder, &config, &[v4, v6]);
+        let nginx = ProxyProcess::nginx(folder, &config, &[v4, v6]);
         Front {
             _nginx: nginx,
             server,
@@ -518,5 +518,5 @@ fn connect_from_second_address(to: SocketAddr) -> Client {
     Client::over(socket.into())
 }
 
-const NOT_OURS: &str = "No mail for that domain here   550 5.7.1 1";
-const NOT_DONE: &str = "Not implemented here   502 5.5.1 ";
+const RELAY_DENIED: &str = "No mail for that domain here   550 5.7.1 1";
+const NOT_IMPLEMENTED: &str = "Not implemented here   502 5.5.1 ";

@@ -14,11 +14,11 @@ use goguerrilla::store::{Health, OpenStore, SaveError, SaveMail, SavedId, TableC
 use log::kv::Key;
 use log::{LevelFilter, Log, Metadata, Record};
 
-use crate::support::{self, PATIENCE, short_mail, wait_for};
+use crate::support::{self, TEST_TIMEOUT, short_mail, wait_for};
 
 #[test]
-fn a_connection_that_panics_gives_its_place_back_and_others_are_served() {
-    let _alone = one_at_a_time();
+fn panicking_connection_frees_its_slot_and_other_clients_are_served() {
+    let _alone = serialize_tests();
     let before = COUNTERS.map(counted);
     let serve = |client: &Client| {
         let mut octet = [0];
@@ -33,7 +33,9 @@ fn a_connection_that_panics_gives_its_place_back_and_others_are_served() {
     let (pool, listener) = open(Box::new(serve));
     let ask = |octet: u8| {
         let mut socket = TcpStream::connect(listener.address()).expect("the pool accepts");
-        socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        socket
+            .set_read_timeout(Some(TEST_TIMEOUT))
+            .expect("a socket");
         socket.write_all(&[octet]).expect("the pool reads");
         socket.shutdown(Shutdown::Write).expect("a socket");
         let mut answer = Vec::new();
@@ -58,16 +60,16 @@ fn a_connection_that_panics_gives_its_place_back_and_others_are_served() {
 }
 
 #[test]
-fn what_a_connection_or_a_store_held_comes_back_after_its_panic() {
-    let _alone = one_at_a_time();
-    log::set_logger(&PanicsAtPoison).expect("no other test sets one");
+fn memory_and_slots_are_released_after_a_connection_or_store_panic() {
+    let _alone = serialize_tests();
+    log::set_logger(&PanickingLog).expect("no other test sets one");
     log::set_max_level(LevelFilter::Info);
-    let open_store: OpenStore = Arc::new(|| Ok(Box::new(Poisonable)));
+    let open_store: OpenStore = Arc::new(|| Ok(Box::new(PanickingStore)));
     let (saver, writers) = Writers::start(1, true, Health::up(), open_store).expect("a thread");
     let budget = MemoryBudget::new(300_000);
     let settings = ConnectionSettings {
         session: Arc::new(PolicyHandle::new(verbose_session())),
-        client_timeout: PATIENCE,
+        client_timeout: TEST_TIMEOUT,
         budget: budget.clone(),
         saver,
         proxy_protocol: false,
@@ -117,7 +119,7 @@ fn what_a_connection_or_a_store_held_comes_back_after_its_panic() {
 }
 
 /// Serializes these tests, because metrics count for the whole test process.
-fn one_at_a_time() -> MutexGuard<'static, ()> {
+fn serialize_tests() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -160,9 +162,9 @@ fn verbose_session() -> SessionSettings {
 }
 
 /// A logger that panics when it logs the command with [`POISON`].
-struct PanicsAtPoison;
+struct PanickingLog;
 
-impl Log for PanicsAtPoison {
+impl Log for PanickingLog {
     fn enabled(&self, _: &Metadata) -> bool {
         true
     }
@@ -177,9 +179,9 @@ impl Log for PanicsAtPoison {
 }
 
 /// A store that panics when it saves a mail with subject [`POISON`].
-struct Poisonable;
+struct PanickingStore;
 
-impl SaveMail for Poisonable {
+impl SaveMail for PanickingStore {
     fn save_mail(&mut self, mail: &Mail) -> Result<SavedId, SaveError> {
         assert!(mail.summary().subject != POISON, "an intended panic");
         Ok(SavedId::from(mail.recipients()[0].hash))

@@ -15,16 +15,16 @@ type Change = fn(&Server);
 const SETTINGS: [(&str, &str); 1] = [("PID_FILE", "pid")];
 
 #[test]
-fn a_restart_during_a_drain_leaves_the_new_process_id() {
+fn pid_file_of_a_new_server_survives_the_shutdown_of_the_old_one() {
     let mut old = Server::start(&SETTINGS);
     let mut client = old.client();
-    client.prepare_to_deliver("a@client.test", "u@ours.test");
+    client.begin_data("a@client.test", "u@ours.test");
     old.signal(Signal::SIGTERM);
     old.wait_for_log(" shutdown ");
     let folder = TempDir::new().expect("a temporary folder");
     let pid_file = old.path("pid").display().to_string();
     let mut new = Server::start_in(folder, &[("PID_FILE", &pid_file)]);
-    assert_eq!(client.finish_delivery(b"x\r\n").0.code, 250);
+    assert_eq!(client.send_content(b"x\r\n").0.code, 250);
     assert!(old.wait().success());
     let text = fs::read_to_string(&pid_file).expect("the new server's file");
     assert_eq!(text, format!("{}\n", new.pid()));
@@ -33,7 +33,7 @@ fn a_restart_during_a_drain_leaves_the_new_process_id() {
 }
 
 #[test]
-fn only_a_file_that_holds_our_process_id_is_removed() {
+fn pid_file_is_removed_only_if_it_contains_the_own_process_id() {
     fn overwrite(server: &Server, octets: &[u8]) {
         fs::write(server.path("pid"), octets).expect("our file");
     }
@@ -91,7 +91,7 @@ fn only_a_file_that_holds_our_process_id_is_removed() {
 }
 
 #[test]
-fn a_process_id_that_ours_begins_with_is_another_one() {
+fn pid_file_with_a_longer_process_id_is_not_removed() {
     let mut server = Server::start(&SETTINGS);
     let text = format!("{}0\n", server.pid());
     fs::write(server.path("pid"), &text).expect("a file");
@@ -100,9 +100,9 @@ fn a_process_id_that_ours_begins_with_is_another_one() {
 }
 
 #[test]
-fn a_link_in_place_of_the_pid_file_stays_and_its_file_is_removed() {
+fn symlinked_pid_file_is_removed_but_the_link_stays() {
     if geteuid().is_root() {
-        // Root follows no link here; with GUID it is refused at the start.
+        // MtaRoot follows no link here; with GUID it is refused at the start.
         return;
     }
     let folder = TempDir::new().expect("a temporary folder");
@@ -115,7 +115,7 @@ fn a_link_in_place_of_the_pid_file_stays_and_its_file_is_removed() {
 }
 
 #[test]
-fn where_the_folder_permits_no_removal_only_our_own_process_id_is_emptied() {
+fn pid_file_in_an_unwritable_folder_is_emptied_only_if_it_is_the_own() {
     if !geteuid().is_root() {
         return;
     }
@@ -142,7 +142,7 @@ fn where_the_folder_permits_no_removal_only_our_own_process_id_is_emptied() {
 }
 
 #[test]
-fn the_pid_file_is_readable_for_all_and_writable_for_its_owner_alone() {
+fn pid_file_mode_is_0644_whatever_the_umask() {
     let folder = TempDir::new().expect("a temporary folder");
     let server = Server::start_with(folder, &SETTINGS, crate::support::with_umask("000"));
     let mode = wait_for("the PID file", || fs::metadata(server.path("pid")).ok());

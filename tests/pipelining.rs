@@ -6,10 +6,10 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::support::{BINARY, PATIENCE, Server, connect_with_small_buffers, wait_for};
+use crate::support::{BINARY, Server, TEST_TIMEOUT, connect_with_small_buffers, wait_for};
 
 #[test]
-fn replies_to_pipelined_commands_leave_in_one_write() {
+fn replies_to_pipelined_commands_are_sent_in_one_write() {
     let folder = TempDir::new().expect("a temporary folder");
     let calls = folder.path().join("calls");
     let mut server = Server::start_with(folder, &[], |command| {
@@ -73,7 +73,7 @@ fn replies_to_pipelined_commands_leave_in_one_write() {
 }
 
 #[test]
-fn a_client_that_never_reads_is_left_and_holds_no_memory() {
+fn pipelining_client_that_never_reads_is_closed_and_uses_no_memory() {
     let server = Server::start(&[
         ("GSMTP_TIMEOUT", "1"),
         ("GM_ALLOWED_HOSTS", "ours.test"),
@@ -81,7 +81,7 @@ fn a_client_that_never_reads_is_left_and_holds_no_memory() {
     ]);
     let before = server.status_kib("VmHWM");
     let mut socket = connect_with_small_buffers(server.address).expect("the server accepts");
-    let timeout = socket.set_write_timeout(Some(PATIENCE));
+    let timeout = socket.set_write_timeout(Some(TEST_TIMEOUT));
     timeout.expect("an open socket");
     // The replies are longer than the commands, so that the client's buffers are full before the server's.
     let recipients = "RCPT TO:<u@b.test>\r\n".repeat(10_000);

@@ -20,7 +20,7 @@ const DROP: [(&str, &str); 4] = [
 ];
 
 #[test]
-fn no_thread_of_the_server_keeps_anything_of_root() {
+fn no_server_thread_keeps_root_privileges() {
     let Some(folder) = folder() else { return };
     let mut server = Server::start_in(folder, &DROP);
     let reply = server
@@ -69,7 +69,7 @@ fn no_thread_of_the_server_keeps_anything_of_root() {
 }
 
 #[test]
-fn root_does_not_serve_strangers() {
+fn server_refuses_to_run_as_root_on_a_public_address() {
     if !geteuid().is_root() {
         return;
     }
@@ -90,7 +90,7 @@ fn root_does_not_serve_strangers() {
 }
 
 #[test]
-fn root_on_loopback_is_warned() {
+fn running_as_root_on_loopback_logs_a_warning() {
     if !geteuid().is_root() {
         return;
     }
@@ -99,7 +99,7 @@ fn root_on_loopback_is_warned() {
 }
 
 #[test]
-fn one_id_without_the_other_is_an_error() {
+fn guid_without_sgid_or_the_reverse_is_an_error() {
     let folder = TempDir::new().expect("a temporary folder");
     for (given, missing) in [("GUID", "SGID"), ("SUID", "SGID"), ("SGID", "GUID")] {
         write_config(folder.path(), &[(given, "65534")]);
@@ -110,7 +110,7 @@ fn one_id_without_the_other_is_an_error() {
 }
 
 #[test]
-fn check_looks_at_the_store_as_the_servers_user() {
+fn check_started_as_root_tests_the_store_as_the_server_user() {
     let Some(folder) = folder() else { return };
     chown(folder.path().join("state"), Some(0), Some(0)).expect("permitted for root");
     write_config(folder.path(), &DROP);
@@ -122,7 +122,7 @@ fn check_looks_at_the_store_as_the_servers_user() {
 }
 
 #[test]
-fn a_store_of_roots_is_an_error_that_names_file_and_user() {
+fn store_owned_by_root_is_a_start_error_naming_file_and_user() {
     let Some(folder) = folder() else { return };
     write_config(folder.path(), &DROP);
     let state = folder.path().join("state");
@@ -146,7 +146,7 @@ fn a_store_of_roots_is_an_error_that_names_file_and_user() {
 }
 
 #[test]
-fn a_log_that_cannot_be_reopened_is_kept() {
+fn sigusr1_keeps_the_old_log_when_the_new_one_cannot_be_opened() {
     let Some(folder) = folder() else { return };
     let server = Server::start_in(folder, &DROP);
     let (log, moved) = (server.path("log"), server.path("log.1"));
@@ -180,7 +180,7 @@ fn folder() -> Option<TempDir> {
 }
 
 #[test]
-fn root_gives_away_only_what_is_plainly_meant() {
+fn root_does_not_chown_symlinked_or_hard_linked_log_and_pid_files() {
     let Some(folder) = folder() else { return };
     let path = |name: &str| folder.path().join(name);
     let owner = |name: &str| fs::metadata(path(name)).expect("the file exists").uid();
@@ -217,7 +217,7 @@ fn root_gives_away_only_what_is_plainly_meant() {
 }
 
 #[test]
-fn groups_that_whoever_started_us_gave_us_are_kept() {
+fn server_started_as_the_target_user_keeps_its_supplementary_groups() {
     let Some(folder) = folder() else { return };
     chown(folder.path(), Some(NOBODY), Some(NOBODY)).expect("permitted for root");
     let server = Server::start_with(folder, &DROP, |program| {
@@ -233,7 +233,7 @@ fn groups_that_whoever_started_us_gave_us_are_kept() {
 }
 
 #[test]
-fn the_pid_file_is_gone_after_a_start_that_failed_and_after_an_end_at_once() {
+fn pid_file_is_removed_after_a_failed_start_and_a_forced_exit() {
     let folder = TempDir::new().expect("a temporary folder");
     let settings = [("PID_FILE", "pid"), ("GM_SQLITE_FILE", "nowhere/mail.db")];
     write_config(folder.path(), &settings);
@@ -241,7 +241,7 @@ fn the_pid_file_is_gone_after_a_start_that_failed_and_after_an_end_at_once() {
     assert!(!folder.path().join("pid").exists());
     let mut server = Server::start_in(folder, &[("PID_FILE", "pid")]);
     let mut client = server.client();
-    client.prepare_to_deliver("a@client.test", "u@ours.test");
+    client.begin_data("a@client.test", "u@ours.test");
     server.signal(Signal::SIGTERM);
     server.wait_for_log(" shutdown ");
     assert!(server.path("pid").exists());

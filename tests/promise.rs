@@ -6,29 +6,31 @@ use nix::sys::signal::Signal;
 use socket2::SockRef;
 
 use crate::support::Server;
-use crate::support::load::{Account, Load, assert_promise_kept, content_of, stored_markers};
+use crate::support::load::{
+    Account, Load, assert_no_loss_or_duplicate, content_of, stored_markers,
+};
 
 #[test]
-fn no_acknowledged_mail_is_lost_or_doubled_by_kill_minus_9() {
-    keep_the_promise(20, 1);
+fn kill_9_neither_loses_nor_duplicates_acknowledged_mail() {
+    kill_and_check(20, 1);
 }
 
 #[test]
 #[ignore = "takes minutes: make soak"]
 fn soak_of_sqlite() {
-    keep_the_promise(50, 1_000);
+    kill_and_check(50, 1_000);
 }
 
 /// Runs rounds of kill -9 under load, each after `mails_of_a_round` more mails were acknowledged, and checks the store.
-fn keep_the_promise(rounds: usize, mails_of_a_round: usize) {
+fn kill_and_check(rounds: usize, mails_of_a_round: usize) {
     let mut server = Server::start(&[]);
-    let mut moments = Moments::new();
+    let mut moments = RandomDelays::new();
     let mut slowest_start = Duration::ZERO;
     // Totals of all rounds, because the store also contains the mails of earlier rounds.
     let mut total = Account::default();
     for round in 0..rounds {
         let load = Load::start(server.address, 8, &format!("round{round}"));
-        for goal in (1..=mails_of_a_round).step_by(MAILS_WITHIN_PATIENCE) {
+        for goal in (1..=mails_of_a_round).step_by(MAILS_PER_WAIT) {
             load.wait_for(goal);
         }
         load.wait_for(mails_of_a_round);
@@ -44,7 +46,7 @@ fn keep_the_promise(rounds: usize, mails_of_a_round: usize) {
         total.unanswered.extend(account.unanswered);
         // Checking every mail after each of many rounds would take longer than the rounds themselves.
         if rounds <= 20 || round % 10 == 9 {
-            assert_promise_kept(&total, &stored_markers(&server.path("goguerrilla.db")));
+            assert_no_loss_or_duplicate(&total, &stored_markers(&server.path("goguerrilla.db")));
         }
     }
     assert!(server.stop().success());
@@ -62,13 +64,13 @@ fn keep_the_promise(rounds: usize, mails_of_a_round: usize) {
         stored.values().filter(|count| **count > 1).count(),
         total.unanswered.len(),
     );
-    assert_promise_kept(&total, &stored);
+    assert_no_loss_or_duplicate(&total, &stored);
     assert!(acknowledged.len() >= rounds * mails_of_a_round);
     assert!(slowest_start < Duration::from_secs(2), "{slowest_start:?}");
 }
 
 #[test]
-fn sigterm_under_load_leaves_no_dot_unanswered_and_loses_nothing() {
+fn sigterm_under_load_answers_every_final_dot_and_loses_no_mail() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut server = Server::start(&[]);
         let load = Load::start(server.address, 16, "drained");
@@ -82,13 +84,13 @@ fn sigterm_under_load_leaves_no_dot_unanswered_and_loses_nothing() {
             "mail was deferred although the store was available"
         );
         let stored = stored_markers(&server.path("goguerrilla.db"));
-        assert_promise_kept(&account, &stored);
+        assert_no_loss_or_duplicate(&account, &stored);
         assert_eq!(stored.len(), account.acknowledged.len());
     }
 }
 
 #[test]
-fn a_client_that_leaves_right_behind_its_dot_has_its_mail_once_or_not_at_all() {
+fn client_that_disconnects_after_the_final_dot_has_its_mail_once_or_never() {
     let mut server = Server::start(&[]);
     let mut client = server.client();
     client.command("EHLO client.test", "250");
@@ -125,12 +127,12 @@ fn a_client_that_leaves_right_behind_its_dot_has_its_mail_once_or_not_at_all() {
 
 /// Pseudorandom delays before a kill, different in each run. A failure does not depend on exact delays, so they need no
 /// fixed seed.
-struct Moments(u64);
+struct RandomDelays(u64);
 
-impl Moments {
-    fn new() -> Moments {
+impl RandomDelays {
+    fn new() -> RandomDelays {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        Moments(now.map_or(1, |since| since.as_nanos() as u64 | 1))
+        RandomDelays(now.map_or(1, |since| since.as_nanos() as u64 | 1))
     }
 
     fn next_below(&mut self, ceiling: Duration) -> Duration {
@@ -143,4 +145,4 @@ impl Moments {
 }
 
 /// How many mails even a busy machine saves before a wait of the test times out.
-const MAILS_WITHIN_PATIENCE: usize = 100;
+const MAILS_PER_WAIT: usize = 100;

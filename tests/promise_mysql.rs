@@ -35,18 +35,18 @@ struct Ledger {
 }
 
 #[test]
-fn every_acknowledged_mail_survives_the_servers_end() {
-    keep_the_promise(&[Victim::Server], rounds(), 30, None);
+fn acknowledged_mail_survives_kill_9_of_the_server() {
+    kill_and_check(&[Victim::Server], rounds(), 30, None);
 }
 
 #[test]
-fn every_acknowledged_mail_survives_the_databases_end() {
-    keep_the_promise(&[Victim::Database], rounds(), 30, None);
+fn acknowledged_mail_survives_kill_9_of_mariadb() {
+    kill_and_check(&[Victim::Database], rounds(), 30, None);
 }
 
 #[test]
-fn every_acknowledged_mail_survives_the_end_of_both() {
-    keep_the_promise(&[Victim::Both], rounds(), 30, None);
+fn acknowledged_mail_survives_kill_9_of_server_and_mariadb() {
+    kill_and_check(&[Victim::Both], rounds(), 30, None);
 }
 
 #[test]
@@ -55,11 +55,11 @@ fn soak_of_mariadb_and_redis() {
     let redis = Redis::start();
     let victims = [Victim::Server, Victim::Database, Victim::Both];
     // The server survives a third of the rounds.
-    keep_the_promise(&victims, 75, 700, Some(&redis));
+    kill_and_check(&victims, 75, 700, Some(&redis));
 }
 
 /// Runs rounds of kill -9 with these victims in turn, each after at least `mails_of_a_round` mails were acknowledged.
-fn keep_the_promise(
+fn kill_and_check(
     victims: &[Victim],
     rounds: usize,
     mails_of_a_round: usize,
@@ -81,7 +81,7 @@ fn keep_the_promise(
                 });
             }
             // Varies the moment of the kill.
-            wait_for_within("some mails", LONG, || {
+            wait_for_within("some mails", ROUND_LIMIT, || {
                 let goal = mails_of_a_round + round % 10 * 7;
                 (saved.load(Ordering::SeqCst) >= goal).then_some(())
             });
@@ -109,7 +109,7 @@ fn keep_the_promise(
         }
         // Checking every mail after each of many rounds would take longer than the rounds themselves.
         if rounds <= 20 || round % 10 == 9 {
-            look_up(&database, redis, &ledgers, round + 1);
+            check_database(&database, redis, &ledgers, round + 1);
         }
     }
     // Sends the remaining mails; after that every mail is acknowledged.
@@ -119,7 +119,7 @@ fn keep_the_promise(
         assert_eq!(ledger.left, Vec::<String>::new());
         assert_eq!(ledger.sent, ledger.acknowledged);
     }
-    look_up(&database, redis, &ledgers, rounds);
+    check_database(&database, redis, &ledgers, rounds);
 }
 
 /// Sends the mails left over from earlier rounds, then new mails until `stop` is set or the server is gone.
@@ -172,7 +172,7 @@ fn send_until(
 
 /// Asserts acknowledged ⊆ stored ⊆ sent, that only unanswered mails are stored twice, and that each content is
 /// complete.
-fn look_up(database: &MariaDb, redis: Option<&Redis>, ledgers: &[Ledger], round: usize) {
+fn check_database(database: &MariaDb, redis: Option<&Redis>, ledgers: &[Ledger], round: usize) {
     let rows = rows(database, redis);
     let mut stored: BTreeMap<&str, usize> = BTreeMap::new();
     for (subject, stream) in &rows {
@@ -303,6 +303,6 @@ fn rounds() -> usize {
 }
 
 /// The time limit for the mails of a long round on a busy machine.
-const LONG: Duration = Duration::from_secs(120);
+const ROUND_LIMIT: Duration = Duration::from_secs(120);
 /// Number of concurrent connections.
 const SENDERS: usize = 8;

@@ -12,7 +12,7 @@ use proptest::sample::select;
 
 proptest! {
     #[test]
-    fn the_steps_do_not_depend_on_where_the_stream_was_cut(
+    fn session_steps_do_not_depend_on_packet_boundaries(
         stream in stream(),
         cuts in vec(any::<prop::sample::Index>(), 0..12),
     ) {
@@ -25,14 +25,14 @@ proptest! {
     }
 
     #[test]
-    fn no_stream_panics_or_outgrows_its_ceilings(
+    fn session_never_panics_or_exceeds_its_limits_on_any_input(
         stream in vec(prop_oneof![8 => word(), 1 => vec(any::<u8>(), 0..40)], 0..60),
         cuts in vec(any::<prop::sample::Index>(), 0..12),
     ) {
         let stream = stream.concat();
         let budget = MemoryBudget::new(100);
         for step in steps(&cut(&stream, &cuts), &budget) {
-            if let Seen::Save { content, .. } = step {
+            if let StepOutput::Save { content, .. } = step {
                 prop_assert!(content.len() <= 100);
             }
         }
@@ -41,7 +41,7 @@ proptest! {
 }
 
 #[test]
-fn a_stream_without_end_is_read_in_a_bounded_buffer() {
+fn endless_input_is_read_with_a_bounded_buffer() {
     let transaction = b"EHLO c\r\nMAIL FROM:<a@b>\r\nRCPT TO:<u@ours.test>\r\n";
     for beginning in [
         &b""[..],
@@ -63,7 +63,7 @@ fn a_stream_without_end_is_read_in_a_bounded_buffer() {
 }
 
 #[test]
-fn content_is_counted_while_it_is_held_and_no_promised_size_is() {
+fn memory_budget_counts_content_held_and_not_the_declared_size() {
     let budget = MemoryBudget::new(1 << 20);
     let mut session = Session::new(settings(), budget.clone(), Tls::Unavailable);
     let mut input = InputBuffer::new();
@@ -79,7 +79,7 @@ fn content_is_counted_while_it_is_held_and_no_promised_size_is() {
 
 /// The externally visible part of a step.
 #[derive(Debug, PartialEq, Eq)]
-enum Seen {
+enum StepOutput {
     Say(String),
     Save {
         from: String,
@@ -91,7 +91,7 @@ enum Seen {
 }
 
 /// Returns every step until the stream or the session ends; each piece arrives as one write, read in parts.
-fn steps(pieces: &[&[u8]], budget: &MemoryBudget) -> Vec<Seen> {
+fn steps(pieces: &[&[u8]], budget: &MemoryBudget) -> Vec<StepOutput> {
     let mut session = Session::new(settings(), budget.clone(), Tls::Unavailable);
     let mut input = InputBuffer::new();
     let mut seen = Vec::new();
@@ -109,19 +109,19 @@ fn steps(pieces: &[&[u8]], budget: &MemoryBudget) -> Vec<Seen> {
                     Step::Reply(reply) => {
                         let mut octets = Vec::new();
                         reply.write_to(&mut octets);
-                        seen.push(Seen::Say(String::from_utf8(octets).expect("ASCII")));
+                        seen.push(StepOutput::Say(String::from_utf8(octets).expect("ASCII")));
                     }
                     Step::StartTls(_) => unreachable!("TLS is not offered"),
                     Step::Xclient(..) => unreachable!("no proxy is trusted"),
                     Step::Close(reply) => {
                         let mut octets = Vec::new();
                         reply.write_to(&mut octets);
-                        seen.push(Seen::Close(String::from_utf8(octets).expect("ASCII")));
+                        seen.push(StepOutput::Close(String::from_utf8(octets).expect("ASCII")));
                         return seen;
                     }
                     Step::Save(envelope, content) => {
                         let paths = envelope.recipients.iter();
-                        seen.push(Seen::Save {
+                        seen.push(StepOutput::Save {
                             from: envelope.reverse_path.as_str().to_owned(),
                             recipients: paths.map(|path| path.as_str().to_owned()).collect(),
                             smtputf8: envelope.smtputf8,

@@ -12,15 +12,15 @@ use crate::support::store::mails_after;
 use crate::support::tls::{TlsClient, TlsServer, config_trusting, connection, starttls};
 use crate::support::{Client, Server, wait_for};
 
-const ON: &[(&str, &str)] = &[
+const PROXY_PROTOCOL_ON: &[(&str, &str)] = &[
     ("GSMTP_PROXY_PROTOCOL", "Y"),
     ("GM_TRUSTED_PROXIES", "127.0.0.1"),
 ];
 const V1: &str = "PROXY TCP4 192.0.2.1 192.0.2.2 1000 25\r\n";
 
 #[test]
-fn every_good_header_is_served_under_the_right_address() {
-    let server = Server::start(ON);
+fn valid_proxy_headers_set_the_client_address() {
+    let server = Server::start(PROXY_PROTOCOL_ON);
     let v4 = [192, 0, 2, 1, 192, 0, 2, 2, 3, 232, 0, 25];
     let v6 = |ip: &str| {
         let ip: std::net::Ipv6Addr = ip.parse().expect("an address");
@@ -73,8 +73,8 @@ fn every_good_header_is_served_under_the_right_address() {
 }
 
 #[test]
-fn swaks_sends_both_versions() {
-    let server = Server::start(ON);
+fn swaks_sends_proxy_header_versions_1_and_2() {
+    let server = Server::start(PROXY_PROTOCOL_ON);
     let address = server.address.to_string();
     let program = [
         "swaks",
@@ -101,8 +101,8 @@ fn swaks_sends_both_versions() {
 }
 
 #[test]
-fn every_bad_header_is_closed_without_a_word() {
-    let server = Server::start(ON);
+fn invalid_proxy_header_closes_the_connection_without_a_reply() {
+    let server = Server::start(PROXY_PROTOCOL_ON);
     let mut bad_signature = v2(0x21, 0x11, &[0; 12]);
     bad_signature[11] = b'\r';
     for header in [
@@ -139,8 +139,8 @@ fn every_bad_header_is_closed_without_a_word() {
 }
 
 #[test]
-fn half_a_header_has_seconds_to_become_a_whole_one() {
-    let server = Server::start(&[ON, &[("GSMTP_TIMEOUT", "60")]].concat());
+fn incomplete_proxy_header_times_out_after_seconds() {
+    let server = Server::start(&[PROXY_PROTOCOL_ON, &[("GSMTP_TIMEOUT", "60")]].concat());
     let halves = [&V1.as_bytes()[..20], &v2(0x21, 0x11, &[0; 12])[..20], b""];
     thread::scope(|scope| {
         for half in halves {
@@ -164,8 +164,8 @@ fn half_a_header_has_seconds_to_become_a_whole_one() {
 }
 
 #[test]
-fn whoever_is_not_trusted_is_closed_whatever_it_says() {
-    let server = Server::start(ON);
+fn connection_from_an_untrusted_proxy_is_closed_whatever_it_sends() {
+    let server = Server::start(PROXY_PROTOCOL_ON);
     for header in ["", V1, "PROXY TCP4 127.0.0.1 127.0.0.1 1 25\r\n"] {
         let mut client = connect_from(&server, Ipv4Addr::new(127, 0, 0, 2));
         client.send(header);
@@ -181,7 +181,7 @@ fn whoever_is_not_trusted_is_closed_whatever_it_says() {
 }
 
 #[test]
-fn without_the_protocol_a_header_is_an_unknown_verb() {
+fn proxy_header_is_an_unknown_command_when_the_proxy_protocol_is_off() {
     let server = Server::start(&[("GM_TRUSTED_PROXIES", "127.0.0.1")]);
     let mut client = server.client();
     client.command("PROXY TCP4 192.0.2.1 192.0.2.2 1000 25", "500 5.5.2 ");
@@ -196,8 +196,8 @@ fn without_the_protocol_a_header_is_an_unknown_verb() {
 }
 
 #[test]
-fn health_checks_are_no_news() {
-    let server = Server::start(ON);
+fn health_checks_are_not_logged_as_sessions() {
+    let server = Server::start(PROXY_PROTOCOL_ON);
     // A load balancer that only connects, and one that sends PROXY LOCAL.
     drop(TcpStream::connect(server.address).expect("the server accepts"));
     let mut check = Client::connect(server.address);
@@ -215,8 +215,8 @@ fn health_checks_are_no_news() {
 }
 
 #[test]
-fn the_header_stands_in_front_of_tls() {
-    let tls = TlsServer::start(ON);
+fn proxy_header_is_read_before_the_tls_handshake() {
+    let tls = TlsServer::start(PROXY_PROTOCOL_ON);
     let mut plain = Client::connect(tls.server.address);
     plain.send(V1);
     plain.expect("220 ");
@@ -227,7 +227,7 @@ fn the_header_stands_in_front_of_tls() {
 
     // Sends the header alone, and in one packet with the ClientHello.
     for together in [false, true] {
-        let mut socket = TcpStream::connect(tls.at_once).expect("the server accepts");
+        let mut socket = TcpStream::connect(tls.implicit_tls_address).expect("the server accepts");
         let mut machine = connection(config.clone());
         let mut first = V1.as_bytes().to_vec();
         if together {
@@ -241,13 +241,13 @@ fn the_header_stands_in_front_of_tls() {
     }
 
     // A handshake without a header is rejected.
-    let socket = TcpStream::connect(tls.at_once).expect("the server accepts");
+    let socket = TcpStream::connect(tls.implicit_tls_address).expect("the server accepts");
     assert!(TlsClient::over(socket, config).is_err());
 }
 
 #[test]
-fn the_address_in_the_header_is_counted_and_xclient_may_only_repeat_it() {
-    let server = Server::start(&[ON, &[("GM_MAX_CLIENTS_PER_IP", "1")]].concat());
+fn proxy_header_address_counts_for_the_ip_limit_and_xclient_cannot_change_it() {
+    let server = Server::start(&[PROXY_PROTOCOL_ON, &[("GM_MAX_CLIENTS_PER_IP", "1")]].concat());
     let mut first = Client::connect(server.address);
     first.send(V1);
     first.expect("220 ");
@@ -271,8 +271,8 @@ fn the_address_in_the_header_is_counted_and_xclient_may_only_repeat_it() {
 }
 
 #[test]
-fn a_server_that_stops_does_not_wait_for_headers() {
-    let mut server = Server::start(ON);
+fn shutdown_does_not_wait_for_proxy_headers() {
+    let mut server = Server::start(PROXY_PROTOCOL_ON);
     let mut waiting = Client::connect(server.address);
     waiting.send("PROXY ");
     wait_for("a thread to wait for the header", || {

@@ -32,10 +32,10 @@ fn deliver_from(server: &Server, address: Ipv4Addr) -> (u16, Duration) {
         .connect(&server.address.into())
         .expect("the server accepts");
     let mut client = Client::over(socket.into());
-    client.be_patient(Duration::from_secs(40));
+    client.set_reply_timeout(Duration::from_secs(40));
     client.expect("220");
-    client.prepare_to_deliver("a@client.test", "u@ours.test");
-    let (reply, took) = client.finish_delivery(&short_mail("any"));
+    client.begin_data("a@client.test", "u@ours.test");
+    let (reply, took) = client.send_content(&short_mail("any"));
     (reply.code, took)
 }
 
@@ -47,7 +47,7 @@ fn wait_for_state(server: &Server, wanted: u16) -> String {
 }
 
 #[test]
-fn a_database_that_refuses_connections_defers_the_first_mail_at_once() {
+fn database_refusing_connections_defers_the_first_mail_at_once() {
     let mut database = MariaDb::start();
     let socket = database.socket();
     let address = database.address().to_string();
@@ -80,7 +80,7 @@ fn a_database_that_refuses_connections_defers_the_first_mail_at_once() {
 }
 
 #[test]
-fn a_mail_in_hand_is_deferred_at_once_when_every_host_refuses() {
+fn mail_in_progress_is_deferred_at_once_when_every_host_refuses_connections() {
     let mut database = MariaDb::start();
     let server = database.server(&[("GM_SAVE_WORKERS", "1")]);
     assert_eq!(deliver(&server).0, 250);
@@ -104,7 +104,7 @@ fn a_mail_in_hand_is_deferred_at_once_when_every_host_refuses() {
 }
 
 #[test]
-fn a_store_all_of_whose_hosts_are_down_is_not_ready() {
+fn readyz_is_503_only_when_all_database_hosts_are_down() {
     let (mut first, mut second) = (MariaDb::start(), MariaDb::start());
     let hosts = format!("{},{}", first.address(), second.address());
     let server = Server::start(&with_hosts(&hosts, &[STATUS]));
@@ -138,7 +138,7 @@ fn a_store_all_of_whose_hosts_are_down_is_not_ready() {
 }
 
 #[test]
-fn a_database_that_hangs_without_any_mail_is_not_ready_until_it_goes_on() {
+fn readyz_is_503_while_the_database_hangs_without_mail() {
     let database = MariaDb::start();
     let server = database.server(&[STATUS]);
     wait_for_state(&server, 200);
@@ -156,7 +156,7 @@ fn a_database_that_hangs_without_any_mail_is_not_ready_until_it_goes_on() {
 }
 
 #[test]
-fn a_file_that_another_program_locks_is_not_ready() {
+fn readyz_is_503_while_another_program_locks_the_sqlite_file() {
     let server = Server::start(&[STATUS]);
     assert_eq!(deliver(&server).0, 250);
     assert_eq!(get(&server, "/readyz").0, 200);
@@ -175,7 +175,7 @@ fn a_file_that_another_program_locks_is_not_ready() {
 }
 
 #[test]
-fn mails_that_are_refused_one_by_one_count_when_several_clients_sent_them() {
+fn readyz_is_503_after_rejected_mails_of_several_clients_only() {
     let server = Server::start(&[STATUS]);
     let [first, second] = [[127, 0, 0, 1], [127, 0, 0, 2]].map(Ipv4Addr::from);
     assert_eq!(deliver(&server).0, 250);
@@ -210,7 +210,7 @@ fn mails_that_are_refused_one_by_one_count_when_several_clients_sent_them() {
 }
 
 #[test]
-fn a_read_only_host_is_a_standby_until_it_is_writable() {
+fn read_only_host_is_a_standby_until_it_is_writable() {
     let (mut first, second) = (MariaDb::start(), MariaDb::start());
     second.sql("SET GLOBAL read_only = 1");
     let hosts = format!("{},{}", first.address(), second.address());

@@ -9,7 +9,7 @@ use crate::support::ended::{run, run_command};
 use crate::support::{Server, write_config};
 
 #[test]
-fn the_schema_feeds_sqlite3_and_the_server_goes_on_with_it() {
+fn printed_sqlite_schema_creates_a_table_that_the_server_uses() {
     let folder = TempDir::new().expect("a temporary folder");
     let settings = [("GM_MAIL_TABLE", "main.mail_2")];
     write_config(folder.path(), &settings);
@@ -55,7 +55,7 @@ fn the_schema_feeds_sqlite3_and_the_server_goes_on_with_it() {
 }
 
 #[test]
-fn list_shows_the_newest_first_and_only_what_was_asked_for() {
+fn list_prints_newest_mails_first_and_filters_by_recipient_and_limit() {
     let server = Server::start(&[]);
     for (to, subject) in [("one", "first"), ("Two", "second"), ("two", "third")] {
         let content = format!("Subject: {subject}\r\n\r\n");
@@ -110,7 +110,7 @@ fn list_shows_the_newest_first_and_only_what_was_asked_for() {
 }
 
 #[test]
-fn what_would_steer_a_terminal_is_escaped_in_the_table_and_kept_in_json() {
+fn list_escapes_terminal_control_characters_and_json_keeps_the_value() {
     let server = Server::start(&[]);
     let mut client = server.client();
     client.command("EHLO client.test", "250");
@@ -139,7 +139,7 @@ fn what_would_steer_a_terminal_is_escaped_in_the_table_and_kept_in_json() {
 }
 
 #[test]
-fn a_hash_that_nobody_was_told_is_status_1() {
+fn show_with_an_unknown_or_malformed_hash_exits_with_1() {
     let server = Server::start(&[]);
     let reply = server
         .client()
@@ -167,7 +167,7 @@ fn a_hash_that_nobody_was_told_is_status_1() {
 }
 
 #[test]
-fn where_no_mail_was_ever_saved_reading_says_so_and_makes_no_file() {
+fn list_and_show_without_a_database_file_fail_and_create_none() {
     let folder = TempDir::new().expect("a temporary folder");
     write_config(folder.path(), &[]);
     let line = "goguerrilla: goguerrilla.db: no such file; \
@@ -189,7 +189,7 @@ fn where_no_mail_was_ever_saved_reading_says_so_and_makes_no_file() {
 }
 
 #[test]
-fn a_reader_who_has_seen_enough_is_no_error() {
+fn show_exits_with_0_when_its_output_pipe_is_closed_early() {
     let server = Server::start(&[]);
     let content = b"0123456789\r\n".repeat(10_000);
     let reply = server

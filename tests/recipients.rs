@@ -4,7 +4,7 @@ use crate::support::store::{StoredMail, mails_after};
 use crate::support::{Client, Server};
 
 #[test]
-fn only_recipients_of_ours_are_accepted() {
+fn only_recipients_in_allowed_domains_are_accepted() {
     let hosts = "ours.test, *.parent.test,Other.Test,[192.0.2.1]";
     let server = Server::start(&[("GM_ALLOWED_HOSTS", hosts)]);
     let foreign = "550 5.7.1 ";
@@ -70,7 +70,7 @@ fn only_recipients_of_ours_are_accepted() {
 }
 
 #[test]
-fn a_recipient_is_stored_whole_or_refused() {
+fn recipient_is_stored_without_truncation_or_rejected() {
     let server = Server::start(&[]);
     let too_long = "553 5.1.3 ";
     let unstorable_is_never_cut = [
@@ -107,7 +107,7 @@ fn a_recipient_is_stored_whole_or_refused() {
 }
 
 #[test]
-fn each_distinct_recipient_has_one_row_with_a_hash_and_a_trace_of_its_own() {
+fn each_distinct_recipient_gets_one_row_with_its_own_hash_and_trace_fields() {
     let server = Server::start(&[("GM_MAX_RECIPIENTS", "3")]);
     let mut client = in_transaction(&server);
     for (path, want) in [
@@ -147,7 +147,7 @@ fn each_distinct_recipient_has_one_row_with_a_hash_and_a_trace_of_its_own() {
 }
 
 #[test]
-fn nothing_of_the_first_mail_shows_in_the_second() {
+fn second_mail_of_a_session_contains_no_data_of_the_first() {
     let server = Server::start(&[]);
     let mut client = in_transaction(&server);
     client.command("RCPT TO:<one@ours.test>", "250");
@@ -180,7 +180,7 @@ fn nothing_of_the_first_mail_shows_in_the_second() {
 }
 
 #[test]
-fn received_tells_the_protocol_and_a_name_that_can_forge_nothing() {
+fn received_field_names_the_protocol_and_a_sanitized_helo_name() {
     let server = Server::start(&[]);
     for (hello, parameters, from) in [
         (

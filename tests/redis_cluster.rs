@@ -9,9 +9,9 @@ use crate::support::redis::RedisCluster;
 use crate::support::{Server, short_mail, value, wait_for, wait_for_within, without_trace};
 
 /// The time limit from the final dot to the 250 in an unoptimized build, whatever state the cluster is in.
-const MOMENT: Duration = Duration::from_millis(500);
+const SAVE_LIMIT: Duration = Duration::from_millis(500);
 /// How soon a restarted node must receive bodies again.
-const HEALED_WITHIN: Duration = Duration::from_secs(20);
+const RECOVERY_LIMIT: Duration = Duration::from_secs(20);
 
 /// Delivers `count` mails and checks `show` for each. Returns how many bodies are in Redis and how many in the table.
 fn deliver(server: &Server, database: &MariaDb, count: usize) -> (usize, usize) {
@@ -25,7 +25,7 @@ fn deliver(server: &Server, database: &MariaDb, count: usize) -> (usize, usize) 
                 "u@ours.test",
                 &short_mail(&number.to_string()),
             );
-            assert!(sent_at.elapsed() < MOMENT, "{:?}", sent_at.elapsed());
+            assert!(sent_at.elapsed() < SAVE_LIMIT, "{:?}", sent_at.elapsed());
             let text = reply.text();
             let hash = text.strip_prefix("250 2.0.0 OK : queued as ");
             hash.unwrap_or_else(|| panic!("{text}")).to_owned()
@@ -47,7 +47,7 @@ fn deliver(server: &Server, database: &MariaDb, count: usize) -> (usize, usize) 
 }
 
 #[test]
-fn a_lost_node_costs_only_its_bodies_their_place() {
+fn bodies_of_a_lost_redis_cluster_node_go_into_the_table() {
     let database = MariaDb::start();
     let mut cluster = RedisCluster::start();
     let server = database.server(&[("REDIS_INTERFACE", &cluster.addresses())]);
@@ -66,19 +66,19 @@ fn a_lost_node_costs_only_its_bodies_their_place() {
     let warning = "its bodies go into column `mail` meanwhile; start it";
     let warning = format!("Redis at {lost}: Connection refused (os error 111); {warning}");
     assert!(is_well && said.contains(&warning), "{said}");
-    its_bodies_are_told_apart_from_those_that_are_gone(&server, &cluster);
+    assert_list_and_show_name_the_lost_node(&server, &cluster);
 
     cluster.nodes[1].run();
     cluster.wait_until_whole();
     wait_for_within(
         "the restarted node to receive bodies",
-        HEALED_WITHIN,
+        RECOVERY_LIMIT,
         || (deliver(&server, &database, 10) == (10, 0)).then_some(()),
     );
 }
 
 /// Asserts that `list` and `show` report node 1 as unavailable instead of reporting its bodies as expired.
-fn its_bodies_are_told_apart_from_those_that_are_gone(server: &Server, cluster: &RedisCluster) {
+fn assert_list_and_show_name_the_lost_node(server: &Server, cluster: &RedisCluster) {
     let lost = cluster.nodes[1].address();
     let started_at = Instant::now();
     let listed = run(server.folder.path(), &["list", "--limit=1000"]);
@@ -118,13 +118,13 @@ fn its_bodies_are_told_apart_from_those_that_are_gone(server: &Server, cluster: 
 }
 
 #[test]
-fn a_slot_that_is_on_its_way_is_followed_to_where_it_goes() {
+fn ask_redirection_is_followed_while_a_redis_cluster_slot_migrates() {
     let database = MariaDb::start();
     let cluster = RedisCluster::start();
     let server = database.server(&[("REDIS_INTERFACE", &cluster.addresses())]);
     assert_eq!(deliver(&server, &database, 5), (5, 0));
     let held_before = cluster.bodies_by_node();
-    cluster.send_on_its_way(0, 2);
+    cluster.start_slot_migration(0, 2);
     // Every new body of node 0 is answered with an ASK redirection.
     assert_eq!(deliver(&server, &database, 30), (30, 0));
     let held = cluster.bodies_by_node();
@@ -132,7 +132,7 @@ fn a_slot_that_is_on_its_way_is_followed_to_where_it_goes() {
     let node = &cluster.nodes[0];
     let came = held[2].iter().filter(|hash| {
         let slot: usize = node.command(&["CLUSTER", "KEYSLOT", hash]);
-        RedisCluster::owner_from_the_start(slot) == 0
+        RedisCluster::initial_owner(slot) == 0
     });
     assert!(came.count() > 0, "{held:?}");
     assert!(!server.log().contains("redis_trouble"));
@@ -140,7 +140,7 @@ fn a_slot_that_is_on_its_way_is_followed_to_where_it_goes() {
 }
 
 #[test]
-fn check_and_the_log_name_the_node_that_may_lose_bodies() {
+fn check_and_log_warn_about_redis_cluster_nodes_that_may_lose_bodies() {
     let database = MariaDb::start();
     let cluster = RedisCluster::start_with(&["--appendonly", "yes"]);
     let node = &cluster.nodes[1];
@@ -192,18 +192,18 @@ fn check_and_the_log_name_the_node_that_may_lose_bodies() {
 }
 
 #[test]
-fn slots_that_move_are_followed() {
+fn moved_redis_cluster_slots_are_followed() {
     let database = MariaDb::start();
     let cluster = RedisCluster::start();
     let server = database.server(&[("REDIS_INTERFACE", &cluster.addresses())]);
     assert_eq!(deliver(&server, &database, 10), (10, 0));
-    cluster.give_slots_to(2);
+    cluster.move_slots_to(2);
     assert_eq!(deliver(&server, &database, 20), (20, 0));
     assert!(!server.log().contains("redis_trouble"));
 }
 
 #[test]
-fn a_cluster_that_is_gone_costs_no_mail() {
+fn unavailable_redis_cluster_loses_no_mail() {
     let database = MariaDb::start();
     let mut cluster = RedisCluster::start();
     let addresses = cluster.addresses();

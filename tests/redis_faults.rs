@@ -6,24 +6,24 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::support::ended::{Ended, run};
+use crate::support::ended::{ProcessResult, run};
 use crate::support::fault_proxy::{Fault, FaultProxy};
 use crate::support::mariadb::MariaDb;
 use crate::support::ports::free_port;
-use crate::support::redis::{FakeRedis, Manner, Redis};
+use crate::support::redis::{FakeBehavior, FakeRedis, Redis};
 use crate::support::{Server, short_mail, wait_for_within, without_trace};
 
 /// What a mail may take from its final dot to its 250 whatever Redis does. The promise is a quarter of a second for
 /// Redis alone; the rest is for a build without optimisation beside other tests.
-const MOMENT: Duration = Duration::from_millis(500);
+const SAVE_LIMIT: Duration = Duration::from_millis(500);
 /// How soon bodies go to Redis again after its first failure.
-const HEALED_WITHIN: Duration = Duration::from_secs(8);
+const RECOVERY_LIMIT: Duration = Duration::from_secs(8);
 
 /// Delivers a mail; its hash and the time from final dot to 250.
 fn deliver(server: &Server, subject: &str) -> (String, Duration) {
     let mut client = server.client();
-    client.prepare_to_deliver("a@client.test", "u@ours.test");
-    let (reply, took) = client.finish_delivery(&short_mail(subject));
+    client.begin_data("a@client.test", "u@ours.test");
+    let (reply, took) = client.send_content(&short_mail(subject));
     let text = reply.text();
     let hash = text.strip_prefix("250 2.0.0 OK : queued as ");
     (hash.unwrap_or_else(|| panic!("{text}")).to_owned(), took)
@@ -39,7 +39,7 @@ fn assert_bodies_go_into_the_table(database: &MariaDb, interface: &str, fault: &
     let server = database.server(&[("REDIS_INTERFACE", interface)]);
     for subject in ["first", "second"] {
         let (hash, took) = deliver(&server, subject);
-        assert!(took < MOMENT, "{fault}: {took:?}");
+        assert!(took < SAVE_LIMIT, "{fault}: {took:?}");
         assert_eq!(body_column(database, &hash), "gzencode", "{fault}");
         assert_eq!(
             without_trace(&server.show(&hash)),
@@ -51,28 +51,28 @@ fn assert_bodies_go_into_the_table(database: &MariaDb, interface: &str, fault: &
 }
 
 #[test]
-fn whatever_answers_in_place_of_redis_no_mail_waits_or_is_lost() {
+fn invalid_redis_answers_neither_lose_nor_delay_mail() {
     let database = MariaDb::start();
     for manner in [
-        Manner::Hangs,
-        Manner::Dribbles(b"+OK\r\n+OK\r\n"),
-        Manner::Says(b"garbage\r\n"),
-        Manner::Says(b"+O"),
-        Manner::Says(b"$-1\r\n"),
-        Manner::Says(b":1\r\n"),
-        Manner::Says(b"+QUEUED\r\n"),
-        Manner::Says(b"-ERR no\r\n"),
-        Manner::Says(b"-MISCONF cannot persist\r\n"),
-        Manner::Says(b"-LOADING the dataset\r\n"),
-        Manner::Says(b"-MOVED 1 127.0.0.1:1\r\n"),
-        Manner::Says(b"-OOM command not allowed\r\n"),
-        Manner::Says(b"$99999999999999999999\r\n"),
-        Manner::Says(b"*999999999\r\n"),
+        FakeBehavior::Hangs,
+        FakeBehavior::RepliesSlowly(b"+OK\r\n+OK\r\n"),
+        FakeBehavior::Replies(b"garbage\r\n"),
+        FakeBehavior::Replies(b"+O"),
+        FakeBehavior::Replies(b"$-1\r\n"),
+        FakeBehavior::Replies(b":1\r\n"),
+        FakeBehavior::Replies(b"+QUEUED\r\n"),
+        FakeBehavior::Replies(b"-ERR no\r\n"),
+        FakeBehavior::Replies(b"-MISCONF cannot persist\r\n"),
+        FakeBehavior::Replies(b"-LOADING the dataset\r\n"),
+        FakeBehavior::Replies(b"-MOVED 1 127.0.0.1:1\r\n"),
+        FakeBehavior::Replies(b"-OOM command not allowed\r\n"),
+        FakeBehavior::Replies(b"$99999999999999999999\r\n"),
+        FakeBehavior::Replies(b"*999999999\r\n"),
         // A TLS port: alert handshake_failure.
-        Manner::SaysAndCloses(b"\x15\x03\x01\x00\x02\x02\x28"),
-        Manner::SaysAndCloses(b"+O"),
-        Manner::SaysAndCloses(b""),
-        Manner::SaysAndCloses(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+        FakeBehavior::RepliesAndCloses(b"\x15\x03\x01\x00\x02\x02\x28"),
+        FakeBehavior::RepliesAndCloses(b"+O"),
+        FakeBehavior::RepliesAndCloses(b""),
+        FakeBehavior::RepliesAndCloses(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
     ] {
         let fake = FakeRedis::start(manner);
         assert_bodies_go_into_the_table(&database, &fake.address(), &format!("{manner:?}"));
@@ -81,7 +81,7 @@ fn whatever_answers_in_place_of_redis_no_mail_waits_or_is_lost() {
 }
 
 #[test]
-fn a_real_redis_that_refuses_bodies_costs_no_mail() {
+fn bodies_refused_by_redis_are_stored_in_the_table() {
     let database = MariaDb::start();
     let nobody = format!("127.0.0.1:{}", free_port());
     assert_bodies_go_into_the_table(&database, &nobody, "refused");
@@ -119,9 +119,9 @@ fn a_real_redis_that_refuses_bodies_costs_no_mail() {
 }
 
 #[test]
-fn a_hundred_recipients_wait_for_redis_together() {
+fn one_hundred_recipients_share_one_redis_timeout() {
     let database = MariaDb::start();
-    let fake = FakeRedis::start(Manner::Hangs);
+    let fake = FakeRedis::start(FakeBehavior::Hangs);
     let server = database.server(&[("REDIS_INTERFACE", &fake.address())]);
     let mut client = server.client();
     client.command("EHLO client.test", "250");
@@ -130,14 +130,14 @@ fn a_hundred_recipients_wait_for_redis_together() {
         client.command(&format!("RCPT TO:<u{number}@ours.test>"), "250 2.1.5");
     }
     client.command("DATA", "354 ");
-    let (reply, took) = client.finish_delivery(&short_mail("many"));
+    let (reply, took) = client.send_content(&short_mail("many"));
     assert_eq!(reply.code, 250, "{}", reply.text());
-    assert!(took < MOMENT, "{took:?}");
+    assert!(took < SAVE_LIMIT, "{took:?}");
     assert_eq!(database.count(), 100);
 }
 
 #[test]
-fn a_redis_is_reached_at_an_ipv6_address_too() {
+fn redis_is_reached_at_an_ipv6_address() {
     let database = MariaDb::start();
     let redis = Redis::start_with(&["--bind", "127.0.0.1", "::1"]);
     let interface = redis.address().replace("127.0.0.1", "[::1]");
@@ -148,7 +148,7 @@ fn a_redis_is_reached_at_an_ipv6_address_too() {
 }
 
 #[test]
-fn a_hundred_mails_do_not_each_wait_for_a_redis_that_hangs() {
+fn one_hundred_mails_do_not_each_wait_for_a_hanging_redis() {
     let database = MariaDb::start();
     let redis = Redis::start();
     let server = database.server(&[("REDIS_INTERFACE", &redis.address())]);
@@ -157,10 +157,10 @@ fn a_hundred_mails_do_not_each_wait_for_a_redis_that_hangs() {
     let mut client = server.client();
     let mut in_all = Duration::ZERO;
     for number in 0..100 {
-        client.prepare_to_deliver("a@client.test", "u@ours.test");
-        let (reply, took) = client.finish_delivery(&short_mail(&number.to_string()));
+        client.begin_data("a@client.test", "u@ours.test");
+        let (reply, took) = client.send_content(&short_mail(&number.to_string()));
         assert_eq!(reply.code, 250, "{}", reply.text());
-        assert!(took < MOMENT, "{took:?}");
+        assert!(took < SAVE_LIMIT, "{took:?}");
         in_all += took;
     }
     assert!(in_all < Duration::from_secs(2), "{in_all:?}");
@@ -169,11 +169,11 @@ fn a_hundred_mails_do_not_each_wait_for_a_redis_that_hangs() {
 }
 
 /// Delivers until a body is in Redis again; every mail on the way has to be there as well.
-fn wait_until_healed(server: &Server, database: &MariaDb) -> Duration {
+fn wait_until_bodies_go_to_redis(server: &Server, database: &MariaDb) -> Duration {
     let started_at = Instant::now();
-    wait_for_within("bodies to go to Redis again", HEALED_WITHIN, || {
+    wait_for_within("bodies to go to Redis again", RECOVERY_LIMIT, || {
         let (hash, took) = deliver(server, "probe");
-        assert!(took < MOMENT, "{took:?}");
+        assert!(took < SAVE_LIMIT, "{took:?}");
         assert_eq!(without_trace(&server.show(&hash)), short_mail("probe"));
         (body_column(database, &hash) == "redis").then_some(())
     });
@@ -181,7 +181,7 @@ fn wait_until_healed(server: &Server, database: &MariaDb) -> Duration {
 }
 
 #[test]
-fn bodies_go_to_redis_again_once_it_is_back() {
+fn bodies_go_to_redis_again_after_it_recovers() {
     let database = MariaDb::start();
     let mut redis = Redis::start();
     let server = database.server(&[("REDIS_INTERFACE", &redis.address())]);
@@ -195,7 +195,7 @@ fn bodies_go_to_redis_again_once_it_is_back() {
         "gzencode"
     );
     redis.run();
-    wait_until_healed(&server, &database);
+    wait_until_bodies_go_to_redis(&server, &database);
     server.wait_for_log(" redis_back");
 
     redis.signal(Signal::SIGSTOP);
@@ -204,28 +204,28 @@ fn bodies_go_to_redis_again_once_it_is_back() {
         "gzencode"
     );
     redis.signal(Signal::SIGCONT);
-    wait_until_healed(&server, &database);
+    wait_until_bodies_go_to_redis(&server, &database);
 }
 
 #[test]
-fn a_redis_that_hangs_at_the_password_is_left_and_found_again() {
+fn redis_that_hangs_during_auth_is_abandoned_and_used_again_later() {
     let database = MariaDb::start();
     let redis = Redis::start_with(&["--requirepass", "s3cr3t-of-redis"]);
     let proxy = FaultProxy::start(redis.address().parse().expect("an address"));
-    proxy.set(Fault::Swallow);
+    proxy.set(Fault::Discard);
     let url = format!("redis://:s3cr3t-of-redis@{}/2", proxy.address());
     let server = database.server(&[("REDIS_INTERFACE", &url), ("GM_SAVE_WORKERS", "1")]);
     let (hash, took) = deliver(&server, "hanging");
-    assert!(took < MOMENT, "{took:?}");
+    assert!(took < SAVE_LIMIT, "{took:?}");
     assert_eq!(body_column(&database, &hash), "gzencode");
     // What was said into the hanging connection is never answered, also from now on.
     proxy.set(Fault::Pass);
-    wait_until_healed(&server, &database);
+    wait_until_bodies_go_to_redis(&server, &database);
     assert!(!server.output().contains("s3cr3t"));
 }
 
 #[test]
-fn a_late_answer_is_never_taken_for_the_next_one() {
+fn late_redis_answer_is_not_taken_for_the_answer_to_the_next_command() {
     let database = MariaDb::start();
     let redis = Redis::start();
     let server = database.server(&[
@@ -238,10 +238,10 @@ fn a_late_answer_is_never_taken_for_the_next_one() {
         for number in 0..3 {
             let subject = format!("{round}-{number}");
             let (hash, took) = deliver(&server, &subject);
-            assert!(took < MOMENT, "{took:?}");
+            assert!(took < SAVE_LIMIT, "{took:?}");
             mails.push((subject, hash));
         }
-        wait_until_healed(&server, &database);
+        wait_until_bodies_go_to_redis(&server, &database);
         for number in 0..3 {
             let subject = format!("{round}-{number} after");
             mails.push((subject.clone(), deliver(&server, &subject).0));
@@ -263,7 +263,7 @@ fn a_late_answer_is_never_taken_for_the_next_one() {
 }
 
 #[test]
-fn a_late_ok_does_not_hide_that_the_next_body_was_refused() {
+fn late_redis_ok_does_not_hide_the_refusal_of_the_next_body() {
     let database = MariaDb::start();
     let redis = Redis::start();
     let server = database.server(&[
@@ -277,7 +277,7 @@ fn a_late_ok_does_not_hide_that_the_next_body_was_refused() {
     let _: String = redis.command(&["PING"]);
     let _: String = redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
     let mut mails = vec![("late", late)];
-    wait_for_within("Redis to be tried again", HEALED_WITHIN, || {
+    wait_for_within("Redis to be tried again", RECOVERY_LIMIT, || {
         mails.push(("refused", deliver(&server, "refused").0));
         (server.log().matches(" redis_trouble ").count() >= 2).then_some(())
     });
@@ -288,7 +288,7 @@ fn a_late_ok_does_not_hide_that_the_next_body_was_refused() {
 }
 
 #[test]
-fn a_row_that_fails_leaves_only_a_key_that_expires() {
+fn failed_row_insert_leaves_only_an_expiring_redis_key() {
     let database = MariaDb::start();
     database.sql(
         "CREATE TRIGGER poison BEFORE INSERT ON new_mail FOR EACH ROW
@@ -311,7 +311,7 @@ fn a_row_that_fails_leaves_only_a_key_that_expires() {
 }
 
 #[test]
-fn a_redis_that_is_killed_under_load_costs_no_mail() {
+fn redis_killed_under_load_loses_no_mail() {
     let database = MariaDb::start();
     let mut redis = Redis::start();
     let server = database.server(&[("REDIS_INTERFACE", &redis.address())]);
@@ -325,9 +325,9 @@ fn a_redis_that_is_killed_under_load_costs_no_mail() {
                     let mut client = server.client();
                     let mut slowest = Duration::ZERO;
                     for number in 0..mails {
-                        client.prepare_to_deliver("a@client.test", "u@ours.test");
+                        client.begin_data("a@client.test", "u@ours.test");
                         let subject = format!("{name}-{number}");
-                        let (reply, took) = client.finish_delivery(&short_mail(&subject));
+                        let (reply, took) = client.send_content(&short_mail(&subject));
                         assert_eq!(reply.code, 250, "{}", reply.text());
                         slowest = slowest.max(took);
                         saved.fetch_add(1, Ordering::SeqCst);
@@ -336,14 +336,14 @@ fn a_redis_that_is_killed_under_load_costs_no_mail() {
                 })
             })
             .collect();
-        wait_for_within("some mails", HEALED_WITHIN, || {
+        wait_for_within("some mails", RECOVERY_LIMIT, || {
             (saved.load(Ordering::SeqCst) >= 40).then_some(())
         });
         redis.kill();
         let times = threads.into_iter().map(|thread| thread.join());
         times.map(|time| time.expect("250 each")).max()
     });
-    assert!(slowest < Some(MOMENT), "{slowest:?}");
+    assert!(slowest < Some(SAVE_LIMIT), "{slowest:?}");
     assert_eq!(database.count(), clients * mails);
     let in_table: Vec<(String, String, Vec<u8>)> =
         database.rows("SELECT subject, body, mail FROM new_mail WHERE body = 'gzencode'");
@@ -355,7 +355,7 @@ fn a_redis_that_is_killed_under_load_costs_no_mail() {
 }
 
 #[test]
-fn check_warns_of_a_redis_that_may_lose_bodies() {
+fn check_warns_about_redis_settings_that_may_lose_bodies() {
     let database = MariaDb::start();
     let redis = Redis::start();
     let server = database.server(&[("REDIS_INTERFACE", &redis.address())]);
@@ -380,13 +380,13 @@ fn check_warns_of_a_redis_that_may_lose_bodies() {
 }
 
 #[test]
-fn list_and_show_tell_a_redis_that_is_away_from_bodies_that_are_gone() {
+fn list_and_show_distinguish_an_unavailable_redis_from_expired_bodies() {
     let database = MariaDb::start();
     let mut redis = Redis::start();
     let server = database.server(&[("REDIS_INTERFACE", &redis.address())]);
     let hashes: Vec<String> = (0..5).map(|_| deliver(&server, "kept").0).collect();
     let _: u64 = redis.command(&["DEL", &hashes[0]]);
-    let sizes = |listed: &Ended| -> Vec<String> {
+    let sizes = |listed: &ProcessResult| -> Vec<String> {
         let lines = listed.stdout.lines().skip(1);
         let size = |line: &str| line.split_whitespace().nth(6).expect("a size").to_owned();
         lines.map(size).collect()

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use crate::support::{Client, Server};
 
 #[test]
-fn a_store_that_is_away_means_later_and_a_store_that_is_back_means_now() {
+fn unavailable_store_replies_451_and_recovered_store_replies_250() {
     let server = Server::start(&[]);
     let deliver = |content: &[u8]| {
         let mut client = server.client();
@@ -36,7 +36,7 @@ fn a_store_that_is_away_means_later_and_a_store_that_is_back_means_now() {
 }
 
 #[test]
-fn a_full_disk_means_later() {
+fn full_disk_replies_452() {
     let folder = TempDir::new().expect("a temporary folder");
     // A file size limit makes writes fail like a full disk.
     let server = Server::start_with(folder, &[("GSMTP_MAX_SIZE", "1000000")], |command| {
@@ -69,7 +69,7 @@ fn a_full_disk_means_later() {
 }
 
 #[test]
-fn one_client_too_many_is_told_at_once_and_a_freed_place_is_given_away() {
+fn client_over_the_limit_gets_421_at_once_and_a_freed_slot_is_reused() {
     let server = Server::start(&[("GM_MAX_CLIENTS", "2")]);
     let mut first = server.client();
     let _second = server.client();
@@ -87,7 +87,7 @@ fn one_client_too_many_is_told_at_once_and_a_freed_place_is_given_away() {
 }
 
 #[test]
-fn on_shutdown_idle_clients_are_told_and_a_message_under_way_is_saved() {
+fn shutdown_sends_421_to_idle_clients_and_saves_the_message_in_progress() {
     let mut server = Server::start(&[]);
     let mut idle = server.client();
     let mut busy = server.client();

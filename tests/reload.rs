@@ -11,7 +11,7 @@ use crate::support::ports::free_port;
 use crate::support::{Client, Server, incompressible, value, wait_for, write_config};
 
 #[test]
-fn sessions_to_come_go_by_what_changed_and_open_ones_keep_what_they_began_with() {
+fn reload_applies_to_new_sessions_and_open_ones_keep_their_settings() {
     let server = Server::start(&[]);
     let mut before = server.client();
     before.command("EHLO client.test", "250");
@@ -42,7 +42,7 @@ fn sessions_to_come_go_by_what_changed_and_open_ones_keep_what_they_began_with()
 }
 
 #[test]
-fn places_and_memory_follow() {
+fn reload_changes_the_connection_limit_and_the_memory_budget() {
     let server = Server::start(&[("GM_MAX_CLIENTS", "2")]);
     let _held = (server.client(), server.client());
     Client::connect(server.address).expect("421 4.3.2 ");
@@ -58,7 +58,7 @@ fn places_and_memory_follow() {
 }
 
 #[test]
-fn a_longer_timeout_cuts_nobody_who_began_with_a_shorter_one() {
+fn reload_with_a_longer_timeout_closes_no_open_connection() {
     let settings = [("GM_MAX_CLIENTS", "10"), ("GSMTP_TIMEOUT", "20")];
     let server = Server::start(&settings);
     let mut held: Vec<Client> = (0..7).map(|_| server.client()).collect();
@@ -74,7 +74,7 @@ fn a_longer_timeout_cuts_nobody_who_began_with_a_shorter_one() {
 }
 
 #[test]
-fn whom_nginx_on_this_machine_brings_is_believed_until_the_restart() {
+fn reload_of_nginx_auth_enabled_does_not_change_xclient_trust() {
     let port = free_port();
     let address = format!("127.0.0.1:{port}");
     let nginx = [
@@ -99,7 +99,7 @@ fn whom_nginx_on_this_machine_brings_is_believed_until_the_restart() {
 }
 
 #[test]
-fn a_file_that_is_wrong_anywhere_changes_nothing() {
+fn reload_of_an_invalid_configuration_changes_nothing() {
     let server = Server::start(&[]);
     let refused = |what: &str| {
         let count = |log: &str| log.matches(" reload_refused ").count();
@@ -150,7 +150,7 @@ fn a_file_that_is_wrong_anywhere_changes_nothing() {
 }
 
 #[test]
-fn what_needs_a_restart_is_named_and_the_rest_applies() {
+fn reload_applies_what_it_can_and_names_keys_that_need_a_restart() {
     let server = Server::start(&[]);
     let log = reload(
         &server,
@@ -189,7 +189,7 @@ fn what_needs_a_restart_is_named_and_the_rest_applies() {
 }
 
 #[test]
-fn keys_can_come_and_go() {
+fn reload_adds_and_removes_tls_keys() {
     let server = Server::start(&[]);
     let pair = Pair::make(server.folder.path(), "mail", KeyKind::EcdsaP256, 10);
     let offer = |server: &Server| server.client().command("EHLO client.test", "250").text();
@@ -207,7 +207,7 @@ fn keys_can_come_and_go() {
 }
 
 #[test]
-fn the_log_can_move_and_change_its_form() {
+fn reload_changes_the_log_file_and_the_log_format() {
     let server = Server::start(&[]);
     write_config(
         server.folder.path(),
@@ -227,16 +227,16 @@ fn the_log_can_move_and_change_its_form() {
 }
 
 #[test]
-fn another_table_takes_the_mail_of_sessions_to_come() {
+fn reload_with_another_table_applies_to_new_sessions() {
     let server = Server::start(&[]);
     let mut before = server.client();
-    before.prepare_to_deliver("a@client.test", "u@ours.test");
+    before.begin_data("a@client.test", "u@ours.test");
     reload(&server, &[("GM_MAIL_TABLE", "second")]);
     let reply = server
         .client()
         .deliver("a@client.test", "u@ours.test", b"Subject: second\r\n");
     assert_eq!(reply.code, 250);
-    assert_eq!(before.finish_delivery(b"Subject: first\r\n").0.code, 250);
+    assert_eq!(before.send_content(b"Subject: first\r\n").0.code, 250);
     let subjects = || -> Vec<String> {
         let mails = server.list();
         mails
@@ -255,17 +255,17 @@ fn another_table_takes_the_mail_of_sessions_to_come() {
 }
 
 #[test]
-fn another_database_takes_the_mail_of_sessions_to_come() {
+fn reload_with_another_database_applies_to_new_sessions() {
     let (one, other) = (MariaDb::start(), MariaDb::start());
     let server = one.server(&[]);
     let mut before = server.client();
-    before.prepare_to_deliver("a@client.test", "u@ours.test");
+    before.begin_data("a@client.test", "u@ours.test");
     reload(&server, &with_hosts(&other.address().to_string(), &[]));
     let reply = server
         .client()
         .deliver("a@client.test", "u@ours.test", b"Subject: second\r\n");
     assert_eq!(reply.code, 250);
-    assert_eq!(before.finish_delivery(b"Subject: first\r\n").0.code, 250);
+    assert_eq!(before.send_content(b"Subject: first\r\n").0.code, 250);
     let subjects = |database: &MariaDb| database.rows::<String>("SELECT subject FROM new_mail");
     assert_eq!(
         (subjects(&one), subjects(&other)),

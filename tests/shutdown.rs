@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use crate::support::{BINARY, Client, Server, under_strace, wait_for, write_config};
 
 #[test]
-fn idle_clients_hear_at_once_that_we_leave() {
+fn sigterm_sends_421_to_idle_clients_at_once() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut server = Server::start(&[]);
         let mut clients: Vec<Client> = (0..20).map(|_| server.client()).collect();
@@ -34,7 +34,7 @@ fn idle_clients_hear_at_once_that_we_leave() {
 }
 
 #[test]
-fn a_signal_right_behind_the_pid_file_is_heard() {
+fn signal_sent_as_soon_as_the_pid_file_exists_is_handled() {
     for signal in [
         Signal::SIGTERM,
         Signal::SIGINT,
@@ -68,7 +68,7 @@ fn a_signal_right_behind_the_pid_file_is_heard() {
 }
 
 #[test]
-fn a_message_under_way_is_finished_and_saved_and_nobody_new_is_let_in() {
+fn sigterm_saves_messages_in_progress_and_refuses_new_connections() {
     let mut server = Server::start(&[]);
     let mut in_data = begin_message(&server);
     in_data.send("Subject: finished\r\n\r\nfirst half, ");
@@ -95,7 +95,7 @@ fn a_message_under_way_is_finished_and_saved_and_nobody_new_is_let_in() {
 }
 
 #[test]
-fn a_client_that_has_just_begun_a_message_is_not_taken_for_an_idle_one() {
+fn client_that_just_received_354_is_not_treated_as_idle_at_shutdown() {
     // Replies reach the client at once, and the thread that sent them goes on 0.3 s later.
     let slow = "inject=sendto:delay_exit=300000";
     let strace = under_strace(&["-e", "trace=sendto", "-e", slow]);
@@ -120,7 +120,7 @@ fn a_client_that_has_just_begun_a_message_is_not_taken_for_an_idle_one() {
 }
 
 #[test]
-fn a_transaction_that_ends_without_a_mail_ends_the_connection_too() {
+fn connection_closes_when_its_transaction_is_reset_during_shutdown() {
     let mut server = Server::start(&[]);
     let mut client = server.client();
     client.command("EHLO client.test", "250");
@@ -134,7 +134,7 @@ fn a_transaction_that_ends_without_a_mail_ends_the_connection_too() {
 }
 
 #[test]
-fn a_second_sigterm_ends_it_at_once_without_a_false_250() {
+fn second_sigterm_exits_at_once_without_a_false_250() {
     let mut server = Server::start(&[]);
     let mut client = begin_message(&server);
     client.send("Subject: stalled\r\n\r\nno dot comes\r\n");
@@ -149,7 +149,7 @@ fn a_second_sigterm_ends_it_at_once_without_a_false_250() {
 }
 
 #[test]
-fn a_second_sigterm_ends_it_also_where_a_reload_hangs() {
+fn second_sigterm_exits_even_while_a_reload_hangs() {
     let mut server = Server::start(&[]);
     let config = server.path("goguerrilla.conf");
     std::fs::remove_file(&config).expect("the configuration");
@@ -177,7 +177,7 @@ fn a_second_sigterm_ends_it_also_where_a_reload_hangs() {
 }
 
 #[test]
-fn a_client_that_stalls_holds_the_shutdown_up_for_its_patience_only() {
+fn stalled_client_delays_shutdown_only_until_its_timeout() {
     let mut server = Server::start(&[("GSMTP_TIMEOUT", "2")]);
     let mut client = begin_message(&server);
     client.send("Subject: stalled\r\n\r\nno dot comes\r\n");
@@ -189,7 +189,7 @@ fn a_client_that_stalls_holds_the_shutdown_up_for_its_patience_only() {
 }
 
 #[test]
-fn a_message_that_does_not_end_is_cut_off_after_half_a_minute() {
+fn unfinished_message_is_aborted_30_seconds_after_sigterm() {
     let mut server = Server::start(&[]);
     let mut client = begin_message(&server);
     client.send("Subject: endless\r\n\r\n");
@@ -206,7 +206,7 @@ fn a_message_that_does_not_end_is_cut_off_after_half_a_minute() {
 }
 
 #[test]
-fn a_mail_that_waits_for_the_store_is_saved_before_the_end() {
+fn sigterm_waits_for_a_mail_that_waits_for_the_store() {
     let mut server = Server::start(&[]);
     let other = lock_store(&server);
     let mut client = begin_message(&server);
@@ -222,7 +222,7 @@ fn a_mail_that_waits_for_the_store_is_saved_before_the_end() {
 }
 
 #[test]
-fn a_second_sigterm_promises_nothing_to_a_mail_that_waits_for_the_store() {
+fn second_sigterm_sends_no_250_for_a_mail_that_waits_for_the_store() {
     let mut server = Server::start(&[]);
     let other = lock_store(&server);
     let mut client = begin_message(&server);

@@ -109,7 +109,7 @@ fn idle_clients_cannot_hold_all_slots() {
 }
 
 #[test]
-fn idle_clients_cannot_hold_all_slots_where_the_timeout_is_short_anyway() {
+fn idle_clients_cannot_hold_all_slots_with_a_short_timeout() {
     let server = Server::start(&[("GM_MAX_CLIENTS", "50"), ("GSMTP_TIMEOUT", "3")]);
     hold_all_slots_of(&server, server.address, &Kind::default());
 }
@@ -133,7 +133,11 @@ fn clients_in_a_slow_handshake_after_starttls_cannot_hold_all_slots() {
 #[test]
 fn clients_in_a_slow_handshake_on_a_tls_port_cannot_hold_all_slots() {
     let tls = TlsServer::start(&SETTINGS);
-    hold_all_slots_of(&tls.server, tls.at_once, &Kind::default().then(HANDSHAKE));
+    hold_all_slots_of(
+        &tls.server,
+        tls.implicit_tls_address,
+        &Kind::default().then(HANDSHAKE),
+    );
 }
 
 /// What the clients that hold the slots do.

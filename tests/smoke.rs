@@ -3,7 +3,7 @@
 use crate::support::{Server, without_trace};
 
 #[test]
-fn a_mail_goes_in_and_comes_back_octet_for_octet() {
+fn mail_is_received_and_shown_octet_for_octet() {
     let mut server = Server::start(&[]);
     let content = b"Subject: hello\r\n\r\n.dot\r\n\0 \r \n\r\n";
     let reply = server

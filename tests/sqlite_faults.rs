@@ -12,7 +12,7 @@ use crate::support::load::{content_of, stored_markers};
 use crate::support::{BINARY, Client, Server, under_strace, wait_for, write_config};
 
 #[test]
-fn while_another_program_holds_the_lock_mail_waits_and_only_for_clients_that_wait() {
+fn mail_waits_for_a_locked_sqlite_file_while_its_client_is_connected() {
     let server = Server::start(&[]);
     let other = lock(&server);
     let mut patient = send_mail(&server, "patient");
@@ -27,7 +27,7 @@ fn while_another_program_holds_the_lock_mail_waits_and_only_for_clients_that_wai
 }
 
 #[test]
-fn the_lock_is_not_kept_for_mails_that_were_withdrawn() {
+fn sqlite_lock_is_released_after_its_mail_was_withdrawn() {
     let server = Server::start(&[]);
     let other = lock(&server);
     drop(send_mail(&server, "leaving"));
@@ -49,7 +49,7 @@ fn the_lock_is_not_kept_for_mails_that_were_withdrawn() {
 }
 
 #[test]
-fn a_long_reader_holds_no_mail_up_and_goes_on_reading_what_it_began_with() {
+fn long_sqlite_reader_delays_no_mail_and_keeps_its_snapshot() {
     let server = Server::start(&[]);
     send_mail(&server, "before").expect("250 2.0.0 ");
     let reader = Connection::open(server.path("goguerrilla.db")).expect("the file is there");
@@ -72,7 +72,7 @@ fn a_long_reader_holds_no_mail_up_and_goes_on_reading_what_it_began_with() {
 }
 
 #[test]
-fn a_write_ahead_log_beyond_a_gigabyte_is_warned_of() {
+fn write_ahead_log_over_1_gib_logs_one_warning() {
     let mut server = Server::start(&[]);
     send_mail(&server, "before").expect("250 ");
     let reader = Connection::open(server.path("goguerrilla.db")).expect("the file is there");
@@ -104,7 +104,7 @@ fn a_write_ahead_log_beyond_a_gigabyte_is_warned_of() {
 }
 
 #[test]
-fn a_lock_held_for_longer_than_five_seconds_defers_mail() {
+fn sqlite_lock_held_longer_than_the_time_limit_defers_mail() {
     let server = Server::start(&[]);
     let other = lock(&server);
     let sent_at = Instant::now();
@@ -119,7 +119,7 @@ fn a_lock_held_for_longer_than_five_seconds_defers_mail() {
 }
 
 #[test]
-fn a_mail_that_the_table_refuses_costs_its_neighbours_nothing() {
+fn mail_rejected_by_an_sqlite_trigger_does_not_fail_its_batch() {
     let server = Server::start(&[]);
     for kind in ["ABORT", "FAIL", "ROLLBACK"] {
         execute(
@@ -143,7 +143,7 @@ fn a_mail_that_the_table_refuses_costs_its_neighbours_nothing() {
 }
 
 #[test]
-fn a_hundred_recipients_are_a_hundred_rows_or_none() {
+fn sqlite_stores_all_rows_of_100_recipients_or_none() {
     let server = Server::start(&[]);
     execute(
         &server,
@@ -174,7 +174,7 @@ fn a_hundred_recipients_are_a_hundred_rows_or_none() {
 }
 
 #[test]
-fn at_the_limit_of_file_sizes_mail_is_deferred_until_there_is_room() {
+fn mail_gets_452_while_the_file_size_limit_is_reached() {
     let server = Server::start(&[]);
     send_mail(&server, "before").expect("250 ");
     let size = |name: &str| fs::metadata(server.path(name)).expect("it is there").len();
@@ -195,7 +195,7 @@ fn at_the_limit_of_file_sizes_mail_is_deferred_until_there_is_room() {
 }
 
 #[test]
-fn on_a_full_disk_mail_is_deferred_until_there_is_room() {
+fn mail_gets_452_while_the_disk_is_full() {
     let mut server = Server::start(&[]);
     server.stop();
     // The third to the twelfth write meet a full disk; then somebody has made room.
@@ -222,10 +222,10 @@ fn on_a_full_disk_mail_is_deferred_until_there_is_room() {
 }
 
 #[test]
-fn no_failing_sync_or_write_is_ever_taken_for_success() {
+fn failed_fsync_or_write_is_never_acknowledged_with_250() {
     for fault in ["fsync,fdatasync:error=EIO", "pwrite64:error=EIO"] {
         let mut met = 0;
-        for nth in 1..=MOST_CALLS {
+        for nth in 1..=MAX_CALLS {
             let mut server = Server::start(&[]);
             server.stop();
             start_with_log_fault(&mut server, &format!("{fault}:when={nth}"));
@@ -264,7 +264,7 @@ fn no_failing_sync_or_write_is_ever_taken_for_success() {
 }
 
 #[test]
-fn many_mails_at_once_share_their_syncs_and_a_mail_alone_has_its_own() {
+fn concurrent_mails_share_fsyncs_and_a_single_mail_gets_its_own() {
     let mut server = Server::start(&[]);
     server.stop();
     // As slow as a disk that has to turn.
@@ -291,7 +291,7 @@ fn many_mails_at_once_share_their_syncs_and_a_mail_alone_has_its_own() {
 }
 
 #[test]
-fn a_file_that_is_no_database_is_an_error_at_start_in_one_line() {
+fn file_that_is_not_a_database_is_a_one_line_start_error() {
     let folder = tempfile::TempDir::new().expect("a temporary folder");
     write_config(folder.path(), &[]);
     let text = "This is a letter to somebody, and no database at all.\n".repeat(100);
@@ -402,4 +402,4 @@ fn incompressible() -> Vec<u8> {
 }
 
 /// More calls than the few mails of one round need, or as many as are worth failing one by one.
-const MOST_CALLS: usize = 14;
+const MAX_CALLS: usize = 14;

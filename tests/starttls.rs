@@ -19,7 +19,7 @@ use rustls::{ClientConfig, ClientConnection, ProtocolVersion, RootCertStore};
 use socket2::SockRef;
 use tempfile::TempDir;
 
-use crate::clients::{assert_stored, mail, mail_and_empty_line, python, run};
+use crate::clients::{assert_stored, mail, mail_with_final_empty_line, python, run};
 use crate::status::figures;
 use crate::support::certificates::{KeyKind, Pair};
 use crate::support::ended;
@@ -27,31 +27,42 @@ use crate::support::tls::{
     TlsClient, TlsServer, certificate, config_trusting, config_with, connection, starttls,
 };
 use crate::support::{
-    Client, PATIENCE, Server, connect_with_small_buffers, value, wait_for, wait_for_within,
+    Client, Server, TEST_TIMEOUT, connect_with_small_buffers, value, wait_for, wait_for_within,
     write_config,
 };
 
 #[test]
-fn openssl_delivers_in_either_version_and_is_given_no_ticket() {
+fn openssl_delivers_over_tls_1_2_and_1_3_and_gets_no_session_ticket() {
     let tls = TlsServer::start(&[]);
     let content = mail("\r\n");
     let mut sent = 0;
     for (version, name) in [("-tls1_2", "TLSv1.2"), ("-tls1_3", "TLSv1.3")] {
-        for at_once in [false, true] {
+        for implicit_tls_address in [false, true] {
             let said = [
                 &b"ehlo client.test\r\nmail from:<a@client.test>\r\nrcpt to:<u@ours.test>\r\ndata\r\n"[..],
                 &crate::support::stuffed(&content),
                 b"quit\r\n",
             ];
-            let (output, text) = s_client(&tls, at_once, &[version, "-ign_eof"], &said.concat());
-            assert!(output.status.success(), "{version} {at_once}: {text}");
+            let (output, text) = s_client(
+                &tls,
+                implicit_tls_address,
+                &[version, "-ign_eof"],
+                &said.concat(),
+            );
+            assert!(
+                output.status.success(),
+                "{version} {implicit_tls_address}: {text}"
+            );
             for wanted in ["250 2.0.0 OK : queued as ", "221 2.0.0 "] {
-                assert!(text.contains(wanted), "{version} {at_once}: {text}");
+                assert!(
+                    text.contains(wanted),
+                    "{version} {implicit_tls_address}: {text}"
+                );
             }
             assert!(text.contains(&format!("New, {name}, Cipher is ")), "{text}");
             assert!(text.contains("Verify return code: 0 (ok)"), "{text}");
             let issues = text.contains("Session Ticket") || text.contains("session ticket");
-            assert!(!issues, "{version} {at_once}: {text}");
+            assert!(!issues, "{version} {implicit_tls_address}: {text}");
             // A TLS 1.2 client would resume a session by its id.
             if version == "-tls1_2" {
                 assert!(text.contains("Session-ID: \n"), "{text}");
@@ -67,7 +78,7 @@ fn openssl_delivers_in_either_version_and_is_given_no_ticket() {
 }
 
 #[test]
-fn no_session_is_resumed() {
+fn tls_sessions_are_never_resumed() {
     let tls = TlsServer::start(&[]);
     for version in ["-tls1_2", "-tls1_3"] {
         let file = tls.server.path("session");
@@ -86,7 +97,7 @@ fn no_session_is_resumed() {
 }
 
 #[test]
-fn versions_before_tls_1_2_are_refused() {
+fn tls_1_0_and_1_1_are_rejected() {
     let tls = TlsServer::start(&[]);
     for version in ["-tls1", "-tls1_1"] {
         let old = [version, "-cipher", "ALL:@SECLEVEL=0"];
@@ -100,12 +111,12 @@ fn versions_before_tls_1_2_are_refused() {
 }
 
 #[test]
-fn swaks_delivers_in_tls() {
+fn swaks_delivers_over_tls() {
     let tls = TlsServer::start(&[]);
     fs::write(tls.server.path("mail"), mail("\n")).expect("a file is written");
     for (address, how) in [
         (tls.server.address, "--tls"),
-        (tls.at_once, "--tls-on-connect"),
+        (tls.implicit_tls_address, "--tls-on-connect"),
     ] {
         let address = address.to_string();
         run(
@@ -123,15 +134,22 @@ fn swaks_delivers_in_tls() {
             ],
         );
     }
-    assert_stored(&tls.server, &["u@ours.test"; 2], &mail_and_empty_line());
+    assert_stored(
+        &tls.server,
+        &["u@ours.test"; 2],
+        &mail_with_final_empty_line(),
+    );
     assert_all_came_with(&tls.server, "ESMTPS");
 }
 
 #[test]
-fn curl_delivers_in_tls() {
+fn curl_delivers_over_tls() {
     let tls = TlsServer::start(&[]);
     fs::write(tls.server.path("mail"), mail("\r\n")).expect("a file is written");
-    for (scheme, address) in [("smtp", tls.server.address), ("smtps", tls.at_once)] {
+    for (scheme, address) in [
+        ("smtp", tls.server.address),
+        ("smtps", tls.implicit_tls_address),
+    ] {
         // Uses the host name, so that curl verifies the certificate.
         let port = address.port();
         let url = format!("{scheme}://mx.test:{port}/client.test");
@@ -168,10 +186,13 @@ fn curl_delivers_in_tls() {
 }
 
 #[test]
-fn msmtp_delivers_in_tls() {
+fn msmtp_delivers_over_tls() {
     let tls = TlsServer::start(&[]);
     fs::write(tls.server.path("mail"), mail("\n")).expect("a file is written");
-    for (address, starttls) in [(tls.server.address, "on"), (tls.at_once, "off")] {
+    for (address, starttls) in [
+        (tls.server.address, "on"),
+        (tls.implicit_tls_address, "off"),
+    ] {
         let script = "exec msmtp --file=/dev/null --host=127.0.0.1 --port=$0 --tls=on --tls-starttls=$1 \
                       --tls-certcheck=off --auth=off --domain=client.test --from=a@client.test u@ours.test < mail";
         let port = address.port().to_string();
@@ -182,7 +203,7 @@ fn msmtp_delivers_in_tls() {
 }
 
 #[test]
-fn smtplib_delivers_in_tls_in_each_protocol() {
+fn smtplib_delivers_over_tls_with_each_received_protocol_keyword() {
     let tls = TlsServer::start(&[]);
     fs::write(tls.server.path("mail"), mail("\r\n")).expect("a file is written");
     let script = r#"
@@ -204,8 +225,11 @@ with smtplib.SMTP_SSL(host, AT_ONCE, "client.test", timeout=30, context=trusting
     client.does_esmtp = False
     deliver(client, "smtp@ours.test")
 "#;
-    let at_once = tls.at_once.port().to_string();
-    python(&tls.server, &script.replace("AT_ONCE", &at_once));
+    let implicit_tls_address = tls.implicit_tls_address.port().to_string();
+    python(
+        &tls.server,
+        &script.replace("AT_ONCE", &implicit_tls_address),
+    );
     for content in tls.server.contents() {
         assert_eq!(content, mail("\r\n"));
     }
@@ -225,7 +249,7 @@ with smtplib.SMTP_SSL(host, AT_ONCE, "client.test", timeout=30, context=trusting
 }
 
 #[test]
-fn cve_2011_0411_cve_2024_34083_octets_behind_starttls_are_refused() {
+fn cve_2011_0411_cve_2024_34083_octets_pipelined_after_starttls_are_rejected() {
     let tls = TlsServer::start(&[]);
     for behind in ["NOOP\r\n", "\n", "\u{16}"] {
         let mut client = tls.server.client();
@@ -237,7 +261,7 @@ fn cve_2011_0411_cve_2024_34083_octets_behind_starttls_are_refused() {
 }
 
 #[test]
-fn nothing_said_in_clear_survives() {
+fn plaintext_session_state_is_discarded_after_starttls() {
     let tls = TlsServer::start(&[]);
     let mut client = tls.server.client();
     client.command("EHLO before.test", "250");
@@ -269,7 +293,7 @@ fn nothing_said_in_clear_survives() {
 }
 
 #[test]
-fn starttls_is_offered_once_and_refused_where_it_does_not_belong() {
+fn starttls_is_offered_only_before_tls_and_rejected_otherwise() {
     let tls = TlsServer::start(&[]);
     let mut client = tls.server.client();
     let offered = client.command("EHLO client.test", "250").text();
@@ -281,7 +305,7 @@ fn starttls_is_offered_once_and_refused_where_it_does_not_belong() {
     assert!(!offered.contains("STARTTLS"), "{offered}");
     client.command("STARTTLS", "503 5.5.1 ");
     client.command("NOOP", "250 2.0.0 ");
-    let mut client = tls.client_at_once();
+    let mut client = tls.implicit_tls_client();
     let offered = client.command("EHLO client.test", "250");
     assert!(!offered.contains("STARTTLS"), "{offered}");
     client.command("STARTTLS", "503 5.5.1 ");
@@ -296,7 +320,7 @@ fn starttls_is_offered_once_and_refused_where_it_does_not_belong() {
 }
 
 #[test]
-fn a_handshake_that_does_not_come_ends_in_time_and_without_a_word_in_plain() {
+fn incomplete_tls_handshake_times_out_without_a_plaintext_reply() {
     let tls = TlsServer::start(&[("GSMTP_TIMEOUT", "2"), ("GM_MAX_CLIENTS", "14")]);
     let hello = client_hello(&tls);
     let half = &hello[..hello.len() / 2];
@@ -315,14 +339,14 @@ fn a_handshake_that_does_not_come_ends_in_time_and_without_a_word_in_plain() {
     ];
     thread::scope(|scope| {
         for (first, drips) in cases {
-            for at_once in [false, true] {
+            for implicit_tls_address in [false, true] {
                 let (tls, hello) = (&tls, &hello);
                 scope.spawn(move || {
-                    let mut socket = wire(tls, at_once);
+                    let mut socket = wire(tls, implicit_tls_address);
                     let began_at = Instant::now();
                     socket.write_all(first).expect("the server reads");
                     let heard = if drips {
-                        hear_while_dripping(&mut socket, &hello[first.len()..])
+                        read_while_sending_slowly(&mut socket, &hello[first.len()..])
                     } else {
                         hear(&mut socket)
                     };
@@ -346,15 +370,16 @@ fn a_handshake_that_does_not_come_ends_in_time_and_without_a_word_in_plain() {
 }
 
 #[test]
-fn rustsec_2024_0336_close_notify_behind_a_client_hello_ends_it_and_costs_nothing() {
+fn rustsec_2024_0336_close_notify_after_client_hello_uses_no_cpu_time() {
     let tls = TlsServer::start(&[("GSMTP_TIMEOUT", "2")]);
     for versions in [&[&TLS12], rustls::ALL_VERSIONS] {
-        for (at_once, in_one_write) in [(false, false), (false, true), (true, false), (true, true)]
+        for (implicit_tls_address, in_one_write) in
+            [(false, false), (false, true), (true, false), (true, true)]
         {
             let builder = ClientConfig::builder_with_protocol_versions(versions);
             let builder = builder.with_root_certificates(RootCertStore::empty());
             let hello = hello_of(connection(Arc::new(builder.with_no_client_auth())));
-            let mut socket = wire(&tls, at_once);
+            let mut socket = wire(&tls, implicit_tls_address);
             let before = tls.server.processor_time();
             if in_one_write {
                 let both = [&hello, CLOSE_NOTIFY].concat();
@@ -376,7 +401,7 @@ fn rustsec_2024_0336_close_notify_behind_a_client_hello_ends_it_and_costs_nothin
 }
 
 #[test]
-fn rustsec_2024_0399_a_client_hello_may_come_in_pieces() {
+fn rustsec_2024_0399_fragmented_client_hello_does_not_panic() {
     let tls = TlsServer::start(&[]);
     let config = config_trusting(&[&tls.pair.chain]);
     let length = client_hello(&tls).len();
@@ -395,7 +420,8 @@ fn rustsec_2024_0399_a_client_hello_may_come_in_pieces() {
             } else {
                 (hello[..cut].to_vec(), hello[cut..].to_vec())
             };
-            let mut socket = TcpStream::connect(tls.at_once).expect("the server accepts");
+            let mut socket =
+                TcpStream::connect(tls.implicit_tls_address).expect("the server accepts");
             socket.set_nodelay(true).expect("an open socket");
             socket.write_all(&first).expect("the server reads");
             thread::yield_now();
@@ -408,12 +434,12 @@ fn rustsec_2024_0399_a_client_hello_may_come_in_pieces() {
 }
 
 #[test]
-fn a_client_hello_in_single_octets_is_a_handshake() {
+fn client_hello_in_one_octet_records_does_not_panic() {
     let tls = TlsServer::start(&[]);
     let mut machine = connection(config_trusting(&[&tls.pair.chain]));
     let mut hello = Vec::new();
     machine.write_tls(&mut hello).expect("a vector");
-    let mut socket = TcpStream::connect(tls.at_once).expect("the server accepts");
+    let mut socket = TcpStream::connect(tls.implicit_tls_address).expect("the server accepts");
     socket.set_nodelay(true).expect("an open socket");
     for octet in &hello[RECORD_HEAD..] {
         socket
@@ -429,7 +455,7 @@ fn a_client_hello_in_single_octets_is_a_handshake() {
 }
 
 #[test]
-fn the_client_chooses_between_x25519_and_the_post_quantum_hybrid() {
+fn server_uses_the_key_exchange_group_preferred_by_the_client() {
     let tls = TlsServer::start(&[("GM_STORE", "discard")]);
     for offered in [
         vec![X25519, X25519MLKEM768, SECP256R1],
@@ -442,7 +468,7 @@ fn the_client_chooses_between_x25519_and_the_post_quantum_hybrid() {
             ..aws_lc_rs::default_provider()
         };
         let config = config_with(provider, &[&tls.pair.chain]);
-        let socket = TcpStream::connect(tls.at_once).expect("the server accepts");
+        let socket = TcpStream::connect(tls.implicit_tls_address).expect("the server accepts");
         let mut client = TlsClient::over(socket, config).expect("a handshake");
         let group = client.tls().negotiated_key_exchange_group();
         assert_eq!(group.map(|group| group.name()), Some(chosen.name()));
@@ -451,7 +477,7 @@ fn the_client_chooses_between_x25519_and_the_post_quantum_hybrid() {
 }
 
 #[test]
-fn replies_to_commands_that_came_together_leave_in_one_record() {
+fn replies_to_pipelined_commands_are_sent_in_one_tls_record() {
     let tls = TlsServer::start(&[]);
     let mut client = tls.client();
     client.command("EHLO client.test", "250");
@@ -480,7 +506,7 @@ fn replies_to_commands_that_came_together_leave_in_one_record() {
 }
 
 #[test]
-fn content_arrives_in_records_of_any_size() {
+fn content_in_tls_records_of_any_size_is_stored_unchanged() {
     let tls = TlsServer::start(&[("GSMTP_MAX_SIZE", "4000000")]);
     let line = format!("{}\r\n", "0123456789".repeat(7));
     let content = line.repeat(600_000 / line.len()).into_bytes();
@@ -511,7 +537,7 @@ fn content_arrives_in_records_of_any_size() {
 }
 
 #[test]
-fn a_mail_whose_dot_did_not_come_is_not_stored_however_the_client_leaves() {
+fn mail_without_final_dot_is_not_stored_however_the_tls_client_disconnects() {
     let tls = TlsServer::start(&[]);
     for (number, leave) in [
         (|client: TlsClient| {
@@ -521,9 +547,9 @@ fn a_mail_whose_dot_did_not_come_is_not_stored_however_the_client_leaves() {
                 .expect("an open socket")
         }) as fn(TlsClient),
         |client| {
-            let at_once = Some(Duration::ZERO);
+            let implicit_tls_address = Some(Duration::ZERO);
             SockRef::from(client.socket())
-                .set_linger(at_once)
+                .set_linger(implicit_tls_address)
                 .expect("an open socket");
         },
         |mut client| {
@@ -546,7 +572,7 @@ fn a_mail_whose_dot_did_not_come_is_not_stored_however_the_client_leaves() {
 }
 
 #[test]
-fn keys_load_in_every_form() {
+fn private_keys_load_in_pkcs8_pkcs1_and_sec1_form() {
     for kind in [KeyKind::EcdsaP256, KeyKind::Rsa2048] {
         let folder = TempDir::new().expect("a temporary folder");
         let pair = Pair::make(folder.path(), "mx", kind, 90);
@@ -584,7 +610,7 @@ fn keys_load_in_every_form() {
 }
 
 #[test]
-fn a_pair_that_cannot_work_is_one_line_that_names_the_file() {
+fn unusable_certificate_or_key_is_a_one_line_error_naming_the_file() {
     let folder = TempDir::new().expect("a temporary folder");
     let folder = folder.path();
     Pair::make(folder, "a", KeyKind::EcdsaP256, 90);
@@ -645,7 +671,7 @@ fn a_pair_that_cannot_work_is_one_line_that_names_the_file() {
 }
 
 #[test]
-fn a_pair_in_its_last_days_and_a_key_for_everybody_are_warned_of() {
+fn expiring_certificate_and_world_readable_key_cause_warnings() {
     for (days, mode, expected) in [
         (
             -1,
@@ -687,7 +713,7 @@ fn a_pair_in_its_last_days_and_a_key_for_everybody_are_warned_of() {
 }
 
 #[test]
-fn a_pair_renewed_under_load_fails_no_handshake() {
+fn certificate_renewal_under_load_fails_no_handshake() {
     let tls = TlsServer::start(&[("GM_STORE", "discard")]);
     let elsewhere = TempDir::new().expect("a temporary folder");
     let kinds = [
@@ -713,14 +739,15 @@ fn a_pair_renewed_under_load_fails_no_handshake() {
     let config = config_trusting(&trusted);
     let (stop, handshakes) = (AtomicBool::new(false), AtomicUsize::new(0));
     thread::scope(|scope| {
-        for at_once in [false, true, false, true] {
+        for implicit_tls_address in [false, true, false, true] {
             let (tls, config, stop, handshakes) = (&tls, &config, &stop, &handshakes);
             scope.spawn(move || {
                 while !stop.load(Ordering::SeqCst) {
-                    let client = TlsClient::over(wire(tls, at_once), Arc::clone(config));
+                    let client =
+                        TlsClient::over(wire(tls, implicit_tls_address), Arc::clone(config));
                     client
                         .expect("a handshake")
-                        .command("QUIT", if at_once { "220" } else { "221" });
+                        .command("QUIT", if implicit_tls_address { "220" } else { "221" });
                     handshakes.fetch_add(1, Ordering::SeqCst);
                 }
             });
@@ -731,7 +758,7 @@ fn a_pair_renewed_under_load_fails_no_handshake() {
             wait_for("handshakes", || {
                 (handshakes.load(Ordering::SeqCst) > seen + 20).then_some(())
             });
-            put_in_place(renewal, &tls.pair);
+            replace_pair(renewal, &tls.pair);
             tls.server.signal(Signal::SIGHUP);
             wait_for("the renewed certificate in the log", || {
                 (tls.server.log().matches(" certificate_renewed").count() > number).then_some(())
@@ -746,7 +773,7 @@ fn a_pair_renewed_under_load_fails_no_handshake() {
 }
 
 #[test]
-fn a_bad_pair_keeps_the_old_one_and_a_good_one_is_noticed_without_a_signal() {
+fn invalid_new_certificate_is_ignored_and_a_valid_one_is_loaded_without_sighup() {
     let tls = TlsServer::start(&[("GM_STORE", "discard")]);
     let elsewhere = TempDir::new().expect("a temporary folder");
     let old = certificate(&tls.pair.chain);
@@ -779,7 +806,7 @@ fn a_bad_pair_keeps_the_old_one_and_a_good_one_is_noticed_without_a_signal() {
         .wait_for_log("expected a certificate in PEM form in");
     assert_eq!(served(), old);
 
-    put_in_place(&renewal, &tls.pair);
+    replace_pair(&renewal, &tls.pair);
     wait_for_within("the renewed certificate", Duration::from_secs(45), || {
         tls.server
             .log()
@@ -792,7 +819,7 @@ fn a_bad_pair_keeps_the_old_one_and_a_good_one_is_noticed_without_a_signal() {
 }
 
 #[test]
-fn a_client_that_does_not_read_the_answer_to_its_quit_is_left_in_time() {
+fn tls_client_that_does_not_read_the_quit_reply_is_closed_in_time() {
     let tls = TlsServer::start(&[
         ("GSMTP_TIMEOUT", "1"),
         ("GM_STATUS_INTERFACE", "127.0.0.1:0"),
@@ -801,7 +828,7 @@ fn a_client_that_does_not_read_the_answer_to_its_quit_is_left_in_time() {
     ]);
     let idle_sockets = tls.server.sockets();
     // Measures how many replies fit into all buffers on the path: at most one for each RCPT that the server read.
-    let first = never_reads(&tls, 10_000);
+    let first = client_that_never_reads(&tls, 10_000);
     let line = disconnected(&tls.server, 1);
     assert!(line.contains(" reason=client_does_not_read "), "{line}");
     drop(first);
@@ -809,7 +836,7 @@ fn a_client_that_does_not_read_the_answer_to_its_quit_is_left_in_time() {
     let most = octets.parse::<usize>().expect("a figure") / REFUSED_RCPT.len();
     // The steps are smaller than one read, so for some clients all replies fit except those sent together with the 221.
     let clients: Vec<TlsClient> = (1..=16)
-        .map(|step| never_reads(&tls, most * step / 16))
+        .map(|step| client_that_never_reads(&tls, most * step / 16))
         .collect();
     disconnected(&tls.server, 1 + clients.len());
     wait_for("all connections to be closed", || {
@@ -830,7 +857,7 @@ fn a_client_that_does_not_read_the_answer_to_its_quit_is_left_in_time() {
 }
 
 #[test]
-fn testssl_and_nmap_find_nothing_below_tls_1_2_no_ticket_and_no_weakness() {
+fn testssl_and_nmap_find_no_old_tls_version_no_ticket_and_no_weakness() {
     let tls = TlsServer::start(&[("GM_ALLOWED_HOSTS", "ours.test"), ("GSMTP_VERBOSE", "Y")]);
     // nmap mostly waits, so both scanners run at the same time.
     let nmap = scanner(
@@ -845,8 +872,8 @@ fn testssl_and_nmap_find_nothing_below_tls_1_2_no_ticket_and_no_weakness() {
         &TESTSSL,
         &tls.server.address.to_string(),
     );
-    testssl_is_content(&said_by(testssl));
-    nmap_is_content(&said_by(nmap));
+    assert_testssl_report_is_clean(&output_of(testssl));
+    assert_nmap_report_is_clean(&output_of(nmap));
     // nmap did test for an open relay and for user names. The log may follow with a delay.
     wait_for("the commands of nmap in the log", || {
         let log = tls.server.log();
@@ -877,12 +904,12 @@ fn scanner(server: &Server, program: &str, arguments: &[&str], target: &str) -> 
     command.spawn().expect("timeout of coreutils starts")
 }
 
-fn said_by(scanner: Child) -> String {
+fn output_of(scanner: Child) -> String {
     let output = scanner.wait_with_output().expect("a child process");
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn testssl_is_content(text: &str) {
+fn assert_testssl_report_is_clean(text: &str) {
     let said = |name: &str| {
         let line = text
             .lines()
@@ -907,7 +934,7 @@ fn testssl_is_content(text: &str) {
     }
 }
 
-fn nmap_is_content(text: &str) {
+fn assert_nmap_report_is_clean(text: &str) {
     for wanted in [
         "/tcp open  smtp\n",
         // Printed by the script smtp-commands.
@@ -935,13 +962,13 @@ fn nmap_is_content(text: &str) {
 }
 
 /// Returns a TLS client that has sent `recipients` RCPTs, all rejected, and QUIT, and reads nothing.
-fn never_reads(tls: &TlsServer, recipients: usize) -> TlsClient {
+fn client_that_never_reads(tls: &TlsServer, recipients: usize) -> TlsClient {
     let socket = connect_with_small_buffers(tls.server.address).expect("the server accepts");
     let mut client = Client::over(socket);
     client.expect("220 ");
     let config = config_trusting(&[&tls.pair.chain]);
     let mut client = TlsClient::over(starttls(client), config).expect("a handshake");
-    let timeout = client.socket().set_write_timeout(Some(PATIENCE));
+    let timeout = client.socket().set_write_timeout(Some(TEST_TIMEOUT));
     timeout.expect("an open socket");
     client.command("EHLO client.test", "250-");
     client.command("MAIL FROM:<a@client.test>", "250 ");
@@ -960,7 +987,7 @@ impl<F: Fn()> Drop for OnDrop<F> {
 }
 
 /// Replaces certificate and key as ACME clients do: writes new files, then renames them over the old ones.
-fn put_in_place(new: &Pair, old: &Pair) {
+fn replace_pair(new: &Pair, old: &Pair) {
     for (new, old) in [(&new.chain, &old.chain), (&new.key, &old.key)] {
         let beside = old.with_extension("new");
         fs::copy(new, &beside).expect("a file of this test");
@@ -969,15 +996,15 @@ fn put_in_place(new: &Pair, old: &Pair) {
 }
 
 /// Returns a connected socket whose next octet belongs to the TLS handshake.
-fn wire(tls: &TlsServer, at_once: bool) -> TcpStream {
-    let socket = if at_once {
-        TcpStream::connect(tls.at_once).expect("the server accepts")
+fn wire(tls: &TlsServer, implicit_tls_address: bool) -> TcpStream {
+    let socket = if implicit_tls_address {
+        TcpStream::connect(tls.implicit_tls_address).expect("the server accepts")
     } else {
         starttls(tls.server.client())
     };
     socket.set_nodelay(true).expect("an open socket");
     socket
-        .set_read_timeout(Some(PATIENCE))
+        .set_read_timeout(Some(TEST_TIMEOUT))
         .expect("an open socket");
     socket
 }
@@ -1012,7 +1039,7 @@ fn hear(socket: &mut TcpStream) -> Vec<u8> {
 }
 
 /// Reads until the connection ends, while sending one octet per second.
-fn hear_while_dripping(socket: &mut TcpStream, octets: &[u8]) -> Vec<u8> {
+fn read_while_sending_slowly(socket: &mut TcpStream, octets: &[u8]) -> Vec<u8> {
     socket
         .set_read_timeout(Some(Duration::from_secs(1)))
         .expect("an open socket");
@@ -1081,12 +1108,17 @@ fn assert_all_came_with(server: &Server, word: &str) {
 
 /// Runs `openssl s_client` with the server's certificate as trusted. Commands must be lower-case: s_client takes lines
 /// that begin with Q or R for its own commands.
-fn s_client(tls: &TlsServer, at_once: bool, arguments: &[&str], said: &[u8]) -> (Output, String) {
+fn s_client(
+    tls: &TlsServer,
+    implicit_tls_address: bool,
+    arguments: &[&str],
+    said: &[u8],
+) -> (Output, String) {
     let chain = tls.pair.chain.to_str().expect("a path in UTF-8");
     let mut all = vec!["-CAfile", chain, "-verify_return_error"];
     all.extend(arguments);
-    if at_once {
-        return openssl_s_client(tls.at_once, &all, said);
+    if implicit_tls_address {
+        return openssl_s_client(tls.implicit_tls_address, &all, said);
     }
     all.extend(["-starttls", "smtp"]);
     openssl_s_client(tls.server.address, &all, said)

@@ -20,7 +20,7 @@ use crate::support::{Client, Server, short_mail, value, wait_for, wait_for_withi
 
 const STATUS: (&str, &str) = ("GM_STATUS_INTERFACE", "127.0.0.1:0");
 /// How soon the database's state is known: a look every two seconds, tries to connect with pauses up to four.
-const NOTICED_WITHIN: Duration = Duration::from_secs(15);
+const DETECTION_LIMIT: Duration = Duration::from_secs(15);
 
 /// Where its status page is.
 fn address(server: &Server) -> SocketAddr {
@@ -57,7 +57,7 @@ pub fn figures(server: &Server) -> HashMap<String, f64> {
 }
 
 /// Waits until a figure is what it should be: connections are counted behind their last reply.
-pub fn wait_for_figure(server: &Server, name: &str, wanted: f64) {
+pub fn wait_for_metric(server: &Server, name: &str, wanted: f64) {
     wait_for(&format!("{name} {wanted}"), || {
         let figures = figures(server);
         let figure = figures.get(name).unwrap_or_else(|| panic!("no {name}"));
@@ -66,7 +66,7 @@ pub fn wait_for_figure(server: &Server, name: &str, wanted: f64) {
 }
 
 #[test]
-fn prometheus_finds_nothing_to_complain_of_and_the_readme_tells_each_name() {
+fn promtool_accepts_the_metrics_and_the_documentation_lists_each_name() {
     let tls = TlsServer::start(&[STATUS]);
     let server = &tls.server;
     let mut client = server.client();
@@ -114,7 +114,7 @@ fn curl_head(server: &Server) -> String {
 }
 
 #[test]
-fn figures_move_as_mails_are_saved_and_refused() {
+fn metrics_count_saved_and_rejected_mails() {
     let settings = [
         STATUS,
         ("GSMTP_MAX_SIZE", "10000"),
@@ -154,10 +154,10 @@ fn figures_move_as_mails_are_saved_and_refused() {
     client.command("DATA", "354");
     client.command("Subject: two rows\r\n\r\n.", "250 2.0.0 OK : queued as ");
     client.command("MAIL FROM:<a@client.test> SIZE=20000", "552 5.3.4");
-    wait_for_figure(&server, "goguerrilla_places_taken", 1.0);
+    wait_for_metric(&server, "goguerrilla_places_taken", 1.0);
     client.command("QUIT", "221");
     let mut large = server.client();
-    large.prepare_to_deliver("a@client.test", "u@ours.test");
+    large.begin_data("a@client.test", "u@ours.test");
     large.send("x\r\n".repeat(5_000));
     large.command(".", "552 5.3.4");
     drop(large);
@@ -189,14 +189,14 @@ fn figures_move_as_mails_are_saved_and_refused() {
         ("goguerrilla_content_bytes", 0.0),
         ("goguerrilla_store_errors_total{kind=\"unavailable\"}", 0.0),
     ] {
-        wait_for_figure(&server, name, wanted);
+        wait_for_metric(&server, name, wanted);
     }
     let received = figures(&server)["goguerrilla_received_bytes_total"];
     assert!((15_000.0..16_000.0).contains(&received), "{received}");
 }
 
 #[test]
-fn refused_clients_are_counted_by_reason() {
+fn metrics_count_rejected_connections_by_reason() {
     let settings = [
         STATUS,
         ("GM_MAX_CLIENTS", "2"),
@@ -208,18 +208,18 @@ fn refused_clients_are_counted_by_reason() {
     let name = |outcome: &str| {
         format!("goguerrilla_connections_total{{listener=\"smtp\",outcome=\"{outcome}\"}}")
     };
-    wait_for_figure(&server, &name("refused_per_address"), 1.0);
+    wait_for_metric(&server, &name("refused_per_address"), 1.0);
     drop(held);
-    wait_for_figure(&server, &name("client_left"), 1.0);
+    wait_for_metric(&server, &name("client_left"), 1.0);
 
     let full = Server::start(&[STATUS, ("GM_MAX_CLIENTS", "1")]);
     let _held = full.client();
     Client::connect(full.address).expect("421 4.3.2 ");
-    wait_for_figure(&full, &name("refused_full"), 1.0);
+    wait_for_metric(&full, &name("refused_full"), 1.0);
 }
 
 #[test]
-fn handshakes_and_the_certificate_are_told() {
+fn metrics_show_tls_handshakes_and_certificate_expiry() {
     let tls = TlsServer::start(&[STATUS]);
     let server = &tls.server;
     for version in ["--tls-max=1.2", "--tls-max=1.3"] {
@@ -240,7 +240,7 @@ fn handshakes_and_the_certificate_are_told() {
     broken.send("this is no handshake\r\n");
     let name = |outcome: &str| format!("goguerrilla_tls_handshakes_total{{outcome=\"{outcome}\"}}");
     for outcome in ["TLSv1_2", "TLSv1_3", "failed"] {
-        wait_for_figure(server, &name(outcome), 1.0);
+        wait_for_metric(server, &name(outcome), 1.0);
     }
     let expiry = figures(server)["goguerrilla_certificate_expiry_timestamp_seconds"];
     assert!(expiry > 1.6e9, "{expiry}");
@@ -249,11 +249,11 @@ fn handshakes_and_the_certificate_are_told() {
         format!("goguerrilla_reloads_total{{what=\"certificate\",outcome=\"{outcome}\"}}")
     };
     server.signal(Signal::SIGHUP);
-    wait_for_figure(server, &reloads("applied"), 1.0);
+    wait_for_metric(server, &reloads("applied"), 1.0);
 }
 
 #[test]
-fn figures_follow_a_new_configuration() {
+fn metrics_show_reloads_and_the_new_limits() {
     let server = Server::start(&[STATUS]);
     let reloads = |outcome: &str| {
         format!("goguerrilla_reloads_total{{what=\"configuration\",outcome=\"{outcome}\"}}")
@@ -267,19 +267,19 @@ fn figures_follow_a_new_configuration() {
         ("GM_MAX_CLIENTS", "7"),
         ("GM_MAX_MEMORY", "1000000"),
     ]);
-    wait_for_figure(&server, &reloads("applied"), 1.0);
+    wait_for_metric(&server, &reloads("applied"), 1.0);
     let figures = figures(&server);
     assert_eq!(figures["goguerrilla_places"], 7.0);
     assert_eq!(figures["goguerrilla_content_limit_bytes"], 1_000_000.0);
     reload(&[STATUS, ("GM_MAX_CLIENTS", "none")]);
-    wait_for_figure(&server, &reloads("refused"), 1.0);
+    wait_for_metric(&server, &reloads("refused"), 1.0);
     reload(&[("GM_STATUS_INTERFACE", "127.0.0.1:1")]);
-    wait_for_figure(&server, &reloads("applied"), 2.0);
+    wait_for_metric(&server, &reloads("applied"), 2.0);
     server.wait_for_log(" needs_restart key=GM_STATUS_INTERFACE ");
 }
 
 #[test]
-fn the_probes_follow_the_database() {
+fn readyz_follows_the_availability_of_the_database() {
     let mut database = MariaDb::start();
     database.kill();
     let server = database.server(&[STATUS]);
@@ -293,7 +293,7 @@ fn the_probes_follow_the_database() {
     assert_eq!(get(&server, "/livez"), (200, "ok\n".to_owned()));
     for round in 0..2 {
         database.run();
-        wait_for_within("the store to be ready", NOTICED_WITHIN, || {
+        wait_for_within("the store to be ready", DETECTION_LIMIT, || {
             (ready().0 == 200).then_some(())
         });
         let mail = short_mail("saved");
@@ -303,7 +303,7 @@ fn the_probes_follow_the_database() {
         assert_eq!(reply.code, 250, "{round}: {reply:?}");
         database.kill();
         // No mail comes that would find out.
-        let reason = wait_for_within("the store to be missed", NOTICED_WITHIN, || {
+        let reason = wait_for_within("the store to be missed", DETECTION_LIMIT, || {
             let (code, reason) = ready();
             (code == 503).then_some(reason)
         });
@@ -317,7 +317,7 @@ fn the_probes_follow_the_database() {
         .client()
         .deliver("a@client.test", "u@ours.test", &short_mail("deferred"));
     assert_eq!(reply.code, 451);
-    wait_for_figure(
+    wait_for_metric(
         &server,
         "goguerrilla_mails_total{outcome=\"unavailable\"}",
         1.0,
@@ -325,10 +325,10 @@ fn the_probes_follow_the_database() {
 }
 
 #[test]
-fn a_store_that_takes_nothing_is_not_ready_until_it_does() {
+fn readyz_is_503_while_the_store_fails_to_save_mail() {
     let database = MariaDb::start();
     let server = database.server(&[STATUS]);
-    wait_for_within("the store to be ready", NOTICED_WITHIN, || {
+    wait_for_within("the store to be ready", DETECTION_LIMIT, || {
         (get(&server, "/readyz").0 == 200).then_some(())
     });
     database.sql("RENAME TABLE new_mail TO elsewhere");
@@ -344,7 +344,7 @@ fn a_store_that_takes_nothing_is_not_ready_until_it_does() {
         code == 503 && reason.contains("new_mail"),
         "{code} {reason}"
     );
-    wait_for_figure(
+    wait_for_metric(
         &server,
         "goguerrilla_store_errors_total{kind=\"unavailable\"}",
         1.0,
@@ -355,7 +355,7 @@ fn a_store_that_takes_nothing_is_not_ready_until_it_does() {
 }
 
 #[test]
-fn bodies_are_counted_where_they_go() {
+fn metrics_count_bodies_by_location() {
     let database = MariaDb::start();
     let mut redis = Redis::start();
     let address = redis.address().to_string();
@@ -366,31 +366,31 @@ fn bodies_are_counted_where_they_go() {
         assert_eq!(reply.code, 250, "{reply:?}");
     };
     deliver();
-    wait_for_figure(&server, "goguerrilla_bodies_total{place=\"redis\"}", 1.0);
+    wait_for_metric(&server, "goguerrilla_bodies_total{place=\"redis\"}", 1.0);
     redis.kill();
     deliver();
-    wait_for_figure(&server, "goguerrilla_bodies_total{place=\"table\"}", 1.0);
-    wait_for_figure(&server, "goguerrilla_redis_errors_total", 1.0);
+    wait_for_metric(&server, "goguerrilla_bodies_total{place=\"table\"}", 1.0);
+    wait_for_metric(&server, "goguerrilla_redis_errors_total", 1.0);
 }
 
 #[test]
-fn while_draining_the_page_goes_on_and_says_so() {
+fn status_endpoints_answer_during_shutdown_and_readyz_is_503() {
     let mut server = Server::start(&[STATUS]);
     let mut client = server.client();
-    client.prepare_to_deliver("a@client.test", "u@ours.test");
+    client.begin_data("a@client.test", "u@ours.test");
     assert_eq!(get(&server, "/readyz"), (200, "ok\n".to_owned()));
     server.signal(Signal::SIGTERM);
     server.wait_for_log(" shutdown ");
     assert_eq!(get(&server, "/readyz"), (503, "draining\n".to_owned()));
     assert_eq!(get(&server, "/livez"), (200, "ok\n".to_owned()));
     assert_eq!(figures(&server)["goguerrilla_places_taken"], 1.0);
-    let (reply, _) = client.finish_delivery(&short_mail("under way"));
+    let (reply, _) = client.send_content(&short_mail("under way"));
     assert_eq!(reply.code, 250);
     assert!(server.wait().success());
 }
 
 #[test]
-fn hostile_clients_of_the_page_hurt_nobody() {
+fn hostile_http_clients_of_the_status_port_are_rejected() {
     let server = Server::start(&[STATUS]);
     let at = address(&server);
     let (threads, sockets) = (server.threads(), server.sockets());
@@ -470,7 +470,7 @@ fn hostile_clients_of_the_page_hurt_nobody() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_an_error_that_names_the_key() {
+fn status_address_in_use_is_a_start_error_naming_its_key() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address").to_string();
     let folder = TempDir::new().expect("a temporary folder");

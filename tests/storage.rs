@@ -13,22 +13,27 @@ use crate::support::{Client, Reply, Server, run_in, value, without_trace};
 type Row = BTreeMap<&'static str, Option<Vec<u8>>>;
 
 /// A server and the store that it saves into.
-struct Place {
+struct StoreUnderTest {
     name: &'static str,
     server: Server,
     redis: Option<Redis>,
     database: Option<MariaDb>,
 }
 
-impl Place {
+impl StoreUnderTest {
     /// Returns SQLite; default MariaDB with the field's table and with the printed one; and the field's table with
     /// Redis.
-    fn each() -> Vec<Place> {
+    fn each() -> Vec<StoreUnderTest> {
         vec![
-            Place::sqlite(&[]),
-            Place::mysql("mysql", MariaDb::start(), None, &[]),
-            Place::mysql("mysql, printed table", with_printed_table(), None, &[]),
-            Place::mysql(
+            StoreUnderTest::sqlite(&[]),
+            StoreUnderTest::mysql("mysql", MariaDb::start(), None, &[]),
+            StoreUnderTest::mysql(
+                "mysql, printed table",
+                mariadb_with_printed_schema(),
+                None,
+                &[],
+            ),
+            StoreUnderTest::mysql(
                 "mysql and redis",
                 MariaDb::start(),
                 Some(Redis::start()),
@@ -37,8 +42,8 @@ impl Place {
         ]
     }
 
-    fn sqlite(settings: &[(&str, &str)]) -> Place {
-        Place {
+    fn sqlite(settings: &[(&str, &str)]) -> StoreUnderTest {
+        StoreUnderTest {
             name: "sqlite",
             server: Server::start(settings),
             redis: None,
@@ -51,12 +56,12 @@ impl Place {
         database: MariaDb,
         redis: Option<Redis>,
         settings: &[(&str, &str)],
-    ) -> Place {
+    ) -> StoreUnderTest {
         let interface = redis.as_ref().map(Redis::address).unwrap_or_default();
         let mut all = vec![("REDIS_INTERFACE", interface.as_str())];
         all.extend_from_slice(settings);
         let server = database.server(&all);
-        Place {
+        StoreUnderTest {
             name,
             server,
             redis,
@@ -166,7 +171,7 @@ fn text(row: &Row, column: &str) -> String {
     String::from_utf8(octets(row, column).to_vec()).expect("UTF-8")
 }
 
-fn with_printed_table() -> MariaDb {
+fn mariadb_with_printed_schema() -> MariaDb {
     let database = MariaDb::start_with(&[]);
     let folder = tempfile::TempDir::new().expect("a temporary folder");
     crate::support::write_config(folder.path(), &[("GM_STORE", "mysql")]);
@@ -227,8 +232,8 @@ const ODD_CONTENT: &[u8] = b"From: a@client.test\r\n\
     12345\r\n--b--\r\n";
 
 #[test]
-fn every_column_holds_what_it_promises_in_every_store() {
-    for place in Place::each() {
+fn every_store_writes_the_documented_value_to_each_column() {
+    for place in StoreUnderTest::each() {
         let name = place.name;
         let mut client = place.server.client();
         let to = [
@@ -321,8 +326,8 @@ fn every_column_holds_what_it_promises_in_every_store() {
 }
 
 #[test]
-fn a_second_mail_and_an_empty_one_show_nothing_of_the_first() {
-    for place in Place::each() {
+fn second_mail_of_a_session_contains_no_data_of_the_first_in_any_store() {
+    for place in StoreUnderTest::each() {
         let name = place.name;
         let mut client = place.server.client();
         client.deliver("a@client.test", "u@ours.test", ODD_CONTENT);
@@ -350,8 +355,8 @@ fn a_second_mail_and_an_empty_one_show_nothing_of_the_first() {
 }
 
 #[test]
-fn a_body_lives_in_redis_as_long_as_configured() {
-    let mut place = Place::mysql(
+fn body_in_redis_expires_after_the_configured_time() {
+    let mut place = StoreUnderTest::mysql(
         "mysql and redis",
         MariaDb::start(),
         Some(Redis::start()),
@@ -381,13 +386,13 @@ fn a_body_lives_in_redis_as_long_as_configured() {
 }
 
 #[test]
-fn columns_of_the_tables_own_are_left_alone() {
+fn additional_table_columns_keep_their_defaults() {
     let database = MariaDb::start();
     database.sql("ALTER TABLE new_mail ADD COLUMN folder int DEFAULT NULL FIRST");
     database.sql("ALTER TABLE new_mail ADD COLUMN seen tinyint NOT NULL DEFAULT 7 AFTER `to`");
     database.sql("ALTER TABLE new_mail ADD COLUMN at timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP");
     database.sql("ALTER TABLE new_mail ADD COLUMN half int AS (`seen` / 2) VIRTUAL");
-    let place = Place::mysql("more columns", database, None, &[]);
+    let place = StoreUnderTest::mysql("more columns", database, None, &[]);
     let reply = place
         .server
         .client()
@@ -418,7 +423,7 @@ const HARD_SUBJECTS: [(&[u8], &str); 6] = [
 ];
 
 #[test]
-fn no_subject_harms_a_mail_or_its_neighbours_whatever_the_columns_hold() {
+fn subject_outside_the_column_charset_fails_neither_its_mail_nor_the_batch() {
     let as_utf8mb3 = |text: &str| text.replace('😀', "\u{fffd}");
     let as_latin1 = |text: &str| text.replace(['😀', '漢', '字'], "?");
     type Fit<'a> = &'a dyn Fn(&str) -> String;
@@ -432,7 +437,7 @@ fn no_subject_harms_a_mail_or_its_neighbours_whatever_the_columns_hold() {
         let charset = name.split(',').next().expect("a name");
         let database = MariaDb::start_with(options);
         database.sql(&FIELD_TABLE.replace("CHARSET=utf8", &format!("CHARSET={charset}")));
-        let place = Place::mysql("schema", database, None, &[("GM_SAVE_WORKERS", "1")]);
+        let place = StoreUnderTest::mysql("schema", database, None, &[("GM_SAVE_WORKERS", "1")]);
 
         let content = |subject: &[u8]| {
             let head = b"Content-Type: text/plain; charset=iso-8859-1\r\nSubject: ";
@@ -499,8 +504,8 @@ fn address_of(length: usize) -> String {
 }
 
 #[test]
-fn a_recipient_fits_its_column_whole_or_is_refused() {
-    for place in Place::each() {
+fn recipient_longer_than_its_column_is_rejected_not_truncated() {
+    for place in StoreUnderTest::each() {
         let (name, width) = (place.name, place.address_chars());
         let mut client = place.server.client();
         let widest = address_of(width);
@@ -517,8 +522,8 @@ fn a_recipient_fits_its_column_whole_or_is_refused() {
 }
 
 #[test]
-fn a_reverse_path_is_cut_rather_than_refused() {
-    for place in Place::each() {
+fn reverse_path_longer_than_its_column_is_truncated() {
+    for place in StoreUnderTest::each() {
         // The longest path of RFC 5321 has 256 octets with its brackets.
         let sender = address_of(254);
         hash_of(
@@ -537,17 +542,17 @@ fn a_reverse_path_is_cut_rather_than_refused() {
 }
 
 #[test]
-fn a_recipient_outside_the_columns_character_set_is_refused() {
+fn recipient_outside_the_column_charset_is_rejected() {
     for (place, want) in [
         (
-            Place::mysql("latin1", MariaDb::start(), None, &[]),
+            StoreUnderTest::mysql("latin1", MariaDb::start(), None, &[]),
             "553 5.1.3",
         ),
         (
-            Place::mysql("utf8mb4", with_printed_table(), None, &[]),
+            StoreUnderTest::mysql("utf8mb4", mariadb_with_printed_schema(), None, &[]),
             "250 2.1.5",
         ),
-        (Place::sqlite(&[]), "250 2.1.5"),
+        (StoreUnderTest::sqlite(&[]), "250 2.1.5"),
     ] {
         // After the first mail the server knows the table's columns.
         hash_of(
@@ -577,21 +582,21 @@ fn a_recipient_outside_the_columns_character_set_is_refused() {
 }
 
 #[test]
-fn an_ipv6_address_is_whole_in_received_and_in_its_column_where_that_is_wide_enough() {
+fn ipv6_client_address_is_stored_if_it_fits_and_always_in_received() {
     let listener = [("GSTMP_LISTEN_INTERFACE", "[::1]:0")];
     for (place, want) in [
-        (Place::sqlite(&listener), "::1"),
+        (StoreUnderTest::sqlite(&listener), "::1"),
         (
-            Place::mysql("printed", with_printed_table(), None, &listener),
+            StoreUnderTest::mysql("printed", mariadb_with_printed_schema(), None, &listener),
             "::1",
         ),
         // ::1 fits into 15 characters.
         (
-            Place::mysql("field", MariaDb::start(), None, &listener),
+            StoreUnderTest::mysql("field", MariaDb::start(), None, &listener),
             "::1",
         ),
         (
-            Place::mysql("narrow", with_narrow_ip(), None, &listener),
+            StoreUnderTest::mysql("narrow", mariadb_with_narrow_ip_addr(), None, &listener),
             "",
         ),
     ] {
@@ -628,19 +633,19 @@ fn an_ipv6_address_is_whole_in_received_and_in_its_column_where_that_is_wide_eno
 
 /// Returns a MariaDB whose column ip_addr is too narrow even for ::1, so that a loopback client shows what happens to a
 /// long IPv6 address.
-fn with_narrow_ip() -> MariaDb {
+fn mariadb_with_narrow_ip_addr() -> MariaDb {
     let database = MariaDb::start_with(&[]);
     database.sql(&FIELD_TABLE.replace("varchar(15)", "varchar(2)"));
     database
 }
 
 #[test]
-fn text_that_is_too_long_is_cut_to_the_columns_as_they_are() {
+fn text_columns_are_truncated_to_the_actual_column_widths() {
     let database = MariaDb::start();
     database.sql(
         "ALTER TABLE new_mail MODIFY subject varchar(5) NOT NULL, MODIFY attach_info varchar(60) NOT NULL",
     );
-    let place = Place::mysql("narrow", database, None, &[]);
+    let place = StoreUnderTest::mysql("narrow", database, None, &[]);
     let long = "x".repeat(300);
     let mut content = format!(
         "Subject: 漢字漢字漢字\r\nContent-Type: multipart/{long}; boundary=b; charset={long}\r\n\r\n"
@@ -672,8 +677,8 @@ fn text_that_is_too_long_is_cut_to_the_columns_as_they_are() {
 }
 
 #[test]
-fn a_hundred_recipients_are_a_hundred_rows_in_one_transaction() {
-    let place = Place::mysql(
+fn mysql_stores_one_row_for_each_of_100_recipients() {
+    let place = StoreUnderTest::mysql(
         "mysql and redis",
         MariaDb::start(),
         Some(Redis::start()),
@@ -702,7 +707,7 @@ fn a_hundred_recipients_are_a_hundred_rows_in_one_transaction() {
 }
 
 #[test]
-fn sockets_and_a_table_in_another_database_serve_as_well() {
+fn unix_sockets_and_a_table_in_another_database_work() {
     let database = MariaDb::start_with(&[]);
     database.sql("CREATE DATABASE post");
     database.sql("GRANT ALL ON post.* TO mailer@'%'");

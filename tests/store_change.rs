@@ -8,7 +8,7 @@ use crate::support::mariadb::{MariaDb, with_hosts};
 use crate::support::{Server, wait_for, write_config};
 
 #[test]
-fn a_refused_reload_to_another_table_leaves_the_recipients_as_they_were() {
+fn refused_reload_to_a_narrower_table_keeps_the_recipient_limit() {
     let database = MariaDb::start();
     make_narrow_table(&database);
     let server = database.server(&[]);
@@ -29,7 +29,7 @@ fn a_refused_reload_to_another_table_leaves_the_recipients_as_they_were() {
 }
 
 #[test]
-fn after_a_reload_only_the_new_table_decides() {
+fn reload_to_a_narrower_table_applies_its_recipient_limit() {
     let database = MariaDb::start();
     make_narrow_table(&database);
     let hosts = database.address().to_string();

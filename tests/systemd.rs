@@ -9,14 +9,16 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::support::{Client, PATIENCE, Server, short_mail};
+use crate::support::{Client, Server, TEST_TIMEOUT, short_mail};
 
 #[test]
-fn it_says_when_it_is_ready_reloads_and_stops() {
+fn server_notifies_systemd_of_ready_reloading_and_stopping() {
     let folder = TempDir::new().expect("a temporary folder");
     let notified = folder.path().join("notify");
     let socket = UnixDatagram::bind(&notified).expect("a socket");
-    socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    socket
+        .set_read_timeout(Some(TEST_TIMEOUT))
+        .expect("a socket");
     let told = || {
         let mut room = [0; 4_096];
         let octets = socket.recv(&mut room).expect("a notification in time");
@@ -39,7 +41,7 @@ fn it_says_when_it_is_ready_reloads_and_stops() {
 }
 
 #[test]
-fn sockets_that_are_handed_over_are_served_and_outlive_the_server() {
+fn server_serves_sockets_inherited_from_systemd_and_leaves_them_open_at_exit() {
     let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = socket.local_addr().expect("a bound socket");
     fcntl(&socket, FcntlArg::F_SETFD(FdFlag::empty())).expect("an open descriptor");
@@ -77,7 +79,7 @@ fn sockets_that_are_handed_over_are_served_and_outlive_the_server() {
 }
 
 #[test]
-fn sockets_for_another_process_are_left_alone() {
+fn listen_fds_meant_for_another_process_id_are_ignored() {
     let folder = TempDir::new().expect("a temporary folder");
     let server = Server::start_with(folder, &[], |mut command| {
         command.env("LISTEN_FDS", "7").env("LISTEN_PID", "1");

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::status::{figures, get};
-use crate::support::ended::{Ended, run};
+use crate::support::ended::{ProcessResult, run};
 use crate::support::mariadb::{FIELD_TABLE, MariaDb, PASSWORD, USER};
 use crate::support::ports::free_address;
 use crate::support::{Reply, Server, short_mail, value, wait_for, without_trace, write_config};
@@ -14,9 +14,9 @@ const CONFIG: &str = "-config=goguerrilla.conf";
 
 fn deliver(server: &Server, subject: &str) -> Reply {
     let mut client = server.client();
-    client.be_patient(Duration::from_secs(35));
-    client.prepare_to_deliver("a@client.test", "u@ours.test");
-    client.finish_delivery(&short_mail(subject)).0
+    client.set_reply_timeout(Duration::from_secs(35));
+    client.begin_data("a@client.test", "u@ours.test");
+    client.send_content(&short_mail(subject)).0
 }
 
 fn assert_saved(reply: &Reply) {
@@ -186,8 +186,8 @@ fn assert_not_split(database: &MariaDb) {
     let mut clients: Vec<_> = (0..8)
         .map(|number| {
             let mut client = server.client();
-            client.be_patient(Duration::from_secs(35));
-            client.prepare_to_deliver("a@client.test", "u@ours.test");
+            client.set_reply_timeout(Duration::from_secs(35));
+            client.begin_data("a@client.test", "u@ours.test");
             client.send(crate::support::stuffed(&short_mail(&format!(
                 "mail {number}"
             ))));
@@ -257,7 +257,7 @@ fn a_table_whose_mail_id_does_not_count_up_has_no_ratio() {
 }
 
 #[test]
-fn numbers_are_clamped_to_their_columns() {
+fn attachment_count_is_clamped_to_its_column_type() {
     let database = MariaDb::start();
     let mut content = b"Subject: x\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n".to_vec();
     for number in 0..300 {
@@ -313,7 +313,7 @@ fn numbers_are_clamped_to_their_columns() {
 }
 
 #[test]
-fn columns_narrower_than_an_address_are_warned_of_and_the_cure_holds_every_address() {
+fn narrow_address_columns_cause_a_warning_with_a_sufficient_alter_table() {
     for format in ["DYNAMIC", "COMPACT"] {
         let database = MariaDb::start_with(&["--innodb-file-per-table=ON"]);
         let table = FIELD_TABLE.replace(
@@ -374,7 +374,7 @@ fn columns_narrower_than_an_address_are_warned_of_and_the_cure_holds_every_addre
 }
 
 #[test]
-fn columns_too_narrow_for_what_each_row_holds_are_errors() {
+fn check_reports_columns_too_narrow_for_every_row_as_errors() {
     let database = MariaDb::start();
     let server = database.server(&[]);
     for (column, kind) in [("hash", "char(16)"), ("body", "varchar(5)")] {
@@ -390,7 +390,7 @@ fn columns_too_narrow_for_what_each_row_holds_are_errors() {
     assert_saved(&deliver(&server, "healed"));
 }
 
-fn list(server: &Server, arguments: &[&str]) -> Ended {
+fn list(server: &Server, arguments: &[&str]) -> ProcessResult {
     run(
         server.folder.path(),
         &[&["list", CONFIG], arguments].concat(),
@@ -406,7 +406,7 @@ fn listed(server: &Server, to: &str) -> Vec<String> {
 }
 
 #[test]
-fn rows_that_hold_null_are_listed_and_shown() {
+fn list_and_show_handle_null_in_mysql_rows() {
     let columns = [
         "date",
         "from",
@@ -482,7 +482,7 @@ fn rows_that_hold_null_are_listed_and_shown() {
 }
 
 #[test]
-fn rows_of_other_types_are_listed_and_shown() {
+fn list_and_show_handle_other_column_types_in_mysql_rows() {
     let database = MariaDb::start();
     let server = database.server(&[("REDIS_INTERFACE", "")]);
     assert_saved(&deliver(&server, "first"));
@@ -585,7 +585,7 @@ fn rows_of_other_types_are_listed_and_shown() {
 }
 
 #[test]
-fn an_address_is_found_without_case_but_with_its_accents() {
+fn list_to_ignores_case_but_not_accents() {
     for database in [MariaDb::start(), with_printed_table()] {
         let server = database.server(&[]);
         assert_saved(&deliver(&server, "learned"));
@@ -622,7 +622,7 @@ fn an_address_is_found_without_case_but_with_its_accents() {
 }
 
 #[test]
-fn what_fails_to_be_read_names_the_key_that_is_to_blame() {
+fn list_and_show_errors_name_the_configuration_key() {
     let database = MariaDb::start();
     database.sql("CREATE USER stranger@'%' IDENTIFIED BY 's3cr3t-of-stranger'");
     database.sql("GRANT SELECT (hash) ON mail.new_mail TO stranger@'%'");
@@ -699,7 +699,7 @@ fn what_fails_to_be_read_names_the_key_that_is_to_blame() {
 }
 
 #[test]
-fn sqlite_rows_of_other_types_are_listed_and_shown() {
+fn list_and_show_handle_other_column_types_in_sqlite_rows() {
     let server = Server::start(&[]);
     for subject in ["first", "second", "third"] {
         assert_saved(&deliver(&server, subject));

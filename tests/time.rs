@@ -10,8 +10,8 @@ use nix::sys::signal::Signal;
 use crate::support::{Client, Server, connect_with_small_buffers, value, wait_for};
 
 #[test]
-fn silence_is_ended_after_the_agreed_time_in_every_state() {
-    let server = impatient();
+fn silent_client_times_out_in_every_session_state() {
+    let server = server_with_2_s_timeout();
     let states: [Dialogue; 5] = [
         &[],
         &[("EHLO client.test", "250")],
@@ -37,7 +37,7 @@ fn silence_is_ended_after_the_agreed_time_in_every_state() {
                     silent_since = Instant::now();
                     client.command(line, reply);
                 }
-                expect_too_slow(&mut client, silent_since, 2.0..3.2);
+                expect_timeout(&mut client, silent_since, 2.0..3.2);
             });
         }
     });
@@ -45,33 +45,33 @@ fn silence_is_ended_after_the_agreed_time_in_every_state() {
 }
 
 #[test]
-fn a_command_has_one_deadline_however_it_trickles() {
-    let server = impatient();
+fn command_deadline_is_not_extended_by_octets_that_trickle_in() {
+    let server = server_with_2_s_timeout();
     let mut client = server.client();
     let started_at = Instant::now();
-    let _drip = Drip::start(&client, b"X", Duration::from_secs(1), 10);
-    expect_too_slow(&mut client, started_at, 2.0..3.2);
+    let _drip = SlowSender::start(&client, b"X", Duration::from_secs(1), 10);
+    expect_timeout(&mut client, started_at, 2.0..3.2);
 }
 
 #[test]
-fn a_message_below_the_minimum_pace_is_refused_and_nothing_of_it_stored() {
-    let server = impatient();
+fn message_below_the_minimum_data_rate_gets_421_and_is_not_stored() {
+    let server = server_with_2_s_timeout();
     let mut client = server.client();
     say(&mut client, IN_DATA);
     let started_at = Instant::now();
     // 200 octets per second extend the deadline by 0.8 seconds every two seconds, and so on: 3.3 seconds in total.
-    let _drip = Drip::start(&client, &[b'x'; 50], Duration::from_millis(250), 40);
-    expect_too_slow(&mut client, started_at, 3.0..5.0);
+    let _drip = SlowSender::start(&client, &[b'x'; 50], Duration::from_millis(250), 40);
+    expect_timeout(&mut client, started_at, 3.0..5.0);
     assert!(server.list().is_empty());
 }
 
 #[test]
-fn a_message_above_the_minimum_pace_may_take_its_time() {
-    let server = impatient();
+fn message_above_the_minimum_data_rate_may_exceed_the_client_timeout() {
+    let server = server_with_2_s_timeout();
     let mut client = server.client();
     say(&mut client, IN_DATA);
     // 1,000 octets per second for more than three times the timeout.
-    let drip = Drip::start(&client, &[b'x'; 250], Duration::from_millis(250), 28);
+    let drip = SlowSender::start(&client, &[b'x'; 250], Duration::from_millis(250), 28);
     drip.finish();
     client.send("\r\n.\r\n");
     client.expect("250 2.0.0 ");
@@ -79,7 +79,7 @@ fn a_message_above_the_minimum_pace_may_take_its_time() {
 }
 
 #[test]
-fn a_client_that_reads_nothing_is_closed_and_costs_no_memory() {
+fn client_that_never_reads_replies_is_closed_and_uses_no_memory() {
     let server = Server::start(&[
         ("GSMTP_TIMEOUT", "2"),
         ("GM_ALLOWED_HOSTS", "ours.test"),
@@ -113,8 +113,8 @@ fn a_client_that_reads_nothing_is_closed_and_costs_no_memory() {
 }
 
 #[test]
-fn a_server_that_was_stopped_and_continued_goes_on() {
-    let server = impatient();
+fn server_continues_after_sigstop_and_sigcont() {
+    let server = server_with_2_s_timeout();
     let mut idle = server.client();
     let mut in_data = server.client();
     say(&mut in_data, IN_DATA);
@@ -133,8 +133,8 @@ fn a_server_that_was_stopped_and_continued_goes_on() {
 }
 
 #[test]
-fn the_last_reply_reaches_a_client_that_is_still_sending() {
-    let server = impatient();
+fn last_reply_before_close_reaches_a_client_that_is_still_sending() {
+    let server = server_with_2_s_timeout();
     let much = [b'x'; 100_000];
     let cases: [(Dialogue, &[u8], &str); 3] = [
         (&[], b"NOOP\n", "500 5.5.2 "),
@@ -160,7 +160,7 @@ fn the_last_reply_reaches_a_client_that_is_still_sending() {
 }
 
 #[test]
-fn slow_clients_on_all_places_are_gone_a_second_after_their_time() {
+fn slots_held_by_silent_clients_are_free_one_second_after_the_timeout() {
     let server = Server::start(&[("GSMTP_TIMEOUT", "2"), ("GM_MAX_CLIENTS", "3")]);
     let connected_at = Instant::now();
     // The clients do not close their sockets either.
@@ -173,7 +173,7 @@ fn slow_clients_on_all_places_are_gone_a_second_after_their_time() {
     assert!(waited < Duration::from_millis(3_200), "{waited:?}");
 }
 
-fn impatient() -> Server {
+fn server_with_2_s_timeout() -> Server {
     Server::start(&[("GSMTP_TIMEOUT", "2")])
 }
 
@@ -184,7 +184,7 @@ fn say(client: &mut Client, dialogue: Dialogue) {
 }
 
 /// Asserts 421 4.4.2 and the end of the connection, this many seconds after `since`.
-fn expect_too_slow(client: &mut Client, since: Instant, seconds: std::ops::Range<f64>) {
+fn expect_timeout(client: &mut Client, since: Instant, seconds: std::ops::Range<f64>) {
     client.expect("421 4.4.2 ");
     let waited = since.elapsed().as_secs_f64();
     assert!(seconds.contains(&waited), "after {waited:.2} s");
@@ -192,13 +192,13 @@ fn expect_too_slow(client: &mut Client, since: Instant, seconds: std::ops::Range
 }
 
 /// A thread that sends the same octets repeatedly. It sleeps, because the data rate is what is tested.
-struct Drip(Option<thread::JoinHandle<()>>);
+struct SlowSender(Option<thread::JoinHandle<()>>);
 
-impl Drip {
-    fn start(client: &Client, octets: &[u8], pause: Duration, times: usize) -> Drip {
+impl SlowSender {
+    fn start(client: &Client, octets: &[u8], pause: Duration, times: usize) -> SlowSender {
         let mut socket = client.socket().try_clone().expect("a descriptor");
         let octets = octets.to_vec();
-        Drip(Some(thread::spawn(move || {
+        SlowSender(Some(thread::spawn(move || {
             for _ in 0..times {
                 if socket.write_all(&octets).is_err() {
                     return;

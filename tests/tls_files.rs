@@ -74,7 +74,7 @@ const USABLE: &str =
     "expected an RSA key of 2048 to 8192 bits or an EC key on P-256, P-384 or P-521";
 
 #[test]
-fn files_that_cannot_serve_are_named_with_the_true_cause_and_the_cure() {
+fn unusable_tls_files_are_reported_with_their_cause_and_fix() {
     let folder = made();
     let key =
         |found: &str, file: &str| format!("GSMTP_PRV_KEY: {KEY} in {file}, but found {found}");
@@ -146,7 +146,7 @@ fn files_that_cannot_serve_are_named_with_the_true_cause_and_the_cure() {
 }
 
 #[test]
-fn harmless_forms_are_accepted_without_a_word() {
+fn valid_tls_file_variants_are_accepted_without_warnings() {
     let folder = made();
     for (chain, key) in [
         ("full.pem", "mx.key"),
@@ -168,7 +168,7 @@ fn harmless_forms_are_accepted_without_a_word() {
 }
 
 #[test]
-fn doubtful_chains_are_warned_of_and_serve() {
+fn misordered_or_incomplete_chains_cause_warnings_but_are_served() {
     let folder = made();
     for (chain, key, expected) in [
         (

@@ -16,16 +16,16 @@ use goguerrilla::store::{
 };
 
 /// The outcome of a batch, given its subjects.
-type Behave = Arc<dyn Fn(&[String]) -> Vec<Result<(), SaveError>> + Send + Sync>;
+type SaveBehavior = Arc<dyn Fn(&[String]) -> Vec<Result<(), SaveError>> + Send + Sync>;
 
 #[test]
-fn a_store_that_panics_costs_its_batch_and_works_again_for_the_next() {
-    let House {
+fn store_panic_while_saving_fails_its_batch_and_the_next_batch_is_saved() {
+    let Fixture {
         saver,
         seen,
         opened,
         writers,
-    } = House::new(
+    } = Fixture::new(
         || Ok(()),
         |subjects| {
             assert!(subjects[0] != "poison", "an intended panic");
@@ -49,9 +49,9 @@ fn a_store_that_panics_costs_its_batch_and_works_again_for_the_next() {
 }
 
 #[test]
-fn a_store_that_panics_while_it_makes_ready_works_again_for_the_next() {
+fn store_panic_while_preparing_a_batch_fails_it_and_the_next_is_saved() {
     let is_first = AtomicBool::new(true);
-    let house = House::new(
+    let house = Fixture::new(
         move || {
             assert!(!is_first.swap(false, Ordering::SeqCst), "an intended panic");
             Ok(())
@@ -65,7 +65,7 @@ fn a_store_that_panics_while_it_makes_ready_works_again_for_the_next() {
 }
 
 #[test]
-fn a_store_that_panics_even_as_it_is_dropped_works_again_for_the_next() {
+fn store_that_panics_again_in_drop_is_replaced_for_the_next_batch() {
     struct Broken;
     impl SaveMail for Broken {
         fn save_mail(&mut self, _: &Mail) -> Result<SavedId, SaveError> {
@@ -89,7 +89,7 @@ fn a_store_that_panics_even_as_it_is_dropped_works_again_for_the_next() {
 }
 
 #[test]
-fn a_store_that_cannot_be_opened_is_tried_again_with_the_next_mail() {
+fn store_that_failed_to_open_is_opened_again_for_the_next_mail() {
     let opened = Arc::new(AtomicUsize::new(0));
     let open: OpenStore = {
         let opened = Arc::clone(&opened);
@@ -109,8 +109,8 @@ fn a_store_that_cannot_be_opened_is_tried_again_with_the_next_mail() {
 }
 
 #[test]
-fn a_mail_that_fails_costs_its_neighbours_nothing() {
-    let house = House::new(
+fn failed_mail_does_not_fail_other_mails_of_its_batch() {
+    let house = Fixture::new(
         || Ok(()),
         |subjects| {
             // Slow, so that mails share a batch.
@@ -143,15 +143,15 @@ fn a_mail_that_fails_costs_its_neighbours_nothing() {
 }
 
 #[test]
-fn an_outcome_that_the_store_forgot_is_no_250() {
-    let house = House::new(|| Ok(()), |_| Vec::new());
+fn mail_without_a_store_result_is_reported_as_not_saved() {
+    let house = Fixture::new(|| Ok(()), |_| Vec::new());
     assert_unavailable(&save(&house.saver, "forgotten"));
     house.writers.drain_and_join();
 }
 
 #[test]
-fn under_load_a_slow_store_is_given_batches() {
-    let house = House::new(
+fn slow_store_receives_batches_under_load() {
+    let house = Fixture::new(
         || Ok(()),
         |subjects| {
             thread::sleep(SLOW);
@@ -176,8 +176,8 @@ fn under_load_a_slow_store_is_given_batches() {
 }
 
 #[test]
-fn writers_take_turns_and_do_not_split_a_batch_between_them() {
-    let house = House::with_writers(
+fn several_writers_take_turns_instead_of_splitting_batches() {
+    let house = Fixture::with_writers(
         4,
         || Ok(()),
         |subjects| {
@@ -204,11 +204,11 @@ fn writers_take_turns_and_do_not_split_a_batch_between_them() {
 }
 
 #[test]
-fn a_writer_that_hangs_holds_nobody_up() {
+fn hanging_writer_does_not_block_other_writers() {
     let (release, released) = gate();
     let (began, has_begun) = mpsc::channel();
     let began = Mutex::new(began);
-    let house = House::with_writers(
+    let house = Fixture::with_writers(
         2,
         || Ok(()),
         move |subjects| {
@@ -236,9 +236,9 @@ fn a_writer_that_hangs_holds_nobody_up() {
 }
 
 #[test]
-fn a_client_that_left_while_its_mail_queued_is_not_saved_behind_its_back() {
+fn queued_mail_is_not_saved_after_its_client_disconnected() {
     let (release, released) = gate();
-    let house = House::new(
+    let house = Fixture::new(
         move || {
             released();
             Ok(())
@@ -259,9 +259,9 @@ fn a_client_that_left_while_its_mail_queued_is_not_saved_behind_its_back() {
 }
 
 #[test]
-fn a_mail_in_the_hands_of_the_store_is_not_withdrawn() {
+fn mail_already_passed_to_the_store_is_not_withdrawn() {
     let (release, released) = gate();
-    let house = House::new(
+    let house = Fixture::new(
         || Ok(()),
         move |subjects| {
             released();
@@ -280,9 +280,9 @@ fn a_mail_in_the_hands_of_the_store_is_not_withdrawn() {
 }
 
 #[test]
-fn whoever_leaves_a_store_that_hangs_is_noticed_also_when_the_first_to_wait_has_gone() {
+fn disconnects_are_noticed_while_a_store_hangs_after_the_first_waiter_left() {
     let (_release, released) = gate();
-    let house = House::new(
+    let house = Fixture::new(
         move || {
             released();
             Ok(())
@@ -311,7 +311,7 @@ fn whoever_leaves_a_store_that_hangs_is_noticed_also_when_the_first_to_wait_has_
 }
 
 #[test]
-fn whoever_leaves_a_writer_that_hangs_is_noticed_while_another_writer_is_busy() {
+fn disconnect_is_noticed_while_one_writer_hangs_and_another_is_busy() {
     let (release, released) = gate();
     let shall_hang = Arc::new(AtomicBool::new(false));
     let hangs = Arc::clone(&shall_hang);
@@ -325,7 +325,7 @@ fn whoever_leaves_a_writer_that_hangs_is_noticed_while_another_writer_is_busy() 
         thread::sleep(Duration::from_millis(2));
         all_saved(subjects)
     };
-    let house = House::with_writers(2, ready, slow);
+    let house = Fixture::with_writers(2, ready, slow);
     let saver = &house.saver;
     let is_noticed = &AtomicBool::new(false);
     thread::scope(|scope| {
@@ -357,9 +357,9 @@ fn whoever_leaves_a_writer_that_hangs_is_noticed_while_another_writer_is_busy() 
 }
 
 #[test]
-fn what_has_queued_up_is_saved_before_the_writers_end() {
+fn queued_mails_are_saved_before_the_writers_stop() {
     let (release, released) = gate();
-    let house = House::new(
+    let house = Fixture::new(
         move || {
             released();
             Ok(())
@@ -367,7 +367,7 @@ fn what_has_queued_up_is_saved_before_the_writers_end() {
         all_saved,
     );
     let (queued, has_queued) = mpsc::channel();
-    let House { saver, writers, .. } = house;
+    let Fixture { saver, writers, .. } = house;
     thread::scope(|scope| {
         let waiting: Vec<_> = (0..10)
             .map(|number| {
@@ -392,42 +392,42 @@ fn what_has_queued_up_is_saved_before_the_writers_end() {
 }
 
 /// Writers and a store that records the batches it was given.
-struct House {
+struct Fixture {
     saver: Saver,
     writers: Writers,
     seen: Arc<Mutex<Vec<Vec<String>>>>,
     opened: Arc<AtomicUsize>,
 }
 
-impl House {
+impl Fixture {
     fn new(
         ready: impl Fn() -> Result<(), SaveError> + Send + Sync + 'static,
-        behave: impl Fn(&[String]) -> Vec<Result<(), SaveError>> + Send + Sync + 'static,
-    ) -> House {
-        House::with_writers(1, ready, behave)
+        serve_client: impl Fn(&[String]) -> Vec<Result<(), SaveError>> + Send + Sync + 'static,
+    ) -> Fixture {
+        Fixture::with_writers(1, ready, serve_client)
     }
 
     fn with_writers(
         count: usize,
         ready: impl Fn() -> Result<(), SaveError> + Send + Sync + 'static,
-        behave: impl Fn(&[String]) -> Vec<Result<(), SaveError>> + Send + Sync + 'static,
-    ) -> House {
+        serve_client: impl Fn(&[String]) -> Vec<Result<(), SaveError>> + Send + Sync + 'static,
+    ) -> Fixture {
         let (seen, opened) = (Arc::default(), Arc::new(AtomicUsize::new(0)));
-        let (ready, behave): (_, Behave) = (Arc::new(ready), Arc::new(behave));
+        let (ready, serve_client): (_, SaveBehavior) = (Arc::new(ready), Arc::new(serve_client));
         let open: OpenStore = {
             let (seen, opened) = (Arc::clone(&seen), Arc::clone(&opened));
             Arc::new(move || {
                 opened.fetch_add(1, Ordering::SeqCst);
                 Ok(Box::new(Store {
                     ready: Arc::clone(&ready) as _,
-                    behave: Arc::clone(&behave),
+                    serve_client: Arc::clone(&serve_client),
                     seen: Arc::clone(&seen),
                 }))
             })
         };
         let (saver, writers) =
             Writers::start(count, true, Health::default(), open).expect("a thread");
-        House {
+        Fixture {
             saver,
             writers,
             seen,
@@ -438,7 +438,7 @@ impl House {
 
 struct Store {
     ready: Arc<dyn Fn() -> Result<(), SaveError> + Send + Sync>,
-    behave: Behave,
+    serve_client: SaveBehavior,
     seen: Arc<Mutex<Vec<Vec<String>>>>,
 }
 
@@ -446,7 +446,7 @@ impl Store {
     fn silent() -> Store {
         Store {
             ready: Arc::new(|| Ok(())),
-            behave: Arc::new(all_saved),
+            serve_client: Arc::new(all_saved),
             seen: Arc::default(),
         }
     }
@@ -467,7 +467,7 @@ impl SaveMail for Store {
             .map(|mail| mail.summary().subject.clone())
             .collect();
         self.seen.lock().unwrap().push(subjects.clone());
-        let outcomes = (self.behave)(&subjects).into_iter().zip(batch);
+        let outcomes = (self.serve_client)(&subjects).into_iter().zip(batch);
         outcomes
             .map(|(outcome, mail)| outcome.map(|()| SavedId::from(mail.hash())))
             .collect()

@@ -9,7 +9,7 @@ use crate::support::{Client, Server, wait_for, write_config};
 const TRUSTED: (&str, &str) = ("GM_TRUSTED_PROXIES", "127.0.0.1,::1");
 
 #[test]
-fn the_given_address_is_in_the_row_in_received_and_in_the_log() {
+fn xclient_address_appears_in_row_received_field_and_log() {
     let server = Server::start(&[TRUSTED]);
     for (arguments, address, literal) in [
         ("ADDR=192.0.2.1 NAME=c.test", "192.0.2.1", "[192.0.2.1]"),
@@ -44,7 +44,7 @@ fn the_given_address_is_in_the_row_in_received_and_in_the_log() {
 }
 
 #[test]
-fn swaks_introduces_somebody() {
+fn swaks_sets_the_client_address_with_xclient() {
     let server = Server::start(&[TRUSTED]);
     let address = server.address.to_string();
     for (given, stored) in [
@@ -67,7 +67,7 @@ fn swaks_introduces_somebody() {
 }
 
 #[test]
-fn what_was_said_in_two_commands_holds_together_and_the_later_word_counts() {
+fn two_xclient_commands_combine_and_the_later_value_wins() {
     let server = Server::start(&[TRUSTED]);
     let mut client = server.client();
     client.command("XCLIENT ADDR=192.0.2.1", "220 ");
@@ -82,7 +82,7 @@ fn what_was_said_in_two_commands_holds_together_and_the_later_word_counts() {
 }
 
 #[test]
-fn the_clients_own_greeting_decides_the_word_of_received() {
+fn received_protocol_follows_the_client_greeting_not_xclient_proto() {
     let server = Server::start(&[TRUSTED]);
     let mut client = server.client();
     client.command("XCLIENT ADDR=192.0.2.1 PROTO=ESMTP", "220 ");
@@ -97,7 +97,7 @@ fn the_clients_own_greeting_decides_the_word_of_received() {
 }
 
 #[test]
-fn a_client_cannot_make_itself_another_one() {
+fn untrusted_client_cannot_change_its_address_with_xclient() {
     let server = Server::start(&[("GM_TRUSTED_PROXIES", "192.0.2.1")]);
     let mut client = server.client();
     // Not even a trusted address is accepted from an untrusted client.
@@ -109,7 +109,7 @@ fn a_client_cannot_make_itself_another_one() {
 }
 
 #[test]
-fn a_client_behind_a_proxy_stays_who_it_is() {
+fn xclient_cannot_change_the_address_after_an_accepted_recipient() {
     let server = Server::start(&[TRUSTED]);
     let mut client = server.client();
     client.command("XCLIENT ADDR=192.0.2.1", "220 ");
@@ -124,7 +124,7 @@ fn a_client_behind_a_proxy_stays_who_it_is() {
 }
 
 #[test]
-fn tls_stays_on_and_starttls_keeps_the_address() {
+fn xclient_keeps_tls_and_starttls_keeps_the_xclient_address() {
     let tls = TlsServer::start(&[TRUSTED]);
     let mut client = tls.client();
     client.command("EHLO proxy.test", "250");
@@ -151,7 +151,7 @@ fn tls_stays_on_and_starttls_keeps_the_address() {
 }
 
 #[test]
-fn trust_follows_the_configuration_and_open_connections_keep_theirs() {
+fn reload_changes_xclient_trust_for_new_connections_only() {
     let server = Server::start(&[]);
     let mut before = server.client();
     before.command("XCLIENT ADDR=192.0.2.1", "550 5.7.0 ");
@@ -168,7 +168,7 @@ fn trust_follows_the_configuration_and_open_connections_keep_theirs() {
 }
 
 #[test]
-fn the_given_address_is_the_one_that_is_counted() {
+fn per_ip_limit_counts_the_xclient_address() {
     let server = Server::start(&[TRUSTED, ("GM_MAX_CLIENTS_PER_IP", "2")]);
     let introduce = |address: &str| {
         let mut client = server.client();

@@ -13,10 +13,10 @@ use goguerrilla::store::TableName;
 use rusqlite::Connection;
 
 use crate::databases::{self, execute};
-use crate::load::{Load, Own};
+use crate::load::{Load, OwnClient};
 use crate::median;
 use crate::peer::{Server, cpu_seconds_of, goguerrilla};
-use crate::support::front::block_of_readme;
+use crate::support::front::documented_block;
 
 /// Returns one table, and the size of the rows.
 pub fn measure() -> String {
@@ -34,7 +34,7 @@ pub fn measure() -> String {
             text += &line("the same with a pool of 1 GB", rows, &server);
         }
     }
-    let by_day = block_of_readme("PARTITION BY RANGE");
+    let by_day = documented_block("PARTITION BY RANGE");
     // Simulates partitioning since yesterday: all existing rows are older than today.
     let by_day =
         format!("SET timestamp = UNIX_TIMESTAMP() - 86400;\n{by_day}\nSET timestamp = DEFAULT;\n");
@@ -43,7 +43,7 @@ pub fn measure() -> String {
     text += &line("MariaDB + Redis, by day", last, &server);
     drop(server);
     for rows in ROWS {
-        let server = Server::start_prepared("sqlite", no_companions, |folder, address| {
+        let server = Server::start_prepared("sqlite", no_databases, |folder, address| {
             fill_sqlite(folder, rows);
             goguerrilla(folder, address, &[("GM_STORE", "sqlite")])
         });
@@ -67,7 +67,7 @@ fn line(name: &str, rows: usize, server: &Server) -> String {
     run(server, WARM_UP_TIME);
     let runs: Vec<Run> = (0..ROUNDS).map(|_| run(server, RUN_TIME)).collect();
     let of = |figure: fn(&Run) -> f64| median(runs.iter().map(figure));
-    let database = match server.companions().is_empty() {
+    let database = match server.database_processes().is_empty() {
         true => "–".to_owned(),
         false => format!("{:.3}", of(|run| run.database_cpu)),
     };
@@ -83,13 +83,13 @@ fn line(name: &str, rows: usize, server: &Server) -> String {
 }
 
 fn run(server: &Server, time: Duration) -> Run {
-    let load = Load::Own(Own {
+    let load = Load::OwnClient(OwnClient {
         connections: 50,
         pipelined: false,
         users: USERS,
         time,
     });
-    let database = server.companions().first().copied();
+    let database = server.database_processes().first().copied();
     let look = || {
         let database_cpu = database.map_or(0.0, cpu_seconds_of);
         (server.cpu_seconds(), database_cpu, file_octets(server))
@@ -110,7 +110,7 @@ fn run(server: &Server, time: Duration) -> Run {
 /// Returns the octets that the store has read from and written to its files. SQLite reads from the page cache as long
 /// as it holds the file.
 fn file_octets(server: &Server) -> (u64, u64) {
-    let (said, names) = match server.companions().is_empty() {
+    let (said, names) = match server.database_processes().is_empty() {
         true => {
             let io = fs::read_to_string(format!("/proc/{}/io", server.id()));
             (io.expect("the process runs"), ["rchar: ", "wchar: "])
@@ -208,7 +208,7 @@ fn file_size(server: &Server) -> String {
     figure.expect("a figure")
 }
 
-fn no_companions(_: &Path) -> Vec<Child> {
+fn no_databases(_: &Path) -> Vec<Child> {
     Vec::new()
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::load::{Load, Message};
-use crate::peer::{PEERS, Server, YARDSTICK};
+use crate::peer::{PEERS, REFERENCE, Server};
 use crate::{Figures, RUN_TIME, WARM_UP_MESSAGES, median};
 
 /// Returns one table.
@@ -11,7 +11,7 @@ pub fn measure() -> String {
     let mut text = String::from(
         "| 2 KB, messages/s (CPU s per 1,000) | 50 sessions | 200 | 1,000 |\n|---|---:|---:|---:|\n",
     );
-    for peer in PEERS.iter().filter(|peer| peer.name != YARDSTICK) {
+    for peer in PEERS.iter().filter(|peer| peer.name != REFERENCE) {
         let server = Server::start(peer);
         for (how, keep) in [("conn", false), ("keep", true)] {
             let mut runs = vec![Vec::new(); SESSIONS.len()];

@@ -50,7 +50,7 @@ fn check(head: &[u8], answer: &[u8]) {
         value
     };
     for header in parsed.headers.iter() {
-        assert!(OURS.contains(&header.name), "{}", header.name);
+        assert!(ALLOWED.contains(&header.name), "{}", header.name);
         assert!(header.value.iter().all(|octet| (32..127).contains(octet)));
     }
     let is_head = head.trim_ascii_start().starts_with(b"HEAD ");
@@ -74,7 +74,7 @@ fn check(head: &[u8], answer: &[u8]) {
             .map(|header| header.value.trim_ascii())
             .unwrap_or_default()
     };
-    let is_http_request = session_finds_foreign(asked("Auth-SMTP-To"));
+    let is_http_request = session_rejects_relay(asked("Auth-SMTP-To"));
     match (header("Auth-Status"), header("Auth-Error-Code")) {
         (Some("OK"), None) => {
             assert_eq!(asked("Auth-Method"), b"none");
@@ -90,7 +90,7 @@ fn check(head: &[u8], answer: &[u8]) {
 
 /// Returns whether a session would reply 550 to the RCPT command that nginx forwards. If a session cannot receive this
 /// line, because it is too long or only a forward-path, asks the settings directly.
-fn session_finds_foreign(line: &[u8]) -> bool {
+fn session_rejects_relay(line: &[u8]) -> bool {
     let verb = line
         .split(|octet| *octet == b' ')
         .next()
@@ -146,7 +146,7 @@ static HANDLER: LazyLock<Handler> = LazyLock::new(|| {
     Arc::new(move |question| responder.handle(question))
 });
 
-const OURS: &[&str] = &[
+const ALLOWED: &[&str] = &[
     "Date",
     "Content-Type",
     "Content-Length",

@@ -5,7 +5,7 @@ use std::mem;
 
 use arbitrary::Arbitrary;
 use goguerrilla::smtp::Tls;
-use goguerrilla_fuzz::{Dialogue, Seen, three_ways};
+use goguerrilla_fuzz::{Dialogue, StepOutput, three_ways};
 use libfuzzer_sys::fuzz_target;
 
 #[derive(Arbitrary, Debug)]
@@ -74,9 +74,9 @@ fuzz_target!(|commands: Vec<Command>| {
     }
 });
 
-fn expected(seen: Seen) -> Expected {
+fn expected(seen: StepOutput) -> Expected {
     match seen {
-        Seen::Save(mail) => Expected::Saved(mail.recipients.len(), mail.content),
+        StepOutput::Save(mail) => Expected::Saved(mail.recipients.len(), mail.content),
         step => Expected::Code(step.code()),
     }
 }

@@ -2,7 +2,7 @@
 #![no_main]
 
 use goguerrilla::smtp::Tls;
-use goguerrilla_fuzz::{Dialogue, Seen};
+use goguerrilla_fuzz::{Dialogue, StepOutput};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|line: &[u8]| {
@@ -34,12 +34,12 @@ fuzz_target!(|line: &[u8]| {
         // If the line left a transaction open, a mail shows the accepted paths.
         let rest = b"RCPT TO:<known@ours.test>\r\nDATA\r\n.\r\n";
         for step in dialogue.receive(rest) {
-            if let Seen::Save(mail) = step {
+            if let StepOutput::Save(mail) = step {
                 check_path(&mail.from, mail.smtputf8);
                 assert!(mail.from.len() <= 254);
                 for recipient in &mail.recipients {
                     check_path(recipient, mail.smtputf8);
-                    assert!(is_ours(recipient), "{recipient}");
+                    assert!(is_allowed(recipient), "{recipient}");
                     assert!(recipient.chars().count() <= 128);
                 }
             }
@@ -48,7 +48,7 @@ fuzz_target!(|line: &[u8]| {
     }
 });
 
-fn check_step(step: &Seen, verb: &[u8]) {
+fn check_step(step: &StepOutput, verb: &[u8]) {
     let is = |name: &[u8]| verb.eq_ignore_ascii_case(name);
     match step.code() {
         // An empty last chunk.
@@ -82,7 +82,7 @@ fn check_path(path: &str, smtputf8: bool) {
 }
 
 /// Returns whether the recipient is in the allowed domain and cannot be read as a second address by a later MTA.
-fn is_ours(recipient: &str) -> bool {
+fn is_allowed(recipient: &str) -> bool {
     let behind_route = match recipient.strip_prefix('@') {
         Some(route) => route.split_once(':').expect("a route has an end").1,
         None => recipient,

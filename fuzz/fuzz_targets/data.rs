@@ -2,7 +2,7 @@
 #![no_main]
 
 use goguerrilla::smtp::Tls;
-use goguerrilla_fuzz::{Dialogue, Seen, three_ways};
+use goguerrilla_fuzz::{Dialogue, StepOutput, three_ways};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|stream: &[u8]| {
@@ -17,13 +17,13 @@ fuzz_target!(|stream: &[u8]| {
                 (Some((content, behind)), Some((step, unused))) => {
                     assert_eq!(*behind, unused);
                     match step {
-                        Seen::Save(mail) => {
+                        StepOutput::Save(mail) => {
                             assert_eq!(mail.content, *content);
                             assert!(content.len() <= max_content);
                         }
-                        Seen::Reply(552, _) => assert!(content.len() > max_content),
+                        StepOutput::Reply(552, _) => assert!(content.len() > max_content),
                         // A buffer is reserved before it is full.
-                        Seen::Reply(452, _) => assert!(max_budget < 2 * content.len().max(4_096)),
+                        StepOutput::Reply(452, _) => assert!(max_budget < 2 * content.len().max(4_096)),
                         step => panic!("{step:?}"),
                     }
                 }
@@ -35,7 +35,7 @@ fuzz_target!(|stream: &[u8]| {
 });
 
 /// Returns the first step and the octets that are unused at that time.
-fn read(dialogue: &mut Dialogue, pieces: &[&[u8]]) -> Option<(Seen, Vec<u8>)> {
+fn read(dialogue: &mut Dialogue, pieces: &[&[u8]]) -> Option<(StepOutput, Vec<u8>)> {
     for (index, piece) in pieces.iter().enumerate() {
         let mut rest = *piece;
         while !rest.is_empty() {

@@ -17,7 +17,7 @@ fuzz_target!(|octets: &[u8]| {
         if early != Header::Partial {
             assert_eq!(early, whole);
         }
-        assert!(early != Header::Partial || end < LONGEST);
+        assert!(early != Header::Partial || end < MAX_V1_OCTETS);
     }
     if let Header::Complete {
         octets: length,
@@ -41,13 +41,13 @@ fn model(octets: &[u8]) -> Header {
     if !octets.starts_with(b"PROXY ") {
         return Header::Malformed;
     }
-    let longest = &octets[..octets.len().min(LONGEST)];
+    let longest = &octets[..octets.len().min(MAX_V1_OCTETS)];
     match longest.iter().position(|octet| *octet == b'\n') {
         Some(end) => line(&octets[..=end]).map_or(Header::Malformed, |source| Header::Complete {
             source,
             octets: end + 1,
         }),
-        None if octets.len() < LONGEST => Header::Partial,
+        None if octets.len() < MAX_V1_OCTETS => Header::Partial,
         None => Header::Malformed,
     }
 }
@@ -120,4 +120,4 @@ static LINE: LazyLock<Regex> = LazyLock::new(|| {
 });
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
-const LONGEST: usize = 107;
+const MAX_V1_OCTETS: usize = 107;

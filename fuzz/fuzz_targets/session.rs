@@ -3,7 +3,7 @@
 #![no_main]
 
 use goguerrilla::smtp::Tls;
-use goguerrilla_fuzz::{Dialogue, Seen, three_ways};
+use goguerrilla_fuzz::{Dialogue, StepOutput, three_ways};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -11,7 +11,7 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     let tls = [Tls::Unavailable, Tls::Offered, Tls::On][usize::from(kind % 3)];
-    let mut first: Option<Vec<Seen>> = None;
+    let mut first: Option<Vec<StepOutput>> = None;
     for pieces in three_ways(stream) {
         let mut dialogue = Dialogue::new(200, 1 << 20, tls);
         if kind / 3 % 3 > 0 {
@@ -22,10 +22,10 @@ fuzz_target!(|data: &[u8]| {
         dialogue.end();
         assert!(
             seen.iter()
-                .all(|step| step.code() != 220 || !matches!(step, Seen::Reply(..)))
+                .all(|step| step.code() != 220 || !matches!(step, StepOutput::Reply(..)))
         );
         // Whether octets follow STARTTLS in the same read depends on the cuts, so steps from there on are not compared.
-        let starttls = |step: &Seen| *step == Seen::StartTls || step.code() == 454;
+        let starttls = |step: &StepOutput| *step == StepOutput::StartTls || step.code() == 454;
         if let Some(at) = seen.iter().position(starttls) {
             seen.truncate(at);
         }

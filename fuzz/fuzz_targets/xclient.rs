@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use goguerrilla::smtp::{ClientAddress, Tls};
-use goguerrilla_fuzz::{Dialogue, Seen};
+use goguerrilla_fuzz::{Dialogue, StepOutput};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -17,8 +17,8 @@ fuzz_target!(|data: &[u8]| {
     let named: Option<IpAddr> = (kind % 2 == 1).then(|| [192, 0, 2, 1].into());
     let mut address = named.map_or(ClientAddress::NotGiven, ClientAddress::Known);
     let mut helo: Option<String> = None;
-    let mut believed = Dialogue::new(100, 1 << 20, Tls::Unavailable).trust_proxy(named);
-    let mut stranger = Dialogue::new(100, 1 << 20, Tls::Unavailable);
+    let mut trusted_dialogue = Dialogue::new(100, 1 << 20, Tls::Unavailable).trust_proxy(named);
+    let mut untrusted_dialogue = Dialogue::new(100, 1 << 20, Tls::Unavailable);
     // Two more errors would end the session.
     for line in lines.split(|octet| *octet == b'\n').take(9) {
         if line.len() > 2_000 || line.iter().any(|octet| matches!(octet, b'\r' | 0)) {
@@ -26,13 +26,13 @@ fuzz_target!(|data: &[u8]| {
         }
         let command = [b"XCLIENT ", line, b"\r\n"].concat();
         assert!(matches!(
-            &stranger.receive(&command)[..],
-            [Seen::Reply(550, _)]
+            &untrusted_dialogue.receive(&command)[..],
+            [StepOutput::Reply(550, _)]
         ));
-        let seen = believed.receive(&command);
+        let seen = trusted_dialogue.receive(&command);
         match (model(line), &seen[..]) {
-            (None, [Seen::Reply(501, _)]) => {}
-            (Some((given, name)), [Seen::Introduce(introduced)]) => {
+            (None, [StepOutput::Reply(501, _)]) => {}
+            (Some((given, name)), [StepOutput::Introduce(introduced)]) => {
                 assert_eq!(given, *introduced);
                 if given != ClientAddress::NotGiven {
                     assert!(named.is_none() || given == address);
@@ -40,17 +40,17 @@ fuzz_target!(|data: &[u8]| {
                 }
                 helo = name.or(helo);
             }
-            (Some((given, _)), [Seen::Reply(550, _)]) => {
+            (Some((given, _)), [StepOutput::Reply(550, _)]) => {
                 assert!(named.is_some() && given != ClientAddress::NotGiven && given != address);
             }
             other => panic!("{other:?}"),
         }
-        let name = believed.session().helo_name();
+        let name = trusted_dialogue.session().helo_name();
         assert_eq!(name, helo.as_deref().unwrap_or_default());
         assert!(name.len() <= 255 && !name.chars().any(char::is_control));
     }
     // After XCLIENT the client must send HELO or EHLO itself.
-    assert_eq!(believed.receive(b"MAIL FROM:<a@b>\r\n")[0].code(), 503);
+    assert_eq!(trusted_dialogue.receive(b"MAIL FROM:<a@b>\r\n")[0].code(), 503);
 });
 
 /// Returns the address and name of a line, or `None` if it must be rejected.

@@ -21,7 +21,7 @@ pub struct Dialogue {
 
 /// The externally visible part of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Seen {
+pub enum StepOutput {
     Reply(u16, String),
     Save(Mail),
     StartTls,
@@ -38,13 +38,13 @@ pub struct Mail {
     pub content: Vec<u8>,
 }
 
-impl Seen {
+impl StepOutput {
     /// Returns the reply code, or 0 for a save, whose reply the connection decides.
     pub fn code(&self) -> u16 {
         match self {
-            Seen::Reply(code, _) | Seen::Close(code, _) => *code,
-            Seen::StartTls | Seen::Introduce(_) => 220,
-            Seen::Save(_) => 0,
+            StepOutput::Reply(code, _) | StepOutput::Close(code, _) => *code,
+            StepOutput::StartTls | StepOutput::Introduce(_) => 220,
+            StepOutput::Save(_) => 0,
         }
     }
 }
@@ -71,7 +71,7 @@ impl Dialogue {
 
     /// Passes octets to the session as a connection reads them, limited by the space in the buffer, and returns the
     /// steps.
-    pub fn receive(&mut self, octets: &[u8]) -> Vec<Seen> {
+    pub fn receive(&mut self, octets: &[u8]) -> Vec<StepOutput> {
         let mut seen = Vec::new();
         let mut rest = octets;
         while !rest.is_empty() && !self.is_closed {
@@ -84,7 +84,7 @@ impl Dialogue {
     }
 
     /// Passes all pieces in order and returns the steps.
-    pub fn receive_all(&mut self, pieces: &[&[u8]]) -> Vec<Seen> {
+    pub fn receive_all(&mut self, pieces: &[&[u8]]) -> Vec<StepOutput> {
         pieces
             .iter()
             .flat_map(|piece| self.receive(piece))
@@ -101,7 +101,7 @@ impl Dialogue {
     }
 
     /// Returns the next step, or `None` if the session needs more input or is closed.
-    pub fn next(&mut self) -> Option<Seen> {
+    pub fn next(&mut self) -> Option<StepOutput> {
         if self.is_closed {
             return None;
         }
@@ -116,29 +116,29 @@ impl Dialogue {
             }
             Step::Reply(reply) => {
                 let (code, text) = checked(&reply);
-                Seen::Reply(code, text)
+                StepOutput::Reply(code, text)
             }
             Step::Close(reply) => {
                 self.is_closed = true;
                 let (code, text) = checked(&reply);
-                Seen::Close(code, text)
+                StepOutput::Close(code, text)
             }
             Step::StartTls(reply) => {
                 checked(&reply);
                 // CVE-2011-0411: commands pipelined after STARTTLS must not survive.
                 assert!(self.input.unread().is_empty());
                 self.session.tls_started();
-                Seen::StartTls
+                StepOutput::StartTls
             }
             Step::Xclient(address, reply) => {
                 checked(&reply);
-                Seen::Introduce(address)
+                StepOutput::Introduce(address)
             }
             Step::Save(envelope, content) => {
                 assert!(content.octets().len() <= self.max_content);
                 assert!((1..=3).contains(&envelope.recipients.len()));
                 let paths = envelope.recipients.iter();
-                Seen::Save(Mail {
+                StepOutput::Save(Mail {
                     from: envelope.reverse_path.as_str().to_owned(),
                     recipients: paths.map(|path| path.as_str().to_owned()).collect(),
                     smtputf8: envelope.smtputf8,

@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn protocols_are_told_by_their_first_octets() {
+    fn peer_protocol_is_detected_from_its_first_octets() {
         for (octets, want) in [
             (&b"SSH-2.0-OpenSSH_9.2\r\n"[..], Some(Peer::Ssh)),
             (b"HTTP/1.1 400 Bad Request", Some(Peer::Http)),

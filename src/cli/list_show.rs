@@ -129,7 +129,7 @@ mod tests {
     use crate::store::ListingSize;
 
     #[test]
-    fn the_table_shows_no_control_characters() {
+    fn list_table_escapes_control_characters() {
         let mail = MailListing {
             hash: "0f".to_owned(),
             date: None,
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hash_has_one_spelling() {
+    fn hash_argument_must_be_32_lower_case_hex_digits() {
         assert_eq!(expect_hash("0123456789abcdef0123456789abcdef"), Ok(()));
         for text in [
             "",

@@ -252,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_dash_or_two() {
+    fn single_dash_long_options_are_converted_to_two_dashes() {
         for (given, want) in [
             ("-config=x", "--config=x"),
             ("-if", "--if"),
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn verbose_takes_an_answer_behind_it_and_no_command() {
+    fn verbose_option_takes_y_or_n_but_not_a_command_as_its_value() {
         let join = |words: &[&str]| -> Vec<String> {
             let joined = join_verbose(words.iter().map(OsString::from));
             joined

@@ -251,7 +251,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_empty_object_gives_the_defaults() {
+    fn empty_json_object_gives_the_default_configuration() {
         let (config, warnings) = Config::parse("{}").unwrap();
         assert_eq!(config, Config::default());
         assert_eq!(config.max_content_octets, 131_072);
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_booleans_are_taken_as_if_quoted() {
+    fn numbers_and_booleans_are_parsed_as_if_quoted() {
         let text = r#"{"GSMTP_MAX_SIZE": 1000, "GSMTP_VERBOSE": true, "GM_STORE": "Discard",
                        "GSMTP_LISTEN_INTERFACE": "[::1]:25, 127.0.0.1:25"}"#;
         let (config, _) = Config::parse(text).unwrap();
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_is_a_warning_with_the_nearest_known_one() {
+    fn unknown_key_warning_names_the_nearest_known_key() {
         let (_, warnings) = Config::parse(r#"{"GSMTP_MAXSIZE": "1"}"#).unwrap();
         assert_eq!(
             warnings[0].to_string(),
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_of_any_characters_is_told_on_one_line() {
+    fn control_characters_in_a_key_are_escaped_in_warnings_and_errors() {
         let (_, warnings) = Config::parse(r#"{"GUID\n\u007f": ""}"#).unwrap();
         let told = r"GUID\n\u{7f}: unknown key, ignored; the nearest known key is GUID";
         assert_eq!(warnings[0].to_string(), told);
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn mysql_is_meant_when_its_keys_are_there() {
+    fn mysql_keys_select_the_mysql_store_and_addresses_are_parsed() {
         let parse = |text: &str| Config::parse(text).unwrap().0;
         assert_eq!(parse(r#"{"MYSQL_USER": "u"}"#).store, StoreKind::MySql);
         let config = parse(r#"{"MYSQL_HOST": "a, b:3307,/run/my.sock", "GM_STORE": "sqlite"}"#);
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn proxies_near_us_are_trusted_when_nginx_asks_and_nobody_else_is_named() {
+    fn loopback_is_trusted_when_nginx_auth_is_on_and_no_proxy_is_configured() {
         let trusted = |text: &str| {
             let blocks = Config::parse(text).unwrap().0.trusted_proxies();
             let blocks: Vec<String> = blocks.iter().map(IpNet::to_string).collect();
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_in_a_long_list_is_a_short_line() {
+    fn error_in_a_long_allowed_hosts_list_is_reported_in_a_short_line() {
         let names = "ours.test,".repeat(10_000);
         let long = "x".repeat(100_000);
         for (list, found) in [
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn no_secret_is_ever_shown() {
+    fn secrets_never_appear_in_debug_output_or_errors() {
         let text = r#"{"MYSQL_PASS": "s3cr3t", "REDIS_INTERFACE": "redis://:s3cr3t@h:1/"}"#;
         assert!(!format!("{:?}", Config::parse(text).unwrap()).contains("s3cr3t"));
         let error = Config::parse(r#"{"REDIS_INTERFACE": "s3cr3t@:x"}"#).unwrap_err();
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn each_default_is_what_its_key_takes() {
+    fn default_of_each_key_parses_to_the_default_configuration() {
         let pairs: Vec<String> = raw::KEYS
             .iter()
             .map(|(key, default)| format!("\"{key}\": \"{default}\""))

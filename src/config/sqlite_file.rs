@@ -25,7 +25,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_names_of_files_are_taken() {
+    fn sqlite_file_key_accepts_only_plain_file_names() {
         for text in [
             "goguerrilla.db",
             "/a b/c",

@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nginx_is_told_an_address_that_it_can_reach() {
+    fn auth_http_replaces_a_wildcard_listen_address_by_a_reachable_one() {
         for (listening, reached, want) in [
             ("192.0.2.1", "127.0.0.1", "192.0.2.1"),
             ("::1", "127.0.0.1", "::1"),

@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn each_request_has_its_answer() {
+    fn http_server_answers_each_request_with_its_status() {
         let listener = echo();
         let long_header = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(9_000));
         let fits = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(8_192 - 23));
@@ -373,13 +373,13 @@ mod tests {
     }
 
     #[test]
-    fn a_header_of_ours_stays_one_line() {
+    fn line_breaks_in_a_response_header_value_are_removed() {
         let answer = ask(&echo(), b"GET / HTTP/1.1\r\n\r\n");
         assert!(answer.contains("\r\nX-Said: ab: c\r\n"), "{answer}");
     }
 
     #[test]
-    fn a_client_beyond_the_places_is_closed_and_others_are_served_again() {
+    fn http_connection_over_the_limit_is_closed_and_later_ones_are_served() {
         let listener = echo();
         let connect = |_| TcpStream::connect(listener.address()).unwrap();
         let idle: Vec<TcpStream> = (0..MAX_CONNECTIONS).map(connect).collect();
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_head_has_five_seconds_in_all() {
+    fn slow_http_request_head_times_out_after_5_seconds() {
         let listener = echo();
         let mut socket = TcpStream::connect(listener.address()).unwrap();
         let started_at = Instant::now();
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn closing_the_listener_ends_it() {
+    fn http_server_stops_when_its_listener_is_closed() {
         let listener = echo();
         listener.close();
         let mut answer = Vec::new();

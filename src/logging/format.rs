@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn one_event_one_line_in_both_formats() {
+    fn event_is_one_line_in_text_and_json_format() {
         let (text, json) = lines(&[("session", "7f3a"), ("from", "a@b"), ("line", "x y")]);
         assert_eq!(
             text,
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_chose_cannot_forge_a_line() {
+    fn client_chosen_value_cannot_forge_a_log_line() {
         let hostile = "a\r\nb \u{1b}[2J \u{202e} \u{85} \"=\\ 😀";
         let (text, json) = lines(&[("helo", hostile)]);
         assert!(text.chars().all(is_printable), "{text}");
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn long_values_are_cut() {
+    fn long_log_values_are_truncated() {
         let (text, _) = lines(&[("helo", &"ü".repeat(5_000))]);
         assert!(text.len() < 1_000);
     }

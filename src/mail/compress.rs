@@ -241,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn streams_of_several_recipients_share_their_content() {
+    fn compressed_content_is_shared_by_recipients_with_different_prefixes() {
         let content = b"content ".repeat(1_000);
         let deflated = Deflated::new(&content).unwrap();
         for prefix in [&b""[..], b"To: a\r\n", &[b'x'; 70_000]] {
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_or_huge_stream_is_an_error() {
+    fn damaged_or_too_large_zlib_stream_is_an_error() {
         let mut stream = Deflated::new(&[0; 1 << 20])
             .unwrap()
             .zlib_stream(b"")
@@ -268,7 +268,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_stream_inflates_to_what_went_in(
+        fn compressed_mail_inflates_to_the_original(
             prefix in proptest::collection::vec(any::<u8>(), 0..300),
             content in proptest::collection::vec(any::<u8>(), 0..3_000),
         ) {

@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hashes_are_lower_case_hex_and_differ() {
+    fn mail_ids_are_lower_case_hex_and_unique() {
         let hashes = MailId::random(2).unwrap();
         assert_ne!(hashes[0], hashes[1]);
         assert!(hashes[0].as_str().bytes().all(|digit| HEX.contains(&digit)));

@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn the_three_fields_to_the_letter() {
+    fn trace_fields_have_the_documented_text() {
         let fields = trace_fields(&origin("192.0.2.1", "c.test"), "a@b", "u@ours", "0f");
         assert_eq!(
             fields,
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_helo_name_cannot_forge_a_part_of_received() {
+    fn helo_name_cannot_forge_parts_of_the_received_field() {
         let fields = trace_fields(
             &origin("2001:db8::1", "x) by \"e\"; id (y"),
             "",

@@ -362,7 +362,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_code_that_nobody_knows_is_counted_as_other() {
+    fn unknown_reply_code_is_counted_as_other() {
         for (code, label) in [(214, "214"), (250, "250"), (555, "555"), (999, "other")] {
             let counter: Counter<Code> = Counter::new("r_total", "R.");
             counter.count(Code(code));
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_has_each_name_once_with_help_and_type() {
+    fn metrics_page_lists_each_name_once_with_help_and_type() {
         BUILD.set(1);
         let page = render();
         assert!(page.ends_with('\n'));

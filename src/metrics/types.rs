@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_has_its_form() {
+    fn each_metric_type_renders_in_prometheus_format() {
         let plain: Counter = Counter::new("a_total", "A.");
         plain.add((), 3);
         let head = "# HELP a_total A.\n# TYPE a_total counter\n";
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_histogram_counts_up_to_each_bound() {
+    fn histogram_buckets_are_cumulative() {
         let histogram = Histogram::new("h_seconds", "H.", &[500, 1_000_000], 1_000_000);
         for micros in [0, 500, 501, 1_000_000, 2_000_000] {
             histogram.observe_time(Duration::from_micros(micros));

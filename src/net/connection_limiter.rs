@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_holds_as_many_as_it_may_and_others_do_not_count() {
+    fn connection_limiter_counts_each_address_prefix_separately() {
         let table = Arc::new(ConnectionLimiter::default());
         let take = |ip: &str| table.try_acquire(ip.parse().unwrap(), 2);
         for (first, same, other) in [
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_limit_nothing_is_counted() {
+    fn connection_limiter_without_a_limit_counts_nothing() {
         let table = Arc::new(ConnectionLimiter::default());
         let ip = "192.0.2.1".parse().unwrap();
         let held: Vec<_> = (0..100).map(|_| table.try_acquire(ip, 0)).collect();

@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_has_one_deadline_however_it_trickles() {
+    fn command_deadline_is_not_extended_by_octets_that_trickle_in() {
         let start = Instant::now();
         let mut deadline = Deadline::for_command(start, Duration::from_secs(100));
         deadline.record_octets(after(start, 9));
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_idles_after_a_delivery_is_closed_first() {
+    fn deadline_is_shortest_for_a_client_idle_after_a_delivery() {
         let start = Instant::now();
         let deadline = Deadline::for_command(start, Duration::from_secs(100));
         assert_eq!(
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn content_below_the_rate_runs_out_and_above_it_does_not() {
+    fn content_deadline_expires_below_the_minimum_data_rate_only() {
         let start = Instant::now();
         for (octets_a_second, expected) in [
             (10, [12, 7, 5]),
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn no_silence_is_longer_than_the_timeout() {
+    fn content_deadline_never_allows_silence_beyond_the_timeout() {
         let start = Instant::now();
         let mut deadline = Deadline::for_content(start, TIMEOUT);
         deadline.record_octets(after(start, 1));
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn discarding_ends_after_ten_minutes_and_at_once_while_slots_run_out() {
+    fn discarding_content_ends_after_10_minutes_or_when_slots_run_out() {
         let start = Instant::now();
         let mut deadline = Deadline::for_content(start, TIMEOUT);
         deadline.set_discarded(|| after(start, 200));
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_stood_still_is_no_panic() {
+    fn deadline_with_a_start_time_in_the_future_does_not_panic() {
         let now = Instant::now() + Duration::from_secs(5);
         let deadline = Deadline::for_command(now, TIMEOUT);
         assert!(deadline.ends_at(Load::Normal) > Instant::now());

@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_ends_when_its_time_is_up_and_not_before() {
+    fn read_timeout_ends_a_read_at_its_deadline_and_not_before() {
         let (server, _client) = connection();
         let watch = IoTimeout::new();
         let look = || watch.expire_if_due(&server, Load::Normal);
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_ends_when_its_time_is_up() {
+    fn write_timeout_ends_a_blocked_write() {
         let (server, _client) = connection();
         let watch = IoTimeout::new();
         watch.arm(WaitKind::Write, &within(Duration::ZERO));
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_that_ends_early_while_slots_run_out_is_shed() {
+    fn wait_cut_short_because_slots_run_out_expires_as_shed() {
         let (server, _client) = connection();
         let watch = IoTimeout::new();
         let started_at = Instant::now() - Duration::from_secs(10);

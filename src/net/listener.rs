@@ -218,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn closing_waits_for_no_thread_that_cannot_be_reached() {
+    fn listener_close_does_not_wait_when_the_backlog_is_full() {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
         socket.bind(&any_port.into()).unwrap();

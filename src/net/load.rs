@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_steps_are_at_half_and_at_nine_tenths() {
+    fn load_levels_change_at_50_and_90_percent_of_the_slots() {
         for (active, limit, load) in [
             (0, 100, Load::Normal),
             (49, 100, Load::Normal),
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn timeouts_shorten_in_two_steps() {
+    fn timeouts_shorten_at_each_load_level() {
         let seconds = Duration::from_secs;
         // A timeout; what is left of it at each step; the same for a client that idles after a delivery.
         for (timeout, left, left_idle) in [

@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_version_1() {
+    fn proxy_v1_headers_are_parsed() {
         let long = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
         let unknown = |octets| Header::Complete {
             source: Source::Unknown,
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_of_version_2() {
+    fn proxy_v2_headers_are_parsed() {
         let v4 = [192, 0, 2, 1, 192, 0, 2, 2, 3, 232, 0, 25];
         let v6 = |ip: &str| {
             let ip: Ipv6Addr = ip.parse().unwrap();
@@ -396,7 +396,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_octets_are_decided_in_time(octets in octets()) {
+        fn proxy_header_parser_decides_within_the_maximum_header_size(octets in octets()) {
             let first = octets.len().min(MAX_READ_OCTETS);
             let decided = Header::parse(&octets[..first]);
             if first == MAX_READ_OCTETS {
@@ -408,7 +408,7 @@ mod tests {
         }
 
         #[test]
-        fn a_decision_stands_whatever_follows(octets in octets(), cut in any::<prop::sample::Index>()) {
+        fn proxy_header_result_does_not_change_with_further_octets(octets in octets(), cut in any::<prop::sample::Index>()) {
             let early = Header::parse(&octets[..cut.index(octets.len() + 1)]);
             if early != Header::Partial {
                 prop_assert_eq!(Header::parse(&octets), early);
@@ -416,7 +416,7 @@ mod tests {
         }
 
         #[test]
-        fn addresses_are_read_as_they_are_written(ip in any::<[u8; 16]>(), port in any::<u16>()) {
+        fn formatted_ipv6_addresses_parse_back_from_proxy_headers(ip in any::<[u8; 16]>(), port in any::<u16>()) {
             let ip = Ipv6Addr::from(ip);
             let line = format!("PROXY TCP6 {ip} ::1 {port} 25\r\n");
             let source = Source::Client(IpAddr::V6(ip).to_canonical());

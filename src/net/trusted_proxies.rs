@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn proxies_are_known_by_address_and_by_block() {
+    fn trusted_proxies_match_by_address_and_cidr_block() {
         let trusted = TrustedProxies::new(
             [
                 "10.0.0.0/8",

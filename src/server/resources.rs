@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_connection_that_a_configuration_may_open_is_counted() {
+    fn descriptor_limit_counts_every_connection_of_the_configuration() {
         for (text, want) in [
             (r#"{"GM_STORE": "discard"}"#, 500 + 2 + 64),
             ("{}", 500 + 2 + 64 + 2 * 4),

@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_drain_does_not_spin_without_a_thread_for_signals() {
+    fn shutdown_wait_does_not_busy_loop_without_a_signal_thread() {
         let (sender, requests) = bounded(1);
         sender.send(Event::Stop).unwrap();
         assert_eq!(next_request(&requests), Some(Event::Stop));

@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn domains_are_accepted_by_name_or_by_parent() {
+    fn allowed_hosts_match_exact_domains_and_subdomain_wildcards() {
         let items = ["ours.test", "*.sub.test", "[192.0.2.1]"];
         let allowed = AllowedHosts::from_items(items).unwrap();
         for (path, want) in [
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn spellings_of_one_domain_are_accepted_alike() {
+    fn allowed_hosts_match_all_spellings_of_a_domain() {
         for (items, accepted, refused) in [
             (
                 ["münchen.example", "*.GRÜN.example."],
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn an_item_that_can_never_match_is_an_error() {
+    fn allowed_hosts_item_that_can_never_match_is_an_error() {
         let label = "a".repeat(64);
         let name = ["a".repeat(60).as_str(); 5].join(".");
         let long = "a domain of at most 253 octets, at most 63 in each label, written as A-labels";

@@ -346,7 +346,7 @@ mod tests {
     type Parsed = Result<(&'static str, Option<u64>, bool), CommandError>;
 
     #[test]
-    fn mail_commands() {
+    fn mail_command_arguments_are_parsed() {
         use CommandError::*;
         let cases: &[(&str, Parsed)] = &[
             ("FROM:<a@b>", Ok(("a@b", None, false))),
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn chunk_sizes() {
+    fn bdat_arguments_are_parsed() {
         let chunk = |size, last| Some(BdatCommand { size, last });
         for (argument, want) in [
             ("5", chunk(5, false)),
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn verbs_come_in_any_case_and_end_at_a_space() {
+    fn command_verbs_are_case_insensitive_and_end_at_a_space() {
         assert_eq!(split(b"noop  x "), (Some(Verb::Noop), &b"x"[..]));
         assert_eq!(split(b"NOOPX"), (None, &b""[..]));
         assert_eq!(split(b"NOOP x\t").1, b"x\t");
@@ -424,7 +424,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_octets_panic(argument in proptest::collection::vec(any::<u8>(), 0..80)) {
+        fn parser_does_not_panic_on_any_octets(argument in proptest::collection::vec(any::<u8>(), 0..80)) {
             let _ = split(&argument);
             let _ = MailCommand::parse(&argument);
             let _ = parse_rcpt(&argument, true);

@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn content_of_exactly_the_limit_is_taken_and_one_octet_more_is_not() {
+    fn content_at_the_size_limit_is_accepted_and_one_octet_more_is_not() {
         let budget = MemoryBudget::new(1 << 20);
         let mut content = Content::new(5, &budget);
         assert_eq!(content.extend(b"abc"), Ok(()));
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn the_budget_holds_for_all_and_returns_to_zero() {
+    fn memory_budget_is_shared_and_returns_to_zero() {
         let budget = MemoryBudget::new(10_000);
         let mut first = Content::new(1 << 20, &budget);
         let mut second = Content::new(1 << 20, &budget);

@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn dots_are_removed_and_only_crlf_dot_crlf_ends_the_mail() {
+    fn data_reader_unstuffs_dots_and_ends_at_crlf_dot_crlf_only() {
         let cases: &[Case] = &[
             (b".\r\n", Some((b"", b""))),
             (b"a\r\n.\r\nQUIT\r\n", Some((b"a\r\n", b"QUIT\r\n"))),
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_too_large_is_swallowed_to_its_true_end() {
+    fn oversized_message_is_discarded_up_to_its_real_end() {
         let stream = b"0123456789\n.\r\nMAIL\r\n.\r\r\n.\r\nQUIT\r\n";
         let want = Some((Err(ContentError::TooLarge), b"QUIT\r\n".to_vec()));
         assert_eq!(read_all(&[stream], 5), want);
@@ -210,7 +210,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn cut_anywhere_it_agrees_with_the_model(
+        fn data_reader_agrees_with_a_reference_model_for_any_packet_boundaries(
             stream in proptest::collection::vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b'.'), Just(b'x'), Just(0u8)], 0..60),
             cuts in proptest::collection::vec(0usize..70, 0..8),
         ) {

@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spellings_of_one_domain_have_one_canonical_form() {
+    fn all_spellings_of_a_domain_have_the_same_canonical_form() {
         let long = "ü".repeat(70);
         let long_a_label = canonical(&long).into_owned();
         for (spellings, want) in [
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_names_are_not_copied() {
+    fn canonical_ascii_domains_are_borrowed_not_copied() {
         for name in [
             "ours.test",
             "ours.test.",
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn grammar() {
+    fn domain_grammar_is_checked() {
         for (text, want) in [
             ("ours.test", true),
             ("ours.test.", true),
@@ -234,14 +234,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_canonical_form_is_its_own(text in "(xn--|XN--)?[a-zA-Z0-9_.\\-üßİäﬁ例。\u{ad}\u{300}א\u{200d}]{0,30}") {
+        fn canonicalization_of_domains_is_idempotent(text in "(xn--|XN--)?[a-zA-Z0-9_.\\-üßİäﬁ例。\u{ad}\u{300}א\u{200d}]{0,30}") {
             prop_assume!(is_domain(&text));
             let once = canonical(&text).into_owned();
             prop_assert_eq!(canonical(&once), once.as_str());
         }
 
         #[test]
-        fn no_input_panics(text in "\\PC{0,60}") {
+        fn path_parsers_do_not_panic_on_any_input(text in "\\PC{0,60}") {
             let _ = (is_domain(&text), is_address_literal(&text), canonical(&text));
         }
     }

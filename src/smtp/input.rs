@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_pushed_comes_out_in_order() {
+    fn input_buffer_returns_octets_in_order() {
         let mut input = InputBuffer::new();
         let octets: Vec<u8> = (0..100_000u32).map(|n| n as u8).collect();
         for piece in octets.chunks(777) {
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn room_is_never_empty_and_starts_small() {
+    fn input_buffer_always_has_spare_space_and_starts_small() {
         let mut input = InputBuffer::new();
         assert_eq!(input.spare_mut(COMMAND_READ_SIZE).len(), COMMAND_READ_SIZE);
         input.advance(COMMAND_READ_SIZE);
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_that_fill_the_room_enlarge_it_up_to_the_largest() {
+    fn input_buffer_grows_up_to_its_maximum_when_reads_fill_it() {
         let mut input = InputBuffer::new();
         let mut rooms = Vec::new();
         for _ in 0..7 {

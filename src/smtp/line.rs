@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_and_their_ends() {
+    fn command_lines_end_at_crlf_only() {
         let cases: &[(&[u8], Line)] = &[
             (b"NOOP\r\nQUIT", Line::Complete(6)),
             (b"\r\n", Line::Complete(2)),
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_the_ceiling_is_taken_and_one_octet_more_is_swallowed_whole() {
+    fn line_at_the_length_limit_is_accepted_and_a_longer_one_is_discarded() {
         let mut line = vec![b'x'; MAX_LINE_OCTETS - 2];
         line.extend_from_slice(b"\r\n");
         let mut input = InputBuffer::from_octets(&line);
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn swallowing_holds_no_more_than_one_octet() {
+    fn discarding_an_overlong_line_buffers_at_most_one_octet() {
         let mut input = InputBuffer::from_octets(&[b'x'; MAX_LINE_OCTETS]);
         let mut reader = LineReader::default();
         assert_eq!(reader.next(&mut input), Line::TooLong);

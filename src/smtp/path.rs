@@ -208,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reverse_paths() {
+    fn reverse_paths_are_parsed() {
         let long = format!("<{}@example.com>", "a".repeat(243));
         let cases: &[(&str, Option<(&str, &str)>)] = &[
             ("<>", Some(("", ""))),
@@ -256,7 +256,7 @@ mod tests {
     type Parsed = Result<(&'static str, Option<&'static str>), PathError>;
 
     #[test]
-    fn forward_paths() {
+    fn forward_paths_are_parsed() {
         let cases: &[(&str, Parsed)] = &[
             ("<u@x>", Ok(("u", Some("x")))),
             ("<@a,@b:u@x>", Ok(("u", Some("x")))),
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_mailbox_is_seen_through_case_and_route() {
+    fn same_mailbox_is_recognized_despite_domain_case_and_source_route() {
         let parse = |input| ForwardPath::parse(input).unwrap().0;
         assert!(parse("<u@x.y>").is_same_mailbox(&parse("<@r:u@X.Y>")));
         assert!(!parse("<u@x.y>").is_same_mailbox(&parse("<U@x.y>")));
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_mailbox_is_seen_through_spellings_of_its_domain() {
+    fn same_mailbox_is_recognized_in_all_spellings_of_its_domain() {
         let parse = |input| ForwardPath::parse(input).unwrap().0;
         for (one, other, want) in [
             ("<u@x.y>", "<u@X.y.>", true),
@@ -306,7 +306,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_input_panics(input in "[<>@:,\\[\\]\" .a-z\\\\é%!]{0,40}") {
+        fn path_parsers_do_not_panic_on_any_input(input in "[<>@:,\\[\\]\" .a-z\\\\é%!]{0,40}") {
             let _ = ReversePath::parse(&input);
             let _ = ForwardPath::parse(&input);
         }

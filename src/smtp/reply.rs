@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_name_holds_its_code_and_its_class() {
+    fn reply_constant_names_match_their_code_and_status_class() {
         for (name, reply) in ALL {
             assert_eq!(name[1..4], reply.code.to_string(), "{name}");
             let EnhancedStatus(class, ..) = reply.enhanced.expect("the table gives each one");
@@ -173,14 +173,14 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_of_two_lines_has_its_code_on_both() {
+    fn two_line_reply_has_its_code_on_both_lines() {
         let mut output = Vec::new();
         Reply::new(250, Some(EnhancedStatus(2, 10, 0)), "a\nb".into()).write_to(&mut output);
         assert_eq!(output, b"250-2.10.0 a\r\n250 2.10.0 b\r\n");
     }
 
     #[test]
-    fn the_greeting_has_no_enhanced_status() {
+    fn greeting_has_no_enhanced_status_code() {
         let mut output = Vec::new();
         Reply::greeting("mx.example.com").write_to(&mut output);
         assert_eq!(output, b"220 mx.example.com ESMTP\r\n");

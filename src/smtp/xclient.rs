@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses() {
+    fn xclient_addresses_are_parsed() {
         let known = |text: &str| Ok(ClientAddress::Known(text.parse().unwrap()));
         let bad = Err(CommandError::BadArgument);
         for (argument, want) in [
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn values() {
+    fn xclient_attribute_values_are_validated() {
         let long = |octets: usize| format!("LOGIN={}", "x".repeat(octets));
         for (argument, want) in [
             ("PROTO=SMTP", None),
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_kept_only_when_it_is_known() {
+    fn xclient_helo_name_is_ignored_when_unavailable() {
         let helo = |argument| parse(argument).unwrap().helo_name;
         assert_eq!(helo("HELO=a+2Bb+20c"), Some("a+b c".to_owned()));
         assert_eq!(helo("HELO=[UnAvailable]"), None);
@@ -295,12 +295,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_octets_panic(argument in proptest::collection::vec(any::<u8>(), 0..80)) {
+        fn parser_does_not_panic_on_any_octets(argument in proptest::collection::vec(any::<u8>(), 0..80)) {
             let _ = XclientAttributes::parse(&argument);
         }
 
         #[test]
-        fn nothing_but_addresses_and_printable_text_comes_out(
+        fn xclient_parser_returns_only_canonical_addresses_and_printable_names(
             argument in "((ADDR|HELO|NAME|PORT|addr|X)?=?(\\+[0-9A-F]{2}|[a-z0-9.:+=]|IPV6:){0,12} ?){0,4}",
         ) {
             if let Ok(facts) = parse(&argument) {
@@ -313,7 +313,7 @@ mod tests {
         }
 
         #[test]
-        fn whatever_is_encoded_is_found_again(helo in "[ -~ü]{1,60}", ip in any::<u128>()) {
+        fn xclient_xtext_values_decode_to_the_encoded_text(helo in "[ -~ü]{1,60}", ip in any::<u128>()) {
             let xtext: String = helo.bytes().map(|octet| format!("+{octet:02X}")).collect();
             let ip = Ipv6Addr::from(ip);
             let facts = parse(&format!("HELO={xtext} ADDR=IPV6:{ip}")).unwrap();

@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_fitted_between_characters() {
+    fn text_is_truncated_to_a_column_between_characters() {
         let column = |width, repertoire| Column {
             width,
             charset: repertoire,

@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_finding_is_one_line() {
+    fn diagnostic_escapes_control_characters_into_one_line() {
         let finding = Diagnostic::error("a\r\nerror: b\u{1b}[2J \u{202e}\u{85}é".to_owned());
         assert_eq!(
             finding.to_string(),

@@ -213,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_store_is_ready_once_reached_and_while_it_takes_mail() {
+    fn store_is_ready_after_the_first_connection_until_a_save_fails() {
         let health = Health::default();
         assert_eq!(health.down_reason(), None);
         assert_eq!(health.unready_reason().as_deref(), Some("not reached yet"));
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_is_stalled_is_down_although_it_is_reached() {
+    fn stalled_store_is_unavailable_although_it_is_reachable() {
         let health = Health::up();
         health.set_stalled(Some("a COMMIT hangs".to_owned()));
         health.set_up();
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_that_takes_too_long_makes_the_store_not_ready_until_it_is_answered() {
+    fn store_is_not_ready_while_a_request_takes_too_long() {
         let health = Health::up();
         let (first, second) = (health.ask("a batch"), health.ask("a batch"));
         assert_eq!(health.unready_reason(), None);
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_batches_count_once_they_are_many_in_a_row_from_several_clients() {
+    fn store_is_not_ready_after_many_rejected_batches_of_several_clients() {
         let address = |last| IpAddr::from([192, 0, 2, last]);
         let health = Health::up();
         let refuse = |last| health.refused(std::iter::once(address(last)), "refused");

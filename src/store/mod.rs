@@ -48,8 +48,8 @@ use crate::mail::Mail;
 ///     fn save_mail(&mut self, mail: &Mail) -> Result<SavedId, SaveError> {
 ///         let file = self.folder.join(mail.hash().as_str());
 ///         let written = File::create(&file).and_then(|mut file| {
-///             for delivery in mail.deliveries() {
-///                 file.write_all(mail.trace_fields(delivery).as_bytes())?;
+///             for recipient in mail.recipients() {
+///                 file.write_all(mail.trace_fields(recipient).as_bytes())?;
 ///             }
 ///             file.write_all(mail.content())?;
 ///             file.sync_all()?;
@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_printable_and_short() {
+    fn saved_id_keeps_printable_characters_and_is_truncated() {
         assert_eq!(SavedId::new("a 7\r\n\u{e9}-Z~").as_str(), "a7-Z~");
         assert_eq!(SavedId::new(&"x".repeat(100)).as_str(), "x".repeat(64));
         assert_eq!(SavedId::new("").as_str(), "");

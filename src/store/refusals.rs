@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_addresses_of_one_ipv6_network_are_one_client() {
+    fn rejected_mails_from_one_ipv6_network_count_as_one_client() {
         let mut refusals = Refusals::default();
         let address = |net: u16, host: u16| IpAddr::from([0x2001, 0xdb8, 0, net, 0, 0, 0, host]);
         for host in 0..50 {

@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn attach_info_is_valid_json_at_every_width() {
+    fn attach_info_is_valid_json_at_every_column_width() {
         let attachment = |name: &str| Attachment {
             name: name.to_owned(),
             media_type: "a/b".to_owned(),

@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_words_become_table_names() {
+    fn table_name_with_special_characters_is_rejected() {
         for (name, want) in [
             ("new_mail", Some("`new_mail`")),
             ("mail.new_mail2", Some("`mail`.`new_mail2`")),
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn both_schemas_have_the_printed_shape() {
+    fn both_printed_schemas_match_the_assumed_column_widths() {
         let table = TableName::default();
         let printed = TableColumns::DEFAULT;
         let columns = [
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn the_schema_names_the_table_everywhere() {
+    fn printed_schema_uses_the_configured_table_name_everywhere() {
         let schema = TableName::parse("main.post").unwrap().sqlite_schema();
         assert!(schema.contains("EXISTS `main`.`post` ("));
         assert!(schema.contains("EXISTS `main`.`post_hash` ON `post` (`hash`)"));

@@ -51,7 +51,7 @@ enum Step {
 
 impl Dialog {
     /// Returns whether the session is not logged: the client disconnects without having sent anything.
-    fn is_no_news(&self) -> bool {
+    fn is_not_logged(&self) -> bool {
         let says = |(_, step): &(usize, Step)| matches!(step, Step::Send(_));
         let leaves =
             |(_, step): &(usize, Step)| matches!(step, Step::ClientFinishes | Step::ClientResets);
@@ -129,20 +129,20 @@ fn unescape(text: &str) -> Option<Vec<u8>> {
 }
 
 /// A server, with the number of sessions and mails that have been checked.
-pub struct Stage {
+pub struct DialogServer {
     server: Server,
     sessions: usize,
     last_mail_id: i64,
 }
 
-impl Stage {
+impl DialogServer {
     /// Starts a server with the settings of a dialogue.
-    pub fn new(settings: &[(String, String)]) -> Stage {
+    pub fn new(settings: &[(String, String)]) -> DialogServer {
         let settings: Vec<(&str, &str)> = settings
             .iter()
             .map(|(key, value)| (key.as_str(), value.as_str()))
             .collect();
-        Stage {
+        DialogServer {
             server: Server::start(&settings),
             sessions: 0,
             last_mail_id: 0,
@@ -153,8 +153,8 @@ impl Stage {
     pub fn play(&mut self, dialog: &Dialog) -> Result<(), String> {
         let at = Cell::new(0);
         let played = catch_unwind(AssertUnwindSafe(|| {
-            let promised = Player::new(&self.server).play(dialog, &at);
-            self.look_back(dialog, &promised);
+            let promised = DialogPlayer::new(&self.server).play(dialog, &at);
+            self.check_store_and_log(dialog, &promised);
         }));
         played.map_err(|panic| {
             let (name, line) = (&dialog.name, at.get());
@@ -166,9 +166,9 @@ impl Stage {
         })
     }
 
-    fn look_back(&mut self, dialog: &Dialog, promised: &[Promise]) {
+    fn check_store_and_log(&mut self, dialog: &Dialog, promised: &[ExpectedMail]) {
         self.server.client().command("QUIT", "221 2.0.0 ");
-        self.sessions += if dialog.is_no_news() { 1 } else { 2 };
+        self.sessions += if dialog.is_not_logged() { 1 } else { 2 };
         // After the end of a session nothing more of it can reach the store.
         wait_for("both sessions to end", || {
             let ended = self.server.log().matches(" disconnected ").count();
@@ -182,7 +182,7 @@ impl Stage {
 }
 
 /// Asserts that the store contains exactly the acknowledged mails, octet for octet.
-fn check_store(rows: &[StoredMail], promised: &[Promise]) {
+fn check_store(rows: &[StoredMail], promised: &[ExpectedMail]) {
     let mut promised = promised.iter().peekable();
     let mut current = None;
     let mut recipients = HashSet::new();
@@ -223,25 +223,25 @@ fn text_of(panic: &(dyn Any + Send)) -> String {
 }
 
 /// A mail that was acknowledged with 250.
-struct Promise {
+struct ExpectedMail {
     hash: String,
     content: Vec<u8>,
 }
 
-struct Player {
+struct DialogPlayer {
     client: Client,
     /// The lines of the current reply that no step has checked yet.
     lines: Vec<String>,
     unsent: Vec<u8>,
     /// The octets sent since the last 354.
     data: Vec<u8>,
-    promised: Vec<Promise>,
+    promised: Vec<ExpectedMail>,
     closed: bool,
 }
 
-impl Player {
-    fn new(server: &Server) -> Player {
-        Player {
+impl DialogPlayer {
+    fn new(server: &Server) -> DialogPlayer {
+        DialogPlayer {
             client: Client::connect(server.address),
             lines: Vec::new(),
             unsent: Vec::new(),
@@ -251,7 +251,7 @@ impl Player {
         }
     }
 
-    fn play(mut self, dialog: &Dialog, at: &Cell<usize>) -> Vec<Promise> {
+    fn play(mut self, dialog: &Dialog, at: &Cell<usize>) -> Vec<ExpectedMail> {
         let mut content_is_given = false;
         for (line, step) in &dialog.steps {
             at.set(*line);
@@ -332,7 +332,7 @@ impl Player {
             assert!(is_hash, "not a hash: {hash}");
             let hash = hash.to_owned();
             let content = until_end_of_mail(&self.data);
-            self.promised.push(Promise { hash, content });
+            self.promised.push(ExpectedMail { hash, content });
         }
         reply
     }

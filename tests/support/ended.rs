@@ -9,19 +9,23 @@ use super::{BINARY, wait_for};
 
 /// The exit status and output of a program.
 #[derive(Debug)]
-pub struct Ended {
+pub struct ProcessResult {
     pub status: i32,
     pub stdout: String,
     pub stderr: String,
 }
 
 /// Runs the program under test in a folder.
-pub fn run(folder: &Path, arguments: &[&str]) -> Ended {
+pub fn run(folder: &Path, arguments: &[&str]) -> ProcessResult {
     run_as(folder, arguments, |_| {})
 }
 
 /// Runs the program under test after `change` has modified the command.
-pub fn run_as(folder: &Path, arguments: &[&str], change: impl FnOnce(&mut Command)) -> Ended {
+pub fn run_as(
+    folder: &Path,
+    arguments: &[&str],
+    change: impl FnOnce(&mut Command),
+) -> ProcessResult {
     let mut command = Command::new(BINARY);
     command.args(arguments);
     change(&mut command);
@@ -29,7 +33,7 @@ pub fn run_as(folder: &Path, arguments: &[&str], change: impl FnOnce(&mut Comman
 }
 
 /// Runs a command. Fails if it does not exit, such as a server that should not have started.
-pub fn run_command(command: &mut Command) -> Ended {
+pub fn run_command(command: &mut Command) -> ProcessResult {
     // Unlike pipes, files need no concurrent reader.
     let stdout = tempfile::tempfile().expect("a temporary file");
     let stderr = tempfile::tempfile().expect("a temporary file");
@@ -43,7 +47,7 @@ pub fn run_command(command: &mut Command) -> Ended {
     let status = wait_for("the program to end", || {
         child.0.try_wait().expect("a child process")
     });
-    Ended {
+    ProcessResult {
         status: status.code().expect("no signal"),
         stdout: text_of(stdout),
         stderr: text_of(stderr),

@@ -19,7 +19,7 @@ pub enum Fault {
     /// Accepts new connections, but forwards nothing in either direction.
     Hang,
     /// Drops all octets and keeps the connections open.
-    Swallow,
+    Discard,
     /// Delays each piece by this time.
     Delay(Duration),
     /// Forwards at most this many octets every 10 ms.
@@ -148,12 +148,12 @@ impl Shared {
         };
         lock(&self.sockets).extend([&client, &server].iter().filter_map(|s| s.try_clone().ok()));
         let (up, down) = (Arc::clone(self), Arc::clone(self));
-        thread::spawn(move || up.pump(&client, &server, true));
-        thread::spawn(move || down.pump(&server_too, &client_too, false));
+        thread::spawn(move || up.forward(&client, &server, true));
+        thread::spawn(move || down.forward(&server_too, &client_too, false));
     }
 
     /// Forwards octets in one direction until one side ends.
-    fn pump(&self, mut from: &TcpStream, mut to: &TcpStream, is_request: bool) {
+    fn forward(&self, mut from: &TcpStream, mut to: &TcpStream, is_request: bool) {
         let mut octets = [0; 65_536];
         while let Ok(count @ 1..) = from.read(&mut octets) {
             let piece = &octets[..count];
@@ -161,7 +161,7 @@ impl Shared {
                 thread::sleep(TICK);
             }
             let passed = match self.fault() {
-                Fault::Swallow => Ok(()),
+                Fault::Discard => Ok(()),
                 Fault::Delay(pause) if is_request => {
                     thread::sleep(pause);
                     to.write_all(piece)

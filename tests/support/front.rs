@@ -9,17 +9,17 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use super::{PATIENCE, wait_for, wait_for_within};
+use super::{TEST_TIMEOUT, wait_for, wait_for_within};
 
 /// A proxy between clients and the server under test; dropping it ends the process.
-pub struct FrontServer {
+pub struct ProxyProcess {
     child: Child,
     pub folder: TempDir,
 }
 
-impl FrontServer {
+impl ProxyProcess {
     /// Starts nginx with this configuration and waits until it listens on all `ports`.
-    pub fn nginx(folder: TempDir, config: &str, ports: &[SocketAddr]) -> FrontServer {
+    pub fn nginx(folder: TempDir, config: &str, ports: &[SocketAddr]) -> ProxyProcess {
         let head = format!(
             "daemon off; pid nginx.pid; error_log {}/log info;\n",
             folder.path().display()
@@ -29,18 +29,18 @@ impl FrontServer {
         write(folder.path(), &format!("{load}\n{head}{rest}"));
         let mut command = Command::new("nginx");
         command.arg("-p").arg(folder.path()).args(["-c", "config"]);
-        FrontServer::start(folder, command, ports)
+        ProxyProcess::start(folder, command, ports)
     }
 
     /// Starts HAProxy with this configuration and waits until it listens on all `ports`.
-    pub fn haproxy(folder: TempDir, config: &str, ports: &[SocketAddr]) -> FrontServer {
+    pub fn haproxy(folder: TempDir, config: &str, ports: &[SocketAddr]) -> ProxyProcess {
         write(folder.path(), config);
         let mut command = Command::new("haproxy");
         command.args(["-db", "-f", "config"]);
-        FrontServer::start(folder, command, ports)
+        ProxyProcess::start(folder, command, ports)
     }
 
-    fn start(folder: TempDir, mut command: Command, ports: &[SocketAddr]) -> FrontServer {
+    fn start(folder: TempDir, mut command: Command, ports: &[SocketAddr]) -> ProxyProcess {
         let path = std::env::var("PATH").unwrap_or_default();
         let errors = fs::File::create(folder.path().join("stderr")).expect("a file");
         let child = command
@@ -51,7 +51,7 @@ impl FrontServer {
             .stderr(errors)
             .spawn()
             .expect("the program is installed");
-        let front = FrontServer { child, folder };
+        let front = ProxyProcess { child, folder };
         for port in ports {
             wait_for("the proxy to listen", || {
                 TcpStream::connect(port).ok().map(drop)
@@ -67,12 +67,12 @@ impl FrontServer {
     }
 }
 
-impl Drop for FrontServer {
+impl Drop for ProxyProcess {
     fn drop(&mut self) {
         // SIGTERM lets nginx end its workers.
         let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM);
         let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            wait_for_within("the proxy to end", PATIENCE, || {
+            wait_for_within("the proxy to end", TEST_TIMEOUT, || {
                 self.child.try_wait().ok().flatten()
             });
         }));
@@ -91,7 +91,7 @@ fn write(folder: &Path, config: &str) {
 }
 
 /// Returns the code block of the README that contains `text`.
-pub fn block_of_readme(text: &str) -> String {
+pub fn documented_block(text: &str) -> String {
     let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
     let readme = fs::read_to_string(readme).expect("README.md");
     let blocks = readme.split("\n```").skip(1).step_by(2);

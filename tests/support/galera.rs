@@ -12,7 +12,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use super::mariadb::{FIELD_TABLE, PASSWORD, SMALL, USER, copy_folder, program, root_at, template};
+use super::mariadb::{
+    FIELD_TABLE, LOW_MEMORY_OPTIONS, PASSWORD, USER, copy_folder, program, root_at, template,
+};
 use super::ports::free_ports;
 use super::{tail, wait_for_within};
 
@@ -152,7 +154,7 @@ impl Node {
         let data = folder.path().join("data");
         copy_folder(template(), &data);
         if nix::unistd::geteuid().is_root() {
-            give_away(folder.path());
+            chown_to_nobody(folder.path());
         }
         Node {
             child: None,
@@ -193,7 +195,7 @@ impl Node {
         command
             .arg("--no-defaults")
             .args(nix::unistd::geteuid().is_root().then_some("--user=nobody"))
-            .args(SMALL)
+            .args(LOW_MEMORY_OPTIONS)
             .arg(format!("--datadir={}", path("data")))
             .arg(format!("--tmpdir={}", path("")))
             .arg(format!("--socket={}", path("socket")))
@@ -237,12 +239,12 @@ impl Drop for Galera {
 
 /// Gives the files to user nobody: rsync, which transfers a node's data, changes from root to nobody. So nodes run as
 /// nobody if the tests run as root.
-fn give_away(path: &Path) {
+fn chown_to_nobody(path: &Path) {
     const NOBODY: u32 = 65_534;
     chown(path, Some(NOBODY), Some(NOBODY)).expect("root may give files away");
     if path.is_dir() {
         let entries = fs::read_dir(path).expect("a readable folder").flatten();
-        entries.for_each(|entry| give_away(&entry.path()));
+        entries.for_each(|entry| chown_to_nobody(&entry.path()));
     }
 }
 

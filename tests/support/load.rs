@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::{PATIENCE, wait_for, wait_for_within};
+use super::{TEST_TIMEOUT, wait_for, wait_for_within};
 
 /// Several clients that deliver mails until they are stopped; each mail has a unique marker as Subject.
 pub struct Load {
@@ -40,17 +40,17 @@ impl Account {
     /// Asserts that every reply had the expected code or a 4xx code.
     pub fn assert_only_expected_replies(&self) {
         for ((said, code), count) in &self.replies {
-            let (_, hoped_for) = DIALOGUE
+            let (_, expected_code) = DIALOGUE
                 .iter()
                 .find(|(one, _)| one == said)
                 .expect("a known command");
-            let is_fine = code == hoped_for || (400..500).contains(code);
+            let is_fine = code == expected_code || (400..500).contains(code);
             assert!(is_fine, "{said:?} was answered {code}, {count} times");
         }
     }
 
     /// Describes the 4xx replies by command.
-    pub fn come_again(&self) -> String {
+    pub fn temporary_failures(&self) -> String {
         let said = |((said, code), count): (&(&str, u16), &usize)| {
             (400..500)
                 .contains(code)
@@ -145,7 +145,7 @@ impl Shared {
         let greeting = client.read_code()?;
         self.hear("greeting", greeting)?;
         self.say(&mut client, "EHLO client.test")?;
-        for _ in 0..MAILS_OF_A_CONNECTION {
+        for _ in 0..MAILS_PER_CONNECTION {
             if self.stop.load(Ordering::SeqCst) {
                 break;
             }
@@ -222,7 +222,7 @@ pub fn content_of(marker: &str) -> String {
 pub fn stored_markers(file: &Path) -> HashMap<String, usize> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE;
     let database = Connection::open_with_flags(file, flags).expect("a file that exists");
-    database.busy_timeout(PATIENCE).expect("an open file");
+    database.busy_timeout(TEST_TIMEOUT).expect("an open file");
     let mut select = database
         .prepare("SELECT subject, mail FROM new_mail")
         .expect("a table of mails");
@@ -238,7 +238,7 @@ pub fn stored_markers(file: &Path) -> HashMap<String, usize> {
 }
 
 /// Asserts acknowledged ⊆ stored ⊆ sent and that no mail is stored twice.
-pub fn assert_promise_kept(account: &Account, stored: &HashMap<String, usize>) {
+pub fn assert_no_loss_or_duplicate(account: &Account, stored: &HashMap<String, usize>) {
     for marker in &account.acknowledged {
         assert_eq!(stored.get(marker), Some(&1), "{marker} got a 250");
     }
@@ -265,8 +265,8 @@ impl PlainClient {
     }
 
     fn open(address: SocketAddr) -> io::Result<PlainClient> {
-        let socket = TcpStream::connect_timeout(&address, PATIENCE)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
+        let socket = TcpStream::connect_timeout(&address, TEST_TIMEOUT)?;
+        socket.set_read_timeout(Some(TEST_TIMEOUT))?;
         socket.set_nodelay(true)?;
         let reader = BufReader::new(socket);
         Ok(PlainClient { reader })
@@ -306,7 +306,7 @@ impl PlainClient {
 }
 
 /// The number of mails after which a client reconnects, so that accepting connections is under load as well.
-const MAILS_OF_A_CONNECTION: usize = 5;
+const MAILS_PER_CONNECTION: usize = 5;
 /// The commands of a client with the expected reply codes.
 const DIALOGUE: &[(&str, u16)] = &[
     ("greeting", 220),

@@ -107,7 +107,7 @@ impl MariaDb {
         Command::new(program("mariadbd"))
             .arg("--no-defaults")
             .args(as_this_user())
-            .args(SMALL)
+            .args(LOW_MEMORY_OPTIONS)
             .arg(format!("--datadir={}", self.path("data")))
             .arg(format!("--tmpdir={}", self.path("")))
             .arg(format!("--socket={}", self.path("socket")))
@@ -272,7 +272,7 @@ pub fn template() -> &'static Path {
             .arg("--auth-root-authentication-method=normal")
             .arg("--skip-test-db")
             .args(as_this_user())
-            .args(SMALL)
+            .args(LOW_MEMORY_OPTIONS)
             .output()
             .expect("mariadb-install-db is installed: tests/install-tools");
         assert!(
@@ -315,7 +315,7 @@ fn as_this_user() -> Option<&'static str> {
 }
 
 /// Options that keep memory and data files small.
-pub const SMALL: &[&str] = &[
+pub const LOW_MEMORY_OPTIONS: &[&str] = &[
     "--innodb-log-file-size=4M",
     "--innodb-buffer-pool-size=24M",
     "--innodb-buffer-pool-dump-at-shutdown=OFF",

@@ -34,7 +34,7 @@ pub mod load;
 /// The program under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_goguerrilla");
 /// The default time limit for waits and replies.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Returns `bound` in a release build, such as `make soak` makes, and `unoptimised` in a debug build, which shares two
 /// cores with other tests and servers.
@@ -174,8 +174,8 @@ impl Server {
                 .map(|subject| {
                     scope.spawn(move || {
                         let mut client = self.client();
-                        client.prepare_to_deliver("a@client.test", "u@ours.test");
-                        client.finish_delivery(&short_mail(subject))
+                        client.begin_data("a@client.test", "u@ours.test");
+                        client.send_content(&short_mail(subject))
                     })
                 })
                 .collect();
@@ -410,9 +410,9 @@ pub fn without_trace(mail: &[u8]) -> &[u8] {
     rest
 }
 
-/// Calls `ask` until it returns a value. Fails after [`PATIENCE`].
+/// Calls `ask` until it returns a value. Fails after [`TEST_TIMEOUT`].
 pub fn wait_for<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
-    wait_for_within(what, PATIENCE, ask)
+    wait_for_within(what, TEST_TIMEOUT, ask)
 }
 
 /// Calls `ask` until it returns a value. Fails after `patience`.
@@ -459,7 +459,7 @@ impl Client {
     /// Makes a client from a connected socket.
     pub fn over(socket: TcpStream) -> Client {
         socket
-            .set_read_timeout(Some(PATIENCE))
+            .set_read_timeout(Some(TEST_TIMEOUT))
             .expect("an open socket");
         socket.set_nodelay(true).expect("an open socket");
         Client {
@@ -561,7 +561,7 @@ impl Client {
             }
         };
         self.socket()
-            .set_read_timeout(Some(PATIENCE))
+            .set_read_timeout(Some(TEST_TIMEOUT))
             .expect("an open socket");
         match outcome {
             Err(error)
@@ -598,7 +598,7 @@ impl Client {
     }
 
     /// Sends the commands up to DATA and reads the 354.
-    pub fn prepare_to_deliver(&mut self, from: &str, to: &str) {
+    pub fn begin_data(&mut self, from: &str, to: &str) {
         self.command("EHLO client.test", "250");
         self.command(&format!("MAIL FROM:<{from}>"), "250 2.1.0");
         self.command(&format!("RCPT TO:<{to}>"), "250 2.1.5");
@@ -606,7 +606,7 @@ impl Client {
     }
 
     /// Sends the content and the final dot. Returns the reply and the time it took.
-    pub fn finish_delivery(&mut self, content: &[u8]) -> (Reply, Duration) {
+    pub fn send_content(&mut self, content: &[u8]) -> (Reply, Duration) {
         let wire = stuffed(content);
         let started_at = Instant::now();
         self.send(wire);
@@ -614,8 +614,8 @@ impl Client {
         (reply, started_at.elapsed())
     }
 
-    /// Sets the time limit for replies, if the server may take longer than [`PATIENCE`].
-    pub fn be_patient(&self, for_how_long: Duration) {
+    /// Sets the time limit for replies, if the server may take longer than [`TEST_TIMEOUT`].
+    pub fn set_reply_timeout(&self, for_how_long: Duration) {
         self.socket()
             .set_read_timeout(Some(for_how_long))
             .expect("an open socket");

@@ -14,7 +14,7 @@ use r2d2_redis::redis;
 use tempfile::TempDir;
 
 use super::ports::free_port;
-use super::{PATIENCE, wait_for};
+use super::{TEST_TIMEOUT, wait_for};
 
 /// A Redis server; runs until [`Redis::kill`]. Dropping it kills the process.
 pub struct Redis {
@@ -121,7 +121,7 @@ impl Redis {
         };
         let client = redis::Client::open(url).expect("an address");
         let mut connection = client
-            .get_connection_with_timeout(PATIENCE)
+            .get_connection_with_timeout(TEST_TIMEOUT)
             .expect("Redis runs");
         let mut command = redis::cmd(words[0]);
         for word in &words[1..] {
@@ -158,13 +158,13 @@ impl Drop for Redis {
 
 /// How a [`FakeRedis`] answers every command.
 #[derive(Clone, Copy, Debug)]
-pub enum Manner {
+pub enum FakeBehavior {
     /// Sends these octets each time something arrives.
-    Says(&'static [u8]),
+    Replies(&'static [u8]),
     /// Sends one of these octets every 50 ms.
-    Dribbles(&'static [u8]),
+    RepliesSlowly(&'static [u8]),
     /// Sends these octets and closes the connection.
-    SaysAndCloses(&'static [u8]),
+    RepliesAndCloses(&'static [u8]),
     /// Sends the first octets at once, and the others each time something arrives.
     Greets(&'static [u8], &'static [u8]),
     /// Reads and sends nothing.
@@ -181,7 +181,7 @@ pub struct FakeRedis {
 
 impl FakeRedis {
     /// Starts listening on a free port.
-    pub fn start(manner: Manner) -> FakeRedis {
+    pub fn start(manner: FakeBehavior) -> FakeRedis {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let address = listener.local_addr().expect("a bound socket");
         let stopped = Arc::new(AtomicBool::new(false));
@@ -195,7 +195,7 @@ impl FakeRedis {
                 count.fetch_add(1, Ordering::SeqCst);
                 // This thread ends with its client.
                 if let Ok(client) = client {
-                    thread::spawn(move || behave(&client, manner));
+                    thread::spawn(move || serve_client(&client, manner));
                 }
             }
         });
@@ -229,26 +229,26 @@ impl Drop for FakeRedis {
     }
 }
 
-fn behave(mut client: &TcpStream, manner: Manner) {
-    let _ = client.set_read_timeout(Some(PATIENCE));
+fn serve_client(mut client: &TcpStream, manner: FakeBehavior) {
+    let _ = client.set_read_timeout(Some(TEST_TIMEOUT));
     let mut octets = [0; 4096];
-    if let Manner::Greets(greeting, _) = manner
+    if let FakeBehavior::Greets(greeting, _) = manner
         && client.write_all(greeting).is_err()
     {
         return;
     }
     while client.read(&mut octets).is_ok_and(|count| count > 0) {
         let said = match manner {
-            Manner::Says(text) | Manner::Greets(_, text) => client.write_all(text),
-            Manner::SaysAndCloses(text) => {
+            FakeBehavior::Replies(text) | FakeBehavior::Greets(_, text) => client.write_all(text),
+            FakeBehavior::RepliesAndCloses(text) => {
                 let _ = client.write_all(text);
                 return;
             }
-            Manner::Dribbles(text) => text.iter().try_for_each(|octet| {
+            FakeBehavior::RepliesSlowly(text) => text.iter().try_for_each(|octet| {
                 thread::sleep(std::time::Duration::from_millis(50));
                 client.write_all(&[*octet])
             }),
-            Manner::Hangs => Ok(()),
+            FakeBehavior::Hangs => Ok(()),
         };
         if said.is_err() {
             return;
@@ -315,7 +315,7 @@ impl RedisCluster {
     }
 
     /// Starts the migration of every slot of node `from` to node `to`; existing keys stay.
-    pub fn send_on_its_way(&self, from: usize, to: usize) {
+    pub fn start_slot_migration(&self, from: usize, to: usize) {
         let id = |node: usize| -> String { self.nodes[node].command(&["CLUSTER", "MYID"]) };
         let (giver, taker) = (id(from), id(to));
         let (first, last) = RedisCluster::slots_of(from);
@@ -339,25 +339,25 @@ impl RedisCluster {
 
     /// Returns the first and last slot that a node has initially.
     fn slots_of(node: usize) -> (usize, usize) {
-        let first = node * SLOTS_OF_ONE;
-        (first, (first + SLOTS_OF_ONE - 1).min(16_383))
+        let first = node * SLOTS_PER_NODE;
+        (first, (first + SLOTS_PER_NODE - 1).min(16_383))
     }
 
     /// Returns the node that has a slot initially.
-    pub fn owner_from_the_start(slot: usize) -> usize {
-        slot / SLOTS_OF_ONE
+    pub fn initial_owner(slot: usize) -> usize {
+        slot / SLOTS_PER_NODE
     }
 
     /// Deletes all keys and gives nearly all slots to one node. Each node keeps one slot, because a node without slots
     /// would become a replica.
-    pub fn give_slots_to(&self, owner: usize) {
+    pub fn move_slots_to(&self, owner: usize) {
         let id: String = self.nodes[owner].command(&["CLUSTER", "MYID"]);
         for node in &self.nodes {
             let _: String = node.command(&["FLUSHALL"]);
         }
         for node in self.nodes.iter().rev() {
             let mut moves = redis::pipe();
-            for slot in (0..16_384).filter(|slot| slot % SLOTS_OF_ONE != 0) {
+            for slot in (0..16_384).filter(|slot| slot % SLOTS_PER_NODE != 0) {
                 moves
                     .cmd("CLUSTER")
                     .arg("SETSLOT")
@@ -372,4 +372,4 @@ impl RedisCluster {
 }
 
 /// The slots of each node; the last one has fewer.
-const SLOTS_OF_ONE: usize = 5_500;
+const SLOTS_PER_NODE: usize = 5_500;

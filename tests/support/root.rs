@@ -13,21 +13,21 @@ use tempfile::TempDir;
 use super::wait_for;
 
 /// A copy of the extracted packages for one test; dropping it deletes the copy.
-pub struct Root {
+pub struct MtaRoot {
     folder: TempDir,
 }
 
-impl Root {
+impl MtaRoot {
     /// Creates a copy with this package. Returns `None` if the test does not run as root, because only root may chroot.
-    pub fn with(package: &str) -> Option<Root> {
+    pub fn with(package: &str) -> Option<MtaRoot> {
         if !geteuid().is_root() {
             println!("{package} is not tested: only root may run it with chroot");
             return None;
         }
         let roots = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mtas");
-        let original = made_once(&roots, package);
+        let original = cached_root(&roots, package);
         let folder = TempDir::new_in(&roots).expect("a temporary folder");
-        let root = Root { folder };
+        let root = MtaRoot { folder };
         // Hard links to the original files. Writers replace a file instead of changing it.
         let mut copy = Command::new("cp");
         succeeds(copy.arg("-al").arg(original).arg(root.path("")));
@@ -108,7 +108,7 @@ impl Drop for Daemon {
 }
 
 /// Returns the original folder, which is made again whenever the script that makes it has changed.
-fn made_once(roots: &Path, package: &str) -> PathBuf {
+fn cached_root(roots: &Path, package: &str) -> PathBuf {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mta-root");
     let wanted = fs::read_to_string(&script).expect("the script mta-root");
     let folder = roots.join(package);

@@ -14,12 +14,12 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use tempfile::TempDir;
 
 use super::certificates::{KeyKind, Pair};
-use super::{Client, PATIENCE, Server, value, wait_for};
+use super::{Client, Server, TEST_TIMEOUT, value, wait_for};
 
 /// A server that offers STARTTLS on one port and implicit TLS on another.
 pub struct TlsServer {
     pub server: Server,
-    pub at_once: SocketAddr,
+    pub implicit_tls_address: SocketAddr,
     pub pair: Pair,
 }
 
@@ -33,11 +33,11 @@ impl TlsServer {
 
     /// Starts a server with an existing certificate and key.
     pub fn start_with(folder: TempDir, pair: Pair, settings: &[(&str, &str)]) -> TlsServer {
-        TlsServer::start_around(folder, pair, settings, |program| program)
+        TlsServer::start_with_wrapper(folder, pair, settings, |program| program)
     }
 
     /// Starts a server with an existing certificate and key, wrapped by another command.
-    pub fn start_around(
+    pub fn start_with_wrapper(
         folder: TempDir,
         pair: Pair,
         settings: &[(&str, &str)],
@@ -52,14 +52,14 @@ impl TlsServer {
         ];
         all.extend(settings);
         let server = Server::start_with(folder, &all, around);
-        let at_once = wait_for("the implicit TLS port", || {
+        let implicit_tls_address = wait_for("the implicit TLS port", || {
             let log = server.log();
             let line = log.lines().find(|line| line.contains(" tls=true "))?;
             value(line, "address")?.parse().ok()
         });
         TlsServer {
             server,
-            at_once,
+            implicit_tls_address,
             pair,
         }
     }
@@ -71,8 +71,8 @@ impl TlsServer {
     }
 
     /// Connects a client to the implicit TLS port and reads the greeting.
-    pub fn client_at_once(&self) -> TlsClient {
-        let socket = TcpStream::connect(self.at_once).expect("the server accepts");
+    pub fn implicit_tls_client(&self) -> TlsClient {
+        let socket = TcpStream::connect(self.implicit_tls_address).expect("the server accepts");
         let config = config_trusting(&[&self.pair.chain]);
         let mut client = TlsClient::over(socket, config).expect("a handshake");
         client.expect("220 mx.test ESMTP");
@@ -130,7 +130,7 @@ impl TlsClient {
 
     /// Completes a handshake that may have begun.
     pub fn resume(mut socket: TcpStream, mut tls: ClientConnection) -> io::Result<TlsClient> {
-        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_read_timeout(Some(TEST_TIMEOUT))?;
         socket.set_nodelay(true)?;
         while tls.is_handshaking() {
             if tls.complete_io(&mut socket)?.0 == 0 && tls.is_handshaking() {

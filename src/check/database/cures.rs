@@ -169,13 +169,13 @@ mod tests {
     }
 
     #[test]
-    fn codes_are_in_order_and_each_has_one_line() {
+    fn mysql_error_fixes_are_sorted_by_code_and_unique() {
         let codes: Vec<u16> = CURES.iter().map(|(code, ..)| *code).collect();
         assert!(codes.is_sorted_by(|one, next| one < next), "{codes:?}");
     }
 
     #[test]
-    fn a_value_that_does_not_fit_names_the_column_as_the_schema_has_it() {
+    fn value_error_suggests_the_column_type_of_the_schema() {
         for (code, message, want) in [
             (
                 1406,
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_error_is_reported_in_the_words_of_the_server() {
+    fn unknown_mysql_error_is_reported_verbatim() {
         assert_eq!(
             text(9_999, "something new"),
             "GM_MAIL_TABLE: no row: ERROR 9999 (HY000): something new"
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn no_placeholder_is_left() {
+    fn fix_texts_contain_no_unfilled_placeholder() {
         for (code, key, _) in CURES {
             let text = text(*code, "Field 'x' is odd");
             assert!(

@@ -216,7 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_view_of_one_table_is_known_by_its_definition() {
+    fn base_table_of_a_single_table_view_is_parsed_from_its_definition() {
         let names = |definition: &str| only_table_of(definition);
         let mail = Some(("mail".to_owned(), "base".to_owned()));
         assert_eq!(names("select `b`.`x` AS `x` from `mail`.`base`"), mail);

@@ -201,7 +201,7 @@ mod tests {
     use crate::store::row::Row;
 
     #[test]
-    fn the_trial_row_fills_every_column() {
+    fn trial_row_has_a_value_for_every_column() {
         let addresses = TrialAddresses {
             recipient_domain: "ours.test".to_owned(),
             primary_mail_host: "mx.test".to_owned(),

@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_trigger_is_judged_by_where_it_writes() {
+    fn trigger_is_safe_only_if_it_writes_to_transactional_tables() {
         let known = Known {
             tables: HashMap::from([("audit".to_owned(), false), ("kept".to_owned(), true)]),
             routines: HashSet::from(["log_it".to_owned()]),

@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_answer_has_its_own_cure() {
+    fn each_redis_error_answer_has_its_own_fix() {
         for (words, want) in [
             (
                 "NOAUTH Authentication required.",

@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ascii_with_8_bit_octets_is_utf_8_before_it_is_latin_1() {
+    fn ascii_text_with_8_bit_octets_is_decoded_as_utf_8_else_latin_1() {
         assert_eq!(Charset::Ascii.decode("ü".as_bytes()), "ü");
         assert_eq!(Charset::Ascii.decode(b"\xfc"), "ü");
     }

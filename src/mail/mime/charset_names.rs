@@ -219,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_aliases() {
+    fn charset_names_and_aliases_are_recognized() {
         let groups: &[(&str, &[u8], &str)] = &[
             (
                 "utf-8 UTF8 x-utf-8 csUTF8 utf_8 unicode-1-1-utf-8 x-unicode20utf8 cp65001 utf8mb4 utf-8-sig",

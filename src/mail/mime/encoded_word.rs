@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn words_that_senders_get_wrong() {
+    fn malformed_encoded_words_are_decoded_leniently() {
         check(&[
             (b"=?utf-8?q?Hello world =C3=BC?=", "Hello world ü"),
             (b"=?utf-8?Q?a=+5b=?=", "a=+5b="),
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn words_in_charsets_with_shifts() {
+    fn encoded_words_in_stateful_charsets_are_decoded() {
         check(&[
             (b"=?iso-2022-kr?B?GyQpQw4+SDNnR088PD9kDw==?=", "안녕하세요"),
             (b"=?hz-gb-2312?B?fntEYzpDfn0=?=", "你好"),

@@ -102,14 +102,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_of_each_name_counts_and_folds_belong_to_it() {
+    fn first_header_field_of_a_name_is_used_with_its_folded_lines() {
         let (fields, body) = split(b"X: 1\r\nsubject : a\r\n b\r\nSUBJECT: c\r\n\r\nbody\r\n");
         assert_eq!(fields.subject, Some(&b" a\r\n b\r\n"[..]));
         assert_eq!(body, b"body\r\n");
     }
 
     #[test]
-    fn a_field_that_is_cut_ends_with_a_whole_character() {
+    fn overlong_header_field_is_truncated_between_characters() {
         for shift in 0..4 {
             let subject = format!("{}{}", "-".repeat(shift), "😀".repeat(5_000));
             let entity = format!("Subject:{subject}\r\n\r\n");
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn sections_without_fields_or_without_an_end() {
+    fn header_sections_without_fields_or_without_an_end_are_split() {
         assert_eq!(split(b"\r\nbody").1, b"body");
         assert_eq!(split(b"").1, b"");
         assert_eq!(split(b"no field here").1, b"");

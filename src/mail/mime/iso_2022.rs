@@ -270,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_of_each_family() {
+    fn iso_2022_texts_of_each_family_are_decoded() {
         let cases: &[(Family, &[u8], &str)] = &[
             (Family::Japanese, b"a\x1b$BF|K\\\x1b(Bb", "a日本b"),
             (Family::Japanese, b"\x1b$B$\"\x1b(B\x1b$B$$\x1b(B", "あい"),
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn words_begin_in_ascii_unless_one_text_was_cut() {
+    fn iso_2022_words_start_in_ascii_unless_a_text_was_split() {
         let cases: &[(&[&[u8]], &str)] = &[
             (&[b"\x1b$B$\"\x1b(B", b"\x1b$B$$\x1b(B"], "あい"),
             (&[b"\x1b$B$\"", b"\x1b$B$$", b"ab"], "あいab"),

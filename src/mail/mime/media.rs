@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn media_types() {
+    fn media_types_are_parsed_leniently() {
         for (field, want) in [
             ("TEXT/Html; x=y", "text/html"),
             ("\"text/html\"; x=y", "text/html"),
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn charset_names() {
+    fn charset_parameters_are_parsed_leniently() {
         for (parameter, want) in [
             ("charset=utf-8", Some("utf-8")),
             ("charset=\"utf-8\"", Some("utf-8")),
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn boundaries() {
+    fn boundary_parameters_are_parsed() {
         for (parameter, want) in [
             ("boundary=a", Some("a")),
             ("boundary=\"a \"", Some("a")),

@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn delimiter_lines_are_compared_whole() {
+    fn multipart_delimiter_lines_must_match_completely() {
         let cases: &[(&str, &str, &[&str])] = &[
             (
                 "b",

@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_and_names() {
+    fn parameter_values_and_file_names_are_parsed() {
         let cases: &[(&str, &str, Option<&str>)] = &[
             ("attachment", "attachment", None),
             (" a/b; name=x.pdf\r\n", "a/b", Some("x.pdf")),
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn values_in_pieces_and_charsets() {
+    fn rfc_2231_continued_and_encoded_parameters_are_decoded() {
         check(&[
             (
                 "a/b; name=x; name*=UTF-8'fr'%C3%A9.jpg",
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn separators_that_are_missing_or_wrong() {
+    fn parameters_with_missing_or_wrong_separators_are_parsed() {
         check(&[
             ("a/b charset=x", "a/b", None),
             ("a/b name=x", "a/b", Some("x")),
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn backslashes() {
+    fn backslashes_in_file_names_are_kept() {
         check(&[
             (r#"a/b; name="C:\a\b.c""#, "a/b", Some(r"C:\a\b.c")),
             (r#"a/b; name="C:\\a\\b.c""#, "a/b", Some(r"C:\a\b.c")),
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn octets_are_not_decoded() {
+    fn encoded_words_in_a_boundary_parameter_are_not_decoded() {
         let octets = |field: &str| {
             let value = ParameterizedField::parse(field.as_bytes()).get("boundary");
             value.map(|value| value.octets)
@@ -346,7 +346,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_field_panics(field in "[a-z/;=*'\"()\\\\%0-9 \r\n\té]{0,60}") {
+        fn parameter_parser_does_not_panic_on_any_field(field in "[a-z/;=*'\"()\\\\%0-9 \r\n\té]{0,60}") {
             let structured = ParameterizedField::parse(field.as_bytes());
             for name in ["a", "name"] {
                 if let Some(value) = structured.get(name) {

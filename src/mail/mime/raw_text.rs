@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn in_which_charset() {
+    fn raw_text_charset_is_chosen() {
         let cases: &[(&[u8], &str, &str)] = &[
             (b"a", "utf-16", "a"),
             ("ü".as_bytes(), "gbk", "ü"),

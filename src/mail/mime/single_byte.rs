@@ -316,7 +316,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_table_has_a_character_for_each_octet() {
+    fn single_byte_tables_map_every_octet() {
         let pages = (0..20_000).filter_map(code_page);
         let names = ["hproman8", "ptcp154", "kz1048", "koi8t", "viscii"];
         let tables: Vec<&str> = pages.chain(names.iter().filter_map(|n| named(n))).collect();
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn letters_of_each_script() {
+    fn single_byte_charsets_decode_letters_of_each_script() {
         for (table, octets, want) in [
             (CP37, &b"\x81\x40\x51"[..], "a é"),
             (CP437, b"\x81\xe1", "üß"),

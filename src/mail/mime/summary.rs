@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mail_without_fields_is_plain_text() {
+    fn mail_without_header_fields_is_summarized_as_text_plain() {
         let summary = Summary::of(b"");
         assert_eq!(summary.content_type, "text/plain");
         assert_eq!(summary.charset, "UTF-8");
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_with_a_file_name_names_the_charset_where_it_is_all_there_is() {
+    fn single_text_attachment_provides_the_charset() {
         let named = "Content-Type: text/plain; charset=koi8-r; name=\"a.txt\"\r\n\r\n";
         let summary = Summary::of(named.as_bytes());
         assert_eq!(summary.charset, "koi8-r");
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_structure_costs_little_time() {
+    fn hostile_mime_structures_are_summarized_in_under_a_second() {
         let levels: String = (0..800)
             .map(|n| format!("Content-Type: multipart/mixed; boundary=b{n}\r\n\r\n--b{n}\r\n"))
             .collect();

@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn octets_are_counted_without_their_encoding() {
+    fn attachment_size_is_counted_after_transfer_decoding() {
         for (encoding, body, want) in [
             ("base64", "aGVsbG8=\r\n", 5),
             ("BASE64", "aGVs\r\nbG8h", 6),

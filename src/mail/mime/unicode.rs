@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn utf_7() {
+    fn utf_7_is_decoded() {
         let cases: &[(&[u8], &str)] = &[
             (b"Hi Mom -+Jjo--!", "Hi Mom -☺-!"),
             (b"+ZeVnLIqe-", "日本語"),
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn utf_16_and_utf_32() {
+    fn utf_16_and_utf_32_are_decoded() {
         let cases: &[(&[u8], &str)] = &[
             (b"\xfe\xff\x00a\xfe\xff\x00b", "ab"),
             (b"\xff\xfea\x00", "a"),

@@ -93,13 +93,13 @@ mod tests {
     }
 
     #[test]
-    fn a_hundred_commands_are_enough() {
+    fn command_limit_is_exceeded_by_command_101() {
         assert!(!after(100).is_exceeded());
         assert!(after(101).is_exceeded());
     }
 
     #[test]
-    fn a_transaction_counts_when_it_ends_unsaved() {
+    fn transaction_commands_count_only_when_it_ends_unsaved() {
         let mut count = after(95);
         count.add(Some(Verb::Mail), true, 100);
         for _ in 0..100 {
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn recipients_beyond_the_limit_and_other_commands_in_a_transaction_count_at_once() {
+    fn excess_recipients_and_other_commands_in_a_transaction_count_at_once() {
         let mut count = after(98);
         for _ in 0..3 {
             count.add(Some(Verb::Rcpt), true, 2);

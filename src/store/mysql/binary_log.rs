@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_binary_log_that_is_not_synced_is_reported() {
+    fn only_an_unsynced_binary_log_is_reported() {
         for (log, every, flush, engine, want) in [
             ("ON", "0", "1", "", Some(0)),
             ("1", "100", "2", "", Some(100)),

@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_sorted_by_what_they_mean() {
+    fn mysql_error_codes_map_to_their_error_class() {
         for (codes, want) in [
             (
                 &[2006, 2013, 4031, 1053, 1927, 1180][..],

@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_error_names_the_key_that_it_concerns() {
+    fn mysql_error_text_names_the_configuration_key() {
         let server = |code| {
             Error::MySqlError(mysql::MySqlError {
                 state: "HY000".to_owned(),

@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_rest_of_the_same_cluster_outlives_a_node() {
+    fn galera_peer_survives_a_node_only_in_the_same_cluster_without_it() {
         let gone = member("c", 0, "a:1,b:1,c:1", "ON");
         for (witness, want) in [
             (member("c", 0, "b:1,c:1", "ON"), true),

@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_one_that_is_well_is_preferred() {
+    fn first_available_database_host_is_preferred() {
         let nodes = nodes(3);
         assert_eq!(nodes.order(), [0, 1, 2]);
         nodes.mark_down(0, "gone");
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_standby_is_tried_before_hosts_that_were_left_and_after_those_that_are_well() {
+    fn standby_host_is_tried_after_available_hosts_and_before_down_ones() {
         let nodes = nodes(3);
         nodes.mark_down(0, "gone");
         nodes.mark_standby(1, "read-only");
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_go_back_one_by_one() {
+    fn connections_fail_back_one_at_a_time() {
         let nodes = nodes(2);
         assert!(!nodes.take_failback(1), "nobody was let");
         nodes.allow_failback();
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn where_all_were_left_none_is_given_up() {
+    fn all_hosts_are_tried_when_all_are_marked_down() {
         let nodes = nodes(2);
         nodes.mark_down(0, "gone");
         nodes.mark_down(1, "gone");
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_disappoints_is_left_alone_for_longer() {
+    fn host_that_fails_repeatedly_is_excluded_for_longer() {
         let nodes = nodes(2);
         for pause in [1, 2, 4] {
             nodes.mark_down(0, "read-only");
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_single_host_is_never_left() {
+    fn single_host_is_never_marked_down() {
         let nodes = nodes(1);
         nodes.mark_down(0, "gone");
         assert!(!nodes.is_down(0) && !nodes.take_failback(0));

@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_type_has_its_largest_number() {
+    fn largest_number_of_each_mysql_column_type_is_known() {
         let none = None;
         for (column_type, precision, scale, chars, want) in [
             ("tinyint(4)", Some(3), Some(0), none, 127),

@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_fits_the_type() {
+    fn suggested_column_default_matches_the_column_type() {
         for (data_type, column_type, charset, want) in [
             ("int", "int(11)", None, "ALTER COLUMN `x` SET DEFAULT 0"),
             (

@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mail_with_few_neighbours_waits_for_nobody() {
+    fn small_batch_does_not_wait_for_more_mails() {
         for last_two in [[0, 0], [1, 1], [20, 1], [15, 15]] {
             let (enough, patience) = batches(0, last_two).target();
             assert_eq!((enough, patience), (0, Duration::ZERO), "{last_two:?}");
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn half_of_a_usual_batch_is_waited_for_and_no_more_than_many() {
+    fn writer_waits_for_half_of_a_typical_batch_up_to_the_maximum() {
         for (in_hand, last_two, want) in [
             (0, [40, 60], 25),
             (0, [500, 500], MAX_BATCH),

@@ -310,7 +310,7 @@ mod tests {
     use crate::smtp::{Content, Envelope, ForwardPath, MemoryBudget, ReversePath};
 
     #[test]
-    fn a_mail_that_finds_the_queue_full_is_told_so_at_once() {
+    fn save_into_a_full_queue_fails_at_once() {
         // Nobody takes from it, and it holds nothing.
         let (jobs, _kept) = bounded(0);
         let queue = Queue {

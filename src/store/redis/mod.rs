@@ -282,7 +282,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_is_shown_in_the_words_of_the_server_and_without_a_password() {
+    fn redis_error_text_is_quoted_without_passwords() {
         let words = |answer: &[u8]| describe_error(&redis::parse_redis_value(answer).unwrap_err());
         for (answer, want) in [
             (

@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_holds_no_password() {
+    fn redis_address_for_messages_contains_no_password() {
         for (url, place) in [
             ("redis://127.0.0.1:6379/", "127.0.0.1:6379"),
             ("redis://:s3cr3t@db:1/2", "db:1"),

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_read_as_the_library_reads_them() {
+    fn redis_reply_parser_agrees_with_the_redis_crate() {
         for octets in [
             &b"+OK\r\n"[..],
             b"+PONG\r\n",
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_an_error_and_takes_no_memory() {
+    fn malformed_redis_replies_are_errors_and_allocate_little_memory() {
         let deep = b"*1\r\n".repeat(1_000_000);
         let long = vec![b'+'; 10_000_000];
         for octets in [

@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_costs_one_request_and_is_counted() {
+    fn redis_worker_panic_fails_one_request_and_is_counted() {
         let (requests, answers) = start(|bodies, _| match bodies.len() {
             0 => Ok(()),
             _ => panic!("on purpose"),

@@ -280,7 +280,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_that_has_left_the_cluster_is_forgotten() {
+    fn node_removed_from_the_redis_cluster_is_forgotten() {
         let settings = RedisSettings {
             urls: vec!["redis://127.0.0.1:1/".to_owned()],
             expire_seconds: 1,

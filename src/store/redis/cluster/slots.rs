@@ -103,13 +103,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slots_are_those_of_the_specification() {
+    fn redis_cluster_slots_match_the_specification() {
         assert_eq!(slot_of(b"123456789"), 0x31c3);
         assert_eq!(slot_of(b"foo"), 12_182);
     }
 
     #[test]
-    fn a_slot_that_nobody_has_has_no_node() {
+    fn unassigned_redis_cluster_slot_has_no_node() {
         let slots = Slots(vec![
             (0, 100, "a:1".to_owned()),
             (12_000, 16_383, "b:1".to_owned()),
