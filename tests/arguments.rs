@@ -225,7 +225,7 @@ fn logs_smtp_lines(server: &Server) -> bool {
     let log = wait_for("the session to end", || {
         Some(server.log()).filter(|log| log.contains(" disconnected "))
     });
-    log.contains(" client_said line=\"NOOP said\"")
+    log.contains(" smtp_in line=\"NOOP said\"")
 }
 
 fn command(arguments: &[&str]) -> Command {

@@ -205,7 +205,7 @@ fn client_limit_above_the_kernel_mapping_limit_logs_a_warning() {
     let limit: usize = limit.trim().parse().expect("a figure");
     for max_clients in [500, 100_000] {
         let server = Server::start(&[("GM_MAX_CLIENTS", &max_clients.to_string())]);
-        let is_warned_of = server.log().contains(" few_mappings ");
+        let is_warned_of = server.log().contains(" map_count_low ");
         assert_eq!(
             is_warned_of,
             4 * max_clients + 1_000 > limit,
@@ -226,7 +226,7 @@ fn thread_start_failure_replies_421_and_the_server_survives() {
         client.expect("421 4.3.2 ");
         client.expect_close();
     }
-    server.wait_for_log(" thread_not_started ");
+    server.wait_for_log(" thread_start_failed ");
     server.limit("--as=unlimited:");
     let mut clients: Vec<Client> = (0..20).map(|_| server.client()).collect();
     let reply = clients[19].deliver("a@client.test", "u@ours.test", b"Subject: alive\r\n");

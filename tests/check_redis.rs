@@ -232,7 +232,7 @@ fn malformed_redis_answers_do_not_crash_check_or_server() {
             .client()
             .deliver("a@client.test", "u@ours.test", b"x\r\n");
         assert_eq!(reply.code, 250, "{reply:?}");
-        server.wait_for_log(" redis_trouble ");
+        server.wait_for_log(" redis_failed ");
         server
             .client()
             .deliver("a@client.test", "u@ours.test", b"y\r\n");
@@ -288,11 +288,7 @@ fn changed_redis_password_is_logged_as_an_authentication_error() {
         server
             .client()
             .deliver("a@client.test", "u@ours.test", b"x\r\n");
-        assert!(
-            !server.log().contains(" redis_trouble "),
-            "{}",
-            server.log()
-        );
+        assert!(!server.log().contains(" redis_failed "), "{}", server.log());
         let _: String = redis.command(&["CONFIG", "SET", "requirepass", "s3cr3t-new"]);
         redis.log_in_with("s3cr3t-new");
         // Connections that have logged in stay; Redis may close them at any time.
@@ -303,9 +299,9 @@ fn changed_redis_password_is_logged_as_an_authentication_error() {
             .deliver("a@client.test", "u@ours.test", b"y\r\n");
         assert_eq!(reply.code, 250, "{reply:?}");
         assert_eq!(redis.bodies().len(), bodies);
-        server.wait_for_log(" redis_trouble ");
+        server.wait_for_log(" redis_failed ");
         let log = server.log();
-        let trouble = log.lines().find(|line| line.contains(" redis_trouble "));
+        let trouble = log.lines().find(|line| line.contains(" redis_failed "));
         assert!(
             trouble.is_some_and(|line| line.contains(words)),
             "{words}: {trouble:?}"

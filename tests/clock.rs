@@ -90,7 +90,7 @@ fn wall_clock_jump_affects_no_mail_no_session_and_no_certificate_renewal() {
 
     assert!(tls.server.stop().success());
     let log = tls.server.log();
-    for trouble in ["panicked", "timed_out", "made_room", "not_saved"] {
+    for trouble in ["panicked", "timed_out", "shed", "not_saved"] {
         assert!(!log.contains(trouble), "{trouble}");
     }
     assert_eq!((account.deferred.len(), account.unanswered.len()), (0, 0));

@@ -50,12 +50,12 @@ fn sqlite_file_moved_under_load_keeps_all_acknowledged_mail() {
     for _ in 0..5 {
         load.wait_for_more(20);
         rename(&server, &FILES[..1], "", "moved-");
-        assert_eq!(deliver(&server, "deferred"), 451);
+        assert_eq!(deliver(&server, "batch_failed"), 451);
         rename(&server, &FILES[..1], "moved-", "");
     }
     load.wait_for_more(20);
     rename(&server, &FILES[..1], "", "moved-");
-    assert_eq!(deliver(&server, "deferred"), 451);
+    assert_eq!(deliver(&server, "batch_failed"), 451);
     let account = load.stop();
     // As they lie there, while the server goes on.
     let copies = TempDir::new().expect("a temporary folder");
@@ -106,10 +106,10 @@ fn file_that_replaces_the_sqlite_file_gets_no_mail_and_is_not_changed() {
         fs::hard_link(server.path(FILE), server.path("first.db")).expect("our file");
         fs::write(server.path("other"), other).expect("our folder");
         fs::rename(server.path("other"), server.path(FILE)).expect("our file");
-        assert_eq!(deliver(&server, "deferred"), 451);
+        assert_eq!(deliver(&server, "batch_failed"), 451);
         let mut account = load.stop();
         // Its batch may have been committed into the first file before the replacement was noticed.
-        account.sent.push("deferred".to_owned());
+        account.sent.push("batch_failed".to_owned());
         assert_eq!(deliver(&server, "refused"), 451);
         assert!(server.stop().success());
         assert_eq!(&fs::read(server.path(FILE)).expect("the other file"), other);
@@ -132,9 +132,9 @@ fn removed_sqlite_file_is_not_created_again() {
         for name in names {
             fs::remove_file(server.path(name)).expect("our file");
         }
-        assert_eq!(deliver(&server, "deferred"), 451);
+        assert_eq!(deliver(&server, "batch_failed"), 451);
         load.stop();
-        assert_eq!(deliver(&server, "deferred"), 451);
+        assert_eq!(deliver(&server, "batch_failed"), 451);
         for name in names {
             assert!(!server.path(name).exists(), "{name}");
         }
@@ -157,7 +157,7 @@ fn a_file_that_was_emptied_takes_no_mail_and_its_log_stays() {
     assert_eq!(deliver(&server, "before"), 250);
     fs::write(server.path(FILE), "").expect("our file");
     let log = fs::read(server.path(FILES[1])).expect("the log");
-    assert_eq!(deliver(&server, "deferred"), 451);
+    assert_eq!(deliver(&server, "batch_failed"), 451);
     server.wait_for_log(" database_moved ");
     assert!(server.stop().success());
     assert_eq!(fs::read(server.path(FILE)).expect("our file"), b"");
@@ -175,7 +175,7 @@ fn missing_wal_or_shm_file_defers_mail_and_loses_none() {
             if is_replaced {
                 fs::write(server.path(name), "").expect("another file");
             }
-            assert_eq!(deliver(&server, "deferred"), 451, "{name}");
+            assert_eq!(deliver(&server, "batch_failed"), 451, "{name}");
             server.wait_for_log(&format!(" database_moved file={name} "));
             assert!(server.stop().success());
             server.start_again();
@@ -253,14 +253,14 @@ fn wal_file_deleted_by_another_program_after_a_move_loses_no_mail() {
         assert_eq!(deliver(&server, "old"), 250);
     }
     rename(&server, &FILES[..1], "", "moved-");
-    assert_eq!(deliver(&server, "deferred"), 451);
+    assert_eq!(deliver(&server, "batch_failed"), 451);
     // SQLite itself deletes a log next to a new file.
     drop(
         Connection::open(server.path(FILE))
             .map(|other| other.execute_batch("CREATE TABLE other(a)")),
     );
     assert!(!server.path(FILES[1]).exists());
-    assert_eq!(deliver(&server, "deferred"), 451);
+    assert_eq!(deliver(&server, "batch_failed"), 451);
     assert!(server.stop().success());
     assert_eq!(subjects(&server.path("moved-goguerrilla.db")), ["old"; 3]);
 }
@@ -275,7 +275,7 @@ fn shutdown_does_not_touch_another_database_at_the_old_name() {
         "PRAGMA journal_mode=WAL; CREATE TABLE other(a); INSERT INTO other VALUES (1)",
     );
     made.expect("a table");
-    assert_eq!(deliver(&server, "deferred"), 451);
+    assert_eq!(deliver(&server, "batch_failed"), 451);
     let log = fs::read(server.path(FILES[1])).expect("the other program's log");
     assert!(!log.is_empty());
     assert!(server.stop().success());

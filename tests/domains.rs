@@ -58,7 +58,7 @@ fn rcpt_and_auth_http_agree_on_all_spellings_of_a_domain() {
     for (path, accepted) in PATHS {
         let (want, status) = match accepted {
             true => ("250 2.1.5 ", "OK"),
-            false => ("550 5.7.1 ", "No mail for that domain here"),
+            false => ("550 5.7.1 ", "Relay access denied"),
         };
         client.command(&format!("RCPT TO:{path}"), want);
         let request = format!("Auth-Method: none\r\nAuth-SMTP-To: RCPT TO:{path}");

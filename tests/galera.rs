@@ -75,7 +75,7 @@ fn assert_failover_and_failback_of_a_killed_node(galera: &mut Galera, rounds: us
         println!("node {node} lost: 100 mails more after {took:?}");
         assert!(took < RECOVERY_LIMIT, "{took:?}");
         galera.run(node);
-        wait_for_failbacks(&server, "node_left", "node_back");
+        wait_for_failbacks(&server, "db_host_down", "db_host_up");
         load.wait_for_more_within(50, RECOVERY_LIMIT);
     }
     let (account, stored) = (load.stop(), stored_markers(galera));
@@ -84,7 +84,7 @@ fn assert_failover_and_failback_of_a_killed_node(galera: &mut Galera, rounds: us
     assert!(
         server
             .log()
-            .contains(&format!("node_left node={}", galera.host(0)))
+            .contains(&format!("db_host_down node={}", galera.host(0)))
     );
 }
 
@@ -100,7 +100,7 @@ fn assert_fast_failover_from_a_read_only_node(galera: &Galera) {
         (
             "SET GLOBAL wsrep_reject_queries = ALL",
             "SET GLOBAL wsrep_reject_queries = NONE",
-            ["node_left", "node_back"],
+            ["db_host_down", "db_host_up"],
         ),
     ] {
         wait_until_writers_use(&server, galera, 0);
@@ -116,7 +116,7 @@ fn assert_fast_failover_from_a_read_only_node(galera: &Galera) {
         let (is_well, said) = server.check();
         let warning = format!("warning: MYSQL_HOST: node {} is not well: ", galera.host(0));
         // A standby is no fault.
-        let is_fault = gone == "node_left";
+        let is_fault = gone == "db_host_down";
         assert!(
             is_well && said.contains(&warning) == is_fault,
             "{spoil}: {said}"
@@ -134,7 +134,7 @@ fn assert_failover_and_failback_of_a_hanging_node(galera: &Galera) {
     galera.signal(0, Signal::SIGSTOP);
     let lost_at = Instant::now();
     wait_for_within("the node to be marked down", RECOVERY_LIMIT, || {
-        server.log().contains(" node_left ").then_some(())
+        server.log().contains(" db_host_down ").then_some(())
     });
     println!("a node hangs: marked down after {:?}", lost_at.elapsed());
     load.wait_for_more_within(100, HANG_RECOVERY_LIMIT);
@@ -142,7 +142,7 @@ fn assert_failover_and_failback_of_a_hanging_node(galera: &Galera) {
     println!("a node hangs: 100 mails more after {took:?}");
     assert!(took < HANG_RECOVERY_LIMIT, "{took:?}");
     galera.signal(0, Signal::SIGCONT);
-    wait_for_failbacks(&server, "node_left", "node_back");
+    wait_for_failbacks(&server, "db_host_down", "db_host_up");
     // The resumed node may still consider itself a member for a moment and leave another COMMIT unanswered.
     load.wait_for_more_within(50, HANG_RECOVERY_LIMIT);
     let (account, stored) = (load.stop(), stored_markers(galera));
@@ -188,7 +188,7 @@ fn assert_unknown_commit_is_resolved_by_the_other_nodes(galera: &mut Galera) {
         let reply = client.read_reply().expect("a reply to the final dot");
         assert_eq!(reply.code, 250, "{subject}: {reply:?}");
         assert_eq!(count(galera, subject), 1, "{subject}");
-        server.wait_for_log(" commit_settled ");
+        server.wait_for_log(" commit_resolved ");
     }
 }
 
@@ -196,8 +196,8 @@ fn assert_unknown_commit_is_resolved_by_the_other_nodes(galera: &mut Galera) {
 pub fn assert_fast_failover(server: &Server, host: &str, lost_at: Instant) {
     let log = wait_for("the node to be marked down", || {
         let log = server.log();
-        let left = log.rfind(&format!("node_left node={host}"));
-        let back = log.rfind(&format!("node_back node={host}"));
+        let left = log.rfind(&format!("db_host_down node={host}"));
+        let back = log.rfind(&format!("db_host_up node={host}"));
         (left > back).then_some(log)
     });
     let took = lost_at.elapsed();

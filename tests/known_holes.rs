@@ -193,7 +193,7 @@ fn client_input_cannot_inject_log_lines() {
     }
     client.command("QUIT", "221");
     let log = server.wait_for_log(" disconnected ");
-    let said = log.lines().filter(|line| line.contains(" client_said "));
+    let said = log.lines().filter(|line| line.contains(" smtp_in "));
     assert_eq!(said.count(), lines + 1, "{log}");
     assert!(
         !log.lines()

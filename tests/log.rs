@@ -39,7 +39,7 @@ fn text_and_json_logs_parse_back_to_the_same_events() {
     let json = events_of("json", parse_json);
     assert_eq!(without_varying_keys(&text), without_varying_keys(&json));
     // Commands are logged so that each control character can be read back.
-    let said = |event: &Event| (event["event"] == "client_said").then(|| event["line"].clone());
+    let said = |event: &Event| (event["event"] == "smtp_in").then(|| event["line"].clone());
     let said: Vec<String> = json.iter().filter_map(said).collect();
     let hostile = HOSTILE.iter().map(|line| (*line).to_owned());
     for line in hostile {

@@ -583,7 +583,7 @@ fn rows(server: &Server) -> Vec<StoredMail> {
 /// Returns the commands received so far.
 fn said(server: &Server) -> Vec<String> {
     let log = server.log();
-    let lines = log.lines().filter(|line| line.contains(" client_said "));
+    let lines = log.lines().filter(|line| line.contains(" smtp_in "));
     lines.filter_map(|line| value(line, "line")).collect()
 }
 

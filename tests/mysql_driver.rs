@@ -222,7 +222,7 @@ fn assert_fails_in_one_line(server: &Server, arguments: &[&str], of: &str) {
 }
 
 fn panics_of_the_driver(server: &Server) -> f64 {
-    figures(server)["goguerrilla_panics_total{part=\"database\"}"]
+    figures(server)["goguerrilla_panics_total{component=\"database\"}"]
 }
 
 fn deliver(server: &Server) -> (u16, Duration) {
@@ -304,8 +304,9 @@ fn host_with_malformed_answers_fails_over_to_the_next_host() {
         assert_eq!(first.count(), before, "the second one takes it");
         fake.answer(None);
         // The thread that looks at the hosts is still alive.
-        let back =
-            |log: &str| log.matches(" node_back ").count() == log.matches(" node_left ").count();
+        let back = |log: &str| {
+            log.matches(" db_host_up ").count() == log.matches(" db_host_down ").count()
+        };
         wait_for_within(
             "the first host to be taken again",
             Duration::from_secs(60),
@@ -338,7 +339,7 @@ fn malformed_commit_answer_is_looked_up_and_stored_once() {
         assert_eq!(code, 250, "{answer:?} after {took:?}");
         assert_eq!(database.count(), before + 1, "{answer:?}");
     }
-    server.wait_for_log(" commit_settled ");
+    server.wait_for_log(" commit_resolved ");
 }
 
 /// Passes everything on but the answer to one COMMIT.

@@ -127,8 +127,8 @@ fn database_down_at_start_defers_mail_at_once_and_is_used_when_it_comes_up() {
     database.run();
     let took = wait_until_saved(&server, "back");
     assert_eq!(stored(&database), ["back"], "after {took:?}");
-    server.wait_for_log(" store_down ");
-    server.wait_for_log(" store_back");
+    server.wait_for_log(" store_unavailable ");
+    server.wait_for_log(" store_recovered");
     assert!(!(server.output() + &said).contains(PASSWORD));
 }
 
@@ -153,7 +153,7 @@ fn commit_with_a_lost_answer_is_looked_up_and_stored_once() {
     proxy.cut(Fault::CutAfter("COMMIT"), 1);
     assert_saved(&deliver(&server, "second").0);
     assert_eq!(proxy.cuts(), 1);
-    server.wait_for_log(" commit_settled ");
+    server.wait_for_log(" commit_resolved ");
 
     // The look-up's own COMMIT may be lost as well.
     proxy.cut(Fault::CutAfter("COMMIT"), 3);

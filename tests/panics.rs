@@ -190,7 +190,7 @@ impl SaveMail for PanickingStore {
 
 /// The metrics that count a panic in a connection.
 const COUNTERS: [&str; 2] = [
-    "goguerrilla_panics_total{part=\"connection\"}",
+    "goguerrilla_panics_total{component=\"connection\"}",
     "goguerrilla_connections_total{listener=\"smtp\",outcome=\"panicked\"}",
 ];
 const POISON: &str = "poison";

@@ -93,7 +93,7 @@ fn pipelining_client_that_never_reads_is_closed_and_uses_no_memory() {
         );
         assert!(is_over, "{error}");
     }
-    server.wait_for_log(" reason=client_does_not_read ");
+    server.wait_for_log(" reason=write_timeout ");
     let grown = server.status_kib("VmHWM") - before;
     assert!(grown < 2_048, "{grown} KiB");
 }

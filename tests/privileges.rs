@@ -157,7 +157,7 @@ fn sigusr1_keeps_the_old_log_when_the_new_one_cannot_be_opened() {
             fs::read_to_string(file).ok()?.contains(text).then_some(())
         });
     };
-    says(&moved, " log_not_reopened ");
+    says(&moved, " log_reopen_failed ");
     // If the folder permits it, the log continues in a new file.
     chown(server.folder.path(), Some(NOBODY), None).expect("permitted for root");
     server.signal(Signal::SIGUSR1);

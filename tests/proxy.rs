@@ -171,7 +171,7 @@ fn connection_from_an_untrusted_proxy_is_closed_whatever_it_sends() {
         client.send(header);
         client.expect_close();
     }
-    server.wait_for_log(" client=127.0.0.2 reason=not_a_trusted_proxy ");
+    server.wait_for_log(" client=127.0.0.2 reason=untrusted_proxy ");
     let server = Server::start(&[("GSMTP_PROXY_PROTOCOL", "Y")]);
     let mut client = Client::connect(server.address);
     client.send(V1);

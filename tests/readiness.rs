@@ -226,7 +226,7 @@ fn read_only_host_is_a_standby_until_it_is_writable() {
     let (is_well, said) = server.check();
     assert!(is_well && !said.contains("not well"), "{said}");
     let log = server.log();
-    assert!(!log.contains(" node_left "), "{log}");
+    assert!(!log.contains(" db_host_down "), "{log}");
     assert_eq!(log.matches(" info - node_standby ").count(), 1, "{log}");
 
     first.kill();

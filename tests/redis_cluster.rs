@@ -60,7 +60,7 @@ fn bodies_of_a_lost_redis_cluster_node_go_into_the_table() {
     cluster.nodes[1].kill();
     let (in_redis, in_table) = deliver(&server, &database, 30);
     assert!(in_redis > 0 && in_table > 0, "{in_redis}, {in_table}");
-    server.wait_for_log(" redis_trouble ");
+    server.wait_for_log(" redis_failed ");
     let (is_well, said) = server.check();
     let lost = cluster.nodes[1].address();
     let warning = "its bodies go into column `mail` meanwhile; start it";
@@ -135,7 +135,7 @@ fn ask_redirection_is_followed_while_a_redis_cluster_slot_migrates() {
         RedisCluster::initial_owner(slot) == 0
     });
     assert!(came.count() > 0, "{held:?}");
-    assert!(!server.log().contains("redis_trouble"));
+    assert!(!server.log().contains("redis_failed"));
     assert_eq!(server.list().len(), 35, "list shows all mails");
 }
 
@@ -199,7 +199,7 @@ fn moved_redis_cluster_slots_are_followed() {
     assert_eq!(deliver(&server, &database, 10), (10, 0));
     cluster.move_slots_to(2);
     assert_eq!(deliver(&server, &database, 20), (20, 0));
-    assert!(!server.log().contains("redis_trouble"));
+    assert!(!server.log().contains("redis_failed"));
 }
 
 #[test]

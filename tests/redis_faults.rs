@@ -47,7 +47,7 @@ fn assert_bodies_go_into_the_table(database: &MariaDb, interface: &str, fault: &
             "{fault}"
         );
     }
-    server.wait_for_log(" redis_trouble ");
+    server.wait_for_log(" redis_failed ");
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn bodies_go_to_redis_again_after_it_recovers() {
     );
     redis.run();
     wait_until_bodies_go_to_redis(&server, &database);
-    server.wait_for_log(" redis_back");
+    server.wait_for_log(" redis_recovered");
 
     redis.signal(Signal::SIGSTOP);
     assert_eq!(
@@ -279,7 +279,7 @@ fn late_redis_ok_does_not_hide_the_refusal_of_the_next_body() {
     let mut mails = vec![("late", late)];
     wait_for_within("Redis to be tried again", RECOVERY_LIMIT, || {
         mails.push(("refused", deliver(&server, "refused").0));
-        (server.log().matches(" redis_trouble ").count() >= 2).then_some(())
+        (server.log().matches(" redis_failed ").count() >= 2).then_some(())
     });
     for (subject, hash) in mails {
         assert_eq!(body_column(&database, &hash), "gzencode", "{subject}");

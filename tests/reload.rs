@@ -167,7 +167,7 @@ fn reload_applies_what_it_can_and_names_keys_that_need_a_restart() {
     );
     let named: Vec<String> = log
         .lines()
-        .filter(|line| line.contains(" needs_restart "))
+        .filter(|line| line.contains(" restart_required "))
         .filter_map(|line| value(line, "key"))
         .collect();
     let keys = [

@@ -202,7 +202,7 @@ fn unfinished_message_is_aborted_30_seconds_after_sigterm() {
     client.expect_close();
     assert!(server.list().is_empty());
     let log = server.log();
-    assert!(log.contains(" reason=shutting_down "), "{log}");
+    assert!(log.contains(" reason=shutdown "), "{log}");
 }
 
 #[test]

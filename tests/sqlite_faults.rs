@@ -83,12 +83,12 @@ fn write_ahead_log_over_1_gib_logs_one_warning() {
         .write(true)
         .open(server.path("goguerrilla.db-wal"));
     log.expect("its log").set_len((1 << 30) + 1).expect("ours");
-    let warnings = |server: &Server| server.log().matches(" warn - large_log ").count();
+    let warnings = |server: &Server| server.log().matches(" warn - wal_large ").count();
     assert_eq!(warnings(&server), 0);
     for number in 0..3 {
         send_mail(&server, &format!("mail {number}")).expect("250 ");
     }
-    let log = server.wait_for_log(" large_log ");
+    let log = server.wait_for_log(" wal_large ");
     assert!(
         log.contains("goguerrilla.db-wal octets=1073741825 "),
         "{log}"
@@ -97,7 +97,7 @@ fn write_ahead_log_over_1_gib_logs_one_warning() {
     assert_eq!(warnings(&server), 1, "once");
     // Whoever starts it again is told, too.
     server.start_again();
-    server.wait_for_log(" large_log ");
+    server.wait_for_log(" wal_large ");
     drop(reader);
     send_mail(&server, "after").expect("250 ");
     assert_eq!(subjects(&server).len(), 5);
@@ -108,7 +108,7 @@ fn sqlite_lock_held_longer_than_the_time_limit_defers_mail() {
     let server = Server::start(&[]);
     let other = lock(&server);
     let sent_at = Instant::now();
-    let mut client = send_mail(&server, "deferred");
+    let mut client = send_mail(&server, "batch_failed");
     client.expect("451 4.3.0 ");
     let waited = sent_at.elapsed();
     assert!(waited >= Duration::from_millis(4_900), "{waited:?}");

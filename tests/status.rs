@@ -127,7 +127,7 @@ fn metrics_count_saved_and_rejected_mails() {
         figure("goguerrilla_mails_total{outcome=\"saved\"}"),
         Some(0.0)
     );
-    assert_eq!(figure("goguerrilla_places"), Some(500.0));
+    assert_eq!(figure("goguerrilla_connections_limit"), Some(500.0));
     assert_eq!(
         figure("goguerrilla_content_limit_bytes"),
         Some(268_435_456.0)
@@ -154,7 +154,7 @@ fn metrics_count_saved_and_rejected_mails() {
     client.command("DATA", "354");
     client.command("Subject: two rows\r\n\r\n.", "250 2.0.0 OK : queued as ");
     client.command("MAIL FROM:<a@client.test> SIZE=20000", "552 5.3.4");
-    wait_for_metric(&server, "goguerrilla_places_taken", 1.0);
+    wait_for_metric(&server, "goguerrilla_connections_active", 1.0);
     client.command("QUIT", "221");
     let mut large = server.client();
     large.begin_data("a@client.test", "u@ours.test");
@@ -175,7 +175,7 @@ fn metrics_count_saved_and_rejected_mails() {
             "goguerrilla_connections_total{listener=\"smtps\",outcome=\"quit\"}",
             0.0,
         ),
-        ("goguerrilla_places_taken", 0.0),
+        ("goguerrilla_connections_active", 0.0),
         ("goguerrilla_mails_total{outcome=\"saved\"}", 1.0),
         ("goguerrilla_mails_total{outcome=\"too_large\"}", 2.0),
         ("goguerrilla_recipients_saved_total", 2.0),
@@ -208,14 +208,14 @@ fn metrics_count_rejected_connections_by_reason() {
     let name = |outcome: &str| {
         format!("goguerrilla_connections_total{{listener=\"smtp\",outcome=\"{outcome}\"}}")
     };
-    wait_for_metric(&server, &name("refused_per_address"), 1.0);
+    wait_for_metric(&server, &name("address_limit_reached"), 1.0);
     drop(held);
     wait_for_metric(&server, &name("client_left"), 1.0);
 
     let full = Server::start(&[STATUS, ("GM_MAX_CLIENTS", "1")]);
     let _held = full.client();
     Client::connect(full.address).expect("421 4.3.2 ");
-    wait_for_metric(&full, &name("refused_full"), 1.0);
+    wait_for_metric(&full, &name("limit_reached"), 1.0);
 }
 
 #[test]
@@ -269,13 +269,13 @@ fn metrics_show_reloads_and_the_new_limits() {
     ]);
     wait_for_metric(&server, &reloads("applied"), 1.0);
     let figures = figures(&server);
-    assert_eq!(figures["goguerrilla_places"], 7.0);
+    assert_eq!(figures["goguerrilla_connections_limit"], 7.0);
     assert_eq!(figures["goguerrilla_content_limit_bytes"], 1_000_000.0);
     reload(&[STATUS, ("GM_MAX_CLIENTS", "none")]);
     wait_for_metric(&server, &reloads("refused"), 1.0);
     reload(&[("GM_STATUS_INTERFACE", "127.0.0.1:1")]);
     wait_for_metric(&server, &reloads("applied"), 2.0);
-    server.wait_for_log(" needs_restart key=GM_STATUS_INTERFACE ");
+    server.wait_for_log(" restart_required key=GM_STATUS_INTERFACE ");
 }
 
 #[test]
@@ -313,9 +313,10 @@ fn readyz_follows_the_availability_of_the_database() {
         );
         assert_eq!(figures(&server)["goguerrilla_store_up"], 0.0);
     }
-    let reply = server
-        .client()
-        .deliver("a@client.test", "u@ours.test", &short_mail("deferred"));
+    let reply =
+        server
+            .client()
+            .deliver("a@client.test", "u@ours.test", &short_mail("batch_failed"));
     assert_eq!(reply.code, 451);
     wait_for_metric(
         &server,
@@ -366,10 +367,10 @@ fn metrics_count_bodies_by_location() {
         assert_eq!(reply.code, 250, "{reply:?}");
     };
     deliver();
-    wait_for_metric(&server, "goguerrilla_bodies_total{place=\"redis\"}", 1.0);
+    wait_for_metric(&server, "goguerrilla_bodies_total{location=\"redis\"}", 1.0);
     redis.kill();
     deliver();
-    wait_for_metric(&server, "goguerrilla_bodies_total{place=\"table\"}", 1.0);
+    wait_for_metric(&server, "goguerrilla_bodies_total{location=\"table\"}", 1.0);
     wait_for_metric(&server, "goguerrilla_redis_errors_total", 1.0);
 }
 
@@ -383,7 +384,7 @@ fn status_endpoints_answer_during_shutdown_and_readyz_is_503() {
     server.wait_for_log(" shutdown ");
     assert_eq!(get(&server, "/readyz"), (503, "draining\n".to_owned()));
     assert_eq!(get(&server, "/livez"), (200, "ok\n".to_owned()));
-    assert_eq!(figures(&server)["goguerrilla_places_taken"], 1.0);
+    assert_eq!(figures(&server)["goguerrilla_connections_active"], 1.0);
     let (reply, _) = client.send_content(&short_mail("under way"));
     assert_eq!(reply.code, 250);
     assert!(server.wait().success());

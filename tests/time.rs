@@ -102,7 +102,7 @@ fn client_that_never_reads_replies_is_closed_and_uses_no_memory() {
         );
         assert!(is_closed, "{error}");
     }
-    let log = server.wait_for_log("reason=client_does_not_read");
+    let log = server.wait_for_log("reason=write_timeout");
     let line = log.lines().find(|line| line.contains(" disconnected "));
     let octets = value(line.expect("a line"), "octets").expect("a figure");
     let octets: usize = octets.parse().expect("a figure");

@@ -44,7 +44,7 @@ fn store_panic_while_saving_fails_its_batch_and_the_next_batch_is_saved() {
     assert_eq!(seen.lock().unwrap().concat(), ["before", "poison", "after"]);
     let page = goguerrilla::metrics::render();
     // Other tests of this process cause writer panics too, so the exact count is unknown.
-    let none = "goguerrilla_panics_total{part=\"writer\"} 0\n";
+    let none = "goguerrilla_panics_total{component=\"writer\"} 0\n";
     assert!(!page.contains(none), "the panic was not counted");
 }
 

@@ -160,7 +160,7 @@ fn reload_changes_xclient_trust_for_new_connections_only() {
     server.signal(Signal::SIGHUP);
     let log = server.wait_for_log(" reload");
     assert!(
-        log.contains(" needs_restart key=\"NGINX_AUTH_ENABLED, NGINX_AUTH\""),
+        log.contains(" restart_required key=\"NGINX_AUTH_ENABLED, NGINX_AUTH\""),
         "{log}"
     );
     server.client().command("XCLIENT ADDR=192.0.2.1", "220 ");

@@ -48,7 +48,7 @@ pub fn serve(client: &Client, settings: &ConnectionSettings) {
         Ok(connection) => connection,
         Err(error) => {
             ended(CloseReason::ClosedBeforeGreeting);
-            log::debug!(client:% = client.ip(), reason:% = error; "gone_at_once");
+            log::debug!(client:% = client.ip(), reason:% = error; "closed_before_greeting");
             return;
         }
     };
@@ -307,13 +307,13 @@ impl<'a> Connection<'a> {
             let verb = line.split_ascii_whitespace().next().unwrap_or_default();
             let is_secret = verb.eq_ignore_ascii_case("AUTH");
             let line = if is_secret { "AUTH ..." } else { line.as_str() };
-            log::info!(session:% = session, line = line; "client_said");
+            log::info!(session:% = session, line = line; "smtp_in");
         }
         let mut said = Vec::new();
         reply.write_to(&mut said);
         let said = String::from_utf8_lossy(&said);
         for line in said.lines() {
-            log::info!(session:% = session, line = line; "we_said");
+            log::info!(session:% = session, line = line; "smtp_out");
         }
     }
 
@@ -346,7 +346,7 @@ impl<'a> Connection<'a> {
             return CloseReason::Quit;
         }
         self.transport.lingering_close();
-        CloseReason::Refused
+        CloseReason::Rejected
     }
 }
 

@@ -131,7 +131,7 @@ pub fn serve(listener: &Arc<Listener>, handler: Handler) -> io::Result<()> {
             };
             let thread = builder("http-client").spawn(answering);
             if let Err(error) = thread {
-                log::error!(reason:% = error; "thread_not_started");
+                log::error!(reason:% = error; "thread_start_failed");
             }
         }
     };

@@ -163,9 +163,9 @@ impl LogBuffer {
             let now = Timestamp::now();
             let line = match self.format() {
                 LogFormat::Json => format!(
-                    "{{\"time\":\"{now:.3}\",\"level\":\"warn\",\"event\":\"log_lines_lost\",\"count\":\"{dropped}\"}}\n"
+                    "{{\"time\":\"{now:.3}\",\"level\":\"warn\",\"event\":\"log_lines_dropped\",\"count\":\"{dropped}\"}}\n"
                 ),
-                LogFormat::Text => format!("{now:.3} warn - log_lines_lost count={dropped}\n"),
+                LogFormat::Text => format!("{now:.3} warn - log_lines_dropped count={dropped}\n"),
             };
             octets.extend_from_slice(line.as_bytes());
         }

@@ -58,33 +58,33 @@ labels! {
         Quit = "quit",
         /// A reply ended it: too many faulty commands or commands without a delivery, something that no mail client sends,
         /// or too much content that is refused.
-        Refused = "refused",
+        Rejected = "rejected",
         /// It left in the middle.
         ClientLeft = "client_left",
         /// It was too slow.
         TimedOut = "timed_out",
         /// It was cut short because places ran out.
-        Shed = "made_room",
+        Shed = "shed",
         /// It did not read our replies.
-        WriteTimeout = "client_does_not_read",
+        WriteTimeout = "write_timeout",
         /// The network or the client broke it.
-        ConnectionReset = "lost",
+        ConnectionReset = "connection_reset",
         /// The handshake failed.
         TlsFailed = "tls_failed",
         /// We were shutting down.
-        Shutdown = "shutting_down",
+        Shutdown = "shutdown",
         /// It was gone before we could greet it.
-        ClosedBeforeGreeting = "gone_at_once",
+        ClosedBeforeGreeting = "closed_before_greeting",
         /// All places were taken.
-        LimitReached = "refused_full",
+        LimitReached = "limit_reached",
         /// Its address had as many connections as it may.
-        AddressLimitReached = "refused_per_address",
+        AddressLimitReached = "address_limit_reached",
         /// It is no trusted proxy, where only those may connect.
-        UntrustedProxy = "not_a_trusted_proxy",
+        UntrustedProxy = "untrusted_proxy",
         /// No header of the PROXY protocol came in front of what it said.
         NoProxyHeader = "no_proxy_header",
         /// It left before it had said anything, where a header has to come first.
-        NoData = "nothing_said",
+        NoData = "no_data",
         /// A proxy looked whether we are well.
         HealthCheck = "health_check",
         /// A bug of ours.
@@ -98,7 +98,7 @@ labels! {
         /// To bring its client.
         Ok = "ok",
         /// That the recipient is none of ours.
-        RelayDenied = "foreign_recipient",
+        RelayDenied = "relay_denied",
         /// To have it come again: no place, or no store.
         NotReady = "not_ready",
         /// That nobody logs in here.
@@ -148,7 +148,7 @@ labels! {
 
 labels! {
     /// Where a body went while Redis is in use.
-    BodyLocation("place") {
+    BodyLocation("location") {
         /// Under its hash.
         Redis = "redis",
         /// Redis did not take it.
@@ -158,7 +158,7 @@ labels! {
 
 labels! {
     /// Whose bug it was.
-    Component("part") {
+    Component("component") {
         /// A connection's.
         Connection = "connection",
         /// A writer's.
@@ -263,11 +263,11 @@ families! {
         "Questions of nginx's by what it was told.",
     );
     CONNECTIONS_ACTIVE: Gauge = Gauge::new(
-        "goguerrilla_places_taken",
+        "goguerrilla_connections_active",
         "Connections that are served now.",
     );
     CONNECTIONS_LIMIT: Gauge = Gauge::new(
-        "goguerrilla_places",
+        "goguerrilla_connections_limit",
         "Connections that can be served at once, GM_MAX_CLIENTS.",
     );
     RECEIVED_BYTES: Counter = Counter::new(
@@ -346,7 +346,7 @@ families! {
         "How often something was read again, and whether it is in force.",
     );
     LOG_LINES_DROPPED: Counter = Counter::new(
-        "goguerrilla_log_lines_lost_total",
+        "goguerrilla_log_lines_dropped_total",
         "Log lines dropped because the log could not be written fast enough.",
     );
 }

@@ -224,7 +224,7 @@ impl AcceptPool {
         let Err(error) = self.start_thread(listener) else {
             return true;
         };
-        log::error!(reason:% = error; "thread_not_started");
+        log::error!(reason:% = error; "thread_start_failed");
         // Meanwhile another one may have come to rest.
         self.idle_threads.try_leave_accept(listener)
     }

@@ -73,7 +73,7 @@ fn exit_if_stuck(requests: &Sender<Event>) {
     while !requests.is_empty() {
         if Instant::now() >= give_up_at {
             // The PID file remains, as after kill -9.
-            log::warn!("stopped_at_once");
+            log::warn!("forced_exit");
             std::process::exit(0);
         }
         thread::sleep(TICK);

@@ -39,7 +39,7 @@ pub fn start_auth_http(
 ) -> Result<(), StartError> {
     let plain = smtp_listeners.iter().find(|smtp| !smtp.implicit_tls());
     let Some(smtp_address) = plain.map(|smtp| smtp.address()) else {
-        log::warn!(address:% = listener.address(), reason = "there is no plain address to send nginx to"; "auth_http_not_answered");
+        log::warn!(address:% = listener.address(), reason = "there is no plain address to send nginx to"; "auth_http_disabled");
         listener.close();
         return Ok(());
     };

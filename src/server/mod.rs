@@ -162,7 +162,7 @@ fn run_on(
     }
     drop(pid_file);
     if stopped.is_err() {
-        log::warn!("stopped_at_once");
+        log::warn!("forced_exit");
         log::logger().flush();
         std::process::exit(0);
     }
@@ -173,7 +173,7 @@ fn run_on(
 /// Says to the service manager, if there is one, how we are (sd_notify(3)).
 fn notify_systemd(state: &[NotifyState]) {
     if let Err(error) = sd_notify::notify(state) {
-        log::warn!(reason:% = error; "systemd_not_told");
+        log::warn!(reason:% = error; "sd_notify_failed");
     }
 }
 
@@ -231,7 +231,7 @@ fn chown_files(identity: Identity, log_file: &LogFile, pid_file: Option<&PidFile
     });
     for (what, outcome) in [("log file", log), ("PID file", pid)] {
         if let Err(error) = outcome {
-            log::warn!(file = what, reason:% = error; "not_handed_over");
+            log::warn!(file = what, reason:% = error; "chown_failed");
         }
     }
 }

@@ -61,7 +61,7 @@ impl RunningServer<'_> {
         match self.log_file.reopen(&self.config.log_file, format) {
             Ok(()) => log::info!("log_reopened"),
             Err(error) => {
-                log::error!(reason:% = error, kept = "the old log"; "log_not_reopened");
+                log::error!(reason:% = error, kept = "the old log"; "log_reopen_failed");
             }
         }
     }
@@ -110,7 +110,7 @@ impl RunningServer<'_> {
 
         log_warnings(&notes);
         for key in need_restart {
-            log::warn!(key = key, fix = "restart the server"; "needs_restart");
+            log::warn!(key = key, fix = "restart the server"; "restart_required");
         }
         settings.budget.set_max_octets(wanted.max_memory_octets);
         let (session, saver) = match store {

@@ -11,11 +11,11 @@ pub fn check_limits(config: &Config) {
     let needed = needed_descriptors(config) as u64;
     let limit = rlimits::raise_descriptor_limit(needed);
     if limit < needed {
-        log::warn!(limit = limit, needed = needed, fix = "raise `ulimit -n` or lower GM_MAX_CLIENTS"; "few_descriptors");
+        log::warn!(limit = limit, needed = needed, fix = "raise `ulimit -n` or lower GM_MAX_CLIENTS"; "fd_limit_low");
     }
     let needed = (config.max_clients * MAPPINGS_PER_CLIENT + SPARE_MAPPINGS) as u64;
     if let Some(limit) = rlimits::mapping_limit().filter(|limit| *limit < needed) {
-        log::warn!(limit = limit, needed = needed, fix = "raise `sysctl vm.max_map_count` or lower GM_MAX_CLIENTS"; "few_mappings");
+        log::warn!(limit = limit, needed = needed, fix = "raise `sysctl vm.max_map_count` or lower GM_MAX_CLIENTS"; "map_count_low");
     }
 }
 

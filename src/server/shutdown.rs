@@ -43,7 +43,7 @@ fn drain(
     log::info!(clients = pool.active_connections(); "shutdown");
     wait_for_clients(pool, requests, give_up_at)?;
     if pool.active_connections() > 0 {
-        log::warn!(clients = pool.active_connections(); "cut_off");
+        log::warn!(clients = pool.active_connections(); "connections_aborted");
         pool.abort_connections();
         wait_for_clients(pool, requests, give_up_at + ABORT_TIMEOUT)?;
     }
@@ -94,7 +94,7 @@ fn finish(
             return Err(ImmediateStop);
         }
         if Instant::now() > give_up_at + FINISH_TIMEOUT {
-            log::error!(reason = "the store did not finish"; "cut_off");
+            log::error!(reason = "the store did not finish"; "connections_aborted");
             break;
         }
     }

@@ -173,7 +173,7 @@ fn body_stores(
     Ok(Box::new(move || match BodyWriter::start(&pool, &breaker) {
         Ok(bodies) => BodyStore::Redis(bodies),
         Err(error) => {
-            log::error!(reason:% = error; "redis_trouble");
+            log::error!(reason:% = error; "redis_failed");
             BodyStore::Table
         }
     }))

@@ -71,7 +71,7 @@ impl Health {
         if self.shared.is_down.swap(false, Ordering::SeqCst) {
             // What failed before it was away tells nothing any more.
             self.record_success();
-            log::warn!("store_back");
+            log::warn!("store_recovered");
         }
     }
 
@@ -79,7 +79,7 @@ impl Health {
     pub fn set_down(&self, reason: &str) {
         *lock(&self.shared.reason) = reason.to_owned();
         if !self.shared.is_down.swap(true, Ordering::SeqCst) {
-            log::error!(reason = reason; "store_down");
+            log::error!(reason = reason; "store_unavailable");
         }
     }
 

@@ -158,7 +158,7 @@ fn note(connector: &Connector, commit: &UnknownCommit, listed_state: &str) {
         let builder = thread::Builder::new().name("mysql-commits".to_owned());
         if let Err(error) = builder.spawn(move || watch(&watched)) {
             // Without the thread the host would never be used again.
-            log::error!(reason:% = error; "thread_not_started");
+            log::error!(reason:% = error; "thread_start_failed");
             return;
         }
         state.is_watched = true;

@@ -84,7 +84,7 @@ impl Hosts {
     /// The node takes nothing now: others are used until it is well again. Said in the log once.
     pub fn mark_down(&self, node: usize, reason: &str) {
         if self.put_aside(node, reason, Kind::Unhealthy) {
-            log::error!(node = self.names[node].as_str(), reason = reason; "node_left");
+            log::error!(node = self.names[node].as_str(), reason = reason; "db_host_down");
         }
     }
 
@@ -129,7 +129,7 @@ impl Hosts {
             let name = self.names[node].as_str();
             match left.kind {
                 Kind::Standby => log::info!(node = name; "node_writable"),
-                Kind::Unhealthy => log::warn!(node = name; "node_back"),
+                Kind::Unhealthy => log::warn!(node = name; "db_host_up"),
             }
         }
     }

@@ -21,7 +21,7 @@ pub struct MySqlReader {
     redis: Option<RedisSettings>,
     open_redis: Option<OpenRedis>,
     /// Why Redis is not asked any more.
-    redis_trouble: Option<ReadError>,
+    redis_failed: Option<ReadError>,
     /// Of the mails that were listed last.
     unknown_sizes: Option<ReadError>,
 }
@@ -57,7 +57,7 @@ impl MySqlReader {
             table,
             redis,
             open_redis: None,
-            redis_trouble: None,
+            redis_failed: None,
             unknown_sizes: None,
         })
     }
@@ -95,7 +95,7 @@ impl MySqlReader {
     }
 
     fn body_in_redis(&mut self, hash: &str) -> Result<Option<Vec<u8>>, ReadError> {
-        if let Some(trouble) = &self.redis_trouble {
+        if let Some(trouble) = &self.redis_failed {
             return Err(trouble.clone());
         }
         let body = self.open_redis().and_then(|redis| match redis {
@@ -104,7 +104,7 @@ impl MySqlReader {
         });
         // Each row would wait for its time-out. A cluster knows itself which of its nodes are lost.
         if !matches!(self.open_redis, Some(OpenRedis::Cluster(_))) {
-            self.redis_trouble = body.as_ref().err().cloned();
+            self.redis_failed = body.as_ref().err().cloned();
         }
         body
     }

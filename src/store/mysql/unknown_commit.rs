@@ -62,7 +62,7 @@ impl MySqlStore {
             });
             let error = match settled {
                 Ok(true) => {
-                    log::warn!(mails = part.len(); "commit_settled");
+                    log::warn!(mails = part.len(); "commit_resolved");
                     return Ok(());
                 }
                 Ok(false) => {

@@ -170,7 +170,7 @@ impl Writer {
             // The tickets of a batch that panics say 451 as they are dropped.
             if let Err(text) = panics::catch(Component::Writer, || self.save_batch(first, turn)) {
                 let reason = format!("the writer panicked, and opens its store anew: {text}");
-                log::error!(reason = reason.as_str(); "deferred");
+                log::error!(reason = reason.as_str(); "batch_failed");
                 self.health.record_failure(&reason);
                 // Dropped, a broken store may panic once more.
                 let _ = panics::catch(Component::Writer, || self.store = None);
@@ -202,7 +202,7 @@ impl Writer {
             }
             count_store_error(&error);
             self.health.record_failure(&error.to_string());
-            log::error!(mails = count, reason:% = error; "deferred");
+            log::error!(mails = count, reason:% = error; "batch_failed");
             return;
         }
         let (mails, tickets) = self.collect_batch(first);
@@ -221,7 +221,7 @@ impl Writer {
         if let Some(Err(error)) = outcomes.iter().find(|outcome| outcome.is_err()) {
             let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
             count_store_error(error);
-            log::error!(mails = failed, of = mails.len(), reason:% = error; "deferred");
+            log::error!(mails = failed, of = mails.len(), reason:% = error; "batch_failed");
         }
         self.judge(&mails, &outcomes);
         for ((ticket, mail), outcome) in tickets.into_iter().zip(mails).zip(outcomes) {

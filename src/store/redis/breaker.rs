@@ -38,7 +38,7 @@ impl Breaker {
     pub fn succeeded(&self) {
         let mut state = self.lock();
         if state.open_until.take().is_some() {
-            log::warn!("redis_back");
+            log::warn!("redis_recovered");
         }
         state.pause = Duration::ZERO;
     }
@@ -49,7 +49,7 @@ impl Breaker {
         let mut state = self.lock();
         state.pause = (state.pause * 2).clamp(MIN_PAUSE, MAX_PAUSE);
         state.open_until = Some(Instant::now() + state.pause);
-        log::error!(reason = reason, pause_seconds = state.pause.as_secs(), bodies = "go into column mail"; "redis_trouble");
+        log::error!(reason = reason, pause_seconds = state.pause.as_secs(), bodies = "go into column mail"; "redis_failed");
     }
 
     fn lock(&self) -> MutexGuard<'_, BreakerState> {

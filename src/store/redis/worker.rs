@@ -82,7 +82,7 @@ mod tests {
         }
         let page = crate::metrics::render();
         assert!(
-            page.contains("goguerrilla_panics_total{part=\"redis\"} 2\n"),
+            page.contains("goguerrilla_panics_total{component=\"redis\"} 2\n"),
             "{page}"
         );
     }

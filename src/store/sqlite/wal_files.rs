@@ -39,7 +39,7 @@ impl SidecarFile {
         let octets = file_len(&self.file);
         let was_large = mem::replace(&mut self.is_large, octets > LARGE_WAL_OCTETS);
         if self.is_large && !was_large {
-            log::warn!(file:% = self.file.display(), octets = octets, fix = "end the program that reads for so long"; "large_log");
+            log::warn!(file:% = self.file.display(), octets = octets, fix = "end the program that reads for so long"; "wal_large");
         }
     }
 }
