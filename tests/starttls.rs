@@ -834,9 +834,10 @@ fn tls_client_that_does_not_read_the_quit_reply_is_closed_in_time() {
     drop(first);
     let octets = value(&line, "octets").expect("a figure");
     let most = octets.parse::<usize>().expect("a figure") / REFUSED_RCPT.len();
-    // The steps are smaller than one read, so for some clients all replies fit except those sent together with the 221.
-    let clients: Vec<TlsClient> = (1..=16)
-        .map(|step| client_that_never_reads(&tls, most * step / 16))
+    // Around the capacity, in steps that are smaller than one read: for some clients all replies fit except those that are
+    // sent together with the 221.
+    let clients: Vec<TlsClient> = (0..16)
+        .map(|step| client_that_never_reads(&tls, (most + step * 25).saturating_sub(300)))
         .collect();
     disconnected(&tls.server, 1 + clients.len());
     wait_for("all connections to be closed", || {

@@ -37,7 +37,7 @@ use crate::mail::Mail;
 /// use std::path::PathBuf;
 ///
 /// use goguerrilla::mail::Mail;
-/// use goguerrilla::storage::{SaveError, SaveMail, SavedId};
+/// use goguerrilla::store::{SaveError, SaveMail, SavedId};
 ///
 /// /// One file for each mail, with the trace fields of all its recipients.
 /// struct FolderStore {
