@@ -5,7 +5,8 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::time::SystemTime;
 
-use super::{ConfigSource, StartError, identity, listeners, tls_files};
+use super::identity::run_as;
+use super::{ConfigSource, StartError, listeners, tls_files};
 use crate::config::Config;
 use crate::net::tls::TlsCredentials;
 use crate::os::pid_file::PidFile;
@@ -15,7 +16,7 @@ use crate::store::Diagnostic;
 
 /// What `check` finds before it looks at the store: keys are read and files looked at as who we are, then we become the
 /// server's user for good, as the server would.
-pub fn preflight(config: &Config, read_again: ConfigSource) -> Vec<Diagnostic> {
+pub fn preflight(config: &Config, reload_config: ConfigSource) -> Vec<Diagnostic> {
     let loaded = tls_files(config)
         .map(|files| TlsCredentials::load(&files))
         .transpose();
@@ -33,7 +34,7 @@ pub fn preflight(config: &Config, read_again: ConfigSource) -> Vec<Diagnostic> {
     findings.extend(unwritable_files(config).map(|error| Diagnostic::error(error.to_string())));
     findings.extend(log_pipe(config));
     let became =
-        identity(config).and_then(|identity| Ok(identity.map(privileges::drop_to).transpose()?));
+        run_as(config).and_then(|identity| Ok(identity.map(privileges::drop_to).transpose()?));
     if let Err(error) = became {
         findings.push(Diagnostic::error(error.to_string()));
     }
@@ -44,7 +45,7 @@ pub fn preflight(config: &Config, read_again: ConfigSource) -> Vec<Diagnostic> {
             .chain(tls.unreadable_files());
         findings.extend(warnings.map(Diagnostic::warning));
     }
-    if let Err(reason) = read_again() {
+    if let Err(reason) = reload_config() {
         let warning = format!("{reason}; until then SIGHUP changes nothing");
         findings.push(Diagnostic::warning(warning));
     }

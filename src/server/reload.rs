@@ -2,13 +2,11 @@
 
 use std::sync::{Arc, RwLock};
 
-use sd_notify::NotifyState;
-
 use super::resources::check_limits;
 use super::store_factory::{RunningStore, StoreSource};
 use super::{
-    ConfigSource, log_certificate_warnings, log_format, log_warnings, notify_systemd,
-    pool_settings, session_settings, tls_files,
+    ConfigSource, StartError, log_certificate_warnings, log_format, log_warnings, pool_settings,
+    session_settings, tls_files,
 };
 use crate::config::Config;
 use crate::connection::ConnectionSettings;
@@ -16,6 +14,7 @@ use crate::logging::LogFile;
 use crate::metrics::{self, ReloadOutcome, ReloadTarget};
 use crate::net::accept_pool::AcceptPool;
 use crate::net::tls::TlsCredentials;
+use crate::os::systemd;
 use crate::store::Writers;
 use crate::sync;
 
@@ -23,7 +22,7 @@ use crate::sync;
 pub struct RunningServer<'a> {
     /// By which it runs.
     pub config: Config,
-    pub read_again: ConfigSource<'a>,
+    pub reload_config: ConfigSource<'a>,
     pub stores: StoreSource,
     pub log_file: LogFile,
     /// For connections to come; open ones keep what they began with.
@@ -37,11 +36,7 @@ pub struct RunningServer<'a> {
 impl RunningServer<'_> {
     /// Reads the configuration again and runs by it, all or nothing.
     pub fn reload(&mut self) {
-        let since = NotifyState::monotonic_usec_now();
-        notify_systemd(&[
-            NotifyState::Reloading,
-            since.unwrap_or(NotifyState::Reloading),
-        ]);
+        systemd::notify_reloading();
         match self.try_reload() {
             Ok(()) => {
                 metrics::RELOADS.count((ReloadTarget::Configuration, ReloadOutcome::Applied));
@@ -52,7 +47,7 @@ impl RunningServer<'_> {
                 log::error!(reason = reason.as_str(), kept = "everything as it was"; "reload_refused");
             }
         }
-        notify_systemd(&[NotifyState::Ready]);
+        systemd::notify_ready();
     }
 
     /// Opens the log file anew; where that fails, the old one goes on.
@@ -92,7 +87,7 @@ impl RunningServer<'_> {
 
     /// First whatever can fail, then whatever cannot.
     fn try_reload(&mut self) -> Result<(), String> {
-        let (mut wanted, notes) = (self.read_again)()?;
+        let (mut wanted, notes) = (self.reload_config)()?;
         let running = &self.config;
         let need_restart = keep_what_needs_a_restart(&mut wanted, running);
         let settings = self.settings();
@@ -100,12 +95,12 @@ impl RunningServer<'_> {
         let store = self.start_store(&wanted)?;
         let log_moves =
             (&wanted.log_file, wanted.log_as_json) != (&running.log_file, running.log_as_json);
-        if log_moves && let Err(error) = self.log_file.reopen(&wanted.log_file, log_format(&wanted))
-        {
-            let file = wanted.log_file.display();
-            return Err(format!(
-                "GSMTP_LOG_FILE: cannot open {file}: {error}; name a file this user may append to"
-            ));
+        if log_moves {
+            let reopened = self.log_file.reopen(&wanted.log_file, log_format(&wanted));
+            reopened.map_err(|source| {
+                let file = wanted.log_file.clone();
+                StartError::Log { file, source }.to_string()
+            })?;
         }
 
         log_warnings(&notes);
