@@ -1,13 +1,13 @@
-//! Notifications to the service manager (sd_notify(3)); without NOTIFY_SOCKET in the environment they do nothing.
+//! Notifications to systemd (sd_notify(3)). Without NOTIFY_SOCKET in the environment they do nothing.
 
 use sd_notify::NotifyState;
 
-/// Notifies that the server accepts connections, also after a reload.
+/// Notifies that startup or a reload has finished.
 pub fn notify_ready() {
     notify(&[NotifyState::Ready]);
 }
 
-/// Notifies that a reload begins. systemd requires the time of the monotonic clock with it (`Type=notify-reload`).
+/// Notifies that a reload begins. `Type=notify-reload` requires the monotonic time with it.
 pub fn notify_reloading() {
     let since = NotifyState::monotonic_usec_now();
     notify(&[
@@ -16,7 +16,7 @@ pub fn notify_reloading() {
     ]);
 }
 
-/// Notifies that the server shuts down.
+/// Notifies that shutdown begins.
 pub fn notify_stopping() {
     notify(&[NotifyState::Stopping]);
 }

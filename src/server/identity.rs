@@ -1,4 +1,4 @@
-//! The user and group to run as: GUID and SGID, or those of the process.
+//! The user and group that the server runs as: GUID and SGID, or those that started it.
 
 use std::net::SocketAddr;
 
@@ -12,12 +12,12 @@ use crate::os::pid_file::PidFile;
 use crate::os::privileges::Identity;
 use crate::os::secure_open;
 
-/// Returns the user and group to change to, or `None` to keep those of the process: it is not root, or it is root and all
-/// addresses are loopback.
+/// Returns the user and group to change to, or `None` to keep those of the process. Keeping root requires that all
+/// listeners are on loopback.
 ///
 /// # Errors
 /// [`StartError::StaysRoot`].
-pub fn run_as(config: &Config) -> Result<Option<Identity>, StartError> {
+pub fn target_identity(config: &Config) -> Result<Option<Identity>, StartError> {
     if let Some((user, group)) = config
         .run_as
         .filter(|(user, group)| *user != 0 && *group != 0)
@@ -29,7 +29,7 @@ pub fn run_as(config: &Config) -> Result<Option<Identity>, StartError> {
     Ok(None)
 }
 
-/// Fails if the server would run as root with a listener that other machines can reach.
+/// Fails if the process is root, is to stay root, and one of `addresses` is not loopback.
 ///
 /// # Errors
 /// [`StartError::StaysRoot`].
@@ -46,7 +46,7 @@ pub fn reject_root(
     }
 }
 
-/// Gives the log file and the PID file to the user to change to, who must be able to write them again at the next start.
+/// Changes the owner of the log file and the PID file to `identity`, which must be able to write them again later.
 pub fn chown_files(identity: Identity, log_file: &LogFile, pid_file: Option<&PidFile>) {
     let log = log_file.chown_to(identity.user, identity.group);
     let pid = pid_file.map_or(Ok(()), |pid_file| {

@@ -1,4 +1,4 @@
-//! The one room that wires the house: from a configuration to a running server and back to rest.
+//! Startup, reload and shutdown: builds every component from the configuration.
 
 mod error;
 mod http_endpoints;
@@ -29,46 +29,48 @@ use crate::smtp::reply::{self, Reply};
 use crate::store::{OpenStore, TableColumns};
 use store_factory::StoreSource;
 
-/// Reads the configuration again, command line included; what is to be said in the log comes with it.
+/// A function that reads the configuration again, with the command line applied, and returns it with its warnings.
 pub type ConfigSource<'a> = &'a dyn Fn() -> Result<(Config, Vec<String>), String>;
 
-/// Runs the server until it is told to stop. `notes` are said in the log once it is open; SIGHUP has the configuration
-/// read again.
+/// Runs the server with the configured store until SIGTERM or SIGINT.
+///
+/// `warnings` are logged once the log is open. SIGHUP calls `reload_config`.
 ///
 /// # Errors
-/// [`StartError`] when it could not start.
+/// [`StartError`]: the server could not start.
 pub fn run(
     config: &Config,
-    notes: &[String],
+    warnings: &[String],
     reload_config: ConfigSource,
 ) -> Result<(), StartError> {
     startup::run(
         config,
-        notes,
+        warnings,
         reload_config,
         StoreSource::Configured(OnceLock::new()),
     )
 }
 
-/// Runs the server with a store of your own instead of GM_STORE's, on one writer's thread.
+/// Runs the server with a custom store instead of that of GM_STORE, on one writer thread.
 ///
-/// `open` is called there, and again should the store ever panic. SIGHUP has the keys read again, and nothing else.
+/// The writer thread calls `open`, and calls it again after a panic of the store. SIGHUP reloads only the TLS key and
+/// certificate.
 ///
 /// # Errors
-/// [`StartError`] when it could not start.
+/// [`StartError`]: the server could not start.
 pub fn run_with_store(config: &Config, open: OpenStore) -> Result<(), StartError> {
     let reload_config = || Ok((config.clone(), Vec::new()));
-    startup::run(config, &[], &reload_config, StoreSource::Own(open))
+    startup::run(config, &[], &reload_config, StoreSource::Custom(open))
 }
 
-fn log_warnings(notes: &[String]) {
-    for note in notes {
-        log::warn!(note = note.as_str(); "configuration");
+fn log_warnings(warnings: &[String]) {
+    for warning in warnings {
+        log::warn!(note = warning.as_str(); "configuration");
     }
 }
 
 fn pool_settings(config: &Config) -> AcceptPoolSettings {
-    let said = |reply: &Reply| {
+    let octets_of = |reply: &Reply| {
         let mut octets = Vec::new();
         reply.write_to(&mut octets);
         octets
@@ -77,12 +79,12 @@ fn pool_settings(config: &Config) -> AcceptPoolSettings {
         max_clients: config.max_clients,
         trusted_proxies: TrustedProxies::new(config.trusted_proxies()),
         max_clients_per_address: config.max_clients_per_address,
-        busy_reply: said(&reply::R421_TOO_BUSY),
-        address_limit_reply: said(&reply::R421_TOO_MANY_FROM_ADDRESS),
+        busy_reply: octets_of(&reply::R421_TOO_BUSY),
+        address_limit_reply: octets_of(&reply::R421_TOO_MANY_FROM_ADDRESS),
     }
 }
 
-/// Where questions from inside are answered.
+/// Returns the addresses of the HTTP listeners.
 fn http_addresses(config: &Config) -> impl Iterator<Item = SocketAddr> {
     config
         .status_address
@@ -104,10 +106,11 @@ fn tls_files(config: &Config) -> Option<TlsFiles> {
     })
 }
 
-/// The table as far as it is known.
+/// Returns the settings of new sessions. The maximum lengths of recipients are those of the table that `schema`
+/// prints, until the store has read the columns of the real table.
 pub fn session_settings(config: &Config) -> SessionSettings {
     let host_name = match config.host_name.as_str() {
-        "" => machine_name(),
+        "" => machine_host_name(),
         name => name.to_owned(),
     };
     SessionSettings {
@@ -132,7 +135,7 @@ fn log_format(config: &Config) -> LogFormat {
     }
 }
 
-fn machine_name() -> String {
+fn machine_host_name() -> String {
     let name = nix::unistd::gethostname()
         .ok()
         .and_then(|name| name.into_string().ok());

@@ -1,7 +1,7 @@
 //! Startup in phases: bind, open files as root, drop privileges, open the store, start threads, serve.
 //!
-//! Only the first two phases run as root. No thread starts, no database is opened and no octet of a client is read before
-//! privileges are dropped.
+//! Only `bind` and `open_files_as_root` run as root. No thread starts, no database is opened and no client is accepted
+//! before privileges are dropped.
 
 use std::path::Path;
 use std::sync::{Arc, RwLock};
@@ -10,7 +10,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use nix::unistd::geteuid;
 
-use super::identity::{chown_files, reject_root, run_as};
+use super::identity::{chown_files, reject_root, target_identity};
 use super::listeners;
 use super::reload::RunningServer;
 use super::resources::check_limits;
@@ -36,7 +36,7 @@ use crate::smtp::MemoryBudget;
 use crate::store::Writers;
 use crate::sync;
 
-/// The settings of new connections, which a reload replaces as a whole.
+/// The settings of new connections; a reload replaces them as a whole.
 type SharedSettings = Arc<RwLock<Arc<ConnectionSettings>>>;
 
 /// Runs the server until SIGTERM or SIGINT.
@@ -45,19 +45,19 @@ type SharedSettings = Arc<RwLock<Arc<ConnectionSettings>>>;
 /// [`StartError`]: a phase before `serve` failed.
 pub fn run(
     config: &Config,
-    notes: &[String],
+    warnings: &[String],
     reload_config: ConfigSource,
     stores: StoreSource,
 ) -> Result<(), StartError> {
     let signals = signals::catch().map_err(StartError::Kernel)?;
-    let identity = run_as(config)?;
+    let identity = target_identity(config)?;
     let sockets = bind(config, identity)?;
-    let files = open_files_as_root(config, notes, identity)?;
+    let files = open_files_as_root(config, warnings, identity)?;
     check_limits(config);
     if let Some(identity) = identity {
         drop_privileges(identity, &files, reload_config)?;
     }
-    // Before the first thread, because threads inherit the policy.
+    // Must precede the first thread, because threads inherit the scheduling policy.
     rlimits::use_batch_scheduling();
     let OpenFiles {
         log_file,
@@ -81,20 +81,20 @@ pub fn run(
     Ok(())
 }
 
-/// The bound listening sockets.
+/// The bound listeners, by service.
 struct Sockets {
     smtp: Vec<Arc<Listener>>,
     status: Option<Arc<Listener>>,
     nginx: Option<Arc<Listener>>,
 }
 
-/// Binds all listeners.
+/// Binds the listeners of all services.
 fn bind(config: &Config, identity: Option<Identity>) -> Result<Sockets, StartError> {
-    let smtp = listeners::listen(config)?;
-    // Sockets inherited from systemd may have other addresses than the configuration.
+    let smtp = listeners::bind_all(config)?;
+    // `target_identity` has checked the configured addresses; sockets inherited from systemd may have others.
     reject_root(identity, smtp.iter().map(|listener| listener.address()))?;
-    let status = http_endpoints::listen(config.status_address, http_endpoints::STATUS_BIND_FIX)?;
-    let nginx = http_endpoints::listen(config.nginx_auth_address, http_endpoints::NGINX_BIND_FIX)?;
+    let status = http_endpoints::bind(config.status_address, http_endpoints::STATUS_BIND_FIX)?;
+    let nginx = http_endpoints::bind(config.nginx_auth_address, http_endpoints::NGINX_BIND_FIX)?;
     Ok(Sockets {
         smtp,
         status,
@@ -102,21 +102,21 @@ fn bind(config: &Config, identity: Option<Identity>) -> Result<Sockets, StartErr
     })
 }
 
-/// The files that are opened or read as root.
+/// The files that are opened before privileges are dropped.
 struct OpenFiles {
     log_file: LogFile,
     pid_file: Option<PidFile>,
     tls: Option<TlsCredentials>,
 }
 
-/// Opens the log, logs `notes`, writes the PID file and reads the TLS key and certificate.
+/// Opens the log file, logs `warnings`, writes the PID file and loads the TLS key and certificate.
 fn open_files_as_root(
     config: &Config,
-    notes: &[String],
+    warnings: &[String],
     identity: Option<Identity>,
 ) -> Result<OpenFiles, StartError> {
     let log_file = open_log(config)?;
-    log_warnings(notes);
+    log_warnings(warnings);
     if identity.is_none() && geteuid().is_root() {
         log::warn!(fix = "set GUID and SGID to the ids of another user and group"; "runs_as_root");
     }
@@ -129,7 +129,7 @@ fn open_files_as_root(
     })
 }
 
-/// Changes to `identity` for good, and warns of what that user will not be able to read at a reload.
+/// Changes to `identity` permanently, and warns if that user cannot read the files that a reload reads.
 fn drop_privileges(
     identity: Identity,
     files: &OpenFiles,
@@ -142,12 +142,12 @@ fn drop_privileges(
         log::warn!(warning = warning.as_str(); "certificate");
     }
     if let Err(reason) = reload_config() {
-        log::warn!(reason = reason.as_str(), note = "SIGHUP will change nothing"; "configuration");
+        log::warn!(reason = reason.as_str(), note = "until this is fixed, SIGHUP changes nothing"; "configuration");
     }
     Ok(())
 }
 
-/// Starts the threads that write the log and receive signals.
+/// Starts the log writer thread and the signal thread.
 fn start_log_and_signals(
     log_file: &LogFile,
     signals: SignalListener,
@@ -156,7 +156,7 @@ fn start_log_and_signals(
     signals.listen().map_err(StartError::Kernel)
 }
 
-/// Starts the store with its writers; returns the settings of connections that save to it.
+/// Opens the store and starts its writers. Returns the settings for connections that save to it.
 fn open_store(
     config: &Config,
     stores: &StoreSource,
@@ -174,7 +174,7 @@ fn open_store(
     Ok((Arc::new(RwLock::new(Arc::new(settings))), store.writers))
 }
 
-/// Starts the threads that serve clients, the status endpoints and auth_http.
+/// Starts the threads of the SMTP listeners, the status endpoints and auth_http.
 fn start_threads(
     config: &Config,
     sockets: &Sockets,
@@ -203,7 +203,7 @@ fn start_threads(
     Ok(pool)
 }
 
-/// Handles signals until one requests a stop, then shuts down.
+/// Handles signals until a stop request, then shuts down.
 fn serve(
     mut server: RunningServer,
     sockets: Sockets,
@@ -214,9 +214,9 @@ fn serve(
     handle_events(&mut server, events);
     systemd::notify_stopping();
     let pool = Arc::clone(&server.pool);
-    let drained: Vec<_> = sockets.smtp.into_iter().chain(sockets.nginx).collect();
-    let stopped = shutdown::stop(&pool, &drained, server.into_writers(), events);
-    // Last, so that the status endpoints report the shutdown.
+    let listeners: Vec<_> = sockets.smtp.into_iter().chain(sockets.nginx).collect();
+    let stopped = shutdown::shut_down(&pool, &listeners, server.into_writers(), events);
+    // The status endpoints stay available during the shutdown.
     if let Some(listener) = sockets.status {
         listener.close();
     }
@@ -229,14 +229,14 @@ fn serve(
     log::info!("stopped");
 }
 
-/// Handles reload and log reopen requests, and checks the certificate files in between; returns at a stop request.
+/// Handles reload and log reopen requests until a stop request, and checks the certificate files in between.
 fn handle_events(server: &mut RunningServer, events: &Receiver<Event>) {
     loop {
         match events.recv_timeout(CERTIFICATE_CHECK_INTERVAL) {
             Ok(Event::Reload) => server.reload(),
             Ok(Event::ReopenLog) => server.reopen_log(),
             Err(RecvTimeoutError::Timeout) => server.reload_certificate_if_changed(),
-            // Without the signal thread no stop request could arrive.
+            // If the signal thread has ended, no stop request can arrive any more.
             Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return,
         }
     }
@@ -265,5 +265,5 @@ fn load_tls(config: &Config) -> Result<Option<TlsCredentials>, TlsError> {
     Ok(Some(tls))
 }
 
-/// Interval of checks for renewed key and certificate files; a renewed pair is in use within a minute.
+/// Interval at which the key and certificate files are checked for changes.
 const CERTIFICATE_CHECK_INTERVAL: Duration = Duration::from_secs(20);
