@@ -74,7 +74,7 @@ enum Command {
 pub struct Failure {
     /// One line for standard error: what, where, how to fix it. Empty if the error has been printed already.
     pub text: String,
-    /// 1: the start or the command failed; 2: wrong arguments.
+    /// Exit status: 1 if the start or the command failed, 2 for wrong arguments.
     pub status: u8,
 }
 

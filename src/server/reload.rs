@@ -69,12 +69,12 @@ impl RunningServer<'_> {
         };
         match tls.reload() {
             Ok(()) => {
-                count_certificate(ReloadOutcome::Applied);
+                count_certificate_reload(ReloadOutcome::Applied);
                 log::info!("certificate_renewed");
                 log_certificate_warnings(tls);
             }
             Err(error) => {
-                count_certificate(ReloadOutcome::Refused);
+                count_certificate_reload(ReloadOutcome::Refused);
                 log::error!(reason:% = error, kept = "the old key and certificate"; "certificate_refused");
             }
         }
@@ -139,7 +139,7 @@ impl RunningServer<'_> {
         self.pool.update_settings(pool_settings(&new_config));
         self.config = new_config;
         if renewed {
-            count_certificate(ReloadOutcome::Applied);
+            count_certificate_reload(ReloadOutcome::Applied);
             log::info!("certificate_renewed");
         }
         Ok(())
@@ -159,7 +159,7 @@ impl RunningServer<'_> {
     }
 }
 
-fn count_certificate(outcome: ReloadOutcome) {
+fn count_certificate_reload(outcome: ReloadOutcome) {
     metrics::RELOADS.count((ReloadTarget::Certificate, outcome));
 }
 
@@ -237,7 +237,7 @@ fn reload_tls(
         (Err(error), Some(running))
             if error.is_permission_denied() && *running.files() == files =>
         {
-            count_certificate(ReloadOutcome::Refused);
+            count_certificate_reload(ReloadOutcome::Refused);
             log::error!(reason:% = error, kept = "the old key and certificate"; "certificate_refused");
             Ok(Some(running.clone()))
         }
