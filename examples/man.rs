@@ -10,7 +10,7 @@ fn main() -> io::Result<()> {
     io::stdout().write_all(&page()?)
 }
 
-/// Returns the man page: what clap knows about the command line, then the sections that administrators need.
+/// Returns the man page: the command line from its clap definition, then the sections about running the server.
 pub fn page() -> io::Result<Vec<u8>> {
     let command = cli::command().subcommand_value_name("COMMAND");
     let mut page = Vec::new();
@@ -29,7 +29,7 @@ pub fn page() -> io::Result<Vec<u8>> {
     for command in command.get_subcommands() {
         render_command(command.clone(), &mut page)?;
     }
-    page.extend_from_slice(BESIDE_THE_COMMAND_LINE.as_bytes());
+    page.extend_from_slice(FURTHER_SECTIONS.as_bytes());
     Ok(page)
 }
 
@@ -45,31 +45,32 @@ fn render_command(command: Command, page: &mut Vec<u8>) -> io::Result<()> {
     page.write_all(options.as_bytes())
 }
 
-const BESIDE_THE_COMMAND_LINE: &str = r#".SH SIGNALS
+const FURTHER_SECTIONS: &str = r#".SH SIGNALS
 .TP
 SIGTERM, SIGINT
-Stops: idle clients are told 421, mail under way is finished and saved, for at most 30 seconds. A second one ends the
-program at once.
+Stops the server: idle clients get 421, and messages in progress are finished and saved, for at most 30 seconds. A second
+signal ends the program at once.
 .TP
 SIGHUP
-Reads again what may change while it runs. A terminal that closes sends it too, and the server runs on.
+Reads the configuration, key and certificate again and applies what needs no restart; if anything is invalid, nothing
+changes. A terminal that is closed sends this signal too; the server continues to run.
 .TP
 SIGUSR1
-Opens the log file anew, for logrotate(8).
+Reopens the log file, for logrotate(8).
 .SH EXIT STATUS
-0 after a clean stop, 1 when something could not be done, which one line on standard error explains, 2 for wrong
-arguments.
+0 after a clean stop, 1 if the server could not start or a command failed (one line on standard error gives the reason), 2
+for wrong arguments.
 .SH FILES
 .TP
 /etc/goguerrilla/goguerrilla.conf
-The configuration that \fBmake install\fR makes. Without \fB\-config\fR the server looks for
-\fIgoguerrilla.conf\fR in the current folder.
+The configuration that \fBmake install\fR creates. Without \fB\-config\fR the server reads \fIgoguerrilla.conf\fR in the
+current folder.
 .TP
 /var/lib/goguerrilla/goguerrilla.db
-The mails, where that configuration keeps them.
+The database in which that configuration stores mail.
 .TP
 /usr/local/share/doc/goguerrilla/README.md
-What every key of the configuration means, and much more.
+The documentation, including every key of the configuration.
 .SH EXAMPLES
 .nf
 nohup goguerrilla \-config=/etc/goguerrilla/goguerrilla.conf 2>&1 &

@@ -1,7 +1,7 @@
 //! An SMTP server that receives large volumes of mail, stores it durably, and replies 250 as soon as it is stored.
 //!
 //! It never sends mail, never bounces and never filters. A 250 is written after COMMIT, never before.
-//! To store mail in a place of your own, implement [`store::SaveMail`]; its page has an example of twenty lines.
+//! To store mail elsewhere, implement [`store::SaveMail`]; its documentation has an example.
 //!
 //! # Structure
 //!
@@ -14,7 +14,7 @@
 //!   │
 //! connection              one client from accept to close; the only code where protocol meets socket
 //! http                    a small HTTP server: metrics, health, nginx's auth_http
-//! check                   what `goguerrilla check` diagnoses; parts of it are logged at the start
+//! check                   the diagnostics of `goguerrilla check`; the server logs some of them at startup
 //!   │
 //! store                   SaveMail, the queue with its writers, SQLite, MySQL with Redis
 //! net                     listeners, the thread pool, TLS, PROXY headers, deadlines
@@ -34,7 +34,7 @@
 //! a writer takes what is queued → one COMMIT → each waiting connection gets its outcome → one reply, one write.
 //! Content is copied once, from the read buffer to the message, and then only moved.
 
-// Code that could panic is rejected, or expected with the proof as its reason; tests may panic.
+// These lints reject code that can panic. Each exception (`#[expect]`) gives the reason why it cannot. Tests may panic.
 #![cfg_attr(
     not(test),
     warn(

@@ -1,4 +1,4 @@
-//! `goguerrilla`: parses the arguments, runs, prints one line on failure.
+//! The `goguerrilla` program: parses the arguments, runs, and prints one line on failure.
 
 use std::io::Write;
 use std::process::ExitCode;

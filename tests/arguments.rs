@@ -70,7 +70,7 @@ fn missing_default_configuration_file_starts_with_defaults_and_is_logged() {
     assert!(offers.contains("SIZE 131072"), "{offers}");
     let log = fs::read_to_string(log).expect("the log");
     assert!(
-        log.contains("no -config and no goguerrilla.conf in this folder"),
+        log.contains("no -config and no goguerrilla.conf in the current folder"),
         "{log}"
     );
     assert!(folder.path().join("goguerrilla.db").exists());
@@ -177,7 +177,7 @@ fn port_in_use_at_start_is_an_error_with_the_address_and_a_remedy() {
     let address = taken.local_addr().expect("an address").to_string();
     let line = format!(
         "goguerrilla: cannot bind {address}: Address already in use (os error 98); \
-         end the program that listens there or choose another port with -if=\n"
+         stop the program that listens there, or choose another port with -if=\n"
     );
     let folder = TempDir::new().expect("a temporary folder");
     let interface = format!("-if={address}");
@@ -203,7 +203,7 @@ fn log_or_store_that_cannot_be_opened_is_a_start_error_naming_the_file() {
             "GSMTP_LOG_FILE",
             "missing/log",
             "goguerrilla: GSMTP_LOG_FILE: cannot open missing/log: No such file or directory (os error 2); \
-             name a file this user may append to\n",
+             name a file that this user may append to\n",
         ),
         (
             "GM_SQLITE_FILE",

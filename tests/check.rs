@@ -42,7 +42,7 @@ fn check_with_only_warnings_exits_with_0() {
         (
             0,
             "warning: GSMTP_MAXSIZE: unknown key, ignored; the nearest known key is GSMTP_MAX_SIZE\n\
-             warning: GM_STORE: discard thanks for every mail and drops it; set \"sqlite\" to keep mail\n"
+             warning: GM_STORE: discard accepts every mail and stores none; set \"sqlite\" to keep mail\n"
                 .to_owned()
         )
     );
@@ -53,7 +53,7 @@ fn check_with_only_warnings_exits_with_0() {
         fs::set_permissions(&file, Permissions::from_mode(mode)).expect("our file");
         let (status, said) = check(folder.path());
         let warning =
-            "everybody may read it, and it holds a password; run: chmod o-r goguerrilla.conf";
+            "every user may read it, and it contains a password; run: chmod o-r goguerrilla.conf";
         assert_eq!((status, said.contains(warning)), (0, warned), "{said}");
         assert!(!said.contains("s3cr3t"), "{said}");
     }
@@ -62,7 +62,7 @@ fn check_with_only_warnings_exits_with_0() {
         ("GSMTP_LISTEN_INTERFACE", "127.0.0.1:1"),
     ]);
     let (status, said) = check(folder.path());
-    let warning = "warning: GSMTP_LISTEN_INTERFACE: ignored beside GSTMP_LISTEN_INTERFACE; remove one of them\n";
+    let warning = "warning: GSMTP_LISTEN_INTERFACE: ignored because GSTMP_LISTEN_INTERFACE is set too; remove one of them\n";
     assert!(status == 0 && said.starts_with(warning), "{said}");
     let folder = TempDir::new().expect("a temporary folder");
     let ended = run(folder.path(), &["check"]);
@@ -70,7 +70,7 @@ fn check_with_only_warnings_exits_with_0() {
         (ended.status, ended.stdout.as_str()),
         (
             0,
-            "warning: no -config and no goguerrilla.conf in this folder: the built-in defaults run\n"
+            "warning: no -config and no goguerrilla.conf in the current folder: using built-in defaults\n"
         )
     );
 }

@@ -199,7 +199,7 @@ fn installed_server_receives_mail_on_port_25() {
     };
     let install = ["make", "--silent", "install", "BINARY=../program"];
     let said = scratch.run(&install);
-    assert!(said.contains("mail goes into"), "{said}");
+    assert!(said.contains("mail is stored in"), "{said}");
     let again = scratch.run(&install);
     assert!(again.contains("is left as it was"), "{again}");
     let id = |which: &str| scratch.run(&["id", which, "goguerrilla"]).trim().to_owned();
@@ -301,7 +301,7 @@ fn installed_server_receives_mail_on_port_25() {
     drop(server);
 
     let said = scratch.run(&["make", "uninstall"]);
-    assert!(said.contains("the user it ran as"), "{said}");
+    assert!(said.contains("and the user are kept"), "{said}");
     scratch.run(&["test", "!", "-e", "/usr/local/sbin/goguerrilla"]);
     scratch.run(&["test", "!", "-e", UNIT]);
     scratch.run(&["test", "-s", "/var/lib/goguerrilla/goguerrilla.db"]);

@@ -176,7 +176,7 @@ fn connection_from_an_untrusted_proxy_is_closed_whatever_it_sends() {
     let mut client = Client::connect(server.address);
     client.send(V1);
     client.expect_close();
-    let note = "GSMTP_PROXY_PROTOCOL: is on, but GM_TRUSTED_PROXIES names nobody";
+    let note = "GSMTP_PROXY_PROTOCOL: is Y, but GM_TRUSTED_PROXIES is empty";
     assert!(server.log().contains(note));
 }
 

@@ -145,9 +145,9 @@ fn show_with_an_unknown_or_malformed_hash_exits_with_1() {
         .client()
         .deliver("a@client.test", "u@ours.test", b"x\r\n");
     let hash = reply.text().split_once(" as ").expect("saved").1.to_owned();
-    let no_mail = "no mail has this hash; `goguerrilla list` shows those there are";
+    let no_mail = "no mail has this hash; `goguerrilla list` shows the hashes";
     let no_hash = "expected a hash, which is 32 digits 0-9 and a-f in lower case; \
-                   `goguerrilla list` shows those there are";
+                   `goguerrilla list` shows the hashes";
     for (given, said) in [
         ("0123456789abcdef0123456789abcdef", no_mail),
         (&format!("f{}", &hash[..31]), no_mail),

@@ -1,4 +1,4 @@
-//! Diagnoses of `goguerrilla check`: database, Redis and SQLite. The server logs some of them at its start.
+//! Diagnostics of `goguerrilla check` for SQLite, MySQL and Redis. The server logs some of them at startup.
 
 pub mod database;
 mod peer;
@@ -12,7 +12,7 @@ use crate::metrics::Component;
 use crate::panics;
 use crate::store::Diagnostic;
 
-/// Turns a panic, which would come from the client library, into a finding.
+/// Runs `check` and converts a panic, which can only come from a client library, into a finding.
 fn without_panic(
     part: Component,
     key: &str,

@@ -1,22 +1,26 @@
-//! `goguerrilla check`: every diagnosis, one line each.
+//! `goguerrilla check`: prints each finding on one line.
 
-use super::{Failure, print};
+use super::{Failure, print_stdout};
 use crate::check;
 use crate::config::{Config, StoreKind};
 use crate::server;
 use crate::store::Diagnostic;
 
-/// Prints what would keep the server from starting or from saving mail, and what deserves a warning. `notes` are warnings
-/// about the configuration.
+/// Prints everything that would prevent the server from starting or from saving mail, and warnings. `warnings` are those about the
+/// configuration.
 ///
 /// # Errors
 /// [`Failure`] with status 1 if a finding is an error.
-pub fn check(config: &Config, notes: &[String], read: server::ConfigSource) -> Result<(), Failure> {
-    let mut findings: Vec<Diagnostic> = notes.iter().cloned().map(Diagnostic::warning).collect();
-    findings.extend(server::preflight(config, read));
+pub fn check(
+    config: &Config,
+    warnings: &[String],
+    reload_config: server::ConfigSource,
+) -> Result<(), Failure> {
+    let mut findings: Vec<Diagnostic> = warnings.iter().cloned().map(Diagnostic::warning).collect();
+    findings.extend(server::preflight(config, reload_config));
     match config.store {
         StoreKind::Discard => findings.push(Diagnostic::warning(
-            "GM_STORE: discard thanks for every mail and drops it; set \"sqlite\" to keep mail"
+            "GM_STORE: discard accepts every mail and stores none; set \"sqlite\" to keep mail"
                 .to_owned(),
         )),
         StoreKind::Sqlite => {
@@ -39,7 +43,7 @@ pub fn check(config: &Config, notes: &[String], read: server::ConfigSource) -> R
         .iter()
         .map(|finding| format!("{finding}\n"))
         .collect();
-    print(lines.as_bytes())?;
+    print_stdout(lines.as_bytes())?;
     if findings.iter().any(Diagnostic::is_error) {
         return Err(Failure {
             text: String::new(),

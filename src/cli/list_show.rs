@@ -1,4 +1,4 @@
-//! What `list` and `show` read and how it is printed.
+//! Reading and formatting of mails for `list` and `show`.
 
 use crate::config::{Config, StoreKind};
 use crate::logging::{is_printable, push_escaped};
@@ -10,10 +10,10 @@ use crate::store::{MailListing, MailReader};
 /// Opens the configured store for reading.
 ///
 /// # Errors
-/// What is wrong, with the key that it concerns.
-pub fn reader(config: &Config) -> Result<Box<dyn MailReader>, String> {
+/// The store cannot be opened; the text names the key to check.
+pub fn open_reader(config: &Config) -> Result<Box<dyn MailReader>, String> {
     match config.store {
-        StoreKind::Discard => Err("GM_STORE: discard keeps no mail to read back".to_owned()),
+        StoreKind::Discard => Err("GM_STORE: the store discard keeps no mail to read".to_owned()),
         StoreKind::MySql => {
             let connector = server::mysql_connector(config);
             let reader = MySqlReader::open(&connector, server::redis_settings(config));
@@ -30,38 +30,45 @@ pub fn reader(config: &Config) -> Result<Box<dyn MailReader>, String> {
     }
 }
 
-/// Refuses what cannot be a hash. It is written in one way only: Redis and SQLite tell `A` from `a`.
+/// Checks that `text` is a hash in lower case. Redis and SQLite compare hashes case-sensitively.
 ///
 /// # Errors
-/// What was expected, and what was given.
-pub fn expect_hash(text: &str) -> Result<(), String> {
+/// The text names the expected form and the value found.
+pub fn validate_hash(text: &str) -> Result<(), String> {
     let is_digit = |octet: u8| matches!(octet, b'0'..=b'9' | b'a'..=b'f');
     if text.len() == 32 && text.bytes().all(is_digit) {
         return Ok(());
     }
     Err(format!(
-        "{}: expected a hash, which is 32 digits 0-9 and a-f in lower case; `goguerrilla list` shows those there are",
-        visible(text)
+        "{}: expected a hash, which is 32 digits 0-9 and a-f in lower case; `goguerrilla list` shows the hashes",
+        escape_unprintable(text)
     ))
 }
 
-/// Formats mails for people.
+/// Formats mails as a table with aligned columns.
 pub fn as_table(mails: &[MailListing]) -> String {
-    let heads = ["HASH", "DATE", "FROM", "TO", "RECIPIENT", "SIZE", "SUBJECT"].map(str::to_owned);
-    let cell = |value: &Option<String>| value.as_deref().map_or("NULL".to_owned(), visible);
+    let header = ["HASH", "DATE", "FROM", "TO", "RECIPIENT", "SIZE", "SUBJECT"].map(str::to_owned);
+    let cell = |value: &Option<String>| {
+        value
+            .as_deref()
+            .map_or("NULL".to_owned(), escape_unprintable)
+    };
     let rows = mails.iter().map(|mail| {
         let from = mail.from.as_ref();
         [
-            cell(&hash_of(mail)),
+            cell(&nonempty_hash(mail)),
             cell(&mail.date),
-            from.map_or_else(|| cell(&None), |from| format!("<{}>", visible(from))),
+            from.map_or_else(
+                || cell(&None),
+                |from| format!("<{}>", escape_unprintable(from)),
+            ),
             cell(&mail.to),
             cell(&mail.recipient),
             mail.size.to_string(),
             cell(&mail.subject),
         ]
     });
-    let rows: Vec<_> = std::iter::once(heads).chain(rows).collect();
+    let rows: Vec<_> = std::iter::once(header).chain(rows).collect();
     let width = |column: usize| {
         rows.iter()
             .map(|row| row.get(column).map_or(0, |cell| cell.chars().count()))
@@ -79,12 +86,12 @@ pub fn as_table(mails: &[MailListing]) -> String {
     rows.iter().map(line).collect()
 }
 
-fn hash_of(mail: &MailListing) -> Option<String> {
+fn nonempty_hash(mail: &MailListing) -> Option<String> {
     Some(mail.hash.clone()).filter(|hash| !hash.is_empty())
 }
 
-/// Text of strangers on a terminal: what would move the cursor or turn the line is written as an escape.
-fn visible(text: &str) -> String {
+/// Escapes control and formatting characters, with which a sender could manipulate the terminal or break the line.
+fn escape_unprintable(text: &str) -> String {
     text.chars()
         .map(|c| {
             if is_printable(c) {
@@ -96,13 +103,13 @@ fn visible(text: &str) -> String {
         .collect()
 }
 
-/// Formats mails for programs: one JSON array on one line.
+/// Formats mails as one JSON array on one line.
 pub fn as_json(mails: &[MailListing]) -> String {
     let mails: Vec<serde_json::Value> = mails
         .iter()
         .map(|mail| {
             serde_json::json!({
-                "hash": hash_of(mail),
+                "hash": nonempty_hash(mail),
                 "date": mail.date,
                 "from": mail.from,
                 "to": mail.to,
@@ -113,7 +120,7 @@ pub fn as_json(mails: &[MailListing]) -> String {
         })
         .collect();
     let mut text = String::new();
-    // What would steer a terminal stands in strings only.
+    // Unprintable characters occur only inside strings, so escaping the whole text keeps it valid JSON.
     for c in serde_json::Value::from(mails).to_string().chars() {
         match is_printable(c) {
             true => text.push(c),
@@ -153,7 +160,7 @@ mod tests {
 
     #[test]
     fn hash_argument_must_be_32_lower_case_hex_digits() {
-        assert_eq!(expect_hash("0123456789abcdef0123456789abcdef"), Ok(()));
+        assert_eq!(validate_hash("0123456789abcdef0123456789abcdef"), Ok(()));
         for text in [
             "",
             "0123456789abcdef0123456789abcde",
@@ -162,10 +169,10 @@ mod tests {
             "0123456789abcdef0123456789abcdeg",
             "用户用户用户用户用户户户",
         ] {
-            let said = expect_hash(text).expect_err(text);
+            let error = validate_hash(text).expect_err(text);
             assert!(
-                said.starts_with(&format!("{text}: expected a hash, ")),
-                "{said}"
+                error.starts_with(&format!("{text}: expected a hash, ")),
+                "{error}"
             );
         }
     }

@@ -1,4 +1,4 @@
-//! The command line: Go's single dash and the usual double dash, and the commands that read.
+//! The command line: options with one dash, as in Go, or two, and the commands.
 
 mod check;
 mod list_show;
@@ -11,14 +11,14 @@ use std::path::{Path, PathBuf};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use self::check::check;
-use self::list_show::{as_json, as_table, expect_hash, reader};
+use self::list_show::{as_json, as_table, open_reader, validate_hash};
 use crate::config::{Config, StoreKind};
 use crate::panics;
 use crate::server;
 
-/// Receives mail by SMTP and saves it.
+/// Receives mail by SMTP and stores it.
 ///
-/// Without a command: runs the server in the foreground. Long options may be written with one dash: -config=FILE,
+/// Without a command, runs the server in the foreground. Long options may be written with one dash: -config=FILE,
 /// -if=ADDR:PORT, -v=y.
 #[derive(Parser)]
 #[command(
@@ -29,13 +29,13 @@ use crate::server;
     args_override_self = true
 )]
 struct Arguments {
-    /// Configuration file; without it goguerrilla.conf in the current folder if there is one, else built-in defaults.
+    /// Configuration file; the default is goguerrilla.conf in the current folder if it exists, else built-in defaults.
     #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
-    /// Where to listen, instead of GSTMP_LISTEN_INTERFACE.
+    /// Address to listen on; overrides GSTMP_LISTEN_INTERFACE.
     #[arg(long = "if", value_name = "ADDR:PORT")]
     interface: Option<SocketAddr>,
-    /// Whether to log each line of the dialogue, instead of GSMTP_VERBOSE.
+    /// Log each line of the SMTP dialogue; overrides GSMTP_VERBOSE.
     #[arg(
         long, short = 'v', value_name = "y|n", value_parser = yes_or_no,
         num_args = 0..=1, require_equals = true, default_missing_value = "y"
@@ -47,34 +47,34 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Tells what would keep the server from starting or from saving mail; exit status 1 if anything would.
+    /// Checks, without changing anything, whether the server would start and could save mail; exit status 1 if not.
     Check,
-    /// Prints the CREATE TABLE for the configured store and table name.
+    /// Prints the CREATE TABLE statement for the configured store and table name.
     Schema,
-    /// Lists the newest mails first.
+    /// Lists stored mails, newest first.
     List {
-        /// Only mails of this recipient.
+        /// List only mails to this recipient address.
         #[arg(long, value_name = "ADDR")]
         to: Option<String>,
-        /// How many at most.
+        /// Maximum number of mails.
         #[arg(long, value_name = "N", default_value_t = 20)]
         limit: u32,
-        /// One JSON array instead of a table.
+        /// Print one JSON array instead of a table.
         #[arg(long)]
         json: bool,
     },
-    /// Writes one mail as it was stored, octet for octet.
+    /// Prints the content of one mail, octet for octet as it was stored.
     Show {
-        /// The hash that `list` shows and that the client was told.
+        /// Hash of the mail, as in `list` and in the reply "queued as".
         hash: String,
     },
 }
 
-/// What ended a run badly: the line for standard error and the exit status.
+/// An unsuccessful run: error text and exit status.
 pub struct Failure {
-    /// One line: what, where, how to fix it.
+    /// One line for standard error: what, where, how to fix it. Empty if the error has been printed already.
     pub text: String,
-    /// 1 could not start or do it, 2 wrong arguments.
+    /// Exit status: 1 if the start or the command failed, 2 for wrong arguments.
     pub status: u8,
 }
 
@@ -84,23 +84,23 @@ impl From<String> for Failure {
     }
 }
 
-/// The command line as clap describes it, for what is made from it: examples/man.rs writes the man page.
+/// Returns the definition of the command line, from which examples/man.rs makes the man page.
 pub fn command() -> clap::Command {
     Arguments::command()
 }
 
-/// Does what the arguments ask for; the first one is the program's name.
+/// Runs the command that the arguments name; the first argument is the program's name.
 ///
 /// # Errors
-/// [`Failure`] as it says.
+/// [`Failure`] with the text and exit status.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
     panics::install_hook();
-    let arguments = join_verbose(arguments.into_iter().map(with_two_dashes));
+    let arguments = join_verbose_value(arguments.into_iter().map(with_two_dashes));
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
             let status = error.exit_code() as u8;
-            // Help goes to standard output, complaints to standard error.
+            // clap prints help to standard output and errors to standard error.
             let _ = error.print();
             let text = String::new();
             return if status == 0 {
@@ -110,11 +110,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
             };
         }
     };
-    let read = || arguments.read_config();
-    let (config, notes) = match read() {
+    let reload_config = || arguments.read_config();
+    let (config, warnings) = match reload_config() {
         Ok(read) => read,
         Err(text) if matches!(arguments.command, Some(Command::Check)) => {
-            print(format!("error: {text}\n").as_bytes())?;
+            print_stdout(format!("error: {text}\n").as_bytes())?;
             return Err(Failure {
                 text: String::new(),
                 status: 1,
@@ -123,40 +123,41 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
         Err(text) => return Err(text.into()),
     };
     match &arguments.command {
-        None => server::run(&config, &notes, &read).map_err(|error| error.to_string().into()),
-        Some(Command::Check) => check(&config, &notes, &read),
+        None => server::run(&config, &warnings, &reload_config)
+            .map_err(|error| error.to_string().into()),
+        Some(Command::Check) => check(&config, &warnings, &reload_config),
         Some(Command::Schema) => {
             let table = server::table_name(&config);
             let schema = match config.store {
                 StoreKind::MySql => table.mysql_schema(),
                 StoreKind::Sqlite | StoreKind::Discard => table.sqlite_schema(),
             };
-            print(schema.as_bytes())
+            print_stdout(schema.as_bytes())
         }
         Some(Command::List { to, limit, json }) => {
-            let mut reader = reader(&config)?;
+            let mut reader = open_reader(&config)?;
             let mails = reader.list(to.as_deref(), *limit);
             let mails = mails.map_err(|error| error.to_string())?;
             let text = match json {
                 true => as_json(&mails),
                 false => as_table(&mails),
             };
-            print(text.as_bytes())?;
-            // All that could be read was printed.
-            if let Some(trouble) = reader.warning() {
-                // With standard error closed there is nobody to tell.
-                let _ = writeln!(io::stderr(), "goguerrilla: {trouble}");
+            print_stdout(text.as_bytes())?;
+            // A warning means that some values could not be read; the rest has been printed.
+            if let Some(warning) = reader.warning() {
+                // If standard error is closed, the warning is lost.
+                let _ = writeln!(io::stderr(), "goguerrilla: {warning}");
             }
             Ok(())
         }
         Some(Command::Show { hash }) => {
-            let mut reader = reader(&config)?;
-            expect_hash(hash)?;
+            let mut reader = open_reader(&config)?;
+            validate_hash(hash)?;
             let mail = reader.show(hash).map_err(|error| error.to_string())?;
             match mail {
-                Some(mail) => print(&mail),
+                Some(mail) => print_stdout(&mail),
                 None => Err(format!(
-                    "{hash}: no mail has this hash; `goguerrilla list` shows those there are"
+                    "{hash}: no mail has this hash; `goguerrilla list` shows the hashes"
                 )
                 .into()),
             }
@@ -164,7 +165,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
     }
 }
 
-/// Go's flags have one dash; clap's long ones have two.
+/// Converts an option with one dash, as Go's flag package accepts it, to the form with two dashes that clap requires.
 fn with_two_dashes(argument: OsString) -> OsString {
     let Some(text) = argument.to_str() else {
         return argument;
@@ -177,8 +178,8 @@ fn with_two_dashes(argument: OsString) -> OsString {
     }
 }
 
-/// `-v y` is `-v=y`; clap, for which the value is optional, would take `y` for a command.
-fn join_verbose(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+/// Converts `-v y` to `-v=y`. Because the value is optional, clap would otherwise parse `y` as a command.
+fn join_verbose_value(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut joined: Vec<OsString> = Vec::new();
     for argument in arguments {
         let is_value = argument
@@ -204,28 +205,29 @@ fn yes_or_no(text: &str) -> Result<bool, String> {
 }
 
 impl Arguments {
-    /// The configuration with what the command line says on top, and what is to be said about it once the log is open.
+    /// Reads the configuration and applies the options to it. Returns it with its warnings.
     fn read_config(&self) -> Result<(Config, Vec<String>), String> {
-        let (mut config, notes) = load_config(self.config.as_deref())?;
+        let (mut config, warnings) = load_config(self.config.as_deref())?;
         if let Some(address) = self.interface {
             config.listen_addresses = vec![address];
         }
         if let Some(verbose) = self.verbose {
             config.verbose = verbose;
         }
-        Ok((config, notes))
+        Ok((config, warnings))
     }
 }
 
-fn load_config(named: Option<&Path>) -> Result<(Config, Vec<String>), String> {
-    let usual = Path::new(USUAL_FILE);
-    let file = match named {
+fn load_config(path: Option<&Path>) -> Result<(Config, Vec<String>), String> {
+    let default_file = Path::new(DEFAULT_FILE);
+    let file = match path {
         Some(file) => file,
-        None if usual.exists() => usual,
+        None if default_file.exists() => default_file,
         None => {
-            let note =
-                format!("no -config and no {USUAL_FILE} in this folder: the built-in defaults run");
-            return Ok((Config::default(), vec![note]));
+            let warning = format!(
+                "no -config and no {DEFAULT_FILE} in the current folder: using built-in defaults"
+            );
+            return Ok((Config::default(), vec![warning]));
         }
     };
     let (config, warnings) = Config::load(file).map_err(|error| match error {
@@ -235,17 +237,17 @@ fn load_config(named: Option<&Path>) -> Result<(Config, Vec<String>), String> {
     Ok((config, warnings.iter().map(ToString::to_string).collect()))
 }
 
-fn print(octets: &[u8]) -> Result<(), Failure> {
+fn print_stdout(octets: &[u8]) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     let printed = stdout.write_all(octets).and_then(|()| stdout.flush());
     match printed {
-        // `… | head` has read enough.
+        // A reader such as `head` closed the pipe, which is no error.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(|error| format!("standard output: {error}").into()),
     }
 }
 
-const USUAL_FILE: &str = "goguerrilla.conf";
+const DEFAULT_FILE: &str = "goguerrilla.conf";
 
 #[cfg(test)]
 mod tests {
@@ -268,7 +270,7 @@ mod tests {
     #[test]
     fn verbose_option_takes_y_or_n_but_not_a_command_as_its_value() {
         let join = |words: &[&str]| -> Vec<String> {
-            let joined = join_verbose(words.iter().map(OsString::from));
+            let joined = join_verbose_value(words.iter().map(OsString::from));
             joined
                 .into_iter()
                 .map(|word| word.into_string().unwrap())

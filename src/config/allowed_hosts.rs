@@ -1,11 +1,14 @@
-//! GM_ALLOWED_HOSTS: from its text to the set that is looked up, or to an error that stays one short line.
+//! GM_ALLOWED_HOSTS: parses the list of domains. The error stays short even if the list is long.
 
 use super::ConfigError;
 use super::raw::RawConfig;
 use crate::smtp::AllowedHosts;
 
 impl RawConfig {
-    /// Returns the set of accepted domains, or what is wrong with the first bad item.
+    /// Returns the set of accepted domains.
+    ///
+    /// # Errors
+    /// [`ConfigError::BadValue`] for the first invalid item.
     pub fn allowed_hosts(&self) -> Result<AllowedHosts, ConfigError> {
         let key = "GM_ALLOWED_HOSTS";
         let value = self.value(key);
@@ -14,10 +17,10 @@ impl RawConfig {
             let item = bad.item.as_str();
             let found = if !item.is_empty() {
                 let cut: String = item.chars().take(MAX_SHOWN).collect();
-                let more = if cut.len() < item.len() { "…" } else { "" };
-                format!("\"{}{more}\"", cut.escape_debug())
+                let ellipsis = if cut.len() < item.len() { "…" } else { "" };
+                format!("\"{}{ellipsis}\"", cut.escape_debug())
             } else if value.len() <= MAX_SHOWN {
-                // The whole list shows where the empty item is.
+                // The whole value shows the position of the empty item.
                 format!("\"{}\"", value.escape_debug())
             } else {
                 let before = items().take_while(|item| !item.is_empty()).last();
@@ -33,5 +36,5 @@ impl RawConfig {
     }
 }
 
-/// Characters of an item, and octets of a list, that an error shows.
+/// Maximum length of what the error quotes: characters of an item, octets of a whole list.
 const MAX_SHOWN: usize = 260;

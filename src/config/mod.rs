@@ -1,6 +1,6 @@
-//! goguerrilla.conf: a strict JSON object into typed settings.
+//! Parses goguerrilla.conf, a strict JSON object, into typed and checked settings.
 //!
-//! The historical keys are spelled here and nowhere else.
+//! Only this module knows the names of the keys.
 
 mod allowed_hosts;
 mod raw;
@@ -18,88 +18,88 @@ use ipnet::IpNet;
 use crate::smtp::AllowedHosts;
 use raw::RawConfig;
 
-/// Every setting, in the units that the program works with.
+/// All settings, checked and typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// GM_ALLOWED_HOSTS.
+    /// GM_ALLOWED_HOSTS: recipient domains that are accepted.
     pub allowed_hosts: AllowedHosts,
-    /// GM_PRIMARY_MAIL_HOST; empty means GSMTP_HOST_NAME.
+    /// GM_PRIMARY_MAIL_HOST: domain in column `to`; empty means GSMTP_HOST_NAME.
     pub primary_mail_host: String,
-    /// GSMTP_HOST_NAME; empty means the machine's name.
+    /// GSMTP_HOST_NAME: name in the greeting; empty means the host name of the machine.
     pub host_name: String,
-    /// GSTMP_LISTEN_INTERFACE.
+    /// GSTMP_LISTEN_INTERFACE: SMTP listeners without implicit TLS.
     pub listen_addresses: Vec<SocketAddr>,
-    /// GSMTPS_LISTEN_INTERFACE.
+    /// GSMTPS_LISTEN_INTERFACE: SMTP listeners with implicit TLS.
     pub tls_listen_addresses: Vec<SocketAddr>,
-    /// GSMTP_PUB_KEY and GSMTP_PRV_KEY; `None` when both are empty.
+    /// GSMTP_PUB_KEY and GSMTP_PRV_KEY: certificate chain and key; `None` if both are empty.
     pub tls_files: Option<(PathBuf, PathBuf)>,
-    /// GSMTP_MAX_SIZE.
+    /// GSMTP_MAX_SIZE: largest content of a message.
     pub max_content_octets: usize,
-    /// GSMTP_TIMEOUT.
+    /// GSMTP_TIMEOUT: time to wait for the next command.
     pub client_timeout: Duration,
     /// GSMTP_LOG_FILE.
     pub log_file: PathBuf,
-    /// GM_LOG_FORMAT is `json`.
+    /// GM_LOG_FORMAT: `json` instead of `text`.
     pub log_as_json: bool,
-    /// NGINX_AUTH, when NGINX_AUTH_ENABLED.
+    /// NGINX_AUTH: address of auth_http; `None` unless NGINX_AUTH_ENABLED.
     pub nginx_auth_address: Option<SocketAddr>,
-    /// GM_TRUSTED_PROXIES.
-    pub named_proxies: Vec<IpNet>,
-    /// GSMTP_PROXY_PROTOCOL.
+    /// GM_TRUSTED_PROXIES as configured; see [`trusted_proxies`](Config::trusted_proxies).
+    pub configured_proxies: Vec<IpNet>,
+    /// GSMTP_PROXY_PROTOCOL: connections from trusted proxies begin with a PROXY header.
     pub proxy_protocol: bool,
-    /// GSMTP_VERBOSE.
+    /// GSMTP_VERBOSE: log each line of the SMTP dialogue.
     pub verbose: bool,
-    /// GM_MAX_CLIENTS.
+    /// GM_MAX_CLIENTS: number of connection slots.
     pub max_clients: usize,
-    /// GM_MAX_CLIENTS_PER_IP; 0 for no limit.
+    /// GM_MAX_CLIENTS_PER_IP: connections from one address at once; 0 means no limit.
     pub max_clients_per_address: usize,
-    /// GM_STATUS_INTERFACE; `None` for no status page.
+    /// GM_STATUS_INTERFACE: address of the status endpoints; `None` turns them off.
     pub status_address: Option<SocketAddr>,
     /// PID_FILE.
     pub pid_file: Option<PathBuf>,
-    /// GUID (or SUID) and SGID, both or none.
+    /// GUID (or SUID) and SGID: user and group to run as; `None` if both are empty.
     pub run_as: Option<(u32, u32)>,
-    /// GM_MAX_RECIPIENTS.
+    /// GM_MAX_RECIPIENTS: accepted recipients of one transaction.
     pub max_recipients: usize,
-    /// GM_MAX_MEMORY.
+    /// GM_MAX_MEMORY: message content that all connections together may hold.
     pub max_memory_octets: usize,
-    /// GM_STORE.
+    /// GM_STORE: where mail is saved.
     pub store: StoreKind,
-    /// GM_SQLITE_FILE.
+    /// GM_SQLITE_FILE: database file of the SQLite store.
     pub sqlite_file: PathBuf,
-    /// GM_MAIL_TABLE.
+    /// GM_MAIL_TABLE: table name, optionally with its database.
     pub mail_table: String,
-    /// GM_SAVE_WORKERS.
+    /// GM_SAVE_WORKERS: writer threads of the MySQL store.
     pub save_workers: usize,
-    /// MYSQL_HOST, in the order they are tried.
+    /// MYSQL_HOST: database hosts in the order of preference.
     pub mysql_hosts: Vec<ServerAddress>,
     /// MYSQL_USER.
     pub mysql_user: String,
     /// MYSQL_PASS.
     pub mysql_password: Secret,
-    /// MYSQL_DB; empty for none.
+    /// MYSQL_DB: default database; may be empty.
     pub mysql_database: String,
-    /// REDIS_INTERFACE as URLs; none keeps bodies in the table, several are a Redis Cluster.
+    /// REDIS_INTERFACE as URLs: none (bodies go into the table), one server, or the nodes of a Redis Cluster.
     pub redis_urls: Vec<Secret>,
-    /// REDIS_EXPIRE_SECONDS.
+    /// REDIS_EXPIRE_SECONDS: lifetime of a body in Redis.
     pub redis_expire_seconds: usize,
 }
 
-/// `host:port`, or the path of a socket on this machine.
+/// The address of a database or Redis server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerAddress {
-    /// Over TCP.
+    /// Host name or IP address, and port.
     Tcp(String, u16),
-    /// Over a socket.
+    /// Path of a Unix domain socket.
     Socket(String),
 }
 
-/// A text that no log, no error and no `check` ever shows.
+/// A password, or a URL that may contain one. It is never written to a log, an error or the output of `check`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// The text itself, for whoever has to present it.
+    /// Returns the secret text, to authenticate with.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -111,44 +111,44 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Which store saves the mail.
+/// The kind of store that GM_STORE selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreKind {
-    /// The embedded one.
+    /// The embedded SQLite database.
     Sqlite,
-    /// Rows in MySQL, bodies in Redis.
+    /// MySQL or MariaDB, with bodies in Redis if it is configured.
     MySql,
-    /// None: mail is thanked for and dropped.
+    /// Accepts every mail and stores none.
     Discard,
 }
 
-/// What is wrong with a configuration; its text names the culprit, what was expected and what was found.
+/// Why a configuration is invalid. The text names the key or file, the expected value and the value found.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
     #[error("{file}: {reason}; name a configuration file that exists and that this user may read", file = .file.display())]
     Unreadable {
-        /// Which.
+        /// The path of the configuration file.
         file: PathBuf,
-        /// What the system said.
+        /// The error of the file system.
         reason: String,
     },
-    /// It is not strict JSON.
+    /// The file is not strict JSON, or not an object of keys and values.
     #[error("expected strict JSON without comments and trailing commas, but found: {0}")]
     NotJson(String),
-    /// One value.
+    /// The value of a key is invalid.
     #[error("{key}: expected {expected}, but found {found}")]
     BadValue {
-        /// Which key.
+        /// The name of the key.
         key: &'static str,
-        /// What it takes, with an example.
+        /// A description of valid values with an example.
         expected: String,
-        /// What it was given.
+        /// The invalid value in quotes, or a description of it.
         found: String,
     },
 }
 
-/// Something an administrator should know, which stops nothing.
+/// A problem of a configuration that does not prevent the start.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ConfigWarning(pub String);
 
@@ -159,16 +159,17 @@ impl fmt::Display for ConfigWarning {
 }
 
 impl Config {
-    /// Reads a file.
+    /// Reads and parses a configuration file.
     ///
     /// # Errors
-    /// [`ConfigError`] for the first thing that is wrong.
+    /// [`ConfigError`] for the first problem found.
     pub fn load(file: &Path) -> Result<(Config, Vec<ConfigWarning>), ConfigError> {
         let octets = std::fs::read(file).map_err(|error| ConfigError::Unreadable {
             file: file.to_owned(),
             reason: error.to_string(),
         })?;
-        // Windows PowerShell 5 writes UTF-16. JSON has no NUL, so the second octet tells also without a byte order mark.
+        // Windows PowerShell 5 writes UTF-16. JSON contains no NUL, so a NUL among the first two octets is UTF-16 without a byte
+        // order mark.
         if matches!(
             octets.as_slice(),
             [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, ..] | [_, 0, ..]
@@ -177,42 +178,42 @@ impl Config {
                 "text in UTF-16; save the file as UTF-8".to_owned(),
             ));
         }
-        let text = String::from_utf8(octets).map_err(|error| not_utf8(&error))?;
+        let text = String::from_utf8(octets).map_err(|error| utf8_error(&error))?;
         let (config, mut warnings) = Config::parse(&text)?;
         let mode = std::fs::metadata(file).map_or(0, |metadata| metadata.mode());
         if mode & 0o004 != 0 && config.holds_a_password() {
             let file = file.display();
             warnings.push(ConfigWarning(format!(
-                "{file}: everybody may read it, and it holds a password; run: chmod o-r {file}"
+                "{file}: every user may read it, and it contains a password; run: chmod o-r {file}"
             )));
         }
         Ok((config, warnings))
     }
 
-    /// Parses the text of a file, without the byte order mark that some editors put at its start.
+    /// Parses the text of a configuration file; a UTF-8 byte order mark is skipped.
     ///
     /// # Errors
-    /// [`ConfigError`] for the first thing that is wrong.
+    /// [`ConfigError`] for the first problem found.
     pub fn parse(text: &str) -> Result<(Config, Vec<ConfigWarning>), ConfigError> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let given: RawConfig =
+        let raw: RawConfig =
             serde_json::from_str(text).map_err(|error| ConfigError::NotJson(error.to_string()))?;
-        given.into_config()
+        raw.into_config()
     }
 }
 
 impl Config {
-    /// Whose XCLIENT and PROXY header are believed. Where nobody is named, an nginx that asks us who may pass is the one
-    /// on this machine.
+    /// Returns the proxies whose XCLIENT and PROXY headers are trusted. Loopback is the default if auth_http is enabled,
+    /// because nginx then usually runs on this machine.
     pub fn trusted_proxies(&self) -> Vec<IpNet> {
-        if self.named_proxies.is_empty() && self.nginx_auth_address.is_some() {
-            let near = [
+        if self.configured_proxies.is_empty() && self.nginx_auth_address.is_some() {
+            let loopback = [
                 IpAddr::from(Ipv4Addr::LOCALHOST),
                 Ipv6Addr::LOCALHOST.into(),
             ];
-            return near.map(IpNet::from).to_vec();
+            return loopback.map(IpNet::from).to_vec();
         }
-        self.named_proxies.clone()
+        self.configured_proxies.clone()
     }
 
     fn holds_a_password(&self) -> bool {
@@ -222,21 +223,21 @@ impl Config {
 }
 
 impl Default for Config {
-    /// The built-in defaults, as an empty object gives them.
+    /// Returns the configuration of an empty JSON object.
     #[expect(clippy::expect_used, reason = "tests read every default")]
     fn default() -> Config {
-        let given = RawConfig { pairs: Vec::new() };
-        let (config, _) = given.into_config().expect("every default is a valid value");
+        let raw = RawConfig { pairs: Vec::new() };
+        let (config, _) = raw.into_config().expect("every default is a valid value");
         config
     }
 }
 
-fn not_utf8(error: &std::string::FromUtf8Error) -> ConfigError {
+fn utf8_error(error: &std::string::FromUtf8Error) -> ConfigError {
     let valid_up_to = error.utf8_error().valid_up_to();
-    let good = error.as_bytes().get(..valid_up_to).unwrap_or_default();
-    let good = good.strip_prefix("\u{feff}".as_bytes()).unwrap_or(good);
-    let line = 1 + good.iter().filter(|octet| **octet == b'\n').count();
-    let column = 1 + good
+    let valid = error.as_bytes().get(..valid_up_to).unwrap_or_default();
+    let valid = valid.strip_prefix("\u{feff}".as_bytes()).unwrap_or(valid);
+    let line = 1 + valid.iter().filter(|octet| **octet == b'\n').count();
+    let column = 1 + valid
         .iter()
         .rev()
         .take_while(|octet| **octet != b'\n')
@@ -282,8 +283,8 @@ mod tests {
     #[test]
     fn control_characters_in_a_key_are_escaped_in_warnings_and_errors() {
         let (_, warnings) = Config::parse(r#"{"GUID\n\u007f": ""}"#).unwrap();
-        let told = r"GUID\n\u{7f}: unknown key, ignored; the nearest known key is GUID";
-        assert_eq!(warnings[0].to_string(), told);
+        let want = r"GUID\n\u{7f}: unknown key, ignored; the nearest known key is GUID";
+        assert_eq!(warnings[0].to_string(), want);
         for text in [r#"{"a\nb": "", "a\nb": ""}"#, r#"{"a\nb": []}"#] {
             let error = Config::parse(text).unwrap_err().to_string();
             assert!(error.contains(r"a\nb: "), "{error}");

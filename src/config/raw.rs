@@ -1,4 +1,4 @@
-//! Keys and values of the configuration file as text, and parsers for each kind of value.
+//! Keys and values of the configuration file as text, and parsers for each type of value.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -7,7 +7,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::{ConfigError, ConfigWarning};
 
-/// Key and value pairs in the order of the file; values as text.
+/// Pairs of key and value in the order of the file.
 pub struct RawConfig {
     pub pairs: Vec<(String, String)>,
 }
@@ -23,7 +23,7 @@ impl RawConfig {
     }
 
     /// Parses a value with `parse`; `expected` describes valid values for the error.
-    pub fn text<T>(
+    pub fn parse_with<T>(
         &self,
         key: &'static str,
         expected: &str,
@@ -33,20 +33,20 @@ impl RawConfig {
         parse(value.trim()).ok_or_else(|| bad_value(key, expected, value))
     }
 
-    /// Parses a comma separated list.
-    pub fn list<T>(
+    /// Parses a comma-separated list.
+    pub fn parse_list<T>(
         &self,
         key: &'static str,
         expected: &str,
         parse: impl Fn(&str) -> Option<T>,
     ) -> Result<Vec<T>, ConfigError> {
-        self.text(key, expected, |text| {
+        self.parse_with(key, expected, |text| {
             text.split(',').map(|item| parse(item.trim())).collect()
         })
     }
 
-    /// Parses a number in a range.
-    pub fn number(
+    /// Parses a number in a range; the error shows the range if the number is outside of it.
+    pub fn parse_number(
         &self,
         key: &'static str,
         expected: &str,
@@ -54,7 +54,7 @@ impl RawConfig {
     ) -> Result<usize, ConfigError> {
         let (least, most) = (*range.start(), *range.end());
         let number = |text: &str| text.parse().ok().filter(|number| range.contains(number));
-        self.text(key, expected, number).map_err(|error| {
+        self.parse_with(key, expected, number).map_err(|error| {
             let value = self.value(key).trim();
             match value.parse::<u128>() {
                 Ok(_) => bad_value(key, &format!("{expected}, from {least} to {most}"), value),
@@ -63,8 +63,8 @@ impl RawConfig {
         })
     }
 
-    /// Parses one of a few words.
-    pub fn choice<T: Copy>(
+    /// Parses one of several words, in any case.
+    pub fn parse_choice<T: Copy>(
         &self,
         key: &'static str,
         choices: &[(&str, T)],
@@ -73,7 +73,7 @@ impl RawConfig {
             .iter()
             .map(|(name, _)| format!("\"{name}\""))
             .collect();
-        self.text(key, &names.join(" or "), |text| {
+        self.parse_with(key, &names.join(" or "), |text| {
             let chosen = choices
                 .iter()
                 .find(|(name, _)| name.eq_ignore_ascii_case(text));
@@ -82,12 +82,12 @@ impl RawConfig {
     }
 
     /// Parses `Y` or `N`.
-    pub fn yes_or_no(&self, key: &'static str) -> Result<bool, ConfigError> {
-        self.text(key, "\"Y\" or \"N\"", parse_yes_or_no)
+    pub fn parse_yes_or_no(&self, key: &'static str) -> Result<bool, ConfigError> {
+        self.parse_with(key, "\"Y\" or \"N\"", yes_or_no)
     }
 
     /// Returns a warning for each unknown key, with the nearest known key.
-    pub fn unknown_keys(&self) -> Vec<ConfigWarning> {
+    pub fn unknown_key_warnings(&self) -> Vec<ConfigWarning> {
         let is_known = |key: &str| KEYS.iter().any(|(known, _)| *known == key);
         let unknown = self.pairs.iter().filter(|(key, _)| !is_known(key));
         unknown
@@ -101,7 +101,7 @@ impl RawConfig {
                         )
                     })
                     .min();
-                // The key may hold any characters, and the warning is one line.
+                // The key may contain a line end, and the warning must stay on one line.
                 let key = key.escape_debug();
                 ConfigWarning(match nearest {
                     Some((_, known)) => {
@@ -114,7 +114,8 @@ impl RawConfig {
     }
 }
 
-/// Keeps every pair, so that a repeated key can be reported, and takes numbers and booleans as if quoted.
+/// Reads the object pair by pair, because serde_json's map would silently drop a repeated key. Numbers and booleans become
+/// text.
 impl<'de> Deserialize<'de> for RawConfig {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RawConfig, D::Error> {
         struct Pairs;
@@ -172,7 +173,7 @@ fn default_of(key: &str) -> &'static str {
         .map_or("", |(_, default)| default)
 }
 
-fn parse_yes_or_no(text: &str) -> Option<bool> {
+fn yes_or_no(text: &str) -> Option<bool> {
     match text.to_ascii_lowercase().as_str() {
         "y" | "yes" | "true" | "1" => Some(true),
         "n" | "no" | "false" | "0" => Some(false),

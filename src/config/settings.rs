@@ -1,4 +1,4 @@
-//! Each key's meaning: from the text that was given to a [`Config`].
+//! Parses and checks the value of each key.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -9,87 +9,90 @@ use ipnet::IpNet;
 use crate::smtp::domain;
 
 use super::raw::{RawConfig, bad_value};
-use super::sqlite_file::sqlite_file;
+use super::sqlite_file::parse_sqlite_file;
 use super::{Config, ConfigError, ConfigWarning, Secret, ServerAddress, StoreKind};
 
 impl RawConfig {
-    /// All of it, or the first thing that is wrong.
+    /// Converts all values, and collects warnings.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first invalid value.
     pub fn into_config(self) -> Result<(Config, Vec<ConfigWarning>), ConfigError> {
-        let mut warnings = self.unknown_keys();
-        warnings.extend(self.ignored_alias());
+        let mut warnings = self.unknown_key_warnings();
+        warnings.extend(self.ignored_alias_warning());
         let config = Config {
             allowed_hosts: self.allowed_hosts()?,
-            primary_mail_host: self.text(
+            primary_mail_host: self.parse_with(
                 "GM_PRIMARY_MAIL_HOST",
                 "a domain such as \"example.com\"",
-                host_or_empty,
+                parse_optional_host,
             )?,
-            host_name: self.text(
+            host_name: self.parse_with(
                 "GSMTP_HOST_NAME",
                 "a host name such as \"mx.example.com\"",
-                // It stands in replies, which are ASCII (RFC 5321 §4.2).
-                |text| host_or_empty(text).filter(|host| host.is_ascii()),
+                // The host name is part of replies, which must be ASCII (RFC 5321 §4.2).
+                |text| parse_optional_host(text).filter(|host| host.is_ascii()),
             )?,
-            listen_addresses: self.list(
-                self.listen_key(),
+            listen_addresses: self.parse_list(
+                self.listen_key_spelling(),
                 "addresses such as \"0.0.0.0:25\" or \"[::]:25\", comma separated",
                 |text| text.parse().ok(),
             )?,
             tls_listen_addresses: self.tls_listen_addresses()?,
             tls_files: self.tls_files()?,
-            max_content_octets: self.number(
+            max_content_octets: self.parse_number(
                 "GSMTP_MAX_SIZE",
                 "a number of octets such as \"131072\"",
                 1..=MAX_CONTENT,
             )?,
-            client_timeout: Duration::from_secs(self.number(
+            client_timeout: Duration::from_secs(self.parse_number(
                 "GSMTP_TIMEOUT",
                 "a number of seconds such as \"100\"",
                 1..=86_400,
             )? as u64),
             log_file: PathBuf::from(self.value("GSMTP_LOG_FILE")),
-            log_as_json: self.choice("GM_LOG_FORMAT", &[("text", false), ("json", true)])?,
+            log_as_json: self.parse_choice("GM_LOG_FORMAT", &[("text", false), ("json", true)])?,
             nginx_auth_address: self.nginx_auth_address()?,
-            named_proxies: self.named_proxies()?,
-            proxy_protocol: self.yes_or_no("GSMTP_PROXY_PROTOCOL")?,
-            verbose: self.yes_or_no("GSMTP_VERBOSE")?,
-            max_clients: self.number(
+            configured_proxies: self.configured_proxies()?,
+            proxy_protocol: self.parse_yes_or_no("GSMTP_PROXY_PROTOCOL")?,
+            verbose: self.parse_yes_or_no("GSMTP_VERBOSE")?,
+            max_clients: self.parse_number(
                 "GM_MAX_CLIENTS",
                 "a number of connections such as \"500\"",
                 1..=100_000,
             )?,
-            max_clients_per_address: self.number(
+            max_clients_per_address: self.parse_number(
                 "GM_MAX_CLIENTS_PER_IP",
                 "a number of connections such as \"20\", or \"0\" for no limit",
                 0..=100_000,
             )?,
-            status_address: self.text(
+            status_address: self.parse_with(
                 "GM_STATUS_INTERFACE",
                 "one numeric address such as \"127.0.0.1:9125\", or \"\"",
-                address_or_empty,
+                parse_optional_address,
             )?,
             pid_file: Some(self.value("PID_FILE").trim())
                 .filter(|text| !text.is_empty())
                 .map(PathBuf::from),
             run_as: self.run_as()?,
-            max_recipients: self.number(
+            max_recipients: self.parse_number(
                 "GM_MAX_RECIPIENTS",
                 "a number of recipients such as \"100\"",
                 1..=10_000,
             )?,
-            max_memory_octets: self.number(
+            max_memory_octets: self.parse_number(
                 "GM_MAX_MEMORY",
                 "a number of octets such as \"268435456\"",
                 1..=usize::MAX / 4,
             )?,
-            store: self.store()?,
-            sqlite_file: self.text(
+            store: self.store_kind()?,
+            sqlite_file: self.parse_with(
                 "GM_SQLITE_FILE",
                 "a file name such as \"goguerrilla.db\"",
-                sqlite_file,
+                parse_sqlite_file,
             )?,
             mail_table: self.mail_table()?,
-            save_workers: self.number(
+            save_workers: self.parse_number(
                 "GM_SAVE_WORKERS",
                 "a number of writers such as \"2\"",
                 1..=64,
@@ -99,28 +102,28 @@ impl RawConfig {
             mysql_password: Secret(self.value("MYSQL_PASS").to_owned()),
             mysql_database: self.value("MYSQL_DB").to_owned(),
             redis_urls: self.redis_urls()?,
-            redis_expire_seconds: self.number(
+            redis_expire_seconds: self.parse_number(
                 "REDIS_EXPIRE_SECONDS",
                 "a number of seconds such as \"3600\"",
                 1..=1_000_000_000,
             )?,
         };
         if config.proxy_protocol && config.trusted_proxies().is_empty() {
-            warnings.push(ConfigWarning(NOBODY_TRUSTED.to_owned()));
+            warnings.push(ConfigWarning(NO_TRUSTED_PROXY.to_owned()));
         }
         if config.store == StoreKind::MySql
             && config.mysql_database.is_empty()
             && !config.mail_table.contains('.')
         {
             warnings.push(ConfigWarning(
-                "MYSQL_DB: empty, so no table can be found; name the database here, or in GM_MAIL_TABLE as \
+                "MYSQL_DB: empty, so the table cannot be found; name the database here, or in GM_MAIL_TABLE as \
                  \"database.table\""
                     .to_owned(),
             ));
         }
         if config.max_content_octets > config.max_memory_octets {
             warnings.push(ConfigWarning(format!(
-                "GM_MAX_MEMORY: {} octets hold no message of GSMTP_MAX_SIZE, {}, which is told 452; raise GM_MAX_MEMORY",
+                "GM_MAX_MEMORY: {} octets are less than GSMTP_MAX_SIZE, {}: a message of that size gets 452; raise GM_MAX_MEMORY",
                 config.max_memory_octets, config.max_content_octets
             )));
         }
@@ -131,12 +134,12 @@ impl RawConfig {
         let key = "GM_MAIL_TABLE";
         let expected =
             "a table name of letters, digits and _, such as \"new_mail\" or \"mail.new_mail\"";
-        let table = self.text(key, expected, table_name)?;
-        let in_file = table.strip_prefix("main.").unwrap_or(&table);
-        let fits_sqlite =
-            !in_file.contains('.') && !in_file.to_ascii_lowercase().starts_with("sqlite_");
-        if self.store()? == StoreKind::Sqlite && !fits_sqlite {
-            let expected = "a table in GM_SQLITE_FILE, such as \"new_mail\", of no other database and not beginning with sqlite_";
+        let table = self.parse_with(key, expected, parse_table_name)?;
+        let table_in_file = table.strip_prefix("main.").unwrap_or(&table);
+        let fits_sqlite = !table_in_file.contains('.')
+            && !table_in_file.to_ascii_lowercase().starts_with("sqlite_");
+        if self.store_kind()? == StoreKind::Sqlite && !fits_sqlite {
+            let expected = "a table in GM_SQLITE_FILE, such as \"new_mail\", without a database name and not beginning with sqlite_";
             return Err(bad_value(key, expected, &table));
         }
         Ok(table)
@@ -148,41 +151,42 @@ impl RawConfig {
             return Ok(Vec::new());
         }
         let expected = "addresses such as \"0.0.0.0:465\", comma separated, or \"\"";
-        let addresses = self.list(key, expected, |text| text.parse().ok())?;
+        let addresses = self.parse_list(key, expected, |text| text.parse().ok())?;
         if self.tls_files()?.is_none() {
-            let expected = "GSMTP_PUB_KEY and GSMTP_PRV_KEY beside it";
+            let expected = "GSMTP_PUB_KEY and GSMTP_PRV_KEY to be set too";
             return Err(bad_value(key, expected, self.value(key)));
         }
         Ok(addresses)
     }
 
     fn tls_files(&self) -> Result<Option<(PathBuf, PathBuf)>, ConfigError> {
-        let missing = |key, other| bad_value(key, &format!("a PEM file, since {other} is set"), "");
+        let missing_file =
+            |key, other| bad_value(key, &format!("a PEM file, since {other} is set"), "");
         let file = |key| PathBuf::from(self.value(key).trim());
         let (chain, key) = (file("GSMTP_PUB_KEY"), file("GSMTP_PRV_KEY"));
         match (chain.as_os_str().is_empty(), key.as_os_str().is_empty()) {
             (true, true) => Ok(None),
-            (true, false) => Err(missing("GSMTP_PUB_KEY", "GSMTP_PRV_KEY")),
-            (false, true) => Err(missing("GSMTP_PRV_KEY", "GSMTP_PUB_KEY")),
+            (true, false) => Err(missing_file("GSMTP_PUB_KEY", "GSMTP_PRV_KEY")),
+            (false, true) => Err(missing_file("GSMTP_PRV_KEY", "GSMTP_PUB_KEY")),
             (false, false) => Ok(Some((chain, key))),
         }
     }
 
-    /// The address is looked at in any case: a wrong one is not kept for the day when the answers are wanted.
+    /// Parses NGINX_AUTH even if it is disabled, so that an invalid address is reported before it is enabled.
     fn nginx_auth_address(&self) -> Result<Option<SocketAddr>, ConfigError> {
         let expected = "an address such as \"127.0.0.1:8025\"";
-        let address = self.text("NGINX_AUTH", expected, |text| text.parse().ok())?;
-        let is_enabled = self.yes_or_no("NGINX_AUTH_ENABLED")?;
+        let address = self.parse_with("NGINX_AUTH", expected, |text| text.parse().ok())?;
+        let is_enabled = self.parse_yes_or_no("NGINX_AUTH_ENABLED")?;
         Ok(is_enabled.then_some(address))
     }
 
-    fn named_proxies(&self) -> Result<Vec<IpNet>, ConfigError> {
+    fn configured_proxies(&self) -> Result<Vec<IpNet>, ConfigError> {
         let key = "GM_TRUSTED_PROXIES";
         if self.value(key).trim().is_empty() {
             return Ok(Vec::new());
         }
         let expected = "addresses and blocks such as \"192.0.2.1,2001:db8::/32\", or \"\"";
-        self.list(key, expected, |text| {
+        self.parse_list(key, expected, |text| {
             let address = || text.parse().map(IpAddr::into).ok();
             text.parse().ok().or_else(address)
         })
@@ -198,7 +202,7 @@ impl RawConfig {
                 "" => Some(None),
                 text => text.parse().ok().map(Some),
             };
-            self.text(key, "a numeric id such as \"65534\"", parse)
+            self.parse_with(key, "a numeric id such as \"65534\"", parse)
         };
         match (id(user_key)?, id("SGID")?) {
             (Some(user), Some(group)) => Ok(Some((user, group))),
@@ -212,14 +216,14 @@ impl RawConfig {
         }
     }
 
-    /// Without GM_STORE, any MYSQL_ key means MySQL.
-    fn store(&self) -> Result<StoreKind, ConfigError> {
+    /// Returns the kind of store. Without GM_STORE, any MYSQL_ key selects MySQL.
+    fn store_kind(&self) -> Result<StoreKind, ConfigError> {
         let is_given = |key: &str| self.pairs.iter().any(|(name, _)| name == key);
         let mysql_keys = ["MYSQL_HOST", "MYSQL_USER", "MYSQL_PASS", "MYSQL_DB"];
         if mysql_keys.into_iter().any(is_given) && !is_given("GM_STORE") {
             return Ok(StoreKind::MySql);
         }
-        self.choice(
+        self.parse_choice(
             "GM_STORE",
             &[
                 ("sqlite", StoreKind::Sqlite),
@@ -231,47 +235,48 @@ impl RawConfig {
 
     fn mysql_hosts(&self) -> Result<Vec<ServerAddress>, ConfigError> {
         let key = "MYSQL_HOST";
-        let hosts = self.list(key, SERVER_ADDRESS, |text| server_address(text, 3306));
+        let hosts = self.parse_list(key, SERVER_ADDRESS, |text| parse_server_address(text, 3306));
         hosts.map_err(|error| match self.value(key).contains('@') {
-            // As in a URL; user and password have keys of their own.
+            // `user:password@host`, as in a URL, is a common mistake, and the error must not show the password.
             true => ConfigError::BadValue {
                 key,
                 expected: SERVER_ADDRESS.to_owned(),
-                found: NOT_SHOWN.to_owned(),
+                found: REDACTED.to_owned(),
             },
             false => error,
         })
     }
 
-    /// One Redis, or several nodes of a cluster. What is found is not shown when it is wrong: it may hold a password.
+    /// Parses REDIS_INTERFACE: one server, or several nodes of a cluster. The error does not show the value, because it may
+    /// contain a password.
     fn redis_urls(&self) -> Result<Vec<Secret>, ConfigError> {
         let text = self.value("REDIS_INTERFACE").trim();
         if text.is_empty() {
             return Ok(Vec::new());
         }
-        // A comma may stand in a password, but then no host follows it.
+        // A comma may be part of a password. In that case the text after it is no address, and the value is one URL.
         let mut pieces = text.split(',').map(str::trim);
-        let first = pieces.next().and_then(redis_url);
+        let first = pieces.next().and_then(parse_redis_url);
         let nodes: Option<Vec<Secret>> = pieces
-            .map(|piece| redis_url(piece).filter(|_| !piece.contains('/')))
+            .map(|piece| parse_redis_url(piece).filter(|_| !piece.contains('/')))
             .collect();
         let first_is_node = |url: &Secret| url.reveal().starts_with("redis://");
         match (first, nodes) {
             (Some(first), Some(nodes)) if nodes.is_empty() || first_is_node(&first) => {
                 Ok([vec![first], nodes].concat())
             }
-            _ => redis_url(text).map(|url| vec![url]).ok_or_else(|| ConfigError::BadValue {
+            _ => parse_redis_url(text).map(|url| vec![url]).ok_or_else(|| ConfigError::BadValue {
                 key: "REDIS_INTERFACE",
                 expected: "\"127.0.0.1:6379\", a socket path, \"redis://user:pass@host:port/db\", several \"host:port\" of a \
                            Redis Cluster, comma separated, or \"\""
                     .to_owned(),
-                found: NOT_SHOWN.to_owned(),
+                found: REDACTED.to_owned(),
             }),
         }
     }
 
-    /// The alias with the letters in their right order counts where the historical key is absent.
-    fn listen_key(&self) -> &'static str {
+    /// Returns the spelling of the key that is used. The historical spelling GSTMP takes precedence over its alias GSMTP.
+    fn listen_key_spelling(&self) -> &'static str {
         let is_given = |key: &str| self.pairs.iter().any(|(name, _)| name == key);
         if is_given("GSTMP_LISTEN_INTERFACE") || !is_given("GSMTP_LISTEN_INTERFACE") {
             "GSTMP_LISTEN_INTERFACE"
@@ -280,17 +285,17 @@ impl RawConfig {
         }
     }
 
-    /// Both spellings of one key: the historical one wins.
-    fn ignored_alias(&self) -> Option<ConfigWarning> {
+    /// Returns a warning if both spellings are set, to different values.
+    fn ignored_alias_warning(&self) -> Option<ConfigWarning> {
         let given = |key: &str| self.pairs.iter().find(|(name, _)| name == key);
         let (key, alias) = ("GSTMP_LISTEN_INTERFACE", "GSMTP_LISTEN_INTERFACE");
-        let ignored = format!("{alias}: ignored beside {key}; remove one of them");
+        let ignored = format!("{alias}: ignored because {key} is set too; remove one of them");
         (given(key)?.1 != given(alias)?.1).then_some(ConfigWarning(ignored))
     }
 }
 
-fn redis_url(text: &str) -> Option<Secret> {
-    let url = match server_address(text, 6379) {
+fn parse_redis_url(text: &str) -> Option<Secret> {
+    let url = match parse_server_address(text, 6379) {
         _ if text.starts_with("redis://") && text.len() > "redis://".len() => text.to_owned(),
         Some(ServerAddress::Tcp(host, port)) if host.contains(':') => {
             format!("redis://[{host}]:{port}/")
@@ -302,41 +307,41 @@ fn redis_url(text: &str) -> Option<Secret> {
     Some(Secret(url))
 }
 
-fn host(text: &str) -> Option<String> {
+fn parse_host(text: &str) -> Option<String> {
     let is_host = domain::is_domain(text) || domain::is_address_literal(text);
     is_host.then(|| domain::without_trailing_dot(text).to_owned())
 }
 
-fn host_or_empty(text: &str) -> Option<String> {
+fn parse_optional_host(text: &str) -> Option<String> {
     if text.is_empty() {
         Some(String::new())
     } else {
-        host(text)
+        parse_host(text)
     }
 }
 
-fn address_or_empty(text: &str) -> Option<Option<SocketAddr>> {
+fn parse_optional_address(text: &str) -> Option<Option<SocketAddr>> {
     match text {
         "" => Some(None),
         text => text.parse().ok().map(Some),
     }
 }
 
-/// `host:port`, `[IPv6]:port`, a host alone with the usual port, or a path.
-fn server_address(text: &str, usual_port: u16) -> Option<ServerAddress> {
+/// Parses `host:port`, `[IPv6]:port`, a host without a port, or the path of a Unix domain socket.
+fn parse_server_address(text: &str, default_port: u16) -> Option<ServerAddress> {
     if text.starts_with('/') {
         return Some(ServerAddress::Socket(text.to_owned()));
     }
     let (name, port) = match text.rsplit_once(':') {
         Some((name, port)) => (name, port.parse().ok().filter(|port| *port != 0)?),
-        None => (text, usual_port),
+        None => (text, default_port),
     };
     let bracketed = name
         .strip_prefix('[')
         .and_then(|name| name.strip_suffix(']'));
     let is_name = match bracketed {
         Some(address) => address.parse::<Ipv6Addr>().is_ok(),
-        // An IPv6 address without brackets would lose its last group to the port.
+        // A colon is not allowed here: the last group of an IPv6 address without brackets would be parsed as the port.
         None => {
             !name.is_empty()
                 && name
@@ -348,12 +353,12 @@ fn server_address(text: &str, usual_port: u16) -> Option<ServerAddress> {
     is_name.then(|| ServerAddress::Tcp(name.to_owned(), port))
 }
 
-const NOT_SHOWN: &str = "something else (not shown, it may hold a password)";
+const REDACTED: &str = "something else (not shown, it may hold a password)";
 
 const SERVER_ADDRESS: &str =
     "servers such as \"127.0.0.1:3306\" or \"/run/mysqld/mysqld.sock\", comma separated";
 
-fn table_name(text: &str) -> Option<String> {
+fn parse_table_name(text: &str) -> Option<String> {
     let is_word = |word: &str| {
         (1..=64).contains(&word.len())
             && word
@@ -361,12 +366,12 @@ fn table_name(text: &str) -> Option<String> {
                 .all(|octet| octet.is_ascii_alphanumeric() || octet == b'_')
     };
     let mut words = text.split('.');
-    let are_words = words.by_ref().take(2).all(is_word) && words.next().is_none();
-    are_words.then(|| text.to_owned())
+    let are_valid = words.by_ref().take(2).all(is_word) && words.next().is_none();
+    are_valid.then(|| text.to_owned())
 }
 
-const NOBODY_TRUSTED: &str = "GSMTP_PROXY_PROTOCOL: is on, but GM_TRUSTED_PROXIES names nobody, so every connection is \
-     closed; name the proxies there";
+const NO_TRUSTED_PROXY: &str = "GSMTP_PROXY_PROTOCOL: is Y, but GM_TRUSTED_PROXIES is empty, so every connection is closed; \
+     list the proxies there";
 
-/// Redis holds no more in one value, and SQLite little more in one row.
+/// Redis limits a value to 512 MiB; SQLite's limit for a row is about 1 GB.
 const MAX_CONTENT: usize = 512 << 20;

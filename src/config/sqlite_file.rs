@@ -1,24 +1,24 @@
-//! Which values of GM_SQLITE_FILE name a database file.
+//! Parses GM_SQLITE_FILE.
 
 use std::path::PathBuf;
 
-/// Returns the file; `None` for what SQLite takes for something else than a database file of that name.
+/// Returns the path, or `None` if SQLite would not open a database file of that name.
 ///
-/// `:memory:` and `file:…` would be a database in memory or a URI with options of its own. A name with `-wal`, `-shm` or
-/// `-journal` belongs to another database file, whose log SQLite would delete or roll back.
-pub fn sqlite_file(text: &str) -> Option<PathBuf> {
+/// SQLite opens a database in memory for `:memory:` and parses options from `file:…`. A name that ends in `-wal`, `-shm`
+/// or `-journal` may be the log of another database, which SQLite deletes or rolls back.
+pub fn parse_sqlite_file(text: &str) -> Option<PathBuf> {
     let name = text.rsplit('/').next().unwrap_or_default();
     let is_folder = matches!(name, "" | "." | "..");
     let is_special = name.starts_with(':') || text.to_ascii_lowercase().starts_with("file:");
-    let is_companion = COMPANION_ENDINGS
+    let is_side_file = SIDE_FILE_SUFFIXES
         .iter()
-        .any(|ending| name.to_ascii_lowercase().ends_with(ending));
-    let is_file = !is_folder && !is_special && !is_companion && !text.contains(char::is_control);
+        .any(|suffix| name.to_ascii_lowercase().ends_with(suffix));
+    let is_file = !is_folder && !is_special && !is_side_file && !text.contains(char::is_control);
     is_file.then(|| PathBuf::from(text))
 }
 
-/// Files that SQLite keeps next to a database file, under its name with these endings.
-const COMPANION_ENDINGS: [&str; 3] = ["-wal", "-shm", "-journal"];
+/// Suffixes of the files that SQLite creates next to a database file.
+const SIDE_FILE_SUFFIXES: [&str; 3] = ["-wal", "-shm", "-journal"];
 
 #[cfg(test)]
 mod tests {
@@ -37,7 +37,7 @@ mod tests {
             "é.db",
             ".db",
         ] {
-            assert_eq!(sqlite_file(text), Some(PathBuf::from(text)), "{text}");
+            assert_eq!(parse_sqlite_file(text), Some(PathBuf::from(text)), "{text}");
         }
         for text in [
             "",
@@ -61,7 +61,7 @@ mod tests {
             "a\0b",
             "a\nb",
         ] {
-            assert_eq!(sqlite_file(text), None, "{text:?}");
+            assert_eq!(parse_sqlite_file(text), None, "{text:?}");
         }
     }
 }

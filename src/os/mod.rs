@@ -5,3 +5,4 @@ pub mod privileges;
 pub mod rlimits;
 pub mod secure_open;
 pub mod signals;
+pub mod systemd;

@@ -1,4 +1,4 @@
-//! Errors of the server's start.
+//! Errors that prevent the server from starting.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,21 +7,21 @@ use crate::net::tls::TlsError;
 use crate::os::privileges::PrivilegeError;
 use crate::store::SaveError;
 
-/// Why the server could not start: what, where, and how to fix it.
+/// Why the server could not start. The text names what failed, where, and how to fix it.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// An address cannot be bound.
     #[error("cannot bind {address}: {source}; {fix}")]
     Bind {
-        /// The address.
+        /// The address and port.
         address: SocketAddr,
-        /// The kernel's error.
+        /// The error of socket(2), bind(2) or listen(2).
         source: std::io::Error,
-        /// A suggestion.
+        /// How to fix it.
         fix: &'static str,
     },
     /// A descriptor passed by systemd is not a listening TCP socket.
-    #[error("LISTEN_FDS: {0}; let the .socket unit have ListenStream= with TCP ports only")]
+    #[error("LISTEN_FDS: {0}; the .socket unit may have only ListenStream= lines with TCP ports")]
     Inherited(std::io::Error),
     /// The server would run as root on an address that other machines can reach.
     #[error(
@@ -29,29 +29,29 @@ pub enum StartError {
          group, or listen on loopback only"
     )]
     StaysRoot(SocketAddr),
-    /// Privileges could not be dropped.
+    /// The process could not change to the user and group of GUID and SGID.
     #[error("GUID, SGID: {0}")]
     Privileges(#[from] PrivilegeError),
     /// The PID file cannot be written.
     #[error("PID_FILE: cannot write {file}: {source}; name a file in a folder that exists", file = .file.display())]
     Pid {
-        /// The file.
+        /// The path of the PID file.
         file: PathBuf,
-        /// The system's error.
+        /// The error of the file system.
         source: std::io::Error,
     },
     /// The log file cannot be opened.
-    #[error("GSMTP_LOG_FILE: cannot open {file}: {source}; name a file this user may append to", file = .file.display())]
+    #[error("GSMTP_LOG_FILE: cannot open {file}: {source}; name a file that this user may append to", file = .file.display())]
     Log {
-        /// The file.
+        /// The path of the log file.
         file: PathBuf,
-        /// The system's error.
+        /// The error of the file system.
         source: std::io::Error,
     },
-    /// The key or certificate cannot be used.
+    /// The TLS key or certificate cannot be used.
     #[error("{0}")]
     Tls(#[from] TlsError),
-    /// The SQLite file cannot be opened.
+    /// The SQLite file cannot be opened for writing.
     #[error("GM_SQLITE_FILE: {0}")]
     Store(SaveError),
     /// REDIS_INTERFACE is not a URL.
@@ -60,6 +60,6 @@ pub enum StartError {
     )]
     Redis(String),
     /// A thread or signal handler cannot be created.
-    #[error("cannot start: {0}; raise the limits of processes and memory for this user")]
+    #[error("cannot start: {0}; raise the limits of processes and memory of this user")]
     Kernel(std::io::Error),
 }

@@ -1,4 +1,4 @@
-//! HTTP endpoints: auth_http for nginx, and the status endpoints.
+//! The HTTP endpoints: auth_http for nginx, and the status endpoints.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, RwLock};
@@ -11,26 +11,30 @@ use crate::http::status::{self, Status};
 use crate::net::accept_pool::AcceptPool;
 use crate::net::listener::Listener;
 
-/// Binds an HTTP listener; `fix` is the suggestion if that fails.
+/// Binds an HTTP listener if `address` is set; `fix` becomes part of the error.
 ///
 /// # Errors
 /// [`StartError::Bind`].
-pub fn listen(
+pub fn bind(
     address: Option<SocketAddr>,
     fix: &'static str,
 ) -> Result<Option<Arc<Listener>>, StartError> {
-    let bind = |address| {
-        let bound = Listener::bind(address, false, false);
-        bound.map(Arc::new).map_err(|source| StartError::Bind {
+    let bind_address = |address| {
+        let listener = Listener::bind(address, false, false);
+        listener.map(Arc::new).map_err(|source| StartError::Bind {
             address,
             source,
             fix,
         })
     };
-    address.map(bind).transpose()
+    address.map(bind_address).transpose()
 }
 
-/// Starts auth_http, which names the first plaintext SMTP listener.
+/// Starts auth_http, which directs nginx to the first plaintext SMTP listener. Without such a listener it closes
+/// `listener` and logs a warning.
+///
+/// # Errors
+/// [`StartError::Kernel`].
 pub fn start_auth_http(
     listener: &Arc<Listener>,
     smtp_listeners: &[Arc<Listener>],
@@ -39,7 +43,7 @@ pub fn start_auth_http(
 ) -> Result<(), StartError> {
     let plain = smtp_listeners.iter().find(|smtp| !smtp.implicit_tls());
     let Some(smtp_address) = plain.map(|smtp| smtp.address()) else {
-        log::warn!(address:% = listener.address(), reason = "there is no plain address to send nginx to"; "auth_http_disabled");
+        log::warn!(address:% = listener.address(), reason = "no SMTP listener without implicit TLS"; "auth_http_disabled");
         listener.close();
         return Ok(());
     };
@@ -48,16 +52,16 @@ pub fn start_auth_http(
         settings: Arc::clone(settings),
         smtp_address,
     };
-    http::serve(
-        listener,
-        Arc::new(move |question| auth_http.handle(question)),
-    )
-    .map_err(StartError::Kernel)?;
+    http::serve(listener, Arc::new(move |request| auth_http.handle(request)))
+        .map_err(StartError::Kernel)?;
     log::info!(address:% = listener.address(), role = "auth_http"; "listening");
     Ok(())
 }
 
 /// Starts the status endpoints.
+///
+/// # Errors
+/// [`StartError::Kernel`].
 pub fn start_status(listener: &Arc<Listener>, status: Status) -> Result<(), StartError> {
     status::set_start();
     http::serve(listener, Arc::new(move |request| status.handle(request)))
@@ -66,9 +70,9 @@ pub fn start_status(listener: &Arc<Listener>, status: Status) -> Result<(), Star
     Ok(())
 }
 
-/// Suggestion if NGINX_AUTH cannot be bound.
+/// Suggested fix if NGINX_AUTH cannot be bound.
 pub const NGINX_BIND_FIX: &str =
     "set NGINX_AUTH to an address of this machine and a free port above 1023";
-/// Suggestion if GM_STATUS_INTERFACE cannot be bound.
+/// Suggested fix if GM_STATUS_INTERFACE cannot be bound.
 pub const STATUS_BIND_FIX: &str =
     "set GM_STATUS_INTERFACE to an address of this machine and a free port above 1023";

@@ -1,11 +1,12 @@
-//! What `goguerrilla check` finds before it looks at the store; it changes no file and makes none.
+//! The part of `goguerrilla check` that does not concern the store: keys, addresses, files and privileges.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::time::SystemTime;
 
-use super::{ConfigSource, StartError, identity, listeners, tls_files};
+use super::identity::target_identity;
+use super::{ConfigSource, StartError, listeners, tls_files};
 use crate::config::Config;
 use crate::net::tls::TlsCredentials;
 use crate::os::pid_file::PidFile;
@@ -13,9 +14,11 @@ use crate::os::privileges;
 use crate::os::secure_open;
 use crate::store::Diagnostic;
 
-/// What `check` finds before it looks at the store: keys are read and files looked at as who we are, then we become the
-/// server's user for good, as the server would.
-pub fn preflight(config: &Config, read_again: ConfigSource) -> Vec<Diagnostic> {
+/// Returns the findings about everything but the store.
+///
+/// Reads the TLS key and tests the files as the user that started `check`, then changes to the user that the server would
+/// run as, permanently. Changes no file.
+pub fn preflight(config: &Config, reload_config: ConfigSource) -> Vec<Diagnostic> {
     let loaded = tls_files(config)
         .map(|files| TlsCredentials::load(&files))
         .transpose();
@@ -23,18 +26,18 @@ pub fn preflight(config: &Config, read_again: ConfigSource) -> Vec<Diagnostic> {
         Ok(tls) => (tls, Vec::new()),
         Err(error) => (None, vec![Diagnostic::error(error.to_string())]),
     };
-    findings.extend(listeners::unbindable(config).map(|error| match &error {
-        // A service manager may give the right to, or the socket itself.
+    findings.extend(listeners::bind_errors(config).map(|error| match &error {
+        // systemd may grant the capability or pass the bound socket.
         StartError::Bind { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
             Diagnostic::warning(error.to_string())
         }
         _ => Diagnostic::error(error.to_string()),
     }));
     findings.extend(unwritable_files(config).map(|error| Diagnostic::error(error.to_string())));
-    findings.extend(log_pipe(config));
-    let became =
-        identity(config).and_then(|identity| Ok(identity.map(privileges::drop_to).transpose()?));
-    if let Err(error) = became {
+    findings.extend(log_pipe_warning(config));
+    let changed = target_identity(config)
+        .and_then(|identity| Ok(identity.map(privileges::drop_to).transpose()?));
+    if let Err(error) = changed {
         findings.push(Diagnostic::error(error.to_string()));
     }
     if let Some(tls) = &tls {
@@ -44,14 +47,14 @@ pub fn preflight(config: &Config, read_again: ConfigSource) -> Vec<Diagnostic> {
             .chain(tls.unreadable_files());
         findings.extend(warnings.map(Diagnostic::warning));
     }
-    if let Err(reason) = read_again() {
-        let warning = format!("{reason}; until then SIGHUP changes nothing");
+    if let Err(reason) = reload_config() {
+        let warning = format!("{reason}; until this is fixed, SIGHUP changes nothing");
         findings.push(Diagnostic::warning(warning));
     }
     findings
 }
 
-/// Log and PID file, if they could not be written at a start.
+/// Returns an error for the log file and for the PID file if the server could not write it.
 fn unwritable_files(config: &Config) -> impl Iterator<Item = StartError> {
     let log_file = config.log_file.clone();
     let log = match log_file.to_str() {
@@ -68,8 +71,9 @@ fn unwritable_files(config: &Config) -> impl Iterator<Item = StartError> {
     log.into_iter().chain(pid)
 }
 
-/// A pipe is not opened: closing it again would end the input of the program that reads from it.
-fn log_pipe(config: &Config) -> Option<Diagnostic> {
+/// Returns a warning if the log file is a named pipe. `check` does not open the pipe, because closing it again would end
+/// the input of the program that reads from it.
+fn log_pipe_warning(config: &Config) -> Option<Diagnostic> {
     let metadata = fs::metadata(&config.log_file).ok()?;
     let is_pipe = metadata.file_type().is_fifo() && !config.log_file.starts_with("/dev");
     is_pipe.then(|| {

@@ -1,14 +1,12 @@
-//! The server as it runs, and what may change while it does.
+//! Changes while the server runs: a new configuration, a renewed certificate, a rotated log file.
 
 use std::sync::{Arc, RwLock};
-
-use sd_notify::NotifyState;
 
 use super::resources::check_limits;
 use super::store_factory::{RunningStore, StoreSource};
 use super::{
-    ConfigSource, log_certificate_warnings, log_format, log_warnings, notify_systemd,
-    pool_settings, session_settings, tls_files,
+    ConfigSource, StartError, log_certificate_warnings, log_format, log_warnings, pool_settings,
+    session_settings, tls_files,
 };
 use crate::config::Config;
 use crate::connection::ConnectionSettings;
@@ -16,32 +14,29 @@ use crate::logging::LogFile;
 use crate::metrics::{self, ReloadOutcome, ReloadTarget};
 use crate::net::accept_pool::AcceptPool;
 use crate::net::tls::TlsCredentials;
+use crate::os::systemd;
 use crate::store::Writers;
 use crate::sync;
 
-/// Everything that a new configuration can change.
+/// The components of a running server that a reload can change or replace.
 pub struct RunningServer<'a> {
-    /// By which it runs.
+    /// The configuration in force.
     pub config: Config,
-    pub read_again: ConfigSource<'a>,
+    pub reload_config: ConfigSource<'a>,
     pub stores: StoreSource,
     pub log_file: LogFile,
-    /// For connections to come; open ones keep what they began with.
+    /// Settings of new connections; open connections keep the settings they started with.
     pub settings: Arc<RwLock<Arc<ConnectionSettings>>>,
     pub pool: Arc<AcceptPool>,
     pub writers: Option<Writers>,
-    /// Of stores that only sessions of their time still save to, and no longer than those last.
+    /// Writers of replaced stores. They end when the last session that saves to their store has ended.
     pub retired: Vec<Writers>,
 }
 
 impl RunningServer<'_> {
-    /// Reads the configuration again and runs by it, all or nothing.
+    /// Reads the configuration again and applies it, all or nothing.
     pub fn reload(&mut self) {
-        let since = NotifyState::monotonic_usec_now();
-        notify_systemd(&[
-            NotifyState::Reloading,
-            since.unwrap_or(NotifyState::Reloading),
-        ]);
+        systemd::notify_reloading();
         match self.try_reload() {
             Ok(()) => {
                 metrics::RELOADS.count((ReloadTarget::Configuration, ReloadOutcome::Applied));
@@ -49,24 +44,24 @@ impl RunningServer<'_> {
             }
             Err(reason) => {
                 metrics::RELOADS.count((ReloadTarget::Configuration, ReloadOutcome::Refused));
-                log::error!(reason = reason.as_str(), kept = "everything as it was"; "reload_refused");
+                log::error!(reason = reason.as_str(), kept = "the old configuration"; "reload_refused");
             }
         }
-        notify_systemd(&[NotifyState::Ready]);
+        systemd::notify_ready();
     }
 
-    /// Opens the log file anew; where that fails, the old one goes on.
+    /// Reopens the log file. If that fails, logging continues in the file that is open.
     pub fn reopen_log(&self) {
         let format = log_format(&self.config);
         match self.log_file.reopen(&self.config.log_file, format) {
             Ok(()) => log::info!("log_reopened"),
             Err(error) => {
-                log::error!(reason:% = error, kept = "the old log"; "log_reopen_failed");
+                log::error!(reason:% = error, kept = "the old log file"; "log_reopen_failed");
             }
         }
     }
 
-    /// Takes up a pair that was renewed on disk.
+    /// Reads key and certificate again if a file has changed. If the new pair is invalid, the old one stays in use.
     pub fn reload_certificate_if_changed(&self) {
         let settings = self.settings();
         let Some(tls) = settings.tls.as_ref().filter(|tls| tls.files_have_changed()) else {
@@ -74,51 +69,53 @@ impl RunningServer<'_> {
         };
         match tls.reload() {
             Ok(()) => {
-                count_certificate(ReloadOutcome::Applied);
+                count_certificate_reload(ReloadOutcome::Applied);
                 log::info!("certificate_renewed");
                 log_certificate_warnings(tls);
             }
             Err(error) => {
-                count_certificate(ReloadOutcome::Refused);
-                log::error!(reason:% = error, kept = "the pair in service"; "certificate_refused");
+                count_certificate_reload(ReloadOutcome::Refused);
+                log::error!(reason:% = error, kept = "the old key and certificate"; "certificate_refused");
             }
         }
     }
 
-    /// All writers there are, for the end; connections to come find none.
+    /// Returns the writers of all stores, to shut them down.
     pub fn into_writers(self) -> Vec<Writers> {
         self.retired.into_iter().chain(self.writers).collect()
     }
 
-    /// First whatever can fail, then whatever cannot.
+    /// Applies a new configuration. Every step that can fail comes before the first change.
     fn try_reload(&mut self) -> Result<(), String> {
-        let (mut wanted, notes) = (self.read_again)()?;
+        let (mut new_config, warnings) = (self.reload_config)()?;
         let running = &self.config;
-        let need_restart = keep_what_needs_a_restart(&mut wanted, running);
+        let ignored_keys = keep_restart_only_values(&mut new_config, running);
         let settings = self.settings();
-        let tls = load_tls_again(&wanted, settings.tls.as_ref())?;
-        let store = self.start_store(&wanted)?;
-        let log_moves =
-            (&wanted.log_file, wanted.log_as_json) != (&running.log_file, running.log_as_json);
-        if log_moves && let Err(error) = self.log_file.reopen(&wanted.log_file, log_format(&wanted))
-        {
-            let file = wanted.log_file.display();
-            return Err(format!(
-                "GSMTP_LOG_FILE: cannot open {file}: {error}; name a file this user may append to"
-            ));
+        let tls = reload_tls(&new_config, settings.tls.as_ref())?;
+        let store = self.start_store(&new_config)?;
+        let log_changes = (&new_config.log_file, new_config.log_as_json)
+            != (&running.log_file, running.log_as_json);
+        if log_changes {
+            let reopened = self
+                .log_file
+                .reopen(&new_config.log_file, log_format(&new_config));
+            reopened.map_err(|source| {
+                let file = new_config.log_file.clone();
+                StartError::Log { file, source }.to_string()
+            })?;
         }
 
-        log_warnings(&notes);
-        for key in need_restart {
+        log_warnings(&warnings);
+        for key in ignored_keys {
             log::warn!(key = key, fix = "restart the server"; "restart_required");
         }
-        settings.budget.set_max_octets(wanted.max_memory_octets);
+        settings.budget.set_max_octets(new_config.max_memory_octets);
         let (session, saver) = match store {
             None => {
-                settings.session.configure(session_settings(&wanted));
+                settings.session.configure(session_settings(&new_config));
                 (Arc::clone(&settings.session), settings.saver.clone())
             }
-            // What is known of the old store holds for sessions that save there.
+            // The limits of the old store stay valid for the sessions that save to it.
             Some(store) => {
                 self.retired.extend(self.writers.take());
                 self.writers = store.writers;
@@ -126,34 +123,34 @@ impl RunningServer<'_> {
             }
         };
         self.retired.retain(|writers| !writers.are_finished());
-        let is_kept =
+        let is_unchanged =
             |tls: &TlsCredentials| settings.tls.as_ref().is_some_and(|old| tls.ptr_eq(old));
-        let renewed = tls.as_ref().is_some_and(|tls| !is_kept(tls));
+        let renewed = tls.as_ref().is_some_and(|tls| !is_unchanged(tls));
         let changed = ConnectionSettings {
             session,
-            client_timeout: wanted.client_timeout,
+            client_timeout: new_config.client_timeout,
             budget: settings.budget.clone(),
             saver,
-            proxy_protocol: wanted.proxy_protocol,
+            proxy_protocol: new_config.proxy_protocol,
             tls,
         };
         *sync::write(&self.settings) = Arc::new(changed);
-        check_limits(&wanted);
-        self.pool.update_settings(pool_settings(&wanted));
-        self.config = wanted;
+        check_limits(&new_config);
+        self.pool.update_settings(pool_settings(&new_config));
+        self.config = new_config;
         if renewed {
-            count_certificate(ReloadOutcome::Applied);
+            count_certificate_reload(ReloadOutcome::Applied);
             log::info!("certificate_renewed");
         }
         Ok(())
     }
 
-    /// Another store, if the configuration asks for one.
-    fn start_store(&self, wanted: &Config) -> Result<Option<RunningStore>, String> {
-        if !self.stores.differ(&self.config, wanted) {
+    /// Starts a new store if the new configuration requires one.
+    fn start_store(&self, new_config: &Config) -> Result<Option<RunningStore>, String> {
+        if !self.stores.needs_another_store(&self.config, new_config) {
             return Ok(None);
         }
-        let started = self.stores.start(wanted, session_settings(wanted));
+        let started = self.stores.start(new_config, session_settings(new_config));
         started.map(Some).map_err(|error| error.to_string())
     }
 
@@ -162,66 +159,73 @@ impl RunningServer<'_> {
     }
 }
 
-fn count_certificate(outcome: ReloadOutcome) {
+fn count_certificate_reload(outcome: ReloadOutcome) {
     metrics::RELOADS.count((ReloadTarget::Certificate, outcome));
 }
 
-/// Puts back what only a restart can change, and answers the keys whose new value is not in force.
-fn keep_what_needs_a_restart(wanted: &mut Config, running: &Config) -> Vec<&'static str> {
-    fn keep<T: Clone + PartialEq>(wanted: &mut T, running: &T) -> bool {
-        let differs = wanted != running;
+/// Copies the running values of keys that need a restart into `new_config`. Returns the keys whose new value is ignored.
+fn keep_restart_only_values(new_config: &mut Config, running: &Config) -> Vec<&'static str> {
+    fn keep<T: Clone + PartialEq>(new_config: &mut T, running: &T) -> bool {
+        let differs = new_config != running;
         if differs {
-            wanted.clone_from(running);
+            new_config.clone_from(running);
         }
         differs
     }
-    if wanted.store != running.store {
-        // It was meant for the other one.
-        wanted.mail_table.clone_from(&running.mail_table);
+    if new_config.store != running.store {
+        // The new table name belongs to the new store, which needs a restart.
+        new_config.mail_table.clone_from(&running.mail_table);
     }
-    let kept = [
+    let restored = [
         (
             "GSTMP_LISTEN_INTERFACE",
-            keep(&mut wanted.listen_addresses, &running.listen_addresses),
+            keep(&mut new_config.listen_addresses, &running.listen_addresses),
         ),
         (
             "GSMTPS_LISTEN_INTERFACE",
             keep(
-                &mut wanted.tls_listen_addresses,
+                &mut new_config.tls_listen_addresses,
                 &running.tls_listen_addresses,
             ),
         ),
         (
             "NGINX_AUTH_ENABLED, NGINX_AUTH",
-            keep(&mut wanted.nginx_auth_address, &running.nginx_auth_address),
+            keep(
+                &mut new_config.nginx_auth_address,
+                &running.nginx_auth_address,
+            ),
         ),
-        ("GUID, SGID", keep(&mut wanted.run_as, &running.run_as)),
-        ("GM_STORE", keep(&mut wanted.store, &running.store)),
+        ("GUID, SGID", keep(&mut new_config.run_as, &running.run_as)),
+        ("GM_STORE", keep(&mut new_config.store, &running.store)),
         (
             "GM_SQLITE_FILE",
-            keep(&mut wanted.sqlite_file, &running.sqlite_file),
+            keep(&mut new_config.sqlite_file, &running.sqlite_file),
         ),
         (
             "GM_STATUS_INTERFACE",
-            keep(&mut wanted.status_address, &running.status_address),
+            keep(&mut new_config.status_address, &running.status_address),
         ),
-        ("PID_FILE", keep(&mut wanted.pid_file, &running.pid_file)),
+        (
+            "PID_FILE",
+            keep(&mut new_config.pid_file, &running.pid_file),
+        ),
     ];
-    let differ = kept.into_iter().filter(|(_, differs)| *differs);
+    let differ = restored.into_iter().filter(|(_, differs)| *differs);
     differ.map(|(key, _)| key).collect()
 }
 
-/// The pair that the configuration names, read anew. A key that only root could read stays in service as it is.
-fn load_tls_again(
-    wanted: &Config,
+/// Loads the key and certificate of the new configuration. If the paths are the same and permission is denied, because
+/// only root could read the key, the old pair stays in use.
+fn reload_tls(
+    new_config: &Config,
     running: Option<&TlsCredentials>,
 ) -> Result<Option<TlsCredentials>, String> {
-    let Some(files) = tls_files(wanted) else {
-        return match wanted.tls_listen_addresses.first() {
+    let Some(files) = tls_files(new_config) else {
+        return match new_config.tls_listen_addresses.first() {
             None => Ok(None),
             Some(address) => Err(format!(
-                "GSMTP_PUB_KEY: {address} speaks TLS and needs a certificate until the server is restarted without \
-                 GSMTPS_LISTEN_INTERFACE"
+                "GSMTP_PUB_KEY: {address} uses implicit TLS, which needs a certificate; set it, or restart the server \
+                 without GSMTPS_LISTEN_INTERFACE"
             )),
         };
     };
@@ -233,8 +237,8 @@ fn load_tls_again(
         (Err(error), Some(running))
             if error.is_permission_denied() && *running.files() == files =>
         {
-            count_certificate(ReloadOutcome::Refused);
-            log::error!(reason:% = error, kept = "the pair in service"; "certificate_refused");
+            count_certificate_reload(ReloadOutcome::Refused);
+            log::error!(reason:% = error, kept = "the old key and certificate"; "certificate_refused");
             Ok(Some(running.clone()))
         }
         (Err(error), _) => Err(error.to_string()),

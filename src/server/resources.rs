@@ -1,4 +1,4 @@
-//! How many descriptors and mappings of memory this configuration needs, and whether the kernel lets us have them.
+//! Checks that the limits of open files and memory mappings suffice for the configuration.
 
 use super::http_addresses;
 use super::listeners::listen_addresses;
@@ -6,7 +6,7 @@ use crate::config::{Config, StoreKind};
 use crate::http;
 use crate::os::rlimits;
 
-/// Raises the limit of open descriptors as far as it may be raised, and warns where a limit is too low for this configuration.
+/// Raises the limit of open files if necessary, and logs a warning for each limit that is too low for this configuration.
 pub fn check_limits(config: &Config) {
     let needed = needed_descriptors(config) as u64;
     let limit = rlimits::raise_descriptor_limit(needed);
@@ -20,25 +20,27 @@ pub fn check_limits(config: &Config) {
 }
 
 fn needed_descriptors(config: &Config) -> usize {
-    // Each listener may have accepted one client more, which is told that there is no room.
+    // A listener may accept one connection beyond GM_MAX_CLIENTS, to reply 421.
     let listeners = 2 * listen_addresses(config).count();
-    let inside = http_addresses(config).count() * (2 + http::MAX_CONNECTIONS);
-    // SIGHUP may start another store while sessions still save to the one before.
+    let http = http_addresses(config).count() * (2 + http::MAX_CONNECTIONS);
+    // After a reload two stores may be open: sessions that started before it still save to the old one.
     let stores = 2 * store_descriptors(config);
-    config.max_clients + listeners + inside + stores + SPARE_DESCRIPTORS
+    config.max_clients + listeners + http + stores + SPARE_DESCRIPTORS
 }
 
-/// What a store holds open when all of it is at work.
+/// Returns the most descriptors that a store holds open at once.
 fn store_descriptors(config: &Config) -> usize {
     match config.store {
         StoreKind::Discard => 0,
-        StoreKind::Sqlite => SQLITE_FILES,
+        StoreKind::Sqlite => SQLITE_DESCRIPTORS,
         StoreKind::MySql => mysql_descriptors(config) + redis_descriptors(config),
     }
 }
 
-/// Each writer has a connection, and another one while it looks up what became of a COMMIT. Where there are several hosts, each
-/// is watched over a connection of its own, and looked at once more before the pool connects.
+/// Returns the most descriptors that the MySQL store holds open.
+///
+/// Each writer has one connection, and a second one while it looks up the outcome of a COMMIT. With several hosts, the
+/// probe thread has a connection to each. Each thread of the pool may have one that it is opening.
 fn mysql_descriptors(config: &Config) -> usize {
     let hosts = match config.mysql_hosts.len() {
         1 => 0,
@@ -47,27 +49,29 @@ fn mysql_descriptors(config: &Config) -> usize {
     2 * config.save_workers + hosts + POOL_THREADS
 }
 
-/// Each writer has a connection to each node that has slots; one more asks for the slots or for a node's settings.
+/// Returns the most descriptors that Redis needs: for each writer one to each node, and two for queries of slots and of
+/// a node's settings.
 fn redis_descriptors(config: &Config) -> usize {
     let nodes = match config.redis_urls.len() {
         0 => return 0,
         1 => 1,
-        named => named.max(NODES_OF_A_CLUSTER),
+        configured => configured.max(MIN_CLUSTER_NODES),
     };
     nodes * config.save_workers + 2
 }
 
-/// The file, its log, the log's index, and the descriptor by which the file is known.
-const SQLITE_FILES: usize = 4;
-/// Threads of r2d2 that make connections.
+/// Descriptors of the SQLite store: the database file, its WAL, the WAL index, and the descriptor that identifies the file.
+const SQLITE_DESCRIPTORS: usize = 4;
+/// Threads with which r2d2 opens connections (its default).
 const POOL_THREADS: usize = 3;
-/// A cluster has three nodes with slots at least, and may have more than are named: replicas that take over.
-const NODES_OF_A_CLUSTER: usize = 6;
-/// Log, signals, standard streams, the resolver, and room for a library or two.
+/// Nodes assumed for a Redis Cluster: three with slots, the minimum, and a replica for each, which may take over without
+/// being configured.
+const MIN_CLUSTER_NODES: usize = 6;
+/// Descriptors of the log, signals, standard streams, the resolver and libraries.
 const SPARE_DESCRIPTORS: usize = 64;
-/// Its thread's stack and the one for signals, each with the page that guards it.
+/// Memory mappings of a connection thread: its stack and its signal stack, each with a guard page.
 const MAPPINGS_PER_CLIENT: usize = 4;
-/// The program, its libraries, its heaps and the store.
+/// Memory mappings of the program, its libraries, its heaps and the store.
 const SPARE_MAPPINGS: usize = 1_000;
 
 #[cfg(test)]

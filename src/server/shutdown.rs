@@ -1,4 +1,4 @@
-//! From serving to rest: nothing that was acknowledged is lost, and nobody waits for ever.
+//! Graceful shutdown: drains connections, then flushes the store, within fixed time limits.
 
 use std::sync::Arc;
 use std::thread;
@@ -11,29 +11,30 @@ use crate::net::listener::Listener;
 use crate::os::signals::Event;
 use crate::store::Writers;
 
-/// A second request to stop came: nothing is waited for any more.
+/// A second stop request has arrived: the process exits without waiting any longer.
 pub struct ImmediateStop;
 
-/// Ends all: first the clients, then the writers.
+/// Drains the connections, then flushes and closes the store.
 ///
 /// # Errors
-/// [`AtOnce`], after which the process has to end.
-pub fn stop(
+/// [`ImmediateStop`]; the caller must end the process.
+pub fn shut_down(
     pool: &AcceptPool,
     listeners: &[Arc<Listener>],
     writers: Vec<Writers>,
-    requests: &Receiver<Event>,
+    events: &Receiver<Event>,
 ) -> Result<(), ImmediateStop> {
     let give_up_at = Instant::now() + DRAIN_TIMEOUT;
-    drain(pool, listeners, requests, give_up_at)?;
-    finish(writers, requests, give_up_at)
+    drain(pool, listeners, events, give_up_at)?;
+    close_store(writers, events, give_up_at)
 }
 
-/// Lets idle clients go, and the others finish what they have under way, for at most [`DRAIN_PATIENCE`].
+/// Closes the listeners and idle connections, and waits for messages in progress until `give_up_at`. Then aborts the
+/// connections that remain.
 fn drain(
     pool: &AcceptPool,
     listeners: &[Arc<Listener>],
-    requests: &Receiver<Event>,
+    events: &Receiver<Event>,
     give_up_at: Instant,
 ) -> Result<(), ImmediateStop> {
     for listener in listeners {
@@ -41,32 +42,33 @@ fn drain(
     }
     pool.drain();
     log::info!(clients = pool.active_connections(); "shutdown");
-    wait_for_clients(pool, requests, give_up_at)?;
+    wait_for_clients(pool, events, give_up_at)?;
     if pool.active_connections() > 0 {
         log::warn!(clients = pool.active_connections(); "connections_aborted");
         pool.abort_connections();
-        wait_for_clients(pool, requests, give_up_at + ABORT_TIMEOUT)?;
+        wait_for_clients(pool, events, give_up_at + ABORT_TIMEOUT)?;
     }
     Ok(())
 }
 
 fn wait_for_clients(
     pool: &AcceptPool,
-    requests: &Receiver<Event>,
+    events: &Receiver<Event>,
     give_up_at: Instant,
 ) -> Result<(), ImmediateStop> {
     while pool.active_connections() > 0 && Instant::now() < give_up_at {
-        if next_request(requests) == Some(Event::Stop) {
+        if next_event(events) == Some(Event::Stop) {
             return Err(ImmediateStop);
         }
     }
     Ok(())
 }
 
-/// Waits a tick for a request; also when the thread is gone that would send one, as after a panic of it.
-fn next_request(requests: &Receiver<Event>) -> Option<Event> {
-    match requests.recv_timeout(DRAIN_TICK) {
-        Ok(request) => Some(request),
+/// Waits up to [`DRAIN_TICK`] for an event. Also takes that long if the signal thread has ended, so that the caller's loop
+/// does not spin.
+fn next_event(events: &Receiver<Event>) -> Option<Event> {
+    match events.recv_timeout(DRAIN_TICK) {
+        Ok(event) => Some(event),
         Err(RecvTimeoutError::Timeout) => None,
         Err(RecvTimeoutError::Disconnected) => {
             thread::sleep(DRAIN_TICK);
@@ -75,25 +77,25 @@ fn next_request(requests: &Receiver<Event>) -> Option<Event> {
     }
 }
 
-/// Lets the writers save what has queued up and close the store; whoever still waits by then was told 451.
-fn finish(
+/// Waits until the writers have saved the queued mails and closed the store, until `give_up_at` plus [`STORE_TIMEOUT`].
+fn close_store(
     writers: Vec<Writers>,
-    requests: &Receiver<Event>,
+    events: &Receiver<Event>,
     give_up_at: Instant,
 ) -> Result<(), ImmediateStop> {
     let (done, finished) = bounded(1);
-    let helper = thread::Builder::new()
+    let closer = thread::Builder::new()
         .name("finish".to_owned())
         .spawn(move || {
             writers.into_iter().for_each(Writers::drain_and_join);
-            // Nobody listens any more if it took too long.
+            // Fails if `close_store` has returned at its time limit.
             let _ = done.send(());
         });
-    while helper.is_ok() && finished.recv_timeout(DRAIN_TICK) == Err(RecvTimeoutError::Timeout) {
-        if requests.try_recv() == Ok(Event::Stop) {
+    while closer.is_ok() && finished.recv_timeout(DRAIN_TICK) == Err(RecvTimeoutError::Timeout) {
+        if events.try_recv() == Ok(Event::Stop) {
             return Err(ImmediateStop);
         }
-        if Instant::now() > give_up_at + FINISH_TIMEOUT {
+        if Instant::now() > give_up_at + STORE_TIMEOUT {
             log::error!(reason = "the store did not finish"; "connections_aborted");
             break;
         }
@@ -101,13 +103,13 @@ fn finish(
     Ok(())
 }
 
-/// How long messages under way may take to finish.
+/// Time that messages in progress have to finish.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long clients that are cut off may take to hear so.
+/// Time that the threads of aborted connections have to end.
 const ABORT_TIMEOUT: Duration = Duration::from_millis(500);
-/// How much longer the store may take to finish a commit that is under way.
-const FINISH_TIMEOUT: Duration = Duration::from_secs(3);
-/// How often draining looks whether it is done.
+/// Additional time that the store has to finish its last COMMIT.
+const STORE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Polling interval of every wait during shutdown.
 const DRAIN_TICK: Duration = Duration::from_millis(10);
 
 #[cfg(test)]
@@ -116,13 +118,13 @@ mod tests {
 
     #[test]
     fn shutdown_wait_does_not_busy_loop_without_a_signal_thread() {
-        let (sender, requests) = bounded(1);
+        let (sender, events) = bounded(1);
         sender.send(Event::Stop).unwrap();
-        assert_eq!(next_request(&requests), Some(Event::Stop));
+        assert_eq!(next_event(&events), Some(Event::Stop));
         drop(sender);
         let started_at = Instant::now();
         for _ in 0..5 {
-            assert_eq!(next_request(&requests), None);
+            assert_eq!(next_event(&events), None);
         }
         assert!(started_at.elapsed() >= DRAIN_TICK * 5);
     }

@@ -1,4 +1,4 @@
-//! Which store the configuration asks for, and how it is started.
+//! Opens the store that the configuration selects, and starts its writers.
 
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
@@ -19,29 +19,29 @@ use crate::store::sqlite::{DatabaseFile, SqliteStore};
 use crate::store::{Diagnostic, Health, OpenStore, Saver, TableName, Writers};
 use crate::sync;
 
-/// Where mail may go.
+/// The source of the store: the configuration or the embedding program.
 pub enum StoreSource {
-    /// Where GM_STORE says. The SQLite file, once it was opened, is the same one until the server ends.
+    /// The store that GM_STORE selects. The SQLite file is kept, because a reload must not switch to another file.
     Configured(OnceLock<DatabaseFile>),
-    /// Into a store of the user's own.
-    Own(OpenStore),
+    /// A store of the embedding program.
+    Custom(OpenStore),
 }
 
-/// A store that takes mail.
+/// A store whose writers have been started.
 pub struct RunningStore {
-    /// For connections.
+    /// Saves the mail of connections.
     pub saver: Saver,
-    /// What sessions that save here decide by. What this store turns out to hold narrows them, and no others.
+    /// Settings of the sessions that save to this store, narrowed to the limits of its table.
     pub session: Arc<PolicyHandle>,
-    /// The threads behind it; the discarding store has none.
+    /// The writer threads; `None` for `discard`.
     pub writers: Option<Writers>,
 }
 
 impl StoreSource {
-    /// Starts the store, for sessions that decide by `configured`.
+    /// Opens the store and starts its writers, for sessions with the settings `configured`.
     ///
     /// # Errors
-    /// [`StartError`]: it can never work. A database that cannot be reached now is no error.
+    /// [`StartError`] for a store that can never work. An unreachable database is not an error.
     pub fn start(
         &self,
         config: &Config,
@@ -49,12 +49,12 @@ impl StoreSource {
     ) -> Result<RunningStore, StartError> {
         let session = Arc::new(PolicyHandle::new(configured));
         match self {
-            StoreSource::Own(open) => {
+            StoreSource::Custom(open) => {
                 start_writers(session, 1, false, Health::up(), Arc::clone(open))
             }
             StoreSource::Configured(file) => match config.store {
                 StoreKind::Discard => {
-                    log::warn!(store = "discard", note = "every mail is thanked for and dropped"; "store");
+                    log::warn!(store = "discard", note = "every mail is accepted and none is stored"; "store");
                     Ok(RunningStore {
                         saver: Saver::discarding(),
                         session,
@@ -70,8 +70,8 @@ impl StoreSource {
         }
     }
 
-    /// Whether `wanted` needs another store than the one that was started with `running`.
-    pub fn differ(&self, running: &Config, wanted: &Config) -> bool {
+    /// Returns whether a change from `running` to `wanted` requires another store.
+    pub fn needs_another_store(&self, running: &Config, wanted: &Config) -> bool {
         let StoreSource::Configured(_) = self else {
             return false;
         };
@@ -108,7 +108,7 @@ fn start_sqlite(
     session: Arc<PolicyHandle>,
 ) -> Result<RunningStore, StartError> {
     let (file, table) = (file.clone(), table_name(config));
-    // Opened here, so that a file that can never be written is an error at start, and given to the writer as it is.
+    // Opened here, because a file that cannot be written is a start error; the writer thread then uses this store.
     let opened = SqliteStore::open(&file, &table).map_err(StartError::Store)?;
     let opened = Mutex::new(Some(opened));
     let open: OpenStore = Arc::new(move || {
@@ -125,17 +125,17 @@ fn start_mysql(config: &Config, session: Arc<PolicyHandle>) -> Result<RunningSto
     let health = Health::default();
     let connector = Connector::new(
         mysql_settings(config),
-        on_table_info(config, &session),
+        table_info_callback(config, &session),
         &health,
     );
     let pool = Arc::new(pool::pool(&connector));
     pool::watch_idle_connections(&connector, &pool).map_err(StartError::Kernel)?;
     probe::start(&connector, &pool).map_err(StartError::Kernel)?;
     let redis = redis_settings(config);
-    let body_store = body_stores(redis.as_ref(), config.save_workers)?;
+    let body_store = body_store_maker(redis.as_ref(), config.save_workers)?;
     log::info!(store = "mysql", hosts = config.mysql_hosts.len(), redis = redis.is_some(); "store");
     if let Some(redis) = redis.clone() {
-        // Redis may be slow to answer, and nothing waits for what it says.
+        // On a thread of its own: Redis may respond slowly, and the start does not depend on the result.
         let spawned = thread::Builder::new()
             .name("redis-check".to_owned())
             .spawn(move || {
@@ -153,8 +153,8 @@ fn start_mysql(config: &Config, session: Arc<PolicyHandle>) -> Result<RunningSto
     start_writers(session, config.save_workers, true, health, open)
 }
 
-/// Makes each writer's way to where bodies go.
-fn body_stores(
+/// Returns a function that makes the body store of one writer.
+fn body_store_maker(
     redis: Option<&RedisSettings>,
     writers: usize,
 ) -> Result<Box<dyn Fn() -> BodyStore + Send + Sync>, StartError> {
@@ -169,7 +169,7 @@ fn body_stores(
     };
     let pool = RedisPool::new(url, settings.expire_seconds, writers).map_err(StartError::Redis)?;
     let breaker = Breaker::default();
-    // Redis never costs a mail, nor does a thread for it that cannot be started.
+    // If the thread cannot be started, this writer stores bodies in the table, so that no mail is lost.
     Ok(Box::new(move || match BodyWriter::start(&pool, &breaker) {
         Ok(bodies) => BodyStore::Redis(bodies),
         Err(error) => {
@@ -179,23 +179,24 @@ fn body_stores(
     }))
 }
 
-/// Sessions to come decide by the table as it really is; what is wrong with it is said whenever that changes.
-fn on_table_info(config: &Config, session: &Arc<PolicyHandle>) -> OnTableInfo {
+/// Returns the callback for the columns and limits that a new connection reads from the database. If they have changed, it
+/// logs the findings of `check` about them and applies the limits to new sessions.
+fn table_info_callback(config: &Config, session: &Arc<PolicyHandle>) -> OnTableInfo {
     let (session, table) = (Arc::clone(session), table_name(config));
-    let last = Mutex::new(None);
-    Arc::new(move |facts: &TableInfo| {
-        let mut last = sync::lock(&last);
-        if last.as_ref() == Some(facts) {
+    let previous = Mutex::new(None);
+    Arc::new(move |info: &TableInfo| {
+        let mut previous = sync::lock(&previous);
+        if previous.as_ref() == Some(info) {
             return;
         }
-        *last = Some(facts.clone());
-        let wanted = session.configured().max_content_octets;
-        let findings = check::database::check_table(facts, &table, wanted);
+        *previous = Some(info.clone());
+        let configured = session.configured().max_content_octets;
+        let findings = check::database::check_table(info, &table, configured);
         findings.iter().for_each(log_finding);
-        if let Some(shape) = &facts.columns {
+        if let Some(columns) = &info.columns {
             session.apply_store_limits(StoreLimits {
-                recipients: shape.recipient_columns(),
-                max_content_octets: facts.max_content_octets(),
+                recipients: columns.recipient_columns(),
+                max_content_octets: info.max_content_octets(),
             });
         }
     })
@@ -208,7 +209,7 @@ fn log_finding(finding: &Diagnostic) {
     }
 }
 
-/// How the database is reached.
+/// Returns the settings of the MySQL store.
 pub fn mysql_settings(config: &Config) -> MySqlSettings {
     let host = |address: &ServerAddress| match address {
         ServerAddress::Tcp(name, port) => MySqlHost::Tcp(name.clone(), *port),
@@ -224,12 +225,12 @@ pub fn mysql_settings(config: &Config) -> MySqlSettings {
     }
 }
 
-/// A connector for commands that read; what it learns changes nothing.
+/// Returns a connector for commands that only read; its connections do not update the settings of sessions.
 pub fn mysql_connector(config: &Config) -> Connector {
     Connector::new(mysql_settings(config), Arc::new(|_| ()), &Health::default())
 }
 
-/// Returns the addresses of the row that `check` tries: of a domain that is accepted.
+/// Returns the addresses of the trial row of `check`; the recipient is in an accepted domain.
 pub fn trial_addresses(config: &Config) -> TrialAddresses {
     let primary = &config.primary_mail_host;
     TrialAddresses {
@@ -238,7 +239,7 @@ pub fn trial_addresses(config: &Config) -> TrialAddresses {
     }
 }
 
-/// How Redis is reached, if it is used.
+/// Returns the settings of Redis, or `None` if REDIS_INTERFACE is empty.
 pub fn redis_settings(config: &Config) -> Option<RedisSettings> {
     (!config.redis_urls.is_empty()).then(|| RedisSettings {
         urls: config
@@ -250,7 +251,7 @@ pub fn redis_settings(config: &Config) -> Option<RedisSettings> {
     })
 }
 
-/// The table's name; the configuration has seen to it that it is one.
+/// Returns the configured table name. The configuration has validated it, so the default is never used.
 pub fn table_name(config: &Config) -> TableName {
     TableName::parse(&config.mail_table).unwrap_or_default()
 }

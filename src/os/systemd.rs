@@ -1,0 +1,28 @@
+//! Notifications to systemd (sd_notify(3)). Without NOTIFY_SOCKET in the environment they do nothing.
+
+use sd_notify::NotifyState;
+
+/// Notifies that startup or a reload has finished.
+pub fn notify_ready() {
+    notify(&[NotifyState::Ready]);
+}
+
+/// Notifies that a reload begins. `Type=notify-reload` requires the monotonic time with it.
+pub fn notify_reloading() {
+    let since = NotifyState::monotonic_usec_now();
+    notify(&[
+        NotifyState::Reloading,
+        since.unwrap_or(NotifyState::Reloading),
+    ]);
+}
+
+/// Notifies that shutdown begins.
+pub fn notify_stopping() {
+    notify(&[NotifyState::Stopping]);
+}
+
+fn notify(state: &[NotifyState]) {
+    if let Err(error) = sd_notify::notify(state) {
+        log::warn!(reason:% = error; "sd_notify_failed");
+    }
+}

@@ -1,0 +1,60 @@
+//! The user and group that the server runs as: GUID and SGID, or those that started it.
+
+use std::net::SocketAddr;
+
+use nix::unistd::{Gid, Uid, geteuid};
+
+use super::listeners::listen_addresses;
+use super::{StartError, http_addresses};
+use crate::config::Config;
+use crate::logging::LogFile;
+use crate::os::pid_file::PidFile;
+use crate::os::privileges::Identity;
+use crate::os::secure_open;
+
+/// Returns the user and group to change to, or `None` to keep those of the process. Keeping root requires that all
+/// listeners are on loopback.
+///
+/// # Errors
+/// [`StartError::StaysRoot`].
+pub fn target_identity(config: &Config) -> Result<Option<Identity>, StartError> {
+    if let Some((user, group)) = config
+        .run_as
+        .filter(|(user, group)| *user != 0 && *group != 0)
+    {
+        let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
+        return Ok(Some(Identity { user, group }));
+    }
+    reject_root(None, listen_addresses(config).chain(http_addresses(config)))?;
+    Ok(None)
+}
+
+/// Fails if the process is root, is to stay root, and one of `addresses` is not loopback.
+///
+/// # Errors
+/// [`StartError::StaysRoot`].
+pub fn reject_root(
+    identity: Option<Identity>,
+    mut addresses: impl Iterator<Item = SocketAddr>,
+) -> Result<(), StartError> {
+    let is_loopback = |address: &SocketAddr| address.ip().to_canonical().is_loopback();
+    match addresses.find(|address| !is_loopback(address)) {
+        Some(address) if identity.is_none() && geteuid().is_root() => {
+            Err(StartError::StaysRoot(address))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Changes the owner of the log file and the PID file to `identity`, which must be able to write them again later.
+pub fn chown_files(identity: Identity, log_file: &LogFile, pid_file: Option<&PidFile>) {
+    let log = log_file.chown_to(identity.user, identity.group);
+    let pid = pid_file.map_or(Ok(()), |pid_file| {
+        secure_open::chown_to(pid_file.file(), identity.user, identity.group)
+    });
+    for (file, outcome) in [("log file", log), ("PID file", pid)] {
+        if let Err(error) = outcome {
+            log::warn!(file = file, reason:% = error; "chown_failed");
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! Startup in phases: bind, open files as root, drop privileges, open the store, start threads, serve.
+//!
+//! Only `bind` and `open_files_as_root` run as root. No thread starts, no database is opened and no client is accepted
+//! before privileges are dropped.
+
+use std::path::Path;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use nix::unistd::geteuid;
+
+use super::identity::{chown_files, reject_root, target_identity};
+use super::listeners;
+use super::reload::RunningServer;
+use super::resources::check_limits;
+use super::shutdown;
+use super::store_factory::StoreSource;
+use super::{
+    ConfigSource, StartError, http_endpoints, log_certificate_warnings, log_format, log_warnings,
+    pool_settings, session_settings, tls_files,
+};
+use crate::config::Config;
+use crate::connection::{self, ConnectionSettings};
+use crate::http::status::Status;
+use crate::logging::LogFile;
+use crate::net::accept_pool::AcceptPool;
+use crate::net::listener::Listener;
+use crate::net::tls::{TlsCredentials, TlsError};
+use crate::os::pid_file::PidFile;
+use crate::os::privileges::{self, Identity};
+use crate::os::rlimits;
+use crate::os::signals::{self, Event, SignalListener};
+use crate::os::systemd;
+use crate::smtp::MemoryBudget;
+use crate::store::Writers;
+use crate::sync;
+
+/// The settings of new connections; a reload replaces them as a whole.
+type SharedSettings = Arc<RwLock<Arc<ConnectionSettings>>>;
+
+/// Runs the server until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`StartError`]: a phase before `serve` failed.
+pub fn run(
+    config: &Config,
+    warnings: &[String],
+    reload_config: ConfigSource,
+    stores: StoreSource,
+) -> Result<(), StartError> {
+    let signals = signals::catch().map_err(StartError::Kernel)?;
+    let identity = target_identity(config)?;
+    let sockets = bind(config, identity)?;
+    let files = open_files_as_root(config, warnings, identity)?;
+    check_limits(config);
+    if let Some(identity) = identity {
+        drop_privileges(identity, &files, reload_config)?;
+    }
+    // Must precede the first thread, because threads inherit the scheduling policy.
+    rlimits::use_batch_scheduling();
+    let OpenFiles {
+        log_file,
+        pid_file,
+        tls,
+    } = files;
+    let events = start_log_and_signals(&log_file, signals)?;
+    let (settings, writers) = open_store(config, &stores, tls)?;
+    let pool = start_threads(config, &sockets, &settings)?;
+    let server = RunningServer {
+        config: config.clone(),
+        reload_config,
+        stores,
+        log_file,
+        settings,
+        pool,
+        writers,
+        retired: Vec::new(),
+    };
+    serve(server, sockets, pid_file, &events);
+    Ok(())
+}
+
+/// The bound listeners, by service.
+struct Sockets {
+    smtp: Vec<Arc<Listener>>,
+    status: Option<Arc<Listener>>,
+    nginx: Option<Arc<Listener>>,
+}
+
+/// Binds the listeners of all services.
+fn bind(config: &Config, identity: Option<Identity>) -> Result<Sockets, StartError> {
+    let smtp = listeners::bind_all(config)?;
+    // `target_identity` has checked the configured addresses; sockets inherited from systemd may have others.
+    reject_root(identity, smtp.iter().map(|listener| listener.address()))?;
+    let status = http_endpoints::bind(config.status_address, http_endpoints::STATUS_BIND_FIX)?;
+    let nginx = http_endpoints::bind(config.nginx_auth_address, http_endpoints::NGINX_BIND_FIX)?;
+    Ok(Sockets {
+        smtp,
+        status,
+        nginx,
+    })
+}
+
+/// The files that are opened before privileges are dropped.
+struct OpenFiles {
+    log_file: LogFile,
+    pid_file: Option<PidFile>,
+    tls: Option<TlsCredentials>,
+}
+
+/// Opens the log file, logs `warnings`, writes the PID file and loads the TLS key and certificate.
+fn open_files_as_root(
+    config: &Config,
+    warnings: &[String],
+    identity: Option<Identity>,
+) -> Result<OpenFiles, StartError> {
+    let log_file = open_log(config)?;
+    log_warnings(warnings);
+    if identity.is_none() && geteuid().is_root() {
+        log::warn!(fix = "set GUID and SGID to the ids of another user and group"; "runs_as_root");
+    }
+    let pid_file = config.pid_file.as_deref().map(write_pid_file).transpose()?;
+    let tls = load_tls(config)?;
+    Ok(OpenFiles {
+        log_file,
+        pid_file,
+        tls,
+    })
+}
+
+/// Changes to `identity` permanently, and warns if that user cannot read the files that a reload reads.
+fn drop_privileges(
+    identity: Identity,
+    files: &OpenFiles,
+    reload_config: ConfigSource,
+) -> Result<(), StartError> {
+    chown_files(identity, &files.log_file, files.pid_file.as_ref());
+    privileges::drop_to(identity)?;
+    log::info!(user:% = identity.user, group:% = identity.group; "privileges_dropped");
+    for warning in files.tls.iter().flat_map(TlsCredentials::unreadable_files) {
+        log::warn!(warning = warning.as_str(); "certificate");
+    }
+    if let Err(reason) = reload_config() {
+        log::warn!(reason = reason.as_str(), note = "until this is fixed, SIGHUP changes nothing"; "configuration");
+    }
+    Ok(())
+}
+
+/// Starts the log writer thread and the signal thread.
+fn start_log_and_signals(
+    log_file: &LogFile,
+    signals: SignalListener,
+) -> Result<Receiver<Event>, StartError> {
+    log_file.start_writing().map_err(StartError::Kernel)?;
+    signals.listen().map_err(StartError::Kernel)
+}
+
+/// Opens the store and starts its writers. Returns the settings for connections that save to it.
+fn open_store(
+    config: &Config,
+    stores: &StoreSource,
+    tls: Option<TlsCredentials>,
+) -> Result<(SharedSettings, Option<Writers>), StartError> {
+    let store = stores.start(config, session_settings(config))?;
+    let settings = ConnectionSettings {
+        session: store.session,
+        client_timeout: config.client_timeout,
+        budget: MemoryBudget::new(config.max_memory_octets),
+        saver: store.saver,
+        proxy_protocol: config.proxy_protocol,
+        tls,
+    };
+    Ok((Arc::new(RwLock::new(Arc::new(settings))), store.writers))
+}
+
+/// Starts the threads of the SMTP listeners, the status endpoints and auth_http.
+fn start_threads(
+    config: &Config,
+    sockets: &Sockets,
+    settings: &SharedSettings,
+) -> Result<Arc<AcceptPool>, StartError> {
+    let serve = {
+        let settings = Arc::clone(settings);
+        move |client: &_| {
+            let settings = Arc::clone(&sync::read(&settings));
+            connection::serve(client, &settings);
+        }
+    };
+    let pool = AcceptPool::new(pool_settings(config), Box::new(serve));
+    pool.watch_deadlines().map_err(StartError::Kernel)?;
+    if let Some(listener) = &sockets.status {
+        let (pool, settings) = (Arc::clone(&pool), Arc::clone(settings));
+        http_endpoints::start_status(listener, Status { pool, settings })?;
+    }
+    pool.open(&sockets.smtp).map_err(StartError::Kernel)?;
+    for listener in &sockets.smtp {
+        log::info!(address:% = listener.address(), tls = listener.implicit_tls(), version = env!("CARGO_PKG_VERSION"); "listening");
+    }
+    if let Some(listener) = &sockets.nginx {
+        http_endpoints::start_auth_http(listener, &sockets.smtp, settings, &pool)?;
+    }
+    Ok(pool)
+}
+
+/// Handles signals until a stop request, then shuts down.
+fn serve(
+    mut server: RunningServer,
+    sockets: Sockets,
+    pid_file: Option<PidFile>,
+    events: &Receiver<Event>,
+) {
+    systemd::notify_ready();
+    handle_events(&mut server, events);
+    systemd::notify_stopping();
+    let pool = Arc::clone(&server.pool);
+    let listeners: Vec<_> = sockets.smtp.into_iter().chain(sockets.nginx).collect();
+    let stopped = shutdown::shut_down(&pool, &listeners, server.into_writers(), events);
+    // The status endpoints stay available during the shutdown.
+    if let Some(listener) = sockets.status {
+        listener.close();
+    }
+    drop(pid_file);
+    if stopped.is_err() {
+        log::warn!("forced_exit");
+        log::logger().flush();
+        std::process::exit(0);
+    }
+    log::info!("stopped");
+}
+
+/// Handles reload and log reopen requests until a stop request, and checks the certificate files in between.
+fn handle_events(server: &mut RunningServer, events: &Receiver<Event>) {
+    loop {
+        match events.recv_timeout(CERTIFICATE_CHECK_INTERVAL) {
+            Ok(Event::Reload) => server.reload(),
+            Ok(Event::ReopenLog) => server.reopen_log(),
+            Err(RecvTimeoutError::Timeout) => server.reload_certificate_if_changed(),
+            // If the signal thread has ended, no stop request can arrive any more.
+            Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+fn open_log(config: &Config) -> Result<LogFile, StartError> {
+    LogFile::open(&config.log_file, log_format(config)).map_err(|source| StartError::Log {
+        file: config.log_file.clone(),
+        source,
+    })
+}
+
+fn write_pid_file(file: &Path) -> Result<PidFile, StartError> {
+    PidFile::write(file).map_err(|source| StartError::Pid {
+        file: file.to_owned(),
+        source,
+    })
+}
+
+fn load_tls(config: &Config) -> Result<Option<TlsCredentials>, TlsError> {
+    let Some(files) = tls_files(config) else {
+        return Ok(None);
+    };
+    let tls = TlsCredentials::load(&files)?;
+    log_certificate_warnings(&tls);
+    Ok(Some(tls))
+}
+
+/// Interval at which the key and certificate files are checked for changes.
+const CERTIFICATE_CHECK_INTERVAL: Duration = Duration::from_secs(20);
