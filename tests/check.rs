@@ -1,4 +1,4 @@
-//! `goguerrilla check`: what it finds, with which status, and that it leaves no trace.
+//! `goguerrilla check`: its findings, its exit status, and that it changes no file.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -46,7 +46,7 @@ fn check_with_only_warnings_exits_with_0() {
                 .to_owned()
         )
     );
-    // Discarding needs no database, so whatever is said is about the file.
+    // Store `discard` needs no database, so every finding is about the file.
     let folder = with_config(&[("GM_STORE", "discard"), ("MYSQL_PASS", "s3cr3t-of-check")]);
     let file = folder.path().join("goguerrilla.conf");
     for (mode, warned) in [(0o644, true), (0o640, false)] {
@@ -138,7 +138,8 @@ fn check_reports_log_and_pid_files_that_cannot_be_written() {
 fn check_names_the_user_that_lacks_file_permissions() {
     let folder = with_config(&[("GSMTP_LOG_FILE", "/dev/stdout")]);
     let program = folder.path().join("goguerrilla");
-    // Not by ourselves: a child of another test could inherit the file while it is open for writing.
+    // `cp` writes the copy: a child process of another test could inherit a descriptor that this process has open for writing,
+    // and then the program could not be executed (ETXTBSY).
     let copied = Command::new("cp").arg(BINARY).arg(&program).status();
     assert!(copied.expect("cp starts").success());
     fs::set_permissions(folder.path(), Permissions::from_mode(0o555)).expect("our folder");
@@ -214,7 +215,7 @@ fn check_reports_an_unbindable_address_but_not_one_in_use() {
     );
 }
 
-/// Runs `check` as somebody whom permissions bind, which root is not.
+/// Runs `check` as user nobody: file permissions do not apply to root.
 fn check_without_rights(folder: &Path, program: &Path) -> (u32, ProcessResult) {
     let mut command = Command::new(program);
     command.args(["check", "-config=goguerrilla.conf"]);
@@ -238,5 +239,5 @@ fn check(folder: &Path) -> (i32, String) {
     (ended.status, ended.stdout)
 }
 
-/// Debian's user `nobody`.
+/// The id of Debian's user `nobody`.
 const NOBODY: u32 = 65_534;

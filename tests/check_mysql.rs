@@ -1,4 +1,4 @@
-//! `goguerrilla check` with MySQL: it finds what no mail survives, with a cure that works, and changes nothing.
+//! `goguerrilla check` with MySQL: it finds everything that prevents saving mail, suggests a fix that works, and changes nothing.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +10,7 @@ use crate::support::mariadb::{FIELD_TABLE, MariaDb, PASSWORD, with_hosts};
 use crate::support::redis::{FakeBehavior, FakeRedis, Redis};
 use crate::support::write_config;
 
-/// An account that may insert into the table and look rows up, and no more.
+/// Privileges of an account that may only insert into the table and look up rows.
 const RIGHTS: &str =
     "GRANT SELECT, INSERT, UPDATE ON mail.* TO narrow@'%' IDENTIFIED BY 's3cr3t-of-narrow'";
 
@@ -109,7 +109,7 @@ fn check_names_the_trigger_or_constraint_that_rejects_every_row() {
         ),
         (
             "ALTER TABLE new_mail DROP PRIMARY KEY, MODIFY mail_id tinyint NOT NULL AUTO_INCREMENT PRIMARY KEY, AUTO_INCREMENT = 127",
-            // Known before a row is tried.
+            // `check` finds this before it inserts a row.
             "column `mail_id` of `new_mail` has no ids left",
             "bigint unsigned",
         ),
@@ -204,7 +204,7 @@ fn check_inserts_no_trial_row_into_nontransactional_tables() {
     let warning = "trigger `notes` writes into `audit`, which has no transactions";
     assert!(status == 0 && said.contains(warning), "{said}");
     assert_eq!(database.number("SELECT COUNT(*) FROM audit"), 0);
-    // By way of another table.
+    // The trigger writes to MyISAM through another table.
     database.sql("DROP TRIGGER notes");
     database.sql("CREATE TABLE kept (hash char(32)) ENGINE=InnoDB");
     for (table, into) in [("new_mail", "kept"), ("kept", "audit")] {
@@ -252,7 +252,7 @@ fn a_trigger_that_mysql_user_may_not_see_has_no_row_tried() {
     database.sql("DROP TRIGGER notes");
     let (status, said) = checked(&database, &settings);
     assert!(status == 0 && !said.contains("trigger"), "{said}");
-    // One that changes the hash makes a look-up of it useless.
+    // A trigger that changes the hash makes a row impossible to look up.
     database.sql("GRANT TRIGGER ON mail.* TO narrow@'%'");
     database.sql("CREATE TRIGGER notes BEFORE INSERT ON new_mail FOR EACH ROW SET NEW.hash = REVERSE(NEW.hash)");
     let (status, said) = checked(&database, &settings);
@@ -260,7 +260,7 @@ fn a_trigger_that_mysql_user_may_not_see_has_no_row_tried() {
         status == 0 && said.contains("is not found under the hash"),
         "{said}"
     );
-    // What a function that is hidden writes is only seen once the row was tried.
+    // The writes of a hidden function are visible only after the trial row was inserted.
     database.sql("DROP TRIGGER notes");
     database.sql(
         "CREATE FUNCTION note(hash char(32)) RETURNS int BEGIN INSERT INTO audit VALUES (hash); RETURN 1; END",
@@ -374,7 +374,7 @@ fn check_tests_views_and_nontransactional_tables_without_a_trial_row() {
             "{table}"
         );
     }
-    // A server that is read-only takes no row of an account without special rights.
+    // A read-only server accepts no row from an account without special privileges.
     database.sql("SET GLOBAL read_only = 1");
     let settings = [
         ("GM_MAIL_TABLE", "isam"),
@@ -473,7 +473,7 @@ fn check_reports_mysql_login_errors_with_their_fix() {
         );
         assert!(!said.contains("s3cr3t"), "{said}");
     }
-    // A name without a database is looked for in none.
+    // Without MYSQL_DB a table name without a database has no meaning.
     let (status, said) = checked(&database, &[("MYSQL_DB", "")]);
     assert_eq!(status, 1, "{said}");
 }
@@ -506,7 +506,7 @@ fn check_names_the_protocol_of_a_server_that_is_not_mysql() {
         );
         assert_eq!((status, said), (1, want));
     }
-    // Whatever an answer holds, a finding is one line: length, number, error, code 1130.
+    // A finding is one line whatever the answer contains. The packet: length, number, error, code 1130.
     let hostile = FakeRedis::start(FakeBehavior::Greets(
         b"\x1a\0\0\0\xff\x6a\x04no\r\nerror: another\x1b[2J!",
         b"",
@@ -518,7 +518,7 @@ fn check_names_the_protocol_of_a_server_that_is_not_mysql() {
         "{said:?}"
     );
     assert!(said.contains("CREATE USER"), "{said}");
-    // As MySQL 9 does for a user that it does not know: its greeting, then a plug-in that the driver lacks.
+    // MySQL 9 answers so to an unknown user: its greeting, then a plugin that the driver does not have.
     let unknown = FakeRedis::start(FakeBehavior::Greets(GREETING_OF_MYSQL_9, ASKS_FOR_SHA256));
     let (status, said) = checked(&database, &[("MYSQL_HOST", &unknown.address())]);
     assert_eq!((status, said.lines().count()), (1, 1), "{said:?}");
@@ -558,7 +558,7 @@ fn unsynced_binary_log_causes_a_warning() {
         let (_, said) = server.check();
         assert_eq!(said.contains("sync_binlog"), is_warned, "{setting}: {said}");
     }
-    // Without a binary log it means nothing.
+    // Without a binary log sync_binlog has no effect.
     let database = MariaDb::start();
     database.sql("SET GLOBAL sync_binlog = 0");
     let (status, said) = checked(&database, &[]);
@@ -602,7 +602,7 @@ fn check_reports_a_read_only_host_only_if_no_host_is_writable() {
     );
 }
 
-/// The status and all lines of `check`, for the table of this database with these keys besides.
+/// Returns the status and all lines of `check`, run with this database and these additional keys.
 fn checked(database: &MariaDb, settings: &[(&str, &str)]) -> (i32, String) {
     let folder = TempDir::new().expect("a temporary folder");
     let address = database.address().to_string();

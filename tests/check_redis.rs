@@ -1,4 +1,4 @@
-//! `goguerrilla check` with Redis: each kind of trouble has its own cure, in one line.
+//! `goguerrilla check` with Redis: each fault is reported in one line with its own fix.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -172,7 +172,7 @@ fn check_reports_each_redis_error_in_one_line_with_its_fix() {
     }
     for (interface, words, cure) in cases {
         let (status, said) = checked(&database, &interface);
-        // Bodies go into the table meanwhile, so it is no error.
+        // Bodies go into the table until Redis is usable, so this is no error.
         assert_eq!(status, 0, "{interface}: {said}");
         let lines: Vec<&str> = said.lines().collect();
         assert_eq!(lines.len(), 1, "{interface}: {said}");
@@ -267,7 +267,7 @@ fn check_reports_redis_cluster_node_errors_with_their_fix() {
         said.contains(&full) && said.contains("raise maxmemory"),
         "{said}"
     );
-    // One that belongs to a cluster, as if it were the only one.
+    // The configuration names one node of a cluster as if it were a single server.
     let (status, said) = checked(&database, &cluster.nodes[0].address());
     let moved = said.contains("MOVED ") && said.contains("comma separated");
     let stays = said.is_empty();
@@ -291,7 +291,7 @@ fn changed_redis_password_is_logged_as_an_authentication_error() {
         assert!(!server.log().contains(" redis_failed "), "{}", server.log());
         let _: String = redis.command(&["CONFIG", "SET", "requirepass", "s3cr3t-new"]);
         redis.log_in_with("s3cr3t-new");
-        // Connections that have logged in stay; Redis may close them at any time.
+        // Authenticated connections survive a change of the password; Redis may close them at any time.
         let _: i64 = redis.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
         let bodies = redis.bodies().len();
         let reply = server
@@ -317,7 +317,7 @@ fn changed_redis_password_is_logged_as_an_authentication_error() {
     }
 }
 
-/// The status and the lines of `check` about Redis.
+/// Returns the status and the lines of `check` that are about Redis.
 fn checked(database: &MariaDb, interface: &str) -> (i32, String) {
     let folder = TempDir::new().expect("a temporary folder");
     let address = database.address().to_string();
@@ -327,7 +327,7 @@ fn checked(database: &MariaDb, interface: &str) -> (i32, String) {
     write_config(folder.path(), &all);
     let ended = run(folder.path(), &["check", "-config=goguerrilla.conf"]);
     assert_eq!(ended.stderr, "");
-    // The others are about the table of the field and the rights of the file.
+    // The other lines are about the older table and the mode of the configuration file.
     let is_other =
         |line: &&str| line.contains("GM_MAIL_TABLE") || line.contains("goguerrilla.conf:");
     let lines = ended.stdout.lines().filter(|line| !is_other(line));

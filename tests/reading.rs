@@ -1,4 +1,4 @@
-//! The commands that read: schema, list, show.
+//! The commands `schema`, `list` and `show`.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -15,7 +15,7 @@ fn printed_sqlite_schema_creates_a_table_that_the_server_uses() {
     write_config(folder.path(), &settings);
     let schema = run(folder.path(), &["schema", "-config=goguerrilla.conf"]);
     assert_eq!((schema.status, schema.stderr.as_str()), (0, ""));
-    // Twice: a table that is there already is left alone.
+    // The second run leaves the existing table unchanged.
     for _ in 0..2 {
         let fed = sqlite3(&folder, &schema.stdout);
         assert_eq!((fed.0, fed.1.as_str()), (0, ""), "{}", schema.stdout);
@@ -122,7 +122,7 @@ fn list_escapes_terminal_control_characters_and_json_keeps_the_value() {
     assert_eq!(server.list()[0]["from"], "a\u{202e}@client.test");
     assert_eq!(server.list()[0]["subject"], "\u{202e}b");
 
-    // Others may have written to the table too.
+    // Other programs may also have written to the table.
     let subject = "a\u{1b}[2J\r\n\u{7}b \u{202e}c \u{9b}31m\u{feff}\u{2066}d";
     let store = rusqlite::Connection::open(server.path("goguerrilla.db")).expect("the store");
     let changed = store.execute("UPDATE new_mail SET subject = ?1", [subject]);
@@ -209,7 +209,7 @@ fn show_exits_with_0_when_its_output_pipe_is_closed_early() {
     assert_eq!(ended.stderr, "status 0\n");
 }
 
-/// Has the `sqlite3` program execute SQL on the store; its status and all that it said.
+/// Runs SQL on the store with the program `sqlite3`. Returns its status and its output.
 fn sqlite3(folder: &TempDir, sql: &str) -> (i32, String) {
     let file = folder.path().join("sql");
     fs::write(&file, sql).expect("a file is written");

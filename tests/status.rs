@@ -1,4 +1,4 @@
-//! The inside view: figures that are true, probes that tell how things are, and HTTP clients that cannot hurt.
+//! The status endpoint: its metrics are true, its probes show the state of the server, and hostile HTTP clients do no harm.
 
 use std::collections::HashMap;
 use std::fs;
@@ -19,10 +19,11 @@ use crate::support::tls::TlsServer;
 use crate::support::{Client, Server, short_mail, value, wait_for, wait_for_within, write_config};
 
 const STATUS: (&str, &str) = ("GM_STATUS_INTERFACE", "127.0.0.1:0");
-/// How soon the database's state is known: a look every two seconds, tries to connect with pauses up to four.
+/// The maximum time until the database's state is known: a check every two seconds, and pauses of up to four seconds between
+/// attempts to connect.
 const DETECTION_LIMIT: Duration = Duration::from_secs(15);
 
-/// Where its status page is.
+/// Returns the address of the server's status endpoint.
 fn address(server: &Server) -> SocketAddr {
     let log = server.log();
     let line = log.lines().find(|line| line.contains(" status_page "));
@@ -30,7 +31,7 @@ fn address(server: &Server) -> SocketAddr {
     address.expect("a status page").parse().expect("an address")
 }
 
-/// What curl gets: the status and the body.
+/// Returns the status and body of a request with curl.
 pub fn get(server: &Server, path: &str) -> (u16, String) {
     let url = format!("http://{}{path}", address(server));
     let output = Command::new("curl")
@@ -44,7 +45,7 @@ pub fn get(server: &Server, path: &str) -> (u16, String) {
     (code.parse().expect("three digits"), body.to_owned())
 }
 
-/// Every sample by its name with labels.
+/// Returns every sample by its name with labels.
 pub fn figures(server: &Server) -> HashMap<String, f64> {
     let (code, page) = get(server, "/metrics");
     assert_eq!(code, 200);
@@ -56,7 +57,7 @@ pub fn figures(server: &Server) -> HashMap<String, f64> {
     figures.collect()
 }
 
-/// Waits until a figure is what it should be: connections are counted behind their last reply.
+/// Waits until a metric has this value: a connection is counted after its last reply.
 pub fn wait_for_metric(server: &Server, name: &str, wanted: f64) {
     wait_for(&format!("{name} {wanted}"), || {
         let figures = figures(server);
@@ -302,7 +303,7 @@ fn readyz_follows_the_availability_of_the_database() {
             .deliver("a@client.test", "u@ours.test", &mail);
         assert_eq!(reply.code, 250, "{round}: {reply:?}");
         database.kill();
-        // No mail comes that would find out.
+        // No mail arrives that would detect the fault.
         let reason = wait_for_within("the store to be missed", DETECTION_LIMIT, || {
             let (code, reason) = ready();
             (code == 503).then_some(reason)
@@ -398,7 +399,7 @@ fn hostile_http_clients_of_the_status_port_are_rejected() {
     let connect = || TcpStream::connect(at).expect("the page accepts");
     let said = |sent: &[u8]| {
         let mut socket = connect();
-        // It may be closed before all is written.
+        // The server may close before everything is written.
         let _ = socket.write_all(sent);
         let mut answer = Vec::new();
         let _ = socket.read_to_end(&mut answer);
@@ -431,7 +432,7 @@ fn hostile_http_clients_of_the_status_port_are_rejected() {
         "{started_at:?}"
     );
 
-    // One octet a second, a head without an end, and a hundred that say nothing.
+    // One client sends an octet a second, one an endless head, and a hundred send nothing.
     let started_at = Instant::now();
     let idle: Vec<TcpStream> = (0..100).map(|_| connect()).collect();
     let mut trickling = connect();
@@ -457,13 +458,13 @@ fn hostile_http_clients_of_the_status_port_are_rejected() {
             .set_read_timeout(Some(left.max(Duration::from_millis(1))))
             .expect("an open socket");
         let end = socket.read(&mut [0; 64]);
-        // Closed or reset, but never still open.
+        // The connection must be closed or reset, not open.
         let is_open = matches!(&end, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
         assert!(!is_open, "{end:?} after {:?}", started_at.elapsed());
     }
     trickle.join().expect("it was closed");
     wait_for("threads and sockets to be as before", || {
-        // The client of SMTP had a thread, which waits for the next one.
+        // The thread of the SMTP client stays for the next client.
         let back = server.threads() <= threads + 1 && server.sockets() <= sockets;
         back.then_some(())
     });

@@ -1,5 +1,5 @@
-//! The table in MariaDB as administrators and other programs leave it: ids that run out, columns that are narrow, of other
-//! types or collations, NULL; and what `check`, `list` and `show` say then.
+//! Tables in MariaDB and SQLite as administrators and other programs change them: used-up ids, narrow columns, other column
+//! types and collations, NULL; and the output of `check`, `list` and `show` in each case.
 
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ fn with_status(database: &MariaDb, settings: &[(&str, &str)]) -> Server {
     database.server(&all)
 }
 
-/// The table that `goguerrilla schema` prints.
+/// Starts MariaDB with the table that `goguerrilla schema` prints.
 fn with_printed_table() -> MariaDb {
     let database = MariaDb::start_with(&[]);
     let folder = tempfile::TempDir::new().expect("a temporary folder");
@@ -43,7 +43,7 @@ fn with_printed_table() -> MariaDb {
     database
 }
 
-/// The statement that a finding about this column ends with.
+/// Returns the statement at the end of the finding about this column.
 fn cure(said: &str, column: &str) -> Option<String> {
     let about = said.lines().filter(|line| line.contains(column));
     let mut cures = about.filter_map(|line| line.split_once(" run: ALTER TABLE "));
@@ -56,7 +56,7 @@ fn used_ratio(server: &Server) -> Option<f64> {
         .copied()
 }
 
-/// The findings about `mail_id` in the log.
+/// Returns the findings about `mail_id` in the log.
 fn id_findings(server: &Server) -> Vec<String> {
     let log = server.log();
     let lines = log.lines().filter(|line| line.contains(" store_check "));
@@ -67,7 +67,7 @@ fn id_findings(server: &Server) -> Vec<String> {
 #[test]
 fn ids_that_are_used_up_are_the_stores_fault_and_named_with_their_cure() {
     let database = MariaDb::start();
-    // Two are left, one of them for the trial row of `check`.
+    // Two ids are left; the trial row of `check` uses one of them.
     database.sql("ALTER TABLE new_mail AUTO_INCREMENT = 2147483646");
     let server = with_status(&database, &[("GM_SAVE_WORKERS", "1")]);
     wait_for("the store", || {
@@ -97,7 +97,7 @@ fn ids_that_are_used_up_are_the_stores_fault_and_named_with_their_cure() {
     assert!(code == 503 && said.contains("mail_id"), "{said}");
     assert_eq!(used_ratio(&server), Some(1.0));
 
-    // Another receiver knows it before it was given any mail.
+    // Another receiver reports the shortage before it has received any mail.
     let other = with_status(&database, &[]);
     wait_for("it to know", || {
         let (code, said) = get(&other, "/readyz");
@@ -123,7 +123,7 @@ fn ids_that_are_used_up_are_the_stores_fault_and_named_with_their_cure() {
 fn a_batch_that_finds_no_ids_is_not_split_mail_by_mail() {
     for last in [
         "MODIFY mail_id tinyint NOT NULL AUTO_INCREMENT, AUTO_INCREMENT = 127",
-        // MariaDB says 1467 here instead of 167.
+        // MariaDB returns error 1467 here instead of 167.
         "MODIFY mail_id bigint unsigned NOT NULL AUTO_INCREMENT, AUTO_INCREMENT = 18446744073709551615",
     ] {
         let database = MariaDb::start();
@@ -172,12 +172,13 @@ fn a_duplicate_id_is_the_stores_fault_and_another_duplicate_the_mails() {
     }
 }
 
-/// Eight mails that queue up while the table is locked share one INSERT, which fails.
+/// Asserts that a failed INSERT of a batch is not repeated mail by mail: eight mails queue up while the table is locked and share
+/// one INSERT.
 fn assert_not_split(database: &MariaDb) {
     let server = with_status(database, &[("GM_SAVE_WORKERS", "1")]);
     let executed = "SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS \
                     WHERE VARIABLE_NAME = 'Com_stmt_execute'";
-    // The first one has the statement prepared and the facts read.
+    // The first mail prepares the statement and reads the table's definition.
     assert_deferred(&deliver(&server, "alone"));
     let mut holder = database.connection();
     holder
@@ -216,7 +217,7 @@ fn half_of_the_ids_is_warned_of_while_the_server_runs() {
     database.sql("ALTER TABLE new_mail MODIFY mail_id tinyint unsigned NOT NULL AUTO_INCREMENT, AUTO_INCREMENT = 119");
     let server = with_status(&database, &[("GM_SAVE_WORKERS", "1")]);
     assert_saved(&deliver(&server, "below half"));
-    // Each check uses up an id for its trial row.
+    // Each `check` uses up one id for its trial row.
     assert!(id_findings(&server).is_empty());
     assert!(used_ratio(&server).is_some_and(|ratio| ratio < 0.5));
     let (is_well, said) = server.check();
@@ -299,7 +300,7 @@ fn attachment_count_is_clamped_to_its_column_type() {
         let newest = format!("SELECT {column} FROM new_mail ORDER BY mail_id DESC LIMIT 1");
         let stored: Vec<String> = database.rows(&newest);
         assert_eq!(stored, [want], "{kind}");
-        // A running server learns of a column that became narrower.
+        // A running server notices that a column became narrower.
         database.sql("TRUNCATE TABLE new_mail");
         database.sql("ALTER TABLE new_mail MODIFY has_attach bit(1) NOT NULL");
         assert_saved(
@@ -363,7 +364,7 @@ fn narrow_address_columns_cause_a_warning_with_a_sufficient_alter_table() {
     let server = database.server(&[]);
     let (is_well, said) = server.check();
     assert!(is_well && !said.contains("ALTER TABLE"), "{said}");
-    // Wide enough, but not for every character.
+    // The columns are wide enough, but their character set lacks characters.
     database
         .sql("ALTER TABLE new_mail MODIFY recipient varchar(400) CHARACTER SET latin1 NOT NULL");
     let (is_well, said) = server.check();
@@ -491,7 +492,7 @@ fn list_and_show_handle_other_column_types_in_mysql_rows() {
         .expect("a hash")
         .to_owned();
     let content = server.show(&hash);
-    // Each is read back with all the changes before it.
+    // The changes accumulate: each row is read after all changes before it.
     for (change, field, want) in [
         (
             "UPDATE new_mail SET `date` = '0000-00-00 00:00:00'",
@@ -561,7 +562,7 @@ fn list_and_show_handle_other_column_types_in_mysql_rows() {
         }
         assert!(listed(&server, "ü@ours.test").is_empty(), "{change}");
     }
-    // A view of a table, without mail_id, is read as well.
+    // A view without mail_id is readable as well.
     database.sql("CREATE VIEW new_mail AS SELECT hash, `date`, `from`, `to`, recipient, subject, body, mail FROM hidden");
     assert_eq!(server.list().len(), 1);
     assert_eq!(server.show(&hash), content);
@@ -611,7 +612,7 @@ fn list_to_ignores_case_but_not_accents() {
         ] {
             assert_eq!(listed(&server, to), want, "{to}");
         }
-        // Both keys are used where there are two.
+        // With an index on both columns, both are used.
         database.sql("ALTER TABLE new_mail ADD KEY recipient (recipient)");
         assert_eq!(listed(&server, "jose@ours.test"), ["jose@ours.test"]);
         for limit in ["0", "1", "4294967295"] {
