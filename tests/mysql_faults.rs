@@ -723,7 +723,7 @@ fn one_mail_rejected_by_the_database_leaves_readyz_at_200() {
     let server = database.server(&[("GM_STATUS_INTERFACE", &status)]);
     assert_saved(&deliver(&server, "before").0);
     assert_deferred(&deliver(&server, "poison").0);
-    server.wait_for_log(" deferred ");
+    server.wait_for_log(" batch_failed ");
     let mut ready = TcpStream::connect(&status).expect("it listens");
     ready
         .write_all(b"GET /readyz HTTP/1.0\r\n\r\n")

@@ -88,7 +88,7 @@ fn ids_that_are_used_up_are_the_stores_fault_and_named_with_their_cure() {
     let asked = Instant::now();
     assert_deferred(&deliver(&server, "none left"));
     assert!(asked.elapsed() < Duration::from_secs(8), "not tried again");
-    let log = server.wait_for_log(" deferred ");
+    let log = server.wait_for_log(" batch_failed ");
     assert!(
         log.contains("`mail_id` of `new_mail` has no ids left"),
         "{log}"
@@ -165,7 +165,7 @@ fn a_duplicate_id_is_the_stores_fault_and_another_duplicate_the_mails() {
             false => {
                 let server = with_status(&database, &[]);
                 assert_deferred(&deliver(&server, "refused"));
-                server.wait_for_log(" deferred ");
+                server.wait_for_log(" batch_failed ");
                 assert_eq!(get(&server, "/readyz").0, 200, "{text}");
             }
         }
