@@ -18,15 +18,15 @@ fn each_invalid_setting_prints_its_expected_error() {
         let name = case.file_name().unwrap_or_default().to_string_lossy();
         let expected = fs::read_to_string(case.join("expected-error")).expect("a line of text");
         // If the server starts by mistake, it must not create files in the folder of the case.
-        let elsewhere = TempDir::new().expect("a temporary folder");
-        let file = elsewhere.path().join("goguerrilla.conf");
+        let folder_of_run = TempDir::new().expect("a temporary folder");
+        let file = folder_of_run.path().join("goguerrilla.conf");
         fs::copy(case.join("goguerrilla.conf"), file).expect("a configuration");
 
-        let ended = run(elsewhere.path(), &["-config=goguerrilla.conf"]);
+        let ended = run(folder_of_run.path(), &["-config=goguerrilla.conf"]);
         assert_eq!(ended.stderr, format!("goguerrilla: {expected}"), "{name}");
         assert_eq!((ended.status, ended.stdout.as_str()), (1, ""), "{name}");
 
-        let checked = run(elsewhere.path(), &["check", "-config=goguerrilla.conf"]);
+        let checked = run(folder_of_run.path(), &["check", "-config=goguerrilla.conf"]);
         assert_eq!(checked.stdout, format!("error: {expected}"), "{name}");
         assert_eq!((checked.status, checked.stderr.as_str()), (1, ""), "{name}");
         cases += 1;

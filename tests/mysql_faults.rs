@@ -120,15 +120,15 @@ fn database_down_at_start_defers_mail_at_once_and_is_used_when_it_comes_up() {
         after_two <= after_one.max(threads) + 100 && after_two <= 130,
         "{threads}, {after_one}, {after_two} threads"
     );
-    let (is_well, said) = server.check();
-    assert!(!is_well && said.contains("MYSQL_HOST"), "{said}");
+    let (is_ok, output) = server.check();
+    assert!(!is_ok && output.contains("MYSQL_HOST"), "{output}");
 
     database.run();
     let took = wait_until_saved(&server, "back");
     assert_eq!(stored(&database), ["back"], "after {took:?}");
     server.wait_for_log(" store_unavailable ");
     server.wait_for_log(" store_recovered");
-    assert!(!(server.output() + &said).contains(PASSWORD));
+    assert!(!(server.output() + &output).contains(PASSWORD));
 }
 
 #[test]
@@ -318,7 +318,9 @@ fn mail_waits_for_a_locked_database_table() {
         ("LOCK TABLES new_mail WRITE", "UNLOCK TABLES"),
         ("SELECT * FROM new_mail FOR UPDATE", "ROLLBACK"),
     ] {
-        holder.query_drop("START TRANSACTION").expect("begun");
+        holder
+            .query_drop("START TRANSACTION")
+            .expect("a transaction");
         holder.query_drop(lock).expect("locked");
         let (reply, took) = thread::scope(|scope| {
             let delivering = scope.spawn(|| deliver(&server, lock));
@@ -394,7 +396,7 @@ fn killed_database_connections_store_no_mail_twice() {
         while !delivering.is_finished() && kills < 20 {
             let ids: Vec<u64> = administrator
                 .query("SELECT ID FROM information_schema.PROCESSLIST WHERE USER = 'mailer'")
-                .expect("root sees all");
+                .expect("a process list");
             for id in ids {
                 // The connection may have ended before the KILL.
                 kills += usize::from(administrator.query_drop(format!("KILL {id}")).is_ok());
@@ -519,10 +521,10 @@ fn advertised_size_fits_max_allowed_packet_and_such_a_mail_is_saved() {
     let contents = server.contents();
     assert_eq!(contents.len(), 8);
     assert!(contents[..7].iter().all(|content| *content == largest));
-    let (is_well, said) = server.check();
+    let (is_ok, output) = server.check();
     assert!(
-        is_well && said.contains("warning: GSMTP_MAX_SIZE"),
-        "{said}"
+        is_ok && output.contains("warning: GSMTP_MAX_SIZE"),
+        "{output}"
     );
 }
 
@@ -532,10 +534,10 @@ fn advertised_size_fits_the_mail_column() {
     database.sql("ALTER TABLE new_mail MODIFY mail blob NOT NULL");
     let server = database.server(&[]);
     assert_saved(&deliver(&server, "first").0);
-    let (is_well, said) = server.check();
+    let (is_ok, output) = server.check();
     assert!(
-        is_well && said.contains("MODIFY `mail` longblob NOT NULL"),
-        "{said}"
+        is_ok && output.contains("MODIFY `mail` longblob NOT NULL"),
+        "{output}"
     );
     let mut client = server.client();
     let offer = client.command("EHLO client.test", "250");
@@ -554,26 +556,26 @@ fn advertised_size_fits_the_mail_column() {
 fn missing_table_or_column_is_reported_with_its_remedy() {
     let database = MariaDb::start_with(&[]);
     let server = database.server(&[]);
-    let heal = |what: &str, cure: &str, statement: &str| {
+    let check_and_fix = |what: &str, fix: &str, statement: &str| {
         let (reply, took) = deliver(&server, what);
         assert_deferred(&reply);
         assert!(took < Duration::from_secs(8), "{what}: {took:?}");
-        let (is_well, said) = server.check();
-        assert!(!is_well && said.contains(cure), "{what}: {said}");
+        let (is_ok, output) = server.check();
+        assert!(!is_ok && output.contains(fix), "{what}: {output}");
         database.sql(statement);
         wait_until_saved(&server, "healed");
-        let (is_well, said) = server.check();
-        assert!(is_well, "{what}: {said}");
+        let (is_ok, output) = server.check();
+        assert!(is_ok, "{what}: {output}");
     };
-    heal("no table", "CREATE TABLE", FIELD_TABLE);
+    check_and_fix("no table", "CREATE TABLE", FIELD_TABLE);
     database.sql("ALTER TABLE new_mail DROP COLUMN charset");
-    heal(
+    check_and_fix(
         "no column",
         "ADD COLUMN",
         "ALTER TABLE new_mail ADD COLUMN charset varchar(32) NOT NULL",
     );
     database.sql("ALTER TABLE new_mail ADD COLUMN own int NOT NULL");
-    heal(
+    check_and_fix(
         "an unfilled column",
         "ALTER COLUMN `own` SET DEFAULT",
         "ALTER TABLE new_mail DROP COLUMN own",
@@ -598,15 +600,15 @@ fn missing_database_privileges_are_reported_and_mail_resumes_after_the_grant() {
     let (reply, took) = deliver(&server, "no rights");
     assert_deferred(&reply);
     assert!(took < Duration::from_secs(8), "{took:?}");
-    let (is_well, said) = server.check();
-    assert!(!is_well && said.contains("grant INSERT"), "{said}");
+    let (is_ok, output) = server.check();
+    assert!(!is_ok && output.contains("grant INSERT"), "{output}");
     server.wait_for_log("INSERT command denied");
     database.sql("GRANT INSERT ON mail.* TO reader@'%'");
     wait_until_saved(&server, "healed");
     assert_eq!(stored(&database), ["healed"]);
-    let (is_well, said) = server.check();
-    assert!(is_well, "{said}");
-    assert!(!(server.output() + &said).contains("s3cr3t"));
+    let (is_ok, output) = server.check();
+    assert!(is_ok, "{output}");
+    assert!(!(server.output() + &output).contains("s3cr3t"));
 }
 
 #[test]
@@ -622,8 +624,8 @@ fn read_only_database_fails_over_to_the_next_host_or_replies_451() {
     assert_eq!((database.count(), other.count()), (0, 1));
 
     let alone = database.server(&[]);
-    let (is_well, said) = alone.check();
-    assert!(!is_well && said.contains("read-only"), "{said}");
+    let (is_ok, output) = alone.check();
+    assert!(!is_ok && output.contains("read-only"), "{output}");
     let (reply, took) = deliver(&alone, "nowhere");
     assert_deferred(&reply);
     assert!(took < Duration::from_secs(2), "{took:?}");
@@ -644,8 +646,8 @@ fn database_hosts_are_tried_in_order() {
     assert_saved(&reply);
     assert!(took < Duration::from_secs(2), "{took:?}");
     assert_eq!(second.count(), 1);
-    let (is_well, said) = server.check();
-    assert!(is_well, "{said}");
+    let (is_ok, output) = server.check();
+    assert!(is_ok, "{output}");
 
     // Failover in the other direction, after the second host fails.
     first.run();
@@ -742,10 +744,10 @@ fn database_settings_that_weaken_durability_cause_warnings() {
     database.sql(&FIELD_TABLE.replace("InnoDB", "MyISAM"));
     let server = database.server(&[]);
     assert_saved(&deliver(&server, "weak").0);
-    let (is_well, said) = server.check();
-    assert!(is_well, "{said}");
+    let (is_ok, output) = server.check();
+    assert!(is_ok, "{output}");
     server.wait_for_log("innodb_flush_log_at_trx_commit");
-    for text in [said, findings(&server)] {
+    for text in [output, findings(&server)] {
         assert!(text.contains("ENGINE=InnoDB"), "{text}");
         assert!(
             text.contains("SET GLOBAL innodb_flush_log_at_trx_commit = 1"),
@@ -769,9 +771,9 @@ fn passwords_never_appear_in_output_or_log() {
         let (reply, took) = deliver(&server, "a mail");
         assert_eq!(reply.code == 250, password == PASSWORD, "{}", reply.text());
         assert!(took < Duration::from_secs(8), "{took:?}");
-        let (_, said) = server.check();
+        let (_, output) = server.check();
         let listed = server.command(&["list", "-config=goguerrilla.conf"]);
-        let all = format!("{}{said}{listed:?}{}", server.output(), reply.text());
+        let all = format!("{}{output}{listed:?}{}", server.output(), reply.text());
         assert!(!all.contains("s3cr3t"), "{all}");
     }
 }
@@ -803,5 +805,5 @@ fn list_whose_output_is_not_read_holds_no_table_lock() {
     let altered = waits.and_then(|()| administrator.query_drop(alters));
     list.kill().expect("it is still there");
     list.wait().expect("it ends");
-    altered.expect("nothing holds on to the table");
+    altered.expect("an unlocked table");
 }

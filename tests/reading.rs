@@ -148,7 +148,7 @@ fn show_with_an_unknown_or_malformed_hash_exits_with_1() {
     let no_mail = "no mail has this hash; `goguerrilla list` shows those there are";
     let no_hash = "expected a hash, which is 32 digits 0-9 and a-f in lower case; \
                    `goguerrilla list` shows those there are";
-    for (given, said) in [
+    for (given, reason) in [
         ("0123456789abcdef0123456789abcdef", no_mail),
         (&format!("f{}", &hash[..31]), no_mail),
         (&hash[1..], no_hash),
@@ -162,7 +162,7 @@ fn show_with_an_unknown_or_malformed_hash_exits_with_1() {
     ] {
         let ended = run(server.folder.path(), &["show", given]);
         assert_eq!((ended.status, ended.stdout.as_str()), (1, ""), "{given}");
-        assert_eq!(ended.stderr, format!("goguerrilla: {given}: {said}\n"));
+        assert_eq!(ended.stderr, format!("goguerrilla: {given}: {reason}\n"));
     }
 }
 
@@ -219,7 +219,7 @@ fn sqlite3(folder: &TempDir, sql: &str) -> (i32, String) {
         .stdin(Stdio::from(fs::File::open(file).expect("a file")))
         .output()
         .expect("sqlite3 is installed by `make tools`");
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8(said).expect("UTF-8");
-    (output.status.code().expect("no signal"), said)
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8(text).expect("UTF-8");
+    (output.status.code().expect("no signal"), text)
 }

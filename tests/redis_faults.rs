@@ -359,23 +359,23 @@ fn check_warns_about_redis_settings_that_may_lose_bodies() {
     let database = MariaDb::start();
     let redis = Redis::start();
     let server = database.server(&[("REDIS_INTERFACE", &redis.address())]);
-    let (is_well, said) = server.check();
-    assert!(is_well && said.contains("appendonly yes"), "{said}");
-    assert!(!said.contains("maxmemory-policy"), "{said}");
+    let (is_ok, output) = server.check();
+    assert!(is_ok && output.contains("appendonly yes"), "{output}");
+    assert!(!output.contains("maxmemory-policy"), "{output}");
     let _: String = redis.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
     let _: String = redis.command(&["CONFIG", "SET", "appendonly", "yes"]);
-    let (is_well, said) = server.check();
+    let (is_ok, output) = server.check();
     assert!(
-        is_well && said.contains("maxmemory-policy noeviction"),
-        "{said}"
+        is_ok && output.contains("maxmemory-policy noeviction"),
+        "{output}"
     );
-    assert!(!said.contains("appendonly"), "{said}");
+    assert!(!output.contains("appendonly"), "{output}");
     redis.signal(Signal::SIGSTOP);
-    let (is_well, said) = server.check();
+    let (is_ok, output) = server.check();
     redis.signal(Signal::SIGCONT);
     assert!(
-        is_well && said.contains("warning: REDIS_INTERFACE"),
-        "{said}"
+        is_ok && output.contains("warning: REDIS_INTERFACE"),
+        "{output}"
     );
 }
 
@@ -413,12 +413,12 @@ fn list_and_show_distinguish_an_unavailable_redis_from_expired_bodies() {
     );
     let listed = run(server.folder.path(), &["list", "--json"]);
     assert_eq!(listed.status, 0);
-    let cure = "so 5 of these mails have no size; start it, or mend REDIS_INTERFACE\n";
-    assert_eq!(listed.stderr, away.clone() + cure);
+    let fix = "so 5 of these mails have no size; start it, or mend REDIS_INTERFACE\n";
+    assert_eq!(listed.stderr, away.clone() + fix);
     let mails: serde_json::Value = serde_json::from_str(&listed.stdout).expect("JSON");
     assert_eq!(mails.as_array().map(Vec::len), Some(5));
     let shown = run(server.folder.path(), &["show", &hashes[1]]);
     let hash = &hashes[1];
-    let cure = format!("the body of {hash} is kept there; start it, or mend REDIS_INTERFACE\n");
-    assert_eq!((shown.status, shown.stderr), (1, away + &cure));
+    let fix = format!("the body of {hash} is kept there; start it, or mend REDIS_INTERFACE\n");
+    assert_eq!((shown.status, shown.stderr), (1, away + &fix));
 }

@@ -60,7 +60,7 @@ fn signal_sent_as_soon_as_the_pid_file_exists_is_handled() {
             if matches!(signal, Signal::SIGHUP | Signal::SIGUSR1) {
                 send(Signal::SIGTERM);
             }
-            let status = child.wait().expect("a child of ours");
+            let status = child.wait().expect("a child process");
             assert!(status.success(), "{signal}: {status}");
             assert!(!pid_file.exists(), "{signal}");
         }
@@ -214,7 +214,7 @@ fn sigterm_waits_for_a_mail_that_waits_for_the_store() {
     server.signal(Signal::SIGTERM);
     wait_until_draining(&server);
     client.expect_silence(Duration::from_millis(300));
-    other.execute_batch("ROLLBACK").expect("ours");
+    other.execute_batch("ROLLBACK").expect("valid statements");
     client.expect("250 2.0.0 ");
     client.expect("421 4.3.2 ");
     assert!(server.wait().success());
@@ -232,7 +232,7 @@ fn second_sigterm_sends_no_250_for_a_mail_that_waits_for_the_store() {
     server.signal(Signal::SIGTERM);
     assert!(server.wait().success());
     client.expect_close();
-    other.execute_batch("ROLLBACK").expect("ours");
+    other.execute_batch("ROLLBACK").expect("valid statements");
     assert!(server.list().is_empty());
 }
 
@@ -256,6 +256,6 @@ fn lock_store(server: &Server) -> Connection {
     let other = Connection::open(server.path("goguerrilla.db")).expect("the file is there");
     other
         .execute_batch("BEGIN IMMEDIATE")
-        .expect("nobody else writes");
+        .expect("an unlocked file");
     other
 }

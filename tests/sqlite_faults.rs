@@ -21,7 +21,7 @@ fn mail_waits_for_a_locked_sqlite_file_while_its_client_is_connected() {
     drop(leaving);
     // A waiting connection checks once a second whether its client is still connected.
     patient.expect_silence(Duration::from_millis(2_500));
-    other.execute_batch("ROLLBACK").expect("ours");
+    other.execute_batch("ROLLBACK").expect("valid statements");
     patient.expect("250 2.0.0 ");
     assert_eq!(subjects(&server), ["patient"]);
 }
@@ -34,7 +34,7 @@ fn sqlite_lock_is_released_after_its_mail_was_withdrawn() {
     wait_for("the mail to be withdrawn", || {
         server.log().contains(" not_saved ").then_some(())
     });
-    other.execute_batch("ROLLBACK").expect("ours");
+    other.execute_batch("ROLLBACK").expect("valid statements");
     // The server takes the lock for a mail whose client has left, and must release it.
     for _ in 0..3 {
         other
@@ -43,7 +43,7 @@ fn sqlite_lock_is_released_after_its_mail_was_withdrawn() {
         thread::sleep(Duration::from_millis(100));
         other
             .execute_batch("BEGIN IMMEDIATE; ROLLBACK")
-            .expect("nobody else writes");
+            .expect("an unlocked file");
     }
     assert_eq!(subjects(&server), [""; 0]);
 }
@@ -53,7 +53,7 @@ fn long_sqlite_reader_delays_no_mail_and_keeps_its_snapshot() {
     let server = Server::start(&[]);
     send_mail(&server, "before").expect("250 2.0.0 ");
     let reader = Connection::open(server.path("goguerrilla.db")).expect("the file is there");
-    reader.execute_batch("BEGIN").expect("nobody minds");
+    reader.execute_batch("BEGIN").expect("valid statements");
     let count = || -> u32 {
         let count = reader.query_row("SELECT count(*) FROM new_mail", [], |row| row.get(0));
         count.expect("the table is there")
@@ -67,7 +67,7 @@ fn long_sqlite_reader_delays_no_mail_and_keeps_its_snapshot() {
     let took = started_at.elapsed();
     assert!(took < Duration::from_secs(4), "{took:?}");
     assert_eq!(count(), 1);
-    reader.execute_batch("ROLLBACK").expect("ours");
+    reader.execute_batch("ROLLBACK").expect("valid statements");
     assert_eq!(count(), 21);
 }
 
@@ -77,12 +77,14 @@ fn write_ahead_log_over_1_gib_logs_one_warning() {
     send_mail(&server, "before").expect("250 ");
     let reader = Connection::open(server.path("goguerrilla.db")).expect("the file is there");
     let read = "BEGIN; SELECT count(*) FROM new_mail";
-    reader.execute_batch(read).expect("nobody minds");
+    reader.execute_batch(read).expect("valid statements");
     // The log has the size that a long reader can cause; on the disk it is a sparse file.
     let log = fs::OpenOptions::new()
         .write(true)
         .open(server.path("goguerrilla.db-wal"));
-    log.expect("its log").set_len((1 << 30) + 1).expect("ours");
+    log.expect("the log")
+        .set_len((1 << 30) + 1)
+        .expect("a sparse file");
     let warnings = |server: &Server| server.log().matches(" warn - wal_large ").count();
     assert_eq!(warnings(&server), 0);
     for number in 0..3 {
@@ -113,7 +115,7 @@ fn sqlite_lock_held_longer_than_the_time_limit_defers_mail() {
     let waited = sent_at.elapsed();
     assert!(waited >= Duration::from_millis(4_900), "{waited:?}");
     assert!(waited < Duration::from_secs(8), "{waited:?}");
-    other.execute_batch("ROLLBACK").expect("ours");
+    other.execute_batch("ROLLBACK").expect("valid statements");
     send_mail(&server, "later").expect("250 2.0.0 ");
     assert_eq!(subjects(&server), ["later"]);
 }
@@ -308,8 +310,8 @@ fn file_that_is_not_a_database_is_a_one_line_start_error() {
         errors.contains("GM_SQLITE_FILE: goguerrilla.db: "),
         "{errors}"
     );
-    let left = fs::read_to_string(folder.path().join("goguerrilla.db")).expect("still a text");
-    assert_eq!(left, text);
+    let found = fs::read_to_string(folder.path().join("goguerrilla.db")).expect("a text file");
+    assert_eq!(found, text);
 }
 
 /// Returns a client that has sent a mail with its final dot and has not read the reply.
@@ -379,7 +381,7 @@ fn lock(server: &Server) -> Connection {
     let other = Connection::open(server.path("goguerrilla.db")).expect("the file is there");
     other
         .execute_batch("BEGIN IMMEDIATE")
-        .expect("nobody else writes");
+        .expect("an unlocked file");
     other
 }
 

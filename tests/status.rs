@@ -41,7 +41,7 @@ pub fn get(server: &Server, path: &str) -> (u16, String) {
     let text = String::from_utf8(output.stdout).expect("UTF-8");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{path}: {errors}");
-    let (body, code) = text.rsplit_once('\n').expect("a status behind the body");
+    let (body, code) = text.rsplit_once('\n').expect("a status after the body");
     (code.parse().expect("three digits"), body.to_owned())
 }
 
@@ -85,24 +85,24 @@ fn promtool_accepts_the_metrics_and_the_documentation_lists_each_name() {
     input.write_all(page.as_bytes()).expect("promtool reads");
     drop(input);
     let checked = promtool.wait_with_output().expect("promtool ends");
-    let said = [checked.stdout, checked.stderr].concat();
-    let said = String::from_utf8_lossy(&said);
+    let output = [checked.stdout, checked.stderr].concat();
+    let output = String::from_utf8_lossy(&output);
     assert!(
-        checked.status.success() && said.is_empty(),
-        "{said}\n{page}"
+        checked.status.success() && output.is_empty(),
+        "{output}\n{page}"
     );
 
     let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let readme = fs::read_to_string(readme).expect("a file of ours");
+    let readme = fs::read_to_string(readme).expect("README.md");
     let rows = readme
         .lines()
         .filter(|line| line.starts_with("| goguerrilla_") || line.starts_with("| process_"));
-    let mut told: Vec<&str> = rows.filter_map(|row| row.split(' ').nth(1)).collect();
+    let mut documented: Vec<&str> = rows.filter_map(|row| row.split(' ').nth(1)).collect();
     let types = page.lines().filter_map(|line| line.strip_prefix("# TYPE "));
-    let mut shown: Vec<&str> = types.filter_map(|line| line.split(' ').next()).collect();
-    told.sort_unstable();
-    shown.sort_unstable();
-    assert_eq!(told, shown, "the table in the README and the page");
+    let mut served: Vec<&str> = types.filter_map(|line| line.split(' ').next()).collect();
+    documented.sort_unstable();
+    served.sort_unstable();
+    assert_eq!(documented, served, "the table in the README and the page");
 
     let head = curl_head(server);
     assert!(head.contains("text/plain; version=0.0.4"), "{head}");
@@ -394,10 +394,10 @@ fn status_endpoints_answer_during_shutdown_and_readyz_is_503() {
 #[test]
 fn hostile_http_clients_of_the_status_port_are_rejected() {
     let server = Server::start(&[STATUS]);
-    let at = address(&server);
+    let address = address(&server);
     let (threads, sockets) = (server.threads(), server.sockets());
-    let connect = || TcpStream::connect(at).expect("the page accepts");
-    let said = |sent: &[u8]| {
+    let connect = || TcpStream::connect(address).expect("an open connection");
+    let answer_to = |sent: &[u8]| {
         let mut socket = connect();
         // The server may close before everything is written.
         let _ = socket.write_all(sent);
@@ -419,7 +419,7 @@ fn hostile_http_clients_of_the_status_port_are_rejected() {
         (b"GET / HTTP/1.1\r\nA: b\r\n".repeat(10_000), "400"),
         ((0..=255).collect(), "400"),
     ] {
-        let answer = said(&sent);
+        let answer = answer_to(&sent);
         let shown = sent.escape_ascii().to_string();
         let shown = shown.get(..60).unwrap_or(&shown);
         assert!(
@@ -453,9 +453,9 @@ fn hostile_http_clients_of_the_status_port_are_rejected() {
     client.command("QUIT", "221");
     assert!(server.sockets() <= sockets + 40, "{}", server.sockets());
     for mut socket in idle {
-        let left = Duration::from_secs(6).saturating_sub(started_at.elapsed());
+        let remaining = Duration::from_secs(6).saturating_sub(started_at.elapsed());
         socket
-            .set_read_timeout(Some(left.max(Duration::from_millis(1))))
+            .set_read_timeout(Some(remaining.max(Duration::from_millis(1))))
             .expect("an open socket");
         let end = socket.read(&mut [0; 64]);
         // The connection must be closed or reset, not open.
