@@ -308,7 +308,7 @@ fn first_name(path: &str) -> Option<String> {
 
 fn reaches(from: &str, to: &str) -> bool {
     let part = PLAN.iter().find(|(name, _)| *name == from);
-    let (_, below) = part.unwrap_or_else(|| panic!("the plan has no {from}"));
+    let (_, below) = part.unwrap_or_else(|| panic!("PLAN has no {from}"));
     below.iter().any(|next| *next == to || reaches(next, to))
 }
 

@@ -50,7 +50,7 @@ fn check_with_only_warnings_exits_with_0() {
     let folder = with_config(&[("GM_STORE", "discard"), ("MYSQL_PASS", "s3cr3t-of-check")]);
     let file = folder.path().join("goguerrilla.conf");
     for (mode, warned) in [(0o644, true), (0o640, false)] {
-        fs::set_permissions(&file, Permissions::from_mode(mode)).expect("our file");
+        fs::set_permissions(&file, Permissions::from_mode(mode)).expect("a file");
         let (status, output) = check(folder.path());
         let warning =
             "everybody may read it, and it holds a password; run: chmod o-r goguerrilla.conf";
@@ -158,7 +158,7 @@ fn check_names_the_user_that_lacks_file_permissions() {
     let file = folder.path().join("goguerrilla.db");
     let made = rusqlite::Connection::open(&file).and_then(|file| file.execute_batch(&schema));
     made.expect("a store");
-    fs::set_permissions(&file, Permissions::from_mode(0o444)).expect("our file");
+    fs::set_permissions(&file, Permissions::from_mode(0o444)).expect("a file");
     fs::set_permissions(folder.path(), Permissions::from_mode(0o555)).expect("our folder");
     let (user, ended) = check_without_rights(folder.path(), &program);
     assert_eq!(ended.status, 1, "{ended:?}");

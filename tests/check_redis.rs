@@ -196,7 +196,7 @@ fn check_reports_each_redis_error_in_one_line_with_its_fix() {
 fn check_quotes_a_redis_error_sent_on_connect() {
     let database = MariaDb::start();
     let redis = Redis::start_with(&["--appendonly", "yes", "--maxclients", "1"]);
-    let held = wait_for("its only place", || {
+    let held = wait_for("its only slot", || {
         let mut client = TcpStream::connect(redis.address()).expect("it listens");
         let mut answer = [0; 7];
         let asked = client.write_all(b"PING\r\n");

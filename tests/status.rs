@@ -304,7 +304,7 @@ fn readyz_follows_the_availability_of_the_database() {
         assert_eq!(reply.code, 250, "{round}: {reply:?}");
         database.kill();
         // No mail arrives that would detect the fault.
-        let reason = wait_for_within("the store to be missed", DETECTION_LIMIT, || {
+        let reason = wait_for_within("the outage to be detected", DETECTION_LIMIT, || {
             let (code, reason) = ready();
             (code == 503).then_some(reason)
         });
@@ -443,7 +443,7 @@ fn hostile_http_clients_of_the_status_port_are_rejected() {
             }
             thread::sleep(Duration::from_secs(1));
         }
-        panic!("it was read for half a minute");
+        panic!("the connection was still open after half a minute");
     });
     let mut client = server.client();
     let asked_at = Instant::now();

@@ -306,7 +306,7 @@ impl RedisCluster {
     /// Waits until every node reports that all slots are served.
     pub fn wait_until_all_slots_are_served(&self) {
         for node in &self.nodes {
-            wait_for("the cluster to be whole", || {
+            wait_for("all slots to be served", || {
                 let info: String = node.command(&["CLUSTER", "INFO"]);
                 let lines = ["cluster_state:ok", "cluster_slots_ok:16384"];
                 lines.iter().all(|line| info.contains(line)).then_some(())
