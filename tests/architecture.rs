@@ -1,4 +1,4 @@
-//! The structure of src/: imports point down, files are short, and every key is documented wherever keys are listed.
+//! The structure of src/: imports point down, files are short, and every list of keys is complete.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use goguerrilla::config::Config;
 
-/// Each part of the library and the parts that it may import: the drawing in src/lib.rs in a form that a test can read.
+/// Each part of the library with the parts that it may import, as in the diagram in src/lib.rs.
 const PLAN: &[(&str, &[&str])] = &[
     ("smtp", &[]),
     ("sync", &[]),
@@ -54,10 +54,10 @@ const PLAN: &[(&str, &[&str])] = &[
     ("lib", &[]),
 ];
 
-/// The longest file in lines; a longer one is split.
+/// The maximum length of a file in lines.
 const MAX_LINES: usize = 400;
 
-/// Another spelling of a key, which the sample leaves out.
+/// Alternative spellings of keys, which the sample leaves out.
 const ALIASES: &[&str] = &["GSMTP_LISTEN_INTERFACE", "SUID"];
 
 #[test]
@@ -69,7 +69,7 @@ fn imports_follow_the_layers() {
             faults.push(format!("{}: missing in PLAN", file.display()));
             continue;
         };
-        // The program imports the library by its name.
+        // main.rs imports the library by its crate name.
         let library = if part == "main" {
             "goguerrilla"
         } else {
@@ -80,7 +80,7 @@ fn imports_follow_the_layers() {
                 faults.push(format!("{}: imports {imported}", file.display()));
             }
         }
-        // In a part's own file `super` is the crate; in a deeper file `super::super` may be.
+        // In the file of a part `super` is the crate; in a file below it `super::super` may be the crate.
         let depth = file.components().count();
         let is_top = depth == 1 || (depth == 2 && file.ends_with("mod.rs"));
         let outside = if is_top {
@@ -88,7 +88,7 @@ fn imports_follow_the_layers() {
         } else {
             "use super::super::"
         };
-        // Indented ones belong to a module inside the file, such as its tests.
+        // Indented imports belong to a module inside the file, such as its tests.
         if code.lines().any(|line| line.starts_with(outside)) {
             faults.push(format!("{}: {outside} instead of crate::", file.display()));
         }
@@ -153,7 +153,7 @@ fn smtp_module_uses_no_socket_clock_thread_or_log() {
             }
         }
         for name in imported(&code, "std::net") {
-            // Addresses are only text in another form.
+            // Address types are plain values.
             if !["IpAddr", "Ipv4Addr", "Ipv6Addr"].contains(&name.as_str()) {
                 complain(format!("std::net::{name}"));
             }
@@ -220,7 +220,7 @@ fn documentation_shows_the_store_example_that_compiles() {
     assert!(read("examples/own_store.rs").contains(shown));
 }
 
-/// Every source file, its path below src, and its text without comments.
+/// Returns every source file with its path below src and its text without comments.
 fn sources() -> impl Iterator<Item = (PathBuf, String)> {
     let source = root().join("src");
     source_files().into_iter().map(move |path| {
@@ -252,14 +252,14 @@ fn source_files() -> Vec<PathBuf> {
     files
 }
 
-/// The first part of a file's path below src.
+/// Returns the first component of a file's path below src.
 fn part(file: &Path) -> String {
     let first = file.iter().next().expect("a path below src");
     let first = first.to_str().expect("a path below src");
     first.strip_suffix(".rs").unwrap_or(first).to_owned()
 }
 
-/// The names that stand behind `start::`, also in braces: `crate::{a, b::c}` imports a and b.
+/// Returns the names that follow `start::`, also in braces: `crate::{a, b::c}` imports a and b.
 fn imported(code: &str, start: &str) -> BTreeSet<String> {
     let start = format!("{start}::");
     let mut names = BTreeSet::new();
@@ -278,7 +278,7 @@ fn imported(code: &str, start: &str) -> BTreeSet<String> {
     names
 }
 
-/// The first name of each path in a group, which ends at the brace that closes it.
+/// Returns the first name of each path in a group, which ends at its closing brace.
 fn first_names(group: &str) -> Vec<String> {
     let mut names = Vec::new();
     let mut depth = 0;
@@ -308,11 +308,11 @@ fn first_name(path: &str) -> Option<String> {
 
 fn reaches(from: &str, to: &str) -> bool {
     let part = PLAN.iter().find(|(name, _)| *name == from);
-    let (_, below) = part.unwrap_or_else(|| panic!("the plan has no {from}"));
+    let (_, below) = part.unwrap_or_else(|| panic!("PLAN has no {from}"));
     below.iter().any(|next| *next == to || reaches(next, to))
 }
 
-/// The keys of the configuration and their defaults, from the one place that spells them.
+/// Returns the keys of the configuration and their defaults from the table in the source code.
 fn keys() -> Vec<(String, String)> {
     let config = read("src/config/raw.rs");
     let table = config

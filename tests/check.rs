@@ -1,4 +1,4 @@
-//! `goguerrilla check`: what it finds, with which status, and that it leaves no trace.
+//! `goguerrilla check`: its findings, its exit status, and that it changes no file.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -16,8 +16,8 @@ use crate::support::{BINARY, Server, write_config};
 fn check_without_findings_exits_with_0_and_creates_no_file() {
     let folder = with_config(&[]);
     assert_eq!(check(folder.path()), (0, String::new()));
-    let left: Vec<_> = fs::read_dir(folder.path()).expect("the folder").collect();
-    assert_eq!(left.len(), 1, "{left:?}");
+    let entries: Vec<_> = fs::read_dir(folder.path()).expect("the folder").collect();
+    assert_eq!(entries.len(), 1, "{entries:?}");
 }
 
 #[test]
@@ -46,24 +46,24 @@ fn check_with_only_warnings_exits_with_0() {
                 .to_owned()
         )
     );
-    // Discarding needs no database, so whatever is said is about the file.
+    // Store `discard` needs no database, so every finding is about the file.
     let folder = with_config(&[("GM_STORE", "discard"), ("MYSQL_PASS", "s3cr3t-of-check")]);
     let file = folder.path().join("goguerrilla.conf");
     for (mode, warned) in [(0o644, true), (0o640, false)] {
-        fs::set_permissions(&file, Permissions::from_mode(mode)).expect("our file");
-        let (status, said) = check(folder.path());
+        fs::set_permissions(&file, Permissions::from_mode(mode)).expect("a file");
+        let (status, output) = check(folder.path());
         let warning =
             "every user may read it, and it contains a password; run: chmod o-r goguerrilla.conf";
-        assert_eq!((status, said.contains(warning)), (0, warned), "{said}");
-        assert!(!said.contains("s3cr3t"), "{said}");
+        assert_eq!((status, output.contains(warning)), (0, warned), "{output}");
+        assert!(!output.contains("s3cr3t"), "{output}");
     }
     let folder = with_config(&[
         ("GM_STORE", "discard"),
         ("GSMTP_LISTEN_INTERFACE", "127.0.0.1:1"),
     ]);
-    let (status, said) = check(folder.path());
+    let (status, output) = check(folder.path());
     let warning = "warning: GSMTP_LISTEN_INTERFACE: ignored because GSTMP_LISTEN_INTERFACE is set too; remove one of them\n";
-    assert!(status == 0 && said.starts_with(warning), "{said}");
+    assert!(status == 0 && output.starts_with(warning), "{output}");
     let folder = TempDir::new().expect("a temporary folder");
     let ended = run(folder.path(), &["check"]);
     assert_eq!(
@@ -117,15 +117,15 @@ fn check_reports_an_unwritable_store_with_its_remedy() {
 fn check_reports_log_and_pid_files_that_cannot_be_written() {
     for key in ["GSMTP_LOG_FILE", "PID_FILE"] {
         let folder = with_config(&[(key, "nowhere/file")]);
-        let (status, said) = check(folder.path());
-        assert_eq!(status, 1, "{said}");
+        let (status, output) = check(folder.path());
+        assert_eq!(status, 1, "{output}");
         assert!(
-            said.starts_with(&format!("error: {key}: cannot ")),
-            "{said}"
+            output.starts_with(&format!("error: {key}: cannot ")),
+            "{output}"
         );
         let started = run(folder.path(), &[]);
         assert_eq!(started.status, 1);
-        let why = said.trim_start_matches("error: ").trim_end();
+        let why = output.trim_start_matches("error: ").trim_end();
         assert!(
             started.stderr.contains(why),
             "{} is not {why}",
@@ -138,7 +138,8 @@ fn check_reports_log_and_pid_files_that_cannot_be_written() {
 fn check_names_the_user_that_lacks_file_permissions() {
     let folder = with_config(&[("GSMTP_LOG_FILE", "/dev/stdout")]);
     let program = folder.path().join("goguerrilla");
-    // Not by ourselves: a child of another test could inherit the file while it is open for writing.
+    // `cp` writes the copy: a child process of another test could inherit a descriptor that this process has open for writing,
+    // and then the program could not be executed (ETXTBSY).
     let copied = Command::new("cp").arg(BINARY).arg(&program).status();
     assert!(copied.expect("cp starts").success());
     fs::set_permissions(folder.path(), Permissions::from_mode(0o555)).expect("our folder");
@@ -157,7 +158,7 @@ fn check_names_the_user_that_lacks_file_permissions() {
     let file = folder.path().join("goguerrilla.db");
     let made = rusqlite::Connection::open(&file).and_then(|file| file.execute_batch(&schema));
     made.expect("a store");
-    fs::set_permissions(&file, Permissions::from_mode(0o444)).expect("our file");
+    fs::set_permissions(&file, Permissions::from_mode(0o444)).expect("a file");
     fs::set_permissions(folder.path(), Permissions::from_mode(0o555)).expect("our folder");
     let (user, ended) = check_without_rights(folder.path(), &program);
     assert_eq!(ended.status, 1, "{ended:?}");
@@ -180,11 +181,11 @@ fn check_reports_a_table_with_other_columns_in_one_line() {
     for table in ["a", "`date`, `to`, hash"] {
         let sql = format!("DROP TABLE IF EXISTS new_mail; CREATE TABLE new_mail({table})");
         file.execute_batch(&sql).expect("a table");
-        let cure = "; a table of that name with other columns may be there: rename it, or name another one in GM_MAIL_TABLE";
+        let fix = "; a table of that name with other columns may be there: rename it, or name another one in GM_MAIL_TABLE";
         let is_one_line =
-            |said: &str| said.ends_with(&format!("{cure}\n")) && said.lines().count() == 1;
-        let (status, said) = check(folder.path());
-        assert!(status == 1 && is_one_line(&said), "{said}");
+            |output: &str| output.ends_with(&format!("{fix}\n")) && output.lines().count() == 1;
+        let (status, output) = check(folder.path());
+        assert!(status == 1 && is_one_line(&output), "{output}");
         for command in [&[][..], &["list"]] {
             let ended = run(folder.path(), command);
             assert!(ended.status == 1 && is_one_line(&ended.stderr), "{ended:?}");
@@ -194,27 +195,28 @@ fn check_reports_a_table_with_other_columns_in_one_line() {
 
 #[test]
 fn check_reports_an_unbindable_address_but_not_one_in_use() {
-    let (status, said) = check(with_config(&[("GSTMP_LISTEN_INTERFACE", "192.0.2.9:2525")]).path());
-    let cure = "name an address of this machine in GSTMP_LISTEN_INTERFACE or with -if=";
+    let (status, output) =
+        check(with_config(&[("GSTMP_LISTEN_INTERFACE", "192.0.2.9:2525")]).path());
+    let fix = "name an address of this machine in GSTMP_LISTEN_INTERFACE or with -if=";
     let error = "cannot bind 192.0.2.9:2525: Cannot assign requested address (os error 99)";
-    let is_said = said
+    let is_reported = output
         .lines()
-        .any(|line| line == format!("error: {error}; {cure}"));
-    assert!(status == 1 && is_said, "{said}");
+        .any(|line| line == format!("error: {error}; {fix}"));
+    assert!(status == 1 && is_reported, "{output}");
     let server = Server::start(&[]);
     let address = server.address.to_string();
     let folder = with_config(&[("GSTMP_LISTEN_INTERFACE", address.as_str())]);
     assert_eq!(check(folder.path()), (0, String::new()));
     let twice = format!("{address},{address}");
     let folder = with_config(&[("GSTMP_LISTEN_INTERFACE", twice.as_str())]);
-    let (status, said) = check(folder.path());
+    let (status, output) = check(folder.path());
     assert!(
-        status == 1 && said.contains(&format!("cannot bind {address}: ")),
-        "{said}"
+        status == 1 && output.contains(&format!("cannot bind {address}: ")),
+        "{output}"
     );
 }
 
-/// Runs `check` as somebody whom permissions bind, which root is not.
+/// Runs `check` as user nobody: file permissions do not apply to root.
 fn check_without_rights(folder: &Path, program: &Path) -> (u32, ProcessResult) {
     let mut command = Command::new(program);
     command.args(["check", "-config=goguerrilla.conf"]);
@@ -238,5 +240,5 @@ fn check(folder: &Path) -> (i32, String) {
     (ended.status, ended.stdout)
 }
 
-/// Debian's user `nobody`.
+/// The id of Debian's user `nobody`.
 const NOBODY: u32 = 65_534;

@@ -1,4 +1,4 @@
-//! `goguerrilla check` with MySQL: it finds what no mail survives, with a cure that works, and changes nothing.
+//! `goguerrilla check` with MySQL: it finds everything that prevents saving mail, suggests a fix that works, and changes nothing.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -10,14 +10,14 @@ use crate::support::mariadb::{FIELD_TABLE, MariaDb, PASSWORD, with_hosts};
 use crate::support::redis::{FakeBehavior, FakeRedis, Redis};
 use crate::support::write_config;
 
-/// An account that may insert into the table and look rows up, and no more.
+/// Privileges of an account that may only insert into the table and look up rows.
 const RIGHTS: &str =
     "GRANT SELECT, INSERT, UPDATE ON mail.* TO narrow@'%' IDENTIFIED BY 's3cr3t-of-narrow'";
 
 #[test]
 fn check_reports_a_table_that_rejects_mail_in_one_line_with_a_working_fix() {
     let database = MariaDb::start();
-    for (spoil, found) in [
+    for (change, found) in [
         ("MODIFY hash char(20) NOT NULL", "column `hash`"),
         ("MODIFY body varchar(4) NOT NULL", "column `body`"),
         (
@@ -56,22 +56,22 @@ fn check_reports_a_table_that_rejects_mail_in_one_line_with_a_working_fix() {
     ] {
         database.sql("DROP TABLE IF EXISTS new_mail");
         database.sql(FIELD_TABLE);
-        database.sql(&format!("ALTER TABLE new_mail {spoil}"));
-        let (status, said) = checked(&database, &[]);
+        database.sql(&format!("ALTER TABLE new_mail {change}"));
+        let (status, output) = checked(&database, &[]);
         if found.is_empty() {
-            assert_eq!(status, 0, "{spoil}: {said}");
+            assert_eq!(status, 0, "{change}: {output}");
             continue;
         }
-        let error = only_error(&said);
-        assert_eq!(status, 1, "{spoil}: {said}");
-        assert!(error.contains(found), "{spoil}: {said}");
-        if spoil.contains('\n') {
+        let error = only_error(&output);
+        assert_eq!(status, 1, "{change}: {output}");
+        assert!(error.contains(found), "{change}: {output}");
+        if change.contains('\n') {
             continue;
         }
-        let (_, cure) = error.rsplit_once("run: ").expect("a cure");
-        database.sql(cure.trim_end_matches("; if a trigger sets it to NULL, mend the trigger"));
-        let (status, said) = checked(&database, &[]);
-        assert_eq!(status, 0, "{spoil}: after {cure}: {said}");
+        let (_, fix) = error.rsplit_once("run: ").expect("a fix");
+        database.sql(fix.trim_end_matches("; if a trigger sets it to NULL, mend the trigger"));
+        let (status, output) = checked(&database, &[]);
+        assert_eq!(status, 0, "{change}: after {fix}: {output}");
         assert_eq!(database.count(), 0);
     }
 }
@@ -80,7 +80,7 @@ fn check_reports_a_table_that_rejects_mail_in_one_line_with_a_working_fix() {
 fn check_names_the_trigger_or_constraint_that_rejects_every_row() {
     let database = MariaDb::start_with(&[]);
     database.sql("CREATE TABLE mailboxes (name varchar(128) CHARACTER SET latin1 PRIMARY KEY)");
-    for (spoil, error, cure) in [
+    for (change, error, fix) in [
         (
             "CREATE TRIGGER refuses BEFORE INSERT ON new_mail FOR EACH ROW SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'a\nb'",
             "ERROR 1644 (45000): a\\nb",
@@ -109,7 +109,7 @@ fn check_names_the_trigger_or_constraint_that_rejects_every_row() {
         ),
         (
             "ALTER TABLE new_mail DROP PRIMARY KEY, MODIFY mail_id tinyint NOT NULL AUTO_INCREMENT PRIMARY KEY, AUTO_INCREMENT = 127",
-            // Known before a row is tried.
+            // `check` finds this before it inserts a row.
             "column `mail_id` of `new_mail` has no ids left",
             "bigint unsigned",
         ),
@@ -121,20 +121,20 @@ fn check_names_the_trigger_or_constraint_that_rejects_every_row() {
     ] {
         database.sql("DROP TABLE IF EXISTS new_mail");
         database.sql(FIELD_TABLE);
-        database.sql(spoil);
-        if spoil.contains("UNIQUE") || spoil.contains("127") {
+        database.sql(change);
+        if change.contains("UNIQUE") || change.contains("127") {
             insert_one(&database);
         }
-        let (status, said) = checked(&database, &[]);
-        if cure.is_empty() {
-            assert!(said.contains(error), "{spoil}: {said}");
+        let (status, output) = checked(&database, &[]);
+        if fix.is_empty() {
+            assert!(output.contains(error), "{change}: {output}");
             continue;
         }
-        assert_eq!(status, 1, "{spoil}: {said}");
-        let line = only_error(&said);
+        assert_eq!(status, 1, "{change}: {output}");
+        let line = only_error(&output);
         assert!(
-            line.contains(error) && line.contains(cure),
-            "{spoil}: {said}"
+            line.contains(error) && line.contains(fix),
+            "{change}: {output}"
         );
     }
 }
@@ -153,17 +153,17 @@ fn check_warns_about_a_unique_key_that_a_second_mail_would_violate() {
         database.sql(&format!(
             "ALTER TABLE new_mail ADD UNIQUE only_one ({columns})"
         ));
-        let (status, said) = checked(&database, &[]);
-        let warning = said
+        let (status, output) = checked(&database, &[]);
+        let warning = output
             .lines()
             .find(|line| line.contains("unique key `only_one`"));
         assert_eq!(
             (status, warning.is_some()),
             (0, is_warned),
-            "{columns}: {said}"
+            "{columns}: {output}"
         );
-        let cure = warning.and_then(|warning| warning.rsplit_once("run: "));
-        database.sql(cure.map_or("ALTER TABLE new_mail DROP INDEX only_one", |(_, cure)| cure));
+        let fix = warning.and_then(|warning| warning.rsplit_once("run: "));
+        database.sql(fix.map_or("ALTER TABLE new_mail DROP INDEX only_one", |(_, fix)| fix));
     }
 }
 
@@ -186,8 +186,9 @@ fn check_trial_row_passes_realistic_triggers_and_is_rolled_back() {
                 IF {condition} THEN SIGNAL SQLSTATE '45000'; END IF;
             END"
         ));
-        let (status, said) = checked(&database, &[("GM_ALLOWED_HOSTS", "*.other.test,ours.test")]);
-        assert_eq!(status, 0, "{condition}: {said}");
+        let (status, output) =
+            checked(&database, &[("GM_ALLOWED_HOSTS", "*.other.test,ours.test")]);
+        assert_eq!(status, 0, "{condition}: {output}");
     }
     assert_eq!(database.count(), 0);
     assert_eq!(database.number("SELECT COUNT(*) FROM audit"), 0);
@@ -200,11 +201,11 @@ fn check_inserts_no_trial_row_into_nontransactional_tables() {
     database.sql(
         "CREATE TRIGGER notes AFTER INSERT ON new_mail FOR EACH ROW INSERT INTO audit VALUES (NEW.hash)",
     );
-    let (status, said) = checked(&database, &[]);
+    let (status, output) = checked(&database, &[]);
     let warning = "trigger `notes` writes into `audit`, which has no transactions";
-    assert!(status == 0 && said.contains(warning), "{said}");
+    assert!(status == 0 && output.contains(warning), "{output}");
     assert_eq!(database.number("SELECT COUNT(*) FROM audit"), 0);
-    // By way of another table.
+    // The trigger writes to MyISAM through another table.
     database.sql("DROP TRIGGER notes");
     database.sql("CREATE TABLE kept (hash char(32)) ENGINE=InnoDB");
     for (table, into) in [("new_mail", "kept"), ("kept", "audit")] {
@@ -212,9 +213,9 @@ fn check_inserts_no_trial_row_into_nontransactional_tables() {
             "CREATE TRIGGER of_{table} AFTER INSERT ON {table} FOR EACH ROW INSERT INTO {into} VALUES (NEW.hash)"
         ));
     }
-    let (status, said) = checked(&database, &[]);
+    let (status, output) = checked(&database, &[]);
     let warning = "trigger `of_kept` writes into `audit`, which has no transactions";
-    assert!(status == 0 && said.contains(warning), "{said}");
+    assert!(status == 0 && output.contains(warning), "{output}");
     assert_eq!(database.number("SELECT COUNT(*) FROM audit"), 0);
     database.sql("DROP TRIGGER of_kept");
     for engine in ["MyISAM", "Aria", "MEMORY"] {
@@ -227,10 +228,10 @@ fn check_inserts_no_trial_row_into_nontransactional_tables() {
             _ => table,
         };
         database.sql(&table);
-        let (status, said) = checked(&database, &[]);
+        let (status, output) = checked(&database, &[]);
         assert!(
-            status == 0 && said.contains("has no transactions"),
-            "{engine}: {said}"
+            status == 0 && output.contains("has no transactions"),
+            "{engine}: {output}"
         );
         assert_eq!(database.count(), 0, "{engine}");
     }
@@ -238,38 +239,38 @@ fn check_inserts_no_trial_row_into_nontransactional_tables() {
 }
 
 #[test]
-fn a_trigger_that_mysql_user_may_not_see_has_no_row_tried() {
+fn check_inserts_no_trial_row_if_triggers_may_be_hidden() {
     let database = MariaDb::start();
     database.sql(RIGHTS);
     database.sql("CREATE TABLE audit (hash char(32)) ENGINE=MyISAM");
     let trigger = "CREATE TRIGGER notes AFTER INSERT ON new_mail FOR EACH ROW INSERT INTO audit VALUES (NEW.hash)";
     database.sql(trigger);
     let settings = [("MYSQL_USER", "narrow"), ("MYSQL_PASS", "s3cr3t-of-narrow")];
-    let (status, said) = checked(&database, &settings);
+    let (status, output) = checked(&database, &settings);
     let warning = "trigger `notes` is hidden from MYSQL_USER";
-    assert!(status == 0 && said.contains(warning), "{said}");
+    assert!(status == 0 && output.contains(warning), "{output}");
     assert_eq!(database.number("SELECT COUNT(*) FROM audit"), 0);
     database.sql("DROP TRIGGER notes");
-    let (status, said) = checked(&database, &settings);
-    assert!(status == 0 && !said.contains("trigger"), "{said}");
-    // One that changes the hash makes a look-up of it useless.
+    let (status, output) = checked(&database, &settings);
+    assert!(status == 0 && !output.contains("trigger"), "{output}");
+    // A trigger that changes the hash makes a row impossible to look up.
     database.sql("GRANT TRIGGER ON mail.* TO narrow@'%'");
     database.sql("CREATE TRIGGER notes BEFORE INSERT ON new_mail FOR EACH ROW SET NEW.hash = REVERSE(NEW.hash)");
-    let (status, said) = checked(&database, &settings);
+    let (status, output) = checked(&database, &settings);
     assert!(
-        status == 0 && said.contains("is not found under the hash"),
-        "{said}"
+        status == 0 && output.contains("is not found under the hash"),
+        "{output}"
     );
-    // What a function that is hidden writes is only seen once the row was tried.
+    // The writes of a hidden function are visible only after the trial row was inserted.
     database.sql("DROP TRIGGER notes");
     database.sql(
         "CREATE FUNCTION note(hash char(32)) RETURNS int BEGIN INSERT INTO audit VALUES (hash); RETURN 1; END",
     );
     database
         .sql("CREATE TRIGGER notes BEFORE INSERT ON new_mail FOR EACH ROW SET @x = note(NEW.hash)");
-    let (status, said) = checked(&database, &settings);
+    let (status, output) = checked(&database, &settings);
     let warning = "a trigger of `new_mail` writes into a table without transactions, where a row of this check stays";
-    assert!(status == 0 && said.contains(warning), "{said}");
+    assert!(status == 0 && output.contains(warning), "{output}");
 }
 
 #[test]
@@ -299,18 +300,18 @@ fn check_tests_views_and_nontransactional_tables_without_a_trial_row() {
     let columns = "mail_id, date, `from`, `to`, subject, body, charset, mail, spam_score, hash, content_type, recipient, \
                    has_attach, ip_addr, delivered, attach_info, dkim_valid";
     database.sql(&format!("CREATE VIEW hiding AS SELECT {columns} FROM wide"));
-    let of_both: Vec<String> = columns
+    let joined_columns: Vec<String> = columns
         .split(", ")
         .map(|column| format!("{}.{column}", if column == "mail" { "i" } else { "n" }))
         .collect();
     database.sql(&format!(
         "CREATE VIEW joined AS SELECT {} FROM new_mail n JOIN isam i ON n.hash = i.hash",
-        of_both.join(", ")
+        joined_columns.join(", ")
     ));
     database.sql(&RIGHTS.replace("narrow@", "entire@"));
     database.sql("GRANT SHOW VIEW ON mail.* TO entire@'%'");
-    database.sql("CREATE USER looker@'%' IDENTIFIED BY 's3cr3t-of-narrow'");
-    database.sql("GRANT SELECT, UPDATE ON mail.* TO looker@'%'");
+    database.sql("CREATE USER reader@'%' IDENTIFIED BY 's3cr3t-of-narrow'");
+    database.sql("GRANT SELECT, UPDATE ON mail.* TO reader@'%'");
     database.sql("CREATE USER half@'%' IDENTIFIED BY 's3cr3t-of-narrow'");
     for table in ["isam", "plain", "new_mail"] {
         database.sql(&format!(
@@ -328,9 +329,9 @@ fn check_tests_views_and_nontransactional_tables_without_a_trial_row() {
         ("role", "plain", ""),
         ("role", "isam", ""),
         ("role", "new_mail", ""),
-        ("looker", "plain", "ERROR 1142 "),
-        ("looker", "isam", "ERROR 1142 "),
-        ("looker", "new_mail", "ERROR 1142 "),
+        ("reader", "plain", "ERROR 1142 "),
+        ("reader", "isam", "ERROR 1142 "),
+        ("reader", "new_mail", "ERROR 1142 "),
         ("half", "plain", "ERROR 1143 "),
         ("half", "isam", "ERROR 1143 "),
         ("half", "new_mail", "ERROR 1143 "),
@@ -357,15 +358,18 @@ fn check_tests_views_and_nontransactional_tables_without_a_trial_row() {
             ("MYSQL_USER", user),
             ("MYSQL_PASS", "s3cr3t-of-narrow"),
         ];
-        let (status, said) = checked(&database, &settings);
+        let (status, output) = checked(&database, &settings);
         match error {
-            "" => assert_eq!(status, 0, "{user} {table}: {said}"),
+            "" => assert_eq!(status, 0, "{user} {table}: {output}"),
             error => {
-                assert_eq!(status, 1, "{user} {table}: {said}");
-                assert!(only_error(&said).contains(error), "{user} {table}: {said}");
+                assert_eq!(status, 1, "{user} {table}: {output}");
+                assert!(
+                    only_error(&output).contains(error),
+                    "{user} {table}: {output}"
+                );
             }
         }
-        assert!(!said.contains("s3cr3t"), "{said}");
+        assert!(!output.contains("s3cr3t"), "{output}");
     }
     for table in ["new_mail", "isam", "narrow", "wide"] {
         assert_eq!(
@@ -374,17 +378,17 @@ fn check_tests_views_and_nontransactional_tables_without_a_trial_row() {
             "{table}"
         );
     }
-    // A server that is read-only takes no row of an account without special rights.
+    // A read-only server accepts no row from an account without special privileges.
     database.sql("SET GLOBAL read_only = 1");
     let settings = [
         ("GM_MAIL_TABLE", "isam"),
         ("MYSQL_USER", "entire"),
         ("MYSQL_PASS", "s3cr3t-of-narrow"),
     ];
-    let (status, said) = checked(&database, &settings);
+    let (status, output) = checked(&database, &settings);
     assert!(
-        status == 1 && only_error(&said).contains("read-only"),
-        "{said}"
+        status == 1 && only_error(&output).contains("read-only"),
+        "{output}"
     );
 }
 
@@ -400,7 +404,7 @@ fn check_reports_mysql_login_errors_with_their_fix() {
         database.sql(statement);
     }
     database.sql("GRANT ALL ON mail.* TO few@'%'");
-    for (settings, key, error, cure) in [
+    for (settings, key, error, fix) in [
         (
             &[("MYSQL_PASS", "s3cr3t-wrong")][..],
             "MYSQL_USER",
@@ -456,26 +460,26 @@ fn check_reports_mysql_login_errors_with_their_fix() {
             "path of its socket",
         ),
     ] {
-        let (status, said) = checked(&database, settings);
-        let line = only_error(&said);
+        let (status, output) = checked(&database, settings);
+        let line = only_error(&output);
         assert_eq!(
-            (status, said.lines().count()),
+            (status, output.lines().count()),
             (1, 1),
-            "{settings:?}: {said}"
+            "{settings:?}: {output}"
         );
         assert!(
             line.starts_with(&format!("error: {key}: ")),
-            "{settings:?}: {said}"
+            "{settings:?}: {output}"
         );
         assert!(
-            line.contains(error) && line.contains(cure),
-            "{settings:?}: {said}"
+            line.contains(error) && line.contains(fix),
+            "{settings:?}: {output}"
         );
-        assert!(!said.contains("s3cr3t"), "{said}");
+        assert!(!output.contains("s3cr3t"), "{output}");
     }
-    // A name without a database is looked for in none.
-    let (status, said) = checked(&database, &[("MYSQL_DB", "")]);
-    assert_eq!(status, 1, "{said}");
+    // Without MYSQL_DB a table name without a database has no meaning.
+    let (status, output) = checked(&database, &[("MYSQL_DB", "")]);
+    assert_eq!(status, 1, "{output}");
 }
 
 #[test]
@@ -499,36 +503,36 @@ fn check_names_the_protocol_of_a_server_that_is_not_mysql() {
         (smtp.address(), "SMTP or FTP"),
         (redis.address(), "Redis"),
     ] {
-        let (status, said) = checked(&database, &[("MYSQL_HOST", &place)]);
+        let (status, output) = checked(&database, &[("MYSQL_HOST", &place)]);
         let want = format!(
             "error: MYSQL_HOST: the database at {place} cannot be reached: it answers like {peer}; MYSQL_HOST must be the \
              address of a MySQL or MariaDB server, such as 127.0.0.1:3306\n"
         );
-        assert_eq!((status, said), (1, want));
+        assert_eq!((status, output), (1, want));
     }
-    // Whatever an answer holds, a finding is one line: length, number, error, code 1130.
+    // A finding is one line whatever the answer contains. The packet: length, number, error, code 1130.
     let hostile = FakeRedis::start(FakeBehavior::Greets(
         b"\x1a\0\0\0\xff\x6a\x04no\r\nerror: another\x1b[2J!",
         b"",
     ));
-    let (status, said) = checked(&database, &[("MYSQL_HOST", &hostile.address())]);
-    assert_eq!((status, said.lines().count()), (1, 1), "{said:?}");
+    let (status, output) = checked(&database, &[("MYSQL_HOST", &hostile.address())]);
+    assert_eq!((status, output.lines().count()), (1, 1), "{output:?}");
     assert!(
-        said.contains("no\\r\\nerror: another\\u{1b}[2J"),
-        "{said:?}"
+        output.contains("no\\r\\nerror: another\\u{1b}[2J"),
+        "{output:?}"
     );
-    assert!(said.contains("CREATE USER"), "{said}");
-    // As MySQL 9 does for a user that it does not know: its greeting, then a plug-in that the driver lacks.
+    assert!(output.contains("CREATE USER"), "{output}");
+    // MySQL 9 answers so to an unknown user: its greeting, then a plugin that the driver does not have.
     let unknown = FakeRedis::start(FakeBehavior::Greets(GREETING_OF_MYSQL_9, ASKS_FOR_SHA256));
-    let (status, said) = checked(&database, &[("MYSQL_HOST", &unknown.address())]);
-    assert_eq!((status, said.lines().count()), (1, 1), "{said:?}");
+    let (status, output) = checked(&database, &[("MYSQL_HOST", &unknown.address())]);
+    assert_eq!((status, output.lines().count()), (1, 1), "{output:?}");
     let both = [
         "error: MYSQL_USER: ",
         "sha256_password",
         "does not exist",
         "IDENTIFIED WITH caching_sha2_password",
     ];
-    assert!(both.iter().all(|part| said.contains(part)), "{said}");
+    assert!(both.iter().all(|part| output.contains(part)), "{output}");
 }
 
 #[test]
@@ -536,14 +540,14 @@ fn unsynced_binary_log_causes_a_warning() {
     let database = MariaDb::start_with(&["--log-bin=log", "--sync-binlog=0"]);
     database.sql(FIELD_TABLE);
     let server = database.server(&[]);
-    let cure = "sync_binlog is 0 and the server keeps a binary log, from which it recovers its commits, so acknowledged mail \
+    let fix = "sync_binlog is 0 and the server keeps a binary log, from which it recovers its commits, so acknowledged mail \
                 is lost when the database's machine loses power; run: SET GLOBAL sync_binlog = 1, and set it in the server's \
                 configuration file";
     server.wait_for_log("sync_binlog");
-    let (is_well, said) = server.check();
+    let (is_ok, output) = server.check();
     assert!(
-        is_well && said.contains(&format!("warning: MYSQL_HOST: {cure}\n")),
-        "{said}"
+        is_ok && output.contains(&format!("warning: MYSQL_HOST: {fix}\n")),
+        "{output}"
     );
     for (setting, is_warned) in [
         ("sync_binlog = 100", true),
@@ -555,14 +559,18 @@ fn unsynced_binary_log_causes_a_warning() {
         ("innodb_flush_log_at_trx_commit = 2", true),
     ] {
         database.sql(&format!("SET GLOBAL {setting}"));
-        let (_, said) = server.check();
-        assert_eq!(said.contains("sync_binlog"), is_warned, "{setting}: {said}");
+        let (_, output) = server.check();
+        assert_eq!(
+            output.contains("sync_binlog"),
+            is_warned,
+            "{setting}: {output}"
+        );
     }
-    // Without a binary log it means nothing.
+    // Without a binary log sync_binlog has no effect.
     let database = MariaDb::start();
     database.sql("SET GLOBAL sync_binlog = 0");
-    let (status, said) = checked(&database, &[]);
-    assert!(status == 0 && !said.contains("sync_binlog"), "{said}");
+    let (status, output) = checked(&database, &[]);
+    assert!(status == 0 && !output.contains("sync_binlog"), "{output}");
 }
 
 #[test]
@@ -574,35 +582,36 @@ fn check_reports_a_read_only_host_only_if_no_host_is_writable() {
         format!("{},{}", primary.address(), secondary.address()),
         format!("{},{}", secondary.address(), primary.address()),
     ] {
-        let (status, said) = checked(&primary, &[("MYSQL_HOST", &hosts)]);
-        assert!(status == 0 && !said.contains("MYSQL_HOST"), "{said}");
+        let (status, output) = checked(&primary, &[("MYSQL_HOST", &hosts)]);
+        assert!(status == 0 && !output.contains("MYSQL_HOST"), "{output}");
     }
     let hosts = format!("{},{},127.0.0.1:1", primary.address(), secondary.address());
-    let (status, said) = checked(&primary, &[("MYSQL_HOST", &hosts)]);
-    let of_hosts: Vec<&str> = said
+    let (status, output) = checked(&primary, &[("MYSQL_HOST", &hosts)]);
+    let host_lines: Vec<&str> = output
         .lines()
         .filter(|line| line.contains("MYSQL_HOST"))
         .collect();
-    assert_eq!((status, of_hosts.len()), (0, 1), "{said}");
+    assert_eq!((status, host_lines.len()), (0, 1), "{output}");
     assert!(
-        of_hosts[0].starts_with("warning: MYSQL_HOST: node 127.0.0.1:1 cannot be reached: "),
-        "{said}"
+        host_lines[0].starts_with("warning: MYSQL_HOST: node 127.0.0.1:1 cannot be reached: "),
+        "{output}"
     );
     primary.sql("SET GLOBAL read_only = 1");
-    let (status, said) = checked(&primary, &[("MYSQL_HOST", &hosts)]);
-    assert_eq!((status, said.lines().count()), (1, 3), "{said}");
+    let (status, output) = checked(&primary, &[("MYSQL_HOST", &hosts)]);
+    assert_eq!((status, output.lines().count()), (1, 3), "{output}");
     assert!(
-        said.lines()
+        output
+            .lines()
             .all(|line| line.starts_with("error: MYSQL_HOST: node ")),
-        "{said}"
+        "{output}"
     );
     assert!(
-        said.contains("is read-only, and no other one is well"),
-        "{said}"
+        output.contains("is read-only, and no other one is well"),
+        "{output}"
     );
 }
 
-/// The status and all lines of `check`, for the table of this database with these keys besides.
+/// Returns the status and all lines of `check`, run with this database and these additional keys.
 fn checked(database: &MariaDb, settings: &[(&str, &str)]) -> (i32, String) {
     let folder = TempDir::new().expect("a temporary folder");
     let address = database.address().to_string();
@@ -611,19 +620,19 @@ fn checked(database: &MariaDb, settings: &[(&str, &str)]) -> (i32, String) {
     all.extend_from_slice(settings);
     write_config(folder.path(), &all);
     let file = folder.path().join("goguerrilla.conf");
-    fs::set_permissions(file, Permissions::from_mode(0o640)).expect("a file of ours");
+    fs::set_permissions(file, Permissions::from_mode(0o640)).expect("permissions are set");
     let ended = run(folder.path(), &["check", "-config=goguerrilla.conf"]);
     assert_eq!(ended.stderr, "");
     assert!(!ended.stdout.contains(PASSWORD), "{}", ended.stdout);
     (ended.status, ended.stdout)
 }
 
-fn only_error(said: &str) -> &str {
-    let errors: Vec<&str> = said
+fn only_error(output: &str) -> &str {
+    let errors: Vec<&str> = output
         .lines()
         .filter(|line| line.starts_with("error: "))
         .collect();
-    assert_eq!(errors.len(), 1, "{said}");
+    assert_eq!(errors.len(), 1, "{output}");
     errors[0]
 }
 

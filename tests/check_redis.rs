@@ -1,4 +1,4 @@
-//! `goguerrilla check` with Redis: each kind of trouble has its own cure, in one line.
+//! `goguerrilla check` with Redis: each fault is reported in one line with its own fix.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -167,28 +167,28 @@ fn check_reports_each_redis_error_in_one_line_with_its_fix() {
             "start Redis",
         ),
     ];
-    for ((_, words, cure), redis) in fakes.iter().zip(&listening) {
-        cases.push((redis.address(), words, cure));
+    for ((_, words, fix), redis) in fakes.iter().zip(&listening) {
+        cases.push((redis.address(), words, fix));
     }
-    for (interface, words, cure) in cases {
-        let (status, said) = checked(&database, &interface);
-        // Bodies go into the table meanwhile, so it is no error.
-        assert_eq!(status, 0, "{interface}: {said}");
-        let lines: Vec<&str> = said.lines().collect();
-        assert_eq!(lines.len(), 1, "{interface}: {said}");
+    for (interface, words, fix) in cases {
+        let (status, output) = checked(&database, &interface);
+        // Bodies go into the table until Redis is usable, so this is no error.
+        assert_eq!(status, 0, "{interface}: {output}");
+        let lines: Vec<&str> = output.lines().collect();
+        assert_eq!(lines.len(), 1, "{interface}: {output}");
         assert!(
             lines[0].starts_with("warning: REDIS_INTERFACE: "),
-            "{interface}: {said}"
+            "{interface}: {output}"
         );
-        assert!(lines[0].contains(words), "{interface}: {words}: {said}");
-        assert!(lines[0].contains(cure), "{interface}: {cure}: {said}");
+        assert!(lines[0].contains(words), "{interface}: {words}: {output}");
+        assert!(lines[0].contains(fix), "{interface}: {fix}: {output}");
         let is_away = words.contains("refused") || words.contains("No such file");
         assert_eq!(
             lines[0].contains("start Redis"),
             is_away,
-            "{interface}: {said}"
+            "{interface}: {output}"
         );
-        assert!(!said.contains("s3cr3t"), "{said}");
+        assert!(!output.contains("s3cr3t"), "{output}");
     }
 }
 
@@ -196,19 +196,19 @@ fn check_reports_each_redis_error_in_one_line_with_its_fix() {
 fn check_quotes_a_redis_error_sent_on_connect() {
     let database = MariaDb::start();
     let redis = Redis::start_with(&["--appendonly", "yes", "--maxclients", "1"]);
-    let held = wait_for("its only place", || {
+    let held = wait_for("its only slot", || {
         let mut client = TcpStream::connect(redis.address()).expect("it listens");
-        let mut said = [0; 7];
+        let mut answer = [0; 7];
         let asked = client.write_all(b"PING\r\n");
-        let answered = asked.and_then(|()| client.read_exact(&mut said));
-        (answered.is_ok() && &said == b"+PONG\r\n").then_some(client)
+        let answered = asked.and_then(|()| client.read_exact(&mut answer));
+        (answered.is_ok() && &answer == b"+PONG\r\n").then_some(client)
     });
     for _ in 0..5 {
-        let (status, said) = checked(&database, &redis.address());
-        assert_eq!((status, said.lines().count()), (0, 1), "{said}");
+        let (status, output) = checked(&database, &redis.address());
+        assert_eq!((status, output.lines().count()), (0, 1), "{output}");
         assert!(
-            said.contains("max number of clients reached") && said.contains("raise maxclients"),
-            "{said}"
+            output.contains("max number of clients reached") && output.contains("raise maxclients"),
+            "{output}"
         );
     }
     drop(held);
@@ -226,8 +226,8 @@ fn malformed_redis_answers_do_not_crash_check_or_server() {
     ] {
         let redis = FakeRedis::start(FakeBehavior::Replies(nonsense));
         let server = database.server(&[("REDIS_INTERFACE", &redis.address())]);
-        let (is_well, said) = server.check();
-        assert!(is_well && said.contains("parse error: "), "{said}");
+        let (is_ok, output) = server.check();
+        assert!(is_ok && output.contains("parse error: "), "{output}");
         let reply = server
             .client()
             .deliver("a@client.test", "u@ours.test", b"x\r\n");
@@ -244,12 +244,12 @@ fn check_shows_no_password_when_redis_rejects_auth_as_unknown_command() {
     let database = MariaDb::start();
     let redis = Redis::start_with(&["--appendonly", "yes", "--rename-command", "AUTH", "entered"]);
     let interface = format!("redis://:s3cr3t-shown@{}/", redis.address());
-    let (status, said) = checked(&database, &interface);
+    let (status, output) = checked(&database, &interface);
     assert!(
-        status == 0 && said.contains("ERR unknown command"),
-        "{said}"
+        status == 0 && output.contains("ERR unknown command"),
+        "{output}"
     );
-    assert!(!said.contains("s3cr3t"), "{said}");
+    assert!(!output.contains("s3cr3t"), "{output}");
 }
 
 #[test]
@@ -257,21 +257,21 @@ fn check_reports_redis_cluster_node_errors_with_their_fix() {
     let database = MariaDb::start();
     let cluster = RedisCluster::start_with(&["--appendonly", "yes"]);
     let _: String = cluster.nodes[1].command(&["CONFIG", "SET", "maxmemory", "1"]);
-    let (status, said) = checked(&database, &cluster.addresses());
-    assert_eq!((status, said.lines().count()), (0, 1), "{said}");
+    let (status, output) = checked(&database, &cluster.addresses());
+    assert_eq!((status, output.lines().count()), (0, 1), "{output}");
     let full = format!(
         "node {} does not take bodies: OOM ",
         cluster.nodes[1].address()
     );
     assert!(
-        said.contains(&full) && said.contains("raise maxmemory"),
-        "{said}"
+        output.contains(&full) && output.contains("raise maxmemory"),
+        "{output}"
     );
-    // One that belongs to a cluster, as if it were the only one.
-    let (status, said) = checked(&database, &cluster.nodes[0].address());
-    let moved = said.contains("MOVED ") && said.contains("comma separated");
-    let stays = said.is_empty();
-    assert!(status == 0 && (moved || stays), "{said}");
+    // The configuration names one node of a cluster as if it were a single server.
+    let (status, output) = checked(&database, &cluster.nodes[0].address());
+    let moved = output.contains("MOVED ") && output.contains("comma separated");
+    let stays = output.is_empty();
+    assert!(status == 0 && (moved || stays), "{output}");
 }
 
 #[test]
@@ -282,7 +282,7 @@ fn changed_redis_password_is_logged_as_an_authentication_error() {
         let interface = format!("redis://{login}{}/", redis.address());
         if !login.is_empty() {
             let _: String = redis.command(&["CONFIG", "SET", "requirepass", "s3cr3t-old"]);
-            redis.log_in_with("s3cr3t-old");
+            redis.set_password("s3cr3t-old");
         }
         let server = database.server(&[("REDIS_INTERFACE", &interface)]);
         server
@@ -290,8 +290,8 @@ fn changed_redis_password_is_logged_as_an_authentication_error() {
             .deliver("a@client.test", "u@ours.test", b"x\r\n");
         assert!(!server.log().contains(" redis_failed "), "{}", server.log());
         let _: String = redis.command(&["CONFIG", "SET", "requirepass", "s3cr3t-new"]);
-        redis.log_in_with("s3cr3t-new");
-        // Connections that have logged in stay; Redis may close them at any time.
+        redis.set_password("s3cr3t-new");
+        // Authenticated connections survive a change of the password; Redis may close them at any time.
         let _: i64 = redis.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
         let bodies = redis.bodies().len();
         let reply = server
@@ -306,18 +306,18 @@ fn changed_redis_password_is_logged_as_an_authentication_error() {
             trouble.is_some_and(|line| line.contains(words)),
             "{words}: {trouble:?}"
         );
-        let (is_well, said) = server.check();
+        let (is_ok, output) = server.check();
         assert!(
-            is_well && said.contains(words) && !said.contains("start Redis"),
-            "{said}"
+            is_ok && output.contains(words) && !output.contains("start Redis"),
+            "{output}"
         );
-        assert!(!(server.output() + &said).contains("s3cr3t"), "{said}");
+        assert!(!(server.output() + &output).contains("s3cr3t"), "{output}");
         let _: String = redis.command(&["CONFIG", "SET", "requirepass", ""]);
-        redis.log_in_with("");
+        redis.set_password("");
     }
 }
 
-/// The status and the lines of `check` about Redis.
+/// Returns the status and the lines of `check` that are about Redis.
 fn checked(database: &MariaDb, interface: &str) -> (i32, String) {
     let folder = TempDir::new().expect("a temporary folder");
     let address = database.address().to_string();
@@ -327,7 +327,7 @@ fn checked(database: &MariaDb, interface: &str) -> (i32, String) {
     write_config(folder.path(), &all);
     let ended = run(folder.path(), &["check", "-config=goguerrilla.conf"]);
     assert_eq!(ended.stderr, "");
-    // The others are about the table of the field and the rights of the file.
+    // The other lines are about the older table and the mode of the configuration file.
     let is_other =
         |line: &&str| line.contains("GM_MAIL_TABLE") || line.contains("goguerrilla.conf:");
     let lines = ended.stdout.lines().filter(|line| !is_other(line));

@@ -1,4 +1,4 @@
-//! Each wrong setting in `tests/configs` and the line it earns; the sample; keys that nobody knows.
+//! Each invalid setting in `tests/configs` with its expected error; the sample configuration; unknown keys.
 
 use std::fs;
 use std::path::Path;
@@ -17,16 +17,16 @@ fn each_invalid_setting_prints_its_expected_error() {
         let case = entry.expect("a readable folder").path();
         let name = case.file_name().unwrap_or_default().to_string_lossy();
         let expected = fs::read_to_string(case.join("expected-error")).expect("a line of text");
-        // Nothing may come to lie beside the case, should the server start after all.
-        let elsewhere = TempDir::new().expect("a temporary folder");
-        let file = elsewhere.path().join("goguerrilla.conf");
+        // If the server starts by mistake, it must not create files in the folder of the case.
+        let folder_of_run = TempDir::new().expect("a temporary folder");
+        let file = folder_of_run.path().join("goguerrilla.conf");
         fs::copy(case.join("goguerrilla.conf"), file).expect("a configuration");
 
-        let ended = run(elsewhere.path(), &["-config=goguerrilla.conf"]);
+        let ended = run(folder_of_run.path(), &["-config=goguerrilla.conf"]);
         assert_eq!(ended.stderr, format!("goguerrilla: {expected}"), "{name}");
         assert_eq!((ended.status, ended.stdout.as_str()), (1, ""), "{name}");
 
-        let checked = run(elsewhere.path(), &["check", "-config=goguerrilla.conf"]);
+        let checked = run(folder_of_run.path(), &["check", "-config=goguerrilla.conf"]);
         assert_eq!(checked.stdout, format!("error: {expected}"), "{name}");
         assert_eq!((checked.status, checked.stderr.as_str()), (1, ""), "{name}");
         cases += 1;
@@ -84,7 +84,7 @@ fn config_byte_order_mark_is_skipped_and_utf_16_is_rejected_by_name() {
     let with_mark = |text: &str| format!("\u{feff}{text}").into_bytes();
     assert_eq!(check(with_mark(text)), (0, String::new()));
     let not_json = "error: goguerrilla.conf: expected strict JSON without comments and trailing commas, but found: ";
-    // Columns are counted as an editor shows them.
+    // Columns are counted in characters, as editors do.
     for (octets, found) in [
         (
             with_mark("{,}"),
@@ -119,7 +119,7 @@ fn config_byte_order_mark_is_skipped_and_utf_16_is_rejected_by_name() {
     }
 }
 
-/// Aliases are for those who know them.
+/// The keys of the sample configuration, which leaves out aliases.
 const KEYS: &[&str] = &[
     "GM_ALLOWED_HOSTS",
     "GM_PRIMARY_MAIL_HOST",

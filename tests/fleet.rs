@@ -67,7 +67,7 @@ fn soak_without_loss(mut fleet: Cluster, mut redis: Option<&mut RedisCluster>) {
     load.wait_for_more_within(SESSIONS * 5, RECOVERY_LIMIT);
     let mut healed = RecoveryTimes::default();
     for round in 0..2 {
-        let before = Rate::of(&load);
+        let before = Rate::measure(&load);
         let lost_at = Instant::now();
         fleet.galera.kill(round);
         if round == 0 {
@@ -83,14 +83,14 @@ fn soak_without_loss(mut fleet: Cluster, mut redis: Option<&mut RedisCluster>) {
         healed.wait("restarted", before, &load, Instant::now());
 
         if let Some(redis) = &mut redis {
-            let before = Rate::of(&load);
+            let before = Rate::measure(&load);
             redis.nodes[round].kill();
             healed.wait("Redis killed", before, &load, Instant::now());
             redis.nodes[round].run();
             healed.wait("restarted", before, &load, Instant::now());
         }
 
-        let before = Rate::of(&load);
+        let before = Rate::measure(&load);
         fleet.receivers[round].kill();
         healed.wait("receiver killed", before, &load, Instant::now());
         fleet.restart_receiver(round);
@@ -111,7 +111,7 @@ fn soak_without_loss(mut fleet: Cluster, mut redis: Option<&mut RedisCluster>) {
         healed.0.join(", ")
     );
     if let Some(redis) = redis {
-        redis.wait_until_whole();
+        redis.wait_until_all_slots_are_served();
         assert_bodies_are_whole(&fleet.galera, redis);
     }
 }
@@ -122,7 +122,7 @@ struct RecoveryTimes(Vec<String>);
 
 impl RecoveryTimes {
     fn wait(&mut self, what: &str, before: Rate, load: &Load, lost_at: Instant) {
-        let took = before.is_back_after(load, lost_at, RECOVERY_LIMIT);
+        let took = before.recovery_time(load, lost_at, RECOVERY_LIMIT);
         let seconds = took.as_secs_f64();
         println!("{what}: {before}, half of it back after {seconds:.1} s");
         self.0.push(format!("{seconds:.1} s ({what})"));
@@ -195,7 +195,7 @@ fn assert_no_loss_when_members_are_killed(
     assert_eq!(in_redis > Some(0), uses_redis, "{in_redis:?}");
     if let Some(redis) = redis {
         // `list` shows a size for every mail only when all Redis nodes answer.
-        redis.wait_until_whole();
+        redis.wait_until_all_slots_are_served();
     }
     assert_mail_ids_are_unique_and_listed(&fleet);
 }

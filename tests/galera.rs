@@ -13,17 +13,20 @@ use crate::support::galera::Galera;
 use crate::support::load::{Account, Load, content_of};
 use crate::support::mariadb::with_hosts;
 use crate::support::{
-    Server, promised, short_mail, stuffed, wait_for, wait_for_within, without_trace,
+    Server, release_or_debug, short_mail, stuffed, wait_for, wait_for_within, without_trace,
 };
 
 /// How soon mail must be saved again after a node is lost. Galera itself blocks for five seconds first.
-pub const RECOVERY_LIMIT: Duration = promised(Duration::from_secs(10), Duration::from_secs(30));
+pub const RECOVERY_LIMIT: Duration =
+    release_or_debug(Duration::from_secs(10), Duration::from_secs(30));
 /// How soon a writer must fail over from a node that accepts no writes.
-pub const FAILOVER_LIMIT: Duration = promised(Duration::from_secs(1), Duration::from_secs(3));
+pub const FAILOVER_LIMIT: Duration =
+    release_or_debug(Duration::from_secs(1), Duration::from_secs(3));
 
 /// How soon mail must be saved again after a node hangs: ten seconds until a call times out, and the rest of twenty
 /// seconds to look up the unanswered COMMIT.
-const HANG_RECOVERY_LIMIT: Duration = promised(Duration::from_secs(25), Duration::from_secs(60));
+const HANG_RECOVERY_LIMIT: Duration =
+    release_or_debug(Duration::from_secs(25), Duration::from_secs(60));
 
 /// How soon a node must be used again at the latest. The pause doubles up to a minute for a node that failed
 /// repeatedly, such as the donor of state transfers.

@@ -1,4 +1,4 @@
-//! What `tests/README.md` promises to be shown is shown by tests that there are.
+//! `tests/README.md` names only existing tests, dialogues, configurations and mails.
 
 use std::fs;
 use std::path::Path;
@@ -21,8 +21,12 @@ fn every_test_named_in_the_readme_exists() {
     );
 }
 
-/// Whether a name between backquotes is a test, a dialogue or a wrong setting of ours; other words are not looked at.
+/// Returns whether the test, dialogue, configuration or mail with this name exists; true for commands, for placeholders such as
+/// `configs/NAME`, and for other words.
 fn named_item_exists(tests: &Path, name: &str) -> bool {
+    if name.contains(char::is_whitespace) || name.contains("NAME") {
+        return true;
+    }
     if let Some((file, test)) = name.rsplit_once("::") {
         let file = match file.starts_with("src/") {
             true => tests.join("..").join(file),

@@ -1,4 +1,4 @@
-//! The commands that read: schema, list, show.
+//! The commands `schema`, `list` and `show`.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -15,7 +15,7 @@ fn printed_sqlite_schema_creates_a_table_that_the_server_uses() {
     write_config(folder.path(), &settings);
     let schema = run(folder.path(), &["schema", "-config=goguerrilla.conf"]);
     assert_eq!((schema.status, schema.stderr.as_str()), (0, ""));
-    // Twice: a table that is there already is left alone.
+    // The second run leaves the existing table unchanged.
     for _ in 0..2 {
         let fed = sqlite3(&folder, &schema.stdout);
         assert_eq!((fed.0, fed.1.as_str()), (0, ""), "{}", schema.stdout);
@@ -122,7 +122,7 @@ fn list_escapes_terminal_control_characters_and_json_keeps_the_value() {
     assert_eq!(server.list()[0]["from"], "a\u{202e}@client.test");
     assert_eq!(server.list()[0]["subject"], "\u{202e}b");
 
-    // Others may have written to the table too.
+    // Other programs may also have written to the table.
     let subject = "a\u{1b}[2J\r\n\u{7}b \u{202e}c \u{9b}31m\u{feff}\u{2066}d";
     let store = rusqlite::Connection::open(server.path("goguerrilla.db")).expect("the store");
     let changed = store.execute("UPDATE new_mail SET subject = ?1", [subject]);
@@ -148,7 +148,7 @@ fn show_with_an_unknown_or_malformed_hash_exits_with_1() {
     let no_mail = "no mail has this hash; `goguerrilla list` shows the hashes";
     let no_hash = "expected a hash, which is 32 digits 0-9 and a-f in lower case; \
                    `goguerrilla list` shows the hashes";
-    for (given, said) in [
+    for (given, reason) in [
         ("0123456789abcdef0123456789abcdef", no_mail),
         (&format!("f{}", &hash[..31]), no_mail),
         (&hash[1..], no_hash),
@@ -162,7 +162,7 @@ fn show_with_an_unknown_or_malformed_hash_exits_with_1() {
     ] {
         let ended = run(server.folder.path(), &["show", given]);
         assert_eq!((ended.status, ended.stdout.as_str()), (1, ""), "{given}");
-        assert_eq!(ended.stderr, format!("goguerrilla: {given}: {said}\n"));
+        assert_eq!(ended.stderr, format!("goguerrilla: {given}: {reason}\n"));
     }
 }
 
@@ -209,7 +209,7 @@ fn show_exits_with_0_when_its_output_pipe_is_closed_early() {
     assert_eq!(ended.stderr, "status 0\n");
 }
 
-/// Has the `sqlite3` program execute SQL on the store; its status and all that it said.
+/// Runs SQL on the store with the program `sqlite3`. Returns its status and its output.
 fn sqlite3(folder: &TempDir, sql: &str) -> (i32, String) {
     let file = folder.path().join("sql");
     fs::write(&file, sql).expect("a file is written");
@@ -219,7 +219,7 @@ fn sqlite3(folder: &TempDir, sql: &str) -> (i32, String) {
         .stdin(Stdio::from(fs::File::open(file).expect("a file")))
         .output()
         .expect("sqlite3 is installed by `make tools`");
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8(said).expect("UTF-8");
-    (output.status.code().expect("no signal"), said)
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8(text).expect("UTF-8");
+    (output.status.code().expect("no signal"), text)
 }

@@ -31,7 +31,7 @@ fn deliver(server: &Server, database: &MariaDb, count: usize) -> (usize, usize) 
             hash.unwrap_or_else(|| panic!("{text}")).to_owned()
         })
         .collect();
-    let places: Vec<String> = hashes
+    let locations: Vec<String> = hashes
         .iter()
         .map(|hash| {
             let sql = format!("SELECT body FROM new_mail WHERE hash = '{hash}'");
@@ -42,7 +42,7 @@ fn deliver(server: &Server, database: &MariaDb, count: usize) -> (usize, usize) 
         let shown = server.show(hash);
         assert_eq!(without_trace(&shown), short_mail(&number.to_string()));
     }
-    let count = |place: &str| places.iter().filter(|one| *one == place).count();
+    let count = |location: &str| locations.iter().filter(|one| *one == location).count();
     (count("redis"), count("gzencode"))
 }
 
@@ -61,15 +61,15 @@ fn bodies_of_a_lost_redis_cluster_node_go_into_the_table() {
     let (in_redis, in_table) = deliver(&server, &database, 30);
     assert!(in_redis > 0 && in_table > 0, "{in_redis}, {in_table}");
     server.wait_for_log(" redis_failed ");
-    let (is_well, said) = server.check();
+    let (is_ok, output) = server.check();
     let lost = cluster.nodes[1].address();
     let warning = "its bodies go into column `mail` meanwhile; start it";
     let warning = format!("Redis at {lost}: Connection refused (os error 111); {warning}");
-    assert!(is_well && said.contains(&warning), "{said}");
+    assert!(is_ok && output.contains(&warning), "{output}");
     assert_list_and_show_name_the_lost_node(&server, &cluster);
 
     cluster.nodes[1].run();
-    cluster.wait_until_whole();
+    cluster.wait_until_all_slots_are_served();
     wait_for_within(
         "the restarted node to receive bodies",
         RECOVERY_LIMIT,
@@ -93,10 +93,10 @@ fn assert_list_and_show_name_the_lost_node(server: &Server, cluster: &RedisClust
     let lines: Vec<&str> = listed.stdout.lines().skip(1).collect();
     assert_eq!(lines.len(), 60);
     // The date consists of two words.
-    let of_size = |size: &str| lines.iter().filter(|line| column(line, 6) == size).count();
-    let unknown = of_size("unknown");
+    let count_with_size = |size: &str| lines.iter().filter(|line| column(line, 6) == size).count();
+    let unknown = count_with_size("unknown");
     assert!((1..30).contains(&unknown), "{}", listed.stdout);
-    assert_eq!(of_size("gone"), 0, "{}", listed.stdout);
+    assert_eq!(count_with_size("gone"), 0, "{}", listed.stdout);
     assert_eq!(
         listed.stderr,
         format!(
@@ -149,9 +149,9 @@ fn check_and_log_warn_about_redis_cluster_nodes_that_may_lose_bodies() {
     let _: String = node.command(&["CONFIG", "SET", "appendonly", "no"]);
     let _: String = node.command(&["CONFIG", "SET", "cluster-require-full-coverage", "yes"]);
     let server = database.server(&[("REDIS_INTERFACE", &cluster.addresses())]);
-    let (is_well, said) = server.check();
-    let of_redis = said.lines().filter(|line| line.contains("REDIS_"));
-    let of_redis: Vec<&str> = of_redis.collect();
+    let (is_ok, output) = server.check();
+    let redis_lines = output.lines().filter(|line| line.contains("REDIS_"));
+    let redis_lines: Vec<&str> = redis_lines.collect();
     let [one, two] = [1, 2].map(|node: usize| cluster.nodes[node].address());
     let cli = |address: &str| {
         format!(
@@ -178,8 +178,8 @@ fn check_and_log_warn_about_redis_cluster_nodes_that_may_lose_bodies() {
     ];
     // The warnings are sorted by node address.
     wanted.sort_by_key(|line| !line.contains(&format!("node {}", one.clone().min(two.clone()))));
-    assert!(is_well);
-    assert_eq!(of_redis, wanted);
+    assert!(is_ok);
+    assert_eq!(redis_lines, wanted);
     for warning in &wanted {
         let finding = warning.trim_start_matches("warning: ");
         wait_for("the warning in the log", || {

@@ -1,4 +1,4 @@
-//! Redis on its bad days: bodies go into the table instead, no mail is refused, and none waits longer than a moment.
+//! Faults of Redis: bodies go into the table instead, no mail is rejected, and the delay of each mail is short.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -13,13 +13,13 @@ use crate::support::ports::free_port;
 use crate::support::redis::{FakeBehavior, FakeRedis, Redis};
 use crate::support::{Server, short_mail, wait_for_within, without_trace};
 
-/// What a mail may take from its final dot to its 250 whatever Redis does. The promise is a quarter of a second for
-/// Redis alone; the rest is for a build without optimisation beside other tests.
+/// The maximum time from the final dot to the 250 whatever Redis does. The guarantee is a quarter of a second for Redis alone; the
+/// rest is for an unoptimized build that runs next to other tests.
 const SAVE_LIMIT: Duration = Duration::from_millis(500);
-/// How soon bodies go to Redis again after its first failure.
+/// The maximum time until bodies go to Redis again after its first failure.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(8);
 
-/// Delivers a mail; its hash and the time from final dot to 250.
+/// Delivers a mail. Returns its hash and the time from the final dot to the 250.
 fn deliver(server: &Server, subject: &str) -> (String, Duration) {
     let mut client = server.client();
     client.begin_data("a@client.test", "u@ours.test");
@@ -34,7 +34,7 @@ fn body_column(database: &MariaDb, hash: &str) -> String {
     database.rows(&sql).pop().expect("a row")
 }
 
-/// Delivers two mails, which have to be in the table, whole, within a moment each.
+/// Delivers two mails and asserts that each is saved within the time limit and is complete in the table.
 fn assert_bodies_go_into_the_table(database: &MariaDb, interface: &str, fault: &str) {
     let server = database.server(&[("REDIS_INTERFACE", interface)]);
     for subject in ["first", "second"] {
@@ -68,7 +68,7 @@ fn invalid_redis_answers_neither_lose_nor_delay_mail() {
         FakeBehavior::Replies(b"-OOM command not allowed\r\n"),
         FakeBehavior::Replies(b"$99999999999999999999\r\n"),
         FakeBehavior::Replies(b"*999999999\r\n"),
-        // A TLS port: alert handshake_failure.
+        // A TLS port answers with this alert, handshake_failure.
         FakeBehavior::RepliesAndCloses(b"\x15\x03\x01\x00\x02\x02\x28"),
         FakeBehavior::RepliesAndCloses(b"+O"),
         FakeBehavior::RepliesAndCloses(b""),
@@ -108,7 +108,7 @@ fn bodies_refused_by_redis_are_stored_in_the_table() {
     let _: String = paused.command(&["CLIENT", "PAUSE", "60000", "ALL"]);
     assert_bodies_go_into_the_table(&database, &paused.address(), "paused");
 
-    // With the right password, all is well.
+    // With the correct password, bodies go to Redis.
     let server = database.server(&[(
         "REDIS_INTERFACE",
         &format!("redis://:s3cr3t-of-redis@{}/1", locked.address()),
@@ -168,7 +168,7 @@ fn one_hundred_mails_do_not_each_wait_for_a_hanging_redis() {
     assert_eq!(database.number(in_table), 100);
 }
 
-/// Delivers until a body is in Redis again; every mail on the way has to be there as well.
+/// Delivers mails until a body is in Redis again; asserts that every mail until then is saved as well.
 fn wait_until_bodies_go_to_redis(server: &Server, database: &MariaDb) -> Duration {
     let started_at = Instant::now();
     wait_for_within("bodies to go to Redis again", RECOVERY_LIMIT, || {
@@ -218,7 +218,7 @@ fn redis_that_hangs_during_auth_is_abandoned_and_used_again_later() {
     let (hash, took) = deliver(&server, "hanging");
     assert!(took < SAVE_LIMIT, "{took:?}");
     assert_eq!(body_column(&database, &hash), "gzencode");
-    // What was said into the hanging connection is never answered, also from now on.
+    // Commands already sent over the hanging connection are never answered, even after this.
     proxy.set(Fault::Pass);
     wait_until_bodies_go_to_redis(&server, &database);
     assert!(!server.output().contains("s3cr3t"));
@@ -273,7 +273,7 @@ fn late_redis_ok_does_not_hide_the_refusal_of_the_next_body() {
     deliver(&server, "warm");
     let _: String = redis.command(&["CLIENT", "PAUSE", "400", "ALL"]);
     let (late, _) = deliver(&server, "late");
-    // Answered when the pause ends: the late +OK is on its way then.
+    // Redis answers PING after its pause ends; the late +OK is on its way by then.
     let _: String = redis.command(&["PING"]);
     let _: String = redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
     let mut mails = vec![("late", late)];
@@ -359,23 +359,23 @@ fn check_warns_about_redis_settings_that_may_lose_bodies() {
     let database = MariaDb::start();
     let redis = Redis::start();
     let server = database.server(&[("REDIS_INTERFACE", &redis.address())]);
-    let (is_well, said) = server.check();
-    assert!(is_well && said.contains("appendonly yes"), "{said}");
-    assert!(!said.contains("maxmemory-policy"), "{said}");
+    let (is_ok, output) = server.check();
+    assert!(is_ok && output.contains("appendonly yes"), "{output}");
+    assert!(!output.contains("maxmemory-policy"), "{output}");
     let _: String = redis.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
     let _: String = redis.command(&["CONFIG", "SET", "appendonly", "yes"]);
-    let (is_well, said) = server.check();
+    let (is_ok, output) = server.check();
     assert!(
-        is_well && said.contains("maxmemory-policy noeviction"),
-        "{said}"
+        is_ok && output.contains("maxmemory-policy noeviction"),
+        "{output}"
     );
-    assert!(!said.contains("appendonly"), "{said}");
+    assert!(!output.contains("appendonly"), "{output}");
     redis.signal(Signal::SIGSTOP);
-    let (is_well, said) = server.check();
+    let (is_ok, output) = server.check();
     redis.signal(Signal::SIGCONT);
     assert!(
-        is_well && said.contains("warning: REDIS_INTERFACE"),
-        "{said}"
+        is_ok && output.contains("warning: REDIS_INTERFACE"),
+        "{output}"
     );
 }
 
@@ -396,7 +396,7 @@ fn list_and_show_distinguish_an_unavailable_redis_from_expired_bodies() {
     let gone: Vec<bool> = sizes(&listed).iter().map(|size| size == "gone").collect();
     assert_eq!(gone, [false, false, false, false, true]);
 
-    // It hangs: all rows wait for it together.
+    // While Redis hangs, all rows wait for it together.
     redis.signal(Signal::SIGSTOP);
     let started_at = Instant::now();
     let listed = run(server.folder.path(), &["list"]);
@@ -413,12 +413,12 @@ fn list_and_show_distinguish_an_unavailable_redis_from_expired_bodies() {
     );
     let listed = run(server.folder.path(), &["list", "--json"]);
     assert_eq!(listed.status, 0);
-    let cure = "so 5 of these mails have no size; start it, or mend REDIS_INTERFACE\n";
-    assert_eq!(listed.stderr, away.clone() + cure);
+    let fix = "so 5 of these mails have no size; start it, or mend REDIS_INTERFACE\n";
+    assert_eq!(listed.stderr, away.clone() + fix);
     let mails: serde_json::Value = serde_json::from_str(&listed.stdout).expect("JSON");
     assert_eq!(mails.as_array().map(Vec::len), Some(5));
     let shown = run(server.folder.path(), &["show", &hashes[1]]);
     let hash = &hashes[1];
-    let cure = format!("the body of {hash} is kept there; start it, or mend REDIS_INTERFACE\n");
-    assert_eq!((shown.status, shown.stderr), (1, away + &cure));
+    let fix = format!("the body of {hash} is kept there; start it, or mend REDIS_INTERFACE\n");
+    assert_eq!((shown.status, shown.stderr), (1, away + &fix));
 }

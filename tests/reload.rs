@@ -1,4 +1,4 @@
-//! SIGHUP: the configuration is read again, all or nothing, while mail goes on.
+//! SIGHUP: the configuration is read again, all or nothing, while mail is received.
 
 use std::fs;
 use std::time::Duration;
@@ -36,7 +36,7 @@ fn reload_applies_to_new_sessions_and_open_ones_keep_their_settings() {
     before.command("MAIL FROM:<a@client.test> SIZE=100000", "250");
     before.command("RCPT TO:<u@theirs.test>", "250");
     before.command("RCPT TO:<v@theirs.test>", "250");
-    // The session of before is not counted: it came when there was no limit.
+    // The earlier session is not counted, because it began without a limit.
     let _held = (server_greets(&server), server_greets(&server));
     Client::connect(server.address).expect("421 4.7.0 ");
 }
@@ -66,7 +66,7 @@ fn reload_with_a_longer_timeout_closes_no_open_connection() {
         &server,
         &[("GM_MAX_CLIENTS", "10"), ("GSMTP_TIMEOUT", "300")],
     );
-    // Longer than the pool takes to look at all of them.
+    // Longer than one scan of all connections by the pool.
     held[0].expect_silence(Duration::from_millis(500));
     for client in &mut held {
         client.command("NOOP", "250");
@@ -248,7 +248,7 @@ fn reload_with_another_table_applies_to_new_sessions() {
     write_config(server.folder.path(), &[]);
     assert_eq!(subjects(), ["\"first\""]);
     drop(before);
-    // The writer of the first table ends with its last session, the second's goes on.
+    // The writer of the first table ends with its last session; the writer of the second table stays.
     wait_for("the old writer to end", || {
         (server.threads_named("writer") == 1).then_some(())
     });
@@ -273,7 +273,7 @@ fn reload_with_another_database_applies_to_new_sessions() {
     );
 }
 
-/// Writes the configuration anew, signals, and answers the log once it is in force.
+/// Writes the configuration again, sends SIGHUP, and returns the log after the reload.
 fn reload(server: &Server, settings: &[(&str, &str)]) -> String {
     let count = |log: &str, what: &str| log.matches(what).count();
     let before = count(&server.log(), " reload");

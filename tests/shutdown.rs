@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT: the idle leave now, what is under way is finished, nothing is promised falsely.
+//! SIGTERM and SIGINT: idle clients are disconnected at once, messages in progress are finished, and no 250 is false.
 
 use std::fs::{self, File};
 use std::net::TcpStream;
@@ -51,7 +51,7 @@ fn signal_sent_as_soon_as_the_pid_file_exists_is_handled() {
                 .spawn()
                 .expect("the program starts");
             let pid_file = folder.path().join("pid");
-            // In small steps, for most of a start has yet to come.
+            // The interval is short, because most of the start follows after the PID file is written.
             while fs::read(&pid_file).map_or(true, |pid| pid.is_empty()) {
                 thread::yield_now();
             }
@@ -60,7 +60,7 @@ fn signal_sent_as_soon_as_the_pid_file_exists_is_handled() {
             if matches!(signal, Signal::SIGHUP | Signal::SIGUSR1) {
                 send(Signal::SIGTERM);
             }
-            let status = child.wait().expect("a child of ours");
+            let status = child.wait().expect("a child process");
             assert!(status.success(), "{signal}: {status}");
             assert!(!pid_file.exists(), "{signal}");
         }
@@ -96,7 +96,7 @@ fn sigterm_saves_messages_in_progress_and_refuses_new_connections() {
 
 #[test]
 fn client_that_just_received_354_is_not_treated_as_idle_at_shutdown() {
-    // Replies reach the client at once, and the thread that sent them goes on 0.3 s later.
+    // Replies reach the client at once, but the thread that sent them continues 0.3 s later.
     let slow = "inject=sendto:delay_exit=300000";
     let strace = under_strace(&["-e", "trace=sendto", "-e", slow]);
     let folder = tempfile::TempDir::new().expect("a temporary folder");
@@ -109,7 +109,7 @@ fn client_that_just_received_354_is_not_treated_as_idle_at_shutdown() {
     }
     server.signal(Signal::SIGTERM);
     wait_until_draining(&server);
-    // Time enough to come to reading, and to find nothing there.
+    // In this time the thread reaches its read and finds no input.
     client.expect_silence(Duration::from_millis(600));
     client.send("Subject: just begun\r\n.\r\n");
     client.expect("250 2.0.0 ");
@@ -155,12 +155,12 @@ fn second_sigterm_exits_even_while_a_reload_hangs() {
     std::fs::remove_file(&config).expect("the configuration");
     nix::unistd::mkfifo(&config, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
     server.signal(Signal::SIGHUP);
-    // More than are remembered.
+    // More signals than the server remembers.
     for _ in 0..20 {
         server.signal(Signal::SIGUSR1);
         std::thread::sleep(Duration::from_millis(2));
     }
-    // Opens once somebody reads, who then waits for as long as we hold it.
+    // The FIFO opens when the server begins to read it; the read blocks as long as this end stays open.
     let _held = wait_for("the reload to read", || {
         File::options()
             .write(true)
@@ -169,7 +169,7 @@ fn second_sigterm_exits_even_while_a_reload_hangs() {
             .ok()
     });
     let signalled_at = Instant::now();
-    // Two of a kind might become one on their way.
+    // Two signals of the same kind may be merged into one before delivery.
     server.signal(Signal::SIGTERM);
     server.signal(Signal::SIGINT);
     assert!(server.wait().success());
@@ -214,7 +214,7 @@ fn sigterm_waits_for_a_mail_that_waits_for_the_store() {
     server.signal(Signal::SIGTERM);
     wait_until_draining(&server);
     client.expect_silence(Duration::from_millis(300));
-    other.execute_batch("ROLLBACK").expect("ours");
+    other.execute_batch("ROLLBACK").expect("valid statements");
     client.expect("250 2.0.0 ");
     client.expect("421 4.3.2 ");
     assert!(server.wait().success());
@@ -232,7 +232,7 @@ fn second_sigterm_sends_no_250_for_a_mail_that_waits_for_the_store() {
     server.signal(Signal::SIGTERM);
     assert!(server.wait().success());
     client.expect_close();
-    other.execute_batch("ROLLBACK").expect("ours");
+    other.execute_batch("ROLLBACK").expect("valid statements");
     assert!(server.list().is_empty());
 }
 
@@ -251,11 +251,11 @@ fn wait_until_draining(server: &Server) {
     });
 }
 
-/// Another program that writes to the same file.
+/// Locks the SQLite file, as another program that writes to it does.
 fn lock_store(server: &Server) -> Connection {
     let other = Connection::open(server.path("goguerrilla.db")).expect("the file is there");
     other
         .execute_batch("BEGIN IMMEDIATE")
-        .expect("nobody else writes");
+        .expect("an unlocked file");
     other
 }

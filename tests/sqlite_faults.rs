@@ -1,4 +1,4 @@
-//! The embedded store when its disk, its file or its neighbours misbehave.
+//! Faults of the SQLite store: of its disk, of its file, and through other programs that use the file.
 
 use std::fs;
 use std::process::Command;
@@ -19,9 +19,9 @@ fn mail_waits_for_a_locked_sqlite_file_while_its_client_is_connected() {
     let leaving = send_mail(&server, "leaving");
     patient.expect_silence(Duration::from_millis(300));
     drop(leaving);
-    // A waiting connection looks after its client once a second.
+    // A waiting connection checks once a second whether its client is still connected.
     patient.expect_silence(Duration::from_millis(2_500));
-    other.execute_batch("ROLLBACK").expect("ours");
+    other.execute_batch("ROLLBACK").expect("valid statements");
     patient.expect("250 2.0.0 ");
     assert_eq!(subjects(&server), ["patient"]);
 }
@@ -34,8 +34,8 @@ fn sqlite_lock_is_released_after_its_mail_was_withdrawn() {
     wait_for("the mail to be withdrawn", || {
         server.log().contains(" not_saved ").then_some(())
     });
-    other.execute_batch("ROLLBACK").expect("ours");
-    // The server takes the lock for a mail that is gone, and has to give it back.
+    other.execute_batch("ROLLBACK").expect("valid statements");
+    // The server takes the lock for a mail whose client has left, and must release it.
     for _ in 0..3 {
         other
             .execute_batch("SELECT * FROM new_mail")
@@ -43,7 +43,7 @@ fn sqlite_lock_is_released_after_its_mail_was_withdrawn() {
         thread::sleep(Duration::from_millis(100));
         other
             .execute_batch("BEGIN IMMEDIATE; ROLLBACK")
-            .expect("nobody else writes");
+            .expect("an unlocked file");
     }
     assert_eq!(subjects(&server), [""; 0]);
 }
@@ -53,7 +53,7 @@ fn long_sqlite_reader_delays_no_mail_and_keeps_its_snapshot() {
     let server = Server::start(&[]);
     send_mail(&server, "before").expect("250 2.0.0 ");
     let reader = Connection::open(server.path("goguerrilla.db")).expect("the file is there");
-    reader.execute_batch("BEGIN").expect("nobody minds");
+    reader.execute_batch("BEGIN").expect("valid statements");
     let count = || -> u32 {
         let count = reader.query_row("SELECT count(*) FROM new_mail", [], |row| row.get(0));
         count.expect("the table is there")
@@ -63,11 +63,11 @@ fn long_sqlite_reader_delays_no_mail_and_keeps_its_snapshot() {
     for number in 0..20 {
         send_mail(&server, &format!("{number:02}")).expect("250 2.0.0 ");
     }
-    // Far from the five seconds for which a lock is waited for.
+    // This is much less than the five seconds for which the server waits for a lock.
     let took = started_at.elapsed();
     assert!(took < Duration::from_secs(4), "{took:?}");
     assert_eq!(count(), 1);
-    reader.execute_batch("ROLLBACK").expect("ours");
+    reader.execute_batch("ROLLBACK").expect("valid statements");
     assert_eq!(count(), 21);
 }
 
@@ -77,12 +77,14 @@ fn write_ahead_log_over_1_gib_logs_one_warning() {
     send_mail(&server, "before").expect("250 ");
     let reader = Connection::open(server.path("goguerrilla.db")).expect("the file is there");
     let read = "BEGIN; SELECT count(*) FROM new_mail";
-    reader.execute_batch(read).expect("nobody minds");
-    // As long as a reader can make it, and on the disk nothing but a hole.
+    reader.execute_batch(read).expect("valid statements");
+    // The log has the size that a long reader can cause; on the disk it is a sparse file.
     let log = fs::OpenOptions::new()
         .write(true)
         .open(server.path("goguerrilla.db-wal"));
-    log.expect("its log").set_len((1 << 30) + 1).expect("ours");
+    log.expect("the log")
+        .set_len((1 << 30) + 1)
+        .expect("a sparse file");
     let warnings = |server: &Server| server.log().matches(" warn - wal_large ").count();
     assert_eq!(warnings(&server), 0);
     for number in 0..3 {
@@ -95,7 +97,7 @@ fn write_ahead_log_over_1_gib_logs_one_warning() {
     );
     server.kill();
     assert_eq!(warnings(&server), 1, "once");
-    // Whoever starts it again is told, too.
+    // The warning appears again after a restart.
     server.start_again();
     server.wait_for_log(" wal_large ");
     drop(reader);
@@ -113,7 +115,7 @@ fn sqlite_lock_held_longer_than_the_time_limit_defers_mail() {
     let waited = sent_at.elapsed();
     assert!(waited >= Duration::from_millis(4_900), "{waited:?}");
     assert!(waited < Duration::from_secs(8), "{waited:?}");
-    other.execute_batch("ROLLBACK").expect("ours");
+    other.execute_batch("ROLLBACK").expect("valid statements");
     send_mail(&server, "later").expect("250 2.0.0 ");
     assert_eq!(subjects(&server), ["later"]);
 }
@@ -198,7 +200,7 @@ fn mail_gets_452_while_the_file_size_limit_is_reached() {
 fn mail_gets_452_while_the_disk_is_full() {
     let mut server = Server::start(&[]);
     server.stop();
-    // The third to the twelfth write meet a full disk; then somebody has made room.
+    // The third to the twelfth write fail because the disk is full; then there is space again.
     start_with_log_fault(&mut server, "pwrite64:error=ENOSPC:when=3..12");
     let mut codes = Vec::new();
     for number in 0..20 {
@@ -246,7 +248,7 @@ fn failed_fsync_or_write_is_never_acknowledged_with_250() {
                 break;
             }
             met += 1;
-            // It recovers by itself.
+            // The server recovers without intervention.
             send_mail(&server, "last").expect("250 ");
             server.kill();
             server.start_again();
@@ -267,7 +269,7 @@ fn failed_fsync_or_write_is_never_acknowledged_with_250() {
 fn concurrent_mails_share_fsyncs_and_a_single_mail_gets_its_own() {
     let mut server = Server::start(&[]);
     server.stop();
-    // As slow as a disk that has to turn.
+    // The delay of a hard disk.
     let slow = "inject=fsync,fdatasync:delay_exit=15000";
     server.start_again_with(under_strace(&["-e", "trace=fsync,fdatasync", "-e", slow]));
     let syncs = || {
@@ -308,11 +310,11 @@ fn file_that_is_not_a_database_is_a_one_line_start_error() {
         errors.contains("GM_SQLITE_FILE: goguerrilla.db: "),
         "{errors}"
     );
-    let left = fs::read_to_string(folder.path().join("goguerrilla.db")).expect("still a text");
-    assert_eq!(left, text);
+    let found = fs::read_to_string(folder.path().join("goguerrilla.db")).expect("a text file");
+    assert_eq!(found, text);
 }
 
-/// A client that has sent a mail with its final dot and not read the reply to it.
+/// Returns a client that has sent a mail with its final dot and has not read the reply.
 fn send_mail(server: &Server, subject: &str) -> Client {
     let mut client = server.client();
     client.command("EHLO client.test", "250");
@@ -323,7 +325,8 @@ fn send_mail(server: &Server, subject: &str) -> Client {
     client
 }
 
-/// One client for each subject; all final dots leave at once. Subjects and the codes they got.
+/// Delivers one mail for each subject over its own connection; all final dots are sent at once. Returns each subject with the code
+/// of its reply.
 fn deliver_together(server: &Server, subjects: &[String]) -> Vec<(String, u16)> {
     let start = Barrier::new(subjects.len());
     thread::scope(|scope| {
@@ -350,7 +353,7 @@ fn deliver_together(server: &Server, subjects: &[String]) -> Vec<(String, u16)> 
     })
 }
 
-/// Starts again with calls on the store's write-ahead log failing as strace is told.
+/// Restarts the server under strace, which injects this fault into calls on the write-ahead log.
 fn start_with_log_fault(server: &mut Server, fault: &str) {
     let log_file = server.path("goguerrilla.db-wal");
     let inject = format!("inject={fault}");
@@ -362,7 +365,7 @@ fn start_with_log_fault(server: &mut Server, fault: &str) {
     ]));
 }
 
-/// The subject of each row, sorted.
+/// Returns the subject of each row, sorted.
 fn subjects(server: &Server) -> Vec<String> {
     let stored = stored_markers(&server.path("goguerrilla.db"));
     let mut subjects: Vec<String> = stored
@@ -373,12 +376,12 @@ fn subjects(server: &Server) -> Vec<String> {
     subjects
 }
 
-/// Another program that writes to the same file.
+/// Locks the SQLite file, as another program that writes to it does.
 fn lock(server: &Server) -> Connection {
     let other = Connection::open(server.path("goguerrilla.db")).expect("the file is there");
     other
         .execute_batch("BEGIN IMMEDIATE")
-        .expect("nobody else writes");
+        .expect("an unlocked file");
     other
 }
 
@@ -387,12 +390,12 @@ fn execute(server: &Server, statements: &str) {
     other.execute_batch(statements).expect("valid statements");
 }
 
-/// Content of 100 kB that zlib cannot make much smaller.
+/// Returns 100 kB of content that zlib cannot compress much.
 fn incompressible() -> Vec<u8> {
     let mut state = 1_u32;
     let mut content: Vec<u8> = (0..100_000)
         .map(|_| {
-            // Numerical Recipes' generator; its high octets look random enough.
+            // The generator of Numerical Recipes; its high octets are random enough.
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             b'0' + (state >> 25) as u8 % 64
         })
@@ -401,5 +404,5 @@ fn incompressible() -> Vec<u8> {
     content
 }
 
-/// More calls than the few mails of one round need, or as many as are worth failing one by one.
+/// The maximum number of calls that are made to fail, one in each round.
 const MAX_CALLS: usize = 14;

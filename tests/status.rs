@@ -1,4 +1,4 @@
-//! The inside view: figures that are true, probes that tell how things are, and HTTP clients that cannot hurt.
+//! The status endpoint: its metrics are true, its probes show the state of the server, and hostile HTTP clients do no harm.
 
 use std::collections::HashMap;
 use std::fs;
@@ -19,10 +19,11 @@ use crate::support::tls::TlsServer;
 use crate::support::{Client, Server, short_mail, value, wait_for, wait_for_within, write_config};
 
 const STATUS: (&str, &str) = ("GM_STATUS_INTERFACE", "127.0.0.1:0");
-/// How soon the database's state is known: a look every two seconds, tries to connect with pauses up to four.
+/// The maximum time until the database's state is known: a check every two seconds, and pauses of up to four seconds between
+/// attempts to connect.
 const DETECTION_LIMIT: Duration = Duration::from_secs(15);
 
-/// Where its status page is.
+/// Returns the address of the server's status endpoint.
 fn address(server: &Server) -> SocketAddr {
     let log = server.log();
     let line = log.lines().find(|line| line.contains(" status_page "));
@@ -30,7 +31,7 @@ fn address(server: &Server) -> SocketAddr {
     address.expect("a status page").parse().expect("an address")
 }
 
-/// What curl gets: the status and the body.
+/// Returns the status and body of a request with curl.
 pub fn get(server: &Server, path: &str) -> (u16, String) {
     let url = format!("http://{}{path}", address(server));
     let output = Command::new("curl")
@@ -40,11 +41,11 @@ pub fn get(server: &Server, path: &str) -> (u16, String) {
     let text = String::from_utf8(output.stdout).expect("UTF-8");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{path}: {errors}");
-    let (body, code) = text.rsplit_once('\n').expect("a status behind the body");
+    let (body, code) = text.rsplit_once('\n').expect("a status after the body");
     (code.parse().expect("three digits"), body.to_owned())
 }
 
-/// Every sample by its name with labels.
+/// Returns every sample by its name with labels.
 pub fn figures(server: &Server) -> HashMap<String, f64> {
     let (code, page) = get(server, "/metrics");
     assert_eq!(code, 200);
@@ -56,7 +57,7 @@ pub fn figures(server: &Server) -> HashMap<String, f64> {
     figures.collect()
 }
 
-/// Waits until a figure is what it should be: connections are counted behind their last reply.
+/// Waits until a metric has this value: a connection is counted after its last reply.
 pub fn wait_for_metric(server: &Server, name: &str, wanted: f64) {
     wait_for(&format!("{name} {wanted}"), || {
         let figures = figures(server);
@@ -84,24 +85,24 @@ fn promtool_accepts_the_metrics_and_the_documentation_lists_each_name() {
     input.write_all(page.as_bytes()).expect("promtool reads");
     drop(input);
     let checked = promtool.wait_with_output().expect("promtool ends");
-    let said = [checked.stdout, checked.stderr].concat();
-    let said = String::from_utf8_lossy(&said);
+    let output = [checked.stdout, checked.stderr].concat();
+    let output = String::from_utf8_lossy(&output);
     assert!(
-        checked.status.success() && said.is_empty(),
-        "{said}\n{page}"
+        checked.status.success() && output.is_empty(),
+        "{output}\n{page}"
     );
 
     let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let readme = fs::read_to_string(readme).expect("a file of ours");
+    let readme = fs::read_to_string(readme).expect("README.md");
     let rows = readme
         .lines()
         .filter(|line| line.starts_with("| goguerrilla_") || line.starts_with("| process_"));
-    let mut told: Vec<&str> = rows.filter_map(|row| row.split(' ').nth(1)).collect();
+    let mut documented: Vec<&str> = rows.filter_map(|row| row.split(' ').nth(1)).collect();
     let types = page.lines().filter_map(|line| line.strip_prefix("# TYPE "));
-    let mut shown: Vec<&str> = types.filter_map(|line| line.split(' ').next()).collect();
-    told.sort_unstable();
-    shown.sort_unstable();
-    assert_eq!(told, shown, "the table in the README and the page");
+    let mut served: Vec<&str> = types.filter_map(|line| line.split(' ').next()).collect();
+    documented.sort_unstable();
+    served.sort_unstable();
+    assert_eq!(documented, served, "the table in the README and the page");
 
     let head = curl_head(server);
     assert!(head.contains("text/plain; version=0.0.4"), "{head}");
@@ -302,8 +303,8 @@ fn readyz_follows_the_availability_of_the_database() {
             .deliver("a@client.test", "u@ours.test", &mail);
         assert_eq!(reply.code, 250, "{round}: {reply:?}");
         database.kill();
-        // No mail comes that would find out.
-        let reason = wait_for_within("the store to be missed", DETECTION_LIMIT, || {
+        // No mail arrives that would detect the fault.
+        let reason = wait_for_within("the outage to be detected", DETECTION_LIMIT, || {
             let (code, reason) = ready();
             (code == 503).then_some(reason)
         });
@@ -393,12 +394,12 @@ fn status_endpoints_answer_during_shutdown_and_readyz_is_503() {
 #[test]
 fn hostile_http_clients_of_the_status_port_are_rejected() {
     let server = Server::start(&[STATUS]);
-    let at = address(&server);
+    let address = address(&server);
     let (threads, sockets) = (server.threads(), server.sockets());
-    let connect = || TcpStream::connect(at).expect("the page accepts");
-    let said = |sent: &[u8]| {
+    let connect = || TcpStream::connect(address).expect("an open connection");
+    let answer_to = |sent: &[u8]| {
         let mut socket = connect();
-        // It may be closed before all is written.
+        // The server may close before everything is written.
         let _ = socket.write_all(sent);
         let mut answer = Vec::new();
         let _ = socket.read_to_end(&mut answer);
@@ -418,7 +419,7 @@ fn hostile_http_clients_of_the_status_port_are_rejected() {
         (b"GET / HTTP/1.1\r\nA: b\r\n".repeat(10_000), "400"),
         ((0..=255).collect(), "400"),
     ] {
-        let answer = said(&sent);
+        let answer = answer_to(&sent);
         let shown = sent.escape_ascii().to_string();
         let shown = shown.get(..60).unwrap_or(&shown);
         assert!(
@@ -431,7 +432,7 @@ fn hostile_http_clients_of_the_status_port_are_rejected() {
         "{started_at:?}"
     );
 
-    // One octet a second, a head without an end, and a hundred that say nothing.
+    // One client sends an octet a second, one an endless head, and a hundred send nothing.
     let started_at = Instant::now();
     let idle: Vec<TcpStream> = (0..100).map(|_| connect()).collect();
     let mut trickling = connect();
@@ -442,7 +443,7 @@ fn hostile_http_clients_of_the_status_port_are_rejected() {
             }
             thread::sleep(Duration::from_secs(1));
         }
-        panic!("it was read for half a minute");
+        panic!("the connection was still open after half a minute");
     });
     let mut client = server.client();
     let asked_at = Instant::now();
@@ -452,18 +453,18 @@ fn hostile_http_clients_of_the_status_port_are_rejected() {
     client.command("QUIT", "221");
     assert!(server.sockets() <= sockets + 40, "{}", server.sockets());
     for mut socket in idle {
-        let left = Duration::from_secs(6).saturating_sub(started_at.elapsed());
+        let remaining = Duration::from_secs(6).saturating_sub(started_at.elapsed());
         socket
-            .set_read_timeout(Some(left.max(Duration::from_millis(1))))
+            .set_read_timeout(Some(remaining.max(Duration::from_millis(1))))
             .expect("an open socket");
         let end = socket.read(&mut [0; 64]);
-        // Closed or reset, but never still open.
+        // The connection must be closed or reset, not open.
         let is_open = matches!(&end, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
         assert!(!is_open, "{end:?} after {:?}", started_at.elapsed());
     }
     trickle.join().expect("it was closed");
     wait_for("threads and sockets to be as before", || {
-        // The client of SMTP had a thread, which waits for the next one.
+        // The thread of the SMTP client stays for the next client.
         let back = server.threads() <= threads + 1 && server.sockets() <= sockets;
         back.then_some(())
     });

@@ -1,5 +1,5 @@
-//! The table in MariaDB as administrators and other programs leave it: ids that run out, columns that are narrow, of other
-//! types or collations, NULL; and what `check`, `list` and `show` say then.
+//! Tables in MariaDB and SQLite as administrators and other programs change them: used-up ids, narrow columns, other column
+//! types and collations, NULL; and the output of `check`, `list` and `show` in each case.
 
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ fn with_status(database: &MariaDb, settings: &[(&str, &str)]) -> Server {
     database.server(&all)
 }
 
-/// The table that `goguerrilla schema` prints.
+/// Starts MariaDB with the table that `goguerrilla schema` prints.
 fn with_printed_table() -> MariaDb {
     let database = MariaDb::start_with(&[]);
     let folder = tempfile::TempDir::new().expect("a temporary folder");
@@ -43,9 +43,9 @@ fn with_printed_table() -> MariaDb {
     database
 }
 
-/// The statement that a finding about this column ends with.
-fn cure(said: &str, column: &str) -> Option<String> {
-    let about = said.lines().filter(|line| line.contains(column));
+/// Returns the statement at the end of the finding about this column.
+fn fix(output: &str, column: &str) -> Option<String> {
+    let about = output.lines().filter(|line| line.contains(column));
     let mut cures = about.filter_map(|line| line.split_once(" run: ALTER TABLE "));
     cures.next().map(|(_, rest)| format!("ALTER TABLE {rest}"))
 }
@@ -56,7 +56,7 @@ fn used_ratio(server: &Server) -> Option<f64> {
         .copied()
 }
 
-/// The findings about `mail_id` in the log.
+/// Returns the findings about `mail_id` in the log.
 fn id_findings(server: &Server) -> Vec<String> {
     let log = server.log();
     let lines = log.lines().filter(|line| line.contains(" store_check "));
@@ -65,22 +65,22 @@ fn id_findings(server: &Server) -> Vec<String> {
 }
 
 #[test]
-fn ids_that_are_used_up_are_the_stores_fault_and_named_with_their_cure() {
+fn used_up_mail_ids_make_the_store_unavailable_and_are_reported_with_their_fix() {
     let database = MariaDb::start();
-    // Two are left, one of them for the trial row of `check`.
+    // Two ids are left; the trial row of `check` uses one of them.
     database.sql("ALTER TABLE new_mail AUTO_INCREMENT = 2147483646");
     let server = with_status(&database, &[("GM_SAVE_WORKERS", "1")]);
     wait_for("the store", || {
         (get(&server, "/readyz").0 == 200).then_some(())
     });
-    let (is_well, said) = server.check();
-    assert!(is_well, "{said}");
+    let (is_ok, output) = server.check();
+    assert!(is_ok, "{output}");
     assert!(
-        said.contains("99 % of the ids of column `mail_id`"),
-        "{said}"
+        output.contains("99 % of the ids of column `mail_id`"),
+        "{output}"
     );
     let warned = "ALTER TABLE `new_mail` MODIFY `mail_id` bigint unsigned NOT NULL AUTO_INCREMENT";
-    assert_eq!(cure(&said, "`mail_id`").as_deref(), Some(warned));
+    assert_eq!(fix(&output, "`mail_id`").as_deref(), Some(warned));
     assert!(used_ratio(&server).is_some_and(|ratio| ratio > 0.999));
     server.wait_for_log("of the ids of column `mail_id`");
 
@@ -93,20 +93,20 @@ fn ids_that_are_used_up_are_the_stores_fault_and_named_with_their_cure() {
         log.contains("`mail_id` of `new_mail` has no ids left"),
         "{log}"
     );
-    let (code, said) = get(&server, "/readyz");
-    assert!(code == 503 && said.contains("mail_id"), "{said}");
+    let (code, body) = get(&server, "/readyz");
+    assert!(code == 503 && body.contains("mail_id"), "{body}");
     assert_eq!(used_ratio(&server), Some(1.0));
 
-    // Another receiver knows it before it was given any mail.
+    // Another receiver reports the shortage before it has received any mail.
     let other = with_status(&database, &[]);
-    wait_for("it to know", || {
-        let (code, said) = get(&other, "/readyz");
-        (code == 503 && said.contains("mail_id")).then_some(())
+    wait_for("the other receiver to report it", || {
+        let (code, output) = get(&other, "/readyz");
+        (code == 503 && output.contains("mail_id")).then_some(())
     });
-    let (is_well, said) = server.check();
-    assert!(!is_well && !said.contains("grant"), "{said}");
-    let cure = cure(&said, "`mail_id`").expect("a cure");
-    database.sql(&cure);
+    let (is_ok, output) = server.check();
+    assert!(!is_ok && !output.contains("grant"), "{output}");
+    let fix = fix(&output, "`mail_id`").expect("a fix");
+    database.sql(&fix);
     for server in [&server, &other] {
         wait_for("the store to be ready again", || {
             (get(server, "/readyz").0 == 200).then_some(())
@@ -114,16 +114,16 @@ fn ids_that_are_used_up_are_the_stores_fault_and_named_with_their_cure() {
         assert_saved(&deliver(server, "healed"));
     }
     assert!(used_ratio(&server).is_some_and(|ratio| ratio < 0.001));
-    let (is_well, said) = server.check();
-    assert!(is_well && !said.contains("mail_id"), "{said}");
+    let (is_ok, output) = server.check();
+    assert!(is_ok && !output.contains("mail_id"), "{output}");
     assert_eq!(database.count(), 3);
 }
 
 #[test]
-fn a_batch_that_finds_no_ids_is_not_split_mail_by_mail() {
+fn batch_that_fails_for_used_up_mail_ids_is_not_split() {
     for last in [
         "MODIFY mail_id tinyint NOT NULL AUTO_INCREMENT, AUTO_INCREMENT = 127",
-        // MariaDB says 1467 here instead of 167.
+        // MariaDB returns error 1467 here instead of 167.
         "MODIFY mail_id bigint unsigned NOT NULL AUTO_INCREMENT, AUTO_INCREMENT = 18446744073709551615",
     ] {
         let database = MariaDb::start();
@@ -143,8 +143,8 @@ fn a_batch_that_finds_no_ids_is_not_split_mail_by_mail() {
 }
 
 #[test]
-fn a_duplicate_id_is_the_stores_fault_and_another_duplicate_the_mails() {
-    for (text, is_of_ids) in [
+fn duplicate_mail_id_makes_the_store_unavailable_and_other_duplicates_do_not() {
+    for (text, is_mail_id) in [
         ("Duplicate entry ''2147483647'' for key ''PRIMARY''", true),
         ("Duplicate entry ''5'' for key ''new_mail.PRIMARY''", true),
         ("Duplicate entry ''5'' for key ''own''", false),
@@ -154,13 +154,13 @@ fn a_duplicate_id_is_the_stores_fault_and_another_duplicate_the_mails() {
             "CREATE TRIGGER ids BEFORE INSERT ON new_mail FOR EACH ROW SIGNAL SQLSTATE '23000'
              SET MYSQL_ERRNO = 1062, MESSAGE_TEXT = '{text}'"
         ));
-        match is_of_ids {
+        match is_mail_id {
             true => {
                 assert_not_split(&database);
-                let (is_well, said) = database.server(&[]).check();
-                assert!(!is_well && !said.contains("grant"), "{said}");
-                let cure = cure(&said, "`mail_id`").expect("a cure");
-                database.sql(&cure);
+                let (is_ok, output) = database.server(&[]).check();
+                assert!(!is_ok && !output.contains("grant"), "{output}");
+                let fix = fix(&output, "`mail_id`").expect("a fix");
+                database.sql(&fix);
             }
             false => {
                 let server = with_status(&database, &[]);
@@ -172,12 +172,13 @@ fn a_duplicate_id_is_the_stores_fault_and_another_duplicate_the_mails() {
     }
 }
 
-/// Eight mails that queue up while the table is locked share one INSERT, which fails.
+/// Asserts that a failed INSERT of a batch is not repeated mail by mail: eight mails queue up while the table is locked and share
+/// one INSERT.
 fn assert_not_split(database: &MariaDb) {
     let server = with_status(database, &[("GM_SAVE_WORKERS", "1")]);
     let executed = "SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS \
                     WHERE VARIABLE_NAME = 'Com_stmt_execute'";
-    // The first one has the statement prepared and the facts read.
+    // The first mail prepares the statement and reads the table's definition.
     assert_deferred(&deliver(&server, "alone"));
     let mut holder = database.connection();
     holder
@@ -206,37 +207,37 @@ fn assert_not_split(database: &MariaDb) {
     }
     let more = database.number(executed) - before;
     assert!(more < 8, "{more} statements for eight mails");
-    let (code, said) = get(&server, "/readyz");
-    assert!(code == 503 && said.contains("mail_id"), "{said}");
+    let (code, body) = get(&server, "/readyz");
+    assert!(code == 503 && body.contains("mail_id"), "{body}");
 }
 
 #[test]
-fn half_of_the_ids_is_warned_of_while_the_server_runs() {
+fn running_server_logs_a_warning_when_half_of_the_mail_ids_are_used() {
     let database = MariaDb::start();
     database.sql("ALTER TABLE new_mail MODIFY mail_id tinyint unsigned NOT NULL AUTO_INCREMENT, AUTO_INCREMENT = 119");
     let server = with_status(&database, &[("GM_SAVE_WORKERS", "1")]);
     assert_saved(&deliver(&server, "below half"));
-    // Each check uses up an id for its trial row.
+    // Each `check` uses up one id for its trial row.
     assert!(id_findings(&server).is_empty());
     assert!(used_ratio(&server).is_some_and(|ratio| ratio < 0.5));
-    let (is_well, said) = server.check();
-    assert!(is_well && !said.contains("mail_id"), "{said}");
+    let (is_ok, output) = server.check();
+    assert!(is_ok && !output.contains("mail_id"), "{output}");
     for number in 0..10 {
         assert_saved(&deliver(&server, &format!("mail {number}")));
     }
     server.wait_for_log("50 % of the ids of column `mail_id`");
     assert_eq!(id_findings(&server).len(), 1, "once for each tenth");
-    let ratio = used_ratio(&server).expect("it counts up");
+    let ratio = used_ratio(&server).expect("a ratio");
     assert!((ratio - 130.0 / 255.0).abs() < 0.0001, "{ratio}");
-    let (is_well, said) = server.check();
-    assert!(is_well && said.contains("(130 of 255)"), "{said}");
-    database.sql(&cure(&said, "`mail_id`").expect("a cure"));
-    let (is_well, said) = server.check();
-    assert!(is_well && !said.contains("mail_id"), "{said}");
+    let (is_ok, output) = server.check();
+    assert!(is_ok && output.contains("(130 of 255)"), "{output}");
+    database.sql(&fix(&output, "`mail_id`").expect("a fix"));
+    let (is_ok, output) = server.check();
+    assert!(is_ok && !output.contains("mail_id"), "{output}");
 }
 
 #[test]
-fn a_table_whose_mail_id_does_not_count_up_has_no_ratio() {
+fn mail_id_ratio_is_absent_if_mail_id_is_not_auto_increment() {
     let database = MariaDb::start();
     for change in [
         "MODIFY mail_id int(11) NOT NULL DEFAULT 2147483647, DROP PRIMARY KEY",
@@ -299,7 +300,7 @@ fn attachment_count_is_clamped_to_its_column_type() {
         let newest = format!("SELECT {column} FROM new_mail ORDER BY mail_id DESC LIMIT 1");
         let stored: Vec<String> = database.rows(&newest);
         assert_eq!(stored, [want], "{kind}");
-        // A running server learns of a column that became narrower.
+        // A running server notices that a column became narrower.
         database.sql("TRUNCATE TABLE new_mail");
         database.sql("ALTER TABLE new_mail MODIFY has_attach bit(1) NOT NULL");
         assert_saved(
@@ -323,20 +324,20 @@ fn narrow_address_columns_cause_a_warning_with_a_sufficient_alter_table() {
         database.sql(&table);
         let server = database.server(&[]);
         assert_saved(&deliver(&server, "the older table works"));
-        let (is_well, said) = server.check();
-        assert!(is_well, "{said}");
-        let cure = cure(&said, "`recipient`").expect("a cure");
+        let (is_ok, output) = server.check();
+        assert!(is_ok, "{output}");
+        let fix = fix(&output, "`recipient`").expect("a fix");
         for column in ["`from`", "`to`", "`recipient`"] {
             assert!(
-                cure.contains(&format!("MODIFY {column} varchar(320)")),
-                "{cure}"
+                fix.contains(&format!("MODIFY {column} varchar(320)")),
+                "{fix}"
             );
         }
         server.wait_for_log("do not hold every address");
-        assert!(said.lines().all(|line| !line.contains("  ")), "{said}");
-        database.sql(&cure);
-        let (is_well, said) = server.check();
-        assert!(is_well && !said.contains("every address"), "{said}");
+        assert!(output.lines().all(|line| !line.contains("  ")), "{output}");
+        database.sql(&fix);
+        let (is_ok, output) = server.check();
+        assert!(is_ok && !output.contains("every address"), "{output}");
 
         let server = database.server(&[]);
         assert_saved(&deliver(&server, "learned"));
@@ -361,15 +362,15 @@ fn narrow_address_columns_cause_a_warning_with_a_sufficient_alter_table() {
     }
     let database = with_printed_table();
     let server = database.server(&[]);
-    let (is_well, said) = server.check();
-    assert!(is_well && !said.contains("ALTER TABLE"), "{said}");
-    // Wide enough, but not for every character.
+    let (is_ok, output) = server.check();
+    assert!(is_ok && !output.contains("ALTER TABLE"), "{output}");
+    // The columns are wide enough, but their character set lacks characters.
     database
         .sql("ALTER TABLE new_mail MODIFY recipient varchar(400) CHARACTER SET latin1 NOT NULL");
-    let (is_well, said) = server.check();
+    let (is_ok, output) = server.check();
     assert!(
-        is_well && said.contains("(`recipient`: 400 of latin1)"),
-        "{said}"
+        is_ok && output.contains("(`recipient`: 400 of latin1)"),
+        "{output}"
     );
 }
 
@@ -381,11 +382,11 @@ fn check_reports_columns_too_narrow_for_every_row_as_errors() {
         database.sql(&format!(
             "ALTER TABLE new_mail MODIFY {column} {kind} NOT NULL"
         ));
-        let (is_well, said) = server.check();
-        assert!(!is_well, "{said}");
-        database.sql(&cure(&said, &format!("column `{column}`")).expect("a cure"));
-        let (is_well, said) = server.check();
-        assert!(is_well, "{said}");
+        let (is_ok, output) = server.check();
+        assert!(!is_ok, "{output}");
+        database.sql(&fix(&output, &format!("column `{column}`")).expect("a fix"));
+        let (is_ok, output) = server.check();
+        assert!(is_ok, "{output}");
     }
     assert_saved(&deliver(&server, "healed"));
 }
@@ -397,7 +398,7 @@ fn list(server: &Server, arguments: &[&str]) -> ProcessResult {
     )
 }
 
-fn listed(server: &Server, to: &str) -> Vec<String> {
+fn listed_recipients(server: &Server, to: &str) -> Vec<String> {
     let ended = list(server, &["--json", "--to", to]);
     assert_eq!((ended.status, ended.stderr.as_str()), (0, ""), "{to}");
     let mails: Vec<serde_json::Value> = serde_json::from_str(&ended.stdout).expect("JSON");
@@ -474,7 +475,7 @@ fn list_and_show_handle_null_in_mysql_rows() {
             }
         }
         assert_eq!(
-            listed(server, "u@ours.test").len(),
+            listed_recipients(server, "u@ours.test").len(),
             10,
             "one by its column `to` alone is not listed"
         );
@@ -491,7 +492,7 @@ fn list_and_show_handle_other_column_types_in_mysql_rows() {
         .expect("a hash")
         .to_owned();
     let content = server.show(&hash);
-    // Each is read back with all the changes before it.
+    // The changes accumulate: each row is read after all changes before it.
     for (change, field, want) in [
         (
             "UPDATE new_mail SET `date` = '0000-00-00 00:00:00'",
@@ -543,7 +544,7 @@ fn list_and_show_handle_other_column_types_in_mysql_rows() {
         database
             .connection()
             .query_drop("SET GLOBAL sql_mode = ''")
-            .expect("root may");
+            .expect("permitted for root");
         let mut connection = database.connection();
         connection
             .query_drop(change)
@@ -557,11 +558,14 @@ fn list_and_show_handle_other_column_types_in_mysql_rows() {
         assert_eq!(mails[0]["size"], content.len(), "{change}");
         assert_eq!(server.show(&hash), content, "{change}");
         for to in ["U@PRIMARY.test", "u@OURS.test"] {
-            assert_eq!(listed(&server, to).len(), 1, "{change}: {to}");
+            assert_eq!(listed_recipients(&server, to).len(), 1, "{change}: {to}");
         }
-        assert!(listed(&server, "ü@ours.test").is_empty(), "{change}");
+        assert!(
+            listed_recipients(&server, "ü@ours.test").is_empty(),
+            "{change}"
+        );
     }
-    // A view of a table, without mail_id, is read as well.
+    // A view without mail_id is readable as well.
     database.sql("CREATE VIEW new_mail AS SELECT hash, `date`, `from`, `to`, recipient, subject, body, mail FROM hidden");
     assert_eq!(server.list().len(), 1);
     assert_eq!(server.show(&hash), content);
@@ -609,11 +613,14 @@ fn list_to_ignores_case_but_not_accents() {
             ("jos_@ours.test", &[]),
             ("' OR 1=1 -- ", &[]),
         ] {
-            assert_eq!(listed(&server, to), want, "{to}");
+            assert_eq!(listed_recipients(&server, to), want, "{to}");
         }
-        // Both keys are used where there are two.
+        // With an index on both columns, both are used.
         database.sql("ALTER TABLE new_mail ADD KEY recipient (recipient)");
-        assert_eq!(listed(&server, "jose@ours.test"), ["jose@ours.test"]);
+        assert_eq!(
+            listed_recipients(&server, "jose@ours.test"),
+            ["jose@ours.test"]
+        );
         for limit in ["0", "1", "4294967295"] {
             let ended = list(&server, &["--limit", limit]);
             assert_eq!((ended.status, ended.stderr.as_str()), (0, ""), "{limit}");
@@ -624,12 +631,12 @@ fn list_to_ignores_case_but_not_accents() {
 #[test]
 fn list_and_show_errors_name_the_configuration_key() {
     let database = MariaDb::start();
-    database.sql("CREATE USER stranger@'%' IDENTIFIED BY 's3cr3t-of-stranger'");
-    database.sql("GRANT SELECT (hash) ON mail.new_mail TO stranger@'%'");
+    database.sql("CREATE USER limited@'%' IDENTIFIED BY 's3cr3t-of-limited'");
+    database.sql("GRANT SELECT (hash) ON mail.new_mail TO limited@'%'");
     let address = database.address().to_string();
-    let stranger = [
-        ("MYSQL_USER", "stranger"),
-        ("MYSQL_PASS", "s3cr3t-of-stranger"),
+    let limited = [
+        ("MYSQL_USER", "limited"),
+        ("MYSQL_PASS", "s3cr3t-of-limited"),
     ];
     let closed = free_address([127, 0, 0, 1].into()).to_string();
     for (settings, key, code) in [
@@ -664,7 +671,7 @@ fn list_and_show_errors_name_the_configuration_key() {
             "GM_MAIL_TABLE: ",
             "(error 1",
         ),
-        (&stranger, "GM_MAIL_TABLE: ", "(error 1143)"),
+        (&limited, "GM_MAIL_TABLE: ", "(error 1143)"),
         (
             &[("MYSQL_HOST", closed.as_str())],
             "MYSQL_HOST: ",
@@ -685,15 +692,15 @@ fn list_and_show_errors_name_the_configuration_key() {
         write_config(folder.path(), &all);
         for command in [&["list"][..], &["show", "0123456789abcdef0123456789abcdef"]] {
             let ended = run(folder.path(), &[command, &[CONFIG]].concat());
-            let said = ended.stderr;
-            assert_eq!((ended.status, ended.stdout.as_str()), (1, ""), "{said}");
-            let begins = said.starts_with(&format!("goguerrilla: {key}"));
-            assert!(begins && said.contains(code), "{settings:?}: {said}");
+            let output = ended.stderr;
+            assert_eq!((ended.status, ended.stdout.as_str()), (1, ""), "{output}");
+            let begins = output.starts_with(&format!("goguerrilla: {key}"));
+            assert!(begins && output.contains(code), "{settings:?}: {output}");
             assert!(
-                said.lines().count() == 1 && !said.contains("Error {"),
-                "{said}"
+                output.lines().count() == 1 && !output.contains("Error {"),
+                "{output}"
             );
-            assert!(!said.contains("s3cr3t"), "{said}");
+            assert!(!output.contains("s3cr3t"), "{output}");
         }
     }
 }
@@ -719,7 +726,7 @@ fn list_and_show_handle_other_column_types_in_sqlite_rows() {
         ("body = 3", "recipient", "2.5"),
     ] {
         let sql = format!("UPDATE new_mail SET {change} WHERE mail_id = 2");
-        file.execute_batch(&sql).expect("SQLite takes anything");
+        file.execute_batch(&sql).expect("valid statements");
         let mails = server.list();
         assert_eq!(mails.len(), 3, "{change}");
         assert_eq!(mails[1][field], want, "{change}");
@@ -728,7 +735,7 @@ fn list_and_show_handle_other_column_types_in_sqlite_rows() {
     }
     for mail in ["1", "2.5", "'no zlib'", "x''"] {
         let sql = format!("UPDATE new_mail SET mail = {mail} WHERE mail_id = 2");
-        file.execute_batch(&sql).expect("SQLite takes anything");
+        file.execute_batch(&sql).expect("valid statements");
         let mails = server.list();
         assert!(mails.len() == 3 && mails[1]["size"].is_null(), "{mail}");
         let shown = run(server.folder.path(), &["show", hash(1), CONFIG]);
@@ -736,7 +743,7 @@ fn list_and_show_handle_other_column_types_in_sqlite_rows() {
         assert!(shown.stderr.contains("column `mail`"), "{}", shown.stderr);
     }
     file.execute_batch("UPDATE new_mail SET hash = x'FF' WHERE mail_id = 2")
-        .expect("SQLite takes anything");
+        .expect("valid statements");
     assert_eq!(server.list().len(), 3);
     assert!(without_trace(&server.show(hash(0))).starts_with(b"Subject: third"));
 

@@ -153,8 +153,8 @@ impl DialogServer {
     pub fn play(&mut self, dialog: &Dialog) -> Result<(), String> {
         let at = Cell::new(0);
         let played = catch_unwind(AssertUnwindSafe(|| {
-            let promised = DialogPlayer::new(&self.server).play(dialog, &at);
-            self.check_store_and_log(dialog, &promised);
+            let acknowledged = DialogPlayer::new(&self.server).play(dialog, &at);
+            self.check_store_and_log(dialog, &acknowledged);
         }));
         played.map_err(|panic| {
             let (name, line) = (&dialog.name, at.get());
@@ -166,7 +166,7 @@ impl DialogServer {
         })
     }
 
-    fn check_store_and_log(&mut self, dialog: &Dialog, promised: &[ExpectedMail]) {
+    fn check_store_and_log(&mut self, dialog: &Dialog, acknowledged: &[ExpectedMail]) {
         self.server.client().command("QUIT", "221 2.0.0 ");
         self.sessions += if dialog.is_not_logged() { 1 } else { 2 };
         // After the end of a session nothing more of it can reach the store.
@@ -176,18 +176,18 @@ impl DialogServer {
         });
         let rows = mails_after(&self.server.path("goguerrilla.db"), self.last_mail_id);
         self.last_mail_id = rows.last().map_or(self.last_mail_id, |row| row.mail_id);
-        check_store(&rows, promised);
+        check_store(&rows, acknowledged);
         check_log(&self.server.log());
     }
 }
 
 /// Asserts that the store contains exactly the acknowledged mails, octet for octet.
-fn check_store(rows: &[StoredMail], promised: &[ExpectedMail]) {
-    let mut promised = promised.iter().peekable();
+fn check_store(rows: &[StoredMail], acknowledged: &[ExpectedMail]) {
+    let mut acknowledged = acknowledged.iter().peekable();
     let mut current = None;
     let mut recipients = HashSet::new();
     for row in rows {
-        if let Some(promise) = promised.next_if(|promise| promise.hash == row.hash) {
+        if let Some(promise) = acknowledged.next_if(|promise| promise.hash == row.hash) {
             current = Some(promise);
             recipients.clear();
         }
@@ -206,7 +206,7 @@ fn check_store(rows: &[StoredMail], promised: &[ExpectedMail]) {
             promise.content.escape_ascii()
         );
     }
-    let lost: Vec<&str> = promised.map(|promise| promise.hash.as_str()).collect();
+    let lost: Vec<&str> = acknowledged.map(|promise| promise.hash.as_str()).collect();
     assert!(lost.is_empty(), "acknowledged, but not stored: {lost:?}");
 }
 
@@ -235,7 +235,7 @@ struct DialogPlayer {
     unsent: Vec<u8>,
     /// The octets sent since the last 354.
     data: Vec<u8>,
-    promised: Vec<ExpectedMail>,
+    acknowledged: Vec<ExpectedMail>,
     closed: bool,
 }
 
@@ -246,7 +246,7 @@ impl DialogPlayer {
             lines: Vec::new(),
             unsent: Vec::new(),
             data: Vec::new(),
-            promised: Vec::new(),
+            acknowledged: Vec::new(),
             closed: false,
         }
     }
@@ -256,7 +256,7 @@ impl DialogPlayer {
         for (line, step) in &dialog.steps {
             at.set(*line);
             if let Step::Content(octets) = step {
-                let promise = self.promised.last_mut().expect("a 250 before M!");
+                let promise = self.acknowledged.last_mut().expect("a 250 before M!");
                 if !mem::replace(&mut content_is_given, true) {
                     promise.content.clear();
                 }
@@ -267,7 +267,7 @@ impl DialogPlayer {
             self.step(step);
         }
         self.finish();
-        self.promised
+        self.acknowledged
     }
 
     fn step(&mut self, step: &Step) {
@@ -332,7 +332,7 @@ impl DialogPlayer {
             assert!(is_hash, "not a hash: {hash}");
             let hash = hash.to_owned();
             let content = until_end_of_mail(&self.data);
-            self.promised.push(ExpectedMail { hash, content });
+            self.acknowledged.push(ExpectedMail { hash, content });
         }
         reply
     }

@@ -133,8 +133,8 @@ impl Galera {
     fn wait_until_synced(&mut self, node: usize) {
         let root = self.root(node);
         let node = &mut self.nodes[node];
-        let patience = Duration::from_secs(60);
-        let synced = wait_for_within("a node to be synced", patience, || {
+        let time_limit = Duration::from_secs(60);
+        let synced = wait_for_within("a node to be synced", time_limit, || {
             let child = node.child.as_mut().expect("the node was started");
             if !matches!(child.try_wait(), Ok(None)) {
                 return Some(false);
@@ -181,9 +181,9 @@ impl Node {
             .arg("--wsrep-recover")
             .stderr(Stdio::piped())
             .output();
-        let said = ended.expect(INSTALLED).stderr;
-        let said = String::from_utf8_lossy(&said).into_owned();
-        let (_, position) = said.split_once("Recovered position: ")?;
+        let output = ended.expect(INSTALLED).stderr;
+        let output = String::from_utf8_lossy(&output).into_owned();
+        let (_, position) = output.split_once("Recovered position: ")?;
         Some(position.lines().next()?.trim().to_owned())
     }
 

@@ -39,24 +39,24 @@ pub struct Account {
 impl Account {
     /// Asserts that every reply had the expected code or a 4xx code.
     pub fn assert_only_expected_replies(&self) {
-        for ((said, code), count) in &self.replies {
+        for ((command, code), count) in &self.replies {
             let (_, expected_code) = DIALOGUE
                 .iter()
-                .find(|(one, _)| one == said)
+                .find(|(one, _)| one == command)
                 .expect("a known command");
             let is_fine = code == expected_code || (400..500).contains(code);
-            assert!(is_fine, "{said:?} was answered {code}, {count} times");
+            assert!(is_fine, "{command:?} was answered {code}, {count} times");
         }
     }
 
     /// Describes the 4xx replies by command.
     pub fn temporary_failures(&self) -> String {
-        let said = |((said, code), count): (&(&str, u16), &usize)| {
+        let describe = |((command, code), count): (&(&str, u16), &usize)| {
             (400..500)
                 .contains(code)
-                .then(|| format!("{count} × {code} to {said}"))
+                .then(|| format!("{count} × {code} to {command}"))
         };
-        let all: Vec<String> = self.replies.iter().filter_map(said).collect();
+        let all: Vec<String> = self.replies.iter().filter_map(describe).collect();
         match all.is_empty() {
             true => "none".to_owned(),
             false => all.join(", "),
@@ -94,10 +94,10 @@ impl Load {
         self.wait_for(self.acknowledged() + count);
     }
 
-    /// Waits until this many more mails have been acknowledged. Fails after `patience`.
-    pub fn wait_for_more_within(&self, count: usize, patience: Duration) {
+    /// Waits until this many more mails have been acknowledged. Fails after `time_limit`.
+    pub fn wait_for_more_within(&self, count: usize, time_limit: Duration) {
         let goal = self.acknowledged() + count;
-        wait_for_within("mails to be acknowledged", patience, || {
+        wait_for_within("mails to be acknowledged", time_limit, || {
             (self.acknowledged() >= goal).then_some(())
         });
     }
@@ -143,8 +143,8 @@ impl Shared {
     fn deliver_on_one_connection(&self, prefix: &str, number: &mut usize) -> io::Result<()> {
         let mut client = PlainClient::open(self.address)?;
         let greeting = client.read_code()?;
-        self.hear("greeting", greeting)?;
-        self.say(&mut client, "EHLO client.test")?;
+        self.expect_code("greeting", greeting)?;
+        self.send_command(&mut client, "EHLO client.test")?;
         for _ in 0..MAILS_PER_CONNECTION {
             if self.stop.load(Ordering::SeqCst) {
                 break;
@@ -152,7 +152,7 @@ impl Shared {
             *number += 1;
             let marker = format!("{prefix}-{number}");
             for command in ["MAIL FROM:<a@client.test>", "RCPT TO:<u@ours.test>", "DATA"] {
-                self.say(&mut client, command)?;
+                self.send_command(&mut client, command)?;
             }
             self.account(|account| account.sent.push(marker.clone()));
             let answered = client
@@ -169,23 +169,23 @@ impl Shared {
                 self.acknowledged.fetch_add(1, Ordering::SeqCst);
             }
             // A deferred mail does not end the connection.
-            let _ = self.hear(".", code);
+            let _ = self.expect_code(".", code);
         }
-        self.say(&mut client, "QUIT")
+        self.send_command(&mut client, "QUIT")
     }
 
-    fn say(&self, client: &mut PlainClient, command: &'static str) -> io::Result<()> {
+    fn send_command(&self, client: &mut PlainClient, command: &'static str) -> io::Result<()> {
         client.send(format!("{command}\r\n").as_bytes())?;
         let code = client.read_code()?;
-        self.hear(command, code)
+        self.expect_code(command, code)
     }
 
     /// Records a reply. Returns an error if its code was not the expected one.
-    fn hear(&self, said: &'static str, code: u16) -> io::Result<()> {
-        self.account(|account| *account.replies.entry((said, code)).or_default() += 1);
-        match DIALOGUE.contains(&(said, code)) {
+    fn expect_code(&self, command: &'static str, code: u16) -> io::Result<()> {
+        self.account(|account| *account.replies.entry((command, code)).or_default() += 1);
+        match DIALOGUE.contains(&(command, code)) {
             true => Ok(()),
-            false => Err(io::Error::other(format!("{code} to {said}"))),
+            false => Err(io::Error::other(format!("{code} to {command}"))),
         }
     }
 

@@ -65,7 +65,7 @@ impl MariaDb {
             format!("CREATE USER {USER}@'%' IDENTIFIED BY '{PASSWORD}'"),
             format!("GRANT ALL ON mail.* TO {USER}@'%'"),
         ] {
-            root.query_drop(statement).expect("root may do anything");
+            root.query_drop(statement).expect("a valid statement");
         }
         database
     }
@@ -294,7 +294,7 @@ pub fn copy_folder(from: &Path, to: &Path) {
         if entry.path().is_dir() {
             copy_folder(&entry.path(), &target);
         } else {
-            fs::copy(entry.path(), target).expect("room for a copy");
+            fs::copy(entry.path(), target).expect("a copy");
         }
     }
 }

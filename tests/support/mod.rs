@@ -38,7 +38,7 @@ pub const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Returns `bound` in a release build, such as `make soak` makes, and `unoptimised` in a debug build, which shares two
 /// cores with other tests and servers.
-pub const fn promised(bound: Duration, unoptimised: Duration) -> Duration {
+pub const fn release_or_debug(bound: Duration, unoptimised: Duration) -> Duration {
     match cfg!(debug_assertions) {
         true => unoptimised,
         false => bound,
@@ -156,9 +156,9 @@ impl Server {
             .stdin(Stdio::null())
             .output()
             .expect("the program starts");
-        let said = [output.stdout, output.stderr].concat();
-        let said = String::from_utf8(said).expect("UTF-8");
-        (output.status.success(), said)
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8(text).expect("UTF-8");
+        (output.status.success(), text)
     }
 
     /// Returns the log and the standard error.
@@ -313,12 +313,12 @@ fn spawn(folder: &Path, around: impl FnOnce(Command) -> Command) -> (Child, Sock
         let line = log.lines().find(|line| {
             line.contains(" listening ") || line.contains("\"event\":\"listening\"")
         })?;
-        let of_json = || {
+        let from_json = || {
             serde_json::from_str::<serde_json::Value>(line).ok()?["address"]
                 .as_str()
                 .map(str::to_owned)
         };
-        value(line, "address").or_else(of_json)?.parse().ok()
+        value(line, "address").or_else(from_json)?.parse().ok()
     });
     (child, address)
 }
@@ -415,15 +415,19 @@ pub fn wait_for<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
     wait_for_within(what, TEST_TIMEOUT, ask)
 }
 
-/// Calls `ask` until it returns a value. Fails after `patience`.
-pub fn wait_for_within<T>(what: &str, patience: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
+/// Calls `ask` until it returns a value. Fails after `time_limit`.
+pub fn wait_for_within<T>(
+    what: &str,
+    time_limit: Duration,
+    mut ask: impl FnMut() -> Option<T>,
+) -> T {
     let started_at = Instant::now();
     loop {
         if let Some(answer) = ask() {
             return answer;
         }
         assert!(
-            started_at.elapsed() < patience,
+            started_at.elapsed() < time_limit,
             "waited too long for {what}"
         );
         thread::sleep(Duration::from_millis(5));
@@ -629,7 +633,7 @@ impl Client {
     }
 }
 
-/// Connects with small socket buffers: the kernel sizes them by the segments, which are large on loopback.
+/// Connects with small socket buffers: Linux sizes them by the segments, which are large on loopback.
 pub fn connect_with_small_buffers(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     setsockopt(&socket, TcpMaxSeg, &536)?;

@@ -12,32 +12,32 @@ pub struct Rate(f64);
 
 impl Rate {
     /// Measures the rate for three seconds.
-    pub fn of(load: &Load) -> Rate {
+    pub fn measure(load: &Load) -> Rate {
         let window = WINDOW * 3;
         Rate(acknowledged_in(load, window) as f64 / window.as_secs_f64())
     }
 
     /// Returns the time from `lost_at` to the start of the first whole second with at least half of this rate.
-    pub fn is_back_after(self, load: &Load, lost_at: Instant, patience: Duration) -> Duration {
+    pub fn recovery_time(self, load: &Load, lost_at: Instant, time_limit: Duration) -> Duration {
         // The time and count of each sample within the last second.
-        let mut looks = VecDeque::from([(Instant::now(), load.acknowledged())]);
+        let mut samples = VecDeque::from([(Instant::now(), load.acknowledged())]);
         loop {
-            thread::sleep(LOOK_EVERY);
+            thread::sleep(SAMPLE_INTERVAL);
             let (now, seen) = (Instant::now(), load.acknowledged());
-            while let Some((at, before)) = looks.front().copied()
+            while let Some((at, before)) = samples.front().copied()
                 && now - at >= WINDOW
             {
                 let rate = (seen - before) as f64 / (now - at).as_secs_f64();
                 if rate >= self.0 / 2.0 {
                     return at - lost_at;
                 }
-                looks.pop_front();
+                samples.pop_front();
             }
-            looks.push_back((now, seen));
+            samples.push_back((now, seen));
             assert!(
-                now - lost_at < patience + WINDOW,
-                "{} mails in {patience:?}; the usual rate is {} a second",
-                seen - looks.front().map_or(0, |(_, first)| *first),
+                now - lost_at < time_limit + WINDOW,
+                "{} mails in {time_limit:?}; the usual rate is {} a second",
+                seen - samples.front().map_or(0, |(_, first)| *first),
                 self.0
             );
         }
@@ -59,4 +59,4 @@ fn acknowledged_in(load: &Load, window: Duration) -> usize {
 /// The minimum time over which a rate is measured.
 const WINDOW: Duration = Duration::from_secs(1);
 /// The sampling interval.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(20);

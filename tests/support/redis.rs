@@ -106,8 +106,8 @@ impl Redis {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Which password [`Redis::command`] gives from now on; an empty one is none.
-    pub fn log_in_with(&mut self, password: &str) {
+    /// Sets the password that [`Redis::command`] sends from now on; an empty one is not sent.
+    pub fn set_password(&mut self, password: &str) {
         self.password = Some(password.to_owned()).filter(|password| !password.is_empty());
     }
 
@@ -181,7 +181,7 @@ pub struct FakeRedis {
 
 impl FakeRedis {
     /// Starts listening on a free port.
-    pub fn start(manner: FakeBehavior) -> FakeRedis {
+    pub fn start(behavior: FakeBehavior) -> FakeRedis {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let address = listener.local_addr().expect("a bound socket");
         let stopped = Arc::new(AtomicBool::new(false));
@@ -195,7 +195,7 @@ impl FakeRedis {
                 count.fetch_add(1, Ordering::SeqCst);
                 // This thread ends with its client.
                 if let Ok(client) = client {
-                    thread::spawn(move || serve_client(&client, manner));
+                    thread::spawn(move || serve_client(&client, behavior));
                 }
             }
         });
@@ -229,16 +229,16 @@ impl Drop for FakeRedis {
     }
 }
 
-fn serve_client(mut client: &TcpStream, manner: FakeBehavior) {
+fn serve_client(mut client: &TcpStream, behavior: FakeBehavior) {
     let _ = client.set_read_timeout(Some(TEST_TIMEOUT));
     let mut octets = [0; 4096];
-    if let FakeBehavior::Greets(greeting, _) = manner
+    if let FakeBehavior::Greets(greeting, _) = behavior
         && client.write_all(greeting).is_err()
     {
         return;
     }
     while client.read(&mut octets).is_ok_and(|count| count > 0) {
-        let said = match manner {
+        let sent = match behavior {
             FakeBehavior::Replies(text) | FakeBehavior::Greets(_, text) => client.write_all(text),
             FakeBehavior::RepliesAndCloses(text) => {
                 let _ = client.write_all(text);
@@ -250,7 +250,7 @@ fn serve_client(mut client: &TcpStream, manner: FakeBehavior) {
             }),
             FakeBehavior::Hangs => Ok(()),
         };
-        if said.is_err() {
+        if sent.is_err() {
             return;
         }
     }
@@ -272,13 +272,13 @@ impl RedisCluster {
         let buses: Vec<String> = (0..3).map(|_| free_port().to_string()).collect();
         let start = |bus: &String| {
             let options = ["--cluster-enabled", "yes", "--cluster-port", bus];
-            let manner = [
+            let behavior = [
                 "--cluster-require-full-coverage",
                 "no",
                 "--cluster-node-timeout",
                 "1000",
             ];
-            Redis::start_with(&[&options[..], &manner[..], own].concat())
+            Redis::start_with(&[&options[..], &behavior[..], own].concat())
         };
         let nodes: Vec<Redis> = buses.iter().map(start).collect();
         for (number, node) in nodes.iter().enumerate() {
@@ -293,7 +293,7 @@ impl RedisCluster {
             let _: String = nodes[0].command(&["CLUSTER", "MEET", "127.0.0.1", &port, bus]);
         }
         let cluster = RedisCluster { nodes };
-        cluster.wait_until_whole();
+        cluster.wait_until_all_slots_are_served();
         cluster
     }
 
@@ -304,9 +304,9 @@ impl RedisCluster {
     }
 
     /// Waits until every node reports that all slots are served.
-    pub fn wait_until_whole(&self) {
+    pub fn wait_until_all_slots_are_served(&self) {
         for node in &self.nodes {
-            wait_for("the cluster to be whole", || {
+            wait_for("all slots to be served", || {
                 let info: String = node.command(&["CLUSTER", "INFO"]);
                 let lines = ["cluster_state:ok", "cluster_slots_ok:16384"];
                 lines.iter().all(|line| info.contains(line)).then_some(())

@@ -73,13 +73,13 @@ impl MtaRoot {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// Starts a program that runs until it is dropped; its output goes to the file `tmp/said`.
+    /// Starts a program that runs until it is dropped; its output goes to the file `tmp/output`.
     pub fn start(&self, program: &[&str]) -> Daemon {
-        let said = File::create(self.path("tmp/said")).expect("a file is made");
+        let output = File::create(self.path("tmp/output")).expect("a file is made");
         let mut command = self.chroot("setpriv", &["--pdeathsig", "TERM"], program);
         command.stdin(Stdio::null());
-        command.stdout(said.try_clone().expect("a descriptor"));
-        let child = command.stderr(said).spawn();
+        command.stdout(output.try_clone().expect("a descriptor"));
+        let child = command.stderr(output).spawn();
         Daemon {
             child: child.expect("setpriv of util-linux starts"),
         }
