@@ -6,7 +6,7 @@ use super::cures;
 use crate::check::peer::Peer;
 use crate::store::Diagnostic;
 use crate::store::mysql::connection::DbConnection;
-use crate::store::mysql::galera::HostState;
+use crate::store::mysql::host_state::HostState;
 use crate::store::mysql::pool::Connector;
 
 /// Connects as a writer would, and returns what is wrong with any host beside the connection.
@@ -23,7 +23,7 @@ pub fn connect(connector: &Connector) -> Result<(DbConnection, Vec<Diagnostic>),
     }
     let states: Vec<mysql::Result<HostState>> = (0..nodes.count())
         .map(|host| {
-            let mut connection = connector.connect_for_probe(host)?;
+            let mut connection = connector.connect_for_probe(host, None)?;
             HostState::read(&mut connection, connector.table())
         })
         .collect();

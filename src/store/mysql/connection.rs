@@ -130,20 +130,6 @@ impl DbConnection {
         Ok(())
     }
 
-    /// From here on this connection reads what any node of its cluster has committed so far: a node of Galera's applies
-    /// what others committed a moment later. Only Galera knows the variable.
-    ///
-    /// # Errors
-    /// What the server said, or what became of the connection.
-    pub fn sync_with_cluster(&mut self) -> mysql::Result<()> {
-        match self.server.galera {
-            Some(_) => self.with_timeout(|connection| {
-                connection.query_drop("SET SESSION wsrep_sync_wait = 1")
-            }),
-            None => Ok(()),
-        }
-    }
-
     /// Keeps what the transaction did. After an error it may or may not be kept.
     ///
     /// # Errors

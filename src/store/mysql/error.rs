@@ -55,12 +55,6 @@ impl ErrorClass {
     }
 }
 
-/// Errors after which a COMMIT is certainly undone; after any other one nobody knows. 1047 refuses a statement before it is
-/// begun, and its connection is closed, which undoes the rest.
-pub fn is_certainly_rolled_back(error: &Error) -> bool {
-    matches!(error, Error::MySqlError(error) if matches!(error.code, 1047 | 1205 | 1213 | 1290 | 1792 | 1836 | 3100 | 3101))
-}
-
 fn classify_server_error(error: &MySqlError) -> ErrorClass {
     match error.code {
         // An error of the engine, with a number of its own or an errno; an error of a write to a file, with an errno.

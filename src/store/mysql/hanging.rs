@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use mysql::prelude::Queryable;
 use mysql::{Conn, Row};
 
+use super::connect_error::is_refused;
 use super::connection::Server;
-use super::connector::{Connector, Shared, is_refused};
+use super::connector::{Connector, Shared};
 use super::guard::guarded;
 use super::unknown_commit::UnknownCommit;
 use crate::store::diagnostic::Diagnostic;
@@ -78,7 +79,7 @@ impl HangingCommit {
 }
 
 /// Stops sending to the host of a COMMIT that was not answered, if the COMMIT hangs there.
-pub fn note_if_hanging(connector: &Connector, commit: &UnknownCommit) {
+pub fn record_if_hanging(connector: &Connector, commit: &UnknownCommit) {
     // A COMMIT that is merely slow is waited for by the look-up, which needs its locks.
     if commit.sent_at.elapsed() < HANGS_AFTER {
         return;
@@ -109,7 +110,7 @@ pub fn wait_while_hanging(
 
 /// Returns the state of a COMMIT that its server still lists.
 fn state_of(connector: &Connector, sent_to: &Server) -> mysql::Result<Option<String>> {
-    let mut connection = connector.connect_for_idle_check(sent_to.host, sent_to.address)?;
+    let mut connection = connector.connect_for_probe(sent_to.host, sent_to.address)?;
     let commits = listed_commits(&mut connection)?;
     let id = u64::from(sent_to.connection_id);
     let commit = commits.into_iter().find(|one| one.connection_id == id);
@@ -178,7 +179,7 @@ fn note(connector: &Connector, commit: &UnknownCommit, listed_state: &str) {
 
 /// Looks at the COMMITs that hang until there is none, or the store is no longer in use.
 fn watch(connector: &Weak<Shared>) {
-    while let Some(connector) = connector.upgrade().map(Connector::of) {
+    while let Some(connector) = connector.upgrade().map(Connector::from_shared) {
         let commits: Vec<Server> = {
             let mut state = lock(&connector.hanging().state);
             state.is_watched = !state.commits.is_empty();
@@ -254,7 +255,7 @@ pub fn findings(connector: &Connector) -> Vec<Diagnostic> {
 
 fn oldest_hanging(connector: &Connector, host: usize) -> Option<ListedCommit> {
     // A host that cannot be reached is another finding.
-    let mut connection = connector.connect_for_probe(host).ok()?;
+    let mut connection = connector.connect_for_probe(host, None).ok()?;
     let commits = listed_commits(&mut connection).ok()?;
     commits
         .into_iter()

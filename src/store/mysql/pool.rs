@@ -25,7 +25,7 @@ pub fn pool(connector: &Connector) -> Pool<Connector> {
         .test_on_check_out(false)
         .error_handler(Box::new(HealthReporter {
             health: connector.health().clone(),
-            links: connector.links(),
+            links: connector.open_connections(),
         }))
         .build_unchecked(connector.clone())
 }
@@ -39,7 +39,7 @@ pub fn watch_idle_connections(
     connector: &Connector,
     pool: &Arc<Pool<Connector>>,
 ) -> std::io::Result<()> {
-    call_timeout::spawn(connector.calls())?;
+    call_timeout::spawn(connector.watchdog())?;
     let (connector, pool) = (connector.clone(), Arc::downgrade(pool));
     let watching = move || {
         while let Some(pool) = pool.upgrade() {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use mysql::Conn;
 use r2d2::Pool;
 
-use super::galera::HostState;
-use super::jittered;
+use super::backoff::jittered;
+use super::host_state::HostState;
 use super::pool::Connector;
 
 /// Starts it; it ends with the pool. With one host there is nothing to look after.
@@ -57,7 +57,7 @@ fn probe_host(connector: &Connector, node: usize, kept: &mut Option<Conn>) -> Ho
         *kept = None;
     }
     let looked = connector
-        .connect_for_probe(node)
+        .connect_for_probe(node, None)
         .and_then(|mut connection| {
             let state = HostState::read(&mut connection, connector.table())?;
             *kept = Some(connection);
