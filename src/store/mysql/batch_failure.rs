@@ -80,7 +80,7 @@ impl MySqlStore {
                     self.connector.report_ids_used_up(error, &connection.facts)
                 }
                 ErrorClass::Schema => format!(
-                    "{error}; `goguerrilla check` names the cure, `goguerrilla schema` prints the table"
+                    "{error}; `goguerrilla check` names the fix, `goguerrilla schema` prints the table"
                 ),
                 _ => error.to_string(),
             },

@@ -89,12 +89,12 @@ impl MySqlStore {
     ) -> Result<PooledDbConnection, BatchFailure> {
         let mut connection = self.begin_transaction(ConnectionWait::UntilDeadline)?;
         let table = self.connector.table();
-        let known_ids = connection.facts.mail_ids;
+        let known_ids = connection.facts.auto_increment;
         match insert_rows(&mut connection, table, part, bodies_in, &HashSet::new()) {
             Ok(()) => {
-                // `MailIds` differ when the ids enter another tenth of their range. A new connection then reads the table
-                // again, and its findings are logged.
-                connection.broken |= connection.facts.mail_ids != known_ids;
+                // The values differ if the ids have entered another tenth of their range. A new connection then reads the
+                // table again, and its findings are logged.
+                connection.broken |= connection.facts.auto_increment != known_ids;
                 Ok(connection)
             }
             Err(error) => Err(self.abort_transaction(connection, &error, None)),
@@ -107,7 +107,7 @@ impl MySqlStore {
             connection.rollback();
             return Err(BatchFailure::deadline_passed());
         }
-        if let Some(reason) = self.connector.hanging().reason_at(connection.server.host) {
+        if let Some(reason) = self.connector.hanging().hang_reason(connection.server.host) {
             connection.broken = true;
             return Err(BatchFailure::unreachable(&reason));
         }

@@ -7,15 +7,15 @@ use std::sync::{Arc, Mutex, Weak};
 
 use mysql::Conn;
 
+use super::auto_increment::{self, AutoIncrementRange};
 use super::call_timeout::CallWatchdog;
 use super::connect_error::is_immediate_failure;
 use super::connection::{CALL_TIMEOUT, DbConnection, Server};
 use super::driver_connection::{PROBE_TIMEOUT, open_connection};
+use super::driver_panic::catch_panic;
 use super::galera::GaleraNode;
-use super::guard::guarded;
 use super::hanging::HangingCommits;
 use super::hosts::Hosts;
-use super::mail_ids::{self, MailIds};
 use super::settings::{MySqlHost, MySqlSettings};
 use super::table_info::TableInfo;
 use crate::store::TableName;
@@ -28,11 +28,11 @@ pub type OnTableInfo = Arc<dyn Fn(&TableInfo) + Send + Sync>;
 /// Makes connections for the pool, the prober and the look-up after an unanswered COMMIT. Clones share their state.
 #[derive(Clone)]
 pub struct Connector {
-    shared: Arc<Shared>,
+    shared: Arc<ConnectorState>,
 }
 
 /// The state that the clones of a [`Connector`] share.
-pub struct Shared {
+pub struct ConnectorState {
     settings: MySqlSettings,
     on_table_info: OnTableInfo,
     health: Health,
@@ -49,7 +49,7 @@ impl Connector {
     /// Creates a connector that prefers the hosts in the order of the settings.
     pub fn new(settings: MySqlSettings, on_table_info: OnTableInfo, health: &Health) -> Connector {
         let names = settings.hosts.iter().map(MySqlHost::to_string).collect();
-        let shared = Shared {
+        let shared = ConnectorState {
             settings,
             on_table_info,
             health: health.clone(),
@@ -65,12 +65,12 @@ impl Connector {
     }
 
     /// Returns a connector over the given shared state.
-    pub fn from_shared(shared: Arc<Shared>) -> Connector {
+    pub fn from_shared(shared: Arc<ConnectorState>) -> Connector {
         Connector { shared }
     }
 
     /// Returns a weak reference to the shared state.
-    pub fn downgrade(&self) -> Weak<Shared> {
+    pub fn downgrade(&self) -> Weak<ConnectorState> {
         Arc::downgrade(&self.shared)
     }
 
@@ -79,11 +79,11 @@ impl Connector {
     /// # Errors
     /// The error of the last host.
     pub fn connect_any(&self) -> mysql::Result<DbConnection> {
-        let Shared { hosts, hanging, .. } = &*self.shared;
+        let ConnectorState { hosts, hanging, .. } = &*self.shared;
         let mut outcome = Err(mysql::DriverError::ConnectTimeout.into());
         let mut all_refused = true;
         for host in hosts.order() {
-            if let Some(reason) = hanging.reason_at(host) {
+            if let Some(reason) = hanging.hang_reason(host) {
                 outcome = Err(io::Error::other(reason).into());
                 all_refused = false;
                 continue;
@@ -127,7 +127,7 @@ impl Connector {
                 .stmt_cache_size(STATEMENT_CACHE_SIZE)
                 .init(SESSION_SETTINGS.to_vec())
         })?;
-        let (facts, galera) = guarded(|| {
+        let (facts, galera) = catch_panic(|| {
             let facts = TableInfo::read(&mut connection, &settings.table)?;
             Ok((facts, GaleraNode::read(&mut connection)?))
         })?;
@@ -139,7 +139,7 @@ impl Connector {
             connection_id: connection.connection_id(),
             galera,
         };
-        let Shared {
+        let ConnectorState {
             watchdog,
             open_connections,
             ..
@@ -188,17 +188,18 @@ impl Connector {
 
     fn publish_table_info(&self, facts: &TableInfo) {
         (self.shared.on_table_info)(facts);
-        let ids = facts.mail_ids.as_ref();
+        let ids = facts.auto_increment.as_ref();
         let shortage = ids.and_then(|ids| ids.shortage(self.table()));
         // A shortage that an INSERT found is cleared only if at least two ids are free.
-        if shortage.is_some() || ids.is_none_or(MailIds::has_more) {
+        if shortage.is_some() || ids.is_none_or(AutoIncrementRange::has_free_ids) {
             self.shared.health.set_shortage(shortage);
         }
     }
 
     /// Marks the store as unavailable until a connection finds free ids; returns the reason and its fix.
     pub fn report_ids_used_up(&self, error: &mysql::Error, facts: &TableInfo) -> String {
-        let reason = mail_ids::explain(error, self.table(), facts.mail_ids.as_ref());
+        let reason =
+            auto_increment::counter_error_text(error, self.table(), facts.auto_increment.as_ref());
         self.shared.health.set_shortage(Some(reason.clone()));
         reason
     }
@@ -217,7 +218,7 @@ impl Connector {
     pub fn stall_reason(&self) -> Option<String> {
         self.shared
             .hanging
-            .reason_everywhere(self.shared.hosts.count())
+            .hang_reason_on_all(self.shared.hosts.count())
     }
 
     /// Returns whether another try of a batch would fail: a COMMIT hangs on every host or, if its connection `is_lost`, every
@@ -229,7 +230,7 @@ impl Connector {
     /// Returns whether connections to a host may be used: no COMMIT hangs there, and the host is not down while another one is
     /// up.
     pub fn is_usable(&self, host: usize) -> bool {
-        !self.shared.hosts.is_down(host) && self.shared.hanging.reason_at(host).is_none()
+        !self.shared.hosts.is_down(host) && self.shared.hanging.hang_reason(host).is_none()
     }
 
     /// Returns the table that mail is stored in.

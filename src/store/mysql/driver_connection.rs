@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mysql::{Conn, OptsBuilder};
 
-use super::guard::{guarded, is_panic};
+use super::driver_panic::{catch_panic, is_panic};
 use super::settings::{MySqlHost, MySqlSettings};
 
 /// Connects to a host of the settings and returns the address that answered; `None` for a Unix socket.
@@ -64,7 +64,7 @@ fn base_options(settings: &MySqlSettings) -> OptsBuilder {
 }
 
 fn connect(options: OptsBuilder, password: &str) -> mysql::Result<Conn> {
-    guarded(|| Conn::new(options)).map_err(|error| match is_panic(&error) {
+    catch_panic(|| Conn::new(options)).map_err(|error| match is_panic(&error) {
         true if password.len() > MAX_PASSWORD_OCTETS => io::Error::other(format!(
             "a password of {} octets may be too long for the server's key: it holds {MAX_PASSWORD_OCTETS} if it has 2,048 \
              bits; shorten MYSQL_PASS, or connect to the server's socket: {error}",

@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use mysql::Conn;
 use mysql::prelude::Queryable;
 
+use super::driver_panic::catch_panic;
 use super::galera::{GaleraNode, NOT_READY};
-use super::guard::guarded;
 use crate::store::TableName;
 
 /// Whether a host takes rows, with the reason if it does not.
@@ -29,7 +29,7 @@ impl HostState {
     /// # Errors
     /// The connection broke, or the driver cannot handle the server's answer.
     pub fn read(connection: &mut Conn, table: &TableName) -> mysql::Result<HostState> {
-        guarded(|| {
+        catch_panic(|| {
             if let Some(reason) =
                 GaleraNode::read(connection)?.and_then(|node| node.unready_reason())
             {

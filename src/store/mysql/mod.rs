@@ -4,6 +4,7 @@
 //! COMMIT whose answer did not arrive, the rows are looked up by their hashes before anything is sent again: a mail is
 //! stored once or gets 451, and never gets 250 while the outcome is unknown.
 
+pub(crate) mod auto_increment;
 mod backoff;
 mod batch_failure;
 mod batch_part;
@@ -14,15 +15,14 @@ mod connect_error;
 pub(crate) mod connection;
 mod connector;
 mod driver_connection;
+pub(crate) mod driver_panic;
 pub(crate) mod error;
 mod error_text;
 pub(crate) mod galera;
-pub(crate) mod guard;
 pub(crate) mod hanging;
 pub(crate) mod host_state;
 pub mod hosts;
 pub(crate) mod insert;
-pub(crate) mod mail_ids;
 mod number;
 pub mod pool;
 pub mod probe;

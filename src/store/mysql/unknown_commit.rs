@@ -13,7 +13,7 @@ use super::connect_error::is_refused;
 use super::connection::{DbConnection, Server};
 use super::connector::Connector;
 use super::galera::enable_causal_reads;
-use super::hanging::{record_if_hanging, wait_while_hanging};
+use super::hanging::{block_host_if_hanging, wait_while_hanging};
 use super::insert::insert_rows;
 use crate::mail::Mail;
 use crate::store::queue::bisect::BatchError;
@@ -48,7 +48,7 @@ impl MySqlStore {
         commit: &UnknownCommit,
     ) -> Result<(), BatchError> {
         let mut pause = MIN_RETRY_PAUSE;
-        record_if_hanging(&self.connector, commit);
+        block_host_if_hanging(&self.connector, commit);
         loop {
             let host = commit.sent_to.host;
             if let Err(reason) = wait_while_hanging(&self.connector, host, self.deadline) {
@@ -69,11 +69,11 @@ impl MySqlStore {
             };
             // The COMMIT of the look-up may hang as well.
             for commit in second_commit.iter().chain([commit]) {
-                record_if_hanging(&self.connector, commit);
+                block_host_if_hanging(&self.connector, commit);
             }
             if Instant::now() + pause > self.deadline {
                 return Err(BatchError::Store(SaveError::Unavailable(format!(
-                    "COMMIT was not answered, and its host cannot say whether it was carried out: {error}"
+                    "COMMIT was not answered, and its outcome cannot be determined: {error}"
                 ))));
             }
             thread::sleep(jittered(pause));
