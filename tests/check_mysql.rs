@@ -69,7 +69,7 @@ fn check_reports_a_table_that_rejects_mail_in_one_line_with_a_working_fix() {
             continue;
         }
         let (_, fix) = error.rsplit_once("run: ").expect("a fix");
-        database.sql(fix.trim_end_matches("; if a trigger sets it to NULL, mend the trigger"));
+        database.sql(fix.trim_end_matches("; if a trigger sets it to NULL, correct the trigger"));
         let (status, output) = checked(&database, &[]);
         assert_eq!(status, 0, "{change}: after {fix}: {output}");
         assert_eq!(database.count(), 0);
@@ -88,7 +88,7 @@ fn check_names_the_trigger_or_constraint_that_rejects_every_row() {
         ),
         (
             "CREATE TRIGGER lost BEFORE INSERT ON new_mail FOR EACH ROW INSERT INTO mail.gone VALUES (1)",
-            "writes into `gone`, which MYSQL_USER may not see",
+            "writes into `gone`, which MYSQL_USER has no right to see",
             "",
         ),
         (
@@ -269,7 +269,7 @@ fn check_inserts_no_trial_row_if_triggers_may_be_hidden() {
     database
         .sql("CREATE TRIGGER notes BEFORE INSERT ON new_mail FOR EACH ROW SET @x = note(NEW.hash)");
     let (status, output) = checked(&database, &settings);
-    let warning = "a trigger of `new_mail` writes into a table without transactions, where a row of this check stays";
+    let warning = "a trigger of `new_mail` writes into a table without transactions, where a row of this check remains";
     assert!(status == 0 && output.contains(warning), "{output}");
 }
 
@@ -415,7 +415,7 @@ fn check_reports_mysql_login_errors_with_their_fix() {
             &[("MYSQL_USER", "nobody")],
             "MYSQL_USER",
             "ERROR 1045 ",
-            "mend MYSQL_USER",
+            "correct MYSQL_USER",
         ),
         (
             &[("MYSQL_USER", "tls"), ("MYSQL_PASS", "s3cr3t-x")],
@@ -606,7 +606,7 @@ fn check_reports_a_read_only_host_only_if_no_host_is_writable() {
         "{output}"
     );
     assert!(
-        output.contains("is read-only, and no other one is well"),
+        output.contains("is read-only, and no other node is healthy"),
         "{output}"
     );
 }

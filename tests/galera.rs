@@ -117,7 +117,10 @@ fn assert_fast_failover_from_a_read_only_node(galera: &Galera) {
         assert!(took < FAILOVER_LIMIT, "{spoil}: {took:?}");
         server.wait_for_log(gone);
         let (is_well, said) = server.check();
-        let warning = format!("warning: MYSQL_HOST: node {} is not well: ", galera.host(0));
+        let warning = format!(
+            "warning: MYSQL_HOST: node {} is not healthy: ",
+            galera.host(0)
+        );
         // A standby is no fault.
         let is_fault = gone == "db_host_down";
         assert!(

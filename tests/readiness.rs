@@ -224,7 +224,7 @@ fn read_only_host_is_a_standby_until_it_is_writable() {
     assert!(lines.contains(&line), "{lines}");
     assert_eq!(deliver(&server).0, 250);
     let (is_well, said) = server.check();
-    assert!(is_well && !said.contains("not well"), "{said}");
+    assert!(is_well && !said.contains("not healthy"), "{said}");
     let log = server.log();
     assert!(!log.contains(" db_host_down "), "{log}");
     assert_eq!(log.matches(" info - node_standby ").count(), 1, "{log}");

@@ -101,7 +101,7 @@ fn assert_list_and_show_name_the_lost_node(server: &Server, cluster: &RedisClust
         listed.stderr,
         format!(
             "goguerrilla: REDIS_INTERFACE: Redis at {lost}: Connection refused (os error 111); so {unknown} of these \
-             mails have no size; start it, or mend REDIS_INTERFACE\n"
+             mails have no size; start it, or correct REDIS_INTERFACE\n"
         )
     );
     let line = lines.iter().find(|line| column(line, 6) == "unknown");
@@ -112,7 +112,7 @@ fn assert_list_and_show_name_the_lost_node(server: &Server, cluster: &RedisClust
         shown.stderr,
         format!(
             "goguerrilla: REDIS_INTERFACE: Redis at {lost}: Connection refused (os error 111); the body of {hash} is kept \
-             there; start it, or mend REDIS_INTERFACE\n"
+             there; start it, or correct REDIS_INTERFACE\n"
         )
     );
 }

@@ -413,12 +413,12 @@ fn list_and_show_distinguish_an_unavailable_redis_from_expired_bodies() {
     );
     let listed = run(server.folder.path(), &["list", "--json"]);
     assert_eq!(listed.status, 0);
-    let fix = "so 5 of these mails have no size; start it, or mend REDIS_INTERFACE\n";
+    let fix = "so 5 of these mails have no size; start it, or correct REDIS_INTERFACE\n";
     assert_eq!(listed.stderr, away.clone() + fix);
     let mails: serde_json::Value = serde_json::from_str(&listed.stdout).expect("JSON");
     assert_eq!(mails.as_array().map(Vec::len), Some(5));
     let shown = run(server.folder.path(), &["show", &hashes[1]]);
     let hash = &hashes[1];
-    let fix = format!("the body of {hash} is kept there; start it, or mend REDIS_INTERFACE\n");
+    let fix = format!("the body of {hash} is kept there; start it, or correct REDIS_INTERFACE\n");
     assert_eq!((shown.status, shown.stderr), (1, away + &fix));
 }

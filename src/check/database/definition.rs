@@ -1,12 +1,12 @@
-//! A view, or a table without transactions, judged without inserting anything.
+//! Checks of a view, or of a table without transactions, that insert no row.
 
 use std::collections::BTreeMap;
 
 use mysql::prelude::Queryable;
 
 use super::table::has_transactions;
-use super::trial_row::no_look_up;
-use super::{ask, cures};
+use super::trial_row::lookup_warning;
+use super::{fixes, query};
 use crate::mail::MailId;
 use crate::store::Diagnostic;
 use crate::store::TableName;
@@ -14,22 +14,22 @@ use crate::store::mysql::connection::DbConnection;
 use crate::store::mysql::insert;
 use crate::store::mysql::unfilled_column::UnfilledColumn;
 
-/// Rights, a server that takes no writes, columns that hold no mail, and the table under a view.
-pub fn check(link: &mut DbConnection, table: &TableName) -> Vec<Diagnostic> {
-    let mut findings = check_rights(link, table);
-    findings.extend(read_only(link));
-    findings.extend(text_column(link, table));
-    if link.facts.engine.is_empty() {
-        findings.extend(under_the_view(link, table));
+/// Checks rights, read-only servers, the type of column `mail`, and the table under a view.
+pub fn check(connection: &mut DbConnection, table: &TableName) -> Vec<Diagnostic> {
+    let mut findings = check_rights(connection, table);
+    findings.extend(check_read_only(connection));
+    findings.extend(check_mail_type(connection, table));
+    if connection.facts.engine.is_empty() {
+        findings.extend(check_base_table(connection, table));
     }
     findings
 }
 
-/// The server looks at names and rights as it prepares a writer's INSERT; the look-up changes nothing.
-pub fn check_rights(link: &mut DbConnection, table: &TableName) -> Vec<Diagnostic> {
-    if let Err(error) = insert::statement(link, table, 1) {
+/// Checks names and rights by preparing the writer's INSERT, and by a look-up that finds no row.
+pub fn check_rights(connection: &mut DbConnection, table: &TableName) -> Vec<Diagnostic> {
+    if let Err(error) = insert::insert_statement(connection, table, 1) {
         let what = format!("no row can be inserted into {table}");
-        return vec![Diagnostic::error(cures::finding_text(
+        return vec![Diagnostic::error(fixes::finding_text(
             "GM_MAIL_TABLE",
             &what,
             &error,
@@ -40,25 +40,25 @@ pub fn check_rights(link: &mut DbConnection, table: &TableName) -> Vec<Diagnosti
         return Vec::new();
     };
     let hashes: Vec<&str> = hashes.iter().map(MailId::as_str).collect();
-    let looked_up = link.with_timeout(|connection| {
+    let looked_up = connection.with_timeout(|conn| {
         let sql = format!("SELECT `hash` FROM {table} WHERE `hash` IN (?) FOR UPDATE");
-        connection.exec_drop(sql, hashes)
+        conn.exec_drop(sql, hashes)
     });
     match looked_up {
         Ok(()) => Vec::new(),
-        Err(error) => vec![no_look_up(table, &error)],
+        Err(error) => vec![lookup_warning(table, &error)],
     }
 }
 
-/// An INSERT would be refused by a server that is read-only, except for accounts that may write there all the same.
-fn read_only(link: &mut DbConnection) -> Option<Diagnostic> {
-    let question = "SHOW GLOBAL VARIABLES WHERE Variable_name = 'read_only'";
-    let variables: Vec<(String, String)> = ask::rows(link, question, ());
+/// Returns an error if the server is read-only and the account has no right to write all the same.
+fn check_read_only(connection: &mut DbConnection) -> Option<Diagnostic> {
+    let statement = "SHOW GLOBAL VARIABLES WHERE Variable_name = 'read_only'";
+    let variables: Vec<(String, String)> = query::rows(connection, statement, ());
     let is_on = |(_, value): &(String, String)| !["OFF", "0"].contains(&value.as_str());
     if !variables.iter().any(is_on) {
         return None;
     }
-    let grants: Vec<String> = ask::rows(link, "SHOW GRANTS", ());
+    let grants: Vec<String> = query::rows(connection, "SHOW GRANTS", ());
     let may_write = |grant: &String| {
         let rights = [
             "ALL PRIVILEGES ON *.*",
@@ -79,13 +79,13 @@ fn read_only(link: &mut DbConnection) -> Option<Diagnostic> {
     })
 }
 
-/// A column `mail` that is text cannot hold a zlib stream; widths are looked at for every table.
-fn text_column(link: &mut DbConnection, table: &TableName) -> Option<Diagnostic> {
-    let data_types: Vec<String> = ask::rows(
-        link,
+/// Returns an error if column `mail` has a text type, which cannot hold a zlib stream. Other checks cover its width.
+fn check_mail_type(connection: &mut DbConnection, table: &TableName) -> Option<Diagnostic> {
+    let data_types: Vec<String> = query::rows(
+        connection,
         "SELECT LOWER(DATA_TYPE) FROM information_schema.COLUMNS
          WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ? AND COLUMN_NAME = 'mail'",
-        ask::names(table),
+        query::table_parameters(table),
     );
     let is_text = |data_type: &&String| {
         !["blob", "binary"]
@@ -93,28 +93,28 @@ fn text_column(link: &mut DbConnection, table: &TableName) -> Option<Diagnostic>
             .any(|kind| data_type.contains(kind))
     };
     let data_type = data_types.iter().find(is_text)?;
-    let definition = cures::printed_definition(table, "mail")?;
+    let definition = fixes::schema_definition(table, "mail")?;
     Some(Diagnostic::error(format!(
         "GM_MAIL_TABLE: column `mail` of {table} is {data_type}, which holds text and not the octets of a mail; run: ALTER \
          TABLE {table} MODIFY {definition}"
     )))
 }
 
-/// Unique keys of columns that another mail may have the same values in, as no trial row of an empty table shows.
-pub fn unique_keys(link: &mut DbConnection, table: &TableName) -> Vec<Diagnostic> {
-    let columns: Vec<(String, String)> = ask::rows(
-        link,
+/// Returns a warning for each unique key that a second mail may violate. A trial row in an empty table does not show them.
+pub fn check_unique_keys(connection: &mut DbConnection, table: &TableName) -> Vec<Diagnostic> {
+    let columns: Vec<(String, String)> = query::rows(
+        connection,
         "SELECT INDEX_NAME, COALESCE(LOWER(COLUMN_NAME), '') FROM information_schema.STATISTICS
              WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ? AND NON_UNIQUE = 0
              ORDER BY INDEX_NAME, SEQ_IN_INDEX",
-        ask::names(table),
+        query::table_parameters(table),
     );
     let mut keys: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (key, column) in columns {
         keys.entry(key).or_default().push(column);
     }
     let may_repeat = |(_, columns): &(String, Vec<String>)| {
-        (columns.iter()).all(|column| REPEATED.contains(&column.as_str()))
+        (columns.iter()).all(|column| REPEATABLE_COLUMNS.contains(&column.as_str()))
     };
     let finding = |(key, columns): (String, Vec<String>)| {
         Diagnostic::warning(format!(
@@ -126,24 +126,24 @@ pub fn unique_keys(link: &mut DbConnection, table: &TableName) -> Vec<Diagnostic
     keys.into_iter().filter(may_repeat).map(finding).collect()
 }
 
-/// What is wrong with the table under a view of one table, as far as MYSQL_USER may see it.
-fn under_the_view(link: &mut DbConnection, table: &TableName) -> Vec<Diagnostic> {
-    let definition: Vec<Option<String>> = ask::rows(
-        link,
+/// Returns the findings about the table under a view of one table, as far as MYSQL_USER can see that table.
+fn check_base_table(connection: &mut DbConnection, table: &TableName) -> Vec<Diagnostic> {
+    let definition: Vec<Option<String>> = query::rows(
+        connection,
         "SELECT VIEW_DEFINITION FROM information_schema.VIEWS
              WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ?",
-        ask::names(table),
+        query::table_parameters(table),
     );
     let Some(definition) = definition.into_iter().flatten().next() else {
         return Vec::new();
     };
-    let Some((database, name)) = only_table_of(&definition) else {
+    let Some((database, name)) = parse_base_table(&definition) else {
         return Vec::new();
     };
     let under = format!("`{database}`.`{name}`");
     let mut findings = Vec::new();
-    let engine: Vec<Option<String>> = ask::rows(
-        link,
+    let engine: Vec<Option<String>> = query::rows(
+        connection,
         "SELECT ENGINE FROM information_schema.TABLES WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ?",
         (&database, &name),
     );
@@ -151,13 +151,13 @@ fn under_the_view(link: &mut DbConnection, table: &TableName) -> Vec<Diagnostic>
         && !has_transactions(&engine)
     {
         findings.push(Diagnostic::warning(format!(
-            "GM_MAIL_TABLE: {under}, the table under the view {table}, is {engine} and has no transactions, so a 250 is a \
-             weaker promise and half a batch may be kept; run: ALTER TABLE {under} ENGINE=InnoDB"
+            "GM_MAIL_TABLE: {under}, the table under the view {table}, is {engine} and has no transactions, so a failure may \
+             lose acknowledged mail, and part of a batch may be kept; run: ALTER TABLE {under} ENGINE=InnoDB"
         )));
     }
     type Unfilled = (String, String, String, Option<String>);
-    let unfilled: Vec<Unfilled> = ask::rows(
-        link,
+    let unfilled: Vec<Unfilled> = query::rows(
+        connection,
         "SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, CHARACTER_SET_NAME FROM information_schema.COLUMNS
              WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? AND IS_NULLABLE = 'NO' AND COLUMN_DEFAULT IS NULL
              AND EXTRA NOT LIKE '%auto_increment%' AND EXTRA NOT LIKE '%GENERATED%'",
@@ -167,17 +167,17 @@ fn under_the_view(link: &mut DbConnection, table: &TableName) -> Vec<Diagnostic>
         if definition.contains(&format!("`{column}`")) {
             continue;
         }
-        let cure = UnfilledColumn::new(&column, &data_type, &column_type, charset.as_deref()).cure;
+        let fix = UnfilledColumn::new(&column, &data_type, &column_type, charset.as_deref()).fix;
         findings.push(Diagnostic::error(format!(
             "GM_MAIL_TABLE: column `{column}` of {under} is NOT NULL without a default and not in the view {table}, so no \
-             row can be inserted; run: ALTER TABLE {under} {cure}"
+             row can be inserted; run: ALTER TABLE {under} {fix}"
         )));
     }
     findings
 }
 
-/// Returns database and name of the only table that a view is made of; `None` for any other view.
-fn only_table_of(definition: &str) -> Option<(String, String)> {
+/// Returns the database and name of the only table that a view reads; `None` for any other view.
+fn parse_base_table(definition: &str) -> Option<(String, String)> {
     let (_, from) = definition.rsplit_once(" from ")?;
     let from = from.trim_start_matches('(');
     let mut parts = from.split('`');
@@ -194,8 +194,9 @@ fn only_table_of(definition: &str) -> Option<(String, String)> {
     is_alone.then(|| (database.to_owned(), name.to_owned()))
 }
 
-/// Columns that two mails may have the same value in; a NULL, as in `dkim_valid`, is never the same as another one.
-const REPEATED: &[&str] = &[
+/// Columns that may have the same value in two rows. `dkim_valid` is not listed: it is always NULL, and a unique key allows any
+/// number of NULLs.
+const REPEATABLE_COLUMNS: &[&str] = &[
     "date",
     "from",
     "to",
@@ -217,7 +218,7 @@ mod tests {
 
     #[test]
     fn base_table_of_a_single_table_view_is_parsed_from_its_definition() {
-        let names = |definition: &str| only_table_of(definition);
+        let names = |definition: &str| parse_base_table(definition);
         let mail = Some(("mail".to_owned(), "base".to_owned()));
         assert_eq!(names("select `b`.`x` AS `x` from `mail`.`base`"), mail);
         assert_eq!(

@@ -1,74 +1,74 @@
-//! Which hosts can be used, and why others cannot.
+//! Checks of the hosts of MYSQL_HOST.
 
 use mysql::Error;
 
-use super::cures;
+use super::fixes;
 use crate::check::peer::Peer;
 use crate::store::Diagnostic;
 use crate::store::mysql::connection::DbConnection;
-use crate::store::mysql::galera::HostState;
+use crate::store::mysql::host_state::HostState;
 use crate::store::mysql::pool::Connector;
 
-/// Connects as a writer would, and returns what is wrong with any host beside the connection.
+/// Connects in the way a writer does; returns the connection and the findings about all hosts.
 ///
 /// # Errors
-/// What keeps every host from being used.
+/// No host can be used; the findings say why.
 pub fn connect(connector: &Connector) -> Result<(DbConnection, Vec<Diagnostic>), Vec<Diagnostic>> {
-    let nodes = connector.hosts();
-    if nodes.count() == 1 {
-        let link = connector.connect_any();
-        return link
-            .map(|link| (link, Vec::new()))
-            .map_err(|error| vec![Diagnostic::error(not_reached(connector, 0, &error))]);
+    let hosts = connector.hosts();
+    if hosts.count() == 1 {
+        let connection = connector.connect_any();
+        return connection
+            .map(|connection| (connection, Vec::new()))
+            .map_err(|error| vec![Diagnostic::error(unreachable_text(connector, 0, &error))]);
     }
-    let states: Vec<mysql::Result<HostState>> = (0..nodes.count())
+    let states: Vec<mysql::Result<HostState>> = (0..hosts.count())
         .map(|host| {
-            let mut connection = connector.connect_for_probe(host)?;
+            let mut connection = connector.connect_for_probe(host, None)?;
             HostState::read(&mut connection, connector.table())
         })
         .collect();
-    let any_is_well = (states.iter()).any(|state| matches!(state, Ok(HostState::Healthy)));
+    let any_is_healthy = (states.iter()).any(|state| matches!(state, Ok(HostState::Healthy)));
     let mut findings = Vec::new();
     for (host, state) in states.iter().enumerate() {
-        let name = nodes.name(host);
+        let name = hosts.name(host);
         let (reason, text) = match state {
             Ok(HostState::Healthy) => continue,
             Ok(HostState::Standby(reason)) => {
-                nodes.mark_standby(host, reason);
-                if !any_is_well {
+                hosts.mark_standby(host, reason);
+                if !any_is_healthy {
                     findings.push(Diagnostic::error(format!(
-                        "MYSQL_HOST: node {name} is read-only, and no other one is well: make one of them writable \
-                         (SET GLOBAL read_only = 0), or add the one that is to MYSQL_HOST"
+                        "MYSQL_HOST: node {name} is read-only, and no other node is healthy: make one of them writable \
+                         (SET GLOBAL read_only = 0), or add the writable one to MYSQL_HOST"
                     )));
                 }
                 continue;
             }
             Ok(HostState::Unhealthy(reason)) => {
                 let text = format!(
-                    "MYSQL_HOST: node {name} is not well: {reason}; those that are serve meanwhile; mend it, or take it \
+                    "MYSQL_HOST: node {name} is not healthy: {reason}; the healthy nodes are used; repair it, or remove it \
                      out of MYSQL_HOST"
                 );
                 (reason.clone(), text)
             }
             Err(error) => {
-                let reason = cures::error_words(error);
-                (reason, not_reached(connector, host, error))
+                let reason = fixes::error_words(error);
+                (reason, unreachable_text(connector, host, error))
             }
         };
-        // Writers try such a host last.
-        nodes.mark_down(host, &reason);
-        findings.push(match any_is_well {
+        // `connect_any` then tries this host last.
+        hosts.mark_down(host, &reason);
+        findings.push(match any_is_healthy {
             true => Diagnostic::warning(text),
             false => Diagnostic::error(text),
         });
     }
-    if !any_is_well {
+    if !any_is_healthy {
         return Err(findings);
     }
     match connector.connect_any() {
-        Ok(link) => Ok((link, findings)),
+        Ok(connection) => Ok((connection, findings)),
         Err(error) => {
-            findings.push(Diagnostic::error(cures::finding_text(
+            findings.push(Diagnostic::error(fixes::finding_text(
                 "MYSQL_HOST",
                 "no host takes a writer's connection",
                 &error,
@@ -79,15 +79,15 @@ pub fn connect(connector: &Connector) -> Result<(DbConnection, Vec<Diagnostic>),
     }
 }
 
-/// Why a host cannot be used. One that answers in another protocol is a wrong address or port.
-fn not_reached(connector: &Connector, host: usize, error: &Error) -> String {
-    let nodes = connector.hosts();
-    let name = nodes.name(host);
-    let what = match nodes.count() {
+/// Returns why a host cannot be used. If it answers in another protocol, the address or port is wrong.
+fn unreachable_text(connector: &Connector, host: usize, error: &Error) -> String {
+    let hosts = connector.hosts();
+    let name = hosts.name(host);
+    let what = match hosts.count() {
         1 => format!("the database at {name} cannot be reached"),
         _ => format!("node {name} cannot be reached"),
     };
-    let may_speak_otherwise = !matches!(
+    let may_be_other_protocol = !matches!(
         error,
         Error::MySqlError(_)
             | Error::DriverError(
@@ -97,13 +97,13 @@ fn not_reached(connector: &Connector, host: usize, error: &Error) -> String {
             )
     );
     let peer = Some(name)
-        .filter(|_| may_speak_otherwise)
+        .filter(|_| may_be_other_protocol)
         .and_then(Peer::at);
     match peer.filter(|peer| *peer != Peer::MySql) {
         Some(peer) => format!(
             "MYSQL_HOST: {what}: it answers like {peer}; MYSQL_HOST must be the address of a MySQL or MariaDB server, \
              such as 127.0.0.1:3306"
         ),
-        None => cures::finding_text("MYSQL_HOST", &what, error, connector.table()),
+        None => fixes::finding_text("MYSQL_HOST", &what, error, connector.table()),
     }
 }

@@ -1,14 +1,13 @@
-//! What keeps mail from being saved, or weakens what a 250 means, each with its cure.
+//! Checks of the database: faults that prevent mail from being saved or weaken what a 250 means, each with its fix.
 //!
-//! Nothing is changed: a trial row goes only into a table with transactions and is rolled back. A view, and a table without
-//! transactions, is judged by its definition and by whether the server prepares the INSERT, for which it looks at names and
-//! rights and executes nothing.
+//! Nothing is changed: a trial row is inserted only into a table with transactions, and is rolled back. For a view or a table
+//! without transactions the server only prepares the INSERT, which checks names and rights and executes nothing.
 
-mod ask;
-mod cure_table;
-mod cures;
 mod definition;
+mod fix_table;
+mod fixes;
 mod hosts;
+mod query;
 mod table;
 mod trial_row;
 mod triggers;
@@ -21,7 +20,7 @@ use crate::store::Diagnostic;
 use crate::store::mysql::hanging;
 use crate::store::mysql::pool::Connector;
 
-/// Looks at the database as the server would, and tries to save a row that is rolled back.
+/// Checks the hosts and the table, and inserts a trial row that is rolled back.
 pub fn check(
     connector: &Connector,
     max_content_octets: usize,
@@ -37,26 +36,26 @@ fn check_database(
     max_content_octets: usize,
     addresses: &TrialAddresses,
 ) -> Vec<Diagnostic> {
-    let (mut link, mut findings) = match hosts::connect(connector) {
+    let (mut connection, mut findings) = match hosts::connect(connector) {
         Ok(connected) => connected,
         Err(findings) => return findings,
     };
-    findings.extend(hanging::findings(connector));
+    findings.extend(hanging::hanging_commit_findings(connector));
     let table = connector.table();
-    findings.extend(check_table(&link.facts, table, max_content_octets));
-    findings.extend(definition::unique_keys(&mut link, table));
+    findings.extend(check_table(&connection.facts, table, max_content_octets));
+    findings.extend(definition::check_unique_keys(&mut connection, table));
     if findings.iter().any(Diagnostic::is_error) {
         return findings;
     }
-    if !table::has_transactions(&link.facts.engine) {
-        findings.extend(definition::check(&mut link, table));
+    if !table::has_transactions(&connection.facts.engine) {
+        findings.extend(definition::check(&mut connection, table));
     } else {
-        let triggers = triggers::without_transactions(&mut link, table);
+        let triggers = triggers::check_triggers(&mut connection, table);
         if triggers.is_empty() {
-            findings.extend(trial_row::check(&mut link, table, addresses));
+            findings.extend(trial_row::check(&mut connection, table, addresses));
         } else {
             findings.extend(triggers);
-            findings.extend(definition::check_rights(&mut link, table));
+            findings.extend(definition::check_rights(&mut connection, table));
         }
     }
     findings

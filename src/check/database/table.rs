@@ -1,24 +1,24 @@
-//! What the facts of a connection mean: columns, engine, durability, sizes.
+//! Checks of the table's properties: columns, engine, durability and sizes.
 
 use crate::store::Diagnostic;
 use crate::store::mysql::table_info::TableInfo;
 use crate::store::mysql::table_warnings::check_columns;
 use crate::store::{TableColumns, TableName};
 
-/// Returns what the facts of a connection mean; the server logs it as well.
+/// Returns the findings about the properties that a connection has read. The server logs the same findings.
 pub fn check_table(
     facts: &TableInfo,
     table: &TableName,
     max_content_octets: usize,
 ) -> Vec<Diagnostic> {
-    let Some(shape) = &facts.columns else {
+    let Some(columns) = &facts.columns else {
         let create = table
             .mysql_schema()
             .split_whitespace()
             .collect::<Vec<_>>()
             .join(" ");
         return vec![Diagnostic::error(format!(
-            "GM_MAIL_TABLE: there is no table {table}, or MYSQL_USER may not see it; run what `goguerrilla schema` \
+            "GM_MAIL_TABLE: there is no table {table}, or MYSQL_USER has no right to see it; run what `goguerrilla schema` \
              prints: {create}"
         ))];
     };
@@ -33,20 +33,20 @@ pub fn check_table(
         findings.push(Diagnostic::error(format!(
             "GM_MAIL_TABLE: column `{}` of {table} is NOT NULL without a default, so no row can be inserted; \
              run: ALTER TABLE {table} {}",
-            column.name, column.cure
+            column.name, column.fix
         )));
     }
-    if shape.ip_addr.width.max() < LONGEST_IPV6 {
+    if columns.ip_addr.width.max() < MAX_IPV6_CHARS {
         findings.push(Diagnostic::warning(format!(
             "GM_MAIL_TABLE: column `ip_addr` of {table} is too narrow for IPv6 addresses, which are left empty; run: \
              ALTER TABLE {table} MODIFY `ip_addr` varchar({}) NOT NULL",
             TableColumns::DEFAULT.ip_addr.width.max()
         )));
     }
-    findings.extend(check_columns(facts, shape, table));
+    findings.extend(check_columns(facts, columns, table));
     if !facts.engine.is_empty() && !has_transactions(&facts.engine) {
         findings.push(Diagnostic::warning(format!(
-            "GM_MAIL_TABLE: {table} is {} and has no transactions, so a 250 is a weaker promise and half a batch may \
+            "GM_MAIL_TABLE: {table} is {} and has no transactions, so a failure may lose acknowledged mail, and part of a batch may \
              be kept; run: ALTER TABLE {table} ENGINE=InnoDB",
             facts.engine
         )));
@@ -61,14 +61,14 @@ pub fn check_table(
     }
     if let Some(every) = facts.unsynced_binary_log {
         findings.push(Diagnostic::warning(format!(
-            "MYSQL_HOST: sync_binlog is {every} and the server keeps a binary log, from which it recovers its commits, so \
+            "MYSQL_HOST: sync_binlog is {every} and the server keeps a binary log, which decides after a crash which commits are kept, so \
              acknowledged mail is lost when the database's machine loses power; run: SET GLOBAL sync_binlog = 1, and set \
              it in the server's configuration file"
         )));
     }
     let fits = facts.max_content_octets();
     if fits < max_content_octets {
-        let (what, cure) = if facts.max_body_octets < facts.max_packet_octets {
+        let (what, fix) = if facts.max_body_octets < facts.max_packet_octets {
             let what = format!(
                 "column `mail` of {table} ({} octets)",
                 facts.max_body_octets
@@ -87,18 +87,18 @@ pub fn check_table(
         };
         findings.push(Diagnostic::warning(format!(
             "GSMTP_MAX_SIZE: {what} cannot hold {max_content_octets} octets, so SIZE {fits} is advertised and enforced; \
-             run: {cure}"
+             run: {fix}"
         )));
     }
     findings
 }
 
-/// Whether a ROLLBACK undoes an INSERT into a table of this engine; of a view none is known.
+/// Returns whether a ROLLBACK undoes an INSERT into a table of this engine; false for a view, whose engine is empty.
 pub fn has_transactions(engine: &str) -> bool {
     ["InnoDB", "ROCKSDB", "ndbcluster"]
         .iter()
         .any(|known| engine.eq_ignore_ascii_case(known))
 }
 
-/// Characters of an IPv6 address written out.
-const LONGEST_IPV6: usize = 39;
+/// Characters of the longest textual form of an IPv6 address.
+const MAX_IPV6_CHARS: usize = 39;

@@ -1,32 +1,32 @@
-//! A row as it really comes, inserted as a writer inserts it and rolled back.
+//! The trial row: inserted with a writer's own code, looked up and rolled back.
 
 use std::collections::HashSet;
 
 use jiff::Timestamp;
 
-use super::{ask, cures};
+use super::{fixes, query};
 use crate::mail::{Mail, Origin};
 use crate::smtp::{Content, Envelope, ForwardPath, MemoryBudget, ReversePath};
 use crate::store::Diagnostic;
 use crate::store::TableName;
+use crate::store::mysql::auto_increment::counter_error_text;
 use crate::store::mysql::connection::DbConnection;
 use crate::store::mysql::error::ErrorClass;
 use crate::store::mysql::insert::insert_rows;
-use crate::store::mysql::mail_ids::explain;
 use crate::store::mysql::unknown_commit::stored_ids;
 use crate::store::redis::BodiesIn;
 
-/// The addresses of the trial row: a trigger or a foreign key may depend on them.
+/// The addresses of the trial row. A trigger or a foreign key may depend on them.
 pub struct TrialAddresses {
-    /// A domain of GM_ALLOWED_HOSTS, or any where all are allowed.
+    /// A domain of GM_ALLOWED_HOSTS, or any domain if all are allowed.
     pub recipient_domain: String,
     /// GM_PRIMARY_MAIL_HOST.
     pub primary_mail_host: String,
 }
 
-/// Inserts a row, looks it up as after a COMMIT in doubt, and rolls it back.
+/// Inserts a row, looks it up as after an unanswered COMMIT, and rolls it back.
 pub fn check(
-    link: &mut DbConnection,
+    connection: &mut DbConnection,
     table: &TableName,
     addresses: &TrialAddresses,
 ) -> Vec<Diagnostic> {
@@ -40,93 +40,97 @@ pub fn check(
     };
     let mut tries = 0;
     let outcome = loop {
-        let outcome = insert_and_look_up(link, table, &mail);
+        let outcome = insert_and_look_up(connection, table, &mail);
         tries += 1;
         match &outcome {
-            // A deadlock with mail that is being saved says nothing about the table.
-            Outcome::NotInserted(error)
-                if tries < TRIES && !is_lock_wait(error) && is_temporary(error) => {}
+            // A deadlock with a running server does not concern the table.
+            TrialOutcome::NotInserted(error)
+                if tries < MAX_TRIES && !is_lock_wait(error) && is_retryable(error) => {}
             _ => break outcome,
         }
     };
     let mut findings = Vec::new();
     match outcome {
-        Outcome::Fine => {}
-        Outcome::NotInserted(error) if ErrorClass::classify(&error) == ErrorClass::IdsUsedUp => {
-            let ids = link.facts.mail_ids.as_ref();
-            findings.push(Diagnostic::error(explain(&error, table, ids)));
+        TrialOutcome::Passed => {}
+        TrialOutcome::NotInserted(error) if ErrorClass::classify(&error) == ErrorClass::IdsUsedUp => {
+            let ids = connection.facts.auto_increment.as_ref();
+            findings.push(Diagnostic::error(counter_error_text(&error, table, ids)));
         }
-        Outcome::NotInserted(error) => {
+        TrialOutcome::NotInserted(error) => {
             let what = format!("a row cannot be inserted into {table} now");
-            findings.push(Diagnostic::error(cures::finding_text(
+            findings.push(Diagnostic::error(fixes::finding_text(
                 "GM_MAIL_TABLE",
                 &what,
                 &error,
                 table,
             )));
         }
-        Outcome::NotLookedUp(error) => findings.push(no_look_up(table, &error)),
-        Outcome::NotFound => findings.push(Diagnostic::warning(format!(
+        TrialOutcome::NotLookedUp(error) => findings.push(lookup_warning(table, &error)),
+        TrialOutcome::NotFound => findings.push(Diagnostic::warning(format!(
             "GM_MAIL_TABLE: a row of {table} is not found under the hash that it was inserted with; when a connection breaks \
-             during COMMIT, its mail may come twice, and `goguerrilla show` does not find it; look for a trigger that \
+             during COMMIT, its mail may be stored twice, and `goguerrilla show` does not find it; look for a trigger that \
              changes column `hash`"
         ))),
     }
-    if left_something(link) {
+    if is_rollback_incomplete(connection) {
         findings.push(Diagnostic::warning(format!(
-            "GM_MAIL_TABLE: a trigger of {table} writes into a table without transactions, where a row of this check stays, \
+            "GM_MAIL_TABLE: a trigger of {table} writes into a table without transactions, where a row of this check remains, \
              as do rows of batches that are rolled back; run: ALTER TABLE ... ENGINE=InnoDB for that table"
         )));
     }
     findings
 }
 
-/// The warning for rows that cannot be looked up under a lock.
-pub fn no_look_up(table: &TableName, error: &mysql::Error) -> Diagnostic {
+/// Returns the warning for rows that cannot be looked up with FOR UPDATE.
+pub fn lookup_warning(table: &TableName, error: &mysql::Error) -> Diagnostic {
     Diagnostic::warning(format!(
         "GM_MAIL_TABLE: rows of {table} cannot be looked up under a lock: {}; when a connection breaks during COMMIT, its \
-         mails are told 451 and may come twice; grant SELECT and UPDATE on it to MYSQL_USER",
-        cures::error_words(error)
+         mails get 451 and may be stored twice; grant SELECT and UPDATE on it to MYSQL_USER",
+        fixes::error_words(error)
     ))
 }
 
-enum Outcome {
-    Fine,
+enum TrialOutcome {
+    Passed,
     NotInserted(mysql::Error),
     NotLookedUp(mysql::Error),
     NotFound,
 }
 
-/// With the same statements and settings of the session as a writer.
-fn insert_and_look_up(link: &mut DbConnection, table: &TableName, mail: &Mail) -> Outcome {
+/// Uses the same statements and session settings as a writer.
+fn insert_and_look_up(
+    connection: &mut DbConnection,
+    table: &TableName,
+    mail: &Mail,
+) -> TrialOutcome {
     let mails = std::slice::from_ref(mail);
-    let inserted = link
+    let inserted = connection
         .enable_implicit_begin()
-        .and_then(|()| link.begin())
-        .and_then(|()| insert_rows(link, table, mails, &BodiesIn::Table, &HashSet::new()));
+        .and_then(|()| connection.begin())
+        .and_then(|()| insert_rows(connection, table, mails, &BodiesIn::Table, &HashSet::new()));
     let outcome = match inserted {
-        Err(error) => Outcome::NotInserted(error),
-        Ok(()) => match stored_ids(link, table, mails) {
-            Ok(found) if found.contains(mail.hash().as_str()) => Outcome::Fine,
-            Ok(_) => Outcome::NotFound,
-            Err(error) => Outcome::NotLookedUp(error),
+        Err(error) => TrialOutcome::NotInserted(error),
+        Ok(()) => match stored_ids(connection, table, mails) {
+            Ok(found) if found.contains(mail.hash().as_str()) => TrialOutcome::Passed,
+            Ok(_) => TrialOutcome::NotFound,
+            Err(error) => TrialOutcome::NotLookedUp(error),
         },
     };
-    // Should this fail, the connection is broken, and the server rolls back when it ends.
-    link.rollback();
+    // If the ROLLBACK fails, the connection is broken, and the server rolls back when it ends.
+    connection.rollback();
     outcome
 }
 
-/// Whether the ROLLBACK could not undo everything (1196, ER_WARNING_NOT_COMPLETE_ROLLBACK).
-fn left_something(link: &mut DbConnection) -> bool {
-    if link.broken {
+/// Returns whether the ROLLBACK could not undo everything (1196, ER_WARNING_NOT_COMPLETE_ROLLBACK).
+fn is_rollback_incomplete(connection: &mut DbConnection) -> bool {
+    if connection.broken {
         return false;
     }
-    let warnings: Vec<(String, u64, String)> = ask::rows(link, "SHOW WARNINGS", ());
+    let warnings: Vec<(String, u64, String)> = query::rows(connection, "SHOW WARNINGS", ());
     warnings.iter().any(|(_, code, _)| *code == 1196)
 }
 
-fn is_temporary(error: &mysql::Error) -> bool {
+fn is_retryable(error: &mysql::Error) -> bool {
     matches!(ErrorClass::classify(error), ErrorClass::Retry)
 }
 
@@ -134,7 +138,7 @@ fn is_lock_wait(error: &mysql::Error) -> bool {
     matches!(error, mysql::Error::MySqlError(error) if error.code == 1205)
 }
 
-/// A mail with an attachment, words outside ASCII, and a body that is no text in any character set.
+/// Returns a mail with an attachment, non-ASCII words, and a compressed body that is not valid UTF-8.
 fn trial_mail(addresses: &TrialAddresses) -> Result<Mail, String> {
     let path = |domain: &str| {
         let written = format!("<postmaster@{domain}>");
@@ -145,7 +149,7 @@ fn trial_mail(addresses: &TrialAddresses) -> Result<Mail, String> {
     let (reverse_path, _) =
         ReversePath::parse("<check@example.com>").map_err(|_| "no sender".to_owned())?;
     let host = &addresses.primary_mail_host;
-    for _ in 0..TRIES {
+    for _ in 0..MAX_TRIES {
         let mut content = Content::new(CONTENT.len(), &MemoryBudget::new(CONTENT.len() * 4));
         content
             .extend(CONTENT)
@@ -165,7 +169,7 @@ fn trial_mail(addresses: &TrialAddresses) -> Result<Mail, String> {
         let to = |path: &ForwardPath| format!("{}@{host}", path.local_part());
         let mail = Mail::new(envelope, content, origin, to).map_err(|error| error.to_string())?;
         let body = mail.recipients().first().map(|one| mail.zlib_body(one));
-        // A stream that happens to be UTF-8 would fit into a column of text, where others do not.
+        // A stream that happens to be valid UTF-8 would fit into a text column, which other mails do not.
         if matches!(body, Some(Ok(body)) if str::from_utf8(&body).is_err()) {
             return Ok(mail);
         }
@@ -173,8 +177,8 @@ fn trial_mail(addresses: &TrialAddresses) -> Result<Mail, String> {
     Err("no memory".to_owned())
 }
 
-/// As often as a deadlock is met.
-const TRIES: usize = 3;
+/// Maximum number of attempts, for deadlocks and for building the mail.
+const MAX_TRIES: usize = 3;
 const CONTENT: &[u8] = "From: Pr\u{fc}fung <check@example.com>\r\n\
     To: postmaster@example.com\r\n\
     Subject: =?utf-8?q?goguerrilla_check=3A_Pr=C3=BCfung?=\r\n\

@@ -1,18 +1,18 @@
-//! Triggers that write where a ROLLBACK undoes nothing: with one, no trial row is inserted.
+//! Triggers that write to tables without transactions, where a ROLLBACK undoes nothing. With one, no trial row is inserted.
 
 use std::collections::{HashMap, HashSet};
 
-use super::ask;
+use super::query;
 use super::table::has_transactions;
 use crate::store::Diagnostic;
 use crate::store::TableName;
 use crate::store::mysql::connection::DbConnection;
 
-/// Returns a warning for each trigger of an INSERT that writes, or may write, into a table without transactions.
-pub fn without_transactions(link: &mut DbConnection, table: &TableName) -> Vec<Diagnostic> {
-    let (database, name) = ask::names(table);
-    let first: Vec<Trigger> = ask::rows(
-        link,
+/// Returns a warning for each INSERT trigger that writes, or may write, to a table without transactions.
+pub fn check_triggers(connection: &mut DbConnection, table: &TableName) -> Vec<Diagnostic> {
+    let (database, name) = query::table_parameters(table);
+    let first: Vec<Trigger> = query::rows(
+        connection,
         "SELECT TRIGGER_NAME, ACTION_STATEMENT FROM information_schema.TRIGGERS
          WHERE EVENT_OBJECT_SCHEMA = COALESCE(?, DATABASE()) AND EVENT_OBJECT_TABLE = ?
          AND EVENT_MANIPULATION = 'INSERT'",
@@ -21,49 +21,49 @@ pub fn without_transactions(link: &mut DbConnection, table: &TableName) -> Vec<D
     if first.is_empty() {
         return Vec::new();
     }
-    let engines: Vec<(String, Option<String>)> = ask::rows(
-        link,
+    let engines: Vec<(String, Option<String>)> = query::rows(
+        connection,
         "SELECT LOWER(TABLE_NAME), ENGINE FROM information_schema.TABLES WHERE TABLE_TYPE = 'BASE TABLE'
          AND TABLE_SCHEMA NOT IN ('mysql', 'information_schema', 'performance_schema', 'sys')",
         (),
     );
-    let routines: Vec<String> = ask::rows(
-        link,
+    let routines: Vec<String> = query::rows(
+        connection,
         "SELECT LOWER(ROUTINE_NAME) FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA <> 'sys'",
         (),
     );
-    let mut known = Known {
+    let mut known = VisibleNames {
         routines: routines.into_iter().collect(),
-        ..Known::default()
+        ..VisibleNames::default()
     };
     for (name, engine) in engines {
-        // Tables of one name in several databases: the weakest of them counts.
+        // If several databases have a table of this name, it counts as transactional only if all of them are.
         let is_safe = engine.is_some_and(|engine| has_transactions(&engine));
-        let all_safe = known.tables.entry(name).or_insert(true);
-        *all_safe &= is_safe;
+        let is_transactional = known.tables.entry(name).or_insert(true);
+        *is_transactional &= is_safe;
     }
     let mut findings = Vec::new();
-    let mut looked_at = HashSet::new();
+    let mut examined = HashSet::new();
     let mut triggers = first;
     while let Some((name, body)) = triggers.pop() {
         let Some(body) = body else {
             findings.push(Diagnostic::warning(format!(
-                "GM_MAIL_TABLE: trigger `{name}` is hidden from MYSQL_USER and may write where a ROLLBACK undoes nothing, so \
+                "GM_MAIL_TABLE: trigger `{name}` is hidden from MYSQL_USER and may write to a table without transactions, so \
                  no trial row was inserted into {table}; run GRANT TRIGGER ON {table} TO MYSQL_USER, and check again"
             )));
             continue;
         };
         match known.written_tables(&body) {
-            Err(where_to) => findings.push(Diagnostic::warning(format!(
-                "GM_MAIL_TABLE: trigger `{name}` writes into {where_to}, where rows of a batch that is rolled back stay; no \
+            Err(target) => findings.push(Diagnostic::warning(format!(
+                "GM_MAIL_TABLE: trigger `{name}` writes into {target}, where the rows of a rolled-back batch remain; no \
                  trial row was inserted into {table}; run: ALTER TABLE ... ENGINE=InnoDB for each table that it writes to"
             ))),
-            // Those have triggers as well, in whichever database they are.
+            // The written tables may have triggers too. Their database is unknown, so tables of any database match.
             Ok(tables) => {
                 for written in tables {
-                    if looked_at.len() < MAX_TABLES && looked_at.insert(written.clone()) {
-                        triggers.extend(ask::rows::<Trigger>(
-                            link,
+                    if examined.len() < MAX_TABLES && examined.insert(written.clone()) {
+                        triggers.extend(query::rows::<Trigger>(
+                            connection,
                             "SELECT TRIGGER_NAME, ACTION_STATEMENT FROM information_schema.TRIGGERS
                              WHERE LOWER(EVENT_OBJECT_TABLE) = ?",
                             (written,),
@@ -76,37 +76,37 @@ pub fn without_transactions(link: &mut DbConnection, table: &TableName) -> Vec<D
     findings
 }
 
-/// Name and body; MariaDB hides the body from an account without the right TRIGGER, MySQL the whole trigger.
+/// Name and body of a trigger. Without the TRIGGER right MariaDB hides the body, and MySQL the whole trigger.
 type Trigger = (String, Option<String>);
 
-/// What MYSQL_USER can see, in small letters.
+/// Names of tables and routines that MYSQL_USER can see, in lower case.
 #[derive(Default)]
-struct Known {
-    /// Tables, and whether a ROLLBACK undoes an INSERT there.
+struct VisibleNames {
+    /// Tables, and whether a ROLLBACK undoes an INSERT into them.
     tables: HashMap<String, bool>,
     routines: HashSet<String>,
 }
 
-impl Known {
+impl VisibleNames {
     /// Returns the tables that a trigger writes to.
     ///
     /// # Errors
-    /// In words, where it writes to something that a ROLLBACK may not undo.
+    /// The text names something that the trigger writes to and that a ROLLBACK may not undo.
     fn written_tables(&self, body: &str) -> Result<Vec<String>, String> {
-        let words = words_of(body);
+        let words = tokenize(body);
         let mut written = Vec::new();
         for (at, word) in words.iter().enumerate() {
             let mut rest = words.iter().skip(at + 1).map(String::as_str).peekable();
             match word.as_str() {
-                "call" => return Err("tables that a procedure names".to_owned()),
+                "call" => return Err("tables of a procedure".to_owned()),
                 "insert" | "replace" | "update" | "delete" => {
-                    // A function has its parenthesis at once; the others name columns, or nothing.
+                    // `INSERT(` and `REPLACE(` are functions; `ON DUPLICATE KEY UPDATE` and `FOR UPDATE` name no table.
                     let before = at.checked_sub(1).and_then(|at| words.get(at));
                     let is_clause = before.is_some_and(|word| word == "key" || word == "for");
                     if rest.peek() == Some(&"(") || is_clause {
                         continue;
                     }
-                    let mut names = rest.skip_while(|word| BETWEEN.contains(word));
+                    let mut names = rest.skip_while(|word| WORDS_BEFORE_TABLE.contains(word));
                     let Some(mut name) = names.next() else {
                         continue;
                     };
@@ -117,12 +117,12 @@ impl Known {
                         Some(true) => written.push(name.to_owned()),
                         Some(false) => return Err(format!("`{name}`, which has no transactions")),
                         None => {
-                            return Err(format!("`{name}`, which MYSQL_USER may not see"));
+                            return Err(format!("`{name}`, which MYSQL_USER has no right to see"));
                         }
                     }
                 }
                 word if self.routines.contains(word) && rest.peek() == Some(&"(") => {
-                    return Err(format!("tables that function `{word}` names"));
+                    return Err(format!("tables of function `{word}`"));
                 }
                 _ => {}
             }
@@ -131,8 +131,8 @@ impl Known {
     }
 }
 
-/// Words and punctuation in small letters, without comments, strings and the quotes of names.
-fn words_of(body: &str) -> Vec<String> {
+/// Returns the words and punctuation of an SQL text in lower case, without comments, strings and the quotes of names.
+fn tokenize(body: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut chars = body.chars().peekable();
     while let Some(c) = chars.next() {
@@ -162,10 +162,10 @@ fn words_of(body: &str) -> Vec<String> {
     words
 }
 
-/// Tables whose triggers are looked at.
+/// Maximum number of tables whose triggers are examined.
 const MAX_TABLES: usize = 32;
-/// Words that may stand between a verb and the table it writes to.
-const BETWEEN: &[&str] = &[
+/// Words that may stand between a verb and the table that it writes to.
+const WORDS_BEFORE_TABLE: &[&str] = &[
     "into",
     "from",
     "ignore",
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn trigger_is_safe_only_if_it_writes_to_transactional_tables() {
-        let known = Known {
+        let known = VisibleNames {
             tables: HashMap::from([("audit".to_owned(), false), ("kept".to_owned(), true)]),
             routines: HashSet::from(["log_it".to_owned()]),
         };

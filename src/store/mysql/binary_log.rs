@@ -1,27 +1,27 @@
-//! Whether a COMMIT survives a power failure where the server keeps a binary log.
+//! Checks whether a COMMIT survives a power failure if the server keeps a binary log.
 //!
-//! With a binary log InnoDB does not sync the record of a COMMIT. After a crash the server commits each prepared transaction that
-//! it finds in the binary log and undoes the others, so a COMMIT is as durable as the binary log is: synced at each
-//! COMMIT only with `sync_binlog` 1. MariaDB's `innodb_flush_log_at_trx_commit` 3 syncs the record all the same. Sources:
-//! MySQL manual, "The Binary Log"; MariaDB's knowledge base, "InnoDB and the Binary Log".
+//! With a binary log InnoDB does not sync its own log at a COMMIT. After a crash the server commits each prepared transaction
+//! that the binary log contains and rolls back the others. A COMMIT is therefore as durable as the binary log, which is
+//! synced at each COMMIT only if `sync_binlog` is 1. With MariaDB's `innodb_flush_log_at_trx_commit` 3 InnoDB syncs its log in any
+//! case. Sources: MySQL manual, "The Binary Log"; MariaDB Knowledge Base, "InnoDB and the Binary Log".
 
 use std::collections::HashMap;
 
 use mysql::prelude::Queryable;
 use mysql::{Conn, Row, from_row_opt};
 
-/// Returns `sync_binlog` where it makes a COMMIT less durable than it seems; `None` where there is no binary log, where each
-/// COMMIT is synced, and where the server does not take the question.
+/// Returns `sync_binlog` if its value allows acknowledged COMMITs to be lost. Returns `None` if there is no binary log, if
+/// each COMMIT is synced, or if the server refuses the statement.
 ///
 /// # Errors
-/// Whatever breaks the connection.
+/// The connection broke.
 pub fn unsynced_binary_log(connection: &mut Conn) -> mysql::Result<Option<u64>> {
-    let question = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('log_bin', 'sync_binlog', \
+    let statement = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('log_bin', 'sync_binlog', \
                     'innodb_flush_log_at_trx_commit', 'binlog_storage_engine')";
-    let rows: mysql::Result<Vec<Row>> = connection.query(question);
+    let rows: mysql::Result<Vec<Row>> = connection.query(statement);
     match rows {
-        // The library panics at a NULL that is taken for text.
-        Ok(rows) => Ok(unsynced(
+        // Reads rows with `from_row_opt` because the driver panics if a NULL is converted to a `String`.
+        Ok(rows) => Ok(unsynced_value(
             rows.into_iter().filter_map(|row| from_row_opt(row).ok()),
         )),
         Err(mysql::Error::MySqlError(_)) => Ok(None),
@@ -29,16 +29,16 @@ pub fn unsynced_binary_log(connection: &mut Conn) -> mysql::Result<Option<u64>> 
     }
 }
 
-fn unsynced(variables: impl IntoIterator<Item = (String, String)>) -> Option<u64> {
+fn unsynced_value(variables: impl IntoIterator<Item = (String, String)>) -> Option<u64> {
     let lower = |(name, value): (String, String)| (name.to_ascii_lowercase(), value);
     let variables: HashMap<String, String> = variables.into_iter().map(lower).collect();
     let value = |name: &str| variables.get(name).map_or("", String::as_str);
     let has_log = ["ON", "1"].contains(&value("log_bin").to_ascii_uppercase().as_str());
-    // From MariaDB 12.3 on the binary log may be kept by InnoDB itself, which syncs it with the COMMIT.
-    let is_apart = value("binlog_storage_engine").is_empty();
-    let every: u64 = value("sync_binlog").parse().ok()?;
-    (has_log && is_apart && every != 1 && value("innodb_flush_log_at_trx_commit") != "3")
-        .then_some(every)
+    // Since MariaDB 12.3 the binary log can be stored in InnoDB, which syncs it together with the COMMIT.
+    let is_separate = value("binlog_storage_engine").is_empty();
+    let sync_binlog: u64 = value("sync_binlog").parse().ok()?;
+    (has_log && is_separate && sync_binlog != 1 && value("innodb_flush_log_at_trx_commit") != "3")
+        .then_some(sync_binlog)
 }
 
 #[cfg(test)]
@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn only_an_unsynced_binary_log_is_reported() {
-        for (log, every, flush, engine, want) in [
+        for (log, sync_binlog, flush, engine, want) in [
             ("ON", "0", "1", "", Some(0)),
             ("1", "100", "2", "", Some(100)),
             ("ON", "1", "1", "", None),
@@ -58,13 +58,17 @@ mod tests {
         ] {
             let variables = [
                 ("log_bin", log),
-                ("sync_binlog", every),
+                ("sync_binlog", sync_binlog),
                 ("innodb_flush_log_at_trx_commit", flush),
                 ("binlog_storage_engine", engine),
             ];
             let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
-            assert_eq!(unsynced(variables), want, "{log} {every} {flush} {engine}");
+            assert_eq!(
+                unsynced_value(variables),
+                want,
+                "{log} {sync_binlog} {flush} {engine}"
+            );
         }
-        assert_eq!(unsynced([]), None);
+        assert_eq!(unsynced_value([]), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Time limit for a whole database call: a socket timeout restarts with each octet.
+//! Time limit for a whole database call. A socket timeout does not suffice, because it restarts with each octet received.
 
 use std::collections::HashMap;
 use std::os::fd::RawFd;
@@ -10,15 +10,15 @@ use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::sync::lock;
 
-/// Deadlines of the calls in progress, one per connection. Remove an entry before closing its socket, because the descriptor
-/// number can be reused.
+/// Deadlines of the calls in progress, one per connection. An entry must be removed before its socket is closed, because the
+/// kernel may reuse the descriptor number.
 #[derive(Default)]
 pub struct CallWatchdog {
     deadlines: Mutex<HashMap<RawFd, Instant>>,
 }
 
 impl CallWatchdog {
-    /// Registers a call.
+    /// Registers the start of a call.
     pub fn begin(&self, socket: RawFd, timeout: Duration) {
         lock(&self.deadlines).insert(socket, Instant::now() + timeout);
     }
@@ -33,7 +33,7 @@ impl CallWatchdog {
         lock(&self.deadlines).retain(|socket, until| {
             let is_overdue = now >= *until;
             if is_overdue {
-                // Further reads and writes fail. If shutdown itself fails, the socket is already unusable.
+                // Makes further reads and writes of the socket fail. If `shutdown` itself fails, the socket is already unusable.
                 let _ = shutdown(*socket, Shutdown::Both);
             }
             !is_overdue
@@ -41,22 +41,22 @@ impl CallWatchdog {
     }
 }
 
-/// Starts the thread that aborts overdue calls; it ends when `calls` is dropped.
+/// Starts the thread that aborts overdue calls. The thread ends after the last `Arc` of `watchdog` is dropped.
 ///
 /// # Errors
 /// The thread cannot be started.
-pub fn spawn(calls: &Arc<CallWatchdog>) -> std::io::Result<()> {
-    let calls = Arc::downgrade(calls);
-    let looking = move || {
-        while let Some(calls) = calls.upgrade() {
-            calls.abort_overdue();
-            drop(calls);
+pub fn spawn_watchdog(watchdog: &Arc<CallWatchdog>) -> std::io::Result<()> {
+    let watchdog = Arc::downgrade(watchdog);
+    let scan = move || {
+        while let Some(watchdog) = watchdog.upgrade() {
+            watchdog.abort_overdue();
+            drop(watchdog);
             thread::sleep(SCAN_INTERVAL);
         }
     };
     let builder = thread::Builder::new().name("mysql-calls".to_owned());
-    builder.spawn(looking).map(drop)
+    builder.spawn(scan).map(drop)
 }
 
-/// Interval between two scans.
+/// Interval at which the thread looks for overdue calls.
 const SCAN_INTERVAL: Duration = Duration::from_millis(500);

@@ -1,4 +1,4 @@
-//! One connection to the database, and the transaction on it.
+//! One connection to the database with its transaction.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -12,53 +12,53 @@ use mysql::{Conn, Statement};
 use nix::sys::socket::{Shutdown, shutdown};
 
 use super::call_timeout::CallWatchdog;
+use super::driver_panic::{catch_panic, is_panic};
 use super::galera::GaleraNode;
-use super::guard::{guarded, is_panic};
 use super::table_info::TableInfo;
 
-/// One connection and what it knows.
+/// One connection to the database, with what was read from the server when it was opened.
 pub struct DbConnection {
-    /// Used through [`call`](Link::call) only.
+    /// The driver's connection. Only [`with_timeout`](DbConnection::with_timeout) and [`read`](DbConnection::read) use it.
     connection: Conn,
-    /// The server and table at its other end.
+    /// Properties of the server and the table.
     pub facts: TableInfo,
-    /// Which server that is.
+    /// The server that this connection leads to.
     pub server: Server,
-    /// It must not be used again.
+    /// Whether the connection must not be used again.
     pub broken: bool,
-    /// A transaction was begun and neither committed nor rolled back.
+    /// Whether a transaction has begun that is neither committed nor rolled back.
     pub in_transaction: bool,
-    /// INSERTs that were prepared, by their number of rows.
+    /// Prepared INSERT statements by their number of rows.
     pub inserts: HashMap<usize, Statement>,
     implicit_begin: bool,
-    /// When the server last said yes to a COMMIT.
+    /// Time of the last successful COMMIT.
     committed_at: Option<Instant>,
     socket: RawFd,
     watchdog: Arc<CallWatchdog>,
-    _counted: ConnectionCounter,
+    _counter: ConnectionCounter,
 }
 
-/// Which server a connection leads to.
+/// The server at the other end of a connection.
 #[derive(Clone)]
 pub struct Server {
-    /// Its place among the hosts of the settings.
+    /// Index of the host in the settings.
     pub host: usize,
-    /// Its address, for a name may have several; none for a socket of this machine.
+    /// Address that the host's name resolved to; `None` for a Unix socket. A name may have several addresses.
     pub address: Option<SocketAddr>,
-    /// What the server calls the connection.
+    /// The server's id of the connection, as in SHOW PROCESSLIST.
     pub connection_id: u32,
-    /// Its place in a Galera cluster, where there is one.
+    /// The Galera node that the server is; `None` without Galera.
     pub galera: Option<GaleraNode>,
 }
 
 impl DbConnection {
-    /// A connection that is ready for use; `count` is of those that exist, `calls` ends what takes too long.
+    /// Wraps an open connection of the driver. `open_connections` counts it until it is dropped.
     pub fn new(
         connection: Conn,
         facts: TableInfo,
         server: Server,
-        calls: &Arc<CallWatchdog>,
-        count: &Arc<AtomicUsize>,
+        watchdog: &Arc<CallWatchdog>,
+        open_connections: &Arc<AtomicUsize>,
     ) -> DbConnection {
         DbConnection {
             socket: connection.as_raw_fd(),
@@ -70,46 +70,47 @@ impl DbConnection {
             inserts: HashMap::new(),
             implicit_begin: false,
             committed_at: None,
-            watchdog: Arc::clone(calls),
-            _counted: ConnectionCounter::new(count),
+            watchdog: Arc::clone(watchdog),
+            _counter: ConnectionCounter::new(open_connections),
         }
     }
 
-    /// Talks to the server, for ten seconds in all.
+    /// Runs a call of the driver. The watchdog aborts it after [`CALL_TIMEOUT`].
     ///
     /// # Errors
-    /// What the server said, or what became of the connection.
+    /// The server returned an error, or the connection broke.
     pub fn with_timeout<T>(
         &mut self,
         call: impl FnOnce(&mut Conn) -> mysql::Result<T>,
     ) -> mysql::Result<T> {
         self.watchdog.begin(self.socket, CALL_TIMEOUT);
-        let outcome = guarded(|| call(&mut self.connection));
+        let outcome = catch_panic(|| call(&mut self.connection));
         self.watchdog.end(self.socket);
         self.broken |= outcome.as_ref().is_err_and(is_panic);
         outcome
     }
 
-    /// Runs a query whose result may be long: only each single read and write has a time limit, that of the socket.
+    /// Runs a query whose result may be long. Only each single read and write has a time limit, that of the socket.
     ///
     /// # Errors
-    /// The error of the server or of the connection.
+    /// The server returned an error, or the connection broke.
     pub fn read<T>(
         &mut self,
         query: impl FnOnce(&mut Conn) -> mysql::Result<T>,
     ) -> mysql::Result<T> {
-        let outcome = guarded(|| query(&mut self.connection));
+        let outcome = catch_panic(|| query(&mut self.connection));
         self.broken |= outcome.as_ref().is_err_and(is_panic);
         outcome
     }
 
-    /// From now on the first statement begins a transaction, which saves a writer a round trip for each batch. What others
-    /// read must not hold on to the table.
+    /// Switches `autocommit` off, so that the first statement of a batch begins its transaction. This saves one round trip for
+    /// each batch. It must not be used for connections that only read, because a transaction left open would lock the table's
+    /// definition.
     ///
     /// # Errors
-    /// What the server said, or what became of the connection.
+    /// The server returned an error, or the connection broke.
     pub fn enable_implicit_begin(&mut self) -> mysql::Result<()> {
-        self.with_timeout(|connection| connection.query_drop("SET SESSION autocommit = 0"))?;
+        self.with_timeout(|conn| conn.query_drop("SET SESSION autocommit = 0"))?;
         self.implicit_begin = true;
         Ok(())
     }
@@ -117,49 +118,36 @@ impl DbConnection {
     /// Begins a transaction.
     ///
     /// # Errors
-    /// What the server said, or what became of the connection.
+    /// The server returned an error, or the connection broke.
     pub fn begin(&mut self) -> mysql::Result<()> {
-        // Else this tells besides whether an idle connection still works.
-        let is_fresh = self.implicit_begin
+        // START TRANSACTION also shows whether an idle connection still works.
+        let is_known_alive = self.implicit_begin
             && (self.committed_at)
                 .is_some_and(|committed_at| committed_at.elapsed() < LIVENESS_WINDOW);
-        if !is_fresh {
-            self.with_timeout(|connection| connection.query_drop("START TRANSACTION"))?;
+        if !is_known_alive {
+            self.with_timeout(|conn| conn.query_drop("START TRANSACTION"))?;
         }
         self.in_transaction = true;
         Ok(())
     }
 
-    /// From here on this connection reads what any node of its cluster has committed so far: a node of Galera's applies
-    /// what others committed a moment later. Only Galera knows the variable.
+    /// Commits the transaction. After an error its outcome may be unknown; see
+    /// [`is_certainly_rolled_back`](super::unknown_commit::is_certainly_rolled_back).
     ///
     /// # Errors
-    /// What the server said, or what became of the connection.
-    pub fn sync_with_cluster(&mut self) -> mysql::Result<()> {
-        match self.server.galera {
-            Some(_) => self.with_timeout(|connection| {
-                connection.query_drop("SET SESSION wsrep_sync_wait = 1")
-            }),
-            None => Ok(()),
-        }
-    }
-
-    /// Keeps what the transaction did. After an error it may or may not be kept.
-    ///
-    /// # Errors
-    /// What the server said, or what became of the connection.
+    /// The server returned an error, or the connection broke.
     pub fn commit(&mut self) -> mysql::Result<()> {
-        self.with_timeout(|connection| connection.query_drop("COMMIT"))?;
+        self.with_timeout(|conn| conn.query_drop("COMMIT"))?;
         self.in_transaction = false;
         self.committed_at = Some(Instant::now());
         Ok(())
     }
 
-    /// Undoes what the transaction did; a connection that cannot even do that is broken.
+    /// Rolls the transaction back. If that fails, the connection is marked as broken.
     pub fn rollback(&mut self) {
-        let undone = self.with_timeout(|connection| connection.query_drop("ROLLBACK"));
-        self.broken |= undone.is_err();
-        self.in_transaction &= undone.is_err();
+        let outcome = self.with_timeout(|conn| conn.query_drop("ROLLBACK"));
+        self.broken |= outcome.is_err();
+        self.in_transaction &= outcome.is_err();
     }
 }
 
@@ -167,14 +155,14 @@ impl Drop for DbConnection {
     fn drop(&mut self) {
         self.watchdog.end(self.socket);
         if self.broken {
-            // The library says goodbye, behind what a failed write left in its buffer: to a host that hangs that would take
-            // a time-out for each prepared statement, and it must not hear the rest of an INSERT either.
+            // Without this the driver would first send what a failed write left in its buffer, such as the rest of an
+            // INSERT, and then close each prepared statement, which takes one socket timeout each if the host hangs.
             let _ = shutdown(self.socket, Shutdown::Both);
         }
     }
 }
 
-/// One of the connections that exist, until it is dropped.
+/// Counts one open connection until it is dropped.
 struct ConnectionCounter(Arc<AtomicUsize>);
 
 impl ConnectionCounter {
@@ -190,8 +178,8 @@ impl Drop for ConnectionCounter {
     }
 }
 
-/// For a call, and for each read or write of it. Not shorter with several hosts: a Galera cluster stands still for five seconds
-/// when it loses a node, and goes on by itself.
+/// Maximum time for a call, and for each of its reads and writes. It is not shorter with several hosts, because a Galera
+/// cluster stops for five seconds when it loses a node, and then continues by itself.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Whoever committed a moment ago is not asked whether it still can, as under load nobody is.
+/// Time after a COMMIT in which the connection is assumed to work, so that START TRANSACTION can be omitted.
 const LIVENESS_WINDOW: Duration = Duration::from_millis(20);

@@ -1,47 +1,47 @@
-//! What each error of the database means for a batch.
+//! Classes of database errors: what each error means for a batch.
 
 use mysql::{DriverError, Error, MySqlError};
 
 use crate::mail::NoMemory;
 
-/// What to do next.
+/// What an error means for a batch, and how to continue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorClass {
-    /// The connection is no good any more. Before COMMIT nothing is stored; at COMMIT nobody knows.
+    /// The connection broke. Nothing is stored, except that the outcome of a COMMIT is unknown.
     ConnectionLost,
-    /// The transaction was undone, or has to be; the same again may succeed.
+    /// The transaction was rolled back or must be; another try may succeed.
     Retry,
-    /// The host takes nothing now, another one may.
+    /// The host is read-only; another host may take the batch.
     ReadOnly,
-    /// A node that its cluster does not let work now; another one may, or the same in a moment.
+    /// The node is not ready in its cluster; another host may take the batch, or the same node soon.
     NotReady,
-    /// No room.
+    /// The server has no disk space or memory left.
     Full,
-    /// Too many connections: come back later.
+    /// The server allows no further connection or query now; another try may succeed.
     Busy,
-    /// Rights, names or columns: every mail fares the same until somebody acts.
+    /// Rights, names or columns are wrong. Every mail fails until an administrator acts.
     Schema,
-    /// The table's counter of ids is at its end, or stands at one that is used: every mail fares the same.
+    /// The table's AUTO_INCREMENT counter has reached its end, or its next id is already used. Every mail fails.
     IdsUsedUp,
-    /// A value that the table as we know it should hold: the table may have changed.
+    /// A column does not take a value although the columns that were read allow it: the table may have been altered since.
     ValueOutOfRange,
-    /// None for what is made of a mail; its neighbours may be smaller.
+    /// This process has no memory for the row of a mail; a smaller mail may succeed.
     NoMemory,
-    /// Anything else may lie in one mail: a trigger's refusal, a packet too large.
+    /// Any other error, which may be caused by a single mail, such as a trigger that refuses it or a packet that is too large.
     Mail,
 }
 
 impl ErrorClass {
-    /// Sorts an error.
+    /// Returns the class of an error.
     pub fn classify(error: &Error) -> ErrorClass {
         match error {
             Error::MySqlError(error) => classify_server_error(error),
-            // Told apart by its words: the codec's error type is not ours to name.
+            // Compares the text because the driver does not export the type of this error.
             Error::CodecError(error) if error.to_string().contains("max_allowed_packet") => {
                 ErrorClass::Mail
             }
             Error::DriverError(DriverError::PacketTooLarge) => ErrorClass::Mail,
-            // Ours alone: where the kernel has none, an answer may still be on its way.
+            // Only this process's own `NoMemory`. After an ENOMEM of a system call the server's answer may still arrive.
             Error::IoError(error)
                 if error.get_ref().is_some_and(|inner| inner.is::<NoMemory>()) =>
             {
@@ -55,30 +55,29 @@ impl ErrorClass {
     }
 }
 
-/// Errors after which a COMMIT is certainly undone; after any other one nobody knows. 1047 refuses a statement before it is
-/// begun, and its connection is closed, which undoes the rest.
-pub fn is_certainly_rolled_back(error: &Error) -> bool {
-    matches!(error, Error::MySqlError(error) if matches!(error.code, 1047 | 1205 | 1213 | 1290 | 1792 | 1836 | 3100 | 3101))
-}
-
 fn classify_server_error(error: &MySqlError) -> ErrorClass {
     match error.code {
-        // An error of the engine, with a number of its own or an errno; an error of a write to a file, with an errno.
-        1030 if errno_in(&error.message) == Some(ENOSPC) => ErrorClass::Full,
-        3 | 1026 if errno_in(&error.message).is_some_and(|errno| NO_ROOM.contains(&errno)) => {
+        // The message of 1030 has an errno or an error number of the engine; those of 3 and 1026 have the errno of a file write.
+        1030 if errno_in_message(&error.message) == Some(ENOSPC) => ErrorClass::Full,
+        3 | 1026
+            if errno_in_message(&error.message)
+                .is_some_and(|errno| OUT_OF_SPACE.contains(&errno)) =>
+        {
             ErrorClass::Full
         }
         3 | 1026 | 1030 => ErrorClass::Retry,
         1062 if duplicate_id(&error.message).is_some() => ErrorClass::IdsUsedUp,
-        // MySQL at the end of an integer column; no value of ours is bound to this one.
+        // MySQL at the end of an integer column. The INSERT binds no value to `mail_id`.
         1264 if error.message.contains("'mail_id'") => ErrorClass::IdsUsedUp,
         code => classify_code(code),
     }
 }
 
-/// Returns the errno that a message names: its first number, as in `Got error 28 "No space left on device"` in any language, or the
-/// one after a mark, as in `Error writing file '/tmp/MLd128' (Errcode: 28 "No space left on device")`.
-fn errno_in(message: &str) -> Option<u32> {
+/// Returns the errno in a message: the number after one of the marks, as in `Error writing file '/tmp/MLd128' (Errcode: 28
+/// "No space left on device")`, or else the first number, as in `Got error 28 "No space left on device"`.
+///
+/// The text around the number may be in any language.
+fn errno_in_message(message: &str) -> Option<u32> {
     let after = |mark| message.rsplit_once(mark).map(|(_, after)| after);
     let text = ["errno: ", "Errcode: ", "errno "]
         .into_iter()
@@ -90,8 +89,10 @@ fn errno_in(message: &str) -> Option<u32> {
     digits.get(..end.unwrap_or(digits.len()))?.parse().ok()
 }
 
-/// Returns the id in `Duplicate entry '7' for key 'PRIMARY'`, in any language; with partitions it is `'7-2026-01-01 00:00:00'`, and
-/// MySQL names the key `'new_mail.PRIMARY'`. `None` for any other key, and for a primary key that is no number.
+/// Returns the id in `Duplicate entry '7' for key 'PRIMARY'`; `None` for another key or a primary key that is not a number.
+///
+/// In a partitioned table the entry is `'7-2026-01-01 00:00:00'`, and MySQL names the key `'new_mail.PRIMARY'`. The text
+/// around them may be in any language.
 pub fn duplicate_id(message: &str) -> Option<u64> {
     if !message.contains("PRIMARY'") {
         return None;
@@ -102,13 +103,13 @@ pub fn duplicate_id(message: &str) -> Option<u64> {
 
 fn classify_code(code: u16) -> ErrorClass {
     match code {
-        // Shutdown, killed, idle too long, new connection limits met while connected.
+        // Shutdown, killed connection, idle timeout, and limits that end an existing connection.
         1053 | 1077 | 1078 | 1079 | 1080 | 1152 | 1158 | 1159 | 1160 | 1161 | 1180 | 1184
         | 1243 | 1927 | 2002 | 2003 | 2006 | 2013 | 3168 | 3169 | 4031 => {
             ErrorClass::ConnectionLost
         }
-        // Deadlock, lock wait, certification failure, record changed under us.
-        // From 8002 on TiDB's: write conflicts, a schema that changed, regions that are busy or away.
+        // Deadlock, lock wait timeout, failed certification, changed record.
+        // From 8002 on TiDB: write conflict, changed schema, region busy or unavailable.
         1020
         | 1205
         | 1213
@@ -125,20 +126,20 @@ fn classify_code(code: u16) -> ErrorClass {
         1047 => ErrorClass::NotReady,
         1021 | 1114 | 1135 | 3675 => ErrorClass::Full,
         1040 | 1129 | 1203 | 1226 | 1461 => ErrorClass::Busy,
-        // Also a column that takes no NULL, a table that is read-only, a view that is broken, no partition for today.
+        // Also a NOT NULL column, a read-only table, an invalid view, or no partition for the current date.
         1036 | 1044 | 1045 | 1046 | 1048 | 1049 | 1054 | 1064 | 1136 | 1142 | 1143 | 1146
         | 1227 | 1356 | 1364 | 1370 | 1526 | 1698 | 3989 => ErrorClass::Schema,
         167 | 1467 => ErrorClass::IdsUsedUp,
         1264 | 1265 | 1292 | 1366 | 1406 | 3988 => ErrorClass::ValueOutOfRange,
-        // Also 3100, which Group Replication answers to a transaction beyond its size limit.
+        // Includes 3100, Group Replication's error for a transaction above its size limit.
         _ => ErrorClass::Mail,
     }
 }
 
-/// No space left on device.
+/// The errno of "No space left on device".
 const ENOSPC: u32 = 28;
-/// The same, a file at its largest size, a quota that is used up.
-const NO_ROOM: [u32; 3] = [ENOSPC, 27, 122];
+/// ENOSPC, EFBIG (file at its maximum size) and EDQUOT (quota used up).
+const OUT_OF_SPACE: [u32; 3] = [ENOSPC, 27, 122];
 
 #[cfg(test)]
 mod tests {
@@ -285,7 +286,7 @@ mod tests {
                 assert_eq!(classify_code(*code), want, "{code}");
             }
         }
-        let of_message = |code, message: &str| {
+        let classify = |code, message: &str| {
             classify_server_error(&MySqlError {
                 state: "HY000".to_owned(),
                 message: message.to_owned(),
@@ -293,28 +294,28 @@ mod tests {
             })
         };
         let full = "Error writing file './mail/x' (Errcode: 28 \"No space left on device\")";
-        assert_eq!(of_message(3, full), ErrorClass::Full);
+        assert_eq!(classify(3, full), ErrorClass::Full);
         assert_eq!(
-            of_message(3, "Error writing file 'x' (Errcode: 5)"),
+            classify(3, "Error writing file 'x' (Errcode: 5)"),
             ErrorClass::Retry
         );
         assert_eq!(
             ErrorClass::classify(&Error::DriverError(DriverError::PacketTooLarge)),
             ErrorClass::Mail
         );
-        let gone = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+        let eof = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
         assert_eq!(
-            ErrorClass::classify(&Error::IoError(gone)),
+            ErrorClass::classify(&Error::IoError(eof)),
             ErrorClass::ConnectionLost
         );
-        let of_the_kernel = std::io::Error::from_raw_os_error(nix::libc::ENOMEM);
+        let system_error = std::io::Error::from_raw_os_error(nix::libc::ENOMEM);
         assert_eq!(
-            ErrorClass::classify(&Error::IoError(of_the_kernel)),
+            ErrorClass::classify(&Error::IoError(system_error)),
             ErrorClass::ConnectionLost
         );
-        let ours = std::io::Error::from(NoMemory);
+        let own_error = std::io::Error::from(NoMemory);
         assert_eq!(
-            ErrorClass::classify(&Error::IoError(ours)),
+            ErrorClass::classify(&Error::IoError(own_error)),
             ErrorClass::NoMemory
         );
     }

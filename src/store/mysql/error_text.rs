@@ -1,10 +1,10 @@
-//! Errors of the database in words for an administrator, and the key that each one concerns.
+//! Database errors as text for an administrator, with the configuration key that each one concerns.
 
 use mysql::Error;
 
 use crate::store::TableName;
 
-/// Returns what the server or the library said, without the name of a type around it.
+/// Returns the message of the server or the driver, without the type name that the driver puts around it.
 pub fn error_words(error: &Error) -> String {
     match error {
         Error::MySqlError(error) => format!("{} (error {})", error.message, error.code),
@@ -15,32 +15,32 @@ pub fn error_words(error: &Error) -> String {
     }
 }
 
-/// Returns the text of an error met while reading, with the key that it concerns and its cure.
-pub fn with_key(error: &Error, table: &TableName) -> String {
-    let (key, cure) = match error {
-        Error::MySqlError(error) => key_of_code(error.code, table),
+/// Returns the text of an error of `list` or `show`: the key that it concerns, the message and the fix.
+pub fn error_with_key(error: &Error, table: &TableName) -> String {
+    let (key, fix) = match error {
+        Error::MySqlError(error) => key_for_code(error.code, table),
         _ => HOST,
     };
-    format!("{key}: {}; {cure}", error_words(error))
+    format!("{key}: {}; {fix}", error_words(error))
 }
 
-fn key_of_code(code: u16, table: &TableName) -> (&'static str, &'static str) {
+fn key_for_code(code: u16, table: &TableName) -> (&'static str, &'static str) {
     match code {
-        // The table is named with its database, so MYSQL_DB is not what names it.
+        // If GM_MAIL_TABLE contains the database, MYSQL_DB is not the cause.
         1044 | 1049 if table.database().is_some() => TABLE,
         1044 | 1046 | 1049 => DATABASE,
         1045 | 1251 | 1275 | 1524 | 1698 | 1820 | 1862 | 3118 | 3159 | 4151 => USER,
-        // From reading a table: names, columns, rights, types, a view that is broken, a table that is damaged.
+        // Errors of reading a table: names, columns, rights, types, an invalid view, a damaged table.
         1017 | 1030 | 1034 | 1054 | 1064 | 1103 | 1142 | 1143 | 1146 | 1194 | 1195 | 1227
         | 1267 | 1270 | 1271 | 1347 | 1356 | 1370 | 1449 | 1932 => TABLE,
         _ => HOST,
     }
 }
 
-const HOST: (&str, &str) = ("MYSQL_HOST", "start the database, or mend MYSQL_HOST");
+const HOST: (&str, &str) = ("MYSQL_HOST", "start the database, or correct MYSQL_HOST");
 const USER: (&str, &str) = (
     "MYSQL_USER, MYSQL_PASS",
-    "mend them, or the account in the database",
+    "correct them, or the account in the database",
 );
 const DATABASE: (&str, &str) = (
     "MYSQL_DB",
@@ -48,7 +48,7 @@ const DATABASE: (&str, &str) = (
 );
 const TABLE: (&str, &str) = (
     "GM_MAIL_TABLE",
-    "`goguerrilla check` names the cure, `goguerrilla schema` prints the table",
+    "`goguerrilla check` names the fix, `goguerrilla schema` prints the table",
 );
 
 #[cfg(test)]
@@ -77,16 +77,16 @@ mod tests {
             (1142, "GM_MAIL_TABLE: "),
             (1040, "MYSQL_HOST: "),
         ] {
-            let said = with_key(&server(code), &plain);
-            assert!(said.starts_with(want), "{said}");
+            let text = error_with_key(&server(code), &plain);
+            assert!(text.starts_with(want), "{text}");
         }
-        let said = with_key(&server(1049), &qualified);
-        assert!(said.starts_with("GM_MAIL_TABLE: "), "{said}");
+        let text = error_with_key(&server(1049), &qualified);
+        assert!(text.starts_with("GM_MAIL_TABLE: "), "{text}");
         let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
-        let said = with_key(&Error::IoError(refused), &plain);
+        let text = error_with_key(&Error::IoError(refused), &plain);
         assert!(
-            said.starts_with("MYSQL_HOST: connection refused; "),
-            "{said}"
+            text.starts_with("MYSQL_HOST: connection refused; "),
+            "{text}"
         );
     }
 }

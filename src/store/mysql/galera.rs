@@ -1,34 +1,33 @@
-//! What a node says of itself: whether it takes rows, and its place in a Galera cluster.
-//!
-//! Asked with SHOW … LIKE only, which answers nothing instead of an error where a name is not known: MySQL, Group
-//! Replication, TiDB and Vitess know none of Galera's.
+//! Galera clusters: the state of a node, and which node knows the outcome of a COMMIT that another one received.
 
 use std::collections::HashMap;
 
 use mysql::Conn;
 use mysql::prelude::Queryable;
 
-use super::guard::guarded;
-use crate::store::TableName;
+use super::connection::DbConnection;
+use super::host_state::{is_off, show_like};
 
-/// A member of a Galera cluster, as it saw itself and the others.
+/// A node of a Galera cluster, with its own view of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GaleraNode {
-    /// Of the cluster: the same on all of its nodes, and on no others.
+    /// UUID of the cluster, the same on all of its nodes.
     cluster: String,
-    /// Its own address among `addresses`; empty when it does not know.
+    /// The node's own entry in `addresses`; empty if the node does not report one.
     address: String,
+    /// Addresses of all nodes in the component that this node belongs to.
     addresses: Vec<String>,
-    /// It belongs to the part of the cluster that may commit, and is up to date.
+    /// Whether the node is synced and belongs to the primary component, which alone may commit.
     is_ready: bool,
+    /// `wsrep_local_state_comment`.
     state: String,
 }
 
 impl GaleraNode {
-    /// Asks; `None` where there is no Galera.
+    /// Reads the node's state; `None` for a server without Galera.
     ///
     /// # Errors
-    /// Whatever breaks the connection; a server that does not take the question has no Galera.
+    /// The connection broke, or the node is not ready and refuses every statement.
     pub fn read(connection: &mut Conn) -> mysql::Result<Option<GaleraNode>> {
         if show_like(connection, "SHOW GLOBAL VARIABLES LIKE 'wsrep_on'")?
             .get("wsrep_on")
@@ -40,7 +39,7 @@ impl GaleraNode {
             .map(|status| Some(parse_status(&status)))
     }
 
-    /// Why it should not be given rows; `None` when all is well.
+    /// Returns why the node must not get rows; `None` if it is ready.
     pub fn unready_reason(&self) -> Option<String> {
         (!self.is_ready).then(|| {
             let state = self.state.as_str();
@@ -48,65 +47,36 @@ impl GaleraNode {
         })
     }
 
-    /// Whether this node can tell what became of a COMMIT that was sent to `other`, which no longer listens: both are of
-    /// one cluster, and the part of it that may commit has closed without `other`, so that nothing of it can come any
-    /// more. A node that may still be at work proves nothing: its COMMIT could arrive after the look-up.
-    pub fn is_surviving_peer_of(&self, other: &GaleraNode) -> bool {
-        let listed = |addresses: &[String]| {
-            let is_it = |address: &&String| **address == other.address;
-            addresses.iter().filter(is_it).count()
+    /// Returns whether this node knows the final outcome of a COMMIT that was sent to `lost`, which no longer listens.
+    ///
+    /// Both nodes must be of the same cluster, and this node's primary component must have excluded `lost`, so that no
+    /// transaction of `lost` can arrive any more. As long as `lost` is a member, its COMMIT could arrive after the look-up.
+    pub fn is_surviving_peer_of(&self, lost: &GaleraNode) -> bool {
+        let count_in = |addresses: &[String]| {
+            let is_lost = |address: &&String| **address == lost.address;
+            addresses.iter().filter(is_lost).count()
         };
         self.is_ready
             && !self.cluster.is_empty()
-            && self.cluster == other.cluster
-            && !other.address.is_empty()
-            // A name that two nodes go by tells neither of them.
-            && listed(&other.addresses) == 1
-            && listed(&self.addresses) == 0
+            && self.cluster == lost.cluster
+            && !lost.address.is_empty()
+            // An address that two nodes report identifies neither of them.
+            && count_in(&lost.addresses) == 1
+            && count_in(&self.addresses) == 0
     }
 }
 
-/// Whether a host takes rows now, in words for an administrator where it does not.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HostState {
-    /// It takes rows.
-    Healthy,
-    /// It is healthy and read-only, as a secondary of a replication group is until it becomes the primary.
-    Standby(String),
-    /// It takes nothing, for this reason.
-    Unhealthy(String),
-}
-
-impl HostState {
-    /// Asks the server. A connection that breaks, or whose answers the driver cannot handle, must not be used again.
-    ///
-    /// # Errors
-    /// Whatever breaks the connection.
-    pub fn read(connection: &mut Conn, table: &TableName) -> mysql::Result<HostState> {
-        guarded(|| {
-            if let Some(reason) =
-                GaleraNode::read(connection)?.and_then(|member| member.unready_reason())
-            {
-                return Ok(HostState::Unhealthy(reason));
-            }
-            let read_only = show_like(connection, "SHOW GLOBAL VARIABLES LIKE 'read_only'")?;
-            // Some nodes refuse whatever reaches for a table, and nothing else. Other errors are not about the host.
-            let reached = connection.query_drop(format!("SELECT `hash` FROM {table} LIMIT 0"));
-            match reached {
-                Err(mysql::Error::MySqlError(error)) if error.code == NOT_READY => {
-                    return Ok(HostState::Unhealthy(error.to_string()));
-                }
-                Err(mysql::Error::MySqlError(_)) | Ok(()) => {}
-                Err(error) => return Err(error),
-            }
-            let is_read_only = read_only
-                .get("read_only")
-                .is_some_and(|value| !is_off(value));
-            Ok(match is_read_only {
-                true => HostState::Standby("it is read-only (read_only)".to_owned()),
-                false => HostState::Healthy,
-            })
-        })
+/// Makes the following reads of a connection include all transactions that any node of its Galera cluster has committed;
+/// otherwise a node applies the transactions of other nodes with a delay. Does nothing on a server without Galera.
+///
+/// # Errors
+/// The server refused the statement, or the connection broke.
+pub fn enable_causal_reads(connection: &mut DbConnection) -> mysql::Result<()> {
+    match connection.server.galera {
+        Some(_) => {
+            connection.with_timeout(|conn| conn.query_drop("SET SESSION wsrep_sync_wait = 1"))
+        }
+        None => Ok(()),
     }
 }
 
@@ -126,37 +96,20 @@ fn parse_status(status: &HashMap<String, String>) -> GaleraNode {
             .filter(|address| address.contains(':'))
             .unwrap_or_default(),
         addresses,
-        // One that gives its data to another node may stand still for as long.
+        // Excludes also a donor, which may stand still while it sends its data to another node.
         is_ready: is_ready && state == "Synced",
         state,
     }
 }
 
-fn show_like(connection: &mut Conn, question: &str) -> mysql::Result<HashMap<String, String>> {
-    let rows: mysql::Result<Vec<(String, String)>> = connection.query(question);
-    match rows {
-        Ok(rows) => Ok(rows
-            .into_iter()
-            .map(|(name, value)| (name.to_ascii_lowercase(), value))
-            .collect()),
-        // A node that is not ready says so to every question.
-        Err(mysql::Error::MySqlError(error)) if error.code != NOT_READY => Ok(HashMap::new()),
-        Err(error) => Err(error),
-    }
-}
-
-fn is_off(value: &str) -> bool {
-    ["", "0", "OFF"].contains(&value.to_ascii_uppercase().as_str())
-}
-
-/// ER_UNKNOWN_COM_ERROR, Galera's "WSREP has not yet prepared node for application use".
-const NOT_READY: u16 = 1047;
+/// Error code of "WSREP has not yet prepared node for application use" (ER_UNKNOWN_COM_ERROR).
+pub const NOT_READY: u16 = 1047;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn member(cluster: &str, index: usize, addresses: &str, ready: &str) -> GaleraNode {
+    fn node(cluster: &str, index: usize, addresses: &str, ready: &str) -> GaleraNode {
         let index = index.to_string();
         let status = [
             ("wsrep_cluster_state_uuid", cluster),
@@ -172,19 +125,19 @@ mod tests {
 
     #[test]
     fn galera_peer_survives_a_node_only_in_the_same_cluster_without_it() {
-        let gone = member("c", 0, "a:1,b:1,c:1", "ON");
-        for (witness, want) in [
-            (member("c", 0, "b:1,c:1", "ON"), true),
-            (member("c", 1, "a:1,b:1,c:1", "ON"), false),
-            (member("d", 0, "b:1,c:1", "ON"), false),
-            (member("c", 0, "b:1,c:1", "OFF"), false),
+        let gone = node("c", 0, "a:1,b:1,c:1", "ON");
+        for (peer, want) in [
+            (node("c", 0, "b:1,c:1", "ON"), true),
+            (node("c", 1, "a:1,b:1,c:1", "ON"), false),
+            (node("d", 0, "b:1,c:1", "ON"), false),
+            (node("c", 0, "b:1,c:1", "OFF"), false),
         ] {
-            assert_eq!(witness.is_surviving_peer_of(&gone), want, "{witness:?}");
+            assert_eq!(peer.is_surviving_peer_of(&gone), want, "{peer:?}");
         }
-        let unnamed = member("c", 0, ",,", "ON");
-        assert!(!member("c", 0, "b:1,c:1", "ON").is_surviving_peer_of(&unnamed));
-        let ambiguous = member("c", 0, "a:1,a:1", "ON");
-        assert!(!member("c", 0, "b:1", "ON").is_surviving_peer_of(&ambiguous));
-        assert!(!member("", 0, "b:1", "ON").is_surviving_peer_of(&member("", 0, "a:1,b:1", "ON")));
+        let unnamed = node("c", 0, ",,", "ON");
+        assert!(!node("c", 0, "b:1,c:1", "ON").is_surviving_peer_of(&unnamed));
+        let ambiguous = node("c", 0, "a:1,a:1", "ON");
+        assert!(!node("c", 0, "b:1", "ON").is_surviving_peer_of(&ambiguous));
+        assert!(!node("", 0, "b:1", "ON").is_surviving_peer_of(&node("", 0, "a:1,b:1", "ON")));
     }
 }

@@ -1,9 +1,9 @@
-//! COMMITs that hang: the server neither carries them out nor gives them up, because its disk is full, a replica does not
-//! acknowledge them or its group has no quorum.
+//! COMMITs that hang: the server neither completes nor aborts them, because its disk is full, a replica does not acknowledge
+//! them or its group has no quorum.
 //!
-//! Such a COMMIT keeps its connection in the server after this side has closed it. Another COMMIT there would hang as
-//! well, and each retry of a sender would add a copy of its mail. So nothing more is sent to that host until SHOW
-//! PROCESSLIST, which shows an account its own connections without any right, no longer lists the COMMIT.
+//! The server keeps such a COMMIT after the client has closed the connection. Another COMMIT there would hang as well, and each
+//! retry of a sender would add a copy of its mail. Therefore nothing more is sent to that host until SHOW PROCESSLIST no longer
+//! lists the COMMIT. Every account may see its own connections in that list.
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, Weak};
@@ -13,15 +13,16 @@ use std::time::{Duration, Instant};
 use mysql::prelude::Queryable;
 use mysql::{Conn, Row};
 
+use super::connect_error::is_refused;
 use super::connection::Server;
-use super::connector::{Connector, Shared, is_refused};
-use super::guard::guarded;
+use super::connector::{Connector, ConnectorState};
+use super::driver_panic::catch_panic;
 use super::unknown_commit::UnknownCommit;
 use crate::store::diagnostic::Diagnostic;
 use crate::store::health::ANSWER_EXPECTED;
 use crate::sync::lock;
 
-/// The COMMITs that hang, as far as is known.
+/// The COMMITs that are known to hang.
 #[derive(Default)]
 pub struct HangingCommits {
     state: Mutex<State>,
@@ -30,8 +31,8 @@ pub struct HangingCommits {
 #[derive(Default)]
 struct State {
     commits: Vec<HangingCommit>,
-    /// A thread looks whether they still hang.
-    is_watched: bool,
+    /// Whether the thread that checks them is running.
+    is_watcher_running: bool,
 }
 
 struct HangingCommit {
@@ -42,7 +43,7 @@ struct HangingCommit {
     reason: String,
 }
 
-/// A COMMIT in the list of a server's threads.
+/// A COMMIT in a server's process list.
 struct ListedCommit {
     connection_id: u64,
     user: String,
@@ -51,8 +52,8 @@ struct ListedCommit {
 }
 
 impl HangingCommits {
-    /// Returns why nothing may be sent to a host; `None` while no COMMIT hangs there.
-    pub fn reason_at(&self, host: usize) -> Option<String> {
+    /// Returns why nothing may be sent to a host; `None` if no COMMIT hangs there.
+    pub fn hang_reason(&self, host: usize) -> Option<String> {
         let state = lock(&self.state);
         let commit = state.commits.iter().find(|commit| commit.host == host)?;
         Some(format!(
@@ -62,62 +63,64 @@ impl HangingCommits {
         ))
     }
 
-    /// Returns why nothing may be sent to any of `hosts` hosts.
-    pub fn reason_everywhere(&self, hosts: usize) -> Option<String> {
-        let mut reasons = (0..hosts).map(|host| self.reason_at(host));
+    /// Returns why nothing may be sent to any host; `None` if one of the `hosts` hosts has no hanging COMMIT.
+    pub fn hang_reason_on_all(&self, hosts: usize) -> Option<String> {
+        let mut reasons = (0..hosts).map(|host| self.hang_reason(host));
         let first = reasons.next()??;
         reasons.all(|reason| reason.is_some()).then_some(first)
     }
 }
 
 impl HangingCommit {
-    fn is_on_host(&self, server: &Server) -> bool {
+    fn is_sent_on(&self, server: &Server) -> bool {
         (self.host, self.address, self.connection_id)
             == (server.host, server.address, server.connection_id)
     }
 }
 
-/// Stops sending to the host of a COMMIT that was not answered, if the COMMIT hangs there.
-pub fn note_if_hanging(connector: &Connector, commit: &UnknownCommit) {
-    // A COMMIT that is merely slow is waited for by the look-up, which needs its locks.
-    if commit.sent_at.elapsed() < HANGS_AFTER {
+/// Blocks the host of an unanswered COMMIT if the COMMIT hangs there.
+pub fn block_host_if_hanging(connector: &Connector, commit: &UnknownCommit) {
+    // The look-up waits for the locks of a COMMIT that is only slow.
+    if commit.sent_at.elapsed() < HANG_THRESHOLD {
         return;
     }
-    // A host that cannot be asked cannot be asked for the outcome either.
-    if let Ok(Some(state)) = state_of(connector, &commit.sent_to) {
-        note(connector, commit, &state);
+    // If the host does not answer, the look-up cannot reach it either, so it need not be blocked.
+    if let Ok(Some(state)) = commit_state(connector, &commit.sent_to) {
+        block_host(connector, commit, &state);
     }
 }
 
-/// Waits until no COMMIT hangs on a host, `until` at most.
+/// Waits until no COMMIT hangs on a host.
 ///
 /// # Errors
-/// The reason why nothing may be sent there.
+/// A COMMIT still hangs at the time `until`.
 pub fn wait_while_hanging(
     connector: &Connector,
     host: usize,
     until: Instant,
 ) -> Result<(), String> {
-    while let Some(reason) = connector.hanging().reason_at(host) {
+    while let Some(reason) = connector.hanging().hang_reason(host) {
         if Instant::now() >= until {
             return Err(reason);
         }
-        thread::sleep(LOOK_EVERY / 2);
+        thread::sleep(POLL_INTERVAL / 2);
     }
     Ok(())
 }
 
-/// Returns the state of a COMMIT that its server still lists.
-fn state_of(connector: &Connector, sent_to: &Server) -> mysql::Result<Option<String>> {
-    let mut connection = connector.connect_for_idle_check(sent_to.host, sent_to.address)?;
+/// Returns the state of a COMMIT in its server's process list; `None` if it is not listed.
+fn commit_state(connector: &Connector, sent_to: &Server) -> mysql::Result<Option<String>> {
+    let mut connection = connector.connect_for_probe(sent_to.host, sent_to.address)?;
     let commits = listed_commits(&mut connection)?;
     let id = u64::from(sent_to.connection_id);
-    let commit = commits.into_iter().find(|one| one.connection_id == id);
+    let commit = commits
+        .into_iter()
+        .find(|commit| commit.connection_id == id);
     Ok(commit.map(|commit| commit.state))
 }
 
 fn listed_commits(connection: &mut Conn) -> mysql::Result<Vec<ListedCommit>> {
-    let rows: Vec<Row> = guarded(|| connection.query("SHOW PROCESSLIST"))?;
+    let rows: Vec<Row> = catch_panic(|| connection.query("SHOW PROCESSLIST"))?;
     Ok(rows.iter().filter_map(listed_commit).collect())
 }
 
@@ -128,19 +131,19 @@ fn listed_commit(row: &Row) -> Option<ListedCommit> {
     statement
         .eq_ignore_ascii_case("COMMIT")
         .then(|| ListedCommit {
-            connection_id: number(text("Id")),
+            connection_id: parse_number(text("Id")),
             user: text("User").unwrap_or_default(),
-            seconds: number(text("Time")),
+            seconds: parse_number(text("Time")),
             state: text("State").unwrap_or_default(),
         })
 }
 
-fn number(text: Option<String>) -> u64 {
+fn parse_number(text: Option<String>) -> u64 {
     text.and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
-/// Stops sending to the host of a COMMIT that hangs, and starts the thread that ends this.
-fn note(connector: &Connector, commit: &UnknownCommit, listed_state: &str) {
+/// Blocks the host of a hanging COMMIT, and starts the thread that unblocks it after the COMMIT has ended.
+fn block_host(connector: &Connector, commit: &UnknownCommit, listed_state: &str) {
     let UnknownCommit { sent_to, sent_at } = commit;
     let name = connector.hosts().name(sent_to.host);
     let reason = format!("a COMMIT hangs on {name} (its state: {listed_state})");
@@ -149,19 +152,19 @@ fn note(connector: &Connector, commit: &UnknownCommit, listed_state: &str) {
     if state
         .commits
         .iter()
-        .any(|commit| commit.is_on_host(sent_to))
+        .any(|commit| commit.is_sent_on(sent_to))
     {
         return;
     }
-    if !state.is_watched {
-        let watched = connector.downgrade();
+    if !state.is_watcher_running {
+        let shared = connector.downgrade();
         let builder = thread::Builder::new().name("mysql-commits".to_owned());
-        if let Err(error) = builder.spawn(move || watch(&watched)) {
-            // Without the thread the host would never be used again.
+        if let Err(error) = builder.spawn(move || watch_commits(&shared)) {
+            // Only that thread unblocks the host, so the host is not blocked without it.
             log::error!(reason:% = error; "thread_start_failed");
             return;
         }
-        state.is_watched = true;
+        state.is_watcher_running = true;
     }
     state.commits.push(HangingCommit {
         host: sent_to.host,
@@ -176,45 +179,45 @@ fn note(connector: &Connector, commit: &UnknownCommit, listed_state: &str) {
     update_health(connector);
 }
 
-/// Looks at the COMMITs that hang until there is none, or the store is no longer in use.
-fn watch(connector: &Weak<Shared>) {
-    while let Some(connector) = connector.upgrade().map(Connector::of) {
+/// Checks the hanging COMMITs until there is none or the store is dropped.
+fn watch_commits(connector: &Weak<ConnectorState>) {
+    while let Some(connector) = connector.upgrade().map(Connector::from_shared) {
         let commits: Vec<Server> = {
             let mut state = lock(&connector.hanging().state);
-            state.is_watched = !state.commits.is_empty();
+            state.is_watcher_running = !state.commits.is_empty();
             state.commits.iter().map(Server::from).collect()
         };
         if commits.is_empty() {
             return;
         }
         for commit in &commits {
-            let is_gone = match state_of(&connector, commit) {
+            let has_ended = match commit_state(&connector, commit) {
                 Ok(state) => state.is_none(),
-                // The server has ended, and its transactions with it.
+                // A refused connection means that the server process has ended, and all its transactions with it.
                 Err(error) => is_refused(&error),
             };
-            if is_gone {
-                forget(&connector, commit);
+            if has_ended {
+                remove_commit(&connector, commit);
             }
         }
         update_health(&connector);
         drop(connector);
-        thread::sleep(LOOK_EVERY);
+        thread::sleep(POLL_INTERVAL);
     }
 }
 
-fn forget(connector: &Connector, gone: &Server) {
+fn remove_commit(connector: &Connector, ended: &Server) {
     let mut state = lock(&connector.hanging().state);
-    state.commits.retain(|commit| !commit.is_on_host(gone));
+    state.commits.retain(|commit| !commit.is_sent_on(ended));
     drop(state);
-    let name = connector.hosts().name(gone.host);
-    log::warn!(node = name, connection = gone.connection_id; "commit_hang_ended");
+    let name = connector.hosts().name(ended.host);
+    log::warn!(node = name, connection = ended.connection_id; "commit_hang_ended");
 }
 
 fn update_health(connector: &Connector) {
     let reason = connector
         .hanging()
-        .reason_everywhere(connector.hosts().count());
+        .hang_reason_on_all(connector.hosts().count());
     connector.health().set_stalled(reason);
 }
 
@@ -229,19 +232,19 @@ impl From<&HangingCommit> for Server {
     }
 }
 
-/// Returns what `check` says of COMMITs that hang on any host.
-pub fn findings(connector: &Connector) -> Vec<Diagnostic> {
+/// Returns the findings of `goguerrilla check` about hanging COMMITs on all hosts.
+pub fn hanging_commit_findings(connector: &Connector) -> Vec<Diagnostic> {
     let count = connector.hosts().count();
     let hanging: Vec<(usize, ListedCommit)> = (0..count)
-        .filter_map(|host| Some((host, oldest_hanging(connector, host)?)))
+        .filter_map(|host| Some((host, oldest_hanging_commit(connector, host)?)))
         .collect();
     let is_everywhere = hanging.len() == count;
     let finding = |(host, commit): (usize, ListedCommit)| {
         let name = connector.hosts().name(host);
         let text = format!(
             "MYSQL_HOST: a COMMIT of MYSQL_USER has been hanging on {name} for {} s (connection {}, state: {}), so no mail \
-             is sent there until it ends; look whether the disk of {name} is full, its semi-synchronous replicas are \
-             away or its group has lost its quorum, and mend that",
+             is sent there until it ends; see whether the disk of {name} is full, its semi-synchronous replicas are \
+             unavailable or its group has lost its quorum, and repair that",
             commit.seconds, commit.connection_id, commit.state
         );
         match is_everywhere {
@@ -252,18 +255,18 @@ pub fn findings(connector: &Connector) -> Vec<Diagnostic> {
     hanging.into_iter().map(finding).collect()
 }
 
-fn oldest_hanging(connector: &Connector, host: usize) -> Option<ListedCommit> {
-    // A host that cannot be reached is another finding.
-    let mut connection = connector.connect_for_probe(host).ok()?;
+fn oldest_hanging_commit(connector: &Connector, host: usize) -> Option<ListedCommit> {
+    // Another finding reports a host that cannot be reached.
+    let mut connection = connector.connect_for_probe(host, None).ok()?;
     let commits = listed_commits(&mut connection).ok()?;
     commits
         .into_iter()
         .filter(|commit| commit.user == connector.user())
-        .filter(|commit| commit.seconds >= HANGS_AFTER.as_secs())
+        .filter(|commit| commit.seconds >= HANG_THRESHOLD.as_secs())
         .max_by_key(|commit| commit.seconds)
 }
 
-/// A COMMIT that takes longer hangs. A Galera cluster stands still for as long when it loses a node.
-const HANGS_AFTER: Duration = ANSWER_EXPECTED;
-/// Between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Age from which a COMMIT is regarded as hanging. A Galera cluster that loses a node stops for about this time.
+const HANG_THRESHOLD: Duration = ANSWER_EXPECTED;
+/// Interval between two checks.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);

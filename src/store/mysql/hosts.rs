@@ -1,13 +1,13 @@
-//! Several hosts for one database: which of them are used, which were left, and when those are taken again.
+//! The hosts of MYSQL_HOST: which of them are used, and when a failed one is used again.
 //!
 //! ```text
-//!   well ──(gone, not ready: writer or prober)──► left ──(well again, its pause over: prober)──► well
-//!   well ──(read-only: writer or prober)──► standby ──(writable: prober)──► well
+//!   up ──(unreachable or not ready: writer or prober)──► down ──(healthy, minimum down time over: prober)──► up
+//!   up ──(read-only: writer or prober)──► standby ──(writable, minimum down time over: prober)──► up
 //! ```
 //!
-//! A standby is healthy, such as a secondary of a replication group: it is not used while another host takes rows.
-//! The first one that is well is preferred. One that was left is tried again only when no other is well, so being wrong
-//! about one costs no mail. With one host there is nothing to choose, and nothing is kept.
+//! The first host that is up is preferred. A standby is healthy and read-only, such as a secondary of a replication group, and is
+//! tried only if no host is up; hosts that are down are tried last. A wrong state therefore never makes mail fail. With only
+//! one host no state is kept.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 
 use crate::sync;
 
-/// The state of every host, in the order of their preference.
+/// The state of every host, in the order of MYSQL_HOST.
 pub struct Hosts {
     names: Vec<String>,
     states: Mutex<Vec<HostRecord>>,
-    /// One connection may go back to a preferred host. Given once a look, so that connections go back one by one and not
-    /// all of all receivers in the same moment.
+    /// Permits one connection to be closed so that it is replaced by one to a preferred host. The prober sets it once per
+    /// interval, so connections move one at a time.
     failback_allowed: AtomicBool,
 }
 
@@ -28,32 +28,32 @@ pub struct Hosts {
 struct HostRecord {
     down: Option<Down>,
     up_since: Option<Instant>,
-    /// How long it stays left at least; doubled each time that it disappoints soon after it was taken again.
-    pause: Duration,
+    /// Minimum time that the host stays excluded; doubled if it fails again within [`FLAP_WINDOW`].
+    min_down_time: Duration,
 }
 
 #[derive(Clone)]
 struct Down {
     reason: String,
     until: Instant,
-    kind: Kind,
+    kind: DownKind,
 }
 
-/// Why a host is not used, in the order in which such hosts are tried when no other one is left.
+/// Why a host is not used. The order of the variants is the order in which such hosts are tried.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
-    /// Healthy and read-only.
+enum DownKind {
+    /// The host is healthy and read-only.
     Standby,
-    /// Gone, or not ready.
+    /// The host is unreachable or not ready.
     Unhealthy,
 }
 
 #[expect(
     clippy::indexing_slicing,
-    reason = "a node is its place among the names, and each of them has a state"
+    reason = "a host is an index of `names` and `states`, which have the same length"
 )]
 impl Hosts {
-    /// All well, as far as is known; `names` are for the log.
+    /// Creates the list with all hosts up. `names` are used in log lines and messages.
     pub fn new(names: Vec<String>) -> Hosts {
         let states = vec![HostRecord::default(); names.len()];
         Hosts {
@@ -63,104 +63,105 @@ impl Hosts {
         }
     }
 
-    /// How many there are.
+    /// Returns the number of hosts.
     pub fn count(&self) -> usize {
         self.names.len()
     }
 
-    /// How an administrator knows it.
-    pub fn name(&self, node: usize) -> &str {
-        &self.names[node]
+    /// Returns the host as it is written in MYSQL_HOST.
+    pub fn name(&self, host: usize) -> &str {
+        &self.names[host]
     }
 
-    /// Returns the order in which to try them: those that are well, then standbys, then those that were left.
+    /// Returns the hosts in the order in which to try them: first those that are up, then standbys, then those that are down.
     pub fn order(&self) -> Vec<usize> {
         let states = self.lock();
         let mut order: Vec<usize> = (0..states.len()).collect();
-        order.sort_by_key(|node| states[*node].down.as_ref().map(|left| left.kind));
+        order.sort_by_key(|host| states[*host].down.as_ref().map(|down| down.kind));
         order
     }
 
-    /// The node takes nothing now: others are used until it is well again. Said in the log once.
-    pub fn mark_down(&self, node: usize, reason: &str) {
-        if self.put_aside(node, reason, Kind::Unhealthy) {
-            log::error!(node = self.names[node].as_str(), reason = reason; "db_host_down");
+    /// Marks a host as down. The change is logged.
+    pub fn mark_down(&self, host: usize, reason: &str) {
+        if self.mark_excluded(host, reason, DownKind::Unhealthy) {
+            log::error!(node = self.names[host].as_str(), reason = reason; "db_host_down");
         }
     }
 
-    /// Marks a healthy host that is read-only: others are used until it is writable. Logged once, and not as a fault.
-    pub fn mark_standby(&self, node: usize, reason: &str) {
-        if self.put_aside(node, reason, Kind::Standby) {
-            log::info!(node = self.names[node].as_str(), reason = reason; "node_standby");
+    /// Marks a healthy host as read-only. The change is logged, and not as an error.
+    pub fn mark_standby(&self, host: usize, reason: &str) {
+        if self.mark_excluded(host, reason, DownKind::Standby) {
+            log::info!(node = self.names[host].as_str(), reason = reason; "node_standby");
         }
     }
 
-    /// Returns whether this is news.
-    fn put_aside(&self, node: usize, reason: &str, kind: Kind) -> bool {
+    /// Records why a host is not used; returns whether its state has changed.
+    fn mark_excluded(&self, host: usize, reason: &str, kind: DownKind) -> bool {
         if self.count() == 1 {
             return false;
         }
         let mut states = self.lock();
-        let state = &mut states[node];
-        let disappoints = state.up_since.is_some_and(|at| at.elapsed() < FLAP_WINDOW);
+        let state = &mut states[host];
+        let is_flapping = state.up_since.is_some_and(|at| at.elapsed() < FLAP_WINDOW);
         if state.down.is_none() {
-            state.pause = match disappoints {
-                true => (state.pause * 2).clamp(MIN_DOWN_TIME, MAX_DOWN_TIME),
+            state.min_down_time = match is_flapping {
+                true => (state.min_down_time * 2).clamp(MIN_DOWN_TIME, MAX_DOWN_TIME),
                 false => MIN_DOWN_TIME,
             };
         }
-        let is_news = state.down.as_ref().is_none_or(|left| left.kind != kind);
+        let has_changed = state.down.as_ref().is_none_or(|down| down.kind != kind);
         state.down = Some(Down {
             reason: reason.to_owned(),
-            until: Instant::now() + state.pause,
+            until: Instant::now() + state.min_down_time,
             kind,
         });
-        is_news
+        has_changed
     }
 
-    /// The prober found it well. Said in the log once; not yet while its pause lasts.
-    pub fn mark_up(&self, node: usize) {
+    /// Marks a host that the prober found healthy as up, if its minimum down time is over. The change is logged.
+    pub fn mark_up(&self, host: usize) {
         let mut states = self.lock();
-        let state = &mut states[node];
-        let pause_is_over = |left: &Down| Instant::now() >= left.until;
-        if let Some(left) = state.down.take_if(|left| pause_is_over(left)) {
+        let state = &mut states[host];
+        let is_over = |down: &Down| Instant::now() >= down.until;
+        if let Some(down) = state.down.take_if(|down| is_over(down)) {
             state.up_since = Some(Instant::now());
             drop(states);
-            let name = self.names[node].as_str();
-            match left.kind {
-                Kind::Standby => log::info!(node = name; "node_writable"),
-                Kind::Unhealthy => log::warn!(node = name; "db_host_up"),
+            let name = self.names[host].as_str();
+            match down.kind {
+                DownKind::Standby => log::info!(node = name; "node_writable"),
+                DownKind::Unhealthy => log::warn!(node = name; "db_host_up"),
             }
         }
     }
 
-    /// Whether it was left while another one is well.
-    pub fn is_down(&self, node: usize) -> bool {
+    /// Returns whether the host is down or a standby while another host is up.
+    pub fn is_down(&self, host: usize) -> bool {
         if self.count() == 1 {
             return false;
         }
         let states = self.lock();
-        states[node].down.is_some() && states.iter().any(|state| state.down.is_none())
+        states[host].down.is_some() && states.iter().any(|state| state.down.is_none())
     }
 
-    /// Whether a connection to this node shall make room for one to a better node.
-    pub fn take_failback(&self, node: usize) -> bool {
+    /// Returns whether a connection to this host must be closed so that a better host can be used. Consumes the permit of
+    /// [`allow_failback`](Hosts::allow_failback) if the host is up but not preferred.
+    pub fn take_failback(&self, host: usize) -> bool {
         if self.count() == 1 {
             return false;
         }
-        if self.is_down(node) {
+        if self.is_down(host) {
             return true;
         }
-        let is_preferred = self.order().first() == Some(&node);
+        let is_preferred = self.order().first() == Some(&host);
         !is_preferred && self.failback_allowed.swap(false, Ordering::Relaxed)
     }
 
-    /// Lets one connection go back to the preferred node.
+    /// Permits one connection to move to the preferred host.
     pub fn allow_failback(&self) {
         self.failback_allowed.store(true, Ordering::Relaxed);
     }
 
-    /// Returns why no host takes mail; `None` while one is well, and where there is only one.
+    /// Returns why no host takes mail; `None` if a host is up or only one is configured.
     pub fn all_down_reason(&self) -> Option<String> {
         if self.count() == 1 {
             return None;
@@ -177,15 +178,15 @@ impl Hosts {
         ))
     }
 
-    /// A line for each.
+    /// Returns one line per host for the status interface.
     pub fn status_lines(&self) -> Vec<String> {
         let states = self.lock();
         let line = |(name, state): (&String, &HostRecord)| match &state.down {
             None => format!("node {name}: well"),
-            Some(left) if left.kind == Kind::Standby => {
-                format!("node {name}: standby: {}", left.reason)
+            Some(down) if down.kind == DownKind::Standby => {
+                format!("node {name}: standby: {}", down.reason)
             }
-            Some(left) => format!("node {name}: left: {}", left.reason),
+            Some(down) => format!("node {name}: left: {}", down.reason),
         };
         self.names.iter().zip(states.iter()).map(line).collect()
     }
@@ -195,87 +196,87 @@ impl Hosts {
     }
 }
 
-/// How long a node stays left at least.
+/// Minimum time that a host is excluded after its first failure.
 const MIN_DOWN_TIME: Duration = Duration::from_secs(1);
-/// The longest that one which seems well and is not is left alone.
+/// Maximum of the minimum down time of a host that fails repeatedly.
 const MAX_DOWN_TIME: Duration = Duration::from_secs(60);
-/// A node that fails so soon after it was taken again has disappointed.
+/// A host that fails within this time after it was marked up is flapping.
 const FLAP_WINDOW: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn nodes(count: usize) -> Hosts {
-        Hosts::new((0..count).map(|node| node.to_string()).collect())
+    fn hosts(count: usize) -> Hosts {
+        Hosts::new((0..count).map(|host| host.to_string()).collect())
     }
 
     #[test]
     fn first_available_database_host_is_preferred() {
-        let nodes = nodes(3);
-        assert_eq!(nodes.order(), [0, 1, 2]);
-        nodes.mark_down(0, "gone");
-        assert_eq!(nodes.order(), [1, 2, 0]);
-        assert!(nodes.is_down(0) && nodes.take_failback(0) && !nodes.take_failback(1));
-        assert_eq!(nodes.status_lines()[0], "node 0: left: gone");
-        nodes.mark_up(0);
-        assert!(nodes.is_down(0), "its pause lasts");
-        nodes.lock()[0].down.as_mut().unwrap().until = Instant::now();
-        nodes.mark_up(0);
-        assert_eq!(nodes.order(), [0, 1, 2]);
+        let hosts = hosts(3);
+        assert_eq!(hosts.order(), [0, 1, 2]);
+        hosts.mark_down(0, "gone");
+        assert_eq!(hosts.order(), [1, 2, 0]);
+        assert!(hosts.is_down(0) && hosts.take_failback(0) && !hosts.take_failback(1));
+        assert_eq!(hosts.status_lines()[0], "node 0: left: gone");
+        hosts.mark_up(0);
+        assert!(hosts.is_down(0), "its minimum down time is not over");
+        hosts.lock()[0].down.as_mut().unwrap().until = Instant::now();
+        hosts.mark_up(0);
+        assert_eq!(hosts.order(), [0, 1, 2]);
     }
 
     #[test]
     fn standby_host_is_tried_after_available_hosts_and_before_down_ones() {
-        let nodes = nodes(3);
-        nodes.mark_down(0, "gone");
-        nodes.mark_standby(1, "read-only");
-        assert_eq!(nodes.order(), [2, 1, 0]);
-        assert_eq!(nodes.status_lines()[1], "node 1: standby: read-only");
-        nodes.lock()[1].down.as_mut().unwrap().until = Instant::now();
-        nodes.mark_up(1);
-        assert_eq!(nodes.order(), [1, 2, 0], "it is writable");
+        let hosts = hosts(3);
+        hosts.mark_down(0, "gone");
+        hosts.mark_standby(1, "read-only");
+        assert_eq!(hosts.order(), [2, 1, 0]);
+        assert_eq!(hosts.status_lines()[1], "node 1: standby: read-only");
+        hosts.lock()[1].down.as_mut().unwrap().until = Instant::now();
+        hosts.mark_up(1);
+        assert_eq!(hosts.order(), [1, 2, 0], "it is writable");
     }
 
     #[test]
     fn connections_fail_back_one_at_a_time() {
-        let nodes = nodes(2);
-        assert!(!nodes.take_failback(1), "nobody was let");
-        nodes.allow_failback();
-        assert!(!nodes.take_failback(0), "it is where it should be");
-        assert!(nodes.take_failback(1));
-        assert!(!nodes.take_failback(1), "one only");
+        let hosts = hosts(2);
+        assert!(!hosts.take_failback(1), "no failback was permitted");
+        hosts.allow_failback();
+        assert!(!hosts.take_failback(0), "host 0 is preferred");
+        assert!(hosts.take_failback(1));
+        assert!(!hosts.take_failback(1), "the permit is consumed");
     }
 
     #[test]
     fn all_hosts_are_tried_when_all_are_marked_down() {
-        let nodes = nodes(2);
-        nodes.mark_down(0, "gone");
-        nodes.mark_down(1, "gone");
-        assert_eq!(nodes.order(), [0, 1]);
-        assert!(!nodes.is_down(0) && !nodes.is_down(1));
-        assert!(nodes.all_down_reason().unwrap().contains("gone"));
-        nodes.lock()[1].down = None;
-        assert_eq!(nodes.all_down_reason(), None);
+        let hosts = hosts(2);
+        hosts.mark_down(0, "gone");
+        hosts.mark_down(1, "gone");
+        assert_eq!(hosts.order(), [0, 1]);
+        assert!(!hosts.is_down(0) && !hosts.is_down(1));
+        assert!(hosts.all_down_reason().unwrap().contains("gone"));
+        hosts.lock()[1].down = None;
+        assert_eq!(hosts.all_down_reason(), None);
     }
 
     #[test]
     fn host_that_fails_repeatedly_is_excluded_for_longer() {
-        let nodes = nodes(2);
-        for pause in [1, 2, 4] {
-            nodes.mark_down(0, "read-only");
-            let left = nodes.lock()[0].down.clone().unwrap().until - Instant::now();
-            assert_eq!(left.as_secs_f64().round() as u64, pause);
-            nodes.lock()[0].down.as_mut().unwrap().until = Instant::now();
-            nodes.mark_up(0);
+        let hosts = hosts(2);
+        for min_down_time in [1, 2, 4] {
+            hosts.mark_down(0, "read-only");
+            let remaining = hosts.lock()[0].down.clone().unwrap().until - Instant::now();
+            assert_eq!(remaining.as_secs_f64().round() as u64, min_down_time);
+            hosts.lock()[0].down.as_mut().unwrap().until = Instant::now();
+            hosts.mark_up(0);
         }
     }
 
     #[test]
     fn single_host_is_never_marked_down() {
-        let nodes = nodes(1);
-        nodes.mark_down(0, "gone");
-        assert!(!nodes.is_down(0) && !nodes.take_failback(0));
-        assert_eq!(nodes.status_lines(), ["node 0: well"]);
+        let hosts = hosts(1);
+        hosts.mark_down(0, "gone");
+        assert!(!hosts.is_down(0) && !hosts.take_failback(0));
+        assert_eq!(hosts.status_lines(), ["node 0: well"]);
     }
 }

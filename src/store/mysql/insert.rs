@@ -1,4 +1,4 @@
-//! Rows into the table: bound values, several rows a statement, statements well below the largest packet.
+//! INSERT of rows with bound values: several rows per statement, within the server's packet size.
 
 use std::collections::HashSet;
 use std::io;
@@ -13,72 +13,76 @@ use crate::store::redis::BodiesIn;
 use crate::store::row::Row;
 use crate::store::{TableColumns, TableName};
 
-/// Inserts a row for each delivery whose hash is not in `stored`.
+/// Inserts one row for each recipient whose mail id is not in `stored`.
 ///
-/// Rows are built as they are sent, so a large mail with a hundred recipients takes no hundredfold memory. A statement has
-/// 1, 2 … 64 or 128 rows: few texts to prepare, each prepared once.
+/// Values of at most one statement are in memory, so a large mail with a hundred recipients does not need a hundred times its
+/// size. A statement has 1 to 64 or 128 rows, which limits the number of statements to prepare.
 ///
 /// # Errors
-/// Whatever the database says; the transaction is then half done.
+/// The server returned an error, or the connection broke. The transaction may then contain chunk of the rows.
 pub fn insert_rows(
-    link: &mut DbConnection,
+    connection: &mut DbConnection,
     table: &TableName,
     mails: &[Mail],
-    placed: &BodiesIn,
+    bodies_in: &BodiesIn,
     stored: &HashSet<String>,
 ) -> mysql::Result<()> {
-    let shape = link.facts.columns.clone().unwrap_or(TableColumns::DEFAULT);
-    let max_octets = (link.facts.max_packet_octets / 2).min(MAX_STATEMENT_OCTETS);
-    let mut piece = Statements::default();
+    let columns = connection
+        .facts
+        .columns
+        .clone()
+        .unwrap_or(TableColumns::DEFAULT);
+    let max_octets = (connection.facts.max_packet_octets / 2).min(MAX_STATEMENT_OCTETS);
+    let mut pending = PendingRows::default();
     for mail in mails {
-        let row = Row::new(mail, &shape);
-        for delivery in mail.recipients() {
-            if stored.contains(delivery.hash.as_str()) {
+        let row = Row::new(mail, &columns);
+        for recipient in mail.recipients() {
+            if stored.contains(recipient.hash.as_str()) {
                 continue;
             }
-            let values = bind_values(mail, delivery, &row, placed)?;
+            let values = bind_values(mail, recipient, &row, bodies_in)?;
             let octets = values.iter().map(encoded_octets).sum::<usize>();
-            if piece.octets + octets > max_octets || piece.rows == MAX_STATEMENT_ROWS {
-                piece.send(link, table)?;
+            if pending.octets + octets > max_octets || pending.rows == MAX_STATEMENT_ROWS {
+                pending.send(connection, table)?;
             }
-            piece.rows += 1;
-            piece.octets += octets;
-            piece.values.extend(values);
+            pending.rows += 1;
+            pending.octets += octets;
+            pending.values.extend(values);
         }
     }
-    piece.send(link, table)
+    pending.send(connection, table)
 }
 
-/// Rows that are sent together.
+/// Rows that are collected for the next statements.
 #[derive(Default)]
-struct Statements {
+struct PendingRows {
     rows: usize,
     octets: usize,
     values: Vec<Value>,
 }
 
-impl Statements {
-    fn send(&mut self, link: &mut DbConnection, table: &TableName) -> mysql::Result<()> {
+impl PendingRows {
+    fn send(&mut self, connection: &mut DbConnection, table: &TableName) -> mysql::Result<()> {
         let mut values = std::mem::take(self).values.into_iter().peekable();
         while values.peek().is_some() {
             let rows_left = values.len() / BOUND_VALUES;
-            let rows = rows_of_next_statement(rows_left);
-            let some: Vec<Value> = values.by_ref().take(rows * BOUND_VALUES).collect();
-            let statement = statement(link, table, rows)?;
-            let first_id = link.with_timeout(|connection| {
-                connection.exec_drop(statement, some)?;
-                Ok(connection.last_insert_id())
+            let rows = rows_in_next_statement(rows_left);
+            let chunk: Vec<Value> = values.by_ref().take(rows * BOUND_VALUES).collect();
+            let statement = insert_statement(connection, table, rows)?;
+            let first_id = connection.with_timeout(|conn| {
+                conn.exec_drop(statement, chunk)?;
+                Ok(conn.last_insert_id())
             })?;
-            if let Some(ids) = &mut link.facts.mail_ids {
-                ids.follow(first_id, rows);
+            if let Some(ids) = &mut connection.facts.auto_increment {
+                ids.record_insert(first_id, rows);
             }
         }
         Ok(())
     }
 }
 
-/// How many of these rows go into the next statement: as many as there are, or nearly, so that few texts are prepared.
-fn rows_of_next_statement(rows: usize) -> usize {
+/// Returns how many of `rows` rows go into the next statement: all of them up to [`PREPARED_ROWS`], else a multiple of it.
+fn rows_in_next_statement(rows: usize) -> usize {
     match rows {
         ..=PREPARED_ROWS => rows,
         _ => rows - rows % PREPARED_ROWS,
@@ -87,33 +91,33 @@ fn rows_of_next_statement(rows: usize) -> usize {
 
 fn bind_values(
     mail: &Mail,
-    delivery: &Recipient,
+    recipient: &Recipient,
     row: &Row,
-    placed: &BodiesIn,
+    bodies_in: &BodiesIn,
 ) -> io::Result<[Value; BOUND_VALUES]> {
-    let (body, stream) = if placed.contains(&delivery.hash) {
+    let (body, stream) = if bodies_in.contains(&recipient.hash) {
         ("redis", Vec::new())
     } else {
-        ("gzencode", into_owned(mail.zlib_body(delivery)?)?)
+        ("gzencode", into_owned_body(mail.zlib_body(recipient)?)?)
     };
     Ok([
         Value::from(row.from.as_ref()),
-        Value::from(delivery.to.as_str()),
+        Value::from(recipient.to.as_str()),
         Value::from(row.subject.as_ref()),
         Value::from(body),
         Value::from(row.charset.as_ref()),
         Value::Bytes(stream),
-        Value::from(delivery.hash.as_str()),
+        Value::from(recipient.hash.as_str()),
         Value::from(row.content_type.as_ref()),
-        Value::from(delivery.recipient.as_str()),
+        Value::from(recipient.recipient.as_str()),
         Value::from(row.has_attach),
         Value::from(row.ip_addr.as_str()),
         Value::from(row.attach_info.as_str()),
     ])
 }
 
-/// A body to give away; copied where its mail holds on to it.
-fn into_owned(body: Arc<Vec<u8>>) -> Result<Vec<u8>, NoMemory> {
+/// Returns the body as an owned vector; copies it only if the mail keeps a reference to it.
+fn into_owned_body(body: Arc<Vec<u8>>) -> Result<Vec<u8>, NoMemory> {
     Arc::try_unwrap(body).or_else(|shared| {
         let mut copy = Vec::new();
         copy.try_reserve_exact(shared.len())?;
@@ -129,20 +133,20 @@ fn encoded_octets(value: &Value) -> usize {
     }
 }
 
-/// Returns the INSERT of so many rows, prepared when it is first needed.
+/// Returns the INSERT statement of `rows` rows, and prepares it at its first use.
 ///
 /// # Errors
-/// What the server said: it looks at names and rights here.
-pub fn statement(
-    link: &mut DbConnection,
+/// The server refused the statement: it checks names and rights when it prepares it.
+pub fn insert_statement(
+    connection: &mut DbConnection,
     table: &TableName,
     rows: usize,
 ) -> mysql::Result<Statement> {
-    if let Some(prepared) = link.inserts.get(&rows) {
+    if let Some(prepared) = connection.inserts.get(&rows) {
         return Ok(prepared.clone());
     }
-    let prepared = link.with_timeout(|connection| connection.prep(insert_sql(table, rows)))?;
-    link.inserts.insert(rows, prepared.clone());
+    let prepared = connection.with_timeout(|conn| conn.prep(insert_sql(table, rows)))?;
+    connection.inserts.insert(rows, prepared.clone());
     Ok(prepared)
 }
 
@@ -155,11 +159,11 @@ fn insert_sql(table: &TableName, rows: usize) -> String {
     )
 }
 
-/// Values of one row that are bound; the others are the same for every mail.
+/// Number of bound values per row; the other columns have the same value in every row.
 const BOUND_VALUES: usize = 12;
-/// Rows that always go into one statement.
+/// Maximum number of rows for which every count has a statement of its own.
 const PREPARED_ROWS: usize = 64;
-/// Beyond a hundred rows a statement gets no cheaper by row.
+/// Maximum number of rows per statement. More than a hundred rows do not make a row cheaper.
 const MAX_STATEMENT_ROWS: usize = 128;
-/// Octets of one statement, also where the server would take more: they are in memory twice while they are sent.
+/// Maximum octets of one statement, also if the server takes more: its values are in memory twice while it is sent.
 const MAX_STATEMENT_OCTETS: usize = 4 << 20;

@@ -1,22 +1,22 @@
-//! The largest number that a column of each type holds.
+//! The largest number that fits into a column.
 
-/// A column's type as information_schema describes it.
+/// A column's type as in information_schema.COLUMNS.
 #[derive(Clone, Debug, Default)]
 pub struct NumberType {
-    /// DATA_TYPE: `int`, `decimal`, `varchar` …
+    /// DATA_TYPE, such as `int`, `decimal` or `varchar`.
     pub data_type: String,
-    /// COLUMN_TYPE: `int(10) unsigned` …
+    /// COLUMN_TYPE, such as `int(10) unsigned`.
     pub column_type: String,
-    /// NUMERIC_PRECISION: digits; of `bit` its bits.
+    /// NUMERIC_PRECISION: the number of digits, or of bits for `bit`.
     pub precision: Option<u64>,
-    /// NUMERIC_SCALE: digits after the point.
+    /// NUMERIC_SCALE: the number of digits after the decimal point.
     pub scale: Option<u64>,
     /// CHARACTER_MAXIMUM_LENGTH.
     pub chars: Option<u64>,
 }
 
 impl NumberType {
-    /// Returns the largest whole number that fits; `u64::MAX` for a type that is not known to have a limit.
+    /// Returns the largest whole number that the column holds; `u64::MAX` if the type has no known limit.
     pub fn largest(&self) -> u64 {
         if let Some(largest) = self.largest_integer() {
             return largest;
@@ -26,7 +26,7 @@ impl NumberType {
                 .scale
                 .and_then(|scale| Some(self.precision?.saturating_sub(scale))),
             "char" | "varchar" | "binary" | "varbinary" | "tinytext" | "tinyblob" => self.chars,
-            "bit" => return largest_of_bits(self.precision.unwrap_or(1)),
+            "bit" => return max_of_bits(self.precision.unwrap_or(1)),
             _ => None,
         };
         let power = digits.and_then(|digits| 10_u64.checked_pow(u32::try_from(digits).ok()?));
@@ -44,11 +44,11 @@ impl NumberType {
             _ => return None,
         };
         let is_unsigned = self.column_type.to_ascii_lowercase().contains("unsigned");
-        Some(largest_of_bits(bits - u64::from(!is_unsigned)))
+        Some(max_of_bits(bits - u64::from(!is_unsigned)))
     }
 }
 
-fn largest_of_bits(bits: u64) -> u64 {
+fn max_of_bits(bits: u64) -> u64 {
     match bits {
         64.. => u64::MAX,
         bits => (1 << bits) - 1,

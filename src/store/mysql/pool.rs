@@ -1,4 +1,4 @@
-//! Connections to the database: several hosts in order, made anew in the background while all are down.
+//! The pool of connections that all writers share. It replaces connections in the background.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ use crate::store::health::{ANSWER_EXPECTED, Health};
 /// A pooled connection.
 pub type PooledDbConnection = PooledConnection<Connector>;
 
-/// Makes the pool; waits for nothing. Its health follows each try to connect.
+/// Creates the pool without waiting for a connection. The pool's threads then connect and update the store's health.
 pub fn pool(connector: &Connector) -> Pool<Connector> {
     Pool::builder()
         .max_size(connector.workers() as u32)
@@ -25,55 +25,55 @@ pub fn pool(connector: &Connector) -> Pool<Connector> {
         .test_on_check_out(false)
         .error_handler(Box::new(HealthReporter {
             health: connector.health().clone(),
-            links: connector.links(),
+            open_connections: connector.open_connections(),
         }))
         .build_unchecked(connector.clone())
 }
 
-/// Looks every two seconds whether an idle connection still works, as long as the pool is in use: without mail nobody else
-/// would notice that the database is gone. Meanwhile calls that take too long are ended.
+/// Starts the thread that checks an idle connection every two seconds until the pool is dropped, because without mail nothing
+/// else detects that the database is down. Also starts the thread that aborts overdue calls.
 ///
 /// # Errors
-/// When a thread cannot be started.
+/// A thread cannot be started.
 pub fn watch_idle_connections(
     connector: &Connector,
     pool: &Arc<Pool<Connector>>,
 ) -> std::io::Result<()> {
-    call_timeout::spawn(connector.calls())?;
+    call_timeout::spawn_watchdog(connector.watchdog())?;
     let (connector, pool) = (connector.clone(), Arc::downgrade(pool));
-    let watching = move || {
+    let run = move || {
         while let Some(pool) = pool.upgrade() {
-            look_at_idle(&connector, &pool);
+            check_idle_connections(&connector, &pool);
             drop(pool);
             thread::sleep(IDLE_CHECK_INTERVAL);
         }
     };
     let builder = thread::Builder::new().name("mysql-check".to_owned());
-    builder.spawn(watching).map(drop)
+    builder.spawn(run).map(drop)
 }
 
-fn look_at_idle(connector: &Connector, pool: &Pool<Connector>) {
+fn check_idle_connections(connector: &Connector, pool: &Pool<Connector>) {
     if connector.stall_reason().is_some() {
         return;
     }
-    // One of several hosts has its own prober, and says nothing of the others.
-    let is_alone = connector.hosts().count() == 1;
+    // With several hosts the prober sets their states, and the failure of one says nothing about the others.
+    let is_only_host = connector.hosts().count() == 1;
     let health = connector.health();
-    let asked_at = Instant::now();
-    let _question = is_alone.then(|| health.ask("a question to the idle database"));
-    while let Some(mut link) = pool.try_get() {
-        // One that broke is dropped, and the pool's try to replace it tells how the database is.
-        let error = link.with_timeout(Conn::ping).err();
-        link.broken = error.is_some();
+    let started_at = Instant::now();
+    let _question = is_only_host.then(|| health.ask("a question to the idle database"));
+    while let Some(mut connection) = pool.try_get() {
+        // The pool drops a broken connection, and its attempt to replace it updates the store's health.
+        let error = connection.with_timeout(Conn::ping).err();
+        connection.broken = error.is_some();
         match error {
             None => {
                 health.set_up();
-                // The connection that replaces it reads whether there are ids again.
-                link.broken = health.has_shortage();
+                // After a shortage of ids the replacement reads whether there are free ids again.
+                connection.broken = health.has_shortage();
                 return;
             }
-            // The pool's tries to connect may take as long again.
-            Some(error) if is_alone && asked_at.elapsed() > ANSWER_EXPECTED => {
+            // The pool's own attempt to connect may take as long again before it sets the store down.
+            Some(error) if is_only_host && started_at.elapsed() > ANSWER_EXPECTED => {
                 health.record_failure(&format!("the database did not answer: {error}"));
             }
             Some(_) => {}
@@ -86,40 +86,42 @@ impl ManageConnection for Connector {
     type Error = mysql::Error;
 
     fn connect(&self) -> Result<DbConnection, mysql::Error> {
-        let mut link = self.connect_any()?;
-        // Behind what was read of the table.
-        link.enable_implicit_begin()?;
-        Ok(link)
+        let mut connection = self.connect_any()?;
+        // Only after the reads of `connect_any`, which must not begin a transaction.
+        connection.enable_implicit_begin()?;
+        Ok(connection)
     }
 
-    fn is_valid(&self, link: &mut DbConnection) -> Result<(), mysql::Error> {
-        link.with_timeout(Conn::ping)
+    fn is_valid(&self, connection: &mut DbConnection) -> Result<(), mysql::Error> {
+        connection.with_timeout(Conn::ping)
     }
 
-    fn has_broken(&self, link: &mut DbConnection) -> bool {
-        // One that comes back in the middle of a transaction, after a panic, must not carry it into the next batch.
-        link.broken || link.in_transaction || self.hosts().take_failback(link.server.host)
+    fn has_broken(&self, connection: &mut DbConnection) -> bool {
+        // After a panic a connection may be returned with an open transaction, which must not become part of the next batch.
+        connection.broken
+            || connection.in_transaction
+            || self.hosts().take_failback(connection.server.host)
     }
 }
 
-/// Hears of each try to connect that failed.
+/// Sets the store down after a failed attempt to connect.
 #[derive(Debug)]
 struct HealthReporter {
     health: Health,
-    links: Arc<AtomicUsize>,
+    open_connections: Arc<AtomicUsize>,
 }
 
 impl HandleError<mysql::Error> for HealthReporter {
     fn handle_error(&self, error: mysql::Error) {
-        // While another connection lives, one more that is refused is no reason to turn mail away: the server may allow
-        // fewer than there are writers. A connection that is dead is dropped by whoever tries to use it.
-        if self.links.load(Ordering::SeqCst) == 0 {
+        // While other connections are open, a refused one does not mean that the store is down: the server may allow fewer
+        // connections than there are writers. A dead connection is dropped at its next use.
+        if self.open_connections.load(Ordering::SeqCst) == 0 {
             self.health.set_down(&error.to_string());
         }
     }
 }
 
-/// The longest pause between two tries to reach a database that is down.
+/// Maximum pause between two attempts to connect. r2d2 doubles its pause up to half of `connection_timeout`.
 const MAX_RETRY_PAUSE: Duration = Duration::from_secs(2);
-/// Between two looks at an idle connection.
+/// Interval between two checks of an idle connection.
 const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(2);

@@ -1,4 +1,4 @@
-//! One thread that looks after the hosts, where there are several: who is left, who is taken again.
+//! The prober: one thread that checks every host if several are configured, and marks each as up, standby or down.
 
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -7,14 +7,14 @@ use std::time::Duration;
 use mysql::Conn;
 use r2d2::Pool;
 
-use super::galera::HostState;
-use super::jittered;
+use super::backoff::jittered;
+use super::host_state::HostState;
 use super::pool::Connector;
 
-/// Starts it; it ends with the pool. With one host there is nothing to look after.
+/// Starts the prober, which ends after the pool is dropped. Does nothing if only one host is configured.
 ///
 /// # Errors
-/// When the thread cannot be started.
+/// The thread cannot be started.
 pub fn start(connector: &Connector, pool: &Arc<Pool<Connector>>) -> std::io::Result<()> {
     if connector.hosts().count() == 1 {
         return Ok(());
@@ -26,45 +26,45 @@ pub fn start(connector: &Connector, pool: &Arc<Pool<Connector>>) -> std::io::Res
 }
 
 fn run(connector: &Connector, pool: &Weak<Pool<Connector>>) {
-    let nodes = connector.hosts();
-    let mut connections: Vec<Option<Conn>> = (0..nodes.count()).map(|_| None).collect();
+    let hosts = connector.hosts();
+    let mut connections: Vec<Option<Conn>> = (0..hosts.count()).map(|_| None).collect();
     while pool.strong_count() > 0 {
-        for (node, connection) in connections.iter_mut().enumerate() {
-            match probe_host(connector, node, connection) {
-                HostState::Healthy => nodes.mark_up(node),
-                HostState::Standby(reason) => nodes.mark_standby(node, &reason),
-                HostState::Unhealthy(reason) => nodes.mark_down(node, &reason),
+        for (host, connection) in connections.iter_mut().enumerate() {
+            match probe_host(connector, host, connection) {
+                HostState::Healthy => hosts.mark_up(host),
+                HostState::Standby(reason) => hosts.mark_standby(host, &reason),
+                HostState::Unhealthy(reason) => hosts.mark_down(host, &reason),
             }
         }
         connector.publish_host_status();
-        connector.health().set_no_host(nodes.all_down_reason());
-        nodes.allow_failback();
-        // Not all receivers shall look, and go back, in the same moment.
+        connector.health().set_no_host(hosts.all_down_reason());
+        hosts.allow_failback();
+        // Several servers should not probe, and move their connections, in the same moment.
         thread::sleep(jittered(PROBE_INTERVAL));
     }
 }
 
-/// Returns the state of a host. A connection is kept from look to look; one that broke is replaced at once, because a
-/// server that closes an idle connection says nothing about itself.
-fn probe_host(connector: &Connector, node: usize, kept: &mut Option<Conn>) -> HostState {
-    if let Some(reason) = connector.hanging().reason_at(node) {
+/// Returns the state of a host. The connection is kept for the next probe. If it broke, a second one is opened at once: a server
+/// that has closed an idle connection may be healthy.
+fn probe_host(connector: &Connector, host: usize, idle_connection: &mut Option<Conn>) -> HostState {
+    if let Some(reason) = connector.hanging().hang_reason(host) {
         return HostState::Unhealthy(reason);
     }
-    if let Some(connection) = kept {
+    if let Some(connection) = idle_connection {
         if let Ok(state) = HostState::read(connection, connector.table()) {
             return state;
         }
-        *kept = None;
+        *idle_connection = None;
     }
-    let looked = connector
-        .connect_for_probe(node)
+    let state = connector
+        .connect_for_probe(host, None)
         .and_then(|mut connection| {
             let state = HostState::read(&mut connection, connector.table())?;
-            *kept = Some(connection);
+            *idle_connection = Some(connection);
             Ok(state)
         });
-    looked.unwrap_or_else(|error| HostState::Unhealthy(error.to_string()))
+    state.unwrap_or_else(|error| HostState::Unhealthy(error.to_string()))
 }
 
-/// Between two looks.
+/// Mean interval between two probes.
 const PROBE_INTERVAL: Duration = Duration::from_millis(800);

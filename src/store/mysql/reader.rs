@@ -1,10 +1,10 @@
-//! Mail read back from the table and from Redis.
+//! Reads mails back from the table and from Redis, for `list` and `show`.
 
 use mysql::Value;
 use mysql::prelude::Queryable;
 
 use super::connection::DbConnection;
-use super::error_text::with_key;
+use super::error_text::error_with_key;
 use super::pool::Connector;
 use crate::mail::inflate;
 use crate::store::TableName;
@@ -14,15 +14,15 @@ use crate::store::reader::{
 use crate::store::redis::cluster::ClusterReader;
 use crate::store::redis::{RedisReader, RedisSettings};
 
-/// Reads rows from the database and bodies from wherever their rows say.
+/// A reader of rows, and of bodies in column `mail` or in Redis.
 pub struct MySqlReader {
-    link: DbConnection,
+    connection: DbConnection,
     table: TableName,
     redis: Option<RedisSettings>,
     open_redis: Option<OpenRedis>,
-    /// Why Redis is not asked any more.
+    /// Error after which Redis is not used again.
     redis_failed: Option<ReadError>,
-    /// Of the mails that were listed last.
+    /// Why some of the mails that were listed last have no size.
     unknown_sizes: Option<ReadError>,
 }
 
@@ -44,16 +44,16 @@ impl MySqlReader {
     /// Connects to the first host that answers.
     ///
     /// # Errors
-    /// [`ReadError`] that says what the database said.
+    /// No host can be reached, or the table's properties cannot be read.
     pub fn open(
         connector: &Connector,
         redis: Option<RedisSettings>,
     ) -> Result<MySqlReader, ReadError> {
         let table = connector.table().clone();
-        let link = connector.connect_any();
-        let link = link.map_err(|error| ReadError(with_key(&error, &table)))?;
+        let connection = connector.connect_any();
+        let connection = connection.map_err(|error| ReadError(error_with_key(&error, &table)))?;
         Ok(MySqlReader {
-            link,
+            connection,
             table,
             redis,
             open_redis: None,
@@ -62,47 +62,47 @@ impl MySqlReader {
         })
     }
 
-    /// Runs a query and hands its rows on one by one, so that no more than one body is in memory.
-    fn each_row(
+    /// Runs a query and passes its rows to `take` one by one, so that at most one body is in memory.
+    fn for_each_row(
         &mut self,
         sql: &str,
         parameters: Vec<Value>,
         mut take: impl FnMut(Vec<Value>),
     ) -> Result<(), ReadError> {
-        let outcome = self.link.read(|connection| {
-            for row in connection.exec_iter(sql, parameters)? {
+        let outcome = self.connection.read(|conn| {
+            for row in conn.exec_iter(sql, parameters)? {
                 let values = row?.unwrap_raw().into_iter();
                 take(values.map(|value| value.unwrap_or(Value::NULL)).collect());
             }
             Ok(())
         });
-        outcome.map_err(|error| ReadError(with_key(&error, &self.table)))
+        outcome.map_err(|error| ReadError(error_with_key(&error, &self.table)))
     }
 
-    /// Returns the table's columns with their collations; none where the table is missing or not visible.
+    /// Returns the table's columns with their collations; empty if the table does not exist or is not visible.
     fn columns(&mut self) -> Result<Vec<(String, String)>, ReadError> {
         let sql = "SELECT COLUMN_NAME, COLLATION_NAME FROM information_schema.COLUMNS
                    WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ?";
         let name = vec![self.table.database().into(), self.table.table().into()];
         let mut columns = Vec::new();
-        self.each_row(sql, name, |row| {
+        self.for_each_row(sql, name, |row| {
             let mut texts = row
                 .into_iter()
-                .map(|value| text_of(value).unwrap_or_default());
+                .map(|value| to_text(value).unwrap_or_default());
             columns.extend(texts.next().zip(texts.next()));
         })?;
         Ok(columns)
     }
 
     fn body_in_redis(&mut self, hash: &str) -> Result<Option<Vec<u8>>, ReadError> {
-        if let Some(trouble) = &self.redis_failed {
-            return Err(trouble.clone());
+        if let Some(error) = &self.redis_failed {
+            return Err(error.clone());
         }
         let body = self.open_redis().and_then(|redis| match redis {
             OpenRedis::One(redis) => redis.body(hash),
             OpenRedis::Cluster(redis) => redis.body(hash),
         });
-        // Each row would wait for its time-out. A cluster knows itself which of its nodes are lost.
+        // Otherwise each row would wait for a timeout. `ClusterReader` itself skips the nodes that failed.
         if !matches!(self.open_redis, Some(OpenRedis::Cluster(_))) {
             self.redis_failed = body.as_ref().err().cloned();
         }
@@ -112,11 +112,11 @@ impl MySqlReader {
     fn open_redis(&mut self) -> Result<&mut OpenRedis, ReadError> {
         match &mut self.open_redis {
             Some(redis) => Ok(redis),
-            none => {
+            closed => {
                 let settings = self.redis.as_ref().ok_or_else(|| {
-                    ReadError("REDIS_INTERFACE: empty, where bodies are in Redis".to_owned())
+                    ReadError("REDIS_INTERFACE: empty, but bodies are in Redis".to_owned())
                 })?;
-                Ok(none.insert(OpenRedis::open(settings)?))
+                Ok(closed.insert(OpenRedis::open(settings)?))
             }
         }
     }
@@ -134,8 +134,10 @@ impl MailReader for MySqlReader {
             true => "date",
             false => "mail_id",
         };
-        let filter = to.map(|to| filter(to, &columns)).unwrap_or_default();
-        // Columns come as they are: the server turns texts into UTF-8, and what is no text is turned here.
+        let filter = to
+            .map(|to| recipient_condition(to, &columns))
+            .unwrap_or_default();
+        // The server converts text columns to UTF-8; `to_text` converts columns of other types.
         let sql = format!(
             "SELECT `hash`, COALESCE(DATE_FORMAT(`date`, '%Y-%m-%d %H:%i:%s'), CAST(`date` AS CHAR)), `from`, `to`,
                     `recipient`, `subject`, `body`, `mail`
@@ -144,27 +146,27 @@ impl MailReader for MySqlReader {
         );
         let parameters = vec![Value::from(to); filter.matches('?').count()];
         let (mut mails, mut in_redis) = (Vec::new(), Vec::new());
-        self.each_row(&sql, parameters, |row| {
+        self.for_each_row(&sql, parameters, |row| {
             let mut values = row.into_iter();
-            let mut next = || values.next().unwrap_or(Value::NULL);
+            let mut next_value = || values.next().unwrap_or(Value::NULL);
             let mut mail = MailListing {
-                hash: text_of(next()).unwrap_or_default(),
-                date: text_of(next()),
-                from: text_of(next()),
-                to: text_of(next()),
-                recipient: text_of(next()),
-                subject: text_of(next()),
+                hash: to_text(next_value()).unwrap_or_default(),
+                date: to_text(next_value()),
+                from: to_text(next_value()),
+                to: to_text(next_value()),
+                recipient: to_text(next_value()),
+                subject: to_text(next_value()),
                 size: ListingSize::Expired,
             };
-            if text_of(next()).as_deref() == Some("redis") {
+            if to_text(next_value()).as_deref() == Some("redis") {
                 in_redis.push(mails.len());
-            } else if let Some(stream) = octets_of(next()) {
+            } else if let Some(stream) = to_octets(next_value()) {
                 mail.size = ListingSize::of(&stream);
             }
             mails.push(mail);
         })?;
-        // Only now: a Redis that is slow would hold the query up, and the query the table.
-        let (mut trouble, mut unknown) = (None, 0);
+        // Redis is read after the query has ended: a slow Redis would keep the query, and with it the table, busy.
+        let (mut redis_error, mut unknown) = (None, 0);
         for index in in_redis {
             let Some(mail) = mails.get_mut(index) else {
                 continue;
@@ -173,16 +175,16 @@ impl MailReader for MySqlReader {
                 Ok(Some(stream)) => ListingSize::of(&stream),
                 Ok(None) => ListingSize::Expired,
                 Err(error) => {
-                    // One that was given up long ago is missed by nobody who only lists.
-                    trouble = Some(error).filter(|_| self.redis.is_some());
+                    // Without REDIS_INTERFACE a listing does not warn about the bodies of old mails.
+                    redis_error = Some(error).filter(|_| self.redis.is_some());
                     unknown += 1;
                     ListingSize::Unknown
                 }
             };
         }
-        self.unknown_sizes = trouble.map(|ReadError(trouble)| {
+        self.unknown_sizes = redis_error.map(|ReadError(error)| {
             ReadError(format!(
-                "{trouble}; so {unknown} of these mails have no size; {CURE}"
+                "{error}; so {unknown} of these mails have no size; {REDIS_FIX}"
             ))
         });
         Ok(mails)
@@ -198,19 +200,19 @@ impl MailReader for MySqlReader {
             self.table
         );
         let mut found = None;
-        self.each_row(&sql, vec![hash.into()], |row| {
+        self.for_each_row(&sql, vec![hash.into()], |row| {
             let mut values = row.into_iter();
-            let mut next = || values.next().unwrap_or(Value::NULL);
-            found = Some((text_of(next()), octets_of(next())));
+            let mut next_value = || values.next().unwrap_or(Value::NULL);
+            found = Some((to_text(next_value()), to_octets(next_value())));
         })?;
         let Some((body, stream)) = found else {
             return Ok(None);
         };
         let is_in_redis = body.as_deref() == Some("redis");
         let stream = match is_in_redis {
-            true => self.body_in_redis(hash).map_err(|ReadError(trouble)| {
+            true => self.body_in_redis(hash).map_err(|ReadError(error)| {
                 ReadError(format!(
-                    "{trouble}; the body of {hash} is kept there; {CURE}"
+                    "{error}; the body of {hash} is kept there; {REDIS_FIX}"
                 ))
             })?,
             false => stream,
@@ -219,9 +221,7 @@ impl MailReader for MySqlReader {
             true => ReadError(format!(
                 "{hash}: its body has expired in Redis (REDIS_EXPIRE_SECONDS) or was dropped there"
             )),
-            false => ReadError(format!(
-                "{hash}: column `mail` is NULL, so its body is not there"
-            )),
+            false => ReadError(format!("{hash}: column `mail` is NULL, so it has no body")),
         })?;
         let mail = inflate(&stream, MAX_SHOWN_OCTETS);
         mail.map(Some).map_err(|error| {
@@ -229,7 +229,7 @@ impl MailReader for MySqlReader {
                 Some("redis") => format!("{hash}: its body in Redis: {error}"),
                 Some("gzencode") => format!("{hash}: column `mail`: {error}"),
                 other => format!(
-                    "{hash}: column `mail`: {error}; column `body` says {}, where `redis` or `gzencode` is expected",
+                    "{hash}: column `mail`: {error}; column `body` is {}, expected `redis` or `gzencode`",
                     other.map_or("NULL".to_owned(), |body| format!("{body:?}"))
                 ),
             })
@@ -237,12 +237,12 @@ impl MailReader for MySqlReader {
     }
 }
 
-/// Returns the condition for one recipient: without case, but with accents, which the collations that are usual today fold
-/// (`jose` = `josé`). CONVERT takes any character set of a column, so no address is an illegal mix of collations.
+/// Returns the WHERE clause for one recipient. The comparison ignores case but not accents, which common collations ignore
+/// (`jose` = `josé`). CONVERT prevents "Illegal mix of collations" for a column in any character set.
 ///
-/// No index knows that comparison. A column whose own collation ignores case finds the same rows and some more, by its index
-/// if both columns have one; without one the rows are read from the newest on until there are enough.
-fn filter(to: &str, columns: &[(String, String)]) -> String {
+/// No index supports that comparison. If a column's collation ignores case, a comparison by that collation, which an index can
+/// serve, is added first: it matches the same rows and possibly more.
+fn recipient_condition(to: &str, columns: &[(String, String)]) -> String {
     let condition = |name: &str| {
         let exact = format!(
             "LOWER(CONVERT(`{name}` USING utf8mb4)) COLLATE utf8mb4_bin = LOWER(CONVERT(? USING utf8mb4))"
@@ -259,7 +259,7 @@ fn filter(to: &str, columns: &[(String, String)]) -> String {
 }
 
 /// Returns a column's value as text; `None` for NULL.
-fn text_of(value: Value) -> Option<String> {
+fn to_text(value: Value) -> Option<String> {
     match value {
         Value::NULL => None,
         Value::Bytes(octets) => Some(text(octets)),
@@ -267,17 +267,17 @@ fn text_of(value: Value) -> Option<String> {
         Value::UInt(number) => Some(number.to_string()),
         Value::Float(number) => Some(number.to_string()),
         Value::Double(number) => Some(number.to_string()),
-        // Dates and times, which are quoted there.
+        // Only dates and times are left; `as_sql` puts them in quotes.
         other => Some(other.as_sql(true).trim_matches('\'').to_owned()),
     }
 }
 
-fn octets_of(value: Value) -> Option<Vec<u8>> {
+fn to_octets(value: Value) -> Option<Vec<u8>> {
     match value {
         Value::Bytes(octets) => Some(octets),
         _ => None,
     }
 }
 
-/// Of a Redis that is away.
-const CURE: &str = "start it, or mend REDIS_INTERFACE";
+/// The fix for a Redis that cannot be reached.
+const REDIS_FIX: &str = "start it, or correct REDIS_INTERFACE";

@@ -1,32 +1,32 @@
-//! How the database is reached.
+//! The settings of the MySQL store.
 
 use std::fmt;
 
 use crate::store::TableName;
 
-/// How the database is reached.
+/// The settings of the MySQL store.
 #[derive(Clone, PartialEq, Eq)]
 pub struct MySqlSettings {
-    /// In the order they are tried.
+    /// Hosts in the order in which they are tried.
     pub hosts: Vec<MySqlHost>,
-    /// Who we are.
+    /// Name of the database account.
     pub user: String,
-    /// Never shown.
+    /// Password of the account; never logged.
     pub password: String,
-    /// The default database; empty for none.
+    /// Default database; empty for none.
     pub database: String,
-    /// Where mail goes.
+    /// Table that mail is stored in.
     pub table: TableName,
-    /// Writers, and connections as many.
+    /// Number of writers, and of connections in the pool.
     pub workers: usize,
 }
 
-/// `host:port` or the path of a socket.
+/// One item of MYSQL_HOST.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MySqlHost {
-    /// Over TCP.
+    /// Name or address, and port.
     Tcp(String, u16),
-    /// Over a socket of this machine.
+    /// Path of a Unix socket.
     Socket(String),
 }
 
@@ -41,7 +41,7 @@ impl fmt::Display for MySqlHost {
 }
 
 impl fmt::Debug for MySqlSettings {
-    /// Without the password.
+    /// Writes the settings without the password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MySqlSettings")
             .field("hosts", &self.hosts)

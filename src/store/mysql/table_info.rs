@@ -1,50 +1,50 @@
-//! What the real table is like: its columns, their widths and character sets, and what the server would do with them.
+//! Properties of the real table and its server: columns with their widths and character sets, engine, durability.
 
 use mysql::Conn;
 use mysql::prelude::Queryable;
 
+use super::auto_increment::AutoIncrementRange;
 use super::binary_log::unsynced_binary_log;
-use super::mail_ids::MailIds;
 use super::number::NumberType;
 use super::unfilled_column::UnfilledColumn;
 use crate::metrics;
 use crate::store::{Charset, Column, Width};
 use crate::store::{TableColumns, TableName};
 
-/// What a connection learned about its server and table.
+/// The properties of a table and its server that a new connection reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableInfo {
     /// `max_allowed_packet` in octets.
     pub max_packet_octets: usize,
-    /// What column `mail` holds, in octets.
+    /// Octets that column `mail` holds.
     pub max_body_octets: usize,
-    /// The columns that mail is fitted to; `None` when the table is missing or not visible.
+    /// The columns that values are cut to; `None` if the table does not exist or is not visible.
     pub columns: Option<TableColumns>,
-    /// `InnoDB`, `MyISAM`, …; empty for a view or when not visible.
+    /// `InnoDB`, `MyISAM`, …; empty for a view or if it is not visible.
     pub engine: String,
-    /// `Dynamic`, `Compact`, …; empty where `engine` is.
+    /// `Dynamic`, `Compact`, …; empty if `engine` is.
     pub row_format: String,
-    /// How much of the range of `mail_id` is used; `None` where that column does not count up by itself.
-    pub mail_ids: Option<MailIds>,
+    /// The used part of the range of `mail_id`; `None` if that column is not AUTO_INCREMENT.
+    pub auto_increment: Option<AutoIncrementRange>,
     /// Characters that column `hash` holds.
     pub hash_chars: usize,
     /// Characters that column `body` holds.
     pub body_chars: usize,
-    /// Each COMMIT is on disk when it is answered (`innodb_flush_log_at_trx_commit` is 1, or MariaDB's 3).
+    /// Whether each COMMIT is on disk when the server answers it (`innodb_flush_log_at_trx_commit` is 1, or 3 in MariaDB).
     pub commits_are_synced: bool,
-    /// `sync_binlog`, where it makes a COMMIT less durable than that.
+    /// `sync_binlog`, if its value allows COMMITs to be lost all the same.
     pub unsynced_binary_log: Option<u64>,
-    /// Columns of ours that the table lacks.
+    /// Columns that the INSERT fills and the table lacks.
     pub missing_columns: Vec<&'static str>,
-    /// Columns of the table's own that are NOT NULL without a default, which our INSERT does not fill.
+    /// Columns that the INSERT does not fill although they are NOT NULL and have no default.
     pub required_columns: Vec<UnfilledColumn>,
 }
 
 impl TableInfo {
-    /// Asks the server.
+    /// Reads the properties. A table that does not exist is not an error.
     ///
     /// # Errors
-    /// Whatever the database says; a missing table is a fact, not an error.
+    /// The server returned an error, or the connection broke.
     pub fn read(connection: &mut Conn, table: &TableName) -> mysql::Result<TableInfo> {
         let variables = "SELECT @@max_allowed_packet, @@innodb_flush_log_at_trx_commit";
         let variables: Option<(Option<u64>, Option<u8>)> = connection.query_first(variables)?;
@@ -52,7 +52,7 @@ impl TableInfo {
         let max_packet_octets = max_packet_octets.unwrap_or(1 << 20);
         let unsynced_binary_log = unsynced_binary_log(connection)?;
         let (database, name) = (table.database(), table.table());
-        // MySQL 8 shows a counter that is up to a day old otherwise; others do not know the variable.
+        // Otherwise MySQL 8 may return an AUTO_INCREMENT value that is a day old. Other servers do not know the variable.
         let _ = connection.query_drop("SET SESSION information_schema_stats_expiry = 0");
         let table_row: Option<TableRow> = connection.exec_first(
             "SELECT ENGINE, ROW_FORMAT, AUTO_INCREMENT FROM information_schema.TABLES
@@ -70,12 +70,13 @@ impl TableInfo {
             (database, name),
             ColumnInfo::new,
         )?;
-        let counter = columns.iter().find(|column| column.is_named("mail_id"));
-        let largest = counter
-            .filter(|column| column.counts_up)
+        let mail_id = columns.iter().find(|column| column.is_named("mail_id"));
+        let largest = mail_id
+            .filter(|column| column.is_auto_increment)
             .and_then(|column| column.number.largest_integer());
-        let mail_ids = largest.map(|largest| MailIds::read(connection, table, largest, next_id));
-        if mail_ids.is_none() {
+        let auto_increment =
+            largest.map(|largest| AutoIncrementRange::read(connection, table, largest, next_id));
+        if auto_increment.is_none() {
             metrics::MAIL_ID_USED.unset();
         }
         let chars_of = |name: &str| {
@@ -83,15 +84,15 @@ impl TableInfo {
             let width = column.and_then(|column| usize::try_from(column.width?).ok());
             width.unwrap_or(usize::MAX)
         };
-        let is_there = |name: &str| columns.iter().any(|column| column.is_named(name));
-        let is_ours =
+        let exists = |name: &str| columns.iter().any(|column| column.is_named(name));
+        let is_inserted =
             |column: &&ColumnInfo| INSERTED_COLUMNS.iter().any(|name| column.is_named(name));
         Ok(TableInfo {
             max_packet_octets: usize::try_from(max_packet_octets).unwrap_or(usize::MAX),
             max_body_octets: chars_of("mail"),
             hash_chars: chars_of("hash"),
             body_chars: chars_of("body"),
-            mail_ids,
+            auto_increment,
             columns: (!columns.is_empty()).then(|| table_columns(&columns)),
             engine: engine.unwrap_or_default(),
             row_format: row_format.unwrap_or_default(),
@@ -103,32 +104,32 @@ impl TableInfo {
                 INSERTED_COLUMNS
                     .iter()
                     .copied()
-                    .filter(|name| !is_there(name))
+                    .filter(|name| !exists(name))
                     .collect()
             },
             required_columns: columns
                 .iter()
-                .filter(|column| column.must_be_filled && !is_ours(column))
-                .map(ColumnInfo::unfilled)
+                .filter(|column| column.needs_value && !is_inserted(column))
+                .map(ColumnInfo::to_unfilled_column)
                 .collect(),
         })
     }
 
-    /// The largest content whose row still fits, whatever it holds: into one packet, and its body into column `mail`,
-    /// where it goes when Redis is away.
+    /// Returns the largest content that can be stored, however badly it compresses: the row must fit into one packet, and the body
+    /// into column `mail`, which holds it if Redis is unavailable.
     pub fn max_content_octets(&self) -> usize {
         let by_packet = self.max_packet_octets.saturating_sub(ROW_OVERHEAD_OCTETS);
         let by_column = self.max_body_octets.saturating_sub(TRACE_OCTETS);
-        let room = by_packet.min(by_column);
-        // What cannot be compressed grows by five octets in 5,000 at most; 1 in 256 is ample.
-        (room - room / 256).max(1_024)
+        let octets = by_packet.min(by_column);
+        // Content that cannot be compressed grows by at most 5 octets in 5,000; this reserves 1 in 256.
+        (octets - octets / 256).max(1_024)
     }
 }
 
-/// Engine, row format and the next id of a table.
+/// Engine, row format and AUTO_INCREMENT value of a table.
 type TableRow = (Option<String>, Option<String>, Option<u64>);
 
-/// A row of information_schema.COLUMNS.
+/// One row of information_schema.COLUMNS.
 type ColumnRow = (
     String,
     Option<u64>,
@@ -146,14 +147,23 @@ struct ColumnInfo {
     width: Option<u64>,
     charset: Option<String>,
     number: NumberType,
-    counts_up: bool,
-    must_be_filled: bool,
+    is_auto_increment: bool,
+    needs_value: bool,
 }
 
 impl ColumnInfo {
     fn new(row: ColumnRow) -> ColumnInfo {
-        let (name, width, charset, data_type, column_type, precision, scale, counts_up, unfilled) =
-            row;
+        let (
+            name,
+            width,
+            charset,
+            data_type,
+            column_type,
+            precision,
+            scale,
+            is_auto_increment,
+            needs_value,
+        ) = row;
         ColumnInfo {
             name,
             width,
@@ -165,8 +175,8 @@ impl ColumnInfo {
                 scale,
                 chars: width,
             },
-            counts_up: counts_up.unwrap_or_default(),
-            must_be_filled: unfilled.unwrap_or_default(),
+            is_auto_increment: is_auto_increment.unwrap_or_default(),
+            needs_value: needs_value.unwrap_or_default(),
         }
     }
 
@@ -174,7 +184,7 @@ impl ColumnInfo {
         self.name.eq_ignore_ascii_case(name)
     }
 
-    fn unfilled(&self) -> UnfilledColumn {
+    fn to_unfilled_column(&self) -> UnfilledColumn {
         let charset = self.charset.as_deref();
         UnfilledColumn::new(
             &self.name,
@@ -184,8 +194,8 @@ impl ColumnInfo {
         )
     }
 
-    fn column(&self) -> Column {
-        // No text of ours needs more, and a row has to fit into a packet.
+    fn to_column(&self) -> Column {
+        // No value is longer, except the body, and a row must fit into a packet.
         let max = self.width.and_then(|width| usize::try_from(width).ok());
         let max = max.unwrap_or(MAX_TEXT_OCTETS).min(MAX_TEXT_OCTETS);
         let counts_chars = matches!(
@@ -199,7 +209,7 @@ impl ColumnInfo {
                 Width::Octets(max)
             },
             charset: match self.charset.as_deref() {
-                // Binary columns hold any octets.
+                // A binary column holds any octets.
                 None => Charset::Unicode,
                 Some("utf8mb4" | "utf16" | "utf32" | "utf16le" | "gb18030") => Charset::Unicode,
                 Some("utf8" | "utf8mb3" | "ucs2") => Charset::Utf8mb3,
@@ -211,26 +221,26 @@ impl ColumnInfo {
 }
 
 fn table_columns(columns: &[ColumnInfo]) -> TableColumns {
-    let printed = TableColumns::DEFAULT;
-    let real = |name: &str, printed: Column| {
+    let default = TableColumns::DEFAULT;
+    let column = |name: &str, default: Column| {
         let column = columns.iter().find(|column| column.is_named(name));
-        column.map_or(printed, ColumnInfo::column)
+        column.map_or(default, ColumnInfo::to_column)
     };
     let has_attach = columns.iter().find(|column| column.is_named("has_attach"));
     TableColumns {
-        has_attach: has_attach.map_or(printed.has_attach, |column| column.number.largest()),
-        from: real("from", printed.from),
-        to: real("to", printed.to),
-        subject: real("subject", printed.subject),
-        charset: real("charset", printed.charset),
-        content_type: real("content_type", printed.content_type),
-        recipient: real("recipient", printed.recipient),
-        attach_info: real("attach_info", printed.attach_info),
-        ip_addr: real("ip_addr", printed.ip_addr),
+        has_attach: has_attach.map_or(default.has_attach, |column| column.number.largest()),
+        from: column("from", default.from),
+        to: column("to", default.to),
+        subject: column("subject", default.subject),
+        charset: column("charset", default.charset),
+        content_type: column("content_type", default.content_type),
+        recipient: column("recipient", default.recipient),
+        attach_info: column("attach_info", default.attach_info),
+        ip_addr: column("ip_addr", default.ip_addr),
     }
 }
 
-/// The columns that our INSERT names.
+/// The columns that the INSERT fills.
 const INSERTED_COLUMNS: &[&str] = &[
     "date",
     "from",
@@ -249,9 +259,9 @@ const INSERTED_COLUMNS: &[&str] = &[
     "attach_info",
     "dkim_valid",
 ];
-/// All of a row but its body: `attach_info` of 65,535 octets, a long `subject`, the trace fields, and framing.
+/// Maximum octets of a row without its body: `attach_info` of 65,535 octets, a long `subject`, the trace fields, and framing.
 const ROW_OVERHEAD_OCTETS: usize = 80 << 10;
-/// The trace fields with the longest addresses and names, and the frame of zlib.
+/// Maximum octets of the trace fields with the longest addresses and names, and of zlib's header and trailer.
 const TRACE_OCTETS: usize = 2 << 10;
-/// What a `text` column holds, and the most that is written into any column but the body's.
+/// Octets that a `text` column holds, and the maximum that is written into any column except `mail`.
 const MAX_TEXT_OCTETS: usize = 65_535;

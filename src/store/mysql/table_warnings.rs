@@ -1,37 +1,38 @@
-//! What the columns of the real table cannot hold, each with the statement that cures it.
+//! Findings about values that the real columns cannot hold, each with the statement that fixes it.
 
-use super::mail_ids::MailIds;
+use super::auto_increment::AutoIncrementRange;
 use super::table_info::TableInfo;
 use crate::store::diagnostic::Diagnostic;
 use crate::store::table::LONGEST_ADDRESS;
 use crate::store::{Charset, Column};
 use crate::store::{TableColumns, TableName};
 
-/// Returns what is wrong with widths, character sets and the range of ids.
+/// Returns the findings about widths, character sets and the range of ids.
 pub fn check_columns(
     facts: &TableInfo,
-    shape: &TableColumns,
+    columns: &TableColumns,
     table: &TableName,
 ) -> Vec<Diagnostic> {
-    let ids = facts.mail_ids.as_ref();
-    let ids = ids.and_then(|ids| MailIds::finding(ids, table));
-    let fixed = check_fixed_texts(facts, table);
+    let ids = facts.auto_increment.as_ref();
+    let ids = ids.and_then(|ids| AutoIncrementRange::finding(ids, table));
+    let fixed_widths = check_fixed_widths(facts, table);
     ids.into_iter()
-        .chain(fixed)
-        .chain(check_addresses(facts, shape, table))
+        .chain(fixed_widths)
+        .chain(check_addresses(facts, columns, table))
         .collect()
 }
 
-/// Returns the columns that do not hold every address of RFC 5321 and RFC 6531. One statement for all, since each one copies the table.
+/// Returns a warning if columns do not hold every address of RFC 5321 and RFC 6531. Its fix is a single statement for all columns,
+/// because each ALTER TABLE copies the table.
 fn check_addresses(
     facts: &TableInfo,
-    shape: &TableColumns,
+    columns: &TableColumns,
     table: &TableName,
 ) -> Option<Diagnostic> {
     let columns = [
-        ("from", shape.from),
-        ("to", shape.to),
-        ("recipient", shape.recipient),
+        ("from", columns.from),
+        ("to", columns.to),
+        ("recipient", columns.recipient),
     ];
     let is_narrow = |(name, column): &(&str, Column)| {
         !facts.missing_columns.contains(name)
@@ -45,31 +46,31 @@ fn check_addresses(
         narrow.iter().map(each).collect::<Vec<_>>().join(", ")
     };
     let widths = join(&|(name, column)| {
-        let set = match column.charset {
+        let charset = match column.charset {
             Charset::Unicode => "utf8mb4",
             Charset::Utf8mb3 => "utf8mb3",
             Charset::Latin1 => "latin1",
             Charset::Ascii => "another character set",
         };
-        format!("`{name}`: {} of {set}", column.width.max())
+        format!("`{name}`: {} of {charset}", column.width.max())
     });
     let changes = join(&|(name, _)| {
         format!("MODIFY `{name}` varchar({LONGEST_ADDRESS}) CHARACTER SET utf8mb4 NOT NULL")
     });
-    // The older formats allow a key 767 bytes, and column `to` has one.
+    // In the older row formats a key has at most 767 bytes, and column `to` has a key.
     let format = match facts.row_format.to_ascii_lowercase().as_str() {
         "compact" | "redundant" => "ROW_FORMAT=DYNAMIC, ",
         _ => "",
     };
     Some(Diagnostic::warning(format!(
         "GM_MAIL_TABLE: columns of {table} do not hold every address, which has up to {LONGEST_ADDRESS} octets of UTF-8 \
-         ({widths}): a recipient that does not fit is told 553, a sender is cut; run: ALTER TABLE {table} \
+         ({widths}): a recipient that does not fit gets 553, a sender is cut; run: ALTER TABLE {table} \
          {format}{changes}"
     )))
 }
 
-/// Returns the columns too narrow for texts that are never cut.
-fn check_fixed_texts(facts: &TableInfo, table: &TableName) -> impl Iterator<Item = Diagnostic> {
+/// Returns errors for columns that are too narrow for `hash` and `body`, whose values are never cut.
+fn check_fixed_widths(facts: &TableInfo, table: &TableName) -> impl Iterator<Item = Diagnostic> {
     let columns = [
         (
             "hash",

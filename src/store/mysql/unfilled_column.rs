@@ -1,16 +1,16 @@
-//! Columns of the table's own that our INSERT does not fill, and the ALTER TABLE that makes rows possible all the same.
+//! Columns that the INSERT does not fill, and the ALTER TABLE that gives them a default.
 
-/// A column that is NOT NULL without a default.
+/// A column that the INSERT does not fill although it is NOT NULL and has no default.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnfilledColumn {
-    /// Its name.
+    /// Name of the column.
     pub name: String,
-    /// What follows ALTER TABLE: a default that fits the column's type, or NULL where no literal is a default everywhere.
-    pub cure: String,
+    /// The fix, to be written after ALTER TABLE: a default of the column's type or, for types without a portable default, NULL.
+    pub fix: String,
 }
 
 impl UnfilledColumn {
-    /// Takes what `information_schema.COLUMNS` says of the column.
+    /// Creates the column from its row in `information_schema.COLUMNS`.
     pub fn new(
         name: &str,
         data_type: &str,
@@ -19,19 +19,19 @@ impl UnfilledColumn {
     ) -> UnfilledColumn {
         let quoted = name.replace('`', "``");
         let set_default = |value: &str| format!("ALTER COLUMN `{quoted}` SET DEFAULT {value}");
-        let cure = match data_type.to_ascii_lowercase().as_str() {
+        let fix = match data_type.to_ascii_lowercase().as_str() {
             "tinyint" | "smallint" | "mediumint" | "int" | "bigint" | "decimal" | "float"
             | "double" | "year" => set_default("0"),
             "bit" => set_default("b'0'"),
             "char" | "varchar" | "binary" | "varbinary" | "set" => set_default("''"),
-            "enum" => match first_value(column_type) {
+            "enum" => match first_enum_value(column_type) {
                 Some(value) => set_default(&value),
-                None => nullable(&quoted, column_type, charset),
+                None => make_nullable(&quoted, column_type, charset),
             },
             "date" => set_default("'1970-01-01'"),
             "time" => set_default("'00:00:00'"),
             "datetime" | "timestamp" => {
-                // The precision of the default has to be the column's.
+                // The default must have the same precision as the column.
                 let precision = column_type.find('(').and_then(|at| column_type.get(at..));
                 let precision = precision.unwrap_or_default();
                 format!(
@@ -41,17 +41,17 @@ impl UnfilledColumn {
             "uuid" => set_default("'00000000-0000-0000-0000-000000000000'"),
             "inet4" => set_default("'0.0.0.0'"),
             "inet6" => set_default("'::'"),
-            // Not every server takes a default for BLOB, TEXT, JSON and GEOMETRY; NULL is one everywhere.
-            _ => nullable(&quoted, column_type, charset),
+            // Not every server allows a default for BLOB, TEXT, JSON and GEOMETRY, but every server allows NULL.
+            _ => make_nullable(&quoted, column_type, charset),
         };
         UnfilledColumn {
             name: name.to_owned(),
-            cure,
+            fix,
         }
     }
 }
 
-fn nullable(quoted: &str, column_type: &str, charset: Option<&str>) -> String {
+fn make_nullable(quoted: &str, column_type: &str, charset: Option<&str>) -> String {
     let charset = charset.map(|charset| format!(" CHARACTER SET {charset}"));
     let charset = charset
         .filter(|_| !column_type.eq_ignore_ascii_case("json"))
@@ -59,8 +59,8 @@ fn nullable(quoted: &str, column_type: &str, charset: Option<&str>) -> String {
     format!("MODIFY `{quoted}` {column_type}{charset} NULL")
 }
 
-/// Returns the first value of `enum('a','b')` in its quotes; a quote inside it is doubled.
-fn first_value(column_type: &str) -> Option<String> {
+/// Returns the first value of `enum('a','b')` with its quotes. A quote inside the value is doubled.
+fn first_enum_value(column_type: &str) -> Option<String> {
     let values = column_type.get(5..)?.strip_prefix('\'')?;
     let mut value = String::from("'");
     let mut rest = values.chars().peekable();
@@ -126,7 +126,7 @@ mod tests {
             ("enum", "enum(", None, "MODIFY `x` enum( NULL"),
         ] {
             let column = UnfilledColumn::new("x", data_type, column_type, charset);
-            assert_eq!(column.cure, want, "{data_type}");
+            assert_eq!(column.fix, want, "{data_type}");
         }
     }
 }

@@ -6,107 +6,160 @@ use std::time::Instant;
 
 use mysql::prelude::Queryable;
 
+use super::MySqlStore;
+use super::backoff::{MAX_RETRY_PAUSE, MIN_RETRY_PAUSE, jittered};
+use super::batch_failure::BatchFailure;
+use super::connect_error::is_refused;
 use super::connection::{DbConnection, Server};
-use super::hanging::{note_if_hanging, wait_while_hanging};
+use super::connector::Connector;
+use super::galera::enable_causal_reads;
+use super::hanging::{block_host_if_hanging, wait_while_hanging};
 use super::insert::insert_rows;
-use super::{BatchError, MAX_RETRY_PAUSE, MIN_RETRY_PAUSE, MySqlStore, deadline_passed, jittered};
 use crate::mail::Mail;
+use crate::store::queue::bisect::BatchError;
 use crate::store::redis::BodiesIn;
 use crate::store::{SaveError, TableName};
 
-/// A COMMIT of which it is not known whether it was carried out.
+/// A COMMIT that may or may not have been carried out.
 pub struct UnknownCommit {
-    /// Where it was sent to.
+    /// The server that the COMMIT was sent to.
     pub sent_to: Server,
-    /// When.
+    /// Time at which it was sent.
     pub sent_at: Instant,
 }
 
+/// Returns whether a COMMIT that failed with this error was certainly not carried out. After any other error the outcome is
+/// unknown.
+///
+/// A Galera node answers 1047 without executing the statement; the connection is then closed, which rolls back the
+/// transaction.
+pub fn is_certainly_rolled_back(error: &mysql::Error) -> bool {
+    matches!(error, mysql::Error::MySqlError(error) if matches!(error.code, 1047 | 1205 | 1213 | 1290 | 1792 | 1836 | 3100 | 3101))
+}
+
 impl MySqlStore {
-    /// A COMMIT went unanswered: whoever knows is asked. A locking look-up waits for a commit that is still under way;
-    /// what is missing then is inserted in the same transaction.
+    /// Looks up the rows of `part` on a server that knows the outcome of the COMMIT and inserts the missing ones in the same
+    /// transaction, with retries until the batch's deadline. The look-up locks the rows, so it waits for a COMMIT that is
+    /// still in progress.
     pub(super) fn resolve_unknown_commit(
         &self,
         part: &[Mail],
-        placed: &BodiesIn,
+        bodies_in: &BodiesIn,
         commit: &UnknownCommit,
     ) -> Result<(), BatchError> {
         let mut pause = MIN_RETRY_PAUSE;
-        let sent_to = &commit.sent_to;
-        note_if_hanging(&self.connector, commit);
+        block_host_if_hanging(&self.connector, commit);
         loop {
-            if let Err(reason) = wait_while_hanging(&self.connector, sent_to.host, self.deadline) {
+            let host = commit.sent_to.host;
+            if let Err(reason) = wait_while_hanging(&self.connector, host, self.deadline) {
                 return Err(BatchError::Store(SaveError::Unavailable(reason)));
             }
-            let mut another = None;
-            let witness = self.connector.connect_for_commit_lookup(sent_to);
-            let settled = witness.and_then(|mut link| {
-                // Until all went well.
-                link.broken = true;
-                link.sync_with_cluster()?;
-                link.begin()?;
-                let found = stored_ids(&mut link, self.connector.table(), part)?;
-                insert_rows(&mut link, self.connector.table(), part, placed, &found)?;
-                let rows = part.iter().flat_map(Mail::recipients).count();
-                if found.len() < rows && Instant::now() > self.deadline {
-                    // Nothing is stored behind anybody's back.
-                    return Ok(false);
-                }
-                another = Some(UnknownCommit {
-                    sent_to: link.server.clone(),
-                    sent_at: Instant::now(),
-                });
-                link.commit()?;
-                link.broken = false;
-                Ok(true)
-            });
-            let error = match settled {
+            let mut second_commit = None;
+            let error = match self.store_missing_rows(part, bodies_in, commit, &mut second_commit) {
                 Ok(true) => {
                     log::warn!(mails = part.len(); "commit_resolved");
                     return Ok(());
                 }
                 Ok(false) => {
                     return Err(BatchError::Store(SaveError::Unavailable(
-                        deadline_passed().text,
+                        BatchFailure::deadline_passed().text,
                     )));
                 }
                 Err(error) => error,
             };
             // The COMMIT of the look-up may hang as well.
-            for commit in another.iter().chain([commit]) {
-                note_if_hanging(&self.connector, commit);
+            for commit in second_commit.iter().chain([commit]) {
+                block_host_if_hanging(&self.connector, commit);
             }
             if Instant::now() + pause > self.deadline {
                 return Err(BatchError::Store(SaveError::Unavailable(format!(
-                    "COMMIT was not answered, and its host cannot say whether it was carried out: {error}"
+                    "COMMIT was not answered, and its outcome cannot be determined: {error}"
                 ))));
             }
             thread::sleep(jittered(pause));
             pause = (pause * 2).min(MAX_RETRY_PAUSE);
         }
     }
+
+    /// Returns false if rows are missing and the deadline has passed: the clients get 451 and send the mails again.
+    fn store_missing_rows(
+        &self,
+        part: &[Mail],
+        bodies_in: &BodiesIn,
+        commit: &UnknownCommit,
+        second_commit: &mut Option<UnknownCommit>,
+    ) -> mysql::Result<bool> {
+        let table = self.connector.table();
+        let mut connection = connect_for_commit_lookup(&self.connector, &commit.sent_to)?;
+        // Closes the connection unless the COMMIT succeeds.
+        connection.broken = true;
+        enable_causal_reads(&mut connection)?;
+        connection.begin()?;
+        let stored = stored_ids(&mut connection, table, part)?;
+        insert_rows(&mut connection, table, part, bodies_in, &stored)?;
+        let rows = part.iter().flat_map(Mail::recipients).count();
+        if stored.len() < rows && Instant::now() > self.deadline {
+            return Ok(false);
+        }
+        *second_commit = Some(UnknownCommit {
+            sent_to: connection.server.clone(),
+            sent_at: Instant::now(),
+        });
+        connection.commit()?;
+        connection.broken = false;
+        Ok(true)
+    }
 }
 
+/// Connects to a server that knows the outcome of a COMMIT that was sent to `sent_to`: to the same address or, if it
+/// refuses connections, to a Galera node whose primary component has excluded it. Other hosts, and other addresses of the
+/// same name, do not know the outcome.
+fn connect_for_commit_lookup(
+    connector: &Connector,
+    sent_to: &Server,
+) -> mysql::Result<DbConnection> {
+    let error = match connector.connect_to(sent_to.host, sent_to.address) {
+        Ok(connection) => return Ok(connection),
+        Err(error) => error,
+    };
+    let Some(lost) = sent_to.galera.as_ref().filter(|_| is_refused(&error)) else {
+        return Err(error);
+    };
+    let others = connector.hosts().order().into_iter();
+    for other in others.filter(|other| *other != sent_to.host) {
+        if let Ok(connection) = connector.connect_to(other, None)
+            && (connection.server.galera.as_ref())
+                .is_some_and(|peer| peer.is_surviving_peer_of(lost))
+        {
+            return Ok(connection);
+        }
+    }
+    Err(error)
+}
+
+/// Returns the mail ids of `part` that the table contains, and locks their rows.
+///
+/// # Errors
+/// The server refused the statement, or the connection broke.
 pub fn stored_ids(
-    link: &mut DbConnection,
+    connection: &mut DbConnection,
     table: &TableName,
     part: &[Mail],
 ) -> mysql::Result<HashSet<String>> {
-    let hashes: Vec<&str> = part
+    let ids: Vec<&str> = part
         .iter()
         .flat_map(Mail::recipients)
-        .map(|delivery| delivery.hash.as_str())
+        .map(|recipient| recipient.hash.as_str())
         .collect();
-    let mut found = HashSet::new();
-    for some in hashes.chunks(IDS_PER_LOOKUP) {
-        let places = vec!["?"; some.len()].join(",");
-        let sql = format!("SELECT `hash` FROM {table} WHERE `hash` IN ({places}) FOR UPDATE");
-        let rows: Vec<String> =
-            link.with_timeout(|connection| connection.exec(sql, some.to_vec()))?;
-        found.extend(rows);
+    let mut stored = HashSet::new();
+    for chunk in ids.chunks(IDS_PER_LOOKUP) {
+        let placeholders = vec!["?"; chunk.len()].join(",");
+        let sql = format!("SELECT `hash` FROM {table} WHERE `hash` IN ({placeholders}) FOR UPDATE");
+        let rows: Vec<String> = connection.with_timeout(|conn| conn.exec(sql, chunk.to_vec()))?;
+        stored.extend(rows);
     }
-    Ok(found)
+    Ok(stored)
 }
 
-/// Placeholders of one look-up.
+/// Maximum number of ids in one SELECT.
 const IDS_PER_LOOKUP: usize = 1_000;

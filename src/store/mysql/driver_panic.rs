@@ -1,4 +1,4 @@
-//! The one way in which the driver is called: it panics where a server answers what no server should.
+//! Calls of the driver with panics caught: the driver panics at some malformed answers of a server.
 
 use std::fmt;
 use std::io;
@@ -9,18 +9,18 @@ use crate::metrics::Component;
 use crate::panics;
 use crate::sync::lock;
 
-/// Calls the driver. A panic in it becomes an error of the connection, which must not be used again.
+/// Runs a call of the driver and turns a panic into an error. After a panic the connection must not be used again.
 ///
 /// # Errors
-/// What the call returned, or the panic.
-pub fn guarded<T>(call: impl FnOnce() -> mysql::Result<T>) -> mysql::Result<T> {
+/// The error of the call, or its panic.
+pub fn catch_panic<T>(call: impl FnOnce() -> mysql::Result<T>) -> mysql::Result<T> {
     panics::catch(Component::Database, call).unwrap_or_else(|text| {
         log_once(&text);
         Err(mysql::Error::IoError(io::Error::other(DriverPanic(text))))
     })
 }
 
-/// Returns whether the error is a panic that was caught.
+/// Returns whether the error is a caught panic.
 pub fn is_panic(error: &mysql::Error) -> bool {
     let mysql::Error::IoError(error) = error else {
         return false;
@@ -30,7 +30,7 @@ pub fn is_panic(error: &mysql::Error) -> bool {
         .is_some_and(|inner| inner.is::<DriverPanic>())
 }
 
-/// Why a connection is of no use any more.
+/// A caught panic of the driver as an error.
 #[derive(Debug)]
 struct DriverPanic(String);
 
@@ -46,12 +46,13 @@ impl fmt::Display for DriverPanic {
 
 impl std::error::Error for DriverPanic {}
 
-/// Logs a panic unless the last line was the same a short while ago: each try to connect may repeat it.
+/// Logs a panic, except if the last one was the same and less than [`REPEAT_AFTER`] ago: each attempt to connect may repeat
+/// it.
 fn log_once(text: &str) {
     static LAST: Mutex<Option<(String, Instant)>> = Mutex::new(None);
     let mut last = lock(&LAST);
-    let is_repeated =
-        (last.as_ref()).is_some_and(|(said, at)| said == text && at.elapsed() < REPEAT_AFTER);
+    let is_repeated = (last.as_ref())
+        .is_some_and(|(last_text, at)| last_text == text && at.elapsed() < REPEAT_AFTER);
     if !is_repeated {
         *last = Some((text.to_owned(), Instant::now()));
         drop(last);
@@ -59,5 +60,5 @@ fn log_once(text: &str) {
     }
 }
 
-/// How long the same panic is not logged again.
+/// Time in which the same panic is not logged again.
 const REPEAT_AFTER: Duration = Duration::from_secs(600);

@@ -1,42 +1,42 @@
-//! What to do about each error that a database answers: one line for each code.
+//! The text of a database error in a finding, with its fix.
 //!
-//! `{table}` stands for the table's name, `{modify}` for the ALTER TABLE that gives the column named by the error the type
-//! that `goguerrilla schema` prints. An error that is not in the table is reported in the server's own words alone.
+//! In a fix `{table}` stands for the table's name, and `{modify}` for the ALTER TABLE that gives the column in the error message
+//! the type that `goguerrilla schema` prints. A finding for an error without a known fix contains only the server's message.
 
 use std::io;
 
 use mysql::{DriverError, Error};
 
-use super::cure_table::{CURES, PASSWORD_CURE, PLUGIN_CURE};
+use super::fix_table::{FIXES, PASSWORD_FIX, PLUGIN_FIX};
 use crate::store::TableName;
 
-/// Returns the text of a finding: the key to look at, what failed, what the server answered, and the cure if it is known.
-/// `key` is used for errors that name no other one.
+/// Returns the text of a finding: the configuration key, what failed, the server's message and the fix, if one is known.
+/// `key` is used if the error itself does not determine one.
 pub fn finding_text(key: &str, what: &str, error: &Error, table: &TableName) -> String {
-    let (key, cure) = match error {
-        Error::MySqlError(error) => match cure_of_code(error.code) {
-            Some((own_key, cure)) => (own_key, filled_in(cure, &error.message, table)),
+    let (key, fix) = match error {
+        Error::MySqlError(error) => match fix_for_code(error.code) {
+            Some((error_key, fix)) => (error_key, fill_placeholders(fix, &error.message, table)),
             None => (key, String::new()),
         },
-        error => cure_of_client(error).map_or((key, String::new()), |(key, cure)| {
-            (key, filled_in(cure, "", table))
+        error => fix_for_client_error(error).map_or((key, String::new()), |(key, fix)| {
+            (key, fill_placeholders(fix, "", table))
         }),
     };
     let words = error_words(error);
-    match cure.as_str() {
+    match fix.as_str() {
         "" => format!("{key}: {what}: {words}"),
-        cure => format!("{key}: {what}: {words}; {cure}"),
+        fix => format!("{key}: {what}: {words}; {fix}"),
     }
 }
 
-/// Returns what the server or the operating system said, without the names of the library's types.
+/// Returns the message of the server or the operating system, without the type names that the driver puts around it.
 pub fn error_words(error: &Error) -> String {
     match error {
         Error::MySqlError(error) => error.to_string(),
-        Error::IoError(error) if is_time_out(error.kind()) => NO_ANSWER.to_owned(),
+        Error::IoError(error) if is_timeout(error.kind()) => NO_ANSWER.to_owned(),
         Error::IoError(error) => error.to_string(),
         Error::CodecError(error) => {
-            // Around an error of the operating system; its type is not exported.
+            // Wraps an error of the operating system in a type that the driver does not export.
             let text = error.to_string();
             let inner = text.strip_prefix("IO error: `");
             let inner = inner.and_then(|inner| inner.strip_suffix('\''));
@@ -51,61 +51,61 @@ pub fn error_words(error: &Error) -> String {
     }
 }
 
-/// Returns the key and the cure of an error of the server.
-fn cure_of_code(code: u16) -> Option<(&'static str, &'static str)> {
-    let line = CURES.iter().find(|(known, ..)| *known == code);
-    line.map(|(_, key, cure)| (*key, *cure))
+/// Returns the key and the fix of a server's error code.
+fn fix_for_code(code: u16) -> Option<(&'static str, &'static str)> {
+    let line = FIXES.iter().find(|(known, ..)| *known == code);
+    line.map(|(_, key, fix)| (*key, *fix))
 }
 
-/// Returns the key and the cure of an error that did not come from the server.
-fn cure_of_client(error: &Error) -> Option<(&'static str, &'static str)> {
+/// Returns the key and the fix of an error that the driver or the operating system raised.
+fn fix_for_client_error(error: &Error) -> Option<(&'static str, &'static str)> {
     match error {
-        Error::DriverError(DriverError::UnknownAuthPlugin(_)) => Some(("MYSQL_USER", PLUGIN_CURE)),
+        Error::DriverError(DriverError::UnknownAuthPlugin(_)) => Some(("MYSQL_USER", PLUGIN_FIX)),
         Error::DriverError(
             DriverError::OldMysqlPasswordDisabled
             | DriverError::CleartextPluginDisabled
             | DriverError::InvalidParsecSalt,
-        ) => Some(("MYSQL_USER", PASSWORD_CURE)),
+        ) => Some(("MYSQL_USER", PASSWORD_FIX)),
         Error::DriverError(DriverError::CouldNotConnect(Some((.., kind)))) => {
-            Some(("MYSQL_HOST", cure_of_kind(*kind)))
+            Some(("MYSQL_HOST", fix_for_io_error(*kind)))
         }
         Error::DriverError(DriverError::ConnectTimeout | DriverError::CouldNotConnect(None)) => {
-            Some(("MYSQL_HOST", cure_of_kind(io::ErrorKind::TimedOut)))
+            Some(("MYSQL_HOST", fix_for_io_error(io::ErrorKind::TimedOut)))
         }
-        Error::IoError(error) => Some(("MYSQL_HOST", cure_of_kind(error.kind()))),
+        Error::IoError(error) => Some(("MYSQL_HOST", fix_for_io_error(error.kind()))),
         Error::CodecError(_) => Some((
             "MYSQL_HOST",
-            "see whether a MySQL or MariaDB server answers there and is not overloaded, or mend MYSQL_HOST",
+            "see whether a MySQL or MariaDB server answers there and is not overloaded, or correct MYSQL_HOST",
         )),
         _ => None,
     }
 }
 
-fn is_time_out(kind: io::ErrorKind) -> bool {
+fn is_timeout(kind: io::ErrorKind) -> bool {
     matches!(kind, io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
 }
 
-/// What the operating system calls "Resource temporarily unavailable".
+/// Replaces the text of EAGAIN, "Resource temporarily unavailable", which here means a timeout.
 const NO_ANSWER: &str = "it did not answer in time";
 
-fn cure_of_kind(kind: io::ErrorKind) -> &'static str {
+fn fix_for_io_error(kind: io::ErrorKind) -> &'static str {
     match kind {
         io::ErrorKind::NotFound => {
-            "start the database there, or mend the path of its socket in MYSQL_HOST"
+            "start the database there, or correct the path of its socket in MYSQL_HOST"
         }
         io::ErrorKind::PermissionDenied => {
             "give the user that goguerrilla runs as the right to use that socket, or name host:port in MYSQL_HOST"
         }
-        kind if is_time_out(kind) => {
-            "see whether the database there answers and no firewall drops its packets, or mend MYSQL_HOST"
+        kind if is_timeout(kind) => {
+            "see whether the database answers and no firewall drops its packets, or correct MYSQL_HOST"
         }
-        _ => "start the database there, or mend MYSQL_HOST",
+        _ => "start the database there, or correct MYSQL_HOST",
     }
 }
 
-fn filled_in(cure: &str, message: &str, table: &TableName) -> String {
-    let modify = || match named_column(message) {
-        Some(column) => match printed_definition(table, &column) {
+fn fill_placeholders(fix: &str, message: &str, table: &TableName) -> String {
+    let modify = || match column_in_message(message) {
+        Some(column) => match schema_definition(table, &column) {
             Some(definition) => format!("run: ALTER TABLE {table} MODIFY {definition}"),
             None => {
                 let column = column.replace('`', "``");
@@ -118,15 +118,15 @@ fn filled_in(cure: &str, message: &str, table: &TableName) -> String {
             format!("compare the columns of {table} with what `goguerrilla schema` prints")
         }
     };
-    let cure = cure.replace("{table}", &table.to_string());
-    match cure.contains("{modify}") {
-        true => cure.replace("{modify}", &modify()),
-        false => cure,
+    let fix = fix.replace("{table}", &table.to_string());
+    match fix.contains("{modify}") {
+        true => fix.replace("{modify}", &modify()),
+        false => fix,
     }
 }
 
-/// Returns the column that a message names: `column 'x'`, ``column `db`.`table`.`x` `` or `Field 'x'`.
-fn named_column(message: &str) -> Option<String> {
+/// Returns the column in an error message: `column 'x'`, ``column `db`.`table`.`x` `` or `Field 'x'`.
+fn column_in_message(message: &str) -> Option<String> {
     let quoted = ["olumn ", "Field "]
         .iter()
         .filter_map(|word| message.rsplit_once(word))
@@ -134,7 +134,7 @@ fn named_column(message: &str) -> Option<String> {
         .find(|rest| rest.starts_with(['\'', '`']))?;
     let (quote, rest) = (quoted.chars().next()?, quoted.get(1..)?);
     let end = match quote {
-        // A quote inside a name cannot be told from its end; the names that matter have none.
+        // A quote inside the name ends it early; no column of the schema has one.
         '\'' => rest.split('\'').next()?,
         _ => rest
             .split("` ")
@@ -145,8 +145,8 @@ fn named_column(message: &str) -> Option<String> {
     (!end.is_empty()).then(|| end.to_owned())
 }
 
-/// Returns a column's definition as the printed schema has it.
-pub fn printed_definition(table: &TableName, column: &str) -> Option<String> {
+/// Returns the definition of a column in the schema that `goguerrilla schema` prints.
+pub fn schema_definition(table: &TableName, column: &str) -> Option<String> {
     let start = format!("`{}` ", column.to_ascii_lowercase());
     let schema = table.mysql_schema();
     let line = (schema.lines().map(str::trim)).find(|line| line.starts_with(&start))?;
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn mysql_error_fixes_are_sorted_by_code_and_unique() {
-        let codes: Vec<u16> = CURES.iter().map(|(code, ..)| *code).collect();
+        let codes: Vec<u16> = FIXES.iter().map(|(code, ..)| *code).collect();
         assert!(codes.is_sorted_by(|one, next| one < next), "{codes:?}");
     }
 
@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn fix_texts_contain_no_unfilled_placeholder() {
-        for (code, key, _) in CURES {
+        for (code, key, _) in FIXES {
             let text = text(*code, "Field 'x' is odd");
             assert!(
                 text.starts_with(key) && !text.contains(['{', '}']),

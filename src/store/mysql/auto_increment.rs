@@ -1,4 +1,4 @@
-//! How much of the range of column `mail_id` is used, and what is said when little or nothing of it is left.
+//! The used part of column `mail_id`'s range, and the findings when few or no ids are left.
 
 use mysql::Conn;
 use mysql::prelude::Queryable;
@@ -9,36 +9,38 @@ use crate::metrics;
 use crate::store::TableName;
 use crate::store::diagnostic::Diagnostic;
 
-/// The ids of a table whose `mail_id` counts up by itself.
+/// The range of an AUTO_INCREMENT column `mail_id`, and how much of it is used.
 ///
-/// Two values are equal when [`finding`](MailIds::finding) differs at most in figures: facts that are equal are not logged again.
+/// Two values are equal if their [`finding`](AutoIncrementRange::finding) differs at most in its figures, so that a finding
+/// is not logged again for every new id.
 #[derive(Clone, Copy, Debug)]
-pub struct MailIds {
-    /// The largest id that the column's type holds.
+pub struct AutoIncrementRange {
+    /// Largest id that the column's type holds.
     largest: u64,
     used: u64,
     is_used_up: bool,
 }
 
-impl PartialEq for MailIds {
-    fn eq(&self, other: &MailIds) -> bool {
-        self.state() == other.state()
+impl PartialEq for AutoIncrementRange {
+    fn eq(&self, other: &AutoIncrementRange) -> bool {
+        self.reported_state() == other.reported_state()
     }
 }
 
-impl Eq for MailIds {}
+impl Eq for AutoIncrementRange {}
 
-impl MailIds {
-    /// Creates it from the largest id and the next one, AUTO_INCREMENT in information_schema, and sets the metric.
+impl AutoIncrementRange {
+    /// Determines the used part from `largest` and from `next`, the table's AUTO_INCREMENT value, and sets the metric.
     ///
-    /// MariaDB counts beyond the largest id, MySQL stops there: then the table's last row tells whether that id is used.
+    /// MariaDB counts beyond the largest id. MySQL's counter stops at the largest id, so the table's last row shows whether
+    /// that id is used.
     pub fn read(
         connection: &mut Conn,
         table: &TableName,
         largest: u64,
         next: Option<u64>,
-    ) -> MailIds {
-        // Without a value nothing was inserted yet.
+    ) -> AutoIncrementRange {
+        // Without a value no row was inserted yet.
         let next = next.unwrap_or(1);
         let is_used_up = match next.cmp(&largest) {
             std::cmp::Ordering::Less => false,
@@ -49,7 +51,7 @@ impl MailIds {
                 last.is_ok_and(|last| last.flatten() == Some(largest.to_string()))
             }
         };
-        let ids = MailIds {
+        let ids = AutoIncrementRange {
             largest,
             used: next.saturating_sub(1),
             is_used_up,
@@ -58,8 +60,8 @@ impl MailIds {
         ids
     }
 
-    /// Takes note of an INSERT of so many rows; `first` is the id of the first one, 0 where the server names none.
-    pub fn follow(&mut self, first: u64, rows: usize) {
+    /// Updates the used part after an INSERT of `rows` rows. `first` is the id of its first row, or 0 if the server returned none.
+    pub fn record_insert(&mut self, first: u64, rows: usize) {
         if first > 0 {
             self.used = first.saturating_add(rows as u64 - 1);
             self.is_used_up = false;
@@ -67,56 +69,56 @@ impl MailIds {
         }
     }
 
-    /// Returns what is wrong; `None` while less than half of the range is used.
+    /// Returns a finding with its fix; `None` while less than half of the range is used.
     pub fn finding(&self, table: &TableName) -> Option<Diagnostic> {
-        let MailIds { used, largest, .. } = self;
+        let AutoIncrementRange { used, largest, .. } = self;
         if self.is_used_up {
             return self.shortage(table).map(Diagnostic::error);
         }
-        (self.tenths() >= FIRST_TENTH).then(|| {
+        (self.used_tenths() >= FIRST_REPORTED_TENTH).then(|| {
             Diagnostic::warning(format!(
                 "GM_MAIL_TABLE: {} % of the ids of column `mail_id` of {table} are used ({used} of {largest}), and no mail \
                  can be saved once all are; run: {}",
                 u128::from(*used) * 100 / u128::from(*largest).max(1),
-                self.cure(table)
+                self.fix_statement(table)
             ))
         })
     }
 
-    /// Returns why no mail can be saved; `None` while there are ids.
+    /// Returns why no mail can be saved; `None` while ids are left.
     pub fn shortage(&self, table: &TableName) -> Option<String> {
         self.is_used_up.then(|| {
             format!(
                 "GM_MAIL_TABLE: column `mail_id` of {table} has no ids left, so no mail can be saved; run: {}",
-                self.cure(table)
+                self.fix_statement(table)
             )
         })
     }
 
-    /// Returns whether at least two ids are left. Whether one is left cannot be told on MySQL: its counter stays at the largest
-    /// id, also after a transaction used that id and was rolled back.
-    pub fn has_more(&self) -> bool {
+    /// Returns whether at least two ids are left. On MySQL a single remaining id cannot be detected: the counter stays at the
+    /// largest id, even if the transaction that used this id was rolled back.
+    pub fn has_free_ids(&self) -> bool {
         self.used.saturating_add(1) < self.largest
     }
 
-    fn cure(&self, table: &TableName) -> String {
+    fn fix_statement(&self, table: &TableName) -> String {
         match self.largest {
-            // No type is wider: the rows are numbered anew.
+            // There is no wider type, so the rows are renumbered.
             u64::MAX => format!(
                 "ALTER TABLE {table} DROP COLUMN `mail_id`, ADD COLUMN `mail_id` bigint unsigned NOT NULL \
                  AUTO_INCREMENT PRIMARY KEY FIRST"
             ),
-            _ => widening(table),
+            _ => widen_column(table),
         }
     }
 
-    fn tenths(&self) -> u128 {
+    fn used_tenths(&self) -> u128 {
         u128::from(self.used) * 10 / u128::from(self.largest).max(1)
     }
 
-    /// Returns what two equal values have in common: from half of the range on, the tenth that the ids are in.
-    fn state(&self) -> (u64, u128, bool) {
-        let tenths = Some(self.tenths()).filter(|tenths| *tenths >= FIRST_TENTH);
+    /// Returns what equal values have in common: the largest id and, if at least half of the range is used, the used tenths.
+    fn reported_state(&self) -> (u64, u128, bool) {
+        let tenths = Some(self.used_tenths()).filter(|tenths| *tenths >= FIRST_REPORTED_TENTH);
         (self.largest, tenths.unwrap_or_default(), self.is_used_up)
     }
 
@@ -125,48 +127,53 @@ impl MailIds {
     }
 }
 
-/// Returns what an error of the counter means, with its cure.
-pub fn explain(error: &mysql::Error, table: &TableName, ids: Option<&MailIds>) -> String {
+/// Returns the text of an AUTO_INCREMENT error, with its fix.
+pub fn counter_error_text(
+    error: &mysql::Error,
+    table: &TableName,
+    ids: Option<&AutoIncrementRange>,
+) -> String {
     let words = error_words(error);
     let duplicate = match error {
         mysql::Error::MySqlError(error) => duplicate_id(&error.message),
         _ => None,
     };
-    // A counter that stands below existing ids, after a restore for example, is another fault than one at its end.
+    // After a restore, for example, the counter may be below existing ids although many ids are left.
     if let (Some(duplicate), Some(ids)) = (duplicate, ids)
         && duplicate < ids.largest - ids.largest / 100
     {
         return format!(
-            "GM_MAIL_TABLE: column `mail_id` of {table} counts below ids that are used: {words}; to have it count on \
-             from the largest one, run: ALTER TABLE {table} AUTO_INCREMENT = 1"
+            "GM_MAIL_TABLE: column `mail_id` of {table} has a counter below used ids: {words}; to set it after \
+             the largest id, run: ALTER TABLE {table} AUTO_INCREMENT = 1"
         );
     }
     format!(
         "GM_MAIL_TABLE: column `mail_id` of {table} has no ids left: {words}; run: {}",
-        ids.map_or_else(|| widening(table), |ids| ids.cure(table))
+        ids.map_or_else(|| widen_column(table), |ids| ids.fix_statement(table))
     )
 }
 
-fn widening(table: &TableName) -> String {
+fn widen_column(table: &TableName) -> String {
     format!("ALTER TABLE {table} MODIFY `mail_id` bigint unsigned NOT NULL AUTO_INCREMENT")
 }
 
-/// Half of the range.
-const FIRST_TENTH: u128 = 5;
+/// Used tenths of the range from which on a finding is reported: half of the range.
+const FIRST_REPORTED_TENTH: u128 = 5;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_warned_of_from_half_of_the_range_on() {
+    fn ids_are_reported_from_half_of_the_range_on() {
         let table = TableName::default();
-        let ids = |used, largest, is_used_up| MailIds {
+        let ids = |used, largest, is_used_up| AutoIncrementRange {
             largest,
             used,
             is_used_up,
         };
-        let finding = |ids: MailIds| ids.finding(&table).map(|finding| finding.to_string());
+        let finding =
+            |ids: AutoIncrementRange| ids.finding(&table).map(|finding| finding.to_string());
         assert_eq!(finding(ids(63, 127, false)), None);
         assert_eq!(
             finding(ids(64, 127, false)).as_deref(),
@@ -193,25 +200,25 @@ mod tests {
     }
 
     #[test]
-    fn an_insert_moves_the_used_ids_on() {
-        let mut ids = MailIds {
+    fn insert_updates_the_used_ids() {
+        let mut ids = AutoIncrementRange {
             largest: 127,
             used: 0,
             is_used_up: true,
         };
-        ids.follow(0, 5);
+        ids.record_insert(0, 5);
         assert_eq!((ids.used, ids.is_used_up), (0, true));
-        ids.follow(60, 5);
+        ids.record_insert(60, 5);
         assert_eq!((ids.used, ids.is_used_up), (64, false));
-        assert!(ids.has_more());
-        ids.follow(126, 1);
-        assert!(!ids.has_more(), "the last one may be used up");
-        ids.follow(u64::MAX, 5);
+        assert!(ids.has_free_ids());
+        ids.record_insert(126, 1);
+        assert!(!ids.has_free_ids(), "the last id may be used");
+        ids.record_insert(u64::MAX, 5);
         assert_eq!(ids.used, u64::MAX);
     }
 
     #[test]
-    fn an_error_of_the_counter_is_told_with_the_cure_that_fits() {
+    fn counter_error_suggests_the_matching_fix() {
         let table = TableName::default();
         let duplicate = |id: &str| {
             mysql::Error::MySqlError(mysql::MySqlError {
@@ -220,17 +227,17 @@ mod tests {
                 code: 1062,
             })
         };
-        let ids = MailIds {
+        let ids = AutoIncrementRange {
             largest: 127,
             used: 127,
             is_used_up: false,
         };
-        let last = explain(&duplicate("127"), &table, Some(&ids));
+        let last = counter_error_text(&duplicate("127"), &table, Some(&ids));
         assert!(last.contains("no ids left"), "{last}");
         assert!(last.ends_with("MODIFY `mail_id` bigint unsigned NOT NULL AUTO_INCREMENT"));
-        let middle = explain(&duplicate("12-2026-01-01 00:00:00"), &table, Some(&ids));
+        let middle = counter_error_text(&duplicate("12-2026-01-01 00:00:00"), &table, Some(&ids));
         assert!(middle.contains("AUTO_INCREMENT = 1"), "{middle}");
-        let unknown = explain(&duplicate("12"), &table, None);
+        let unknown = counter_error_text(&duplicate("12"), &table, None);
         assert!(unknown.contains("no ids left"), "{unknown}");
     }
 }

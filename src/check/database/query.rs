@@ -1,0 +1,29 @@
+//! Queries whose results may contain unexpected values.
+
+use mysql::prelude::{FromRow, Queryable};
+use mysql::{Params, Row};
+
+use crate::store::TableName;
+use crate::store::mysql::connection::DbConnection;
+
+/// Returns the rows that can be converted to `T`, and no rows if the server refuses the query. The driver's own conversion
+/// panics at an unexpected NULL.
+pub fn rows<T: FromRow>(
+    connection: &mut DbConnection,
+    statement: &str,
+    values: impl Into<Params>,
+) -> Vec<T> {
+    let values = values.into();
+    let rows: mysql::Result<Vec<Row>> = connection.with_timeout(|conn| match values {
+        // Preparing SHOW WARNINGS would clear the warnings.
+        Params::Empty => conn.query(statement),
+        values => conn.exec(statement, values),
+    });
+    let rows = rows.unwrap_or_default().into_iter();
+    rows.filter_map(|row| T::from_row_opt(row).ok()).collect()
+}
+
+/// Returns the parameters of `TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ?`.
+pub fn table_parameters(table: &TableName) -> (Option<&str>, &str) {
+    (table.database(), table.table())
+}

@@ -1,0 +1,90 @@
+//! A failed attempt to save part of a batch, and the end of its transaction.
+
+use super::MySqlStore;
+use super::error::ErrorClass;
+use super::pool::PooledDbConnection;
+use super::unknown_commit::{UnknownCommit, is_certainly_rolled_back};
+
+/// A failed attempt to save part of a batch.
+pub struct BatchFailure {
+    /// What the error means for the batch.
+    pub class: ErrorClass,
+    /// The error as text for the log.
+    pub text: String,
+    /// The COMMIT that was sent, if it is unknown whether the server carried it out.
+    pub unknown_commit: Option<Box<UnknownCommit>>,
+}
+
+impl BatchFailure {
+    /// Returns the failure of a batch that got no connection.
+    pub fn unreachable(text: &str) -> BatchFailure {
+        BatchFailure {
+            class: ErrorClass::ConnectionLost,
+            text: format!("the database cannot be reached: {text}"),
+            unknown_commit: None,
+        }
+    }
+
+    /// Returns the failure of a batch whose deadline has passed.
+    pub fn deadline_passed() -> BatchFailure {
+        BatchFailure {
+            class: ErrorClass::ConnectionLost,
+            text: "the database took too long".to_owned(),
+            unknown_commit: None,
+        }
+    }
+}
+
+impl MySqlStore {
+    /// Rolls the transaction back or marks its connection as broken, so that no part of the transaction remains, and
+    /// updates the state of the host. `commit` is set if the error is that of a COMMIT.
+    pub(super) fn abort_transaction(
+        &mut self,
+        mut connection: PooledDbConnection,
+        error: &mysql::Error,
+        commit: Option<Box<UnknownCommit>>,
+    ) -> BatchFailure {
+        let class = ErrorClass::classify(error);
+        match class {
+            ErrorClass::Schema => {
+                let connector = &self.connector;
+                let _ = connection.with_timeout(|conn| {
+                    connector.refresh_table_info(conn);
+                    Ok(())
+                });
+                connection.broken = true;
+            }
+            ErrorClass::Busy | ErrorClass::ValueOutOfRange => connection.broken = true,
+            ErrorClass::ReadOnly => {
+                let hosts = self.connector.hosts();
+                hosts.mark_standby(connection.server.host, &error.to_string());
+                connection.broken = true;
+            }
+            // Also a host that answered a moment ago: another host may be faster for the rest of this batch.
+            ErrorClass::ConnectionLost | ErrorClass::NotReady => {
+                let hosts = self.connector.hosts();
+                hosts.mark_down(connection.server.host, &error.to_string());
+                connection.broken = true;
+            }
+            // While the outcome of the COMMIT is unknown, the state of the connection is unknown too.
+            _ if commit.is_some() && !is_certainly_rolled_back(error) => connection.broken = true,
+            ErrorClass::Retry | ErrorClass::Full | ErrorClass::NoMemory | ErrorClass::Mail => {
+                connection.rollback();
+            }
+            ErrorClass::IdsUsedUp => connection.rollback(),
+        }
+        BatchFailure {
+            class,
+            text: match class {
+                ErrorClass::IdsUsedUp => {
+                    self.connector.report_ids_used_up(error, &connection.facts)
+                }
+                ErrorClass::Schema => format!(
+                    "{error}; `goguerrilla check` names the fix, `goguerrilla schema` prints the table"
+                ),
+                _ => error.to_string(),
+            },
+            unknown_commit: commit.filter(|_| !is_certainly_rolled_back(error)),
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Saving one part of a batch: INSERT, COMMIT, and retries until the deadline.
+
+use std::collections::HashSet;
+use std::thread;
+use std::time::Instant;
+
+use super::MySqlStore;
+use super::backoff::{MAX_RETRY_PAUSE, MIN_RETRY_PAUSE, jittered};
+use super::batch_failure::BatchFailure;
+use super::error::ErrorClass;
+use super::insert::insert_rows;
+use super::pool::PooledDbConnection;
+use super::unknown_commit::UnknownCommit;
+use super::writer_connection::ConnectionWait;
+use crate::mail::Mail;
+use crate::store::SaveError;
+use crate::store::queue::bisect::BatchError;
+use crate::store::redis::BodiesIn;
+
+impl MySqlStore {
+    /// Commits all of `part` or nothing, with retries until the batch's deadline. `inserted` is the result of a first
+    /// INSERT that has already run.
+    pub(super) fn save_part(
+        &mut self,
+        part: &[Mail],
+        bodies_in: &BodiesIn,
+        mut inserted: Option<Result<PooledDbConnection, BatchFailure>>,
+    ) -> Result<(), BatchError> {
+        let mut pause = MIN_RETRY_PAUSE;
+        let (mut value_retries, mut read_only_answers) = (0, 0);
+        loop {
+            if Instant::now() > self.deadline {
+                // After a split of the batch the first parts may have used all of the time.
+                let error = SaveError::Unavailable(BatchFailure::deadline_passed().text);
+                return Err(BatchError::Store(error));
+            }
+            let inserted = (inserted.take()).unwrap_or_else(|| self.insert_part(part, bodies_in));
+            let Err(failure) = inserted.and_then(|connection| self.commit_part(connection)) else {
+                return Ok(());
+            };
+            if let Some(commit) = failure.unknown_commit {
+                return self.resolve_unknown_commit(part, bodies_in, &commit);
+            }
+            let unavailable = SaveError::Unavailable(failure.text.clone());
+            match failure.class {
+                ErrorClass::Full => return Err(BatchError::Store(SaveError::Full(failure.text))),
+                ErrorClass::Schema | ErrorClass::IdsUsedUp => {
+                    return Err(BatchError::Store(unavailable));
+                }
+                ErrorClass::NoMemory => {
+                    return Err(BatchError::Mail(SaveError::Full(failure.text)));
+                }
+                ErrorClass::Mail => {
+                    return Err(BatchError::Mail(SaveError::Refused(failure.text)));
+                }
+                // The table may have been altered since a pooled connection read it. Each retry replaces one connection, so
+                // after `max_size` retries the columns are current and the mail itself is the cause.
+                ErrorClass::ValueOutOfRange if value_retries > self.pool.max_size() => {
+                    return Err(BatchError::Mail(SaveError::Refused(failure.text)));
+                }
+                ErrorClass::ValueOutOfRange => value_retries += 1,
+                ErrorClass::ReadOnly => {
+                    read_only_answers += 1;
+                    if read_only_answers >= self.connector.hosts().count() {
+                        return Err(BatchError::Store(unavailable));
+                    }
+                }
+                ErrorClass::ConnectionLost
+                | ErrorClass::Retry
+                | ErrorClass::NotReady
+                | ErrorClass::Busy => {}
+            }
+            let is_lost = failure.class == ErrorClass::ConnectionLost;
+            if Instant::now() + pause > self.deadline || self.connector.is_retry_futile(is_lost) {
+                return Err(BatchError::Store(unavailable));
+            }
+            if failure.class != ErrorClass::ValueOutOfRange {
+                thread::sleep(jittered(pause));
+                pause = (pause * 2).min(MAX_RETRY_PAUSE);
+            }
+        }
+    }
+
+    /// Inserts the rows of `part` in a transaction and returns its connection, ready for COMMIT.
+    pub(super) fn insert_part(
+        &mut self,
+        part: &[Mail],
+        bodies_in: &BodiesIn,
+    ) -> Result<PooledDbConnection, BatchFailure> {
+        let mut connection = self.begin_transaction(ConnectionWait::UntilDeadline)?;
+        let table = self.connector.table();
+        let known_ids = connection.facts.auto_increment;
+        match insert_rows(&mut connection, table, part, bodies_in, &HashSet::new()) {
+            Ok(()) => {
+                // The values differ if the ids have entered another tenth of their range. A new connection then reads the
+                // table again, and its findings are logged.
+                connection.broken |= connection.facts.auto_increment != known_ids;
+                Ok(connection)
+            }
+            Err(error) => Err(self.abort_transaction(connection, &error, None)),
+        }
+    }
+
+    fn commit_part(&mut self, mut connection: PooledDbConnection) -> Result<(), BatchFailure> {
+        if Instant::now() > self.deadline {
+            // The clients get 451 and send the mails again, so a COMMIT now would store them twice.
+            connection.rollback();
+            return Err(BatchFailure::deadline_passed());
+        }
+        if let Some(reason) = self.connector.hanging().hang_reason(connection.server.host) {
+            connection.broken = true;
+            return Err(BatchFailure::unreachable(&reason));
+        }
+        let sent_at = Instant::now();
+        if let Err(error) = connection.commit() {
+            let sent_to = connection.server.clone();
+            let commit = Box::new(UnknownCommit { sent_to, sent_at });
+            return Err(self.abort_transaction(connection, &error, Some(commit)));
+        }
+        self.connection = Some(connection);
+        Ok(())
+    }
+}

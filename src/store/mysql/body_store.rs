@@ -1,0 +1,46 @@
+//! Where the bodies of a batch are stored: in the table, in one Redis or in a Redis Cluster.
+
+use crate::mail::Mail;
+use crate::metrics::{self, BodyLocation};
+use crate::store::redis::cluster::ClusterBodyWriter;
+use crate::store::redis::{BodiesIn, BodyWriter, PendingStore};
+
+/// The configured location of bodies.
+pub enum BodyStore {
+    /// Column `mail` of the table.
+    Table,
+    /// One Redis server.
+    Redis(BodyWriter),
+    /// A Redis Cluster.
+    Cluster(ClusterBodyWriter),
+}
+
+impl BodyStore {
+    /// Sends the bodies of a batch to the Redis server if there is one and it is available; the caller must then call
+    /// [`finish`](BodyStore::finish), which waits for the replies.
+    ///
+    /// Returns `None` for a cluster: its bodies are sent by `finish`.
+    pub(super) fn begin(&mut self, batch: &[Mail]) -> Option<PendingStore> {
+        match self {
+            BodyStore::Redis(bodies) => bodies.begin_store(batch),
+            BodyStore::Table | BodyStore::Cluster(_) => None,
+        }
+    }
+
+    /// Completes the storing of a batch's bodies and returns their location. Bodies that Redis did not take go into the
+    /// table.
+    pub(super) fn finish(&mut self, batch: &[Mail], pending: Option<&PendingStore>) -> BodiesIn {
+        let are_stored = match self {
+            BodyStore::Cluster(bodies) => return bodies.store(batch),
+            BodyStore::Redis(bodies) => pending.is_some_and(|pending| bodies.finish_store(pending)),
+            BodyStore::Table => return BodiesIn::Table,
+        };
+        let count = batch.iter().map(|mail| mail.recipients().len()).sum();
+        let (label, location) = match are_stored {
+            true => (BodyLocation::Redis, BodiesIn::Redis),
+            false => (BodyLocation::Table, BodiesIn::Table),
+        };
+        metrics::BODIES.add(label, count);
+        location
+    }
+}

@@ -1,0 +1,84 @@
+//! Opening a connection of the driver to one host: addresses, credentials and timeouts.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+use mysql::{Conn, OptsBuilder};
+
+use super::driver_panic::{catch_panic, is_panic};
+use super::settings::{MySqlHost, MySqlSettings};
+
+/// Connects to a host of the settings and returns the address that answered; `None` for a Unix socket.
+///
+/// All addresses of the host's name are tried, or only `only_address` if it is given.
+///
+/// # Errors
+/// The name cannot be resolved, or the error of the last address.
+#[expect(
+    clippy::indexing_slicing,
+    reason = "`host` is an index of `settings.hosts`"
+)]
+pub fn open_connection(
+    settings: &MySqlSettings,
+    host: usize,
+    only_address: Option<SocketAddr>,
+    configure: impl Fn(OptsBuilder) -> OptsBuilder,
+) -> mysql::Result<(Conn, Option<SocketAddr>)> {
+    let options = || configure(base_options(settings));
+    let password = settings.password.as_str();
+    let (name, port) = match &settings.hosts[host] {
+        MySqlHost::Socket(path) => {
+            return Ok((connect(options().socket(Some(path)), password)?, None));
+        }
+        MySqlHost::Tcp(name, port) => (name.as_str(), *port),
+    };
+    let addresses = match only_address {
+        Some(address) => vec![address],
+        None => (name, port).to_socket_addrs()?.collect(),
+    };
+    let mut outcome = Err(io::Error::other(format!("{name} has no address")).into());
+    for address in addresses {
+        let ip = address.ip().to_string();
+        outcome = connect(options().ip_or_hostname(Some(ip)).tcp_port(port), password)
+            .map(|connection| (connection, Some(address)));
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome
+}
+
+fn base_options(settings: &MySqlSettings) -> OptsBuilder {
+    let connect_timeout = match settings.hosts.len() {
+        1 => CONNECT_TIMEOUT,
+        _ => PROBE_TIMEOUT,
+    };
+    OptsBuilder::new()
+        .user(Some(settings.user.as_str()))
+        .pass(Some(settings.password.as_str()))
+        .db_name(Some(settings.database.as_str()).filter(|name| !name.is_empty()))
+        // Keeps the driver from replacing a TCP connection to loopback by the server's Unix socket.
+        .prefer_socket(false)
+        .tcp_connect_timeout(Some(connect_timeout))
+}
+
+fn connect(options: OptsBuilder, password: &str) -> mysql::Result<Conn> {
+    catch_panic(|| Conn::new(options)).map_err(|error| match is_panic(&error) {
+        true if password.len() > MAX_PASSWORD_OCTETS => io::Error::other(format!(
+            "a password of {} octets may be too long for the server's key: it holds {MAX_PASSWORD_OCTETS} if it has 2,048 \
+             bits; shorten MYSQL_PASS, or connect to the server's socket: {error}",
+            password.len()
+        ))
+        .into(),
+        _ => error,
+    })
+}
+
+/// Longest password that RSA with OAEP and SHA-1 encrypts with a key of 2,048 bits: 256 octets less 42 of padding and the
+/// NUL after the password.
+const MAX_PASSWORD_OCTETS: usize = 213;
+/// Time limit for connecting to the only host.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time limit for connecting to one of several hosts, and for one read or write of a probe.
+pub const PROBE_TIMEOUT: Duration = Duration::from_secs(1);

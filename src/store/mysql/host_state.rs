@@ -1,0 +1,78 @@
+//! The state of a host as its server reports it.
+//!
+//! All questions are SHOW … LIKE statements, which return no rows for an unknown name. MySQL, Group Replication, TiDB and
+//! Vitess do not know Galera's names.
+
+use std::collections::HashMap;
+
+use mysql::Conn;
+use mysql::prelude::Queryable;
+
+use super::driver_panic::catch_panic;
+use super::galera::{GaleraNode, NOT_READY};
+use crate::store::TableName;
+
+/// Whether a host takes rows, with the reason if it does not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostState {
+    /// The host takes rows.
+    Healthy,
+    /// The host is healthy and read-only, such as a secondary of a replication group until it becomes the primary.
+    Standby(String),
+    /// The host takes no rows.
+    Unhealthy(String),
+}
+
+impl HostState {
+    /// Reads the state of a host. After an error the connection must not be used again.
+    ///
+    /// # Errors
+    /// The connection broke, or the driver cannot handle the server's answer.
+    pub fn read(connection: &mut Conn, table: &TableName) -> mysql::Result<HostState> {
+        catch_panic(|| {
+            if let Some(reason) =
+                GaleraNode::read(connection)?.and_then(|node| node.unready_reason())
+            {
+                return Ok(HostState::Unhealthy(reason));
+            }
+            let read_only = show_like(connection, "SHOW GLOBAL VARIABLES LIKE 'read_only'")?;
+            // Some nodes that are not ready refuse only statements that read a table. Other errors do not concern the host.
+            let selected = connection.query_drop(format!("SELECT `hash` FROM {table} LIMIT 0"));
+            match selected {
+                Err(mysql::Error::MySqlError(error)) if error.code == NOT_READY => {
+                    return Ok(HostState::Unhealthy(error.to_string()));
+                }
+                Err(mysql::Error::MySqlError(_)) | Ok(()) => {}
+                Err(error) => return Err(error),
+            }
+            let is_read_only = read_only
+                .get("read_only")
+                .is_some_and(|value| !is_off(value));
+            Ok(match is_read_only {
+                true => HostState::Standby("it is read-only (read_only)".to_owned()),
+                false => HostState::Healthy,
+            })
+        })
+    }
+}
+
+/// Returns the rows of a SHOW statement by their names in lower case. A server that does not know the statement has none.
+///
+/// # Errors
+/// The connection broke, or the node is not ready, in which case it answers every statement with [`NOT_READY`].
+pub fn show_like(connection: &mut Conn, statement: &str) -> mysql::Result<HashMap<String, String>> {
+    let rows: mysql::Result<Vec<(String, String)>> = connection.query(statement);
+    match rows {
+        Ok(rows) => Ok(rows
+            .into_iter()
+            .map(|(name, value)| (name.to_ascii_lowercase(), value))
+            .collect()),
+        Err(mysql::Error::MySqlError(error)) if error.code != NOT_READY => Ok(HashMap::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Returns whether a variable has one of the values that mean off.
+pub fn is_off(value: &str) -> bool {
+    ["", "0", "OFF"].contains(&value.to_ascii_uppercase().as_str())
+}

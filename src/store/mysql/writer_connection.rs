@@ -1,0 +1,99 @@
+//! Taking a connection for a batch from the pool, and beginning its transaction.
+
+use std::time::{Duration, Instant};
+
+use super::MySqlStore;
+use super::batch_failure::BatchFailure;
+use super::error::ErrorClass;
+use super::pool::PooledDbConnection;
+
+/// How long a writer waits for a connection.
+#[derive(Clone, Copy)]
+pub enum ConnectionWait {
+    /// Until the database is known to be down. For a writer that prepares its connection before it has mail.
+    WhileNotDown,
+    /// Until the deadline of the current batch.
+    UntilDeadline,
+}
+
+impl MySqlStore {
+    /// Returns a connection on which a transaction has begun: the prepared one, or another one of the pool. Connections that
+    /// were closed while idle are replaced.
+    pub(super) fn begin_transaction(
+        &mut self,
+        wait: ConnectionWait,
+    ) -> Result<PooledDbConnection, BatchFailure> {
+        let mut connection = self.take_connection(wait)?;
+        let mut stale = 0;
+        while !connection.in_transaction {
+            match connection.begin() {
+                Ok(()) => {}
+                Err(error)
+                    if stale <= self.pool.max_size()
+                        && matches!(
+                            ErrorClass::classify(&error),
+                            ErrorClass::ConnectionLost | ErrorClass::NotReady
+                        ) =>
+                {
+                    if ErrorClass::classify(&error) == ErrorClass::NotReady {
+                        let hosts = self.connector.hosts();
+                        hosts.mark_down(connection.server.host, &error.to_string());
+                    }
+                    connection.broken = true;
+                    stale += 1;
+                    drop(connection);
+                    connection = self.take_connection(wait)?;
+                }
+                Err(error) => return Err(self.abort_transaction(connection, &error, None)),
+            }
+        }
+        Ok(connection)
+    }
+
+    fn take_connection(
+        &mut self,
+        wait: ConnectionWait,
+    ) -> Result<PooledDbConnection, BatchFailure> {
+        if let Some(reason) = self.connector.stall_reason() {
+            return Err(BatchFailure::unreachable(&reason));
+        }
+        while let Some(connection) = self.connection.take().or_else(|| self.pool.try_get()) {
+            // The pool replaces a dropped connection by one to a usable host.
+            if self.connector.is_usable(connection.server.host) {
+                return Ok(connection);
+            }
+        }
+        let until = match wait {
+            ConnectionWait::WhileNotDown => Instant::now() + CONNECTION_TIMEOUT,
+            ConnectionWait::UntilDeadline => self.deadline.min(Instant::now() + CONNECTION_TIMEOUT),
+        };
+        let mut pool_error = String::new();
+        loop {
+            let remaining = until.saturating_duration_since(Instant::now());
+            match self.pool.get_timeout(remaining.min(POLL_INTERVAL)) {
+                Ok(connection) => return Ok(connection),
+                // The pool returns the reason of a failure once; its later errors only report the timeout and are shorter.
+                Err(error) if error.to_string().len() > pool_error.len() => {
+                    pool_error = error.to_string();
+                }
+                Err(_) => {}
+            }
+            let reason = match wait {
+                ConnectionWait::WhileNotDown => self.connector.down_reason(),
+                ConnectionWait::UntilDeadline => None,
+            };
+            // If every host refuses connections, waiting longer is useless.
+            if let Some(reason) = reason.or_else(|| self.connector.refusal_reason()) {
+                return Err(BatchFailure::unreachable(&reason));
+            }
+            if remaining <= POLL_INTERVAL {
+                return Err(BatchFailure::unreachable(&pool_error));
+            }
+        }
+    }
+}
+
+/// Maximum time to wait for a connection.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
+/// Interval at which a waiting writer checks whether the database is down.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
