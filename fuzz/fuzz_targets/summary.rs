@@ -9,7 +9,7 @@ use nix::time::{ClockId, clock_gettime};
 fuzz_target!(|data: &[u8]| {
     let content = repeated(data);
     let before = processor_time();
-    let summary = Summary::of(&content);
+    let summary = Summary::parse(&content);
     let took = processor_time() - before;
     // A microsecond an octet, in a build that counts each branch, and a moment for whatever else happens.
     let octets = content.len();
@@ -58,7 +58,7 @@ fn check_media_type(text: &str) {
 fn check_mark(content: &[u8], summary: &Summary) {
     const MARK: &[u8] = b"\xef\xbb\xbf";
     if !content.starts_with(MARK) {
-        assert_eq!(Summary::of(&[MARK, content].concat()), *summary);
+        assert_eq!(Summary::parse(&[MARK, content].concat()), *summary);
     }
 }
 
@@ -81,7 +81,7 @@ fn check_part(content: &[u8], summary: &Summary) {
             .map(|attachment| (attachment.media_type.clone(), attachment.octets))
             .collect()
     };
-    assert_eq!(seen(&Summary::of(&wrapped.concat())), seen(summary));
+    assert_eq!(seen(&Summary::parse(&wrapped.concat())), seen(summary));
 }
 
 /// A subject says the same folded and on one line.
@@ -98,7 +98,7 @@ fn check_fold(data: &[u8]) {
     let (before, behind) = line.split_at(at);
     let whole = [b"Subject: x", &line[..], b"\r\n\r\n"].concat();
     let folded = [b"Subject: x", before, b"\r\n", behind, b"\r\n\r\n"].concat();
-    assert_eq!(Summary::of(&whole).subject, Summary::of(&folded).subject);
+    assert_eq!(Summary::parse(&whole).subject, Summary::parse(&folded).subject);
 }
 
 fn repeated(data: &[u8]) -> Vec<u8> {
