@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use goguerrilla::store::TableName;
 
-use crate::peer::program;
+use crate::program::program;
 
 /// Starts both and creates the table that `goguerrilla schema` prints. MariaDB syncs each COMMIT, which is its default;
 /// Redis runs with default options.

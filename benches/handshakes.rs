@@ -17,7 +17,8 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, version
 
 use crate::load::{Message, SENDER, USER, expect};
 use crate::median;
-use crate::peer::{Server, free_address, goguerrilla, program};
+use crate::peer::{Server, free_address, goguerrilla};
+use crate::program::program;
 use crate::support::certificates::{KeyKind, Pair};
 
 /// The filter that selects this part alone.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::NamedTempFile;
 
-use crate::peer::postfix_tool;
+use crate::program::postfix_tool;
 
 /// The client and its parameters.
 pub enum Load {

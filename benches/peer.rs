@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::databases;
+use crate::program::{postfix_tool, program};
 
 /// A server under comparison: its name and how it is started.
 pub struct Peer {
@@ -73,22 +74,6 @@ pub fn goguerrilla<S: AsRef<str>>(
     let mut command = program(env!("CARGO_BIN_EXE_goguerrilla"));
     command.arg("-config=goguerrilla.conf");
     command
-}
-
-/// Returns a command that the kernel kills when the benchmark ends for any reason.
-pub fn program(name: &str) -> Command {
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", name]);
-    command
-}
-
-/// Returns the path of a Postfix tool. Debian installs them in /usr/sbin, which is not in a user's PATH.
-pub fn postfix_tool(name: &str) -> String {
-    let usual = format!("/usr/sbin/{name}");
-    match Path::new(&usual).exists() {
-        true => usual,
-        false => name.to_owned(),
-    }
 }
 
 /// A running server.

@@ -11,6 +11,7 @@ mod growth;
 mod handshakes;
 mod load;
 mod peer;
+mod program;
 #[path = "../tests/support/mod.rs"]
 #[expect(dead_code, reason = "the tests need more of it")]
 mod support;
