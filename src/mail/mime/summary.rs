@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_name_of_nothing_is_none() {
+    fn blank_file_name_counts_as_missing() {
         for name in ["", " ", "=?utf-8?Q??=", "=?utf-8?Q??= \0"] {
             let content = format!(
                 "Content-Type: a/b; name=x\r\nContent-Disposition: inline; filename=\"{name}\"\r\n\r\n"
