@@ -1,4 +1,4 @@
-//! Slot exhaustion: while clients of one behaviour hold all connection slots, a well-behaved client must deliver within
+//! Slot exhaustion: while attacking clients hold all connection slots, a well-behaved client must deliver within
 //! 15 s.
 
 use std::io::{self, ErrorKind, Read, Write};
@@ -187,7 +187,7 @@ fn commands(then: &str) -> Behaviour {
     behaviour.then_repeat(then.as_bytes())
 }
 
-/// Sends an envelope, then content at `octets_per_second` after whatever command the caller adds.
+/// Sends an envelope, then content at `octets_per_second` after the command that the caller adds.
 fn content(octets_per_second: usize) -> Behaviour {
     let behaviour = Behaviour::default()
         .after("EHLO client.test\r\n")
@@ -268,7 +268,7 @@ fn hold_all_slots(behaviour: &Behaviour) {
     hold_all_slots_of(&server, server.address, behaviour);
 }
 
-/// Takes all slots with clients of this behaviour, and asserts that a well-behaved client can deliver in time.
+/// Takes all slots with clients of this behaviour and asserts that a well-behaved client can deliver in time.
 fn hold_all_slots_of(server: &Server, attacked: SocketAddr, behaviour: &Behaviour) {
     let sockets_before = server.sockets();
     let is_finished = AtomicBool::new(false);

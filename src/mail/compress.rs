@@ -81,7 +81,7 @@ impl Deflated {
         self.octets.len()
     }
 
-    /// Returns whether there are no octets, which is never the case: deflated content ends in an end-of-block code.
+    /// Returns false: deflated content contains at least an end-of-block code.
     pub fn is_empty(&self) -> bool {
         self.octets.is_empty()
     }

@@ -1,5 +1,4 @@
-//! Identifiers of stored rows (column `hash`). They are random, so that a known identifier does not help to guess
-//! another.
+//! Identifiers of stored rows (column `hash`). They are random, so that they cannot be guessed.
 
 use std::fmt;
 use std::io;

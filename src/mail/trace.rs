@@ -1,5 +1,5 @@
-//! Trace fields, which are stored before the content ([RFC 5321
-//! §4.4](https://www.rfc-editor.org/rfc/rfc5321#section-4.4)).
+//! Trace fields, which are stored before the content
+//! ([RFC 5321 §4.4](https://www.rfc-editor.org/rfc/rfc5321#section-4.4)).
 
 use std::net::IpAddr;
 

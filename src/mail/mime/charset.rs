@@ -57,7 +57,7 @@ impl Charset {
     pub fn decode_words(self, words: &[Vec<u8>]) -> String {
         match self {
             Charset::Stateful(charset) => charset.decode(words),
-            // Each word of UTF-7 begins and ends unshifted.
+            // Not joined: each encoded word begins and ends in ASCII (RFC 2047 §3).
             Charset::Utf7 => words.iter().map(|word| self.decode(word)).collect(),
             _ => self.decode(&words.concat()),
         }

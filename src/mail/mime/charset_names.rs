@@ -26,11 +26,11 @@ pub fn find(name: &[u8]) -> Option<Charset> {
 }
 
 fn find_by_key(name: &[u8], key: &str) -> Option<Charset> {
-    find_exception(key)
-        .or_else(|| find_label(name))
-        .or_else(|| find_label(key.as_bytes()))
-        .or_else(|| find_label(&replace_octet(name, b'_', b'-')))
-        .or_else(|| find_label(&replace_octet(name, b'-', b'_')))
+    find_special_case(key)
+        .or_else(|| find_standard_label(name))
+        .or_else(|| find_standard_label(key.as_bytes()))
+        .or_else(|| find_standard_label(&replace_octet(name, b'_', b'-')))
+        .or_else(|| find_standard_label(&replace_octet(name, b'-', b'_')))
         .or_else(|| find_alias(key))
         .or_else(|| single_byte::table_by_name(key).map(Charset::SingleByte))
         .or_else(|| find_iso_8859(key))
@@ -43,7 +43,7 @@ fn replace_octet(name: &[u8], mark: u8, by: u8) -> Vec<u8> {
 }
 
 /// Finds a charset whose label in the Encoding Standard is missing or means another decoder than mail needs.
-fn find_exception(key: &str) -> Option<Charset> {
+fn find_special_case(key: &str) -> Option<Charset> {
     Some(match key {
         "usascii" | "ascii" | "us" | "ansix341968" | "ansix341986" | "iso646us" | "iso646"
         | "iso646irv1991" | "isoir6" | "csascii" | "646" => Charset::Ascii,
@@ -111,7 +111,7 @@ fn find_alias(key: &str) -> Option<Charset> {
         "maccyrillic" | "macukrainian" | "maccyr" => "x-mac-cyrillic",
         _ => return None,
     };
-    find_label(label.as_bytes())
+    find_standard_label(label.as_bytes())
 }
 
 /// Finds a part of ISO 8859 by names such as `latin1`, `8859-1` and `iso8859_1:1987`.
@@ -144,7 +144,7 @@ fn find_iso_8859(key: &str) -> Option<Charset> {
         .ok()?
     };
     let label = format!("iso-8859-{part}");
-    find_label(label.as_bytes())
+    find_standard_label(label.as_bytes())
 }
 
 /// Finds a vendor's code page by its number, as in `cp932`, `ms936`, `x-ms-cp932`, `ibm850` and `windows-1252`.
@@ -202,15 +202,17 @@ fn find_code_page(key: &str) -> Option<Charset> {
         50225 => return Some(Charset::Stateful(StatefulCharset::Iso2022Kr)),
         50227 | 50229 => return Some(Charset::Stateful(StatefulCharset::Iso2022Cn)),
         52936 => return Some(Charset::Stateful(StatefulCharset::Hz)),
-        1250..=1258 => return find_label(format!("windows-{number}").as_bytes()),
-        28592..=28606 => return find_label(format!("iso-8859-{}", number - 28590).as_bytes()),
+        1250..=1258 => return find_standard_label(format!("windows-{number}").as_bytes()),
+        28592..=28606 => {
+            return find_standard_label(format!("iso-8859-{}", number - 28590).as_bytes());
+        }
         _ => return single_byte::table_by_code_page(number).map(Charset::SingleByte),
     };
-    find_label(label.as_bytes())
+    find_standard_label(label.as_bytes())
 }
 
 /// Finds a charset by its label in the Encoding Standard, except those whose decoder only returns one U+FFFD.
-fn find_label(label: &[u8]) -> Option<Charset> {
+fn find_standard_label(label: &[u8]) -> Option<Charset> {
     Encoding::for_label_no_replacement(label).map(Charset::Encoding)
 }
 

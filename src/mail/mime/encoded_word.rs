@@ -8,7 +8,7 @@ use super::raw_text;
 
 /// Decodes the raw value of a header field to one line of text.
 ///
-/// White space gap adjacent encoded words is dropped. The octets of adjacent words in the same charset are joined
+/// White space between adjacent encoded words is dropped. The octets of adjacent words in the same charset are joined
 /// before they are decoded, because many senders cut characters in two. Invalid encoded words are kept as written.
 /// Other text is decoded by [`raw_text`]; `named` is the charset that the message names. Control characters become
 /// spaces.
@@ -18,7 +18,7 @@ pub fn decode(value: &[u8], named: Option<Charset>) -> String {
         .copied()
         .filter(|octet| !matches!(octet, b'\r' | b'\n'))
         .collect();
-    replace_control_chars(join_words(trim(&unfolded), named))
+    replace_control_chars(decode_line(trim(&unfolded), named))
 }
 
 /// Replaces each control character except TAB with a space.
@@ -44,7 +44,7 @@ fn trim(line: &[u8]) -> &[u8] {
     clippy::indexing_slicing,
     reason = "words are found within the line, each after the one before it"
 )]
-fn join_words(line: &[u8], named: Option<Charset>) -> String {
+fn decode_line(line: &[u8], named: Option<Charset>) -> String {
     let mut text = String::new();
     let mut run: Option<(Charset, Vec<Vec<u8>>)> = None;
     let mut gap_start = 0;

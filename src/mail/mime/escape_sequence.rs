@@ -57,14 +57,14 @@ pub enum Token {
 /// charset does.
 pub fn has_designation(octets: &[u8]) -> bool {
     let is_designation = |at: usize| {
-        let (token, _) = read(octets.get(at..).unwrap_or_default());
+        let (token, _) = read_escape_sequence(octets.get(at..).unwrap_or_default());
         matches!(token, Token::DesignateG0(_) | Token::DesignateG1(_))
     };
     memchr::memchr_iter(ESCAPE, octets).any(is_designation)
 }
 
 /// Reads the escape sequence at the start of `rest`, which begins with ESC; returns the token and its length in octets.
-pub fn read(rest: &[u8]) -> (Token, usize) {
+pub fn read_escape_sequence(rest: &[u8]) -> (Token, usize) {
     match rest {
         [ESCAPE, b'(', b'B', ..] => (Token::DesignateG0(CharacterSet::Ascii), 3),
         // `H` designates a Swedish set, but old Japanese programs write it instead of `J`.

@@ -1,5 +1,5 @@
-//! Splits an entity into its header fields and its body ([RFC 5322
-//! §2.2](https://www.rfc-editor.org/rfc/rfc5322#section-2.2)).
+//! Splits an entity into its header fields and its body
+//! ([RFC 5322 §2.2](https://www.rfc-editor.org/rfc/rfc5322#section-2.2)).
 //!
 //! Lines may end in CR LF or, as some senders write them, in LF alone.
 
@@ -55,11 +55,11 @@ pub fn split_header(entity: &[u8]) -> (HeaderFields<'_>, &[u8]) {
     (fields, rest)
 }
 
-/// Truncates a value to [`MAX_FIELD_OCTETS`], and never within a UTF-8 character: the rest would not be valid UTF-8.
+/// Truncates a value to [`MAX_FIELD_OCTETS`], but not within a UTF-8 character: the result would not be valid UTF-8.
 fn truncate_value(value: &[u8]) -> &[u8] {
     let is_inside = |end: usize| matches!(value.get(end), Some(0x80..=0xbf));
     let longest = value.len().min(MAX_FIELD_OCTETS);
-    let mut ends = (0..UTF8_OCTETS).map(|fewer| longest.saturating_sub(fewer));
+    let mut ends = (0..MAX_UTF8_OCTETS).map(|fewer| longest.saturating_sub(fewer));
     let end = ends.find(|end| !is_inside(*end));
     value.get(..end.unwrap_or(longest)).unwrap_or(value)
 }
@@ -93,7 +93,7 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Maximum length of a value in octets. It exceeds what any column stores: 255 characters, each as an encoded word.
 const MAX_FIELD_OCTETS: usize = 16_384;
 /// Maximum length of a character in UTF-8.
-const UTF8_OCTETS: usize = 4;
+const MAX_UTF8_OCTETS: usize = 4;
 /// Maximum number of octets that are searched for the colon; longer than each name in [`HeaderFields`].
 const MAX_NAME_OCTETS: usize = 80;
 

@@ -7,7 +7,7 @@ use memchr::memmem::Finder;
     clippy::indexing_slicing,
     reason = "a delimiter line begins and ends within the body"
 )]
-pub fn parts<'a>(body: &'a [u8], boundary: &[u8]) -> impl Iterator<Item = &'a [u8]> {
+pub fn split_parts<'a>(body: &'a [u8], boundary: &[u8]) -> impl Iterator<Item = &'a [u8]> {
     let mut finder = DelimiterFinder::new(body, boundary);
     let mut next = finder.find(0);
     if next.is_none()
@@ -143,7 +143,7 @@ mod tests {
             ("b\"", "--b\r\n1\r\n--b--", &["1"]),
         ];
         for (boundary, body, want) in cases {
-            let found = parts(body.as_bytes(), boundary.as_bytes());
+            let found = split_parts(body.as_bytes(), boundary.as_bytes());
             let found: Vec<&str> = found
                 .map(|part| std::str::from_utf8(part).unwrap())
                 .collect();

@@ -1,5 +1,5 @@
-//! Values of parameters: continuations, percent-encoding and charset ([RFC
-//! 2231](https://www.rfc-editor.org/rfc/rfc2231)).
+//! Values of parameters: continuations, percent-encoding and charset
+//! ([RFC 2231](https://www.rfc-editor.org/rfc/rfc2231)).
 
 use encoding_rs::UTF_8;
 
@@ -33,7 +33,7 @@ impl ParameterValue {
             return encoded_word::decode(&self.octets, self.charset.or(named));
         }
         encoded_word::replace_control_chars(match self.charset {
-            // UTF-8 is not trusted: some senders name it for text in any charset.
+            // The name UTF-8 is not trusted: some senders use it for text in any charset.
             Some(charset) if charset != Charset::Encoding(UTF_8) => charset.decode(&self.octets),
             _ => raw_text::decode(&self.octets, named),
         })

@@ -184,8 +184,8 @@ pub fn skip_separators(input: &[u8]) -> &[u8] {
     rest
 }
 
-/// Removes a trailing comment, as in `us-ascii (Plain text)`. Parentheses within the text are kept, as in `report
-/// (1).pdf`.
+/// Removes a trailing comment, as in `us-ascii (Plain text)`. Parentheses within the text are kept, as in
+/// `report (1).pdf`.
 fn strip_comment(text: &[u8]) -> &[u8] {
     let text = text.trim_ascii();
     if !text.ends_with(b")") {

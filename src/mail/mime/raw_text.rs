@@ -17,7 +17,7 @@ pub fn decode(octets: &[u8], named: Option<Charset>) -> String {
     }
     let decoded = named.and_then(|charset| charset.decode_raw(octets));
     decoded.unwrap_or_else(|| {
-        // UTF-8 text that a sender truncated within a character is not valid, but is still UTF-8.
+        // Text that a sender truncated within a UTF-8 character is not valid UTF-8, but is best decoded as UTF-8.
         let text = String::from_utf8_lossy(octets);
         let is_decoded_non_ascii = |c: char| !c.is_ascii() && c != char::REPLACEMENT_CHARACTER;
         if text.contains(is_decoded_non_ascii) {

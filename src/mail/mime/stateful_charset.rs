@@ -35,8 +35,8 @@ impl StatefulCharset {
 
     /// Decodes the octets of adjacent encoded words.
     ///
-    /// Each word begins in ASCII (RFC 2047 §3). The exception is a text that the sender cut in pieces: a word keeps the
-    /// state of the previous one if that one ended within a character, or if the next shift returns to ASCII.
+    /// Each word begins in ASCII (RFC 2047 §3), except when the sender split one text into several words: a word keeps
+    /// the state of the previous word if that word ended within a character, or if the next shift returns to ASCII.
     pub fn decode(self, words: &[Vec<u8>]) -> String {
         let mut decoder = StatefulDecoder::new(self);
         let mut is_continued = vec![false; words.len()];
@@ -91,7 +91,7 @@ impl StatefulCharset {
             (StatefulCharset::Hz, [octet, ..]) => (Token::Octet(*octet), 1),
             (_, [SHIFT_OUT, ..]) => (Token::ShiftOut, 1),
             (_, [SHIFT_IN, ..]) => (Token::ShiftIn, 1),
-            (_, [ESCAPE, ..]) => escape_sequence::read(rest),
+            (_, [ESCAPE, ..]) => escape_sequence::read_escape_sequence(rest),
             (_, [octet, ..]) => (Token::Octet(*octet), 1),
             (_, []) => (Token::Ignored, 1),
         }
@@ -106,7 +106,7 @@ impl StatefulCharset {
     }
 }
 
-/// The state of decoding: designated sets, shifts, and text so far.
+/// The state of a decoder: designated character sets, active shifts and the decoded text.
 struct StatefulDecoder {
     charset: StatefulCharset,
     g0: CharacterSet,
@@ -150,7 +150,7 @@ impl StatefulDecoder {
             };
             rest = rest.get(length..).unwrap_or_default();
             if !matches!(token, Token::Octet(_)) {
-                self.replace_lone_lead();
+                self.replace_incomplete_pair();
             }
             match token {
                 Token::DesignateG0(set) => self.g0 = set,
@@ -172,7 +172,7 @@ impl StatefulDecoder {
             () => self.g0,
         };
         if !(0x21..=0x7e).contains(&octet) {
-            self.replace_lone_lead();
+            self.replace_incomplete_pair();
             return self.decode_other(octet);
         }
         if !set.is_double_octet() {
@@ -250,7 +250,7 @@ impl StatefulDecoder {
         self.text.push(c);
     }
 
-    fn replace_lone_lead(&mut self) {
+    fn replace_incomplete_pair(&mut self) {
         if self.lead.take().is_some() {
             self.push_char('\u{fffd}');
         }
@@ -263,7 +263,7 @@ impl StatefulDecoder {
     }
 
     fn finish(mut self) -> String {
-        self.replace_lone_lead();
+        self.replace_incomplete_pair();
         self.flush();
         self.text
     }
@@ -280,7 +280,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn iso_2022_texts_of_each_family_are_decoded() {
+    fn texts_of_each_stateful_charset_are_decoded() {
         let cases: &[(StatefulCharset, &[u8], &str)] = &[
             (StatefulCharset::Iso2022Jp, b"a\x1b$BF|K\\\x1b(Bb", "a日本b"),
             (
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn iso_2022_words_start_in_ascii_unless_a_text_was_split() {
+    fn encoded_words_start_in_ascii_unless_a_text_was_split() {
         let cases: &[(&[&[u8]], &str)] = &[
             (&[b"\x1b$B$\"\x1b(B", b"\x1b$B$$\x1b(B"], "あい"),
             (&[b"\x1b$B$\"", b"\x1b$B$$", b"ab"], "あいab"),

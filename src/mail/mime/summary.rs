@@ -36,7 +36,7 @@ pub struct Attachment {
 }
 
 impl Summary {
-    /// Parses the content of a message. Malformed content never fails; it only leads to default values.
+    /// Parses the content of a message. Malformed content is no error: fields that cannot be parsed get their defaults.
     pub fn parse(content: &[u8]) -> Summary {
         let (fields, body) = header::split_header(content);
         let media = ContentType::parse(fields.content_type, "text/plain");
@@ -112,7 +112,7 @@ impl PartWalker {
             if let Some(boundary) = &media.boundary
                 && depth < MAX_DEPTH
             {
-                for part in multipart::parts(body, boundary) {
+                for part in multipart::split_parts(body, boundary) {
                     let (fields, body) = header::split_header(part);
                     let part = ContentType::parse(fields.content_type, media.default_part_type());
                     self.visit_part(&fields, part, body, depth + 1);
@@ -136,7 +136,7 @@ impl PartWalker {
                 name,
                 charset,
                 media_type: media.media_type,
-                octets: transfer_encoding::decoded_octets(body, fields.transfer_encoding),
+                octets: transfer_encoding::decoded_size(body, fields.transfer_encoding),
             });
             return;
         }

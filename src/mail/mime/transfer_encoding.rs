@@ -1,7 +1,7 @@
 //! Sizes of bodies after their transfer encoding is decoded (RFC 2045 §6).
 
 /// Returns the number of octets of a body after decoding, without decoding it.
-pub fn decoded_octets(body: &[u8], transfer_encoding: Option<&[u8]>) -> usize {
+pub fn decoded_size(body: &[u8], transfer_encoding: Option<&[u8]>) -> usize {
     // Senders add quotes, comments and separators around the word.
     let mut words = transfer_encoding
         .unwrap_or_default()
@@ -16,12 +16,12 @@ pub fn decoded_octets(body: &[u8], transfer_encoding: Option<&[u8]>) -> usize {
         return digits / 4 * 3 + (digits % 4).saturating_sub(1);
     }
     if encoding.eq_ignore_ascii_case(b"quoted-printable") {
-        return quoted_printable_octets(body);
+        return quoted_printable_size(body);
     }
     body.len()
 }
 
-fn quoted_printable_octets(body: &[u8]) -> usize {
+fn quoted_printable_size(body: &[u8]) -> usize {
     let mut octets = 0;
     let mut rest = body;
     while let Some((first, tail)) = rest.split_first() {
@@ -58,7 +58,7 @@ mod tests {
             ("quoted-printable", "=ZZ", 3),
             ("8bit", "a\r\n", 3),
         ] {
-            let counted = decoded_octets(body.as_bytes(), Some(encoding.as_bytes()));
+            let counted = decoded_size(body.as_bytes(), Some(encoding.as_bytes()));
             assert_eq!(counted, want, "{encoding} {body:?}");
         }
     }

@@ -34,8 +34,8 @@ pub fn decode_utf_16(octets: &[u8], order: ByteOrder) -> String {
     strip_byte_order_marks(text.into_owned())
 }
 
-/// Decodes UTF-32. With [`ByteOrder::ByMark`], text is big-endian if its first octet is zero: the highest octet of a
-/// character is always zero.
+/// Decodes UTF-32. With [`ByteOrder::ByMark`], text is big-endian if its first octet is zero, as it is in the byte
+/// order mark 00 00 FE FF and in each big-endian character; else little-endian.
 pub fn decode_utf_32(octets: &[u8], order: ByteOrder) -> String {
     let (characters, rest) = octets.as_chunks();
     let is_little = match (order, octets) {
