@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use goguerrilla::store::TableName;
 
-use crate::peer::program;
+use crate::program::program;
 
 /// Starts both and creates the table that `goguerrilla schema` prints. MariaDB syncs each COMMIT, which is its default;
 /// Redis runs with default options.
@@ -21,7 +21,7 @@ pub fn start(folder: &Path) -> Vec<Child> {
             .to_owned()
     };
     let data = format!("--datadir={}", path("data"));
-    let installed = Command::new("mariadb-install-db")
+    let status = Command::new("mariadb-install-db")
         .args([
             "--no-defaults",
             &data,
@@ -32,11 +32,11 @@ pub fn start(folder: &Path) -> Vec<Child> {
         .stderr(Stdio::null())
         .status();
     assert!(
-        installed.is_ok_and(|status| status.success()),
+        status.is_ok_and(|status| status.success()),
         "mariadb-install-db of mariadb-server works"
     );
     let socket = format!("--socket={}", path("my.sock"));
-    let mut children = vec![quiet(program("mariadbd").args([
+    let mut children = vec![spawn_without_output(program("mariadbd").args([
         "--no-defaults",
         &data,
         &socket,
@@ -46,7 +46,7 @@ pub fn start(folder: &Path) -> Vec<Child> {
         "--user=root",
         &format!("--pid-file={}", path("my.pid")),
     ]))];
-    children.push(quiet(program("redis-server").args([
+    children.push(spawn_without_output(program("redis-server").args([
         "--port",
         "0",
         "--save",
@@ -56,16 +56,16 @@ pub fn start(folder: &Path) -> Vec<Child> {
     ])));
     let table = TableName::default().mysql_schema();
     let statements = format!("CREATE DATABASE mail; USE mail; {table}");
-    let give_up_at = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(20);
     loop {
-        let made = Command::new("mariadb")
+        let status = Command::new("mariadb")
             .args(["--no-defaults", &socket, "-u", "root", "-e", &statements])
             .stderr(Stdio::null())
             .status();
-        if made.is_ok_and(|status| status.success()) {
+        if status.is_ok_and(|status| status.success()) {
             return children;
         }
-        assert!(Instant::now() < give_up_at, "MariaDB does not start");
+        assert!(Instant::now() < deadline, "MariaDB does not start");
         thread::sleep(Duration::from_millis(50));
     }
 }
@@ -102,12 +102,12 @@ pub fn execute(folder: &Path, statements: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn quiet(command: &mut Command) -> Child {
-    let quiet = command
+fn spawn_without_output(command: &mut Command) -> Child {
+    let command = command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    quiet
+    command
         .spawn()
         .expect("setpriv of util-linux starts the server")
 }

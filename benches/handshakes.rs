@@ -17,7 +17,8 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, version
 
 use crate::load::{Message, SENDER, USER, expect};
 use crate::median;
-use crate::peer::{Server, free_address, goguerrilla, program};
+use crate::peer::{Server, free_address, goguerrilla};
+use crate::program::program;
 use crate::support::certificates::{KeyKind, Pair};
 
 /// The filter that selects this part alone.
@@ -241,8 +242,8 @@ fn connect(server: &TlsServer) -> StreamOwned<ClientConnection, TcpStream> {
 fn open(address: SocketAddr) -> TcpStream {
     let socket = TcpStream::connect(address).expect("the server accepts");
     socket.set_nodelay(true).expect("an open socket");
-    let patience = Some(Duration::from_secs(20));
-    socket.set_read_timeout(patience).expect("an open socket");
+    let timeout = Some(Duration::from_secs(20));
+    socket.set_read_timeout(timeout).expect("an open socket");
     socket
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::NamedTempFile;
 
-use crate::peer::postfix_tool;
+use crate::program::postfix_tool;
 
 /// The client and its parameters.
 pub enum Load {
@@ -71,7 +71,7 @@ impl Load {
                 run_smtp_source(address, *message, *keep, *sessions, count);
                 count
             }
-            Load::OwnClient(own) => own.run(address),
+            Load::OwnClient(client) => client.run(address),
         };
         let time = started_at.elapsed();
         RunResult { messages, time }
@@ -132,8 +132,8 @@ impl OwnClient {
     ) -> usize {
         let socket = TcpStream::connect(address).expect("the server accepts");
         socket.set_nodelay(true).expect("an open socket");
-        let patience = Some(Duration::from_secs(10));
-        socket.set_read_timeout(patience).expect("an open socket");
+        let timeout = Some(Duration::from_secs(10));
+        socket.set_read_timeout(timeout).expect("an open socket");
         let mut replies = BufReader::new(&socket);
         let mut say = |commands: &[&str], codes: &[&str]| {
             (&socket)
@@ -147,12 +147,12 @@ impl OwnClient {
         say(&["EHLO client.test\r\n"], &["250"]);
         let mail = format!("MAIL FROM:<{SENDER}>\r\n");
         // Distinct random numbers for each connection.
-        let mut dice = RandomNumbers(0x9e37_79b9_7f4a_7c15 ^ ((number as u64 + 1) << 40));
+        let mut random = RandomNumbers(0x9e37_79b9_7f4a_7c15 ^ ((number as u64 + 1) << 40));
         let mut sent = 0;
         while Instant::now() < stop_at {
             let rcpt = match self.users {
                 1 => format!("RCPT TO:<{USER}>\r\n"),
-                users => format!("RCPT TO:<u{}@example.com>\r\n", dice.below(users)),
+                users => format!("RCPT TO:<u{}@example.com>\r\n", random.below(users)),
             };
             if self.pipelined {
                 say(&[&mail, &rcpt, "DATA\r\n"], &["250", "250", "354"]);
@@ -185,7 +185,7 @@ pub fn expect(replies: &mut impl BufRead, code: &str) {
 impl Message {
     /// Returns the message, the same each time, with the given line ends.
     pub fn text(self, line_end: &str) -> String {
-        let mut dice = RandomNumbers(0x9e37_79b9_7f4a_7c15);
+        let mut random = RandomNumbers(0x9e37_79b9_7f4a_7c15);
         let mut text = String::new();
         let mut line = |line: &str| {
             let _ = write!(text, "{line}{line_end}");
@@ -201,7 +201,7 @@ impl Message {
                 line("Content-Type: text/plain; charset=us-ascii");
                 line("");
                 for _ in 0..SHORT_LINES {
-                    let words: Vec<&str> = (0..11).map(|_| WORDS[dice.below(32)]).collect();
+                    let words: Vec<&str> = (0..11).map(|_| WORDS[random.below(32)]).collect();
                     line(&words.join(" "));
                 }
             }
@@ -220,7 +220,7 @@ impl Message {
                 line("");
                 for _ in 0..LONG_LINES {
                     // Compressed pictures look random, so their base64 uses the whole alphabet.
-                    let letters = (0..76).map(|_| BASE64[dice.below(64)] as char);
+                    let letters = (0..76).map(|_| BASE64[random.below(64)] as char);
                     line(&letters.collect::<String>());
                 }
                 line("--=_1--");

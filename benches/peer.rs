@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::databases;
+use crate::program::{postfix_tool, program};
 
 /// A server under comparison: its name and how it is started.
 pub struct Peer {
@@ -75,22 +76,6 @@ pub fn goguerrilla<S: AsRef<str>>(
     command
 }
 
-/// Returns a command that the kernel kills when the benchmark ends for any reason.
-pub fn program(name: &str) -> Command {
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", name]);
-    command
-}
-
-/// Returns the path of a Postfix tool. Debian installs them in /usr/sbin, which is not in a user's PATH.
-pub fn postfix_tool(name: &str) -> String {
-    let usual = format!("/usr/sbin/{name}");
-    match Path::new(&usual).exists() {
-        true => usual,
-        false => name.to_owned(),
-    }
-}
-
 /// A running server.
 pub struct Server {
     child: Child,
@@ -148,11 +133,11 @@ impl Server {
         server
     }
 
-    fn wait_for(&mut self, what: &str, name: &str, is_there: impl Fn(SocketAddr) -> bool) {
-        let give_up_at = Instant::now() + START_PATIENCE;
-        while !is_there(self.address) {
+    fn wait_for(&mut self, what: &str, name: &str, is_ready: impl Fn(SocketAddr) -> bool) {
+        let deadline = Instant::now() + START_TIMEOUT;
+        while !is_ready(self.address) {
             let has_ended = !matches!(self.child.try_wait(), Ok(None));
-            if has_ended || Instant::now() > give_up_at {
+            if has_ended || Instant::now() > deadline {
                 let errors = fs::read_to_string(self.folder.path().join("stderr"));
                 panic!("{name} does not {what}: {}", errors.unwrap_or_default());
             }
@@ -186,8 +171,8 @@ pub fn cpu_seconds_of(process: u32) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{process}/stat"));
     let stat = stat.expect("the server runs");
     // proc(5): the name in parentheses may contain anything; utime and stime are the 12th and 13th field after it.
-    let behind_name = stat.rsplit(") ").next().unwrap_or_default();
-    let ticks = behind_name.split(' ').skip(11).take(2);
+    let fields = stat.rsplit(") ").next().unwrap_or_default();
+    let ticks = fields.split(' ').skip(11).take(2);
     let ticks: u64 = ticks.filter_map(|field| field.parse::<u64>().ok()).sum();
     ticks as f64 / TICKS_PER_SECOND
 }
@@ -205,12 +190,12 @@ fn is_greeted(address: SocketAddr) -> bool {
     let Ok(socket) = TcpStream::connect(address) else {
         return false;
     };
-    let _ = socket.set_read_timeout(Some(START_PATIENCE));
+    let _ = socket.set_read_timeout(Some(START_TIMEOUT));
     let mut line = String::new();
     BufReader::new(socket).read_line(&mut line).is_ok() && line.starts_with("220")
 }
 
-/// Returns an address that was free a moment ago.
+/// Returns a loopback address with a port that is free at the time of the call.
 pub fn free_address() -> SocketAddr {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .and_then(|listener| listener.local_addr())
@@ -219,4 +204,5 @@ pub fn free_address() -> SocketAddr {
 
 /// USER_HZ, which is 100 on every current Linux and independent of the tick rate of the kernel.
 pub const TICKS_PER_SECOND: f64 = 100.0;
-const START_PATIENCE: Duration = Duration::from_secs(10);
+/// Maximum time from the start of a server to its greeting.
+const START_TIMEOUT: Duration = Duration::from_secs(10);

@@ -3,14 +3,17 @@
 //!
 //! Run `make bench`, or `cargo bench --bench throughput -- FILTER` for the cases and servers whose name contains FILTER
 //! (smtp-sink always runs, as the reference). FILTER `handshakes` measures TLS only; `growth` measures how cost grows,
-//! in the parts `growth-allowed-hosts`, `growth-sessions`, `growth-rows` and `growth-receivers`. Messages per second depend on the whole
-//! machine including the client; the server's processor time per message is the figure that is stable from run to run.
+//! in the parts `growth-allowed-hosts`, `growth-sessions`, `growth-rows` and `growth-receivers`.
+//!
+//! Messages per second depend on the whole machine including the client. The server's processor time per message is the
+//! figure that is stable from run to run.
 
 mod databases;
 mod growth;
 mod handshakes;
 mod load;
 mod peer;
+mod program;
 #[path = "../tests/support/mod.rs"]
 #[expect(dead_code, reason = "the tests need more of it")]
 mod support;
@@ -48,16 +51,16 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "2 KB one by one",
-        load: own(false),
+        load: built_in_client(false),
     },
     Case {
         name: "2 KB pipelined",
-        load: own(true),
+        load: built_in_client(true),
     },
 ];
 
 /// Returns a load of 8 connections of the built-in client.
-const fn own(pipelined: bool) -> Load {
+const fn built_in_client(pipelined: bool) -> Load {
     Load::OwnClient(OwnClient {
         connections: 8,
         pipelined,
@@ -87,7 +90,7 @@ fn main() {
     // cargo passes --bench as well.
     let filter = std::env::args().skip(1).find(|text| !text.starts_with('-'));
     let filter = filter.unwrap_or_default();
-    let give_up_at = Instant::now() + WHOLE_TIME;
+    let deadline = Instant::now() + WHOLE_TIME;
     println!("{}\n", table::machine());
     let mut results = Vec::new();
     for case in CASES {
@@ -96,7 +99,7 @@ fn main() {
             let peers = PEERS
                 .iter()
                 .filter(|peer| is_wanted(peer) || peer.name == peer::REFERENCE);
-            results.extend(measure(case, &peers.collect::<Vec<_>>(), give_up_at));
+            results.extend(measure(case, &peers.collect::<Vec<_>>(), deadline));
         }
     }
     if !results.is_empty() {
@@ -110,7 +113,7 @@ fn main() {
 
 /// Starts the servers, warms each up, then loads them in turn, so that other activity of the machine affects all of
 /// them alike.
-fn measure(case: &Case, peers: &[&Peer], give_up_at: Instant) -> Vec<Medians> {
+fn measure(case: &Case, peers: &[&Peer], deadline: Instant) -> Vec<Medians> {
     let servers: Vec<Server> = peers.iter().map(|peer| Server::start(peer)).collect();
     let one_run = |server: &Server, count| {
         let cpu_before = server.cpu_seconds();
@@ -130,7 +133,7 @@ fn measure(case: &Case, peers: &[&Peer], give_up_at: Instant) -> Vec<Medians> {
         .collect();
     let mut runs: Vec<Vec<Figures>> = vec![Vec::new(); servers.len()];
     for round in 0..ROUNDS {
-        if round > 0 && Instant::now() >= give_up_at {
+        if round > 0 && Instant::now() >= deadline {
             break;
         }
         for ((server, count), runs) in servers.iter().zip(&counts).zip(&mut runs) {
@@ -161,5 +164,5 @@ const ROUNDS: usize = 3;
 const WARM_UP_MESSAGES: usize = 500;
 /// The intended duration of one run.
 const RUN_TIME: Duration = Duration::from_millis(1_500);
-/// After this time no case gets another round.
+/// Maximum time of all cases; after it no case gets another round.
 const WHOLE_TIME: Duration = Duration::from_secs(180);

@@ -1,4 +1,4 @@
-//! `goguerrilla check` on an SQLite file: it finds what the server would meet, and changes nothing.
+//! `goguerrilla check` on an SQLite file: it reports each problem that the server would have, and changes nothing.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
@@ -17,7 +17,7 @@ use crate::support::{Server, run_in, short_mail, write_config};
 
 const FILE: &str = "goguerrilla.db";
 
-/// Puts files into a folder.
+/// Creates files in a folder.
 type Make = fn(&Path);
 
 #[test]
@@ -32,27 +32,27 @@ fn check_changes_no_file_in_any_sqlite_state() {
         ),
         (
             "a file of a server that has stopped",
-            |folder| move_server(folder, true),
+            |folder| copy_server_files(folder, true),
             0,
             "",
         ),
         (
-            "one that was killed",
-            |folder| move_server(folder, false),
+            "a file of a server that was killed",
+            |folder| copy_server_files(folder, false),
             0,
             "",
         ),
         (
-            "one that was killed, without the index of its log",
+            "a file of a server that was killed, without the index of its log",
             |folder| {
-                move_server(folder, false);
+                copy_server_files(folder, false);
                 fs::remove_file(folder.join("goguerrilla.db-shm")).expect("the index");
             },
             0,
             "",
         ),
         (
-            "a file with a rollback journal's mode",
+            "a file in rollback journal mode",
             |folder| make(folder, &schema(folder)),
             0,
             "",
@@ -68,14 +68,9 @@ fn check_changes_no_file_in_any_sqlite_state() {
             0,
             "",
         ),
+        ("an unfinished transaction", copy_hot_journal, 0, ""),
         (
-            "a transaction that was left in the middle",
-            leave_hot_journal,
-            0,
-            "",
-        ),
-        (
-            "a table of theirs",
+            "a table with other columns",
             |folder| make(folder, "CREATE TABLE new_mail(a)"),
             1,
             "; a table of that name with other columns may be there: ",
@@ -92,7 +87,7 @@ fn check_changes_no_file_in_any_sqlite_state() {
             "GM_SQLITE_FILE: goguerrilla.db: ",
         ),
         (
-            "a column that nobody fills",
+            "a required column that the server does not fill",
             |folder| {
                 make(
                     folder,
@@ -115,7 +110,7 @@ fn check_changes_no_file_in_any_sqlite_state() {
             "every mail would be refused: closed",
         ),
         (
-            "a trigger that looks elsewhere",
+            "a trigger that reads another table",
             |folder| {
                 make(
                     folder,
@@ -129,7 +124,7 @@ fn check_changes_no_file_in_any_sqlite_state() {
             "warning: GM_SQLITE_FILE: goguerrilla.db: every mail would be refused: closed",
         ),
         (
-            "a constraint on what all mails share",
+            "a unique column with the same value in all mails",
             |folder| {
                 make(
                     folder,
@@ -140,7 +135,7 @@ fn check_changes_no_file_in_any_sqlite_state() {
             "every further mail would be refused: UNIQUE constraint failed: new_mail.body",
         ),
         (
-            "a constraint on what some mails share",
+            "a unique column with the same value in some mails",
             |folder| {
                 make(
                     folder,
@@ -178,7 +173,7 @@ fn check_changes_no_file_in_any_sqlite_state() {
             "GM_SQLITE_FILE: goguerrilla.db: database disk image is malformed",
         ),
         (
-            "a format of the future",
+            "a newer file format",
             |folder| {
                 make(folder, &schema(folder));
                 let mut octets = fs::read(folder.join(FILE)).expect("a file");
@@ -201,13 +196,13 @@ fn check_changes_no_file_in_any_sqlite_state() {
             "found a folder, pipe or device",
         ),
         (
-            "a link to nothing",
+            "a link to a missing file",
             |folder| symlink("real.db", folder.join(FILE)).expect("a link"),
             0,
             "",
         ),
         (
-            "a link into nothing",
+            "a link into a missing folder",
             |folder| symlink("nowhere/real.db", folder.join(FILE)).expect("a link"),
             1,
             "cannot be made in nowhere: ENOENT",
@@ -243,7 +238,7 @@ fn check_changes_no_file_in_any_sqlite_state() {
             "goguerrilla.db-wal: expected a file of SQLite's",
         ),
     ];
-    // As the user that the test runs as; started as root also as another one.
+    // First as the user that runs the test, then, if that is root, also as another one.
     for ids in [&[][..], &[("GUID", "65534"), ("SGID", "65534")]] {
         if !ids.is_empty() && !geteuid().is_root() {
             return;
@@ -253,7 +248,7 @@ fn check_changes_no_file_in_any_sqlite_state() {
             write_config(folder.path(), ids);
             make(folder.path());
             if !ids.is_empty() {
-                give_to_nobody(folder.path());
+                chown_to_nobody(folder.path());
             }
             let check = || {
                 let ended = run(folder.path(), &["check", "-config=goguerrilla.conf"]);
@@ -281,38 +276,38 @@ fn check_sees_a_table_that_is_only_in_the_wal() {
         let ids = [("GUID", "65534"), ("SGID", "65534")];
         write_config(folder.path(), if geteuid().is_root() { &ids } else { &[] });
         let elsewhere = TempDir::new().expect("a temporary folder");
-        let made_in = if is_live {
+        let database_folder = if is_live {
             folder.path()
         } else {
             elsewhere.path()
         };
-        let other = Connection::open(made_in.join(FILE)).expect("a file");
+        let other = Connection::open(database_folder.join(FILE)).expect("a file");
         let made = other.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE new_mail(a)");
         made.expect("a table");
         if !is_live {
             for name in ["goguerrilla.db", "goguerrilla.db-wal", "goguerrilla.db-shm"] {
-                fs::copy(made_in.join(name), folder.path().join(name)).expect("a copy");
+                fs::copy(database_folder.join(name), folder.path().join(name)).expect("a copy");
             }
         }
         if geteuid().is_root() {
-            give_to_nobody(folder.path());
+            chown_to_nobody(folder.path());
         }
         let ended = run(folder.path(), &["check", "-config=goguerrilla.conf"]);
-        let cure = "; a table of that name with other columns may be there: ";
+        let fix = "; a table of that name with other columns may be there: ";
         assert!(
-            ended.status == 1 && ended.stdout.contains(cure),
+            ended.status == 1 && ended.stdout.contains(fix),
             "{is_live}: {ended:?}"
         );
     }
 }
 
-fn give_to_nobody(folder: &Path) {
+fn chown_to_nobody(folder: &Path) {
     let entries = fs::read_dir(folder).expect("a folder");
     for path in entries
         .map(|entry| entry.expect("a file").path())
         .chain([folder.to_owned()])
     {
-        lchown(path, Some(65_534), Some(65_534)).expect("root may");
+        lchown(path, Some(65_534), Some(65_534)).expect("root may change the owner");
     }
 }
 
@@ -321,7 +316,7 @@ fn server_saves_mail_wherever_check_reports_no_error() {
     let cases: &[Make] = &[
         |_| (),
         |folder| fs::write(folder.join(FILE), "").expect("a file"),
-        |folder| move_server(folder, false),
+        |folder| copy_server_files(folder, false),
         |folder| make(folder, &schema(folder)),
         |folder| {
             make(
@@ -329,7 +324,7 @@ fn server_saves_mail_wherever_check_reports_no_error() {
                 "CREATE TABLE a(b); CREATE VIEW v AS SELECT * FROM a",
             )
         },
-        leave_hot_journal,
+        copy_hot_journal,
         |folder| symlink("real.db", folder.join(FILE)).expect("a link"),
     ];
     for make in cases {
@@ -345,15 +340,15 @@ fn server_saves_mail_wherever_check_reports_no_error() {
 fn check_next_to_a_running_server_changes_at_most_the_shm_file() {
     for ids in [&[][..], &[("GUID", "65534"), ("SGID", "65534")]] {
         if ids.is_empty() || geteuid().is_root() {
-            look_next_to_a_server(ids);
+            check_next_to_a_server(ids);
         }
     }
 }
 
-fn look_next_to_a_server(ids: &[(&str, &str)]) {
+fn check_next_to_a_server(ids: &[(&str, &str)]) {
     let folder = TempDir::new().expect("a temporary folder");
     if !ids.is_empty() {
-        give_to_nobody(folder.path());
+        chown_to_nobody(folder.path());
     }
     let server = Server::start_in(folder, &[&[("PID_FILE", "pid")], ids].concat());
     for subject in ["", "one", "two"] {
@@ -367,7 +362,7 @@ fn look_next_to_a_server(ids: &[(&str, &str)]) {
             assert_eq!(server.check(), (true, String::new()));
         });
     }
-    // A reader, and a writer that does not stay.
+    // A reader, then a writer that soon ends.
     let other = Connection::open(server.path(FILE)).expect("a file");
     other
         .execute_batch("BEGIN; SELECT * FROM new_mail")
@@ -403,7 +398,7 @@ fn check_names_the_process_that_holds_the_sqlite_lock() {
         let mode_is_set = other.query_row(&format!("PRAGMA journal_mode={mode}"), [], |_| Ok(()));
         mode_is_set.expect("a mode");
         other.execute_batch(lock).expect("a lock");
-        // The test must not open the file itself: closing it would release the lock of this process.
+        // The test must not open the file itself: closing it would release the locks of this process (POSIX locks).
         let ended = run(folder.path(), &["check", "-config=goguerrilla.conf"]);
         let wanted = format!(
             "error: GM_SQLITE_FILE: goguerrilla.db: database is locked; another program holds it: process {}\n",
@@ -445,7 +440,7 @@ fn check_inspects_log_and_pid_file_without_opening_them() {
                 |_| true,
                 || {
                     let ended = run(folder.path(), &["check", "-config=goguerrilla.conf"]);
-                    // A PID cannot be kept in a pipe.
+                    // A process id cannot be stored in a pipe.
                     let status = if is_pipe && key == "PID_FILE" {
                         1
                     } else {
@@ -461,9 +456,10 @@ fn check_inspects_log_and_pid_file_without_opening_them() {
     }
 }
 
-/// Name, content, mode, owner, times, inode and links of everything in a folder, and of the folder.
+/// Asserts that `act` changes neither the folder nor anything in it: name, content, mode, owner, inode, links and
+/// times.
 fn assert_unchanged(folder: &Path, is_kept: impl Fn(&str) -> bool, act: impl FnOnce()) {
-    let look = || -> BTreeMap<String, (Vec<u8>, Vec<i64>)> {
+    let snapshot = || -> BTreeMap<String, (Vec<u8>, Vec<i64>)> {
         let entries = fs::read_dir(folder).expect("a folder");
         let paths = entries.map(|entry| entry.expect("a file").path());
         paths
@@ -490,9 +486,9 @@ fn assert_unchanged(folder: &Path, is_kept: impl Fn(&str) -> bool, act: impl FnO
             .filter(|(name, _)| is_kept(name))
             .collect()
     };
-    let before = look();
+    let before = snapshot();
     act();
-    let after = look();
+    let after = snapshot();
     let names = |all: &BTreeMap<String, _>| all.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&before), names(&after));
     for (name, facts) in before {
@@ -510,8 +506,8 @@ fn make(folder: &Path, sql: &str) {
     file.execute_batch(sql).expect("valid statements");
 }
 
-/// Lets a server save a mail elsewhere, and brings its files.
-fn move_server(folder: &Path, stop: bool) {
+/// Saves a mail with a server in another folder, then copies the files of that server.
+fn copy_server_files(folder: &Path, stop: bool) {
     let mut server = Server::start(&[]);
     let reply = (server.client()).deliver("a@client.test", "u@ours.test", &short_mail("x"));
     assert_eq!(reply.code, 250);
@@ -527,8 +523,8 @@ fn move_server(folder: &Path, stop: bool) {
     assert_ne!(folder.join("goguerrilla.db-wal").exists(), stop);
 }
 
-/// A file and its journal as they are when a program is killed after it has begun to write to the file.
-fn leave_hot_journal(folder: &Path) {
+/// Copies a file and its journal in the state in which a killed program leaves them after it has begun to write.
+fn copy_hot_journal(folder: &Path) {
     let elsewhere = TempDir::new().expect("a temporary folder");
     make(elsewhere.path(), &schema(elsewhere.path()));
     let file = Connection::open(elsewhere.path().join(FILE)).expect("a file");
@@ -541,6 +537,6 @@ fn leave_hot_journal(folder: &Path) {
     for name in ["goguerrilla.db", "goguerrilla.db-journal"] {
         let copy = folder.join(name);
         fs::copy(elsewhere.path().join(name), &copy).expect("a copy");
-        fs::set_permissions(copy, Permissions::from_mode(0o640)).expect("our file");
+        fs::set_permissions(copy, Permissions::from_mode(0o640)).expect("the mode is set");
     }
 }

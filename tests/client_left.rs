@@ -1,4 +1,5 @@
-//! A client that has gone while its mail queued is not saved, whatever it sent before; one that waits for its reply is.
+//! A mail whose client disconnects while the mail is queued is not saved, no matter what the client sent before. A mail
+//! whose client waits for the reply is saved.
 
 use std::net::Shutdown;
 use std::thread;
@@ -11,27 +12,27 @@ use crate::support::mariadb::{MariaDb, with_hosts};
 use crate::support::tls::{TlsClient, TlsServer};
 use crate::support::{Client, Server, short_mail, stuffed, wait_for_within};
 
-/// How a client goes.
+/// How a client disconnects.
 #[derive(Clone, Copy, Debug)]
-enum Way {
+enum Disconnect {
     Close,
     HalfClose,
     Reset,
-    /// In TLS: close_notify, and the connection stays open.
+    /// TLS only: the client sends close_notify and keeps the connection open.
     CloseNotify,
 }
 
-/// What follows on the final dot, in the same write.
-const AFTER_THE_DOT: &[&str] = &["", "QUIT\r\n", "NOOP\r\n"];
+/// Octets after the final dot, in the same write.
+const AFTER_FINAL_DOT: &[&str] = &["", "QUIT\r\n", "NOOP\r\n"];
 
-/// Reasons of mails that were withdrawn.
-fn withdrawn(server: &Server) -> usize {
+/// Returns the number of mails that were withdrawn because the client had disconnected.
+fn withdrawn_mails(server: &Server) -> usize {
     let log = server.log();
     log.matches("the client left before its mail's turn")
         .count()
 }
 
-/// Runs `during` while a mail is with the only writer, so that others queue.
+/// Runs `during` while the only writer is busy with another mail, so that further mails are queued.
 fn while_the_writer_is_busy(database: &MariaDb, server: &Server, during: impl FnOnce()) {
     let mut locker = database.connection();
     locker
@@ -56,28 +57,28 @@ fn mail(subject: &str, after: &str) -> Vec<u8> {
     [&stuffed(&short_mail(subject))[..], after.as_bytes()].concat()
 }
 
-fn go(client: &Client, way: Way) {
-    match way {
-        Way::Close => {}
-        Way::HalfClose => client.socket().shutdown(Shutdown::Write).expect("a socket"),
-        Way::Reset => reset(client.socket()),
-        Way::CloseNotify => unreachable!("not in TLS"),
+fn disconnect_plain(client: &Client, disconnect: Disconnect) {
+    match disconnect {
+        Disconnect::Close => {}
+        Disconnect::HalfClose => client.socket().shutdown(Shutdown::Write).expect("a socket"),
+        Disconnect::Reset => reset(client.socket()),
+        Disconnect::CloseNotify => unreachable!("not in TLS"),
     }
 }
 
-fn go_in_tls(client: &mut TlsClient, way: Way) {
-    match way {
-        Way::Close => {}
-        Way::HalfClose => client.socket().shutdown(Shutdown::Write).expect("a socket"),
-        Way::Reset => reset(client.socket()),
-        Way::CloseNotify => {
+fn disconnect_tls(client: &mut TlsClient, disconnect: Disconnect) {
+    match disconnect {
+        Disconnect::Close => {}
+        Disconnect::HalfClose => client.socket().shutdown(Shutdown::Write).expect("a socket"),
+        Disconnect::Reset => reset(client.socket()),
+        Disconnect::CloseNotify => {
             client.tls().send_close_notify();
             client.try_send(b"").expect("it is sent");
         }
     }
 }
 
-/// The connection is reset once the last descriptor of it is closed.
+/// Makes the kernel send RST when the last descriptor of the connection is closed.
 fn reset(socket: &std::net::TcpStream) {
     let linger = SockRef::from(socket).set_linger(Some(Duration::ZERO));
     linger.expect("an open socket");
@@ -91,55 +92,60 @@ fn client_that_sent_octets_and_disconnected_is_detected_as_gone() {
     let server = &tls.server;
     let (mut open, mut open_in_tls) = (Vec::new(), Vec::new());
     let (mut waiting, mut waiting_in_tls) = (Vec::new(), Vec::new());
-    let mut gone = 0;
-    let begun = || {
+    let mut disconnected = 0;
+    let begin_plain = || {
         let mut client = server.client();
         client.begin_data("a@client.test", "u@ours.test");
         client
     };
-    let begun_in_tls = || {
+    let begin_tls = || {
         let mut client = tls.implicit_tls_client();
         client.command("EHLO client.test", "250");
         client.begin_mail();
         client
     };
     while_the_writer_is_busy(&database, server, || {
-        for after in AFTER_THE_DOT {
-            for way in [Way::Close, Way::HalfClose, Way::Reset, Way::CloseNotify] {
-                let subject = format!("gone {way:?} {}", after.trim());
-                let mut in_tls = begun_in_tls();
+        for after in AFTER_FINAL_DOT {
+            for disconnect in [
+                Disconnect::Close,
+                Disconnect::HalfClose,
+                Disconnect::Reset,
+                Disconnect::CloseNotify,
+            ] {
+                let subject = format!("disconnected {disconnect:?} {}", after.trim());
+                let mut in_tls = begin_tls();
                 in_tls.send(mail(&subject, after));
-                go_in_tls(&mut in_tls, way);
-                gone += 1;
-                if matches!(way, Way::HalfClose | Way::CloseNotify) {
+                disconnect_tls(&mut in_tls, disconnect);
+                disconnected += 1;
+                if matches!(disconnect, Disconnect::HalfClose | Disconnect::CloseNotify) {
                     open_in_tls.push(in_tls);
                 }
-                if matches!(way, Way::CloseNotify) {
+                if matches!(disconnect, Disconnect::CloseNotify) {
                     continue;
                 }
-                let mut plain = begun();
+                let mut plain = begin_plain();
                 plain.send(mail(&subject, after));
-                go(&plain, way);
-                gone += 1;
-                if matches!(way, Way::HalfClose) {
+                disconnect_plain(&plain, disconnect);
+                disconnected += 1;
+                if matches!(disconnect, Disconnect::HalfClose) {
                     open.push(plain);
                 }
             }
         }
-        // More than the server reads at once follows on the dot of these, and they stay.
-        let much = "NOOP\r\n".repeat(2_000);
-        for after in AFTER_THE_DOT.iter().copied().chain([much.as_str()]) {
-            let mut plain = begun();
+        // These clients stay. The last of them sends more than the server reads at once after the final dot.
+        let long = "NOOP\r\n".repeat(2_000);
+        for after in AFTER_FINAL_DOT.iter().copied().chain([long.as_str()]) {
+            let mut plain = begin_plain();
             plain.send(mail("waits", after));
             waiting.push(plain);
-            let mut in_tls = begun_in_tls();
+            let mut in_tls = begin_tls();
             in_tls.send(mail("waits", after));
             waiting_in_tls.push(in_tls);
         }
         wait_for_within(
-            "those that left to be found",
+            "the disconnected clients to be detected",
             Duration::from_secs(12),
-            || (withdrawn(server) == gone).then_some(()),
+            || (withdrawn_mails(server) == disconnected).then_some(()),
         );
     });
     for mut client in waiting {
@@ -148,10 +154,10 @@ fn client_that_sent_octets_and_disconnected_is_detected_as_gone() {
     for mut client in waiting_in_tls {
         client.expect("250 2.0.0 OK : queued as ");
     }
-    assert_eq!(withdrawn(server), gone);
+    assert_eq!(withdrawn_mails(server), disconnected);
     let mut subjects: Vec<String> = database.rows("SELECT subject FROM new_mail");
     subjects.sort();
-    let waits = 2 * (AFTER_THE_DOT.len() + 1);
+    let waits = 2 * (AFTER_FINAL_DOT.len() + 1);
     assert_eq!(subjects[0], "busy");
     assert_eq!(subjects[1..], vec!["waits".to_owned(); waits]);
 }
@@ -166,10 +172,10 @@ fn commands_sent_while_a_mail_waits_are_answered_in_order() {
     client.begin_mail();
     while_the_writer_is_busy(&database, &tls.server, || {
         client.send(mail("first", ""));
-        // In records of their own, so that they arrive while the mail waits.
+        // Separate TLS records, which arrive while the mail is queued.
         client.send("NOOP\r\n");
         client.send("MAIL FROM:<a@client.test>\r\nRCPT TO:<u@ours.test>\r\nDATA\r\n");
-        // Long enough that the server has looked whether its client is there.
+        // Long enough for the server to check whether the client is still connected.
         thread::sleep(Duration::from_millis(2_500));
     });
     for reply in [

@@ -1,5 +1,5 @@
-//! The limit on commands since the last saved mail: a client cannot keep its connection with commands alone, and no
-//! delivery is cut, however many commands it takes.
+//! The limit of 100 commands since the last saved mail: commands alone do not keep a connection open, and no delivery
+//! is interrupted, however many commands it needs.
 
 use crate::support::{Client, Server, short_mail, value};
 
@@ -80,7 +80,7 @@ fn commands_of_unsaved_transactions_count_for_the_command_limit() {
                 client.expect(reply);
             }
         }
-        expect_end_within(&mut client, &round, replies.len());
+        expect_421_within(&mut client, &round, replies.len());
     }
 }
 
@@ -102,14 +102,14 @@ fn commands_of_mails_refused_after_content_count_for_the_command_limit() {
     ] {
         let mut client = server.client();
         client.command("EHLO client.test", "250-");
-        // EHLO and 33 mails are a hundred commands; the mail that exceeds them still has its own reply.
+        // EHLO and 33 mails of three commands make 100. The mail that exceeds the limit still gets its own reply.
         for _ in 0..34 {
             client.send(&mail);
             for reply in replies {
                 client.expect(reply);
             }
         }
-        expect_end_within(&mut client, &mail, replies.len());
+        expect_421_within(&mut client, &mail, replies.len());
     }
 }
 
@@ -122,7 +122,7 @@ fn rejected_recipients_over_max_recipients_count_for_the_command_limit() {
     let mut client = server.client();
     client.command("EHLO client.test", "250-");
     client.command("MAIL FROM:<a@client.test>", "250 2.1.0");
-    // EHLO is one of a hundred, and the first 20 recipients may still be followed by a mail.
+    // EHLO counts. The first 20 RCPT commands count only when the transaction ends without a saved mail.
     client.send("RCPT TO:<u@elsewhere.test>\r\n".repeat(200));
     for _ in 0..20 + 99 {
         client.expect("550 5.7.1");
@@ -189,11 +189,13 @@ fn command_limit_allows_a_mail_of_1000_recipients_and_1000_chunks() {
     assert_eq!(server.list().len(), 1_000);
 }
 
-/// Expects the end of the session among the replies to one more round of commands.
-fn expect_end_within(client: &mut Client, round: &str, replies: usize) {
+/// Sends one more round of commands and expects 421 and the close among its replies.
+fn expect_421_within(client: &mut Client, round: &str, replies: usize) {
     client.send(round);
     for _ in 0..=replies {
-        let reply = client.read_reply().expect("421, not the end alone");
+        let reply = client
+            .read_reply()
+            .expect("421 before the connection is closed");
         if reply.code == 421 {
             assert!(reply.text().starts_with("421 4.7.0 "), "{}", reply.text());
             client.expect_close();

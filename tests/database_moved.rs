@@ -1,5 +1,5 @@
-//! The SQLite file is moved, removed or replaced while the server has it open: 451 and one line until it is back, or until a
-//! restart; nothing is renamed, deleted or begun anew.
+//! The SQLite file is moved, removed or replaced while the server has it open. Mail gets 451, with one log line, until
+//! the file is back or the server is restarted. The server renames, deletes and creates no file.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -24,11 +24,11 @@ fn moved_sqlite_file_defers_mail_until_it_is_back() {
     assert_eq!(deliver(&server, "before"), 250);
     for names in [&FILES[..1], &FILES] {
         rename(&server, names, "", "moved-");
-        let left = names_in(server.folder.path());
+        let names_before = names_in(server.folder.path());
         for _ in 0..3 {
             assert_eq!(deliver(&server, "away"), 451);
         }
-        assert_eq!(names_in(server.folder.path()), left);
+        assert_eq!(names_in(server.folder.path()), names_before);
         rename(&server, names, "moved-", "");
         assert_eq!(deliver(&server, "back"), 250);
     }
@@ -37,7 +37,7 @@ fn moved_sqlite_file_defers_mail_until_it_is_back() {
     let lines: Vec<&str> = lines.collect();
     assert_eq!(lines.len(), 2, "{log}");
     assert_eq!(value(lines[0], "file").as_deref(), Some(FILE));
-    let fix = value(lines[0], "fix").expect("a cure");
+    let fix = value(lines[0], "fix").expect("a fix");
     assert!(fix.contains("move it back to this name, or restart the server"));
     assert!(server.stop().success());
     assert_eq!(subjects(&server.path(FILE)), ["back", "back", "before"]);
@@ -57,7 +57,7 @@ fn sqlite_file_moved_under_load_keeps_all_acknowledged_mail() {
     rename(&server, &FILES[..1], "", "moved-");
     assert_eq!(deliver(&server, "batch_failed"), 451);
     let account = load.stop();
-    // As they lie there, while the server goes on.
+    // Copies of the files while the server keeps running.
     let copies = TempDir::new().expect("a temporary folder");
     let copy = copies.path().join("copy.db");
     fs::copy(server.path("moved-goguerrilla.db"), &copy).expect("the moved file");
@@ -74,7 +74,7 @@ fn sqlite_file_moved_under_load_keeps_all_acknowledged_mail() {
         &account,
         &stored_markers(&server.path("moved-goguerrilla.db")),
     );
-    // A restart begins a new file.
+    // A restart creates a new file.
     server.start_again();
     assert_eq!(deliver(&server, "new"), 250);
     assert!(server.stop().success());
@@ -102,10 +102,10 @@ fn file_that_replaces_the_sqlite_file_gets_no_mail_and_is_not_changed() {
         let mut server = Server::start(&[]);
         let load = Load::start(server.address, 4, "replaced");
         load.wait_for_more(20);
-        // A second name, by which the test still finds it.
-        fs::hard_link(server.path(FILE), server.path("first.db")).expect("our file");
-        fs::write(server.path("other"), other).expect("our folder");
-        fs::rename(server.path("other"), server.path(FILE)).expect("our file");
+        // A second name, so that the test can still open the file.
+        fs::hard_link(server.path(FILE), server.path("first.db")).expect("the file exists");
+        fs::write(server.path("other"), other).expect("the folder is writable");
+        fs::rename(server.path("other"), server.path(FILE)).expect("the file exists");
         assert_eq!(deliver(&server, "batch_failed"), 451);
         let mut account = load.stop();
         // Its batch may have been committed into the first file before the replacement was noticed.
@@ -114,7 +114,7 @@ fn file_that_replaces_the_sqlite_file_gets_no_mail_and_is_not_changed() {
         assert!(server.stop().success());
         assert_eq!(&fs::read(server.path(FILE)).expect("the other file"), other);
         assert_no_loss_or_duplicate(&account, &stored_markers(&server.path("first.db")));
-        // The restart takes the other one for what it is, without anything of the first.
+        // After the restart the server uses the other file, without any row of the first one.
         if other != &text {
             server.start_again();
             assert_eq!(deliver(&server, "new"), 250);
@@ -130,7 +130,7 @@ fn removed_sqlite_file_is_not_created_again() {
         let load = Load::start(server.address, 4, "removed");
         load.wait_for_more(20);
         for name in names {
-            fs::remove_file(server.path(name)).expect("our file");
+            fs::remove_file(server.path(name)).expect("the file exists");
         }
         assert_eq!(deliver(&server, "batch_failed"), 451);
         load.stop();
@@ -140,9 +140,9 @@ fn removed_sqlite_file_is_not_created_again() {
         }
         assert!(server.stop().success());
         if names.len() == 1 {
-            // What is left of the mails is kept until somebody decides.
+            // The WAL with the remaining mails is kept until the operator decides.
             assert!(fs::metadata(server.path(FILES[1])).expect("the log").len() > 0);
-            assert_log_is_named(&server, "goguerrilla.db-wal");
+            assert_wal_is_rejected(&server, "goguerrilla.db-wal");
             fs::rename(server.path(FILES[1]), server.path("kept")).expect("the log");
         }
         server.start_again();
@@ -152,17 +152,17 @@ fn removed_sqlite_file_is_not_created_again() {
 }
 
 #[test]
-fn a_file_that_was_emptied_takes_no_mail_and_its_log_stays() {
+fn emptied_sqlite_file_gets_no_mail_and_its_wal_is_kept() {
     let mut server = Server::start(&[]);
     assert_eq!(deliver(&server, "before"), 250);
-    fs::write(server.path(FILE), "").expect("our file");
+    fs::write(server.path(FILE), "").expect("the file exists");
     let log = fs::read(server.path(FILES[1])).expect("the log");
     assert_eq!(deliver(&server, "batch_failed"), 451);
     server.wait_for_log(" database_moved ");
     assert!(server.stop().success());
-    assert_eq!(fs::read(server.path(FILE)).expect("our file"), b"");
+    assert_eq!(fs::read(server.path(FILE)).expect("the file exists"), b"");
     assert_eq!(fs::read(server.path(FILES[1])).expect("the log"), log);
-    assert_log_is_named(&server, FILES[1]);
+    assert_wal_is_rejected(&server, FILES[1]);
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn missing_wal_or_shm_file_defers_mail_and_loses_none() {
         for is_replaced in [false, true] {
             let mut server = Server::start(&[]);
             assert_eq!(deliver(&server, "before"), 250);
-            fs::remove_file(server.path(name)).expect("our file");
+            fs::remove_file(server.path(name)).expect("the file exists");
             if is_replaced {
                 fs::write(server.path(name), "").expect("another file");
             }
@@ -212,7 +212,7 @@ fn sqlite_file_moved_before_first_mail_or_reload_is_not_created_again() {
 }
 
 #[test]
-fn mail_committed_into_a_file_moved_meanwhile_gets_451() {
+fn mail_committed_into_a_moved_file_gets_451() {
     let mut server = Server::start(&[]);
     server.stop();
     let log = server.path(FILES[1]).display().to_string();
@@ -232,7 +232,7 @@ fn mail_committed_into_a_file_moved_meanwhile_gets_451() {
 fn list_does_not_delete_a_wal_file_next_to_an_empty_database() {
     let mut server = Server::start(&[]);
     assert_eq!(deliver(&server, "old"), 250);
-    fs::rename(server.path(FILE), server.path("moved.db")).expect("our file");
+    fs::rename(server.path(FILE), server.path("moved.db")).expect("the file exists");
     server.kill();
     fs::write(server.path(FILE), "").expect("a file in its place");
     let ended = run(server.folder.path(), &["list", "-config=goguerrilla.conf"]);
@@ -254,7 +254,7 @@ fn wal_file_deleted_by_another_program_after_a_move_loses_no_mail() {
     }
     rename(&server, &FILES[..1], "", "moved-");
     assert_eq!(deliver(&server, "batch_failed"), 451);
-    // SQLite itself deletes a log next to a new file.
+    // SQLite itself deletes a WAL next to a new file.
     drop(
         Connection::open(server.path(FILE))
             .map(|other| other.execute_batch("CREATE TABLE other(a)")),
@@ -300,7 +300,7 @@ fn reader_of_a_moved_sqlite_file_does_not_cause_loss_of_its_wal() {
     assert!(server.stop().success());
     server.wait_for_log(" wal_preserved file=goguerrilla.db-wal ");
     drop(reader);
-    assert_log_is_named(&server, "goguerrilla.db-wal");
+    assert_wal_is_rejected(&server, "goguerrilla.db-wal");
     fs::rename(
         server.path(FILES[1]),
         server.path("moved-goguerrilla.db-wal"),
@@ -333,7 +333,7 @@ fn wal_file_of_a_missing_or_empty_database_is_kept_and_reported_at_start() {
         }
         let log = format!("{file}-wal");
         let octets = fs::read(server.path(&log)).expect("the log");
-        assert_log_is_named(&server, &log);
+        assert_wal_is_rejected(&server, &log);
         assert_eq!(fs::read(server.path(&log)).expect("the log"), octets);
         fs::rename(server.path(&log), server.path("moved.db-wal")).expect("the log");
         assert_eq!(subjects(&server.path("moved.db")), ["old"; 5]);
@@ -360,8 +360,8 @@ fn sqlite_path_that_is_not_a_regular_file_is_rejected_at_start_and_by_check() {
     );
 }
 
-/// Neither the server nor `check` begins a file next to a log that holds mails of another one.
-fn assert_log_is_named(server: &Server, log: &str) {
+/// Asserts that the server and `check` reject a WAL that belongs to another file, and name it.
+fn assert_wal_is_rejected(server: &Server, log: &str) {
     let wanted =
         format!("GM_SQLITE_FILE: {log}: holds mails of a database file that is not at {FILE}; ");
     let started = run(server.folder.path(), &["-config=goguerrilla.conf"]);
@@ -379,7 +379,7 @@ fn assert_log_is_named(server: &Server, log: &str) {
 fn rename(server: &Server, names: &[&str], from: &str, to: &str) {
     for name in names {
         let (from, to) = (format!("{from}{name}"), format!("{to}{name}"));
-        fs::rename(server.path(&from), server.path(&to)).expect("our file");
+        fs::rename(server.path(&from), server.path(&to)).expect("the file exists");
     }
 }
 
@@ -391,7 +391,7 @@ fn deliver(server: &Server, subject: &str) -> u16 {
     reply.code
 }
 
-/// The subject of each row, sorted.
+/// Returns the subjects of all rows, sorted.
 fn subjects(file: &Path) -> Vec<String> {
     let stored: HashMap<String, usize> = stored_markers(file);
     let mut subjects: Vec<String> = stored

@@ -1,4 +1,4 @@
-//! Content that is refused is read to its end so that the sender learns why, but not without bounds.
+//! Rejected content is read to its end, so that the sender gets the reply, but only within limits.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -8,12 +8,12 @@ use crate::support::{Client, Server, value, wait_for};
 #[test]
 fn oversized_content_of_20_mib_gets_552_while_most_slots_are_free() {
     let server = Server::start(&[("GSMTP_MAX_SIZE", "100000")]);
-    for (announce, end) in [
+    for (command, end) in [
         ("DATA\r\n".to_owned(), "\r\n.\r\n"),
         (format!("BDAT {} LAST\r\n", 20 << 20), ""),
     ] {
         let mut client = client_with_recipient(&server);
-        client.send(announce);
+        client.send(command);
         for _ in 0..20 {
             client.send([b'x'; 1 << 20]);
         }
@@ -29,31 +29,31 @@ fn oversized_content_of_20_mib_gets_552_while_most_slots_are_free() {
 
 #[test]
 fn discarded_content_is_limited_when_half_of_the_slots_are_taken() {
-    let server = half_full(&[("GSMTP_MAX_SIZE", "100000")]);
+    let server = start_with_four_slots(&[("GSMTP_MAX_SIZE", "100000")]);
     let _other = server.client();
-    for announce in ["DATA\r\n", ENDLESS_CHUNK, "BDAT 100001\r\n"] {
+    for command in ["DATA\r\n", ENDLESS_CHUNK, "BDAT 100001\r\n"] {
         let mut client = client_with_recipient(&server);
-        client.send(announce);
-        if announce.starts_with("DATA") {
+        client.send(command);
+        if command.starts_with("DATA") {
             client.expect("354 ");
         }
-        if announce.starts_with("BDAT 100001") {
-            // The chunks that follow belong to the message that was refused.
+        if command.starts_with("BDAT 100001") {
+            // Further chunks belong to the rejected message.
             client.send(vec![b'x'; 100_001]);
             client.expect("552 5.3.4 ");
             client.send(ENDLESS_CHUNK);
         }
-        let reply = match announce.starts_with("BDAT 100001") {
+        let reply = match command.starts_with("BDAT 100001") {
             true => "503 5.5.1 ",
             false => "552 5.3.4 ",
         };
-        expect_bounded(&server, &mut client, reply);
+        expect_limited_discard(&server, &mut client, reply);
     }
 }
 
 #[test]
 fn slightly_oversized_message_is_read_to_its_end_when_half_of_the_slots_are_taken() {
-    let server = half_full(&[("GSMTP_MAX_SIZE", "100000")]);
+    let server = start_with_four_slots(&[("GSMTP_MAX_SIZE", "100000")]);
     let _other = server.client();
     let mut client = client_with_recipient(&server);
     client.command("DATA", "354 ");
@@ -65,17 +65,17 @@ fn slightly_oversized_message_is_read_to_its_end_when_half_of_the_slots_are_take
 
 #[test]
 fn discard_limits_apply_to_bdat_out_of_sequence_and_over_the_memory_budget() {
-    let server = half_full(&[("GSMTP_MAX_SIZE", "100000"), ("GM_MAX_MEMORY", "50000")]);
+    let server = start_with_four_slots(&[("GSMTP_MAX_SIZE", "100000"), ("GM_MAX_MEMORY", "50000")]);
     let _other = server.client();
 
     let mut out_of_sequence = server.client();
     out_of_sequence.command("EHLO client.test", "250-");
     out_of_sequence.send(ENDLESS_CHUNK);
-    expect_bounded(&server, &mut out_of_sequence, "503 5.5.1 ");
+    expect_limited_discard(&server, &mut out_of_sequence, "503 5.5.1 ");
 
     let mut without_memory = client_with_recipient(&server);
     without_memory.command("DATA", "354 ");
-    expect_bounded(&server, &mut without_memory, "452 4.3.1 ");
+    expect_limited_discard(&server, &mut without_memory, "452 4.3.1 ");
 }
 
 #[test]
@@ -95,20 +95,20 @@ fn minimum_data_rate_spans_all_bdat_chunks_of_a_message() {
             }
             assert!(
                 started_at.elapsed() < Duration::from_secs(10),
-                "{chunk:?} is taken for ever"
+                "{chunk:?} is accepted for ever"
             );
             std::thread::sleep(Duration::from_millis(100));
         };
         assert!(slow.text().starts_with("421 4.4.2 "), "{}", slow.text());
-        let waited = started_at.elapsed();
-        assert!(waited > Duration::from_millis(1_900), "{waited:?}");
+        let elapsed = started_at.elapsed();
+        assert!(elapsed > Duration::from_millis(1_900), "{elapsed:?}");
         client.expect_close();
     }
     assert!(server.list().is_empty());
 }
 
-/// Four slots, of which two clients take half.
-fn half_full(settings: &[(&str, &str)]) -> Server {
+/// Starts a server with four slots, of which the two clients of a test take half.
+fn start_with_four_slots(settings: &[(&str, &str)]) -> Server {
     Server::start(&[settings, &[("GM_MAX_CLIENTS", "4")]].concat())
 }
 
@@ -120,10 +120,11 @@ fn client_with_recipient(server: &Server) -> Client {
     client
 }
 
-/// Sends content until a reply comes, which has to be this one and the last; expects that little more was read than may be.
-fn expect_bounded(server: &Server, client: &mut Client, reply: &str) {
-    let ended = || server.log().matches(" disconnected ").count();
-    let ended_before = ended();
+/// Sends content until a reply arrives; asserts that it is `reply`, that the server then closes, and that the server
+/// has not read much more than the limit.
+fn expect_limited_discard(server: &Server, client: &mut Client, reply: &str) {
+    let disconnects = || server.log().matches(" disconnected ").count();
+    let disconnects_before = disconnects();
     let mut sent = 0;
     while !has_reply(client) {
         sent += client
@@ -134,17 +135,17 @@ fn expect_bounded(server: &Server, client: &mut Client, reply: &str) {
     }
     client.expect(reply);
     client.expect_close();
-    wait_for("its line in the log", || {
-        (ended() > ended_before).then_some(())
+    wait_for("the log line of the disconnect", || {
+        (disconnects() > disconnects_before).then_some(())
     });
     let log = server.log();
     let line = log.lines().rfind(|line| line.contains(" disconnected "));
     let octets = value(line.expect("a line"), "octets").expect("a figure");
     let octets: usize = octets.parse().expect("a figure");
     println!("{octets} octets were read");
-    // Commands, content that was kept, and the end of the last read come on top.
-    let bound = 2 * MAX_SIZE + (1 << 20) + MAX_SIZE + 65_536;
-    assert!(octets < bound, "{octets}");
+    // The limit, 2 × GSMTP_MAX_SIZE + 1 MiB, plus content that was kept, commands and the last read.
+    let limit = 2 * MAX_SIZE + (1 << 20) + MAX_SIZE + 65_536;
+    assert!(octets < limit, "{octets}");
 }
 
 fn has_reply(client: &Client) -> bool {

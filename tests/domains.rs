@@ -1,4 +1,4 @@
-//! GM_ALLOWED_HOSTS: domains in every spelling, items that can never match, and large lists.
+//! GM_ALLOWED_HOSTS: each spelling of a domain, items that can never match, and large lists.
 
 use std::fs;
 
@@ -12,7 +12,7 @@ use crate::support::{Client, Server, write_config};
 const HOSTS: &str = "münchen.example, xn--grn-ioa.test, *.例子.测试, ours.test., _x.test, xn--zzzz--1.test, \
                      [IPv6:2001:DB8:0::1], [192.0.2.1]";
 
-/// Paths, each with whether HOSTS accepts it.
+/// Paths, and whether HOSTS accepts each.
 const PATHS: &[(&str, bool)] = &[
     ("<u@münchen.example>", true),
     ("<u@MÜNCHEN.Example>", true),
@@ -65,7 +65,7 @@ fn rcpt_and_auth_http_agree_on_all_spellings_of_a_domain() {
         let answer = nginx::ask(&server, &format!("GET / HTTP/1.0\r\n{request}\r\n\r\n"));
         assert_eq!(nginx::header(&answer, "Auth-Status"), status, "{path}");
     }
-    // The other rules of a path stand.
+    // The other rules for a path still apply.
     for (path, want) in [
         ("<u@ours.test..>", "501 5.1.3 "),
         ("<u@.>", "501 5.1.3 "),

@@ -1,4 +1,5 @@
-//! Files that the server creates are readable for its user and group at most, whatever the umask; others keep their mode.
+//! Modes of files: no other user can read a file that the server creates, whatever the umask; existing files keep their
+//! mode.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -8,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::support::{Server, wait_for, with_umask};
 
-const OURS: [&str; 4] = [
+const FILES: [&str; 4] = [
     "log",
     "goguerrilla.db",
     "goguerrilla.db-wal",
@@ -21,10 +22,10 @@ fn log_and_database_are_not_readable_by_others_whatever_the_umask() {
         let folder = TempDir::new().expect("a temporary folder");
         let server = Server::start_with(folder, &[], with_umask(umask));
         deliver(&server);
-        for name in OURS {
+        for name in FILES {
             assert_eq!(mode(&server, name), want, "{name} with umask {umask}");
         }
-        fs::rename(server.path("log"), server.path("log.1")).expect("our log");
+        fs::rename(server.path("log"), server.path("log.1")).expect("the log is renamed");
         server.signal(Signal::SIGUSR1);
         wait_for("the new log", || server.path("log").exists().then_some(()));
         assert_eq!(mode(&server, "log"), want, "reopened with umask {umask}");
@@ -38,7 +39,7 @@ fn symlinked_database_is_not_readable_by_others() {
     let settings = [("GM_SQLITE_FILE", "link.db")];
     let server = Server::start_with(folder, &settings, with_umask("000"));
     deliver(&server);
-    for name in OURS {
+    for name in FILES {
         assert_eq!(mode(&server, name), 0o640, "{name}");
     }
 }
@@ -49,11 +50,11 @@ fn existing_log_and_database_keep_their_mode() {
     for name in ["log", "goguerrilla.db"] {
         fs::write(folder.path().join(name), "").expect("a file");
         let for_all = Permissions::from_mode(0o664);
-        fs::set_permissions(folder.path().join(name), for_all).expect("our file");
+        fs::set_permissions(folder.path().join(name), for_all).expect("the mode is set");
     }
     let server = Server::start_with(folder, &[], with_umask("077"));
     deliver(&server);
-    for name in OURS {
+    for name in FILES {
         assert_eq!(mode(&server, name), 0o664, "{name}");
     }
 }

@@ -1,5 +1,5 @@
-//! Servers that answer what no MySQL server should, and accounts that the driver could not log in to: an ordinary error each
-//! time, and service returns by itself.
+//! Malformed answers of a database server, and accounts whose login once failed in the driver: each is an ordinary
+//! error, and service recovers without a restart.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -13,68 +13,68 @@ use crate::support::mariadb::{MariaDb, PASSWORD, USER, with_hosts};
 use crate::support::{BINARY, Server, short_mail, wait_for, wait_for_within};
 
 const STATUS: (&str, &str) = ("GM_STATUS_INTERFACE", "127.0.0.1:0");
-/// How soon mail is saved once the cause is gone.
-const HEALED_WITHIN: Duration = Duration::from_secs(10);
-/// How soon a client is answered while the database is of no use.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
+/// Maximum time until mail is saved after the cause is removed.
+const MAX_RECOVERY_TIME: Duration = Duration::from_secs(10);
+/// Maximum time until a client gets its reply while the database is unusable.
+const MAX_REPLY_TIME: Duration = Duration::from_secs(2);
 
-/// Where in its dialogue a server begins to answer nonsense, and with what.
+/// A malformed answer, and the state of the connection in which the server sends it.
 #[derive(Clone, Copy, Debug)]
-enum Nonsense {
-    /// Instead of a greeting.
+enum MalformedAnswer {
+    /// Sent instead of the greeting.
     Greeting(&'static [u8]),
-    /// These packets after the client's answer to the greeting, one for each packet of the client's.
+    /// Packets sent after the client's answer to the greeting, one for each packet of the client.
     Login(&'static [&'static [u8]]),
-    /// After an ordinary login, in answer to each statement.
+    /// Sent after a regular login, in answer to each statement.
     Statement(&'static [u8]),
-    /// The same with octets that are no packet.
+    /// The same, with octets that are not a packet.
     StatementOctets(&'static [u8]),
 }
 
 const OK: &[u8] = &[0, 0, 0, 2, 0, 0, 0];
 
-/// Each makes the driver panic, or may.
-const ALL: &[Nonsense] = &[
-    Nonsense::Greeting(b""),
-    Nonsense::Greeting(b"\0\0\0\0"),
-    Nonsense::Greeting(b"\x01\0\0\0\x0a"),
-    Nonsense::Greeting(b"\x64\0\0\0\x0a8.0.1"),
-    Nonsense::Greeting(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
-    Nonsense::Greeting(b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"),
-    Nonsense::Login(&[b""]),
-    Nonsense::Login(&[b"\x01"]),
-    Nonsense::Login(&[b"\x01\x04", b""]),
-    Nonsense::Login(&[b"\x01\x04", b"\x01"]),
-    Nonsense::Login(&[b"\x01\x04", b"\x01no key"]),
-    Nonsense::Login(&[
+/// Answers that make the driver panic, or that may do so.
+const MALFORMED_ANSWERS: &[MalformedAnswer] = &[
+    MalformedAnswer::Greeting(b""),
+    MalformedAnswer::Greeting(b"\0\0\0\0"),
+    MalformedAnswer::Greeting(b"\x01\0\0\0\x0a"),
+    MalformedAnswer::Greeting(b"\x64\0\0\0\x0a8.0.1"),
+    MalformedAnswer::Greeting(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+    MalformedAnswer::Greeting(b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"),
+    MalformedAnswer::Login(&[b""]),
+    MalformedAnswer::Login(&[b"\x01"]),
+    MalformedAnswer::Login(&[b"\x01\x04", b""]),
+    MalformedAnswer::Login(&[b"\x01\x04", b"\x01"]),
+    MalformedAnswer::Login(&[b"\x01\x04", b"\x01no key"]),
+    MalformedAnswer::Login(&[
         b"\x01\x04",
         b"\x01-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n",
     ]),
-    Nonsense::Login(&[b"\xfe"]),
-    Nonsense::Login(&[b"\xfe\0"]),
-    Nonsense::Login(&[b"\xfeclient_ed25519\0", b""]),
-    Nonsense::Login(&[b"\xfeclient_ed25519\0short\0", b"\x01"]),
-    Nonsense::Login(&[b"\xfeparsec\0", b""]),
-    Nonsense::Login(&[b"\xfeparsec\0abcdefgh\0", b"\x01P\xff"]),
-    Nonsense::Login(&[b"\xfemysql_old_password\0", b""]),
-    Nonsense::Login(&[
+    MalformedAnswer::Login(&[b"\xfe"]),
+    MalformedAnswer::Login(&[b"\xfe\0"]),
+    MalformedAnswer::Login(&[b"\xfeclient_ed25519\0", b""]),
+    MalformedAnswer::Login(&[b"\xfeclient_ed25519\0short\0", b"\x01"]),
+    MalformedAnswer::Login(&[b"\xfeparsec\0", b""]),
+    MalformedAnswer::Login(&[b"\xfeparsec\0abcdefgh\0", b"\x01P\xff"]),
+    MalformedAnswer::Login(&[b"\xfemysql_old_password\0", b""]),
+    MalformedAnswer::Login(&[
         b"\xfecaching_sha2_password\0abcdefghijklmnopqrst\0",
         b"\x01",
     ]),
-    Nonsense::Login(&[b"\xfeno_such_plugin\0abc\0"]),
-    Nonsense::Login(&[b"\xff"]),
-    Nonsense::Statement(b""),
-    Nonsense::Statement(b"\x01"),
-    Nonsense::Statement(b"\xff"),
-    Nonsense::Statement(b"\xfb"),
-    Nonsense::Statement(b"\xfe"),
-    Nonsense::Statement(OK),
-    Nonsense::Statement(b"\xfe\xff\xff\xff\xff\xff\xff\xff\xff"),
-    Nonsense::StatementOctets(b"\x20\0\0\x01\x01"),
-    Nonsense::StatementOctets(b"\x01\0\0\x01\x01\x03\0\0\x02abc\x05\0\0\x03\xfe\0\0\x02\0"),
+    MalformedAnswer::Login(&[b"\xfeno_such_plugin\0abc\0"]),
+    MalformedAnswer::Login(&[b"\xff"]),
+    MalformedAnswer::Statement(b""),
+    MalformedAnswer::Statement(b"\x01"),
+    MalformedAnswer::Statement(b"\xff"),
+    MalformedAnswer::Statement(b"\xfb"),
+    MalformedAnswer::Statement(b"\xfe"),
+    MalformedAnswer::Statement(OK),
+    MalformedAnswer::Statement(b"\xfe\xff\xff\xff\xff\xff\xff\xff\xff"),
+    MalformedAnswer::StatementOctets(b"\x20\0\0\x01\x01"),
+    MalformedAnswer::StatementOctets(b"\x01\0\0\x01\x01\x03\0\0\x02abc\x05\0\0\x03\xfe\0\0\x02\0"),
 ];
 
-/// A server that passes everything on to a database, or answers nonsense by itself.
+/// A proxy that forwards to a database, or sends a malformed answer itself.
 struct FakeDatabase {
     address: SocketAddr,
     state: Arc<State>,
@@ -82,7 +82,7 @@ struct FakeDatabase {
 
 struct State {
     upstream: SocketAddr,
-    nonsense: Mutex<Option<Nonsense>>,
+    malformed: Mutex<Option<MalformedAnswer>>,
     sockets: Mutex<Vec<TcpStream>>,
 }
 
@@ -92,11 +92,11 @@ impl FakeDatabase {
         let address = listener.local_addr().expect("a bound socket");
         let state = Arc::new(State {
             upstream,
-            nonsense: Mutex::new(None),
+            malformed: Mutex::new(None),
             sockets: Mutex::new(Vec::new()),
         });
         let accepting = Arc::clone(&state);
-        // It ends with the process of the tests.
+        // The thread ends with the test process.
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let state = Arc::clone(&accepting);
@@ -108,9 +108,9 @@ impl FakeDatabase {
         FakeDatabase { address, state }
     }
 
-    /// From now on; what is open is closed.
-    fn answer(&self, nonsense: Option<Nonsense>) {
-        *lock(&self.state.nonsense) = nonsense;
+    /// Sets the answer for further connections, or forwards again; closes all open connections.
+    fn answer(&self, malformed: Option<MalformedAnswer>) {
+        *lock(&self.state.malformed) = malformed;
         for socket in lock(&self.state.sockets).drain(..) {
             let _ = socket.shutdown(Shutdown::Both);
         }
@@ -119,16 +119,16 @@ impl FakeDatabase {
 
 impl State {
     fn serve(&self, mut client: TcpStream) {
-        let nonsense = *lock(&self.nonsense);
-        // A client may leave at any time.
-        let _ = match nonsense {
-            None => self.pass(&client),
-            Some(nonsense) => answer(&mut client, nonsense),
+        let malformed = *lock(&self.malformed);
+        // A client may disconnect at any time.
+        let _ = match malformed {
+            None => self.forward(&client),
+            Some(malformed) => answer(&mut client, malformed),
         };
         let _ = client.shutdown(Shutdown::Both);
     }
 
-    fn pass(&self, client: &TcpStream) -> io::Result<()> {
+    fn forward(&self, client: &TcpStream) -> io::Result<()> {
         let server = TcpStream::connect(self.upstream)?;
         lock(&self.sockets).push(server.try_clone()?);
         let (mut from_client, mut to_server) = (client.try_clone()?, server.try_clone()?);
@@ -140,13 +140,13 @@ impl State {
     }
 }
 
-fn answer(client: &mut TcpStream, nonsense: Nonsense) -> io::Result<()> {
-    let packets = match nonsense {
-        Nonsense::Greeting(octets) => return client.write_all(octets),
-        Nonsense::Login(packets) => packets,
-        Nonsense::Statement(_) | Nonsense::StatementOctets(_) => &[OK],
+fn answer(client: &mut TcpStream, malformed: MalformedAnswer) -> io::Result<()> {
+    let packets = match malformed {
+        MalformedAnswer::Greeting(octets) => return client.write_all(octets),
+        MalformedAnswer::Login(packets) => packets,
+        MalformedAnswer::Statement(_) | MalformedAnswer::StatementOctets(_) => &[OK],
     };
-    // A client that waits for more than that is not left waiting: a server that hangs is another fault.
+    // If the client expects more than that, the connection is closed: a hanging server is another fault.
     client.set_read_timeout(Some(Duration::from_millis(200)))?;
     write_packet(client, 0, &greeting())?;
     for packet in packets {
@@ -155,16 +155,16 @@ fn answer(client: &mut TcpStream, nonsense: Nonsense) -> io::Result<()> {
     }
     loop {
         let number = read_packet(client)?;
-        match nonsense {
-            Nonsense::Statement(packet) => write_packet(client, number + 1, packet)?,
-            Nonsense::StatementOctets(octets) => return client.write_all(octets),
-            // Nothing is said after the last one.
-            Nonsense::Greeting(_) | Nonsense::Login(_) => return Ok(()),
+        match malformed {
+            MalformedAnswer::Statement(packet) => write_packet(client, number + 1, packet)?,
+            MalformedAnswer::StatementOctets(octets) => return client.write_all(octets),
+            // Nothing follows the last packet.
+            MalformedAnswer::Greeting(_) | MalformedAnswer::Login(_) => return Ok(()),
         }
     }
 }
 
-/// A greeting of MySQL 8, which asks for caching_sha2_password.
+/// Returns a greeting of MySQL 8 that requests caching_sha2_password.
 fn greeting() -> Vec<u8> {
     let capabilities: u32 = 0x1 | 0x8 | 0x200 | 0x2000 | 0x8000 | 0x8_0000;
     let [low0, low1, high0, high1] = capabilities.to_le_bytes();
@@ -194,7 +194,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The status and all output of a command that must fail with one line.
+/// Asserts that a command exits with status 1 and prints a single line.
 fn assert_fails_in_one_line(server: &Server, arguments: &[&str], of: &str) {
     let output = Command::new(BINARY)
         .args(arguments)
@@ -203,21 +203,21 @@ fn assert_fails_in_one_line(server: &Server, arguments: &[&str], of: &str) {
         .stdin(Stdio::null())
         .output()
         .expect("the program starts");
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8(said).expect("UTF-8");
-    assert_eq!(output.status.code(), Some(1), "{of}: {said}");
-    // `check` also says that everybody may read the configuration.
-    let mut lines = said
+    let output_text = [output.stdout, output.stderr].concat();
+    let output_text = String::from_utf8(output_text).expect("UTF-8");
+    assert_eq!(output.status.code(), Some(1), "{of}: {output_text}");
+    // `check` also warns that all users can read the configuration.
+    let mut lines = output_text
         .lines()
         .filter(|line| !line.starts_with("warning: goguerrilla.conf: "));
     let line = lines.next().expect("a line");
     assert!(
         lines.next().is_none() && line.contains("MYSQL_"),
-        "{of}: {arguments:?}: {said}"
+        "{of}: {arguments:?}: {output_text}"
     );
     assert!(
-        !said.contains(PASSWORD) && !said.contains("RUST_BACKTRACE"),
-        "{of}: {said}"
+        !output_text.contains(PASSWORD) && !output_text.contains("RUST_BACKTRACE"),
+        "{of}: {output_text}"
     );
 }
 
@@ -236,7 +236,7 @@ fn deliver(server: &Server) -> (u16, Duration) {
 fn wait_until_saved(server: &Server, of: &str) {
     wait_for_within(
         &format!("mail to be saved after {of}"),
-        HEALED_WITHIN,
+        MAX_RECOVERY_TIME,
         || (deliver(server).0 == 250).then_some(()),
     );
 }
@@ -247,20 +247,20 @@ fn malformed_database_answers_defer_mail_and_service_recovers() {
     let fake = FakeDatabase::start(database.address());
     let server = database.server_at(&fake.address.to_string(), &[STATUS]);
     assert_eq!(deliver(&server).0, 250);
-    for nonsense in ALL {
-        let of = format!("{nonsense:?}");
-        // A connection that has just committed is not asked whether it still works, and a batch that is under way on it is
-        // tried again for twenty seconds.
+    for malformed in MALFORMED_ANSWERS {
+        let of = format!("{malformed:?}");
+        // A connection that committed less than 20 ms ago is reused without a ping, and a batch in progress on it would
+        // be retried for 20 s.
         thread::sleep(Duration::from_millis(100));
-        fake.answer(Some(*nonsense));
+        fake.answer(Some(*malformed));
         let (code, took) = deliver(&server);
         assert!(
-            code == 451 && took < ANSWERED_WITHIN,
+            code == 451 && took < MAX_REPLY_TIME,
             "{of}: {code} after {took:?}"
         );
         let (code, took) = deliver(&server);
         assert!(
-            code == 451 && took < ANSWERED_WITHIN,
+            code == 451 && took < MAX_REPLY_TIME,
             "{of}: {code} after {took:?}"
         );
         for arguments in [&["check"][..], &["list"], &["show", &"0".repeat(32)]] {
@@ -275,7 +275,10 @@ fn malformed_database_answers_defer_mail_and_service_recovers() {
         .lines()
         .filter(|line| line.contains(" panicked "))
         .collect();
-    assert!(!lines.is_empty() && lines.len() <= ALL.len(), "{lines:#?}");
+    assert!(
+        !lines.is_empty() && lines.len() <= MALFORMED_ANSWERS.len(),
+        "{lines:#?}"
+    );
     assert!(
         lines
             .iter()
@@ -296,23 +299,26 @@ fn host_with_malformed_answers_fails_over_to_the_next_host() {
     let hosts = format!("{},{}", fake.address, second.address());
     let server = Server::start(&with_hosts(&hosts, &[STATUS]));
     assert_eq!(deliver(&server).0, 250);
-    for nonsense in [Nonsense::Login(&[b"\x01"]), Nonsense::Statement(b"")] {
-        fake.answer(Some(nonsense));
+    for malformed in [
+        MalformedAnswer::Login(&[b"\x01"]),
+        MalformedAnswer::Statement(b""),
+    ] {
+        fake.answer(Some(malformed));
         wait_until_saved(&server, "the first host's end");
         let before = first.count();
         assert_eq!(deliver(&server).0, 250);
-        assert_eq!(first.count(), before, "the second one takes it");
+        assert_eq!(first.count(), before, "the second host saves the mail");
         fake.answer(None);
-        // The thread that looks at the hosts is still alive.
-        let back = |log: &str| {
+        // The host comes up again only if the thread that checks the hosts is still running.
+        let are_all_up = |log: &str| {
             log.matches(" db_host_up ").count() == log.matches(" db_host_down ").count()
         };
         wait_for_within(
-            "the first host to be taken again",
+            "the first host to be up again",
             Duration::from_secs(60),
-            || back(&server.log()).then_some(()),
+            || are_all_up(&server.log()).then_some(()),
         );
-        wait_for("mail to go there", || {
+        wait_for("mail to go to the first host", || {
             assert_eq!(deliver(&server).0, 250);
             (first.count() > before).then_some(())
         });
@@ -321,7 +327,7 @@ fn host_with_malformed_answers_fails_over_to_the_next_host() {
 
 #[test]
 fn malformed_commit_answer_is_looked_up_and_stored_once() {
-    // What a writer is in the middle of: the COMMIT has arrived, and its answer is not one.
+    // The COMMIT has arrived at the database, but its answer is malformed.
     let database = MariaDb::start();
     let fake = CommitSpoiler::start(database.address());
     let server = database.server_at(&fake.address.to_string(), &[]);
@@ -335,14 +341,14 @@ fn malformed_commit_answer_is_looked_up_and_stored_once() {
         let before = database.count();
         *lock(&fake.answer) = Some(answer);
         let (code, took) = deliver(&server);
-        assert!(lock(&fake.answer).is_none(), "it was given");
+        assert!(lock(&fake.answer).is_none(), "the answer was sent");
         assert_eq!(code, 250, "{answer:?} after {took:?}");
         assert_eq!(database.count(), before + 1, "{answer:?}");
     }
     server.wait_for_log(" commit_resolved ");
 }
 
-/// Passes everything on but the answer to one COMMIT.
+/// A proxy that forwards everything except the answer to one COMMIT.
 struct CommitSpoiler {
     address: SocketAddr,
     answer: Arc<Mutex<Option<&'static [u8]>>>,
@@ -357,28 +363,28 @@ impl CommitSpoiler {
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let given = Arc::clone(&given);
-                thread::spawn(move || spoil(&client, upstream, &given));
+                thread::spawn(move || forward_spoiling(&client, upstream, &given));
             }
         });
         CommitSpoiler { address, answer }
     }
 }
 
-fn spoil(
+fn forward_spoiling(
     client: &TcpStream,
     upstream: SocketAddr,
     answer: &Arc<Mutex<Option<&'static [u8]>>>,
 ) -> io::Result<()> {
     let server = TcpStream::connect(upstream)?;
-    let spoils = Arc::new(Mutex::new(None));
+    let spoiled_answer = Arc::new(Mutex::new(None));
     let (mut from_client, mut to_server) = (client.try_clone()?, server.try_clone()?);
-    let (answer, noted) = (Arc::clone(answer), Arc::clone(&spoils));
+    let (answer, observed) = (Arc::clone(answer), Arc::clone(&spoiled_answer));
     thread::spawn(move || -> io::Result<()> {
         let mut octets = vec![0; 65_536];
         loop {
             let count = from_client.read(&mut octets)?;
             if octets[..count].ends_with(b"\x03COMMIT") {
-                *lock(&noted) = lock(&answer).take();
+                *lock(&observed) = lock(&answer).take();
             }
             to_server.write_all(&octets[..count])?;
             if count == 0 {
@@ -392,7 +398,7 @@ fn spoil(
         if count == 0 {
             return client.shutdown(Shutdown::Both);
         }
-        match lock(&spoils).take() {
+        match lock(&spoiled_answer).take() {
             Some(answer) => (&mut &*client).write_all(answer)?,
             None => (&mut &*client).write_all(&octets[..count])?,
         }
@@ -408,14 +414,14 @@ fn mariadb_ed25519_account_can_log_in() {
     ));
     let server = database.server(&[]);
     wait_until_saved(&server, "the start");
-    let (is_well, said) = server.check();
-    assert!(is_well, "{said}");
+    let (is_ok, output_text) = server.check();
+    assert!(is_ok, "{output_text}");
     assert_eq!(server.list().len() as u64, database.count());
 
     let wrong = database.server(&[("MYSQL_PASS", "another")]);
     let (code, took) = deliver(&wrong);
     assert!(
-        code == 451 && took < ANSWERED_WITHIN,
+        code == 451 && took < MAX_REPLY_TIME,
         "{code} after {took:?}"
     );
     assert_fails_in_one_line(&wrong, &["check"], "a wrong password");
@@ -424,18 +430,18 @@ fn mariadb_ed25519_account_can_log_in() {
 #[test]
 fn password_too_long_for_rsa_login_is_a_one_line_error() {
     let database = MariaDb::start();
-    // It asks for the password under a key: that of RSA with 2,048 bits.
+    // The server requests the password encrypted with an RSA key of 2,048 bits.
     let fake = FakeDatabase::start(database.address());
-    fake.answer(Some(Nonsense::Login(&[b"\x01\x04", KEY])));
+    fake.answer(Some(MalformedAnswer::Login(&[b"\x01\x04", KEY])));
     let long = "x".repeat(214);
     let hosts = fake.address.to_string();
     let server = Server::start(&with_hosts(&hosts, &[STATUS, ("MYSQL_PASS", &long)]));
-    let asked_at = Instant::now();
+    let started_at = Instant::now();
     assert_eq!(deliver(&server).0, 451);
     assert!(
-        asked_at.elapsed() < ANSWERED_WITHIN,
+        started_at.elapsed() < MAX_REPLY_TIME,
         "{:?}",
-        asked_at.elapsed()
+        started_at.elapsed()
     );
     assert_fails_in_one_line(&server, &["check"], "a long password");
     assert!(panics_of_the_driver(&server) > 0.0);
@@ -443,7 +449,7 @@ fn password_too_long_for_rsa_login_is_a_one_line_error() {
     assert!(!log.contains("xxxx") && !server.output().contains("xxxx"));
 }
 
-/// A public key, after the octet that says that more data comes.
+/// A public key, after the octet of a packet with more authentication data.
 const KEY: &[u8] = b"\x01-----BEGIN PUBLIC KEY-----
 MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEAjc7VZUyUrC2t/1HvCLQl
 U/Nd9yxZJGwwRhtpKINxl0WddaL01gBfJfkISE3gNSp3UYGDxW8Jy4aVZXpRb58K

@@ -1,4 +1,5 @@
-//! A COMMIT that hangs in the database: nothing more is sent to that host, and service returns when the COMMIT ends.
+//! A COMMIT that hangs in the database: no further mail is sent to that host, and service recovers when the COMMIT
+//! ends.
 
 use std::thread;
 use std::time::Duration;
@@ -11,12 +12,12 @@ use crate::support::mariadb::{FIELD_TABLE, MariaDb, USER, with_hosts};
 use crate::support::{Reply, Server, short_mail, stuffed, wait_for, wait_for_within};
 
 const STATUS: (&str, &str) = ("GM_STATUS_INTERFACE", "127.0.0.1:0");
-/// Ten seconds for the COMMIT and ten until the batch is given up, and some more.
-const LONGEST: Duration = Duration::from_secs(40);
-/// How soon mail is saved once the COMMIT has ended.
-const HEALED_WITHIN: Duration = Duration::from_secs(10);
+/// Maximum time until the reply: 10 s for the COMMIT, 10 s until the batch is given up, and a margin.
+const MAX_REPLY_TIME: Duration = Duration::from_secs(40);
+/// Maximum time until mail is saved after the COMMIT has ended.
+const MAX_RECOVERY_TIME: Duration = Duration::from_secs(10);
 
-/// A database whose COMMITs wait for a replica that does not exist, while this is asked for.
+/// Starts a database whose COMMITs wait for a replica that does not exist, between [`hang`] and [`release`].
 fn semi_synchronous() -> MariaDb {
     let database = MariaDb::start_with(&[
         "--log-bin",
@@ -38,12 +39,12 @@ fn release(database: &MariaDb) {
 
 fn deliver(server: &Server, subject: &str) -> (Reply, Duration) {
     let mut client = server.client();
-    client.set_reply_timeout(LONGEST);
+    client.set_reply_timeout(MAX_REPLY_TIME);
     client.begin_data("a@client.test", "u@ours.test");
     client.send_content(&short_mail(subject))
 }
 
-/// COMMITs of the server under test that the database has not finished.
+/// Returns the number of the server's COMMITs that the database has not finished.
 fn commits(database: &MariaDb) -> u64 {
     database.number(&format!(
         "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE USER = '{USER}' AND INFO = 'COMMIT'"
@@ -57,7 +58,7 @@ fn rows(database: &MariaDb, subject: &str) -> u64 {
 }
 
 fn wait_until_ready(server: &Server) {
-    wait_for_within("the store to be ready", HEALED_WITHIN, || {
+    wait_for_within("the store to be ready", MAX_RECOVERY_TIME, || {
         (get(server, "/readyz").0 == 200).then_some(())
     });
 }
@@ -70,8 +71,8 @@ fn host_with_a_hanging_commit_gets_no_further_mail() {
     hang(&database);
     let (reply, took) = thread::scope(|scope| {
         let hanging = scope.spawn(|| deliver(&server, "hanging"));
-        // While its batch is with the store for more than five seconds.
-        let reason = wait_for_within("the batch to be missed", Duration::from_secs(10), || {
+        // The batch has been with the store for more than 5 s.
+        let reason = wait_for_within("/readyz 503", Duration::from_secs(10), || {
             let (code, reason) = get(&server, "/readyz");
             (code == 503).then_some(reason)
         });
@@ -89,9 +90,12 @@ fn host_with_a_hanging_commit_gets_no_further_mail() {
         }
         hanging.join().expect("a reply")
     });
-    assert!(reply.code == 451 && took < LONGEST, "{took:?}: {reply:?}");
+    assert!(
+        reply.code == 451 && took < MAX_REPLY_TIME,
+        "{took:?}: {reply:?}"
+    );
     assert_eq!(commits(&database), 1);
-    // Nobody waits for it any more, and still nothing is sent.
+    // The server no longer waits for the COMMIT, and still sends no mail to the host.
     let (reply, took) = deliver(&server, "refused too");
     assert!(
         reply.code == 451 && took < Duration::from_secs(1),
@@ -99,10 +103,10 @@ fn host_with_a_hanging_commit_gets_no_further_mail() {
     );
     assert_eq!(get(&server, "/readyz").0, 503);
     assert_eq!(commits(&database), 1);
-    let (is_well, said) = server.check();
+    let (is_ok, output) = server.check();
     assert!(
-        !is_well && said.contains("error: MYSQL_HOST: a COMMIT of MYSQL_USER has been hanging on "),
-        "{said}"
+        !is_ok && output.contains("error: MYSQL_HOST: a COMMIT of MYSQL_USER has been hanging on "),
+        "{output}"
     );
     release(&database);
     wait_until_ready(&server);
@@ -112,9 +116,9 @@ fn host_with_a_hanging_commit_gets_no_further_mail() {
         (rows(&database, "hanging"), rows(&database, "after")),
         (1, 1)
     );
-    assert_eq!(database.count(), 3, "nothing that was refused");
-    let (is_well, said) = server.check();
-    assert!(is_well, "{said}");
+    assert_eq!(database.count(), 3, "no rejected mail is stored");
+    let (is_ok, output) = server.check();
+    assert!(is_ok, "{output}");
 }
 
 #[test]
@@ -157,11 +161,11 @@ fn commit_hanging_on_one_host_does_not_block_other_hosts() {
     wait_until_ready(&server);
     let (_, lines) = get(&server, "/readyz");
     assert!(lines.contains("left: a COMMIT hangs on "), "{lines}");
-    let (is_well, said) = server.check();
-    assert!(is_well && said.contains("has been hanging on "), "{said}");
+    let (is_ok, output) = server.check();
+    assert!(is_ok && output.contains("has been hanging on "), "{output}");
     assert_eq!(commits(&first), 1);
     release(&first);
-    wait_for_within("mail to go to the first host again", LONGEST, || {
+    wait_for_within("mail to go to the first host again", MAX_REPLY_TIME, || {
         assert_eq!(deliver(&server, "again").0.code, 250);
         (rows(&first, "again") > 0).then_some(())
     });
@@ -193,16 +197,19 @@ fn hanging_commit_of_a_lost_connection_is_found_in_the_process_list() {
 }
 
 #[test]
-fn the_commit_of_a_look_up_that_hangs_is_noticed_too() {
+fn hanging_commit_of_a_lookup_is_detected() {
     let database = semi_synchronous();
     let proxy = FaultProxy::start(database.address());
     let server = database.server_at(&proxy.address(), &[STATUS, ("GM_SAVE_WORKERS", "1")]);
     assert_eq!(deliver(&server, "before").0.code, 250);
     hang(&database);
-    // The first COMMIT never arrives, so the look-up inserts the rows again and commits them.
+    // The first COMMIT never arrives, so the lookup inserts the rows again and commits them.
     proxy.cut(Fault::CutBefore("COMMIT"), 1);
     let (reply, took) = deliver(&server, "hanging");
-    assert!(reply.code == 451 && took < LONGEST, "{took:?}: {reply:?}");
+    assert!(
+        reply.code == 451 && took < MAX_REPLY_TIME,
+        "{took:?}: {reply:?}"
+    );
     assert_eq!(commits(&database), 1);
     server.wait_for_log(" commit_hangs ");
     let (reply, took) = deliver(&server, "refused");
@@ -225,9 +232,9 @@ fn commit_blocked_by_a_global_read_lock_gets_no_false_250_and_recovers() {
     assert_eq!(deliver(&server, "before").0.code, 250);
     let mut locker = database.connection();
     let mut client = server.client();
-    client.set_reply_timeout(LONGEST);
+    client.set_reply_timeout(MAX_REPLY_TIME);
     client.begin_data("a@client.test", "u@ours.test");
-    // The lock is taken while the COMMIT is on its way.
+    // The lock is taken before the COMMIT arrives.
     proxy.cut(Fault::HoldAt("COMMIT"), 1);
     client.send(stuffed(&short_mail("waiting")));
     proxy.wait_for_cuts(1);
@@ -238,7 +245,7 @@ fn commit_blocked_by_a_global_read_lock_gets_no_false_250_and_recovers() {
     wait_for("the COMMIT to wait for the lock", || {
         (commits(&database) == 1).then_some(())
     });
-    wait_for_within("the batch to be missed", Duration::from_secs(10), || {
+    wait_for_within("/readyz 503", Duration::from_secs(10), || {
         (get(&server, "/readyz").0 == 503).then_some(())
     });
     locker.query_drop("UNLOCK TABLES").expect("unlocked");

@@ -1,4 +1,5 @@
-//! PID_FILE names the running server: a server that stops removes only what still holds its own process id.
+//! PID_FILE contains the process id of the running server. At shutdown a server removes the file only if it contains
+//! its own process id.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -9,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::support::{Server, wait_for};
 
-/// What happens to the PID file of a running server.
+/// A change to the PID file of a running server.
 type Change = fn(&Server);
 
 const SETTINGS: [(&str, &str); 1] = [("PID_FILE", "pid")];
@@ -35,7 +36,7 @@ fn pid_file_of_a_new_server_survives_the_shutdown_of_the_old_one() {
 #[test]
 fn pid_file_is_removed_only_if_it_contains_the_own_process_id() {
     fn overwrite(server: &Server, octets: &[u8]) {
-        fs::write(server.path("pid"), octets).expect("our file");
+        fs::write(server.path("pid"), octets).expect("the PID file is written");
     }
     let cases: &[(&str, Change, Option<&[u8]>)] = &[
         ("untouched", |_| (), None),
@@ -81,12 +82,12 @@ fn pid_file_is_removed_only_if_it_contains_the_own_process_id() {
             Some(b"\r\0\xff"),
         ),
     ];
-    for (what, change, left) in cases {
+    for (what, change, expected) in cases {
         let mut server = Server::start(&SETTINGS);
         change(&server);
         assert!(server.stop().success());
         let octets = fs::read(server.path("pid")).ok();
-        assert_eq!(octets.as_deref(), *left, "{what}");
+        assert_eq!(octets.as_deref(), *expected, "{what}");
     }
 }
 
@@ -102,7 +103,7 @@ fn pid_file_with_a_longer_process_id_is_not_removed() {
 #[test]
 fn symlinked_pid_file_is_removed_but_the_link_stays() {
     if geteuid().is_root() {
-        // MtaRoot follows no link here; with GUID it is refused at the start.
+        // A server started as root does not follow this link, and with GUID it refuses to start.
         return;
     }
     let folder = TempDir::new().expect("a temporary folder");
@@ -119,11 +120,11 @@ fn pid_file_in_an_unwritable_folder_is_emptied_only_if_it_is_the_own() {
     if !geteuid().is_root() {
         return;
     }
-    // The folder may also be closed altogether.
-    for (is_ours, mode) in [(true, 0o755), (false, 0o755), (true, 0o700), (false, 0o700)] {
+    // Also with a folder that only root can enter.
+    for (is_own, mode) in [(true, 0o755), (false, 0o755), (true, 0o700), (false, 0o700)] {
         let elsewhere = TempDir::new().expect("a temporary folder");
         let rights = Permissions::from_mode(mode);
-        fs::set_permissions(elsewhere.path(), rights).expect("our own folder");
+        fs::set_permissions(elsewhere.path(), rights).expect("the mode is set");
         let file = elsewhere.path().join("pid");
         let settings = [
             ("PID_FILE", file.to_str().expect("UTF-8")),
@@ -132,12 +133,12 @@ fn pid_file_in_an_unwritable_folder_is_emptied_only_if_it_is_the_own() {
             ("GM_STORE", "discard"),
         ];
         let mut server = Server::start(&settings);
-        if !is_ours {
+        if !is_own {
             fs::write(&file, "1\n").expect("root may");
         }
         assert!(server.stop().success());
-        let left = fs::read_to_string(&file).expect("it stays");
-        assert_eq!(left, if is_ours { "" } else { "1\n" }, "{mode:o}");
+        let expected = fs::read_to_string(&file).expect("it stays");
+        assert_eq!(expected, if is_own { "" } else { "1\n" }, "{mode:o}");
     }
 }
 

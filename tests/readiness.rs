@@ -1,4 +1,4 @@
-//! /readyz says no while the store is of no use, and a database that is away is known at once.
+//! `/readyz` returns 503 while the store cannot save mail, and an unreachable database is detected at once.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::thread;
@@ -14,10 +14,10 @@ use crate::support::mariadb::{MariaDb, with_hosts};
 use crate::support::{Client, Server, short_mail, wait_for, wait_for_within};
 
 const STATUS: (&str, &str) = ("GM_STATUS_INTERFACE", "127.0.0.1:0");
-/// How soon the state of a database without mail is known: five seconds for an answer, and a look every other second.
-const NOTICED_WITHIN: Duration = Duration::from_secs(20);
-/// A connection that committed less than 20 ms ago is not asked whether it still works.
-const NOT_FRESH: Duration = Duration::from_millis(100);
+/// Maximum time until a failure is detected without mail: 5 s for an answer, plus the interval of 2 s between checks.
+const MAX_DETECTION_TIME: Duration = Duration::from_secs(20);
+/// Longer than 20 ms: a connection that committed less than 20 ms ago is reused without a ping.
+const PING_AFTER: Duration = Duration::from_millis(100);
 
 fn deliver(server: &Server) -> (u16, Duration) {
     deliver_from(server, Ipv4Addr::LOCALHOST)
@@ -40,7 +40,7 @@ fn deliver_from(server: &Server, address: Ipv4Addr) -> (u16, Duration) {
 }
 
 fn wait_for_state(server: &Server, wanted: u16) -> String {
-    wait_for_within(&format!("/readyz {wanted}"), NOTICED_WITHIN, || {
+    wait_for_within(&format!("/readyz {wanted}"), MAX_DETECTION_TIME, || {
         let (code, text) = get(server, "/readyz");
         (code == wanted).then_some(text)
     })
@@ -61,9 +61,9 @@ fn database_refusing_connections_defers_the_first_mail_at_once() {
             wait_for("mail to be saved", || {
                 (deliver(&server).0 == 250).then_some(())
             });
-            thread::sleep(NOT_FRESH);
+            thread::sleep(PING_AFTER);
             if is_killed {
-                // Its socket stays behind, and refuses.
+                // The socket file remains and refuses connections.
                 database.kill();
             } else {
                 database.stop();
@@ -92,9 +92,9 @@ fn mail_in_progress_is_deferred_at_once_when_every_host_refuses_connections() {
     let (code, took) = thread::scope(|scope| {
         let waiting = scope.spawn(|| deliver(&server));
         wait_for("the mail to wait", || {
-            let waits =
+            let waiting_inserts =
                 "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE INFO LIKE 'INSERT%'";
-            (database.number(waits) > 0).then_some(())
+            (database.number(waiting_inserts) > 0).then_some(())
         });
         database.kill();
         waiting.join().expect("a reply")
@@ -113,7 +113,7 @@ fn readyz_is_503_only_when_all_database_hosts_are_down() {
     assert_eq!(deliver(&server).0, 250);
     let lines = wait_for_state(&server, 200);
     assert!(lines.starts_with("ok\n"), "{lines}");
-    // No mail comes that would find out.
+    // No mail is sent that could detect the failure.
     second.kill();
     let reason = wait_for_state(&server, 503);
     assert!(
@@ -145,7 +145,7 @@ fn readyz_is_503_while_the_database_hangs_without_mail() {
     database.signal(Signal::SIGSTOP);
     let reason = wait_for_state(&server, 503);
     assert!(reason.starts_with("store: "), "{reason}");
-    // It stays so while tries to connect follow on questions.
+    // The state stays the same while pings and attempts to connect alternate.
     for _ in 0..30 {
         assert_eq!(get(&server, "/readyz").0, 503);
         thread::sleep(Duration::from_millis(500));
@@ -188,7 +188,7 @@ fn readyz_is_503_after_rejected_mails_of_several_clients_only() {
     assert_eq!(
         get(&server, "/readyz").0,
         200,
-        "one client's mails say nothing"
+        "mails of one client do not count"
     );
     assert_eq!(deliver_from(&server, second).0, 451);
     let (code, reason) = get(&server, "/readyz");
@@ -198,7 +198,11 @@ fn readyz_is_503_after_rejected_mails_of_several_clients_only() {
     );
     table.execute_batch("DROP TRIGGER no").expect("no trigger");
     assert_eq!(deliver(&server).0, 250);
-    assert_eq!(get(&server, "/readyz").0, 200, "a success ends it");
+    assert_eq!(
+        get(&server, "/readyz").0,
+        200,
+        "a saved mail resets the count"
+    );
     table.execute_batch(refuse).expect("a trigger");
     for address in [first, second].repeat(4) {
         assert_eq!(deliver_from(&server, address).0, 451);
@@ -223,8 +227,8 @@ fn read_only_host_is_a_standby_until_it_is_writable() {
     );
     assert!(lines.contains(&line), "{lines}");
     assert_eq!(deliver(&server).0, 250);
-    let (is_well, said) = server.check();
-    assert!(is_well && !said.contains("not healthy"), "{said}");
+    let (is_ok, output) = server.check();
+    assert!(is_ok && !output.contains("not healthy"), "{output}");
     let log = server.log();
     assert!(!log.contains(" db_host_down "), "{log}");
     assert_eq!(log.matches(" info - node_standby ").count(), 1, "{log}");

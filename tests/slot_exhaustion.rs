@@ -1,4 +1,5 @@
-//! All connection slots held by clients of one kind: a client that behaves delivers all the same within 15 s.
+//! Slot exhaustion: while attacking clients hold all connection slots, a well-behaved client must deliver within
+//! 15 s.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -60,14 +61,14 @@ fn clients_whose_mail_is_refused_at_its_end_cannot_hold_all_slots() {
 #[test]
 fn clients_that_send_content_slowly_cannot_hold_all_slots() {
     let server = Server::start(&[("GM_MAX_CLIENTS", "50")]);
-    let kind = content(SLOW).after("DATA\r\n");
-    hold_all_slots_of(&server, server.address, &kind);
+    let behaviour = content(SLOW).after("DATA\r\n");
+    hold_all_slots_of(&server, server.address, &behaviour);
 }
 
 #[test]
 fn clients_whose_content_is_discarded_cannot_hold_all_slots() {
-    let beyond_the_limit = format!("DATA\r\n{}", "x".repeat(2_000));
-    hold_all_slots(&content(SLOW).after(&beyond_the_limit));
+    let oversized = format!("DATA\r\n{}", "x".repeat(2_000));
+    hold_all_slots(&content(SLOW).after(&oversized));
 }
 
 #[test]
@@ -95,23 +96,23 @@ fn clients_that_send_empty_chunks_of_a_refused_message_cannot_hold_all_slots() {
 #[test]
 fn clients_that_pipeline_and_never_read_cannot_hold_all_slots() {
     let refused = "RCPT TO:<u@elsewhere.test>\r\n".repeat(1_000);
-    let kind = Kind {
+    let behaviour = Behaviour {
         reads: false,
         every: Duration::from_millis(100),
         ..commands(&refused).after("MAIL FROM:<a@client.test>\r\n")
     };
-    hold_all_slots(&kind);
+    hold_all_slots(&behaviour);
 }
 
 #[test]
 fn idle_clients_cannot_hold_all_slots() {
-    hold_all_slots(&Kind::default());
+    hold_all_slots(&Behaviour::default());
 }
 
 #[test]
 fn idle_clients_cannot_hold_all_slots_with_a_short_timeout() {
     let server = Server::start(&[("GM_MAX_CLIENTS", "50"), ("GSMTP_TIMEOUT", "3")]);
-    hold_all_slots_of(&server, server.address, &Kind::default());
+    hold_all_slots_of(&server, server.address, &Behaviour::default());
 }
 
 #[test]
@@ -119,15 +120,19 @@ fn clients_that_idle_after_a_delivery_cannot_hold_all_slots() {
     let server = Server::start(&[("GM_MAX_CLIENTS", "50"), ("GM_STORE", "discard")]);
     let mail =
         "EHLO client.test\r\nMAIL FROM:<a@client.test>\r\nRCPT TO:<u@ours.test>\r\nBDAT 0 LAST\r\n";
-    let kind = commands("NOOP\r\n").after(mail);
-    hold_all_slots_of(&server, server.address, &kind);
+    let behaviour = commands("NOOP\r\n").after(mail);
+    hold_all_slots_of(&server, server.address, &behaviour);
 }
 
 #[test]
 fn clients_in_a_slow_handshake_after_starttls_cannot_hold_all_slots() {
     let tls = TlsServer::start(&SETTINGS);
     let handshake = commands("").after("EHLO client.test\r\nSTARTTLS\r\n");
-    hold_all_slots_of(&tls.server, tls.server.address, &handshake.then(HANDSHAKE));
+    hold_all_slots_of(
+        &tls.server,
+        tls.server.address,
+        &handshake.then_repeat(HANDSHAKE),
+    );
 }
 
 #[test]
@@ -136,23 +141,23 @@ fn clients_in_a_slow_handshake_on_a_tls_port_cannot_hold_all_slots() {
     hold_all_slots_of(
         &tls.server,
         tls.implicit_tls_address,
-        &Kind::default().then(HANDSHAKE),
+        &Behaviour::default().then_repeat(HANDSHAKE),
     );
 }
 
-/// What the clients that hold the slots do.
-struct Kind {
-    /// Sent when connected.
+/// The behaviour of the clients that hold the slots.
+struct Behaviour {
+    /// Sent after connecting.
     first: Vec<u8>,
-    /// Sent again and again after that.
+    /// Sent repeatedly after `first`.
     then: Vec<u8>,
     every: Duration,
     reads: bool,
 }
 
-impl Default for Kind {
-    fn default() -> Kind {
-        Kind {
+impl Default for Behaviour {
+    fn default() -> Behaviour {
+        Behaviour {
             first: Vec::new(),
             then: Vec::new(),
             every: Duration::from_secs(1),
@@ -161,39 +166,39 @@ impl Default for Kind {
     }
 }
 
-impl Kind {
-    fn after(mut self, first: &str) -> Kind {
+impl Behaviour {
+    fn after(mut self, first: &str) -> Behaviour {
         self.first.extend_from_slice(first.as_bytes());
         self
     }
 
-    fn then(mut self, octets: &[u8]) -> Kind {
+    fn then_repeat(mut self, octets: &[u8]) -> Behaviour {
         self.then = octets.to_vec();
         self
     }
 }
 
-/// EHLO, then the same commands once a second.
-fn commands(then: &str) -> Kind {
-    let kind = match then {
-        "" => Kind::default(),
-        _ => Kind::default().after("EHLO client.test\r\n"),
+/// Sends EHLO, then `commands` once a second.
+fn commands(then: &str) -> Behaviour {
+    let behaviour = match then {
+        "" => Behaviour::default(),
+        _ => Behaviour::default().after("EHLO client.test\r\n"),
     };
-    kind.then(then.as_bytes())
+    behaviour.then_repeat(then.as_bytes())
 }
 
-/// An envelope; what stands after it comes with so many octets a second.
-fn content(octets_a_second: usize) -> Kind {
-    let kind = Kind::default()
+/// Sends an envelope, then content at `octets_per_second` after the command that the caller adds.
+fn content(octets_per_second: usize) -> Behaviour {
+    let behaviour = Behaviour::default()
         .after("EHLO client.test\r\n")
         .after(ENVELOPE);
-    Kind {
+    Behaviour {
         every: Duration::from_millis(500),
-        ..kind.then(&vec![b'x'; octets_a_second / 2])
+        ..behaviour.then_repeat(&vec![b'x'; octets_per_second / 2])
     }
 }
 
-/// One of the clients that hold the slots; comes again a second after it was closed.
+/// One of the clients that hold the slots. It reconnects a second after the server has closed the connection.
 struct Attacker {
     socket: Option<TcpStream>,
     unsent: Vec<u8>,
@@ -209,14 +214,14 @@ impl Attacker {
         }
     }
 
-    fn act(&mut self, address: SocketAddr, kind: &Kind) {
+    fn act(&mut self, address: SocketAddr, behaviour: &Behaviour) {
         let outcome = match self.socket.take() {
             None if Instant::now() < self.next_at => return,
             None => connect(address).inspect(|_| {
-                self.unsent.clone_from(&kind.first);
-                self.next_at = Instant::now() + kind.every;
+                self.unsent.clone_from(&behaviour.first);
+                self.next_at = Instant::now() + behaviour.every;
             }),
-            Some(socket) => self.go_on(&socket, kind).map(|()| socket),
+            Some(socket) => self.exchange(&socket, behaviour).map(|()| socket),
         };
         match outcome {
             Ok(socket) => self.socket = Some(socket),
@@ -224,18 +229,18 @@ impl Attacker {
         }
     }
 
-    /// Sends what is due and reads what is there; an error when the server has closed.
-    fn go_on(&mut self, mut socket: &TcpStream, kind: &Kind) -> io::Result<()> {
+    /// Sends what is due and reads what has arrived; returns an error if the server has closed the connection.
+    fn exchange(&mut self, mut socket: &TcpStream, behaviour: &Behaviour) -> io::Result<()> {
         if self.unsent.is_empty() && Instant::now() >= self.next_at {
-            self.unsent.clone_from(&kind.then);
-            self.next_at = Instant::now() + kind.every;
+            self.unsent.clone_from(&behaviour.then);
+            self.next_at = Instant::now() + behaviour.every;
         }
         if !self.unsent.is_empty() {
-            let sent = unless_blocked(socket.write(&self.unsent))?;
+            let sent = ignore_would_block(socket.write(&self.unsent))?;
             self.unsent.drain(..sent.unwrap_or(0));
         }
-        match kind.reads {
-            true => match unless_blocked(socket.read(&mut [0; 4_096]))? {
+        match behaviour.reads {
+            true => match ignore_would_block(socket.read(&mut [0; 4_096]))? {
                 Some(0) => Err(ErrorKind::UnexpectedEof.into()),
                 _ => Ok(()),
             },
@@ -250,7 +255,7 @@ fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(socket)
 }
 
-fn unless_blocked(outcome: io::Result<usize>) -> io::Result<Option<usize>> {
+fn ignore_would_block(outcome: io::Result<usize>) -> io::Result<Option<usize>> {
     match outcome {
         Ok(count) => Ok(Some(count)),
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
@@ -258,27 +263,27 @@ fn unless_blocked(outcome: io::Result<usize>) -> io::Result<Option<usize>> {
     }
 }
 
-fn hold_all_slots(kind: &Kind) {
+fn hold_all_slots(behaviour: &Behaviour) {
     let server = Server::start(&SETTINGS);
-    hold_all_slots_of(&server, server.address, kind);
+    hold_all_slots_of(&server, server.address, behaviour);
 }
 
-/// Has clients of this kind take all slots, and measures how long one that behaves needs to deliver.
-fn hold_all_slots_of(server: &Server, attacked: SocketAddr, kind: &Kind) {
+/// Takes all slots with clients of this behaviour and asserts that a well-behaved client can deliver in time.
+fn hold_all_slots_of(server: &Server, attacked: SocketAddr, behaviour: &Behaviour) {
     let sockets_before = server.sockets();
-    let is_over = AtomicBool::new(false);
-    let served_after = thread::scope(|scope| {
+    let is_finished = AtomicBool::new(false);
+    let delivered_after = thread::scope(|scope| {
         scope.spawn(|| {
             let mut attackers: Vec<Attacker> = (0..SLOTS).map(|_| Attacker::new()).collect();
-            while !is_over.load(Ordering::SeqCst) {
+            while !is_finished.load(Ordering::SeqCst) {
                 for attacker in &mut attackers {
-                    attacker.act(attacked, kind);
+                    attacker.act(attacked, behaviour);
                 }
                 thread::sleep(Duration::from_millis(10));
             }
         });
-        // Also when an assertion fails, or the scope would never end.
-        let _over = SetOnDrop(&is_over);
+        // Stops the attackers also after a failed assertion; otherwise the scope would never end.
+        let _finish_on_drop = SetOnDrop(&is_finished);
         wait_for("all slots to be taken", || {
             (server.sockets() >= sockets_before + SLOTS).then_some(())
         });
@@ -288,15 +293,15 @@ fn hold_all_slots_of(server: &Server, attacked: SocketAddr, kind: &Kind) {
             match deliver(server.address) {
                 Ok(()) => break full_since.elapsed(),
                 Err(error) => assert!(
-                    full_since.elapsed() < MUST_DELIVER_WITHIN,
-                    "no mail was delivered within {MUST_DELIVER_WITHIN:?}; the last attempt: {error}"
+                    full_since.elapsed() < MAX_DELIVERY_TIME,
+                    "no mail was delivered within {MAX_DELIVERY_TIME:?}; the last attempt: {error}"
                 ),
             }
             thread::sleep((tried_at + Duration::from_millis(200)) - Instant::now());
         }
     });
-    println!("delivered after {served_after:?}");
-    assert!(served_after < MUST_DELIVER_WITHIN, "{served_after:?}");
+    println!("delivered after {delivered_after:?}");
+    assert!(delivered_after < MAX_DELIVERY_TIME, "{delivered_after:?}");
 }
 
 struct SetOnDrop<'a>(&'a AtomicBool);
@@ -307,10 +312,10 @@ impl Drop for SetOnDrop<'_> {
     }
 }
 
-/// One mail, as a sender that behaves delivers it; an error when there was no slot or the server closed.
+/// Delivers one mail as a well-behaved client does; returns an error if there is no slot or the server closes.
 fn deliver(address: SocketAddr) -> io::Result<()> {
     let mut socket = TcpStream::connect(address)?;
-    socket.set_read_timeout(Some(MUST_DELIVER_WITHIN))?;
+    socket.set_read_timeout(Some(MAX_DELIVERY_TIME))?;
     let content = stuffed(b"Subject: from a client that behaves\r\n\r\nText.\r\n");
     let mail = "MAIL FROM:<b@client.test>\r\nRCPT TO:<u@ours.test>\r\nDATA\r\n";
     for (send, last_line) in [
@@ -326,13 +331,13 @@ fn deliver(address: SocketAddr) -> io::Result<()> {
             text.ends_with("\r\n") && text.lines().any(|line| line.starts_with(last_line))
         };
         while !has_last_line(&received) {
-            let mut room = [0; 4_096];
-            match socket.read(&mut room)? {
+            let mut buffer = [0; 4_096];
+            match socket.read(&mut buffer)? {
                 0 => {
                     let text = String::from_utf8_lossy(&received).into_owned();
                     return Err(io::Error::new(ErrorKind::UnexpectedEof, text));
                 }
-                count => received.extend_from_slice(&room[..count]),
+                count => received.extend_from_slice(&buffer[..count]),
             }
         }
     }
@@ -346,9 +351,10 @@ const SETTINGS: [(&str, &str); 4] = [
     ("GSMTP_MAX_SIZE", "1000"),
     ("GM_MAX_RECIPIENTS", "10000"),
 ];
-const MUST_DELIVER_WITHIN: Duration = Duration::from_secs(15);
+/// Maximum time from full slots to the delivery of the well-behaved client.
+const MAX_DELIVERY_TIME: Duration = Duration::from_secs(15);
 const ENVELOPE: &str = "MAIL FROM:<a@client.test>\r\nRCPT TO:<u@ours.test>\r\n";
-/// Octets a second: more than the rate that is enough on a server that is not busy.
+/// Octets per second: above the minimum rate of a server with free slots.
 const SLOW: usize = 1_000;
-/// The header of a TLS record of 16 KiB, or a few octets of its content.
+/// The header of a TLS record of 16 KiB; sent again, it is content of that record.
 const HANDSHAKE: &[u8] = &[22, 3, 1, 0x40, 0];

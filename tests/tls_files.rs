@@ -1,5 +1,5 @@
-//! What openssl and its users put into the files of GSMTP_PUB_KEY and GSMTP_PRV_KEY: each mistake is named with its cure, and
-//! each harmless form is accepted.
+//! The files of GSMTP_PUB_KEY and GSMTP_PRV_KEY: each mistake is reported with its fix, and each harmless form is
+//! accepted.
 
 use std::fs;
 use std::path::Path;
@@ -12,8 +12,9 @@ use tempfile::TempDir;
 use crate::support::ended::run;
 use crate::support::write_config;
 
-/// A root, two intermediates and certificates of ours with their keys; bad and odd ones.
-const MAKE: &str = r#"
+/// Shell script that makes a root, two intermediates, the server's certificates with their keys, and unusable and
+/// unusual ones.
+const MAKE_SCRIPT: &str = r#"
 set -e
 new() { openssl req -new -newkey "$2" -nodes -keyout $1.key -out $1.csr -subj "/CN=$1" $3 $4 2>/dev/null; }
 self() { openssl x509 -req -in $1.csr -signkey $1.key -out $1.pem -days 90 -extfile ca.ext 2>/dev/null; }
@@ -75,7 +76,7 @@ const USABLE: &str =
 
 #[test]
 fn unusable_tls_files_are_reported_with_their_cause_and_fix() {
-    let folder = made();
+    let folder = make_files();
     let key =
         |found: &str, file: &str| format!("GSMTP_PRV_KEY: {KEY} in {file}, but found {found}");
     let usable = |found: &str, file: &str| {
@@ -135,19 +136,19 @@ fn unusable_tls_files_are_reported_with_their_cause_and_fix() {
         ("full.pem", "rsa.key", "GSMTP_PRV_KEY: the key in rsa.key does not fit the certificate in full.pem: ".to_owned()),
         ("/dev/zero", "mx.key", "GSMTP_PUB_KEY: cannot read /dev/zero: it is longer than 1048576 octets; ".to_owned()),
     ] {
-        let (status, said) = check(folder.path(), chain_file, key_file);
+        let (status, output) = check(folder.path(), chain_file, key_file);
         let expected = format!("error: {expected}");
-        assert!(status == 1 && said.starts_with(&expected), "{said}expected {expected}");
-        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(status == 1 && output.starts_with(&expected), "{output}expected {expected}");
+        assert_eq!(output.lines().count(), 1, "{output}");
         let started = run(folder.path(), &["-config=goguerrilla.conf"]);
-        assert_eq!(started.stderr, said.replacen("error", "goguerrilla", 1));
+        assert_eq!(started.stderr, output.replacen("error", "goguerrilla", 1));
         assert_eq!(started.status, 1, "{chain_file} {key_file}");
     }
 }
 
 #[test]
 fn valid_tls_file_variants_are_accepted_without_warnings() {
-    let folder = made();
+    let folder = make_files();
     for (chain, key) in [
         ("full.pem", "mx.key"),
         ("with-root.pem", "mx.key"),
@@ -169,7 +170,7 @@ fn valid_tls_file_variants_are_accepted_without_warnings() {
 
 #[test]
 fn misordered_or_incomplete_chains_cause_warnings_but_are_served() {
-    let folder = made();
+    let folder = make_files();
     for (chain, key, expected) in [
         (
             "swapped.pem",
@@ -188,25 +189,28 @@ fn misordered_or_incomplete_chains_cause_warnings_but_are_served() {
             "the certificate in ed25519.pem has an Ed25519 key, which many senders cannot use; use one with an RSA or ECDSA P-256 key",
         ),
     ] {
-        let said = format!("warning: GSMTP_PUB_KEY: {expected}\n");
-        assert_eq!(check(folder.path(), chain, key), (0, said), "{chain}");
+        let output = format!("warning: GSMTP_PUB_KEY: {expected}\n");
+        assert_eq!(check(folder.path(), chain, key), (0, output), "{chain}");
     }
-    let (status, said) = check(folder.path(), "stranger.pem", "mx.key");
+    let (status, output) = check(folder.path(), "stranger.pem", "mx.key");
     let stranger = "warning: GSMTP_PUB_KEY: certificate 2, \"CN=other\", in stranger.pem is not an issuer of the first one; remove it\n";
-    assert!(status == 0 && said.contains(stranger), "{said}");
-    assert!(said.contains("put them in the order 1, 3, 4\n"), "{said}");
+    assert!(status == 0 && output.contains(stranger), "{output}");
+    assert!(
+        output.contains("put them in the order 1, 3, 4\n"),
+        "{output}"
+    );
 
-    let identity = TlsCredentials::load(&TlsFiles {
+    let credentials = TlsCredentials::load(&TlsFiles {
         chain_file: folder.path().join("full.pem"),
         key_file: folder.path().join("mx.key"),
     });
-    let identity = identity.expect("a pair");
+    let credentials = credentials.expect("a pair");
     let year = Duration::from_secs(365 * 86_400);
     for (now, expected) in [
         (SystemTime::now() - year, " is not valid before "),
         (SystemTime::now() + year, " has expired; "),
     ] {
-        let warnings = identity.warnings(now);
+        let warnings = credentials.warnings(now);
         assert_eq!(warnings.len(), 3, "{warnings:?}");
         assert!(
             warnings.iter().all(|line| line.contains(expected)),
@@ -226,9 +230,9 @@ fn check(folder: &Path, chain: &str, key: &str) -> (i32, String) {
     (ended.status, ended.stdout)
 }
 
-fn made() -> TempDir {
+fn make_files() -> TempDir {
     let folder = TempDir::new().expect("a temporary folder");
-    fs::write(folder.path().join("make"), MAKE).expect("a file is written");
+    fs::write(folder.path().join("make"), MAKE_SCRIPT).expect("a file is written");
     let mut shell = Command::new("sh");
     let output = shell.arg("make").current_dir(folder.path()).output();
     let output = output.expect("sh starts");

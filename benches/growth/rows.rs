@@ -107,10 +107,10 @@ fn run(server: &Server, time: Duration) -> Run {
     }
 }
 
-/// Returns the octets that the store has read from and written to its files. SQLite reads from the page cache as long
-/// as it holds the file.
+/// Returns the octets that the store has read from and written to its files. For SQLite, reads from the page cache count
+/// too.
 fn file_octets(server: &Server) -> (u64, u64) {
-    let (said, names) = match server.database_processes().is_empty() {
+    let (counters, names) = match server.database_processes().is_empty() {
         true => {
             let io = fs::read_to_string(format!("/proc/{}/io", server.id()));
             (io.expect("the process runs"), ["rchar: ", "wchar: "])
@@ -122,7 +122,7 @@ fn file_octets(server: &Server) -> (u64, u64) {
         }
     };
     let figure = |name: &str| {
-        let figure = said.lines().find_map(|line| line.strip_prefix(name));
+        let figure = counters.lines().find_map(|line| line.strip_prefix(name));
         let figure = figure.and_then(|figure| figure.parse().ok());
         figure.expect("a figure")
     };
@@ -194,10 +194,10 @@ fn fill_sqlite(folder: &Path, rows: usize) {
          FROM mails WHERE number < {rows};
          COMMIT;"
     ));
-    filled.expect("room on the disk");
+    filled.expect("enough disk space");
     drop(database);
     let synced = File::open(&file).and_then(|file| file.sync_all());
-    synced.expect("room on the disk");
+    synced.expect("enough disk space");
 }
 
 fn file_size(server: &Server) -> String {

@@ -64,25 +64,25 @@ fn check(head: &[u8], answer: &[u8]) {
         return;
     }
     // Parses the request with the crate that the server uses too.
-    let mut asked = [httparse::EMPTY_HEADER; 64];
-    let mut request = httparse::Request::new(&mut asked);
+    let mut headers = [httparse::EMPTY_HEADER; 64];
+    let mut request = httparse::Request::new(&mut headers);
     assert!(request.parse(head).expect("it was answered").is_complete());
-    let asked = |name: &str| {
+    let request_header = |name: &str| {
         let mut headers = request.headers.iter();
         let header = headers.find(|header| header.name.eq_ignore_ascii_case(name));
         header
             .map(|header| header.value.trim_ascii())
             .unwrap_or_default()
     };
-    let is_http_request = session_rejects_relay(asked("Auth-SMTP-To"));
+    let is_http_request = session_rejects_relay(request_header("Auth-SMTP-To"));
     match (header("Auth-Status"), header("Auth-Error-Code")) {
         (Some("OK"), None) => {
-            assert_eq!(asked("Auth-Method"), b"none");
+            assert_eq!(request_header("Auth-Method"), b"none");
             assert!(!is_http_request);
             assert_eq!(header("Auth-Server"), Some("192.0.2.2"));
             assert_eq!(header("Auth-Port"), Some("2525"));
         }
-        (Some(_), Some("502 5.5.1")) => assert_ne!(asked("Auth-Method"), b"none"),
+        (Some(_), Some("502 5.5.1")) => assert_ne!(request_header("Auth-Method"), b"none"),
         (Some(_), Some("550 5.7.1")) => assert!(is_http_request),
         other => panic!("{other:?}"),
     }

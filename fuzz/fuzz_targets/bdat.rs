@@ -5,7 +5,7 @@ use std::mem;
 
 use arbitrary::Arbitrary;
 use goguerrilla::smtp::Tls;
-use goguerrilla_fuzz::{Dialogue, StepOutput, three_ways};
+use goguerrilla_fuzz::{Dialogue, StepOutput, split_three_ways};
 use libfuzzer_sys::fuzz_target;
 
 #[derive(Arbitrary, Debug)]
@@ -13,19 +13,19 @@ enum Command {
     Chunk { octets: Vec<u8>, last: bool },
     Mail,
     Recipient(u8),
-    Foreign,
+    ForeignRecipient,
     Data { lines: u8 },
     Reset,
-    Greet,
+    Ehlo,
     Noop,
 }
 
-/// The model of the client's transaction.
+/// The client's transaction as the model expects it.
 #[derive(Default)]
 struct Model {
     transaction: Option<Transaction>,
-    /// A chunk that was not the last one was refused; further chunks of its message may follow.
-    rest_of_refused: bool,
+    /// Whether a chunk that was not the last one was rejected; further chunks of its message may follow.
+    follows_rejected_chunk: bool,
     expected: Vec<Expected>,
     stream: Vec<u8>,
 }
@@ -39,8 +39,8 @@ struct Transaction {
 #[derive(Debug, PartialEq, Eq)]
 enum Expected {
     Code(u16),
-    /// The reply to a chunk of a refused message, which does not count as an error.
-    Forgiven(u16),
+    /// The reply to a further chunk of a rejected message; it does not count as an error.
+    CodeWithoutError(u16),
     Saved(usize, Vec<u8>),
 }
 
@@ -50,21 +50,21 @@ fuzz_target!(|commands: Vec<Command>| {
         model.send(command);
     }
     // The eleventh error ends the session.
-    let mut faults = 0;
+    let mut errors = 0;
     for (index, expected) in model.expected.iter().enumerate() {
-        faults += u32::from(matches!(expected, Expected::Code(500..=503 | 555)));
-        if faults > 10 {
+        errors += u32::from(matches!(expected, Expected::Code(500..=503 | 555)));
+        if errors > 10 {
             model.expected.truncate(index);
             model.expected.push(Expected::Code(421));
             break;
         }
     }
     for expected in &mut model.expected {
-        if let Expected::Forgiven(code) = *expected {
+        if let Expected::CodeWithoutError(code) = *expected {
             *expected = Expected::Code(code);
         }
     }
-    for pieces in three_ways(&model.stream) {
+    for pieces in split_three_ways(&model.stream) {
         let mut dialogue = Dialogue::new(MAX_CONTENT, 1 << 20, Tls::Unavailable);
         dialogue.receive(b"EHLO c\r\n");
         let seen = dialogue.receive_all(&pieces);
@@ -83,9 +83,9 @@ fn expected(seen: StepOutput) -> Expected {
 
 impl Model {
     fn send(&mut self, command: &Command) {
-        let is_rest = mem::take(&mut self.rest_of_refused);
+        let is_after_rejected_chunk = mem::take(&mut self.follows_rejected_chunk);
         let mut code = |code| self.expected.push(Expected::Code(code));
-        let chunks_under_way = self
+        let is_chunked = self
             .transaction
             .as_ref()
             .is_some_and(|open| open.chunks.is_some());
@@ -98,9 +98,9 @@ impl Model {
                 // Accepted or not, the octets of a chunk are never commands.
                 let has_recipients = |open: &Transaction| !open.recipients.is_empty();
                 if !self.transaction.as_ref().is_some_and(has_recipients) {
-                    self.rest_of_refused = is_rest && !last;
-                    let code = if is_rest {
-                        Expected::Forgiven
+                    self.follows_rejected_chunk = is_after_rejected_chunk && !last;
+                    let code = if is_after_rejected_chunk {
+                        Expected::CodeWithoutError
                     } else {
                         Expected::Code
                     };
@@ -112,7 +112,7 @@ impl Model {
                 content.extend(octets);
                 if content.len() > MAX_CONTENT {
                     code(552);
-                    self.rest_of_refused = !last;
+                    self.follows_rejected_chunk = !last;
                 } else if *last {
                     let recipients = open.recipients.len();
                     self.expected.push(Expected::Saved(recipients, content));
@@ -132,7 +132,7 @@ impl Model {
                 self.stream
                     .extend(format!("RCPT TO:<u{number}@ours.test>\r\n").bytes());
                 match &mut self.transaction {
-                    Some(open) if !chunks_under_way => {
+                    Some(open) if !is_chunked => {
                         let is_known = open.recipients.contains(&number);
                         if !is_known && open.recipients.len() == 3 {
                             code(452);
@@ -146,15 +146,15 @@ impl Model {
                     _ => code(503),
                 }
             }
-            Command::Foreign => {
+            Command::ForeignRecipient => {
                 self.stream.extend(b"RCPT TO:<u@foreign.test>\r\n");
-                let may_ask = self.transaction.is_some() && !chunks_under_way;
+                let may_ask = self.transaction.is_some() && !is_chunked;
                 code(if may_ask { 550 } else { 503 });
             }
             Command::Data { lines } => {
                 self.stream.extend(b"DATA\r\n");
                 match &self.transaction {
-                    Some(open) if !open.recipients.is_empty() && !chunks_under_way => {
+                    Some(open) if !open.recipients.is_empty() && !is_chunked => {
                         code(354);
                         let content = b"BDAT 3 LAST\r\n".repeat(usize::from(*lines % 40));
                         self.stream.extend(&content);
@@ -170,7 +170,7 @@ impl Model {
                     _ => code(503),
                 }
             }
-            Command::Reset | Command::Greet => {
+            Command::Reset | Command::Ehlo => {
                 let is_reset = matches!(command, Command::Reset);
                 let line = if is_reset { "RSET\r\n" } else { "HELO c\r\n" };
                 self.stream.extend(line.bytes());
@@ -186,5 +186,5 @@ impl Model {
 }
 
 const MAX_CONTENT: usize = 300;
-/// With EHLO as many as a session may have without a delivery.
+/// Maximum number of commands of a session without a saved mail: 100 minus EHLO.
 const MAX_COMMANDS: usize = 99;

@@ -15,8 +15,8 @@ fuzz_target!(|line: &[u8]| {
         "EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<v@ours.test>\r\n",
     ] {
         let mut dialogue = Dialogue::new(100_000, 1 << 20, Tls::On);
-        let asked = before.lines().count();
-        assert_eq!(dialogue.receive(before.as_bytes()).len(), asked);
+        let command_count = before.lines().count();
+        assert_eq!(dialogue.receive(before.as_bytes()).len(), command_count);
         let seen = dialogue.receive(&[line, b"\r\n"].concat());
         let counts = dialogue.session().counts();
         if !ends && line.len() <= 2_046 {
@@ -27,8 +27,8 @@ fuzz_target!(|line: &[u8]| {
                 [step] => check_step(step, verb),
                 more => panic!("{more:?}"),
             }
-            if counts.mail + counts.rcpt > asked as u64 {
-                panic!("{counts:?} in {asked} commands and one");
+            if counts.mail + counts.rcpt > command_count as u64 {
+                panic!("{counts:?} in {command_count} commands and one");
             }
         }
         // If the line left a transaction open, a mail shows the accepted paths.

@@ -6,31 +6,31 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
     let parsed = Config::parse(text);
-    let mut said = Vec::new();
+    let mut output = Vec::new();
     match &parsed {
         Ok((config, warnings)) => {
             check(config);
-            said.extend(warnings.iter().map(ToString::to_string));
+            output.extend(warnings.iter().map(ToString::to_string));
         }
-        Err(error) => said.push(error.to_string()),
+        Err(error) => output.push(error.to_string()),
     }
-    for line in &said {
+    for line in &output {
         assert!(
             !line.is_empty() && !line.chars().any(char::is_control),
             "{line:?}"
         );
     }
-    said.push(format!("{parsed:?}"));
+    output.push(format!("{parsed:?}"));
     // Only a secret that occurs once in the text counts, because other parts of the text may legitimately be printed.
-    let given: Option<serde_json::Value> = serde_json::from_str(text).ok();
+    let values: Option<serde_json::Value> = serde_json::from_str(text).ok();
     for key in ["MYSQL_PASS", "REDIS_INTERFACE"] {
-        let secret = given.as_ref().and_then(|given| given.get(key)?.as_str());
+        let secret = values.as_ref().and_then(|values| values.get(key)?.as_str());
         let is_shown_otherwise =
             |secret: &str| text.matches(secret).count() != 1 || !secret.contains("s3cr3t");
         if let Some(secret) = secret.filter(|secret| !is_shown_otherwise(secret)) {
             assert!(
-                !said.iter().any(|line| line.contains(secret)),
-                "{secret} in {said:?}"
+                !output.iter().any(|line| line.contains(secret)),
+                "{secret} in {output:?}"
             );
         }
     }

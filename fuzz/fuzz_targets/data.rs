@@ -2,39 +2,41 @@
 #![no_main]
 
 use goguerrilla::smtp::Tls;
-use goguerrilla_fuzz::{Dialogue, StepOutput, three_ways};
+use goguerrilla_fuzz::{Dialogue, StepOutput, split_three_ways};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|stream: &[u8]| {
-    let want = model(stream);
+    let expected = model(stream);
     for (max_content, max_budget) in [(1 << 20, 1 << 20), (20, 1 << 20), (1 << 20, 5_000)] {
-        for pieces in three_ways(stream) {
+        for pieces in split_three_ways(stream) {
             let mut dialogue = Dialogue::new(max_content, max_budget, Tls::Unavailable);
             dialogue.receive(b"EHLO c\r\nMAIL FROM:<a@b>\r\nRCPT TO:<u@ours.test>\r\nDATA\r\n");
             let found = read(&mut dialogue, &pieces);
-            match (&want, found) {
+            match (&expected, found) {
                 (None, None) => {}
-                (Some((content, behind)), Some((step, unused))) => {
-                    assert_eq!(*behind, unused);
+                (Some((content, rest)), Some((step, unused))) => {
+                    assert_eq!(*rest, unused);
                     match step {
                         StepOutput::Save(mail) => {
                             assert_eq!(mail.content, *content);
                             assert!(content.len() <= max_content);
                         }
                         StepOutput::Reply(552, _) => assert!(content.len() > max_content),
-                        // A buffer is reserved before it is full.
-                        StepOutput::Reply(452, _) => assert!(max_budget < 2 * content.len().max(4_096)),
+                        // Memory is reserved for the whole buffer before the buffer is full.
+                        StepOutput::Reply(452, _) => {
+                            assert!(max_budget < 2 * content.len().max(4_096))
+                        }
                         step => panic!("{step:?}"),
                     }
                 }
-                (want, found) => panic!("{want:?}, but found {found:?}"),
+                (expected, found) => panic!("{expected:?}, but found {found:?}"),
             }
             dialogue.end();
         }
     }
 });
 
-/// Returns the first step and the octets that are unused at that time.
+/// Returns the first step and the octets that are unread at that time.
 fn read(dialogue: &mut Dialogue, pieces: &[&[u8]]) -> Option<(StepOutput, Vec<u8>)> {
     for (index, piece) in pieces.iter().enumerate() {
         let mut rest = *piece;
@@ -44,7 +46,10 @@ fn read(dialogue: &mut Dialogue, pieces: &[&[u8]]) -> Option<(StepOutput, Vec<u8
                 let later = pieces[index + 1..].concat();
                 return Some((step, [dialogue.unread(), rest, &later].concat()));
             }
-            assert!(dialogue.unread().len() <= 2, "at most two octets wait");
+            assert!(
+                dialogue.unread().len() <= 2,
+                "at most two octets are unread"
+            );
         }
     }
     None

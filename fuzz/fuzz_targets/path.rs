@@ -1,5 +1,5 @@
-//! Reverse-path and forward-path, against their grammar as a regular expression; the form in which domains are compared,
-//! and the allowed hosts that are looked up by it.
+//! Reverse-paths and forward-paths, compared with their grammar as a regular expression; also canonical domains and
+//! GM_ALLOWED_HOSTS, which is searched by them.
 #![no_main]
 
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -10,9 +10,9 @@ use libfuzzer_sys::fuzz_target;
 use regex::Regex;
 
 fuzz_target!(|input: &str| {
-    let want = model(input);
+    let expected = model(input);
     let forward = ForwardPath::parse(input);
-    match (&want, &forward) {
+    match (&expected, &forward) {
         (Some((text, local_part, domain)), Ok((path, rest))) => {
             assert_eq!(
                 (path.as_str(), path.local_part(), path.domain()),
@@ -31,7 +31,7 @@ fuzz_target!(|input: &str| {
         (None, Err(_)) => {}
         other => panic!("{other:?}"),
     }
-    match (&want, ReversePath::parse(input)) {
+    match (&expected, ReversePath::parse(input)) {
         (None, Ok((path, rest))) => {
             assert_eq!(path.as_str(), "");
             assert_eq!(input, format!("<>{rest}"));
@@ -47,7 +47,7 @@ fuzz_target!(|input: &str| {
     }
 });
 
-/// A canonical form is its own, and what is listed is accepted in every spelling.
+/// Asserts that the canonical form of a domain is stable, and that an allowed host is accepted in each spelling.
 fn check_domain(path: &ForwardPath) {
     let (Some(given), Some(canonical)) = (path.domain(), path.canonical_domain()) else {
         return;
@@ -72,7 +72,7 @@ fn check_domain(path: &ForwardPath) {
     }
 }
 
-/// Text between the brackets, local-part and domain.
+/// Returns the text between the brackets, the local-part and the domain, or `None` if the path is malformed.
 fn model(input: &str) -> Option<(&str, &str, Option<&str>)> {
     let found = GRAMMAR.captures(input)?;
     let group = |name| found.name(name).map(|group| group.as_str());

@@ -3,7 +3,7 @@
 #![no_main]
 
 use goguerrilla::smtp::Tls;
-use goguerrilla_fuzz::{Dialogue, StepOutput, three_ways};
+use goguerrilla_fuzz::{Dialogue, StepOutput, split_three_ways};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -12,11 +12,11 @@ fuzz_target!(|data: &[u8]| {
     };
     let tls = [Tls::Unavailable, Tls::Offered, Tls::On][usize::from(kind % 3)];
     let mut first: Option<Vec<StepOutput>> = None;
-    for pieces in three_ways(stream) {
+    for pieces in split_three_ways(stream) {
         let mut dialogue = Dialogue::new(200, 1 << 20, tls);
         if kind / 3 % 3 > 0 {
-            let named = (kind / 3 % 3 == 2).then(|| [192, 0, 2, 1].into());
-            dialogue = dialogue.trust_proxy(named);
+            let proxy_address = (kind / 3 % 3 == 2).then(|| [192, 0, 2, 1].into());
+            dialogue = dialogue.trust_proxy(proxy_address);
         }
         let mut seen = dialogue.receive_all(&pieces);
         dialogue.end();

@@ -1,5 +1,6 @@
-//! What the columns tell about any content: one line each, and never much time; and what must not make a difference.
-//! Where two octets 0 stand in it, what is between them is repeated, so that what is not linear shows.
+//! Summaries of arbitrary content: one line per text, linear time, and the same result for equivalent contents.
+//!
+//! If the input contains two octets 0, the part between them is repeated, so that more than linear time is noticed.
 #![no_main]
 
 use goguerrilla::mail::Summary;
@@ -7,21 +8,25 @@ use libfuzzer_sys::fuzz_target;
 use nix::time::{ClockId, clock_gettime};
 
 fuzz_target!(|data: &[u8]| {
-    let content = repeated(data);
+    let content = repeat_middle(data);
     let before = processor_time();
-    let summary = Summary::of(&content);
-    let took = processor_time() - before;
-    // A microsecond an octet, in a build that counts each branch, and a moment for whatever else happens.
+    let summary = Summary::parse(&content);
+    let elapsed = processor_time() - before;
+    // 1 µs per octet, because this build counts each branch, and 50 ms for other activity.
     let octets = content.len();
-    let most = 50_000_000 + octets as i64 * 1_000;
-    assert!(took < most, "{} ms for {octets} octets", took / 1_000_000);
+    let limit = 50_000_000 + octets as i64 * 1_000;
+    assert!(
+        elapsed < limit,
+        "{} ms for {octets} octets",
+        elapsed / 1_000_000
+    );
     check_texts(&summary, octets);
-    check_mark(&content, &summary);
-    check_part(&content, &summary);
-    check_fold(data);
+    check_byte_order_mark(&content, &summary);
+    check_as_part(&content, &summary);
+    check_folding(data);
 });
 
-/// Each text is one line and no longer than its octets can be.
+/// Asserts that each text is one line and not longer than its octets can be after decoding.
 fn check_texts(summary: &Summary, octets: usize) {
     let texts = [&summary.subject, &summary.charset, &summary.content_type];
     let names = summary
@@ -46,46 +51,49 @@ fn check_texts(summary: &Summary, octets: usize) {
 }
 
 fn check_media_type(text: &str) {
-    let (kind, subtype) = text.split_once('/').expect("a slash");
-    for word in [kind, subtype] {
+    let (top_level, subtype) = text.split_once('/').expect("a slash");
+    for word in [top_level, subtype] {
         let is_token = |c: char| c.is_ascii_graphic() && !"()<>@,;:\\\"/[]?=".contains(c);
         assert!(!word.is_empty() && word.chars().all(is_token), "{text:?}");
     }
     assert_eq!(text, text.to_ascii_lowercase());
 }
 
-/// A byte order mark in front makes no difference.
-fn check_mark(content: &[u8], summary: &Summary) {
+/// Asserts that a byte order mark at the start changes nothing.
+fn check_byte_order_mark(content: &[u8], summary: &Summary) {
     const MARK: &[u8] = b"\xef\xbb\xbf";
     if !content.starts_with(MARK) {
-        assert_eq!(Summary::of(&[MARK, content].concat()), *summary);
+        assert_eq!(Summary::parse(&[MARK, content].concat()), *summary);
     }
 }
 
-/// As a part of another mail, content has the same attachments, as long as it is not nested too deep to be looked into.
-fn check_part(content: &[u8], summary: &Summary) {
+/// Asserts that content has the same attachments as a part of another message, unless the maximum depth is exceeded.
+fn check_as_part(content: &[u8], summary: &Summary) {
     let unfolded = content.iter().filter(|octet| !b"\r\n".contains(octet));
     let unfolded: Vec<u8> = unfolded.map(u8::to_ascii_lowercase).collect();
     let count = |text: &[u8]| unfolded.windows(text.len()).filter(|w| *w == text).count();
-    if count(b"boundary") > 8 || count(b"the-outer-one") > 0 {
+    if count(b"boundary") > 8 || count(b"outer-boundary") > 0 {
         return;
     }
     let wrapped = [
-        &b"Content-Type: multipart/mixed; boundary=the-outer-one\r\n\r\n--the-outer-one\r\n"[..],
+        &b"Content-Type: multipart/mixed; boundary=outer-boundary\r\n\r\n--outer-boundary\r\n"[..],
         content,
-        b"\r\n--the-outer-one--\r\n",
+        b"\r\n--outer-boundary--\r\n",
     ];
-    let seen = |summary: &Summary| -> Vec<(String, usize)> {
+    let attachments_of = |summary: &Summary| -> Vec<(String, usize)> {
         let attachments = summary.attachments.iter();
         attachments
             .map(|attachment| (attachment.media_type.clone(), attachment.octets))
             .collect()
     };
-    assert_eq!(seen(&Summary::of(&wrapped.concat())), seen(summary));
+    assert_eq!(
+        attachments_of(&Summary::parse(&wrapped.concat())),
+        attachments_of(summary)
+    );
 }
 
-/// A subject says the same folded and on one line.
-fn check_fold(data: &[u8]) {
+/// Asserts that a folded subject is decoded like one on a single line.
+fn check_folding(data: &[u8]) {
     let line: Vec<u8> = data
         .iter()
         .copied()
@@ -95,13 +103,17 @@ fn check_fold(data: &[u8]) {
     let Some(at) = line.iter().position(|octet| b" \t".contains(octet)) else {
         return;
     };
-    let (before, behind) = line.split_at(at);
+    let (before, after) = line.split_at(at);
     let whole = [b"Subject: x", &line[..], b"\r\n\r\n"].concat();
-    let folded = [b"Subject: x", before, b"\r\n", behind, b"\r\n\r\n"].concat();
-    assert_eq!(Summary::of(&whole).subject, Summary::of(&folded).subject);
+    let folded = [b"Subject: x", before, b"\r\n", after, b"\r\n\r\n"].concat();
+    assert_eq!(
+        Summary::parse(&whole).subject,
+        Summary::parse(&folded).subject
+    );
 }
 
-fn repeated(data: &[u8]) -> Vec<u8> {
+/// Repeats the part between two octets 0, up to [`REPEATED_OCTETS`].
+fn repeat_middle(data: &[u8]) -> Vec<u8> {
     let mut parts = data.splitn(3, |octet| *octet == 0);
     match (parts.next(), parts.next(), parts.next()) {
         (Some(start), Some(unit), Some(end)) if !unit.is_empty() => {
@@ -111,7 +123,7 @@ fn repeated(data: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Of this thread, in nanoseconds.
+/// Returns the processor time of this thread in nanoseconds.
 fn processor_time() -> i64 {
     let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("Linux has it");
     time.tv_sec() * 1_000_000_000 + time.tv_nsec()

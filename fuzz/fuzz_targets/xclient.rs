@@ -14,10 +14,11 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     // With an odd first octet a PROXY header has already fixed the client address.
-    let named: Option<IpAddr> = (kind % 2 == 1).then(|| [192, 0, 2, 1].into());
-    let mut address = named.map_or(ClientAddress::NotGiven, ClientAddress::Known);
+    let proxy_address: Option<IpAddr> = (kind % 2 == 1).then(|| [192, 0, 2, 1].into());
+    let mut address = proxy_address.map_or(ClientAddress::NotGiven, ClientAddress::Known);
     let mut helo: Option<String> = None;
-    let mut trusted_dialogue = Dialogue::new(100, 1 << 20, Tls::Unavailable).trust_proxy(named);
+    let mut trusted_dialogue =
+        Dialogue::new(100, 1 << 20, Tls::Unavailable).trust_proxy(proxy_address);
     let mut untrusted_dialogue = Dialogue::new(100, 1 << 20, Tls::Unavailable);
     // Two more errors would end the session.
     for line in lines.split(|octet| *octet == b'\n').take(9) {
@@ -32,16 +33,20 @@ fuzz_target!(|data: &[u8]| {
         let seen = trusted_dialogue.receive(&command);
         match (model(line), &seen[..]) {
             (None, [StepOutput::Reply(501, _)]) => {}
-            (Some((given, name)), [StepOutput::Introduce(introduced)]) => {
-                assert_eq!(given, *introduced);
-                if given != ClientAddress::NotGiven {
-                    assert!(named.is_none() || given == address);
-                    address = given;
+            (Some((requested, name)), [StepOutput::Xclient(introduced)]) => {
+                assert_eq!(requested, *introduced);
+                if requested != ClientAddress::NotGiven {
+                    assert!(proxy_address.is_none() || requested == address);
+                    address = requested;
                 }
                 helo = name.or(helo);
             }
-            (Some((given, _)), [StepOutput::Reply(550, _)]) => {
-                assert!(named.is_some() && given != ClientAddress::NotGiven && given != address);
+            (Some((requested, _)), [StepOutput::Reply(550, _)]) => {
+                assert!(
+                    proxy_address.is_some()
+                        && requested != ClientAddress::NotGiven
+                        && requested != address
+                );
             }
             other => panic!("{other:?}"),
         }
@@ -50,7 +55,10 @@ fuzz_target!(|data: &[u8]| {
         assert!(name.len() <= 255 && !name.chars().any(char::is_control));
     }
     // After XCLIENT the client must send HELO or EHLO itself.
-    assert_eq!(trusted_dialogue.receive(b"MAIL FROM:<a@b>\r\n")[0].code(), 503);
+    assert_eq!(
+        trusted_dialogue.receive(b"MAIL FROM:<a@b>\r\n")[0].code(),
+        503
+    );
 });
 
 /// Returns the address and name of a line, or `None` if it must be rejected.

@@ -25,7 +25,7 @@ pub enum StepOutput {
     Reply(u16, String),
     Save(Mail),
     StartTls,
-    Introduce(ClientAddress),
+    Xclient(ClientAddress),
     Close(u16, String),
 }
 
@@ -43,7 +43,7 @@ impl StepOutput {
     pub fn code(&self) -> u16 {
         match self {
             StepOutput::Reply(code, _) | StepOutput::Close(code, _) => *code,
-            StepOutput::StartTls | StepOutput::Introduce(_) => 220,
+            StepOutput::StartTls | StepOutput::Xclient(_) => 220,
             StepOutput::Save(_) => 0,
         }
     }
@@ -63,24 +63,24 @@ impl Dialogue {
         }
     }
 
-    /// Makes the peer a trusted proxy; `named` is the client address of its PROXY header.
-    pub fn trust_proxy(mut self, named: Option<IpAddr>) -> Dialogue {
-        self.session.trust_proxy(named);
+    /// Makes the peer a trusted proxy; `proxy_address` is the client address of its PROXY header.
+    pub fn trust_proxy(mut self, proxy_address: Option<IpAddr>) -> Dialogue {
+        self.session.trust_proxy(proxy_address);
         self
     }
 
     /// Passes octets to the session as a connection reads them, limited by the space in the buffer, and returns the
     /// steps.
     pub fn receive(&mut self, octets: &[u8]) -> Vec<StepOutput> {
-        let mut seen = Vec::new();
+        let mut steps = Vec::new();
         let mut rest = octets;
         while !rest.is_empty() && !self.is_closed {
             rest = &rest[self.fill(rest)..];
             while let Some(step) = self.next() {
-                seen.push(step);
+                steps.push(step);
             }
         }
-        seen
+        steps
     }
 
     /// Passes all pieces in order and returns the steps.
@@ -93,9 +93,9 @@ impl Dialogue {
 
     /// Copies as many octets into the input buffer as fit, and returns their number.
     pub fn fill(&mut self, octets: &[u8]) -> usize {
-        let room = self.input.spare_mut(COMMAND_READ_SIZE);
-        let count = room.len().min(octets.len());
-        room[..count].copy_from_slice(&octets[..count]);
+        let spare = self.input.spare_mut(COMMAND_READ_SIZE);
+        let count = spare.len().min(octets.len());
+        spare[..count].copy_from_slice(&octets[..count]);
         self.input.advance(count);
         count
     }
@@ -105,7 +105,7 @@ impl Dialogue {
         if self.is_closed {
             return None;
         }
-        let seen = match self.session.next_step(&mut self.input) {
+        let step = match self.session.next_step(&mut self.input) {
             Step::NeedInput => {
                 // Only an incomplete command line may stay unread.
                 assert!(self.input.unread().len() < 2_048);
@@ -115,24 +115,24 @@ impl Dialogue {
                 return None;
             }
             Step::Reply(reply) => {
-                let (code, text) = checked(&reply);
+                let (code, text) = check_reply(&reply);
                 StepOutput::Reply(code, text)
             }
             Step::Close(reply) => {
                 self.is_closed = true;
-                let (code, text) = checked(&reply);
+                let (code, text) = check_reply(&reply);
                 StepOutput::Close(code, text)
             }
             Step::StartTls(reply) => {
-                checked(&reply);
+                check_reply(&reply);
                 // CVE-2011-0411: commands pipelined after STARTTLS must not survive.
                 assert!(self.input.unread().is_empty());
                 self.session.tls_started();
                 StepOutput::StartTls
             }
             Step::Xclient(address, reply) => {
-                checked(&reply);
-                StepOutput::Introduce(address)
+                check_reply(&reply);
+                StepOutput::Xclient(address)
             }
             Step::Save(envelope, content) => {
                 assert!(content.octets().len() <= self.max_content);
@@ -147,7 +147,7 @@ impl Dialogue {
             }
         };
         assert!(self.budget.in_use() <= self.max_budget);
-        Some(seen)
+        Some(step)
     }
 
     /// Returns the unread input.
@@ -169,21 +169,21 @@ impl Dialogue {
 }
 
 /// Checks the form of a reply and returns its code and its text on the wire.
-pub fn checked(reply: &Reply) -> (u16, String) {
+pub fn check_reply(reply: &Reply) -> (u16, String) {
     let mut octets = Vec::new();
     reply.write_to(&mut octets);
     let text = String::from_utf8(octets).expect("ASCII");
     let lines: Vec<&str> = text.split_inclusive("\r\n").collect();
     for (index, line) in lines.iter().enumerate() {
         assert!(line.len() <= 512, "{line}");
-        let line = line.strip_suffix("\r\n").expect("each line has its end");
+        let line = line.strip_suffix("\r\n").expect("each line ends in CR LF");
         assert!(
             line.bytes().all(|octet| (32..127).contains(&octet)),
             "{line:?}"
         );
         assert_eq!(line[..3], reply.code().to_string());
-        let mark = if index + 1 == lines.len() { " " } else { "-" };
-        assert_eq!(&line[3..4], mark);
+        let separator = if index + 1 == lines.len() { " " } else { "-" };
+        assert_eq!(&line[3..4], separator);
     }
     assert!(!lines.is_empty());
     (reply.code(), text)
@@ -191,7 +191,7 @@ pub fn checked(reply: &Reply) -> (u16, String) {
 
 /// Returns the stream as a whole, octet by octet, and in pieces whose lengths are derived from its octets, so that a
 /// finding is reproducible.
-pub fn three_ways(stream: &[u8]) -> [Vec<&[u8]>; 3] {
+pub fn split_three_ways(stream: &[u8]) -> [Vec<&[u8]>; 3] {
     // FNV-1a, then Marsaglia's xorshift64.
     let fnv = |hash: u64, octet: &u8| (hash ^ u64::from(*octet)).wrapping_mul(0x100_0000_01b3);
     let mut state = stream.iter().fold(0xcbf2_9ce4_8422_2325, fnv) | 1;
@@ -202,9 +202,9 @@ pub fn three_ways(stream: &[u8]) -> [Vec<&[u8]>; 3] {
         state ^= state >> 7;
         state ^= state << 17;
         let longest = [2, 8, 64, 4_096][(state >> 60) as usize % 4];
-        let (piece, behind) = rest.split_at((1 + (state >> 20) as usize % longest).min(rest.len()));
+        let (piece, tail) = rest.split_at((1 + (state >> 20) as usize % longest).min(rest.len()));
         pieces.push(piece);
-        rest = behind;
+        rest = tail;
     }
     [vec![stream], stream.chunks(1).collect(), pieces]
 }

@@ -1,7 +1,8 @@
-//! Zlib streams ([RFC 1950](https://www.rfc-editor.org/rfc/rfc1950)) that compress a mail with many recipients once.
+//! Zlib streams ([RFC 1950](https://www.rfc-editor.org/rfc/rfc1950)) in which mails are stored.
 //!
-//! The stream of each recipient begins with its own trace fields. Layout: two octets of zlib header, the trace fields as
-//! stored blocks, the deflated content (the same octets for every recipient), the checksum of both.
+//! The content of a mail with many recipients is compressed only once, although the stream of each recipient begins
+//! with other trace fields. Layout of a stream: two octets of zlib header, the trace fields as stored (uncompressed)
+//! blocks, the deflated content (the same octets for every recipient), the checksum of both.
 
 use std::collections::TryReserveError;
 use std::io;
@@ -13,7 +14,7 @@ use libdeflater::{CompressionLvl, Compressor, DecompressionError, Decompressor, 
 
 use crate::sync;
 
-/// Deflated content without header and checksum, and the checksum of the content.
+/// Content of a mail after compression, without the header and the checksum of a zlib stream.
 #[derive(Debug)]
 pub struct Deflated {
     octets: Vec<u8>,
@@ -21,7 +22,7 @@ pub struct Deflated {
     plain_adler32: u32,
 }
 
-/// Memory for data derived from a mail could not be allocated.
+/// Error: the memory for compressed content could not be allocated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no memory to compress a mail")]
 pub struct NoMemory;
@@ -38,22 +39,22 @@ impl From<NoMemory> for io::Error {
     }
 }
 
-/// Why a stream could not be inflated.
+/// Reasons why [`inflate`] fails.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InflateError {
-    /// The octets are not a zlib stream, or are truncated or changed.
+    /// The octets are not a zlib stream, or the stream is truncated or changed.
     #[error("expected a zlib stream, but found something else or a damaged one")]
     Damaged,
-    /// The inflated octets exceed the limit.
+    /// The inflated octets exceed the limit, which is the value of this variant.
     #[error("inflates to more than {0} octets")]
     TooLarge(usize),
 }
 
 impl Deflated {
-    /// Deflates `plain` at level 1.
+    /// Compresses `plain` at level 1.
     ///
     /// # Errors
-    /// No memory for about as many octets again.
+    /// [`NoMemory`]: a buffer of about the length of `plain` cannot be allocated.
     pub fn new(plain: &[u8]) -> Result<Deflated, NoMemory> {
         Ok(Deflated {
             octets: deflate(None, plain)?,
@@ -65,7 +66,7 @@ impl Deflated {
     /// Returns the zlib stream of `prefix` followed by the content.
     ///
     /// # Errors
-    /// No memory for the stream.
+    /// [`NoMemory`]: the memory for the stream cannot be allocated.
     pub fn zlib_stream(&self, prefix: &[u8]) -> Result<Vec<u8>, NoMemory> {
         let mut stream = Vec::new();
         stream.try_reserve_exact(zlib_overhead(prefix) + self.octets.len())?;
@@ -75,33 +76,34 @@ impl Deflated {
         Ok(stream)
     }
 
-    /// Returns the size in octets.
+    /// Returns the number of compressed octets.
     pub fn len(&self) -> usize {
         self.octets.len()
     }
 
-    /// Returns whether there are no octets; never the case, because deflated content has an end mark.
+    /// Returns false: deflated content contains at least an end-of-block code.
     pub fn is_empty(&self) -> bool {
         self.octets.is_empty()
     }
 }
 
-/// Returns the zlib stream of `prefix` and `plain`, like [`Deflated::zlib_stream`], with one copy less: for a mail with a
-/// single recipient.
+/// Returns the zlib stream of `prefix` followed by `plain`.
+///
+/// The result is the same as that of [`Deflated::zlib_stream`] with one copy less, for a mail with a single recipient.
 ///
 /// # Errors
-/// No memory for about as many octets again.
+/// [`NoMemory`]: a buffer of about the length of `plain` cannot be allocated.
 pub fn zlib_stream(prefix: &[u8], plain: &[u8]) -> Result<Vec<u8>, NoMemory> {
     deflate(Some(prefix), plain)
 }
 
 fn write_zlib_header(stream: &mut Vec<u8>, prefix: &[u8]) {
-    // Deflate, window of 32 KiB, fastest algorithm (RFC 1950 §2.2).
+    // CM = deflate, window of 32 KiB, FLEVEL = fastest (RFC 1950 §2.2).
     stream.extend_from_slice(&[0x78, 0x01]);
     for block in prefix.chunks(MAX_STORED_OCTETS) {
-        // At most 65,535, so it fits.
+        // `chunks` limits the length to 65,535.
         let length = block.len() as u16;
-        // Header of a stored block that is not the last one (RFC 1951 §3.2.4).
+        // BFINAL = 0, BTYPE = 00: a stored block that is not the last one (RFC 1951 §3.2.4).
         stream.push(0);
         stream.extend_from_slice(&length.to_le_bytes());
         stream.extend_from_slice(&(!length).to_le_bytes());
@@ -119,27 +121,27 @@ fn write_zlib_trailer(
     stream.extend_from_slice(&checksum.to_be_bytes());
 }
 
-/// Returns how many octets a stream has besides the deflated content.
+/// Returns the length of a zlib stream without its deflated content, in octets.
 fn zlib_overhead(prefix: &[u8]) -> usize {
     2 + prefix.len() + prefix.len().div_ceil(MAX_STORED_OCTETS) * 5 + 4
 }
 
-/// Inflates a zlib stream to at most `max_octets`.
+/// Decompresses a zlib stream to at most `max_octets`.
 ///
 /// # Errors
 /// [`InflateError`].
 pub fn inflate(stream: &[u8], max_octets: usize) -> Result<Vec<u8>, InflateError> {
     let mut decompressor = Decompressor::new();
-    let mut room = (stream.len() * 4).clamp(4_096, max_octets.max(4_096));
+    let mut capacity = (stream.len() * 4).clamp(4_096, max_octets.max(4_096));
     loop {
-        let mut plain = vec![0; room];
+        let mut plain = vec![0; capacity];
         match decompressor.zlib_decompress(stream, &mut plain) {
             Ok(used) => {
                 plain.truncate(used);
                 return Ok(plain);
             }
-            Err(DecompressionError::InsufficientSpace) if room < max_octets => {
-                room = (room * 4).min(max_octets);
+            Err(DecompressionError::InsufficientSpace) if capacity < max_octets => {
+                capacity = (capacity * 4).min(max_octets);
             }
             Err(DecompressionError::InsufficientSpace) => {
                 return Err(InflateError::TooLarge(max_octets));
@@ -149,7 +151,8 @@ pub fn inflate(stream: &[u8], max_octets: usize) -> Result<Vec<u8>, InflateError
     }
 }
 
-/// Returns the Adler-32 of two concatenated pieces from the checksums of each; both halves are sums modulo 65521.
+/// Returns the Adler-32 checksum of two concatenated pieces, computed from the checksum of each. Both halves of a
+/// checksum are sums modulo 65,521.
 fn combine_adler32(first: u32, second: u32, second_octets: usize) -> u32 {
     const MODULUS: u64 = 65_521;
     let halves = |sum: u32| (u64::from(sum & 0xffff), u64::from(sum >> 16));
@@ -160,78 +163,81 @@ fn combine_adler32(first: u32, second: u32, second_octets: usize) -> u32 {
     (b as u32) << 16 | a as u32
 }
 
-/// A compressor's state and its output buffer.
+/// A reusable compressor and its output buffer.
 struct PooledCompressor {
     compressor: Compressor,
-    room: Vec<u8>,
+    buffer: Vec<u8>,
 }
 
-/// Idle compressors, LIFO: the state of the last used one (about 300 KB) is probably still in the CPU cache. There are
-/// never more than threads that compressed at the same time.
+/// Idle compressors, in LIFO order because the state of the last used one (about 300 KB) is probably still in the CPU
+/// cache.
+///
+/// The list never holds more compressors than there were threads that compressed at the same time, and at most
+/// [`MAX_IDLE_COMPRESSORS`].
 static COMPRESSORS: Mutex<Vec<PooledCompressor>> = Mutex::new(Vec::new());
 
-/// Deflates `plain`; with a `prefix`, returns a whole zlib stream of both.
+/// Compresses `plain`. With a `prefix` the result is a whole zlib stream of both, else only the deflated octets.
 fn deflate(prefix: Option<&[u8]>, plain: &[u8]) -> Result<Vec<u8>, NoMemory> {
-    let mut press = take_compressor()?;
-    let PooledCompressor { compressor, room } = &mut press;
+    let mut pooled = take_compressor()?;
+    let PooledCompressor { compressor, buffer } = &mut pooled;
     let bound = compressor.deflate_compress_bound(plain.len());
-    room.clear();
-    room.try_reserve_exact(prefix.map_or(0, zlib_overhead) + bound)?;
+    buffer.clear();
+    buffer.try_reserve_exact(prefix.map_or(0, zlib_overhead) + bound)?;
     if let Some(prefix) = prefix {
-        write_zlib_header(room, prefix);
+        write_zlib_header(buffer, prefix);
     }
-    let start = room.len();
-    room.resize(start + bound, 0);
-    // The buffer has the size of the worst case, so this cannot fail.
-    let deflated = compressor.deflate_compress(plain, room.get_mut(start..).unwrap_or_default());
-    room.truncate(start + deflated.map_err(|_| NoMemory)?);
+    let start = buffer.len();
+    buffer.resize(start + bound, 0);
+    // Cannot fail: `bound` is the size of the worst case.
+    let deflated = compressor.deflate_compress(plain, buffer.get_mut(start..).unwrap_or_default());
+    buffer.truncate(start + deflated.map_err(|_| NoMemory)?);
     if let Some(prefix) = prefix {
-        write_zlib_trailer(room, prefix, adler32(plain), plain.len());
+        write_zlib_trailer(buffer, prefix, adler32(plain), plain.len());
     }
-    let pressed = if room.capacity() > MAX_IDLE_BUFFER {
-        // Frees the unused part of a large buffer.
-        room.shrink_to_fit();
-        mem::take(room)
+    let output = if buffer.capacity() > MAX_IDLE_BUFFER {
+        // A large buffer is returned without a copy; only its unused part is freed.
+        buffer.shrink_to_fit();
+        mem::take(buffer)
     } else {
-        let mut pressed = Vec::new();
-        pressed.try_reserve_exact(room.len())?;
-        pressed.extend_from_slice(room);
-        pressed
+        let mut output = Vec::new();
+        output.try_reserve_exact(buffer.len())?;
+        output.extend_from_slice(buffer);
+        output
     };
-    return_compressor(press);
-    Ok(pressed)
+    return_compressor(pooled);
+    Ok(output)
 }
 
 fn take_compressor() -> Result<PooledCompressor, NoMemory> {
     let mut idle = sync::lock(&COMPRESSORS);
-    let top = idle.pop();
+    let pooled = idle.pop();
     drop(idle);
-    if let Some(press) = top {
-        return Ok(press);
+    if let Some(pooled) = pooled {
+        return Ok(pooled);
     }
-    // libdeflater panics if it cannot allocate; it has no other way to report that.
-    let compressor = catch_unwind(|| Compressor::new(level())).map_err(|_| NoMemory)?;
-    let room = Vec::new();
-    Ok(PooledCompressor { compressor, room })
+    // libdeflater reports a failed allocation only by a panic.
+    let compressor = catch_unwind(|| Compressor::new(compression_level())).map_err(|_| NoMemory)?;
+    let buffer = Vec::new();
+    Ok(PooledCompressor { compressor, buffer })
 }
 
-/// Level 1, zlib's fastest (libdeflater's `fastest()` is 0, which only stores).
-fn level() -> CompressionLvl {
+/// Returns level 1, zlib's fastest. libdeflater's `fastest()` is level 0, which does not compress.
+fn compression_level() -> CompressionLvl {
     CompressionLvl::new(1).unwrap_or_default()
 }
 
-fn return_compressor(press: PooledCompressor) {
+fn return_compressor(pooled: PooledCompressor) {
     let mut idle = sync::lock(&COMPRESSORS);
     if idle.len() < MAX_IDLE_COMPRESSORS {
-        idle.push(press);
+        idle.push(pooled);
     }
 }
 
-/// A stored block has 16 bits for its length (RFC 1951 §3.2.4).
+/// Maximum length of a stored block in octets; its length field has 16 bits (RFC 1951 §3.2.4).
 const MAX_STORED_OCTETS: usize = 65_535;
-/// More than a machine has processors; compressors beyond it are freed.
+/// Maximum number of idle compressors; more than most machines have processors. Others are freed after use.
 const MAX_IDLE_COMPRESSORS: usize = 64;
-/// Largest output buffer that an idle compressor keeps.
+/// Largest output buffer that an idle compressor keeps, in bytes.
 const MAX_IDLE_BUFFER: usize = 64 << 10;
 
 #[cfg(test)]

@@ -1,16 +1,16 @@
-//! The id of a stored row (column `hash`): unguessable, so that one mail's id reveals no other.
+//! Identifiers of stored rows (column `hash`). They are random, so that they cannot be guessed.
 
 use std::fmt;
 use std::io;
 
-/// 128 random bits as 32 lower-case hex digits.
+/// The identifier of a stored row: 128 random bits, written as 32 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MailId {
     digits: [u8; 32],
 }
 
 impl MailId {
-    /// Returns `count` new ids with a single getrandom call.
+    /// Returns `count` new identifiers; uses a single call of getrandom(2).
     ///
     /// # Errors
     /// The kernel provides no random numbers.
@@ -20,7 +20,7 @@ impl MailId {
         Ok(octets.chunks_exact(16).map(MailId::from_octets).collect())
     }
 
-    /// Returns the 32 digits.
+    /// Returns the 32 hex digits.
     #[expect(clippy::expect_used, reason = "hex digits are ASCII")]
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.digits).expect("hex digits are ASCII")
@@ -60,9 +60,9 @@ mod tests {
 
     #[test]
     fn mail_ids_are_lower_case_hex_and_unique() {
-        let hashes = MailId::random(2).unwrap();
-        assert_ne!(hashes[0], hashes[1]);
-        assert!(hashes[0].as_str().bytes().all(|digit| HEX.contains(&digit)));
+        let ids = MailId::random(2).unwrap();
+        assert_ne!(ids[0], ids[1]);
+        assert!(ids[0].as_str().bytes().all(|digit| HEX.contains(&digit)));
         assert_eq!(MailId::from_octets(&[0xab; 16]).as_str(), "ab".repeat(16));
     }
 }

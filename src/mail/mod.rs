@@ -1,4 +1,4 @@
-//! A mail: envelope, content, and facts about the connection.
+//! Mails as stores receive them: envelope, content, and facts about the connection.
 
 mod compress;
 mod mail_id;
@@ -15,28 +15,28 @@ pub use trace::Origin;
 
 use crate::smtp::{Content, Envelope, Reservation};
 
-/// One message as a store receives it.
+/// One received message with its envelope, as a store receives it.
 ///
-/// Derived data is computed when it is first needed and then kept: on the connection's thread if the store wants that
-/// ([`prepare`](Mail::prepare)), else on the thread that asks for it.
+/// Summary and compressed content are computed at their first use and then kept.
+/// [`precompute_row`](Mail::precompute_row) moves this work from the writer's thread to the connection's thread.
 #[derive(Debug)]
 pub struct Mail {
     envelope: Envelope,
     content: Content,
     origin: Origin,
-    deliveries: Vec<Recipient>,
+    recipients: Vec<Recipient>,
     summary: OnceLock<Summary>,
-    pressed: OnceLock<CompressedBody>,
-    /// The part of the memory budget that `pressed` uses.
-    room: OnceLock<Reservation>,
+    compressed: OnceLock<CompressedBody>,
+    /// The part of the memory budget that `compressed` uses.
+    compressed_reservation: OnceLock<Reservation>,
 }
 
-/// The compressed content.
+/// Compressed content of a mail.
 #[derive(Debug)]
 enum CompressedBody {
-    /// The zlib stream of the only recipient.
+    /// The whole zlib stream of the only recipient.
     Whole(Arc<Vec<u8>>),
-    /// The part that the streams of all recipients share.
+    /// The deflated content that the zlib streams of all recipients share.
     Shared(Deflated),
 }
 
@@ -49,19 +49,19 @@ impl CompressedBody {
     }
 }
 
-/// One recipient of a mail, stored as one row.
+/// One recipient of a mail; each recipient is stored as one row.
 #[derive(Clone, Debug)]
 pub struct Recipient {
-    /// The id of its row (column `hash`).
+    /// The identifier of the row (column `hash`).
     pub hash: MailId,
-    /// Column `to`: the local-part at GM_PRIMARY_MAIL_HOST.
+    /// Column `to`: the local-part, `@`, and the value of GM_PRIMARY_MAIL_HOST.
     pub to: String,
-    /// Column `recipient`: the forward-path as given, without brackets.
+    /// Column `recipient`: the forward-path as the client sent it, without angle brackets.
     pub recipient: String,
 }
 
 impl Mail {
-    /// Creates a mail and an id for each recipient; `to_address` returns column `to` for a forward-path.
+    /// Creates a mail with a new identifier for each recipient. `to_address` returns column `to` for a forward-path.
     ///
     /// # Errors
     /// The kernel provides no random numbers, or the envelope has no recipient.
@@ -74,12 +74,12 @@ impl Mail {
         if envelope.recipients.is_empty() {
             return Err(io::Error::other("expected a recipient, but found none"));
         }
-        let hashes = MailId::random(envelope.recipients.len())?;
-        let deliveries = hashes
+        let ids = MailId::random(envelope.recipients.len())?;
+        let recipients = ids
             .into_iter()
             .zip(&envelope.recipients)
-            .map(|(hash, path)| Recipient {
-                hash,
+            .map(|(id, path)| Recipient {
+                hash: id,
                 to: to_address(path),
                 recipient: path.as_str().to_owned(),
             })
@@ -88,97 +88,97 @@ impl Mail {
             envelope,
             content,
             origin,
-            deliveries,
+            recipients,
             summary: OnceLock::new(),
-            pressed: OnceLock::new(),
-            room: OnceLock::new(),
+            compressed: OnceLock::new(),
+            compressed_reservation: OnceLock::new(),
         })
     }
 
-    /// Returns the sender's address without brackets; empty for `<>`.
+    /// Returns the sender's address without angle brackets; it is empty for `<>`.
     pub fn reverse_path(&self) -> &str {
         self.envelope.reverse_path.as_str()
     }
 
-    /// Returns the recipients, at least one.
+    /// Returns the recipients; there is at least one.
     pub fn recipients(&self) -> &[Recipient] {
-        &self.deliveries
+        &self.recipients
     }
 
-    /// Returns the id of the first row, which the 250 reply names.
+    /// Returns the identifier of the first recipient's row, which the 250 reply contains.
     #[expect(
         clippy::indexing_slicing,
-        reason = "`new` takes no envelope without a recipient"
+        reason = "`new` rejects an envelope without recipients"
     )]
     pub fn hash(&self) -> MailId {
-        self.deliveries[0].hash
+        self.recipients[0].hash
     }
 
-    /// Returns the content as sent, without dot-stuffing and otherwise unchanged.
+    /// Returns the message content as received, after removal of dot-stuffing. It is not changed in any other way.
     pub fn content(&self) -> &[u8] {
         self.content.octets()
     }
 
-    /// Returns facts about the connection.
+    /// Returns the facts about the connection.
     pub fn origin(&self) -> &Origin {
         &self.origin
     }
 
-    /// Returns subject, charset, content type and attachments.
+    /// Returns subject, charset, content type and attachments of the content.
     pub fn summary(&self) -> &Summary {
-        self.summary.get_or_init(|| Summary::of(self.content()))
+        self.summary.get_or_init(|| Summary::parse(self.content()))
     }
 
-    /// Returns `Return-Path`, `Delivered-To` and `Received` for one recipient, which are stored before the content.
-    pub fn trace_fields(&self, delivery: &Recipient) -> String {
-        let hash = delivery.hash.as_str();
-        trace::trace_fields(&self.origin, self.reverse_path(), &delivery.to, hash)
+    /// Returns `Return-Path`, `Delivered-To` and `Received` for one recipient; stores write them before the content.
+    pub fn trace_fields(&self, recipient: &Recipient) -> String {
+        let id = recipient.hash.as_str();
+        trace::trace_fields(&self.origin, self.reverse_path(), &recipient.to, id)
     }
 
-    /// Returns trace fields and content as one zlib stream.
+    /// Returns the trace fields of one recipient and the content as one zlib stream.
     ///
     /// # Errors
-    /// No memory for it; a smaller mail may still fit.
-    pub fn zlib_body(&self, delivery: &Recipient) -> Result<Arc<Vec<u8>>, NoMemory> {
-        let pressed = match self.pressed.get() {
-            Some(pressed) => pressed,
+    /// [`NoMemory`]: the memory for the stream cannot be allocated. A smaller mail may still succeed.
+    pub fn zlib_body(&self, recipient: &Recipient) -> Result<Arc<Vec<u8>>, NoMemory> {
+        let compressed = match self.compressed.get() {
+            Some(compressed) => compressed,
             None => match self.compress()? {
-                // A single recipient's stream is needed only once.
+                // Not kept: the stream of a single recipient is needed only once.
                 CompressedBody::Whole(stream) => return Ok(stream),
-                shared => self.pressed.get_or_init(|| shared),
+                shared => self.compressed.get_or_init(|| shared),
             },
         };
-        match pressed {
+        match compressed {
             CompressedBody::Whole(stream) => Ok(Arc::clone(stream)),
             CompressedBody::Shared(deflated) => {
-                let trace_fields = self.trace_fields(delivery);
+                let trace_fields = self.trace_fields(recipient);
                 deflated.zlib_stream(trace_fields.as_bytes()).map(Arc::new)
             }
         }
     }
 
-    /// Computes the derived data of a row now, on the connection's thread instead of a writer's.
+    /// Computes summary and compressed content on the calling thread, so that a writer's thread need not do it later.
     ///
-    /// If the memory budget has no room for a second form of the content, nothing is computed: the writer does it later, so
-    /// that only the mails of one batch are in memory twice.
+    /// The content is not compressed if the memory budget is too small for another copy of it. The writer then
+    /// compresses it, so that only the mails of one batch are in memory twice.
     ///
     /// # Errors
-    /// No memory.
+    /// [`NoMemory`]: the memory for the compressed content cannot be allocated.
     pub fn precompute_row(&self) -> Result<(), NoMemory> {
         self.summary();
-        if self.pressed.get().is_none()
-            && let Some(mut room) = self.content.reserve_copy(self.content().len())
+        if self.compressed.get().is_none()
+            && let Some(mut reservation) = self.content.reserve_copy(self.content().len())
         {
-            let pressed = self.compress()?;
-            room.shrink_to(pressed.len());
-            let _ = self.room.set(room);
-            let _ = self.pressed.set(pressed);
+            let compressed = self.compress()?;
+            reservation.shrink_to(compressed.len());
+            let _ = self.compressed_reservation.set(reservation);
+            let _ = self.compressed.set(compressed);
         }
         Ok(())
     }
 
     fn compress(&self) -> Result<CompressedBody, NoMemory> {
-        let [only] = &self.deliveries[..] else {
+        let [only] = &self.recipients[..] else {
             return Deflated::new(self.content()).map(CompressedBody::Shared);
         };
         let trace_fields = self.trace_fields(only);
@@ -186,16 +186,17 @@ impl Mail {
         Ok(CompressedBody::Whole(Arc::new(stream)))
     }
 
-    /// Returns about how many octets the mail takes in a store, to limit the size of a batch.
+    /// Returns the estimated size of all rows of the mail in a store, in octets. It serves to limit the size of a
+    /// batch.
     pub fn stored_octets(&self) -> usize {
-        // Compressing only for an estimate would cost too much.
+        // Uncompressed content counts with its full length: to compress it only for an estimate would cost too much.
         let body = self
-            .pressed
+            .compressed
             .get()
             .map_or(self.content().len(), CompressedBody::len);
-        self.deliveries.len() * (body + ROW_OCTETS)
+        self.recipients.len() * (body + ROW_OCTETS)
     }
 }
 
-/// Estimated size of the other columns of a row and of the trace fields.
+/// Estimated size of the trace fields and of the other columns of a row, in octets.
 const ROW_OCTETS: usize = 600;

@@ -1,27 +1,28 @@
-//! The trace fields that are stored before the content
+//! Trace fields, which are stored before the content
 //! ([RFC 5321 §4.4](https://www.rfc-editor.org/rfc/rfc5321#section-4.4)).
 
 use std::net::IpAddr;
 
 use jiff::Timestamp;
 
-/// Facts about the connection over which a mail was received.
+/// Facts about the connection over which a mail was received; the `Received` field is made of them.
 #[derive(Clone, Debug)]
 pub struct Origin {
-    /// The client's address; an IPv4-mapped one is converted to IPv4.
+    /// The client's IP address. An IPv4-mapped IPv6 address is converted to IPv4.
     pub client_ip: IpAddr,
     /// The argument of HELO or EHLO, unchanged.
     pub helo_name: String,
-    /// The protocol word ([RFC 3848](https://www.rfc-editor.org/rfc/rfc3848)).
+    /// The protocol keyword of the `Received` field, such as `ESMTPS`
+    /// ([RFC 3848](https://www.rfc-editor.org/rfc/rfc3848)).
     pub protocol: &'static str,
-    /// The server's host name.
+    /// The server's host name (GSMTP_HOST_NAME).
     pub host_name: String,
-    /// When the end of the message was received.
+    /// The time at which the end of the message was received.
     pub received_at: Timestamp,
 }
 
-/// Returns `Return-Path`, `Delivered-To` and `Received`, each line with CR LF.
-pub fn trace_fields(origin: &Origin, return_path: &str, delivered_to: &str, hash: &str) -> String {
+/// Returns the fields `Return-Path`, `Delivered-To` and `Received`; each line ends in CR LF.
+pub fn trace_fields(origin: &Origin, return_path: &str, delivered_to: &str, id: &str) -> String {
     let Origin {
         client_ip,
         protocol,
@@ -39,12 +40,13 @@ pub fn trace_fields(origin: &Origin, return_path: &str, delivered_to: &str, hash
         "Return-Path: <{return_path}>\r\n\
          Delivered-To: {delivered_to}\r\n\
          Received: from {helo} ({helo} [{literal}])\r\n\
-         \tby {host_name} with {protocol} id {hash}@{host_name};\r\n\
+         \tby {host_name} with {protocol} id {id}@{host_name};\r\n\
          \t{date}\r\n"
     )
 }
 
-/// Replaces the characters that have a meaning in Received with `?`, so that a HELO name cannot forge a part of it.
+/// Replaces each character of a HELO name that could be syntax of a `Received` field with `?`, so that a client cannot
+/// forge a part of the field.
 fn sanitize_helo(helo_name: &str) -> String {
     helo_name
         .chars()

@@ -1,50 +1,50 @@
-//! Charsets and how their octets become text.
+//! Charsets and their decoding to UTF-8.
 
 use encoding_rs::{EUC_JP, Encoding, SHIFT_JIS, UTF_8, WINDOWS_1252};
 
-use super::iso_2022::Family;
-use super::unicode::{self, Order};
+use super::stateful_charset::StatefulCharset;
+use super::unicode::{self, ByteOrder};
 use super::{charset_names, cns_11643, single_byte};
 
-/// A charset that can be decoded.
+/// A charset for which there is a decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Charset {
-    /// US-ASCII, under whose name senders write 8-bit text of any charset.
+    /// US-ASCII. Some senders also label 8-bit text in other charsets with this name.
     Ascii,
-    /// One that `encoding_rs` decodes.
+    /// A charset that `encoding_rs` decodes.
     Encoding(&'static Encoding),
-    /// One of two octets or more for a character, shifted to by octets of ASCII.
-    Shifted(Family),
-    /// What the octets from 80 on mean.
+    /// ISO-2022-JP, -KR, -CN or HZ, which switch character sets by escape sequences.
+    Stateful(StatefulCharset),
+    /// A single-byte charset with its table from [`single_byte`].
     SingleByte(&'static str),
     /// EUC-TW.
     EucTw,
     /// UTF-7.
     Utf7,
     /// UTF-16 and UCS-2.
-    Utf16(Order),
+    Utf16(ByteOrder),
     /// UTF-32 and UCS-4.
-    Utf32(Order),
+    Utf32(ByteOrder),
 }
 
 impl Charset {
-    /// Finds a charset by its name, in any case and punctuation; `None` when no decoder is here for it.
-    pub fn named(name: &[u8]) -> Option<Charset> {
+    /// Finds a charset by its name, regardless of case and punctuation; `None` if there is no decoder for it.
+    pub fn from_name(name: &[u8]) -> Option<Charset> {
         charset_names::find(name)
     }
 
-    /// Decodes `octets`; what has no meaning in the charset becomes U+FFFD.
+    /// Decodes `octets`. Octets without a meaning in the charset become U+FFFD.
     pub fn decode(self, octets: &[u8]) -> String {
         match self {
             Charset::Ascii => match std::str::from_utf8(octets) {
                 Ok(text) => text.to_owned(),
-                Err(_) => decode_by(WINDOWS_1252, octets),
+                Err(_) => decode_with(WINDOWS_1252, octets),
             },
             Charset::Encoding(encoding) if encoding == UTF_8 => {
-                unicode::without_marks(decode_by(encoding, octets))
+                unicode::strip_byte_order_marks(decode_with(encoding, octets))
             }
-            Charset::Encoding(encoding) => decode_by(encoding, octets),
-            Charset::Shifted(family) => family.decode(&[octets.to_vec()]),
+            Charset::Encoding(encoding) => decode_with(encoding, octets),
+            Charset::Stateful(charset) => charset.decode(&[octets.to_vec()]),
             Charset::SingleByte(upper_half) => single_byte::decode(octets, upper_half),
             Charset::EucTw => cns_11643::decode_euc_tw(octets),
             Charset::Utf7 => unicode::decode_utf_7(octets),
@@ -53,32 +53,34 @@ impl Charset {
         }
     }
 
-    /// Decodes the texts of adjacent encoded words, which may cut a character in two.
+    /// Decodes the octets of adjacent encoded words; some senders cut a character in two.
     pub fn decode_words(self, words: &[Vec<u8>]) -> String {
         match self {
-            Charset::Shifted(family) => family.decode(words),
-            // Each word begins and ends in ASCII.
+            Charset::Stateful(charset) => charset.decode(words),
+            // Not joined: each encoded word begins and ends in ASCII (RFC 2047 §3).
             Charset::Utf7 => words.iter().map(|word| self.decode(word)).collect(),
             _ => self.decode(&words.concat()),
         }
     }
 
-    /// Decodes octets of a header field that are 8-bit but not UTF-8; `None` if such octets cannot be in this charset.
+    /// Decodes raw 8-bit octets of a header field that are not valid UTF-8; `None` if they cannot be in this charset.
     pub fn decode_raw(self, octets: &[u8]) -> Option<String> {
         match self {
             Charset::Encoding(encoding) if encoding == UTF_8 => None,
             Charset::Utf7 | Charset::Utf16(_) | Charset::Utf32(_) => None,
-            // 7-bit text in the body, and in the header what the sender's system writes.
-            Charset::Shifted(Family::Japanese) => [EUC_JP, SHIFT_JIS].iter().find_map(|encoding| {
-                let text = encoding.decode_without_bom_handling_and_without_replacement(octets);
-                text.map(String::from)
-            }),
+            // Senders whose bodies are ISO-2022-JP write raw header fields in their system's charset.
+            Charset::Stateful(StatefulCharset::Iso2022Jp) => {
+                [EUC_JP, SHIFT_JIS].iter().find_map(|encoding| {
+                    let text = encoding.decode_without_bom_handling_and_without_replacement(octets);
+                    text.map(String::from)
+                })
+            }
             _ => Some(self.decode(octets)),
         }
     }
 }
 
-fn decode_by(encoding: &'static Encoding, octets: &[u8]) -> String {
+fn decode_with(encoding: &'static Encoding, octets: &[u8]) -> String {
     encoding.decode_without_bom_handling(octets).0.into_owned()
 }
 

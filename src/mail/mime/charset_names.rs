@@ -1,13 +1,13 @@
-//! The names that IANA and mail programs give to charsets.
+//! Names of charsets: those of IANA, of the Encoding Standard and of mail programs.
 
 use encoding_rs::{Encoding, GBK};
 
 use super::charset::Charset;
-use super::iso_2022::Family;
 use super::single_byte;
-use super::unicode::Order;
+use super::stateful_charset::StatefulCharset;
+use super::unicode::ByteOrder;
 
-/// Finds a charset by its name, in any case and punctuation; `None` when there is no decoder for it.
+/// Finds a charset by its name, regardless of case and punctuation; `None` if there is no decoder for it.
 pub fn find(name: &[u8]) -> Option<Charset> {
     let name = name.trim_ascii();
     if name.len() > MAX_NAME_OCTETS {
@@ -17,69 +17,71 @@ pub fn find(name: &[u8]) -> Option<Charset> {
     let key: String = alphanumeric
         .map(|octet| char::from(octet.to_ascii_lowercase()))
         .collect();
-    look_up(name, &key).or_else(|| {
-        // `x-` and IANA's `cs` stand in front of any name.
+    find_by_key(name, &key).or_else(|| {
+        // Any name may have the prefix `x-` or IANA's `cs`.
         let (_, name) = name.split_at_checked(2)?;
         let key = key.strip_prefix("cs").or_else(|| key.strip_prefix('x'))?;
-        look_up(name, key)
+        find_by_key(name, key)
     })
 }
 
-fn look_up(name: &[u8], key: &str) -> Option<Charset> {
-    special(key)
-        .or_else(|| labelled(name))
-        .or_else(|| labelled(key.as_bytes()))
-        .or_else(|| labelled(&replaced(name, b'_', b'-')))
-        .or_else(|| labelled(&replaced(name, b'-', b'_')))
-        .or_else(|| alias(key))
-        .or_else(|| single_byte::named(key).map(Charset::SingleByte))
-        .or_else(|| iso_8859(key))
-        .or_else(|| code_page(key))
+fn find_by_key(name: &[u8], key: &str) -> Option<Charset> {
+    find_special_case(key)
+        .or_else(|| find_standard_label(name))
+        .or_else(|| find_standard_label(key.as_bytes()))
+        .or_else(|| find_standard_label(&replace_octet(name, b'_', b'-')))
+        .or_else(|| find_standard_label(&replace_octet(name, b'-', b'_')))
+        .or_else(|| find_alias(key))
+        .or_else(|| single_byte::table_by_name(key).map(Charset::SingleByte))
+        .or_else(|| find_iso_8859(key))
+        .or_else(|| find_code_page(key))
 }
 
-fn replaced(name: &[u8], mark: u8, by: u8) -> Vec<u8> {
+fn replace_octet(name: &[u8], mark: u8, by: u8) -> Vec<u8> {
     let octets = name.iter();
     octets.map(|o| if *o == mark { by } else { *o }).collect()
 }
 
-/// Finds the charsets that `encoding_rs` decodes in another way than mail needs it, or not at all.
-fn special(key: &str) -> Option<Charset> {
+/// Finds a charset whose label in the Encoding Standard is missing or means another decoder than mail needs.
+fn find_special_case(key: &str) -> Option<Charset> {
     Some(match key {
         "usascii" | "ascii" | "us" | "ansix341968" | "ansix341986" | "iso646us" | "iso646"
         | "iso646irv1991" | "isoir6" | "csascii" | "646" => Charset::Ascii,
         "utf16" | "csutf16" | "unicode" | "csunicode" | "ucs2" | "iso10646ucs2" => {
-            Charset::Utf16(Order::Marked)
+            Charset::Utf16(ByteOrder::ByMark)
         }
         "utf16le" | "unicodelittleunmarked" | "csutf16le" | "unicodefeff" | "ucs2le" => {
-            Charset::Utf16(Order::Little)
+            Charset::Utf16(ByteOrder::Little)
         }
         "utf16be" | "unicodebigunmarked" | "csutf16be" | "unicodefffe" | "ucs2be" => {
-            Charset::Utf16(Order::Big)
+            Charset::Utf16(ByteOrder::Big)
         }
-        "utf32" | "csutf32" | "ucs4" | "csucs4" | "iso10646ucs4" => Charset::Utf32(Order::Marked),
-        "utf32le" | "csutf32le" | "ucs4le" => Charset::Utf32(Order::Little),
-        "utf32be" | "csutf32be" | "ucs4be" => Charset::Utf32(Order::Big),
-        "hz" | "hzgb" | "hzgb2312" | "xhzgb2312" => Charset::Shifted(Family::Hz),
+        "utf32" | "csutf32" | "ucs4" | "csucs4" | "iso10646ucs4" => {
+            Charset::Utf32(ByteOrder::ByMark)
+        }
+        "utf32le" | "csutf32le" | "ucs4le" => Charset::Utf32(ByteOrder::Little),
+        "utf32be" | "csutf32be" | "ucs4be" => Charset::Utf32(ByteOrder::Big),
+        "hz" | "hzgb" | "hzgb2312" | "xhzgb2312" => Charset::Stateful(StatefulCharset::Hz),
         "euctw" | "xeuctw" | "cns11643" | "xcns11643" => Charset::EucTw,
         "jis" | "jis7" | "xjis" | "csjisencoding" | "jisencoding" => {
-            Charset::Shifted(Family::Japanese)
+            Charset::Stateful(StatefulCharset::Iso2022Jp)
         }
         _ if key.contains("utf7") && !key.contains("imap") => Charset::Utf7,
         _ => {
-            // Java's names have `windows` in front.
+            // Java's names have a prefix, as in `x-windows-iso2022jp`.
             let (_, language) = key.split_once("iso2022")?;
             match language.get(..2)? {
-                "jp" => Charset::Shifted(Family::Japanese),
-                "kr" => Charset::Shifted(Family::Korean),
-                "cn" => Charset::Shifted(Family::Chinese),
+                "jp" => Charset::Stateful(StatefulCharset::Iso2022Jp),
+                "kr" => Charset::Stateful(StatefulCharset::Iso2022Kr),
+                "cn" => Charset::Stateful(StatefulCharset::Iso2022Cn),
                 _ => return None,
             }
         }
     })
 }
 
-/// Finds a charset by a name that is no label of the Encoding Standard.
-fn alias(key: &str) -> Option<Charset> {
+/// Finds a charset by a common alias that is not a label of the Encoding Standard.
+fn find_alias(key: &str) -> Option<Charset> {
     let label = match key {
         "utf8n" | "utf8mb3" | "utf8mb4" | "utf8sig" | "utf8bom" | "utf8mac" | "csutf8"
         | "xutf8" | "cesu8" | "unicode20utf8" => "utf-8",
@@ -109,11 +111,11 @@ fn alias(key: &str) -> Option<Charset> {
         "maccyrillic" | "macukrainian" | "maccyr" => "x-mac-cyrillic",
         _ => return None,
     };
-    labelled(label.as_bytes())
+    find_standard_label(label.as_bytes())
 }
 
 /// Finds a part of ISO 8859 by names such as `latin1`, `8859-1` and `iso8859_1:1987`.
-fn iso_8859(key: &str) -> Option<Charset> {
+fn find_iso_8859(key: &str) -> Option<Charset> {
     let latin = ["xlatin", "isolatin", "csisolatin", "latin"];
     let part = if let Some(number) = latin.iter().find_map(|start| key.strip_prefix(start)) {
         match number {
@@ -129,7 +131,8 @@ fn iso_8859(key: &str) -> Option<Charset> {
     } else {
         let isos = ["xiso8859", "csiso8859", "iso8859", "8859", "isoiec8859"];
         let number = isos.iter().find_map(|start| key.strip_prefix(start))?;
-        // The part, perhaps with the year of the standard, or with how Hebrew and Arabic are written.
+        // The part number may be followed by the year of the standard, or by `e` or `i` (direction of Hebrew and
+        // Arabic).
         let number = number.trim_end_matches(['e', 'i']);
         let year = number.len().checked_sub(4);
         let without_year = year.and_then(|at| number.split_at_checked(at));
@@ -141,11 +144,11 @@ fn iso_8859(key: &str) -> Option<Charset> {
         .ok()?
     };
     let label = format!("iso-8859-{part}");
-    labelled(label.as_bytes())
+    find_standard_label(label.as_bytes())
 }
 
 /// Finds a vendor's code page by its number, as in `cp932`, `ms936`, `x-ms-cp932`, `ibm850` and `windows-1252`.
-fn code_page(key: &str) -> Option<Charset> {
+fn find_code_page(key: &str) -> Option<Charset> {
     let number = key.trim_start_matches(|c: char| c.is_ascii_alphabetic());
     let vendor = key.strip_suffix(number)?;
     let vendor = vendor.strip_prefix("cs").unwrap_or(vendor);
@@ -172,7 +175,7 @@ fn code_page(key: &str) -> Option<Charset> {
     {
         return None;
     }
-    // Variants with a euro sign have zeros in front: `ibm00858`.
+    // Code pages with a euro sign have leading zeros: `ibm00858`.
     let number: u32 = number.parse().ok()?;
     let label = match number {
         367 | 20127 => return Some(Charset::Ascii),
@@ -189,29 +192,31 @@ fn code_page(key: &str) -> Option<Charset> {
         20932 | 33722 | 51932 | 954 => "euc-jp",
         10000 => "macintosh",
         10007 | 10017 => "x-mac-cyrillic",
-        1200 => return Some(Charset::Utf16(Order::Little)),
-        1201 => return Some(Charset::Utf16(Order::Big)),
-        12000 => return Some(Charset::Utf32(Order::Little)),
-        12001 => return Some(Charset::Utf32(Order::Big)),
+        1200 => return Some(Charset::Utf16(ByteOrder::Little)),
+        1201 => return Some(Charset::Utf16(ByteOrder::Big)),
+        12000 => return Some(Charset::Utf32(ByteOrder::Little)),
+        12001 => return Some(Charset::Utf32(ByteOrder::Big)),
         65000 => return Some(Charset::Utf7),
         65001 | 1208 => "utf-8",
-        50220..=50222 => return Some(Charset::Shifted(Family::Japanese)),
-        50225 => return Some(Charset::Shifted(Family::Korean)),
-        50227 | 50229 => return Some(Charset::Shifted(Family::Chinese)),
-        52936 => return Some(Charset::Shifted(Family::Hz)),
-        1250..=1258 => return labelled(format!("windows-{number}").as_bytes()),
-        28592..=28606 => return labelled(format!("iso-8859-{}", number - 28590).as_bytes()),
-        _ => return single_byte::code_page(number).map(Charset::SingleByte),
+        50220..=50222 => return Some(Charset::Stateful(StatefulCharset::Iso2022Jp)),
+        50225 => return Some(Charset::Stateful(StatefulCharset::Iso2022Kr)),
+        50227 | 50229 => return Some(Charset::Stateful(StatefulCharset::Iso2022Cn)),
+        52936 => return Some(Charset::Stateful(StatefulCharset::Hz)),
+        1250..=1258 => return find_standard_label(format!("windows-{number}").as_bytes()),
+        28592..=28606 => {
+            return find_standard_label(format!("iso-8859-{}", number - 28590).as_bytes());
+        }
+        _ => return single_byte::table_by_code_page(number).map(Charset::SingleByte),
     };
-    labelled(label.as_bytes())
+    find_standard_label(label.as_bytes())
 }
 
-/// Finds a charset by its label in the Encoding Standard, but none of those that it replaces by one U+FFFD.
-fn labelled(label: &[u8]) -> Option<Charset> {
+/// Finds a charset by its label in the Encoding Standard, except those whose decoder only returns one U+FFFD.
+fn find_standard_label(label: &[u8]) -> Option<Charset> {
     Encoding::for_label_no_replacement(label).map(Charset::Encoding)
 }
 
-/// Longer than any name that is known.
+/// Maximum length of a name in octets; longer than each known name.
 const MAX_NAME_OCTETS: usize = 64;
 
 #[cfg(test)]

@@ -1,53 +1,53 @@
-//! CNS 11643, Taiwan's character set, which EUC-TW and ISO-2022-CN hold, by way of Big5.
+//! CNS 11643, the character set of EUC-TW and ISO-2022-CN (Taiwan), decoded through Big5.
 //!
-//! Its first two planes have the characters of Big5 in nearly the same order, so that a list of runs maps one to the other.
-//! The runs were found with glibc's EUC-TW and Python's Big5. The 43 characters that Big5 lacks and the other planes,
-//! which hold rare characters, become U+FFFD.
+//! Planes 1 and 2 contain the characters of Big5 in nearly the same order, so a list of runs maps them to Big5. The
+//! runs were computed with glibc's EUC-TW and Python's Big5 codecs. The 43 characters that Big5 lacks, and all
+//! characters of the other planes, which are rare, become U+FFFD.
 
 use encoding_rs::BIG5;
 
-/// Decodes a character by its plane and its two octets, each in 21 to 7E.
+/// Decodes a character from its plane and its two octets, each between 21 and 7E (hex).
 pub fn decode(plane: u8, [row, column]: [u8; 2]) -> char {
-    find(plane, row, column).unwrap_or(char::REPLACEMENT_CHARACTER)
+    find_character(plane, row, column).unwrap_or(char::REPLACEMENT_CHARACTER)
 }
 
 /// Decodes EUC-TW.
 pub fn decode_euc_tw(octets: &[u8]) -> String {
     let mut text = String::new();
     let mut rest = octets;
-    while let [_, behind @ ..] = rest {
+    while let [_, tail @ ..] = rest {
         let c;
         (c, rest) = match rest {
-            [octet, behind @ ..] if octet.is_ascii() => (char::from(*octet), behind),
+            [octet, tail @ ..] if octet.is_ascii() => (char::from(*octet), tail),
             [
                 0x8e,
                 plane @ 0xa1..=0xb0,
                 row @ 0xa1..=0xfe,
                 column @ 0xa1..=0xfe,
-                behind @ ..,
-            ] => (decode(*plane - 0xa0, [*row & 0x7f, *column & 0x7f]), behind),
-            [row @ 0xa1..=0xfe, column @ 0xa1..=0xfe, behind @ ..] => {
-                (decode(1, [*row & 0x7f, *column & 0x7f]), behind)
+                tail @ ..,
+            ] => (decode(*plane - 0xa0, [*row & 0x7f, *column & 0x7f]), tail),
+            [row @ 0xa1..=0xfe, column @ 0xa1..=0xfe, tail @ ..] => {
+                (decode(1, [*row & 0x7f, *column & 0x7f]), tail)
             }
-            _ => (char::REPLACEMENT_CHARACTER, behind),
+            _ => (char::REPLACEMENT_CHARACTER, tail),
         };
         text.push(c);
     }
     text
 }
 
-fn find(plane: u8, row: u8, column: u8) -> Option<char> {
+fn find_character(plane: u8, row: u8, column: u8) -> Option<char> {
     let runs = match plane {
         1 => PLANE_1,
         2 => PLANE_2,
         _ => return None,
     };
-    let place = u16::from(row.checked_sub(0x21)?) * 94 + u16::from(column.checked_sub(0x21)?);
-    let after = runs.partition_point(|(start, _, _)| *start <= place);
-    let (start, length, pointer) = runs.get(after.checked_sub(1)?)?;
-    let offset = place.checked_sub(*start).filter(|at| at < length)?;
+    let position = u16::from(row.checked_sub(0x21)?) * 94 + u16::from(column.checked_sub(0x21)?);
+    let following = runs.partition_point(|(start, _, _)| *start <= position);
+    let (start, length, pointer) = runs.get(following.checked_sub(1)?)?;
+    let offset = position.checked_sub(*start).filter(|at| at < length)?;
     let pointer = pointer + offset;
-    // The index of the Encoding Standard has 157 characters for each first octet.
+    // A pointer is an index into the Encoding Standard's Big5 table, which has 157 entries for each lead octet.
     let (lead, trail) = (pointer / 157 + 0x81, pointer % 157);
     let trail = if trail < 0x3f {
         trail + 0x40
@@ -60,7 +60,7 @@ fn find(plane: u8, row: u8, column: u8) -> Option<char> {
         .next()
 }
 
-/// Runs of characters: the place of the first one in the plane, how many they are, and where in Big5 they begin.
+/// Runs of consecutive characters: first position in plane 1, length, first pointer in Big5.
 const PLANE_1: &[(u16, u16, u16)] = &[
     (0, 5, 5024),
     (6, 8, 5030),

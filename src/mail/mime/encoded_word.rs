@@ -1,4 +1,4 @@
-//! Unstructured header text to UTF-8: unfolding, encoded words, raw octets
+//! Decoding of unstructured header text to UTF-8: unfolding, encoded words and raw octets
 //! ([RFC 2047](https://www.rfc-editor.org/rfc/rfc2047)).
 
 use mail_parser::decoders::base64::base64_decode;
@@ -6,32 +6,33 @@ use mail_parser::decoders::base64::base64_decode;
 use super::charset::Charset;
 use super::raw_text;
 
-/// Decodes a field's value, with its fold marks and line end, to one line of text.
+/// Decodes the raw value of a header field to one line of text.
 ///
-/// Adjacent encoded words are joined without the space between them, and octet by octet where they share a charset: many
-/// senders cut characters in two. What cannot be decoded stays as written. Raw octets are decoded as [`raw_text`] says;
-/// `named` is the charset that the message names. Control characters left in the text become spaces.
+/// White space between adjacent encoded words is dropped. The octets of adjacent words in the same charset are joined
+/// before they are decoded, because many senders cut characters in two. Invalid encoded words are kept as written.
+/// Other text is decoded by [`raw_text`]; `named` is the charset that the message names. Control characters become
+/// spaces.
 pub fn decode(value: &[u8], named: Option<Charset>) -> String {
     let unfolded: Vec<u8> = value
         .iter()
         .copied()
         .filter(|octet| !matches!(octet, b'\r' | b'\n'))
         .collect();
-    replace_control_chars(join_words(trim(&unfolded), named))
+    replace_control_chars(decode_line(trim(&unfolded), named))
 }
 
-/// Replaces each control character but TAB by a space.
+/// Replaces each control character except TAB with a space.
 pub fn replace_control_chars(text: String) -> String {
-    let is_unwanted = |c: char| c.is_control() && c != '\t';
-    if !text.contains(is_unwanted) {
+    let is_control = |c: char| c.is_control() && c != '\t';
+    if !text.contains(is_control) {
         return text;
     }
     text.chars()
-        .map(|c| if is_unwanted(c) { ' ' } else { c })
+        .map(|c| if is_control(c) { ' ' } else { c })
         .collect()
 }
 
-/// Returns the line without the white space and the NULs at both ends.
+/// Removes white space and NUL octets at both ends.
 fn trim(line: &[u8]) -> &[u8] {
     let is_text = |octet: &u8| *octet != 0 && !octet.is_ascii_whitespace();
     let start = line.iter().position(is_text).unwrap_or(line.len());
@@ -43,45 +44,45 @@ fn trim(line: &[u8]) -> &[u8] {
     clippy::indexing_slicing,
     reason = "words are found within the line, each after the one before it"
 )]
-fn join_words(line: &[u8], named: Option<Charset>) -> String {
+fn decode_line(line: &[u8], named: Option<Charset>) -> String {
     let mut text = String::new();
     let mut run: Option<(Charset, Vec<Vec<u8>>)> = None;
-    let mut plain_from = 0;
+    let mut gap_start = 0;
     let mut at = 0;
     while let Some(start) = memchr::memmem::find(&line[at..], b"=?").map(|found| at + found) {
         let Some(word) = EncodedWord::parse(&line[start..]) else {
             at = start + 2;
             continue;
         };
-        let between = &line[plain_from..start];
-        let is_adjacent = run.is_some() && between.iter().all(u8::is_ascii_whitespace);
+        let gap = &line[gap_start..start];
+        let is_adjacent = run.is_some() && gap.iter().all(u8::is_ascii_whitespace);
         match &mut run {
             Some((charset, words)) if is_adjacent && *charset == word.charset => {
                 words.push(word.octets);
             }
             _ => {
-                flush(&mut run, &mut text);
+                decode_run(&mut run, &mut text);
                 if !is_adjacent {
-                    text.push_str(&raw_text::decode(between, named));
+                    text.push_str(&raw_text::decode(gap, named));
                 }
                 run = Some((word.charset, vec![word.octets]));
             }
         }
         at = start + word.length;
-        plain_from = at;
+        gap_start = at;
     }
-    flush(&mut run, &mut text);
-    text.push_str(&raw_text::decode(&line[plain_from..], named));
+    decode_run(&mut run, &mut text);
+    text.push_str(&raw_text::decode(&line[gap_start..], named));
     text
 }
 
-fn flush(run: &mut Option<(Charset, Vec<Vec<u8>>)>, text: &mut String) {
+fn decode_run(run: &mut Option<(Charset, Vec<Vec<u8>>)>, text: &mut String) {
     if let Some((charset, words)) = run.take() {
         text.push_str(&charset.decode_words(&words));
     }
 }
 
-/// `=?charset[*language]?B|Q?text?=`, decoded to octets of a charset that is known.
+/// An encoded word `=?charset[*language]?B|Q?text?=` in a known charset, decoded to the octets of that charset.
 struct EncodedWord {
     charset: Charset,
     octets: Vec<u8>,
@@ -102,7 +103,7 @@ impl EncodedWord {
         let text = rest.get(..end)?;
         let charset = name.split(|octet| *octet == b'*').next()?;
         let charset = charset.trim_ascii();
-        let charset = Charset::named(charset)?;
+        let charset = Charset::from_name(charset)?;
         let octets = if is_base64 {
             base64_decode(text)?
         } else {
@@ -117,7 +118,8 @@ impl EncodedWord {
     }
 }
 
-/// Undoes the encoding Q. What is no escape stays as written; `None` where the next word begins in `text`, which has no end.
+/// Decodes the Q encoding. A `=` without two hex digits is kept as written. Returns `None` if another word begins in
+/// `text`, because then the end of this word is missing.
 fn decode_q(text: &[u8]) -> Option<Vec<u8>> {
     if memchr::memmem::find(text, b"=?").is_some() {
         return None;
@@ -126,22 +128,22 @@ fn decode_q(text: &[u8]) -> Option<Vec<u8>> {
     let number = |[high, low]: &[u8; 2]| Some((digit(*high)? * 16 + digit(*low)?) as u8);
     let mut octets = Vec::with_capacity(text.len());
     let mut rest = text;
-    while let Some((first, behind)) = rest.split_first() {
-        let escaped = behind
+    while let Some((first, tail)) = rest.split_first() {
+        let escaped = tail
             .split_first_chunk()
-            .and_then(|(digits, behind)| Some((number(digits)?, behind)));
+            .and_then(|(digits, tail)| Some((number(digits)?, tail)));
         let octet;
         (octet, rest) = match (first, escaped) {
             (b'=', Some(escaped)) => escaped,
-            (b'_', _) => (b' ', behind),
-            _ => (*first, behind),
+            (b'_', _) => (b' ', tail),
+            _ => (*first, tail),
         };
         octets.push(octet);
     }
     Some(octets)
 }
 
-/// RFC 2047 allows 75; senders go beyond, and some put a whole subject into one word.
+/// Maximum length of an encoded word in octets. RFC 2047 allows 75, but some senders put a whole subject into one word.
 const MAX_WORD_OCTETS: usize = 4_096;
 
 #[cfg(test)]
@@ -149,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn subjects() {
+    fn subjects_are_decoded() {
         let cases: &[(&[u8], &str)] = &[
             (b" plain\r\n", "plain"),
             (b" a\r\n  b \r\n", "a  b"),
@@ -177,7 +179,7 @@ mod tests {
             (b"", ""),
         ];
         check(cases);
-        let latin = Charset::named(b"iso-8859-2");
+        let latin = Charset::from_name(b"iso-8859-2");
         assert_eq!(decode(b"\xb1", latin), "ą");
     }
 

@@ -1,103 +1,104 @@
-//! Escape sequences that designate character sets and shift between them (ISO/IEC 2022, final octets as ISO-IR registers
-//! them).
+//! Escape sequences of ISO/IEC 2022, which designate character sets and shift between them. The final octets are those
+//! of the ISO-IR registry.
 
 /// A character set that an escape sequence designates.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Set {
+pub enum CharacterSet {
     Ascii,
-    /// JIS X 0201: ASCII but for the yen sign and the overline.
-    Roman,
-    /// JIS X 0201: half-width Katakana.
-    Kana,
-    /// JIS X 0208.
-    Jis,
-    /// JIS X 0212.
-    JisSupplement,
-    /// JIS X 0213, by its plane.
-    Jis2004(u8),
-    /// KS X 1001.
-    Korean,
-    /// GB 2312.
-    Simplified,
-    /// CNS 11643, by its plane.
-    Traditional(u8),
+    /// The Roman set of JIS X 0201: ASCII with yen sign and overline instead of backslash and tilde.
+    JisRoman,
+    /// The Katakana set of JIS X 0201 (half-width).
+    JisKatakana,
+    JisX0208,
+    JisX0212,
+    /// JIS X 0213; the value is the plane.
+    JisX0213(u8),
+    KsX1001,
+    Gb2312,
+    /// CNS 11643; the value is the plane.
+    Cns11643(u8),
     Latin1,
     Greek,
-    /// A set of two octets for each character that has no decoder.
+    /// A double-octet set without a decoder.
     Unknown,
 }
 
-impl Set {
+impl CharacterSet {
     /// Returns whether a character takes two octets.
-    pub fn is_double(self) -> bool {
+    pub fn is_double_octet(self) -> bool {
         !matches!(
             self,
-            Set::Ascii | Set::Roman | Set::Kana | Set::Latin1 | Set::Greek
+            CharacterSet::Ascii
+                | CharacterSet::JisRoman
+                | CharacterSet::JisKatakana
+                | CharacterSet::Latin1
+                | CharacterSet::Greek
         )
     }
 }
 
-/// What a shifted text consists of.
+/// An element of text in a stateful charset.
 #[derive(Clone, Copy)]
 pub enum Token {
-    /// The set of unshifted text.
-    G0(Set),
-    /// The set between shift-out and shift-in.
-    G1(Set),
-    /// The set of the character after a single shift.
-    G2(Set),
+    /// Designates the set of unshifted text.
+    DesignateG0(CharacterSet),
+    /// Designates the set between shift-out and shift-in.
+    DesignateG1(CharacterSet),
+    /// Designates the set of the character after a single shift.
+    DesignateG2(CharacterSet),
     ShiftOut,
     ShiftIn,
     SingleShift,
-    Nothing,
+    Ignored,
     Octet(u8),
 }
 
-/// Returns whether `octets` hold an escape sequence that designates a set: then they are 7-bit text in such a charset.
+/// Returns whether `octets` contain a sequence that designates a character set, which only 7-bit text in a stateful
+/// charset does.
 pub fn has_designation(octets: &[u8]) -> bool {
     let is_designation = |at: usize| {
-        let (token, _) = read(octets.get(at..).unwrap_or_default());
-        matches!(token, Token::G0(_) | Token::G1(_))
+        let (token, _) = read_escape_sequence(octets.get(at..).unwrap_or_default());
+        matches!(token, Token::DesignateG0(_) | Token::DesignateG1(_))
     };
     memchr::memchr_iter(ESCAPE, octets).any(is_designation)
 }
 
-/// Reads the escape sequence at the front, which begins with ESC; returns it and its length.
-pub fn read(rest: &[u8]) -> (Token, usize) {
+/// Reads the escape sequence at the start of `rest`, which begins with ESC; returns the token and its length in octets.
+pub fn read_escape_sequence(rest: &[u8]) -> (Token, usize) {
     match rest {
-        [ESCAPE, b'(', b'B', ..] => (Token::G0(Set::Ascii), 3),
-        // H is a Swedish set, which old Japanese programs write instead of J.
-        [ESCAPE, b'(', b'J' | b'H', ..] => (Token::G0(Set::Roman), 3),
-        [ESCAPE, b'(', b'I', ..] => (Token::G0(Set::Kana), 3),
-        [ESCAPE, b')', b'I', ..] => (Token::G1(Set::Kana), 3),
-        [ESCAPE, b'$', b'@' | b'B', ..] => (Token::G0(Set::Jis), 3),
-        [ESCAPE, b'$', b'A', ..] => (Token::G0(Set::Simplified), 3),
-        [ESCAPE, b'$', b'(', last, ..] => (Token::G0(double_set(*last)), 4),
-        [ESCAPE, b'$', b')', last, ..] => (Token::G1(double_set(*last)), 4),
-        [ESCAPE, b'$', b'*', last, ..] => (Token::G2(double_set(*last)), 4),
-        [ESCAPE, b'.', b'A', ..] => (Token::G2(Set::Latin1), 3),
-        [ESCAPE, b'.', b'F', ..] => (Token::G2(Set::Greek), 3),
-        // The next designation is of a revised set.
-        [ESCAPE, b'&', b'@', ..] => (Token::Nothing, 3),
+        [ESCAPE, b'(', b'B', ..] => (Token::DesignateG0(CharacterSet::Ascii), 3),
+        // `H` designates a Swedish set, but old Japanese programs write it instead of `J`.
+        [ESCAPE, b'(', b'J' | b'H', ..] => (Token::DesignateG0(CharacterSet::JisRoman), 3),
+        [ESCAPE, b'(', b'I', ..] => (Token::DesignateG0(CharacterSet::JisKatakana), 3),
+        [ESCAPE, b')', b'I', ..] => (Token::DesignateG1(CharacterSet::JisKatakana), 3),
+        [ESCAPE, b'$', b'@' | b'B', ..] => (Token::DesignateG0(CharacterSet::JisX0208), 3),
+        [ESCAPE, b'$', b'A', ..] => (Token::DesignateG0(CharacterSet::Gb2312), 3),
+        [ESCAPE, b'$', b'(', last, ..] => (Token::DesignateG0(double_octet_set(*last)), 4),
+        [ESCAPE, b'$', b')', last, ..] => (Token::DesignateG1(double_octet_set(*last)), 4),
+        [ESCAPE, b'$', b'*', last, ..] => (Token::DesignateG2(double_octet_set(*last)), 4),
+        [ESCAPE, b'.', b'A', ..] => (Token::DesignateG2(CharacterSet::Latin1), 3),
+        [ESCAPE, b'.', b'F', ..] => (Token::DesignateG2(CharacterSet::Greek), 3),
+        // Announces that the next designation is of a revised set.
+        [ESCAPE, b'&', b'@', ..] => (Token::Ignored, 3),
         [ESCAPE, b'N', ..] => (Token::SingleShift, 2),
         [octet, ..] => (Token::Octet(*octet), 1),
-        [] => (Token::Nothing, 1),
+        [] => (Token::Ignored, 1),
     }
 }
 
-fn double_set(last: u8) -> Set {
+fn double_octet_set(last: u8) -> CharacterSet {
     match last {
-        b'@' | b'B' => Set::Jis,
-        b'D' => Set::JisSupplement,
-        b'O' | b'Q' => Set::Jis2004(1),
-        b'P' => Set::Jis2004(2),
-        b'C' => Set::Korean,
-        // E is ISO-IR-165, which extends GB 2312.
-        b'A' | b'E' => Set::Simplified,
-        b'G'..=b'M' => Set::Traditional(last - b'F'),
-        _ => Set::Unknown,
+        b'@' | b'B' => CharacterSet::JisX0208,
+        b'D' => CharacterSet::JisX0212,
+        b'O' | b'Q' => CharacterSet::JisX0213(1),
+        b'P' => CharacterSet::JisX0213(2),
+        b'C' => CharacterSet::KsX1001,
+        // `E` is ISO-IR-165, an extension of GB 2312.
+        b'A' | b'E' => CharacterSet::Gb2312,
+        b'G'..=b'M' => CharacterSet::Cns11643(last - b'F'),
+        _ => CharacterSet::Unknown,
     }
 }
 
-/// The octet that begins a sequence.
+/// ESC, the first octet of each escape sequence.
 pub const ESCAPE: u8 = 0x1b;

@@ -1,37 +1,37 @@
-//! Header fields as octets: where the header section ends, which field is which
+//! Splits an entity into its header fields and its body
 //! ([RFC 5322 §2.2](https://www.rfc-editor.org/rfc/rfc5322#section-2.2)).
 //!
 //! Lines may end in CR LF or, as some senders write them, in LF alone.
 
 use memchr::memchr;
 
-/// The fields that a summary needs, as written after their colons; the first of each name counts.
+/// The raw values of the header fields that a summary needs. If a field occurs several times, the first one counts.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Fields<'a> {
-    /// `Subject`.
+pub struct HeaderFields<'a> {
+    /// The value of `Subject`.
     pub subject: Option<&'a [u8]>,
-    /// `Content-Type`.
+    /// The value of `Content-Type`.
     pub content_type: Option<&'a [u8]>,
-    /// `Content-Disposition`.
+    /// The value of `Content-Disposition`.
     pub disposition: Option<&'a [u8]>,
-    /// `Content-Transfer-Encoding`.
+    /// The value of `Content-Transfer-Encoding`.
     pub transfer_encoding: Option<&'a [u8]>,
 }
 
-/// Reads the header section at the front of `entity`; answers its fields and the body behind it.
+/// Splits `entity` after its header section; returns the fields and the body.
 ///
-/// Costs one pass over the header section. A field longer than [`MAX_FIELD_OCTETS`] is cut.
+/// The cost is one pass over the header section. A value longer than [`MAX_FIELD_OCTETS`] is truncated.
 #[expect(
     clippy::indexing_slicing,
     reason = "all is cut at its own length or less, or where a colon was found"
 )]
-pub fn split(entity: &[u8]) -> (Fields<'_>, &[u8]) {
-    let mut fields = Fields::default();
+pub fn split_header(entity: &[u8]) -> (HeaderFields<'_>, &[u8]) {
+    let mut fields = HeaderFields::default();
     let mut rest = entity.strip_prefix(BYTE_ORDER_MARK).unwrap_or(entity);
     while !rest.is_empty() {
-        let (field, behind) = split_field(rest);
+        let (field, tail) = split_field(rest);
         if is_empty_line(field) {
-            return (fields, behind);
+            return (fields, tail);
         }
         if let Some(colon) = memchr(b':', &field[..field.len().min(MAX_NAME_OCTETS)]) {
             let slot = match field[..colon].trim_ascii_end() {
@@ -44,27 +44,27 @@ pub fn split(entity: &[u8]) -> (Fields<'_>, &[u8]) {
                     &mut fields.transfer_encoding
                 }
                 _ => {
-                    rest = behind;
+                    rest = tail;
                     continue;
                 }
             };
-            slot.get_or_insert(cut(&field[colon + 1..]));
+            slot.get_or_insert(truncate_value(&field[colon + 1..]));
         }
-        rest = behind;
+        rest = tail;
     }
     (fields, rest)
 }
 
-/// At most [`MAX_FIELD_OCTETS`], and no part of a character of UTF-8 at their end: all of the value would no longer be UTF-8.
-fn cut(value: &[u8]) -> &[u8] {
+/// Truncates a value to [`MAX_FIELD_OCTETS`], but not within a UTF-8 character: the result would not be valid UTF-8.
+fn truncate_value(value: &[u8]) -> &[u8] {
     let is_inside = |end: usize| matches!(value.get(end), Some(0x80..=0xbf));
     let longest = value.len().min(MAX_FIELD_OCTETS);
-    let mut ends = (0..UTF8_OCTETS).map(|fewer| longest.saturating_sub(fewer));
+    let mut ends = (0..MAX_UTF8_OCTETS).map(|fewer| longest.saturating_sub(fewer));
     let end = ends.find(|end| !is_inside(*end));
     value.get(..end.unwrap_or(longest)).unwrap_or(value)
 }
 
-/// One field with its folded lines, and what stands behind it.
+/// Splits off the first field with its folded lines; returns the field and the rest.
 #[expect(clippy::indexing_slicing, reason = "a line ends within the input")]
 fn split_field(input: &[u8]) -> (&[u8], &[u8]) {
     let mut end = line_end(input, 0);
@@ -88,13 +88,13 @@ fn is_empty_line(line: &[u8]) -> bool {
     matches!(line, b"\r\n" | b"\n")
 }
 
-/// In UTF-8; some programs put it in front of a file of any kind.
+/// The UTF-8 byte order mark, which some programs write at the start of any file.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-/// Far beyond what any column keeps: 255 characters as encoded words of one character each.
+/// Maximum length of a value in octets. It exceeds what any column stores: 255 characters, each as an encoded word.
 const MAX_FIELD_OCTETS: usize = 16_384;
-/// The longest character.
-const UTF8_OCTETS: usize = 4;
-/// Longer than any name that is looked for.
+/// Maximum length of a character in UTF-8.
+const MAX_UTF8_OCTETS: usize = 4;
+/// Maximum number of octets that are searched for the colon; longer than each name in [`HeaderFields`].
 const MAX_NAME_OCTETS: usize = 80;
 
 #[cfg(test)]
@@ -103,7 +103,8 @@ mod tests {
 
     #[test]
     fn first_header_field_of_a_name_is_used_with_its_folded_lines() {
-        let (fields, body) = split(b"X: 1\r\nsubject : a\r\n b\r\nSUBJECT: c\r\n\r\nbody\r\n");
+        let (fields, body) =
+            split_header(b"X: 1\r\nsubject : a\r\n b\r\nSUBJECT: c\r\n\r\nbody\r\n");
         assert_eq!(fields.subject, Some(&b" a\r\n b\r\n"[..]));
         assert_eq!(body, b"body\r\n");
     }
@@ -113,20 +114,20 @@ mod tests {
         for shift in 0..4 {
             let subject = format!("{}{}", "-".repeat(shift), "😀".repeat(5_000));
             let entity = format!("Subject:{subject}\r\n\r\n");
-            let (fields, _) = split(entity.as_bytes());
+            let (fields, _) = split_header(entity.as_bytes());
             let kept = std::str::from_utf8(fields.subject.unwrap()).unwrap();
             assert!(subject.starts_with(kept) && kept.len() > MAX_FIELD_OCTETS - 4);
         }
         let latin1 = [&b"Subject:"[..], &[0xa4; 20_000], b"\r\n\r\n"].concat();
-        assert!(split(&latin1).0.subject.unwrap().len() > MAX_FIELD_OCTETS - 4);
+        assert!(split_header(&latin1).0.subject.unwrap().len() > MAX_FIELD_OCTETS - 4);
     }
 
     #[test]
     fn header_sections_without_fields_or_without_an_end_are_split() {
-        assert_eq!(split(b"\r\nbody").1, b"body");
-        assert_eq!(split(b"").1, b"");
-        assert_eq!(split(b"no field here").1, b"");
-        let (fields, body) = split(b"Subject: a\nContent-Type: b\n\nbody");
+        assert_eq!(split_header(b"\r\nbody").1, b"body");
+        assert_eq!(split_header(b"").1, b"");
+        assert_eq!(split_header(b"no field here").1, b"");
+        let (fields, body) = split_header(b"Subject: a\nContent-Type: b\n\nbody");
         assert_eq!(fields.content_type, Some(&b" b\n"[..]));
         assert_eq!(body, b"body");
     }

@@ -1,8 +1,10 @@
-//! JIS X 0213, which ISO-2022-JP-3 and ISO-2022-JP-2004 shift to: the rows that JIS X 0208 lacks or has in part.
+//! JIS X 0213, a character set of ISO-2022-JP-3 and ISO-2022-JP-2004: the rows that JIS X 0208 lacks or defines only
+//! partly.
 //!
-//! Generated from Python's codec `euc_jis_2004`. A character that Unicode writes as two is its first one here.
+//! The tables are generated from Python's codec `euc_jis_2004`. Of a character that Unicode writes as a sequence of
+//! two, only the first is here.
 
-/// Decodes a character by its plane and its two octets, each in 21 to 7E; `None` in the rows of JIS X 0208.
+/// Decodes a character from its plane and its two octets, each between 21 and 7E (hex); `None` for a row of JIS X 0208.
 pub fn decode(plane: u8, [row, column]: [u8; 2]) -> Option<char> {
     let number = row.checked_sub(0x20)?;
     let (_, _, characters) = ROWS.iter().find(|(p, r, _)| (*p, *r) == (plane, number))?;
@@ -11,7 +13,7 @@ pub fn decode(plane: u8, [row, column]: [u8; 2]) -> Option<char> {
         .nth(usize::from(column.checked_sub(0x21)?))
 }
 
-/// Plane, row and the row's 94 characters.
+/// Rows of 94 characters: plane, row number, characters.
 #[rustfmt::skip]
 const ROWS: &[(u8, u8, &str)] = &[
     (1, 2, "\

@@ -1,70 +1,76 @@
-//! The parts of a multipart body (RFC 2046 §5.1).
+//! Splits a multipart body into its parts (RFC 2046 §5.1).
 
 use memchr::memmem::Finder;
 
-/// Returns the parts between delimiter lines; the last one may lack its end.
+/// Returns the parts between delimiter lines. The last part may lack its closing delimiter.
 #[expect(
     clippy::indexing_slicing,
     reason = "a delimiter line begins and ends within the body"
 )]
-pub fn parts<'a>(body: &'a [u8], boundary: &[u8]) -> impl Iterator<Item = &'a [u8]> {
-    let mut delimiters = Delimiters::new(body, boundary);
-    let mut next = delimiters.find(0);
+pub fn split_parts<'a>(body: &'a [u8], boundary: &[u8]) -> impl Iterator<Item = &'a [u8]> {
+    let mut finder = DelimiterFinder::new(body, boundary);
+    let mut next = finder.find(0);
     if next.is_none()
-        && let Some(boundary) = without_damage(boundary)
+        && let Some(boundary) = repair_boundary(boundary)
     {
-        delimiters = Delimiters::new(body, &boundary);
-        next = delimiters.find(0);
+        finder = DelimiterFinder::new(body, &boundary);
+        next = finder.find(0);
     }
     std::iter::from_fn(move || {
         loop {
-            let opening = next.take().filter(|line| !line.closes)?;
+            let opening = next.take().filter(|line| !line.is_closing)?;
             let start = opening.end;
-            next = delimiters.find(start);
-            // Between two delimiter lines in a row is no part, not even the empty line before its body.
-            if matches!(&next, Some(line) if line.start == start && !line.closes) {
+            next = finder.find(start);
+            // There is no part between two consecutive delimiter lines.
+            if matches!(&next, Some(line) if line.start == start && !line.is_closing) {
                 continue;
             }
             let end = next.as_ref().map_or(body.len(), |line| line.start);
-            return Some(without_line_end(&body[start..end.max(start)]));
+            return Some(strip_line_end(&body[start..end.max(start)]));
         }
     })
 }
 
-/// Returns a boundary without the white space of its fold and without stray quotes, if that makes a difference.
-fn without_damage(boundary: &[u8]) -> Option<Vec<u8>> {
+/// Removes white space and quotes from a boundary, which senders add by folding and wrong quoting. Returns `None` if
+/// there are none.
+fn repair_boundary(boundary: &[u8]) -> Option<Vec<u8>> {
     let is_kept = |octet: &&u8| !octet.is_ascii_whitespace() && !b"\"'".contains(octet);
     let kept: Vec<u8> = boundary.iter().filter(is_kept).copied().collect();
     (!kept.is_empty() && kept.len() < boundary.len()).then_some(kept)
 }
 
-struct Delimiters<'a> {
+/// Finds the lines of a body that separate its parts.
+struct DelimiterFinder<'a> {
     body: &'a [u8],
-    /// Two hyphens and the boundary.
+    /// Searches for two hyphens and the boundary.
     delimiter: Finder<'static>,
 }
 
+/// The position of a delimiter line in the body, and whether it is the closing delimiter.
 struct DelimiterLine {
     start: usize,
-    /// Where the next line begins.
+    /// Offset of the line after the delimiter line.
     end: usize,
-    closes: bool,
+    is_closing: bool,
 }
 
-impl<'a> Delimiters<'a> {
-    fn new(body: &'a [u8], boundary: &[u8]) -> Delimiters<'a> {
+impl<'a> DelimiterFinder<'a> {
+    fn new(body: &'a [u8], boundary: &[u8]) -> DelimiterFinder<'a> {
         let delimiter = [b"--", boundary].concat();
-        Delimiters {
+        DelimiterFinder {
             body,
             delimiter: Finder::new(&delimiter).into_owned(),
         }
     }
 
-    /// Finds the next delimiter line. It is compared whole: a longer line belongs to a part, or to another multipart whose
-    /// boundary begins like this one. White space at its end was added on the way.
+    /// Finds the first delimiter line from offset `from` on.
+    ///
+    /// A line that is longer than the delimiter is no delimiter line: it belongs to a part, or to another multipart
+    /// whose boundary begins with this one. Trailing white space is ignored, because relays may add it (RFC 2046
+    /// §5.1.1, transport padding).
     #[expect(
         clippy::indexing_slicing,
-        reason = "places that were found in the body, or its end"
+        reason = "offsets that were found in the body, or its length"
     )]
     fn find(&self, from: usize) -> Option<DelimiterLine> {
         let body = self.body;
@@ -81,7 +87,7 @@ impl<'a> Delimiters<'a> {
                 return Some(DelimiterLine {
                     start,
                     end: (line_end + 1).min(body.len()),
-                    closes: padding.len() < rest.len(),
+                    is_closing: padding.len() < rest.len(),
                 });
             }
         }
@@ -89,8 +95,8 @@ impl<'a> Delimiters<'a> {
     }
 }
 
-/// Returns a part without the line end before the delimiter line, which belongs to the delimiter.
-fn without_line_end(part: &[u8]) -> &[u8] {
+/// Removes the line end before a delimiter line, which belongs to the delimiter (RFC 2046 §5.1.1).
+fn strip_line_end(part: &[u8]) -> &[u8] {
     let part = part.strip_suffix(b"\n").unwrap_or(part);
     part.strip_suffix(b"\r").unwrap_or(part)
 }
@@ -137,7 +143,7 @@ mod tests {
             ("b\"", "--b\r\n1\r\n--b--", &["1"]),
         ];
         for (boundary, body, want) in cases {
-            let found = parts(body.as_bytes(), boundary.as_bytes());
+            let found = split_parts(body.as_bytes(), boundary.as_bytes());
             let found: Vec<&str> = found
                 .map(|part| std::str::from_utf8(part).unwrap())
                 .collect();

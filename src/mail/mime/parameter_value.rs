@@ -1,4 +1,4 @@
-//! A parameter's value, which may be written in pieces, with escapes and in a charset
+//! Values of parameters: continuations, percent-encoding and charset
 //! ([RFC 2231](https://www.rfc-editor.org/rfc/rfc2231)).
 
 use encoding_rs::UTF_8;
@@ -6,34 +6,34 @@ use encoding_rs::UTF_8;
 use super::charset::Charset;
 use super::{encoded_word, raw_text};
 
-/// `name`, `name*`, `name*0` or `name*0*`, with its octets as written between the quotes.
+/// A parameter `name`, `name*`, `name*0` or `name*0*`, with its undecoded value.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Parameter {
-    /// The name in lower case, without the asterisks.
+    /// The name in lower case, without asterisks and section number.
     pub name: Vec<u8>,
-    piece: Option<u32>,
+    section: Option<u32>,
     is_extended: bool,
     octets: Vec<u8>,
 }
 
-/// A value as octets, whose text may depend on the charset of another part.
+/// The value of a parameter as octets; the charset of its text may be known only after another part is read.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Value {
-    /// Joined and without escapes.
+pub struct ParameterValue {
+    /// The octets of all sections, percent-decoded.
     pub octets: Vec<u8>,
     charset: Option<Charset>,
-    /// An extended value holds no encoded words, except from senders that encode twice in different ways.
-    may_hold_words: bool,
+    /// Whether encoded words are decoded. RFC 2231 allows none in an extended value, but some senders encode twice.
+    may_have_encoded_words: bool,
 }
 
-impl Value {
-    /// Decodes it to one line of text; `named` is the charset that the message names.
+impl ParameterValue {
+    /// Decodes the value to one line of text; `named` is the charset that the message names.
     pub fn decode(&self, named: Option<Charset>) -> String {
-        if self.may_hold_words {
+        if self.may_have_encoded_words {
             return encoded_word::decode(&self.octets, self.charset.or(named));
         }
         encoded_word::replace_control_chars(match self.charset {
-            // Some senders name UTF-8 whatever it is.
+            // The name UTF-8 is not trusted: some senders use it for text in any charset.
             Some(charset) if charset != Charset::Encoding(UTF_8) => charset.decode(&self.octets),
             _ => raw_text::decode(&self.octets, named),
         })
@@ -41,12 +41,12 @@ impl Value {
 }
 
 impl Parameter {
-    /// Makes a parameter of its name with the asterisks; returns `None` if they are not as RFC 2231 has them.
-    pub fn named(name: &[u8], octets: Vec<u8>) -> Option<Parameter> {
+    /// Creates a parameter from its name with asterisks and section number; returns `None` if they violate RFC 2231.
+    pub fn from_name(name: &[u8], octets: Vec<u8>) -> Option<Parameter> {
         let name = name.to_ascii_lowercase();
         let mut parts = name.split(|octet| *octet == b'*');
         let (base, second, third) = (parts.next()?, parts.next(), parts.next());
-        let (piece, is_extended) = match (second, third) {
+        let (section, is_extended) = match (second, third) {
             (None, _) => (None, false),
             (Some(b""), None) => (None, true),
             (Some(number), third) if third.is_none_or(<[u8]>::is_empty) => {
@@ -57,101 +57,105 @@ impl Parameter {
         };
         Some(Parameter {
             name: base.to_vec(),
-            piece,
+            section,
             is_extended,
             octets,
         })
     }
 }
 
-/// Returns the value of the parameters of one name: `name*` before `name*0…` before `name`; `None` if each is empty.
-pub fn value(parameters: &[&Parameter]) -> Option<Value> {
-    let whole = |is_extended: bool| {
+/// Returns the value of the parameters of one name, in this order of precedence: `name*`, `name*0…`, `name`. Empty
+/// values are skipped.
+pub fn select_value(parameters: &[&Parameter]) -> Option<ParameterValue> {
+    let single = |is_extended: bool| {
         let wanted = move |parameter: &&&Parameter| {
-            parameter.piece.is_none() && parameter.is_extended == is_extended
+            parameter.section.is_none() && parameter.is_extended == is_extended
         };
         parameters.iter().filter(wanted).find_map(|parameter| {
-            let value = joined(&[*parameter]);
+            let value = join_sections(&[*parameter]);
             (!value.octets.is_empty()).then_some(value)
         })
     };
-    let in_pieces = || {
-        let value = joined(&pieces(parameters));
+    let in_sections = || {
+        let value = join_sections(&sections(parameters));
         (!value.octets.is_empty()).then_some(value)
     };
-    whole(true).or_else(in_pieces).or_else(|| whole(false))
+    single(true).or_else(in_sections).or_else(|| single(false))
 }
 
-/// Returns the pieces in their order up to the first one that is missing. Some senders count from 1.
-fn pieces<'a>(parameters: &[&'a Parameter]) -> Vec<&'a Parameter> {
-    let numbered = parameters.iter().filter_map(|p| Some((p.piece?, *p)));
-    let mut pieces: Vec<(u32, &Parameter)> = numbered.collect();
-    pieces.sort_by_key(|(number, _)| *number);
-    pieces.dedup_by_key(|(number, _)| *number);
-    let first = pieces.first().map_or(0, |(number, _)| (*number).min(1));
+/// Returns the continuation sections in order, up to the first missing number. Some senders count from 1.
+fn sections<'a>(parameters: &[&'a Parameter]) -> Vec<&'a Parameter> {
+    let numbered = parameters.iter().filter_map(|p| Some((p.section?, *p)));
+    let mut sections: Vec<(u32, &Parameter)> = numbered.collect();
+    sections.sort_by_key(|(number, _)| *number);
+    sections.dedup_by_key(|(number, _)| *number);
+    let first = sections.first().map_or(0, |(number, _)| (*number).min(1));
     (first..)
-        .zip(pieces)
+        .zip(sections)
         .take_while(|(index, (number, _))| index == number)
-        .map(|(_, (_, piece))| piece)
+        .map(|(_, (_, section))| section)
         .collect()
 }
 
-/// Joins pieces before their escapes are undone and their charset is decoded: senders cut both in two.
-fn joined(pieces: &[&Parameter]) -> Value {
-    let is_extended = pieces.iter().any(|piece| piece.is_extended);
+/// Joins sections, then decodes percent escapes and charset, because some senders cut an escape or a character in two.
+fn join_sections(sections: &[&Parameter]) -> ParameterValue {
+    let is_extended = sections.iter().any(|section| section.is_extended);
     let mut charset = None;
     let mut octets = Vec::new();
-    let mut has_words = false;
-    let mut escaped = Vec::new();
-    for (index, piece) in pieces.iter().enumerate() {
-        let mut text = piece.octets.as_slice();
-        if piece.is_extended && index == 0 {
+    let mut has_encoded_words = false;
+    let mut encoded = Vec::new();
+    for (index, section) in sections.iter().enumerate() {
+        let mut text = section.octets.as_slice();
+        if section.is_extended && index == 0 {
             let name;
             (name, text) = split_charset(text);
-            charset = Charset::named(name);
+            charset = Charset::from_name(name);
         }
-        // What an escape stands for is no encoded word.
-        has_words |= memchr::memmem::find(text, b"=?").is_some();
-        if piece.is_extended {
-            escaped.extend_from_slice(text);
+        // Searched before percent-decoding: a decoded `=?` does not begin an encoded word.
+        has_encoded_words |= memchr::memmem::find(text, b"=?").is_some();
+        if section.is_extended {
+            encoded.extend_from_slice(text);
         } else {
-            unescape_into(&mut octets, &mut escaped);
+            percent_decode_into(&mut octets, &mut encoded);
             octets.extend_from_slice(text);
         }
     }
-    unescape_into(&mut octets, &mut escaped);
-    Value {
+    percent_decode_into(&mut octets, &mut encoded);
+    ParameterValue {
         octets,
         charset,
-        may_hold_words: !is_extended || has_words,
+        may_have_encoded_words: !is_extended || has_encoded_words,
     }
 }
 
-/// Splits `charset'language'text` into charset and text; some senders leave out the language with its quote.
+/// Splits `charset'language'text` into charset and text. Some senders omit the language and its quote.
 fn split_charset(octets: &[u8]) -> (&[u8], &[u8]) {
     let mut parts = octets.splitn(3, |octet| *octet == b'\'');
     match (parts.next(), parts.next(), parts.next()) {
         (Some(charset), Some(_), Some(text)) => (charset, text),
-        (Some(charset), Some(text), None) if Charset::named(charset).is_some() => (charset, text),
+        (Some(charset), Some(text), None) if Charset::from_name(charset).is_some() => {
+            (charset, text)
+        }
         _ => (b"", octets),
     }
 }
 
-/// Moves `escaped` to `octets`: `%C3%A9` becomes two octets, and what is no escape stays.
-fn unescape_into(octets: &mut Vec<u8>, escaped: &mut Vec<u8>) {
+/// Appends the percent-decoded octets of `encoded` to `octets` and empties `encoded`. A `%` without two hex digits is
+/// kept.
+fn percent_decode_into(octets: &mut Vec<u8>, encoded: &mut Vec<u8>) {
     let digit = |octet: u8| char::from(octet).to_digit(16);
     let number = |[high, low]: &[u8; 2]| Some((digit(*high)? * 16 + digit(*low)?) as u8);
-    let mut rest = escaped.as_slice();
-    while let Some((first, behind)) = rest.split_first() {
-        let escape = behind
+    let mut rest = encoded.as_slice();
+    while let Some((first, tail)) = rest.split_first() {
+        let escape = tail
             .split_first_chunk()
-            .and_then(|(digits, behind)| Some((number(digits)?, behind)));
+            .and_then(|(digits, tail)| Some((number(digits)?, tail)));
         let octet;
         (octet, rest) = match escape {
             Some(escape) if *first == b'%' => escape,
-            _ => (*first, behind),
+            _ => (*first, tail),
         };
         octets.push(octet);
     }
-    escaped.clear();
+    encoded.clear();
 }

@@ -1,19 +1,20 @@
-//! `value; name=text; …`, the shape of Content-Type and Content-Disposition: quotes, comments, and what senders forget
-//! (RFC 2045 §5.1, RFC 2183).
+//! Fields of the form `value; name=text; …`, such as Content-Type and Content-Disposition (RFC 2045 §5.1, RFC 2183).
+//!
+//! The parser accepts frequent errors of senders: missing quotes, missing semicolons, unescaped backslashes.
 
-use super::parameter_value::{self, Parameter, Value};
+use super::parameter_value::{self, Parameter, ParameterValue};
 use super::quoted_string;
 
-/// A field's value and its parameters. Costs one pass over the field.
+/// A header field with parameters.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ParameterizedField {
-    /// What stands in front of the first parameter.
+    /// The text before the first parameter.
     pub value: Vec<u8>,
     parameters: Vec<Parameter>,
 }
 
 impl ParameterizedField {
-    /// Reads a field's value, with its fold marks and line end.
+    /// Parses the raw value of a field, which may be folded, in one pass.
     pub fn parse(field: &[u8]) -> ParameterizedField {
         let line: Vec<u8> = field
             .iter()
@@ -33,59 +34,62 @@ impl ParameterizedField {
         }
     }
 
-    /// Returns a parameter by its name in lower case; `None` if it is empty.
-    pub fn get(&self, name: &str) -> Option<Value> {
-        let named = self.parameters.iter();
-        let named = named.filter(|parameter| parameter.name == name.as_bytes());
-        parameter_value::value(&named.collect::<Vec<_>>())
+    /// Returns the value of the parameter with this name in lower case; `None` if it is missing or empty.
+    pub fn get(&self, name: &str) -> Option<ParameterValue> {
+        let parameters = self.parameters.iter();
+        let parameters = parameters.filter(|parameter| parameter.name == name.as_bytes());
+        parameter_value::select_value(&parameters.collect::<Vec<_>>())
     }
 
-    /// Returns a file name; `None` if nothing of it can be read.
-    pub fn file_name(&self, parameter: &str) -> Option<Value> {
+    /// Returns the file name from the parameter with this name; `None` if its decoded text is empty.
+    pub fn file_name(&self, parameter: &str) -> Option<ParameterValue> {
         self.get(parameter)
             .filter(|value| !value.decode(None).is_empty())
     }
 }
 
-/// Parses one parameter, if it is one; returns it and what stands after it.
+/// Parses the first parameter; returns it, unless it is malformed, and the rest of the input.
 fn parse_parameter(input: &[u8]) -> (Option<Parameter>, &[u8]) {
     let input = skip_separators(input);
     let end = input.iter().position(|octet| matches!(octet, b'=' | b';'));
-    let parted = end.and_then(|end| input.split_at_checked(end));
-    let Some((name, [b'=', behind @ ..])) = parted else {
-        let behind = parted.map_or(&b""[..], |(_, behind)| behind);
-        return (None, behind);
+    let split = end.and_then(|end| input.split_at_checked(end));
+    let Some((name, [b'=', tail @ ..])) = split else {
+        let tail = split.map_or(&b""[..], |(_, tail)| tail);
+        return (None, tail);
     };
-    let text = behind.trim_ascii_start();
+    let text = tail.trim_ascii_start();
     let (octets, rest) = match text.strip_prefix(b"\"") {
         Some(quoted) => unquote(quoted),
         None => {
-            let (token, rest) = split_unquoted(text, text.len() < behind.len());
-            (without_comment(token).to_vec(), rest)
+            let (token, rest) = split_unquoted(text, text.len() < tail.len());
+            (strip_comment(token).to_vec(), rest)
         }
     };
-    // What stands between a quote and the next name is of no parameter.
+    // Words between the previous value and the name belong to no parameter.
     let words = name.trim_ascii().rsplit(u8::is_ascii_whitespace);
     let name = words.into_iter().next().unwrap_or_default();
-    (Parameter::named(name, octets), rest)
+    (Parameter::from_name(name, octets), rest)
 }
 
 /// Splits the input at the next semicolon, or before a parameter whose semicolon is missing.
 fn split_unquoted(input: &[u8], is_after_space: bool) -> (&[u8], &[u8]) {
     let end = memchr::memchr(b';', input).unwrap_or(input.len());
-    let (text, behind) = input.split_at_checked(end).unwrap_or((input, b""));
-    match unseparated(text, is_after_space).and_then(|start| input.split_at_checked(start)) {
+    let (text, tail) = input.split_at_checked(end).unwrap_or((input, b""));
+    match find_unseparated_parameter(text, is_after_space)
+        .and_then(|start| input.split_at_checked(start))
+    {
         Some((text, rest)) => {
             let text = text.trim_ascii_end();
             (text.strip_suffix(b",").unwrap_or(text), rest)
         }
-        None => (text, behind),
+        None => (text, tail),
     }
 }
 
-/// Finds a parameter of a known name after white space or a comma: its semicolon is missing, or a comma stands for it.
-/// File names hold spaces and equals signs too, so that unknown names do not count.
-fn unseparated(text: &[u8], is_after_space: bool) -> Option<usize> {
+/// Finds a parameter without a semicolon before it: a known name after white space or a comma.
+///
+/// Unknown names do not count, because file names may contain spaces and equals signs.
+fn find_unseparated_parameter(text: &[u8], is_after_space: bool) -> Option<usize> {
     let mut is_start = is_after_space;
     for (at, octet) in text.iter().enumerate() {
         if is_start && octet.is_ascii_alphabetic() {
@@ -102,17 +106,18 @@ fn unseparated(text: &[u8], is_after_space: bool) -> Option<usize> {
 fn is_known_parameter(input: &[u8]) -> bool {
     let is_name = |octet: &&u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'*');
     let length = input.iter().take(MAX_NAME_OCTETS).take_while(is_name);
-    let Some((name, behind)) = input.split_at_checked(length.count()) else {
+    let Some((name, tail)) = input.split_at_checked(length.count()) else {
         return false;
     };
     let name = name.split(|octet| *octet == b'*').next();
     let name = name.unwrap_or_default().to_ascii_lowercase();
-    let is_known = KNOWN.contains(&name.as_slice()) || name.starts_with(b"x-");
-    is_known && behind.trim_ascii_start().starts_with(b"=")
+    let is_known = KNOWN_NAMES.contains(&name.as_slice()) || name.starts_with(b"x-");
+    is_known && tail.trim_ascii_start().starts_with(b"=")
 }
 
-/// The parameters of RFC 2045, 2046, 2183, 2231, 3676, 5545 and others that senders write without a semicolon.
-const KNOWN: &[&[u8]] = &[
+/// Names of the parameters of RFC 2045, 2046, 2183, 2231, 3676 and 5545, and others that senders write without a
+/// semicolon.
+const KNOWN_NAMES: &[&[u8]] = &[
     b"access-type",
     b"boundary",
     b"charset",
@@ -137,34 +142,34 @@ const KNOWN: &[&[u8]] = &[
     b"type",
 ];
 
-/// Longer than any known name with its asterisks and number.
+/// Maximum length of a known name with its asterisks and section number, in octets.
 const MAX_NAME_OCTETS: usize = 32;
 
-/// Returns the text up to the closing quote, with `\\` and `\"` undone, and the rest. Other backslashes are those of a
-/// Windows path.
+/// Splits quoted text at its closing quote. `\\` and `\"` are unescaped; other backslashes are kept, as in a Windows
+/// path.
 fn unquote(input: &[u8]) -> (Vec<u8>, &[u8]) {
-    if let (octets, Some(rest)) = quoted_string::read(input, false) {
+    if let (octets, Some(rest)) = quoted_string::read_quoted(input, false) {
         return (octets, rest);
     }
-    if let (octets, Some(rest)) = quoted_string::read(input, true) {
+    if let (octets, Some(rest)) = quoted_string::read_quoted(input, true) {
         return (octets, rest);
     }
-    // The closing quote is missing.
+    // Without a closing quote the text ends before the next known parameter.
     let next = memchr::memchr_iter(b';', input).find(|at| {
-        let behind = input.get(at + 1..).unwrap_or_default();
-        is_known_parameter(behind.trim_ascii_start())
+        let tail = input.get(at + 1..).unwrap_or_default();
+        is_known_parameter(tail.trim_ascii_start())
     });
     let text = next.and_then(|at| input.split_at_checked(at));
     let (text, rest) = text.unwrap_or((input, b""));
-    (quoted_string::read(text, false).0, rest)
+    (quoted_string::read_quoted(text, false).0, rest)
 }
 
-/// Returns the input after white space, separators and `(comments)`, which nest.
+/// Skips white space, separators and `(comments)`, which may be nested.
 pub fn skip_separators(input: &[u8]) -> &[u8] {
     let mut depth = 0;
     let mut is_escaped = false;
     let mut rest = input;
-    while let Some((octet, behind)) = rest.split_first() {
+    while let Some((octet, tail)) = rest.split_first() {
         match octet {
             _ if is_escaped => is_escaped = false,
             b'\\' if depth > 0 => is_escaped = true,
@@ -174,14 +179,14 @@ pub fn skip_separators(input: &[u8]) -> &[u8] {
             _ if depth > 0 => {}
             _ => return rest,
         }
-        rest = behind;
+        rest = tail;
     }
     rest
 }
 
-/// Returns the text without the comment at its end, as in `us-ascii (Plain text)`; brackets amid a text are its own, as in
+/// Removes a trailing comment, as in `us-ascii (Plain text)`. Parentheses within the text are kept, as in
 /// `report (1).pdf`.
-fn without_comment(text: &[u8]) -> &[u8] {
+fn strip_comment(text: &[u8]) -> &[u8] {
     let text = text.trim_ascii();
     if !text.ends_with(b")") {
         return text;

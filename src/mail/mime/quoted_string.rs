@@ -1,47 +1,51 @@
-//! The text between quotes in a parameter (RFC 2045 §5.1, RFC 5322 §3.2.4), as senders write it.
+//! Quoted strings in parameters (RFC 2045 §5.1, RFC 5322 §3.2.4), with the backslashes of Windows paths.
 
 use super::escape_sequence::ESCAPE;
 
-/// Returns the quoted text, and what stands after the closing quote if there is one. A path may end in a backslash that its
-/// sender did not escape: with `path_may_end` the pair `\"` is the end if a semicolon or nothing follows.
-pub fn read(input: &[u8], path_may_end: bool) -> (Vec<u8>, Option<&[u8]>) {
-    let is_end = |behind: &[u8]| {
-        let behind = behind.trim_ascii_start();
-        behind.is_empty() || behind.starts_with(b";")
+/// Reads quoted text after its opening quote. Returns the unescaped text and, if there is a closing quote, the rest.
+///
+/// A Windows path may end in a backslash that the sender did not escape. With `path_may_end`, `\"` before a semicolon
+/// or the end of the input is therefore such a backslash and the closing quote.
+pub fn read_quoted(input: &[u8], path_may_end: bool) -> (Vec<u8>, Option<&[u8]>) {
+    let is_end = |tail: &[u8]| {
+        let tail = tail.trim_ascii_start();
+        tail.is_empty() || tail.starts_with(b";")
     };
     let mut octets = Vec::new();
     let mut rest = input;
-    while let [first, behind @ ..] = rest {
+    while let [first, tail @ ..] = rest {
         let octet;
-        (octet, rest) = match (*first, behind) {
-            (b'"', _) => return (octets, Some(behind)),
-            (b'\\', [b'"', behind @ ..]) if path_may_end && is_end(behind) => {
+        (octet, rest) = match (*first, tail) {
+            (b'"', _) => return (octets, Some(tail)),
+            (b'\\', [b'"', tail @ ..]) if path_may_end && is_end(tail) => {
                 octets.push(b'\\');
-                return (octets, Some(behind));
+                return (octets, Some(tail));
             }
-            (b'\\', [second @ (b'"' | b'\\'), behind @ ..]) => (*second, behind),
+            (b'\\', [second @ (b'"' | b'\\'), tail @ ..]) => (*second, tail),
             (ESCAPE, [b'$', ..]) => {
-                // Quotes and backslashes are halves of Japanese characters up to the next shift.
-                let window = behind.get(..MAX_SHIFTED_OCTETS).unwrap_or(behind);
+                // Until the next escape sequence, quotes and backslashes are octets of Japanese characters
+                // (ISO-2022-JP).
+                let window = tail.get(..MAX_SHIFTED_OCTETS).unwrap_or(tail);
                 let end = memchr::memmem::find(window, SHIFT_BACK).unwrap_or(0);
-                let (shifted, behind) = behind.split_at_checked(end).unwrap_or((b"", behind));
+                let (shifted, tail) = tail.split_at_checked(end).unwrap_or((b"", tail));
                 octets.push(ESCAPE);
                 octets.extend_from_slice(shifted);
-                match behind {
-                    [octet, behind @ ..] => (*octet, behind),
+                match tail {
+                    [octet, tail @ ..] => (*octet, tail),
                     [] => break,
                 }
             }
-            (octet, behind) => (octet, behind),
+            (octet, tail) => (octet, tail),
         };
         octets.push(octet);
     }
     (octets, None)
 }
 
-/// How ISO-2022-JP ends its Japanese characters.
+/// The start of the escape sequence that returns from double-octet characters (ISO-2022-JP).
 const SHIFT_BACK: &[u8] = b"\x1b(";
-/// More than a file name has: a search from each of many shifts must not go to the end of the field.
+/// Maximum search length for [`SHIFT_BACK`]; longer than a file name. It keeps the cost of many escape sequences
+/// linear.
 const MAX_SHIFTED_OCTETS: usize = 1_024;
 
 #[cfg(test)]
@@ -49,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_and_rest() {
+    fn quoted_strings_are_split_into_text_and_rest() {
         type Case<'a> = (&'a [u8], bool, &'a [u8], Option<&'a [u8]>);
         let cases: &[Case] = &[
             (b"a\"b", false, b"a", Some(b"b")),
@@ -61,7 +65,7 @@ mod tests {
             (b"", false, b"", None),
         ];
         for (input, path_may_end, text, rest) in cases {
-            let found = read(input, *path_may_end);
+            let found = read_quoted(input, *path_may_end);
             let found = (found.0.as_slice(), found.1);
             assert_eq!(found, (*text, *rest), "{}", input.escape_ascii());
         }

@@ -1,25 +1,26 @@
-//! Octets in a header field that are not ASCII, where only an encoded word may name a charset.
+//! Decoding of raw 8-bit text in header fields; RFC 5322 does not define its charset.
 
 use encoding_rs::WINDOWS_1252;
 
 use super::charset::Charset;
 use super::escape_sequence;
-use super::iso_2022::Family;
+use super::stateful_charset::StatefulCharset;
 
-/// Decodes raw octets: 7-bit text with shifts, else UTF-8, else in the charset that the message names, else windows-1252.
+/// Decodes raw octets: as 7-bit text with escape sequences, else as UTF-8, else in the charset that the message names,
+/// else as windows-1252.
 pub fn decode(octets: &[u8], named: Option<Charset>) -> String {
-    if let Some(family) = shifts(octets, named) {
-        return family.decode(&[octets.to_vec()]);
+    if let Some(charset) = find_stateful_charset(octets, named) {
+        return charset.decode(&[octets.to_vec()]);
     }
     if let Ok(text) = std::str::from_utf8(octets) {
         return text.to_owned();
     }
     let decoded = named.and_then(|charset| charset.decode_raw(octets));
     decoded.unwrap_or_else(|| {
-        // Text that a sender cut amid a character is UTF-8 all the same.
+        // Text that a sender truncated within a UTF-8 character is not valid UTF-8, but is best decoded as UTF-8.
         let text = String::from_utf8_lossy(octets);
-        let is_foreign = |c: char| !c.is_ascii() && c != char::REPLACEMENT_CHARACTER;
-        if text.contains(is_foreign) {
+        let is_decoded_non_ascii = |c: char| !c.is_ascii() && c != char::REPLACEMENT_CHARACTER;
+        if text.contains(is_decoded_non_ascii) {
             return text.into_owned();
         }
         let (text, _) = WINDOWS_1252.decode_without_bom_handling(octets);
@@ -27,13 +28,14 @@ pub fn decode(octets: &[u8], named: Option<Charset>) -> String {
     })
 }
 
-/// Returns how 7-bit text is shifted: as the named charset does it, else as its own escapes tell.
-fn shifts(octets: &[u8], named: Option<Charset>) -> Option<Family> {
+/// Returns the stateful charset of 7-bit text with shifts: the named charset, or ISO-2022-JP if the octets contain a
+/// designation.
+fn find_stateful_charset(octets: &[u8], named: Option<Charset>) -> Option<StatefulCharset> {
     match named {
-        Some(Charset::Shifted(family)) if family.has_shift(octets) => Some(family),
-        // In 8-bit text they are what a terminal would do with it.
+        Some(Charset::Stateful(charset)) if charset.has_shift(octets) => Some(charset),
+        // Escape sequences in 8-bit text are terminal controls and do not select a charset.
         _ if octets.is_ascii() && escape_sequence::has_designation(octets) => {
-            Some(Family::Japanese)
+            Some(StatefulCharset::Iso2022Jp)
         }
         _ => None,
     }
@@ -71,7 +73,7 @@ mod tests {
             ("\u{1b}(Bü".as_bytes(), "", "\u{1b}(Bü"),
         ];
         for (octets, named, want) in cases {
-            let decoded = decode(octets, Charset::named(named.as_bytes()));
+            let decoded = decode(octets, Charset::from_name(named.as_bytes()));
             assert_eq!(decoded, *want, "{} in {named}", octets.escape_ascii());
         }
     }

@@ -1,10 +1,11 @@
-//! Single-byte charsets that `encoding_rs` lacks: what each of the octets 80 to FF means, of EBCDIC each of 00 to FF.
+//! Tables of single-byte charsets that `encoding_rs` lacks: DOS code pages, EBCDIC, Macintosh scripts, a few national
+//! sets.
 //!
-//! DOS code pages, EBCDIC, Macintosh scripts and a few national sets, as Python's codecs (VISCII: glibc's iconv) decode
-//! them. U+FFFD stands where an octet has no meaning.
+//! A table has the characters of the octets 80 to FF, for EBCDIC those of 00 to FF. The tables agree with Python's
+//! codecs (VISCII: with glibc's iconv). U+FFFD means that an octet is undefined.
 
-/// The table of a code page by its number, such as 437.
-pub fn code_page(number: u32) -> Option<&'static str> {
+/// Returns the table of a code page by its number, such as 437.
+pub fn table_by_code_page(number: u32) -> Option<&'static str> {
     Some(match number {
         37 => CP37,
         273 => CP273,
@@ -42,8 +43,8 @@ pub fn code_page(number: u32) -> Option<&'static str> {
     })
 }
 
-/// The table of a charset by its name in lower case, letters and digits only.
-pub fn named(name: &str) -> Option<&'static str> {
+/// Returns the table of a charset by its name, written in lower case without punctuation.
+pub fn table_by_name(name: &str) -> Option<&'static str> {
     Some(match name {
         "xmacce"
         | "macce"
@@ -75,24 +76,24 @@ pub fn named(name: &str) -> Option<&'static str> {
     })
 }
 
-/// Decodes `octets`; `table` is a value of this module.
+/// Decodes `octets` with a table of this module.
 pub fn decode(octets: &[u8], table: &'static str) -> String {
-    let meanings: Vec<char> = table.chars().collect();
-    let first = 256_usize.saturating_sub(meanings.len());
-    let below = |octet: u8| match VISCII_LOWER.iter().find(|(code, _)| *code == octet) {
+    let characters: Vec<char> = table.chars().collect();
+    let first = 256_usize.saturating_sub(characters.len());
+    let lower_half = |octet: u8| match VISCII_LOWER.iter().find(|(code, _)| *code == octet) {
         Some((_, letter)) if table == VISCII => *letter,
         _ => char::from(octet),
     };
     octets
         .iter()
         .map(|octet| match usize::from(*octet).checked_sub(first) {
-            None => below(*octet),
-            Some(index) => *meanings.get(index).unwrap_or(&'\u{fffd}'),
+            None => lower_half(*octet),
+            Some(index) => *characters.get(index).unwrap_or(&'\u{fffd}'),
         })
         .collect()
 }
 
-/// VISCII replaces six control characters by letters.
+/// The six control characters that VISCII replaces with letters.
 const VISCII_LOWER: &[(u8, char)] = &[
     (0x02, 'Ẳ'),
     (0x05, 'Ẵ'),
@@ -317,9 +318,11 @@ mod tests {
 
     #[test]
     fn single_byte_tables_map_every_octet() {
-        let pages = (0..20_000).filter_map(code_page);
+        let pages = (0..20_000).filter_map(table_by_code_page);
         let names = ["hproman8", "ptcp154", "kz1048", "koi8t", "viscii"];
-        let tables: Vec<&str> = pages.chain(names.iter().filter_map(|n| named(n))).collect();
+        let tables: Vec<&str> = pages
+            .chain(names.iter().filter_map(|n| table_by_name(n)))
+            .collect();
         assert_eq!(tables.len(), 37);
         for table in tables {
             assert!([128, 256].contains(&table.chars().count()), "{table}");

@@ -1,95 +1,102 @@
-//! What the columns beside a mail say about it: subject, charset, content type, attachments.
+//! Summaries of messages for the table's columns: subject, charset, content type and attachments.
 //!
-//! Reads the structure without decoding bodies, in time linear in the content: nesting, parts and field lengths each
-//! have a ceiling, and what lies beyond one is simply not described. MIME is RFC 2045–2049, file names RFC 2183 and 2231.
+//! The message structure is parsed without decoding bodies, in time linear in the length of the content. Nesting,
+//! number of parts and length of fields are limited; parts beyond the limits are not in the summary. References: RFC
+//! 2045–2049, RFC 2183 and RFC 2231 (file names).
 
 use super::charset::Charset;
-use super::header::{self, Fields};
-use super::media::Media;
-use super::parameter_value::Value;
+use super::content_type::ContentType;
+use super::header::{self, HeaderFields};
+use super::parameter_value::ParameterValue;
 use super::parameters::ParameterizedField;
 use super::{encoded_word, multipart, transfer_encoding};
 
-/// What a mail is about, as far as its columns tell.
+/// Subject, charset, content type and attachments of a message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// Decoded to UTF-8 on one line; empty when there is none.
+    /// The subject, decoded to one line of UTF-8; empty if there is no Subject field.
     pub subject: String,
-    /// The charset of the text as its sender wrote it, `UTF-8` when none is named.
+    /// The charset of the text in the sender's spelling; `UTF-8` if none is named.
     pub charset: String,
-    /// The top-level media type in lower case, `text/plain` when absent.
+    /// The top-level media type in lower case; `text/plain` if there is no Content-Type field.
     pub content_type: String,
-    /// Leaf parts that somebody would save to a file, in order, at most 4,096.
+    /// The attachments in the order of the message, at most 4,096.
     pub attachments: Vec<Attachment>,
 }
 
-/// A part with a file name, or with disposition `attachment`, or that is not text.
+/// A leaf part with a file name, with disposition `attachment`, or with a media type other than `text/*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attachment {
-    /// Decoded file name, empty when there is none.
+    /// The decoded file name; empty if there is none.
     pub name: String,
-    /// Media type in lower case.
+    /// The media type in lower case.
     pub media_type: String,
-    /// Octets behind base64 or quoted-printable.
+    /// The size in octets after decoding of base64 or quoted-printable.
     pub octets: usize,
 }
 
 impl Summary {
-    /// Describes message content.
-    pub fn of(content: &[u8]) -> Summary {
-        let (fields, body) = header::split(content);
-        let media = Media::of(fields.content_type, "text/plain");
+    /// Parses the content of a message. Malformed content is no error: fields that cannot be parsed get their defaults.
+    pub fn parse(content: &[u8]) -> Summary {
+        let (fields, body) = header::split_header(content);
+        let media = ContentType::parse(fields.content_type, "text/plain");
         let declared = media.charset.clone();
-        let declared_of_raw_text = media.charset_of_raw_text();
+        let declared_for_raw_text = media.raw_text_charset();
         let is_text = media.is_text();
-        let mut walk = Walk::default();
+        let mut walker = PartWalker::default();
         let content_type = media.media_type.clone();
-        walk.visit(&fields, media, body, 0);
-        if !walk.text_seen && is_text {
-            // The only part has a file name, and is the text all the same.
-            walk.charset = declared;
+        walker.visit_part(&fields, media, body, 0);
+        if !walker.has_text_part && is_text {
+            // The only part is text with a file name: both an attachment and the text of the message.
+            walker.charset = declared;
         }
-        let named = walk
-            .charset_of_raw_text
-            .or(declared_of_raw_text)
-            .or_else(|| walk.leaves.iter().find_map(|leaf| leaf.charset));
+        let named = walker
+            .raw_text_charset
+            .or(declared_for_raw_text)
+            .or_else(|| {
+                walker
+                    .attachments
+                    .iter()
+                    .find_map(|attachment| attachment.charset)
+            });
         Summary {
             subject: fields
                 .subject
                 .map(|value| encoded_word::decode(value, named))
                 .unwrap_or_default(),
-            charset: walk.charset.unwrap_or_else(|| "UTF-8".to_owned()),
+            charset: walker.charset.unwrap_or_else(|| "UTF-8".to_owned()),
             content_type,
-            attachments: walk
-                .leaves
+            attachments: walker
+                .attachments
                 .into_iter()
-                .map(|leaf| leaf.describe(named))
+                .map(|attachment| attachment.decode(named))
                 .collect(),
         }
     }
 }
 
+/// Collects the charset and the attachments from the parts of a message.
 #[derive(Default)]
-struct Walk {
-    parts: usize,
-    text_seen: bool,
-    /// The charset of the first text.
+struct PartWalker {
+    leaf_parts: usize,
+    has_text_part: bool,
+    /// The charset that the first text part names. Attachments do not count.
     charset: Option<String>,
-    /// The first charset of a text that raw 8-bit octets of a field may be in.
-    charset_of_raw_text: Option<Charset>,
-    leaves: Vec<Leaf>,
+    /// The charset of the first text part in which raw 8-bit text of header fields may be written.
+    raw_text_charset: Option<Charset>,
+    attachments: Vec<UndecodedAttachment>,
 }
 
-/// An attachment. Raw octets of its name may be in the charset of a text that comes later.
-struct Leaf {
-    name: Option<Value>,
+/// An attachment whose name is not decoded yet: its charset may be that of a text part that comes later.
+struct UndecodedAttachment {
+    name: Option<ParameterValue>,
     charset: Option<Charset>,
     media_type: String,
     octets: usize,
 }
 
-impl Leaf {
-    fn describe(self, named: Option<Charset>) -> Attachment {
+impl UndecodedAttachment {
+    fn decode(self, named: Option<Charset>) -> Attachment {
         let name = self.name.map(|name| name.decode(self.charset.or(named)));
         Attachment {
             name: name.unwrap_or_default(),
@@ -99,22 +106,22 @@ impl Leaf {
     }
 }
 
-impl Walk {
-    fn visit(&mut self, fields: &Fields, media: Media, body: &[u8], depth: usize) {
+impl PartWalker {
+    fn visit_part(&mut self, fields: &HeaderFields, media: ContentType, body: &[u8], depth: usize) {
         if media.is_multipart() {
             if let Some(boundary) = &media.boundary
                 && depth < MAX_DEPTH
             {
-                for part in multipart::parts(body, boundary) {
-                    let (fields, body) = header::split(part);
-                    let part = Media::of(fields.content_type, media.default_of_parts());
-                    self.visit(&fields, part, body, depth + 1);
+                for part in multipart::split_parts(body, boundary) {
+                    let (fields, body) = header::split_header(part);
+                    let part = ContentType::parse(fields.content_type, media.default_part_type());
+                    self.visit_part(&fields, part, body, depth + 1);
                 }
             }
             return;
         }
-        self.parts += 1;
-        if self.parts > MAX_PARTS {
+        self.leaf_parts += 1;
+        if self.leaf_parts > MAX_PARTS {
             return;
         }
         let disposition = fields
@@ -122,26 +129,26 @@ impl Walk {
             .map(ParameterizedField::parse)
             .unwrap_or_default();
         let is_text = media.is_text();
-        let charset = media.charset_of_raw_text();
+        let charset = media.raw_text_charset();
         let name = disposition.file_name("filename").or(media.name);
         if is_attachment(&disposition.value) || name.is_some() || !is_text {
-            self.leaves.push(Leaf {
+            self.attachments.push(UndecodedAttachment {
                 name,
                 charset,
                 media_type: media.media_type,
-                octets: transfer_encoding::decoded_octets(body, fields.transfer_encoding),
+                octets: transfer_encoding::decoded_size(body, fields.transfer_encoding),
             });
             return;
         }
-        self.charset_of_raw_text = self.charset_of_raw_text.or(charset);
-        if !self.text_seen {
-            self.text_seen = true;
+        self.raw_text_charset = self.raw_text_charset.or(charset);
+        if !self.has_text_part {
+            self.has_text_part = true;
             self.charset = media.charset;
         }
     }
 }
 
-/// Returns whether a Content-Disposition field has this word in front, perhaps in quotes.
+/// Returns whether the first word of a Content-Disposition field, which may be quoted, is `attachment`.
 fn is_attachment(disposition: &[u8]) -> bool {
     let word = disposition.trim_ascii_start();
     let word = word.strip_prefix(b"\"").unwrap_or(word);
@@ -151,9 +158,10 @@ fn is_attachment(disposition: &[u8]) -> bool {
         .is_some_and(|word| word.eq_ignore_ascii_case(b"attachment"))
 }
 
-/// Real mail nests three or four deep; each level reads its region once more.
+/// Maximum depth of nested multiparts, because each level is searched for delimiter lines again. Real mails nest three
+/// or four deep.
 const MAX_DEPTH: usize = 10;
-/// More parts than any list of attachments shows.
+/// Maximum number of leaf parts that are examined.
 const MAX_PARTS: usize = 4_096;
 
 #[cfg(test)]
@@ -164,7 +172,7 @@ mod tests {
 
     #[test]
     fn mail_without_header_fields_is_summarized_as_text_plain() {
-        let summary = Summary::of(b"");
+        let summary = Summary::parse(b"");
         assert_eq!(summary.content_type, "text/plain");
         assert_eq!(summary.charset, "UTF-8");
         assert_eq!(summary.subject, "");
@@ -174,21 +182,21 @@ mod tests {
     #[test]
     fn single_text_attachment_provides_the_charset() {
         let named = "Content-Type: text/plain; charset=koi8-r; name=\"a.txt\"\r\n\r\n";
-        let summary = Summary::of(named.as_bytes());
+        let summary = Summary::parse(named.as_bytes());
         assert_eq!(summary.charset, "koi8-r");
         assert_eq!(summary.attachments.len(), 1);
     }
 
     #[test]
-    fn a_file_name_of_nothing_is_none() {
+    fn blank_file_name_counts_as_missing() {
         for name in ["", " ", "=?utf-8?Q??=", "=?utf-8?Q??= \0"] {
             let content = format!(
                 "Content-Type: a/b; name=x\r\nContent-Disposition: inline; filename=\"{name}\"\r\n\r\n"
             );
-            let summary = Summary::of(content.as_bytes());
+            let summary = Summary::parse(content.as_bytes());
             assert_eq!(summary.attachments[0].name, "x", "{name:?}");
             let content = format!("Content-Type: text/plain; name=\"{name}\"\r\n\r\n");
-            let summary = Summary::of(content.as_bytes());
+            let summary = Summary::parse(content.as_bytes());
             assert!(summary.attachments.is_empty(), "{name:?}");
         }
     }
@@ -239,7 +247,7 @@ mod tests {
         ];
         for content in contents {
             let started = Instant::now();
-            let summary = Summary::of(content.as_bytes());
+            let summary = Summary::parse(content.as_bytes());
             assert!(
                 started.elapsed() < Duration::from_secs(1),
                 "{}",

@@ -1,8 +1,8 @@
-//! What a part holds once its transfer encoding is undone (RFC 2045 §6).
+//! Sizes of bodies after their transfer encoding is decoded (RFC 2045 §6).
 
-/// Counts the octets that a body holds once its transfer encoding is undone, without undoing it.
-pub fn decoded_octets(body: &[u8], transfer_encoding: Option<&[u8]>) -> usize {
-    // Quotes, comments and separators around the word are no part of it.
+/// Returns the number of octets of a body after decoding, without decoding it.
+pub fn decoded_size(body: &[u8], transfer_encoding: Option<&[u8]>) -> usize {
+    // Senders add quotes, comments and separators around the word.
     let mut words = transfer_encoding
         .unwrap_or_default()
         .split(|octet| !octet.is_ascii_alphanumeric() && *octet != b'-');
@@ -16,26 +16,26 @@ pub fn decoded_octets(body: &[u8], transfer_encoding: Option<&[u8]>) -> usize {
         return digits / 4 * 3 + (digits % 4).saturating_sub(1);
     }
     if encoding.eq_ignore_ascii_case(b"quoted-printable") {
-        return quoted_printable_octets(body);
+        return quoted_printable_size(body);
     }
     body.len()
 }
 
-fn quoted_printable_octets(body: &[u8]) -> usize {
+fn quoted_printable_size(body: &[u8]) -> usize {
     let mut octets = 0;
     let mut rest = body;
-    while let Some((first, behind)) = rest.split_first() {
-        rest = match (first, behind) {
-            (b'=', [b'\r', b'\n', behind @ ..] | [b'\n', behind @ ..]) => behind,
-            (b'=', [high, low, behind @ ..])
+    while let Some((first, tail)) = rest.split_first() {
+        rest = match (first, tail) {
+            (b'=', [b'\r', b'\n', tail @ ..] | [b'\n', tail @ ..]) => tail,
+            (b'=', [high, low, tail @ ..])
                 if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() =>
             {
                 octets += 1;
-                behind
+                tail
             }
             _ => {
                 octets += 1;
-                behind
+                tail
             }
         };
     }
@@ -58,7 +58,7 @@ mod tests {
             ("quoted-printable", "=ZZ", 3),
             ("8bit", "a\r\n", 3),
         ] {
-            let counted = decoded_octets(body.as_bytes(), Some(encoding.as_bytes()));
+            let counted = decoded_size(body.as_bytes(), Some(encoding.as_bytes()));
             assert_eq!(counted, want, "{encoding} {body:?}");
         }
     }

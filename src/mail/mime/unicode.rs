@@ -1,26 +1,27 @@
-//! UTF-7, UTF-16 and UTF-32 (RFC 2152, RFC 2781): `encoding_rs` lacks the first and the last, and the order of octets
-//! that a byte order mark tells.
+//! UTF-7, UTF-16 and UTF-32 (RFC 2152, RFC 2781). `encoding_rs` has no UTF-7 and no UTF-32, and does not choose the
+//! byte order of UTF-16 by the byte order mark.
 
 use encoding_rs::{UTF_16BE, UTF_16LE};
 
-/// The order of octets that a charset's name tells.
+/// The byte order of UTF-16 or UTF-32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
-    /// The most significant octet first.
+pub enum ByteOrder {
+    /// Big-endian: the most significant octet is the first.
     Big,
-    /// The least significant octet first.
+    /// Little-endian: the least significant octet is the first.
     Little,
-    /// A byte order mark tells it.
-    Marked,
+    /// Determined by the byte order mark at the start of the text.
+    ByMark,
 }
 
-/// Decodes UTF-16. Without a mark the order is the one that has the more zeros in the high octets, else big-endian.
-pub fn decode_utf_16(octets: &[u8], order: Order) -> String {
+/// Decodes UTF-16. Without a byte order mark, the order is the one with more zeros in the high octets, or big-endian if
+/// both have the same number.
+pub fn decode_utf_16(octets: &[u8], order: ByteOrder) -> String {
     let is_little = match (order, octets) {
-        (Order::Big, _) => false,
-        (Order::Little, _) | (Order::Marked, [0xff, 0xfe, ..]) => true,
-        (Order::Marked, [0xfe, 0xff, ..]) => false,
-        (Order::Marked, _) => {
+        (ByteOrder::Big, _) => false,
+        (ByteOrder::Little, _) | (ByteOrder::ByMark, [0xff, 0xfe, ..]) => true,
+        (ByteOrder::ByMark, [0xfe, 0xff, ..]) => false,
+        (ByteOrder::ByMark, _) => {
             let zeros = |pairs: fn(&[u8; 2]) -> u8| {
                 let high = octets.as_chunks().0.iter().map(pairs);
                 high.filter(|octet| *octet == 0).count()
@@ -30,17 +31,18 @@ pub fn decode_utf_16(octets: &[u8], order: Order) -> String {
     };
     let encoding = if is_little { UTF_16LE } else { UTF_16BE };
     let (text, _) = encoding.decode_without_bom_handling(octets);
-    without_marks(text.into_owned())
+    strip_byte_order_marks(text.into_owned())
 }
 
-/// Decodes UTF-32. Without a mark the order is the one that the first character has a meaning in.
-pub fn decode_utf_32(octets: &[u8], order: Order) -> String {
+/// Decodes UTF-32. With [`ByteOrder::ByMark`], text is big-endian if its first octet is zero, as it is in the byte
+/// order mark 00 00 FE FF and in each big-endian character; else little-endian.
+pub fn decode_utf_32(octets: &[u8], order: ByteOrder) -> String {
     let (characters, rest) = octets.as_chunks();
     let is_little = match (order, octets) {
-        (Order::Big, _) => false,
-        (Order::Little, _) => true,
-        (Order::Marked, [0, ..]) => false,
-        (Order::Marked, _) => true,
+        (ByteOrder::Big, _) => false,
+        (ByteOrder::Little, _) => true,
+        (ByteOrder::ByMark, [0, ..]) => false,
+        (ByteOrder::ByMark, _) => true,
     };
     let decode = |character: &[u8; 4]| {
         let code = if is_little {
@@ -54,36 +56,36 @@ pub fn decode_utf_32(octets: &[u8], order: Order) -> String {
     if !rest.is_empty() {
         text.push(char::REPLACEMENT_CHARACTER);
     }
-    without_marks(text)
+    strip_byte_order_marks(text)
 }
 
-/// Decodes UTF-7. An octet that is not ASCII becomes U+FFFD.
+/// Decodes UTF-7. A non-ASCII octet becomes U+FFFD.
 pub fn decode_utf_7(octets: &[u8]) -> String {
     let mut text = String::new();
     let mut rest = octets;
-    while let [first, behind @ ..] = rest {
-        rest = behind;
+    while let [first, tail @ ..] = rest {
+        rest = tail;
         match first {
             b'+' => {
-                let length = behind.iter().take_while(|octet| is_base64(**octet));
-                let (digits, behind) = behind.split_at(length.count());
-                text.push_str(&utf_16_of_base64(digits));
-                let ended = behind.strip_prefix(b"-");
+                let length = tail.iter().take_while(|octet| is_base64(**octet));
+                let (digits, tail) = tail.split_at(length.count());
+                text.push_str(&decode_base64_utf_16(digits));
+                let ended = tail.strip_prefix(b"-");
                 if digits.is_empty() {
                     text.push('+');
                 }
-                rest = ended.unwrap_or(behind);
+                rest = ended.unwrap_or(tail);
             }
             octet if octet.is_ascii() => text.push(char::from(*octet)),
             _ => text.push(char::REPLACEMENT_CHARACTER),
         }
     }
-    without_marks(text)
+    strip_byte_order_marks(text)
 }
 
-fn utf_16_of_base64(digits: &[u8]) -> String {
+fn decode_base64_utf_16(digits: &[u8]) -> String {
     let octets = mail_parser::decoders::base64::base64_decode(digits).unwrap_or_default();
-    // Bits that fill up the last digit are zeros and make no whole pair.
+    // An incomplete pair at the end consists of padding bits.
     let (pairs, _) = octets.as_chunks::<2>();
     let (text, _) = UTF_16BE.decode_without_bom_handling(pairs.as_flattened());
     text.into_owned()
@@ -93,8 +95,8 @@ fn is_base64(octet: u8) -> bool {
     octet.is_ascii_alphanumeric() || matches!(octet, b'+' | b'/')
 }
 
-/// Removes byte order marks: each word of a text may begin with one.
-pub fn without_marks(text: String) -> String {
+/// Removes byte order marks; each encoded word of a text may begin with one.
+pub fn strip_byte_order_marks(text: String) -> String {
     if text.contains(BYTE_ORDER_MARK) {
         text.replace(BYTE_ORDER_MARK, "")
     } else {
@@ -137,10 +139,14 @@ mod tests {
             (b"", ""),
         ];
         for (octets, want) in cases {
-            assert_eq!(decode_utf_16(octets, Order::Marked), *want, "{octets:?}");
+            assert_eq!(
+                decode_utf_16(octets, ByteOrder::ByMark),
+                *want,
+                "{octets:?}"
+            );
         }
-        assert_eq!(decode_utf_16(b"a\x00", Order::Little), "a");
-        assert_eq!(decode_utf_16(b"\x00a", Order::Big), "a");
+        assert_eq!(decode_utf_16(b"a\x00", ByteOrder::Little), "a");
+        assert_eq!(decode_utf_16(b"\x00a", ByteOrder::Big), "a");
         let cases: &[(&[u8], &str)] = &[
             (b"\x00\x00\xfe\xff\x00\x01\xf6\x00", "😀"),
             (b"\xff\xfe\x00\x00a\x00\x00\x00", "a"),
@@ -149,7 +155,11 @@ mod tests {
             (b"\x00\x11\x00\x00", "\u{fffd}"),
         ];
         for (octets, want) in cases {
-            assert_eq!(decode_utf_32(octets, Order::Marked), *want, "{octets:?}");
+            assert_eq!(
+                decode_utf_32(octets, ByteOrder::ByMark),
+                *want,
+                "{octets:?}"
+            );
         }
     }
 }

@@ -1,69 +1,70 @@
-//! What a Content-Type field says (RFC 2045 §5), also where senders write it wrong.
+//! The Content-Type field (RFC 2045 §5), parsed leniently: many senders write it with wrong syntax.
 
 use super::charset::Charset;
-use super::parameter_value::Value;
+use super::parameter_value::ParameterValue;
 use super::parameters::{self, ParameterizedField};
 
-/// Media type and parameters.
-pub struct Media {
-    /// In lower case.
+/// The media type and the parameters of a Content-Type field.
+pub struct ContentType {
+    /// The media type as `type/subtype` in lower case.
     pub media_type: String,
-    /// The charset's name as the sender writes it.
+    /// The name of the charset in the sender's spelling.
     pub charset: Option<String>,
-    /// What stands between the hyphens of a multipart's delimiter lines.
+    /// The boundary of a multipart, without the two hyphens that precede it in a delimiter line.
     pub boundary: Option<Vec<u8>>,
-    /// The file name.
-    pub name: Option<Value>,
+    /// The file name from parameter `name`.
+    pub name: Option<ParameterValue>,
 }
 
-impl Media {
-    /// Reads the field's value. Without one the media type is `default`; a malformed one is `text/plain`.
-    pub fn of(field: Option<&[u8]>, default: &str) -> Media {
+impl ContentType {
+    /// Parses the value of the field. The media type is `default` if there is no value, and `text/plain` if the value
+    /// is malformed.
+    pub fn parse(field: Option<&[u8]>, default: &str) -> ContentType {
         let field = field.filter(|value| !value.trim_ascii().is_empty());
-        let structured = field.map(ParameterizedField::parse).unwrap_or_default();
+        let parsed_field = field.map(ParameterizedField::parse).unwrap_or_default();
         let media_type = match field {
-            Some(_) => media_type(&structured.value).unwrap_or_else(|| TEXT.to_owned()),
+            Some(_) => media_type(&parsed_field.value).unwrap_or_else(|| TEXT_PLAIN.to_owned()),
             None => default.to_owned(),
         };
-        Media {
+        ContentType {
             media_type,
-            charset: structured
+            charset: parsed_field
                 .get("charset")
                 .and_then(|value| charset_name(&value)),
-            boundary: structured.get("boundary").and_then(boundary),
-            name: structured.file_name("name"),
+            boundary: parsed_field.get("boundary").and_then(boundary_octets),
+            name: parsed_field.file_name("name"),
         }
     }
 
-    /// Returns whether it is text to be read.
+    /// Returns whether the media type is `text/*`.
     pub fn is_text(&self) -> bool {
         self.media_type.starts_with("text/")
     }
 
-    /// Returns whether its body is divided into parts.
+    /// Returns whether the media type is `multipart/*`.
     pub fn is_multipart(&self) -> bool {
         self.media_type.starts_with("multipart/")
     }
 
-    /// Returns the media type of a part that names none (RFC 2046 §5.1.5).
-    pub fn default_of_parts(&self) -> &'static str {
+    /// Returns the media type of a part without a Content-Type field (RFC 2046 §5.1.5).
+    pub fn default_part_type(&self) -> &'static str {
         match self.media_type.as_str() {
             "multipart/digest" => "message/rfc822",
-            _ => TEXT,
+            _ => TEXT_PLAIN,
         }
     }
 
-    /// Returns the charset that raw 8-bit text in a header field may be in.
-    pub fn charset_of_raw_text(&self) -> Option<Charset> {
-        let charset = Charset::named(self.charset.as_ref()?.as_bytes())?;
-        let is_named = charset != Charset::Ascii && charset.decode_raw(b"").is_some();
-        is_named.then_some(charset)
+    /// Returns the charset if raw 8-bit text in a header field may be in it.
+    pub fn raw_text_charset(&self) -> Option<Charset> {
+        let charset = Charset::from_name(self.charset.as_ref()?.as_bytes())?;
+        let is_8_bit = charset != Charset::Ascii && charset.decode_raw(b"").is_some();
+        is_8_bit.then_some(charset)
     }
 }
 
-/// Returns `type/subtype` in lower case, without quotes, comments, white space and dots around its words.
+/// Returns `type/subtype` in lower case, without quotes, comments, white space and dots around the two tokens.
 fn media_type(value: &[u8]) -> Option<String> {
-    let (kind, rest) = split_token(skip_quotes(value));
+    let (top_level, rest) = split_token(skip_quotes(value));
     let rest = parameters::skip_separators(rest).strip_prefix(b"/")?;
     let (subtype, rest) = split_token(parameters::skip_separators(rest));
     let subtype = subtype.trim_ascii_end();
@@ -73,10 +74,10 @@ fn media_type(value: &[u8]) -> Option<String> {
         None => true,
         Some(octet) => octet.is_ascii_whitespace() || b"\"',;:<>()".contains(octet),
     };
-    if kind.is_empty() || subtype.is_empty() || !is_end {
+    if top_level.is_empty() || subtype.is_empty() || !is_end {
         return None;
     }
-    let text = [kind, b"/", subtype].concat().to_ascii_lowercase();
+    let text = [top_level, b"/", subtype].concat().to_ascii_lowercase();
     String::from_utf8(text).ok()
 }
 
@@ -86,37 +87,37 @@ fn skip_quotes(value: &[u8]) -> &[u8] {
     value.get(quotes.count()..).unwrap_or_default()
 }
 
-/// Splits a token (RFC 2045 §5.1) from what stands after it. An apostrophe is a quote here.
+/// Splits off a token (RFC 2045 §5.1). An apostrophe ends it, because some senders use apostrophes as quotes.
 fn split_token(input: &[u8]) -> (&[u8], &[u8]) {
     let is_token = |octet: &&u8| octet.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?='".contains(octet);
     let length = input.iter().take_while(is_token).count();
     input.split_at_checked(length).unwrap_or((input, b""))
 }
 
-/// Returns the name without the quotes and separators that senders leave at its ends.
-fn charset_name(value: &Value) -> Option<String> {
+/// Returns the name of a charset without the quotes and separators that some senders leave at its ends.
+fn charset_name(value: &ParameterValue) -> Option<String> {
     let text = value.decode(None);
     let text = text.split(';').next().unwrap_or_default();
     let text = text.replace("%22", "\"").replace("%27", "\"");
-    let is_outside = |c: char| c.is_whitespace() || "\"'=<>,:".contains(c);
-    let text = text.trim_matches(is_outside);
+    let is_separator = |c: char| c.is_whitespace() || "\"'=<>,:".contains(c);
+    let text = text.trim_matches(is_separator);
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-/// Returns the boundary without white space at its end, where it has none (RFC 2046 §5.1.1).
-fn boundary(value: Value) -> Option<Vec<u8>> {
+/// Returns the boundary without trailing white space, which is not allowed there (RFC 2046 §5.1.1).
+fn boundary_octets(value: ParameterValue) -> Option<Vec<u8>> {
     let boundary = value.octets.trim_ascii_end().to_vec();
     (!boundary.is_empty()).then_some(boundary)
 }
 
-const TEXT: &str = "text/plain";
+const TEXT_PLAIN: &str = "text/plain";
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn media(field: &str) -> Media {
-        Media::of(Some(field.as_bytes()), TEXT)
+    fn parse(field: &str) -> ContentType {
+        ContentType::parse(Some(field.as_bytes()), TEXT_PLAIN)
     }
 
     #[test]
@@ -138,21 +139,21 @@ mod tests {
             ("text/html(a)", "text/html"),
             ("text/html foo", "text/html"),
             ("text/x-a.b+c", "text/x-a.b+c"),
-            ("text", TEXT),
-            ("text/", TEXT),
-            ("text/.", TEXT),
-            ("multipart; boundary=x", TEXT),
-            ("/html", TEXT),
-            ("; charset=x", TEXT),
-            ("a/b/c", TEXT),
-            ("\u{1d}multipart/mixed", TEXT),
-            ("a/b\0", TEXT),
-            ("a/\u{85}", TEXT),
-            ("image/ü", TEXT),
+            ("text", TEXT_PLAIN),
+            ("text/", TEXT_PLAIN),
+            ("text/.", TEXT_PLAIN),
+            ("multipart; boundary=x", TEXT_PLAIN),
+            ("/html", TEXT_PLAIN),
+            ("; charset=x", TEXT_PLAIN),
+            ("a/b/c", TEXT_PLAIN),
+            ("\u{1d}multipart/mixed", TEXT_PLAIN),
+            ("a/b\0", TEXT_PLAIN),
+            ("a/\u{85}", TEXT_PLAIN),
+            ("image/ü", TEXT_PLAIN),
         ] {
-            assert_eq!(media(field).media_type, want, "{field:?}");
+            assert_eq!(parse(field).media_type, want, "{field:?}");
         }
-        assert_eq!(Media::of(Some(b" \r\n"), "a/b").media_type, "a/b");
+        assert_eq!(ContentType::parse(Some(b" \r\n"), "a/b").media_type, "a/b");
     }
 
     #[test]
@@ -178,7 +179,7 @@ mod tests {
             ("charset=\"\"", None),
             ("charset=; charset=utf-8", Some("utf-8")),
         ] {
-            let found = media(&format!("text/plain; {parameter}")).charset;
+            let found = parse(&format!("text/plain; {parameter}")).charset;
             assert_eq!(found.as_deref(), want, "{parameter}");
         }
     }
@@ -196,7 +197,7 @@ mod tests {
             ("boundary=a:b?c/d", Some("a:b?c/d")),
             ("boundary=\"  \"", None),
         ] {
-            let found = media(&format!("multipart/mixed; {parameter}")).boundary;
+            let found = parse(&format!("multipart/mixed; {parameter}")).boundary;
             assert_eq!(
                 found,
                 want.map(|text| text.as_bytes().to_vec()),

@@ -1,0 +1,356 @@
+//! Stateful charsets, which switch between character sets: ISO-2022-JP and its extensions, ISO-2022-KR, ISO-2022-CN and
+//! HZ (RFC 1468, 1554, 1557, 1922, 1843).
+//!
+//! Of these, `encoding_rs` decodes only ISO-2022-JP, and as strictly as browsers do: it replaces an escape sequence
+//! that directly follows another one, which mail programs write where they join two texts. This decoder instead maps
+//! the octets of each character set to the EUC charset that contains the set, and `encoding_rs` decodes that charset.
+
+use encoding_rs::{EUC_JP, EUC_KR, Encoding, GBK, ISO_8859_7, WINDOWS_1252};
+
+use super::escape_sequence::{self, CharacterSet, ESCAPE, Token};
+use super::{cns_11643, jis_x_0213};
+
+/// A charset with shift states. It determines how shifts are written and which set SO (or `~{`) selects before a
+/// designation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatefulCharset {
+    /// ISO-2022-JP and its extensions.
+    Iso2022Jp,
+    /// ISO-2022-KR.
+    Iso2022Kr,
+    /// ISO-2022-CN.
+    Iso2022Cn,
+    /// HZ, whose shifts are `~{` and `~}`.
+    Hz,
+}
+
+impl StatefulCharset {
+    /// Returns whether `octets` contain a shift or a designation.
+    pub fn has_shift(self, octets: &[u8]) -> bool {
+        match self {
+            StatefulCharset::Hz => memchr::memmem::find(octets, b"~{").is_some(),
+            _ => octets.contains(&SHIFT_OUT) || escape_sequence::has_designation(octets),
+        }
+    }
+
+    /// Decodes the octets of adjacent encoded words.
+    ///
+    /// Each word begins in ASCII (RFC 2047 §3), except when the sender split one text into several words: a word keeps
+    /// the state of the previous word if that word ended within a character, or if the next shift returns to ASCII.
+    pub fn decode(self, words: &[Vec<u8>]) -> String {
+        let mut decoder = StatefulDecoder::new(self);
+        let mut is_continued = vec![false; words.len()];
+        let mut next_shift_is_to_ascii = false;
+        for (is_continued, word) in is_continued.iter_mut().zip(words).rev() {
+            next_shift_is_to_ascii = self
+                .first_shift_is_to_ascii(word)
+                .unwrap_or(next_shift_is_to_ascii);
+            *is_continued = next_shift_is_to_ascii;
+        }
+        for (word, is_continued) in words.iter().zip(is_continued) {
+            if !is_continued && decoder.lead.is_none() {
+                decoder.g0 = CharacterSet::Ascii;
+                decoder.is_shifted = false;
+            }
+            decoder.decode_octets(word);
+        }
+        decoder.finish()
+    }
+
+    /// Returns whether the first shift returns to ASCII; `None` if there is no shift.
+    fn first_shift_is_to_ascii(self, octets: &[u8]) -> Option<bool> {
+        if self == StatefulCharset::Hz {
+            let mut shifts = octets
+                .windows(2)
+                .filter(|pair| matches!(*pair, [b'~', b'{' | b'}']));
+            return shifts.next().map(|pair| pair.ends_with(b"}"));
+        }
+        let mut rest = octets;
+        while !rest.is_empty() {
+            let (token, length) = self.read_token(rest);
+            match token {
+                Token::DesignateG0(set) => {
+                    return Some(matches!(set, CharacterSet::Ascii | CharacterSet::JisRoman));
+                }
+                Token::ShiftOut => return Some(false),
+                Token::ShiftIn => return Some(true),
+                _ => {}
+            }
+            rest = rest.get(length..).unwrap_or_default();
+        }
+        None
+    }
+
+    /// Reads the first token of `rest`, which is not empty; returns the token and its length in octets.
+    fn read_token(self, rest: &[u8]) -> (Token, usize) {
+        match (self, rest) {
+            (StatefulCharset::Hz, [b'~', b'{', ..]) => (Token::ShiftOut, 2),
+            (StatefulCharset::Hz, [b'~', b'}', ..]) => (Token::ShiftIn, 2),
+            (StatefulCharset::Hz, [b'~', b'~', ..]) => (Token::Octet(b'~'), 2),
+            (StatefulCharset::Hz, [b'~', b'\n', ..]) => (Token::Ignored, 2),
+            (StatefulCharset::Hz, [octet, ..]) => (Token::Octet(*octet), 1),
+            (_, [SHIFT_OUT, ..]) => (Token::ShiftOut, 1),
+            (_, [SHIFT_IN, ..]) => (Token::ShiftIn, 1),
+            (_, [ESCAPE, ..]) => escape_sequence::read_escape_sequence(rest),
+            (_, [octet, ..]) => (Token::Octet(*octet), 1),
+            (_, []) => (Token::Ignored, 1),
+        }
+    }
+
+    fn default_g1(self) -> CharacterSet {
+        match self {
+            StatefulCharset::Iso2022Jp => CharacterSet::JisKatakana,
+            StatefulCharset::Iso2022Kr => CharacterSet::KsX1001,
+            StatefulCharset::Iso2022Cn | StatefulCharset::Hz => CharacterSet::Gb2312,
+        }
+    }
+}
+
+/// The state of a decoder: designated character sets, active shifts and the decoded text.
+struct StatefulDecoder {
+    charset: StatefulCharset,
+    g0: CharacterSet,
+    g1: CharacterSet,
+    g2: CharacterSet,
+    is_shifted: bool,
+    is_single_shifted: bool,
+    /// The first octet of a double-octet character whose second octet is not read yet.
+    lead: Option<u8>,
+    text: String,
+    /// Octets that are not decoded yet; all are in `run_encoding`.
+    run: Vec<u8>,
+    run_encoding: &'static Encoding,
+}
+
+impl StatefulDecoder {
+    fn new(charset: StatefulCharset) -> StatefulDecoder {
+        StatefulDecoder {
+            charset,
+            g0: CharacterSet::Ascii,
+            g1: charset.default_g1(),
+            g2: CharacterSet::Latin1,
+            is_shifted: false,
+            is_single_shifted: false,
+            lead: None,
+            text: String::new(),
+            run: Vec::new(),
+            run_encoding: WINDOWS_1252,
+        }
+    }
+
+    fn decode_octets(&mut self, octets: &[u8]) {
+        let mut rest = octets;
+        while let [first, ..] = rest {
+            // The second octet of a double-octet character may be a tilde.
+            let is_second = self.charset == StatefulCharset::Hz && self.lead.is_some();
+            let (token, length) = if is_second {
+                (Token::Octet(*first), 1)
+            } else {
+                self.charset.read_token(rest)
+            };
+            rest = rest.get(length..).unwrap_or_default();
+            if !matches!(token, Token::Octet(_)) {
+                self.replace_incomplete_pair();
+            }
+            match token {
+                Token::DesignateG0(set) => self.g0 = set,
+                Token::DesignateG1(set) => self.g1 = set,
+                Token::DesignateG2(set) => self.g2 = set,
+                Token::ShiftOut => self.is_shifted = true,
+                Token::ShiftIn => self.is_shifted = false,
+                Token::SingleShift => self.is_single_shifted = true,
+                Token::Ignored => {}
+                Token::Octet(octet) => self.decode_octet(octet),
+            }
+        }
+    }
+
+    fn decode_octet(&mut self, octet: u8) {
+        let set = match () {
+            () if self.is_single_shifted => self.g2,
+            () if self.is_shifted => self.g1,
+            () => self.g0,
+        };
+        if !(0x21..=0x7e).contains(&octet) {
+            self.replace_incomplete_pair();
+            return self.decode_other(octet);
+        }
+        if !set.is_double_octet() {
+            self.is_single_shifted = false;
+            return self.decode_single_octet(set, octet);
+        }
+        match self.lead.take() {
+            None => self.lead = Some(octet),
+            Some(lead) => {
+                self.is_single_shifted = false;
+                self.decode_pair(set, lead, octet);
+            }
+        }
+    }
+
+    /// Decodes a space, a control character or an octet with the high bit set.
+    fn decode_other(&mut self, octet: u8) {
+        match self.charset {
+            _ if octet.is_ascii() => self.push_octets(self.run_encoding, &[octet]),
+            StatefulCharset::Iso2022Jp if (0xa1..=0xdf).contains(&octet) => {
+                self.push_octets(EUC_JP, &[SINGLE_SHIFT_2, octet]);
+            }
+            StatefulCharset::Iso2022Jp => self.push_char('\u{fffd}'),
+            // Some senders write the EUC form of the character set instead of shifts.
+            StatefulCharset::Iso2022Kr => self.push_octets(EUC_KR, &[octet]),
+            StatefulCharset::Iso2022Cn | StatefulCharset::Hz => self.push_octets(GBK, &[octet]),
+        }
+    }
+
+    fn decode_single_octet(&mut self, set: CharacterSet, octet: u8) {
+        match (set, octet) {
+            (CharacterSet::JisRoman, b'\\') => self.push_char('¥'),
+            (CharacterSet::JisRoman, b'~') => self.push_char('\u{203e}'),
+            (CharacterSet::JisKatakana, _) => {
+                self.push_octets(EUC_JP, &[SINGLE_SHIFT_2, octet | 0x80])
+            }
+            (CharacterSet::Latin1, _) => self.push_char(char::from(octet | 0x80)),
+            (CharacterSet::Greek, _) => self.push_octets(ISO_8859_7, &[octet | 0x80]),
+            _ => self.push_octets(self.run_encoding, &[octet]),
+        }
+    }
+
+    fn decode_pair(&mut self, set: CharacterSet, lead: u8, octet: u8) {
+        let pair = [lead | 0x80, octet | 0x80];
+        match set {
+            CharacterSet::JisX0208 => self.push_octets(EUC_JP, &pair),
+            CharacterSet::JisX0213(plane) => match jis_x_0213::decode(plane, [lead, octet]) {
+                Some(c) => self.push_char(c),
+                None if plane == 1 => self.push_octets(EUC_JP, &pair),
+                None => self.push_char('\u{fffd}'),
+            },
+            CharacterSet::JisX0212 => {
+                let [first, second] = pair;
+                self.push_octets(EUC_JP, &[SINGLE_SHIFT_3, first, second]);
+            }
+            CharacterSet::KsX1001 => self.push_octets(EUC_KR, &pair),
+            CharacterSet::Gb2312 => self.push_octets(GBK, &pair),
+            CharacterSet::Cns11643(plane) => {
+                self.push_char(cns_11643::decode(plane, [lead, octet]))
+            }
+            _ => self.push_char('\u{fffd}'),
+        }
+    }
+
+    fn push_octets(&mut self, encoding: &'static Encoding, octets: &[u8]) {
+        if encoding != self.run_encoding {
+            self.flush();
+            self.run_encoding = encoding;
+        }
+        self.run.extend_from_slice(octets);
+    }
+
+    fn push_char(&mut self, c: char) {
+        self.flush();
+        self.text.push(c);
+    }
+
+    fn replace_incomplete_pair(&mut self) {
+        if self.lead.take().is_some() {
+            self.push_char('\u{fffd}');
+        }
+    }
+
+    fn flush(&mut self) {
+        let (decoded, _) = self.run_encoding.decode_without_bom_handling(&self.run);
+        self.text.push_str(&decoded);
+        self.run.clear();
+    }
+
+    fn finish(mut self) -> String {
+        self.replace_incomplete_pair();
+        self.flush();
+        self.text
+    }
+}
+
+const SHIFT_OUT: u8 = 0x0e;
+const SHIFT_IN: u8 = 0x0f;
+/// SS2 and SS3 of EUC-JP: the prefixes of half-width Katakana and of JIS X 0212.
+const SINGLE_SHIFT_2: u8 = 0x8e;
+const SINGLE_SHIFT_3: u8 = 0x8f;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_of_each_stateful_charset_are_decoded() {
+        let cases: &[(StatefulCharset, &[u8], &str)] = &[
+            (StatefulCharset::Iso2022Jp, b"a\x1b$BF|K\\\x1b(Bb", "a日本b"),
+            (
+                StatefulCharset::Iso2022Jp,
+                b"\x1b$B$\"\x1b(B\x1b$B$$\x1b(B",
+                "あい",
+            ),
+            (StatefulCharset::Iso2022Jp, b"\x1b$@$\"", "あ"),
+            (
+                StatefulCharset::Iso2022Jp,
+                b"\x1b(J\\~\x1b(B\\",
+                "¥\u{203e}\\",
+            ),
+            (StatefulCharset::Iso2022Jp, b"\x1b(I1\x1b(B \xb1", "ｱ ｱ"),
+            (StatefulCharset::Iso2022Jp, b"\x0e1\x0f1", "ｱ1"),
+            (StatefulCharset::Iso2022Jp, b"\x1b$(D0!\x1b(B", "丂"),
+            (
+                StatefulCharset::Iso2022Jp,
+                b"\x1b$A<:\x1b$(C0!\x1b(B",
+                "己가",
+            ),
+            (
+                StatefulCharset::Iso2022Jp,
+                b"\x1b.A\x1bNi\x1b.F\x1bNax",
+                "éαx",
+            ),
+            (
+                StatefulCharset::Iso2022Jp,
+                b"\x1b$(QF|K\\)#\x1b$(P!!\x1b(B",
+                "日本¡𠂉",
+            ),
+            (StatefulCharset::Iso2022Jp, b"\x1b$B-!\x1b(B", "①"),
+            (StatefulCharset::Iso2022Jp, b"\x1b$B$\x1b(Bx", "\u{fffd}x"),
+            (StatefulCharset::Iso2022Jp, b"\x1b$B$\" $\"\x1b(B", "あ あ"),
+            (StatefulCharset::Iso2022Jp, b"\x1bx", "\x1bx"),
+            (
+                StatefulCharset::Iso2022Kr,
+                b"\x1b$)C\x0e>H\x0f a \x0e>H\x0f",
+                "안 a 안",
+            ),
+            (StatefulCharset::Iso2022Kr, b"\x0e>H\x0f", "안"),
+            (StatefulCharset::Iso2022Kr, b"\xbe\xc8", "안"),
+            (StatefulCharset::Iso2022Cn, b"\x1b$)A\x0eDc\x0f", "你"),
+            (
+                StatefulCharset::Iso2022Cn,
+                b"\x1b$)A\x0eVPNDL(\x1b$)G}$\x1b$*H\x1bN!!\x0f",
+                "中文台灣乂",
+            ),
+            (StatefulCharset::Hz, b"~{DcC~~}~~a", "你摸~a"),
+            (StatefulCharset::Hz, b"\xc4\xe3", "你"),
+        ];
+        for (charset, octets, want) in cases {
+            let decoded = charset.decode(&[octets.to_vec()]);
+            assert_eq!(decoded, *want, "{}", octets.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn encoded_words_start_in_ascii_unless_a_text_was_split() {
+        let cases: &[(&[&[u8]], &str)] = &[
+            (&[b"\x1b$B$\"\x1b(B", b"\x1b$B$$\x1b(B"], "あい"),
+            (&[b"\x1b$B$\"", b"\x1b$B$$", b"ab"], "あいab"),
+            (&[b"\x1b$B$\"$", b"$\x1b(Ba"], "あいa"),
+            (&[b"\x1b$B$\"", b"$$", b"$&\x1b(B"], "あいう"),
+        ];
+        for (words, want) in cases {
+            let words: Vec<Vec<u8>> = words.iter().map(|word| word.to_vec()).collect();
+            assert_eq!(StatefulCharset::Iso2022Jp.decode(&words), *want);
+        }
+        let hz = [b"~{Dc".to_vec(), b"C~~}".to_vec()];
+        assert_eq!(StatefulCharset::Hz.decode(&hz), "你摸");
+    }
+}
