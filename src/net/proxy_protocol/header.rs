@@ -1,84 +1,8 @@
-//! The PROXY protocol, versions 1 and 2: a header before all other octets, in which a proxy names its client
-//! ([specification](https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt)).
+//! Parser for headers of the PROXY protocol, versions 1 and 2.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::{Duration, Instant};
 
 use memchr::memchr;
-
-use super::deadline::Deadline;
-use super::transport::{Transport, TransportError};
-
-/// A complete header.
-#[derive(Debug)]
-pub struct ReceivedHeader {
-    /// The client that the header names.
-    pub source: Source,
-    /// Octets received after the header: the first ones of the client.
-    pub rest: Vec<u8>,
-}
-
-/// Why no header was received. The server sends nothing to such a peer.
-#[derive(Debug)]
-pub enum ReceiveError {
-    /// The peer closed without sending an octet, like a load balancer's TCP health check.
-    NoData,
-    /// Something else was sent, or an incomplete header.
-    Malformed,
-    /// The header did not arrive in time, or the connection broke.
-    Transport(TransportError),
-}
-
-/// Reads a header within five seconds, in bounded memory whatever length the header declares.
-///
-/// # Errors
-/// [`ReceiveError`].
-#[expect(
-    clippy::indexing_slicing,
-    reason = "a read fills no more than the room it was given, so `filled` stays within all of it"
-)]
-pub fn receive(transport: &mut Transport) -> Result<ReceivedHeader, ReceiveError> {
-    let deadline = Deadline::for_command(Instant::now(), HEADER_TIMEOUT);
-    let mut room = [0; MAX_READ_OCTETS];
-    let mut filled = 0;
-    let (source, octets) = loop {
-        match read(transport, &mut room[filled..], &deadline)? {
-            0 if filled == 0 => return Err(ReceiveError::NoData),
-            0 => return Err(ReceiveError::Malformed),
-            count => filled += count,
-        }
-        match Header::parse(&room[..filled]) {
-            Header::Partial => {}
-            Header::Malformed => return Err(ReceiveError::Malformed),
-            Header::Complete { source, octets } => break (source, octets),
-        }
-    };
-    if let Some(rest) = room[..filled].get(octets..) {
-        let rest = rest.to_vec();
-        return Ok(ReceivedHeader { source, rest });
-    }
-    // Discards the part of a long header that has not arrived yet.
-    let mut left = octets - filled;
-    while left > 0 {
-        let count = left.min(room.len());
-        match read(transport, &mut room[..count], &deadline)? {
-            0 => return Err(ReceiveError::Malformed),
-            count => left -= count,
-        }
-    }
-    let rest = Vec::new();
-    Ok(ReceivedHeader { source, rest })
-}
-
-fn read(
-    transport: &mut Transport,
-    room: &mut [u8],
-    deadline: &Deadline,
-) -> Result<usize, ReceiveError> {
-    transport
-        .read(room, deadline)
-        .map_err(ReceiveError::Transport)
-}
 
 /// What the octets received so far amount to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,11 +138,8 @@ fn parse_v2(received: &[u8]) -> Option<Header> {
     complete(Source::Client(source.to_canonical()))
 }
 
-/// Time limit for a header: the specification asks for at least 3 seconds, enough for one retransmission; longer would
-/// let a silent peer hold its connection slot.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Octets that are buffered; more is never needed to parse a header.
-const MAX_READ_OCTETS: usize = V1_MAX_OCTETS;
+/// Octets that always suffice to parse a header, except for the end of a long one, which is skipped.
+pub const MAX_HEADER_OCTETS: usize = V1_MAX_OCTETS;
 
 const V1_SIGNATURE: &[u8] = b"PROXY ";
 /// The longest line: UNKNOWN with two long IPv6 addresses, including CR LF.
@@ -397,9 +318,9 @@ mod tests {
     proptest! {
         #[test]
         fn proxy_header_parser_decides_within_the_maximum_header_size(octets in octets()) {
-            let first = octets.len().min(MAX_READ_OCTETS);
+            let first = octets.len().min(MAX_HEADER_OCTETS);
             let decided = Header::parse(&octets[..first]);
-            if first == MAX_READ_OCTETS {
+            if first == MAX_HEADER_OCTETS {
                 prop_assert_ne!(decided, Header::Partial);
             }
             if decided != Header::Partial {
