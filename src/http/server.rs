@@ -4,7 +4,6 @@
 //! size and time of the request head, time to read the response, number of connections. `httparse` parses the head
 //! ([RFC 9112](https://www.rfc-editor.org/rfc/rfc9112)). Our own code, because small server crates have no timeouts.
 
-use std::fmt::Display;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,94 +11,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use httparse::{EMPTY_HEADER, Header, Status};
-use jiff::Timestamp;
+use httparse::{EMPTY_HEADER, Status};
 
+use super::message::{Request, Response};
 use crate::metrics::{self, Component};
 use crate::net::listener::Listener;
 
 /// Answers one request. If it panics, that client gets a 500.
 pub type Handler = Arc<dyn Fn(&Request) -> Response + Send + Sync>;
-
-/// One request.
-pub struct Request<'a> {
-    /// `GET` or `HEAD`.
-    pub method: &'a str,
-    /// The path without the query.
-    pub path: &'a str,
-    /// The client's address; an IPv4-mapped address is converted to IPv4.
-    pub peer: SocketAddr,
-    /// The local address that the client connected to.
-    pub local: SocketAddr,
-    headers: &'a [Header<'a>],
-}
-
-/// One response.
-pub struct Response {
-    status: u16,
-    content_type: &'static str,
-    headers: Vec<(&'static str, String)>,
-    body: String,
-}
-
-impl<'a> Request<'a> {
-    /// Returns the first header of that name in any case, without surrounding spaces.
-    pub fn header(&self, name: &str) -> Option<&'a [u8]> {
-        let header = self
-            .headers
-            .iter()
-            .find(|header| header.name.eq_ignore_ascii_case(name));
-        header.map(|header| header.value.trim_ascii())
-    }
-}
-
-impl Response {
-    /// Returns a plain text response.
-    pub fn text(status: u16, body: impl Into<String>) -> Response {
-        Response {
-            status,
-            content_type: "text/plain; charset=utf-8",
-            headers: Vec::new(),
-            body: body.into(),
-        }
-    }
-
-    /// Replaces the content type.
-    #[must_use]
-    pub fn content_type(mut self, content_type: &'static str) -> Response {
-        self.content_type = content_type;
-        self
-    }
-
-    /// Adds a header. Only printable ASCII of its value is written, so that a value cannot end the line; even so, never pass
-    /// a value that a client chose.
-    #[must_use]
-    pub fn header(mut self, name: &'static str, value: impl Display) -> Response {
-        let value = value.to_string();
-        let printable = value.chars().filter(|c| matches!(c, ' '..='~')).collect();
-        self.headers.push((name, printable));
-        self
-    }
-
-    fn to_octets(&self, with_body: bool) -> Vec<u8> {
-        let mut text = format!(
-            "HTTP/1.1 {} {}\r\nDate: {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n",
-            self.status,
-            reason(self.status),
-            Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT"),
-            self.content_type,
-            self.body.len(),
-        );
-        for (name, value) in &self.headers {
-            text.extend([name, ": ", value, "\r\n"]);
-        }
-        text += "\r\n";
-        if with_body {
-            text += &self.body;
-        }
-        text.into_bytes()
-    }
-}
 
 /// Serves `listener` on threads of its own until [`Listener::close`].
 ///
@@ -264,21 +183,6 @@ fn left(until: Instant) -> io::Result<Duration> {
         return Err(ErrorKind::TimedOut.into());
     }
     Ok(left)
-}
-
-fn reason(status: u16) -> &'static str {
-    match status {
-        200 => "OK",
-        400 => "Bad Request",
-        403 => "Forbidden",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        431 => "Request Header Fields Too Large",
-        500 => "Internal Server Error",
-        503 => "Service Unavailable",
-        // The reason phrase is optional (RFC 9112 §4), the space before it is not.
-        _ => "",
-    }
 }
 
 /// Maximum number of connections; one more is closed without a response if none of them ends in time.
