@@ -11,6 +11,8 @@ pub mod listener;
 pub mod load;
 mod pem_file;
 pub mod proxy_protocol;
+mod timed_socket;
 pub mod tls;
 pub mod transport;
+mod transport_error;
 pub mod trusted_proxies;
