@@ -1,4 +1,4 @@
-//! Sockets: accepting them, a place for each client, octets in and out under deadlines.
+//! Sockets: listeners, the thread pool with its limits, reads and writes with deadlines, TLS, the PROXY protocol.
 
 pub mod accept_pool;
 mod certificate_chain;

@@ -148,7 +148,7 @@ impl Transport {
         }
     }
 
-    /// Sends close_notify in TLS, so that the client can tell a complete stream from a truncated one.
+    /// Sends close_notify in TLS, so that the client can distinguish a complete stream from a truncated one.
     pub fn send_close_notify(&mut self) {
         if let Some(tls) = &mut self.tls {
             tls.send_close_notify();

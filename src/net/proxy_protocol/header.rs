@@ -4,18 +4,18 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use memchr::memchr;
 
-/// What the octets received so far amount to.
+/// Result of parsing the octets received so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Header {
-    /// The beginning of a header; 107 octets always suffice to decide.
+    /// The beginning of a header. 107 octets always suffice to decide.
     Partial,
     /// Not a header; the server sends nothing to such a peer.
     Malformed,
-    /// A header.
+    /// A valid header.
     Complete {
         /// The client that it names.
         source: Source,
-        /// Total length of the header. Its last octets may not have arrived yet; they hold nothing that is needed.
+        /// Total length of the header. Octets at its end that are not needed may not have arrived yet.
         octets: usize,
     },
 }
@@ -61,7 +61,7 @@ fn is_prefix_compatible(received: &[u8], signature: &[u8]) -> bool {
     received
         .iter()
         .zip(signature)
-        .all(|(ours, its)| ours == its)
+        .all(|(octet, expected)| octet == expected)
 }
 
 /// Parses `PROXY TCP4|TCP6 source destination port port` CR LF, or `PROXY UNKNOWN` with anything after it.
@@ -138,7 +138,7 @@ fn parse_v2(received: &[u8]) -> Option<Header> {
     complete(Source::Client(source.to_canonical()))
 }
 
-/// Octets that always suffice to parse a header, except for the end of a long one, which is skipped.
+/// Number of octets that suffice to decide about any header; the rest of a longer one holds nothing that is needed.
 pub const MAX_HEADER_OCTETS: usize = V1_MAX_OCTETS;
 
 const V1_SIGNATURE: &[u8] = b"PROXY ";

@@ -1,4 +1,4 @@
-//! The PROXY protocol, versions 1 and 2: a header before all other octets, in which a proxy names its client
+//! The PROXY protocol, versions 1 and 2: a header at the start of a connection in which a proxy names its client
 //! ([specification](https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt)).
 
 mod header;
@@ -15,7 +15,7 @@ pub use header::{Header, Source};
 pub struct ReceivedHeader {
     /// The client that the header names.
     pub source: Source,
-    /// Octets received after the header: the first ones of the client.
+    /// Octets that were received after the header: the first octets of the client.
     pub rest: Vec<u8>,
 }
 
@@ -24,7 +24,7 @@ pub struct ReceivedHeader {
 pub enum ReceiveError {
     /// The peer closed without sending an octet, like a load balancer's TCP health check.
     NoData,
-    /// Something else was sent, or an incomplete header.
+    /// The peer sent something else, or an incomplete header.
     Malformed,
     /// The header did not arrive in time, or the connection broke.
     Transport(TransportError),
@@ -36,35 +36,35 @@ pub enum ReceiveError {
 /// [`ReceiveError`].
 #[expect(
     clippy::indexing_slicing,
-    reason = "a read fills no more than the room it was given, so `filled` stays within all of it"
+    reason = "a read fills no more than the buffer it was given, so `filled` stays within all of it"
 )]
 pub fn receive(transport: &mut Transport) -> Result<ReceivedHeader, ReceiveError> {
     let deadline = Deadline::for_command(Instant::now(), HEADER_TIMEOUT);
-    let mut room = [0; MAX_HEADER_OCTETS];
+    let mut buffer = [0; MAX_HEADER_OCTETS];
     let mut filled = 0;
     let (source, octets) = loop {
-        match read(transport, &mut room[filled..], &deadline)? {
+        match read(transport, &mut buffer[filled..], &deadline)? {
             0 if filled == 0 => return Err(ReceiveError::NoData),
             0 => return Err(ReceiveError::Malformed),
             count => filled += count,
         }
-        match Header::parse(&room[..filled]) {
+        match Header::parse(&buffer[..filled]) {
             Header::Partial => {}
             Header::Malformed => return Err(ReceiveError::Malformed),
             Header::Complete { source, octets } => break (source, octets),
         }
     };
-    if let Some(rest) = room[..filled].get(octets..) {
+    if let Some(rest) = buffer[..filled].get(octets..) {
         let rest = rest.to_vec();
         return Ok(ReceivedHeader { source, rest });
     }
     // Discards the part of a long header that has not arrived yet.
-    let mut left = octets - filled;
-    while left > 0 {
-        let count = left.min(room.len());
-        match read(transport, &mut room[..count], &deadline)? {
+    let mut remaining = octets - filled;
+    while remaining > 0 {
+        let count = remaining.min(buffer.len());
+        match read(transport, &mut buffer[..count], &deadline)? {
             0 => return Err(ReceiveError::Malformed),
-            count => left -= count,
+            count => remaining -= count,
         }
     }
     let rest = Vec::new();
@@ -73,11 +73,11 @@ pub fn receive(transport: &mut Transport) -> Result<ReceivedHeader, ReceiveError
 
 fn read(
     transport: &mut Transport,
-    room: &mut [u8],
+    buffer: &mut [u8],
     deadline: &Deadline,
 ) -> Result<usize, ReceiveError> {
     transport
-        .read(room, deadline)
+        .read(buffer, deadline)
         .map_err(ReceiveError::Transport)
 }
 
