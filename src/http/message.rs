@@ -56,8 +56,8 @@ impl Response {
         self
     }
 
-    /// Adds a header. Only printable ASCII of its value is written, so that a value cannot end the line; even so, never pass
-    /// a value that a client chose.
+    /// Adds a header. Only printable ASCII of its value is written, so that a value cannot end the line; never pass a value
+    /// that a client chose nevertheless.
     #[must_use]
     pub fn header(mut self, name: &'static str, value: impl Display) -> Response {
         let value = value.to_string();
@@ -66,12 +66,12 @@ impl Response {
         self
     }
 
-    /// Returns the octets to send; without the body for HEAD.
+    /// Returns the octets to send, for HEAD without the body.
     pub(super) fn to_octets(&self, with_body: bool) -> Vec<u8> {
         let mut text = format!(
             "HTTP/1.1 {} {}\r\nDate: {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n",
             self.status,
-            reason(self.status),
+            reason_phrase(self.status),
             Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT"),
             self.content_type,
             self.body.len(),
@@ -87,7 +87,7 @@ impl Response {
     }
 }
 
-fn reason(status: u16) -> &'static str {
+fn reason_phrase(status: u16) -> &'static str {
     match status {
         200 => "OK",
         400 => "Bad Request",

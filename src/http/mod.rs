@@ -1,4 +1,4 @@
-//! HTTP for other programs of the operator: nginx's auth_http, metrics and health.
+//! HTTP endpoints: nginx's auth_http, metrics and health checks.
 
 pub mod auth_http;
 mod message;
