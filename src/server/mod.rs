@@ -77,7 +77,7 @@ fn run_on(
     read_again: ConfigSource,
     stores: StoreSource,
 ) -> Result<(), StartError> {
-    let signals = signals::catch().map_err(StartError::Kernel)?;
+    let signals = signals::install_handlers().map_err(StartError::Kernel)?;
     let identity = identity(config)?;
     let mut listeners = listeners::listen(config)?;
     reject_root(
