@@ -17,7 +17,7 @@ use super::connection_limiter::{ConnectionLimiter, LimiterGuard};
 use super::idle_threads::IdleThreads;
 use super::io_timeout::{IoTimeout, SCAN_INTERVAL};
 use super::listener::Listener;
-use super::load::Load;
+use super::load::LoadLevel;
 use super::trusted_proxies::TrustedProxies;
 use crate::metrics::{self, CloseReason, Component, ListenerKind};
 use crate::sync;
@@ -69,9 +69,10 @@ pub struct Client {
 struct ConnectionState {
     socket: Arc<TcpStream>,
     io_timeout: Arc<IoTimeout>,
-    /// The client has no transaction open and its thread waits for a command, so the pool may end the read at any moment.
+    /// Whether the client has no transaction open and its thread waits for a command; the pool may then end the read at any
+    /// moment.
     idle: AtomicBool,
-    /// The server is shutting down.
+    /// Whether the server is shutting down.
     drain_requested: AtomicBool,
 }
 
@@ -280,8 +281,8 @@ impl AcceptPool {
         self.lock_clients().remove(&number);
     }
 
-    fn load(&self) -> Load {
-        Load::of(self.active_connections(), self.max_connections())
+    fn load(&self) -> LoadLevel {
+        LoadLevel::from_slots(self.active_connections(), self.max_connections())
     }
 
     fn settings(&self) -> Arc<AcceptPoolSettings> {
@@ -329,7 +330,7 @@ impl Client {
     }
 
     /// Returns the load level of the pool.
-    pub fn load(&self) -> Load {
+    pub fn load(&self) -> LoadLevel {
         self.pool.load()
     }
 

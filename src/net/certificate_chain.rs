@@ -12,7 +12,7 @@ use super::key_fault::{MIN_RSA_BITS, rsa_bits};
 pub fn expires_at(chain: &[CertificateDer]) -> SystemTime {
     let first = chain.first().and_then(|der| parse(der));
     first.map_or(SystemTime::UNIX_EPOCH, |first| {
-        time(first.validity().not_after)
+        system_time(first.validity().not_after)
     })
 }
 
@@ -20,7 +20,7 @@ pub fn expires_at(chain: &[CertificateDer]) -> SystemTime {
 pub fn warnings(chain: &[CertificateDer], file: &Path, now: SystemTime) -> Vec<String> {
     let certificates: Vec<X509Certificate> = chain.iter().filter_map(|der| parse(der)).collect();
     let texts = match certificates.len() == chain.len() {
-        true => Chain {
+        true => CertificateChain {
             certificates,
             file: file.display(),
         }
@@ -36,12 +36,12 @@ pub fn warnings(chain: &[CertificateDer], file: &Path, now: SystemTime) -> Vec<S
         .collect()
 }
 
-struct Chain<'a> {
+struct CertificateChain<'a> {
     certificates: Vec<X509Certificate<'a>>,
     file: std::path::Display<'a>,
 }
 
-impl Chain<'_> {
+impl CertificateChain<'_> {
     fn warnings(&self, now: SystemTime) -> Vec<String> {
         let mut warnings = self.date_warnings(now);
         warnings.extend(self.order_warnings());
@@ -55,14 +55,14 @@ impl Chain<'_> {
         for (index, certificate) in self.certificates.iter().enumerate() {
             let validity = certificate.validity();
             let name = self.display_name(index);
-            if time(validity.not_before) > now {
+            if system_time(validity.not_before) > now {
                 warnings.push(format!(
                     "{name} in {file} is not valid before {}; check the clock of this machine, clients may refuse it",
                     validity.not_before
                 ));
                 continue;
             }
-            match time(validity.not_after).duration_since(now) {
+            match system_time(validity.not_after).duration_since(now) {
                 Err(_) if index == 0 => warnings.push(format!(
                     "{name} in {file} has expired; renew it, clients may refuse it"
                 )),
@@ -83,7 +83,7 @@ impl Chain<'_> {
     /// §7.4.2), and not all clients sort the certificates themselves.
     fn order_warnings(&self) -> Vec<String> {
         let file = &self.file;
-        let path = self.path();
+        let path = self.issuer_path();
         let mut warnings = Vec::new();
         if path
             .iter()
@@ -141,7 +141,7 @@ impl Chain<'_> {
     }
 
     /// Returns the indexes of the server's certificate, its issuer, the issuer's issuer and so on, as far as the file has them.
-    fn path(&self) -> Vec<usize> {
+    fn issuer_path(&self) -> Vec<usize> {
         let mut path = vec![0];
         let mut last = 0;
         while self.issuer(last) != self.subject(last) {
@@ -183,7 +183,7 @@ fn parse<'a>(der: &'a CertificateDer) -> Option<X509Certificate<'a>> {
     Some(X509Certificate::from_der(der).ok()?.1)
 }
 
-fn time(time: ASN1Time) -> SystemTime {
+fn system_time(time: ASN1Time) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(time.timestamp().max(0) as u64)
 }
 

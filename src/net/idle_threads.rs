@@ -12,11 +12,11 @@ use crate::sync;
 /// The threads that currently serve no client.
 #[derive(Default)]
 pub struct IdleThreads {
-    state: Mutex<State>,
+    state: Mutex<IdleThreadsState>,
 }
 
 #[derive(Default)]
-struct State {
+struct IdleThreadsState {
     listeners: usize,
     /// LIFO: the most recently parked thread has the warmest stack.
     parked: Vec<Arc<ParkedThread>>,

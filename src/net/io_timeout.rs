@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::deadline::Deadline;
-use super::load::Load;
+use super::load::LoadLevel;
 
 /// The deadlines of the read or write that a connection's thread blocks in, shared with the deadlines thread.
 #[derive(Debug)]
@@ -19,17 +19,17 @@ pub struct IoTimeout {
     epoch: Instant,
     wait: AtomicU8,
     /// Milliseconds since `epoch`, one value per load level.
-    ends_at: [AtomicU64; Load::ALL.len()],
-    /// Index in [`Load::ALL`] of the load level at the last scan.
+    ends_at: [AtomicU64; LoadLevel::ALL.len()],
+    /// Index in [`LoadLevel::ALL`] of the load level at the last scan.
     load: AtomicUsize,
     expiry: AtomicU8,
-    /// Whether the load was [`Load::NearlyFull`] when the deadline expired.
+    /// Whether the load was [`LoadLevel::NearlyFull`] when the deadline expired.
     expired_nearly_full: AtomicBool,
 }
 
 /// The direction of a blocking call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WaitKind {
+pub enum IoDirection {
     /// Waits for octets from the client.
     Read,
     /// Waits for free space in the socket's send buffer.
@@ -38,7 +38,7 @@ pub enum WaitKind {
 
 /// Why a blocking call was ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Expiry {
+pub enum ExpiryReason {
     /// The deadline for the normal load level passed.
     TimedOut,
     /// Only the shorter deadline for the current load level passed.
@@ -60,42 +60,42 @@ impl IoTimeout {
 
     /// Returns whether `deadline` has passed already. Needed because a client that always has octets in transit never makes its
     /// thread block, so that no scan finds an armed deadline.
-    pub fn expiry_without_wait(&self, deadline: &Deadline) -> Option<Expiry> {
+    pub fn expiry_without_wait(&self, deadline: &Deadline) -> Option<ExpiryReason> {
         let now = Instant::now();
-        let load = Load::ALL.get(self.load.load(Ordering::Relaxed));
-        if now >= deadline.ends_at(Load::Normal) {
-            return Some(Expiry::TimedOut);
+        let load = LoadLevel::ALL.get(self.load.load(Ordering::Relaxed));
+        if now >= deadline.ends_at(LoadLevel::Normal) {
+            return Some(ExpiryReason::TimedOut);
         }
         let has_passed = load.is_some_and(|load| now >= deadline.ends_at(*load));
-        has_passed.then_some(Expiry::Shed)
+        has_passed.then_some(ExpiryReason::Shed)
     }
 
     /// Arms `deadline` for the read or write that comes next.
-    pub fn arm(&self, wait: WaitKind, deadline: &Deadline) {
-        for (load, ends_at) in Load::ALL.into_iter().zip(&self.ends_at) {
+    pub fn arm(&self, wait: IoDirection, deadline: &Deadline) {
+        for (load, ends_at) in LoadLevel::ALL.into_iter().zip(&self.ends_at) {
             let since_epoch = deadline.ends_at(load).saturating_duration_since(self.epoch);
             ends_at.store(since_epoch.as_millis() as u64, Ordering::Relaxed);
         }
         let wait = match wait {
-            WaitKind::Read => READ,
-            WaitKind::Write => WRITE,
+            IoDirection::Read => READ,
+            IoDirection::Write => WRITE,
         };
         // Release: a scan that reads `wait` also reads the deadlines stored before it.
         self.wait.store(wait, Ordering::Release);
     }
 
     /// Disarms the deadline after the read or write; returns the reason if a scan has ended this call or an earlier one.
-    pub fn disarm(&self) -> Option<Expiry> {
+    pub fn disarm(&self) -> Option<ExpiryReason> {
         self.wait.store(NO_WAIT, Ordering::Release);
         self.expiry()
     }
 
     /// Returns the reason if a scan has ended a call of this connection.
-    pub fn expiry(&self) -> Option<Expiry> {
+    pub fn expiry(&self) -> Option<ExpiryReason> {
         match self.expiry.load(Ordering::Acquire) {
             NOT_EXPIRED => None,
-            TIMED_OUT => Some(Expiry::TimedOut),
-            _ => Some(Expiry::Shed),
+            TIMED_OUT => Some(ExpiryReason::TimedOut),
+            _ => Some(ExpiryReason::Shed),
         }
     }
 
@@ -105,7 +105,7 @@ impl IoTimeout {
     }
 
     /// Shuts down `socket` if a deadline is armed and has passed at this load.
-    pub fn expire_if_due(&self, socket: &TcpStream, load: Load) {
+    pub fn expire_if_due(&self, socket: &TcpStream, load: LoadLevel) {
         self.load.store(load as usize, Ordering::Relaxed);
         let how = match self.wait.load(Ordering::Acquire) {
             READ => Shutdown::Read,
@@ -116,9 +116,9 @@ impl IoTimeout {
         let [normal, half_full, nearly_full] = &self.ends_at;
         let has_passed = |ends_at: &AtomicU64| now >= ends_at.load(Ordering::Relaxed);
         let has_expired = match load {
-            Load::Normal => has_passed(normal),
-            Load::HalfFull => has_passed(half_full),
-            Load::NearlyFull => has_passed(nearly_full),
+            LoadLevel::Normal => has_passed(normal),
+            LoadLevel::HalfFull => has_passed(half_full),
+            LoadLevel::NearlyFull => has_passed(nearly_full),
         };
         if !has_expired {
             return;
@@ -128,7 +128,7 @@ impl IoTimeout {
             false => SHED,
         };
         self.expired_nearly_full
-            .store(load == Load::NearlyFull, Ordering::Relaxed);
+            .store(load == LoadLevel::NearlyFull, Ordering::Relaxed);
         self.expiry.store(expiry, Ordering::Release);
         // On an error the client is gone, and the blocked call returns anyway.
         let _ = socket.shutdown(how);
@@ -172,16 +172,16 @@ mod tests {
     fn read_timeout_ends_a_read_at_its_deadline_and_not_before() {
         let (server, _client) = connection();
         let timeout = IoTimeout::new();
-        let scan = || timeout.expire_if_due(&server, Load::Normal);
+        let scan = || timeout.expire_if_due(&server, LoadLevel::Normal);
         scan();
-        timeout.arm(WaitKind::Read, &within(Duration::from_secs(3_600)));
+        timeout.arm(IoDirection::Read, &within(Duration::from_secs(3_600)));
         scan();
         assert_eq!(timeout.disarm(), None);
-        timeout.arm(WaitKind::Read, &within(Duration::ZERO));
+        timeout.arm(IoDirection::Read, &within(Duration::ZERO));
         std::thread::sleep(Duration::from_millis(2));
         scan();
         assert_eq!((&server).read(&mut [0]).unwrap(), 0);
-        assert_eq!(timeout.disarm(), Some(Expiry::TimedOut));
+        assert_eq!(timeout.disarm(), Some(ExpiryReason::TimedOut));
         // A last reply can still be sent.
         (&server).write_all(b"x").unwrap();
     }
@@ -190,7 +190,7 @@ mod tests {
     fn write_timeout_ends_a_blocked_write() {
         let (server, _client) = connection();
         let timeout = IoTimeout::new();
-        timeout.arm(WaitKind::Write, &within(Duration::ZERO));
+        timeout.arm(IoDirection::Write, &within(Duration::ZERO));
         std::thread::scope(|scope| {
             // The client does not read, so the write blocks until the socket is shut down.
             let writing = scope.spawn(|| {
@@ -198,8 +198,8 @@ mod tests {
                 timeout.disarm()
             });
             std::thread::sleep(Duration::from_millis(2));
-            timeout.expire_if_due(&server, Load::Normal);
-            assert_eq!(writing.join().unwrap(), Some(Expiry::TimedOut));
+            timeout.expire_if_due(&server, LoadLevel::Normal);
+            assert_eq!(writing.join().unwrap(), Some(ExpiryReason::TimedOut));
         });
     }
 
@@ -209,12 +209,15 @@ mod tests {
         let timeout = IoTimeout::new();
         let started_at = Instant::now() - Duration::from_secs(10);
         let deadline = Deadline::for_command(started_at, Duration::from_secs(100));
-        timeout.arm(WaitKind::Read, &deadline);
-        timeout.expire_if_due(&server, Load::HalfFull);
+        timeout.arm(IoDirection::Read, &deadline);
+        timeout.expire_if_due(&server, LoadLevel::HalfFull);
         assert_eq!(timeout.expiry(), None);
         assert_eq!(timeout.expiry_without_wait(&deadline), None);
-        timeout.expire_if_due(&server, Load::NearlyFull);
-        assert_eq!(timeout.disarm(), Some(Expiry::Shed));
-        assert_eq!(timeout.expiry_without_wait(&deadline), Some(Expiry::Shed));
+        timeout.expire_if_due(&server, LoadLevel::NearlyFull);
+        assert_eq!(timeout.disarm(), Some(ExpiryReason::Shed));
+        assert_eq!(
+            timeout.expiry_without_wait(&deadline),
+            Some(ExpiryReason::Shed)
+        );
     }
 }

@@ -12,7 +12,7 @@ use super::pem_file::{NEW_KEY_HINT, elements};
 
 /// Returns the fault and its fix in one line that begins with the configuration key. Returns `None` if certificate and key
 /// are both usable: then they do not belong together.
-pub fn cause(
+pub fn diagnose(
     chain: &[CertificateDer],
     key: &PrivateKeyDer,
     chain_file: &Path,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// The load level of the server. Timeouts shorten in two steps as slots run out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Load {
+pub enum LoadLevel {
     /// Less than half of the slots are taken: full timeouts.
     Normal,
     /// At least half of the slots are taken: half timeouts.
@@ -13,27 +13,31 @@ pub enum Load {
     NearlyFull,
 }
 
-impl Load {
+impl LoadLevel {
     /// All levels in ascending order.
-    pub const ALL: [Load; 3] = [Load::Normal, Load::HalfFull, Load::NearlyFull];
+    pub const ALL: [LoadLevel; 3] = [
+        LoadLevel::Normal,
+        LoadLevel::HalfFull,
+        LoadLevel::NearlyFull,
+    ];
 
     /// Returns the level for `active` connections and `limit` slots.
-    pub fn of(active: usize, limit: usize) -> Load {
+    pub fn from_slots(active: usize, limit: usize) -> LoadLevel {
         if active.saturating_mul(10) >= limit.saturating_mul(9) {
-            Load::NearlyFull
+            LoadLevel::NearlyFull
         } else if active.saturating_mul(2) >= limit {
-            Load::HalfFull
+            LoadLevel::HalfFull
         } else {
-            Load::Normal
+            LoadLevel::Normal
         }
     }
 
     /// Returns `timeout` shortened for this level: to half, then to five seconds. A timeout is never lengthened.
     pub fn shorten(self, timeout: Duration) -> Duration {
         let shortened = match self {
-            Load::Normal => timeout,
-            Load::HalfFull => (timeout / 2).max(NEARLY_FULL_TIMEOUT),
-            Load::NearlyFull => NEARLY_FULL_TIMEOUT,
+            LoadLevel::Normal => timeout,
+            LoadLevel::HalfFull => (timeout / 2).max(NEARLY_FULL_TIMEOUT),
+            LoadLevel::NearlyFull => NEARLY_FULL_TIMEOUT,
         };
         timeout.min(shortened)
     }
@@ -42,16 +46,16 @@ impl Load {
     /// seconds.
     pub fn shorten_idle_after_delivery(self, timeout: Duration) -> Duration {
         match self {
-            Load::Normal | Load::HalfFull => self.shorten(timeout),
-            Load::NearlyFull => timeout.min(NEARLY_FULL_IDLE_TIMEOUT),
+            LoadLevel::Normal | LoadLevel::HalfFull => self.shorten(timeout),
+            LoadLevel::NearlyFull => timeout.min(NEARLY_FULL_IDLE_TIMEOUT),
         }
     }
 
     /// Returns the minimum average data rate of content, in octets per second.
     pub fn min_data_rate(self) -> u64 {
         match self {
-            Load::Normal | Load::HalfFull => MIN_DATA_RATE,
-            Load::NearlyFull => NEARLY_FULL_MIN_DATA_RATE,
+            LoadLevel::Normal | LoadLevel::HalfFull => MIN_DATA_RATE,
+            LoadLevel::NearlyFull => NEARLY_FULL_MIN_DATA_RATE,
         }
     }
 }
@@ -72,21 +76,25 @@ mod tests {
     #[test]
     fn load_levels_change_at_50_and_90_percent_of_the_slots() {
         for (active, limit, load) in [
-            (0, 100, Load::Normal),
-            (49, 100, Load::Normal),
-            (50, 100, Load::HalfFull),
-            (89, 100, Load::HalfFull),
-            (90, 100, Load::NearlyFull),
-            (100, 100, Load::NearlyFull),
-            (101, 100, Load::NearlyFull),
-            (1, 3, Load::Normal),
-            (2, 3, Load::HalfFull),
-            (1, 1, Load::NearlyFull),
-            (usize::MAX, usize::MAX, Load::NearlyFull),
+            (0, 100, LoadLevel::Normal),
+            (49, 100, LoadLevel::Normal),
+            (50, 100, LoadLevel::HalfFull),
+            (89, 100, LoadLevel::HalfFull),
+            (90, 100, LoadLevel::NearlyFull),
+            (100, 100, LoadLevel::NearlyFull),
+            (101, 100, LoadLevel::NearlyFull),
+            (1, 3, LoadLevel::Normal),
+            (2, 3, LoadLevel::HalfFull),
+            (1, 1, LoadLevel::NearlyFull),
+            (usize::MAX, usize::MAX, LoadLevel::NearlyFull),
         ] {
-            assert_eq!(Load::of(active, limit), load, "{active} of {limit}");
+            assert_eq!(
+                LoadLevel::from_slots(active, limit),
+                load,
+                "{active} of {limit}"
+            );
         }
-        assert!(Load::ALL.is_sorted());
+        assert!(LoadLevel::ALL.is_sorted());
     }
 
     #[test]
@@ -100,11 +108,11 @@ mod tests {
             (1, [1, 1, 1], [1, 1, 1]),
         ] {
             assert_eq!(
-                Load::ALL.map(|load| load.shorten(seconds(timeout))),
+                LoadLevel::ALL.map(|load| load.shorten(seconds(timeout))),
                 left.map(seconds)
             );
             assert_eq!(
-                Load::ALL.map(|load| load.shorten_idle_after_delivery(seconds(timeout))),
+                LoadLevel::ALL.map(|load| load.shorten_idle_after_delivery(seconds(timeout))),
                 left_idle.map(seconds)
             );
         }

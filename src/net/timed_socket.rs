@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv};
 
 use super::deadline::Deadline;
-use super::io_timeout::{IoTimeout, WaitKind};
+use super::io_timeout::{IoDirection, IoTimeout};
 use super::transport_error::TransportError;
 
 /// The socket of one client and the deadlines of its reads and writes.
@@ -62,7 +62,7 @@ impl TimedSocket {
             if let Some(expiry) = expiry.or_else(|| self.io_timeout.expiry_without_wait(deadline)) {
                 return Err(expiry.into());
             }
-            self.io_timeout.arm(WaitKind::Read, deadline);
+            self.io_timeout.arm(IoDirection::Read, deadline);
             let read = (&*self.socket).read(buffer);
             match (read, self.io_timeout.disarm()) {
                 // The deadlines thread shut the socket down; octets that had arrived before are read first.
@@ -104,7 +104,7 @@ impl TimedSocket {
     pub fn write_all(&mut self, octets: &[u8], deadline: &Deadline) -> Result<(), TransportError> {
         let mut rest = octets;
         while !rest.is_empty() {
-            self.io_timeout.arm(WaitKind::Write, deadline);
+            self.io_timeout.arm(IoDirection::Write, deadline);
             let written = (&*self.socket).write(rest);
             match (written, self.io_timeout.disarm()) {
                 (Ok(0), _) => {

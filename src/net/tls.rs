@@ -206,9 +206,9 @@ impl LoadedConfig {
     }
 }
 
-/// Returns the crypto provider with the supported key exchange groups: rustls uses the first group of the client's list that
+/// Returns the crypto crypto_provider with the supported key exchange groups: rustls uses the first group of the client's list that
 /// is also in this list. X25519 needs the least CPU; X25519MLKEM768 is the post-quantum hybrid.
-fn provider() -> CryptoProvider {
+fn crypto_provider() -> CryptoProvider {
     use aws_lc_rs::kx_group;
     CryptoProvider {
         kx_groups: vec![
@@ -225,7 +225,7 @@ fn server_config(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 ) -> Result<ServerConfig, rustls::Error> {
-    ServerConfig::builder_with_provider(Arc::new(provider()))
+    ServerConfig::builder_with_provider(Arc::new(crypto_provider()))
         .with_protocol_versions(&[&version::TLS13, &version::TLS12])?
         .with_no_client_auth()
         .with_single_cert(chain, key)
@@ -237,7 +237,7 @@ fn pair_error(
     key: &PrivateKeyDer,
     reason: rustls::Error,
 ) -> TlsError {
-    let cause = key_fault::cause(chain, key, &files.chain_file, &files.key_file);
+    let cause = key_fault::diagnose(chain, key, &files.chain_file, &files.key_file);
     let mismatch = || TlsError::KeyMismatch {
         files: files.clone(),
         reason,

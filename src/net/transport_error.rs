@@ -2,9 +2,9 @@
 
 use std::io;
 
-use super::io_timeout::Expiry;
+use super::io_timeout::ExpiryReason;
 
-/// Why octets did not move.
+/// Why a read, a write or a TLS handshake failed.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
     /// The deadline passed.
@@ -21,11 +21,11 @@ pub enum TransportError {
     Tls(rustls::Error),
 }
 
-impl From<Expiry> for TransportError {
-    fn from(expiry: Expiry) -> TransportError {
+impl From<ExpiryReason> for TransportError {
+    fn from(expiry: ExpiryReason) -> TransportError {
         match expiry {
-            Expiry::TimedOut => TransportError::TimedOut,
-            Expiry::Shed => TransportError::Shed,
+            ExpiryReason::TimedOut => TransportError::TimedOut,
+            ExpiryReason::Shed => TransportError::Shed,
         }
     }
 }

@@ -6,7 +6,7 @@ use memchr::memchr;
 
 /// Result of parsing the octets received so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Header {
+pub enum ProxyHeader {
     /// The beginning of a header. 107 octets always suffice to decide.
     Partial,
     /// Not a header; the server sends nothing to such a peer.
@@ -14,7 +14,7 @@ pub enum Header {
     /// A valid header.
     Complete {
         /// The client that it names.
-        source: Source,
+        source: ProxySource,
         /// Total length of the header. Octets at its end that are not needed may not have arrived yet.
         octets: usize,
     },
@@ -22,7 +22,7 @@ pub enum Header {
 
 /// The client that a header names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum ProxySource {
     /// The client's address; an IPv4-mapped address is converted to IPv4.
     Client(IpAddr),
     /// The address is unknown or not an Internet address; the peer's address is used.
@@ -31,27 +31,27 @@ pub enum Source {
     HealthCheck,
 }
 
-impl Header {
+impl ProxyHeader {
     /// Parses the octets received so far; the result does not depend on how the stream was split.
-    pub fn parse(received: &[u8]) -> Header {
+    pub fn parse(received: &[u8]) -> ProxyHeader {
         if is_prefix_compatible(received, V2_SIGNATURE) {
-            return parse_v2(received).unwrap_or(Header::Partial);
+            return parse_v2(received).unwrap_or(ProxyHeader::Partial);
         }
         if !is_prefix_compatible(received, V1_SIGNATURE) {
-            return Header::Malformed;
+            return ProxyHeader::Malformed;
         }
         let window = received.get(..V1_MAX_OCTETS).unwrap_or(received);
         let octets = memchr(b'\n', window).map(|end| end + 1);
         let Some(line) = octets.and_then(|octets| window.get(..octets)) else {
             return match window.len() < V1_MAX_OCTETS {
-                true => Header::Partial,
-                false => Header::Malformed,
+                true => ProxyHeader::Partial,
+                false => ProxyHeader::Malformed,
             };
         };
         let octets = line.len();
         match parse_v1(line) {
-            Some(source) => Header::Complete { source, octets },
-            None => Header::Malformed,
+            Some(source) => ProxyHeader::Complete { source, octets },
+            None => ProxyHeader::Malformed,
         }
     }
 }
@@ -65,14 +65,14 @@ fn is_prefix_compatible(received: &[u8], signature: &[u8]) -> bool {
 }
 
 /// Parses `PROXY TCP4|TCP6 source destination port port` CR LF, or `PROXY UNKNOWN` with anything after it.
-fn parse_v1(line: &[u8]) -> Option<Source> {
+fn parse_v1(line: &[u8]) -> Option<ProxySource> {
     let text = std::str::from_utf8(line).ok()?.strip_suffix("\r\n")?;
     let text = text.strip_prefix("PROXY ")?;
     if text.contains('\r') {
         return None;
     }
     if text == "UNKNOWN" || text.starts_with("UNKNOWN ") {
-        return Some(Source::Unknown);
+        return Some(ProxySource::Unknown);
     }
     let mut words = text.split(' ');
     let (ip, max) = match words.next()? {
@@ -88,7 +88,7 @@ fn parse_v1(line: &[u8]) -> Option<Source> {
     };
     let are_ports = is_port(words.next()?) && is_port(words.next()?);
     let is_whole = words.next().is_none() && line.len() <= max;
-    (are_ports && is_whole).then_some(Source::Client(ip.to_canonical()))
+    (are_ports && is_whole).then_some(ProxySource::Client(ip.to_canonical()))
 }
 
 fn parse_pair<'a, A: std::str::FromStr>(
@@ -106,36 +106,36 @@ fn is_port(word: &str) -> bool {
 
 /// Parses signature, version and command, family and length, then the addresses; other data within the length is skipped.
 /// Returns `None` while needed octets are missing.
-fn parse_v2(received: &[u8]) -> Option<Header> {
+fn parse_v2(received: &[u8]) -> Option<ProxyHeader> {
     let command = *received.get(V2_SIGNATURE.len())?;
     if command != V2_LOCAL && command != V2_PROXY {
-        return Some(Header::Malformed);
+        return Some(ProxyHeader::Malformed);
     }
     let (fixed, rest) = received.split_first_chunk::<V2_FIXED_OCTETS>()?;
     let length = usize::from(u16::from_be_bytes([fixed[14], fixed[15]]));
     let complete = |source| {
         let octets = V2_FIXED_OCTETS + length;
-        Some(Header::Complete { source, octets })
+        Some(ProxyHeader::Complete { source, octets })
     };
     if command == V2_LOCAL {
-        return complete(Source::HealthCheck);
+        return complete(ProxySource::HealthCheck);
     }
     let needed = match fixed[13] {
         V2_UNSPEC => 0,
         V2_TCP4 => 12,
         V2_TCP6 => 36,
         V2_UNIX => 216,
-        _ => return Some(Header::Malformed),
+        _ => return Some(ProxyHeader::Malformed),
     };
     if length < needed {
-        return Some(Header::Malformed);
+        return Some(ProxyHeader::Malformed);
     }
     let source = match fixed[13] {
         V2_TCP4 => IpAddr::from(*rest.first_chunk::<4>()?),
         V2_TCP6 => IpAddr::from(*rest.first_chunk::<16>()?),
-        _ => return complete(Source::Unknown),
+        _ => return complete(ProxySource::Unknown),
     };
-    complete(Source::Client(source.to_canonical()))
+    complete(ProxySource::Client(source.to_canonical()))
 }
 
 /// Number of octets that suffice to decide about any header; the rest of a longer one holds nothing that is needed.
@@ -163,9 +163,9 @@ mod tests {
 
     use super::*;
 
-    fn client(ip: &str, octets: usize) -> Header {
-        let source = Source::Client(ip.parse().unwrap());
-        Header::Complete { source, octets }
+    fn client(ip: &str, octets: usize) -> ProxyHeader {
+        let source = ProxySource::Client(ip.parse().unwrap());
+        ProxyHeader::Complete { source, octets }
     }
 
     fn v2(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
@@ -176,11 +176,11 @@ mod tests {
     #[test]
     fn proxy_v1_headers_are_parsed() {
         let long = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
-        let unknown = |octets| Header::Complete {
-            source: Source::Unknown,
+        let unknown = |octets| ProxyHeader::Complete {
+            source: ProxySource::Unknown,
             octets,
         };
-        let cases: &[(&str, Header)] = &[
+        let cases: &[(&str, ProxyHeader)] = &[
             (
                 "PROXY TCP4 192.0.2.1 192.0.2.2 1000 25\r\n",
                 client("192.0.2.1", 40),
@@ -207,65 +207,74 @@ mod tests {
                 &format!("PROXY UNKNOWN {long} {long} 65535 65535\r\n"),
                 unknown(107),
             ),
-            ("", Header::Partial),
-            ("PRO", Header::Partial),
-            ("PROXY TCP4 192.0.2.1 192.0.2.2 1000 25\r", Header::Partial),
+            ("", ProxyHeader::Partial),
+            ("PRO", ProxyHeader::Partial),
+            (
+                "PROXY TCP4 192.0.2.1 192.0.2.2 1000 25\r",
+                ProxyHeader::Partial,
+            ),
             (
                 &format!("PROXY UNKNOWN {}", "x".repeat(92)),
-                Header::Partial,
+                ProxyHeader::Partial,
             ),
             (
                 &format!("PROXY UNKNOWN {}\r\n", "x".repeat(92)),
-                Header::Malformed,
+                ProxyHeader::Malformed,
             ),
             (
                 &format!("PROXY UNKNOWN {}", "x".repeat(93)),
-                Header::Malformed,
+                ProxyHeader::Malformed,
             ),
-            ("EHLO c.test\r\n", Header::Malformed),
-            ("proxy UNKNOWN\r\n", Header::Malformed),
-            ("PROXY\r\n", Header::Malformed),
-            ("PROXY UNKNOWNX\r\n", Header::Malformed),
-            ("PROXY UNKNOWN\n", Header::Malformed),
-            ("PROXY UNKNOWN \r x\r\n", Header::Malformed),
+            ("EHLO c.test\r\n", ProxyHeader::Malformed),
+            ("proxy UNKNOWN\r\n", ProxyHeader::Malformed),
+            ("PROXY\r\n", ProxyHeader::Malformed),
+            ("PROXY UNKNOWNX\r\n", ProxyHeader::Malformed),
+            ("PROXY UNKNOWN\n", ProxyHeader::Malformed),
+            ("PROXY UNKNOWN \r x\r\n", ProxyHeader::Malformed),
             (
                 "PROXY UDP4 192.0.2.1 192.0.2.2 1000 25\r\n",
-                Header::Malformed,
+                ProxyHeader::Malformed,
             ),
             (
                 "PROXY TCP4  192.0.2.1 192.0.2.2 1000 25\r\n",
-                Header::Malformed,
+                ProxyHeader::Malformed,
             ),
             (
                 "PROXY TCP4 192.0.2.1 192.0.2.2 1000 25 \r\n",
-                Header::Malformed,
+                ProxyHeader::Malformed,
             ),
             (
                 "PROXY TCP4 192.0.2.1 192.0.2.2 01000 25\r\n",
-                Header::Malformed,
+                ProxyHeader::Malformed,
             ),
             (
                 "PROXY TCP4 192.0.2.1 192.0.2.2 +1000 25\r\n",
-                Header::Malformed,
+                ProxyHeader::Malformed,
             ),
             (
                 "PROXY TCP4 192.0.2.1 192.0.2.2 65536 25\r\n",
-                Header::Malformed,
+                ProxyHeader::Malformed,
             ),
             (
                 "PROXY TCP4 192.0.2.01 192.0.2.2 1000 25\r\n",
-                Header::Malformed,
+                ProxyHeader::Malformed,
             ),
-            ("PROXY TCP4 192.0.2.1 192.0.2.2 1000\r\n", Header::Malformed),
-            ("PROXY TCP4 ::1 ::1 1000 25\r\n", Header::Malformed),
+            (
+                "PROXY TCP4 192.0.2.1 192.0.2.2 1000\r\n",
+                ProxyHeader::Malformed,
+            ),
+            ("PROXY TCP4 ::1 ::1 1000 25\r\n", ProxyHeader::Malformed),
             (
                 "PROXY TCP6 192.0.2.1 192.0.2.2 1000 25\r\n",
-                Header::Malformed,
+                ProxyHeader::Malformed,
             ),
-            ("PROXY TCP6 fe80::1%1 ::1 1000 25\r\n", Header::Malformed),
+            (
+                "PROXY TCP6 fe80::1%1 ::1 1000 25\r\n",
+                ProxyHeader::Malformed,
+            ),
         ];
         for (line, want) in cases {
-            assert_eq!(Header::parse(line.as_bytes()), *want, "{line:?}");
+            assert_eq!(ProxyHeader::parse(line.as_bytes()), *want, "{line:?}");
         }
     }
 
@@ -276,7 +285,7 @@ mod tests {
             let ip: Ipv6Addr = ip.parse().unwrap();
             [&ip.octets()[..], &[0; 20]].concat()
         };
-        let complete = |source, octets| Header::Complete { source, octets };
+        let complete = |source, octets| ProxyHeader::Complete { source, octets };
         let tlv = [&v4[..], &[0xee, 0, 3, 1, 2, 3]].concat();
         for (header, want) in [
             (v2(0x21, 0x11, &v4), client("192.0.2.1", 28)),
@@ -289,50 +298,56 @@ mod tests {
                 v2(0x21, 0x21, &v6("::ffff:192.0.2.1")),
                 client("192.0.2.1", 52),
             ),
-            (v2(0x21, 0x31, &[0; 216]), complete(Source::Unknown, 232)),
-            (v2(0x21, 0x00, &[]), complete(Source::Unknown, 16)),
-            (v2(0x21, 0x00, &[1; 7]), complete(Source::Unknown, 23)),
-            (v2(0x20, 0x00, &[]), complete(Source::HealthCheck, 16)),
-            (v2(0x20, 0x11, &v4), complete(Source::HealthCheck, 28)),
-            (v2(0x20, 0xff, &[0; 9]), complete(Source::HealthCheck, 25)),
-            (v2(0x21, 0x11, &v4[1..]), Header::Malformed),
-            (v2(0x21, 0x21, &v4), Header::Malformed),
-            (v2(0x21, 0x31, &[0; 215]), Header::Malformed),
-            (v2(0x21, 0x12, &v4), Header::Malformed),
-            (v2(0x21, 0x41, &v4), Header::Malformed),
-            (v2(0x22, 0x11, &v4), Header::Malformed),
-            (v2(0x11, 0x11, &v4), Header::Malformed),
-            (b"\r\n\r\n\0\r\nQUIT\r".to_vec(), Header::Malformed),
-            (b"\r\n\r\n\0\r\nQ".to_vec(), Header::Partial),
+            (
+                v2(0x21, 0x31, &[0; 216]),
+                complete(ProxySource::Unknown, 232),
+            ),
+            (v2(0x21, 0x00, &[]), complete(ProxySource::Unknown, 16)),
+            (v2(0x21, 0x00, &[1; 7]), complete(ProxySource::Unknown, 23)),
+            (v2(0x20, 0x00, &[]), complete(ProxySource::HealthCheck, 16)),
+            (v2(0x20, 0x11, &v4), complete(ProxySource::HealthCheck, 28)),
+            (
+                v2(0x20, 0xff, &[0; 9]),
+                complete(ProxySource::HealthCheck, 25),
+            ),
+            (v2(0x21, 0x11, &v4[1..]), ProxyHeader::Malformed),
+            (v2(0x21, 0x21, &v4), ProxyHeader::Malformed),
+            (v2(0x21, 0x31, &[0; 215]), ProxyHeader::Malformed),
+            (v2(0x21, 0x12, &v4), ProxyHeader::Malformed),
+            (v2(0x21, 0x41, &v4), ProxyHeader::Malformed),
+            (v2(0x22, 0x11, &v4), ProxyHeader::Malformed),
+            (v2(0x11, 0x11, &v4), ProxyHeader::Malformed),
+            (b"\r\n\r\n\0\r\nQUIT\r".to_vec(), ProxyHeader::Malformed),
+            (b"\r\n\r\n\0\r\nQ".to_vec(), ProxyHeader::Partial),
         ] {
-            assert_eq!(Header::parse(&header), want, "{header:?}");
+            assert_eq!(ProxyHeader::parse(&header), want, "{header:?}");
         }
         let whole = v2(0x21, 0x11, &v4);
-        assert_eq!(Header::parse(&whole[..19]), Header::Partial);
+        assert_eq!(ProxyHeader::parse(&whole[..19]), ProxyHeader::Partial);
         // Data after the addresses may have any length and is not waited for.
         let mut longest = v2(0x21, 0x11, &v4);
         longest[14..16].fill(0xff);
-        assert_eq!(Header::parse(&longest), client("192.0.2.1", 65_551));
+        assert_eq!(ProxyHeader::parse(&longest), client("192.0.2.1", 65_551));
     }
 
     proptest! {
         #[test]
         fn proxy_header_parser_decides_within_the_maximum_header_size(octets in octets()) {
             let first = octets.len().min(MAX_HEADER_OCTETS);
-            let decided = Header::parse(&octets[..first]);
+            let decided = ProxyHeader::parse(&octets[..first]);
             if first == MAX_HEADER_OCTETS {
-                prop_assert_ne!(decided, Header::Partial);
+                prop_assert_ne!(decided, ProxyHeader::Partial);
             }
-            if decided != Header::Partial {
-                prop_assert_eq!(Header::parse(&octets), decided);
+            if decided != ProxyHeader::Partial {
+                prop_assert_eq!(ProxyHeader::parse(&octets), decided);
             }
         }
 
         #[test]
         fn proxy_header_result_does_not_change_with_further_octets(octets in octets(), cut in any::<prop::sample::Index>()) {
-            let early = Header::parse(&octets[..cut.index(octets.len() + 1)]);
-            if early != Header::Partial {
-                prop_assert_eq!(Header::parse(&octets), early);
+            let early = ProxyHeader::parse(&octets[..cut.index(octets.len() + 1)]);
+            if early != ProxyHeader::Partial {
+                prop_assert_eq!(ProxyHeader::parse(&octets), early);
             }
         }
 
@@ -340,11 +355,11 @@ mod tests {
         fn formatted_ipv6_addresses_parse_back_from_proxy_headers(ip in any::<[u8; 16]>(), port in any::<u16>()) {
             let ip = Ipv6Addr::from(ip);
             let line = format!("PROXY TCP6 {ip} ::1 {port} 25\r\n");
-            let source = Source::Client(IpAddr::V6(ip).to_canonical());
+            let source = ProxySource::Client(IpAddr::V6(ip).to_canonical());
             let octets = line.len();
-            prop_assert_eq!(Header::parse(line.as_bytes()), Header::Complete { source, octets });
+            prop_assert_eq!(ProxyHeader::parse(line.as_bytes()), ProxyHeader::Complete { source, octets });
             let binary = v2(0x21, 0x21, &[&ip.octets()[..], &[0; 20]].concat());
-            prop_assert_eq!(Header::parse(&binary), Header::Complete { source, octets: 52 });
+            prop_assert_eq!(ProxyHeader::parse(&binary), ProxyHeader::Complete { source, octets: 52 });
         }
     }
 

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use super::deadline::Deadline;
 use super::transport::{Transport, TransportError};
 use header::MAX_HEADER_OCTETS;
-pub use header::{Header, Source};
+pub use header::{ProxyHeader, ProxySource};
 
 /// A complete header.
 #[derive(Debug)]
 pub struct ReceivedHeader {
     /// The client that the header names.
-    pub source: Source,
+    pub source: ProxySource,
     /// Octets that were received after the header: the first octets of the client.
     pub rest: Vec<u8>,
 }
@@ -48,10 +48,10 @@ pub fn receive(transport: &mut Transport) -> Result<ReceivedHeader, ReceiveError
             0 => return Err(ReceiveError::Malformed),
             count => filled += count,
         }
-        match Header::parse(&buffer[..filled]) {
-            Header::Partial => {}
-            Header::Malformed => return Err(ReceiveError::Malformed),
-            Header::Complete { source, octets } => break (source, octets),
+        match ProxyHeader::parse(&buffer[..filled]) {
+            ProxyHeader::Partial => {}
+            ProxyHeader::Malformed => return Err(ReceiveError::Malformed),
+            ProxyHeader::Complete { source, octets } => break (source, octets),
         }
     };
     if let Some(rest) = buffer[..filled].get(octets..) {
