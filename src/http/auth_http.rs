@@ -30,12 +30,12 @@ impl AuthHttp {
     pub fn handle(&self, request: &Request) -> Response {
         // nginx accepts AUTH PLAIN even if it does not offer it, and `OK` as the answer would accept any password.
         if request.header("Auth-Method") != Some(b"none") {
-            return refuse(&reply::R502_NOT_IMPLEMENTED, AuthAnswer::OtherMethod);
+            return rejection(&reply::R502_NOT_IMPLEMENTED, AuthAnswer::OtherMethod);
         }
         let recipient = request.header("Auth-SMTP-To").unwrap_or_default();
         let settings = self.settings();
         if settings.session.current().is_relay_rcpt(recipient) {
-            let refusal = refuse(&reply::R550_RELAY_DENIED, AuthAnswer::RelayDenied);
+            let refusal = rejection(&reply::R550_RELAY_DENIED, AuthAnswer::RelayDenied);
             return match login_attempt(request) {
                 // Without Auth-Wait nginx closes the connection, and the other recipients would need a new one.
                 ..MAX_DENIED_RECIPIENTS => refusal.header("Auth-Wait", 1),
@@ -44,7 +44,7 @@ impl AuthHttp {
         }
         let has_free_slot = self.pool.active_connections() < self.pool.max_connections();
         if !has_free_slot || settings.saver.health().unready_reason().is_some() {
-            return refuse(&reply::R421_TOO_BUSY, AuthAnswer::NotReady);
+            return rejection(&reply::R421_TOO_BUSY, AuthAnswer::NotReady);
         }
         metrics::AUTH_HTTP.count(AuthAnswer::Ok);
         let server = advertised_ip(self.smtp_address.ip(), request.local.ip());
@@ -59,7 +59,7 @@ impl AuthHttp {
     }
 }
 
-fn refuse(reply: &Reply, answer: AuthAnswer) -> Response {
+fn rejection(reply: &Reply, answer: AuthAnswer) -> Response {
     metrics::AUTH_HTTP.count(answer);
     let (status, text) = reply.status_and_text();
     Response::text(200, "")

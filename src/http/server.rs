@@ -46,7 +46,7 @@ pub fn serve(listener: &Arc<Listener>, handler: Handler) -> io::Result<()> {
             let answering = move || {
                 let _slot = slot;
                 // On an error the client is gone or too slow, and no response can be sent.
-                let _ = answer(&socket, peer, &handler);
+                let _ = serve_connection(&socket, peer, &handler);
             };
             let thread = builder("http-client").spawn(answering);
             if let Err(error) = thread {
@@ -63,7 +63,7 @@ fn builder(name: &str) -> thread::Builder {
         .stack_size(STACK_OCTETS)
 }
 
-fn answer(socket: &TcpStream, peer: SocketAddr, handler: &Handler) -> io::Result<()> {
+fn serve_connection(socket: &TcpStream, peer: SocketAddr, handler: &Handler) -> io::Result<()> {
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let local = socket.local_addr()?;
     let local = SocketAddr::new(local.ip().to_canonical(), local.port());
@@ -71,7 +71,7 @@ fn answer(socket: &TcpStream, peer: SocketAddr, handler: &Handler) -> io::Result
     let read_until = Instant::now() + READ_TIMEOUT;
     let mut head = Vec::new();
     let response = loop {
-        let line_ended = read_some(socket, &mut head, read_until)?;
+        let line_ended = read_head(socket, &mut head, read_until)?;
         // Only a line end can complete the head or reveal an error in it.
         if line_ended && let Some(response) = respond(&head, peer, local, handler) {
             break response;
@@ -128,7 +128,7 @@ pub fn respond(
     clippy::indexing_slicing,
     reason = "a read fills no more than the buffer it was given"
 )]
-fn read_some(mut socket: &TcpStream, head: &mut Vec<u8>, until: Instant) -> io::Result<bool> {
+fn read_head(mut socket: &TcpStream, head: &mut Vec<u8>, until: Instant) -> io::Result<bool> {
     let mut buffer = [0; 1_024];
     let max_octets = buffer.len().min(MAX_HEAD_OCTETS.saturating_sub(head.len()));
     // Set before each read: a socket timeout restarts with each octet.

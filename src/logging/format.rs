@@ -13,7 +13,7 @@ use log::{Level, Record};
 /// Appends `time level session event key=value …`. A message of a library is the value `message` of an event `library`.
 pub fn write_text(line: &mut String, record: &Record, now: Timestamp) {
     let session = record.key_values().get(Key::from_str("session"));
-    let _ = write!(line, "{now:.3} {} ", level(record.level()));
+    let _ = write!(line, "{now:.3} {} ", level_name(record.level()));
     match session {
         Some(session) => drop(write!(line, "{session} ")),
         None => line.push_str("- "),
@@ -22,7 +22,7 @@ pub fn write_text(line: &mut String, record: &Record, now: Timestamp) {
         line.push(' ');
         line.push_str(key);
         line.push('=');
-        if is_plain(value) {
+        if needs_no_quotes(value) {
             line.push_str(value);
         } else {
             push_quoted(line, value);
@@ -36,7 +36,7 @@ pub fn write_json(line: &mut String, record: &Record, now: Timestamp) {
     let _ = write!(
         line,
         "{{\"time\":\"{now:.3}\",\"level\":\"{}\"",
-        level(record.level())
+        level_name(record.level())
     );
     let put = |line: &mut String, key: &str, value: &str| {
         line.push_str(",\"");
@@ -71,7 +71,7 @@ fn write_event(
             );
         }
     }
-    let mut pairs = Pairs {
+    let mut pairs = PairWriter {
         line,
         put,
         value: String::new(),
@@ -80,13 +80,13 @@ fn write_event(
     let _ = record.key_values().visit(&mut pairs);
 }
 
-struct Pairs<'l, P> {
+struct PairWriter<'l, P> {
     line: &'l mut String,
     put: P,
     value: String,
 }
 
-impl<'kvs, P: Fn(&mut String, &str, &str)> VisitSource<'kvs> for Pairs<'_, P> {
+impl<'kvs, P: Fn(&mut String, &str, &str)> VisitSource<'kvs> for PairWriter<'_, P> {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
         if key.as_str() != "session" {
             self.value.clear();
@@ -97,7 +97,7 @@ impl<'kvs, P: Fn(&mut String, &str, &str)> VisitSource<'kvs> for Pairs<'_, P> {
     }
 }
 
-fn level(level: Level) -> &'static str {
+fn level_name(level: Level) -> &'static str {
     match level {
         Level::Error => "error",
         Level::Warn => "warn",
@@ -115,7 +115,7 @@ fn truncate(value: &str) -> Cow<'_, str> {
     }
 }
 
-fn is_plain(value: &str) -> bool {
+fn needs_no_quotes(value: &str) -> bool {
     !value.is_empty()
         && value
             .bytes()

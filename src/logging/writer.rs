@@ -21,9 +21,9 @@ use crate::metrics;
 use crate::os::secure_open;
 use crate::sync;
 
-/// Log lines that are not written yet, and the file they are for.
+/// The log lines that are not written yet, and the log file.
 pub struct LogBuffer {
-    lines: Mutex<Lines>,
+    lines: Mutex<BufferedLines>,
     /// Signals the writing thread that there are lines or that a flush is requested.
     not_empty: Condvar,
     /// Signals flushing threads that the lines taken last have been written.
@@ -35,7 +35,7 @@ pub struct LogBuffer {
 }
 
 #[derive(Default)]
-struct Lines {
+struct BufferedLines {
     octets: Vec<u8>,
     dropped: u64,
     /// The writing thread runs. No other thread writes then, because a write may stall.
@@ -51,7 +51,7 @@ impl LogBuffer {
     /// Returns an empty buffer; until [`set_has_writer`](LogBuffer::set_has_writer) only `flush` writes.
     pub fn new(target: Target, format: LogFormat) -> LogBuffer {
         LogBuffer {
-            lines: Mutex::new(Lines::default()),
+            lines: Mutex::new(BufferedLines::default()),
             not_empty: Condvar::new(),
             written: Condvar::new(),
             target: Mutex::new(target),
@@ -142,7 +142,7 @@ impl LogBuffer {
         self.not_empty.notify_one();
         // Lines added later are not waited for.
         let last = lines.taken + u64::from(!lines.octets.is_empty());
-        let is_pending = |lines: &mut Lines| lines.written < last;
+        let is_pending = |lines: &mut BufferedLines| lines.written < last;
         let written = (self.written).wait_timeout_while(lines, FLUSH_TIMEOUT, is_pending);
         drop(written.unwrap_or_else(PoisonError::into_inner));
     }
@@ -193,7 +193,7 @@ impl LogBuffer {
         (mem::take(&mut lines.octets), mem::take(&mut lines.dropped))
     }
 
-    fn lock_lines(&self) -> MutexGuard<'_, Lines> {
+    fn lock_lines(&self) -> MutexGuard<'_, BufferedLines> {
         sync::lock(&self.lines)
     }
 }

@@ -5,7 +5,7 @@
 
 mod types;
 
-pub use types::{Counter, Family, Gauge, Histogram, Label};
+pub use types::{Counter, Gauge, Histogram, MetricFamily, MetricLabel};
 
 /// Declares an enum of label values with their texts in the log and on the metrics page.
 macro_rules! labels {
@@ -26,7 +26,7 @@ macro_rules! labels {
             }
         }
 
-        impl Label for $name {
+        impl MetricLabel for $name {
             const VALUES: usize = $name::TEXTS.len();
 
             fn index(self) -> usize {
@@ -207,7 +207,7 @@ impl ListenerKind {
 #[derive(Clone, Copy)]
 pub struct ReplyCode(pub u16);
 
-impl Label for ReplyCode {
+impl MetricLabel for ReplyCode {
     const VALUES: usize = CODES.len() + 1;
 
     fn index(self) -> usize {
@@ -240,7 +240,7 @@ macro_rules! families {
             #[doc = "Described by its help text below."]
             pub static $name: $kind = $value;
         )*
-        const FAMILIES: &[&dyn Family] = &[$(&$name),*];
+        const FAMILIES: &[&dyn MetricFamily] = &[$(&$name),*];
     };
 }
 

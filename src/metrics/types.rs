@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 /// The label of a counter; `()` is a counter without a label.
-pub trait Label: Copy {
+pub trait MetricLabel: Copy {
     /// Number of values of the label.
     const VALUES: usize;
     /// Returns the index of this value, less than `VALUES`.
@@ -16,7 +16,7 @@ pub trait Label: Copy {
 }
 
 /// Counts that only grow, one for each label value.
-pub struct Counter<L: Label = ()> {
+pub struct Counter<L: MetricLabel = ()> {
     name: &'static str,
     help: &'static str,
     counts: [AtomicU64; MAX_VALUES],
@@ -46,7 +46,7 @@ pub struct Histogram {
     sum: AtomicU64,
 }
 
-impl Label for () {
+impl MetricLabel for () {
     const VALUES: usize = 1;
 
     fn index(self) -> usize {
@@ -58,7 +58,7 @@ impl Label for () {
     }
 }
 
-impl<A: Label, B: Label> Label for (A, B) {
+impl<A: MetricLabel, B: MetricLabel> MetricLabel for (A, B) {
     const VALUES: usize = A::VALUES * B::VALUES;
 
     fn index(self) -> usize {
@@ -71,7 +71,7 @@ impl<A: Label, B: Label> Label for (A, B) {
     }
 }
 
-impl<L: Label> Counter<L> {
+impl<L: MetricLabel> Counter<L> {
     pub(super) const fn new(name: &'static str, help: &'static str) -> Counter<L> {
         const { assert!(L::VALUES <= MAX_VALUES) };
         Counter {
@@ -177,12 +177,12 @@ impl Histogram {
 }
 
 /// A metric that can be written to the page.
-pub trait Family: Sync {
+pub trait MetricFamily: Sync {
     /// Appends the HELP line, the TYPE line and the samples.
     fn write_to(&self, page: &mut String);
 }
 
-impl<L: Label> Family for Counter<L> {
+impl<L: MetricLabel> MetricFamily for Counter<L> {
     fn write_to(&self, page: &mut String) {
         write_header(page, self.name, self.help, "counter");
         for (index, count) in self.counts.iter().enumerate().take(L::VALUES) {
@@ -191,7 +191,7 @@ impl<L: Label> Family for Counter<L> {
     }
 }
 
-impl Family for Gauge {
+impl MetricFamily for Gauge {
     fn write_to(&self, page: &mut String) {
         let value = self.value.load(Relaxed);
         if value != UNSET {
@@ -204,7 +204,7 @@ impl Family for Gauge {
     }
 }
 
-impl Family for Histogram {
+impl MetricFamily for Histogram {
     fn write_to(&self, page: &mut String) {
         write_header(page, self.name, self.help, "histogram");
         let in_units = |stored: u64| stored as f64 / self.scale as f64;
@@ -254,7 +254,7 @@ mod tests {
     use super::super::{Handshake, ListenerKind};
     use super::*;
 
-    fn rendered(family: &dyn Family) -> String {
+    fn rendered(family: &dyn MetricFamily) -> String {
         let mut page = String::new();
         family.write_to(&mut page);
         page

@@ -8,9 +8,9 @@ use nix::unistd::{
 /// The user and group to run as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// GUID.
+    /// The user id, GUID in the configuration.
     pub user: Uid,
-    /// SGID.
+    /// The group id, SGID in the configuration.
     pub group: Gid,
 }
 
