@@ -2,6 +2,8 @@
 //! ([specification](https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt)).
 
 mod header;
+mod v1;
+mod v2;
 
 use std::time::{Duration, Instant};
 
