@@ -1,4 +1,4 @@
-//! Panics: caught around code that may panic, such as a database driver, and printed as one line everywhere else.
+//! Panic handling: one line per panic, and catching panics of code such as a database driver.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -9,40 +9,41 @@ use std::thread;
 use crate::metrics::{self, Component};
 
 thread_local! {
-    /// How many calls of [`catch`] this thread is inside of.
-    static CATCHING: Cell<usize> = const { Cell::new(0) };
-    /// What the hook has noted of a panic that a call of [`catch`] is about to catch.
-    static NOTED: RefCell<Option<String>> = const { RefCell::new(None) };
+    /// Depth of nested calls of [`catch`] on this thread.
+    static CATCH_DEPTH: Cell<usize> = const { Cell::new(0) };
+    /// Description of a panic, passed from the panic hook to the [`catch`] that catches it.
+    static DESCRIPTION: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Runs `run`. A panic in it is counted and returned as one line of text, and the panic hook prints nothing.
+/// Calls `run`. If it panics, counts the panic and returns its description in one line; the panic hook then prints nothing.
 ///
 /// # Errors
-/// The panic's message, and its place in the source where the hook is installed.
-pub fn catch<T>(part: Component, run: impl FnOnce() -> T) -> Result<T, String> {
-    CATCHING.set(CATCHING.get() + 1);
+/// The panic's message, with its source location if [`install_hook`] was called.
+pub fn catch<T>(component: Component, run: impl FnOnce() -> T) -> Result<T, String> {
+    CATCH_DEPTH.set(CATCH_DEPTH.get() + 1);
     let outcome = panic::catch_unwind(AssertUnwindSafe(run));
-    CATCHING.set(CATCHING.get() - 1);
+    CATCH_DEPTH.set(CATCH_DEPTH.get() - 1);
     outcome.map_err(|payload| {
-        metrics::PANICS.count(part);
-        let noted = NOTED.with_borrow_mut(Option::take);
-        noted.unwrap_or_else(|| one_line(message(&*payload)))
+        metrics::PANICS.count(component);
+        let description = DESCRIPTION.with_borrow_mut(Option::take);
+        description.unwrap_or_else(|| one_line(message(&*payload)))
     })
 }
 
-/// Replaces the hook of the whole process, which prints several lines for each panic: only the program itself does this.
+/// Replaces the panic hook of the whole process by one that prints a single line. Only the program calls this, not the
+/// library.
 pub fn install_hook() {
     panic::set_hook(Box::new(|info| {
         let text = describe(info);
-        // A panic may happen while a thread's local variables are already gone.
-        let is_caught = CATCHING.try_with(Cell::get).is_ok_and(|depth| depth > 0);
+        // A panic can occur while the thread's local variables are being destroyed.
+        let is_caught = CATCH_DEPTH.try_with(Cell::get).is_ok_and(|depth| depth > 0);
         if is_caught {
-            let _ = NOTED.try_with(|noted| *noted.borrow_mut() = Some(text));
+            let _ = DESCRIPTION.try_with(|description| *description.borrow_mut() = Some(text));
             return;
         }
         let thread = thread::current();
         let name = thread.name().unwrap_or("unnamed");
-        // Not into the log: the panic may have happened while this thread holds the log's lock.
+        // Not written to the log, because this thread may hold the lock of the log.
         let _ = writeln!(
             std::io::stderr(),
             "goguerrilla: thread {name} panicked: {text}"
@@ -53,13 +54,17 @@ pub fn install_hook() {
 fn describe(info: &PanicHookInfo<'_>) -> String {
     let message = one_line(message(info.payload()));
     match info.location() {
-        Some(place) => format!("{message} ({}:{})", short(place.file()), place.line()),
+        Some(location) => format!(
+            "{message} ({}:{})",
+            without_build_folder(location.file()),
+            location.line()
+        ),
         None => message,
     }
 }
 
-/// Returns a source file's path without the folder that it was built in.
-fn short(file: &str) -> &str {
+/// Returns the path of a source file without the folder of the build.
+fn without_build_folder(file: &str) -> &str {
     let start = file.find("/registry/src/").map(|at| at + 14);
     let below = start.and_then(|start| file.get(start..));
     let in_crate = below.and_then(|below| below.split_once('/'));
@@ -72,7 +77,7 @@ fn message(payload: &(dyn Any + Send)) -> &str {
     text.unwrap_or("a panic without a message")
 }
 
-/// Replaces control characters, and cuts a message that repeats what a server has sent.
+/// Replaces control characters and limits the length: a message may contain text that a database server sent.
 fn one_line(text: &str) -> String {
     let chars = text.chars().take(MAX_MESSAGE_CHARS);
     chars
@@ -80,7 +85,7 @@ fn one_line(text: &str) -> String {
         .collect()
 }
 
-/// Characters of a panic's message that are kept.
+/// Maximum length of a panic's message in characters.
 const MAX_MESSAGE_CHARS: usize = 300;
 
 #[cfg(test)]
@@ -100,7 +105,7 @@ mod tests {
     #[test]
     fn panic_location_omits_the_build_folder() {
         let file = "/home/a/.cargo/registry/src/index-1/mysql-28/src/conn/mod.rs";
-        assert_eq!(short(file), "mysql-28/src/conn/mod.rs");
-        assert_eq!(short("src/panics.rs"), "src/panics.rs");
+        assert_eq!(without_build_folder(file), "mysql-28/src/conn/mod.rs");
+        assert_eq!(without_build_folder("src/panics.rs"), "src/panics.rs");
     }
 }

@@ -193,8 +193,8 @@ fn root_does_not_chown_symlinked_or_hard_linked_log_and_pid_files() {
     for (key, name, why) in [
         ("GSMTP_LOG_FILE", "linked", "symbolic link"),
         ("PID_FILE", "linked", "symbolic link"),
-        ("GSMTP_LOG_FILE", "second name", "another name"),
-        ("PID_FILE", "second name", "another name"),
+        ("GSMTP_LOG_FILE", "second name", "several hard links"),
+        ("PID_FILE", "second name", "several hard links"),
     ] {
         write_config(
             folder.path(),

@@ -134,7 +134,7 @@ fn unusable_tls_files_are_reported_with_their_cause_and_fix() {
         ("full.pem", "dsa.key", key(&format!("a DSA key, which TLS no longer uses{NEW_KEY}"), "dsa.key")),
         ("version1.pem", "mx.key", "GSMTP_PUB_KEY: expected a certificate of X.509 version 3 in version1.pem, but found version 1, ".to_owned()),
         ("full.pem", "rsa.key", "GSMTP_PRV_KEY: the key in rsa.key does not fit the certificate in full.pem: ".to_owned()),
-        ("/dev/zero", "mx.key", "GSMTP_PUB_KEY: cannot read /dev/zero: it is longer than 1048576 octets; ".to_owned()),
+        ("/dev/zero", "mx.key", "GSMTP_PUB_KEY: cannot read /dev/zero: the file is longer than 1048576 octets; ".to_owned()),
     ] {
         let (status, output) = check(folder.path(), chain_file, key_file);
         let expected = format!("error: {expected}");

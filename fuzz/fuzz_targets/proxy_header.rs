@@ -5,60 +5,62 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::LazyLock;
 
-use goguerrilla::net::proxy_protocol::{Header, Source};
+use goguerrilla::net::proxy_protocol::{ProxyHeader, ProxySource};
 use libfuzzer_sys::fuzz_target;
 use regex::bytes::Regex;
 
 fuzz_target!(|octets: &[u8]| {
-    let whole = Header::parse(octets);
+    let whole = ProxyHeader::parse(octets);
     assert_eq!(whole, model(octets), "{}", octets.escape_ascii());
     for end in 0..octets.len().min(300) {
-        let early = Header::parse(&octets[..end]);
-        if early != Header::Partial {
+        let early = ProxyHeader::parse(&octets[..end]);
+        if early != ProxyHeader::Partial {
             assert_eq!(early, whole);
         }
-        assert!(early != Header::Partial || end < MAX_V1_OCTETS);
+        assert!(early != ProxyHeader::Partial || end < MAX_V1_OCTETS);
     }
-    if let Header::Complete {
+    if let ProxyHeader::Complete {
         octets: length,
         source,
     } = whole
     {
         assert!((15..=16 + 65_535).contains(&length));
-        if let Source::Client(ip) = source {
+        if let ProxySource::Client(ip) = source {
             assert_eq!(ip, ip.to_canonical());
         }
     }
 });
 
-fn model(octets: &[u8]) -> Header {
+fn model(octets: &[u8]) -> ProxyHeader {
     if SIGNATURE.starts_with(octets) || b"PROXY ".starts_with(octets) {
-        return Header::Partial;
+        return ProxyHeader::Partial;
     }
     if let Some(rest) = octets.strip_prefix(SIGNATURE) {
         return binary(rest);
     }
     if !octets.starts_with(b"PROXY ") {
-        return Header::Malformed;
+        return ProxyHeader::Malformed;
     }
     let longest = &octets[..octets.len().min(MAX_V1_OCTETS)];
     match longest.iter().position(|octet| *octet == b'\n') {
-        Some(end) => line(&octets[..=end]).map_or(Header::Malformed, |source| Header::Complete {
-            source,
-            octets: end + 1,
-        }),
-        None if octets.len() < MAX_V1_OCTETS => Header::Partial,
-        None => Header::Malformed,
+        Some(end) => {
+            line(&octets[..=end]).map_or(ProxyHeader::Malformed, |source| ProxyHeader::Complete {
+                source,
+                octets: end + 1,
+            })
+        }
+        None if octets.len() < MAX_V1_OCTETS => ProxyHeader::Partial,
+        None => ProxyHeader::Malformed,
     }
 }
 
-fn line(line: &[u8]) -> Option<Source> {
+fn line(line: &[u8]) -> Option<ProxySource> {
     // The whole line must be text, including the ignored parts.
     std::str::from_utf8(line).ok()?;
     let found = LINE.captures(line)?;
     let text = |name| std::str::from_utf8(found.name(name)?.as_bytes()).ok();
     let Some(family) = text("family") else {
-        return Some(Source::Unknown);
+        return Some(ProxySource::Unknown);
     };
     let address = |text: &str| -> Option<IpAddr> {
         match family {
@@ -71,41 +73,43 @@ fn line(line: &[u8]) -> Option<Source> {
         text(port)?.parse::<u16>().ok()?;
     }
     let longest = if family == "4" { 56 } else { 104 };
-    (line.len() <= longest).then(|| Source::Client(from.to_canonical()))
+    (line.len() <= longest).then(|| ProxySource::Client(from.to_canonical()))
 }
 
 /// Parses a version 2 header after its signature.
-fn binary(rest: &[u8]) -> Header {
+fn binary(rest: &[u8]) -> ProxyHeader {
     match rest.first() {
-        None => return Header::Partial,
+        None => return ProxyHeader::Partial,
         Some(0x20 | 0x21) => {}
-        Some(_) => return Header::Malformed,
+        Some(_) => return ProxyHeader::Malformed,
     }
     if rest.len() < 4 {
-        return Header::Partial;
+        return ProxyHeader::Partial;
     }
     let length = usize::from(rest[2]) << 8 | usize::from(rest[3]);
-    let complete = |source| Header::Complete {
+    let complete = |source| ProxyHeader::Complete {
         source,
         octets: 16 + length,
     };
     if rest[0] == 0x20 {
-        return complete(Source::HealthCheck);
+        return complete(ProxySource::HealthCheck);
     }
     let addresses = &rest[4..];
     match (rest[1], length) {
-        (0x00, _) | (0x31, 216..) => complete(Source::Unknown),
-        (0x11, 12..) if addresses.len() < 4 => Header::Partial,
-        (0x21, 36..) if addresses.len() < 16 => Header::Partial,
+        (0x00, _) | (0x31, 216..) => complete(ProxySource::Unknown),
+        (0x11, 12..) if addresses.len() < 4 => ProxyHeader::Partial,
+        (0x21, 36..) if addresses.len() < 16 => ProxyHeader::Partial,
         (0x11, 12..) => {
             let ip = Ipv4Addr::new(addresses[0], addresses[1], addresses[2], addresses[3]);
-            complete(Source::Client(ip.into()))
+            complete(ProxySource::Client(ip.into()))
         }
         (0x21, 36..) => {
             let octets: [u8; 16] = addresses[..16].try_into().expect("sixteen");
-            complete(Source::Client(IpAddr::V6(octets.into()).to_canonical()))
+            complete(ProxySource::Client(
+                IpAddr::V6(octets.into()).to_canonical(),
+            ))
         }
-        _ => Header::Malformed,
+        _ => ProxyHeader::Malformed,
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::waiting::Deadlines;
-use crate::metrics::{self, CloseReason, Code, Handshake, ListenerKind, MailOutcome};
+use crate::metrics::{self, CloseReason, Handshake, ListenerKind, MailOutcome, ReplyCode};
 use crate::net::accept_pool::Client;
 use crate::net::deadline::Deadline;
 use crate::net::tls::TlsCredentials;
@@ -291,7 +291,7 @@ impl<'a> Connection<'a> {
         if self.session_settings.verbose {
             self.log_dialogue(reply);
         }
-        metrics::REPLIES.count(Code(reply.code()));
+        metrics::REPLIES.count(ReplyCode(reply.code()));
         // Mails that the protocol turns away by itself.
         if *reply == reply::R552_TOO_LARGE {
             metrics::MAILS.count(MailOutcome::TooLarge);

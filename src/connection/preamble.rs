@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::waiting::Deadlines;
 use super::{Connection, close_reason};
 use crate::metrics::{self, CloseReason};
-use crate::net::proxy_protocol::{self, ReceiveError, ReceivedHeader, Source};
+use crate::net::proxy_protocol::{self, ProxySource, ReceiveError, ReceivedHeader};
 use crate::smtp::reply;
 
 impl Connection<'_> {
@@ -59,9 +59,9 @@ impl Connection<'_> {
         // The client's time begins with it: until here its proxy was waited for.
         self.deadlines = Deadlines::new(Instant::now());
         let named = match source {
-            Source::Client(ip) => Some(ip),
-            Source::Unknown => None,
-            Source::HealthCheck => {
+            ProxySource::Client(ip) => Some(ip),
+            ProxySource::Unknown => None,
+            ProxySource::HealthCheck => {
                 self.is_health_check = true;
                 None
             }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::Connection;
 use crate::metrics::CloseReason;
 use crate::net::deadline::Deadline;
-use crate::net::load::Load;
+use crate::net::load::LoadLevel;
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::{Expecting, Session};
 
@@ -118,7 +118,7 @@ impl Connection<'_> {
             .saturating_mul(2)
             .saturating_add(MAX_DISCARDED_BEYOND);
         let is_far = self.session.progress().discarded > max_discarded;
-        (is_far && self.client.load() >= Load::HalfFull)
+        (is_far && self.client.load() >= LoadLevel::HalfFull)
             || self.deadlines.has_discarded_long_enough()
     }
 

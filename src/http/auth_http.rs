@@ -1,9 +1,9 @@
 //! Answers nginx's auth_http: which clients nginx should connect to this server, and at which address
 //! ([ngx_mail_auth_http_module](https://nginx.org/en/docs/mail/ngx_mail_auth_http_module.html)).
 //!
-//! nginx asks at each RCPT until one is accepted. A recipient in a domain that is not accepted is rejected here, so that
-//! it costs no SMTP connection; everything else is decided by the session. No header of the request is ever copied into
-//! an answer or a log: it is the client's text and may hold a password.
+//! nginx sends a request at each RCPT until one is accepted. A recipient in a domain that is not accepted is rejected here, so
+//! that it costs no SMTP connection; the session decides everything else. No request header is ever copied into a response
+//! or the log, because it is text from the client and may contain a password.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, RwLock};
@@ -27,27 +27,27 @@ pub struct AuthHttp {
 
 impl AuthHttp {
     /// Answers one request.
-    pub fn handle(&self, question: &Request) -> Response {
-        // nginx accepts AUTH PLAIN even if it does not offer it, and an OK here would accept any password.
-        if question.header("Auth-Method") != Some(b"none") {
-            return refuse(&reply::R502_NOT_IMPLEMENTED, AuthAnswer::OtherMethod);
+    pub fn handle(&self, request: &Request) -> Response {
+        // nginx accepts AUTH PLAIN even if it does not offer it, and `OK` as the answer would accept any password.
+        if request.header("Auth-Method") != Some(b"none") {
+            return rejection(&reply::R502_NOT_IMPLEMENTED, AuthAnswer::OtherMethod);
         }
-        let recipient = question.header("Auth-SMTP-To").unwrap_or_default();
+        let recipient = request.header("Auth-SMTP-To").unwrap_or_default();
         let settings = self.settings();
         if settings.session.current().is_relay_rcpt(recipient) {
-            let refusal = refuse(&reply::R550_RELAY_DENIED, AuthAnswer::RelayDenied);
-            return match login_attempt(question) {
+            let refusal = rejection(&reply::R550_RELAY_DENIED, AuthAnswer::RelayDenied);
+            return match login_attempt(request) {
                 // Without Auth-Wait nginx closes the connection, and the other recipients would need a new one.
                 ..MAX_DENIED_RECIPIENTS => refusal.header("Auth-Wait", 1),
                 _ => refusal,
             };
         }
-        let has_place = self.pool.active_connections() < self.pool.max_connections();
-        if !has_place || settings.saver.health().unready_reason().is_some() {
-            return refuse(&reply::R421_TOO_BUSY, AuthAnswer::NotReady);
+        let has_free_slot = self.pool.active_connections() < self.pool.max_connections();
+        if !has_free_slot || settings.saver.health().unready_reason().is_some() {
+            return rejection(&reply::R421_TOO_BUSY, AuthAnswer::NotReady);
         }
         metrics::AUTH_HTTP.count(AuthAnswer::Ok);
-        let server = advertised_ip(self.smtp_address.ip(), question.local.ip());
+        let server = advertised_ip(self.smtp_address.ip(), request.local.ip());
         Response::text(200, "")
             .header("Auth-Status", "OK")
             .header("Auth-Server", server)
@@ -59,7 +59,7 @@ impl AuthHttp {
     }
 }
 
-fn refuse(reply: &Reply, answer: AuthAnswer) -> Response {
+fn rejection(reply: &Reply, answer: AuthAnswer) -> Response {
     metrics::AUTH_HTTP.count(answer);
     let (status, text) = reply.status_and_text();
     Response::text(200, "")
@@ -68,8 +68,8 @@ fn refuse(reply: &Reply, answer: AuthAnswer) -> Response {
 }
 
 /// Returns the number of nginx's requests for this client so far, including this one.
-fn login_attempt(question: &Request) -> u32 {
-    let digits = question.header("Auth-Login-Attempt").unwrap_or_default();
+fn login_attempt(request: &Request) -> u32 {
+    let digits = request.header("Auth-Login-Attempt").unwrap_or_default();
     let number = std::str::from_utf8(digits)
         .ok()
         .and_then(|text| text.parse().ok());
@@ -107,9 +107,9 @@ mod tests {
             ("::", "192.0.2.1", "192.0.2.1"),
             ("::", "2001:db8::1", "2001:db8::1"),
         ] {
-            let told = advertised_ip(listening.parse().unwrap(), reached.parse().unwrap());
+            let advertised = advertised_ip(listening.parse().unwrap(), reached.parse().unwrap());
             assert_eq!(
-                told,
+                advertised,
                 want.parse::<IpAddr>().unwrap(),
                 "{listening} by {reached}"
             );

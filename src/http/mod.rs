@@ -1,7 +1,9 @@
-//! HTTP for other programs of the operator: nginx's auth_http, metrics and health.
+//! HTTP endpoints: nginx's auth_http, metrics and health checks.
 
 pub mod auth_http;
+mod message;
 mod server;
 pub mod status;
 
-pub use server::*;
+pub use message::{Request, Response};
+pub use server::{Handler, MAX_CONNECTIONS, respond, serve};

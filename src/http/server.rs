@@ -1,10 +1,9 @@
 //! A small HTTP/1.x server for the operator's addresses: metrics, health and nginx's auth_http.
 //!
-//! One request per connection, GET and HEAD only. Everything that a client can do is bounded by the constants at the end:
+//! It answers one request per connection, GET and HEAD only. The constants at the end limit what a client can use:
 //! size and time of the request head, time to read the response, number of connections. `httparse` parses the head
-//! ([RFC 9112](https://www.rfc-editor.org/rfc/rfc9112)). Our own code, because small server crates have no timeouts.
+//! ([RFC 9112](https://www.rfc-editor.org/rfc/rfc9112)). No server crate is used, because small ones have no timeouts.
 
-use std::fmt::Display;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,96 +11,16 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use httparse::{EMPTY_HEADER, Header, Status};
-use jiff::Timestamp;
+use httparse::{EMPTY_HEADER, Status};
 
+use super::message::{Request, Response};
 use crate::metrics::{self, Component};
 use crate::net::listener::Listener;
 
-/// Answers one request. If it panics, that client gets a 500.
+/// A function that answers one request. If it panics, the client gets a 500.
 pub type Handler = Arc<dyn Fn(&Request) -> Response + Send + Sync>;
 
-/// One request.
-pub struct Request<'a> {
-    /// `GET` or `HEAD`.
-    pub method: &'a str,
-    /// The path without the query.
-    pub path: &'a str,
-    /// The client's address; an IPv4-mapped address is converted to IPv4.
-    pub peer: SocketAddr,
-    /// The local address that the client connected to.
-    pub local: SocketAddr,
-    headers: &'a [Header<'a>],
-}
-
-/// One response.
-pub struct Response {
-    status: u16,
-    content_type: &'static str,
-    headers: Vec<(&'static str, String)>,
-    body: String,
-}
-
-impl<'a> Request<'a> {
-    /// Returns the first header of that name in any case, without surrounding spaces.
-    pub fn header(&self, name: &str) -> Option<&'a [u8]> {
-        let header = self
-            .headers
-            .iter()
-            .find(|header| header.name.eq_ignore_ascii_case(name));
-        header.map(|header| header.value.trim_ascii())
-    }
-}
-
-impl Response {
-    /// Returns a plain text response.
-    pub fn text(status: u16, body: impl Into<String>) -> Response {
-        Response {
-            status,
-            content_type: "text/plain; charset=utf-8",
-            headers: Vec::new(),
-            body: body.into(),
-        }
-    }
-
-    /// Replaces the content type.
-    #[must_use]
-    pub fn content_type(mut self, content_type: &'static str) -> Response {
-        self.content_type = content_type;
-        self
-    }
-
-    /// Adds a header. Only printable ASCII of its value is written, so that a value cannot end the line; even so, never pass
-    /// a value that a client chose.
-    #[must_use]
-    pub fn header(mut self, name: &'static str, value: impl Display) -> Response {
-        let value = value.to_string();
-        let printable = value.chars().filter(|c| matches!(c, ' '..='~')).collect();
-        self.headers.push((name, printable));
-        self
-    }
-
-    fn to_octets(&self, with_body: bool) -> Vec<u8> {
-        let mut text = format!(
-            "HTTP/1.1 {} {}\r\nDate: {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n",
-            self.status,
-            reason(self.status),
-            Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT"),
-            self.content_type,
-            self.body.len(),
-        );
-        for (name, value) in &self.headers {
-            text.extend([name, ": ", value, "\r\n"]);
-        }
-        text += "\r\n";
-        if with_body {
-            text += &self.body;
-        }
-        text.into_bytes()
-    }
-}
-
-/// Serves `listener` on threads of its own until [`Listener::close`].
+/// Starts threads that serve `listener` until [`Listener::close`].
 ///
 /// # Errors
 /// The accepting thread cannot be started.
@@ -109,25 +28,25 @@ pub fn serve(listener: &Arc<Listener>, handler: Handler) -> io::Result<()> {
     let listener = Arc::clone(listener);
     let accepting = move || {
         // Each connection holds a clone, so the number of clones is the number of connections.
-        let places = Arc::new(());
-        let mut patience = PLACE_PATIENCE;
+        let slots = Arc::new(());
+        let mut timeout = SLOT_TIMEOUT;
         while let Some((socket, peer)) = listener.accept() {
-            let is_full = || Arc::strong_count(&places) > MAX_CONNECTIONS;
-            let wait_until = Instant::now() + patience;
+            let is_full = || Arc::strong_count(&slots) > MAX_CONNECTIONS;
+            let wait_until = Instant::now() + timeout;
             while is_full() && Instant::now() < wait_until {
-                thread::sleep(PLACE_TICK);
+                thread::sleep(SLOT_POLL_INTERVAL);
             }
             // If one connection found no slot in time, reject the next ones at once until a slot is free.
             if is_full() {
-                patience = Duration::ZERO;
+                timeout = Duration::ZERO;
                 continue;
             }
-            patience = PLACE_PATIENCE;
-            let (place, handler) = (Arc::clone(&places), Arc::clone(&handler));
+            timeout = SLOT_TIMEOUT;
+            let (slot, handler) = (Arc::clone(&slots), Arc::clone(&handler));
             let answering = move || {
-                let _place = place;
-                // On an error the client is gone or too slow; there is nobody to report it to.
-                let _ = answer(&socket, peer, &handler);
+                let _slot = slot;
+                // On an error the client is gone or too slow, and no response can be sent.
+                let _ = serve_connection(&socket, peer, &handler);
             };
             let thread = builder("http-client").spawn(answering);
             if let Err(error) = thread {
@@ -144,15 +63,15 @@ fn builder(name: &str) -> thread::Builder {
         .stack_size(STACK_OCTETS)
 }
 
-fn answer(socket: &TcpStream, peer: SocketAddr, handler: &Handler) -> io::Result<()> {
+fn serve_connection(socket: &TcpStream, peer: SocketAddr, handler: &Handler) -> io::Result<()> {
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let local = socket.local_addr()?;
     let local = SocketAddr::new(local.ip().to_canonical(), local.port());
     socket.set_nodelay(true)?;
-    let read_until = Instant::now() + READ_PATIENCE;
+    let read_until = Instant::now() + READ_TIMEOUT;
     let mut head = Vec::new();
     let response = loop {
-        let line_ended = read_some(socket, &mut head, read_until)?;
+        let line_ended = read_head(socket, &mut head, read_until)?;
         // Only a line end can complete the head or reveal an error in it.
         if line_ended && let Some(response) = respond(&head, peer, local, handler) {
             break response;
@@ -181,10 +100,11 @@ pub fn respond(
         Ok(Status::Partial) => return None,
         Ok(Status::Complete(_)) => {}
         Err(httparse::Error::TooManyHeaders) => return refuse(431, "too many headers\n"),
-        Err(_) => return refuse(400, "not a request of HTTP/1.x\n"),
+        Err(_) => return refuse(400, "not an HTTP/1.x request\n"),
     }
     let method @ ("GET" | "HEAD") = parsed.method.unwrap_or_default() else {
-        let response = Response::text(405, "only GET is answered\n").header("Allow", "GET, HEAD");
+        let response =
+            Response::text(405, "only GET and HEAD are supported\n").header("Allow", "GET, HEAD");
         return Some(response.to_octets(true));
     };
     let target = parsed.path.unwrap_or_default();
@@ -198,7 +118,7 @@ pub fn respond(
     let response = catch_unwind(AssertUnwindSafe(|| handler(&request))).unwrap_or_else(|_| {
         metrics::PANICS.count(Component::Http);
         log::error!(client:% = peer; "http_panicked");
-        Response::text(500, "a fault of ours\n")
+        Response::text(500, "internal error\n")
     });
     Some(response.to_octets(method != "HEAD"))
 }
@@ -206,22 +126,22 @@ pub fn respond(
 /// Reads more of the head, up to its limit; returns whether a line ended in the new octets.
 #[expect(
     clippy::indexing_slicing,
-    reason = "a read fills no more than the room it was given"
+    reason = "a read fills no more than the buffer it was given"
 )]
-fn read_some(mut socket: &TcpStream, head: &mut Vec<u8>, until: Instant) -> io::Result<bool> {
-    let mut room = [0; 1_024];
-    let room_left = room.len().min(MAX_HEAD_OCTETS.saturating_sub(head.len()));
+fn read_head(mut socket: &TcpStream, head: &mut Vec<u8>, until: Instant) -> io::Result<bool> {
+    let mut buffer = [0; 1_024];
+    let max_octets = buffer.len().min(MAX_HEAD_OCTETS.saturating_sub(head.len()));
     // Set before each read: a socket timeout restarts with each octet.
-    socket.set_read_timeout(Some(left(until)?))?;
-    let count = match socket.read(&mut room[..room_left]) {
+    socket.set_read_timeout(Some(time_left(until)?))?;
+    let count = match socket.read(&mut buffer[..max_octets]) {
         Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
         Ok(count) => count,
         Err(error) if error.kind() == ErrorKind::Interrupted => 0,
         Err(error) => return Err(error),
     };
-    let fresh = &room[..count];
-    head.extend_from_slice(fresh);
-    Ok(fresh.contains(&b'\n'))
+    let received = &buffer[..count];
+    head.extend_from_slice(received);
+    Ok(received.contains(&b'\n'))
 }
 
 #[expect(
@@ -229,9 +149,9 @@ fn read_some(mut socket: &TcpStream, head: &mut Vec<u8>, until: Instant) -> io::
     reason = "a write takes no more than it was given"
 )]
 fn write_all(mut socket: &TcpStream, mut octets: &[u8]) -> io::Result<()> {
-    let until = Instant::now() + WRITE_PATIENCE;
+    let until = Instant::now() + WRITE_TIMEOUT;
     while !octets.is_empty() {
-        socket.set_write_timeout(Some(left(until)?))?;
+        socket.set_write_timeout(Some(time_left(until)?))?;
         match socket.write(octets) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
             Ok(count) => octets = &octets[count..],
@@ -247,54 +167,40 @@ fn write_all(mut socket: &TcpStream, mut octets: &[u8]) -> io::Result<()> {
 fn linger(mut socket: &TcpStream) -> io::Result<()> {
     socket.shutdown(Shutdown::Write)?;
     let until = Instant::now() + LINGER;
-    let mut room = [0; 1_024];
+    let mut buffer = [0; 1_024];
     loop {
-        socket.set_read_timeout(Some(left(until)?))?;
-        if socket.read(&mut room)? == 0 {
+        socket.set_read_timeout(Some(time_left(until)?))?;
+        if socket.read(&mut buffer)? == 0 {
             return Ok(());
         }
     }
 }
 
 /// Returns the time left until `until`, or an error if none is left.
-fn left(until: Instant) -> io::Result<Duration> {
-    let left = until.saturating_duration_since(Instant::now());
+fn time_left(until: Instant) -> io::Result<Duration> {
+    let time_left = until.saturating_duration_since(Instant::now());
     // A socket timeout of zero means none, and less than a microsecond is rounded to zero.
-    if left < Duration::from_millis(1) {
+    if time_left < Duration::from_millis(1) {
         return Err(ErrorKind::TimedOut.into());
     }
-    Ok(left)
+    Ok(time_left)
 }
 
-fn reason(status: u16) -> &'static str {
-    match status {
-        200 => "OK",
-        400 => "Bad Request",
-        403 => "Forbidden",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        431 => "Request Header Fields Too Large",
-        500 => "Internal Server Error",
-        503 => "Service Unavailable",
-        // The reason phrase is optional (RFC 9112 §4), the space before it is not.
-        _ => "",
-    }
-}
-
-/// Maximum number of connections; one more is closed without a response if none of them ends in time.
+/// Maximum number of connections. A further one is closed without a response if none of them ends within a second.
 pub const MAX_CONNECTIONS: usize = 32;
-/// How long that one waits for another to end. Further ones wait in the backlog, so a burst of short requests is answered.
-const PLACE_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a connection over the limit waits for another one to end. Further ones wait in the backlog, so that a burst of
+/// short requests is answered.
+const SLOT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Polling interval of that wait.
-const PLACE_TICK: Duration = Duration::from_millis(1);
+const SLOT_POLL_INTERVAL: Duration = Duration::from_millis(1);
 /// Maximum size of the request line and headers.
 const MAX_HEAD_OCTETS: usize = 8_192;
 /// Maximum number of headers; browsers send about twenty.
 const MAX_HEADERS: usize = 64;
 /// Time limit for receiving the head.
-const READ_PATIENCE: Duration = Duration::from_secs(5);
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time limit for sending the response.
-const WRITE_PATIENCE: Duration = Duration::from_secs(5);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the client's further octets are discarded before the socket is closed.
 const LINGER: Duration = Duration::from_millis(500);
 /// Stack size of a connection's thread; only touched pages use memory.
@@ -304,7 +210,7 @@ const STACK_OCTETS: usize = 256 * 1_024;
 mod tests {
     use super::*;
 
-    fn served(handler: Handler) -> Arc<Listener> {
+    fn start(handler: Handler) -> Arc<Listener> {
         let address = "127.0.0.1:0".parse().unwrap();
         let listener = Arc::new(Listener::bind(address, false, false).unwrap());
         serve(&listener, handler).unwrap();
@@ -312,16 +218,16 @@ mod tests {
     }
 
     fn echo() -> Arc<Listener> {
-        served(Arc::new(|request| {
+        start(Arc::new(|request| {
             assert_ne!(request.path, "/panic", "a handler's bug");
             let name = request.header("x-name").unwrap_or(b"nobody");
             let name = String::from_utf8_lossy(name).into_owned();
             let body = format!("{} {} {name}", request.method, request.path);
-            Response::text(200, body).header("X-Said", "a\r\nb: c")
+            Response::text(200, body).header("X-Test", "a\r\nb: c")
         }))
     }
 
-    fn ask(listener: &Listener, sent: &[u8]) -> String {
+    fn exchange(listener: &Listener, sent: &[u8]) -> String {
         let mut socket = TcpStream::connect(listener.address()).unwrap();
         socket.write_all(sent).unwrap();
         let mut answer = String::new();
@@ -361,7 +267,7 @@ mod tests {
             (&many, "431 Request", "\n"),
             ("GET /panic HTTP/1.1\r\n\r\n", "500 Internal", "\n"),
         ] {
-            let answer = ask(&listener, sent.as_bytes());
+            let answer = exchange(&listener, sent.as_bytes());
             let sent = sent.get(..40).unwrap_or(sent);
             assert!(
                 answer.starts_with(&format!("HTTP/1.1 {status}")),
@@ -374,8 +280,8 @@ mod tests {
 
     #[test]
     fn line_breaks_in_a_response_header_value_are_removed() {
-        let answer = ask(&echo(), b"GET / HTTP/1.1\r\n\r\n");
-        assert!(answer.contains("\r\nX-Said: ab: c\r\n"), "{answer}");
+        let answer = exchange(&echo(), b"GET / HTTP/1.1\r\n\r\n");
+        assert!(answer.contains("\r\nX-Test: ab: c\r\n"), "{answer}");
     }
 
     #[test]
@@ -397,7 +303,7 @@ mod tests {
                 return;
             }
         }
-        panic!("no place became free");
+        panic!("no slot became free");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The inside view: /metrics for Prometheus, /livez and /readyz for whoever decides where mail is sent.
+//! The status endpoints: /metrics for Prometheus, /livez and /readyz for health checks.
 
 use std::sync::{Arc, RwLock};
 use std::time::SystemTime;
@@ -9,11 +9,11 @@ use crate::metrics;
 use crate::net::accept_pool::AcceptPool;
 use crate::sync;
 
-/// What is looked at whenever somebody asks.
+/// Answers requests to the status endpoints.
 pub struct Status {
-    /// Who is served.
+    /// For the number of connections and the shutdown state.
     pub pool: Arc<AcceptPool>,
-    /// By what connections to come are served: memory, store and certificate.
+    /// Settings of new connections: memory budget, store and certificate.
     pub settings: Arc<RwLock<Arc<ConnectionSettings>>>,
 }
 
@@ -25,17 +25,17 @@ impl Status {
                 self.set_gauges(&self.settings());
                 Response::text(200, metrics::render()).content_type(metrics::CONTENT_TYPE)
             }
-            // That it is answered is the answer.
+            // Any answer shows that the process is alive.
             "/livez" => Response::text(200, "ok\n"),
             "/readyz" => match self.unready_reason() {
                 None => Response::text(200, format!("ok\n{}", self.host_lines())),
                 Some(reason) => Response::text(503, format!("{reason}\n{}", self.host_lines())),
             },
-            _ => Response::text(404, "here are /metrics, /livez and /readyz\n"),
+            _ => Response::text(404, "not found; use /metrics, /livez or /readyz\n"),
         }
     }
 
-    /// One line; `None` when mail is welcome.
+    /// Returns the reason in one line if no mail can be accepted now.
     fn unready_reason(&self) -> Option<String> {
         if self.pool.is_draining() {
             return Some("draining".to_owned());
@@ -44,7 +44,7 @@ impl Status {
         Some(format!("store: {}", reason.replace(char::is_control, " ")))
     }
 
-    /// A line for each server of a store that has several.
+    /// Returns one line for each database host if there are several.
     fn host_lines(&self) -> String {
         let lines = self.settings().saver.health().hosts();
         let lines = lines.iter();
@@ -53,7 +53,7 @@ impl Status {
             .collect()
     }
 
-    /// What is not counted as it happens.
+    /// Sets the gauges whose values are computed for each request.
     fn set_gauges(&self, settings: &ConnectionSettings) {
         metrics::CONNECTIONS_ACTIVE.set(self.pool.active_connections() as u64);
         metrics::CONNECTIONS_LIMIT.set(self.pool.max_connections() as u64);
@@ -71,7 +71,7 @@ impl Status {
     }
 }
 
-/// Says which version began, and when: now.
+/// Sets the gauges of version and start time; called at startup.
 pub fn set_start() {
     metrics::BUILD.set(1);
     metrics::STARTED_AT.set(seconds_since_1970(SystemTime::now()));

@@ -1,7 +1,7 @@
 //! One event per line, as key=value text or JSON.
 //!
-//! A value with other than plain characters is quoted as a JSON string, so that text chosen by a client can neither start
-//! a line nor forge a key.
+//! A value that is empty, or holds a space, `=`, a quote, a backslash or anything but printable ASCII, is quoted as a JSON
+//! string, so that text chosen by a client can neither start a line nor forge a key.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -10,10 +10,10 @@ use jiff::Timestamp;
 use log::kv::{self, Key, Value, VisitSource};
 use log::{Level, Record};
 
-/// Appends `time level session event key=value …`. Messages of libraries become a value.
+/// Appends `time level session event key=value …`. A message of a library is the value `message` of an event `library`.
 pub fn write_text(line: &mut String, record: &Record, now: Timestamp) {
     let session = record.key_values().get(Key::from_str("session"));
-    let _ = write!(line, "{now:.3} {} ", level(record.level()));
+    let _ = write!(line, "{now:.3} {} ", level_name(record.level()));
     match session {
         Some(session) => drop(write!(line, "{session} ")),
         None => line.push_str("- "),
@@ -22,7 +22,7 @@ pub fn write_text(line: &mut String, record: &Record, now: Timestamp) {
         line.push(' ');
         line.push_str(key);
         line.push('=');
-        if is_plain(value) {
+        if needs_no_quotes(value) {
             line.push_str(value);
         } else {
             push_quoted(line, value);
@@ -31,12 +31,12 @@ pub fn write_text(line: &mut String, record: &Record, now: Timestamp) {
     write_event(line, record, |line, event| line.push_str(event), put);
 }
 
-/// Appends the same names as one JSON object; all values are strings.
+/// Appends one JSON object with the same keys; all values are strings.
 pub fn write_json(line: &mut String, record: &Record, now: Timestamp) {
     let _ = write!(
         line,
         "{{\"time\":\"{now:.3}\",\"level\":\"{}\"",
-        level(record.level())
+        level_name(record.level())
     );
     let put = |line: &mut String, key: &str, value: &str| {
         line.push_str(",\"");
@@ -57,17 +57,21 @@ fn write_event(
     put_event: impl Fn(&mut String, &str),
     put: impl Fn(&mut String, &str, &str),
 ) {
-    let is_ours = record.target().starts_with("goguerrilla");
+    let is_own_event = record.target().starts_with("goguerrilla");
     match record.args().as_str() {
-        Some(event) if is_ours => put_event(line, event),
-        _ if is_ours => put_event(line, &record.args().to_string()),
+        Some(event) if is_own_event => put_event(line, event),
+        _ if is_own_event => put_event(line, &record.args().to_string()),
         _ => {
             put_event(line, "library");
             put(line, "target", record.target());
-            put(line, "message", cut(&record.args().to_string()).as_ref());
+            put(
+                line,
+                "message",
+                truncate(&record.args().to_string()).as_ref(),
+            );
         }
     }
-    let mut pairs = Pairs {
+    let mut pairs = PairWriter {
         line,
         put,
         value: String::new(),
@@ -76,24 +80,24 @@ fn write_event(
     let _ = record.key_values().visit(&mut pairs);
 }
 
-struct Pairs<'l, P> {
+struct PairWriter<'l, P> {
     line: &'l mut String,
     put: P,
     value: String,
 }
 
-impl<'kvs, P: Fn(&mut String, &str, &str)> VisitSource<'kvs> for Pairs<'_, P> {
+impl<'kvs, P: Fn(&mut String, &str, &str)> VisitSource<'kvs> for PairWriter<'_, P> {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
         if key.as_str() != "session" {
             self.value.clear();
             let _ = write!(self.value, "{value}");
-            (self.put)(self.line, key.as_str(), cut(&self.value).as_ref());
+            (self.put)(self.line, key.as_str(), truncate(&self.value).as_ref());
         }
         Ok(())
     }
 }
 
-fn level(level: Level) -> &'static str {
+fn level_name(level: Level) -> &'static str {
     match level {
         Level::Error => "error",
         Level::Warn => "warn",
@@ -103,7 +107,7 @@ fn level(level: Level) -> &'static str {
     }
 }
 
-fn cut(value: &str) -> Cow<'_, str> {
+fn truncate(value: &str) -> Cow<'_, str> {
     let end = value.char_indices().nth(MAX_VALUE_CHARS);
     match end.and_then(|(end, _)| value.split_at_checked(end)) {
         Some((beginning, _)) => format!("{beginning}…").into(),
@@ -111,7 +115,7 @@ fn cut(value: &str) -> Cow<'_, str> {
     }
 }
 
-fn is_plain(value: &str) -> bool {
+fn needs_no_quotes(value: &str) -> bool {
     !value.is_empty()
         && value
             .bytes()

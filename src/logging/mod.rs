@@ -15,7 +15,7 @@ use nix::unistd::{Gid, Uid};
 pub use self::format::{is_printable, push_escaped};
 use self::writer::{LogBuffer, Target};
 
-/// Format of a line.
+/// Format of the log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// `key=value`.
@@ -30,7 +30,7 @@ pub enum LogFormat {
 /// stopped reading the output.
 #[derive(Clone)]
 pub struct LogFile {
-    gathered: Arc<LogBuffer>,
+    buffer: Arc<LogBuffer>,
 }
 
 impl LogFile {
@@ -40,12 +40,12 @@ impl LogFile {
     /// # Errors
     /// The file cannot be opened.
     pub fn open(file: &Path, format: LogFormat) -> io::Result<LogFile> {
-        let gathered = Arc::new(LogBuffer::new(Target::open(file)?, format));
-        let logger = Logger(Arc::clone(&gathered));
+        let buffer = Arc::new(LogBuffer::new(Target::open(file)?, format));
+        let logger = Logger(Arc::clone(&buffer));
         if log::set_boxed_logger(Box::new(logger)).is_ok() {
             log::set_max_level(LevelFilter::Info);
         }
-        Ok(LogFile { gathered })
+        Ok(LogFile { buffer })
     }
 
     /// Starts the writing thread. Separate from [`open`](LogFile::open), because no thread may exist before privileges are
@@ -54,10 +54,10 @@ impl LogFile {
     /// # Errors
     /// The thread cannot be started.
     pub fn start_writing(&self) -> io::Result<()> {
-        let gathered = Arc::clone(&self.gathered);
+        let buffer = Arc::clone(&self.buffer);
         let writer = thread::Builder::new().name("log".to_owned());
-        writer.spawn(move || gathered.run())?;
-        self.gathered.set_has_writer();
+        writer.spawn(move || buffer.run())?;
+        self.buffer.set_has_writer();
         Ok(())
     }
 
@@ -66,7 +66,7 @@ impl LogFile {
     /// # Errors
     /// The file cannot be opened; the old file stays in use.
     pub fn reopen(&self, file: &Path, format: LogFormat) -> io::Result<()> {
-        self.gathered.reopen(Target::open(file)?, format)
+        self.buffer.reopen(Target::open(file)?, format)
     }
 
     /// Changes the owner of the file to the user that the server will run as, so that its next start can append to it.
@@ -74,7 +74,7 @@ impl LogFile {
     /// # Errors
     /// The system call fails.
     pub fn chown_to(&self, user: Uid, group: Gid) -> io::Result<()> {
-        self.gathered.chown_to(user, group)
+        self.buffer.chown_to(user, group)
     }
 }
 

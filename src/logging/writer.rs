@@ -1,4 +1,7 @@
-//! Lines on their way to the file: gathered for a moment, written together, dropped rather than waited for.
+//! The buffer of log lines and the thread that writes them to the file.
+//!
+//! Lines are written in groups. If the file stalls, lines are dropped and counted; a thread that logs a line never waits
+//! for the file.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -18,12 +21,12 @@ use crate::metrics;
 use crate::os::secure_open;
 use crate::sync;
 
-/// Lines on their way to the file.
+/// The log lines that are not written yet, and the log file.
 pub struct LogBuffer {
-    lines: Mutex<Lines>,
-    /// There are lines, or somebody waits for them to be written.
+    lines: Mutex<BufferedLines>,
+    /// Signals the writing thread that there are lines or that a flush is requested.
     not_empty: Condvar,
-    /// All lines so far have been written.
+    /// Signals flushing threads that the lines taken last have been written.
     written: Condvar,
     target: Mutex<Target>,
     as_json: AtomicBool,
@@ -32,23 +35,23 @@ pub struct LogBuffer {
 }
 
 #[derive(Default)]
-struct Lines {
+struct BufferedLines {
     octets: Vec<u8>,
     dropped: u64,
-    /// A thread writes them; nobody else does then, for the file may stall.
-    have_writer: bool,
-    /// How often they were taken to be written, and how often that is done.
+    /// The writing thread runs. No other thread writes then, because a write may stall.
+    has_writer: bool,
+    /// Number of times that lines were taken to be written, and number of those writes that have ended.
     taken: u64,
     written: u64,
-    /// Somebody waits.
+    /// A thread waits in [`LogBuffer::flush`].
     flush_requested: bool,
 }
 
 impl LogBuffer {
-    /// No lines yet, and nobody who writes them.
+    /// Returns an empty buffer; until [`set_has_writer`](LogBuffer::set_has_writer) only `flush` writes.
     pub fn new(target: Target, format: LogFormat) -> LogBuffer {
         LogBuffer {
-            lines: Mutex::new(Lines::default()),
+            lines: Mutex::new(BufferedLines::default()),
             not_empty: Condvar::new(),
             written: Condvar::new(),
             target: Mutex::new(target),
@@ -57,7 +60,7 @@ impl LogBuffer {
         }
     }
 
-    /// How lines are written now.
+    /// Returns the format of new lines.
     pub fn format(&self) -> LogFormat {
         match self.as_json.load(Ordering::Relaxed) {
             true => LogFormat::Json,
@@ -65,15 +68,15 @@ impl LogBuffer {
         }
     }
 
-    /// A thread is there that calls [`write_for_ever`](Gathered::write_for_ever).
+    /// Records that a thread executes [`run`](LogBuffer::run).
     pub fn set_has_writer(&self) {
-        self.lock_lines().have_writer = true;
+        self.lock_lines().has_writer = true;
     }
 
-    /// Goes on in another file. Lines so far end in the old one.
+    /// Switches to another file. Earlier lines are written to the old file.
     ///
     /// # Errors
-    /// When whoever writes to the old one is stuck there.
+    /// The writing thread is blocked in a write to the old file.
     pub fn reopen(&self, target: Target, format: LogFormat) -> io::Result<()> {
         self.flush();
         let mut current = self.target().ok_or(io::ErrorKind::TimedOut)?;
@@ -84,10 +87,10 @@ impl LogBuffer {
         Ok(())
     }
 
-    /// Gives the file to another user.
+    /// Changes the owner of the file.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// The system call fails, or another user owns the file.
     pub fn chown_to(&self, user: Uid, group: Gid) -> io::Result<()> {
         match &*sync::lock(&self.target) {
             Target::File(file) => secure_open::chown_to(file, user, group),
@@ -95,7 +98,7 @@ impl LogBuffer {
         }
     }
 
-    /// One line more, which ends in LF; dropped and counted where too many wait.
+    /// Adds a line, which ends in LF. If the buffer is full, the line is dropped and counted.
     pub fn push(&self, line: &str) {
         let mut lines = self.lock_lines();
         if lines.octets.len() + line.len() > MAX_BUFFERED_OCTETS {
@@ -111,39 +114,40 @@ impl LogBuffer {
         }
     }
 
-    /// The one wait without a deadline, for lines and for whoever reads them: nobody waits for this thread for long.
+    /// Writes lines as they are added; never returns. May block without a time limit if the reader of the output stalls, which is
+    /// safe because other threads wait for this one for [`FLUSH_TIMEOUT`] at most.
     pub fn run(&self) {
         loop {
             let lines = self.lock_lines();
-            let some = self
+            let ready = self
                 .not_empty
                 .wait_while(lines, |lines| lines.octets.is_empty());
-            let lines = some.unwrap_or_else(PoisonError::into_inner);
-            let gathered = (self.not_empty)
+            let lines = ready.unwrap_or_else(PoisonError::into_inner);
+            let delayed = (self.not_empty)
                 .wait_timeout_while(lines, WRITE_DELAY, |lines| !lines.flush_requested);
-            drop(gathered.unwrap_or_else(PoisonError::into_inner).0);
+            drop(delayed.unwrap_or_else(PoisonError::into_inner).0);
             self.write_to(&mut sync::lock(&self.target));
         }
     }
 
-    /// Waits until all lines so far are written, but not for long.
+    /// Waits until all lines added so far are written, or for [`FLUSH_TIMEOUT`].
     pub fn flush(&self) {
         let mut lines = self.lock_lines();
-        if !lines.have_writer {
+        if !lines.has_writer {
             drop(lines);
             self.write_to(&mut sync::lock(&self.target));
             return;
         }
         lines.flush_requested = true;
         self.not_empty.notify_one();
-        // What comes after them is not waited for.
+        // Lines added later are not waited for.
         let last = lines.taken + u64::from(!lines.octets.is_empty());
-        let are_left = |lines: &mut Lines| lines.written < last;
-        let written = (self.written).wait_timeout_while(lines, FLUSH_TIMEOUT, are_left);
+        let is_pending = |lines: &mut BufferedLines| lines.written < last;
+        let written = (self.written).wait_timeout_while(lines, FLUSH_TIMEOUT, is_pending);
         drop(written.unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// The file, unless whoever is writing to it is stuck there.
+    /// Locks the file; returns `None` if the writing thread is blocked in a write to it.
     fn target(&self) -> Option<MutexGuard<'_, Target>> {
         let give_up_at = Instant::now() + FLUSH_TIMEOUT;
         loop {
@@ -156,7 +160,7 @@ impl LogBuffer {
         }
     }
 
-    /// Whoever holds the target takes the lines, so they reach it in their order.
+    /// Takes all lines and writes them. The caller holds the lock of `target`, so lines are written in the order of the buffer.
     fn write_to(&self, target: &mut Target) {
         let (mut octets, dropped) = self.take_lines();
         if dropped > 0 {
@@ -170,11 +174,11 @@ impl LogBuffer {
             octets.extend_from_slice(line.as_bytes());
         }
         if !octets.is_empty() {
-            // Where a full disk cut a line short, the next one begins on a line of its own.
+            // After a full disk has truncated a line, the next line starts on a new line.
             if self.partial_line.load(Ordering::Relaxed) {
                 octets.insert(0, b'\n');
             }
-            // There is nobody left to tell of a full disk or a closed pipe, and mail goes on.
+            // The error cannot be reported anywhere, and receiving mail does not depend on the log.
             self.partial_line
                 .store(target.write(&octets).is_err(), Ordering::Relaxed);
         }
@@ -189,12 +193,12 @@ impl LogBuffer {
         (mem::take(&mut lines.octets), mem::take(&mut lines.dropped))
     }
 
-    fn lock_lines(&self) -> MutexGuard<'_, Lines> {
+    fn lock_lines(&self) -> MutexGuard<'_, BufferedLines> {
         sync::lock(&self.lines)
     }
 }
 
-/// Where lines go.
+/// The output of the log.
 pub enum Target {
     Stdout,
     Stderr,
@@ -202,10 +206,10 @@ pub enum Target {
 }
 
 impl Target {
-    /// `/dev/stdout` and `/dev/stderr` mean the streams themselves, empty means stderr.
+    /// Opens `file` for appending; `/dev/stdout` and `/dev/stderr` mean those streams, an empty name means stderr.
     ///
     /// # Errors
-    /// When the file cannot be opened.
+    /// The file cannot be opened.
     pub fn open(file: &Path) -> io::Result<Target> {
         Ok(match file.to_str() {
             Some("/dev/stdout") => Target::Stdout,
@@ -229,11 +233,11 @@ impl Target {
     }
 }
 
-/// Of a log file that is made: it holds addresses of clients and senders. The umask may take more away.
+/// Mode of a new log file, before the umask: not readable by all users, because it holds addresses of clients and senders.
 const LOG_MODE: u32 = 0o640;
-/// How long lines wait for company.
+/// How long the writing thread waits for further lines before a write.
 const WRITE_DELAY: Duration = Duration::from_millis(50);
-/// Lines that wait while the file or its reader stalls; beyond it they are dropped and counted.
+/// Maximum size of the buffer; while the file stalls, lines beyond it are dropped and counted.
 const MAX_BUFFERED_OCTETS: usize = 4 << 20;
-/// How long the last lines of all may take to be written.
+/// Time limit for writing the buffered lines in [`LogBuffer::flush`].
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);

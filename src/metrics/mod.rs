@@ -1,13 +1,13 @@
-//! What the house counts, and the one table that turns it into a page for Prometheus.
+//! All metrics of the server, and the page that shows them to Prometheus.
 //!
-//! Counting is a relaxed addition: no lock, no allocation. Label values are few and known here; an address, a domain or
-//! anything else that a client chose is never one of them. The README has a row for each name.
+//! Counting is a relaxed atomic addition, without lock or allocation. The label values are a small fixed set; a value that a
+//! client chose, such as an address or a domain, is never a label. README.md has a table of all metrics.
 
 mod types;
 
-pub use types::{Counter, Family, Gauge, Histogram, Label};
+pub use types::{Counter, Gauge, Histogram, MetricFamily, MetricLabel};
 
-/// Declares the values of a label, and the texts that log and page know them by.
+/// Declares an enum of label values with their texts in the log and on the metrics page.
 macro_rules! labels {
     ($(#[$about:meta])* $name:ident($label:literal) { $($(#[$what:meta])* $value:ident = $text:literal,)* }) => {
         $(#[$about])*
@@ -19,21 +19,21 @@ macro_rules! labels {
         impl $name {
             const TEXTS: &[&str] = &[$($text),*];
 
-            /// What log and page call it.
-            #[expect(clippy::indexing_slicing, reason = "each value has its text")]
+            /// Returns the value's text in the log and on the metrics page.
+            #[expect(clippy::indexing_slicing, reason = "each value has a text")]
             pub fn as_str(self) -> &'static str {
                 $name::TEXTS[self as usize]
             }
         }
 
-        impl Label for $name {
+        impl MetricLabel for $name {
             const VALUES: usize = $name::TEXTS.len();
 
             fn index(self) -> usize {
                 self as usize
             }
 
-            #[expect(clippy::indexing_slicing, reason = "an index is below VALUES")]
+            #[expect(clippy::indexing_slicing, reason = "an index is less than VALUES")]
             fn text(index: usize) -> String {
                 format!(concat!($label, "=\"{}\""), $name::TEXTS[index])
             }
@@ -42,11 +42,11 @@ macro_rules! labels {
 }
 
 labels! {
-    /// Which kind of port a client came to.
+    /// The kind of listener that a client connected to.
     ListenerKind("listener") {
-        /// Plain at first.
+        /// Plaintext, with STARTTLS if a certificate is configured.
         Smtp = "smtp",
-        /// TLS from the first octet.
+        /// Implicit TLS.
         Smtps = "smtps",
     }
 }
@@ -54,148 +54,148 @@ labels! {
 labels! {
     /// Why a connection ended.
     CloseReason("outcome") {
-        /// It said QUIT.
+        /// The client sent QUIT.
         Quit = "quit",
-        /// A reply ended it: too many faulty commands or commands without a delivery, something that no mail client sends,
-        /// or too much content that is refused.
+        /// The server closed it with a reply: too many erroneous commands or commands without a saved mail, input that no mail client
+        /// sends, or too much rejected content.
         Rejected = "rejected",
-        /// It left in the middle.
+        /// The client disconnected without QUIT.
         ClientLeft = "client_left",
-        /// It was too slow.
+        /// The client exceeded a timeout.
         TimedOut = "timed_out",
-        /// It was cut short because places ran out.
+        /// The client exceeded a timeout that was shortened because slots ran out.
         Shed = "shed",
-        /// It did not read our replies.
+        /// The client did not read the server's replies.
         WriteTimeout = "write_timeout",
-        /// The network or the client broke it.
+        /// The client or the network reset the connection.
         ConnectionReset = "connection_reset",
-        /// The handshake failed.
+        /// The TLS handshake failed.
         TlsFailed = "tls_failed",
-        /// We were shutting down.
+        /// The server was shutting down.
         Shutdown = "shutdown",
-        /// It was gone before we could greet it.
+        /// The client disconnected before the greeting.
         ClosedBeforeGreeting = "closed_before_greeting",
-        /// All places were taken.
+        /// All connection slots were taken.
         LimitReached = "limit_reached",
-        /// Its address had as many connections as it may.
+        /// The client's address had the maximum number of connections.
         AddressLimitReached = "address_limit_reached",
-        /// It is no trusted proxy, where only those may connect.
+        /// The peer is not a trusted proxy, but the PROXY protocol is required.
         UntrustedProxy = "untrusted_proxy",
-        /// No header of the PROXY protocol came in front of what it said.
+        /// The connection did not begin with a PROXY header.
         NoProxyHeader = "no_proxy_header",
-        /// It left before it had said anything, where a header has to come first.
+        /// The peer disconnected without sending the required PROXY header or anything else.
         NoData = "no_data",
-        /// A proxy looked whether we are well.
+        /// The connection was a load balancer's health check.
         HealthCheck = "health_check",
-        /// A bug of ours.
+        /// The thread panicked.
         Panicked = "panicked",
     }
 }
 
 labels! {
-    /// What nginx was told.
+    /// Answer to an auth_http request of nginx.
     AuthAnswer("answer") {
-        /// To bring its client.
+        /// nginx may connect its client to the server.
         Ok = "ok",
-        /// That the recipient is none of ours.
+        /// The recipient's domain is not accepted.
         RelayDenied = "relay_denied",
-        /// To have it come again: no place, or no store.
+        /// No connection slot is free or the store is unavailable; the client has to try again later.
         NotReady = "not_ready",
-        /// That nobody logs in here.
+        /// The client tried to authenticate, which the server does not support.
         OtherMethod = "other_method",
     }
 }
 
 labels! {
-    /// How a mail fared.
+    /// Result of a received mail.
     MailOutcome("outcome") {
-        /// 250: committed.
+        /// 250: the mail is committed.
         Saved = "saved",
-        /// 451: the store cannot take it now.
+        /// 451: the store is unavailable.
         Unavailable = "unavailable",
-        /// 452: the store has no room.
+        /// 452: the store is full.
         StoreFull = "store_full",
-        /// 452: all content together reached GM_MAX_MEMORY.
+        /// 452: the content of all connections together reached GM_MAX_MEMORY.
         NoMemory = "no_memory",
-        /// 552: larger than GSMTP_MAX_SIZE, announced or sent.
+        /// 552: the announced or received size exceeds GSMTP_MAX_SIZE.
         TooLarge = "too_large",
     }
 }
 
 labels! {
-    /// What became of a TLS handshake.
+    /// Result of a TLS handshake.
     Handshake("outcome") {
-        /// TLS 1.3.
+        /// Succeeded with TLS 1.3.
         Tls13 = "TLSv1_3",
-        /// TLS 1.2.
+        /// Succeeded with TLS 1.2.
         Tls12 = "TLSv1_2",
-        /// None.
+        /// Failed.
         Failed = "failed",
     }
 }
 
 labels! {
-    /// What the store said.
+    /// Kind of error that the store returned for a batch.
     StoreErrorKind("kind") {
-        /// Not now.
+        /// The store is unavailable.
         Unavailable = "unavailable",
-        /// No room.
+        /// The store is full.
         Full = "full",
-        /// Not this mail.
+        /// The store rejected a mail of the batch.
         Refused = "refused",
     }
 }
 
 labels! {
-    /// Where a body went while Redis is in use.
+    /// Where a mail's body was stored, if Redis is in use.
     BodyLocation("location") {
-        /// Under its hash.
+        /// In Redis, under the mail's id.
         Redis = "redis",
-        /// Redis did not take it.
+        /// In the table, because Redis did not store it.
         Table = "table",
     }
 }
 
 labels! {
-    /// Whose bug it was.
+    /// The part of the server that panicked.
     Component("component") {
-        /// A connection's.
+        /// The thread of an SMTP connection.
         Connection = "connection",
-        /// A writer's.
+        /// A writer of the store.
         Writer = "writer",
-        /// The inside HTTP ports'.
+        /// A handler of the HTTP server.
         Http = "http",
-        /// The database driver's.
+        /// The database driver.
         Database = "database",
-        /// A thread's that stores bodies in Redis.
+        /// A thread that stores bodies in Redis.
         Redis = "redis",
     }
 }
 
 labels! {
-    /// What was read again.
+    /// What was reloaded.
     ReloadTarget("what") {
-        /// goguerrilla.conf.
+        /// The configuration file.
         Configuration = "configuration",
-        /// Certificate and key.
+        /// The TLS certificate and key.
         Certificate = "certificate",
     }
 }
 
 labels! {
-    /// Whether that helped.
+    /// Result of a reload.
     ReloadOutcome("outcome") {
-        /// In force.
+        /// The new values are in use.
         Applied = "applied",
-        /// What was there before stays in force.
+        /// The new values are invalid; the previous ones stay in use.
         Refused = "refused",
     }
 }
 
 impl ListenerKind {
-    /// By whether TLS begins with the first octet.
-    pub fn new(tls_at_once: bool) -> ListenerKind {
-        if tls_at_once {
+    /// Returns the kind of a listener with or without implicit TLS.
+    pub fn new(implicit_tls: bool) -> ListenerKind {
+        if implicit_tls {
             ListenerKind::Smtps
         } else {
             ListenerKind::Smtp
@@ -203,11 +203,11 @@ impl ListenerKind {
     }
 }
 
-/// The code of a reply; all that are not in the table are one.
+/// A reply code as a label value; all codes outside `CODES` share the value `other`.
 #[derive(Clone, Copy)]
-pub struct Code(pub u16);
+pub struct ReplyCode(pub u16);
 
-impl Label for Code {
+impl MetricLabel for ReplyCode {
     const VALUES: usize = CODES.len() + 1;
 
     fn index(self) -> usize {
@@ -221,7 +221,7 @@ impl Label for Code {
     }
 }
 
-/// All that is counted, in the text format of Prometheus; the last line ends in LF.
+/// Returns all metrics in the text format of Prometheus; the last line ends in LF.
 pub fn render() -> String {
     let mut page = String::with_capacity(16_384);
     for family in FAMILIES {
@@ -230,73 +230,73 @@ pub fn render() -> String {
     page
 }
 
-/// Content type of [`page`].
+/// Content type of [`render`]'s text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Declares what is counted, and the table of all of it.
+/// Declares all metrics and the table of them.
 macro_rules! families {
     ($($name:ident: $kind:ty = $value:expr;)*) => {
         $(
-            #[doc = "See its help, in the table below and on the page."]
+            #[doc = "Described by its help text below."]
             pub static $name: $kind = $value;
         )*
-        const FAMILIES: &[&dyn Family] = &[$(&$name),*];
+        const FAMILIES: &[&dyn MetricFamily] = &[$(&$name),*];
     };
 }
 
 families! {
     BUILD: Gauge = Gauge::labelled(
         "goguerrilla_build_info",
-        "Always 1; the label tells the version.",
+        "Always 1; the label is the version of the server.",
         concat!("version=\"", env!("CARGO_PKG_VERSION"), "\""),
     );
     STARTED_AT: Gauge = Gauge::new(
         "process_start_time_seconds",
-        "When the server started, in seconds since 1970.",
+        "Start time of the server, in seconds since 1970.",
     );
     CONNECTIONS: Counter<(ListenerKind, CloseReason)> = Counter::new(
         "goguerrilla_connections_total",
-        "Connections that have ended or were refused, by how.",
+        "Connections that ended or were rejected, by outcome.",
     );
     AUTH_HTTP: Counter<AuthAnswer> = Counter::new(
         "goguerrilla_auth_http_total",
-        "Questions of nginx's by what it was told.",
+        "Requests of nginx's auth_http, by answer.",
     );
     CONNECTIONS_ACTIVE: Gauge = Gauge::new(
         "goguerrilla_connections_active",
-        "Connections that are served now.",
+        "Connections being served now.",
     );
     CONNECTIONS_LIMIT: Gauge = Gauge::new(
         "goguerrilla_connections_limit",
-        "Connections that can be served at once, GM_MAX_CLIENTS.",
+        "Maximum number of connections served at once (GM_MAX_CLIENTS).",
     );
     RECEIVED_BYTES: Counter = Counter::new(
         "goguerrilla_received_bytes_total",
-        "Octets that clients have sent, after TLS was taken off.",
+        "Octets received from clients, after TLS decryption.",
     );
-    REPLIES: Counter<Code> = Counter::new(
+    REPLIES: Counter<ReplyCode> = Counter::new(
         "goguerrilla_replies_total",
-        "Replies by their code.",
+        "Replies sent to clients, by reply code.",
     );
     HANDSHAKES: Counter<Handshake> = Counter::new(
         "goguerrilla_tls_handshakes_total",
-        "TLS handshakes by the version agreed on, or failed.",
+        "TLS handshakes, by protocol version or failed.",
     );
     CERTIFICATE_EXPIRES_AT: Gauge = Gauge::new(
         "goguerrilla_certificate_expiry_timestamp_seconds",
-        "When our certificate expires, in seconds since 1970.",
+        "Expiry time of the TLS certificate, in seconds since 1970.",
     );
     MAILS: Counter<MailOutcome> = Counter::new(
         "goguerrilla_mails_total",
-        "Mails by how they fared.",
+        "Mails received, by outcome.",
     );
     RECIPIENTS_SAVED: Counter = Counter::new(
         "goguerrilla_recipients_saved_total",
-        "Recipients of saved mails, one row each.",
+        "Recipients of saved mails; each has one row.",
     );
     SAVE_TIME: Histogram = Histogram::new(
         "goguerrilla_save_seconds",
-        "Time from the end of a mail to its reply.",
+        "Time from the end of a mail to its reply, in seconds.",
         &[
             500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
             2_500_000, 5_000_000, 10_000_000, 30_000_000,
@@ -305,45 +305,45 @@ families! {
     );
     BATCHES: Histogram = Histogram::new(
         "goguerrilla_batch_mails",
-        "Mails that were handed to the store together.",
+        "Number of mails passed to the store in one batch.",
         &[1, 2, 4, 8, 16, 32, 64, 128, 256],
         1,
     );
     STORE_UP: Gauge = Gauge::new(
         "goguerrilla_store_up",
-        "1 while the store can be reached and takes mail, else 0.",
+        "1 if the store is reachable and accepts mail, else 0.",
     );
     STORE_ERRORS: Counter<StoreErrorKind> = Counter::new(
         "goguerrilla_store_errors_total",
-        "Batches of which the store refused at least one mail.",
+        "Batches of which the store did not save every mail, by kind of error.",
     );
-    MAIL_ID_USED: Gauge = Gauge::of_ratio(
+    MAIL_ID_USED: Gauge = Gauge::ratio(
         "goguerrilla_mail_id_used_ratio",
-        "Share of the range of column mail_id that is used; at 1 no mail can be saved.",
+        "Used share of the range of column mail_id; at 1 no mail can be saved.",
     );
     REDIS_ERRORS: Counter = Counter::new(
         "goguerrilla_redis_errors_total",
-        "Batches whose bodies Redis was asked to take and did not.",
+        "Batches whose bodies Redis failed to store.",
     );
     BODIES: Counter<BodyLocation> = Counter::new(
         "goguerrilla_bodies_total",
-        "Bodies by where they went, while REDIS_INTERFACE is set.",
+        "Mail bodies by location, while REDIS_INTERFACE is set.",
     );
     CONTENT_BYTES: Gauge = Gauge::new(
         "goguerrilla_content_bytes",
-        "Memory that message content holds now.",
+        "Memory used by message content.",
     );
     CONTENT_LIMIT_BYTES: Gauge = Gauge::new(
         "goguerrilla_content_limit_bytes",
-        "Memory that message content may hold, GM_MAX_MEMORY.",
+        "Maximum memory for message content (GM_MAX_MEMORY).",
     );
     PANICS: Counter<Component> = Counter::new(
         "goguerrilla_panics_total",
-        "Bugs that were caught; each has cost one connection, one batch, one answer, or bodies their place in Redis.",
+        "Panics caught, by component; each ended one connection, batch, HTTP response, database connection or write to Redis.",
     );
     RELOADS: Counter<(ReloadTarget, ReloadOutcome)> = Counter::new(
         "goguerrilla_reloads_total",
-        "How often something was read again, and whether it is in force.",
+        "Reloads of the configuration or the certificate, by outcome.",
     );
     LOG_LINES_DROPPED: Counter = Counter::new(
         "goguerrilla_log_lines_dropped_total",
@@ -351,7 +351,7 @@ families! {
     );
 }
 
-/// Every code that we say.
+/// All reply codes that the server sends.
 const CODES: &[u16] = &[
     214, 220, 221, 250, 252, 354, 421, 450, 451, 452, 454, 500, 501, 502, 503, 550, 552, 553, 554,
     555,
@@ -364,8 +364,8 @@ mod tests {
     #[test]
     fn unknown_reply_code_is_counted_as_other() {
         for (code, label) in [(214, "214"), (250, "250"), (555, "555"), (999, "other")] {
-            let counter: Counter<Code> = Counter::new("r_total", "R.");
-            counter.count(Code(code));
+            let counter: Counter<ReplyCode> = Counter::new("r_total", "R.");
+            counter.count(ReplyCode(code));
             let mut page = String::new();
             counter.write_to(&mut page);
             let line = format!("r_total{{code=\"{label}\"}} 1\n");

@@ -1,52 +1,52 @@
-//! Counters, gauges and histograms, each with its form on the page.
+//! Counters, gauges and histograms, and their text in the format of Prometheus.
 
 use std::fmt::{Display, Write};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// Whatever a counter tells apart; `()` is a counter without a label.
-pub trait Label: Copy {
-    /// How many values there are.
+/// The label of a counter; `()` is a counter without a label.
+pub trait MetricLabel: Copy {
+    /// Number of values of the label.
     const VALUES: usize;
-    /// Which of them this is, below `VALUES`.
+    /// Returns the index of this value, less than `VALUES`.
     fn index(self) -> usize;
-    /// A value as it stands between the braces.
+    /// Returns the text of a value between the braces: `name="value"`.
     fn text(index: usize) -> String;
 }
 
-/// Counts that only grow, one for each value of its label.
-pub struct Counter<L: Label = ()> {
+/// Counts that only grow, one for each label value.
+pub struct Counter<L: MetricLabel = ()> {
     name: &'static str,
     help: &'static str,
     counts: [AtomicU64; MAX_VALUES],
     label: PhantomData<fn(L)>,
 }
 
-/// A figure that goes up and down; not shown before it was set.
+/// A value that can rise and fall; omitted from the page until it is set.
 pub struct Gauge {
     name: &'static str,
     help: &'static str,
-    /// As it stands between the braces.
+    /// Label text between the braces; empty for no label.
     label: &'static str,
-    /// So many of the value are one of the unit that is shown.
-    parts: u64,
+    /// Divisor from the stored value to the value on the page.
+    scale: u64,
     value: AtomicU64,
 }
 
-/// How many observations were at most how large.
+/// Numbers of observations in buckets by size.
 pub struct Histogram {
     name: &'static str,
     help: &'static str,
-    /// Upper ends of the buckets, the last of which has none, in parts of the unit.
+    /// Upper bounds of the buckets in stored units; one more bucket has no upper bound.
     bounds: &'static [u64],
-    /// So many of them are one of the unit that is shown.
-    parts: u64,
+    /// Divisor from stored units to the unit on the page.
+    scale: u64,
     buckets: [AtomicU64; MAX_BUCKETS],
     sum: AtomicU64,
 }
 
-impl Label for () {
+impl MetricLabel for () {
     const VALUES: usize = 1;
 
     fn index(self) -> usize {
@@ -58,7 +58,7 @@ impl Label for () {
     }
 }
 
-impl<A: Label, B: Label> Label for (A, B) {
+impl<A: MetricLabel, B: MetricLabel> MetricLabel for (A, B) {
     const VALUES: usize = A::VALUES * B::VALUES;
 
     fn index(self) -> usize {
@@ -71,7 +71,7 @@ impl<A: Label, B: Label> Label for (A, B) {
     }
 }
 
-impl<L: Label> Counter<L> {
+impl<L: MetricLabel> Counter<L> {
     pub(super) const fn new(name: &'static str, help: &'static str) -> Counter<L> {
         const { assert!(L::VALUES <= MAX_VALUES) };
         Counter {
@@ -82,18 +82,18 @@ impl<L: Label> Counter<L> {
         }
     }
 
-    /// One more of these.
+    /// Counts one event with this label value.
     pub fn count(&self, label: L) {
         self.add(label, 1);
     }
 
-    /// So many more of these.
+    /// Counts `more` events with this label value.
     #[expect(
         clippy::indexing_slicing,
-        reason = "an index is below VALUES, which `new` holds to MAX_VALUES"
+        reason = "an index is less than VALUES, which `new` limits to MAX_VALUES"
     )]
-    pub fn add(&self, label: L, more: usize) {
-        self.counts[label.index()].fetch_add(more as u64, Relaxed);
+    pub fn add(&self, label: L, count: usize) {
+        self.counts[label.index()].fetch_add(count as u64, Relaxed);
     }
 }
 
@@ -112,30 +112,30 @@ impl Gauge {
             name,
             help,
             label,
-            parts: 1,
+            scale: 1,
             value,
         }
     }
 
-    /// Makes a gauge of a figure between 0 and 1.
-    pub(super) const fn of_ratio(name: &'static str, help: &'static str) -> Gauge {
+    /// Returns a gauge for a value between 0 and 1.
+    pub(super) const fn ratio(name: &'static str, help: &'static str) -> Gauge {
         let mut gauge = Gauge::new(name, help);
-        gauge.parts = RATIO_PARTS;
+        gauge.scale = RATIO_SCALE;
         gauge
     }
 
-    /// What it is now.
+    /// Sets the current value.
     pub fn set(&self, value: u64) {
         self.value.store(value, Relaxed);
     }
 
-    /// Sets `part` of `whole`; more than the whole counts as the whole.
+    /// Sets the value to `part / whole`, at most 1.
     pub fn set_ratio(&self, part: u64, whole: u64) {
         let ratio = part.min(whole) as f64 / whole.max(1) as f64;
-        self.set((ratio * self.parts as f64) as u64);
+        self.set((ratio * self.scale as f64) as u64);
     }
 
-    /// Takes the figure off the page until it is set again.
+    /// Omits the gauge from the page until it is set again.
     pub fn unset(&self) {
         self.set(UNSET);
     }
@@ -146,23 +146,23 @@ impl Histogram {
         name: &'static str,
         help: &'static str,
         bounds: &'static [u64],
-        parts: u64,
+        scale: u64,
     ) -> Histogram {
         assert!(bounds.len() < MAX_BUCKETS);
         Histogram {
             name,
             help,
             bounds,
-            parts,
+            scale,
             buckets: [const { AtomicU64::new(0) }; MAX_BUCKETS],
             sum: AtomicU64::new(0),
         }
     }
 
-    /// One more observation, in parts of the unit.
+    /// Records one observation in stored units.
     #[expect(
         clippy::indexing_slicing,
-        reason = "`new` sees to it that there are more buckets than bounds"
+        reason = "`new` asserts that there are more buckets than bounds"
     )]
     pub fn observe(&self, value: u64) {
         let bucket = self.bounds.partition_point(|bound| *bound < value);
@@ -170,83 +170,83 @@ impl Histogram {
         self.sum.fetch_add(value, Relaxed);
     }
 
-    /// One more duration, where the parts are microseconds.
+    /// Records one duration; the stored unit of the histogram must be microseconds.
     pub fn observe_time(&self, time: Duration) {
         self.observe(time.as_micros() as u64);
     }
 }
 
-/// What can stand on the page.
-pub trait Family: Sync {
-    /// Appends its HELP, its TYPE and its samples.
+/// A metric that can be written to the page.
+pub trait MetricFamily: Sync {
+    /// Appends the HELP line, the TYPE line and the samples.
     fn write_to(&self, page: &mut String);
 }
 
-impl<L: Label> Family for Counter<L> {
+impl<L: MetricLabel> MetricFamily for Counter<L> {
     fn write_to(&self, page: &mut String) {
-        begin(page, self.name, self.help, "counter");
+        write_header(page, self.name, self.help, "counter");
         for (index, count) in self.counts.iter().enumerate().take(L::VALUES) {
-            sample(page, self.name, "", &L::text(index), count.load(Relaxed));
+            write_sample(page, self.name, "", &L::text(index), count.load(Relaxed));
         }
     }
 }
 
-impl Family for Gauge {
+impl MetricFamily for Gauge {
     fn write_to(&self, page: &mut String) {
         let value = self.value.load(Relaxed);
         if value != UNSET {
-            begin(page, self.name, self.help, "gauge");
-            match self.parts {
-                1 => sample(page, self.name, "", self.label, value),
-                parts => sample(page, self.name, "", self.label, value as f64 / parts as f64),
+            write_header(page, self.name, self.help, "gauge");
+            match self.scale {
+                1 => write_sample(page, self.name, "", self.label, value),
+                scale => write_sample(page, self.name, "", self.label, value as f64 / scale as f64),
             }
         }
     }
 }
 
-impl Family for Histogram {
+impl MetricFamily for Histogram {
     fn write_to(&self, page: &mut String) {
-        begin(page, self.name, self.help, "histogram");
-        let in_units = |parts: u64| parts as f64 / self.parts as f64;
-        let mut so_far = 0;
+        write_header(page, self.name, self.help, "histogram");
+        let in_units = |stored: u64| stored as f64 / self.scale as f64;
+        let mut cumulative = 0;
         for (index, bucket) in self.buckets.iter().enumerate().take(self.bounds.len() + 1) {
-            so_far += bucket.load(Relaxed);
+            cumulative += bucket.load(Relaxed);
             let label = match self.bounds.get(index) {
                 Some(bound) => format!("le=\"{}\"", in_units(*bound)),
                 None => "le=\"+Inf\"".to_owned(),
             };
-            sample(page, self.name, "_bucket", &label, so_far);
+            write_sample(page, self.name, "_bucket", &label, cumulative);
         }
-        sample(
+        write_sample(
             page,
             self.name,
             "_sum",
             "",
             in_units(self.sum.load(Relaxed)),
         );
-        sample(page, self.name, "_count", "", so_far);
+        write_sample(page, self.name, "_count", "", cumulative);
     }
 }
 
 // Writing to a String cannot fail.
-fn begin(page: &mut String, name: &str, help: &str, kind: &str) {
+fn write_header(page: &mut String, name: &str, help: &str, kind: &str) {
     let _ = writeln!(page, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
-fn sample(page: &mut String, name: &str, suffix: &str, label: &str, value: impl Display) {
+fn write_sample(page: &mut String, name: &str, suffix: &str, label: &str, value: impl Display) {
     let _ = match label {
         "" => writeln!(page, "{name}{suffix} {value}"),
         label => writeln!(page, "{name}{suffix}{{{label}}} {value}"),
     };
 }
 
-/// Values of one counter.
+/// Maximum number of label values of a counter.
 const MAX_VALUES: usize = 64;
-/// Buckets of one histogram.
+/// Maximum number of buckets of a histogram.
 const MAX_BUCKETS: usize = 16;
-/// Steps of a ratio.
-const RATIO_PARTS: u64 = 1_000_000_000;
-/// What no gauge is ever set to.
+/// Stored value of a ratio of 1.
+const RATIO_SCALE: u64 = 1_000_000_000;
+/// Stored value of a gauge that is not set.
 const UNSET: u64 = u64::MAX;
 
 #[cfg(test)]
@@ -254,7 +254,7 @@ mod tests {
     use super::super::{Handshake, ListenerKind};
     use super::*;
 
-    fn shown(family: &dyn Family) -> String {
+    fn rendered(family: &dyn MetricFamily) -> String {
         let mut page = String::new();
         family.write_to(&mut page);
         page
@@ -265,21 +265,21 @@ mod tests {
         let plain: Counter = Counter::new("a_total", "A.");
         plain.add((), 3);
         let head = "# HELP a_total A.\n# TYPE a_total counter\n";
-        assert_eq!(shown(&plain), format!("{head}a_total 3\n"));
+        assert_eq!(rendered(&plain), format!("{head}a_total 3\n"));
 
         let paired: Counter<(ListenerKind, Handshake)> = Counter::new("b_total", "B.");
         paired.count((ListenerKind::Smtps, Handshake::Tls12));
-        let page = shown(&paired);
+        let page = rendered(&paired);
         assert_eq!(page.lines().count(), 2 + 2 * 3);
         assert!(page.contains("b_total{listener=\"smtp\",outcome=\"TLSv1_2\"} 0\n"));
         assert!(page.contains("b_total{listener=\"smtps\",outcome=\"TLSv1_2\"} 1\n"));
 
         let gauge = Gauge::labelled("c", "C.", "d=\"e\"");
-        assert_eq!(shown(&gauge), "");
+        assert_eq!(rendered(&gauge), "");
         gauge.set(0);
-        assert!(shown(&gauge).ends_with("# TYPE c gauge\nc{d=\"e\"} 0\n"));
+        assert!(rendered(&gauge).ends_with("# TYPE c gauge\nc{d=\"e\"} 0\n"));
 
-        let ratio = Gauge::of_ratio("r", "R.");
+        let ratio = Gauge::ratio("r", "R.");
         for (part, whole, want) in [
             (0, 127, "r 0\n"),
             (1 << 62, (1 << 63) - 1, "r 0.5\n"),
@@ -289,10 +289,10 @@ mod tests {
             (0, 0, "r 0\n"),
         ] {
             ratio.set_ratio(part, whole);
-            assert!(shown(&ratio).ends_with(want), "{part}/{whole}");
+            assert!(rendered(&ratio).ends_with(want), "{part}/{whole}");
         }
         ratio.unset();
-        assert_eq!(shown(&ratio), "");
+        assert_eq!(rendered(&ratio), "");
     }
 
     #[test]
@@ -302,7 +302,7 @@ mod tests {
             histogram.observe_time(Duration::from_micros(micros));
         }
         assert_eq!(
-            shown(&histogram).lines().skip(2).collect::<Vec<_>>(),
+            rendered(&histogram).lines().skip(2).collect::<Vec<_>>(),
             [
                 "h_seconds_bucket{le=\"0.0005\"} 2",
                 "h_seconds_bucket{le=\"1\"} 4",

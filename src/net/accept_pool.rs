@@ -1,8 +1,8 @@
-//! The bounded pool: threads that accept and then serve, never more clients than places.
+//! The bounded thread pool: each thread accepts a connection and then serves it.
 //!
-//! Each thread blocks in `accept` itself, so a client reaches its thread without being handed over. The last thread that
-//! leaves `accept` first sees to it that another one waits there. Beside a thread for each place there is at most one for
-//! each port, which only says 421 then.
+//! Because each thread blocks in `accept` itself, no connection is passed between threads. Before the last accepting thread
+//! of a listener serves its client, it makes sure that another thread accepts. The pool has at most one thread per
+//! connection slot and one more per listener, which answers 421 while all slots are taken.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -17,29 +17,29 @@ use super::connection_limiter::{ConnectionLimiter, LimiterGuard};
 use super::idle_threads::IdleThreads;
 use super::io_timeout::{IoTimeout, SCAN_INTERVAL};
 use super::listener::Listener;
-use super::load::Load;
+use super::load::LoadLevel;
 use super::trusted_proxies::TrustedProxies;
 use crate::metrics::{self, CloseReason, Component, ListenerKind};
 use crate::sync;
 
-/// Serves one client, from its greeting to the end.
+/// Serves one client, from the greeting to the end of the connection.
 pub type ServeConnection = Box<dyn Fn(&Client) + Send + Sync>;
 
-/// How many clients are served, and what the others hear.
+/// The limits of connections, and the replies to clients that exceed them.
 pub struct AcceptPoolSettings {
-    /// Places.
+    /// Number of connection slots.
     pub max_clients: usize,
-    /// Whose XCLIENT and PROXY header are believed, and whom no limit counts.
+    /// Proxies whose XCLIENT and PROXY headers are trusted, and to which `max_clients_per_address` does not apply.
     pub trusted_proxies: TrustedProxies,
-    /// Connections at once from one IPv4 address or IPv6 /64; 0 for no limit.
+    /// Maximum number of connections from one IPv4 address or IPv6 /64; 0 means no limit.
     pub max_clients_per_address: usize,
-    /// What a client hears for which there is no place.
+    /// Reply to a client if no connection slot is free.
     pub busy_reply: Vec<u8>,
-    /// What a client hears whose address has as many connections as it may.
+    /// Reply to a client if its address has `max_clients_per_address` connections.
     pub address_limit_reply: Vec<u8>,
 }
 
-/// Threads, places and the clients on them.
+/// The threads, the connection slots and the connected clients.
 pub struct AcceptPool {
     settings: RwLock<Arc<AcceptPoolSettings>>,
     address_limiter: Arc<ConnectionLimiter>,
@@ -51,13 +51,13 @@ pub struct AcceptPool {
     draining: AtomicBool,
 }
 
-/// A client on its place.
+/// A connected client that holds a connection slot.
 pub struct Client {
-    /// Counts up from 1 since the start.
+    /// Number of the connection, counted from 1 at the start of the server.
     pub number: u64,
-    /// It begins with its handshake.
+    /// Whether TLS starts with the first octet.
     pub implicit_tls: bool,
-    /// Its peer's address is one of those whose word is taken; fixed here, whatever that peer says.
+    /// Whether the peer is a trusted proxy. Never changes, whatever client address the peer passes on.
     pub is_trusted_proxy: bool,
     peer: IpAddr,
     ip: Cell<IpAddr>,
@@ -69,14 +69,15 @@ pub struct Client {
 struct ConnectionState {
     socket: Arc<TcpStream>,
     io_timeout: Arc<IoTimeout>,
-    /// Waits for a command with nothing under way: may be told to leave at any moment.
+    /// Whether the client has no transaction open and its thread waits for a command; the pool may then end the read at any
+    /// moment.
     idle: AtomicBool,
-    /// The server is shutting down.
+    /// Whether the server is shutting down.
     drain_requested: AtomicBool,
 }
 
 impl AcceptPool {
-    /// A pool where nobody is served before [`open`](Pool::open).
+    /// Returns a pool that accepts no connection until [`open`](AcceptPool::open).
     pub fn new(settings: AcceptPoolSettings, serve: ServeConnection) -> Arc<AcceptPool> {
         Arc::new(AcceptPool {
             settings: RwLock::new(Arc::new(settings)),
@@ -90,25 +91,25 @@ impl AcceptPool {
         })
     }
 
-    /// Begins to accept clients from all `listeners`; once, for threads are shared between those that are known here.
+    /// Starts to accept connections on all `listeners`. Call it once, with all of them: they share the idle threads.
     ///
     /// # Errors
-    /// When not even one thread for each can be started.
+    /// The first thread of a listener cannot be started.
     pub fn open(self: &Arc<Self>, listeners: &[Arc<Listener>]) -> std::io::Result<()> {
         self.idle_threads.register_listeners(listeners);
         let mut listeners = listeners.iter();
         listeners.try_for_each(|listener| self.start_thread(listener))
     }
 
-    /// Starts the thread that ends reads and writes whose time is up, as long as the pool lives.
+    /// Starts the thread that ends reads and writes after their deadline. It stops when the pool is dropped.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// The thread cannot be started.
     pub fn watch_deadlines(self: &Arc<Self>) -> std::io::Result<()> {
         let pool = Arc::downgrade(self);
-        let watching = thread::Builder::new().name("deadlines".to_owned());
-        // Nothing here can panic or wait: without this thread no deadline would hold.
-        let looking = move || {
+        let builder = thread::Builder::new().name("deadlines".to_owned());
+        // This code must neither panic nor block: without this thread no deadline is enforced.
+        let scan = move || {
             while let Some(pool) = pool.upgrade() {
                 let load = pool.load();
                 for client in pool.lock_clients().values() {
@@ -118,48 +119,45 @@ impl AcceptPool {
                 thread::sleep(SCAN_INTERVAL);
             }
         };
-        watching
-            .stack_size(THREAD_STACK_BYTES)
-            .spawn(looking)
-            .map(drop)
+        builder.stack_size(THREAD_STACK_BYTES).spawn(scan).map(drop)
     }
 
-    /// Decides by other settings from now on; whoever is on a place stays.
+    /// Replaces the settings for new connections; connected clients stay, even if they exceed the new limits.
     pub fn update_settings(&self, settings: AcceptPoolSettings) {
         *sync::write(&self.settings) = Arc::new(settings);
     }
 
-    /// Clients on places at this moment.
+    /// Returns the number of connection slots that are taken.
     pub fn active_connections(&self) -> usize {
         self.active_connections.load(Ordering::SeqCst)
     }
 
-    /// Places there are.
+    /// Returns the number of connection slots.
     pub fn max_connections(&self) -> usize {
         self.settings().max_clients
     }
 
-    /// Whether [`drain`](Pool::drain) was called.
+    /// Returns whether [`drain`](AcceptPool::drain) was called.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::SeqCst)
     }
 
-    /// Asks every client to leave: idle ones now, the others when what they have under way is done.
+    /// Requests all clients to end: idle ones now, the others after the transaction that they have open.
     ///
-    /// Accepting is ended by [`Listener::close`].
+    /// [`Listener::close`] ends accepting.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
         self.idle_threads.shut_down();
         for client in self.lock_clients().values() {
             client.drain_requested.store(true, Ordering::SeqCst);
             if client.idle.load(Ordering::SeqCst) {
-                // Its thread wakes from reading as if the client had finished sending.
+                // The client's thread returns from its read as if the client had finished sending.
                 let _ = client.socket.shutdown(Shutdown::Read);
             }
         }
     }
 
-    /// Cuts every client off: what it has not sent yet is not waited for, whatever is under way.
+    /// Ends all connections: no client can send anything more, even in the middle of a message.
     pub fn abort_connections(&self) {
         for client in self.lock_clients().values() {
             let _ = client.socket.shutdown(Shutdown::Read);
@@ -169,7 +167,7 @@ impl AcceptPool {
     fn accept_and_serve(self: Arc<Self>, mut listener: Arc<Listener>) {
         while let Some((socket, address)) = listener.accept() {
             let settings = self.settings();
-            let Some(place) = ConnectionSlot::take(&self, settings.max_clients) else {
+            let Some(slot) = ConnectionSlot::take(&self, settings.max_clients) else {
                 reject(
                     &socket,
                     &listener,
@@ -178,13 +176,13 @@ impl AcceptPool {
                 );
                 continue;
             };
-            let is_trusted_proxy = settings.trusted_proxies.contain(address.ip());
-            // 0 for no limit: each proxy speaks for many.
+            let is_trusted_proxy = settings.trusted_proxies.contains(address.ip());
+            // A proxy connects for many clients.
             let max = match is_trusted_proxy {
                 true => 0,
                 false => settings.max_clients_per_address,
             };
-            let Some(share) = self.address_limiter.try_acquire(address.ip(), max) else {
+            let Some(address_guard) = self.address_limiter.try_acquire(address.ip(), max) else {
                 reject(
                     &socket,
                     &listener,
@@ -204,19 +202,26 @@ impl AcceptPool {
             }
             drop(settings);
             let ip = address.ip().to_canonical();
-            self.serve_client(socket, ip, is_trusted_proxy, share, listener.implicit_tls());
-            let rest = self.idle_threads.park(&listener);
-            drop(place);
-            if let Some(rest) = rest {
-                let Some(calling) = rest.wait() else {
+            self.serve_client(
+                socket,
+                ip,
+                is_trusted_proxy,
+                address_guard,
+                listener.implicit_tls(),
+            );
+            let parked = self.idle_threads.park(&listener);
+            drop(slot);
+            if let Some(parked) = parked {
+                let Some(next_listener) = parked.wait() else {
                     return;
                 };
-                listener = calling;
+                listener = next_listener;
             }
         }
     }
 
-    /// Counts this thread out of `accept`, once another one waits there. `false`: none could be started, stay.
+    /// Makes sure that another thread accepts on `listener`, so that this thread can serve its client. Returns `false` if no
+    /// thread could be started: this thread then has to go on accepting.
     fn leave_accept(self: &Arc<Self>, listener: &Arc<Listener>) -> bool {
         if self.idle_threads.try_leave_accept(listener) {
             return true;
@@ -225,7 +230,7 @@ impl AcceptPool {
             return true;
         };
         log::error!(reason:% = error; "thread_start_failed");
-        // Meanwhile another one may have come to rest.
+        // Another thread may have been parked since the first attempt.
         self.idle_threads.try_leave_accept(listener)
     }
 
@@ -244,8 +249,8 @@ impl AcceptPool {
         socket: TcpStream,
         ip: IpAddr,
         is_trusted_proxy: bool,
-        share: LimiterGuard,
-        tls_at_once: bool,
+        address_guard: LimiterGuard,
+        implicit_tls: bool,
     ) {
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let state = Arc::new(ConnectionState {
@@ -260,24 +265,24 @@ impl AcceptPool {
         }
         let client = Client {
             number,
-            implicit_tls: tls_at_once,
+            implicit_tls,
             is_trusted_proxy,
             peer: ip,
             ip: Cell::new(ip),
-            address_guard: RefCell::new(share),
+            address_guard: RefCell::new(address_guard),
             pool: Arc::clone(self),
             state,
         };
         if catch_unwind(AssertUnwindSafe(|| (self.serve)(&client))).is_err() {
             metrics::PANICS.count(Component::Connection);
-            metrics::CONNECTIONS.count((ListenerKind::new(tls_at_once), CloseReason::Panicked));
+            metrics::CONNECTIONS.count((ListenerKind::new(implicit_tls), CloseReason::Panicked));
             log::error!(session:% = client.session_id(), client:% = ip; "panicked");
         }
         self.lock_clients().remove(&number);
     }
 
-    fn load(&self) -> Load {
-        Load::of(self.active_connections(), self.max_connections())
+    fn load(&self) -> LoadLevel {
+        LoadLevel::from_slots(self.active_connections(), self.max_connections())
     }
 
     fn settings(&self) -> Arc<AcceptPoolSettings> {
@@ -290,26 +295,27 @@ impl AcceptPool {
 }
 
 impl Client {
-    /// Its socket, shared with the pool, which may shut it.
+    /// Returns the client's socket, which the pool shares in order to shut it down.
     pub fn socket(&self) -> Arc<TcpStream> {
         Arc::clone(&self.state.socket)
     }
 
-    /// What ends its reads and writes when their time is up.
+    /// Returns the state with which the deadlines thread ends reads and writes of this client.
     pub fn io_timeout(&self) -> &Arc<IoTimeout> {
         &self.state.io_timeout
     }
 
-    /// Where it comes from, IPv4 also when it came as `::ffff:`; as a proxy said, once one did.
+    /// Returns the client's address: the peer's, or the one that a trusted proxy passed on. IPv4-mapped addresses are
+    /// converted to IPv4.
     pub fn ip(&self) -> IpAddr {
         self.ip.get()
     }
 
-    /// Takes the address that a trusted proxy passed on; from now on that one is counted. With `None` the proxy does not
-    /// know it, and its own, which no limit counts, has to do. `false`: the address has as many connections as it may,
-    /// and this one has to go.
+    /// Sets the address that a trusted proxy passed on; from now on that address is counted. `None` means that the proxy
+    /// has no address to pass on: then its own is used, which is exempt from the limit. Returns `false` if the address already
+    /// has the maximum number of connections; the caller has to close this one.
     pub fn set_client_address(&self, ip: Option<IpAddr>) -> bool {
-        // First back, then taken: a proxy may pass on an address that is counted already.
+        // Released before the new one is acquired: the proxy may pass on the address that this connection already counts for.
         self.address_guard.replace(LimiterGuard::uncounted());
         let Some(ip) = ip else {
             self.ip.set(self.peer);
@@ -317,39 +323,41 @@ impl Client {
         };
         self.ip.set(ip.to_canonical());
         let max = self.pool.settings().max_clients_per_address;
-        let share = self.pool.address_limiter.try_acquire(ip, max);
-        share
-            .map(|share| self.address_guard.replace(share))
+        let address_guard = self.pool.address_limiter.try_acquire(ip, max);
+        address_guard
+            .map(|address_guard| self.address_guard.replace(address_guard))
             .is_some()
     }
 
-    /// Returns how many of the connection slots are taken.
-    pub fn load(&self) -> Load {
+    /// Returns the load level of the pool.
+    pub fn load(&self) -> LoadLevel {
         self.pool.load()
     }
 
-    /// How the log names its session.
+    /// Returns the id of this client's session in the log.
     pub fn session_id(&self) -> String {
         format!("{:04x}", self.number)
     }
 
-    /// Says whether anything of this client is under way; answers whether it shall leave now.
+    /// Sets whether the client is idle, before its thread waits for input. Returns `false` if it is idle and the server is
+    /// shutting down; the caller then ends the session.
     pub fn mark_idle(&self, idle: bool) -> bool {
         self.state.idle.store(idle, Ordering::SeqCst);
-        // The pool first says `leave`, then looks whether we are idle: one of us sees the other.
+        // The pool sets `drain_requested` before it reads `idle`; this thread sets `idle` before it reads `drain_requested`. So at
+        // least one of them sees the other's write.
         !(idle && self.state.drain_requested.load(Ordering::SeqCst))
     }
 
-    /// Ends idleness, before a command is looked at; answers whether the client may go on. After `false` nothing more
-    /// of it can be read.
+    /// Marks the client as busy, before a command is executed. Returns `false` if the server is shutting down; the pool may
+    /// then have shut down the socket for reading.
     pub fn mark_busy(&self) -> bool {
         self.state.idle.store(false, Ordering::SeqCst);
-        // Again the pool sees that we are busy, or we see that we shall leave.
+        // As in `mark_idle`: either the pool reads that `idle` is unset, or this thread sees `drain_requested`.
         !self.state.drain_requested.load(Ordering::SeqCst)
     }
 }
 
-/// One of the places; free again on drop, also after a panic.
+/// One taken connection slot; released on drop, also after a panic.
 struct ConnectionSlot<'a>(&'a AcceptPool);
 
 impl ConnectionSlot<'_> {
@@ -369,9 +377,10 @@ impl Drop for ConnectionSlot<'_> {
     }
 }
 
-/// Says 421 to a client that is not served, without ever waiting for it; in the plain to nobody who expects TLS.
-fn reject(socket: &TcpStream, listener: &Listener, reply: &[u8], why: CloseReason) {
-    metrics::CONNECTIONS.count((ListenerKind::new(listener.implicit_tls()), why));
+/// Sends a 421 reply to a client that is not served, without blocking. On an implicit-TLS port nothing is sent, because the
+/// reply would be plaintext.
+fn reject(socket: &TcpStream, listener: &Listener, reply: &[u8], outcome: CloseReason) {
+    metrics::CONNECTIONS.count((ListenerKind::new(listener.implicit_tls()), outcome));
     let mut socket = socket;
     if listener.implicit_tls() {
         return;
@@ -380,9 +389,9 @@ fn reject(socket: &TcpStream, listener: &Listener, reply: &[u8], why: CloseReaso
         return;
     }
     let _ = socket.shutdown(Shutdown::Write);
-    // What it sent already would turn our close into a reset, which can cost it the reply.
+    // Closing a socket with unread octets resets the connection, which can cost the client the reply.
     let _ = socket.read(&mut [0; 4_096]);
 }
 
-/// Enough for a TLS handshake and the deepest parse, and costs only what is touched.
+/// Stack size of a thread: enough for a TLS handshake and the deepest parser. Only touched pages use memory.
 const THREAD_STACK_BYTES: usize = 256 * 1_024;

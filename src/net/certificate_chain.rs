@@ -1,4 +1,4 @@
-//! Warnings about a chain of certificates that can be used, for the start and for `check`.
+//! Warnings about a usable certificate chain, for the startup log and `check`.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -6,27 +6,27 @@ use std::time::{Duration, SystemTime};
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 
-use super::key_fault::{MIN_RSA_BITS, rsa_bits_of};
+use super::key_fault::{MIN_RSA_BITS, rsa_bits};
 
-/// Returns when the first certificate expires.
+/// Returns the expiry time of the first certificate.
 pub fn expires_at(chain: &[CertificateDer]) -> SystemTime {
     let first = chain.first().and_then(|der| parse(der));
     first.map_or(SystemTime::UNIX_EPOCH, |first| {
-        time(first.validity().not_after)
+        system_time(first.validity().not_after)
     })
 }
 
-/// Returns one warning for each fault: dates, order, missing certificates, keys that few senders can use.
+/// Returns one warning for each fault: validity dates, order, missing certificates, and keys that few senders support.
 pub fn warnings(chain: &[CertificateDer], file: &Path, now: SystemTime) -> Vec<String> {
     let certificates: Vec<X509Certificate> = chain.iter().filter_map(|der| parse(der)).collect();
     let texts = match certificates.len() == chain.len() {
-        true => Chain {
+        true => CertificateChain {
             certificates,
             file: file.display(),
         }
         .warnings(now),
         false => vec![format!(
-            "a block in {} is no certificate that can be read; copy the file again",
+            "a block in {} is not a readable certificate; copy the file again",
             file.display()
         )],
     };
@@ -36,42 +36,42 @@ pub fn warnings(chain: &[CertificateDer], file: &Path, now: SystemTime) -> Vec<S
         .collect()
 }
 
-struct Chain<'a> {
+struct CertificateChain<'a> {
     certificates: Vec<X509Certificate<'a>>,
     file: std::path::Display<'a>,
 }
 
-impl Chain<'_> {
+impl CertificateChain<'_> {
     fn warnings(&self, now: SystemTime) -> Vec<String> {
-        let mut warnings = self.dates(now);
-        warnings.extend(self.order());
-        warnings.extend(self.keys());
+        let mut warnings = self.date_warnings(now);
+        warnings.extend(self.order_warnings());
+        warnings.extend(self.key_warnings());
         warnings
     }
 
-    fn dates(&self, now: SystemTime) -> Vec<String> {
+    fn date_warnings(&self, now: SystemTime) -> Vec<String> {
         let file = &self.file;
         let mut warnings = Vec::new();
         for (index, certificate) in self.certificates.iter().enumerate() {
             let validity = certificate.validity();
-            let name = self.name(index);
-            if time(validity.not_before) > now {
+            let name = self.display_name(index);
+            if system_time(validity.not_before) > now {
                 warnings.push(format!(
                     "{name} in {file} is not valid before {}; check the clock of this machine, clients may refuse it",
                     validity.not_before
                 ));
                 continue;
             }
-            match time(validity.not_after).duration_since(now) {
+            match system_time(validity.not_after).duration_since(now) {
                 Err(_) if index == 0 => warnings.push(format!(
                     "{name} in {file} has expired; renew it, clients may refuse it"
                 )),
                 Err(_) => warnings.push(format!(
-                    "{name} in {file} has expired; take the chain that its issuer hands out today"
+                    "{name} in {file} has expired; use the chain that its issuer currently provides"
                 )),
-                Ok(left) if left < RENEW_WITHIN && index == 0 => warnings.push(format!(
+                Ok(remaining) if remaining < RENEW_WITHIN && index == 0 => warnings.push(format!(
                     "{name} in {file} expires in {} days; renew it",
-                    left.as_secs() / 86_400
+                    remaining.as_secs() / 86_400
                 )),
                 Ok(_) => {}
             }
@@ -79,16 +79,16 @@ impl Chain<'_> {
         warnings
     }
 
-    /// Returns warnings about order and completeness. TLS 1.2 requires each certificate to be followed by its issuer
-    /// (RFC 5246 §7.4.2), and not every client sorts them itself.
-    fn order(&self) -> Vec<String> {
+    /// Returns warnings about order and completeness. In TLS 1.2 each certificate must be followed by its issuer (RFC 5246
+    /// §7.4.2), and not all clients sort the certificates themselves.
+    fn order_warnings(&self) -> Vec<String> {
         let file = &self.file;
-        let path = self.path();
+        let path = self.issuer_path();
         let mut warnings = Vec::new();
         if path
             .iter()
             .enumerate()
-            .any(|(place, index)| place != *index)
+            .any(|(position, index)| position != *index)
         {
             let numbers: Vec<String> = path.iter().map(|index| (index + 1).to_string()).collect();
             warnings.push(format!(
@@ -100,19 +100,19 @@ impl Chain<'_> {
             let subject = self.subject(*index);
             path.iter().any(|member| self.issuer(*member) == subject)
         };
-        let strangers = (0..self.certificates.len())
+        let unrelated = (0..self.certificates.len())
             .filter(|index| !path.contains(index) && !is_issuer_in_path(index));
-        for index in strangers {
+        for index in unrelated {
             warnings.push(format!(
                 "{} in {file} is not an issuer of the first one; remove it",
-                self.name(index)
+                self.display_name(index)
             ));
         }
         if path.len() == 1 && self.issuer(0) != self.subject(0) {
             let issuer = self
                 .certificates
                 .first()
-                .map(|own| own.issuer().to_string());
+                .map(|certificate| certificate.issuer().to_string());
             warnings.push(format!(
                 "the certificate of the issuer, \"{}\", is not in {file}, so most clients cannot verify the certificate; append the \
                  intermediate certificates (certbot: take fullchain.pem, not cert.pem)",
@@ -122,17 +122,17 @@ impl Chain<'_> {
         warnings
     }
 
-    fn keys(&self) -> Vec<String> {
+    fn key_warnings(&self) -> Vec<String> {
         let file = &self.file;
         let mut warnings = Vec::new();
         for (index, certificate) in self.certificates.iter().enumerate() {
             let algorithm = certificate.public_key().algorithm.oid().to_id_string();
-            let name = self.name(index);
+            let name = self.display_name(index);
             match algorithm.as_str() {
                 ED25519 => warnings.push(format!(
                     "{name} in {file} has an Ed25519 key, which many senders cannot use; use one with an RSA or ECDSA P-256 key"
                 )),
-                _ => warnings.extend(rsa_bits_of(certificate).filter(|bits| *bits < MIN_RSA_BITS).map(|bits| {
+                _ => warnings.extend(rsa_bits(certificate).filter(|bits| *bits < MIN_RSA_BITS).map(|bits| {
                     format!("{name} in {file} has an RSA key of {bits} bits, which clients may refuse; they expect {MIN_RSA_BITS}")
                 })),
             }
@@ -140,16 +140,16 @@ impl Chain<'_> {
         warnings
     }
 
-    /// Returns the indexes of the server's certificate, its issuer, and so on, as far as the file has them.
-    fn path(&self) -> Vec<usize> {
+    /// Returns the indexes of the server's certificate, its issuer, the issuer's issuer and so on, as far as the file has them.
+    fn issuer_path(&self) -> Vec<usize> {
         let mut path = vec![0];
         let mut last = 0;
         while self.issuer(last) != self.subject(last) {
             let issuer = self.issuer(last);
             let is_next = |index: &usize| !path.contains(index) && self.subject(*index) == issuer;
-            // Cross-signed certificates share one subject: the next one in the file is taken.
-            let behind = last + 1..self.certificates.len();
-            let Some(next) = behind.chain(0..last).find(is_next) else {
+            // Cross-signed certificates have the same subject: the next one in the file is used.
+            let following = last + 1..self.certificates.len();
+            let Some(next) = following.chain(0..last).find(is_next) else {
                 break;
             };
             path.push(next);
@@ -168,7 +168,7 @@ impl Chain<'_> {
         certificate.map_or(&[], |certificate| certificate.issuer().as_raw())
     }
 
-    fn name(&self, index: usize) -> String {
+    fn display_name(&self, index: usize) -> String {
         if index == 0 {
             return "the certificate".to_owned();
         }
@@ -183,10 +183,10 @@ fn parse<'a>(der: &'a CertificateDer) -> Option<X509Certificate<'a>> {
     Some(X509Certificate::from_der(der).ok()?.1)
 }
 
-fn time(time: ASN1Time) -> SystemTime {
+fn system_time(time: ASN1Time) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(time.timestamp().max(0) as u64)
 }
 
 const ED25519: &str = "1.3.101.112";
-/// Two weeks: time enough to look after a renewal that failed.
+/// Remaining validity that is too short: two weeks leave time to repair a failed renewal.
 const RENEW_WITHIN: Duration = Duration::from_secs(14 * 86_400);

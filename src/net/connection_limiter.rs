@@ -34,15 +34,15 @@ impl ConnectionLimiter {
         if max == 0 {
             return Some(LimiterGuard::uncounted());
         }
-        let block = AddressPrefix::of(ip);
+        let prefix = AddressPrefix::of(ip);
         let mut counts = self.lock();
-        let count = counts.entry(block).or_default();
+        let count = counts.entry(prefix).or_default();
         // A new entry has count 0 and `max` is at least 1, so no entry with count 0 remains.
         if *count >= max {
             return None;
         }
         *count += 1;
-        let counted = Some((Arc::clone(self), block));
+        let counted = Some((Arc::clone(self), prefix));
         Some(LimiterGuard { counted })
     }
 
@@ -60,14 +60,14 @@ impl LimiterGuard {
 
 impl Drop for LimiterGuard {
     fn drop(&mut self) {
-        let Some((table, block)) = &self.counted else {
+        let Some((limiter, prefix)) = &self.counted else {
             return;
         };
-        let mut counts = table.lock();
-        if let Some(count) = counts.get_mut(block) {
+        let mut counts = limiter.lock();
+        if let Some(count) = counts.get_mut(prefix) {
             *count -= 1;
             if *count == 0 {
-                counts.remove(block);
+                counts.remove(prefix);
             }
         }
     }
@@ -88,8 +88,8 @@ mod tests {
 
     #[test]
     fn connection_limiter_counts_each_address_prefix_separately() {
-        let table = Arc::new(ConnectionLimiter::default());
-        let take = |ip: &str| table.try_acquire(ip.parse().unwrap(), 2);
+        let limiter = Arc::new(ConnectionLimiter::default());
+        let take = |ip: &str| limiter.try_acquire(ip.parse().unwrap(), 2);
         for (first, same, other) in [
             ("192.0.2.1", "::ffff:192.0.2.1", "192.0.2.2"),
             ("2001:db8::2", "2001:db8::3:0:0:1", "2001:db8:0:1::2"),
@@ -102,16 +102,16 @@ mod tests {
             assert!(take(same).is_some(), "{same}");
         }
         assert!(
-            table.lock().is_empty(),
-            "nothing is kept of those that left"
+            limiter.lock().is_empty(),
+            "entries are removed with the last connection"
         );
     }
 
     #[test]
     fn connection_limiter_without_a_limit_counts_nothing() {
-        let table = Arc::new(ConnectionLimiter::default());
+        let limiter = Arc::new(ConnectionLimiter::default());
         let ip = "192.0.2.1".parse().unwrap();
-        let held: Vec<_> = (0..100).map(|_| table.try_acquire(ip, 0)).collect();
-        assert!(held.iter().all(Option::is_some) && table.lock().is_empty());
+        let held: Vec<_> = (0..100).map(|_| limiter.try_acquire(ip, 0)).collect();
+        assert!(held.iter().all(Option::is_some) && limiter.lock().is_empty());
     }
 }

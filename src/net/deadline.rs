@@ -1,44 +1,44 @@
-//! When a wait for a client ends, at each load of the server. All on the monotonic clock.
+//! Deadlines of blocking reads and writes for each load level, on the monotonic clock.
 
 use std::time::{Duration, Instant};
 
-use super::load::{Load, NEARLY_FULL_TIMEOUT};
+use super::load::{LoadLevel, NEARLY_FULL_TIMEOUT};
 
-/// When a wait ends.
+/// The deadline of one wait for a client.
 ///
-/// A command, a batch of replies and a handshake have one deadline each, however slowly their octets trickle. For content,
-/// octets extend the deadline: a client that keeps the minimum data rate may go on, below it the timeout runs out; no
-/// silence may be longer than the timeout either. The deadline is earlier while slots run out ([`Load`]).
+/// A command, a batch of replies or a handshake has a fixed deadline, however slowly its octets arrive. For content the
+/// deadline moves: each octet extends it according to the minimum data rate, and no silence may be longer than the timeout.
+/// While connection slots run out, the deadline is earlier ([`LoadLevel`]).
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
     timeout: Duration,
     started_at: Instant,
-    kind: Kind,
+    kind: DeadlineKind,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Kind {
+enum DeadlineKind {
     Whole {
-        /// Since when the client has sent commands without a delivery.
+        /// Time since which the client has sent commands without having a mail saved.
         commands_since: Instant,
-        /// The client has delivered a mail and has nothing under way.
+        /// The client has had a mail saved and has no transaction open.
         is_idle_after_delivery: bool,
     },
     Content {
         silent_since: Instant,
         octets: u64,
-        /// Since when the content is discarded.
+        /// Time at which discarding of the content started.
         discarded_since: Option<Instant>,
     },
 }
 
 impl Deadline {
-    /// Returns a deadline for one command, batch of replies or handshake: `timeout` in all.
+    /// Returns a deadline for one command, batch of replies or handshake: `timeout` for all its octets.
     pub fn for_command(now: Instant, timeout: Duration) -> Deadline {
         Deadline {
             timeout,
             started_at: now,
-            kind: Kind::Whole {
+            kind: DeadlineKind::Whole {
                 commands_since: now,
                 is_idle_after_delivery: false,
             },
@@ -50,7 +50,7 @@ impl Deadline {
         Deadline {
             timeout,
             started_at: now,
-            kind: Kind::Content {
+            kind: DeadlineKind::Content {
                 silent_since: now,
                 octets: 0,
                 discarded_since: None,
@@ -58,20 +58,20 @@ impl Deadline {
         }
     }
 
-    /// Sets since when the client has sent commands without a delivery: while slots run out, all of them together have five
-    /// seconds.
+    /// Sets the time since which the client has sent commands without having a mail saved. While slots run out, all these
+    /// commands together have five seconds.
     #[must_use]
     pub fn with_commands_since(mut self, since: Instant) -> Deadline {
-        if let Kind::Whole { commands_since, .. } = &mut self.kind {
+        if let DeadlineKind::Whole { commands_since, .. } = &mut self.kind {
             *commands_since = since;
         }
         self
     }
 
-    /// Marks the wait as one for a client that has delivered a mail and has nothing under way.
+    /// Sets whether the client has had a mail saved and has no transaction open.
     #[must_use]
     pub fn idle_after_delivery(mut self, is_idle: bool) -> Deadline {
-        if let Kind::Whole {
+        if let DeadlineKind::Whole {
             is_idle_after_delivery,
             ..
         } = &mut self.kind
@@ -81,23 +81,23 @@ impl Deadline {
         self
     }
 
-    /// Ends a silence of content; does nothing for other waits.
+    /// Restarts the limit of silence, because octets of content have arrived; no effect on other waits.
     pub fn record_octets(&mut self, now: Instant) {
-        if let Kind::Content { silent_since, .. } = &mut self.kind {
+        if let DeadlineKind::Content { silent_since, .. } = &mut self.kind {
             *silent_since = now;
         }
     }
 
-    /// Sets how many octets of content have come in all; does nothing for other waits.
+    /// Sets the number of octets of content received so far; no effect on other waits.
     pub fn set_progress(&mut self, octets: u64) {
-        if let Kind::Content { octets: so_far, .. } = &mut self.kind {
+        if let DeadlineKind::Content { octets: so_far, .. } = &mut self.kind {
             *so_far = octets;
         }
     }
 
-    /// Marks content as discarded, from the first of these calls on; does nothing for other waits.
+    /// Marks content as discarded, starting at the first of these calls; no effect on other waits.
     pub fn set_discarded(&mut self, now: impl FnOnce() -> Instant) {
-        if let Kind::Content {
+        if let DeadlineKind::Content {
             discarded_since, ..
         } = &mut self.kind
         {
@@ -105,46 +105,46 @@ impl Deadline {
         }
     }
 
-    /// Returns whether content has been discarded for as long as that may take.
+    /// Returns whether content has been discarded for the maximum time.
     pub fn was_discarded_long_enough(&self, now: Instant) -> bool {
         match self.kind {
-            Kind::Content {
+            DeadlineKind::Content {
                 discarded_since: Some(since),
                 ..
             } => now.saturating_duration_since(since) >= MAX_DISCARD_TIME,
-            Kind::Content { .. } | Kind::Whole { .. } => false,
+            DeadlineKind::Content { .. } | DeadlineKind::Whole { .. } => false,
         }
     }
 
-    /// Returns when the wait ends at this load.
-    pub fn ends_at(&self, load: Load) -> Instant {
+    /// Returns the end of the wait at this load.
+    pub fn ends_at(&self, load: LoadLevel) -> Instant {
         let allowance = load.shorten(self.timeout);
         match self.kind {
-            Kind::Whole {
+            DeadlineKind::Whole {
                 commands_since,
                 is_idle_after_delivery,
             } => {
-                let left = match is_idle_after_delivery {
+                let limit = match is_idle_after_delivery {
                     true => load.shorten_idle_after_delivery(self.timeout),
                     false => allowance,
                 };
-                let ends_at = self.started_at + left;
+                let ends_at = self.started_at + limit;
                 match load {
-                    Load::Normal | Load::HalfFull => ends_at,
-                    Load::NearlyFull => ends_at.min(commands_since + NEARLY_FULL_TIMEOUT),
+                    LoadLevel::Normal | LoadLevel::HalfFull => ends_at,
+                    LoadLevel::NearlyFull => ends_at.min(commands_since + NEARLY_FULL_TIMEOUT),
                 }
             }
-            Kind::Content {
+            DeadlineKind::Content {
                 silent_since,
                 octets,
                 discarded_since,
             } => {
-                let earned = octets.saturating_mul(1_000) / load.min_data_rate();
-                let by_rate = self.started_at + allowance + Duration::from_millis(earned);
+                let extension = octets.saturating_mul(1_000) / load.min_data_rate();
+                let by_rate = self.started_at + allowance + Duration::from_millis(extension);
                 let ends_at = by_rate.min(silent_since + allowance);
                 match (discarded_since, load) {
                     (None, _) => ends_at,
-                    (Some(since), Load::NearlyFull) => since,
+                    (Some(since), LoadLevel::NearlyFull) => since,
                     (Some(since), _) => ends_at.min(since + MAX_DISCARD_TIME),
                 }
             }
@@ -152,7 +152,8 @@ impl Deadline {
     }
 }
 
-/// How long content is discarded at most: a sender learns only at the end of it that its mail is refused.
+/// Maximum time for discarding rejected content. The content is read to its end because a sender reads
+/// the 552 only after it has sent everything.
 const MAX_DISCARD_TIME: Duration = Duration::from_secs(600);
 
 #[cfg(test)]
@@ -165,9 +166,9 @@ mod tests {
         start + Duration::from_secs(seconds)
     }
 
-    /// Seconds from `start` to the end at each load, rounded down.
+    /// Returns the seconds from `start` to the deadline at each load level, rounded down.
     fn ends(deadline: Deadline, start: Instant) -> [u64; 3] {
-        Load::ALL.map(|load| (deadline.ends_at(load) - start).as_secs())
+        LoadLevel::ALL.map(|load| (deadline.ends_at(load) - start).as_secs())
     }
 
     #[test]
@@ -182,7 +183,7 @@ mod tests {
     #[test]
     fn while_slots_run_out_all_commands_together_have_five_seconds() {
         let start = Instant::now();
-        // When the last of them began, and the time for one of them.
+        // The start of the last command, the timeout of a single command, and the expected deadlines.
         for (began, timeout, expected) in
             [(4, 100, [104, 54, 5]), (4, 2, [6, 6, 5]), (2, 2, [4, 4, 4])]
         {
@@ -243,11 +244,11 @@ mod tests {
     fn deadline_with_a_start_time_in_the_future_does_not_panic() {
         let now = Instant::now() + Duration::from_secs(5);
         let deadline = Deadline::for_command(now, TIMEOUT);
-        assert!(deadline.ends_at(Load::Normal) > Instant::now());
+        assert!(deadline.ends_at(LoadLevel::Normal) > Instant::now());
         let mut deadline = Deadline::for_content(now, TIMEOUT);
         deadline.set_progress(u64::MAX);
         deadline.set_discarded(|| now);
         assert!(!deadline.was_discarded_long_enough(Instant::now()));
-        assert!(deadline.ends_at(Load::HalfFull) > Instant::now());
+        assert!(deadline.ends_at(LoadLevel::HalfFull) > Instant::now());
     }
 }

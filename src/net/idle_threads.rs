@@ -12,11 +12,11 @@ use crate::sync;
 /// The threads that currently serve no client.
 #[derive(Default)]
 pub struct IdleThreads {
-    state: Mutex<State>,
+    state: Mutex<IdleThreadsState>,
 }
 
 #[derive(Default)]
-struct State {
+struct IdleThreadsState {
     listeners: usize,
     /// LIFO: the most recently parked thread has the warmest stack.
     parked: Vec<Arc<ParkedThread>>,
@@ -57,11 +57,11 @@ impl IdleThreads {
             listener.remove_accepting();
             return true;
         }
-        let Some(rest) = state.parked.pop() else {
+        let Some(thread) = state.parked.pop() else {
             return false;
         };
-        // The woken thread takes over the caller's place in the count.
-        rest.wake(Wakeup::Accept(Arc::clone(listener)));
+        // The count stays the same: the woken thread replaces the caller.
+        thread.wake(Wakeup::Accept(Arc::clone(listener)));
         true
     }
 
@@ -73,17 +73,17 @@ impl IdleThreads {
             listener.add_accepting();
             return None;
         }
-        let rest = Arc::new(ParkedThread::default());
-        state.parked.push(Arc::clone(&rest));
-        Some(rest)
+        let thread = Arc::new(ParkedThread::default());
+        state.parked.push(Arc::clone(&thread));
+        Some(thread)
     }
 
     /// Ends all parked threads; no thread is parked from now on.
     pub fn shut_down(&self) {
         let mut state = sync::lock(&self.state);
         state.is_shut_down = true;
-        for rest in state.parked.drain(..) {
-            rest.wake(Wakeup::Exit);
+        for thread in state.parked.drain(..) {
+            thread.wake(Wakeup::Exit);
         }
     }
 }
@@ -91,17 +91,17 @@ impl IdleThreads {
 impl ParkedThread {
     /// Blocks until a listener needs this thread; returns `None` if the thread should exit.
     pub fn wait(&self) -> Option<Arc<Listener>> {
-        let call = sync::lock(&self.wakeup);
-        let is_awaited = |call: &mut Wakeup| matches!(call, Wakeup::Pending);
-        let called = self.changed.wait_while(call, is_awaited);
-        match mem::take(&mut *called.unwrap_or_else(PoisonError::into_inner)) {
+        let wakeup = sync::lock(&self.wakeup);
+        let is_pending = |wakeup: &mut Wakeup| matches!(wakeup, Wakeup::Pending);
+        let wakeup = self.changed.wait_while(wakeup, is_pending);
+        match mem::take(&mut *wakeup.unwrap_or_else(PoisonError::into_inner)) {
             Wakeup::Accept(listener) => Some(listener),
             Wakeup::Pending | Wakeup::Exit => None,
         }
     }
 
-    fn wake(&self, call: Wakeup) {
-        *sync::lock(&self.wakeup) = call;
+    fn wake(&self, wakeup: Wakeup) {
+        *sync::lock(&self.wakeup) = wakeup;
         self.changed.notify_one();
     }
 }

@@ -1,51 +1,52 @@
-//! Ends reads and writes whose time is up, from outside.
+//! Timeouts of blocking reads and writes, enforced by one thread for all connections.
 //!
-//! A timeout in the kernel costs a timer for each read that waits, and nearly every read of a fast client waits a moment.
-//! Instead one thread looks at all connections ten times a second and shuts down a socket whose deadline has passed: the
-//! reading side of one that waits to read, so that a last reply can still be sent, else both. The call that waits returns
-//! as if the client had closed, and the connection then learns the reason here.
+//! A socket timeout (SO_RCVTIMEO) costs a kernel timer for each read that blocks, and nearly every read from a fast client
+//! blocks for a moment. Instead, the deadlines thread scans all connections every [`SCAN_INTERVAL`] and shuts down
+//! each socket whose deadline has passed: for reading only if its thread waits in a read, so that a last reply can still be
+//! sent, else in both directions. The blocked call then returns as at the end of the stream, and the connection's thread
+//! reads the reason from [`IoTimeout`].
 
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::deadline::Deadline;
-use super::load::Load;
+use super::load::LoadLevel;
 
-/// Until when a client may keep its thread waiting.
+/// The deadlines of the read or write that a connection's thread blocks in, shared with the deadlines thread.
 #[derive(Debug)]
 pub struct IoTimeout {
     epoch: Instant,
     wait: AtomicU8,
-    /// Milliseconds since `epoch`, one for each load.
-    ends_at: [AtomicU64; Load::ALL.len()],
-    /// Position in [`Load::ALL`] of the load at the last look.
+    /// Milliseconds since `epoch`, one value per load level.
+    ends_at: [AtomicU64; LoadLevel::ALL.len()],
+    /// Index in [`LoadLevel::ALL`] of the load level at the last scan.
     load: AtomicUsize,
     expiry: AtomicU8,
-    /// Slots ran out when the wait was ended.
+    /// Whether the load was [`LoadLevel::NearlyFull`] when the deadline expired.
     expired_nearly_full: AtomicBool,
 }
 
-/// What a thread waits for.
+/// The direction of a blocking call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WaitKind {
-    /// Octets of the client.
+pub enum IoDirection {
+    /// Waits for octets from the client.
     Read,
-    /// Room for octets to the client.
+    /// Waits for free space in the socket's send buffer.
     Write,
 }
 
-/// Why a wait was ended for good.
+/// Why a blocking call was ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Expiry {
-    /// The deadline of a server that is not busy had passed.
+pub enum ExpiryReason {
+    /// The deadline for the normal load level passed.
     TimedOut,
-    /// Only the earlier deadline that holds while slots run out had passed.
+    /// Only the shorter deadline for the current load level passed.
     Shed,
 }
 
 impl IoTimeout {
-    /// Returns a watch while nothing is waited for.
+    /// Returns a state without an armed deadline.
     pub fn new() -> IoTimeout {
         IoTimeout {
             epoch: Instant::now(),
@@ -57,54 +58,54 @@ impl IoTimeout {
         }
     }
 
-    /// Returns why a wait would be ended now. A client that always has octets under way never waits, so that no look may
-    /// find its deadline armed.
-    pub fn expiry_without_wait(&self, deadline: &Deadline) -> Option<Expiry> {
+    /// Returns whether `deadline` has passed already. Needed because a client that always has octets in transit never makes its
+    /// thread block, so that no scan finds an armed deadline.
+    pub fn expiry_without_wait(&self, deadline: &Deadline) -> Option<ExpiryReason> {
         let now = Instant::now();
-        let load = Load::ALL.get(self.load.load(Ordering::Relaxed));
-        if now >= deadline.ends_at(Load::Normal) {
-            return Some(Expiry::TimedOut);
+        let load = LoadLevel::ALL.get(self.load.load(Ordering::Relaxed));
+        if now >= deadline.ends_at(LoadLevel::Normal) {
+            return Some(ExpiryReason::TimedOut);
         }
         let has_passed = load.is_some_and(|load| now >= deadline.ends_at(*load));
-        has_passed.then_some(Expiry::Shed)
+        has_passed.then_some(ExpiryReason::Shed)
     }
 
-    /// Arms the deadline of the read or write that comes next.
-    pub fn arm(&self, wait: WaitKind, deadline: &Deadline) {
-        for (load, ends_at) in Load::ALL.into_iter().zip(&self.ends_at) {
+    /// Arms `deadline` for the read or write that comes next.
+    pub fn arm(&self, wait: IoDirection, deadline: &Deadline) {
+        for (load, ends_at) in LoadLevel::ALL.into_iter().zip(&self.ends_at) {
             let since_epoch = deadline.ends_at(load).saturating_duration_since(self.epoch);
             ends_at.store(since_epoch.as_millis() as u64, Ordering::Relaxed);
         }
         let wait = match wait {
-            WaitKind::Read => READ,
-            WaitKind::Write => WRITE,
+            IoDirection::Read => READ,
+            IoDirection::Write => WRITE,
         };
-        // Release: a look that sees the wait sees its deadlines as well.
+        // Release: a scan that reads `wait` also reads the deadlines stored before it.
         self.wait.store(wait, Ordering::Release);
     }
 
-    /// Disarms the deadline after the read or write; returns why a wait was ended, if one was.
-    pub fn disarm(&self) -> Option<Expiry> {
+    /// Disarms the deadline after the read or write; returns the reason if a scan has ended this call or an earlier one.
+    pub fn disarm(&self) -> Option<ExpiryReason> {
         self.wait.store(NO_WAIT, Ordering::Release);
         self.expiry()
     }
 
-    /// Returns why a wait was ended for good, if one was.
-    pub fn expiry(&self) -> Option<Expiry> {
+    /// Returns the reason if a scan has ended a call of this connection.
+    pub fn expiry(&self) -> Option<ExpiryReason> {
         match self.expiry.load(Ordering::Acquire) {
             NOT_EXPIRED => None,
-            TIMED_OUT => Some(Expiry::TimedOut),
-            _ => Some(Expiry::Shed),
+            TIMED_OUT => Some(ExpiryReason::TimedOut),
+            _ => Some(ExpiryReason::Shed),
         }
     }
 
-    /// Returns whether slots ran out when a wait was ended: others want this one's slot.
+    /// Returns whether a scan has ended a call while slots ran out; the slot should then be released quickly.
     pub fn has_expired_nearly_full(&self) -> bool {
         self.expired_nearly_full.load(Ordering::Relaxed)
     }
 
-    /// Ends the wait under way on `socket` if its deadline at this load has passed.
-    pub fn expire_if_due(&self, socket: &TcpStream, load: Load) {
+    /// Shuts down `socket` if a deadline is armed and has passed at this load.
+    pub fn expire_if_due(&self, socket: &TcpStream, load: LoadLevel) {
         self.load.store(load as usize, Ordering::Relaxed);
         let how = match self.wait.load(Ordering::Acquire) {
             READ => Shutdown::Read,
@@ -115,9 +116,9 @@ impl IoTimeout {
         let [normal, half_full, nearly_full] = &self.ends_at;
         let has_passed = |ends_at: &AtomicU64| now >= ends_at.load(Ordering::Relaxed);
         let has_expired = match load {
-            Load::Normal => has_passed(normal),
-            Load::HalfFull => has_passed(half_full),
-            Load::NearlyFull => has_passed(nearly_full),
+            LoadLevel::Normal => has_passed(normal),
+            LoadLevel::HalfFull => has_passed(half_full),
+            LoadLevel::NearlyFull => has_passed(nearly_full),
         };
         if !has_expired {
             return;
@@ -127,9 +128,9 @@ impl IoTimeout {
             false => SHED,
         };
         self.expired_nearly_full
-            .store(load == Load::NearlyFull, Ordering::Relaxed);
+            .store(load == LoadLevel::NearlyFull, Ordering::Relaxed);
         self.expiry.store(expiry, Ordering::Release);
-        // An error means that the client is gone, which ends the wait as well.
+        // On an error the client is gone, and the blocked call returns anyway.
         let _ = socket.shutdown(how);
     }
 }
@@ -146,7 +147,7 @@ const WRITE: u8 = 2;
 const NOT_EXPIRED: u8 = 0;
 const TIMED_OUT: u8 = 1;
 const SHED: u8 = 2;
-/// Between two looks: how much later than its deadline a wait may end.
+/// Time between two scans; a call may end this much later than its deadline.
 pub const SCAN_INTERVAL: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
@@ -156,7 +157,7 @@ mod tests {
 
     use super::*;
 
-    /// Both ends of a connection, the server's first.
+    /// Returns both ends of a connection, the server's first.
     fn connection() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -170,17 +171,17 @@ mod tests {
     #[test]
     fn read_timeout_ends_a_read_at_its_deadline_and_not_before() {
         let (server, _client) = connection();
-        let watch = IoTimeout::new();
-        let look = || watch.expire_if_due(&server, Load::Normal);
-        look();
-        watch.arm(WaitKind::Read, &within(Duration::from_secs(3_600)));
-        look();
-        assert_eq!(watch.disarm(), None);
-        watch.arm(WaitKind::Read, &within(Duration::ZERO));
+        let timeout = IoTimeout::new();
+        let scan = || timeout.expire_if_due(&server, LoadLevel::Normal);
+        scan();
+        timeout.arm(IoDirection::Read, &within(Duration::from_secs(3_600)));
+        scan();
+        assert_eq!(timeout.disarm(), None);
+        timeout.arm(IoDirection::Read, &within(Duration::ZERO));
         std::thread::sleep(Duration::from_millis(2));
-        look();
+        scan();
         assert_eq!((&server).read(&mut [0]).unwrap(), 0);
-        assert_eq!(watch.disarm(), Some(Expiry::TimedOut));
+        assert_eq!(timeout.disarm(), Some(ExpiryReason::TimedOut));
         // A last reply can still be sent.
         (&server).write_all(b"x").unwrap();
     }
@@ -188,32 +189,35 @@ mod tests {
     #[test]
     fn write_timeout_ends_a_blocked_write() {
         let (server, _client) = connection();
-        let watch = IoTimeout::new();
-        watch.arm(WaitKind::Write, &within(Duration::ZERO));
+        let timeout = IoTimeout::new();
+        timeout.arm(IoDirection::Write, &within(Duration::ZERO));
         std::thread::scope(|scope| {
-            // Nobody reads, so this waits until the socket is shut down.
+            // The client does not read, so the write blocks until the socket is shut down.
             let writing = scope.spawn(|| {
                 while (&server).write(&[0; 65_536]).is_ok() {}
-                watch.disarm()
+                timeout.disarm()
             });
             std::thread::sleep(Duration::from_millis(2));
-            watch.expire_if_due(&server, Load::Normal);
-            assert_eq!(writing.join().unwrap(), Some(Expiry::TimedOut));
+            timeout.expire_if_due(&server, LoadLevel::Normal);
+            assert_eq!(writing.join().unwrap(), Some(ExpiryReason::TimedOut));
         });
     }
 
     #[test]
     fn wait_cut_short_because_slots_run_out_expires_as_shed() {
         let (server, _client) = connection();
-        let watch = IoTimeout::new();
+        let timeout = IoTimeout::new();
         let started_at = Instant::now() - Duration::from_secs(10);
         let deadline = Deadline::for_command(started_at, Duration::from_secs(100));
-        watch.arm(WaitKind::Read, &deadline);
-        watch.expire_if_due(&server, Load::HalfFull);
-        assert_eq!(watch.expiry(), None);
-        assert_eq!(watch.expiry_without_wait(&deadline), None);
-        watch.expire_if_due(&server, Load::NearlyFull);
-        assert_eq!(watch.disarm(), Some(Expiry::Shed));
-        assert_eq!(watch.expiry_without_wait(&deadline), Some(Expiry::Shed));
+        timeout.arm(IoDirection::Read, &deadline);
+        timeout.expire_if_due(&server, LoadLevel::HalfFull);
+        assert_eq!(timeout.expiry(), None);
+        assert_eq!(timeout.expiry_without_wait(&deadline), None);
+        timeout.expire_if_due(&server, LoadLevel::NearlyFull);
+        assert_eq!(timeout.disarm(), Some(ExpiryReason::Shed));
+        assert_eq!(
+            timeout.expiry_without_wait(&deadline),
+            Some(ExpiryReason::Shed)
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Why a certificate and a key that are both readable cannot be used; asked only after the TLS library refused them.
+//! Diagnosis of a certificate and a key that can be read but that rustls rejected.
 
 use std::path::Path;
 
@@ -8,11 +8,11 @@ use x509_parser::asn1_rs::{Any, Oid, Tag};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
-use super::pem_file::{NEW_KEY, elements};
+use super::pem_file::{NEW_KEY_HINT, elements};
 
-/// Returns the cause and its cure, in a line that begins with the configuration's key; `None` if key and certificate are
-/// each usable, so that they do not belong together.
-pub fn cause(
+/// Returns the fault and its fix in one line that begins with the configuration key. Returns `None` if certificate and key
+/// are both usable: then they do not belong together.
+pub fn diagnose(
     chain: &[CertificateDer],
     key: &PrivateKeyDer,
     chain_file: &Path,
@@ -24,37 +24,37 @@ pub fn cause(
             "expected an RSA key of 2048 to 8192 bits or an EC key on P-256, P-384 or P-521";
         let found = describe(key)?;
         return Some(format!(
-            "GSMTP_PRV_KEY: {expected} in {key_file}, but found {found}; {NEW_KEY}"
+            "GSMTP_PRV_KEY: {expected} in {key_file}, but found {found}; {NEW_KEY_HINT}"
         ));
     };
     let certificates: Vec<X509Certificate> = chain
         .iter()
         .filter_map(|der| Some(X509Certificate::from_der(der).ok()?.1))
         .collect();
-    let own = certificates.first()?;
+    let server_certificate = certificates.first()?;
     let spki = signing_key.public_key()?;
-    let owner = certificates
+    let key_owner = certificates
         .iter()
         .position(|certificate| certificate.public_key().raw == &spki[..]);
-    if let Some(bits) = rsa_bits_of(own).filter(|bits| *bits < MIN_RSA_BITS) {
+    if let Some(bits) = rsa_bits(server_certificate).filter(|bits| *bits < MIN_RSA_BITS) {
         return Some(format!(
             "GSMTP_PUB_KEY: expected an RSA key of at least {MIN_RSA_BITS} bits in the certificate in {chain_file}, but found one \
-             of {bits} bits; {NEW_KEY}"
+             of {bits} bits; {NEW_KEY_HINT}"
         ));
     }
-    let algorithm = &own.public_key().algorithm;
+    let algorithm = &server_certificate.public_key().algorithm;
     let parameters = algorithm.parameters.as_ref().map(Any::tag);
     if algorithm.oid().to_id_string() == EC && parameters != Some(Tag::Oid) {
         return Some(format!(
             "GSMTP_PUB_KEY: expected a named curve in the certificate in {chain_file}, but found an EC key with explicit \
-             parameters, which TLS clients refuse; {NEW_KEY}"
+             parameters, which TLS clients refuse; {NEW_KEY_HINT}"
         ));
     }
-    match owner {
-        Some(0) if own.version().0 < 2 => Some(format!(
+    match key_owner {
+        Some(0) if server_certificate.version().0 < 2 => Some(format!(
             "GSMTP_PUB_KEY: expected a certificate of X.509 version 3 in {chain_file}, but found version {}, which TLS clients \
              refuse; issue it again with the extension subjectAltName (openssl x509 -req … -extfile FILE)",
-            own.version().0 + 1
+            server_certificate.version().0 + 1
         )),
         Some(index @ 1..) => Some(format!(
             "GSMTP_PUB_KEY: expected the server's certificate first in {chain_file}, but the key in {key_file} belongs to certificate \
@@ -65,15 +65,15 @@ pub fn cause(
     }
 }
 
-/// Returns the size of the certificate's RSA key; `None` for other keys.
-pub fn rsa_bits_of(certificate: &X509Certificate) -> Option<usize> {
+/// Returns the size of the certificate's RSA key, or `None` for other keys.
+pub fn rsa_bits(certificate: &X509Certificate) -> Option<usize> {
     match certificate.public_key().parsed() {
         Ok(PublicKey::RSA(key)) => Some(bits(key.modulus)),
         _ => None,
     }
 }
 
-/// Returns what kind of key it is.
+/// Returns a description of the key's algorithm and size or curve.
 fn describe(key: &PrivateKeyDer) -> Option<String> {
     match key {
         PrivateKeyDer::Pkcs1(key) => describe_rsa(key.secret_pkcs1_der()),
@@ -94,7 +94,7 @@ fn describe(key: &PrivateKeyDer) -> Option<String> {
                 EC => Some(describe_curve(
                     Any::from_der(rest).ok().map(|(_, curve)| curve),
                 )),
-                _ => Some(name_of(ALGORITHMS, &oid, "a key of algorithm")),
+                _ => Some(display_name(ALGORITHMS, &oid, "a key of algorithm")),
             }
         }
         _ => None,
@@ -110,12 +110,12 @@ fn describe_rsa(pkcs1: &[u8]) -> Option<String> {
 fn describe_curve(curve: Option<Any>) -> String {
     let oid = curve.and_then(|curve| curve.oid().ok());
     match oid.as_ref().map(Oid::to_id_string) {
-        Some(oid) => name_of(CURVES, &oid, "an EC key on curve"),
+        Some(oid) => display_name(CURVES, &oid, "an EC key on curve"),
         None => "an EC key with explicit parameters".to_owned(),
     }
 }
 
-fn name_of(names: &[(&str, &str)], oid: &str, otherwise: &str) -> String {
+fn display_name(names: &[(&str, &str)], oid: &str, otherwise: &str) -> String {
     let known = names.iter().find(|(known, _)| *known == oid);
     known.map_or_else(
         || format!("{otherwise} {oid}"),
@@ -123,7 +123,7 @@ fn name_of(names: &[(&str, &str)], oid: &str, otherwise: &str) -> String {
     )
 }
 
-/// Returns the size of a DER number in bits; its first octet may be zero, for the sign.
+/// Returns the size of a DER integer in bits; its first octet may be a zero for the sign.
 fn bits(number: &[u8]) -> usize {
     let start = number.iter().position(|octet| *octet != 0);
     match start.and_then(|start| number.get(start..)) {
@@ -132,7 +132,7 @@ fn bits(number: &[u8]) -> usize {
     }
 }
 
-/// aws-lc and current clients refuse smaller keys.
+/// Minimum size of an RSA key in bits; aws-lc and current clients reject smaller keys.
 pub const MIN_RSA_BITS: usize = 2048;
 
 const RSA: &str = "1.2.840.113549.1.1.1";

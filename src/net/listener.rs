@@ -19,7 +19,7 @@ pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
     implicit_tls: bool,
-    /// A service manager holds the socket too and keeps listening after this process stops.
+    /// Whether a service manager opened the socket; it then also holds it and keeps listening after this process stops.
     inherited: bool,
     closed: AtomicBool,
     /// Threads that block in [`accept`](Listener::accept) or are about to.
@@ -28,22 +28,22 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds `address` and listens. With `only_v6`, `[::]` leaves IPv4 to another listener; with `tls_at_once`, connections
+    /// Binds `address` and listens. With `only_v6`, a listener on `[::]` accepts no IPv4 connections; with `implicit_tls`, connections
     /// use implicit TLS.
     ///
     /// # Errors
-    /// The kernel's error: the address is in use, or its port needs root.
-    pub fn bind(address: SocketAddr, only_v6: bool, tls_at_once: bool) -> io::Result<Listener> {
+    /// The address is in use, or its port needs root.
+    pub fn bind(address: SocketAddr, only_v6: bool, implicit_tls: bool) -> io::Result<Listener> {
         let socket = bind_socket(address, only_v6)?;
         socket.listen(BACKLOG)?;
-        Listener::new(TcpListener::from(socket), false, tls_at_once)
+        Listener::new(TcpListener::from(socket), false, implicit_tls)
     }
 
     /// Tries to bind `address` without listening, and releases it. An address in use counts as success: the running server
     /// may be the one that uses it.
     ///
     /// # Errors
-    /// The kernel's error.
+    /// The address is not available, or its port needs root.
     pub fn probe_bind(address: SocketAddr) -> io::Result<()> {
         match bind_socket(address, address.is_ipv6()) {
             Err(error) if error.kind() != io::ErrorKind::AddrInUse => Err(error),
@@ -51,21 +51,21 @@ impl Listener {
         }
     }
 
-    /// Takes over a listening socket from a service manager.
+    /// Returns a listener on a socket that a service manager has opened.
     ///
     /// # Errors
-    /// The kernel's error.
-    pub fn inherit(socket: TcpListener, tls_at_once: bool) -> io::Result<Listener> {
+    /// The descriptor is not a usable socket.
+    pub fn inherit(socket: TcpListener, implicit_tls: bool) -> io::Result<Listener> {
         // Threads block in `accept`; the service manager may have made the socket non-blocking.
         socket.set_nonblocking(false)?;
-        Listener::new(socket, true, tls_at_once)
+        Listener::new(socket, true, implicit_tls)
     }
 
-    fn new(socket: TcpListener, inherited: bool, tls_at_once: bool) -> io::Result<Listener> {
+    fn new(socket: TcpListener, inherited: bool, implicit_tls: bool) -> io::Result<Listener> {
         Ok(Listener {
             address: socket.local_addr()?,
             socket,
-            implicit_tls: tls_at_once,
+            implicit_tls,
             inherited,
             closed: AtomicBool::new(false),
             accepting: AtomicUsize::new(0),
@@ -93,7 +93,7 @@ impl Listener {
         self.accepting.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Counts one accepting thread less.
+    /// Counts one less accepting thread.
     pub(super) fn remove_accepting(&self) {
         self.accepting.fetch_sub(1, Ordering::SeqCst);
     }
@@ -137,13 +137,13 @@ impl Listener {
     }
 
     fn accept_with_backoff(&self) -> Option<(TcpStream, SocketAddr)> {
-        let mut last_said = sync::lock(&self.last_error_logged_at);
+        let mut last_logged_at = sync::lock(&self.last_error_logged_at);
         loop {
             match self.try_accept() {
                 Ok(client) => return client,
                 Err(error) => {
-                    if last_said.is_none_or(|said| said.elapsed() >= LOG_INTERVAL) {
-                        *last_said = Some(Instant::now());
+                    if last_logged_at.is_none_or(|logged_at| logged_at.elapsed() >= LOG_INTERVAL) {
+                        *last_logged_at = Some(Instant::now());
                         log::error!(address:% = self.address, reason:% = error; "accept_failed");
                     }
                     thread::sleep(BACKOFF);

@@ -1,67 +1,72 @@
-//! The share of connection slots that are taken, and the timeouts and the data rate that hold at each step of it.
+//! Load levels by the share of connection slots that are taken; timeouts and minimum data rate at each level.
 
 use std::time::Duration;
 
-/// How many of the connection slots are taken. Timeouts shorten in two steps.
+/// The load level of the server. Timeouts shorten in two steps as slots run out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Load {
-    /// Less than half of them: timeouts hold in full.
+pub enum LoadLevel {
+    /// Less than half of the slots are taken: full timeouts.
     Normal,
-    /// At least half of them: timeouts are halved.
+    /// At least half of the slots are taken: half timeouts.
     HalfFull,
-    /// At least nine of ten: timeouts are a few seconds, and slow clients are closed.
+    /// At least 90 % of the slots are taken: timeouts of a few seconds, and slow clients are disconnected.
     NearlyFull,
 }
 
-impl Load {
-    /// Every step, in ascending order.
-    pub const ALL: [Load; 3] = [Load::Normal, Load::HalfFull, Load::NearlyFull];
+impl LoadLevel {
+    /// All levels in ascending order.
+    pub const ALL: [LoadLevel; 3] = [
+        LoadLevel::Normal,
+        LoadLevel::HalfFull,
+        LoadLevel::NearlyFull,
+    ];
 
-    /// Returns the step for `active` connections of at most `limit`.
-    pub fn of(active: usize, limit: usize) -> Load {
+    /// Returns the level for `active` connections and `limit` slots.
+    pub fn from_slots(active: usize, limit: usize) -> LoadLevel {
         if active.saturating_mul(10) >= limit.saturating_mul(9) {
-            Load::NearlyFull
+            LoadLevel::NearlyFull
         } else if active.saturating_mul(2) >= limit {
-            Load::HalfFull
+            LoadLevel::HalfFull
         } else {
-            Load::Normal
+            LoadLevel::Normal
         }
     }
 
-    /// Returns what is left of a timeout: half of it, then five seconds. A shorter timeout keeps its own length.
+    /// Returns `timeout` shortened for this level: to half, then to five seconds. A timeout is never lengthened.
     pub fn shorten(self, timeout: Duration) -> Duration {
         let shortened = match self {
-            Load::Normal => timeout,
-            Load::HalfFull => (timeout / 2).max(NEARLY_FULL_TIMEOUT),
-            Load::NearlyFull => NEARLY_FULL_TIMEOUT,
+            LoadLevel::Normal => timeout,
+            LoadLevel::HalfFull => (timeout / 2).max(NEARLY_FULL_TIMEOUT),
+            LoadLevel::NearlyFull => NEARLY_FULL_TIMEOUT,
         };
         timeout.min(shortened)
     }
 
-    /// Returns the same for a client that has delivered a mail and has nothing under way: half, then two seconds.
+    /// Returns `timeout` shortened for a client that has had a mail saved and has no transaction open: to half, then to two
+    /// seconds.
     pub fn shorten_idle_after_delivery(self, timeout: Duration) -> Duration {
         match self {
-            Load::Normal | Load::HalfFull => self.shorten(timeout),
-            Load::NearlyFull => timeout.min(NEARLY_FULL_IDLE_TIMEOUT),
+            LoadLevel::Normal | LoadLevel::HalfFull => self.shorten(timeout),
+            LoadLevel::NearlyFull => timeout.min(NEARLY_FULL_IDLE_TIMEOUT),
         }
     }
 
-    /// Returns the octets a second that content has to keep on average.
+    /// Returns the minimum average data rate of content, in octets per second.
     pub fn min_data_rate(self) -> u64 {
         match self {
-            Load::Normal | Load::HalfFull => MIN_DATA_RATE,
-            Load::NearlyFull => NEARLY_FULL_MIN_DATA_RATE,
+            LoadLevel::Normal | LoadLevel::HalfFull => MIN_DATA_RATE,
+            LoadLevel::NearlyFull => NEARLY_FULL_MIN_DATA_RATE,
         }
     }
 }
 
-/// The timeout while slots run out: enough for a client that works, also over a long distance.
+/// Timeout while slots run out: enough for a working client, even over a connection with high latency.
 pub const NEARLY_FULL_TIMEOUT: Duration = Duration::from_secs(5);
-/// A client that has delivered loses nothing when its connection ends.
+/// Timeout while slots run out for a client whose mail is saved: it loses nothing if its connection ends.
 const NEARLY_FULL_IDLE_TIMEOUT: Duration = Duration::from_secs(2);
-/// The figure that other mail servers use.
+/// Minimum data rate in octets per second; other mail servers use the same figure.
 const MIN_DATA_RATE: u64 = 500;
-/// A mail of 128 KiB then holds its slot for half a minute at most.
+/// Minimum data rate while slots run out: a mail of 128 KiB then holds its slot for about half a minute at most.
 const NEARLY_FULL_MIN_DATA_RATE: u64 = 4_000;
 
 #[cfg(test)]
@@ -71,27 +76,31 @@ mod tests {
     #[test]
     fn load_levels_change_at_50_and_90_percent_of_the_slots() {
         for (active, limit, load) in [
-            (0, 100, Load::Normal),
-            (49, 100, Load::Normal),
-            (50, 100, Load::HalfFull),
-            (89, 100, Load::HalfFull),
-            (90, 100, Load::NearlyFull),
-            (100, 100, Load::NearlyFull),
-            (101, 100, Load::NearlyFull),
-            (1, 3, Load::Normal),
-            (2, 3, Load::HalfFull),
-            (1, 1, Load::NearlyFull),
-            (usize::MAX, usize::MAX, Load::NearlyFull),
+            (0, 100, LoadLevel::Normal),
+            (49, 100, LoadLevel::Normal),
+            (50, 100, LoadLevel::HalfFull),
+            (89, 100, LoadLevel::HalfFull),
+            (90, 100, LoadLevel::NearlyFull),
+            (100, 100, LoadLevel::NearlyFull),
+            (101, 100, LoadLevel::NearlyFull),
+            (1, 3, LoadLevel::Normal),
+            (2, 3, LoadLevel::HalfFull),
+            (1, 1, LoadLevel::NearlyFull),
+            (usize::MAX, usize::MAX, LoadLevel::NearlyFull),
         ] {
-            assert_eq!(Load::of(active, limit), load, "{active} of {limit}");
+            assert_eq!(
+                LoadLevel::from_slots(active, limit),
+                load,
+                "{active} of {limit}"
+            );
         }
-        assert!(Load::ALL.is_sorted());
+        assert!(LoadLevel::ALL.is_sorted());
     }
 
     #[test]
     fn timeouts_shorten_at_each_load_level() {
         let seconds = Duration::from_secs;
-        // A timeout; what is left of it at each step; the same for a client that idles after a delivery.
+        // A timeout, its value at each load level, and the same for a client that is idle after a delivery.
         for (timeout, left, left_idle) in [
             (100, [100, 50, 5], [100, 50, 2]),
             (8, [8, 5, 5], [8, 5, 2]),
@@ -99,11 +108,11 @@ mod tests {
             (1, [1, 1, 1], [1, 1, 1]),
         ] {
             assert_eq!(
-                Load::ALL.map(|load| load.shorten(seconds(timeout))),
+                LoadLevel::ALL.map(|load| load.shorten(seconds(timeout))),
                 left.map(seconds)
             );
             assert_eq!(
-                Load::ALL.map(|load| load.shorten_idle_after_delivery(seconds(timeout))),
+                LoadLevel::ALL.map(|load| load.shorten_idle_after_delivery(seconds(timeout))),
                 left_idle.map(seconds)
             );
         }

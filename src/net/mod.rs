@@ -1,4 +1,4 @@
-//! Sockets: accepting them, a place for each client, octets in and out under deadlines.
+//! Sockets: listeners, the thread pool with its limits, reads and writes with deadlines, TLS, the PROXY protocol.
 
 pub mod accept_pool;
 mod certificate_chain;
@@ -11,6 +11,8 @@ pub mod listener;
 pub mod load;
 mod pem_file;
 pub mod proxy_protocol;
+mod timed_socket;
 pub mod tls;
 pub mod transport;
+mod transport_error;
 pub mod trusted_proxies;

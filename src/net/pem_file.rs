@@ -1,4 +1,4 @@
-//! PEM files of certificates and keys: reading them, and naming what a file holds instead.
+//! PEM files with certificates and keys: reading them, and describing other content found in them.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -7,29 +7,29 @@ use std::path::{Display, Path};
 use x509_parser::asn1_rs::{Any, Tag};
 use x509_parser::prelude::{FromDer, X509Certificate, X509CertificationRequest};
 
-/// What a file has to hold.
+/// The expected content of a PEM file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
-    /// A certificate and those of its issuers.
+pub enum PemContent {
+    /// The server's certificate and its issuers.
     Chain,
     /// A private key.
     Key,
 }
 
-impl Wanted {
-    /// Returns the configuration's key that names the file.
+impl PemContent {
+    /// Returns the configuration key that names the file.
     pub fn config_key(self) -> &'static str {
         match self {
-            Wanted::Chain => "GSMTP_PUB_KEY",
-            Wanted::Key => "GSMTP_PRV_KEY",
+            PemContent::Chain => "GSMTP_PUB_KEY",
+            PemContent::Key => "GSMTP_PRV_KEY",
         }
     }
 
-    /// Returns what the file has to hold, in words.
+    /// Returns the expected content in words.
     pub fn expected(self) -> &'static str {
         match self {
-            Wanted::Chain => "a certificate in PEM form",
-            Wanted::Key => "a private key (PKCS#8, PKCS#1 or SEC1)",
+            PemContent::Chain => "a certificate in PEM form",
+            PemContent::Key => "a private key (PKCS#8, PKCS#1 or SEC1)",
         }
     }
 }
@@ -37,7 +37,7 @@ impl Wanted {
 /// Reads a file of at most [`MAX_PEM_OCTETS`], without the byte order mark that some editors put at its start.
 ///
 /// # Errors
-/// As the system says, or [`io::ErrorKind::FileTooLarge`].
+/// The file cannot be read, or it is too long ([`io::ErrorKind::FileTooLarge`]).
 pub fn read(file: &Path) -> io::Result<Vec<u8>> {
     let mut octets = Vec::new();
     let mut limited = File::open(file)?.take(MAX_PEM_OCTETS + 1);
@@ -45,7 +45,7 @@ pub fn read(file: &Path) -> io::Result<Vec<u8>> {
     if octets.len() as u64 > MAX_PEM_OCTETS {
         return Err(io::Error::new(
             io::ErrorKind::FileTooLarge,
-            format!("it is longer than {MAX_PEM_OCTETS} octets"),
+            format!("the file is longer than {MAX_PEM_OCTETS} octets"),
         ));
     }
     if octets.starts_with(UTF8_MARK) {
@@ -54,8 +54,8 @@ pub fn read(file: &Path) -> io::Result<Vec<u8>> {
     Ok(octets)
 }
 
-/// Returns what `octets`, in which no `wanted` was found, hold instead, and the cure.
-pub fn found_instead(octets: &[u8], wanted: Wanted, file: &Path) -> String {
+/// Returns a description of `octets`, in which no `wanted` was found, and the fix.
+pub fn describe_content(octets: &[u8], wanted: PemContent, file: &Path) -> String {
     let file = &file.display();
     if octets.trim_ascii().is_empty() {
         return "an empty file".to_owned();
@@ -72,12 +72,12 @@ pub fn found_instead(octets: &[u8], wanted: Wanted, file: &Path) -> String {
              -destkeystore {file}.p12, then with openssl pkcs12"
         );
     }
-    in_der_form(octets, wanted, file)
-        .or_else(|| in_pem_form(&String::from_utf8_lossy(octets), wanted, file))
+    describe_der(octets, wanted, file)
+        .or_else(|| describe_pem(&String::from_utf8_lossy(octets), wanted, file))
         .unwrap_or_else(|| "none".to_owned())
 }
 
-fn in_der_form(octets: &[u8], wanted: Wanted, file: &Display) -> Option<String> {
+fn describe_der(octets: &[u8], wanted: PemContent, file: &Display) -> Option<String> {
     let elements = elements(octets)?;
     let tags: Vec<Tag> = elements.iter().map(Any::tag).collect();
     let version = elements.first().map(Any::as_bytes).unwrap_or_default();
@@ -86,13 +86,15 @@ fn in_der_form(octets: &[u8], wanted: Wanted, file: &Display) -> Option<String> 
         return Some(format!("a certificate in DER form; convert it: {cure}"));
     }
     if X509CertificationRequest::from_der(octets).is_ok() {
-        return Some(request(wanted));
+        return Some(describe_request(wanted));
     }
     Some(match tags.as_slice() {
         [Tag::Integer, Tag::Sequence, ..] if version == [3] => {
             let cure = match wanted {
-                Wanted::Chain => format!("openssl pkcs12 -in {file} -nokeys -out {file}.pem"),
-                Wanted::Key => format!("openssl pkcs12 -in {file} -nocerts -nodes -out {file}.pem"),
+                PemContent::Chain => format!("openssl pkcs12 -in {file} -nokeys -out {file}.pem"),
+                PemContent::Key => {
+                    format!("openssl pkcs12 -in {file} -nocerts -nodes -out {file}.pem")
+                }
             };
             format!("a PKCS#12 file; take the PEM part out of it: {cure}")
         }
@@ -101,56 +103,58 @@ fn in_der_form(octets: &[u8], wanted: Wanted, file: &Display) -> Option<String> 
         | [Tag::Integer, Tag::Integer, Tag::Integer, ..]
         | [Tag::Sequence, Tag::OctetString] => {
             let cure = format!("openssl pkey -inform DER -in {file} -out {file}.pem");
-            let hint = swapped(Wanted::Key, wanted);
+            let hint = swapped_hint(PemContent::Key, wanted);
             format!("a private key in DER form{hint}; convert it: {cure}")
         }
         _ => "octets in DER form; convert them to PEM with openssl".to_owned(),
     })
 }
 
-fn in_pem_form(text: &str, wanted: Wanted, file: &Display) -> Option<String> {
+fn describe_pem(text: &str, wanted: PemContent, file: &Display) -> Option<String> {
     let labels: Vec<&str> = text
         .lines()
         .filter_map(|line| line.strip_prefix("-----BEGIN ")?.split("-----").next())
         .collect();
     let has = |label: &str| labels.contains(&label);
     let is_key = |label: &&str| label.ends_with("PRIVATE KEY");
-    // rustls-pemfile stops with an error at a block in the old form, whatever follows it.
+    // rustls-pemfile returns an error at a block encrypted in the old format, even if valid blocks follow.
     let is_old_encrypted = text
         .lines()
         .any(|line| line.starts_with("Proc-Type:") && line.contains("ENCRYPTED"));
     let is_encrypted =
-        has("ENCRYPTED PRIVATE KEY") && (wanted == Wanted::Key || !has("CERTIFICATE"));
+        has("ENCRYPTED PRIVATE KEY") && (wanted == PemContent::Key || !has("CERTIFICATE"));
     let found = if is_old_encrypted || is_encrypted {
         let hint = match has("CERTIFICATE") {
             true => "",
-            false => swapped(Wanted::Key, wanted),
+            false => swapped_hint(PemContent::Key, wanted),
         };
         format!(
             "an encrypted private key{hint}; store it without its passphrase: openssl pkey -in {file} -out {file}.plain"
         )
     } else if has("OPENSSH PRIVATE KEY") {
         "a key of OpenSSH; make one for TLS: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256".to_owned()
-    } else if has("CERTIFICATE") && wanted == Wanted::Chain
-        || labels.iter().any(is_key) && wanted == Wanted::Key
+    } else if has("CERTIFICATE") && wanted == PemContent::Chain
+        || labels.iter().any(is_key) && wanted == PemContent::Key
     {
         let label = match wanted {
-            Wanted::Chain => "CERTIFICATE",
-            Wanted::Key => labels.iter().copied().find(|label| is_key(label))?,
+            PemContent::Chain => "CERTIFICATE",
+            PemContent::Key => labels.iter().copied().find(|label| is_key(label))?,
         };
         if label == "DSA PRIVATE KEY" {
-            return Some(format!("a DSA key, which TLS no longer uses; {NEW_KEY}"));
+            return Some(format!(
+                "a DSA key, which TLS no longer uses; {NEW_KEY_HINT}"
+            ));
         }
         format!("a block \"BEGIN {label}\" that is damaged or not complete; copy the file again")
     } else if has("CERTIFICATE") {
-        format!("a certificate{}", swapped(Wanted::Chain, wanted))
+        format!("a certificate{}", swapped_hint(PemContent::Chain, wanted))
     } else if labels.iter().any(is_key) {
-        format!("a private key{}", swapped(Wanted::Key, wanted))
+        format!("a private key{}", swapped_hint(PemContent::Key, wanted))
     } else if labels
         .iter()
         .any(|label| label.ends_with("CERTIFICATE REQUEST"))
     {
-        request(wanted)
+        describe_request(wanted)
     } else if has("TRUSTED CERTIFICATE") || has("X509 CERTIFICATE") {
         let cure = format!("openssl x509 -in {file} -out {file}.pem");
         format!("a certificate in another form; convert it: {cure}")
@@ -159,8 +163,8 @@ fn in_pem_form(text: &str, wanted: Wanted, file: &Display) -> Option<String> {
         format!("a PKCS#7 file; take the certificates out of it: {cure}")
     } else if labels.iter().any(|label| label.ends_with("PUBLIC KEY")) {
         match wanted {
-            Wanted::Chain => "a public key alone; name the certificate that was issued for it",
-            Wanted::Key => "a public key; name the private one",
+            PemContent::Chain => "a public key alone; name the certificate that was issued for it",
+            PemContent::Key => "a public key; name the private one",
         }
         .to_owned()
     } else {
@@ -170,7 +174,7 @@ fn in_pem_form(text: &str, wanted: Wanted, file: &Display) -> Option<String> {
     Some(found)
 }
 
-fn swapped(found: Wanted, wanted: Wanted) -> &'static str {
+fn swapped_hint(found: PemContent, wanted: PemContent) -> &'static str {
     match found == wanted {
         true => "",
         false => {
@@ -179,17 +183,17 @@ fn swapped(found: Wanted, wanted: Wanted) -> &'static str {
     }
 }
 
-fn request(wanted: Wanted) -> String {
+fn describe_request(wanted: PemContent) -> String {
     match wanted {
-        Wanted::Chain => {
+        PemContent::Chain => {
             "a certificate signing request; name the certificate that the authority issued for it"
         }
-        Wanted::Key => "a certificate signing request; name the key that it was made with",
+        PemContent::Key => "a certificate signing request; name the key that it was made with",
     }
     .to_owned()
 }
 
-/// Returns the elements of the sequence that `der` is; `None` when it is none.
+/// Returns the elements of a DER sequence, or `None` if `der` is not a sequence.
 pub fn elements(der: &[u8]) -> Option<Vec<Any<'_>>> {
     let (_, sequence) = Any::from_der(der).ok()?;
     if sequence.tag() != Tag::Sequence {
@@ -198,20 +202,20 @@ pub fn elements(der: &[u8]) -> Option<Vec<Any<'_>>> {
     let mut rest = sequence.data;
     let mut elements = Vec::new();
     while !rest.is_empty() {
-        let (behind, element) = Any::from_der(rest).ok()?;
+        let (remainder, element) = Any::from_der(rest).ok()?;
         elements.push(element);
-        rest = behind;
+        rest = remainder;
     }
     Some(elements)
 }
 
-/// The command that makes a key that every client can use.
-pub const NEW_KEY: &str = "make a new key and have a certificate issued for it: openssl req -new -newkey rsa:2048 -nodes \
+/// The fix in messages about unsuitable keys: a command that creates a key of a kind that every client supports.
+pub const NEW_KEY_HINT: &str = "make a new key and have a certificate issued for it: openssl req -new -newkey rsa:2048 -nodes \
                            -keyout mx.key.pem -out mx.csr.pem";
 
-/// A chain takes some 10 kB; rustls-pemfile itself stops at 256 KiB in one block.
+/// Maximum size of a PEM file. A chain has about 10 kB; rustls-pemfile stops at 256 KiB in one block.
 const MAX_PEM_OCTETS: u64 = 1 << 20;
-/// A label may be any text.
+/// Maximum length of a PEM label in a message; a file may contain any text as a label.
 const MAX_LABEL_SHOWN: usize = 40;
 const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
 const JAVA_KEY_STORE: &[u8] = b"\xfe\xed\xfe\xed";

@@ -1,4 +1,4 @@
-//! Keys and certificates: PEM files to a rustls configuration, checked before anybody meets it, renewed without a restart.
+//! The TLS certificate and private key: loaded from PEM files, checked, and replaced without a restart.
 
 use std::fs::{self, File};
 use std::io;
@@ -13,20 +13,20 @@ use rustls::server::NoServerSessionStorage;
 use rustls::{ServerConfig, version};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::pem_file::{self, Wanted};
+use super::pem_file::{self, PemContent};
 use super::{certificate_chain, key_fault};
 use crate::sync;
 
-/// The files of a pair.
+/// The files of a certificate chain and its private key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// PEM: our certificate first, then the ones that vouch for it.
+    /// PEM file: the server's certificate first, then its issuers.
     pub chain_file: PathBuf,
-    /// PEM: PKCS#8, PKCS#1 or SEC1.
+    /// PEM file: a key in PKCS#8, PKCS#1 or SEC1.
     pub key_file: PathBuf,
 }
 
-/// A pair in service: one configuration, swapped whole when the files have changed. Clones share it.
+/// The certificate chain and private key in use, replaced as a whole when the files change. Clones share them.
 #[derive(Clone)]
 pub struct TlsCredentials {
     files: TlsFiles,
@@ -37,55 +37,56 @@ pub struct TlsCredentials {
 struct LoadedConfig {
     config: Arc<ServerConfig>,
     chain: Arc<[CertificateDer<'static>]>,
-    seen: FileFingerprint,
+    fingerprint: FileFingerprint,
 }
 
-/// What tells one state of the two files from another, without reading them.
+/// Inode, modification time and size of both files, by which a change is detected without reading them.
 type FileFingerprint = [Option<(u64, i64, i64, u64)>; 2];
 
-/// What is wrong with a pair; the text names the key, the file and the cure.
+/// Why certificate and key cannot be loaded; the text names the configuration key, the file and the fix.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// The file cannot be read.
+    /// A file cannot be read.
     #[error("{key}: cannot read {}: {source}; name a file this user may read", .file.display())]
     Unreadable {
-        /// The configuration's key.
+        /// The configuration key.
         key: &'static str,
-        /// Which file.
+        /// The file that it names.
         file: PathBuf,
-        /// What the system said.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// The file holds something else.
+    /// A file does not hold the expected PEM block.
     #[error("{key}: expected {expected} in {}, but found {found}", .file.display())]
     NotPem {
-        /// The configuration's key.
+        /// The configuration key.
         key: &'static str,
-        /// What it should hold.
+        /// The expected content.
         expected: &'static str,
-        /// Which file.
+        /// The file that it names.
         file: PathBuf,
-        /// What it holds, and the cure.
+        /// The content that was found, and the fix.
         found: String,
     },
-    /// Certificate or key cannot be used, or their order is wrong; the text names the configuration's key first.
+    /// The certificate or the key cannot be used, or the certificates are in the wrong order. The text begins with the
+    /// configuration key.
     #[error("{0}")]
     Unusable(String),
     /// The key belongs to another certificate.
     #[error(
-        "GSMTP_PRV_KEY: the key in {} does not fit the certificate in {}: {reason}; take both from the same place",
+        "GSMTP_PRV_KEY: the key in {} does not fit the certificate in {}: {reason}; use the certificate that was issued for this key",
         .files.key_file.display(), .files.chain_file.display()
     )]
-    Unfit {
+    KeyMismatch {
         /// Both files.
         files: TlsFiles,
-        /// What the TLS library said.
+        /// The error of rustls.
         reason: rustls::Error,
     },
 }
 
 impl TlsError {
-    /// Whether it is for want of a right that root had before the privilege drop.
+    /// Returns whether the file permissions are the cause: root could read the files before the privilege drop.
     pub fn is_permission_denied(&self) -> bool {
         matches!(self, TlsError::Unreadable { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
     }
@@ -95,7 +96,7 @@ impl TlsCredentials {
     /// Reads both files and checks that they belong together.
     ///
     /// # Errors
-    /// [`TlsError`] for the first thing that is wrong.
+    /// [`TlsError`] for the first fault found.
     pub fn load(files: &TlsFiles) -> Result<TlsCredentials, TlsError> {
         let loaded = Arc::new(RwLock::new(LoadedConfig::read(files)?));
         Ok(TlsCredentials {
@@ -104,50 +105,50 @@ impl TlsCredentials {
         })
     }
 
-    /// The files it is read from.
+    /// Returns the files from which certificate and key are read.
     pub fn files(&self) -> &TlsFiles {
         &self.files
     }
 
-    /// Whether both are the same pair in service, not only equal files.
+    /// Returns whether both share the same loaded pair; equal files do not suffice.
     pub fn ptr_eq(&self, other: &TlsCredentials) -> bool {
         Arc::ptr_eq(&self.loaded, &other.loaded)
     }
 
-    /// The configuration for the next handshake.
+    /// Returns the configuration for new handshakes.
     pub fn config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.read().config)
     }
 
-    /// When the certificate expires.
+    /// Returns the expiry time of the server's certificate.
     pub fn expires_at(&self) -> SystemTime {
         certificate_chain::expires_at(&self.read().chain)
     }
 
-    /// Whether the files are not the ones last tried.
+    /// Returns whether a file has changed since the last attempt to load both.
     pub fn files_have_changed(&self) -> bool {
-        self.read().seen != file_fingerprint(&self.files)
+        self.read().fingerprint != file_fingerprint(&self.files)
     }
 
-    /// Reads the files again. A bad pair leaves the one in service.
+    /// Reads the files again. If they cannot be used, the loaded pair stays in use.
     ///
     /// # Errors
-    /// [`TlsError`]; the files are not tried again by themselves until they change once more.
+    /// [`TlsError`]; [`files_have_changed`](TlsCredentials::files_have_changed) then returns `false` until the files change again.
     pub fn reload(&self) -> Result<(), TlsError> {
-        let seen = file_fingerprint(&self.files);
+        let fingerprint = file_fingerprint(&self.files);
         let read = LoadedConfig::read(&self.files);
         let mut loaded = sync::write(&self.loaded);
         match read {
             Ok(read) => *loaded = read,
             Err(error) => {
-                loaded.seen = seen;
+                loaded.fingerprint = fingerprint;
                 return Err(error);
             }
         }
         Ok(())
     }
 
-    /// Returns warnings for the start and for `check`: faults of the certificates, and a key file that others may read.
+    /// Returns warnings for the startup log and `check`: faults of the certificates, and a key file that all users can read.
     pub fn warnings(&self, now: SystemTime) -> Vec<String> {
         let chain = self.read().chain;
         let mut warnings = certificate_chain::warnings(&chain, &self.files.chain_file, now);
@@ -161,7 +162,8 @@ impl TlsCredentials {
         warnings
     }
 
-    /// Files that can no longer be read, as after a privilege drop: a renewed pair would not be taken up.
+    /// Returns a warning for each file that the current user cannot read: after the privilege drop a renewed certificate or key
+    /// could not be loaded.
     pub fn unreadable_files(&self) -> Vec<String> {
         let files = [
             ("GSMTP_PUB_KEY", &self.files.chain_file),
@@ -171,8 +173,8 @@ impl TlsCredentials {
             let error = File::open(file).err()?;
             let (file, user) = (file.display(), nix::unistd::geteuid());
             Some(format!(
-                "{key}: user {user} cannot read {file}: {error}; a renewed pair will not be served before the next \
-                 start; give the group of SGID the right to read it"
+                "{key}: user {user} cannot read {file}: {error}; a renewed certificate or key will not be loaded before the next \
+                 start; give the group of SGID read permission"
             ))
         });
         unreadable.collect()
@@ -185,28 +187,28 @@ impl TlsCredentials {
 
 impl LoadedConfig {
     fn read(files: &TlsFiles) -> Result<LoadedConfig, TlsError> {
-        // Looked at before reading: a change in between is then noticed again.
-        let seen = file_fingerprint(files);
+        // Taken before the files are read, so that a change during the read is detected later.
+        let fingerprint = file_fingerprint(files);
         let chain = read_chain(&files.chain_file)?;
-        let key = read_pem(Wanted::Key, &files.key_file, |mut pem| {
+        let key = read_pem(PemContent::Key, &files.key_file, |mut pem| {
             rustls_pemfile::private_key(&mut pem)
         })?;
         let mut config = server_config(chain.clone(), key.clone_key())
-            .map_err(|reason| refused(files, &chain, &key, reason))?;
-        // Some senders, Exchange among them, break off STARTTLS when they are handed tickets.
+            .map_err(|reason| pair_error(files, &chain, &key, reason))?;
+        // Some senders, for example Exchange, abort STARTTLS when they receive session tickets.
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(LoadedConfig {
             config: Arc::new(config),
             chain: chain.into(),
-            seen,
+            fingerprint,
         })
     }
 }
 
-/// X25519, the cheapest that everybody has, and the post-quantum hybrid. Which of these is used is the client's choice:
-/// rustls takes the first of the client's groups that stands here.
-fn provider() -> CryptoProvider {
+/// Returns the crypto crypto_provider with the supported key exchange groups: rustls uses the first group of the client's list that
+/// is also in this list. X25519 needs the least CPU; X25519MLKEM768 is the post-quantum hybrid.
+fn crypto_provider() -> CryptoProvider {
     use aws_lc_rs::kx_group;
     CryptoProvider {
         kx_groups: vec![
@@ -223,28 +225,28 @@ fn server_config(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 ) -> Result<ServerConfig, rustls::Error> {
-    ServerConfig::builder_with_provider(Arc::new(provider()))
+    ServerConfig::builder_with_provider(Arc::new(crypto_provider()))
         .with_protocol_versions(&[&version::TLS13, &version::TLS12])?
         .with_no_client_auth()
         .with_single_cert(chain, key)
 }
 
-fn refused(
+fn pair_error(
     files: &TlsFiles,
     chain: &[CertificateDer],
     key: &PrivateKeyDer,
     reason: rustls::Error,
 ) -> TlsError {
-    let cause = key_fault::cause(chain, key, &files.chain_file, &files.key_file);
-    let unfit = || TlsError::Unfit {
+    let cause = key_fault::diagnose(chain, key, &files.chain_file, &files.key_file);
+    let mismatch = || TlsError::KeyMismatch {
         files: files.clone(),
         reason,
     };
-    cause.map_or_else(unfit, TlsError::Unusable)
+    cause.map_or_else(mismatch, TlsError::Unusable)
 }
 
 fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    read_pem(Wanted::Chain, file, |mut pem| {
+    read_pem(PemContent::Chain, file, |mut pem| {
         let chain = rustls_pemfile::certs(&mut pem).collect::<io::Result<Vec<_>>>()?;
         let is_certificate = chain
             .first()
@@ -254,7 +256,7 @@ fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 }
 
 fn read_pem<T>(
-    wanted: Wanted,
+    wanted: PemContent,
     file: &Path,
     read: impl Fn(&[u8]) -> io::Result<Option<T>>,
 ) -> Result<T, TlsError> {
@@ -270,7 +272,7 @@ fn read_pem<T>(
             key,
             expected: wanted.expected(),
             file: file.to_owned(),
-            found: pem_file::found_instead(&octets, wanted, file),
+            found: pem_file::describe_content(&octets, wanted, file),
         }),
     }
 }

@@ -19,7 +19,7 @@ impl TrustedProxies {
     }
 
     /// Returns whether `ip` is in the list; an IPv4-mapped address counts as IPv4.
-    pub fn contain(&self, ip: IpAddr) -> bool {
+    pub fn contains(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
         self.blocks.iter().any(|block| block.contains(&ip))
     }
@@ -64,8 +64,8 @@ mod tests {
             ("172.32.0.1", false),
             ("::1", false),
         ] {
-            assert_eq!(trusted.contain(ip.parse().unwrap()), want, "{ip}");
+            assert_eq!(trusted.contains(ip.parse().unwrap()), want, "{ip}");
         }
-        assert!(!TrustedProxies::default().contain(IpAddr::V4(Ipv4Addr::LOCALHOST)));
+        assert!(!TrustedProxies::default().contains(IpAddr::V4(Ipv4Addr::LOCALHOST)));
     }
 }

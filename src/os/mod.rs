@@ -1,4 +1,4 @@
-//! What the process asks of Linux: files opened as root, user ids, limits, signals.
+//! Linux interfaces: files opened as root, privileges, resource limits, signals.
 
 pub mod pid_file;
 pub mod privileges;

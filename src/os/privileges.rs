@@ -8,9 +8,9 @@ use nix::unistd::{
 /// The user and group to run as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// GUID.
+    /// The user id, GUID in the configuration.
     pub user: Uid,
-    /// SGID.
+    /// The group id, SGID in the configuration.
     pub group: Gid,
 }
 
@@ -28,8 +28,8 @@ pub enum PrivilegeError {
         source: nix::Error,
     },
     /// The process could still become root afterwards.
-    #[error("became user {user}, but {what}; this kernel cannot be trusted with it", user = .identity.user)]
-    NotForGood {
+    #[error("became user {user}, but {what}; this kernel does not drop privileges completely", user = .identity.user)]
+    NotPermanent {
         /// The requested user and group.
         identity: Identity,
         /// Which check failed.
@@ -51,33 +51,33 @@ pub fn drop_to(identity: Identity) -> Result<(), PrivilegeError> {
             source,
         }
     };
-    let is_somebody_else = geteuid() != user || getegid() != group || geteuid().is_root();
-    if is_somebody_else {
+    let must_change = geteuid() != user || getegid() != group || geteuid().is_root();
+    if must_change {
         setgroups(&[]).map_err(refused("setgroups"))?;
         setgid(group).map_err(refused("setgid"))?;
         setuid(user).map_err(refused("setuid"))?;
     }
     prctl::set_no_new_privs().map_err(refused("no_new_privs"))?;
-    prove(identity, is_somebody_else)
+    verify(identity, must_change)
 }
 
 /// Checks that root cannot be regained. If no id had to change, supplementary groups are kept: the service manager may
 /// have granted them, for example to read the key.
-fn prove(identity: Identity, has_changed: bool) -> Result<(), PrivilegeError> {
+fn verify(identity: Identity, has_changed: bool) -> Result<(), PrivilegeError> {
     let Identity { user, group } = identity;
     let users = getresuid().map(|ids| [ids.real, ids.effective, ids.saved]);
     let groups = getresgid().map(|ids| [ids.real, ids.effective, ids.saved]);
-    let others = getgroups().unwrap_or_default();
+    let supplementary = getgroups().unwrap_or_default();
     let what = if users != Ok([user; 3]) {
-        "not all user ids are its"
+        "a user id is another one"
     } else if groups != Ok([group; 3]) {
-        "not all group ids are its"
-    } else if has_changed && others.iter().any(|other| *other != group) {
-        "other groups are left"
+        "a group id is another one"
+    } else if has_changed && supplementary.iter().any(|other| *other != group) {
+        "supplementary groups remain"
     } else if setuid(Uid::from_raw(0)).is_ok() || setgid(Gid::from_raw(0)).is_ok() {
-        "root came back"
+        "root could be regained"
     } else {
         return Ok(());
     };
-    Err(PrivilegeError::NotForGood { identity, what })
+    Err(PrivilegeError::NotPermanent { identity, what })
 }

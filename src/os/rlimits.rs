@@ -43,7 +43,7 @@ pub fn mapping_limit() -> Option<u64> {
 /// (chrt(1), `CPUSchedulingPolicy=`) is kept.
 pub fn use_batch_scheduling() {
     if matches!(scheduler::get_self_policy(), Ok(Policy::Other)) {
-        // If the kernel refuses, the server only uses more CPU.
+        // On failure the server only uses more CPU.
         let _ = scheduler::set_self_policy(Policy::Batch, 0);
     }
 }

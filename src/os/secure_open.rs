@@ -1,7 +1,7 @@
-//! Files that are opened while we may still be root, and given to whom we become.
+//! Opening files that the server writes, while the process may still be root, and changing their owner.
 //!
-//! They may stand in a folder of that user's, who could have put something else in their place: root must neither write
-//! to nor give away what is not plainly meant.
+//! The folder may belong to the unprivileged user of the server, who could replace a file by a link. So root does not follow
+//! a symbolic link, and does not write to a file with several hard links.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -12,11 +12,11 @@ use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::unistd::{AccessFlags, Gid, Uid, faccessat, geteuid};
 
-/// Opens a file with `options`, without ever waiting for a pipe's other end. Root follows no symbolic link in its place,
-/// and takes no file that has a second name.
+/// Opens a file with `options`. Does not block on a pipe without a reader; as root, rejects a symbolic link and a file with
+/// several hard links.
 ///
 /// # Errors
-/// When the system refuses, or when the file is not plainly meant.
+/// The system call fails, or the file is rejected.
 pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let is_root = geteuid().is_root();
     let no_links = if is_root {
@@ -28,27 +28,27 @@ pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let file = options
         .open(path)
         .map_err(|error| match error.raw_os_error() {
-            Some(libc::ELOOP) if is_root => io::Error::other(LINK),
-            Some(libc::ENXIO) => io::Error::other("it is a pipe that nobody reads"),
+            Some(libc::ELOOP) if is_root => io::Error::other(SYMLINK),
+            Some(libc::ENXIO) => io::Error::other("the file is a pipe without a reader"),
             _ => error,
         })?;
     let metadata = file.metadata()?;
     if is_root && metadata.is_file() && metadata.nlink() != 1 {
-        return Err(io::Error::other(SECOND_NAME));
+        return Err(io::Error::other(HARD_LINKED));
     }
-    // Writing may wait, as the writer of the log does for its reader.
+    // Only the open must not block; a write may, as the log has its own thread for writing.
     let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
     fcntl(&file, FcntlArg::F_SETFL(flags & !OFlag::O_NONBLOCK))?;
     Ok(file)
 }
 
-/// Returns why a file could not be opened for writing, or made where there is none. Looks at it without opening it: closing it
-/// would end the input of a program that reads from a pipe.
+/// Returns the reason if the file could not be opened for writing or created. Does not open it: closing a pipe again would
+/// end the input of the program that reads from it.
 pub fn check_writable(path: &Path) -> Option<io::Error> {
     let is_root = geteuid().is_root();
     let is_link = (path.symlink_metadata()).is_ok_and(|metadata| metadata.is_symlink());
     if is_root && is_link {
-        return Some(io::Error::other(LINK));
+        return Some(io::Error::other(SYMLINK));
     }
     let access = |path: &Path, rights| {
         let outcome = faccessat(AT_FDCWD, path, rights, AtFlags::AT_EACCESS);
@@ -57,7 +57,7 @@ pub fn check_writable(path: &Path) -> Option<io::Error> {
     match path.metadata() {
         Ok(metadata) if metadata.is_dir() => Some(io::Error::from_raw_os_error(libc::EISDIR)),
         Ok(metadata) if is_root && metadata.is_file() && metadata.nlink() != 1 => {
-            Some(io::Error::other(SECOND_NAME))
+            Some(io::Error::other(HARD_LINKED))
         }
         Ok(_) => access(path, AccessFlags::W_OK),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -75,10 +75,10 @@ pub fn check_writable(path: &Path) -> Option<io::Error> {
     }
 }
 
-/// Gives the file to a user and a group, so that the next start may write to it. A pipe or a device stays whose it is.
+/// Changes owner and group of the file, so that the next start can write to it. Pipes and devices are left unchanged.
 ///
 /// # Errors
-/// When the system refuses, or when the file belongs to somebody else than root and that user.
+/// The system call fails, or the owner is neither root nor `user`.
 pub fn chown_to(file: &File, user: Uid, group: Gid) -> io::Result<()> {
     let metadata = file.metadata()?;
     if !metadata.is_file() {
@@ -87,12 +87,11 @@ pub fn chown_to(file: &File, user: Uid, group: Gid) -> io::Result<()> {
     let owner = metadata.uid();
     if ![0, user.as_raw()].contains(&owner) {
         return Err(io::Error::other(format!(
-            "expected a file of root's or of user {user}'s, but found one of user {owner}'s; chown or remove it"
+            "expected a file owned by root or by user {user}, but its owner is user {owner}; chown or remove the file"
         )));
     }
     fchown(file, Some(user.as_raw()), Some(group.as_raw()))
 }
 
-const LINK: &str = "it is a symbolic link, which root does not follow here";
-const SECOND_NAME: &str =
-    "it has another name elsewhere, and root does not write to such a file here";
+const SYMLINK: &str = "the file is a symbolic link, which root does not follow here";
+const HARD_LINKED: &str = "the file has several hard links, and root does not write to such a file";

@@ -1,4 +1,4 @@
-//! Signals as values on a channel.
+//! Signals, received by a thread that sends them as values over a channel.
 
 use std::io;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
-/// What a signal asks the server to do.
+/// The request that a signal makes to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// SIGTERM or SIGINT: drain and stop; a second one stops at once.
@@ -21,42 +21,42 @@ pub enum Event {
     ReopenLog,
 }
 
-/// Signal handlers that are installed; signals are queued until [`listen`](Caught::listen).
+/// The installed signal handlers; signals are queued until [`listen`](SignalListener::listen).
 pub struct SignalListener(Signals);
 
 /// Installs the signal handlers. Must run first: scripts send signals as soon as the port is bound or the PID file exists.
 ///
 /// # Errors
-/// The kernel refuses a handler.
-pub fn catch() -> io::Result<SignalListener> {
+/// A signal handler cannot be installed.
+pub fn install_handlers() -> io::Result<SignalListener> {
     // Without a handler, a write beyond RLIMIT_FSIZE would kill the process; with it, the write fails like on a full disk.
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
     Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map(SignalListener)
 }
 
 impl SignalListener {
-    /// Starts the thread that receives signals. Separate from [`catch`], because no thread may exist before privileges are
+    /// Starts the thread that receives signals. Separate from [`install_handlers`], because no thread may exist before privileges are
     /// dropped.
     ///
     /// # Errors
     /// The thread cannot be started.
     pub fn listen(self) -> io::Result<Receiver<Event>> {
         let SignalListener(mut signals) = self;
-        let (requests, received) = bounded(MAX_EVENTS + 2);
+        let (events, received) = bounded(MAX_EVENTS + 2);
         let listening = move || {
-            let mut stop_was_asked = false;
+            let mut stop_requested = false;
             for signal in signals.forever() {
-                let request = match signal {
+                let event = match signal {
                     SIGHUP => Event::Reload,
                     SIGUSR1 => Event::ReopenLog,
                     _ => Event::Stop,
                 };
                 // Further reloads and reopens add nothing while some are queued; a stop is always queued.
-                if request == Event::Stop || requests.len() < MAX_EVENTS {
-                    let _ = requests.try_send(request);
+                if event == Event::Stop || events.len() < MAX_EVENTS {
+                    let _ = events.try_send(event);
                 }
-                if request == Event::Stop && std::mem::replace(&mut stop_was_asked, true) {
-                    exit_if_stuck(&requests);
+                if event == Event::Stop && std::mem::replace(&mut stop_requested, true) {
+                    exit_if_stuck(&events);
                 }
             }
         };
@@ -66,11 +66,11 @@ impl SignalListener {
     }
 }
 
-/// Exits the process if the main thread does not take a second stop request in time: it may be stuck in a file system
-/// that does not answer, or in a pipe that has replaced a file.
-fn exit_if_stuck(requests: &Sender<Event>) {
+/// Exits the process if the main thread does not receive a second stop request in time: it may be blocked in a file system
+/// that does not respond, or in a pipe that has replaced a file.
+fn exit_if_stuck(events: &Sender<Event>) {
     let give_up_at = Instant::now() + STUCK_AFTER;
-    while !requests.is_empty() {
+    while !events.is_empty() {
         if Instant::now() >= give_up_at {
             // The PID file remains, as after kill -9.
             log::warn!("forced_exit");
@@ -84,5 +84,5 @@ fn exit_if_stuck(requests: &Sender<Event>) {
 const STUCK_AFTER: Duration = Duration::from_millis(500);
 /// Polling interval of that wait.
 const TICK: Duration = Duration::from_millis(10);
-/// Queue length for reload and reopen requests; two more entries are for stop requests.
+/// Queue length for reload and reopen events; two more entries are for stop events.
 const MAX_EVENTS: usize = 8;

@@ -65,7 +65,7 @@ fn unwritable_files(config: &Config) -> impl Iterator<Item = StartError> {
         }),
     };
     let pid = config.pid_file.clone().and_then(|file| {
-        let source = PidFile::why_not_writable(&file)?;
+        let source = PidFile::check_writable(&file)?;
         Some(StartError::Pid { file, source })
     });
     log.into_iter().chain(pid)

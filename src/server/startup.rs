@@ -49,7 +49,7 @@ pub fn run(
     reload_config: ConfigSource,
     stores: StoreSource,
 ) -> Result<(), StartError> {
-    let signals = signals::catch().map_err(StartError::Kernel)?;
+    let signals = signals::install_handlers().map_err(StartError::Kernel)?;
     let identity = target_identity(config)?;
     let sockets = bind(config, identity)?;
     let files = open_files_as_root(config, warnings, identity)?;

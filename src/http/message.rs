@@ -1,0 +1,103 @@
+//! Requests and responses.
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+
+use httparse::Header;
+use jiff::Timestamp;
+
+/// One request.
+pub struct Request<'a> {
+    /// `GET` or `HEAD`.
+    pub method: &'a str,
+    /// The path without the query.
+    pub path: &'a str,
+    /// The client's address; an IPv4-mapped address is converted to IPv4.
+    pub peer: SocketAddr,
+    /// The local address that the client connected to.
+    pub local: SocketAddr,
+    pub(super) headers: &'a [Header<'a>],
+}
+
+/// One response.
+pub struct Response {
+    status: u16,
+    content_type: &'static str,
+    headers: Vec<(&'static str, String)>,
+    body: String,
+}
+
+impl<'a> Request<'a> {
+    /// Returns the first header of that name in any case, without surrounding spaces.
+    pub fn header(&self, name: &str) -> Option<&'a [u8]> {
+        let header = self
+            .headers
+            .iter()
+            .find(|header| header.name.eq_ignore_ascii_case(name));
+        header.map(|header| header.value.trim_ascii())
+    }
+}
+
+impl Response {
+    /// Returns a plain text response.
+    pub fn text(status: u16, body: impl Into<String>) -> Response {
+        Response {
+            status,
+            content_type: "text/plain; charset=utf-8",
+            headers: Vec::new(),
+            body: body.into(),
+        }
+    }
+
+    /// Replaces the content type.
+    #[must_use]
+    pub fn content_type(mut self, content_type: &'static str) -> Response {
+        self.content_type = content_type;
+        self
+    }
+
+    /// Adds a header. Only printable ASCII of its value is written, so that a value cannot end the line; never pass a value
+    /// that a client chose nevertheless.
+    #[must_use]
+    pub fn header(mut self, name: &'static str, value: impl Display) -> Response {
+        let value = value.to_string();
+        let printable = value.chars().filter(|c| matches!(c, ' '..='~')).collect();
+        self.headers.push((name, printable));
+        self
+    }
+
+    /// Returns the octets to send, for HEAD without the body.
+    pub(super) fn to_octets(&self, with_body: bool) -> Vec<u8> {
+        let mut text = format!(
+            "HTTP/1.1 {} {}\r\nDate: {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n",
+            self.status,
+            reason_phrase(self.status),
+            Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT"),
+            self.content_type,
+            self.body.len(),
+        );
+        for (name, value) in &self.headers {
+            text.extend([name, ": ", value, "\r\n"]);
+        }
+        text += "\r\n";
+        if with_body {
+            text += &self.body;
+        }
+        text.into_bytes()
+    }
+}
+
+fn reason_phrase(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        400 => "Bad Request",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        503 => "Service Unavailable",
+        // The reason phrase is optional (RFC 9112 §4), the space before it is not.
+        _ => "",
+    }
+}

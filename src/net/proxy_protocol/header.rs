@@ -1,0 +1,108 @@
+//! Headers of the PROXY protocol in either version.
+
+use std::net::IpAddr;
+
+use super::{v1, v2};
+
+/// Result of parsing the octets received so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyHeader {
+    /// The beginning of a header. 107 octets always suffice to decide.
+    Partial,
+    /// Not a header; the server sends nothing to such a peer.
+    Malformed,
+    /// A valid header.
+    Complete {
+        /// The client that it names.
+        source: ProxySource,
+        /// Total length of the header. Octets at its end that are not needed may not have arrived yet.
+        octets: usize,
+    },
+}
+
+/// The client that a header names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxySource {
+    /// The client's address; an IPv4-mapped address is converted to IPv4.
+    Client(IpAddr),
+    /// The address is unknown or not an Internet address; the peer's address is used.
+    Unknown,
+    /// The peer is a load balancer's health check (LOCAL).
+    HealthCheck,
+}
+
+impl ProxyHeader {
+    /// Parses the octets received so far; the result does not depend on how the stream was split.
+    pub fn parse(received: &[u8]) -> ProxyHeader {
+        if is_prefix_compatible(received, v2::SIGNATURE) {
+            return v2::parse(received).unwrap_or(ProxyHeader::Partial);
+        }
+        if !is_prefix_compatible(received, v1::SIGNATURE) {
+            return ProxyHeader::Malformed;
+        }
+        v1::parse(received)
+    }
+}
+
+/// Returns whether one of the two is a prefix of the other.
+fn is_prefix_compatible(received: &[u8], signature: &[u8]) -> bool {
+    received
+        .iter()
+        .zip(signature)
+        .all(|(octet, expected)| octet == expected)
+}
+
+/// Number of octets that suffice to decide about any header; the rest of a longer one holds nothing that is needed.
+pub const MAX_HEADER_OCTETS: usize = v1::MAX_OCTETS;
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv6Addr;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn proxy_header_parser_decides_within_the_maximum_header_size(octets in octets()) {
+            let first = octets.len().min(MAX_HEADER_OCTETS);
+            let decided = ProxyHeader::parse(&octets[..first]);
+            if first == MAX_HEADER_OCTETS {
+                prop_assert_ne!(decided, ProxyHeader::Partial);
+            }
+            if decided != ProxyHeader::Partial {
+                prop_assert_eq!(ProxyHeader::parse(&octets), decided);
+            }
+        }
+
+        #[test]
+        fn proxy_header_result_does_not_change_with_further_octets(octets in octets(), cut in any::<prop::sample::Index>()) {
+            let early = ProxyHeader::parse(&octets[..cut.index(octets.len() + 1)]);
+            if early != ProxyHeader::Partial {
+                prop_assert_eq!(ProxyHeader::parse(&octets), early);
+            }
+        }
+
+        #[test]
+        fn formatted_ipv6_addresses_parse_back_from_proxy_headers(ip in any::<[u8; 16]>(), port in any::<u16>()) {
+            let ip = Ipv6Addr::from(ip);
+            let line = format!("PROXY TCP6 {ip} ::1 {port} 25\r\n");
+            let source = ProxySource::Client(IpAddr::V6(ip).to_canonical());
+            let octets = line.len();
+            prop_assert_eq!(ProxyHeader::parse(line.as_bytes()), ProxyHeader::Complete { source, octets });
+            let binary = v2::encode(0x21, 0x21, &[&ip.octets()[..], &[0; 20]].concat());
+            prop_assert_eq!(ProxyHeader::parse(&binary), ProxyHeader::Complete { source, octets: 52 });
+        }
+    }
+
+    fn octets() -> impl Strategy<Value = Vec<u8>> {
+        let any_octets = vec(any::<u8>(), 0..150);
+        let line = "PROXY (TCP4|TCP6|UNKNOWN|x)( [0-9a-f.:]{0,30}){0,5}[ \r]?\r?\n?x{0,120}";
+        let binary = (any::<u8>(), any::<u8>(), vec(any::<u8>(), 0..250)).prop_map(
+            |(command, family, body)| v2::encode(0x20 | (command % 3), family % 0x33, &body),
+        );
+        prop_oneof![any_octets, line.prop_map(String::into_bytes), binary]
+    }
+}

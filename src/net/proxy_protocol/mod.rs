@@ -1,0 +1,88 @@
+//! The PROXY protocol, versions 1 and 2: a header at the start of a connection in which a proxy names its client
+//! ([specification](https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt)).
+
+mod header;
+mod v1;
+mod v2;
+
+use std::time::{Duration, Instant};
+
+use super::deadline::Deadline;
+use super::transport::{Transport, TransportError};
+use header::MAX_HEADER_OCTETS;
+pub use header::{ProxyHeader, ProxySource};
+
+/// A complete header.
+#[derive(Debug)]
+pub struct ReceivedHeader {
+    /// The client that the header names.
+    pub source: ProxySource,
+    /// Octets that were received after the header: the first octets of the client.
+    pub rest: Vec<u8>,
+}
+
+/// Why no header was received. The server sends nothing to such a peer.
+#[derive(Debug)]
+pub enum ReceiveError {
+    /// The peer closed without sending an octet, like a load balancer's TCP health check.
+    NoData,
+    /// The peer sent something else, or an incomplete header.
+    Malformed,
+    /// The header did not arrive in time, or the connection broke.
+    Transport(TransportError),
+}
+
+/// Reads a header within five seconds, in bounded memory whatever length the header declares.
+///
+/// # Errors
+/// [`ReceiveError`].
+#[expect(
+    clippy::indexing_slicing,
+    reason = "a read fills no more than the buffer it was given, so `filled` stays within all of it"
+)]
+pub fn receive(transport: &mut Transport) -> Result<ReceivedHeader, ReceiveError> {
+    let deadline = Deadline::for_command(Instant::now(), HEADER_TIMEOUT);
+    let mut buffer = [0; MAX_HEADER_OCTETS];
+    let mut filled = 0;
+    let (source, octets) = loop {
+        match read(transport, &mut buffer[filled..], &deadline)? {
+            0 if filled == 0 => return Err(ReceiveError::NoData),
+            0 => return Err(ReceiveError::Malformed),
+            count => filled += count,
+        }
+        match ProxyHeader::parse(&buffer[..filled]) {
+            ProxyHeader::Partial => {}
+            ProxyHeader::Malformed => return Err(ReceiveError::Malformed),
+            ProxyHeader::Complete { source, octets } => break (source, octets),
+        }
+    };
+    if let Some(rest) = buffer[..filled].get(octets..) {
+        let rest = rest.to_vec();
+        return Ok(ReceivedHeader { source, rest });
+    }
+    // Discards the part of a long header that has not arrived yet.
+    let mut remaining = octets - filled;
+    while remaining > 0 {
+        let count = remaining.min(buffer.len());
+        match read(transport, &mut buffer[..count], &deadline)? {
+            0 => return Err(ReceiveError::Malformed),
+            count => remaining -= count,
+        }
+    }
+    let rest = Vec::new();
+    Ok(ReceivedHeader { source, rest })
+}
+
+fn read(
+    transport: &mut Transport,
+    buffer: &mut [u8],
+    deadline: &Deadline,
+) -> Result<usize, ReceiveError> {
+    transport
+        .read(buffer, deadline)
+        .map_err(ReceiveError::Transport)
+}
+
+/// Time limit for a header: the specification asks for at least 3 seconds, enough for one retransmission; longer would
+/// let a silent peer hold its connection slot.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);

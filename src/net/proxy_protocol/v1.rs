@@ -1,0 +1,186 @@
+//! Version 1 of the PROXY protocol: a line of text.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use memchr::memchr;
+
+use super::header::{ProxyHeader, ProxySource};
+
+/// Parses the octets received so far, which are compatible with [`SIGNATURE`].
+pub fn parse(received: &[u8]) -> ProxyHeader {
+    let window = received.get(..MAX_OCTETS).unwrap_or(received);
+    let octets = memchr(b'\n', window).map(|end| end + 1);
+    let Some(line) = octets.and_then(|octets| window.get(..octets)) else {
+        return match window.len() < MAX_OCTETS {
+            true => ProxyHeader::Partial,
+            false => ProxyHeader::Malformed,
+        };
+    };
+    let octets = line.len();
+    match parse_line(line) {
+        Some(source) => ProxyHeader::Complete { source, octets },
+        None => ProxyHeader::Malformed,
+    }
+}
+
+/// Parses `PROXY TCP4|TCP6 source destination port port` CR LF, or `PROXY UNKNOWN` with anything after it.
+fn parse_line(line: &[u8]) -> Option<ProxySource> {
+    let text = std::str::from_utf8(line).ok()?.strip_suffix("\r\n")?;
+    let text = text.strip_prefix("PROXY ")?;
+    if text.contains('\r') {
+        return None;
+    }
+    if text == "UNKNOWN" || text.starts_with("UNKNOWN ") {
+        return Some(ProxySource::Unknown);
+    }
+    let mut words = text.split(' ');
+    let (ip, max) = match words.next()? {
+        "TCP4" => {
+            let (source, _) = parse_pair::<Ipv4Addr>(&mut words)?;
+            (IpAddr::V4(source), MAX_TCP4_OCTETS)
+        }
+        "TCP6" => {
+            let (source, _) = parse_pair::<Ipv6Addr>(&mut words)?;
+            (IpAddr::V6(source), MAX_TCP6_OCTETS)
+        }
+        _ => return None,
+    };
+    let are_ports = is_port(words.next()?) && is_port(words.next()?);
+    let is_whole = words.next().is_none() && line.len() <= max;
+    (are_ports && is_whole).then_some(ProxySource::Client(ip.to_canonical()))
+}
+
+fn parse_pair<'a, A: std::str::FromStr>(
+    words: &mut impl Iterator<Item = &'a str>,
+) -> Option<(A, A)> {
+    let mut next = || words.next()?.parse().ok();
+    Some((next()?, next()?))
+}
+
+/// Returns whether `word` is a number from 0 to 65535 without leading zeros.
+fn is_port(word: &str) -> bool {
+    word.parse::<u16>()
+        .is_ok_and(|port| port.to_string() == word)
+}
+
+/// The octets that every header of version 1 begins with.
+pub const SIGNATURE: &[u8] = b"PROXY ";
+/// Length of the longest line, UNKNOWN with two long IPv6 addresses, including CR LF.
+pub const MAX_OCTETS: usize = 107;
+const MAX_TCP4_OCTETS: usize = 56;
+const MAX_TCP6_OCTETS: usize = 104;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(ip: &str, octets: usize) -> ProxyHeader {
+        let source = ProxySource::Client(ip.parse().unwrap());
+        ProxyHeader::Complete { source, octets }
+    }
+
+    #[test]
+    fn proxy_v1_headers_are_parsed() {
+        let long = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
+        let unknown = |octets| ProxyHeader::Complete {
+            source: ProxySource::Unknown,
+            octets,
+        };
+        let cases: &[(&str, ProxyHeader)] = &[
+            (
+                "PROXY TCP4 192.0.2.1 192.0.2.2 1000 25\r\n",
+                client("192.0.2.1", 40),
+            ),
+            (
+                "PROXY TCP4 192.0.2.1 192.0.2.2 0 65535\r\nEHLO",
+                client("192.0.2.1", 40),
+            ),
+            (
+                "PROXY TCP6 2001:db8::1 ::1 1 25\r\n",
+                client("2001:db8::1", 33),
+            ),
+            (
+                "PROXY TCP6 ::ffff:192.0.2.1 ::1 1 25\r\n",
+                client("192.0.2.1", 38),
+            ),
+            (
+                &format!("PROXY TCP6 {long} {long} 65535 65535\r\n"),
+                client(long, 104),
+            ),
+            ("PROXY UNKNOWN\r\n", unknown(15)),
+            ("PROXY UNKNOWN what ever\r\nEHLO", unknown(25)),
+            (
+                &format!("PROXY UNKNOWN {long} {long} 65535 65535\r\n"),
+                unknown(107),
+            ),
+            ("", ProxyHeader::Partial),
+            ("PRO", ProxyHeader::Partial),
+            (
+                "PROXY TCP4 192.0.2.1 192.0.2.2 1000 25\r",
+                ProxyHeader::Partial,
+            ),
+            (
+                &format!("PROXY UNKNOWN {}", "x".repeat(92)),
+                ProxyHeader::Partial,
+            ),
+            (
+                &format!("PROXY UNKNOWN {}\r\n", "x".repeat(92)),
+                ProxyHeader::Malformed,
+            ),
+            (
+                &format!("PROXY UNKNOWN {}", "x".repeat(93)),
+                ProxyHeader::Malformed,
+            ),
+            ("EHLO c.test\r\n", ProxyHeader::Malformed),
+            ("proxy UNKNOWN\r\n", ProxyHeader::Malformed),
+            ("PROXY\r\n", ProxyHeader::Malformed),
+            ("PROXY UNKNOWNX\r\n", ProxyHeader::Malformed),
+            ("PROXY UNKNOWN\n", ProxyHeader::Malformed),
+            ("PROXY UNKNOWN \r x\r\n", ProxyHeader::Malformed),
+            (
+                "PROXY UDP4 192.0.2.1 192.0.2.2 1000 25\r\n",
+                ProxyHeader::Malformed,
+            ),
+            (
+                "PROXY TCP4  192.0.2.1 192.0.2.2 1000 25\r\n",
+                ProxyHeader::Malformed,
+            ),
+            (
+                "PROXY TCP4 192.0.2.1 192.0.2.2 1000 25 \r\n",
+                ProxyHeader::Malformed,
+            ),
+            (
+                "PROXY TCP4 192.0.2.1 192.0.2.2 01000 25\r\n",
+                ProxyHeader::Malformed,
+            ),
+            (
+                "PROXY TCP4 192.0.2.1 192.0.2.2 +1000 25\r\n",
+                ProxyHeader::Malformed,
+            ),
+            (
+                "PROXY TCP4 192.0.2.1 192.0.2.2 65536 25\r\n",
+                ProxyHeader::Malformed,
+            ),
+            (
+                "PROXY TCP4 192.0.2.01 192.0.2.2 1000 25\r\n",
+                ProxyHeader::Malformed,
+            ),
+            (
+                "PROXY TCP4 192.0.2.1 192.0.2.2 1000\r\n",
+                ProxyHeader::Malformed,
+            ),
+            ("PROXY TCP4 ::1 ::1 1000 25\r\n", ProxyHeader::Malformed),
+            (
+                "PROXY TCP6 192.0.2.1 192.0.2.2 1000 25\r\n",
+                ProxyHeader::Malformed,
+            ),
+            (
+                "PROXY TCP6 fe80::1%1 ::1 1000 25\r\n",
+                ProxyHeader::Malformed,
+            ),
+        ];
+        for (line, want) in cases {
+            assert_eq!(ProxyHeader::parse(line.as_bytes()), *want, "{line:?}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Version 2 of the PROXY protocol: a binary header.
+
+use std::net::IpAddr;
+
+use super::header::{ProxyHeader, ProxySource};
+
+/// Parses signature, version and command, family and length, then the addresses; other data within the length is skipped.
+/// Returns `None` while needed octets are missing.
+pub fn parse(received: &[u8]) -> Option<ProxyHeader> {
+    let command = *received.get(SIGNATURE.len())?;
+    if command != LOCAL && command != PROXY {
+        return Some(ProxyHeader::Malformed);
+    }
+    let (fixed, rest) = received.split_first_chunk::<FIXED_OCTETS>()?;
+    let length = usize::from(u16::from_be_bytes([fixed[14], fixed[15]]));
+    let complete = |source| {
+        let octets = FIXED_OCTETS + length;
+        Some(ProxyHeader::Complete { source, octets })
+    };
+    if command == LOCAL {
+        return complete(ProxySource::HealthCheck);
+    }
+    let needed = match fixed[13] {
+        UNSPEC => 0,
+        TCP4 => 12,
+        TCP6 => 36,
+        UNIX => 216,
+        _ => return Some(ProxyHeader::Malformed),
+    };
+    if length < needed {
+        return Some(ProxyHeader::Malformed);
+    }
+    let source = match fixed[13] {
+        TCP4 => IpAddr::from(*rest.first_chunk::<4>()?),
+        TCP6 => IpAddr::from(*rest.first_chunk::<16>()?),
+        _ => return complete(ProxySource::Unknown),
+    };
+    complete(ProxySource::Client(source.to_canonical()))
+}
+
+/// The octets that every header of version 2 begins with.
+pub const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+const FIXED_OCTETS: usize = 16;
+const LOCAL: u8 = 0x20;
+const PROXY: u8 = 0x21;
+const UNSPEC: u8 = 0x00;
+const TCP4: u8 = 0x11;
+const TCP6: u8 = 0x21;
+const UNIX: u8 = 0x31;
+
+/// Returns a header for tests.
+#[cfg(test)]
+pub fn encode(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
+    let length = (body.len() as u16).to_be_bytes();
+    [SIGNATURE, &[command, family], &length, body].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv6Addr;
+
+    use super::*;
+
+    fn client(ip: &str, octets: usize) -> ProxyHeader {
+        let source = ProxySource::Client(ip.parse().unwrap());
+        ProxyHeader::Complete { source, octets }
+    }
+
+    #[test]
+    fn proxy_v2_headers_are_parsed() {
+        let v4 = [192, 0, 2, 1, 192, 0, 2, 2, 3, 232, 0, 25];
+        let v6 = |ip: &str| {
+            let ip: Ipv6Addr = ip.parse().unwrap();
+            [&ip.octets()[..], &[0; 20]].concat()
+        };
+        let complete = |source, octets| ProxyHeader::Complete { source, octets };
+        let tlv = [&v4[..], &[0xee, 0, 3, 1, 2, 3]].concat();
+        for (header, want) in [
+            (encode(0x21, 0x11, &v4), client("192.0.2.1", 28)),
+            (encode(0x21, 0x11, &tlv), client("192.0.2.1", 34)),
+            (
+                encode(0x21, 0x21, &v6("2001:db8::1")),
+                client("2001:db8::1", 52),
+            ),
+            (
+                encode(0x21, 0x21, &v6("::ffff:192.0.2.1")),
+                client("192.0.2.1", 52),
+            ),
+            (
+                encode(0x21, 0x31, &[0; 216]),
+                complete(ProxySource::Unknown, 232),
+            ),
+            (encode(0x21, 0x00, &[]), complete(ProxySource::Unknown, 16)),
+            (
+                encode(0x21, 0x00, &[1; 7]),
+                complete(ProxySource::Unknown, 23),
+            ),
+            (
+                encode(0x20, 0x00, &[]),
+                complete(ProxySource::HealthCheck, 16),
+            ),
+            (
+                encode(0x20, 0x11, &v4),
+                complete(ProxySource::HealthCheck, 28),
+            ),
+            (
+                encode(0x20, 0xff, &[0; 9]),
+                complete(ProxySource::HealthCheck, 25),
+            ),
+            (encode(0x21, 0x11, &v4[1..]), ProxyHeader::Malformed),
+            (encode(0x21, 0x21, &v4), ProxyHeader::Malformed),
+            (encode(0x21, 0x31, &[0; 215]), ProxyHeader::Malformed),
+            (encode(0x21, 0x12, &v4), ProxyHeader::Malformed),
+            (encode(0x21, 0x41, &v4), ProxyHeader::Malformed),
+            (encode(0x22, 0x11, &v4), ProxyHeader::Malformed),
+            (encode(0x11, 0x11, &v4), ProxyHeader::Malformed),
+            (b"\r\n\r\n\0\r\nQUIT\r".to_vec(), ProxyHeader::Malformed),
+            (b"\r\n\r\n\0\r\nQ".to_vec(), ProxyHeader::Partial),
+        ] {
+            assert_eq!(ProxyHeader::parse(&header), want, "{header:?}");
+        }
+        let whole = encode(0x21, 0x11, &v4);
+        assert_eq!(ProxyHeader::parse(&whole[..19]), ProxyHeader::Partial);
+        // Data after the addresses may have any length and is not waited for.
+        let mut longest = encode(0x21, 0x11, &v4);
+        longest[14..16].fill(0xff);
+        assert_eq!(ProxyHeader::parse(&longest), client("192.0.2.1", 65_551));
+    }
+}

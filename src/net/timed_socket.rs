@@ -1,0 +1,179 @@
+//! A client's socket: blocking reads and writes with deadlines.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, recv};
+
+use super::deadline::Deadline;
+use super::io_timeout::{IoDirection, IoTimeout};
+use super::transport_error::TransportError;
+
+/// The socket of one client and the deadlines of its reads and writes.
+pub struct TimedSocket {
+    socket: Arc<TcpStream>,
+    io_timeout: Arc<IoTimeout>,
+    /// Time limit for one batch of replies.
+    write_timeout: Duration,
+}
+
+/// Result of a read that does not block.
+pub enum Received {
+    /// The number of octets read.
+    Octets(usize),
+    /// Nothing has arrived.
+    Nothing,
+    /// The client has finished sending, or the connection is broken.
+    End,
+}
+
+impl TimedSocket {
+    /// Returns a socket whose blocking calls `io_timeout` ends.
+    pub fn new(
+        socket: Arc<TcpStream>,
+        io_timeout: Arc<IoTimeout>,
+        write_timeout: Duration,
+    ) -> TimedSocket {
+        TimedSocket {
+            socket,
+            io_timeout,
+            write_timeout,
+        }
+    }
+
+    /// Reads at least one octet; returns 0 if the client has finished sending.
+    ///
+    /// # Errors
+    /// [`TransportError`].
+    pub fn read(
+        &mut self,
+        buffer: &mut [u8],
+        deadline: &Deadline,
+    ) -> Result<usize, TransportError> {
+        loop {
+            let expiry = self.io_timeout.expiry();
+            if let Some(expiry) = expiry.or_else(|| self.io_timeout.expiry_without_wait(deadline)) {
+                return Err(expiry.into());
+            }
+            self.io_timeout.arm(IoDirection::Read, deadline);
+            let read = (&*self.socket).read(buffer);
+            match (read, self.io_timeout.disarm()) {
+                // The deadlines thread shut the socket down; octets that had arrived before are read first.
+                (Ok(0), Some(expiry)) => return Err(expiry.into()),
+                (Err(error), _) if error.kind() == ErrorKind::Interrupted => {}
+                (read, _) => return read.map_err(TransportError::ConnectionReset),
+            }
+        }
+    }
+
+    /// Reads what has arrived, without blocking.
+    pub fn read_available(&self, buffer: &mut [u8]) -> Received {
+        match recv(self.socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
+            Ok(0) => Received::End,
+            Ok(count) => Received::Octets(count),
+            Err(Errno::EAGAIN | Errno::EINTR) => Received::Nothing,
+            Err(_) => Received::End,
+        }
+    }
+
+    /// Returns the deadline for the replies that are written next. After a timeout only a last reply is written; it gets
+    /// little time, because a client with a full receive buffer has not read for long.
+    pub fn write_deadline(&self) -> Deadline {
+        let timeout = match self.io_timeout.expiry() {
+            None => self.write_timeout,
+            Some(_) => self.write_timeout.min(LINGER),
+        };
+        Deadline::for_command(Instant::now(), timeout)
+    }
+
+    /// Writes all of `octets`.
+    ///
+    /// # Errors
+    /// [`TransportError`]; it is then unknown how much was written.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "a write takes no more than it was given"
+    )]
+    pub fn write_all(&mut self, octets: &[u8], deadline: &Deadline) -> Result<(), TransportError> {
+        let mut rest = octets;
+        while !rest.is_empty() {
+            self.io_timeout.arm(IoDirection::Write, deadline);
+            let written = (&*self.socket).write(rest);
+            match (written, self.io_timeout.disarm()) {
+                (Ok(0), _) => {
+                    return Err(TransportError::ConnectionReset(ErrorKind::WriteZero.into()));
+                }
+                (Ok(count), _) => rest = &rest[count..],
+                (Err(error), _) if error.kind() == ErrorKind::Interrupted => {}
+                // The deadlines thread shut the socket down.
+                (Err(_), Some(expiry)) => return Err(expiry.into()),
+                (Err(error), None) => return Err(TransportError::ConnectionReset(error)),
+            }
+            if !rest.is_empty()
+                && let Some(expiry) = self.io_timeout.expiry_without_wait(deadline)
+            {
+                return Err(expiry.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns whether a FIN or a reset has arrived. `poll` reports both even if octets are unread, and reads nothing.
+    pub fn is_shut_by_peer(&self) -> bool {
+        // nix has no constant for POLLRDHUP.
+        let events = PollFlags::from_bits_retain(libc::POLLRDHUP);
+        let mut sockets = [PollFd::new(self.socket.as_fd(), events)];
+        // `poll` always reports errors and hang-ups too, but no other event.
+        poll(&mut sockets, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Shuts down writing, then discards what the client still sends, for a bounded time: `close` with unread octets makes
+    /// the kernel reset the connection, which can cost the client the last reply.
+    // Never inlined: its buffer would be part of every connection's stack, used or not.
+    #[inline(never)]
+    pub fn linger(&mut self) {
+        if self.socket.shutdown(Shutdown::Write).is_err() {
+            return;
+        }
+        let linger = match self.io_timeout.has_expired_nearly_full() {
+            true => LINGER_NEARLY_FULL,
+            false => LINGER,
+        };
+        let give_up_at = Instant::now() + linger;
+        let mut dropped = 0;
+        let mut buffer = [0; 4_096];
+        // Short, so that the loop checks its time limit. If the socket was shut down for reading, reads return 0 at once and
+        // the loop sleeps instead.
+        if self.socket.set_read_timeout(Some(LINGER_TICK)).is_err() {
+            return;
+        }
+        let was_shut = self.io_timeout.expiry().is_some();
+        while dropped < MAX_DROPPED_OCTETS && Instant::now() < give_up_at {
+            match (&*self.socket).read(&mut buffer) {
+                Ok(0) if was_shut => thread::sleep(LINGER_TICK),
+                Ok(0) => return,
+                Ok(count) => dropped += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// How long octets of the client are discarded after the last reply. The client holds its slot during that time; with this
+/// value it is gone within a second after its deadline.
+const LINGER: Duration = Duration::from_millis(900);
+/// The same while slots run out, for a socket that was shut down for reading: on such a socket the client's close cannot be
+/// detected.
+const LINGER_NEARLY_FULL: Duration = Duration::from_millis(250);
+/// Polling interval of that wait.
+const LINGER_TICK: Duration = Duration::from_millis(50);
+/// Maximum number of octets that are discarded.
+const MAX_DROPPED_OCTETS: usize = 1 << 20;

@@ -1,0 +1,31 @@
+//! Errors of a client's connection.
+
+use std::io;
+
+use super::io_timeout::ExpiryReason;
+
+/// Why a read, a write or a TLS handshake failed.
+#[derive(Debug, thiserror::Error)]
+pub enum TransportError {
+    /// The deadline passed.
+    #[error("timed out")]
+    TimedOut,
+    /// Slots ran out, and the shorter deadline that holds then passed.
+    #[error("slow while slots ran out")]
+    Shed,
+    /// The client or the network ended the connection.
+    #[error("{0}")]
+    ConnectionReset(io::Error),
+    /// The TLS handshake failed, or a record was malformed.
+    #[error("{0}")]
+    Tls(rustls::Error),
+}
+
+impl From<ExpiryReason> for TransportError {
+    fn from(expiry: ExpiryReason) -> TransportError {
+        match expiry {
+            ExpiryReason::TimedOut => TransportError::TimedOut,
+            ExpiryReason::Shed => TransportError::Shed,
+        }
+    }
+}
