@@ -1,6 +1,6 @@
 //! The states of one SMTP session and what moves it from one to the next.
 
-mod chunks;
+mod bdat;
 mod command_count;
 mod receiving;
 
@@ -8,7 +8,7 @@ use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use self::chunks::Chunk;
+use self::bdat::Chunk;
 use self::command_count::CommandCount;
 use super::command::{self, CommandError, MailCommand, Verb};
 use super::content::{Content, MemoryBudget};
