@@ -1,5 +1,6 @@
 //! Parses a command line into a verb and typed arguments.
 
+use super::parameter::{self, MailParameters};
 use super::path::{ForwardPath, PathError, ReversePath};
 use super::reply::{self, Reply};
 
@@ -30,12 +31,8 @@ pub enum Verb {
 pub struct MailCommand {
     /// The sender.
     pub reverse_path: ReversePath,
-    /// `SIZE=`: the size that the client announces, which may be wrong in both directions ([RFC 1870]).
-    ///
-    /// [RFC 1870]: https://www.rfc-editor.org/rfc/rfc1870
-    pub size: Option<u64>,
-    /// `SMTPUTF8`: addresses and header fields may hold UTF-8 ([RFC 6531](https://www.rfc-editor.org/rfc/rfc6531)).
-    pub smtputf8: bool,
+    /// The parameters after the path.
+    pub parameters: MailParameters,
 }
 
 /// `BDAT size [LAST]` ([RFC 3030](https://www.rfc-editor.org/rfc/rfc3030)).
@@ -159,31 +156,14 @@ impl MailCommand {
         let path = after_keyword(argument, "FROM:")?;
         let (reverse_path, parameters) =
             ReversePath::parse(path).map_err(|_| CommandError::BadReversePath)?;
-        let mut command = MailCommand {
-            reverse_path,
-            size: None,
-            smtputf8: false,
-        };
-        let mut body_given = false;
-        for parameter in split_parameters(parameters, CommandError::BadReversePath)? {
-            let (keyword, value) = parameter;
-            match (keyword.to_ascii_uppercase().as_str(), value) {
-                ("SIZE", Some(value)) if command.size.is_none() => {
-                    command.size = Some(parse_size(value).ok_or(CommandError::BadParameter)?);
-                }
-                ("SMTPUTF8", None) if !command.smtputf8 => command.smtputf8 = true,
-                ("BODY", Some(value)) if !body_given => {
-                    body_given = true;
-                    check_body(value)?;
-                }
-                ("SIZE" | "SMTPUTF8" | "BODY", _) => return Err(CommandError::BadParameter),
-                _ => return Err(CommandError::UnknownParameter),
-            }
-        }
-        if !command.smtputf8 && !command.reverse_path.as_str().is_ascii() {
+        let parameters = MailParameters::parse(parameters)?;
+        if !parameters.smtputf8 && !reverse_path.as_str().is_ascii() {
             return Err(CommandError::NeedsSmtpUtf8);
         }
-        Ok(command)
+        Ok(MailCommand {
+            reverse_path,
+            parameters,
+        })
     }
 }
 
@@ -198,10 +178,7 @@ pub fn parse_rcpt(argument: &[u8], smtputf8: bool) -> Result<ForwardPath, Comman
         PathError::Malformed => CommandError::BadForwardPath,
         PathError::TwoDomains => CommandError::EmbeddedRoute,
     })?;
-    let parameters = split_parameters(parameters, CommandError::BadForwardPath)?;
-    if !parameters.is_empty() {
-        return Err(CommandError::UnknownParameter);
-    }
+    parameter::check_none(parameters)?;
     if !smtputf8 && !forward_path.as_str().is_ascii() {
         return Err(CommandError::NeedsSmtpUtf8);
     }
@@ -243,54 +220,11 @@ fn after_keyword<'a>(argument: &'a str, keyword: &str) -> Result<&'a str, Comman
     }
 }
 
-type Parameter<'a> = (&'a str, Option<&'a str>);
-
-/// Splits ` KEYWORD[=value] …`. Anything but a space directly after the path makes the path malformed.
-fn split_parameters(
-    parameters: &str,
-    bad_path: CommandError,
-) -> Result<Vec<Parameter<'_>>, CommandError> {
-    if !parameters.is_empty() && !parameters.starts_with(' ') {
-        return Err(bad_path);
-    }
-    let words = parameters.split_ascii_whitespace();
-    words
-        .map(|word| match word.split_once('=') {
-            Some((keyword, value)) if is_keyword(keyword) && !value.is_empty() => {
-                Ok((keyword, Some(value)))
-            }
-            None if is_keyword(word) => Ok((word, None)),
-            _ => Err(CommandError::BadParameter),
-        })
-        .collect()
-}
-
-/// Returns whether `word` is an `esmtp-keyword` (RFC 5321 §4.1.2).
-fn is_keyword(word: &str) -> bool {
-    word.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
-}
-
-/// Parses 1 to 20 digits (RFC 1870 §4); a number beyond 64 bits becomes the largest one.
-fn parse_size(digits: &str) -> Option<u64> {
-    is_number(digits).then(|| digits.parse().unwrap_or(u64::MAX))
-}
-
 /// Parses 1 to 20 digits that fit into 64 bits.
 fn parse_number(digits: &str) -> Option<u64> {
-    is_number(digits).then(|| digits.parse().ok()).flatten()
-}
-
-fn is_number(digits: &str) -> bool {
-    (1..=20).contains(&digits.len()) && digits.bytes().all(|octet| octet.is_ascii_digit())
-}
-
-/// Checks the value of `BODY=` (RFC 6152); BINARYMIME (RFC 3030) is not offered.
-fn check_body(value: &str) -> Result<(), CommandError> {
-    match value.to_ascii_uppercase().as_str() {
-        "7BIT" | "8BITMIME" => Ok(()),
-        "BINARYMIME" => Err(CommandError::UnknownParameter),
-        _ => Err(CommandError::BadParameter),
+    match parameter::is_number(digits) {
+        true => digits.parse().ok(),
+        false => None,
     }
 }
 
@@ -385,9 +319,10 @@ mod tests {
         ];
         for (argument, want) in cases {
             let parsed = MailCommand::parse(argument.as_bytes());
-            let parsed = parsed
-                .as_ref()
-                .map(|mail| (mail.reverse_path.as_str(), mail.size, mail.smtputf8));
+            let parsed = parsed.as_ref().map(|mail| {
+                let MailParameters { size, smtputf8 } = mail.parameters;
+                (mail.reverse_path.as_str(), size, smtputf8)
+            });
             assert_eq!(parsed.map_err(|error| *error), *want, "{argument}");
         }
     }

@@ -14,6 +14,7 @@ pub mod domain;
 mod extension;
 mod input;
 mod line;
+mod parameter;
 mod path;
 mod policy;
 pub mod reply;

@@ -295,13 +295,13 @@ impl Session {
         }
         let mail = MailCommand::parse(argument)?;
         let max = self.settings.max_content_octets as u64;
-        if mail.size.is_some_and(|size| size > max) {
+        if mail.parameters.size.is_some_and(|size| size > max) {
             return Ok(reply::R552_TOO_LARGE);
         }
         let envelope = Envelope {
             reverse_path: mail.reverse_path,
             recipients: Vec::new(),
-            smtputf8: mail.smtputf8,
+            smtputf8: mail.parameters.smtputf8,
         };
         let chunks = None;
         self.state = State::Transaction(Transaction { envelope, chunks });
