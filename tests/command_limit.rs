@@ -26,7 +26,7 @@ fn command_101_without_a_saved_mail_closes_the_session() {
     let line = log.lines().find(|line| line.contains(" disconnected "));
     assert_eq!(
         value(line.expect("a line"), "reason").as_deref(),
-        Some("refused")
+        Some("rejected")
     );
 }
 
