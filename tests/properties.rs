@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use goguerrilla::smtp::{
-    AllowedHosts, COMMAND_READ_SIZE, InputBuffer, MemoryBudget, Session, SessionSettings, Step, Tls,
+    AllowedHosts, COMMAND_READ_SIZE, InputBuffer, MemoryBudget, Reply, Session, SessionSettings,
+    Step, Tls, reply,
 };
 use goguerrilla::store::TableColumns;
 use proptest::collection::vec;
@@ -106,17 +107,15 @@ fn steps(pieces: &[&[u8]], budget: &MemoryBudget) -> Vec<StepOutput> {
             loop {
                 match session.next_step(&mut input) {
                     Step::NeedInput => break,
-                    Step::Reply(reply) => {
-                        let mut octets = Vec::new();
-                        reply.write_to(&mut octets);
-                        seen.push(StepOutput::Say(String::from_utf8(octets).expect("ASCII")));
+                    Step::Reply(reply) => seen.push(StepOutput::Say(text(&reply))),
+                    Step::RejectMessage(error) => seen.push(StepOutput::Say(text(&error.into()))),
+                    Step::RejectXclient => {
+                        seen.push(StepOutput::Say(text(&reply::R550_XCLIENT_DENIED)));
                     }
                     Step::StartTls(_) => unreachable!("TLS is not offered"),
                     Step::Xclient(..) => unreachable!("no proxy is trusted"),
-                    Step::Close(reply) => {
-                        let mut octets = Vec::new();
-                        reply.write_to(&mut octets);
-                        seen.push(StepOutput::Close(String::from_utf8(octets).expect("ASCII")));
+                    Step::Quit(reply) | Step::Close(reply) => {
+                        seen.push(StepOutput::Close(text(&reply)));
                         return seen;
                     }
                     Step::Save(envelope, content) => {
@@ -138,6 +137,13 @@ fn steps(pieces: &[&[u8]], budget: &MemoryBudget) -> Vec<StepOutput> {
         }
     }
     seen
+}
+
+/// Returns the reply as it is sent.
+fn text(reply: &Reply) -> String {
+    let mut octets = Vec::new();
+    reply.write_to(&mut octets);
+    String::from_utf8(octets).expect("ASCII")
 }
 
 fn settings() -> Arc<SessionSettings> {

@@ -17,8 +17,8 @@ use crate::net::tls::TlsCredentials;
 use crate::net::transport::{NegotiatedTls, Transport, TransportError};
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::{
-    COMMAND_READ_SIZE, CONTENT_READ_SIZE, ClientAddress, Expecting, InputBuffer, MemoryBudget,
-    Session, SessionSettings, Step, Tls,
+    COMMAND_READ_SIZE, CONTENT_READ_SIZE, ClientAddress, ContentError, DiscardReason, Expecting,
+    InputBuffer, MemoryBudget, Session, SessionSettings, Step, Tls,
 };
 use crate::store::Saver;
 
@@ -113,6 +113,14 @@ fn close_reason(error: &TransportError) -> CloseReason {
     }
 }
 
+/// Returns the outcome to count for a message that the session rejects.
+fn rejected_mail(error: ContentError) -> MailOutcome {
+    match error {
+        ContentError::TooLarge => MailOutcome::TooLarge,
+        ContentError::NoMemory => MailOutcome::NoMemory,
+    }
+}
+
 impl<'a> Connection<'a> {
     fn new(
         client: &'a Client,
@@ -154,6 +162,14 @@ impl<'a> Connection<'a> {
             let gone_on = match self.session.next_step(&mut self.input) {
                 Step::NeedInput => self.read_input(),
                 Step::Reply(reply) => self.handle_reply(&reply),
+                Step::RejectMessage(error) => {
+                    metrics::MAILS.count(rejected_mail(error));
+                    self.handle_reply(&error.into())
+                }
+                Step::RejectXclient => {
+                    self.log_xclient_rejection();
+                    self.handle_reply(&reply::R550_XCLIENT_DENIED)
+                }
                 Step::Save(envelope, content) => {
                     let reply = self.save(envelope, content);
                     self.queue_reply(&reply);
@@ -164,6 +180,7 @@ impl<'a> Connection<'a> {
                     self.flush().and_then(|()| self.start_tls())
                 }
                 Step::Xclient(address, reply) => self.apply_xclient(address, &reply),
+                Step::Quit(reply) => Err(self.quit(&reply)),
                 Step::Close(reply) => Err(self.close(&reply)),
             };
             if let Err(end) = gone_on {
@@ -184,8 +201,8 @@ impl<'a> Connection<'a> {
             .deadlines
             .next(&self.session, timeout, self.mails_saved > 0);
         if self.session.is_discarding() && self.has_discarded_enough() {
-            let reply = self.session.refusal().unwrap_or(reply::R421_TIMEOUT);
-            return Err(self.close(&reply));
+            let reason = self.session.discard_reason();
+            return Err(self.close_slow_client(reason));
         }
         let room = match awaited {
             Expecting::Content => self.input.spare_mut(CONTENT_READ_SIZE),
@@ -216,7 +233,8 @@ impl<'a> Connection<'a> {
             Err(error) => {
                 let end = close_reason(&error);
                 if matches!(end, CloseReason::TimedOut | CloseReason::Shed) {
-                    self.close(&self.reply_to_slow_client(end));
+                    let reason = self.reported_discard_reason(end);
+                    self.close_slow_client(reason);
                 }
                 Err(end)
             }
@@ -225,22 +243,25 @@ impl<'a> Connection<'a> {
 
     /// Says a reply, at once only where too many are held already.
     fn handle_reply(&mut self, reply: &Reply) -> Result<(), CloseReason> {
-        if *reply == reply::R550_XCLIENT_DENIED
-            && !mem::replace(&mut self.xclient_rejection_logged, true)
-        {
-            // A proxy that was forgotten would otherwise show in bounces only. Once: anybody may say XCLIENT.
-            let session = self.client.session_id();
-            let fix = match self.client.is_trusted_proxy {
-                true => "none: the client behind this proxy wanted to be another one",
-                false => "if this is a proxy of yours, name it in GM_TRUSTED_PROXIES",
-            };
-            log::info!(session:% = session, client:% = self.client.ip(), command = "XCLIENT", fix = fix; "rejected");
-        }
         self.queue_reply(reply);
         match self.output.len() >= MAX_QUEUED_REPLY_OCTETS {
             true => self.flush(),
             false => Ok(()),
         }
+    }
+
+    /// Logs the first XCLIENT rejection of a connection: any client may send the command many times. Without this line a
+    /// proxy that is missing in GM_TRUSTED_PROXIES would show only in bounces.
+    fn log_xclient_rejection(&mut self) {
+        if mem::replace(&mut self.xclient_rejection_logged, true) {
+            return;
+        }
+        let session = self.client.session_id();
+        let fix = match self.client.is_trusted_proxy {
+            true => "none: the client behind this proxy wanted to be another one",
+            false => "if this is a proxy of yours, name it in GM_TRUSTED_PROXIES",
+        };
+        log::info!(session:% = session, client:% = self.client.ip(), command = "XCLIENT", fix = fix; "rejected");
     }
 
     /// Takes the client that a trusted proxy speaks for.
@@ -292,12 +313,6 @@ impl<'a> Connection<'a> {
             self.log_dialogue(reply);
         }
         metrics::REPLIES.count(Code(reply.code()));
-        // Mails that the protocol turns away by itself.
-        if *reply == reply::R552_TOO_LARGE {
-            metrics::MAILS.count(MailOutcome::TooLarge);
-        } else if *reply == reply::R452_NO_MEMORY {
-            metrics::MAILS.count(MailOutcome::NoMemory);
-        }
         reply.write_to(&mut self.output);
     }
 
@@ -336,14 +351,28 @@ impl<'a> Connection<'a> {
         CloseReason::Shutdown
     }
 
-    fn close(&mut self, reply: &Reply) -> CloseReason {
+    /// Closes the connection of a client that took too long, with the reply to the message that is being discarded, if any.
+    fn close_slow_client(&mut self, reason: Option<DiscardReason>) -> CloseReason {
+        if let Some(DiscardReason::Message(error)) = reason {
+            metrics::MAILS.count(rejected_mail(error));
+        }
+        let reply = reason.map_or(reply::R421_TIMEOUT, Reply::from);
+        self.close(&reply)
+    }
+
+    fn quit(&mut self, reply: &Reply) -> CloseReason {
         self.queue_reply(reply);
         if let Err(end) = self.flush() {
             return end;
         }
-        if reply.code() == reply::R221_BYE.code() {
-            self.transport.send_close_notify();
-            return CloseReason::Quit;
+        self.transport.send_close_notify();
+        CloseReason::Quit
+    }
+
+    fn close(&mut self, reply: &Reply) -> CloseReason {
+        self.queue_reply(reply);
+        if let Err(end) = self.flush() {
+            return end;
         }
         self.transport.lingering_close();
         CloseReason::Rejected

@@ -7,8 +7,7 @@ use super::Connection;
 use crate::metrics::CloseReason;
 use crate::net::deadline::Deadline;
 use crate::net::load::Load;
-use crate::smtp::reply::{self, Reply};
-use crate::smtp::{Expecting, Session};
+use crate::smtp::{DiscardReason, Expecting, Session};
 
 /// The deadlines of one connection.
 pub(super) struct Deadlines {
@@ -124,11 +123,10 @@ impl Connection<'_> {
 
     /// Returns the last reply to a client whose time is up. A sender whose message is too large has to learn that, or it
     /// would send it again.
-    pub(super) fn reply_to_slow_client(&self, end: CloseReason) -> Reply {
-        let refusal = self.session.refusal();
+    pub(super) fn reported_discard_reason(&self, end: CloseReason) -> Option<DiscardReason> {
         match end == CloseReason::Shed || self.deadlines.has_discarded_long_enough() {
-            true => refusal.unwrap_or(reply::R421_TIMEOUT),
-            false => reply::R421_TIMEOUT,
+            true => self.session.discard_reason(),
+            false => None,
         }
     }
 }

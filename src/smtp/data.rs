@@ -6,7 +6,6 @@
 use memchr::memmem;
 
 use super::content::{Content, ContentError};
-use super::reply::Reply;
 
 /// Where received content goes: into memory, or nowhere because of an error.
 ///
@@ -47,11 +46,11 @@ impl Sink {
         }
     }
 
-    /// Returns the reply to a message that is discarded; `None` while it is kept.
-    pub fn refusal(&self) -> Option<Reply> {
+    /// Returns why the message is discarded; `None` while it is stored.
+    pub fn error(&self) -> Option<ContentError> {
         match self {
             Sink::Storing(_) => None,
-            Sink::Discarding(error) => Some((*error).into()),
+            Sink::Discarding(error) => Some(*error),
         }
     }
 }

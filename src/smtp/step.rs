@@ -1,6 +1,6 @@
 //! What a session says to whoever connects it to a socket, and what it is asked.
 
-use super::content::Content;
+use super::content::{Content, ContentError};
 use super::path::{ForwardPath, ReversePath};
 use super::reply::Reply;
 use super::xclient::ClientAddress;
@@ -28,10 +28,34 @@ pub enum Step {
     StartTls(Reply),
     /// A trusted proxy has said for whom it speaks: take that address from now on, and say this.
     Xclient(ClientAddress, Reply),
-    /// Say this and close.
+    /// Queue the reply to a message that is too large or finds no memory; the session goes on.
+    RejectMessage(ContentError),
+    /// Queue [`R550_XCLIENT_DENIED`](super::reply::R550_XCLIENT_DENIED); the session goes on.
+    RejectXclient,
+    /// Send the reply to QUIT and close.
+    Quit(Reply),
+    /// Send the reply and close: the session rejects the client.
     Close(Reply),
     /// Flush what is to be said, then read.
     NeedInput,
+}
+
+/// Reason why a session discards octets of content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiscardReason {
+    /// The message is too large or finds no memory.
+    Message(ContentError),
+    /// The BDAT command was rejected with this reply.
+    Command(Reply),
+}
+
+impl From<DiscardReason> for Reply {
+    fn from(reason: DiscardReason) -> Reply {
+        match reason {
+            DiscardReason::Message(error) => error.into(),
+            DiscardReason::Command(reply) => reply,
+        }
+    }
 }
 
 /// The paths of one transaction (RFC 5321 §2.3.1).

@@ -8,7 +8,7 @@ use crate::smtp::content::{Content, ContentError};
 use crate::smtp::data::Sink;
 use crate::smtp::input::InputBuffer;
 use crate::smtp::reply::{self, Reply};
-use crate::smtp::step::Envelope;
+use crate::smtp::step::{DiscardReason, Envelope};
 use crate::smtp::xclient::TrustedProxy;
 
 /// A chunk whose octets flow.
@@ -28,11 +28,11 @@ enum AfterChunk {
 }
 
 impl Chunk {
-    /// Returns the reply to a chunk whose octets are discarded; `None` while they are kept.
-    pub(super) fn refusal(&self) -> Option<Reply> {
+    /// Returns why the octets of the chunk are discarded; `None` while they are stored.
+    pub(super) fn discard_reason(&self) -> Option<DiscardReason> {
         match &self.after {
-            AfterChunk::Reject(reply, _) => Some(reply.clone()),
-            AfterChunk::Receive { intake, .. } => intake.refusal(),
+            AfterChunk::Reject(reply, _) => Some(DiscardReason::Command(reply.clone())),
+            AfterChunk::Receive { intake, .. } => intake.error().map(DiscardReason::Message),
         }
     }
 }
@@ -105,7 +105,7 @@ impl Session {
             intake.push(&unread[..count]);
         }
         chunk.remaining -= count as u64;
-        let (is_complete, is_discarded) = (chunk.remaining == 0, chunk.refusal().is_some());
+        let (is_complete, is_discarded) = (chunk.remaining == 0, chunk.discard_reason().is_some());
         input.consume(count);
         self.content_came(count, is_discarded);
         if !is_complete {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use self::bdat::Chunk;
 use self::command_count::CommandCount;
 use super::command::{self, CommandError, MailCommand, Verb};
-use super::content::{Content, MemoryBudget};
+use super::content::{Content, ContentError, MemoryBudget};
 use super::data::DataReader;
 use super::extension::{self, OfferedExtensions};
 use super::input::InputBuffer;
@@ -119,11 +119,16 @@ impl Session {
             Step::Reply(reply) if reply.is_error() => {
                 self.counts.errors += u64::from(!mem::take(&mut self.exempt_from_errors));
             }
-            Step::Close(_) => self.state = State::Closed,
-            Step::Reply(_) | Step::StartTls(_) | Step::Xclient(..) | Step::Save(..) => {}
+            Step::Quit(_) | Step::Close(_) => self.state = State::Closed,
+            Step::Reply(_)
+            | Step::RejectMessage(_)
+            | Step::RejectXclient
+            | Step::StartTls(_)
+            | Step::Xclient(..)
+            | Step::Save(..) => {}
         }
         self.counts.replies += 1;
-        if self.counts.errors > MAX_ERRORS && !matches!(step, Step::Close(_)) {
+        if self.counts.errors > MAX_ERRORS {
             self.state = State::Closed;
             return Step::Close(reply::R421_TOO_MANY_ERRORS);
         }
@@ -197,10 +202,7 @@ impl Session {
             Line::TooLong if command::is_http_request(input.unread()) => {
                 return Step::Close(reply::R500_HTTP_REQUEST);
             }
-            Line::TooLong if command::is_bdat(input.unread()) => {
-                return Step::Close(reply::R500_LINE_TOO_LONG);
-            }
-            Line::TooLong => return Step::Reply(reply::R500_LINE_TOO_LONG),
+            Line::TooLong => return reject_line(input.unread(), reply::R500_LINE_TOO_LONG),
             Line::BareLf => return Step::Close(reply::R500_BARE_LF),
         };
         let line = &input.unread()[..octets - 2];
@@ -211,22 +213,20 @@ impl Session {
         let (verb, step) = if command::is_http_request(line) {
             (None, Some(Step::Close(reply::R500_HTTP_REQUEST)))
         } else if line.iter().any(|octet| matches!(octet, b'\r' | 0)) {
-            (None, Some(Step::Reply(reply::R500_BAD_OCTETS)))
+            (None, Some(reject_line(line, reply::R500_BAD_OCTETS)))
         } else {
             let (verb, argument) = command::split(line);
-            (verb, self.execute(verb, argument))
+            self.discarding_chunks &= verb == Some(Verb::Bdat);
+            let step = match verb {
+                Some(verb) => self.execute(verb, argument),
+                None => Some(reject_line(line, reply::R500_UNKNOWN_VERB)),
+            };
+            (verb, step)
         };
         self.count_command(verb, was_in_transaction);
-        let step = match step {
-            // How many octets behind it are no commands is unknown.
-            Some(Step::Reply(reply)) if reply.code() == 500 && command::is_bdat(line) => {
-                Some(Step::Close(reply))
-            }
-            step => step,
-        };
         input.consume(octets);
         match step {
-            Some(step @ Step::Close(_)) => step,
+            Some(step @ (Step::Quit(_) | Step::Close(_))) => step,
             _ if self.commands.is_exceeded() => Step::Close(reply::R421_TOO_MANY_COMMANDS),
             Some(Step::StartTls(_)) if !input.unread().is_empty() => {
                 Step::Close(reply::R454_PIPELINED_STARTTLS)
@@ -237,35 +237,24 @@ impl Session {
     }
 
     /// The one table of commands: what each verb does. `None`: the octets of a chunk come next.
-    fn execute(&mut self, verb: Option<Verb>, argument: &[u8]) -> Option<Step> {
-        self.discarding_chunks &= verb == Some(Verb::Bdat);
+    fn execute(&mut self, verb: Verb, argument: &[u8]) -> Option<Step> {
         let outcome = match verb {
-            Some(Verb::Helo) => self.helo(argument, false),
-            Some(Verb::Ehlo) => self.helo(argument, true),
-            Some(Verb::Mail) => self.mail(argument),
-            Some(Verb::Rcpt) => self.rcpt(argument),
-            Some(Verb::Data) => self.data(argument),
-            Some(Verb::Bdat) => return self.bdat(argument),
-            Some(Verb::Rset) => self.rset(argument),
-            Some(Verb::Noop) => Ok(reply::R250_OK),
-            Some(Verb::Vrfy) => Ok(reply::R252_CANNOT_VERIFY),
-            Some(Verb::Help) => Ok(reply::R214_HELP),
-            Some(Verb::Quit) => match command::no_argument(argument) {
-                Ok(()) => return Some(Step::Close(reply::R221_BYE)),
-                Err(error) => Err(error),
-            },
-            Some(Verb::StartTls) => match self.start_tls(argument) {
-                Ok(reply) if reply == reply::R220_START_TLS => return Some(Step::StartTls(reply)),
-                outcome => outcome,
-            },
-            Some(Verb::Xclient) => match self.xclient(argument) {
-                Ok(step) => return Some(step),
-                Err(error) => Err(error),
-            },
-            Some(Verb::Expn | Verb::NotImplemented) => Ok(reply::R502_NOT_IMPLEMENTED),
-            None => Ok(reply::R500_UNKNOWN_VERB),
+            Verb::Helo => self.helo(argument, false).map(Step::Reply),
+            Verb::Ehlo => self.helo(argument, true).map(Step::Reply),
+            Verb::Mail => self.mail(argument),
+            Verb::Rcpt => self.rcpt(argument).map(Step::Reply),
+            Verb::Data => self.data(argument).map(Step::Reply),
+            Verb::Bdat => return self.bdat(argument),
+            Verb::Rset => self.rset(argument).map(Step::Reply),
+            Verb::Noop => Ok(Step::Reply(reply::R250_OK)),
+            Verb::Vrfy => Ok(Step::Reply(reply::R252_CANNOT_VERIFY)),
+            Verb::Help => Ok(Step::Reply(reply::R214_HELP)),
+            Verb::Quit => command::no_argument(argument).map(|()| Step::Quit(reply::R221_BYE)),
+            Verb::StartTls => self.start_tls(argument),
+            Verb::Xclient => self.xclient(argument),
+            Verb::Expn | Verb::NotImplemented => Ok(Step::Reply(reply::R502_NOT_IMPLEMENTED)),
         };
-        Some(Step::Reply(outcome.unwrap_or_else(Reply::from)))
+        Some(outcome.unwrap_or_else(|error| Step::Reply(error.into())))
     }
 
     fn helo(&mut self, argument: &[u8], extended: bool) -> Result<Reply, CommandError> {
@@ -286,17 +275,17 @@ impl Session {
         })
     }
 
-    fn mail(&mut self, argument: &[u8]) -> Result<Reply, CommandError> {
+    fn mail(&mut self, argument: &[u8]) -> Result<Step, CommandError> {
         if self.helo.is_none() {
-            return Ok(reply::R503_SEND_HELO_FIRST);
+            return Ok(Step::Reply(reply::R503_SEND_HELO_FIRST));
         }
         if let State::Transaction(_) = self.state {
-            return Ok(reply::R503_NESTED_MAIL);
+            return Ok(Step::Reply(reply::R503_NESTED_MAIL));
         }
         let mail = MailCommand::parse(argument)?;
         let max = self.settings.max_content_octets as u64;
         if mail.parameters.size.is_some_and(|size| size > max) {
-            return Ok(reply::R552_TOO_LARGE);
+            return Ok(Step::RejectMessage(ContentError::TooLarge));
         }
         let envelope = Envelope {
             reverse_path: mail.reverse_path,
@@ -306,7 +295,7 @@ impl Session {
         let chunks = None;
         self.state = State::Transaction(Transaction { envelope, chunks });
         self.counts.mail += 1;
-        Ok(reply::R250_SENDER_OK)
+        Ok(Step::Reply(reply::R250_SENDER_OK))
     }
 
     fn rcpt(&mut self, argument: &[u8]) -> Result<Reply, CommandError> {
@@ -346,21 +335,21 @@ impl Session {
         Ok(reply::R250_OK)
     }
 
-    fn start_tls(&self, argument: &[u8]) -> Result<Reply, CommandError> {
+    fn start_tls(&self, argument: &[u8]) -> Result<Step, CommandError> {
         if self.tls == Tls::Unavailable {
-            return Ok(reply::R502_NOT_IMPLEMENTED);
+            return Ok(Step::Reply(reply::R502_NOT_IMPLEMENTED));
         }
         command::no_argument(argument)?;
         Ok(match self.tls {
-            Tls::On => reply::R503_TLS_ALREADY,
-            Tls::Offered | Tls::Unavailable => reply::R220_START_TLS,
+            Tls::On => Step::Reply(reply::R503_TLS_ALREADY),
+            Tls::Offered | Tls::Unavailable => Step::StartTls(reply::R220_START_TLS),
         })
     }
 
     /// The session starts over for the client that a trusted proxy speaks for, which has to greet us itself.
     fn xclient(&mut self, argument: &[u8]) -> Result<Step, CommandError> {
         let Some(proxy) = &mut self.proxy else {
-            return Ok(Step::Reply(reply::R550_XCLIENT_DENIED));
+            return Ok(Step::RejectXclient);
         };
         if let State::Transaction(_) = self.state {
             return Ok(Step::Reply(reply::R503_XCLIENT_IN_TRANSACTION));
@@ -368,10 +357,19 @@ impl Session {
         let facts = XclientAttributes::parse(argument)?;
         let address = facts.address;
         if !proxy.apply(facts) {
-            return Ok(Step::Reply(reply::R550_XCLIENT_DENIED));
+            return Ok(Step::RejectXclient);
         }
         self.helo = None;
         Ok(Step::Xclient(address, self.greet()))
+    }
+}
+
+/// Rejects a line that is no command. If it begins like BDAT, an unknown number of content octets follows it, so the
+/// session ends.
+fn reject_line(line: &[u8], reply: Reply) -> Step {
+    match command::is_bdat(line) {
+        true => Step::Close(reply),
+        false => Step::Reply(reply),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::smtp::content::Content;
 use crate::smtp::data::{DataReader, Sink};
 use crate::smtp::input::InputBuffer;
 use crate::smtp::reply::{self, Reply};
-use crate::smtp::step::{ContentProgress, Envelope};
+use crate::smtp::step::{ContentProgress, DiscardReason, Envelope};
 
 impl Session {
     /// Returns how far the content has come that was received last.
@@ -16,18 +16,18 @@ impl Session {
         self.progress
     }
 
-    /// Returns the reply to the content that is being discarded; `None` while content is kept, or none is awaited.
-    pub fn refusal(&self) -> Option<Reply> {
+    /// Returns why content is being discarded; `None` while content is stored or no content is expected.
+    pub fn discard_reason(&self) -> Option<DiscardReason> {
         match &self.state {
-            State::Data(_, reader) => reader.intake().refusal(),
-            State::Chunk(chunk) => chunk.refusal(),
+            State::Data(_, reader) => reader.intake().error().map(DiscardReason::Message),
+            State::Chunk(chunk) => chunk.discard_reason(),
             State::Ready | State::Transaction(_) | State::Closed => None,
         }
     }
 
     /// Returns whether content is being discarded, or more chunks of a message that was refused.
     pub fn is_discarding(&self) -> bool {
-        self.discarding_chunks || self.refusal().is_some()
+        self.discarding_chunks || self.discard_reason().is_some()
     }
 
     pub(super) fn data(&mut self, argument: &[u8]) -> Result<Reply, CommandError> {
@@ -44,9 +44,9 @@ impl Session {
                 ))
             }
             state => {
-                let refusal = state.sequence_error();
+                let reply = state.sequence_error();
                 self.state = state;
-                Ok(refusal)
+                Ok(reply)
             }
         }
     }
@@ -56,7 +56,7 @@ impl Session {
             return Step::NeedInput;
         };
         let progress = reader.read(input.unread());
-        let is_discarded = reader.intake().refusal().is_some();
+        let is_discarded = reader.intake().error().is_some();
         input.consume(progress.used);
         self.content_came(progress.used, is_discarded);
         if !progress.end_of_mail {
@@ -73,7 +73,7 @@ impl Session {
         self.commands.transaction_ended();
         match intake {
             Sink::Storing(content) => Step::Save(envelope, content),
-            Sink::Discarding(error) => Step::Reply(error.into()),
+            Sink::Discarding(error) => Step::RejectMessage(error),
         }
     }
 
