@@ -75,7 +75,7 @@ pub fn serve(client: &Client, settings: &ConnectionSettings) {
         helo = connection.session.helo_name(),
         ehlo = counts.helo,
         mail = counts.mail,
-        rcpt:% = format_args!("{}/{}", counts.rcpt, counts.rcpt_asked),
+        rcpt:% = format_args!("{}/{}", counts.rcpt, counts.rcpt_total),
         data:% = format_args!("{}/{}", connection.mails_saved, counts.data),
         faults = counts.errors,
         octets = connection.octets_in,
@@ -157,7 +157,7 @@ impl<'a> Connection<'a> {
         if let Err(end) = self.negotiate() {
             return end;
         }
-        self.queue_reply(&self.session.greet());
+        self.queue_reply(&self.session.greeting());
         loop {
             let gone_on = match self.session.next_step(&mut self.input) {
                 Step::NeedInput => self.read_input(),

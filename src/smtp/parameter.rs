@@ -1,4 +1,4 @@
-//! Parameters of MAIL and RCPT: ` KEYWORD[=value] …` after the path
+//! Parameters after the path of MAIL and RCPT: ` KEYWORD[=value] …`
 //! ([RFC 5321 §4.1.2](https://www.rfc-editor.org/rfc/rfc5321#section-4.1.2)).
 
 use super::command::CommandError;
@@ -6,11 +6,11 @@ use super::command::CommandError;
 /// The parameters of one MAIL command.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MailParameters {
-    /// `SIZE=`: the size that the client announces, which may be wrong in both directions ([RFC 1870]).
+    /// `SIZE=`: the declared message size, which can be too small or too large ([RFC 1870]).
     ///
     /// [RFC 1870]: https://www.rfc-editor.org/rfc/rfc1870
     pub size: Option<u64>,
-    /// `SMTPUTF8`: addresses and header fields may hold UTF-8 ([RFC 6531](https://www.rfc-editor.org/rfc/rfc6531)).
+    /// `SMTPUTF8`: addresses and header fields may contain UTF-8 ([RFC 6531](https://www.rfc-editor.org/rfc/rfc6531)).
     pub smtputf8: bool,
 }
 
@@ -55,7 +55,7 @@ pub fn check_none(text: &str) -> Result<(), CommandError> {
 
 type Parameter<'a> = (&'a str, Option<&'a str>);
 
-/// Splits ` KEYWORD[=value] …`. Any other octet than a space directly after the path makes the path malformed: `bad_path`.
+/// Splits ` KEYWORD[=value] …`; returns `bad_path` if the text does not begin with a space.
 fn split(text: &str, bad_path: CommandError) -> Result<Vec<Parameter<'_>>, CommandError> {
     if !text.is_empty() && !text.starts_with(' ') {
         return Err(bad_path);
@@ -78,17 +78,17 @@ fn is_keyword(word: &str) -> bool {
         && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
 }
 
-/// Parses 1 to 20 digits (RFC 1870 §4); a number beyond 64 bits becomes the largest one.
+/// Parses 1 to 20 digits (RFC 1870 §4) as a number; a number that exceeds 64 bits becomes `u64::MAX`.
 fn parse_size(digits: &str) -> Option<u64> {
     is_number(digits).then(|| digits.parse().unwrap_or(u64::MAX))
 }
 
-/// Returns whether `digits` is a number of 1 to 20 digits.
+/// Returns whether `digits` consists of 1 to 20 decimal digits.
 pub fn is_number(digits: &str) -> bool {
     (1..=20).contains(&digits.len()) && digits.bytes().all(|octet| octet.is_ascii_digit())
 }
 
-/// Checks the value of `BODY=` (RFC 6152); BINARYMIME (RFC 3030) is not offered.
+/// Checks the value of `BODY=` (RFC 6152). BINARYMIME (RFC 3030) is an extension that is not offered.
 fn check_body(value: &str) -> Result<(), CommandError> {
     match value.to_ascii_uppercase().as_str() {
         "7BIT" | "8BITMIME" => Ok(()),

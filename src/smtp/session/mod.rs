@@ -1,8 +1,8 @@
-//! The states of one SMTP session and what moves it from one to the next.
+//! The states of an SMTP session and the commands that change them.
 
 mod bdat;
 mod command_count;
-mod receiving;
+mod data;
 
 use std::mem;
 use std::net::IpAddr;
@@ -21,7 +21,7 @@ use super::reply::{self, Reply};
 use super::step::{ContentProgress, Envelope, Expecting, SessionStats, Step, Tls};
 use super::xclient::{TrustedProxy, XclientAttributes};
 
-/// One client's dialogue, from the greeting to QUIT. Knows no socket, clock or store.
+/// One SMTP session, from the greeting to its end, without socket, clock and store.
 pub struct Session {
     settings: Arc<SessionSettings>,
     budget: MemoryBudget,
@@ -34,10 +34,10 @@ pub struct Session {
     commands: CommandCount,
     progress: ContentProgress,
     last_command: Option<String>,
-    /// A chunk was refused, and its message with it: the rest of it, up to its last chunk or another command, was on its
-    /// way already and is no fault.
+    /// Whether a chunk was discarded before the last one of its message. The remaining chunks, up to LAST or another command,
+    /// are discarded and not counted as errors, because a pipelining client sends them before it receives the reply.
     discarding_chunks: bool,
-    /// The reply at hand is such a chunk's.
+    /// Whether the present command is BDAT for such a remaining chunk.
     exempt_from_errors: bool,
 }
 
@@ -51,19 +51,19 @@ pub struct Session {
 ///  └────────────────────────────┴───────────────┘
 /// ```
 enum State {
-    /// MAIL is wanted, or HELO before it.
+    /// MAIL is expected, or HELO before it.
     Ready,
-    /// RCPT, then DATA or BDAT is wanted.
+    /// RCPT is expected, then DATA or BDAT.
     Transaction(Transaction),
-    /// Content flows, dots and all.
+    /// Content after DATA is being received.
     Data(Envelope, DataReader),
-    /// The octets of a chunk flow.
+    /// The octets of a BDAT chunk are being received.
     Chunk(Chunk),
-    /// Nothing more is read.
+    /// No more input is read.
     Closed,
 }
 
-/// What the client said of itself; holds until it says otherwise.
+/// The last accepted HELO or EHLO.
 struct Helo {
     name: String,
     extended: bool,
@@ -71,12 +71,12 @@ struct Helo {
 
 struct Transaction {
     envelope: Envelope,
-    /// Content of the chunks so far, once there was one.
+    /// Content of the chunks so far; `None` before the first chunk.
     chunks: Option<Content>,
 }
 
 impl Session {
-    /// A session whose greeting has not been said.
+    /// Returns a session before its greeting.
     pub fn new(settings: Arc<SessionSettings>, budget: MemoryBudget, tls: Tls) -> Session {
         Session {
             settings,
@@ -95,18 +95,17 @@ impl Session {
         }
     }
 
-    /// Believes XCLIENT: the peer is a trusted proxy. `named` is the address that it passed on already, in the header of
-    /// the PROXY protocol.
-    pub fn trust_proxy(&mut self, named: Option<IpAddr>) {
-        self.proxy = Some(TrustedProxy::new(named));
+    /// Accepts XCLIENT, because the peer is a trusted proxy. `header_address` is the client address of the PROXY header.
+    pub fn trust_proxy(&mut self, header_address: Option<IpAddr>) {
+        self.proxy = Some(TrustedProxy::new(header_address));
     }
 
-    /// The first thing to say.
-    pub fn greet(&self) -> Reply {
+    /// Returns the greeting.
+    pub fn greeting(&self) -> Reply {
         Reply::greeting(&self.settings.host_name)
     }
 
-    /// Uses up input as far as it makes a step. The steps do not depend on where the stream was cut.
+    /// Consumes input and returns the next step. The steps do not depend on packet boundaries.
     pub fn next_step(&mut self, input: &mut InputBuffer) -> Step {
         let step = match &mut self.state {
             State::Data(..) => self.read_data(input),
@@ -135,7 +134,7 @@ impl Session {
         step
     }
 
-    /// The handshake succeeded: what was said before is forgotten ([RFC 3207 §4.2]).
+    /// Continues after a successful TLS handshake; the HELO name and the transaction are discarded ([RFC 3207 §4.2]).
     ///
     /// [RFC 3207 §4.2]: https://www.rfc-editor.org/rfc/rfc3207#section-4.2
     pub fn tls_started(&mut self) {
@@ -145,12 +144,12 @@ impl Session {
         self.commands.transaction_ended();
     }
 
-    /// Sets that the mail of the last [`Step::Save`] was saved: the client may send as many commands again.
+    /// Restarts the command limit, because the mail of the last [`Step::Save`] was saved.
     pub fn mail_saved(&mut self) {
         self.commands.restart();
     }
 
-    /// What the client is expected to send next.
+    /// Returns the kind of input that is expected next.
     pub fn expecting(&self) -> Expecting {
         match self.state {
             State::Data(..) | State::Chunk(..) => Expecting::Content,
@@ -162,16 +161,16 @@ impl Session {
         }
     }
 
-    /// What the client called itself, or its proxy called it before; empty while nobody has.
+    /// Returns the name of the client's HELO or EHLO, else the name that the proxy passed on, else an empty text.
     pub fn helo_name(&self) -> &str {
-        let said = self.helo.as_ref().map(|hello| hello.name.as_str());
-        let given = || self.proxy.as_ref()?.helo_name();
-        said.or_else(given).unwrap_or_default()
+        let own = self.helo.as_ref().map(|helo| helo.name.as_str());
+        let from_proxy = || self.proxy.as_ref()?.helo_name();
+        own.or_else(from_proxy).unwrap_or_default()
     }
 
-    /// The protocol word of Received ([RFC 3848](https://www.rfc-editor.org/rfc/rfc3848), RFC 6531 §4.3).
+    /// Returns the protocol word of Received ([RFC 3848](https://www.rfc-editor.org/rfc/rfc3848), RFC 6531 §4.3).
     pub fn protocol(&self, envelope: &Envelope) -> &'static str {
-        let extended = self.helo.as_ref().is_some_and(|hello| hello.extended);
+        let extended = self.helo.as_ref().is_some_and(|helo| helo.extended);
         match (envelope.smtputf8, extended, self.tls == Tls::On) {
             (true, _, false) => "UTF8SMTP",
             (true, _, true) => "UTF8SMTPS",
@@ -181,12 +180,12 @@ impl Session {
         }
     }
 
-    /// What was done so far.
+    /// Returns the counters of the session.
     pub fn counts(&self) -> SessionStats {
         self.counts
     }
 
-    /// The command line last read, when the settings ask for it.
+    /// Takes the last command line; `None` unless [`SessionSettings::verbose`] is set.
     pub fn take_last_command(&mut self) -> Option<String> {
         self.last_command.take()
     }
@@ -236,7 +235,7 @@ impl Session {
         }
     }
 
-    /// The one table of commands: what each verb does. `None`: the octets of a chunk come next.
+    /// Executes a command. Returns `None` after BDAT: the octets of a chunk follow.
     fn execute(&mut self, verb: Verb, argument: &[u8]) -> Option<Step> {
         let outcome = match verb {
             Verb::Helo => self.helo(argument, false).map(Step::Reply),
@@ -249,7 +248,9 @@ impl Session {
             Verb::Noop => Ok(Step::Reply(reply::R250_OK)),
             Verb::Vrfy => Ok(Step::Reply(reply::R252_CANNOT_VERIFY)),
             Verb::Help => Ok(Step::Reply(reply::R214_HELP)),
-            Verb::Quit => command::no_argument(argument).map(|()| Step::Quit(reply::R221_BYE)),
+            Verb::Quit => {
+                command::check_no_argument(argument).map(|()| Step::Quit(reply::R221_BYE))
+            }
             Verb::StartTls => self.start_tls(argument),
             Verb::Xclient => self.xclient(argument),
             Verb::Expn | Verb::NotImplemented => Ok(Step::Reply(reply::R502_NOT_IMPLEMENTED)),
@@ -299,10 +300,10 @@ impl Session {
     }
 
     fn rcpt(&mut self, argument: &[u8]) -> Result<Reply, CommandError> {
-        self.counts.rcpt_asked += 1;
+        self.counts.rcpt_total += 1;
         let envelope = match &mut self.state {
             State::Transaction(transaction) if transaction.chunks.is_some() => {
-                return Ok(reply::R503_CHUNKS_UNDER_WAY);
+                return Ok(reply::R503_BDAT_IN_PROGRESS);
             }
             State::Transaction(transaction) => &mut transaction.envelope,
             _ => return Ok(reply::R503_SEND_MAIL_FIRST),
@@ -330,7 +331,7 @@ impl Session {
     }
 
     fn rset(&mut self, argument: &[u8]) -> Result<Reply, CommandError> {
-        command::no_argument(argument)?;
+        command::check_no_argument(argument)?;
         self.state = State::Ready;
         Ok(reply::R250_OK)
     }
@@ -339,14 +340,14 @@ impl Session {
         if self.tls == Tls::Unavailable {
             return Ok(Step::Reply(reply::R502_NOT_IMPLEMENTED));
         }
-        command::no_argument(argument)?;
+        command::check_no_argument(argument)?;
         Ok(match self.tls {
-            Tls::On => Step::Reply(reply::R503_TLS_ALREADY),
+            Tls::On => Step::Reply(reply::R503_TLS_ACTIVE),
             Tls::Offered | Tls::Unavailable => Step::StartTls(reply::R220_START_TLS),
         })
     }
 
-    /// The session starts over for the client that a trusted proxy speaks for, which has to greet us itself.
+    /// Executes XCLIENT: the session starts over for the client of a trusted proxy, which has to send HELO or EHLO itself.
     fn xclient(&mut self, argument: &[u8]) -> Result<Step, CommandError> {
         let Some(proxy) = &mut self.proxy else {
             return Ok(Step::RejectXclient);
@@ -354,18 +355,18 @@ impl Session {
         if let State::Transaction(_) = self.state {
             return Ok(Step::Reply(reply::R503_XCLIENT_IN_TRANSACTION));
         }
-        let facts = XclientAttributes::parse(argument)?;
-        let address = facts.address;
-        if !proxy.apply(facts) {
+        let attributes = XclientAttributes::parse(argument)?;
+        let address = attributes.address;
+        if !proxy.apply(attributes) {
             return Ok(Step::RejectXclient);
         }
         self.helo = None;
-        Ok(Step::Xclient(address, self.greet()))
+        Ok(Step::Xclient(address, self.greeting()))
     }
 }
 
-/// Rejects a line that is no command. If it begins like BDAT, an unknown number of content octets follows it, so the
-/// session ends.
+/// Returns the rejection of a line that is not a valid command. The session ends if the line begins with BDAT, because an
+/// unknown number of content octets follows.
 fn reject_line(line: &[u8], reply: Reply) -> Step {
     match command::is_bdat(line) {
         true => Step::Close(reply),
@@ -373,5 +374,5 @@ fn reject_line(line: &[u8], reply: Reply) -> Step {
     }
 }
 
-/// A session may send this many faulty commands; the next one ends it.
+/// Maximum number of erroneous commands in a session; the next one ends it.
 const MAX_ERRORS: u64 = 10;
