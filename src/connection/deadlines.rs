@@ -1,4 +1,4 @@
-//! How long a connection waits for its client: a new deadline whenever something was completed.
+//! The deadlines of a connection: each completed step begins a new one.
 
 use std::mem;
 use std::time::{Duration, Instant};
@@ -11,13 +11,13 @@ use crate::smtp::{DiscardReason, Expecting, Session};
 
 /// The deadlines of one connection.
 pub(super) struct Deadlines {
-    /// Since when the client has sent commands without a delivery, moved on by the time it waited for the store.
+    /// Start of the time limit for all commands without a delivery together; moved forward by the time spent waiting for the store.
     commands_since: Instant,
-    /// A mail was saved, so `commands_since` begins anew with the next wait, which comes after the reply to the mail.
+    /// Whether a mail was saved since `commands_since`: the time for commands restarts with the next wait, after the reply.
     is_mail_saved: bool,
-    /// The deadline of the command that is awaited after so many replies.
+    /// The deadline for a command, with the expected input and the number of replies for which it is valid.
     command: Option<(Expecting, u64, Deadline)>,
-    /// The deadline of the content of this number, from the first chunk of a message to its last.
+    /// The deadline for the content with this sequence number, from the first chunk of a message to its last.
     content: Option<(u64, Deadline)>,
 }
 
@@ -32,32 +32,32 @@ impl Deadlines {
         }
     }
 
-    /// Returns the deadline of what the session awaits.
+    /// Returns the deadline for the input that the session expects.
     pub(super) fn next(
         &mut self,
         session: &Session,
         timeout: Duration,
         has_delivered: bool,
     ) -> Deadline {
-        let awaited = session.expecting();
-        if awaited == Expecting::Content || session.is_discarding() {
+        let expected = session.expecting();
+        if expected == Expecting::Content || session.is_discarding() {
             let content = self.content(session, timeout);
-            if awaited == Expecting::Content {
+            if expected == Expecting::Content {
                 return content;
             }
         }
         let replies = session.counts().replies;
-        if let Some((a, r, deadline)) = self.command
-            && (a, r) == (awaited, replies)
+        if let Some((kind, number, deadline)) = self.command
+            && (kind, number) == (expected, replies)
         {
             return deadline;
         }
         let now = Instant::now();
-        let is_idle = awaited == Expecting::Command && has_delivered;
+        let is_idle = expected == Expecting::Command && has_delivered;
         let deadline = Deadline::for_command(now, timeout)
             .with_commands_since(self.commands_since(now))
             .idle_after_delivery(is_idle);
-        self.command = Some((awaited, replies, deadline));
+        self.command = Some((expected, replies, deadline));
         deadline
     }
 
@@ -77,14 +77,14 @@ impl Deadlines {
         *deadline
     }
 
-    /// Ends a silence of the content that is awaited.
+    /// Restarts the timeout for silence within content, because octets were received.
     pub(super) fn record_content(&mut self, now: Instant) {
         if let Some((_, deadline)) = &mut self.content {
             deadline.record_octets(now);
         }
     }
 
-    /// Returns since when the client has sent commands without a delivery.
+    /// Returns the start of the time limit for all commands without a delivery together.
     pub(super) fn commands_since(&mut self, now: Instant) -> Instant {
         if mem::take(&mut self.is_mail_saved) {
             self.commands_since = now;
@@ -92,44 +92,45 @@ impl Deadlines {
         self.commands_since
     }
 
-    /// Begins the time for commands anew after the reply to the mail that was saved.
+    /// Restarts the time for commands, from the end of the reply to the saved mail on.
     pub(super) fn mail_saved(&mut self) {
         self.is_mail_saved = true;
     }
 
-    /// Excludes a time in which the client waited for the store from its time for commands.
-    pub(super) fn exclude(&mut self, waited: Duration) {
+    /// Excludes the time that the client waited for the store from its time for commands.
+    pub(super) fn exclude_store_wait(&mut self, waited: Duration) {
         self.commands_since += waited;
     }
 
-    fn has_discarded_long_enough(&self) -> bool {
+    fn is_discard_time_over(&self) -> bool {
         let content = self.content.as_ref();
         content.is_some_and(|(_, deadline)| deadline.was_discarded_long_enough(Instant::now()))
     }
 }
 
 impl Connection<'_> {
-    /// Returns whether content was discarded for as long as that may take or, once half of the slots are taken, for as
-    /// many octets.
-    pub(super) fn has_discarded_enough(&self) -> bool {
+    /// Returns whether content was discarded for the maximum time or, if at least half of the connection slots are taken, for
+    /// the maximum number of octets.
+    pub(super) fn is_discard_limit_reached(&self) -> bool {
         let max_content = self.session_settings.max_content_octets as u64;
         let max_discarded = max_content
             .saturating_mul(2)
             .saturating_add(MAX_DISCARDED_BEYOND);
-        let is_far = self.session.progress().discarded > max_discarded;
-        (is_far && self.client.load() >= Load::HalfFull)
-            || self.deadlines.has_discarded_long_enough()
+        let is_over_limit = self.session.progress().discarded > max_discarded;
+        (is_over_limit && self.client.load() >= Load::HalfFull)
+            || self.deadlines.is_discard_time_over()
     }
 
-    /// Returns the last reply to a client whose time is up. A sender whose message is too large has to learn that, or it
-    /// would send it again.
-    pub(super) fn reported_discard_reason(&self, end: CloseReason) -> Option<DiscardReason> {
-        match end == CloseReason::Shed || self.deadlines.has_discarded_long_enough() {
+    /// Returns the discard reason to report to a client whose deadline has passed. A client whose message is too large must
+    /// receive 552 rather than a timeout, because it would send the message again after a timeout.
+    pub(super) fn discard_reason_to_report(&self, reason: CloseReason) -> Option<DiscardReason> {
+        match reason == CloseReason::Shed || self.deadlines.is_discard_time_over() {
             true => self.session.discard_reason(),
             false => None,
         }
     }
 }
 
-/// A sender whose mail is up to a mebibyte too large still learns it at the end of its content, as most expect it.
+/// Octets that are discarded beyond twice the size limit, so that most clients with a slightly too large mail receive the
+/// reply at the end of their content.
 const MAX_DISCARDED_BEYOND: u64 = 1 << 20;
