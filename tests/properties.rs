@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use goguerrilla::smtp::{
     AllowedHosts, COMMAND_READ_SIZE, InputBuffer, MemoryBudget, Reply, Session, SessionSettings,
-    Step, Tls, reply,
+    Step, TlsState, reply,
 };
 use goguerrilla::store::TableColumns;
 use proptest::collection::vec;
@@ -66,7 +66,7 @@ fn endless_input_is_read_with_a_bounded_buffer() {
 #[test]
 fn memory_budget_counts_content_held_and_not_the_declared_size() {
     let budget = MemoryBudget::new(1 << 20);
-    let mut session = Session::new(settings(), budget.clone(), Tls::Unavailable);
+    let mut session = Session::new(settings(), budget.clone(), TlsState::Unavailable);
     let mut input = InputBuffer::new();
     input.push(b"EHLO c\r\nMAIL FROM:<a@b> SIZE=200\r\nRCPT TO:<u@ours.test>\r\nDATA\r\n");
     while !matches!(session.next_step(&mut input), Step::NeedInput) {}
@@ -93,7 +93,7 @@ enum StepOutput {
 
 /// Returns every step until the stream or the session ends; each piece arrives as one write, read in parts.
 fn steps(pieces: &[&[u8]], budget: &MemoryBudget) -> Vec<StepOutput> {
-    let mut session = Session::new(settings(), budget.clone(), Tls::Unavailable);
+    let mut session = Session::new(settings(), budget.clone(), TlsState::Unavailable);
     let mut input = InputBuffer::new();
     let mut seen = Vec::new();
     for piece in pieces {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use goguerrilla::smtp::{
     AllowedHosts, COMMAND_READ_SIZE, ClientAddress, InputBuffer, MemoryBudget, Reply, Session,
-    SessionSettings, Step, Tls, reply,
+    SessionSettings, Step, TlsState, reply,
 };
 use goguerrilla::store::TableColumns;
 
@@ -51,7 +51,7 @@ impl StepOutput {
 
 impl Dialogue {
     /// Starts a session before EHLO. It accepts mail for ours.test, with three recipients at most.
-    pub fn new(max_content: usize, max_budget: usize, tls: Tls) -> Dialogue {
+    pub fn new(max_content: usize, max_budget: usize, tls: TlsState) -> Dialogue {
         let budget = MemoryBudget::new(max_budget);
         Dialogue {
             session: Session::new(settings(max_content), budget.clone(), tls),

@@ -33,7 +33,7 @@ impl Deadlines {
     }
 
     /// Returns the deadline for the input that the session expects.
-    pub(super) fn next(
+    pub(super) fn next_deadline(
         &mut self,
         session: &Session,
         timeout: Duration,
@@ -41,12 +41,12 @@ impl Deadlines {
     ) -> Deadline {
         let expected = session.expecting();
         if expected == Expecting::Content || session.is_discarding() {
-            let content = self.content(session, timeout);
+            let content = self.content_deadline(session, timeout);
             if expected == Expecting::Content {
                 return content;
             }
         }
-        let replies = session.counts().replies;
+        let replies = session.stats().replies;
         if let Some((kind, number, deadline)) = self.command
             && (kind, number) == (expected, replies)
         {
@@ -61,8 +61,8 @@ impl Deadlines {
         deadline
     }
 
-    fn content(&mut self, session: &Session, timeout: Duration) -> Deadline {
-        let progress = session.progress();
+    fn content_deadline(&mut self, session: &Session, timeout: Duration) -> Deadline {
+        let progress = session.content_progress();
         let (_, deadline) = match &mut self.content {
             Some(content) if content.0 == progress.number => content,
             content => content.insert((
@@ -93,7 +93,7 @@ impl Deadlines {
     }
 
     /// Restarts the time for commands, from the end of the reply to the saved mail on.
-    pub(super) fn mail_saved(&mut self) {
+    pub(super) fn record_saved_mail(&mut self) {
         self.is_mail_saved = true;
     }
 
@@ -116,7 +116,7 @@ impl Connection<'_> {
         let max_discarded = max_content
             .saturating_mul(2)
             .saturating_add(MAX_DISCARDED_BEYOND);
-        let is_over_limit = self.session.progress().discarded > max_discarded;
+        let is_over_limit = self.session.content_progress().discarded > max_discarded;
         (is_over_limit && self.client.load() >= Load::HalfFull)
             || self.deadlines.is_discard_time_over()
     }

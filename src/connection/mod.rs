@@ -18,7 +18,7 @@ use crate::net::transport::{NegotiatedTls, Transport, TransportError};
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::{
     COMMAND_READ_SIZE, CONTENT_READ_SIZE, ClientAddress, ContentError, DiscardReason, Expecting,
-    InputBuffer, MemoryBudget, Session, SessionSettings, Step, Tls,
+    InputBuffer, MemoryBudget, Session, SessionSettings, Step, TlsState,
 };
 use crate::store::Saver;
 
@@ -54,7 +54,7 @@ pub fn serve(client: &Client, settings: &ConnectionSettings) {
         }
     };
     let reason = connection.run();
-    let counts = connection.session.counts();
+    let counts = connection.session.stats();
     let reason = match connection.is_health_check && counts.mail == 0 {
         true => CloseReason::HealthCheck,
         false => reason,
@@ -128,8 +128,8 @@ impl<'a> Connection<'a> {
         settings: &'a ConnectionSettings,
     ) -> std::io::Result<Connection<'a>> {
         let tls = match &settings.tls {
-            Some(_) => Tls::Offered,
-            None => Tls::Unavailable,
+            Some(_) => TlsState::Offered,
+            None => TlsState::Unavailable,
         };
         let session = settings.session.current();
         Ok(Connection {
@@ -200,7 +200,7 @@ impl<'a> Connection<'a> {
         let timeout = self.settings.client_timeout;
         let deadline = self
             .deadlines
-            .next(&self.session, timeout, self.mails_saved > 0);
+            .next_deadline(&self.session, timeout, self.mails_saved > 0);
         if self.session.is_discarding() && self.is_discard_limit_reached() {
             let reason = self.session.discard_reason();
             return Err(self.close_slow_client(reason));

@@ -31,8 +31,8 @@ impl Connection<'_> {
         match outcome {
             Ok((saved, from, recipients)) => {
                 self.mails_saved += 1;
-                self.session.mail_saved();
-                self.deadlines.mail_saved();
+                self.session.record_saved_mail();
+                self.deadlines.record_saved_mail();
                 metrics::MAILS.count(MailOutcome::Saved);
                 metrics::RECIPIENTS_SAVED.add((), recipients);
                 log::info!(

@@ -83,7 +83,7 @@ impl AllowedHosts {
     ///
     /// If domains are restricted, a local-part that contains a second address (`a%foreign@ours`) is rejected, because a
     /// system to which the mail is passed on could relay it. `<Postmaster>` is always accepted (RFC 5321 §4.5.1).
-    pub fn accept(&self, path: &ForwardPath) -> bool {
+    pub fn accepts(&self, path: &ForwardPath) -> bool {
         let Some(domain) = path.canonical_domain() else {
             return true;
         };
@@ -91,7 +91,7 @@ impl AllowedHosts {
     }
 
     /// Returns one accepted domain; `None` if no item names a domain.
-    pub fn example(&self) -> Option<String> {
+    pub fn example_domain(&self) -> Option<String> {
         let DomainNames { hosts, parents } = &*self.names;
         let host = hosts.iter().min().map(|host| host.to_string());
         host.or_else(|| parents.iter().min().map(|parent| format!("mail.{parent}")))
@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     fn accepts(allowed: &AllowedHosts, path: &str) -> bool {
-        allowed.accept(&ForwardPath::parse(path).unwrap().0)
+        allowed.accepts(&ForwardPath::parse(path).unwrap().0)
     }
 
     #[test]

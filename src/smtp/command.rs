@@ -87,7 +87,7 @@ impl From<CommandError> for Reply {
 }
 
 /// Splits a line without its CR LF into the verb and its argument; the verb is `None` if it is not recognized.
-pub fn split(line: &[u8]) -> (Option<Verb>, &[u8]) {
+pub fn split_line(line: &[u8]) -> (Option<Verb>, &[u8]) {
     let line = trim_spaces(line);
     let end = line.iter().position(|octet| *octet == b' ');
     let (word, argument) = line.split_at(end.unwrap_or(line.len()));
@@ -116,7 +116,7 @@ pub fn is_http_request(line: &[u8]) -> bool {
 }
 
 /// Returns whether the line begins with BDAT in any form, so that octets of a chunk probably follow.
-pub fn is_bdat(line: &[u8]) -> bool {
+pub fn begins_with_bdat(line: &[u8]) -> bool {
     let word = trim_spaces(line).get(..4);
     word.is_some_and(|word| word.eq_ignore_ascii_case(b"BDAT"))
 }
@@ -178,7 +178,7 @@ pub fn parse_rcpt(argument: &[u8], smtputf8: bool) -> Result<ForwardPath, Comman
         PathError::Malformed => CommandError::BadForwardPath,
         PathError::TwoDomains => CommandError::TwoDomains,
     })?;
-    parameter::check_none(parameters)?;
+    parameter::check_no_parameter(parameters)?;
     if !smtputf8 && !forward_path.as_str().is_ascii() {
         return Err(CommandError::NeedsSmtpUtf8);
     }
@@ -346,21 +346,21 @@ mod tests {
 
     #[test]
     fn command_verbs_are_case_insensitive_and_end_at_a_space() {
-        assert_eq!(split(b"noop  x "), (Some(Verb::Noop), &b"x"[..]));
-        assert_eq!(split(b"NOOPX"), (None, &b""[..]));
-        assert_eq!(split(b"NOOP x\t").1, b"x\t");
+        assert_eq!(split_line(b"noop  x "), (Some(Verb::Noop), &b"x"[..]));
+        assert_eq!(split_line(b"NOOPX"), (None, &b""[..]));
+        assert_eq!(split_line(b"NOOP x\t").1, b"x\t");
         assert!(
             is_http_request(b"get / HTTP/1.1")
                 && !is_http_request(b"GETS")
                 && !is_http_request(b"")
         );
-        assert_eq!(split(b""), (None, &b""[..]));
+        assert_eq!(split_line(b""), (None, &b""[..]));
     }
 
     proptest! {
         #[test]
         fn parser_does_not_panic_on_any_octets(argument in proptest::collection::vec(any::<u8>(), 0..80)) {
-            let _ = split(&argument);
+            let _ = split_line(&argument);
             let _ = MailCommand::parse(&argument);
             let _ = parse_rcpt(&argument, true);
             let _ = BdatCommand::parse(&argument);

@@ -75,8 +75,8 @@ impl DataReader {
         loop {
             if self.at_line_start {
                 match &input[used..] {
-                    [b'.', b'\r', b'\n', ..] => return end_at(used + 3),
-                    [] | [b'.'] | [b'.', b'\r'] => return more_after(used),
+                    [b'.', b'\r', b'\n', ..] => return end_of_message(used + 3),
+                    [] | [b'.'] | [b'.', b'\r'] => return incomplete(used),
                     [b'.', ..] => used += 1,
                     _ => {}
                 }
@@ -92,7 +92,7 @@ impl DataReader {
             let undecided = usize::from(rest.last() == Some(&b'\r'));
             self.at_line_start = rest.ends_with(b"\r\n");
             self.sink.push(&rest[..rest.len() - undecided]);
-            return more_after(input.len() - undecided);
+            return incomplete(input.len() - undecided);
         }
     }
 
@@ -107,14 +107,14 @@ impl DataReader {
     }
 }
 
-fn end_at(used: usize) -> DataProgress {
+fn end_of_message(used: usize) -> DataProgress {
     DataProgress {
         used,
         is_end_of_message: true,
     }
 }
 
-fn more_after(used: usize) -> DataProgress {
+fn incomplete(used: usize) -> DataProgress {
     DataProgress {
         used,
         is_end_of_message: false,
@@ -193,7 +193,7 @@ mod tests {
     }
 
     /// A simple reference implementation that reads line by line; only CR LF ends a line.
-    fn model(stream: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    fn reference_reader(stream: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
         let mut content = Vec::new();
         let mut rest = stream;
         loop {
@@ -220,7 +220,7 @@ mod tests {
             cuts.extend([0, stream.len()]);
             cuts.sort_unstable();
             let pieces: Vec<&[u8]> = cuts.windows(2).map(|cut| &stream[cut[0]..cut[1]]).collect();
-            let want = model(&stream).map(|(content, rest)| (Ok(content), rest));
+            let want = reference_reader(&stream).map(|(content, rest)| (Ok(content), rest));
             prop_assert_eq!(read_all(&pieces, 1 << 16), want);
         }
     }

@@ -27,7 +27,7 @@ pub fn is_domain(text: &str) -> bool {
 /// Returns whether `text` is an address literal: `[192.0.2.1]` or `[IPv6:2001:db8::1]`
 /// ([RFC 5321 §4.1.3](https://www.rfc-editor.org/rfc/rfc5321#section-4.1.3)).
 pub fn is_address_literal(text: &str) -> bool {
-    canonical_literal(text).is_some()
+    canonical_address_literal(text).is_some()
 }
 
 /// Returns the canonical form of a domain or an address literal: lower-case A-labels without a trailing dot, or the
@@ -36,7 +36,7 @@ pub fn is_address_literal(text: &str) -> bool {
 /// A label that is not a valid IDN is only converted to ASCII lower case. A name that consists of lower-case ASCII and
 /// has no A-labels is not copied.
 pub fn canonical(text: &str) -> Cow<'_, str> {
-    if let Some(literal) = canonical_literal(text) {
+    if let Some(literal) = canonical_address_literal(text) {
         return Cow::Owned(literal);
     }
     if !text.is_ascii() || text.split('.').any(is_a_label) {
@@ -80,7 +80,7 @@ fn uts46_to_ascii(name: &str) -> Option<String> {
     has_every_label.then(|| ascii.into_owned())
 }
 
-fn canonical_literal(text: &str) -> Option<String> {
+fn canonical_address_literal(text: &str) -> Option<String> {
     let inside = text.strip_prefix('[')?.strip_suffix(']')?;
     match inside.split_at_checked(5) {
         Some((tag, address)) if tag.eq_ignore_ascii_case("IPv6:") => {

@@ -11,7 +11,7 @@ pub struct LineReader {
     is_discarding: bool,
 }
 
-/// The beginning of the unread input, as [`LineReader::next`] finds it.
+/// The beginning of the unread input, as [`LineReader::next_line`] finds it.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Line {
     /// A complete line with this number of octets, including CR LF. The line is not consumed yet.
@@ -26,7 +26,7 @@ pub enum Line {
 
 impl LineReader {
     /// Finds the next line.
-    pub fn next(&mut self, input: &mut InputBuffer) -> Line {
+    pub fn next_line(&mut self, input: &mut InputBuffer) -> Line {
         if self.is_discarding && !self.discard_line(input) {
             return Line::Partial;
         }
@@ -80,7 +80,11 @@ mod tests {
         ];
         for (octets, want) in cases {
             let mut input = InputBuffer::from_octets(octets);
-            assert_eq!(LineReader::default().next(&mut input), *want, "{octets:?}");
+            assert_eq!(
+                LineReader::default().next_line(&mut input),
+                *want,
+                "{octets:?}"
+            );
         }
     }
 
@@ -90,13 +94,16 @@ mod tests {
         line.extend_from_slice(b"\r\n");
         let mut input = InputBuffer::from_octets(&line);
         let mut reader = LineReader::default();
-        assert_eq!(reader.next(&mut input), Line::Complete(MAX_LINE_OCTETS));
+        assert_eq!(
+            reader.next_line(&mut input),
+            Line::Complete(MAX_LINE_OCTETS)
+        );
 
         line.insert(0, b'x');
         line.extend_from_slice(b"NOOP\r\n");
         let mut input = InputBuffer::from_octets(&line);
-        assert_eq!(reader.next(&mut input), Line::TooLong);
-        assert_eq!(reader.next(&mut input), Line::Complete(6));
+        assert_eq!(reader.next_line(&mut input), Line::TooLong);
+        assert_eq!(reader.next_line(&mut input), Line::Complete(6));
         assert_eq!(input.unread(), b"NOOP\r\n");
     }
 
@@ -104,14 +111,14 @@ mod tests {
     fn discarding_an_overlong_line_buffers_at_most_one_octet() {
         let mut input = InputBuffer::from_octets(&[b'x'; MAX_LINE_OCTETS]);
         let mut reader = LineReader::default();
-        assert_eq!(reader.next(&mut input), Line::TooLong);
+        assert_eq!(reader.next_line(&mut input), Line::TooLong);
         for _ in 0..100 {
             input.push(b" RSET \r");
-            assert_eq!(reader.next(&mut input), Line::Partial);
+            assert_eq!(reader.next_line(&mut input), Line::Partial);
             assert_eq!(input.unread(), b"\r");
         }
         input.push(b"\n");
-        assert_eq!(reader.next(&mut input), Line::Partial);
+        assert_eq!(reader.next_line(&mut input), Line::Partial);
         assert!(input.unread().is_empty());
     }
 }

@@ -23,7 +23,7 @@ impl MailParameters {
     pub fn parse(text: &str) -> Result<MailParameters, CommandError> {
         let mut parameters = MailParameters::default();
         let mut body_given = false;
-        for (keyword, value) in split(text, CommandError::BadReversePath)? {
+        for (keyword, value) in split_parameters(text, CommandError::BadReversePath)? {
             match (keyword.to_ascii_uppercase().as_str(), value) {
                 ("SIZE", Some(value)) if parameters.size.is_none() => {
                     parameters.size = Some(parse_size(value).ok_or(CommandError::BadParameter)?);
@@ -46,8 +46,8 @@ impl MailParameters {
 /// # Errors
 /// [`CommandError::BadForwardPath`] if the text does not begin with a space, else [`CommandError::BadParameter`] or
 /// [`CommandError::UnknownParameter`].
-pub fn check_none(text: &str) -> Result<(), CommandError> {
-    match split(text, CommandError::BadForwardPath)?.as_slice() {
+pub fn check_no_parameter(text: &str) -> Result<(), CommandError> {
+    match split_parameters(text, CommandError::BadForwardPath)?.as_slice() {
         [] => Ok(()),
         _ => Err(CommandError::UnknownParameter),
     }
@@ -56,7 +56,10 @@ pub fn check_none(text: &str) -> Result<(), CommandError> {
 type Parameter<'a> = (&'a str, Option<&'a str>);
 
 /// Splits ` KEYWORD[=value] …`; returns `bad_path` if the text does not begin with a space.
-fn split(text: &str, bad_path: CommandError) -> Result<Vec<Parameter<'_>>, CommandError> {
+fn split_parameters(
+    text: &str,
+    bad_path: CommandError,
+) -> Result<Vec<Parameter<'_>>, CommandError> {
     if !text.is_empty() && !text.starts_with(' ') {
         return Err(bad_path);
     }

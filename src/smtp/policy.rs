@@ -42,13 +42,13 @@ impl SessionSettings {
     /// command or a forward-path, with or without brackets. For a line with other errors the result is `false`: the session
     /// rejects it later.
     pub fn is_relay_rcpt(&self, line: &[u8]) -> bool {
-        let path = match command::split(line) {
+        let path = match command::split_line(line) {
             (Some(Verb::Rcpt), argument) => command::parse_rcpt(argument, true),
             _ => command::parse_rcpt(&[b"TO:", line].concat(), true)
                 .or_else(|_| command::parse_rcpt(&[b"TO:<", line, b">"].concat(), true)),
         };
         match path {
-            Ok(path) => !self.allowed_hosts.accept(&path),
+            Ok(path) => !self.allowed_hosts.accepts(&path),
             Err(error) => error == CommandError::TwoDomains,
         }
     }

@@ -7,7 +7,7 @@ use super::xclient::ClientAddress;
 
 /// The TLS state of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tls {
+pub enum TlsState {
     /// TLS is off and STARTTLS is not offered, because no key is configured.
     Unavailable,
     /// TLS is off and STARTTLS is offered.

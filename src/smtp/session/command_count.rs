@@ -29,7 +29,7 @@ impl Session {
             self.commands.add(verb, is_for_mail, max_recipients);
         }
         if was_in_transaction && !is_in_transaction {
-            self.commands.transaction_ended();
+            self.commands.end_transaction();
         }
     }
 
@@ -61,7 +61,7 @@ impl CommandCount {
     }
 
     /// Counts the commands of the transaction, which has ended. If its mail is saved later, `restart` resets the count.
-    pub(super) fn transaction_ended(&mut self) {
+    pub(super) fn end_transaction(&mut self) {
         self.counted += self.in_transaction;
         self.in_transaction = 0;
         self.recipients = 0;
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     /// Returns the count after so many commands outside of a transaction.
-    fn after(commands: usize) -> CommandCount {
+    fn count_after(commands: usize) -> CommandCount {
         let mut count = CommandCount::default();
         for _ in 0..commands {
             count.add(Some(Verb::Noop), false, 100);
@@ -96,13 +96,13 @@ mod tests {
 
     #[test]
     fn command_limit_is_exceeded_by_command_101() {
-        assert!(!after(100).is_exceeded());
-        assert!(after(101).is_exceeded());
+        assert!(!count_after(100).is_exceeded());
+        assert!(count_after(101).is_exceeded());
     }
 
     #[test]
     fn transaction_commands_count_only_when_it_ends_unsaved() {
-        let mut count = after(95);
+        let mut count = count_after(95);
         count.add(Some(Verb::Mail), true, 100);
         for _ in 0..100 {
             count.add(Some(Verb::Rcpt), true, 100);
@@ -111,7 +111,7 @@ mod tests {
             count.add(Some(Verb::Bdat), true, 100);
         }
         assert!(!count.is_exceeded());
-        count.transaction_ended();
+        count.end_transaction();
         assert!(count.is_exceeded());
         count.restart();
         assert!(!count.is_exceeded());
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn excess_recipients_and_other_commands_in_a_transaction_count_at_once() {
-        let mut count = after(98);
+        let mut count = count_after(98);
         for _ in 0..3 {
             count.add(Some(Verb::Rcpt), true, 2);
         }

@@ -12,7 +12,7 @@ use crate::smtp::step::{ContentProgress, DiscardReason, Envelope};
 
 impl Session {
     /// Returns the progress of the content that is received now or was received last.
-    pub fn progress(&self) -> ContentProgress {
+    pub fn content_progress(&self) -> ContentProgress {
         self.progress
     }
 
@@ -69,8 +69,8 @@ impl Session {
     }
 
     pub(super) fn finish_message(&mut self, envelope: Envelope, sink: ContentSink) -> Step {
-        self.counts.data += 1;
-        self.commands.transaction_ended();
+        self.stats.data += 1;
+        self.commands.end_transaction();
         match sink {
             ContentSink::Storing(content) => Step::Save(envelope, content),
             ContentSink::Discarding(error) => Step::RejectMessage(error),

@@ -18,7 +18,7 @@ use super::input::InputBuffer;
 use super::line::{Line, LineReader};
 use super::policy::SessionSettings;
 use super::reply::{self, Reply};
-use super::step::{ContentProgress, Envelope, Expecting, SessionStats, Step, Tls};
+use super::step::{ContentProgress, Envelope, Expecting, SessionStats, Step, TlsState};
 use super::xclient::{TrustedProxy, XclientAttributes};
 
 /// One SMTP session, from the greeting to its end, without socket, clock and store.
@@ -26,11 +26,11 @@ pub struct Session {
     settings: Arc<SessionSettings>,
     budget: MemoryBudget,
     lines: LineReader,
-    tls: Tls,
+    tls: TlsState,
     helo: Option<Helo>,
     proxy: Option<TrustedProxy>,
     state: State,
-    counts: SessionStats,
+    stats: SessionStats,
     commands: CommandCount,
     progress: ContentProgress,
     last_command: Option<String>,
@@ -77,7 +77,7 @@ struct Transaction {
 
 impl Session {
     /// Returns a session before its greeting.
-    pub fn new(settings: Arc<SessionSettings>, budget: MemoryBudget, tls: Tls) -> Session {
+    pub fn new(settings: Arc<SessionSettings>, budget: MemoryBudget, tls: TlsState) -> Session {
         Session {
             settings,
             budget,
@@ -86,7 +86,7 @@ impl Session {
             helo: None,
             proxy: None,
             state: State::Ready,
-            counts: SessionStats::default(),
+            stats: SessionStats::default(),
             commands: CommandCount::default(),
             progress: ContentProgress::default(),
             last_command: None,
@@ -116,7 +116,7 @@ impl Session {
         match &step {
             Step::NeedInput => return step,
             Step::Reply(reply) if reply.is_error() => {
-                self.counts.errors += u64::from(!mem::take(&mut self.exempt_from_errors));
+                self.stats.errors += u64::from(!mem::take(&mut self.exempt_from_errors));
             }
             Step::Quit(_) | Step::Close(_) => self.state = State::Closed,
             Step::Reply(_)
@@ -126,8 +126,8 @@ impl Session {
             | Step::Xclient(..)
             | Step::Save(..) => {}
         }
-        self.counts.replies += 1;
-        if self.counts.errors > MAX_ERRORS {
+        self.stats.replies += 1;
+        if self.stats.errors > MAX_ERRORS {
             self.state = State::Closed;
             return Step::Close(reply::R421_TOO_MANY_ERRORS);
         }
@@ -138,14 +138,14 @@ impl Session {
     ///
     /// [RFC 3207 §4.2]: https://www.rfc-editor.org/rfc/rfc3207#section-4.2
     pub fn tls_started(&mut self) {
-        self.tls = Tls::On;
+        self.tls = TlsState::On;
         self.helo = None;
         self.state = State::Ready;
-        self.commands.transaction_ended();
+        self.commands.end_transaction();
     }
 
     /// Restarts the command limit, because the mail of the last [`Step::Save`] was saved.
-    pub fn mail_saved(&mut self) {
+    pub fn record_saved_mail(&mut self) {
         self.commands.restart();
     }
 
@@ -171,7 +171,7 @@ impl Session {
     /// Returns the protocol word of Received ([RFC 3848](https://www.rfc-editor.org/rfc/rfc3848), RFC 6531 §4.3).
     pub fn protocol(&self, envelope: &Envelope) -> &'static str {
         let extended = self.helo.as_ref().is_some_and(|helo| helo.extended);
-        match (envelope.smtputf8, extended, self.tls == Tls::On) {
+        match (envelope.smtputf8, extended, self.tls == TlsState::On) {
             (true, _, false) => "UTF8SMTP",
             (true, _, true) => "UTF8SMTPS",
             (false, true, false) => "ESMTP",
@@ -181,8 +181,8 @@ impl Session {
     }
 
     /// Returns the counters of the session.
-    pub fn counts(&self) -> SessionStats {
-        self.counts
+    pub fn stats(&self) -> SessionStats {
+        self.stats
     }
 
     /// Takes the last command line; `None` unless [`SessionSettings::verbose`] is set.
@@ -195,7 +195,7 @@ impl Session {
         reason = "a complete line is there, and ends in CR LF"
     )]
     fn read_line(&mut self, input: &mut InputBuffer) -> Step {
-        let octets = match self.lines.next(input) {
+        let octets = match self.lines.next_line(input) {
             Line::Complete(octets) => octets,
             Line::Partial => return Step::NeedInput,
             Line::TooLong if command::is_http_request(input.unread()) => {
@@ -214,7 +214,7 @@ impl Session {
         } else if line.iter().any(|octet| matches!(octet, b'\r' | 0)) {
             (None, Some(reject_line(line, reply::R500_BAD_OCTETS)))
         } else {
-            let (verb, argument) = command::split(line);
+            let (verb, argument) = command::split_line(line);
             self.discarding_chunks &= verb == Some(Verb::Bdat);
             let step = match verb {
                 Some(verb) => self.execute(verb, argument),
@@ -262,12 +262,12 @@ impl Session {
         let name = command::helo_name(argument)?.to_owned();
         self.helo = Some(Helo { name, extended });
         self.state = State::Ready;
-        self.counts.helo += 1;
+        self.stats.helo += 1;
         let settings = &self.settings;
         Ok(if extended {
             let offer = OfferedExtensions {
                 chunking: self.chunking_allowed(),
-                starttls: self.tls == Tls::Offered,
+                starttls: self.tls == TlsState::Offered,
                 xclient: self.proxy.is_some(),
             };
             extension::ehlo_reply(&settings.host_name, settings.max_content_octets, offer)
@@ -295,12 +295,12 @@ impl Session {
         };
         let chunks = None;
         self.state = State::Transaction(Transaction { envelope, chunks });
-        self.counts.mail += 1;
+        self.stats.mail += 1;
         Ok(Step::Reply(reply::R250_SENDER_OK))
     }
 
     fn rcpt(&mut self, argument: &[u8]) -> Result<Reply, CommandError> {
-        self.counts.rcpt_total += 1;
+        self.stats.rcpt_total += 1;
         let envelope = match &mut self.state {
             State::Transaction(transaction) if transaction.chunks.is_some() => {
                 return Ok(reply::R503_BDAT_IN_PROGRESS);
@@ -310,7 +310,7 @@ impl Session {
         };
         let path = command::parse_rcpt(argument, envelope.smtputf8)?;
         let settings = &self.settings;
-        if !settings.allowed_hosts.accept(&path) {
+        if !settings.allowed_hosts.accepts(&path) {
             return Ok(reply::R550_RELAY_DENIED);
         }
         if !settings.can_store(&path) {
@@ -326,7 +326,7 @@ impl Session {
         if let Some(proxy) = &mut self.proxy {
             proxy.lock_address();
         }
-        self.counts.rcpt += 1;
+        self.stats.rcpt += 1;
         Ok(reply::R250_RECIPIENT_OK)
     }
 
@@ -337,13 +337,13 @@ impl Session {
     }
 
     fn start_tls(&self, argument: &[u8]) -> Result<Step, CommandError> {
-        if self.tls == Tls::Unavailable {
+        if self.tls == TlsState::Unavailable {
             return Ok(Step::Reply(reply::R502_NOT_IMPLEMENTED));
         }
         command::check_no_argument(argument)?;
         Ok(match self.tls {
-            Tls::On => Step::Reply(reply::R503_TLS_ACTIVE),
-            Tls::Offered | Tls::Unavailable => Step::StartTls(reply::R220_START_TLS),
+            TlsState::On => Step::Reply(reply::R503_TLS_ACTIVE),
+            TlsState::Offered | TlsState::Unavailable => Step::StartTls(reply::R220_START_TLS),
         })
     }
 
@@ -368,7 +368,7 @@ impl Session {
 /// Returns the rejection of a line that is not a valid command. The session ends if the line begins with BDAT, because an
 /// unknown number of content octets follows.
 fn reject_line(line: &[u8], reply: Reply) -> Step {
-    match command::is_bdat(line) {
+    match command::begins_with_bdat(line) {
         true => Step::Close(reply),
         false => Step::Reply(reply),
     }
