@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use goguerrilla::smtp::{
-    AllowedHosts, COMMAND_READ_SIZE, InputBuffer, MemoryBudget, Session, SessionSettings, Step, Tls,
+    AllowedHosts, COMMAND_READ_SIZE, InputBuffer, MemoryBudget, Reply, Session, SessionSettings,
+    Step, TlsState, reply,
 };
 use goguerrilla::store::TableColumns;
 use proptest::collection::vec;
@@ -65,7 +66,7 @@ fn endless_input_is_read_with_a_bounded_buffer() {
 #[test]
 fn memory_budget_counts_content_held_and_not_the_declared_size() {
     let budget = MemoryBudget::new(1 << 20);
-    let mut session = Session::new(settings(), budget.clone(), Tls::Unavailable);
+    let mut session = Session::new(settings(), budget.clone(), TlsState::Unavailable);
     let mut input = InputBuffer::new();
     input.push(b"EHLO c\r\nMAIL FROM:<a@b> SIZE=200\r\nRCPT TO:<u@ours.test>\r\nDATA\r\n");
     while !matches!(session.next_step(&mut input), Step::NeedInput) {}
@@ -92,7 +93,7 @@ enum StepOutput {
 
 /// Returns every step until the stream or the session ends; each piece arrives as one write, read in parts.
 fn steps(pieces: &[&[u8]], budget: &MemoryBudget) -> Vec<StepOutput> {
-    let mut session = Session::new(settings(), budget.clone(), Tls::Unavailable);
+    let mut session = Session::new(settings(), budget.clone(), TlsState::Unavailable);
     let mut input = InputBuffer::new();
     let mut seen = Vec::new();
     for piece in pieces {
@@ -106,17 +107,15 @@ fn steps(pieces: &[&[u8]], budget: &MemoryBudget) -> Vec<StepOutput> {
             loop {
                 match session.next_step(&mut input) {
                     Step::NeedInput => break,
-                    Step::Reply(reply) => {
-                        let mut octets = Vec::new();
-                        reply.write_to(&mut octets);
-                        seen.push(StepOutput::Say(String::from_utf8(octets).expect("ASCII")));
+                    Step::Reply(reply) => seen.push(StepOutput::Say(text(&reply))),
+                    Step::RejectMessage(error) => seen.push(StepOutput::Say(text(&error.into()))),
+                    Step::RejectXclient => {
+                        seen.push(StepOutput::Say(text(&reply::R550_XCLIENT_DENIED)));
                     }
                     Step::StartTls(_) => unreachable!("TLS is not offered"),
                     Step::Xclient(..) => unreachable!("no proxy is trusted"),
-                    Step::Close(reply) => {
-                        let mut octets = Vec::new();
-                        reply.write_to(&mut octets);
-                        seen.push(StepOutput::Close(String::from_utf8(octets).expect("ASCII")));
+                    Step::Quit(reply) | Step::Close(reply) => {
+                        seen.push(StepOutput::Close(text(&reply)));
                         return seen;
                     }
                     Step::Save(envelope, content) => {
@@ -138,6 +137,13 @@ fn steps(pieces: &[&[u8]], budget: &MemoryBudget) -> Vec<StepOutput> {
         }
     }
     seen
+}
+
+/// Returns the reply as it is sent.
+fn text(reply: &Reply) -> String {
+    let mut octets = Vec::new();
+    reply.write_to(&mut octets);
+    String::from_utf8(octets).expect("ASCII")
 }
 
 fn settings() -> Arc<SessionSettings> {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use goguerrilla::mail::{Mail, Origin};
 use goguerrilla::smtp::{
-    AllowedHosts, InputBuffer, MemoryBudget, Session, SessionSettings, Step, Tls,
+    AllowedHosts, InputBuffer, MemoryBudget, Session, SessionSettings, Step, TlsState,
 };
 use goguerrilla::store::{
     Health, OpenStore, SaveError, SaveMail, SavedId, Saver, TableColumns, Writers,
@@ -517,7 +517,7 @@ fn mail(subject: &str) -> Mail {
     let mut session = Session::new(
         Arc::new(settings),
         MemoryBudget::new(1_000),
-        Tls::Unavailable,
+        TlsState::Unavailable,
     );
     let dialogue = format!(
         "HELO client.test\r\nMAIL FROM:<a@client.test>\r\nRCPT TO:<u@ours.test>\r\nDATA\r\nSubject: {subject}\r\n.\r\n"

@@ -10,7 +10,7 @@ use goguerrilla::http::auth_http::AuthHttp;
 use goguerrilla::http::{self, Handler};
 use goguerrilla::net::accept_pool::{AcceptPool, AcceptPoolSettings};
 use goguerrilla::net::trusted_proxies::TrustedProxies;
-use goguerrilla::smtp::{MemoryBudget, Tls};
+use goguerrilla::smtp::{MemoryBudget, TlsState};
 use goguerrilla::store::Saver;
 use goguerrilla_fuzz::{Dialogue, settings};
 use libfuzzer_sys::fuzz_target;
@@ -99,7 +99,7 @@ fn session_rejects_relay(line: &[u8]) -> bool {
     if line.len() > 2_046 || !is_rcpt {
         return SETTINGS.session.current().is_relay_rcpt(line);
     }
-    let mut dialogue = Dialogue::new(100, 1_000, Tls::Unavailable);
+    let mut dialogue = Dialogue::new(100, 1_000, TlsState::Unavailable);
     dialogue.receive(b"EHLO c\r\nMAIL FROM:<> SMTPUTF8\r\n");
     let seen = dialogue.receive(&[line, b"\r\n"].concat());
     matches!(&seen[..], [step] if step.code() == 550)

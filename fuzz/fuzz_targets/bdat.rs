@@ -4,7 +4,7 @@
 use std::mem;
 
 use arbitrary::Arbitrary;
-use goguerrilla::smtp::Tls;
+use goguerrilla::smtp::TlsState;
 use goguerrilla_fuzz::{Dialogue, StepOutput, split_three_ways};
 use libfuzzer_sys::fuzz_target;
 
@@ -65,7 +65,7 @@ fuzz_target!(|commands: Vec<Command>| {
         }
     }
     for pieces in split_three_ways(&model.stream) {
-        let mut dialogue = Dialogue::new(MAX_CONTENT, 1 << 20, Tls::Unavailable);
+        let mut dialogue = Dialogue::new(MAX_CONTENT, 1 << 20, TlsState::Unavailable);
         dialogue.receive(b"EHLO c\r\n");
         let seen = dialogue.receive_all(&pieces);
         let seen: Vec<Expected> = seen.into_iter().map(expected).collect();

@@ -1,7 +1,7 @@
 //! One command line in each session state: it gets exactly one reply, and no envelope can be used for relaying.
 #![no_main]
 
-use goguerrilla::smtp::Tls;
+use goguerrilla::smtp::TlsState;
 use goguerrilla_fuzz::{Dialogue, StepOutput};
 use libfuzzer_sys::fuzz_target;
 
@@ -14,11 +14,11 @@ fuzz_target!(|line: &[u8]| {
         "EHLO c\r\nMAIL FROM:<> SMTPUTF8\r\n",
         "EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<v@ours.test>\r\n",
     ] {
-        let mut dialogue = Dialogue::new(100_000, 1 << 20, Tls::On);
+        let mut dialogue = Dialogue::new(100_000, 1 << 20, TlsState::On);
         let command_count = before.lines().count();
         assert_eq!(dialogue.receive(before.as_bytes()).len(), command_count);
         let seen = dialogue.receive(&[line, b"\r\n"].concat());
-        let counts = dialogue.session().counts();
+        let counts = dialogue.session().stats();
         if !ends && line.len() <= 2_046 {
             let verb = line.trim_ascii_start().get(..4).unwrap_or_default();
             match &seen[..] {

@@ -1,7 +1,7 @@
 //! The content after 354, compared with a slow and obviously correct model, for any packet boundaries.
 #![no_main]
 
-use goguerrilla::smtp::Tls;
+use goguerrilla::smtp::TlsState;
 use goguerrilla_fuzz::{Dialogue, StepOutput, split_three_ways};
 use libfuzzer_sys::fuzz_target;
 
@@ -9,7 +9,7 @@ fuzz_target!(|stream: &[u8]| {
     let expected = model(stream);
     for (max_content, max_budget) in [(1 << 20, 1 << 20), (20, 1 << 20), (1 << 20, 5_000)] {
         for pieces in split_three_ways(stream) {
-            let mut dialogue = Dialogue::new(max_content, max_budget, Tls::Unavailable);
+            let mut dialogue = Dialogue::new(max_content, max_budget, TlsState::Unavailable);
             dialogue.receive(b"EHLO c\r\nMAIL FROM:<a@b>\r\nRCPT TO:<u@ours.test>\r\nDATA\r\n");
             let found = read(&mut dialogue, &pieces);
             match (&expected, found) {

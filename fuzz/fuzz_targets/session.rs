@@ -2,7 +2,7 @@
 //! depend on packet boundaries. The first octet selects the kind of session.
 #![no_main]
 
-use goguerrilla::smtp::Tls;
+use goguerrilla::smtp::TlsState;
 use goguerrilla_fuzz::{Dialogue, StepOutput, split_three_ways};
 use libfuzzer_sys::fuzz_target;
 
@@ -10,7 +10,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((kind, stream)) = data.split_first() else {
         return;
     };
-    let tls = [Tls::Unavailable, Tls::Offered, Tls::On][usize::from(kind % 3)];
+    let tls = [TlsState::Unavailable, TlsState::Offered, TlsState::On][usize::from(kind % 3)];
     let mut first: Option<Vec<StepOutput>> = None;
     for pieces in split_three_ways(stream) {
         let mut dialogue = Dialogue::new(200, 1 << 20, tls);

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use goguerrilla::smtp::{ClientAddress, Tls};
+use goguerrilla::smtp::{ClientAddress, TlsState};
 use goguerrilla_fuzz::{Dialogue, StepOutput};
 use libfuzzer_sys::fuzz_target;
 
@@ -18,8 +18,8 @@ fuzz_target!(|data: &[u8]| {
     let mut address = proxy_address.map_or(ClientAddress::NotGiven, ClientAddress::Known);
     let mut helo: Option<String> = None;
     let mut trusted_dialogue =
-        Dialogue::new(100, 1 << 20, Tls::Unavailable).trust_proxy(proxy_address);
-    let mut untrusted_dialogue = Dialogue::new(100, 1 << 20, Tls::Unavailable);
+        Dialogue::new(100, 1 << 20, TlsState::Unavailable).trust_proxy(proxy_address);
+    let mut untrusted_dialogue = Dialogue::new(100, 1 << 20, TlsState::Unavailable);
     // Two more errors would end the session.
     for line in lines.split(|octet| *octet == b'\n').take(9) {
         if line.len() > 2_000 || line.iter().any(|octet| matches!(octet, b'\r' | 0)) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use goguerrilla::smtp::{
     AllowedHosts, COMMAND_READ_SIZE, ClientAddress, InputBuffer, MemoryBudget, Reply, Session,
-    SessionSettings, Step, Tls,
+    SessionSettings, Step, TlsState, reply,
 };
 use goguerrilla::store::TableColumns;
 
@@ -51,7 +51,7 @@ impl StepOutput {
 
 impl Dialogue {
     /// Starts a session before EHLO. It accepts mail for ours.test, with three recipients at most.
-    pub fn new(max_content: usize, max_budget: usize, tls: Tls) -> Dialogue {
+    pub fn new(max_content: usize, max_budget: usize, tls: TlsState) -> Dialogue {
         let budget = MemoryBudget::new(max_budget);
         Dialogue {
             session: Session::new(settings(max_content), budget.clone(), tls),
@@ -114,11 +114,10 @@ impl Dialogue {
                 assert!(buffer <= 65_536, "a buffer of {buffer} octets");
                 return None;
             }
-            Step::Reply(reply) => {
-                let (code, text) = check_reply(&reply);
-                StepOutput::Reply(code, text)
-            }
-            Step::Close(reply) => {
+            Step::Reply(reply) => output(&reply),
+            Step::RejectMessage(error) => output(&error.into()),
+            Step::RejectXclient => output(&reply::R550_XCLIENT_DENIED),
+            Step::Quit(reply) | Step::Close(reply) => {
                 self.is_closed = true;
                 let (code, text) = check_reply(&reply);
                 StepOutput::Close(code, text)
@@ -166,6 +165,12 @@ impl Dialogue {
         drop(self);
         assert_eq!(budget.in_use(), 0);
     }
+}
+
+/// Checks the form of a reply after which the session goes on.
+fn output(reply: &Reply) -> StepOutput {
+    let (code, text) = check_reply(reply);
+    StepOutput::Reply(code, text)
 }
 
 /// Checks the form of a reply and returns its code and its text on the wire.

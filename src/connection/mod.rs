@@ -1,15 +1,15 @@
-//! One client from 220 to close: the only place where protocol meets socket.
+//! One connection from its first octet to close: carries out the steps of an SMTP session on a socket.
 
+mod deadlines;
 mod policy_handle;
 mod preamble;
 mod save;
-mod waiting;
 
 use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use self::waiting::Deadlines;
+use self::deadlines::Deadlines;
 use crate::metrics::{self, CloseReason, Handshake, ListenerKind, MailOutcome, ReplyCode};
 use crate::net::accept_pool::Client;
 use crate::net::deadline::Deadline;
@@ -17,49 +17,50 @@ use crate::net::tls::TlsCredentials;
 use crate::net::transport::{NegotiatedTls, Transport, TransportError};
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::{
-    COMMAND_READ_SIZE, CONTENT_READ_SIZE, ClientAddress, Expecting, InputBuffer, MemoryBudget,
-    Session, SessionSettings, Step, Tls,
+    COMMAND_READ_SIZE, CONTENT_READ_SIZE, ClientAddress, ContentError, DiscardReason, Expecting,
+    InputBuffer, MemoryBudget, Session, SessionSettings, Step, TlsState,
 };
 use crate::store::Saver;
 
 pub use self::policy_handle::{PolicyHandle, StoreLimits};
 
-/// What every connection needs of the house.
+/// The settings and resources that all connections share.
 pub struct ConnectionSettings {
-    /// What sessions decide by; a session keeps what it began with.
+    /// Session settings; a session keeps those with which it began.
     pub session: Arc<PolicyHandle>,
-    /// How long a client may keep us waiting.
+    /// Maximum time to wait for a client (GSMTP_TIMEOUT); shorter when connection slots run out.
     pub client_timeout: Duration,
-    /// The memory all content shares.
+    /// Memory limit for the content of all connections.
     pub budget: MemoryBudget,
-    /// Where mail goes.
+    /// Saves mail in the store.
     pub saver: Saver,
-    /// Whether each connection begins with a header of the PROXY protocol.
+    /// Whether each connection begins with a PROXY protocol header.
     pub proxy_protocol: bool,
-    /// Our key and certificate, if TLS is offered.
+    /// Certificate and key; `None` if TLS is not offered.
     pub tls: Option<TlsCredentials>,
 }
 
-/// Serves one client to its end and says in one log line what it did.
+/// Serves one client until the connection closes, then logs a summary.
 pub fn serve(client: &Client, settings: &ConnectionSettings) {
     let started_at = Instant::now();
-    let ended = |end| metrics::CONNECTIONS.count((ListenerKind::new(client.implicit_tls), end));
+    let count_closed =
+        |reason| metrics::CONNECTIONS.count((ListenerKind::new(client.implicit_tls), reason));
     let mut connection = match Connection::new(client, settings) {
         Ok(connection) => connection,
         Err(error) => {
-            ended(CloseReason::ClosedBeforeGreeting);
+            count_closed(CloseReason::ClosedBeforeGreeting);
             log::debug!(client:% = client.ip(), reason:% = error; "closed_before_greeting");
             return;
         }
     };
     let reason = connection.run();
-    let counts = connection.session.counts();
+    let counts = connection.session.stats();
     let reason = match connection.is_health_check && counts.mail == 0 {
         true => CloseReason::HealthCheck,
         false => reason,
     };
-    ended(reason);
-    // A balancer that looks every other second whether we are well is no news, nor is a flood of connects.
+    count_closed(reason);
+    // Health checks and connections without any input are frequent, so they are logged at debug level only.
     let level = match reason {
         CloseReason::HealthCheck | CloseReason::NoData => log::Level::Debug,
         CloseReason::ClientLeft | CloseReason::ConnectionReset if connection.octets_in == 0 => {
@@ -75,7 +76,7 @@ pub fn serve(client: &Client, settings: &ConnectionSettings) {
         helo = connection.session.helo_name(),
         ehlo = counts.helo,
         mail = counts.mail,
-        rcpt:% = format_args!("{}/{}", counts.rcpt, counts.rcpt_asked),
+        rcpt:% = format_args!("{}/{}", counts.rcpt, counts.rcpt_total),
         data:% = format_args!("{}/{}", connection.mails_saved, counts.data),
         faults = counts.errors,
         octets = connection.octets_in,
@@ -98,9 +99,9 @@ struct Connection<'a> {
     tls: Option<NegotiatedTls>,
     mails_saved: u64,
     octets_in: u64,
-    /// A proxy connected for itself.
+    /// Whether the peer is a load balancer that connects for a health check (PROXY LOCAL).
     is_health_check: bool,
-    /// It was said in the log that its XCLIENT is not believed.
+    /// Whether the rejection of XCLIENT was logged, which happens once per connection.
     xclient_rejection_logged: bool,
 }
 
@@ -113,14 +114,22 @@ fn close_reason(error: &TransportError) -> CloseReason {
     }
 }
 
+/// Returns the metrics outcome of a message that the session rejects.
+fn rejected_mail_outcome(error: ContentError) -> MailOutcome {
+    match error {
+        ContentError::TooLarge => MailOutcome::TooLarge,
+        ContentError::NoMemory => MailOutcome::NoMemory,
+    }
+}
+
 impl<'a> Connection<'a> {
     fn new(
         client: &'a Client,
         settings: &'a ConnectionSettings,
     ) -> std::io::Result<Connection<'a>> {
         let tls = match &settings.tls {
-            Some(_) => Tls::Offered,
-            None => Tls::Unavailable,
+            Some(_) => TlsState::Offered,
+            None => TlsState::Unavailable,
         };
         let session = settings.session.current();
         Ok(Connection {
@@ -144,16 +153,24 @@ impl<'a> Connection<'a> {
         })
     }
 
-    /// The one loop between protocol and socket.
+    /// Carries out the steps of the session until the connection ends.
     fn run(&mut self) -> CloseReason {
-        if let Err(end) = self.negotiate() {
-            return end;
+        if let Err(reason) = self.negotiate() {
+            return reason;
         }
-        self.queue_reply(&self.session.greet());
+        self.queue_reply(&self.session.greeting());
         loop {
-            let gone_on = match self.session.next_step(&mut self.input) {
+            let outcome = match self.session.next_step(&mut self.input) {
                 Step::NeedInput => self.read_input(),
                 Step::Reply(reply) => self.handle_reply(&reply),
+                Step::RejectMessage(error) => {
+                    metrics::MAILS.count(rejected_mail_outcome(error));
+                    self.handle_reply(&error.into())
+                }
+                Step::RejectXclient => {
+                    self.log_xclient_rejection();
+                    self.handle_reply(&reply::R550_XCLIENT_DENIED)
+                }
                 Step::Save(envelope, content) => {
                     let reply = self.save(envelope, content);
                     self.queue_reply(&reply);
@@ -164,48 +181,49 @@ impl<'a> Connection<'a> {
                     self.flush().and_then(|()| self.start_tls())
                 }
                 Step::Xclient(address, reply) => self.apply_xclient(address, &reply),
+                Step::Quit(reply) => Err(self.quit(&reply)),
                 Step::Close(reply) => Err(self.close(&reply)),
             };
-            if let Err(end) = gone_on {
-                return end;
+            if let Err(reason) = outcome {
+                return reason;
             }
         }
     }
 
-    /// Sends what was said and waits for more of the client's octets.
+    /// Sends queued replies, then reads more input.
     fn read_input(&mut self) -> Result<(), CloseReason> {
         self.flush()?;
-        let awaited = self.session.expecting();
-        if !self.client.mark_idle(awaited == Expecting::Command) {
+        let expected = self.session.expecting();
+        if !self.client.mark_idle(expected == Expecting::Command) {
             return Err(self.close_for_shutdown());
         }
         let timeout = self.settings.client_timeout;
         let deadline = self
             .deadlines
-            .next(&self.session, timeout, self.mails_saved > 0);
-        if self.session.is_discarding() && self.has_discarded_enough() {
-            let reply = self.session.refusal().unwrap_or(reply::R421_TIMEOUT);
-            return Err(self.close(&reply));
+            .next_deadline(&self.session, timeout, self.mails_saved > 0);
+        if self.session.is_discarding() && self.is_discard_limit_reached() {
+            let reason = self.session.discard_reason();
+            return Err(self.close_slow_client(reason));
         }
-        let room = match awaited {
+        let spare = match expected {
             Expecting::Content => self.input.spare_mut(CONTENT_READ_SIZE),
             Expecting::Command | Expecting::TransactionCommand => {
-                // Also behind a message that was refused.
+                // The buffer may have grown for a message that was rejected.
                 self.input.shrink();
                 self.input.spare_mut(COMMAND_READ_SIZE)
             }
         };
-        match self.transport.read(room, &deadline) {
-            // The pool may have ended the reading of an idle client, perhaps behind what was just read, and in the end
-            // that of any other one.
+        match self.transport.read(spare, &deadline) {
+            // At shutdown the pool ends reading for idle clients, possibly after octets had arrived, and after the grace
+            // period for all clients. `read` then returns 0 as if the client had closed, and `mark_busy` returns false.
             Ok(octets)
-                if (octets == 0 || awaited == Expecting::Command) && !self.client.mark_busy() =>
+                if (octets == 0 || expected == Expecting::Command) && !self.client.mark_busy() =>
             {
                 Err(self.close_for_shutdown())
             }
             Ok(0) => Err(CloseReason::ClientLeft),
             Ok(octets) => {
-                if awaited == Expecting::Content {
+                if expected == Expecting::Content {
                     self.deadlines.record_content(Instant::now());
                 }
                 self.input.advance(octets);
@@ -216,26 +234,16 @@ impl<'a> Connection<'a> {
             Err(error) => {
                 let end = close_reason(&error);
                 if matches!(end, CloseReason::TimedOut | CloseReason::Shed) {
-                    self.close(&self.reply_to_slow_client(end));
+                    let reason = self.discard_reason_to_report(end);
+                    self.close_slow_client(reason);
                 }
                 Err(end)
             }
         }
     }
 
-    /// Says a reply, at once only where too many are held already.
+    /// Queues a reply; sends the queue if it has grown too large.
     fn handle_reply(&mut self, reply: &Reply) -> Result<(), CloseReason> {
-        if *reply == reply::R550_XCLIENT_DENIED
-            && !mem::replace(&mut self.xclient_rejection_logged, true)
-        {
-            // A proxy that was forgotten would otherwise show in bounces only. Once: anybody may say XCLIENT.
-            let session = self.client.session_id();
-            let fix = match self.client.is_trusted_proxy {
-                true => "none: the client behind this proxy wanted to be another one",
-                false => "if this is a proxy of yours, name it in GM_TRUSTED_PROXIES",
-            };
-            log::info!(session:% = session, client:% = self.client.ip(), command = "XCLIENT", fix = fix; "rejected");
-        }
         self.queue_reply(reply);
         match self.output.len() >= MAX_QUEUED_REPLY_OCTETS {
             true => self.flush(),
@@ -243,14 +251,28 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Takes the client that a trusted proxy speaks for.
+    /// Logs the first rejected XCLIENT of a connection; further ones would let a client flood the log. Without the log line, a
+    /// proxy that is missing in GM_TRUSTED_PROXIES would be noticed only through bounces.
+    fn log_xclient_rejection(&mut self) {
+        if mem::replace(&mut self.xclient_rejection_logged, true) {
+            return;
+        }
+        let session = self.client.session_id();
+        let fix = match self.client.is_trusted_proxy {
+            true => "none: a client of this proxy sent XCLIENT with another address",
+            false => "if this client is your proxy, add its address to GM_TRUSTED_PROXIES",
+        };
+        log::info!(session:% = session, client:% = self.client.ip(), command = "XCLIENT", fix = fix; "rejected");
+    }
+
+    /// Applies the client address that a trusted proxy passed on; closes the connection if that address has too many.
     fn apply_xclient(&mut self, address: ClientAddress, reply: &Reply) -> Result<(), CloseReason> {
-        let may_stay = match address {
+        let is_within_limit = match address {
             ClientAddress::NotGiven => true,
             ClientAddress::Unknown => self.client.set_client_address(None),
             ClientAddress::Known(ip) => self.client.set_client_address(Some(ip)),
         };
-        if !may_stay {
+        if !is_within_limit {
             self.close(&reply::R421_TOO_MANY_FROM_ADDRESS);
             return Err(CloseReason::AddressLimitReached);
         }
@@ -258,26 +280,27 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
-    /// The handshake, with one deadline for all of it. After a failure nothing is said any more, least of all in plain.
+    /// Does the TLS handshake, with one deadline for all of it. After a failure nothing is sent, neither encrypted nor in
+    /// plaintext.
     fn start_tls(&mut self) -> Result<(), CloseReason> {
-        let identity = self.settings.tls.as_ref().ok_or(CloseReason::TlsFailed)?;
+        let credentials = self.settings.tls.as_ref().ok_or(CloseReason::TlsFailed)?;
         let now = Instant::now();
         let commands_since = self.deadlines.commands_since(now);
         let deadline = Deadline::for_command(now, self.settings.client_timeout)
             .with_commands_since(commands_since);
-        match self.transport.start_tls(identity.config(), &deadline) {
-            Ok(facts) => {
-                metrics::HANDSHAKES.count(match facts.version {
+        match self.transport.start_tls(credentials.config(), &deadline) {
+            Ok(negotiated) => {
+                metrics::HANDSHAKES.count(match negotiated.version {
                     "TLSv1_2" => Handshake::Tls12,
                     _ => Handshake::Tls13,
                 });
-                self.tls = Some(facts);
+                self.tls = Some(negotiated);
                 self.session.tls_started();
                 Ok(())
             }
             Err(error) => {
                 metrics::HANDSHAKES.count(Handshake::Failed);
-                // Who left a port for TLS before the handshake was through is no news either.
+                // A disconnect before the end of the handshake on an implicit-TLS port is not logged.
                 if self.octets_in > 0 || !matches!(error, TransportError::ConnectionReset(_)) {
                     let session = self.client.session_id();
                     log::info!(session:% = session, client:% = self.client.ip(), reason:% = error; "tls_failed");
@@ -292,12 +315,6 @@ impl<'a> Connection<'a> {
             self.log_dialogue(reply);
         }
         metrics::REPLIES.count(ReplyCode(reply.code()));
-        // Mails that the protocol turns away by itself.
-        if *reply == reply::R552_TOO_LARGE {
-            metrics::MAILS.count(MailOutcome::TooLarge);
-        } else if *reply == reply::R452_NO_MEMORY {
-            metrics::MAILS.count(MailOutcome::NoMemory);
-        }
         reply.write_to(&mut self.output);
     }
 
@@ -309,15 +326,15 @@ impl<'a> Connection<'a> {
             let line = if is_secret { "AUTH ..." } else { line.as_str() };
             log::info!(session:% = session, line = line; "smtp_in");
         }
-        let mut said = Vec::new();
-        reply.write_to(&mut said);
-        let said = String::from_utf8_lossy(&said);
-        for line in said.lines() {
+        let mut reply_text = Vec::new();
+        reply.write_to(&mut reply_text);
+        let reply_text = String::from_utf8_lossy(&reply_text);
+        for line in reply_text.lines() {
             log::info!(session:% = session, line = line; "smtp_out");
         }
     }
 
-    /// Sends what was said. Replies to commands that came together leave together.
+    /// Sends queued replies. Replies to pipelined commands leave in one write.
     fn flush(&mut self) -> Result<(), CloseReason> {
         if self.output.is_empty() {
             return Ok(());
@@ -336,21 +353,36 @@ impl<'a> Connection<'a> {
         CloseReason::Shutdown
     }
 
+    /// Closes the connection of a client that exceeded a limit while it was sending. The reply names the reason why its
+    /// content was discarded, if there is one, else the timeout.
+    fn close_slow_client(&mut self, reason: Option<DiscardReason>) -> CloseReason {
+        if let Some(DiscardReason::Message(error)) = reason {
+            metrics::MAILS.count(rejected_mail_outcome(error));
+        }
+        let reply = reason.map_or(reply::R421_TIMEOUT, Reply::from);
+        self.close(&reply)
+    }
+
+    fn quit(&mut self, reply: &Reply) -> CloseReason {
+        self.queue_reply(reply);
+        if let Err(reason) = self.flush() {
+            return reason;
+        }
+        self.transport.send_close_notify();
+        CloseReason::Quit
+    }
+
     fn close(&mut self, reply: &Reply) -> CloseReason {
         self.queue_reply(reply);
-        if let Err(end) = self.flush() {
-            return end;
-        }
-        if reply.code() == reply::R221_BYE.code() {
-            self.transport.send_close_notify();
-            return CloseReason::Quit;
+        if let Err(reason) = self.flush() {
+            return reason;
         }
         self.transport.lingering_close();
         CloseReason::Rejected
     }
 }
 
-/// What is kept of the buffer for replies between two batches of them.
+/// Capacity of the reply queue that is kept after a flush.
 const KEPT_OUTPUT_CAPACITY: usize = 4_096;
-/// Replies held for a client that pipelines and does not read; then it has to.
+/// Maximum size of the reply queue: a client that pipelines commands has to read replies before it is exceeded.
 const MAX_QUEUED_REPLY_OCTETS: usize = 65_536;

@@ -1,4 +1,4 @@
-//! Settings of new sessions: those that are configured, narrowed by what the store turns out to hold.
+//! The settings of new sessions: as configured, reduced to the limits of the store.
 
 use std::sync::{Arc, RwLock};
 
@@ -6,19 +6,19 @@ use crate::smtp::SessionSettings;
 use crate::store::RecipientColumns;
 use crate::sync;
 
-/// What sessions to come decide by that save to one store. A session keeps what it began with. Another store has settings of its
-/// own: what a store turns out to hold says nothing about the next one.
+/// The settings of new sessions that save to one store. A running session keeps its settings. Each store has its own
+/// `PolicyHandle`, because the limits of one store do not apply to another.
 #[derive(Debug)]
 pub struct PolicyHandle {
     inner: RwLock<Inner>,
 }
 
-/// What a store can hold, known once it was reached.
+/// The limits of a store, known after the first connection to it.
 #[derive(Clone, Copy, Debug)]
 pub struct StoreLimits {
-    /// Columns of a recipient.
+    /// Limits of the columns `recipient` and `to`.
     pub recipients: RecipientColumns,
-    /// Content that still fits into a row.
+    /// Maximum size of content that fits into a row.
     pub max_content_octets: usize,
 }
 
@@ -30,7 +30,7 @@ struct Inner {
 }
 
 impl PolicyHandle {
-    /// As configured, until more is limits.
+    /// Returns the settings as configured; the limits of the store are not known yet.
     pub fn new(configured: SessionSettings) -> PolicyHandle {
         let current = Arc::new(configured.clone());
         PolicyHandle {
@@ -42,31 +42,31 @@ impl PolicyHandle {
         }
     }
 
-    /// For the next session.
+    /// Returns the settings for the next session.
     pub fn current(&self) -> Arc<SessionSettings> {
         let inner = sync::read(&self.inner);
         Arc::clone(&inner.current)
     }
 
-    /// As the administrator wants it, whatever the store can hold.
+    /// Returns the settings as configured, without the limits of the store.
     pub fn configured(&self) -> SessionSettings {
         let inner = sync::read(&self.inner);
         inner.configured.clone()
     }
 
-    /// The administrator wants something else; what is known of the store still holds.
+    /// Replaces the configured settings; known limits of the store still apply.
     pub fn configure(&self, configured: SessionSettings) {
         self.update(|inner| inner.configured = configured);
     }
 
-    /// The store was reached and can hold this.
+    /// Sets the limits of the store.
     pub fn apply_store_limits(&self, limits: StoreLimits) {
         self.update(|inner| inner.store_limits = Some(limits));
     }
 
-    fn update(&self, how: impl FnOnce(&mut Inner)) {
+    fn update(&self, change: impl FnOnce(&mut Inner)) {
         let mut inner = sync::write(&self.inner);
-        how(&mut inner);
+        change(&mut inner);
         let configured = inner.configured.clone();
         inner.current = Arc::new(match inner.store_limits {
             None => configured,

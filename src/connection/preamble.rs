@@ -1,23 +1,23 @@
-//! What comes before the greeting.
+//! The part of a connection before the greeting: PROXY protocol header and implicit TLS.
 
 use std::net::IpAddr;
 use std::time::Instant;
 
-use super::waiting::Deadlines;
+use super::deadlines::Deadlines;
 use super::{Connection, close_reason};
 use crate::metrics::{self, CloseReason};
 use crate::net::proxy_protocol::{self, ProxySource, ReceiveError, ReceivedHeader};
 use crate::smtp::reply;
 
 impl Connection<'_> {
-    /// What comes before the greeting: the header of the PROXY protocol, then the handshake on a port for TLS.
+    /// Receives the PROXY protocol header if it is configured, then does the TLS handshake on an implicit-TLS port.
     pub(super) fn negotiate(&mut self) -> Result<(), CloseReason> {
-        let named = match self.settings.proxy_protocol {
+        let client_address = match self.settings.proxy_protocol {
             true => self.receive_proxy_header()?,
             false => None,
         };
         if self.client.is_trusted_proxy {
-            self.session.trust_proxy(named);
+            self.session.trust_proxy(client_address);
         }
         match self.client.implicit_tls {
             true => self.start_tls(),
@@ -25,14 +25,15 @@ impl Connection<'_> {
         }
     }
 
-    /// The client's address, if the proxy knows it. Before a header nothing is ever said.
+    /// Receives the PROXY protocol header; returns the client's address if the header has one. Nothing is sent before the
+    /// header is complete.
     fn receive_proxy_header(&mut self) -> Result<Option<IpAddr>, CloseReason> {
         let client = self.client;
         if !client.is_trusted_proxy {
             self.transport.lingering_close();
             return Err(CloseReason::UntrustedProxy);
         }
-        // Nothing is under way yet: the pool may end this wait when the server shuts down.
+        // The client counts as idle, so the pool may end this wait at shutdown.
         if !client.mark_idle(true) {
             return Err(CloseReason::Shutdown);
         }
@@ -56,9 +57,9 @@ impl Connection<'_> {
                 self.input.push(&rest);
             }
         }
-        // The client's time begins with it: until here its proxy was waited for.
+        // The time until here was used by the proxy; the client's deadlines begin now.
         self.deadlines = Deadlines::new(Instant::now());
-        let named = match source {
+        let client_address = match source {
             ProxySource::Client(ip) => Some(ip),
             ProxySource::Unknown => None,
             ProxySource::HealthCheck => {
@@ -66,13 +67,13 @@ impl Connection<'_> {
                 None
             }
         };
-        if named.is_some() && !client.set_client_address(named) {
-            // In the plain to nobody who expects TLS.
+        if client_address.is_some() && !client.set_client_address(client_address) {
+            // Never sends a plaintext reply on an implicit-TLS port.
             if !client.implicit_tls {
                 self.close(&reply::R421_TOO_MANY_FROM_ADDRESS);
             }
             return Err(CloseReason::AddressLimitReached);
         }
-        Ok(named)
+        Ok(client_address)
     }
 }

@@ -1,4 +1,4 @@
-//! From a whole message to the reply that says whether it is saved.
+//! Saving a complete message, and the reply to it.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use crate::smtp::{Content, Envelope};
 use crate::store::{SaveError, SavedId};
 
 impl Connection<'_> {
-    /// Has a mail saved, and turns the outcome into its reply.
+    /// Saves a message and returns the reply to it.
     pub(super) fn save(&mut self, envelope: Envelope, content: Content) -> Reply {
         let started_at = Instant::now();
         self.input.shrink();
@@ -20,7 +20,7 @@ impl Connection<'_> {
         let outcome = self.build_mail(envelope, content).and_then(|mail| {
             let from = mail.reverse_path().to_owned();
             let recipients = mail.recipients().len();
-            // A client that has sent on, as pipelining ones do, is present until it closes.
+            // Unread pipelined commands do not count as a disconnect.
             let mut client_left = || self.transport.client_left();
             let saved = self.settings.saver.save(mail, &mut client_left)?;
             Ok((saved, from, recipients))
@@ -31,8 +31,8 @@ impl Connection<'_> {
         match outcome {
             Ok((saved, from, recipients)) => {
                 self.mails_saved += 1;
-                self.session.mail_saved();
-                self.deadlines.mail_saved();
+                self.session.record_saved_mail();
+                self.deadlines.record_saved_mail();
                 metrics::MAILS.count(MailOutcome::Saved);
                 metrics::RECIPIENTS_SAVED.add((), recipients);
                 log::info!(
@@ -42,7 +42,7 @@ impl Connection<'_> {
                 Reply::queued(SavedId::as_str(&saved))
             }
             Err(error) => {
-                self.deadlines.exclude(waited);
+                self.deadlines.exclude_store_wait(waited);
                 log::warn!(session:% = session, octets = octets, reason:% = error; "not_saved");
                 let (outcome, reply) = match error {
                     SaveError::Unavailable(_) | SaveError::Refused(_) => {

@@ -234,7 +234,8 @@ pub fn mysql_connector(config: &Config) -> Connector {
 pub fn trial_addresses(config: &Config) -> TrialAddresses {
     let primary = &config.primary_mail_host;
     TrialAddresses {
-        recipient_domain: (config.allowed_hosts.example()).unwrap_or_else(|| primary.clone()),
+        recipient_domain: (config.allowed_hosts.example_domain())
+            .unwrap_or_else(|| primary.clone()),
         primary_mail_host: primary.clone(),
     }
 }

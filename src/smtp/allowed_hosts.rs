@@ -1,4 +1,4 @@
-//! Which recipients are accepted: the recipient domains of GM_ALLOWED_HOSTS.
+//! The recipient domains that the server accepts (GM_ALLOWED_HOSTS).
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -8,34 +8,34 @@ use std::sync::Arc;
 use super::domain;
 use super::path::ForwardPath;
 
-/// The recipient domains accepted, in the form in which domains are compared ([`domain::canonical`]). Clones share it.
+/// The set of accepted recipient domains, stored in canonical form ([`domain::canonical`]). Clones share the set.
 ///
-/// A look-up costs one hash for the domain and one for each of its parents, however many names there are.
+/// A look-up costs one hash for the domain and one for each of its parents, independent of the size of the set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AllowedHosts {
     any: bool,
-    names: Arc<Names>,
+    names: Arc<DomainNames>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Names {
+struct DomainNames {
     hosts: HashSet<Box<str>>,
-    /// `example.com` for `*.example.com`.
+    /// The domains of `*.` items: `example.com` for `*.example.com`.
     parents: HashSet<Box<str>>,
 }
 
-/// An item that no recipient's domain can ever match.
+/// An item of GM_ALLOWED_HOSTS that cannot match any recipient domain.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected {expected}, but found {item:?}")]
-pub struct BadItem {
-    /// The item as given.
+pub struct InvalidHostItem {
+    /// The item as configured.
     pub item: String,
-    /// What would match, with an example.
+    /// Description of a valid item, with an example.
     pub expected: String,
 }
 
 impl AllowedHosts {
-    /// Returns the set that accepts every domain, as the item `*` does.
+    /// Returns the set that accepts every domain, like the item `*`.
     pub fn any() -> AllowedHosts {
         AllowedHosts {
             any: true,
@@ -43,32 +43,32 @@ impl AllowedHosts {
         }
     }
 
-    /// Builds the set from its items: a domain or an address literal, `*.parent` for any subdomain of it, `*` for any
-    /// domain. `.` means any domain too: Go-Guerrilla's configurations write it so.
+    /// Builds the set from its items: a domain or an address literal, `*.parent` for any subdomain of `parent`, `*` for any
+    /// domain. `.` also means any domain, because Go-Guerrilla's configurations use it.
     ///
     /// # Errors
-    /// [`BadItem`] for the first item that can never match.
+    /// [`InvalidHostItem`] for the first item that can never match.
     pub fn from_items<'a>(
         items: impl IntoIterator<Item = &'a str>,
-    ) -> Result<AllowedHosts, BadItem> {
+    ) -> Result<AllowedHosts, InvalidHostItem> {
         let mut any = false;
-        let mut names = Names::default();
+        let mut names = DomainNames::default();
         for item in items {
-            let bad = |expected| BadItem {
+            let invalid_item = |expected| InvalidHostItem {
                 item: item.to_owned(),
                 expected,
             };
             match item.strip_prefix("*.") {
                 _ if item == "*" || item == "." => any = true,
                 Some(parent) => {
-                    let parent = check_domain(parent).map_err(bad)?;
+                    let parent = check_domain(parent).map_err(invalid_item)?;
                     names.parents.insert(parent);
                 }
                 None if domain::is_address_literal(item) => {
                     names.hosts.insert(domain::canonical(item).into());
                 }
                 None => {
-                    let host = check_domain(item).map_err(bad)?;
+                    let host = check_domain(item).map_err(invalid_item)?;
                     names.hosts.insert(host);
                 }
             }
@@ -79,27 +79,27 @@ impl AllowedHosts {
         })
     }
 
-    /// Returns whether mail for `path` is accepted.
+    /// Returns whether the server accepts mail for `path`.
     ///
-    /// Where domains are restricted, a local-part that holds a second address (`a%foreign@ours`) is refused: a system
-    /// that the mail is passed on to might follow it. `<Postmaster>` is always accepted (RFC 5321 §4.5.1).
-    pub fn accept(&self, path: &ForwardPath) -> bool {
+    /// If domains are restricted, a local-part that contains a second address (`a%foreign@ours`) is rejected, because a
+    /// system to which the mail is passed on could relay it. `<Postmaster>` is always accepted (RFC 5321 §4.5.1).
+    pub fn accepts(&self, path: &ForwardPath) -> bool {
         let Some(domain) = path.canonical_domain() else {
             return true;
         };
-        self.any || (!path.has_embedded_route() && self.names.contain(domain))
+        self.any || (!path.has_embedded_route() && self.names.contains(domain))
     }
 
-    /// Returns a domain that is accepted; `None` where no item names one.
-    pub fn example(&self) -> Option<String> {
-        let Names { hosts, parents } = &*self.names;
+    /// Returns one accepted domain; `None` if no item names a domain.
+    pub fn example_domain(&self) -> Option<String> {
+        let DomainNames { hosts, parents } = &*self.names;
         let host = hosts.iter().min().map(|host| host.to_string());
         host.or_else(|| parents.iter().min().map(|parent| format!("mail.{parent}")))
     }
 }
 
-impl Names {
-    fn contain(&self, domain: &str) -> bool {
+impl DomainNames {
+    fn contains(&self, domain: &str) -> bool {
         if self.hosts.contains(domain) {
             return true;
         }
@@ -114,11 +114,11 @@ impl Names {
     }
 }
 
-/// Returns a domain that could exist, in the form in which it is compared; else what was expected.
+/// Returns the canonical form of a domain, or a description of what was expected if `text` cannot be a domain name.
 fn check_domain(text: &str) -> Result<Box<str>, String> {
     let is_long = |label: &str| label.len() > MAX_LABEL_OCTETS;
     let canonical = match text.len() {
-        // Also bounds what is converted: Punycode takes time that grows with the square of the length.
+        // The limit also bounds the conversion: the time for Punycode grows with the square of the length.
         ..=MAX_TEXT_OCTETS => domain::canonical(text),
         _ => Cow::Borrowed(text),
     };
@@ -128,19 +128,19 @@ fn check_domain(text: &str) -> Result<Box<str>, String> {
         ));
     }
     if !domain::is_domain(text) || canonical.parse::<Ipv4Addr>().is_ok() {
-        return Err(nearest_right_item(text));
+        return Err(suggest_item(text));
     }
     if !canonical.is_ascii() {
         return Err("a domain of characters that IDNA (UTS 46) allows".to_owned());
     }
     if !domain::is_domain(&canonical) {
-        return Err(DOMAINS.to_owned());
+        return Err(DOMAIN_EXAMPLES.to_owned());
     }
     Ok(canonical.into())
 }
 
-/// Returns what an item that is no domain was probably meant to be.
-fn nearest_right_item(text: &str) -> String {
+/// Returns a suggestion for an item that is not a domain.
+fn suggest_item(text: &str) -> String {
     let inside = text.trim_start_matches('[').trim_end_matches(']');
     let address = match inside.split_at_checked(5) {
         Some((tag, address)) if tag.eq_ignore_ascii_case("IPv6:") => address,
@@ -151,21 +151,24 @@ fn nearest_right_item(text: &str) -> String {
         Ok(IpAddr::V6(address)) => return format!("an address in brackets, \"[IPv6:{address}]\""),
         Err(_) => {}
     }
-    let meant = text.trim_start_matches(['*', '.']);
-    if meant.len() < text.len() && domain::is_domain(meant) {
-        return format!("\"*.{meant}\" for any subdomain or \"{meant}\" for the domain itself");
+    let domain_part = text.trim_start_matches(['*', '.']);
+    if domain_part.len() < text.len() && domain::is_domain(domain_part) {
+        return format!(
+            "\"*.{domain_part}\" for any subdomain or \"{domain_part}\" for the domain itself"
+        );
     }
-    DOMAINS.to_owned()
+    DOMAIN_EXAMPLES.to_owned()
 }
 
-/// What an item may be, where nothing better can be suggested.
-const DOMAINS: &str = "domains such as \"example.com,*.example.org\"";
+/// Suggestion if no more specific one is known.
+const DOMAIN_EXAMPLES: &str = "domains such as \"example.com,*.example.org\"";
 
-/// A domain in a path, with a trailing dot of UTF-8.
+/// Maximum length of a domain in a path (255 octets) with a trailing dot, which takes up to 3 octets in UTF-8.
 const MAX_TEXT_OCTETS: usize = 258;
-/// RFC 1035 §2.3.4: 255 octets with the length of each label and the root's.
+/// Maximum length of a domain name as text: 255 octets less the length octets of the first label and of the root
+/// (RFC 1035 §2.3.4).
 const MAX_NAME_OCTETS: usize = 253;
-/// RFC 1035 §2.3.4.
+/// Maximum length of a label (RFC 1035 §2.3.4).
 const MAX_LABEL_OCTETS: usize = 63;
 
 #[cfg(test)]
@@ -173,7 +176,7 @@ mod tests {
     use super::*;
 
     fn accepts(allowed: &AllowedHosts, path: &str) -> bool {
-        allowed.accept(&ForwardPath::parse(path).unwrap().0)
+        allowed.accepts(&ForwardPath::parse(path).unwrap().0)
     }
 
     #[test]
@@ -272,30 +275,30 @@ mod tests {
         let v4 = "an address in brackets, \"[192.0.2.1]\"";
         let v6 = "an address in brackets, \"[IPv6:2001:db8::1]\"";
         for (item, expected) in [
-            ("", DOMAINS),
-            ("*.", DOMAINS),
-            ("*..", DOMAINS),
-            ("..", DOMAINS),
-            ("*.*", DOMAINS),
-            ("**", DOMAINS),
-            ("a.*.test", DOMAINS),
-            ("ours.*", DOMAINS),
-            ("a;b", DOMAINS),
-            ("a b", DOMAINS),
-            ("ours.test\n", DOMAINS),
-            ("ours\u{0}.test", DOMAINS),
-            ("http://x", DOMAINS),
-            ("ours.test:25", DOMAINS),
-            ("u@ours.test", DOMAINS),
-            ("@ours.test", DOMAINS),
-            ("ours..test", DOMAINS),
-            ("ours.test..", DOMAINS),
-            ("-ours.test", DOMAINS),
-            ("ours-.test", DOMAINS),
-            ("－ours.test", DOMAINS),
-            ("[192.0.2.0/24]", DOMAINS),
-            ("[IPv6:fe80::1%eth0]", DOMAINS),
-            ("[192.0.2.1].", DOMAINS),
+            ("", DOMAIN_EXAMPLES),
+            ("*.", DOMAIN_EXAMPLES),
+            ("*..", DOMAIN_EXAMPLES),
+            ("..", DOMAIN_EXAMPLES),
+            ("*.*", DOMAIN_EXAMPLES),
+            ("**", DOMAIN_EXAMPLES),
+            ("a.*.test", DOMAIN_EXAMPLES),
+            ("ours.*", DOMAIN_EXAMPLES),
+            ("a;b", DOMAIN_EXAMPLES),
+            ("a b", DOMAIN_EXAMPLES),
+            ("ours.test\n", DOMAIN_EXAMPLES),
+            ("ours\u{0}.test", DOMAIN_EXAMPLES),
+            ("http://x", DOMAIN_EXAMPLES),
+            ("ours.test:25", DOMAIN_EXAMPLES),
+            ("u@ours.test", DOMAIN_EXAMPLES),
+            ("@ours.test", DOMAIN_EXAMPLES),
+            ("ours..test", DOMAIN_EXAMPLES),
+            ("ours.test..", DOMAIN_EXAMPLES),
+            ("-ours.test", DOMAIN_EXAMPLES),
+            ("ours-.test", DOMAIN_EXAMPLES),
+            ("－ours.test", DOMAIN_EXAMPLES),
+            ("[192.0.2.0/24]", DOMAIN_EXAMPLES),
+            ("[IPv6:fe80::1%eth0]", DOMAIN_EXAMPLES),
+            ("[192.0.2.1].", DOMAIN_EXAMPLES),
             ("*ours.test", parent),
             ("**.ours.test", parent),
             ("*.*.ours.test", parent),
@@ -319,7 +322,7 @@ mod tests {
             let error = AllowedHosts::from_items(["ours.test", item]).unwrap_err();
             let expected = expected.to_owned();
             let item = item.to_owned();
-            assert_eq!(error, BadItem { item, expected });
+            assert_eq!(error, InvalidHostItem { item, expected });
         }
         let name_that_fits = &name[..253];
         for item in [

@@ -1,9 +1,10 @@
-//! Parses a command line into a verb and typed arguments.
+//! Command lines: the verb and its typed arguments.
 
+use super::parameter::{self, MailParameters};
 use super::path::{ForwardPath, PathError, ReversePath};
 use super::reply::{self, Reply};
 
-/// The known verbs, implemented or not.
+/// The SMTP verbs that the server recognizes, implemented or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each is the RFC's verb")]
 pub enum Verb {
@@ -21,33 +22,29 @@ pub enum Verb {
     Quit,
     StartTls,
     Xclient,
-    /// A verb of an RFC or in common use that is not implemented: 502.
+    /// A verb of an RFC or in common use that is not implemented; the reply is 502.
     NotImplemented,
 }
 
-/// `MAIL FROM:<reverse-path> [parameters]`.
+/// The argument of MAIL: `FROM:<reverse-path> [parameters]`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct MailCommand {
-    /// The sender.
+    /// The sender address.
     pub reverse_path: ReversePath,
-    /// `SIZE=`: the size that the client announces, which may be wrong in both directions ([RFC 1870]).
-    ///
-    /// [RFC 1870]: https://www.rfc-editor.org/rfc/rfc1870
-    pub size: Option<u64>,
-    /// `SMTPUTF8`: addresses and header fields may hold UTF-8 ([RFC 6531](https://www.rfc-editor.org/rfc/rfc6531)).
-    pub smtputf8: bool,
+    /// The parameters after the reverse-path.
+    pub parameters: MailParameters,
 }
 
-/// `BDAT size [LAST]` ([RFC 3030](https://www.rfc-editor.org/rfc/rfc3030)).
+/// The argument of BDAT: `size [LAST]` ([RFC 3030](https://www.rfc-editor.org/rfc/rfc3030)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BdatCommand {
-    /// Octets that follow the command line.
+    /// Number of octets that follow the command line.
     pub size: u64,
-    /// Whether this is the last chunk of the message.
+    /// Whether this chunk is the last one of the message.
     pub last: bool,
 }
 
-/// Why a command is rejected; each value has exactly one [`Reply`].
+/// The reason why a command is rejected; each value has exactly one [`Reply`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommandError {
     /// HELO or EHLO has no argument.
@@ -55,20 +52,20 @@ pub enum CommandError {
     /// The argument does not follow the grammar.
     BadArgument,
     /// The command takes no argument.
-    ArgumentUnwanted,
-    /// Control characters or invalid UTF-8.
+    UnexpectedArgument,
+    /// The argument contains control characters or invalid UTF-8.
     BadOctets,
-    /// A parameter of an extension that is not offered.
+    /// A parameter belongs to an extension that is not offered.
     UnknownParameter,
-    /// A malformed or repeated parameter.
+    /// A parameter is malformed or repeated.
     BadParameter,
     /// The reverse-path is malformed.
     BadReversePath,
     /// The forward-path is malformed.
     BadForwardPath,
-    /// The forward-path has two domains (`a%b@c`, `a@b@c`, a source route to another domain).
-    EmbeddedRoute,
-    /// A non-ASCII address in a transaction without SMTPUTF8.
+    /// The forward-path has two domains (`a@b@c`), a known trick against relays.
+    TwoDomains,
+    /// The address is not ASCII and the transaction was begun without SMTPUTF8.
     NeedsSmtpUtf8,
 }
 
@@ -77,20 +74,20 @@ impl From<CommandError> for Reply {
         match error {
             CommandError::NoHeloName => reply::R501_NO_HELO_NAME,
             CommandError::BadArgument => reply::R501_BAD_ARGUMENT,
-            CommandError::ArgumentUnwanted => reply::R501_NO_ARGUMENT_WANTED,
+            CommandError::UnexpectedArgument => reply::R501_UNEXPECTED_ARGUMENT,
             CommandError::BadOctets => reply::R501_BAD_OCTETS,
             CommandError::UnknownParameter => reply::R555_UNKNOWN_PARAMETER,
             CommandError::BadParameter => reply::R501_BAD_PARAMETER,
             CommandError::BadReversePath => reply::R501_BAD_REVERSE_PATH,
             CommandError::BadForwardPath => reply::R501_BAD_FORWARD_PATH,
-            CommandError::EmbeddedRoute => reply::R550_RELAY_DENIED,
+            CommandError::TwoDomains => reply::R550_RELAY_DENIED,
             CommandError::NeedsSmtpUtf8 => reply::R553_NEEDS_SMTPUTF8,
         }
     }
 }
 
-/// Splits a line without its CR LF into the verb and its argument; the verb is `None` if unknown.
-pub fn split(line: &[u8]) -> (Option<Verb>, &[u8]) {
+/// Splits a line without its CR LF into the verb and its argument; the verb is `None` if it is not recognized.
+pub fn split_line(line: &[u8]) -> (Option<Verb>, &[u8]) {
     let line = trim_spaces(line);
     let end = line.iter().position(|octet| *octet == b' ');
     let (word, argument) = line.split_at(end.unwrap_or(line.len()));
@@ -101,7 +98,7 @@ pub fn split(line: &[u8]) -> (Option<Verb>, &[u8]) {
     (verb, trim_spaces(argument))
 }
 
-/// Trims spaces only: a TAB is an error at the end as well as in the middle.
+/// Trims spaces, but not TABs: a TAB is an error in any position.
 fn trim_spaces(mut octets: &[u8]) -> &[u8] {
     while let [b' ', rest @ ..] | [rest @ .., b' '] = octets {
         octets = rest;
@@ -109,8 +106,8 @@ fn trim_spaces(mut octets: &[u8]) -> &[u8] {
     octets
 }
 
-/// Returns whether the line begins like an HTTP request, which a web page can make a browser send
-/// ([ALPACA](https://alpaca-attack.com)). The lines after it must not be executed either.
+/// Returns whether the line begins like an HTTP request. A web page can make a browser send one to this port
+/// ([ALPACA](https://alpaca-attack.com)), and its body must not be executed as SMTP commands.
 pub fn is_http_request(line: &[u8]) -> bool {
     HTTP_METHODS.iter().any(|verb| {
         line.get(..verb.len())
@@ -118,17 +115,17 @@ pub fn is_http_request(line: &[u8]) -> bool {
     })
 }
 
-/// Returns whether a malformed line begins like BDAT: then octets of a chunk follow it.
-pub fn is_bdat(line: &[u8]) -> bool {
+/// Returns whether the line begins with BDAT in any form, so that octets of a chunk probably follow.
+pub fn begins_with_bdat(line: &[u8]) -> bool {
     let word = trim_spaces(line).get(..4);
     word.is_some_and(|word| word.eq_ignore_ascii_case(b"BDAT"))
 }
 
-/// Returns the argument of HELO or EHLO. RFC 5321 requires a domain or an address literal, but clients send other text:
-/// anything printable up to [`MAX_HELO_OCTETS`] is accepted.
+/// Parses the argument of HELO or EHLO. RFC 5321 requires a domain or an address literal, but clients send other text:
+/// up to [`MAX_HELO_OCTETS`] octets without control characters are accepted.
 ///
 /// # Errors
-/// [`CommandError::NoHeloName`], [`CommandError::BadOctets`], or [`CommandError::BadArgument`] if it is too long.
+/// [`CommandError::NoHeloName`], [`CommandError::BadOctets`], or [`CommandError::BadArgument`] if the name is too long.
 pub fn helo_name(argument: &[u8]) -> Result<&str, CommandError> {
     let name = printable(argument)?;
     match name.len() {
@@ -138,14 +135,14 @@ pub fn helo_name(argument: &[u8]) -> Result<&str, CommandError> {
     }
 }
 
-/// Checks that there is no argument.
+/// Checks that the argument is empty.
 ///
 /// # Errors
-/// [`CommandError::ArgumentUnwanted`].
-pub fn no_argument(argument: &[u8]) -> Result<(), CommandError> {
+/// [`CommandError::UnexpectedArgument`].
+pub fn check_no_argument(argument: &[u8]) -> Result<(), CommandError> {
     match argument {
         [] => Ok(()),
-        _ => Err(CommandError::ArgumentUnwanted),
+        _ => Err(CommandError::UnexpectedArgument),
     }
 }
 
@@ -153,55 +150,35 @@ impl MailCommand {
     /// Parses the argument of MAIL.
     ///
     /// # Errors
-    /// [`CommandError`] for octets, path or parameters, in this order.
+    /// [`CommandError`]; octets are checked first, then the path, then the parameters.
     pub fn parse(argument: &[u8]) -> Result<MailCommand, CommandError> {
         let argument = printable(argument)?;
         let path = after_keyword(argument, "FROM:")?;
         let (reverse_path, parameters) =
             ReversePath::parse(path).map_err(|_| CommandError::BadReversePath)?;
-        let mut command = MailCommand {
-            reverse_path,
-            size: None,
-            smtputf8: false,
-        };
-        let mut body_given = false;
-        for parameter in split_parameters(parameters, CommandError::BadReversePath)? {
-            let (keyword, value) = parameter;
-            match (keyword.to_ascii_uppercase().as_str(), value) {
-                ("SIZE", Some(value)) if command.size.is_none() => {
-                    command.size = Some(parse_size(value).ok_or(CommandError::BadParameter)?);
-                }
-                ("SMTPUTF8", None) if !command.smtputf8 => command.smtputf8 = true,
-                ("BODY", Some(value)) if !body_given => {
-                    body_given = true;
-                    check_body(value)?;
-                }
-                ("SIZE" | "SMTPUTF8" | "BODY", _) => return Err(CommandError::BadParameter),
-                _ => return Err(CommandError::UnknownParameter),
-            }
-        }
-        if !command.smtputf8 && !command.reverse_path.as_str().is_ascii() {
+        let parameters = MailParameters::parse(parameters)?;
+        if !parameters.smtputf8 && !reverse_path.as_str().is_ascii() {
             return Err(CommandError::NeedsSmtpUtf8);
         }
-        Ok(command)
+        Ok(MailCommand {
+            reverse_path,
+            parameters,
+        })
     }
 }
 
-/// Parses the argument of RCPT; no offered extension defines a parameter for it.
+/// Parses the argument of RCPT. No offered extension defines a parameter for RCPT.
 ///
 /// # Errors
-/// [`CommandError`] for octets, path or parameters, in this order.
+/// [`CommandError`]; octets are checked first, then the path, then the parameters.
 pub fn parse_rcpt(argument: &[u8], smtputf8: bool) -> Result<ForwardPath, CommandError> {
     let argument = printable(argument)?;
     let path = after_keyword(argument, "TO:")?;
     let (forward_path, parameters) = ForwardPath::parse(path).map_err(|error| match error {
         PathError::Malformed => CommandError::BadForwardPath,
-        PathError::TwoDomains => CommandError::EmbeddedRoute,
+        PathError::TwoDomains => CommandError::TwoDomains,
     })?;
-    let parameters = split_parameters(parameters, CommandError::BadForwardPath)?;
-    if !parameters.is_empty() {
-        return Err(CommandError::UnknownParameter);
-    }
+    parameter::check_no_parameter(parameters)?;
     if !smtputf8 && !forward_path.as_str().is_ascii() {
         return Err(CommandError::NeedsSmtpUtf8);
     }
@@ -209,7 +186,7 @@ pub fn parse_rcpt(argument: &[u8], smtputf8: bool) -> Result<ForwardPath, Comman
 }
 
 impl BdatCommand {
-    /// Parses the argument of BDAT; returns `None` if the number of octets that follow is unknown.
+    /// Parses the argument of BDAT; returns `None` if it is malformed.
     pub fn parse(argument: &[u8]) -> Option<BdatCommand> {
         let argument = printable(argument).ok()?;
         let mut words = argument.split_ascii_whitespace();
@@ -223,7 +200,7 @@ impl BdatCommand {
     }
 }
 
-/// Returns the argument if it is UTF-8 without control characters (C0, DEL, C1).
+/// Returns the argument as text, if it is UTF-8 without control characters (C0, DEL, C1).
 ///
 /// # Errors
 /// [`CommandError::BadOctets`].
@@ -235,7 +212,7 @@ pub fn printable(argument: &[u8]) -> Result<&str, CommandError> {
     Ok(text)
 }
 
-/// Returns what follows `FROM:` or `TO:` in any case; many senders put spaces after the colon.
+/// Returns the text after `FROM:` or `TO:` (in any case) and after spaces, which many senders put after the colon.
 fn after_keyword<'a>(argument: &'a str, keyword: &str) -> Result<&'a str, CommandError> {
     match argument.split_at_checked(keyword.len()) {
         Some((word, rest)) if word.eq_ignore_ascii_case(keyword) => Ok(rest.trim_start()),
@@ -243,54 +220,11 @@ fn after_keyword<'a>(argument: &'a str, keyword: &str) -> Result<&'a str, Comman
     }
 }
 
-type Parameter<'a> = (&'a str, Option<&'a str>);
-
-/// Splits ` KEYWORD[=value] …`. Anything but a space directly after the path makes the path malformed.
-fn split_parameters(
-    parameters: &str,
-    bad_path: CommandError,
-) -> Result<Vec<Parameter<'_>>, CommandError> {
-    if !parameters.is_empty() && !parameters.starts_with(' ') {
-        return Err(bad_path);
-    }
-    let words = parameters.split_ascii_whitespace();
-    words
-        .map(|word| match word.split_once('=') {
-            Some((keyword, value)) if is_keyword(keyword) && !value.is_empty() => {
-                Ok((keyword, Some(value)))
-            }
-            None if is_keyword(word) => Ok((word, None)),
-            _ => Err(CommandError::BadParameter),
-        })
-        .collect()
-}
-
-/// Returns whether `word` is an `esmtp-keyword` (RFC 5321 §4.1.2).
-fn is_keyword(word: &str) -> bool {
-    word.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
-}
-
-/// Parses 1 to 20 digits (RFC 1870 §4); a number beyond 64 bits becomes the largest one.
-fn parse_size(digits: &str) -> Option<u64> {
-    is_number(digits).then(|| digits.parse().unwrap_or(u64::MAX))
-}
-
-/// Parses 1 to 20 digits that fit into 64 bits.
+/// Parses 1 to 20 digits as a number; returns `None` if it exceeds 64 bits.
 fn parse_number(digits: &str) -> Option<u64> {
-    is_number(digits).then(|| digits.parse().ok()).flatten()
-}
-
-fn is_number(digits: &str) -> bool {
-    (1..=20).contains(&digits.len()) && digits.bytes().all(|octet| octet.is_ascii_digit())
-}
-
-/// Checks the value of `BODY=` (RFC 6152); BINARYMIME (RFC 3030) is not offered.
-fn check_body(value: &str) -> Result<(), CommandError> {
-    match value.to_ascii_uppercase().as_str() {
-        "7BIT" | "8BITMIME" => Ok(()),
-        "BINARYMIME" => Err(CommandError::UnknownParameter),
-        _ => Err(CommandError::BadParameter),
+    match parameter::is_number(digits) {
+        true => digits.parse().ok(),
+        false => None,
     }
 }
 
@@ -320,7 +254,7 @@ const VERBS: &[(&str, Verb)] = &[
     ("XCLIENT", Verb::Xclient),
 ];
 
-/// Methods of HTTP requests, each with the space that follows it.
+/// HTTP methods, each with the space after it.
 const HTTP_METHODS: &[&[u8]] = &[
     b"CONNECT ",
     b"DELETE ",
@@ -334,7 +268,7 @@ const HTTP_METHODS: &[&[u8]] = &[
     b"TRACE ",
 ];
 
-/// The maximum length of a domain (RFC 5321 §4.5.3.1.2).
+/// Maximum length of a HELO name, equal to that of a domain (RFC 5321 §4.5.3.1.2).
 const MAX_HELO_OCTETS: usize = 255;
 
 #[cfg(test)]
@@ -385,9 +319,10 @@ mod tests {
         ];
         for (argument, want) in cases {
             let parsed = MailCommand::parse(argument.as_bytes());
-            let parsed = parsed
-                .as_ref()
-                .map(|mail| (mail.reverse_path.as_str(), mail.size, mail.smtputf8));
+            let parsed = parsed.as_ref().map(|mail| {
+                let MailParameters { size, smtputf8 } = mail.parameters;
+                (mail.reverse_path.as_str(), size, smtputf8)
+            });
             assert_eq!(parsed.map_err(|error| *error), *want, "{argument}");
         }
     }
@@ -411,21 +346,21 @@ mod tests {
 
     #[test]
     fn command_verbs_are_case_insensitive_and_end_at_a_space() {
-        assert_eq!(split(b"noop  x "), (Some(Verb::Noop), &b"x"[..]));
-        assert_eq!(split(b"NOOPX"), (None, &b""[..]));
-        assert_eq!(split(b"NOOP x\t").1, b"x\t");
+        assert_eq!(split_line(b"noop  x "), (Some(Verb::Noop), &b"x"[..]));
+        assert_eq!(split_line(b"NOOPX"), (None, &b""[..]));
+        assert_eq!(split_line(b"NOOP x\t").1, b"x\t");
         assert!(
             is_http_request(b"get / HTTP/1.1")
                 && !is_http_request(b"GETS")
                 && !is_http_request(b"")
         );
-        assert_eq!(split(b""), (None, &b""[..]));
+        assert_eq!(split_line(b""), (None, &b""[..]));
     }
 
     proptest! {
         #[test]
         fn parser_does_not_panic_on_any_octets(argument in proptest::collection::vec(any::<u8>(), 0..80)) {
-            let _ = split(&argument);
+            let _ = split_line(&argument);
             let _ = MailCommand::parse(&argument);
             let _ = parse_rcpt(&argument, true);
             let _ = BdatCommand::parse(&argument);

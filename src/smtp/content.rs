@@ -1,14 +1,14 @@
-//! Message content in memory, and the memory budget shared by all connections.
+//! Message content in memory, and the memory limit for all connections together.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::reply::{self, Reply};
 
-/// Limit of message content held at once by all connections (GM_MAX_MEMORY).
+/// The limit of message content in memory for all connections together (GM_MAX_MEMORY).
 ///
-/// Clones share one counter. Reserved octets return when the [`Content`] that holds them is dropped, also after a panic
-/// or a disconnect.
+/// Clones share one counter. Reserved octets are released when the [`Content`] that holds them is dropped, also after a
+/// panic or a disconnect.
 #[derive(Clone, Debug)]
 pub struct MemoryBudget {
     shared: Arc<Shared>,
@@ -22,8 +22,8 @@ struct Shared {
 
 /// The content of one message: header section and body.
 ///
-/// Grows in few steps and only as octets arrive, so an announced SIZE reserves nothing. Limits: `max_octets` of the
-/// message and the shared [`MemoryBudget`].
+/// The buffer grows as octets arrive, so a declared SIZE reserves no memory. It is limited by `max_octets` and by the
+/// shared [`MemoryBudget`].
 #[derive(Debug)]
 pub struct Content {
     octets: Vec<u8>,
@@ -31,12 +31,12 @@ pub struct Content {
     reservation: Reservation,
 }
 
-/// Why octets were not stored.
+/// The reason why content cannot be stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContentError {
-    /// The message exceeds its limit: 552.
+    /// The message is larger than allowed; the reply is 552.
     TooLarge,
-    /// The budget or the machine has no memory left: 452.
+    /// The memory budget is exhausted or an allocation failed; the reply is 452.
     NoMemory,
 }
 
@@ -70,7 +70,7 @@ impl MemoryBudget {
         self.shared.max_octets.store(max_octets, Ordering::Relaxed);
     }
 
-    /// Returns the octets that are reserved now.
+    /// Returns the number of reserved octets.
     pub fn in_use(&self) -> usize {
         self.shared.in_use.load(Ordering::Relaxed)
     }
@@ -80,7 +80,7 @@ impl MemoryBudget {
         self.shared.max_octets.load(Ordering::Relaxed)
     }
 
-    /// Returns an empty reservation.
+    /// Returns an empty reservation in this budget.
     pub fn reservation(&self) -> Reservation {
         Reservation {
             budget: self.clone(),
@@ -90,7 +90,7 @@ impl MemoryBudget {
 }
 
 impl Reservation {
-    /// Grows the reservation to `octets` in total. If that fails, returns `false` and changes nothing.
+    /// Grows the reservation to `octets` in total. If the budget does not allow that, returns `false` and changes nothing.
     #[must_use]
     fn grow_to(&mut self, octets: usize) -> bool {
         let shared = &self.budget.shared;
@@ -107,9 +107,9 @@ impl Reservation {
         grown.is_ok()
     }
 
-    /// Releases what exceeds `octets`.
+    /// Shrinks the reservation to `octets`; does nothing if it is smaller.
     pub fn shrink_to(&mut self, octets: usize) {
-        // Never more than this reservation holds, so the shared counter cannot go below 0.
+        // At most the octets of this reservation, so the shared counter cannot fall below 0.
         let less = self.octets.saturating_sub(octets);
         self.budget.shared.in_use.fetch_sub(less, Ordering::Relaxed);
         self.octets -= less;
@@ -135,15 +135,15 @@ impl Content {
         }
     }
 
-    /// Returns the octets as sent, without dot-stuffing.
+    /// Returns the octets of the message, after dot-stuffing was removed.
     pub fn octets(&self) -> &[u8] {
         &self.octets
     }
 
     /// Reserves memory in the same budget for data derived from this content; `None` if the budget is exhausted.
     pub fn reserve_copy(&self, octets: usize) -> Option<Reservation> {
-        let mut room = self.reservation.budget.reservation();
-        room.grow_to(octets).then_some(room)
+        let mut copy = self.reservation.budget.reservation();
+        copy.grow_to(octets).then_some(copy)
     }
 
     /// Appends all of `more` or nothing.
@@ -167,9 +167,9 @@ impl Content {
             .max(sum)
             .max(MIN_CAPACITY)
             .min(self.max_octets);
-        // If the larger capacity is not available, try the exact size.
+        // If the larger capacity is not available, the exact size is tried.
         for capacity in [capacity, sum] {
-            // `sum` is within the limit and larger than the present length, so this cannot underflow.
+            // Both capacities are larger than the present length: `sum` is, and it is at most `max_octets`.
             let more = capacity - self.octets.len();
             if self.reservation.grow_to(capacity) && self.octets.try_reserve_exact(more).is_ok() {
                 return Ok(());
@@ -179,9 +179,9 @@ impl Content {
     }
 }
 
-/// Growth factor: content of 256 KiB is copied three times. Reserved memory that is not used yet is not resident.
+/// Growth factor of the buffer: content of 256 KiB is copied three times. Unused capacity is not resident memory.
 const GROWTH_FACTOR: usize = 4;
-/// Smallest reservation in octets.
+/// Smallest capacity of the buffer in octets.
 const MIN_CAPACITY: usize = 4_096;
 
 #[cfg(test)]
@@ -212,10 +212,10 @@ mod tests {
         let mut first = Content::new(1 << 20, &budget);
         assert_eq!(first.extend(&[b'a'; 6_000]), Ok(()));
         assert!(first.reserve_copy(4_001).is_none());
-        let mut beside = first.reserve_copy(4_000).expect("just enough");
-        beside.shrink_to(1_000);
+        let mut copy = first.reserve_copy(4_000).expect("just enough");
+        copy.shrink_to(1_000);
         assert_eq!(budget.in_use(), 7_000);
-        drop((first, beside));
+        drop((first, copy));
         assert_eq!(second.extend(&[b'b'; 6_000]), Ok(()));
         drop(second);
         assert_eq!(budget.in_use(), 0);

@@ -1,4 +1,4 @@
-//! Message data after 354: removes dot-stuffing and finds the end ([RFC 5321 §4.1.1.4], [§4.5.2]).
+//! Content after DATA: removes dot-stuffing and finds the end of the message ([RFC 5321 §4.1.1.4], [§4.5.2]).
 //!
 //! [RFC 5321 §4.1.1.4]: https://www.rfc-editor.org/rfc/rfc5321#section-4.1.1.4
 //! [§4.5.2]: https://www.rfc-editor.org/rfc/rfc5321#section-4.5.2
@@ -6,77 +6,77 @@
 use memchr::memmem;
 
 use super::content::{Content, ContentError};
-use super::reply::Reply;
 
-/// Where received content goes: into memory, or nowhere because of an error.
+/// The destination of received content: memory, or nothing after an error.
 ///
-/// The same reader feeds both, so that a discarded message ends exactly where a stored one would.
+/// The same [`DataReader`] reads stored and discarded messages, so both end at the same octet.
 #[derive(Debug)]
-pub enum Sink {
+pub enum ContentSink {
     /// Content is stored.
     Storing(Content),
-    /// Content is discarded up to the end of the message.
+    /// Content is discarded up to the end of the message because of this error.
     Discarding(ContentError),
 }
 
-/// Removes dot-stuffing and finds the end of the message.
+/// The parser for content after DATA.
 ///
-/// Only CR LF . CR LF ends a message: a CR or LF alone is content. The CR LF of the DATA command begins the first line.
+/// Only CR LF . CR LF ends a message; a single CR or LF is content. The CR LF of the DATA command counts as the first
+/// line end.
 #[derive(Debug)]
 pub struct DataReader {
-    intake: Sink,
+    sink: ContentSink,
     at_line_start: bool,
 }
 
-/// Result of [`DataReader::read`].
+/// The result of [`DataReader::read`].
 #[derive(Debug, PartialEq, Eq)]
-pub struct Progress {
-    /// Octets that were consumed; up to two octets at the end of the input may stay unread until more arrive.
+pub struct DataProgress {
+    /// Number of consumed octets. Up to two octets at the end of the input stay unread until more octets arrive.
     pub used: usize,
     /// Whether the end of the message was found; the next octet begins a command.
-    pub end_of_mail: bool,
+    pub is_end_of_message: bool,
 }
 
-impl Sink {
-    /// Appends `octets`; after the first error, discards them and all further ones.
+impl ContentSink {
+    /// Appends `octets`; after the first error, discards them.
     pub fn push(&mut self, octets: &[u8]) {
-        if let Sink::Storing(content) = self
+        if let ContentSink::Storing(content) = self
             && let Err(error) = content.extend(octets)
         {
-            *self = Sink::Discarding(error);
+            *self = ContentSink::Discarding(error);
         }
     }
 
-    /// Returns the reply to a message that is discarded; `None` while it is kept.
-    pub fn refusal(&self) -> Option<Reply> {
+    /// Returns the error because of which content is discarded; `None` while content is stored.
+    pub fn error(&self) -> Option<ContentError> {
         match self {
-            Sink::Storing(_) => None,
-            Sink::Discarding(error) => Some((*error).into()),
+            ContentSink::Storing(_) => None,
+            ContentSink::Discarding(error) => Some(*error),
         }
     }
 }
 
 impl DataReader {
-    /// Returns a reader for the octets after the CR LF of the DATA command.
+    /// Returns a reader that begins after the CR LF of the DATA command.
     pub fn new(content: Content) -> DataReader {
         DataReader {
-            intake: Sink::Storing(content),
+            sink: ContentSink::Storing(content),
             at_line_start: true,
         }
     }
 
-    /// Reads the next slice of the stream; the result does not depend on how the stream was split.
+    /// Reads the next slice of the stream. The result does not depend on how the stream is split into slices.
     #[expect(
         clippy::indexing_slicing,
         reason = "`used` only passes octets that were found in the input"
     )]
-    pub fn read(&mut self, input: &[u8]) -> Progress {
+    pub fn read(&mut self, input: &[u8]) -> DataProgress {
         let mut used = 0;
         loop {
             if self.at_line_start {
                 match &input[used..] {
-                    [b'.', b'\r', b'\n', ..] => return end_at(used + 3),
-                    [] | [b'.'] | [b'.', b'\r'] => return more_after(used),
+                    [b'.', b'\r', b'\n', ..] => return end_of_message(used + 3),
+                    [] | [b'.'] | [b'.', b'\r'] => return incomplete(used),
                     [b'.', ..] => used += 1,
                     _ => {}
                 }
@@ -84,40 +84,40 @@ impl DataReader {
             }
             let rest = &input[used..];
             if let Some(line_end) = memmem::find(rest, b"\r\n.") {
-                self.intake.push(&rest[..line_end + 2]);
+                self.sink.push(&rest[..line_end + 2]);
                 used += line_end + 2;
                 self.at_line_start = true;
                 continue;
             }
             let undecided = usize::from(rest.last() == Some(&b'\r'));
             self.at_line_start = rest.ends_with(b"\r\n");
-            self.intake.push(&rest[..rest.len() - undecided]);
-            return more_after(input.len() - undecided);
+            self.sink.push(&rest[..rest.len() - undecided]);
+            return incomplete(input.len() - undecided);
         }
     }
 
-    /// Returns where received content goes.
-    pub fn intake(&self) -> &Sink {
-        &self.intake
+    /// Returns the destination of the content.
+    pub fn sink(&self) -> &ContentSink {
+        &self.sink
     }
 
-    /// Returns the received content or the reason why it was discarded.
-    pub fn into_sink(self) -> Sink {
-        self.intake
-    }
-}
-
-fn end_at(used: usize) -> Progress {
-    Progress {
-        used,
-        end_of_mail: true,
+    /// Returns the received content, or the error because of which it was discarded.
+    pub fn into_sink(self) -> ContentSink {
+        self.sink
     }
 }
 
-fn more_after(used: usize) -> Progress {
-    Progress {
+fn end_of_message(used: usize) -> DataProgress {
+    DataProgress {
         used,
-        end_of_mail: false,
+        is_end_of_message: true,
+    }
+}
+
+fn incomplete(used: usize) -> DataProgress {
+    DataProgress {
+        used,
+        is_end_of_message: false,
     }
 }
 
@@ -128,11 +128,11 @@ mod tests {
     use super::super::content::MemoryBudget;
     use super::*;
 
-    /// Content or the reason why it was discarded, and the octets after the end of the message.
+    /// Content or the error because of which it was discarded, and the octets after the end of the message.
     type Outcome = Option<(Result<Vec<u8>, ContentError>, Vec<u8>)>;
     type Case = (&'static [u8], Option<(&'static [u8], &'static [u8])>);
 
-    /// Reads `pieces` one after another as a connection does; returns the content and the octets after its end.
+    /// Reads `pieces` in order, as a connection does; returns the content and the octets after the end of the message.
     fn read_all(pieces: &[&[u8]], max: usize) -> Outcome {
         let budget = MemoryBudget::new(1 << 20);
         let mut reader = DataReader::new(Content::new(max, &budget));
@@ -141,11 +141,11 @@ mod tests {
             unread.extend_from_slice(piece);
             let progress = reader.read(&unread);
             unread.drain(..progress.used);
-            if progress.end_of_mail {
+            if progress.is_end_of_message {
                 unread.extend(pieces[index + 1..].concat());
                 let outcome = match reader.into_sink() {
-                    Sink::Storing(content) => Ok(content.octets().to_vec()),
-                    Sink::Discarding(error) => Err(error),
+                    ContentSink::Storing(content) => Ok(content.octets().to_vec()),
+                    ContentSink::Discarding(error) => Err(error),
                 };
                 return Some((outcome, unread));
             }
@@ -192,8 +192,8 @@ mod tests {
         assert_eq!(read_all(&[stream], 5), want);
     }
 
-    /// The obviously correct reader: line by line, where only CR LF ends a line.
-    fn model(stream: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    /// A simple reference implementation that reads line by line; only CR LF ends a line.
+    fn reference_reader(stream: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
         let mut content = Vec::new();
         let mut rest = stream;
         loop {
@@ -220,7 +220,7 @@ mod tests {
             cuts.extend([0, stream.len()]);
             cuts.sort_unstable();
             let pieces: Vec<&[u8]> = cuts.windows(2).map(|cut| &stream[cut[0]..cut[1]]).collect();
-            let want = model(&stream).map(|(content, rest)| (Ok(content), rest));
+            let want = reference_reader(&stream).map(|(content, rest)| (Ok(content), rest));
             prop_assert_eq!(read_all(&pieces, 1 << 16), want);
         }
     }

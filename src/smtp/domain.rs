@@ -1,6 +1,6 @@
-//! Domains and address literals: their grammar, and the one form in which they are compared.
+//! Domains and address literals: grammar and canonical form.
 //!
-//! A domain has many spellings: in either case, with a trailing dot, as U-labels or as A-labels
+//! A domain can be written in several ways: upper or lower case, with a trailing dot, with U-labels or A-labels
 //! ([RFC 5890](https://www.rfc-editor.org/rfc/rfc5890)). Comparison follows
 //! [UTS 46](https://www.unicode.org/reports/tr46/), non-transitional, as browsers and mail programs do.
 
@@ -9,8 +9,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 
-/// Whether `text` is a domain in a path: labels of letters, digits, hyphens (and underscores, which the field uses),
-/// UTF-8 by RFC 6531, with or without a trailing dot.
+/// Returns whether `text` is a domain in a path: labels of letters, digits, hyphens, underscores (which are common
+/// although the RFC does not allow them) and non-ASCII characters (RFC 6531), with or without a trailing dot.
 pub fn is_domain(text: &str) -> bool {
     let is_label = |label: &str| {
         !label.is_empty()
@@ -24,23 +24,23 @@ pub fn is_domain(text: &str) -> bool {
     name.len() <= MAX_DOMAIN_OCTETS && name.split(is_dot).all(is_label)
 }
 
-/// Whether `text` is `[192.0.2.1]` or `[IPv6:2001:db8::1]`
+/// Returns whether `text` is an address literal: `[192.0.2.1]` or `[IPv6:2001:db8::1]`
 /// ([RFC 5321 §4.1.3](https://www.rfc-editor.org/rfc/rfc5321#section-4.1.3)).
 pub fn is_address_literal(text: &str) -> bool {
-    canonical_literal(text).is_some()
+    canonical_address_literal(text).is_some()
 }
 
-/// Returns the form in which all spellings of a domain or an address literal are the same text: A-labels in lower case
-/// without a trailing dot; the address as the standard library writes it.
+/// Returns the canonical form of a domain or an address literal: lower-case A-labels without a trailing dot, or the
+/// address in the notation of the standard library. Two spellings of the same domain have the same canonical form.
 ///
-/// A label that is no valid IDN keeps its characters, ASCII in lower case: it equals nothing but itself. Nothing is allocated
-/// for ASCII in lower case without A-labels.
+/// A label that is not a valid IDN is only converted to ASCII lower case. A name that consists of lower-case ASCII and
+/// has no A-labels is not copied.
 pub fn canonical(text: &str) -> Cow<'_, str> {
-    if let Some(literal) = canonical_literal(text) {
+    if let Some(literal) = canonical_address_literal(text) {
         return Cow::Owned(literal);
     }
     if !text.is_ascii() || text.split('.').any(is_a_label) {
-        return Cow::Owned(with_a_labels(text));
+        return Cow::Owned(to_a_labels(text));
     }
     let name = without_trailing_dot(text);
     if name.bytes().any(|octet| octet.is_ascii_uppercase()) {
@@ -49,38 +49,38 @@ pub fn canonical(text: &str) -> Cow<'_, str> {
     Cow::Borrowed(name)
 }
 
-/// Returns `text` without the one trailing dot that a domain may have.
+/// Returns `text` without its trailing dot, if it has one.
 pub fn without_trailing_dot(text: &str) -> &str {
     text.strip_suffix(is_dot).unwrap_or(text)
 }
 
-fn with_a_labels(domain: &str) -> String {
+fn to_a_labels(domain: &str) -> String {
     let name = without_trailing_dot(domain);
-    // Rules for right-to-left scripts look at all labels together, so the whole name is tried first.
-    to_ascii(name).unwrap_or_else(|| {
+    // The rules for right-to-left scripts apply to all labels together, so the whole name is converted first.
+    uts46_to_ascii(name).unwrap_or_else(|| {
         let labels: Vec<String> = name
             .split(is_dot)
-            .map(|label| to_ascii(label).unwrap_or_else(|| label.to_ascii_lowercase()))
+            .map(|label| uts46_to_ascii(label).unwrap_or_else(|| label.to_ascii_lowercase()))
             .collect();
         labels.join(".")
     })
 }
 
-fn to_ascii(name: &str) -> Option<String> {
+fn uts46_to_ascii(name: &str) -> Option<String> {
     let ascii = Uts46::new()
         .to_ascii(
             name.as_bytes(),
-            ASCII_IN_LABELS,
+            DENIED_ASCII,
             Hyphens::Allow,
             DnsLength::Ignore,
         )
         .ok()?;
-    // Characters that UTS 46 ignores, such as the soft hyphen, can leave nothing of a label.
+    // A label of characters that UTS 46 ignores, such as the soft hyphen, becomes empty.
     let has_every_label = ascii.split('.').all(|label| !label.is_empty());
     has_every_label.then(|| ascii.into_owned())
 }
 
-fn canonical_literal(text: &str) -> Option<String> {
+fn canonical_address_literal(text: &str) -> Option<String> {
     let inside = text.strip_prefix('[')?.strip_suffix(']')?;
     match inside.split_at_checked(5) {
         Some((tag, address)) if tag.eq_ignore_ascii_case("IPv6:") => {
@@ -100,17 +100,17 @@ fn is_a_label(label: &str) -> bool {
         .is_some_and(|prefix| prefix.eq_ignore_ascii_case("xn--"))
 }
 
-/// The full stop, and what UTS 46 maps to it.
+/// Returns whether `c` is a full stop or a character that UTS 46 maps to a full stop.
 fn is_dot(c: char) -> bool {
     matches!(c, '.' | '\u{3002}' | '\u{ff0e}' | '\u{ff61}')
 }
 
-/// RFC 5321 §4.5.3.1.2.
+/// Maximum length of a domain (RFC 5321 §4.5.3.1.2).
 const MAX_DOMAIN_OCTETS: usize = 255;
 
-/// No ASCII character but letters, digits, hyphens and underscores comes out of a mapping: a full-width `@` or `[` must
-/// not make another domain or an address literal.
-const ASCII_IN_LABELS: AsciiDenyList = AsciiDenyList::new(true, "!\"#$%&'()*+,/:;<=>?@[\\]^`{|}~");
+/// ASCII characters that a conversion must not produce: all but letters, digits, hyphens and underscores (full stops
+/// separate labels). Otherwise a full-width `@` or `[` could turn a domain into another address or an address literal.
+const DENIED_ASCII: AsciiDenyList = AsciiDenyList::new(true, "!\"#$%&'()*+,/:;<=>?@[\\]^`{|}~");
 
 #[cfg(test)]
 mod tests {
@@ -158,7 +158,7 @@ mod tests {
                 "_x.xn--mnster-3ya.test",
             ),
             (&[long.as_str()], long_a_label.as_str()),
-            // No IDN: each equals nothing but itself.
+            // Invalid A-labels, which are compared as they are.
             (
                 &["xn--zzzz---.test", "XN--zzzz---.Test."],
                 "xn--zzzz---.test",

@@ -4,14 +4,14 @@ use std::borrow::Cow;
 
 use super::reply::Reply;
 
-/// Extensions that are not always offered.
+/// The extensions that are offered only under a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OfferedExtensions {
-    /// CHUNKING, [RFC 3030](https://www.rfc-editor.org/rfc/rfc3030); not after an accepted XCLIENT.
+    /// Whether CHUNKING ([RFC 3030](https://www.rfc-editor.org/rfc/rfc3030)) is offered: not after an accepted XCLIENT.
     pub chunking: bool,
-    /// STARTTLS, [RFC 3207](https://www.rfc-editor.org/rfc/rfc3207), if keys are configured and TLS is off.
+    /// Whether STARTTLS ([RFC 3207](https://www.rfc-editor.org/rfc/rfc3207)) is offered: keys are configured and TLS is off.
     pub starttls: bool,
-    /// [XCLIENT](https://www.postfix.org/XCLIENT_README.html), for trusted proxies.
+    /// Whether [XCLIENT](https://www.postfix.org/XCLIENT_README.html) is offered: the peer is a trusted proxy.
     pub xclient: bool,
 }
 

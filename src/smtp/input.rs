@@ -1,14 +1,14 @@
-//! The buffer of octets that were received and not yet parsed.
+//! The receive buffer of a connection.
 
-/// A receive buffer: reads append at its end, the parser consumes from its start.
+/// A buffer of received octets: reads append at its end, the parser consumes from its start.
 ///
-/// It starts small, so that thousands of idle clients use little memory, grows while reads fill it, and returns to its
-/// first size when it is empty. `octets[start..end]` is unread, the rest is spare.
+/// It starts small, because thousands of idle clients each have one, and grows while reads fill it.
+/// `octets[start..end]` is unread, the rest is spare.
 pub struct InputBuffer {
     octets: Vec<u8>,
     start: usize,
     end: usize,
-    /// The last read filled all the spare space, so more octets are probably waiting in the kernel.
+    /// Whether the last read filled all the spare space, so that more octets are probably available.
     last_read_was_full: bool,
 }
 
@@ -17,7 +17,7 @@ pub struct InputBuffer {
     reason = "`start` is never beyond `end`, nor that beyond the octets there are"
 )]
 impl InputBuffer {
-    /// Returns an empty buffer, which allocates at the first [`room`](Input::room).
+    /// Returns an empty buffer, which allocates at the first [`spare_mut`](InputBuffer::spare_mut).
     pub const fn new() -> InputBuffer {
         InputBuffer {
             octets: Vec::new(),
@@ -42,10 +42,11 @@ impl InputBuffer {
         }
     }
 
-    /// Returns spare space for the next read: at least one octet, at most 32 KiB, initially `usual`.
+    /// Returns spare space for the next read: at least one octet, at most 32 KiB. An empty buffer begins with
+    /// `initial_size`.
     ///
-    /// After the read, call [`filled`](Input::filled).
-    pub fn spare_mut(&mut self, usual: usize) -> &mut [u8] {
+    /// After the read, call [`advance`](InputBuffer::advance).
+    pub fn spare_mut(&mut self, initial_size: usize) -> &mut [u8] {
         if self.start > 0 {
             self.octets.copy_within(self.start..self.end, 0);
             self.end -= self.start;
@@ -53,8 +54,8 @@ impl InputBuffer {
         }
         let wanted = match self.last_read_was_full || self.end == self.octets.len() {
             true => (self.octets.len() * GROWTH_FACTOR)
-                .clamp(usual, MAX_READ_SIZE.max(self.end + usual)),
-            false => usual,
+                .clamp(initial_size, MAX_READ_SIZE.max(self.end + initial_size)),
+            false => initial_size,
         };
         self.last_read_was_full = false;
         if self.octets.len() < wanted {
@@ -69,7 +70,7 @@ impl InputBuffer {
         self.last_read_was_full = self.end == self.octets.len();
     }
 
-    /// Frees the memory that a large message made necessary; does nothing while octets are unread.
+    /// Frees a buffer that grew for a large message; does nothing while octets are unread.
     pub fn shrink(&mut self) {
         if self.start == self.end && self.octets.len() > KEPT_CAPACITY {
             self.octets = Vec::new();
@@ -87,13 +88,13 @@ impl InputBuffer {
         }
     }
 
-    /// Appends `octets` that were received elsewhere.
+    /// Appends `octets` that were received by other means.
     pub fn push(&mut self, octets: &[u8]) {
         let mut rest = octets;
         while !rest.is_empty() {
-            let room = self.spare_mut(COMMAND_READ_SIZE);
-            let count = room.len().min(rest.len());
-            room[..count].copy_from_slice(&rest[..count]);
+            let spare = self.spare_mut(COMMAND_READ_SIZE);
+            let count = spare.len().min(rest.len());
+            spare[..count].copy_from_slice(&rest[..count]);
             self.advance(count);
             rest = &rest[count..];
         }
@@ -108,13 +109,13 @@ impl Default for InputBuffer {
 
 /// Initial read size for commands: the longest command line. Less than a page, so an idle client uses little memory.
 pub const COMMAND_READ_SIZE: usize = 2_048;
-/// Initial read size for content: a small mail fits into one read, and an announced SIZE allocates nothing in advance.
+/// Initial read size for content: a small mail fits into one read, and a declared SIZE allocates nothing in advance.
 pub const CONTENT_READ_SIZE: usize = 4_096;
 /// Growth factor of the buffer after a read has filled it.
 const GROWTH_FACTOR: usize = 4;
-/// Largest read size; larger ones gained nothing with messages of 100 KB.
+/// Largest read size; larger reads were not faster for messages of 100 KB.
 const MAX_READ_SIZE: usize = 32_768;
-/// A buffer up to this size is kept between messages.
+/// Largest buffer that is kept between messages.
 const KEPT_CAPACITY: usize = 16_384;
 
 #[cfg(test)]
@@ -158,15 +159,15 @@ mod tests {
     #[test]
     fn input_buffer_grows_up_to_its_maximum_when_reads_fill_it() {
         let mut input = InputBuffer::new();
-        let mut rooms = Vec::new();
+        let mut sizes = Vec::new();
         for _ in 0..7 {
-            let room = input.spare_mut(CONTENT_READ_SIZE).len();
-            rooms.push(room);
-            input.advance(room);
-            input.consume(room);
+            let size = input.spare_mut(CONTENT_READ_SIZE).len();
+            sizes.push(size);
+            input.advance(size);
+            input.consume(size);
         }
         assert_eq!(
-            rooms,
+            sizes,
             [4_096, 16_384, 32_768, 32_768, 32_768, 32_768, 32_768]
         );
         input.shrink();

@@ -5,29 +5,29 @@ use memchr::{memchr, memmem};
 
 use super::input::InputBuffer;
 
-/// Finds command lines in the input and discards lines that are too long.
+/// The reader that finds command lines in the input and discards lines that are too long.
 #[derive(Debug, Default)]
 pub struct LineReader {
-    swallowing: bool,
+    is_discarding: bool,
 }
 
-/// What the unread input begins with.
+/// The beginning of the unread input, as [`LineReader::next_line`] finds it.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Line {
-    /// A complete line of that many octets, including CR LF; not consumed yet.
+    /// A complete line with this number of octets, including CR LF. The line is not consumed yet.
     Complete(usize),
-    /// The beginning of a line.
+    /// A line without its end.
     Partial,
-    /// More than [`MAX_LINE_OCTETS`] without an end. Returned once; the rest of the line is discarded as it arrives.
+    /// More than [`MAX_LINE_OCTETS`] without a line end. Returned once; the rest of the line is discarded as it arrives.
     TooLong,
     /// A line feed without a carriage return before it. The octets after it cannot be trusted to be a command.
     BareLf,
 }
 
 impl LineReader {
-    /// Looks for the next line.
-    pub fn next(&mut self, input: &mut InputBuffer) -> Line {
-        if self.swallowing && !self.discard_line(input) {
+    /// Finds the next line.
+    pub fn next_line(&mut self, input: &mut InputBuffer) -> Line {
+        if self.is_discarding && !self.discard_line(input) {
             return Line::Partial;
         }
         let unread = input.unread();
@@ -39,7 +39,7 @@ impl LineReader {
             },
             None if window.len() < MAX_LINE_OCTETS => Line::Partial,
             None => {
-                self.swallowing = true;
+                self.is_discarding = true;
                 Line::TooLong
             }
         }
@@ -50,7 +50,7 @@ impl LineReader {
         let unread = input.unread();
         if let Some(end) = memmem::find(unread, b"\r\n") {
             input.consume(end + 2);
-            self.swallowing = false;
+            self.is_discarding = false;
             return true;
         }
         let undecided = usize::from(unread.last() == Some(&b'\r'));
@@ -59,8 +59,8 @@ impl LineReader {
     }
 }
 
-/// Maximum length including CR LF: 512 of RFC 5321 §4.5.3.1.4, the additions of each offered extension, and some reserve
-/// for long addresses.
+/// Maximum length of a command line including CR LF: the 512 octets of RFC 5321 §4.5.3.1.4, the additions of the offered
+/// extensions, and a reserve for long addresses.
 pub const MAX_LINE_OCTETS: usize = 2_048;
 
 #[cfg(test)]
@@ -80,7 +80,11 @@ mod tests {
         ];
         for (octets, want) in cases {
             let mut input = InputBuffer::from_octets(octets);
-            assert_eq!(LineReader::default().next(&mut input), *want, "{octets:?}");
+            assert_eq!(
+                LineReader::default().next_line(&mut input),
+                *want,
+                "{octets:?}"
+            );
         }
     }
 
@@ -90,13 +94,16 @@ mod tests {
         line.extend_from_slice(b"\r\n");
         let mut input = InputBuffer::from_octets(&line);
         let mut reader = LineReader::default();
-        assert_eq!(reader.next(&mut input), Line::Complete(MAX_LINE_OCTETS));
+        assert_eq!(
+            reader.next_line(&mut input),
+            Line::Complete(MAX_LINE_OCTETS)
+        );
 
         line.insert(0, b'x');
         line.extend_from_slice(b"NOOP\r\n");
         let mut input = InputBuffer::from_octets(&line);
-        assert_eq!(reader.next(&mut input), Line::TooLong);
-        assert_eq!(reader.next(&mut input), Line::Complete(6));
+        assert_eq!(reader.next_line(&mut input), Line::TooLong);
+        assert_eq!(reader.next_line(&mut input), Line::Complete(6));
         assert_eq!(input.unread(), b"NOOP\r\n");
     }
 
@@ -104,14 +111,14 @@ mod tests {
     fn discarding_an_overlong_line_buffers_at_most_one_octet() {
         let mut input = InputBuffer::from_octets(&[b'x'; MAX_LINE_OCTETS]);
         let mut reader = LineReader::default();
-        assert_eq!(reader.next(&mut input), Line::TooLong);
+        assert_eq!(reader.next_line(&mut input), Line::TooLong);
         for _ in 0..100 {
             input.push(b" RSET \r");
-            assert_eq!(reader.next(&mut input), Line::Partial);
+            assert_eq!(reader.next_line(&mut input), Line::Partial);
             assert_eq!(input.unread(), b"\r");
         }
         input.push(b"\n");
-        assert_eq!(reader.next(&mut input), Line::Partial);
+        assert_eq!(reader.next_line(&mut input), Line::Partial);
         assert!(input.unread().is_empty());
     }
 }

@@ -1,7 +1,7 @@
-//! The SMTP protocol without I/O: octets in, decisions out. No sockets, clocks, threads or logs.
+//! The SMTP protocol without I/O: no sockets, clocks, threads or logs.
 //!
-//! [`Session::next_step`] reads received octets from an [`InputBuffer`] and returns one [`Step`], which `connection` carries
-//! out. So every dialogue can be a unit test.
+//! [`Session::next_step`] reads received octets from an [`InputBuffer`] and returns one [`Step`], which `connection`
+//! carries out. Every dialogue can therefore be tested without a socket.
 //!
 //! RFC 5321 (SMTP), 1870 (SIZE), 2034 (enhanced status), 2920 (PIPELINING), 3030 (CHUNKING), 3463 (status codes),
 //! 3848 (protocol words), 6152 (8BITMIME), 6531 (SMTPUTF8); Postfix's XCLIENT.
@@ -14,6 +14,7 @@ pub mod domain;
 mod extension;
 mod input;
 mod line;
+mod parameter;
 mod path;
 mod policy;
 pub mod reply;
@@ -21,12 +22,12 @@ mod session;
 mod step;
 mod xclient;
 
-pub use allowed_hosts::{AllowedHosts, BadItem};
+pub use allowed_hosts::{AllowedHosts, InvalidHostItem};
 pub use content::{Content, ContentError, MemoryBudget, Reservation};
 pub use input::{COMMAND_READ_SIZE, CONTENT_READ_SIZE, InputBuffer};
 pub use path::{ForwardPath, PathError, ReversePath};
 pub use policy::{RecipientLimits, SessionSettings};
 pub use reply::{EnhancedStatus, Reply};
 pub use session::Session;
-pub use step::{ContentProgress, Envelope, Expecting, SessionStats, Step, Tls};
+pub use step::{ContentProgress, DiscardReason, Envelope, Expecting, SessionStats, Step, TlsState};
 pub use xclient::ClientAddress;

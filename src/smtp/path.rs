@@ -1,49 +1,49 @@
-//! Reverse-path and forward-path, parsed once into the field's own types
-//! ([RFC 5321 §4.1.2](https://www.rfc-editor.org/rfc/rfc5321#section-4.1.2), RFC 6531 for UTF-8).
+//! Reverse-path and forward-path ([RFC 5321 §4.1.2](https://www.rfc-editor.org/rfc/rfc5321#section-4.1.2), RFC 6531 for
+//! UTF-8).
 //!
-//! Local-parts may be longer than the 64 octets that every server must take (§4.5.3.1): senders with
-//! per-recipient bounce addresses write them so, and §4.5.3.1 asks for no limits where none are needed.
+//! Local-parts may exceed the 64 octets that every server must support (§4.5.3.1.1): senders with per-recipient bounce
+//! addresses need more, and §4.5.3.1 recommends no fixed limits.
 
 use std::borrow::Cow;
 
 use super::domain::{self, is_address_literal, is_domain};
 
-/// Who sent it: `<>`, or a mailbox. Bounces come from `<>` and must arrive (RFC 5321 §4.5.5).
+/// The sender address of MAIL: `<>` or a mailbox. Bounces use `<>` and must be accepted (RFC 5321 §4.5.5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReversePath {
     text: String,
 }
 
-/// Who shall have it: a mailbox, or `<Postmaster>` without a domain (RFC 5321 §4.5.1).
+/// The recipient address of RCPT: a mailbox, or `<Postmaster>` without a domain (RFC 5321 §4.5.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForwardPath {
     text: String,
     mailbox: Mailbox,
-    /// The domain as it is compared, where its spelling is another one.
+    /// The canonical domain, if it differs from `mailbox.domain` by more than a trailing dot.
     canonical_domain: Option<Box<str>>,
 }
 
-/// `local-part@domain`; the domain is absent for `<Postmaster>` alone.
+/// A mailbox `local-part@domain`; only `<Postmaster>` has no domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Mailbox {
     local_part: String,
     domain: Option<String>,
 }
 
-/// Why a path is refused.
+/// The reason why a path is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathError {
-    /// It does not follow the grammar.
+    /// The path does not follow the grammar.
     Malformed,
-    /// `a@foreign@ours`: an unquoted local-part with an `@`, which old relays were tricked with.
+    /// The path has the form `a@foreign@ours`, an unquoted local-part that contains `@`: a known trick against relays.
     TwoDomains,
 }
 
 impl ReversePath {
-    /// Parses a path that begins with `<`; answers it and what stands behind its `>`.
+    /// Parses a path that begins with `<`; returns the path and the text after its `>`.
     ///
     /// # Errors
-    /// [`PathError`] when it is malformed or longer than 256 octets.
+    /// [`PathError`] if the path is malformed or longer than 256 octets.
     pub fn parse(input: &str) -> Result<(ReversePath, &str), PathError> {
         if let Some(rest) = input.strip_prefix("<>") {
             let text = String::new();
@@ -57,19 +57,19 @@ impl ReversePath {
         Ok((ReversePath { text }, rest))
     }
 
-    /// As given, without brackets; empty for `<>`.
+    /// Returns the path as the client wrote it, without brackets; empty for `<>`.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 }
 
 impl ForwardPath {
-    /// Parses a path that begins with `<`; answers it and what stands behind its `>`.
+    /// Parses a path that begins with `<`; returns the path and the text after its `>`.
     ///
-    /// Its length is bounded by the command line; whether it fits its column is for the caller to say.
+    /// The length is limited only by the length of a command line; the caller checks whether the path fits its column.
     ///
     /// # Errors
-    /// [`PathError`] as it says.
+    /// [`PathError`].
     pub fn parse(input: &str) -> Result<(ForwardPath, &str), PathError> {
         let (text, mailbox, rest) = parse_path(input)?;
         if mailbox.domain.is_none() && !mailbox.local_part.eq_ignore_ascii_case("postmaster") {
@@ -77,7 +77,7 @@ impl ForwardPath {
         }
         let canonical_domain = match mailbox.domain.as_deref().map(domain::canonical) {
             Some(Cow::Owned(canonical)) => Some(canonical.into_boxed_str()),
-            // Without its trailing dot, if it has one.
+            // `Borrowed` differs from the given domain at most by the trailing dot.
             Some(Cow::Borrowed(_)) | None => None,
         };
         let path = ForwardPath {
@@ -88,34 +88,33 @@ impl ForwardPath {
         Ok((path, rest))
     }
 
-    /// As given, without brackets, with its source route if it had one.
+    /// Returns the path as the client wrote it, without brackets but with its source route.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// What stands before the `@`, quotes and all.
+    /// Returns the text before the `@`, including quotes.
     pub fn local_part(&self) -> &str {
         &self.mailbox.local_part
     }
 
-    /// What stands behind the `@`; `None` for `<Postmaster>`.
+    /// Returns the text after the `@`; `None` for `<Postmaster>`.
     pub fn domain(&self) -> Option<&str> {
         self.mailbox.domain.as_deref()
     }
 
-    /// Returns the domain in the one form in which it is compared ([`domain::canonical`]): lower-case A-labels without a
-    /// trailing dot; `None` for `<Postmaster>`.
+    /// Returns the domain in canonical form ([`domain::canonical`]); `None` for `<Postmaster>`.
     pub fn canonical_domain(&self) -> Option<&str> {
         let as_given = || self.domain().map(domain::without_trailing_dot);
         self.canonical_domain.as_deref().or_else(as_given)
     }
 
-    /// Whether the local-part holds a second address for somebody to relay to: `a%b`, `b!a`, `"a@b"`.
+    /// Returns whether the local-part contains a second address that another system could relay to: `a%b`, `b!a`, `"a@b"`.
     pub fn has_embedded_route(&self) -> bool {
         self.mailbox.local_part.contains(['%', '!', '@'])
     }
 
-    /// Whether both name the same mailbox: domains as A-labels without case, local-parts to the letter.
+    /// Returns whether both paths name the same mailbox: canonical domains are equal and local-parts are identical.
     pub fn is_same_mailbox(&self, other: &ForwardPath) -> bool {
         match (self.canonical_domain(), other.canonical_domain()) {
             (Some(domain), Some(other_domain)) => {
@@ -127,7 +126,7 @@ impl ForwardPath {
     }
 }
 
-/// `"<" [ A-d-l ":" ] Mailbox ">"`: the text between the brackets, its mailbox, and what follows.
+/// Parses `"<" [ A-d-l ":" ] Mailbox ">"`; returns the text between the brackets, the mailbox and the text after `>`.
 fn parse_path(input: &str) -> Result<(&str, Mailbox, &str), PathError> {
     let inside = input.strip_prefix('<').ok_or(PathError::Malformed)?;
     let after_route = skip_source_route(inside)?;
@@ -146,13 +145,13 @@ fn parse_path(input: &str) -> Result<(&str, Mailbox, &str), PathError> {
         }
         None => (None, rest),
     };
-    let behind = rest.strip_prefix('>').ok_or(PathError::Malformed)?;
+    let after_path = rest.strip_prefix('>').ok_or(PathError::Malformed)?;
     let text = inside.strip_suffix(rest).ok_or(PathError::Malformed)?;
     let local_part = local_part.to_owned();
-    Ok((text, Mailbox { local_part, domain }, behind))
+    Ok((text, Mailbox { local_part, domain }, after_path))
 }
 
-/// `@one,@two:` in front of a mailbox is accepted and means nothing (RFC 5321 §4.1.1.3, appendix C).
+/// Returns the text after a source route (`@one,@two:`), which is accepted and ignored (RFC 5321 §4.1.1.3, appendix C).
 fn skip_source_route(inside: &str) -> Result<&str, PathError> {
     if !inside.starts_with('@') {
         return Ok(inside);
@@ -164,7 +163,7 @@ fn skip_source_route(inside: &str) -> Result<&str, PathError> {
     is_route.then_some(rest).ok_or(PathError::Malformed)
 }
 
-/// Splits behind the local-part, a dot-string or a quoted string; it is never empty.
+/// Splits the input after the local-part, a non-empty dot-string or quoted string.
 fn split_local_part(input: &str) -> Result<(&str, &str), PathError> {
     let end = if input.starts_with('"') {
         quoted_string_end(input)?
@@ -174,7 +173,7 @@ fn split_local_part(input: &str) -> Result<(&str, &str), PathError> {
             .unwrap_or(input.len())
     };
     match input.split_at_checked(end) {
-        // `""@example.com` is a quoted string by the grammar, but nobody's mailbox.
+        // The grammar allows `""@example.com`, but no such mailbox exists.
         None | Some(("" | "\"\"", _)) => Err(PathError::Malformed),
         Some(parts) => Ok(parts),
     }
@@ -193,12 +192,13 @@ fn quoted_string_end(input: &str) -> Result<usize, PathError> {
     Err(PathError::Malformed)
 }
 
-/// `atext` and dots, in any order: real senders write `a..b@` and `a.@`, and their mail shall arrive.
+/// Returns whether `c` may occur in a dot-string: `atext` or a dot. Dots are accepted in any position, because senders
+/// use addresses such as `a..b@` and `a.@`.
 fn is_dot_string_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || ".!#$%&'*+-/=?^_`{|}~".contains(c) || !c.is_ascii()
 }
 
-/// With both brackets (RFC 5321 §4.5.3.1.3).
+/// Maximum length of a reverse-path, with both brackets (RFC 5321 §4.5.3.1.3).
 const MAX_PATH_OCTETS: usize = 256;
 
 #[cfg(test)]

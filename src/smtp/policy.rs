@@ -1,4 +1,4 @@
-//! Limits and names by which a session answers commands.
+//! The settings by which a session answers commands.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -7,52 +7,53 @@ use super::allowed_hosts::AllowedHosts;
 use super::command::{self, CommandError, Verb};
 use super::path::ForwardPath;
 
-/// Decides whether a store can hold a recipient unchanged.
+/// The limits of a store for recipient addresses.
 pub trait RecipientLimits: Debug + Send + Sync {
-    /// Returns whether the store holds both the forward-path and column `to`.
+    /// Returns whether the store can hold the forward-path and the address in column `to` unchanged.
     fn can_store(&self, recipient: &str, to: &str) -> bool;
 }
 
-/// What a session decides by.
+/// The settings of a session.
 #[derive(Clone, Debug)]
 pub struct SessionSettings {
-    /// The name we greet with.
+    /// Host name in the greeting, the EHLO reply and Received.
     pub host_name: String,
-    /// The domain in column `to`.
+    /// Domain of the address in column `to`.
     pub primary_mail_host: String,
-    /// Recipient domains that are ours.
+    /// Recipient domains that are accepted.
     pub allowed_hosts: AllowedHosts,
-    /// Ceiling of one message's content, advertised by SIZE.
+    /// Maximum size of one message's content, advertised by SIZE.
     pub max_content_octets: usize,
-    /// Ceiling of recipients in one transaction; beyond it 452.
+    /// Maximum number of recipients in one transaction; more get 452.
     pub max_recipients: usize,
-    /// Recipients that the store can hold; others get 553.
+    /// Limits of the store; recipients beyond them get 553.
     pub recipient_limits: Arc<dyn RecipientLimits>,
-    /// Whether command lines are kept for the log ([`Session::take_said`](super::Session::take_said)).
+    /// Whether command lines are kept for the log ([`Session::take_last_command`](super::Session::take_last_command)).
     pub verbose: bool,
 }
 
 impl SessionSettings {
-    /// Column `to` for a recipient: its local-part at our primary host.
+    /// Returns the address in column `to`: the recipient's local-part at the primary mail host.
     pub fn to_address(&self, path: &ForwardPath) -> String {
         format!("{}@{}", path.local_part(), self.primary_mail_host)
     }
 
-    /// Whether `line`, a RCPT command in the client's own spelling or its forward-path alone, names a recipient that is
-    /// none of ours. Whatever else may be wrong with it is for a session to say.
+    /// Returns whether `line` names a recipient for which RCPT would be rejected with 550 (relay denied). `line` is a RCPT
+    /// command or a forward-path, with or without brackets. For a line with other errors the result is `false`: the session
+    /// rejects it later.
     pub fn is_relay_rcpt(&self, line: &[u8]) -> bool {
-        let path = match command::split(line) {
+        let path = match command::split_line(line) {
             (Some(Verb::Rcpt), argument) => command::parse_rcpt(argument, true),
             _ => command::parse_rcpt(&[b"TO:", line].concat(), true)
                 .or_else(|_| command::parse_rcpt(&[b"TO:<", line, b">"].concat(), true)),
         };
         match path {
-            Ok(path) => !self.allowed_hosts.accept(&path),
-            Err(error) => error == CommandError::EmbeddedRoute,
+            Ok(path) => !self.allowed_hosts.accepts(&path),
+            Err(error) => error == CommandError::TwoDomains,
         }
     }
 
-    /// Whether the store holds this recipient whole.
+    /// Returns whether the store can hold this recipient unchanged.
     pub(super) fn can_store(&self, path: &ForwardPath) -> bool {
         let to = self.to_address(path);
         self.recipient_limits.can_store(path.as_str(), &to)

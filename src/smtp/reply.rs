@@ -1,11 +1,11 @@
-//! Replies: a code, an enhanced status, a text; and the one table of all fixed replies.
+//! Replies: code, enhanced status and text, and the table of all fixed replies.
 //!
-//! [RFC 5321 §4.2](https://www.rfc-editor.org/rfc/rfc5321#section-4.2) gives the form,
+//! [RFC 5321 §4.2](https://www.rfc-editor.org/rfc/rfc5321#section-4.2) defines the form,
 //! [RFC 2034](https://www.rfc-editor.org/rfc/rfc2034) the enhanced status on each line.
 
 use std::borrow::Cow;
 
-/// One reply to one command; several lines when `text` has line feeds.
+/// The reply to one command; each line feed in `text` begins a new reply line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
     code: u16,
@@ -18,7 +18,7 @@ pub struct Reply {
 pub struct EnhancedStatus(pub u8, pub u8, pub u8);
 
 impl Reply {
-    /// A reply of three digits and a text of printable characters.
+    /// Returns a reply; `code` has three digits and `text` consists of printable ASCII and line feeds.
     pub const fn new(
         code: u16,
         enhanced: Option<EnhancedStatus>,
@@ -31,23 +31,23 @@ impl Reply {
         }
     }
 
-    /// The greeting: `220 <host> ESMTP`, no product name, no enhanced status (RFC 2034 §4).
+    /// Returns the greeting `220 <host> ESMTP`, without product name and enhanced status (RFC 2034 §4).
     pub fn greeting(host_name: &str) -> Reply {
         Reply::new(220, None, format!("{host_name} ESMTP").into())
     }
 
-    /// The promise, given only after COMMIT.
+    /// Returns the reply to a saved message; it may be sent only after COMMIT.
     pub fn queued(id: &str) -> Reply {
         let text = format!("OK : queued as {id}");
         Reply::new(250, Some(EnhancedStatus(2, 0, 0)), text.into())
     }
 
-    /// The three digits.
+    /// Returns the three-digit code.
     pub fn code(&self) -> u16 {
         self.code
     }
 
-    /// Its code with the enhanced status, and its text: `550 5.7.1` and what follows, for whoever carries them apart.
+    /// Returns the code with the enhanced status (`550 5.7.1`), and the text. nginx's auth_http needs them separately.
     pub fn status_and_text(&self) -> (String, &str) {
         let status = match self.enhanced {
             Some(EnhancedStatus(class, subject, detail)) => {
@@ -58,12 +58,12 @@ impl Reply {
         (status, &self.text)
     }
 
-    /// Whether this reply counts towards the fault limit of a session.
+    /// Returns whether the reply counts towards the limit of erroneous commands in a session.
     pub fn is_error(&self) -> bool {
         matches!(self.code, 500 | 501 | 502 | 503 | 555)
     }
 
-    /// Appends the reply as it goes over the wire; each line ends in CR LF.
+    /// Appends the reply in wire format; each line ends in CR LF.
     pub fn write_to(&self, output: &mut Vec<u8>) {
         let mut lines = self.text.split('\n').peekable();
         while let Some(line) = lines.next() {
@@ -89,7 +89,7 @@ fn push_digits(output: &mut Vec<u8>, number: u16) {
     }
 }
 
-/// Declares each fixed reply once, and `ALL` with every name beside its reply for the tests.
+/// Declares a constant for each fixed reply, and for the tests `ALL` with the names and replies.
 macro_rules! replies {
     ($($name:ident = $code:literal $class:literal . $subject:literal . $detail:literal $text:literal;)*) => {
         $(
@@ -132,7 +132,7 @@ replies! {
     R500_HTTP_REQUEST = 500 5 . 5 . 2 "This is an SMTP server";
     R501_BAD_ARGUMENT = 501 5 . 5 . 4 "Syntax error in argument";
     R501_NO_HELO_NAME = 501 5 . 5 . 4 "HELO and EHLO require a host name";
-    R501_NO_ARGUMENT_WANTED = 501 5 . 5 . 4 "Command takes no argument";
+    R501_UNEXPECTED_ARGUMENT = 501 5 . 5 . 4 "Command takes no argument";
     R501_BAD_OCTETS = 501 5 . 5 . 4 "Control characters or invalid UTF-8";
     R501_BAD_PARAMETER = 501 5 . 5 . 4 "Malformed or repeated parameter";
     R501_BAD_CHUNK_SIZE = 501 5 . 5 . 4 "Unreadable chunk size";
@@ -143,9 +143,9 @@ replies! {
     R503_SEND_MAIL_FIRST = 503 5 . 5 . 1 "Send MAIL first";
     R503_SEND_RCPT_FIRST = 503 5 . 5 . 1 "No valid recipient, send RCPT first";
     R503_NESTED_MAIL = 503 5 . 5 . 1 "Nested MAIL command";
-    R503_CHUNKS_UNDER_WAY = 503 5 . 5 . 1 "BDAT in progress, send BDAT or RSET";
+    R503_BDAT_IN_PROGRESS = 503 5 . 5 . 1 "BDAT in progress, send BDAT or RSET";
     R503_XCLIENT_IN_TRANSACTION = 503 5 . 5 . 1 "XCLIENT not allowed within a transaction";
-    R503_TLS_ALREADY = 503 5 . 5 . 1 "TLS already active";
+    R503_TLS_ACTIVE = 503 5 . 5 . 1 "TLS already active";
     R550_XCLIENT_DENIED = 550 5 . 7 . 0 "XCLIENT not permitted";
     R550_RELAY_DENIED = 550 5 . 7 . 1 "Relay access denied";
     R552_TOO_LARGE = 552 5 . 3 . 4 "Message size exceeds fixed limit";

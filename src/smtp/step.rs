@@ -1,87 +1,114 @@
-//! What a session says to whoever connects it to a socket, and what it is asked.
+//! Data that a session exchanges with the connection: steps, expected input, progress and statistics.
 
-use super::content::Content;
+use super::content::{Content, ContentError};
 use super::path::{ForwardPath, ReversePath};
 use super::reply::Reply;
 use super::xclient::ClientAddress;
 
-/// Whether a session is encrypted, or could be.
+/// The TLS state of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tls {
-    /// We have no key.
+pub enum TlsState {
+    /// TLS is off and STARTTLS is not offered, because no key is configured.
     Unavailable,
-    /// STARTTLS is offered.
+    /// TLS is off and STARTTLS is offered.
     Offered,
-    /// Everything is said in TLS.
+    /// TLS is on.
     On,
 }
 
-/// What happens next: the whole conversation between protocol and socket.
+/// The next action of the connection, as decided by the session.
 #[derive(Debug)]
 pub enum Step {
-    /// Say this; it may wait for company until input is needed (RFC 2920 §3.2).
+    /// Queue the reply; it is sent at the latest before the next read (RFC 2920 §3.2).
     Reply(Reply),
-    /// A message has arrived whole: save it, and say how that went.
+    /// Save the complete message, then send the reply that depends on the result.
     Save(Envelope, Content),
-    /// Say this, do the handshake, and then tell the session with [`Session::tls_started`](super::Session::tls_started). Given only while nothing
-    /// is unread (CVE-2011-0411): what stands behind STARTTLS was not said in TLS.
+    /// Send the reply, do the TLS handshake, then call [`Session::tls_started`](super::Session::tls_started).
+    ///
+    /// No input is unread at this step: commands that were sent in plaintext after STARTTLS must not be executed
+    /// (CVE-2011-0411).
     StartTls(Reply),
-    /// A trusted proxy has said for whom it speaks: take that address from now on, and say this.
+    /// Use this client address, which a trusted proxy passed on, and queue the reply.
     Xclient(ClientAddress, Reply),
-    /// Say this and close.
+    /// Queue the reply to a message that is rejected before it is saved; the session continues.
+    RejectMessage(ContentError),
+    /// Queue [`R550_XCLIENT_DENIED`](super::reply::R550_XCLIENT_DENIED); the session continues.
+    RejectXclient,
+    /// Send the reply to QUIT, then close.
+    Quit(Reply),
+    /// Send the reply, then close: the session rejects the client.
     Close(Reply),
-    /// Flush what is to be said, then read.
+    /// Send all queued replies, then read.
     NeedInput,
+}
+
+/// The reason why a session discards content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiscardReason {
+    /// The message is too large or memory is exhausted.
+    Message(ContentError),
+    /// The BDAT command was rejected with this reply.
+    Command(Reply),
+}
+
+impl From<DiscardReason> for Reply {
+    fn from(reason: DiscardReason) -> Reply {
+        match reason {
+            DiscardReason::Message(error) => error.into(),
+            DiscardReason::Command(reply) => reply,
+        }
+    }
 }
 
 /// The paths of one transaction (RFC 5321 §2.3.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
-    /// Who sent it.
+    /// The sender address.
     pub reverse_path: ReversePath,
-    /// Who shall have it: at least one at the end of mail, each mailbox once.
+    /// The accepted recipients, each mailbox once. At the end of the message there is at least one.
     pub recipients: Vec<ForwardPath>,
-    /// Whether the client asked for SMTPUTF8.
+    /// Whether MAIL had the parameter SMTPUTF8.
     pub smtputf8: bool,
 }
 
-/// What the client is expected to send next, each with a patience of its own.
+/// The kind of input that a session expects next; each kind has its own timeout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expecting {
-    /// The next command; nothing of this client's is under way.
+    /// A command outside of a transaction.
     Command,
-    /// The next command of a transaction.
+    /// A command within a transaction.
     TransactionCommand,
-    /// Message content, or the next chunk of it.
+    /// Message content, or the next BDAT command of a message.
     Content,
 }
 
-/// How far the content has come that was received last.
+/// The progress of the content that is received now or was received last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ContentProgress {
-    /// Counts up with each DATA, each first chunk of a message and each chunk out of sequence.
+    /// Sequence number of the message: incremented by DATA, by the first BDAT of a message and by each rejected BDAT that is
+    /// counted as an error.
     pub number: u64,
-    /// Octets of the content so far, in all of its chunks.
+    /// Octets of the message that were received, in all of its chunks.
     pub octets: u64,
-    /// Those of them that were discarded.
+    /// Octets of the message that were discarded.
     pub discarded: u64,
 }
 
-/// What a session did, for the line that ends it in the log. None of these can be counted to its end.
+/// The counters of a session, for its last log line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SessionStats {
-    /// HELO and EHLO accepted.
+    /// Accepted HELO and EHLO commands.
     pub helo: u64,
-    /// MAIL accepted.
+    /// Accepted MAIL commands.
     pub mail: u64,
-    /// RCPT accepted.
+    /// Accepted RCPT commands.
     pub rcpt: u64,
-    /// RCPT asked for.
-    pub rcpt_asked: u64,
-    /// Messages that arrived whole.
+    /// All RCPT commands.
+    pub rcpt_total: u64,
+    /// Messages that were received completely.
     pub data: u64,
-    /// Faulty commands.
+    /// Erroneous commands.
     pub errors: u64,
-    /// Replies decided on; changes whenever something was completed.
+    /// Steps other than [`Step::NeedInput`]. The connection begins a new timeout when this number changes.
     pub replies: u64,
 }

@@ -1,4 +1,4 @@
-//! XCLIENT: attributes of the client for which a trusted proxy connects
+//! XCLIENT: a trusted proxy passes on the attributes of its client
 //! ([Postfix XCLIENT howto](https://www.postfix.org/XCLIENT_README.html)).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -7,13 +7,13 @@ use super::command::{self, CommandError};
 
 /// The attributes of one XCLIENT command that the server uses.
 ///
-/// NAME, PORT, LOGIN, DESTADDR, DESTPORT and PROTO are checked and ignored: no column and no trace field holds them, and
-/// the client's own HELO or EHLO tells SMTP from ESMTP.
+/// NAME, PORT, LOGIN, DESTADDR, DESTPORT and PROTO are checked and ignored: they are not stored, and the client's own
+/// HELO or EHLO decides between SMTP and ESMTP.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct XclientAttributes {
-    /// ADDR.
+    /// Value of ADDR.
     pub address: ClientAddress,
-    /// HELO, if it was given and is not `[UNAVAILABLE]`.
+    /// Value of HELO; `None` if the attribute is missing or `[UNAVAILABLE]`.
     pub helo_name: Option<String>,
 }
 
@@ -23,43 +23,43 @@ pub enum ClientAddress {
     /// The command has no ADDR.
     #[default]
     NotGiven,
-    /// `[UNAVAILABLE]`: the proxy does not know it; the proxy's own address is used.
+    /// The proxy sent `[UNAVAILABLE]`; the server uses the proxy's own address.
     Unknown,
-    /// An address; an IPv4-mapped one is converted to IPv4.
+    /// The proxy sent this address; an IPv4-mapped address is converted to IPv4.
     Known(IpAddr),
 }
 
 impl XclientAttributes {
     /// Parses the argument of XCLIENT: `1*(SP name "=" value)`, each name at most once, in any order and any case.
     ///
-    /// A value is xtext ([RFC 3461 §4](https://www.rfc-editor.org/rfc/rfc3461#section-4)) of 1 to 255 octets. It is decoded
-    /// after the line was split and then checked, so that an escape cannot contain a line end.
+    /// A value is xtext ([RFC 3461 §4](https://www.rfc-editor.org/rfc/rfc3461#section-4)) of 1 to 255 octets. Control
+    /// characters are rejected after decoding, so an escape cannot smuggle in a line end.
     ///
     /// # Errors
     /// [`CommandError::BadArgument`], or [`CommandError::BadOctets`] for control characters and invalid UTF-8.
     pub fn parse(argument: &[u8]) -> Result<XclientAttributes, CommandError> {
         let argument = command::printable(argument)?;
-        let mut facts = XclientAttributes::default();
+        let mut attributes = XclientAttributes::default();
         let mut seen = 0u8;
         for word in argument.split(' ').filter(|word| !word.is_empty()) {
             let (name, value) = word.split_once('=').ok_or(CommandError::BadArgument)?;
-            let (bit, kind) = attribute_of(name).ok_or(CommandError::BadArgument)?;
+            let (bit, kind) = find_attribute(name).ok_or(CommandError::BadArgument)?;
             if seen & bit != 0 {
                 return Err(CommandError::BadArgument);
             }
             seen |= bit;
             let octets = decode_xtext(value).ok_or(CommandError::BadArgument)?;
             let value = match command::printable(&octets)? {
-                text if is_unknown(text) => None,
+                text if is_unavailable(text) => None,
                 text => Some(text),
             };
             match (kind, value) {
-                (Attribute::ClientAddress, None) => facts.address = ClientAddress::Unknown,
+                (Attribute::ClientAddress, None) => attributes.address = ClientAddress::Unknown,
                 (Attribute::ClientAddress, Some(text)) => {
-                    facts.address = ClientAddress::Known(parse_address(text)?);
+                    attributes.address = ClientAddress::Known(parse_address(text)?);
                 }
-                (Attribute::Helo, Some(text)) => facts.helo_name = Some(text.to_owned()),
-                (Attribute::OurAddress, Some(text)) => drop(parse_address(text)?),
+                (Attribute::Helo, Some(text)) => attributes.helo_name = Some(text.to_owned()),
+                (Attribute::ServerAddress, Some(text)) => drop(parse_address(text)?),
                 (Attribute::Port, Some(text)) => check_port(text)?,
                 (Attribute::Protocol, Some(text)) => check_protocol(text)?,
                 (Attribute::Text, Some(_)) | (_, None) => {}
@@ -67,55 +67,55 @@ impl XclientAttributes {
         }
         match seen {
             0 => Err(CommandError::BadArgument),
-            _ => Ok(facts),
+            _ => Ok(attributes),
         }
     }
 }
 
-/// A trusted proxy, and what it has said about its client.
+/// The state of a session with a trusted proxy: the attributes of its client.
 #[derive(Debug)]
 pub struct TrustedProxy {
-    has_introduced: bool,
+    was_applied: bool,
     address: ClientAddress,
-    /// The address is locked. After the first accepted RCPT nginx passes the client's octets on unchanged, and a load
-    /// balancer does so from the start: another XCLIENT would come from the client, not from the proxy.
-    is_settled: bool,
+    /// Whether a different address is rejected. After the first accepted RCPT, nginx passes the client's octets on unchanged;
+    /// a load balancer with PROXY headers does so from the start. A later XCLIENT therefore comes from the client.
+    is_address_locked: bool,
     helo_name: Option<String>,
 }
 
 impl TrustedProxy {
-    /// Creates the state for a proxy; `named` is the client's address from the PROXY header, which is locked.
-    pub fn new(named: Option<IpAddr>) -> TrustedProxy {
+    /// Returns the initial state; `header_address` is the client address of the PROXY header, which locks the address.
+    pub fn new(header_address: Option<IpAddr>) -> TrustedProxy {
         TrustedProxy {
-            has_introduced: false,
-            address: named.map_or(ClientAddress::NotGiven, ClientAddress::Known),
-            is_settled: named.is_some(),
+            was_applied: false,
+            address: header_address.map_or(ClientAddress::NotGiven, ClientAddress::Known),
+            is_address_locked: header_address.is_some(),
             helo_name: None,
         }
     }
 
-    /// Applies the attributes; an attribute that is not given keeps its earlier value. Returns `false` and changes nothing if
-    /// the address is locked and another one is given.
-    pub fn apply(&mut self, facts: XclientAttributes) -> bool {
-        if facts.address != ClientAddress::NotGiven {
-            if self.is_settled && facts.address != self.address {
+    /// Applies the attributes; an attribute that is missing keeps its earlier value. If the address is locked and
+    /// `attributes` has a different one, returns `false` and changes nothing.
+    pub fn apply(&mut self, attributes: XclientAttributes) -> bool {
+        if attributes.address != ClientAddress::NotGiven {
+            if self.is_address_locked && attributes.address != self.address {
                 return false;
             }
-            self.address = facts.address;
+            self.address = attributes.address;
         }
-        self.has_introduced = true;
-        self.helo_name = facts.helo_name.or(self.helo_name.take());
+        self.was_applied = true;
+        self.helo_name = attributes.helo_name.or(self.helo_name.take());
         true
     }
 
-    /// Locks the address, because a recipient was accepted and the client may now send commands itself.
+    /// Locks the address, if XCLIENT was accepted: after the first accepted recipient the client can send commands itself.
     pub fn lock_address(&mut self) {
-        self.is_settled |= self.has_introduced;
+        self.is_address_locked |= self.was_applied;
     }
 
-    /// Returns whether an XCLIENT was accepted.
+    /// Returns whether an XCLIENT command was accepted.
     pub fn was_applied(&self) -> bool {
-        self.has_introduced
+        self.was_applied
     }
 
     /// Returns the client's HELO name as given by the proxy.
@@ -127,21 +127,21 @@ impl TrustedProxy {
 #[derive(Clone, Copy)]
 enum Attribute {
     ClientAddress,
-    OurAddress,
+    ServerAddress,
     Helo,
     Port,
     Protocol,
     Text,
 }
 
-/// Returns the attribute of that name and its bit in the set of names that were seen.
-fn attribute_of(name: &str) -> Option<(u8, Attribute)> {
+/// Returns the attribute with that name and its bit in the set of names that were seen.
+fn find_attribute(name: &str) -> Option<(u8, Attribute)> {
     let mut attributes = ATTRIBUTES.iter().enumerate();
-    let (place, (_, kind)) = attributes.find(|(_, (known, _))| known.eq_ignore_ascii_case(name))?;
-    Some((1 << place, *kind))
+    let (index, (_, kind)) = attributes.find(|(_, (known, _))| known.eq_ignore_ascii_case(name))?;
+    Some((1 << index, *kind))
 }
 
-/// In the order in which EHLO lists them.
+/// Attributes in the order of the EHLO reply.
 const ATTRIBUTES: [(&str, Attribute); 8] = [
     ("NAME", Attribute::Text),
     ("ADDR", Attribute::ClientAddress),
@@ -149,11 +149,11 @@ const ATTRIBUTES: [(&str, Attribute); 8] = [
     ("PROTO", Attribute::Protocol),
     ("HELO", Attribute::Helo),
     ("LOGIN", Attribute::Text),
-    ("DESTADDR", Attribute::OurAddress),
+    ("DESTADDR", Attribute::ServerAddress),
     ("DESTPORT", Attribute::Port),
 ];
 
-/// Decodes xtext: `+2B` is an octet in hexadecimal, all other octets but `+` and `=` stand for themselves.
+/// Decodes xtext: `+2B` is an octet in hexadecimal; all other octets except `+` and `=` stand for themselves.
 fn decode_xtext(value: &str) -> Option<Vec<u8>> {
     let mut octets = Vec::new();
     let mut rest = value.bytes();
@@ -174,7 +174,7 @@ fn hex_digit(octet: u8) -> Option<u8> {
     char::from(octet).to_digit(16).map(|digit| digit as u8)
 }
 
-fn is_unknown(text: &str) -> bool {
+fn is_unavailable(text: &str) -> bool {
     text.eq_ignore_ascii_case("[UNAVAILABLE]") || text.eq_ignore_ascii_case("[TEMPUNAVAIL]")
 }
 
@@ -205,7 +205,7 @@ fn check_protocol(text: &str) -> Result<(), CommandError> {
     }
 }
 
-/// Maximum length of a decoded value: that of a domain.
+/// Maximum length of a decoded value, equal to that of a domain (RFC 5321 §4.5.3.1.2).
 const MAX_VALUE_OCTETS: usize = 255;
 
 #[cfg(test)]
@@ -248,7 +248,7 @@ mod tests {
             (" ", bad),
         ] {
             assert_eq!(
-                parse(argument).map(|facts| facts.address),
+                parse(argument).map(|attributes| attributes.address),
                 want,
                 "{argument}"
             );
@@ -303,10 +303,10 @@ mod tests {
         fn xclient_parser_returns_only_canonical_addresses_and_printable_names(
             argument in "((ADDR|HELO|NAME|PORT|addr|X)?=?(\\+[0-9A-F]{2}|[a-z0-9.:+=]|IPV6:){0,12} ?){0,4}",
         ) {
-            if let Ok(facts) = parse(&argument) {
-                let helo = facts.helo_name.unwrap_or_default();
+            if let Ok(attributes) = parse(&argument) {
+                let helo = attributes.helo_name.unwrap_or_default();
                 prop_assert!(helo.len() <= 255 && !helo.chars().any(char::is_control));
-                if let ClientAddress::Known(address) = facts.address {
+                if let ClientAddress::Known(address) = attributes.address {
                     prop_assert_eq!(address, address.to_canonical());
                 }
             }
@@ -316,10 +316,10 @@ mod tests {
         fn xclient_xtext_values_decode_to_the_encoded_text(helo in "[ -~ü]{1,60}", ip in any::<u128>()) {
             let xtext: String = helo.bytes().map(|octet| format!("+{octet:02X}")).collect();
             let ip = Ipv6Addr::from(ip);
-            let facts = parse(&format!("HELO={xtext} ADDR=IPV6:{ip}")).unwrap();
-            prop_assert_eq!(facts.helo_name, Some(helo));
+            let attributes = parse(&format!("HELO={xtext} ADDR=IPV6:{ip}")).unwrap();
+            prop_assert_eq!(attributes.helo_name, Some(helo));
             let ip = IpAddr::V6(ip).to_canonical();
-            prop_assert_eq!(facts.address, ClientAddress::Known(ip));
+            prop_assert_eq!(attributes.address, ClientAddress::Known(ip));
         }
     }
 }

@@ -1,37 +1,39 @@
-//! The limit on commands without a delivery: without it a client could keep its connection for ever with a NOOP now and then.
+//! The limit of commands without a saved mail. Without it a client could hold its connection forever with NOOP.
 
 use super::{Session, State};
 use crate::smtp::command::Verb;
 
-/// Commands since the last saved mail.
+/// The number of commands since the last saved mail.
 ///
-/// The commands that bring a mail count only if it is not saved, so that a mail of many recipients or chunks is never cut.
+/// The commands that transfer a mail count only if the mail is not saved, so that a mail with many recipients or chunks
+/// does not reach the limit.
 #[derive(Debug, Default)]
 pub(super) struct CommandCount {
     counted: u64,
-    /// MAIL, DATA, BDAT and the first recipients of the open transaction.
+    /// MAIL, DATA, BDAT and the first `max_recipients` RCPT commands of the open transaction.
     in_transaction: u64,
     recipients: usize,
 }
 
 impl Session {
-    /// Counts a command that was executed. A chunk of a message that was refused does not count: it was on its way already.
+    /// Counts a command that was executed. BDAT after a discarded chunk of the same message does not count, because a
+    /// pipelining client sends it before it receives the reply.
     pub(super) fn count_command(&mut self, verb: Option<Verb>, was_in_transaction: bool) {
         let is_in_transaction = self.is_in_transaction();
-        let brings_mail = match verb {
+        let is_for_mail = match verb {
             Some(Verb::Mail) => !was_in_transaction && is_in_transaction,
             _ => was_in_transaction,
         };
         if !self.exempt_from_errors {
             let max_recipients = self.settings.max_recipients;
-            self.commands.add(verb, brings_mail, max_recipients);
+            self.commands.add(verb, is_for_mail, max_recipients);
         }
         if was_in_transaction && !is_in_transaction {
-            self.commands.transaction_ended();
+            self.commands.end_transaction();
         }
     }
 
-    /// Whether a transaction is open; its content belongs to it.
+    /// Returns whether a transaction is open; receiving its content is part of it.
     pub(super) fn is_in_transaction(&self) -> bool {
         match self.state {
             State::Transaction(_) | State::Data(..) | State::Chunk(_) => true,
@@ -41,9 +43,9 @@ impl Session {
 }
 
 impl CommandCount {
-    /// Counts one command. `is_in_transaction`: a transaction was open, or the command has opened one.
+    /// Counts one command. `is_in_transaction`: a transaction was open before the command, or the command opened one.
     fn add(&mut self, verb: Option<Verb>, is_in_transaction: bool, max_recipients: usize) {
-        let brings_mail = is_in_transaction
+        let is_for_mail = is_in_transaction
             && match verb {
                 Some(Verb::Mail | Verb::Data | Verb::Bdat) => true,
                 Some(Verb::Rcpt) => {
@@ -52,39 +54,39 @@ impl CommandCount {
                 }
                 _ => false,
             };
-        match brings_mail {
+        match is_for_mail {
             true => self.in_transaction += 1,
             false => self.counted += 1,
         }
     }
 
-    /// The open transaction has ended, or its mail is being saved.
-    pub(super) fn transaction_ended(&mut self) {
+    /// Counts the commands of the transaction, which has ended. If its mail is saved later, `restart` resets the count.
+    pub(super) fn end_transaction(&mut self) {
         self.counted += self.in_transaction;
         self.in_transaction = 0;
         self.recipients = 0;
     }
 
-    /// A mail was saved.
+    /// Resets the count after a mail was saved.
     pub(super) fn restart(&mut self) {
         *self = CommandCount::default();
     }
 
-    /// Returns whether there were more commands than a client needs.
+    /// Returns whether the limit is exceeded.
     pub(super) fn is_exceeded(&self) -> bool {
         self.counted > MAX_COMMANDS
     }
 }
 
-/// A client may send this many commands without a delivery; the next one ends its session.
+/// Maximum number of commands without a saved mail; the next command ends the session.
 const MAX_COMMANDS: u64 = 100;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Counts so many commands of one kind outside of a transaction.
-    fn after(commands: usize) -> CommandCount {
+    /// Returns the count after so many commands outside of a transaction.
+    fn count_after(commands: usize) -> CommandCount {
         let mut count = CommandCount::default();
         for _ in 0..commands {
             count.add(Some(Verb::Noop), false, 100);
@@ -94,13 +96,13 @@ mod tests {
 
     #[test]
     fn command_limit_is_exceeded_by_command_101() {
-        assert!(!after(100).is_exceeded());
-        assert!(after(101).is_exceeded());
+        assert!(!count_after(100).is_exceeded());
+        assert!(count_after(101).is_exceeded());
     }
 
     #[test]
     fn transaction_commands_count_only_when_it_ends_unsaved() {
-        let mut count = after(95);
+        let mut count = count_after(95);
         count.add(Some(Verb::Mail), true, 100);
         for _ in 0..100 {
             count.add(Some(Verb::Rcpt), true, 100);
@@ -109,7 +111,7 @@ mod tests {
             count.add(Some(Verb::Bdat), true, 100);
         }
         assert!(!count.is_exceeded());
-        count.transaction_ended();
+        count.end_transaction();
         assert!(count.is_exceeded());
         count.restart();
         assert!(!count.is_exceeded());
@@ -117,7 +119,7 @@ mod tests {
 
     #[test]
     fn excess_recipients_and_other_commands_in_a_transaction_count_at_once() {
-        let mut count = after(98);
+        let mut count = count_after(98);
         for _ in 0..3 {
             count.add(Some(Verb::Rcpt), true, 2);
         }

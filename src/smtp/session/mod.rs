@@ -1,43 +1,43 @@
-//! The states of one SMTP session and what moves it from one to the next.
+//! The states of an SMTP session and the commands that change them.
 
-mod chunks;
+mod bdat;
 mod command_count;
-mod receiving;
+mod data;
 
 use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use self::chunks::Chunk;
+use self::bdat::Chunk;
 use self::command_count::CommandCount;
 use super::command::{self, CommandError, MailCommand, Verb};
-use super::content::{Content, MemoryBudget};
+use super::content::{Content, ContentError, MemoryBudget};
 use super::data::DataReader;
 use super::extension::{self, OfferedExtensions};
 use super::input::InputBuffer;
 use super::line::{Line, LineReader};
 use super::policy::SessionSettings;
 use super::reply::{self, Reply};
-use super::step::{ContentProgress, Envelope, Expecting, SessionStats, Step, Tls};
+use super::step::{ContentProgress, Envelope, Expecting, SessionStats, Step, TlsState};
 use super::xclient::{TrustedProxy, XclientAttributes};
 
-/// One client's dialogue, from the greeting to QUIT. Knows no socket, clock or store.
+/// One SMTP session, from the greeting to its end, without socket, clock and store.
 pub struct Session {
     settings: Arc<SessionSettings>,
     budget: MemoryBudget,
     lines: LineReader,
-    tls: Tls,
+    tls: TlsState,
     helo: Option<Helo>,
     proxy: Option<TrustedProxy>,
     state: State,
-    counts: SessionStats,
+    stats: SessionStats,
     commands: CommandCount,
     progress: ContentProgress,
     last_command: Option<String>,
-    /// A chunk was refused, and its message with it: the rest of it, up to its last chunk or another command, was on its
-    /// way already and is no fault.
+    /// Whether a chunk was discarded before the last one of its message. The remaining chunks, up to LAST or another command,
+    /// are discarded and not counted as errors, because a pipelining client sends them before it receives the reply.
     discarding_chunks: bool,
-    /// The reply at hand is such a chunk's.
+    /// Whether the present command is BDAT for such a remaining chunk.
     exempt_from_errors: bool,
 }
 
@@ -51,19 +51,19 @@ pub struct Session {
 ///  └────────────────────────────┴───────────────┘
 /// ```
 enum State {
-    /// MAIL is wanted, or HELO before it.
+    /// MAIL is expected, or HELO before it.
     Ready,
-    /// RCPT, then DATA or BDAT is wanted.
+    /// RCPT is expected, then DATA or BDAT.
     Transaction(Transaction),
-    /// Content flows, dots and all.
+    /// Content after DATA is being received.
     Data(Envelope, DataReader),
-    /// The octets of a chunk flow.
+    /// The octets of a BDAT chunk are being received.
     Chunk(Chunk),
-    /// Nothing more is read.
+    /// No more input is read.
     Closed,
 }
 
-/// What the client said of itself; holds until it says otherwise.
+/// The last accepted HELO or EHLO.
 struct Helo {
     name: String,
     extended: bool,
@@ -71,13 +71,13 @@ struct Helo {
 
 struct Transaction {
     envelope: Envelope,
-    /// Content of the chunks so far, once there was one.
+    /// Content of the chunks so far; `None` before the first chunk.
     chunks: Option<Content>,
 }
 
 impl Session {
-    /// A session whose greeting has not been said.
-    pub fn new(settings: Arc<SessionSettings>, budget: MemoryBudget, tls: Tls) -> Session {
+    /// Returns a session before its greeting.
+    pub fn new(settings: Arc<SessionSettings>, budget: MemoryBudget, tls: TlsState) -> Session {
         Session {
             settings,
             budget,
@@ -86,7 +86,7 @@ impl Session {
             helo: None,
             proxy: None,
             state: State::Ready,
-            counts: SessionStats::default(),
+            stats: SessionStats::default(),
             commands: CommandCount::default(),
             progress: ContentProgress::default(),
             last_command: None,
@@ -95,18 +95,17 @@ impl Session {
         }
     }
 
-    /// Believes XCLIENT: the peer is a trusted proxy. `named` is the address that it passed on already, in the header of
-    /// the PROXY protocol.
-    pub fn trust_proxy(&mut self, named: Option<IpAddr>) {
-        self.proxy = Some(TrustedProxy::new(named));
+    /// Accepts XCLIENT, because the peer is a trusted proxy. `header_address` is the client address of the PROXY header.
+    pub fn trust_proxy(&mut self, header_address: Option<IpAddr>) {
+        self.proxy = Some(TrustedProxy::new(header_address));
     }
 
-    /// The first thing to say.
-    pub fn greet(&self) -> Reply {
+    /// Returns the greeting.
+    pub fn greeting(&self) -> Reply {
         Reply::greeting(&self.settings.host_name)
     }
 
-    /// Uses up input as far as it makes a step. The steps do not depend on where the stream was cut.
+    /// Consumes input and returns the next step. The steps do not depend on packet boundaries.
     pub fn next_step(&mut self, input: &mut InputBuffer) -> Step {
         let step = match &mut self.state {
             State::Data(..) => self.read_data(input),
@@ -117,35 +116,40 @@ impl Session {
         match &step {
             Step::NeedInput => return step,
             Step::Reply(reply) if reply.is_error() => {
-                self.counts.errors += u64::from(!mem::take(&mut self.exempt_from_errors));
+                self.stats.errors += u64::from(!mem::take(&mut self.exempt_from_errors));
             }
-            Step::Close(_) => self.state = State::Closed,
-            Step::Reply(_) | Step::StartTls(_) | Step::Xclient(..) | Step::Save(..) => {}
+            Step::Quit(_) | Step::Close(_) => self.state = State::Closed,
+            Step::Reply(_)
+            | Step::RejectMessage(_)
+            | Step::RejectXclient
+            | Step::StartTls(_)
+            | Step::Xclient(..)
+            | Step::Save(..) => {}
         }
-        self.counts.replies += 1;
-        if self.counts.errors > MAX_ERRORS && !matches!(step, Step::Close(_)) {
+        self.stats.replies += 1;
+        if self.stats.errors > MAX_ERRORS {
             self.state = State::Closed;
             return Step::Close(reply::R421_TOO_MANY_ERRORS);
         }
         step
     }
 
-    /// The handshake succeeded: what was said before is forgotten ([RFC 3207 §4.2]).
+    /// Continues after a successful TLS handshake; the HELO name and the transaction are discarded ([RFC 3207 §4.2]).
     ///
     /// [RFC 3207 §4.2]: https://www.rfc-editor.org/rfc/rfc3207#section-4.2
     pub fn tls_started(&mut self) {
-        self.tls = Tls::On;
+        self.tls = TlsState::On;
         self.helo = None;
         self.state = State::Ready;
-        self.commands.transaction_ended();
+        self.commands.end_transaction();
     }
 
-    /// Sets that the mail of the last [`Step::Save`] was saved: the client may send as many commands again.
-    pub fn mail_saved(&mut self) {
+    /// Restarts the command limit, because the mail of the last [`Step::Save`] was saved.
+    pub fn record_saved_mail(&mut self) {
         self.commands.restart();
     }
 
-    /// What the client is expected to send next.
+    /// Returns the kind of input that is expected next.
     pub fn expecting(&self) -> Expecting {
         match self.state {
             State::Data(..) | State::Chunk(..) => Expecting::Content,
@@ -157,17 +161,17 @@ impl Session {
         }
     }
 
-    /// What the client called itself, or its proxy called it before; empty while nobody has.
+    /// Returns the name of the client's HELO or EHLO, else the name that the proxy passed on, else an empty text.
     pub fn helo_name(&self) -> &str {
-        let said = self.helo.as_ref().map(|hello| hello.name.as_str());
-        let given = || self.proxy.as_ref()?.helo_name();
-        said.or_else(given).unwrap_or_default()
+        let own = self.helo.as_ref().map(|helo| helo.name.as_str());
+        let from_proxy = || self.proxy.as_ref()?.helo_name();
+        own.or_else(from_proxy).unwrap_or_default()
     }
 
-    /// The protocol word of Received ([RFC 3848](https://www.rfc-editor.org/rfc/rfc3848), RFC 6531 §4.3).
+    /// Returns the protocol word of Received ([RFC 3848](https://www.rfc-editor.org/rfc/rfc3848), RFC 6531 §4.3).
     pub fn protocol(&self, envelope: &Envelope) -> &'static str {
-        let extended = self.helo.as_ref().is_some_and(|hello| hello.extended);
-        match (envelope.smtputf8, extended, self.tls == Tls::On) {
+        let extended = self.helo.as_ref().is_some_and(|helo| helo.extended);
+        match (envelope.smtputf8, extended, self.tls == TlsState::On) {
             (true, _, false) => "UTF8SMTP",
             (true, _, true) => "UTF8SMTPS",
             (false, true, false) => "ESMTP",
@@ -176,12 +180,12 @@ impl Session {
         }
     }
 
-    /// What was done so far.
-    pub fn counts(&self) -> SessionStats {
-        self.counts
+    /// Returns the counters of the session.
+    pub fn stats(&self) -> SessionStats {
+        self.stats
     }
 
-    /// The command line last read, when the settings ask for it.
+    /// Takes the last command line; `None` unless [`SessionSettings::verbose`] is set.
     pub fn take_last_command(&mut self) -> Option<String> {
         self.last_command.take()
     }
@@ -191,16 +195,13 @@ impl Session {
         reason = "a complete line is there, and ends in CR LF"
     )]
     fn read_line(&mut self, input: &mut InputBuffer) -> Step {
-        let octets = match self.lines.next(input) {
+        let octets = match self.lines.next_line(input) {
             Line::Complete(octets) => octets,
             Line::Partial => return Step::NeedInput,
             Line::TooLong if command::is_http_request(input.unread()) => {
                 return Step::Close(reply::R500_HTTP_REQUEST);
             }
-            Line::TooLong if command::is_bdat(input.unread()) => {
-                return Step::Close(reply::R500_LINE_TOO_LONG);
-            }
-            Line::TooLong => return Step::Reply(reply::R500_LINE_TOO_LONG),
+            Line::TooLong => return reject_line(input.unread(), reply::R500_LINE_TOO_LONG),
             Line::BareLf => return Step::Close(reply::R500_BARE_LF),
         };
         let line = &input.unread()[..octets - 2];
@@ -211,22 +212,20 @@ impl Session {
         let (verb, step) = if command::is_http_request(line) {
             (None, Some(Step::Close(reply::R500_HTTP_REQUEST)))
         } else if line.iter().any(|octet| matches!(octet, b'\r' | 0)) {
-            (None, Some(Step::Reply(reply::R500_BAD_OCTETS)))
+            (None, Some(reject_line(line, reply::R500_BAD_OCTETS)))
         } else {
-            let (verb, argument) = command::split(line);
-            (verb, self.execute(verb, argument))
+            let (verb, argument) = command::split_line(line);
+            self.discarding_chunks &= verb == Some(Verb::Bdat);
+            let step = match verb {
+                Some(verb) => self.execute(verb, argument),
+                None => Some(reject_line(line, reply::R500_UNKNOWN_VERB)),
+            };
+            (verb, step)
         };
         self.count_command(verb, was_in_transaction);
-        let step = match step {
-            // How many octets behind it are no commands is unknown.
-            Some(Step::Reply(reply)) if reply.code() == 500 && command::is_bdat(line) => {
-                Some(Step::Close(reply))
-            }
-            step => step,
-        };
         input.consume(octets);
         match step {
-            Some(step @ Step::Close(_)) => step,
+            Some(step @ (Step::Quit(_) | Step::Close(_))) => step,
             _ if self.commands.is_exceeded() => Step::Close(reply::R421_TOO_MANY_COMMANDS),
             Some(Step::StartTls(_)) if !input.unread().is_empty() => {
                 Step::Close(reply::R454_PIPELINED_STARTTLS)
@@ -236,48 +235,39 @@ impl Session {
         }
     }
 
-    /// The one table of commands: what each verb does. `None`: the octets of a chunk come next.
-    fn execute(&mut self, verb: Option<Verb>, argument: &[u8]) -> Option<Step> {
-        self.discarding_chunks &= verb == Some(Verb::Bdat);
+    /// Executes a command. Returns `None` after BDAT: the octets of a chunk follow.
+    fn execute(&mut self, verb: Verb, argument: &[u8]) -> Option<Step> {
         let outcome = match verb {
-            Some(Verb::Helo) => self.helo(argument, false),
-            Some(Verb::Ehlo) => self.helo(argument, true),
-            Some(Verb::Mail) => self.mail(argument),
-            Some(Verb::Rcpt) => self.rcpt(argument),
-            Some(Verb::Data) => self.data(argument),
-            Some(Verb::Bdat) => return self.bdat(argument),
-            Some(Verb::Rset) => self.rset(argument),
-            Some(Verb::Noop) => Ok(reply::R250_OK),
-            Some(Verb::Vrfy) => Ok(reply::R252_CANNOT_VERIFY),
-            Some(Verb::Help) => Ok(reply::R214_HELP),
-            Some(Verb::Quit) => match command::no_argument(argument) {
-                Ok(()) => return Some(Step::Close(reply::R221_BYE)),
-                Err(error) => Err(error),
-            },
-            Some(Verb::StartTls) => match self.start_tls(argument) {
-                Ok(reply) if reply == reply::R220_START_TLS => return Some(Step::StartTls(reply)),
-                outcome => outcome,
-            },
-            Some(Verb::Xclient) => match self.xclient(argument) {
-                Ok(step) => return Some(step),
-                Err(error) => Err(error),
-            },
-            Some(Verb::Expn | Verb::NotImplemented) => Ok(reply::R502_NOT_IMPLEMENTED),
-            None => Ok(reply::R500_UNKNOWN_VERB),
+            Verb::Helo => self.helo(argument, false).map(Step::Reply),
+            Verb::Ehlo => self.helo(argument, true).map(Step::Reply),
+            Verb::Mail => self.mail(argument),
+            Verb::Rcpt => self.rcpt(argument).map(Step::Reply),
+            Verb::Data => self.data(argument).map(Step::Reply),
+            Verb::Bdat => return self.bdat(argument),
+            Verb::Rset => self.rset(argument).map(Step::Reply),
+            Verb::Noop => Ok(Step::Reply(reply::R250_OK)),
+            Verb::Vrfy => Ok(Step::Reply(reply::R252_CANNOT_VERIFY)),
+            Verb::Help => Ok(Step::Reply(reply::R214_HELP)),
+            Verb::Quit => {
+                command::check_no_argument(argument).map(|()| Step::Quit(reply::R221_BYE))
+            }
+            Verb::StartTls => self.start_tls(argument),
+            Verb::Xclient => self.xclient(argument),
+            Verb::Expn | Verb::NotImplemented => Ok(Step::Reply(reply::R502_NOT_IMPLEMENTED)),
         };
-        Some(Step::Reply(outcome.unwrap_or_else(Reply::from)))
+        Some(outcome.unwrap_or_else(|error| Step::Reply(error.into())))
     }
 
     fn helo(&mut self, argument: &[u8], extended: bool) -> Result<Reply, CommandError> {
         let name = command::helo_name(argument)?.to_owned();
         self.helo = Some(Helo { name, extended });
         self.state = State::Ready;
-        self.counts.helo += 1;
+        self.stats.helo += 1;
         let settings = &self.settings;
         Ok(if extended {
             let offer = OfferedExtensions {
                 chunking: self.chunking_allowed(),
-                starttls: self.tls == Tls::Offered,
+                starttls: self.tls == TlsState::Offered,
                 xclient: self.proxy.is_some(),
             };
             extension::ehlo_reply(&settings.host_name, settings.max_content_octets, offer)
@@ -286,41 +276,41 @@ impl Session {
         })
     }
 
-    fn mail(&mut self, argument: &[u8]) -> Result<Reply, CommandError> {
+    fn mail(&mut self, argument: &[u8]) -> Result<Step, CommandError> {
         if self.helo.is_none() {
-            return Ok(reply::R503_SEND_HELO_FIRST);
+            return Ok(Step::Reply(reply::R503_SEND_HELO_FIRST));
         }
         if let State::Transaction(_) = self.state {
-            return Ok(reply::R503_NESTED_MAIL);
+            return Ok(Step::Reply(reply::R503_NESTED_MAIL));
         }
         let mail = MailCommand::parse(argument)?;
         let max = self.settings.max_content_octets as u64;
-        if mail.size.is_some_and(|size| size > max) {
-            return Ok(reply::R552_TOO_LARGE);
+        if mail.parameters.size.is_some_and(|size| size > max) {
+            return Ok(Step::RejectMessage(ContentError::TooLarge));
         }
         let envelope = Envelope {
             reverse_path: mail.reverse_path,
             recipients: Vec::new(),
-            smtputf8: mail.smtputf8,
+            smtputf8: mail.parameters.smtputf8,
         };
         let chunks = None;
         self.state = State::Transaction(Transaction { envelope, chunks });
-        self.counts.mail += 1;
-        Ok(reply::R250_SENDER_OK)
+        self.stats.mail += 1;
+        Ok(Step::Reply(reply::R250_SENDER_OK))
     }
 
     fn rcpt(&mut self, argument: &[u8]) -> Result<Reply, CommandError> {
-        self.counts.rcpt_asked += 1;
+        self.stats.rcpt_total += 1;
         let envelope = match &mut self.state {
             State::Transaction(transaction) if transaction.chunks.is_some() => {
-                return Ok(reply::R503_CHUNKS_UNDER_WAY);
+                return Ok(reply::R503_BDAT_IN_PROGRESS);
             }
             State::Transaction(transaction) => &mut transaction.envelope,
             _ => return Ok(reply::R503_SEND_MAIL_FIRST),
         };
         let path = command::parse_rcpt(argument, envelope.smtputf8)?;
         let settings = &self.settings;
-        if !settings.allowed_hosts.accept(&path) {
+        if !settings.allowed_hosts.accepts(&path) {
             return Ok(reply::R550_RELAY_DENIED);
         }
         if !settings.can_store(&path) {
@@ -336,44 +326,53 @@ impl Session {
         if let Some(proxy) = &mut self.proxy {
             proxy.lock_address();
         }
-        self.counts.rcpt += 1;
+        self.stats.rcpt += 1;
         Ok(reply::R250_RECIPIENT_OK)
     }
 
     fn rset(&mut self, argument: &[u8]) -> Result<Reply, CommandError> {
-        command::no_argument(argument)?;
+        command::check_no_argument(argument)?;
         self.state = State::Ready;
         Ok(reply::R250_OK)
     }
 
-    fn start_tls(&self, argument: &[u8]) -> Result<Reply, CommandError> {
-        if self.tls == Tls::Unavailable {
-            return Ok(reply::R502_NOT_IMPLEMENTED);
+    fn start_tls(&self, argument: &[u8]) -> Result<Step, CommandError> {
+        if self.tls == TlsState::Unavailable {
+            return Ok(Step::Reply(reply::R502_NOT_IMPLEMENTED));
         }
-        command::no_argument(argument)?;
+        command::check_no_argument(argument)?;
         Ok(match self.tls {
-            Tls::On => reply::R503_TLS_ALREADY,
-            Tls::Offered | Tls::Unavailable => reply::R220_START_TLS,
+            TlsState::On => Step::Reply(reply::R503_TLS_ACTIVE),
+            TlsState::Offered | TlsState::Unavailable => Step::StartTls(reply::R220_START_TLS),
         })
     }
 
-    /// The session starts over for the client that a trusted proxy speaks for, which has to greet us itself.
+    /// Executes XCLIENT: the session starts over for the client of a trusted proxy, which has to send HELO or EHLO itself.
     fn xclient(&mut self, argument: &[u8]) -> Result<Step, CommandError> {
         let Some(proxy) = &mut self.proxy else {
-            return Ok(Step::Reply(reply::R550_XCLIENT_DENIED));
+            return Ok(Step::RejectXclient);
         };
         if let State::Transaction(_) = self.state {
             return Ok(Step::Reply(reply::R503_XCLIENT_IN_TRANSACTION));
         }
-        let facts = XclientAttributes::parse(argument)?;
-        let address = facts.address;
-        if !proxy.apply(facts) {
-            return Ok(Step::Reply(reply::R550_XCLIENT_DENIED));
+        let attributes = XclientAttributes::parse(argument)?;
+        let address = attributes.address;
+        if !proxy.apply(attributes) {
+            return Ok(Step::RejectXclient);
         }
         self.helo = None;
-        Ok(Step::Xclient(address, self.greet()))
+        Ok(Step::Xclient(address, self.greeting()))
     }
 }
 
-/// A session may send this many faulty commands; the next one ends it.
+/// Returns the rejection of a line that is not a valid command. The session ends if the line begins with BDAT, because an
+/// unknown number of content octets follows.
+fn reject_line(line: &[u8], reply: Reply) -> Step {
+    match command::begins_with_bdat(line) {
+        true => Step::Close(reply),
+        false => Step::Reply(reply),
+    }
+}
+
+/// Maximum number of erroneous commands in a session; the next one ends it.
 const MAX_ERRORS: u64 = 10;

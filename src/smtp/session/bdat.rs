@@ -1,50 +1,51 @@
-//! BDAT: chunks of a message, counted instead of framed ([RFC 3030](https://www.rfc-editor.org/rfc/rfc3030)).
+//! BDAT: a message in chunks of a declared size ([RFC 3030](https://www.rfc-editor.org/rfc/rfc3030)).
 
 use std::mem;
 
 use super::{Session, State, Step, Transaction};
 use crate::smtp::command::BdatCommand;
 use crate::smtp::content::{Content, ContentError};
-use crate::smtp::data::Sink;
+use crate::smtp::data::ContentSink;
 use crate::smtp::input::InputBuffer;
 use crate::smtp::reply::{self, Reply};
-use crate::smtp::step::Envelope;
+use crate::smtp::step::{DiscardReason, Envelope};
 use crate::smtp::xclient::TrustedProxy;
 
-/// A chunk whose octets flow.
+/// A chunk whose octets are being received.
 pub(super) struct Chunk {
     remaining: u64,
-    after: AfterChunk,
+    action: ChunkAction,
 }
 
-enum AfterChunk {
-    /// The chunk was no good from the start: its octets are no commands all the same.
+enum ChunkAction {
+    /// BDAT was rejected: the octets of the chunk are discarded, because they must not be executed as commands. The reply is
+    /// sent and the earlier state restored after the last octet.
     Reject(Reply, Box<State>),
     Receive {
         envelope: Envelope,
-        intake: Sink,
+        sink: ContentSink,
         last: bool,
     },
 }
 
 impl Chunk {
-    /// Returns the reply to a chunk whose octets are discarded; `None` while they are kept.
-    pub(super) fn refusal(&self) -> Option<Reply> {
-        match &self.after {
-            AfterChunk::Reject(reply, _) => Some(reply.clone()),
-            AfterChunk::Receive { intake, .. } => intake.refusal(),
+    /// Returns the reason why the octets of the chunk are discarded; `None` while they are stored.
+    pub(super) fn discard_reason(&self) -> Option<DiscardReason> {
+        match &self.action {
+            ChunkAction::Reject(reply, _) => Some(DiscardReason::Command(reply.clone())),
+            ChunkAction::Receive { sink, .. } => sink.error().map(DiscardReason::Message),
         }
     }
 }
 
 impl Session {
-    /// A chunk is announced: its octets come next, unless the session ends here.
+    /// Executes BDAT: the octets of the chunk follow, unless the session ends here.
     pub(super) fn bdat(&mut self, argument: &[u8]) -> Option<Step> {
         let Some(BdatCommand { size, last }) = BdatCommand::parse(argument) else {
-            // How many octets are no commands is unknown, so none after them can be trusted.
+            // The number of content octets that follow is unknown, so none of the input after this line can be trusted.
             return Some(Step::Close(reply::R501_BAD_CHUNK_SIZE));
         };
-        let then = match mem::replace(&mut self.state, State::Closed) {
+        let action = match mem::replace(&mut self.state, State::Closed) {
             state if !self.chunking_allowed() => {
                 self.reject_chunk(reply::R502_NOT_IMPLEMENTED, state, last)
             }
@@ -56,14 +57,14 @@ impl Session {
                 let content = transaction
                     .chunks
                     .unwrap_or_else(|| Content::new(max, &self.budget));
-                let room = max.saturating_sub(content.octets().len());
-                let fits = size <= room as u64;
-                AfterChunk::Receive {
+                let spare = max.saturating_sub(content.octets().len());
+                let fits = size <= spare as u64;
+                ChunkAction::Receive {
                     envelope: transaction.envelope,
-                    intake: if fits {
-                        Sink::Storing(content)
+                    sink: if fits {
+                        ContentSink::Storing(content)
                     } else {
-                        Sink::Discarding(ContentError::TooLarge)
+                        ContentSink::Discarding(ContentError::TooLarge)
                     },
                     last,
                 }
@@ -72,69 +73,69 @@ impl Session {
         };
         self.state = State::Chunk(Chunk {
             remaining: size,
-            after: then,
+            action,
         });
         None
     }
 
-    fn reject_chunk(&mut self, reply: Reply, state: State, last: bool) -> AfterChunk {
+    fn reject_chunk(&mut self, reply: Reply, state: State, last: bool) -> ChunkAction {
         self.exempt_from_errors = self.discarding_chunks;
         if !self.exempt_from_errors {
             self.begin_content();
         }
         self.discarding_chunks &= !last;
-        AfterChunk::Reject(reply, Box::new(state))
+        ChunkAction::Reject(reply, Box::new(state))
     }
 
-    /// Not through nginx: up to the first accepted RCPT it reads commands itself and knows no BDAT, so a chunk that is sent
-    /// along with them would be commands to it.
+    /// Returns whether BDAT is accepted: not after XCLIENT. Until the first accepted RCPT nginx parses commands itself and
+    /// does not know BDAT, so nginx would execute the octets of a pipelined chunk as commands.
     pub(super) fn chunking_allowed(&self) -> bool {
         !self.proxy.as_ref().is_some_and(TrustedProxy::was_applied)
     }
 
-    /// Uses up input as octets of the chunk.
+    /// Consumes input as octets of the chunk.
     #[expect(clippy::indexing_slicing, reason = "`count` is at most what is unread")]
     pub(super) fn read_chunk(&mut self, input: &mut InputBuffer) -> Step {
         let State::Chunk(chunk) = &mut self.state else {
             return Step::NeedInput;
         };
         let unread = input.unread();
-        let count =
-            usize::try_from(chunk.remaining).map_or(unread.len(), |left| left.min(unread.len()));
-        if let AfterChunk::Receive { intake, .. } = &mut chunk.after {
-            intake.push(&unread[..count]);
+        let count = usize::try_from(chunk.remaining)
+            .map_or(unread.len(), |remaining| remaining.min(unread.len()));
+        if let ChunkAction::Receive { sink, .. } = &mut chunk.action {
+            sink.push(&unread[..count]);
         }
         chunk.remaining -= count as u64;
-        let (is_complete, is_discarded) = (chunk.remaining == 0, chunk.refusal().is_some());
+        let (is_complete, is_discarded) = (chunk.remaining == 0, chunk.discard_reason().is_some());
         input.consume(count);
-        self.content_came(count, is_discarded);
+        self.record_content(count, is_discarded);
         if !is_complete {
             return Step::NeedInput;
         }
         let State::Chunk(chunk) = mem::replace(&mut self.state, State::Ready) else {
             return Step::NeedInput;
         };
-        match chunk.after {
-            AfterChunk::Reject(reply, state) => {
+        match chunk.action {
+            ChunkAction::Reject(reply, state) => {
                 self.state = *state;
                 Step::Reply(reply)
             }
-            AfterChunk::Receive {
+            ChunkAction::Receive {
                 envelope,
-                intake: Sink::Storing(content),
+                sink: ContentSink::Storing(content),
                 last: false,
             } => {
                 let chunks = Some(content);
                 self.state = State::Transaction(Transaction { envelope, chunks });
                 Step::Reply(reply::R250_CHUNK_OK)
             }
-            AfterChunk::Receive {
+            ChunkAction::Receive {
                 envelope,
-                intake,
+                sink,
                 last,
             } => {
                 self.discarding_chunks = !last;
-                self.finish_message(envelope, intake)
+                self.finish_message(envelope, sink)
             }
         }
     }

@@ -1,37 +1,37 @@
-//! Content: DATA and what DATA and BDAT have in common.
+//! DATA, and the end of a message for both DATA and BDAT.
 
 use std::mem;
 
 use super::{Session, State, Step, Transaction};
 use crate::smtp::command::{self, CommandError};
 use crate::smtp::content::Content;
-use crate::smtp::data::{DataReader, Sink};
+use crate::smtp::data::{ContentSink, DataReader};
 use crate::smtp::input::InputBuffer;
 use crate::smtp::reply::{self, Reply};
-use crate::smtp::step::{ContentProgress, Envelope};
+use crate::smtp::step::{ContentProgress, DiscardReason, Envelope};
 
 impl Session {
-    /// Returns how far the content has come that was received last.
-    pub fn progress(&self) -> ContentProgress {
+    /// Returns the progress of the content that is received now or was received last.
+    pub fn content_progress(&self) -> ContentProgress {
         self.progress
     }
 
-    /// Returns the reply to the content that is being discarded; `None` while content is kept, or none is awaited.
-    pub fn refusal(&self) -> Option<Reply> {
+    /// Returns the reason why content is being discarded; `None` if content is being stored or no content is expected.
+    pub fn discard_reason(&self) -> Option<DiscardReason> {
         match &self.state {
-            State::Data(_, reader) => reader.intake().refusal(),
-            State::Chunk(chunk) => chunk.refusal(),
+            State::Data(_, reader) => reader.sink().error().map(DiscardReason::Message),
+            State::Chunk(chunk) => chunk.discard_reason(),
             State::Ready | State::Transaction(_) | State::Closed => None,
         }
     }
 
-    /// Returns whether content is being discarded, or more chunks of a message that was refused.
+    /// Returns whether content is being discarded, or more chunks of a discarded message are expected.
     pub fn is_discarding(&self) -> bool {
-        self.discarding_chunks || self.refusal().is_some()
+        self.discarding_chunks || self.discard_reason().is_some()
     }
 
     pub(super) fn data(&mut self, argument: &[u8]) -> Result<Reply, CommandError> {
-        command::no_argument(argument)?;
+        command::check_no_argument(argument)?;
         match mem::replace(&mut self.state, State::Closed) {
             State::Transaction(transaction) if transaction.is_ready_for_data() => {
                 let content = Content::new(self.settings.max_content_octets, &self.budget);
@@ -44,9 +44,9 @@ impl Session {
                 ))
             }
             state => {
-                let refusal = state.sequence_error();
+                let reply = state.sequence_error();
                 self.state = state;
-                Ok(refusal)
+                Ok(reply)
             }
         }
     }
@@ -56,10 +56,10 @@ impl Session {
             return Step::NeedInput;
         };
         let progress = reader.read(input.unread());
-        let is_discarded = reader.intake().refusal().is_some();
+        let is_discarded = reader.sink().error().is_some();
         input.consume(progress.used);
-        self.content_came(progress.used, is_discarded);
-        if !progress.end_of_mail {
+        self.record_content(progress.used, is_discarded);
+        if !progress.is_end_of_message {
             return Step::NeedInput;
         }
         let State::Data(envelope, reader) = mem::replace(&mut self.state, State::Ready) else {
@@ -68,12 +68,12 @@ impl Session {
         self.finish_message(envelope, reader.into_sink())
     }
 
-    pub(super) fn finish_message(&mut self, envelope: Envelope, intake: Sink) -> Step {
-        self.counts.data += 1;
-        self.commands.transaction_ended();
-        match intake {
-            Sink::Storing(content) => Step::Save(envelope, content),
-            Sink::Discarding(error) => Step::Reply(error.into()),
+    pub(super) fn finish_message(&mut self, envelope: Envelope, sink: ContentSink) -> Step {
+        self.stats.data += 1;
+        self.commands.end_transaction();
+        match sink {
+            ContentSink::Storing(content) => Step::Save(envelope, content),
+            ContentSink::Discarding(error) => Step::RejectMessage(error),
         }
     }
 
@@ -84,7 +84,7 @@ impl Session {
         };
     }
 
-    pub(super) fn content_came(&mut self, octets: usize, is_discarded: bool) {
+    pub(super) fn record_content(&mut self, octets: usize, is_discarded: bool) {
         self.progress.octets += octets as u64;
         if is_discarded {
             self.progress.discarded += octets as u64;
@@ -99,11 +99,11 @@ impl Transaction {
 }
 
 impl State {
-    /// Why DATA or BDAT is out of sequence here.
+    /// Returns the reply to DATA or BDAT in a state that does not allow it.
     pub(super) fn sequence_error(&self) -> Reply {
         match self {
             State::Transaction(transaction) if transaction.chunks.is_some() => {
-                reply::R503_CHUNKS_UNDER_WAY
+                reply::R503_BDAT_IN_PROGRESS
             }
             State::Transaction(_) => reply::R503_SEND_RCPT_FIRST,
             _ => reply::R503_SEND_MAIL_FIRST,

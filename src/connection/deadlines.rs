@@ -1,0 +1,136 @@
+//! The deadlines of a connection: each completed step begins a new one.
+
+use std::mem;
+use std::time::{Duration, Instant};
+
+use super::Connection;
+use crate::metrics::CloseReason;
+use crate::net::deadline::Deadline;
+use crate::net::load::LoadLevel;
+use crate::smtp::{DiscardReason, Expecting, Session};
+
+/// The deadlines of one connection.
+pub(super) struct Deadlines {
+    /// Start of the time limit for all commands without a delivery together; moved forward by the time spent waiting for the store.
+    commands_since: Instant,
+    /// Whether a mail was saved since `commands_since`: the time for commands restarts with the next wait, after the reply.
+    is_mail_saved: bool,
+    /// The deadline for a command, with the expected input and the number of replies for which it is valid.
+    command: Option<(Expecting, u64, Deadline)>,
+    /// The deadline for the content with this sequence number, from the first chunk of a message to its last.
+    content: Option<(u64, Deadline)>,
+}
+
+impl Deadlines {
+    /// Returns the deadlines of a client that connects now.
+    pub(super) fn new(now: Instant) -> Deadlines {
+        Deadlines {
+            commands_since: now,
+            is_mail_saved: false,
+            command: None,
+            content: None,
+        }
+    }
+
+    /// Returns the deadline for the input that the session expects.
+    pub(super) fn next_deadline(
+        &mut self,
+        session: &Session,
+        timeout: Duration,
+        has_delivered: bool,
+    ) -> Deadline {
+        let expected = session.expecting();
+        if expected == Expecting::Content || session.is_discarding() {
+            let content = self.content_deadline(session, timeout);
+            if expected == Expecting::Content {
+                return content;
+            }
+        }
+        let replies = session.stats().replies;
+        if let Some((kind, number, deadline)) = self.command
+            && (kind, number) == (expected, replies)
+        {
+            return deadline;
+        }
+        let now = Instant::now();
+        let is_idle = expected == Expecting::Command && has_delivered;
+        let deadline = Deadline::for_command(now, timeout)
+            .with_commands_since(self.commands_since(now))
+            .idle_after_delivery(is_idle);
+        self.command = Some((expected, replies, deadline));
+        deadline
+    }
+
+    fn content_deadline(&mut self, session: &Session, timeout: Duration) -> Deadline {
+        let progress = session.content_progress();
+        let (_, deadline) = match &mut self.content {
+            Some(content) if content.0 == progress.number => content,
+            content => content.insert((
+                progress.number,
+                Deadline::for_content(Instant::now(), timeout),
+            )),
+        };
+        deadline.set_progress(progress.octets);
+        if session.is_discarding() {
+            deadline.set_discarded(Instant::now);
+        }
+        *deadline
+    }
+
+    /// Restarts the timeout for silence within content, because octets were received.
+    pub(super) fn record_content(&mut self, now: Instant) {
+        if let Some((_, deadline)) = &mut self.content {
+            deadline.record_octets(now);
+        }
+    }
+
+    /// Returns the start of the time limit for all commands without a delivery together.
+    pub(super) fn commands_since(&mut self, now: Instant) -> Instant {
+        if mem::take(&mut self.is_mail_saved) {
+            self.commands_since = now;
+        }
+        self.commands_since
+    }
+
+    /// Restarts the time for commands, from the end of the reply to the saved mail on.
+    pub(super) fn record_saved_mail(&mut self) {
+        self.is_mail_saved = true;
+    }
+
+    /// Excludes the time that the client waited for the store from its time for commands.
+    pub(super) fn exclude_store_wait(&mut self, waited: Duration) {
+        self.commands_since += waited;
+    }
+
+    fn is_discard_time_over(&self) -> bool {
+        let content = self.content.as_ref();
+        content.is_some_and(|(_, deadline)| deadline.was_discarded_long_enough(Instant::now()))
+    }
+}
+
+impl Connection<'_> {
+    /// Returns whether content was discarded for the maximum time or, if at least half of the connection slots are taken, for
+    /// the maximum number of octets.
+    pub(super) fn is_discard_limit_reached(&self) -> bool {
+        let max_content = self.session_settings.max_content_octets as u64;
+        let max_discarded = max_content
+            .saturating_mul(2)
+            .saturating_add(MAX_DISCARDED_BEYOND);
+        let is_over_limit = self.session.content_progress().discarded > max_discarded;
+        (is_over_limit && self.client.load() >= LoadLevel::HalfFull)
+            || self.deadlines.is_discard_time_over()
+    }
+
+    /// Returns the discard reason to report to a client whose deadline has passed. A client whose message is too large must
+    /// receive 552 rather than a timeout, because it would send the message again after a timeout.
+    pub(super) fn discard_reason_to_report(&self, reason: CloseReason) -> Option<DiscardReason> {
+        match reason == CloseReason::Shed || self.deadlines.is_discard_time_over() {
+            true => self.session.discard_reason(),
+            false => None,
+        }
+    }
+}
+
+/// Octets that are discarded beyond twice the size limit, so that most clients with a slightly too large mail receive the
+/// reply at the end of their content.
+const MAX_DISCARDED_BEYOND: u64 = 1 << 20;
