@@ -11,9 +11,9 @@ use crate::smtp::{DiscardReason, Expecting, Session};
 
 /// The deadlines of one connection.
 pub(super) struct Deadlines {
-    /// Start of the time limit for all commands without a delivery together; moved forward by the time spent waiting for the store.
+    /// Start of the period in which the client has sent commands but no mail. Time spent waiting for the store is excluded.
     commands_since: Instant,
-    /// Whether a mail was saved since `commands_since`: the time for commands restarts with the next wait, after the reply.
+    /// Whether a mail was saved, so that `commands_since` restarts with the next wait, after the reply to the mail.
     is_mail_saved: bool,
     /// The deadline for a command, with the expected input and the number of replies for which it is valid.
     command: Option<(Expecting, u64, Deadline)>,
@@ -84,7 +84,7 @@ impl Deadlines {
         }
     }
 
-    /// Returns the start of the time limit for all commands without a delivery together.
+    /// Returns the start of the period in which the client has sent commands but no mail.
     pub(super) fn commands_since(&mut self, now: Instant) -> Instant {
         if mem::take(&mut self.is_mail_saved) {
             self.commands_since = now;
@@ -92,12 +92,12 @@ impl Deadlines {
         self.commands_since
     }
 
-    /// Restarts the time for commands, from the end of the reply to the saved mail on.
+    /// Restarts the period of commands without a mail, after the reply to the saved mail.
     pub(super) fn record_saved_mail(&mut self) {
         self.is_mail_saved = true;
     }
 
-    /// Excludes the time that the client waited for the store from its time for commands.
+    /// Excludes time spent waiting for the store from the period of commands without a mail.
     pub(super) fn exclude_store_wait(&mut self, waited: Duration) {
         self.commands_since += waited;
     }
@@ -121,8 +121,8 @@ impl Connection<'_> {
             || self.deadlines.is_discard_time_over()
     }
 
-    /// Returns the discard reason to report to a client whose deadline has passed. A client whose message is too large must
-    /// receive 552 rather than a timeout, because it would send the message again after a timeout.
+    /// Returns the discard reason if the server ends the discarding, because slots run out or the maximum time has passed;
+    /// `None` if the client stopped sending. A client that receives 421 instead of 552 would send a too large message again.
     pub(super) fn discard_reason_to_report(&self, reason: CloseReason) -> Option<DiscardReason> {
         match reason == CloseReason::Shed || self.deadlines.is_discard_time_over() {
             true => self.session.discard_reason(),
@@ -131,6 +131,6 @@ impl Connection<'_> {
     }
 }
 
-/// Octets that are discarded beyond twice the size limit, so that most clients with a slightly too large mail receive the
-/// reply at the end of their content.
+/// Content beyond twice the maximum size that is still read and discarded when half of the connection slots are taken: most
+/// clients read the reply only after they have sent all of their content.
 const MAX_DISCARDED_BEYOND: u64 = 1 << 20;

@@ -208,7 +208,7 @@ impl<'a> Connection<'a> {
         let spare = match expected {
             Expecting::Content => self.input.spare_mut(CONTENT_READ_SIZE),
             Expecting::Command | Expecting::TransactionCommand => {
-                // The buffer may have grown for a message that was rejected.
+                // Commands need a small buffer; it may have grown for a message that was rejected.
                 self.input.shrink();
                 self.input.spare_mut(COMMAND_READ_SIZE)
             }
@@ -232,12 +232,12 @@ impl<'a> Connection<'a> {
                 Ok(())
             }
             Err(error) => {
-                let end = close_reason(&error);
-                if matches!(end, CloseReason::TimedOut | CloseReason::Shed) {
-                    let reason = self.discard_reason_to_report(end);
-                    self.close_slow_client(reason);
+                let reason = close_reason(&error);
+                if matches!(reason, CloseReason::TimedOut | CloseReason::Shed) {
+                    let discard_reason = self.discard_reason_to_report(reason);
+                    self.close_slow_client(discard_reason);
                 }
-                Err(end)
+                Err(reason)
             }
         }
     }
@@ -251,8 +251,8 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Logs the first rejected XCLIENT of a connection; further ones would let a client flood the log. Without the log line, a
-    /// proxy that is missing in GM_TRUSTED_PROXIES would be noticed only through bounces.
+    /// Logs the first rejected XCLIENT of a connection, because a proxy that is missing in GM_TRUSTED_PROXIES would otherwise
+    /// be noticed only through bounces. Further ones are not logged, because any client can send XCLIENT.
     fn log_xclient_rejection(&mut self) {
         if mem::replace(&mut self.xclient_rejection_logged, true) {
             return;
@@ -265,7 +265,7 @@ impl<'a> Connection<'a> {
         log::info!(session:% = session, client:% = self.client.ip(), command = "XCLIENT", fix = fix; "rejected");
     }
 
-    /// Applies the client address that a trusted proxy passed on; closes the connection if that address has too many.
+    /// Applies the client address that a trusted proxy passed on; closes the connection if that address has too many connections.
     fn apply_xclient(&mut self, address: ClientAddress, reply: &Reply) -> Result<(), CloseReason> {
         let is_within_limit = match address {
             ClientAddress::NotGiven => true,
@@ -384,5 +384,5 @@ impl<'a> Connection<'a> {
 
 /// Capacity of the reply queue that is kept after a flush.
 const KEPT_OUTPUT_CAPACITY: usize = 4_096;
-/// Maximum size of the reply queue: a client that pipelines commands has to read replies before it is exceeded.
+/// Size of the reply queue at which it is sent, although more pipelined commands are unread.
 const MAX_QUEUED_REPLY_OCTETS: usize = 65_536;

@@ -68,7 +68,7 @@ impl Connection<'_> {
             }
         };
         if client_address.is_some() && !client.set_client_address(client_address) {
-            // Never sends a plaintext reply on an implicit-TLS port.
+            // A plaintext reply is never sent on an implicit-TLS port.
             if !client.implicit_tls {
                 self.close(&reply::R421_TOO_MANY_FROM_ADDRESS);
             }

@@ -158,7 +158,7 @@ mod tests {
                 "_x.xn--mnster-3ya.test",
             ),
             (&[long.as_str()], long_a_label.as_str()),
-            // Invalid A-labels, which are compared as they are.
+            // Invalid A-labels are compared as they are.
             (
                 &["xn--zzzz---.test", "XN--zzzz---.Test."],
                 "xn--zzzz---.test",

@@ -77,7 +77,7 @@ impl XclientAttributes {
 pub struct TrustedProxy {
     was_applied: bool,
     address: ClientAddress,
-    /// Whether a different address is rejected. After the first accepted RCPT, nginx passes the client's octets on unchanged;
+    /// Whether XCLIENT with another address is rejected. After the first accepted RCPT, nginx passes the client's octets on unchanged;
     /// a load balancer with PROXY headers does so from the start. A later XCLIENT therefore comes from the client.
     is_address_locked: bool,
     helo_name: Option<String>,

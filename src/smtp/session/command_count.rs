@@ -85,7 +85,7 @@ const MAX_COMMANDS: u64 = 100;
 mod tests {
     use super::*;
 
-    /// Returns the count after so many commands outside of a transaction.
+    /// Returns the count after this number of commands outside of a transaction.
     fn count_after(commands: usize) -> CommandCount {
         let mut count = CommandCount::default();
         for _ in 0..commands {

@@ -37,7 +37,7 @@ pub struct Session {
     /// Whether a chunk was discarded before the last one of its message. The remaining chunks, up to LAST or another command,
     /// are discarded and not counted as errors, because a pipelining client sends them before it receives the reply.
     discarding_chunks: bool,
-    /// Whether the present command is BDAT for such a remaining chunk.
+    /// Whether the current command is BDAT for a remaining chunk of a discarded message, which is not an error.
     exempt_from_errors: bool,
 }
 
