@@ -1,4 +1,4 @@
-//! The command line: options with one dash, as in Go, or two, and the commands.
+//! The command line. Options may have one dash, as in Go, or two.
 
 mod check;
 mod list_show;

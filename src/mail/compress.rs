@@ -1,8 +1,8 @@
 //! Zlib streams ([RFC 1950](https://www.rfc-editor.org/rfc/rfc1950)) in which mails are stored.
 //!
-//! The content of a mail with many recipients is compressed only once, although the stream of each recipient begins
-//! with other trace fields. Layout of a stream: two octets of zlib header, the trace fields as stored (uncompressed)
-//! blocks, the deflated content (the same octets for every recipient), the checksum of both.
+//! The stream of each recipient begins with its own trace fields, but the content is compressed only once. Layout of a
+//! stream: zlib header (2 octets), trace fields in uncompressed blocks, deflated content (the same octets for every
+//! recipient), checksum of both.
 
 use std::collections::TryReserveError;
 use std::io;

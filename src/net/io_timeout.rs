@@ -39,9 +39,9 @@ pub enum IoDirection {
 /// Why a blocking call was ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExpiryReason {
-    /// The deadline for the normal load level passed.
+    /// The full deadline passed.
     TimedOut,
-    /// Only the shorter deadline for the current load level passed.
+    /// The full deadline has not passed, but connection slots run out and the shorter deadline for that load has.
     Shed,
 }
 
@@ -58,8 +58,10 @@ impl IoTimeout {
         }
     }
 
-    /// Returns whether `deadline` has passed already. Needed because a client that always has octets in transit never makes its
-    /// thread block, so that no scan finds an armed deadline.
+    /// Returns why the connection expires now, if `deadline` has passed.
+    ///
+    /// The scan only sees connections that are blocked. Reads of a client that always has octets in transit never block, so
+    /// this check is made before each read.
     pub fn expiry_without_wait(&self, deadline: &Deadline) -> Option<ExpiryReason> {
         let now = Instant::now();
         let load = LoadLevel::ALL.get(self.load.load(Ordering::Relaxed));

@@ -119,8 +119,8 @@ impl Listener {
         }
     }
 
-    /// Wakes the accepting threads by connecting to the socket once for each of them: `shutdown` would also end the listening
-    /// of the service manager that shares the socket.
+    /// Wakes the accepting threads by connecting to the socket once for each of them. `shutdown` cannot be used here, because
+    /// the service manager shares the socket and keeps listening on it.
     fn wake_threads(&self) {
         let ip = match self.address.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

@@ -215,7 +215,7 @@ pub const NEW_KEY_HINT: &str = "make a new key and have a certificate issued for
 
 /// Maximum size of a PEM file. A chain has about 10 kB; rustls-pemfile stops at 256 KiB in one block.
 const MAX_PEM_OCTETS: u64 = 1 << 20;
-/// Maximum length of a PEM label in a message; a file may contain any text as a label.
+/// Maximum length of a PEM label in an error text, because a file may contain any text as a label.
 const MAX_LABEL_SHOWN: usize = 40;
 const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
 const JAVA_KEY_STORE: &[u8] = b"\xfe\xed\xfe\xed";

@@ -65,7 +65,7 @@ pub enum TlsError {
         expected: &'static str,
         /// The file that it names.
         file: PathBuf,
-        /// The content that was found, and the fix.
+        /// A description of what the file contains instead, and how to fix it.
         found: String,
     },
     /// The certificate or the key cannot be used, or the certificates are in the wrong order. The text begins with the

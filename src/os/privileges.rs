@@ -61,8 +61,8 @@ pub fn drop_to(identity: Identity) -> Result<(), PrivilegeError> {
     verify(identity, must_change)
 }
 
-/// Checks that root cannot be regained. If no id had to change, supplementary groups are kept: the service manager may
-/// have granted them, for example to read the key.
+/// Checks that root cannot be regained. If no id had to change, supplementary groups are allowed: the service manager may
+/// have granted them, for example to read the TLS key.
 fn verify(identity: Identity, has_changed: bool) -> Result<(), PrivilegeError> {
     let Identity { user, group } = identity;
     let users = getresuid().map(|ids| [ids.real, ids.effective, ids.saved]);

@@ -66,8 +66,8 @@ impl SignalListener {
     }
 }
 
-/// Exits the process if the main thread does not receive a second stop request in time: it may be blocked in a file system
-/// that does not respond, or in a pipe that has replaced a file.
+/// Exits the process if the main thread does not receive a second stop request in time. The main thread may be blocked
+/// because a file system does not respond.
 fn exit_if_stuck(events: &Sender<Event>) {
     let give_up_at = Instant::now() + STUCK_AFTER;
     while !events.is_empty() {

@@ -29,7 +29,7 @@ pub enum StartError {
          group, or listen on loopback only"
     )]
     StaysRoot(SocketAddr),
-    /// The process could not change to the user and group of GUID and SGID.
+    /// The process could not change to the configured user (GUID) and group (SGID).
     #[error("GUID, SGID: {0}")]
     Privileges(#[from] PrivilegeError),
     /// The PID file cannot be written.

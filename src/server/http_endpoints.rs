@@ -11,7 +11,7 @@ use crate::http::status::{self, Status};
 use crate::net::accept_pool::AcceptPool;
 use crate::net::listener::Listener;
 
-/// Binds an HTTP listener if `address` is set; `fix` becomes part of the error.
+/// Binds an HTTP listener if `address` is set. `fix` is the advice that the error contains.
 ///
 /// # Errors
 /// [`StartError::Bind`].

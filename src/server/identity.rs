@@ -1,4 +1,4 @@
-//! The user and group that the server runs as: GUID and SGID, or those that started it.
+//! The user and group that the server runs as: those configured in GUID and SGID, or those of the process.
 
 use std::net::SocketAddr;
 

@@ -225,7 +225,7 @@ pub fn mysql_settings(config: &Config) -> MySqlSettings {
     }
 }
 
-/// Returns a connector for commands that only read; its connections do not update the settings of sessions.
+/// Returns a connector for `list`, `show` and `check`, which do not apply the column widths to SMTP sessions.
 pub fn mysql_connector(config: &Config) -> Connector {
     Connector::new(mysql_settings(config), Arc::new(|_| ()), &Health::default())
 }

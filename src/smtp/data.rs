@@ -9,7 +9,7 @@ use super::content::{Content, ContentError};
 
 /// The destination of received content: memory, or nothing after an error.
 ///
-/// The same [`DataReader`] reads stored and discarded messages, so both end at the same octet.
+/// The same [`DataReader`] finds the end of the message in both cases.
 #[derive(Debug)]
 pub enum ContentSink {
     /// Content is stored.

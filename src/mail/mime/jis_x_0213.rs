@@ -1,8 +1,8 @@
 //! JIS X 0213, a character set of ISO-2022-JP-3 and ISO-2022-JP-2004: the rows that JIS X 0208 lacks or defines only
 //! partly.
 //!
-//! The tables are generated from Python's codec `euc_jis_2004`. Of a character that Unicode writes as a sequence of
-//! two, only the first is here.
+//! The tables are generated from Python's codec `euc_jis_2004`. If Unicode writes a character as two code
+//! points, the table has only the first.
 
 /// Decodes a character from its plane and its two octets, each between 21 and 7E (hex); `None` for a row of JIS X 0208.
 pub fn decode(plane: u8, [row, column]: [u8; 2]) -> Option<char> {

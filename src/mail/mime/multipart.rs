@@ -63,11 +63,11 @@ impl<'a> DelimiterFinder<'a> {
         }
     }
 
-    /// Finds the first delimiter line from offset `from` on.
+    /// Finds the first delimiter line at or after offset `from`.
     ///
-    /// A line that is longer than the delimiter is no delimiter line: it belongs to a part, or to another multipart
-    /// whose boundary begins with this one. Trailing white space is ignored, because relays may add it (RFC 2046
-    /// §5.1.1, transport padding).
+    /// Trailing white space is ignored, because relays may add it (RFC 2046 §5.1.1, transport padding). A line with other
+    /// octets after the boundary is not a delimiter: it is text, or a delimiter of another multipart whose boundary begins
+    /// with this one.
     #[expect(
         clippy::indexing_slicing,
         reason = "offsets that were found in the body, or its length"

@@ -10,8 +10,8 @@ use encoding_rs::{EUC_JP, EUC_KR, Encoding, GBK, ISO_8859_7, WINDOWS_1252};
 use super::escape_sequence::{self, CharacterSet, ESCAPE, Token};
 use super::{cns_11643, jis_x_0213};
 
-/// A charset with shift states. It determines how shifts are written and which set SO (or `~{`) selects before a
-/// designation.
+/// A charset whose octets have a meaning that depends on earlier escape sequences. It determines how the sequences are
+/// written, and the initial character set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StatefulCharset {
     /// ISO-2022-JP and its extensions.
