@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use r2d2::{ManageConnection, NopErrorHandler, Pool};
 use r2d2_redis::redis::{self, ConnectionLike, Value};
+use scheduled_thread_pool::ScheduledThreadPool;
 
 use super::connect::Connector;
 use super::connection::Connection;
@@ -68,7 +69,14 @@ impl RedisPool {
         let door = Connector::new(url)
             .map_err(|error| format!("REDIS_INTERFACE: {}", describe_error(&error)))?;
         let last_failure = LastFailure::default();
+        // r2d2 would start three threads. A pool of its own for each node: a node that does not answer must not delay connections
+        // to others, and r2d2 does not cancel the periodic job of a dropped pool, which ends only with its thread pool.
+        let threads = ScheduledThreadPool::builder()
+            .num_threads(1)
+            .thread_name_pattern("redis-connect")
+            .build();
         let pool = Pool::builder()
+            .thread_pool(Arc::new(threads))
             .max_size(writers as u32)
             .min_idle(Some(0))
             .connection_timeout(MAX_RECONNECT_PAUSE * 2)
