@@ -27,7 +27,7 @@ const AFTER_THE_DOT: &[&str] = &["", "QUIT\r\n", "NOOP\r\n"];
 /// Reasons of mails that were withdrawn.
 fn withdrawn(server: &Server) -> usize {
     let log = server.log();
-    log.matches("the client left before its mail's turn")
+    log.matches("the client disconnected before its mail was saved")
         .count()
 }
 

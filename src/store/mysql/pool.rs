@@ -60,7 +60,7 @@ fn look_at_idle(connector: &Connector, pool: &Pool<Connector>) {
     let is_alone = connector.hosts().count() == 1;
     let health = connector.health();
     let asked_at = Instant::now();
-    let _question = is_alone.then(|| health.ask("a question to the idle database"));
+    let _request = is_alone.then(|| health.begin_request("a question to the idle database"));
     while let Some(mut link) = pool.try_get() {
         // One that broke is dropped, and the pool's try to replace it tells how the database is.
         let error = link.with_timeout(Conn::ping).err();
