@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A finding with its remedy, on one line: control characters in a server's answer are escaped.
+/// A finding with its fix, on one line: control characters in a server's answer are escaped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
     is_error: bool,
@@ -29,7 +29,7 @@ impl Diagnostic {
         self.is_error
     }
 
-    /// Returns the finding and its remedy.
+    /// Returns the finding and its fix.
     pub fn text(&self) -> &str {
         &self.text
     }

@@ -83,8 +83,8 @@ impl Health {
         }
     }
 
-    /// Marks the store as stalled for the given reason, or as no longer stalled (`None`). A stalled store gets no mail, although
-    /// it can be reached.
+    /// Marks the store as stalled for the given reason, or as no longer stalled (`None`). A stalled store gets no mail,
+    /// although it can be reached.
     pub fn set_stalled(&self, reason: Option<String>) {
         let is_stalled = reason.is_some();
         *lock(&self.shared.stalled_reason) = reason.unwrap_or_default();

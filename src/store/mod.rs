@@ -95,7 +95,8 @@ pub trait SaveMail: Send {
 
     /// Saves the mails of a batch, which is never empty, and returns one outcome per mail, in order.
     ///
-    /// The default calls [`save_mail`](SaveMail::save_mail) for each. A store that can commit many mails at once overrides this.
+    /// The default calls [`save_mail`](SaveMail::save_mail) for each. A store that can commit many mails at once overrides
+    /// this.
     fn save_batch(&mut self, batch: &[Mail]) -> Vec<Result<SavedId, SaveError>> {
         batch.iter().map(|mail| self.save_mail(mail)).collect()
     }

@@ -66,7 +66,7 @@ pub fn text(octets: Vec<u8>) -> String {
         .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
-/// A store that can be read.
+/// A store whose mails can be read.
 pub trait MailReader {
     /// Returns the newest mails first, at most `limit`. If `to` is given, returns only those whose column `to` or `recipient`
     /// equals it, ignoring case.
@@ -75,7 +75,7 @@ pub trait MailReader {
     /// [`ReadError`]: the store cannot be read.
     fn list(&mut self, to: Option<&str>, limit: u32) -> Result<Vec<MailListing>, ReadError>;
 
-    /// Returns why the last `list` did not know some sizes, and the remedy; `None` if it knew all.
+    /// Returns why some sizes in the last `list` are unknown, and the fix; `None` if all are known.
     fn warning(&self) -> Option<ReadError> {
         None
     }
@@ -87,7 +87,7 @@ pub trait MailReader {
     fn show(&mut self, hash: &str) -> Result<Option<Vec<u8>>, ReadError>;
 }
 
-/// Why mail could not be read: what failed, for which server or file, and the remedy.
+/// Why mail could not be read: what failed, for which server or file, and the fix.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ReadError(pub String);

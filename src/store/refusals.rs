@@ -11,8 +11,8 @@ pub struct Refusals {
 }
 
 impl Refusals {
-    /// Adds a batch whose mails came from these clients. Returns whether the store now counts as failing, which one client alone
-    /// cannot cause.
+    /// Adds a batch whose mails came from these clients. Returns whether the store now counts as failing, which one client
+    /// alone cannot cause.
     pub fn add(&mut self, clients: impl Iterator<Item = IpAddr>) -> bool {
         self.batches = self.batches.saturating_add(1);
         for client in clients.map(network) {

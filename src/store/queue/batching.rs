@@ -60,8 +60,8 @@ impl BatchScheduler {
             let Some(remaining) = timeout.checked_sub(started_at.elapsed()) else {
                 break;
             };
-            // The writer stores `wake_at` before it reads the queue length; a connection queues its mail before it reads `wake_at`
-            // (`notify_queued`). So at least one of them sees the other's change.
+            // The writer stores `wake_at` before it reads the queue length; a connection queues its mail before it reads
+            // `wake_at` (`notify_queued`). So at least one of them sees the other's change.
             self.wake_at.store(target, Ordering::SeqCst);
             if queued() >= target {
                 break;
@@ -74,12 +74,13 @@ impl BatchScheduler {
         Some((first, BatchPermit(self)))
     }
 
-    /// Wakes the waiting writer if the queue has reached its target. A connection calls this after it has queued a mail, with the
-    /// new queue length.
+    /// Wakes the waiting writer if the queue has reached its target. A connection calls this after it has queued a mail, with
+    /// the new queue length.
     pub fn notify_queued(&self, mails: usize) {
         let target = self.wake_at.load(Ordering::SeqCst);
         if target > 0 && mails >= target {
-            // The waiting writer holds this lock from before it stores `wake_at` until it blocks, so it cannot miss the wake-up.
+            // The waiting writer holds this lock from before it stores `wake_at` until it blocks, so it cannot miss the
+            // wake-up.
             let _batches = sync::lock(&self.batches);
             self.changed.notify_one();
         }

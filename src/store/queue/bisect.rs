@@ -22,8 +22,8 @@ impl BatchError {
 }
 
 /// Saves `batch` with `save_part`, which commits all mails of a part or none, and halves a part that fails until the failing
-/// mail is alone. Returns one outcome per mail, in order. One bad mail among n costs about 2 log₂ n transactions. After an error
-/// of the store itself, the remaining mails are not tried.
+/// mail is alone. Returns one outcome per mail, in order. One bad mail among n costs about 2 log₂ n transactions. After an
+/// error of the store itself, the remaining mails are not tried.
 pub fn save_bisecting(
     batch: &[Mail],
     save_part: &mut impl FnMut(&[Mail]) -> Result<(), BatchError>,

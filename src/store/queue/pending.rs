@@ -171,8 +171,8 @@ impl WaiterRegistry {
         }
     }
 
-    /// Wakes the connections that have waited for long. A connection that is about to block misses this wake-up and gets the next
-    /// one.
+    /// Wakes the connections that have waited for long. A connection that is about to block misses this wake-up and gets the
+    /// next one.
     fn wake_overdue(&self, now: Instant) {
         for (since, pending) in sync::lock(&self.waiters).values() {
             if now.saturating_duration_since(*since) >= DISCONNECT_CHECK_AFTER {

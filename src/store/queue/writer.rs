@@ -149,8 +149,8 @@ impl Writers {
     pub fn drain_and_join(self) {
         drop(self.stop);
         for thread in self.threads {
-            // Panics are caught in the thread. This join may block for long; the server's shutdown does not wait for it beyond a
-            // limit.
+            // Panics are caught in the thread. This join may block for long; the server's shutdown does not wait for it beyond
+            // a limit.
             let _ = thread.join();
         }
     }
@@ -297,8 +297,8 @@ fn count_store_error(error: &SaveError) {
     });
 }
 
-/// Longest queue. At most one mail per connection is waited for; the others were withdrawn while a store hung. Takes about 2 MB,
-/// and 20 MB more if all mails have been withdrawn.
+/// Longest queue. At most one mail per connection is waited for; the others were withdrawn while a store hung. Takes about 2
+/// MB, and 20 MB more if all mails have been withdrawn.
 const MAX_QUEUED_MAILS: usize = 131_072;
 /// Rows of one transaction. Above 100 rows, a commit gets no cheaper per row.
 const MAX_BATCH_ROWS: usize = 256;
