@@ -84,7 +84,7 @@ fn check_reports_an_unwritable_store_with_its_remedy() {
     assert_eq!(
         finding,
         format!(
-            "error: GM_SQLITE_FILE: missing/mail.db: cannot be made in missing: \
+            "error: GM_SQLITE_FILE: missing/mail.db: cannot be created in missing: \
              ENOENT: No such file or directory; give user {user} the right to write there\n"
         )
     );
@@ -148,7 +148,7 @@ fn check_names_the_user_that_lacks_file_permissions() {
     assert_eq!(
         ended.stdout,
         format!(
-            "error: GM_SQLITE_FILE: goguerrilla.db: cannot be made in .: \
+            "error: GM_SQLITE_FILE: goguerrilla.db: cannot be created in .: \
              EACCES: Permission denied; give user {user} the right to write there\n"
         )
     );

@@ -101,17 +101,17 @@ fn check_reports_each_redis_error_in_one_line_with_its_fix() {
         (
             closed.address(),
             "NOAUTH Authentication required",
-            "mend user and password",
+            "correct user and password",
         ),
         (
             url(":s3cr3t-wrong@", &closed, ""),
             "WRONGPASS ",
-            "mend user and password",
+            "correct user and password",
         ),
         (
             url("nobody:s3cr3t-of-redis@", &closed, ""),
             "WRONGPASS ",
-            "mend user and password",
+            "correct user and password",
         ),
         (
             url("reader:s3cr3t-of-reader@", &closed, ""),

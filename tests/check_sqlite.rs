@@ -205,7 +205,7 @@ fn check_changes_no_file_in_any_sqlite_state() {
             "a link into a missing folder",
             |folder| symlink("nowhere/real.db", folder.join(FILE)).expect("a link"),
             1,
-            "cannot be made in nowhere: ENOENT",
+            "cannot be created in nowhere: ENOENT",
         ),
         (
             "a link to itself",
@@ -235,7 +235,7 @@ fn check_changes_no_file_in_any_sqlite_state() {
                 fs::create_dir(folder.join("goguerrilla.db-wal")).expect("a folder");
             },
             1,
-            "goguerrilla.db-wal: expected a file of SQLite's",
+            "goguerrilla.db-wal: expected a regular file",
         ),
     ];
     // First as the user that runs the test, then, if that is root, also as another one.
@@ -401,7 +401,7 @@ fn check_names_the_process_that_holds_the_sqlite_lock() {
         // The test must not open the file itself: closing it would release the locks of this process (POSIX locks).
         let ended = run(folder.path(), &["check", "-config=goguerrilla.conf"]);
         let wanted = format!(
-            "error: GM_SQLITE_FILE: goguerrilla.db: database is locked; another program holds it: process {}\n",
+            "error: GM_SQLITE_FILE: goguerrilla.db: database is locked; another program holds its lock: process {}\n",
             std::process::id()
         );
         assert_eq!((ended.status, ended.stdout), (1, wanted), "{mode} {lock}");

@@ -28,7 +28,7 @@ const AFTER_FINAL_DOT: &[&str] = &["", "QUIT\r\n", "NOOP\r\n"];
 /// Returns the number of mails that were withdrawn because the client had disconnected.
 fn withdrawn_mails(server: &Server) -> usize {
     let log = server.log();
-    log.matches("the client left before its mail's turn")
+    log.matches("the client disconnected before its mail was saved")
         .count()
 }
 

@@ -63,7 +63,7 @@ fn bodies_of_a_lost_redis_cluster_node_go_into_the_table() {
     server.wait_for_log(" redis_failed ");
     let (is_ok, output) = server.check();
     let lost = cluster.nodes[1].address();
-    let warning = "its bodies go into column `mail` meanwhile; start it";
+    let warning = "its bodies go into column `mail`; start it";
     let warning = format!("Redis at {lost}: Connection refused (os error 111); {warning}");
     assert!(is_ok && output.contains(&warning), "{output}");
     assert_list_and_show_name_the_lost_node(&server, &cluster);
@@ -161,17 +161,17 @@ fn check_and_log_warn_about_redis_cluster_nodes_that_may_lose_bodies() {
     };
     let mut wanted = [
         format!(
-            "warning: REDIS_INTERFACE: maxmemory-policy of node {one} is allkeys-lru, which may drop bodies before their \
-             time; run: {} CONFIG SET maxmemory-policy noeviction",
+            "warning: REDIS_INTERFACE: maxmemory-policy of node {one} is allkeys-lru, which may evict bodies before \
+             they expire; run: {} CONFIG SET maxmemory-policy noeviction",
             cli(&one)
         ),
         format!(
-            "warning: REDIS_INTERFACE: node {two} keeps no append-only file, so a body acknowledged there can be lost when \
-             it dies; run: {} CONFIG SET appendonly yes, or set REDIS_INTERFACE to \"\" to keep bodies in MySQL",
+            "warning: REDIS_INTERFACE: node {two} keeps no append-only file, so a body acknowledged there can be lost if \
+             it crashes; run: {} CONFIG SET appendonly yes, or set REDIS_INTERFACE to \"\" to keep bodies in MySQL",
             cli(&two)
         ),
         format!(
-            "warning: REDIS_INTERFACE: node {two} takes nothing while another node is missing \
+            "warning: REDIS_INTERFACE: node {two} stores nothing while another node is down \
              (cluster-require-full-coverage); run: {} CONFIG SET cluster-require-full-coverage no",
             cli(&two)
         ),

@@ -1,7 +1,6 @@
-//! What `goguerrilla check` finds about an SQLite file, without changing anything: not even the index of its log.
+//! Diagnoses an SQLite file without changing any file, including the `-shm` file.
 //!
-//! The file is opened read-only. Whether its table takes mail is tried on a copy of its schema in memory, with the statements
-//! that the server would use.
+//! The file is opened read-only. Its schema is copied into memory, and rows are inserted there with the server's statements.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -14,14 +13,14 @@ use nix::unistd::{AccessFlags, faccessat, geteuid};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
-use super::sqlite_locks as held;
+use super::sqlite_locks;
 use crate::store::sqlite::database_file::reject_unusual_file;
 use crate::store::sqlite::error::classify_error;
-use crate::store::sqlite::wal_files::{file_len, index_of, resolve_symlinks, wal_path};
+use crate::store::sqlite::wal_files::{file_len, resolve_symlinks, shm_path, wal_path};
 use crate::store::sqlite::{BUSY_TIMEOUT, insert_statement};
 use crate::store::{Diagnostic, TableName};
 
-/// Returns what would keep the server from saving mail to `file` now.
+/// Returns the problems that would keep the server from saving mail to `file` now.
 pub fn check(file: &Path, table: &TableName) -> Vec<Diagnostic> {
     let mut warnings = Vec::new();
     let outcome = inspect(file, table, &mut warnings);
@@ -36,8 +35,8 @@ pub fn check(file: &Path, table: &TableName) -> Vec<Diagnostic> {
 fn inspect(file: &Path, table: &TableName, warnings: &mut Vec<String>) -> Result<(), String> {
     reject_unusual_file(file).map_err(|error| error.to_string())?;
     match fs::metadata(file) {
-        Ok(_) => refuse_without_rights(file)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return can_be_made(file),
+        Ok(_) => check_rights(file)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return check_creatable(file),
         Err(error) => return Err(needs_rights(file, &error)),
     }
     if file_len(file) > 0 {
@@ -46,13 +45,13 @@ fn inspect(file: &Path, table: &TableName, warnings: &mut Vec<String>) -> Result
     Ok(())
 }
 
-/// A file that is missing has to be made, behind the link that may stand in its place.
-fn can_be_made(file: &Path) -> Result<(), String> {
+/// Checks that a missing file can be created. `file` may be a symbolic link to a missing target.
+fn check_creatable(file: &Path) -> Result<(), String> {
     let target = resolve_symlinks(file);
     let folder = folder_of(&target);
     access(folder, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|error| {
         format!(
-            "{}: cannot be made in {}: {error}; give user {} the right to write there",
+            "{}: cannot be created in {}: {error}; give user {} the right to write there",
             file.display(),
             folder.display(),
             geteuid()
@@ -60,20 +59,20 @@ fn can_be_made(file: &Path) -> Result<(), String> {
     })
 }
 
-/// The file has to be writable, and so have its log and the log's index or else the folder, where SQLite makes them.
-fn refuse_without_rights(file: &Path) -> Result<(), String> {
+/// Checks that the file and its WAL files are writable, or, if a WAL file is missing, that SQLite can create it in the folder.
+fn check_rights(file: &Path) -> Result<(), String> {
     let refused = |error: nix::Error| needs_rights(file, &error.into());
     access(file, AccessFlags::R_OK | AccessFlags::W_OK).map_err(refused)?;
-    for companion in [wal_path(file), index_of(file)] {
-        match fs::metadata(&companion) {
+    for sidecar in [wal_path(file), shm_path(file)] {
+        match fs::metadata(&sidecar) {
             Ok(metadata) if metadata.is_file() => {
-                access(&companion, AccessFlags::R_OK | AccessFlags::W_OK)
-                    .map_err(|error| needs_rights(&companion, &error.into()))?;
+                access(&sidecar, AccessFlags::R_OK | AccessFlags::W_OK)
+                    .map_err(|error| needs_rights(&sidecar, &error.into()))?;
             }
             Ok(_) => {
                 return Err(format!(
-                    "{}: expected a file of SQLite's, but found a folder, pipe or device; move it away",
-                    companion.display()
+                    "{}: expected a regular file, but found a folder, pipe or device; move it away",
+                    sidecar.display()
                 ));
             }
             Err(_) => {
@@ -91,7 +90,7 @@ fn inspect_database(
     table: &TableName,
     warnings: &mut Vec<String>,
 ) -> Result<(), String> {
-    let sorted = |error: rusqlite::Error| {
+    let describe = |error: rusqlite::Error| {
         classify_error(file, &error)
             .error
             .into_save_error()
@@ -100,61 +99,63 @@ fn inspect_database(
     let mut header = Vec::new();
     let read = File::open(file).and_then(|file| file.take(20).read_to_end(&mut header));
     read.map_err(|error| needs_rights(file, &error))?;
-    // Versions of the format for writing and reading: 1 a rollback journal, 2 a write-ahead log.
+    // Octet 18 of the header is the write version: 1 for a rollback journal, 2 for a write-ahead log.
     if header.get(18).is_some_and(|version| *version > 2)
         && header.starts_with(b"SQLite format 3\0")
     {
         return Err(format!(
-            "{}: a later version of SQLite's file format, which can only be read; name another file",
+            "{}: a newer SQLite file format, which can only be read; name another file",
             file.display()
         ));
     }
     let is_wal = header.get(18) == Some(&2);
-    let view = View::open(file).map_err(sorted)?;
-    if view.is_whole {
-        view.read_last_row(table).map_err(sorted)?;
+    let database = ReadOnlyDatabase::open(file).map_err(describe)?;
+    if database.is_complete {
+        database.read_last_row(table).map_err(describe)?;
     }
-    if view.is_whole || view.has_table(table).map_err(sorted)? {
-        try_rows(file, &view, table, warnings).map_err(sorted)??;
+    if database.is_complete || database.has_table(table).map_err(describe)? {
+        try_rows(file, &database, table, warnings).map_err(describe)??;
     }
-    drop(view);
-    match held::holder(file, is_wal, BUSY_TIMEOUT) {
+    drop(database);
+    match sqlite_locks::lock_holder(file, is_wal, BUSY_TIMEOUT) {
         Some(process) => Err(format!(
-            "{}: database is locked; another program holds it: process {process}",
+            "{}: database is locked; another program holds its lock: process {process}",
             file.display()
         )),
         None => Ok(()),
     }
 }
 
-/// A database opened for reading.
-struct View {
+/// A database that is opened for reading.
+struct ReadOnlyDatabase {
     connection: Connection,
-    /// Nothing of it is still in a log that could not be read.
-    is_whole: bool,
+    /// Whether all data is visible: no part of it is in a log that could not be read.
+    is_complete: bool,
 }
 
-impl View {
-    /// Opens without writing anywhere: SQLite takes a file without a log as one that nobody changes, and the index of a log only
-    /// for reading. Where the index is missing, or cannot be used like that, only the file itself is read. So it is as root, for
-    /// whom SQLite sets the owner of each log that it opens (`robustFchown` in os_unix.c).
-    fn open(file: &Path) -> rusqlite::Result<View> {
+impl ReadOnlyDatabase {
+    /// Opens the file without writing anywhere.
+    ///
+    /// A file with a log is opened with a read-only `-shm` file, one without a log as immutable. If the `-shm` file is missing
+    /// or cannot be used read-only, only the file itself is read. The same applies to root, because SQLite then sets the owner
+    /// of each log that it opens (`robustFchown` in os_unix.c).
+    fn open(file: &Path) -> rusqlite::Result<ReadOnlyDatabase> {
         let has_log = file_len(&wal_path(file)) > 0;
         if has_log
             && !geteuid().is_root()
             && let Ok(connection) = open_read_only(file, "mode=ro&readonly_shm=1")
         {
-            let is_whole = true;
-            return Ok(View {
+            let is_complete = true;
+            return Ok(ReadOnlyDatabase {
                 connection,
-                is_whole,
+                is_complete,
             });
         }
         let connection = open_read_only(file, "mode=ro&immutable=1")?;
-        let is_whole = !has_log;
-        Ok(View {
+        let is_complete = !has_log;
+        Ok(ReadOnlyDatabase {
             connection,
-            is_whole,
+            is_complete,
         })
     }
 
@@ -164,7 +165,7 @@ impl View {
         Ok(found.optional()?.is_some())
     }
 
-    /// The newest row stands where the next one goes, so damage there would meet it.
+    /// Reads the newest row: damage next to it would affect the next row too.
     fn read_last_row(&self, table: &TableName) -> rusqlite::Result<()> {
         let sql = format!("SELECT `hash` FROM {table} ORDER BY rowid DESC LIMIT 1");
         let read = self.connection.query_row(&sql, [], |_| Ok(()));
@@ -177,12 +178,12 @@ impl View {
                 ),
                 error,
             )) => Err(error),
-            // Whatever the table lacks, the rows that are tried show it.
+            // Missing columns are reported by `try_rows`.
             _ => Ok(()),
         }
     }
 
-    /// Makes an empty database in memory with the same tables, indices and triggers.
+    /// Creates an empty database in memory with the same tables, indexes and triggers.
     fn copy_of_schema(&self) -> rusqlite::Result<Connection> {
         let copy = Connection::open_in_memory()?;
         let mut select = self.connection.prepare(
@@ -191,8 +192,8 @@ impl View {
         )?;
         let statements = select.query_map([], |row| row.get::<_, String>(0))?;
         for statement in statements {
-            // One statement, which begins with CREATE. Tables that belong to a virtual table are made with it; another program's
-            // table may need an extension.
+            // Errors are ignored: a virtual table creates its own tables, and a table of another program may need an extension.
+            // `prepare` compiles only one statement, which begins with CREATE.
             let _ = copy
                 .prepare(&statement?)
                 .and_then(|mut create| create.execute([]));
@@ -201,12 +202,12 @@ impl View {
     }
 }
 
-/// Opens a file and reads its schema.
+/// Opens a file read-only and reads its schema.
 fn open_read_only(file: &Path, options: &str) -> rusqlite::Result<Connection> {
     let path = fs::canonicalize(file).map_err(|_| rusqlite::Error::InvalidPath(file.to_owned()))?;
     let mut uri = "file://".to_owned();
     for octet in path.as_os_str().as_bytes() {
-        // A string takes any text.
+        // Writing to a String cannot fail.
         let _ = match octet {
             b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => {
                 write!(uri, "{}", char::from(*octet))
@@ -224,18 +225,18 @@ fn open_read_only(file: &Path, options: &str) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Does in memory what the server does at its start and with its first mails.
+/// Executes in memory the statements of the server's start and of its first mails.
 fn try_rows(
     file: &Path,
-    view: &View,
+    database: &ReadOnlyDatabase,
     table: &TableName,
     warnings: &mut Vec<String>,
 ) -> rusqlite::Result<Result<(), String>> {
-    let copy = view.copy_of_schema()?;
+    let copy = database.copy_of_schema()?;
     copy.execute_batch(&table.sqlite_schema())?;
     let insert = insert_statement(table);
     copy.prepare(&insert)?;
-    let refused = |which: &str, error: &rusqlite::Error| {
+    let rejected = |which: &str, error: &rusqlite::Error| {
         format!(
             "{}: {which} would be refused: {error}; change the table, or name another one in GM_MAIL_TABLE",
             file.display()
@@ -258,9 +259,9 @@ fn try_rows(
         let Err(error) = try_row(&copy, &insert, name, hash) else {
             continue;
         };
-        // A trigger may look at what other tables hold.
-        let is_certain = !is_by_trigger(&error) || !view.has_other_tables(table)?;
-        let text = refused(which, &error);
+        // A trigger may depend on the rows of other tables, which are empty in the copy.
+        let is_certain = !is_by_trigger(&error) || !database.has_other_tables(table)?;
+        let text = rejected(which, &error);
         if is_certain && number < 2 {
             return Ok(Err(text));
         }
@@ -270,7 +271,7 @@ fn try_rows(
     Ok(Ok(()))
 }
 
-impl View {
+impl ReadOnlyDatabase {
     fn has_other_tables(&self, table: &TableName) -> rusqlite::Result<bool> {
         let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND lower(name) <> lower(?)
                    AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' LIMIT 1";
@@ -284,7 +285,7 @@ fn is_by_trigger(error: &rusqlite::Error) -> bool {
     code == Some(rusqlite::ffi::SQLITE_CONSTRAINT_TRIGGER)
 }
 
-/// Inserts a row such as a mail from and to `name` makes; rows of two names differ in all that mails may differ in.
+/// Inserts the row of a mail from and to `name`. The rows of two names differ in every column in which mails may differ.
 fn try_row(copy: &Connection, insert: &str, name: &str, hash: &str) -> rusqlite::Result<()> {
     let address = format!("{name}@example.com");
     let (date, client) = match name {
@@ -320,7 +321,7 @@ fn folder_of(file: &Path) -> &Path {
     }
 }
 
-/// By the effective ids, which are the server's.
+/// Checks access with the effective user and group, as the server's `open` does.
 fn access(file: &Path, rights: AccessFlags) -> nix::Result<()> {
     faccessat(AT_FDCWD, file, rights, AtFlags::AT_EACCESS)
 }

@@ -1,7 +1,7 @@
-//! Whether another program holds a database file, asked without taking a lock and without opening it in SQLite.
+//! Finds a process that holds a lock on a database file, without taking a lock and without opening the file in SQLite.
 //!
-//! The bytes are those of SQLite's file format: `PENDING_BYTE` and its neighbours in the file (os.h), `UNIX_SHM_BASE` in the
-//! index of the log (os_unix.c).
+//! The positions of the locks are from SQLite's source: `PENDING_BYTE` in the database file (os.h), `UNIX_SHM_BASE` in the
+//! `-shm` file (os_unix.c).
 
 use std::fs::File;
 use std::path::Path;
@@ -11,37 +11,37 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
-use crate::store::sqlite::wal_files::index_of;
+use crate::store::sqlite::wal_files::shm_path;
 
-/// Returns the id of a process that keeps mail from being saved to `file` for all of `timeout`; `None` when there is none.
-/// `is_wal` tells whether the file is in WAL mode already: if not, readers are in the way of that as well.
-pub fn holder(file: &Path, is_wal: bool, timeout: Duration) -> Option<i32> {
-    // Readers of a WAL file hold a shared lock all the time.
+/// Returns the id of a process that keeps mail from being saved to `file` for all of `timeout`; `None` if there is none.
+/// `is_wal` is whether the file is in WAL mode already; if not, readers prevent the change to WAL mode.
+pub fn lock_holder(file: &Path, is_wal: bool, timeout: Duration) -> Option<i32> {
+    // In WAL mode every open connection holds a shared lock, so only exclusive locks count.
     let kind = if is_wal { libc::F_RDLCK } else { libc::F_WRLCK };
     let locks = [
         (File::open(file).ok(), kind, LOCK_BYTES),
         (
-            File::open(index_of(file)).ok(),
+            File::open(shm_path(file)).ok(),
             libc::F_WRLCK,
             WAL_WRITE_LOCK,
         ),
     ];
-    let give_up_at = Instant::now() + timeout;
+    let deadline = Instant::now() + timeout;
     loop {
         let mut holders = locks.iter().filter_map(|(file, kind, bytes)| {
-            // A file that cannot be opened has no lock that could be seen.
-            lock_holder(file.as_ref()?, *kind, *bytes)
+            // A file that cannot be opened is skipped, because its locks cannot be queried.
+            conflicting_process(file.as_ref()?, *kind, *bytes)
         });
         let holder = holders.next();
-        if holder.is_none() || Instant::now() >= give_up_at {
+        if holder.is_none() || Instant::now() >= deadline {
             return holder;
         }
-        thread::sleep(TICK);
+        thread::sleep(POLL_INTERVAL);
     }
 }
 
-/// The process whose lock stands in the way of one of this kind.
-fn lock_holder(file: &File, kind: i32, (start, length): (i64, i64)) -> Option<i32> {
+/// Returns the process whose lock conflicts with a lock of this kind.
+fn conflicting_process(file: &File, kind: i32, (start, length): (i64, i64)) -> Option<i32> {
     let mut lock = libc::flock {
         l_type: kind as i16,
         l_whence: libc::SEEK_SET as i16,
@@ -53,9 +53,9 @@ fn lock_holder(file: &File, kind: i32, (start, length): (i64, i64)) -> Option<i3
     (i32::from(lock.l_type) != libc::F_UNLCK).then_some(lock.l_pid)
 }
 
-/// PENDING, RESERVED and the 510 bytes of SHARED.
+/// Start and length of the locks PENDING, RESERVED and SHARED, the last of which has 510 bytes.
 const LOCK_BYTES: (i64, i64) = (0x4000_0000, 512);
-/// The lock of the connection that writes to the log.
+/// Start and length of the lock of the connection that writes to the log.
 const WAL_WRITE_LOCK: (i64, i64) = (120, 1);
-/// Between two looks: a server under load is between two transactions for a moment only.
-const TICK: Duration = Duration::from_millis(1);
+/// Interval between two queries. It is short because a server under load releases its lock only for a moment.
+const POLL_INTERVAL: Duration = Duration::from_millis(1);

@@ -16,7 +16,7 @@ pub struct Column {
 /// The columns of a recipient, which is rejected if it does not fit into them and never truncated.
 #[derive(Clone, Copy, Debug)]
 pub struct RecipientColumns {
-    /// Column `to`.
+    /// The columns that hold a recipient: an address that does not fit is rejected at RCPT and never truncated.
     pub to: Column,
     /// Column `recipient`.
     pub recipient: Column,

@@ -1,8 +1,8 @@
-//! What `goguerrilla check` and the log at start tell an administrator.
+//! Findings of `goguerrilla check`; the server logs some of them at start.
 
 use std::fmt;
 
-/// One thing found, with its cure. Its text is one line, whatever a server answered.
+/// A finding with its fix, on one line: control characters in a server's answer are escaped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
     is_error: bool,
@@ -10,26 +10,26 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
-    /// Keeps the server from starting or from saving mail.
+    /// Returns a finding that keeps the server from starting or from saving mail.
     pub fn error(text: String) -> Diagnostic {
         let is_error = true;
         let text = on_one_line(text);
         Diagnostic { is_error, text }
     }
 
-    /// Stops nothing now.
+    /// Returns a finding that does not keep the server from saving mail now.
     pub fn warning(text: String) -> Diagnostic {
         let is_error = false;
         let text = on_one_line(text);
         Diagnostic { is_error, text }
     }
 
-    /// Whether it is an error.
+    /// Returns whether the finding is an error.
     pub fn is_error(&self) -> bool {
         self.is_error
     }
 
-    /// What was found, and its cure.
+    /// Returns the finding and its fix.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -42,7 +42,7 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// Escapes what would begin another line or steer a terminal.
+/// Escapes the characters that would begin another line or control a terminal.
 fn on_one_line(text: String) -> String {
     if !text.contains(is_escaped) {
         return text;
@@ -57,7 +57,8 @@ fn on_one_line(text: String) -> String {
     line
 }
 
-/// Control characters, line and paragraph separators, and what changes the direction of text.
+/// Returns whether `c` is a control character, a line or paragraph separator, or a character that is invisible or changes the
+/// direction of text.
 fn is_escaped(c: char) -> bool {
     c.is_control()
         || matches!(

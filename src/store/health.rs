@@ -1,4 +1,4 @@
-//! Whether a store can be reached and takes what it is given.
+//! Whether a store can be reached and saves mail.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use super::refusals::Refusals;
 use crate::sync::lock;
 
-/// The state of a store: connections to it and its writers update it, savers and /readyz read it. Clones share one state.
+/// The state of a store. Its connections and writers update the state; savers and /readyz read it. Clones share one state.
 ///
-/// While a store is down, mail is answered 451 at once instead of waiting for it.
+/// While a store is down, mail gets 451 at once instead of waiting for the store.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
     shared: Arc<Shared>,
@@ -24,58 +24,58 @@ struct Shared {
     reason: Mutex<String>,
     stalled: AtomicBool,
     stalled_reason: Mutex<String>,
-    /// Why none of several hosts takes mail.
+    /// Why no host of several takes mail; `None` while one does.
     no_host: Mutex<Option<String>>,
-    /// There is something that a success would clear.
+    /// `failures` is not empty, so the next success must clear it.
     is_failing: AtomicBool,
     failures: Mutex<Failures>,
-    under_way: Mutex<UnderWay>,
-    /// What the store has run out of, and how to get more.
+    pending: Mutex<PendingRequests>,
+    /// Which resource the store has run out of, such as mail ids, and how to get more.
     shortage: Mutex<Option<String>>,
-    /// A line for each server of a store that has several.
+    /// One status line per server if the store has several.
     hosts: Mutex<Vec<String>>,
 }
 
 #[derive(Debug, Default)]
 struct Failures {
-    /// When the store last took nothing of what it was given, and why.
+    /// When the store last failed to save every mail of a batch, and why.
     last: Option<(Instant, String)>,
     refusals: Refusals,
 }
 
-/// What the store has not answered yet: when it was asked, and what for.
+/// The requests that the store has not answered yet: start time and description of each.
 #[derive(Debug, Default)]
-struct UnderWay {
+struct PendingRequests {
     next: u64,
-    questions: HashMap<u64, (Instant, &'static str)>,
+    requests: HashMap<u64, (Instant, &'static str)>,
 }
 
-/// Something that the store has not answered yet, until dropped.
+/// A request that the store has not answered yet. It ends when this value is dropped.
 #[derive(Debug)]
-pub struct Question {
+pub struct PendingRequest {
     health: Health,
     key: u64,
 }
 
 impl Health {
-    /// Of a store that was reached already.
+    /// Returns the health of a store that was reached already.
     pub fn up() -> Health {
         let health = Health::default();
         health.set_up();
         health
     }
 
-    /// The store was reached. Said in the log when it had been down.
+    /// Records that the store was reached. Logs it if the store was down before.
     pub fn set_up(&self) {
         self.shared.was_reached.store(true, Ordering::SeqCst);
         if self.shared.is_down.swap(false, Ordering::SeqCst) {
-            // What failed before it was away tells nothing any more.
+            // Failures from before the outage are out of date.
             self.record_success();
             log::warn!("store_recovered");
         }
     }
 
-    /// The store was not reached. Said in the log once.
+    /// Records that the store cannot be reached. Logs it once per outage.
     pub fn set_down(&self, reason: &str) {
         *lock(&self.shared.reason) = reason.to_owned();
         if !self.shared.is_down.swap(true, Ordering::SeqCst) {
@@ -83,19 +83,20 @@ impl Health {
         }
     }
 
-    /// Stops mail from being given to the store, although it can be reached, or lets it go on.
+    /// Marks the store as stalled for the given reason, or as no longer stalled (`None`). A stalled store gets no mail,
+    /// although it can be reached.
     pub fn set_stalled(&self, reason: Option<String>) {
         let is_stalled = reason.is_some();
         *lock(&self.shared.stalled_reason) = reason.unwrap_or_default();
         self.shared.stalled.store(is_stalled, Ordering::SeqCst);
     }
 
-    /// Sets why none of several hosts takes mail; `None` while one does. Mail is tried all the same.
+    /// Sets why no host of several takes mail; `None` while one does. Only /readyz depends on it: mail is tried all the same.
     pub fn set_no_host(&self, reason: Option<String>) {
         *lock(&self.shared.no_host) = reason;
     }
 
-    /// Why the store is down; `None` while it is not known to be.
+    /// Returns why the store is down or stalled; `None` if it is not known to be.
     pub fn down_reason(&self) -> Option<String> {
         if self.shared.stalled.load(Ordering::SeqCst) {
             return Some(lock(&self.shared.stalled_reason).clone());
@@ -104,27 +105,27 @@ impl Health {
         is_down.then(|| lock(&self.shared.reason).clone())
     }
 
-    /// Begins a question to the store, which lasts until the result is dropped.
-    pub fn ask(&self, what: &'static str) -> Question {
-        let mut under_way = lock(&self.shared.under_way);
-        let key = under_way.next;
-        under_way.next += 1;
-        under_way.questions.insert(key, (Instant::now(), what));
-        Question {
+    /// Records that the store was sent a request, which lasts until the returned value is dropped.
+    pub fn begin_request(&self, description: &'static str) -> PendingRequest {
+        let mut pending = lock(&self.shared.pending);
+        let key = pending.next;
+        pending.next += 1;
+        pending.requests.insert(key, (Instant::now(), description));
+        PendingRequest {
             health: self.clone(),
             key,
         }
     }
 
-    /// The store was given mails and took none of them.
+    /// Records that the store saved no mail of a batch.
     pub fn record_failure(&self, reason: &str) {
         lock(&self.shared.failures).last = Some((Instant::now(), reason.to_owned()));
         self.shared.is_failing.store(true, Ordering::SeqCst);
     }
 
-    /// The store refused all mails of a batch, which came from these clients. That says nothing of the store until it
-    /// has happened several times in a row to several clients.
-    pub fn refused(&self, clients: impl Iterator<Item = IpAddr>, reason: &str) {
+    /// Records that the store rejected every mail of a batch, which came from these clients. The store counts as failing only
+    /// after several such batches in a row, from several clients.
+    pub fn record_rejection(&self, clients: impl Iterator<Item = IpAddr>, reason: &str) {
         let mut failures = lock(&self.shared.failures);
         if failures.refusals.add(clients) {
             failures.last = Some((Instant::now(), reason.to_owned()));
@@ -132,39 +133,38 @@ impl Health {
         self.shared.is_failing.store(true, Ordering::SeqCst);
     }
 
-    /// The store took a mail.
+    /// Records that the store saved a mail.
     pub fn record_success(&self) {
-        // Nearly always there is nothing to clear, and then this costs next to nothing.
+        // Avoids the lock in the usual case, in which there is nothing to clear.
         if self.shared.is_failing.load(Ordering::Relaxed) {
             *lock(&self.shared.failures) = Failures::default();
             self.shared.is_failing.store(false, Ordering::SeqCst);
         }
     }
 
-    /// Sets what the store has run out of; unlike a failure it lasts until it is unset.
+    /// Sets which resource the store has run out of. Unlike a failure, this lasts until it is unset.
     pub fn set_shortage(&self, shortage: Option<String>) {
         *lock(&self.shared.shortage) = shortage;
     }
 
-    /// Returns whether the store has run out of something.
+    /// Returns whether the store has run out of a resource.
     pub fn has_shortage(&self) -> bool {
         lock(&self.shared.shortage).is_some()
     }
 
-    /// How each server of the store is, a line each.
+    /// Sets the status lines of the store's servers, one each.
     pub fn set_hosts(&self, lines: Vec<String>) {
         *lock(&self.shared.hosts) = lines;
     }
 
-    /// How each server of the store is; nothing for a store that is one.
+    /// Returns the status lines of the store's servers; empty if the store has only one.
     pub fn hosts(&self) -> Vec<String> {
         lock(&self.shared.hosts).clone()
     }
 
-    /// Why mail should rather go elsewhere; `None` while the store was reached and takes what it is given.
+    /// Returns why a load balancer should send mail elsewhere; `None` if the store was reached and saves mail.
     ///
-    /// A failure counts for ten seconds only: a balancer that sends no mail because of it would never learn that it
-    /// has passed.
+    /// A failure counts for ten seconds only: while the load balancer sends no mail, no success can clear the failure.
     pub fn unready_reason(&self) -> Option<String> {
         if let Some(reason) = self.down_reason() {
             return Some(reason);
@@ -175,15 +175,16 @@ impl Health {
         let no_host = lock(&self.shared.no_host).clone();
         no_host
             .or_else(|| lock(&self.shared.shortage).clone())
-            .or_else(|| self.slow_question())
+            .or_else(|| self.slow_request())
             .or_else(|| self.recent_failure())
     }
 
-    fn slow_question(&self) -> Option<String> {
-        let under_way = lock(&self.shared.under_way);
-        let (asked_at, what) = under_way.questions.values().min()?;
-        let waited = asked_at.elapsed();
-        (waited > ANSWER_EXPECTED).then(|| format!("{what} has taken {} s", waited.as_secs()))
+    fn slow_request(&self) -> Option<String> {
+        let pending = lock(&self.shared.pending);
+        let (started_at, description) = pending.requests.values().min()?;
+        let waited = started_at.elapsed();
+        (waited > ANSWER_EXPECTED)
+            .then(|| format!("{description} has taken {} s", waited.as_secs()))
     }
 
     fn recent_failure(&self) -> Option<String> {
@@ -196,16 +197,16 @@ impl Health {
     }
 }
 
-impl Drop for Question {
+impl Drop for PendingRequest {
     fn drop(&mut self) {
-        let mut under_way = lock(&self.health.shared.under_way);
-        under_way.questions.remove(&self.key);
+        let mut pending = lock(&self.health.shared.pending);
+        pending.requests.remove(&self.key);
     }
 }
 
-/// How long a store that took nothing counts as not ready.
+/// Time for which a failed batch makes the store not ready.
 const FAILURE_WINDOW: Duration = Duration::from_secs(10);
-/// How long a store may take over a batch before mail should rather go elsewhere.
+/// Longest time for a request before the store counts as not ready.
 pub const ANSWER_EXPECTED: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
@@ -229,10 +230,13 @@ mod tests {
         health.set_up();
         health.record_failure("full");
         health.set_up();
-        assert!(health.unready_reason().is_some(), "one more connection");
+        assert!(
+            health.unready_reason().is_some(),
+            "another connection was made"
+        );
         health.set_down("gone");
         health.set_up();
-        assert_eq!(health.unready_reason(), None, "it was away meanwhile");
+        assert_eq!(health.unready_reason(), None, "it was down in between");
         health.set_shortage(Some("no ids".to_owned()));
         assert_eq!(health.unready_reason().as_deref(), Some("no ids"));
         health.record_success();
@@ -243,7 +247,7 @@ mod tests {
             .checked_sub(FAILURE_WINDOW)
             .map(|failed_at| (failed_at, "full".to_owned()));
         health.shared.is_failing.store(true, Ordering::SeqCst);
-        assert_eq!(health.unready_reason(), None, "it may have passed");
+        assert_eq!(health.unready_reason(), None, "the failure is old");
     }
 
     #[test]
@@ -263,11 +267,14 @@ mod tests {
     #[test]
     fn store_is_not_ready_while_a_request_takes_too_long() {
         let health = Health::up();
-        let (first, second) = (health.ask("a batch"), health.ask("a batch"));
+        let (first, second) = (
+            health.begin_request("a batch"),
+            health.begin_request("a batch"),
+        );
         assert_eq!(health.unready_reason(), None);
         let long_ago = Instant::now().checked_sub(Duration::from_secs(7)).unwrap();
-        lock(&health.shared.under_way)
-            .questions
+        lock(&health.shared.pending)
+            .requests
             .insert(first.key, (long_ago, "a batch"));
         assert_eq!(
             health.unready_reason().as_deref(),
@@ -276,14 +283,14 @@ mod tests {
         drop(first);
         assert_eq!(health.unready_reason(), None);
         drop(second);
-        assert!(lock(&health.shared.under_way).questions.is_empty());
+        assert!(lock(&health.shared.pending).requests.is_empty());
     }
 
     #[test]
     fn store_is_not_ready_after_many_rejected_batches_of_several_clients() {
         let address = |last| IpAddr::from([192, 0, 2, last]);
         let health = Health::up();
-        let refuse = |last| health.refused(std::iter::once(address(last)), "refused");
+        let refuse = |last| health.record_rejection(std::iter::once(address(last)), "refused");
         for _ in 0..100 {
             refuse(1);
         }

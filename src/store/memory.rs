@@ -6,14 +6,14 @@ use super::{SaveError, SaveMail, SavedId};
 use crate::mail::Mail;
 use crate::sync;
 
-/// Keeps the output of `show` for each recipient. Clones share one list.
+/// Keeps in memory what `show` would print for each recipient. Clones share one list.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryStore {
     bodies: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 impl MemoryStore {
-    /// Returns trace fields and content of each saved mail, in order.
+    /// Returns trace fields and content of each saved mail, once per recipient, in order.
     pub fn bodies(&self) -> Vec<Vec<u8>> {
         self.lock().clone()
     }

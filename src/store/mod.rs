@@ -1,7 +1,7 @@
-//! Where mail goes: one trait, the writer that batches in front of it, and the stores.
+//! The stores, their trait [`SaveMail`], and the queue that batches mails for them.
 //!
-//! A store implements [`SaveMail`]. It runs on a writer's thread: connections hand their mails to a queue, the writer
-//! takes what has queued up while the last commit ran, and only then is each client told how its mail fared.
+//! A store runs on a writer thread. Connections put their mails into the queue. The writer takes all mails that were queued
+//! during the previous commit, saves them in one transaction, and then reports the outcome of each mail to its connection.
 
 mod column;
 mod diagnostic;
@@ -26,10 +26,10 @@ pub use table::{TableColumns, TableName};
 
 use crate::mail::Mail;
 
-/// The function users customise: puts mails where they are wanted.
+/// Saves mails: the trait that every store implements, also one of an embedding program.
 ///
-/// `Ok` is a promise: the client is told 250 and forgets its copy, so it may be answered only once the mail survives
-/// whatever happens next. An error costs the client nothing but another try.
+/// After `Ok` the client gets 250 and deletes its copy, so return `Ok` only when the mail is durable. After an error the
+/// client gets 4xx and sends the mail again later.
 ///
 /// ```
 /// use std::fs::{self, File};
@@ -39,7 +39,7 @@ use crate::mail::Mail;
 /// use goguerrilla::mail::Mail;
 /// use goguerrilla::store::{SaveError, SaveMail, SavedId};
 ///
-/// /// One file for each mail, with the trace fields of all its recipients.
+/// /// Writes one file per mail, which begins with the trace fields of all its recipients.
 /// struct FolderStore {
 ///     folder: PathBuf,
 /// }
@@ -56,7 +56,7 @@ use crate::mail::Mail;
 ///             File::open(&self.folder)?.sync_all()
 ///         });
 ///         if let Err(error) = written {
-///             // The client is told 451 and sends the mail again, so nothing of it may remain.
+///             // The client gets 451 and sends the mail again, so no part of it may remain.
 ///             let _ = fs::remove_file(&file);
 ///             return Err(SaveError::Unavailable(error.to_string()));
 ///         }
@@ -65,34 +65,44 @@ use crate::mail::Mail;
 /// }
 /// ```
 ///
-/// [`server::run_with_store`](crate::server::run_with_store) starts a server with it; `examples/own_store.rs` is the
+/// [`server::run_with_store`](crate::server::run_with_store) starts a server with this store; `examples/own_store.rs` is the
 /// whole program.
 pub trait SaveMail: Send {
-    /// Makes ready to save: reconnects, takes the lock. May wait; clients that leave meanwhile are not saved behind
-    /// their backs, and mails that arrive meanwhile join the batch. Called before every batch.
+    /// Prepares the store for a batch: connects, takes a lock, begins a transaction. The default does nothing.
+    ///
+    /// The writer calls this before every batch and before it takes the mails from the queue. While this method blocks, further
+    /// mails join the batch, and a client that disconnects withdraws its mail. After `Ok` the writer calls either
+    /// [`save_batch`](SaveMail::save_batch) or [`cancel_batch`](SaveMail::cancel_batch).
     ///
     /// # Errors
-    /// [`SaveError`] when mail cannot be saved now; every mail that waits is answered with it.
+    /// [`SaveError`]: no mail can be saved now. Every mail that is in the queue by then fails with this error. The writer calls
+    /// neither `save_batch` nor `cancel_batch`, and calls this method again for the next mail.
     fn prepare_batch(&mut self) -> Result<(), SaveError> {
         Ok(())
     }
 
-    /// Gives back what [`ready`](SaveMail::ready) took: meanwhile every client that waited has left.
+    /// Undoes [`prepare_batch`](SaveMail::prepare_batch). The default does nothing.
+    ///
+    /// The writer calls this instead of [`save_batch`](SaveMail::save_batch) if no mail is left: every client whose mail was
+    /// queued disconnected while `prepare_batch` ran.
     fn cancel_batch(&mut self) {}
 
-    /// Saves one mail for all its recipients, or for none.
+    /// Saves one mail for all its recipients, or for none of them.
     ///
     /// # Errors
-    /// [`SaveError`], after which nothing of the mail may remain.
+    /// [`SaveError`]: the mail is not saved. No part of it may remain in the store.
     fn save_mail(&mut self, mail: &Mail) -> Result<SavedId, SaveError>;
 
-    /// Saves several mails; stores that can commit many at once override this. One outcome per mail, in order.
+    /// Saves the mails of a batch, which is never empty, and returns one outcome per mail, in order.
+    ///
+    /// The default calls [`save_mail`](SaveMail::save_mail) for each. A store that can commit many mails at once overrides
+    /// this.
     fn save_batch(&mut self, batch: &[Mail]) -> Vec<Result<SavedId, SaveError>> {
         batch.iter().map(|mail| self.save_mail(mail)).collect()
     }
 }
 
-/// What a saved mail is called, for the client's log: printable ASCII, at most 64 characters.
+/// The id that the client's reply contains for a saved mail: at most 64 characters of printable ASCII.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SavedId {
     octets: [u8; 64],
@@ -100,7 +110,7 @@ pub struct SavedId {
 }
 
 impl SavedId {
-    /// Takes the printable ASCII of `id`.
+    /// Returns an id of the first 64 printable ASCII characters of `id`, without spaces.
     pub fn new(id: &str) -> SavedId {
         let mut octets = [0; 64];
         let printable = id.bytes().filter(u8::is_ascii_graphic);
@@ -109,9 +119,9 @@ impl SavedId {
         SavedId { octets, length }
     }
 
-    /// The id.
+    /// Returns the id as text.
     pub fn as_str(&self) -> &str {
-        // Never anything but ASCII.
+        // The octets are always ASCII.
         let octets = self.octets.get(..self.length).unwrap_or_default();
         str::from_utf8(octets).unwrap_or_default()
     }
@@ -123,18 +133,16 @@ impl From<crate::mail::MailId> for SavedId {
     }
 }
 
-/// Why a mail was not saved. It is our fault each time, so the client hears 4xx and tries again.
-///
-/// The text is for the log.
+/// Why a mail was not saved. The client always gets 4xx and tries again; the text is for the log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SaveError {
-    /// The store cannot take it now: 451 4.3.0.
+    /// The store cannot save mail now: 451 4.3.0.
     #[error("{0}")]
     Unavailable(String),
-    /// There is no room for it now: 452 4.3.1.
+    /// The store has no space or memory left now: 452 4.3.1.
     #[error("{0}")]
     Full(String),
-    /// It takes others, but not this mail: 451 4.3.0. Tells nothing of how the store is.
+    /// The store rejects this mail, but may save others: 451 4.3.0. The error is no evidence that the store is unavailable.
     #[error("{0}")]
     Refused(String),
 }

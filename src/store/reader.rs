@@ -4,44 +4,44 @@ use std::fmt;
 
 use crate::mail::inflate;
 
-/// One line of `goguerrilla list`. Other programs write to the table too, so a column may be NULL (`None`).
+/// One line of `goguerrilla list`. A column may be NULL (`None`), because other programs write to the table too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MailListing {
-    /// The row's name; empty where it has none, for then nothing can be shown by it.
+    /// The id to pass to `show`; empty if column `hash` is NULL.
     pub hash: String,
     /// Time of saving, `YYYY-MM-DD HH:MM:SS`.
     pub date: Option<String>,
     /// Reverse-path.
     pub from: Option<String>,
-    /// Local-part at our primary host.
+    /// Local-part at GM_PRIMARY_MAIL_HOST.
     pub to: Option<String>,
-    /// Forward-path as given.
+    /// Forward-path as the client sent it.
     pub recipient: Option<String>,
-    /// How much `show` prints.
+    /// Number of octets that `show` prints.
     pub size: ListingSize,
     /// Decoded subject.
     pub subject: Option<String>,
 }
 
-/// The size of a mail that is listed.
+/// The size of a listed mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListingSize {
     /// Octets that `show` prints.
     Octets(usize),
     /// The body has expired or is damaged.
     Expired,
-    /// Whoever has the body cannot be asked now.
+    /// The Redis server that has the body cannot be queried now.
     Unknown,
 }
 
 impl ListingSize {
-    /// Of a mail with this zlib stream.
+    /// Returns the size of a mail whose body is this zlib stream.
     pub fn of(stream: &[u8]) -> ListingSize {
         let mail = inflate(stream, MAX_SHOWN_OCTETS);
         mail.map_or(ListingSize::Expired, |mail| ListingSize::Octets(mail.len()))
     }
 
-    /// For programs: a figure or nothing.
+    /// Returns the number of octets if it is known.
     pub fn octets(self) -> Option<usize> {
         match self {
             ListingSize::Octets(octets) => Some(octets),
@@ -60,37 +60,37 @@ impl fmt::Display for ListingSize {
     }
 }
 
-/// Returns a column's octets as text; what is no UTF-8 becomes U+FFFD.
+/// Returns a column's octets as text; invalid UTF-8 becomes U+FFFD.
 pub fn text(octets: Vec<u8>) -> String {
     String::from_utf8(octets)
         .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
-/// A store that can be read.
+/// A store whose mails can be read.
 pub trait MailReader {
-    /// The newest mails first, at most `limit`, of one recipient if `to` is given: column `to` or `recipient`,
-    /// without case.
+    /// Returns the newest mails first, at most `limit`. If `to` is given, returns only those whose column `to` or `recipient`
+    /// equals it, ignoring case.
     ///
     /// # Errors
-    /// [`ReadError`] as it says.
+    /// [`ReadError`]: the store cannot be read.
     fn list(&mut self, to: Option<&str>, limit: u32) -> Result<Vec<MailListing>, ReadError>;
 
-    /// Why sizes that were listed are not known, and how to have them; `None` when nothing is wrong.
+    /// Returns why some sizes in the last `list` are unknown, and the fix; `None` if all are known.
     fn warning(&self) -> Option<ReadError> {
         None
     }
 
-    /// Trace fields and content of one mail; `None` when no row has that hash.
+    /// Returns trace fields and content of one mail; `None` if no row has this hash.
     ///
     /// # Errors
-    /// [`ReadError`] as it says.
+    /// [`ReadError`]: the store cannot be read, or the body is missing or damaged.
     fn show(&mut self, hash: &str) -> Result<Option<Vec<u8>>, ReadError>;
 }
 
-/// Why mail could not be read back: where, what, and how to fix it.
+/// Why mail could not be read: what failed, for which server or file, and the fix.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ReadError(pub String);
 
-/// A mail that inflates to more than this was not written by us: content has a ceiling of 512 MiB.
+/// Limit for the inflated size of a body. Content has at most 512 MiB, so this server never writes a larger one.
 pub const MAX_SHOWN_OCTETS: usize = 540_000_000;

@@ -1,8 +1,8 @@
-//! Batches that were refused whole, in a row: when they say something of the store and not of one client's mails.
+//! Counts rejected batches, to tell a failing store from one client's unacceptable mails.
 
 use std::net::IpAddr;
 
-/// Batches that were refused since the last success.
+/// The batches whose mails were all rejected since the last success.
 #[derive(Debug, Default)]
 pub struct Refusals {
     batches: usize,
@@ -11,8 +11,8 @@ pub struct Refusals {
 }
 
 impl Refusals {
-    /// Adds a batch whose mails came from these clients. Returns whether the store counts as failing: one client that
-    /// sends mails which are refused must not bring that about.
+    /// Adds a batch whose mails came from these clients. Returns whether the store now counts as failing, which one client
+    /// alone cannot cause.
     pub fn add(&mut self, clients: impl Iterator<Item = IpAddr>) -> bool {
         self.batches = self.batches.saturating_add(1);
         for client in clients.map(network) {
@@ -23,7 +23,7 @@ impl Refusals {
     }
 }
 
-/// Returns the address, or the /64 of an IPv6 address: one client may use all addresses of it.
+/// Returns an IPv4 address itself and the /64 of an IPv6 address, because one client may use every address of a /64.
 fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
@@ -34,7 +34,7 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Batches in a row.
+/// Number of batches in a row after which the store counts as failing.
 const MIN_REFUSED_BATCHES: usize = 10;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! A mail as the columns of its table, fitted to their widths.
+//! The columns of a mail, truncated to the widths of its table.
 //!
-//! Whatever a sender writes fits: text is cut between characters, attachment lists between entries. Addresses of
-//! recipients and the body are never cut; those that do not fit were refused at RCPT.
+//! Text is truncated between characters and the list of attachments between entries. Recipient addresses and the body are never
+//! truncated: an address that does not fit was rejected at RCPT.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,7 @@ use super::table::TableColumns;
 use crate::mail::{Attachment, Mail};
 use crate::store::Column;
 
-/// The columns that are the same for all recipients of a mail.
+/// The columns that are equal for all recipients of a mail.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Row<'a> {
     /// Column `from`.
@@ -22,16 +22,16 @@ pub struct Row<'a> {
     pub charset: Cow<'a, str>,
     /// Column `content_type`.
     pub content_type: Cow<'a, str>,
-    /// Column `has_attach`, or the largest number that it holds.
+    /// Column `has_attach`: the number of attachments, at most the largest number that the column holds.
     pub has_attach: u64,
     /// Column `attach_info`.
     pub attach_info: String,
-    /// Column `ip_addr`; empty when the address does not fit.
+    /// Column `ip_addr`; empty if the address does not fit.
     pub ip_addr: String,
 }
 
 impl<'a> Row<'a> {
-    /// Fits a mail's facts to `shape`.
+    /// Computes the columns of `mail` for a table of these widths.
     pub fn new(mail: &'a Mail, shape: &TableColumns) -> Row<'a> {
         let summary = mail.summary();
         let ip_addr = mail.origin().client_ip.to_string();
@@ -49,7 +49,7 @@ impl<'a> Row<'a> {
     }
 }
 
-/// A JSON array of as many whole entries as fit; empty when there are none.
+/// Returns a JSON array of as many whole entries as fit into `column`; empty if there are none.
 fn attach_info(attachments: &[Attachment], column: &Column) -> String {
     let mut array = String::new();
     let mut taken = 1;
@@ -61,7 +61,7 @@ fn attach_info(attachments: &[Attachment], column: &Column) -> String {
             attachment.octets
         );
         let entry = column.charset.replace_unsupported(&entry);
-        // With the bracket or comma before it; the closing bracket is counted from the start.
+        // Each entry counts with the bracket or comma before it; the initial 1 is the closing bracket.
         taken += column.width.length(&entry) + 1;
         if taken > column.width.max() {
             break;

@@ -1,17 +1,17 @@
-//! The table's name and the widths of its columns.
+//! The name of the mail table and the widths of its columns.
 
 use std::fmt;
 
 use crate::store::{Column, RecipientColumns};
 
-/// A table name of `[A-Za-z0-9_]`, optionally `database.table`; nothing else reaches a statement.
+/// A table name of `[A-Za-z0-9_]`, optionally `database.table`. SQL statements contain no other part of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableName {
     database: Option<String>,
     table: String,
 }
 
-/// The columns that a mail's facts are fitted to.
+/// Widths and character sets of the columns that a mail is written to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each is the column's name")]
 pub struct TableColumns {
@@ -28,7 +28,7 @@ pub struct TableColumns {
 }
 
 impl TableName {
-    /// Parses a name; `None` when it holds anything else.
+    /// Parses a table name; `None` if it contains other characters.
     pub fn parse(name: &str) -> Option<TableName> {
         let is_word = |word: &str| {
             (1..=64).contains(&word.len())
@@ -46,22 +46,22 @@ impl TableName {
         })
     }
 
-    /// The database it names, if it does.
+    /// Returns the database part, if the name has one.
     pub fn database(&self) -> Option<&str> {
         self.database.as_deref()
     }
 
-    /// The table alone.
+    /// Returns the table part.
     pub fn table(&self) -> &str {
         &self.table
     }
 
-    /// The statement that makes the table in MySQL or MariaDB.
+    /// Returns the statement that creates the table in MySQL or MariaDB.
     pub fn mysql_schema(&self) -> String {
         include_str!("schema/mysql.sql").replace("{table}", &self.to_string())
     }
 
-    /// The statements that make the table and its indices in SQLite.
+    /// Returns the statements that create the table and its indexes in SQLite.
     pub fn sqlite_schema(&self) -> String {
         let in_database = |name: &str| match &self.database {
             Some(database) => format!("`{database}`.`{name}`"),
@@ -77,7 +77,7 @@ impl TableName {
     }
 }
 
-/// `new_mail`, as it always was.
+/// Returns `new_mail`, the table name of go-guerrilla.
 impl Default for TableName {
     fn default() -> TableName {
         TableName {
@@ -87,7 +87,7 @@ impl Default for TableName {
     }
 }
 
-/// As it stands in a statement, quoted.
+/// Formats the name quoted, for use in a statement.
 impl fmt::Display for TableName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(database) = &self.database {
@@ -106,7 +106,7 @@ impl TableColumns {
         }
     }
 
-    /// The table that `goguerrilla schema` prints.
+    /// The columns of the table that `goguerrilla schema` prints.
     pub const DEFAULT: TableColumns = TableColumns {
         has_attach: i32::MAX as u64,
         from: Column::varchar(LONGEST_ADDRESS),
@@ -120,8 +120,8 @@ impl TableColumns {
     };
 }
 
-/// Octets of the longest address of RFC 5321 §4.5.3.1: a local-part of 64, `@`, a domain of 255. In utf8mb4, which holds
-/// those of RFC 6531 too, the key on column `to` takes 1,280 bytes of the 3,072 that InnoDB allows in a row format of DYNAMIC.
+/// Octets of the longest address (RFC 5321 §4.5.3.1): a local-part of 64, `@` and a domain of 255. In utf8mb4, which RFC 6531
+/// addresses need, the index on column `to` takes 1,280 of the 3,072 bytes that InnoDB allows with ROW_FORMAT=DYNAMIC.
 pub const LONGEST_ADDRESS: usize = 64 + 1 + 255;
 
 #[cfg(test)]

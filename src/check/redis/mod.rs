@@ -1,15 +1,15 @@
-//! What is wrong with Redis, or with a node of a Redis Cluster.
+//! Diagnoses Redis or the nodes of a Redis Cluster.
 
-mod cures;
+mod fixes;
 
-use self::cures::{cure_of, wrong_server};
+use self::fixes::{fix_for, wrong_server};
 use super::without_panic;
 use crate::metrics::Component;
 use crate::store::Diagnostic;
 use crate::store::redis::cluster::ClusterReader;
 use crate::store::redis::{RedisPool, RedisReader, RedisSettings, display_address};
 
-/// Looks at Redis as the server would.
+/// Returns problems that would keep the server from storing bodies in Redis, and settings that may lose bodies.
 pub fn check(settings: &RedisSettings) -> Vec<Diagnostic> {
     without_panic(Component::Redis, "REDIS_INTERFACE", || {
         match settings.urls.as_slice() {
@@ -19,13 +19,13 @@ pub fn check(settings: &RedisSettings) -> Vec<Diagnostic> {
     })
 }
 
-/// Whatever is wrong with any node.
+/// Returns the findings of all nodes.
 fn check_cluster(settings: &RedisSettings) -> Vec<Diagnostic> {
     let mut cluster = match ClusterReader::open(settings) {
         Ok(cluster) => cluster,
         Err(error) => {
             let last = settings.addresses().last().unwrap_or_default();
-            let text = not_open(
+            let text = connect_failure(
                 &last,
                 &error.to_string(),
                 "bodies go",
@@ -42,12 +42,12 @@ fn check_cluster(settings: &RedisSettings) -> Vec<Diagnostic> {
             Ok(node) => findings.extend(check_node(node, Some(address), key.as_deref())),
             Err(error) => {
                 let error = error.to_string();
-                let text = not_open(address, &error, "its bodies go", "start it");
+                let text = connect_failure(address, &error, "its bodies go", "start it");
                 findings.push(Diagnostic::warning(text));
             }
         }
     }
-    // One that has no slots, or goes by another name among those that have: it need only be there.
+    // A configured node without slots, or one whose address differs from the one in the slot table, only needs to be reachable.
     for address in settings.addresses().filter(|one| !addresses.contains(one)) {
         if let Err(error) = cluster.node(&address) {
             findings.push(Diagnostic::warning(format!(
@@ -66,7 +66,7 @@ fn check_single(url: &str, expire_seconds: usize) -> Vec<Diagnostic> {
         Ok(mut redis) => check_node(&mut redis, None, Some(CHECK_KEY)),
         Err(error) => {
             let start = "start Redis, or set REDIS_INTERFACE to \"\"";
-            let text = not_open(
+            let text = connect_failure(
                 &display_address(url),
                 &error.to_string(),
                 "bodies go",
@@ -77,22 +77,21 @@ fn check_single(url: &str, expire_seconds: usize) -> Vec<Diagnostic> {
     }
 }
 
-/// Returns the text of a finding for a Redis that could not be entered; `start` is the cure of one that is away.
-fn not_open(place: &str, error: &str, bodies: &str, start: &str) -> String {
-    match wrong_server(place, error) {
+/// Returns the finding for a Redis server to which no connection could be made; `start` is the fix if the server is down.
+fn connect_failure(address: &str, error: &str, bodies: &str, start: &str) -> String {
+    match wrong_server(address, error) {
         Some(wrong) => {
-            format!(
-                "REDIS_INTERFACE: Redis at {place}: {wrong}; {bodies} into column `mail` meanwhile"
-            )
+            format!("REDIS_INTERFACE: Redis at {address}: {wrong}; {bodies} into column `mail`")
         }
         None => {
-            let cure = cure_of(error).unwrap_or(start);
-            format!("{error}; {bodies} into column `mail` meanwhile; {cure}")
+            let fix = fix_for(error).unwrap_or(start);
+            format!("{error}; {bodies} into column `mail`; {fix}")
         }
     }
 }
 
-/// What is wrong with one Redis, which is a node of a cluster if it has an address; one without a key has no slots.
+/// Returns the findings for one Redis server. `address` is set if the server is a node of a cluster; `key` is `None` if that
+/// node owns no slots.
 fn check_node(
     redis: &mut RedisReader,
     address: Option<&str>,
@@ -116,22 +115,22 @@ fn check_node(
     if let Some(key) = key
         && let Err(error) = redis.try_write(key)
     {
-        let place = redis.place().to_owned();
-        let wrong = wrong_server(&place, &error);
+        let address = redis.address().to_owned();
+        let wrong = wrong_server(&address, &error);
         let is_wrong = wrong.is_some();
-        let (what, cure) = match wrong {
+        let (text, fix) = match wrong {
             Some(wrong) => (wrong, None),
             None => {
-                let cure = cure_of(&error);
-                (error, cure)
+                let fix = fix_for(&error);
+                (error, fix)
             }
         };
-        let cure = cure.map(|cure| format!("; {cure}")).unwrap_or_default();
+        let fix = fix.map(|fix| format!("; {fix}")).unwrap_or_default();
         warn(format!(
-            "{name} does not take bodies: {what}; they go into column `mail` meanwhile{cure}"
+            "{name} does not take bodies: {text}; they go into column `mail`{fix}"
         ));
         if is_wrong || redis.is_broken() {
-            // Each further question would wait for its time-out.
+            // Each further command would wait for its timeout.
             return findings;
         }
     }
@@ -140,25 +139,25 @@ fn check_node(
         .filter(|policy| policy != "noeviction")
     {
         warn(format!(
-            "maxmemory-policy of {name} is {policy}, which may drop bodies before their time; run: {cli} CONFIG SET \
+            "maxmemory-policy of {name} is {policy}, which may evict bodies before they expire; run: {cli} CONFIG SET \
              maxmemory-policy noeviction"
         ));
     }
     if redis.info("persistence", "aof_enabled").as_deref() == Some("0") {
         warn(format!(
-            "{name} keeps no append-only file, so a body acknowledged there can be lost when it dies; run: {cli} CONFIG \
+            "{name} keeps no append-only file, so a body acknowledged there can be lost if it crashes; run: {cli} CONFIG \
              SET appendonly yes, or set REDIS_INTERFACE to \"\" to keep bodies in MySQL"
         ));
     }
     if address.is_some() && redis.setting("cluster-require-full-coverage").as_deref() == Some("yes")
     {
         warn(format!(
-            "{name} takes nothing while another node is missing (cluster-require-full-coverage); run: {cli} CONFIG SET \
+            "{name} stores nothing while another node is down (cluster-require-full-coverage); run: {cli} CONFIG SET \
              cluster-require-full-coverage no"
         ));
     }
     findings
 }
 
-/// What `check` writes and takes back; in a cluster a number follows it.
+/// The key that `check` writes and deletes; in a cluster a number is appended.
 const CHECK_KEY: &str = "goguerrilla:check";

@@ -60,7 +60,7 @@ fn check_idle_connections(connector: &Connector, pool: &Pool<Connector>) {
     let is_only_host = connector.hosts().count() == 1;
     let health = connector.health();
     let started_at = Instant::now();
-    let _question = is_only_host.then(|| health.ask("a question to the idle database"));
+    let _question = is_only_host.then(|| health.begin_request("a question to the idle database"));
     while let Some(mut connection) = pool.try_get() {
         // The pool drops a broken connection, and its attempt to replace it updates the store's health.
         let error = connection.with_timeout(Conn::ping).err();

@@ -1,4 +1,4 @@
-//! Finds the mails that make a batch fail, so that the others in it are saved.
+//! Isolates the mails that make a batch fail, so that the other mails of the batch are saved.
 
 use crate::mail::Mail;
 use crate::store::{SaveError, SavedId};
@@ -6,7 +6,7 @@ use crate::store::{SaveError, SavedId};
 /// Why a transaction failed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum BatchError {
-    /// The store failed: a part of the batch would fail too.
+    /// The store failed, so a part of the batch would fail too.
     Store(SaveError),
     /// One of the mails may be the cause.
     Mail(SaveError),
@@ -21,9 +21,9 @@ impl BatchError {
     }
 }
 
-/// Saves `batch` with `save_part`, which commits all of a part or nothing, and halves a part that fails until the failing
-/// mail is alone. Returns one outcome per mail, in order. One bad mail among n costs about 2 log₂ n transactions. After the
-/// store itself fails, the remaining mails are not tried.
+/// Saves `batch` with `save_part`, which commits all mails of a part or none, and halves a part that fails until the failing
+/// mail is alone. Returns one outcome per mail, in order. One bad mail among n costs about 2 log₂ n transactions. After an
+/// error of the store itself, the remaining mails are not tried.
 pub fn save_bisecting(
     batch: &[Mail],
     save_part: &mut impl FnMut(&[Mail]) -> Result<(), BatchError>,

@@ -1,4 +1,4 @@
-//! The queue between connections and a store: batches, one COMMIT each, one answer per mail.
+//! The queue between connections and a store: one COMMIT per batch, one outcome per mail.
 
 mod batching;
 pub(super) mod bisect;

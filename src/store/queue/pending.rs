@@ -1,4 +1,4 @@
-//! One mail between its connection and the writer: queued, claimed, answered, or withdrawn.
+//! One mail between its connection and the writer: queued, claimed, answered or withdrawn.
 
 use std::collections::HashMap;
 use std::io;
@@ -10,14 +10,14 @@ use crate::mail::Mail;
 use crate::store::{SaveError, SavedId};
 use crate::sync;
 
-/// The writer's side of a pending save. If dropped without an answer, the client gets 451.
+/// The writer's side of a pending save. If it is dropped without an answer, the client gets 451.
 pub struct QueuedMail {
     pending: Arc<Pending>,
 }
 
 /// The connection's side of a pending save.
 pub struct SaveWaiter {
-    fate: Arc<Pending>,
+    pending: Arc<Pending>,
 }
 
 struct Pending {
@@ -26,7 +26,7 @@ struct Pending {
 }
 
 enum PendingState {
-    /// Holds the mail, so that withdrawing it frees its memory at once, however long the queue is.
+    /// Holds the mail, so that a withdrawal frees its memory at once, however long the queue is.
     Queued(Box<Mail>),
     Withdrawn,
     Claimed,
@@ -36,18 +36,18 @@ enum PendingState {
 
 /// Returns both sides of a pending save.
 pub fn pending_save(mail: Mail) -> (QueuedMail, SaveWaiter) {
-    let fate = Arc::new(Pending {
+    let pending = Arc::new(Pending {
         state: Mutex::new(PendingState::Queued(Box::new(mail))),
         changed: Condvar::new(),
     });
-    let ticket = QueuedMail {
-        pending: Arc::clone(&fate),
+    let queued = QueuedMail {
+        pending: Arc::clone(&pending),
     };
-    (ticket, SaveWaiter { fate })
+    (queued, SaveWaiter { pending })
 }
 
 impl QueuedMail {
-    /// Takes the mail to store it; `None` if its connection has withdrawn it.
+    /// Takes the mail in order to save it; `None` if its connection has withdrawn it.
     pub fn claim(&self) -> Option<Mail> {
         let mut state = self.pending.lock();
         match std::mem::replace(&mut *state, PendingState::Claimed) {
@@ -59,7 +59,7 @@ impl QueuedMail {
         }
     }
 
-    /// Sets the outcome; returns the mail to its connection if it was claimed.
+    /// Sets the outcome and, if the mail was claimed, returns the mail to its connection.
     pub fn answer(self, outcome: Result<SavedId, SaveError>, mail: Option<Mail>) {
         self.set_outcome(outcome, mail);
     }
@@ -76,104 +76,107 @@ impl QueuedMail {
 
 impl Drop for QueuedMail {
     fn drop(&mut self) {
-        let reason = "the mail was dropped on its way";
+        let reason = "the mail was dropped before it was saved";
         self.set_outcome(Err(SaveError::unavailable(reason)), None);
     }
 }
 
 impl SaveWaiter {
-    /// Waits for the outcome, for about a minute at most.
+    /// Waits for the outcome, 62 seconds at most. Withdraws the mail if it is still queued when the client disconnects.
     ///
     /// # Errors
     /// [`SaveError`]: the mail is not saved, or it is unknown whether it is.
     pub fn wait(
         self,
-        waiting: &WaiterRegistry,
+        registry: &WaiterRegistry,
         client_left: &mut dyn FnMut() -> bool,
     ) -> Result<SavedId, SaveError> {
-        let started = Instant::now();
-        let _place = waiting.register(&self.fate, started);
-        let mut state = self.fate.lock();
+        let started_at = Instant::now();
+        let _guard = registry.register(&self.pending, started_at);
+        let mut state = self.pending.lock();
         loop {
-            let waited = started.elapsed();
+            let waited = started_at.elapsed();
             match &mut *state {
                 PendingState::Answered(outcome, mail) => {
                     let (outcome, mail) = (outcome.clone(), mail.take());
                     drop(state);
-                    // Freed before the reply, after which the client may send the next mail.
+                    // Freed before the reply: after the reply the client may send its next mail.
                     drop(mail);
                     return outcome;
                 }
                 PendingState::Queued(_) if waited >= MAX_QUEUE_TIME => {
                     *state = PendingState::Withdrawn;
-                    return Err(SaveError::unavailable("the store did not get round to it"));
+                    return Err(SaveError::unavailable(
+                        "the mail waited in the queue for too long",
+                    ));
                 }
                 PendingState::Queued(_) if waited >= DISCONNECT_CHECK_AFTER && client_left() => {
                     *state = PendingState::Withdrawn;
                     return Err(SaveError::unavailable(
-                        "the client left before its mail's turn",
+                        "the client disconnected before its mail was saved",
                     ));
                 }
                 PendingState::Claimed if waited >= MAX_QUEUE_TIME + MAX_SAVE_TIME => {
                     // It is unknown whether the mail is stored: 451, never 250.
                     return Err(SaveError::unavailable(
-                        "the store took it and did not answer",
+                        "the store took the mail and did not answer in time",
                     ));
                 }
                 PendingState::Queued(_) | PendingState::Claimed | PendingState::Withdrawn => {}
             }
-            let changed = self.fate.changed.wait(state);
+            let changed = self.pending.changed.wait(state);
             state = changed.unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
 
-/// The connections that wait for an outcome. A ticker thread wakes those that have waited for more than [`TRUST`], because
-/// a timed wait of each connection would cost a kernel timer per mail, a twentieth of its CPU.
+/// The connections that wait for an outcome. A ticker thread wakes those that have waited longer than
+/// `DISCONNECT_CHECK_AFTER`. A timed wait in each connection would cost a kernel timer per mail, 5 % of its CPU time.
 #[derive(Default)]
 pub struct WaiterRegistry {
-    fates: Mutex<HashMap<usize, (Instant, Arc<Pending>)>>,
+    waiters: Mutex<HashMap<usize, (Instant, Arc<Pending>)>>,
 }
 
-/// Keeps one connection registered until dropped.
+/// Registers one connection until dropped.
 struct WaiterGuard<'a> {
-    waiting: &'a WaiterRegistry,
-    fate: &'a Arc<Pending>,
+    registry: &'a WaiterRegistry,
+    pending: &'a Arc<Pending>,
 }
 
 impl WaiterRegistry {
-    /// Starts the ticker, which ends when the registry is dropped.
+    /// Starts the ticker thread, which ends after the registry is dropped.
     ///
     /// # Errors
-    /// The thread cannot be started.
+    /// The thread cannot be started_at.
     pub fn start() -> io::Result<Arc<WaiterRegistry>> {
-        let waiting = Arc::<WaiterRegistry>::default();
-        let ticked = Arc::downgrade(&waiting);
+        let registry = Arc::<WaiterRegistry>::default();
+        let weak = Arc::downgrade(&registry);
         let tick = move || {
-            while let Some(waiting) = ticked.upgrade() {
-                waiting.wake_overdue(Instant::now());
-                drop(waiting);
+            while let Some(registry) = weak.upgrade() {
+                registry.wake_overdue(Instant::now());
+                drop(registry);
                 thread::sleep(TICK);
             }
         };
         let builder = thread::Builder::new().name("save-ticker".to_owned());
         builder.stack_size(TICKER_STACK_BYTES).spawn(tick)?;
-        Ok(waiting)
+        Ok(registry)
     }
 
-    fn register<'a>(&'a self, fate: &'a Arc<Pending>, now: Instant) -> WaiterGuard<'a> {
-        sync::lock(&self.fates).insert(pending_key(fate), (now, Arc::clone(fate)));
+    fn register<'a>(&'a self, pending: &'a Arc<Pending>, now: Instant) -> WaiterGuard<'a> {
+        sync::lock(&self.waiters).insert(pending_key(pending), (now, Arc::clone(pending)));
         WaiterGuard {
-            waiting: self,
-            fate,
+            registry: self,
+            pending,
         }
     }
 
-    /// Wakes the connections that have waited for long. One that is about to block misses this wake-up and gets the next.
+    /// Wakes the connections that have waited for long. A connection that is about to block misses this wake-up and gets the
+    /// next one.
     fn wake_overdue(&self, now: Instant) {
-        for (since, fate) in sync::lock(&self.fates).values() {
+        for (since, pending) in sync::lock(&self.waiters).values() {
             if now.saturating_duration_since(*since) >= DISCONNECT_CHECK_AFTER {
-                fate.changed.notify_one();
+                pending.changed.notify_one();
             }
         }
     }
@@ -181,13 +184,13 @@ impl WaiterRegistry {
 
 impl Drop for WaiterGuard<'_> {
     fn drop(&mut self) {
-        sync::lock(&self.waiting.fates).remove(&pending_key(self.fate));
+        sync::lock(&self.registry.waiters).remove(&pending_key(self.pending));
     }
 }
 
-/// Returns the address, which identifies a fate as long as it exists.
-fn pending_key(fate: &Arc<Pending>) -> usize {
-    Arc::as_ptr(fate).addr()
+/// Returns the address, which identifies a pending save as long as it exists.
+fn pending_key(pending: &Arc<Pending>) -> usize {
+    Arc::as_ptr(pending).addr()
 }
 
 impl Pending {
@@ -196,14 +199,14 @@ impl Pending {
     }
 }
 
-/// Longest time in the queue. Clients wait ten minutes (RFC 5321 §4.5.3.2.6), but hold a connection slot meanwhile.
+/// Longest time in the queue. Clients wait ten minutes (RFC 5321 §4.5.3.2.6), but each occupies a connection slot.
 const MAX_QUEUE_TIME: Duration = Duration::from_secs(30);
-/// Longest time that a store may take for a batch: twenty seconds of retries with MySQL, and a COMMIT that was begun at
-/// their end.
+/// Longest time for the batch of a claimed mail: the MySQL store retries for twenty seconds, and a COMMIT may begin at the end
+/// of them.
 const MAX_SAVE_TIME: Duration = Duration::from_secs(32);
-/// A wait up to this long does not check whether the client is still connected.
+/// Longest wait during which the client's connection is not checked.
 const DISCONNECT_CHECK_AFTER: Duration = Duration::from_secs(1);
 /// Interval at which a longer wait checks its time limit and its client.
 const TICK: Duration = Duration::from_millis(500);
-/// The ticker's stack; it only walks the registry.
+/// Stack size of the ticker thread, which only iterates over the registry.
 const TICKER_STACK_BYTES: usize = 64 << 10;

@@ -1,8 +1,7 @@
-//! The queue between connections and the store, and group commit.
+//! The writer threads, which commit queued mails in batches.
 //!
-//! A writer takes whatever queued up while the last commit ran: alone a mail commits at once, under load commits grow by
-//! themselves. Several writers take turns, for few large commits are cheaper than many small ones; a writer that hangs, or
-//! a queue that grows, ends that within milliseconds.
+//! A writer takes all mails that were queued during the previous commit. So a mail under light load is committed at once, and
+//! batches grow with the load. [`BatchScheduler`] decides how several writers share the queue.
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -16,10 +15,10 @@ use crate::metrics::{self, Component, StoreErrorKind};
 use crate::panics;
 use crate::store::{Health, SaveError, SaveMail, SavedId};
 
-/// Opens a store for a writer; called again after a panic.
+/// The function that opens a store on a writer's thread: for the first batch, after a failed open and after a panic.
 pub type OpenStore = Arc<dyn Fn() -> Result<Box<dyn SaveMail>, SaveError> + Send + Sync>;
 
-/// What connections save their mails with. Clones share one queue.
+/// Queues mails for the writers and waits for the outcome. Clones share one queue.
 #[derive(Clone)]
 pub struct Saver {
     queue: Option<Queue>,
@@ -27,7 +26,7 @@ pub struct Saver {
     health: Health,
 }
 
-/// Where mails wait for a writer, and connections for their mails.
+/// The connections' side of the queue.
 #[derive(Clone)]
 struct Queue {
     queued: Sender<QueuedMail>,
@@ -35,15 +34,15 @@ struct Queue {
     waiters: Arc<WaiterRegistry>,
 }
 
-/// The writer threads behind a [`Saver`].
+/// The writer threads of a [`Saver`].
 pub struct Writers {
     threads: Vec<JoinHandle<()>>,
-    /// Dropped to say that no more mail will come.
+    /// Dropped to stop the writers after the queue is empty.
     stop: Sender<()>,
 }
 
 impl Saver {
-    /// Says yes and keeps nothing, without any queue: what the server itself costs.
+    /// Returns a saver that accepts every mail at once and stores none.
     pub fn discarding() -> Saver {
         Saver {
             queue: None,
@@ -52,18 +51,18 @@ impl Saver {
         }
     }
 
-    /// What is known of the store behind it.
+    /// Returns the state of the store.
     pub fn health(&self) -> Health {
         self.health.clone()
     }
 
-    /// Saves a mail and waits for the outcome, for a minute at most.
+    /// Saves a mail and waits for the outcome, 62 seconds at most.
     ///
-    /// `client_left` is asked twice a second once the first one is over: a client that gave up while its mail still queued
-    /// is not saved behind its back, for it will come again.
+    /// After the first second, `client_left` is called twice a second while the mail is queued. If it returns true, the mail is
+    /// withdrawn: a client that disconnected sends the mail again, so saving it would make a duplicate.
     ///
     /// # Errors
-    /// [`SaveError`]: the mail is not saved, or it is not known whether it is.
+    /// [`SaveError`]: the mail is not saved, or it is unknown whether it is.
     pub fn save(
         &self,
         mail: Mail,
@@ -76,18 +75,18 @@ impl Saver {
             return Err(SaveError::Unavailable(reason));
         }
         if self.precompute_rows {
-            let prepared = mail.precompute_row();
-            prepared.map_err(|error| SaveError::Full(error.to_string()))?;
+            let computed = mail.precompute_row();
+            computed.map_err(|error| SaveError::Full(error.to_string()))?;
         }
-        let (ticket, receipt) = pending_save(mail);
-        match queue.queued.try_send(ticket) {
+        let (queued, waiter) = pending_save(mail);
+        match queue.queued.try_send(queued) {
             Ok(()) => {
                 queue.scheduler.notify_queued(queue.queued.len());
-                receipt.wait(&queue.waiters, client_left)
+                waiter.wait(&queue.waiters, client_left)
             }
-            // Those of clients that gave up long ago: the store has been stuck for hours.
+            // A writer that hangs leaves withdrawn mails in the queue, so the queue fills up only after hours.
             Err(TrySendError::Full(_)) => Err(SaveError::unavailable(
-                "the store has been stuck for too long",
+                "the queue is full: the store has been stuck for hours",
             )),
             Err(TrySendError::Disconnected(_)) => {
                 Err(SaveError::unavailable("the writers have stopped"))
@@ -97,29 +96,31 @@ impl Saver {
 }
 
 impl Writers {
-    /// Starts `count` writers. `prepare` has each connection's thread compute what a row needs ([`Mail::prepare`]);
-    /// while `health` says that the store is down, no mail is queued.
+    /// Starts `count` writers, which open their stores with `open`.
+    ///
+    /// If `precompute_rows` is set, each connection's thread computes the row ([`Mail::precompute_row`]) before it queues the
+    /// mail. No mail is queued while `health` reports the store as down.
     ///
     /// # Errors
-    /// When a thread cannot be started.
+    /// A thread cannot be started.
     pub fn start(
         count: usize,
-        prepare: bool,
+        precompute_rows: bool,
         health: Health,
         open: OpenStore,
     ) -> std::io::Result<(Saver, Writers)> {
-        let (jobs_in, jobs_out) = bounded(MAX_QUEUED_MAILS);
+        let (sender, receiver) = bounded(MAX_QUEUED_MAILS);
         let (stop, stopped) = bounded(0);
-        let turns = Arc::new(BatchScheduler::default());
+        let scheduler = Arc::new(BatchScheduler::default());
         let threads = (0..count)
             .map(|number| {
                 let writer = Writer {
-                    jobs: jobs_out.clone(),
+                    queue: receiver.clone(),
                     stopped: stopped.clone(),
                     open: Arc::clone(&open),
                     store: None,
                     health: health.clone(),
-                    turns: Arc::clone(&turns),
+                    scheduler: Arc::clone(&scheduler),
                 };
                 thread::Builder::new()
                     .name(format!("writer-{number}"))
@@ -127,77 +128,80 @@ impl Writers {
             })
             .collect::<std::io::Result<_>>()?;
         let queue = Queue {
-            queued: jobs_in,
-            scheduler: turns,
+            queued: sender,
+            scheduler,
             waiters: WaiterRegistry::start()?,
         };
         let saver = Saver {
             queue: Some(queue),
-            precompute_rows: prepare,
+            precompute_rows,
             health,
         };
         Ok((saver, Writers { threads, stop }))
     }
 
-    /// Whether all threads have ended by themselves, as they do once no [`Saver`] is left.
+    /// Returns whether all threads have ended, which they do after the last [`Saver`] is dropped.
     pub fn are_finished(&self) -> bool {
         self.threads.iter().all(JoinHandle::is_finished)
     }
 
-    /// Saves what has queued up, closes the store and ends the threads.
+    /// Saves the queued mails, closes the store and ends the threads.
     pub fn drain_and_join(self) {
         drop(self.stop);
         for thread in self.threads {
-            // A writer's panics are caught where they happen. This may wait long; the server stops without it then.
+            // Panics are caught in the thread. This join may block for long; the server's shutdown does not wait for it beyond
+            // a limit.
             let _ = thread.join();
         }
     }
 }
 
 struct Writer {
-    jobs: Receiver<QueuedMail>,
+    queue: Receiver<QueuedMail>,
     stopped: Receiver<()>,
     open: OpenStore,
     store: Option<Box<dyn SaveMail>>,
     health: Health,
-    turns: Arc<BatchScheduler>,
+    scheduler: Arc<BatchScheduler>,
 }
 
 impl Writer {
     fn run(mut self) {
-        let turns = Arc::clone(&self.turns);
-        while let Some((first, turn)) = turns.acquire(|| self.next_queued(), || self.jobs.len()) {
-            // The tickets of a batch that panics say 451 as they are dropped.
-            if let Err(text) = panics::catch(Component::Writer, || self.save_batch(first, turn)) {
-                let reason = format!("the writer panicked, and opens its store anew: {text}");
+        let scheduler = Arc::clone(&self.scheduler);
+        while let Some((first, permit)) =
+            scheduler.acquire(|| self.next_queued(), || self.queue.len())
+        {
+            // A panic drops the queued mails of the batch, whose clients then get 451.
+            if let Err(text) = panics::catch(Component::Writer, || self.save_batch(first, permit)) {
+                let reason = format!("the writer panicked and reopens its store: {text}");
                 log::error!(reason = reason.as_str(); "batch_failed");
                 self.health.record_failure(&reason);
-                // Dropped, a broken store may panic once more.
+                // The drop of a broken store may panic again.
                 let _ = panics::catch(Component::Writer, || self.store = None);
             }
         }
     }
 
     fn next_queued(&self) -> Option<QueuedMail> {
-        if let Ok(job) = self.jobs.try_recv() {
-            return Some(job);
+        if let Ok(queued) = self.queue.try_recv() {
+            return Some(queued);
         }
         select! {
-            recv(self.jobs) -> job => job.ok(),
-            recv(self.stopped) -> _ => self.jobs.try_recv().ok(),
+            recv(self.queue) -> queued => queued.ok(),
+            recv(self.stopped) -> _ => self.queue.try_recv().ok(),
         }
     }
 
-    /// One batch, from making ready to the last answer.
-    fn save_batch(&mut self, first: QueuedMail, mut turn: BatchPermit) {
-        let _question = self.health.ask("a batch");
+    /// Saves one batch, from `prepare_batch` to the outcome of the last mail.
+    fn save_batch(&mut self, first: QueuedMail, mut permit: BatchPermit) {
+        let _request = self.health.begin_request("a batch");
         if let Err(error) = self.prepare_store() {
-            // Only those that waited for this attempt; whoever comes now is worth another one.
-            let waiting = self.jobs.try_iter().take(self.jobs.len());
+            // Fails only the mails that are queued by now; a mail that arrives later starts another attempt.
+            let waiting = self.queue.try_iter().take(self.queue.len());
             let waiting = std::iter::once(first).chain(waiting);
             let mut count = 0;
-            for ticket in waiting {
-                ticket.answer(Err(error.clone()), None);
+            for queued in waiting {
+                queued.answer(Err(error.clone()), None);
                 count += 1;
             }
             count_store_error(&error);
@@ -205,7 +209,7 @@ impl Writer {
             log::error!(mails = count, reason:% = error; "batch_failed");
             return;
         }
-        let (mails, tickets) = self.collect_batch(first);
+        let (mails, queued_mails) = self.collect_batch(first);
         let Some(store) = &mut self.store else {
             return;
         };
@@ -213,47 +217,47 @@ impl Writer {
             store.cancel_batch();
             return;
         }
-        turn.record_size(mails.len());
+        permit.record_size(mails.len());
         metrics::BATCHES.observe(mails.len() as u64);
         let outcomes = store.save_batch(&mails);
-        drop(turn);
+        drop(permit);
         debug_assert_eq!(outcomes.len(), mails.len());
         if let Some(Err(error)) = outcomes.iter().find(|outcome| outcome.is_err()) {
             let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
             count_store_error(error);
             log::error!(mails = failed, of = mails.len(), reason:% = error; "batch_failed");
         }
-        self.judge(&mails, &outcomes);
-        for ((ticket, mail), outcome) in tickets.into_iter().zip(mails).zip(outcomes) {
-            ticket.answer(outcome, Some(mail));
+        self.update_health(&mails, &outcomes);
+        for ((queued, mail), outcome) in queued_mails.into_iter().zip(mails).zip(outcomes) {
+            queued.answer(outcome, Some(mail));
         }
     }
 
     /// Updates the health of the store after a batch.
-    fn judge(&self, mails: &[Mail], outcomes: &[Result<SavedId, SaveError>]) {
+    fn update_health(&self, mails: &[Mail], outcomes: &[Result<SavedId, SaveError>]) {
         if outcomes.iter().any(Result::is_ok) {
             self.health.record_success();
             return;
         }
         let mut errors = outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
-        let of_the_store = |error: &&SaveError| !matches!(error, SaveError::Refused(_));
-        if let Some(error) = errors.clone().find(of_the_store) {
+        let is_of_store = |error: &&SaveError| !matches!(error, SaveError::Refused(_));
+        if let Some(error) = errors.clone().find(is_of_store) {
             self.health.record_failure(&error.to_string());
         } else if let Some(error) = errors.next() {
             let clients = mails.iter().map(|mail| mail.origin().client_ip);
-            self.health.refused(clients, &error.to_string());
+            self.health.record_rejection(clients, &error.to_string());
         }
     }
 
-    /// Another mail that has queued up. Where several have, connections that are about to queue theirs get the processor
-    /// first: a moment of theirs makes a larger commit, which is cheaper for all. A mail that is alone waits for nobody of them.
+    /// Returns another queued mail. If the queue is empty and the batch has two or more mails, yields the processor once:
+    /// connections that are about to queue a mail make the batch larger, and so the commit cheaper per mail.
     fn next_of_batch(&self, so_far: usize) -> Option<QueuedMail> {
-        let next = self.jobs.try_recv().ok();
+        let next = self.queue.try_recv().ok();
         if next.is_some() || so_far < 2 {
             return next;
         }
         thread::yield_now();
-        self.jobs.try_recv().ok()
+        self.queue.try_recv().ok()
     }
 
     fn prepare_store(&mut self) -> Result<(), SaveError> {
@@ -264,24 +268,24 @@ impl Writer {
         store.prepare_batch()
     }
 
-    /// Takes what has queued up, less what was withdrawn, up to the ceilings of a batch.
+    /// Takes the queued mails up to the limits of a batch; skips those that were withdrawn.
     fn collect_batch(&self, first: QueuedMail) -> (Vec<Mail>, Vec<QueuedMail>) {
-        let (mut mails, mut tickets) = (Vec::new(), Vec::new());
+        let (mut mails, mut queued_mails) = (Vec::new(), Vec::new());
         let (mut rows, mut octets) = (0, 0);
         let mut next = Some(first);
-        while let Some(ticket) = next {
-            if let Some(mail) = ticket.claim() {
+        while let Some(queued) = next {
+            if let Some(mail) = queued.claim() {
                 rows += mail.recipients().len();
                 octets += mail.stored_octets();
                 mails.push(mail);
-                tickets.push(ticket);
+                queued_mails.push(queued);
             }
             if rows >= MAX_BATCH_ROWS || octets >= MAX_BATCH_OCTETS {
                 break;
             }
             next = self.next_of_batch(mails.len());
         }
-        (mails, tickets)
+        (mails, queued_mails)
     }
 }
 
@@ -293,10 +297,10 @@ fn count_store_error(error: &SaveError) {
     });
 }
 
-/// Tickets that may queue up: one for each client, of which there are fewer, and those that withdrew their mail from a store
-/// that hangs. About 2 MB for the queue itself, and 20 MB more for what is left of mails once all of them have withdrawn.
+/// Longest queue. At most one mail per connection is waited for; the others were withdrawn while a store hung. Takes about 2
+/// MB, and 20 MB more if all mails have been withdrawn.
 const MAX_QUEUED_MAILS: usize = 131_072;
-/// Rows of one transaction: beyond a hundred a commit gets no cheaper by row.
+/// Rows of one transaction. Above 100 rows, a commit gets no cheaper per row.
 const MAX_BATCH_ROWS: usize = 256;
 /// Octets of one transaction.
 const MAX_BATCH_OCTETS: usize = 8 << 20;
@@ -311,10 +315,10 @@ mod tests {
 
     #[test]
     fn save_into_a_full_queue_fails_at_once() {
-        // Nobody takes from it, and it holds nothing.
-        let (jobs, _kept) = bounded(0);
+        // A channel without capacity and without a reader is always full.
+        let (sender, _receiver) = bounded(0);
         let queue = Queue {
-            queued: jobs,
+            queued: sender,
             scheduler: Arc::default(),
             waiters: Arc::default(),
         };
@@ -339,14 +343,14 @@ mod tests {
         };
         let content = Content::new(0, &MemoryBudget::new(0));
         let mail = Mail::new(envelope, content, origin, |_| String::new()).unwrap();
-        let asked = Instant::now();
+        let started_at = Instant::now();
         let saved = saver.save(mail, &mut || false);
         assert_eq!(
             saved,
             Err(SaveError::unavailable(
-                "the store has been stuck for too long"
+                "the queue is full: the store has been stuck for hours"
             ))
         );
-        assert!(asked.elapsed() < Duration::from_secs(1));
+        assert!(started_at.elapsed() < Duration::from_secs(1));
     }
 }

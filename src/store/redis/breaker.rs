@@ -7,7 +7,7 @@ use super::STORE_TIMEOUT;
 use crate::metrics;
 use crate::sync;
 
-/// Tells whether Redis may be used now. Clones share one state.
+/// A circuit breaker, which decides whether Redis may be used now. Clones share one state.
 #[derive(Clone, Default)]
 pub struct Breaker {
     state: Arc<Mutex<BreakerState>>,
@@ -27,7 +27,7 @@ impl Breaker {
             None => true,
             Some(until) if Instant::now() < until => false,
             Some(_) => {
-                // Only this batch tries; the others wait for its result.
+                // Only this batch tries Redis; the others skip it until the result is recorded.
                 state.open_until = Some(Instant::now() + STORE_TIMEOUT * 2);
                 true
             }

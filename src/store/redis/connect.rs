@@ -1,4 +1,4 @@
-//! Connecting to a Redis server and logging in.
+//! Connects to a Redis server and logs in.
 
 use std::time::Duration;
 

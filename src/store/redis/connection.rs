@@ -1,4 +1,4 @@
-//! One connection to Redis, whose replies are read within limits.
+//! One connection to Redis, whose replies are parsed within limits.
 
 use std::io::{self, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
@@ -9,7 +9,7 @@ use r2d2_redis::redis::{ConnectionAddr, ConnectionLike, RedisError, RedisResult,
 
 use super::reply::read_value;
 
-/// A connection over TCP or a socket of this machine.
+/// A connection to Redis over TCP or a Unix socket.
 pub struct Connection {
     stream: BufReader<Stream>,
     is_open: bool,
@@ -21,10 +21,10 @@ enum Stream {
 }
 
 impl Connection {
-    /// Connects to the first address that answers.
+    /// Connects to the first address that accepts the connection.
     ///
     /// # Errors
-    /// What became of the last address.
+    /// No address accepts it; the error is that of the last one.
     pub fn open(address: &ConnectionAddr, timeout: Duration) -> io::Result<Connection> {
         let stream = match address {
             ConnectionAddr::Unix(path) => Stream::Unix(UnixStream::connect(path)?),
@@ -42,10 +42,10 @@ impl Connection {
         Ok(connection)
     }
 
-    /// How long each read or write may take from now on.
+    /// Sets the timeout of each following read and write.
     ///
     /// # Errors
-    /// What the operating system says.
+    /// The socket option cannot be set.
     pub fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
         let timeout = Some(timeout);
         match self.stream.get_ref() {
@@ -60,8 +60,8 @@ impl Connection {
 
     fn read_reply(&mut self) -> RedisResult<Value> {
         let reply = read_value(&mut self.stream);
-        if reply.as_ref().is_err_and(|error| !is_of_server(error)) {
-            // What comes next would be read as the answer to something else.
+        if reply.as_ref().is_err_and(|error| !is_server_error(error)) {
+            // The rest of this reply would be read as the reply to the next command.
             self.close();
         }
         reply
@@ -96,10 +96,10 @@ fn connect(host: &str, port: u16, timeout: Duration) -> io::Result<TcpStream> {
     outcome
 }
 
-/// Whether the server answered this error, and goes on.
-pub fn is_of_server(error: &RedisError) -> bool {
+/// Returns whether the server sent this error as a reply, after which the connection can still be used.
+pub fn is_server_error(error: &RedisError) -> bool {
     use r2d2_redis::redis::ErrorKind;
-    error.kind() == ErrorKind::ExtensionError || error.to_string().starts_with(SIGNALLED)
+    error.kind() == ErrorKind::ExtensionError || error.to_string().starts_with(SERVER_ERROR_PREFIX)
 }
 
 impl ConnectionLike for Connection {
@@ -121,7 +121,7 @@ impl ConnectionLike for Connection {
             match self.read_reply() {
                 Ok(reply) if number >= offset => replies.push(reply),
                 Ok(_) => {}
-                // Without an answer each further read would wait for its time-out.
+                // The connection is closed: each further read would wait for its timeout.
                 Err(error) if !self.is_open => return Err(first_error.unwrap_or(error)),
                 Err(error) => first_error = first_error.or(Some(error)),
             }
@@ -167,5 +167,5 @@ impl Write for Stream {
     }
 }
 
-/// How the library begins the text of an error that a server answered.
-const SIGNALLED: &str = "An error was signalled by the server";
+/// Beginning of the redis crate's text for an error that the server sent.
+const SERVER_ERROR_PREFIX: &str = "An error was signalled by the server";

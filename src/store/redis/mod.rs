@@ -1,8 +1,8 @@
-//! Bodies in Redis under their hashes, each with an expiry.
+//! Bodies in Redis under their mail ids, each with an expiry.
 //!
-//! Redis is a convenience, never a condition: whatever goes wrong with it, the bodies go into the table instead, and no
-//! mail waits longer than a fifth of a second for that decision. The talking is done by a thread of its own, since the socket's
-//! time-outs restart with every octet; a breaker keeps a Redis in trouble out of the way and tries it again by itself.
+//! No mail depends on Redis: after any error the bodies go into the table, and a batch waits for Redis at most 200 ms. A thread
+//! per writer sends the requests, because a socket's timeout restarts with every octet. A circuit breaker keeps a failing Redis
+//! unused for a pause and then tries it again.
 
 mod breaker;
 pub mod cluster;
@@ -22,55 +22,55 @@ use crossbeam_channel::{Receiver, SendTimeoutError, Sender};
 use r2d2_redis::redis;
 
 pub use self::breaker::Breaker;
-use self::connection::is_of_server;
+use self::connection::is_server_error;
 pub use self::pool::RedisPool;
 pub use self::reader::{RedisReader, display_address};
 use self::worker::Request;
 use crate::mail::{Mail, MailId, NoMemory};
 
-/// How Redis is reached.
+/// The settings of Redis.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisSettings {
-    /// `redis://` or `redis+unix://`; may hold a password, so it is never shown. Several are nodes of one Redis Cluster,
-    /// and the user and password of the first one are good for all.
+    /// `redis://` or `redis+unix://` URLs. They may contain a password, so they are never shown. Several URLs are nodes of one
+    /// Redis Cluster; the user and password of the first one are used for all nodes.
     pub urls: Vec<String>,
-    /// Life of a body in seconds, at least 1.
+    /// Lifetime of a body in seconds, at least 1.
     pub expire_seconds: usize,
 }
 
 impl RedisSettings {
-    /// `host:port` of each node that was named.
+    /// Returns `host:port` of each configured node.
     pub fn addresses(&self) -> impl Iterator<Item = String> {
         self.urls.iter().map(|url| split_url(url).1.to_owned())
     }
 
-    /// The URL of a node of the cluster.
+    /// Returns the URL of a node of the cluster.
     pub fn url_of(&self, address: &str) -> String {
         let (login, _) = self.urls.first().map_or(("", ""), |url| split_url(url));
         format!("redis://{login}{address}/")
     }
 }
 
-/// `user:password@`, or nothing, and `host:port`.
+/// Returns `user:password@`, which may be empty, and `host:port`.
 fn split_url(url: &str) -> (&str, &str) {
     let rest = url.strip_prefix("redis://").unwrap_or(url);
     let at = rest.rfind('@').map_or(0, |at| at + 1);
-    let (login, place) = rest.split_at(at);
-    (login, place.trim_end_matches('/'))
+    let (login, address) = rest.split_at(at);
+    (login, address.trim_end_matches('/'))
 }
 
-/// Which bodies of a batch are in Redis.
+/// The bodies of a batch that are in Redis.
 pub enum BodiesIn {
-    /// None: all go into the table.
+    /// No body: all go into the table.
     Table,
-    /// All.
+    /// All bodies.
     Redis,
-    /// Those with these hashes.
+    /// The bodies of these mail ids.
     Some(HashSet<MailId>),
 }
 
 impl BodiesIn {
-    /// Whether the body with this hash is in Redis.
+    /// Returns whether the body of this mail id is in Redis.
     pub fn contains(&self, hash: &MailId) -> bool {
         match self {
             BodiesIn::Table => false,
@@ -80,20 +80,20 @@ impl BodiesIn {
     }
 }
 
-/// Why a node did not take what it was given.
+/// Why Redis did not store bodies.
 pub struct StoreFailure {
-    /// In its own words.
+    /// The error text for the log.
     pub text: String,
-    /// It is well, and sends us elsewhere.
+    /// The redirection to another node of the cluster. If present, the node itself works.
     pub redirect: Option<Redirect>,
 }
 
-/// Where a node of a cluster sends us.
+/// A redirection that a node of a Redis Cluster sent.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Redirect {
-    /// Another node has the slot now (MOVED).
+    /// MOVED: another node owns the slot now.
     Moved,
-    /// The slot is on its way to this node, which takes what is new in it (ASK).
+    /// ASK: the slot is being migrated to `node`, which already takes new keys of the slot.
     Ask {
         /// The slot.
         slot: u16,
@@ -103,7 +103,7 @@ pub enum Redirect {
 }
 
 impl Redirect {
-    /// Whether an error is one.
+    /// Returns the redirection in an error, if the error is one.
     pub fn of(error: &redis::RedisError) -> Option<Redirect> {
         let (node, slot) = error.redirect_node()?;
         let node = node.to_owned();
@@ -121,7 +121,7 @@ impl StoreFailure {
     }
 }
 
-/// One writer's way to Redis.
+/// Stores one writer's bodies in one Redis server, through a worker thread.
 pub struct BodyWriter {
     requests: Sender<Request>,
     answers: Receiver<(u64, Result<(), StoreFailure>)>,
@@ -129,32 +129,32 @@ pub struct BodyWriter {
     last_number: u64,
 }
 
-/// Bodies whose fate is not known yet.
+/// A request to store bodies whose result is not known yet.
 pub struct PendingStore {
     number: u64,
     deadline: Instant,
 }
 
-/// Hashes and bodies of one batch.
+/// Mail ids and bodies of one batch.
 pub type Bodies = Vec<(MailId, Arc<Vec<u8>>)>;
 
-/// How a node is asked to take bodies.
+/// Whether a node owns the slots of the bodies that it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SlotAccess {
-    /// It has their slots.
+    /// The node owns the slots.
     Owner,
-    /// Another node said that their slots are on their way here: ASKING stands before each.
+    /// The slots are being migrated to the node: the command ASKING precedes each SETEX.
     Asking,
 }
 
 impl BodyWriter {
-    /// Starts the talking thread; reaches for nothing yet.
+    /// Starts the worker thread. Does not connect yet.
     ///
     /// # Errors
-    /// When no thread can be started.
+    /// The thread cannot be started.
     pub fn start(redis: &RedisPool, breaker: &Breaker) -> io::Result<BodyWriter> {
         let redis = redis.clone();
-        let store = move |bodies: &Bodies, entry| redis.store_bodies(bodies, entry);
+        let store = move |bodies: &Bodies, access| redis.store_bodies(bodies, access);
         let (requests, answers) = worker::start(store)?;
         Ok(BodyWriter {
             requests,
@@ -164,9 +164,9 @@ impl BodyWriter {
         })
     }
 
-    /// Hands over the bodies of a batch, all recipients together; `None` where they go into the table.
+    /// Sends the bodies of a batch, those of all recipients, to the worker thread; `None` if they go into the table.
     pub fn begin_store(&mut self, batch: &[Mail]) -> Option<PendingStore> {
-        // Streams of all recipients stand in memory at once here; a batch of that size goes into the table piece by piece.
+        // This method has the bodies of all recipients in memory at once. Larger batches go into the table, row by row.
         let octets: usize = batch.iter().map(Mail::stored_octets).sum();
         if octets > MAX_BODIES_OCTETS || !self.breaker.allows() {
             return None;
@@ -174,58 +174,58 @@ impl BodyWriter {
         let bodies = bodies_of(batch).ok()?;
         let deadline = Instant::now() + STORE_TIMEOUT;
         let sent = self.send(Arc::new(bodies), SlotAccess::Owner, deadline);
-        let sent = sent.inspect_err(|trouble| self.breaker.failed(&trouble.text));
+        let sent = sent.inspect_err(|error| self.breaker.failed(&error.text));
         let number = sent.ok()?;
         Some(PendingStore { number, deadline })
     }
 
-    /// Whether the bodies that were handed over may be relied on.
-    pub fn finish_store(&mut self, handed: &PendingStore) -> bool {
-        let stored = self.receive_answer(handed.number, handed.deadline);
+    /// Waits for the result of a request. Returns whether all its bodies are in Redis.
+    pub fn finish_store(&mut self, pending: &PendingStore) -> bool {
+        let stored = self.receive_answer(pending.number, pending.deadline);
         match &stored {
             Ok(()) => self.breaker.succeeded(),
-            Err(trouble) => self.breaker.failed(&trouble.text),
+            Err(error) => self.breaker.failed(&error.text),
         }
         stored.is_ok()
     }
 
-    /// Hands bodies to the talking thread; the number that its answer will have.
+    /// Sends bodies to the worker thread and returns the number of the request.
     ///
     /// # Errors
-    /// When it is still busy.
+    /// The thread is still busy at the deadline, or has ended.
     pub fn send(
         &mut self,
         bodies: Arc<Bodies>,
-        entry: SlotAccess,
+        access: SlotAccess,
         deadline: Instant,
     ) -> Result<u64, StoreFailure> {
         self.last_number += 1;
         let number = self.last_number;
-        // The thread may still be busy with what was given up before.
+        // The thread may still be busy with a request whose result was not waited for.
         let request = Request {
             number,
             bodies,
-            entry,
+            access,
         };
-        let asked = self.requests.send_deadline(request, deadline);
-        asked.map_err(|error| {
+        let sent = self.requests.send_deadline(request, deadline);
+        sent.map_err(|error| {
             StoreFailure::new(match error {
                 SendTimeoutError::Timeout(_) => "still busy with the last batch".to_owned(),
-                SendTimeoutError::Disconnected(_) => "its thread has ended".to_owned(),
+                SendTimeoutError::Disconnected(_) => "the worker thread has ended".to_owned(),
             })
         })?;
         Ok(number)
     }
 
-    /// What became of them.
+    /// Waits for the result of the request with this number.
     ///
     /// # Errors
-    /// None may be relied on.
+    /// [`StoreFailure`]: some of the bodies may be missing in Redis.
     pub fn receive_answer(&mut self, number: u64, deadline: Instant) -> Result<(), StoreFailure> {
         loop {
             match self.answers.recv_deadline(deadline) {
                 Ok((answered, outcome)) if answered == number => return outcome,
-                // A late answer to a batch that went into the table.
+                // The late result of an earlier request, whose bodies went into the table.
                 Ok(_) => {}
                 Err(_) => {
                     return Err(StoreFailure::new(format!(
@@ -237,14 +237,16 @@ impl BodyWriter {
     }
 }
 
-/// The bodies of a batch, those of all recipients, under their hashes.
+/// Returns mail ids and bodies of a batch, those of all recipients.
 ///
 /// # Errors
-/// When there is no memory for all of them at once.
+/// There is not enough memory for all of them at once.
 pub fn bodies_of(batch: &[Mail]) -> Result<Bodies, NoMemory> {
-    let deliveries = batch
-        .iter()
-        .flat_map(|mail| mail.recipients().iter().map(move |one| (mail, one)));
+    let deliveries = batch.iter().flat_map(|mail| {
+        mail.recipients()
+            .iter()
+            .map(move |delivery| (mail, delivery))
+    });
     deliveries
         .map(|(mail, delivery)| {
             let body = mail.zlib_body(delivery)?;
@@ -253,28 +255,31 @@ pub fn bodies_of(batch: &[Mail]) -> Result<Bodies, NoMemory> {
         .collect()
 }
 
-/// Returns what went wrong, without the URL, which may hold a password: an error of the server in its own words.
+/// Returns the text of an error without the URL, which may contain a password.
 fn describe_error(error: &redis::RedisError) -> String {
-    let shown = error.to_string();
-    let is_of_server = is_of_server(error);
+    let text = error.to_string();
+    let is_server_error = is_server_error(error);
     let text = match (error.code(), error.detail()) {
-        (Some(code), Some(detail)) if is_of_server => format!("{code} {detail}"),
-        (Some(code), None) if is_of_server => code.to_owned(),
+        (Some(code), Some(detail)) if is_server_error => format!("{code} {detail}"),
+        (Some(code), None) if is_server_error => code.to_owned(),
         _ if error.is_timeout() => format!("{}, timed out", error.category()),
-        // What the kernel said, or a description of the library's.
-        _ => shown,
+        // The text of an I/O error or of the redis crate.
+        _ => text,
     };
-    // What follows would be the password, where Redis knows no AUTH.
+    // A server without AUTH repeats the command's arguments in its error, and so the password.
     let text = text.split(", with args beginning with").next();
-    // A server may answer a line of any length.
-    text.unwrap_or_default().chars().take(MAX_WORDS).collect()
+    // A server may send a line of any length.
+    text.unwrap_or_default()
+        .chars()
+        .take(MAX_ERROR_CHARS)
+        .collect()
 }
 
-/// Characters of an error that are shown.
-const MAX_WORDS: usize = 300;
-/// How long a batch may lose to Redis, whatever Redis does.
+/// Maximum number of characters of an error text.
+const MAX_ERROR_CHARS: usize = 300;
+/// Longest time that a batch waits for Redis.
 pub const STORE_TIMEOUT: Duration = Duration::from_millis(200);
-/// What a batch may take in memory on its way to Redis.
+/// Maximum size of all bodies of a batch that is stored in Redis.
 pub const MAX_BODIES_OCTETS: usize = 16 << 20;
 
 #[cfg(test)]
@@ -283,7 +288,7 @@ mod tests {
 
     #[test]
     fn redis_error_text_is_quoted_without_passwords() {
-        let words = |answer: &[u8]| describe_error(&redis::parse_redis_value(answer).unwrap_err());
+        let text = |answer: &[u8]| describe_error(&redis::parse_redis_value(answer).unwrap_err());
         for (answer, want) in [
             (
                 &b"-WRONGPASS invalid pair\r\n"[..],
@@ -300,9 +305,9 @@ mod tests {
                 "ERR unknown command 'AUTH'",
             ),
         ] {
-            assert_eq!(words(answer), want);
+            assert_eq!(text(answer), want);
         }
         let long = format!("-ERR {}\r\n", "x".repeat(10_000));
-        assert_eq!(words(long.as_bytes()).len(), MAX_WORDS);
+        assert_eq!(text(long.as_bytes()).len(), MAX_ERROR_CHARS);
     }
 }

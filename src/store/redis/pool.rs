@@ -1,4 +1,4 @@
-//! Connections to Redis, and the commands that store bodies.
+//! The pool of connections to Redis, and the commands that store bodies.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use r2d2::{ManageConnection, NopErrorHandler, Pool};
 use r2d2_redis::redis::{self, ConnectionLike, Value};
+use scheduled_thread_pool::ScheduledThreadPool;
 
 use super::connect::Connector;
 use super::connection::Connection;
 use super::{Bodies, Redirect, STORE_TIMEOUT, SlotAccess, StoreFailure, describe_error};
 use crate::sync::lock;
 
-/// Connections to Redis, shared by the writers.
+/// A pool of connections to one Redis server, shared by the writers.
 #[derive(Clone)]
 pub struct RedisPool {
     pool: Pool<Manager>,
@@ -20,15 +21,15 @@ pub struct RedisPool {
     expire_seconds: usize,
 }
 
-/// A connection that is thrown away after anything unexpected: a late answer must never be read as the next one.
+/// A pooled connection. It is dropped after any error, because a late reply would be read as the reply to the next command.
 struct PooledConnection {
     connection: Connection,
     broken: bool,
 }
 
 struct Manager {
-    door: Connector,
-    /// Why the last try to connect failed: the pool itself only says that it waited.
+    connector: Connector,
+    /// The error of the last attempt to connect. The pool itself reports only that its timeout expired.
     last_failure: LastFailure,
 }
 
@@ -39,11 +40,11 @@ impl ManageConnection for Manager {
     type Error = r2d2_redis::Error;
 
     fn connect(&self) -> Result<PooledConnection, r2d2_redis::Error> {
-        let entered = self.door.connect(CONNECT_TIMEOUT);
-        *lock(&self.last_failure) = entered.as_ref().err().map(describe_error);
-        let connection = entered.map_err(r2d2_redis::Error::Other)?;
-        let timed = connection.set_timeout(STORE_TIMEOUT);
-        timed.map_err(|error| r2d2_redis::Error::Other(error.into()))?;
+        let connected = self.connector.connect(CONNECT_TIMEOUT);
+        *lock(&self.last_failure) = connected.as_ref().err().map(describe_error);
+        let connection = connected.map_err(r2d2_redis::Error::Other)?;
+        let timeout_set = connection.set_timeout(STORE_TIMEOUT);
+        timeout_set.map_err(|error| r2d2_redis::Error::Other(error.into()))?;
         Ok(PooledConnection {
             connection,
             broken: false,
@@ -60,22 +61,29 @@ impl ManageConnection for Manager {
 }
 
 impl RedisPool {
-    /// A pool of as many connections as there are writers; reaches for nothing yet.
+    /// Returns a pool with at most one connection per writer. Does not connect yet.
     ///
     /// # Errors
-    /// When the URL is none; the text does not show it.
+    /// The URL is malformed. The text does not contain the URL.
     pub fn new(url: &str, expire_seconds: usize, writers: usize) -> Result<RedisPool, String> {
-        let door = Connector::new(url)
+        let connector = Connector::new(url)
             .map_err(|error| format!("REDIS_INTERFACE: {}", describe_error(&error)))?;
         let last_failure = LastFailure::default();
+        // One thread instead of r2d2's default of three. Nodes do not share a thread: a node that does not answer must not
+        // delay connections to others, and the periodic job of a dropped pool ends only with its thread pool.
+        let threads = ScheduledThreadPool::builder()
+            .num_threads(1)
+            .thread_name_pattern("redis-connect")
+            .build();
         let pool = Pool::builder()
+            .thread_pool(Arc::new(threads))
             .max_size(writers as u32)
             .min_idle(Some(0))
             .connection_timeout(MAX_RECONNECT_PAUSE * 2)
             .test_on_check_out(false)
             .error_handler(Box::new(NopErrorHandler))
             .build_unchecked(Manager {
-                door,
+                connector,
                 last_failure: Arc::clone(&last_failure),
             });
         Ok(RedisPool {
@@ -85,16 +93,16 @@ impl RedisPool {
         })
     }
 
-    /// Once more on a new connection when the first one turned out to be closed: Redis may close idle ones.
+    /// Stores bodies. Tries once more on another connection if the server had closed the first one, as it may do when idle.
     pub(super) fn store_bodies(
         &self,
         bodies: &Bodies,
-        entry: SlotAccess,
+        access: SlotAccess,
     ) -> Result<(), StoreFailure> {
         let started_at = Instant::now();
-        let stored = self.try_to_store(bodies, entry, started_at);
+        let stored = self.try_store(bodies, access, started_at);
         let stored = match stored {
-            Err(error) if was_closed(&error) => self.try_to_store(bodies, entry, started_at),
+            Err(error) if was_closed(&error) => self.try_store(bodies, access, started_at),
             stored => stored,
         };
         stored.map_err(|error| StoreFailure {
@@ -103,57 +111,57 @@ impl RedisPool {
         })
     }
 
-    fn try_to_store(
+    fn try_store(
         &self,
         bodies: &Bodies,
-        entry: SlotAccess,
+        access: SlotAccess,
         started_at: Instant,
     ) -> redis::RedisResult<()> {
-        let failed = |text| redis::RedisError::from((redis::ErrorKind::IoError, text));
-        // Shorter than the batch waits, so that it learns why there is no connection.
-        let left = STORE_TIMEOUT
+        let io_error = |text| redis::RedisError::from((redis::ErrorKind::IoError, text));
+        // Shorter than the writer's wait, so that the writer gets the reason why there is no connection.
+        let remaining = STORE_TIMEOUT
             .saturating_sub(started_at.elapsed())
             .mul_f64(0.75);
-        let connection = self.pool.get_timeout(left);
+        let connection = self.pool.get_timeout(remaining);
         let mut connection = connection.map_err(|_| {
-            let why = lock(&self.last_failure).clone();
-            let why = why.unwrap_or_else(|| "none was made in time".to_owned());
-            redis::RedisError::from((redis::ErrorKind::IoError, "no connection", why))
+            let reason = lock(&self.last_failure).clone();
+            let reason = reason.unwrap_or_else(|| "none was established in time".to_owned());
+            redis::RedisError::from((redis::ErrorKind::IoError, "no connection", reason))
         })?;
         connection.broken = true;
-        let commands = encode_setex(bodies, self.expire_seconds, entry);
-        let expected = match entry {
+        let commands = encode_setex(bodies, self.expire_seconds, access);
+        let expected = match access {
             SlotAccess::Owner => bodies.len(),
             SlotAccess::Asking => bodies.len() * 2,
         };
-        let answers = (connection.connection).req_packed_commands(&commands, 0, expected)?;
-        if answers.len() != expected || answers.iter().any(|answer| *answer != Value::Okay) {
-            return Err(failed("an answer other than OK"));
+        let replies = (connection.connection).req_packed_commands(&commands, 0, expected)?;
+        if replies.len() != expected || replies.iter().any(|reply| *reply != Value::Okay) {
+            return Err(io_error("a reply other than OK"));
         }
         if started_at.elapsed() >= STORE_TIMEOUT {
-            return Err(failed("too slow"));
+            return Err(io_error("too slow"));
         }
         connection.broken = false;
         Ok(())
     }
 }
 
-/// A SETEX for each body, as Redis reads it
-/// ([RESP](https://redis.io/docs/latest/develop/reference/protocol-spec/)): the library would copy each body thrice.
-fn encode_setex(bodies: &Bodies, expire_seconds: usize, entry: SlotAccess) -> Vec<u8> {
+/// Encodes a SETEX command for each body in
+/// [RESP](https://redis.io/docs/latest/develop/reference/protocol-spec/). The redis crate would copy each body three times.
+fn encode_setex(bodies: &Bodies, expire_seconds: usize, access: SlotAccess) -> Vec<u8> {
     let octets = bodies
         .iter()
         .map(|(_, body)| body.len() + COMMAND_OVERHEAD_OCTETS);
     let mut commands = Vec::with_capacity(octets.sum());
     let expire_seconds = expire_seconds.to_string();
     for (hash, body) in bodies {
-        if entry == SlotAccess::Asking {
+        if access == SlotAccess::Asking {
             commands.extend_from_slice(b"*1\r\n$6\r\nASKING\r\n");
         }
         commands.extend_from_slice(b"*4\r\n");
         let hash = hash.as_str().as_bytes();
         for argument in [b"SETEX", hash, expire_seconds.as_bytes(), body] {
-            // Into memory, which takes what it is given.
+            // Writing to a Vec cannot fail.
             let _ = write!(commands, "${}\r\n", argument.len());
             commands.extend_from_slice(argument);
             commands.extend_from_slice(b"\r\n");
@@ -162,16 +170,17 @@ fn encode_setex(bodies: &Bodies, expire_seconds: usize, entry: SlotAccess) -> Ve
     commands
 }
 
-/// Whether the connection was closed at the other end, which shows as the end of what can be read over a network. Told by
-/// its words: the library keeps the kind to itself.
+/// Returns whether the server closed the connection, which is read as the end of the stream. Compares the text, because the
+/// redis crate does not expose the kind of this I/O error.
 fn was_closed(error: &redis::RedisError) -> bool {
-    let is_end = || error.to_string() == io::Error::from(io::ErrorKind::UnexpectedEof).to_string();
-    error.is_connection_dropped() || error.is_io_error() && is_end()
+    let is_eof = || error.to_string() == io::Error::from(io::ErrorKind::UnexpectedEof).to_string();
+    error.is_connection_dropped() || error.is_io_error() && is_eof()
 }
 
-/// About what a command has besides its body.
+/// Approximate octets of a command without its body.
 const COMMAND_OVERHEAD_OCTETS: usize = 112;
-/// For reaching Redis and logging in, which happens beside the mail and is waited for within the budget only.
+/// Timeout for connecting and for each reply during login. This happens on the pool's thread; a batch waits only
+/// `STORE_TIMEOUT` for it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The longest pause between two tries to reach a Redis that is down.
+/// Longest pause between two attempts to connect to a server that is down.
 const MAX_RECONNECT_PAUSE: Duration = Duration::from_secs(5);

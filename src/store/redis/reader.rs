@@ -1,4 +1,4 @@
-//! Bodies read back.
+//! Reads bodies from one Redis server.
 
 use std::time::Duration;
 
@@ -9,58 +9,61 @@ use super::connection::Connection;
 use super::{Redirect, describe_error, split_url};
 use crate::store::ReadError;
 
-/// Reads bodies back, for `list`, `show` and `check`.
+/// A connection that reads bodies for `list` and `show` and diagnoses the server for `check`.
 pub struct RedisReader {
     connection: Connection,
-    place: String,
+    address: String,
 }
 
 impl RedisReader {
-    /// Connects.
+    /// Connects to the server.
     ///
     /// # Errors
-    /// [`ReadError`] that says where, and what Redis said.
+    /// [`ReadError`], which names the server's address and the cause.
     pub fn open(url: &str) -> Result<RedisReader, ReadError> {
-        let place = display_address(url);
-        let connection = Connector::new(url).and_then(|door| door.connect(READ_TIMEOUT));
-        let connection = connection.map_err(|error| read_error(&place, &error))?;
-        Ok(RedisReader { connection, place })
+        let address = display_address(url);
+        let connection = Connector::new(url).and_then(|connector| connector.connect(READ_TIMEOUT));
+        let connection = connection.map_err(|error| read_error(&address, &error))?;
+        Ok(RedisReader {
+            connection,
+            address,
+        })
     }
 
-    /// Where it is, without what it wants to hear first.
-    pub fn place(&self) -> &str {
-        &self.place
+    /// Returns the server's address without user and password.
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
-    /// Whether the connection can be used no more.
+    /// Returns whether the connection can no longer be used.
     pub fn is_broken(&self) -> bool {
         !self.connection.is_open()
     }
 
-    /// Asks anything.
+    /// Sends any command and returns its reply.
     ///
     /// # Errors
-    /// [`ReadError`] that says where, and what Redis said.
+    /// [`ReadError`], which names the server's address and the cause.
     pub fn query<T: redis::FromRedisValue>(
         &mut self,
-        question: &redis::Cmd,
+        command: &redis::Cmd,
     ) -> Result<T, ReadError> {
-        let answer = question.query(&mut self.connection);
-        answer.map_err(|error| read_error(&self.place, &error))
+        let reply = command.query(&mut self.connection);
+        reply.map_err(|error| read_error(&self.address, &error))
     }
 
-    /// The body under a hash; `None` once it has expired.
+    /// Returns the body of a mail id; `None` if it has expired.
     ///
     /// # Errors
-    /// [`ReadError`] that says where, and what Redis said.
+    /// [`ReadError`], which names the server's address and the cause.
     pub fn body(&mut self, hash: &str) -> Result<Option<Vec<u8>>, ReadError> {
         self.query(redis::cmd("GET").arg(hash))
     }
 
-    /// The same from a node of a cluster, which may send us elsewhere.
+    /// Returns the body like [`body`](RedisReader::body), or the redirection if a node of a cluster sends one.
     ///
     /// # Errors
-    /// [`ReadError`] that says where, and what Redis said.
+    /// [`ReadError`], which names the server's address and the cause.
     pub fn body_or_redirect(
         &mut self,
         hash: &str,
@@ -69,12 +72,12 @@ impl RedisReader {
             Ok(body) => Ok(Ok(body)),
             Err(error) => match Redirect::of(&error) {
                 Some(redirect) => Ok(Err(redirect)),
-                None => Err(read_error(&self.place, &error)),
+                None => Err(read_error(&self.address, &error)),
             },
         }
     }
 
-    /// A line of INFO, such as `maxmemory_policy`; `None` where Redis does not tell.
+    /// Returns a field of INFO, such as `maxmemory_policy`; `None` if the server does not report it.
     pub fn info(&mut self, section: &str, name: &str) -> Option<String> {
         let info: String = redis::cmd("INFO")
             .arg(section)
@@ -86,10 +89,10 @@ impl RedisReader {
         line.map(|value| value.trim().to_owned())
     }
 
-    /// A setting; `None` where Redis does not tell.
+    /// Returns a configuration parameter; `None` if the server does not report it.
     pub fn setting(&mut self, name: &str) -> Option<String> {
-        let mut question = redis::cmd("CONFIG");
-        let pair: Vec<String> = question
+        let mut command = redis::cmd("CONFIG");
+        let pair: Vec<String> = command
             .arg("GET")
             .arg(name)
             .query(&mut self.connection)
@@ -97,38 +100,38 @@ impl RedisReader {
         pair.into_iter().nth(1)
     }
 
-    /// Whether a body could be written now, under a key that is none of a mail; it is taken back at once.
+    /// Writes and deletes `key`, to test whether the server would store a body.
     ///
     /// # Errors
-    /// What Redis said.
+    /// The server does not store it.
     pub fn try_write(&mut self, key: &str) -> Result<(), String> {
         let mut setex = redis::cmd("SETEX");
         let written: redis::RedisResult<()> =
             setex.arg(key).arg(1).arg("").query(&mut self.connection);
         written.map_err(|error| describe_error(&error))?;
-        // Should this fail, it expires by itself.
+        // If this fails, the key expires after a second.
         let _: redis::RedisResult<u64> = redis::cmd("DEL").arg(key).query(&mut self.connection);
         Ok(())
     }
 }
 
-fn read_error(place: &str, error: &redis::RedisError) -> ReadError {
-    let what = describe_error(error);
-    ReadError(format!("REDIS_INTERFACE: Redis at {place}: {what}"))
+fn read_error(address: &str, error: &redis::RedisError) -> ReadError {
+    let text = describe_error(error);
+    ReadError(format!("REDIS_INTERFACE: Redis at {address}: {text}"))
 }
 
-/// Where a Redis is, without what it wants to hear first.
+/// Returns the address in a URL, without user and password.
 pub fn display_address(url: &str) -> String {
     match url.strip_prefix("redis+unix://") {
         Some(path) => path.split('?').next().unwrap_or_default().to_owned(),
         None => {
-            let (_, place) = split_url(url);
-            place.split('/').next().unwrap_or_default().to_owned()
+            let (_, address) = split_url(url);
+            address.split('/').next().unwrap_or_default().to_owned()
         }
     }
 }
 
-/// For reading commands, where nobody's mail waits.
+/// Timeout of `list`, `show` and `check`, for which no mail waits.
 const READ_TIMEOUT: Duration = Duration::from_secs(3);
 
 #[cfg(test)]
@@ -137,7 +140,7 @@ mod tests {
 
     #[test]
     fn redis_address_for_messages_contains_no_password() {
-        for (url, place) in [
+        for (url, address) in [
             ("redis://127.0.0.1:6379/", "127.0.0.1:6379"),
             ("redis://:s3cr3t@db:1/2", "db:1"),
             ("redis://user:s3@cr/3t@[::1]:1/", "[::1]:1"),
@@ -147,7 +150,7 @@ mod tests {
                 "/run/redis.sock",
             ),
         ] {
-            assert_eq!(display_address(url), place);
+            assert_eq!(display_address(url), address);
         }
     }
 }

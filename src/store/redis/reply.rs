@@ -1,9 +1,8 @@
-//! Replies of Redis, read within limits.
+//! Parses replies of Redis within limits.
 //!
-//! The library's parser recurses for each array in an array, so a few kilobytes of nonsense overflow its stack and end the
-//! process, which no guard against panics prevents; and it collects values of any size. Errors are still made by the
-//! library, which knows their kinds. RESP2:
-//! <https://redis.io/docs/latest/develop/reference/protocol-spec/>.
+//! The redis crate's parser recurses for each nested array, so a few kilobytes of malicious input overflow its stack and abort
+//! the process, and it reads values of any size. Errors are still made by the redis crate, which classifies them. The format
+//! is [RESP2](https://redis.io/docs/latest/develop/reference/protocol-spec/).
 
 use std::io::{self, BufRead, Read};
 
@@ -11,10 +10,10 @@ use r2d2_redis::redis::{self, ErrorKind, RedisError, RedisResult, Value};
 
 use crate::store::reader::MAX_SHOWN_OCTETS;
 
-/// Reads one value; an error of the server is an error.
+/// Reads one value.
 ///
 /// # Errors
-/// What the server answered, that it is no RESP or beyond the limits, or what became of the connection.
+/// The server sent an error, the reply is not RESP2 or exceeds a limit, or the connection failed.
 pub fn read_value(reader: &mut impl BufRead) -> RedisResult<Value> {
     read_nested(reader, MAX_DEPTH)
 }
@@ -27,20 +26,20 @@ fn read_nested(reader: &mut impl BufRead, depth: usize) -> RedisResult<Value> {
     match kind {
         b'+' if rest == b"OK" => Ok(Value::Okay),
         b'+' => Ok(Value::Status(String::from_utf8_lossy(rest).into_owned())),
-        b':' => number(rest).map(Value::Int),
+        b':' => parse_number(rest).map(Value::Int),
         b'-' => {
             let text = String::from_utf8_lossy(rest);
             redis::parse_redis_value(format!("-{text}\r\n").as_bytes())
         }
-        b'$' => match length(rest, MAX_SHOWN_OCTETS)? {
+        b'$' => match parse_length(rest, MAX_SHOWN_OCTETS)? {
             None => Ok(Value::Nil),
             Some(length) => read_octets(reader, length).map(Value::Data),
         },
-        b'*' => match length(rest, MAX_ELEMENTS)? {
+        b'*' => match parse_length(rest, MAX_ELEMENTS)? {
             None => Ok(Value::Nil),
-            Some(_) if depth == 0 => Err(malformed("too many arrays inside each other")),
+            Some(_) if depth == 0 => Err(malformed("arrays nested too deeply")),
             Some(length) => {
-                // Grows with what arrives, not with what is announced.
+                // No `with_capacity`: memory grows with the received elements, not with the announced number.
                 let mut values = Vec::new();
                 for _ in 0..length {
                     values.push(read_nested(reader, depth - 1)?);
@@ -48,11 +47,11 @@ fn read_nested(reader: &mut impl BufRead, depth: usize) -> RedisResult<Value> {
                 Ok(Value::Bulk(values))
             }
         },
-        _ => Err(malformed("no reply of Redis")),
+        _ => Err(malformed("not a reply of Redis")),
     }
 }
 
-/// Without its CR LF.
+/// Reads a line and returns it without its CR LF.
 fn read_line(reader: &mut impl BufRead) -> RedisResult<Vec<u8>> {
     let mut line = Vec::new();
     reader.take(MAX_LINE_OCTETS).read_until(b'\n', &mut line)?;
@@ -60,18 +59,18 @@ fn read_line(reader: &mut impl BufRead) -> RedisResult<Vec<u8>> {
         line.truncate(line.len() - 2);
         return Ok(line);
     }
-    let is_end = !line.ends_with(b"\n") && (line.len() as u64) < MAX_LINE_OCTETS;
-    match is_end && line.first().is_none_or(|kind| b"+-:$*".contains(kind)) {
+    let is_eof = !line.ends_with(b"\n") && (line.len() as u64) < MAX_LINE_OCTETS;
+    match is_eof && line.first().is_none_or(|kind| b"+-:$*".contains(kind)) {
         true => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-        false => Err(malformed("no reply of Redis")),
+        false => Err(malformed("not a reply of Redis")),
     }
 }
 
 fn read_octets(reader: &mut impl BufRead, length: usize) -> RedisResult<Vec<u8>> {
     let mut octets = Vec::new();
-    let with_end = length + 2;
-    reader.take(with_end as u64).read_to_end(&mut octets)?;
-    if octets.len() < with_end {
+    let total = length + 2;
+    reader.take(total as u64).read_to_end(&mut octets)?;
+    if octets.len() < total {
         return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
     }
     match octets.ends_with(b"\r\n") {
@@ -79,34 +78,34 @@ fn read_octets(reader: &mut impl BufRead, length: usize) -> RedisResult<Vec<u8>>
             octets.truncate(length);
             Ok(octets)
         }
-        false => Err(malformed("a value that does not end where it should")),
+        false => Err(malformed("a value that does not end with CR LF")),
     }
 }
 
-fn number(digits: &[u8]) -> RedisResult<i64> {
+fn parse_number(digits: &[u8]) -> RedisResult<i64> {
     let text = str::from_utf8(digits).ok();
     let number = text.and_then(|text| text.trim().parse().ok());
-    number.ok_or_else(|| malformed("no number"))
+    number.ok_or_else(|| malformed("not a number"))
 }
 
-/// A negative one stands for no value.
-fn length(digits: &[u8], max: usize) -> RedisResult<Option<usize>> {
-    match usize::try_from(number(digits)?) {
+/// Parses the length of a value; a negative length means that there is no value.
+fn parse_length(digits: &[u8], max: usize) -> RedisResult<Option<usize>> {
+    match usize::try_from(parse_number(digits)?) {
         Ok(length) if length > max => Err(malformed("a value that is too large")),
         Ok(length) => Ok(Some(length)),
         Err(_) => Ok(None),
     }
 }
 
-fn malformed(what: &str) -> RedisError {
-    RedisError::from((ErrorKind::ResponseError, "parse error", what.to_owned()))
+fn malformed(reason: &str) -> RedisError {
+    RedisError::from((ErrorKind::ResponseError, "parse error", reason.to_owned()))
 }
 
-/// Arrays inside each other: CLUSTER SLOTS has three.
+/// Maximum depth of nested arrays; CLUSTER SLOTS has three levels.
 const MAX_DEPTH: usize = 8;
-/// Elements of one array: CLUSTER SLOTS has one for each range of its 16,384 slots.
+/// Maximum number of elements of an array; CLUSTER SLOTS has at most one for each of its 16,384 slots.
 const MAX_ELEMENTS: usize = 100_000;
-/// A status or an error; Redis cuts its own at about a kilobyte.
+/// Maximum length of a status or error line; Redis limits its own to about a kilobyte.
 const MAX_LINE_OCTETS: u64 = 64 << 10;
 
 #[cfg(test)]
@@ -141,10 +140,10 @@ mod tests {
             b"-\r\n",
         ] {
             let library = redis::parse_redis_value(octets).unwrap_err();
-            let ours = read(octets).unwrap_err();
-            assert_eq!(ours.kind(), library.kind(), "{octets:?}");
-            assert_eq!(ours.to_string(), library.to_string());
-            assert_eq!(ours.redirect_node(), library.redirect_node());
+            let parsed = read(octets).unwrap_err();
+            assert_eq!(parsed.kind(), library.kind(), "{octets:?}");
+            assert_eq!(parsed.to_string(), library.to_string());
+            assert_eq!(parsed.redirect_node(), library.redirect_node());
         }
     }
 
@@ -175,6 +174,9 @@ mod tests {
                 &octets[..octets.len().min(9)]
             );
         }
-        assert!(read(b"+O").unwrap_err().is_io_error(), "it was closed");
+        assert!(
+            read(b"+O").unwrap_err().is_io_error(),
+            "the connection was closed"
+        );
     }
 }

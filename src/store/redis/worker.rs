@@ -1,5 +1,5 @@
-//! The thread that stores bodies for one writer: the socket's time-outs restart with every octet, so the writer does not
-//! wait for it beyond its budget.
+//! The thread that sends one writer's bodies to Redis. The writer waits for it only until a deadline; a socket's timeout would
+//! restart with every octet.
 
 use std::io;
 use std::sync::Arc;
@@ -11,32 +11,32 @@ use super::{Bodies, SlotAccess, StoreFailure};
 use crate::metrics::Component;
 use crate::panics;
 
-/// Bodies to store, and the number that the answer carries.
+/// The bodies to store, and the number of the request.
 pub struct Request {
     pub number: u64,
     pub bodies: Arc<Bodies>,
-    pub entry: SlotAccess,
+    pub access: SlotAccess,
 }
 
-/// Number of a request and its outcome.
+/// The number of a request and its result.
 pub type Answer = (u64, Result<(), StoreFailure>);
 
-/// Starts the thread; it ends when its requests or the receiver of its answers are dropped. A panic costs the request at hand
-/// its place in Redis, and the thread goes on.
+/// Starts the thread, which ends after the request sender or the answer receiver is dropped. A panic fails only the current
+/// request.
 ///
 /// # Errors
-/// When no thread can be started.
+/// The thread cannot be started.
 pub fn start(
     store: impl Fn(&Bodies, SlotAccess) -> Result<(), StoreFailure> + Send + 'static,
 ) -> io::Result<(Sender<Request>, Receiver<Answer>)> {
     let (requests, requested) = bounded::<Request>(1);
     let (answer, answers) = bounded(16);
-    let work = move || {
+    let run = move || {
         for request in requested {
-            let stored = panics::catch(Component::Redis, || store(&request.bodies, request.entry));
+            let stored = panics::catch(Component::Redis, || store(&request.bodies, request.access));
             let stored = stored.unwrap_or_else(|text| {
                 Err(StoreFailure::new(format!(
-                    "the client library panicked: {text}"
+                    "the redis crate panicked: {text}"
                 )))
             });
             if answer.send((request.number, stored)).is_err() {
@@ -45,7 +45,7 @@ pub fn start(
         }
     };
     let builder = thread::Builder::new().name("redis".to_owned());
-    builder.spawn(work)?;
+    builder.spawn(run)?;
     Ok((requests, answers))
 }
 
@@ -72,11 +72,11 @@ mod tests {
             let request = Request {
                 number,
                 bodies: Arc::new(bodies),
-                entry: SlotAccess::Owner,
+                access: SlotAccess::Owner,
             };
             requests
                 .send_timeout(request, Duration::from_secs(10))
-                .unwrap_or_else(|_| panic!("request {number} is taken"));
+                .unwrap_or_else(|_| panic!("request {number} is accepted"));
             let (answered, stored) = answers.recv_timeout(Duration::from_secs(10)).unwrap();
             assert_eq!((answered, stored.is_ok()), (number, is_stored));
         }

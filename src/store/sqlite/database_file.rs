@@ -1,7 +1,7 @@
 //! The database file that this process opened, and whether GM_SQLITE_FILE still names it.
 //!
-//! A file that was moved, removed or replaced takes no more mail, and nothing is renamed, deleted or begun in its place: only
-//! the administrator knows which file is meant.
+//! If the file was moved, removed or replaced, no more mail is saved, and nothing is renamed, deleted or created: only the
+//! administrator knows which file is meant.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -17,7 +17,7 @@ use super::wal_files::{
 };
 use crate::store::SaveError;
 
-/// A database file by its name. Clones share what was opened under it.
+/// A database file by its name. Clones share the state of the opened file.
 #[derive(Clone)]
 pub struct DatabaseFile {
     shared: Arc<Shared>,
@@ -26,19 +26,19 @@ pub struct DatabaseFile {
 struct Shared {
     path: PathBuf,
     opened: OnceLock<Opened>,
-    /// Logged, and not yet logged to be back.
+    /// Whether `database_moved` was logged and `database_back` was not logged since.
     is_moved: AtomicBool,
 }
 
 struct Opened {
-    /// Keeps the inode from being given to another file. Opened with O_PATH, because closing any other descriptor of the file
-    /// would release the locks that SQLite holds on it.
+    /// Keeps the inode number from being reused. Opened with O_PATH, because closing any other descriptor of the file would
+    /// release the POSIX locks that SQLite holds on it.
     handle: File,
     identity: FileIdentity,
 }
 
 impl DatabaseFile {
-    /// Opens nothing yet.
+    /// Returns the file of this name without opening it.
     pub fn new(path: &Path) -> DatabaseFile {
         let shared = Shared {
             path: path.to_owned(),
@@ -50,50 +50,52 @@ impl DatabaseFile {
         }
     }
 
-    /// Its name.
+    /// Returns the file's name.
     pub fn path(&self) -> &Path {
         &self.shared.path
     }
 
-    /// Prepares for SQLite to open the file: the first time it is made when it is missing, later it has to be the same one.
+    /// Checks that SQLite may open the file. The first call creates the file if it is missing; later calls require the same
+    /// file.
     ///
     /// # Errors
-    /// [`SaveError`] that names the file and the cure.
+    /// [`SaveError`], which names the file and the fix.
     pub fn prepare(&self) -> Result<(), SaveError> {
         let path = self.path();
         if self.shared.opened.get().is_none() {
             reject_unusual_file(path)?;
-            make(path).map_err(|error| not_made(path, &error))?;
-            let opened = Opened::new(path).map_err(|error| not_made(path, &error))?;
-            // Another thread may have been first; both opened the same name.
+            create_if_missing(path).map_err(|error| creation_error(path, &error))?;
+            let opened = Opened::new(path).map_err(|error| creation_error(path, &error))?;
+            // If another thread was first, both have opened the same name.
             let _ = self.shared.opened.set(opened);
         }
         match self.is_in_place() {
             true => Ok(()),
-            false => Err(self.displaced(path)),
+            false => Err(self.displaced_error(path)),
         }
     }
 
-    /// Tells whether the name stands for the file that was opened.
+    /// Returns whether the name still refers to the opened file.
     pub fn is_in_place(&self) -> bool {
         let opened = self.shared.opened.get();
         opened.is_some_and(|opened| file_identity(self.path()).ok() == Some(opened.identity))
     }
 
-    /// Tells whether the file was emptied since SQLite opened it, which leaves its pages in the log alone.
+    /// Returns whether the file was truncated to zero length since SQLite opened it. Its pages are then only in the write-ahead
+    /// log.
     pub fn is_emptied(&self) -> bool {
         fs::metadata(self.path()).is_ok_and(|metadata| metadata.len() == 0)
     }
 
-    /// Tells whether the opened file has no name any more.
+    /// Returns whether the opened file was removed: it has no name left.
     pub fn is_removed(&self) -> bool {
         let metadata = (self.shared.opened.get()).and_then(|opened| opened.handle.metadata().ok());
         metadata.is_some_and(|metadata| metadata.nlink() == 0)
     }
 
-    /// Returns the error for mail while `file`, the database file or one that belongs to it, is not where it was opened. Logs it
-    /// the first time.
-    pub fn displaced(&self, file: &Path) -> SaveError {
+    /// Returns the error for mails while `file`, which is the database file or one of its WAL files, is not where it was
+    /// opened. Logs it the first time.
+    pub fn displaced_error(&self, file: &Path) -> SaveError {
         let fix = match file == self.path() {
             true => {
                 "move it back to this name, or restart the server, which begins a new file; keep a -wal that was left here \
@@ -107,8 +109,8 @@ impl DatabaseFile {
         SaveError::Unavailable(format!("{}: {MOVED}; {fix}", file.display()))
     }
 
-    /// Notes that all files are where they were opened.
-    pub fn found_in_place(&self) {
+    /// Records that all files are where they were opened. Logs it if they were not before.
+    pub fn record_in_place(&self) {
         if self.shared.is_moved.load(Ordering::Relaxed)
             && self.shared.is_moved.swap(false, Ordering::SeqCst)
         {
@@ -129,11 +131,11 @@ impl Opened {
     }
 }
 
-/// Refuses what is no database file that SQLite may open for writing.
+/// Rejects a path that SQLite must not open for writing.
 ///
 /// # Errors
-/// [`SaveError`] for a folder, pipe or device, and for a log whose database file is missing or empty: SQLite would delete it
-/// together with all mail that was not in the file yet.
+/// [`SaveError`]: the path is a folder, pipe or device, or its write-ahead log exists while the database file is missing or
+/// empty. SQLite would delete such a log with all mails that are not in the file yet.
 pub fn reject_unusual_file(file: &Path) -> Result<(), SaveError> {
     let is_unusual = fs::metadata(file).is_ok_and(|metadata| !metadata.is_file());
     if is_unusual {
@@ -145,8 +147,8 @@ pub fn reject_unusual_file(file: &Path) -> Result<(), SaveError> {
     let log_file = wal_path(file);
     if file_len(file) == 0 && file_len(&log_file) > 0 {
         return Err(SaveError::Unavailable(format!(
-            "{}: holds mails of a database file that is not at {}; move that file back, or move this log next to it and name it \
-             like that file with -wal, or move it away where that file is gone for good",
+            "{}: holds mails of a database file that is not at {}; move that file back, or move this log next to it and rename it to \
+             that file's name plus -wal, or, if that file is lost, move this log away",
             log_file.display(),
             file.display()
         )));
@@ -154,9 +156,9 @@ pub fn reject_unusual_file(file: &Path) -> Result<(), SaveError> {
     Ok(())
 }
 
-/// Makes the file where there is none, before SQLite would: then its mode does not depend on the umask alone. SQLite gives the
-/// log and its index the mode of the file.
-fn make(file: &Path) -> io::Result<()> {
+/// Creates the file if it is missing. If SQLite created the file, its mode would depend on the umask alone. SQLite gives the
+/// WAL files the mode of the database file.
+fn create_if_missing(file: &Path) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(DATABASE_MODE);
     match options.open(resolve_symlinks(file)) {
@@ -165,19 +167,19 @@ fn make(file: &Path) -> io::Result<()> {
     }
 }
 
-fn not_made(file: &Path, error: &io::Error) -> SaveError {
+fn creation_error(file: &Path, error: &io::Error) -> SaveError {
     let file = file.display();
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            SaveError::Full(format!("{file}: {error}; make room"))
+            SaveError::Full(format!("{file}: {error}; free disk space"))
         }
         _ => SaveError::Unavailable(format!(
-            "{file}: cannot be made: {error}; user {} needs the right to write this file and its folder",
+            "{file}: cannot be created: {error}; user {} needs the right to write this file and its folder",
             nix::unistd::geteuid()
         )),
     }
 }
 
-/// Of a database file that is made.
+/// Mode of a new database file.
 const DATABASE_MODE: u32 = 0o640;
 const MOVED: &str = "moved, removed, replaced or emptied while it was open";

@@ -1,4 +1,4 @@
-//! Classifies the errors of SQLite.
+//! Classification of SQLite's errors.
 
 use std::path::Path;
 
@@ -9,15 +9,15 @@ use crate::mail::NoMemory;
 use crate::store::SaveError;
 use crate::store::queue::bisect::BatchError;
 
-/// Meaning of an SQLite error for the batch and for the open file.
+/// The consequences of an SQLite error for the batch and for the open file.
 pub struct ClassifiedError {
-    /// For the batch.
+    /// The error of the batch.
     pub error: BatchError,
-    /// The file must be closed and opened again.
+    /// Whether the file must be closed and opened again.
     pub reopen: bool,
 }
 
-/// Classifies an error.
+/// Classifies an error that occurred with the database `file`.
 pub fn classify_error(file: &Path, error: &rusqlite::Error) -> ClassifiedError {
     let text = |fix: &str| format!("{}: {}{fix}", file.display(), describe_error(error));
     let rights = || {
@@ -29,12 +29,12 @@ pub fn classify_error(file: &Path, error: &rusqlite::Error) -> ClassifiedError {
     let unavailable = |text: String| BatchError::Store(SaveError::Unavailable(text));
     let code = error.sqlite_error_code();
     let (error, reopen) = match code {
-        // One large mail may exceed the memory while smaller ones in the batch do not.
+        // One large mail may need too much memory while smaller mails of the batch do not.
         None if matches!(error, rusqlite::Error::ToSqlConversionFailure(_)) => {
             (BatchError::Mail(SaveError::Full(text(""))), false)
         }
         Some(ErrorCode::DiskFull) => (
-            BatchError::Store(SaveError::Full(text("; make room"))),
+            BatchError::Store(SaveError::Full(text("; free disk space"))),
             false,
         ),
         Some(ErrorCode::OutOfMemory) => (BatchError::Store(SaveError::Full(text(""))), true),
@@ -43,16 +43,16 @@ pub fn classify_error(file: &Path, error: &rusqlite::Error) -> ClassifiedError {
             (BatchError::Store(SaveError::Full(text)), true)
         }
         Some(ErrorCode::SystemIoFailure) if is_at_size_limit(error) => {
-            let text = text("; the limit of file sizes is met");
+            let text = text("; the file size limit (RLIMIT_FSIZE) is reached");
             (BatchError::Store(SaveError::Full(text)), true)
         }
-        // The `-shm` file could not grow: SQLite reports FULL only for the other two files.
+        // The `-shm` file could not grow. SQLite reports FULL only for the other two files.
         Some(ErrorCode::SystemIoFailure) if has_code(error, ffi::SQLITE_IOERR_SHMSIZE) => (
-            BatchError::Store(SaveError::Full(text("; make room"))),
+            BatchError::Store(SaveError::Full(text("; free disk space"))),
             true,
         ),
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-            (unavailable(text("; another program holds it")), false)
+            (unavailable(text("; another program holds its lock")), false)
         }
         Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
             (unavailable(rights()), true)
@@ -83,7 +83,7 @@ pub fn describe_error(error: &rusqlite::Error) -> String {
     }
 }
 
-/// Returns an error that concerns one row; the same condition at COMMIT would concern the store.
+/// Returns the out-of-memory error of one row, which concerns one mail. Out of memory at COMMIT concerns the store.
 pub fn no_memory(error: NoMemory) -> rusqlite::Error {
     rusqlite::Error::ToSqlConversionFailure(error.into())
 }

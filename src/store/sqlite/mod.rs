@@ -1,7 +1,7 @@
-//! The default store: one SQLite file beside the program, no server needed.
+//! The default store: one SQLite file, without a database server.
 //!
-//! WAL with `synchronous=FULL`: each COMMIT is synced before anybody hears 250. That the file is still the one that was opened
-//! is checked before and after each batch.
+//! WAL with `synchronous=FULL`: each COMMIT is synced before the client gets 250. Before and after each batch, the store checks
+//! that the name still refers to the file that was opened.
 
 pub(crate) mod database_file;
 pub(crate) mod error;
@@ -18,7 +18,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 pub use self::database_file::DatabaseFile;
 use self::error::{classify_error, no_memory};
 pub use self::reader::SqliteReader;
-use self::wal_files::{SidecarFile, file_len, index_of, wal_path};
+use self::wal_files::{SidecarFile, file_len, shm_path, wal_path};
 use super::row::Row;
 use super::table::{TableColumns, TableName};
 use super::{SaveError, SaveMail, SavedId};
@@ -26,7 +26,7 @@ use crate::mail::{Mail, NoMemory};
 use crate::metrics;
 use crate::store::queue::bisect::{BatchError, save_bisecting};
 
-/// An SQLite file that mails are saved to.
+/// A store that saves mails to an SQLite file.
 pub struct SqliteStore {
     file: DatabaseFile,
     table: TableName,
@@ -35,18 +35,17 @@ pub struct SqliteStore {
 
 struct OpenFile {
     connection: Connection,
-    /// The write-ahead log and its index, which SQLite keeps under the file's name with these endings.
+    /// The write-ahead log (`-wal`) and its index (`-shm`).
     log: SidecarFile,
     index: SidecarFile,
     insert: String,
 }
 
 impl SqliteStore {
-    /// Opens the file, and makes its table when it is missing. The file itself is made only where this process has not opened it
-    /// before.
+    /// Opens the file and creates the table if it is missing. Creates the file only if this process has not opened it before.
     ///
     /// # Errors
-    /// [`SaveError`] that names the file and what is wrong with it.
+    /// [`SaveError`], which names the file and the cause.
     pub fn open(file: &DatabaseFile, table: &TableName) -> Result<SqliteStore, SaveError> {
         let mut store = SqliteStore {
             file: file.clone(),
@@ -63,23 +62,24 @@ impl SqliteStore {
         let open = OpenFile::open(path, &self.table);
         self.open =
             Some(open.map_err(|error| classify_error(path, &error).error.into_save_error())?);
-        self.refuse_displaced()
+        self.check_in_place()
     }
 
-    /// Fails while a file is not where SQLite opened it. The connection stays open: what is in the log needs it no less than the
-    /// file, and both may come back.
-    fn refuse_displaced(&mut self) -> Result<(), SaveError> {
+    /// Returns an error while a file is not where SQLite opened it. The connection stays open: the files may be moved back, and
+    /// only this connection can write the log into the moved file.
+    fn check_in_place(&mut self) -> Result<(), SaveError> {
         let displaced = (self.open.as_ref()).and_then(|open| open.displaced(&self.file));
         let Some(displaced) = displaced else {
-            self.file.found_in_place();
+            self.file.record_in_place();
             return Ok(());
         };
         self.cancel_batch();
         if let Some(open) = &self.open {
-            // Waits for no reader. Another program that opens what is under the old name now may delete the log.
-            open.write_log_back(&self.file, "PASSIVE");
+            // PASSIVE does not wait for readers. The log is written back now because a program that opens the new file of this
+            // name may delete the log.
+            open.checkpoint(&self.file, "PASSIVE");
         }
-        Err(self.file.displaced(&displaced))
+        Err(self.file.displaced_error(&displaced))
     }
 
     fn begin(&mut self) -> Result<(), BatchError> {
@@ -87,24 +87,24 @@ impl SqliteStore {
             self.reopen().map_err(BatchError::Store)?;
         }
         if self.opened()?.connection.is_autocommit() {
-            self.refuse_displaced().map_err(BatchError::Store)?;
-            // IMMEDIATE: a read that turns into a write may get SQLITE_BUSY at once.
+            self.check_in_place().map_err(BatchError::Store)?;
+            // IMMEDIATE takes the write lock and waits for it; a deferred transaction could get SQLITE_BUSY at its first write.
             let begun = self.opened()?.connection.execute_batch("BEGIN IMMEDIATE");
-            begun.map_err(|error| self.failed(&error))?;
+            begun.map_err(|error| self.roll_back(&error))?;
         }
         Ok(())
     }
 
-    /// Commits all of `part` or nothing.
+    /// Commits all mails of `part` or none.
     fn save_part(&mut self, part: &[Mail]) -> Result<(), BatchError> {
         self.begin()?;
         let open = self.opened()?;
         let saved = open
             .insert_all(part)
             .and_then(|()| open.connection.execute_batch("COMMIT"));
-        saved.map_err(|error| self.failed(&error))?;
-        // Committed, but perhaps into a file that was moved or removed meanwhile.
-        self.refuse_displaced().map_err(BatchError::Store)?;
+        saved.map_err(|error| self.roll_back(&error))?;
+        // The COMMIT succeeded, but perhaps into a file that was moved or removed during the transaction.
+        self.check_in_place().map_err(BatchError::Store)?;
         if let Some(open) = &mut self.open {
             open.log.warn_when_large();
             let last_id = u64::try_from(open.connection.last_insert_rowid());
@@ -121,15 +121,15 @@ impl SqliteStore {
             .ok_or_else(|| BatchError::Store(not_open()))
     }
 
-    /// After any failure nothing of the transaction remains; after one of the file itself it is opened anew, since a
-    /// second sync of the same pages would prove nothing.
-    fn failed(&mut self, error: &rusqlite::Error) -> BatchError {
-        let sorted = classify_error(self.file.path(), error);
+    /// Rolls the transaction back and classifies the error. After an error of the file itself, the file is closed and opened
+    /// again: a second fsync of the same pages may succeed although they were lost.
+    fn roll_back(&mut self, error: &rusqlite::Error) -> BatchError {
+        let classified = classify_error(self.file.path(), error);
         self.cancel_batch();
-        if sorted.reopen {
+        if classified.reopen {
             self.close();
         }
-        sorted.error
+        classified.error
     }
 
     fn close(&mut self) {
@@ -181,67 +181,69 @@ impl OpenFile {
         )?;
         connection.execute_batch(&table.sqlite_schema())?;
         let insert = insert_statement(table);
-        // A table that was there already has to have our columns.
+        // Fails if an existing table does not have these columns.
         connection.prepare_cached(&insert)?;
-        // SQLite would delete the log by its name; `close` permits that where it is safe.
+        // On close, SQLite deletes the log by its name. `OpenFile::close` permits this if the name still refers to the same
+        // file.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         let mut log = SidecarFile::new(wal_path(file));
         log.warn_when_large();
         Ok(OpenFile {
             connection,
             log,
-            index: SidecarFile::new(index_of(file)),
+            index: SidecarFile::new(shm_path(file)),
             insert,
         })
     }
 
-    /// The first file that is not where SQLite opened it.
+    /// Returns the first file that is not where SQLite opened it.
     fn displaced(&self, file: &DatabaseFile) -> Option<PathBuf> {
         if !file.is_in_place() || file.is_emptied() {
             return Some(file.path().to_owned());
         }
-        let mut companions = [&self.log, &self.index].into_iter();
-        let displaced = companions.find(|companion| !companion.is_in_place())?;
+        let mut sidecars = [&self.log, &self.index].into_iter();
+        let displaced = sidecars.find(|sidecar| !sidecar.is_in_place())?;
         Some(displaced.file.clone())
     }
 
-    /// Closes the connection. SQLite then writes the log into the file and deletes it, by its name: only where each name still
-    /// stands for what was opened.
+    /// Closes the connection. SQLite then writes the log into the file and deletes the log by its name, which is permitted only
+    /// if each name still refers to the opened file.
     fn close(self, file: &DatabaseFile) {
         match self.displaced(file) {
             None => {
                 let config = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
-                // Where this fails the log stays and the next start reads it.
+                // If this fails, the log stays and is read at the next start.
                 let _ = self.connection.set_db_config(config, false);
             }
-            Some(_) => self.leave_displaced(file),
+            Some(_) => self.truncate_displaced_log(file),
         }
     }
 
-    /// Leaves the log empty under the old name: the next file of that name must not begin with it. Nothing is renamed or deleted.
-    fn leave_displaced(&self, file: &DatabaseFile) {
+    /// Truncates the log under the old name, so that the next database of this name does not start with it. Renames and deletes
+    /// nothing.
+    fn truncate_displaced_log(&self, file: &DatabaseFile) {
         let _ = self.connection.execute_batch("ROLLBACK");
-        let _ = self.connection.busy_timeout(LEAVE_TIMEOUT);
-        let is_written = self.write_log_back(file, "TRUNCATE");
+        let _ = self.connection.busy_timeout(CHECKPOINT_TIMEOUT);
+        let is_written = self.checkpoint(file, "TRUNCATE");
         if is_written == Some(false) && file_len(&self.log.file) > 0 {
-            let fix = "it holds mails of the file that was moved: name it like that file with -wal before either is opened";
+            let fix = "it holds mails of the moved database file: rename it to that file's name plus -wal before either is opened";
             log::error!(file:% = self.log.file.display(), fix = fix; "wal_preserved");
         }
     }
 
-    /// Writes the log into the file, both by their open descriptors, and returns whether all of it is there. Returns `None` where the
-    /// log has to stay as it is: when it was moved as well, and so belongs to the file again, and when the file was deleted or emptied
-    /// and its log is all that is left.
-    fn write_log_back(&self, file: &DatabaseFile, mode: &str) -> Option<bool> {
-        let belongs_to_nothing = file.is_removed() && !file.path().exists();
+    /// Writes the log into the file through the open descriptors. Returns whether all of the log was written.
+    ///
+    /// Returns `None` and leaves the log as it is in two cases: the log was moved together with the file, so it still belongs
+    /// to the file; or the file was deleted or emptied, so the log is all that is left.
+    fn checkpoint(&self, file: &DatabaseFile, mode: &str) -> Option<bool> {
+        let is_lost = file.is_removed() && !file.path().exists();
         let is_in_place = file.is_in_place();
-        if is_in_place && file.is_emptied()
-            || !is_in_place && (!self.log.is_in_place() || belongs_to_nothing)
+        if is_in_place && file.is_emptied() || !is_in_place && (!self.log.is_in_place() || is_lost)
         {
             return None;
         }
-        let checkpoint = format!("PRAGMA wal_checkpoint({mode})");
-        let is_busy = self.connection.query_row(&checkpoint, [], |row| row.get(0));
+        let pragma = format!("PRAGMA wal_checkpoint({mode})");
+        let is_busy = self.connection.query_row(&pragma, [], |row| row.get(0));
         Some(is_busy == Ok(0))
     }
 
@@ -286,7 +288,7 @@ pub(crate) fn insert_statement(table: &TableName) -> String {
     )
 }
 
-/// How long another program may hold the file's lock.
+/// Longest time to wait for a lock that another program holds.
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a reader may keep a log from being written into a file that was moved.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest time to wait for readers before the log of a moved file is left as it is.
+const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(1);

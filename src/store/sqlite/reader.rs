@@ -1,4 +1,4 @@
-//! Mail read back from an SQLite file.
+//! Reads mail from an SQLite file.
 
 use std::path::Path;
 
@@ -14,17 +14,17 @@ use crate::store::reader::{
     ListingSize, MAX_SHOWN_OCTETS, MailListing, MailReader, ReadError, text,
 };
 
-/// Reads mail from an SQLite file; never makes one.
+/// Reads mail from an SQLite file. Never creates a file.
 pub struct SqliteReader {
     connection: Connection,
     table: TableName,
 }
 
 impl SqliteReader {
-    /// Opens a file that exists.
+    /// Opens an existing file.
     ///
     /// # Errors
-    /// [`ReadError`] that names the file.
+    /// [`ReadError`], which names the file.
     pub fn open(file: &Path, table: &TableName) -> Result<SqliteReader, ReadError> {
         if !file.exists() {
             return Err(ReadError(format!(
@@ -33,7 +33,7 @@ impl SqliteReader {
             )));
         }
         reject_unusual_file(file).map_err(|error| ReadError(error.to_string()))?;
-        // Readers of a WAL file write to its -shm.
+        // Not read-only: a reader in WAL mode writes to the `-shm` file.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(file, flags).and_then(|connection| {
             connection.busy_timeout(BUSY_TIMEOUT)?;
@@ -95,7 +95,7 @@ impl MailReader for SqliteReader {
         };
         let stream = stream.ok_or_else(|| {
             ReadError(format!(
-                "{hash}: column `mail` holds NULL or a number, so its body is not there"
+                "{hash}: column `mail` holds NULL or a number, so the body is missing"
             ))
         })?;
         let mail = inflate(&stream, MAX_SHOWN_OCTETS).map(Some);
@@ -121,7 +121,8 @@ fn octets_of(value: ValueRef<'_>) -> Option<&[u8]> {
 }
 
 impl SqliteReader {
-    /// Returns whether the table has this column; also true for a table that is missing, which is reported by the query itself.
+    /// Returns whether the table has this column. Also returns true if the table is missing, which the query itself then
+    /// reports.
     fn has_column(&self, name: &str) -> rusqlite::Result<bool> {
         let schema = self.table.database().unwrap_or("main");
         let counted = self.connection.query_row(

@@ -1,4 +1,4 @@
-//! The files that SQLite keeps next to a database file: the write-ahead log and its index.
+//! The files that SQLite keeps next to a database file: the write-ahead log (`-wal`) and its index (`-shm`).
 
 use std::fs;
 use std::io;
@@ -6,20 +6,20 @@ use std::mem;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// The write-ahead log or its index, which SQLite keeps under the file's name with these endings.
+/// The write-ahead log or its index, as it was when SQLite opened it.
 pub struct SidecarFile {
-    /// Its name.
+    /// The file's name.
     pub file: PathBuf,
     identity: Option<FileIdentity>,
-    /// It was when last looked at.
+    /// Whether the last check found the file too large.
     is_large: bool,
 }
 
-/// What tells a file from another of the same name: device and inode.
+/// Device and inode number, which distinguish a file from another one of the same name.
 pub type FileIdentity = (u64, u64);
 
 impl SidecarFile {
-    /// As it is now, if it is.
+    /// Returns the file with its current identity, if the file exists.
     pub fn new(file: PathBuf) -> SidecarFile {
         let identity = file_identity(&file).ok();
         SidecarFile {
@@ -29,45 +29,46 @@ impl SidecarFile {
         }
     }
 
-    /// Tells whether the name still stands for the file that SQLite opened. True where SQLite needed none.
+    /// Returns whether the name still refers to the file that SQLite opened. True if there was no such file.
     pub fn is_in_place(&self) -> bool {
         self.identity.is_none() || file_identity(&self.file).ok() == self.identity
     }
 
-    /// A reader that never ends keeps the log from being written back; it then grows without bound. Said once each time.
+    /// Logs when the log has become too large. A read transaction that never ends keeps SQLite from resetting the log, which
+    /// then grows without limit.
     pub fn warn_when_large(&mut self) {
         let octets = file_len(&self.file);
         let was_large = mem::replace(&mut self.is_large, octets > LARGE_WAL_OCTETS);
         if self.is_large && !was_large {
-            log::warn!(file:% = self.file.display(), octets = octets, fix = "end the program that reads for so long"; "wal_large");
+            log::warn!(file:% = self.file.display(), octets = octets, fix = "end the program whose read transaction lasts this long"; "wal_large");
         }
     }
 }
 
-/// Which file a name stands for.
+/// Returns the identity of the file that a name refers to.
 ///
 /// # Errors
-/// When there is none, or it may not be looked at.
+/// The file does not exist or its metadata cannot be read.
 pub fn file_identity(file: &Path) -> io::Result<FileIdentity> {
     fs::metadata(file).map(|metadata| identity_of(&metadata))
 }
 
-/// The identity in what the system tells about a file.
+/// Returns the identity in a file's metadata.
 pub fn identity_of(metadata: &fs::Metadata) -> FileIdentity {
     (metadata.dev(), metadata.ino())
 }
 
-/// The write-ahead log of a file.
+/// Returns the name of a database file's write-ahead log.
 pub fn wal_path(file: &Path) -> PathBuf {
     with_suffix(&resolve_symlinks(file), "-wal")
 }
 
-/// The index of a file's write-ahead log.
-pub fn index_of(file: &Path) -> PathBuf {
+/// Returns the name of the index of a database file's write-ahead log.
+pub fn shm_path(file: &Path) -> PathBuf {
     with_suffix(&resolve_symlinks(file), "-shm")
 }
 
-/// The file that a link stands for: SQLite names what it keeps beside it after that one.
+/// Returns the target of a symbolic link, or `file` itself. SQLite names the WAL files after the target.
 pub fn resolve_symlinks(file: &Path) -> PathBuf {
     let mut file = file.to_owned();
     for _ in 0..MAX_LINKS {
@@ -79,19 +80,19 @@ pub fn resolve_symlinks(file: &Path) -> PathBuf {
     file
 }
 
-/// A file whose name goes on so.
-fn with_suffix(file: &Path, ending: &str) -> PathBuf {
+/// Returns the file's name with a suffix appended.
+fn with_suffix(file: &Path, suffix: &str) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
-    name.push(ending);
+    name.push(suffix);
     PathBuf::from(name)
 }
 
-/// How large a file is; 0 where there is none.
+/// Returns the length of a file; 0 if it does not exist.
 pub fn file_len(file: &Path) -> u64 {
     fs::metadata(file).map_or(0, |metadata| metadata.len())
 }
 
-/// Links from one to the next, as many as Linux follows.
+/// Longest chain of symbolic links, the same as Linux's limit.
 const MAX_LINKS: usize = 40;
-/// A log this large means that some reader does not end.
+/// Size of the log above which `wal_large` is logged: a read transaction has probably not ended.
 const LARGE_WAL_OCTETS: u64 = 1 << 30;

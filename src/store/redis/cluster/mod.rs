@@ -1,16 +1,15 @@
-//! Bodies in a Redis Cluster: each goes to the node that has its slot.
+//! Bodies in a Redis Cluster: each goes to the node that owns its slot.
 //!
-//! A slot table of our own over the connections that a single Redis gets. The client of the redis crate has no budget for
-//! a call and one fate for a whole pipeline; here each node has its talking thread and its breaker, all are asked at once, and
-//! one that is lost costs only its own bodies their place: they go into column `mail`.
+//! This module has its own slot table and uses one pool per node, because the cluster client of the redis crate has no timeout
+//! for a call and fails a pipeline as a whole. Here each node has its own worker thread and circuit breaker and all nodes are
+//! sent their bodies at the same time. If a node is down, only the bodies of its slots go into column `mail`.
 //!
-//! What a node may answer, beside OK:
+//! Replies of a node other than OK:
 //!
 //! ```text
-//! MOVED        the table is read anew and the bodies are given to whoever has their slots now, once
-//! ASK          a slot is on its way: its bodies are given to the node that was named, behind ASKING, once
-//! anything     TRYAGAIN, which one key never earns, CLUSTERDOWN, LOADING …: the bodies go into column `mail`, and the node
-//! else         is left alone for a moment
+//! MOVED        read the slot table again and send the bodies to the new owner of their slots, once
+//! ASK          send the bodies to the node that the reply names, each after the command ASKING, once
+//! other error  (CLUSTERDOWN, LOADING, …) save the bodies in column `mail` and do not use the node for a pause
 //! ```
 
 mod reader;
@@ -34,7 +33,7 @@ use crate::metrics::{self, BodyLocation, Component};
 use crate::panics;
 use crate::sync::lock;
 
-/// What the writers of one store know of the cluster. Clones share it.
+/// The slot table and the pools of a Redis Cluster, shared by the writers of one store. Clones share one state.
 #[derive(Clone)]
 pub struct RedisCluster {
     shared: Arc<Shared>,
@@ -45,27 +44,27 @@ struct Shared {
     writers: usize,
     slots: Mutex<Arc<Slots>>,
     nodes: Mutex<HashMap<String, (RedisPool, Breaker)>>,
-    /// Nobody tells where the slots are.
+    /// Open while no node reports the slots.
     breaker: Breaker,
     refresh: Sender<Sender<()>>,
 }
 
-/// Slots that are on their way, and where to.
+/// The slots that are being migrated, and the node to which each migrates.
 type MigratingSlots = HashMap<u16, String>;
 
-/// One writer's way to the cluster.
+/// Stores one writer's bodies in the nodes of the cluster.
 pub struct ClusterBodyWriter {
     cluster: RedisCluster,
     workers: HashMap<String, BodyWriter>,
 }
 
 impl RedisCluster {
-    /// Starts the thread that keeps the table of slots; waits for nothing.
+    /// Starts the thread that keeps the slot table up to date. Does not wait for the cluster.
     ///
     /// # Errors
-    /// When no thread can be started.
+    /// The thread cannot be started.
     pub fn start(settings: &RedisSettings, writers: usize) -> std::io::Result<RedisCluster> {
-        let (refresh, asked) = bounded(1);
+        let (refresh, requests) = bounded(1);
         let shared = Arc::new(Shared {
             settings: settings.clone(),
             writers,
@@ -76,7 +75,7 @@ impl RedisCluster {
         });
         let weak = Arc::downgrade(&shared);
         let builder = thread::Builder::new().name("redis-slots".to_owned());
-        builder.spawn(move || run_slot_refresh(&weak, &asked))?;
+        builder.spawn(move || run_slot_refresh(&weak, &requests))?;
         Ok(RedisCluster { shared })
     }
 
@@ -84,11 +83,11 @@ impl RedisCluster {
         Arc::clone(&lock(&self.shared.slots))
     }
 
-    /// Has the table read anew, and waits for it until then.
+    /// Requests a refresh of the slot table and waits for it until `deadline`.
     fn refresh(&self, deadline: Instant) {
-        let (tell, told) = bounded(1);
-        if self.shared.refresh.send_deadline(tell, deadline).is_ok() {
-            let _ = told.recv_deadline(deadline);
+        let (done, finished) = bounded(1);
+        if self.shared.refresh.send_deadline(done, deadline).is_ok() {
+            let _ = finished.recv_deadline(deadline);
         }
     }
 
@@ -107,7 +106,8 @@ impl RedisCluster {
 }
 
 impl Shared {
-    /// Nodes may come and go under ever new addresses: those that have no slots any more are forgotten.
+    /// Replaces the slot table. Removes the nodes without slots, because a cluster may replace its nodes under new addresses
+    /// any number of times.
     fn update_slots(&self, slots: Slots) {
         lock(&self.nodes).retain(|address, _| slots.has_node(address));
         *lock(&self.slots) = Arc::new(slots);
@@ -115,7 +115,7 @@ impl Shared {
 }
 
 impl ClusterBodyWriter {
-    /// Reaches for nothing yet.
+    /// Returns a writer that does not connect yet.
     pub fn new(cluster: &RedisCluster) -> ClusterBodyWriter {
         ClusterBodyWriter {
             cluster: cluster.clone(),
@@ -123,7 +123,7 @@ impl ClusterBodyWriter {
         }
     }
 
-    /// Stores the bodies of a batch as far as nodes take them.
+    /// Stores the bodies of a batch and returns which of them are in Redis.
     pub fn store(&mut self, batch: &[Mail]) -> BodiesIn {
         let octets: usize = batch.iter().map(Mail::stored_octets).sum();
         let count: usize = batch.iter().map(|mail| mail.recipients().len()).sum();
@@ -138,20 +138,21 @@ impl ClusterBodyWriter {
         BodiesIn::Some(stored)
     }
 
-    /// All nodes at once; the hashes of those bodies that may be relied on.
+    /// Stores bodies in all nodes at the same time. Returns the mail ids of the bodies that are in Redis.
     fn store_bodies(&mut self, bodies: Bodies) -> HashSet<MailId> {
         let deadline = Instant::now() + STORE_TIMEOUT;
         let mut stored = HashSet::new();
-        let mut left = bodies;
-        let mut underway = MigratingSlots::new();
-        // Once more where slots have moved, or are about to.
+        let mut remaining = bodies;
+        let mut migrating = MigratingSlots::new();
+        // A second attempt for the bodies that were redirected.
         for _ in 0..2 {
             if self.cluster.slots().0.is_empty() && !self.find_slots(deadline) {
                 break;
             }
             let has_moved;
-            (left, has_moved) = self.store_once(left, &mut underway, deadline, &mut stored);
-            if left.is_empty() {
+            (remaining, has_moved) =
+                self.store_once(remaining, &mut migrating, deadline, &mut stored);
+            if remaining.is_empty() {
                 break;
             }
             if has_moved {
@@ -170,60 +171,61 @@ impl ClusterBodyWriter {
         let found = !self.cluster.slots().0.is_empty();
         match found {
             true => breaker.succeeded(),
-            false => breaker.failed("no node of the cluster tells its slots"),
+            false => breaker.failed("no node of the cluster reports its slots"),
         }
         found
     }
 
-    /// Answers the bodies that belong elsewhere, and whether the table of slots is out of date.
+    /// Sends each body to the owner of its slot. Returns the bodies that were redirected, and whether the slot table is out of
+    /// date.
     fn store_once(
         &mut self,
         bodies: Bodies,
-        underway: &mut MigratingSlots,
+        migrating: &mut MigratingSlots,
         deadline: Instant,
         stored: &mut HashSet<MailId>,
     ) -> (Bodies, bool) {
         let slots = self.cluster.slots();
         self.workers.retain(|address, _| slots.has_node(address));
-        let told = std::mem::take(underway);
+        let redirects = std::mem::take(migrating);
         let mut groups: HashMap<(&str, SlotAccess), Bodies> = HashMap::new();
         for body in bodies {
-            let told = told.get(&slot_of(body.0.as_str().as_bytes()));
-            let place = match told {
+            let redirect = redirects.get(&slot_of(body.0.as_str().as_bytes()));
+            let target = match redirect {
                 Some(node) => Some((node.as_str(), SlotAccess::Asking)),
                 None => slots
                     .owner_of(body.0.as_str())
                     .map(|node| (node, SlotAccess::Owner)),
             };
-            if let Some(place) = place {
-                groups.entry(place).or_default().push(body);
+            if let Some(target) = target {
+                groups.entry(target).or_default().push(body);
             }
         }
-        let mut asked = Vec::new();
-        for ((address, entry), group) in groups {
+        let mut sent = Vec::new();
+        for ((address, access), group) in groups {
             let Some(node) = self.cluster.node(address) else {
                 continue;
             };
             if !node.1.allows() {
                 continue;
             }
-            let talker = match self.workers.get_mut(address) {
-                Some(talker) => talker,
+            let worker = match self.workers.get_mut(address) {
+                Some(worker) => worker,
                 None => match BodyWriter::start(&node.0, &node.1) {
-                    Ok(talker) => self.workers.entry(address.to_owned()).or_insert(talker),
+                    Ok(worker) => self.workers.entry(address.to_owned()).or_insert(worker),
                     Err(_) => continue,
                 },
             };
             let group = Arc::new(group);
-            let number = talker.send(Arc::clone(&group), entry, deadline);
-            asked.push((address, node.1, group, number));
+            let number = worker.send(Arc::clone(&group), access, deadline);
+            sent.push((address, node.1, group, number));
         }
-        let (mut elsewhere, mut has_moved) = (Bodies::new(), false);
-        for (address, breaker, group, number) in asked {
-            let Some(talker) = self.workers.get_mut(address) else {
+        let (mut redirected, mut has_moved) = (Bodies::new(), false);
+        for (address, breaker, group, number) in sent {
+            let Some(worker) = self.workers.get_mut(address) else {
                 continue;
             };
-            let outcome = number.and_then(|number| talker.receive_answer(number, deadline));
+            let outcome = number.and_then(|number| worker.receive_answer(number, deadline));
             match outcome {
                 Ok(()) => {
                     breaker.succeeded();
@@ -233,46 +235,46 @@ impl ClusterBodyWriter {
                     redirect: Some(redirect),
                     ..
                 }) => {
-                    // The node is well.
+                    // A redirection shows that the node works.
                     breaker.succeeded();
-                    elsewhere.extend(Arc::unwrap_or_clone(group));
+                    redirected.extend(Arc::unwrap_or_clone(group));
                     match redirect {
-                        Redirect::Ask { slot, node } => drop(underway.insert(slot, node)),
+                        Redirect::Ask { slot, node } => drop(migrating.insert(slot, node)),
                         Redirect::Moved => has_moved = true,
                     }
                 }
-                Err(trouble) => breaker.failed(&format!("{address}: {}", trouble.text)),
+                Err(error) => breaker.failed(&format!("{address}: {}", error.text)),
             }
         }
-        (elsewhere, has_moved)
+        (redirected, has_moved)
     }
 }
 
-/// Reads the table now and then, since nodes take over from each other, and whenever it is asked to.
-fn run_slot_refresh(shared: &Weak<Shared>, asked: &Receiver<Sender<()>>) {
-    let mut tell = None;
+/// Reads the slot table at each request and at least every `REFRESH_INTERVAL`, because nodes take over slots from each other.
+fn run_slot_refresh(shared: &Weak<Shared>, requests: &Receiver<Sender<()>>) {
+    let mut done: Option<Sender<()>> = None;
     loop {
         let Some(shared) = shared.upgrade() else {
             return;
         };
         let known = Arc::clone(&lock(&shared.slots));
-        // A panic of the client library must not end this thread: the table would stay as it is for ever.
+        // A panic of the redis crate must not end this thread: the slot table would never be updated again.
         let read = panics::catch(Component::Redis, || read_slots(&shared.settings, &known));
         if let Ok(Ok(slots)) = read {
             shared.update_slots(slots);
         }
         drop(shared);
-        // Dropped, it tells whoever waits.
-        drop(tell.take());
-        match asked.recv_timeout(REFRESH_INTERVAL) {
-            Ok(waiting) => tell = Some(waiting),
+        // Dropping the sender wakes the writer that waits for the refresh.
+        drop(done.take());
+        match requests.recv_timeout(REFRESH_INTERVAL) {
+            Ok(sender) => done = Some(sender),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
     }
 }
 
-/// Between two looks at the table of slots, when nobody asks.
+/// Longest time between two reads of the slot table.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Bodies read back from wherever their slots are.
+//! Reads bodies from a Redis Cluster.
 
 use std::collections::HashMap;
 
@@ -8,19 +8,19 @@ use super::slots::{Slots, read_slots};
 use crate::store::ReadError;
 use crate::store::redis::{Redirect, RedisReader, RedisSettings};
 
-/// Reads bodies back from wherever their slots are.
+/// Reads bodies from the nodes of a Redis Cluster.
 pub struct ClusterReader {
     settings: RedisSettings,
     slots: Slots,
-    /// Those that were asked; one that could not be reached is not asked again.
+    /// The nodes that were used. A node that failed is not tried again.
     nodes: HashMap<String, Result<RedisReader, ReadError>>,
 }
 
 impl ClusterReader {
-    /// Asks the first node that answers for the slots.
+    /// Reads the slot table from the first node that answers.
     ///
     /// # Errors
-    /// [`ReadError`] that says what the last node said.
+    /// [`ReadError`]: no node reports the slots; the text is that of the last node.
     pub fn open(settings: &RedisSettings) -> Result<ClusterReader, ReadError> {
         Ok(ClusterReader {
             settings: settings.clone(),
@@ -29,21 +29,21 @@ impl ClusterReader {
         })
     }
 
-    /// The nodes that have slots.
+    /// Returns the addresses of the nodes that own slots.
     pub fn addresses(&self) -> Vec<String> {
         self.slots.nodes().into_iter().map(str::to_owned).collect()
     }
 
-    /// A key that begins so and is in a slot of this node.
-    pub fn key_at(&self, address: &str, beginning: &str) -> Option<String> {
-        let mut keys = (0..KEYS_TRIED).map(|number| format!("{beginning}:{number}"));
+    /// Returns a key that begins with `prefix` and belongs to a slot of this node.
+    pub fn key_at(&self, address: &str, prefix: &str) -> Option<String> {
+        let mut keys = (0..MAX_KEYS_TRIED).map(|number| format!("{prefix}:{number}"));
         keys.find(|key| self.slots.owner_of(key) == Some(address))
     }
 
-    /// A node of the cluster.
+    /// Returns the connection to a node, which is opened if there is none.
     ///
     /// # Errors
-    /// [`ReadError`] that says why it cannot be asked.
+    /// [`ReadError`]: the node cannot be reached now, or failed before.
     pub fn node(&mut self, address: &str) -> Result<&mut RedisReader, ReadError> {
         if !self.nodes.contains_key(address) {
             let node = RedisReader::open(&self.settings.url_of(address));
@@ -51,21 +51,21 @@ impl ClusterReader {
         }
         match self.nodes.get_mut(address) {
             Some(Ok(node)) => Ok(node),
-            Some(Err(trouble)) => Err(trouble.clone()),
+            Some(Err(error)) => Err(error.clone()),
             None => Err(ReadError(format!("REDIS_INTERFACE: no node {address}"))),
         }
     }
 
-    /// The body under a hash; `None` once it has expired.
+    /// Returns the body of a mail id; `None` if it has expired.
     ///
     /// # Errors
-    /// [`ReadError`] that says what its node said.
+    /// [`ReadError`]: the node of its slot cannot be queried, or no node owns the slot.
     pub fn body(&mut self, hash: &str) -> Result<Option<Vec<u8>>, ReadError> {
-        let no_node = || ReadError(format!("REDIS_INTERFACE: no node has the slot of {hash}"));
-        let address = self.slots.owner_of(hash).ok_or_else(no_node)?.to_owned();
+        let no_owner = || ReadError(format!("REDIS_INTERFACE: no node owns the slot of {hash}"));
+        let address = self.slots.owner_of(hash).ok_or_else(no_owner)?.to_owned();
         let outcome = match self.node(&address)?.body_or_redirect(hash) {
             Ok(Ok(body)) => return Ok(body),
-            // It is on its way, or has just arrived elsewhere.
+            // The slot is being migrated, and the body may be at its new node already.
             Ok(Err(Redirect::Ask { node, .. })) => {
                 let node = self.node(&node)?;
                 return node
@@ -74,18 +74,18 @@ impl ClusterReader {
             }
             Ok(Err(Redirect::Moved)) => {
                 self.slots = read_slots(&self.settings, &self.slots)?;
-                let address = self.slots.owner_of(hash).ok_or_else(no_node)?.to_owned();
+                let address = self.slots.owner_of(hash).ok_or_else(no_owner)?.to_owned();
                 return self.node(&address)?.body(hash);
             }
-            Err(trouble) => Err(trouble),
+            Err(error) => Err(error),
         };
-        if let Err(trouble) = &outcome {
-            // Each body would wait for its time-out.
-            self.nodes.insert(address, Err(trouble.clone()));
+        if let Err(error) = &outcome {
+            // Otherwise each further body would wait for this node's timeout.
+            self.nodes.insert(address, Err(error.clone()));
         }
         outcome
     }
 }
 
-/// Enough to find one for a node with a single slot.
-const KEYS_TRIED: u32 = 300_000;
+/// Number of keys to try, enough to find one for a node that owns a single slot of 16,384.
+const MAX_KEYS_TRIED: u32 = 300_000;

@@ -1,16 +1,16 @@
-//! Which node has the slot of a key.
+//! The slot table of a Redis Cluster.
 
 use r2d2_redis::redis::{self, Value};
 
 use crate::store::ReadError;
 use crate::store::redis::{RedisReader, RedisSettings};
 
-/// The last slot of each range and the `host:port` of the node that has it, in order.
+/// The first and last slot of each range and the `host:port` of the node that owns it, in ascending order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Slots(pub Vec<(u16, u16, String)>);
 
 impl Slots {
-    /// The node that has the slot of a key.
+    /// Returns the node that owns the slot of a key.
     pub fn owner_of(&self, key: &str) -> Option<&str> {
         let slot = slot_of(key.as_bytes());
         let index = self.0.partition_point(|(_, last, _)| *last < slot);
@@ -18,12 +18,12 @@ impl Slots {
         (*first <= slot).then_some(node.as_str())
     }
 
-    /// Whether a node has any slot.
+    /// Returns whether a node owns any slot.
     pub fn has_node(&self, address: &str) -> bool {
         self.0.iter().any(|(_, _, node)| node == address)
     }
 
-    /// The nodes that have slots, each once.
+    /// Returns the nodes that own slots, each one time.
     pub fn nodes(&self) -> Vec<&str> {
         let mut nodes: Vec<&str> = self.0.iter().map(|(_, _, node)| node.as_str()).collect();
         nodes.sort_unstable();
@@ -31,8 +31,9 @@ impl Slots {
         nodes
     }
 
-    /// Of what CLUSTER SLOTS answers: first, last, master, replicas. A node that does not know its own address is `asked`.
-    fn parse(ranges: &[Vec<Value>], asked: &str) -> Slots {
+    /// Parses the reply to CLUSTER SLOTS: first slot, last slot, master, replicas. A node may send an empty host name for itself,
+    /// which stands for `queried_address`.
+    fn parse(ranges: &[Vec<Value>], queried_address: &str) -> Slots {
         let range = |range: &Vec<Value>| {
             let [Value::Int(first), Value::Int(last), Value::Bulk(master), ..] = range.as_slice()
             else {
@@ -43,7 +44,7 @@ impl Slots {
             };
             let host = String::from_utf8(host.clone()).ok()?;
             let node = match host.as_str() {
-                "" => asked.to_owned(),
+                "" => queried_address.to_owned(),
                 host if host.contains(':') => format!("[{host}]:{port}"),
                 host => format!("{host}:{port}"),
             };
@@ -59,33 +60,35 @@ impl Slots {
     }
 }
 
-/// Asks the nodes that are known, then those that were named, until one tells.
+/// Reads the slot table from the first node that reports one: the `known` nodes, then the configured ones.
 ///
 /// # Errors
-/// [`ReadError`] that says what the last one said.
+/// [`ReadError`]: no node reports it; the text is that of the last node.
 pub fn read_slots(settings: &RedisSettings, known: &Slots) -> Result<Slots, ReadError> {
-    let named = settings.addresses();
+    let configured = settings.addresses();
     let known = known.nodes().into_iter().map(str::to_owned);
-    let mut trouble = ReadError("REDIS_INTERFACE: no node".to_owned());
-    for address in known.chain(named) {
+    let mut last_error = ReadError("REDIS_INTERFACE: no node".to_owned());
+    for address in known.chain(configured) {
         let mut slots = redis::cmd("CLUSTER");
         slots.arg("SLOTS");
-        let answered = RedisReader::open(&settings.url_of(&address))
+        let reply = RedisReader::open(&settings.url_of(&address))
             .and_then(|mut node| node.query::<Vec<Vec<Value>>>(&slots));
-        match answered.map(|ranges| Slots::parse(&ranges, &address)) {
+        match reply.map(|ranges| Slots::parse(&ranges, &address)) {
             Ok(slots) if !slots.0.is_empty() => return Ok(slots),
             Ok(_) => {
-                trouble = ReadError(format!(
+                last_error = ReadError(format!(
                     "REDIS_INTERFACE: {address} has no slots; run: redis-cli --cluster create"
                 ));
             }
-            Err(error) => trouble = error,
+            Err(error) => last_error = error,
         }
     }
-    Err(trouble)
+    Err(last_error)
 }
 
-/// CRC16 (XMODEM) of the key modulo 16384, as the cluster's specification has it. Our keys have no braces.
+/// Returns the slot of a key: its CRC16 (XMODEM) modulo 16,384, as in the
+/// [specification](https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/). Hash tags in braces are not
+/// supported, because mail ids have none.
 pub fn slot_of(key: &[u8]) -> u16 {
     let crc = key.iter().fold(0_u16, |crc, octet| {
         (0..8).fold(crc ^ (u16::from(*octet) << 8), |crc, _| {
