@@ -147,7 +147,7 @@ impl WaiterRegistry {
     /// Starts the ticker thread, which ends after the registry is dropped.
     ///
     /// # Errors
-    /// The thread cannot be started_at.
+    /// The thread cannot be started.
     pub fn start() -> io::Result<Arc<WaiterRegistry>> {
         let registry = Arc::<WaiterRegistry>::default();
         let weak = Arc::downgrade(&registry);

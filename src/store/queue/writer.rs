@@ -149,8 +149,7 @@ impl Writers {
     pub fn drain_and_join(self) {
         drop(self.stop);
         for thread in self.threads {
-            // Panics are caught in the thread. This join may block for long; the server's shutdown does not wait for it beyond
-            // a limit.
+            // Panics are caught in the thread. This join may block for long, so shutdown waits for it only up to a time limit.
             let _ = thread.join();
         }
     }
@@ -297,8 +296,8 @@ fn count_store_error(error: &SaveError) {
     });
 }
 
-/// Longest queue. At most one mail per connection is waited for; the others were withdrawn while a store hung. Takes about 2
-/// MB, and 20 MB more if all mails have been withdrawn.
+/// Longest queue. At most one mail per connection is waited for; the others were withdrawn while a store hung. Takes about
+/// 2 MB, and 20 MB more if all mails have been withdrawn.
 const MAX_QUEUED_MAILS: usize = 131_072;
 /// Rows of one transaction. Above 100 rows, a commit gets no cheaper per row.
 const MAX_BATCH_ROWS: usize = 256;
@@ -315,7 +314,7 @@ mod tests {
 
     #[test]
     fn save_into_a_full_queue_fails_at_once() {
-        // A channel without capacity and without a reader is always full.
+        // A channel without capacity is full while no thread receives from it.
         let (sender, _receiver) = bounded(0);
         let queue = Queue {
             queued: sender,

@@ -11,7 +11,7 @@ pub struct SidecarFile {
     /// The file's name.
     pub file: PathBuf,
     identity: Option<FileIdentity>,
-    /// Whether the last check found the file too large.
+    /// Whether the file was larger than `LARGE_WAL_OCTETS` at the last check.
     is_large: bool,
 }
 
