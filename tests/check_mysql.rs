@@ -540,8 +540,8 @@ fn unsynced_binary_log_causes_a_warning() {
     let database = MariaDb::start_with(&["--log-bin=log", "--sync-binlog=0"]);
     database.sql(FIELD_TABLE);
     let server = database.server(&[]);
-    let fix = "sync_binlog is 0 and the server keeps a binary log, from which it recovers its commits, so acknowledged mail \
-                is lost when the database's machine loses power; run: SET GLOBAL sync_binlog = 1, and set it in the server's \
+    let fix = "sync_binlog is 0 and the server recovers its commits from the binary log, so acknowledged mail is lost \
+                when the database's machine loses power; run: SET GLOBAL sync_binlog = 1, and set it in the server's \
                 configuration file";
     server.wait_for_log("sync_binlog");
     let (is_ok, output) = server.check();

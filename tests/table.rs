@@ -576,7 +576,7 @@ fn list_and_show_handle_other_column_types_in_mysql_rows() {
             "gzencode",
             "column `mail`: expected a zlib stream",
         ),
-        ("'no zlib'", "gzip", "column `body` says \"gzip\""),
+        ("'no zlib'", "gzip", "column `body` is \"gzip\""),
         ("''", "redis", "REDIS_INTERFACE"),
     ] {
         database.sql(&format!("UPDATE hidden SET mail = {mail}, body = '{body}'"));

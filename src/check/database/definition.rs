@@ -19,7 +19,7 @@ pub fn check(connection: &mut DbConnection, table: &TableName) -> Vec<Diagnostic
     let mut findings = check_rights(connection, table);
     findings.extend(check_read_only(connection));
     findings.extend(check_mail_type(connection, table));
-    if connection.facts.engine.is_empty() {
+    if connection.table_info.engine.is_empty() {
         findings.extend(check_base_table(connection, table));
     }
     findings
@@ -50,7 +50,7 @@ pub fn check_rights(connection: &mut DbConnection, table: &TableName) -> Vec<Dia
     }
 }
 
-/// Returns an error if the server is read-only and the account has no right to write all the same.
+/// Returns an error if the server is read-only and the account has no right to write to a read-only server.
 fn check_read_only(connection: &mut DbConnection) -> Option<Diagnostic> {
     let statement = "SHOW GLOBAL VARIABLES WHERE Variable_name = 'read_only'";
     let variables: Vec<(String, String)> = query::rows(connection, statement, ());

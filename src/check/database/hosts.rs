@@ -46,7 +46,7 @@ pub fn connect(connector: &Connector) -> Result<(DbConnection, Vec<Diagnostic>),
             Ok(HostState::Unhealthy(reason)) => {
                 let text = format!(
                     "MYSQL_HOST: node {name} is not healthy: {reason}; the healthy nodes are used; repair it, or remove it \
-                     out of MYSQL_HOST"
+                     from MYSQL_HOST"
                 );
                 (reason.clone(), text)
             }

@@ -42,12 +42,16 @@ fn check_database(
     };
     findings.extend(hanging::hanging_commit_findings(connector));
     let table = connector.table();
-    findings.extend(check_table(&connection.facts, table, max_content_octets));
+    findings.extend(check_table(
+        &connection.table_info,
+        table,
+        max_content_octets,
+    ));
     findings.extend(definition::check_unique_keys(&mut connection, table));
     if findings.iter().any(Diagnostic::is_error) {
         return findings;
     }
-    if !table::has_transactions(&connection.facts.engine) {
+    if !table::has_transactions(&connection.table_info.engine) {
         findings.extend(definition::check(&mut connection, table));
     } else {
         let triggers = triggers::check_triggers(&mut connection, table);

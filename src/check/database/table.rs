@@ -7,11 +7,11 @@ use crate::store::{TableColumns, TableName};
 
 /// Returns the findings about the properties that a connection has read. The server logs the same findings.
 pub fn check_table(
-    facts: &TableInfo,
+    table_info: &TableInfo,
     table: &TableName,
     max_content_octets: usize,
 ) -> Vec<Diagnostic> {
-    let Some(columns) = &facts.columns else {
+    let Some(columns) = &table_info.columns else {
         let create = table
             .mysql_schema()
             .split_whitespace()
@@ -23,13 +23,13 @@ pub fn check_table(
         ))];
     };
     let mut findings = Vec::new();
-    for column in &facts.missing_columns {
+    for column in &table_info.missing_columns {
         findings.push(Diagnostic::error(format!(
             "GM_MAIL_TABLE: {table} has no column `{column}`; add it as `goguerrilla schema` prints it, with \
              ALTER TABLE {table} ADD COLUMN"
         )));
     }
-    for column in &facts.required_columns {
+    for column in &table_info.required_columns {
         findings.push(Diagnostic::error(format!(
             "GM_MAIL_TABLE: column `{}` of {table} is NOT NULL without a default, so no row can be inserted; \
              run: ALTER TABLE {table} {}",
@@ -43,15 +43,15 @@ pub fn check_table(
             TableColumns::DEFAULT.ip_addr.width.max()
         )));
     }
-    findings.extend(check_columns(facts, columns, table));
-    if !facts.engine.is_empty() && !has_transactions(&facts.engine) {
+    findings.extend(check_columns(table_info, columns, table));
+    if !table_info.engine.is_empty() && !has_transactions(&table_info.engine) {
         findings.push(Diagnostic::warning(format!(
-            "GM_MAIL_TABLE: {table} is {} and has no transactions, so a failure may lose acknowledged mail, and part of a batch may \
-             be kept; run: ALTER TABLE {table} ENGINE=InnoDB",
-            facts.engine
+            "GM_MAIL_TABLE: {table} is {} and has no transactions, so a failure may lose acknowledged mail, and part of \
+             a batch may be kept; run: ALTER TABLE {table} ENGINE=InnoDB",
+            table_info.engine
         )));
     }
-    if !facts.commits_are_synced {
+    if !table_info.commits_are_synced {
         findings.push(Diagnostic::warning(
             "MYSQL_HOST: innodb_flush_log_at_trx_commit is not 1, so mail acknowledged in the last second is lost when \
              the database's machine fails; run: SET GLOBAL innodb_flush_log_at_trx_commit = 1, and set it in the \
@@ -59,19 +59,19 @@ pub fn check_table(
                 .to_owned(),
         ));
     }
-    if let Some(every) = facts.unsynced_binary_log {
+    if let Some(sync_binlog) = table_info.unsynced_binary_log {
         findings.push(Diagnostic::warning(format!(
-            "MYSQL_HOST: sync_binlog is {every} and the server keeps a binary log, which decides after a crash which commits are kept, so \
+            "MYSQL_HOST: sync_binlog is {sync_binlog} and the server recovers its commits from the binary log, so \
              acknowledged mail is lost when the database's machine loses power; run: SET GLOBAL sync_binlog = 1, and set \
              it in the server's configuration file"
         )));
     }
-    let fits = facts.max_content_octets();
+    let fits = table_info.max_content_octets();
     if fits < max_content_octets {
-        let (what, fix) = if facts.max_body_octets < facts.max_packet_octets {
+        let (what, fix) = if table_info.max_body_octets < table_info.max_packet_octets {
             let what = format!(
                 "column `mail` of {table} ({} octets)",
-                facts.max_body_octets
+                table_info.max_body_octets
             );
             (
                 what,
@@ -81,7 +81,7 @@ pub fn check_table(
             let enough = (max_content_octets * 2).next_power_of_two().max(16 << 20);
             let what = format!(
                 "max_allowed_packet of the database ({})",
-                facts.max_packet_octets
+                table_info.max_packet_octets
             );
             (what, format!("SET GLOBAL max_allowed_packet = {enough}"))
         };

@@ -1,4 +1,4 @@
-//! The trial row: inserted with a writer's own code, looked up and rolled back.
+//! The trial row, which is inserted with a writer's own code, looked up and rolled back.
 
 use std::collections::HashSet;
 
@@ -53,7 +53,7 @@ pub fn check(
     match outcome {
         TrialOutcome::Passed => {}
         TrialOutcome::NotInserted(error) if ErrorClass::classify(&error) == ErrorClass::IdsUsedUp => {
-            let ids = connection.facts.auto_increment.as_ref();
+            let ids = connection.table_info.auto_increment.as_ref();
             findings.push(Diagnostic::error(counter_error_text(&error, table, ids)));
         }
         TrialOutcome::NotInserted(error) => {
@@ -97,7 +97,7 @@ enum TrialOutcome {
     NotFound,
 }
 
-/// Uses the same statements and session settings as a writer.
+/// Inserts a row and looks it up, with the statements and session settings of a writer.
 fn insert_and_look_up(
     connection: &mut DbConnection,
     table: &TableName,
@@ -169,7 +169,7 @@ fn trial_mail(addresses: &TrialAddresses) -> Result<Mail, String> {
         let to = |path: &ForwardPath| format!("{}@{host}", path.local_part());
         let mail = Mail::new(envelope, content, origin, to).map_err(|error| error.to_string())?;
         let body = mail.recipients().first().map(|one| mail.zlib_body(one));
-        // A stream that happens to be valid UTF-8 would fit into a text column, which other mails do not.
+        // A compressed body that happens to be valid UTF-8 would fit into a text column, unlike most bodies.
         if matches!(body, Some(Ok(body)) if str::from_utf8(&body).is_err()) {
             return Ok(mail);
         }

@@ -73,7 +73,7 @@ impl AutoIncrementRange {
     pub fn finding(&self, table: &TableName) -> Option<Diagnostic> {
         let AutoIncrementRange { used, largest, .. } = self;
         if self.is_used_up {
-            return self.shortage(table).map(Diagnostic::error);
+            return self.shortage_reason(table).map(Diagnostic::error);
         }
         (self.used_tenths() >= FIRST_REPORTED_TENTH).then(|| {
             Diagnostic::warning(format!(
@@ -86,7 +86,7 @@ impl AutoIncrementRange {
     }
 
     /// Returns why no mail can be saved; `None` while ids are left.
-    pub fn shortage(&self, table: &TableName) -> Option<String> {
+    pub fn shortage_reason(&self, table: &TableName) -> Option<String> {
         self.is_used_up.then(|| {
             format!(
                 "GM_MAIL_TABLE: column `mail_id` of {table} has no ids left, so no mail can be saved; run: {}",

@@ -76,9 +76,9 @@ impl MySqlStore {
         BatchFailure {
             class,
             text: match class {
-                ErrorClass::IdsUsedUp => {
-                    self.connector.report_ids_used_up(error, &connection.facts)
-                }
+                ErrorClass::IdsUsedUp => self
+                    .connector
+                    .report_ids_used_up(error, &connection.table_info),
                 ErrorClass::Schema => format!(
                     "{error}; `goguerrilla check` names the fix, `goguerrilla schema` prints the table"
                 ),

@@ -89,12 +89,12 @@ impl MySqlStore {
     ) -> Result<PooledDbConnection, BatchFailure> {
         let mut connection = self.begin_transaction(ConnectionWait::UntilDeadline)?;
         let table = self.connector.table();
-        let known_ids = connection.facts.auto_increment;
+        let known_ids = connection.table_info.auto_increment;
         match insert_rows(&mut connection, table, part, bodies_in, &HashSet::new()) {
             Ok(()) => {
                 // The values differ if the ids have entered another tenth of their range. A new connection then reads the
                 // table again, and its findings are logged.
-                connection.broken |= connection.facts.auto_increment != known_ids;
+                connection.broken |= connection.table_info.auto_increment != known_ids;
                 Ok(connection)
             }
             Err(error) => Err(self.abort_transaction(connection, &error, None)),

@@ -17,10 +17,10 @@ pub enum BodyStore {
 
 impl BodyStore {
     /// Sends the bodies of a batch to the Redis server if there is one and it is available; the caller must then call
-    /// [`finish`](BodyStore::finish), which waits for the replies.
+    /// [`finish_store`](BodyStore::finish_store), which waits for the replies.
     ///
-    /// Returns `None` for a cluster: its bodies are sent by `finish`.
-    pub(super) fn begin(&mut self, batch: &[Mail]) -> Option<PendingStore> {
+    /// Returns `None` for a cluster: its bodies are sent by `finish_store`.
+    pub(super) fn begin_store(&mut self, batch: &[Mail]) -> Option<PendingStore> {
         match self {
             BodyStore::Redis(bodies) => bodies.begin_store(batch),
             BodyStore::Table | BodyStore::Cluster(_) => None,
@@ -29,7 +29,11 @@ impl BodyStore {
 
     /// Completes the storing of a batch's bodies and returns their location. Bodies that Redis did not take go into the
     /// table.
-    pub(super) fn finish(&mut self, batch: &[Mail], pending: Option<&PendingStore>) -> BodiesIn {
+    pub(super) fn finish_store(
+        &mut self,
+        batch: &[Mail],
+        pending: Option<&PendingStore>,
+    ) -> BodiesIn {
         let are_stored = match self {
             BodyStore::Cluster(bodies) => return bodies.store(batch),
             BodyStore::Redis(bodies) => pending.is_some_and(|pending| bodies.finish_store(pending)),

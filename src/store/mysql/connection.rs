@@ -21,9 +21,9 @@ pub struct DbConnection {
     /// The driver's connection. Only [`with_timeout`](DbConnection::with_timeout) and [`read`](DbConnection::read) use it.
     connection: Conn,
     /// Properties of the server and the table.
-    pub facts: TableInfo,
+    pub table_info: TableInfo,
     /// The server that this connection leads to.
-    pub server: Server,
+    pub server: ConnectedServer,
     /// Whether the connection must not be used again.
     pub broken: bool,
     /// Whether a transaction has begun that is neither committed nor rolled back.
@@ -40,7 +40,7 @@ pub struct DbConnection {
 
 /// The server at the other end of a connection.
 #[derive(Clone)]
-pub struct Server {
+pub struct ConnectedServer {
     /// Index of the host in the settings.
     pub host: usize,
     /// Address that the host's name resolved to; `None` for a Unix socket. A name may have several addresses.
@@ -55,15 +55,15 @@ impl DbConnection {
     /// Wraps an open connection of the driver. `open_connections` counts it until it is dropped.
     pub fn new(
         connection: Conn,
-        facts: TableInfo,
-        server: Server,
+        table_info: TableInfo,
+        server: ConnectedServer,
         watchdog: &Arc<CallWatchdog>,
         open_connections: &Arc<AtomicUsize>,
     ) -> DbConnection {
         DbConnection {
             socket: connection.as_raw_fd(),
             connection,
-            facts,
+            table_info,
             server,
             broken: false,
             in_transaction: false,

@@ -10,7 +10,7 @@ use mysql::Conn;
 use super::auto_increment::{self, AutoIncrementRange};
 use super::call_timeout::CallWatchdog;
 use super::connect_error::is_immediate_failure;
-use super::connection::{CALL_TIMEOUT, DbConnection, Server};
+use super::connection::{CALL_TIMEOUT, ConnectedServer, DbConnection};
 use super::driver_connection::{PROBE_TIMEOUT, open_connection};
 use super::driver_panic::catch_panic;
 use super::galera::GaleraNode;
@@ -127,13 +127,13 @@ impl Connector {
                 .stmt_cache_size(STATEMENT_CACHE_SIZE)
                 .init(SESSION_SETTINGS.to_vec())
         })?;
-        let (facts, galera) = catch_panic(|| {
-            let facts = TableInfo::read(&mut connection, &settings.table)?;
-            Ok((facts, GaleraNode::read(&mut connection)?))
+        let (table_info, galera) = catch_panic(|| {
+            let table_info = TableInfo::read(&mut connection, &settings.table)?;
+            Ok((table_info, GaleraNode::read(&mut connection)?))
         })?;
-        self.publish_table_info(&facts);
+        self.publish_table_info(&table_info);
         self.shared.health.set_up();
-        let server = Server {
+        let server = ConnectedServer {
             host,
             address,
             connection_id: connection.connection_id(),
@@ -146,7 +146,7 @@ impl Connector {
         } = &*self.shared;
         Ok(DbConnection::new(
             connection,
-            facts,
+            table_info,
             server,
             watchdog,
             open_connections,
@@ -179,17 +179,17 @@ impl Connector {
     }
 
     /// Reads the table's properties again after an error that shows that they have changed, so that `check`'s findings are
-    /// logged without waiting for the next connection. Errors are ignored, because the next connection reads them too.
+    /// logged without waiting for the next connection. Errors are ignored: the next connection reads the properties as well.
     pub fn refresh_table_info(&self, connection: &mut Conn) {
-        if let Ok(facts) = TableInfo::read(connection, &self.shared.settings.table) {
-            self.publish_table_info(&facts);
+        if let Ok(table_info) = TableInfo::read(connection, &self.shared.settings.table) {
+            self.publish_table_info(&table_info);
         }
     }
 
-    fn publish_table_info(&self, facts: &TableInfo) {
-        (self.shared.on_table_info)(facts);
-        let ids = facts.auto_increment.as_ref();
-        let shortage = ids.and_then(|ids| ids.shortage(self.table()));
+    fn publish_table_info(&self, table_info: &TableInfo) {
+        (self.shared.on_table_info)(table_info);
+        let ids = table_info.auto_increment.as_ref();
+        let shortage = ids.and_then(|ids| ids.shortage_reason(self.table()));
         // A shortage that an INSERT found is cleared only if at least two ids are free.
         if shortage.is_some() || ids.is_none_or(AutoIncrementRange::has_free_ids) {
             self.shared.health.set_shortage(shortage);
@@ -197,9 +197,12 @@ impl Connector {
     }
 
     /// Marks the store as unavailable until a connection finds free ids; returns the reason and its fix.
-    pub fn report_ids_used_up(&self, error: &mysql::Error, facts: &TableInfo) -> String {
-        let reason =
-            auto_increment::counter_error_text(error, self.table(), facts.auto_increment.as_ref());
+    pub fn report_ids_used_up(&self, error: &mysql::Error, table_info: &TableInfo) -> String {
+        let reason = auto_increment::counter_error_text(
+            error,
+            self.table(),
+            table_info.auto_increment.as_ref(),
+        );
         self.shared.health.set_shortage(Some(reason.clone()));
         reason
     }

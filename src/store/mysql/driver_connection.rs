@@ -14,7 +14,7 @@ use super::settings::{MySqlHost, MySqlSettings};
 /// All addresses of the host's name are tried, or only `only_address` if it is given.
 ///
 /// # Errors
-/// The name cannot be resolved, or the error of the last address.
+/// The name cannot be resolved, or none of its addresses accepts the connection.
 #[expect(
     clippy::indexing_slicing,
     reason = "`host` is an index of `settings.hosts`"

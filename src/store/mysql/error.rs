@@ -41,7 +41,7 @@ impl ErrorClass {
                 ErrorClass::Mail
             }
             Error::DriverError(DriverError::PacketTooLarge) => ErrorClass::Mail,
-            // Only this process's own `NoMemory`. After an ENOMEM of a system call the server's answer may still arrive.
+            // Only `NoMemory`, which this program raises. After an ENOMEM from the kernel the server's answer may still arrive.
             Error::IoError(error)
                 if error.get_ref().is_some_and(|inner| inner.is::<NoMemory>()) =>
             {

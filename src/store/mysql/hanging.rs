@@ -14,7 +14,7 @@ use mysql::prelude::Queryable;
 use mysql::{Conn, Row};
 
 use super::connect_error::is_refused;
-use super::connection::Server;
+use super::connection::ConnectedServer;
 use super::connector::{Connector, ConnectorState};
 use super::driver_panic::catch_panic;
 use super::unknown_commit::UnknownCommit;
@@ -72,7 +72,7 @@ impl HangingCommits {
 }
 
 impl HangingCommit {
-    fn is_sent_on(&self, server: &Server) -> bool {
+    fn was_sent_to(&self, server: &ConnectedServer) -> bool {
         (self.host, self.address, self.connection_id)
             == (server.host, server.address, server.connection_id)
     }
@@ -109,7 +109,7 @@ pub fn wait_while_hanging(
 }
 
 /// Returns the state of a COMMIT in its server's process list; `None` if it is not listed.
-fn commit_state(connector: &Connector, sent_to: &Server) -> mysql::Result<Option<String>> {
+fn commit_state(connector: &Connector, sent_to: &ConnectedServer) -> mysql::Result<Option<String>> {
     let mut connection = connector.connect_for_probe(sent_to.host, sent_to.address)?;
     let commits = listed_commits(&mut connection)?;
     let id = u64::from(sent_to.connection_id);
@@ -152,7 +152,7 @@ fn block_host(connector: &Connector, commit: &UnknownCommit, listed_state: &str)
     if state
         .commits
         .iter()
-        .any(|commit| commit.is_sent_on(sent_to))
+        .any(|commit| commit.was_sent_to(sent_to))
     {
         return;
     }
@@ -182,10 +182,10 @@ fn block_host(connector: &Connector, commit: &UnknownCommit, listed_state: &str)
 /// Checks the hanging COMMITs until there is none or the store is dropped.
 fn watch_commits(connector: &Weak<ConnectorState>) {
     while let Some(connector) = connector.upgrade().map(Connector::from_shared) {
-        let commits: Vec<Server> = {
+        let commits: Vec<ConnectedServer> = {
             let mut state = lock(&connector.hanging().state);
             state.is_watcher_running = !state.commits.is_empty();
-            state.commits.iter().map(Server::from).collect()
+            state.commits.iter().map(ConnectedServer::from).collect()
         };
         if commits.is_empty() {
             return;
@@ -206,9 +206,9 @@ fn watch_commits(connector: &Weak<ConnectorState>) {
     }
 }
 
-fn remove_commit(connector: &Connector, ended: &Server) {
+fn remove_commit(connector: &Connector, ended: &ConnectedServer) {
     let mut state = lock(&connector.hanging().state);
-    state.commits.retain(|commit| !commit.is_sent_on(ended));
+    state.commits.retain(|commit| !commit.was_sent_to(ended));
     drop(state);
     let name = connector.hosts().name(ended.host);
     log::warn!(node = name, connection = ended.connection_id; "commit_hang_ended");
@@ -221,9 +221,9 @@ fn update_health(connector: &Connector) {
     connector.health().set_stalled(reason);
 }
 
-impl From<&HangingCommit> for Server {
-    fn from(commit: &HangingCommit) -> Server {
-        Server {
+impl From<&HangingCommit> for ConnectedServer {
+    fn from(commit: &HangingCommit) -> ConnectedServer {
+        ConnectedServer {
             host: commit.host,
             address: commit.address,
             connection_id: commit.connection_id,

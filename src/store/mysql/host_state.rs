@@ -56,7 +56,7 @@ impl HostState {
     }
 }
 
-/// Returns the rows of a SHOW statement by their names in lower case. A server that does not know the statement has none.
+/// Returns the values of a SHOW … LIKE statement by their names in lower case; none if the server refuses the statement.
 ///
 /// # Errors
 /// The connection broke, or the node is not ready, in which case it answers every statement with [`NOT_READY`].

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! The first host that is up is preferred. A standby is healthy and read-only, such as a secondary of a replication group, and is
-//! tried only if no host is up; hosts that are down are tried last. A wrong state therefore never makes mail fail. With only
-//! one host no state is kept.
+//! tried only if no host is up; hosts that are down are tried last. Since every host is tried, a wrong state does not make mail
+//! fail. With only one host no state is kept.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -198,7 +198,7 @@ impl Hosts {
 
 /// Minimum time that a host is excluded after its first failure.
 const MIN_DOWN_TIME: Duration = Duration::from_secs(1);
-/// Maximum of the minimum down time of a host that fails repeatedly.
+/// Longest minimum down time, which a host reaches that fails repeatedly.
 const MAX_DOWN_TIME: Duration = Duration::from_secs(60);
 /// A host that fails within this time after it was marked up is flapping.
 const FLAP_WINDOW: Duration = Duration::from_secs(60);

@@ -15,11 +15,11 @@ use crate::store::{TableColumns, TableName};
 
 /// Inserts one row for each recipient whose mail id is not in `stored`.
 ///
-/// Values of at most one statement are in memory, so a large mail with a hundred recipients does not need a hundred times its
-/// size. A statement has 1 to 64 or 128 rows, which limits the number of statements to prepare.
+/// The values of about one statement are in memory at a time, so a large mail with a hundred recipients does not need a
+/// hundred times its size. A statement has 1 to 64 or 128 rows, which limits the number of statements to prepare.
 ///
 /// # Errors
-/// The server returned an error, or the connection broke. The transaction may then contain chunk of the rows.
+/// The server returned an error, or the connection broke. The transaction may then contain some of the rows.
 pub fn insert_rows(
     connection: &mut DbConnection,
     table: &TableName,
@@ -28,11 +28,11 @@ pub fn insert_rows(
     stored: &HashSet<String>,
 ) -> mysql::Result<()> {
     let columns = connection
-        .facts
+        .table_info
         .columns
         .clone()
         .unwrap_or(TableColumns::DEFAULT);
-    let max_octets = (connection.facts.max_packet_octets / 2).min(MAX_STATEMENT_OCTETS);
+    let max_octets = (connection.table_info.max_packet_octets / 2).min(MAX_STATEMENT_OCTETS);
     let mut pending = PendingRows::default();
     for mail in mails {
         let row = Row::new(mail, &columns);
@@ -73,7 +73,7 @@ impl PendingRows {
                 conn.exec_drop(statement, chunk)?;
                 Ok(conn.last_insert_id())
             })?;
-            if let Some(ids) = &mut connection.facts.auto_increment {
+            if let Some(ids) = &mut connection.table_info.auto_increment {
                 ids.record_insert(first_id, rows);
             }
         }

@@ -99,11 +99,11 @@ impl SaveMail for MySqlStore {
 
     fn save_batch(&mut self, batch: &[Mail]) -> Vec<Result<SavedId, SaveError>> {
         self.deadline = Instant::now() + BATCH_TIMEOUT;
-        let pending_bodies = self.bodies.begin(batch);
+        let pending_bodies = self.bodies.begin_store(batch);
         // Inserts the rows while Redis stores the bodies; if Redis fails, the INSERTs are rolled back and run again.
         let mut inserted =
             (pending_bodies.as_ref()).map(|_| self.insert_part(batch, &BodiesIn::Redis));
-        let bodies_in = self.bodies.finish(batch, pending_bodies.as_ref());
+        let bodies_in = self.bodies.finish_store(batch, pending_bodies.as_ref());
         if !matches!(bodies_in, BodiesIn::Redis)
             && let Some(Ok(mut connection)) = inserted.take()
         {

@@ -72,7 +72,7 @@ fn check_idle_connections(connector: &Connector, pool: &Pool<Connector>) {
                 connection.broken = health.has_shortage();
                 return;
             }
-            // The pool's own attempt to connect may take as long again before it sets the store down.
+            // The pool's own attempt to connect may take as long again before it marks the store as unavailable.
             Some(error) if is_only_host && started_at.elapsed() > ANSWER_EXPECTED => {
                 health.record_failure(&format!("the database did not answer: {error}"));
             }
@@ -104,7 +104,7 @@ impl ManageConnection for Connector {
     }
 }
 
-/// Sets the store down after a failed attempt to connect.
+/// Marks the store as unavailable after a failed attempt to connect.
 #[derive(Debug)]
 struct HealthReporter {
     health: Health,
@@ -113,7 +113,7 @@ struct HealthReporter {
 
 impl HandleError<mysql::Error> for HealthReporter {
     fn handle_error(&self, error: mysql::Error) {
-        // While other connections are open, a refused one does not mean that the store is down: the server may allow fewer
+        // While other connections are open, a refused one does not mean that the store is unavailable: the server may allow fewer
         // connections than there are writers. A dead connection is dropped at its next use.
         if self.open_connections.load(Ordering::SeqCst) == 0 {
             self.health.set_down(&error.to_string());

@@ -20,7 +20,7 @@ pub struct MySqlReader {
     table: TableName,
     redis: Option<RedisSettings>,
     open_redis: Option<OpenRedis>,
-    /// Error after which Redis is not used again.
+    /// Error of the first failed read from Redis; later rows do not use Redis again.
     redis_failed: Option<ReadError>,
     /// Why some of the mails that were listed last have no size.
     unknown_sizes: Option<ReadError>,

@@ -32,7 +32,7 @@ pub struct TableInfo {
     pub body_chars: usize,
     /// Whether each COMMIT is on disk when the server answers it (`innodb_flush_log_at_trx_commit` is 1, or 3 in MariaDB).
     pub commits_are_synced: bool,
-    /// `sync_binlog`, if its value allows COMMITs to be lost all the same.
+    /// `sync_binlog`, if its value allows acknowledged COMMITs to be lost.
     pub unsynced_binary_log: Option<u64>,
     /// Columns that the INSERT fills and the table lacks.
     pub missing_columns: Vec<&'static str>,

@@ -9,23 +9,23 @@ use crate::store::{TableColumns, TableName};
 
 /// Returns the findings about widths, character sets and the range of ids.
 pub fn check_columns(
-    facts: &TableInfo,
+    table_info: &TableInfo,
     columns: &TableColumns,
     table: &TableName,
 ) -> Vec<Diagnostic> {
-    let ids = facts.auto_increment.as_ref();
+    let ids = table_info.auto_increment.as_ref();
     let ids = ids.and_then(|ids| AutoIncrementRange::finding(ids, table));
-    let fixed_widths = check_fixed_widths(facts, table);
+    let fixed_widths = check_fixed_widths(table_info, table);
     ids.into_iter()
         .chain(fixed_widths)
-        .chain(check_addresses(facts, columns, table))
+        .chain(check_addresses(table_info, columns, table))
         .collect()
 }
 
 /// Returns a warning if columns do not hold every address of RFC 5321 and RFC 6531. Its fix is a single statement for all columns,
 /// because each ALTER TABLE copies the table.
 fn check_addresses(
-    facts: &TableInfo,
+    table_info: &TableInfo,
     columns: &TableColumns,
     table: &TableName,
 ) -> Option<Diagnostic> {
@@ -35,7 +35,7 @@ fn check_addresses(
         ("recipient", columns.recipient),
     ];
     let is_narrow = |(name, column): &(&str, Column)| {
-        !facts.missing_columns.contains(name)
+        !table_info.missing_columns.contains(name)
             && (column.width.max() < LONGEST_ADDRESS || column.charset != Charset::Unicode)
     };
     let narrow: Vec<_> = columns.into_iter().filter(is_narrow).collect();
@@ -58,7 +58,7 @@ fn check_addresses(
         format!("MODIFY `{name}` varchar({LONGEST_ADDRESS}) CHARACTER SET utf8mb4 NOT NULL")
     });
     // In the older row formats a key has at most 767 bytes, and column `to` has a key.
-    let format = match facts.row_format.to_ascii_lowercase().as_str() {
+    let format = match table_info.row_format.to_ascii_lowercase().as_str() {
         "compact" | "redundant" => "ROW_FORMAT=DYNAMIC, ",
         _ => "",
     };
@@ -70,15 +70,18 @@ fn check_addresses(
 }
 
 /// Returns errors for columns that are too narrow for `hash` and `body`, whose values are never cut.
-fn check_fixed_widths(facts: &TableInfo, table: &TableName) -> impl Iterator<Item = Diagnostic> {
+fn check_fixed_widths(
+    table_info: &TableInfo,
+    table: &TableName,
+) -> impl Iterator<Item = Diagnostic> {
     let columns = [
         (
             "hash",
-            facts.hash_chars,
+            table_info.hash_chars,
             32,
             "char(32) CHARACTER SET latin1",
         ),
-        ("body", facts.body_chars, "gzencode".len(), "text"),
+        ("body", table_info.body_chars, "gzencode".len(), "text"),
     ];
     let is_narrow = |(_, chars, needed, _): &(_, usize, usize, _)| chars < needed;
     columns

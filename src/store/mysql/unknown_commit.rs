@@ -10,7 +10,7 @@ use super::MySqlStore;
 use super::backoff::{MAX_RETRY_PAUSE, MIN_RETRY_PAUSE, jittered};
 use super::batch_failure::BatchFailure;
 use super::connect_error::is_refused;
-use super::connection::{DbConnection, Server};
+use super::connection::{ConnectedServer, DbConnection};
 use super::connector::Connector;
 use super::galera::enable_causal_reads;
 use super::hanging::{block_host_if_hanging, wait_while_hanging};
@@ -23,7 +23,7 @@ use crate::store::{SaveError, TableName};
 /// A COMMIT that may or may not have been carried out.
 pub struct UnknownCommit {
     /// The server that the COMMIT was sent to.
-    pub sent_to: Server,
+    pub sent_to: ConnectedServer,
     /// Time at which it was sent.
     pub sent_at: Instant,
 }
@@ -116,7 +116,7 @@ impl MySqlStore {
 /// same name, do not know the outcome.
 fn connect_for_commit_lookup(
     connector: &Connector,
-    sent_to: &Server,
+    sent_to: &ConnectedServer,
 ) -> mysql::Result<DbConnection> {
     let error = match connector.connect_to(sent_to.host, sent_to.address) {
         Ok(connection) => return Ok(connection),
