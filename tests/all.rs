@@ -15,6 +15,7 @@ mod command_limit;
 mod configs;
 mod corpus;
 mod database_moved;
+mod database_truncated;
 mod dialogs;
 mod discarding;
 mod domains;

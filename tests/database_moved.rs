@@ -198,7 +198,7 @@ fn sqlite_file_moved_before_first_mail_or_reload_is_not_created_again() {
     server.signal(Signal::SIGHUP);
     let log = server.wait_for_log(" reload_refused ");
     assert!(
-        log.contains("moved, removed, replaced or emptied while it was open"),
+        log.contains("moved, removed, replaced or truncated while it"),
         "{log}"
     );
     assert!(!server.path(FILE).exists());

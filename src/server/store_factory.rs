@@ -21,7 +21,8 @@ use crate::sync;
 
 /// The source of the store: the configuration or the embedding program.
 pub enum StoreSource {
-    /// The store that GM_STORE selects. The SQLite file is kept, because a reload must not switch to another file.
+    /// The store that GM_STORE selects. The value is the SQLite file, which the first start sets. A reload uses the same
+    /// value, because it must not switch to another file.
     Configured(OnceLock<DatabaseFile>),
     /// A store of the embedding program.
     Custom(OpenStore),
@@ -31,7 +32,7 @@ pub enum StoreSource {
 pub struct RunningStore {
     /// Saves the mail of connections.
     pub saver: Saver,
-    /// Settings of the sessions that save to this store, narrowed to the limits of its table.
+    /// Settings of the sessions that save to this store, with the limits of its table applied.
     pub session: Arc<PolicyHandle>,
     /// The writer threads; `None` for `discard`.
     pub writers: Option<Writers>,
@@ -41,7 +42,7 @@ impl StoreSource {
     /// Opens the store and starts its writers, for sessions with the settings `configured`.
     ///
     /// # Errors
-    /// [`StartError`] for a store that can never work. An unreachable database is not an error.
+    /// [`StartError`] if the store can never work. A database that is only unreachable is not an error.
     pub fn start(
         &self,
         config: &Config,
@@ -108,15 +109,20 @@ fn start_sqlite(
     session: Arc<PolicyHandle>,
 ) -> Result<RunningStore, StartError> {
     let (file, table) = (file.clone(), table_name(config));
-    // Opened here, because a file that cannot be written is a start error; the writer thread then uses this store.
+    // The store is opened here, because a file that cannot be written must be a start error. The writer thread then takes
+    // this store.
     let opened = SqliteStore::open(&file, &table).map_err(StartError::Store)?;
     let opened = Mutex::new(Some(opened));
+    let checked = file.clone();
+    let readiness_check = move || checked.unready_reason();
     let open: OpenStore = Arc::new(move || {
         let opened = sync::lock(&opened).take();
         let store = opened.map_or_else(|| SqliteStore::open(&file, &table), Ok)?;
         Ok(Box::new(store))
     });
-    let store = start_writers(session, 1, true, Health::up(), open)?;
+    let health = Health::up();
+    health.set_readiness_check(readiness_check);
+    let store = start_writers(session, 1, true, health, open)?;
     log::info!(store = "sqlite", file:% = config.sqlite_file.display(); "store");
     Ok(store)
 }
@@ -135,7 +141,7 @@ fn start_mysql(config: &Config, session: Arc<PolicyHandle>) -> Result<RunningSto
     let body_store = body_store_maker(redis.as_ref(), config.save_workers)?;
     log::info!(store = "mysql", hosts = config.mysql_hosts.len(), redis = redis.is_some(); "store");
     if let Some(redis) = redis.clone() {
-        // On a thread of its own: Redis may respond slowly, and the start does not depend on the result.
+        // The check has its own thread, because Redis may respond slowly and the start does not depend on the result.
         let spawned = thread::Builder::new()
             .name("redis-check".to_owned())
             .spawn(move || {
@@ -153,7 +159,7 @@ fn start_mysql(config: &Config, session: Arc<PolicyHandle>) -> Result<RunningSto
     start_writers(session, config.save_workers, true, health, open)
 }
 
-/// Returns a function that makes the body store of one writer.
+/// Returns a function that creates the body store of a writer: the table, Redis or a Redis Cluster.
 fn body_store_maker(
     redis: Option<&RedisSettings>,
     writers: usize,
@@ -179,8 +185,8 @@ fn body_store_maker(
     }))
 }
 
-/// Returns the callback for the columns and limits that a new connection reads from the database. If they have changed, it
-/// logs the findings of `check` about them and applies the limits to new sessions.
+/// Returns the callback that receives the columns and limits that each new connection reads from the database. If they
+/// have changed, the callback logs the findings of `check` about them and applies the limits to new sessions.
 fn table_info_callback(config: &Config, session: &Arc<PolicyHandle>) -> OnTableInfo {
     let (session, table) = (Arc::clone(session), table_name(config));
     let previous = Mutex::new(None);

@@ -1,9 +1,10 @@
 //! Whether a store can be reached and saves mail.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::refusals::Refusals;
@@ -34,6 +35,16 @@ struct Shared {
     shortage: Mutex<Option<String>>,
     /// One status line per server if the store has several.
     hosts: Mutex<Vec<String>>,
+    readiness_check: OnceLock<ReadinessCheck>,
+}
+
+/// Returns the reason if the store cannot save mail. It must not block.
+struct ReadinessCheck(Box<dyn Fn() -> Option<String> + Send + Sync>);
+
+impl fmt::Debug for ReadinessCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ReadinessCheck")
+    }
 }
 
 #[derive(Debug, Default)]
@@ -63,6 +74,15 @@ impl Health {
         let health = Health::default();
         health.set_up();
         health
+    }
+
+    /// Sets a check that [`unready_reason`](Health::unready_reason) makes each time. It finds a failure before the next mail
+    /// does, and must not block.
+    pub fn set_readiness_check(&self, check: impl Fn() -> Option<String> + Send + Sync + 'static) {
+        let _ = self
+            .shared
+            .readiness_check
+            .set(ReadinessCheck(Box::new(check)));
     }
 
     /// Records that the store was reached. Logs it if the store was down before.
@@ -176,6 +196,7 @@ impl Health {
         no_host
             .or_else(|| lock(&self.shared.shortage).clone())
             .or_else(|| self.slow_request())
+            .or_else(|| (self.shared.readiness_check.get()?.0)())
             .or_else(|| self.recent_failure())
     }
 

@@ -13,8 +13,9 @@ use std::sync::{Arc, OnceLock};
 use nix::fcntl::OFlag;
 
 use super::wal_files::{
-    FileIdentity, file_identity, file_len, identity_of, resolve_symlinks, wal_path,
+    FileIdentity, file_identity, file_len, identity_of, journal_path, resolve_symlinks, wal_path,
 };
+use super::wal_state::{self, WalState};
 use crate::store::SaveError;
 
 /// A database file by its name. Clones share the state of the opened file.
@@ -26,6 +27,7 @@ pub struct DatabaseFile {
 struct Shared {
     path: PathBuf,
     opened: OnceLock<Opened>,
+    wal_state: WalState,
     /// Whether `database_moved` was logged and `database_back` was not logged since.
     is_moved: AtomicBool,
 }
@@ -43,6 +45,7 @@ impl DatabaseFile {
         let shared = Shared {
             path: path.to_owned(),
             opened: OnceLock::new(),
+            wal_state: WalState::default(),
             is_moved: AtomicBool::new(false),
         };
         DatabaseFile {
@@ -85,6 +88,22 @@ impl DatabaseFile {
     /// log.
     pub fn is_emptied(&self) -> bool {
         fs::metadata(self.path()).is_ok_and(|metadata| metadata.len() == 0)
+    }
+
+    /// Returns the file that was truncated: the database file, its write-ahead log or the log's index.
+    pub fn truncated(&self) -> Option<PathBuf> {
+        self.shared.wal_state.truncated(self.path())
+    }
+
+    /// Returns the reason if mail cannot be saved because the name does not refer to the opened file, or the file is empty.
+    pub fn unready_reason(&self) -> Option<String> {
+        let is_ready = self.is_in_place() && !self.is_emptied();
+        (!is_ready).then(|| format!("{}: {MOVED}", self.path().display()))
+    }
+
+    /// Returns whether the index of the write-ahead log was truncated.
+    pub fn is_index_truncated(&self) -> bool {
+        wal_state::is_index_truncated(self.path())
     }
 
     /// Returns whether the opened file was removed: it has no name left.
@@ -134,8 +153,8 @@ impl Opened {
 /// Rejects a path that SQLite must not open for writing.
 ///
 /// # Errors
-/// [`SaveError`]: the path is a folder, pipe or device, or its write-ahead log exists while the database file is missing or
-/// empty. SQLite would delete such a log with all mails that are not in the file yet.
+/// [`SaveError`]: the path is a folder, pipe or device, or its write-ahead log or rollback journal exists while the database
+/// file is missing or empty. SQLite would delete it, and a write-ahead log with all mails that are not in the file yet.
 pub fn reject_unusual_file(file: &Path) -> Result<(), SaveError> {
     let is_unusual = fs::metadata(file).is_ok_and(|metadata| !metadata.is_file());
     if is_unusual {
@@ -144,11 +163,19 @@ pub fn reject_unusual_file(file: &Path) -> Result<(), SaveError> {
             file.display()
         )));
     }
-    let log_file = wal_path(file);
-    if file_len(file) == 0 && file_len(&log_file) > 0 {
+    let logs = [wal_path(file), journal_path(file)];
+    let log_file = logs.into_iter().find(|log_file| file_len(log_file) > 0);
+    if let Some(log_file) = log_file
+        && file_len(file) == 0
+    {
+        let suffix = if log_file == wal_path(file) {
+            "-wal"
+        } else {
+            "-journal"
+        };
         return Err(SaveError::Unavailable(format!(
             "{}: holds mails of a database file that is not at {}; move that file back, or move this log next to it and rename it to \
-             that file's name plus -wal, or, if that file is lost, move this log away",
+             that file's name plus {suffix}, or, if that file is lost, move this log away",
             log_file.display(),
             file.display()
         )));
@@ -182,4 +209,4 @@ fn creation_error(file: &Path, error: &io::Error) -> SaveError {
 
 /// Mode of a new database file.
 const DATABASE_MODE: u32 = 0o640;
-const MOVED: &str = "moved, removed, replaced or emptied while it was open";
+const MOVED: &str = "moved, removed, replaced or truncated while it or its -wal or -shm was open";

@@ -7,7 +7,9 @@ pub(crate) mod database_file;
 pub(crate) mod error;
 mod reader;
 pub(crate) mod wal_files;
+mod wal_state;
 
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -202,13 +204,26 @@ impl OpenFile {
             return Some(file.path().to_owned());
         }
         let mut sidecars = [&self.log, &self.index].into_iter();
-        let displaced = sidecars.find(|sidecar| !sidecar.is_in_place())?;
-        Some(displaced.file.clone())
+        let displaced = sidecars.find(|sidecar| !sidecar.is_in_place());
+        displaced
+            .map(|sidecar| sidecar.file.clone())
+            .or_else(|| self.truncated(file))
+    }
+
+    /// Returns the first file that was truncated; `None` unless all names refer to the files on which SQLite holds its locks.
+    fn truncated(&self, file: &DatabaseFile) -> Option<PathBuf> {
+        let are_in_place = self.log.is_in_place() && self.index.is_in_place();
+        if are_in_place { file.truncated() } else { None }
     }
 
     /// Closes the connection. SQLite then writes the log into the file and deletes the log by its name, which is permitted only
     /// if each name still refers to the opened file.
     fn close(self, file: &DatabaseFile) {
+        if file.is_index_truncated() {
+            // SQLite would die by SIGBUS as it reads the index.
+            mem::forget(self.connection);
+            return;
+        }
         match self.displaced(file) {
             None => {
                 let config = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
@@ -225,7 +240,8 @@ impl OpenFile {
         let _ = self.connection.execute_batch("ROLLBACK");
         let _ = self.connection.busy_timeout(CHECKPOINT_TIMEOUT);
         let is_written = self.checkpoint(file, "TRUNCATE");
-        if is_written == Some(false) && file_len(&self.log.file) > 0 {
+        let is_kept = is_written == Some(false) || file.is_removed();
+        if is_kept && self.log.is_in_place() && file_len(&self.log.file) > 0 {
             let fix = "it holds mails of the moved database file: rename it to that file's name plus -wal before either is opened";
             log::error!(file:% = self.log.file.display(), fix = fix; "wal_preserved");
         }
@@ -233,13 +249,14 @@ impl OpenFile {
 
     /// Writes the log into the file through the open descriptors. Returns whether all of the log was written.
     ///
-    /// Returns `None` and leaves the log as it is in two cases: the log was moved together with the file, so it still belongs
-    /// to the file; or the file was deleted or emptied, so the log is all that is left.
+    /// Returns `None` and leaves the log as it is if the log was moved together with the file, so that it still belongs to
+    /// the file; if the opened file was deleted, so that only the log holds its last mails; or if a file was truncated, so
+    /// that a checkpoint would damage the database.
     fn checkpoint(&self, file: &DatabaseFile, mode: &str) -> Option<bool> {
-        let is_lost = file.is_removed() && !file.path().exists();
         let is_in_place = file.is_in_place();
-        if is_in_place && file.is_emptied() || !is_in_place && (!self.log.is_in_place() || is_lost)
-        {
+        let is_damaged = is_in_place && (file.is_emptied() || self.truncated(file).is_some());
+        let is_only_copy = !self.log.is_in_place() || file.is_removed();
+        if is_damaged || !is_in_place && is_only_copy {
             return None;
         }
         let pragma = format!("PRAGMA wal_checkpoint({mode})");

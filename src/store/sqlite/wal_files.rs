@@ -68,6 +68,11 @@ pub fn shm_path(file: &Path) -> PathBuf {
     with_suffix(&resolve_symlinks(file), "-shm")
 }
 
+/// Returns the name of a database file's rollback journal, which SQLite uses without WAL mode.
+pub fn journal_path(file: &Path) -> PathBuf {
+    with_suffix(&resolve_symlinks(file), "-journal")
+}
+
 /// Returns the target of a symbolic link, or `file` itself. SQLite names the WAL files after the target.
 pub fn resolve_symlinks(file: &Path) -> PathBuf {
     let mut file = file.to_owned();
