@@ -214,6 +214,16 @@ fn check_reports_an_unbindable_address_but_not_one_in_use() {
         status == 1 && output.contains(&format!("cannot bind {address}: ")),
         "{output}"
     );
+    for key in ["GM_STATUS_INTERFACE", "NGINX_AUTH"] {
+        let folder = with_config(&[
+            ("GSTMP_LISTEN_INTERFACE", "0.0.0.0:2525"),
+            (key, "127.0.0.1:2525"),
+            ("NGINX_AUTH_ENABLED", "Y"),
+        ]);
+        let (status, output) = check(folder.path());
+        let is_reported = output.contains("cannot bind 127.0.0.1:2525: ") && output.contains(key);
+        assert!(status == 1 && is_reported, "{key}: {output}");
+    }
 }
 
 /// Runs `check` as user nobody: file permissions do not apply to root.

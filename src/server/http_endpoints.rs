@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, RwLock};
 
 use super::StartError;
+use crate::config::Config;
 use crate::connection::ConnectionSettings;
 use crate::http;
 use crate::http::auth_http::AuthHttp;
@@ -30,7 +31,14 @@ pub fn bind(
     address.map(bind_address).transpose()
 }
 
-/// Starts auth_http, which directs nginx to the first plaintext SMTP listener. Without such a listener it closes
+/// Returns the configured addresses of the HTTP endpoints, each with the fix for an address that cannot be bound.
+pub fn addresses(config: &Config) -> impl Iterator<Item = (SocketAddr, &'static str)> {
+    let status = config.status_address.map(|one| (one, STATUS_BIND_FIX));
+    let nginx = config.nginx_auth_address.map(|one| (one, NGINX_BIND_FIX));
+    status.into_iter().chain(nginx)
+}
+
+/// Starts auth_http, which directs nginx to the first plaintext SMTP listener. If there is no plaintext listener, closes
 /// `listener` and logs a warning.
 ///
 /// # Errors

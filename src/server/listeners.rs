@@ -7,7 +7,7 @@ use std::sync::Arc;
 use listenfd::ListenFd;
 use nix::libc;
 
-use super::StartError;
+use super::{StartError, http_endpoints};
 use crate::config::Config;
 use crate::net::listener::Listener;
 
@@ -44,7 +44,8 @@ pub fn bind_all(config: &Config) -> Result<Vec<Arc<Listener>>, StartError> {
 
 /// Returns the listening sockets that systemd passed to this process (sd_listen_fds(3)).
 fn inherited_listeners(config: &Config) -> Result<Vec<Arc<Listener>>, StartError> {
-    // The environment may come from a parent process to which systemd passed sockets; LISTEN_PID names that process.
+    // LISTEN_PID is the id of the process to which systemd passed the sockets. It may be a parent process from which this
+    // process only inherited the environment.
     let own_pid = std::process::id().to_string();
     if std::env::var("LISTEN_PID") != Ok(own_pid) {
         return Ok(Vec::new());
@@ -83,27 +84,44 @@ fn bind(
         .map_err(|source| bind_error(address, source, implicit_tls))
 }
 
-/// Returns an error for each SMTP address that the server could not bind, for `check`. An address in use is no error,
-/// because the running server may use it.
-pub fn bind_errors(config: &Config) -> impl Iterator<Item = StartError> {
-    let plain = config
-        .listen_addresses
-        .iter()
-        .map(|address| (address, false));
-    let tls = config
-        .tls_listen_addresses
-        .iter()
-        .map(|address| (address, true));
-    let mut seen = Vec::new();
-    plain.chain(tls).filter_map(move |(address, implicit_tls)| {
-        let is_duplicate = address.port() != 0 && seen.contains(address);
-        seen.push(*address);
-        let source = match is_duplicate {
-            true => io::Error::from_raw_os_error(libc::EADDRINUSE),
-            false => Listener::probe_bind(*address).err()?,
+/// Returns an error for each address that the server could not bind, for `check`. An address that another process uses does
+/// not count, because that process may be the running server. An address that conflicts with one configured before it counts.
+pub fn bind_errors(config: &Config) -> Vec<StartError> {
+    let mut seen: Vec<SocketAddr> = Vec::new();
+    let mut probe = |address: SocketAddr| {
+        let source = match seen.iter().any(|other| conflict(*other, address)) {
+            true => Some(io::Error::from_raw_os_error(libc::EADDRINUSE)),
+            false => Listener::probe_bind(address).err(),
         };
-        Some(bind_error(*address, source, implicit_tls))
-    })
+        seen.push(address);
+        source
+    };
+    let mut errors = Vec::new();
+    let plain = config.listen_addresses.iter().map(|one| (*one, false));
+    let tls = config.tls_listen_addresses.iter().map(|one| (*one, true));
+    for (address, implicit_tls) in plain.chain(tls) {
+        errors.extend(probe(address).map(|source| bind_error(address, source, implicit_tls)));
+    }
+    for (address, fix) in http_endpoints::addresses(config) {
+        let error = |source| StartError::Bind {
+            address,
+            source,
+            fix,
+        };
+        errors.extend(probe(address).map(error));
+    }
+    errors
+}
+
+/// Returns whether only one of the two addresses can be bound. A listener on `[::]` also accepts IPv4 connections.
+fn conflict(first: SocketAddr, second: SocketAddr) -> bool {
+    let covers = |wide: SocketAddr, other: SocketAddr| {
+        wide.ip().is_unspecified()
+            && (wide.is_ipv6() || other.is_ipv4())
+            && !other.ip().is_unspecified()
+    };
+    let is_same_port = first.port() == second.port() && first.port() != 0;
+    is_same_port && (first == second || covers(first, second) || covers(second, first))
 }
 
 fn bind_error(address: SocketAddr, source: io::Error, implicit_tls: bool) -> StartError {
@@ -132,4 +150,28 @@ fn bind_error(address: SocketAddr, source: io::Error, implicit_tls: bool) -> Sta
 pub fn listen_addresses(config: &Config) -> impl Iterator<Item = SocketAddr> {
     let plain = config.listen_addresses.iter();
     plain.chain(&config.tls_listen_addresses).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_conflict_if_one_includes_the_other() {
+        for (first, second, want) in [
+            ("127.0.0.1:25", "127.0.0.1:25", true),
+            ("0.0.0.0:25", "127.0.0.1:25", true),
+            ("127.0.0.1:25", "[::]:25", true),
+            ("[::]:25", "[::1]:25", true),
+            ("0.0.0.0:25", "[::]:25", false),
+            ("0.0.0.0:25", "[::1]:25", false),
+            ("127.0.0.1:25", "127.0.0.2:25", false),
+            ("127.0.0.1:25", "127.0.0.1:26", false),
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+        ] {
+            let (first, second) = (first.parse().unwrap(), second.parse().unwrap());
+            assert_eq!(conflict(first, second), want, "{first} {second}");
+            assert_eq!(conflict(second, first), want, "{second} {first}");
+        }
+    }
 }

@@ -14,10 +14,10 @@ use crate::os::privileges;
 use crate::os::secure_open;
 use crate::store::Diagnostic;
 
-/// Returns the findings about everything but the store.
+/// Checks everything except the store and returns the findings.
 ///
-/// Reads the TLS key and tests the files as the user that started `check`, then changes to the user that the server would
-/// run as, permanently. Changes no file.
+/// Reads the TLS key and tests the files as the user that started `check`. Then changes permanently to the user that the
+/// server would run as. Changes no file.
 pub fn preflight(config: &Config, reload_config: ConfigSource) -> Vec<Diagnostic> {
     let loaded = tls_files(config)
         .map(|files| TlsCredentials::load(&files))
@@ -26,13 +26,19 @@ pub fn preflight(config: &Config, reload_config: ConfigSource) -> Vec<Diagnostic
         Ok(tls) => (tls, Vec::new()),
         Err(error) => (None, vec![Diagnostic::error(error.to_string())]),
     };
-    findings.extend(listeners::bind_errors(config).map(|error| match &error {
-        // systemd may grant the capability or pass the bound socket.
-        StartError::Bind { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-            Diagnostic::warning(error.to_string())
-        }
-        _ => Diagnostic::error(error.to_string()),
-    }));
+    findings.extend(
+        listeners::bind_errors(config)
+            .into_iter()
+            .map(|error| match &error {
+                // This is only a warning, because systemd may grant the capability or pass the bound socket to the server.
+                StartError::Bind { source, .. }
+                    if source.kind() == io::ErrorKind::PermissionDenied =>
+                {
+                    Diagnostic::warning(error.to_string())
+                }
+                _ => Diagnostic::error(error.to_string()),
+            }),
+    );
     findings.extend(unwritable_files(config).map(|error| Diagnostic::error(error.to_string())));
     findings.extend(log_pipe_warning(config));
     let changed = target_identity(config)
@@ -54,7 +60,7 @@ pub fn preflight(config: &Config, reload_config: ConfigSource) -> Vec<Diagnostic
     findings
 }
 
-/// Returns an error for the log file and for the PID file if the server could not write it.
+/// Checks the log file and the PID file; returns one error for each file that the server could not write.
 fn unwritable_files(config: &Config) -> impl Iterator<Item = StartError> {
     let log_file = config.log_file.clone();
     let log = match log_file.to_str() {

@@ -5,7 +5,8 @@
 pub struct UnfilledColumn {
     /// Name of the column.
     pub name: String,
-    /// The fix, to be written after ALTER TABLE: a default of the column's type or, for types without a portable default, NULL.
+    /// The fix, to be written after ALTER TABLE: a default of the column's type for types without a portable default, NULL;
+    /// for `mail_id`, AUTO_INCREMENT.
     pub fix: String,
 }
 
@@ -20,6 +21,11 @@ impl UnfilledColumn {
         let quoted = name.replace('`', "``");
         let set_default = |value: &str| format!("ALTER COLUMN `{quoted}` SET DEFAULT {value}");
         let fix = match data_type.to_ascii_lowercase().as_str() {
+            "tinyint" | "smallint" | "mediumint" | "int" | "bigint"
+                if name.eq_ignore_ascii_case("mail_id") =>
+            {
+                format!("MODIFY `{quoted}` {column_type} NOT NULL AUTO_INCREMENT")
+            }
             "tinyint" | "smallint" | "mediumint" | "int" | "bigint" | "decimal" | "float"
             | "double" | "year" => set_default("0"),
             "bit" => set_default("b'0'"),
@@ -128,5 +134,10 @@ mod tests {
             let column = UnfilledColumn::new("x", data_type, column_type, charset);
             assert_eq!(column.fix, want, "{data_type}");
         }
+        let mail_id = UnfilledColumn::new("mail_id", "bigint", "bigint(20) unsigned", None);
+        assert_eq!(
+            mail_id.fix,
+            "MODIFY `mail_id` bigint(20) unsigned NOT NULL AUTO_INCREMENT"
+        );
     }
 }
