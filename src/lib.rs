@@ -1,11 +1,11 @@
 //! An SMTP server that receives large volumes of mail, stores it durably, and replies 250 as soon as it is stored.
 //!
-//! It never sends mail, never bounces and never filters. A 250 is written after COMMIT, never before.
+//! The server never sends mail, never bounces and never filters. A 250 is written after COMMIT, never before.
 //! To store mail elsewhere, implement [`store::SaveMail`]; its documentation has an example.
 //!
 //! # Structure
 //!
-//! Imports point down only.
+//! A module imports only modules below it.
 //!
 //! ```text
 //! main · cli              the command line; list, show, check, schema
@@ -23,7 +23,7 @@
 //!   │
 //! smtp                    the protocol without I/O: octets in, decisions out
 //!
-//! config · os · logging · metrics · panics · sync     at the bottom; they import at most each other, config also smtp
+//! config · os · logging · metrics · panics · sync     at the bottom; they import only each other; config also imports smtp
 //! ```
 //!
 //! # The path of one mail
@@ -32,9 +32,10 @@
 //! `connection` fills an `smtp::InputBuffer` → `smtp` parses lines and commands and, after 354, removes dot-stuffing →
 //! `Step::Save` → `mail` assigns ids, reads the summary and compresses on the connection's thread → `store::queue` →
 //! a writer takes what is queued → one COMMIT → each waiting connection gets its outcome → one reply, one write.
-//! Content is copied once, from the read buffer to the message, and then only moved.
+//! Content is copied once, from the read buffer to the message; after that it is only moved.
 
-// These lints reject code that can panic. Each exception (`#[expect]`) gives the reason why it cannot. Tests may panic.
+// These lints reject code that can panic. Each exception (`#[expect]`) gives the reason why the code cannot panic. Tests
+// may panic.
 #![cfg_attr(
     not(test),
     warn(

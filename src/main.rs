@@ -1,4 +1,4 @@
-//! The `goguerrilla` program: parses the arguments, runs, and prints one line on failure.
+//! The `goguerrilla` program. It parses the arguments and runs the command; if that fails, it prints one line.
 
 use std::io::Write;
 use std::process::ExitCode;

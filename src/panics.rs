@@ -1,4 +1,4 @@
-//! Panic handling: one line per panic, and catching panics of code such as a database driver.
+//! Prints each panic on one line, and catches panics, for example of a database driver.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -11,14 +11,14 @@ use crate::metrics::{self, Component};
 thread_local! {
     /// Depth of nested calls of [`catch`] on this thread.
     static CATCH_DEPTH: Cell<usize> = const { Cell::new(0) };
-    /// Description of a panic, passed from the panic hook to the [`catch`] that catches it.
+    /// Description of a panic. The panic hook sets it, and the [`catch`] that catches the panic takes it.
     static DESCRIPTION: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Calls `run`. If it panics, counts the panic and returns its description in one line; the panic hook then prints nothing.
+/// Calls `run`, and catches and counts its panic. The panic hook does not print a caught panic.
 ///
 /// # Errors
-/// The panic's message, with its source location if [`install_hook`] was called.
+/// The message of the panic in one line, with its source location if [`install_hook`] was called.
 pub fn catch<T>(component: Component, run: impl FnOnce() -> T) -> Result<T, String> {
     CATCH_DEPTH.set(CATCH_DEPTH.get() + 1);
     let outcome = panic::catch_unwind(AssertUnwindSafe(run));
@@ -30,12 +30,12 @@ pub fn catch<T>(component: Component, run: impl FnOnce() -> T) -> Result<T, Stri
     })
 }
 
-/// Replaces the panic hook of the whole process by one that prints a single line. Only the program calls this, not the
-/// library.
+/// Replaces the panic hook of the whole process by a hook that prints a single line. Only the command line calls this,
+/// because a library must not change its program's hook.
 pub fn install_hook() {
     panic::set_hook(Box::new(|info| {
         let text = describe(info);
-        // A panic can occur while the thread's local variables are being destroyed.
+        // The thread-local variables may already be destroyed if the panic occurs while the thread ends.
         let is_caught = CATCH_DEPTH.try_with(Cell::get).is_ok_and(|depth| depth > 0);
         if is_caught {
             let _ = DESCRIPTION.try_with(|description| *description.borrow_mut() = Some(text));
@@ -43,7 +43,7 @@ pub fn install_hook() {
         }
         let thread = thread::current();
         let name = thread.name().unwrap_or("unnamed");
-        // Not written to the log, because this thread may hold the lock of the log.
+        // The text is not written to the log, because this thread may hold the lock of the log.
         let _ = writeln!(
             std::io::stderr(),
             "goguerrilla: thread {name} panicked: {text}"
@@ -63,7 +63,7 @@ fn describe(info: &PanicHookInfo<'_>) -> String {
     }
 }
 
-/// Returns the path of a source file without the folder of the build.
+/// Returns the path of a source file without the folder of the Cargo registry on the build machine.
 fn without_build_folder(file: &str) -> &str {
     let start = file.find("/registry/src/").map(|at| at + 14);
     let below = start.and_then(|start| file.get(start..));
@@ -77,7 +77,7 @@ fn message(payload: &(dyn Any + Send)) -> &str {
     text.unwrap_or("a panic without a message")
 }
 
-/// Replaces control characters and limits the length: a message may contain text that a database server sent.
+/// Replaces control characters and limits the length, because a message may contain text that a database server sent.
 fn one_line(text: &str) -> String {
     let chars = text.chars().take(MAX_MESSAGE_CHARS);
     chars
@@ -85,7 +85,7 @@ fn one_line(text: &str) -> String {
         .collect()
 }
 
-/// Maximum length of a panic's message in characters.
+/// Maximum length of the message of a panic, in characters.
 const MAX_MESSAGE_CHARS: usize = 300;
 
 #[cfg(test)]

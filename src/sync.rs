@@ -1,22 +1,22 @@
-//! Mutex and RwLock access that ignores poisoning.
+//! Locks a Mutex or RwLock even if it is poisoned.
 //!
-//! A panic while a lock is held poisons it, and `lock().unwrap()` in other threads would then panic too. Ignoring it is
-//! safe here: data under these locks is only replaced whole, counted, or inserted and removed, so a panic leaves no
-//! half-made change.
+//! A panic while a lock is held poisons the lock, and `lock().unwrap()` in other threads would then panic too. Ignoring the
+//! poison is safe here: data under these locks is only replaced as a whole, counted, inserted or removed, so a panic leaves
+//! no half-made change.
 
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Locks a mutex, poisoned or not.
+/// Locks a mutex, even if it is poisoned.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Locks for reading, poisoned or not.
+/// Locks for reading, even if the lock is poisoned.
 pub fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Locks for writing, poisoned or not.
+/// Locks for writing, even if the lock is poisoned.
 pub fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(PoisonError::into_inner)
 }

@@ -78,7 +78,7 @@ fn disconnect_tls(client: &mut TlsClient, disconnect: Disconnect) {
     }
 }
 
-/// Makes the kernel send RST when the last descriptor of the connection is closed.
+/// Sends RST instead of FIN when the last descriptor of the connection is closed.
 fn reset(socket: &std::net::TcpStream) {
     let linger = SockRef::from(socket).set_linger(Some(Duration::ZERO));
     linger.expect("an open socket");

@@ -94,7 +94,7 @@ impl ServerProtocol {
 }
 
 /// Returns the error with which Redis refuses a connection, such as `DENIED ...`. Sends nothing: Redis closes the connection
-/// after the error, and a client that has sent octets by then may get a reset instead of the error.
+/// after the error, and a client that has already sent octets may get a reset instead of the error.
 pub fn refusal_of_redis(address: &str) -> Option<String> {
     let greeting = exchange(address, b"").ok()?;
     let line = greeting.strip_prefix(b"-")?;

@@ -129,16 +129,16 @@ fn inspect_database(
 /// A database that is opened for reading.
 struct ReadOnlyDatabase {
     connection: Connection,
-    /// Whether all data is visible: no part of it is in a log that could not be read.
+    /// Whether all data is visible; false if the file has a write-ahead log that could not be read.
     is_complete: bool,
 }
 
 impl ReadOnlyDatabase {
     /// Opens the file without writing anywhere.
     ///
-    /// A file with a log is opened with a read-only `-shm` file, one without a log as immutable. If the `-shm` file is missing
-    /// or cannot be used read-only, only the file itself is read. The same applies to root, because SQLite then sets the owner
-    /// of each log that it opens (`robustFchown` in os_unix.c).
+    /// A file with a log is opened with a read-only `-shm` file. A file without a log is opened as immutable. If the `-shm`
+    /// file is missing or cannot be used read-only, only the file itself is read. A log is not read if the user is root,
+    /// because SQLite as root sets the owner of each log that it opens (`robustFchown` in os_unix.c).
     fn open(file: &Path) -> rusqlite::Result<ReadOnlyDatabase> {
         let has_log = file_len(&wal_path(file)) > 0;
         if has_log
@@ -165,7 +165,7 @@ impl ReadOnlyDatabase {
         Ok(found.optional()?.is_some())
     }
 
-    /// Reads the newest row: damage next to it would affect the next row too.
+    /// Reads the newest row, because damage near it would affect the next row too.
     fn read_last_row(&self, table: &TableName) -> rusqlite::Result<()> {
         let sql = format!("SELECT `hash` FROM {table} ORDER BY rowid DESC LIMIT 1");
         let read = self.connection.query_row(&sql, [], |_| Ok(()));
@@ -193,7 +193,7 @@ impl ReadOnlyDatabase {
         let statements = select.query_map([], |row| row.get::<_, String>(0))?;
         for statement in statements {
             // Errors are ignored: a virtual table creates its own tables, and a table of another program may need an extension.
-            // `prepare` compiles only one statement, which begins with CREATE.
+            // `prepare` compiles only the first statement, which begins with CREATE.
             let _ = copy
                 .prepare(&statement?)
                 .and_then(|mut create| create.execute([]));
@@ -225,7 +225,7 @@ fn open_read_only(file: &Path, options: &str) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Executes in memory the statements of the server's start and of its first mails.
+/// Executes the statements of the server's start and of its first mails on a copy of the schema in memory.
 fn try_rows(
     file: &Path,
     database: &ReadOnlyDatabase,
@@ -285,7 +285,7 @@ fn is_by_trigger(error: &rusqlite::Error) -> bool {
     code == Some(rusqlite::ffi::SQLITE_CONSTRAINT_TRIGGER)
 }
 
-/// Inserts the row of a mail from and to `name`. The rows of two names differ in every column in which mails may differ.
+/// Inserts the row of a mail from and to `name`. Rows with different names differ in every column in which mails may differ.
 fn try_row(copy: &Connection, insert: &str, name: &str, hash: &str) -> rusqlite::Result<()> {
     let address = format!("{name}@example.com");
     let (date, client) = match name {

@@ -13,8 +13,8 @@ use nix::libc;
 
 use crate::store::sqlite::wal_files::shm_path;
 
-/// Returns the id of a process that keeps mail from being saved to `file` for all of `timeout`; `None` if there is none.
-/// `is_wal` is whether the file is in WAL mode already; if not, readers prevent the change to WAL mode.
+/// Waits until no lock keeps mail from being saved to `file`, and then returns `None`. After `timeout`, returns the id of a
+/// process that holds such a lock. `is_wal` says whether the file is in WAL mode already; if not, readers prevent the change.
 pub fn lock_holder(file: &Path, is_wal: bool, timeout: Duration) -> Option<i32> {
     // In WAL mode every open connection holds a shared lock, so only exclusive locks count.
     let kind = if is_wal { libc::F_RDLCK } else { libc::F_WRLCK };
@@ -40,7 +40,7 @@ pub fn lock_holder(file: &Path, is_wal: bool, timeout: Duration) -> Option<i32> 
     }
 }
 
-/// Returns the process whose lock conflicts with a lock of this kind.
+/// Returns the id of the process whose lock conflicts with a lock of this kind.
 fn conflicting_process(file: &File, kind: i32, (start, length): (i64, i64)) -> Option<i32> {
     let mut lock = libc::flock {
         l_type: kind as i16,
@@ -53,9 +53,9 @@ fn conflicting_process(file: &File, kind: i32, (start, length): (i64, i64)) -> O
     (i32::from(lock.l_type) != libc::F_UNLCK).then_some(lock.l_pid)
 }
 
-/// Start and length of the locks PENDING, RESERVED and SHARED, the last of which has 510 bytes.
+/// Start and length of the locks PENDING, RESERVED and SHARED. SHARED has 510 of the bytes.
 const LOCK_BYTES: (i64, i64) = (0x4000_0000, 512);
-/// Start and length of the lock of the connection that writes to the log.
+/// Start and length of the write lock in the `-shm` file, which the connection that writes to the log holds.
 const WAL_WRITE_LOCK: (i64, i64) = (120, 1);
 /// Interval between two queries. It is short because a server under load releases its lock only for a moment.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);

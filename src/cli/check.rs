@@ -6,8 +6,8 @@ use crate::config::{Config, StoreKind};
 use crate::server;
 use crate::store::Diagnostic;
 
-/// Prints everything that would prevent the server from starting or from saving mail, and warnings. `warnings` are those about the
-/// configuration.
+/// Prints everything that would prevent the server from starting or from saving mail, and prints warnings. `warnings` are
+/// the warnings about the configuration.
 ///
 /// # Errors
 /// [`Failure`] with status 1 if a finding is an error.

@@ -1,4 +1,4 @@
-//! Reading and formatting of mails for `list` and `show`.
+//! Reads and formats mails for `list` and `show`.
 
 use crate::config::{Config, StoreKind};
 use crate::logging::{is_printable, push_escaped};
@@ -30,7 +30,8 @@ pub fn open_reader(config: &Config) -> Result<Box<dyn MailReader>, String> {
     }
 }
 
-/// Checks that `text` is a hash in lower case. Redis and SQLite compare hashes case-sensitively.
+/// Checks that `text` is a hash in lower case. Lower case is required because Redis and SQLite compare hashes
+/// case-sensitively.
 ///
 /// # Errors
 /// The text names the expected form and the value found.
@@ -90,7 +91,7 @@ fn nonempty_hash(mail: &MailListing) -> Option<String> {
     Some(mail.hash.clone()).filter(|hash| !hash.is_empty())
 }
 
-/// Escapes control and formatting characters, with which a sender could manipulate the terminal or break the line.
+/// Escapes control and formatting characters. A sender could use them to manipulate the terminal or to break the line.
 fn escape_unprintable(text: &str) -> String {
     text.chars()
         .map(|c| {
@@ -120,7 +121,7 @@ pub fn as_json(mails: &[MailListing]) -> String {
         })
         .collect();
     let mut text = String::new();
-    // Unprintable characters occur only inside strings, so escaping the whole text keeps it valid JSON.
+    // Unprintable characters occur only inside strings, so the whole text is still valid JSON after they are escaped.
     for c in serde_json::Value::from(mails).to_string().chars() {
         match is_printable(c) {
             true => text.push(c),

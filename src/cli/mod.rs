@@ -1,4 +1,4 @@
-//! The command line. Options may have one dash, as in Go, or two.
+//! The command line. Long options may have one dash, as in Go, or two.
 
 mod check;
 mod list_show;
@@ -84,12 +84,12 @@ impl From<String> for Failure {
     }
 }
 
-/// Returns the definition of the command line, from which examples/man.rs makes the man page.
+/// Returns the definition of the command line. examples/man.rs generates the man page from it.
 pub fn command() -> clap::Command {
     Arguments::command()
 }
 
-/// Runs the command that the arguments name; the first argument is the program's name.
+/// Runs the command given by the arguments. The first argument is the name of the program.
 ///
 /// # Errors
 /// [`Failure`] with the text and exit status.
@@ -100,7 +100,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
         Ok(arguments) => arguments,
         Err(error) => {
             let status = error.exit_code() as u8;
-            // clap prints help to standard output and errors to standard error.
+            // clap prints help to standard output and errors to standard error. If printing fails, the text is lost.
             let _ = error.print();
             let text = String::new();
             return if status == 0 {
@@ -165,7 +165,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
     }
 }
 
-/// Converts an option with one dash, as Go's flag package accepts it, to the form with two dashes that clap requires.
+/// Converts a long option with one dash to two dashes: Go's flag package accepts one dash, but clap requires two.
 fn with_two_dashes(argument: OsString) -> OsString {
     let Some(text) = argument.to_str() else {
         return argument;
@@ -178,7 +178,7 @@ fn with_two_dashes(argument: OsString) -> OsString {
     }
 }
 
-/// Converts `-v y` to `-v=y`. Because the value is optional, clap would otherwise parse `y` as a command.
+/// Converts `-v y` to `-v=y`. The value is optional, so clap would parse a separate `y` as a command.
 fn join_verbose_value(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut joined: Vec<OsString> = Vec::new();
     for argument in arguments {
@@ -205,7 +205,7 @@ fn yes_or_no(text: &str) -> Result<bool, String> {
 }
 
 impl Arguments {
-    /// Reads the configuration and applies the options to it. Returns it with its warnings.
+    /// Reads the configuration and overrides its values with the options. Returns the configuration and its warnings.
     fn read_config(&self) -> Result<(Config, Vec<String>), String> {
         let (mut config, warnings) = load_config(self.config.as_deref())?;
         if let Some(address) = self.interface {
@@ -241,7 +241,7 @@ fn print_stdout(octets: &[u8]) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     let printed = stdout.write_all(octets).and_then(|()| stdout.flush());
     match printed {
-        // A reader such as `head` closed the pipe, which is no error.
+        // A reader such as `head` closed the pipe. That is not an error.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(|error| format!("standard output: {error}").into()),
     }

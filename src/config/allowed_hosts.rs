@@ -1,4 +1,4 @@
-//! GM_ALLOWED_HOSTS: parses the list of domains. The error stays short even if the list is long.
+//! Parses GM_ALLOWED_HOSTS, a list of domains. The error stays short even if the list is long.
 
 use super::ConfigError;
 use super::raw::RawConfig;
@@ -20,7 +20,7 @@ impl RawConfig {
                 let ellipsis = if cut.len() < item.len() { "…" } else { "" };
                 format!("\"{}{ellipsis}\"", cut.escape_debug())
             } else if value.len() <= MAX_SHOWN {
-                // The whole value shows the position of the empty item.
+                // The error shows the whole value, so that the position of the empty item is visible.
                 format!("\"{}\"", value.escape_debug())
             } else {
                 let before = items().take_while(|item| !item.is_empty()).last();
@@ -36,5 +36,5 @@ impl RawConfig {
     }
 }
 
-/// Maximum length of what the error quotes: characters of an item, octets of a whole list.
+/// Maximum length of the text that an error quotes: characters for one item, octets for the whole list.
 const MAX_SHOWN: usize = 260;

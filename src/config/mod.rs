@@ -33,17 +33,17 @@ pub struct Config {
     pub tls_listen_addresses: Vec<SocketAddr>,
     /// GSMTP_PUB_KEY and GSMTP_PRV_KEY: certificate chain and key; `None` if both are empty.
     pub tls_files: Option<(PathBuf, PathBuf)>,
-    /// GSMTP_MAX_SIZE: largest content of a message.
+    /// GSMTP_MAX_SIZE: maximum size of the content of a message.
     pub max_content_octets: usize,
-    /// GSMTP_TIMEOUT: time to wait for the next command.
+    /// GSMTP_TIMEOUT: how long the server waits for a client.
     pub client_timeout: Duration,
     /// GSMTP_LOG_FILE.
     pub log_file: PathBuf,
     /// GM_LOG_FORMAT: `json` instead of `text`.
     pub log_as_json: bool,
-    /// NGINX_AUTH: address of auth_http; `None` unless NGINX_AUTH_ENABLED.
+    /// NGINX_AUTH: address that the auth_http server listens on; `None` unless NGINX_AUTH_ENABLED.
     pub nginx_auth_address: Option<SocketAddr>,
-    /// GM_TRUSTED_PROXIES as configured; see [`trusted_proxies`](Config::trusted_proxies).
+    /// GM_TRUSTED_PROXIES, without the default that [`trusted_proxies`](Config::trusted_proxies) adds.
     pub configured_proxies: Vec<IpNet>,
     /// GSMTP_PROXY_PROTOCOL: connections from trusted proxies begin with a PROXY header.
     pub proxy_protocol: bool,
@@ -51,7 +51,7 @@ pub struct Config {
     pub verbose: bool,
     /// GM_MAX_CLIENTS: number of connection slots.
     pub max_clients: usize,
-    /// GM_MAX_CLIENTS_PER_IP: connections from one address at once; 0 means no limit.
+    /// GM_MAX_CLIENTS_PER_IP: maximum number of simultaneous connections from one address; 0 means no limit.
     pub max_clients_per_address: usize,
     /// GM_STATUS_INTERFACE: address of the status endpoints; `None` turns them off.
     pub status_address: Option<SocketAddr>,
@@ -59,9 +59,9 @@ pub struct Config {
     pub pid_file: Option<PathBuf>,
     /// GUID (or SUID) and SGID: user and group to run as; `None` if both are empty.
     pub run_as: Option<(u32, u32)>,
-    /// GM_MAX_RECIPIENTS: accepted recipients of one transaction.
+    /// GM_MAX_RECIPIENTS: maximum number of accepted recipients in one transaction.
     pub max_recipients: usize,
-    /// GM_MAX_MEMORY: message content that all connections together may hold.
+    /// GM_MAX_MEMORY: maximum size of the message content that all connections together may hold.
     pub max_memory_octets: usize,
     /// GM_STORE: where mail is saved.
     pub store: StoreKind,
@@ -71,7 +71,7 @@ pub struct Config {
     pub mail_table: String,
     /// GM_SAVE_WORKERS: writer threads of the MySQL store.
     pub save_workers: usize,
-    /// MYSQL_HOST: database hosts in the order of preference.
+    /// MYSQL_HOST: database hosts in order of preference.
     pub mysql_hosts: Vec<ServerAddress>,
     /// MYSQL_USER.
     pub mysql_user: String,
@@ -79,7 +79,7 @@ pub struct Config {
     pub mysql_password: Secret,
     /// MYSQL_DB: default database; may be empty.
     pub mysql_database: String,
-    /// REDIS_INTERFACE as URLs: none (bodies go into the table), one server, or the nodes of a Redis Cluster.
+    /// URLs from REDIS_INTERFACE: none (bodies go into the table), one server, or the nodes of a Redis Cluster.
     pub redis_urls: Vec<Secret>,
     /// REDIS_EXPIRE_SECONDS: lifetime of a body in Redis.
     pub redis_expire_seconds: usize,
@@ -94,12 +94,12 @@ pub enum ServerAddress {
     Socket(String),
 }
 
-/// A password, or a URL that may contain one. It is never written to a log, an error or the output of `check`.
+/// A password, or a URL that may contain a password. The text is never written to a log, an error or the output of `check`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Returns the secret text, to authenticate with.
+    /// Returns the secret text. Use it only to authenticate.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -133,7 +133,7 @@ pub enum ConfigError {
         /// The error of the file system.
         reason: String,
     },
-    /// The file is not strict JSON, or not an object of keys and values.
+    /// The file is not strict JSON, or the JSON is not an object of keys and values.
     #[error("expected strict JSON without comments and trailing commas, but found: {0}")]
     NotJson(String),
     /// The value of a key is invalid.
@@ -148,7 +148,7 @@ pub enum ConfigError {
     },
 }
 
-/// A problem of a configuration that does not prevent the start.
+/// A problem in the configuration that does not prevent the server from starting.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ConfigWarning(pub String);
 
@@ -168,8 +168,8 @@ impl Config {
             file: file.to_owned(),
             reason: error.to_string(),
         })?;
-        // Windows PowerShell 5 writes UTF-16. JSON contains no NUL, so a NUL among the first two octets is UTF-16 without a byte
-        // order mark.
+        // Windows PowerShell 5 writes UTF-16. JSON contains no NUL, so a NUL in the first two octets means UTF-16 without a
+        // byte order mark.
         if matches!(
             octets.as_slice(),
             [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, ..] | [_, 0, ..]
@@ -203,8 +203,8 @@ impl Config {
 }
 
 impl Config {
-    /// Returns the proxies whose XCLIENT and PROXY headers are trusted. Loopback is the default if auth_http is enabled,
-    /// because nginx then usually runs on this machine.
+    /// Returns the proxies whose XCLIENT commands and PROXY headers are trusted. The default is loopback if auth_http is
+    /// enabled, because nginx then usually runs on this machine.
     pub fn trusted_proxies(&self) -> Vec<IpNet> {
         if self.configured_proxies.is_empty() && self.nginx_auth_address.is_some() {
             let loopback = [

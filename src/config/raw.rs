@@ -1,4 +1,4 @@
-//! Keys and values of the configuration file as text, and parsers for each type of value.
+//! The keys and values of the configuration file as text, and parsers for each type of value.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -7,7 +7,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::{ConfigError, ConfigWarning};
 
-/// Pairs of key and value in the order of the file.
+/// The pairs of key and value, in the order of the file.
 pub struct RawConfig {
     pub pairs: Vec<(String, String)>,
 }
@@ -22,7 +22,7 @@ impl RawConfig {
         }
     }
 
-    /// Parses a value with `parse`; `expected` describes valid values for the error.
+    /// Parses a value with `parse`. If the value is invalid, the error shows `expected`, a description of valid values.
     pub fn parse_with<T>(
         &self,
         key: &'static str,
@@ -33,7 +33,7 @@ impl RawConfig {
         parse(value.trim()).ok_or_else(|| bad_value(key, expected, value))
     }
 
-    /// Parses a comma-separated list.
+    /// Parses a comma-separated list; `parse` parses one item.
     pub fn parse_list<T>(
         &self,
         key: &'static str,
@@ -45,7 +45,7 @@ impl RawConfig {
         })
     }
 
-    /// Parses a number in a range; the error shows the range if the number is outside of it.
+    /// Parses a number. If it is outside `range`, the error shows the range.
     pub fn parse_number(
         &self,
         key: &'static str,
@@ -63,7 +63,7 @@ impl RawConfig {
         })
     }
 
-    /// Parses one of several words, in any case.
+    /// Parses one of several words; case is ignored.
     pub fn parse_choice<T: Copy>(
         &self,
         key: &'static str,
@@ -81,7 +81,7 @@ impl RawConfig {
         })
     }
 
-    /// Parses `Y` or `N`.
+    /// Parses `Y` or `N`; also accepts `yes`, `true`, `1`, `no`, `false` and `0`.
     pub fn parse_yes_or_no(&self, key: &'static str) -> Result<bool, ConfigError> {
         self.parse_with(key, "\"Y\" or \"N\"", yes_or_no)
     }
@@ -101,7 +101,7 @@ impl RawConfig {
                         )
                     })
                     .min();
-                // The key may contain a line end, and the warning must stay on one line.
+                // The key may contain a line end, but the warning must stay on one line.
                 let key = key.escape_debug();
                 ConfigWarning(match nearest {
                     Some((_, known)) => {
@@ -114,8 +114,8 @@ impl RawConfig {
     }
 }
 
-/// Reads the object pair by pair, because serde_json's map would silently drop a repeated key. Numbers and booleans become
-/// text.
+/// Reads the object pair by pair, to report a repeated key, which serde_json's map would silently drop. Numbers and booleans
+/// become text.
 impl<'de> Deserialize<'de> for RawConfig {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RawConfig, D::Error> {
         struct Pairs;

@@ -13,7 +13,7 @@ use super::sqlite_file::parse_sqlite_file;
 use super::{Config, ConfigError, ConfigWarning, Secret, ServerAddress, StoreKind};
 
 impl RawConfig {
-    /// Converts all values, and collects warnings.
+    /// Converts all values and collects warnings.
     ///
     /// # Errors
     /// [`ConfigError`] for the first invalid value.
@@ -172,7 +172,7 @@ impl RawConfig {
         }
     }
 
-    /// Parses NGINX_AUTH even if it is disabled, so that an invalid address is reported before it is enabled.
+    /// Parses NGINX_AUTH even if NGINX_AUTH_ENABLED is `N`, so that an invalid address is reported early.
     fn nginx_auth_address(&self) -> Result<Option<SocketAddr>, ConfigError> {
         let expected = "an address such as \"127.0.0.1:8025\"";
         let address = self.parse_with("NGINX_AUTH", expected, |text| text.parse().ok())?;
@@ -237,7 +237,7 @@ impl RawConfig {
         let key = "MYSQL_HOST";
         let hosts = self.parse_list(key, SERVER_ADDRESS, |text| parse_server_address(text, 3306));
         hosts.map_err(|error| match self.value(key).contains('@') {
-            // `user:password@host`, as in a URL, is a common mistake, and the error must not show the password.
+            // `user:password@host` is a common mistake, because URLs have this form. The error must not show the password.
             true => ConfigError::BadValue {
                 key,
                 expected: SERVER_ADDRESS.to_owned(),
@@ -254,7 +254,7 @@ impl RawConfig {
         if text.is_empty() {
             return Ok(Vec::new());
         }
-        // A comma may be part of a password. In that case the text after it is no address, and the value is one URL.
+        // A comma may be part of a password. If the text after a comma is not an address, the whole value is one URL.
         let mut pieces = text.split(',').map(str::trim);
         let first = pieces.next().and_then(parse_redis_url);
         let nodes: Option<Vec<Secret>> = pieces
@@ -275,7 +275,7 @@ impl RawConfig {
         }
     }
 
-    /// Returns the spelling of the key that is used. The historical spelling GSTMP takes precedence over its alias GSMTP.
+    /// Returns the key for the listen addresses. The historical spelling GSTMP takes precedence over its alias GSMTP.
     fn listen_key_spelling(&self) -> &'static str {
         let is_given = |key: &str| self.pairs.iter().any(|(name, _)| name == key);
         if is_given("GSTMP_LISTEN_INTERFACE") || !is_given("GSMTP_LISTEN_INTERFACE") {
@@ -285,7 +285,7 @@ impl RawConfig {
         }
     }
 
-    /// Returns a warning if both spellings are set, to different values.
+    /// Returns a warning if both spellings are set and their values differ.
     fn ignored_alias_warning(&self) -> Option<ConfigWarning> {
         let given = |key: &str| self.pairs.iter().find(|(name, _)| name == key);
         let (key, alias) = ("GSTMP_LISTEN_INTERFACE", "GSMTP_LISTEN_INTERFACE");
@@ -341,7 +341,7 @@ fn parse_server_address(text: &str, default_port: u16) -> Option<ServerAddress> 
         .and_then(|name| name.strip_suffix(']'));
     let is_name = match bracketed {
         Some(address) => address.parse::<Ipv6Addr>().is_ok(),
-        // A colon is not allowed here: the last group of an IPv6 address without brackets would be parsed as the port.
+        // A name without brackets must not contain a colon: the last group of an IPv6 address would be parsed as the port.
         None => {
             !name.is_empty()
                 && name
@@ -373,5 +373,5 @@ fn parse_table_name(text: &str) -> Option<String> {
 const NO_TRUSTED_PROXY: &str = "GSMTP_PROXY_PROTOCOL: is Y, but GM_TRUSTED_PROXIES is empty, so every connection is closed; \
      list the proxies there";
 
-/// Redis limits a value to 512 MiB; SQLite's limit for a row is about 1 GB.
+/// Upper limit of GSMTP_MAX_SIZE in octets. Redis limits a value to 512 MiB; SQLite limits a row to about 1 GB.
 const MAX_CONTENT: usize = 512 << 20;

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-/// Returns the path, or `None` if SQLite would not open a database file of that name.
+/// Returns the path, or `None` if the text is not suitable as the name of a database file.
 ///
-/// SQLite opens a database in memory for `:memory:` and parses options from `file:…`. A name that ends in `-wal`, `-shm`
-/// or `-journal` may be the log of another database, which SQLite deletes or rolls back.
+/// SQLite opens a database in memory for `:memory:` and parses options from `file:…`. A file whose name ends in `-wal`,
+/// `-shm` or `-journal` may belong to another database: SQLite may delete such a file, or use it to roll back that database.
 pub fn parse_sqlite_file(text: &str) -> Option<PathBuf> {
     let name = text.rsplit('/').next().unwrap_or_default();
     let is_folder = matches!(name, "" | "." | "..");

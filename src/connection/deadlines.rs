@@ -1,4 +1,5 @@
-//! The deadlines of a connection: each completed step begins a new one.
+//! The deadlines of a connection. Each reply begins a new deadline for the next command; each message has one deadline
+//! for its content.
 
 use std::mem;
 use std::time::{Duration, Instant};
@@ -11,13 +12,15 @@ use crate::smtp::{DiscardReason, Expecting, Session};
 
 /// The deadlines of one connection.
 pub(super) struct Deadlines {
-    /// Start of the period in which the client has sent commands but no mail. Time spent waiting for the store is excluded.
+    /// Start of the period in which the client has sent commands but no mail. The time that a mail waited for the store
+    /// without being saved is excluded.
     commands_since: Instant,
-    /// Whether a mail was saved, so that `commands_since` restarts with the next wait, after the reply to the mail.
+    /// Whether a mail was saved after `commands_since`. The period then restarts with the next wait, after the reply to the
+    /// mail was sent.
     is_mail_saved: bool,
-    /// The deadline for a command, with the expected input and the number of replies for which it is valid.
+    /// The deadline for a command. It is valid for this kind of input and this number of replies.
     command: Option<(Expecting, u64, Deadline)>,
-    /// The deadline for the content with this sequence number, from the first chunk of a message to its last.
+    /// The deadline for the content of one message, from its first chunk to its last, with the sequence number of the message.
     content: Option<(u64, Deadline)>,
 }
 
@@ -77,7 +80,7 @@ impl Deadlines {
         *deadline
     }
 
-    /// Restarts the timeout for silence within content, because octets were received.
+    /// Restarts the timeout for a pause within content, because octets were received.
     pub(super) fn record_content(&mut self, now: Instant) {
         if let Some((_, deadline)) = &mut self.content {
             deadline.record_octets(now);
@@ -92,7 +95,7 @@ impl Deadlines {
         self.commands_since
     }
 
-    /// Restarts the period of commands without a mail, after the reply to the saved mail.
+    /// Records that a mail was saved. The period of commands without a mail restarts after the reply to this mail.
     pub(super) fn record_saved_mail(&mut self) {
         self.is_mail_saved = true;
     }
@@ -109,8 +112,8 @@ impl Deadlines {
 }
 
 impl Connection<'_> {
-    /// Returns whether content was discarded for the maximum time or, if at least half of the connection slots are taken, for
-    /// the maximum number of octets.
+    /// Returns whether content was discarded for the maximum time. If at least half of the connection slots are taken, the
+    /// maximum number of discarded octets is a limit too.
     pub(super) fn is_discard_limit_reached(&self) -> bool {
         let max_content = self.session_settings.max_content_octets as u64;
         let max_discarded = max_content
@@ -121,8 +124,9 @@ impl Connection<'_> {
             || self.deadlines.is_discard_time_over()
     }
 
-    /// Returns the discard reason if the server ends the discarding, because slots run out or the maximum time has passed;
-    /// `None` if the client stopped sending. A client that receives 421 instead of 552 would send a too large message again.
+    /// Returns the reason why content is discarded, if the server closes the connection because slots run out or the maximum
+    /// time has passed; `None` if the client stopped sending. The client then receives, for example, 552: after 421 it would
+    /// send the same too large message again.
     pub(super) fn discard_reason_to_report(&self, reason: CloseReason) -> Option<DiscardReason> {
         match reason == CloseReason::Shed || self.deadlines.is_discard_time_over() {
             true => self.session.discard_reason(),
@@ -131,6 +135,6 @@ impl Connection<'_> {
     }
 }
 
-/// Content beyond twice the maximum size that is still read and discarded when half of the connection slots are taken: most
-/// clients read the reply only after they have sent all of their content.
+/// Octets of content that are discarded beyond twice the maximum message size if half of the connection slots are taken.
+/// They are read because most clients read the reply only after they have sent all of their content.
 const MAX_DISCARDED_BEYOND: u64 = 1 << 20;

@@ -1,4 +1,4 @@
-//! One connection from its first octet to close: carries out the steps of an SMTP session on a socket.
+//! One connection from its first octet to its close. It carries out the steps of an SMTP session on a socket.
 
 mod deadlines;
 mod policy_handle;
@@ -26,9 +26,9 @@ pub use self::policy_handle::{PolicyHandle, StoreLimits};
 
 /// The settings and resources that all connections share.
 pub struct ConnectionSettings {
-    /// Session settings; a session keeps those with which it began.
+    /// The settings for new sessions; a running session keeps the settings with which it began.
     pub session: Arc<PolicyHandle>,
-    /// Maximum time to wait for a client (GSMTP_TIMEOUT); shorter when connection slots run out.
+    /// Maximum time to wait for a client (GSMTP_TIMEOUT). The server waits less if connection slots run out.
     pub client_timeout: Duration,
     /// Memory limit for the content of all connections.
     pub budget: MemoryBudget,
@@ -101,7 +101,7 @@ struct Connection<'a> {
     octets_in: u64,
     /// Whether the peer is a load balancer that connects for a health check (PROXY LOCAL).
     is_health_check: bool,
-    /// Whether the rejection of XCLIENT was logged, which happens once per connection.
+    /// Whether a rejected XCLIENT was logged; only the first one of a connection is logged.
     xclient_rejection_logged: bool,
 }
 
@@ -208,14 +208,14 @@ impl<'a> Connection<'a> {
         let spare = match expected {
             Expecting::Content => self.input.spare_mut(CONTENT_READ_SIZE),
             Expecting::Command | Expecting::TransactionCommand => {
-                // Commands need a small buffer; it may have grown for a message that was rejected.
+                // Commands need only a small buffer. The buffer may have grown for a message that was rejected.
                 self.input.shrink();
                 self.input.spare_mut(COMMAND_READ_SIZE)
             }
         };
         match self.transport.read(spare, &deadline) {
-            // At shutdown the pool ends reading for idle clients, possibly after octets had arrived, and after the grace
-            // period for all clients. `read` then returns 0 as if the client had closed, and `mark_busy` returns false.
+            // At shutdown the pool ends reading: at once for idle clients, and after the grace period for all clients.
+            // `mark_busy` then returns false. `read` returns 0, as if the client had closed, or the octets that arrived before.
             Ok(octets)
                 if (octets == 0 || expected == Expecting::Command) && !self.client.mark_busy() =>
             {
@@ -252,7 +252,7 @@ impl<'a> Connection<'a> {
     }
 
     /// Logs the first rejected XCLIENT of a connection, because a proxy that is missing in GM_TRUSTED_PROXIES would otherwise
-    /// be noticed only through bounces. Further ones are not logged, because any client can send XCLIENT.
+    /// be noticed only through bounces. Later rejections are not logged, because any client can send XCLIENT.
     fn log_xclient_rejection(&mut self) {
         if mem::replace(&mut self.xclient_rejection_logged, true) {
             return;
@@ -265,7 +265,8 @@ impl<'a> Connection<'a> {
         log::info!(session:% = session, client:% = self.client.ip(), command = "XCLIENT", fix = fix; "rejected");
     }
 
-    /// Applies the client address that a trusted proxy passed on; closes the connection if that address has too many connections.
+    /// Applies the client address that a trusted proxy passed on. Closes the connection if that address has too many
+    /// connections.
     fn apply_xclient(&mut self, address: ClientAddress, reply: &Reply) -> Result<(), CloseReason> {
         let is_within_limit = match address {
             ClientAddress::NotGiven => true,
@@ -280,8 +281,8 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
-    /// Does the TLS handshake, with one deadline for all of it. After a failure nothing is sent, neither encrypted nor in
-    /// plaintext.
+    /// Performs the TLS handshake; one deadline applies to the whole handshake. After a failure nothing is sent, neither
+    /// encrypted nor in plaintext.
     fn start_tls(&mut self) -> Result<(), CloseReason> {
         let credentials = self.settings.tls.as_ref().ok_or(CloseReason::TlsFailed)?;
         let now = Instant::now();
@@ -334,7 +335,7 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Sends queued replies. Replies to pipelined commands leave in one write.
+    /// Sends all queued replies in one write.
     fn flush(&mut self) -> Result<(), CloseReason> {
         if self.output.is_empty() {
             return Ok(());
@@ -353,8 +354,8 @@ impl<'a> Connection<'a> {
         CloseReason::Shutdown
     }
 
-    /// Closes the connection of a client that exceeded a limit while it was sending. The reply names the reason why its
-    /// content was discarded, if there is one, else the timeout.
+    /// Closes the connection of a client that exceeded a limit while it was sending. The reply is the one for `reason`, or
+    /// 421 (timeout) if `reason` is `None`.
     fn close_slow_client(&mut self, reason: Option<DiscardReason>) -> CloseReason {
         if let Some(DiscardReason::Message(error)) = reason {
             metrics::MAILS.count(rejected_mail_outcome(error));
@@ -382,7 +383,7 @@ impl<'a> Connection<'a> {
     }
 }
 
-/// Capacity of the reply queue that is kept after a flush.
+/// Capacity of the reply queue that is kept after a flush, in octets.
 const KEPT_OUTPUT_CAPACITY: usize = 4_096;
-/// Size of the reply queue at which it is sent, although more pipelined commands are unread.
+/// The reply queue is sent when it reaches this size, even if more pipelined commands are unread.
 const MAX_QUEUED_REPLY_OCTETS: usize = 65_536;

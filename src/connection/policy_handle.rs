@@ -1,4 +1,4 @@
-//! The settings of new sessions: as configured, reduced to the limits of the store.
+//! The settings of new sessions: the configured settings, restricted to the limits of the store.
 
 use std::sync::{Arc, RwLock};
 
@@ -18,7 +18,7 @@ pub struct PolicyHandle {
 pub struct StoreLimits {
     /// Limits of the columns `recipient` and `to`.
     pub recipients: RecipientColumns,
-    /// Maximum size of content that fits into a row.
+    /// Maximum size of content that fits into a row, in octets.
     pub max_content_octets: usize,
 }
 

@@ -57,7 +57,7 @@ impl Connection<'_> {
                 self.input.push(&rest);
             }
         }
-        // The time until here was used by the proxy; the client's deadlines begin now.
+        // The proxy used the time until here, so the deadlines of the client begin now.
         self.deadlines = Deadlines::new(Instant::now());
         let client_address = match source {
             ProxySource::Client(ip) => Some(ip),

@@ -1,9 +1,9 @@
-//! Answers nginx's auth_http: which clients nginx should connect to this server, and at which address
+//! Answers nginx's auth_http requests: whether nginx may connect a client to this server, and at which address
 //! ([ngx_mail_auth_http_module](https://nginx.org/en/docs/mail/ngx_mail_auth_http_module.html)).
 //!
-//! nginx sends a request at each RCPT until one is accepted. A recipient in a domain that is not accepted is rejected here, so
-//! that it costs no SMTP connection; the session decides everything else. No request header is ever copied into a response
-//! or the log, because it is text from the client and may contain a password.
+//! nginx sends a request at each RCPT until one is accepted. A recipient in a domain that is not accepted is rejected here,
+//! because nginx then opens no SMTP connection for it. The session decides everything else. No request header is ever copied
+//! into a response or the log, because headers contain text from the client and may contain a password.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, RwLock};
@@ -17,7 +17,7 @@ use crate::sync;
 
 /// Answers auth_http requests.
 pub struct AuthHttp {
-    /// For the number of free connection slots.
+    /// Provides the number of free connection slots.
     pub pool: Arc<AcceptPool>,
     /// Settings of new connections: accepted domains and the store.
     pub settings: Arc<RwLock<Arc<ConnectionSettings>>>,
@@ -28,7 +28,7 @@ pub struct AuthHttp {
 impl AuthHttp {
     /// Answers one request.
     pub fn handle(&self, request: &Request) -> Response {
-        // nginx accepts AUTH PLAIN even if it does not offer it, and `OK` as the answer would accept any password.
+        // nginx accepts AUTH PLAIN even if it does not offer it. The answer `OK` would then accept any password.
         if request.header("Auth-Method") != Some(b"none") {
             return rejection(&reply::R502_NOT_IMPLEMENTED, AuthAnswer::OtherMethod);
         }
@@ -37,7 +37,7 @@ impl AuthHttp {
         if settings.session.current().is_relay_rcpt(recipient) {
             let refusal = rejection(&reply::R550_RELAY_DENIED, AuthAnswer::RelayDenied);
             return match login_attempt(request) {
-                // Without Auth-Wait nginx closes the connection, and the other recipients would need a new one.
+                // Without Auth-Wait nginx closes the connection, and the client needs a new one for its other recipients.
                 ..MAX_DENIED_RECIPIENTS => refusal.header("Auth-Wait", 1),
                 _ => refusal,
             };
@@ -76,8 +76,8 @@ fn login_attempt(request: &Request) -> u32 {
     number.unwrap_or(1)
 }
 
-/// Returns a numeric address for nginx to connect to. nginx would connect to its own machine for a wildcard, so the local
-/// address of this HTTP connection replaces it.
+/// Returns a numeric address for nginx to connect to. A wildcard is replaced by the local address of this HTTP connection,
+/// because nginx would take the wildcard as an address of its own machine.
 fn advertised_ip(listening: IpAddr, reached: IpAddr) -> IpAddr {
     match (listening, reached) {
         (IpAddr::V4(wildcard), IpAddr::V6(ip)) if wildcard.is_unspecified() && ip.is_loopback() => {
@@ -88,7 +88,8 @@ fn advertised_ip(listening: IpAddr, reached: IpAddr) -> IpAddr {
     }
 }
 
-/// Rejected recipients of one session, each with a pause of one second; the next one ends the session.
+/// Maximum number of rejected recipients in one session; the last one ends the session. Each earlier rejection costs the
+/// client a pause of one second.
 const MAX_DENIED_RECIPIENTS: u32 = 10;
 
 #[cfg(test)]

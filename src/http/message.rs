@@ -28,7 +28,7 @@ pub struct Response {
 }
 
 impl<'a> Request<'a> {
-    /// Returns the first header of that name in any case, without surrounding spaces.
+    /// Returns the value of the first header with this name, without surrounding whitespace. Case is ignored in the name.
     pub fn header(&self, name: &str) -> Option<&'a [u8]> {
         let header = self
             .headers
@@ -56,8 +56,8 @@ impl Response {
         self
     }
 
-    /// Adds a header. Only printable ASCII of its value is written, so that a value cannot end the line; never pass a value
-    /// that a client chose nevertheless.
+    /// Adds a header. Only printable ASCII of its value is written, so that a value cannot end the line. Even so, never pass a
+    /// value that a client chose.
     #[must_use]
     pub fn header(mut self, name: &'static str, value: impl Display) -> Response {
         let value = value.to_string();
@@ -66,7 +66,7 @@ impl Response {
         self
     }
 
-    /// Returns the octets to send, for HEAD without the body.
+    /// Returns the octets to send. `with_body` is `false` for a response to HEAD.
     pub(super) fn to_octets(&self, with_body: bool) -> Vec<u8> {
         let mut text = format!(
             "HTTP/1.1 {} {}\r\nDate: {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n",
@@ -97,7 +97,7 @@ fn reason_phrase(status: u16) -> &'static str {
         431 => "Request Header Fields Too Large",
         500 => "Internal Server Error",
         503 => "Service Unavailable",
-        // The reason phrase is optional (RFC 9112 §4), the space before it is not.
+        // The reason phrase is optional (RFC 9112 §4), but the space before it is required.
         _ => "",
     }
 }

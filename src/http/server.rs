@@ -1,8 +1,8 @@
-//! A small HTTP/1.x server for the operator's addresses: metrics, health and nginx's auth_http.
+//! A small HTTP/1.x server for metrics, health checks and nginx's auth_http.
 //!
 //! It answers one request per connection, GET and HEAD only. The constants at the end limit what a client can use:
 //! size and time of the request head, time to read the response, number of connections. `httparse` parses the head
-//! ([RFC 9112](https://www.rfc-editor.org/rfc/rfc9112)). No server crate is used, because small ones have no timeouts.
+//! ([RFC 9112](https://www.rfc-editor.org/rfc/rfc9112)). No server crate is used, because small server crates have no timeouts.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -36,7 +36,7 @@ pub fn serve(listener: &Arc<Listener>, handler: Handler) -> io::Result<()> {
             while is_full() && Instant::now() < wait_until {
                 thread::sleep(SLOT_POLL_INTERVAL);
             }
-            // If one connection found no slot in time, reject the next ones at once until a slot is free.
+            // After one connection has found no slot in time, the next ones are closed at once until a slot is free.
             if is_full() {
                 timeout = Duration::ZERO;
                 continue;
@@ -123,7 +123,7 @@ pub fn respond(
     Some(response.to_octets(method != "HEAD"))
 }
 
-/// Reads more of the head, up to its limit; returns whether a line ended in the new octets.
+/// Reads more of the head, up to its size limit. Returns whether the new octets contain a line end.
 #[expect(
     clippy::indexing_slicing,
     reason = "a read fills no more than the buffer it was given"
@@ -131,7 +131,7 @@ pub fn respond(
 fn read_head(mut socket: &TcpStream, head: &mut Vec<u8>, until: Instant) -> io::Result<bool> {
     let mut buffer = [0; 1_024];
     let max_octets = buffer.len().min(MAX_HEAD_OCTETS.saturating_sub(head.len()));
-    // Set before each read: a socket timeout restarts with each octet.
+    // The timeout is set again before each read, because a socket timeout restarts with each octet.
     socket.set_read_timeout(Some(time_left(until)?))?;
     let count = match socket.read(&mut buffer[..max_octets]) {
         Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
@@ -162,8 +162,8 @@ fn write_all(mut socket: &TcpStream, mut octets: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Discards what the client still sends, for a bounded time: `close` with unread octets resets the connection, which can
-/// cost the client the response.
+/// Shuts down writing, then discards what the client still sends, for at most [`LINGER`]. If `close` finds unread octets, the
+/// kernel resets the connection and the client may lose the response.
 fn linger(mut socket: &TcpStream) -> io::Result<()> {
     socket.shutdown(Shutdown::Write)?;
     let until = Instant::now() + LINGER;
@@ -179,7 +179,7 @@ fn linger(mut socket: &TcpStream) -> io::Result<()> {
 /// Returns the time left until `until`, or an error if none is left.
 fn time_left(until: Instant) -> io::Result<Duration> {
     let time_left = until.saturating_duration_since(Instant::now());
-    // A socket timeout of zero means none, and less than a microsecond is rounded to zero.
+    // A socket timeout of zero means no timeout, and a value below a microsecond is rounded to zero.
     if time_left < Duration::from_millis(1) {
         return Err(ErrorKind::TimedOut.into());
     }
@@ -188,10 +188,10 @@ fn time_left(until: Instant) -> io::Result<Duration> {
 
 /// Maximum number of connections. A further one is closed without a response if none of them ends within a second.
 pub const MAX_CONNECTIONS: usize = 32;
-/// How long a connection over the limit waits for another one to end. Further ones wait in the backlog, so that a burst of
-/// short requests is answered.
+/// How long a connection over the limit waits for another connection to end. Later connections wait in the backlog
+/// meanwhile, so that a burst of short requests is answered.
 const SLOT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Polling interval of that wait.
+/// Interval at which this wait checks the number of connections.
 const SLOT_POLL_INTERVAL: Duration = Duration::from_millis(1);
 /// Maximum size of the request line and headers.
 const MAX_HEAD_OCTETS: usize = 8_192;
@@ -201,7 +201,7 @@ const MAX_HEADERS: usize = 64;
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time limit for sending the response.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the client's further octets are discarded before the socket is closed.
+/// Time limit for discarding the client's octets after the response.
 const LINGER: Duration = Duration::from_millis(500);
 /// Stack size of a connection's thread; only touched pages use memory.
 const STACK_OCTETS: usize = 256 * 1_024;
@@ -295,7 +295,7 @@ mod tests {
         let until = Instant::now() + Duration::from_secs(10);
         while Instant::now() < until {
             let mut socket = connect(0);
-            // The server may close this connection while the idle ones still end.
+            // The server may close this connection, because the idle connections are still ending.
             let _ = socket.write_all(b"GET / HTTP/1.1\r\n\r\n");
             let mut answer = String::new();
             let _ = socket.read_to_string(&mut answer);

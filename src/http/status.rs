@@ -11,7 +11,7 @@ use crate::sync;
 
 /// Answers requests to the status endpoints.
 pub struct Status {
-    /// For the number of connections and the shutdown state.
+    /// Provides the number of connections and the shutdown state.
     pub pool: Arc<AcceptPool>,
     /// Settings of new connections: memory budget, store and certificate.
     pub settings: Arc<RwLock<Arc<ConnectionSettings>>>,

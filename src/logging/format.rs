@@ -1,7 +1,7 @@
-//! One event per line, as key=value text or JSON.
+//! Formats each event as one line of key=value text or JSON.
 //!
-//! A value that is empty, or holds a space, `=`, a quote, a backslash or anything but printable ASCII, is quoted as a JSON
-//! string, so that text chosen by a client can neither start a line nor forge a key.
+//! In text, a value is quoted as a JSON string if it is empty or contains a space, `=`, a quote, a backslash or anything
+//! but printable ASCII. A client therefore cannot start a new line or forge a key with the text that it sends.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -10,7 +10,8 @@ use jiff::Timestamp;
 use log::kv::{self, Key, Value, VisitSource};
 use log::{Level, Record};
 
-/// Appends `time level session event key=value …`. A message of a library is the value `message` of an event `library`.
+/// Appends `time level session event key=value …`. For a message of a library, the event is `library` and the value of the
+/// key `message` is the text.
 pub fn write_text(line: &mut String, record: &Record, now: Timestamp) {
     let session = record.key_values().get(Key::from_str("session"));
     let _ = write!(line, "{now:.3} {} ", level_name(record.level()));
@@ -31,7 +32,7 @@ pub fn write_text(line: &mut String, record: &Record, now: Timestamp) {
     write_event(line, record, |line, event| line.push_str(event), put);
 }
 
-/// Appends one JSON object with the same keys; all values are strings.
+/// Appends one JSON object with the same data; all values are strings.
 pub fn write_json(line: &mut String, record: &Record, now: Timestamp) {
     let _ = write!(
         line,
@@ -122,7 +123,7 @@ fn needs_no_quotes(value: &str) -> bool {
             .all(|octet| octet.is_ascii_graphic() && !matches!(octet, b'"' | b'\\' | b'='))
 }
 
-/// Appends a JSON string; characters that are not printable or change the writing direction are escaped.
+/// Appends a JSON string. Escapes characters that are not printable or that change the writing direction.
 fn push_quoted(line: &mut String, value: &str) {
     line.push('"');
     for c in value.chars() {
@@ -151,7 +152,7 @@ pub fn is_printable(c: char) -> bool {
         && !matches!(c, '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
-/// Longest value in characters: enough for an address and most error texts.
+/// Maximum length of a value in characters; longer values are truncated. Enough for an address and most error texts.
 const MAX_VALUE_CHARS: usize = 400;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The log: one event per line, as key=value text or JSON, written by its own thread.
+//! The log: one event per line, as key=value text or JSON. A dedicated thread writes the lines.
 
 mod format;
 mod writer;
@@ -20,7 +20,7 @@ use self::writer::{LogBuffer, Target};
 pub enum LogFormat {
     /// `key=value`.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -34,7 +34,7 @@ pub struct LogFile {
 }
 
 impl LogFile {
-    /// Opens `file` for appending; `/dev/stdout` and `/dev/stderr` mean those streams, an empty name means stderr.
+    /// Opens `file` for appending. `/dev/stdout` and `/dev/stderr` mean these streams; an empty name means stderr.
     /// Lines are buffered until [`start_writing`](LogFile::start_writing).
     ///
     /// # Errors
@@ -48,7 +48,7 @@ impl LogFile {
         Ok(LogFile { buffer })
     }
 
-    /// Starts the writing thread. Separate from [`open`](LogFile::open), because no thread may exist before privileges are
+    /// Starts the writing thread. [`open`](LogFile::open) does not start it, because no thread may exist before privileges are
     /// dropped.
     ///
     /// # Errors
@@ -61,18 +61,19 @@ impl LogFile {
         Ok(())
     }
 
-    /// Opens `file` again and switches to it, as logrotate needs. Lines logged before are written to the old file.
+    /// Opens `file` again and switches to it, for example after logrotate renamed the old file. Earlier lines are written to
+    /// the old file.
     ///
     /// # Errors
-    /// The file cannot be opened; the old file stays in use.
+    /// The file cannot be opened, or a write to the old file blocks. The old file stays in use.
     pub fn reopen(&self, file: &Path, format: LogFormat) -> io::Result<()> {
         self.buffer.reopen(Target::open(file)?, format)
     }
 
-    /// Changes the owner of the file to the user that the server will run as, so that its next start can append to it.
+    /// Changes the owner of the file to the user that the server will run as, so that the next start can append to the file.
     ///
     /// # Errors
-    /// The system call fails.
+    /// The system call fails, or another user owns the file.
     pub fn chown_to(&self, user: Uid, group: Gid) -> io::Result<()> {
         self.buffer.chown_to(user, group)
     }
@@ -98,11 +99,11 @@ impl Log for Logger {
         self.0.push(&line);
     }
 
-    /// Writes all buffered lines; gives up if the file stalls.
+    /// Waits until all buffered lines are written. Gives up if the file stalls.
     fn flush(&self) {
         self.0.flush();
     }
 }
 
-/// Initial capacity of a line; avoids a second allocation for most lines.
+/// Initial capacity of a line in octets. Most lines need no second allocation.
 const LINE_CAPACITY: usize = 256;

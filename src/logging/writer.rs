@@ -1,7 +1,7 @@
 //! The buffer of log lines and the thread that writes them to the file.
 //!
-//! Lines are written in groups. If the file stalls, lines are dropped and counted; a thread that logs a line never waits
-//! for the file.
+//! The thread writes several lines at once. A thread that logs a line never waits for the file: if the file stalls and the
+//! buffer is full, lines are dropped and counted.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -21,12 +21,12 @@ use crate::metrics;
 use crate::os::secure_open;
 use crate::sync;
 
-/// The log lines that are not written yet, and the log file.
+/// The log lines that are not yet written, and the log file.
 pub struct LogBuffer {
     lines: Mutex<BufferedLines>,
-    /// Signals the writing thread that there are lines or that a flush is requested.
+    /// Wakes the writing thread if a line was added or a flush is requested.
     not_empty: Condvar,
-    /// Signals flushing threads that the lines taken last have been written.
+    /// Wakes the threads that wait in [`LogBuffer::flush`], after a write has ended.
     written: Condvar,
     target: Mutex<Target>,
     as_json: AtomicBool,
@@ -38,9 +38,9 @@ pub struct LogBuffer {
 struct BufferedLines {
     octets: Vec<u8>,
     dropped: u64,
-    /// The writing thread runs. No other thread writes then, because a write may stall.
+    /// The writing thread runs. While it does, no other thread writes, because a write may stall.
     has_writer: bool,
-    /// Number of times that lines were taken to be written, and number of those writes that have ended.
+    /// Number of writes for which lines were taken; `written` is the number of these writes that have ended.
     taken: u64,
     written: u64,
     /// A thread waits in [`LogBuffer::flush`].
@@ -48,7 +48,7 @@ struct BufferedLines {
 }
 
 impl LogBuffer {
-    /// Returns an empty buffer; until [`set_has_writer`](LogBuffer::set_has_writer) only `flush` writes.
+    /// Returns an empty buffer. Until [`set_has_writer`](LogBuffer::set_has_writer) is called, only `flush` writes.
     pub fn new(target: Target, format: LogFormat) -> LogBuffer {
         LogBuffer {
             lines: Mutex::new(BufferedLines::default()),
@@ -68,7 +68,7 @@ impl LogBuffer {
         }
     }
 
-    /// Records that a thread executes [`run`](LogBuffer::run).
+    /// Records that a thread runs [`run`](LogBuffer::run).
     pub fn set_has_writer(&self) {
         self.lock_lines().has_writer = true;
     }
@@ -98,7 +98,7 @@ impl LogBuffer {
         }
     }
 
-    /// Adds a line, which ends in LF. If the buffer is full, the line is dropped and counted.
+    /// Adds a line, which must end in LF. If the buffer is full, the line is dropped and counted.
     pub fn push(&self, line: &str) {
         let mut lines = self.lock_lines();
         if lines.octets.len() + line.len() > MAX_BUFFERED_OCTETS {
@@ -114,8 +114,8 @@ impl LogBuffer {
         }
     }
 
-    /// Writes lines as they are added; never returns. May block without a time limit if the reader of the output stalls, which is
-    /// safe because other threads wait for this one for [`FLUSH_TIMEOUT`] at most.
+    /// Writes lines as they are added, and never returns. A write may block without a time limit if the reader of the output
+    /// stalls. This is safe, because other threads wait for this thread for at most [`FLUSH_TIMEOUT`].
     pub fn run(&self) {
         loop {
             let lines = self.lock_lines();
@@ -130,7 +130,8 @@ impl LogBuffer {
         }
     }
 
-    /// Waits until all lines added so far are written, or for [`FLUSH_TIMEOUT`].
+    /// Waits until all lines added so far are written, for at most [`FLUSH_TIMEOUT`]. Writes them itself if no writing thread
+    /// runs.
     pub fn flush(&self) {
         let mut lines = self.lock_lines();
         if !lines.has_writer {
@@ -140,14 +141,14 @@ impl LogBuffer {
         }
         lines.flush_requested = true;
         self.not_empty.notify_one();
-        // Lines added later are not waited for.
+        // The wait does not include lines that are added later.
         let last = lines.taken + u64::from(!lines.octets.is_empty());
         let is_pending = |lines: &mut BufferedLines| lines.written < last;
         let written = (self.written).wait_timeout_while(lines, FLUSH_TIMEOUT, is_pending);
         drop(written.unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Locks the file; returns `None` if the writing thread is blocked in a write to it.
+    /// Locks the file. Returns `None` if the writing thread still blocks in a write to the file after [`FLUSH_TIMEOUT`].
     fn target(&self) -> Option<MutexGuard<'_, Target>> {
         let give_up_at = Instant::now() + FLUSH_TIMEOUT;
         loop {
@@ -174,11 +175,11 @@ impl LogBuffer {
             octets.extend_from_slice(line.as_bytes());
         }
         if !octets.is_empty() {
-            // After a full disk has truncated a line, the next line starts on a new line.
+            // The failed write may have truncated a line, for example on a full disk. The next line must not continue it.
             if self.partial_line.load(Ordering::Relaxed) {
                 octets.insert(0, b'\n');
             }
-            // The error cannot be reported anywhere, and receiving mail does not depend on the log.
+            // The error cannot be reported anywhere. Mail is received even if the log fails.
             self.partial_line
                 .store(target.write(&octets).is_err(), Ordering::Relaxed);
         }
@@ -206,7 +207,7 @@ pub enum Target {
 }
 
 impl Target {
-    /// Opens `file` for appending; `/dev/stdout` and `/dev/stderr` mean those streams, an empty name means stderr.
+    /// Opens `file` for appending. `/dev/stdout` and `/dev/stderr` mean these streams; an empty name means stderr.
     ///
     /// # Errors
     /// The file cannot be opened.
@@ -233,11 +234,11 @@ impl Target {
     }
 }
 
-/// Mode of a new log file, before the umask: not readable by all users, because it holds addresses of clients and senders.
+/// Mode of a new log file, before the umask. Not all users may read it, because it holds addresses of clients and senders.
 const LOG_MODE: u32 = 0o640;
 /// How long the writing thread waits for further lines before a write.
 const WRITE_DELAY: Duration = Duration::from_millis(50);
-/// Maximum size of the buffer; while the file stalls, lines beyond it are dropped and counted.
+/// Maximum size of the buffer. If the file stalls and the buffer is full, lines are dropped and counted.
 const MAX_BUFFERED_OCTETS: usize = 4 << 20;
-/// Time limit for writing the buffered lines in [`LogBuffer::flush`].
+/// Maximum time that [`LogBuffer::flush`] waits for the lines, and [`LogBuffer::target`] for the lock.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);

@@ -1,8 +1,8 @@
 //! Zlib streams ([RFC 1950](https://www.rfc-editor.org/rfc/rfc1950)) in which mails are stored.
 //!
-//! The stream of each recipient begins with its own trace fields, but the content is compressed only once. Layout of a
-//! stream: zlib header (2 octets), trace fields in uncompressed blocks, deflated content (the same octets for every
-//! recipient), checksum of both.
+//! The stream of each recipient begins with the trace fields for this recipient, but the content is compressed only
+//! once. Layout of a stream: zlib header (2 octets), trace fields in uncompressed blocks, deflated content (the same
+//! octets for every recipient), checksum of trace fields and content.
 
 use std::collections::TryReserveError;
 use std::io;
@@ -42,10 +42,10 @@ impl From<NoMemory> for io::Error {
 /// Reasons why [`inflate`] fails.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InflateError {
-    /// The octets are not a zlib stream, or the stream is truncated or changed.
+    /// The octets are not a zlib stream, or the stream is truncated or corrupted.
     #[error("expected a zlib stream, but found something else or a damaged one")]
     Damaged,
-    /// The inflated octets exceed the limit, which is the value of this variant.
+    /// The inflated octets exceed the limit. The value is the limit in octets.
     #[error("inflates to more than {0} octets")]
     TooLarge(usize),
 }
@@ -81,7 +81,7 @@ impl Deflated {
         self.octets.len()
     }
 
-    /// Returns false: deflated content contains at least an end-of-block code.
+    /// Always returns false, because deflated content contains at least an end-of-block code.
     pub fn is_empty(&self) -> bool {
         self.octets.is_empty()
     }
@@ -89,7 +89,7 @@ impl Deflated {
 
 /// Returns the zlib stream of `prefix` followed by `plain`.
 ///
-/// The result is the same as that of [`Deflated::zlib_stream`] with one copy less, for a mail with a single recipient.
+/// For a mail with a single recipient: the result is the same as that of [`Deflated::zlib_stream`], but one copy is saved.
 ///
 /// # Errors
 /// [`NoMemory`]: a buffer of about the length of `plain` cannot be allocated.
@@ -101,7 +101,7 @@ fn write_zlib_header(stream: &mut Vec<u8>, prefix: &[u8]) {
     // CM = deflate, window of 32 KiB, FLEVEL = fastest (RFC 1950 §2.2).
     stream.extend_from_slice(&[0x78, 0x01]);
     for block in prefix.chunks(MAX_STORED_OCTETS) {
-        // `chunks` limits the length to 65,535.
+        // The cast is exact, because `chunks` limits the length to 65,535.
         let length = block.len() as u16;
         // BFINAL = 0, BTYPE = 00: a stored block that is not the last one (RFC 1951 §3.2.4).
         stream.push(0);
@@ -151,8 +151,8 @@ pub fn inflate(stream: &[u8], max_octets: usize) -> Result<Vec<u8>, InflateError
     }
 }
 
-/// Returns the Adler-32 checksum of two concatenated pieces, computed from the checksum of each. Both halves of a
-/// checksum are sums modulo 65,521.
+/// Returns the Adler-32 checksum of two concatenated pieces, computed from the checksums of the pieces. A checksum
+/// consists of two 16-bit sums modulo 65,521.
 fn combine_adler32(first: u32, second: u32, second_octets: usize) -> u32 {
     const MODULUS: u64 = 65_521;
     let halves = |sum: u32| (u64::from(sum & 0xffff), u64::from(sum >> 16));
@@ -169,14 +169,15 @@ struct PooledCompressor {
     buffer: Vec<u8>,
 }
 
-/// Idle compressors, in LIFO order because the state of the last used one (about 300 KB) is probably still in the CPU
-/// cache.
+/// Idle compressors. The compressor that was used last is taken first, because its state (about 300 KB) is probably
+/// still in the CPU cache.
 ///
-/// The list never holds more compressors than there were threads that compressed at the same time, and at most
-/// [`MAX_IDLE_COMPRESSORS`].
+/// The list holds at most [`MAX_IDLE_COMPRESSORS`], and never more than the number of threads that compressed at the
+/// same time.
 static COMPRESSORS: Mutex<Vec<PooledCompressor>> = Mutex::new(Vec::new());
 
-/// Compresses `plain`. With a `prefix` the result is a whole zlib stream of both, else only the deflated octets.
+/// Compresses `plain`. Returns the whole zlib stream of `prefix` and `plain`; without a `prefix`, returns only the deflated
+/// octets.
 fn deflate(prefix: Option<&[u8]>, plain: &[u8]) -> Result<Vec<u8>, NoMemory> {
     let mut pooled = take_compressor()?;
     let PooledCompressor { compressor, buffer } = &mut pooled;
@@ -188,7 +189,7 @@ fn deflate(prefix: Option<&[u8]>, plain: &[u8]) -> Result<Vec<u8>, NoMemory> {
     }
     let start = buffer.len();
     buffer.resize(start + bound, 0);
-    // Cannot fail: `bound` is the size of the worst case.
+    // Compression cannot fail, because the buffer has room for the worst case (`bound`).
     let deflated = compressor.deflate_compress(plain, buffer.get_mut(start..).unwrap_or_default());
     buffer.truncate(start + deflated.map_err(|_| NoMemory)?);
     if let Some(prefix) = prefix {
@@ -215,7 +216,7 @@ fn take_compressor() -> Result<PooledCompressor, NoMemory> {
     if let Some(pooled) = pooled {
         return Ok(pooled);
     }
-    // libdeflater reports a failed allocation only by a panic.
+    // If an allocation fails, libdeflater panics; it does not return an error.
     let compressor = catch_unwind(|| Compressor::new(compression_level())).map_err(|_| NoMemory)?;
     let buffer = Vec::new();
     Ok(PooledCompressor { compressor, buffer })
@@ -235,7 +236,7 @@ fn return_compressor(pooled: PooledCompressor) {
 
 /// Maximum length of a stored block in octets; its length field has 16 bits (RFC 1951 §3.2.4).
 const MAX_STORED_OCTETS: usize = 65_535;
-/// Maximum number of idle compressors; more than most machines have processors. Others are freed after use.
+/// Maximum number of idle compressors. Most machines have fewer processors. Further compressors are freed after use.
 const MAX_IDLE_COMPRESSORS: usize = 64;
 /// Largest output buffer that an idle compressor keeps, in bytes.
 const MAX_IDLE_BUFFER: usize = 64 << 10;

@@ -17,7 +17,7 @@ use crate::smtp::{Content, Envelope, Reservation};
 
 /// One received message with its envelope, as a store receives it.
 ///
-/// Summary and compressed content are computed at their first use and then kept.
+/// The summary and the compressed content are computed at their first use.
 /// [`precompute_row`](Mail::precompute_row) moves this work from the writer's thread to the connection's thread.
 #[derive(Debug)]
 pub struct Mail {
@@ -36,7 +36,7 @@ pub struct Mail {
 enum CompressedBody {
     /// The whole zlib stream of the only recipient.
     Whole(Arc<Vec<u8>>),
-    /// The deflated content that the zlib streams of all recipients share.
+    /// The content, deflated once; the zlib stream of each recipient includes it.
     Shared(Deflated),
 }
 
@@ -61,7 +61,8 @@ pub struct Recipient {
 }
 
 impl Mail {
-    /// Creates a mail with a new identifier for each recipient. `to_address` returns column `to` for a forward-path.
+    /// Creates a mail with a new identifier for each recipient. `to_address` converts a forward-path to the value of column
+    /// `to`.
     ///
     /// # Errors
     /// The kernel provides no random numbers, or the envelope has no recipient.
@@ -135,7 +136,7 @@ impl Mail {
         trace::trace_fields(&self.origin, self.reverse_path(), &recipient.to, id)
     }
 
-    /// Returns the trace fields of one recipient and the content as one zlib stream.
+    /// Returns one zlib stream of the recipient's trace fields and the content.
     ///
     /// # Errors
     /// [`NoMemory`]: the memory for the stream cannot be allocated. A smaller mail may still succeed.
@@ -143,7 +144,7 @@ impl Mail {
         let compressed = match self.compressed.get() {
             Some(compressed) => compressed,
             None => match self.compress()? {
-                // Not kept: the stream of a single recipient is needed only once.
+                // The stream of a single recipient is not kept, because it is needed only once.
                 CompressedBody::Whole(stream) => return Ok(stream),
                 shared => self.compressed.get_or_init(|| shared),
             },
@@ -157,10 +158,10 @@ impl Mail {
         }
     }
 
-    /// Computes summary and compressed content on the calling thread, so that a writer's thread need not do it later.
+    /// Computes the summary and the compressed content on the calling thread, so that the writer's thread does not have to.
     ///
-    /// The content is not compressed if the memory budget is too small for another copy of it. The writer then
-    /// compresses it, so that only the mails of one batch are in memory twice.
+    /// If the memory budget has no room for another copy of the content, the content is not compressed. The writer compresses
+    /// it later, so that only the mails of one batch are in memory twice.
     ///
     /// # Errors
     /// [`NoMemory`]: the memory for the compressed content cannot be allocated.
@@ -186,10 +187,10 @@ impl Mail {
         Ok(CompressedBody::Whole(Arc::new(stream)))
     }
 
-    /// Returns the estimated size of all rows of the mail in a store, in octets. It serves to limit the size of a
-    /// batch.
+    /// Returns the estimated size of all rows of the mail in a store, in octets. The size of a batch is limited by this
+    /// estimate.
     pub fn stored_octets(&self) -> usize {
-        // Uncompressed content counts with its full length: to compress it only for an estimate would cost too much.
+        // Uncompressed content counts with its full length, because compression only for an estimate would cost too much.
         let body = self
             .compressed
             .get()

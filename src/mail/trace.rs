@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 
-/// Facts about the connection over which a mail was received; the `Received` field is made of them.
+/// Facts about the connection over which a mail was received. The `Received` field contains them.
 #[derive(Clone, Debug)]
 pub struct Origin {
     /// The client's IP address. An IPv4-mapped IPv6 address is converted to IPv4.
@@ -45,8 +45,8 @@ pub fn trace_fields(origin: &Origin, return_path: &str, delivered_to: &str, id: 
     )
 }
 
-/// Replaces each character of a HELO name that could be syntax of a `Received` field with `?`, so that a client cannot
-/// forge a part of the field.
+/// Replaces characters of a HELO name that could be syntax of a `Received` field with `?`. A client thus cannot forge a
+/// part of the field.
 fn sanitize_helo(helo_name: &str) -> String {
     helo_name
         .chars()

@@ -1,13 +1,13 @@
 //! All metrics of the server, and the page that shows them to Prometheus.
 //!
-//! Counting is a relaxed atomic addition, without lock or allocation. The label values are a small fixed set; a value that a
-//! client chose, such as an address or a domain, is never a label. README.md has a table of all metrics.
+//! Counting is a relaxed atomic addition, without a lock or an allocation. Each label has a small fixed set of values. A
+//! value that a client chose, such as an address or a domain, is never a label. README.md has a table of all metrics.
 
 mod types;
 
 pub use types::{Counter, Gauge, Histogram, MetricFamily, MetricLabel};
 
-/// Declares an enum of label values with their texts in the log and on the metrics page.
+/// Declares an enum of label values. Each value has a text for the log and the metrics page.
 macro_rules! labels {
     ($(#[$about:meta])* $name:ident($label:literal) { $($(#[$what:meta])* $value:ident = $text:literal,)* }) => {
         $(#[$about])*
@@ -56,14 +56,14 @@ labels! {
     CloseReason("outcome") {
         /// The client sent QUIT.
         Quit = "quit",
-        /// The server closed it with a reply: too many erroneous commands or commands without a saved mail, input that no mail client
-        /// sends, or too much rejected content.
+        /// The server closed the connection with a reply: the client sent too many erroneous commands, too many commands
+        /// without a saved mail, input that no mail client sends, or too much rejected content.
         Rejected = "rejected",
         /// The client disconnected without QUIT.
         ClientLeft = "client_left",
         /// The client exceeded a timeout.
         TimedOut = "timed_out",
-        /// The client exceeded a timeout that was shortened because slots ran out.
+        /// The client exceeded a timeout that was shortened because few connection slots were free.
         Shed = "shed",
         /// The client did not read the server's replies.
         WriteTimeout = "write_timeout",
@@ -83,7 +83,7 @@ labels! {
         UntrustedProxy = "untrusted_proxy",
         /// The connection did not begin with a PROXY header.
         NoProxyHeader = "no_proxy_header",
-        /// The peer disconnected without sending the required PROXY header or anything else.
+        /// The peer disconnected without sending anything, although a PROXY header is required.
         NoData = "no_data",
         /// The connection was a load balancer's health check.
         HealthCheck = "health_check",
@@ -101,13 +101,14 @@ labels! {
         RelayDenied = "relay_denied",
         /// No connection slot is free or the store is unavailable; the client has to try again later.
         NotReady = "not_ready",
-        /// The client tried to authenticate, which the server does not support.
+        /// nginx asked for an authentication method other than `none`: the client tried to log in, which the server does not
+        /// support.
         OtherMethod = "other_method",
     }
 }
 
 labels! {
-    /// Result of a received mail.
+    /// Result of a mail transaction.
     MailOutcome("outcome") {
         /// 250: the mail is committed.
         Saved = "saved",
@@ -125,11 +126,11 @@ labels! {
 labels! {
     /// Result of a TLS handshake.
     Handshake("outcome") {
-        /// Succeeded with TLS 1.3.
+        /// The handshake succeeded with TLS 1.3.
         Tls13 = "TLSv1_3",
-        /// Succeeded with TLS 1.2.
+        /// The handshake succeeded with TLS 1.2.
         Tls12 = "TLSv1_2",
-        /// Failed.
+        /// The handshake failed.
         Failed = "failed",
     }
 }
@@ -193,7 +194,7 @@ labels! {
 }
 
 impl ListenerKind {
-    /// Returns the kind of a listener with or without implicit TLS.
+    /// Returns the kind of a listener, with or without implicit TLS.
     pub fn new(implicit_tls: bool) -> ListenerKind {
         if implicit_tls {
             ListenerKind::Smtps
@@ -203,7 +204,7 @@ impl ListenerKind {
     }
 }
 
-/// A reply code as a label value; all codes outside `CODES` share the value `other`.
+/// A reply code as a label value. All codes that are not in `CODES` share the value `other`.
 #[derive(Clone, Copy)]
 pub struct ReplyCode(pub u16);
 
@@ -230,10 +231,10 @@ pub fn render() -> String {
     page
 }
 
-/// Content type of [`render`]'s text.
+/// Content type of the text that [`render`] returns.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Declares all metrics and the table of them.
+/// Declares all metrics, and a table of all metrics.
 macro_rules! families {
     ($($name:ident: $kind:ty = $value:expr;)*) => {
         $(

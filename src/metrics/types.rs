@@ -1,4 +1,4 @@
-//! Counters, gauges and histograms, and their text in the format of Prometheus.
+//! Counters, gauges and histograms, which can be written in the text format of Prometheus.
 
 use std::fmt::{Display, Write};
 use std::marker::PhantomData;
@@ -11,11 +11,11 @@ pub trait MetricLabel: Copy {
     const VALUES: usize;
     /// Returns the index of this value, less than `VALUES`.
     fn index(self) -> usize;
-    /// Returns the text of a value between the braces: `name="value"`.
+    /// Returns the text between the braces for the value with this index: `name="value"`.
     fn text(index: usize) -> String;
 }
 
-/// Counts that only grow, one for each label value.
+/// Counts that only grow: one count for each label value.
 pub struct Counter<L: MetricLabel = ()> {
     name: &'static str,
     help: &'static str,
@@ -23,24 +23,24 @@ pub struct Counter<L: MetricLabel = ()> {
     label: PhantomData<fn(L)>,
 }
 
-/// A value that can rise and fall; omitted from the page until it is set.
+/// A value that can rise and fall. It is omitted from the page until it is set.
 pub struct Gauge {
     name: &'static str,
     help: &'static str,
-    /// Label text between the braces; empty for no label.
+    /// Text of the label between the braces; empty if there is no label.
     label: &'static str,
-    /// Divisor from the stored value to the value on the page.
+    /// The value on the page is the stored value divided by this number.
     scale: u64,
     value: AtomicU64,
 }
 
-/// Numbers of observations in buckets by size.
+/// Counts of observations, in buckets by the observed value.
 pub struct Histogram {
     name: &'static str,
     help: &'static str,
-    /// Upper bounds of the buckets in stored units; one more bucket has no upper bound.
+    /// Inclusive upper bounds of the buckets in the stored unit. One more bucket has no upper bound.
     bounds: &'static [u64],
-    /// Divisor from stored units to the unit on the page.
+    /// The value on the page is the stored value divided by this number.
     scale: u64,
     buckets: [AtomicU64; MAX_BUCKETS],
     sum: AtomicU64,
@@ -87,7 +87,7 @@ impl<L: MetricLabel> Counter<L> {
         self.add(label, 1);
     }
 
-    /// Counts `more` events with this label value.
+    /// Counts `count` events with this label value.
     #[expect(
         clippy::indexing_slicing,
         reason = "an index is less than VALUES, which `new` limits to MAX_VALUES"
@@ -159,7 +159,7 @@ impl Histogram {
         }
     }
 
-    /// Records one observation in stored units.
+    /// Records one observation; `value` is in the stored unit.
     #[expect(
         clippy::indexing_slicing,
         reason = "`new` asserts that there are more buckets than bounds"

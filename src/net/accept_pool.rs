@@ -2,7 +2,7 @@
 //!
 //! Because each thread blocks in `accept` itself, no connection is passed between threads. Before the last accepting thread
 //! of a listener serves its client, it makes sure that another thread accepts. The pool has at most one thread per
-//! connection slot and one more per listener, which answers 421 while all slots are taken.
+//! connection slot and one additional thread per listener. The additional thread answers 421 while all slots are taken.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -25,7 +25,7 @@ use crate::sync;
 /// Serves one client, from the greeting to the end of the connection.
 pub type ServeConnection = Box<dyn Fn(&Client) + Send + Sync>;
 
-/// The limits of connections, and the replies to clients that exceed them.
+/// Connection limits, and the replies to clients that exceed them.
 pub struct AcceptPoolSettings {
     /// Number of connection slots.
     pub max_clients: usize,
@@ -57,7 +57,7 @@ pub struct Client {
     pub number: u64,
     /// Whether TLS starts with the first octet.
     pub implicit_tls: bool,
-    /// Whether the peer is a trusted proxy. Never changes, whatever client address the peer passes on.
+    /// Whether the peer is a trusted proxy. Stays the same after the peer has passed on a client address.
     pub is_trusted_proxy: bool,
     peer: IpAddr,
     ip: Cell<IpAddr>,
@@ -69,7 +69,7 @@ pub struct Client {
 struct ConnectionState {
     socket: Arc<TcpStream>,
     io_timeout: Arc<IoTimeout>,
-    /// Whether the client has no transaction open and its thread waits for a command; the pool may then end the read at any
+    /// Whether the client's thread waits for a command and no transaction is open. The pool may then end the read at any
     /// moment.
     idle: AtomicBool,
     /// Whether the server is shutting down.
@@ -91,7 +91,7 @@ impl AcceptPool {
         })
     }
 
-    /// Starts to accept connections on all `listeners`. Call it once, with all of them: they share the idle threads.
+    /// Starts to accept connections on all `listeners`. Call it only once, because all listeners share the idle threads.
     ///
     /// # Errors
     /// The first thread of a listener cannot be started.
@@ -108,7 +108,7 @@ impl AcceptPool {
     pub fn watch_deadlines(self: &Arc<Self>) -> std::io::Result<()> {
         let pool = Arc::downgrade(self);
         let builder = thread::Builder::new().name("deadlines".to_owned());
-        // This code must neither panic nor block: without this thread no deadline is enforced.
+        // This code must neither panic nor block, because without this thread no deadline is enforced.
         let scan = move || {
             while let Some(pool) = pool.upgrade() {
                 let load = pool.load();
@@ -142,22 +142,22 @@ impl AcceptPool {
         self.draining.load(Ordering::SeqCst)
     }
 
-    /// Requests all clients to end: idle ones now, the others after the transaction that they have open.
+    /// Requests the end of all sessions: idle sessions end now, the others after their open transaction.
     ///
-    /// [`Listener::close`] ends accepting.
+    /// New connections are still accepted until [`Listener::close`].
     pub fn drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
         self.idle_threads.shut_down();
         for client in self.lock_clients().values() {
             client.drain_requested.store(true, Ordering::SeqCst);
             if client.idle.load(Ordering::SeqCst) {
-                // The client's thread returns from its read as if the client had finished sending.
+                // The read of the client's thread then returns as if the client had finished sending.
                 let _ = client.socket.shutdown(Shutdown::Read);
             }
         }
     }
 
-    /// Ends all connections: no client can send anything more, even in the middle of a message.
+    /// Ends all connections, even in the middle of a message: their sockets are shut down for reading.
     pub fn abort_connections(&self) {
         for client in self.lock_clients().values() {
             let _ = client.socket.shutdown(Shutdown::Read);
@@ -177,7 +177,7 @@ impl AcceptPool {
                 continue;
             };
             let is_trusted_proxy = settings.trusted_proxies.contains(address.ip());
-            // A proxy connects for many clients.
+            // A trusted proxy is exempt, because it connects for many clients.
             let max = match is_trusted_proxy {
                 true => 0,
                 false => settings.max_clients_per_address,
@@ -221,7 +221,7 @@ impl AcceptPool {
     }
 
     /// Makes sure that another thread accepts on `listener`, so that this thread can serve its client. Returns `false` if no
-    /// thread could be started: this thread then has to go on accepting.
+    /// thread could be started; this thread must then return to `accept`.
     fn leave_accept(self: &Arc<Self>, listener: &Arc<Listener>) -> bool {
         if self.idle_threads.try_leave_accept(listener) {
             return true;
@@ -300,22 +300,22 @@ impl Client {
         Arc::clone(&self.state.socket)
     }
 
-    /// Returns the state with which the deadlines thread ends reads and writes of this client.
+    /// Returns the deadlines of this client's reads and writes, which the deadlines thread enforces.
     pub fn io_timeout(&self) -> &Arc<IoTimeout> {
         &self.state.io_timeout
     }
 
-    /// Returns the client's address: the peer's, or the one that a trusted proxy passed on. IPv4-mapped addresses are
-    /// converted to IPv4.
+    /// Returns the client's address: the address of the peer, or the address that a trusted proxy passed on. IPv4-mapped
+    /// addresses are converted to IPv4.
     pub fn ip(&self) -> IpAddr {
         self.ip.get()
     }
 
-    /// Sets the address that a trusted proxy passed on; from now on that address is counted. `None` means that the proxy
-    /// has no address to pass on: then its own is used, which is exempt from the limit. Returns `false` if the address already
-    /// has the maximum number of connections; the caller has to close this one.
+    /// Sets the client's address that a trusted proxy passed on. The connection then counts for this address. `None` means that
+    /// the proxy has no address to pass on: the proxy's own address is used, which is exempt from the limit. Returns `false` if
+    /// `ip` already has the maximum number of connections; the caller must then close this connection.
     pub fn set_client_address(&self, ip: Option<IpAddr>) -> bool {
-        // Released before the new one is acquired: the proxy may pass on the address that this connection already counts for.
+        // The old address is released before the new address is acquired, because both may be the same.
         self.address_guard.replace(LimiterGuard::uncounted());
         let Some(ip) = ip else {
             self.ip.set(self.peer);
@@ -339,12 +339,12 @@ impl Client {
         format!("{:04x}", self.number)
     }
 
-    /// Sets whether the client is idle, before its thread waits for input. Returns `false` if it is idle and the server is
-    /// shutting down; the caller then ends the session.
+    /// Sets whether the client is idle; called before its thread waits for input. Returns `false` if the client is idle and the
+    /// server is shutting down; the caller must then end the session.
     pub fn mark_idle(&self, idle: bool) -> bool {
         self.state.idle.store(idle, Ordering::SeqCst);
-        // The pool sets `drain_requested` before it reads `idle`; this thread sets `idle` before it reads `drain_requested`. So at
-        // least one of them sees the other's write.
+        // The pool sets `drain_requested` before it reads `idle`; this thread sets `idle` before it reads
+        // `drain_requested`. So at least one of the two sees what the other has written.
         !(idle && self.state.drain_requested.load(Ordering::SeqCst))
     }
 
@@ -377,8 +377,8 @@ impl Drop for ConnectionSlot<'_> {
     }
 }
 
-/// Sends a 421 reply to a client that is not served, without blocking. On an implicit-TLS port nothing is sent, because the
-/// reply would be plaintext.
+/// Rejects a client with a 421 reply, without blocking. On an implicit-TLS port nothing is sent, because the reply would be
+/// plaintext.
 fn reject(socket: &TcpStream, listener: &Listener, reply: &[u8], outcome: CloseReason) {
     metrics::CONNECTIONS.count((ListenerKind::new(listener.implicit_tls()), outcome));
     let mut socket = socket;
@@ -389,7 +389,7 @@ fn reject(socket: &TcpStream, listener: &Listener, reply: &[u8], outcome: CloseR
         return;
     }
     let _ = socket.shutdown(Shutdown::Write);
-    // Closing a socket with unread octets resets the connection, which can cost the client the reply.
+    // If `close` finds unread octets, the kernel resets the connection and the client may lose the reply.
     let _ = socket.read(&mut [0; 4_096]);
 }
 

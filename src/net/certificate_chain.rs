@@ -1,4 +1,4 @@
-//! Warnings about a usable certificate chain, for the startup log and `check`.
+//! Warnings about a certificate chain that is usable but has faults, for the startup log and `check`.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -147,7 +147,7 @@ impl CertificateChain<'_> {
         while self.issuer(last) != self.subject(last) {
             let issuer = self.issuer(last);
             let is_next = |index: &usize| !path.contains(index) && self.subject(*index) == issuer;
-            // Cross-signed certificates have the same subject: the next one in the file is used.
+            // Cross-signed certificates have the same subject; the search takes the next one in the file.
             let following = last + 1..self.certificates.len();
             let Some(next) = following.chain(0..last).find(is_next) else {
                 break;
@@ -188,5 +188,5 @@ fn system_time(time: ASN1Time) -> SystemTime {
 }
 
 const ED25519: &str = "1.3.101.112";
-/// Remaining validity that is too short: two weeks leave time to repair a failed renewal.
+/// A certificate that expires within this time causes a warning. Two weeks leave time to repair a failed renewal.
 const RENEW_WITHIN: Duration = Duration::from_secs(14 * 86_400);

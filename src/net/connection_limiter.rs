@@ -14,7 +14,7 @@ pub struct ConnectionLimiter {
     counts: Mutex<HashMap<AddressPrefix, usize>>,
 }
 
-/// One counted connection of an address; uncounted on drop.
+/// One counted connection of an address. On drop, the connection is no longer counted.
 #[derive(Debug)]
 pub struct LimiterGuard {
     counted: Option<(Arc<ConnectionLimiter>, AddressPrefix)>,
@@ -28,8 +28,8 @@ enum AddressPrefix {
 }
 
 impl ConnectionLimiter {
-    /// Counts one more connection from `ip`; returns `None` if the address already has `max`. `max` 0 means no limit, and
-    /// nothing is counted.
+    /// Counts one more connection from `ip`. Returns `None` if its IPv4 address or IPv6 /64 already has `max` connections. If
+    /// `max` is 0, there is no limit and nothing is counted.
     pub fn try_acquire(self: &Arc<Self>, ip: IpAddr, max: usize) -> Option<LimiterGuard> {
         if max == 0 {
             return Some(LimiterGuard::uncounted());

@@ -19,9 +19,9 @@ pub struct Deadline {
 #[derive(Clone, Copy, Debug)]
 enum DeadlineKind {
     Whole {
-        /// Time since which the client has sent commands without having a mail saved.
+        /// Start of the commands that the client has sent since its last saved mail.
         commands_since: Instant,
-        /// The client has had a mail saved and has no transaction open.
+        /// Whether a mail of the client was saved and no transaction is open.
         is_idle_after_delivery: bool,
     },
     Content {
@@ -33,7 +33,7 @@ enum DeadlineKind {
 }
 
 impl Deadline {
-    /// Returns a deadline for one command, batch of replies or handshake: `timeout` for all its octets.
+    /// Returns a deadline for one command, batch of replies or handshake: all its octets together may take `timeout`.
     pub fn for_command(now: Instant, timeout: Duration) -> Deadline {
         Deadline {
             timeout,
@@ -45,7 +45,7 @@ impl Deadline {
         }
     }
 
-    /// Returns a deadline for content: `timeout` for each silence, and a minimum data rate on average.
+    /// Returns a deadline for content: no silence may be longer than `timeout`, and the average data rate has a minimum.
     pub fn for_content(now: Instant, timeout: Duration) -> Deadline {
         Deadline {
             timeout,
@@ -58,8 +58,8 @@ impl Deadline {
         }
     }
 
-    /// Sets the time since which the client has sent commands without having a mail saved. While slots run out, all these
-    /// commands together have five seconds.
+    /// Sets the start of the commands that the client has sent since its last saved mail. While slots run out, all these
+    /// commands together may take five seconds.
     #[must_use]
     pub fn with_commands_since(mut self, since: Instant) -> Deadline {
         if let DeadlineKind::Whole { commands_since, .. } = &mut self.kind {
@@ -68,7 +68,7 @@ impl Deadline {
         self
     }
 
-    /// Sets whether the client has had a mail saved and has no transaction open.
+    /// Sets whether a mail of the client was saved and no transaction is open.
     #[must_use]
     pub fn idle_after_delivery(mut self, is_idle: bool) -> Deadline {
         if let DeadlineKind::Whole {
@@ -81,21 +81,21 @@ impl Deadline {
         self
     }
 
-    /// Restarts the limit of silence, because octets of content have arrived; no effect on other waits.
+    /// Restarts the limit of silence, because octets of content have arrived. Changes only deadlines for content.
     pub fn record_octets(&mut self, now: Instant) {
         if let DeadlineKind::Content { silent_since, .. } = &mut self.kind {
             *silent_since = now;
         }
     }
 
-    /// Sets the number of octets of content received so far; no effect on other waits.
+    /// Sets the number of octets of content received so far. Changes only deadlines for content.
     pub fn set_progress(&mut self, octets: u64) {
         if let DeadlineKind::Content { octets: so_far, .. } = &mut self.kind {
             *so_far = octets;
         }
     }
 
-    /// Marks content as discarded, starting at the first of these calls; no effect on other waits.
+    /// Marks the content as discarded; the first call sets the start of discarding. Changes only deadlines for content.
     pub fn set_discarded(&mut self, now: impl FnOnce() -> Instant) {
         if let DeadlineKind::Content {
             discarded_since, ..
@@ -105,7 +105,7 @@ impl Deadline {
         }
     }
 
-    /// Returns whether content has been discarded for the maximum time.
+    /// Returns whether content has been discarded for the maximum time, ten minutes.
     pub fn was_discarded_long_enough(&self, now: Instant) -> bool {
         match self.kind {
             DeadlineKind::Content {
@@ -116,7 +116,7 @@ impl Deadline {
         }
     }
 
-    /// Returns the end of the wait at this load.
+    /// Returns the time at which the wait ends at this load.
     pub fn ends_at(&self, load: LoadLevel) -> Instant {
         let allowance = load.shorten(self.timeout);
         match self.kind {
@@ -152,8 +152,8 @@ impl Deadline {
     }
 }
 
-/// Maximum time for discarding rejected content. The content is read to its end because a sender reads
-/// the 552 only after it has sent everything.
+/// Maximum time for discarding rejected content. The content is read to its end, because a sender reads the 552 only after
+/// it has sent everything.
 const MAX_DISCARD_TIME: Duration = Duration::from_secs(600);
 
 #[cfg(test)]

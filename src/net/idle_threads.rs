@@ -1,7 +1,7 @@
 //! Idle threads of the pool: they block in `accept`, or are parked until a listener needs them.
 //!
-//! With several listeners, one idle thread blocks in `accept` per listener and the others are parked and can serve any
-//! listener. Otherwise threads that served a burst on one port could not serve a burst on another.
+//! With several listeners, one idle thread per listener blocks in `accept`. The other idle threads are parked and can serve
+//! any listener. Otherwise threads that served a burst on one port could not serve a burst on another port.
 
 use std::mem;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -18,7 +18,7 @@ pub struct IdleThreads {
 #[derive(Default)]
 struct IdleThreadsState {
     listeners: usize,
-    /// LIFO: the most recently parked thread has the warmest stack.
+    /// Last in, first out: the stack of the thread that was parked last is most likely still in the CPU cache.
     parked: Vec<Arc<ParkedThread>>,
     /// After shutdown no thread is parked any more.
     is_shut_down: bool,
@@ -49,8 +49,8 @@ impl IdleThreads {
     }
 
     /// Called by a thread that accepted a client. Returns `true` after making sure that another thread accepts on `listener`.
-    /// Returns `false` if there is none and none is parked: the count of accepting threads then stays, for the thread that the
-    /// caller starts, or for the caller if it has to go back to `accept`.
+    /// Returns `false` if no other thread accepts and none is parked. The caller then stays counted as accepting: either it
+    /// starts a thread that takes its place, or it returns to `accept` itself.
     pub fn try_leave_accept(&self, listener: &Arc<Listener>) -> bool {
         let mut state = sync::lock(&self.state);
         if listener.accepting_threads() > 1 {
@@ -65,8 +65,9 @@ impl IdleThreads {
         true
     }
 
-    /// Called by a thread that has served a client of `listener`. Returns `None` if the thread goes back to `accept`, where it
-    /// is already counted. Release the connection slot only after this call, so that a new client can find this thread.
+    /// Called by a thread that has served a client of `listener`. Returns `None` if the thread must return to `accept`; it is
+    /// then already counted as accepting. Release the connection slot only after this call, so that a new client can find this
+    /// thread.
     pub fn park(&self, listener: &Listener) -> Option<Arc<ParkedThread>> {
         let mut state = sync::lock(&self.state);
         if state.listeners == 1 || state.is_shut_down {

@@ -1,10 +1,10 @@
 //! Timeouts of blocking reads and writes, enforced by one thread for all connections.
 //!
 //! A socket timeout (SO_RCVTIMEO) costs a kernel timer for each read that blocks, and nearly every read from a fast client
-//! blocks for a moment. Instead, the deadlines thread scans all connections every [`SCAN_INTERVAL`] and shuts down
-//! each socket whose deadline has passed: for reading only if its thread waits in a read, so that a last reply can still be
-//! sent, else in both directions. The blocked call then returns as at the end of the stream, and the connection's thread
-//! reads the reason from [`IoTimeout`].
+//! blocks for a moment. Instead, the deadlines thread scans all connections every [`SCAN_INTERVAL`] and shuts down each
+//! socket whose deadline has passed. If the connection's thread waits in a read, the socket is shut down only for reading,
+//! so that a last reply can still be sent; otherwise it is shut down in both directions. The blocked call then returns, and
+//! the connection's thread reads the reason from [`IoTimeout`].
 
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -41,7 +41,7 @@ pub enum IoDirection {
 pub enum ExpiryReason {
     /// The full deadline passed.
     TimedOut,
-    /// The full deadline has not passed, but connection slots run out and the shorter deadline for that load has.
+    /// The shorter deadline at the current load has passed, but the full deadline has not.
     Shed,
 }
 
@@ -58,10 +58,10 @@ impl IoTimeout {
         }
     }
 
-    /// Returns why the connection expires now, if `deadline` has passed.
+    /// Returns the reason if `deadline` has passed, without waiting for a scan.
     ///
-    /// The scan only sees connections that are blocked. Reads of a client that always has octets in transit never block, so
-    /// this check is made before each read.
+    /// A scan only ends calls that block. If a client sends without a pause, no read blocks. Therefore the connection's thread
+    /// calls this function before each read and after each incomplete write.
     pub fn expiry_without_wait(&self, deadline: &Deadline) -> Option<ExpiryReason> {
         let now = Instant::now();
         let load = LoadLevel::ALL.get(self.load.load(Ordering::Relaxed));

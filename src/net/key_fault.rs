@@ -1,4 +1,4 @@
-//! Diagnosis of a certificate and a key that can be read but that rustls rejected.
+//! Finds out why rustls rejected a certificate and a key that can be read.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use x509_parser::public_key::PublicKey;
 use super::pem_file::{NEW_KEY_HINT, elements};
 
 /// Returns the fault and its fix in one line that begins with the configuration key. Returns `None` if certificate and key
-/// are both usable: then they do not belong together.
+/// are both usable; the fault is then that they do not belong together.
 pub fn diagnose(
     chain: &[CertificateDer],
     key: &PrivateKeyDer,
@@ -79,7 +79,7 @@ fn describe(key: &PrivateKeyDer) -> Option<String> {
         PrivateKeyDer::Pkcs1(key) => describe_rsa(key.secret_pkcs1_der()),
         PrivateKeyDer::Sec1(key) => {
             let elements = elements(key.secret_sec1_der())?;
-            // ECPrivateKey's parameters are [0] (RFC 5915).
+            // In an ECPrivateKey the parameters have the tag [0] (RFC 5915).
             let parameters = elements.iter().find(|element| element.tag() == Tag(0))?;
             let (_, curve) = Any::from_der(parameters.data).ok()?;
             Some(describe_curve(Some(curve)))

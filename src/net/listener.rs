@@ -19,7 +19,8 @@ pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
     implicit_tls: bool,
-    /// Whether a service manager opened the socket; it then also holds it and keeps listening after this process stops.
+    /// Whether a service manager opened the socket. The service manager then keeps it open and listening after this process
+    /// ends.
     inherited: bool,
     closed: AtomicBool,
     /// Threads that block in [`accept`](Listener::accept) or are about to.
@@ -28,8 +29,8 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds `address` and listens. With `only_v6`, a listener on `[::]` accepts no IPv4 connections; with `implicit_tls`, connections
-    /// use implicit TLS.
+    /// Binds `address` and listens. With `only_v6`, a listener on `[::]` accepts no IPv4 connections. With `implicit_tls`,
+    /// connections use implicit TLS.
     ///
     /// # Errors
     /// The address is in use, or its port needs root.
@@ -39,8 +40,8 @@ impl Listener {
         Listener::new(TcpListener::from(socket), false, implicit_tls)
     }
 
-    /// Tries to bind `address` without listening, and releases it. An address in use counts as success: the running server
-    /// may be the one that uses it.
+    /// Tests whether `address` can be bound, without listening. An address in use counts as success, because the running server
+    /// may be using it.
     ///
     /// # Errors
     /// The address is not available, or its port needs root.
@@ -56,7 +57,7 @@ impl Listener {
     /// # Errors
     /// The descriptor is not a usable socket.
     pub fn inherit(socket: TcpListener, implicit_tls: bool) -> io::Result<Listener> {
-        // Threads block in `accept`; the service manager may have made the socket non-blocking.
+        // Threads must block in `accept`, but the service manager may have made the socket non-blocking.
         socket.set_nonblocking(false)?;
         Listener::new(socket, true, implicit_tls)
     }
@@ -73,7 +74,7 @@ impl Listener {
         })
     }
 
-    /// Returns the bound address; if the configured port was 0, with the port that the kernel chose.
+    /// Returns the bound address. If port 0 was configured, the address contains the port that the kernel chose.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -93,14 +94,14 @@ impl Listener {
         self.accepting.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Counts one less accepting thread.
+    /// Counts one fewer accepting thread.
     pub(super) fn remove_accepting(&self) {
         self.accepting.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Blocks until a client connects; returns `None` after [`close`](Listener::close).
     ///
-    /// Does not spin: if descriptors or memory run out, one thread retries every 50 ms and the others wait for its lock.
+    /// If descriptors or memory run out, one thread retries every 50 ms and the other threads wait for the lock that it holds.
     pub fn accept(&self) -> Option<(TcpStream, SocketAddr)> {
         match self.try_accept() {
             Ok(client) => client,
@@ -152,7 +153,8 @@ impl Listener {
         }
     }
 
-    /// Accepts one connection. Returns `Ok(None)` if the listener is closed, and an error only if it may persist for a while.
+    /// Accepts one connection. Returns `Ok(None)` if the listener is closed. Returns an error only if it may persist for a
+    /// while.
     fn try_accept(&self) -> io::Result<Option<(TcpStream, SocketAddr)>> {
         loop {
             if self.closed.load(Ordering::SeqCst) {
@@ -160,7 +162,7 @@ impl Listener {
             }
             match self.socket.accept() {
                 Ok(client) => return Ok(Some(client)),
-                // The client disconnected before `accept`, or a signal interrupted it.
+                // The error concerns only one connection, or a signal interrupted the call: the next `accept` is tried at once.
                 Err(error) if is_connection_error(&error) => {}
                 Err(error) => {
                     // After `shutdown`, `accept` fails with EINVAL.
@@ -187,7 +189,8 @@ fn bind_socket(address: SocketAddr, only_v6: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Returns whether the error concerns only the connection that was being accepted (accept(2)).
+/// Returns whether the error concerns only the connection that was being accepted, or a signal interrupted the call
+/// (accept(2)).
 fn is_connection_error(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -206,7 +209,7 @@ fn is_connection_error(error: &io::Error) -> bool {
     )
 }
 
-/// Listen backlog. With the usual 128, a burst of 500 connections waits a second for SYN retransmission.
+/// Listen backlog in connections. With the usual 128, a burst of 500 connections waits a second for SYN retransmission.
 const BACKLOG: i32 = 4_096;
 /// Pause between retries while descriptors or memory are exhausted.
 const BACKOFF: Duration = Duration::from_millis(50);

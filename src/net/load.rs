@@ -32,7 +32,8 @@ impl LoadLevel {
         }
     }
 
-    /// Returns `timeout` shortened for this level: to half, then to five seconds. A timeout is never lengthened.
+    /// Returns `timeout` shortened for this level: first to half, but not below five seconds, then to five seconds. A
+    /// timeout is never lengthened.
     pub fn shorten(self, timeout: Duration) -> Duration {
         let shortened = match self {
             LoadLevel::Normal => timeout,
@@ -42,8 +43,8 @@ impl LoadLevel {
         timeout.min(shortened)
     }
 
-    /// Returns `timeout` shortened for a client that has had a mail saved and has no transaction open: to half, then to two
-    /// seconds.
+    /// Returns `timeout` shortened for a client whose mail was saved and that has no transaction open: like
+    /// [`shorten`](LoadLevel::shorten), but to two seconds at the last level.
     pub fn shorten_idle_after_delivery(self, timeout: Duration) -> Duration {
         match self {
             LoadLevel::Normal | LoadLevel::HalfFull => self.shorten(timeout),
@@ -62,11 +63,12 @@ impl LoadLevel {
 
 /// Timeout while slots run out: enough for a working client, even over a connection with high latency.
 pub const NEARLY_FULL_TIMEOUT: Duration = Duration::from_secs(5);
-/// Timeout while slots run out for a client whose mail is saved: it loses nothing if its connection ends.
+/// Timeout while slots run out, for a client whose mail is saved. The client loses nothing if its connection ends.
 const NEARLY_FULL_IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Minimum data rate in octets per second; other mail servers use the same figure.
 const MIN_DATA_RATE: u64 = 500;
-/// Minimum data rate while slots run out: a mail of 128 KiB then holds its slot for about half a minute at most.
+/// Minimum data rate in octets per second while slots run out. A mail of 128 KiB then holds its slot for about half a minute
+/// at most.
 const NEARLY_FULL_MIN_DATA_RATE: u64 = 4_000;
 
 #[cfg(test)]

@@ -54,7 +54,7 @@ pub fn read(file: &Path) -> io::Result<Vec<u8>> {
     Ok(octets)
 }
 
-/// Returns a description of `octets`, in which no `wanted` was found, and the fix.
+/// Returns a description of what `file` contains instead of `wanted`, and the fix. `octets` is its content.
 pub fn describe_content(octets: &[u8], wanted: PemContent, file: &Path) -> String {
     let file = &file.display();
     if octets.trim_ascii().is_empty() {
@@ -209,7 +209,7 @@ pub fn elements(der: &[u8]) -> Option<Vec<Any<'_>>> {
     Some(elements)
 }
 
-/// The fix in messages about unsuitable keys: a command that creates a key of a kind that every client supports.
+/// The fix in messages about unsuitable keys: a command that creates a key that every client supports.
 pub const NEW_KEY_HINT: &str = "make a new key and have a certificate issued for it: openssl req -new -newkey rsa:2048 -nodes \
                            -keyout mx.key.pem -out mx.csr.pem";
 

@@ -35,7 +35,7 @@ pub enum Received {
 }
 
 impl TimedSocket {
-    /// Returns a socket whose blocking calls `io_timeout` ends.
+    /// Returns a socket whose blocking calls end at the deadlines in `io_timeout`.
     pub fn new(
         socket: Arc<TcpStream>,
         io_timeout: Arc<IoTimeout>,
@@ -83,8 +83,8 @@ impl TimedSocket {
         }
     }
 
-    /// Returns the deadline for the replies that are written next. After a timeout only a last reply is written; it gets
-    /// little time, because a client with a full receive buffer has not read for long.
+    /// Returns the deadline for the next replies. After a timeout only a last reply is written. Its time limit is short,
+    /// because a client whose receive buffer is full has not read for a long time.
     pub fn write_deadline(&self) -> Deadline {
         let timeout = match self.io_timeout.expiry() {
             None => self.write_timeout,
@@ -134,9 +134,9 @@ impl TimedSocket {
         poll(&mut sockets, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 
-    /// Shuts down writing, then discards what the client still sends, for a bounded time: `close` with unread octets makes
-    /// the kernel reset the connection, which can cost the client the last reply.
-    // Never inlined: its buffer would be part of every connection's stack, used or not.
+    /// Shuts down writing, then discards what the client still sends, for a bounded time. If `close` finds unread octets, the
+    /// kernel resets the connection and the client may lose the last reply.
+    // Never inlined, because its buffer would then take space on the stack of every connection, even if unused.
     #[inline(never)]
     pub fn linger(&mut self) {
         if self.socket.shutdown(Shutdown::Write).is_err() {
@@ -149,8 +149,8 @@ impl TimedSocket {
         let give_up_at = Instant::now() + linger;
         let mut dropped = 0;
         let mut buffer = [0; 4_096];
-        // Short, so that the loop checks its time limit. If the socket was shut down for reading, reads return 0 at once and
-        // the loop sleeps instead.
+        // The read timeout is short, so that the loop checks its time limit. If the socket was shut down for reading, reads
+        // return 0 at once and the loop sleeps instead.
         if self.socket.set_read_timeout(Some(LINGER_TICK)).is_err() {
             return;
         }
@@ -167,13 +167,13 @@ impl TimedSocket {
     }
 }
 
-/// How long octets of the client are discarded after the last reply. The client holds its slot during that time; with this
-/// value it is gone within a second after its deadline.
+/// How long the client's octets are discarded after the last reply. The client holds its connection slot during this time.
+/// With this value the slot is free within a second after the deadline.
 const LINGER: Duration = Duration::from_millis(900);
-/// The same while slots run out, for a socket that was shut down for reading: on such a socket the client's close cannot be
-/// detected.
+/// Replaces [`LINGER`] if a deadline ended the connection while slots ran out. After a shutdown for reading, the server cannot
+/// detect that the client has closed.
 const LINGER_NEARLY_FULL: Duration = Duration::from_millis(250);
-/// Polling interval of that wait.
+/// Interval at which the loop in `linger` checks its time limit.
 const LINGER_TICK: Duration = Duration::from_millis(50);
-/// Maximum number of octets that are discarded.
+/// Maximum number of octets that are discarded after the last reply.
 const MAX_DROPPED_OCTETS: usize = 1 << 20;

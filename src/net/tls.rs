@@ -40,7 +40,7 @@ struct LoadedConfig {
     fingerprint: FileFingerprint,
 }
 
-/// Inode, modification time and size of both files, by which a change is detected without reading them.
+/// Inode, modification time (seconds, nanoseconds) and size of both files. Shows a change without reading the files.
 type FileFingerprint = [Option<(u64, i64, i64, u64)>; 2];
 
 /// Why certificate and key cannot be loaded; the text names the configuration key, the file and the fix.
@@ -51,7 +51,7 @@ pub enum TlsError {
     Unreadable {
         /// The configuration key.
         key: &'static str,
-        /// The file that it names.
+        /// The file that this key names.
         file: PathBuf,
         /// The error of the system call.
         source: io::Error,
@@ -63,7 +63,7 @@ pub enum TlsError {
         key: &'static str,
         /// The expected content.
         expected: &'static str,
-        /// The file that it names.
+        /// The file that this key names.
         file: PathBuf,
         /// A description of what the file contains instead, and how to fix it.
         found: String,
@@ -86,7 +86,7 @@ pub enum TlsError {
 }
 
 impl TlsError {
-    /// Returns whether the file permissions are the cause: root could read the files before the privilege drop.
+    /// Returns whether the file permissions are the cause. Before the privilege drop, root could read the files.
     pub fn is_permission_denied(&self) -> bool {
         matches!(self, TlsError::Unreadable { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
     }
@@ -110,7 +110,7 @@ impl TlsCredentials {
         &self.files
     }
 
-    /// Returns whether both share the same loaded pair; equal files do not suffice.
+    /// Returns whether both are clones of the same credentials. Credentials loaded separately from the same files are not.
     pub fn ptr_eq(&self, other: &TlsCredentials) -> bool {
         Arc::ptr_eq(&self.loaded, &other.loaded)
     }
@@ -133,7 +133,8 @@ impl TlsCredentials {
     /// Reads the files again. If they cannot be used, the loaded pair stays in use.
     ///
     /// # Errors
-    /// [`TlsError`]; [`files_have_changed`](TlsCredentials::files_have_changed) then returns `false` until the files change again.
+    /// [`TlsError`]; [`files_have_changed`](TlsCredentials::files_have_changed) then returns `false` until the files change
+    /// again.
     pub fn reload(&self) -> Result<(), TlsError> {
         let fingerprint = file_fingerprint(&self.files);
         let read = LoadedConfig::read(&self.files);
@@ -162,8 +163,8 @@ impl TlsCredentials {
         warnings
     }
 
-    /// Returns a warning for each file that the current user cannot read: after the privilege drop a renewed certificate or key
-    /// could not be loaded.
+    /// Returns a warning for each file that the current user cannot read. After the privilege drop, the server could not load a
+    /// renewed certificate or key from it.
     pub fn unreadable_files(&self) -> Vec<String> {
         let files = [
             ("GSMTP_PUB_KEY", &self.files.chain_file),
@@ -187,7 +188,7 @@ impl TlsCredentials {
 
 impl LoadedConfig {
     fn read(files: &TlsFiles) -> Result<LoadedConfig, TlsError> {
-        // Taken before the files are read, so that a change during the read is detected later.
+        // The fingerprint is taken before the files are read, so that a change during the read is detected later.
         let fingerprint = file_fingerprint(files);
         let chain = read_chain(&files.chain_file)?;
         let key = read_pem(PemContent::Key, &files.key_file, |mut pem| {
@@ -206,7 +207,7 @@ impl LoadedConfig {
     }
 }
 
-/// Returns the crypto crypto_provider with the supported key exchange groups: rustls uses the first group of the client's list that
+/// Returns the crypto provider with the supported key exchange groups. rustls uses the first group in the client's list that
 /// is also in this list. X25519 needs the least CPU; X25519MLKEM768 is the post-quantum hybrid.
 fn crypto_provider() -> CryptoProvider {
     use aws_lc_rs::kx_group;

@@ -36,11 +36,11 @@ pub struct NegotiatedTls {
 }
 
 impl Transport {
-    /// Takes over an accepted socket, whose blocking calls `io_timeout` ends. `write_timeout` is the time limit for one batch
-    /// of replies.
+    /// Takes over an accepted socket, whose blocking calls end at the deadlines in `io_timeout`. `write_timeout` is the time
+    /// limit for one batch of replies.
     ///
     /// # Errors
-    /// The socket refuses its options, because the client has already reset the connection.
+    /// The socket options cannot be set, because the client has already reset the connection.
     pub fn new(
         socket: Arc<TcpStream>,
         io_timeout: Arc<IoTimeout>,
@@ -56,7 +56,7 @@ impl Transport {
         })
     }
 
-    /// Takes octets that were already read and belong to the handshake that comes next.
+    /// Takes octets of the next TLS handshake that were already read.
     pub fn prepend(&mut self, octets: Vec<u8>) {
         self.records.pending = octets;
     }
@@ -71,7 +71,7 @@ impl Transport {
         deadline: &Deadline,
     ) -> Result<NegotiatedTls, TransportError> {
         let mut tls = ServerConnection::new(config).map_err(TransportError::Tls)?;
-        // The output buffer of the connection is already bounded; rustls only holds its encrypted form.
+        // rustls needs no limit: the output of the connection is already bounded, and rustls only holds its encrypted form.
         tls.set_buffer_limit(None);
         let tls = self.tls.insert(Box::new(tls));
         while tls.is_handshaking() {
@@ -158,8 +158,8 @@ impl Transport {
         }
     }
 
-    /// Ends the connection after a last reply while the client may still be sending: sends close_notify, then discards what the
-    /// client sends, for a bounded time.
+    /// Ends the connection after a last reply, while the client may still be sending. Sends close_notify, then discards what
+    /// the client sends, for a bounded time.
     pub fn lingering_close(&mut self) {
         self.send_close_notify();
         self.records.socket.linger();
@@ -167,8 +167,9 @@ impl Transport {
 }
 
 impl RecordSocket {
-    /// Passes the pending octets or, if there are none, the result of one read to rustls; returns 0 at the end of the stream.
-    // Never inlined: its buffer would be part of every connection's stack, used or not.
+    /// Passes the pending octets to rustls, or the octets of one read if none are pending. Returns their number; 0 means
+    /// the end of the stream.
+    // Never inlined, because its buffer would then take space on the stack of every connection, even if unused.
     #[inline(never)]
     #[expect(
         clippy::indexing_slicing,
@@ -188,7 +189,7 @@ impl RecordSocket {
         self.process(tls, &buffer[..count])
     }
 
-    /// Passes octets to rustls, and keeps those that it does not take yet.
+    /// Passes octets to rustls, and keeps in `pending` the octets that rustls does not take yet. Returns the number of octets.
     fn process(
         &mut self,
         tls: &mut ServerConnection,
@@ -216,9 +217,9 @@ impl RecordSocket {
         }
     }
 
-    /// Reads what has arrived, without blocking, until the limit of unread plaintext is reached; returns whether it contains a
-    /// close_notify or the stream is broken.
-    // Never inlined: its buffer would be part of every connection's stack, used or not.
+    /// Reads what has arrived, without blocking, until the limit of unread plaintext is reached. Returns `true` if a
+    /// close_notify has arrived, or if the stream has ended or is broken.
+    // Never inlined, because its buffer would then take space on the stack of every connection, even if unused.
     #[inline(never)]
     #[expect(
         clippy::indexing_slicing,

@@ -10,7 +10,7 @@ pub enum TransportError {
     /// The deadline passed.
     #[error("timed out")]
     TimedOut,
-    /// Slots ran out, and the shorter deadline that holds then passed.
+    /// The shorter deadline at the current load passed, but the full deadline had not.
     #[error("slow while slots ran out")]
     Shed,
     /// The client or the network ended the connection.

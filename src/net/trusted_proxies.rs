@@ -11,7 +11,7 @@ pub struct TrustedProxies {
 }
 
 impl TrustedProxies {
-    /// Builds the list; blocks inside `::ffff:0:0/96` become the IPv4 blocks that they map.
+    /// Builds the list. A block inside `::ffff:0:0/96` is converted to the IPv4 block that it contains.
     pub fn new(blocks: impl IntoIterator<Item = IpNet>) -> TrustedProxies {
         TrustedProxies {
             blocks: blocks.into_iter().map(canonical).collect(),

@@ -1,4 +1,4 @@
-//! Linux interfaces: files opened as root, privileges, resource limits, signals.
+//! Linux interfaces: systemd, files opened as root, privileges, resource limits, signals.
 
 pub mod pid_file;
 pub mod privileges;

@@ -1,4 +1,4 @@
-//! PID_FILE: the process id of the running server, for scripts that send signals to it.
+//! PID_FILE holds the process id of the running server. Scripts read it to send signals to the server.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -18,8 +18,8 @@ pub struct PidFile {
 }
 
 impl PidFile {
-    /// Writes the id of this process. Call it after binding all ports: a second server that was started by mistake fails to bind
-    /// and must not overwrite the file.
+    /// Writes the id of this process. Call it after binding all ports: if a second server is started by mistake, it fails to
+    /// bind and does not overwrite the file.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -34,7 +34,7 @@ impl PidFile {
                 return Err(io::Error::other(NOT_REGULAR));
             }
             lock(&file);
-            // A stopping server holds the lock while it removes the file, and the file that was opened here may be the removed one.
+            // A stopping server removes the file while it holds the lock. If the open file was removed, open the path again.
             if tries.next().is_some() && !is_same_file(path, &file) {
                 continue;
             }
@@ -47,7 +47,7 @@ impl PidFile {
         }
     }
 
-    /// Returns the error that [`write`](PidFile::write) would return; changes nothing.
+    /// Returns the error that [`write`](PidFile::write) would return, if any. Changes nothing.
     pub fn check_writable(path: &Path) -> Option<io::Error> {
         let is_special = |metadata: &fs::Metadata| !metadata.is_file() && !metadata.is_dir();
         match path.metadata() {
@@ -62,13 +62,13 @@ impl PidFile {
     }
 
     /// Removes the file, or empties it if the folder does not permit removal. Changes nothing if the file contains another
-    /// process id: a server that was started while this one drained has written its own id.
+    /// process id: another server that was started while this server drained has written its own id.
     fn remove(&mut self) -> io::Result<()> {
         // If the path is a symbolic link, its target is removed; the link stays for the next start.
         let path = match fs::canonicalize(&self.path) {
             Ok(path) => path,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            // After the privilege drop the folder may be inaccessible.
+            // The folder may be inaccessible after the privilege drop.
             Err(_) => return self.empty(),
         };
         if is_same_file(&path, &self.file) {
@@ -78,7 +78,7 @@ impl PidFile {
                 false => Ok(()),
             };
         }
-        // The path names another file than the open one; a backup or an editor may have replaced it by a copy.
+        // The path names a different file than the open one. A backup or an editor may have replaced the file by a copy.
         let mut options = OpenOptions::new();
         let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
         let mut file = options.read(true).custom_flags(flags.bits()).open(&path)?;
@@ -103,15 +103,15 @@ impl PidFile {
 }
 
 impl Drop for PidFile {
-    /// Removes the file, also after a failed start.
+    /// Removes the file. This also happens after a failed start.
     fn drop(&mut self) {
         // Shutdown succeeds even if the file cannot be removed.
         let _ = self.remove();
     }
 }
 
-/// Locks the file against another server that writes or removes it. Continues without the lock after [`LOCK_TIMEOUT`]: another
-/// user could hold it for ever.
+/// Locks the file against another server that writes or removes it. Continues without the lock after [`LOCK_TIMEOUT`],
+/// because another user could hold the lock for ever.
 fn lock(file: &File) {
     let give_up_at = Instant::now() + LOCK_TIMEOUT;
     while let Err(TryLockError::WouldBlock) = file.try_lock() {
@@ -142,7 +142,7 @@ const NOT_REGULAR: &str = "not a regular file";
 /// How long to wait for another server that writes or removes the file.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 const LOCK_TICK: Duration = Duration::from_millis(5);
-/// Maximum number of attempts to open the file if another server removes it at the same time.
+/// Maximum number of repeated attempts to open the file, if other servers remove it at the same time.
 const MAX_TRIES: usize = 5;
-/// Maximum number of octets to read; more than any process id with its line end.
+/// Maximum number of octets to read. A process id with its line end is shorter.
 const MAX_OCTETS: u64 = 64;

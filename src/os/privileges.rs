@@ -1,4 +1,4 @@
-//! Permanent change from root to the configured user and group.
+//! Changes permanently from root to the configured user and group.
 
 use nix::sys::prctl;
 use nix::unistd::{
@@ -8,13 +8,13 @@ use nix::unistd::{
 /// The user and group to run as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The user id, GUID in the configuration.
+    /// The user id (GUID in the configuration).
     pub user: Uid,
-    /// The group id, SGID in the configuration.
+    /// The group id (SGID in the configuration).
     pub group: Gid,
 }
 
-/// Why privileges could not be dropped; the server does not start.
+/// Why privileges could not be dropped. The server then does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum PrivilegeError {
     /// A system call failed.
@@ -22,23 +22,23 @@ pub enum PrivilegeError {
     Refused {
         /// The requested user and group.
         identity: Identity,
-        /// The system call.
+        /// The name of the system call.
         step: &'static str,
-        /// Its error.
+        /// The error of the system call.
         source: nix::Error,
     },
-    /// The process could still become root afterwards.
+    /// The check after the change failed: privileges are not dropped completely.
     #[error("became user {user}, but {what}; this kernel does not drop privileges completely", user = .identity.user)]
     NotPermanent {
         /// The requested user and group.
         identity: Identity,
-        /// Which check failed.
+        /// What the check found.
         what: &'static str,
     },
 }
 
-/// Sets user and group for all threads, drops supplementary groups and the ability to gain privileges by exec, and checks
-/// that root cannot be regained. Does nothing if the process already runs as `identity`.
+/// Sets the user and group for all threads and drops supplementary groups, unless the process already runs as `identity`
+/// and is not root. In any case, drops the ability to gain privileges by exec, and checks that root cannot be regained.
 ///
 /// # Errors
 /// [`PrivilegeError`]; the process must not continue.
@@ -61,8 +61,8 @@ pub fn drop_to(identity: Identity) -> Result<(), PrivilegeError> {
     verify(identity, must_change)
 }
 
-/// Checks that root cannot be regained. If no id had to change, supplementary groups are allowed: the service manager may
-/// have granted them, for example to read the TLS key.
+/// Checks the user and group ids, and that root cannot be regained. Supplementary groups are allowed if the ids were already
+/// right at the start: the service manager may have granted the groups, for example to read the TLS key.
 fn verify(identity: Identity, has_changed: bool) -> Result<(), PrivilegeError> {
     let Identity { user, group } = identity;
     let users = getresuid().map(|ids| [ids.real, ids.effective, ids.saved]);

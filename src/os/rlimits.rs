@@ -1,12 +1,12 @@
-//! Limits of the process: open files, memory mappings, scheduler class.
+//! Limits of the process for open files and memory mappings, and its scheduling policy.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
 use scheduler::Policy;
 
-/// Raises the limit of open files to at least `needed` if possible; returns the limit now in force.
+/// Raises the limit of open files to at least `needed` if possible. Returns the limit that is then in force.
 ///
-/// The soft limit may always be raised to the hard limit; root may raise the hard limit too.
+/// Any user may raise the soft limit up to the hard limit; root may raise the hard limit too.
 pub fn raise_descriptor_limit(needed: u64) -> u64 {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
         return needed;
@@ -30,7 +30,7 @@ pub fn raise_descriptor_limit(needed: u64) -> u64 {
     soft
 }
 
-/// Returns the limit of memory mappings (`vm.max_map_count`), if it can be read.
+/// Returns the maximum number of memory mappings (`vm.max_map_count`), or `None` if it cannot be read.
 pub fn mapping_limit() -> Option<u64> {
     let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok()?;
     limit.trim().parse().ok()
@@ -38,12 +38,12 @@ pub fn mapping_limit() -> Option<u64> {
 
 /// Sets SCHED_BATCH for this thread and the threads that it starts.
 ///
-/// Under SCHED_OTHER a woken connection thread preempts another thread of this process in the middle of its commit or
-/// reply; SCHED_BATCH avoids that and saves about a seventh of the CPU per mail. A policy that the administrator chose
-/// (chrt(1), `CPUSchedulingPolicy=`) is kept.
+/// Under SCHED_OTHER, a connection thread that wakes up preempts another thread of this process in the middle of its commit
+/// or reply. SCHED_BATCH avoids that and saves about a seventh of the CPU time per mail. If the administrator chose another
+/// policy (chrt(1), `CPUSchedulingPolicy=`), that policy is kept.
 pub fn use_batch_scheduling() {
     if matches!(scheduler::get_self_policy(), Ok(Policy::Other)) {
-        // On failure the server only uses more CPU.
+        // If the call fails, the server only uses more CPU time.
         let _ = scheduler::set_self_policy(Policy::Batch, 0);
     }
 }

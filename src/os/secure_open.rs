@@ -1,7 +1,7 @@
-//! Opening files that the server writes, while the process may still be root, and changing their owner.
+//! Opens files that the server writes, and changes their owner. The process may still be root at that time.
 //!
-//! The folder may belong to the unprivileged user of the server, who could replace a file by a link. So root does not follow
-//! a symbolic link, and does not write to a file with several hard links.
+//! The folder may belong to the unprivileged user of the server, who could replace a file by a link. Therefore root does not
+//! follow a symbolic link, and does not write to a file with several hard links.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -12,8 +12,8 @@ use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::unistd::{AccessFlags, Gid, Uid, faccessat, geteuid};
 
-/// Opens a file with `options`. Does not block on a pipe without a reader; as root, rejects a symbolic link and a file with
-/// several hard links.
+/// Opens a file with `options`. Does not wait for the reader of a pipe. If the process is root, rejects a symbolic link and a
+/// file with several hard links.
 ///
 /// # Errors
 /// The system call fails, or the file is rejected.
@@ -36,14 +36,14 @@ pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     if is_root && metadata.is_file() && metadata.nlink() != 1 {
         return Err(io::Error::other(HARD_LINKED));
     }
-    // Only the open must not block; a write may, as the log has its own thread for writing.
+    // Only opening must not block. A write may block, because the log has its own writing thread.
     let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
     fcntl(&file, FcntlArg::F_SETFL(flags & !OFlag::O_NONBLOCK))?;
     Ok(file)
 }
 
-/// Returns the reason if the file could not be opened for writing or created. Does not open it: closing a pipe again would
-/// end the input of the program that reads from it.
+/// Returns the reason why the file cannot be opened for writing or created, if any. Does not open the file: if it is a pipe,
+/// closing it again would end the input of the program that reads from it.
 pub fn check_writable(path: &Path) -> Option<io::Error> {
     let is_root = geteuid().is_root();
     let is_link = (path.symlink_metadata()).is_ok_and(|metadata| metadata.is_symlink());
@@ -75,7 +75,7 @@ pub fn check_writable(path: &Path) -> Option<io::Error> {
     }
 }
 
-/// Changes owner and group of the file, so that the next start can write to it. Pipes and devices are left unchanged.
+/// Changes the owner and group of the file, so that the next start can write to it. Pipes and devices are left unchanged.
 ///
 /// # Errors
 /// The system call fails, or the owner is neither root nor `user`.

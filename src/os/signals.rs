@@ -1,4 +1,4 @@
-//! Signals, received by a thread that sends them as values over a channel.
+//! Receives signals in a thread, which sends them as values over a channel.
 
 use std::io;
 use std::sync::Arc;
@@ -10,33 +10,35 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
-/// The request that a signal makes to the server.
+/// What a signal requests from the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// SIGTERM or SIGINT: drain and stop; a second one stops at once.
+    /// SIGTERM or SIGINT: drain and stop. A second signal stops the server at once.
     Stop,
-    /// SIGHUP: read configuration, keys and certificates again.
+    /// SIGHUP: read the configuration, keys and certificates again.
     Reload,
     /// SIGUSR1: reopen the log file.
     ReopenLog,
 }
 
-/// The installed signal handlers; signals are queued until [`listen`](SignalListener::listen).
+/// The installed signal handlers. Signals are queued until [`listen`](SignalListener::listen) is called.
 pub struct SignalListener(Signals);
 
-/// Installs the signal handlers. Must run first: scripts send signals as soon as the port is bound or the PID file exists.
+/// Installs the signal handlers. Call it before anything else at startup, because scripts send signals as soon as the port
+/// is bound or the PID file exists.
 ///
 /// # Errors
 /// A signal handler cannot be installed.
 pub fn install_handlers() -> io::Result<SignalListener> {
-    // Without a handler, a write beyond RLIMIT_FSIZE would kill the process; with it, the write fails like on a full disk.
+    // Without a handler, a write beyond RLIMIT_FSIZE would kill the process. With a handler, the write fails, like a write to
+    // a full disk.
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
     Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map(SignalListener)
 }
 
 impl SignalListener {
-    /// Starts the thread that receives signals. Separate from [`install_handlers`], because no thread may exist before privileges are
-    /// dropped.
+    /// Starts the thread that receives signals. [`install_handlers`] does not start it, because no thread may exist before
+    /// privileges are dropped.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -51,7 +53,8 @@ impl SignalListener {
                     SIGUSR1 => Event::ReopenLog,
                     _ => Event::Stop,
                 };
-                // Further reloads and reopens add nothing while some are queued; a stop is always queued.
+                // While many events are queued, further reload and reopen events are useless and dropped. Stop events
+                // are always queued.
                 if event == Event::Stop || events.len() < MAX_EVENTS {
                     let _ = events.try_send(event);
                 }
@@ -66,8 +69,8 @@ impl SignalListener {
     }
 }
 
-/// Exits the process if the main thread does not receive a second stop request in time. The main thread may be blocked
-/// because a file system does not respond.
+/// Exits the process if the main thread does not receive a second stop request within [`STUCK_AFTER`]. The main thread may
+/// be blocked because a file system does not respond.
 fn exit_if_stuck(events: &Sender<Event>) {
     let give_up_at = Instant::now() + STUCK_AFTER;
     while !events.is_empty() {
@@ -82,7 +85,7 @@ fn exit_if_stuck(events: &Sender<Event>) {
 
 /// How long a second stop request may stay in the queue.
 const STUCK_AFTER: Duration = Duration::from_millis(500);
-/// Polling interval of that wait.
+/// How often [`exit_if_stuck`] checks the queue.
 const TICK: Duration = Duration::from_millis(10);
-/// Queue length for reload and reopen events; two more entries are for stop events.
+/// Maximum queue length for reload and reopen events. Two more entries are reserved for stop events.
 const MAX_EVENTS: usize = 8;

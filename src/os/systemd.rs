@@ -1,4 +1,4 @@
-//! Notifications to systemd (sd_notify(3)). Without NOTIFY_SOCKET in the environment they do nothing.
+//! Notifications to systemd (sd_notify(3)). If NOTIFY_SOCKET is not in the environment, nothing is sent.
 
 use sd_notify::NotifyState;
 
@@ -7,7 +7,7 @@ pub fn notify_ready() {
     notify(&[NotifyState::Ready]);
 }
 
-/// Notifies that a reload begins. `Type=notify-reload` requires the monotonic time with it.
+/// Notifies that a reload begins. The notification includes the monotonic time, which `Type=notify-reload` requires.
 pub fn notify_reloading() {
     let since = NotifyState::monotonic_usec_now();
     notify(&[

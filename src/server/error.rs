@@ -54,7 +54,7 @@ pub enum StartError {
     /// The SQLite file cannot be opened for writing.
     #[error("GM_SQLITE_FILE: {0}")]
     Store(SaveError),
-    /// REDIS_INTERFACE is not a URL.
+    /// REDIS_INTERFACE is not a valid address or URL.
     #[error(
         "{0}; expected \"127.0.0.1:6379\", a socket path or \"redis://user:pass@host:port/db\""
     )]

@@ -12,8 +12,8 @@ use crate::os::pid_file::PidFile;
 use crate::os::privileges::Identity;
 use crate::os::secure_open;
 
-/// Returns the user and group to change to, or `None` to keep those of the process. Keeping root requires that all
-/// listeners are on loopback.
+/// Returns the user and group to change to, or `None` to keep those of the process. The process may keep root only if
+/// all listeners are on loopback.
 ///
 /// # Errors
 /// [`StartError::StaysRoot`].
@@ -29,7 +29,7 @@ pub fn target_identity(config: &Config) -> Result<Option<Identity>, StartError> 
     Ok(None)
 }
 
-/// Fails if the process is root, is to stay root, and one of `addresses` is not loopback.
+/// Fails if the process is root, will not change its user (`identity` is `None`), and one of `addresses` is not loopback.
 ///
 /// # Errors
 /// [`StartError::StaysRoot`].
@@ -46,7 +46,7 @@ pub fn reject_root(
     }
 }
 
-/// Changes the owner of the log file and the PID file to `identity`, which must be able to write them again later.
+/// Changes the owner of the log file and the PID file to `identity`, so that this user can write them later.
 pub fn chown_files(identity: Identity, log_file: &LogFile, pid_file: Option<&PidFile>) {
     let log = log_file.chown_to(identity.user, identity.group);
     let pid = pid_file.map_or(Ok(()), |pid_file| {

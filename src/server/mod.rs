@@ -29,7 +29,7 @@ use crate::smtp::reply::{self, Reply};
 use crate::store::{OpenStore, TableColumns};
 use store_factory::StoreSource;
 
-/// A function that reads the configuration again, with the command line applied, and returns it with its warnings.
+/// A function that reads the configuration again, applies the command line, and returns the configuration and its warnings.
 pub type ConfigSource<'a> = &'a dyn Fn() -> Result<(Config, Vec<String>), String>;
 
 /// Runs the server with the configured store until SIGTERM or SIGINT.
@@ -51,7 +51,7 @@ pub fn run(
     )
 }
 
-/// Runs the server with a custom store instead of that of GM_STORE, on one writer thread.
+/// Runs the server with a custom store on one writer thread. GM_STORE is ignored.
 ///
 /// The writer thread calls `open`, and calls it again after a panic of the store. SIGHUP reloads only the TLS key and
 /// certificate.
@@ -106,8 +106,8 @@ fn tls_files(config: &Config) -> Option<TlsFiles> {
     })
 }
 
-/// Returns the settings of new sessions. The maximum lengths of recipients are those of the table that `schema`
-/// prints, until the store has read the columns of the real table.
+/// Returns the settings of new sessions. Until the store has read the columns of the real table, the maximum lengths of
+/// recipients are those of the table that `schema` prints.
 pub fn session_settings(config: &Config) -> SessionSettings {
     let host_name = match config.host_name.as_str() {
         "" => machine_host_name(),

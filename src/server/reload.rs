@@ -34,7 +34,7 @@ pub struct RunningServer<'a> {
 }
 
 impl RunningServer<'_> {
-    /// Reads the configuration again and applies it, all or nothing.
+    /// Reads the configuration again and applies it. If a step fails, the old configuration stays in force.
     pub fn reload(&mut self) {
         systemd::notify_reloading();
         match self.try_reload() {
@@ -50,7 +50,7 @@ impl RunningServer<'_> {
         systemd::notify_ready();
     }
 
-    /// Reopens the log file. If that fails, logging continues in the file that is open.
+    /// Reopens the log file. If that fails, logging continues in the old file.
     pub fn reopen_log(&self) {
         let format = log_format(&self.config);
         match self.log_file.reopen(&self.config.log_file, format) {
@@ -61,7 +61,8 @@ impl RunningServer<'_> {
         }
     }
 
-    /// Reads key and certificate again if a file has changed. If the new pair is invalid, the old one stays in use.
+    /// Reads the key and the certificate again if one of their files has changed. If the new pair is invalid, the old pair
+    /// stays in use.
     pub fn reload_certificate_if_changed(&self) {
         let settings = self.settings();
         let Some(tls) = settings.tls.as_ref().filter(|tls| tls.files_have_changed()) else {
@@ -115,7 +116,7 @@ impl RunningServer<'_> {
                 settings.session.configure(session_settings(&new_config));
                 (Arc::clone(&settings.session), settings.saver.clone())
             }
-            // The limits of the old store stay valid for the sessions that save to it.
+            // Sessions that save to the old store keep its settings and limits. New sessions get the settings of the new store.
             Some(store) => {
                 self.retired.extend(self.writers.take());
                 self.writers = store.writers;
@@ -163,7 +164,8 @@ fn count_certificate_reload(outcome: ReloadOutcome) {
     metrics::RELOADS.count((ReloadTarget::Certificate, outcome));
 }
 
-/// Copies the running values of keys that need a restart into `new_config`. Returns the keys whose new value is ignored.
+/// Copies the running values of the keys that need a restart into `new_config`. Returns the keys whose new values are
+/// ignored.
 fn keep_restart_only_values(new_config: &mut Config, running: &Config) -> Vec<&'static str> {
     fn keep<T: Clone + PartialEq>(new_config: &mut T, running: &T) -> bool {
         let differs = new_config != running;
@@ -173,7 +175,7 @@ fn keep_restart_only_values(new_config: &mut Config, running: &Config) -> Vec<&'
         differs
     }
     if new_config.store != running.store {
-        // The new table name belongs to the new store, which needs a restart.
+        // The new table name is meant for the new store, and a change of the store needs a restart.
         new_config.mail_table.clone_from(&running.mail_table);
     }
     let restored = [
@@ -214,8 +216,8 @@ fn keep_restart_only_values(new_config: &mut Config, running: &Config) -> Vec<&'
     differ.map(|(key, _)| key).collect()
 }
 
-/// Loads the key and certificate of the new configuration. If the paths are the same and permission is denied, because
-/// only root could read the key, the old pair stays in use.
+/// Loads the key and certificate of the new configuration. If permission is denied, because only root can read the key,
+/// and the paths have not changed, the old pair stays in use.
 fn reload_tls(
     new_config: &Config,
     running: Option<&TlsCredentials>,

@@ -20,15 +20,15 @@ pub fn check_limits(config: &Config) {
 }
 
 fn needed_descriptors(config: &Config) -> usize {
-    // A listener may accept one connection beyond GM_MAX_CLIENTS, to reply 421.
+    // Each listener has its socket and at most one connection beyond GM_MAX_CLIENTS, to which the server replies 421.
     let listeners = 2 * listen_addresses(config).count();
     let http = http_addresses(config).count() * (2 + http::MAX_CONNECTIONS);
-    // After a reload two stores may be open: sessions that started before it still save to the old one.
+    // After a reload two stores may be open: sessions that started before the reload still save to the old store.
     let stores = 2 * store_descriptors(config);
     config.max_clients + listeners + http + stores + SPARE_DESCRIPTORS
 }
 
-/// Returns the most descriptors that a store holds open at once.
+/// Returns the maximum number of descriptors that a store holds open at the same time.
 fn store_descriptors(config: &Config) -> usize {
     match config.store {
         StoreKind::Discard => 0,
@@ -37,10 +37,10 @@ fn store_descriptors(config: &Config) -> usize {
     }
 }
 
-/// Returns the most descriptors that the MySQL store holds open.
+/// Returns the maximum number of descriptors that the MySQL store holds open.
 ///
-/// Each writer has one connection, and a second one while it looks up the outcome of a COMMIT. With several hosts, the
-/// probe thread has a connection to each. Each thread of the pool may have one that it is opening.
+/// Each writer has one connection, and a second connection while it looks up the outcome of a COMMIT. If there are
+/// several hosts, the probe thread has a connection to each host. Each thread of the pool may be opening a connection.
 fn mysql_descriptors(config: &Config) -> usize {
     let hosts = match config.mysql_hosts.len() {
         1 => 0,
@@ -49,8 +49,8 @@ fn mysql_descriptors(config: &Config) -> usize {
     2 * config.save_workers + hosts + POOL_THREADS
 }
 
-/// Returns the most descriptors that Redis needs: for each writer one to each node, and two for queries of slots and of
-/// a node's settings.
+/// Returns the maximum number of descriptors that Redis needs: one for each node and writer, and two to query the slots
+/// and the settings of a node.
 fn redis_descriptors(config: &Config) -> usize {
     let nodes = match config.redis_urls.len() {
         0 => return 0,
@@ -62,10 +62,10 @@ fn redis_descriptors(config: &Config) -> usize {
 
 /// Descriptors of the SQLite store: the database file, its WAL, the WAL index, and the descriptor that identifies the file.
 const SQLITE_DESCRIPTORS: usize = 4;
-/// Threads with which r2d2 opens connections (its default).
+/// Number of threads that r2d2 uses to open connections (its default).
 const POOL_THREADS: usize = 3;
-/// Nodes assumed for a Redis Cluster: three with slots, the minimum, and a replica for each, which may take over without
-/// being configured.
+/// Minimum number of nodes assumed for a Redis Cluster: three nodes with slots (the fewest possible) and a replica of
+/// each. A replica may take over even if it is not configured.
 const MIN_CLUSTER_NODES: usize = 6;
 /// Descriptors of the log, signals, standard streams, the resolver and libraries.
 const SPARE_DESCRIPTORS: usize = 64;

@@ -11,7 +11,7 @@ use crate::net::listener::Listener;
 use crate::os::signals::Event;
 use crate::store::Writers;
 
-/// A second stop request has arrived: the process exits without waiting any longer.
+/// A second stop request has arrived: the process must exit at once.
 pub struct ImmediateStop;
 
 /// Drains the connections, then flushes and closes the store.
@@ -64,7 +64,7 @@ fn wait_for_clients(
     Ok(())
 }
 
-/// Waits up to [`DRAIN_TICK`] for an event. Also takes that long if the signal thread has ended, so that the caller's loop
+/// Waits up to [`DRAIN_TICK`] for an event. If the signal thread has ended, waits the full time, so that the caller's loop
 /// does not spin.
 fn next_event(events: &Receiver<Event>) -> Option<Event> {
     match events.recv_timeout(DRAIN_TICK) {
@@ -77,7 +77,7 @@ fn next_event(events: &Receiver<Event>) -> Option<Event> {
     }
 }
 
-/// Waits until the writers have saved the queued mails and closed the store, until `give_up_at` plus [`STORE_TIMEOUT`].
+/// Waits for the writers to save the queued mails and close the store, at most until `give_up_at` plus [`STORE_TIMEOUT`].
 fn close_store(
     writers: Vec<Writers>,
     events: &Receiver<Event>,
@@ -88,7 +88,7 @@ fn close_store(
         .name("finish".to_owned())
         .spawn(move || {
             writers.into_iter().for_each(Writers::drain_and_join);
-            // Fails if `close_store` has returned at its time limit.
+            // The send fails if `close_store` has already returned at its time limit.
             let _ = done.send(());
         });
     while closer.is_ok() && finished.recv_timeout(DRAIN_TICK) == Err(RecvTimeoutError::Timeout) {

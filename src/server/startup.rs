@@ -57,7 +57,7 @@ pub fn run(
     if let Some(identity) = identity {
         drop_privileges(identity, &files, reload_config)?;
     }
-    // Must precede the first thread, because threads inherit the scheduling policy.
+    // This call must precede the start of the first thread, because threads inherit the scheduling policy.
     rlimits::use_batch_scheduling();
     let OpenFiles {
         log_file,
@@ -88,7 +88,6 @@ struct Sockets {
     nginx: Option<Arc<Listener>>,
 }
 
-/// Binds the listeners of all services.
 fn bind(config: &Config, identity: Option<Identity>) -> Result<Sockets, StartError> {
     let smtp = listeners::bind_all(config)?;
     // `target_identity` has checked the configured addresses; sockets inherited from systemd may have others.
@@ -129,7 +128,7 @@ fn open_files_as_root(
     })
 }
 
-/// Changes to `identity` permanently, and warns if that user cannot read the files that a reload reads.
+/// Changes to `identity` permanently, and warns if that user cannot read the files that a reload needs.
 fn drop_privileges(
     identity: Identity,
     files: &OpenFiles,
@@ -216,7 +215,7 @@ fn serve(
     let pool = Arc::clone(&server.pool);
     let listeners: Vec<_> = sockets.smtp.into_iter().chain(sockets.nginx).collect();
     let stopped = shutdown::shut_down(&pool, &listeners, server.into_writers(), events);
-    // The status endpoints stay available during the shutdown.
+    // The status endpoints are closed last, so that they stay available during the shutdown.
     if let Some(listener) = sockets.status {
         listener.close();
     }
@@ -229,7 +228,8 @@ fn serve(
     log::info!("stopped");
 }
 
-/// Handles reload and log reopen requests until a stop request, and checks the certificate files in between.
+/// Handles reload and log reopen requests until a stop request. Checks the certificate files each time that no event
+/// arrives for [`CERTIFICATE_CHECK_INTERVAL`].
 fn handle_events(server: &mut RunningServer, events: &Receiver<Event>) {
     loop {
         match events.recv_timeout(CERTIFICATE_CHECK_INTERVAL) {

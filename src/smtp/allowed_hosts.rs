@@ -118,7 +118,7 @@ impl DomainNames {
 fn check_domain(text: &str) -> Result<Box<str>, String> {
     let is_long = |label: &str| label.len() > MAX_LABEL_OCTETS;
     let canonical = match text.len() {
-        // The limit also bounds the conversion: the time for Punycode grows with the square of the length.
+        // The limit also bounds the time of the conversion: Punycode takes time that grows with the square of the length.
         ..=MAX_TEXT_OCTETS => domain::canonical(text),
         _ => Cow::Borrowed(text),
     };
@@ -160,12 +160,12 @@ fn suggest_item(text: &str) -> String {
     DOMAIN_EXAMPLES.to_owned()
 }
 
-/// Suggestion if no more specific one is known.
+/// The suggestion for an item if no more specific suggestion is known.
 const DOMAIN_EXAMPLES: &str = "domains such as \"example.com,*.example.org\"";
 
 /// Maximum length of a domain in a path (255 octets) with a trailing dot, which takes up to 3 octets in UTF-8.
 const MAX_TEXT_OCTETS: usize = 258;
-/// Maximum length of a domain name as text: 255 octets less the length octets of the first label and of the root
+/// Maximum length of a domain name as text: 255 octets minus the length octets of the first label and of the root
 /// (RFC 1035 §2.3.4).
 const MAX_NAME_OCTETS: usize = 253;
 /// Maximum length of a label (RFC 1035 §2.3.4).

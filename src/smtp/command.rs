@@ -22,7 +22,7 @@ pub enum Verb {
     Quit,
     StartTls,
     Xclient,
-    /// A verb of an RFC or in common use that is not implemented; the reply is 502.
+    /// A verb that is defined in an RFC or commonly used, but not implemented; the reply is 502.
     NotImplemented,
 }
 
@@ -63,9 +63,9 @@ pub enum CommandError {
     BadReversePath,
     /// The forward-path is malformed.
     BadForwardPath,
-    /// The forward-path has two domains (`a@b@c`), a known trick against relays.
+    /// The forward-path has two domains (`a@b@c`), a known trick to make a server relay mail.
     TwoDomains,
-    /// The address is not ASCII and the transaction was begun without SMTPUTF8.
+    /// The address is not ASCII, but MAIL did not have the parameter SMTPUTF8.
     NeedsSmtpUtf8,
 }
 
@@ -106,8 +106,8 @@ fn trim_spaces(mut octets: &[u8]) -> &[u8] {
     octets
 }
 
-/// Returns whether the line begins like an HTTP request. A web page can make a browser send one to this port
-/// ([ALPACA](https://alpaca-attack.com)), and its body must not be executed as SMTP commands.
+/// Returns whether the line begins like an HTTP request. A web page can make a browser send an HTTP request to this port
+/// ([ALPACA](https://alpaca-attack.com)); the body of the request must not be executed as SMTP commands.
 pub fn is_http_request(line: &[u8]) -> bool {
     HTTP_METHODS.iter().any(|verb| {
         line.get(..verb.len())
@@ -115,17 +115,14 @@ pub fn is_http_request(line: &[u8]) -> bool {
     })
 }
 
-/// Returns whether the line begins with BDAT in any form, so that octets of a chunk probably follow.
+/// Returns whether the line begins with BDAT, even with invalid arguments: octets of a chunk probably follow it.
 pub fn begins_with_bdat(line: &[u8]) -> bool {
     let word = trim_spaces(line).get(..4);
     word.is_some_and(|word| word.eq_ignore_ascii_case(b"BDAT"))
 }
 
-/// Parses the argument of HELO or EHLO. RFC 5321 requires a domain or an address literal, but clients send other text:
-/// up to [`MAX_HELO_OCTETS`] octets without control characters are accepted.
-///
-/// # Errors
-/// [`CommandError::NoHeloName`], [`CommandError::BadOctets`], or [`CommandError::BadArgument`] if the name is too long.
+/// Parses the argument of HELO or EHLO. RFC 5321 requires a domain or an address literal, but some clients send other
+/// text. Up to [`MAX_HELO_OCTETS`] octets without control characters are accepted.
 pub fn helo_name(argument: &[u8]) -> Result<&str, CommandError> {
     let name = printable(argument)?;
     match name.len() {
@@ -167,7 +164,8 @@ impl MailCommand {
     }
 }
 
-/// Parses the argument of RCPT. No offered extension defines a parameter for RCPT.
+/// Parses the argument of RCPT. No offered extension defines a parameter for RCPT. `smtputf8` tells whether MAIL had the
+/// parameter SMTPUTF8.
 ///
 /// # Errors
 /// [`CommandError`]; octets are checked first, then the path, then the parameters.
@@ -212,7 +210,8 @@ pub fn printable(argument: &[u8]) -> Result<&str, CommandError> {
     Ok(text)
 }
 
-/// Returns the text after `FROM:` or `TO:` (in any case) and after spaces, which many senders put after the colon.
+/// Returns the text after `FROM:` or `TO:` (in upper or lower case). Spaces after the colon are skipped, because many
+/// senders put them there.
 fn after_keyword<'a>(argument: &'a str, keyword: &str) -> Result<&'a str, CommandError> {
     match argument.split_at_checked(keyword.len()) {
         Some((word, rest)) if word.eq_ignore_ascii_case(keyword) => Ok(rest.trim_start()),

@@ -109,7 +109,7 @@ impl Reservation {
 
     /// Shrinks the reservation to `octets`; does nothing if it is smaller.
     pub fn shrink_to(&mut self, octets: usize) {
-        // At most the octets of this reservation, so the shared counter cannot fall below 0.
+        // `less` is at most the size of this reservation, so the shared counter cannot fall below 0.
         let less = self.octets.saturating_sub(octets);
         self.budget.shared.in_use.fetch_sub(less, Ordering::Relaxed);
         self.octets -= less;
@@ -135,7 +135,7 @@ impl Content {
         }
     }
 
-    /// Returns the octets of the message, after dot-stuffing was removed.
+    /// Returns the octets of the message, without dot-stuffing.
     pub fn octets(&self) -> &[u8] {
         &self.octets
     }
@@ -146,7 +146,7 @@ impl Content {
         copy.grow_to(octets).then_some(copy)
     }
 
-    /// Appends all of `more` or nothing.
+    /// Appends all of `more`, or nothing if an error is returned.
     ///
     /// # Errors
     /// [`ContentError`]; the content is unchanged.
@@ -169,7 +169,7 @@ impl Content {
             .min(self.max_octets);
         // If the larger capacity is not available, the exact size is tried.
         for capacity in [capacity, sum] {
-            // Both capacities are larger than the present length: `sum` is, and it is at most `max_octets`.
+            // The subtraction cannot underflow: both capacities are at least `sum`, which is at most `max_octets`.
             let more = capacity - self.octets.len();
             if self.reservation.grow_to(capacity) && self.octets.try_reserve_exact(more).is_ok() {
                 return Ok(());
@@ -179,7 +179,8 @@ impl Content {
     }
 }
 
-/// Growth factor of the buffer: content of 256 KiB is copied three times. Unused capacity is not resident memory.
+/// Growth factor of the buffer: content of 256 KiB is copied three times while it grows. Unused capacity takes no
+/// resident memory.
 const GROWTH_FACTOR: usize = 4;
 /// Smallest capacity of the buffer in octets.
 const MIN_CAPACITY: usize = 4_096;

@@ -9,7 +9,7 @@ use super::content::{Content, ContentError};
 
 /// The destination of received content: memory, or nothing after an error.
 ///
-/// The same [`DataReader`] finds the end of the message in both cases.
+/// [`DataReader`] finds the end of the message in both cases.
 #[derive(Debug)]
 pub enum ContentSink {
     /// Content is stored.
@@ -31,7 +31,8 @@ pub struct DataReader {
 /// The result of [`DataReader::read`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct DataProgress {
-    /// Number of consumed octets. Up to two octets at the end of the input stay unread until more octets arrive.
+    /// Number of consumed octets. Up to two octets at the end of the input stay unread until more octets arrive, because they
+    /// may belong to the end of the message.
     pub used: usize,
     /// Whether the end of the message was found; the next octet begins a command.
     pub is_end_of_message: bool,
@@ -47,7 +48,7 @@ impl ContentSink {
         }
     }
 
-    /// Returns the error because of which content is discarded; `None` while content is stored.
+    /// Returns the error that caused the content to be discarded; `None` while content is stored.
     pub fn error(&self) -> Option<ContentError> {
         match self {
             ContentSink::Storing(_) => None,
@@ -101,7 +102,7 @@ impl DataReader {
         &self.sink
     }
 
-    /// Returns the received content, or the error because of which it was discarded.
+    /// Returns the received content, or the error that caused it to be discarded.
     pub fn into_sink(self) -> ContentSink {
         self.sink
     }
@@ -128,7 +129,8 @@ mod tests {
     use super::super::content::MemoryBudget;
     use super::*;
 
-    /// Content or the error because of which it was discarded, and the octets after the end of the message.
+    /// The content, or the error that caused it to be discarded, with the octets after the end of the message. `None` if the
+    /// message has no end.
     type Outcome = Option<(Result<Vec<u8>, ContentError>, Vec<u8>)>;
     type Case = (&'static [u8], Option<(&'static [u8], &'static [u8])>);
 

@@ -9,8 +9,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 
-/// Returns whether `text` is a domain in a path: labels of letters, digits, hyphens, underscores (which are common
-/// although the RFC does not allow them) and non-ASCII characters (RFC 6531), with or without a trailing dot.
+/// Returns whether `text` is a domain in a path, with or without a trailing dot. Labels consist of letters, digits,
+/// hyphens, underscores and non-ASCII characters (RFC 6531). RFC 5321 does not allow underscores, but they are common.
 pub fn is_domain(text: &str) -> bool {
     let is_label = |label: &str| {
         !label.is_empty()
@@ -31,7 +31,7 @@ pub fn is_address_literal(text: &str) -> bool {
 }
 
 /// Returns the canonical form of a domain or an address literal: lower-case A-labels without a trailing dot, or the
-/// address in the notation of the standard library. Two spellings of the same domain have the same canonical form.
+/// address as the standard library formats it. Two spellings of the same domain have the same canonical form.
 ///
 /// A label that is not a valid IDN is only converted to ASCII lower case. A name that consists of lower-case ASCII and
 /// has no A-labels is not copied.
@@ -56,7 +56,8 @@ pub fn without_trailing_dot(text: &str) -> &str {
 
 fn to_a_labels(domain: &str) -> String {
     let name = without_trailing_dot(domain);
-    // The rules for right-to-left scripts apply to all labels together, so the whole name is converted first.
+    // The rules for right-to-left scripts apply to all labels together, so the whole name is converted first. If that
+    // fails, each label is converted separately.
     uts46_to_ascii(name).unwrap_or_else(|| {
         let labels: Vec<String> = name
             .split(is_dot)
@@ -75,7 +76,7 @@ fn uts46_to_ascii(name: &str) -> Option<String> {
             DnsLength::Ignore,
         )
         .ok()?;
-    // A label of characters that UTS 46 ignores, such as the soft hyphen, becomes empty.
+    // A label that consists only of characters that UTS 46 ignores, such as the soft hyphen, becomes empty.
     let has_every_label = ascii.split('.').all(|label| !label.is_empty());
     has_every_label.then(|| ascii.into_owned())
 }
@@ -158,7 +159,7 @@ mod tests {
                 "_x.xn--mnster-3ya.test",
             ),
             (&[long.as_str()], long_a_label.as_str()),
-            // Invalid A-labels are compared as they are.
+            // Invalid A-labels are only converted to lower case.
             (
                 &["xn--zzzz---.test", "XN--zzzz---.Test."],
                 "xn--zzzz---.test",

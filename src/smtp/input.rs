@@ -2,8 +2,8 @@
 
 /// A buffer of received octets: reads append at its end, the parser consumes from its start.
 ///
-/// It starts small, because thousands of idle clients each have one, and grows while reads fill it.
-/// `octets[start..end]` is unread, the rest is spare.
+/// The buffer starts small, because thousands of idle clients have one each. It grows while reads fill it.
+/// `octets[start..end]` is unread; the octets after `end` are spare space.
 pub struct InputBuffer {
     octets: Vec<u8>,
     start: usize,
@@ -43,7 +43,7 @@ impl InputBuffer {
     }
 
     /// Returns spare space for the next read: at least one octet, at most 32 KiB. An empty buffer begins with
-    /// `initial_size`.
+    /// `initial_size` octets.
     ///
     /// After the read, call [`advance`](InputBuffer::advance).
     pub fn spare_mut(&mut self, initial_size: usize) -> &mut [u8] {
@@ -88,7 +88,7 @@ impl InputBuffer {
         }
     }
 
-    /// Appends `octets` that were received by other means.
+    /// Appends `octets` that were not read into this buffer, such as the octets after a PROXY header.
     pub fn push(&mut self, octets: &[u8]) {
         let mut rest = octets;
         while !rest.is_empty() {

@@ -11,16 +11,16 @@ pub struct LineReader {
     is_discarding: bool,
 }
 
-/// The beginning of the unread input, as [`LineReader::next_line`] finds it.
+/// The result of [`LineReader::next_line`]: what the unread input begins with.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Line {
     /// A complete line with this number of octets, including CR LF. The line is not consumed yet.
     Complete(usize),
-    /// A line without its end.
+    /// The end of the line has not been received yet.
     Partial,
-    /// More than [`MAX_LINE_OCTETS`] without a line end. Returned once; the rest of the line is discarded as it arrives.
+    /// A line longer than [`MAX_LINE_OCTETS`]. Returned once per line; the octets of the line are discarded as they arrive.
     TooLong,
-    /// A line feed without a carriage return before it. The octets after it cannot be trusted to be a command.
+    /// A line feed without a carriage return before it. The octets after it must not be trusted as commands.
     BareLf,
 }
 

@@ -35,7 +35,7 @@ struct Mailbox {
 pub enum PathError {
     /// The path does not follow the grammar.
     Malformed,
-    /// The path has the form `a@foreign@ours`, an unquoted local-part that contains `@`: a known trick against relays.
+    /// The path has the form `a@foreign@ours`: an unquoted local-part contains `@`, a known trick to make a server relay mail.
     TwoDomains,
 }
 
@@ -66,7 +66,7 @@ impl ReversePath {
 impl ForwardPath {
     /// Parses a path that begins with `<`; returns the path and the text after its `>`.
     ///
-    /// The length is limited only by the length of a command line; the caller checks whether the path fits its column.
+    /// Only the maximum length of a command line limits the path. The caller checks whether the path fits its column.
     ///
     /// # Errors
     /// [`PathError`].
@@ -77,7 +77,7 @@ impl ForwardPath {
         }
         let canonical_domain = match mailbox.domain.as_deref().map(domain::canonical) {
             Some(Cow::Owned(canonical)) => Some(canonical.into_boxed_str()),
-            // `Borrowed` differs from the given domain at most by the trailing dot.
+            // A `Borrowed` canonical domain differs from the given domain at most by the trailing dot, so it is not stored.
             Some(Cow::Borrowed(_)) | None => None,
         };
         let path = ForwardPath {
@@ -163,7 +163,7 @@ fn skip_source_route(inside: &str) -> Result<&str, PathError> {
     is_route.then_some(rest).ok_or(PathError::Malformed)
 }
 
-/// Splits the input after the local-part, a non-empty dot-string or quoted string.
+/// Splits the input after the local-part, which is a dot-string or a quoted string and must not be empty.
 fn split_local_part(input: &str) -> Result<(&str, &str), PathError> {
     let end = if input.starts_with('"') {
         quoted_string_end(input)?

@@ -1,4 +1,4 @@
-//! The settings by which a session answers commands.
+//! The settings that determine how a session answers commands.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -16,17 +16,17 @@ pub trait RecipientLimits: Debug + Send + Sync {
 /// The settings of a session.
 #[derive(Clone, Debug)]
 pub struct SessionSettings {
-    /// Host name in the greeting, the EHLO reply and Received.
+    /// Host name in the greeting, the EHLO reply and the Received field.
     pub host_name: String,
     /// Domain of the address in column `to`.
     pub primary_mail_host: String,
     /// Recipient domains that are accepted.
     pub allowed_hosts: AllowedHosts,
-    /// Maximum size of one message's content, advertised by SIZE.
+    /// Maximum size of the content of one message in octets, advertised by SIZE.
     pub max_content_octets: usize,
-    /// Maximum number of recipients in one transaction; more get 452.
+    /// Maximum number of recipients in one transaction; further recipients are rejected with 452.
     pub max_recipients: usize,
-    /// Limits of the store; recipients beyond them get 553.
+    /// Limits of the store for recipients; a recipient that exceeds them is rejected with 553.
     pub recipient_limits: Arc<dyn RecipientLimits>,
     /// Whether command lines are kept for the log ([`Session::take_last_command`](super::Session::take_last_command)).
     pub verbose: bool,

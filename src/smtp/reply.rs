@@ -31,12 +31,13 @@ impl Reply {
         }
     }
 
-    /// Returns the greeting `220 <host> ESMTP`, without product name and enhanced status (RFC 2034 §4).
+    /// Returns the greeting `220 <host> ESMTP`. It has no product name, and no enhanced status (RFC 2034 §4).
     pub fn greeting(host_name: &str) -> Reply {
         Reply::new(220, None, format!("{host_name} ESMTP").into())
     }
 
-    /// Returns the reply to a saved message; it may be sent only after COMMIT.
+    /// Returns the reply to a message that was saved with this mail id. It may be sent only after the store has committed the
+    /// mail.
     pub fn queued(id: &str) -> Reply {
         let text = format!("OK : queued as {id}");
         Reply::new(250, Some(EnhancedStatus(2, 0, 0)), text.into())
@@ -47,7 +48,7 @@ impl Reply {
         self.code
     }
 
-    /// Returns the code with the enhanced status (`550 5.7.1`), and the text. nginx's auth_http needs them separately.
+    /// Returns the code with the enhanced status (`550 5.7.1`), and the text. nginx's auth_http needs both separately.
     pub fn status_and_text(&self) -> (String, &str) {
         let status = match self.enhanced {
             Some(EnhancedStatus(class, subject, detail)) => {
@@ -89,7 +90,7 @@ fn push_digits(output: &mut Vec<u8>, number: u16) {
     }
 }
 
-/// Declares a constant for each fixed reply, and for the tests `ALL` with the names and replies.
+/// Declares a constant for each fixed reply and, for the tests, a list `ALL` of their names and values.
 macro_rules! replies {
     ($($name:ident = $code:literal $class:literal . $subject:literal . $detail:literal $text:literal;)*) => {
         $(

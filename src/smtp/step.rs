@@ -23,9 +23,9 @@ pub enum Step {
     Reply(Reply),
     /// Save the complete message, then send the reply that depends on the result.
     Save(Envelope, Content),
-    /// Send the reply, do the TLS handshake, then call [`Session::tls_started`](super::Session::tls_started).
+    /// Send the reply, perform the TLS handshake, then call [`Session::tls_started`](super::Session::tls_started).
     ///
-    /// No input is unread at this step: commands that were sent in plaintext after STARTTLS must not be executed
+    /// The input buffer is empty at this step: commands that were sent in plaintext after STARTTLS must not be executed
     /// (CVE-2011-0411).
     StartTls(Reply),
     /// Use this client address, which a trusted proxy passed on, and queue the reply.
@@ -82,15 +82,15 @@ pub enum Expecting {
     Content,
 }
 
-/// The progress of the content that is received now or was received last.
+/// The progress of the current content, or of the last content if none is being received.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ContentProgress {
     /// Sequence number of the message: incremented by DATA, by the first BDAT of a message and by each rejected BDAT that is
     /// counted as an error.
     pub number: u64,
-    /// Octets of the message that were received, in all of its chunks.
+    /// Number of octets of the message that were received, in all of its chunks.
     pub octets: u64,
-    /// Octets of the message that were discarded.
+    /// Number of octets of the message that were discarded.
     pub discarded: u64,
 }
 
@@ -109,6 +109,6 @@ pub struct SessionStats {
     pub data: u64,
     /// Erroneous commands.
     pub errors: u64,
-    /// Steps other than [`Step::NeedInput`]. The connection begins a new timeout when this number changes.
+    /// Number of steps other than [`Step::NeedInput`]. The connection begins a new timeout when this number changes.
     pub replies: u64,
 }

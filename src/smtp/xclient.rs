@@ -13,7 +13,7 @@ use super::command::{self, CommandError};
 pub struct XclientAttributes {
     /// Value of ADDR.
     pub address: ClientAddress,
-    /// Value of HELO; `None` if the attribute is missing or `[UNAVAILABLE]`.
+    /// Value of HELO; `None` if the attribute is missing, `[UNAVAILABLE]` or `[TEMPUNAVAIL]`.
     pub helo_name: Option<String>,
 }
 
@@ -23,7 +23,7 @@ pub enum ClientAddress {
     /// The command has no ADDR.
     #[default]
     NotGiven,
-    /// The proxy sent `[UNAVAILABLE]`; the server uses the proxy's own address.
+    /// The proxy sent `[UNAVAILABLE]` or `[TEMPUNAVAIL]`; the server uses the proxy's own address.
     Unknown,
     /// The proxy sent this address; an IPv4-mapped address is converted to IPv4.
     Known(IpAddr),
@@ -33,7 +33,7 @@ impl XclientAttributes {
     /// Parses the argument of XCLIENT: `1*(SP name "=" value)`, each name at most once, in any order and any case.
     ///
     /// A value is xtext ([RFC 3461 §4](https://www.rfc-editor.org/rfc/rfc3461#section-4)) of 1 to 255 octets. Control
-    /// characters are rejected after decoding, so an escape cannot smuggle in a line end.
+    /// characters are rejected after decoding, so a value cannot contain an encoded line end.
     ///
     /// # Errors
     /// [`CommandError::BadArgument`], or [`CommandError::BadOctets`] for control characters and invalid UTF-8.
@@ -72,13 +72,14 @@ impl XclientAttributes {
     }
 }
 
-/// The state of a session with a trusted proxy: the attributes of its client.
+/// The attributes of the client that a trusted proxy passed on in this session.
 #[derive(Debug)]
 pub struct TrustedProxy {
     was_applied: bool,
     address: ClientAddress,
-    /// Whether XCLIENT with another address is rejected. After the first accepted RCPT, nginx passes the client's octets on unchanged;
-    /// a load balancer with PROXY headers does so from the start. A later XCLIENT therefore comes from the client.
+    /// Whether an XCLIENT that changes the client address is rejected. Set once the proxy forwards the client's octets
+    /// unchanged, because XCLIENT may then come from the client: with nginx after the first accepted RCPT, with a PROXY
+    /// header from the start.
     is_address_locked: bool,
     helo_name: Option<String>,
 }
@@ -94,8 +95,8 @@ impl TrustedProxy {
         }
     }
 
-    /// Applies the attributes; an attribute that is missing keeps its earlier value. If the address is locked and
-    /// `attributes` has a different one, returns `false` and changes nothing.
+    /// Applies the attributes; a missing attribute keeps its earlier value. If the address is locked and `attributes` has a
+    /// different address, returns `false` and changes nothing.
     pub fn apply(&mut self, attributes: XclientAttributes) -> bool {
         if attributes.address != ClientAddress::NotGiven {
             if self.is_address_locked && attributes.address != self.address {
@@ -108,7 +109,8 @@ impl TrustedProxy {
         true
     }
 
-    /// Locks the address, if XCLIENT was accepted: after the first accepted recipient the client can send commands itself.
+    /// Locks the address if XCLIENT was accepted. Called after the first accepted recipient: from then on the proxy forwards
+    /// the client's commands unchanged.
     pub fn lock_address(&mut self) {
         self.is_address_locked |= self.was_applied;
     }
@@ -134,7 +136,7 @@ enum Attribute {
     Text,
 }
 
-/// Returns the attribute with that name and its bit in the set of names that were seen.
+/// Returns the bit of this attribute in the set of received names, and its kind.
 fn find_attribute(name: &str) -> Option<(u8, Attribute)> {
     let mut attributes = ATTRIBUTES.iter().enumerate();
     let (index, (_, kind)) = attributes.find(|(_, (known, _))| known.eq_ignore_ascii_case(name))?;

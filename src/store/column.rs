@@ -13,10 +13,10 @@ pub struct Column {
     pub charset: Charset,
 }
 
-/// The columns of a recipient, which is rejected if it does not fit into them and never truncated.
+/// The columns that hold a recipient's address. An address that does not fit is rejected at RCPT and never truncated.
 #[derive(Clone, Copy, Debug)]
 pub struct RecipientColumns {
-    /// The columns that hold a recipient: an address that does not fit is rejected at RCPT and never truncated.
+    /// Column `to`.
     pub to: Column,
     /// Column `recipient`.
     pub recipient: Column,
@@ -72,8 +72,8 @@ impl Column {
         self.width.is_wide_enough_for(text) && self.charset.holds(text)
     }
 
-    /// Returns `text` made to fit: characters outside the character set become U+FFFD or `?`, and the rest is truncated on a
-    /// character boundary.
+    /// Returns `text`, changed if it does not fit: characters outside the character set become U+FFFD or `?`, and the result is
+    /// truncated at a character boundary.
     #[expect(
         clippy::string_slice,
         reason = "both ways of counting end between characters"
@@ -109,7 +109,7 @@ impl Width {
         }
     }
 
-    /// Returns the maximum in its unit.
+    /// Returns the maximum length, in octets or characters depending on the column type.
     pub fn max(self) -> usize {
         match self {
             Width::Chars(max) | Width::Octets(max) => max,

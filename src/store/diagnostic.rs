@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A finding with its fix, on one line: control characters in a server's answer are escaped.
+/// A finding with its fix. The text is always one line, because control characters in a server's answer are escaped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
     is_error: bool,

@@ -26,7 +26,7 @@ pub use table::{TableColumns, TableName};
 
 use crate::mail::Mail;
 
-/// Saves mails: the trait that every store implements, also one of an embedding program.
+/// Saves mails. Every store implements this trait, including a store of an embedding program.
 ///
 /// After `Ok` the client gets 250 and deletes its copy, so return `Ok` only when the mail is durable. After an error the
 /// client gets 4xx and sends the mail again later.
@@ -39,7 +39,7 @@ use crate::mail::Mail;
 /// use goguerrilla::mail::Mail;
 /// use goguerrilla::store::{SaveError, SaveMail, SavedId};
 ///
-/// /// Writes one file per mail, which begins with the trace fields of all its recipients.
+/// /// Writes one file per mail: the trace fields of all recipients, then the content.
 /// struct FolderStore {
 ///     folder: PathBuf,
 /// }
@@ -75,8 +75,8 @@ pub trait SaveMail: Send {
     /// [`save_batch`](SaveMail::save_batch) or [`cancel_batch`](SaveMail::cancel_batch).
     ///
     /// # Errors
-    /// [`SaveError`]: no mail can be saved now. Every mail that is in the queue by then fails with this error. The writer calls
-    /// neither `save_batch` nor `cancel_batch`, and calls this method again for the next mail.
+    /// [`SaveError`]: no mail can be saved now. Every mail that is in the queue at that moment fails with this error. The
+    /// writer calls neither `save_batch` nor `cancel_batch`, and calls this method again for the next mail.
     fn prepare_batch(&mut self) -> Result<(), SaveError> {
         Ok(())
     }
@@ -142,7 +142,7 @@ pub enum SaveError {
     /// The store has no space or memory left now: 452 4.3.1.
     #[error("{0}")]
     Full(String),
-    /// The store rejects this mail, but may save others: 451 4.3.0. The error is no evidence that the store is unavailable.
+    /// The store rejects this mail, but may save others: 451 4.3.0. This error alone does not make the store unavailable.
     #[error("{0}")]
     Refused(String),
 }

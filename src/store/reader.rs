@@ -17,7 +17,7 @@ pub struct MailListing {
     pub to: Option<String>,
     /// Forward-path as the client sent it.
     pub recipient: Option<String>,
-    /// Number of octets that `show` prints.
+    /// Size of what `show` prints.
     pub size: ListingSize,
     /// Decoded subject.
     pub subject: Option<String>,
@@ -92,5 +92,5 @@ pub trait MailReader {
 #[error("{0}")]
 pub struct ReadError(pub String);
 
-/// Limit for the inflated size of a body. Content has at most 512 MiB, so this server never writes a larger one.
+/// Maximum inflated size of a body, in octets. Content has at most 512 MiB, so this server never writes a larger body.
 pub const MAX_SHOWN_OCTETS: usize = 540_000_000;

@@ -1,8 +1,8 @@
-//! Counts rejected batches, to tell a failing store from one client's unacceptable mails.
+//! Counts rejected batches, to distinguish a failing store from a single client whose mails are unacceptable.
 
 use std::net::IpAddr;
 
-/// The batches whose mails were all rejected since the last success.
+/// Counts the batches since the last success. Every mail of these batches was rejected.
 #[derive(Debug, Default)]
 pub struct Refusals {
     batches: usize,
@@ -11,8 +11,8 @@ pub struct Refusals {
 }
 
 impl Refusals {
-    /// Adds a batch whose mails came from these clients. Returns whether the store now counts as failing, which one client
-    /// alone cannot cause.
+    /// Records a rejected batch with mails of these clients. Returns whether the store now counts as failing; rejections of one
+    /// client's mails are never enough.
     pub fn add(&mut self, clients: impl Iterator<Item = IpAddr>) -> bool {
         self.batches = self.batches.saturating_add(1);
         for client in clients.map(network) {
@@ -23,7 +23,8 @@ impl Refusals {
     }
 }
 
-/// Returns an IPv4 address itself and the /64 of an IPv6 address, because one client may use every address of a /64.
+/// Returns an IPv4 address unchanged, and the /64 network of an IPv6 address, because one client may use every address of a
+/// /64.
 fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
@@ -34,7 +35,7 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Number of batches in a row after which the store counts as failing.
+/// Number of rejected batches in a row after which the store counts as failing, if they came from several clients.
 const MIN_REFUSED_BATCHES: usize = 10;
 
 #[cfg(test)]

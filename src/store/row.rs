@@ -1,7 +1,7 @@
-//! The columns of a mail, truncated to the widths of its table.
+//! The column values of a mail, truncated to the widths of the table's columns.
 //!
-//! Text is truncated between characters and the list of attachments between entries. Recipient addresses and the body are never
-//! truncated: an address that does not fit was rejected at RCPT.
+//! Text is truncated between characters. The list of attachments is truncated between entries. Recipient addresses and the
+//! body are never truncated: an address that does not fit was rejected at RCPT.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,7 @@ use super::table::TableColumns;
 use crate::mail::{Attachment, Mail};
 use crate::store::Column;
 
-/// The columns that are equal for all recipients of a mail.
+/// The column values that are the same for all recipients of a mail.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Row<'a> {
     /// Column `from`.
@@ -31,7 +31,7 @@ pub struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    /// Computes the columns of `mail` for a table of these widths.
+    /// Computes the column values of `mail` for a table with these columns.
     pub fn new(mail: &'a Mail, shape: &TableColumns) -> Row<'a> {
         let summary = mail.summary();
         let ip_addr = mail.origin().client_ip.to_string();
@@ -49,7 +49,7 @@ impl<'a> Row<'a> {
     }
 }
 
-/// Returns a JSON array of as many whole entries as fit into `column`; empty if there are none.
+/// Returns a JSON array of as many whole entries as fit into `column`; an empty string if no entry fits.
 fn attach_info(attachments: &[Attachment], column: &Column) -> String {
     let mut array = String::new();
     let mut taken = 1;

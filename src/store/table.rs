@@ -4,7 +4,8 @@ use std::fmt;
 
 use crate::store::{Column, RecipientColumns};
 
-/// A table name of `[A-Za-z0-9_]`, optionally `database.table`. SQL statements contain no other part of the configuration.
+/// A table name of `[A-Za-z0-9_]`, optionally `database.table`. It is the only part of the configuration that SQL statements
+/// contain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableName {
     database: Option<String>,
@@ -15,7 +16,7 @@ pub struct TableName {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each is the column's name")]
 pub struct TableColumns {
-    /// The largest number that the column holds.
+    /// The maximum value of column `has_attach`.
     pub has_attach: u64,
     pub from: Column,
     pub to: Column,
@@ -87,7 +88,7 @@ impl Default for TableName {
     }
 }
 
-/// Formats the name quoted, for use in a statement.
+/// Formats the name in backquotes, for use in a statement.
 impl fmt::Display for TableName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(database) = &self.database {

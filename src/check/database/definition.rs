@@ -1,4 +1,4 @@
-//! Checks of a view, or of a table without transactions, that insert no row.
+//! Checks of a view, or of a table without transactions. They insert no row.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::store::mysql::connection::DbConnection;
 use crate::store::mysql::insert;
 use crate::store::mysql::unfilled_column::UnfilledColumn;
 
-/// Checks rights, read-only servers, the type of column `mail`, and the table under a view.
+/// Checks the rights, whether the server is read-only, the type of column `mail`, and the table under a view.
 pub fn check(connection: &mut DbConnection, table: &TableName) -> Vec<Diagnostic> {
     let mut findings = check_rights(connection, table);
     findings.extend(check_read_only(connection));
@@ -100,7 +100,7 @@ fn check_mail_type(connection: &mut DbConnection, table: &TableName) -> Option<D
     )))
 }
 
-/// Returns a warning for each unique key that a second mail may violate. A trial row in an empty table does not show them.
+/// Returns a warning for each unique key that a second mail may violate. A trial row in an empty table cannot violate it.
 pub fn check_unique_keys(connection: &mut DbConnection, table: &TableName) -> Vec<Diagnostic> {
     let columns: Vec<(String, String)> = query::rows(
         connection,
@@ -126,7 +126,7 @@ pub fn check_unique_keys(connection: &mut DbConnection, table: &TableName) -> Ve
     keys.into_iter().filter(may_repeat).map(finding).collect()
 }
 
-/// Returns the findings about the table under a view of one table, as far as MYSQL_USER can see that table.
+/// Returns the findings about the table under a view, if the view reads only one table and MYSQL_USER can see that table.
 fn check_base_table(connection: &mut DbConnection, table: &TableName) -> Vec<Diagnostic> {
     let definition: Vec<Option<String>> = query::rows(
         connection,

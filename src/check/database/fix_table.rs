@@ -1,4 +1,4 @@
-//! The table of error codes: the configuration key and the fix of each one.
+//! The configuration key and the fix for each error code.
 
 pub const PLUGIN_FIX: &str = "MySQL 9 returns this error if MYSQL_USER does not exist: correct it or create the account; if it exists, run: \
      ALTER USER ... IDENTIFIED WITH caching_sha2_password BY '...' (MariaDB: mysql_native_password)";

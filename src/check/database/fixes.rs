@@ -1,7 +1,8 @@
 //! The text of a database error in a finding, with its fix.
 //!
-//! In a fix `{table}` stands for the table's name, and `{modify}` for the ALTER TABLE that gives the column in the error message
-//! the type that `goguerrilla schema` prints. A finding for an error without a known fix contains only the server's message.
+//! In a fix, `{table}` stands for the table's name. `{modify}` stands for an ALTER TABLE that changes the column named in the
+//! error message to the type that `goguerrilla schema` prints. A finding for an error without a known fix contains only the
+//! server's message.
 
 use std::io;
 
@@ -11,7 +12,7 @@ use super::fix_table::{FIXES, PASSWORD_FIX, PLUGIN_FIX};
 use crate::store::TableName;
 
 /// Returns the text of a finding: the configuration key, what failed, the server's message and the fix, if one is known.
-/// `key` is used if the error itself does not determine one.
+/// `key` is the configuration key to name if the error itself does not determine one.
 pub fn finding_text(key: &str, what: &str, error: &Error, table: &TableName) -> String {
     let (key, fix) = match error {
         Error::MySqlError(error) => match fix_for_code(error.code) {
@@ -36,7 +37,7 @@ pub fn error_words(error: &Error) -> String {
         Error::IoError(error) if is_timeout(error.kind()) => NO_ANSWER.to_owned(),
         Error::IoError(error) => error.to_string(),
         Error::CodecError(error) => {
-            // Wraps an error of the operating system in a type that the driver does not export.
+            // A codec error wraps an error of the operating system in a type that the driver does not export.
             let text = error.to_string();
             let inner = text.strip_prefix("IO error: `");
             let inner = inner.and_then(|inner| inner.strip_suffix('\''));
@@ -51,13 +52,13 @@ pub fn error_words(error: &Error) -> String {
     }
 }
 
-/// Returns the key and the fix of a server's error code.
+/// Returns the configuration key and the fix for a server's error code; `None` if no fix is known.
 fn fix_for_code(code: u16) -> Option<(&'static str, &'static str)> {
     let line = FIXES.iter().find(|(known, ..)| *known == code);
     line.map(|(_, key, fix)| (*key, *fix))
 }
 
-/// Returns the key and the fix of an error that the driver or the operating system raised.
+/// Returns the configuration key and the fix for an error of the driver or the operating system; `None` if no fix is known.
 fn fix_for_client_error(error: &Error) -> Option<(&'static str, &'static str)> {
     match error {
         Error::DriverError(DriverError::UnknownAuthPlugin(_)) => Some(("MYSQL_USER", PLUGIN_FIX)),
@@ -125,7 +126,7 @@ fn fill_placeholders(fix: &str, message: &str, table: &TableName) -> String {
     }
 }
 
-/// Returns the column in an error message: `column 'x'`, ``column `db`.`table`.`x` `` or `Field 'x'`.
+/// Returns the name of the column in an error message: `column 'x'`, ``column `db`.`table`.`x` `` or `Field 'x'`.
 fn column_in_message(message: &str) -> Option<String> {
     let quoted = ["olumn ", "Field "]
         .iter()
@@ -134,7 +135,7 @@ fn column_in_message(message: &str) -> Option<String> {
         .find(|rest| rest.starts_with(['\'', '`']))?;
     let (quote, rest) = (quoted.chars().next()?, quoted.get(1..)?);
     let end = match quote {
-        // A quote inside the name ends it early; no column of the schema has one.
+        // A quote inside the name would end the name early, but no column of the schema has a quote in its name.
         '\'' => rest.split('\'').next()?,
         _ => rest
             .split("` ")

@@ -15,7 +15,7 @@ pub fn rows<T: FromRow>(
 ) -> Vec<T> {
     let values = values.into();
     let rows: mysql::Result<Vec<Row>> = connection.with_timeout(|conn| match values {
-        // Preparing SHOW WARNINGS would clear the warnings.
+        // A statement without parameters is not prepared: preparing SHOW WARNINGS would clear the warnings.
         Params::Empty => conn.query(statement),
         values => conn.exec(statement, values),
     });

@@ -1,4 +1,4 @@
-//! The trial row, which is inserted with a writer's own code, looked up and rolled back.
+//! The trial row: it is inserted by the same code that a writer uses, looked up and rolled back.
 
 use std::collections::HashSet;
 
@@ -24,7 +24,7 @@ pub struct TrialAddresses {
     pub primary_mail_host: String,
 }
 
-/// Inserts a row, looks it up as after an unanswered COMMIT, and rolls it back.
+/// Inserts a row, looks it up in the way a writer does after a COMMIT without an answer, and rolls it back.
 pub fn check(
     connection: &mut DbConnection,
     table: &TableName,
@@ -43,7 +43,7 @@ pub fn check(
         let outcome = insert_and_look_up(connection, table, &mail);
         tries += 1;
         match &outcome {
-            // A deadlock with a running server does not concern the table.
+            // A deadlock with a running server does not show a fault of the table, so the insert is tried again.
             TrialOutcome::NotInserted(error)
                 if tries < MAX_TRIES && !is_lock_wait(error) && is_retryable(error) => {}
             _ => break outcome,
@@ -116,7 +116,7 @@ fn insert_and_look_up(
             Err(error) => TrialOutcome::NotLookedUp(error),
         },
     };
-    // If the ROLLBACK fails, the connection is broken, and the server rolls back when it ends.
+    // If the ROLLBACK fails, the connection is broken, and the server rolls back when the connection ends.
     connection.rollback();
     outcome
 }
@@ -169,7 +169,7 @@ fn trial_mail(addresses: &TrialAddresses) -> Result<Mail, String> {
         let to = |path: &ForwardPath| format!("{}@{host}", path.local_part());
         let mail = Mail::new(envelope, content, origin, to).map_err(|error| error.to_string())?;
         let body = mail.recipients().first().map(|one| mail.zlib_body(one));
-        // A compressed body that happens to be valid UTF-8 would fit into a text column, unlike most bodies.
+        // A compressed body that happens to be valid UTF-8 would fit into a text column. Most bodies would not.
         if matches!(body, Some(Ok(body)) if str::from_utf8(&body).is_err()) {
             return Ok(mail);
         }

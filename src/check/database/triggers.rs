@@ -1,4 +1,5 @@
-//! Triggers that write to tables without transactions, where a ROLLBACK undoes nothing. With one, no trial row is inserted.
+//! Triggers that write to tables without transactions, where a ROLLBACK undoes nothing. If there is such a trigger, no trial
+//! row is inserted.
 
 use std::collections::{HashMap, HashSet};
 
@@ -82,7 +83,7 @@ type Trigger = (String, Option<String>);
 /// Names of tables and routines that MYSQL_USER can see, in lower case.
 #[derive(Default)]
 struct VisibleNames {
-    /// Tables, and whether a ROLLBACK undoes an INSERT into them.
+    /// For each table, whether a ROLLBACK undoes an INSERT into it.
     tables: HashMap<String, bool>,
     routines: HashSet<String>,
 }
@@ -91,7 +92,7 @@ impl VisibleNames {
     /// Returns the tables that a trigger writes to.
     ///
     /// # Errors
-    /// The text names something that the trigger writes to and that a ROLLBACK may not undo.
+    /// The trigger writes, or may write, to something that a ROLLBACK does not undo; the text names it.
     fn written_tables(&self, body: &str) -> Result<Vec<String>, String> {
         let words = tokenize(body);
         let mut written = Vec::new();

@@ -45,7 +45,7 @@ const DATABASE_FIX: &str = "the number after the last / of REDIS_INTERFACE must 
 const NO_PASSWORD_FIX: &str =
     "take the password out of REDIS_INTERFACE, or set one in Redis: requirepass, or an ACL user";
 
-/// A part of an error's text and the fix. The first part that the text contains counts.
+/// A part of an error's text, and the fix. The first entry whose part occurs in the text is used.
 const FIXES: &[(&str, &str)] = &[
     ("called without any password configured", NO_PASSWORD_FIX),
     ("but no password is set", NO_PASSWORD_FIX),

@@ -19,7 +19,7 @@ pub fn check(settings: &RedisSettings) -> Vec<Diagnostic> {
     })
 }
 
-/// Returns the findings of all nodes.
+/// Returns the findings about all nodes.
 fn check_cluster(settings: &RedisSettings) -> Vec<Diagnostic> {
     let mut cluster = match ClusterReader::open(settings) {
         Ok(cluster) => cluster,
@@ -130,7 +130,7 @@ fn check_node(
             "{name} does not take bodies: {text}; they go into column `mail`{fix}"
         ));
         if is_wrong || redis.is_broken() {
-            // Each further command would wait for its timeout.
+            // Each further command would fail or wait for its timeout.
             return findings;
         }
     }

@@ -9,17 +9,15 @@ use super::{charset_names, cns_11643, single_byte};
 /// A charset for which there is a decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Charset {
-    /// US-ASCII. Some senders also label 8-bit text in other charsets with this name.
+    /// US-ASCII. Some senders use this name for 8-bit text; such text is decoded as UTF-8 or windows-1252.
     Ascii,
     /// A charset that `encoding_rs` decodes.
     Encoding(&'static Encoding),
-    /// ISO-2022-JP, -KR, -CN or HZ, which switch character sets by escape sequences.
+    /// ISO-2022-JP, ISO-2022-KR, ISO-2022-CN or HZ. Escape sequences switch between character sets.
     Stateful(StatefulCharset),
     /// A single-byte charset with its table from [`single_byte`].
     SingleByte(&'static str),
-    /// EUC-TW.
     EucTw,
-    /// UTF-7.
     Utf7,
     /// UTF-16 and UCS-2.
     Utf16(ByteOrder),
@@ -53,11 +51,11 @@ impl Charset {
         }
     }
 
-    /// Decodes the octets of adjacent encoded words; some senders cut a character in two.
+    /// Decodes the octets of adjacent encoded words, joined if possible, because some senders cut a character in two.
     pub fn decode_words(self, words: &[Vec<u8>]) -> String {
         match self {
             Charset::Stateful(charset) => charset.decode(words),
-            // Not joined: each encoded word begins and ends in ASCII (RFC 2047 §3).
+            // UTF-7 words are not joined, because each encoded word begins and ends in ASCII (RFC 2047 §3).
             Charset::Utf7 => words.iter().map(|word| self.decode(word)).collect(),
             _ => self.decode(&words.concat()),
         }
@@ -68,7 +66,7 @@ impl Charset {
         match self {
             Charset::Encoding(encoding) if encoding == UTF_8 => None,
             Charset::Utf7 | Charset::Utf16(_) | Charset::Utf32(_) => None,
-            // Senders whose bodies are ISO-2022-JP write raw header fields in their system's charset.
+            // Senders of ISO-2022-JP bodies write raw header fields in the charset of their system: EUC-JP or Shift_JIS.
             Charset::Stateful(StatefulCharset::Iso2022Jp) => {
                 [EUC_JP, SHIFT_JIS].iter().find_map(|encoding| {
                     let text = encoding.decode_without_bom_handling_and_without_replacement(octets);

@@ -42,7 +42,7 @@ fn replace_octet(name: &[u8], mark: u8, by: u8) -> Vec<u8> {
     octets.map(|o| if *o == mark { by } else { *o }).collect()
 }
 
-/// Finds a charset whose label in the Encoding Standard is missing or means another decoder than mail needs.
+/// Finds a charset that has no label in the Encoding Standard, or whose label there selects a decoder unsuitable for mail.
 fn find_special_case(key: &str) -> Option<Charset> {
     Some(match key {
         "usascii" | "ascii" | "us" | "ansix341968" | "ansix341986" | "iso646us" | "iso646"
@@ -131,8 +131,8 @@ fn find_iso_8859(key: &str) -> Option<Charset> {
     } else {
         let isos = ["xiso8859", "csiso8859", "iso8859", "8859", "isoiec8859"];
         let number = isos.iter().find_map(|start| key.strip_prefix(start))?;
-        // The part number may be followed by the year of the standard, or by `e` or `i` (direction of Hebrew and
-        // Arabic).
+        // After the part number, a name may have the year of the standard, or `e` or `i` (explicit or implicit direction of
+        // Hebrew and Arabic).
         let number = number.trim_end_matches(['e', 'i']);
         let year = number.len().checked_sub(4);
         let without_year = year.and_then(|at| number.split_at_checked(at));
@@ -175,7 +175,7 @@ fn find_code_page(key: &str) -> Option<Charset> {
     {
         return None;
     }
-    // Code pages with a euro sign have leading zeros: `ibm00858`.
+    // `parse` ignores leading zeros. IBM's code pages with a euro sign have them, as in `ibm00858`.
     let number: u32 = number.parse().ok()?;
     let label = match number {
         367 | 20127 => return Some(Charset::Ascii),
@@ -211,12 +211,13 @@ fn find_code_page(key: &str) -> Option<Charset> {
     find_standard_label(label.as_bytes())
 }
 
-/// Finds a charset by its label in the Encoding Standard, except those whose decoder only returns one U+FFFD.
+/// Finds a charset by its label in the Encoding Standard. Does not find labels of the `replacement` encoding, which
+/// decodes every text to one U+FFFD.
 fn find_standard_label(label: &[u8]) -> Option<Charset> {
     Encoding::for_label_no_replacement(label).map(Charset::Encoding)
 }
 
-/// Maximum length of a name in octets; longer than each known name.
+/// Maximum length of a name in octets. All known names are shorter.
 const MAX_NAME_OCTETS: usize = 64;
 
 #[cfg(test)]

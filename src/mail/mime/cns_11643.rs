@@ -1,8 +1,8 @@
 //! CNS 11643, the character set of EUC-TW and ISO-2022-CN (Taiwan), decoded through Big5.
 //!
 //! Planes 1 and 2 contain the characters of Big5 in nearly the same order, so a list of runs maps them to Big5. The
-//! runs were computed with glibc's EUC-TW and Python's Big5 codecs. The 43 characters that Big5 lacks, and all
-//! characters of the other planes, which are rare, become U+FFFD.
+//! runs were computed with glibc's EUC-TW and Python's Big5 codecs. Big5 lacks 43 characters of these planes; they
+//! become U+FFFD. All characters of the other planes, which are rare, also become U+FFFD.
 
 use encoding_rs::BIG5;
 

@@ -46,7 +46,7 @@ impl ContentType {
         self.media_type.starts_with("multipart/")
     }
 
-    /// Returns the media type of a part without a Content-Type field (RFC 2046 §5.1.5).
+    /// Returns the media type of a part of this multipart if the part has no Content-Type field (RFC 2046 §5.1.5).
     pub fn default_part_type(&self) -> &'static str {
         match self.media_type.as_str() {
             "multipart/digest" => "message/rfc822",
@@ -54,7 +54,8 @@ impl ContentType {
         }
     }
 
-    /// Returns the charset if raw 8-bit text in a header field may be in it.
+    /// Returns the named charset if raw 8-bit text in header fields may be in this charset. `None` for US-ASCII, UTF-7, UTF-8,
+    /// UTF-16, UTF-32 and unknown names.
     pub fn raw_text_charset(&self) -> Option<Charset> {
         let charset = Charset::from_name(self.charset.as_ref()?.as_bytes())?;
         let is_8_bit = charset != Charset::Ascii && charset.decode_raw(b"").is_some();
@@ -62,7 +63,8 @@ impl ContentType {
     }
 }
 
-/// Returns `type/subtype` in lower case, without quotes, comments, white space and dots around the two tokens.
+/// Returns `type/subtype` in lower case, without quotes, comments, white space and dots around the two tokens; `None` if
+/// the value is malformed.
 fn media_type(value: &[u8]) -> Option<String> {
     let (top_level, rest) = split_token(skip_quotes(value));
     let rest = parameters::skip_separators(rest).strip_prefix(b"/")?;
@@ -87,14 +89,15 @@ fn skip_quotes(value: &[u8]) -> &[u8] {
     value.get(quotes.count()..).unwrap_or_default()
 }
 
-/// Splits off a token (RFC 2045 §5.1). An apostrophe ends it, because some senders use apostrophes as quotes.
+/// Splits off a token (RFC 2045 §5.1). An apostrophe ends the token, because some senders use apostrophes as quotes.
 fn split_token(input: &[u8]) -> (&[u8], &[u8]) {
     let is_token = |octet: &&u8| octet.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?='".contains(octet);
     let length = input.iter().take_while(is_token).count();
     input.split_at_checked(length).unwrap_or((input, b""))
 }
 
-/// Returns the name of a charset without the quotes and separators that some senders leave at its ends.
+/// Returns the name of a charset without the quotes and separators that some senders write around it; `None` if nothing
+/// remains.
 fn charset_name(value: &ParameterValue) -> Option<String> {
     let text = value.decode(None);
     let text = text.split(';').next().unwrap_or_default();
@@ -104,7 +107,7 @@ fn charset_name(value: &ParameterValue) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-/// Returns the boundary without trailing white space, which is not allowed there (RFC 2046 §5.1.1).
+/// Returns the boundary without trailing white space, because a boundary cannot end in white space (RFC 2046 §5.1.1).
 fn boundary_octets(value: ParameterValue) -> Option<Vec<u8>> {
     let boundary = value.octets.trim_ascii_end().to_vec();
     (!boundary.is_empty()).then_some(boundary)

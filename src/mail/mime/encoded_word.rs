@@ -10,8 +10,7 @@ use super::raw_text;
 ///
 /// White space between adjacent encoded words is dropped. The octets of adjacent words in the same charset are joined
 /// before they are decoded, because many senders cut characters in two. Invalid encoded words are kept as written.
-/// Other text is decoded by [`raw_text`]; `named` is the charset that the message names. Control characters become
-/// spaces.
+/// [`raw_text`] decodes other text; `named` is the charset that the message names. Control characters become spaces.
 pub fn decode(value: &[u8], named: Option<Charset>) -> String {
     let unfolded: Vec<u8> = value
         .iter()
@@ -82,7 +81,8 @@ fn decode_run(run: &mut Option<(Charset, Vec<Vec<u8>>)>, text: &mut String) {
     }
 }
 
-/// An encoded word `=?charset[*language]?B|Q?text?=` in a known charset, decoded to the octets of that charset.
+/// An encoded word `=?charset[*language]?B|Q?text?=`. There is a decoder for the charset; `octets` is the text after B or Q
+/// decoding.
 struct EncodedWord {
     charset: Charset,
     octets: Vec<u8>,
@@ -118,8 +118,8 @@ impl EncodedWord {
     }
 }
 
-/// Decodes the Q encoding. A `=` without two hex digits is kept as written. Returns `None` if another word begins in
-/// `text`, because then the end of this word is missing.
+/// Decodes the Q encoding. A `=` without two hex digits is kept as written. Returns `None` if `text` contains `=?`:
+/// another word begins there, so the end of this word is missing.
 fn decode_q(text: &[u8]) -> Option<Vec<u8>> {
     if memchr::memmem::find(text, b"=?").is_some() {
         return None;

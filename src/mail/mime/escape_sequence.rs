@@ -1,5 +1,5 @@
-//! Escape sequences of ISO/IEC 2022, which designate character sets and shift between them. The final octets are those
-//! of the ISO-IR registry.
+//! Escape sequences of ISO/IEC 2022. They designate character sets and shift between them. The final octet of a sequence
+//! identifies the character set (ISO-IR registry).
 
 /// A character set that an escape sequence designates.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -53,8 +53,8 @@ pub enum Token {
     Octet(u8),
 }
 
-/// Returns whether `octets` contain a sequence that designates a character set, which only 7-bit text in a stateful
-/// charset does.
+/// Returns whether `octets` contain an escape sequence that designates G0 or G1. Only 7-bit text in a stateful charset
+/// contains such sequences.
 pub fn has_designation(octets: &[u8]) -> bool {
     let is_designation = |at: usize| {
         let (token, _) = read_escape_sequence(octets.get(at..).unwrap_or_default());
@@ -78,7 +78,7 @@ pub fn read_escape_sequence(rest: &[u8]) -> (Token, usize) {
         [ESCAPE, b'$', b'*', last, ..] => (Token::DesignateG2(double_octet_set(*last)), 4),
         [ESCAPE, b'.', b'A', ..] => (Token::DesignateG2(CharacterSet::Latin1), 3),
         [ESCAPE, b'.', b'F', ..] => (Token::DesignateG2(CharacterSet::Greek), 3),
-        // Announces that the next designation is of a revised set.
+        // This sequence announces that the next sequence designates a revised set.
         [ESCAPE, b'&', b'@', ..] => (Token::Ignored, 3),
         [ESCAPE, b'N', ..] => (Token::SingleShift, 2),
         [octet, ..] => (Token::Octet(*octet), 1),

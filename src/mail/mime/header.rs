@@ -20,7 +20,7 @@ pub struct HeaderFields<'a> {
 
 /// Splits `entity` after its header section; returns the fields and the body.
 ///
-/// The cost is one pass over the header section. A value longer than [`MAX_FIELD_OCTETS`] is truncated.
+/// The time is linear in the length of the header section. A value longer than [`MAX_FIELD_OCTETS`] is truncated.
 #[expect(
     clippy::indexing_slicing,
     reason = "all is cut at its own length or less, or where a colon was found"
@@ -55,7 +55,7 @@ pub fn split_header(entity: &[u8]) -> (HeaderFields<'_>, &[u8]) {
     (fields, rest)
 }
 
-/// Truncates a value to [`MAX_FIELD_OCTETS`], but not within a UTF-8 character: the result would not be valid UTF-8.
+/// Truncates a value to at most [`MAX_FIELD_OCTETS`]. Does not cut a UTF-8 character, so that valid UTF-8 stays valid.
 fn truncate_value(value: &[u8]) -> &[u8] {
     let is_inside = |end: usize| matches!(value.get(end), Some(0x80..=0xbf));
     let longest = value.len().min(MAX_FIELD_OCTETS);
@@ -90,11 +90,11 @@ fn is_empty_line(line: &[u8]) -> bool {
 
 /// The UTF-8 byte order mark, which some programs write at the start of any file.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-/// Maximum length of a value in octets. It exceeds what any column stores: 255 characters, each as an encoded word.
+/// Maximum length of a value in octets. This is more than any column needs: 255 characters, each in its own encoded word.
 const MAX_FIELD_OCTETS: usize = 16_384;
-/// Maximum length of a character in UTF-8.
+/// Maximum length of a UTF-8 character in octets.
 const MAX_UTF8_OCTETS: usize = 4;
-/// Maximum number of octets that are searched for the colon; longer than each name in [`HeaderFields`].
+/// Maximum number of octets of a field that are searched for the colon. All names of [`HeaderFields`] are shorter.
 const MAX_NAME_OCTETS: usize = 80;
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
-//! JIS X 0213, a character set of ISO-2022-JP-3 and ISO-2022-JP-2004: the rows that JIS X 0208 lacks or defines only
-//! partly.
+//! JIS X 0213, a character set of ISO-2022-JP-3 and ISO-2022-JP-2004. This module contains only the rows that JIS X 0208
+//! lacks or defines only partly.
 //!
 //! The tables are generated from Python's codec `euc_jis_2004`. If Unicode writes a character as two code
 //! points, the table has only the first.
 
-/// Decodes a character from its plane and its two octets, each between 21 and 7E (hex); `None` for a row of JIS X 0208.
+/// Decodes a character from its plane and its two octets, each between 21 and 7E (hex); `None` if its row is not in this
+/// module.
 pub fn decode(plane: u8, [row, column]: [u8; 2]) -> Option<char> {
     let number = row.checked_sub(0x20)?;
     let (_, _, characters) = ROWS.iter().find(|(p, r, _)| (*p, *r) == (plane, number))?;

@@ -2,7 +2,7 @@
 
 use memchr::memmem::Finder;
 
-/// Returns the parts between delimiter lines. The last part may lack its closing delimiter.
+/// Returns the parts between delimiter lines. The closing delimiter may be missing.
 #[expect(
     clippy::indexing_slicing,
     reason = "a delimiter line begins and ends within the body"
@@ -31,8 +31,8 @@ pub fn split_parts<'a>(body: &'a [u8], boundary: &[u8]) -> impl Iterator<Item = 
     })
 }
 
-/// Removes white space and quotes from a boundary, which senders add by folding and wrong quoting. Returns `None` if
-/// there are none.
+/// Removes white space and quotes from a boundary; senders add them by folding and wrong quoting. Returns `None` if the
+/// boundary does not change or becomes empty.
 fn repair_boundary(boundary: &[u8]) -> Option<Vec<u8>> {
     let is_kept = |octet: &&u8| !octet.is_ascii_whitespace() && !b"\"'".contains(octet);
     let kept: Vec<u8> = boundary.iter().filter(is_kept).copied().collect();
@@ -66,8 +66,8 @@ impl<'a> DelimiterFinder<'a> {
     /// Finds the first delimiter line at or after offset `from`.
     ///
     /// Trailing white space is ignored, because relays may add it (RFC 2046 §5.1.1, transport padding). A line with other
-    /// octets after the boundary is not a delimiter: it is text, or a delimiter of another multipart whose boundary begins
-    /// with this one.
+    /// octets after the boundary is not a delimiter line. It is text, or it belongs to another multipart with a longer
+    /// boundary that begins with this boundary.
     #[expect(
         clippy::indexing_slicing,
         reason = "offsets that were found in the body, or its length"

@@ -16,13 +16,13 @@ pub struct Parameter {
     octets: Vec<u8>,
 }
 
-/// The value of a parameter as octets; the charset of its text may be known only after another part is read.
+/// The value of a parameter as octets. They are not decoded yet, because a later part may name their charset.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ParameterValue {
     /// The octets of all sections, percent-decoded.
     pub octets: Vec<u8>,
     charset: Option<Charset>,
-    /// Whether encoded words are decoded. RFC 2231 allows none in an extended value, but some senders encode twice.
+    /// Whether `decode` decodes encoded words. RFC 2231 does not allow them in an extended value, but some senders write them.
     may_have_encoded_words: bool,
 }
 
@@ -33,7 +33,7 @@ impl ParameterValue {
             return encoded_word::decode(&self.octets, self.charset.or(named));
         }
         encoded_word::replace_control_chars(match self.charset {
-            // The name UTF-8 is not trusted: some senders use it for text in any charset.
+            // The charset name UTF-8 is not trusted, because some senders use it for text in any charset.
             Some(charset) if charset != Charset::Encoding(UTF_8) => charset.decode(&self.octets),
             _ => raw_text::decode(&self.octets, named),
         })
@@ -41,7 +41,7 @@ impl ParameterValue {
 }
 
 impl Parameter {
-    /// Creates a parameter from its name with asterisks and section number; returns `None` if they violate RFC 2231.
+    /// Creates a parameter. `name` may contain asterisks and a section number; returns `None` if they violate RFC 2231.
     pub fn from_name(name: &[u8], octets: Vec<u8>) -> Option<Parameter> {
         let name = name.to_ascii_lowercase();
         let mut parts = name.split(|octet| *octet == b'*');
@@ -64,8 +64,8 @@ impl Parameter {
     }
 }
 
-/// Returns the value of the parameters of one name, in this order of precedence: `name*`, `name*0…`, `name`. Empty
-/// values are skipped.
+/// Selects the value of a parameter from all `parameters` of its name, in this order of precedence: `name*`, `name*0…`,
+/// `name`. Empty values are skipped.
 pub fn select_value(parameters: &[&Parameter]) -> Option<ParameterValue> {
     let single = |is_extended: bool| {
         let wanted = move |parameter: &&&Parameter| {
@@ -83,7 +83,8 @@ pub fn select_value(parameters: &[&Parameter]) -> Option<ParameterValue> {
     single(true).or_else(in_sections).or_else(|| single(false))
 }
 
-/// Returns the continuation sections in order, up to the first missing number. Some senders count from 1.
+/// Returns the continuation sections in order, up to the first missing number. The first number is 0, or 1 if the sender
+/// counts from 1.
 fn sections<'a>(parameters: &[&'a Parameter]) -> Vec<&'a Parameter> {
     let numbered = parameters.iter().filter_map(|p| Some((p.section?, *p)));
     let mut sections: Vec<(u32, &Parameter)> = numbered.collect();
@@ -97,7 +98,8 @@ fn sections<'a>(parameters: &[&'a Parameter]) -> Vec<&'a Parameter> {
         .collect()
 }
 
-/// Joins sections, then decodes percent escapes and charset, because some senders cut an escape or a character in two.
+/// Joins sections and decodes percent escapes. Decoding follows joining, because some senders cut an escape or a character
+/// in two.
 fn join_sections(sections: &[&Parameter]) -> ParameterValue {
     let is_extended = sections.iter().any(|section| section.is_extended);
     let mut charset = None;
@@ -111,7 +113,7 @@ fn join_sections(sections: &[&Parameter]) -> ParameterValue {
             (name, text) = split_charset(text);
             charset = Charset::from_name(name);
         }
-        // Searched before percent-decoding: a decoded `=?` does not begin an encoded word.
+        // This search precedes percent-decoding, because a percent-encoded `=?` does not begin an encoded word.
         has_encoded_words |= memchr::memmem::find(text, b"=?").is_some();
         if section.is_extended {
             encoded.extend_from_slice(text);
@@ -128,7 +130,7 @@ fn join_sections(sections: &[&Parameter]) -> ParameterValue {
     }
 }
 
-/// Splits `charset'language'text` into charset and text. Some senders omit the language and its quote.
+/// Splits `charset'language'text` into charset and text. Some senders omit the language and one apostrophe.
 fn split_charset(octets: &[u8]) -> (&[u8], &[u8]) {
     let mut parts = octets.splitn(3, |octet| *octet == b'\'');
     match (parts.next(), parts.next(), parts.next()) {

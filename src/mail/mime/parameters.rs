@@ -14,7 +14,7 @@ pub struct ParameterizedField {
 }
 
 impl ParameterizedField {
-    /// Parses the raw value of a field, which may be folded, in one pass.
+    /// Parses the raw value of a field; the value may be folded.
     pub fn parse(field: &[u8]) -> ParameterizedField {
         let line: Vec<u8> = field
             .iter()
@@ -34,21 +34,21 @@ impl ParameterizedField {
         }
     }
 
-    /// Returns the value of the parameter with this name in lower case; `None` if it is missing or empty.
+    /// Returns the value of the parameter `name`, which must be in lower case; `None` if the parameter is missing or empty.
     pub fn get(&self, name: &str) -> Option<ParameterValue> {
         let parameters = self.parameters.iter();
         let parameters = parameters.filter(|parameter| parameter.name == name.as_bytes());
         parameter_value::select_value(&parameters.collect::<Vec<_>>())
     }
 
-    /// Returns the file name from the parameter with this name; `None` if its decoded text is empty.
+    /// Returns the file name in `parameter`; `None` if the parameter is missing or its decoded text is empty.
     pub fn file_name(&self, parameter: &str) -> Option<ParameterValue> {
         self.get(parameter)
             .filter(|value| !value.decode(None).is_empty())
     }
 }
 
-/// Parses the first parameter; returns it, unless it is malformed, and the rest of the input.
+/// Parses the first parameter. Returns the parameter, or `None` if it is malformed, and the rest of the input.
 fn parse_parameter(input: &[u8]) -> (Option<Parameter>, &[u8]) {
     let input = skip_separators(input);
     let end = input.iter().position(|octet| matches!(octet, b'=' | b';'));
@@ -65,13 +65,14 @@ fn parse_parameter(input: &[u8]) -> (Option<Parameter>, &[u8]) {
             (strip_comment(token).to_vec(), rest)
         }
     };
-    // Words between the previous value and the name belong to no parameter.
+    // Only the last word before `=` is the name. Other words belong to no parameter.
     let words = name.trim_ascii().rsplit(u8::is_ascii_whitespace);
     let name = words.into_iter().next().unwrap_or_default();
     (Parameter::from_name(name, octets), rest)
 }
 
-/// Splits the input at the next semicolon, or before a parameter whose semicolon is missing.
+/// Splits the input at the next semicolon, or before a parameter whose semicolon is missing. `is_after_space` means that
+/// white space precedes the input.
 fn split_unquoted(input: &[u8], is_after_space: bool) -> (&[u8], &[u8]) {
     let end = memchr::memchr(b';', input).unwrap_or(input.len());
     let (text, tail) = input.split_at_checked(end).unwrap_or((input, b""));
@@ -86,7 +87,7 @@ fn split_unquoted(input: &[u8], is_after_space: bool) -> (&[u8], &[u8]) {
     }
 }
 
-/// Finds a parameter without a semicolon before it: a known name after white space or a comma.
+/// Returns the offset of the first parameter without a semicolon before it: a known name after white space or a comma.
 ///
 /// Unknown names do not count, because file names may contain spaces and equals signs.
 fn find_unseparated_parameter(text: &[u8], is_after_space: bool) -> Option<usize> {
@@ -115,8 +116,8 @@ fn is_known_parameter(input: &[u8]) -> bool {
     is_known && tail.trim_ascii_start().starts_with(b"=")
 }
 
-/// Names of the parameters of RFC 2045, 2046, 2183, 2231, 3676 and 5545, and others that senders write without a
-/// semicolon.
+/// Parameter names that are recognized even if the semicolon before them is missing: those of RFC 2045, 2046, 2183, 2231,
+/// 3676 and 5545, and others that senders use.
 const KNOWN_NAMES: &[&[u8]] = &[
     b"access-type",
     b"boundary",
@@ -145,8 +146,8 @@ const KNOWN_NAMES: &[&[u8]] = &[
 /// Maximum length of a known name with its asterisks and section number, in octets.
 const MAX_NAME_OCTETS: usize = 32;
 
-/// Splits quoted text at its closing quote. `\\` and `\"` are unescaped; other backslashes are kept, as in a Windows
-/// path.
+/// Splits quoted text at its closing quote. `\\` and `\"` are unescaped. Other backslashes are kept, because they may be
+/// part of a Windows path.
 fn unquote(input: &[u8]) -> (Vec<u8>, &[u8]) {
     if let (octets, Some(rest)) = quoted_string::read_quoted(input, false) {
         return (octets, rest);
@@ -154,7 +155,7 @@ fn unquote(input: &[u8]) -> (Vec<u8>, &[u8]) {
     if let (octets, Some(rest)) = quoted_string::read_quoted(input, true) {
         return (octets, rest);
     }
-    // Without a closing quote the text ends before the next known parameter.
+    // Without a closing quote, the text ends at the semicolon before the next known parameter.
     let next = memchr::memchr_iter(b';', input).find(|at| {
         let tail = input.get(at + 1..).unwrap_or_default();
         is_known_parameter(tail.trim_ascii_start())

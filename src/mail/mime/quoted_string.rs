@@ -1,11 +1,11 @@
-//! Quoted strings in parameters (RFC 2045 §5.1, RFC 5322 §3.2.4), with the backslashes of Windows paths.
+//! Quoted strings in parameters (RFC 2045 §5.1, RFC 5322 §3.2.4). The backslashes of Windows paths are kept.
 
 use super::escape_sequence::ESCAPE;
 
 /// Reads quoted text after its opening quote. Returns the unescaped text and, if there is a closing quote, the rest.
 ///
-/// A Windows path may end in a backslash that the sender did not escape. With `path_may_end`, `\"` before a semicolon
-/// or the end of the input is therefore such a backslash and the closing quote.
+/// A Windows path may end in a backslash that the sender did not escape. If `path_may_end` is true, `\"` before a
+/// semicolon or the end of the input is therefore read as a backslash and the closing quote.
 pub fn read_quoted(input: &[u8], path_may_end: bool) -> (Vec<u8>, Option<&[u8]>) {
     let is_end = |tail: &[u8]| {
         let tail = tail.trim_ascii_start();
@@ -42,10 +42,10 @@ pub fn read_quoted(input: &[u8], path_may_end: bool) -> (Vec<u8>, Option<&[u8]>)
     (octets, None)
 }
 
-/// The start of the escape sequence that returns from double-octet characters (ISO-2022-JP).
+/// The start of the escape sequence that switches from double-octet back to single-octet characters (ISO-2022-JP).
 const SHIFT_BACK: &[u8] = b"\x1b(";
-/// Maximum search length for [`SHIFT_BACK`]; longer than a file name. It keeps the cost of many escape sequences
-/// linear.
+/// Maximum number of octets that are searched for [`SHIFT_BACK`]; file names are shorter. The limit keeps the total time
+/// linear if there are many escape sequences.
 const MAX_SHIFTED_OCTETS: usize = 1_024;
 
 #[cfg(test)]

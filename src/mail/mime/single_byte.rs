@@ -1,8 +1,8 @@
 //! Tables of single-byte charsets that `encoding_rs` lacks: DOS code pages, EBCDIC, Macintosh scripts, a few national
 //! sets.
 //!
-//! A table has the characters of the octets 80 to FF, for EBCDIC those of 00 to FF. The tables agree with Python's
-//! codecs (VISCII: with glibc's iconv). U+FFFD means that an octet is undefined.
+//! A table contains the characters of the octets 80 to FF (hex). A table of an EBCDIC charset contains those of 00 to FF.
+//! The tables agree with Python's codecs (VISCII: with glibc's iconv). U+FFFD means that an octet is undefined.
 
 /// Returns the table of a code page by its number, such as 437.
 pub fn table_by_code_page(number: u32) -> Option<&'static str> {
@@ -93,7 +93,7 @@ pub fn decode(octets: &[u8], table: &'static str) -> String {
         .collect()
 }
 
-/// The six control characters that VISCII replaces with letters.
+/// The six octets that are letters in VISCII and control characters in ASCII.
 const VISCII_LOWER: &[(u8, char)] = &[
     (0x02, 'Ẳ'),
     (0x05, 'Ẵ'),

@@ -1,24 +1,23 @@
 //! Stateful charsets, which switch between character sets: ISO-2022-JP and its extensions, ISO-2022-KR, ISO-2022-CN and
 //! HZ (RFC 1468, 1554, 1557, 1922, 1843).
 //!
-//! Of these, `encoding_rs` decodes only ISO-2022-JP, and as strictly as browsers do: it replaces an escape sequence
-//! that directly follows another one, which mail programs write where they join two texts. This decoder instead maps
-//! the octets of each character set to the EUC charset that contains the set, and `encoding_rs` decodes that charset.
+//! Of these, `encoding_rs` decodes only ISO-2022-JP, and as strictly as browsers do: it replaces an escape sequence that
+//! directly follows another escape sequence. Mail programs write such pairs when they join two texts. This decoder
+//! instead maps the octets of each character set to the EUC charset that contains the set, and `encoding_rs` decodes that
+//! charset.
 
 use encoding_rs::{EUC_JP, EUC_KR, Encoding, GBK, ISO_8859_7, WINDOWS_1252};
 
 use super::escape_sequence::{self, CharacterSet, ESCAPE, Token};
 use super::{cns_11643, jis_x_0213};
 
-/// A charset whose octets have a meaning that depends on earlier escape sequences. It determines how the sequences are
-/// written, and the initial character set.
+/// A charset in which the meaning of an octet depends on earlier escape sequences. The variant determines how the
+/// sequences are written, and the initial character sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StatefulCharset {
     /// ISO-2022-JP and its extensions.
     Iso2022Jp,
-    /// ISO-2022-KR.
     Iso2022Kr,
-    /// ISO-2022-CN.
     Iso2022Cn,
     /// HZ, whose shifts are `~{` and `~}`.
     Hz,
@@ -35,8 +34,8 @@ impl StatefulCharset {
 
     /// Decodes the octets of adjacent encoded words.
     ///
-    /// Each word begins in ASCII (RFC 2047 §3), except when the sender split one text into several words: a word keeps
-    /// the state of the previous word if that word ended within a character, or if the next shift returns to ASCII.
+    /// Each word begins in ASCII (RFC 2047 §3), but some senders split one text into several words. A word therefore keeps the
+    /// state of the previous word if that word ended within a character, or if the next shift returns to ASCII.
     pub fn decode(self, words: &[Vec<u8>]) -> String {
         let mut decoder = StatefulDecoder::new(self);
         let mut is_continued = vec![false; words.len()];
@@ -57,7 +56,7 @@ impl StatefulCharset {
         decoder.finish()
     }
 
-    /// Returns whether the first shift returns to ASCII; `None` if there is no shift.
+    /// Returns whether the first shift or designation returns to ASCII (or JIS-Roman); `None` if there is neither.
     fn first_shift_is_to_ascii(self, octets: &[u8]) -> Option<bool> {
         if self == StatefulCharset::Hz {
             let mut shifts = octets
@@ -117,7 +116,7 @@ struct StatefulDecoder {
     /// The first octet of a double-octet character whose second octet is not read yet.
     lead: Option<u8>,
     text: String,
-    /// Octets that are not decoded yet; all are in `run_encoding`.
+    /// Octets in `run_encoding` that are not decoded yet.
     run: Vec<u8>,
     run_encoding: &'static Encoding,
 }
@@ -141,7 +140,7 @@ impl StatefulDecoder {
     fn decode_octets(&mut self, octets: &[u8]) {
         let mut rest = octets;
         while let [first, ..] = rest {
-            // The second octet of a double-octet character may be a tilde.
+            // In HZ, the second octet of a double-octet character may be a tilde, which does not begin a shift there.
             let is_second = self.charset == StatefulCharset::Hz && self.lead.is_some();
             let (token, length) = if is_second {
                 (Token::Octet(*first), 1)
@@ -196,7 +195,7 @@ impl StatefulDecoder {
                 self.push_octets(EUC_JP, &[SINGLE_SHIFT_2, octet]);
             }
             StatefulCharset::Iso2022Jp => self.push_char('\u{fffd}'),
-            // Some senders write the EUC form of the character set instead of shifts.
+            // Instead of shifts, some senders write the EUC form of the character set.
             StatefulCharset::Iso2022Kr => self.push_octets(EUC_KR, &[octet]),
             StatefulCharset::Iso2022Cn | StatefulCharset::Hz => self.push_octets(GBK, &[octet]),
         }

@@ -1,7 +1,7 @@
-//! Summaries of messages for the table's columns: subject, charset, content type and attachments.
+//! Summaries of messages for the columns of the table: subject, charset, content type and attachments.
 //!
-//! The message structure is parsed without decoding bodies, in time linear in the length of the content. Nesting,
-//! number of parts and length of fields are limited; parts beyond the limits are not in the summary. References: RFC
+//! The parser does not decode bodies, and its time is linear in the length of the content. The depth of nesting, the
+//! number of parts and the length of fields are limited; parts beyond the limits are not in the summary. References: RFC
 //! 2045–2049, RFC 2183 and RFC 2231 (file names).
 
 use super::charset::Charset;
@@ -16,7 +16,7 @@ use super::{encoded_word, multipart, transfer_encoding};
 pub struct Summary {
     /// The subject, decoded to one line of UTF-8; empty if there is no Subject field.
     pub subject: String,
-    /// The charset of the text in the sender's spelling; `UTF-8` if none is named.
+    /// The charset of the text in the sender's spelling; `UTF-8` if the sender names no charset.
     pub charset: String,
     /// The top-level media type in lower case; `text/plain` if there is no Content-Type field.
     pub content_type: String,
@@ -36,7 +36,7 @@ pub struct Attachment {
 }
 
 impl Summary {
-    /// Parses the content of a message. Malformed content is no error: fields that cannot be parsed get their defaults.
+    /// Parses the content of a message. Malformed content is not an error: fields that cannot be parsed get default values.
     pub fn parse(content: &[u8]) -> Summary {
         let (fields, body) = header::split_header(content);
         let media = ContentType::parse(fields.content_type, "text/plain");
@@ -47,7 +47,7 @@ impl Summary {
         let content_type = media.media_type.clone();
         walker.visit_part(&fields, media, body, 0);
         if !walker.has_text_part && is_text {
-            // The only part is text with a file name: both an attachment and the text of the message.
+            // The only part is text with a file name. It is an attachment and also the text of the message.
             walker.charset = declared;
         }
         let named = walker
@@ -80,14 +80,14 @@ impl Summary {
 struct PartWalker {
     leaf_parts: usize,
     has_text_part: bool,
-    /// The charset that the first text part names. Attachments do not count.
+    /// The charset that the first text part names. Attachments are not text parts here.
     charset: Option<String>,
-    /// The charset of the first text part in which raw 8-bit text of header fields may be written.
+    /// The charset for raw 8-bit text in header fields: the first suitable charset that a text part names.
     raw_text_charset: Option<Charset>,
     attachments: Vec<UndecodedAttachment>,
 }
 
-/// An attachment whose name is not decoded yet: its charset may be that of a text part that comes later.
+/// An attachment whose name is not decoded yet, because a later text part may name its charset.
 struct UndecodedAttachment {
     name: Option<ParameterValue>,
     charset: Option<Charset>,
@@ -148,7 +148,7 @@ impl PartWalker {
     }
 }
 
-/// Returns whether the first word of a Content-Disposition field, which may be quoted, is `attachment`.
+/// Returns whether the first word of a Content-Disposition field is `attachment`. The word may be quoted.
 fn is_attachment(disposition: &[u8]) -> bool {
     let word = disposition.trim_ascii_start();
     let word = word.strip_prefix(b"\"").unwrap_or(word);
@@ -158,8 +158,8 @@ fn is_attachment(disposition: &[u8]) -> bool {
         .is_some_and(|word| word.eq_ignore_ascii_case(b"attachment"))
 }
 
-/// Maximum depth of nested multiparts, because each level is searched for delimiter lines again. Real mails nest three
-/// or four deep.
+/// Maximum depth of nested multiparts. The depth multiplies the time, because each level is searched for delimiter lines
+/// again. Real mails have three or four levels.
 const MAX_DEPTH: usize = 10;
 /// Maximum number of leaf parts that are examined.
 const MAX_PARTS: usize = 4_096;
@@ -248,7 +248,7 @@ mod tests {
         for content in contents {
             let started = Instant::now();
             let summary = Summary::parse(content.as_bytes());
-            // Each takes less than 1 s on an idle machine; the margin is for a busy one.
+            // Each content takes less than 1 s on an idle machine. The higher limit allows for a busy machine.
             assert!(
                 started.elapsed() < Duration::from_secs(10),
                 "{}",

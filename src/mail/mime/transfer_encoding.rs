@@ -1,8 +1,8 @@
-//! Sizes of bodies after their transfer encoding is decoded (RFC 2045 §6).
+//! Sizes of bodies after decoding of their transfer encoding (RFC 2045 §6).
 
-/// Returns the number of octets of a body after decoding, without decoding it.
+/// Computes the length that `body` would have after decoding, in octets, without decoding it.
 pub fn decoded_size(body: &[u8], transfer_encoding: Option<&[u8]>) -> usize {
-    // Senders add quotes, comments and separators around the word.
+    // Some senders write quotes, comments or separators around the word.
     let mut words = transfer_encoding
         .unwrap_or_default()
         .split(|octet| !octet.is_ascii_alphanumeric() && *octet != b'-');

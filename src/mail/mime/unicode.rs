@@ -1,5 +1,5 @@
-//! UTF-7, UTF-16 and UTF-32 (RFC 2152, RFC 2781). `encoding_rs` has no UTF-7 and no UTF-32, and does not choose the
-//! byte order of UTF-16 by the byte order mark.
+//! UTF-7, UTF-16 and UTF-32 (RFC 2152, RFC 2781). `encoding_rs` supports neither UTF-7 nor UTF-32, and does not use the
+//! byte order mark to choose the byte order of UTF-16.
 
 use encoding_rs::{UTF_16BE, UTF_16LE};
 
@@ -14,8 +14,8 @@ pub enum ByteOrder {
     ByMark,
 }
 
-/// Decodes UTF-16. Without a byte order mark, the order is the one with more zeros in the high octets, or big-endian if
-/// both have the same number.
+/// Decodes UTF-16. With [`ByteOrder::ByMark`] but without a mark in the text, the byte order is the one in which more high
+/// octets are zero, or big-endian if both numbers are equal.
 pub fn decode_utf_16(octets: &[u8], order: ByteOrder) -> String {
     let is_little = match (order, octets) {
         (ByteOrder::Big, _) => false,
@@ -34,8 +34,8 @@ pub fn decode_utf_16(octets: &[u8], order: ByteOrder) -> String {
     strip_byte_order_marks(text.into_owned())
 }
 
-/// Decodes UTF-32. With [`ByteOrder::ByMark`], text is big-endian if its first octet is zero, as it is in the byte
-/// order mark 00 00 FE FF and in each big-endian character; else little-endian.
+/// Decodes UTF-32. With [`ByteOrder::ByMark`], text is big-endian if its first octet is zero, otherwise little-endian. In
+/// big-endian text the first octet of each character is zero, also that of the byte order mark 00 00 FE FF.
 pub fn decode_utf_32(octets: &[u8], order: ByteOrder) -> String {
     let (characters, rest) = octets.as_chunks();
     let is_little = match (order, octets) {
@@ -95,7 +95,7 @@ fn is_base64(octet: u8) -> bool {
     octet.is_ascii_alphanumeric() || matches!(octet, b'+' | b'/')
 }
 
-/// Removes byte order marks; each encoded word of a text may begin with one.
+/// Removes all byte order marks, because each encoded word of a text may begin with a mark.
 pub fn strip_byte_order_marks(text: String) -> String {
     if text.contains(BYTE_ORDER_MARK) {
         text.replace(BYTE_ORDER_MARK, "")

@@ -7,15 +7,15 @@ use super::{v1, v2};
 /// Result of parsing the octets received so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProxyHeader {
-    /// The beginning of a header. 107 octets always suffice to decide.
+    /// The octets are the beginning of a header. After 107 octets the result is never `Partial`.
     Partial,
     /// Not a header; the server sends nothing to such a peer.
     Malformed,
     /// A valid header.
     Complete {
-        /// The client that it names.
+        /// The client that the header names.
         source: ProxySource,
-        /// Total length of the header. Octets at its end that are not needed may not have arrived yet.
+        /// Total length of the header. Its end may not have arrived yet, because the parser does not need it.
         octets: usize,
     },
 }
@@ -25,14 +25,14 @@ pub enum ProxyHeader {
 pub enum ProxySource {
     /// The client's address; an IPv4-mapped address is converted to IPv4.
     Client(IpAddr),
-    /// The address is unknown or not an Internet address; the peer's address is used.
+    /// The header names no client, or an address that is not an Internet address; the peer's address is used.
     Unknown,
     /// The peer is a load balancer's health check (LOCAL).
     HealthCheck,
 }
 
 impl ProxyHeader {
-    /// Parses the octets received so far; the result does not depend on how the stream was split.
+    /// Parses the octets received so far. Further octets only change the result [`Partial`](ProxyHeader::Partial).
     pub fn parse(received: &[u8]) -> ProxyHeader {
         if is_prefix_compatible(received, v2::SIGNATURE) {
             return v2::parse(received).unwrap_or(ProxyHeader::Partial);
@@ -44,7 +44,7 @@ impl ProxyHeader {
     }
 }
 
-/// Returns whether one of the two is a prefix of the other.
+/// Returns whether `received` begins with `signature`, or is the beginning of it.
 fn is_prefix_compatible(received: &[u8], signature: &[u8]) -> bool {
     received
         .iter()
@@ -52,7 +52,7 @@ fn is_prefix_compatible(received: &[u8], signature: &[u8]) -> bool {
         .all(|(octet, expected)| octet == expected)
 }
 
-/// Number of octets that suffice to decide about any header; the rest of a longer one holds nothing that is needed.
+/// Number of octets after which the parser always decides. It needs nothing from the rest of a longer header.
 pub const MAX_HEADER_OCTETS: usize = v1::MAX_OCTETS;
 
 #[cfg(test)]

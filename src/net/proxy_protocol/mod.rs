@@ -26,13 +26,13 @@ pub struct ReceivedHeader {
 pub enum ReceiveError {
     /// The peer closed without sending an octet, like a load balancer's TCP health check.
     NoData,
-    /// The peer sent something else, or an incomplete header.
+    /// The peer sent no header, or an incomplete header.
     Malformed,
     /// The header did not arrive in time, or the connection broke.
     Transport(TransportError),
 }
 
-/// Reads a header within five seconds, in bounded memory whatever length the header declares.
+/// Reads a header within five seconds. The memory is bounded, whatever length the header declares.
 ///
 /// # Errors
 /// [`ReceiveError`].
@@ -83,6 +83,6 @@ fn read(
         .map_err(ReceiveError::Transport)
 }
 
-/// Time limit for a header: the specification asks for at least 3 seconds, enough for one retransmission; longer would
-/// let a silent peer hold its connection slot.
+/// Time limit for a header. The specification asks for at least 3 seconds, enough for one retransmission. With a longer
+/// limit, a silent peer would hold its connection slot longer.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);

@@ -6,7 +6,7 @@ use memchr::memchr;
 
 use super::header::{ProxyHeader, ProxySource};
 
-/// Parses the octets received so far, which are compatible with [`SIGNATURE`].
+/// Parses the octets received so far, which begin with [`SIGNATURE`] or are the beginning of it.
 pub fn parse(received: &[u8]) -> ProxyHeader {
     let window = received.get(..MAX_OCTETS).unwrap_or(received);
     let octets = memchr(b'\n', window).map(|end| end + 1);
@@ -65,7 +65,7 @@ fn is_port(word: &str) -> bool {
 
 /// The octets that every header of version 1 begins with.
 pub const SIGNATURE: &[u8] = b"PROXY ";
-/// Length of the longest line, UNKNOWN with two long IPv6 addresses, including CR LF.
+/// Length of the longest line, including CR LF: UNKNOWN with two long IPv6 addresses.
 pub const MAX_OCTETS: usize = 107;
 const MAX_TCP4_OCTETS: usize = 56;
 const MAX_TCP6_OCTETS: usize = 104;

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use super::header::{ProxyHeader, ProxySource};
 
-/// Parses signature, version and command, family and length, then the addresses; other data within the length is skipped.
-/// Returns `None` while needed octets are missing.
+/// Parses signature, version and command, family and length, then the addresses. Data after the addresses is ignored.
+/// Returns `None` if octets that the parser needs have not arrived yet.
 pub fn parse(received: &[u8]) -> Option<ProxyHeader> {
     let command = *received.get(SIGNATURE.len())?;
     if command != LOCAL && command != PROXY {
@@ -121,7 +121,7 @@ mod tests {
         }
         let whole = encode(0x21, 0x11, &v4);
         assert_eq!(ProxyHeader::parse(&whole[..19]), ProxyHeader::Partial);
-        // Data after the addresses may have any length and is not waited for.
+        // The parser does not wait for the data after the addresses, which may have any length.
         let mut longest = encode(0x21, 0x11, &v4);
         longest[14..16].fill(0xff);
         assert_eq!(ProxyHeader::parse(&longest), client("192.0.2.1", 65_551));

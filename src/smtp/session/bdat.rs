@@ -18,8 +18,8 @@ pub(super) struct Chunk {
 }
 
 enum ChunkAction {
-    /// BDAT was rejected: the octets of the chunk are discarded, because they must not be executed as commands. The reply is
-    /// sent and the earlier state restored after the last octet.
+    /// BDAT was rejected. The octets of the chunk are discarded, because they must not be executed as commands. After the
+    /// last octet the reply is sent and the earlier state is restored.
     Reject(Reply, Box<State>),
     Receive {
         envelope: Envelope,
@@ -39,10 +39,10 @@ impl Chunk {
 }
 
 impl Session {
-    /// Executes BDAT: the octets of the chunk follow, unless the session ends here.
+    /// Executes BDAT. Returns `None` if the octets of the chunk follow, or the step that ends the session.
     pub(super) fn bdat(&mut self, argument: &[u8]) -> Option<Step> {
         let Some(BdatCommand { size, last }) = BdatCommand::parse(argument) else {
-            // The number of content octets that follow is unknown, so none of the input after this line can be trusted.
+            // The size of the chunk is unknown, so the input after this line cannot be trusted as commands.
             return Some(Step::Close(reply::R501_BAD_CHUNK_SIZE));
         };
         let action = match mem::replace(&mut self.state, State::Closed) {
@@ -87,8 +87,8 @@ impl Session {
         ChunkAction::Reject(reply, Box::new(state))
     }
 
-    /// Returns whether BDAT is accepted: not after XCLIENT. Until the first accepted RCPT nginx parses commands itself and
-    /// does not know BDAT, so nginx would execute the octets of a pipelined chunk as commands.
+    /// Returns whether BDAT is accepted. It is not accepted after XCLIENT: until the first accepted RCPT, nginx parses the
+    /// commands itself. nginx does not know BDAT, so it would execute the octets of a pipelined chunk as commands.
     pub(super) fn chunking_allowed(&self) -> bool {
         !self.proxy.as_ref().is_some_and(TrustedProxy::was_applied)
     }

@@ -1,4 +1,4 @@
-//! The limit of commands without a saved mail. Without it a client could hold its connection forever with NOOP.
+//! The limit of commands without a saved mail. Without this limit a client could keep its connection forever with NOOP.
 
 use super::{Session, State};
 use crate::smtp::command::Verb;
@@ -10,7 +10,7 @@ use crate::smtp::command::Verb;
 #[derive(Debug, Default)]
 pub(super) struct CommandCount {
     counted: u64,
-    /// MAIL, DATA, BDAT and the first `max_recipients` RCPT commands of the open transaction.
+    /// Number of MAIL, DATA, BDAT and the first `max_recipients` RCPT commands in the open transaction.
     in_transaction: u64,
     recipients: usize,
 }
@@ -33,7 +33,7 @@ impl Session {
         }
     }
 
-    /// Returns whether a transaction is open; receiving its content is part of it.
+    /// Returns whether a transaction is open. The transaction stays open while its content is received.
     pub(super) fn is_in_transaction(&self) -> bool {
         match self.state {
             State::Transaction(_) | State::Data(..) | State::Chunk(_) => true,
@@ -43,7 +43,8 @@ impl Session {
 }
 
 impl CommandCount {
-    /// Counts one command. `is_in_transaction`: a transaction was open before the command, or the command opened one.
+    /// Counts one command. `is_in_transaction` tells whether a transaction was open before the command, or the command opened
+    /// one.
     fn add(&mut self, verb: Option<Verb>, is_in_transaction: bool, max_recipients: usize) {
         let is_for_mail = is_in_transaction
             && match verb {
@@ -60,7 +61,7 @@ impl CommandCount {
         }
     }
 
-    /// Counts the commands of the transaction, which has ended. If its mail is saved later, `restart` resets the count.
+    /// Adds the commands of the ended transaction to the count. If its mail is saved later, `restart` resets the count.
     pub(super) fn end_transaction(&mut self) {
         self.counted += self.in_transaction;
         self.in_transaction = 0;
@@ -72,7 +73,6 @@ impl CommandCount {
         *self = CommandCount::default();
     }
 
-    /// Returns whether the limit is exceeded.
     pub(super) fn is_exceeded(&self) -> bool {
         self.counted > MAX_COMMANDS
     }

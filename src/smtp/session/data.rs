@@ -11,7 +11,7 @@ use crate::smtp::reply::{self, Reply};
 use crate::smtp::step::{ContentProgress, DiscardReason, Envelope};
 
 impl Session {
-    /// Returns the progress of the content that is received now or was received last.
+    /// Returns the progress of the current content, or of the last content if none is being received.
     pub fn content_progress(&self) -> ContentProgress {
         self.progress
     }

@@ -21,7 +21,7 @@ use super::reply::{self, Reply};
 use super::step::{ContentProgress, Envelope, Expecting, SessionStats, Step, TlsState};
 use super::xclient::{TrustedProxy, XclientAttributes};
 
-/// One SMTP session, from the greeting to its end, without socket, clock and store.
+/// One SMTP session, from the greeting to its end. It has no socket, clock or store.
 pub struct Session {
     settings: Arc<SessionSettings>,
     budget: MemoryBudget,
@@ -34,8 +34,9 @@ pub struct Session {
     commands: CommandCount,
     progress: ContentProgress,
     last_command: Option<String>,
-    /// Whether a chunk was discarded before the last one of its message. The remaining chunks, up to LAST or another command,
-    /// are discarded and not counted as errors, because a pipelining client sends them before it receives the reply.
+    /// Whether a chunk was discarded before the last chunk of its message. The remaining chunks, up to LAST or another
+    /// command, are discarded too. They do not count as errors, because a pipelining client sends them before it receives the
+    /// reply.
     discarding_chunks: bool,
     /// Whether the current command is BDAT for a remaining chunk of a discarded message, which is not an error.
     exempt_from_errors: bool,
@@ -51,7 +52,7 @@ pub struct Session {
 ///  └────────────────────────────┴───────────────┘
 /// ```
 enum State {
-    /// MAIL is expected, or HELO before it.
+    /// HELO, EHLO or MAIL is expected.
     Ready,
     /// RCPT is expected, then DATA or BDAT.
     Transaction(Transaction),
@@ -144,7 +145,7 @@ impl Session {
         self.commands.end_transaction();
     }
 
-    /// Restarts the command limit, because the mail of the last [`Step::Save`] was saved.
+    /// Resets the count of commands, because the mail of the last [`Step::Save`] was saved.
     pub fn record_saved_mail(&mut self) {
         self.commands.restart();
     }
@@ -161,14 +162,15 @@ impl Session {
         }
     }
 
-    /// Returns the name of the client's HELO or EHLO, else the name that the proxy passed on, else an empty text.
+    /// Returns the name in the client's last HELO or EHLO. Without such a command, returns the name that the proxy passed on,
+    /// or an empty text.
     pub fn helo_name(&self) -> &str {
         let own = self.helo.as_ref().map(|helo| helo.name.as_str());
         let from_proxy = || self.proxy.as_ref()?.helo_name();
         own.or_else(from_proxy).unwrap_or_default()
     }
 
-    /// Returns the protocol word of Received ([RFC 3848](https://www.rfc-editor.org/rfc/rfc3848), RFC 6531 §4.3).
+    /// Returns the protocol word for the Received field ([RFC 3848](https://www.rfc-editor.org/rfc/rfc3848), RFC 6531 §4.3).
     pub fn protocol(&self, envelope: &Envelope) -> &'static str {
         let extended = self.helo.as_ref().is_some_and(|helo| helo.extended);
         match (envelope.smtputf8, extended, self.tls == TlsState::On) {
@@ -235,7 +237,7 @@ impl Session {
         }
     }
 
-    /// Executes a command. Returns `None` after BDAT: the octets of a chunk follow.
+    /// Executes a command. Returns `None` after BDAT if the octets of a chunk follow.
     fn execute(&mut self, verb: Verb, argument: &[u8]) -> Option<Step> {
         let outcome = match verb {
             Verb::Helo => self.helo(argument, false).map(Step::Reply),
@@ -347,7 +349,7 @@ impl Session {
         })
     }
 
-    /// Executes XCLIENT: the session starts over for the client of a trusted proxy, which has to send HELO or EHLO itself.
+    /// Executes XCLIENT: the session starts over for the client of a trusted proxy. HELO or EHLO is required again.
     fn xclient(&mut self, argument: &[u8]) -> Result<Step, CommandError> {
         let Some(proxy) = &mut self.proxy else {
             return Ok(Step::RejectXclient);
@@ -365,8 +367,8 @@ impl Session {
     }
 }
 
-/// Returns the rejection of a line that is not a valid command. The session ends if the line begins with BDAT, because an
-/// unknown number of content octets follows.
+/// Returns the step that rejects a line that is not a valid command. The session ends if the line begins with BDAT,
+/// because an unknown number of content octets follows.
 fn reject_line(line: &[u8], reply: Reply) -> Step {
     match command::begins_with_bdat(line) {
         true => Step::Close(reply),
@@ -374,5 +376,5 @@ fn reject_line(line: &[u8], reply: Reply) -> Step {
     }
 }
 
-/// Maximum number of erroneous commands in a session; the next one ends it.
+/// Maximum number of erroneous commands in a session; the next erroneous command ends the session.
 const MAX_ERRORS: u64 = 10;

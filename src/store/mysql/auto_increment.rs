@@ -11,8 +11,8 @@ use crate::store::diagnostic::Diagnostic;
 
 /// The range of an AUTO_INCREMENT column `mail_id`, and how much of it is used.
 ///
-/// Two values are equal if their [`finding`](AutoIncrementRange::finding) differs at most in its figures, so that a finding
-/// is not logged again for every new id.
+/// Two values are equal if their `reported_state` is equal. A finding is therefore logged again for each further tenth of the
+/// range, but not for every new id.
 #[derive(Clone, Copy, Debug)]
 pub struct AutoIncrementRange {
     /// Largest id that the column's type holds.
@@ -30,17 +30,17 @@ impl PartialEq for AutoIncrementRange {
 impl Eq for AutoIncrementRange {}
 
 impl AutoIncrementRange {
-    /// Determines the used part from `largest` and from `next`, the table's AUTO_INCREMENT value, and sets the metric.
+    /// Determines the used part from `largest` and from `next`, the table's AUTO_INCREMENT value. Also sets the metric.
     ///
-    /// MariaDB counts beyond the largest id. MySQL's counter stops at the largest id, so the table's last row shows whether
-    /// that id is used.
+    /// When all ids are used, MariaDB's counter is greater than the largest id. MySQL's counter stops at the largest id; the
+    /// table's last row then shows whether that id is used.
     pub fn read(
         connection: &mut Conn,
         table: &TableName,
         largest: u64,
         next: Option<u64>,
     ) -> AutoIncrementRange {
-        // Without a value no row was inserted yet.
+        // There is no value before the first row is inserted.
         let next = next.unwrap_or(1);
         let is_used_up = match next.cmp(&largest) {
             std::cmp::Ordering::Less => false,
@@ -60,7 +60,7 @@ impl AutoIncrementRange {
         ids
     }
 
-    /// Updates the used part after an INSERT of `rows` rows. `first` is the id of its first row, or 0 if the server returned none.
+    /// Updates the used part after an INSERT of `rows` rows. `first` is the id of the first row; 0 if unknown.
     pub fn record_insert(&mut self, first: u64, rows: usize) {
         if first > 0 {
             self.used = first.saturating_add(rows as u64 - 1);
@@ -95,7 +95,7 @@ impl AutoIncrementRange {
         })
     }
 
-    /// Returns whether at least two ids are left. On MySQL a single remaining id cannot be detected: the counter stays at the
+    /// Returns whether at least two ids are left. A single remaining id cannot be detected on MySQL: the counter stays at the
     /// largest id, even if the transaction that used this id was rolled back.
     pub fn has_free_ids(&self) -> bool {
         self.used.saturating_add(1) < self.largest
@@ -116,7 +116,7 @@ impl AutoIncrementRange {
         u128::from(self.used) * 10 / u128::from(self.largest).max(1)
     }
 
-    /// Returns what equal values have in common: the largest id and, if at least half of the range is used, the used tenths.
+    /// Returns the values that are compared: the largest id, the used tenths (0 below half), and whether all ids are used.
     fn reported_state(&self) -> (u64, u128, bool) {
         let tenths = Some(self.used_tenths()).filter(|tenths| *tenths >= FIRST_REPORTED_TENTH);
         (self.largest, tenths.unwrap_or_default(), self.is_used_up)
@@ -157,7 +157,7 @@ fn widen_column(table: &TableName) -> String {
     format!("ALTER TABLE {table} MODIFY `mail_id` bigint unsigned NOT NULL AUTO_INCREMENT")
 }
 
-/// Used tenths of the range from which on a finding is reported: half of the range.
+/// A finding is reported if at least this many tenths of the range are used.
 const FIRST_REPORTED_TENTH: u128 = 5;
 
 #[cfg(test)]

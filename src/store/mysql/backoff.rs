@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Returns the pause multiplied by a random factor between 0.75 and 1.25, so that writers of several servers do not retry
-/// in the same moment.
+/// at the same moment.
 pub fn jittered(pause: Duration) -> Duration {
     let mut octet = [0];
     // If random numbers are unavailable, the factor is 0.75.

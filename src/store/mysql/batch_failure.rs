@@ -11,7 +11,7 @@ pub struct BatchFailure {
     pub class: ErrorClass,
     /// The error as text for the log.
     pub text: String,
-    /// The COMMIT that was sent, if it is unknown whether the server carried it out.
+    /// The COMMIT, if one was sent and its outcome is unknown.
     pub unknown_commit: Option<Box<UnknownCommit>>,
 }
 
@@ -36,8 +36,8 @@ impl BatchFailure {
 }
 
 impl MySqlStore {
-    /// Rolls the transaction back or marks its connection as broken, so that no part of the transaction remains, and
-    /// updates the state of the host. `commit` is set if the error is that of a COMMIT.
+    /// Rolls the transaction back or marks its connection as broken, so that no part of the transaction remains. Also updates
+    /// the state of the host. `commit` is the COMMIT that failed; `None` if another statement failed.
     pub(super) fn abort_transaction(
         &mut self,
         mut connection: PooledDbConnection,
@@ -60,7 +60,7 @@ impl MySqlStore {
                 hosts.mark_standby(connection.server.host, &error.to_string());
                 connection.broken = true;
             }
-            // Also a host that answered a moment ago: another host may be faster for the rest of this batch.
+            // The host is marked as down even if it answered a moment ago, because another host may be faster.
             ErrorClass::ConnectionLost | ErrorClass::NotReady => {
                 let hosts = self.connector.hosts();
                 hosts.mark_down(connection.server.host, &error.to_string());

@@ -18,8 +18,8 @@ use crate::store::queue::bisect::BatchError;
 use crate::store::redis::BodiesIn;
 
 impl MySqlStore {
-    /// Commits all of `part` or nothing, with retries until the batch's deadline. `inserted` is the result of a first
-    /// INSERT that has already run.
+    /// Commits `part` completely or not at all; retries until the batch's deadline. `inserted` is the result of the first
+    /// INSERT if it has already run.
     pub(super) fn save_part(
         &mut self,
         part: &[Mail],
@@ -30,7 +30,7 @@ impl MySqlStore {
         let (mut value_retries, mut read_only_answers) = (0, 0);
         loop {
             if Instant::now() > self.deadline {
-                // After a split of the batch the first parts may have used all of the time.
+                // If the batch was split, its first parts may have used all of the time.
                 let error = SaveError::Unavailable(BatchFailure::deadline_passed().text);
                 return Err(BatchError::Store(error));
             }
@@ -53,8 +53,8 @@ impl MySqlStore {
                 ErrorClass::Mail => {
                     return Err(BatchError::Mail(SaveError::Refused(failure.text)));
                 }
-                // The table may have been altered since a pooled connection read it. Each retry replaces one connection, so
-                // after `max_size` retries the columns are current and the mail itself is the cause.
+                // The table may have been altered after a pooled connection read its columns. Each retry replaces one
+                // connection, so after `max_size` retries the known columns are current, and the mail itself is the cause.
                 ErrorClass::ValueOutOfRange if value_retries > self.pool.max_size() => {
                     return Err(BatchError::Mail(SaveError::Refused(failure.text)));
                 }
@@ -92,8 +92,8 @@ impl MySqlStore {
         let known_ids = connection.table_info.auto_increment;
         match insert_rows(&mut connection, table, part, bodies_in, &HashSet::new()) {
             Ok(()) => {
-                // The values differ if the ids have entered another tenth of their range. A new connection then reads the
-                // table again, and its findings are logged.
+                // The values differ if another tenth of the ids has come into use. The pool then replaces the connection. The
+                // new connection reads the table again, and the findings are logged.
                 connection.broken |= connection.table_info.auto_increment != known_ids;
                 Ok(connection)
             }

@@ -1,9 +1,10 @@
 //! Checks whether a COMMIT survives a power failure if the server keeps a binary log.
 //!
 //! With a binary log InnoDB does not sync its own log at a COMMIT. After a crash the server commits each prepared transaction
-//! that the binary log contains and rolls back the others. A COMMIT is therefore as durable as the binary log, which is
-//! synced at each COMMIT only if `sync_binlog` is 1. With MariaDB's `innodb_flush_log_at_trx_commit` 3 InnoDB syncs its log in any
-//! case. Sources: MySQL manual, "The Binary Log"; MariaDB Knowledge Base, "InnoDB and the Binary Log".
+//! that the binary log contains, and rolls back the others. A COMMIT is therefore only as durable as the binary log, and the
+//! server syncs the binary log at each COMMIT only if `sync_binlog` is 1. Exception: if MariaDB's
+//! `innodb_flush_log_at_trx_commit` is 3, InnoDB always syncs its log. Sources: MySQL manual, "The Binary Log"; MariaDB
+//! Knowledge Base, "InnoDB and the Binary Log".
 
 use std::collections::HashMap;
 
@@ -20,7 +21,7 @@ pub fn unsynced_binary_log(connection: &mut Conn) -> mysql::Result<Option<u64>> 
                     'innodb_flush_log_at_trx_commit', 'binlog_storage_engine')";
     let rows: mysql::Result<Vec<Row>> = connection.query(statement);
     match rows {
-        // Reads rows with `from_row_opt` because the driver panics if a NULL is converted to a `String`.
+        // `from_row_opt` is used because the driver panics if a NULL is converted to a `String`.
         Ok(rows) => Ok(unsynced_value(
             rows.into_iter().filter_map(|row| from_row_opt(row).ok()),
         )),

@@ -16,10 +16,11 @@ pub enum BodyStore {
 }
 
 impl BodyStore {
-    /// Sends the bodies of a batch to the Redis server if there is one and it is available; the caller must then call
-    /// [`finish_store`](BodyStore::finish_store), which waits for the replies.
+    /// Sends the bodies of a batch to the Redis server. The caller must then call [`finish_store`](BodyStore::finish_store),
+    /// which waits for the replies.
     ///
-    /// Returns `None` for a cluster: its bodies are sent by `finish_store`.
+    /// Returns `None` if nothing was sent: the bodies go into the table, or Redis is a cluster, to which `finish_store` sends
+    /// them.
     pub(super) fn begin_store(&mut self, batch: &[Mail]) -> Option<PendingStore> {
         match self {
             BodyStore::Redis(bodies) => bodies.begin_store(batch),
@@ -27,7 +28,7 @@ impl BodyStore {
         }
     }
 
-    /// Completes the storing of a batch's bodies and returns their location. Bodies that Redis did not take go into the
+    /// Completes the storing of a batch's bodies and returns their location. Bodies that Redis did not accept go into the
     /// table.
     pub(super) fn finish_store(
         &mut self,

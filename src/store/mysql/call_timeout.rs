@@ -33,7 +33,7 @@ impl CallWatchdog {
         lock(&self.deadlines).retain(|socket, until| {
             let is_overdue = now >= *until;
             if is_overdue {
-                // Makes further reads and writes of the socket fail. If `shutdown` itself fails, the socket is already unusable.
+                // Makes further reads and writes of the socket fail. If `shutdown` fails, the socket is already unusable.
                 let _ = shutdown(*socket, Shutdown::Both);
             }
             !is_overdue

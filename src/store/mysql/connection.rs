@@ -16,7 +16,7 @@ use super::driver_panic::{catch_panic, is_panic};
 use super::galera::GaleraNode;
 use super::table_info::TableInfo;
 
-/// One connection to the database, with what was read from the server when it was opened.
+/// One connection to the database, with the properties that were read when it was opened.
 pub struct DbConnection {
     /// The driver's connection. Only [`with_timeout`](DbConnection::with_timeout) and [`read`](DbConnection::read) use it.
     connection: Conn,
@@ -26,7 +26,7 @@ pub struct DbConnection {
     pub server: ConnectedServer,
     /// Whether the connection must not be used again.
     pub broken: bool,
-    /// Whether a transaction has begun that is neither committed nor rolled back.
+    /// Whether a transaction is open: it has begun, and was neither committed nor rolled back.
     pub in_transaction: bool,
     /// Prepared INSERT statements by their number of rows.
     pub inserts: HashMap<usize, Statement>,
@@ -47,12 +47,12 @@ pub struct ConnectedServer {
     pub address: Option<SocketAddr>,
     /// The server's id of the connection, as in SHOW PROCESSLIST.
     pub connection_id: u32,
-    /// The Galera node that the server is; `None` without Galera.
+    /// The state of the server as a Galera node; `None` without Galera.
     pub galera: Option<GaleraNode>,
 }
 
 impl DbConnection {
-    /// Wraps an open connection of the driver. `open_connections` counts it until it is dropped.
+    /// Wraps an open connection of the driver. `open_connections` counts the new value until it is dropped.
     pub fn new(
         connection: Conn,
         table_info: TableInfo,
@@ -75,10 +75,7 @@ impl DbConnection {
         }
     }
 
-    /// Runs a call of the driver. The watchdog aborts it after [`CALL_TIMEOUT`].
-    ///
-    /// # Errors
-    /// The server returned an error, or the connection broke.
+    /// Runs a call of the driver. The watchdog aborts the call after [`CALL_TIMEOUT`].
     pub fn with_timeout<T>(
         &mut self,
         call: impl FnOnce(&mut Conn) -> mysql::Result<T>,
@@ -90,10 +87,7 @@ impl DbConnection {
         outcome
     }
 
-    /// Runs a query whose result may be long. Only each single read and write has a time limit, that of the socket.
-    ///
-    /// # Errors
-    /// The server returned an error, or the connection broke.
+    /// Runs a query whose result may be long. Only each read and write is limited, by the socket's timeout.
     pub fn read<T>(
         &mut self,
         query: impl FnOnce(&mut Conn) -> mysql::Result<T>,
@@ -103,8 +97,8 @@ impl DbConnection {
         outcome
     }
 
-    /// Switches `autocommit` off, so that the first statement of a batch begins its transaction. This saves one round trip for
-    /// each batch. It must not be used for connections that only read, because a transaction left open would lock the table's
+    /// Switches `autocommit` off, so that the first statement of a batch begins the transaction. This saves one round trip per
+    /// batch. Must not be used for a connection that only reads: its transaction would stay open and lock the table's
     /// definition.
     ///
     /// # Errors
@@ -120,7 +114,7 @@ impl DbConnection {
     /// # Errors
     /// The server returned an error, or the connection broke.
     pub fn begin(&mut self) -> mysql::Result<()> {
-        // START TRANSACTION also shows whether an idle connection still works.
+        // With `implicit_begin` START TRANSACTION only checks whether an idle connection still works.
         let is_known_alive = self.implicit_begin
             && (self.committed_at)
                 .is_some_and(|committed_at| committed_at.elapsed() < LIVENESS_WINDOW);
@@ -155,14 +149,14 @@ impl Drop for DbConnection {
     fn drop(&mut self) {
         self.watchdog.end(self.socket);
         if self.broken {
-            // Without this the driver would first send what a failed write left in its buffer, such as the rest of an
-            // INSERT, and then close each prepared statement, which takes one socket timeout each if the host hangs.
+            // Otherwise the driver would first send the rest of a failed write from its buffer, such as part of an INSERT. Then
+            // it would close each prepared statement; if the host hangs, each of these takes one socket timeout.
             let _ = shutdown(self.socket, Shutdown::Both);
         }
     }
 }
 
-/// Counts one open connection until it is dropped.
+/// A guard that counts one open connection until the guard is dropped.
 struct ConnectionCounter(Arc<AtomicUsize>);
 
 impl ConnectionCounter {
@@ -178,8 +172,8 @@ impl Drop for ConnectionCounter {
     }
 }
 
-/// Maximum time for a call, and for each of its reads and writes. It is not shorter with several hosts, because a Galera
-/// cluster stops for five seconds when it loses a node, and then continues by itself.
+/// Maximum time for a call, and for each of its reads and writes. It is the same with several hosts, because a Galera
+/// cluster that loses a node stops for five seconds and then continues by itself.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time after a COMMIT in which the connection is assumed to work, so that START TRANSACTION can be omitted.
 const LIVENESS_WINDOW: Duration = Duration::from_millis(20);

@@ -1,4 +1,4 @@
-//! Connecting to the database: to the first available host, or to a given one.
+//! Connecting to the database: to the first available host or to a given host.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,7 +22,7 @@ use crate::store::TableName;
 use crate::store::health::Health;
 use crate::sync::lock;
 
-/// Callback that gets the table's properties whenever a connection has read them.
+/// Callback that receives the table's properties each time a connection has read them.
 pub type OnTableInfo = Arc<dyn Fn(&TableInfo) + Send + Sync>;
 
 /// Makes connections for the pool, the prober and the look-up after an unanswered COMMIT. Clones share their state.
@@ -38,7 +38,7 @@ pub struct ConnectorState {
     health: Health,
     hosts: Hosts,
     hanging: HangingCommits,
-    /// Last error of the most recent attempt to connect, if every host failed at once.
+    /// Error of the last host in the most recent attempt to connect; `None` unless every host failed without a timeout.
     refused: Mutex<Option<String>>,
     /// Number of open connections, including idle ones.
     open_connections: Arc<AtomicUsize>,
@@ -88,7 +88,7 @@ impl Connector {
                 all_refused = false;
                 continue;
             }
-            // With several hosts a probe, which has the shorter timeout, finds a host that hangs.
+            // With several hosts a probe comes first, because its shorter timeout detects a hanging host earlier.
             let probed = match hosts.count() {
                 1 => Ok(()),
                 _ => self.connect_for_probe(host, None).map(drop),
@@ -109,8 +109,8 @@ impl Connector {
 
     /// Connects to one host, or to only one of its addresses, sets the session variables and reads the table's properties.
     ///
-    /// Resolving the host name has no time limit but that of the system's resolver. Normally only the pool's threads wait for
-    /// it; a writer does so only after an unanswered COMMIT.
+    /// Only the system's resolver limits the time for resolving the host name. Normally only the pool's threads wait for the
+    /// resolver; a writer waits for it only after an unanswered COMMIT.
     ///
     /// # Errors
     /// The host cannot be reached, or the server returns an error.
@@ -156,7 +156,7 @@ impl Connector {
     /// Connects to one host, or to only one of its addresses, with short timeouts for a probe.
     ///
     /// # Errors
-    /// The host cannot be reached within [`PROBE_TIMEOUT`], or the server returns an error.
+    /// The host cannot be reached within `PROBE_TIMEOUT`, or the server returns an error.
     pub fn connect_for_probe(
         &self,
         host: usize,
@@ -178,8 +178,8 @@ impl Connector {
             .set_hosts(self.shared.hosts.status_lines());
     }
 
-    /// Reads the table's properties again after an error that shows that they have changed, so that `check`'s findings are
-    /// logged without waiting for the next connection. Errors are ignored: the next connection reads the properties as well.
+    /// Reads the table's properties again after an error that shows that they have changed. The findings are then logged
+    /// before the next connection is made. Errors are ignored, because the next connection also reads the properties.
     pub fn refresh_table_info(&self, connection: &mut Conn) {
         if let Ok(table_info) = TableInfo::read(connection, &self.shared.settings.table) {
             self.publish_table_info(&table_info);
@@ -190,7 +190,7 @@ impl Connector {
         (self.shared.on_table_info)(table_info);
         let ids = table_info.auto_increment.as_ref();
         let shortage = ids.and_then(|ids| ids.shortage_reason(self.table()));
-        // A shortage that an INSERT found is cleared only if at least two ids are free.
+        // A shortage found by an INSERT is cleared only if at least two ids are free.
         if shortage.is_some() || ids.is_none_or(AutoIncrementRange::has_free_ids) {
             self.shared.health.set_shortage(shortage);
         }
@@ -212,26 +212,26 @@ impl Connector {
         self.shared.health.down_reason()
     }
 
-    /// Returns the last error of the most recent attempt to connect if every host failed at once.
+    /// Returns the error of the last host in the most recent attempt to connect; `None` unless every host failed without a
+    /// timeout.
     pub fn refusal_reason(&self) -> Option<String> {
         lock(&self.shared.refused).clone()
     }
 
-    /// Returns the reason if a COMMIT hangs on every host.
+    /// Returns the reason if a COMMIT hangs on every host; `None` if at least one host has no hanging COMMIT.
     pub fn stall_reason(&self) -> Option<String> {
         self.shared
             .hanging
             .hang_reason_on_all(self.shared.hosts.count())
     }
 
-    /// Returns whether another try of a batch would fail: a COMMIT hangs on every host or, if its connection `is_lost`, every
-    /// host refused another one.
+    /// Returns whether a retry of a batch would fail: a COMMIT hangs on every host, or the batch's connection `is_lost` and
+    /// every host refuses a new connection.
     pub fn is_retry_futile(&self, is_lost: bool) -> bool {
         self.stall_reason().is_some() || (is_lost && self.refusal_reason().is_some())
     }
 
-    /// Returns whether connections to a host may be used: no COMMIT hangs there, and the host is not down while another one is
-    /// up.
+    /// Returns whether connections to a host may be used: no COMMIT hangs there, and the host is up or no other host is up.
     pub fn is_usable(&self, host: usize) -> bool {
         !self.shared.hosts.is_down(host) && self.shared.hanging.hang_reason(host).is_none()
     }
@@ -277,13 +277,13 @@ impl Connector {
     }
 }
 
-/// Session variables that a 250 relies on, set explicitly because a server may be configured otherwise: values that do not
-/// fit are errors, and a lock of a row or of the table is waited for at most five seconds.
+/// Session variables that a 250 reply relies on. They are set explicitly, because the server's configuration may differ.
+/// A value that does not fit is an error; a statement waits at most five seconds for a lock of a row or of the table.
 const SESSION_SETTINGS: &[&str] = &[
     "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', \
      SESSION innodb_lock_wait_timeout = 5, SESSION lock_wait_timeout = 5, SESSION autocommit = 1",
     "SET NAMES utf8mb4",
 ];
-/// Capacity of the driver's statement cache: one INSERT for each number of rows, and a few others. With less, the driver
-/// would close INSERTs that [`DbConnection::inserts`] still holds.
+/// Capacity of the driver's statement cache: one INSERT for each number of rows, and a few other statements. With a smaller
+/// cache the driver would close INSERTs that [`DbConnection::inserts`] still holds.
 const STATEMENT_CACHE_SIZE: usize = 80;

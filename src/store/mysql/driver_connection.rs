@@ -9,9 +9,9 @@ use mysql::{Conn, OptsBuilder};
 use super::driver_panic::{catch_panic, is_panic};
 use super::settings::{MySqlHost, MySqlSettings};
 
-/// Connects to a host of the settings and returns the address that answered; `None` for a Unix socket.
+/// Connects to a host of the settings. Returns the connection and the address that answered; `None` for a Unix socket.
 ///
-/// All addresses of the host's name are tried, or only `only_address` if it is given.
+/// Tries all addresses of the host's name, or only `only_address` if it is given.
 ///
 /// # Errors
 /// The name cannot be resolved, or none of its addresses accepts the connection.
@@ -58,7 +58,7 @@ fn base_options(settings: &MySqlSettings) -> OptsBuilder {
         .user(Some(settings.user.as_str()))
         .pass(Some(settings.password.as_str()))
         .db_name(Some(settings.database.as_str()).filter(|name| !name.is_empty()))
-        // Keeps the driver from replacing a TCP connection to loopback by the server's Unix socket.
+        // Prevents the driver from switching from a TCP connection over loopback to the server's Unix socket.
         .prefer_socket(false)
         .tcp_connect_timeout(Some(connect_timeout))
 }
@@ -75,10 +75,10 @@ fn connect(options: OptsBuilder, password: &str) -> mysql::Result<Conn> {
     })
 }
 
-/// Longest password that RSA with OAEP and SHA-1 encrypts with a key of 2,048 bits: 256 octets less 42 of padding and the
-/// NUL after the password.
+/// Maximum octets of a password that RSA with OAEP and SHA-1 can encrypt with a key of 2,048 bits: 256, minus 42 for padding
+/// and 1 for the NUL after the password.
 const MAX_PASSWORD_OCTETS: usize = 213;
-/// Time limit for connecting to the only host.
+/// Time limit for connecting if only one host is configured.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time limit for connecting to one of several hosts, and for one read or write of a probe.
 pub const PROBE_TIMEOUT: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! Calls of the driver with panics caught: the driver panics at some malformed answers of a server.
+//! Catches panics of the driver, which panics at some malformed answers of a server.
 
 use std::fmt;
 use std::io;
@@ -30,7 +30,7 @@ pub fn is_panic(error: &mysql::Error) -> bool {
         .is_some_and(|inner| inner.is::<DriverPanic>())
 }
 
-/// A caught panic of the driver as an error.
+/// The text of a caught panic, as an error.
 #[derive(Debug)]
 struct DriverPanic(String);
 
@@ -46,8 +46,8 @@ impl fmt::Display for DriverPanic {
 
 impl std::error::Error for DriverPanic {}
 
-/// Logs a panic, except if the last one was the same and less than [`REPEAT_AFTER`] ago: each attempt to connect may repeat
-/// it.
+/// Logs a panic unless the same panic was logged less than [`REPEAT_AFTER`] ago, because each attempt to connect may cause it
+/// again.
 fn log_once(text: &str) {
     static LAST: Mutex<Option<(String, Instant)>> = Mutex::new(None);
     let mut last = lock(&LAST);

@@ -9,25 +9,25 @@ use crate::mail::NoMemory;
 pub enum ErrorClass {
     /// The connection broke. Nothing is stored, except that the outcome of a COMMIT is unknown.
     ConnectionLost,
-    /// The transaction was rolled back or must be; another try may succeed.
+    /// The transaction was or must be rolled back; a retry may succeed.
     Retry,
     /// The host is read-only; another host may take the batch.
     ReadOnly,
-    /// The node is not ready in its cluster; another host may take the batch, or the same node soon.
+    /// The node is not ready in its cluster. Another host may take the batch now, or the same node may take it later.
     NotReady,
     /// The server has no disk space or memory left.
     Full,
-    /// The server allows no further connection or query now; another try may succeed.
+    /// The server currently allows no further connection or query; a retry may succeed.
     Busy,
-    /// Rights, names or columns are wrong. Every mail fails until an administrator acts.
+    /// Rights, names or columns are wrong. Every mail fails until an administrator corrects them.
     Schema,
     /// The table's AUTO_INCREMENT counter has reached its end, or its next id is already used. Every mail fails.
     IdsUsedUp,
-    /// A column does not take a value although the columns that were read allow it: the table may have been altered since.
+    /// A column rejects a value that fits the column definition read earlier; the table may have been altered in the meantime.
     ValueOutOfRange,
-    /// This process has no memory for the row of a mail; a smaller mail may succeed.
+    /// This process could not allocate memory for the row of a mail; a smaller mail may succeed.
     NoMemory,
-    /// Any other error, which may be caused by a single mail, such as a trigger that refuses it or a packet that is too large.
+    /// Any other error. A single mail may be the cause, for example if a trigger rejects it or its packet is too large.
     Mail,
 }
 
@@ -41,7 +41,8 @@ impl ErrorClass {
                 ErrorClass::Mail
             }
             Error::DriverError(DriverError::PacketTooLarge) => ErrorClass::Mail,
-            // Only `NoMemory`, which this program raises. After an ENOMEM from the kernel the server's answer may still arrive.
+            // Matches only `NoMemory`, which this program itself returns. After an ENOMEM from the kernel the connection is
+            // unusable, because the server's answer may still arrive.
             Error::IoError(error)
                 if error.get_ref().is_some_and(|inner| inner.is::<NoMemory>()) =>
             {
@@ -57,7 +58,8 @@ impl ErrorClass {
 
 fn classify_server_error(error: &MySqlError) -> ErrorClass {
     match error.code {
-        // The message of 1030 has an errno or an error number of the engine; those of 3 and 1026 have the errno of a file write.
+        // The message of 1030 contains an errno or an error number of the engine; the messages of 3 and 1026 contain the errno
+        // of a file write.
         1030 if errno_in_message(&error.message) == Some(ENOSPC) => ErrorClass::Full,
         3 | 1026
             if errno_in_message(&error.message)
@@ -67,14 +69,15 @@ fn classify_server_error(error: &MySqlError) -> ErrorClass {
         }
         3 | 1026 | 1030 => ErrorClass::Retry,
         1062 if duplicate_id(&error.message).is_some() => ErrorClass::IdsUsedUp,
-        // MySQL at the end of an integer column. The INSERT binds no value to `mail_id`.
+        // MySQL returns 1264 at the end of an integer column. The INSERT itself binds no value to `mail_id`.
         1264 if error.message.contains("'mail_id'") => ErrorClass::IdsUsedUp,
         code => classify_code(code),
     }
 }
 
-/// Returns the errno in a message: the number after one of the marks, as in `Error writing file '/tmp/MLd128' (Errcode: 28
-/// "No space left on device")`, or else the first number, as in `Got error 28 "No space left on device"`.
+/// Returns the errno in a message. If the message contains a mark such as `Errcode: `, the number after it is returned, as in
+/// `Error writing file '/tmp/MLd128' (Errcode: 28 "No space left on device")`. Otherwise the first number is returned, as in
+/// `Got error 28 "No space left on device"`.
 ///
 /// The text around the number may be in any language.
 fn errno_in_message(message: &str) -> Option<u32> {
@@ -91,8 +94,8 @@ fn errno_in_message(message: &str) -> Option<u32> {
 
 /// Returns the id in `Duplicate entry '7' for key 'PRIMARY'`; `None` for another key or a primary key that is not a number.
 ///
-/// In a partitioned table the entry is `'7-2026-01-01 00:00:00'`, and MySQL names the key `'new_mail.PRIMARY'`. The text
-/// around them may be in any language.
+/// If the primary key also contains the date, as in a partitioned table, the entry is `'7-2026-01-01 00:00:00'`. MySQL 8 puts
+/// the table before the key's name: `'new_mail.PRIMARY'`. The text around these values may be in any language.
 pub fn duplicate_id(message: &str) -> Option<u64> {
     if !message.contains("PRIMARY'") {
         return None;
@@ -126,7 +129,8 @@ fn classify_code(code: u16) -> ErrorClass {
         1047 => ErrorClass::NotReady,
         1021 | 1114 | 1135 | 3675 => ErrorClass::Full,
         1040 | 1129 | 1203 | 1226 | 1461 => ErrorClass::Busy,
-        // Also a NOT NULL column, a read-only table, an invalid view, or no partition for the current date.
+        // Includes a missing value for a NOT NULL column, a read-only table, an invalid view, and a missing partition for the
+        // current date.
         1036 | 1044 | 1045 | 1046 | 1048 | 1049 | 1054 | 1064 | 1136 | 1142 | 1143 | 1146
         | 1227 | 1356 | 1364 | 1370 | 1526 | 1698 | 3989 => ErrorClass::Schema,
         167 | 1467 => ErrorClass::IdsUsedUp,

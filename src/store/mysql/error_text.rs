@@ -1,4 +1,4 @@
-//! Database errors as text for an administrator, with the configuration key that each one concerns.
+//! Texts of database errors for an administrator, each with the configuration key to check.
 
 use mysql::Error;
 
@@ -15,7 +15,7 @@ pub fn error_words(error: &Error) -> String {
     }
 }
 
-/// Returns the text of an error of `list` or `show`: the key that it concerns, the message and the fix.
+/// Returns the text of an error of `list` or `show`: the configuration key to check, the message and the fix.
 pub fn error_with_key(error: &Error, table: &TableName) -> String {
     let (key, fix) = match error {
         Error::MySqlError(error) => key_for_code(error.code, table),

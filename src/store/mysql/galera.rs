@@ -1,4 +1,4 @@
-//! Galera clusters: the state of a node, and which node knows the outcome of a COMMIT that another one received.
+//! Galera clusters: the state of a node, and which node knows the outcome of a COMMIT that was sent to another node.
 
 use std::collections::HashMap;
 
@@ -17,14 +17,14 @@ pub struct GaleraNode {
     address: String,
     /// Addresses of all nodes in the component that this node belongs to.
     addresses: Vec<String>,
-    /// Whether the node is synced and belongs to the primary component, which alone may commit.
+    /// Whether the node is synced and belongs to the primary component. Only this component may commit.
     is_ready: bool,
     /// `wsrep_local_state_comment`.
     state: String,
 }
 
 impl GaleraNode {
-    /// Reads the node's state; `None` for a server without Galera.
+    /// Reads the node's state. Returns `None` for a server without Galera.
     ///
     /// # Errors
     /// The connection broke, or the node is not ready and refuses every statement.
@@ -39,7 +39,7 @@ impl GaleraNode {
             .map(|status| Some(parse_status(&status)))
     }
 
-    /// Returns why the node must not get rows; `None` if it is ready.
+    /// Returns why the node must not be used; `None` if it is ready.
     pub fn unready_reason(&self) -> Option<String> {
         (!self.is_ready).then(|| {
             let state = self.state.as_str();
@@ -47,10 +47,10 @@ impl GaleraNode {
         })
     }
 
-    /// Returns whether this node knows the final outcome of a COMMIT that was sent to `lost`, which no longer listens.
+    /// Returns whether this node knows the final outcome of a COMMIT that was sent to `lost`, a node that no longer listens.
     ///
-    /// Both nodes must be of the same cluster, and this node's primary component must have excluded `lost`, so that no
-    /// transaction of `lost` can arrive any more. As long as `lost` is a member, its COMMIT could arrive after the look-up.
+    /// Both nodes must belong to the same cluster, and this node's primary component must have excluded `lost`. Then no
+    /// transaction of `lost` can arrive any more. While `lost` is still a member, its COMMIT could arrive after the look-up.
     pub fn is_surviving_peer_of(&self, lost: &GaleraNode) -> bool {
         let count_in = |addresses: &[String]| {
             let is_lost = |address: &&String| **address == lost.address;
@@ -60,14 +60,14 @@ impl GaleraNode {
             && !self.cluster.is_empty()
             && self.cluster == lost.cluster
             && !lost.address.is_empty()
-            // An address that two nodes report identifies neither of them.
+            // If two nodes report the same address, it identifies neither of them.
             && count_in(&lost.addresses) == 1
             && count_in(&self.addresses) == 0
     }
 }
 
-/// Makes the following reads of a connection include all transactions that any node of its Galera cluster has committed;
-/// otherwise a node applies the transactions of other nodes with a delay. Does nothing on a server without Galera.
+/// Makes later reads of this connection wait until the node has applied all transactions that its Galera cluster has
+/// committed. Normally a node applies the transactions of other nodes with a delay. Does nothing without Galera.
 ///
 /// # Errors
 /// The server refused the statement, or the connection broke.
@@ -96,7 +96,7 @@ fn parse_status(status: &HashMap<String, String>) -> GaleraNode {
             .filter(|address| address.contains(':'))
             .unwrap_or_default(),
         addresses,
-        // Excludes also a donor, which may stand still while it sends its data to another node.
+        // This also excludes a donor, which may stall while it sends its data to another node.
         is_ready: is_ready && state == "Synced",
         state,
     }

@@ -1,9 +1,9 @@
 //! COMMITs that hang: the server neither completes nor aborts them, because its disk is full, a replica does not acknowledge
 //! them or its group has no quorum.
 //!
-//! The server keeps such a COMMIT after the client has closed the connection. Another COMMIT there would hang as well, and each
-//! retry of a sender would add a copy of its mail. Therefore nothing more is sent to that host until SHOW PROCESSLIST no longer
-//! lists the COMMIT. Every account may see its own connections in that list.
+//! Such a COMMIT remains on the server after its connection is closed. A further COMMIT on the same host would also hang, and
+//! each retry of a sender would add a copy of the mail. Therefore nothing more is sent to this host until SHOW PROCESSLIST no
+//! longer lists the COMMIT. Every account may see its own connections in that list.
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, Weak};
@@ -31,7 +31,7 @@ pub struct HangingCommits {
 #[derive(Default)]
 struct State {
     commits: Vec<HangingCommit>,
-    /// Whether the thread that checks them is running.
+    /// Whether the thread that checks the COMMITs is running.
     is_watcher_running: bool,
 }
 
@@ -63,7 +63,7 @@ impl HangingCommits {
         ))
     }
 
-    /// Returns why nothing may be sent to any host; `None` if one of the `hosts` hosts has no hanging COMMIT.
+    /// Returns why nothing may be sent to any host; `None` if at least one of the `hosts` hosts has no hanging COMMIT.
     pub fn hang_reason_on_all(&self, hosts: usize) -> Option<String> {
         let mut reasons = (0..hosts).map(|host| self.hang_reason(host));
         let first = reasons.next()??;
@@ -80,11 +80,11 @@ impl HangingCommit {
 
 /// Blocks the host of an unanswered COMMIT if the COMMIT hangs there.
 pub fn block_host_if_hanging(connector: &Connector, commit: &UnknownCommit) {
-    // The look-up waits for the locks of a COMMIT that is only slow.
+    // A younger COMMIT may only be slow; the look-up then waits for its locks.
     if commit.sent_at.elapsed() < HANG_THRESHOLD {
         return;
     }
-    // If the host does not answer, the look-up cannot reach it either, so it need not be blocked.
+    // If the host does not answer, the look-up cannot reach it either, so the host need not be blocked.
     if let Ok(Some(state)) = commit_state(connector, &commit.sent_to) {
         block_host(connector, commit, &state);
     }
@@ -93,7 +93,7 @@ pub fn block_host_if_hanging(connector: &Connector, commit: &UnknownCommit) {
 /// Waits until no COMMIT hangs on a host.
 ///
 /// # Errors
-/// A COMMIT still hangs at the time `until`.
+/// At the time `until` a COMMIT still hangs. The error is the reason.
 pub fn wait_while_hanging(
     connector: &Connector,
     host: usize,
@@ -108,7 +108,7 @@ pub fn wait_while_hanging(
     Ok(())
 }
 
-/// Returns the state of a COMMIT in its server's process list; `None` if it is not listed.
+/// Returns the state of a COMMIT in the process list of its server; `None` if the list does not contain the COMMIT.
 fn commit_state(connector: &Connector, sent_to: &ConnectedServer) -> mysql::Result<Option<String>> {
     let mut connection = connector.connect_for_probe(sent_to.host, sent_to.address)?;
     let commits = listed_commits(&mut connection)?;
@@ -160,7 +160,7 @@ fn block_host(connector: &Connector, commit: &UnknownCommit, listed_state: &str)
         let shared = connector.downgrade();
         let builder = thread::Builder::new().name("mysql-commits".to_owned());
         if let Err(error) = builder.spawn(move || watch_commits(&shared)) {
-            // Only that thread unblocks the host, so the host is not blocked without it.
+            // Without this thread nothing would ever unblock the host, so the host is not blocked.
             log::error!(reason:% = error; "thread_start_failed");
             return;
         }
@@ -179,7 +179,7 @@ fn block_host(connector: &Connector, commit: &UnknownCommit, listed_state: &str)
     update_health(connector);
 }
 
-/// Checks the hanging COMMITs until there is none or the store is dropped.
+/// Checks the hanging COMMITs until none is left or the store is dropped.
 fn watch_commits(connector: &Weak<ConnectorState>) {
     while let Some(connector) = connector.upgrade().map(Connector::from_shared) {
         let commits: Vec<ConnectedServer> = {
@@ -193,7 +193,7 @@ fn watch_commits(connector: &Weak<ConnectorState>) {
         for commit in &commits {
             let has_ended = match commit_state(&connector, commit) {
                 Ok(state) => state.is_none(),
-                // A refused connection means that the server process has ended, and all its transactions with it.
+                // A refused connection means that the server process and all its transactions have ended.
                 Err(error) => is_refused(&error),
             };
             if has_ended {
@@ -232,7 +232,7 @@ impl From<&HangingCommit> for ConnectedServer {
     }
 }
 
-/// Returns the findings of `goguerrilla check` about hanging COMMITs on all hosts.
+/// Returns the findings of `goguerrilla check`: one for each host on which a COMMIT hangs.
 pub fn hanging_commit_findings(connector: &Connector) -> Vec<Diagnostic> {
     let count = connector.hosts().count();
     let hanging: Vec<(usize, ListedCommit)> = (0..count)
@@ -256,7 +256,7 @@ pub fn hanging_commit_findings(connector: &Connector) -> Vec<Diagnostic> {
 }
 
 fn oldest_hanging_commit(connector: &Connector, host: usize) -> Option<ListedCommit> {
-    // Another finding reports a host that cannot be reached.
+    // If the host cannot be reached, another finding reports that.
     let mut connection = connector.connect_for_probe(host, None).ok()?;
     let commits = listed_commits(&mut connection).ok()?;
     commits
@@ -266,7 +266,7 @@ fn oldest_hanging_commit(connector: &Connector, host: usize) -> Option<ListedCom
         .max_by_key(|commit| commit.seconds)
 }
 
-/// Age from which a COMMIT is regarded as hanging. A Galera cluster that loses a node stops for about this time.
+/// A COMMIT of at least this age counts as hanging. A Galera cluster that loses a node stops for about this time.
 const HANG_THRESHOLD: Duration = ANSWER_EXPECTED;
 /// Interval between two checks.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);

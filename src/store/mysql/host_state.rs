@@ -1,7 +1,7 @@
 //! The state of a host as its server reports it.
 //!
-//! All questions are SHOW … LIKE statements, which return no rows for an unknown name. MySQL, Group Replication, TiDB and
-//! Vitess do not know Galera's names.
+//! Variables are read with SHOW … LIKE, because this statement returns no rows for an unknown name. MySQL, Group Replication,
+//! TiDB and Vitess do not know the names of Galera's variables.
 
 use std::collections::HashMap;
 
@@ -12,14 +12,14 @@ use super::driver_panic::catch_panic;
 use super::galera::{GaleraNode, NOT_READY};
 use crate::store::TableName;
 
-/// Whether a host takes rows, with the reason if it does not.
+/// Whether a host accepts rows, and the reason if it does not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostState {
-    /// The host takes rows.
+    /// The host accepts rows.
     Healthy,
-    /// The host is healthy and read-only, such as a secondary of a replication group until it becomes the primary.
+    /// The host is healthy but read-only, such as a secondary of a replication group until it becomes the primary.
     Standby(String),
-    /// The host takes no rows.
+    /// The host accepts no rows: it is unreachable or not ready, or a COMMIT hangs there.
     Unhealthy(String),
 }
 
@@ -36,7 +36,7 @@ impl HostState {
                 return Ok(HostState::Unhealthy(reason));
             }
             let read_only = show_like(connection, "SHOW GLOBAL VARIABLES LIKE 'read_only'")?;
-            // Some nodes that are not ready refuse only statements that read a table. Other errors do not concern the host.
+            // Some nodes that are not ready refuse only statements that read a table. Other errors are not about the host.
             let selected = connection.query_drop(format!("SELECT `hash` FROM {table} LIMIT 0"));
             match selected {
                 Err(mysql::Error::MySqlError(error)) if error.code == NOT_READY => {
@@ -56,10 +56,11 @@ impl HostState {
     }
 }
 
-/// Returns the values of a SHOW … LIKE statement by their names in lower case; none if the server refuses the statement.
+/// Returns the values of a SHOW … LIKE statement by their names in lower case. The map is empty if the server refuses the
+/// statement.
 ///
 /// # Errors
-/// The connection broke, or the node is not ready, in which case it answers every statement with [`NOT_READY`].
+/// The connection broke, or the node is not ready and answers every statement with [`NOT_READY`].
 pub fn show_like(connection: &mut Conn, statement: &str) -> mysql::Result<HashMap<String, String>> {
     let rows: mysql::Result<Vec<(String, String)>> = connection.query(statement);
     match rows {

@@ -1,13 +1,15 @@
-//! The hosts of MYSQL_HOST: which of them are used, and when a failed one is used again.
+//! The hosts of MYSQL_HOST: which hosts are used, and when a host is used again after a failure.
 //!
 //! ```text
 //!   up ──(unreachable or not ready: writer or prober)──► down ──(healthy, minimum down time over: prober)──► up
 //!   up ──(read-only: writer or prober)──► standby ──(writable, minimum down time over: prober)──► up
 //! ```
 //!
-//! The first host that is up is preferred. A standby is healthy and read-only, such as a secondary of a replication group, and is
-//! tried only if no host is up; hosts that are down are tried last. Since every host is tried, a wrong state does not make mail
-//! fail. With only one host no state is kept.
+//! After each condition the text names who detects it.
+//!
+//! The first host that is up is preferred. A standby is healthy but read-only, such as a secondary of a replication group. It
+//! is tried only if no host is up; hosts that are down are tried last. Because every host is tried, mail does not fail only
+//! because a state is wrong. If only one host is configured, no state is kept.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -19,8 +21,8 @@ use crate::sync;
 pub struct Hosts {
     names: Vec<String>,
     states: Mutex<Vec<HostRecord>>,
-    /// Permits one connection to be closed so that it is replaced by one to a preferred host. The prober sets it once per
-    /// interval, so connections move one at a time.
+    /// Whether one connection may be closed, so that the pool replaces it with a connection to the preferred host. The prober
+    /// sets this once per interval, so connections move one at a time.
     failback_allowed: AtomicBool,
 }
 
@@ -28,7 +30,7 @@ pub struct Hosts {
 struct HostRecord {
     down: Option<Down>,
     up_since: Option<Instant>,
-    /// Minimum time that the host stays excluded; doubled if it fails again within [`FLAP_WINDOW`].
+    /// Minimum time that the host stays excluded. It doubles if the host fails again within [`FLAP_WINDOW`].
     min_down_time: Duration,
 }
 
@@ -39,10 +41,10 @@ struct Down {
     kind: DownKind,
 }
 
-/// Why a host is not used. The order of the variants is the order in which such hosts are tried.
+/// Why a host is excluded. If no usable host is left, excluded hosts are tried in the order of these variants.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum DownKind {
-    /// The host is healthy and read-only.
+    /// The host is healthy but read-only.
     Standby,
     /// The host is unreachable or not ready.
     Unhealthy,
@@ -88,14 +90,14 @@ impl Hosts {
         }
     }
 
-    /// Marks a healthy host as read-only. The change is logged, and not as an error.
+    /// Marks a host as standby: healthy but read-only. The change is logged at level info.
     pub fn mark_standby(&self, host: usize, reason: &str) {
         if self.mark_excluded(host, reason, DownKind::Standby) {
             log::info!(node = self.names[host].as_str(), reason = reason; "node_standby");
         }
     }
 
-    /// Records why a host is not used; returns whether its state has changed.
+    /// Records why a host is excluded. Returns whether this changes its state.
     fn mark_excluded(&self, host: usize, reason: &str, kind: DownKind) -> bool {
         if self.count() == 1 {
             return false;
@@ -118,7 +120,7 @@ impl Hosts {
         has_changed
     }
 
-    /// Marks a host that the prober found healthy as up, if its minimum down time is over. The change is logged.
+    /// Marks a host as up if its minimum down time is over. The prober must have found it healthy. The change is logged.
     pub fn mark_up(&self, host: usize) {
         let mut states = self.lock();
         let state = &mut states[host];
@@ -143,8 +145,8 @@ impl Hosts {
         states[host].down.is_some() && states.iter().any(|state| state.down.is_none())
     }
 
-    /// Returns whether a connection to this host must be closed so that a better host can be used. Consumes the permit of
-    /// [`allow_failback`](Hosts::allow_failback) if the host is up but not preferred.
+    /// Returns whether a connection to this host must be closed so that a better host can be used. If the host is up but not
+    /// preferred, this needs the permit of [`allow_failback`](Hosts::allow_failback) and uses it up.
     pub fn take_failback(&self, host: usize) -> bool {
         if self.count() == 1 {
             return false;
@@ -161,7 +163,7 @@ impl Hosts {
         self.failback_allowed.store(true, Ordering::Relaxed);
     }
 
-    /// Returns why no host takes mail; `None` if a host is up or only one is configured.
+    /// Returns why no host accepts mail; `None` if a host is up or only one host is configured.
     pub fn all_down_reason(&self) -> Option<String> {
         if self.count() == 1 {
             return None;
@@ -198,7 +200,7 @@ impl Hosts {
 
 /// Minimum time that a host is excluded after its first failure.
 const MIN_DOWN_TIME: Duration = Duration::from_secs(1);
-/// Longest minimum down time, which a host reaches that fails repeatedly.
+/// Upper limit of the minimum down time, for a host that fails repeatedly.
 const MAX_DOWN_TIME: Duration = Duration::from_secs(60);
 /// A host that fails within this time after it was marked up is flapping.
 const FLAP_WINDOW: Duration = Duration::from_secs(60);

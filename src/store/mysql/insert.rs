@@ -15,8 +15,8 @@ use crate::store::{TableColumns, TableName};
 
 /// Inserts one row for each recipient whose mail id is not in `stored`.
 ///
-/// The values of about one statement are in memory at a time, so a large mail with a hundred recipients does not need a
-/// hundred times its size. A statement has 1 to 64 or 128 rows, which limits the number of statements to prepare.
+/// Only the values of about one statement are in memory at a time, so a large mail with a hundred recipients does not need
+/// a hundred times its size. A statement has 1 to 64 rows or 128 rows, so that only few statements must be prepared.
 ///
 /// # Errors
 /// The server returned an error, or the connection broke. The transaction may then contain some of the rows.
@@ -81,7 +81,8 @@ impl PendingRows {
     }
 }
 
-/// Returns how many of `rows` rows go into the next statement: all of them up to [`PREPARED_ROWS`], else a multiple of it.
+/// Returns how many of `rows` rows go into the next statement: up to [`PREPARED_ROWS`] all of them, otherwise the largest
+/// possible multiple of [`PREPARED_ROWS`].
 fn rows_in_next_statement(rows: usize) -> usize {
     match rows {
         ..=PREPARED_ROWS => rows,
@@ -116,7 +117,7 @@ fn bind_values(
     ])
 }
 
-/// Returns the body as an owned vector; copies it only if the mail keeps a reference to it.
+/// Returns the body as an owned vector. The body is copied only if the mail still refers to it.
 fn into_owned_body(body: Arc<Vec<u8>>) -> Result<Vec<u8>, NoMemory> {
     Arc::try_unwrap(body).or_else(|shared| {
         let mut copy = Vec::new();
@@ -133,10 +134,11 @@ fn encoded_octets(value: &Value) -> usize {
     }
 }
 
-/// Returns the INSERT statement of `rows` rows, and prepares it at its first use.
+/// Returns the INSERT statement for `rows` rows. The statement is prepared at its first use.
 ///
 /// # Errors
-/// The server refused the statement: it checks names and rights when it prepares it.
+/// The server refused to prepare the statement, for example because of a wrong name or a missing right, or the connection
+/// broke.
 pub fn insert_statement(
     connection: &mut DbConnection,
     table: &TableName,
@@ -159,11 +161,11 @@ fn insert_sql(table: &TableName, rows: usize) -> String {
     )
 }
 
-/// Number of bound values per row; the other columns have the same value in every row.
+/// Number of bound values per row. The other columns have the same value in every row.
 const BOUND_VALUES: usize = 12;
-/// Maximum number of rows for which every count has a statement of its own.
+/// Up to this number of rows, each number of rows has its own prepared statement.
 const PREPARED_ROWS: usize = 64;
-/// Maximum number of rows per statement. More than a hundred rows do not make a row cheaper.
+/// Maximum number of rows per statement. Above a hundred rows the cost per row no longer decreases.
 const MAX_STATEMENT_ROWS: usize = 128;
-/// Maximum octets of one statement, also if the server takes more: its values are in memory twice while it is sent.
+/// Maximum octets of one statement, even if the server accepts more, because the values are in memory twice during sending.
 const MAX_STATEMENT_OCTETS: usize = 4 << 20;

@@ -1,8 +1,8 @@
-//! Rows in MySQL or MariaDB, bodies in Redis if it is configured.
+//! Stores rows in MySQL or MariaDB, and bodies in Redis if Redis is configured.
 //!
-//! Each batch is one transaction, and the class of an error decides whether the batch is retried, split or refused. After a
-//! COMMIT whose answer did not arrive, the rows are looked up by their hashes before anything is sent again: a mail is
-//! stored once or gets 451, and never gets 250 while the outcome is unknown.
+//! Each batch is one transaction. The class of an error decides whether the batch is retried, split or refused. If the answer
+//! to a COMMIT does not arrive, the rows are looked up by their hashes before anything is sent again: a mail is stored once or
+//! gets 451, and never gets 250 while the outcome is unknown.
 
 pub(crate) mod auto_increment;
 mod backoff;
@@ -56,12 +56,12 @@ pub struct MySqlStore {
     pool: Pool<Connector>,
     bodies: BodyStore,
     connection: Option<PooledDbConnection>,
-    /// Time by which the current batch is saved or has failed.
+    /// Time at which the current batch fails if it is not saved yet.
     deadline: Instant,
 }
 
 impl MySqlStore {
-    /// Creates a store over a pool that all writers share. It does not connect yet.
+    /// Creates a store. All writers share `pool`. The store does not connect yet.
     pub fn new(connector: Connector, pool: Pool<Connector>, bodies: BodyStore) -> MySqlStore {
         MySqlStore {
             connector,
@@ -86,7 +86,7 @@ impl SaveMail for MySqlStore {
     }
 
     fn cancel_batch(&mut self) {
-        // The connection has an open transaction, so the pool closes it and makes another one.
+        // The connection has an open transaction, so the pool closes it and opens a new one.
         self.connection = None;
     }
 
@@ -119,5 +119,5 @@ impl SaveMail for MySqlStore {
     }
 }
 
-/// Maximum time for a batch, with all of its retries; afterwards its clients get 451.
+/// Maximum time for a batch, including all retries; after this time its clients get 451.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(20);

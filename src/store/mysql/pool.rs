@@ -1,4 +1,4 @@
-//! The pool of connections that all writers share. It replaces connections in the background.
+//! The connection pool that all writers share. It replaces connections in the background.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,11 +30,8 @@ pub fn pool(connector: &Connector) -> Pool<Connector> {
         .build_unchecked(connector.clone())
 }
 
-/// Starts the thread that checks an idle connection every two seconds until the pool is dropped, because without mail nothing
-/// else detects that the database is down. Also starts the thread that aborts overdue calls.
-///
-/// # Errors
-/// A thread cannot be started.
+/// Starts two threads. The first checks an idle connection every two seconds until the pool is dropped, because without mail
+/// nothing else detects that the database is down. The second aborts overdue calls.
 pub fn watch_idle_connections(
     connector: &Connector,
     pool: &Arc<Pool<Connector>>,
@@ -56,23 +53,24 @@ fn check_idle_connections(connector: &Connector, pool: &Pool<Connector>) {
     if connector.stall_reason().is_some() {
         return;
     }
-    // With several hosts the prober sets their states, and the failure of one says nothing about the others.
+    // With several hosts the prober sets the host states, and a failure of one host says nothing about the others.
     let is_only_host = connector.hosts().count() == 1;
     let health = connector.health();
     let started_at = Instant::now();
     let _question = is_only_host.then(|| health.begin_request("a question to the idle database"));
     while let Some(mut connection) = pool.try_get() {
-        // The pool drops a broken connection, and its attempt to replace it updates the store's health.
+        // The pool drops a broken connection and tries to replace it. This attempt updates the store's health.
         let error = connection.with_timeout(Conn::ping).err();
         connection.broken = error.is_some();
         match error {
             None => {
                 health.set_up();
-                // After a shortage of ids the replacement reads whether there are free ids again.
+                // If ids ran short, the connection is replaced, because a new connection checks whether ids are free again.
                 connection.broken = health.has_shortage();
                 return;
             }
-            // The pool's own attempt to connect may take as long again before it marks the store as unavailable.
+            // The failure is recorded now: the pool marks the store as unavailable only after its own attempt to connect, which
+            // may take as long again.
             Some(error) if is_only_host && started_at.elapsed() > ANSWER_EXPECTED => {
                 health.record_failure(&format!("the database did not answer: {error}"));
             }
@@ -87,7 +85,7 @@ impl ManageConnection for Connector {
 
     fn connect(&self) -> Result<DbConnection, mysql::Error> {
         let mut connection = self.connect_any()?;
-        // Only after the reads of `connect_any`, which must not begin a transaction.
+        // Must follow the reads of `connect_any`, because these reads must not begin a transaction.
         connection.enable_implicit_begin()?;
         Ok(connection)
     }
@@ -97,14 +95,14 @@ impl ManageConnection for Connector {
     }
 
     fn has_broken(&self, connection: &mut DbConnection) -> bool {
-        // After a panic a connection may be returned with an open transaction, which must not become part of the next batch.
+        // After a panic a connection may come back with an open transaction, which must not become part of the next batch.
         connection.broken
             || connection.in_transaction
             || self.hosts().take_failback(connection.server.host)
     }
 }
 
-/// Marks the store as unavailable after a failed attempt to connect.
+/// Marks the store as unavailable if an attempt to connect fails and no connection is open.
 #[derive(Debug)]
 struct HealthReporter {
     health: Health,
@@ -113,15 +111,15 @@ struct HealthReporter {
 
 impl HandleError<mysql::Error> for HealthReporter {
     fn handle_error(&self, error: mysql::Error) {
-        // While other connections are open, a refused one does not mean that the store is unavailable: the server may allow fewer
-        // connections than there are writers. A dead connection is dropped at its next use.
+        // While other connections are open, a refused connection does not mean that the store is unavailable: the server may
+        // allow fewer connections than there are writers. A dead connection is dropped at its next use.
         if self.open_connections.load(Ordering::SeqCst) == 0 {
             self.health.set_down(&error.to_string());
         }
     }
 }
 
-/// Maximum pause between two attempts to connect. r2d2 doubles its pause up to half of `connection_timeout`.
+/// Maximum pause between two attempts to connect. r2d2 doubles the pause up to half of `connection_timeout`.
 const MAX_RETRY_PAUSE: Duration = Duration::from_secs(2);
 /// Interval between two checks of an idle connection.
 const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(2);

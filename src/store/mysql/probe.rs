@@ -1,4 +1,4 @@
-//! The prober: one thread that checks every host if several are configured, and marks each as up, standby or down.
+//! The prober: if several hosts are configured, one thread checks each of them and marks it as up, standby or down.
 
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -11,7 +11,7 @@ use super::backoff::jittered;
 use super::host_state::HostState;
 use super::pool::Connector;
 
-/// Starts the prober, which ends after the pool is dropped. Does nothing if only one host is configured.
+/// Starts the prober. It ends after the pool is dropped. Does nothing if only one host is configured.
 ///
 /// # Errors
 /// The thread cannot be started.
@@ -39,13 +39,13 @@ fn run(connector: &Connector, pool: &Weak<Pool<Connector>>) {
         connector.publish_host_status();
         connector.health().set_no_host(hosts.all_down_reason());
         hosts.allow_failback();
-        // Several servers should not probe, and move their connections, in the same moment.
+        // The random part prevents several servers from probing and moving their connections at the same moment.
         thread::sleep(jittered(PROBE_INTERVAL));
     }
 }
 
-/// Returns the state of a host. The connection is kept for the next probe. If it broke, a second one is opened at once: a server
-/// that has closed an idle connection may be healthy.
+/// Returns the state of a host. The connection is kept for the next probe. If the kept connection broke, a new one is opened at
+/// once, because a server that has closed an idle connection may be healthy.
 fn probe_host(connector: &Connector, host: usize, idle_connection: &mut Option<Conn>) -> HostState {
     if let Some(reason) = connector.hanging().hang_reason(host) {
         return HostState::Unhealthy(reason);

@@ -14,15 +14,15 @@ use crate::store::reader::{
 use crate::store::redis::cluster::ClusterReader;
 use crate::store::redis::{RedisReader, RedisSettings};
 
-/// A reader of rows, and of bodies in column `mail` or in Redis.
+/// Reads rows, and bodies from column `mail` or from Redis.
 pub struct MySqlReader {
     connection: DbConnection,
     table: TableName,
     redis: Option<RedisSettings>,
     open_redis: Option<OpenRedis>,
-    /// Error of the first failed read from Redis; later rows do not use Redis again.
+    /// Error of the first failed read from Redis; Redis is not used again after it.
     redis_failed: Option<ReadError>,
-    /// Why some of the mails that were listed last have no size.
+    /// Why some mails of the last listing have no size.
     unknown_sizes: Option<ReadError>,
 }
 
@@ -102,7 +102,7 @@ impl MySqlReader {
             OpenRedis::One(redis) => redis.body(hash),
             OpenRedis::Cluster(redis) => redis.body(hash),
         });
-        // Otherwise each row would wait for a timeout. `ClusterReader` itself skips the nodes that failed.
+        // The error is kept because otherwise each row would wait for a timeout. `ClusterReader` itself skips failed nodes.
         if !matches!(self.open_redis, Some(OpenRedis::Cluster(_))) {
             self.redis_failed = body.as_ref().err().cloned();
         }
@@ -165,7 +165,7 @@ impl MailReader for MySqlReader {
             }
             mails.push(mail);
         })?;
-        // Redis is read after the query has ended: a slow Redis would keep the query, and with it the table, busy.
+        // Redis is read after the query has ended, because a slow Redis would keep the query and the table busy.
         let (mut redis_error, mut unknown) = (None, 0);
         for index in in_redis {
             let Some(mail) = mails.get_mut(index) else {
@@ -175,7 +175,7 @@ impl MailReader for MySqlReader {
                 Ok(Some(stream)) => ListingSize::of(&stream),
                 Ok(None) => ListingSize::Expired,
                 Err(error) => {
-                    // Without REDIS_INTERFACE a listing does not warn about the bodies of old mails.
+                    // If REDIS_INTERFACE is empty, a listing does not warn about the bodies of old mails.
                     redis_error = Some(error).filter(|_| self.redis.is_some());
                     unknown += 1;
                     ListingSize::Unknown
@@ -237,11 +237,11 @@ impl MailReader for MySqlReader {
     }
 }
 
-/// Returns the WHERE clause for one recipient. The comparison ignores case but not accents, which common collations ignore
-/// (`jose` = `josé`). CONVERT prevents "Illegal mix of collations" for a column in any character set.
+/// Returns the WHERE clause for one recipient. The comparison ignores case but distinguishes accents, although common
+/// collations treat `jose` and `josé` as equal. CONVERT prevents "Illegal mix of collations" for a column in any character set.
 ///
-/// No index supports that comparison. If a column's collation ignores case, a comparison by that collation, which an index can
-/// serve, is added first: it matches the same rows and possibly more.
+/// No index supports this comparison. Therefore a plain comparison is added if the column's collation ignores case and `to` is
+/// ASCII. An index can serve the plain comparison, and it matches the same rows and possibly more.
 fn recipient_condition(to: &str, columns: &[(String, String)]) -> String {
     let condition = |name: &str| {
         let exact = format!(

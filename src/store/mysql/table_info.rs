@@ -1,4 +1,4 @@
-//! Properties of the real table and its server: columns with their widths and character sets, engine, durability.
+//! Properties of the real table and its server: widths and character sets of the columns, engine, durability.
 
 use mysql::Conn;
 use mysql::prelude::Queryable;
@@ -16,25 +16,25 @@ use crate::store::{TableColumns, TableName};
 pub struct TableInfo {
     /// `max_allowed_packet` in octets.
     pub max_packet_octets: usize,
-    /// Octets that column `mail` holds.
+    /// Maximum octets of a value in column `mail`.
     pub max_body_octets: usize,
-    /// The columns that values are cut to; `None` if the table does not exist or is not visible.
+    /// Widths and character sets of the columns, to which values are cut; `None` if the table does not exist or is not visible.
     pub columns: Option<TableColumns>,
-    /// `InnoDB`, `MyISAM`, …; empty for a view or if it is not visible.
+    /// `InnoDB`, `MyISAM`, …; empty for a view or if the table is not visible.
     pub engine: String,
-    /// `Dynamic`, `Compact`, …; empty if `engine` is.
+    /// `Dynamic`, `Compact`, …; empty if `engine` is empty.
     pub row_format: String,
-    /// The used part of the range of `mail_id`; `None` if that column is not AUTO_INCREMENT.
+    /// The used part of the range of `mail_id`; `None` if `mail_id` is not an AUTO_INCREMENT column.
     pub auto_increment: Option<AutoIncrementRange>,
-    /// Characters that column `hash` holds.
+    /// Maximum characters of a value in column `hash`.
     pub hash_chars: usize,
-    /// Characters that column `body` holds.
+    /// Maximum characters of a value in column `body`.
     pub body_chars: usize,
     /// Whether each COMMIT is on disk when the server answers it (`innodb_flush_log_at_trx_commit` is 1, or 3 in MariaDB).
     pub commits_are_synced: bool,
     /// `sync_binlog`, if its value allows acknowledged COMMITs to be lost.
     pub unsynced_binary_log: Option<u64>,
-    /// Columns that the INSERT fills and the table lacks.
+    /// Columns that the INSERT fills but the table does not have.
     pub missing_columns: Vec<&'static str>,
     /// Columns that the INSERT does not fill although they are NOT NULL and have no default.
     pub required_columns: Vec<UnfilledColumn>,
@@ -52,7 +52,7 @@ impl TableInfo {
         let max_packet_octets = max_packet_octets.unwrap_or(1 << 20);
         let unsynced_binary_log = unsynced_binary_log(connection)?;
         let (database, name) = (table.database(), table.table());
-        // Otherwise MySQL 8 may return an AUTO_INCREMENT value that is a day old. Other servers do not know the variable.
+        // Without this MySQL 8 may return an AUTO_INCREMENT value that is a day old. Other servers do not know the variable.
         let _ = connection.query_drop("SET SESSION information_schema_stats_expiry = 0");
         let table_row: Option<TableRow> = connection.exec_first(
             "SELECT ENGINE, ROW_FORMAT, AUTO_INCREMENT FROM information_schema.TABLES
@@ -115,8 +115,8 @@ impl TableInfo {
         })
     }
 
-    /// Returns the largest content that can be stored, however badly it compresses: the row must fit into one packet, and the body
-    /// into column `mail`, which holds it if Redis is unavailable.
+    /// Returns the maximum octets of content that can be stored even if it cannot be compressed. The row must fit into one
+    /// packet, and the body into column `mail`, because the body is stored there if Redis is unavailable.
     pub fn max_content_octets(&self) -> usize {
         let by_packet = self.max_packet_octets.saturating_sub(ROW_OVERHEAD_OCTETS);
         let by_column = self.max_body_octets.saturating_sub(TRACE_OCTETS);
@@ -195,7 +195,7 @@ impl ColumnInfo {
     }
 
     fn to_column(&self) -> Column {
-        // No value is longer, except the body, and a row must fit into a packet.
+        // No value except the body is longer than `MAX_TEXT_OCTETS`, because a row must fit into a packet.
         let max = self.width.and_then(|width| usize::try_from(width).ok());
         let max = max.unwrap_or(MAX_TEXT_OCTETS).min(MAX_TEXT_OCTETS);
         let counts_chars = matches!(
@@ -209,7 +209,7 @@ impl ColumnInfo {
                 Width::Octets(max)
             },
             charset: match self.charset.as_deref() {
-                // A binary column holds any octets.
+                // A binary column can hold any octets.
                 None => Charset::Unicode,
                 Some("utf8mb4" | "utf16" | "utf32" | "utf16le" | "gb18030") => Charset::Unicode,
                 Some("utf8" | "utf8mb3" | "ucs2") => Charset::Utf8mb3,
@@ -263,5 +263,5 @@ const INSERTED_COLUMNS: &[&str] = &[
 const ROW_OVERHEAD_OCTETS: usize = 80 << 10;
 /// Maximum octets of the trace fields with the longest addresses and names, and of zlib's header and trailer.
 const TRACE_OCTETS: usize = 2 << 10;
-/// Octets that a `text` column holds, and the maximum that is written into any column except `mail`.
+/// Maximum octets of a value in a `text` column. No longer value is written into any column except `mail`.
 const MAX_TEXT_OCTETS: usize = 65_535;

@@ -1,4 +1,4 @@
-//! Findings about values that the real columns cannot hold, each with the statement that fixes it.
+//! Findings about values that the real columns cannot hold. Each finding contains the statement that fixes it.
 
 use super::auto_increment::AutoIncrementRange;
 use super::table_info::TableInfo;
@@ -22,7 +22,7 @@ pub fn check_columns(
         .collect()
 }
 
-/// Returns a warning if columns do not hold every address of RFC 5321 and RFC 6531. Its fix is a single statement for all columns,
+/// Returns a warning if columns cannot hold every address of RFC 5321 and RFC 6531. The fix is one statement for all columns,
 /// because each ALTER TABLE copies the table.
 fn check_addresses(
     table_info: &TableInfo,
@@ -57,7 +57,7 @@ fn check_addresses(
     let changes = join(&|(name, _)| {
         format!("MODIFY `{name}` varchar({LONGEST_ADDRESS}) CHARACTER SET utf8mb4 NOT NULL")
     });
-    // In the older row formats a key has at most 767 bytes, and column `to` has a key.
+    // In the older row formats a key has at most 767 octets, and there is a key on column `to`.
     let format = match table_info.row_format.to_ascii_lowercase().as_str() {
         "compact" | "redundant" => "ROW_FORMAT=DYNAMIC, ",
         _ => "",
@@ -69,7 +69,7 @@ fn check_addresses(
     )))
 }
 
-/// Returns errors for columns that are too narrow for `hash` and `body`, whose values are never cut.
+/// Returns errors for columns `hash` and `body` if they are too narrow, because their values are never cut.
 fn check_fixed_widths(
     table_info: &TableInfo,
     table: &TableName,

@@ -1,4 +1,4 @@
-//! A COMMIT whose answer did not arrive: its rows are looked up before anything is sent again.
+//! A COMMIT whose answer did not arrive. Its rows are looked up before anything is sent again.
 
 use std::collections::HashSet;
 use std::thread;
@@ -24,23 +24,23 @@ use crate::store::{SaveError, TableName};
 pub struct UnknownCommit {
     /// The server that the COMMIT was sent to.
     pub sent_to: ConnectedServer,
-    /// Time at which it was sent.
+    /// Time at which the COMMIT was sent.
     pub sent_at: Instant,
 }
 
-/// Returns whether a COMMIT that failed with this error was certainly not carried out. After any other error the outcome is
+/// Returns whether this error means that the COMMIT was certainly not carried out. After any other error the outcome is
 /// unknown.
 ///
-/// A Galera node answers 1047 without executing the statement; the connection is then closed, which rolls back the
+/// A Galera node answers 1047 without executing the statement. The connection is then closed, which rolls back the
 /// transaction.
 pub fn is_certainly_rolled_back(error: &mysql::Error) -> bool {
     matches!(error, mysql::Error::MySqlError(error) if matches!(error.code, 1047 | 1205 | 1213 | 1290 | 1792 | 1836 | 3100 | 3101))
 }
 
 impl MySqlStore {
-    /// Looks up the rows of `part` on a server that knows the outcome of the COMMIT and inserts the missing ones in the same
-    /// transaction, with retries until the batch's deadline. The look-up locks the rows, so it waits for a COMMIT that is
-    /// still in progress.
+    /// Looks up the rows of `part` on a server that knows the outcome of the COMMIT. Inserts the missing rows in the
+    /// transaction of the look-up. Retries until the batch's deadline. The look-up locks the rows, so it waits for a COMMIT
+    /// that is still in progress.
     pub(super) fn resolve_unknown_commit(
         &self,
         part: &[Mail],
@@ -81,7 +81,8 @@ impl MySqlStore {
         }
     }
 
-    /// Returns false if rows are missing and the deadline has passed: the clients get 451 and send the mails again.
+    /// Looks up the rows and inserts the missing ones. Returns `false`, without a COMMIT, if rows are missing and the deadline
+    /// has passed; the clients then get 451 and send the mails again.
     fn store_missing_rows(
         &self,
         part: &[Mail],
@@ -111,9 +112,9 @@ impl MySqlStore {
     }
 }
 
-/// Connects to a server that knows the outcome of a COMMIT that was sent to `sent_to`: to the same address or, if it
-/// refuses connections, to a Galera node whose primary component has excluded it. Other hosts, and other addresses of the
-/// same name, do not know the outcome.
+/// Connects to a server that knows the outcome of a COMMIT that was sent to `sent_to`. Tries the same address first. If this
+/// address refuses connections, tries the Galera nodes whose primary component has excluded `sent_to`. Other hosts, and other
+/// addresses of the same name, do not know the outcome.
 fn connect_for_commit_lookup(
     connector: &Connector,
     sent_to: &ConnectedServer,

@@ -1,4 +1,4 @@
-//! Taking a connection for a batch from the pool, and beginning its transaction.
+//! Takes a connection for a batch from the pool and begins its transaction.
 
 use std::time::{Duration, Instant};
 
@@ -7,17 +7,17 @@ use super::batch_failure::BatchFailure;
 use super::error::ErrorClass;
 use super::pool::PooledDbConnection;
 
-/// How long a writer waits for a connection.
+/// How long a writer waits for a connection, up to `CONNECTION_TIMEOUT`.
 #[derive(Clone, Copy)]
 pub enum ConnectionWait {
-    /// Until the database is known to be down. For a writer that prepares its connection before it has mail.
+    /// Until the database is known to be down. Used by a writer that prepares its connection before it has mail.
     WhileNotDown,
     /// Until the deadline of the current batch.
     UntilDeadline,
 }
 
 impl MySqlStore {
-    /// Returns a connection on which a transaction has begun: the prepared one, or another one of the pool. Connections that
+    /// Returns a connection on which a transaction has begun: the prepared connection or one from the pool. Connections that
     /// were closed while idle are replaced.
     pub(super) fn begin_transaction(
         &mut self,
@@ -58,7 +58,7 @@ impl MySqlStore {
             return Err(BatchFailure::unreachable(&reason));
         }
         while let Some(connection) = self.connection.take().or_else(|| self.pool.try_get()) {
-            // The pool replaces a dropped connection by one to a usable host.
+            // The pool replaces a dropped connection with a connection to a usable host.
             if self.connector.is_usable(connection.server.host) {
                 return Ok(connection);
             }
@@ -72,7 +72,7 @@ impl MySqlStore {
             let remaining = until.saturating_duration_since(Instant::now());
             match self.pool.get_timeout(remaining.min(POLL_INTERVAL)) {
                 Ok(connection) => return Ok(connection),
-                // The pool returns the reason of a failure once; its later errors only report the timeout and are shorter.
+                // Keeps the longest text: the pool returns the reason of a failure once, and afterwards only the timeout.
                 Err(error) if error.to_string().len() > pool_error.len() => {
                     pool_error = error.to_string();
                 }

@@ -1,4 +1,4 @@
-//! Batch sizes when several writers serve one store.
+//! Decides the size of batches when several writers serve one store.
 //!
 //! A COMMIT costs nearly the same for one mail as for fifty, and the next mails arrive while it runs. One writer at a time
 //! takes the first mail of a batch and then waits, at most `LINGER` or `LINGER_BUSY`, until `target` further mails are queued:
@@ -13,8 +13,8 @@
 //! 2 or more               MAX_BATCH                           LINGER_BUSY
 //! ```
 //!
-//! A single writer has no batch in flight when it starts the next one. Two batches in flight, each with half of the sending
-//! connections, keep both the store and the connections busy.
+//! A single writer has no batch in flight when it starts the next one. With two batches in flight, each with the mails of half
+//! of the sending connections, the store and the connections are both busy.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -44,7 +44,7 @@ struct BatchState {
 pub struct BatchPermit<'a>(&'a BatchScheduler);
 
 impl BatchScheduler {
-    /// Takes the first mail of a batch with `first` and blocks until the batch may start; `None` if there is no mail. `queued`
+    /// Takes the first mail of a batch and blocks until the batch may start; `None` if `first` returns no mail. `queued`
     /// returns the length of the queue.
     pub fn acquire(
         &self,
@@ -74,13 +74,13 @@ impl BatchScheduler {
         Some((first, BatchPermit(self)))
     }
 
-    /// Wakes the waiting writer if the queue has reached its target. A connection calls this after it has queued a mail, with
-    /// the new queue length.
+    /// Wakes the waiting writer if the queue has reached the writer's target. A connection calls this after it has queued a
+    /// mail; `mails` is the new queue length.
     pub fn notify_queued(&self, mails: usize) {
         let target = self.wake_at.load(Ordering::SeqCst);
         if target > 0 && mails >= target {
-            // The waiting writer holds this lock from before it stores `wake_at` until it blocks, so it cannot miss the
-            // wake-up.
+            // The waiting writer takes this lock before it stores `wake_at` and releases it only when it blocks. So it cannot
+            // miss the wake-up.
             let _batches = sync::lock(&self.batches);
             self.changed.notify_one();
         }
@@ -122,7 +122,7 @@ const MIN_BATCH: usize = 8;
 const MAX_BATCH: usize = 64;
 /// Longest wait for more mails while no batch is in flight.
 const LINGER: Duration = Duration::from_millis(1);
-/// Longest wait for more mails while other batches are in flight. It is bounded because one of those may hang.
+/// Longest wait for more mails while other batches are in flight. The wait is limited because another batch may hang.
 const LINGER_BUSY: Duration = Duration::from_millis(5);
 
 #[cfg(test)]
@@ -153,7 +153,7 @@ mod tests {
             // With one batch in flight, fewer than MIN_BATCH mails are not worth a COMMIT of their own.
             (1, [1, 1], MIN_BATCH),
             (1, [500, 500], MAX_BATCH),
-            // With two batches in flight, fewer than MAX_BATCH mails are not.
+            // With two batches in flight, fewer than MAX_BATCH mails are not worth a COMMIT of their own.
             (2, [40, 60], MAX_BATCH),
         ] {
             let (target, _) = batches(in_flight, last_sizes).target();

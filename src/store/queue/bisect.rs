@@ -13,7 +13,7 @@ pub enum BatchError {
 }
 
 impl BatchError {
-    /// Returns the error for a batch of one mail.
+    /// Returns the error of either variant.
     pub fn into_save_error(self) -> SaveError {
         match self {
             BatchError::Store(error) | BatchError::Mail(error) => error,
@@ -21,9 +21,9 @@ impl BatchError {
     }
 }
 
-/// Saves `batch` with `save_part`, which commits all mails of a part or none, and halves a part that fails until the failing
-/// mail is alone. Returns one outcome per mail, in order. One bad mail among n costs about 2 log₂ n transactions. After an
-/// error of the store itself, the remaining mails are not tried.
+/// Saves `batch` with `save_part`, which commits all mails of a part or none. A part that fails because of a mail is halved
+/// until the bad mail is alone; one bad mail among n costs about 2 log₂ n transactions. After an error of the store itself, the
+/// remaining mails are not tried. Returns one outcome per mail, in order.
 pub fn save_bisecting(
     batch: &[Mail],
     save_part: &mut impl FnMut(&[Mail]) -> Result<(), BatchError>,

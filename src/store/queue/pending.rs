@@ -1,4 +1,4 @@
-//! One mail between its connection and the writer: queued, claimed, answered or withdrawn.
+//! The states of one mail between its connection and the writer: queued, claimed, answered or withdrawn.
 
 use std::collections::HashMap;
 use std::io;
@@ -26,11 +26,11 @@ struct Pending {
 }
 
 enum PendingState {
-    /// Holds the mail, so that a withdrawal frees its memory at once, however long the queue is.
+    /// The state holds the mail, so a withdrawal frees the memory at once, however long the queue is.
     Queued(Box<Mail>),
     Withdrawn,
     Claimed,
-    /// Returns the mail to the thread that allocated it, whose allocator can reuse the memory for the next mail.
+    /// The outcome, and the mail for the thread that allocated it: its allocator can reuse the memory for the next mail.
     Answered(Result<SavedId, SaveError>, Option<Box<Mail>>),
 }
 
@@ -100,7 +100,7 @@ impl SaveWaiter {
                 PendingState::Answered(outcome, mail) => {
                     let (outcome, mail) = (outcome.clone(), mail.take());
                     drop(state);
-                    // Freed before the reply: after the reply the client may send its next mail.
+                    // The mail is freed before the reply, because the client may send its next mail right after the reply.
                     drop(mail);
                     return outcome;
                 }
@@ -117,7 +117,7 @@ impl SaveWaiter {
                     ));
                 }
                 PendingState::Claimed if waited >= MAX_QUEUE_TIME + MAX_SAVE_TIME => {
-                    // It is unknown whether the mail is stored: 451, never 250.
+                    // The mail may or may not be stored, so the client gets 451, never 250.
                     return Err(SaveError::unavailable(
                         "the store took the mail and did not answer in time",
                     ));
@@ -131,13 +131,14 @@ impl SaveWaiter {
 }
 
 /// The connections that wait for an outcome. A ticker thread wakes those that have waited longer than
-/// `DISCONNECT_CHECK_AFTER`. A timed wait in each connection would cost a kernel timer per mail, 5 % of its CPU time.
+/// `DISCONNECT_CHECK_AFTER`. A timed wait in each connection would need a kernel timer per mail, which costs 5 % of the CPU
+/// time of a mail.
 #[derive(Default)]
 pub struct WaiterRegistry {
     waiters: Mutex<HashMap<usize, (Instant, Arc<Pending>)>>,
 }
 
-/// Registers one connection until dropped.
+/// The registration of one connection, which ends on drop.
 struct WaiterGuard<'a> {
     registry: &'a WaiterRegistry,
     pending: &'a Arc<Pending>,
@@ -171,8 +172,8 @@ impl WaiterRegistry {
         }
     }
 
-    /// Wakes the connections that have waited for long. A connection that is about to block misses this wake-up and gets the
-    /// next one.
+    /// Wakes the connections that have waited for at least `DISCONNECT_CHECK_AFTER`. A connection that is about to block misses
+    /// this wake-up and gets the next one.
     fn wake_overdue(&self, now: Instant) {
         for (since, pending) in sync::lock(&self.waiters).values() {
             if now.saturating_duration_since(*since) >= DISCONNECT_CHECK_AFTER {
@@ -188,7 +189,7 @@ impl Drop for WaiterGuard<'_> {
     }
 }
 
-/// Returns the address, which identifies a pending save as long as it exists.
+/// Returns the address of a pending save, which identifies it as long as it exists.
 fn pending_key(pending: &Arc<Pending>) -> usize {
     Arc::as_ptr(pending).addr()
 }
@@ -199,14 +200,15 @@ impl Pending {
     }
 }
 
-/// Longest time in the queue. Clients wait ten minutes (RFC 5321 §4.5.3.2.6), but each occupies a connection slot.
+/// Longest time in the queue. A client waits ten minutes for the reply (RFC 5321 §4.5.3.2.6), but occupies a connection slot
+/// all the time.
 const MAX_QUEUE_TIME: Duration = Duration::from_secs(30);
-/// Longest time for the batch of a claimed mail: the MySQL store retries for twenty seconds, and a COMMIT may begin at the end
-/// of them.
+/// Longest time for the batch of a claimed mail. The MySQL store retries for twenty seconds and may start a COMMIT just before
+/// they end.
 const MAX_SAVE_TIME: Duration = Duration::from_secs(32);
-/// Longest wait during which the client's connection is not checked.
+/// Waiting time after which the client's connection is checked.
 const DISCONNECT_CHECK_AFTER: Duration = Duration::from_secs(1);
-/// Interval at which a longer wait checks its time limit and its client.
+/// Interval at which a longer wait checks its time limit and the client's connection.
 const TICK: Duration = Duration::from_millis(500);
 /// Stack size of the ticker thread, which only iterates over the registry.
 const TICKER_STACK_BYTES: usize = 64 << 10;

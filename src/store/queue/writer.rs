@@ -1,6 +1,6 @@
 //! The writer threads, which commit queued mails in batches.
 //!
-//! A writer takes all mails that were queued during the previous commit. So a mail under light load is committed at once, and
+//! A writer takes all mails that were queued during the previous commit. So under light load a mail is committed at once, and
 //! batches grow with the load. [`BatchScheduler`] decides how several writers share the queue.
 
 use std::sync::Arc;
@@ -15,7 +15,8 @@ use crate::metrics::{self, Component, StoreErrorKind};
 use crate::panics;
 use crate::store::{Health, SaveError, SaveMail, SavedId};
 
-/// The function that opens a store on a writer's thread: for the first batch, after a failed open and after a panic.
+/// The function that opens a store on a writer's thread. The writer calls it for the first batch, and again after a failed
+/// open or a panic.
 pub type OpenStore = Arc<dyn Fn() -> Result<Box<dyn SaveMail>, SaveError> + Send + Sync>;
 
 /// Queues mails for the writers and waits for the outcome. Clones share one queue.
@@ -37,7 +38,7 @@ struct Queue {
 /// The writer threads of a [`Saver`].
 pub struct Writers {
     threads: Vec<JoinHandle<()>>,
-    /// Dropped to stop the writers after the queue is empty.
+    /// When this sender is dropped, the writers save the queued mails and stop.
     stop: Sender<()>,
 }
 
@@ -84,7 +85,7 @@ impl Saver {
                 queue.scheduler.notify_queued(queue.queued.len());
                 waiter.wait(&queue.waiters, client_left)
             }
-            // A writer that hangs leaves withdrawn mails in the queue, so the queue fills up only after hours.
+            // While a writer hangs, withdrawn mails stay in the queue, so the queue is full only after hours.
             Err(TrySendError::Full(_)) => Err(SaveError::unavailable(
                 "the queue is full: the store has been stuck for hours",
             )),
@@ -140,7 +141,7 @@ impl Writers {
         Ok((saver, Writers { threads, stop }))
     }
 
-    /// Returns whether all threads have ended, which they do after the last [`Saver`] is dropped.
+    /// Returns whether all threads have ended. They end after the last [`Saver`] is dropped.
     pub fn are_finished(&self) -> bool {
         self.threads.iter().all(JoinHandle::is_finished)
     }
@@ -149,7 +150,8 @@ impl Writers {
     pub fn drain_and_join(self) {
         drop(self.stop);
         for thread in self.threads {
-            // Panics are caught in the thread. This join may block for long, so shutdown waits for it only up to a time limit.
+            // The thread catches panics, so `join` returns no error. It may block for a long time, but the shutdown waits
+            // for it only up to a time limit.
             let _ = thread.join();
         }
     }
@@ -170,12 +172,12 @@ impl Writer {
         while let Some((first, permit)) =
             scheduler.acquire(|| self.next_queued(), || self.queue.len())
         {
-            // A panic drops the queued mails of the batch, whose clients then get 451.
+            // A panic drops the queued mails of the batch. Their clients then get 451.
             if let Err(text) = panics::catch(Component::Writer, || self.save_batch(first, permit)) {
                 let reason = format!("the writer panicked and reopens its store: {text}");
                 log::error!(reason = reason.as_str(); "batch_failed");
                 self.health.record_failure(&reason);
-                // The drop of a broken store may panic again.
+                // Dropping the broken store may panic too.
                 let _ = panics::catch(Component::Writer, || self.store = None);
             }
         }
@@ -195,7 +197,7 @@ impl Writer {
     fn save_batch(&mut self, first: QueuedMail, mut permit: BatchPermit) {
         let _request = self.health.begin_request("a batch");
         if let Err(error) = self.prepare_store() {
-            // Fails only the mails that are queued by now; a mail that arrives later starts another attempt.
+            // Only the mails that are queued now fail. A mail that arrives later starts another attempt.
             let waiting = self.queue.try_iter().take(self.queue.len());
             let waiting = std::iter::once(first).chain(waiting);
             let mut count = 0;
@@ -248,8 +250,8 @@ impl Writer {
         }
     }
 
-    /// Returns another queued mail. If the queue is empty and the batch has two or more mails, yields the processor once:
-    /// connections that are about to queue a mail make the batch larger, and so the commit cheaper per mail.
+    /// Returns another queued mail. If the queue is empty and the batch has two or more mails, yields the processor once, so
+    /// that connections can queue further mails: a commit costs less per mail in a larger batch.
     fn next_of_batch(&self, so_far: usize) -> Option<QueuedMail> {
         let next = self.queue.try_recv().ok();
         if next.is_some() || so_far < 2 {
@@ -296,12 +298,12 @@ fn count_store_error(error: &SaveError) {
     });
 }
 
-/// Longest queue. At most one mail per connection is waited for; the others were withdrawn while a store hung. Takes about
-/// 2 MB, and 20 MB more if all mails have been withdrawn.
+/// Maximum number of queued mails. Each connection waits for at most one of them; the others were withdrawn while a store hung.
+/// The queue takes about 2 MB, and 20 MB more if all mails have been withdrawn.
 const MAX_QUEUED_MAILS: usize = 131_072;
-/// Rows of one transaction. Above 100 rows, a commit gets no cheaper per row.
+/// Number of rows at which a batch takes no further mail. Above 100 rows, a commit does not get cheaper per row.
 const MAX_BATCH_ROWS: usize = 256;
-/// Octets of one transaction.
+/// Number of octets at which a batch takes no further mail.
 const MAX_BATCH_OCTETS: usize = 8 << 20;
 
 #[cfg(test)]

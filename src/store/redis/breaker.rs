@@ -1,4 +1,4 @@
-//! Circuit breaker: after a failure Redis is not used for a pause, then tried again.
+//! Circuit breaker: after a failure, Redis is left alone for some time and then tried again.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -57,7 +57,7 @@ impl Breaker {
     }
 }
 
-/// Pause after the first failure; doubled after each further one.
+/// Pause after the first failure; doubled after each further failure.
 const MIN_PAUSE: Duration = Duration::from_secs(1);
 /// Longest pause.
 const MAX_PAUSE: Duration = Duration::from_secs(30);

@@ -24,7 +24,7 @@ impl Connection {
     /// Connects to the first address that accepts the connection.
     ///
     /// # Errors
-    /// No address accepts it; the error is that of the last one.
+    /// No address accepts it; the error is the one from the last address.
     pub fn open(address: &ConnectionAddr, timeout: Duration) -> io::Result<Connection> {
         let stream = match address {
             ConnectionAddr::Unix(path) => Stream::Unix(UnixStream::connect(path)?),
@@ -96,7 +96,7 @@ fn connect(host: &str, port: u16, timeout: Duration) -> io::Result<TcpStream> {
     outcome
 }
 
-/// Returns whether the server sent this error as a reply, after which the connection can still be used.
+/// Returns whether the server sent this error as a reply. The connection can still be used after such an error.
 pub fn is_server_error(error: &RedisError) -> bool {
     use r2d2_redis::redis::ErrorKind;
     error.kind() == ErrorKind::ExtensionError || error.to_string().starts_with(SERVER_ERROR_PREFIX)
@@ -121,7 +121,7 @@ impl ConnectionLike for Connection {
             match self.read_reply() {
                 Ok(reply) if number >= offset => replies.push(reply),
                 Ok(_) => {}
-                // The connection is closed: each further read would wait for its timeout.
+                // The connection is closed, so no further reply can be read.
                 Err(error) if !self.is_open => return Err(first_error.unwrap_or(error)),
                 Err(error) => first_error = first_error.or(Some(error)),
             }

@@ -1,8 +1,8 @@
 //! Bodies in Redis under their mail ids, each with an expiry.
 //!
-//! No mail depends on Redis: after any error the bodies go into the table, and a batch waits for Redis at most 200 ms. A thread
-//! per writer sends the requests, because a socket's timeout restarts with every octet. A circuit breaker keeps a failing Redis
-//! unused for a pause and then tries it again.
+//! No mail depends on Redis: after any error the bodies go into the table, and a batch waits for Redis at most 200 ms. One
+//! thread per writer sends the requests, so that the writer can stop waiting: a socket's timeout restarts with every octet.
+//! After a failure, a circuit breaker stops the use of Redis for a pause and then tries Redis again.
 
 mod breaker;
 pub mod cluster;
@@ -44,14 +44,14 @@ impl RedisSettings {
         self.urls.iter().map(|url| split_url(url).1.to_owned())
     }
 
-    /// Returns the URL of a node of the cluster.
+    /// Returns the URL of the node at `address` (`host:port`), with user and password of the first configured URL.
     pub fn url_of(&self, address: &str) -> String {
         let (login, _) = self.urls.first().map_or(("", ""), |url| split_url(url));
         format!("redis://{login}{address}/")
     }
 }
 
-/// Returns `user:password@`, which may be empty, and `host:port`.
+/// Splits a URL into `user:password@`, which may be empty, and `host:port`.
 fn split_url(url: &str) -> (&str, &str) {
     let rest = url.strip_prefix("redis://").unwrap_or(url);
     let at = rest.rfind('@').map_or(0, |at| at + 1);
@@ -59,7 +59,7 @@ fn split_url(url: &str) -> (&str, &str) {
     (login, address.trim_end_matches('/'))
 }
 
-/// The bodies of a batch that are in Redis.
+/// Which bodies of a batch are in Redis.
 pub enum BodiesIn {
     /// No body: all go into the table.
     Table,
@@ -95,15 +95,15 @@ pub enum Redirect {
     Moved,
     /// ASK: the slot is being migrated to `node`, which already takes new keys of the slot.
     Ask {
-        /// The slot.
+        /// The hash slot in the Redis Cluster.
         slot: u16,
-        /// `host:port`.
+        /// `host:port` of the node that takes the slot over.
         node: String,
     },
 }
 
 impl Redirect {
-    /// Returns the redirection in an error, if the error is one.
+    /// Returns the redirection that an error contains; `None` for any other error.
     pub fn of(error: &redis::RedisError) -> Option<Redirect> {
         let (node, slot) = error.redirect_node()?;
         let node = node.to_owned();
@@ -138,12 +138,12 @@ pub struct PendingStore {
 /// Mail ids and bodies of one batch.
 pub type Bodies = Vec<(MailId, Arc<Vec<u8>>)>;
 
-/// Whether a node owns the slots of the bodies that it is sent.
+/// Whether the node that receives bodies owns their slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SlotAccess {
     /// The node owns the slots.
     Owner,
-    /// The slots are being migrated to the node: the command ASKING precedes each SETEX.
+    /// The slots are being migrated to the node, so the command ASKING must precede each SETEX.
     Asking,
 }
 
@@ -164,9 +164,9 @@ impl BodyWriter {
         })
     }
 
-    /// Sends the bodies of a batch, those of all recipients, to the worker thread; `None` if they go into the table.
+    /// Sends the bodies of all recipients of a batch to the worker thread; `None` if the bodies go into the table.
     pub fn begin_store(&mut self, batch: &[Mail]) -> Option<PendingStore> {
-        // This method has the bodies of all recipients in memory at once. Larger batches go into the table, row by row.
+        // The bodies of all recipients are in memory at once here. Those of a larger batch go into the table, row by row.
         let octets: usize = batch.iter().map(Mail::stored_octets).sum();
         if octets > MAX_BODIES_OCTETS || !self.breaker.allows() {
             return None;
@@ -201,7 +201,7 @@ impl BodyWriter {
     ) -> Result<u64, StoreFailure> {
         self.last_number += 1;
         let number = self.last_number;
-        // The thread may still be busy with a request whose result was not waited for.
+        // The thread may still be busy with an earlier request whose deadline has passed.
         let request = Request {
             number,
             bodies,
@@ -225,7 +225,7 @@ impl BodyWriter {
         loop {
             match self.answers.recv_deadline(deadline) {
                 Ok((answered, outcome)) if answered == number => return outcome,
-                // The late result of an earlier request, whose bodies went into the table.
+                // This is the late result of an earlier request. The bodies of that request went into the table.
                 Ok(_) => {}
                 Err(_) => {
                     return Err(StoreFailure::new(format!(
@@ -237,10 +237,10 @@ impl BodyWriter {
     }
 }
 
-/// Returns mail ids and bodies of a batch, those of all recipients.
+/// Returns the mail id and body for each recipient of each mail in a batch.
 ///
 /// # Errors
-/// There is not enough memory for all of them at once.
+/// There is not enough memory for all bodies at once.
 pub fn bodies_of(batch: &[Mail]) -> Result<Bodies, NoMemory> {
     let deliveries = batch.iter().flat_map(|mail| {
         mail.recipients()
@@ -263,10 +263,10 @@ fn describe_error(error: &redis::RedisError) -> String {
         (Some(code), Some(detail)) if is_server_error => format!("{code} {detail}"),
         (Some(code), None) if is_server_error => code.to_owned(),
         _ if error.is_timeout() => format!("{}, timed out", error.category()),
-        // The text of an I/O error or of the redis crate.
+        // The text comes from an I/O error or from the redis crate.
         _ => text,
     };
-    // A server without AUTH repeats the command's arguments in its error, and so the password.
+    // A server that does not know AUTH repeats its arguments, including the password, in the error. Cut them off.
     let text = text.split(", with args beginning with").next();
     // A server may send a line of any length.
     text.unwrap_or_default()
@@ -279,7 +279,7 @@ fn describe_error(error: &redis::RedisError) -> String {
 const MAX_ERROR_CHARS: usize = 300;
 /// Longest time that a batch waits for Redis.
 pub const STORE_TIMEOUT: Duration = Duration::from_millis(200);
-/// Maximum size of all bodies of a batch that is stored in Redis.
+/// Maximum size of all bodies of a batch, in octets. The bodies of a larger batch go into the table.
 pub const MAX_BODIES_OCTETS: usize = 16 << 20;
 
 #[cfg(test)]

@@ -69,8 +69,8 @@ impl RedisPool {
         let connector = Connector::new(url)
             .map_err(|error| format!("REDIS_INTERFACE: {}", describe_error(&error)))?;
         let last_failure = LastFailure::default();
-        // One thread instead of r2d2's default of three. Nodes do not share a thread: a node that does not answer must not
-        // delay connections to others, and the periodic job of a dropped pool ends only with its thread pool.
+        // One thread is enough; r2d2 starts three by default. Nodes do not share a thread: a node that does not answer must not
+        // delay connections to other nodes, and the periodic job of a dropped pool ends only with its thread pool.
         let threads = ScheduledThreadPool::builder()
             .num_threads(1)
             .thread_name_pattern("redis-connect")
@@ -93,7 +93,7 @@ impl RedisPool {
         })
     }
 
-    /// Stores bodies. Tries once more on another connection if the server had closed the first one, as it may do when idle.
+    /// Stores bodies. If the server had closed the connection, for example because it was idle, tries once more on another one.
     pub(super) fn store_bodies(
         &self,
         bodies: &Bodies,
@@ -118,7 +118,7 @@ impl RedisPool {
         started_at: Instant,
     ) -> redis::RedisResult<()> {
         let io_error = |text| redis::RedisError::from((redis::ErrorKind::IoError, text));
-        // Shorter than the writer's wait, so that the writer gets the reason why there is no connection.
+        // This wait is shorter than the writer's, so that the writer gets the reason why there is no connection.
         let remaining = STORE_TIMEOUT
             .saturating_sub(started_at.elapsed())
             .mul_f64(0.75);
@@ -170,8 +170,8 @@ fn encode_setex(bodies: &Bodies, expire_seconds: usize, access: SlotAccess) -> V
     commands
 }
 
-/// Returns whether the server closed the connection, which is read as the end of the stream. Compares the text, because the
-/// redis crate does not expose the kind of this I/O error.
+/// Returns whether the server closed the connection. Compares the error text, because the redis crate does not expose the kind
+/// of this I/O error.
 fn was_closed(error: &redis::RedisError) -> bool {
     let is_eof = || error.to_string() == io::Error::from(io::ErrorKind::UnexpectedEof).to_string();
     error.is_connection_dropped() || error.is_io_error() && is_eof()
@@ -179,8 +179,8 @@ fn was_closed(error: &redis::RedisError) -> bool {
 
 /// Approximate octets of a command without its body.
 const COMMAND_OVERHEAD_OCTETS: usize = 112;
-/// Timeout for connecting and for each reply during login. This happens on the pool's thread; a batch waits only
-/// `STORE_TIMEOUT` for it.
+/// Timeout for connecting and for each reply during login. The pool's thread connects; a batch waits for it only
+/// `STORE_TIMEOUT`.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest pause between two attempts to connect to a server that is down.
 const MAX_RECONNECT_PAUSE: Duration = Duration::from_secs(5);

@@ -109,7 +109,7 @@ impl RedisReader {
         let written: redis::RedisResult<()> =
             setex.arg(key).arg(1).arg("").query(&mut self.connection);
         written.map_err(|error| describe_error(&error))?;
-        // If this fails, the key expires after a second.
+        // If DEL fails, the key expires after a second.
         let _: redis::RedisResult<u64> = redis::cmd("DEL").arg(key).query(&mut self.connection);
         Ok(())
     }
@@ -131,7 +131,7 @@ pub fn display_address(url: &str) -> String {
     }
 }
 
-/// Timeout of `list`, `show` and `check`, for which no mail waits.
+/// Timeout of `list`, `show` and `check`. No mail waits for these commands.
 const READ_TIMEOUT: Duration = Duration::from_secs(3);
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Parses replies of Redis within limits.
 //!
-//! The redis crate's parser recurses for each nested array, so a few kilobytes of malicious input overflow its stack and abort
-//! the process, and it reads values of any size. Errors are still made by the redis crate, which classifies them. The format
-//! is [RESP2](https://redis.io/docs/latest/develop/reference/protocol-spec/).
+//! The redis crate's own parser has no limits. It recurses for each nested array, so a few kilobytes of malicious input
+//! overflow its stack and abort the process, and it reads values of any size. Errors are still created by the redis crate,
+//! which classifies them. The format is [RESP2](https://redis.io/docs/latest/develop/reference/protocol-spec/).
 
 use std::io::{self, BufRead, Read};
 
@@ -88,7 +88,7 @@ fn parse_number(digits: &[u8]) -> RedisResult<i64> {
     number.ok_or_else(|| malformed("not a number"))
 }
 
-/// Parses the length of a value; a negative length means that there is no value.
+/// Parses the length of a value; `None` if the length is negative, which means that there is no value.
 fn parse_length(digits: &[u8], max: usize) -> RedisResult<Option<usize>> {
     match usize::try_from(parse_number(digits)?) {
         Ok(length) if length > max => Err(malformed("a value that is too large")),

@@ -1,5 +1,5 @@
-//! The thread that sends one writer's bodies to Redis. The writer waits for it only until a deadline; a socket's timeout would
-//! restart with every octet.
+//! The thread that sends one writer's bodies to Redis. The writer waits for the thread only until a deadline. A timeout of the
+//! socket cannot replace the deadline, because it restarts with every octet.
 
 use std::io;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
-//! Bodies in a Redis Cluster: each goes to the node that owns its slot.
+//! Bodies in a Redis Cluster: each body goes to the node that owns its slot.
 //!
 //! This module has its own slot table and uses one pool per node, because the cluster client of the redis crate has no timeout
-//! for a call and fails a pipeline as a whole. Here each node has its own worker thread and circuit breaker and all nodes are
-//! sent their bodies at the same time. If a node is down, only the bodies of its slots go into column `mail`.
+//! for a call and fails a pipeline as a whole. Here each node has its own worker thread and circuit breaker. All nodes receive
+//! their bodies at the same time. If a node is down, only the bodies of its slots go into column `mail`.
 //!
 //! Replies of a node other than OK:
 //!
@@ -44,12 +44,12 @@ struct Shared {
     writers: usize,
     slots: Mutex<Arc<Slots>>,
     nodes: Mutex<HashMap<String, (RedisPool, Breaker)>>,
-    /// Open while no node reports the slots.
+    /// The circuit breaker for reading the slot table; open while no node reports it.
     breaker: Breaker,
     refresh: Sender<Sender<()>>,
 }
 
-/// The slots that are being migrated, and the node to which each migrates.
+/// The slots that are being migrated, and the new node of each slot.
 type MigratingSlots = HashMap<u16, String>;
 
 /// Stores one writer's bodies in the nodes of the cluster.
@@ -106,8 +106,8 @@ impl RedisCluster {
 }
 
 impl Shared {
-    /// Replaces the slot table. Removes the nodes without slots, because a cluster may replace its nodes under new addresses
-    /// any number of times.
+    /// Replaces the slot table. Removes the nodes without slots; otherwise the list would grow each time the cluster replaces a
+    /// node by one with another address.
     fn update_slots(&self, slots: Slots) {
         lock(&self.nodes).retain(|address, _| slots.has_node(address));
         *lock(&self.slots) = Arc::new(slots);
@@ -144,7 +144,7 @@ impl ClusterBodyWriter {
         let mut stored = HashSet::new();
         let mut remaining = bodies;
         let mut migrating = MigratingSlots::new();
-        // A second attempt for the bodies that were redirected.
+        // The second attempt is for bodies that were redirected.
         for _ in 0..2 {
             if self.cluster.slots().0.is_empty() && !self.find_slots(deadline) {
                 break;
@@ -250,7 +250,7 @@ impl ClusterBodyWriter {
     }
 }
 
-/// Reads the slot table at each request and at least every `REFRESH_INTERVAL`, because nodes take over slots from each other.
+/// Reads the slot table at each request and at least every `REFRESH_INTERVAL`, because nodes may take over slots at any time.
 fn run_slot_refresh(shared: &Weak<Shared>, requests: &Receiver<Sender<()>>) {
     let mut done: Option<Sender<()>> = None;
     loop {

@@ -12,15 +12,15 @@ use crate::store::redis::{Redirect, RedisReader, RedisSettings};
 pub struct ClusterReader {
     settings: RedisSettings,
     slots: Slots,
-    /// The nodes that were used. A node that failed is not tried again.
+    /// The nodes that were used. If a node failed, its error is kept and the node is not tried again.
     nodes: HashMap<String, Result<RedisReader, ReadError>>,
 }
 
 impl ClusterReader {
-    /// Reads the slot table from the first node that answers.
+    /// Reads the slot table from the first node that reports it.
     ///
     /// # Errors
-    /// [`ReadError`]: no node reports the slots; the text is that of the last node.
+    /// [`ReadError`]: no node reports the slots; the error is the one from the last node.
     pub fn open(settings: &RedisSettings) -> Result<ClusterReader, ReadError> {
         Ok(ClusterReader {
             settings: settings.clone(),
@@ -34,13 +34,13 @@ impl ClusterReader {
         self.slots.nodes().into_iter().map(str::to_owned).collect()
     }
 
-    /// Returns a key that begins with `prefix` and belongs to a slot of this node.
+    /// Returns a key that begins with `prefix` and belongs to a slot of this node; `None` if no such key is found.
     pub fn key_at(&self, address: &str, prefix: &str) -> Option<String> {
         let mut keys = (0..MAX_KEYS_TRIED).map(|number| format!("{prefix}:{number}"));
         keys.find(|key| self.slots.owner_of(key) == Some(address))
     }
 
-    /// Returns the connection to a node, which is opened if there is none.
+    /// Returns the connection to a node. Opens it if there is none.
     ///
     /// # Errors
     /// [`ReadError`]: the node cannot be reached now, or failed before.
@@ -65,7 +65,7 @@ impl ClusterReader {
         let address = self.slots.owner_of(hash).ok_or_else(no_owner)?.to_owned();
         let outcome = match self.node(&address)?.body_or_redirect(hash) {
             Ok(Ok(body)) => return Ok(body),
-            // The slot is being migrated, and the body may be at its new node already.
+            // The slot is being migrated, and its new node may already have the body.
             Ok(Err(Redirect::Ask { node, .. })) => {
                 let node = self.node(&node)?;
                 return node
@@ -80,7 +80,7 @@ impl ClusterReader {
             Err(error) => Err(error),
         };
         if let Err(error) = &outcome {
-            // Otherwise each further body would wait for this node's timeout.
+            // The error is kept, because otherwise each further body would wait for this node's timeout.
             self.nodes.insert(address, Err(error.clone()));
         }
         outcome

@@ -5,7 +5,7 @@ use r2d2_redis::redis::{self, Value};
 use crate::store::ReadError;
 use crate::store::redis::{RedisReader, RedisSettings};
 
-/// The first and last slot of each range and the `host:port` of the node that owns it, in ascending order.
+/// The ranges of slots in ascending order: first slot, last slot, and `host:port` of the node that owns them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Slots(pub Vec<(u16, u16, String)>);
 
@@ -18,12 +18,12 @@ impl Slots {
         (*first <= slot).then_some(node.as_str())
     }
 
-    /// Returns whether a node owns any slot.
+    /// Returns whether the node at `address` owns any slot.
     pub fn has_node(&self, address: &str) -> bool {
         self.0.iter().any(|(_, _, node)| node == address)
     }
 
-    /// Returns the nodes that own slots, each one time.
+    /// Returns the nodes that own slots, each once.
     pub fn nodes(&self) -> Vec<&str> {
         let mut nodes: Vec<&str> = self.0.iter().map(|(_, _, node)| node.as_str()).collect();
         nodes.sort_unstable();
@@ -31,8 +31,8 @@ impl Slots {
         nodes
     }
 
-    /// Parses the reply to CLUSTER SLOTS: first slot, last slot, master, replicas. A node may send an empty host name for itself,
-    /// which stands for `queried_address`.
+    /// Parses the reply to CLUSTER SLOTS: first slot, last slot, master, replicas. A node may send an empty host name for
+    /// itself; `queried_address` then replaces it.
     fn parse(ranges: &[Vec<Value>], queried_address: &str) -> Slots {
         let range = |range: &Vec<Value>| {
             let [Value::Int(first), Value::Int(last), Value::Bulk(master), ..] = range.as_slice()
@@ -63,7 +63,7 @@ impl Slots {
 /// Reads the slot table from the first node that reports one: the `known` nodes, then the configured ones.
 ///
 /// # Errors
-/// [`ReadError`]: no node reports it; the text is that of the last node.
+/// [`ReadError`]: no node reports it; the error is the one from the last node.
 pub fn read_slots(settings: &RedisSettings, known: &Slots) -> Result<Slots, ReadError> {
     let configured = settings.addresses();
     let known = known.nodes().into_iter().map(str::to_owned);
