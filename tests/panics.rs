@@ -10,7 +10,9 @@ use goguerrilla::net::accept_pool::{AcceptPool, AcceptPoolSettings, Client, Serv
 use goguerrilla::net::listener::Listener;
 use goguerrilla::net::trusted_proxies::TrustedProxies;
 use goguerrilla::smtp::{AllowedHosts, MemoryBudget, SessionSettings};
-use goguerrilla::store::{Health, OpenStore, SaveError, SaveMail, SavedId, TableColumns, Writers};
+use goguerrilla::store::{
+    Health, SaveError, SaveMail, SavedId, StoreOpener, TableColumns, Writers,
+};
 use log::kv::Key;
 use log::{LevelFilter, Log, Metadata, Record};
 
@@ -64,7 +66,7 @@ fn memory_and_slots_are_released_after_a_connection_or_store_panic() {
     let _alone = serialize_tests();
     log::set_logger(&PanickingLog).expect("no other test sets one");
     log::set_max_level(LevelFilter::Info);
-    let open_store: OpenStore = Arc::new(|| Ok(Box::new(PanickingStore)));
+    let open_store: StoreOpener = Arc::new(|| Ok(Box::new(PanickingStore)));
     let (saver, writers) = Writers::start(1, true, Health::up(), open_store).expect("a thread");
     let budget = MemoryBudget::new(300_000);
     let settings = ConnectionSettings {

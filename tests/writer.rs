@@ -12,7 +12,7 @@ use goguerrilla::smtp::{
     AllowedHosts, InputBuffer, MemoryBudget, Session, SessionSettings, Step, TlsState,
 };
 use goguerrilla::store::{
-    Health, OpenStore, SaveError, SaveMail, SavedId, Saver, TableColumns, Writers,
+    Health, SaveError, SaveMail, SaveQueue, SavedId, StoreOpener, TableColumns, Writers,
 };
 
 /// The outcome of a batch, given its subjects.
@@ -78,7 +78,7 @@ fn store_that_panics_again_in_drop_is_replaced_for_the_next_batch() {
         }
     }
     let opened = AtomicUsize::new(0);
-    let open: OpenStore = Arc::new(move || match opened.fetch_add(1, Ordering::SeqCst) {
+    let open: StoreOpener = Arc::new(move || match opened.fetch_add(1, Ordering::SeqCst) {
         0 => Ok(Box::new(Broken)),
         _ => Ok(Box::new(Store::silent())),
     });
@@ -91,7 +91,7 @@ fn store_that_panics_again_in_drop_is_replaced_for_the_next_batch() {
 #[test]
 fn store_that_failed_to_open_is_opened_again_for_the_next_mail() {
     let opened = Arc::new(AtomicUsize::new(0));
-    let open: OpenStore = {
+    let open: StoreOpener = {
         let opened = Arc::clone(&opened);
         Arc::new(move || match opened.fetch_add(1, Ordering::SeqCst) {
             0 => Err(SaveError::Full("no room".to_owned())),
@@ -393,7 +393,7 @@ fn queued_mails_are_saved_before_the_writers_stop() {
 
 /// Writers and a store that records the batches it was given.
 struct Fixture {
-    saver: Saver,
+    saver: SaveQueue,
     writers: Writers,
     seen: Arc<Mutex<Vec<Vec<String>>>>,
     opened: Arc<AtomicUsize>,
@@ -414,7 +414,7 @@ impl Fixture {
     ) -> Fixture {
         let (seen, opened) = (Arc::default(), Arc::new(AtomicUsize::new(0)));
         let (ready, serve_client): (_, SaveBehavior) = (Arc::new(ready), Arc::new(serve_client));
-        let open: OpenStore = {
+        let open: StoreOpener = {
             let (seen, opened) = (Arc::clone(&seen), Arc::clone(&opened));
             Arc::new(move || {
                 opened.fetch_add(1, Ordering::SeqCst);
@@ -488,7 +488,7 @@ fn all_saved(subjects: &[String]) -> Vec<Result<(), SaveError>> {
     vec![Ok(()); subjects.len()]
 }
 
-fn save(saver: &Saver, subject: &str) -> Result<SavedId, SaveError> {
+fn save(saver: &SaveQueue, subject: &str) -> Result<SavedId, SaveError> {
     saver.save(mail(subject), &mut || false)
 }
 

@@ -11,7 +11,7 @@ use goguerrilla::http::{self, Handler};
 use goguerrilla::net::accept_pool::{AcceptPool, AcceptPoolSettings};
 use goguerrilla::net::trusted_proxies::TrustedProxies;
 use goguerrilla::smtp::{MemoryBudget, TlsState};
-use goguerrilla::store::Saver;
+use goguerrilla::store::SaveQueue;
 use goguerrilla_fuzz::{Dialogue, settings};
 use libfuzzer_sys::fuzz_target;
 
@@ -124,7 +124,7 @@ static SETTINGS: LazyLock<Arc<ConnectionSettings>> = LazyLock::new(|| {
         session: Arc::new(PolicyHandle::new((*settings(100)).clone())),
         client_timeout: Duration::from_secs(1),
         budget: MemoryBudget::new(1_000),
-        saver: Saver::discarding(),
+        saver: SaveQueue::discarding(),
         proxy_protocol: false,
         tls: None,
     })

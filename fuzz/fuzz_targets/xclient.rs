@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use goguerrilla::smtp::{ClientAddress, TlsState};
+use goguerrilla::smtp::{TlsState, XclientAddress};
 use goguerrilla_fuzz::{Dialogue, StepOutput};
 use libfuzzer_sys::fuzz_target;
 
@@ -15,7 +15,7 @@ fuzz_target!(|data: &[u8]| {
     };
     // With an odd first octet a PROXY header has already fixed the client address.
     let proxy_address: Option<IpAddr> = (kind % 2 == 1).then(|| [192, 0, 2, 1].into());
-    let mut address = proxy_address.map_or(ClientAddress::NotGiven, ClientAddress::Known);
+    let mut address = proxy_address.map_or(XclientAddress::NotGiven, XclientAddress::Known);
     let mut helo: Option<String> = None;
     let mut trusted_dialogue =
         Dialogue::new(100, 1 << 20, TlsState::Unavailable).trust_proxy(proxy_address);
@@ -35,7 +35,7 @@ fuzz_target!(|data: &[u8]| {
             (None, [StepOutput::Reply(501, _)]) => {}
             (Some((requested, name)), [StepOutput::Xclient(introduced)]) => {
                 assert_eq!(requested, *introduced);
-                if requested != ClientAddress::NotGiven {
+                if requested != XclientAddress::NotGiven {
                     assert!(proxy_address.is_none() || requested == address);
                     address = requested;
                 }
@@ -44,7 +44,7 @@ fuzz_target!(|data: &[u8]| {
             (Some((requested, _)), [StepOutput::Reply(550, _)]) => {
                 assert!(
                     proxy_address.is_some()
-                        && requested != ClientAddress::NotGiven
+                        && requested != XclientAddress::NotGiven
                         && requested != address
                 );
             }
@@ -62,7 +62,7 @@ fuzz_target!(|data: &[u8]| {
 });
 
 /// Returns the address and name of a line, or `None` if it must be rejected.
-fn model(line: &[u8]) -> Option<(ClientAddress, Option<String>)> {
+fn model(line: &[u8]) -> Option<(XclientAddress, Option<String>)> {
     let line = std::str::from_utf8(line).ok()?;
     let mut attributes: BTreeMap<String, String> = BTreeMap::new();
     for word in line.split(' ').filter(|word| !word.is_empty()) {
@@ -79,15 +79,15 @@ fn model(line: &[u8]) -> Option<(ClientAddress, Option<String>)> {
     if attributes.is_empty() {
         return None;
     }
-    let mut address = ClientAddress::NotGiven;
+    let mut address = XclientAddress::NotGiven;
     let mut helo = None;
     for (name, value) in attributes {
         let is_unknown = ["[UNAVAILABLE]", "[TEMPUNAVAIL]"]
             .iter()
             .any(|word| word.eq_ignore_ascii_case(&value));
         match name.as_str() {
-            "ADDR" if is_unknown => address = ClientAddress::Unknown,
-            "ADDR" => address = ClientAddress::Known(ip(&value)?),
+            "ADDR" if is_unknown => address = XclientAddress::Unknown,
+            "ADDR" => address = XclientAddress::Known(ip(&value)?),
             "HELO" if is_unknown => {}
             "HELO" => helo = Some(value),
             "NAME" | "LOGIN" => {}

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use goguerrilla::smtp::{
-    AllowedHosts, COMMAND_READ_SIZE, ClientAddress, InputBuffer, MemoryBudget, Reply, Session,
-    SessionSettings, Step, TlsState, reply,
+    AllowedHosts, COMMAND_READ_SIZE, InputBuffer, MemoryBudget, Reply, Session, SessionSettings,
+    Step, TlsState, XclientAddress, reply,
 };
 use goguerrilla::store::TableColumns;
 
@@ -25,7 +25,7 @@ pub enum StepOutput {
     Reply(u16, String),
     Save(Mail),
     StartTls,
-    Xclient(ClientAddress),
+    Xclient(XclientAddress),
     Close(u16, String),
 }
 

@@ -42,11 +42,11 @@ struct Arguments {
     )]
     verbose: Option<bool>,
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<CliCommand>,
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum CliCommand {
     /// Checks, without changing anything, whether the server would start and could save mail; exit status 1 if not.
     Check,
     /// Prints the CREATE TABLE statement for the configured store and table name.
@@ -113,7 +113,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
     let reload_config = || arguments.read_config();
     let (config, warnings) = match reload_config() {
         Ok(read) => read,
-        Err(text) if matches!(arguments.command, Some(Command::Check)) => {
+        Err(text) if matches!(arguments.command, Some(CliCommand::Check)) => {
             print_stdout(format!("error: {text}\n").as_bytes())?;
             return Err(Failure {
                 text: String::new(),
@@ -125,8 +125,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
     match &arguments.command {
         None => server::run(&config, &warnings, &reload_config)
             .map_err(|error| error.to_string().into()),
-        Some(Command::Check) => check(&config, &warnings, &reload_config),
-        Some(Command::Schema) => {
+        Some(CliCommand::Check) => check(&config, &warnings, &reload_config),
+        Some(CliCommand::Schema) => {
             let table = server::table_name(&config);
             let schema = match config.store {
                 StoreKind::MySql => table.mysql_schema(),
@@ -134,7 +134,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
             };
             print_stdout(schema.as_bytes())
         }
-        Some(Command::List { to, limit, json }) => {
+        Some(CliCommand::List { to, limit, json }) => {
             let mut reader = open_reader(&config)?;
             let mails = reader.list(to.as_deref(), *limit);
             let mails = mails.map_err(|error| error.to_string())?;
@@ -150,7 +150,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
             }
             Ok(())
         }
-        Some(Command::Show { hash }) => {
+        Some(CliCommand::Show { hash }) => {
             let mut reader = open_reader(&config)?;
             validate_hash(hash)?;
             let mail = reader.show(hash).map_err(|error| error.to_string())?;

@@ -14,13 +14,13 @@ use crate::metrics::{self, CloseReason, Handshake, ListenerKind, MailOutcome, Re
 use crate::net::accept_pool::Client;
 use crate::net::deadline::Deadline;
 use crate::net::tls::TlsCredentials;
-use crate::net::transport::{NegotiatedTls, Transport, TransportError};
+use crate::net::transport::{ClientIoError, NegotiatedTls, Transport};
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::{
-    COMMAND_READ_SIZE, CONTENT_READ_SIZE, ClientAddress, ContentError, DiscardReason, Expecting,
-    InputBuffer, MemoryBudget, Session, SessionSettings, Step, TlsState,
+    COMMAND_READ_SIZE, CONTENT_READ_SIZE, ContentError, DiscardReason, Expecting, InputBuffer,
+    MemoryBudget, Session, SessionSettings, Step, TlsState, XclientAddress,
 };
-use crate::store::Saver;
+use crate::store::SaveQueue;
 
 pub use self::policy_handle::{PolicyHandle, StoreLimits};
 
@@ -33,7 +33,7 @@ pub struct ConnectionSettings {
     /// Memory limit for the content of all connections.
     pub budget: MemoryBudget,
     /// Saves mail in the store.
-    pub saver: Saver,
+    pub saver: SaveQueue,
     /// Whether each connection begins with a PROXY protocol header.
     pub proxy_protocol: bool,
     /// Certificate and key; `None` if TLS is not offered.
@@ -105,12 +105,12 @@ struct Connection<'a> {
     xclient_rejection_logged: bool,
 }
 
-fn close_reason(error: &TransportError) -> CloseReason {
+fn close_reason(error: &ClientIoError) -> CloseReason {
     match error {
-        TransportError::TimedOut => CloseReason::TimedOut,
-        TransportError::Shed => CloseReason::Shed,
-        TransportError::ConnectionReset(_) => CloseReason::ConnectionReset,
-        TransportError::Tls(_) => CloseReason::TlsFailed,
+        ClientIoError::TimedOut => CloseReason::TimedOut,
+        ClientIoError::Shed => CloseReason::Shed,
+        ClientIoError::ConnectionReset(_) => CloseReason::ConnectionReset,
+        ClientIoError::Tls(_) => CloseReason::TlsFailed,
     }
 }
 
@@ -267,11 +267,11 @@ impl<'a> Connection<'a> {
 
     /// Applies the client address that a trusted proxy passed on. Closes the connection if that address has too many
     /// connections.
-    fn apply_xclient(&mut self, address: ClientAddress, reply: &Reply) -> Result<(), CloseReason> {
+    fn apply_xclient(&mut self, address: XclientAddress, reply: &Reply) -> Result<(), CloseReason> {
         let is_within_limit = match address {
-            ClientAddress::NotGiven => true,
-            ClientAddress::Unknown => self.client.set_client_address(None),
-            ClientAddress::Known(ip) => self.client.set_client_address(Some(ip)),
+            XclientAddress::NotGiven => true,
+            XclientAddress::Unknown => self.client.set_client_address(None),
+            XclientAddress::Known(ip) => self.client.set_client_address(Some(ip)),
         };
         if !is_within_limit {
             self.close(&reply::R421_TOO_MANY_FROM_ADDRESS);
@@ -286,7 +286,7 @@ impl<'a> Connection<'a> {
     fn start_tls(&mut self) -> Result<(), CloseReason> {
         let credentials = self.settings.tls.as_ref().ok_or(CloseReason::TlsFailed)?;
         let now = Instant::now();
-        let commands_since = self.deadlines.commands_since(now);
+        let commands_since = self.deadlines.without_mail_since(now);
         let deadline = Deadline::for_command(now, self.settings.client_timeout)
             .with_commands_since(commands_since);
         match self.transport.start_tls(credentials.config(), &deadline) {
@@ -302,7 +302,7 @@ impl<'a> Connection<'a> {
             Err(error) => {
                 metrics::HANDSHAKES.count(Handshake::Failed);
                 // A disconnect before the end of the handshake on an implicit-TLS port is not logged.
-                if self.octets_in > 0 || !matches!(error, TransportError::ConnectionReset(_)) {
+                if self.octets_in > 0 || !matches!(error, ClientIoError::ConnectionReset(_)) {
                     let session = self.client.session_id();
                     log::info!(session:% = session, client:% = self.client.ip(), reason:% = error; "tls_failed");
                 }
@@ -344,7 +344,7 @@ impl<'a> Connection<'a> {
         self.output.clear();
         self.output.shrink_to(KEPT_OUTPUT_CAPACITY);
         written.map_err(|error| match error {
-            TransportError::TimedOut => CloseReason::WriteTimeout,
+            ClientIoError::TimedOut => CloseReason::WriteTimeout,
             error => close_reason(&error),
         })
     }

@@ -49,7 +49,7 @@ impl PolicyHandle {
     }
 
     /// Returns the settings as configured, without the limits of the store.
-    pub fn configured(&self) -> SessionSettings {
+    pub fn configured_settings(&self) -> SessionSettings {
         let inner = sync::read(&self.inner);
         inner.configured.clone()
     }

@@ -38,7 +38,7 @@ impl AuthHttp {
             let refusal = rejection(&reply::R550_RELAY_DENIED, AuthAnswer::RelayDenied);
             return match login_attempt(request) {
                 // Without Auth-Wait nginx closes the connection, and the client needs a new one for its other recipients.
-                ..MAX_DENIED_RECIPIENTS => refusal.header("Auth-Wait", 1),
+                ..MAX_DENIED_RECIPIENTS => refusal.with_header("Auth-Wait", 1),
                 _ => refusal,
             };
         }
@@ -49,9 +49,9 @@ impl AuthHttp {
         metrics::AUTH_HTTP.count(AuthAnswer::Ok);
         let server = advertised_ip(self.smtp_address.ip(), request.local.ip());
         Response::text(200, "")
-            .header("Auth-Status", "OK")
-            .header("Auth-Server", server)
-            .header("Auth-Port", self.smtp_address.port())
+            .with_header("Auth-Status", "OK")
+            .with_header("Auth-Server", server)
+            .with_header("Auth-Port", self.smtp_address.port())
     }
 
     fn settings(&self) -> Arc<ConnectionSettings> {
@@ -63,8 +63,8 @@ fn rejection(reply: &Reply, answer: AuthAnswer) -> Response {
     metrics::AUTH_HTTP.count(answer);
     let (status, text) = reply.status_and_text();
     Response::text(200, "")
-        .header("Auth-Status", text)
-        .header("Auth-Error-Code", status)
+        .with_header("Auth-Status", text)
+        .with_header("Auth-Error-Code", status)
 }
 
 /// Returns the number of nginx's requests for this client so far, including this one.

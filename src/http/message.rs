@@ -59,7 +59,7 @@ impl Response {
     /// Adds a header. Only printable ASCII of its value is written, so that a value cannot end the line. Even so, never pass a
     /// value that a client chose.
     #[must_use]
-    pub fn header(mut self, name: &'static str, value: impl Display) -> Response {
+    pub fn with_header(mut self, name: &'static str, value: impl Display) -> Response {
         let value = value.to_string();
         let printable = value.chars().filter(|c| matches!(c, ' '..='~')).collect();
         self.headers.push((name, printable));

@@ -103,8 +103,8 @@ pub fn respond(
         Err(_) => return refuse(400, "not an HTTP/1.x request\n"),
     }
     let method @ ("GET" | "HEAD") = parsed.method.unwrap_or_default() else {
-        let response =
-            Response::text(405, "only GET and HEAD are supported\n").header("Allow", "GET, HEAD");
+        let response = Response::text(405, "only GET and HEAD are supported\n")
+            .with_header("Allow", "GET, HEAD");
         return Some(response.to_octets(true));
     };
     let target = parsed.path.unwrap_or_default();
@@ -223,7 +223,7 @@ mod tests {
             let name = request.header("x-name").unwrap_or(b"nobody");
             let name = String::from_utf8_lossy(name).into_owned();
             let body = format!("{} {} {name}", request.method, request.path);
-            Response::text(200, body).header("X-Test", "a\r\nb: c")
+            Response::text(200, body).with_header("X-Test", "a\r\nb: c")
         }))
     }
 

@@ -91,7 +91,7 @@ impl Log for Logger {
             return;
         }
         let mut line = String::with_capacity(LINE_CAPACITY);
-        match self.0.format() {
+        match self.0.log_format() {
             LogFormat::Text => format::write_text(&mut line, record, Timestamp::now()),
             LogFormat::Json => format::write_json(&mut line, record, Timestamp::now()),
         }

@@ -23,7 +23,7 @@ use crate::sync;
 
 /// The log lines that are not yet written, and the log file.
 pub struct LogBuffer {
-    lines: Mutex<BufferedLines>,
+    lines: Mutex<UnwrittenLogLines>,
     /// Wakes the writing thread if a line was added or a flush is requested.
     not_empty: Condvar,
     /// Wakes the threads that wait in [`LogBuffer::flush`], after a write has ended.
@@ -35,7 +35,7 @@ pub struct LogBuffer {
 }
 
 #[derive(Default)]
-struct BufferedLines {
+struct UnwrittenLogLines {
     octets: Vec<u8>,
     dropped: u64,
     /// The writing thread runs. While it does, no other thread writes, because a write may stall.
@@ -51,7 +51,7 @@ impl LogBuffer {
     /// Returns an empty buffer. Until [`set_has_writer`](LogBuffer::set_has_writer) is called, only `flush` writes.
     pub fn new(target: Target, format: LogFormat) -> LogBuffer {
         LogBuffer {
-            lines: Mutex::new(BufferedLines::default()),
+            lines: Mutex::new(UnwrittenLogLines::default()),
             not_empty: Condvar::new(),
             written: Condvar::new(),
             target: Mutex::new(target),
@@ -61,7 +61,7 @@ impl LogBuffer {
     }
 
     /// Returns the format of new lines.
-    pub fn format(&self) -> LogFormat {
+    pub fn log_format(&self) -> LogFormat {
         match self.as_json.load(Ordering::Relaxed) {
             true => LogFormat::Json,
             false => LogFormat::Text,
@@ -143,7 +143,7 @@ impl LogBuffer {
         self.not_empty.notify_one();
         // The wait does not include lines that are added later.
         let last = lines.taken + u64::from(!lines.octets.is_empty());
-        let is_pending = |lines: &mut BufferedLines| lines.written < last;
+        let is_pending = |lines: &mut UnwrittenLogLines| lines.written < last;
         let written = (self.written).wait_timeout_while(lines, FLUSH_TIMEOUT, is_pending);
         drop(written.unwrap_or_else(PoisonError::into_inner));
     }
@@ -166,7 +166,7 @@ impl LogBuffer {
         let (mut octets, dropped) = self.take_lines();
         if dropped > 0 {
             let now = Timestamp::now();
-            let line = match self.format() {
+            let line = match self.log_format() {
                 LogFormat::Json => format!(
                     "{{\"time\":\"{now:.3}\",\"level\":\"warn\",\"event\":\"log_lines_dropped\",\"count\":\"{dropped}\"}}\n"
                 ),
@@ -194,7 +194,7 @@ impl LogBuffer {
         (mem::take(&mut lines.octets), mem::take(&mut lines.dropped))
     }
 
-    fn lock_lines(&self) -> MutexGuard<'_, BufferedLines> {
+    fn lock_lines(&self) -> MutexGuard<'_, UnwrittenLogLines> {
         sync::lock(&self.lines)
     }
 }

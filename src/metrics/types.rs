@@ -184,7 +184,7 @@ pub trait MetricFamily: Sync {
 
 impl<L: MetricLabel> MetricFamily for Counter<L> {
     fn write_to(&self, page: &mut String) {
-        write_header(page, self.name, self.help, "counter");
+        write_help_and_type(page, self.name, self.help, "counter");
         for (index, count) in self.counts.iter().enumerate().take(L::VALUES) {
             write_sample(page, self.name, "", &L::text(index), count.load(Relaxed));
         }
@@ -195,7 +195,7 @@ impl MetricFamily for Gauge {
     fn write_to(&self, page: &mut String) {
         let value = self.value.load(Relaxed);
         if value != UNSET {
-            write_header(page, self.name, self.help, "gauge");
+            write_help_and_type(page, self.name, self.help, "gauge");
             match self.scale {
                 1 => write_sample(page, self.name, "", self.label, value),
                 scale => write_sample(page, self.name, "", self.label, value as f64 / scale as f64),
@@ -206,7 +206,7 @@ impl MetricFamily for Gauge {
 
 impl MetricFamily for Histogram {
     fn write_to(&self, page: &mut String) {
-        write_header(page, self.name, self.help, "histogram");
+        write_help_and_type(page, self.name, self.help, "histogram");
         let in_units = |stored: u64| stored as f64 / self.scale as f64;
         let mut cumulative = 0;
         for (index, bucket) in self.buckets.iter().enumerate().take(self.bounds.len() + 1) {
@@ -229,7 +229,7 @@ impl MetricFamily for Histogram {
 }
 
 // Writing to a String cannot fail.
-fn write_header(page: &mut String, name: &str, help: &str, kind: &str) {
+fn write_help_and_type(page: &mut String, name: &str, help: &str, kind: &str) {
     let _ = writeln!(page, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::thread;
 
-use super::connection_limiter::{ConnectionLimiter, LimiterGuard};
+use super::connection_limiter::{LimiterGuard, PerAddressLimiter};
 use super::idle_threads::IdleThreads;
 use super::io_timeout::{IoTimeout, SCAN_INTERVAL};
 use super::listener::Listener;
@@ -42,12 +42,12 @@ pub struct AcceptPoolSettings {
 /// The threads, the connection slots and the connected clients.
 pub struct AcceptPool {
     settings: RwLock<Arc<AcceptPoolSettings>>,
-    address_limiter: Arc<ConnectionLimiter>,
+    address_limiter: Arc<PerAddressLimiter>,
     serve: ServeConnection,
     idle_threads: IdleThreads,
     active_connections: AtomicUsize,
     next_number: AtomicU64,
-    clients: Mutex<HashMap<u64, Arc<ConnectionState>>>,
+    clients: Mutex<HashMap<u64, Arc<ActiveClient>>>,
     draining: AtomicBool,
 }
 
@@ -63,10 +63,10 @@ pub struct Client {
     ip: Cell<IpAddr>,
     address_guard: RefCell<LimiterGuard>,
     pool: Arc<AcceptPool>,
-    state: Arc<ConnectionState>,
+    state: Arc<ActiveClient>,
 }
 
-struct ConnectionState {
+struct ActiveClient {
     socket: Arc<TcpStream>,
     io_timeout: Arc<IoTimeout>,
     /// Whether the client's thread waits for a command and no transaction is open. The pool may then end the read at any
@@ -111,7 +111,7 @@ impl AcceptPool {
         // This code must neither panic nor block, because without this thread no deadline is enforced.
         let scan = move || {
             while let Some(pool) = pool.upgrade() {
-                let load = pool.load();
+                let load = pool.load_level();
                 for client in pool.lock_clients().values() {
                     client.io_timeout.expire_if_due(&client.socket, load);
                 }
@@ -253,7 +253,7 @@ impl AcceptPool {
         implicit_tls: bool,
     ) {
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
-        let state = Arc::new(ConnectionState {
+        let state = Arc::new(ActiveClient {
             socket: Arc::new(socket),
             io_timeout: Arc::new(IoTimeout::new()),
             idle: AtomicBool::new(false),
@@ -281,7 +281,7 @@ impl AcceptPool {
         self.lock_clients().remove(&number);
     }
 
-    fn load(&self) -> LoadLevel {
+    fn load_level(&self) -> LoadLevel {
         LoadLevel::from_slots(self.active_connections(), self.max_connections())
     }
 
@@ -289,7 +289,7 @@ impl AcceptPool {
         Arc::clone(&sync::read(&self.settings))
     }
 
-    fn lock_clients(&self) -> MutexGuard<'_, HashMap<u64, Arc<ConnectionState>>> {
+    fn lock_clients(&self) -> MutexGuard<'_, HashMap<u64, Arc<ActiveClient>>> {
         sync::lock(&self.clients)
     }
 }
@@ -331,7 +331,7 @@ impl Client {
 
     /// Returns the load level of the pool.
     pub fn load(&self) -> LoadLevel {
-        self.pool.load()
+        self.pool.load_level()
     }
 
     /// Returns the id of this client's session in the log.

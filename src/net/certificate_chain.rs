@@ -54,7 +54,7 @@ impl CertificateChain<'_> {
         let mut warnings = Vec::new();
         for (index, certificate) in self.certificates.iter().enumerate() {
             let validity = certificate.validity();
-            let name = self.display_name(index);
+            let name = self.describe_certificate(index);
             if system_time(validity.not_before) > now {
                 warnings.push(format!(
                     "{name} in {file} is not valid before {}; check the clock of this machine, clients may refuse it",
@@ -105,7 +105,7 @@ impl CertificateChain<'_> {
         for index in unrelated {
             warnings.push(format!(
                 "{} in {file} is not an issuer of the first one; remove it",
-                self.display_name(index)
+                self.describe_certificate(index)
             ));
         }
         if path.len() == 1 && self.issuer(0) != self.subject(0) {
@@ -127,7 +127,7 @@ impl CertificateChain<'_> {
         let mut warnings = Vec::new();
         for (index, certificate) in self.certificates.iter().enumerate() {
             let algorithm = certificate.public_key().algorithm.oid().to_id_string();
-            let name = self.display_name(index);
+            let name = self.describe_certificate(index);
             match algorithm.as_str() {
                 ED25519 => warnings.push(format!(
                     "{name} in {file} has an Ed25519 key, which many senders cannot use; use one with an RSA or ECDSA P-256 key"
@@ -168,7 +168,7 @@ impl CertificateChain<'_> {
         certificate.map_or(&[], |certificate| certificate.issuer().as_raw())
     }
 
-    fn display_name(&self, index: usize) -> String {
+    fn describe_certificate(&self, index: usize) -> String {
         if index == 0 {
             return "the certificate".to_owned();
         }

@@ -10,14 +10,14 @@ use crate::sync;
 ///
 /// The map is bounded by the number of connections: an entry is removed with its last connection.
 #[derive(Debug, Default)]
-pub struct ConnectionLimiter {
+pub struct PerAddressLimiter {
     counts: Mutex<HashMap<AddressPrefix, usize>>,
 }
 
 /// One counted connection of an address. On drop, the connection is no longer counted.
 #[derive(Debug)]
 pub struct LimiterGuard {
-    counted: Option<(Arc<ConnectionLimiter>, AddressPrefix)>,
+    counted: Option<(Arc<PerAddressLimiter>, AddressPrefix)>,
 }
 
 /// An IPv4 address, or the upper 64 bits of an IPv6 address.
@@ -27,7 +27,7 @@ enum AddressPrefix {
     V6(u64),
 }
 
-impl ConnectionLimiter {
+impl PerAddressLimiter {
     /// Counts one more connection from `ip`. Returns `None` if its IPv4 address or IPv6 /64 already has `max` connections. If
     /// `max` is 0, there is no limit and nothing is counted.
     pub fn try_acquire(self: &Arc<Self>, ip: IpAddr, max: usize) -> Option<LimiterGuard> {
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn connection_limiter_counts_each_address_prefix_separately() {
-        let limiter = Arc::new(ConnectionLimiter::default());
+        let limiter = Arc::new(PerAddressLimiter::default());
         let take = |ip: &str| limiter.try_acquire(ip.parse().unwrap(), 2);
         for (first, same, other) in [
             ("192.0.2.1", "::ffff:192.0.2.1", "192.0.2.2"),
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn connection_limiter_without_a_limit_counts_nothing() {
-        let limiter = Arc::new(ConnectionLimiter::default());
+        let limiter = Arc::new(PerAddressLimiter::default());
         let ip = "192.0.2.1".parse().unwrap();
         let held: Vec<_> = (0..100).map(|_| limiter.try_acquire(ip, 0)).collect();
         assert!(held.iter().all(Option::is_some) && limiter.lock().is_empty());

@@ -68,7 +68,7 @@ pub fn diagnose(
 /// Returns the size of the certificate's RSA key, or `None` for other keys.
 pub fn rsa_bits(certificate: &X509Certificate) -> Option<usize> {
     match certificate.public_key().parsed() {
-        Ok(PublicKey::RSA(key)) => Some(bits(key.modulus)),
+        Ok(PublicKey::RSA(key)) => Some(bit_length(key.modulus)),
         _ => None,
     }
 }
@@ -94,7 +94,7 @@ fn describe(key: &PrivateKeyDer) -> Option<String> {
                 EC => Some(describe_curve(
                     Any::from_der(rest).ok().map(|(_, curve)| curve),
                 )),
-                _ => Some(display_name(ALGORITHMS, &oid, "a key of algorithm")),
+                _ => Some(name_of_oid(ALGORITHMS, &oid, "a key of algorithm")),
             }
         }
         _ => None,
@@ -103,19 +103,19 @@ fn describe(key: &PrivateKeyDer) -> Option<String> {
 
 fn describe_rsa(pkcs1: &[u8]) -> Option<String> {
     let elements = elements(pkcs1)?;
-    let bits = bits(elements.get(1)?.data);
+    let bits = bit_length(elements.get(1)?.data);
     Some(format!("an RSA key of {bits} bits"))
 }
 
 fn describe_curve(curve: Option<Any>) -> String {
     let oid = curve.and_then(|curve| curve.oid().ok());
     match oid.as_ref().map(Oid::to_id_string) {
-        Some(oid) => display_name(CURVES, &oid, "an EC key on curve"),
+        Some(oid) => name_of_oid(CURVES, &oid, "an EC key on curve"),
         None => "an EC key with explicit parameters".to_owned(),
     }
 }
 
-fn display_name(names: &[(&str, &str)], oid: &str, otherwise: &str) -> String {
+fn name_of_oid(names: &[(&str, &str)], oid: &str, otherwise: &str) -> String {
     let known = names.iter().find(|(known, _)| *known == oid);
     known.map_or_else(
         || format!("{otherwise} {oid}"),
@@ -124,7 +124,7 @@ fn display_name(names: &[(&str, &str)], oid: &str, otherwise: &str) -> String {
 }
 
 /// Returns the size of a DER integer in bits; its first octet may be a zero for the sign.
-fn bits(number: &[u8]) -> usize {
+fn bit_length(number: &[u8]) -> usize {
     let start = number.iter().position(|octet| *octet != 0);
     match start.and_then(|start| number.get(start..)) {
         Some([first, rest @ ..]) => 8 * (rest.len() + 1) - first.leading_zeros() as usize,

@@ -14,7 +14,7 @@ use nix::sys::socket::{MsgFlags, recv};
 
 use super::deadline::Deadline;
 use super::io_timeout::{IoDirection, IoTimeout};
-use super::transport_error::TransportError;
+use super::transport_error::ClientIoError;
 
 /// The socket of one client and the deadlines of its reads and writes.
 pub struct TimedSocket {
@@ -25,7 +25,7 @@ pub struct TimedSocket {
 }
 
 /// Result of a read that does not block.
-pub enum Received {
+pub enum ReadOutcome {
     /// The number of octets read.
     Octets(usize),
     /// Nothing has arrived.
@@ -51,12 +51,8 @@ impl TimedSocket {
     /// Reads at least one octet; returns 0 if the client has finished sending.
     ///
     /// # Errors
-    /// [`TransportError`].
-    pub fn read(
-        &mut self,
-        buffer: &mut [u8],
-        deadline: &Deadline,
-    ) -> Result<usize, TransportError> {
+    /// [`ClientIoError`].
+    pub fn read(&mut self, buffer: &mut [u8], deadline: &Deadline) -> Result<usize, ClientIoError> {
         loop {
             let expiry = self.io_timeout.expiry();
             if let Some(expiry) = expiry.or_else(|| self.io_timeout.expiry_without_wait(deadline)) {
@@ -68,18 +64,18 @@ impl TimedSocket {
                 // The deadlines thread shut the socket down; octets that had arrived before are read first.
                 (Ok(0), Some(expiry)) => return Err(expiry.into()),
                 (Err(error), _) if error.kind() == ErrorKind::Interrupted => {}
-                (read, _) => return read.map_err(TransportError::ConnectionReset),
+                (read, _) => return read.map_err(ClientIoError::ConnectionReset),
             }
         }
     }
 
     /// Reads what has arrived, without blocking.
-    pub fn read_available(&self, buffer: &mut [u8]) -> Received {
+    pub fn read_available(&self, buffer: &mut [u8]) -> ReadOutcome {
         match recv(self.socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
-            Ok(0) => Received::End,
-            Ok(count) => Received::Octets(count),
-            Err(Errno::EAGAIN | Errno::EINTR) => Received::Nothing,
-            Err(_) => Received::End,
+            Ok(0) => ReadOutcome::End,
+            Ok(count) => ReadOutcome::Octets(count),
+            Err(Errno::EAGAIN | Errno::EINTR) => ReadOutcome::Nothing,
+            Err(_) => ReadOutcome::End,
         }
     }
 
@@ -96,25 +92,25 @@ impl TimedSocket {
     /// Writes all of `octets`.
     ///
     /// # Errors
-    /// [`TransportError`]; it is then unknown how much was written.
+    /// [`ClientIoError`]; it is then unknown how much was written.
     #[expect(
         clippy::indexing_slicing,
         reason = "a write takes no more than it was given"
     )]
-    pub fn write_all(&mut self, octets: &[u8], deadline: &Deadline) -> Result<(), TransportError> {
+    pub fn write_all(&mut self, octets: &[u8], deadline: &Deadline) -> Result<(), ClientIoError> {
         let mut rest = octets;
         while !rest.is_empty() {
             self.io_timeout.arm(IoDirection::Write, deadline);
             let written = (&*self.socket).write(rest);
             match (written, self.io_timeout.disarm()) {
                 (Ok(0), _) => {
-                    return Err(TransportError::ConnectionReset(ErrorKind::WriteZero.into()));
+                    return Err(ClientIoError::ConnectionReset(ErrorKind::WriteZero.into()));
                 }
                 (Ok(count), _) => rest = &rest[count..],
                 (Err(error), _) if error.kind() == ErrorKind::Interrupted => {}
                 // The deadlines thread shut the socket down.
                 (Err(_), Some(expiry)) => return Err(expiry.into()),
-                (Err(error), None) => return Err(TransportError::ConnectionReset(error)),
+                (Err(error), None) => return Err(ClientIoError::ConnectionReset(error)),
             }
             if !rest.is_empty()
                 && let Some(expiry) = self.io_timeout.expiry_without_wait(deadline)

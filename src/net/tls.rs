@@ -30,11 +30,11 @@ pub struct TlsFiles {
 #[derive(Clone)]
 pub struct TlsCredentials {
     files: TlsFiles,
-    loaded: Arc<RwLock<LoadedConfig>>,
+    loaded: Arc<RwLock<LoadedTlsFiles>>,
 }
 
 #[derive(Clone)]
-struct LoadedConfig {
+struct LoadedTlsFiles {
     config: Arc<ServerConfig>,
     chain: Arc<[CertificateDer<'static>]>,
     fingerprint: FileFingerprint,
@@ -98,7 +98,7 @@ impl TlsCredentials {
     /// # Errors
     /// [`TlsError`] for the first fault found.
     pub fn load(files: &TlsFiles) -> Result<TlsCredentials, TlsError> {
-        let loaded = Arc::new(RwLock::new(LoadedConfig::read(files)?));
+        let loaded = Arc::new(RwLock::new(LoadedTlsFiles::read(files)?));
         Ok(TlsCredentials {
             files: files.clone(),
             loaded,
@@ -137,7 +137,7 @@ impl TlsCredentials {
     /// again.
     pub fn reload(&self) -> Result<(), TlsError> {
         let fingerprint = file_fingerprint(&self.files);
-        let read = LoadedConfig::read(&self.files);
+        let read = LoadedTlsFiles::read(&self.files);
         let mut loaded = sync::write(&self.loaded);
         match read {
             Ok(read) => *loaded = read,
@@ -181,13 +181,13 @@ impl TlsCredentials {
         unreadable.collect()
     }
 
-    fn read(&self) -> LoadedConfig {
+    fn read(&self) -> LoadedTlsFiles {
         sync::read(&self.loaded).clone()
     }
 }
 
-impl LoadedConfig {
-    fn read(files: &TlsFiles) -> Result<LoadedConfig, TlsError> {
+impl LoadedTlsFiles {
+    fn read(files: &TlsFiles) -> Result<LoadedTlsFiles, TlsError> {
         // The fingerprint is taken before the files are read, so that a change during the read is detected later.
         let fingerprint = file_fingerprint(files);
         let chain = read_chain(&files.chain_file)?;
@@ -199,7 +199,7 @@ impl LoadedConfig {
         // Some senders, for example Exchange, abort STARTTLS when they receive session tickets.
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        Ok(LoadedConfig {
+        Ok(LoadedTlsFiles {
             config: Arc::new(config),
             chain: chain.into(),
             fingerprint,

@@ -10,8 +10,8 @@ use rustls::{ServerConfig, ServerConnection};
 
 use super::deadline::Deadline;
 use super::io_timeout::IoTimeout;
-use super::timed_socket::{Received, TimedSocket};
-pub use super::transport_error::TransportError;
+use super::timed_socket::{ReadOutcome, TimedSocket};
+pub use super::transport_error::ClientIoError;
 
 /// The stream of octets from and to one client.
 pub struct Transport {
@@ -64,20 +64,20 @@ impl Transport {
     /// Does the TLS handshake before `deadline`. After an error nothing may be sent in plaintext.
     ///
     /// # Errors
-    /// [`TransportError`].
+    /// [`ClientIoError`].
     pub fn start_tls(
         &mut self,
         config: Arc<ServerConfig>,
         deadline: &Deadline,
-    ) -> Result<NegotiatedTls, TransportError> {
-        let mut tls = ServerConnection::new(config).map_err(TransportError::Tls)?;
+    ) -> Result<NegotiatedTls, ClientIoError> {
+        let mut tls = ServerConnection::new(config).map_err(ClientIoError::Tls)?;
         // rustls needs no limit: the output of the connection is already bounded, and rustls only holds its encrypted form.
         tls.set_buffer_limit(None);
         let tls = self.tls.insert(Box::new(tls));
         while tls.is_handshaking() {
             self.records.write_tls(tls, deadline)?;
             if tls.is_handshaking() && self.records.read_tls(tls, deadline)? == 0 {
-                return Err(TransportError::ConnectionReset(
+                return Err(ClientIoError::ConnectionReset(
                     ErrorKind::UnexpectedEof.into(),
                 ));
             }
@@ -98,12 +98,8 @@ impl Transport {
     /// Reads at least one octet; returns 0 if the client has finished sending.
     ///
     /// # Errors
-    /// [`TransportError`].
-    pub fn read(
-        &mut self,
-        buffer: &mut [u8],
-        deadline: &Deadline,
-    ) -> Result<usize, TransportError> {
+    /// [`ClientIoError`].
+    pub fn read(&mut self, buffer: &mut [u8], deadline: &Deadline) -> Result<usize, ClientIoError> {
         let Some(tls) = &mut self.tls else {
             return self.records.socket.read(buffer, deadline);
         };
@@ -113,7 +109,7 @@ impl Transport {
                 // The client closed without close_notify, as many clients do.
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(0),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => return Err(TransportError::ConnectionReset(error)),
+                Err(error) => return Err(ClientIoError::ConnectionReset(error)),
             }
             self.records.read_tls(tls, deadline)?;
             // A key update or an alert of the client may require an answer.
@@ -124,15 +120,15 @@ impl Transport {
     /// Writes all of `octets` within the time limit for one batch of replies.
     ///
     /// # Errors
-    /// [`TransportError`]; it is then unknown how much was written.
-    pub fn write_all(&mut self, octets: &[u8]) -> Result<(), TransportError> {
+    /// [`ClientIoError`]; it is then unknown how much was written.
+    pub fn write_all(&mut self, octets: &[u8]) -> Result<(), ClientIoError> {
         let deadline = self.records.socket.write_deadline();
         let Some(tls) = &mut self.tls else {
             return self.records.socket.write_all(octets, &deadline);
         };
         tls.writer()
             .write_all(octets)
-            .map_err(TransportError::ConnectionReset)?;
+            .map_err(ClientIoError::ConnectionReset)?;
         self.records.write_tls(tls, &deadline)
     }
 
@@ -179,7 +175,7 @@ impl RecordSocket {
         &mut self,
         tls: &mut ServerConnection,
         deadline: &Deadline,
-    ) -> Result<usize, TransportError> {
+    ) -> Result<usize, ClientIoError> {
         let mut buffer = [0; TLS_READ_OCTETS];
         let pending = mem::take(&mut self.pending);
         if !pending.is_empty() {
@@ -194,12 +190,12 @@ impl RecordSocket {
         &mut self,
         tls: &mut ServerConnection,
         mut received: &[u8],
-    ) -> Result<usize, TransportError> {
+    ) -> Result<usize, ClientIoError> {
         let count = received.len();
         loop {
             let taken = tls
                 .read_tls(&mut received)
-                .map_err(TransportError::ConnectionReset)?;
+                .map_err(ClientIoError::ConnectionReset)?;
             match tls.process_new_packets() {
                 Ok(state) if state.plaintext_bytes_to_read() > MAX_PLAINTEXT_OCTETS => {
                     self.pending = received.to_vec();
@@ -211,7 +207,7 @@ impl RecordSocket {
                     // Sends the alert, which names the fault; nothing else is sent after a failure.
                     let deadline = self.socket.write_deadline();
                     let _ = self.write_tls(tls, &deadline);
-                    return Err(TransportError::Tls(error));
+                    return Err(ClientIoError::Tls(error));
                 }
             }
         }
@@ -238,9 +234,9 @@ impl RecordSocket {
                 return false;
             }
             let count = match self.socket.read_available(&mut buffer) {
-                Received::Octets(count) => count,
-                Received::Nothing => return false,
-                Received::End => return true,
+                ReadOutcome::Octets(count) => count,
+                ReadOutcome::Nothing => return false,
+                ReadOutcome::End => return true,
             };
             if self.process(tls, &buffer[..count]).is_err() {
                 return true;
@@ -253,14 +249,14 @@ impl RecordSocket {
         &mut self,
         tls: &mut ServerConnection,
         deadline: &Deadline,
-    ) -> Result<(), TransportError> {
+    ) -> Result<(), ClientIoError> {
         if !tls.wants_write() {
             return Ok(());
         }
         let mut records = Vec::new();
         while tls.wants_write() {
             tls.write_tls(&mut records)
-                .map_err(TransportError::ConnectionReset)?;
+                .map_err(ClientIoError::ConnectionReset)?;
         }
         self.socket.write_all(&records, deadline)
     }

@@ -6,7 +6,7 @@ use super::io_timeout::ExpiryReason;
 
 /// Why a read, a write or a TLS handshake failed.
 #[derive(Debug, thiserror::Error)]
-pub enum TransportError {
+pub enum ClientIoError {
     /// The deadline passed.
     #[error("timed out")]
     TimedOut,
@@ -21,11 +21,11 @@ pub enum TransportError {
     Tls(rustls::Error),
 }
 
-impl From<ExpiryReason> for TransportError {
-    fn from(expiry: ExpiryReason) -> TransportError {
+impl From<ExpiryReason> for ClientIoError {
+    fn from(expiry: ExpiryReason) -> ClientIoError {
         match expiry {
-            ExpiryReason::TimedOut => TransportError::TimedOut,
-            ExpiryReason::Shed => TransportError::Shed,
+            ExpiryReason::TimedOut => ClientIoError::TimedOut,
+            ExpiryReason::Shed => ClientIoError::Shed,
         }
     }
 }

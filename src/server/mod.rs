@@ -26,7 +26,7 @@ use crate::net::tls::{TlsCredentials, TlsFiles};
 use crate::net::trusted_proxies::TrustedProxies;
 use crate::smtp::SessionSettings;
 use crate::smtp::reply::{self, Reply};
-use crate::store::{OpenStore, TableColumns};
+use crate::store::{StoreOpener, TableColumns};
 use store_factory::StoreSource;
 
 /// A function that reads the configuration again, applies the command line, and returns the configuration and its warnings.
@@ -58,7 +58,7 @@ pub fn run(
 ///
 /// # Errors
 /// [`StartError`]: the server could not start.
-pub fn run_with_store(config: &Config, open: OpenStore) -> Result<(), StartError> {
+pub fn run_with_store(config: &Config, open: StoreOpener) -> Result<(), StartError> {
     let reload_config = || Ok((config.clone(), Vec::new()));
     startup::run(config, &[], &reload_config, StoreSource::Custom(open))
 }

@@ -14,9 +14,9 @@ use crate::smtp::SessionSettings;
 use crate::store::mysql::pool::{self, Connector, MySqlHost, MySqlSettings, OnTableInfo};
 use crate::store::mysql::{BodyStore, MySqlStore, TableInfo, probe};
 use crate::store::redis::cluster::{ClusterBodyWriter, RedisCluster};
-use crate::store::redis::{BodyWriter, Breaker, RedisPool, RedisSettings};
+use crate::store::redis::{Breaker, RedisBodyWriter, RedisPool, RedisSettings};
 use crate::store::sqlite::{DatabaseFile, SqliteStore};
-use crate::store::{Diagnostic, Health, OpenStore, Saver, TableName, Writers};
+use crate::store::{Diagnostic, Health, SaveQueue, StoreOpener, TableName, Writers};
 use crate::sync;
 
 /// The source of the store: the configuration or the embedding program.
@@ -25,13 +25,13 @@ pub enum StoreSource {
     /// value, because it must not switch to another file.
     Configured(OnceLock<DatabaseFile>),
     /// A store of the embedding program.
-    Custom(OpenStore),
+    Custom(StoreOpener),
 }
 
 /// A store whose writers have been started.
 pub struct RunningStore {
     /// Saves the mail of connections.
-    pub saver: Saver,
+    pub saver: SaveQueue,
     /// Settings of the sessions that save to this store, with the limits of its table applied.
     pub session: Arc<PolicyHandle>,
     /// The writer threads; `None` for `discard`.
@@ -57,7 +57,7 @@ impl StoreSource {
                 StoreKind::Discard => {
                     log::warn!(store = "discard", note = "every mail is accepted and none is stored"; "store");
                     Ok(RunningStore {
-                        saver: Saver::discarding(),
+                        saver: SaveQueue::discarding(),
                         session,
                         writers: None,
                     })
@@ -92,7 +92,7 @@ fn start_writers(
     count: usize,
     prepare: bool,
     health: Health,
-    open: OpenStore,
+    open: StoreOpener,
 ) -> Result<RunningStore, StartError> {
     let started = Writers::start(count, prepare, health, open);
     let (saver, writers) = started.map_err(StartError::Kernel)?;
@@ -115,7 +115,7 @@ fn start_sqlite(
     let opened = Mutex::new(Some(opened));
     let checked = file.clone();
     let readiness_check = move || checked.unready_reason();
-    let open: OpenStore = Arc::new(move || {
+    let open: StoreOpener = Arc::new(move || {
         let opened = sync::lock(&opened).take();
         let store = opened.map_or_else(|| SqliteStore::open(&file, &table), Ok)?;
         Ok(Box::new(store))
@@ -149,7 +149,7 @@ fn start_mysql(config: &Config, session: Arc<PolicyHandle>) -> Result<RunningSto
             });
         spawned.map_err(StartError::Kernel)?;
     }
-    let open: OpenStore = Arc::new(move || {
+    let open: StoreOpener = Arc::new(move || {
         Ok(Box::new(MySqlStore::new(
             connector.clone(),
             Pool::clone(&pool),
@@ -176,11 +176,13 @@ fn body_store_maker(
     let pool = RedisPool::new(url, settings.expire_seconds, writers).map_err(StartError::Redis)?;
     let breaker = Breaker::default();
     // If the thread cannot be started, this writer stores bodies in the table, so that no mail is lost.
-    Ok(Box::new(move || match BodyWriter::start(&pool, &breaker) {
-        Ok(bodies) => BodyStore::Redis(bodies),
-        Err(error) => {
-            log::error!(reason:% = error; "redis_failed");
-            BodyStore::Table
+    Ok(Box::new(move || {
+        match RedisBodyWriter::start(&pool, &breaker) {
+            Ok(bodies) => BodyStore::Redis(bodies),
+            Err(error) => {
+                log::error!(reason:% = error; "redis_failed");
+                BodyStore::Table
+            }
         }
     }))
 }
@@ -196,7 +198,7 @@ fn table_info_callback(config: &Config, session: &Arc<PolicyHandle>) -> OnTableI
             return;
         }
         *previous = Some(info.clone());
-        let configured = session.configured().max_content_octets;
+        let configured = session.configured_settings().max_content_octets;
         let findings = check::database::check_table(info, &table, configured);
         findings.iter().for_each(log_finding);
         if let Some(columns) = &info.columns {

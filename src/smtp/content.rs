@@ -11,11 +11,11 @@ use super::reply::{self, Reply};
 /// panic or a disconnect.
 #[derive(Clone, Debug)]
 pub struct MemoryBudget {
-    shared: Arc<Shared>,
+    shared: Arc<BudgetCounters>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct BudgetCounters {
     max_octets: AtomicUsize,
     in_use: AtomicUsize,
 }
@@ -61,7 +61,7 @@ impl MemoryBudget {
     pub fn new(max_octets: usize) -> MemoryBudget {
         let (max_octets, in_use) = (AtomicUsize::new(max_octets), AtomicUsize::new(0));
         MemoryBudget {
-            shared: Arc::new(Shared { max_octets, in_use }),
+            shared: Arc::new(BudgetCounters { max_octets, in_use }),
         }
     }
 

@@ -30,7 +30,7 @@ pub struct DataReader {
 
 /// The result of [`DataReader::read`].
 #[derive(Debug, PartialEq, Eq)]
-pub struct DataProgress {
+pub struct DataReadResult {
     /// Number of consumed octets. Up to two octets at the end of the input stay unread until more octets arrive, because they
     /// may belong to the end of the message.
     pub used: usize,
@@ -71,7 +71,7 @@ impl DataReader {
         clippy::indexing_slicing,
         reason = "`used` only passes octets that were found in the input"
     )]
-    pub fn read(&mut self, input: &[u8]) -> DataProgress {
+    pub fn read(&mut self, input: &[u8]) -> DataReadResult {
         let mut used = 0;
         loop {
             if self.at_line_start {
@@ -108,15 +108,15 @@ impl DataReader {
     }
 }
 
-fn end_of_message(used: usize) -> DataProgress {
-    DataProgress {
+fn end_of_message(used: usize) -> DataReadResult {
+    DataReadResult {
         used,
         is_end_of_message: true,
     }
 }
 
-fn incomplete(used: usize) -> DataProgress {
-    DataProgress {
+fn incomplete(used: usize) -> DataReadResult {
+    DataReadResult {
         used,
         is_end_of_message: false,
     }

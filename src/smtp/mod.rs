@@ -29,5 +29,5 @@ pub use path::{ForwardPath, PathError, ReversePath};
 pub use policy::{RecipientLimits, SessionSettings};
 pub use reply::{EnhancedStatus, Reply};
 pub use session::Session;
-pub use step::{ContentProgress, DiscardReason, Envelope, Expecting, SessionStats, Step, TlsState};
-pub use xclient::ClientAddress;
+pub use step::{ContentCounters, DiscardReason, Envelope, Expecting, SessionStats, Step, TlsState};
+pub use xclient::XclientAddress;

@@ -3,7 +3,7 @@
 use super::content::{Content, ContentError};
 use super::path::{ForwardPath, ReversePath};
 use super::reply::Reply;
-use super::xclient::ClientAddress;
+use super::xclient::XclientAddress;
 
 /// The TLS state of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub enum Step {
     /// (CVE-2011-0411).
     StartTls(Reply),
     /// Use this client address, which a trusted proxy passed on, and queue the reply.
-    Xclient(ClientAddress, Reply),
+    Xclient(XclientAddress, Reply),
     /// Queue the reply to a message that is rejected before it is saved; the session continues.
     RejectMessage(ContentError),
     /// Queue [`R550_XCLIENT_DENIED`](super::reply::R550_XCLIENT_DENIED); the session continues.
@@ -84,7 +84,7 @@ pub enum Expecting {
 
 /// The progress of the current content, or of the last content if none is being received.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ContentProgress {
+pub struct ContentCounters {
     /// Sequence number of the message: incremented by DATA, by the first BDAT of a message and by each rejected BDAT that is
     /// counted as an error.
     pub number: u64,

@@ -12,14 +12,14 @@ use super::command::{self, CommandError};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct XclientAttributes {
     /// Value of ADDR.
-    pub address: ClientAddress,
+    pub address: XclientAddress,
     /// Value of HELO; `None` if the attribute is missing, `[UNAVAILABLE]` or `[TEMPUNAVAIL]`.
     pub helo_name: Option<String>,
 }
 
 /// The client's address as given by the proxy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ClientAddress {
+pub enum XclientAddress {
     /// The command has no ADDR.
     #[default]
     NotGiven,
@@ -54,15 +54,19 @@ impl XclientAttributes {
                 text => Some(text),
             };
             match (kind, value) {
-                (Attribute::ClientAddress, None) => attributes.address = ClientAddress::Unknown,
-                (Attribute::ClientAddress, Some(text)) => {
-                    attributes.address = ClientAddress::Known(parse_address(text)?);
+                (XclientAttribute::ClientAddress, None) => {
+                    attributes.address = XclientAddress::Unknown
                 }
-                (Attribute::Helo, Some(text)) => attributes.helo_name = Some(text.to_owned()),
-                (Attribute::ServerAddress, Some(text)) => drop(parse_address(text)?),
-                (Attribute::Port, Some(text)) => check_port(text)?,
-                (Attribute::Protocol, Some(text)) => check_protocol(text)?,
-                (Attribute::Text, Some(_)) | (_, None) => {}
+                (XclientAttribute::ClientAddress, Some(text)) => {
+                    attributes.address = XclientAddress::Known(parse_address(text)?);
+                }
+                (XclientAttribute::Helo, Some(text)) => {
+                    attributes.helo_name = Some(text.to_owned())
+                }
+                (XclientAttribute::ServerAddress, Some(text)) => drop(parse_address(text)?),
+                (XclientAttribute::Port, Some(text)) => check_port(text)?,
+                (XclientAttribute::Protocol, Some(text)) => check_protocol(text)?,
+                (XclientAttribute::Text, Some(_)) | (_, None) => {}
             }
         }
         match seen {
@@ -76,7 +80,7 @@ impl XclientAttributes {
 #[derive(Debug)]
 pub struct TrustedProxy {
     was_applied: bool,
-    address: ClientAddress,
+    address: XclientAddress,
     /// Whether an XCLIENT that changes the client address is rejected. Set once the proxy forwards the client's octets
     /// unchanged, because XCLIENT may then come from the client: with nginx after the first accepted RCPT, with a PROXY
     /// header from the start.
@@ -89,7 +93,7 @@ impl TrustedProxy {
     pub fn new(header_address: Option<IpAddr>) -> TrustedProxy {
         TrustedProxy {
             was_applied: false,
-            address: header_address.map_or(ClientAddress::NotGiven, ClientAddress::Known),
+            address: header_address.map_or(XclientAddress::NotGiven, XclientAddress::Known),
             is_address_locked: header_address.is_some(),
             helo_name: None,
         }
@@ -98,7 +102,7 @@ impl TrustedProxy {
     /// Applies the attributes; a missing attribute keeps its earlier value. If the address is locked and `attributes` has a
     /// different address, returns `false` and changes nothing.
     pub fn apply(&mut self, attributes: XclientAttributes) -> bool {
-        if attributes.address != ClientAddress::NotGiven {
+        if attributes.address != XclientAddress::NotGiven {
             if self.is_address_locked && attributes.address != self.address {
                 return false;
             }
@@ -127,7 +131,7 @@ impl TrustedProxy {
 }
 
 #[derive(Clone, Copy)]
-enum Attribute {
+enum XclientAttribute {
     ClientAddress,
     ServerAddress,
     Helo,
@@ -137,22 +141,22 @@ enum Attribute {
 }
 
 /// Returns the bit of this attribute in the set of received names, and its kind.
-fn find_attribute(name: &str) -> Option<(u8, Attribute)> {
+fn find_attribute(name: &str) -> Option<(u8, XclientAttribute)> {
     let mut attributes = ATTRIBUTES.iter().enumerate();
     let (index, (_, kind)) = attributes.find(|(_, (known, _))| known.eq_ignore_ascii_case(name))?;
     Some((1 << index, *kind))
 }
 
 /// Attributes in the order of the EHLO reply.
-const ATTRIBUTES: [(&str, Attribute); 8] = [
-    ("NAME", Attribute::Text),
-    ("ADDR", Attribute::ClientAddress),
-    ("PORT", Attribute::Port),
-    ("PROTO", Attribute::Protocol),
-    ("HELO", Attribute::Helo),
-    ("LOGIN", Attribute::Text),
-    ("DESTADDR", Attribute::ServerAddress),
-    ("DESTPORT", Attribute::Port),
+const ATTRIBUTES: [(&str, XclientAttribute); 8] = [
+    ("NAME", XclientAttribute::Text),
+    ("ADDR", XclientAttribute::ClientAddress),
+    ("PORT", XclientAttribute::Port),
+    ("PROTO", XclientAttribute::Protocol),
+    ("HELO", XclientAttribute::Helo),
+    ("LOGIN", XclientAttribute::Text),
+    ("DESTADDR", XclientAttribute::ServerAddress),
+    ("DESTPORT", XclientAttribute::Port),
 ];
 
 /// Decodes xtext: `+2B` is an octet in hexadecimal; all other octets except `+` and `=` stand for themselves.
@@ -222,16 +226,16 @@ mod tests {
 
     #[test]
     fn xclient_addresses_are_parsed() {
-        let known = |text: &str| Ok(ClientAddress::Known(text.parse().unwrap()));
+        let known = |text: &str| Ok(XclientAddress::Known(text.parse().unwrap()));
         let bad = Err(CommandError::BadArgument);
         for (argument, want) in [
             ("ADDR=192.0.2.1 NAME=[UNAVAILABLE]", known("192.0.2.1")),
             ("name=c.test addr=ipv6:2001:db8::1", known("2001:db8::1")),
             ("ADDR=IPV6:::ffff:192.0.2.1", known("192.0.2.1")),
             ("ADDR=192.0.2.+31", known("192.0.2.1")),
-            ("ADDR=[unavailable]", Ok(ClientAddress::Unknown)),
-            ("ADDR=[TEMPUNAVAIL]", Ok(ClientAddress::Unknown)),
-            ("  HELO=x   PORT=25 ", Ok(ClientAddress::NotGiven)),
+            ("ADDR=[unavailable]", Ok(XclientAddress::Unknown)),
+            ("ADDR=[TEMPUNAVAIL]", Ok(XclientAddress::Unknown)),
+            ("  HELO=x   PORT=25 ", Ok(XclientAddress::NotGiven)),
             ("ADDR=", bad),
             ("ADDR", bad),
             ("=192.0.2.1", bad),
@@ -308,7 +312,7 @@ mod tests {
             if let Ok(attributes) = parse(&argument) {
                 let helo = attributes.helo_name.unwrap_or_default();
                 prop_assert!(helo.len() <= 255 && !helo.chars().any(char::is_control));
-                if let ClientAddress::Known(address) = attributes.address {
+                if let XclientAddress::Known(address) = attributes.address {
                     prop_assert_eq!(address, address.to_canonical());
                 }
             }
@@ -321,7 +325,7 @@ mod tests {
             let attributes = parse(&format!("HELO={xtext} ADDR=IPV6:{ip}")).unwrap();
             prop_assert_eq!(attributes.helo_name, Some(helo));
             let ip = IpAddr::V6(ip).to_canonical();
-            prop_assert_eq!(attributes.address, ClientAddress::Known(ip));
+            prop_assert_eq!(attributes.address, XclientAddress::Known(ip));
         }
     }
 }

@@ -10,7 +10,7 @@ pub struct Column {
     /// Its maximum width.
     pub width: Width,
     /// Its character set.
-    pub charset: Charset,
+    pub charset: ColumnCharset,
 }
 
 /// The columns that hold a recipient's address. An address that does not fit is rejected at RCPT and never truncated.
@@ -39,7 +39,7 @@ pub enum Width {
 
 /// A column's character set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Charset {
+pub enum ColumnCharset {
     /// ASCII; also assumed for an unknown character set.
     Ascii,
     /// MySQL's latin1, which is Windows-1252.
@@ -55,7 +55,7 @@ impl Column {
     pub const fn varchar(max_chars: usize) -> Column {
         Column {
             width: Width::Chars(max_chars),
-            charset: Charset::Unicode,
+            charset: ColumnCharset::Unicode,
         }
     }
 
@@ -63,7 +63,7 @@ impl Column {
     pub const fn text(max_octets: usize) -> Column {
         Column {
             width: Width::Octets(max_octets),
-            charset: Charset::Unicode,
+            charset: ColumnCharset::Unicode,
         }
     }
 
@@ -121,7 +121,7 @@ impl Width {
     }
 }
 
-impl Charset {
+impl ColumnCharset {
     /// Returns `text` with each character outside this character set replaced.
     pub fn replace_unsupported(self, text: &str) -> Cow<'_, str> {
         if self.holds(text) {
@@ -138,24 +138,26 @@ impl Charset {
     }
 
     fn holds(self, text: &str) -> bool {
-        self == Charset::Unicode || text.is_ascii() || text.chars().all(|c| self.holds_char(c))
+        self == ColumnCharset::Unicode
+            || text.is_ascii()
+            || text.chars().all(|c| self.holds_char(c))
     }
 
     fn holds_char(self, c: char) -> bool {
         match self {
-            Charset::Ascii => c.is_ascii(),
-            Charset::Latin1 => {
+            ColumnCharset::Ascii => c.is_ascii(),
+            ColumnCharset::Latin1 => {
                 c.is_ascii() || ('\u{a0}'..='\u{ff}').contains(&c) || WINDOWS_1252.contains(c)
             }
-            Charset::Utf8mb3 => c.len_utf8() <= 3,
-            Charset::Unicode => true,
+            ColumnCharset::Utf8mb3 => c.len_utf8() <= 3,
+            ColumnCharset::Unicode => true,
         }
     }
 
     fn replacement(self) -> char {
         match self {
-            Charset::Ascii | Charset::Latin1 => '?',
-            Charset::Utf8mb3 | Charset::Unicode => '\u{fffd}',
+            ColumnCharset::Ascii | ColumnCharset::Latin1 => '?',
+            ColumnCharset::Utf8mb3 | ColumnCharset::Unicode => '\u{fffd}',
         }
     }
 }
@@ -173,7 +175,7 @@ mod tests {
             width,
             charset: repertoire,
         };
-        use Charset::*;
+        use ColumnCharset::*;
         use Width::*;
         for (column, text, want) in [
             (column(Chars(2), Unicode), "äöü", "äö"),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::refusals::Refusals;
+use super::refusals::RejectedBatches;
 use crate::sync::lock;
 
 /// The state of a store. Its connections and writers update the state; savers and /readyz read it. Clones share one state.
@@ -15,11 +15,11 @@ use crate::sync::lock;
 /// While a store is down, mail gets 451 at once instead of waiting for the store.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
-    shared: Arc<Shared>,
+    shared: Arc<HealthState>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct HealthState {
     was_reached: AtomicBool,
     is_down: AtomicBool,
     reason: Mutex<String>,
@@ -29,8 +29,8 @@ struct Shared {
     no_host: Mutex<Option<String>>,
     /// `failures` is not empty, so the next success must clear it.
     is_failing: AtomicBool,
-    failures: Mutex<Failures>,
-    pending: Mutex<PendingRequests>,
+    failures: Mutex<BatchFailures>,
+    pending: Mutex<UnansweredRequests>,
     /// Which resource the store has run out of, such as mail ids, and how to get more.
     shortage: Mutex<Option<String>>,
     /// One status line per server if the store has several.
@@ -48,15 +48,15 @@ impl fmt::Debug for ReadinessCheck {
 }
 
 #[derive(Debug, Default)]
-struct Failures {
+struct BatchFailures {
     /// When the store last failed to save every mail of a batch, and why.
     last: Option<(Instant, String)>,
-    refusals: Refusals,
+    refusals: RejectedBatches,
 }
 
 /// The requests that the store has not answered yet: start time and description of each.
 #[derive(Debug, Default)]
-struct PendingRequests {
+struct UnansweredRequests {
     next: u64,
     requests: HashMap<u64, (Instant, &'static str)>,
 }
@@ -157,7 +157,7 @@ impl Health {
     pub fn record_success(&self) {
         // Avoids the lock in the usual case, in which there is nothing to clear.
         if self.shared.is_failing.load(Ordering::Relaxed) {
-            *lock(&self.shared.failures) = Failures::default();
+            *lock(&self.shared.failures) = BatchFailures::default();
             self.shared.is_failing.store(false, Ordering::SeqCst);
         }
     }

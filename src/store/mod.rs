@@ -16,12 +16,12 @@ pub(crate) mod row;
 pub mod sqlite;
 mod table;
 
-pub use column::{Charset, Column, RecipientColumns, Width};
+pub use column::{Column, ColumnCharset, RecipientColumns, Width};
 pub use diagnostic::Diagnostic;
 pub use health::Health;
 pub use memory::MemoryStore;
-pub use queue::{OpenStore, Saver, Writers};
-pub use reader::{ListingSize, MailListing, MailReader, ReadError};
+pub use queue::{SaveQueue, StoreOpener, Writers};
+pub use reader::{ListingSize, MailListing, MailReader, StoreReadError};
 pub use table::{TableColumns, TableName};
 
 use crate::mail::Mail;

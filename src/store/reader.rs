@@ -72,25 +72,25 @@ pub trait MailReader {
     /// equals it, ignoring case.
     ///
     /// # Errors
-    /// [`ReadError`]: the store cannot be read.
-    fn list(&mut self, to: Option<&str>, limit: u32) -> Result<Vec<MailListing>, ReadError>;
+    /// [`StoreReadError`]: the store cannot be read.
+    fn list(&mut self, to: Option<&str>, limit: u32) -> Result<Vec<MailListing>, StoreReadError>;
 
     /// Returns why some sizes in the last `list` are unknown, and the fix; `None` if all are known.
-    fn warning(&self) -> Option<ReadError> {
+    fn warning(&self) -> Option<StoreReadError> {
         None
     }
 
     /// Returns trace fields and content of one mail; `None` if no row has this hash.
     ///
     /// # Errors
-    /// [`ReadError`]: the store cannot be read, or the body is missing or damaged.
-    fn show(&mut self, hash: &str) -> Result<Option<Vec<u8>>, ReadError>;
+    /// [`StoreReadError`]: the store cannot be read, or the body is missing or damaged.
+    fn show(&mut self, hash: &str) -> Result<Option<Vec<u8>>, StoreReadError>;
 }
 
 /// Why mail could not be read: what failed, for which server or file, and the fix.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct ReadError(pub String);
+pub struct StoreReadError(pub String);
 
 /// Maximum inflated size of a body, in octets. Content has at most 512 MiB, so this server never writes a larger body.
 pub const MAX_SHOWN_OCTETS: usize = 540_000_000;

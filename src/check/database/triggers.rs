@@ -33,9 +33,9 @@ pub fn check_triggers(connection: &mut DbConnection, table: &TableName) -> Vec<D
         "SELECT LOWER(ROUTINE_NAME) FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA <> 'sys'",
         (),
     );
-    let mut known = VisibleNames {
+    let mut known = VisibleTablesAndRoutines {
         routines: routines.into_iter().collect(),
-        ..VisibleNames::default()
+        ..VisibleTablesAndRoutines::default()
     };
     for (name, engine) in engines {
         // If several databases have a table of this name, it counts as transactional only if all of them are.
@@ -82,13 +82,13 @@ type Trigger = (String, Option<String>);
 
 /// Names of tables and routines that MYSQL_USER can see, in lower case.
 #[derive(Default)]
-struct VisibleNames {
+struct VisibleTablesAndRoutines {
     /// For each table, whether a ROLLBACK undoes an INSERT into it.
     tables: HashMap<String, bool>,
     routines: HashSet<String>,
 }
 
-impl VisibleNames {
+impl VisibleTablesAndRoutines {
     /// Returns the tables that a trigger writes to.
     ///
     /// # Errors
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn trigger_is_safe_only_if_it_writes_to_transactional_tables() {
-        let known = VisibleNames {
+        let known = VisibleTablesAndRoutines {
             tables: HashMap::from([("audit".to_owned(), false), ("kept".to_owned(), true)]),
             routines: HashSet::from(["log_it".to_owned()]),
         };

@@ -39,7 +39,7 @@ impl CharacterSet {
 
 /// An element of text in a stateful charset.
 #[derive(Clone, Copy)]
-pub enum Token {
+pub enum CharsetToken {
     /// Designates the set of unshifted text.
     DesignateG0(CharacterSet),
     /// Designates the set between shift-out and shift-in.
@@ -58,31 +58,34 @@ pub enum Token {
 pub fn has_designation(octets: &[u8]) -> bool {
     let is_designation = |at: usize| {
         let (token, _) = read_escape_sequence(octets.get(at..).unwrap_or_default());
-        matches!(token, Token::DesignateG0(_) | Token::DesignateG1(_))
+        matches!(
+            token,
+            CharsetToken::DesignateG0(_) | CharsetToken::DesignateG1(_)
+        )
     };
     memchr::memchr_iter(ESCAPE, octets).any(is_designation)
 }
 
 /// Reads the escape sequence at the start of `rest`, which begins with ESC; returns the token and its length in octets.
-pub fn read_escape_sequence(rest: &[u8]) -> (Token, usize) {
+pub fn read_escape_sequence(rest: &[u8]) -> (CharsetToken, usize) {
     match rest {
-        [ESCAPE, b'(', b'B', ..] => (Token::DesignateG0(CharacterSet::Ascii), 3),
+        [ESCAPE, b'(', b'B', ..] => (CharsetToken::DesignateG0(CharacterSet::Ascii), 3),
         // `H` designates a Swedish set, but old Japanese programs write it instead of `J`.
-        [ESCAPE, b'(', b'J' | b'H', ..] => (Token::DesignateG0(CharacterSet::JisRoman), 3),
-        [ESCAPE, b'(', b'I', ..] => (Token::DesignateG0(CharacterSet::JisKatakana), 3),
-        [ESCAPE, b')', b'I', ..] => (Token::DesignateG1(CharacterSet::JisKatakana), 3),
-        [ESCAPE, b'$', b'@' | b'B', ..] => (Token::DesignateG0(CharacterSet::JisX0208), 3),
-        [ESCAPE, b'$', b'A', ..] => (Token::DesignateG0(CharacterSet::Gb2312), 3),
-        [ESCAPE, b'$', b'(', last, ..] => (Token::DesignateG0(double_octet_set(*last)), 4),
-        [ESCAPE, b'$', b')', last, ..] => (Token::DesignateG1(double_octet_set(*last)), 4),
-        [ESCAPE, b'$', b'*', last, ..] => (Token::DesignateG2(double_octet_set(*last)), 4),
-        [ESCAPE, b'.', b'A', ..] => (Token::DesignateG2(CharacterSet::Latin1), 3),
-        [ESCAPE, b'.', b'F', ..] => (Token::DesignateG2(CharacterSet::Greek), 3),
+        [ESCAPE, b'(', b'J' | b'H', ..] => (CharsetToken::DesignateG0(CharacterSet::JisRoman), 3),
+        [ESCAPE, b'(', b'I', ..] => (CharsetToken::DesignateG0(CharacterSet::JisKatakana), 3),
+        [ESCAPE, b')', b'I', ..] => (CharsetToken::DesignateG1(CharacterSet::JisKatakana), 3),
+        [ESCAPE, b'$', b'@' | b'B', ..] => (CharsetToken::DesignateG0(CharacterSet::JisX0208), 3),
+        [ESCAPE, b'$', b'A', ..] => (CharsetToken::DesignateG0(CharacterSet::Gb2312), 3),
+        [ESCAPE, b'$', b'(', last, ..] => (CharsetToken::DesignateG0(double_octet_set(*last)), 4),
+        [ESCAPE, b'$', b')', last, ..] => (CharsetToken::DesignateG1(double_octet_set(*last)), 4),
+        [ESCAPE, b'$', b'*', last, ..] => (CharsetToken::DesignateG2(double_octet_set(*last)), 4),
+        [ESCAPE, b'.', b'A', ..] => (CharsetToken::DesignateG2(CharacterSet::Latin1), 3),
+        [ESCAPE, b'.', b'F', ..] => (CharsetToken::DesignateG2(CharacterSet::Greek), 3),
         // This sequence announces that the next sequence designates a revised set.
-        [ESCAPE, b'&', b'@', ..] => (Token::Ignored, 3),
-        [ESCAPE, b'N', ..] => (Token::SingleShift, 2),
-        [octet, ..] => (Token::Octet(*octet), 1),
-        [] => (Token::Ignored, 1),
+        [ESCAPE, b'&', b'@', ..] => (CharsetToken::Ignored, 3),
+        [ESCAPE, b'N', ..] => (CharsetToken::SingleShift, 2),
+        [octet, ..] => (CharsetToken::Octet(*octet), 1),
+        [] => (CharsetToken::Ignored, 1),
     }
 }
 

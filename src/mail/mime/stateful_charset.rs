@@ -8,7 +8,7 @@
 
 use encoding_rs::{EUC_JP, EUC_KR, Encoding, GBK, ISO_8859_7, WINDOWS_1252};
 
-use super::escape_sequence::{self, CharacterSet, ESCAPE, Token};
+use super::escape_sequence::{self, CharacterSet, CharsetToken, ESCAPE};
 use super::{cns_11643, jis_x_0213};
 
 /// A charset in which the meaning of an octet depends on earlier escape sequences. The variant determines how the
@@ -68,11 +68,11 @@ impl StatefulCharset {
         while !rest.is_empty() {
             let (token, length) = self.read_token(rest);
             match token {
-                Token::DesignateG0(set) => {
+                CharsetToken::DesignateG0(set) => {
                     return Some(matches!(set, CharacterSet::Ascii | CharacterSet::JisRoman));
                 }
-                Token::ShiftOut => return Some(false),
-                Token::ShiftIn => return Some(true),
+                CharsetToken::ShiftOut => return Some(false),
+                CharsetToken::ShiftIn => return Some(true),
                 _ => {}
             }
             rest = rest.get(length..).unwrap_or_default();
@@ -81,18 +81,18 @@ impl StatefulCharset {
     }
 
     /// Reads the first token of `rest`, which is not empty; returns the token and its length in octets.
-    fn read_token(self, rest: &[u8]) -> (Token, usize) {
+    fn read_token(self, rest: &[u8]) -> (CharsetToken, usize) {
         match (self, rest) {
-            (StatefulCharset::Hz, [b'~', b'{', ..]) => (Token::ShiftOut, 2),
-            (StatefulCharset::Hz, [b'~', b'}', ..]) => (Token::ShiftIn, 2),
-            (StatefulCharset::Hz, [b'~', b'~', ..]) => (Token::Octet(b'~'), 2),
-            (StatefulCharset::Hz, [b'~', b'\n', ..]) => (Token::Ignored, 2),
-            (StatefulCharset::Hz, [octet, ..]) => (Token::Octet(*octet), 1),
-            (_, [SHIFT_OUT, ..]) => (Token::ShiftOut, 1),
-            (_, [SHIFT_IN, ..]) => (Token::ShiftIn, 1),
+            (StatefulCharset::Hz, [b'~', b'{', ..]) => (CharsetToken::ShiftOut, 2),
+            (StatefulCharset::Hz, [b'~', b'}', ..]) => (CharsetToken::ShiftIn, 2),
+            (StatefulCharset::Hz, [b'~', b'~', ..]) => (CharsetToken::Octet(b'~'), 2),
+            (StatefulCharset::Hz, [b'~', b'\n', ..]) => (CharsetToken::Ignored, 2),
+            (StatefulCharset::Hz, [octet, ..]) => (CharsetToken::Octet(*octet), 1),
+            (_, [SHIFT_OUT, ..]) => (CharsetToken::ShiftOut, 1),
+            (_, [SHIFT_IN, ..]) => (CharsetToken::ShiftIn, 1),
             (_, [ESCAPE, ..]) => escape_sequence::read_escape_sequence(rest),
-            (_, [octet, ..]) => (Token::Octet(*octet), 1),
-            (_, []) => (Token::Ignored, 1),
+            (_, [octet, ..]) => (CharsetToken::Octet(*octet), 1),
+            (_, []) => (CharsetToken::Ignored, 1),
         }
     }
 
@@ -143,23 +143,23 @@ impl StatefulDecoder {
             // In HZ, the second octet of a double-octet character may be a tilde, which does not begin a shift there.
             let is_second = self.charset == StatefulCharset::Hz && self.lead.is_some();
             let (token, length) = if is_second {
-                (Token::Octet(*first), 1)
+                (CharsetToken::Octet(*first), 1)
             } else {
                 self.charset.read_token(rest)
             };
             rest = rest.get(length..).unwrap_or_default();
-            if !matches!(token, Token::Octet(_)) {
+            if !matches!(token, CharsetToken::Octet(_)) {
                 self.replace_incomplete_pair();
             }
             match token {
-                Token::DesignateG0(set) => self.g0 = set,
-                Token::DesignateG1(set) => self.g1 = set,
-                Token::DesignateG2(set) => self.g2 = set,
-                Token::ShiftOut => self.is_shifted = true,
-                Token::ShiftIn => self.is_shifted = false,
-                Token::SingleShift => self.is_single_shifted = true,
-                Token::Ignored => {}
-                Token::Octet(octet) => self.decode_octet(octet),
+                CharsetToken::DesignateG0(set) => self.g0 = set,
+                CharsetToken::DesignateG1(set) => self.g1 = set,
+                CharsetToken::DesignateG2(set) => self.g2 = set,
+                CharsetToken::ShiftOut => self.is_shifted = true,
+                CharsetToken::ShiftIn => self.is_shifted = false,
+                CharsetToken::SingleShift => self.is_single_shifted = true,
+                CharsetToken::Ignored => {}
+                CharsetToken::Octet(octet) => self.decode_octet(octet),
             }
         }
     }

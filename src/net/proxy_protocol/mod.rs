@@ -8,7 +8,7 @@ mod v2;
 use std::time::{Duration, Instant};
 
 use super::deadline::Deadline;
-use super::transport::{Transport, TransportError};
+use super::transport::{ClientIoError, Transport};
 use header::MAX_HEADER_OCTETS;
 pub use header::{ProxyHeader, ProxySource};
 
@@ -29,7 +29,7 @@ pub enum ReceiveError {
     /// The peer sent no header, or an incomplete header.
     Malformed,
     /// The header did not arrive in time, or the connection broke.
-    Transport(TransportError),
+    Transport(ClientIoError),
 }
 
 /// Reads a header within five seconds. The memory is bounded, whatever length the header declares.

@@ -29,7 +29,7 @@ impl Session {
             self.commands.add(verb, is_for_mail, max_recipients);
         }
         if was_in_transaction && !is_in_transaction {
-            self.commands.end_transaction();
+            self.commands.count_ended_transaction();
         }
     }
 
@@ -62,7 +62,7 @@ impl CommandCount {
     }
 
     /// Adds the commands of the ended transaction to the count. If its mail is saved later, `restart` resets the count.
-    pub(super) fn end_transaction(&mut self) {
+    pub(super) fn count_ended_transaction(&mut self) {
         self.counted += self.in_transaction;
         self.in_transaction = 0;
         self.recipients = 0;
@@ -111,7 +111,7 @@ mod tests {
             count.add(Some(Verb::Bdat), true, 100);
         }
         assert!(!count.is_exceeded());
-        count.end_transaction();
+        count.count_ended_transaction();
         assert!(count.is_exceeded());
         count.restart();
         assert!(!count.is_exceeded());

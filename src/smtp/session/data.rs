@@ -8,11 +8,11 @@ use crate::smtp::content::Content;
 use crate::smtp::data::{ContentSink, DataReader};
 use crate::smtp::input::InputBuffer;
 use crate::smtp::reply::{self, Reply};
-use crate::smtp::step::{ContentProgress, DiscardReason, Envelope};
+use crate::smtp::step::{ContentCounters, DiscardReason, Envelope};
 
 impl Session {
     /// Returns the progress of the current content, or of the last content if none is being received.
-    pub fn content_progress(&self) -> ContentProgress {
+    pub fn content_progress(&self) -> ContentCounters {
         self.progress
     }
 
@@ -70,7 +70,7 @@ impl Session {
 
     pub(super) fn finish_message(&mut self, envelope: Envelope, sink: ContentSink) -> Step {
         self.stats.data += 1;
-        self.commands.end_transaction();
+        self.commands.count_ended_transaction();
         match sink {
             ContentSink::Storing(content) => Step::Save(envelope, content),
             ContentSink::Discarding(error) => Step::RejectMessage(error),
@@ -78,9 +78,9 @@ impl Session {
     }
 
     pub(super) fn begin_content(&mut self) {
-        self.progress = ContentProgress {
+        self.progress = ContentCounters {
             number: self.progress.number + 1,
-            ..ContentProgress::default()
+            ..ContentCounters::default()
         };
     }
 

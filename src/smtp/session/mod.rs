@@ -18,7 +18,7 @@ use super::input::InputBuffer;
 use super::line::{Line, LineReader};
 use super::policy::SessionSettings;
 use super::reply::{self, Reply};
-use super::step::{ContentProgress, Envelope, Expecting, SessionStats, Step, TlsState};
+use super::step::{ContentCounters, Envelope, Expecting, SessionStats, Step, TlsState};
 use super::xclient::{TrustedProxy, XclientAttributes};
 
 /// One SMTP session, from the greeting to its end. It has no socket, clock or store.
@@ -32,7 +32,7 @@ pub struct Session {
     state: State,
     stats: SessionStats,
     commands: CommandCount,
-    progress: ContentProgress,
+    progress: ContentCounters,
     last_command: Option<String>,
     /// Whether a chunk was discarded before the last chunk of its message. The remaining chunks, up to LAST or another
     /// command, are discarded too. They do not count as errors, because a pipelining client sends them before it receives the
@@ -89,7 +89,7 @@ impl Session {
             state: State::Ready,
             stats: SessionStats::default(),
             commands: CommandCount::default(),
-            progress: ContentProgress::default(),
+            progress: ContentCounters::default(),
             last_command: None,
             discarding_chunks: false,
             exempt_from_errors: false,
@@ -142,7 +142,7 @@ impl Session {
         self.tls = TlsState::On;
         self.helo = None;
         self.state = State::Ready;
-        self.commands.end_transaction();
+        self.commands.count_ended_transaction();
     }
 
     /// Resets the count of commands, because the mail of the last [`Step::Save`] was saved.

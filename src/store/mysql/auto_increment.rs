@@ -61,7 +61,7 @@ impl AutoIncrementRange {
     }
 
     /// Updates the used part after an INSERT of `rows` rows. `first` is the id of the first row; 0 if unknown.
-    pub fn record_insert(&mut self, first: u64, rows: usize) {
+    pub fn record_used_ids(&mut self, first: u64, rows: usize) {
         if first > 0 {
             self.used = first.saturating_add(rows as u64 - 1);
             self.is_used_up = false;
@@ -206,14 +206,14 @@ mod tests {
             used: 0,
             is_used_up: true,
         };
-        ids.record_insert(0, 5);
+        ids.record_used_ids(0, 5);
         assert_eq!((ids.used, ids.is_used_up), (0, true));
-        ids.record_insert(60, 5);
+        ids.record_used_ids(60, 5);
         assert_eq!((ids.used, ids.is_used_up), (64, false));
         assert!(ids.has_free_ids());
-        ids.record_insert(126, 1);
+        ids.record_used_ids(126, 1);
         assert!(!ids.has_free_ids(), "the last id may be used");
-        ids.record_insert(u64::MAX, 5);
+        ids.record_used_ids(u64::MAX, 5);
         assert_eq!(ids.used, u64::MAX);
     }
 

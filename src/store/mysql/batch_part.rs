@@ -31,7 +31,7 @@ impl MySqlStore {
         loop {
             if Instant::now() > self.deadline {
                 // If the batch was split, its first parts may have used all of the time.
-                let error = SaveError::Unavailable(BatchFailure::deadline_passed().text);
+                let error = SaveError::Unavailable(BatchFailure::timed_out().text);
                 return Err(BatchError::Store(error));
             }
             let inserted = (inserted.take()).unwrap_or_else(|| self.insert_part(part, bodies_in));
@@ -105,7 +105,7 @@ impl MySqlStore {
         if Instant::now() > self.deadline {
             // The clients get 451 and send the mails again, so a COMMIT now would store them twice.
             connection.rollback();
-            return Err(BatchFailure::deadline_passed());
+            return Err(BatchFailure::timed_out());
         }
         if let Some(reason) = self.connector.hanging().hang_reason(connection.server.host) {
             connection.broken = true;

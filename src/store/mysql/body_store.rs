@@ -3,14 +3,14 @@
 use crate::mail::Mail;
 use crate::metrics::{self, BodyLocation};
 use crate::store::redis::cluster::ClusterBodyWriter;
-use crate::store::redis::{BodiesIn, BodyWriter, PendingStore};
+use crate::store::redis::{BodiesIn, PendingBodyRequest, RedisBodyWriter};
 
 /// The configured location of bodies.
 pub enum BodyStore {
     /// Column `mail` of the table.
     Table,
     /// One Redis server.
-    Redis(BodyWriter),
+    Redis(RedisBodyWriter),
     /// A Redis Cluster.
     Cluster(ClusterBodyWriter),
 }
@@ -21,7 +21,7 @@ impl BodyStore {
     ///
     /// Returns `None` if nothing was sent: the bodies go into the table, or Redis is a cluster, to which `finish_store` sends
     /// them.
-    pub(super) fn begin_store(&mut self, batch: &[Mail]) -> Option<PendingStore> {
+    pub(super) fn begin_store(&mut self, batch: &[Mail]) -> Option<PendingBodyRequest> {
         match self {
             BodyStore::Redis(bodies) => bodies.begin_store(batch),
             BodyStore::Table | BodyStore::Cluster(_) => None,
@@ -33,7 +33,7 @@ impl BodyStore {
     pub(super) fn finish_store(
         &mut self,
         batch: &[Mail],
-        pending: Option<&PendingStore>,
+        pending: Option<&PendingBodyRequest>,
     ) -> BodiesIn {
         let are_stored = match self {
             BodyStore::Cluster(bodies) => return bodies.store(batch),

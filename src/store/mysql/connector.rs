@@ -219,7 +219,7 @@ impl Connector {
     }
 
     /// Returns the reason if a COMMIT hangs on every host; `None` if at least one host has no hanging COMMIT.
-    pub fn stall_reason(&self) -> Option<String> {
+    pub fn commit_hang_reason(&self) -> Option<String> {
         self.shared
             .hanging
             .hang_reason_on_all(self.shared.hosts.count())
@@ -228,7 +228,7 @@ impl Connector {
     /// Returns whether a retry of a batch would fail: a COMMIT hangs on every host, or the batch's connection `is_lost` and
     /// every host refuses a new connection.
     pub fn is_retry_futile(&self, is_lost: bool) -> bool {
-        self.stall_reason().is_some() || (is_lost && self.refusal_reason().is_some())
+        self.commit_hang_reason().is_some() || (is_lost && self.refusal_reason().is_some())
     }
 
     /// Returns whether connections to a host may be used: no COMMIT hangs there, and the host is up or no other host is up.

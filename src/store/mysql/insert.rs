@@ -74,7 +74,7 @@ impl PendingRows {
                 Ok(conn.last_insert_id())
             })?;
             if let Some(ids) = &mut connection.table_info.auto_increment {
-                ids.record_insert(first_id, rows);
+                ids.record_used_ids(first_id, rows);
             }
         }
         Ok(())

@@ -23,7 +23,7 @@ pub fn pool(connector: &Connector) -> Pool<Connector> {
         .max_size(connector.workers() as u32)
         .connection_timeout(MAX_RETRY_PAUSE * 2)
         .test_on_check_out(false)
-        .error_handler(Box::new(HealthReporter {
+        .error_handler(Box::new(ConnectErrorHandler {
             health: connector.health().clone(),
             open_connections: connector.open_connections(),
         }))
@@ -50,7 +50,7 @@ pub fn watch_idle_connections(
 }
 
 fn check_idle_connections(connector: &Connector, pool: &Pool<Connector>) {
-    if connector.stall_reason().is_some() {
+    if connector.commit_hang_reason().is_some() {
         return;
     }
     // With several hosts the prober sets the host states, and a failure of one host says nothing about the others.
@@ -104,12 +104,12 @@ impl ManageConnection for Connector {
 
 /// Marks the store as unavailable if an attempt to connect fails and no connection is open.
 #[derive(Debug)]
-struct HealthReporter {
+struct ConnectErrorHandler {
     health: Health,
     open_connections: Arc<AtomicUsize>,
 }
 
-impl HandleError<mysql::Error> for HealthReporter {
+impl HandleError<mysql::Error> for ConnectErrorHandler {
     fn handle_error(&self, error: mysql::Error) {
         // While other connections are open, a refused connection does not mean that the store is unavailable: the server may
         // allow fewer connections than there are writers. A dead connection is dropped at its next use.

@@ -9,7 +9,7 @@ use super::pool::Connector;
 use crate::mail::inflate;
 use crate::store::TableName;
 use crate::store::reader::{
-    ListingSize, MAX_SHOWN_OCTETS, MailListing, MailReader, ReadError, text,
+    ListingSize, MAX_SHOWN_OCTETS, MailListing, MailReader, StoreReadError, text,
 };
 use crate::store::redis::cluster::ClusterReader;
 use crate::store::redis::{RedisReader, RedisSettings};
@@ -21,9 +21,9 @@ pub struct MySqlReader {
     redis: Option<RedisSettings>,
     open_redis: Option<OpenRedis>,
     /// Error of the first failed read from Redis; Redis is not used again after it.
-    redis_failed: Option<ReadError>,
+    redis_failed: Option<StoreReadError>,
     /// Why some mails of the last listing have no size.
-    unknown_sizes: Option<ReadError>,
+    unknown_sizes: Option<StoreReadError>,
 }
 
 enum OpenRedis {
@@ -32,7 +32,7 @@ enum OpenRedis {
 }
 
 impl OpenRedis {
-    fn open(settings: &RedisSettings) -> Result<OpenRedis, ReadError> {
+    fn open(settings: &RedisSettings) -> Result<OpenRedis, StoreReadError> {
         match settings.urls.as_slice() {
             [url] => RedisReader::open(url).map(OpenRedis::One),
             _ => ClusterReader::open(settings).map(OpenRedis::Cluster),
@@ -48,10 +48,11 @@ impl MySqlReader {
     pub fn open(
         connector: &Connector,
         redis: Option<RedisSettings>,
-    ) -> Result<MySqlReader, ReadError> {
+    ) -> Result<MySqlReader, StoreReadError> {
         let table = connector.table().clone();
         let connection = connector.connect_any();
-        let connection = connection.map_err(|error| ReadError(error_with_key(&error, &table)))?;
+        let connection =
+            connection.map_err(|error| StoreReadError(error_with_key(&error, &table)))?;
         Ok(MySqlReader {
             connection,
             table,
@@ -68,7 +69,7 @@ impl MySqlReader {
         sql: &str,
         parameters: Vec<Value>,
         mut take: impl FnMut(Vec<Value>),
-    ) -> Result<(), ReadError> {
+    ) -> Result<(), StoreReadError> {
         let outcome = self.connection.read(|conn| {
             for row in conn.exec_iter(sql, parameters)? {
                 let values = row?.unwrap_raw().into_iter();
@@ -76,11 +77,11 @@ impl MySqlReader {
             }
             Ok(())
         });
-        outcome.map_err(|error| ReadError(error_with_key(&error, &self.table)))
+        outcome.map_err(|error| StoreReadError(error_with_key(&error, &self.table)))
     }
 
     /// Returns the table's columns with their collations; empty if the table does not exist or is not visible.
-    fn columns(&mut self) -> Result<Vec<(String, String)>, ReadError> {
+    fn columns(&mut self) -> Result<Vec<(String, String)>, StoreReadError> {
         let sql = "SELECT COLUMN_NAME, COLLATION_NAME FROM information_schema.COLUMNS
                    WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ?";
         let name = vec![self.table.database().into(), self.table.table().into()];
@@ -94,7 +95,7 @@ impl MySqlReader {
         Ok(columns)
     }
 
-    fn body_in_redis(&mut self, hash: &str) -> Result<Option<Vec<u8>>, ReadError> {
+    fn body_in_redis(&mut self, hash: &str) -> Result<Option<Vec<u8>>, StoreReadError> {
         if let Some(error) = &self.redis_failed {
             return Err(error.clone());
         }
@@ -109,12 +110,12 @@ impl MySqlReader {
         body
     }
 
-    fn open_redis(&mut self) -> Result<&mut OpenRedis, ReadError> {
+    fn open_redis(&mut self) -> Result<&mut OpenRedis, StoreReadError> {
         match &mut self.open_redis {
             Some(redis) => Ok(redis),
             closed => {
                 let settings = self.redis.as_ref().ok_or_else(|| {
-                    ReadError("REDIS_INTERFACE: empty, but bodies are in Redis".to_owned())
+                    StoreReadError("REDIS_INTERFACE: empty, but bodies are in Redis".to_owned())
                 })?;
                 Ok(closed.insert(OpenRedis::open(settings)?))
             }
@@ -123,7 +124,7 @@ impl MySqlReader {
 }
 
 impl MailReader for MySqlReader {
-    fn list(&mut self, to: Option<&str>, limit: u32) -> Result<Vec<MailListing>, ReadError> {
+    fn list(&mut self, to: Option<&str>, limit: u32) -> Result<Vec<MailListing>, StoreReadError> {
         let columns = self.columns()?;
         let is_named = |name: &str| {
             columns
@@ -182,19 +183,19 @@ impl MailReader for MySqlReader {
                 }
             };
         }
-        self.unknown_sizes = redis_error.map(|ReadError(error)| {
-            ReadError(format!(
+        self.unknown_sizes = redis_error.map(|StoreReadError(error)| {
+            StoreReadError(format!(
                 "{error}; so {unknown} of these mails have no size; {REDIS_FIX}"
             ))
         });
         Ok(mails)
     }
 
-    fn warning(&self) -> Option<ReadError> {
+    fn warning(&self) -> Option<StoreReadError> {
         self.unknown_sizes.clone()
     }
 
-    fn show(&mut self, hash: &str) -> Result<Option<Vec<u8>>, ReadError> {
+    fn show(&mut self, hash: &str) -> Result<Option<Vec<u8>>, StoreReadError> {
         let sql = format!(
             "SELECT `body`, `mail` FROM {} WHERE `hash` = ? LIMIT 1",
             self.table
@@ -210,22 +211,22 @@ impl MailReader for MySqlReader {
         };
         let is_in_redis = body.as_deref() == Some("redis");
         let stream = match is_in_redis {
-            true => self.body_in_redis(hash).map_err(|ReadError(error)| {
-                ReadError(format!(
+            true => self.body_in_redis(hash).map_err(|StoreReadError(error)| {
+                StoreReadError(format!(
                     "{error}; the body of {hash} is kept there; {REDIS_FIX}"
                 ))
             })?,
             false => stream,
         };
         let stream = stream.ok_or_else(|| match is_in_redis {
-            true => ReadError(format!(
+            true => StoreReadError(format!(
                 "{hash}: its body has expired in Redis (REDIS_EXPIRE_SECONDS) or was dropped there"
             )),
-            false => ReadError(format!("{hash}: column `mail` is NULL, so it has no body")),
+            false => StoreReadError(format!("{hash}: column `mail` is NULL, so it has no body")),
         })?;
         let mail = inflate(&stream, MAX_SHOWN_OCTETS);
         mail.map(Some).map_err(|error| {
-            ReadError(match body.as_deref() {
+            StoreReadError(match body.as_deref() {
                 Some("redis") => format!("{hash}: its body in Redis: {error}"),
                 Some("gzencode") => format!("{hash}: column `mail`: {error}"),
                 other => format!(

@@ -8,7 +8,7 @@ use super::binary_log::unsynced_binary_log;
 use super::number::NumberType;
 use super::unfilled_column::UnfilledColumn;
 use crate::metrics;
-use crate::store::{Charset, Column, Width};
+use crate::store::{Column, ColumnCharset, Width};
 use crate::store::{TableColumns, TableName};
 
 /// The properties of a table and its server that a new connection reads.
@@ -194,7 +194,7 @@ impl ColumnInfo {
         )
     }
 
-    fn to_column(&self) -> Column {
+    fn to_text_column(&self) -> Column {
         // No value except the body is longer than `MAX_TEXT_OCTETS`, because a row must fit into a packet.
         let max = self.width.and_then(|width| usize::try_from(width).ok());
         let max = max.unwrap_or(MAX_TEXT_OCTETS).min(MAX_TEXT_OCTETS);
@@ -210,11 +210,13 @@ impl ColumnInfo {
             },
             charset: match self.charset.as_deref() {
                 // A binary column can hold any octets.
-                None => Charset::Unicode,
-                Some("utf8mb4" | "utf16" | "utf32" | "utf16le" | "gb18030") => Charset::Unicode,
-                Some("utf8" | "utf8mb3" | "ucs2") => Charset::Utf8mb3,
-                Some("latin1") => Charset::Latin1,
-                Some(_) => Charset::Ascii,
+                None => ColumnCharset::Unicode,
+                Some("utf8mb4" | "utf16" | "utf32" | "utf16le" | "gb18030") => {
+                    ColumnCharset::Unicode
+                }
+                Some("utf8" | "utf8mb3" | "ucs2") => ColumnCharset::Utf8mb3,
+                Some("latin1") => ColumnCharset::Latin1,
+                Some(_) => ColumnCharset::Ascii,
             },
         }
     }
@@ -224,7 +226,7 @@ fn table_columns(columns: &[ColumnInfo]) -> TableColumns {
     let default = TableColumns::DEFAULT;
     let column = |name: &str, default: Column| {
         let column = columns.iter().find(|column| column.is_named(name));
-        column.map_or(default, ColumnInfo::to_column)
+        column.map_or(default, ColumnInfo::to_text_column)
     };
     let has_attach = columns.iter().find(|column| column.is_named("has_attach"));
     TableColumns {

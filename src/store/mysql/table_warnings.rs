@@ -4,7 +4,7 @@ use super::auto_increment::AutoIncrementRange;
 use super::table_info::TableInfo;
 use crate::store::diagnostic::Diagnostic;
 use crate::store::table::LONGEST_ADDRESS;
-use crate::store::{Charset, Column};
+use crate::store::{Column, ColumnCharset};
 use crate::store::{TableColumns, TableName};
 
 /// Returns the findings about widths, character sets and the range of ids.
@@ -36,7 +36,7 @@ fn check_addresses(
     ];
     let is_narrow = |(name, column): &(&str, Column)| {
         !table_info.missing_columns.contains(name)
-            && (column.width.max() < LONGEST_ADDRESS || column.charset != Charset::Unicode)
+            && (column.width.max() < LONGEST_ADDRESS || column.charset != ColumnCharset::Unicode)
     };
     let narrow: Vec<_> = columns.into_iter().filter(is_narrow).collect();
     if narrow.is_empty() {
@@ -47,10 +47,10 @@ fn check_addresses(
     };
     let widths = join(&|(name, column)| {
         let charset = match column.charset {
-            Charset::Unicode => "utf8mb4",
-            Charset::Utf8mb3 => "utf8mb3",
-            Charset::Latin1 => "latin1",
-            Charset::Ascii => "another character set",
+            ColumnCharset::Unicode => "utf8mb4",
+            ColumnCharset::Utf8mb3 => "utf8mb3",
+            ColumnCharset::Latin1 => "latin1",
+            ColumnCharset::Ascii => "another character set",
         };
         format!("`{name}`: {} of {charset}", column.width.max())
     });

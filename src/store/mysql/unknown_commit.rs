@@ -62,7 +62,7 @@ impl MySqlStore {
                 }
                 Ok(false) => {
                     return Err(BatchError::Store(SaveError::Unavailable(
-                        BatchFailure::deadline_passed().text,
+                        BatchFailure::timed_out().text,
                     )));
                 }
                 Err(error) => error,

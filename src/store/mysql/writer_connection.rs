@@ -54,7 +54,7 @@ impl MySqlStore {
         &mut self,
         wait: ConnectionWait,
     ) -> Result<PooledDbConnection, BatchFailure> {
-        if let Some(reason) = self.connector.stall_reason() {
+        if let Some(reason) = self.connector.commit_hang_reason() {
             return Err(BatchFailure::unreachable(&reason));
         }
         while let Some(connection) = self.connection.take().or_else(|| self.pool.try_get()) {

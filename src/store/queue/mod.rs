@@ -5,4 +5,4 @@ pub(super) mod bisect;
 mod pending;
 mod writer;
 
-pub use writer::{OpenStore, Saver, Writers};
+pub use writer::{SaveQueue, StoreOpener, Writers};

@@ -17,11 +17,11 @@ use crate::store::{Health, SaveError, SaveMail, SavedId};
 
 /// The function that opens a store on a writer's thread. The writer calls it for the first batch, and again after a failed
 /// open or a panic.
-pub type OpenStore = Arc<dyn Fn() -> Result<Box<dyn SaveMail>, SaveError> + Send + Sync>;
+pub type StoreOpener = Arc<dyn Fn() -> Result<Box<dyn SaveMail>, SaveError> + Send + Sync>;
 
 /// Queues mails for the writers and waits for the outcome. Clones share one queue.
 #[derive(Clone)]
-pub struct Saver {
+pub struct SaveQueue {
     queue: Option<Queue>,
     precompute_rows: bool,
     health: Health,
@@ -35,17 +35,17 @@ struct Queue {
     waiters: Arc<WaiterRegistry>,
 }
 
-/// The writer threads of a [`Saver`].
+/// The writer threads of a [`SaveQueue`].
 pub struct Writers {
     threads: Vec<JoinHandle<()>>,
     /// When this sender is dropped, the writers save the queued mails and stop.
     stop: Sender<()>,
 }
 
-impl Saver {
+impl SaveQueue {
     /// Returns a saver that accepts every mail at once and stores none.
-    pub fn discarding() -> Saver {
-        Saver {
+    pub fn discarding() -> SaveQueue {
+        SaveQueue {
             queue: None,
             precompute_rows: false,
             health: Health::up(),
@@ -108,8 +108,8 @@ impl Writers {
         count: usize,
         precompute_rows: bool,
         health: Health,
-        open: OpenStore,
-    ) -> std::io::Result<(Saver, Writers)> {
+        open: StoreOpener,
+    ) -> std::io::Result<(SaveQueue, Writers)> {
         let (sender, receiver) = bounded(MAX_QUEUED_MAILS);
         let (stop, stopped) = bounded(0);
         let scheduler = Arc::new(BatchScheduler::default());
@@ -133,7 +133,7 @@ impl Writers {
             scheduler,
             waiters: WaiterRegistry::start()?,
         };
-        let saver = Saver {
+        let saver = SaveQueue {
             queue: Some(queue),
             precompute_rows,
             health,
@@ -141,7 +141,7 @@ impl Writers {
         Ok((saver, Writers { threads, stop }))
     }
 
-    /// Returns whether all threads have ended. They end after the last [`Saver`] is dropped.
+    /// Returns whether all threads have ended. They end after the last [`SaveQueue`] is dropped.
     pub fn are_finished(&self) -> bool {
         self.threads.iter().all(JoinHandle::is_finished)
     }
@@ -160,7 +160,7 @@ impl Writers {
 struct Writer {
     queue: Receiver<QueuedMail>,
     stopped: Receiver<()>,
-    open: OpenStore,
+    open: StoreOpener,
     store: Option<Box<dyn SaveMail>>,
     health: Health,
     scheduler: Arc<BatchScheduler>,
@@ -323,7 +323,7 @@ mod tests {
             scheduler: Arc::default(),
             waiters: Arc::default(),
         };
-        let saver = Saver {
+        let saver = SaveQueue {
             queue: Some(queue),
             precompute_rows: false,
             health: Health::default(),

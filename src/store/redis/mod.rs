@@ -122,7 +122,7 @@ impl StoreFailure {
 }
 
 /// Stores one writer's bodies in one Redis server, through a worker thread.
-pub struct BodyWriter {
+pub struct RedisBodyWriter {
     requests: Sender<Request>,
     answers: Receiver<(u64, Result<(), StoreFailure>)>,
     breaker: Breaker,
@@ -130,7 +130,7 @@ pub struct BodyWriter {
 }
 
 /// A request to store bodies whose result is not known yet.
-pub struct PendingStore {
+pub struct PendingBodyRequest {
     number: u64,
     deadline: Instant,
 }
@@ -147,16 +147,16 @@ pub enum SlotAccess {
     Asking,
 }
 
-impl BodyWriter {
+impl RedisBodyWriter {
     /// Starts the worker thread. Does not connect yet.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn start(redis: &RedisPool, breaker: &Breaker) -> io::Result<BodyWriter> {
+    pub fn start(redis: &RedisPool, breaker: &Breaker) -> io::Result<RedisBodyWriter> {
         let redis = redis.clone();
         let store = move |bodies: &Bodies, access| redis.store_bodies(bodies, access);
         let (requests, answers) = worker::start(store)?;
-        Ok(BodyWriter {
+        Ok(RedisBodyWriter {
             requests,
             answers,
             breaker: breaker.clone(),
@@ -165,7 +165,7 @@ impl BodyWriter {
     }
 
     /// Sends the bodies of all recipients of a batch to the worker thread; `None` if the bodies go into the table.
-    pub fn begin_store(&mut self, batch: &[Mail]) -> Option<PendingStore> {
+    pub fn begin_store(&mut self, batch: &[Mail]) -> Option<PendingBodyRequest> {
         // The bodies of all recipients are in memory at once here. Those of a larger batch go into the table, row by row.
         let octets: usize = batch.iter().map(Mail::stored_octets).sum();
         if octets > MAX_BODIES_OCTETS || !self.breaker.allows() {
@@ -176,11 +176,11 @@ impl BodyWriter {
         let sent = self.send(Arc::new(bodies), SlotAccess::Owner, deadline);
         let sent = sent.inspect_err(|error| self.breaker.failed(&error.text));
         let number = sent.ok()?;
-        Some(PendingStore { number, deadline })
+        Some(PendingBodyRequest { number, deadline })
     }
 
     /// Waits for the result of a request. Returns whether all its bodies are in Redis.
-    pub fn finish_store(&mut self, pending: &PendingStore) -> bool {
+    pub fn finish_store(&mut self, pending: &PendingBodyRequest) -> bool {
         let stored = self.receive_answer(pending.number, pending.deadline);
         match &stored {
             Ok(()) => self.breaker.succeeded(),

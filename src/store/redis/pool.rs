@@ -16,7 +16,7 @@ use crate::sync::lock;
 /// A pool of connections to one Redis server, shared by the writers.
 #[derive(Clone)]
 pub struct RedisPool {
-    pool: Pool<Manager>,
+    pool: Pool<RedisConnectionManager>,
     last_failure: LastFailure,
     expire_seconds: usize,
 }
@@ -27,7 +27,7 @@ struct PooledConnection {
     broken: bool,
 }
 
-struct Manager {
+struct RedisConnectionManager {
     connector: Connector,
     /// The error of the last attempt to connect. The pool itself reports only that its timeout expired.
     last_failure: LastFailure,
@@ -35,7 +35,7 @@ struct Manager {
 
 type LastFailure = Arc<Mutex<Option<String>>>;
 
-impl ManageConnection for Manager {
+impl ManageConnection for RedisConnectionManager {
     type Connection = PooledConnection;
     type Error = r2d2_redis::Error;
 
@@ -82,7 +82,7 @@ impl RedisPool {
             .connection_timeout(MAX_RECONNECT_PAUSE * 2)
             .test_on_check_out(false)
             .error_handler(Box::new(NopErrorHandler))
-            .build_unchecked(Manager {
+            .build_unchecked(RedisConnectionManager {
                 connector,
                 last_failure: Arc::clone(&last_failure),
             });

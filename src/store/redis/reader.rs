@@ -7,7 +7,7 @@ use r2d2_redis::redis::{self, ConnectionLike};
 use super::connect::Connector;
 use super::connection::Connection;
 use super::{Redirect, describe_error, split_url};
-use crate::store::ReadError;
+use crate::store::StoreReadError;
 
 /// A connection that reads bodies for `list` and `show` and diagnoses the server for `check`.
 pub struct RedisReader {
@@ -19,8 +19,8 @@ impl RedisReader {
     /// Connects to the server.
     ///
     /// # Errors
-    /// [`ReadError`], which names the server's address and the cause.
-    pub fn open(url: &str) -> Result<RedisReader, ReadError> {
+    /// [`StoreReadError`], which names the server's address and the cause.
+    pub fn open(url: &str) -> Result<RedisReader, StoreReadError> {
         let address = display_address(url);
         let connection = Connector::new(url).and_then(|connector| connector.connect(READ_TIMEOUT));
         let connection = connection.map_err(|error| read_error(&address, &error))?;
@@ -43,11 +43,11 @@ impl RedisReader {
     /// Sends any command and returns its reply.
     ///
     /// # Errors
-    /// [`ReadError`], which names the server's address and the cause.
+    /// [`StoreReadError`], which names the server's address and the cause.
     pub fn query<T: redis::FromRedisValue>(
         &mut self,
         command: &redis::Cmd,
-    ) -> Result<T, ReadError> {
+    ) -> Result<T, StoreReadError> {
         let reply = command.query(&mut self.connection);
         reply.map_err(|error| read_error(&self.address, &error))
     }
@@ -55,19 +55,19 @@ impl RedisReader {
     /// Returns the body of a mail id; `None` if it has expired.
     ///
     /// # Errors
-    /// [`ReadError`], which names the server's address and the cause.
-    pub fn body(&mut self, hash: &str) -> Result<Option<Vec<u8>>, ReadError> {
+    /// [`StoreReadError`], which names the server's address and the cause.
+    pub fn body(&mut self, hash: &str) -> Result<Option<Vec<u8>>, StoreReadError> {
         self.query(redis::cmd("GET").arg(hash))
     }
 
     /// Returns the body like [`body`](RedisReader::body), or the redirection if a node of a cluster sends one.
     ///
     /// # Errors
-    /// [`ReadError`], which names the server's address and the cause.
+    /// [`StoreReadError`], which names the server's address and the cause.
     pub fn body_or_redirect(
         &mut self,
         hash: &str,
-    ) -> Result<Result<Option<Vec<u8>>, Redirect>, ReadError> {
+    ) -> Result<Result<Option<Vec<u8>>, Redirect>, StoreReadError> {
         match redis::cmd("GET").arg(hash).query(&mut self.connection) {
             Ok(body) => Ok(Ok(body)),
             Err(error) => match Redirect::of(&error) {
@@ -115,9 +115,9 @@ impl RedisReader {
     }
 }
 
-fn read_error(address: &str, error: &redis::RedisError) -> ReadError {
+fn read_error(address: &str, error: &redis::RedisError) -> StoreReadError {
     let text = describe_error(error);
-    ReadError(format!("REDIS_INTERFACE: Redis at {address}: {text}"))
+    StoreReadError(format!("REDIS_INTERFACE: Redis at {address}: {text}"))
 }
 
 /// Returns the address in a URL, without user and password.

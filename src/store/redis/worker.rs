@@ -19,7 +19,7 @@ pub struct Request {
 }
 
 /// The number of a request and its result.
-pub type Answer = (u64, Result<(), StoreFailure>);
+pub type WorkerAnswer = (u64, Result<(), StoreFailure>);
 
 /// Starts the thread, which ends after the request sender or the answer receiver is dropped. A panic fails only the current
 /// request.
@@ -28,7 +28,7 @@ pub type Answer = (u64, Result<(), StoreFailure>);
 /// The thread cannot be started.
 pub fn start(
     store: impl Fn(&Bodies, SlotAccess) -> Result<(), StoreFailure> + Send + 'static,
-) -> io::Result<(Sender<Request>, Receiver<Answer>)> {
+) -> io::Result<(Sender<Request>, Receiver<WorkerAnswer>)> {
     let (requests, requested) = bounded::<Request>(1);
     let (answer, answers) = bounded(16);
     let run = move || {

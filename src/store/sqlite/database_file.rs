@@ -21,10 +21,10 @@ use crate::store::SaveError;
 /// A database file by its name. Clones share the state of the opened file.
 #[derive(Clone)]
 pub struct DatabaseFile {
-    shared: Arc<Shared>,
+    shared: Arc<FileState>,
 }
 
-struct Shared {
+struct FileState {
     path: PathBuf,
     opened: OnceLock<Opened>,
     wal_state: WalState,
@@ -42,7 +42,7 @@ struct Opened {
 impl DatabaseFile {
     /// Returns the file of this name without opening it.
     pub fn new(path: &Path) -> DatabaseFile {
-        let shared = Shared {
+        let shared = FileState {
             path: path.to_owned(),
             opened: OnceLock::new(),
             wal_state: WalState::default(),

@@ -38,7 +38,7 @@ pub fn classify_error(file: &Path, error: &rusqlite::Error) -> ClassifiedError {
             false,
         ),
         Some(ErrorCode::OutOfMemory) => (BatchError::Store(SaveError::Full(text(""))), true),
-        Some(ErrorCode::SystemIoFailure) if is_out_of_memory(error) => {
+        Some(ErrorCode::SystemIoFailure) if is_hidden_out_of_memory(error) => {
             let text = text("; out of memory");
             (BatchError::Store(SaveError::Full(text)), true)
         }
@@ -89,7 +89,7 @@ pub fn no_memory(error: NoMemory) -> rusqlite::Error {
 }
 
 /// Returns whether mapping the `-shm` file or allocating a file buffer failed, which SQLite reports like a disk error.
-fn is_out_of_memory(error: &rusqlite::Error) -> bool {
+fn is_hidden_out_of_memory(error: &rusqlite::Error) -> bool {
     has_code(error, ffi::SQLITE_IOERR_SHMMAP) || has_code(error, ffi::SQLITE_IOERR_NOMEM)
 }
 

@@ -11,7 +11,7 @@ use super::error::describe_error;
 use crate::mail::inflate;
 use crate::store::TableName;
 use crate::store::reader::{
-    ListingSize, MAX_SHOWN_OCTETS, MailListing, MailReader, ReadError, text,
+    ListingSize, MAX_SHOWN_OCTETS, MailListing, MailReader, StoreReadError, text,
 };
 
 /// Reads mail from an SQLite file. Never creates a file.
@@ -24,15 +24,15 @@ impl SqliteReader {
     /// Opens an existing file.
     ///
     /// # Errors
-    /// [`ReadError`], which names the file.
-    pub fn open(file: &Path, table: &TableName) -> Result<SqliteReader, ReadError> {
+    /// [`StoreReadError`], which names the file.
+    pub fn open(file: &Path, table: &TableName) -> Result<SqliteReader, StoreReadError> {
         if !file.exists() {
-            return Err(ReadError(format!(
+            return Err(StoreReadError(format!(
                 "{}: no such file; no mail was saved there yet, or GM_SQLITE_FILE names another one",
                 file.display()
             )));
         }
-        reject_unusual_file(file).map_err(|error| ReadError(error.to_string()))?;
+        reject_unusual_file(file).map_err(|error| StoreReadError(error.to_string()))?;
         // Not read-only: a reader in WAL mode writes to the `-shm` file.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(file, flags).and_then(|connection| {
@@ -48,7 +48,7 @@ impl SqliteReader {
 }
 
 impl MailReader for SqliteReader {
-    fn list(&mut self, to: Option<&str>, limit: u32) -> Result<Vec<MailListing>, ReadError> {
+    fn list(&mut self, to: Option<&str>, limit: u32) -> Result<Vec<MailListing>, StoreReadError> {
         let order = match self.has_column("mail_id") {
             Ok(true) => "mail_id",
             Ok(false) => "date",
@@ -81,7 +81,7 @@ impl MailReader for SqliteReader {
         rows.map_err(|error| self.error(&error))
     }
 
-    fn show(&mut self, hash: &str) -> Result<Option<Vec<u8>>, ReadError> {
+    fn show(&mut self, hash: &str) -> Result<Option<Vec<u8>>, StoreReadError> {
         let sql = format!("SELECT `mail` FROM {} WHERE `hash` = ?1", self.table);
         let stream: Option<Option<Vec<u8>>> = self
             .connection
@@ -94,12 +94,12 @@ impl MailReader for SqliteReader {
             return Ok(None);
         };
         let stream = stream.ok_or_else(|| {
-            ReadError(format!(
+            StoreReadError(format!(
                 "{hash}: column `mail` holds NULL or a number, so the body is missing"
             ))
         })?;
         let mail = inflate(&stream, MAX_SHOWN_OCTETS).map(Some);
-        mail.map_err(|error| ReadError(format!("{hash}: column `mail`: {error}")))
+        mail.map_err(|error| StoreReadError(format!("{hash}: column `mail`: {error}")))
     }
 }
 
@@ -133,11 +133,11 @@ impl SqliteReader {
         counted.map(|(all, named): (i64, i64)| all == 0 || named > 0)
     }
 
-    fn error(&self, error: &rusqlite::Error) -> ReadError {
+    fn error(&self, error: &rusqlite::Error) -> StoreReadError {
         read_error(Path::new(self.connection.path().unwrap_or_default()), error)
     }
 }
 
-fn read_error(file: &Path, error: &rusqlite::Error) -> ReadError {
-    ReadError(format!("{}: {}", file.display(), describe_error(error)))
+fn read_error(file: &Path, error: &rusqlite::Error) -> StoreReadError {
+    StoreReadError(format!("{}: {}", file.display(), describe_error(error)))
 }

@@ -25,8 +25,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 pub use self::reader::ClusterReader;
 use self::slots::{Slots, read_slots, slot_of};
 use super::{
-    Bodies, BodiesIn, BodyWriter, Breaker, MAX_BODIES_OCTETS, Redirect, RedisPool, RedisSettings,
-    STORE_TIMEOUT, SlotAccess, StoreFailure, bodies_of,
+    Bodies, BodiesIn, Breaker, MAX_BODIES_OCTETS, Redirect, RedisBodyWriter, RedisPool,
+    RedisSettings, STORE_TIMEOUT, SlotAccess, StoreFailure, bodies_of,
 };
 use crate::mail::{Mail, MailId};
 use crate::metrics::{self, BodyLocation, Component};
@@ -36,10 +36,10 @@ use crate::sync::lock;
 /// The slot table and the pools of a Redis Cluster, shared by the writers of one store. Clones share one state.
 #[derive(Clone)]
 pub struct RedisCluster {
-    shared: Arc<Shared>,
+    shared: Arc<ClusterState>,
 }
 
-struct Shared {
+struct ClusterState {
     settings: RedisSettings,
     writers: usize,
     slots: Mutex<Arc<Slots>>,
@@ -55,7 +55,7 @@ type MigratingSlots = HashMap<u16, String>;
 /// Stores one writer's bodies in the nodes of the cluster.
 pub struct ClusterBodyWriter {
     cluster: RedisCluster,
-    workers: HashMap<String, BodyWriter>,
+    workers: HashMap<String, RedisBodyWriter>,
 }
 
 impl RedisCluster {
@@ -65,7 +65,7 @@ impl RedisCluster {
     /// The thread cannot be started.
     pub fn start(settings: &RedisSettings, writers: usize) -> std::io::Result<RedisCluster> {
         let (refresh, requests) = bounded(1);
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ClusterState {
             settings: settings.clone(),
             writers,
             slots: Mutex::default(),
@@ -105,7 +105,7 @@ impl RedisCluster {
     }
 }
 
-impl Shared {
+impl ClusterState {
     /// Replaces the slot table. Removes the nodes without slots; otherwise the list would grow each time the cluster replaces a
     /// node by one with another address.
     fn update_slots(&self, slots: Slots) {
@@ -211,7 +211,7 @@ impl ClusterBodyWriter {
             }
             let worker = match self.workers.get_mut(address) {
                 Some(worker) => worker,
-                None => match BodyWriter::start(&node.0, &node.1) {
+                None => match RedisBodyWriter::start(&node.0, &node.1) {
                     Ok(worker) => self.workers.entry(address.to_owned()).or_insert(worker),
                     Err(_) => continue,
                 },
@@ -251,7 +251,7 @@ impl ClusterBodyWriter {
 }
 
 /// Reads the slot table at each request and at least every `REFRESH_INTERVAL`, because nodes may take over slots at any time.
-fn run_slot_refresh(shared: &Weak<Shared>, requests: &Receiver<Sender<()>>) {
+fn run_slot_refresh(shared: &Weak<ClusterState>, requests: &Receiver<Sender<()>>) {
     let mut done: Option<Sender<()>> = None;
     loop {
         let Some(shared) = shared.upgrade() else {

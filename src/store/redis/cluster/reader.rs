@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use r2d2_redis::redis;
 
 use super::slots::{Slots, read_slots};
-use crate::store::ReadError;
+use crate::store::StoreReadError;
 use crate::store::redis::{Redirect, RedisReader, RedisSettings};
 
 /// Reads bodies from the nodes of a Redis Cluster.
@@ -13,15 +13,15 @@ pub struct ClusterReader {
     settings: RedisSettings,
     slots: Slots,
     /// The nodes that were used. If a node failed, its error is kept and the node is not tried again.
-    nodes: HashMap<String, Result<RedisReader, ReadError>>,
+    nodes: HashMap<String, Result<RedisReader, StoreReadError>>,
 }
 
 impl ClusterReader {
     /// Reads the slot table from the first node that reports it.
     ///
     /// # Errors
-    /// [`ReadError`]: no node reports the slots; the error is the one from the last node.
-    pub fn open(settings: &RedisSettings) -> Result<ClusterReader, ReadError> {
+    /// [`StoreReadError`]: no node reports the slots; the error is the one from the last node.
+    pub fn open(settings: &RedisSettings) -> Result<ClusterReader, StoreReadError> {
         Ok(ClusterReader {
             settings: settings.clone(),
             slots: read_slots(settings, &Slots::default())?,
@@ -43,8 +43,8 @@ impl ClusterReader {
     /// Returns the connection to a node. Opens it if there is none.
     ///
     /// # Errors
-    /// [`ReadError`]: the node cannot be reached now, or failed before.
-    pub fn node(&mut self, address: &str) -> Result<&mut RedisReader, ReadError> {
+    /// [`StoreReadError`]: the node cannot be reached now, or failed before.
+    pub fn node(&mut self, address: &str) -> Result<&mut RedisReader, StoreReadError> {
         if !self.nodes.contains_key(address) {
             let node = RedisReader::open(&self.settings.url_of(address));
             self.nodes.insert(address.to_owned(), node);
@@ -52,16 +52,19 @@ impl ClusterReader {
         match self.nodes.get_mut(address) {
             Some(Ok(node)) => Ok(node),
             Some(Err(error)) => Err(error.clone()),
-            None => Err(ReadError(format!("REDIS_INTERFACE: no node {address}"))),
+            None => Err(StoreReadError(format!(
+                "REDIS_INTERFACE: no node {address}"
+            ))),
         }
     }
 
     /// Returns the body of a mail id; `None` if it has expired.
     ///
     /// # Errors
-    /// [`ReadError`]: the node of its slot cannot be queried, or no node owns the slot.
-    pub fn body(&mut self, hash: &str) -> Result<Option<Vec<u8>>, ReadError> {
-        let no_owner = || ReadError(format!("REDIS_INTERFACE: no node owns the slot of {hash}"));
+    /// [`StoreReadError`]: the node of its slot cannot be queried, or no node owns the slot.
+    pub fn body(&mut self, hash: &str) -> Result<Option<Vec<u8>>, StoreReadError> {
+        let no_owner =
+            || StoreReadError(format!("REDIS_INTERFACE: no node owns the slot of {hash}"));
         let address = self.slots.owner_of(hash).ok_or_else(no_owner)?.to_owned();
         let outcome = match self.node(&address)?.body_or_redirect(hash) {
             Ok(Ok(body)) => return Ok(body),

@@ -2,7 +2,7 @@
 
 use r2d2_redis::redis::{self, Value};
 
-use crate::store::ReadError;
+use crate::store::StoreReadError;
 use crate::store::redis::{RedisReader, RedisSettings};
 
 /// The ranges of slots in ascending order: first slot, last slot, and `host:port` of the node that owns them.
@@ -63,11 +63,11 @@ impl Slots {
 /// Reads the slot table from the first node that reports one: the `known` nodes, then the configured ones.
 ///
 /// # Errors
-/// [`ReadError`]: no node reports it; the error is the one from the last node.
-pub fn read_slots(settings: &RedisSettings, known: &Slots) -> Result<Slots, ReadError> {
+/// [`StoreReadError`]: no node reports it; the error is the one from the last node.
+pub fn read_slots(settings: &RedisSettings, known: &Slots) -> Result<Slots, StoreReadError> {
     let configured = settings.addresses();
     let known = known.nodes().into_iter().map(str::to_owned);
-    let mut last_error = ReadError("REDIS_INTERFACE: no node".to_owned());
+    let mut last_error = StoreReadError("REDIS_INTERFACE: no node".to_owned());
     for address in known.chain(configured) {
         let mut slots = redis::cmd("CLUSTER");
         slots.arg("SLOTS");
@@ -76,7 +76,7 @@ pub fn read_slots(settings: &RedisSettings, known: &Slots) -> Result<Slots, Read
         match reply.map(|ranges| Slots::parse(&ranges, &address)) {
             Ok(slots) if !slots.0.is_empty() => return Ok(slots),
             Ok(_) => {
-                last_error = ReadError(format!(
+                last_error = StoreReadError(format!(
                     "REDIS_INTERFACE: {address} has no slots; run: redis-cli --cluster create"
                 ));
             }
