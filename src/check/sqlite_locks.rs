@@ -55,7 +55,7 @@ fn conflicting_process(file: &File, kind: i32, (start, length): (i64, i64)) -> O
 
 /// Start and length of the locks PENDING, RESERVED and SHARED. SHARED has 510 of the bytes.
 const LOCK_BYTES: (i64, i64) = (0x4000_0000, 512);
-/// Start and length of the write lock in the `-shm` file, which the connection that writes to the log holds.
+/// Offset and length of the lock in the `-shm` file that a connection holds while it writes to the `-wal` file.
 const WAL_WRITE_LOCK: (i64, i64) = (120, 1);
 /// Interval between two queries. It is short because a server under load releases its lock only for a moment.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);

@@ -23,7 +23,7 @@ use raw::RawConfig;
 pub struct Config {
     /// GM_ALLOWED_HOSTS: recipient domains that are accepted.
     pub allowed_hosts: AllowedHosts,
-    /// GM_PRIMARY_MAIL_HOST: domain in column `to`; empty means GSMTP_HOST_NAME.
+    /// GM_PRIMARY_MAIL_HOST: domain that column `to` gets instead of the recipient's; empty means GSMTP_HOST_NAME.
     pub primary_mail_host: String,
     /// GSMTP_HOST_NAME: name in the greeting; empty means the host name of the machine.
     pub host_name: String,

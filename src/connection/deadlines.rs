@@ -112,8 +112,8 @@ impl Deadlines {
 }
 
 impl Connection<'_> {
-    /// Returns whether content was discarded for the maximum time. If at least half of the connection slots are taken, the
-    /// maximum number of discarded octets is a limit too.
+    /// Returns whether discarding has reached its time limit or, if at least half of the connection slots are taken, its limit
+    /// in octets.
     pub(super) fn is_discard_limit_reached(&self) -> bool {
         let max_content = self.session_settings.max_content_octets as u64;
         let max_discarded = max_content

@@ -40,7 +40,8 @@ struct UnwrittenLogLines {
     dropped: u64,
     /// The writing thread runs. While it does, no other thread writes, because a write may stall.
     has_writer: bool,
-    /// Number of writes for which lines were taken; `written` is the number of these writes that have ended.
+    /// Number of writes begun, that is, whose lines were removed from the buffer; `written` is the number of writes that have
+    /// ended.
     taken: u64,
     written: u64,
     /// A thread waits in [`LogBuffer::flush`].
@@ -240,5 +241,5 @@ const LOG_MODE: u32 = 0o640;
 const WRITE_DELAY: Duration = Duration::from_millis(50);
 /// Maximum size of the buffer. If the file stalls and the buffer is full, lines are dropped and counted.
 const MAX_BUFFERED_OCTETS: usize = 4 << 20;
-/// Maximum time that [`LogBuffer::flush`] waits for the lines, and [`LogBuffer::target`] for the lock.
+/// Maximum time that [`LogBuffer::flush`] waits until the lines are written, and [`LogBuffer::target`] for the lock.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);

@@ -89,7 +89,8 @@ impl Deflated {
 
 /// Returns the zlib stream of `prefix` followed by `plain`.
 ///
-/// For a mail with a single recipient: the result is the same as that of [`Deflated::zlib_stream`], but one copy is saved.
+/// For a mail with a single recipient: the result is the same as that of [`Deflated::zlib_stream`], but the data is copied
+/// once less.
 ///
 /// # Errors
 /// [`NoMemory`]: a buffer of about the length of `plain` cannot be allocated.

@@ -190,7 +190,7 @@ impl Mail {
     /// Returns the estimated size of all rows of the mail in a store, in octets. The size of a batch is limited by this
     /// estimate.
     pub fn stored_octets(&self) -> usize {
-        // Uncompressed content counts with its full length, because compression only for an estimate would cost too much.
+        // Uncompressed content is counted at its full length, because compressing it for an estimate would cost too much.
         let body = self
             .compressed
             .get()

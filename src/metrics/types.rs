@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// The label of a counter; `()` is a counter without a label.
+/// The label of a counter. A counter without a label uses `()`.
 pub trait MetricLabel: Copy {
     /// Number of values of the label.
     const VALUES: usize;

@@ -91,7 +91,7 @@ impl AcceptPool {
         })
     }
 
-    /// Starts to accept connections on all `listeners`. Call it only once, because all listeners share the idle threads.
+    /// Starts to accept connections on all `listeners`. Call it once, with all listeners: they share the idle threads.
     ///
     /// # Errors
     /// The first thread of a listener cannot be started.

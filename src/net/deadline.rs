@@ -19,7 +19,7 @@ pub struct Deadline {
 #[derive(Clone, Copy, Debug)]
 enum DeadlineKind {
     Whole {
-        /// Start of the commands that the client has sent since its last saved mail.
+        /// When the client's last mail was saved or, before the first mail, when the commands began.
         commands_since: Instant,
         /// Whether a mail of the client was saved and no transaction is open.
         is_idle_after_delivery: bool,

@@ -18,7 +18,7 @@ use super::load::LoadLevel;
 pub struct IoTimeout {
     epoch: Instant,
     wait: AtomicU8,
-    /// Milliseconds since `epoch`, one value per load level.
+    /// When the blocking call times out at each load level, in milliseconds since `epoch`.
     ends_at: [AtomicU64; LoadLevel::ALL.len()],
     /// Index in [`LoadLevel::ALL`] of the load level at the last scan.
     load: AtomicUsize,

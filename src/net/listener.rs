@@ -94,7 +94,7 @@ impl Listener {
         self.accepting.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Counts one fewer accepting thread.
+    /// Subtracts one from the number of accepting threads.
     pub(super) fn remove_accepting(&self) {
         self.accepting.fetch_sub(1, Ordering::SeqCst);
     }

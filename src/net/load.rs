@@ -7,7 +7,7 @@ use std::time::Duration;
 pub enum LoadLevel {
     /// Less than half of the slots are taken: full timeouts.
     Normal,
-    /// At least half of the slots are taken: half timeouts.
+    /// At least half of the slots are taken: timeouts are halved.
     HalfFull,
     /// At least 90 % of the slots are taken: timeouts of a few seconds, and slow clients are disconnected.
     NearlyFull,

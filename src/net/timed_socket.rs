@@ -79,8 +79,8 @@ impl TimedSocket {
         }
     }
 
-    /// Returns the deadline for the next replies. After a timeout only a last reply is written. Its time limit is short,
-    /// because a client whose receive buffer is full has not read for a long time.
+    /// Returns the deadline for the next replies. After a timeout only one last reply is written, with a short time limit:
+    /// if it does not fit into the client's receive buffer, the client has stopped reading, and a longer wait would not help.
     pub fn write_deadline(&self) -> Deadline {
         let timeout = match self.io_timeout.expiry() {
             None => self.write_timeout,
@@ -126,13 +126,13 @@ impl TimedSocket {
         // nix has no constant for POLLRDHUP.
         let events = PollFlags::from_bits_retain(libc::POLLRDHUP);
         let mut sockets = [PollFd::new(self.socket.as_fd(), events)];
-        // `poll` always reports errors and hang-ups too, but no other event.
+        // Besides the requested event, `poll` reports only errors and hang-ups.
         poll(&mut sockets, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 
     /// Shuts down writing, then discards what the client still sends, for a bounded time. If `close` finds unread octets, the
     /// kernel resets the connection and the client may lose the last reply.
-    // Never inlined, because its buffer would then take space on the stack of every connection, even if unused.
+    // Not inlined: if it were, its buffer would take stack space in every connection, even if it is never called.
     #[inline(never)]
     pub fn linger(&mut self) {
         if self.socket.shutdown(Shutdown::Write).is_err() {

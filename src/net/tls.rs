@@ -163,8 +163,8 @@ impl TlsCredentials {
         warnings
     }
 
-    /// Returns a warning for each file that the current user cannot read. After the privilege drop, the server could not load a
-    /// renewed certificate or key from it.
+    /// Returns a warning for each file that the current user cannot read. Call it after the privilege drop: a reload cannot
+    /// load a renewed certificate or key from such a file.
     pub fn unreadable_files(&self) -> Vec<String> {
         let files = [
             ("GSMTP_PUB_KEY", &self.files.chain_file),

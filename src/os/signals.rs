@@ -87,5 +87,5 @@ fn exit_if_stuck(events: &Sender<Event>) {
 const STUCK_AFTER: Duration = Duration::from_millis(500);
 /// How often [`exit_if_stuck`] checks the queue.
 const TICK: Duration = Duration::from_millis(10);
-/// Maximum queue length for reload and reopen events. Two more entries are reserved for stop events.
+/// Queue length from which reload and reopen events are dropped. Two more entries are for stop events.
 const MAX_EVENTS: usize = 8;

@@ -71,7 +71,7 @@ const MIN_CLUSTER_NODES: usize = 6;
 const SPARE_DESCRIPTORS: usize = 64;
 /// Memory mappings of a connection thread: its stack and its signal stack, each with a guard page.
 const MAPPINGS_PER_CLIENT: usize = 4;
-/// Memory mappings of the program, its libraries, its heaps and the store.
+/// Number of memory mappings that the program, its libraries, its heaps and the store need.
 const SPARE_MAPPINGS: usize = 1_000;
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ pub struct DataReadResult {
     /// Number of consumed octets. Up to two octets at the end of the input stay unread until more octets arrive, because they
     /// may belong to the end of the message.
     pub used: usize,
-    /// Whether the end of the message was found; the next octet begins a command.
+    /// Whether the end of the message was found. If so, the next octet begins a command.
     pub is_end_of_message: bool,
 }
 

@@ -107,7 +107,7 @@ pub struct SessionStats {
     pub rcpt_total: u64,
     /// Messages that were received completely.
     pub data: u64,
-    /// Erroneous commands.
+    /// Number of erroneous commands.
     pub errors: u64,
     /// Number of steps other than [`Step::NeedInput`]. The connection begins a new timeout when this number changes.
     pub replies: u64,

@@ -49,7 +49,7 @@ impl fmt::Debug for ReadinessCheck {
 
 #[derive(Debug, Default)]
 struct BatchFailures {
-    /// When the store last failed to save every mail of a batch, and why.
+    /// When the store last saved no mail of a batch, and why.
     last: Option<(Instant, String)>,
     refusals: RejectedBatches,
 }
@@ -125,7 +125,7 @@ impl Health {
         is_down.then(|| lock(&self.shared.reason).clone())
     }
 
-    /// Records that the store was sent a request, which lasts until the returned value is dropped.
+    /// Records that a request was sent to the store. It counts as unanswered until the returned value is dropped.
     pub fn begin_request(&self, description: &'static str) -> PendingRequest {
         let mut pending = lock(&self.shared.pending);
         let key = pending.next;

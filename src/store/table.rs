@@ -29,7 +29,7 @@ pub struct TableColumns {
 }
 
 impl TableName {
-    /// Parses a table name; `None` if it contains other characters.
+    /// Parses `TABLE` or `DATABASE.TABLE`; `None` if a part is not 1 to 64 ASCII letters, digits and `_`.
     pub fn parse(name: &str) -> Option<TableName> {
         let is_word = |word: &str| {
             (1..=64).contains(&word.len())

@@ -1,4 +1,4 @@
-//! Checks of a view, or of a table without transactions. They insert no row.
+//! Checks of a view, or of a table whose storage engine has no transactions. They insert no row.
 
 use std::collections::BTreeMap;
 

@@ -7,7 +7,7 @@ use crate::store::TableName;
 use crate::store::mysql::connection::DbConnection;
 
 /// Returns the rows that can be converted to `T`, and no rows if the server refuses the query. The driver's own conversion
-/// panics at an unexpected NULL.
+/// is not used, because it panics at an unexpected NULL.
 pub fn rows<T: FromRow>(
     connection: &mut DbConnection,
     statement: &str,

@@ -169,7 +169,7 @@ fn trial_mail(addresses: &TrialAddresses) -> Result<Mail, String> {
         let to = |path: &ForwardPath| format!("{}@{host}", path.local_part());
         let mail = Mail::new(envelope, content, origin, to).map_err(|error| error.to_string())?;
         let body = mail.recipients().first().map(|one| mail.zlib_body(one));
-        // A compressed body that happens to be valid UTF-8 would fit into a text column. Most bodies would not.
+        // The trial body must not be valid UTF-8, as most compressed bodies are not: a text column would accept it.
         if matches!(body, Some(Ok(body)) if str::from_utf8(&body).is_err()) {
             return Ok(mail);
         }

@@ -95,7 +95,7 @@ impl<'a> DelimiterFinder<'a> {
     }
 }
 
-/// Removes the line end before a delimiter line, which belongs to the delimiter (RFC 2046 §5.1.1).
+/// Removes the line end at the end of a part. It belongs to the delimiter line that follows (RFC 2046 §5.1.1).
 fn strip_line_end(part: &[u8]) -> &[u8] {
     let part = part.strip_suffix(b"\n").unwrap_or(part);
     part.strip_suffix(b"\r").unwrap_or(part)

@@ -35,7 +35,8 @@ impl StatefulCharset {
     /// Decodes the octets of adjacent encoded words.
     ///
     /// Each word begins in ASCII (RFC 2047 §3), but some senders split one text into several words. A word therefore keeps the
-    /// state of the previous word if that word ended within a character, or if the next shift returns to ASCII.
+    /// state of the previous word if that word ended within a character, or if the first shift sequence in the word switches to
+    /// ASCII.
     pub fn decode(self, words: &[Vec<u8>]) -> String {
         let mut decoder = StatefulDecoder::new(self);
         let mut is_continued = vec![false; words.len()];

@@ -26,7 +26,7 @@ pub struct ReceivedHeader {
 pub enum ReceiveError {
     /// The peer closed without sending an octet, like a load balancer's TCP health check.
     NoData,
-    /// The peer sent no header, or an incomplete header.
+    /// The peer sent no header, an incomplete one or an invalid one.
     Malformed,
     /// The header did not arrive in time, or the connection broke.
     Transport(ClientIoError),

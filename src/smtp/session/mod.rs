@@ -96,7 +96,8 @@ impl Session {
         }
     }
 
-    /// Accepts XCLIENT, because the peer is a trusted proxy. `header_address` is the client address of the PROXY header.
+    /// Allows XCLIENT from now on, because the peer is a trusted proxy. `header_address` is the client address from the PROXY
+    /// header; `None` without such a header.
     pub fn trust_proxy(&mut self, header_address: Option<IpAddr>) {
         self.proxy = Some(TrustedProxy::new(header_address));
     }

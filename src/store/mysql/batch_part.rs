@@ -30,7 +30,7 @@ impl MySqlStore {
         let (mut value_retries, mut read_only_answers) = (0, 0);
         loop {
             if Instant::now() > self.deadline {
-                // If the batch was split, its first parts may have used all of the time.
+                // If the batch was split, its earlier parts may have used up its time limit.
                 let error = SaveError::Unavailable(BatchFailure::timed_out().text);
                 return Err(BatchError::Store(error));
             }

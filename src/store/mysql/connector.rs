@@ -38,7 +38,8 @@ pub struct ConnectorState {
     health: Health,
     hosts: Hosts,
     hanging: HangingCommits,
-    /// Error of the last host in the most recent attempt to connect; `None` unless every host failed without a timeout.
+    /// Error of the host tried last in the most recent attempt to connect; `None` if a host accepted the connection or timed
+    /// out.
     refused: Mutex<Option<String>>,
     /// Number of open connections, including idle ones.
     open_connections: Arc<AtomicUsize>,
@@ -212,8 +213,8 @@ impl Connector {
         self.shared.health.down_reason()
     }
 
-    /// Returns the error of the last host in the most recent attempt to connect; `None` unless every host failed without a
-    /// timeout.
+    /// Returns the error of the host tried last in the most recent attempt to connect; `None` if a host accepted the connection
+    /// or timed out.
     pub fn refusal_reason(&self) -> Option<String> {
         lock(&self.shared.refused).clone()
     }

@@ -69,7 +69,8 @@ fn classify_server_error(error: &MySqlError) -> ErrorClass {
         }
         3 | 1026 | 1030 => ErrorClass::Retry,
         1062 if duplicate_id(&error.message).is_some() => ErrorClass::IdsUsedUp,
-        // MySQL returns 1264 at the end of an integer column. The INSERT itself binds no value to `mail_id`.
+        // MySQL returns 1264 if the next AUTO_INCREMENT value exceeds the column's type. The INSERT sets no `mail_id`, so the
+        // ids are used up.
         1264 if error.message.contains("'mail_id'") => ErrorClass::IdsUsedUp,
         code => classify_code(code),
     }
@@ -112,7 +113,7 @@ fn classify_code(code: u16) -> ErrorClass {
             ErrorClass::ConnectionLost
         }
         // Deadlock, lock wait timeout, failed certification, changed record.
-        // From 8002 on TiDB: write conflict, changed schema, region busy or unavailable.
+        // TiDB, 8002 and above: write conflict, changed schema, region busy or unavailable.
         1020
         | 1205
         | 1213

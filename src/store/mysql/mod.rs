@@ -86,7 +86,7 @@ impl SaveMail for MySqlStore {
     }
 
     fn cancel_batch(&mut self) {
-        // The connection has an open transaction, so the pool closes it and opens a new one.
+        // This connection still has an open transaction. The pool therefore closes it and opens another one.
         self.connection = None;
     }
 

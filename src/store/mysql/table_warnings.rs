@@ -69,7 +69,7 @@ fn check_addresses(
     )))
 }
 
-/// Returns errors for columns `hash` and `body` if they are too narrow, because their values are never cut.
+/// Returns an error for each of the columns `hash` and `body` that is too narrow: their values are never truncated.
 fn check_fixed_widths(
     table_info: &TableInfo,
     table: &TableName,

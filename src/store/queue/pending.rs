@@ -138,14 +138,15 @@ pub struct WaiterRegistry {
     waiters: Mutex<HashMap<usize, (Instant, Arc<Pending>)>>,
 }
 
-/// The registration of one connection, which ends on drop.
+/// Registers one connection as waiting for the result of a save, until it is dropped.
 struct WaiterGuard<'a> {
     registry: &'a WaiterRegistry,
     pending: &'a Arc<Pending>,
 }
 
 impl WaiterRegistry {
-    /// Starts the ticker thread, which ends after the registry is dropped.
+    /// Creates the registry and starts a thread that periodically checks the waiting connections. The thread ends after the
+    /// registry is dropped.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -208,7 +209,7 @@ const MAX_QUEUE_TIME: Duration = Duration::from_secs(30);
 const MAX_SAVE_TIME: Duration = Duration::from_secs(32);
 /// Waiting time after which the client's connection is checked.
 const DISCONNECT_CHECK_AFTER: Duration = Duration::from_secs(1);
-/// Interval at which a longer wait checks its time limit and the client's connection.
+/// Interval at which a wait of more than a second checks its time limit and whether the client is still connected.
 const TICK: Duration = Duration::from_millis(500);
 /// Stack size of the ticker thread, which only iterates over the registry.
 const TICKER_STACK_BYTES: usize = 64 << 10;

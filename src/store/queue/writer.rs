@@ -193,11 +193,11 @@ impl Writer {
         }
     }
 
-    /// Saves one batch, from `prepare_batch` to the outcome of the last mail.
+    /// Saves one batch: prepares the store, saves the mails and reports the outcome of each.
     fn save_batch(&mut self, first: QueuedMail, mut permit: BatchPermit) {
         let _request = self.health.begin_request("a batch");
         if let Err(error) = self.prepare_store() {
-            // Only the mails that are queued now fail. A mail that arrives later starts another attempt.
+            // Fails only the mails that are already queued. A mail that arrives later starts another attempt.
             let waiting = self.queue.try_iter().take(self.queue.len());
             let waiting = std::iter::once(first).chain(waiting);
             let mut count = 0;

@@ -1,4 +1,4 @@
-//! Circuit breaker: after a failure, Redis is left alone for some time and then tried again.
+//! Circuit breaker: after a failure, no command is sent to Redis for some time; then it is tried again.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! One connection to Redis, whose replies are parsed within limits.
+//! One connection to Redis. The size and nesting of its replies are limited.
 
 use std::io::{self, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};

@@ -268,7 +268,7 @@ fn describe_error(error: &redis::RedisError) -> String {
     };
     // A server that does not know AUTH repeats its arguments, including the password, in the error. Cut them off.
     let text = text.split(", with args beginning with").next();
-    // A server may send a line of any length.
+    // Truncated, because a server may send a line of any length.
     text.unwrap_or_default()
         .chars()
         .take(MAX_ERROR_CHARS)

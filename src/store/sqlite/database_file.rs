@@ -58,8 +58,8 @@ impl DatabaseFile {
         &self.shared.path
     }
 
-    /// Checks that SQLite may open the file. The first call creates the file if it is missing; later calls require the same
-    /// file.
+    /// Checks that SQLite can open the file without damage. The first call creates a missing file; later calls fail if the name
+    /// refers to another file.
     ///
     /// # Errors
     /// [`SaveError`], which names the file and the fix.

@@ -29,7 +29,7 @@ pub fn classify_error(file: &Path, error: &rusqlite::Error) -> ClassifiedError {
     let unavailable = |text: String| BatchError::Store(SaveError::Unavailable(text));
     let code = error.sqlite_error_code();
     let (error, reopen) = match code {
-        // One large mail may need too much memory while smaller mails of the batch do not.
+        // The conversion failed for lack of memory. Smaller mails of the batch may succeed, so this fails only the one mail.
         None if matches!(error, rusqlite::Error::ToSqlConversionFailure(_)) => {
             (BatchError::Mail(SaveError::Full(text(""))), false)
         }

@@ -216,11 +216,11 @@ impl OpenFile {
         if are_in_place { file.truncated() } else { None }
     }
 
-    /// Closes the connection. SQLite then writes the log into the file and deletes the log by its name, which is permitted only
-    /// if each name still refers to the opened file.
+    /// Closes the connection. SQLite then writes the log into the file and deletes the log by its name. This is safe only if
+    /// the names of the database file and the log still refer to the opened files.
     fn close(self, file: &DatabaseFile) {
         if file.is_index_truncated() {
-            // SQLite would die by SIGBUS as it reads the index.
+            // The connection is not closed: SQLite would read the index, and SIGBUS would end the process.
             mem::forget(self.connection);
             return;
         }
@@ -307,5 +307,5 @@ pub(crate) fn insert_statement(table: &TableName) -> String {
 
 /// Longest time to wait for a lock that another program holds.
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest time to wait for readers before the log of a moved file is left as it is.
+/// Longest time to wait for readers when the `-wal` of a moved file is checkpointed; afterwards it is not checkpointed.
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(1);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// The write-ahead log or its index, as it was when SQLite opened it.
 pub struct SidecarFile {
-    /// The file's name.
+    /// Path of the `-wal` or `-shm` file.
     pub file: PathBuf,
     identity: Option<FileIdentity>,
     /// Whether the file was larger than `LARGE_WAL_OCTETS` at the last check.

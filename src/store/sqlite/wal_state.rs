@@ -1,7 +1,7 @@
 //! Detects that another program has truncated the database file, its write-ahead log or the log's index.
 //!
 //! SQLite trusts its index, which is mapped into memory: it would commit into a truncated log without an error, write a
-//! damaged log back into the database file, and die by SIGBUS if the index itself is too short. The index is therefore
+//! damaged log back into the database file, and cause SIGBUS if the index itself is too short. The index is therefore
 //! read as a file before and after each transaction (<https://www.sqlite.org/walformat.html#the_wal_index_file_format>).
 
 use std::fs::File;
@@ -36,7 +36,7 @@ struct IndexHeader {
     pages: u64,
 }
 
-/// Returns whether the log index is too short for SQLite, which would then die by SIGBUS.
+/// Returns whether the log index is too short: SIGBUS would end the process when SQLite reads it.
 pub fn is_index_truncated(database: &Path) -> bool {
     let index = shm_path(database);
     file_identity(&index).is_ok() && file_len(&index) < INDEX_MIN_OCTETS
@@ -66,7 +66,7 @@ impl WalState {
             if log_len < log_octets {
                 return Some(log);
             }
-            // A checkpoint after VACUUM shortens the database file, but never below its pages.
+            // A checkpoint after VACUUM shortens the database file, but never below the number of pages in the header.
             if database_len < inner.database_len.min(header.pages * header.page_size) {
                 return Some(database.to_owned());
             }

@@ -34,7 +34,7 @@ impl ClusterReader {
         self.slots.nodes().into_iter().map(str::to_owned).collect()
     }
 
-    /// Returns a key that begins with `prefix` and belongs to a slot of this node; `None` if no such key is found.
+    /// Returns a key that begins with `prefix` and belongs to a slot of the node at `address`; `None` if no such key is found.
     pub fn key_at(&self, address: &str, prefix: &str) -> Option<String> {
         let mut keys = (0..MAX_KEYS_TRIED).map(|number| format!("{prefix}:{number}"));
         keys.find(|key| self.slots.owner_of(key) == Some(address))
@@ -90,5 +90,5 @@ impl ClusterReader {
     }
 }
 
-/// Number of keys to try, enough to find one for a node that owns a single slot of 16,384.
+/// Maximum number of keys to try. It is enough to find a key for a node that owns only one of the 16,384 slots.
 const MAX_KEYS_TRIED: u32 = 300_000;
