@@ -12,7 +12,7 @@ fn main() -> io::Result<()> {
 
 /// Returns the man page: the command line from its clap definition, then the sections about running the server.
 pub fn page() -> io::Result<Vec<u8>> {
-    let command = cli::command().subcommand_value_name("COMMAND");
+    let command = cli::command_line_definition().subcommand_value_name("COMMAND");
     let mut page = Vec::new();
     // Without a date, the page changes only when its content does.
     writeln!(

@@ -18,8 +18,8 @@ thread_local! {
 /// Calls `run`, and catches and counts its panic. The panic hook does not print a caught panic.
 ///
 /// # Errors
-/// The message of the panic in one line, with its source location if [`install_hook`] was called.
-pub fn catch<T>(component: Component, run: impl FnOnce() -> T) -> Result<T, String> {
+/// The message of the panic in one line, with its source location if [`install_panic_hook`] was called.
+pub fn catch_panic<T>(component: Component, run: impl FnOnce() -> T) -> Result<T, String> {
     CATCH_DEPTH.set(CATCH_DEPTH.get() + 1);
     let outcome = panic::catch_unwind(AssertUnwindSafe(run));
     CATCH_DEPTH.set(CATCH_DEPTH.get() - 1);
@@ -32,7 +32,7 @@ pub fn catch<T>(component: Component, run: impl FnOnce() -> T) -> Result<T, Stri
 
 /// Replaces the panic hook of the whole process by a hook that prints a single line. Only the command line calls this,
 /// because a library must not change its program's hook.
-pub fn install_hook() {
+pub fn install_panic_hook() {
     panic::set_hook(Box::new(|info| {
         let text = describe(info);
         // The thread-local variables may already be destroyed if the panic occurs while the thread ends.
@@ -94,9 +94,9 @@ mod tests {
 
     #[test]
     fn caught_panic_message_is_one_short_line() {
-        assert_eq!(catch(Component::Database, || 7), Ok(7));
+        assert_eq!(catch_panic(Component::Database, || 7), Ok(7));
         let long = format!("two\nlines {}", "x".repeat(1_000));
-        let caught = catch(Component::Database, || panic!("{long}"));
+        let caught = catch_panic(Component::Database, || panic!("{long}"));
         let text = caught.expect_err("a panic");
         assert!(text.starts_with("two lines xxx"), "{text}");
         assert_eq!(text.chars().count(), MAX_MESSAGE_CHARS);

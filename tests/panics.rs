@@ -4,14 +4,14 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use goguerrilla::connection::{self, ConnectionSettings, PolicyHandle};
+use goguerrilla::connection::{self, ConnectionSettings, SharedSessionSettings};
 use goguerrilla::mail::Mail;
-use goguerrilla::net::accept_pool::{AcceptPool, AcceptPoolSettings, Client, ServeConnection};
+use goguerrilla::net::accept_pool::{AcceptPool, AcceptPoolSettings, Client, ConnectionHandler};
 use goguerrilla::net::listener::Listener;
 use goguerrilla::net::trusted_proxies::TrustedProxies;
 use goguerrilla::smtp::{AllowedHosts, MemoryBudget, SessionSettings};
 use goguerrilla::store::{
-    Health, SaveError, SaveMail, SavedId, StoreOpener, TableColumns, Writers,
+    SaveError, SaveMail, SavedId, StoreHealth, StoreOpener, TableColumns, Writers,
 };
 use log::kv::Key;
 use log::{LevelFilter, Log, Metadata, Record};
@@ -67,10 +67,11 @@ fn memory_and_slots_are_released_after_a_connection_or_store_panic() {
     log::set_logger(&PanickingLog).expect("no other test sets one");
     log::set_max_level(LevelFilter::Info);
     let open_store: StoreOpener = Arc::new(|| Ok(Box::new(PanickingStore)));
-    let (saver, writers) = Writers::start(1, true, Health::up(), open_store).expect("a thread");
+    let (saver, writers) =
+        Writers::start(1, true, StoreHealth::up(), open_store).expect("a thread");
     let budget = MemoryBudget::new(300_000);
     let settings = ConnectionSettings {
-        session: Arc::new(PolicyHandle::new(verbose_session())),
+        session: Arc::new(SharedSessionSettings::new(verbose_session())),
         client_timeout: TEST_TIMEOUT,
         budget: budget.clone(),
         saver,
@@ -134,7 +135,7 @@ fn counted(name: &str) -> u64 {
 }
 
 /// Opens a pool with three slots and one listener on a free port; `serve` handles each connection.
-fn open(serve: ServeConnection) -> (Arc<AcceptPool>, Arc<Listener>) {
+fn open(serve: ConnectionHandler) -> (Arc<AcceptPool>, Arc<Listener>) {
     let settings = AcceptPoolSettings {
         trusted_proxies: TrustedProxies::default(),
         max_clients: 3,

@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use goguerrilla::mail::{Mail, Origin};
+use goguerrilla::mail::{Mail, MailOrigin};
 use goguerrilla::smtp::{
     AllowedHosts, InputBuffer, MemoryBudget, Session, SessionSettings, Step, TlsState,
 };
 use goguerrilla::store::{
-    Health, SaveError, SaveMail, SaveQueue, SavedId, StoreOpener, TableColumns, Writers,
+    SaveError, SaveMail, SaveQueue, SavedId, StoreHealth, StoreOpener, TableColumns, Writers,
 };
 
 /// The outcome of a batch, given its subjects.
@@ -82,7 +82,7 @@ fn store_that_panics_again_in_drop_is_replaced_for_the_next_batch() {
         0 => Ok(Box::new(Broken)),
         _ => Ok(Box::new(Store::silent())),
     });
-    let (saver, writers) = Writers::start(1, true, Health::default(), open).expect("a thread");
+    let (saver, writers) = Writers::start(1, true, StoreHealth::default(), open).expect("a thread");
     assert_unavailable(&save(&saver, "one"));
     assert_saved(&save(&saver, "two"));
     writers.drain_and_join();
@@ -99,7 +99,7 @@ fn store_that_failed_to_open_is_opened_again_for_the_next_mail() {
             _ => Ok(Box::new(Store::silent())),
         })
     };
-    let (saver, writers) = Writers::start(1, true, Health::default(), open).expect("a thread");
+    let (saver, writers) = Writers::start(1, true, StoreHealth::default(), open).expect("a thread");
     assert!(matches!(save(&saver, "one"), Err(SaveError::Full(_))));
     assert_unavailable(&save(&saver, "two"));
     assert_saved(&save(&saver, "three"));
@@ -426,7 +426,7 @@ impl Fixture {
             })
         };
         let (saver, writers) =
-            Writers::start(count, true, Health::default(), open).expect("a thread");
+            Writers::start(count, true, StoreHealth::default(), open).expect("a thread");
         Fixture {
             saver,
             writers,
@@ -527,7 +527,7 @@ fn mail(subject: &str) -> Mail {
         match session.next_step(&mut input) {
             Step::Reply(_) => {}
             Step::Save(envelope, content) => {
-                let origin = Origin {
+                let origin = MailOrigin {
                     client_ip: Ipv4Addr::LOCALHOST.into(),
                     helo_name: session.helo_name().to_owned(),
                     protocol: session.protocol(&envelope),

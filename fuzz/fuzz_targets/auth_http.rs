@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock, RwLock};
 use std::time::Duration;
 
-use goguerrilla::connection::{ConnectionSettings, PolicyHandle};
+use goguerrilla::connection::{ConnectionSettings, SharedSessionSettings};
 use goguerrilla::http::auth_http::AuthHttp;
 use goguerrilla::http::{self, Handler};
 use goguerrilla::net::accept_pool::{AcceptPool, AcceptPoolSettings};
@@ -121,7 +121,7 @@ fn without_date(answer: &Vec<u8>) -> Vec<u8> {
 
 static SETTINGS: LazyLock<Arc<ConnectionSettings>> = LazyLock::new(|| {
     Arc::new(ConnectionSettings {
-        session: Arc::new(PolicyHandle::new((*settings(100)).clone())),
+        session: Arc::new(SharedSessionSettings::new((*settings(100)).clone())),
         client_timeout: Duration::from_secs(1),
         budget: MemoryBudget::new(1_000),
         saver: SaveQueue::discarding(),

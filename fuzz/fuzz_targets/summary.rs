@@ -3,14 +3,14 @@
 //! If the input contains two octets 0, the part between them is repeated, so that more than linear time is noticed.
 #![no_main]
 
-use goguerrilla::mail::Summary;
+use goguerrilla::mail::MimeSummary;
 use libfuzzer_sys::fuzz_target;
 use nix::time::{ClockId, clock_gettime};
 
 fuzz_target!(|data: &[u8]| {
     let content = repeat_middle(data);
     let before = processor_time();
-    let summary = Summary::parse(&content);
+    let summary = MimeSummary::parse(&content);
     let elapsed = processor_time() - before;
     // 1 µs per octet, because this build counts each branch, and 50 ms for other activity.
     let octets = content.len();
@@ -27,7 +27,7 @@ fuzz_target!(|data: &[u8]| {
 });
 
 /// Asserts that each text is one line and not longer than its octets can be after decoding.
-fn check_texts(summary: &Summary, octets: usize) {
+fn check_texts(summary: &MimeSummary, octets: usize) {
     let texts = [&summary.subject, &summary.charset, &summary.content_type];
     let names = summary
         .attachments
@@ -60,15 +60,15 @@ fn check_media_type(text: &str) {
 }
 
 /// Asserts that a byte order mark at the start changes nothing.
-fn check_byte_order_mark(content: &[u8], summary: &Summary) {
+fn check_byte_order_mark(content: &[u8], summary: &MimeSummary) {
     const MARK: &[u8] = b"\xef\xbb\xbf";
     if !content.starts_with(MARK) {
-        assert_eq!(Summary::parse(&[MARK, content].concat()), *summary);
+        assert_eq!(MimeSummary::parse(&[MARK, content].concat()), *summary);
     }
 }
 
 /// Asserts that content has the same attachments as a part of another message, unless the maximum depth is exceeded.
-fn check_as_part(content: &[u8], summary: &Summary) {
+fn check_as_part(content: &[u8], summary: &MimeSummary) {
     let unfolded = content.iter().filter(|octet| !b"\r\n".contains(octet));
     let unfolded: Vec<u8> = unfolded.map(u8::to_ascii_lowercase).collect();
     let count = |text: &[u8]| unfolded.windows(text.len()).filter(|w| *w == text).count();
@@ -80,14 +80,14 @@ fn check_as_part(content: &[u8], summary: &Summary) {
         content,
         b"\r\n--outer-boundary--\r\n",
     ];
-    let attachments_of = |summary: &Summary| -> Vec<(String, usize)> {
+    let attachments_of = |summary: &MimeSummary| -> Vec<(String, usize)> {
         let attachments = summary.attachments.iter();
         attachments
             .map(|attachment| (attachment.media_type.clone(), attachment.octets))
             .collect()
     };
     assert_eq!(
-        attachments_of(&Summary::parse(&wrapped.concat())),
+        attachments_of(&MimeSummary::parse(&wrapped.concat())),
         attachments_of(summary)
     );
 }
@@ -107,8 +107,8 @@ fn check_folding(data: &[u8]) {
     let whole = [b"Subject: x", &line[..], b"\r\n\r\n"].concat();
     let folded = [b"Subject: x", before, b"\r\n", after, b"\r\n\r\n"].concat();
     assert_eq!(
-        Summary::parse(&whole).subject,
-        Summary::parse(&folded).subject
+        MimeSummary::parse(&whole).subject,
+        MimeSummary::parse(&folded).subject
     );
 }
 

@@ -18,7 +18,7 @@ fn without_panic(
     key: &str,
     check: impl FnOnce() -> Vec<Diagnostic>,
 ) -> Vec<Diagnostic> {
-    panics::catch(part, check).unwrap_or_else(|text| {
+    panics::catch_panic(part, check).unwrap_or_else(|text| {
         vec![Diagnostic::error(format!(
             "{key}: the client library cannot handle an answer of the server: {text}; see whether {key} names the right \
              server"

@@ -85,7 +85,7 @@ impl From<String> for Failure {
 }
 
 /// Returns the definition of the command line. examples/man.rs generates the man page from it.
-pub fn command() -> clap::Command {
+pub fn command_line_definition() -> clap::Command {
     Arguments::command()
 }
 
@@ -94,8 +94,8 @@ pub fn command() -> clap::Command {
 /// # Errors
 /// [`Failure`] with the text and exit status.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
-    panics::install_hook();
-    let arguments = join_verbose_value(arguments.into_iter().map(with_two_dashes));
+    panics::install_panic_hook();
+    let arguments = join_verbose_option_with_value(arguments.into_iter().map(with_two_dashes));
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -179,7 +179,7 @@ fn with_two_dashes(argument: OsString) -> OsString {
 }
 
 /// Converts `-v y` to `-v=y`. The value is optional, so clap would parse a separate `y` as a command.
-fn join_verbose_value(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+fn join_verbose_option_with_value(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut joined: Vec<OsString> = Vec::new();
     for argument in arguments {
         let is_value = argument
@@ -270,7 +270,7 @@ mod tests {
     #[test]
     fn verbose_option_takes_y_or_n_but_not_a_command_as_its_value() {
         let join = |words: &[&str]| -> Vec<String> {
-            let joined = join_verbose_value(words.iter().map(OsString::from));
+            let joined = join_verbose_option_with_value(words.iter().map(OsString::from));
             joined
                 .into_iter()
                 .map(|word| word.into_string().unwrap())

@@ -4,7 +4,7 @@
 use std::mem;
 use std::time::{Duration, Instant};
 
-use super::Connection;
+use super::ClientConnection;
 use crate::metrics::CloseReason;
 use crate::net::deadline::Deadline;
 use crate::net::load::LoadLevel;
@@ -111,7 +111,7 @@ impl Deadlines {
     }
 }
 
-impl Connection<'_> {
+impl ClientConnection<'_> {
     /// Returns whether discarding has reached its time limit or, if at least half of the connection slots are taken, its limit
     /// in octets.
     pub(super) fn is_discard_limit_reached(&self) -> bool {

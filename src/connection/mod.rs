@@ -22,12 +22,12 @@ use crate::smtp::{
 };
 use crate::store::SaveQueue;
 
-pub use self::policy_handle::{PolicyHandle, StoreLimits};
+pub use self::policy_handle::{SharedSessionSettings, StoreLimits};
 
 /// The settings and resources that all connections share.
 pub struct ConnectionSettings {
     /// The settings for new sessions; a running session keeps the settings with which it began.
-    pub session: Arc<PolicyHandle>,
+    pub session: Arc<SharedSessionSettings>,
     /// Maximum time to wait for a client (GSMTP_TIMEOUT). The server waits less if connection slots run out.
     pub client_timeout: Duration,
     /// Memory limit for the content of all connections.
@@ -45,7 +45,7 @@ pub fn serve(client: &Client, settings: &ConnectionSettings) {
     let started_at = Instant::now();
     let count_closed =
         |reason| metrics::CONNECTIONS.count((ListenerKind::new(client.implicit_tls), reason));
-    let mut connection = match Connection::new(client, settings) {
+    let mut connection = match ClientConnection::new(client, settings) {
         Ok(connection) => connection,
         Err(error) => {
             count_closed(CloseReason::ClosedBeforeGreeting);
@@ -87,7 +87,7 @@ pub fn serve(client: &Client, settings: &ConnectionSettings) {
     );
 }
 
-struct Connection<'a> {
+struct ClientConnection<'a> {
     client: &'a Client,
     settings: &'a ConnectionSettings,
     session_settings: Arc<SessionSettings>,
@@ -122,17 +122,17 @@ fn rejected_mail_outcome(error: ContentError) -> MailOutcome {
     }
 }
 
-impl<'a> Connection<'a> {
+impl<'a> ClientConnection<'a> {
     fn new(
         client: &'a Client,
         settings: &'a ConnectionSettings,
-    ) -> std::io::Result<Connection<'a>> {
+    ) -> std::io::Result<ClientConnection<'a>> {
         let tls = match &settings.tls {
             Some(_) => TlsState::Offered,
             None => TlsState::Unavailable,
         };
         let session = settings.session.current();
-        Ok(Connection {
+        Ok(ClientConnection {
             client,
             settings,
             transport: Transport::new(

@@ -7,9 +7,9 @@ use crate::store::RecipientColumns;
 use crate::sync;
 
 /// The settings of new sessions that save to one store. A running session keeps its settings. Each store has its own
-/// `PolicyHandle`, because the limits of one store do not apply to another.
+/// `SharedSessionSettings`, because the limits of one store do not apply to another.
 #[derive(Debug)]
-pub struct PolicyHandle {
+pub struct SharedSessionSettings {
     inner: RwLock<Inner>,
 }
 
@@ -29,11 +29,11 @@ struct Inner {
     current: Arc<SessionSettings>,
 }
 
-impl PolicyHandle {
+impl SharedSessionSettings {
     /// Returns the settings as configured; the limits of the store are not known yet.
-    pub fn new(configured: SessionSettings) -> PolicyHandle {
+    pub fn new(configured: SessionSettings) -> SharedSessionSettings {
         let current = Arc::new(configured.clone());
-        PolicyHandle {
+        SharedSessionSettings {
             inner: RwLock::new(Inner {
                 configured,
                 store_limits: None,

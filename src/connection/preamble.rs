@@ -4,12 +4,12 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use super::deadlines::Deadlines;
-use super::{Connection, close_reason};
+use super::{ClientConnection, close_reason};
 use crate::metrics::{self, CloseReason};
-use crate::net::proxy_protocol::{self, ProxySource, ReceiveError, ReceivedHeader};
+use crate::net::proxy_protocol::{self, ParsedProxyHeader, ProxiedClient, ReceiveError};
 use crate::smtp::reply;
 
-impl Connection<'_> {
+impl ClientConnection<'_> {
     /// Receives the PROXY protocol header if it is configured, then does the TLS handshake on an implicit-TLS port.
     pub(super) fn negotiate(&mut self) -> Result<(), CloseReason> {
         let client_address = match self.settings.proxy_protocol {
@@ -17,7 +17,7 @@ impl Connection<'_> {
             false => None,
         };
         if self.client.is_trusted_proxy {
-            self.session.trust_proxy(client_address);
+            self.session.set_trusted_proxy(client_address);
         }
         match self.client.implicit_tls {
             true => self.start_tls(),
@@ -41,7 +41,7 @@ impl Connection<'_> {
         if !client.mark_busy() {
             return Err(CloseReason::Shutdown);
         }
-        let ReceivedHeader { source, rest } = received.map_err(|error| match error {
+        let ParsedProxyHeader { source, rest } = received.map_err(|error| match error {
             ReceiveError::NoData => CloseReason::NoData,
             ReceiveError::Malformed => {
                 self.transport.lingering_close();
@@ -60,9 +60,9 @@ impl Connection<'_> {
         // The proxy used the time until here, so the deadlines of the client begin now.
         self.deadlines = Deadlines::new(Instant::now());
         let client_address = match source {
-            ProxySource::Client(ip) => Some(ip),
-            ProxySource::Unknown => None,
-            ProxySource::HealthCheck => {
+            ProxiedClient::Client(ip) => Some(ip),
+            ProxiedClient::Unknown => None,
+            ProxiedClient::HealthCheck => {
                 self.is_health_check = true;
                 None
             }

@@ -4,14 +4,14 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 
-use super::Connection;
-use crate::mail::{Mail, Origin};
+use super::ClientConnection;
+use crate::mail::{Mail, MailOrigin};
 use crate::metrics::{self, MailOutcome};
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::{Content, Envelope};
 use crate::store::{SaveError, SavedId};
 
-impl Connection<'_> {
+impl ClientConnection<'_> {
     /// Saves a message and returns the reply to it.
     pub(super) fn save(&mut self, envelope: Envelope, content: Content) -> Reply {
         let started_at = Instant::now();
@@ -21,7 +21,7 @@ impl Connection<'_> {
             let from = mail.reverse_path().to_owned();
             let recipients = mail.recipients().len();
             // Unread pipelined commands do not count as a disconnect.
-            let mut client_left = || self.transport.client_left();
+            let mut client_left = || self.transport.has_client_left();
             let saved = self.settings.saver.save(mail, &mut client_left)?;
             Ok((saved, from, recipients))
         });
@@ -58,7 +58,7 @@ impl Connection<'_> {
 
     fn build_mail(&self, envelope: Envelope, content: Content) -> Result<Mail, SaveError> {
         let settings = &self.session_settings;
-        let origin = Origin {
+        let origin = MailOrigin {
             client_ip: self.client.ip(),
             helo_name: self.session.helo_name().to_owned(),
             protocol: self.session.protocol(&envelope),

@@ -10,14 +10,14 @@ use crate::net::accept_pool::AcceptPool;
 use crate::sync;
 
 /// Answers requests to the status endpoints.
-pub struct Status {
+pub struct StatusEndpoints {
     /// Provides the number of connections and the shutdown state.
     pub pool: Arc<AcceptPool>,
     /// Settings of new connections: memory budget, store and certificate.
     pub settings: Arc<RwLock<Arc<ConnectionSettings>>>,
 }
 
-impl Status {
+impl StatusEndpoints {
     /// Answers one request.
     pub fn handle(&self, request: &Request) -> Response {
         match request.path {

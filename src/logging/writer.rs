@@ -80,7 +80,7 @@ impl LogBuffer {
     /// The writing thread is blocked in a write to the old file.
     pub fn reopen(&self, target: Target, format: LogFormat) -> io::Result<()> {
         self.flush();
-        let mut current = self.target().ok_or(io::ErrorKind::TimedOut)?;
+        let mut current = self.lock_target().ok_or(io::ErrorKind::TimedOut)?;
         *current = target;
         self.partial_line.store(false, Ordering::Relaxed);
         self.as_json
@@ -150,7 +150,7 @@ impl LogBuffer {
     }
 
     /// Locks the file. Returns `None` if the writing thread still blocks in a write to the file after [`FLUSH_TIMEOUT`].
-    fn target(&self) -> Option<MutexGuard<'_, Target>> {
+    fn lock_target(&self) -> Option<MutexGuard<'_, Target>> {
         let give_up_at = Instant::now() + FLUSH_TIMEOUT;
         loop {
             match self.target.try_lock() {
@@ -241,5 +241,5 @@ const LOG_MODE: u32 = 0o640;
 const WRITE_DELAY: Duration = Duration::from_millis(50);
 /// Maximum size of the buffer. If the file stalls and the buffer is full, lines are dropped and counted.
 const MAX_BUFFERED_OCTETS: usize = 4 << 20;
-/// Maximum time that [`LogBuffer::flush`] waits until the lines are written, and [`LogBuffer::target`] for the lock.
+/// Maximum time that [`LogBuffer::flush`] waits until the lines are written, and [`LogBuffer::lock_target`] for the lock.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);

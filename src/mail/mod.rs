@@ -10,10 +10,10 @@ use std::sync::{Arc, OnceLock};
 
 pub use compress::{Deflated, InflateError, NoMemory, inflate};
 pub use mail_id::MailId;
-pub use mime::{Attachment, Summary};
-pub use trace::Origin;
+pub use mime::{Attachment, MimeSummary};
+pub use trace::MailOrigin;
 
-use crate::smtp::{Content, Envelope, Reservation};
+use crate::smtp::{Content, Envelope, MemoryReservation};
 
 /// One received message with its envelope, as a store receives it.
 ///
@@ -23,12 +23,12 @@ use crate::smtp::{Content, Envelope, Reservation};
 pub struct Mail {
     envelope: Envelope,
     content: Content,
-    origin: Origin,
+    origin: MailOrigin,
     recipients: Vec<Recipient>,
-    summary: OnceLock<Summary>,
+    summary: OnceLock<MimeSummary>,
     compressed: OnceLock<CompressedBody>,
     /// The part of the memory budget that `compressed` uses.
-    compressed_reservation: OnceLock<Reservation>,
+    compressed_reservation: OnceLock<MemoryReservation>,
 }
 
 /// Compressed content of a mail.
@@ -69,7 +69,7 @@ impl Mail {
     pub fn new(
         envelope: Envelope,
         content: Content,
-        origin: Origin,
+        origin: MailOrigin,
         to_address: impl Fn(&crate::smtp::ForwardPath) -> String,
     ) -> io::Result<Mail> {
         if envelope.recipients.is_empty() {
@@ -121,13 +121,14 @@ impl Mail {
     }
 
     /// Returns the facts about the connection.
-    pub fn origin(&self) -> &Origin {
+    pub fn origin(&self) -> &MailOrigin {
         &self.origin
     }
 
     /// Returns subject, charset, content type and attachments of the content.
-    pub fn summary(&self) -> &Summary {
-        self.summary.get_or_init(|| Summary::parse(self.content()))
+    pub fn summary(&self) -> &MimeSummary {
+        self.summary
+            .get_or_init(|| MimeSummary::parse(self.content()))
     }
 
     /// Returns `Return-Path`, `Delivered-To` and `Received` for one recipient; stores write them before the content.

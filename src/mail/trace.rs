@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 /// Facts about the connection over which a mail was received. The `Received` field contains them.
 #[derive(Clone, Debug)]
-pub struct Origin {
+pub struct MailOrigin {
     /// The client's IP address. An IPv4-mapped IPv6 address is converted to IPv4.
     pub client_ip: IpAddr,
     /// The argument of HELO or EHLO, unchanged.
@@ -22,8 +22,13 @@ pub struct Origin {
 }
 
 /// Returns the fields `Return-Path`, `Delivered-To` and `Received`; each line ends in CR LF.
-pub fn trace_fields(origin: &Origin, return_path: &str, delivered_to: &str, id: &str) -> String {
-    let Origin {
+pub fn trace_fields(
+    origin: &MailOrigin,
+    return_path: &str,
+    delivered_to: &str,
+    id: &str,
+) -> String {
+    let MailOrigin {
         client_ip,
         protocol,
         host_name,
@@ -64,8 +69,8 @@ fn sanitize_helo(helo_name: &str) -> String {
 mod tests {
     use super::*;
 
-    fn origin(client_ip: &str, helo_name: &str) -> Origin {
-        Origin {
+    fn origin(client_ip: &str, helo_name: &str) -> MailOrigin {
+        MailOrigin {
             client_ip: client_ip.parse().unwrap(),
             helo_name: helo_name.to_owned(),
             protocol: "ESMTP",

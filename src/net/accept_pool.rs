@@ -23,7 +23,7 @@ use crate::metrics::{self, CloseReason, Component, ListenerKind};
 use crate::sync;
 
 /// Serves one client, from the greeting to the end of the connection.
-pub type ServeConnection = Box<dyn Fn(&Client) + Send + Sync>;
+pub type ConnectionHandler = Box<dyn Fn(&Client) + Send + Sync>;
 
 /// Connection limits, and the replies to clients that exceed them.
 pub struct AcceptPoolSettings {
@@ -43,7 +43,7 @@ pub struct AcceptPoolSettings {
 pub struct AcceptPool {
     settings: RwLock<Arc<AcceptPoolSettings>>,
     address_limiter: Arc<PerAddressLimiter>,
-    serve: ServeConnection,
+    serve: ConnectionHandler,
     idle_threads: IdleThreads,
     active_connections: AtomicUsize,
     next_number: AtomicU64,
@@ -78,7 +78,7 @@ struct ActiveClient {
 
 impl AcceptPool {
     /// Returns a pool that accepts no connection until [`open`](AcceptPool::open).
-    pub fn new(settings: AcceptPoolSettings, serve: ServeConnection) -> Arc<AcceptPool> {
+    pub fn new(settings: AcceptPoolSettings, serve: ConnectionHandler) -> Arc<AcceptPool> {
         Arc::new(AcceptPool {
             settings: RwLock::new(Arc::new(settings)),
             address_limiter: Arc::default(),
@@ -223,7 +223,7 @@ impl AcceptPool {
     /// Makes sure that another thread accepts on `listener`, so that this thread can serve its client. Returns `false` if no
     /// thread could be started; this thread must then return to `accept`.
     fn leave_accept(self: &Arc<Self>, listener: &Arc<Listener>) -> bool {
-        if self.idle_threads.try_leave_accept(listener) {
+        if self.idle_threads.try_stop_accepting(listener) {
             return true;
         }
         let Err(error) = self.start_thread(listener) else {
@@ -231,7 +231,7 @@ impl AcceptPool {
         };
         log::error!(reason:% = error; "thread_start_failed");
         // Another thread may have been parked since the first attempt.
-        self.idle_threads.try_leave_accept(listener)
+        self.idle_threads.try_stop_accepting(listener)
     }
 
     fn start_thread(self: &Arc<Self>, listener: &Arc<Listener>) -> std::io::Result<()> {
@@ -316,7 +316,8 @@ impl Client {
     /// `ip` already has the maximum number of connections; the caller must then close this connection.
     pub fn set_client_address(&self, ip: Option<IpAddr>) -> bool {
         // The old address is released before the new address is acquired, because both may be the same.
-        self.address_guard.replace(LimiterGuard::uncounted());
+        self.address_guard
+            .replace(LimiterGuard::guard_without_limit());
         let Some(ip) = ip else {
             self.ip.set(self.peer);
             return true;

@@ -45,7 +45,7 @@ impl CertificateChain<'_> {
     fn warnings(&self, now: SystemTime) -> Vec<String> {
         let mut warnings = self.date_warnings(now);
         warnings.extend(self.order_warnings());
-        warnings.extend(self.key_warnings());
+        warnings.extend(self.weak_key_warnings());
         warnings
     }
 
@@ -122,7 +122,7 @@ impl CertificateChain<'_> {
         warnings
     }
 
-    fn key_warnings(&self) -> Vec<String> {
+    fn weak_key_warnings(&self) -> Vec<String> {
         let file = &self.file;
         let mut warnings = Vec::new();
         for (index, certificate) in self.certificates.iter().enumerate() {

@@ -32,7 +32,7 @@ impl PerAddressLimiter {
     /// `max` is 0, there is no limit and nothing is counted.
     pub fn try_acquire(self: &Arc<Self>, ip: IpAddr, max: usize) -> Option<LimiterGuard> {
         if max == 0 {
-            return Some(LimiterGuard::uncounted());
+            return Some(LimiterGuard::guard_without_limit());
         }
         let prefix = AddressPrefix::of(ip);
         let mut counts = self.lock();
@@ -53,7 +53,7 @@ impl PerAddressLimiter {
 
 impl LimiterGuard {
     /// Returns a guard for a connection that is exempt from the limit.
-    pub fn uncounted() -> LimiterGuard {
+    pub fn guard_without_limit() -> LimiterGuard {
         LimiterGuard { counted: None }
     }
 }

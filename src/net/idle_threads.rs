@@ -51,7 +51,7 @@ impl IdleThreads {
     /// Called by a thread that accepted a client. Returns `true` after making sure that another thread accepts on `listener`.
     /// Returns `false` if no other thread accepts and none is parked. The caller then stays counted as accepting: either it
     /// starts a thread that takes its place, or it returns to `accept` itself.
-    pub fn try_leave_accept(&self, listener: &Arc<Listener>) -> bool {
+    pub fn try_stop_accepting(&self, listener: &Arc<Listener>) -> bool {
         let mut state = sync::lock(&self.state);
         if listener.accepting_threads() > 1 {
             listener.remove_accepting();

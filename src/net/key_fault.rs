@@ -76,7 +76,7 @@ pub fn rsa_bits(certificate: &X509Certificate) -> Option<usize> {
 /// Returns a description of the key's algorithm and size or curve.
 fn describe(key: &PrivateKeyDer) -> Option<String> {
     match key {
-        PrivateKeyDer::Pkcs1(key) => describe_rsa(key.secret_pkcs1_der()),
+        PrivateKeyDer::Pkcs1(key) => describe_rsa_key(key.secret_pkcs1_der()),
         PrivateKeyDer::Sec1(key) => {
             let elements = elements(key.secret_sec1_der())?;
             // In an ECPrivateKey the parameters have the tag [0] (RFC 5915).
@@ -90,7 +90,7 @@ fn describe(key: &PrivateKeyDer) -> Option<String> {
             let (rest, name) = Any::from_der(algorithm.data).ok()?;
             let oid = name.oid().ok()?.to_id_string();
             match oid.as_str() {
-                RSA => describe_rsa(elements.get(2)?.data),
+                RSA => describe_rsa_key(elements.get(2)?.data),
                 EC => Some(describe_curve(
                     Any::from_der(rest).ok().map(|(_, curve)| curve),
                 )),
@@ -101,7 +101,7 @@ fn describe(key: &PrivateKeyDer) -> Option<String> {
     }
 }
 
-fn describe_rsa(pkcs1: &[u8]) -> Option<String> {
+fn describe_rsa_key(pkcs1: &[u8]) -> Option<String> {
     let elements = elements(pkcs1)?;
     let bits = bit_length(elements.get(1)?.data);
     Some(format!("an RSA key of {bits} bits"))

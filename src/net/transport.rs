@@ -134,7 +134,7 @@ impl Transport {
 
     /// Returns whether the client has finished sending or reset the connection, even if octets from it are unread. In TLS a
     /// close_notify counts too, if at most 16 KiB of unread plaintext precede it.
-    pub fn client_left(&mut self) -> bool {
+    pub fn has_client_left(&mut self) -> bool {
         if self.records.socket.is_shut_by_peer() {
             return true;
         }
@@ -179,14 +179,14 @@ impl RecordSocket {
         let mut buffer = [0; TLS_READ_OCTETS];
         let pending = mem::take(&mut self.pending);
         if !pending.is_empty() {
-            return self.process(tls, &pending);
+            return self.process_octets(tls, &pending);
         }
         let count = self.socket.read(&mut buffer, deadline)?;
-        self.process(tls, &buffer[..count])
+        self.process_octets(tls, &buffer[..count])
     }
 
     /// Passes octets to rustls, and keeps in `pending` the octets that rustls does not take yet. Returns the number of octets.
-    fn process(
+    fn process_octets(
         &mut self,
         tls: &mut ServerConnection,
         mut received: &[u8],
@@ -238,7 +238,7 @@ impl RecordSocket {
                 ReadOutcome::Nothing => return false,
                 ReadOutcome::End => return true,
             };
-            if self.process(tls, &buffer[..count]).is_err() {
+            if self.process_octets(tls, &buffer[..count]).is_err() {
                 return true;
             }
         }

@@ -73,7 +73,8 @@ impl PidFile {
         };
         if is_same_file(&path, &self.file) {
             lock(&self.file);
-            return match is_same_file(&path, &self.file) && contains_own_id(&mut self.file)? {
+            return match is_same_file(&path, &self.file) && contains_own_process_id(&mut self.file)?
+            {
                 true => fs::remove_file(&path).or_else(|_| self.file.set_len(0)),
                 false => Ok(()),
             };
@@ -86,7 +87,7 @@ impl PidFile {
             return Ok(());
         }
         lock(&file);
-        match is_same_file(&path, &file) && contains_own_id(&mut file)? {
+        match is_same_file(&path, &file) && contains_own_process_id(&mut file)? {
             true => fs::remove_file(&path),
             false => Ok(()),
         }
@@ -95,7 +96,7 @@ impl PidFile {
     /// Empties the file through its open descriptor, which does not need access to the folder.
     fn empty(&mut self) -> io::Result<()> {
         lock(&self.file);
-        match contains_own_id(&mut self.file)? {
+        match contains_own_process_id(&mut self.file)? {
             true => self.file.set_len(0),
             false => Ok(()),
         }
@@ -130,7 +131,7 @@ fn is_same_file(path: &Path, file: &File) -> bool {
     }
 }
 
-fn contains_own_id(file: &mut File) -> io::Result<bool> {
+fn contains_own_process_id(file: &mut File) -> io::Result<bool> {
     file.rewind()?;
     let mut octets = Vec::new();
     file.take(MAX_OCTETS).read_to_end(&mut octets)?;

@@ -7,7 +7,7 @@ use nix::unistd::{
 
 /// The user and group to run as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Identity {
+pub struct ProcessIdentity {
     /// The user id (GUID in the configuration).
     pub user: Uid,
     /// The group id (SGID in the configuration).
@@ -21,7 +21,7 @@ pub enum PrivilegeError {
     #[error("cannot become user {user} and group {group}: {step}: {source}; start as root", user = .identity.user, group = .identity.group)]
     Refused {
         /// The requested user and group.
-        identity: Identity,
+        identity: ProcessIdentity,
         /// The name of the system call.
         step: &'static str,
         /// The error of the system call.
@@ -31,7 +31,7 @@ pub enum PrivilegeError {
     #[error("became user {user}, but {what}; this kernel does not drop privileges completely", user = .identity.user)]
     NotPermanent {
         /// The requested user and group.
-        identity: Identity,
+        identity: ProcessIdentity,
         /// What the check found.
         what: &'static str,
     },
@@ -42,8 +42,8 @@ pub enum PrivilegeError {
 ///
 /// # Errors
 /// [`PrivilegeError`]; the process must not continue.
-pub fn drop_to(identity: Identity) -> Result<(), PrivilegeError> {
-    let Identity { user, group } = identity;
+pub fn drop_to(identity: ProcessIdentity) -> Result<(), PrivilegeError> {
+    let ProcessIdentity { user, group } = identity;
     let refused = |step| {
         move |source| PrivilegeError::Refused {
             identity,
@@ -58,13 +58,13 @@ pub fn drop_to(identity: Identity) -> Result<(), PrivilegeError> {
         setuid(user).map_err(refused("setuid"))?;
     }
     prctl::set_no_new_privs().map_err(refused("no_new_privs"))?;
-    verify(identity, must_change)
+    verify_identity(identity, must_change)
 }
 
 /// Checks the user and group ids, and that root cannot be regained. Supplementary groups are allowed if the ids were already
 /// right at the start: the service manager may have granted the groups, for example to read the TLS key.
-fn verify(identity: Identity, has_changed: bool) -> Result<(), PrivilegeError> {
-    let Identity { user, group } = identity;
+fn verify_identity(identity: ProcessIdentity, has_changed: bool) -> Result<(), PrivilegeError> {
+    let ProcessIdentity { user, group } = identity;
     let users = getresuid().map(|ids| [ids.real, ids.effective, ids.saved]);
     let groups = getresgid().map(|ids| [ids.real, ids.effective, ids.saved]);
     let supplementary = getgroups().unwrap_or_default();

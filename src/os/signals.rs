@@ -12,7 +12,7 @@ use signal_hook::iterator::Signals;
 
 /// What a signal requests from the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum SignalEvent {
     /// SIGTERM or SIGINT: drain and stop. A second signal stops the server at once.
     Stop,
     /// SIGHUP: read the configuration, keys and certificates again.
@@ -42,23 +42,23 @@ impl SignalListener {
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn listen(self) -> io::Result<Receiver<Event>> {
+    pub fn listen(self) -> io::Result<Receiver<SignalEvent>> {
         let SignalListener(mut signals) = self;
         let (events, received) = bounded(MAX_EVENTS + 2);
         let listening = move || {
             let mut stop_requested = false;
             for signal in signals.forever() {
                 let event = match signal {
-                    SIGHUP => Event::Reload,
-                    SIGUSR1 => Event::ReopenLog,
-                    _ => Event::Stop,
+                    SIGHUP => SignalEvent::Reload,
+                    SIGUSR1 => SignalEvent::ReopenLog,
+                    _ => SignalEvent::Stop,
                 };
                 // While many events are queued, further reload and reopen events are useless and dropped. Stop events
                 // are always queued.
-                if event == Event::Stop || events.len() < MAX_EVENTS {
+                if event == SignalEvent::Stop || events.len() < MAX_EVENTS {
                     let _ = events.try_send(event);
                 }
-                if event == Event::Stop && std::mem::replace(&mut stop_requested, true) {
+                if event == SignalEvent::Stop && std::mem::replace(&mut stop_requested, true) {
                     exit_if_stuck(&events);
                 }
             }
@@ -71,7 +71,7 @@ impl SignalListener {
 
 /// Exits the process if the main thread does not receive a second stop request within [`STUCK_AFTER`]. The main thread may
 /// be blocked because a file system does not respond.
-fn exit_if_stuck(events: &Sender<Event>) {
+fn exit_if_stuck(events: &Sender<SignalEvent>) {
     let give_up_at = Instant::now() + STUCK_AFTER;
     while !events.is_empty() {
         if Instant::now() >= give_up_at {

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::connection::ConnectionSettings;
 use crate::http;
 use crate::http::auth_http::AuthHttp;
-use crate::http::status::{self, Status};
+use crate::http::status::{self, StatusEndpoints};
 use crate::net::accept_pool::AcceptPool;
 use crate::net::listener::Listener;
 
@@ -70,7 +70,10 @@ pub fn start_auth_http(
 ///
 /// # Errors
 /// [`StartError::Kernel`].
-pub fn start_status(listener: &Arc<Listener>, status: Status) -> Result<(), StartError> {
+pub fn start_status_endpoints(
+    listener: &Arc<Listener>,
+    status: StatusEndpoints,
+) -> Result<(), StartError> {
     status::set_start();
     http::serve(listener, Arc::new(move |request| status.handle(request)))
         .map_err(StartError::Kernel)?;

@@ -40,7 +40,7 @@ pub fn preflight(config: &Config, reload_config: ConfigSource) -> Vec<Diagnostic
             }),
     );
     findings.extend(unwritable_files(config).map(|error| Diagnostic::error(error.to_string())));
-    findings.extend(log_pipe_warning(config));
+    findings.extend(warn_if_log_is_pipe(config));
     let changed = target_identity(config)
         .and_then(|identity| Ok(identity.map(privileges::drop_to).transpose()?));
     if let Err(error) = changed {
@@ -79,7 +79,7 @@ fn unwritable_files(config: &Config) -> impl Iterator<Item = StartError> {
 
 /// Returns a warning if the log file is a named pipe. `check` does not open the pipe, because closing it again would end
 /// the input of the program that reads from it.
-fn log_pipe_warning(config: &Config) -> Option<Diagnostic> {
+fn warn_if_log_is_pipe(config: &Config) -> Option<Diagnostic> {
     let metadata = fs::metadata(&config.log_file).ok()?;
     let is_pipe = metadata.file_type().is_fifo() && !config.log_file.starts_with("/dev");
     is_pipe.then(|| {

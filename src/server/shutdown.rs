@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use crate::net::accept_pool::AcceptPool;
 use crate::net::listener::Listener;
-use crate::os::signals::Event;
+use crate::os::signals::SignalEvent;
 use crate::store::Writers;
 
 /// A second stop request has arrived: the process must exit at once.
@@ -22,7 +22,7 @@ pub fn shut_down(
     pool: &AcceptPool,
     listeners: &[Arc<Listener>],
     writers: Vec<Writers>,
-    events: &Receiver<Event>,
+    events: &Receiver<SignalEvent>,
 ) -> Result<(), ImmediateStop> {
     let give_up_at = Instant::now() + DRAIN_TIMEOUT;
     drain(pool, listeners, events, give_up_at)?;
@@ -34,7 +34,7 @@ pub fn shut_down(
 fn drain(
     pool: &AcceptPool,
     listeners: &[Arc<Listener>],
-    events: &Receiver<Event>,
+    events: &Receiver<SignalEvent>,
     give_up_at: Instant,
 ) -> Result<(), ImmediateStop> {
     for listener in listeners {
@@ -53,11 +53,11 @@ fn drain(
 
 fn wait_for_clients(
     pool: &AcceptPool,
-    events: &Receiver<Event>,
+    events: &Receiver<SignalEvent>,
     give_up_at: Instant,
 ) -> Result<(), ImmediateStop> {
     while pool.active_connections() > 0 && Instant::now() < give_up_at {
-        if next_event(events) == Some(Event::Stop) {
+        if next_event(events) == Some(SignalEvent::Stop) {
             return Err(ImmediateStop);
         }
     }
@@ -66,7 +66,7 @@ fn wait_for_clients(
 
 /// Waits up to [`DRAIN_TICK`] for an event. If the signal thread has ended, waits the full time, so that the caller's loop
 /// does not spin.
-fn next_event(events: &Receiver<Event>) -> Option<Event> {
+fn next_event(events: &Receiver<SignalEvent>) -> Option<SignalEvent> {
     match events.recv_timeout(DRAIN_TICK) {
         Ok(event) => Some(event),
         Err(RecvTimeoutError::Timeout) => None,
@@ -80,7 +80,7 @@ fn next_event(events: &Receiver<Event>) -> Option<Event> {
 /// Waits for the writers to save the queued mails and close the store, at most until `give_up_at` plus [`STORE_TIMEOUT`].
 fn close_store(
     writers: Vec<Writers>,
-    events: &Receiver<Event>,
+    events: &Receiver<SignalEvent>,
     give_up_at: Instant,
 ) -> Result<(), ImmediateStop> {
     let (done, finished) = bounded(1);
@@ -92,7 +92,7 @@ fn close_store(
             let _ = done.send(());
         });
     while closer.is_ok() && finished.recv_timeout(DRAIN_TICK) == Err(RecvTimeoutError::Timeout) {
-        if events.try_recv() == Ok(Event::Stop) {
+        if events.try_recv() == Ok(SignalEvent::Stop) {
             return Err(ImmediateStop);
         }
         if Instant::now() > give_up_at + STORE_TIMEOUT {
@@ -119,8 +119,8 @@ mod tests {
     #[test]
     fn shutdown_wait_does_not_busy_loop_without_a_signal_thread() {
         let (sender, events) = bounded(1);
-        sender.send(Event::Stop).unwrap();
-        assert_eq!(next_event(&events), Some(Event::Stop));
+        sender.send(SignalEvent::Stop).unwrap();
+        assert_eq!(next_event(&events), Some(SignalEvent::Stop));
         drop(sender);
         let started_at = Instant::now();
         for _ in 0..5 {

@@ -22,15 +22,15 @@ use super::{
 };
 use crate::config::Config;
 use crate::connection::{self, ConnectionSettings};
-use crate::http::status::Status;
+use crate::http::status::StatusEndpoints;
 use crate::logging::LogFile;
 use crate::net::accept_pool::AcceptPool;
 use crate::net::listener::Listener;
 use crate::net::tls::{TlsCredentials, TlsError};
 use crate::os::pid_file::PidFile;
-use crate::os::privileges::{self, Identity};
+use crate::os::privileges::{self, ProcessIdentity};
 use crate::os::rlimits;
-use crate::os::signals::{self, Event, SignalListener};
+use crate::os::signals::{self, SignalEvent, SignalListener};
 use crate::os::systemd;
 use crate::smtp::MemoryBudget;
 use crate::store::Writers;
@@ -88,7 +88,7 @@ struct Sockets {
     nginx: Option<Arc<Listener>>,
 }
 
-fn bind(config: &Config, identity: Option<Identity>) -> Result<Sockets, StartError> {
+fn bind(config: &Config, identity: Option<ProcessIdentity>) -> Result<Sockets, StartError> {
     let smtp = listeners::bind_all(config)?;
     // `target_identity` has checked the configured addresses; sockets inherited from systemd may have others.
     reject_root(identity, smtp.iter().map(|listener| listener.address()))?;
@@ -112,7 +112,7 @@ struct OpenFiles {
 fn open_files_as_root(
     config: &Config,
     warnings: &[String],
-    identity: Option<Identity>,
+    identity: Option<ProcessIdentity>,
 ) -> Result<OpenFiles, StartError> {
     let log_file = open_log(config)?;
     log_warnings(warnings);
@@ -130,7 +130,7 @@ fn open_files_as_root(
 
 /// Changes to `identity` permanently, and warns if that user cannot read the files that a reload needs.
 fn drop_privileges(
-    identity: Identity,
+    identity: ProcessIdentity,
     files: &OpenFiles,
     reload_config: ConfigSource,
 ) -> Result<(), StartError> {
@@ -150,7 +150,7 @@ fn drop_privileges(
 fn start_log_and_signals(
     log_file: &LogFile,
     signals: SignalListener,
-) -> Result<Receiver<Event>, StartError> {
+) -> Result<Receiver<SignalEvent>, StartError> {
     log_file.start_writing().map_err(StartError::Kernel)?;
     signals.listen().map_err(StartError::Kernel)
 }
@@ -190,7 +190,7 @@ fn start_threads(
     pool.watch_deadlines().map_err(StartError::Kernel)?;
     if let Some(listener) = &sockets.status {
         let (pool, settings) = (Arc::clone(&pool), Arc::clone(settings));
-        http_endpoints::start_status(listener, Status { pool, settings })?;
+        http_endpoints::start_status_endpoints(listener, StatusEndpoints { pool, settings })?;
     }
     pool.open(&sockets.smtp).map_err(StartError::Kernel)?;
     for listener in &sockets.smtp {
@@ -207,7 +207,7 @@ fn serve(
     mut server: RunningServer,
     sockets: Sockets,
     pid_file: Option<PidFile>,
-    events: &Receiver<Event>,
+    events: &Receiver<SignalEvent>,
 ) {
     systemd::notify_ready();
     handle_events(&mut server, events);
@@ -230,14 +230,14 @@ fn serve(
 
 /// Handles reload and log reopen requests until a stop request. Checks the certificate files each time that no event
 /// arrives for [`CERTIFICATE_CHECK_INTERVAL`].
-fn handle_events(server: &mut RunningServer, events: &Receiver<Event>) {
+fn handle_events(server: &mut RunningServer, events: &Receiver<SignalEvent>) {
     loop {
         match events.recv_timeout(CERTIFICATE_CHECK_INTERVAL) {
-            Ok(Event::Reload) => server.reload(),
-            Ok(Event::ReopenLog) => server.reopen_log(),
+            Ok(SignalEvent::Reload) => server.reload(),
+            Ok(SignalEvent::ReopenLog) => server.reopen_log(),
             Err(RecvTimeoutError::Timeout) => server.reload_certificate_if_changed(),
             // If the signal thread has ended, no stop request can arrive any more.
-            Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            Ok(SignalEvent::Stop) | Err(RecvTimeoutError::Disconnected) => return,
         }
     }
 }

@@ -9,14 +9,14 @@ use super::StartError;
 use crate::check;
 use crate::check::database::TrialAddresses;
 use crate::config::{Config, ServerAddress, StoreKind};
-use crate::connection::{PolicyHandle, StoreLimits};
+use crate::connection::{SharedSessionSettings, StoreLimits};
 use crate::smtp::SessionSettings;
 use crate::store::mysql::pool::{self, Connector, MySqlHost, MySqlSettings, OnTableInfo};
 use crate::store::mysql::{BodyStore, MySqlStore, TableInfo, probe};
 use crate::store::redis::cluster::{ClusterBodyWriter, RedisCluster};
-use crate::store::redis::{Breaker, RedisBodyWriter, RedisPool, RedisSettings};
+use crate::store::redis::{CircuitBreaker, RedisBodyWriter, RedisPool, RedisSettings};
 use crate::store::sqlite::{DatabaseFile, SqliteStore};
-use crate::store::{Diagnostic, Health, SaveQueue, StoreOpener, TableName, Writers};
+use crate::store::{Diagnostic, SaveQueue, StoreHealth, StoreOpener, TableName, Writers};
 use crate::sync;
 
 /// The source of the store: the configuration or the embedding program.
@@ -33,7 +33,7 @@ pub struct RunningStore {
     /// Saves the mail of connections.
     pub saver: SaveQueue,
     /// Settings of the sessions that save to this store, with the limits of its table applied.
-    pub session: Arc<PolicyHandle>,
+    pub session: Arc<SharedSessionSettings>,
     /// The writer threads; `None` for `discard`.
     pub writers: Option<Writers>,
 }
@@ -48,10 +48,10 @@ impl StoreSource {
         config: &Config,
         configured: SessionSettings,
     ) -> Result<RunningStore, StartError> {
-        let session = Arc::new(PolicyHandle::new(configured));
+        let session = Arc::new(SharedSessionSettings::new(configured));
         match self {
             StoreSource::Custom(open) => {
-                start_writers(session, 1, false, Health::up(), Arc::clone(open))
+                start_writers(session, 1, false, StoreHealth::up(), Arc::clone(open))
             }
             StoreSource::Configured(file) => match config.store {
                 StoreKind::Discard => {
@@ -88,10 +88,10 @@ impl StoreSource {
 }
 
 fn start_writers(
-    session: Arc<PolicyHandle>,
+    session: Arc<SharedSessionSettings>,
     count: usize,
     prepare: bool,
-    health: Health,
+    health: StoreHealth,
     open: StoreOpener,
 ) -> Result<RunningStore, StartError> {
     let started = Writers::start(count, prepare, health, open);
@@ -106,7 +106,7 @@ fn start_writers(
 fn start_sqlite(
     config: &Config,
     file: &DatabaseFile,
-    session: Arc<PolicyHandle>,
+    session: Arc<SharedSessionSettings>,
 ) -> Result<RunningStore, StartError> {
     let (file, table) = (file.clone(), table_name(config));
     // The store is opened here, because a file that cannot be written must be a start error. The writer thread then takes
@@ -120,15 +120,18 @@ fn start_sqlite(
         let store = opened.map_or_else(|| SqliteStore::open(&file, &table), Ok)?;
         Ok(Box::new(store))
     });
-    let health = Health::up();
+    let health = StoreHealth::up();
     health.set_readiness_check(readiness_check);
     let store = start_writers(session, 1, true, health, open)?;
     log::info!(store = "sqlite", file:% = config.sqlite_file.display(); "store");
     Ok(store)
 }
 
-fn start_mysql(config: &Config, session: Arc<PolicyHandle>) -> Result<RunningStore, StartError> {
-    let health = Health::default();
+fn start_mysql(
+    config: &Config,
+    session: Arc<SharedSessionSettings>,
+) -> Result<RunningStore, StartError> {
+    let health = StoreHealth::default();
     let connector = Connector::new(
         mysql_settings(config),
         table_info_callback(config, &session),
@@ -174,7 +177,7 @@ fn body_store_maker(
         }));
     };
     let pool = RedisPool::new(url, settings.expire_seconds, writers).map_err(StartError::Redis)?;
-    let breaker = Breaker::default();
+    let breaker = CircuitBreaker::default();
     // If the thread cannot be started, this writer stores bodies in the table, so that no mail is lost.
     Ok(Box::new(move || {
         match RedisBodyWriter::start(&pool, &breaker) {
@@ -189,7 +192,7 @@ fn body_store_maker(
 
 /// Returns the callback that receives the columns and limits that each new connection reads from the database. If they
 /// have changed, the callback logs the findings of `check` about them and applies the limits to new sessions.
-fn table_info_callback(config: &Config, session: &Arc<PolicyHandle>) -> OnTableInfo {
+fn table_info_callback(config: &Config, session: &Arc<SharedSessionSettings>) -> OnTableInfo {
     let (session, table) = (Arc::clone(session), table_name(config));
     let previous = Mutex::new(None);
     Arc::new(move |info: &TableInfo| {
@@ -235,7 +238,11 @@ pub fn mysql_settings(config: &Config) -> MySqlSettings {
 
 /// Returns a connector for `list`, `show` and `check`, which do not apply the column widths to SMTP sessions.
 pub fn mysql_connector(config: &Config) -> Connector {
-    Connector::new(mysql_settings(config), Arc::new(|_| ()), &Health::default())
+    Connector::new(
+        mysql_settings(config),
+        Arc::new(|_| ()),
+        &StoreHealth::default(),
+    )
 }
 
 /// Returns the addresses of the trial row of `check`; the recipient is in an accepted domain.

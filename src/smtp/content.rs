@@ -28,7 +28,7 @@ struct BudgetCounters {
 pub struct Content {
     octets: Vec<u8>,
     max_octets: usize,
-    reservation: Reservation,
+    reservation: MemoryReservation,
 }
 
 /// The reason why content cannot be stored.
@@ -51,7 +51,7 @@ impl From<ContentError> for Reply {
 
 /// Octets reserved in a [`MemoryBudget`], released on drop.
 #[derive(Debug)]
-pub struct Reservation {
+pub struct MemoryReservation {
     budget: MemoryBudget,
     octets: usize,
 }
@@ -81,15 +81,15 @@ impl MemoryBudget {
     }
 
     /// Returns an empty reservation in this budget.
-    pub fn reservation(&self) -> Reservation {
-        Reservation {
+    pub fn reservation(&self) -> MemoryReservation {
+        MemoryReservation {
             budget: self.clone(),
             octets: 0,
         }
     }
 }
 
-impl Reservation {
+impl MemoryReservation {
     /// Grows the reservation to `octets` in total. If the budget does not allow that, returns `false` and changes nothing.
     #[must_use]
     fn grow_to(&mut self, octets: usize) -> bool {
@@ -116,7 +116,7 @@ impl Reservation {
     }
 }
 
-impl Drop for Reservation {
+impl Drop for MemoryReservation {
     fn drop(&mut self) {
         self.budget
             .shared
@@ -141,7 +141,7 @@ impl Content {
     }
 
     /// Reserves memory in the same budget for data derived from this content; `None` if the budget is exhausted.
-    pub fn reserve_copy(&self, octets: usize) -> Option<Reservation> {
+    pub fn reserve_copy(&self, octets: usize) -> Option<MemoryReservation> {
         let mut copy = self.reservation.budget.reservation();
         copy.grow_to(octets).then_some(copy)
     }

@@ -13,7 +13,7 @@ pub struct LineReader {
 
 /// The result of [`LineReader::next_line`]: what the unread input begins with.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Line {
+pub enum SmtpLine {
     /// A complete line with this number of octets, including CR LF. The line is not consumed yet.
     Complete(usize),
     /// The end of the line has not been received yet.
@@ -26,21 +26,21 @@ pub enum Line {
 
 impl LineReader {
     /// Finds the next line.
-    pub fn next_line(&mut self, input: &mut InputBuffer) -> Line {
+    pub fn next_line(&mut self, input: &mut InputBuffer) -> SmtpLine {
         if self.is_discarding && !self.discard_line(input) {
-            return Line::Partial;
+            return SmtpLine::Partial;
         }
         let unread = input.unread();
         let window = unread.get(..MAX_LINE_OCTETS).unwrap_or(unread);
         match memchr(b'\n', window) {
             Some(end) => match window.get(..end) {
-                Some([.., b'\r']) => Line::Complete(end + 1),
-                _ => Line::BareLf,
+                Some([.., b'\r']) => SmtpLine::Complete(end + 1),
+                _ => SmtpLine::BareLf,
             },
-            None if window.len() < MAX_LINE_OCTETS => Line::Partial,
+            None if window.len() < MAX_LINE_OCTETS => SmtpLine::Partial,
             None => {
                 self.is_discarding = true;
-                Line::TooLong
+                SmtpLine::TooLong
             }
         }
     }
@@ -69,14 +69,14 @@ mod tests {
 
     #[test]
     fn command_lines_end_at_crlf_only() {
-        let cases: &[(&[u8], Line)] = &[
-            (b"NOOP\r\nQUIT", Line::Complete(6)),
-            (b"\r\n", Line::Complete(2)),
-            (b"NOOP", Line::Partial),
-            (b"NOOP\r", Line::Partial),
-            (b"NOOP\n", Line::BareLf),
-            (b"\nNOOP\r\n", Line::BareLf),
-            (b"NOOP\rQUIT\r\n", Line::Complete(11)),
+        let cases: &[(&[u8], SmtpLine)] = &[
+            (b"NOOP\r\nQUIT", SmtpLine::Complete(6)),
+            (b"\r\n", SmtpLine::Complete(2)),
+            (b"NOOP", SmtpLine::Partial),
+            (b"NOOP\r", SmtpLine::Partial),
+            (b"NOOP\n", SmtpLine::BareLf),
+            (b"\nNOOP\r\n", SmtpLine::BareLf),
+            (b"NOOP\rQUIT\r\n", SmtpLine::Complete(11)),
         ];
         for (octets, want) in cases {
             let mut input = InputBuffer::from_octets(octets);
@@ -96,14 +96,14 @@ mod tests {
         let mut reader = LineReader::default();
         assert_eq!(
             reader.next_line(&mut input),
-            Line::Complete(MAX_LINE_OCTETS)
+            SmtpLine::Complete(MAX_LINE_OCTETS)
         );
 
         line.insert(0, b'x');
         line.extend_from_slice(b"NOOP\r\n");
         let mut input = InputBuffer::from_octets(&line);
-        assert_eq!(reader.next_line(&mut input), Line::TooLong);
-        assert_eq!(reader.next_line(&mut input), Line::Complete(6));
+        assert_eq!(reader.next_line(&mut input), SmtpLine::TooLong);
+        assert_eq!(reader.next_line(&mut input), SmtpLine::Complete(6));
         assert_eq!(input.unread(), b"NOOP\r\n");
     }
 
@@ -111,14 +111,14 @@ mod tests {
     fn discarding_an_overlong_line_buffers_at_most_one_octet() {
         let mut input = InputBuffer::from_octets(&[b'x'; MAX_LINE_OCTETS]);
         let mut reader = LineReader::default();
-        assert_eq!(reader.next_line(&mut input), Line::TooLong);
+        assert_eq!(reader.next_line(&mut input), SmtpLine::TooLong);
         for _ in 0..100 {
             input.push(b" RSET \r");
-            assert_eq!(reader.next_line(&mut input), Line::Partial);
+            assert_eq!(reader.next_line(&mut input), SmtpLine::Partial);
             assert_eq!(input.unread(), b"\r");
         }
         input.push(b"\n");
-        assert_eq!(reader.next_line(&mut input), Line::Partial);
+        assert_eq!(reader.next_line(&mut input), SmtpLine::Partial);
         assert!(input.unread().is_empty());
     }
 }

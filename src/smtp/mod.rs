@@ -23,7 +23,7 @@ mod step;
 mod xclient;
 
 pub use allowed_hosts::{AllowedHosts, InvalidHostItem};
-pub use content::{Content, ContentError, MemoryBudget, Reservation};
+pub use content::{Content, ContentError, MemoryBudget, MemoryReservation};
 pub use input::{COMMAND_READ_SIZE, CONTENT_READ_SIZE, InputBuffer};
 pub use path::{ForwardPath, PathError, ReversePath};
 pub use policy::{RecipientLimits, SessionSettings};

@@ -53,13 +53,13 @@ pub fn check_no_parameter(text: &str) -> Result<(), CommandError> {
     }
 }
 
-type Parameter<'a> = (&'a str, Option<&'a str>);
+type EsmtpParameter<'a> = (&'a str, Option<&'a str>);
 
 /// Splits ` KEYWORD[=value] …`; returns `bad_path` if the text does not begin with a space.
 fn split_parameters(
     text: &str,
     bad_path: CommandError,
-) -> Result<Vec<Parameter<'_>>, CommandError> {
+) -> Result<Vec<EsmtpParameter<'_>>, CommandError> {
     if !text.is_empty() && !text.starts_with(' ') {
         return Err(bad_path);
     }

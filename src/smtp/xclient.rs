@@ -120,7 +120,7 @@ impl TrustedProxy {
     }
 
     /// Returns whether an XCLIENT command was accepted.
-    pub fn was_applied(&self) -> bool {
+    pub fn was_command_accepted(&self) -> bool {
         self.was_applied
     }
 

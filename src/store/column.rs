@@ -8,7 +8,7 @@ use crate::smtp::RecipientLimits;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Column {
     /// Its maximum width.
-    pub width: Width,
+    pub width: ColumnWidth,
     /// Its character set.
     pub charset: ColumnCharset,
 }
@@ -30,7 +30,7 @@ impl RecipientLimits for RecipientColumns {
 
 /// The unit in which a column's width is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Width {
+pub enum ColumnWidth {
     /// Characters, for `varchar` and `char`.
     Chars(usize),
     /// Octets of UTF-8, for `text` and binary columns.
@@ -54,7 +54,7 @@ impl Column {
     /// Returns a column of `max_chars` Unicode characters.
     pub const fn varchar(max_chars: usize) -> Column {
         Column {
-            width: Width::Chars(max_chars),
+            width: ColumnWidth::Chars(max_chars),
             charset: ColumnCharset::Unicode,
         }
     }
@@ -62,7 +62,7 @@ impl Column {
     /// Returns a column of `max_octets` octets of Unicode text.
     pub const fn text(max_octets: usize) -> Column {
         Column {
-            width: Width::Octets(max_octets),
+            width: ColumnWidth::Octets(max_octets),
             charset: ColumnCharset::Unicode,
         }
     }
@@ -79,16 +79,16 @@ impl Column {
         reason = "both ways of counting end between characters"
     )]
     pub fn truncate_to_fit<'a>(&self, text: &'a str) -> Cow<'a, str> {
-        let text = self.charset.replace_unsupported(text);
+        let text = self.charset.replace_unsupported_chars(text);
         if self.width.is_wide_enough_for(&text) {
             return text;
         }
         let end = match self.width {
-            Width::Chars(max) => text
+            ColumnWidth::Chars(max) => text
                 .char_indices()
                 .nth(max)
                 .map_or(text.len(), |(end, _)| end),
-            Width::Octets(max) => text.floor_char_boundary(max),
+            ColumnWidth::Octets(max) => text.floor_char_boundary(max),
         };
         match text {
             Cow::Borrowed(text) => text[..end].into(),
@@ -100,19 +100,19 @@ impl Column {
     }
 }
 
-impl Width {
+impl ColumnWidth {
     /// Returns the length of `text` in this unit.
     pub fn length(self, text: &str) -> usize {
         match self {
-            Width::Chars(_) => text.chars().count(),
-            Width::Octets(_) => text.len(),
+            ColumnWidth::Chars(_) => text.chars().count(),
+            ColumnWidth::Octets(_) => text.len(),
         }
     }
 
     /// Returns the maximum length, in octets or characters depending on the column type.
     pub fn max(self) -> usize {
         match self {
-            Width::Chars(max) | Width::Octets(max) => max,
+            ColumnWidth::Chars(max) | ColumnWidth::Octets(max) => max,
         }
     }
 
@@ -123,7 +123,7 @@ impl Width {
 
 impl ColumnCharset {
     /// Returns `text` with each character outside this character set replaced.
-    pub fn replace_unsupported(self, text: &str) -> Cow<'_, str> {
+    pub fn replace_unsupported_chars(self, text: &str) -> Cow<'_, str> {
         if self.holds(text) {
             return text.into();
         }
@@ -176,7 +176,7 @@ mod tests {
             charset: repertoire,
         };
         use ColumnCharset::*;
-        use Width::*;
+        use ColumnWidth::*;
         for (column, text, want) in [
             (column(Chars(2), Unicode), "äöü", "äö"),
             (column(Chars(3), Unicode), "äöü", "äöü"),

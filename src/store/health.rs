@@ -14,7 +14,7 @@ use crate::sync::lock;
 ///
 /// While a store is down, mail gets 451 at once instead of waiting for the store.
 #[derive(Clone, Debug, Default)]
-pub struct Health {
+pub struct StoreHealth {
     shared: Arc<HealthState>,
 }
 
@@ -64,19 +64,19 @@ struct UnansweredRequests {
 /// A request that the store has not answered yet. It ends when this value is dropped.
 #[derive(Debug)]
 pub struct PendingRequest {
-    health: Health,
+    health: StoreHealth,
     key: u64,
 }
 
-impl Health {
+impl StoreHealth {
     /// Returns the health of a store that was reached already.
-    pub fn up() -> Health {
-        let health = Health::default();
+    pub fn up() -> StoreHealth {
+        let health = StoreHealth::default();
         health.set_up();
         health
     }
 
-    /// Sets a check that [`unready_reason`](Health::unready_reason) makes each time. It finds a failure before the next mail
+    /// Sets a check that [`unready_reason`](StoreHealth::unready_reason) makes each time. It finds a failure before the next mail
     /// does, and must not block.
     pub fn set_readiness_check(&self, check: impl Fn() -> Option<String> + Send + Sync + 'static) {
         let _ = self
@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn store_is_ready_after_the_first_connection_until_a_save_fails() {
-        let health = Health::default();
+        let health = StoreHealth::default();
         assert_eq!(health.down_reason(), None);
         assert_eq!(health.unready_reason().as_deref(), Some("not reached yet"));
         health.set_up();
@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn stalled_store_is_unavailable_although_it_is_reachable() {
-        let health = Health::up();
+        let health = StoreHealth::up();
         health.set_stalled(Some("a COMMIT hangs".to_owned()));
         health.set_up();
         assert_eq!(health.down_reason().as_deref(), Some("a COMMIT hangs"));
@@ -287,7 +287,7 @@ mod tests {
 
     #[test]
     fn store_is_not_ready_while_a_request_takes_too_long() {
-        let health = Health::up();
+        let health = StoreHealth::up();
         let (first, second) = (
             health.begin_request("a batch"),
             health.begin_request("a batch"),
@@ -310,7 +310,7 @@ mod tests {
     #[test]
     fn store_is_not_ready_after_many_rejected_batches_of_several_clients() {
         let address = |last| IpAddr::from([192, 0, 2, last]);
-        let health = Health::up();
+        let health = StoreHealth::up();
         let refuse = |last| health.record_rejection(std::iter::once(address(last)), "refused");
         for _ in 0..100 {
             refuse(1);

@@ -16,9 +16,9 @@ pub(crate) mod row;
 pub mod sqlite;
 mod table;
 
-pub use column::{Column, ColumnCharset, RecipientColumns, Width};
+pub use column::{Column, ColumnCharset, ColumnWidth, RecipientColumns};
 pub use diagnostic::Diagnostic;
-pub use health::Health;
+pub use health::StoreHealth;
 pub use memory::MemoryStore;
 pub use queue::{SaveQueue, StoreOpener, Writers};
 pub use reader::{ListingSize, MailListing, MailReader, StoreReadError};

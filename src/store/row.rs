@@ -60,7 +60,7 @@ fn attach_info(attachments: &[Attachment], column: &Column) -> String {
             json!(attachment.media_type),
             attachment.octets
         );
-        let entry = column.charset.replace_unsupported(&entry);
+        let entry = column.charset.replace_unsupported_chars(&entry);
         // Each entry counts with the bracket or comma before it; the initial 1 is the closing bracket.
         taken += column.width.length(&entry) + 1;
         if taken > column.width.max() {

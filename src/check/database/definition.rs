@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use mysql::prelude::Queryable;
 
-use super::table::has_transactions;
+use super::table::supports_transactions;
 use super::trial_row::lookup_warning;
 use super::{fixes, query};
 use crate::mail::MailId;
@@ -148,15 +148,15 @@ fn check_base_table(connection: &mut DbConnection, table: &TableName) -> Vec<Dia
         (&database, &name),
     );
     if let Some(engine) = engine.into_iter().flatten().next()
-        && !has_transactions(&engine)
+        && !supports_transactions(&engine)
     {
         findings.push(Diagnostic::warning(format!(
             "GM_MAIL_TABLE: {under}, the table under the view {table}, is {engine} and has no transactions, so a failure may \
              lose acknowledged mail, and part of a batch may be kept; run: ALTER TABLE {under} ENGINE=InnoDB"
         )));
     }
-    type Unfilled = (String, String, String, Option<String>);
-    let unfilled: Vec<Unfilled> = query::rows(
+    type UnfilledColumnRow = (String, String, String, Option<String>);
+    let unfilled: Vec<UnfilledColumnRow> = query::rows(
         connection,
         "SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, CHARACTER_SET_NAME FROM information_schema.COLUMNS
              WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? AND IS_NULLABLE = 'NO' AND COLUMN_DEFAULT IS NULL

@@ -51,7 +51,7 @@ fn check_database(
     if findings.iter().any(Diagnostic::is_error) {
         return findings;
     }
-    if !table::has_transactions(&connection.table_info.engine) {
+    if !table::supports_transactions(&connection.table_info.engine) {
         findings.extend(definition::check(&mut connection, table));
     } else {
         let triggers = triggers::check_triggers(&mut connection, table);

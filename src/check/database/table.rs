@@ -44,7 +44,7 @@ pub fn check_table(
         )));
     }
     findings.extend(check_columns(table_info, columns, table));
-    if !table_info.engine.is_empty() && !has_transactions(&table_info.engine) {
+    if !table_info.engine.is_empty() && !supports_transactions(&table_info.engine) {
         findings.push(Diagnostic::warning(format!(
             "GM_MAIL_TABLE: {table} is {} and has no transactions, so a failure may lose acknowledged mail, and part of \
              a batch may be kept; run: ALTER TABLE {table} ENGINE=InnoDB",
@@ -94,7 +94,7 @@ pub fn check_table(
 }
 
 /// Returns whether a ROLLBACK undoes an INSERT into a table of this engine; false for a view, whose engine is empty.
-pub fn has_transactions(engine: &str) -> bool {
+pub fn supports_transactions(engine: &str) -> bool {
     ["InnoDB", "ROCKSDB", "ndbcluster"]
         .iter()
         .any(|known| engine.eq_ignore_ascii_case(known))

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 
 use super::{fixes, query};
-use crate::mail::{Mail, Origin};
+use crate::mail::{Mail, MailOrigin};
 use crate::smtp::{Content, Envelope, ForwardPath, MemoryBudget, ReversePath};
 use crate::store::Diagnostic;
 use crate::store::TableName;
@@ -14,7 +14,7 @@ use crate::store::mysql::connection::DbConnection;
 use crate::store::mysql::error::ErrorClass;
 use crate::store::mysql::insert::insert_rows;
 use crate::store::mysql::unknown_commit::stored_ids;
-use crate::store::redis::BodiesIn;
+use crate::store::redis::BodyLocations;
 
 /// The addresses of the trial row. A trigger or a foreign key may depend on them.
 pub struct TrialAddresses {
@@ -107,7 +107,15 @@ fn insert_and_look_up(
     let inserted = connection
         .enable_implicit_begin()
         .and_then(|()| connection.begin())
-        .and_then(|()| insert_rows(connection, table, mails, &BodiesIn::Table, &HashSet::new()));
+        .and_then(|()| {
+            insert_rows(
+                connection,
+                table,
+                mails,
+                &BodyLocations::Table,
+                &HashSet::new(),
+            )
+        });
     let outcome = match inserted {
         Err(error) => TrialOutcome::NotInserted(error),
         Ok(()) => match stored_ids(connection, table, mails) {
@@ -117,7 +125,7 @@ fn insert_and_look_up(
         },
     };
     // If the ROLLBACK fails, the connection is broken, and the server rolls back when the connection ends.
-    connection.rollback();
+    connection.roll_back();
     outcome
 }
 
@@ -159,7 +167,7 @@ fn trial_mail(addresses: &TrialAddresses) -> Result<Mail, String> {
             recipients: vec![recipient.clone()],
             smtputf8: false,
         };
-        let origin = Origin {
+        let origin = MailOrigin {
             client_ip: [192, 0, 2, 1].into(),
             helo_name: "client.example.com".to_owned(),
             protocol: "ESMTP",

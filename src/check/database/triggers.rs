@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::query;
-use super::table::has_transactions;
+use super::table::supports_transactions;
 use crate::store::Diagnostic;
 use crate::store::TableName;
 use crate::store::mysql::connection::DbConnection;
@@ -39,7 +39,7 @@ pub fn check_triggers(connection: &mut DbConnection, table: &TableName) -> Vec<D
     };
     for (name, engine) in engines {
         // If several databases have a table of this name, it counts as transactional only if all of them are.
-        let is_safe = engine.is_some_and(|engine| has_transactions(&engine));
+        let is_safe = engine.is_some_and(|engine| supports_transactions(&engine));
         let is_transactional = known.tables.entry(name).or_insert(true);
         *is_transactional &= is_safe;
     }

@@ -26,7 +26,7 @@ pub fn find(name: &[u8]) -> Option<Charset> {
 }
 
 fn find_by_key(name: &[u8], key: &str) -> Option<Charset> {
-    find_special_case(key)
+    find_nonstandard_charset(key)
         .or_else(|| find_standard_label(name))
         .or_else(|| find_standard_label(key.as_bytes()))
         .or_else(|| find_standard_label(&replace_octet(name, b'_', b'-')))
@@ -43,7 +43,7 @@ fn replace_octet(name: &[u8], mark: u8, by: u8) -> Vec<u8> {
 }
 
 /// Finds a charset that has no label in the Encoding Standard, or whose label there selects a decoder unsuitable for mail.
-fn find_special_case(key: &str) -> Option<Charset> {
+fn find_nonstandard_charset(key: &str) -> Option<Charset> {
     Some(match key {
         "usascii" | "ascii" | "us" | "ansix341968" | "ansix341986" | "iso646us" | "iso646"
         | "iso646irv1991" | "isoir6" | "csascii" | "646" => Charset::Ascii,

@@ -19,4 +19,4 @@ mod summary;
 mod transfer_encoding;
 mod unicode;
 
-pub use summary::{Attachment, Summary};
+pub use summary::{Attachment, MimeSummary};

@@ -8,7 +8,7 @@ use super::{encoded_word, raw_text};
 
 /// A parameter `name`, `name*`, `name*0` or `name*0*`, with its undecoded value.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Parameter {
+pub struct MimeParameter {
     /// The name in lower case, without asterisks and section number.
     pub name: Vec<u8>,
     section: Option<u32>,
@@ -40,9 +40,9 @@ impl ParameterValue {
     }
 }
 
-impl Parameter {
+impl MimeParameter {
     /// Creates a parameter. `name` may contain asterisks and a section number; returns `None` if they violate RFC 2231.
-    pub fn from_name(name: &[u8], octets: Vec<u8>) -> Option<Parameter> {
+    pub fn from_name(name: &[u8], octets: Vec<u8>) -> Option<MimeParameter> {
         let name = name.to_ascii_lowercase();
         let mut parts = name.split(|octet| *octet == b'*');
         let (base, second, third) = (parts.next()?, parts.next(), parts.next());
@@ -55,7 +55,7 @@ impl Parameter {
             }
             _ => return None,
         };
-        Some(Parameter {
+        Some(MimeParameter {
             name: base.to_vec(),
             section,
             is_extended,
@@ -66,9 +66,9 @@ impl Parameter {
 
 /// Selects the value of a parameter from all `parameters` of its name, in this order of precedence: `name*`, `name*0…`,
 /// `name`. Empty values are skipped.
-pub fn select_value(parameters: &[&Parameter]) -> Option<ParameterValue> {
+pub fn select_value(parameters: &[&MimeParameter]) -> Option<ParameterValue> {
     let single = |is_extended: bool| {
-        let wanted = move |parameter: &&&Parameter| {
+        let wanted = move |parameter: &&&MimeParameter| {
             parameter.section.is_none() && parameter.is_extended == is_extended
         };
         parameters.iter().filter(wanted).find_map(|parameter| {
@@ -85,9 +85,9 @@ pub fn select_value(parameters: &[&Parameter]) -> Option<ParameterValue> {
 
 /// Returns the continuation sections in order, up to the first missing number. The first number is 0, or 1 if the sender
 /// counts from 1.
-fn sections<'a>(parameters: &[&'a Parameter]) -> Vec<&'a Parameter> {
+fn sections<'a>(parameters: &[&'a MimeParameter]) -> Vec<&'a MimeParameter> {
     let numbered = parameters.iter().filter_map(|p| Some((p.section?, *p)));
-    let mut sections: Vec<(u32, &Parameter)> = numbered.collect();
+    let mut sections: Vec<(u32, &MimeParameter)> = numbered.collect();
     sections.sort_by_key(|(number, _)| *number);
     sections.dedup_by_key(|(number, _)| *number);
     let first = sections.first().map_or(0, |(number, _)| (*number).min(1));
@@ -100,7 +100,7 @@ fn sections<'a>(parameters: &[&'a Parameter]) -> Vec<&'a Parameter> {
 
 /// Joins sections and decodes percent escapes. Decoding follows joining, because some senders cut an escape or a character
 /// in two.
-fn join_sections(sections: &[&Parameter]) -> ParameterValue {
+fn join_sections(sections: &[&MimeParameter]) -> ParameterValue {
     let is_extended = sections.iter().any(|section| section.is_extended);
     let mut charset = None;
     let mut octets = Vec::new();

@@ -2,7 +2,7 @@
 //!
 //! The parser accepts frequent errors of senders: missing quotes, missing semicolons, unescaped backslashes.
 
-use super::parameter_value::{self, Parameter, ParameterValue};
+use super::parameter_value::{self, MimeParameter, ParameterValue};
 use super::quoted_string;
 
 /// A header field with parameters.
@@ -10,7 +10,7 @@ use super::quoted_string;
 pub struct ParameterizedField {
     /// The text before the first parameter.
     pub value: Vec<u8>,
-    parameters: Vec<Parameter>,
+    parameters: Vec<MimeParameter>,
 }
 
 impl ParameterizedField {
@@ -49,7 +49,7 @@ impl ParameterizedField {
 }
 
 /// Parses the first parameter. Returns the parameter, or `None` if it is malformed, and the rest of the input.
-fn parse_parameter(input: &[u8]) -> (Option<Parameter>, &[u8]) {
+fn parse_parameter(input: &[u8]) -> (Option<MimeParameter>, &[u8]) {
     let input = skip_separators(input);
     let end = input.iter().position(|octet| matches!(octet, b'=' | b';'));
     let split = end.and_then(|end| input.split_at_checked(end));
@@ -68,7 +68,7 @@ fn parse_parameter(input: &[u8]) -> (Option<Parameter>, &[u8]) {
     // Only the last word before `=` is the name. Other words belong to no parameter.
     let words = name.trim_ascii().rsplit(u8::is_ascii_whitespace);
     let name = words.into_iter().next().unwrap_or_default();
-    (Parameter::from_name(name, octets), rest)
+    (MimeParameter::from_name(name, octets), rest)
 }
 
 /// Splits the input at the next semicolon, or before a parameter whose semicolon is missing. `is_after_space` means that

@@ -183,7 +183,7 @@ impl StatefulDecoder {
             None => self.lead = Some(octet),
             Some(lead) => {
                 self.is_single_shifted = false;
-                self.decode_pair(set, lead, octet);
+                self.decode_double_octet(set, lead, octet);
             }
         }
     }
@@ -215,7 +215,7 @@ impl StatefulDecoder {
         }
     }
 
-    fn decode_pair(&mut self, set: CharacterSet, lead: u8, octet: u8) {
+    fn decode_double_octet(&mut self, set: CharacterSet, lead: u8, octet: u8) {
         let pair = [lead | 0x80, octet | 0x80];
         match set {
             CharacterSet::JisX0208 => self.push_octets(EUC_JP, &pair),

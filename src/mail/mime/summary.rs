@@ -13,7 +13,7 @@ use super::{encoded_word, multipart, transfer_encoding};
 
 /// Subject, charset, content type and attachments of a message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Summary {
+pub struct MimeSummary {
     /// The subject, decoded to one line of UTF-8; empty if there is no Subject field.
     pub subject: String,
     /// The charset of the text in the sender's spelling; `UTF-8` if the sender names no charset.
@@ -35,9 +35,9 @@ pub struct Attachment {
     pub octets: usize,
 }
 
-impl Summary {
+impl MimeSummary {
     /// Parses the content of a message. Malformed content is not an error: fields that cannot be parsed get default values.
-    pub fn parse(content: &[u8]) -> Summary {
+    pub fn parse(content: &[u8]) -> MimeSummary {
         let (fields, body) = header::split_header(content);
         let media = ContentType::parse(fields.content_type, "text/plain");
         let declared = media.charset.clone();
@@ -59,7 +59,7 @@ impl Summary {
                     .iter()
                     .find_map(|attachment| attachment.charset)
             });
-        Summary {
+        MimeSummary {
             subject: fields
                 .subject
                 .map(|value| encoded_word::decode(value, named))
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn mail_without_header_fields_is_summarized_as_text_plain() {
-        let summary = Summary::parse(b"");
+        let summary = MimeSummary::parse(b"");
         assert_eq!(summary.content_type, "text/plain");
         assert_eq!(summary.charset, "UTF-8");
         assert_eq!(summary.subject, "");
@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn single_text_attachment_provides_the_charset() {
         let named = "Content-Type: text/plain; charset=koi8-r; name=\"a.txt\"\r\n\r\n";
-        let summary = Summary::parse(named.as_bytes());
+        let summary = MimeSummary::parse(named.as_bytes());
         assert_eq!(summary.charset, "koi8-r");
         assert_eq!(summary.attachments.len(), 1);
     }
@@ -193,10 +193,10 @@ mod tests {
             let content = format!(
                 "Content-Type: a/b; name=x\r\nContent-Disposition: inline; filename=\"{name}\"\r\n\r\n"
             );
-            let summary = Summary::parse(content.as_bytes());
+            let summary = MimeSummary::parse(content.as_bytes());
             assert_eq!(summary.attachments[0].name, "x", "{name:?}");
             let content = format!("Content-Type: text/plain; name=\"{name}\"\r\n\r\n");
-            let summary = Summary::parse(content.as_bytes());
+            let summary = MimeSummary::parse(content.as_bytes());
             assert!(summary.attachments.is_empty(), "{name:?}");
         }
     }
@@ -247,7 +247,7 @@ mod tests {
         ];
         for content in contents {
             let started = Instant::now();
-            let summary = Summary::parse(content.as_bytes());
+            let summary = MimeSummary::parse(content.as_bytes());
             // Each content takes less than 1 s on an idle machine. The higher limit allows for a busy machine.
             assert!(
                 started.elapsed() < Duration::from_secs(10),

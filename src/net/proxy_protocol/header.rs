@@ -14,7 +14,7 @@ pub enum ProxyHeader {
     /// A valid header.
     Complete {
         /// The client that the header names.
-        source: ProxySource,
+        source: ProxiedClient,
         /// Total length of the header. Its end may not have arrived yet, because the parser does not need it.
         octets: usize,
     },
@@ -22,7 +22,7 @@ pub enum ProxyHeader {
 
 /// The client that a header names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProxySource {
+pub enum ProxiedClient {
     /// The client's address; an IPv4-mapped address is converted to IPv4.
     Client(IpAddr),
     /// The header names no client, or an address that is not an Internet address; the peer's address is used.
@@ -89,7 +89,7 @@ mod tests {
         fn formatted_ipv6_addresses_parse_back_from_proxy_headers(ip in any::<[u8; 16]>(), port in any::<u16>()) {
             let ip = Ipv6Addr::from(ip);
             let line = format!("PROXY TCP6 {ip} ::1 {port} 25\r\n");
-            let source = ProxySource::Client(IpAddr::V6(ip).to_canonical());
+            let source = ProxiedClient::Client(IpAddr::V6(ip).to_canonical());
             let octets = line.len();
             prop_assert_eq!(ProxyHeader::parse(line.as_bytes()), ProxyHeader::Complete { source, octets });
             let binary = v2::encode(0x21, 0x21, &[&ip.octets()[..], &[0; 20]].concat());

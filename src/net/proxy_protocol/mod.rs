@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use super::deadline::Deadline;
 use super::transport::{ClientIoError, Transport};
 use header::MAX_HEADER_OCTETS;
-pub use header::{ProxyHeader, ProxySource};
+pub use header::{ProxiedClient, ProxyHeader};
 
 /// A complete header.
 #[derive(Debug)]
-pub struct ReceivedHeader {
+pub struct ParsedProxyHeader {
     /// The client that the header names.
-    pub source: ProxySource,
+    pub source: ProxiedClient,
     /// Octets that were received after the header: the first octets of the client.
     pub rest: Vec<u8>,
 }
@@ -40,7 +40,7 @@ pub enum ReceiveError {
     clippy::indexing_slicing,
     reason = "a read fills no more than the buffer it was given, so `filled` stays within all of it"
 )]
-pub fn receive(transport: &mut Transport) -> Result<ReceivedHeader, ReceiveError> {
+pub fn receive(transport: &mut Transport) -> Result<ParsedProxyHeader, ReceiveError> {
     let deadline = Deadline::for_command(Instant::now(), HEADER_TIMEOUT);
     let mut buffer = [0; MAX_HEADER_OCTETS];
     let mut filled = 0;
@@ -58,7 +58,7 @@ pub fn receive(transport: &mut Transport) -> Result<ReceivedHeader, ReceiveError
     };
     if let Some(rest) = buffer[..filled].get(octets..) {
         let rest = rest.to_vec();
-        return Ok(ReceivedHeader { source, rest });
+        return Ok(ParsedProxyHeader { source, rest });
     }
     // Discards the part of a long header that has not arrived yet.
     let mut remaining = octets - filled;
@@ -70,7 +70,7 @@ pub fn receive(transport: &mut Transport) -> Result<ReceivedHeader, ReceiveError
         }
     }
     let rest = Vec::new();
-    Ok(ReceivedHeader { source, rest })
+    Ok(ParsedProxyHeader { source, rest })
 }
 
 fn read(

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use memchr::memchr;
 
-use super::header::{ProxyHeader, ProxySource};
+use super::header::{ProxiedClient, ProxyHeader};
 
 /// Parses the octets received so far, which begin with [`SIGNATURE`] or are the beginning of it.
 pub fn parse(received: &[u8]) -> ProxyHeader {
@@ -24,14 +24,14 @@ pub fn parse(received: &[u8]) -> ProxyHeader {
 }
 
 /// Parses `PROXY TCP4|TCP6 source destination port port` CR LF, or `PROXY UNKNOWN` with anything after it.
-fn parse_line(line: &[u8]) -> Option<ProxySource> {
+fn parse_line(line: &[u8]) -> Option<ProxiedClient> {
     let text = std::str::from_utf8(line).ok()?.strip_suffix("\r\n")?;
     let text = text.strip_prefix("PROXY ")?;
     if text.contains('\r') {
         return None;
     }
     if text == "UNKNOWN" || text.starts_with("UNKNOWN ") {
-        return Some(ProxySource::Unknown);
+        return Some(ProxiedClient::Unknown);
     }
     let mut words = text.split(' ');
     let (ip, max) = match words.next()? {
@@ -47,7 +47,7 @@ fn parse_line(line: &[u8]) -> Option<ProxySource> {
     };
     let are_ports = is_port(words.next()?) && is_port(words.next()?);
     let is_whole = words.next().is_none() && line.len() <= max;
-    (are_ports && is_whole).then_some(ProxySource::Client(ip.to_canonical()))
+    (are_ports && is_whole).then_some(ProxiedClient::Client(ip.to_canonical()))
 }
 
 fn parse_pair<'a, A: std::str::FromStr>(
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     fn client(ip: &str, octets: usize) -> ProxyHeader {
-        let source = ProxySource::Client(ip.parse().unwrap());
+        let source = ProxiedClient::Client(ip.parse().unwrap());
         ProxyHeader::Complete { source, octets }
     }
 
@@ -83,7 +83,7 @@ mod tests {
     fn proxy_v1_headers_are_parsed() {
         let long = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
         let unknown = |octets| ProxyHeader::Complete {
-            source: ProxySource::Unknown,
+            source: ProxiedClient::Unknown,
             octets,
         };
         let cases: &[(&str, ProxyHeader)] = &[

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::header::{ProxyHeader, ProxySource};
+use super::header::{ProxiedClient, ProxyHeader};
 
 /// Parses signature, version and command, family and length, then the addresses. Data after the addresses is ignored.
 /// Returns `None` if octets that the parser needs have not arrived yet.
@@ -18,7 +18,7 @@ pub fn parse(received: &[u8]) -> Option<ProxyHeader> {
         Some(ProxyHeader::Complete { source, octets })
     };
     if command == LOCAL {
-        return complete(ProxySource::HealthCheck);
+        return complete(ProxiedClient::HealthCheck);
     }
     let needed = match fixed[13] {
         UNSPEC => 0,
@@ -33,9 +33,9 @@ pub fn parse(received: &[u8]) -> Option<ProxyHeader> {
     let source = match fixed[13] {
         TCP4 => IpAddr::from(*rest.first_chunk::<4>()?),
         TCP6 => IpAddr::from(*rest.first_chunk::<16>()?),
-        _ => return complete(ProxySource::Unknown),
+        _ => return complete(ProxiedClient::Unknown),
     };
-    complete(ProxySource::Client(source.to_canonical()))
+    complete(ProxiedClient::Client(source.to_canonical()))
 }
 
 /// The octets that every header of version 2 begins with.
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     fn client(ip: &str, octets: usize) -> ProxyHeader {
-        let source = ProxySource::Client(ip.parse().unwrap());
+        let source = ProxiedClient::Client(ip.parse().unwrap());
         ProxyHeader::Complete { source, octets }
     }
 
@@ -88,24 +88,27 @@ mod tests {
             ),
             (
                 encode(0x21, 0x31, &[0; 216]),
-                complete(ProxySource::Unknown, 232),
+                complete(ProxiedClient::Unknown, 232),
             ),
-            (encode(0x21, 0x00, &[]), complete(ProxySource::Unknown, 16)),
+            (
+                encode(0x21, 0x00, &[]),
+                complete(ProxiedClient::Unknown, 16),
+            ),
             (
                 encode(0x21, 0x00, &[1; 7]),
-                complete(ProxySource::Unknown, 23),
+                complete(ProxiedClient::Unknown, 23),
             ),
             (
                 encode(0x20, 0x00, &[]),
-                complete(ProxySource::HealthCheck, 16),
+                complete(ProxiedClient::HealthCheck, 16),
             ),
             (
                 encode(0x20, 0x11, &v4),
-                complete(ProxySource::HealthCheck, 28),
+                complete(ProxiedClient::HealthCheck, 28),
             ),
             (
                 encode(0x20, 0xff, &[0; 9]),
-                complete(ProxySource::HealthCheck, 25),
+                complete(ProxiedClient::HealthCheck, 25),
             ),
             (encode(0x21, 0x11, &v4[1..]), ProxyHeader::Malformed),
             (encode(0x21, 0x21, &v4), ProxyHeader::Malformed),

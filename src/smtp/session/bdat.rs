@@ -2,7 +2,7 @@
 
 use std::mem;
 
-use super::{Session, State, Step, Transaction};
+use super::{MailTransaction, Session, SessionState, Step};
 use crate::smtp::command::BdatCommand;
 use crate::smtp::content::{Content, ContentError};
 use crate::smtp::data::ContentSink;
@@ -20,7 +20,7 @@ pub(super) struct Chunk {
 enum ChunkAction {
     /// BDAT was rejected. The octets of the chunk are discarded, because they must not be executed as commands. After the
     /// last octet the reply is sent and the earlier state is restored.
-    Reject(Reply, Box<State>),
+    Reject(Reply, Box<SessionState>),
     Receive {
         envelope: Envelope,
         sink: ContentSink,
@@ -45,11 +45,13 @@ impl Session {
             // The size of the chunk is unknown, so the input after this line cannot be trusted as commands.
             return Some(Step::Close(reply::R501_BAD_CHUNK_SIZE));
         };
-        let action = match mem::replace(&mut self.state, State::Closed) {
+        let action = match mem::replace(&mut self.state, SessionState::Closed) {
             state if !self.chunking_allowed() => {
                 self.reject_chunk(reply::R502_NOT_IMPLEMENTED, state, last)
             }
-            State::Transaction(transaction) if !transaction.envelope.recipients.is_empty() => {
+            SessionState::Transaction(transaction)
+                if !transaction.envelope.recipients.is_empty() =>
+            {
                 if transaction.chunks.is_none() {
                     self.begin_content();
                 }
@@ -71,14 +73,14 @@ impl Session {
             }
             state => self.reject_chunk(state.sequence_error(), state, last),
         };
-        self.state = State::Chunk(Chunk {
+        self.state = SessionState::Chunk(Chunk {
             remaining: size,
             action,
         });
         None
     }
 
-    fn reject_chunk(&mut self, reply: Reply, state: State, last: bool) -> ChunkAction {
+    fn reject_chunk(&mut self, reply: Reply, state: SessionState, last: bool) -> ChunkAction {
         self.exempt_from_errors = self.discarding_chunks;
         if !self.exempt_from_errors {
             self.begin_content();
@@ -90,13 +92,16 @@ impl Session {
     /// Returns whether BDAT is accepted. It is not accepted after XCLIENT: until the first accepted RCPT, nginx parses the
     /// commands itself. nginx does not know BDAT, so it would execute the octets of a pipelined chunk as commands.
     pub(super) fn chunking_allowed(&self) -> bool {
-        !self.proxy.as_ref().is_some_and(TrustedProxy::was_applied)
+        !self
+            .proxy
+            .as_ref()
+            .is_some_and(TrustedProxy::was_command_accepted)
     }
 
     /// Consumes input as octets of the chunk.
     #[expect(clippy::indexing_slicing, reason = "`count` is at most what is unread")]
     pub(super) fn read_chunk(&mut self, input: &mut InputBuffer) -> Step {
-        let State::Chunk(chunk) = &mut self.state else {
+        let SessionState::Chunk(chunk) = &mut self.state else {
             return Step::NeedInput;
         };
         let unread = input.unread();
@@ -112,7 +117,7 @@ impl Session {
         if !is_complete {
             return Step::NeedInput;
         }
-        let State::Chunk(chunk) = mem::replace(&mut self.state, State::Ready) else {
+        let SessionState::Chunk(chunk) = mem::replace(&mut self.state, SessionState::Ready) else {
             return Step::NeedInput;
         };
         match chunk.action {
@@ -126,7 +131,7 @@ impl Session {
                 last: false,
             } => {
                 let chunks = Some(content);
-                self.state = State::Transaction(Transaction { envelope, chunks });
+                self.state = SessionState::Transaction(MailTransaction { envelope, chunks });
                 Step::Reply(reply::R250_CHUNK_OK)
             }
             ChunkAction::Receive {

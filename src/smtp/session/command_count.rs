@@ -1,6 +1,6 @@
 //! The limit of commands without a saved mail. Without this limit a client could keep its connection forever with NOOP.
 
-use super::{Session, State};
+use super::{Session, SessionState};
 use crate::smtp::command::Verb;
 
 /// The number of commands since the last saved mail.
@@ -36,8 +36,8 @@ impl Session {
     /// Returns whether a transaction is open. The transaction stays open while its content is received.
     pub(super) fn is_in_transaction(&self) -> bool {
         match self.state {
-            State::Transaction(_) | State::Data(..) | State::Chunk(_) => true,
-            State::Ready | State::Closed => false,
+            SessionState::Transaction(_) | SessionState::Data(..) | SessionState::Chunk(_) => true,
+            SessionState::Ready | SessionState::Closed => false,
         }
     }
 }
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     /// Returns the count after this number of commands outside of a transaction.
-    fn count_after(commands: usize) -> CommandCount {
+    fn count_with_commands(commands: usize) -> CommandCount {
         let mut count = CommandCount::default();
         for _ in 0..commands {
             count.add(Some(Verb::Noop), false, 100);
@@ -96,13 +96,13 @@ mod tests {
 
     #[test]
     fn command_limit_is_exceeded_by_command_101() {
-        assert!(!count_after(100).is_exceeded());
-        assert!(count_after(101).is_exceeded());
+        assert!(!count_with_commands(100).is_exceeded());
+        assert!(count_with_commands(101).is_exceeded());
     }
 
     #[test]
     fn transaction_commands_count_only_when_it_ends_unsaved() {
-        let mut count = count_after(95);
+        let mut count = count_with_commands(95);
         count.add(Some(Verb::Mail), true, 100);
         for _ in 0..100 {
             count.add(Some(Verb::Rcpt), true, 100);
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn excess_recipients_and_other_commands_in_a_transaction_count_at_once() {
-        let mut count = count_after(98);
+        let mut count = count_with_commands(98);
         for _ in 0..3 {
             count.add(Some(Verb::Rcpt), true, 2);
         }

@@ -2,7 +2,7 @@
 
 use std::mem;
 
-use super::{Session, State, Step, Transaction};
+use super::{MailTransaction, Session, SessionState, Step};
 use crate::smtp::command::{self, CommandError};
 use crate::smtp::content::Content;
 use crate::smtp::data::{ContentSink, DataReader};
@@ -19,9 +19,9 @@ impl Session {
     /// Returns the reason why content is being discarded; `None` if content is being stored or no content is expected.
     pub fn discard_reason(&self) -> Option<DiscardReason> {
         match &self.state {
-            State::Data(_, reader) => reader.sink().error().map(DiscardReason::Message),
-            State::Chunk(chunk) => chunk.discard_reason(),
-            State::Ready | State::Transaction(_) | State::Closed => None,
+            SessionState::Data(_, reader) => reader.sink().error().map(DiscardReason::Message),
+            SessionState::Chunk(chunk) => chunk.discard_reason(),
+            SessionState::Ready | SessionState::Transaction(_) | SessionState::Closed => None,
         }
     }
 
@@ -30,13 +30,13 @@ impl Session {
         self.discarding_chunks || self.discard_reason().is_some()
     }
 
-    pub(super) fn data(&mut self, argument: &[u8]) -> Result<Reply, CommandError> {
+    pub(super) fn handle_data(&mut self, argument: &[u8]) -> Result<Reply, CommandError> {
         command::check_no_argument(argument)?;
-        match mem::replace(&mut self.state, State::Closed) {
-            State::Transaction(transaction) if transaction.is_ready_for_data() => {
+        match mem::replace(&mut self.state, SessionState::Closed) {
+            SessionState::Transaction(transaction) if transaction.is_ready_for_data() => {
                 let content = Content::new(self.settings.max_content_octets, &self.budget);
                 self.begin_content();
-                self.state = State::Data(transaction.envelope, DataReader::new(content));
+                self.state = SessionState::Data(transaction.envelope, DataReader::new(content));
                 Ok(Reply::new(
                     354,
                     None,
@@ -52,7 +52,7 @@ impl Session {
     }
 
     pub(super) fn read_data(&mut self, input: &mut InputBuffer) -> Step {
-        let State::Data(_, reader) = &mut self.state else {
+        let SessionState::Data(_, reader) = &mut self.state else {
             return Step::NeedInput;
         };
         let progress = reader.read(input.unread());
@@ -62,7 +62,9 @@ impl Session {
         if !progress.is_end_of_message {
             return Step::NeedInput;
         }
-        let State::Data(envelope, reader) = mem::replace(&mut self.state, State::Ready) else {
+        let SessionState::Data(envelope, reader) =
+            mem::replace(&mut self.state, SessionState::Ready)
+        else {
             return Step::NeedInput;
         };
         self.finish_message(envelope, reader.into_sink())
@@ -92,20 +94,20 @@ impl Session {
     }
 }
 
-impl Transaction {
+impl MailTransaction {
     fn is_ready_for_data(&self) -> bool {
         self.chunks.is_none() && !self.envelope.recipients.is_empty()
     }
 }
 
-impl State {
+impl SessionState {
     /// Returns the reply to DATA or BDAT in a state that does not allow it.
     pub(super) fn sequence_error(&self) -> Reply {
         match self {
-            State::Transaction(transaction) if transaction.chunks.is_some() => {
+            SessionState::Transaction(transaction) if transaction.chunks.is_some() => {
                 reply::R503_BDAT_IN_PROGRESS
             }
-            State::Transaction(_) => reply::R503_SEND_RCPT_FIRST,
+            SessionState::Transaction(_) => reply::R503_SEND_RCPT_FIRST,
             _ => reply::R503_SEND_MAIL_FIRST,
         }
     }

@@ -15,7 +15,7 @@ use super::content::{Content, ContentError, MemoryBudget};
 use super::data::DataReader;
 use super::extension::{self, OfferedExtensions};
 use super::input::InputBuffer;
-use super::line::{Line, LineReader};
+use super::line::{LineReader, SmtpLine};
 use super::policy::SessionSettings;
 use super::reply::{self, Reply};
 use super::step::{ContentCounters, Envelope, Expecting, SessionStats, Step, TlsState};
@@ -29,7 +29,7 @@ pub struct Session {
     tls: TlsState,
     helo: Option<Helo>,
     proxy: Option<TrustedProxy>,
-    state: State,
+    state: SessionState,
     stats: SessionStats,
     commands: CommandCount,
     progress: ContentCounters,
@@ -51,11 +51,11 @@ pub struct Session {
 ///  │        Step::Save          │ BDAT n LAST   │
 ///  └────────────────────────────┴───────────────┘
 /// ```
-enum State {
+enum SessionState {
     /// HELO, EHLO or MAIL is expected.
     Ready,
     /// RCPT is expected, then DATA or BDAT.
-    Transaction(Transaction),
+    Transaction(MailTransaction),
     /// Content after DATA is being received.
     Data(Envelope, DataReader),
     /// The octets of a BDAT chunk are being received.
@@ -70,7 +70,7 @@ struct Helo {
     extended: bool,
 }
 
-struct Transaction {
+struct MailTransaction {
     envelope: Envelope,
     /// Content of the chunks so far; `None` before the first chunk.
     chunks: Option<Content>,
@@ -86,7 +86,7 @@ impl Session {
             tls,
             helo: None,
             proxy: None,
-            state: State::Ready,
+            state: SessionState::Ready,
             stats: SessionStats::default(),
             commands: CommandCount::default(),
             progress: ContentCounters::default(),
@@ -98,7 +98,7 @@ impl Session {
 
     /// Allows XCLIENT from now on, because the peer is a trusted proxy. `header_address` is the client address from the PROXY
     /// header; `None` without such a header.
-    pub fn trust_proxy(&mut self, header_address: Option<IpAddr>) {
+    pub fn set_trusted_proxy(&mut self, header_address: Option<IpAddr>) {
         self.proxy = Some(TrustedProxy::new(header_address));
     }
 
@@ -110,17 +110,17 @@ impl Session {
     /// Consumes input and returns the next step. The steps do not depend on packet boundaries.
     pub fn next_step(&mut self, input: &mut InputBuffer) -> Step {
         let step = match &mut self.state {
-            State::Data(..) => self.read_data(input),
-            State::Chunk(..) => self.read_chunk(input),
-            State::Closed => Step::NeedInput,
-            State::Ready | State::Transaction(_) => self.read_line(input),
+            SessionState::Data(..) => self.read_data(input),
+            SessionState::Chunk(..) => self.read_chunk(input),
+            SessionState::Closed => Step::NeedInput,
+            SessionState::Ready | SessionState::Transaction(_) => self.read_line(input),
         };
         match &step {
             Step::NeedInput => return step,
             Step::Reply(reply) if reply.is_error() => {
                 self.stats.errors += u64::from(!mem::take(&mut self.exempt_from_errors));
             }
-            Step::Quit(_) | Step::Close(_) => self.state = State::Closed,
+            Step::Quit(_) | Step::Close(_) => self.state = SessionState::Closed,
             Step::Reply(_)
             | Step::RejectMessage(_)
             | Step::RejectXclient
@@ -130,7 +130,7 @@ impl Session {
         }
         self.stats.replies += 1;
         if self.stats.errors > MAX_ERRORS {
-            self.state = State::Closed;
+            self.state = SessionState::Closed;
             return Step::Close(reply::R421_TOO_MANY_ERRORS);
         }
         step
@@ -142,7 +142,7 @@ impl Session {
     pub fn tls_started(&mut self) {
         self.tls = TlsState::On;
         self.helo = None;
-        self.state = State::Ready;
+        self.state = SessionState::Ready;
         self.commands.count_ended_transaction();
     }
 
@@ -154,12 +154,12 @@ impl Session {
     /// Returns the kind of input that is expected next.
     pub fn expecting(&self) -> Expecting {
         match self.state {
-            State::Data(..) | State::Chunk(..) => Expecting::Content,
-            State::Transaction(Transaction {
+            SessionState::Data(..) | SessionState::Chunk(..) => Expecting::Content,
+            SessionState::Transaction(MailTransaction {
                 chunks: Some(_), ..
             }) => Expecting::Content,
-            State::Transaction(_) => Expecting::TransactionCommand,
-            State::Ready | State::Closed => Expecting::Command,
+            SessionState::Transaction(_) => Expecting::TransactionCommand,
+            SessionState::Ready | SessionState::Closed => Expecting::Command,
         }
     }
 
@@ -199,13 +199,13 @@ impl Session {
     )]
     fn read_line(&mut self, input: &mut InputBuffer) -> Step {
         let octets = match self.lines.next_line(input) {
-            Line::Complete(octets) => octets,
-            Line::Partial => return Step::NeedInput,
-            Line::TooLong if command::is_http_request(input.unread()) => {
+            SmtpLine::Complete(octets) => octets,
+            SmtpLine::Partial => return Step::NeedInput,
+            SmtpLine::TooLong if command::is_http_request(input.unread()) => {
                 return Step::Close(reply::R500_HTTP_REQUEST);
             }
-            Line::TooLong => return reject_line(input.unread(), reply::R500_LINE_TOO_LONG),
-            Line::BareLf => return Step::Close(reply::R500_BARE_LF),
+            SmtpLine::TooLong => return reject_line(input.unread(), reply::R500_LINE_TOO_LONG),
+            SmtpLine::BareLf => return Step::Close(reply::R500_BARE_LF),
         };
         let line = &input.unread()[..octets - 2];
         if self.settings.verbose {
@@ -245,7 +245,7 @@ impl Session {
             Verb::Ehlo => self.helo(argument, true).map(Step::Reply),
             Verb::Mail => self.mail(argument),
             Verb::Rcpt => self.rcpt(argument).map(Step::Reply),
-            Verb::Data => self.data(argument).map(Step::Reply),
+            Verb::Data => self.handle_data(argument).map(Step::Reply),
             Verb::Bdat => return self.bdat(argument),
             Verb::Rset => self.rset(argument).map(Step::Reply),
             Verb::Noop => Ok(Step::Reply(reply::R250_OK)),
@@ -264,7 +264,7 @@ impl Session {
     fn helo(&mut self, argument: &[u8], extended: bool) -> Result<Reply, CommandError> {
         let name = command::helo_name(argument)?.to_owned();
         self.helo = Some(Helo { name, extended });
-        self.state = State::Ready;
+        self.state = SessionState::Ready;
         self.stats.helo += 1;
         let settings = &self.settings;
         Ok(if extended {
@@ -283,7 +283,7 @@ impl Session {
         if self.helo.is_none() {
             return Ok(Step::Reply(reply::R503_SEND_HELO_FIRST));
         }
-        if let State::Transaction(_) = self.state {
+        if let SessionState::Transaction(_) = self.state {
             return Ok(Step::Reply(reply::R503_NESTED_MAIL));
         }
         let mail = MailCommand::parse(argument)?;
@@ -297,7 +297,7 @@ impl Session {
             smtputf8: mail.parameters.smtputf8,
         };
         let chunks = None;
-        self.state = State::Transaction(Transaction { envelope, chunks });
+        self.state = SessionState::Transaction(MailTransaction { envelope, chunks });
         self.stats.mail += 1;
         Ok(Step::Reply(reply::R250_SENDER_OK))
     }
@@ -305,10 +305,10 @@ impl Session {
     fn rcpt(&mut self, argument: &[u8]) -> Result<Reply, CommandError> {
         self.stats.rcpt_total += 1;
         let envelope = match &mut self.state {
-            State::Transaction(transaction) if transaction.chunks.is_some() => {
+            SessionState::Transaction(transaction) if transaction.chunks.is_some() => {
                 return Ok(reply::R503_BDAT_IN_PROGRESS);
             }
-            State::Transaction(transaction) => &mut transaction.envelope,
+            SessionState::Transaction(transaction) => &mut transaction.envelope,
             _ => return Ok(reply::R503_SEND_MAIL_FIRST),
         };
         let path = command::parse_rcpt(argument, envelope.smtputf8)?;
@@ -335,7 +335,7 @@ impl Session {
 
     fn rset(&mut self, argument: &[u8]) -> Result<Reply, CommandError> {
         command::check_no_argument(argument)?;
-        self.state = State::Ready;
+        self.state = SessionState::Ready;
         Ok(reply::R250_OK)
     }
 
@@ -355,7 +355,7 @@ impl Session {
         let Some(proxy) = &mut self.proxy else {
             return Ok(Step::RejectXclient);
         };
-        if let State::Transaction(_) = self.state {
+        if let SessionState::Transaction(_) = self.state {
             return Ok(Step::Reply(reply::R503_XCLIENT_IN_TRANSACTION));
         }
         let attributes = XclientAttributes::parse(argument)?;

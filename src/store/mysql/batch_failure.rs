@@ -69,9 +69,9 @@ impl MySqlStore {
             // While the outcome of the COMMIT is unknown, the state of the connection is unknown too.
             _ if commit.is_some() && !is_certainly_rolled_back(error) => connection.broken = true,
             ErrorClass::Retry | ErrorClass::Full | ErrorClass::NoMemory | ErrorClass::Mail => {
-                connection.rollback();
+                connection.roll_back();
             }
-            ErrorClass::IdsUsedUp => connection.rollback(),
+            ErrorClass::IdsUsedUp => connection.roll_back(),
         }
         BatchFailure {
             class,

@@ -15,7 +15,7 @@ use super::writer_connection::ConnectionWait;
 use crate::mail::Mail;
 use crate::store::SaveError;
 use crate::store::queue::bisect::BatchError;
-use crate::store::redis::BodiesIn;
+use crate::store::redis::BodyLocations;
 
 impl MySqlStore {
     /// Commits `part` completely or not at all; retries until the batch's deadline. `inserted` is the result of the first
@@ -23,7 +23,7 @@ impl MySqlStore {
     pub(super) fn save_part(
         &mut self,
         part: &[Mail],
-        bodies_in: &BodiesIn,
+        bodies_in: &BodyLocations,
         mut inserted: Option<Result<PooledDbConnection, BatchFailure>>,
     ) -> Result<(), BatchError> {
         let mut pause = MIN_RETRY_PAUSE;
@@ -85,7 +85,7 @@ impl MySqlStore {
     pub(super) fn insert_part(
         &mut self,
         part: &[Mail],
-        bodies_in: &BodiesIn,
+        bodies_in: &BodyLocations,
     ) -> Result<PooledDbConnection, BatchFailure> {
         let mut connection = self.begin_transaction(ConnectionWait::UntilDeadline)?;
         let table = self.connector.table();
@@ -104,10 +104,14 @@ impl MySqlStore {
     fn commit_part(&mut self, mut connection: PooledDbConnection) -> Result<(), BatchFailure> {
         if Instant::now() > self.deadline {
             // The clients get 451 and send the mails again, so a COMMIT now would store them twice.
-            connection.rollback();
+            connection.roll_back();
             return Err(BatchFailure::timed_out());
         }
-        if let Some(reason) = self.connector.hanging().hang_reason(connection.server.host) {
+        if let Some(reason) = self
+            .connector
+            .hanging_commits()
+            .hang_reason(connection.server.host)
+        {
             connection.broken = true;
             return Err(BatchFailure::unreachable(&reason));
         }

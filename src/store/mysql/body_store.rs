@@ -3,7 +3,7 @@
 use crate::mail::Mail;
 use crate::metrics::{self, BodyLocation};
 use crate::store::redis::cluster::ClusterBodyWriter;
-use crate::store::redis::{BodiesIn, PendingBodyRequest, RedisBodyWriter};
+use crate::store::redis::{BodyLocations, RedisBodyWriter, UnfinishedBodyWrite};
 
 /// The configured location of bodies.
 pub enum BodyStore {
@@ -21,7 +21,7 @@ impl BodyStore {
     ///
     /// Returns `None` if nothing was sent: the bodies go into the table, or Redis is a cluster, to which `finish_store` sends
     /// them.
-    pub(super) fn begin_store(&mut self, batch: &[Mail]) -> Option<PendingBodyRequest> {
+    pub(super) fn begin_store(&mut self, batch: &[Mail]) -> Option<UnfinishedBodyWrite> {
         match self {
             BodyStore::Redis(bodies) => bodies.begin_store(batch),
             BodyStore::Table | BodyStore::Cluster(_) => None,
@@ -33,17 +33,17 @@ impl BodyStore {
     pub(super) fn finish_store(
         &mut self,
         batch: &[Mail],
-        pending: Option<&PendingBodyRequest>,
-    ) -> BodiesIn {
+        pending: Option<&UnfinishedBodyWrite>,
+    ) -> BodyLocations {
         let are_stored = match self {
             BodyStore::Cluster(bodies) => return bodies.store(batch),
             BodyStore::Redis(bodies) => pending.is_some_and(|pending| bodies.finish_store(pending)),
-            BodyStore::Table => return BodiesIn::Table,
+            BodyStore::Table => return BodyLocations::Table,
         };
         let count = batch.iter().map(|mail| mail.recipients().len()).sum();
         let (label, location) = match are_stored {
-            true => (BodyLocation::Redis, BodiesIn::Redis),
-            false => (BodyLocation::Table, BodiesIn::Table),
+            true => (BodyLocation::Redis, BodyLocations::Redis),
+            false => (BodyLocation::Table, BodyLocations::Table),
         };
         metrics::BODIES.add(label, count);
         location

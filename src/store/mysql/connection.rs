@@ -138,7 +138,7 @@ impl DbConnection {
     }
 
     /// Rolls the transaction back. If that fails, the connection is marked as broken.
-    pub fn rollback(&mut self) {
+    pub fn roll_back(&mut self) {
         let outcome = self.with_timeout(|conn| conn.query_drop("ROLLBACK"));
         self.broken |= outcome.is_err();
         self.in_transaction &= outcome.is_err();

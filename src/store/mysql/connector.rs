@@ -19,7 +19,7 @@ use super::hosts::Hosts;
 use super::settings::{MySqlHost, MySqlSettings};
 use super::table_info::TableInfo;
 use crate::store::TableName;
-use crate::store::health::Health;
+use crate::store::health::StoreHealth;
 use crate::sync::lock;
 
 /// Callback that receives the table's properties each time a connection has read them.
@@ -35,7 +35,7 @@ pub struct Connector {
 pub struct ConnectorState {
     settings: MySqlSettings,
     on_table_info: OnTableInfo,
-    health: Health,
+    health: StoreHealth,
     hosts: Hosts,
     hanging: HangingCommits,
     /// Error of the host tried last in the most recent attempt to connect; `None` if a host accepted the connection or timed
@@ -48,7 +48,11 @@ pub struct ConnectorState {
 
 impl Connector {
     /// Creates a connector that prefers the hosts in the order of the settings.
-    pub fn new(settings: MySqlSettings, on_table_info: OnTableInfo, health: &Health) -> Connector {
+    pub fn new(
+        settings: MySqlSettings,
+        on_table_info: OnTableInfo,
+        health: &StoreHealth,
+    ) -> Connector {
         let names = settings.hosts.iter().map(MySqlHost::to_string).collect();
         let shared = ConnectorState {
             settings,
@@ -75,7 +79,7 @@ impl Connector {
         Arc::downgrade(&self.shared)
     }
 
-    /// Connects to the first host that answers, in the order of [`Hosts::order`]. Hosts on which a COMMIT hangs are skipped.
+    /// Connects to the first host that answers, in the order of [`Hosts::hosts_in_try_order`]. Hosts on which a COMMIT hangs are skipped.
     ///
     /// # Errors
     /// The error of the last host.
@@ -83,7 +87,7 @@ impl Connector {
         let ConnectorState { hosts, hanging, .. } = &*self.shared;
         let mut outcome = Err(mysql::DriverError::ConnectTimeout.into());
         let mut all_refused = true;
-        for host in hosts.order() {
+        for host in hosts.hosts_in_try_order() {
             if let Some(reason) = hanging.hang_reason(host) {
                 outcome = Err(io::Error::other(reason).into());
                 all_refused = false;
@@ -248,12 +252,12 @@ impl Connector {
     }
 
     /// Returns the COMMITs that hang.
-    pub fn hanging(&self) -> &HangingCommits {
+    pub fn hanging_commits(&self) -> &HangingCommits {
         &self.shared.hanging
     }
 
     /// Returns the health of the store.
-    pub fn health(&self) -> &Health {
+    pub fn health(&self) -> &StoreHealth {
         &self.shared.health
     }
 

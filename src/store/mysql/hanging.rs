@@ -25,11 +25,11 @@ use crate::sync::lock;
 /// The COMMITs that are known to hang.
 #[derive(Default)]
 pub struct HangingCommits {
-    state: Mutex<State>,
+    state: Mutex<HangingCommitList>,
 }
 
 #[derive(Default)]
-struct State {
+struct HangingCommitList {
     commits: Vec<HangingCommit>,
     /// Whether the thread that checks the COMMITs is running.
     is_watcher_running: bool,
@@ -44,7 +44,7 @@ struct HangingCommit {
 }
 
 /// A COMMIT in a server's process list.
-struct ListedCommit {
+struct ProcessListCommit {
     connection_id: u64,
     user: String,
     seconds: u64,
@@ -99,7 +99,7 @@ pub fn wait_while_hanging(
     host: usize,
     until: Instant,
 ) -> Result<(), String> {
-    while let Some(reason) = connector.hanging().hang_reason(host) {
+    while let Some(reason) = connector.hanging_commits().hang_reason(host) {
         if Instant::now() >= until {
             return Err(reason);
         }
@@ -119,18 +119,18 @@ fn commit_state(connector: &Connector, sent_to: &ConnectedServer) -> mysql::Resu
     Ok(commit.map(|commit| commit.state))
 }
 
-fn listed_commits(connection: &mut Conn) -> mysql::Result<Vec<ListedCommit>> {
+fn listed_commits(connection: &mut Conn) -> mysql::Result<Vec<ProcessListCommit>> {
     let rows: Vec<Row> = catch_panic(|| connection.query("SHOW PROCESSLIST"))?;
     Ok(rows.iter().filter_map(listed_commit).collect())
 }
 
-fn listed_commit(row: &Row) -> Option<ListedCommit> {
+fn listed_commit(row: &Row) -> Option<ProcessListCommit> {
     let text = |name: &str| row.get_opt::<Option<String>, _>(name)?.ok()?;
     let statement = text("Info")?;
     let statement = statement.trim().trim_end_matches(';');
     statement
         .eq_ignore_ascii_case("COMMIT")
-        .then(|| ListedCommit {
+        .then(|| ProcessListCommit {
             connection_id: parse_number(text("Id")),
             user: text("User").unwrap_or_default(),
             seconds: parse_number(text("Time")),
@@ -147,7 +147,7 @@ fn block_host(connector: &Connector, commit: &UnknownCommit, listed_state: &str)
     let UnknownCommit { sent_to, sent_at } = commit;
     let name = connector.hosts().name(sent_to.host);
     let reason = format!("a COMMIT hangs on {name} (its state: {listed_state})");
-    let commits = connector.hanging();
+    let commits = connector.hanging_commits();
     let mut state = lock(&commits.state);
     if state
         .commits
@@ -183,7 +183,7 @@ fn block_host(connector: &Connector, commit: &UnknownCommit, listed_state: &str)
 fn watch_commits(connector: &Weak<ConnectorState>) {
     while let Some(connector) = connector.upgrade().map(Connector::from_shared) {
         let commits: Vec<ConnectedServer> = {
-            let mut state = lock(&connector.hanging().state);
+            let mut state = lock(&connector.hanging_commits().state);
             state.is_watcher_running = !state.commits.is_empty();
             state.commits.iter().map(ConnectedServer::from).collect()
         };
@@ -207,7 +207,7 @@ fn watch_commits(connector: &Weak<ConnectorState>) {
 }
 
 fn remove_commit(connector: &Connector, ended: &ConnectedServer) {
-    let mut state = lock(&connector.hanging().state);
+    let mut state = lock(&connector.hanging_commits().state);
     state.commits.retain(|commit| !commit.was_sent_to(ended));
     drop(state);
     let name = connector.hosts().name(ended.host);
@@ -216,7 +216,7 @@ fn remove_commit(connector: &Connector, ended: &ConnectedServer) {
 
 fn update_health(connector: &Connector) {
     let reason = connector
-        .hanging()
+        .hanging_commits()
         .hang_reason_on_all(connector.hosts().count());
     connector.health().set_stalled(reason);
 }
@@ -235,11 +235,11 @@ impl From<&HangingCommit> for ConnectedServer {
 /// Returns the findings of `goguerrilla check`: one for each host on which a COMMIT hangs.
 pub fn hanging_commit_findings(connector: &Connector) -> Vec<Diagnostic> {
     let count = connector.hosts().count();
-    let hanging: Vec<(usize, ListedCommit)> = (0..count)
+    let hanging: Vec<(usize, ProcessListCommit)> = (0..count)
         .filter_map(|host| Some((host, oldest_hanging_commit(connector, host)?)))
         .collect();
     let is_everywhere = hanging.len() == count;
-    let finding = |(host, commit): (usize, ListedCommit)| {
+    let finding = |(host, commit): (usize, ProcessListCommit)| {
         let name = connector.hosts().name(host);
         let text = format!(
             "MYSQL_HOST: a COMMIT of MYSQL_USER has been hanging on {name} for {} s (connection {}, state: {}), so no mail \
@@ -255,7 +255,7 @@ pub fn hanging_commit_findings(connector: &Connector) -> Vec<Diagnostic> {
     hanging.into_iter().map(finding).collect()
 }
 
-fn oldest_hanging_commit(connector: &Connector, host: usize) -> Option<ListedCommit> {
+fn oldest_hanging_commit(connector: &Connector, host: usize) -> Option<ProcessListCommit> {
     // If the host cannot be reached, another finding reports that.
     let mut connection = connector.connect_for_probe(host, None).ok()?;
     let commits = listed_commits(&mut connection).ok()?;

@@ -20,14 +20,14 @@ use crate::sync;
 /// The state of every host, in the order of MYSQL_HOST.
 pub struct Hosts {
     names: Vec<String>,
-    states: Mutex<Vec<HostRecord>>,
+    states: Mutex<Vec<HostState>>,
     /// Whether one connection may be closed, so that the pool replaces it with a connection to the preferred host. The prober
     /// sets this once per interval, so connections move one at a time.
     failback_allowed: AtomicBool,
 }
 
 #[derive(Clone, Default)]
-struct HostRecord {
+struct HostState {
     down: Option<Down>,
     up_since: Option<Instant>,
     /// Minimum time that the host stays excluded. It doubles if the host fails again within [`FLAP_WINDOW`].
@@ -57,7 +57,7 @@ enum DownKind {
 impl Hosts {
     /// Creates the list with all hosts up. `names` are used in log lines and messages.
     pub fn new(names: Vec<String>) -> Hosts {
-        let states = vec![HostRecord::default(); names.len()];
+        let states = vec![HostState::default(); names.len()];
         Hosts {
             names,
             states: Mutex::new(states),
@@ -76,7 +76,7 @@ impl Hosts {
     }
 
     /// Returns the hosts in the order in which to try them: first those that are up, then standbys, then those that are down.
-    pub fn order(&self) -> Vec<usize> {
+    pub fn hosts_in_try_order(&self) -> Vec<usize> {
         let states = self.lock();
         let mut order: Vec<usize> = (0..states.len()).collect();
         order.sort_by_key(|host| states[*host].down.as_ref().map(|down| down.kind));
@@ -154,7 +154,7 @@ impl Hosts {
         if self.is_down(host) {
             return true;
         }
-        let is_preferred = self.order().first() == Some(&host);
+        let is_preferred = self.hosts_in_try_order().first() == Some(&host);
         !is_preferred && self.failback_allowed.swap(false, Ordering::Relaxed)
     }
 
@@ -183,7 +183,7 @@ impl Hosts {
     /// Returns one line per host for the status interface.
     pub fn status_lines(&self) -> Vec<String> {
         let states = self.lock();
-        let line = |(name, state): (&String, &HostRecord)| match &state.down {
+        let line = |(name, state): (&String, &HostState)| match &state.down {
             None => format!("node {name}: well"),
             Some(down) if down.kind == DownKind::Standby => {
                 format!("node {name}: standby: {}", down.reason)
@@ -193,7 +193,7 @@ impl Hosts {
         self.names.iter().zip(states.iter()).map(line).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<HostRecord>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<HostState>> {
         sync::lock(&self.states)
     }
 }
@@ -216,16 +216,16 @@ mod tests {
     #[test]
     fn first_available_database_host_is_preferred() {
         let hosts = hosts(3);
-        assert_eq!(hosts.order(), [0, 1, 2]);
+        assert_eq!(hosts.hosts_in_try_order(), [0, 1, 2]);
         hosts.mark_down(0, "gone");
-        assert_eq!(hosts.order(), [1, 2, 0]);
+        assert_eq!(hosts.hosts_in_try_order(), [1, 2, 0]);
         assert!(hosts.is_down(0) && hosts.take_failback(0) && !hosts.take_failback(1));
         assert_eq!(hosts.status_lines()[0], "node 0: left: gone");
         hosts.mark_up(0);
         assert!(hosts.is_down(0), "its minimum down time is not over");
         hosts.lock()[0].down.as_mut().unwrap().until = Instant::now();
         hosts.mark_up(0);
-        assert_eq!(hosts.order(), [0, 1, 2]);
+        assert_eq!(hosts.hosts_in_try_order(), [0, 1, 2]);
     }
 
     #[test]
@@ -233,11 +233,11 @@ mod tests {
         let hosts = hosts(3);
         hosts.mark_down(0, "gone");
         hosts.mark_standby(1, "read-only");
-        assert_eq!(hosts.order(), [2, 1, 0]);
+        assert_eq!(hosts.hosts_in_try_order(), [2, 1, 0]);
         assert_eq!(hosts.status_lines()[1], "node 1: standby: read-only");
         hosts.lock()[1].down.as_mut().unwrap().until = Instant::now();
         hosts.mark_up(1);
-        assert_eq!(hosts.order(), [1, 2, 0], "it is writable");
+        assert_eq!(hosts.hosts_in_try_order(), [1, 2, 0], "it is writable");
     }
 
     #[test]
@@ -255,7 +255,7 @@ mod tests {
         let hosts = hosts(2);
         hosts.mark_down(0, "gone");
         hosts.mark_down(1, "gone");
-        assert_eq!(hosts.order(), [0, 1]);
+        assert_eq!(hosts.hosts_in_try_order(), [0, 1]);
         assert!(!hosts.is_down(0) && !hosts.is_down(1));
         assert!(hosts.all_down_reason().unwrap().contains("gone"));
         hosts.lock()[1].down = None;

@@ -9,7 +9,7 @@ use mysql::{Statement, Value};
 
 use super::connection::DbConnection;
 use crate::mail::{Mail, NoMemory, Recipient};
-use crate::store::redis::BodiesIn;
+use crate::store::redis::BodyLocations;
 use crate::store::row::Row;
 use crate::store::{TableColumns, TableName};
 
@@ -24,7 +24,7 @@ pub fn insert_rows(
     connection: &mut DbConnection,
     table: &TableName,
     mails: &[Mail],
-    bodies_in: &BodiesIn,
+    bodies_in: &BodyLocations,
     stored: &HashSet<String>,
 ) -> mysql::Result<()> {
     let columns = connection
@@ -94,7 +94,7 @@ fn bind_values(
     mail: &Mail,
     recipient: &Recipient,
     row: &Row,
-    bodies_in: &BodiesIn,
+    bodies_in: &BodyLocations,
 ) -> io::Result<[Value; BOUND_VALUES]> {
     let (body, stream) = if bodies_in.contains(&recipient.hash) {
         ("redis", Vec::new())

@@ -45,7 +45,7 @@ pub use table_info::TableInfo;
 use self::error::ErrorClass;
 use self::pool::{Connector, PooledDbConnection};
 use self::writer_connection::ConnectionWait;
-use super::redis::BodiesIn;
+use super::redis::BodyLocations;
 use super::{SaveError, SaveMail, SavedId};
 use crate::mail::Mail;
 use crate::store::queue::bisect::save_bisecting;
@@ -102,12 +102,12 @@ impl SaveMail for MySqlStore {
         let pending_bodies = self.bodies.begin_store(batch);
         // Inserts the rows while Redis stores the bodies; if Redis fails, the INSERTs are rolled back and run again.
         let mut inserted =
-            (pending_bodies.as_ref()).map(|_| self.insert_part(batch, &BodiesIn::Redis));
+            (pending_bodies.as_ref()).map(|_| self.insert_part(batch, &BodyLocations::Redis));
         let bodies_in = self.bodies.finish_store(batch, pending_bodies.as_ref());
-        if !matches!(bodies_in, BodiesIn::Redis)
+        if !matches!(bodies_in, BodyLocations::Redis)
             && let Some(Ok(mut connection)) = inserted.take()
         {
-            connection.rollback();
+            connection.roll_back();
             self.connection = Some(connection).filter(|connection| !connection.broken);
         }
         let outcomes = save_bisecting(batch, &mut |part| {

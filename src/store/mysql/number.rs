@@ -2,7 +2,7 @@
 
 /// A column's type as in information_schema.COLUMNS.
 #[derive(Clone, Debug, Default)]
-pub struct NumberType {
+pub struct NumericColumnType {
     /// DATA_TYPE, such as `int`, `decimal` or `varchar`.
     pub data_type: String,
     /// COLUMN_TYPE, such as `int(10) unsigned`.
@@ -15,7 +15,7 @@ pub struct NumberType {
     pub chars: Option<u64>,
 }
 
-impl NumberType {
+impl NumericColumnType {
     /// Returns the largest whole number that the column holds; `u64::MAX` if the type has no known limit.
     pub fn largest(&self) -> u64 {
         if let Some(largest) = self.largest_integer() {
@@ -84,7 +84,7 @@ mod tests {
             ("json", none, none, none, u64::MAX),
         ] {
             let data_type = column_type.split(['(', ' ']).next().unwrap_or_default();
-            let column = NumberType {
+            let column = NumericColumnType {
                 data_type: data_type.to_owned(),
                 column_type: column_type.to_owned(),
                 precision,

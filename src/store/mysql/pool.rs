@@ -12,7 +12,7 @@ use super::call_timeout;
 use super::connection::DbConnection;
 pub use super::connector::{Connector, OnTableInfo};
 pub use super::settings::{MySqlHost, MySqlSettings};
-use crate::store::health::{ANSWER_EXPECTED, Health};
+use crate::store::health::{ANSWER_EXPECTED, StoreHealth};
 
 /// A pooled connection.
 pub type PooledDbConnection = PooledConnection<Connector>;
@@ -105,7 +105,7 @@ impl ManageConnection for Connector {
 /// Marks the store as unavailable if an attempt to connect fails and no connection is open.
 #[derive(Debug)]
 struct ConnectErrorHandler {
-    health: Health,
+    health: StoreHealth,
     open_connections: Arc<AtomicUsize>,
 }
 

@@ -47,7 +47,7 @@ fn run(connector: &Connector, pool: &Weak<Pool<Connector>>) {
 /// Returns the state of a host. The connection is kept for the next probe. If the kept connection broke, a new one is opened at
 /// once, because a server that has closed an idle connection may be healthy.
 fn probe_host(connector: &Connector, host: usize, idle_connection: &mut Option<Conn>) -> HostState {
-    if let Some(reason) = connector.hanging().hang_reason(host) {
+    if let Some(reason) = connector.hanging_commits().hang_reason(host) {
         return HostState::Unhealthy(reason);
     }
     if let Some(connection) = idle_connection {

@@ -19,23 +19,23 @@ pub struct MySqlReader {
     connection: DbConnection,
     table: TableName,
     redis: Option<RedisSettings>,
-    open_redis: Option<OpenRedis>,
+    open_redis: Option<RedisBodyReader>,
     /// Error of the first failed read from Redis; Redis is not used again after it.
     redis_failed: Option<StoreReadError>,
     /// Why some mails of the last listing have no size.
     unknown_sizes: Option<StoreReadError>,
 }
 
-enum OpenRedis {
+enum RedisBodyReader {
     One(RedisReader),
     Cluster(ClusterReader),
 }
 
-impl OpenRedis {
-    fn open(settings: &RedisSettings) -> Result<OpenRedis, StoreReadError> {
+impl RedisBodyReader {
+    fn open(settings: &RedisSettings) -> Result<RedisBodyReader, StoreReadError> {
         match settings.urls.as_slice() {
-            [url] => RedisReader::open(url).map(OpenRedis::One),
-            _ => ClusterReader::open(settings).map(OpenRedis::Cluster),
+            [url] => RedisReader::open(url).map(RedisBodyReader::One),
+            _ => ClusterReader::open(settings).map(RedisBodyReader::Cluster),
         }
     }
 }
@@ -95,29 +95,29 @@ impl MySqlReader {
         Ok(columns)
     }
 
-    fn body_in_redis(&mut self, hash: &str) -> Result<Option<Vec<u8>>, StoreReadError> {
+    fn read_body_from_redis(&mut self, hash: &str) -> Result<Option<Vec<u8>>, StoreReadError> {
         if let Some(error) = &self.redis_failed {
             return Err(error.clone());
         }
         let body = self.open_redis().and_then(|redis| match redis {
-            OpenRedis::One(redis) => redis.body(hash),
-            OpenRedis::Cluster(redis) => redis.body(hash),
+            RedisBodyReader::One(redis) => redis.body(hash),
+            RedisBodyReader::Cluster(redis) => redis.body(hash),
         });
         // The error is kept because otherwise each row would wait for a timeout. `ClusterReader` itself skips failed nodes.
-        if !matches!(self.open_redis, Some(OpenRedis::Cluster(_))) {
+        if !matches!(self.open_redis, Some(RedisBodyReader::Cluster(_))) {
             self.redis_failed = body.as_ref().err().cloned();
         }
         body
     }
 
-    fn open_redis(&mut self) -> Result<&mut OpenRedis, StoreReadError> {
+    fn open_redis(&mut self) -> Result<&mut RedisBodyReader, StoreReadError> {
         match &mut self.open_redis {
             Some(redis) => Ok(redis),
             closed => {
                 let settings = self.redis.as_ref().ok_or_else(|| {
                     StoreReadError("REDIS_INTERFACE: empty, but bodies are in Redis".to_owned())
                 })?;
-                Ok(closed.insert(OpenRedis::open(settings)?))
+                Ok(closed.insert(RedisBodyReader::open(settings)?))
             }
         }
     }
@@ -172,7 +172,7 @@ impl MailReader for MySqlReader {
             let Some(mail) = mails.get_mut(index) else {
                 continue;
             };
-            mail.size = match self.body_in_redis(&mail.hash) {
+            mail.size = match self.read_body_from_redis(&mail.hash) {
                 Ok(Some(stream)) => ListingSize::of(&stream),
                 Ok(None) => ListingSize::Expired,
                 Err(error) => {
@@ -211,11 +211,13 @@ impl MailReader for MySqlReader {
         };
         let is_in_redis = body.as_deref() == Some("redis");
         let stream = match is_in_redis {
-            true => self.body_in_redis(hash).map_err(|StoreReadError(error)| {
-                StoreReadError(format!(
-                    "{error}; the body of {hash} is kept there; {REDIS_FIX}"
-                ))
-            })?,
+            true => self
+                .read_body_from_redis(hash)
+                .map_err(|StoreReadError(error)| {
+                    StoreReadError(format!(
+                        "{error}; the body of {hash} is kept there; {REDIS_FIX}"
+                    ))
+                })?,
             false => stream,
         };
         let stream = stream.ok_or_else(|| match is_in_redis {

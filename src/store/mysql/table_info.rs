@@ -5,10 +5,10 @@ use mysql::prelude::Queryable;
 
 use super::auto_increment::AutoIncrementRange;
 use super::binary_log::unsynced_binary_log;
-use super::number::NumberType;
+use super::number::NumericColumnType;
 use super::unfilled_column::UnfilledColumn;
 use crate::metrics;
-use crate::store::{Column, ColumnCharset, Width};
+use crate::store::{Column, ColumnCharset, ColumnWidth};
 use crate::store::{TableColumns, TableName};
 
 /// The properties of a table and its server that a new connection reads.
@@ -146,7 +146,7 @@ struct ColumnInfo {
     name: String,
     width: Option<u64>,
     charset: Option<String>,
-    number: NumberType,
+    number: NumericColumnType,
     is_auto_increment: bool,
     needs_value: bool,
 }
@@ -168,7 +168,7 @@ impl ColumnInfo {
             name,
             width,
             charset,
-            number: NumberType {
+            number: NumericColumnType {
                 data_type,
                 column_type,
                 precision,
@@ -204,9 +204,9 @@ impl ColumnInfo {
         );
         Column {
             width: if counts_chars {
-                Width::Chars(max)
+                ColumnWidth::Chars(max)
             } else {
-                Width::Octets(max)
+                ColumnWidth::Octets(max)
             },
             charset: match self.charset.as_deref() {
                 // A binary column can hold any octets.

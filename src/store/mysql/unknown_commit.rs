@@ -17,7 +17,7 @@ use super::hanging::{block_host_if_hanging, wait_while_hanging};
 use super::insert::insert_rows;
 use crate::mail::Mail;
 use crate::store::queue::bisect::BatchError;
-use crate::store::redis::BodiesIn;
+use crate::store::redis::BodyLocations;
 use crate::store::{SaveError, TableName};
 
 /// A COMMIT that may or may not have been carried out.
@@ -44,7 +44,7 @@ impl MySqlStore {
     pub(super) fn resolve_unknown_commit(
         &self,
         part: &[Mail],
-        bodies_in: &BodiesIn,
+        bodies_in: &BodyLocations,
         commit: &UnknownCommit,
     ) -> Result<(), BatchError> {
         let mut pause = MIN_RETRY_PAUSE;
@@ -86,7 +86,7 @@ impl MySqlStore {
     fn store_missing_rows(
         &self,
         part: &[Mail],
-        bodies_in: &BodiesIn,
+        bodies_in: &BodyLocations,
         commit: &UnknownCommit,
         second_commit: &mut Option<UnknownCommit>,
     ) -> mysql::Result<bool> {
@@ -126,7 +126,7 @@ fn connect_for_commit_lookup(
     let Some(lost) = sent_to.galera.as_ref().filter(|_| is_refused(&error)) else {
         return Err(error);
     };
-    let others = connector.hosts().order().into_iter();
+    let others = connector.hosts().hosts_in_try_order().into_iter();
     for other in others.filter(|other| *other != sent_to.host) {
         if let Ok(connection) = connector.connect_to(other, None)
             && (connection.server.galera.as_ref())

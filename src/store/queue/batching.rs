@@ -1,7 +1,7 @@
 //! Decides the size of batches when several writers serve one store.
 //!
 //! A COMMIT costs nearly the same for one mail as for fifty, and the next mails arrive while it runs. One writer at a time
-//! takes the first mail of a batch and then waits, at most `LINGER` or `LINGER_BUSY`, until `target` further mails are queued:
+//! takes the first mail of a batch and then waits, at most `LINGER` or `LINGER_BUSY`, until `target_batch` further mails are queued:
 //!
 //! ```text
 //! half = half of the average size of the last two batches
@@ -56,7 +56,7 @@ impl BatchScheduler {
         let started_at = Instant::now();
         let mut batches = sync::lock(&self.batches);
         loop {
-            let (target, timeout) = batches.target();
+            let (target, timeout) = batches.target_batch();
             let Some(remaining) = timeout.checked_sub(started_at.elapsed()) else {
                 break;
             };
@@ -104,7 +104,7 @@ impl Drop for BatchPermit<'_> {
 
 impl BatchState {
     /// Returns how many further mails should be queued and how long to wait for them (see the table in the module doc).
-    fn target(&self) -> (usize, Duration) {
+    fn target_batch(&self) -> (usize, Duration) {
         let half = self.last_sizes.iter().sum::<usize>() / 4;
         match self.in_flight {
             // Under light load no mail waits for others.
@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn small_batch_does_not_wait_for_more_mails() {
         for last_sizes in [[0, 0], [1, 1], [20, 1], [15, 15]] {
-            let (target, timeout) = batches(0, last_sizes).target();
+            let (target, timeout) = batches(0, last_sizes).target_batch();
             assert_eq!((target, timeout), (0, Duration::ZERO), "{last_sizes:?}");
         }
     }
@@ -156,7 +156,7 @@ mod tests {
             // With two batches in flight, fewer than MAX_BATCH mails are not worth a COMMIT of their own.
             (2, [40, 60], MAX_BATCH),
         ] {
-            let (target, _) = batches(in_flight, last_sizes).target();
+            let (target, _) = batches(in_flight, last_sizes).target_batch();
             assert_eq!(target, want, "{in_flight} in flight, {last_sizes:?}");
         }
     }

@@ -48,7 +48,7 @@ pub fn pending_save(mail: Mail) -> (QueuedMail, SaveWaiter) {
 
 impl QueuedMail {
     /// Takes the mail in order to save it; `None` if its connection has withdrawn it.
-    pub fn claim(&self) -> Option<Mail> {
+    pub fn claim_mail(&self) -> Option<Mail> {
         let mut state = self.pending.lock();
         match std::mem::replace(&mut *state, PendingState::Claimed) {
             PendingState::Queued(mail) => Some(*mail),
@@ -166,7 +166,7 @@ impl WaiterRegistry {
     }
 
     fn register<'a>(&'a self, pending: &'a Arc<Pending>, now: Instant) -> WaiterGuard<'a> {
-        sync::lock(&self.waiters).insert(pending_key(pending), (now, Arc::clone(pending)));
+        sync::lock(&self.waiters).insert(key_of_pending_save(pending), (now, Arc::clone(pending)));
         WaiterGuard {
             registry: self,
             pending,
@@ -186,12 +186,12 @@ impl WaiterRegistry {
 
 impl Drop for WaiterGuard<'_> {
     fn drop(&mut self) {
-        sync::lock(&self.registry.waiters).remove(&pending_key(self.pending));
+        sync::lock(&self.registry.waiters).remove(&key_of_pending_save(self.pending));
     }
 }
 
 /// Returns the address of a pending save, which identifies it as long as it exists.
-fn pending_key(pending: &Arc<Pending>) -> usize {
+fn key_of_pending_save(pending: &Arc<Pending>) -> usize {
     Arc::as_ptr(pending).addr()
 }
 

@@ -13,7 +13,7 @@ use super::pending::{QueuedMail, WaiterRegistry, pending_save};
 use crate::mail::Mail;
 use crate::metrics::{self, Component, StoreErrorKind};
 use crate::panics;
-use crate::store::{Health, SaveError, SaveMail, SavedId};
+use crate::store::{SaveError, SaveMail, SavedId, StoreHealth};
 
 /// The function that opens a store on a writer's thread. The writer calls it for the first batch, and again after a failed
 /// open or a panic.
@@ -24,7 +24,7 @@ pub type StoreOpener = Arc<dyn Fn() -> Result<Box<dyn SaveMail>, SaveError> + Se
 pub struct SaveQueue {
     queue: Option<Queue>,
     precompute_rows: bool,
-    health: Health,
+    health: StoreHealth,
 }
 
 /// The connections' side of the queue.
@@ -48,12 +48,12 @@ impl SaveQueue {
         SaveQueue {
             queue: None,
             precompute_rows: false,
-            health: Health::up(),
+            health: StoreHealth::up(),
         }
     }
 
     /// Returns the state of the store.
-    pub fn health(&self) -> Health {
+    pub fn health(&self) -> StoreHealth {
         self.health.clone()
     }
 
@@ -107,7 +107,7 @@ impl Writers {
     pub fn start(
         count: usize,
         precompute_rows: bool,
-        health: Health,
+        health: StoreHealth,
         open: StoreOpener,
     ) -> std::io::Result<(SaveQueue, Writers)> {
         let (sender, receiver) = bounded(MAX_QUEUED_MAILS);
@@ -115,7 +115,7 @@ impl Writers {
         let scheduler = Arc::new(BatchScheduler::default());
         let threads = (0..count)
             .map(|number| {
-                let writer = Writer {
+                let writer = QueueWriter {
                     queue: receiver.clone(),
                     stopped: stopped.clone(),
                     open: Arc::clone(&open),
@@ -157,28 +157,30 @@ impl Writers {
     }
 }
 
-struct Writer {
+struct QueueWriter {
     queue: Receiver<QueuedMail>,
     stopped: Receiver<()>,
     open: StoreOpener,
     store: Option<Box<dyn SaveMail>>,
-    health: Health,
+    health: StoreHealth,
     scheduler: Arc<BatchScheduler>,
 }
 
-impl Writer {
+impl QueueWriter {
     fn run(mut self) {
         let scheduler = Arc::clone(&self.scheduler);
         while let Some((first, permit)) =
             scheduler.acquire(|| self.next_queued(), || self.queue.len())
         {
             // A panic drops the queued mails of the batch. Their clients then get 451.
-            if let Err(text) = panics::catch(Component::Writer, || self.save_batch(first, permit)) {
+            if let Err(text) =
+                panics::catch_panic(Component::Writer, || self.save_batch(first, permit))
+            {
                 let reason = format!("the writer panicked and reopens its store: {text}");
                 log::error!(reason = reason.as_str(); "batch_failed");
                 self.health.record_failure(&reason);
                 // Dropping the broken store may panic too.
-                let _ = panics::catch(Component::Writer, || self.store = None);
+                let _ = panics::catch_panic(Component::Writer, || self.store = None);
             }
         }
     }
@@ -275,7 +277,7 @@ impl Writer {
         let (mut rows, mut octets) = (0, 0);
         let mut next = Some(first);
         while let Some(queued) = next {
-            if let Some(mail) = queued.claim() {
+            if let Some(mail) = queued.claim_mail() {
                 rows += mail.recipients().len();
                 octets += mail.stored_octets();
                 mails.push(mail);
@@ -311,7 +313,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::mail::Origin;
+    use crate::mail::MailOrigin;
     use crate::smtp::{Content, Envelope, ForwardPath, MemoryBudget, ReversePath};
 
     #[test]
@@ -326,7 +328,7 @@ mod tests {
         let saver = SaveQueue {
             queue: Some(queue),
             precompute_rows: false,
-            health: Health::default(),
+            health: StoreHealth::default(),
         };
         let (reverse_path, _) = ReversePath::parse("<a@client.test>").unwrap();
         let (recipient, _) = ForwardPath::parse("<u@ours.test>").unwrap();
@@ -335,7 +337,7 @@ mod tests {
             recipients: vec![recipient],
             smtputf8: false,
         };
-        let origin = Origin {
+        let origin = MailOrigin {
             client_ip: [127, 0, 0, 1].into(),
             helo_name: "client.test".to_owned(),
             protocol: "SMTP",

@@ -9,7 +9,7 @@ use crate::sync;
 
 /// A circuit breaker, which decides whether Redis may be used now. Clones share one state.
 #[derive(Clone, Default)]
-pub struct Breaker {
+pub struct CircuitBreaker {
     state: Arc<Mutex<BreakerState>>,
 }
 
@@ -19,7 +19,7 @@ struct BreakerState {
     pause: Duration,
 }
 
-impl Breaker {
+impl CircuitBreaker {
     /// Returns whether to use Redis for this batch. While the breaker is open, one batch is allowed after each pause.
     pub fn allows(&self) -> bool {
         let mut state = self.lock();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use r2d2_redis::redis::{self, ConnectionAddr, IntoConnectionInfo};
 
-use super::connection::Connection;
+use super::connection::RedisConnection;
 
 /// Address and login commands of a Redis server. The redis crate would log in before a timeout can be set and could block
 /// for ever, so this type sends AUTH and SELECT itself.
@@ -35,8 +35,8 @@ impl Connector {
         Ok(Connector { address, login })
     }
 
-    pub fn connect(&self, timeout: Duration) -> redis::RedisResult<Connection> {
-        let mut connection = Connection::open(&self.address, timeout)?;
+    pub fn connect(&self, timeout: Duration) -> redis::RedisResult<RedisConnection> {
+        let mut connection = RedisConnection::open(&self.address, timeout)?;
         for command in &self.login {
             command.query::<()>(&mut connection)?;
         }

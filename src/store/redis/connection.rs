@@ -10,7 +10,7 @@ use r2d2_redis::redis::{ConnectionAddr, ConnectionLike, RedisError, RedisResult,
 use super::reply::read_value;
 
 /// A connection to Redis over TCP or a Unix socket.
-pub struct Connection {
+pub struct RedisConnection {
     stream: BufReader<Stream>,
     is_open: bool,
 }
@@ -20,12 +20,12 @@ enum Stream {
     Unix(UnixStream),
 }
 
-impl Connection {
+impl RedisConnection {
     /// Connects to the first address that accepts the connection.
     ///
     /// # Errors
     /// No address accepts it; the error is the one from the last address.
-    pub fn open(address: &ConnectionAddr, timeout: Duration) -> io::Result<Connection> {
+    pub fn open(address: &ConnectionAddr, timeout: Duration) -> io::Result<RedisConnection> {
         let stream = match address {
             ConnectionAddr::Unix(path) => Stream::Unix(UnixStream::connect(path)?),
             ConnectionAddr::Tcp(host, port) => Stream::Tcp(connect(host, *port, timeout)?),
@@ -34,7 +34,7 @@ impl Connection {
                 return Err(io::Error::new(io::ErrorKind::Unsupported, text));
             }
         };
-        let connection = Connection {
+        let connection = RedisConnection {
             stream: BufReader::new(stream),
             is_open: true,
         };
@@ -102,7 +102,7 @@ pub fn is_server_error(error: &RedisError) -> bool {
     error.kind() == ErrorKind::ExtensionError || error.to_string().starts_with(SERVER_ERROR_PREFIX)
 }
 
-impl ConnectionLike for Connection {
+impl ConnectionLike for RedisConnection {
     fn req_packed_command(&mut self, command: &[u8]) -> RedisResult<Value> {
         self.write(command)?;
         self.read_reply()

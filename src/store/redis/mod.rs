@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender};
 use r2d2_redis::redis;
 
-pub use self::breaker::Breaker;
+pub use self::breaker::CircuitBreaker;
 use self::connection::is_server_error;
 pub use self::pool::RedisPool;
 pub use self::reader::{RedisReader, display_address};
@@ -60,7 +60,7 @@ fn split_url(url: &str) -> (&str, &str) {
 }
 
 /// Which bodies of a batch are in Redis.
-pub enum BodiesIn {
+pub enum BodyLocations {
     /// No body: all go into the table.
     Table,
     /// All bodies.
@@ -69,13 +69,13 @@ pub enum BodiesIn {
     Some(HashSet<MailId>),
 }
 
-impl BodiesIn {
+impl BodyLocations {
     /// Returns whether the body of this mail id is in Redis.
     pub fn contains(&self, hash: &MailId) -> bool {
         match self {
-            BodiesIn::Table => false,
-            BodiesIn::Redis => true,
-            BodiesIn::Some(hashes) => hashes.contains(hash),
+            BodyLocations::Table => false,
+            BodyLocations::Redis => true,
+            BodyLocations::Some(hashes) => hashes.contains(hash),
         }
     }
 }
@@ -125,12 +125,12 @@ impl StoreFailure {
 pub struct RedisBodyWriter {
     requests: Sender<Request>,
     answers: Receiver<(u64, Result<(), StoreFailure>)>,
-    breaker: Breaker,
+    breaker: CircuitBreaker,
     last_number: u64,
 }
 
 /// A request to store bodies whose result is not known yet.
-pub struct PendingBodyRequest {
+pub struct UnfinishedBodyWrite {
     number: u64,
     deadline: Instant,
 }
@@ -152,7 +152,7 @@ impl RedisBodyWriter {
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn start(redis: &RedisPool, breaker: &Breaker) -> io::Result<RedisBodyWriter> {
+    pub fn start(redis: &RedisPool, breaker: &CircuitBreaker) -> io::Result<RedisBodyWriter> {
         let redis = redis.clone();
         let store = move |bodies: &Bodies, access| redis.store_bodies(bodies, access);
         let (requests, answers) = worker::start(store)?;
@@ -165,7 +165,7 @@ impl RedisBodyWriter {
     }
 
     /// Sends the bodies of all recipients of a batch to the worker thread; `None` if the bodies go into the table.
-    pub fn begin_store(&mut self, batch: &[Mail]) -> Option<PendingBodyRequest> {
+    pub fn begin_store(&mut self, batch: &[Mail]) -> Option<UnfinishedBodyWrite> {
         // The bodies of all recipients are in memory at once here. Those of a larger batch go into the table, row by row.
         let octets: usize = batch.iter().map(Mail::stored_octets).sum();
         if octets > MAX_BODIES_OCTETS || !self.breaker.allows() {
@@ -176,11 +176,11 @@ impl RedisBodyWriter {
         let sent = self.send(Arc::new(bodies), SlotAccess::Owner, deadline);
         let sent = sent.inspect_err(|error| self.breaker.failed(&error.text));
         let number = sent.ok()?;
-        Some(PendingBodyRequest { number, deadline })
+        Some(UnfinishedBodyWrite { number, deadline })
     }
 
     /// Waits for the result of a request. Returns whether all its bodies are in Redis.
-    pub fn finish_store(&mut self, pending: &PendingBodyRequest) -> bool {
+    pub fn finish_store(&mut self, pending: &UnfinishedBodyWrite) -> bool {
         let stored = self.receive_answer(pending.number, pending.deadline);
         match &stored {
             Ok(()) => self.breaker.succeeded(),

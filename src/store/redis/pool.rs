@@ -9,7 +9,7 @@ use r2d2_redis::redis::{self, ConnectionLike, Value};
 use scheduled_thread_pool::ScheduledThreadPool;
 
 use super::connect::Connector;
-use super::connection::Connection;
+use super::connection::RedisConnection;
 use super::{Bodies, Redirect, STORE_TIMEOUT, SlotAccess, StoreFailure, describe_error};
 use crate::sync::lock;
 
@@ -23,7 +23,7 @@ pub struct RedisPool {
 
 /// A pooled connection. It is dropped after any error, because a late reply would be read as the reply to the next command.
 struct PooledConnection {
-    connection: Connection,
+    connection: RedisConnection,
     broken: bool,
 }
 

@@ -5,13 +5,13 @@ use std::time::Duration;
 use r2d2_redis::redis::{self, ConnectionLike};
 
 use super::connect::Connector;
-use super::connection::Connection;
+use super::connection::RedisConnection;
 use super::{Redirect, describe_error, split_url};
 use crate::store::StoreReadError;
 
 /// A connection that reads bodies for `list` and `show` and diagnoses the server for `check`.
 pub struct RedisReader {
-    connection: Connection,
+    connection: RedisConnection,
     address: String,
 }
 

@@ -33,7 +33,8 @@ pub fn start(
     let (answer, answers) = bounded(16);
     let run = move || {
         for request in requested {
-            let stored = panics::catch(Component::Redis, || store(&request.bodies, request.access));
+            let stored =
+                panics::catch_panic(Component::Redis, || store(&request.bodies, request.access));
             let stored = stored.unwrap_or_else(|text| {
                 Err(StoreFailure::new(format!(
                     "the redis crate panicked: {text}"

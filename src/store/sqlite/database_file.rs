@@ -129,7 +129,7 @@ impl DatabaseFile {
     }
 
     /// Records that all files are where they were opened. Logs it if they were not before.
-    pub fn record_in_place(&self) {
+    pub fn log_return_to_place(&self) {
         if self.shared.is_moved.load(Ordering::Relaxed)
             && self.shared.is_moved.swap(false, Ordering::SeqCst)
         {

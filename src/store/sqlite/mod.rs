@@ -72,7 +72,7 @@ impl SqliteStore {
     fn check_in_place(&mut self) -> Result<(), SaveError> {
         let displaced = (self.open.as_ref()).and_then(|open| open.displaced(&self.file));
         let Some(displaced) = displaced else {
-            self.file.record_in_place();
+            self.file.log_return_to_place();
             return Ok(());
         };
         self.cancel_batch();

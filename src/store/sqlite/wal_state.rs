@@ -28,7 +28,7 @@ struct Inner {
 }
 
 /// The fields of the index header that are needed here.
-struct IndexHeader {
+struct WalIndexHeader {
     page_size: u64,
     /// Number of valid frames in the log.
     frames: u64,
@@ -105,7 +105,7 @@ impl Inner {
 }
 
 /// Returns the fields of a header; `None` if SQLite has not initialized it.
-fn parse_header(octets: &[u8]) -> Option<IndexHeader> {
+fn parse_header(octets: &[u8]) -> Option<WalIndexHeader> {
     let field = |at: usize| -> Option<u64> {
         let octets = octets.get(at..at + 4)?.try_into().ok()?;
         Some(u64::from(u32::from_ne_bytes(octets)))
@@ -113,7 +113,7 @@ fn parse_header(octets: &[u8]) -> Option<IndexHeader> {
     let is_initialized = *octets.get(12)? == 1;
     let page_size = u16::from_ne_bytes(octets.get(14..16)?.try_into().ok()?);
     is_initialized.then_some(())?;
-    Some(IndexHeader {
+    Some(WalIndexHeader {
         // The field has 16 bits, and 1 stands for 65,536.
         page_size: if page_size == 1 {
             65_536

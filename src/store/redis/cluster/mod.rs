@@ -23,9 +23,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 pub use self::reader::ClusterReader;
-use self::slots::{Slots, read_slots, slot_of};
+use self::slots::{SlotTable, read_slots, slot_of};
 use super::{
-    Bodies, BodiesIn, Breaker, MAX_BODIES_OCTETS, Redirect, RedisBodyWriter, RedisPool,
+    Bodies, BodyLocations, CircuitBreaker, MAX_BODIES_OCTETS, Redirect, RedisBodyWriter, RedisPool,
     RedisSettings, STORE_TIMEOUT, SlotAccess, StoreFailure, bodies_of,
 };
 use crate::mail::{Mail, MailId};
@@ -42,10 +42,10 @@ pub struct RedisCluster {
 struct ClusterState {
     settings: RedisSettings,
     writers: usize,
-    slots: Mutex<Arc<Slots>>,
-    nodes: Mutex<HashMap<String, (RedisPool, Breaker)>>,
+    slots: Mutex<Arc<SlotTable>>,
+    nodes: Mutex<HashMap<String, (RedisPool, CircuitBreaker)>>,
     /// The circuit breaker for reading the slot table; open while no node reports it.
-    breaker: Breaker,
+    breaker: CircuitBreaker,
     refresh: Sender<Sender<()>>,
 }
 
@@ -70,7 +70,7 @@ impl RedisCluster {
             writers,
             slots: Mutex::default(),
             nodes: Mutex::default(),
-            breaker: Breaker::default(),
+            breaker: CircuitBreaker::default(),
             refresh,
         });
         let weak = Arc::downgrade(&shared);
@@ -79,7 +79,7 @@ impl RedisCluster {
         Ok(RedisCluster { shared })
     }
 
-    fn slots(&self) -> Arc<Slots> {
+    fn slots(&self) -> Arc<SlotTable> {
         Arc::clone(&lock(&self.shared.slots))
     }
 
@@ -91,7 +91,7 @@ impl RedisCluster {
         }
     }
 
-    fn node(&self, address: &str) -> Option<(RedisPool, Breaker)> {
+    fn node(&self, address: &str) -> Option<(RedisPool, CircuitBreaker)> {
         let mut nodes = lock(&self.shared.nodes);
         if let Some(node) = nodes.get(address) {
             return Some(node.clone());
@@ -99,7 +99,7 @@ impl RedisCluster {
         let settings = &self.shared.settings;
         let url = settings.url_of(address);
         let pool = RedisPool::new(&url, settings.expire_seconds, self.shared.writers).ok()?;
-        let node = (pool, Breaker::default());
+        let node = (pool, CircuitBreaker::default());
         nodes.insert(address.to_owned(), node.clone());
         Some(node)
     }
@@ -108,7 +108,7 @@ impl RedisCluster {
 impl ClusterState {
     /// Replaces the slot table. Removes the nodes without slots; otherwise the list would grow each time the cluster replaces a
     /// node by one with another address.
-    fn update_slots(&self, slots: Slots) {
+    fn update_slots(&self, slots: SlotTable) {
         lock(&self.nodes).retain(|address, _| slots.has_node(address));
         *lock(&self.slots) = Arc::new(slots);
     }
@@ -124,7 +124,7 @@ impl ClusterBodyWriter {
     }
 
     /// Stores the bodies of a batch and returns which of them are in Redis.
-    pub fn store(&mut self, batch: &[Mail]) -> BodiesIn {
+    pub fn store(&mut self, batch: &[Mail]) -> BodyLocations {
         let octets: usize = batch.iter().map(Mail::stored_octets).sum();
         let count: usize = batch.iter().map(|mail| mail.recipients().len()).sum();
         let stored = match octets > MAX_BODIES_OCTETS {
@@ -135,7 +135,7 @@ impl ClusterBodyWriter {
         };
         metrics::BODIES.add(BodyLocation::Redis, stored.len());
         metrics::BODIES.add(BodyLocation::Table, count - stored.len());
-        BodiesIn::Some(stored)
+        BodyLocations::Some(stored)
     }
 
     /// Stores bodies in all nodes at the same time. Returns the mail ids of the bodies that are in Redis.
@@ -259,7 +259,7 @@ fn run_slot_refresh(shared: &Weak<ClusterState>, requests: &Receiver<Sender<()>>
         };
         let known = Arc::clone(&lock(&shared.slots));
         // A panic of the redis crate must not end this thread: the slot table would never be updated again.
-        let read = panics::catch(Component::Redis, || read_slots(&shared.settings, &known));
+        let read = panics::catch_panic(Component::Redis, || read_slots(&shared.settings, &known));
         if let Ok(Ok(slots)) = read {
             shared.update_slots(slots);
         }
@@ -291,7 +291,9 @@ mod tests {
         let mut bodies = ClusterBodyWriter::new(&cluster);
         for port in 1..=3 {
             let node = format!("127.0.0.1:{port}");
-            cluster.shared.update_slots(Slots(vec![(0, 16_383, node)]));
+            cluster
+                .shared
+                .update_slots(SlotTable(vec![(0, 16_383, node)]));
             let hash = MailId::random(1).unwrap()[0];
             bodies.store_bodies(vec![(hash, Arc::default())]);
         }

@@ -4,14 +4,14 @@ use std::collections::HashMap;
 
 use r2d2_redis::redis;
 
-use super::slots::{Slots, read_slots};
+use super::slots::{SlotTable, read_slots};
 use crate::store::StoreReadError;
 use crate::store::redis::{Redirect, RedisReader, RedisSettings};
 
 /// Reads bodies from the nodes of a Redis Cluster.
 pub struct ClusterReader {
     settings: RedisSettings,
-    slots: Slots,
+    slots: SlotTable,
     /// The nodes that were used. If a node failed, its error is kept and the node is not tried again.
     nodes: HashMap<String, Result<RedisReader, StoreReadError>>,
 }
@@ -24,7 +24,7 @@ impl ClusterReader {
     pub fn open(settings: &RedisSettings) -> Result<ClusterReader, StoreReadError> {
         Ok(ClusterReader {
             settings: settings.clone(),
-            slots: read_slots(settings, &Slots::default())?,
+            slots: read_slots(settings, &SlotTable::default())?,
             nodes: HashMap::new(),
         })
     }

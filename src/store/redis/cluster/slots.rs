@@ -7,9 +7,9 @@ use crate::store::redis::{RedisReader, RedisSettings};
 
 /// The ranges of slots in ascending order: first slot, last slot, and `host:port` of the node that owns them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Slots(pub Vec<(u16, u16, String)>);
+pub struct SlotTable(pub Vec<(u16, u16, String)>);
 
-impl Slots {
+impl SlotTable {
     /// Returns the node that owns the slot of a key.
     pub fn owner_of(&self, key: &str) -> Option<&str> {
         let slot = slot_of(key.as_bytes());
@@ -33,7 +33,7 @@ impl Slots {
 
     /// Parses the reply to CLUSTER SLOTS: first slot, last slot, master, replicas. A node may send an empty host name for
     /// itself; `queried_address` then replaces it.
-    fn parse(ranges: &[Vec<Value>], queried_address: &str) -> Slots {
+    fn parse(ranges: &[Vec<Value>], queried_address: &str) -> SlotTable {
         let range = |range: &Vec<Value>| {
             let [Value::Int(first), Value::Int(last), Value::Bulk(master), ..] = range.as_slice()
             else {
@@ -56,7 +56,7 @@ impl Slots {
         };
         let mut ranges: Vec<_> = ranges.iter().filter_map(range).collect();
         ranges.sort();
-        Slots(ranges)
+        SlotTable(ranges)
     }
 }
 
@@ -64,7 +64,10 @@ impl Slots {
 ///
 /// # Errors
 /// [`StoreReadError`]: no node reports it; the error is the one from the last node.
-pub fn read_slots(settings: &RedisSettings, known: &Slots) -> Result<Slots, StoreReadError> {
+pub fn read_slots(
+    settings: &RedisSettings,
+    known: &SlotTable,
+) -> Result<SlotTable, StoreReadError> {
     let configured = settings.addresses();
     let known = known.nodes().into_iter().map(str::to_owned);
     let mut last_error = StoreReadError("REDIS_INTERFACE: no node".to_owned());
@@ -73,7 +76,7 @@ pub fn read_slots(settings: &RedisSettings, known: &Slots) -> Result<Slots, Stor
         slots.arg("SLOTS");
         let reply = RedisReader::open(&settings.url_of(&address))
             .and_then(|mut node| node.query::<Vec<Vec<Value>>>(&slots));
-        match reply.map(|ranges| Slots::parse(&ranges, &address)) {
+        match reply.map(|ranges| SlotTable::parse(&ranges, &address)) {
             Ok(slots) if !slots.0.is_empty() => return Ok(slots),
             Ok(_) => {
                 last_error = StoreReadError(format!(
@@ -113,12 +116,12 @@ mod tests {
 
     #[test]
     fn unassigned_redis_cluster_slot_has_no_node() {
-        let slots = Slots(vec![
+        let slots = SlotTable(vec![
             (0, 100, "a:1".to_owned()),
             (12_000, 16_383, "b:1".to_owned()),
         ]);
         assert_eq!(slots.owner_of("foo"), Some("b:1"));
         assert_eq!(slots.owner_of("bar"), None, "5061");
-        assert_eq!(Slots::default().owner_of("foo"), None);
+        assert_eq!(SlotTable::default().owner_of("foo"), None);
     }
 }
