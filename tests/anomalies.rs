@@ -33,45 +33,45 @@ enum FaultsBegin {
 }
 
 #[test]
-fn every_nth_fsync_fails() {
+fn no_mail_is_lost_if_every_nth_fsync_fails() {
     fail_each_nth_call(AtProcessStart, "fsync,fdatasync", "EIO", &[]);
     fail_each_nth_call(AfterListening, "fsync,fdatasync", "EIO", &[]);
 }
 
 #[test]
-fn every_nth_write_to_the_sqlite_file_fails() {
+fn no_mail_is_lost_if_every_nth_write_to_the_sqlite_file_fails() {
     fail_each_nth_call(AtProcessStart, "pwrite64", "ENOSPC", &[]);
     fail_each_nth_call(AfterListening, "pwrite64", "EIO", &[]);
 }
 
 #[test]
-fn every_nth_write_to_the_log_or_a_socket_fails() {
+fn no_mail_is_lost_if_every_nth_write_to_the_log_or_a_socket_fails() {
     fail_each_nth_call(AtProcessStart, "write", "EIO", &[]);
     fail_each_nth_call(AtProcessStart, "sendto", "ENOBUFS", &[]);
 }
 
 #[test]
-fn every_nth_open_of_a_server_file_fails() {
+fn no_mail_is_lost_if_every_nth_open_of_a_server_file_fails() {
     // Only files of the server: the dynamic loader opens files before the program starts.
     let files = ["goguerrilla.conf", "log", DATABASE, WAL, SHARED_MEMORY];
     fail_each_nth_call(AtProcessStart, "openat", "EMFILE", &files);
 }
 
 #[test]
-fn every_nth_accept_fails() {
+fn no_mail_is_lost_if_every_nth_accept_fails() {
     for error in ["EMFILE", "ECONNABORTED"] {
         fail_each_nth_call(AtProcessStart, "accept4", error, &[]);
     }
 }
 
 #[test]
-fn every_nth_thread_start_fails() {
+fn no_mail_is_lost_if_every_nth_thread_start_fails() {
     fail_each_nth_call(AtProcessStart, "clone3", "EAGAIN", &[]);
     fail_each_nth_call(AfterListening, "clone3", "EAGAIN", &[]);
 }
 
 #[test]
-fn every_nth_mmap_of_the_shared_memory_file_fails() {
+fn no_mail_is_lost_if_every_nth_mmap_of_the_shared_memory_file_fails() {
     fail_each_nth_call(AtProcessStart, "mmap", "ENOMEM", &[SHARED_MEMORY]);
     // Mappings are not failed while the server serves: Rust's standard library aborts the process when a new thread
     // gets its stack but not the small signal stack. The address space test covers the other mappings.

@@ -8,7 +8,7 @@ use std::{fs, thread};
 use crate::support::dialog::{Dialog, DialogServer};
 
 #[test]
-fn every_dialog_file_matches_the_server() {
+fn server_replies_match_every_dialog_file() {
     let files = Mutex::new(files());
     let failures = Mutex::new(Vec::new());
     thread::scope(|scope| {

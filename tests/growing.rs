@@ -58,7 +58,7 @@ fn mariadb_table_is_partitioned_by_day_under_load() {
 }
 
 #[test]
-fn old_mariadb_day_partitions_are_dropped_under_load() {
+fn day_partitions_in_mariadb_are_dropped_under_load_without_loss() {
     let database = MariaDb::start();
     for days in [41, 36, 25] {
         insert_old_mails(&database, days, 1);
@@ -87,7 +87,7 @@ fn old_mariadb_day_partitions_are_dropped_under_load() {
 }
 
 #[test]
-fn old_mariadb_rows_are_deleted_in_small_steps_under_load() {
+fn old_rows_in_mariadb_are_deleted_in_small_steps_under_load() {
     let database = MariaDb::start();
     insert_old_mails(&database, 31, 2_500);
     insert_old_mails(&database, 29, 1);

@@ -197,7 +197,7 @@ fn hanging_commit_of_a_lost_connection_is_found_in_the_process_list() {
 }
 
 #[test]
-fn hanging_commit_of_a_lookup_is_detected() {
+fn commit_that_hangs_while_a_lost_batch_is_repeated_is_detected() {
     let database = semi_synchronous();
     let proxy = FaultProxy::start(database.address());
     let server = database.server_at(&proxy.address(), &[STATUS, ("GM_SAVE_WORKERS", "1")]);

@@ -138,7 +138,7 @@ fn readyz_is_503_only_when_all_database_hosts_are_down() {
 }
 
 #[test]
-fn readyz_is_503_while_the_database_hangs_without_mail() {
+fn readyz_is_503_while_the_database_hangs_even_if_no_mail_arrives() {
     let database = MariaDb::start();
     let server = database.server(&[STATUS]);
     wait_for_state(&server, 200);

@@ -392,7 +392,7 @@ fn status_endpoints_answer_during_shutdown_and_readyz_is_503() {
 }
 
 #[test]
-fn hostile_http_clients_of_the_status_port_are_rejected() {
+fn malformed_oversized_and_slow_http_requests_to_the_status_port_are_rejected() {
     let server = Server::start(&[STATUS]);
     let address = address(&server);
     let (threads, sockets) = (server.threads(), server.sockets());

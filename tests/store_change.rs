@@ -9,7 +9,7 @@ use crate::support::mariadb::{MariaDb, with_hosts};
 use crate::support::{Server, wait_for, write_config};
 
 #[test]
-fn refused_reload_to_a_narrower_table_keeps_the_recipient_limit() {
+fn rejected_reload_to_narrower_columns_keeps_the_recipient_length_limit() {
     let database = MariaDb::start();
     make_narrow_table(&database);
     let server = database.server(&[]);

@@ -407,7 +407,7 @@ fn listed_recipients(server: &Server, to: &str) -> Vec<String> {
 }
 
 #[test]
-fn list_and_show_handle_null_in_mysql_rows() {
+fn list_and_show_print_null_in_mysql_rows() {
     let columns = [
         "date",
         "from",
@@ -483,7 +483,7 @@ fn list_and_show_handle_null_in_mysql_rows() {
 }
 
 #[test]
-fn list_and_show_handle_other_column_types_in_mysql_rows() {
+fn list_and_show_print_mysql_rows_with_other_column_types() {
     let database = MariaDb::start();
     let server = database.server(&[("REDIS_INTERFACE", "")]);
     assert_saved(&deliver(&server, "first"));
@@ -589,7 +589,7 @@ fn list_and_show_handle_other_column_types_in_mysql_rows() {
 }
 
 #[test]
-fn list_to_ignores_case_but_not_accents() {
+fn list_with_option_to_ignores_case_but_not_accents() {
     for database in [MariaDb::start(), with_printed_table()] {
         let server = database.server(&[]);
         assert_saved(&deliver(&server, "learned"));
@@ -706,7 +706,7 @@ fn list_and_show_errors_name_the_configuration_key() {
 }
 
 #[test]
-fn list_and_show_handle_other_column_types_in_sqlite_rows() {
+fn list_and_show_print_sqlite_rows_with_other_column_types() {
     let server = Server::start(&[]);
     for subject in ["first", "second", "third"] {
         assert_saved(&deliver(&server, subject));

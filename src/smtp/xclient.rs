@@ -319,7 +319,7 @@ mod tests {
         }
 
         #[test]
-        fn xclient_xtext_values_decode_to_the_encoded_text(helo in "[ -~ü]{1,60}", ip in any::<u128>()) {
+        fn xclient_xtext_values_decode_to_the_original_text(helo in "[ -~ü]{1,60}", ip in any::<u128>()) {
             let xtext: String = helo.bytes().map(|octet| format!("+{octet:02X}")).collect();
             let ip = Ipv6Addr::from(ip);
             let attributes = parse(&format!("HELO={xtext} ADDR=IPV6:{ip}")).unwrap();

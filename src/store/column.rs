@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_truncated_to_a_column_between_characters() {
+    fn text_too_long_for_a_column_is_truncated_at_a_character_boundary() {
         let column = |width, repertoire| Column {
             width,
             charset: repertoire,

@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_tells_errors_of_one_code_apart() {
+    fn errors_of_one_code_are_distinguished_by_their_message() {
         for (code, message, want) in [
             (
                 1030,
