@@ -208,7 +208,7 @@ fn log_or_store_that_cannot_be_opened_is_a_start_error_naming_the_file() {
         (
             "GM_SQLITE_FILE",
             "no.db",
-            "goguerrilla: GM_SQLITE_FILE: no.db: file is not a database\n",
+            "goguerrilla: GM_SQLITE_FILE: no.db: file is not a database; name another file, or move this one away\n",
         ),
     ] {
         write_config(folder.path(), &[(key, value)]);

@@ -99,7 +99,7 @@ fn check_reports_an_unwritable_store_with_its_remedy() {
         check(folder.path()),
         (
             1,
-            "error: GM_SQLITE_FILE: mail.db: file is not a database\n".to_owned()
+            "error: GM_SQLITE_FILE: mail.db: file is not a database; name another file, or move this one away\n".to_owned()
         )
     );
 

@@ -149,7 +149,7 @@ fn check_changes_no_file_in_any_sqlite_state() {
             "no database",
             |folder| fs::write(folder.join(FILE), "A letter.\n".repeat(999)).expect("a file"),
             1,
-            "GM_SQLITE_FILE: goguerrilla.db: file is not a database\n",
+            "GM_SQLITE_FILE: goguerrilla.db: file is not a database; name another file, or move this one away\n",
         ),
         (
             "a header without pages",
@@ -170,7 +170,7 @@ fn check_changes_no_file_in_any_sqlite_state() {
                 fs::write(folder.join(FILE), octets).expect("a file");
             },
             1,
-            "GM_SQLITE_FILE: goguerrilla.db: database disk image is malformed",
+            "GM_SQLITE_FILE: goguerrilla.db: database disk image is malformed; stop the server, move the file ",
         ),
         (
             "a newer file format",

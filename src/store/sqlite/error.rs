@@ -79,7 +79,13 @@ pub fn describe_error(error: &rusqlite::Error) -> String {
         error if error.sqlite_error_code() == Some(ErrorCode::Unknown) => {
             format!("{error}; {other_table}")
         }
-        error => error.to_string(),
+        error => match error.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase) => {
+                format!("{error}; name another file, or move this one away")
+            }
+            Some(ErrorCode::DatabaseCorrupt) => format!("{error}; {RECOVER}"),
+            _ => error.to_string(),
+        },
     }
 }
 
@@ -104,3 +110,7 @@ fn has_code(error: &rusqlite::Error, extended_code: i32) -> bool {
         .sqlite_error()
         .is_some_and(|error| error.extended_code == extended_code)
 }
+
+/// Fix for a damaged database file. `.recover` is a command of SQLite's command-line program.
+const RECOVER: &str = "stop the server, move the file and its -wal away, and copy the readable rows into a new file: \
+                       sqlite3 OLD .recover | sqlite3 NEW";
