@@ -5,14 +5,14 @@
 //!
 //! # Structure
 //!
-//! A module imports only modules below it.
+//! A module imports only modules below it, except that `config` imports `smtp`.
 //!
 //! ```text
 //! main · cli              the command line; list, show, check, schema
 //!   │
 //! server                  startup, reload, shutdown: bind → open log, PID file, keys → drop privileges → open store → serve
 //!   │
-//! connection              one client from accept to close; the only code where protocol meets socket
+//! connection              one client from accept to close; the only code that uses both the protocol and the socket
 //! http                    a small HTTP server: metrics, health, nginx's auth_http
 //! check                   the diagnostics of `goguerrilla check`; the server logs some of them at startup
 //!   │
@@ -21,7 +21,7 @@
 //!   │
 //! mail                    a mail, its trace fields, its summary (MIME), compression
 //!   │
-//! smtp                    the protocol without I/O: octets in, decisions out
+//! smtp                    the protocol without I/O: gets octets, returns the next step
 //!
 //! config · os · logging · metrics · panics · sync     at the bottom; they import only each other; config also imports smtp
 //! ```

@@ -135,6 +135,6 @@ impl ClientConnection<'_> {
     }
 }
 
-/// Octets of content that are discarded beyond twice the maximum message size if half of the connection slots are taken.
-/// They are read because most clients read the reply only after they have sent all of their content.
+/// If half of the connection slots are taken, rejected content is discarded up to twice the maximum message size plus this
+/// many octets. It is read because most clients read the reply only after they have sent everything.
 const MAX_DISCARDED_BEYOND: u64 = 1 << 20;

@@ -48,9 +48,9 @@ impl IdleThreads {
         }
     }
 
-    /// Called by a thread that accepted a client. Returns `true` after making sure that another thread accepts on `listener`.
-    /// Returns `false` if no other thread accepts and none is parked. The caller then stays counted as accepting: either it
-    /// starts a thread that takes its place, or it returns to `accept` itself.
+    /// Called by a thread that accepted a client. Returns `true` if another thread now accepts on `listener`; a parked thread
+    /// is woken if necessary. Returns `false` if there is none: the caller still counts as accepting, and must start a thread
+    /// that accepts or call `accept` again.
     pub fn try_stop_accepting(&self, listener: &Arc<Listener>) -> bool {
         let mut state = sync::lock(&self.state);
         if listener.accepting_threads() > 1 {

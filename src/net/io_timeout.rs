@@ -86,13 +86,13 @@ impl IoTimeout {
         self.wait.store(wait, Ordering::Release);
     }
 
-    /// Disarms the deadline after the read or write; returns the reason if a scan has ended this call or an earlier one.
+    /// Disarms the deadline after the read or write. Returns why the deadlines thread ended this call or an earlier one.
     pub fn disarm(&self) -> Option<ExpiryReason> {
         self.wait.store(NO_WAIT, Ordering::Release);
         self.expiry()
     }
 
-    /// Returns the reason if a scan has ended a call of this connection.
+    /// Returns why the deadlines thread ended a read or write of this connection; `None` if it ended none.
     pub fn expiry(&self) -> Option<ExpiryReason> {
         match self.expiry.load(Ordering::Acquire) {
             NOT_EXPIRED => None,
@@ -101,7 +101,8 @@ impl IoTimeout {
         }
     }
 
-    /// Returns whether a scan has ended a call while slots ran out; the slot should then be released quickly.
+    /// Returns whether the deadlines thread ended a call because nearly all slots are taken. The slot should then be released
+    /// quickly.
     pub fn has_expired_nearly_full(&self) -> bool {
         self.expired_nearly_full.load(Ordering::Relaxed)
     }

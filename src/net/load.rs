@@ -61,9 +61,9 @@ impl LoadLevel {
     }
 }
 
-/// Timeout while slots run out: enough for a working client, even over a connection with high latency.
+/// Client timeout while nearly all slots are taken: enough for a working client, even over a connection with high latency.
 pub const NEARLY_FULL_TIMEOUT: Duration = Duration::from_secs(5);
-/// Timeout while slots run out, for a client whose mail is saved. The client loses nothing if its connection ends.
+/// Timeout while nearly all slots are taken, for a client whose mail is saved. The client loses nothing if its connection ends.
 const NEARLY_FULL_IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Minimum data rate in octets per second; other mail servers use the same figure.
 const MIN_DATA_RATE: u64 = 500;

@@ -125,7 +125,7 @@ impl TlsCredentials {
         certificate_chain::expires_at(&self.read().chain)
     }
 
-    /// Returns whether a file has changed since the last attempt to load both.
+    /// Returns whether the key file or the certificate file has changed since the last attempt to load them.
     pub fn files_have_changed(&self) -> bool {
         self.read().fingerprint != file_fingerprint(&self.files)
     }

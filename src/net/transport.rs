@@ -56,7 +56,7 @@ impl Transport {
         })
     }
 
-    /// Takes octets of the next TLS handshake that were already read.
+    /// Sets the octets that were already read; the next TLS handshake begins with them.
     pub fn prepend(&mut self, octets: Vec<u8>) {
         self.records.pending = octets;
     }

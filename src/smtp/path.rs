@@ -77,7 +77,7 @@ impl ForwardPath {
         }
         let canonical_domain = match mailbox.domain.as_deref().map(domain::canonical) {
             Some(Cow::Owned(canonical)) => Some(canonical.into_boxed_str()),
-            // A `Borrowed` canonical domain differs from the given domain at most by the trailing dot, so it is not stored.
+            // `Borrowed`: the given domain is canonical except perhaps for its trailing dot, so no second copy is stored.
             Some(Cow::Borrowed(_)) | None => None,
         };
         let path = ForwardPath {

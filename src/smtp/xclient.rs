@@ -113,7 +113,7 @@ impl TrustedProxy {
         true
     }
 
-    /// Locks the address if XCLIENT was accepted. Called after the first accepted recipient: from then on the proxy forwards
+    /// If XCLIENT was accepted, no later XCLIENT can change the address. Called after the first accepted recipient: from then on the proxy forwards
     /// the client's commands unchanged.
     pub fn lock_address(&mut self) {
         self.is_address_locked |= self.was_applied;

@@ -76,8 +76,8 @@ impl StoreHealth {
         health
     }
 
-    /// Sets a check that [`unready_reason`](StoreHealth::unready_reason) makes each time. It finds a failure before the next mail
-    /// does, and must not block.
+    /// Sets a check that every call of [`unready_reason`](StoreHealth::unready_reason) runs, so that a failure is found even if
+    /// no mail arrives. The check must not block.
     pub fn set_readiness_check(&self, check: impl Fn() -> Option<String> + Send + Sync + 'static) {
         let _ = self
             .shared

@@ -81,8 +81,7 @@ fn decode_run(run: &mut Option<(Charset, Vec<Vec<u8>>)>, text: &mut String) {
     }
 }
 
-/// An encoded word `=?charset[*language]?B|Q?text?=`. There is a decoder for the charset; `octets` is the text after B or Q
-/// decoding.
+/// An encoded word `=?charset[*language]?B|Q?text?=` whose charset has a decoder. `octets` is the text after B or Q decoding.
 struct EncodedWord {
     charset: Charset,
     octets: Vec<u8>,

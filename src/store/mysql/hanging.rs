@@ -78,7 +78,7 @@ impl HangingCommit {
     }
 }
 
-/// Blocks the host of an unanswered COMMIT if the COMMIT hangs there.
+/// If an unanswered COMMIT still hangs on its host, excludes the host from use until the COMMIT has ended.
 pub fn block_host_if_hanging(connector: &Connector, commit: &UnknownCommit) {
     // A younger COMMIT may only be slow; the look-up then waits for its locks.
     if commit.sent_at.elapsed() < HANG_THRESHOLD {

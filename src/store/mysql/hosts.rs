@@ -8,8 +8,8 @@
 //! After each condition the text names who detects it.
 //!
 //! The first host that is up is preferred. A standby is healthy but read-only, such as a secondary of a replication group. It
-//! is tried only if no host is up; hosts that are down are tried last. Because every host is tried, mail does not fail only
-//! because a state is wrong. If only one host is configured, no state is kept.
+//! is tried only if no host is up; hosts that are down are tried last. Every host is tried, so a
+//! wrong state alone never makes mail fail. If only one host is configured, no state is kept.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -145,8 +145,8 @@ impl Hosts {
         states[host].down.is_some() && states.iter().any(|state| state.down.is_none())
     }
 
-    /// Returns whether a connection to this host must be closed so that a better host can be used. If the host is up but not
-    /// preferred, this needs the permit of [`allow_failback`](Hosts::allow_failback) and uses it up.
+    /// Returns whether a connection to this host must be closed so that a better host can be used: always if the host is down;
+    /// once after each [`allow_failback`](Hosts::allow_failback) if it is up but not the preferred one.
     pub fn take_failback(&self, host: usize) -> bool {
         if self.count() == 1 {
             return false;

@@ -1,4 +1,4 @@
-//! Properties of the real table and its server: widths and character sets of the columns, engine, durability.
+//! Properties of the table as it exists on the server, and of that server: widths and character sets of the columns, engine, durability.
 
 use mysql::Conn;
 use mysql::prelude::Queryable;
@@ -18,7 +18,8 @@ pub struct TableInfo {
     pub max_packet_octets: usize,
     /// Maximum octets of a value in column `mail`.
     pub max_body_octets: usize,
-    /// Widths and character sets of the columns, to which values are cut; `None` if the table does not exist or is not visible.
+    /// Widths and character sets of the columns. Values are truncated and converted to fit. `None` if the table does not exist
+    /// or is not visible.
     pub columns: Option<TableColumns>,
     /// `InnoDB`, `MyISAM`, …; empty for a view or if the table is not visible.
     pub engine: String,

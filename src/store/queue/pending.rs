@@ -26,7 +26,7 @@ struct Pending {
 }
 
 enum PendingState {
-    /// The state holds the mail, so a withdrawal frees the memory at once, however long the queue is.
+    /// The mail is held here and not in the queue, so its memory is freed at once if the connection gives up.
     Queued(Box<Mail>),
     Withdrawn,
     Claimed,
@@ -209,7 +209,8 @@ const MAX_QUEUE_TIME: Duration = Duration::from_secs(30);
 const MAX_SAVE_TIME: Duration = Duration::from_secs(32);
 /// Waiting time after which the client's connection is checked.
 const DISCONNECT_CHECK_AFTER: Duration = Duration::from_secs(1);
-/// Interval at which a wait of more than a second checks its time limit and whether the client is still connected.
+/// Interval between checks of a save that takes longer than a second: whether its time limit has passed and whether the
+/// client is still connected.
 const TICK: Duration = Duration::from_millis(500);
 /// Stack size of the ticker thread, which only iterates over the registry.
 const TICKER_STACK_BYTES: usize = 64 << 10;

@@ -27,7 +27,7 @@ pub struct SaveQueue {
     health: StoreHealth,
 }
 
-/// The connections' side of the queue.
+/// The sending end of the queue, with which client connections put mails into it.
 #[derive(Clone)]
 struct Queue {
     queued: Sender<QueuedMail>,
@@ -43,7 +43,7 @@ pub struct Writers {
 }
 
 impl SaveQueue {
-    /// Returns a saver that accepts every mail at once and stores none.
+    /// Returns a queue that accepts each mail immediately and stores none.
     pub fn discarding() -> SaveQueue {
         SaveQueue {
             queue: None,
@@ -85,7 +85,7 @@ impl SaveQueue {
                 queue.scheduler.notify_queued(queue.queued.len());
                 waiter.wait(&queue.waiters, client_left)
             }
-            // While a writer hangs, withdrawn mails stay in the queue, so the queue is full only after hours.
+            // Only writers remove withdrawn mails, so the queue fills while a writer hangs. That takes hours.
             Err(TrySendError::Full(_)) => Err(SaveError::unavailable(
                 "the queue is full: the store has been stuck for hours",
             )),

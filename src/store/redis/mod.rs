@@ -84,7 +84,7 @@ impl BodyLocations {
 pub struct StoreFailure {
     /// The error text for the log.
     pub text: String,
-    /// The redirection to another node of the cluster. If present, the node itself works.
+    /// The node of the cluster to which this node redirected the request. If present, this node works.
     pub redirect: Option<Redirect>,
 }
 

@@ -185,8 +185,8 @@ impl OpenFile {
         let insert = insert_statement(table);
         // Fails if an existing table does not have these columns.
         connection.prepare_cached(&insert)?;
-        // On close, SQLite deletes the log by its name. `OpenFile::close` permits this if the name still refers to the same
-        // file.
+        // On close, SQLite would delete the log by its name, even if another file now has that name. `OpenFile::close` allows
+        // it if the name still refers to the same file.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         let mut log = SidecarFile::new(wal_path(file));
         log.warn_when_large();
@@ -220,7 +220,7 @@ impl OpenFile {
     /// the names of the database file and the log still refer to the opened files.
     fn close(self, file: &DatabaseFile) {
         if file.is_index_truncated() {
-            // The connection is not closed: SQLite would read the index, and SIGBUS would end the process.
+            // The connection is not closed: SQLite would read the truncated `-shm` file, and SIGBUS would end the process.
             mem::forget(self.connection);
             return;
         }

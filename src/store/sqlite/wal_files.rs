@@ -19,7 +19,7 @@ pub struct SidecarFile {
 pub type FileIdentity = (u64, u64);
 
 impl SidecarFile {
-    /// Returns the file with its current identity, if the file exists.
+    /// Returns the sidecar file with the current identity of the file; without one if the file does not exist.
     pub fn new(file: PathBuf) -> SidecarFile {
         let identity = file_identity(&file).ok();
         SidecarFile {
@@ -34,8 +34,8 @@ impl SidecarFile {
         self.identity.is_none() || file_identity(&self.file).ok() == self.identity
     }
 
-    /// Logs when the log has become too large. A read transaction that never ends keeps SQLite from resetting the log, which
-    /// then grows without limit.
+    /// Logs a warning when the write-ahead log has become too large. A read transaction that never ends keeps SQLite from
+    /// resetting it, so it grows without limit.
     pub fn warn_when_large(&mut self) {
         let octets = file_len(&self.file);
         let was_large = mem::replace(&mut self.is_large, octets > LARGE_WAL_OCTETS);

@@ -127,7 +127,7 @@ fn parse_header(octets: &[u8]) -> Option<WalIndexHeader> {
 
 /// Size of the index header, which is stored twice.
 const HEADER_OCTETS: usize = 48;
-/// SQLite maps the index in pieces of this size.
+/// Minimum length of the index. SQLite maps it in pieces of this size, so a shorter index was truncated.
 const INDEX_MIN_OCTETS: u64 = 32_768;
 const LOG_HEADER_OCTETS: u64 = 32;
 const FRAME_HEADER_OCTETS: u64 = 24;

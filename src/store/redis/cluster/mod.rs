@@ -9,7 +9,7 @@
 //! ```text
 //! MOVED        read the slot table again and send the bodies to the new owner of their slots, once
 //! ASK          send the bodies to the node that the reply names, each after the command ASKING, once
-//! other error  (CLUSTERDOWN, LOADING, …) save the bodies in column `mail` and do not use the node for a pause
+//! other error  (CLUSTERDOWN, LOADING, …) save the bodies in column `mail` and stop using the node for a while
 //! ```
 
 mod reader;
