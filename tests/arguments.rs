@@ -27,6 +27,22 @@ fn options_accept_one_dash_or_two() {
         });
         assert_eq!(server.address.ip().to_string(), "127.0.0.2", "{form:?}");
         assert!(logs_smtp_lines(&server), "{form:?}");
+        for dashes in ["-", "--"] {
+            let [to, limit, json] = ["to", "limit", "json"].map(|name| format!("{dashes}{name}"));
+            let listed = run(
+                server.folder.path(),
+                &[
+                    "list",
+                    "-config=x.conf",
+                    &to,
+                    "u@ours.test",
+                    &limit,
+                    "1",
+                    &json,
+                ],
+            );
+            assert_eq!((listed.status, listed.stderr.as_str()), (0, ""), "{dashes}");
+        }
     }
 }
 

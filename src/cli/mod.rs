@@ -172,7 +172,9 @@ fn with_two_dashes(argument: OsString) -> OsString {
     };
     let name = text.split('=').next().unwrap_or_default();
     match name {
-        "-config" | "-if" | "-verbose" | "-help" | "-version" => format!("-{text}").into(),
+        "-config" | "-if" | "-verbose" | "-help" | "-version" | "-to" | "-limit" | "-json" => {
+            format!("-{text}").into()
+        }
         "--v" => text.strip_prefix('-').unwrap_or(text).into(),
         _ => argument,
     }
