@@ -65,7 +65,7 @@ fn check_domain(path: &ForwardPath) {
         .into_iter()
         .flatten()
     {
-        let Ok(allowed) = AllowedHosts::from_items([item.as_str()]) else {
+        let Ok(allowed) = AllowedHosts::from_host_patterns([item.as_str()]) else {
             continue;
         };
         assert_eq!(allowed.accepts(path), !path.has_embedded_route(), "{item}");

@@ -5,21 +5,21 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::LazyLock;
 
-use goguerrilla::net::proxy_protocol::{ProxiedClient, ProxyHeader};
+use goguerrilla::net::proxy_protocol::{ProxiedClient, ProxyHeaderParse};
 use libfuzzer_sys::fuzz_target;
 use regex::bytes::Regex;
 
 fuzz_target!(|octets: &[u8]| {
-    let whole = ProxyHeader::parse(octets);
+    let whole = ProxyHeaderParse::parse(octets);
     assert_eq!(whole, model(octets), "{}", octets.escape_ascii());
     for end in 0..octets.len().min(300) {
-        let early = ProxyHeader::parse(&octets[..end]);
-        if early != ProxyHeader::Partial {
+        let early = ProxyHeaderParse::parse(&octets[..end]);
+        if early != ProxyHeaderParse::Partial {
             assert_eq!(early, whole);
         }
-        assert!(early != ProxyHeader::Partial || end < MAX_V1_OCTETS);
+        assert!(early != ProxyHeaderParse::Partial || end < MAX_V1_OCTETS);
     }
-    if let ProxyHeader::Complete {
+    if let ProxyHeaderParse::Complete {
         octets: length,
         source,
     } = whole
@@ -31,26 +31,26 @@ fuzz_target!(|octets: &[u8]| {
     }
 });
 
-fn model(octets: &[u8]) -> ProxyHeader {
+fn model(octets: &[u8]) -> ProxyHeaderParse {
     if SIGNATURE.starts_with(octets) || b"PROXY ".starts_with(octets) {
-        return ProxyHeader::Partial;
+        return ProxyHeaderParse::Partial;
     }
     if let Some(rest) = octets.strip_prefix(SIGNATURE) {
         return binary(rest);
     }
     if !octets.starts_with(b"PROXY ") {
-        return ProxyHeader::Malformed;
+        return ProxyHeaderParse::Malformed;
     }
     let longest = &octets[..octets.len().min(MAX_V1_OCTETS)];
     match longest.iter().position(|octet| *octet == b'\n') {
-        Some(end) => {
-            line(&octets[..=end]).map_or(ProxyHeader::Malformed, |source| ProxyHeader::Complete {
+        Some(end) => line(&octets[..=end]).map_or(ProxyHeaderParse::Malformed, |source| {
+            ProxyHeaderParse::Complete {
                 source,
                 octets: end + 1,
-            })
-        }
-        None if octets.len() < MAX_V1_OCTETS => ProxyHeader::Partial,
-        None => ProxyHeader::Malformed,
+            }
+        }),
+        None if octets.len() < MAX_V1_OCTETS => ProxyHeaderParse::Partial,
+        None => ProxyHeaderParse::Malformed,
     }
 }
 
@@ -77,17 +77,17 @@ fn line(line: &[u8]) -> Option<ProxiedClient> {
 }
 
 /// Parses a version 2 header after its signature.
-fn binary(rest: &[u8]) -> ProxyHeader {
+fn binary(rest: &[u8]) -> ProxyHeaderParse {
     match rest.first() {
-        None => return ProxyHeader::Partial,
+        None => return ProxyHeaderParse::Partial,
         Some(0x20 | 0x21) => {}
-        Some(_) => return ProxyHeader::Malformed,
+        Some(_) => return ProxyHeaderParse::Malformed,
     }
     if rest.len() < 4 {
-        return ProxyHeader::Partial;
+        return ProxyHeaderParse::Partial;
     }
     let length = usize::from(rest[2]) << 8 | usize::from(rest[3]);
-    let complete = |source| ProxyHeader::Complete {
+    let complete = |source| ProxyHeaderParse::Complete {
         source,
         octets: 16 + length,
     };
@@ -97,8 +97,8 @@ fn binary(rest: &[u8]) -> ProxyHeader {
     let addresses = &rest[4..];
     match (rest[1], length) {
         (0x00, _) | (0x31, 216..) => complete(ProxiedClient::Unknown),
-        (0x11, 12..) if addresses.len() < 4 => ProxyHeader::Partial,
-        (0x21, 36..) if addresses.len() < 16 => ProxyHeader::Partial,
+        (0x11, 12..) if addresses.len() < 4 => ProxyHeaderParse::Partial,
+        (0x21, 36..) if addresses.len() < 16 => ProxyHeaderParse::Partial,
         (0x11, 12..) => {
             let ip = Ipv4Addr::new(addresses[0], addresses[1], addresses[2], addresses[3]);
             complete(ProxiedClient::Client(ip.into()))
@@ -109,7 +109,7 @@ fn binary(rest: &[u8]) -> ProxyHeader {
                 IpAddr::V6(octets.into()).to_canonical(),
             ))
         }
-        _ => ProxyHeader::Malformed,
+        _ => ProxyHeaderParse::Malformed,
     }
 }
 

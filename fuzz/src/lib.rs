@@ -219,7 +219,7 @@ pub fn settings(max_content: usize) -> Arc<SessionSettings> {
     Arc::new(SessionSettings {
         host_name: "mx.test".to_owned(),
         primary_mail_host: "primary.test".to_owned(),
-        allowed_hosts: AllowedHosts::from_items(["ours.test"]).expect("a domain"),
+        allowed_hosts: AllowedHosts::from_host_patterns(["ours.test"]).expect("a domain"),
         max_content_octets: max_content,
         max_recipients: 3,
         recipient_limits: Arc::new(TableColumns::DEFAULT.recipient_columns()),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 /// A protocol that its first octets identify.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PeerProtocol {
+pub enum DetectedProtocol {
     /// MySQL or MariaDB.
     MySql,
     /// The X protocol of MySQL, usually at port 33060.
@@ -27,28 +27,28 @@ pub enum PeerProtocol {
     Imap,
 }
 
-impl fmt::Display for PeerProtocol {
+impl fmt::Display for DetectedProtocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            PeerProtocol::MySql => "MySQL",
-            PeerProtocol::MySqlX => {
+            DetectedProtocol::MySql => "MySQL",
+            DetectedProtocol::MySqlX => {
                 "the X protocol of MySQL (its other port, usually 3306, is needed)"
             }
-            PeerProtocol::Redis => "Redis",
-            PeerProtocol::Tls => "TLS",
-            PeerProtocol::Ssh => "SSH",
-            PeerProtocol::Http => "HTTP",
-            PeerProtocol::Smtp => "SMTP or FTP",
-            PeerProtocol::Imap => "IMAP",
+            DetectedProtocol::Redis => "Redis",
+            DetectedProtocol::Tls => "TLS",
+            DetectedProtocol::Ssh => "SSH",
+            DetectedProtocol::Http => "HTTP",
+            DetectedProtocol::Smtp => "SMTP or FTP",
+            DetectedProtocol::Imap => "IMAP",
         })
     }
 }
 
-impl PeerProtocol {
+impl DetectedProtocol {
     /// Detects the protocol at `host:port` or at the path of a Unix socket, within a few seconds; `None` if it is unknown.
-    pub fn detect(address: &str) -> Option<PeerProtocol> {
+    pub fn detect(address: &str) -> Option<DetectedProtocol> {
         let greeting = exchange(address, b"").unwrap_or_default();
-        if let Some(peer) = PeerProtocol::of_octets(&greeting) {
+        if let Some(peer) = DetectedProtocol::of_octets(&greeting) {
             return Some(peer);
         }
         if !greeting.is_empty() {
@@ -58,24 +58,24 @@ impl PeerProtocol {
         let requests: [&[u8]; 2] = [b"GET / HTTP/1.0\r\n\r\n", CLIENT_HELLO];
         let mut answers =
             (requests.iter()).map(|request| exchange(address, request).unwrap_or_default());
-        answers.find_map(|answer| PeerProtocol::of_octets(&answer))
+        answers.find_map(|answer| DetectedProtocol::of_octets(&answer))
     }
 
-    fn of_octets(octets: &[u8]) -> Option<PeerProtocol> {
-        const PREFIXES: &[(&[u8], PeerProtocol)] = &[
-            (b"SSH-", PeerProtocol::Ssh),
-            (b"HTTP/", PeerProtocol::Http),
-            (b"<!DOCTYPE", PeerProtocol::Http),
-            (b"<html", PeerProtocol::Http),
-            (b"220", PeerProtocol::Smtp),
-            (b"* OK", PeerProtocol::Imap),
-            (b"-ERR ", PeerProtocol::Redis),
-            (b"-NOAUTH ", PeerProtocol::Redis),
-            (b"-DENIED ", PeerProtocol::Redis),
-            (b"-LOADING ", PeerProtocol::Redis),
-            (b"-NOPERM ", PeerProtocol::Redis),
-            (b"\x15\x03", PeerProtocol::Tls),
-            (b"\x16\x03", PeerProtocol::Tls),
+    fn of_octets(octets: &[u8]) -> Option<DetectedProtocol> {
+        const PREFIXES: &[(&[u8], DetectedProtocol)] = &[
+            (b"SSH-", DetectedProtocol::Ssh),
+            (b"HTTP/", DetectedProtocol::Http),
+            (b"<!DOCTYPE", DetectedProtocol::Http),
+            (b"<html", DetectedProtocol::Http),
+            (b"220", DetectedProtocol::Smtp),
+            (b"* OK", DetectedProtocol::Imap),
+            (b"-ERR ", DetectedProtocol::Redis),
+            (b"-NOAUTH ", DetectedProtocol::Redis),
+            (b"-DENIED ", DetectedProtocol::Redis),
+            (b"-LOADING ", DetectedProtocol::Redis),
+            (b"-NOPERM ", DetectedProtocol::Redis),
+            (b"\x15\x03", DetectedProtocol::Tls),
+            (b"\x16\x03", DetectedProtocol::Tls),
         ];
         let known = PREFIXES
             .iter()
@@ -85,9 +85,9 @@ impl PeerProtocol {
         }
         match octets {
             // The first packet of MySQL: length in three octets, number 0, protocol version 10 or an error (0xff).
-            [_, _, 0, 0, 0x0a | 0xff, ..] => Some(PeerProtocol::MySql),
+            [_, _, 0, 0, 0x0a | 0xff, ..] => Some(DetectedProtocol::MySql),
             // A notice of the X protocol: length in four octets, type 11.
-            [_, 0, 0, 0, 0x0b, ..] => Some(PeerProtocol::MySqlX),
+            [_, 0, 0, 0, 0x0b, ..] => Some(DetectedProtocol::MySqlX),
             _ => None,
         }
     }
@@ -163,22 +163,31 @@ mod tests {
     #[test]
     fn peer_protocol_is_detected_from_its_first_octets() {
         for (octets, want) in [
-            (&b"SSH-2.0-OpenSSH_9.2\r\n"[..], Some(PeerProtocol::Ssh)),
-            (b"HTTP/1.1 400 Bad Request", Some(PeerProtocol::Http)),
-            (b"J\0\0\0\x0a11.8.2-MariaDB\0", Some(PeerProtocol::MySql)),
-            (b"E\0\0\0\xff\x6a\x04Host", Some(PeerProtocol::MySql)),
-            (b"\x05\0\0\0\x0b\x08\x05\x1a\0", Some(PeerProtocol::MySqlX)),
-            (b"-ERR wrong number of arguments", Some(PeerProtocol::Redis)),
+            (&b"SSH-2.0-OpenSSH_9.2\r\n"[..], Some(DetectedProtocol::Ssh)),
+            (b"HTTP/1.1 400 Bad Request", Some(DetectedProtocol::Http)),
+            (
+                b"J\0\0\0\x0a11.8.2-MariaDB\0",
+                Some(DetectedProtocol::MySql),
+            ),
+            (b"E\0\0\0\xff\x6a\x04Host", Some(DetectedProtocol::MySql)),
+            (
+                b"\x05\0\0\0\x0b\x08\x05\x1a\0",
+                Some(DetectedProtocol::MySqlX),
+            ),
+            (
+                b"-ERR wrong number of arguments",
+                Some(DetectedProtocol::Redis),
+            ),
             (
                 b"-DENIED Redis is running in protected mode",
-                Some(PeerProtocol::Redis),
+                Some(DetectedProtocol::Redis),
             ),
-            (b"\x15\x03\x03\0\x02\x02\x28", Some(PeerProtocol::Tls)),
-            (b"220 mx.test ESMTP\r\n", Some(PeerProtocol::Smtp)),
+            (b"\x15\x03\x03\0\x02\x02\x28", Some(DetectedProtocol::Tls)),
+            (b"220 mx.test ESMTP\r\n", Some(DetectedProtocol::Smtp)),
             (b"", None),
             (b"what?", None),
         ] {
-            assert_eq!(PeerProtocol::of_octets(octets), want, "{octets:?}");
+            assert_eq!(DetectedProtocol::of_octets(octets), want, "{octets:?}");
         }
         // The lengths in the record header and in the handshake message must match the constant.
         assert_eq!(CLIENT_HELLO.len(), 5 + 0x2d);

@@ -114,7 +114,7 @@ fn inspect_database(
         database.read_last_row(table).map_err(describe)?;
     }
     if database.is_complete || database.has_table(table).map_err(describe)? {
-        try_rows(file, &database, table, warnings).map_err(describe)??;
+        try_statements_on_copy(file, &database, table, warnings).map_err(describe)??;
     }
     drop(database);
     match sqlite_locks::lock_holder(file, is_wal, BUSY_TIMEOUT) {
@@ -178,7 +178,7 @@ impl ReadOnlyDatabase {
                 ),
                 error,
             )) => Err(error),
-            // Missing columns are reported by `try_rows`.
+            // Missing columns are reported by `try_statements_on_copy`.
             _ => Ok(()),
         }
     }
@@ -226,7 +226,7 @@ fn open_read_only(file: &Path, options: &str) -> rusqlite::Result<Connection> {
 }
 
 /// Executes the statements of the server's start and of its first mails on a copy of the schema in memory.
-fn try_rows(
+fn try_statements_on_copy(
     file: &Path,
     database: &ReadOnlyDatabase,
     table: &TableName,

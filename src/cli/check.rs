@@ -14,7 +14,7 @@ use crate::store::Diagnostic;
 pub fn check(
     config: &Config,
     warnings: &[String],
-    reload_config: server::ConfigSource,
+    reload_config: server::ConfigLoader,
 ) -> Result<(), Failure> {
     let mut findings: Vec<Diagnostic> = warnings.iter().cloned().map(Diagnostic::warning).collect();
     findings.extend(server::preflight(config, reload_config));

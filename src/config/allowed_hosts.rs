@@ -13,7 +13,7 @@ impl RawConfig {
         let key = "GM_ALLOWED_HOSTS";
         let value = self.value(key);
         let items = || value.split(',').map(str::trim);
-        AllowedHosts::from_items(items()).map_err(|bad| {
+        AllowedHosts::from_host_patterns(items()).map_err(|bad| {
             let item = bad.item.as_str();
             let found = if !item.is_empty() {
                 let cut: String = item.chars().take(MAX_SHOWN).collect();

@@ -118,8 +118,8 @@ impl RawConfig {
 /// become text.
 impl<'de> Deserialize<'de> for RawConfig {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RawConfig, D::Error> {
-        struct Pairs;
-        impl<'de> Visitor<'de> for Pairs {
+        struct ConfigVisitor;
+        impl<'de> Visitor<'de> for ConfigVisitor {
             type Value = RawConfig;
 
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -150,7 +150,7 @@ impl<'de> Deserialize<'de> for RawConfig {
                 Ok(RawConfig { pairs })
             }
         }
-        deserializer.deserialize_map(Pairs)
+        deserializer.deserialize_map(ConfigVisitor)
     }
 }
 

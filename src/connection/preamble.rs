@@ -50,7 +50,7 @@ impl ClientConnection<'_> {
             ReceiveError::Transport(error) => close_reason(&error),
         })?;
         match client.implicit_tls {
-            true => self.transport.prepend(rest),
+            true => self.transport.set_pending_octets(rest),
             false => {
                 self.octets_in += rest.len() as u64;
                 metrics::RECEIVED_BYTES.add((), rest.len());

@@ -217,7 +217,7 @@ mod tests {
         listener
     }
 
-    fn echo() -> Arc<Listener> {
+    fn start_echo_server() -> Arc<Listener> {
         start(Arc::new(|request| {
             assert_ne!(request.path, "/panic", "a handler's bug");
             let name = request.header("x-name").unwrap_or(b"nobody");
@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn http_server_answers_each_request_with_its_status() {
-        let listener = echo();
+        let listener = start_echo_server();
         let long_header = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(9_000));
         let fits = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(8_192 - 23));
         let many = format!("GET / HTTP/1.1\r\n{}\r\n", "X: y\r\n".repeat(65));
@@ -280,13 +280,13 @@ mod tests {
 
     #[test]
     fn line_breaks_in_a_response_header_value_are_removed() {
-        let answer = exchange(&echo(), b"GET / HTTP/1.1\r\n\r\n");
+        let answer = exchange(&start_echo_server(), b"GET / HTTP/1.1\r\n\r\n");
         assert!(answer.contains("\r\nX-Test: ab: c\r\n"), "{answer}");
     }
 
     #[test]
     fn http_connection_over_the_limit_is_closed_and_later_ones_are_served() {
-        let listener = echo();
+        let listener = start_echo_server();
         let connect = |_| TcpStream::connect(listener.address()).unwrap();
         let idle: Vec<TcpStream> = (0..MAX_CONNECTIONS).map(connect).collect();
         let mut next = connect(0);
@@ -308,7 +308,7 @@ mod tests {
 
     #[test]
     fn slow_http_request_head_times_out_after_5_seconds() {
-        let listener = echo();
+        let listener = start_echo_server();
         let mut socket = TcpStream::connect(listener.address()).unwrap();
         let started_at = Instant::now();
         let mut sending = socket.try_clone().unwrap();
@@ -325,7 +325,7 @@ mod tests {
 
     #[test]
     fn http_server_stops_when_its_listener_is_closed() {
-        let listener = echo();
+        let listener = start_echo_server();
         listener.close();
         let mut answer = Vec::new();
         let ended = TcpStream::connect(listener.address())

@@ -25,16 +25,16 @@ pub struct Deflated {
 /// Error: the memory for compressed content could not be allocated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no memory to compress a mail")]
-pub struct NoMemory;
+pub struct CompressAllocError;
 
-impl From<TryReserveError> for NoMemory {
-    fn from(_: TryReserveError) -> NoMemory {
-        NoMemory
+impl From<TryReserveError> for CompressAllocError {
+    fn from(_: TryReserveError) -> CompressAllocError {
+        CompressAllocError
     }
 }
 
-impl From<NoMemory> for io::Error {
-    fn from(error: NoMemory) -> io::Error {
+impl From<CompressAllocError> for io::Error {
+    fn from(error: CompressAllocError) -> io::Error {
         io::Error::new(io::ErrorKind::OutOfMemory, error)
     }
 }
@@ -54,8 +54,8 @@ impl Deflated {
     /// Compresses `plain` at level 1.
     ///
     /// # Errors
-    /// [`NoMemory`]: a buffer of about the length of `plain` cannot be allocated.
-    pub fn new(plain: &[u8]) -> Result<Deflated, NoMemory> {
+    /// [`CompressAllocError`]: a buffer of about the length of `plain` cannot be allocated.
+    pub fn new(plain: &[u8]) -> Result<Deflated, CompressAllocError> {
         Ok(Deflated {
             octets: deflate(None, plain)?,
             plain_octets: plain.len(),
@@ -66,8 +66,8 @@ impl Deflated {
     /// Returns the zlib stream of `prefix` followed by the content.
     ///
     /// # Errors
-    /// [`NoMemory`]: the memory for the stream cannot be allocated.
-    pub fn zlib_stream(&self, prefix: &[u8]) -> Result<Vec<u8>, NoMemory> {
+    /// [`CompressAllocError`]: the memory for the stream cannot be allocated.
+    pub fn zlib_stream(&self, prefix: &[u8]) -> Result<Vec<u8>, CompressAllocError> {
         let mut stream = Vec::new();
         stream.try_reserve_exact(zlib_overhead(prefix) + self.octets.len())?;
         write_zlib_header(&mut stream, prefix);
@@ -93,8 +93,8 @@ impl Deflated {
 /// once less.
 ///
 /// # Errors
-/// [`NoMemory`]: a buffer of about the length of `plain` cannot be allocated.
-pub fn zlib_stream(prefix: &[u8], plain: &[u8]) -> Result<Vec<u8>, NoMemory> {
+/// [`CompressAllocError`]: a buffer of about the length of `plain` cannot be allocated.
+pub fn zlib_stream(prefix: &[u8], plain: &[u8]) -> Result<Vec<u8>, CompressAllocError> {
     deflate(Some(prefix), plain)
 }
 
@@ -179,7 +179,7 @@ static COMPRESSORS: Mutex<Vec<PooledCompressor>> = Mutex::new(Vec::new());
 
 /// Compresses `plain`. Returns the whole zlib stream of `prefix` and `plain`; without a `prefix`, returns only the deflated
 /// octets.
-fn deflate(prefix: Option<&[u8]>, plain: &[u8]) -> Result<Vec<u8>, NoMemory> {
+fn deflate(prefix: Option<&[u8]>, plain: &[u8]) -> Result<Vec<u8>, CompressAllocError> {
     let mut pooled = take_compressor()?;
     let PooledCompressor { compressor, buffer } = &mut pooled;
     let bound = compressor.deflate_compress_bound(plain.len());
@@ -192,7 +192,7 @@ fn deflate(prefix: Option<&[u8]>, plain: &[u8]) -> Result<Vec<u8>, NoMemory> {
     buffer.resize(start + bound, 0);
     // Compression cannot fail, because the buffer has room for the worst case (`bound`).
     let deflated = compressor.deflate_compress(plain, buffer.get_mut(start..).unwrap_or_default());
-    buffer.truncate(start + deflated.map_err(|_| NoMemory)?);
+    buffer.truncate(start + deflated.map_err(|_| CompressAllocError)?);
     if let Some(prefix) = prefix {
         write_zlib_trailer(buffer, prefix, adler32(plain), plain.len());
     }
@@ -210,7 +210,7 @@ fn deflate(prefix: Option<&[u8]>, plain: &[u8]) -> Result<Vec<u8>, NoMemory> {
     Ok(output)
 }
 
-fn take_compressor() -> Result<PooledCompressor, NoMemory> {
+fn take_compressor() -> Result<PooledCompressor, CompressAllocError> {
     let mut idle = sync::lock(&COMPRESSORS);
     let pooled = idle.pop();
     drop(idle);
@@ -218,7 +218,8 @@ fn take_compressor() -> Result<PooledCompressor, NoMemory> {
         return Ok(pooled);
     }
     // If an allocation fails, libdeflater panics; it does not return an error.
-    let compressor = catch_unwind(|| Compressor::new(compression_level())).map_err(|_| NoMemory)?;
+    let compressor =
+        catch_unwind(|| Compressor::new(compression_level())).map_err(|_| CompressAllocError)?;
     let buffer = Vec::new();
     Ok(PooledCompressor { compressor, buffer })
 }

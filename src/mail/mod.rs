@@ -8,7 +8,7 @@ mod trace;
 use std::io;
 use std::sync::{Arc, OnceLock};
 
-pub use compress::{Deflated, InflateError, NoMemory, inflate};
+pub use compress::{CompressAllocError, Deflated, InflateError, inflate};
 pub use mail_id::MailId;
 pub use mime::{Attachment, MimeSummary};
 pub use trace::MailOrigin;
@@ -140,8 +140,8 @@ impl Mail {
     /// Returns one zlib stream of the recipient's trace fields and the content.
     ///
     /// # Errors
-    /// [`NoMemory`]: the memory for the stream cannot be allocated. A smaller mail may still succeed.
-    pub fn zlib_body(&self, recipient: &Recipient) -> Result<Arc<Vec<u8>>, NoMemory> {
+    /// [`CompressAllocError`]: the memory for the stream cannot be allocated. A smaller mail may still succeed.
+    pub fn zlib_body(&self, recipient: &Recipient) -> Result<Arc<Vec<u8>>, CompressAllocError> {
         let compressed = match self.compressed.get() {
             Some(compressed) => compressed,
             None => match self.compress()? {
@@ -165,8 +165,8 @@ impl Mail {
     /// it later, so that only the mails of one batch are in memory twice.
     ///
     /// # Errors
-    /// [`NoMemory`]: the memory for the compressed content cannot be allocated.
-    pub fn precompute_row(&self) -> Result<(), NoMemory> {
+    /// [`CompressAllocError`]: the memory for the compressed content cannot be allocated.
+    pub fn precompute_row(&self) -> Result<(), CompressAllocError> {
         self.summary();
         if self.compressed.get().is_none()
             && let Some(mut reservation) = self.content.reserve_copy(self.content().len())
@@ -179,7 +179,7 @@ impl Mail {
         Ok(())
     }
 
-    fn compress(&self) -> Result<CompressedBody, NoMemory> {
+    fn compress(&self) -> Result<CompressedBody, CompressAllocError> {
         let [only] = &self.recipients[..] else {
             return Deflated::new(self.content()).map(CompressedBody::Shared);
         };

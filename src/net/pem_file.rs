@@ -86,7 +86,7 @@ fn describe_der(octets: &[u8], wanted: PemContent, file: &Display) -> Option<Str
         return Some(format!("a certificate in DER form; convert it: {cure}"));
     }
     if X509CertificationRequest::from_der(octets).is_ok() {
-        return Some(describe_request(wanted));
+        return Some(signing_request_hint(wanted));
     }
     Some(match tags.as_slice() {
         [Tag::Integer, Tag::Sequence, ..] if version == [3] => {
@@ -154,7 +154,7 @@ fn describe_pem(text: &str, wanted: PemContent, file: &Display) -> Option<String
         .iter()
         .any(|label| label.ends_with("CERTIFICATE REQUEST"))
     {
-        describe_request(wanted)
+        signing_request_hint(wanted)
     } else if has("TRUSTED CERTIFICATE") || has("X509 CERTIFICATE") {
         let cure = format!("openssl x509 -in {file} -out {file}.pem");
         format!("a certificate in another form; convert it: {cure}")
@@ -183,7 +183,7 @@ fn swapped_hint(found: PemContent, wanted: PemContent) -> &'static str {
     }
 }
 
-fn describe_request(wanted: PemContent) -> String {
+fn signing_request_hint(wanted: PemContent) -> String {
     match wanted {
         PemContent::Chain => {
             "a certificate signing request; name the certificate that the authority issued for it"

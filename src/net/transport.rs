@@ -57,7 +57,7 @@ impl Transport {
     }
 
     /// Sets the octets that were already read; the next TLS handshake begins with them.
-    pub fn prepend(&mut self, octets: Vec<u8>) {
+    pub fn set_pending_octets(&mut self, octets: Vec<u8>) {
         self.records.pending = octets;
     }
 

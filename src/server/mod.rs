@@ -30,7 +30,7 @@ use crate::store::{StoreOpener, TableColumns};
 use store_factory::StoreSource;
 
 /// A function that reads the configuration again, applies the command line, and returns the configuration and its warnings.
-pub type ConfigSource<'a> = &'a dyn Fn() -> Result<(Config, Vec<String>), String>;
+pub type ConfigLoader<'a> = &'a dyn Fn() -> Result<(Config, Vec<String>), String>;
 
 /// Runs the server with the configured store until SIGTERM or SIGINT.
 ///
@@ -41,7 +41,7 @@ pub type ConfigSource<'a> = &'a dyn Fn() -> Result<(Config, Vec<String>), String
 pub fn run(
     config: &Config,
     warnings: &[String],
-    reload_config: ConfigSource,
+    reload_config: ConfigLoader,
 ) -> Result<(), StartError> {
     startup::run(
         config,

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::time::SystemTime;
 
 use super::identity::target_identity;
-use super::{ConfigSource, StartError, listeners, tls_files};
+use super::{ConfigLoader, StartError, listeners, tls_files};
 use crate::config::Config;
 use crate::net::tls::TlsCredentials;
 use crate::os::pid_file::PidFile;
@@ -18,7 +18,7 @@ use crate::store::Diagnostic;
 ///
 /// Reads the TLS key and tests the files as the user that started `check`. Then changes permanently to the user that the
 /// server would run as. Changes no file.
-pub fn preflight(config: &Config, reload_config: ConfigSource) -> Vec<Diagnostic> {
+pub fn preflight(config: &Config, reload_config: ConfigLoader) -> Vec<Diagnostic> {
     let loaded = tls_files(config)
         .map(|files| TlsCredentials::load(&files))
         .transpose();

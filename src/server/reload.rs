@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, RwLock};
 
-use super::resources::check_limits;
+use super::resources::raise_and_check_rlimits;
 use super::store_factory::{RunningStore, StoreSource};
 use super::{
-    ConfigSource, StartError, log_certificate_warnings, log_format, log_warnings, pool_settings,
+    ConfigLoader, StartError, log_certificate_warnings, log_format, log_warnings, pool_settings,
     session_settings, tls_files,
 };
 use crate::config::Config;
@@ -22,7 +22,7 @@ use crate::sync;
 pub struct RunningServer<'a> {
     /// The configuration in force.
     pub config: Config,
-    pub reload_config: ConfigSource<'a>,
+    pub reload_config: ConfigLoader<'a>,
     pub stores: StoreSource,
     pub log_file: LogFile,
     /// Settings of new connections; open connections keep the settings they started with.
@@ -136,7 +136,7 @@ impl RunningServer<'_> {
             tls,
         };
         *sync::write(&self.settings) = Arc::new(changed);
-        check_limits(&new_config);
+        raise_and_check_rlimits(&new_config);
         self.pool.update_settings(pool_settings(&new_config));
         self.config = new_config;
         if renewed {

@@ -7,7 +7,7 @@ use crate::http;
 use crate::os::rlimits;
 
 /// Raises the limit of open files if necessary, and logs a warning for each limit that is too low for this configuration.
-pub fn check_limits(config: &Config) {
+pub fn raise_and_check_rlimits(config: &Config) {
     let needed = needed_descriptors(config) as u64;
     let limit = rlimits::raise_descriptor_limit(needed);
     if limit < needed {

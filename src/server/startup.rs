@@ -13,11 +13,11 @@ use nix::unistd::geteuid;
 use super::identity::{chown_files, reject_root, target_identity};
 use super::listeners;
 use super::reload::RunningServer;
-use super::resources::check_limits;
+use super::resources::raise_and_check_rlimits;
 use super::shutdown;
 use super::store_factory::StoreSource;
 use super::{
-    ConfigSource, StartError, http_endpoints, log_certificate_warnings, log_format, log_warnings,
+    ConfigLoader, StartError, http_endpoints, log_certificate_warnings, log_format, log_warnings,
     pool_settings, session_settings, tls_files,
 };
 use crate::config::Config;
@@ -46,14 +46,14 @@ type SharedSettings = Arc<RwLock<Arc<ConnectionSettings>>>;
 pub fn run(
     config: &Config,
     warnings: &[String],
-    reload_config: ConfigSource,
+    reload_config: ConfigLoader,
     stores: StoreSource,
 ) -> Result<(), StartError> {
     let signals = signals::install_handlers().map_err(StartError::Kernel)?;
     let identity = target_identity(config)?;
     let sockets = bind(config, identity)?;
     let files = open_files_as_root(config, warnings, identity)?;
-    check_limits(config);
+    raise_and_check_rlimits(config);
     if let Some(identity) = identity {
         drop_privileges(identity, &files, reload_config)?;
     }
@@ -132,7 +132,7 @@ fn open_files_as_root(
 fn drop_privileges(
     identity: ProcessIdentity,
     files: &OpenFiles,
-    reload_config: ConfigSource,
+    reload_config: ConfigLoader,
 ) -> Result<(), StartError> {
     chown_files(identity, &files.log_file, files.pid_file.as_ref());
     privileges::drop_to(identity)?;

@@ -48,7 +48,7 @@ impl AllowedHosts {
     ///
     /// # Errors
     /// [`InvalidHostItem`] for the first item that can never match.
-    pub fn from_items<'a>(
+    pub fn from_host_patterns<'a>(
         items: impl IntoIterator<Item = &'a str>,
     ) -> Result<AllowedHosts, InvalidHostItem> {
         let mut any = false;
@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn allowed_hosts_match_exact_domains_and_subdomain_wildcards() {
         let items = ["ours.test", "*.sub.test", "[192.0.2.1]"];
-        let allowed = AllowedHosts::from_items(items).unwrap();
+        let allowed = AllowedHosts::from_host_patterns(items).unwrap();
         for (path, want) in [
             ("<a@ours.test>", true),
             ("<a@OURS.test>", true),
@@ -206,7 +206,7 @@ mod tests {
             assert_eq!(accepts(&allowed, path), want, "{path}");
         }
         for any in ["*", "."] {
-            let any = AllowedHosts::from_items([any]).unwrap();
+            let any = AllowedHosts::from_host_patterns([any]).unwrap();
             assert!(accepts(&any, "<a%b@c>"));
             assert_eq!(any, AllowedHosts::any());
         }
@@ -255,7 +255,7 @@ mod tests {
                 ],
             ),
         ] {
-            let allowed = AllowedHosts::from_items(items).unwrap();
+            let allowed = AllowedHosts::from_host_patterns(items).unwrap();
             for path in accepted {
                 assert!(accepts(&allowed, path), "{path} {items:?}");
             }
@@ -319,7 +319,7 @@ mod tests {
             ("＊.ours.test", idna),
             ("\u{ad}.test", idna),
         ] {
-            let error = AllowedHosts::from_items(["ours.test", item]).unwrap_err();
+            let error = AllowedHosts::from_host_patterns(["ours.test", item]).unwrap_err();
             let expected = expected.to_owned();
             let item = item.to_owned();
             assert_eq!(error, InvalidHostItem { item, expected });
@@ -334,7 +334,7 @@ mod tests {
             "xn--zzzz",
             "a.test.",
         ] {
-            AllowedHosts::from_items([item, item]).unwrap();
+            AllowedHosts::from_host_patterns([item, item]).unwrap();
         }
     }
 }

@@ -26,7 +26,7 @@ pub use allowed_hosts::{AllowedHosts, InvalidHostItem};
 pub use content::{Content, ContentError, MemoryBudget, MemoryReservation};
 pub use input::{COMMAND_READ_SIZE, CONTENT_READ_SIZE, InputBuffer};
 pub use path::{ForwardPath, PathError, ReversePath};
-pub use policy::{RecipientLimits, SessionSettings};
+pub use policy::{SessionSettings, StorableRecipients};
 pub use reply::{EnhancedStatus, Reply};
 pub use session::Session;
 pub use step::{ContentCounters, DiscardReason, Envelope, Expecting, SessionStats, Step, TlsState};

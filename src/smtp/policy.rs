@@ -8,7 +8,7 @@ use super::command::{self, CommandError, Verb};
 use super::path::ForwardPath;
 
 /// The limits of a store for recipient addresses.
-pub trait RecipientLimits: Debug + Send + Sync {
+pub trait StorableRecipients: Debug + Send + Sync {
     /// Returns whether the store can hold the forward-path and the address in column `to` unchanged.
     fn can_store(&self, recipient: &str, to: &str) -> bool;
 }
@@ -27,7 +27,7 @@ pub struct SessionSettings {
     /// Maximum number of recipients in one transaction; further recipients are rejected with 452.
     pub max_recipients: usize,
     /// Limits of the store for recipients; a recipient that exceeds them is rejected with 553.
-    pub recipient_limits: Arc<dyn RecipientLimits>,
+    pub recipient_limits: Arc<dyn StorableRecipients>,
     /// Whether command lines are kept for the log ([`Session::take_last_command`](super::Session::take_last_command)).
     pub verbose: bool,
 }

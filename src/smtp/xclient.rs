@@ -78,7 +78,7 @@ impl XclientAttributes {
 
 /// The attributes of the client that a trusted proxy passed on in this session.
 #[derive(Debug)]
-pub struct TrustedProxy {
+pub struct XclientState {
     was_applied: bool,
     address: XclientAddress,
     /// Whether an XCLIENT that changes the client address is rejected. Set once the proxy forwards the client's octets
@@ -88,10 +88,10 @@ pub struct TrustedProxy {
     helo_name: Option<String>,
 }
 
-impl TrustedProxy {
+impl XclientState {
     /// Returns the initial state; `header_address` is the client address of the PROXY header, which locks the address.
-    pub fn new(header_address: Option<IpAddr>) -> TrustedProxy {
-        TrustedProxy {
+    pub fn new(header_address: Option<IpAddr>) -> XclientState {
+        XclientState {
             was_applied: false,
             address: header_address.map_or(XclientAddress::NotGiven, XclientAddress::Known),
             is_address_locked: header_address.is_some(),
@@ -113,8 +113,8 @@ impl TrustedProxy {
         true
     }
 
-    /// If XCLIENT was accepted, no later XCLIENT can change the address. Called after the first accepted recipient: from then on the proxy forwards
-    /// the client's commands unchanged.
+    /// If XCLIENT was accepted, no later XCLIENT can change the address. Called after the first accepted recipient: from
+    /// then on the proxy forwards the client's commands unchanged.
     pub fn lock_address(&mut self) {
         self.is_address_locked |= self.was_applied;
     }

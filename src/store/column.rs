@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::smtp::RecipientLimits;
+use crate::smtp::StorableRecipients;
 
 /// A text column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub struct RecipientColumns {
     pub recipient: Column,
 }
 
-impl RecipientLimits for RecipientColumns {
+impl StorableRecipients for RecipientColumns {
     fn can_store(&self, recipient: &str, to: &str) -> bool {
         self.recipient.holds(recipient) && self.to.holds(to)
     }

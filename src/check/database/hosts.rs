@@ -3,7 +3,7 @@
 use mysql::Error;
 
 use super::fixes;
-use crate::check::peer::PeerProtocol;
+use crate::check::peer::DetectedProtocol;
 use crate::store::Diagnostic;
 use crate::store::mysql::connection::DbConnection;
 use crate::store::mysql::host_state::HostState;
@@ -98,8 +98,8 @@ fn unreachable_text(connector: &Connector, host: usize, error: &Error) -> String
     );
     let peer = Some(name)
         .filter(|_| may_be_other_protocol)
-        .and_then(PeerProtocol::detect);
-    match peer.filter(|peer| *peer != PeerProtocol::MySql) {
+        .and_then(DetectedProtocol::detect);
+    match peer.filter(|peer| *peer != DetectedProtocol::MySql) {
         Some(peer) => format!(
             "MYSQL_HOST: {what}: it answers like {peer}; MYSQL_HOST must be the address of a MySQL or MariaDB server, \
              such as 127.0.0.1:3306"

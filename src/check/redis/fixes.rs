@@ -1,6 +1,6 @@
 //! The fix for each error that Redis sends.
 
-use crate::check::peer::{PeerProtocol, refusal_of_redis};
+use crate::check::peer::{DetectedProtocol, refusal_of_redis};
 
 /// Returns the fix for the text of an error; `None` if the error is unknown.
 pub fn fix_for(error: &str) -> Option<&'static str> {
@@ -22,13 +22,13 @@ pub fn wrong_server(address: &str, error: &str) -> Option<String> {
     if fix_for(error).is_some() || connect_errors.iter().any(|word| error.contains(word)) {
         return None;
     }
-    match PeerProtocol::detect(address)? {
-        PeerProtocol::Redis => {
+    match DetectedProtocol::detect(address)? {
+        DetectedProtocol::Redis => {
             let refusal = refusal_of_redis(address)?;
             let fix = fix_for(&refusal).map(|fix| format!("; {fix}"));
             Some(refusal + &fix.unwrap_or_default())
         }
-        PeerProtocol::Tls => Some(
+        DetectedProtocol::Tls => Some(
             "it answers like TLS; name its port without TLS in REDIS_INTERFACE, or use rediss:// if this version supports it"
                 .to_owned(),
         ),

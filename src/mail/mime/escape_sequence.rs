@@ -3,7 +3,7 @@
 
 /// A character set that an escape sequence designates.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum CharacterSet {
+pub enum Iso2022Set {
     Ascii,
     /// The Roman set of JIS X 0201: ASCII with yen sign and overline instead of backslash and tilde.
     JisRoman,
@@ -23,29 +23,29 @@ pub enum CharacterSet {
     Unknown,
 }
 
-impl CharacterSet {
+impl Iso2022Set {
     /// Returns whether a character takes two octets.
     pub fn is_double_octet(self) -> bool {
         !matches!(
             self,
-            CharacterSet::Ascii
-                | CharacterSet::JisRoman
-                | CharacterSet::JisKatakana
-                | CharacterSet::Latin1
-                | CharacterSet::Greek
+            Iso2022Set::Ascii
+                | Iso2022Set::JisRoman
+                | Iso2022Set::JisKatakana
+                | Iso2022Set::Latin1
+                | Iso2022Set::Greek
         )
     }
 }
 
 /// An element of text in a stateful charset.
 #[derive(Clone, Copy)]
-pub enum CharsetToken {
+pub enum StatefulTextToken {
     /// Designates the set of unshifted text.
-    DesignateG0(CharacterSet),
+    DesignateG0(Iso2022Set),
     /// Designates the set between shift-out and shift-in.
-    DesignateG1(CharacterSet),
+    DesignateG1(Iso2022Set),
     /// Designates the set of the character after a single shift.
-    DesignateG2(CharacterSet),
+    DesignateG2(Iso2022Set),
     ShiftOut,
     ShiftIn,
     SingleShift,
@@ -60,46 +60,56 @@ pub fn has_designation(octets: &[u8]) -> bool {
         let (token, _) = read_escape_sequence(octets.get(at..).unwrap_or_default());
         matches!(
             token,
-            CharsetToken::DesignateG0(_) | CharsetToken::DesignateG1(_)
+            StatefulTextToken::DesignateG0(_) | StatefulTextToken::DesignateG1(_)
         )
     };
     memchr::memchr_iter(ESCAPE, octets).any(is_designation)
 }
 
 /// Reads the escape sequence at the start of `rest`, which begins with ESC; returns the token and its length in octets.
-pub fn read_escape_sequence(rest: &[u8]) -> (CharsetToken, usize) {
+pub fn read_escape_sequence(rest: &[u8]) -> (StatefulTextToken, usize) {
     match rest {
-        [ESCAPE, b'(', b'B', ..] => (CharsetToken::DesignateG0(CharacterSet::Ascii), 3),
+        [ESCAPE, b'(', b'B', ..] => (StatefulTextToken::DesignateG0(Iso2022Set::Ascii), 3),
         // `H` designates a Swedish set, but old Japanese programs write it instead of `J`.
-        [ESCAPE, b'(', b'J' | b'H', ..] => (CharsetToken::DesignateG0(CharacterSet::JisRoman), 3),
-        [ESCAPE, b'(', b'I', ..] => (CharsetToken::DesignateG0(CharacterSet::JisKatakana), 3),
-        [ESCAPE, b')', b'I', ..] => (CharsetToken::DesignateG1(CharacterSet::JisKatakana), 3),
-        [ESCAPE, b'$', b'@' | b'B', ..] => (CharsetToken::DesignateG0(CharacterSet::JisX0208), 3),
-        [ESCAPE, b'$', b'A', ..] => (CharsetToken::DesignateG0(CharacterSet::Gb2312), 3),
-        [ESCAPE, b'$', b'(', last, ..] => (CharsetToken::DesignateG0(double_octet_set(*last)), 4),
-        [ESCAPE, b'$', b')', last, ..] => (CharsetToken::DesignateG1(double_octet_set(*last)), 4),
-        [ESCAPE, b'$', b'*', last, ..] => (CharsetToken::DesignateG2(double_octet_set(*last)), 4),
-        [ESCAPE, b'.', b'A', ..] => (CharsetToken::DesignateG2(CharacterSet::Latin1), 3),
-        [ESCAPE, b'.', b'F', ..] => (CharsetToken::DesignateG2(CharacterSet::Greek), 3),
+        [ESCAPE, b'(', b'J' | b'H', ..] => {
+            (StatefulTextToken::DesignateG0(Iso2022Set::JisRoman), 3)
+        }
+        [ESCAPE, b'(', b'I', ..] => (StatefulTextToken::DesignateG0(Iso2022Set::JisKatakana), 3),
+        [ESCAPE, b')', b'I', ..] => (StatefulTextToken::DesignateG1(Iso2022Set::JisKatakana), 3),
+        [ESCAPE, b'$', b'@' | b'B', ..] => {
+            (StatefulTextToken::DesignateG0(Iso2022Set::JisX0208), 3)
+        }
+        [ESCAPE, b'$', b'A', ..] => (StatefulTextToken::DesignateG0(Iso2022Set::Gb2312), 3),
+        [ESCAPE, b'$', b'(', last, ..] => {
+            (StatefulTextToken::DesignateG0(double_octet_set(*last)), 4)
+        }
+        [ESCAPE, b'$', b')', last, ..] => {
+            (StatefulTextToken::DesignateG1(double_octet_set(*last)), 4)
+        }
+        [ESCAPE, b'$', b'*', last, ..] => {
+            (StatefulTextToken::DesignateG2(double_octet_set(*last)), 4)
+        }
+        [ESCAPE, b'.', b'A', ..] => (StatefulTextToken::DesignateG2(Iso2022Set::Latin1), 3),
+        [ESCAPE, b'.', b'F', ..] => (StatefulTextToken::DesignateG2(Iso2022Set::Greek), 3),
         // This sequence announces that the next sequence designates a revised set.
-        [ESCAPE, b'&', b'@', ..] => (CharsetToken::Ignored, 3),
-        [ESCAPE, b'N', ..] => (CharsetToken::SingleShift, 2),
-        [octet, ..] => (CharsetToken::Octet(*octet), 1),
-        [] => (CharsetToken::Ignored, 1),
+        [ESCAPE, b'&', b'@', ..] => (StatefulTextToken::Ignored, 3),
+        [ESCAPE, b'N', ..] => (StatefulTextToken::SingleShift, 2),
+        [octet, ..] => (StatefulTextToken::Octet(*octet), 1),
+        [] => (StatefulTextToken::Ignored, 1),
     }
 }
 
-fn double_octet_set(last: u8) -> CharacterSet {
+fn double_octet_set(last: u8) -> Iso2022Set {
     match last {
-        b'@' | b'B' => CharacterSet::JisX0208,
-        b'D' => CharacterSet::JisX0212,
-        b'O' | b'Q' => CharacterSet::JisX0213(1),
-        b'P' => CharacterSet::JisX0213(2),
-        b'C' => CharacterSet::KsX1001,
+        b'@' | b'B' => Iso2022Set::JisX0208,
+        b'D' => Iso2022Set::JisX0212,
+        b'O' | b'Q' => Iso2022Set::JisX0213(1),
+        b'P' => Iso2022Set::JisX0213(2),
+        b'C' => Iso2022Set::KsX1001,
         // `E` is ISO-IR-165, an extension of GB 2312.
-        b'A' | b'E' => CharacterSet::Gb2312,
-        b'G'..=b'M' => CharacterSet::Cns11643(last - b'F'),
-        _ => CharacterSet::Unknown,
+        b'A' | b'E' => Iso2022Set::Gb2312,
+        b'G'..=b'M' => Iso2022Set::Cns11643(last - b'F'),
+        _ => Iso2022Set::Unknown,
     }
 }
 

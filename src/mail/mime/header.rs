@@ -48,7 +48,7 @@ pub fn split_header(entity: &[u8]) -> (HeaderFields<'_>, &[u8]) {
                     continue;
                 }
             };
-            slot.get_or_insert(truncate_value(&field[colon + 1..]));
+            slot.get_or_insert(truncate_field_value(&field[colon + 1..]));
         }
         rest = tail;
     }
@@ -56,7 +56,7 @@ pub fn split_header(entity: &[u8]) -> (HeaderFields<'_>, &[u8]) {
 }
 
 /// Truncates a value to at most [`MAX_FIELD_OCTETS`]. Does not cut a UTF-8 character, so that valid UTF-8 stays valid.
-fn truncate_value(value: &[u8]) -> &[u8] {
+fn truncate_field_value(value: &[u8]) -> &[u8] {
     let is_inside = |end: usize| matches!(value.get(end), Some(0x80..=0xbf));
     let longest = value.len().min(MAX_FIELD_OCTETS);
     let mut ends = (0..MAX_UTF8_OCTETS).map(|fewer| longest.saturating_sub(fewer));

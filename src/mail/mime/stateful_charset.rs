@@ -8,7 +8,7 @@
 
 use encoding_rs::{EUC_JP, EUC_KR, Encoding, GBK, ISO_8859_7, WINDOWS_1252};
 
-use super::escape_sequence::{self, CharacterSet, CharsetToken, ESCAPE};
+use super::escape_sequence::{self, ESCAPE, Iso2022Set, StatefulTextToken};
 use super::{cns_11643, jis_x_0213};
 
 /// A charset in which the meaning of an octet depends on earlier escape sequences. The variant determines how the
@@ -49,7 +49,7 @@ impl StatefulCharset {
         }
         for (word, is_continued) in words.iter().zip(is_continued) {
             if !is_continued && decoder.lead.is_none() {
-                decoder.g0 = CharacterSet::Ascii;
+                decoder.g0 = Iso2022Set::Ascii;
                 decoder.is_shifted = false;
             }
             decoder.decode_octets(word);
@@ -69,11 +69,11 @@ impl StatefulCharset {
         while !rest.is_empty() {
             let (token, length) = self.read_token(rest);
             match token {
-                CharsetToken::DesignateG0(set) => {
-                    return Some(matches!(set, CharacterSet::Ascii | CharacterSet::JisRoman));
+                StatefulTextToken::DesignateG0(set) => {
+                    return Some(matches!(set, Iso2022Set::Ascii | Iso2022Set::JisRoman));
                 }
-                CharsetToken::ShiftOut => return Some(false),
-                CharsetToken::ShiftIn => return Some(true),
+                StatefulTextToken::ShiftOut => return Some(false),
+                StatefulTextToken::ShiftIn => return Some(true),
                 _ => {}
             }
             rest = rest.get(length..).unwrap_or_default();
@@ -82,26 +82,26 @@ impl StatefulCharset {
     }
 
     /// Reads the first token of `rest`, which is not empty; returns the token and its length in octets.
-    fn read_token(self, rest: &[u8]) -> (CharsetToken, usize) {
+    fn read_token(self, rest: &[u8]) -> (StatefulTextToken, usize) {
         match (self, rest) {
-            (StatefulCharset::Hz, [b'~', b'{', ..]) => (CharsetToken::ShiftOut, 2),
-            (StatefulCharset::Hz, [b'~', b'}', ..]) => (CharsetToken::ShiftIn, 2),
-            (StatefulCharset::Hz, [b'~', b'~', ..]) => (CharsetToken::Octet(b'~'), 2),
-            (StatefulCharset::Hz, [b'~', b'\n', ..]) => (CharsetToken::Ignored, 2),
-            (StatefulCharset::Hz, [octet, ..]) => (CharsetToken::Octet(*octet), 1),
-            (_, [SHIFT_OUT, ..]) => (CharsetToken::ShiftOut, 1),
-            (_, [SHIFT_IN, ..]) => (CharsetToken::ShiftIn, 1),
+            (StatefulCharset::Hz, [b'~', b'{', ..]) => (StatefulTextToken::ShiftOut, 2),
+            (StatefulCharset::Hz, [b'~', b'}', ..]) => (StatefulTextToken::ShiftIn, 2),
+            (StatefulCharset::Hz, [b'~', b'~', ..]) => (StatefulTextToken::Octet(b'~'), 2),
+            (StatefulCharset::Hz, [b'~', b'\n', ..]) => (StatefulTextToken::Ignored, 2),
+            (StatefulCharset::Hz, [octet, ..]) => (StatefulTextToken::Octet(*octet), 1),
+            (_, [SHIFT_OUT, ..]) => (StatefulTextToken::ShiftOut, 1),
+            (_, [SHIFT_IN, ..]) => (StatefulTextToken::ShiftIn, 1),
             (_, [ESCAPE, ..]) => escape_sequence::read_escape_sequence(rest),
-            (_, [octet, ..]) => (CharsetToken::Octet(*octet), 1),
-            (_, []) => (CharsetToken::Ignored, 1),
+            (_, [octet, ..]) => (StatefulTextToken::Octet(*octet), 1),
+            (_, []) => (StatefulTextToken::Ignored, 1),
         }
     }
 
-    fn default_g1(self) -> CharacterSet {
+    fn default_g1(self) -> Iso2022Set {
         match self {
-            StatefulCharset::Iso2022Jp => CharacterSet::JisKatakana,
-            StatefulCharset::Iso2022Kr => CharacterSet::KsX1001,
-            StatefulCharset::Iso2022Cn | StatefulCharset::Hz => CharacterSet::Gb2312,
+            StatefulCharset::Iso2022Jp => Iso2022Set::JisKatakana,
+            StatefulCharset::Iso2022Kr => Iso2022Set::KsX1001,
+            StatefulCharset::Iso2022Cn | StatefulCharset::Hz => Iso2022Set::Gb2312,
         }
     }
 }
@@ -109,9 +109,9 @@ impl StatefulCharset {
 /// The state of a decoder: designated character sets, active shifts and the decoded text.
 struct StatefulDecoder {
     charset: StatefulCharset,
-    g0: CharacterSet,
-    g1: CharacterSet,
-    g2: CharacterSet,
+    g0: Iso2022Set,
+    g1: Iso2022Set,
+    g2: Iso2022Set,
     is_shifted: bool,
     is_single_shifted: bool,
     /// The first octet of a double-octet character whose second octet is not read yet.
@@ -126,9 +126,9 @@ impl StatefulDecoder {
     fn new(charset: StatefulCharset) -> StatefulDecoder {
         StatefulDecoder {
             charset,
-            g0: CharacterSet::Ascii,
+            g0: Iso2022Set::Ascii,
             g1: charset.default_g1(),
-            g2: CharacterSet::Latin1,
+            g2: Iso2022Set::Latin1,
             is_shifted: false,
             is_single_shifted: false,
             lead: None,
@@ -144,23 +144,23 @@ impl StatefulDecoder {
             // In HZ, the second octet of a double-octet character may be a tilde, which does not begin a shift there.
             let is_second = self.charset == StatefulCharset::Hz && self.lead.is_some();
             let (token, length) = if is_second {
-                (CharsetToken::Octet(*first), 1)
+                (StatefulTextToken::Octet(*first), 1)
             } else {
                 self.charset.read_token(rest)
             };
             rest = rest.get(length..).unwrap_or_default();
-            if !matches!(token, CharsetToken::Octet(_)) {
+            if !matches!(token, StatefulTextToken::Octet(_)) {
                 self.replace_incomplete_pair();
             }
             match token {
-                CharsetToken::DesignateG0(set) => self.g0 = set,
-                CharsetToken::DesignateG1(set) => self.g1 = set,
-                CharsetToken::DesignateG2(set) => self.g2 = set,
-                CharsetToken::ShiftOut => self.is_shifted = true,
-                CharsetToken::ShiftIn => self.is_shifted = false,
-                CharsetToken::SingleShift => self.is_single_shifted = true,
-                CharsetToken::Ignored => {}
-                CharsetToken::Octet(octet) => self.decode_octet(octet),
+                StatefulTextToken::DesignateG0(set) => self.g0 = set,
+                StatefulTextToken::DesignateG1(set) => self.g1 = set,
+                StatefulTextToken::DesignateG2(set) => self.g2 = set,
+                StatefulTextToken::ShiftOut => self.is_shifted = true,
+                StatefulTextToken::ShiftIn => self.is_shifted = false,
+                StatefulTextToken::SingleShift => self.is_single_shifted = true,
+                StatefulTextToken::Ignored => {}
+                StatefulTextToken::Octet(octet) => self.decode_octet(octet),
             }
         }
     }
@@ -202,37 +202,35 @@ impl StatefulDecoder {
         }
     }
 
-    fn decode_single_octet(&mut self, set: CharacterSet, octet: u8) {
+    fn decode_single_octet(&mut self, set: Iso2022Set, octet: u8) {
         match (set, octet) {
-            (CharacterSet::JisRoman, b'\\') => self.push_char('¥'),
-            (CharacterSet::JisRoman, b'~') => self.push_char('\u{203e}'),
-            (CharacterSet::JisKatakana, _) => {
+            (Iso2022Set::JisRoman, b'\\') => self.push_char('¥'),
+            (Iso2022Set::JisRoman, b'~') => self.push_char('\u{203e}'),
+            (Iso2022Set::JisKatakana, _) => {
                 self.push_octets(EUC_JP, &[SINGLE_SHIFT_2, octet | 0x80])
             }
-            (CharacterSet::Latin1, _) => self.push_char(char::from(octet | 0x80)),
-            (CharacterSet::Greek, _) => self.push_octets(ISO_8859_7, &[octet | 0x80]),
+            (Iso2022Set::Latin1, _) => self.push_char(char::from(octet | 0x80)),
+            (Iso2022Set::Greek, _) => self.push_octets(ISO_8859_7, &[octet | 0x80]),
             _ => self.push_octets(self.run_encoding, &[octet]),
         }
     }
 
-    fn decode_double_octet(&mut self, set: CharacterSet, lead: u8, octet: u8) {
+    fn decode_double_octet(&mut self, set: Iso2022Set, lead: u8, octet: u8) {
         let pair = [lead | 0x80, octet | 0x80];
         match set {
-            CharacterSet::JisX0208 => self.push_octets(EUC_JP, &pair),
-            CharacterSet::JisX0213(plane) => match jis_x_0213::decode(plane, [lead, octet]) {
+            Iso2022Set::JisX0208 => self.push_octets(EUC_JP, &pair),
+            Iso2022Set::JisX0213(plane) => match jis_x_0213::decode(plane, [lead, octet]) {
                 Some(c) => self.push_char(c),
                 None if plane == 1 => self.push_octets(EUC_JP, &pair),
                 None => self.push_char('\u{fffd}'),
             },
-            CharacterSet::JisX0212 => {
+            Iso2022Set::JisX0212 => {
                 let [first, second] = pair;
                 self.push_octets(EUC_JP, &[SINGLE_SHIFT_3, first, second]);
             }
-            CharacterSet::KsX1001 => self.push_octets(EUC_KR, &pair),
-            CharacterSet::Gb2312 => self.push_octets(GBK, &pair),
-            CharacterSet::Cns11643(plane) => {
-                self.push_char(cns_11643::decode(plane, [lead, octet]))
-            }
+            Iso2022Set::KsX1001 => self.push_octets(EUC_KR, &pair),
+            Iso2022Set::Gb2312 => self.push_octets(GBK, &pair),
+            Iso2022Set::Cns11643(plane) => self.push_char(cns_11643::decode(plane, [lead, octet])),
             _ => self.push_char('\u{fffd}'),
         }
     }

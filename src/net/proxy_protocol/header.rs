@@ -6,7 +6,7 @@ use super::{v1, v2};
 
 /// Result of parsing the octets received so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProxyHeader {
+pub enum ProxyHeaderParse {
     /// The octets are the beginning of a header. After 107 octets the result is never `Partial`.
     Partial,
     /// Not a header; the server sends nothing to such a peer.
@@ -31,14 +31,14 @@ pub enum ProxiedClient {
     HealthCheck,
 }
 
-impl ProxyHeader {
-    /// Parses the octets received so far. Further octets only change the result [`Partial`](ProxyHeader::Partial).
-    pub fn parse(received: &[u8]) -> ProxyHeader {
+impl ProxyHeaderParse {
+    /// Parses the octets received so far. Further octets only change the result [`Partial`](ProxyHeaderParse::Partial).
+    pub fn parse(received: &[u8]) -> ProxyHeaderParse {
         if is_prefix_compatible(received, v2::SIGNATURE) {
-            return v2::parse(received).unwrap_or(ProxyHeader::Partial);
+            return v2::parse(received).unwrap_or(ProxyHeaderParse::Partial);
         }
         if !is_prefix_compatible(received, v1::SIGNATURE) {
-            return ProxyHeader::Malformed;
+            return ProxyHeaderParse::Malformed;
         }
         v1::parse(received)
     }
@@ -68,20 +68,20 @@ mod tests {
         #[test]
         fn proxy_header_parser_decides_within_the_maximum_header_size(octets in octets()) {
             let first = octets.len().min(MAX_HEADER_OCTETS);
-            let decided = ProxyHeader::parse(&octets[..first]);
+            let decided = ProxyHeaderParse::parse(&octets[..first]);
             if first == MAX_HEADER_OCTETS {
-                prop_assert_ne!(decided, ProxyHeader::Partial);
+                prop_assert_ne!(decided, ProxyHeaderParse::Partial);
             }
-            if decided != ProxyHeader::Partial {
-                prop_assert_eq!(ProxyHeader::parse(&octets), decided);
+            if decided != ProxyHeaderParse::Partial {
+                prop_assert_eq!(ProxyHeaderParse::parse(&octets), decided);
             }
         }
 
         #[test]
         fn proxy_header_result_does_not_change_with_further_octets(octets in octets(), cut in any::<prop::sample::Index>()) {
-            let early = ProxyHeader::parse(&octets[..cut.index(octets.len() + 1)]);
-            if early != ProxyHeader::Partial {
-                prop_assert_eq!(ProxyHeader::parse(&octets), early);
+            let early = ProxyHeaderParse::parse(&octets[..cut.index(octets.len() + 1)]);
+            if early != ProxyHeaderParse::Partial {
+                prop_assert_eq!(ProxyHeaderParse::parse(&octets), early);
             }
         }
 
@@ -91,9 +91,9 @@ mod tests {
             let line = format!("PROXY TCP6 {ip} ::1 {port} 25\r\n");
             let source = ProxiedClient::Client(IpAddr::V6(ip).to_canonical());
             let octets = line.len();
-            prop_assert_eq!(ProxyHeader::parse(line.as_bytes()), ProxyHeader::Complete { source, octets });
+            prop_assert_eq!(ProxyHeaderParse::parse(line.as_bytes()), ProxyHeaderParse::Complete { source, octets });
             let binary = v2::encode(0x21, 0x21, &[&ip.octets()[..], &[0; 20]].concat());
-            prop_assert_eq!(ProxyHeader::parse(&binary), ProxyHeader::Complete { source, octets: 52 });
+            prop_assert_eq!(ProxyHeaderParse::parse(&binary), ProxyHeaderParse::Complete { source, octets: 52 });
         }
     }
 

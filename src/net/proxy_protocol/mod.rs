@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::deadline::Deadline;
 use super::transport::{ClientIoError, Transport};
 use header::MAX_HEADER_OCTETS;
-pub use header::{ProxiedClient, ProxyHeader};
+pub use header::{ProxiedClient, ProxyHeaderParse};
 
 /// A complete header.
 #[derive(Debug)]
@@ -50,10 +50,10 @@ pub fn receive(transport: &mut Transport) -> Result<ParsedProxyHeader, ReceiveEr
             0 => return Err(ReceiveError::Malformed),
             count => filled += count,
         }
-        match ProxyHeader::parse(&buffer[..filled]) {
-            ProxyHeader::Partial => {}
-            ProxyHeader::Malformed => return Err(ReceiveError::Malformed),
-            ProxyHeader::Complete { source, octets } => break (source, octets),
+        match ProxyHeaderParse::parse(&buffer[..filled]) {
+            ProxyHeaderParse::Partial => {}
+            ProxyHeaderParse::Malformed => return Err(ReceiveError::Malformed),
+            ProxyHeaderParse::Complete { source, octets } => break (source, octets),
         }
     };
     if let Some(rest) = buffer[..filled].get(octets..) {

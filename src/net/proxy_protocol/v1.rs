@@ -4,22 +4,22 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use memchr::memchr;
 
-use super::header::{ProxiedClient, ProxyHeader};
+use super::header::{ProxiedClient, ProxyHeaderParse};
 
 /// Parses the octets received so far, which begin with [`SIGNATURE`] or are the beginning of it.
-pub fn parse(received: &[u8]) -> ProxyHeader {
+pub fn parse(received: &[u8]) -> ProxyHeaderParse {
     let window = received.get(..MAX_OCTETS).unwrap_or(received);
     let octets = memchr(b'\n', window).map(|end| end + 1);
     let Some(line) = octets.and_then(|octets| window.get(..octets)) else {
         return match window.len() < MAX_OCTETS {
-            true => ProxyHeader::Partial,
-            false => ProxyHeader::Malformed,
+            true => ProxyHeaderParse::Partial,
+            false => ProxyHeaderParse::Malformed,
         };
     };
     let octets = line.len();
     match parse_line(line) {
-        Some(source) => ProxyHeader::Complete { source, octets },
-        None => ProxyHeader::Malformed,
+        Some(source) => ProxyHeaderParse::Complete { source, octets },
+        None => ProxyHeaderParse::Malformed,
     }
 }
 
@@ -74,19 +74,19 @@ const MAX_TCP6_OCTETS: usize = 104;
 mod tests {
     use super::*;
 
-    fn client(ip: &str, octets: usize) -> ProxyHeader {
+    fn client(ip: &str, octets: usize) -> ProxyHeaderParse {
         let source = ProxiedClient::Client(ip.parse().unwrap());
-        ProxyHeader::Complete { source, octets }
+        ProxyHeaderParse::Complete { source, octets }
     }
 
     #[test]
     fn proxy_v1_headers_are_parsed() {
         let long = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
-        let unknown = |octets| ProxyHeader::Complete {
+        let unknown = |octets| ProxyHeaderParse::Complete {
             source: ProxiedClient::Unknown,
             octets,
         };
-        let cases: &[(&str, ProxyHeader)] = &[
+        let cases: &[(&str, ProxyHeaderParse)] = &[
             (
                 "PROXY TCP4 192.0.2.1 192.0.2.2 1000 25\r\n",
                 client("192.0.2.1", 40),
@@ -113,74 +113,77 @@ mod tests {
                 &format!("PROXY UNKNOWN {long} {long} 65535 65535\r\n"),
                 unknown(107),
             ),
-            ("", ProxyHeader::Partial),
-            ("PRO", ProxyHeader::Partial),
+            ("", ProxyHeaderParse::Partial),
+            ("PRO", ProxyHeaderParse::Partial),
             (
                 "PROXY TCP4 192.0.2.1 192.0.2.2 1000 25\r",
-                ProxyHeader::Partial,
+                ProxyHeaderParse::Partial,
             ),
             (
                 &format!("PROXY UNKNOWN {}", "x".repeat(92)),
-                ProxyHeader::Partial,
+                ProxyHeaderParse::Partial,
             ),
             (
                 &format!("PROXY UNKNOWN {}\r\n", "x".repeat(92)),
-                ProxyHeader::Malformed,
+                ProxyHeaderParse::Malformed,
             ),
             (
                 &format!("PROXY UNKNOWN {}", "x".repeat(93)),
-                ProxyHeader::Malformed,
+                ProxyHeaderParse::Malformed,
             ),
-            ("EHLO c.test\r\n", ProxyHeader::Malformed),
-            ("proxy UNKNOWN\r\n", ProxyHeader::Malformed),
-            ("PROXY\r\n", ProxyHeader::Malformed),
-            ("PROXY UNKNOWNX\r\n", ProxyHeader::Malformed),
-            ("PROXY UNKNOWN\n", ProxyHeader::Malformed),
-            ("PROXY UNKNOWN \r x\r\n", ProxyHeader::Malformed),
+            ("EHLO c.test\r\n", ProxyHeaderParse::Malformed),
+            ("proxy UNKNOWN\r\n", ProxyHeaderParse::Malformed),
+            ("PROXY\r\n", ProxyHeaderParse::Malformed),
+            ("PROXY UNKNOWNX\r\n", ProxyHeaderParse::Malformed),
+            ("PROXY UNKNOWN\n", ProxyHeaderParse::Malformed),
+            ("PROXY UNKNOWN \r x\r\n", ProxyHeaderParse::Malformed),
             (
                 "PROXY UDP4 192.0.2.1 192.0.2.2 1000 25\r\n",
-                ProxyHeader::Malformed,
+                ProxyHeaderParse::Malformed,
             ),
             (
                 "PROXY TCP4  192.0.2.1 192.0.2.2 1000 25\r\n",
-                ProxyHeader::Malformed,
+                ProxyHeaderParse::Malformed,
             ),
             (
                 "PROXY TCP4 192.0.2.1 192.0.2.2 1000 25 \r\n",
-                ProxyHeader::Malformed,
+                ProxyHeaderParse::Malformed,
             ),
             (
                 "PROXY TCP4 192.0.2.1 192.0.2.2 01000 25\r\n",
-                ProxyHeader::Malformed,
+                ProxyHeaderParse::Malformed,
             ),
             (
                 "PROXY TCP4 192.0.2.1 192.0.2.2 +1000 25\r\n",
-                ProxyHeader::Malformed,
+                ProxyHeaderParse::Malformed,
             ),
             (
                 "PROXY TCP4 192.0.2.1 192.0.2.2 65536 25\r\n",
-                ProxyHeader::Malformed,
+                ProxyHeaderParse::Malformed,
             ),
             (
                 "PROXY TCP4 192.0.2.01 192.0.2.2 1000 25\r\n",
-                ProxyHeader::Malformed,
+                ProxyHeaderParse::Malformed,
             ),
             (
                 "PROXY TCP4 192.0.2.1 192.0.2.2 1000\r\n",
-                ProxyHeader::Malformed,
+                ProxyHeaderParse::Malformed,
             ),
-            ("PROXY TCP4 ::1 ::1 1000 25\r\n", ProxyHeader::Malformed),
+            (
+                "PROXY TCP4 ::1 ::1 1000 25\r\n",
+                ProxyHeaderParse::Malformed,
+            ),
             (
                 "PROXY TCP6 192.0.2.1 192.0.2.2 1000 25\r\n",
-                ProxyHeader::Malformed,
+                ProxyHeaderParse::Malformed,
             ),
             (
                 "PROXY TCP6 fe80::1%1 ::1 1000 25\r\n",
-                ProxyHeader::Malformed,
+                ProxyHeaderParse::Malformed,
             ),
         ];
         for (line, want) in cases {
-            assert_eq!(ProxyHeader::parse(line.as_bytes()), *want, "{line:?}");
+            assert_eq!(ProxyHeaderParse::parse(line.as_bytes()), *want, "{line:?}");
         }
     }
 }

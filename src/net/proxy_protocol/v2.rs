@@ -2,20 +2,20 @@
 
 use std::net::IpAddr;
 
-use super::header::{ProxiedClient, ProxyHeader};
+use super::header::{ProxiedClient, ProxyHeaderParse};
 
 /// Parses signature, version and command, family and length, then the addresses. Data after the addresses is ignored.
 /// Returns `None` if octets that the parser needs have not arrived yet.
-pub fn parse(received: &[u8]) -> Option<ProxyHeader> {
+pub fn parse(received: &[u8]) -> Option<ProxyHeaderParse> {
     let command = *received.get(SIGNATURE.len())?;
     if command != LOCAL && command != PROXY {
-        return Some(ProxyHeader::Malformed);
+        return Some(ProxyHeaderParse::Malformed);
     }
     let (fixed, rest) = received.split_first_chunk::<FIXED_OCTETS>()?;
     let length = usize::from(u16::from_be_bytes([fixed[14], fixed[15]]));
     let complete = |source| {
         let octets = FIXED_OCTETS + length;
-        Some(ProxyHeader::Complete { source, octets })
+        Some(ProxyHeaderParse::Complete { source, octets })
     };
     if command == LOCAL {
         return complete(ProxiedClient::HealthCheck);
@@ -25,10 +25,10 @@ pub fn parse(received: &[u8]) -> Option<ProxyHeader> {
         TCP4 => 12,
         TCP6 => 36,
         UNIX => 216,
-        _ => return Some(ProxyHeader::Malformed),
+        _ => return Some(ProxyHeaderParse::Malformed),
     };
     if length < needed {
-        return Some(ProxyHeader::Malformed);
+        return Some(ProxyHeaderParse::Malformed);
     }
     let source = match fixed[13] {
         TCP4 => IpAddr::from(*rest.first_chunk::<4>()?),
@@ -61,9 +61,9 @@ mod tests {
 
     use super::*;
 
-    fn client(ip: &str, octets: usize) -> ProxyHeader {
+    fn client(ip: &str, octets: usize) -> ProxyHeaderParse {
         let source = ProxiedClient::Client(ip.parse().unwrap());
-        ProxyHeader::Complete { source, octets }
+        ProxyHeaderParse::Complete { source, octets }
     }
 
     #[test]
@@ -73,7 +73,7 @@ mod tests {
             let ip: Ipv6Addr = ip.parse().unwrap();
             [&ip.octets()[..], &[0; 20]].concat()
         };
-        let complete = |source, octets| ProxyHeader::Complete { source, octets };
+        let complete = |source, octets| ProxyHeaderParse::Complete { source, octets };
         let tlv = [&v4[..], &[0xee, 0, 3, 1, 2, 3]].concat();
         for (header, want) in [
             (encode(0x21, 0x11, &v4), client("192.0.2.1", 28)),
@@ -110,23 +110,32 @@ mod tests {
                 encode(0x20, 0xff, &[0; 9]),
                 complete(ProxiedClient::HealthCheck, 25),
             ),
-            (encode(0x21, 0x11, &v4[1..]), ProxyHeader::Malformed),
-            (encode(0x21, 0x21, &v4), ProxyHeader::Malformed),
-            (encode(0x21, 0x31, &[0; 215]), ProxyHeader::Malformed),
-            (encode(0x21, 0x12, &v4), ProxyHeader::Malformed),
-            (encode(0x21, 0x41, &v4), ProxyHeader::Malformed),
-            (encode(0x22, 0x11, &v4), ProxyHeader::Malformed),
-            (encode(0x11, 0x11, &v4), ProxyHeader::Malformed),
-            (b"\r\n\r\n\0\r\nQUIT\r".to_vec(), ProxyHeader::Malformed),
-            (b"\r\n\r\n\0\r\nQ".to_vec(), ProxyHeader::Partial),
+            (encode(0x21, 0x11, &v4[1..]), ProxyHeaderParse::Malformed),
+            (encode(0x21, 0x21, &v4), ProxyHeaderParse::Malformed),
+            (encode(0x21, 0x31, &[0; 215]), ProxyHeaderParse::Malformed),
+            (encode(0x21, 0x12, &v4), ProxyHeaderParse::Malformed),
+            (encode(0x21, 0x41, &v4), ProxyHeaderParse::Malformed),
+            (encode(0x22, 0x11, &v4), ProxyHeaderParse::Malformed),
+            (encode(0x11, 0x11, &v4), ProxyHeaderParse::Malformed),
+            (
+                b"\r\n\r\n\0\r\nQUIT\r".to_vec(),
+                ProxyHeaderParse::Malformed,
+            ),
+            (b"\r\n\r\n\0\r\nQ".to_vec(), ProxyHeaderParse::Partial),
         ] {
-            assert_eq!(ProxyHeader::parse(&header), want, "{header:?}");
+            assert_eq!(ProxyHeaderParse::parse(&header), want, "{header:?}");
         }
         let whole = encode(0x21, 0x11, &v4);
-        assert_eq!(ProxyHeader::parse(&whole[..19]), ProxyHeader::Partial);
+        assert_eq!(
+            ProxyHeaderParse::parse(&whole[..19]),
+            ProxyHeaderParse::Partial
+        );
         // The parser does not wait for the data after the addresses, which may have any length.
         let mut longest = encode(0x21, 0x11, &v4);
         longest[14..16].fill(0xff);
-        assert_eq!(ProxyHeader::parse(&longest), client("192.0.2.1", 65_551));
+        assert_eq!(
+            ProxyHeaderParse::parse(&longest),
+            client("192.0.2.1", 65_551)
+        );
     }
 }

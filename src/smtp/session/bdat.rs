@@ -9,7 +9,7 @@ use crate::smtp::data::ContentSink;
 use crate::smtp::input::InputBuffer;
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::step::{DiscardReason, Envelope};
-use crate::smtp::xclient::TrustedProxy;
+use crate::smtp::xclient::XclientState;
 
 /// A chunk whose octets are being received.
 pub(super) struct Chunk {
@@ -95,7 +95,7 @@ impl Session {
         !self
             .proxy
             .as_ref()
-            .is_some_and(TrustedProxy::was_command_accepted)
+            .is_some_and(XclientState::was_command_accepted)
     }
 
     /// Consumes input as octets of the chunk.

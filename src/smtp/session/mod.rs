@@ -19,7 +19,7 @@ use super::line::{LineReader, SmtpLine};
 use super::policy::SessionSettings;
 use super::reply::{self, Reply};
 use super::step::{ContentCounters, Envelope, Expecting, SessionStats, Step, TlsState};
-use super::xclient::{TrustedProxy, XclientAttributes};
+use super::xclient::{XclientAttributes, XclientState};
 
 /// One SMTP session, from the greeting to its end. It has no socket, clock or store.
 pub struct Session {
@@ -28,7 +28,7 @@ pub struct Session {
     lines: LineReader,
     tls: TlsState,
     helo: Option<Helo>,
-    proxy: Option<TrustedProxy>,
+    proxy: Option<XclientState>,
     state: SessionState,
     stats: SessionStats,
     commands: CommandCount,
@@ -99,7 +99,7 @@ impl Session {
     /// Allows XCLIENT from now on, because the peer is a trusted proxy. `header_address` is the client address from the PROXY
     /// header; `None` without such a header.
     pub fn set_trusted_proxy(&mut self, header_address: Option<IpAddr>) {
-        self.proxy = Some(TrustedProxy::new(header_address));
+        self.proxy = Some(XclientState::new(header_address));
     }
 
     /// Returns the greeting.

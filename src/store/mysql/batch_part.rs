@@ -11,7 +11,7 @@ use super::error::ErrorClass;
 use super::insert::insert_rows;
 use super::pool::PooledDbConnection;
 use super::unknown_commit::UnknownCommit;
-use super::writer_connection::ConnectionWait;
+use super::writer_connection::DbConnectionWait;
 use crate::mail::Mail;
 use crate::store::SaveError;
 use crate::store::queue::bisect::BatchError;
@@ -87,7 +87,7 @@ impl MySqlStore {
         part: &[Mail],
         bodies_in: &BodyLocations,
     ) -> Result<PooledDbConnection, BatchFailure> {
-        let mut connection = self.begin_transaction(ConnectionWait::UntilDeadline)?;
+        let mut connection = self.begin_transaction(DbConnectionWait::UntilDeadline)?;
         let table = self.connector.table();
         let known_ids = connection.table_info.auto_increment;
         match insert_rows(&mut connection, table, part, bodies_in, &HashSet::new()) {

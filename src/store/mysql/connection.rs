@@ -35,7 +35,7 @@ pub struct DbConnection {
     committed_at: Option<Instant>,
     socket: RawFd,
     watchdog: Arc<CallWatchdog>,
-    _counter: ConnectionCounter,
+    _counter: OpenConnectionGuard,
 }
 
 /// The server at the other end of a connection.
@@ -71,7 +71,7 @@ impl DbConnection {
             implicit_begin: false,
             committed_at: None,
             watchdog: Arc::clone(watchdog),
-            _counter: ConnectionCounter::new(open_connections),
+            _counter: OpenConnectionGuard::new(open_connections),
         }
     }
 
@@ -157,16 +157,16 @@ impl Drop for DbConnection {
 }
 
 /// A guard that counts one open connection until the guard is dropped.
-struct ConnectionCounter(Arc<AtomicUsize>);
+struct OpenConnectionGuard(Arc<AtomicUsize>);
 
-impl ConnectionCounter {
-    fn new(count: &Arc<AtomicUsize>) -> ConnectionCounter {
+impl OpenConnectionGuard {
+    fn new(count: &Arc<AtomicUsize>) -> OpenConnectionGuard {
         count.fetch_add(1, Ordering::SeqCst);
-        ConnectionCounter(Arc::clone(count))
+        OpenConnectionGuard(Arc::clone(count))
     }
 }
 
-impl Drop for ConnectionCounter {
+impl Drop for OpenConnectionGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }

@@ -2,7 +2,7 @@
 
 use mysql::{DriverError, Error, MySqlError};
 
-use crate::mail::NoMemory;
+use crate::mail::CompressAllocError;
 
 /// What an error means for a batch, and how to continue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,10 +41,12 @@ impl ErrorClass {
                 ErrorClass::Mail
             }
             Error::DriverError(DriverError::PacketTooLarge) => ErrorClass::Mail,
-            // Matches only `NoMemory`, which this program itself returns. After an ENOMEM from the kernel the connection is
+            // Matches only `CompressAllocError`, which this program itself returns. After an ENOMEM from the kernel the connection is
             // unusable, because the server's answer may still arrive.
             Error::IoError(error)
-                if error.get_ref().is_some_and(|inner| inner.is::<NoMemory>()) =>
+                if error
+                    .get_ref()
+                    .is_some_and(|inner| inner.is::<CompressAllocError>()) =>
             {
                 ErrorClass::NoMemory
             }
@@ -318,7 +320,7 @@ mod tests {
             ErrorClass::classify(&Error::IoError(system_error)),
             ErrorClass::ConnectionLost
         );
-        let own_error = std::io::Error::from(NoMemory);
+        let own_error = std::io::Error::from(CompressAllocError);
         assert_eq!(
             ErrorClass::classify(&Error::IoError(own_error)),
             ErrorClass::NoMemory

@@ -18,13 +18,13 @@ pub fn error_words(error: &Error) -> String {
 /// Returns the text of an error of `list` or `show`: the configuration key to check, the message and the fix.
 pub fn error_with_key(error: &Error, table: &TableName) -> String {
     let (key, fix) = match error {
-        Error::MySqlError(error) => key_for_code(error.code, table),
+        Error::MySqlError(error) => config_key_and_fix_for_code(error.code, table),
         _ => HOST,
     };
     format!("{key}: {}; {fix}", error_words(error))
 }
 
-fn key_for_code(code: u16, table: &TableName) -> (&'static str, &'static str) {
+fn config_key_and_fix_for_code(code: u16, table: &TableName) -> (&'static str, &'static str) {
     match code {
         // If GM_MAIL_TABLE contains the database, MYSQL_DB is not the cause.
         1044 | 1049 if table.database().is_some() => TABLE,

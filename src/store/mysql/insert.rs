@@ -8,7 +8,7 @@ use mysql::prelude::Queryable;
 use mysql::{Statement, Value};
 
 use super::connection::DbConnection;
-use crate::mail::{Mail, NoMemory, Recipient};
+use crate::mail::{CompressAllocError, Mail, Recipient};
 use crate::store::redis::BodyLocations;
 use crate::store::row::Row;
 use crate::store::{TableColumns, TableName};
@@ -118,7 +118,7 @@ fn bind_values(
 }
 
 /// Returns the body as an owned vector. The body is copied only if the mail still refers to it.
-fn into_owned_body(body: Arc<Vec<u8>>) -> Result<Vec<u8>, NoMemory> {
+fn into_owned_body(body: Arc<Vec<u8>>) -> Result<Vec<u8>, CompressAllocError> {
     Arc::try_unwrap(body).or_else(|shared| {
         let mut copy = Vec::new();
         copy.try_reserve_exact(shared.len())?;

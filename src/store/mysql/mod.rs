@@ -44,7 +44,7 @@ pub use table_info::TableInfo;
 
 use self::error::ErrorClass;
 use self::pool::{Connector, PooledDbConnection};
-use self::writer_connection::ConnectionWait;
+use self::writer_connection::DbConnectionWait;
 use super::redis::BodyLocations;
 use super::{SaveError, SaveMail, SavedId};
 use crate::mail::Mail;
@@ -76,7 +76,7 @@ impl MySqlStore {
 impl SaveMail for MySqlStore {
     fn prepare_batch(&mut self) -> Result<(), SaveError> {
         let connection = self
-            .begin_transaction(ConnectionWait::WhileNotDown)
+            .begin_transaction(DbConnectionWait::WhileNotDown)
             .map_err(|failure| match failure.class {
                 ErrorClass::Full => SaveError::Full(failure.text),
                 _ => SaveError::Unavailable(failure.text),

@@ -81,7 +81,7 @@ impl MySqlReader {
     }
 
     /// Returns the table's columns with their collations; empty if the table does not exist or is not visible.
-    fn columns(&mut self) -> Result<Vec<(String, String)>, StoreReadError> {
+    fn read_table_columns(&mut self) -> Result<Vec<(String, String)>, StoreReadError> {
         let sql = "SELECT COLUMN_NAME, COLLATION_NAME FROM information_schema.COLUMNS
                    WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ?";
         let name = vec![self.table.database().into(), self.table.table().into()];
@@ -125,7 +125,7 @@ impl MySqlReader {
 
 impl MailReader for MySqlReader {
     fn list(&mut self, to: Option<&str>, limit: u32) -> Result<Vec<MailListing>, StoreReadError> {
-        let columns = self.columns()?;
+        let columns = self.read_table_columns()?;
         let is_named = |name: &str| {
             columns
                 .iter()

@@ -1,4 +1,5 @@
-//! Properties of the table as it exists on the server, and of that server: widths and character sets of the columns, engine, durability.
+//! Properties of the table as it exists on the server, and of that server: widths and character sets of the columns,
+//! engine, durability.
 
 use mysql::Conn;
 use mysql::prelude::Queryable;

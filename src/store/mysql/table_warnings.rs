@@ -18,13 +18,13 @@ pub fn check_columns(
     let fixed_widths = check_fixed_widths(table_info, table);
     ids.into_iter()
         .chain(fixed_widths)
-        .chain(check_addresses(table_info, columns, table))
+        .chain(check_address_column_widths(table_info, columns, table))
         .collect()
 }
 
 /// Returns a warning if columns cannot hold every address of RFC 5321 and RFC 6531. The fix is one statement for all columns,
 /// because each ALTER TABLE copies the table.
-fn check_addresses(
+fn check_address_column_widths(
     table_info: &TableInfo,
     columns: &TableColumns,
     table: &TableName,

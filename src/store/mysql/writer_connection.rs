@@ -9,7 +9,7 @@ use super::pool::PooledDbConnection;
 
 /// How long a writer waits for a connection, up to `CONNECTION_TIMEOUT`.
 #[derive(Clone, Copy)]
-pub enum ConnectionWait {
+pub enum DbConnectionWait {
     /// Until the database is known to be down. Used by a writer that prepares its connection before it has mail.
     WhileNotDown,
     /// Until the deadline of the current batch.
@@ -21,7 +21,7 @@ impl MySqlStore {
     /// were closed while idle are replaced.
     pub(super) fn begin_transaction(
         &mut self,
-        wait: ConnectionWait,
+        wait: DbConnectionWait,
     ) -> Result<PooledDbConnection, BatchFailure> {
         let mut connection = self.take_connection(wait)?;
         let mut stale = 0;
@@ -52,7 +52,7 @@ impl MySqlStore {
 
     fn take_connection(
         &mut self,
-        wait: ConnectionWait,
+        wait: DbConnectionWait,
     ) -> Result<PooledDbConnection, BatchFailure> {
         if let Some(reason) = self.connector.commit_hang_reason() {
             return Err(BatchFailure::unreachable(&reason));
@@ -64,8 +64,10 @@ impl MySqlStore {
             }
         }
         let until = match wait {
-            ConnectionWait::WhileNotDown => Instant::now() + CONNECTION_TIMEOUT,
-            ConnectionWait::UntilDeadline => self.deadline.min(Instant::now() + CONNECTION_TIMEOUT),
+            DbConnectionWait::WhileNotDown => Instant::now() + CONNECTION_TIMEOUT,
+            DbConnectionWait::UntilDeadline => {
+                self.deadline.min(Instant::now() + CONNECTION_TIMEOUT)
+            }
         };
         let mut pool_error = String::new();
         loop {
@@ -79,8 +81,8 @@ impl MySqlStore {
                 Err(_) => {}
             }
             let reason = match wait {
-                ConnectionWait::WhileNotDown => self.connector.down_reason(),
-                ConnectionWait::UntilDeadline => None,
+                DbConnectionWait::WhileNotDown => self.connector.down_reason(),
+                DbConnectionWait::UntilDeadline => None,
             };
             // If every host refuses connections, waiting longer is useless.
             if let Some(reason) = reason.or_else(|| self.connector.refusal_reason()) {

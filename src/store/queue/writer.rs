@@ -22,14 +22,14 @@ pub type StoreOpener = Arc<dyn Fn() -> Result<Box<dyn SaveMail>, SaveError> + Se
 /// Queues mails for the writers and waits for the outcome. Clones share one queue.
 #[derive(Clone)]
 pub struct SaveQueue {
-    queue: Option<Queue>,
+    queue: Option<QueueSender>,
     precompute_rows: bool,
     health: StoreHealth,
 }
 
 /// The sending end of the queue, with which client connections put mails into it.
 #[derive(Clone)]
-struct Queue {
+struct QueueSender {
     queued: Sender<QueuedMail>,
     scheduler: Arc<BatchScheduler>,
     waiters: Arc<WaiterRegistry>,
@@ -128,7 +128,7 @@ impl Writers {
                     .spawn(move || writer.run())
             })
             .collect::<std::io::Result<_>>()?;
-        let queue = Queue {
+        let queue = QueueSender {
             queued: sender,
             scheduler,
             waiters: WaiterRegistry::start()?,
@@ -320,7 +320,7 @@ mod tests {
     fn save_into_a_full_queue_fails_at_once() {
         // A channel without capacity is full while no thread receives from it.
         let (sender, _receiver) = bounded(0);
-        let queue = Queue {
+        let queue = QueueSender {
             queued: sender,
             scheduler: Arc::default(),
             waiters: Arc::default(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use r2d2_redis::redis::{ConnectionAddr, ConnectionLike, RedisError, RedisResult, Value};
 
-use super::reply::read_value;
+use super::reply::read_resp_value;
 
 /// A connection to Redis over TCP or a Unix socket.
 pub struct RedisConnection {
@@ -59,7 +59,7 @@ impl RedisConnection {
     }
 
     fn read_reply(&mut self) -> RedisResult<Value> {
-        let reply = read_value(&mut self.stream);
+        let reply = read_resp_value(&mut self.stream);
         if reply.as_ref().is_err_and(|error| !is_server_error(error)) {
             // The rest of this reply would be read as the reply to the next command.
             self.close();

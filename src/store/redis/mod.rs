@@ -26,7 +26,7 @@ use self::connection::is_server_error;
 pub use self::pool::RedisPool;
 pub use self::reader::{RedisReader, display_address};
 use self::worker::Request;
-use crate::mail::{Mail, MailId, NoMemory};
+use crate::mail::{CompressAllocError, Mail, MailId};
 
 /// The settings of Redis.
 #[derive(Clone, PartialEq, Eq)]
@@ -41,18 +41,23 @@ pub struct RedisSettings {
 impl RedisSettings {
     /// Returns `host:port` of each configured node.
     pub fn addresses(&self) -> impl Iterator<Item = String> {
-        self.urls.iter().map(|url| split_url(url).1.to_owned())
+        self.urls
+            .iter()
+            .map(|url| split_credentials(url).1.to_owned())
     }
 
     /// Returns the URL of the node at `address` (`host:port`), with user and password of the first configured URL.
     pub fn url_of(&self, address: &str) -> String {
-        let (login, _) = self.urls.first().map_or(("", ""), |url| split_url(url));
+        let (login, _) = self
+            .urls
+            .first()
+            .map_or(("", ""), |url| split_credentials(url));
         format!("redis://{login}{address}/")
     }
 }
 
 /// Splits a URL into `user:password@`, which may be empty, and `host:port`.
-fn split_url(url: &str) -> (&str, &str) {
+fn split_credentials(url: &str) -> (&str, &str) {
     let rest = url.strip_prefix("redis://").unwrap_or(url);
     let at = rest.rfind('@').map_or(0, |at| at + 1);
     let (login, address) = rest.split_at(at);
@@ -81,7 +86,7 @@ impl BodyLocations {
 }
 
 /// Why Redis did not store bodies.
-pub struct StoreFailure {
+pub struct RedisStoreError {
     /// The error text for the log.
     pub text: String,
     /// The node of the cluster to which this node redirected the request. If present, this node works.
@@ -114,17 +119,17 @@ impl Redirect {
     }
 }
 
-impl StoreFailure {
-    fn new(text: String) -> StoreFailure {
+impl RedisStoreError {
+    fn new(text: String) -> RedisStoreError {
         let redirect = None;
-        StoreFailure { text, redirect }
+        RedisStoreError { text, redirect }
     }
 }
 
 /// Stores one writer's bodies in one Redis server, through a worker thread.
 pub struct RedisBodyWriter {
     requests: Sender<Request>,
-    answers: Receiver<(u64, Result<(), StoreFailure>)>,
+    answers: Receiver<(u64, Result<(), RedisStoreError>)>,
     breaker: CircuitBreaker,
     last_number: u64,
 }
@@ -198,7 +203,7 @@ impl RedisBodyWriter {
         bodies: Arc<Bodies>,
         access: SlotAccess,
         deadline: Instant,
-    ) -> Result<u64, StoreFailure> {
+    ) -> Result<u64, RedisStoreError> {
         self.last_number += 1;
         let number = self.last_number;
         // The thread may still be busy with an earlier request whose deadline has passed.
@@ -209,7 +214,7 @@ impl RedisBodyWriter {
         };
         let sent = self.requests.send_deadline(request, deadline);
         sent.map_err(|error| {
-            StoreFailure::new(match error {
+            RedisStoreError::new(match error {
                 SendTimeoutError::Timeout(_) => "still busy with the last batch".to_owned(),
                 SendTimeoutError::Disconnected(_) => "the worker thread has ended".to_owned(),
             })
@@ -220,15 +225,19 @@ impl RedisBodyWriter {
     /// Waits for the result of the request with this number.
     ///
     /// # Errors
-    /// [`StoreFailure`]: some of the bodies may be missing in Redis.
-    pub fn receive_answer(&mut self, number: u64, deadline: Instant) -> Result<(), StoreFailure> {
+    /// [`RedisStoreError`]: some of the bodies may be missing in Redis.
+    pub fn receive_answer(
+        &mut self,
+        number: u64,
+        deadline: Instant,
+    ) -> Result<(), RedisStoreError> {
         loop {
             match self.answers.recv_deadline(deadline) {
                 Ok((answered, outcome)) if answered == number => return outcome,
                 // This is the late result of an earlier request. The bodies of that request went into the table.
                 Ok(_) => {}
                 Err(_) => {
-                    return Err(StoreFailure::new(format!(
+                    return Err(RedisStoreError::new(format!(
                         "no answer within {STORE_TIMEOUT:?}"
                     )));
                 }
@@ -241,7 +250,7 @@ impl RedisBodyWriter {
 ///
 /// # Errors
 /// There is not enough memory for all bodies at once.
-pub fn bodies_of(batch: &[Mail]) -> Result<Bodies, NoMemory> {
+pub fn bodies_of(batch: &[Mail]) -> Result<Bodies, CompressAllocError> {
     let deliveries = batch.iter().flat_map(|mail| {
         mail.recipients()
             .iter()

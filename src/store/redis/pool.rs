@@ -10,7 +10,7 @@ use scheduled_thread_pool::ScheduledThreadPool;
 
 use super::connect::Connector;
 use super::connection::RedisConnection;
-use super::{Bodies, Redirect, STORE_TIMEOUT, SlotAccess, StoreFailure, describe_error};
+use super::{Bodies, Redirect, RedisStoreError, STORE_TIMEOUT, SlotAccess, describe_error};
 use crate::sync::lock;
 
 /// A pool of connections to one Redis server, shared by the writers.
@@ -98,14 +98,14 @@ impl RedisPool {
         &self,
         bodies: &Bodies,
         access: SlotAccess,
-    ) -> Result<(), StoreFailure> {
+    ) -> Result<(), RedisStoreError> {
         let started_at = Instant::now();
         let stored = self.try_store(bodies, access, started_at);
         let stored = match stored {
             Err(error) if was_closed(&error) => self.try_store(bodies, access, started_at),
             stored => stored,
         };
-        stored.map_err(|error| StoreFailure {
+        stored.map_err(|error| RedisStoreError {
             text: describe_error(&error),
             redirect: Redirect::of(&error),
         })

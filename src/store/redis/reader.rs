@@ -6,7 +6,7 @@ use r2d2_redis::redis::{self, ConnectionLike};
 
 use super::connect::Connector;
 use super::connection::RedisConnection;
-use super::{Redirect, describe_error, split_url};
+use super::{Redirect, describe_error, split_credentials};
 use crate::store::StoreReadError;
 
 /// A connection that reads bodies for `list` and `show` and diagnoses the server for `check`.
@@ -125,7 +125,7 @@ pub fn display_address(url: &str) -> String {
     match url.strip_prefix("redis+unix://") {
         Some(path) => path.split('?').next().unwrap_or_default().to_owned(),
         None => {
-            let (_, address) = split_url(url);
+            let (_, address) = split_credentials(url);
             address.split('/').next().unwrap_or_default().to_owned()
         }
     }

@@ -14,11 +14,11 @@ use crate::store::reader::MAX_SHOWN_OCTETS;
 ///
 /// # Errors
 /// The server sent an error, the reply is not RESP2 or exceeds a limit, or the connection failed.
-pub fn read_value(reader: &mut impl BufRead) -> RedisResult<Value> {
-    read_nested(reader, MAX_DEPTH)
+pub fn read_resp_value(reader: &mut impl BufRead) -> RedisResult<Value> {
+    read_reply_at_depth(reader, MAX_DEPTH)
 }
 
-fn read_nested(reader: &mut impl BufRead, depth: usize) -> RedisResult<Value> {
+fn read_reply_at_depth(reader: &mut impl BufRead, depth: usize) -> RedisResult<Value> {
     let line = read_line(reader)?;
     let Some((kind, rest)) = line.split_first() else {
         return Err(malformed("an empty line"));
@@ -42,7 +42,7 @@ fn read_nested(reader: &mut impl BufRead, depth: usize) -> RedisResult<Value> {
                 // No `with_capacity`: memory grows with the received elements, not with the announced number.
                 let mut values = Vec::new();
                 for _ in 0..length {
-                    values.push(read_nested(reader, depth - 1)?);
+                    values.push(read_reply_at_depth(reader, depth - 1)?);
                 }
                 Ok(Value::Bulk(values))
             }
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     fn read(mut octets: &[u8]) -> RedisResult<Value> {
-        read_value(&mut octets)
+        read_resp_value(&mut octets)
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::{Bodies, SlotAccess, StoreFailure};
+use super::{Bodies, RedisStoreError, SlotAccess};
 use crate::metrics::Component;
 use crate::panics;
 
@@ -19,7 +19,7 @@ pub struct Request {
 }
 
 /// The number of a request and its result.
-pub type WorkerAnswer = (u64, Result<(), StoreFailure>);
+pub type WorkerAnswer = (u64, Result<(), RedisStoreError>);
 
 /// Starts the thread, which ends after the request sender or the answer receiver is dropped. A panic fails only the current
 /// request.
@@ -27,7 +27,7 @@ pub type WorkerAnswer = (u64, Result<(), StoreFailure>);
 /// # Errors
 /// The thread cannot be started.
 pub fn start(
-    store: impl Fn(&Bodies, SlotAccess) -> Result<(), StoreFailure> + Send + 'static,
+    store: impl Fn(&Bodies, SlotAccess) -> Result<(), RedisStoreError> + Send + 'static,
 ) -> io::Result<(Sender<Request>, Receiver<WorkerAnswer>)> {
     let (requests, requested) = bounded::<Request>(1);
     let (answer, answers) = bounded(16);
@@ -36,7 +36,7 @@ pub fn start(
             let stored =
                 panics::catch_panic(Component::Redis, || store(&request.bodies, request.access));
             let stored = stored.unwrap_or_else(|text| {
-                Err(StoreFailure::new(format!(
+                Err(RedisStoreError::new(format!(
                     "the redis crate panicked: {text}"
                 )))
             });

@@ -5,7 +5,7 @@ use std::path::Path;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use rusqlite::{ErrorCode, ffi};
 
-use crate::mail::NoMemory;
+use crate::mail::CompressAllocError;
 use crate::store::SaveError;
 use crate::store::queue::bisect::BatchError;
 
@@ -90,7 +90,7 @@ pub fn describe_error(error: &rusqlite::Error) -> String {
 }
 
 /// Returns the out-of-memory error of one row, which concerns one mail. Out of memory at COMMIT concerns the store.
-pub fn no_memory(error: NoMemory) -> rusqlite::Error {
+pub fn no_memory(error: CompressAllocError) -> rusqlite::Error {
     rusqlite::Error::ToSqlConversionFailure(error.into())
 }
 

@@ -24,7 +24,7 @@ use self::wal_files::{SidecarFile, file_len, shm_path, wal_path};
 use super::row::Row;
 use super::table::{TableColumns, TableName};
 use super::{SaveError, SaveMail, SavedId};
-use crate::mail::{Mail, NoMemory};
+use crate::mail::{CompressAllocError, Mail};
 use crate::metrics;
 use crate::store::queue::bisect::{BatchError, save_bisecting};
 
@@ -288,7 +288,7 @@ impl OpenFile {
                     row.attach_info,
                 ]);
                 inserted.map_err(|error| match error.sqlite_error_code() {
-                    Some(ErrorCode::OutOfMemory) => no_memory(NoMemory),
+                    Some(ErrorCode::OutOfMemory) => no_memory(CompressAllocError),
                     _ => error,
                 })?;
             }

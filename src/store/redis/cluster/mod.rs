@@ -26,7 +26,7 @@ pub use self::reader::ClusterReader;
 use self::slots::{SlotTable, read_slots, slot_of};
 use super::{
     Bodies, BodyLocations, CircuitBreaker, MAX_BODIES_OCTETS, Redirect, RedisBodyWriter, RedisPool,
-    RedisSettings, STORE_TIMEOUT, SlotAccess, StoreFailure, bodies_of,
+    RedisSettings, RedisStoreError, STORE_TIMEOUT, SlotAccess, bodies_of,
 };
 use crate::mail::{Mail, MailId};
 use crate::metrics::{self, BodyLocation, Component};
@@ -231,7 +231,7 @@ impl ClusterBodyWriter {
                     breaker.succeeded();
                     stored.extend(group.iter().map(|(hash, _)| *hash));
                 }
-                Err(StoreFailure {
+                Err(RedisStoreError {
                     redirect: Some(redirect),
                     ..
                 }) => {
