@@ -58,8 +58,8 @@ impl Deadline {
         }
     }
 
-    /// Sets the start of the commands that the client has sent since its last saved mail. While slots run out, all these
-    /// commands together may take five seconds.
+    /// Sets the time of the client's first command since its last saved mail. While nearly all connection slots are taken, all
+    /// commands from that time on together may take five seconds.
     #[must_use]
     pub fn with_commands_since(mut self, since: Instant) -> Deadline {
         if let DeadlineKind::Whole { commands_since, .. } = &mut self.kind {

@@ -49,8 +49,8 @@ fn mysql_descriptors(config: &Config) -> usize {
     2 * config.save_workers + hosts + POOL_THREADS
 }
 
-/// Returns the maximum number of descriptors that Redis needs: one for each node and writer, and two to query the slots
-/// and the settings of a node.
+/// Returns the maximum number of descriptors that Redis needs: one for each writer on each node, and two to query the
+/// slots and the settings of a node.
 fn redis_descriptors(config: &Config) -> usize {
     let nodes = match config.redis_urls.len() {
         0 => return 0,
@@ -60,8 +60,9 @@ fn redis_descriptors(config: &Config) -> usize {
     nodes * config.save_workers + 2
 }
 
-/// Descriptors of the SQLite store: the database file, its WAL, the WAL index, and the descriptor that identifies the file.
-const SQLITE_DESCRIPTORS: usize = 4;
+/// Descriptors of the SQLite store: the database file, its `-wal`, its `-shm` twice, and a descriptor that keeps the inode
+/// number of the database file from being reused.
+const SQLITE_DESCRIPTORS: usize = 5;
 /// Number of threads that r2d2 uses to open connections (its default).
 const POOL_THREADS: usize = 3;
 /// Minimum number of nodes assumed for a Redis Cluster: three nodes with slots (the fewest possible) and a replica of

@@ -9,7 +9,7 @@ use super::path::ForwardPath;
 
 /// The limits of a store for recipient addresses.
 pub trait StorableRecipients: Debug + Send + Sync {
-    /// Returns whether the store can hold the forward-path and the address in column `to` unchanged.
+    /// Returns whether the store can hold `recipient`, the forward-path, and `to`, the value of column `to`, unchanged.
     fn can_store(&self, recipient: &str, to: &str) -> bool;
 }
 

@@ -27,7 +27,7 @@ struct HealthState {
     stalled_reason: Mutex<String>,
     /// Why no host of several takes mail; `None` while one does.
     no_host: Mutex<Option<String>>,
-    /// `failures` is not empty, so the next success must clear it.
+    /// Whether `failures` may be non-empty. If so, the next success clears `failures`.
     is_failing: AtomicBool,
     failures: Mutex<BatchFailures>,
     pending: Mutex<UnansweredRequests>,
@@ -49,7 +49,7 @@ impl fmt::Debug for ReadinessCheck {
 
 #[derive(Debug, Default)]
 struct BatchFailures {
-    /// When the store last saved no mail of a batch, and why.
+    /// Time and reason of the last batch of which no mail was saved.
     last: Option<(Instant, String)>,
     refusals: RejectedBatches,
 }

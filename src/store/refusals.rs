@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-/// Counts the batches since the last success. Every mail of these batches was rejected.
+/// Counts consecutive batches of which every mail was rejected. A success resets the count.
 #[derive(Debug, Default)]
 pub struct RejectedBatches {
     batches: usize,

@@ -100,7 +100,8 @@ fn check_mail_type(connection: &mut DbConnection, table: &TableName) -> Option<D
     )))
 }
 
-/// Returns a warning for each unique key that a second mail may violate. A trial row in an empty table cannot violate it.
+/// Returns a warning for each unique key that a second mail may violate. The trial INSERT of `check` does not find these
+/// keys if the table is empty.
 pub fn check_unique_keys(connection: &mut DbConnection, table: &TableName) -> Vec<Diagnostic> {
     let columns: Vec<(String, String)> = query::rows(
         connection,

@@ -1,4 +1,4 @@
-//! Queries whose results may contain unexpected values.
+//! Queries that skip rows with unexpected values, such as NULL, on which the driver would panic.
 
 use mysql::prelude::{FromRow, Queryable};
 use mysql::{Params, Row};

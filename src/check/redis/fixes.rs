@@ -2,7 +2,7 @@
 
 use crate::check::peer::{DetectedProtocol, refusal_of_redis};
 
-/// Returns the fix for the text of an error; `None` if the error is unknown.
+/// Returns how to fix the problem that a Redis error reports; `None` if the error is unknown.
 pub fn fix_for(error: &str) -> Option<&'static str> {
     let line = FIXES.iter().find(|(part, _)| error.contains(part));
     line.map(|(_, fix)| *fix)

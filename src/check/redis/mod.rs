@@ -77,7 +77,8 @@ fn check_single(url: &str, expire_seconds: usize) -> Vec<Diagnostic> {
     }
 }
 
-/// Returns the finding for a Redis server to which no connection could be made; `start` is the fix if the server is down.
+/// Returns the text for a Redis server that cannot be reached. `bodies` begins the clause that says where bodies go instead;
+/// `start` is the fix if no better one is known.
 fn connect_failure(address: &str, error: &str, bodies: &str, start: &str) -> String {
     match wrong_server(address, error) {
         Some(wrong) => {

@@ -1,4 +1,5 @@
-//! The limit of commands without a saved mail. Without this limit a client could keep its connection forever with NOOP.
+//! Limits the number of commands that a client may send before a mail is saved. Otherwise a client could keep its connection
+//! forever with NOOP.
 
 use super::{Session, SessionState};
 use crate::smtp::command::Verb;

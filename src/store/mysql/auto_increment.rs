@@ -60,7 +60,7 @@ impl AutoIncrementRange {
         ids
     }
 
-    /// Updates the used part after an INSERT of `rows` rows. `first` is the id of the first row; 0 if unknown.
+    /// Updates how much of the range is used, after an INSERT of `rows` rows. `first` is the id of the first row; 0 if unknown.
     pub fn record_used_ids(&mut self, first: u64, rows: usize) {
         if first > 0 {
             self.used = first.saturating_add(rows as u64 - 1);

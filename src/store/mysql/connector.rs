@@ -79,7 +79,8 @@ impl Connector {
         Arc::downgrade(&self.shared)
     }
 
-    /// Connects to the first host that answers, in the order of [`Hosts::hosts_in_try_order`]. Hosts on which a COMMIT hangs are skipped.
+    /// Connects to the first host that answers, in the order of [`Hosts::hosts_in_try_order`]. Hosts on which a COMMIT hangs
+    /// are skipped.
     ///
     /// # Errors
     /// The error of the last host.
@@ -201,7 +202,8 @@ impl Connector {
         }
     }
 
-    /// Marks the store as unavailable until a connection finds free ids; returns the reason and its fix.
+    /// Marks the store as unavailable because `mail_id` has no values left, until a new connection finds free values. Returns
+    /// the reason and how to fix it.
     pub fn report_ids_used_up(&self, error: &mysql::Error, table_info: &TableInfo) -> String {
         let reason = auto_increment::counter_error_text(
             error,

@@ -176,7 +176,8 @@ impl MailReader for MySqlReader {
                 Ok(Some(stream)) => ListingSize::of(&stream),
                 Ok(None) => ListingSize::Expired,
                 Err(error) => {
-                    // If REDIS_INTERFACE is empty, a listing does not warn about the bodies of old mails.
+                    // If REDIS_INTERFACE is empty, Redis is no longer used. The listing then does not warn that bodies stored
+                    // there earlier cannot be read.
                     redis_error = Some(error).filter(|_| self.redis.is_some());
                     unknown += 1;
                     ListingSize::Unknown

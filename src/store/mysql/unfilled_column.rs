@@ -5,8 +5,8 @@
 pub struct UnfilledColumn {
     /// Name of the column.
     pub name: String,
-    /// The fix, to be written after ALTER TABLE: a default of the column's type for types without a portable default, NULL;
-    /// for `mail_id`, AUTO_INCREMENT.
+    /// The clause to write after ALTER TABLE. It gives the column a default that fits its type, or makes it NULL if the type
+    /// has no portable default. `mail_id` gets AUTO_INCREMENT.
     pub fix: String,
 }
 

@@ -204,10 +204,10 @@ impl Pending {
 /// Longest time in the queue. A client waits ten minutes for the reply (RFC 5321 §4.5.3.2.6), but occupies a connection slot
 /// all the time.
 const MAX_QUEUE_TIME: Duration = Duration::from_secs(30);
-/// Longest time for the batch of a claimed mail. The MySQL store retries for twenty seconds and may start a COMMIT just before
-/// they end.
+/// Maximum time from when a writer takes a mail out of the queue until its batch is answered. The MySQL store retries for 20
+/// seconds, and a COMMIT started at the last moment may take the rest.
 const MAX_SAVE_TIME: Duration = Duration::from_secs(32);
-/// Waiting time after which the client's connection is checked.
+/// Duration of a save after which it is checked whether the client has disconnected.
 const DISCONNECT_CHECK_AFTER: Duration = Duration::from_secs(1);
 /// Interval between checks of a save that takes longer than a second: whether its time limit has passed and whether the
 /// client is still connected.

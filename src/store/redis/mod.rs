@@ -272,7 +272,7 @@ fn describe_error(error: &redis::RedisError) -> String {
         (Some(code), Some(detail)) if is_server_error => format!("{code} {detail}"),
         (Some(code), None) if is_server_error => code.to_owned(),
         _ if error.is_timeout() => format!("{}, timed out", error.category()),
-        // The text comes from an I/O error or from the redis crate.
+        // The text comes from an I/O error or from the redis crate, not from the server.
         _ => text,
     };
     // A server that does not know AUTH repeats its arguments, including the password, in the error. Cut them off.

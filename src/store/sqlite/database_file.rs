@@ -18,7 +18,7 @@ use super::wal_files::{
 use super::wal_state::{self, WalState};
 use crate::store::SaveError;
 
-/// A database file by its name. Clones share the state of the opened file.
+/// A database file, identified by its path. Clones share the state of the opened file.
 #[derive(Clone)]
 pub struct DatabaseFile {
     shared: Arc<FileState>,
