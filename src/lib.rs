@@ -28,11 +28,11 @@
 //!
 //! # The path of one mail
 //!
-//! `net::listener` accepts → `net::accept_pool` takes a connection slot → `net::transport` reads under a `net::deadline` →
+//! `net::listener` accepts → `net::accept_pool` takes a connection slot → `net::transport` reads until a `net::deadline` →
 //! `connection` fills an `smtp::InputBuffer` → `smtp` parses lines and commands and, after 354, removes dot-stuffing →
 //! `Step::Save` → `mail` assigns ids, reads the summary and compresses on the connection's thread → `store::queue` →
 //! a writer takes what is queued → one COMMIT → each waiting connection gets its outcome → one reply, one write.
-//! Content is copied once, from the read buffer to the message; after that it is only moved.
+//! Content is copied once, from the read buffer to the message; after that the content is only moved.
 
 // These lints reject code that can panic. Each exception (`#[expect]`) gives the reason why the code cannot panic. Tests
 // may panic.

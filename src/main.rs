@@ -1,4 +1,5 @@
-//! The `goguerrilla` program. It parses the arguments and runs the command; if that fails, it prints one line.
+//! The `goguerrilla` program. It parses the arguments and runs the command; if the command fails, the program prints one
+//! line to standard error.
 
 use std::io::Write;
 use std::process::ExitCode;

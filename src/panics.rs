@@ -1,4 +1,4 @@
-//! Prints each panic on one line, and catches panics, for example of a database driver.
+//! Catches panics, for example of a database driver, and prints each panic that is not caught on one line.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -9,16 +9,17 @@ use std::thread;
 use crate::metrics::{self, Component};
 
 thread_local! {
-    /// Depth of nested calls of [`catch`] on this thread.
+    /// Depth of nested calls of [`catch_panic`] on this thread.
     static CATCH_DEPTH: Cell<usize> = const { Cell::new(0) };
-    /// Description of a panic. The panic hook sets it, and the [`catch`] that catches the panic takes it.
+    /// The message and source location of a panic, from the panic hook to the [`catch_panic`] that catches the panic.
     static DESCRIPTION: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Calls `run`, and catches and counts its panic. The panic hook does not print a caught panic.
+/// Calls `run`; catches its panic and counts the panic under `component`. The hook of [`install_panic_hook`] does not print
+/// a caught panic.
 ///
 /// # Errors
-/// The message of the panic in one line, with its source location if [`install_panic_hook`] was called.
+/// If `run` panics: the message of the panic in one line, with its source location if [`install_panic_hook`] was called.
 pub fn catch_panic<T>(component: Component, run: impl FnOnce() -> T) -> Result<T, String> {
     CATCH_DEPTH.set(CATCH_DEPTH.get() + 1);
     let outcome = panic::catch_unwind(AssertUnwindSafe(run));
@@ -43,7 +44,7 @@ pub fn install_panic_hook() {
         }
         let thread = thread::current();
         let name = thread.name().unwrap_or("unnamed");
-        // The text is not written to the log, because this thread may hold the lock of the log.
+        // The text is not written to the server's log, because the panicking thread may hold the lock of that log.
         let _ = writeln!(
             std::io::stderr(),
             "goguerrilla: thread {name} panicked: {text}"
@@ -77,7 +78,8 @@ fn message(payload: &(dyn Any + Send)) -> &str {
     text.unwrap_or("a panic without a message")
 }
 
-/// Replaces control characters and limits the length, because a message may contain text that a database server sent.
+/// Replaces control characters with spaces and truncates the text to [`MAX_MESSAGE_CHARS`], because a panic message may
+/// contain text that a database server sent.
 fn one_line(text: &str) -> String {
     let chars = text.chars().take(MAX_MESSAGE_CHARS);
     chars
@@ -85,7 +87,7 @@ fn one_line(text: &str) -> String {
         .collect()
 }
 
-/// Maximum length of the message of a panic, in characters.
+/// Maximum length of the message of a panic, in characters. A longer message is truncated.
 const MAX_MESSAGE_CHARS: usize = 300;
 
 #[cfg(test)]

@@ -12,7 +12,8 @@ use crate::metrics::Component;
 use crate::panics;
 use crate::store::Diagnostic;
 
-/// Runs `check` and converts a panic, which can only come from a client library, into a finding.
+/// Runs `check` and converts a panic, which can only come from the client library of `part`, into a finding that names the
+/// configuration key `key`.
 fn without_panic(
     part: Component,
     key: &str,

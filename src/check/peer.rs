@@ -6,7 +6,7 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-/// A protocol that its first octets identify.
+/// A protocol that is recognized by the first octets that a server sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DetectedProtocol {
     /// MySQL or MariaDB.
@@ -45,7 +45,8 @@ impl fmt::Display for DetectedProtocol {
 }
 
 impl DetectedProtocol {
-    /// Detects the protocol at `host:port` or at the path of a Unix socket, within a few seconds; `None` if it is unknown.
+    /// Detects the protocol at `host:port` or at the path of a Unix socket, within a few seconds; `None` if the protocol is
+    /// unknown.
     pub fn detect(address: &str) -> Option<DetectedProtocol> {
         let greeting = exchange(address, b"").unwrap_or_default();
         if let Some(peer) = DetectedProtocol::of_octets(&greeting) {
@@ -93,8 +94,8 @@ impl DetectedProtocol {
     }
 }
 
-/// Returns the error with which Redis refuses a connection, such as `DENIED ...`. Sends nothing: Redis closes the connection
-/// after the error, and a client that has already sent octets may get a reset instead of the error.
+/// Returns the error with which Redis refuses a connection, such as `DENIED ...`; `None` if no error arrives. Sends nothing:
+/// Redis closes the connection after the error, and a client that has already sent octets may get a reset instead of the error.
 pub fn refusal_of_redis(address: &str) -> Option<String> {
     let greeting = exchange(address, b"").ok()?;
     let line = greeting.strip_prefix(b"-")?;
@@ -147,7 +148,7 @@ fn first_octets(
     Ok(octets)
 }
 
-/// Timeout for each connection and for each answer.
+/// Timeout for connecting, for sending a request and for receiving an answer, each.
 const TIMEOUT: Duration = Duration::from_secs(1);
 /// Number of octets after which reading stops, enough to detect the protocol and to hold the first line of an error.
 const MAX_FIRST_OCTETS: usize = 256;
@@ -189,7 +190,7 @@ mod tests {
         ] {
             assert_eq!(DetectedProtocol::of_octets(octets), want, "{octets:?}");
         }
-        // The lengths in the record header and in the handshake message must match the constant.
+        // The header of the TLS record takes 5 octets and gives 0x2d as the number of octets that follow.
         assert_eq!(CLIENT_HELLO.len(), 5 + 0x2d);
     }
 }

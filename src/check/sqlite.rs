@@ -20,7 +20,8 @@ use crate::store::sqlite::wal_files::{file_len, resolve_symlinks, shm_path, wal_
 use crate::store::sqlite::{BUSY_TIMEOUT, insert_statement};
 use crate::store::{Diagnostic, TableName};
 
-/// Returns the problems that would keep the server from saving mail to `file` now.
+/// Returns an error for a problem that would keep the server from saving mail to `file` now, and a warning for a problem that
+/// may make the table refuse some mails.
 pub fn check(file: &Path, table: &TableName) -> Vec<Diagnostic> {
     let mut warnings = Vec::new();
     let outcome = inspect(file, table, &mut warnings);
@@ -59,7 +60,8 @@ fn check_creatable(file: &Path) -> Result<(), String> {
     })
 }
 
-/// Checks that the file and its WAL files are writable, or, if a WAL file is missing, that SQLite can create it in the folder.
+/// Checks that the database file is writable, and that its `-wal` and `-shm` files are writable or, if missing, can be created
+/// in the folder of the database file.
 fn check_rights(file: &Path) -> Result<(), String> {
     let refused = |error: nix::Error| needs_rights(file, &error.into());
     access(file, AccessFlags::R_OK | AccessFlags::W_OK).map_err(refused)?;
@@ -99,7 +101,8 @@ fn inspect_database(
     let mut header = Vec::new();
     let read = File::open(file).and_then(|file| file.take(20).read_to_end(&mut header));
     read.map_err(|error| needs_rights(file, &error))?;
-    // Octet 18 of the header is the write version: 1 for a rollback journal, 2 for a write-ahead log.
+    // Octet 18 of the header is the write version: 1 for a rollback journal, 2 for a write-ahead log. SQLite only reads a file
+    // with a higher write version.
     if header.get(18).is_some_and(|version| *version > 2)
         && header.starts_with(b"SQLite format 3\0")
     {
@@ -129,16 +132,17 @@ fn inspect_database(
 /// A database that is opened for reading.
 struct ReadOnlyDatabase {
     connection: Connection,
-    /// Whether all data is visible; false if the file has a write-ahead log that could not be read.
+    /// Whether all data is visible; false if the database has a non-empty `-wal` file that is not read.
     is_complete: bool,
 }
 
 impl ReadOnlyDatabase {
-    /// Opens the file without writing anywhere.
+    /// Opens the database file without writing to any file.
     ///
-    /// A file with a log is opened with a read-only `-shm` file. A file without a log is opened as immutable. If the `-shm`
-    /// file is missing or cannot be used read-only, only the file itself is read. A log is not read if the user is root,
-    /// because SQLite as root sets the owner of each log that it opens (`robustFchown` in os_unix.c).
+    /// If the `-wal` file has data, the database is opened with a read-only `-shm` file. Otherwise the database file is opened
+    /// as immutable. If the `-shm` file is missing or cannot be used read-only, only the database file is read. The `-wal` file
+    /// is not read if the user is root, because SQLite as root sets the owner of each `-wal` file that it opens (`robustFchown`
+    /// in os_unix.c).
     fn open(file: &Path) -> rusqlite::Result<ReadOnlyDatabase> {
         let has_log = file_len(&wal_path(file)) > 0;
         if has_log
@@ -192,8 +196,8 @@ impl ReadOnlyDatabase {
         )?;
         let statements = select.query_map([], |row| row.get::<_, String>(0))?;
         for statement in statements {
-            // Errors are ignored: a virtual table creates its own tables, and a table of another program may need an extension.
-            // `prepare` compiles only the first statement, which begins with CREATE.
+            // Errors are ignored: a virtual table creates some of these tables itself, and a table of another program may need
+            // an extension. `prepare` compiles only the first statement, which begins with CREATE.
             let _ = copy
                 .prepare(&statement?)
                 .and_then(|mut create| create.execute([]));
@@ -202,7 +206,7 @@ impl ReadOnlyDatabase {
     }
 }
 
-/// Opens a file read-only and reads its schema.
+/// Opens a database file read-only with these URI options and reads its schema.
 fn open_read_only(file: &Path, options: &str) -> rusqlite::Result<Connection> {
     let path = fs::canonicalize(file).map_err(|_| rusqlite::Error::InvalidPath(file.to_owned()))?;
     let mut uri = "file://".to_owned();
@@ -259,7 +263,8 @@ fn try_statements_on_copy(
         let Err(error) = try_row(&copy, &insert, name, hash) else {
             continue;
         };
-        // A trigger may depend on the rows of other tables, which are empty in the copy.
+        // A trigger may depend on the rows of other tables, which are empty in the copy, so an error of a trigger is uncertain
+        // if other tables exist.
         let is_certain = !is_by_trigger(&error) || !database.has_other_tables(table)?;
         let text = rejected(which, &error);
         if is_certain && number < 2 {

@@ -14,9 +14,10 @@ use nix::libc;
 use crate::store::sqlite::wal_files::shm_path;
 
 /// Waits until no lock keeps mail from being saved to `file`, and then returns `None`. After `timeout`, returns the id of a
-/// process that holds such a lock. `is_wal` says whether the file is in WAL mode already; if not, readers prevent the change.
+/// process that holds such a lock. `is_wal` says whether the file is in WAL mode already; if it is not, a reader's lock counts
+/// too, because it prevents the change to WAL mode.
 pub fn lock_holder(file: &Path, is_wal: bool, timeout: Duration) -> Option<i32> {
-    // In WAL mode every open connection holds a shared lock, so only exclusive locks count.
+    // In WAL mode every open connection holds a shared lock, so only exclusive locks count; F_RDLCK conflicts only with those.
     let kind = if is_wal { libc::F_RDLCK } else { libc::F_WRLCK };
     let locks = [
         (File::open(file).ok(), kind, LOCK_BYTES),
@@ -40,7 +41,8 @@ pub fn lock_holder(file: &Path, is_wal: bool, timeout: Duration) -> Option<i32> 
     }
 }
 
-/// Returns the id of the process whose lock conflicts with a lock of this kind.
+/// Returns the id of a process whose lock conflicts with a lock of `kind` (F_RDLCK or F_WRLCK) on `length` bytes from `start`;
+/// `None` if no process holds such a lock.
 fn conflicting_process(file: &File, kind: i32, (start, length): (i64, i64)) -> Option<i32> {
     let mut lock = libc::flock {
         l_type: kind as i16,
@@ -53,9 +55,10 @@ fn conflicting_process(file: &File, kind: i32, (start, length): (i64, i64)) -> O
     (i32::from(lock.l_type) != libc::F_UNLCK).then_some(lock.l_pid)
 }
 
-/// Start and length of the locks PENDING, RESERVED and SHARED. SHARED has 510 of the bytes.
+/// Offset and length, in bytes, of SQLite's locks PENDING (1 byte), RESERVED (1 byte) and SHARED (510 bytes) in the database
+/// file.
 const LOCK_BYTES: (i64, i64) = (0x4000_0000, 512);
-/// Offset and length of the lock in the `-shm` file that a connection holds while it writes to the `-wal` file.
+/// Offset and length, in bytes, of the lock in the `-shm` file that a connection holds while it writes to the `-wal` file.
 const WAL_WRITE_LOCK: (i64, i64) = (120, 1);
-/// Interval between two queries. It is short because a server under load releases its lock only for a moment.
+/// Interval between two queries for a lock. It is short because a server under load releases its lock only for a moment.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);

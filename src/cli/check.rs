@@ -7,7 +7,7 @@ use crate::server;
 use crate::store::Diagnostic;
 
 /// Prints everything that would prevent the server from starting or from saving mail, and prints warnings. `warnings` are
-/// the warnings about the configuration.
+/// the warnings about `config`; `reload_config` reads the configuration again, as SIGHUP does.
 ///
 /// # Errors
 /// [`Failure`] with status 1 if a finding is an error.

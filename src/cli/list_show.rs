@@ -91,7 +91,7 @@ fn nonempty_hash(mail: &MailListing) -> Option<String> {
     Some(mail.hash.clone()).filter(|hash| !hash.is_empty())
 }
 
-/// Escapes control and formatting characters. A sender could use them to manipulate the terminal or to break the line.
+/// Escapes control and formatting characters, with which a sender could manipulate the terminal or break the line.
 fn escape_unprintable(text: &str) -> String {
     text.chars()
         .map(|c| {

@@ -165,7 +165,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
     }
 }
 
-/// Converts a long option with one dash to two dashes: Go's flag package accepts one dash, but clap requires two.
+/// Converts a long option with one dash to two dashes: Go's flag package accepts one dash, but clap requires two. Converts
+/// `--v` to `-v`.
 fn with_two_dashes(argument: OsString) -> OsString {
     let Some(text) = argument.to_str() else {
         return argument;

@@ -36,5 +36,6 @@ impl RawConfig {
     }
 }
 
-/// Maximum length of the text that an error quotes: characters for one item, octets for the whole list.
+/// An error quotes at most this many characters of an invalid item, and quotes the whole list only if it has at most this
+/// many octets.
 const MAX_SHOWN: usize = 260;

@@ -33,15 +33,15 @@ pub struct Config {
     pub tls_listen_addresses: Vec<SocketAddr>,
     /// GSMTP_PUB_KEY and GSMTP_PRV_KEY: certificate chain and key; `None` if both are empty.
     pub tls_files: Option<(PathBuf, PathBuf)>,
-    /// GSMTP_MAX_SIZE: maximum size of the content of a message.
+    /// GSMTP_MAX_SIZE: maximum size of the content of a message, in octets.
     pub max_content_octets: usize,
     /// GSMTP_TIMEOUT: how long the server waits for a client.
     pub client_timeout: Duration,
-    /// GSMTP_LOG_FILE.
+    /// GSMTP_LOG_FILE: path of the log file, or `/dev/stdout` or `/dev/stderr`; empty means stderr.
     pub log_file: PathBuf,
     /// GM_LOG_FORMAT: `json` instead of `text`.
     pub log_as_json: bool,
-    /// NGINX_AUTH: address that the auth_http server listens on; `None` unless NGINX_AUTH_ENABLED.
+    /// NGINX_AUTH: address that the auth_http server listens on; `None` if NGINX_AUTH_ENABLED is `N`.
     pub nginx_auth_address: Option<SocketAddr>,
     /// GM_TRUSTED_PROXIES, without the default that [`trusted_proxies`](Config::trusted_proxies) adds.
     pub configured_proxies: Vec<IpNet>,
@@ -49,19 +49,19 @@ pub struct Config {
     pub proxy_protocol: bool,
     /// GSMTP_VERBOSE: log each line of the SMTP dialogue.
     pub verbose: bool,
-    /// GM_MAX_CLIENTS: number of connection slots.
+    /// GM_MAX_CLIENTS: maximum number of simultaneous SMTP connections.
     pub max_clients: usize,
     /// GM_MAX_CLIENTS_PER_IP: maximum number of simultaneous connections from one address; 0 means no limit.
     pub max_clients_per_address: usize,
     /// GM_STATUS_INTERFACE: address of the status endpoints; `None` turns them off.
     pub status_address: Option<SocketAddr>,
-    /// PID_FILE.
+    /// PID_FILE: file for the process id of the server; `None` if the key is empty.
     pub pid_file: Option<PathBuf>,
     /// GUID (or SUID) and SGID: user and group to run as; `None` if both are empty.
     pub run_as: Option<(u32, u32)>,
     /// GM_MAX_RECIPIENTS: maximum number of accepted recipients in one transaction.
     pub max_recipients: usize,
-    /// GM_MAX_MEMORY: maximum size of the message content that all connections together may hold.
+    /// GM_MAX_MEMORY: maximum size of the message content that all connections together may hold, in octets.
     pub max_memory_octets: usize,
     /// GM_STORE: where mail is saved.
     pub store: StoreKind,
@@ -73,9 +73,9 @@ pub struct Config {
     pub save_workers: usize,
     /// MYSQL_HOST: database hosts in order of preference.
     pub mysql_hosts: Vec<ServerAddress>,
-    /// MYSQL_USER.
+    /// MYSQL_USER: user name for the database.
     pub mysql_user: String,
-    /// MYSQL_PASS.
+    /// MYSQL_PASS: password of `mysql_user`.
     pub mysql_password: Secret,
     /// MYSQL_DB: default database; may be empty.
     pub mysql_database: String,
@@ -168,8 +168,8 @@ impl Config {
             file: file.to_owned(),
             reason: error.to_string(),
         })?;
-        // Windows PowerShell 5 writes UTF-16. JSON contains no NUL, so a NUL in the first two octets means UTF-16 without a
-        // byte order mark.
+        // Windows PowerShell 5 saves text as UTF-16, which this server does not read. UTF-16 begins with a byte order mark
+        // (FF FE or FE FF); without the mark, one of the first two octets is NUL, because JSON begins with an ASCII character.
         if matches!(
             octets.as_slice(),
             [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, ..] | [_, 0, ..]
@@ -203,8 +203,8 @@ impl Config {
 }
 
 impl Config {
-    /// Returns the proxies whose XCLIENT commands and PROXY headers are trusted. The default is loopback if auth_http is
-    /// enabled, because nginx then usually runs on this machine.
+    /// Returns the proxies whose XCLIENT commands and PROXY headers are trusted. If GM_TRUSTED_PROXIES is empty and auth_http
+    /// is enabled, returns the loopback addresses, because nginx usually runs on this machine.
     pub fn trusted_proxies(&self) -> Vec<IpNet> {
         if self.configured_proxies.is_empty() && self.nginx_auth_address.is_some() {
             let loopback = [

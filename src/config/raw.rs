@@ -22,7 +22,8 @@ impl RawConfig {
         }
     }
 
-    /// Parses a value with `parse`. If the value is invalid, the error shows `expected`, a description of valid values.
+    /// Parses the value of `key` with `parse`. If `parse` returns `None`, the error shows `expected`, a description of valid
+    /// values.
     pub fn parse_with<T>(
         &self,
         key: &'static str,
@@ -114,8 +115,8 @@ impl RawConfig {
     }
 }
 
-/// Reads the object pair by pair, to report a repeated key, which serde_json's map would silently drop. Numbers and booleans
-/// become text.
+/// Reads the object pair by pair and fails if a key is repeated; a map of serde_json would silently keep only the last value.
+/// Numbers and booleans become text.
 impl<'de> Deserialize<'de> for RawConfig {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RawConfig, D::Error> {
         struct ConfigVisitor;

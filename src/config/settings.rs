@@ -216,7 +216,7 @@ impl RawConfig {
         }
     }
 
-    /// Returns the kind of store. Without GM_STORE, any MYSQL_ key selects MySQL.
+    /// Returns the kind of store. If GM_STORE is not in the file, MYSQL_HOST, MYSQL_USER, MYSQL_PASS or MYSQL_DB selects MySQL.
     fn store_kind(&self) -> Result<StoreKind, ConfigError> {
         let is_given = |key: &str| self.pairs.iter().any(|(name, _)| name == key);
         let mysql_keys = ["MYSQL_HOST", "MYSQL_USER", "MYSQL_PASS", "MYSQL_DB"];
@@ -275,7 +275,7 @@ impl RawConfig {
         }
     }
 
-    /// Returns the key for the listen addresses. The historical spelling GSTMP takes precedence over its alias GSMTP.
+    /// Returns the key that sets the listen addresses. The historical spelling GSTMP takes precedence over the alias GSMTP.
     fn listen_key_spelling(&self) -> &'static str {
         let is_given = |key: &str| self.pairs.iter().any(|(name, _)| name == key);
         if is_given("GSTMP_LISTEN_INTERFACE") || !is_given("GSMTP_LISTEN_INTERFACE") {
@@ -285,7 +285,7 @@ impl RawConfig {
         }
     }
 
-    /// Returns a warning if both spellings are set and their values differ.
+    /// Returns a warning if GSTMP_LISTEN_INTERFACE and its alias GSMTP_LISTEN_INTERFACE are both set to different values.
     fn ignored_alias_warning(&self) -> Option<ConfigWarning> {
         let given = |key: &str| self.pairs.iter().find(|(name, _)| name == key);
         let (key, alias) = ("GSTMP_LISTEN_INTERFACE", "GSMTP_LISTEN_INTERFACE");
@@ -327,7 +327,8 @@ fn parse_optional_address(text: &str) -> Option<Option<SocketAddr>> {
     }
 }
 
-/// Parses `host:port`, `[IPv6]:port`, a host without a port, or the path of a Unix domain socket.
+/// Parses `host:port`, `[IPv6]:port`, a host without a port (which gets `default_port`), or the path of a Unix domain
+/// socket. Returns `None` for any other text.
 fn parse_server_address(text: &str, default_port: u16) -> Option<ServerAddress> {
     if text.starts_with('/') {
         return Some(ServerAddress::Socket(text.to_owned()));
@@ -373,5 +374,6 @@ fn parse_table_name(text: &str) -> Option<String> {
 const NO_TRUSTED_PROXY: &str = "GSMTP_PROXY_PROTOCOL: is Y, but GM_TRUSTED_PROXIES is empty, so every connection is closed; \
      list the proxies there";
 
-/// Upper limit of GSMTP_MAX_SIZE in octets. Redis limits a value to 512 MiB; SQLite limits a row to about 1 GB.
+/// Upper limit of GSMTP_MAX_SIZE in octets; a larger value is a configuration error. Redis limits a value to 512 MiB; SQLite
+/// limits a row to about 1 GB.
 const MAX_CONTENT: usize = 512 << 20;

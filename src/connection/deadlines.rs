@@ -15,8 +15,8 @@ pub(super) struct Deadlines {
     /// Start of the period in which the client has sent commands but no mail. The time that a mail waited for the store
     /// without being saved is excluded.
     commands_since: Instant,
-    /// Whether a mail was saved after `commands_since`. The period then restarts with the next wait, after the reply to the
-    /// mail was sent.
+    /// Whether a mail was saved after `commands_since`. If so, `commands_since` is set to the time at which the next wait for
+    /// input begins, after the reply to the mail was sent.
     is_mail_saved: bool,
     /// The deadline for a command. It is valid for this kind of input and this number of replies.
     command: Option<(Expecting, u64, Deadline)>,
@@ -124,9 +124,9 @@ impl ClientConnection<'_> {
             || self.deadlines.is_discard_time_over()
     }
 
-    /// Returns the reason why content is discarded, if the server closes the connection because slots run out or the maximum
-    /// time has passed; `None` if the client stopped sending. The client then receives, for example, 552: after 421 it would
-    /// send the same too large message again.
+    /// Returns the reason why content is discarded, if the connection closes because connection slots run out (`reason` is
+    /// `Shed`) or the time limit for discarding has passed; otherwise `None`. The client then receives, for example, 552
+    /// (message too large). After 421 (timeout) the client would send the same message again.
     pub(super) fn discard_reason_to_report(&self, reason: CloseReason) -> Option<DiscardReason> {
         match reason == CloseReason::Shed || self.deadlines.is_discard_time_over() {
             true => self.session.discard_reason(),
@@ -135,6 +135,7 @@ impl ClientConnection<'_> {
     }
 }
 
-/// If half of the connection slots are taken, rejected content is discarded up to twice the maximum message size plus this
-/// many octets. It is read because most clients read the reply only after they have sent everything.
+/// While at least half of the connection slots are taken, the server closes the connection when the discarded octets of a
+/// message exceed twice the maximum message size plus this number. Less is read and discarded, because most clients read the
+/// reply only after they have sent the whole message.
 const MAX_DISCARDED_BEYOND: u64 = 1 << 20;

@@ -101,7 +101,7 @@ struct ClientConnection<'a> {
     octets_in: u64,
     /// Whether the peer is a load balancer that connects for a health check (PROXY LOCAL).
     is_health_check: bool,
-    /// Whether a rejected XCLIENT was logged; only the first one of a connection is logged.
+    /// Whether a rejected XCLIENT command of this connection was logged; later rejections are not logged.
     xclient_rejection_logged: bool,
 }
 
@@ -208,14 +208,16 @@ impl<'a> ClientConnection<'a> {
         let spare = match expected {
             Expecting::Content => self.input.spare_mut(CONTENT_READ_SIZE),
             Expecting::Command | Expecting::TransactionCommand => {
-                // Commands need only a small buffer. The buffer may have grown for a message that was rejected.
+                // The input buffer may have grown for a rejected message. Commands need only a small buffer, so a large one is
+                // freed.
                 self.input.shrink();
                 self.input.spare_mut(COMMAND_READ_SIZE)
             }
         };
         match self.transport.read(spare, &deadline) {
-            // At shutdown the pool ends reading: at once for idle clients, and after the grace period for all clients.
-            // `mark_busy` then returns false. `read` returns 0, as if the client had closed, or the octets that arrived before.
+            // At shutdown the pool shuts down the sockets for reading: first those of idle clients, after the grace period
+            // all. `read` then returns 0, as if the client had closed, or octets that arrived earlier, and `mark_busy` returns
+            // `false`.
             Ok(octets)
                 if (octets == 0 || expected == Expecting::Command) && !self.client.mark_busy() =>
             {
@@ -242,7 +244,7 @@ impl<'a> ClientConnection<'a> {
         }
     }
 
-    /// Queues a reply; sends the queue if it has grown too large.
+    /// Queues a reply; sends all queued replies when they reach 64 KiB.
     fn handle_reply(&mut self, reply: &Reply) -> Result<(), CloseReason> {
         self.queue_reply(reply);
         match self.output.len() >= MAX_QUEUED_REPLY_OCTETS {
@@ -265,8 +267,8 @@ impl<'a> ClientConnection<'a> {
         log::info!(session:% = session, client:% = self.client.ip(), command = "XCLIENT", fix = fix; "rejected");
     }
 
-    /// Applies the client address that a trusted proxy passed on. Closes the connection if that address has too many
-    /// connections.
+    /// Applies the client address that a trusted proxy passed on and queues `reply`. Closes the connection instead if that
+    /// address has too many connections.
     fn apply_xclient(&mut self, address: XclientAddress, reply: &Reply) -> Result<(), CloseReason> {
         let is_within_limit = match address {
             XclientAddress::NotGiven => true,
@@ -281,8 +283,7 @@ impl<'a> ClientConnection<'a> {
         Ok(())
     }
 
-    /// Performs the TLS handshake; one deadline applies to the whole handshake. After a failure nothing is sent, neither
-    /// encrypted nor in plaintext.
+    /// Performs the TLS handshake; one deadline applies to the whole handshake. After a failed handshake no reply is sent.
     fn start_tls(&mut self) -> Result<(), CloseReason> {
         let credentials = self.settings.tls.as_ref().ok_or(CloseReason::TlsFailed)?;
         let now = Instant::now();
@@ -354,7 +355,7 @@ impl<'a> ClientConnection<'a> {
         CloseReason::Shutdown
     }
 
-    /// Closes the connection of a client that exceeded a limit while it was sending. The reply is the one for `reason`, or
+    /// Closes the connection of a client that exceeded a time or size limit while sending. Sends the reply for `reason`, or
     /// 421 (timeout) if `reason` is `None`.
     fn close_slow_client(&mut self, reason: Option<DiscardReason>) -> CloseReason {
         if let Some(DiscardReason::Message(error)) = reason {
@@ -383,7 +384,7 @@ impl<'a> ClientConnection<'a> {
     }
 }
 
-/// Capacity of the reply queue that is kept after a flush, in octets.
+/// Capacity in octets that the reply queue keeps after its replies were sent; capacity beyond this is freed.
 const KEPT_OUTPUT_CAPACITY: usize = 4_096;
-/// The reply queue is sent when it reaches this size, even if more pipelined commands are unread.
+/// The queued replies are sent when they reach this number of octets, even if more pipelined commands are unread.
 const MAX_QUEUED_REPLY_OCTETS: usize = 65_536;

@@ -13,7 +13,7 @@ pub struct SharedSessionSettings {
     inner: RwLock<Inner>,
 }
 
-/// The limits of a store, known after the first connection to it.
+/// The limits of a store, known after the server first connects to the store.
 #[derive(Clone, Copy, Debug)]
 pub struct StoreLimits {
     /// Limits of the columns `recipient` and `to`.
@@ -30,7 +30,7 @@ struct Inner {
 }
 
 impl SharedSessionSettings {
-    /// Returns the settings as configured; the limits of the store are not known yet.
+    /// Returns settings equal to `configured`, because the limits of the store are not known yet.
     pub fn new(configured: SessionSettings) -> SharedSessionSettings {
         let current = Arc::new(configured.clone());
         SharedSessionSettings {
@@ -59,7 +59,7 @@ impl SharedSessionSettings {
         self.update(|inner| inner.configured = configured);
     }
 
-    /// Sets the limits of the store.
+    /// Sets the limits that the store's table puts on recipients and message size.
     pub fn apply_store_limits(&self, limits: StoreLimits) {
         self.update(|inner| inner.store_limits = Some(limits));
     }

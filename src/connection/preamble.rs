@@ -33,7 +33,7 @@ impl ClientConnection<'_> {
             self.transport.lingering_close();
             return Err(CloseReason::UntrustedProxy);
         }
-        // The client counts as idle, so the pool may end this wait at shutdown.
+        // The client is marked idle, so that the pool can end the wait for the PROXY header at shutdown.
         if !client.mark_idle(true) {
             return Err(CloseReason::Shutdown);
         }

@@ -20,7 +20,7 @@ impl ClientConnection<'_> {
         let outcome = self.build_mail(envelope, content).and_then(|mail| {
             let from = mail.reverse_path().to_owned();
             let recipients = mail.recipients().len();
-            // Unread pipelined commands do not count as a disconnect.
+            // Returns whether the client has disconnected. Unread pipelined commands alone do not mean a disconnect.
             let mut client_left = || self.transport.has_client_left();
             let saved = self.settings.saver.save(mail, &mut client_left)?;
             Ok((saved, from, recipients))

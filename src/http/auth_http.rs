@@ -1,9 +1,9 @@
 //! Answers nginx's auth_http requests: whether nginx may connect a client to this server, and at which address
 //! ([ngx_mail_auth_http_module](https://nginx.org/en/docs/mail/ngx_mail_auth_http_module.html)).
 //!
-//! nginx sends a request at each RCPT until one is accepted. A recipient in a domain that is not accepted is rejected here,
-//! because nginx then opens no SMTP connection for it. The session decides everything else. No request header is ever copied
-//! into a response or the log, because headers contain text from the client and may contain a password.
+//! nginx sends a request at each RCPT until a recipient is accepted. A recipient in a domain that is not accepted is rejected
+//! here, so that nginx opens no SMTP connection for it. The SMTP session decides everything else. No request header is ever
+//! copied into a response or the log, because headers contain text from the client and may contain a password.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, RwLock};
@@ -15,7 +15,7 @@ use crate::net::accept_pool::AcceptPool;
 use crate::smtp::reply::{self, Reply};
 use crate::sync;
 
-/// Answers auth_http requests.
+/// Answers nginx's auth_http requests.
 pub struct AuthHttp {
     /// Provides the number of free connection slots.
     pub pool: Arc<AcceptPool>,
@@ -26,9 +26,10 @@ pub struct AuthHttp {
 }
 
 impl AuthHttp {
-    /// Answers one request.
+    /// Returns the answer to one auth_http request of nginx.
     pub fn handle(&self, request: &Request) -> Response {
-        // nginx accepts AUTH PLAIN even if it does not offer it. The answer `OK` would then accept any password.
+        // nginx passes on AUTH PLAIN even if it does not offer AUTH. The answer `OK` would then mean that any password is
+        // valid.
         if request.header("Auth-Method") != Some(b"none") {
             return rejection(&reply::R502_NOT_IMPLEMENTED, AuthAnswer::OtherMethod);
         }
@@ -37,7 +38,8 @@ impl AuthHttp {
         if settings.session.current().is_relay_rcpt(recipient) {
             let refusal = rejection(&reply::R550_RELAY_DENIED, AuthAnswer::RelayDenied);
             return match login_attempt(request) {
-                // Without Auth-Wait nginx closes the connection, and the client needs a new one for its other recipients.
+                // Without Auth-Wait nginx closes the client's connection, and the client needs a new one for its other
+                // recipients.
                 ..MAX_DENIED_RECIPIENTS => refusal.with_header("Auth-Wait", 1),
                 _ => refusal,
             };
@@ -76,8 +78,8 @@ fn login_attempt(request: &Request) -> u32 {
     number.unwrap_or(1)
 }
 
-/// Returns a numeric address for nginx to connect to. A wildcard is replaced by the local address of this HTTP connection,
-/// because nginx would take the wildcard as an address of its own machine.
+/// Returns the IP address for nginx to connect to: `listening` or, if that is a wildcard, `reached`, the local address of the
+/// HTTP connection. nginx would take a wildcard as an address of its own machine.
 fn advertised_ip(listening: IpAddr, reached: IpAddr) -> IpAddr {
     match (listening, reached) {
         (IpAddr::V4(wildcard), IpAddr::V6(ip)) if wildcard.is_unspecified() && ip.is_loopback() => {
@@ -88,8 +90,8 @@ fn advertised_ip(listening: IpAddr, reached: IpAddr) -> IpAddr {
     }
 }
 
-/// Maximum number of rejected recipients in one session; the last one ends the session. Each earlier rejection costs the
-/// client a pause of one second.
+/// Number of the client's request at which a rejected recipient ends its session. Each earlier rejection costs the client a
+/// pause of one second.
 const MAX_DENIED_RECIPIENTS: u32 = 10;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Requests and responses.
+//! HTTP requests and responses.
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use httparse::Header;
 use jiff::Timestamp;
 
-/// One request.
+/// One HTTP request.
 pub struct Request<'a> {
     /// `GET` or `HEAD`.
     pub method: &'a str,
@@ -14,12 +14,12 @@ pub struct Request<'a> {
     pub path: &'a str,
     /// The client's address; an IPv4-mapped address is converted to IPv4.
     pub peer: SocketAddr,
-    /// The local address that the client connected to.
+    /// The local address that the client connected to; an IPv4-mapped address is converted to IPv4.
     pub local: SocketAddr,
     pub(super) headers: &'a [Header<'a>],
 }
 
-/// One response.
+/// One HTTP response.
 pub struct Response {
     status: u16,
     content_type: &'static str,
@@ -28,7 +28,8 @@ pub struct Response {
 }
 
 impl<'a> Request<'a> {
-    /// Returns the value of the first header with this name, without surrounding whitespace. Case is ignored in the name.
+    /// Returns the value of the first header called `name` (case is ignored), without surrounding whitespace; `None` if the
+    /// request has no such header.
     pub fn header(&self, name: &str) -> Option<&'a [u8]> {
         let header = self
             .headers
@@ -56,8 +57,8 @@ impl Response {
         self
     }
 
-    /// Adds a header. Only printable ASCII of its value is written, so that a value cannot end the line. Even so, never pass a
-    /// value that a client chose.
+    /// Adds a header. Characters of `value` that are not printable ASCII are left out, so that `value` cannot end the header
+    /// line. Even so, never pass a value that a client chose.
     #[must_use]
     pub fn with_header(mut self, name: &'static str, value: impl Display) -> Response {
         let value = value.to_string();
@@ -66,7 +67,7 @@ impl Response {
         self
     }
 
-    /// Returns the octets to send. `with_body` is `false` for a response to HEAD.
+    /// Returns the octets of the response. `with_body` is `false` for a response to HEAD.
     pub(super) fn to_octets(&self, with_body: bool) -> Vec<u8> {
         let mut text = format!(
             "HTTP/1.1 {} {}\r\nDate: {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n",

@@ -1,7 +1,7 @@
 //! A small HTTP/1.x server for metrics, health checks and nginx's auth_http.
 //!
-//! It answers one request per connection, GET and HEAD only. The constants at the end limit what a client can use:
-//! size and time of the request head, time to read the response, number of connections. `httparse` parses the head
+//! It answers one request per connection, GET and HEAD only. The constants at the end of this file limit what a client can
+//! use: size and time of the request head, time to read the response, number of connections. `httparse` parses the head
 //! ([RFC 9112](https://www.rfc-editor.org/rfc/rfc9112)). No server crate is used, because small server crates have no timeouts.
 
 use std::io::{self, ErrorKind, Read, Write};
@@ -20,14 +20,14 @@ use crate::net::listener::Listener;
 /// A function that answers one request. If it panics, the client gets a 500.
 pub type Handler = Arc<dyn Fn(&Request) -> Response + Send + Sync>;
 
-/// Starts threads that serve `listener` until [`Listener::close`].
+/// Starts a thread that accepts HTTP connections on `listener` until [`Listener::close`], and answers requests with `handler`.
 ///
 /// # Errors
 /// The accepting thread cannot be started.
 pub fn serve(listener: &Arc<Listener>, handler: Handler) -> io::Result<()> {
     let listener = Arc::clone(listener);
     let accepting = move || {
-        // Each connection holds a clone, so the number of clones is the number of connections.
+        // Each connection holds a clone of this `Arc`, so the number of clones is the number of connections.
         let slots = Arc::new(());
         let mut timeout = SLOT_TIMEOUT;
         while let Some((socket, peer)) = listener.accept() {
@@ -36,7 +36,7 @@ pub fn serve(listener: &Arc<Listener>, handler: Handler) -> io::Result<()> {
             while is_full() && Instant::now() < wait_until {
                 thread::sleep(SLOT_POLL_INTERVAL);
             }
-            // After one connection has found no slot in time, the next ones are closed at once until a slot is free.
+            // If the connection has waited in vain, the next ones are closed without a wait until there is room for one again.
             if is_full() {
                 timeout = Duration::ZERO;
                 continue;
@@ -45,7 +45,7 @@ pub fn serve(listener: &Arc<Listener>, handler: Handler) -> io::Result<()> {
             let (slot, handler) = (Arc::clone(&slots), Arc::clone(&handler));
             let answering = move || {
                 let _slot = slot;
-                // On an error the client is gone or too slow, and no response can be sent.
+                // An error is ignored: the client is gone or too slow, so no response can be sent.
                 let _ = serve_connection(&socket, peer, &handler);
             };
             let thread = builder("http-client").spawn(answering);
@@ -72,7 +72,7 @@ fn serve_connection(socket: &TcpStream, peer: SocketAddr, handler: &Handler) -> 
     let mut head = Vec::new();
     let response = loop {
         let line_ended = read_head(socket, &mut head, read_until)?;
-        // Only a line end can complete the head or reveal an error in it.
+        // The head is parsed only after a line end, because only a line end can complete it.
         if line_ended && let Some(response) = respond(&head, peer, local, handler) {
             break response;
         }
@@ -84,9 +84,9 @@ fn serve_connection(socket: &TcpStream, peer: SocketAddr, handler: &Handler) -> 
     linger(socket)
 }
 
-/// Returns the response to a complete or malformed head, or `None` while the head is incomplete.
+/// Returns the response to the request head in `head`, or `None` if the head is incomplete.
 ///
-/// Needs no socket, so that tests and fuzzing can feed it any octets.
+/// Needs no socket, so that tests and fuzzing can pass any octets.
 pub fn respond(
     head: &[u8],
     peer: SocketAddr,
@@ -123,7 +123,7 @@ pub fn respond(
     Some(response.to_octets(method != "HEAD"))
 }
 
-/// Reads more of the head, up to its size limit. Returns whether the new octets contain a line end.
+/// Appends octets from `socket` to `head`, up to the size limit of a head. Returns whether the new octets contain a line end.
 #[expect(
     clippy::indexing_slicing,
     reason = "a read fills no more than the buffer it was given"
@@ -131,7 +131,7 @@ pub fn respond(
 fn read_head(mut socket: &TcpStream, head: &mut Vec<u8>, until: Instant) -> io::Result<bool> {
     let mut buffer = [0; 1_024];
     let max_octets = buffer.len().min(MAX_HEAD_OCTETS.saturating_sub(head.len()));
-    // The timeout is set again before each read, because a socket timeout restarts with each octet.
+    // The timeout is set again before each read, because a socket timeout applies to each read separately.
     socket.set_read_timeout(Some(time_left(until)?))?;
     let count = match socket.read(&mut buffer[..max_octets]) {
         Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
@@ -162,8 +162,8 @@ fn write_all(mut socket: &TcpStream, mut octets: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Shuts down writing, then discards what the client still sends, for at most [`LINGER`]. If `close` finds unread octets, the
-/// kernel resets the connection and the client may lose the response.
+/// Shuts down writing, then discards what the client still sends, for at most [`LINGER`]. Without this, `close` could find
+/// unread octets; the kernel would then reset the connection, and the client might lose the response.
 fn linger(mut socket: &TcpStream) -> io::Result<()> {
     socket.shutdown(Shutdown::Write)?;
     let until = Instant::now() + LINGER;
@@ -179,31 +179,33 @@ fn linger(mut socket: &TcpStream) -> io::Result<()> {
 /// Returns the time left until `until`, or an error if none is left.
 fn time_left(until: Instant) -> io::Result<Duration> {
     let time_left = until.saturating_duration_since(Instant::now());
-    // A socket timeout of zero means no timeout, and a value below a microsecond is rounded to zero.
+    // A rest below 1 ms counts as none: the standard library rejects a socket timeout of zero.
     if time_left < Duration::from_millis(1) {
         return Err(ErrorKind::TimedOut.into());
     }
     Ok(time_left)
 }
 
-/// Maximum number of connections. A further one is closed without a response if none of them ends within a second.
+/// Maximum number of HTTP connections at the same time. A further connection is closed without a response if no other one ends
+/// within a second.
 pub const MAX_CONNECTIONS: usize = 32;
-/// How long a connection over the limit waits for another connection to end. Later connections wait in the backlog
-/// meanwhile, so that a burst of short requests is answered.
+/// How long a connection beyond [`MAX_CONNECTIONS`] waits for another one to end. Later connections wait in the listen backlog
+/// meanwhile, so that all requests of a short burst are answered.
 const SLOT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Interval at which this wait checks the number of connections.
+/// Interval at which a connection beyond [`MAX_CONNECTIONS`] checks whether another one has ended.
 const SLOT_POLL_INTERVAL: Duration = Duration::from_millis(1);
-/// Maximum size of the request line and headers.
+/// Maximum size of the request line and headers in octets; beyond it the response is 431 (Request Header Fields Too Large).
 const MAX_HEAD_OCTETS: usize = 8_192;
-/// Maximum number of headers; browsers send about twenty.
+/// Maximum number of headers of a request; beyond it the response is 431 (Request Header Fields Too Large). Browsers send
+/// about twenty.
 const MAX_HEADERS: usize = 64;
-/// Time limit for receiving the head.
+/// Time limit for receiving the request head; the connection is then closed without a response.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time limit for sending the response.
+/// Time limit for sending the response; the connection is then closed.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time limit for discarding the client's octets after the response.
+/// Time limit for discarding the client's octets after the response; the connection is then closed.
 const LINGER: Duration = Duration::from_millis(500);
-/// Stack size of a connection's thread; only touched pages use memory.
+/// Stack size in octets of each HTTP thread; only pages in use take memory.
 const STACK_OCTETS: usize = 256 * 1_024;
 
 #[cfg(test)]

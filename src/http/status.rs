@@ -18,7 +18,7 @@ pub struct StatusEndpoints {
 }
 
 impl StatusEndpoints {
-    /// Answers one request.
+    /// Returns the answer to one request for /metrics, /livez or /readyz; 404 (Not Found) for another path.
     pub fn handle(&self, request: &Request) -> Response {
         match request.path {
             "/metrics" => {
@@ -35,7 +35,7 @@ impl StatusEndpoints {
         }
     }
 
-    /// Returns the reason in one line if no mail can be accepted now.
+    /// Returns in one line why no mail can be accepted now; `None` if mail can be accepted.
     fn unready_reason(&self) -> Option<String> {
         if self.pool.is_draining() {
             return Some("draining".to_owned());
@@ -44,7 +44,7 @@ impl StatusEndpoints {
         Some(format!("store: {}", reason.replace(char::is_control, " ")))
     }
 
-    /// Returns one line for each database host if there are several.
+    /// Returns one line for each database host if several are configured, otherwise an empty text.
     fn host_lines(&self) -> String {
         let lines = self.settings().saver.health().hosts();
         let lines = lines.iter();
@@ -53,7 +53,7 @@ impl StatusEndpoints {
             .collect()
     }
 
-    /// Sets the gauges whose values are computed for each request.
+    /// Sets the metrics that are computed at each request for /metrics.
     fn set_gauges(&self, settings: &ConnectionSettings) {
         metrics::CONNECTIONS_ACTIVE.set(self.pool.active_connections() as u64);
         metrics::CONNECTIONS_LIMIT.set(self.pool.max_connections() as u64);

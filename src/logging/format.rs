@@ -32,7 +32,7 @@ pub fn write_text(line: &mut String, record: &Record, now: Timestamp) {
     write_event(line, record, |line, event| line.push_str(event), put);
 }
 
-/// Appends one JSON object with the same data; all values are strings.
+/// Appends the same data as [`write_text`], as one JSON object; all values are strings.
 pub fn write_json(line: &mut String, record: &Record, now: Timestamp) {
     let _ = write!(
         line,
@@ -77,7 +77,7 @@ fn write_event(
         put,
         value: String::new(),
     };
-    // The visitor never returns an error.
+    // `PairWriter::visit_pair` never returns an error.
     let _ = record.key_values().visit(&mut pairs);
 }
 

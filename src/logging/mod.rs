@@ -18,13 +18,13 @@ use self::writer::{LogBuffer, Target};
 /// Format of the log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// `key=value`.
+    /// Time, level, session and event, then pairs `key=value`.
     Text,
     /// One JSON object per line.
     Json,
 }
 
-/// The log of this process. Clones share it.
+/// The log of this process. Clones share one buffer and one output.
 ///
 /// A dedicated thread writes the lines in groups, so that mail never waits for a slow disk or for a reader that has
 /// stopped reading the output.
@@ -70,10 +70,10 @@ impl LogFile {
         self.buffer.reopen(Target::open(file)?, format)
     }
 
-    /// Changes the owner of the file to the user that the server will run as, so that the next start can append to the file.
+    /// Changes the owner of the log file to the user that the server will run as, so that a later start can append to the file.
     ///
     /// # Errors
-    /// The system call fails, or another user owns the file.
+    /// The system call fails, or the owner of the log file is neither root nor `user`.
     pub fn chown_to(&self, user: Uid, group: Gid) -> io::Result<()> {
         self.buffer.chown_to(user, group)
     }
@@ -99,7 +99,7 @@ impl Log for Logger {
         self.0.push(&line);
     }
 
-    /// Waits until all buffered lines are written. Gives up if the file stalls.
+    /// Waits until all buffered lines are written, for at most 2 seconds if the writing thread runs.
     fn flush(&self) {
         self.0.flush();
     }

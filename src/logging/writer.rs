@@ -1,7 +1,7 @@
 //! The buffer of log lines and the thread that writes them to the file.
 //!
-//! The thread writes several lines at once. A thread that logs a line never waits for the file: if the file stalls and the
-//! buffer is full, lines are dropped and counted.
+//! The writing thread writes several lines with one call. A thread that logs a line never waits for the file: if the file
+//! stalls and the buffer is full, lines are dropped and counted.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -38,10 +38,10 @@ pub struct LogBuffer {
 struct UnwrittenLogLines {
     octets: Vec<u8>,
     dropped: u64,
-    /// The writing thread runs. While it does, no other thread writes, because a write may stall.
+    /// The writing thread runs. Then no other thread writes to the file, because a write may block.
     has_writer: bool,
-    /// Number of writes begun, that is, whose lines were removed from the buffer; `written` is the number of writes that have
-    /// ended.
+    /// Number of writes that have begun. A write begins when its lines are removed from the buffer; `written` is the number of
+    /// writes that have ended.
     taken: u64,
     written: u64,
     /// A thread waits in [`LogBuffer::flush`].
@@ -49,7 +49,8 @@ struct UnwrittenLogLines {
 }
 
 impl LogBuffer {
-    /// Returns an empty buffer. Until [`set_has_writer`](LogBuffer::set_has_writer) is called, only `flush` writes.
+    /// Returns an empty buffer. Until [`set_has_writer`](LogBuffer::set_has_writer) is called, no thread writes the lines: they
+    /// stay in the buffer until [`flush`](LogBuffer::flush) writes them.
     pub fn new(target: Target, format: LogFormat) -> LogBuffer {
         LogBuffer {
             lines: Mutex::new(UnwrittenLogLines::default()),
@@ -88,10 +89,10 @@ impl LogBuffer {
         Ok(())
     }
 
-    /// Changes the owner of the file.
+    /// Changes the owner and group of the log file. Does nothing if the log goes to stdout or stderr.
     ///
     /// # Errors
-    /// The system call fails, or another user owns the file.
+    /// The system call fails, or the owner of the log file is neither root nor `user`.
     pub fn chown_to(&self, user: Uid, group: Gid) -> io::Result<()> {
         match &*sync::lock(&self.target) {
             Target::File(file) => secure_open::chown_to(file, user, group),
@@ -131,8 +132,8 @@ impl LogBuffer {
         }
     }
 
-    /// Waits until all lines added so far are written, for at most [`FLUSH_TIMEOUT`]. Writes them itself if no writing thread
-    /// runs.
+    /// Waits until all lines added so far are written, for at most [`FLUSH_TIMEOUT`]. If no writing thread runs, `flush` writes
+    /// the lines without a time limit.
     pub fn flush(&self) {
         let mut lines = self.lock_lines();
         if !lines.has_writer {
@@ -149,7 +150,7 @@ impl LogBuffer {
         drop(written.unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Locks the file. Returns `None` if the writing thread still blocks in a write to the file after [`FLUSH_TIMEOUT`].
+    /// Locks `target`. Returns `None` if the writing thread still blocks in a write to the file after [`FLUSH_TIMEOUT`].
     fn lock_target(&self) -> Option<MutexGuard<'_, Target>> {
         let give_up_at = Instant::now() + FLUSH_TIMEOUT;
         loop {
@@ -176,11 +177,12 @@ impl LogBuffer {
             octets.extend_from_slice(line.as_bytes());
         }
         if !octets.is_empty() {
-            // The failed write may have truncated a line, for example on a full disk. The next line must not continue it.
+            // The previous write failed, for example on a full disk, and may have written only the beginning of a line. A line
+            // end separates that beginning from the next line.
             if self.partial_line.load(Ordering::Relaxed) {
                 octets.insert(0, b'\n');
             }
-            // The error cannot be reported anywhere. Mail is received even if the log fails.
+            // A write error cannot be reported, because the log is the only place for reports. Mail is received nevertheless.
             self.partial_line
                 .store(target.write(&octets).is_err(), Ordering::Relaxed);
         }
@@ -237,9 +239,10 @@ impl Target {
 
 /// Mode of a new log file, before the umask. Not all users may read it, because it holds addresses of clients and senders.
 const LOG_MODE: u32 = 0o640;
-/// How long the writing thread waits for further lines before a write.
+/// How long the writing thread waits for further lines before a write, if no flush is requested.
 const WRITE_DELAY: Duration = Duration::from_millis(50);
-/// Maximum size of the buffer. If the file stalls and the buffer is full, lines are dropped and counted.
+/// Maximum size of the unwritten lines in octets. A line that would exceed the limit is dropped and counted.
 const MAX_BUFFERED_OCTETS: usize = 4 << 20;
-/// Maximum time that [`LogBuffer::flush`] waits until the lines are written, and [`LogBuffer::lock_target`] for the lock.
+/// Maximum time that [`LogBuffer::flush`] waits for the writing thread, and that [`LogBuffer::lock_target`] waits for the
+/// lock.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);

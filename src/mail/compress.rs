@@ -51,7 +51,7 @@ pub enum InflateError {
 }
 
 impl Deflated {
-    /// Compresses `plain` at level 1.
+    /// Compresses `plain` at level 1, the lowest level that compresses.
     ///
     /// # Errors
     /// [`CompressAllocError`]: a buffer of about the length of `plain` cannot be allocated.
@@ -89,8 +89,8 @@ impl Deflated {
 
 /// Returns the zlib stream of `prefix` followed by `plain`.
 ///
-/// For a mail with a single recipient: the result is the same as that of [`Deflated::zlib_stream`], but the data is copied
-/// once less.
+/// For a mail with a single recipient: the result is the same as that of [`Deflated::zlib_stream`], but the compressed
+/// content is copied one time less.
 ///
 /// # Errors
 /// [`CompressAllocError`]: a buffer of about the length of `plain` cannot be allocated.
@@ -102,7 +102,7 @@ fn write_zlib_header(stream: &mut Vec<u8>, prefix: &[u8]) {
     // CM = deflate, window of 32 KiB, FLEVEL = fastest (RFC 1950 §2.2).
     stream.extend_from_slice(&[0x78, 0x01]);
     for block in prefix.chunks(MAX_STORED_OCTETS) {
-        // The cast is exact, because `chunks` limits the length to 65,535.
+        // The cast is exact, because `chunks` limits the length to 65,535 octets.
         let length = block.len() as u16;
         // BFINAL = 0, BTYPE = 00: a stored block that is not the last one (RFC 1951 §3.2.4).
         stream.push(0);
@@ -127,10 +127,10 @@ fn zlib_overhead(prefix: &[u8]) -> usize {
     2 + prefix.len() + prefix.len().div_ceil(MAX_STORED_OCTETS) * 5 + 4
 }
 
-/// Decompresses a zlib stream to at most `max_octets`.
+/// Decompresses a zlib stream. The limit of the result is `max_octets`, but at least 4,096 octets.
 ///
 /// # Errors
-/// [`InflateError`].
+/// [`InflateError`]: `stream` is not a zlib stream or is damaged, or the result exceeds the limit.
 pub fn inflate(stream: &[u8], max_octets: usize) -> Result<Vec<u8>, InflateError> {
     let mut decompressor = Decompressor::new();
     let mut capacity = (stream.len() * 4).clamp(4_096, max_octets.max(4_096));
@@ -240,7 +240,7 @@ fn return_compressor(pooled: PooledCompressor) {
 const MAX_STORED_OCTETS: usize = 65_535;
 /// Maximum number of idle compressors. Most machines have fewer processors. Further compressors are freed after use.
 const MAX_IDLE_COMPRESSORS: usize = 64;
-/// Largest output buffer that an idle compressor keeps, in bytes.
+/// Largest output buffer that an idle compressor keeps, in octets. A larger buffer is not kept.
 const MAX_IDLE_BUFFER: usize = 64 << 10;
 
 #[cfg(test)]

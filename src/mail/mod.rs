@@ -106,7 +106,7 @@ impl Mail {
         &self.recipients
     }
 
-    /// Returns the identifier of the first recipient's row, which the 250 reply contains.
+    /// Returns the identifier of the first recipient's row. The 250 reply contains this identifier.
     #[expect(
         clippy::indexing_slicing,
         reason = "`new` rejects an envelope without recipients"
@@ -120,7 +120,7 @@ impl Mail {
         self.content.octets()
     }
 
-    /// Returns the facts about the connection.
+    /// Returns the facts about the connection over which the mail was received.
     pub fn origin(&self) -> &MailOrigin {
         &self.origin
     }
@@ -161,8 +161,8 @@ impl Mail {
 
     /// Computes the summary and the compressed content on the calling thread, so that the writer's thread does not have to.
     ///
-    /// If the memory budget has no room for another copy of the content, the content is not compressed. The writer compresses
-    /// it later, so that only the mails of one batch are in memory twice.
+    /// If the memory budget has no room for a second copy of the content, the content is not compressed here. The writer's
+    /// thread then compresses it when it saves the mail.
     ///
     /// # Errors
     /// [`CompressAllocError`]: the memory for the compressed content cannot be allocated.
@@ -188,8 +188,8 @@ impl Mail {
         Ok(CompressedBody::Whole(Arc::new(stream)))
     }
 
-    /// Returns the estimated size of all rows of the mail in a store, in octets. The size of a batch is limited by this
-    /// estimate.
+    /// Returns the estimated size of all rows of the mail in a store, in octets. The sum of these
+    /// estimates limits how many mails are saved together in a batch.
     pub fn stored_octets(&self) -> usize {
         // Uncompressed content is counted at its full length, because compressing it for an estimate would cost too much.
         let body = self

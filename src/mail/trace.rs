@@ -21,7 +21,8 @@ pub struct MailOrigin {
     pub received_at: Timestamp,
 }
 
-/// Returns the fields `Return-Path`, `Delivered-To` and `Received`; each line ends in CR LF.
+/// Returns the fields `Return-Path`, `Delivered-To` and `Received`; each line ends in CR LF. `id` identifies the mail in
+/// `Received`.
 pub fn trace_fields(
     origin: &MailOrigin,
     return_path: &str,
@@ -50,8 +51,8 @@ pub fn trace_fields(
     )
 }
 
-/// Replaces characters of a HELO name that could be syntax of a `Received` field with `?`. A client thus cannot forge a
-/// part of the field.
+/// Replaces with `?` each character of a HELO name that could be syntax of a `Received` field, so that a client cannot forge
+/// a part of the field.
 fn sanitize_helo(helo_name: &str) -> String {
     helo_name
         .chars()

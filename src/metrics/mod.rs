@@ -63,7 +63,7 @@ labels! {
         ClientLeft = "client_left",
         /// The client exceeded a timeout.
         TimedOut = "timed_out",
-        /// The client exceeded a timeout that was shortened because few connection slots were free.
+        /// The client exceeded a timeout that was shortened because nearly GM_MAX_CLIENTS connections were open.
         Shed = "shed",
         /// The client did not read the server's replies.
         WriteTimeout = "write_timeout",
@@ -75,9 +75,9 @@ labels! {
         Shutdown = "shutdown",
         /// The client disconnected before the greeting.
         ClosedBeforeGreeting = "closed_before_greeting",
-        /// All connection slots were taken.
+        /// GM_MAX_CLIENTS connections were already open.
         LimitReached = "limit_reached",
-        /// The client's address had the maximum number of connections.
+        /// The client's address already had GM_MAX_CLIENTS_PER_IP open connections.
         AddressLimitReached = "address_limit_reached",
         /// The peer is not a trusted proxy, but the PROXY protocol is required.
         UntrustedProxy = "untrusted_proxy",
@@ -99,7 +99,7 @@ labels! {
         Ok = "ok",
         /// The recipient's domain is not accepted.
         RelayDenied = "relay_denied",
-        /// No connection slot is free or the store is unavailable; the client has to try again later.
+        /// GM_MAX_CLIENTS connections are open, or the store is unavailable; the client has to try again later.
         NotReady = "not_ready",
         /// nginx asked for an authentication method other than `none`: the client tried to log in, which the server does not
         /// support.
@@ -110,15 +110,15 @@ labels! {
 labels! {
     /// Result of a mail transaction.
     MailOutcome("outcome") {
-        /// 250: the mail is committed.
+        /// Reply 250: the mail is committed.
         Saved = "saved",
-        /// 451: the store is unavailable.
+        /// Reply 451: the store is unavailable or refused the mail.
         Unavailable = "unavailable",
-        /// 452: the store is full.
+        /// Reply 452: the store is full.
         StoreFull = "store_full",
-        /// 452: the content of all connections together reached GM_MAX_MEMORY.
+        /// Reply 452: the message content that all connections hold together reached GM_MAX_MEMORY.
         NoMemory = "no_memory",
-        /// 552: the announced or received size exceeds GSMTP_MAX_SIZE.
+        /// Reply 552: the announced or received size exceeds GSMTP_MAX_SIZE.
         TooLarge = "too_large",
     }
 }
@@ -150,9 +150,9 @@ labels! {
 labels! {
     /// Where a mail's body was stored, if Redis is in use.
     BodyLocation("location") {
-        /// In Redis, under the mail's id.
+        /// The body is in Redis; its key is the mail's hash.
         Redis = "redis",
-        /// In the table, because Redis did not store it.
+        /// The body is in the table, because Redis did not store it.
         Table = "table",
     }
 }
@@ -204,7 +204,7 @@ impl ListenerKind {
     }
 }
 
-/// A reply code as a label value. All codes that are not in `CODES` share the value `other`.
+/// An SMTP reply code as a label value. All codes that are not in `CODES` share the value `other`.
 #[derive(Clone, Copy)]
 pub struct ReplyCode(pub u16);
 
@@ -234,7 +234,7 @@ pub fn render() -> String {
 /// Content type of the text that [`render`] returns.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Declares all metrics, and a table of all metrics.
+/// Declares one static for each metric, and `FAMILIES`, the list of all metrics.
 macro_rules! families {
     ($($name:ident: $kind:ty = $value:expr;)*) => {
         $(
@@ -352,7 +352,7 @@ families! {
     );
 }
 
-/// All reply codes that the server sends.
+/// All SMTP reply codes that the server sends. The metric counts any other code as `other`.
 const CODES: &[u16] = &[
     214, 220, 221, 250, 252, 354, 421, 450, 451, 452, 454, 500, 501, 502, 503, 550, 552, 553, 554,
     555,

@@ -23,13 +23,13 @@ pub struct Counter<L: MetricLabel = ()> {
     label: PhantomData<fn(L)>,
 }
 
-/// A value that can rise and fall. It is omitted from the page until it is set.
+/// A value that can rise and fall. A gauge is omitted from the metrics page until it is set.
 pub struct Gauge {
     name: &'static str,
     help: &'static str,
     /// Text of the label between the braces; empty if there is no label.
     label: &'static str,
-    /// The value on the page is the stored value divided by this number.
+    /// The value on the metrics page is the stored value divided by this number.
     scale: u64,
     value: AtomicU64,
 }
@@ -38,9 +38,9 @@ pub struct Gauge {
 pub struct Histogram {
     name: &'static str,
     help: &'static str,
-    /// Inclusive upper bounds of the buckets in the stored unit. One more bucket has no upper bound.
+    /// Inclusive upper bounds of the buckets, in the unit of the observed values. One more bucket has no upper bound.
     bounds: &'static [u64],
-    /// The value on the page is the stored value divided by this number.
+    /// The value on the metrics page is the stored value divided by this number.
     scale: u64,
     buckets: [AtomicU64; MAX_BUCKETS],
     sum: AtomicU64,
@@ -135,7 +135,7 @@ impl Gauge {
         self.set((ratio * self.scale as f64) as u64);
     }
 
-    /// Omits the gauge from the page until it is set again.
+    /// Omits the gauge from the metrics page until it is set again.
     pub fn unset(&self) {
         self.set(UNSET);
     }
@@ -159,7 +159,7 @@ impl Histogram {
         }
     }
 
-    /// Records one observation; `value` is in the stored unit.
+    /// Records one observation; `value` is in the unit of the bounds given to `new`.
     #[expect(
         clippy::indexing_slicing,
         reason = "`new` asserts that there are more buckets than bounds"
@@ -170,15 +170,15 @@ impl Histogram {
         self.sum.fetch_add(value, Relaxed);
     }
 
-    /// Records one duration; the stored unit of the histogram must be microseconds.
+    /// Records one duration; the bounds given to `new` must be in microseconds.
     pub fn observe_time(&self, time: Duration) {
         self.observe(time.as_micros() as u64);
     }
 }
 
-/// A metric that can be written to the page.
+/// A metric that can be written to the metrics page.
 pub trait MetricFamily: Sync {
-    /// Appends the HELP line, the TYPE line and the samples.
+    /// Appends the HELP line, the TYPE line and the samples of this metric to `page`.
     fn write_to(&self, page: &mut String);
 }
 
@@ -228,7 +228,7 @@ impl MetricFamily for Histogram {
     }
 }
 
-// Writing to a String cannot fail.
+// The result of `writeln!` is ignored, because writing to a String cannot fail.
 fn write_help_and_type(page: &mut String, name: &str, help: &str, kind: &str) {
     let _ = writeln!(page, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
@@ -240,11 +240,11 @@ fn write_sample(page: &mut String, name: &str, suffix: &str, label: &str, value:
     };
 }
 
-/// Maximum number of label values of a counter.
+/// Maximum number of label values of a counter; more is a compile error.
 const MAX_VALUES: usize = 64;
-/// Maximum number of buckets of a histogram.
+/// Maximum number of buckets of a histogram, including the one without an upper bound. `new` panics if there are more.
 const MAX_BUCKETS: usize = 16;
-/// Stored value of a ratio of 1.
+/// A gauge of a ratio stores the ratio multiplied by this number.
 const RATIO_SCALE: u64 = 1_000_000_000;
 /// Stored value of a gauge that is not set.
 const UNSET: u64 = u64::MAX;

@@ -69,8 +69,7 @@ pub struct Client {
 struct ActiveClient {
     socket: Arc<TcpStream>,
     io_timeout: Arc<IoTimeout>,
-    /// Whether the client's thread waits for a command and no transaction is open. The pool may then end the read at any
-    /// moment.
+    /// Whether the client's thread waits for a command and no transaction is open. If so, `drain` ends the thread's read.
     idle: AtomicBool,
     /// Whether the server is shutting down.
     drain_requested: AtomicBool,
@@ -142,7 +141,7 @@ impl AcceptPool {
         self.draining.load(Ordering::SeqCst)
     }
 
-    /// Requests the end of all sessions: idle sessions end now, the others after their open transaction.
+    /// Requests the end of all sessions: idle sessions end now, other sessions after their open transaction.
     ///
     /// New connections are still accepted until [`Listener::close`].
     pub fn drain(&self) {
@@ -177,7 +176,7 @@ impl AcceptPool {
                 continue;
             };
             let is_trusted_proxy = settings.trusted_proxies.contains(address.ip());
-            // A trusted proxy is exempt, because it connects for many clients.
+            // The limit per address does not apply to a trusted proxy, because a proxy connects for many clients.
             let max = match is_trusted_proxy {
                 true => 0,
                 false => settings.max_clients_per_address,
@@ -220,8 +219,8 @@ impl AcceptPool {
         }
     }
 
-    /// Makes sure that another thread accepts on `listener`, so that this thread can serve its client. Returns `false` if no
-    /// thread could be started; this thread must then return to `accept`.
+    /// Makes sure that another thread accepts on `listener`, so that the caller can serve its client. Returns `false` if no
+    /// other thread accepts and none could be started; the caller must then return to `accept`.
     fn leave_accept(self: &Arc<Self>, listener: &Arc<Listener>) -> bool {
         if self.idle_threads.try_stop_accepting(listener) {
             return true;
@@ -230,7 +229,7 @@ impl AcceptPool {
             return true;
         };
         log::error!(reason:% = error; "thread_start_failed");
-        // Another thread may have been parked since the first attempt.
+        // A thread may have been parked since the first call; it can replace the thread that could not be started.
         self.idle_threads.try_stop_accepting(listener)
     }
 
@@ -311,11 +310,11 @@ impl Client {
         self.ip.get()
     }
 
-    /// Sets the client's address that a trusted proxy passed on. The connection then counts for this address. `None` means that
-    /// the proxy has no address to pass on: the proxy's own address is used, which is exempt from the limit. Returns `false` if
-    /// `ip` already has the maximum number of connections; the caller must then close this connection.
+    /// Sets the client's address to `ip`, which a trusted proxy passed on; the connection then counts toward the limit of `ip`.
+    /// With `None` (the proxy knows no address), the client's address is the proxy's own, to which no limit applies. Returns
+    /// `false` if `ip` already has the maximum number of connections; the caller must then close this connection.
     pub fn set_client_address(&self, ip: Option<IpAddr>) -> bool {
-        // The old address is released before the new address is acquired, because both may be the same.
+        // The connection is uncounted for the old address before it is counted for the new one, because the two may be equal.
         self.address_guard
             .replace(LimiterGuard::guard_without_limit());
         let Some(ip) = ip else {
@@ -344,16 +343,16 @@ impl Client {
     /// server is shutting down; the caller must then end the session.
     pub fn mark_idle(&self, idle: bool) -> bool {
         self.state.idle.store(idle, Ordering::SeqCst);
-        // The pool sets `drain_requested` before it reads `idle`; this thread sets `idle` before it reads
-        // `drain_requested`. So at least one of the two sees what the other has written.
+        // `drain` sets `drain_requested` before it reads `idle`; this thread sets `idle` before it reads `drain_requested`.
+        // So `drain` sees the new `idle`, or this thread sees `drain_requested`, or both.
         !(idle && self.state.drain_requested.load(Ordering::SeqCst))
     }
 
-    /// Marks the client as busy, before a command is executed. Returns `false` if the server is shutting down; the pool may
+    /// Marks the client as not idle, before a command is executed. Returns `false` if the server is shutting down; `drain` may
     /// then have shut down the socket for reading.
     pub fn mark_busy(&self) -> bool {
         self.state.idle.store(false, Ordering::SeqCst);
-        // As in `mark_idle`: either the pool reads that `idle` is unset, or this thread sees `drain_requested`.
+        // As in `mark_idle`: `drain` sees that `idle` is `false`, or this thread sees `drain_requested`, or both.
         !self.state.drain_requested.load(Ordering::SeqCst)
     }
 }
@@ -378,7 +377,7 @@ impl Drop for ConnectionSlot<'_> {
     }
 }
 
-/// Rejects a client with a 421 reply, without blocking. On an implicit-TLS port nothing is sent, because the reply would be
+/// Sends `reply` (a 421) to a rejected client, without blocking. On an implicit-TLS port nothing is sent, because `reply` is
 /// plaintext.
 fn reject(socket: &TcpStream, listener: &Listener, reply: &[u8], outcome: CloseReason) {
     metrics::CONNECTIONS.count((ListenerKind::new(listener.implicit_tls()), outcome));
@@ -390,9 +389,10 @@ fn reject(socket: &TcpStream, listener: &Listener, reply: &[u8], outcome: CloseR
         return;
     }
     let _ = socket.shutdown(Shutdown::Write);
-    // If `close` finds unread octets, the kernel resets the connection and the client may lose the reply.
+    // Discards octets that have arrived: if `close` found them unread, the kernel would reset the connection, and the client
+    // might lose the reply.
     let _ = socket.read(&mut [0; 4_096]);
 }
 
-/// Stack size of a thread: enough for a TLS handshake and the deepest parser. Only touched pages use memory.
+/// Stack size of a thread in octets: enough for a TLS handshake and the deepest parser. Only pages in use take memory.
 const THREAD_STACK_BYTES: usize = 256 * 1_024;

@@ -8,7 +8,7 @@ use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 
 use super::key_fault::{MIN_RSA_BITS, rsa_bits};
 
-/// Returns the expiry time of the first certificate.
+/// Returns the expiry time of the first certificate, or 1970 if `chain` is empty or the certificate cannot be parsed.
 pub fn expires_at(chain: &[CertificateDer]) -> SystemTime {
     let first = chain.first().and_then(|der| parse(der));
     first.map_or(SystemTime::UNIX_EPOCH, |first| {
@@ -16,7 +16,8 @@ pub fn expires_at(chain: &[CertificateDer]) -> SystemTime {
     })
 }
 
-/// Returns one warning for each fault: validity dates, order, missing certificates, and keys that few senders support.
+/// Returns one warning for each fault at time `now`: validity dates, order, missing certificates, keys that few senders
+/// support.
 pub fn warnings(chain: &[CertificateDer], file: &Path, now: SystemTime) -> Vec<String> {
     let certificates: Vec<X509Certificate> = chain.iter().filter_map(|der| parse(der)).collect();
     let texts = match certificates.len() == chain.len() {
@@ -79,8 +80,8 @@ impl CertificateChain<'_> {
         warnings
     }
 
-    /// Returns warnings about order and completeness. In TLS 1.2 each certificate must be followed by its issuer (RFC 5246
-    /// §7.4.2), and not all clients sort the certificates themselves.
+    /// Returns warnings about order and completeness of the certificates. In TLS 1.2 each certificate must be followed by its
+    /// issuer (RFC 5246 §7.4.2), and some clients fail if the order is wrong.
     fn order_warnings(&self) -> Vec<String> {
         let file = &self.file;
         let path = self.issuer_path();
@@ -140,14 +141,16 @@ impl CertificateChain<'_> {
         warnings
     }
 
-    /// Returns the indexes of the server's certificate, its issuer, the issuer's issuer and so on, as far as the file has them.
+    /// Returns the indexes of the server's certificate, its issuer, the issuer's issuer and so on, until an issuer is not in
+    /// the file.
     fn issuer_path(&self) -> Vec<usize> {
         let mut path = vec![0];
         let mut last = 0;
         while self.issuer(last) != self.subject(last) {
             let issuer = self.issuer(last);
             let is_next = |index: &usize| !path.contains(index) && self.subject(*index) == issuer;
-            // Cross-signed certificates have the same subject; the search takes the next one in the file.
+            // Cross-signed certificates have the same subject. The first match after `last` is taken, or else one before
+            // `last`.
             let following = last + 1..self.certificates.len();
             let Some(next) = following.chain(0..last).find(is_next) else {
                 break;
@@ -188,5 +191,5 @@ fn system_time(time: ASN1Time) -> SystemTime {
 }
 
 const ED25519: &str = "1.3.101.112";
-/// A certificate that expires within this time causes a warning. Two weeks leave time to repair a failed renewal.
+/// If the server's certificate expires within this time, a warning is issued. Two weeks leave time to repair a failed renewal.
 const RENEW_WITHIN: Duration = Duration::from_secs(14 * 86_400);

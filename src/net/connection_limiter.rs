@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::sync;
 
-/// Counts connections by IPv4 address or IPv6 /64, the smallest block that a customer gets (RFC 6177).
+/// Counts connections by IPv4 address or by IPv6 /64, the smallest block that a customer gets (RFC 6177).
 ///
-/// The map is bounded by the number of connections: an entry is removed with its last connection.
+/// There are never more entries than counted connections: an entry is removed with its last connection.
 #[derive(Debug, Default)]
 pub struct PerAddressLimiter {
     counts: Mutex<HashMap<AddressPrefix, usize>>,
@@ -28,8 +28,8 @@ enum AddressPrefix {
 }
 
 impl PerAddressLimiter {
-    /// Counts one more connection from `ip`. Returns `None` if its IPv4 address or IPv6 /64 already has `max` connections. If
-    /// `max` is 0, there is no limit and nothing is counted.
+    /// Counts one more connection from `ip`. Returns `None` if `ip`, or its /64 for IPv6, already has `max` connections. If
+    /// `max` is 0, there is no limit, and the returned guard counts nothing.
     pub fn try_acquire(self: &Arc<Self>, ip: IpAddr, max: usize) -> Option<LimiterGuard> {
         if max == 0 {
             return Some(LimiterGuard::guard_without_limit());
@@ -37,7 +37,7 @@ impl PerAddressLimiter {
         let prefix = AddressPrefix::of(ip);
         let mut counts = self.lock();
         let count = counts.entry(prefix).or_default();
-        // A new entry has count 0 and `max` is at least 1, so no entry with count 0 remains.
+        // A new entry has count 0, which is below `max`; so the return leaves no entry with count 0.
         if *count >= max {
             return None;
         }
@@ -52,7 +52,7 @@ impl PerAddressLimiter {
 }
 
 impl LimiterGuard {
-    /// Returns a guard for a connection that is exempt from the limit.
+    /// Returns a guard that counts nothing, for a connection to which the limit does not apply.
     pub fn guard_without_limit() -> LimiterGuard {
         LimiterGuard { counted: None }
     }

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use super::load::{LoadLevel, NEARLY_FULL_TIMEOUT};
 
-/// The deadline of one wait for a client.
+/// The deadline for one input from a client or one output to it.
 ///
-/// A command, a batch of replies or a handshake has a fixed deadline, however slowly its octets arrive. For content the
-/// deadline moves: each octet extends it according to the minimum data rate, and no silence may be longer than the timeout.
+/// A command, a batch of replies or a handshake has a fixed deadline, however slowly its octets arrive. For mail content the
+/// deadline moves: each octet extends it according to the minimum data rate, and no pause may be longer than the timeout.
 /// While connection slots run out, the deadline is earlier ([`LoadLevel`]).
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
@@ -19,7 +19,7 @@ pub struct Deadline {
 #[derive(Clone, Copy, Debug)]
 enum DeadlineKind {
     Whole {
-        /// When the client's last mail was saved or, before the first mail, when the commands began.
+        /// Start of the period in which the client has sent commands but no mail was saved.
         commands_since: Instant,
         /// Whether a mail of the client was saved and no transaction is open.
         is_idle_after_delivery: bool,
@@ -27,13 +27,13 @@ enum DeadlineKind {
     Content {
         silent_since: Instant,
         octets: u64,
-        /// Time at which discarding of the content started.
+        /// When the server began to discard the content; `None` if the content is not discarded.
         discarded_since: Option<Instant>,
     },
 }
 
 impl Deadline {
-    /// Returns a deadline for one command, batch of replies or handshake: all its octets together may take `timeout`.
+    /// Returns a deadline for one command, one batch of replies or one handshake: all its octets together may take `timeout`.
     pub fn for_command(now: Instant, timeout: Duration) -> Deadline {
         Deadline {
             timeout,
@@ -45,7 +45,7 @@ impl Deadline {
         }
     }
 
-    /// Returns a deadline for content: no silence may be longer than `timeout`, and the average data rate has a minimum.
+    /// Returns a deadline for mail content: no pause may be longer than `timeout`, and the average data rate has a minimum.
     pub fn for_content(now: Instant, timeout: Duration) -> Deadline {
         Deadline {
             timeout,
@@ -58,8 +58,8 @@ impl Deadline {
         }
     }
 
-    /// Sets the time of the client's first command since its last saved mail. While nearly all connection slots are taken, all
-    /// commands from that time on together may take five seconds.
+    /// Sets `since` as the start of the period in which the client has sent commands but no mail was saved. While at least 90 %
+    /// of the connection slots are taken, the deadline is at most five seconds after `since`.
     #[must_use]
     pub fn with_commands_since(mut self, since: Instant) -> Deadline {
         if let DeadlineKind::Whole { commands_since, .. } = &mut self.kind {
@@ -81,7 +81,8 @@ impl Deadline {
         self
     }
 
-    /// Restarts the limit of silence, because octets of content have arrived. Changes only deadlines for content.
+    /// Records that octets of content arrived at `now`: the time limit for a pause restarts. Changes only deadlines for
+    /// content.
     pub fn record_octets(&mut self, now: Instant) {
         if let DeadlineKind::Content { silent_since, .. } = &mut self.kind {
             *silent_since = now;
@@ -95,7 +96,8 @@ impl Deadline {
         }
     }
 
-    /// Marks the content as discarded; the first call sets the start of discarding. Changes only deadlines for content.
+    /// Marks the content as discarded. The first call stores the result of `now` as the start of discarding. Changes only
+    /// deadlines for content.
     pub fn set_discarded(&mut self, now: impl FnOnce() -> Instant) {
         if let DeadlineKind::Content {
             discarded_since, ..
@@ -105,7 +107,7 @@ impl Deadline {
         }
     }
 
-    /// Returns whether content has been discarded for the maximum time, ten minutes.
+    /// Returns whether the content has been discarded for at least ten minutes, the maximum time.
     pub fn was_discarded_long_enough(&self, now: Instant) -> bool {
         match self.kind {
             DeadlineKind::Content {
@@ -116,7 +118,7 @@ impl Deadline {
         }
     }
 
-    /// Returns the time at which the wait ends at this load.
+    /// Returns when this deadline passes at the load level `load`.
     pub fn ends_at(&self, load: LoadLevel) -> Instant {
         let allowance = load.shorten(self.timeout);
         match self.kind {
@@ -152,8 +154,8 @@ impl Deadline {
     }
 }
 
-/// Maximum time for discarding rejected content. The content is read to its end, because a sender reads the 552 only after
-/// it has sent everything.
+/// Maximum time for discarding rejected content. Content is read and discarded, because a sender reads the rejection reply
+/// only after it has sent all its content.
 const MAX_DISCARD_TIME: Duration = Duration::from_secs(600);
 
 #[cfg(test)]

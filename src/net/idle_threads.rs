@@ -1,7 +1,7 @@
 //! Idle threads of the pool: they block in `accept`, or are parked until a listener needs them.
 //!
 //! With several listeners, one idle thread per listener blocks in `accept`. The other idle threads are parked and can serve
-//! any listener. Otherwise threads that served a burst on one port could not serve a burst on another port.
+//! any listener. If they blocked in `accept` instead, they could not serve a burst of connections on another port.
 
 use std::mem;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -20,7 +20,7 @@ struct IdleThreadsState {
     listeners: usize,
     /// Last in, first out: the stack of the thread that was parked last is most likely still in the CPU cache.
     parked: Vec<Arc<ParkedThread>>,
-    /// After shutdown no thread is parked any more.
+    /// Whether [`shut_down`](IdleThreads::shut_down) was called; from then on no thread is parked.
     is_shut_down: bool,
 }
 
@@ -49,8 +49,8 @@ impl IdleThreads {
     }
 
     /// Called by a thread that accepted a client. Returns `true` if another thread now accepts on `listener`; a parked thread
-    /// is woken if necessary. Returns `false` if there is none: the caller still counts as accepting, and must start a thread
-    /// that accepts or call `accept` again.
+    /// is woken if necessary. Returns `false` if no thread is parked either: the caller still counts as accepting, and must
+    /// start a thread that accepts or call `accept` again.
     pub fn try_stop_accepting(&self, listener: &Arc<Listener>) -> bool {
         let mut state = sync::lock(&self.state);
         if listener.accepting_threads() > 1 {
@@ -60,14 +60,14 @@ impl IdleThreads {
         let Some(thread) = state.parked.pop() else {
             return false;
         };
-        // The count stays the same: the woken thread replaces the caller.
+        // The number of accepting threads stays the same: the woken thread replaces the caller.
         thread.wake(Wakeup::Accept(Arc::clone(listener)));
         true
     }
 
-    /// Called by a thread that has served a client of `listener`. Returns `None` if the thread must return to `accept`; it is
-    /// then already counted as accepting. Release the connection slot only after this call, so that a new client can find this
-    /// thread.
+    /// Called by a thread that has served a client of `listener`. Returns the `ParkedThread` on which the caller must wait, or
+    /// `None` if the caller must return to `accept`; the caller then already counts as accepting. Release the connection slot
+    /// only after `park`, so that the thread is available when the slot is free.
     pub fn park(&self, listener: &Listener) -> Option<Arc<ParkedThread>> {
         let mut state = sync::lock(&self.state);
         if state.listeners == 1 || state.is_shut_down {

@@ -1,10 +1,10 @@
 //! Timeouts of blocking reads and writes, enforced by one thread for all connections.
 //!
 //! A socket timeout (SO_RCVTIMEO) costs a kernel timer for each read that blocks, and nearly every read from a fast client
-//! blocks for a moment. Instead, the deadlines thread scans all connections every [`SCAN_INTERVAL`] and shuts down each
+//! blocks for a moment. Instead, the deadlines thread checks all connections every [`SCAN_INTERVAL`] and shuts down each
 //! socket whose deadline has passed. If the connection's thread waits in a read, the socket is shut down only for reading,
-//! so that a last reply can still be sent; otherwise it is shut down in both directions. The blocked call then returns, and
-//! the connection's thread reads the reason from [`IoTimeout`].
+//! so that a last reply can still be sent; if it waits in a write, the socket is shut down in both directions. The blocked
+//! read or write then returns, and the connection's thread reads the reason from [`IoTimeout`].
 
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -18,16 +18,16 @@ use super::load::LoadLevel;
 pub struct IoTimeout {
     epoch: Instant,
     wait: AtomicU8,
-    /// When the blocking call times out at each load level, in milliseconds since `epoch`.
+    /// When the blocking read or write times out at each load level, in milliseconds since `epoch`.
     ends_at: [AtomicU64; LoadLevel::ALL.len()],
-    /// Index in [`LoadLevel::ALL`] of the load level at the last scan.
+    /// Index in [`LoadLevel::ALL`] of the load level when the deadlines thread last checked this connection.
     load: AtomicUsize,
     expiry: AtomicU8,
-    /// Whether the load was [`LoadLevel::NearlyFull`] when the deadline expired.
+    /// Whether the load level was [`LoadLevel::NearlyFull`] when the deadlines thread shut the socket down.
     expired_nearly_full: AtomicBool,
 }
 
-/// The direction of a blocking call.
+/// Whether a blocking call is a read or a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IoDirection {
     /// Waits for octets from the client.
@@ -36,17 +36,17 @@ pub enum IoDirection {
     Write,
 }
 
-/// Why a blocking call was ended.
+/// Why a blocking read or write was ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExpiryReason {
-    /// The full deadline passed.
+    /// The deadline at normal load has passed.
     TimedOut,
-    /// The shorter deadline at the current load has passed, but the full deadline has not.
+    /// The deadline has passed only because it is shortened at high load; the deadline at normal load has not passed yet.
     Shed,
 }
 
 impl IoTimeout {
-    /// Returns a state without an armed deadline.
+    /// Returns an `IoTimeout` without an armed deadline.
     pub fn new() -> IoTimeout {
         IoTimeout {
             epoch: Instant::now(),
@@ -58,10 +58,11 @@ impl IoTimeout {
         }
     }
 
-    /// Returns the reason if `deadline` has passed, without waiting for a scan.
+    /// Returns which deadline has passed at the load level last seen by the deadlines thread; `None` if `deadline` has not
+    /// passed.
     ///
-    /// A scan only ends calls that block. If a client sends without a pause, no read blocks. Therefore the connection's thread
-    /// calls this function before each read and after each incomplete write.
+    /// The deadlines thread ends only calls that block, and no read blocks if a client sends without a pause. Therefore the
+    /// connection's thread calls this function before each read and after each incomplete write.
     pub fn expiry_without_wait(&self, deadline: &Deadline) -> Option<ExpiryReason> {
         let now = Instant::now();
         let load = LoadLevel::ALL.get(self.load.load(Ordering::Relaxed));
@@ -82,11 +83,12 @@ impl IoTimeout {
             IoDirection::Read => READ,
             IoDirection::Write => WRITE,
         };
-        // Release: a scan that reads `wait` also reads the deadlines stored before it.
+        // Release: if the deadlines thread reads this value of `wait`, it also reads the values stored in `ends_at` above.
         self.wait.store(wait, Ordering::Release);
     }
 
-    /// Disarms the deadline after the read or write. Returns why the deadlines thread ended this call or an earlier one.
+    /// Disarms the deadline after a read or write. Returns why the deadlines thread ended this or an earlier read or write;
+    /// `None` if it ended none.
     pub fn disarm(&self) -> Option<ExpiryReason> {
         self.wait.store(NO_WAIT, Ordering::Release);
         self.expiry()
@@ -101,13 +103,13 @@ impl IoTimeout {
         }
     }
 
-    /// Returns whether the deadlines thread ended a call because nearly all slots are taken. The slot should then be released
-    /// quickly.
+    /// Returns whether the deadlines thread ended a read or write while at least 90 % of the connection slots were taken. The
+    /// caller should then close the connection soon, to release its slot.
     pub fn has_expired_nearly_full(&self) -> bool {
         self.expired_nearly_full.load(Ordering::Relaxed)
     }
 
-    /// Shuts down `socket` if a deadline is armed and has passed at this load.
+    /// Shuts down `socket` if a deadline is armed and has passed at the load level `load`.
     pub fn expire_if_due(&self, socket: &TcpStream, load: LoadLevel) {
         self.load.store(load as usize, Ordering::Relaxed);
         let how = match self.wait.load(Ordering::Acquire) {
@@ -133,7 +135,7 @@ impl IoTimeout {
         self.expired_nearly_full
             .store(load == LoadLevel::NearlyFull, Ordering::Relaxed);
         self.expiry.store(expiry, Ordering::Release);
-        // On an error the client is gone, and the blocked call returns anyway.
+        // If `shutdown` fails, the client is gone, and the blocked read or write returns anyway.
         let _ = socket.shutdown(how);
     }
 }
@@ -150,7 +152,7 @@ const WRITE: u8 = 2;
 const NOT_EXPIRED: u8 = 0;
 const TIMED_OUT: u8 = 1;
 const SHED: u8 = 2;
-/// Time between two scans; a call may end this much later than its deadline.
+/// Time between two checks of all deadlines; a blocked read or write may end this much later than its deadline.
 pub const SCAN_INTERVAL: Duration = Duration::from_millis(100);
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Finds out why rustls rejected a certificate and a key that can be read.
+//! Finds out why rustls rejected a certificate and a key although both files could be read.
 
 use std::path::Path;
 
@@ -10,8 +10,8 @@ use x509_parser::public_key::PublicKey;
 
 use super::pem_file::{NEW_KEY_HINT, elements};
 
-/// Returns the fault and its fix in one line that begins with the configuration key. Returns `None` if certificate and key
-/// are both usable; the fault is then that they do not belong together.
+/// Returns the fault and its fix in one line that begins with the configuration key. Returns `None` if no fault is found in the
+/// certificates or in the key; the caller then reports that they do not belong together.
 pub fn diagnose(
     chain: &[CertificateDer],
     key: &PrivateKeyDer,
@@ -73,7 +73,7 @@ pub fn rsa_bits(certificate: &X509Certificate) -> Option<usize> {
     }
 }
 
-/// Returns a description of the key's algorithm and size or curve.
+/// Returns a description of the key's algorithm and of its size or curve, or `None` if the key cannot be parsed.
 fn describe(key: &PrivateKeyDer) -> Option<String> {
     match key {
         PrivateKeyDer::Pkcs1(key) => describe_rsa_key(key.secret_pkcs1_der()),
@@ -123,7 +123,7 @@ fn name_of_oid(names: &[(&str, &str)], oid: &str, otherwise: &str) -> String {
     )
 }
 
-/// Returns the size of a DER integer in bits; its first octet may be a zero for the sign.
+/// Returns the size of the DER integer `number` in bits, without leading zero octets.
 fn bit_length(number: &[u8]) -> usize {
     let start = number.iter().position(|octet| *octet != 0);
     match start.and_then(|start| number.get(start..)) {

@@ -19,11 +19,11 @@ pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
     implicit_tls: bool,
-    /// Whether a service manager opened the socket. The service manager then keeps it open and listening after this process
+    /// Whether a service manager opened the socket. The service manager then keeps the socket listening after this process
     /// ends.
     inherited: bool,
     closed: AtomicBool,
-    /// Threads that block in [`accept`](Listener::accept) or are about to.
+    /// Number of threads that block in [`accept`](Listener::accept) or are about to call it.
     accepting: AtomicUsize,
     last_error_logged_at: Mutex<Option<Instant>>,
 }
@@ -84,7 +84,7 @@ impl Listener {
         self.implicit_tls
     }
 
-    /// Returns the number of threads that block in [`accept`](Listener::accept) or are about to.
+    /// Returns the number of threads that block in [`accept`](Listener::accept) or are about to call it.
     pub fn accepting_threads(&self) -> usize {
         self.accepting.load(Ordering::SeqCst)
     }
@@ -101,7 +101,7 @@ impl Listener {
 
     /// Blocks until a client connects; returns `None` after [`close`](Listener::close).
     ///
-    /// If descriptors or memory run out, one thread retries every 50 ms and the other threads wait for the lock that it holds.
+    /// While descriptors or memory are exhausted, one thread retries every 50 ms; other threads wait for that thread.
     pub fn accept(&self) -> Option<(TcpStream, SocketAddr)> {
         match self.try_accept() {
             Ok(client) => client,
@@ -130,7 +130,7 @@ impl Listener {
         };
         let address = SocketAddr::new(ip, self.address.port());
         for _ in 0..self.accepting.load(Ordering::SeqCst) {
-            // If one connect fails, the others would too; threads that stay blocked end with the process.
+            // If one connect fails, the next ones would fail too. Threads that stay blocked in `accept` end with the process.
             if TcpStream::connect_timeout(&address, BACKOFF).is_err() {
                 return;
             }
@@ -153,8 +153,8 @@ impl Listener {
         }
     }
 
-    /// Accepts one connection. Returns `Ok(None)` if the listener is closed. Returns an error only if it may persist for a
-    /// while.
+    /// Accepts one connection. Returns `Ok(None)` if the listener is closed. Returns an error only if the next `accept` would
+    /// probably fail too, for example because descriptors are exhausted.
     fn try_accept(&self) -> io::Result<Option<(TcpStream, SocketAddr)>> {
         loop {
             if self.closed.load(Ordering::SeqCst) {
@@ -162,7 +162,7 @@ impl Listener {
             }
             match self.socket.accept() {
                 Ok(client) => return Ok(Some(client)),
-                // The error concerns only one connection, or a signal interrupted the call: the next `accept` is tried at once.
+                // The error concerns only one connection, or a signal interrupted `accept`: it is called again without a pause.
                 Err(error) if is_connection_error(&error) => {}
                 Err(error) => {
                     // After `shutdown`, `accept` fails with EINVAL.
@@ -189,7 +189,7 @@ fn bind_socket(address: SocketAddr, only_v6: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Returns whether the error concerns only the connection that was being accepted, or a signal interrupted the call
+/// Returns whether `error` concerns only the connection that was being accepted, or means that a signal interrupted `accept`
 /// (accept(2)).
 fn is_connection_error(error: &io::Error) -> bool {
     matches!(
@@ -209,9 +209,10 @@ fn is_connection_error(error: &io::Error) -> bool {
     )
 }
 
-/// Listen backlog in connections. With the usual 128, a burst of 500 connections waits a second for SYN retransmission.
+/// Maximum number of connections that wait to be accepted. Beyond it the kernel drops the SYN, and the client repeats it only
+/// after a second; with the usual 128, this happens in a burst of 500 connections.
 const BACKLOG: i32 = 4_096;
-/// Pause between retries while descriptors or memory are exhausted.
+/// Pause before `accept` is retried while descriptors or memory are exhausted, and time limit of a connect that wakes a thread.
 const BACKOFF: Duration = Duration::from_millis(50);
 /// Minimum time between two log lines about failing `accept` calls.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);

@@ -2,26 +2,26 @@
 
 use std::time::Duration;
 
-/// The load level of the server. Timeouts shorten in two steps as slots run out.
+/// The load level of the server. Timeouts are shortened in two steps as connection slots run out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LoadLevel {
-    /// Less than half of the slots are taken: full timeouts.
+    /// Less than half of the connection slots are taken: full timeouts.
     Normal,
-    /// At least half of the slots are taken: timeouts are halved.
+    /// At least half of the connection slots are taken: timeouts are halved, but not below five seconds.
     HalfFull,
-    /// At least 90 % of the slots are taken: timeouts of a few seconds, and slow clients are disconnected.
+    /// At least 90 % of the connection slots are taken: timeouts of at most five seconds, and a higher minimum data rate.
     NearlyFull,
 }
 
 impl LoadLevel {
-    /// All levels in ascending order.
+    /// All levels in order of increasing load.
     pub const ALL: [LoadLevel; 3] = [
         LoadLevel::Normal,
         LoadLevel::HalfFull,
         LoadLevel::NearlyFull,
     ];
 
-    /// Returns the level for `active` connections and `limit` slots.
+    /// Returns the load level for `active` connections and `limit` connection slots.
     pub fn from_slots(active: usize, limit: usize) -> LoadLevel {
         if active.saturating_mul(10) >= limit.saturating_mul(9) {
             LoadLevel::NearlyFull
@@ -32,8 +32,8 @@ impl LoadLevel {
         }
     }
 
-    /// Returns `timeout` shortened for this level: first to half, but not below five seconds, then to five seconds. A
-    /// timeout is never lengthened.
+    /// Returns `timeout` shortened for this level: at `HalfFull` to half, but not below five seconds; at `NearlyFull` to five
+    /// seconds. A timeout is never lengthened.
     pub fn shorten(self, timeout: Duration) -> Duration {
         let shortened = match self {
             LoadLevel::Normal => timeout,
@@ -44,7 +44,7 @@ impl LoadLevel {
     }
 
     /// Returns `timeout` shortened for a client whose mail was saved and that has no transaction open: like
-    /// [`shorten`](LoadLevel::shorten), but to two seconds at the last level.
+    /// [`shorten`](LoadLevel::shorten), but to two seconds at `NearlyFull`.
     pub fn shorten_idle_after_delivery(self, timeout: Duration) -> Duration {
         match self {
             LoadLevel::Normal | LoadLevel::HalfFull => self.shorten(timeout),
@@ -52,7 +52,7 @@ impl LoadLevel {
         }
     }
 
-    /// Returns the minimum average data rate of content, in octets per second.
+    /// Returns the minimum average data rate of mail content at this load level, in octets per second.
     pub fn min_data_rate(self) -> u64 {
         match self {
             LoadLevel::Normal | LoadLevel::HalfFull => MIN_DATA_RATE,
@@ -61,14 +61,15 @@ impl LoadLevel {
     }
 }
 
-/// Client timeout while nearly all slots are taken: enough for a working client, even over a connection with high latency.
+/// Client timeout while at least 90 % of the connection slots are taken: enough for a working client, even with high latency.
 pub const NEARLY_FULL_TIMEOUT: Duration = Duration::from_secs(5);
-/// Timeout while nearly all slots are taken, for a client whose mail is saved. The client loses nothing if its connection ends.
+/// Client timeout while at least 90 % of the connection slots are taken, for a client whose mail was saved and that has no
+/// transaction open. Such a client loses no mail if its connection ends.
 const NEARLY_FULL_IDLE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Minimum data rate in octets per second; other mail servers use the same figure.
+/// Minimum average data rate of mail content in octets per second; a slower client is disconnected.
 const MIN_DATA_RATE: u64 = 500;
-/// Minimum data rate in octets per second while slots run out. A mail of 128 KiB then holds its slot for about half a minute
-/// at most.
+/// Minimum average data rate of mail content in octets per second while at least 90 % of the connection slots are taken. At
+/// this rate a mail of 128 KiB takes 33 seconds.
 const NEARLY_FULL_MIN_DATA_RATE: u64 = 4_000;
 
 #[cfg(test)]

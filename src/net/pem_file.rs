@@ -54,7 +54,7 @@ pub fn read(file: &Path) -> io::Result<Vec<u8>> {
     Ok(octets)
 }
 
-/// Returns a description of what `file` contains instead of `wanted`, and the fix. `octets` is its content.
+/// Returns a description of what `file` contains instead of `wanted`, and the fix. `octets` is the content of `file`.
 pub fn describe_content(octets: &[u8], wanted: PemContent, file: &Path) -> String {
     let file = &file.display();
     if octets.trim_ascii().is_empty() {
@@ -117,7 +117,7 @@ fn describe_pem(text: &str, wanted: PemContent, file: &Display) -> Option<String
         .collect();
     let has = |label: &str| labels.contains(&label);
     let is_key = |label: &&str| label.ends_with("PRIVATE KEY");
-    // rustls-pemfile returns an error at a block encrypted in the old format, even if valid blocks follow.
+    // rustls-pemfile returns an error for a key block with a Proc-Type header (encrypted), even if valid blocks follow.
     let is_old_encrypted = text
         .lines()
         .any(|line| line.starts_with("Proc-Type:") && line.contains("ENCRYPTED"));
@@ -193,7 +193,7 @@ fn signing_request_hint(wanted: PemContent) -> String {
     .to_owned()
 }
 
-/// Returns the elements of a DER sequence, or `None` if `der` is not a sequence.
+/// Returns the elements of the DER sequence `der`, or `None` if `der` is not a valid sequence.
 pub fn elements(der: &[u8]) -> Option<Vec<Any<'_>>> {
     let (_, sequence) = Any::from_der(der).ok()?;
     if sequence.tag() != Tag::Sequence {
@@ -209,13 +209,14 @@ pub fn elements(der: &[u8]) -> Option<Vec<Any<'_>>> {
     Some(elements)
 }
 
-/// The fix in messages about unsuitable keys: a command that creates a key that every client supports.
+/// The fix in error messages about unsuitable keys: a command that creates an RSA key, which every client supports.
 pub const NEW_KEY_HINT: &str = "make a new key and have a certificate issued for it: openssl req -new -newkey rsa:2048 -nodes \
                            -keyout mx.key.pem -out mx.csr.pem";
 
-/// Maximum size of a PEM file. A chain has about 10 kB; rustls-pemfile stops at 256 KiB in one block.
+/// Maximum size of a PEM file in octets (1 MiB); a longer file is an error. A usual certificate chain has about 10 kB.
 const MAX_PEM_OCTETS: u64 = 1 << 20;
-/// Maximum length of a PEM label in an error text, because a file may contain any text as a label.
+/// Maximum number of characters of a PEM label in an error text; the rest is left out. A file may contain a label of any
+/// length.
 const MAX_LABEL_SHOWN: usize = 40;
 const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
 const JAVA_KEY_STORE: &[u8] = b"\xfe\xed\xfe\xed";

@@ -35,7 +35,8 @@ pub enum ReadOutcome {
 }
 
 impl TimedSocket {
-    /// Returns a socket whose blocking calls end at the deadlines in `io_timeout`.
+    /// Returns a socket whose blocking reads and writes end at the deadline armed in `io_timeout`. `write_timeout` is the time
+    /// limit for one batch of replies.
     pub fn new(
         socket: Arc<TcpStream>,
         io_timeout: Arc<IoTimeout>,
@@ -48,7 +49,7 @@ impl TimedSocket {
         }
     }
 
-    /// Reads at least one octet; returns 0 if the client has finished sending.
+    /// Reads into `buffer` until `deadline`. Returns the number of octets, or 0 if the client has finished sending.
     ///
     /// # Errors
     /// [`ClientIoError`].
@@ -61,7 +62,7 @@ impl TimedSocket {
             self.io_timeout.arm(IoDirection::Read, deadline);
             let read = (&*self.socket).read(buffer);
             match (read, self.io_timeout.disarm()) {
-                // The deadlines thread shut the socket down; octets that had arrived before are read first.
+                // The deadlines thread shut the socket down for reading, and all octets that had arrived before have been read.
                 (Ok(0), Some(expiry)) => return Err(expiry.into()),
                 (Err(error), _) if error.kind() == ErrorKind::Interrupted => {}
                 (read, _) => return read.map_err(ClientIoError::ConnectionReset),
@@ -69,7 +70,7 @@ impl TimedSocket {
         }
     }
 
-    /// Reads what has arrived, without blocking.
+    /// Reads the octets that have already arrived into `buffer`, without blocking.
     pub fn read_available(&self, buffer: &mut [u8]) -> ReadOutcome {
         match recv(self.socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
             Ok(0) => ReadOutcome::End,
@@ -79,8 +80,8 @@ impl TimedSocket {
         }
     }
 
-    /// Returns the deadline for the next replies. After a timeout only one last reply is written, with a short time limit:
-    /// if it does not fit into the client's receive buffer, the client has stopped reading, and a longer wait would not help.
+    /// Returns the deadline for writing the next replies. After a timeout, one last reply is written within 900 ms at most:
+    /// if a write blocks that long, the client has stopped reading, and a longer wait would not help.
     pub fn write_deadline(&self) -> Deadline {
         let timeout = match self.io_timeout.expiry() {
             None => self.write_timeout,
@@ -89,10 +90,10 @@ impl TimedSocket {
         Deadline::for_command(Instant::now(), timeout)
     }
 
-    /// Writes all of `octets`.
+    /// Writes all of `octets` until `deadline`.
     ///
     /// # Errors
-    /// [`ClientIoError`]; it is then unknown how much was written.
+    /// [`ClientIoError`]; an unknown part of `octets` was then written.
     #[expect(
         clippy::indexing_slicing,
         reason = "a write takes no more than it was given"
@@ -108,7 +109,7 @@ impl TimedSocket {
                 }
                 (Ok(count), _) => rest = &rest[count..],
                 (Err(error), _) if error.kind() == ErrorKind::Interrupted => {}
-                // The deadlines thread shut the socket down.
+                // The deadlines thread shut the socket down in both directions.
                 (Err(_), Some(expiry)) => return Err(expiry.into()),
                 (Err(error), None) => return Err(ClientIoError::ConnectionReset(error)),
             }
@@ -121,7 +122,7 @@ impl TimedSocket {
         Ok(())
     }
 
-    /// Returns whether a FIN or a reset has arrived. `poll` reports both even if octets are unread, and reads nothing.
+    /// Returns whether a FIN or a reset has arrived, even if octets before it are unread. Reads no octets.
     pub fn is_shut_by_peer(&self) -> bool {
         // nix has no constant for POLLRDHUP.
         let events = PollFlags::from_bits_retain(libc::POLLRDHUP);
@@ -130,9 +131,9 @@ impl TimedSocket {
         poll(&mut sockets, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 
-    /// Shuts down writing, then discards what the client still sends, for a bounded time. If `close` finds unread octets, the
-    /// kernel resets the connection and the client may lose the last reply.
-    // Not inlined: if it were, its buffer would take stack space in every connection, even if it is never called.
+    /// Shuts down writing, then discards what the client still sends, for a bounded time. Without this, `close` could find
+    /// unread octets; the kernel would then reset the connection, and the client might lose the last reply.
+    // Not inlined: otherwise the buffer of `linger` would take stack space in every connection, even before `linger` is called.
     #[inline(never)]
     pub fn linger(&mut self) {
         if self.socket.shutdown(Shutdown::Write).is_err() {
@@ -145,8 +146,8 @@ impl TimedSocket {
         let give_up_at = Instant::now() + linger;
         let mut dropped = 0;
         let mut buffer = [0; 4_096];
-        // The read timeout is short, so that the loop checks its time limit. If the socket was shut down for reading, reads
-        // return 0 at once and the loop sleeps instead.
+        // The read timeout is short, so that the loop checks `give_up_at` often. After a shutdown for reading, a read returns 0
+        // without waiting, so the loop sleeps instead.
         if self.socket.set_read_timeout(Some(LINGER_TICK)).is_err() {
             return;
         }
@@ -163,13 +164,13 @@ impl TimedSocket {
     }
 }
 
-/// How long the client's octets are discarded after the last reply. The client holds its connection slot during this time.
-/// With this value the slot is free within a second after the deadline.
+/// Maximum time for discarding the client's octets after the last reply, and for writing the last reply after a timeout. The
+/// client holds its connection slot during this time.
 const LINGER: Duration = Duration::from_millis(900);
-/// Replaces [`LINGER`] if a deadline ended the connection while slots ran out. After a shutdown for reading, the server cannot
-/// detect that the client has closed.
+/// Maximum time for discarding the client's octets if a deadline ended the connection while at least 90 % of the connection
+/// slots were taken. The full time passes even if the client closes, because its FIN is not visible after the shutdown.
 const LINGER_NEARLY_FULL: Duration = Duration::from_millis(250);
-/// Interval at which the loop in `linger` checks its time limit.
+/// Interval at which `linger` checks whether its maximum time has passed.
 const LINGER_TICK: Duration = Duration::from_millis(50);
-/// Maximum number of octets that are discarded after the last reply.
+/// Maximum number of octets that are discarded after the last reply (1 MiB); the connection is then closed.
 const MAX_DROPPED_OCTETS: usize = 1 << 20;

@@ -26,7 +26,7 @@ pub struct TlsFiles {
     pub key_file: PathBuf,
 }
 
-/// The certificate chain and private key in use, replaced as a whole when the files change. Clones share them.
+/// The certificate chain and private key in use. A reload replaces both together, in all clones.
 #[derive(Clone)]
 pub struct TlsCredentials {
     files: TlsFiles,
@@ -40,7 +40,7 @@ struct LoadedTlsFiles {
     fingerprint: FileFingerprint,
 }
 
-/// Inode, modification time (seconds, nanoseconds) and size of both files. Shows a change without reading the files.
+/// Inode, modification time (seconds, nanoseconds) and size of the chain file and the key file; `None` for a missing file.
 type FileFingerprint = [Option<(u64, i64, i64, u64)>; 2];
 
 /// Why certificate and key cannot be loaded; the text names the configuration key, the file and the fix.
@@ -78,7 +78,7 @@ pub enum TlsError {
         .files.key_file.display(), .files.chain_file.display()
     )]
     KeyMismatch {
-        /// Both files.
+        /// The chain file and the key file.
         files: TlsFiles,
         /// The error of rustls.
         reason: rustls::Error,
@@ -86,14 +86,15 @@ pub enum TlsError {
 }
 
 impl TlsError {
-    /// Returns whether the file permissions are the cause. Before the privilege drop, root could read the files.
+    /// Returns whether a file could not be read because of its permissions. This happens on a reload if only root may read the
+    /// file, because the server has dropped its privileges by then.
     pub fn is_permission_denied(&self) -> bool {
         matches!(self, TlsError::Unreadable { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
     }
 }
 
 impl TlsCredentials {
-    /// Reads both files and checks that they belong together.
+    /// Reads the chain file and the key file, and checks that certificate and key belong together.
     ///
     /// # Errors
     /// [`TlsError`] for the first fault found.
@@ -110,12 +111,13 @@ impl TlsCredentials {
         &self.files
     }
 
-    /// Returns whether both are clones of the same credentials. Credentials loaded separately from the same files are not.
+    /// Returns whether `self` and `other` are clones of the same credentials. Returns `false` for credentials that were loaded
+    /// separately, even from the same files.
     pub fn ptr_eq(&self, other: &TlsCredentials) -> bool {
         Arc::ptr_eq(&self.loaded, &other.loaded)
     }
 
-    /// Returns the configuration for new handshakes.
+    /// Returns the rustls configuration for new TLS handshakes.
     pub fn config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.read().config)
     }
@@ -130,7 +132,7 @@ impl TlsCredentials {
         self.read().fingerprint != file_fingerprint(&self.files)
     }
 
-    /// Reads the files again. If they cannot be used, the loaded pair stays in use.
+    /// Reads the chain file and the key file again. On an error the certificate and key loaded before stay in use.
     ///
     /// # Errors
     /// [`TlsError`]; [`files_have_changed`](TlsCredentials::files_have_changed) then returns `false` until the files change
@@ -188,7 +190,7 @@ impl TlsCredentials {
 
 impl LoadedTlsFiles {
     fn read(files: &TlsFiles) -> Result<LoadedTlsFiles, TlsError> {
-        // The fingerprint is taken before the files are read, so that a change during the read is detected later.
+        // The fingerprint is taken before the files are read; so a file that changes meanwhile differs from it later.
         let fingerprint = file_fingerprint(files);
         let chain = read_chain(&files.chain_file)?;
         let key = read_pem(PemContent::Key, &files.key_file, |mut pem| {

@@ -19,14 +19,14 @@ pub struct Transport {
     tls: Option<Box<ServerConnection>>,
 }
 
-/// The socket, and how TLS records are exchanged with it.
+/// The client's socket, with the octets that were read from it but not yet given to rustls.
 struct RecordSocket {
     socket: TimedSocket,
     /// Octets of TLS records that arrived before the handshake started, or while rustls held the maximum of unread plaintext.
     pending: Vec<u8>,
 }
 
-/// Version and cipher suite of a handshake, for the log.
+/// TLS version and cipher suite that a handshake agreed on, for the server's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NegotiatedTls {
     /// `TLSv1_3` or `TLSv1_2`.
@@ -36,8 +36,8 @@ pub struct NegotiatedTls {
 }
 
 impl Transport {
-    /// Takes over an accepted socket, whose blocking calls end at the deadlines in `io_timeout`. `write_timeout` is the time
-    /// limit for one batch of replies.
+    /// Takes over an accepted socket, whose blocking reads and writes end at the deadline armed in `io_timeout`.
+    /// `write_timeout` is the time limit for one batch of replies.
     ///
     /// # Errors
     /// The socket options cannot be set, because the client has already reset the connection.
@@ -56,12 +56,13 @@ impl Transport {
         })
     }
 
-    /// Sets the octets that were already read; the next TLS handshake begins with them.
+    /// Sets octets that were already read from the socket; the next TLS handshake begins with them. Plaintext reads ignore
+    /// them.
     pub fn set_pending_octets(&mut self, octets: Vec<u8>) {
         self.records.pending = octets;
     }
 
-    /// Does the TLS handshake before `deadline`. After an error nothing may be sent in plaintext.
+    /// Does the TLS handshake before `deadline`. After an error the caller must not send anything in plaintext.
     ///
     /// # Errors
     /// [`ClientIoError`].
@@ -71,7 +72,7 @@ impl Transport {
         deadline: &Deadline,
     ) -> Result<NegotiatedTls, ClientIoError> {
         let mut tls = ServerConnection::new(config).map_err(ClientIoError::Tls)?;
-        // rustls needs no limit: the output of the connection is already bounded, and rustls only holds its encrypted form.
+        // rustls needs no limit for its buffer: it holds only one batch of replies, whose size the caller bounds.
         tls.set_buffer_limit(None);
         let tls = self.tls.insert(Box::new(tls));
         while tls.is_handshaking() {
@@ -95,7 +96,7 @@ impl Transport {
         })
     }
 
-    /// Reads at least one octet; returns 0 if the client has finished sending.
+    /// Reads into `buffer` until `deadline`. Returns the number of octets, or 0 if the client has finished sending.
     ///
     /// # Errors
     /// [`ClientIoError`].
@@ -120,7 +121,7 @@ impl Transport {
     /// Writes all of `octets` within the time limit for one batch of replies.
     ///
     /// # Errors
-    /// [`ClientIoError`]; it is then unknown how much was written.
+    /// [`ClientIoError`]; an unknown part of `octets` was then written.
     pub fn write_all(&mut self, octets: &[u8]) -> Result<(), ClientIoError> {
         let deadline = self.records.socket.write_deadline();
         let Some(tls) = &mut self.tls else {
@@ -149,7 +150,7 @@ impl Transport {
         if let Some(tls) = &mut self.tls {
             tls.send_close_notify();
             let deadline = self.records.socket.write_deadline();
-            // If the client is gone, there is nothing left to do.
+            // An error is ignored: the connection ends anyway.
             let _ = self.records.write_tls(tls, &deadline);
         }
     }
@@ -163,9 +164,9 @@ impl Transport {
 }
 
 impl RecordSocket {
-    /// Passes the pending octets to rustls, or the octets of one read if none are pending. Returns their number; 0 means
-    /// the end of the stream.
-    // Never inlined, because its buffer would then take space on the stack of every connection, even if unused.
+    /// Passes the octets in `pending` to rustls or, if there are none, the octets of one read from the socket. Returns the
+    /// number of octets; 0 means that the client has finished sending.
+    // Not inlined: otherwise its buffer would take stack space in every connection, even in one without TLS.
     #[inline(never)]
     #[expect(
         clippy::indexing_slicing,
@@ -185,7 +186,8 @@ impl RecordSocket {
         self.process_octets(tls, &buffer[..count])
     }
 
-    /// Passes octets to rustls, and keeps in `pending` the octets that rustls does not take yet. Returns the number of octets.
+    /// Passes `received` to rustls, and keeps in `pending` the octets that rustls does not take yet. Returns the number of
+    /// octets in `received`.
     fn process_octets(
         &mut self,
         tls: &mut ServerConnection,
@@ -204,7 +206,7 @@ impl RecordSocket {
                 Ok(_) if received.is_empty() || taken == 0 => return Ok(count),
                 Ok(_) => {}
                 Err(error) => {
-                    // Sends the alert, which names the fault; nothing else is sent after a failure.
+                    // Sends the TLS alert that names the fault; nothing else is sent after it.
                     let deadline = self.socket.write_deadline();
                     let _ = self.write_tls(tls, &deadline);
                     return Err(ClientIoError::Tls(error));
@@ -213,9 +215,9 @@ impl RecordSocket {
         }
     }
 
-    /// Reads what has arrived, without blocking, until the limit of unread plaintext is reached. Returns `true` if a
-    /// close_notify has arrived, or if the stream has ended or is broken.
-    // Never inlined, because its buffer would then take space on the stack of every connection, even if unused.
+    /// Reads the octets that have arrived, without blocking, until rustls holds more than [`MAX_PLAINTEXT_OCTETS`]. Returns
+    /// `true` if a close_notify has arrived, or if the connection has ended or is broken.
+    // Not inlined: otherwise its buffer would take stack space in every connection, even in one without TLS.
     #[inline(never)]
     #[expect(
         clippy::indexing_slicing,
@@ -244,7 +246,7 @@ impl RecordSocket {
         }
     }
 
-    /// Sends all records that rustls has ready, in one write: a batch of replies is one record.
+    /// Sends all TLS records that rustls has ready, in one write.
     fn write_tls(
         &mut self,
         tls: &mut ServerConnection,
@@ -262,7 +264,8 @@ impl RecordSocket {
     }
 }
 
-/// Size of one read of TLS records. A record may hold 16 KiB, but this buffer is on the stack of every connection that waits.
+/// Size in octets of the buffer for one read of TLS records. A record may hold 16 KiB, but the buffer is smaller, because it is
+/// on the stack of every connection that waits in TLS.
 const TLS_READ_OCTETS: usize = 4_096;
-/// Maximum amount of unread plaintext in rustls; beyond it further octets are kept in `pending`.
+/// Number of octets of unread plaintext in rustls beyond which further octets are kept in `pending`.
 const MAX_PLAINTEXT_OCTETS: usize = 16_384;

@@ -7,10 +7,10 @@ use super::io_timeout::ExpiryReason;
 /// Why a read, a write or a TLS handshake failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientIoError {
-    /// The deadline passed.
+    /// The deadline at normal load passed.
     #[error("timed out")]
     TimedOut,
-    /// The shorter deadline at the current load passed, but the full deadline had not.
+    /// The deadline passed only because it was shortened at high load; the deadline at normal load had not passed yet.
     #[error("slow while slots ran out")]
     Shed,
     /// The client or the network ended the connection.

@@ -11,7 +11,8 @@ pub struct TrustedProxies {
 }
 
 impl TrustedProxies {
-    /// Builds the list. A block inside `::ffff:0:0/96` is converted to the IPv4 block that it contains.
+    /// Returns a list of `blocks`. A block of IPv4-mapped addresses (in `::ffff:0:0/96`) is converted to the same block in
+    /// IPv4.
     pub fn new(blocks: impl IntoIterator<Item = IpNet>) -> TrustedProxies {
         TrustedProxies {
             blocks: blocks.into_iter().map(canonical).collect(),

@@ -111,8 +111,8 @@ impl Drop for PidFile {
     }
 }
 
-/// Locks the file against another server that writes or removes it. Continues without the lock after [`LOCK_TIMEOUT`],
-/// because another user could hold the lock for ever.
+/// Locks the PID file against another server that writes or removes the file. Continues without the lock after
+/// [`LOCK_TIMEOUT`], because another user could hold the lock for ever.
 fn lock(file: &File) {
     let give_up_at = Instant::now() + LOCK_TIMEOUT;
     while let Err(TryLockError::WouldBlock) = file.try_lock() {
@@ -140,10 +140,11 @@ fn contains_own_process_id(file: &mut File) -> io::Result<bool> {
 }
 
 const NOT_REGULAR: &str = "not a regular file";
-/// How long to wait for another server that writes or removes the file.
+/// How long to wait for the lock of another server that writes or removes the PID file.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 const LOCK_TICK: Duration = Duration::from_millis(5);
-/// Maximum number of repeated attempts to open the file, if other servers remove it at the same time.
+/// Maximum number of times that `write` opens the PID file again because another server has removed the open one. After
+/// that, `write` uses the file that is open.
 const MAX_TRIES: usize = 5;
-/// Maximum number of octets to read. A process id with its line end is shorter.
+/// Maximum number of octets to read from the PID file. A process id with its line end is shorter.
 const MAX_OCTETS: u64 = 64;

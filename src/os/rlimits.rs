@@ -4,7 +4,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
 use scheduler::Policy;
 
-/// Raises the limit of open files to at least `needed` if possible. Returns the limit that is then in force.
+/// Raises the limit of open files to at least `needed` if possible. Returns the limit that is then in force,
+/// or `needed` if the limit cannot be read.
 ///
 /// Any user may raise the soft limit up to the hard limit; root may raise the hard limit too.
 pub fn raise_descriptor_limit(needed: u64) -> u64 {
@@ -39,8 +40,8 @@ pub fn mapping_limit() -> Option<u64> {
 /// Sets SCHED_BATCH for this thread and the threads that it starts.
 ///
 /// Under SCHED_OTHER, a connection thread that wakes up preempts another thread of this process in the middle of its commit
-/// or reply. SCHED_BATCH avoids that and saves about a seventh of the CPU time per mail. If the administrator chose another
-/// policy (chrt(1), `CPUSchedulingPolicy=`), that policy is kept.
+/// or reply. SCHED_BATCH avoids the preemption and saves about a seventh of the CPU time per mail. If the administrator chose
+/// another policy (chrt(1), `CPUSchedulingPolicy=`), that policy is kept.
 pub fn use_batch_scheduling() {
     if matches!(scheduler::get_self_policy(), Ok(Policy::Other)) {
         // If the call fails, the server only uses more CPU time.

@@ -12,8 +12,8 @@ use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::unistd::{AccessFlags, Gid, Uid, faccessat, geteuid};
 
-/// Opens a file with `options`. Does not wait for the reader of a pipe. If the process is root, rejects a symbolic link and a
-/// file with several hard links.
+/// Opens a file with `options`. Fails, instead of waiting, if the file is a pipe that no program reads. If the process is
+/// root, rejects a symbolic link and a file with several hard links.
 ///
 /// # Errors
 /// The system call fails, or the file is rejected.

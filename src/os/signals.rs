@@ -13,7 +13,7 @@ use signal_hook::iterator::Signals;
 /// What a signal requests from the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SignalEvent {
-    /// SIGTERM or SIGINT: drain and stop. A second signal stops the server at once.
+    /// SIGTERM or SIGINT: drain the connections, then stop. A second SIGTERM or SIGINT ends the process without draining.
     Stop,
     /// SIGHUP: read the configuration, keys and certificates again.
     Reload,
@@ -53,8 +53,8 @@ impl SignalListener {
                     SIGUSR1 => SignalEvent::ReopenLog,
                     _ => SignalEvent::Stop,
                 };
-                // While many events are queued, further reload and reopen events are useless and dropped. Stop events
-                // are always queued.
+                // If many events are queued, a further reload or reopen event changes nothing, so it is dropped. The first two
+                // stop events are always queued.
                 if event == SignalEvent::Stop || events.len() < MAX_EVENTS {
                     let _ = events.try_send(event);
                 }
@@ -83,9 +83,9 @@ fn exit_if_stuck(events: &Sender<SignalEvent>) {
     }
 }
 
-/// How long a second stop request may stay in the queue.
+/// How long a second stop request may stay in the queue. After that, the process exits.
 const STUCK_AFTER: Duration = Duration::from_millis(500);
 /// How often [`exit_if_stuck`] checks the queue.
 const TICK: Duration = Duration::from_millis(10);
-/// Queue length from which reload and reopen events are dropped. Two more entries are for stop events.
+/// If this many events are queued, reload and reopen events are dropped. The queue has two more places, for stop events.
 const MAX_EVENTS: usize = 8;

@@ -17,7 +17,7 @@ pub enum StartError {
         address: SocketAddr,
         /// The error of socket(2), bind(2) or listen(2).
         source: std::io::Error,
-        /// How to fix it.
+        /// Advice that leads to an address that can be bound.
         fix: &'static str,
     },
     /// A descriptor passed by systemd is not a listening TCP socket.

@@ -31,7 +31,7 @@ pub fn bind(
     address.map(bind_address).transpose()
 }
 
-/// Returns the configured addresses of the HTTP endpoints, each with the fix for an address that cannot be bound.
+/// Returns the configured addresses of the HTTP endpoints, each with the advice to give if the address cannot be bound.
 pub fn addresses(config: &Config) -> impl Iterator<Item = (SocketAddr, &'static str)> {
     let status = config.status_address.map(|one| (one, STATUS_BIND_FIX));
     let nginx = config.nginx_auth_address.map(|one| (one, NGINX_BIND_FIX));

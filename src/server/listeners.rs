@@ -42,10 +42,10 @@ pub fn bind_all(config: &Config) -> Result<Vec<Arc<Listener>>, StartError> {
     Ok(listeners)
 }
 
-/// Returns the listening sockets that systemd passed to this process (sd_listen_fds(3)).
+/// Returns the listening sockets that systemd passed to this process (sd_listen_fds(3)); empty if there are none.
 fn inherited_listeners(config: &Config) -> Result<Vec<Arc<Listener>>, StartError> {
-    // LISTEN_PID is the id of the process to which systemd passed the sockets. It may be a parent process from which this
-    // process only inherited the environment.
+    // LISTEN_PID is the id of the process to which systemd passed the sockets. If that is another process, this process
+    // only inherited the environment variables from it, not the sockets.
     let own_pid = std::process::id().to_string();
     if std::env::var("LISTEN_PID") != Ok(own_pid) {
         return Ok(Vec::new());
@@ -84,8 +84,9 @@ fn bind(
         .map_err(|source| bind_error(address, source, implicit_tls))
 }
 
-/// Returns an error for each address that the server could not bind, for `check`. An address that another process uses does
-/// not count, because that process may be the running server. An address that conflicts with one configured before it counts.
+/// Returns an error for each address that the server could not bind, for `check`. An address that another process uses is
+/// not an error, because that process may be the running server. If two configured addresses conflict, the second
+/// is an error.
 pub fn bind_errors(config: &Config) -> Vec<StartError> {
     let mut seen: Vec<SocketAddr> = Vec::new();
     let mut probe = |address: SocketAddr| {

@@ -106,7 +106,7 @@ fn tls_files(config: &Config) -> Option<TlsFiles> {
     })
 }
 
-/// Returns the settings of new sessions. Until the store has read the columns of the real table, the maximum lengths of
+/// Returns the settings of new sessions. Until the store has read the columns of its table, the maximum lengths of
 /// recipients are those of the table that `schema` prints.
 pub fn session_settings(config: &Config) -> SessionSettings {
     let host_name = match config.host_name.as_str() {

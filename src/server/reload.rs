@@ -116,7 +116,8 @@ impl RunningServer<'_> {
                 settings.session.configure(session_settings(&new_config));
                 (Arc::clone(&settings.session), settings.saver.clone())
             }
-            // Sessions that save to the old store keep its settings and limits. New sessions get the settings of the new store.
+            // Sessions that save to the old store keep the settings and limits of that store. New sessions get those of the new
+            // store.
             Some(store) => {
                 self.retired.extend(self.writers.take());
                 self.writers = store.writers;
@@ -175,7 +176,8 @@ fn keep_restart_only_values(new_config: &mut Config, running: &Config) -> Vec<&'
         differs
     }
     if new_config.store != running.store {
-        // The new table name is meant for the new store, and a change of the store needs a restart.
+        // The new table name is meant for the new store, which is not opened before a restart. The running store keeps its
+        // table.
         new_config.mail_table.clone_from(&running.mail_table);
     }
     let restored = [
@@ -216,8 +218,8 @@ fn keep_restart_only_values(new_config: &mut Config, running: &Config) -> Vec<&'
     differ.map(|(key, _)| key).collect()
 }
 
-/// Loads the key and certificate of the new configuration. If permission is denied, because only root can read the key,
-/// and the paths have not changed, the old pair stays in use.
+/// Loads the key and certificate of the new configuration. If the paths have not changed and permission is denied (for
+/// example because only root may read the key), the old pair stays in use.
 fn reload_tls(
     new_config: &Config,
     running: Option<&TlsCredentials>,

@@ -50,7 +50,7 @@ fn mysql_descriptors(config: &Config) -> usize {
 }
 
 /// Returns the maximum number of descriptors that Redis needs: one for each writer on each node, and two to query the
-/// slots and the settings of a node.
+/// hash slots of a cluster and the settings of a node.
 fn redis_descriptors(config: &Config) -> usize {
     let nodes = match config.redis_urls.len() {
         0 => return 0,
@@ -60,17 +60,17 @@ fn redis_descriptors(config: &Config) -> usize {
     nodes * config.save_workers + 2
 }
 
-/// Descriptors of the SQLite store: the database file, its `-wal`, its `-shm` twice, and a descriptor that keeps the inode
-/// number of the database file from being reused.
+/// Number of descriptors of the SQLite store: the database file, its `-wal`, its `-shm` twice, and a descriptor that keeps
+/// the inode number of the database file from being reused.
 const SQLITE_DESCRIPTORS: usize = 5;
 /// Number of threads that r2d2 uses to open connections (its default).
 const POOL_THREADS: usize = 3;
 /// Minimum number of nodes assumed for a Redis Cluster: three nodes with slots (the fewest possible) and a replica of
 /// each. A replica may take over even if it is not configured.
 const MIN_CLUSTER_NODES: usize = 6;
-/// Descriptors of the log, signals, standard streams, the resolver and libraries.
+/// Number of descriptors for the log, signals, standard streams, the resolver and libraries.
 const SPARE_DESCRIPTORS: usize = 64;
-/// Memory mappings of a connection thread: its stack and its signal stack, each with a guard page.
+/// Number of memory mappings of a connection thread: its stack and its signal stack, each with a guard page.
 const MAPPINGS_PER_CLIENT: usize = 4;
 /// Number of memory mappings that the program, its libraries, its heaps and the store need.
 const SPARE_MAPPINGS: usize = 1_000;
@@ -83,7 +83,7 @@ mod tests {
     fn descriptor_limit_counts_every_connection_of_the_configuration() {
         for (text, want) in [
             (r#"{"GM_STORE": "discard"}"#, 500 + 2 + 64),
-            ("{}", 500 + 2 + 64 + 2 * 4),
+            ("{}", 500 + 2 + 64 + 2 * 5),
             (
                 r#"{"GM_STORE": "discard", "GM_MAX_CLIENTS": "10", "GSMTPS_LISTEN_INTERFACE": "127.0.0.1:465",
                     "GSMTP_PUB_KEY": "a", "GSMTP_PRV_KEY": "b",

@@ -103,11 +103,11 @@ fn close_store(
     Ok(())
 }
 
-/// Time that messages in progress have to finish.
+/// Time that messages in progress have to finish. Connections that then remain are aborted.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time that the threads of aborted connections have to end.
+/// Time that the threads of aborted connections have to end. After that, shutdown continues without them.
 const ABORT_TIMEOUT: Duration = Duration::from_millis(500);
-/// Additional time that the store has to finish its last COMMIT.
+/// Time after [`DRAIN_TIMEOUT`] that the store has to finish its last COMMIT. After that, the process ends anyway.
 const STORE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Polling interval of every wait during shutdown.
 const DRAIN_TICK: Duration = Duration::from_millis(10);

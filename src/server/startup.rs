@@ -155,7 +155,8 @@ fn start_log_and_signals(
     signals.listen().map_err(StartError::Kernel)
 }
 
-/// Opens the store and starts its writers. Returns the settings for connections that save to it.
+/// Opens the store and starts its writers. Returns the settings for connections that save to this store, and the
+/// writers (`None` for `discard`).
 fn open_store(
     config: &Config,
     stores: &StoreSource,

@@ -21,8 +21,8 @@ use crate::sync;
 
 /// The source of the store: the configuration or the embedding program.
 pub enum StoreSource {
-    /// The store that GM_STORE selects. The value is the SQLite file, which the first start sets. A reload uses the same
-    /// value, because it must not switch to another file.
+    /// The store that GM_STORE selects. The field is the SQLite file: the first call of `start` for SQLite sets the field, and
+    /// a reload reuses it, so that a reload never switches to another file.
     Configured(OnceLock<DatabaseFile>),
     /// A store of the embedding program.
     Custom(StoreOpener),
@@ -42,7 +42,7 @@ impl StoreSource {
     /// Opens the store and starts its writers, for sessions with the settings `configured`.
     ///
     /// # Errors
-    /// [`StartError`] if the store can never work. A database that is only unreachable is not an error.
+    /// [`StartError`] if the store can never work. A MySQL database that is only unreachable is not an error.
     pub fn start(
         &self,
         config: &Config,
@@ -236,7 +236,7 @@ pub fn mysql_settings(config: &Config) -> MySqlSettings {
     }
 }
 
-/// Returns a connector for `list`, `show` and `check`, which do not apply the column widths to SMTP sessions.
+/// Returns a connector for `list`, `show` and `check`. These commands have no SMTP sessions to limit to the column widths.
 pub fn mysql_connector(config: &Config) -> Connector {
     Connector::new(
         mysql_settings(config),

@@ -81,8 +81,9 @@ impl AllowedHosts {
 
     /// Returns whether the server accepts mail for `path`.
     ///
-    /// If domains are restricted, a local-part that contains a second address (`a%foreign@ours`) is rejected, because a
-    /// system to which the mail is passed on could relay it. `<Postmaster>` is always accepted (RFC 5321 §4.5.1).
+    /// If not all domains are accepted, a local-part that contains a second address (`a%foreign@ours`) is rejected, because a
+    /// mail system that later receives the mail could relay it to that address. `<Postmaster>` is always accepted (RFC 5321
+    /// §4.5.1).
     pub fn accepts(&self, path: &ForwardPath) -> bool {
         let Some(domain) = path.canonical_domain() else {
             return true;
@@ -114,11 +115,12 @@ impl DomainNames {
     }
 }
 
-/// Returns the canonical form of a domain, or a description of what was expected if `text` cannot be a domain name.
+/// Returns the canonical form of the domain `text`, or the error text that describes a valid item if `text` cannot be a
+/// domain.
 fn check_domain(text: &str) -> Result<Box<str>, String> {
     let is_long = |label: &str| label.len() > MAX_LABEL_OCTETS;
     let canonical = match text.len() {
-        // The limit also bounds the time of the conversion: Punycode takes time that grows with the square of the length.
+        // Longer text is not converted, because the time for Punycode grows with the square of the length.
         ..=MAX_TEXT_OCTETS => domain::canonical(text),
         _ => Cow::Borrowed(text),
     };
@@ -163,12 +165,13 @@ fn suggest_item(text: &str) -> String {
 /// The suggestion for an item if no more specific suggestion is known.
 const DOMAIN_EXAMPLES: &str = "domains such as \"example.com,*.example.org\"";
 
-/// Maximum length of a domain in a path (255 octets) with a trailing dot, which takes up to 3 octets in UTF-8.
+/// Maximum length in octets of a configured domain: 255 as in a path, and a trailing dot of up to 3 octets in UTF-8. A longer
+/// one is rejected without conversion.
 const MAX_TEXT_OCTETS: usize = 258;
-/// Maximum length of a domain name as text: 255 octets minus the length octets of the first label and of the root
-/// (RFC 1035 §2.3.4).
+/// Maximum length of a domain name in octets as text: 255 octets minus the length octets of the first label and of the root
+/// (RFC 1035 §2.3.4). A longer name is rejected.
 const MAX_NAME_OCTETS: usize = 253;
-/// Maximum length of a label (RFC 1035 §2.3.4).
+/// Maximum length of a label of a domain in octets (RFC 1035 §2.3.4); a domain with a longer label is rejected.
 const MAX_LABEL_OCTETS: usize = 63;
 
 #[cfg(test)]

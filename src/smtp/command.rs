@@ -4,7 +4,7 @@ use super::parameter::{self, MailParameters};
 use super::path::{ForwardPath, PathError, ReversePath};
 use super::reply::{self, Reply};
 
-/// The SMTP verbs that the server recognizes, implemented or not.
+/// The SMTP verbs that the server recognizes, including verbs that it does not implement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each is the RFC's verb")]
 pub enum Verb {
@@ -219,7 +219,7 @@ fn after_keyword<'a>(argument: &'a str, keyword: &str) -> Result<&'a str, Comman
     }
 }
 
-/// Parses 1 to 20 digits as a number; returns `None` if it exceeds 64 bits.
+/// Parses 1 to 20 digits as a number; returns `None` for other text and for a number that exceeds 64 bits.
 fn parse_number(digits: &str) -> Option<u64> {
     match parameter::is_number(digits) {
         true => digits.parse().ok(),
@@ -267,7 +267,7 @@ const HTTP_METHODS: &[&[u8]] = &[
     b"TRACE ",
 ];
 
-/// Maximum length of a HELO name, equal to that of a domain (RFC 5321 §4.5.3.1.2).
+/// Maximum length of a HELO name in octets, equal to that of a domain (RFC 5321 §4.5.3.1.2); a longer name is rejected.
 const MAX_HELO_OCTETS: usize = 255;
 
 #[cfg(test)]

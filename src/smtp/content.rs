@@ -22,8 +22,8 @@ struct BudgetCounters {
 
 /// The content of one message: header section and body.
 ///
-/// The buffer grows as octets arrive, so a declared SIZE reserves no memory. It is limited by `max_octets` and by the
-/// shared [`MemoryBudget`].
+/// The buffer grows as octets arrive; a declared SIZE reserves no memory. The size of the buffer is limited by `max_octets`
+/// and by the shared [`MemoryBudget`].
 #[derive(Debug)]
 pub struct Content {
     octets: Vec<u8>,
@@ -65,7 +65,7 @@ impl MemoryBudget {
         }
     }
 
-    /// Changes the limit. Existing reservations above a lower limit remain until they are released.
+    /// Changes the limit. If more octets are reserved than the new limit allows, they stay reserved until they are released.
     pub fn set_max_octets(&self, max_octets: usize) {
         self.shared.max_octets.store(max_octets, Ordering::Relaxed);
     }
@@ -75,7 +75,7 @@ impl MemoryBudget {
         self.shared.in_use.load(Ordering::Relaxed)
     }
 
-    /// Returns the limit.
+    /// Returns the maximum number of reserved octets.
     pub fn max_octets(&self) -> usize {
         self.shared.max_octets.load(Ordering::Relaxed)
     }
@@ -90,7 +90,7 @@ impl MemoryBudget {
 }
 
 impl MemoryReservation {
-    /// Grows the reservation to `octets` in total. If the budget does not allow that, returns `false` and changes nothing.
+    /// Grows the reservation to `octets` in total. If the budget has too few octets left, returns `false` and changes nothing.
     #[must_use]
     fn grow_to(&mut self, octets: usize) -> bool {
         let shared = &self.budget.shared;
@@ -107,7 +107,7 @@ impl MemoryReservation {
         grown.is_ok()
     }
 
-    /// Shrinks the reservation to `octets`; does nothing if it is smaller.
+    /// Shrinks the reservation to `octets`; does nothing if the reservation is already smaller.
     pub fn shrink_to(&mut self, octets: usize) {
         // `less` is at most the size of this reservation, so the shared counter cannot fall below 0.
         let less = self.octets.saturating_sub(octets);
@@ -140,7 +140,7 @@ impl Content {
         &self.octets
     }
 
-    /// Reserves memory in the same budget for data derived from this content; `None` if the budget is exhausted.
+    /// Reserves `octets` in the same budget for data derived from this content; `None` if the budget has too few octets left.
     pub fn reserve_copy(&self, octets: usize) -> Option<MemoryReservation> {
         let mut copy = self.reservation.budget.reservation();
         copy.grow_to(octets).then_some(copy)
@@ -179,10 +179,10 @@ impl Content {
     }
 }
 
-/// Growth factor of the buffer: content of 256 KiB is copied three times while it grows. Unused capacity takes no
-/// resident memory.
+/// Factor by which the content buffer grows: content of 256 KiB is copied three times while the buffer grows. Unused capacity
+/// takes no resident memory.
 const GROWTH_FACTOR: usize = 4;
-/// Smallest capacity of the buffer in octets.
+/// Capacity in octets of the first allocation of a content buffer, if neither the content nor `max_octets` requires another.
 const MIN_CAPACITY: usize = 4_096;
 
 #[cfg(test)]

@@ -66,7 +66,8 @@ impl DataReader {
         }
     }
 
-    /// Reads the next slice of the stream. The result does not depend on how the stream is split into slices.
+    /// Reads `input`: the octets that earlier calls left unread, then newly received ones. The content does not depend on how
+    /// the octets are split into calls.
     #[expect(
         clippy::indexing_slicing,
         reason = "`used` only passes octets that were found in the input"

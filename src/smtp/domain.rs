@@ -106,7 +106,7 @@ fn is_dot(c: char) -> bool {
     matches!(c, '.' | '\u{3002}' | '\u{ff0e}' | '\u{ff61}')
 }
 
-/// Maximum length of a domain (RFC 5321 §4.5.3.1.2).
+/// Maximum length of a domain in octets, without a trailing dot (RFC 5321 §4.5.3.1.2); longer text is not a domain.
 const MAX_DOMAIN_OCTETS: usize = 255;
 
 /// ASCII characters that a conversion must not produce: all but letters, digits, hyphens and underscores (full stops

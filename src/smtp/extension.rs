@@ -7,11 +7,12 @@ use super::reply::Reply;
 /// The extensions that are offered only under a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OfferedExtensions {
-    /// Whether CHUNKING ([RFC 3030](https://www.rfc-editor.org/rfc/rfc3030)) is offered: not after an accepted XCLIENT.
+    /// Whether CHUNKING ([RFC 3030](https://www.rfc-editor.org/rfc/rfc3030)) is offered; `false` after an accepted XCLIENT.
     pub chunking: bool,
-    /// Whether STARTTLS ([RFC 3207](https://www.rfc-editor.org/rfc/rfc3207)) is offered: keys are configured and TLS is off.
+    /// Whether STARTTLS ([RFC 3207](https://www.rfc-editor.org/rfc/rfc3207)) is offered, because a key is configured and TLS
+    /// is off.
     pub starttls: bool,
-    /// Whether [XCLIENT](https://www.postfix.org/XCLIENT_README.html) is offered: the peer is a trusted proxy.
+    /// Whether [XCLIENT](https://www.postfix.org/XCLIENT_README.html) is offered, because the peer is a trusted proxy.
     pub xclient: bool,
 }
 

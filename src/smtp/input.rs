@@ -42,7 +42,7 @@ impl InputBuffer {
         }
     }
 
-    /// Returns spare space for the next read: at least one octet, at most 32 KiB. An empty buffer begins with
+    /// Returns spare space for the next read: at least one octet, at most 32 KiB. A buffer without allocated memory allocates
     /// `initial_size` octets.
     ///
     /// After the read, call [`advance`](InputBuffer::advance).
@@ -70,7 +70,7 @@ impl InputBuffer {
         self.last_read_was_full = self.end == self.octets.len();
     }
 
-    /// Frees a buffer that grew for a large message; does nothing while octets are unread.
+    /// Frees the memory of a buffer that grew beyond 16 KiB; does nothing while octets are unread.
     pub fn shrink(&mut self) {
         if self.start == self.end && self.octets.len() > KEPT_CAPACITY {
             self.octets = Vec::new();
@@ -88,7 +88,7 @@ impl InputBuffer {
         }
     }
 
-    /// Appends `octets` that were not read into this buffer, such as the octets after a PROXY header.
+    /// Appends `octets` that were received into another buffer, such as the octets after a PROXY header.
     pub fn push(&mut self, octets: &[u8]) {
         let mut rest = octets;
         while !rest.is_empty() {
@@ -107,15 +107,16 @@ impl Default for InputBuffer {
     }
 }
 
-/// Initial read size for commands: the longest command line. Less than a page, so an idle client uses little memory.
+/// Initial size in octets of a read for commands: the longest command line. This is less than a memory page, so an idle client
+/// uses little memory.
 pub const COMMAND_READ_SIZE: usize = 2_048;
-/// Initial read size for content: a small mail fits into one read, and a declared SIZE allocates nothing in advance.
+/// Initial size in octets of a read for content, enough for a small mail. The SIZE that a client declares does not change it.
 pub const CONTENT_READ_SIZE: usize = 4_096;
-/// Growth factor of the buffer after a read has filled it.
+/// Factor by which the receive buffer grows after a read has filled it.
 const GROWTH_FACTOR: usize = 4;
-/// Largest read size; larger reads were not faster for messages of 100 KB.
+/// Maximum size in octets of one read; larger reads were not faster for messages of 100 KB.
 const MAX_READ_SIZE: usize = 32_768;
-/// Largest buffer that is kept between messages.
+/// Maximum size in octets of a receive buffer that is kept between messages; a larger buffer is freed.
 const KEPT_CAPACITY: usize = 16_384;
 
 #[cfg(test)]

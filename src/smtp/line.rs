@@ -1,5 +1,5 @@
-//! Command lines: only CR LF ends a line, and its length is limited
-//! ([RFC 5321 §2.3.8](https://www.rfc-editor.org/rfc/rfc5321#section-2.3.8)).
+//! Command lines: they end only at CR LF and have a maximum length ([RFC 5321
+//! §2.3.8](https://www.rfc-editor.org/rfc/rfc5321#section-2.3.8)).
 
 use memchr::{memchr, memmem};
 
@@ -20,7 +20,7 @@ pub enum SmtpLine {
     Partial,
     /// A line longer than [`MAX_LINE_OCTETS`]. Returned once per line; the octets of the line are discarded as they arrive.
     TooLong,
-    /// A line feed without a carriage return before it. The octets after it must not be trusted as commands.
+    /// A line feed without a carriage return before it. The octets after the line feed must not be trusted as commands.
     BareLf,
 }
 
@@ -45,7 +45,7 @@ impl LineReader {
         }
     }
 
-    /// Discards octets up to the end of the line; returns whether the end was found.
+    /// Discards the octets of a line that is too long; returns whether the end of the line was found.
     fn discard_line(&mut self, input: &mut InputBuffer) -> bool {
         let unread = input.unread();
         if let Some(end) = memmem::find(unread, b"\r\n") {
@@ -59,8 +59,8 @@ impl LineReader {
     }
 }
 
-/// Maximum length of a command line including CR LF: the 512 octets of RFC 5321 §4.5.3.1.4, the additions of the offered
-/// extensions, and a reserve for long addresses.
+/// Maximum length of a command line in octets, including CR LF; a longer line is rejected. It consists of the 512 octets of
+/// RFC 5321 §4.5.3.1.4, the additions of the offered extensions, and a reserve for long addresses.
 pub const MAX_LINE_OCTETS: usize = 2_048;
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! The SMTP protocol without I/O: no sockets, clocks, threads or logs.
 //!
-//! [`Session::next_step`] reads received octets from an [`InputBuffer`] and returns one [`Step`], which `connection`
-//! carries out. Every dialogue can therefore be tested without a socket.
+//! [`Session::next_step`] reads received octets from an [`InputBuffer`] and returns one [`Step`], which the module
+//! `connection` carries out. Every SMTP dialogue can therefore be tested without a socket.
 //!
-//! RFC 5321 (SMTP), 1870 (SIZE), 2034 (enhanced status), 2920 (PIPELINING), 3030 (CHUNKING), 3463 (status codes),
-//! 3848 (protocol words), 6152 (8BITMIME), 6531 (SMTPUTF8); Postfix's XCLIENT.
+//! Implements RFC 5321 (SMTP), 1870 (SIZE), 2034 (enhanced status), 2920 (PIPELINING), 3030 (CHUNKING), 3463 (status codes),
+//! 3848 (protocol words), 6152 (8BITMIME), 6531 (SMTPUTF8) and Postfix's XCLIENT.
 
 mod allowed_hosts;
 mod command;

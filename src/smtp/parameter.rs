@@ -55,7 +55,7 @@ pub fn check_no_parameter(text: &str) -> Result<(), CommandError> {
 
 type EsmtpParameter<'a> = (&'a str, Option<&'a str>);
 
-/// Splits ` KEYWORD[=value] …`; returns `bad_path` if the text does not begin with a space.
+/// Splits `text` of the form ` KEYWORD[=value] …`; returns the error `bad_path` if `text` does not begin with a space.
 fn split_parameters(
     text: &str,
     bad_path: CommandError,
@@ -81,7 +81,8 @@ fn is_keyword(word: &str) -> bool {
         && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
 }
 
-/// Parses 1 to 20 digits (RFC 1870 §4) as a number; a number that exceeds 64 bits becomes `u64::MAX`.
+/// Parses 1 to 20 digits (RFC 1870 §4) as a number; a number that exceeds 64 bits becomes `u64::MAX`. Returns `None` for other
+/// text.
 fn parse_size(digits: &str) -> Option<u64> {
     is_number(digits).then(|| digits.parse().unwrap_or(u64::MAX))
 }
@@ -91,7 +92,7 @@ pub fn is_number(digits: &str) -> bool {
     (1..=20).contains(&digits.len()) && digits.bytes().all(|octet| octet.is_ascii_digit())
 }
 
-/// Checks the value of `BODY=` (RFC 6152). BINARYMIME (RFC 3030) is an extension that is not offered.
+/// Checks the value of `BODY=` (RFC 6152). BINARYMIME is rejected, because its extension (RFC 3030) is not offered.
 fn check_body(value: &str) -> Result<(), CommandError> {
     match value.to_ascii_uppercase().as_str() {
         "7BIT" | "8BITMIME" => Ok(()),

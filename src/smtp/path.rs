@@ -66,7 +66,7 @@ impl ReversePath {
 impl ForwardPath {
     /// Parses a path that begins with `<`; returns the path and the text after its `>`.
     ///
-    /// Only the maximum length of a command line limits the path. The caller checks whether the path fits its column.
+    /// Only the maximum length of a command line limits the path. The caller checks whether the path fits the store's column.
     ///
     /// # Errors
     /// [`PathError`].
@@ -114,7 +114,8 @@ impl ForwardPath {
         self.mailbox.local_part.contains(['%', '!', '@'])
     }
 
-    /// Returns whether both paths name the same mailbox: canonical domains are equal and local-parts are identical.
+    /// Returns whether both paths name the same mailbox: canonical domains are equal and local-parts are identical, or both
+    /// paths are `<Postmaster>`.
     pub fn is_same_mailbox(&self, other: &ForwardPath) -> bool {
         match (self.canonical_domain(), other.canonical_domain()) {
             (Some(domain), Some(other_domain)) => {
@@ -198,7 +199,7 @@ fn is_dot_string_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || ".!#$%&'*+-/=?^_`{|}~".contains(c) || !c.is_ascii()
 }
 
-/// Maximum length of a reverse-path, with both brackets (RFC 5321 §4.5.3.1.3).
+/// Maximum length of a reverse-path in octets, with both brackets (RFC 5321 §4.5.3.1.3); a longer one is rejected.
 const MAX_PATH_OCTETS: usize = 256;
 
 #[cfg(test)]

@@ -9,7 +9,8 @@ use super::path::ForwardPath;
 
 /// The limits of a store for recipient addresses.
 pub trait StorableRecipients: Debug + Send + Sync {
-    /// Returns whether the store can hold `recipient`, the forward-path, and `to`, the value of column `to`, unchanged.
+    /// Returns whether the store can hold both texts unchanged: `recipient` is the forward-path, `to` is the value of column
+    /// `to`.
     fn can_store(&self, recipient: &str, to: &str) -> bool;
 }
 
@@ -22,13 +23,14 @@ pub struct SessionSettings {
     pub primary_mail_host: String,
     /// Recipient domains that are accepted.
     pub allowed_hosts: AllowedHosts,
-    /// Maximum size of the content of one message in octets, advertised by SIZE.
+    /// Maximum size of the content of one message in octets, advertised by SIZE; a larger message is rejected with 552.
     pub max_content_octets: usize,
-    /// Maximum number of recipients in one transaction; further recipients are rejected with 452.
+    /// Maximum number of recipients in one transaction; further recipients are rejected with 452 (too many recipients).
     pub max_recipients: usize,
-    /// Limits of the store for recipients; a recipient that exceeds them is rejected with 553.
+    /// Limits of the store for recipients; a recipient that the store cannot hold is rejected with 553 (bad address).
     pub recipient_limits: Arc<dyn StorableRecipients>,
-    /// Whether command lines are kept for the log ([`Session::take_last_command`](super::Session::take_last_command)).
+    /// Whether the connection logs all commands and replies
+    /// ([`Session::take_last_command`](super::Session::take_last_command)).
     pub verbose: bool,
 }
 
@@ -39,8 +41,8 @@ impl SessionSettings {
     }
 
     /// Returns whether `line` names a recipient for which RCPT would be rejected with 550 (relay denied). `line` is a RCPT
-    /// command or a forward-path, with or without brackets. For a line with other errors the result is `false`: the session
-    /// rejects it later.
+    /// command or a forward-path, with or without brackets. For a line with another error the result is `false`, because the
+    /// session rejects such a line later.
     pub fn is_relay_rcpt(&self, line: &[u8]) -> bool {
         let path = match command::split_line(line) {
             (Some(Verb::Rcpt), argument) => command::parse_rcpt(argument, true),

@@ -65,7 +65,7 @@ impl From<DiscardReason> for Reply {
 pub struct Envelope {
     /// The sender address.
     pub reverse_path: ReversePath,
-    /// The accepted recipients, each mailbox once. At the end of the message there is at least one.
+    /// The accepted recipients, each mailbox once. A complete message has at least one recipient.
     pub recipients: Vec<ForwardPath>,
     /// Whether MAIL had the parameter SMTPUTF8.
     pub smtputf8: bool,
@@ -82,7 +82,7 @@ pub enum Expecting {
     Content,
 }
 
-/// The progress of the current content, or of the last content if none is being received.
+/// The progress of the message content that is being received or, between messages, of the last content.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ContentCounters {
     /// Sequence number of the message: incremented by DATA, by the first BDAT of a message and by each rejected BDAT that is
@@ -94,7 +94,7 @@ pub struct ContentCounters {
     pub discarded: u64,
 }
 
-/// The counters of a session, for its last log line.
+/// The counters of a session, logged when the connection closes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SessionStats {
     /// Accepted HELO and EHLO commands.
@@ -109,6 +109,7 @@ pub struct SessionStats {
     pub data: u64,
     /// Number of erroneous commands.
     pub errors: u64,
-    /// Number of steps other than [`Step::NeedInput`]. The connection begins a new timeout when this number changes.
+    /// Number of steps that the session returned, not counting [`Step::NeedInput`]. The connection begins a new timeout when
+    /// this number changes.
     pub replies: u64,
 }

@@ -89,7 +89,8 @@ pub struct XclientState {
 }
 
 impl XclientState {
-    /// Returns the initial state; `header_address` is the client address of the PROXY header, which locks the address.
+    /// Returns the initial state. `header_address` is the client address from the PROXY header; if present, XCLIENT cannot
+    /// change it.
     pub fn new(header_address: Option<IpAddr>) -> XclientState {
         XclientState {
             was_applied: false,
@@ -99,8 +100,8 @@ impl XclientState {
         }
     }
 
-    /// Applies the attributes; a missing attribute keeps its earlier value. If the address is locked and `attributes` has a
-    /// different address, returns `false` and changes nothing.
+    /// Applies `attributes`; a missing attribute keeps its earlier value. If the address may no longer change (for example
+    /// because a PROXY header gave it) and `attributes` has a different one, returns `false` and changes nothing.
     pub fn apply(&mut self, attributes: XclientAttributes) -> bool {
         if attributes.address != XclientAddress::NotGiven {
             if self.is_address_locked && attributes.address != self.address {
@@ -113,8 +114,8 @@ impl XclientState {
         true
     }
 
-    /// If XCLIENT was accepted, no later XCLIENT can change the address. Called after the first accepted recipient: from
-    /// then on the proxy forwards the client's commands unchanged.
+    /// If an XCLIENT was accepted, rejects each later XCLIENT that changes the client address. Called after each accepted
+    /// RCPT, because the proxy then forwards the client's commands unchanged.
     pub fn lock_address(&mut self) {
         self.is_address_locked |= self.was_applied;
     }
@@ -140,14 +141,14 @@ enum XclientAttribute {
     Text,
 }
 
-/// Returns the bit of this attribute in the set of received names, and its kind.
+/// Finds the attribute `name`; returns its bit in the set of received names, and its kind. `None` if the name is unknown.
 fn find_attribute(name: &str) -> Option<(u8, XclientAttribute)> {
     let mut attributes = ATTRIBUTES.iter().enumerate();
     let (index, (_, kind)) = attributes.find(|(_, (known, _))| known.eq_ignore_ascii_case(name))?;
     Some((1 << index, *kind))
 }
 
-/// Attributes in the order of the EHLO reply.
+/// Names and kinds of the XCLIENT attributes, in the order of the EHLO reply.
 const ATTRIBUTES: [(&str, XclientAttribute); 8] = [
     ("NAME", XclientAttribute::Text),
     ("ADDR", XclientAttribute::ClientAddress),
@@ -159,7 +160,8 @@ const ATTRIBUTES: [(&str, XclientAttribute); 8] = [
     ("DESTPORT", XclientAttribute::Port),
 ];
 
-/// Decodes xtext: `+2B` is an octet in hexadecimal; all other octets except `+` and `=` stand for themselves.
+/// Decodes xtext: `+2B` is the octet 0x2B; printable ASCII except `+` and `=` stands for itself. Returns `None` for other
+/// octets and for a decoded length outside 1 to 255 octets.
 fn decode_xtext(value: &str) -> Option<Vec<u8>> {
     let mut octets = Vec::new();
     let mut rest = value.bytes();
@@ -211,7 +213,8 @@ fn check_protocol(text: &str) -> Result<(), CommandError> {
     }
 }
 
-/// Maximum length of a decoded value, equal to that of a domain (RFC 5321 §4.5.3.1.2).
+/// Maximum length of a decoded attribute value in octets, equal to that of a domain (RFC 5321 §4.5.3.1.2). A longer value is
+/// rejected.
 const MAX_VALUE_OCTETS: usize = 255;
 
 #[cfg(test)]

@@ -7,9 +7,9 @@ use crate::smtp::StorableRecipients;
 /// A text column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Column {
-    /// Its maximum width.
+    /// Maximum width of the column.
     pub width: ColumnWidth,
-    /// Its character set.
+    /// Character set of the column.
     pub charset: ColumnCharset,
 }
 
@@ -28,7 +28,7 @@ impl StorableRecipients for RecipientColumns {
     }
 }
 
-/// The unit in which a column's width is counted.
+/// The maximum width of a text column, in the unit in which the database counts the width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ColumnWidth {
     /// Characters, for `varchar` and `char`.
@@ -51,7 +51,7 @@ pub enum ColumnCharset {
 }
 
 impl Column {
-    /// Returns a column of `max_chars` Unicode characters.
+    /// Returns a column that holds at most `max_chars` Unicode characters.
     pub const fn varchar(max_chars: usize) -> Column {
         Column {
             width: ColumnWidth::Chars(max_chars),
@@ -59,7 +59,7 @@ impl Column {
         }
     }
 
-    /// Returns a column of `max_octets` octets of Unicode text.
+    /// Returns a column that holds at most `max_octets` octets of UTF-8.
     pub const fn text(max_octets: usize) -> Column {
         Column {
             width: ColumnWidth::Octets(max_octets),
@@ -67,7 +67,7 @@ impl Column {
         }
     }
 
-    /// Returns whether `text` fits unchanged.
+    /// Returns whether the column holds `text` unchanged.
     pub fn holds(&self, text: &str) -> bool {
         self.width.is_wide_enough_for(text) && self.charset.holds(text)
     }
@@ -101,7 +101,7 @@ impl Column {
 }
 
 impl ColumnWidth {
-    /// Returns the length of `text` in this unit.
+    /// Returns the length of `text` in the unit of this width: characters or octets.
     pub fn length(self, text: &str) -> usize {
         match self {
             ColumnWidth::Chars(_) => text.chars().count(),
@@ -109,7 +109,7 @@ impl ColumnWidth {
         }
     }
 
-    /// Returns the maximum length, in octets or characters depending on the column type.
+    /// Returns the maximum width: a number of characters for `Chars`, of octets for `Octets`.
     pub fn max(self) -> usize {
         match self {
             ColumnWidth::Chars(max) | ColumnWidth::Octets(max) => max,

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-/// A finding with its fix. The text is always one line, because control characters in a server's answer are escaped.
+/// A problem that `goguerrilla check` found, with its fix. Control characters in the text are escaped, so the text is always
+/// one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
     is_error: bool,
@@ -17,7 +18,7 @@ impl Diagnostic {
         Diagnostic { is_error, text }
     }
 
-    /// Returns a finding that does not keep the server from saving mail now.
+    /// Returns a finding despite which the server can save mail now.
     pub fn warning(text: String) -> Diagnostic {
         let is_error = false;
         let text = on_one_line(text);

@@ -12,7 +12,7 @@ use crate::sync::lock;
 
 /// The state of a store. Its connections and writers update the state; savers and /readyz read it. Clones share one state.
 ///
-/// While a store is down, mail gets 451 at once instead of waiting for the store.
+/// While a store is down, mail gets 451 immediately instead of waiting for the store.
 #[derive(Clone, Debug, Default)]
 pub struct StoreHealth {
     shared: Arc<HealthState>,
@@ -25,9 +25,9 @@ struct HealthState {
     reason: Mutex<String>,
     stalled: AtomicBool,
     stalled_reason: Mutex<String>,
-    /// Why no host of several takes mail; `None` while one does.
+    /// Why none of several hosts takes mail; `None` while at least one takes mail.
     no_host: Mutex<Option<String>>,
-    /// Whether `failures` may be non-empty. If so, the next success clears `failures`.
+    /// Whether `failures` may contain a failure, which the next success must clear.
     is_failing: AtomicBool,
     failures: Mutex<BatchFailures>,
     pending: Mutex<UnansweredRequests>,
@@ -38,7 +38,7 @@ struct HealthState {
     readiness_check: OnceLock<ReadinessCheck>,
 }
 
-/// Returns the reason if the store cannot save mail. It must not block.
+/// A function that returns the reason if the store cannot save mail, else `None`. The function must not block.
 struct ReadinessCheck(Box<dyn Fn() -> Option<String> + Send + Sync>);
 
 impl fmt::Debug for ReadinessCheck {
@@ -85,7 +85,7 @@ impl StoreHealth {
             .set(ReadinessCheck(Box::new(check)));
     }
 
-    /// Records that the store was reached. Logs it if the store was down before.
+    /// Records that the store was reached. Logs `store_recovered` if the store was down before.
     pub fn set_up(&self) {
         self.shared.was_reached.store(true, Ordering::SeqCst);
         if self.shared.is_down.swap(false, Ordering::SeqCst) {
@@ -95,7 +95,7 @@ impl StoreHealth {
         }
     }
 
-    /// Records that the store cannot be reached. Logs it once per outage.
+    /// Records that the store cannot be reached. Logs `reason` once per outage.
     pub fn set_down(&self, reason: &str) {
         *lock(&self.shared.reason) = reason.to_owned();
         if !self.shared.is_down.swap(true, Ordering::SeqCst) {
@@ -111,12 +111,13 @@ impl StoreHealth {
         self.shared.stalled.store(is_stalled, Ordering::SeqCst);
     }
 
-    /// Sets why no host of several takes mail; `None` while one does. Only /readyz depends on it: mail is tried all the same.
+    /// Sets the reason why none of several hosts takes mail; `None` while at least one takes mail. The reason affects only
+    /// /readyz: the server still tries to save each mail.
     pub fn set_no_host(&self, reason: Option<String>) {
         *lock(&self.shared.no_host) = reason;
     }
 
-    /// Returns why the store is down or stalled; `None` if it is not known to be.
+    /// Returns the reason if the store is known to be down or stalled, else `None`.
     pub fn down_reason(&self) -> Option<String> {
         if self.shared.stalled.load(Ordering::SeqCst) {
             return Some(lock(&self.shared.stalled_reason).clone());
@@ -125,7 +126,8 @@ impl StoreHealth {
         is_down.then(|| lock(&self.shared.reason).clone())
     }
 
-    /// Records that a request was sent to the store. It counts as unanswered until the returned value is dropped.
+    /// Records that a request was sent to the store. The request counts as unanswered until the returned value is dropped.
+    /// `description` names the request in the reason that /readyz shows.
     pub fn begin_request(&self, description: &'static str) -> PendingRequest {
         let mut pending = lock(&self.shared.pending);
         let key = pending.next;
@@ -155,14 +157,15 @@ impl StoreHealth {
 
     /// Records that the store saved a mail.
     pub fn record_success(&self) {
-        // Avoids the lock in the usual case, in which there is nothing to clear.
+        // Usually no failure is recorded, and then the lock is not taken.
         if self.shared.is_failing.load(Ordering::Relaxed) {
             *lock(&self.shared.failures) = BatchFailures::default();
             self.shared.is_failing.store(false, Ordering::SeqCst);
         }
     }
 
-    /// Sets which resource the store has run out of. Unlike a failure, this lasts until it is unset.
+    /// Sets which resource the store has run out of; `None` if it has run out of none. Unlike a failure, a shortage does not
+    /// expire and is not cleared by a success.
     pub fn set_shortage(&self, shortage: Option<String>) {
         *lock(&self.shared.shortage) = shortage;
     }
@@ -172,7 +175,7 @@ impl StoreHealth {
         lock(&self.shared.shortage).is_some()
     }
 
-    /// Sets the status lines of the store's servers, one each.
+    /// Sets the status lines of the store's servers, one line per server.
     pub fn set_hosts(&self, lines: Vec<String>) {
         *lock(&self.shared.hosts) = lines;
     }
@@ -225,7 +228,7 @@ impl Drop for PendingRequest {
     }
 }
 
-/// Time for which a failed batch makes the store not ready.
+/// Time after a failed batch during which the store counts as not ready, if no mail is saved meanwhile.
 const FAILURE_WINDOW: Duration = Duration::from_secs(10);
 /// Longest time for a request before the store counts as not ready.
 pub const ANSWER_EXPECTED: Duration = Duration::from_secs(5);

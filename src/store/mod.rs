@@ -102,7 +102,7 @@ pub trait SaveMail: Send {
     }
 }
 
-/// The id that the client's reply contains for a saved mail: at most 64 characters of printable ASCII.
+/// The id of a saved mail, which the reply to the client contains: at most 64 characters of printable ASCII.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SavedId {
     octets: [u8; 64],
@@ -121,7 +121,7 @@ impl SavedId {
 
     /// Returns the id as text.
     pub fn as_str(&self) -> &str {
-        // The octets are always ASCII.
+        // The octets are always ASCII and `length` is at most 64, so neither default value is ever used.
         let octets = self.octets.get(..self.length).unwrap_or_default();
         str::from_utf8(octets).unwrap_or_default()
     }
@@ -133,7 +133,7 @@ impl From<crate::mail::MailId> for SavedId {
     }
 }
 
-/// Why a mail was not saved. The client always gets 4xx and tries again; the text is for the log.
+/// Why a mail was not saved. The client always gets 4xx and tries again; the text is for the server's log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SaveError {
     /// The store cannot save mail now: 451 4.3.0.

@@ -35,7 +35,7 @@ pub enum ListingSize {
 }
 
 impl ListingSize {
-    /// Returns the size of a mail whose body is this zlib stream.
+    /// Returns the size of a mail whose body is the zlib stream `stream`.
     pub fn of(stream: &[u8]) -> ListingSize {
         let mail = inflate(stream, MAX_SHOWN_OCTETS);
         mail.map_or(ListingSize::Expired, |mail| ListingSize::Octets(mail.len()))
@@ -92,5 +92,6 @@ pub trait MailReader {
 #[error("{0}")]
 pub struct StoreReadError(pub String);
 
-/// Maximum inflated size of a body, in octets. Content has at most 512 MiB, so this server never writes a larger body.
+/// Maximum inflated size of a body, in octets; a larger body is not shown. Content has at most 512 MiB, so this server never
+/// writes a larger body.
 pub const MAX_SHOWN_OCTETS: usize = 540_000_000;

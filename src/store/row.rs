@@ -31,7 +31,7 @@ pub struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    /// Computes the column values of `mail` for a table with these columns.
+    /// Computes the column values of `mail` for a table whose columns are `shape`.
     pub fn new(mail: &'a Mail, shape: &TableColumns) -> Row<'a> {
         let summary = mail.summary();
         let ip_addr = mail.origin().client_ip.to_string();
@@ -61,7 +61,7 @@ fn attach_info(attachments: &[Attachment], column: &Column) -> String {
             attachment.octets
         );
         let entry = column.charset.replace_unsupported_chars(&entry);
-        // Each entry counts with the bracket or comma before it; the initial 1 is the closing bracket.
+        // Each entry counts with the bracket or comma before it; the initial value 1 of `taken` counts the closing bracket.
         taken += column.width.length(&entry) + 1;
         if taken > column.width.max() {
             break;

@@ -1,4 +1,4 @@
-//! Checks of a view, or of a table whose storage engine has no transactions. They insert no row.
+//! Checks of a view, or of a table whose storage engine has no transactions. These checks insert no row.
 
 use std::collections::BTreeMap;
 
@@ -50,7 +50,7 @@ pub fn check_rights(connection: &mut DbConnection, table: &TableName) -> Vec<Dia
     }
 }
 
-/// Returns an error if the server is read-only and the account has no right to write to a read-only server.
+/// Returns an error if the database server is read-only and MYSQL_USER has no right to write to a read-only server.
 fn check_read_only(connection: &mut DbConnection) -> Option<Diagnostic> {
     let statement = "SHOW GLOBAL VARIABLES WHERE Variable_name = 'read_only'";
     let variables: Vec<(String, String)> = query::rows(connection, statement, ());
@@ -79,7 +79,7 @@ fn check_read_only(connection: &mut DbConnection) -> Option<Diagnostic> {
     })
 }
 
-/// Returns an error if column `mail` has a text type, which cannot hold a zlib stream. Other checks cover its width.
+/// Returns an error if column `mail` has a text type, which cannot hold a zlib stream. Other checks cover the column's width.
 fn check_mail_type(connection: &mut DbConnection, table: &TableName) -> Option<Diagnostic> {
     let data_types: Vec<String> = query::rows(
         connection,
@@ -100,8 +100,8 @@ fn check_mail_type(connection: &mut DbConnection, table: &TableName) -> Option<D
     )))
 }
 
-/// Returns a warning for each unique key that a second mail may violate. The trial INSERT of `check` does not find these
-/// keys if the table is empty.
+/// Returns a warning for each unique key that a second mail may violate. If the table is empty, the trial row violates none of
+/// these keys.
 pub fn check_unique_keys(connection: &mut DbConnection, table: &TableName) -> Vec<Diagnostic> {
     let columns: Vec<(String, String)> = query::rows(
         connection,

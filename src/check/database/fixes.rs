@@ -146,7 +146,7 @@ fn column_in_message(message: &str) -> Option<String> {
     (!end.is_empty()).then(|| end.to_owned())
 }
 
-/// Returns the definition of a column in the schema that `goguerrilla schema` prints.
+/// Returns the definition of a column in the schema that `goguerrilla schema` prints; `None` if the schema has no such column.
 pub fn schema_definition(table: &TableName, column: &str) -> Option<String> {
     let start = format!("`{}` ", column.to_ascii_lowercase());
     let schema = table.mysql_schema();

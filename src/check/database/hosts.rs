@@ -79,7 +79,7 @@ pub fn connect(connector: &Connector) -> Result<(DbConnection, Vec<Diagnostic>),
     }
 }
 
-/// Returns why a host cannot be used. If it answers in another protocol, the address or port is wrong.
+/// Returns why a host cannot be used. If a server of another protocol answers there, the text names that protocol.
 fn unreachable_text(connector: &Connector, host: usize, error: &Error) -> String {
     let hosts = connector.hosts();
     let name = hosts.name(host);

@@ -1,7 +1,7 @@
 //! Checks of the database: faults that prevent mail from being saved or make a 250 less reliable, each with its fix.
 //!
 //! Nothing is changed: a trial row is inserted only into a table with transactions, and is rolled back. For a view or a table
-//! without transactions, the server only prepares the INSERT, which checks names and rights and executes nothing.
+//! without transactions, the INSERT is only prepared, which checks names and rights and executes nothing.
 
 mod definition;
 mod fix_table;

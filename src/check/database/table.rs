@@ -5,7 +5,7 @@ use crate::store::mysql::table_info::TableInfo;
 use crate::store::mysql::table_warnings::check_columns;
 use crate::store::{TableColumns, TableName};
 
-/// Returns the findings about the properties that a connection has read. The server logs the same findings.
+/// Returns the findings about the table's properties in `table_info`. The server logs the same findings.
 pub fn check_table(
     table_info: &TableInfo,
     table: &TableName,

@@ -43,7 +43,7 @@ pub fn check(
         let outcome = insert_and_look_up(connection, table, &mail);
         tries += 1;
         match &outcome {
-            // A deadlock with a running server does not show a fault of the table, so the insert is tried again.
+            // A deadlock with a running goguerrilla server does not show a fault of the table, so the insert is tried again.
             TrialOutcome::NotInserted(error)
                 if tries < MAX_TRIES && !is_lock_wait(error) && is_retryable(error) => {}
             _ => break outcome,
@@ -177,7 +177,7 @@ fn trial_mail(addresses: &TrialAddresses) -> Result<Mail, String> {
         let to = |path: &ForwardPath| format!("{}@{host}", path.local_part());
         let mail = Mail::new(envelope, content, origin, to).map_err(|error| error.to_string())?;
         let body = mail.recipients().first().map(|one| mail.zlib_body(one));
-        // The trial body must not be valid UTF-8, as most compressed bodies are not: a text column would accept it.
+        // The trial body must be invalid UTF-8, like most compressed bodies; a text column would accept a valid one.
         if matches!(body, Some(Ok(body)) if str::from_utf8(&body).is_err()) {
             return Ok(mail);
         }
@@ -185,7 +185,7 @@ fn trial_mail(addresses: &TrialAddresses) -> Result<Mail, String> {
     Err("no memory".to_owned())
 }
 
-/// Maximum number of attempts, for deadlocks and for building the mail.
+/// Maximum number of attempts to insert the trial row, and to build a trial mail whose compressed body is invalid UTF-8.
 const MAX_TRIES: usize = 3;
 const CONTENT: &[u8] = "From: Pr\u{fc}fung <check@example.com>\r\n\
     To: postmaster@example.com\r\n\

@@ -38,7 +38,7 @@ pub fn check_triggers(connection: &mut DbConnection, table: &TableName) -> Vec<D
         ..VisibleTablesAndRoutines::default()
     };
     for (name, engine) in engines {
-        // If several databases have a table of this name, it counts as transactional only if all of them are.
+        // If several databases have a table of this name, the name counts as transactional only if all these tables are.
         let is_safe = engine.is_some_and(|engine| supports_transactions(&engine));
         let is_transactional = known.tables.entry(name).or_insert(true);
         *is_transactional &= is_safe;
@@ -59,7 +59,8 @@ pub fn check_triggers(connection: &mut DbConnection, table: &TableName) -> Vec<D
                 "GM_MAIL_TABLE: trigger `{name}` writes into {target}, where the rows of a rolled-back batch remain; no \
                  trial row was inserted into {table}; run: ALTER TABLE ... ENGINE=InnoDB for each table that it writes to"
             ))),
-            // The written tables may have triggers too. Their database is unknown, so tables of any database match.
+            // The written tables may have triggers too. The database of a written table is unknown, so its name is looked up in
+            // all databases.
             Ok(tables) => {
                 for written in tables {
                     if examined.len() < MAX_TABLES && examined.insert(written.clone()) {
@@ -89,7 +90,7 @@ struct VisibleTablesAndRoutines {
 }
 
 impl VisibleTablesAndRoutines {
-    /// Returns the tables that a trigger writes to.
+    /// Returns the names of the tables that a trigger with this body writes to.
     ///
     /// # Errors
     /// The trigger writes, or may write, to something that a ROLLBACK does not undo; the text names it.
@@ -163,7 +164,7 @@ fn tokenize(body: &str) -> Vec<String> {
     words
 }
 
-/// Maximum number of tables whose triggers are examined.
+/// Maximum number of written tables whose triggers are examined; triggers of further tables are ignored.
 const MAX_TABLES: usize = 32;
 /// Words that may stand between a verb and the table that it writes to.
 const WORDS_BEFORE_TABLE: &[&str] = &[

@@ -19,7 +19,7 @@ pub fn check(settings: &RedisSettings) -> Vec<Diagnostic> {
     })
 }
 
-/// Returns the findings about all nodes.
+/// Returns the findings about all nodes of the Redis Cluster.
 fn check_cluster(settings: &RedisSettings) -> Vec<Diagnostic> {
     let mut cluster = match ClusterReader::open(settings) {
         Ok(cluster) => cluster,
@@ -47,7 +47,8 @@ fn check_cluster(settings: &RedisSettings) -> Vec<Diagnostic> {
             }
         }
     }
-    // A configured node without slots, or one whose address differs from the one in the slot table, only needs to be reachable.
+    // A configured address that is not in the cluster's table of hash slots only needs to be reachable: the node has no hash
+    // slots, or the table has another address of it.
     for address in settings.addresses().filter(|one| !addresses.contains(one)) {
         if let Err(error) = cluster.node(&address) {
             findings.push(Diagnostic::warning(format!(
@@ -91,8 +92,8 @@ fn connect_failure(address: &str, error: &str, bodies: &str, start: &str) -> Str
     }
 }
 
-/// Returns the findings for one Redis server. `address` is set if the server is a node of a cluster; `key` is `None` if that
-/// node owns no slots.
+/// Returns the findings for one Redis server. `address` is set if the server is a node of a cluster. `key` is the key of the
+/// trial write; `None` if that node owns no hash slots.
 fn check_node(
     redis: &mut RedisReader,
     address: Option<&str>,

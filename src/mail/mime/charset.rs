@@ -55,13 +55,13 @@ impl Charset {
     pub fn decode_words(self, words: &[Vec<u8>]) -> String {
         match self {
             Charset::Stateful(charset) => charset.decode(words),
-            // UTF-7 words are not joined, because each encoded word begins and ends in ASCII (RFC 2047 §3).
+            // UTF-7 words are not joined before decoding, because each encoded word begins and ends in ASCII (RFC 2047 §3).
             Charset::Utf7 => words.iter().map(|word| self.decode(word)).collect(),
             _ => self.decode(&words.concat()),
         }
     }
 
-    /// Decodes raw 8-bit octets of a header field that are not valid UTF-8; `None` if they cannot be in this charset.
+    /// Decodes raw 8-bit octets of a header field that are not valid UTF-8; `None` if raw text cannot be in this charset.
     pub fn decode_raw(self, octets: &[u8]) -> Option<String> {
         match self {
             Charset::Encoding(encoding) if encoding == UTF_8 => None,

@@ -43,6 +43,7 @@ fn replace_octet(name: &[u8], mark: u8, by: u8) -> Vec<u8> {
 }
 
 /// Finds a charset that has no label in the Encoding Standard, or whose label there selects a decoder unsuitable for mail.
+/// `key` consists of the letters and digits of the name, in lower case.
 fn find_nonstandard_charset(key: &str) -> Option<Charset> {
     Some(match key {
         "usascii" | "ascii" | "us" | "ansix341968" | "ansix341986" | "iso646us" | "iso646"
@@ -175,7 +176,7 @@ fn find_code_page(key: &str) -> Option<Charset> {
     {
         return None;
     }
-    // `parse` ignores leading zeros. IBM's code pages with a euro sign have them, as in `ibm00858`.
+    // `parse` ignores leading zeros. IBM's code pages with a euro sign have leading zeros, as in `ibm00858`.
     let number: u32 = number.parse().ok()?;
     let label = match number {
         367 | 20127 => return Some(Charset::Ascii),
@@ -217,7 +218,7 @@ fn find_standard_label(label: &[u8]) -> Option<Charset> {
     Encoding::for_label_no_replacement(label).map(Charset::Encoding)
 }
 
-/// Maximum length of a name in octets. All known names are shorter.
+/// Maximum length of a charset name in octets. All known names are shorter; a longer name finds no charset.
 const MAX_NAME_OCTETS: usize = 64;
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
 //! CNS 11643, the character set of EUC-TW and ISO-2022-CN (Taiwan), decoded through Big5.
 //!
-//! Planes 1 and 2 contain the characters of Big5 in nearly the same order, so a list of runs maps them to Big5. The
-//! runs were computed with glibc's EUC-TW and Python's Big5 codecs. Big5 lacks 43 characters of these planes; they
-//! become U+FFFD. All characters of the other planes, which are rare, also become U+FFFD.
+//! Planes 1 and 2 contain the characters of Big5 in nearly the same order, so a list of runs of consecutive
+//! characters maps these planes to Big5. The runs were computed with glibc's EUC-TW and Python's Big5 codecs. The 43
+//! characters of these planes that Big5 lacks become U+FFFD.
+//! All characters of the other planes, which are rare, also become U+FFFD.
 
 use encoding_rs::BIG5;
 
-/// Decodes a character from its plane and its two octets, each between 21 and 7E (hex).
+/// Decodes a character from its plane and its two octets, each between 21 and 7E (hex); U+FFFD if Big5 lacks it.
 pub fn decode(plane: u8, [row, column]: [u8; 2]) -> char {
     find_character(plane, row, column).unwrap_or(char::REPLACEMENT_CHARACTER)
 }
@@ -60,7 +61,8 @@ fn find_character(plane: u8, row: u8, column: u8) -> Option<char> {
         .next()
 }
 
-/// Runs of consecutive characters: first position in plane 1, length, first pointer in Big5.
+/// Runs of consecutive characters: position of the first one in plane 1 (counted from 0, 94 per row), number of characters,
+/// index of the first one in the Encoding Standard's Big5 table.
 const PLANE_1: &[(u16, u16, u16)] = &[
     (0, 5, 5024),
     (6, 8, 5030),

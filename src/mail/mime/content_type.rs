@@ -54,8 +54,8 @@ impl ContentType {
         }
     }
 
-    /// Returns the named charset if raw 8-bit text in header fields may be in this charset. `None` for US-ASCII, UTF-7, UTF-8,
-    /// UTF-16, UTF-32 and unknown names.
+    /// Returns the charset that the parameter `charset` names, if raw 8-bit text in header fields may be in this charset.
+    /// Returns `None` for US-ASCII, UTF-7, UTF-8, UTF-16, UTF-32, an unknown name and a missing parameter.
     pub fn raw_text_charset(&self) -> Option<Charset> {
         let charset = Charset::from_name(self.charset.as_ref()?.as_bytes())?;
         let is_8_bit = charset != Charset::Ascii && charset.decode_raw(b"").is_some();

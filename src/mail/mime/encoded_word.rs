@@ -10,7 +10,8 @@ use super::raw_text;
 ///
 /// White space between adjacent encoded words is dropped. The octets of adjacent words in the same charset are joined
 /// before they are decoded, because many senders cut characters in two. Invalid encoded words are kept as written.
-/// [`raw_text`] decodes other text; `named` is the charset that the message names. Control characters become spaces.
+/// [`raw_text`] decodes other text; `named` is the charset that the message names. Control characters
+/// except TAB become spaces.
 pub fn decode(value: &[u8], named: Option<Charset>) -> String {
     let unfolded: Vec<u8> = value
         .iter()
@@ -143,6 +144,7 @@ fn decode_q(text: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Maximum length of an encoded word in octets. RFC 2047 allows 75, but some senders put a whole subject into one word.
+/// A longer word is kept as written.
 const MAX_WORD_OCTETS: usize = 4_096;
 
 #[cfg(test)]

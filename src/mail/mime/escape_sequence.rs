@@ -24,7 +24,7 @@ pub enum Iso2022Set {
 }
 
 impl Iso2022Set {
-    /// Returns whether a character takes two octets.
+    /// Returns whether each character of this set takes two octets.
     pub fn is_double_octet(self) -> bool {
         !matches!(
             self,
@@ -67,6 +67,7 @@ pub fn has_designation(octets: &[u8]) -> bool {
 }
 
 /// Reads the escape sequence at the start of `rest`, which begins with ESC; returns the token and its length in octets.
+/// An unknown sequence is not read as a whole: the token is then the octet ESC.
 pub fn read_escape_sequence(rest: &[u8]) -> (StatefulTextToken, usize) {
     match rest {
         [ESCAPE, b'(', b'B', ..] => (StatefulTextToken::DesignateG0(Iso2022Set::Ascii), 3),
@@ -91,7 +92,7 @@ pub fn read_escape_sequence(rest: &[u8]) -> (StatefulTextToken, usize) {
         }
         [ESCAPE, b'.', b'A', ..] => (StatefulTextToken::DesignateG2(Iso2022Set::Latin1), 3),
         [ESCAPE, b'.', b'F', ..] => (StatefulTextToken::DesignateG2(Iso2022Set::Greek), 3),
-        // This sequence announces that the next sequence designates a revised set.
+        // ESC & @ announces that the next escape sequence designates a revised character set.
         [ESCAPE, b'&', b'@', ..] => (StatefulTextToken::Ignored, 3),
         [ESCAPE, b'N', ..] => (StatefulTextToken::SingleShift, 2),
         [octet, ..] => (StatefulTextToken::Octet(*octet), 1),

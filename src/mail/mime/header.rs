@@ -55,7 +55,7 @@ pub fn split_header(entity: &[u8]) -> (HeaderFields<'_>, &[u8]) {
     (fields, rest)
 }
 
-/// Truncates a value to at most [`MAX_FIELD_OCTETS`]. Does not cut a UTF-8 character, so that valid UTF-8 stays valid.
+/// Truncates a value to at most [`MAX_FIELD_OCTETS`], between UTF-8 characters, so that valid UTF-8 stays valid.
 fn truncate_field_value(value: &[u8]) -> &[u8] {
     let is_inside = |end: usize| matches!(value.get(end), Some(0x80..=0xbf));
     let longest = value.len().min(MAX_FIELD_OCTETS);
@@ -90,11 +90,13 @@ fn is_empty_line(line: &[u8]) -> bool {
 
 /// The UTF-8 byte order mark, which some programs write at the start of any file.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-/// Maximum length of a value in octets. This is more than any column needs: 255 characters, each in its own encoded word.
+/// Maximum length of a header field's value in octets; a longer value is truncated. No database column needs more than 255
+/// characters, which fit even if each is in its own encoded word.
 const MAX_FIELD_OCTETS: usize = 16_384;
 /// Maximum length of a UTF-8 character in octets.
 const MAX_UTF8_OCTETS: usize = 4;
-/// Maximum number of octets of a field that are searched for the colon. All names of [`HeaderFields`] are shorter.
+/// Maximum number of octets of a field that are searched for the colon after the name. The names in [`HeaderFields`] are
+/// shorter; a field with a longer name is ignored.
 const MAX_NAME_OCTETS: usize = 80;
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ impl<'a> DelimiterFinder<'a> {
     /// Finds the first delimiter line at or after offset `from`.
     ///
     /// Trailing white space is ignored, because relays may add it (RFC 2046 §5.1.1, transport padding). A line with other
-    /// octets after the boundary is not a delimiter line. It is text, or it belongs to another multipart with a longer
+    /// octets after the boundary is not a delimiter line: the line is text, or belongs to another multipart with a longer
     /// boundary that begins with this boundary.
     #[expect(
         clippy::indexing_slicing,
@@ -95,7 +95,7 @@ impl<'a> DelimiterFinder<'a> {
     }
 }
 
-/// Removes the line end at the end of a part. It belongs to the delimiter line that follows (RFC 2046 §5.1.1).
+/// Removes the line end at the end of a part. This line end belongs to the delimiter line that follows (RFC 2046 §5.1.1).
 fn strip_line_end(part: &[u8]) -> &[u8] {
     let part = part.strip_suffix(b"\n").unwrap_or(part);
     part.strip_suffix(b"\r").unwrap_or(part)

@@ -16,10 +16,10 @@ pub struct MimeParameter {
     octets: Vec<u8>,
 }
 
-/// The value of a parameter as octets. They are not decoded yet, because a later part may name their charset.
+/// The value of a parameter as octets. They are not decoded yet, because a later MIME part may name their charset.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ParameterValue {
-    /// The octets of all sections, percent-decoded.
+    /// The joined octets of all sections. Percent escapes of extended sections (`name*`, `name*0*`) are decoded.
     pub octets: Vec<u8>,
     charset: Option<Charset>,
     /// Whether `decode` decodes encoded words. RFC 2231 does not allow them in an extended value, but some senders write them.
@@ -41,7 +41,7 @@ impl ParameterValue {
 }
 
 impl MimeParameter {
-    /// Creates a parameter. `name` may contain asterisks and a section number; returns `None` if they violate RFC 2231.
+    /// Creates a parameter. `name` may contain asterisks and a section number; returns `None` if these violate RFC 2231.
     pub fn from_name(name: &[u8], octets: Vec<u8>) -> Option<MimeParameter> {
         let name = name.to_ascii_lowercase();
         let mut parts = name.split(|octet| *octet == b'*');
@@ -65,7 +65,7 @@ impl MimeParameter {
 }
 
 /// Selects the value of a parameter from all `parameters` of its name, in this order of precedence: `name*`, `name*0…`,
-/// `name`. Empty values are skipped.
+/// `name`. Empty values are skipped; returns `None` if no value remains.
 pub fn select_value(parameters: &[&MimeParameter]) -> Option<ParameterValue> {
     let single = |is_extended: bool| {
         let wanted = move |parameter: &&&MimeParameter| {

@@ -71,8 +71,8 @@ fn parse_parameter(input: &[u8]) -> (Option<MimeParameter>, &[u8]) {
     (MimeParameter::from_name(name, octets), rest)
 }
 
-/// Splits the input at the next semicolon, or before a parameter whose semicolon is missing. `is_after_space` means that
-/// white space precedes the input.
+/// Splits the input at the next semicolon, or before a known parameter without a semicolon before it. `is_after_space`
+/// means that white space precedes the input.
 fn split_unquoted(input: &[u8], is_after_space: bool) -> (&[u8], &[u8]) {
     let end = memchr::memchr(b';', input).unwrap_or(input.len());
     let (text, tail) = input.split_at_checked(end).unwrap_or((input, b""));
@@ -143,11 +143,11 @@ const KNOWN_NAMES: &[&[u8]] = &[
     b"type",
 ];
 
-/// Maximum length of a known name with its asterisks and section number, in octets.
+/// Maximum length of a known name with its asterisks and section number, in octets. Longer names are not known names.
 const MAX_NAME_OCTETS: usize = 32;
 
-/// Splits quoted text at its closing quote. `\\` and `\"` are unescaped. Other backslashes are kept, because they may be
-/// part of a Windows path.
+/// Splits quoted text at its closing quote; returns the text and the rest. `\\` and `\"` are unescaped. Other
+/// backslashes are kept, because they may be part of a Windows path.
 fn unquote(input: &[u8]) -> (Vec<u8>, &[u8]) {
     if let (octets, Some(rest)) = quoted_string::read_quoted(input, false) {
         return (octets, rest);

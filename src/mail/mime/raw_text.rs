@@ -6,8 +6,8 @@ use super::charset::Charset;
 use super::escape_sequence;
 use super::stateful_charset::StatefulCharset;
 
-/// Decodes raw octets in the first charset that fits: a stateful charset if there are shifts, UTF-8, `named` (the charset
-/// that the message names), windows-1252.
+/// Decodes raw octets in the first charset that fits: a stateful charset if there are shift sequences, UTF-8,
+/// `named` (the charset that the message names), windows-1252.
 pub fn decode(octets: &[u8], named: Option<Charset>) -> String {
     if let Some(charset) = find_stateful_charset(octets, named) {
         return charset.decode(&[octets.to_vec()]);
@@ -17,7 +17,7 @@ pub fn decode(octets: &[u8], named: Option<Charset>) -> String {
     }
     let decoded = named.and_then(|charset| charset.decode_raw(octets));
     decoded.unwrap_or_else(|| {
-        // UTF-8 text that a sender truncated within a character is invalid, but UTF-8 is still its best decoding.
+        // UTF-8 text that a sender truncated within a character is invalid, but is still decoded best as UTF-8.
         let text = String::from_utf8_lossy(octets);
         let is_decoded_non_ascii = |c: char| !c.is_ascii() && c != char::REPLACEMENT_CHARACTER;
         if text.contains(is_decoded_non_ascii) {
@@ -28,7 +28,8 @@ pub fn decode(octets: &[u8], named: Option<Charset>) -> String {
     })
 }
 
-/// Returns the stateful charset of text with shifts: the named charset, or ISO-2022-JP if 7-bit text contains a designation.
+/// Returns the stateful charset of text with escape or shift sequences: `named`, or ISO-2022-JP if 7-bit text contains an
+/// escape sequence that designates a character set. Returns `None` for other text.
 fn find_stateful_charset(octets: &[u8], named: Option<Charset>) -> Option<StatefulCharset> {
     match named {
         Some(Charset::Stateful(charset)) if charset.has_shift(octets) => Some(charset),

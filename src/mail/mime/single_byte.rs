@@ -4,7 +4,7 @@
 //! A table contains the characters of the octets 80 to FF (hex). A table of an EBCDIC charset contains those of 00 to FF.
 //! The tables agree with Python's codecs (VISCII: with glibc's iconv). U+FFFD means that an octet is undefined.
 
-/// Returns the table of a code page by its number, such as 437.
+/// Returns the table of a code page by its number, such as 437; `None` if this module has no such table.
 pub fn table_by_code_page(number: u32) -> Option<&'static str> {
     Some(match number {
         37 => CP37,
@@ -43,7 +43,8 @@ pub fn table_by_code_page(number: u32) -> Option<&'static str> {
     })
 }
 
-/// Returns the table of a charset by its name, written in lower case without punctuation.
+/// Returns the table of a charset by its name, written in lower case without punctuation; `None` if this module has no such
+/// table.
 pub fn table_by_name(name: &str) -> Option<&'static str> {
     Some(match name {
         "xmacce"

@@ -12,7 +12,7 @@ use super::escape_sequence::{self, ESCAPE, Iso2022Set, StatefulTextToken};
 use super::{cns_11643, jis_x_0213};
 
 /// A charset in which the meaning of an octet depends on earlier escape sequences. The variant determines how the
-/// sequences are written, and the initial character sets.
+/// escape sequences are written, and which character sets apply before the first one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StatefulCharset {
     /// ISO-2022-JP and its extensions.
@@ -34,9 +34,9 @@ impl StatefulCharset {
 
     /// Decodes the octets of adjacent encoded words.
     ///
-    /// Each word begins in ASCII (RFC 2047 §3), but some senders split one text into several words. A word therefore keeps the
-    /// state of the previous word if that word ended within a character, or if the first shift sequence in the word switches to
-    /// ASCII.
+    /// Each word should begin in ASCII (RFC 2047 §3), but some senders split one text into several words. The state is
+    /// therefore carried into the next word if the previous one ended within a character, or if the next shift sequence (in
+    /// this word, or in a later one if this word has none) returns to ASCII.
     pub fn decode(self, words: &[Vec<u8>]) -> String {
         let mut decoder = StatefulDecoder::new(self);
         let mut is_continued = vec![false; words.len()];
@@ -57,7 +57,8 @@ impl StatefulCharset {
         decoder.finish()
     }
 
-    /// Returns whether the first shift or designation returns to ASCII (or JIS-Roman); `None` if there is neither.
+    /// Returns whether the first shift or designation in `octets` returns to ASCII (or JIS-Roman); `None` if `octets`
+    /// contain neither.
     fn first_shift_is_to_ascii(self, octets: &[u8]) -> Option<bool> {
         if self == StatefulCharset::Hz {
             let mut shifts = octets
@@ -269,8 +270,9 @@ impl StatefulDecoder {
 
 const SHIFT_OUT: u8 = 0x0e;
 const SHIFT_IN: u8 = 0x0f;
-/// SS2 and SS3 of EUC-JP: the prefixes of half-width Katakana and of JIS X 0212.
+/// SS2 of EUC-JP: the octet before a half-width Katakana character.
 const SINGLE_SHIFT_2: u8 = 0x8e;
+/// SS3 of EUC-JP: the octet before a character of JIS X 0212.
 const SINGLE_SHIFT_3: u8 = 0x8f;
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ pub struct MimeSummary {
     pub attachments: Vec<Attachment>,
 }
 
-/// A leaf part with a file name, with disposition `attachment`, or with a media type other than `text/*`.
+/// A part that is not a multipart, with a file name, with disposition `attachment`, or with a media type other than `text/*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attachment {
     /// The decoded file name; empty if there is none.
@@ -158,10 +158,10 @@ fn is_attachment(disposition: &[u8]) -> bool {
         .is_some_and(|word| word.eq_ignore_ascii_case(b"attachment"))
 }
 
-/// Maximum depth of nested multiparts. The depth multiplies the time, because each level is searched for delimiter lines
-/// again. Real mails have three or four levels.
+/// Maximum depth of nested multiparts; deeper parts are ignored. The parsing time grows with the depth, because the octets
+/// of a part are searched for delimiter lines once for each multipart around the part. Mails rarely exceed four levels.
 const MAX_DEPTH: usize = 10;
-/// Maximum number of leaf parts that are examined.
+/// Maximum number of leaf parts (parts that are not multiparts) that are examined; further leaf parts are ignored.
 const MAX_PARTS: usize = 4_096;
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 /// Computes the length that `body` would have after decoding, in octets, without decoding it.
 pub fn decoded_size(body: &[u8], transfer_encoding: Option<&[u8]>) -> usize {
-    // Some senders write quotes, comments or separators around the word.
+    // Some senders write quotes, comments or separators around the name of the encoding.
     let mut words = transfer_encoding
         .unwrap_or_default()
         .split(|octet| !octet.is_ascii_alphanumeric() && *octet != b'-');

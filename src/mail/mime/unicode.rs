@@ -35,7 +35,7 @@ pub fn decode_utf_16(octets: &[u8], order: ByteOrder) -> String {
 }
 
 /// Decodes UTF-32. With [`ByteOrder::ByMark`], text is big-endian if its first octet is zero, otherwise little-endian. In
-/// big-endian text the first octet of each character is zero, also that of the byte order mark 00 00 FE FF.
+/// big-endian text the first octet of each character is zero, including the byte order mark 00 00 FE FF.
 pub fn decode_utf_32(octets: &[u8], order: ByteOrder) -> String {
     let (characters, rest) = octets.as_chunks();
     let is_little = match (order, octets) {

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use super::{v1, v2};
 
-/// Result of parsing the octets received so far.
+/// Result of parsing the octets received so far as a PROXY header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProxyHeaderParse {
-    /// The octets are the beginning of a header. After 107 octets the result is never `Partial`.
+    /// The octets may be the beginning of a header. With 107 octets or more, the result is never `Partial`.
     Partial,
     /// Not a header; the server sends nothing to such a peer.
     Malformed,
@@ -15,7 +15,8 @@ pub enum ProxyHeaderParse {
     Complete {
         /// The client that the header names.
         source: ProxiedClient,
-        /// Total length of the header. Its end may not have arrived yet, because the parser does not need it.
+        /// Total length of the header. The end of the header may not have arrived yet, because the parser does not need the
+        /// end.
         octets: usize,
     },
 }
@@ -32,7 +33,7 @@ pub enum ProxiedClient {
 }
 
 impl ProxyHeaderParse {
-    /// Parses the octets received so far. Further octets only change the result [`Partial`](ProxyHeaderParse::Partial).
+    /// Parses the octets received so far. Further octets can change only the result [`Partial`](ProxyHeaderParse::Partial).
     pub fn parse(received: &[u8]) -> ProxyHeaderParse {
         if is_prefix_compatible(received, v2::SIGNATURE) {
             return v2::parse(received).unwrap_or(ProxyHeaderParse::Partial);
@@ -44,7 +45,7 @@ impl ProxyHeaderParse {
     }
 }
 
-/// Returns whether `received` begins with `signature`, or is the beginning of it.
+/// Returns whether `received` begins with `signature`, or `signature` begins with `received`.
 fn is_prefix_compatible(received: &[u8], signature: &[u8]) -> bool {
     received
         .iter()
@@ -52,7 +53,8 @@ fn is_prefix_compatible(received: &[u8], signature: &[u8]) -> bool {
         .all(|(octet, expected)| octet == expected)
 }
 
-/// Number of octets after which the parser always decides. It needs nothing from the rest of a longer header.
+/// Number of octets (107) from which the parser always finds a header complete or malformed. It ignores the rest of a longer
+/// header.
 pub const MAX_HEADER_OCTETS: usize = v1::MAX_OCTETS;
 
 #[cfg(test)]

@@ -17,11 +17,11 @@ pub use header::{ProxiedClient, ProxyHeaderParse};
 pub struct ParsedProxyHeader {
     /// The client that the header names.
     pub source: ProxiedClient,
-    /// Octets that were received after the header: the first octets of the client.
+    /// Octets that were received after the header: the first octets that the client sent.
     pub rest: Vec<u8>,
 }
 
-/// Why no header was received. The server sends nothing to such a peer.
+/// Why no valid PROXY header was received. The server sends nothing to such a peer.
 #[derive(Debug)]
 pub enum ReceiveError {
     /// The peer closed without sending an octet, like a load balancer's TCP health check.
@@ -32,7 +32,7 @@ pub enum ReceiveError {
     Transport(ClientIoError),
 }
 
-/// Reads a header within five seconds. The memory is bounded, whatever length the header declares.
+/// Reads a PROXY header within five seconds, with a fixed buffer whatever length the header declares.
 ///
 /// # Errors
 /// [`ReceiveError`].
@@ -60,7 +60,7 @@ pub fn receive(transport: &mut Transport) -> Result<ParsedProxyHeader, ReceiveEr
         let rest = rest.to_vec();
         return Ok(ParsedProxyHeader { source, rest });
     }
-    // Discards the part of a long header that has not arrived yet.
+    // Reads and discards the rest of a header that is longer than the buffer or has not fully arrived.
     let mut remaining = octets - filled;
     while remaining > 0 {
         let count = remaining.min(buffer.len());
@@ -83,6 +83,6 @@ fn read(
         .map_err(ReceiveError::Transport)
 }
 
-/// Time limit for a header. The specification asks for at least 3 seconds, enough for one retransmission. With a longer
-/// limit, a silent peer would hold its connection slot longer.
+/// Time limit for receiving a PROXY header. The specification asks for at least 3 seconds, enough for one retransmission. With
+/// more than 5 seconds, a silent peer would hold its connection slot too long.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);

@@ -6,7 +6,7 @@ use memchr::memchr;
 
 use super::header::{ProxiedClient, ProxyHeaderParse};
 
-/// Parses the octets received so far, which begin with [`SIGNATURE`] or are the beginning of it.
+/// Parses the octets received so far. `received` begins with [`SIGNATURE`], or [`SIGNATURE`] begins with `received`.
 pub fn parse(received: &[u8]) -> ProxyHeaderParse {
     let window = received.get(..MAX_OCTETS).unwrap_or(received);
     let octets = memchr(b'\n', window).map(|end| end + 1);
@@ -65,7 +65,8 @@ fn is_port(word: &str) -> bool {
 
 /// The octets that every header of version 1 begins with.
 pub const SIGNATURE: &[u8] = b"PROXY ";
-/// Length of the longest line, including CR LF: UNKNOWN with two long IPv6 addresses.
+/// Maximum length of a version 1 header in octets, including CR LF: UNKNOWN with two IPv6 addresses of full length. A longer
+/// header is malformed.
 pub const MAX_OCTETS: usize = 107;
 const MAX_TCP4_OCTETS: usize = 56;
 const MAX_TCP6_OCTETS: usize = 104;

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use super::header::{ProxiedClient, ProxyHeaderParse};
 
-/// Parses signature, version and command, family and length, then the addresses. Data after the addresses is ignored.
-/// Returns `None` if octets that the parser needs have not arrived yet.
+/// Parses a header whose signature has been checked: version and command, address family, length and source address. Data
+/// after the addresses is ignored. Returns `None` if octets that the parser needs are not in `received` yet.
 pub fn parse(received: &[u8]) -> Option<ProxyHeaderParse> {
     let command = *received.get(SIGNATURE.len())?;
     if command != LOCAL && command != PROXY {
@@ -48,7 +48,7 @@ const TCP4: u8 = 0x11;
 const TCP6: u8 = 0x21;
 const UNIX: u8 = 0x31;
 
-/// Returns a header for tests.
+/// Returns a version 2 header. `command` also contains the version; `body` is the addresses and the data after them.
 #[cfg(test)]
 pub fn encode(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
     let length = (body.len() as u16).to_be_bytes();

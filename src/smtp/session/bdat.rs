@@ -18,8 +18,8 @@ pub(super) struct Chunk {
 }
 
 enum ChunkAction {
-    /// BDAT was rejected. The octets of the chunk are discarded, because they must not be executed as commands. After the
-    /// last octet the reply is sent and the earlier state is restored.
+    /// BDAT was rejected. The octets of the chunk are discarded, because they must not be executed as commands. After the last
+    /// octet the reply is sent and the session returns to the state before BDAT.
     Reject(Reply, Box<SessionState>),
     Receive {
         envelope: Envelope,
@@ -39,7 +39,7 @@ impl Chunk {
 }
 
 impl Session {
-    /// Executes BDAT. Returns `None` if the octets of the chunk follow, or the step that ends the session.
+    /// Executes BDAT. Returns `None` if the octets of the chunk are read next, else the step that ends the session.
     pub(super) fn bdat(&mut self, argument: &[u8]) -> Option<Step> {
         let Some(BdatCommand { size, last }) = BdatCommand::parse(argument) else {
             // The size of the chunk is unknown, so the input after this line cannot be trusted as commands.
@@ -89,8 +89,9 @@ impl Session {
         ChunkAction::Reject(reply, Box::new(state))
     }
 
-    /// Returns whether BDAT is accepted. It is not accepted after XCLIENT: until the first accepted RCPT, nginx parses the
-    /// commands itself. nginx does not know BDAT, so it would execute the octets of a pipelined chunk as commands.
+    /// Returns whether BDAT is accepted: only if no XCLIENT was accepted. nginx sends XCLIENT and parses the client's commands
+    /// until the first accepted RCPT. nginx does not know BDAT, so it would execute the octets of a pipelined chunk as
+    /// commands.
     pub(super) fn chunking_allowed(&self) -> bool {
         !self
             .proxy
@@ -98,7 +99,7 @@ impl Session {
             .is_some_and(XclientState::was_command_accepted)
     }
 
-    /// Consumes input as octets of the chunk.
+    /// Consumes octets of the chunk from `input`; returns the next step.
     #[expect(clippy::indexing_slicing, reason = "`count` is at most what is unread")]
     pub(super) fn read_chunk(&mut self, input: &mut InputBuffer) -> Step {
         let SessionState::Chunk(chunk) = &mut self.state else {

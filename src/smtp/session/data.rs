@@ -11,7 +11,7 @@ use crate::smtp::reply::{self, Reply};
 use crate::smtp::step::{ContentCounters, DiscardReason, Envelope};
 
 impl Session {
-    /// Returns the progress of the current content, or of the last content if none is being received.
+    /// Returns the progress of the message content that is being received or, between messages, of the last content.
     pub fn content_progress(&self) -> ContentCounters {
         self.progress
     }
@@ -101,7 +101,7 @@ impl MailTransaction {
 }
 
 impl SessionState {
-    /// Returns the reply to DATA or BDAT in a state that does not allow it.
+    /// Returns the reply that rejects DATA or BDAT, if the session is in a state in which the command is not allowed.
     pub(super) fn sequence_error(&self) -> Reply {
         match self {
             SessionState::Transaction(transaction) if transaction.chunks.is_some() => {

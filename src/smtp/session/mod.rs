@@ -34,11 +34,12 @@ pub struct Session {
     commands: CommandCount,
     progress: ContentCounters,
     last_command: Option<String>,
-    /// Whether a chunk was discarded before the last chunk of its message. The remaining chunks, up to LAST or another
-    /// command, are discarded too. They do not count as errors, because a pipelining client sends them before it receives the
-    /// reply.
+    /// Whether a chunk was discarded and more chunks of its message may follow. These chunks, up to LAST or another command,
+    /// are discarded too. They do not count as errors, because a pipelining client sends them before it receives the reply to
+    /// the first discarded chunk.
     discarding_chunks: bool,
-    /// Whether the current command is BDAT for a remaining chunk of a discarded message, which is not an error.
+    /// Whether the current command is BDAT for a remaining chunk of a discarded message; rejecting it does not count as an
+    /// error.
     exempt_from_errors: bool,
 }
 
@@ -60,7 +61,7 @@ enum SessionState {
     Data(Envelope, DataReader),
     /// The octets of a BDAT chunk are being received.
     Chunk(Chunk),
-    /// No more input is read.
+    /// The session has ended; further input is ignored.
     Closed,
 }
 
@@ -188,7 +189,7 @@ impl Session {
         self.stats
     }
 
-    /// Takes the last command line; `None` unless [`SessionSettings::verbose`] is set.
+    /// Takes the last command line; `None` if it was already taken or [`SessionSettings::verbose`] is `false`.
     pub fn take_last_command(&mut self) -> Option<String> {
         self.last_command.take()
     }

@@ -40,7 +40,7 @@ impl AutoIncrementRange {
         largest: u64,
         next: Option<u64>,
     ) -> AutoIncrementRange {
-        // There is no value before the first row is inserted.
+        // The server reports no AUTO_INCREMENT value before the first row is inserted.
         let next = next.unwrap_or(1);
         let is_used_up = match next.cmp(&largest) {
             std::cmp::Ordering::Less => false,
@@ -103,7 +103,7 @@ impl AutoIncrementRange {
 
     fn fix_statement(&self, table: &TableName) -> String {
         match self.largest {
-            // There is no wider type, so the rows are renumbered.
+            // No integer type is wider than `bigint unsigned`, so the fix gives new ids to all rows.
             u64::MAX => format!(
                 "ALTER TABLE {table} DROP COLUMN `mail_id`, ADD COLUMN `mail_id` bigint unsigned NOT NULL \
                  AUTO_INCREMENT PRIMARY KEY FIRST"
@@ -116,7 +116,7 @@ impl AutoIncrementRange {
         u128::from(self.used) * 10 / u128::from(self.largest).max(1)
     }
 
-    /// Returns the values that are compared: the largest id, the used tenths (0 below half), and whether all ids are used.
+    /// Returns the values that `==` compares: the largest id, the used tenths (0 below half), and whether all ids are used.
     fn reported_state(&self) -> (u64, u128, bool) {
         let tenths = Some(self.used_tenths()).filter(|tenths| *tenths >= FIRST_REPORTED_TENTH);
         (self.largest, tenths.unwrap_or_default(), self.is_used_up)
@@ -127,7 +127,8 @@ impl AutoIncrementRange {
     }
 }
 
-/// Returns the text of an AUTO_INCREMENT error, with its fix.
+/// Returns the text of the AUTO_INCREMENT error `error` with the statement that fixes it. `ids` is the range of `mail_id` as
+/// last read; `None` if `mail_id` is not an AUTO_INCREMENT column.
 pub fn counter_error_text(
     error: &mysql::Error,
     table: &TableName,
@@ -138,7 +139,8 @@ pub fn counter_error_text(
         mysql::Error::MySqlError(error) => duplicate_id(&error.message),
         _ => None,
     };
-    // After a restore, for example, the counter may be below existing ids although many ids are left.
+    // If the duplicate id is below 99 % of the range, ids are left, but the counter is below existing ids, for example after a
+    // restore.
     if let (Some(duplicate), Some(ids)) = (duplicate, ids)
         && duplicate < ids.largest - ids.largest / 100
     {
@@ -157,7 +159,7 @@ fn widen_column(table: &TableName) -> String {
     format!("ALTER TABLE {table} MODIFY `mail_id` bigint unsigned NOT NULL AUTO_INCREMENT")
 }
 
-/// A finding is reported if at least this many tenths of the range are used.
+/// A finding is reported if at least this many tenths of the range of `mail_id` are used.
 const FIRST_REPORTED_TENTH: u128 = 5;
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ pub struct BatchFailure {
     pub class: ErrorClass,
     /// The error as text for the log.
     pub text: String,
-    /// The COMMIT, if one was sent and its outcome is unknown.
+    /// The COMMIT whose outcome is unknown; `None` if no COMMIT was sent or it was certainly rolled back.
     pub unknown_commit: Option<Box<UnknownCommit>>,
 }
 
@@ -36,8 +36,9 @@ impl BatchFailure {
 }
 
 impl MySqlStore {
-    /// Rolls the transaction back or marks its connection as broken, so that no part of the transaction remains. Also updates
-    /// the state of the host. `commit` is the COMMIT that failed; `None` if another statement failed.
+    /// Ends a transaction that failed with `error`: rolls it back or marks `connection` as broken, so that no part of the
+    /// transaction remains. Also updates the state of the host. `commit` is the COMMIT that failed; `None` if another statement
+    /// failed.
     pub(super) fn abort_transaction(
         &mut self,
         mut connection: PooledDbConnection,
@@ -60,13 +61,14 @@ impl MySqlStore {
                 hosts.mark_standby(connection.server.host, &error.to_string());
                 connection.broken = true;
             }
-            // The host is marked as down even if it answered a moment ago, because another host may be faster.
+            // The host is marked as down even if it answered a moment ago, because another host may save the batch sooner.
             ErrorClass::ConnectionLost | ErrorClass::NotReady => {
                 let hosts = self.connector.hosts();
                 hosts.mark_down(connection.server.host, &error.to_string());
                 connection.broken = true;
             }
-            // While the outcome of the COMMIT is unknown, the state of the connection is unknown too.
+            // While the outcome of the COMMIT is unknown, it is also unknown whether the connection still has an open
+            // transaction.
             _ if commit.is_some() && !is_certainly_rolled_back(error) => connection.broken = true,
             ErrorClass::Retry | ErrorClass::Full | ErrorClass::NoMemory | ErrorClass::Mail => {
                 connection.roll_back();

@@ -30,7 +30,7 @@ impl MySqlStore {
         let (mut value_retries, mut read_only_answers) = (0, 0);
         loop {
             if Instant::now() > self.deadline {
-                // If the batch was split, its earlier parts may have used up its time limit.
+                // If the batch was split, the earlier parts may have used up the time limit of the batch.
                 let error = SaveError::Unavailable(BatchFailure::timed_out().text);
                 return Err(BatchError::Store(error));
             }
@@ -92,8 +92,8 @@ impl MySqlStore {
         let known_ids = connection.table_info.auto_increment;
         match insert_rows(&mut connection, table, part, bodies_in, &HashSet::new()) {
             Ok(()) => {
-                // The values differ if another tenth of the ids has come into use. The pool then replaces the connection. The
-                // new connection reads the table again, and the findings are logged.
+                // The ranges differ if a further tenth of the ids is to be reported as used. The pool then replaces the
+                // connection. The new connection reads the range again, and the finding is logged.
                 connection.broken |= connection.table_info.auto_increment != known_ids;
                 Ok(connection)
             }

@@ -35,7 +35,7 @@ fn unsynced_value(variables: impl IntoIterator<Item = (String, String)>) -> Opti
     let variables: HashMap<String, String> = variables.into_iter().map(lower).collect();
     let value = |name: &str| variables.get(name).map_or("", String::as_str);
     let has_log = ["ON", "1"].contains(&value("log_bin").to_ascii_uppercase().as_str());
-    // Since MariaDB 12.3 the binary log can be stored in InnoDB, which syncs it together with the COMMIT.
+    // Since MariaDB 12.3 the binary log can be stored in InnoDB, which then syncs the binary log together with the COMMIT.
     let is_separate = value("binlog_storage_engine").is_empty();
     let sync_binlog: u64 = value("sync_binlog").parse().ok()?;
     (has_log && is_separate && sync_binlog != 1 && value("innodb_flush_log_at_trx_commit") != "3")

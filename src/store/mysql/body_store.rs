@@ -28,8 +28,8 @@ impl BodyStore {
         }
     }
 
-    /// Completes the storing of a batch's bodies and returns their location. Bodies that Redis did not accept go into the
-    /// table.
+    /// Waits until Redis has answered for the bodies of `batch`, and returns where the bodies are stored. `pending` is the
+    /// result of [`begin_store`](BodyStore::begin_store). Bodies that Redis did not accept go into the table.
     pub(super) fn finish_store(
         &mut self,
         batch: &[Mail],

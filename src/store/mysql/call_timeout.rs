@@ -11,19 +11,19 @@ use nix::sys::socket::{Shutdown, shutdown};
 use crate::sync::lock;
 
 /// Deadlines of the calls in progress, one per connection. An entry must be removed before its socket is closed, because the
-/// kernel may reuse the descriptor number.
+/// kernel may reuse the descriptor number for another socket, which would then be shut down.
 #[derive(Default)]
 pub struct CallWatchdog {
     deadlines: Mutex<HashMap<RawFd, Instant>>,
 }
 
 impl CallWatchdog {
-    /// Registers the start of a call.
+    /// Registers the start of a database call on `socket`. The call is aborted if it takes longer than `timeout`.
     pub fn begin(&self, socket: RawFd, timeout: Duration) {
         lock(&self.deadlines).insert(socket, Instant::now() + timeout);
     }
 
-    /// Removes a call that has ended or whose connection is about to be closed.
+    /// Removes the call on `socket`, because the call has ended or its connection is about to be closed.
     pub fn end(&self, socket: RawFd) {
         lock(&self.deadlines).remove(&socket);
     }
@@ -41,7 +41,8 @@ impl CallWatchdog {
     }
 }
 
-/// Starts the thread that aborts overdue calls. The thread ends after the last `Arc` of `watchdog` is dropped.
+/// Starts the thread that aborts database calls whose deadline has passed. The thread ends after the last `Arc` of `watchdog`
+/// is dropped.
 ///
 /// # Errors
 /// The thread cannot be started.
@@ -58,5 +59,5 @@ pub fn spawn_watchdog(watchdog: &Arc<CallWatchdog>) -> std::io::Result<()> {
     builder.spawn(scan).map(drop)
 }
 
-/// Interval at which the thread looks for overdue calls.
+/// Interval at which the watchdog thread looks for database calls whose deadline has passed.
 const SCAN_INTERVAL: Duration = Duration::from_millis(500);

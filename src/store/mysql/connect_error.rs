@@ -2,7 +2,8 @@
 
 use std::io;
 
-/// Returns whether the attempt failed without a timeout: no server listens at the address, or the address cannot be reached.
+/// Returns whether an attempt to connect failed without a timeout: no server listens at the address, or the address cannot be
+/// reached.
 pub fn is_immediate_failure(error: &mysql::Error) -> bool {
     use std::io::ErrorKind::{
         AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable, NotFound,
@@ -19,7 +20,8 @@ pub fn is_immediate_failure(error: &mysql::Error) -> bool {
     io_error_kind(error).is_some_and(|kind| immediate.contains(&kind))
 }
 
-/// Returns whether the connection was refused: the server process and all its transactions have ended.
+/// Returns whether the connection was refused. No process listens at the address then, so the server process and all its
+/// transactions have ended.
 pub fn is_refused(error: &mysql::Error) -> bool {
     io_error_kind(error) == Some(io::ErrorKind::ConnectionRefused)
 }

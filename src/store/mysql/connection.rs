@@ -52,7 +52,7 @@ pub struct ConnectedServer {
 }
 
 impl DbConnection {
-    /// Wraps an open connection of the driver. `open_connections` counts the new value until it is dropped.
+    /// Wraps an open connection of the driver. `open_connections` is 1 higher until the returned value is dropped.
     pub fn new(
         connection: Conn,
         table_info: TableInfo,
@@ -75,7 +75,7 @@ impl DbConnection {
         }
     }
 
-    /// Runs a call of the driver. The watchdog aborts the call after [`CALL_TIMEOUT`].
+    /// Runs `call`, one call of the database driver. The watchdog aborts `call` after [`CALL_TIMEOUT`].
     pub fn with_timeout<T>(
         &mut self,
         call: impl FnOnce(&mut Conn) -> mysql::Result<T>,
@@ -87,7 +87,8 @@ impl DbConnection {
         outcome
     }
 
-    /// Runs a query whose result may be long. Only each read and write is limited, by the socket's timeout.
+    /// Runs a query whose result may be long. The query as a whole has no time limit; each read and write of the socket must
+    /// end within the socket timeout.
     pub fn read<T>(
         &mut self,
         query: impl FnOnce(&mut Conn) -> mysql::Result<T>,
@@ -125,7 +126,7 @@ impl DbConnection {
         Ok(())
     }
 
-    /// Commits the transaction. After an error its outcome may be unknown; see
+    /// Commits the transaction. After an error the outcome of the COMMIT may be unknown; see
     /// [`is_certainly_rolled_back`](super::unknown_commit::is_certainly_rolled_back).
     ///
     /// # Errors
@@ -137,7 +138,7 @@ impl DbConnection {
         Ok(())
     }
 
-    /// Rolls the transaction back. If that fails, the connection is marked as broken.
+    /// Rolls the transaction back. If the ROLLBACK fails, the connection is marked as broken.
     pub fn roll_back(&mut self) {
         let outcome = self.with_timeout(|conn| conn.query_drop("ROLLBACK"));
         self.broken |= outcome.is_err();
@@ -149,8 +150,9 @@ impl Drop for DbConnection {
     fn drop(&mut self) {
         self.watchdog.end(self.socket);
         if self.broken {
-            // Otherwise the driver would first send the rest of a failed write from its buffer, such as part of an INSERT. Then
-            // it would close each prepared statement; if the host hangs, each of these takes one socket timeout.
+            // Without this shutdown the driver would first send the rest of a failed write from its buffer, such as part of an
+            // INSERT. It would then close each prepared statement, and if the host hangs, each of these closings would take one
+            // socket timeout.
             let _ = shutdown(self.socket, Shutdown::Both);
         }
     }
@@ -172,8 +174,8 @@ impl Drop for OpenConnectionGuard {
     }
 }
 
-/// Maximum time for a call, and for each of its reads and writes. It is the same with several hosts, because a Galera
-/// cluster that loses a node stops for five seconds and then continues by itself.
+/// Maximum time for a database call, and for each of its reads and writes; the call is then aborted. The limit is not shorter
+/// with several hosts, because a Galera cluster that loses a node stops for five seconds and then continues by itself.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time after a COMMIT in which the connection is assumed to work, so that START TRANSACTION can be omitted.
 const LIVENESS_WINDOW: Duration = Duration::from_millis(20);

@@ -25,7 +25,8 @@ use crate::sync::lock;
 /// Callback that receives the table's properties each time a connection has read them.
 pub type OnTableInfo = Arc<dyn Fn(&TableInfo) + Send + Sync>;
 
-/// Makes connections for the pool, the prober and the look-up after an unanswered COMMIT. Clones share their state.
+/// Makes connections for the pool, for the thread that checks the hosts, and for the look-up after an unanswered COMMIT. Clones
+/// share their state.
 #[derive(Clone)]
 pub struct Connector {
     shared: Arc<ConnectorState>,
@@ -38,8 +39,8 @@ pub struct ConnectorState {
     health: StoreHealth,
     hosts: Hosts,
     hanging: HangingCommits,
-    /// Error of the host tried last in the most recent attempt to connect; `None` if a host accepted the connection or timed
-    /// out.
+    /// Error of the host tried last, if every host failed without a timeout in the most recent attempt to connect; otherwise
+    /// `None`.
     refused: Mutex<Option<String>>,
     /// Number of open connections, including idle ones.
     open_connections: Arc<AtomicUsize>,
@@ -83,7 +84,7 @@ impl Connector {
     /// are skipped.
     ///
     /// # Errors
-    /// The error of the last host.
+    /// No host accepts a connection. The error is that of the host tried last.
     pub fn connect_any(&self) -> mysql::Result<DbConnection> {
         let ConnectorState { hosts, hanging, .. } = &*self.shared;
         let mut outcome = Err(mysql::DriverError::ConnectTimeout.into());
@@ -94,7 +95,8 @@ impl Connector {
                 all_refused = false;
                 continue;
             }
-            // With several hosts a probe comes first, because its shorter timeout detects a hanging host earlier.
+            // With several hosts a connection with the shorter `PROBE_TIMEOUT` is made first, because it detects a hanging host
+            // earlier.
             let probed = match hosts.count() {
                 1 => Ok(()),
                 _ => self.connect_for_probe(host, None).map(drop),
@@ -116,7 +118,7 @@ impl Connector {
     /// Connects to one host, or to only one of its addresses, sets the session variables and reads the table's properties.
     ///
     /// Only the system's resolver limits the time for resolving the host name. Normally only the pool's threads wait for the
-    /// resolver; a writer waits for it only after an unanswered COMMIT.
+    /// resolver; a writer waits for the resolver only after an unanswered COMMIT.
     ///
     /// # Errors
     /// The host cannot be reached, or the server returns an error.
@@ -159,7 +161,7 @@ impl Connector {
         ))
     }
 
-    /// Connects to one host, or to only one of its addresses, with short timeouts for a probe.
+    /// Connects to one host, or to only one of its addresses, with short timeouts, to check the host.
     ///
     /// # Errors
     /// The host cannot be reached within `PROBE_TIMEOUT`, or the server returns an error.
@@ -184,8 +186,8 @@ impl Connector {
             .set_hosts(self.shared.hosts.status_lines());
     }
 
-    /// Reads the table's properties again after an error that shows that they have changed. The findings are then logged
-    /// before the next connection is made. Errors are ignored, because the next connection also reads the properties.
+    /// Reads the table's properties again after an error that shows that they have changed. The findings are then logged before
+    /// the next connection is made. Errors of this reading are ignored, because the next connection also reads the properties.
     pub fn refresh_table_info(&self, connection: &mut Conn) {
         if let Ok(table_info) = TableInfo::read(connection, &self.shared.settings.table) {
             self.publish_table_info(&table_info);
@@ -202,8 +204,8 @@ impl Connector {
         }
     }
 
-    /// Marks the store as unavailable because `mail_id` has no values left, until a new connection finds free values. Returns
-    /// the reason and how to fix it.
+    /// Marks the store as unavailable because column `mail_id` has no values left, until a new connection finds free values.
+    /// Returns the text of `error` and how to fix it.
     pub fn report_ids_used_up(&self, error: &mysql::Error, table_info: &TableInfo) -> String {
         let reason = auto_increment::counter_error_text(
             error,
@@ -219,8 +221,8 @@ impl Connector {
         self.shared.health.down_reason()
     }
 
-    /// Returns the error of the host tried last in the most recent attempt to connect; `None` if a host accepted the connection
-    /// or timed out.
+    /// Returns the error of the host tried last, if every host failed without a timeout in the most recent attempt to connect;
+    /// otherwise `None`.
     pub fn refusal_reason(&self) -> Option<String> {
         lock(&self.shared.refused).clone()
     }
@@ -232,8 +234,8 @@ impl Connector {
             .hang_reason_on_all(self.shared.hosts.count())
     }
 
-    /// Returns whether a retry of a batch would fail: a COMMIT hangs on every host, or the batch's connection `is_lost` and
-    /// every host refuses a new connection.
+    /// Returns whether a retry of a batch would fail: a COMMIT hangs on every host, or `is_lost` (the batch's connection broke)
+    /// and every host refuses a new connection.
     pub fn is_retry_futile(&self, is_lost: bool) -> bool {
         self.commit_hang_reason().is_some() || (is_lost && self.refusal_reason().is_some())
     }
@@ -284,13 +286,14 @@ impl Connector {
     }
 }
 
-/// Session variables that a 250 reply relies on. They are set explicitly, because the server's configuration may differ.
-/// A value that does not fit is an error; a statement waits at most five seconds for a lock of a row or of the table.
+/// Statements that set the session variables that safe storage depends on. The variables are set explicitly, because the
+/// server's configuration may differ. With these variables a value that does not fit is an error; a statement waits at most
+/// five seconds for a lock of a row or of the table.
 const SESSION_SETTINGS: &[&str] = &[
     "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', \
      SESSION innodb_lock_wait_timeout = 5, SESSION lock_wait_timeout = 5, SESSION autocommit = 1",
     "SET NAMES utf8mb4",
 ];
-/// Capacity of the driver's statement cache: one INSERT for each number of rows, and a few other statements. With a smaller
-/// cache the driver would close INSERTs that [`DbConnection::inserts`] still holds.
+/// Maximum number of prepared statements in the driver's cache: one INSERT for each possible number of rows (65), and a few
+/// others. With a smaller cache the driver would close INSERTs that [`DbConnection::inserts`] still holds.
 const STATEMENT_CACHE_SIZE: usize = 80;

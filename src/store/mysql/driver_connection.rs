@@ -9,12 +9,13 @@ use mysql::{Conn, OptsBuilder};
 use super::driver_panic::{catch_panic, is_panic};
 use super::settings::{MySqlHost, MySqlSettings};
 
-/// Connects to a host of the settings. Returns the connection and the address that answered; `None` for a Unix socket.
+/// Connects to the host with index `host` in `settings`; `configure` adds options. Returns the connection and the address that
+/// answered (`None` for a Unix socket).
 ///
 /// Tries all addresses of the host's name, or only `only_address` if it is given.
 ///
 /// # Errors
-/// The name cannot be resolved, or none of its addresses accepts the connection.
+/// The host's name cannot be resolved, or no address accepts the connection.
 #[expect(
     clippy::indexing_slicing,
     reason = "`host` is an index of `settings.hosts`"
@@ -78,7 +79,8 @@ fn connect(options: OptsBuilder, password: &str) -> mysql::Result<Conn> {
 /// Maximum octets of a password that RSA with OAEP and SHA-1 can encrypt with a key of 2,048 bits: 256, minus 42 for padding
 /// and 1 for the NUL after the password.
 const MAX_PASSWORD_OCTETS: usize = 213;
-/// Time limit for connecting if only one host is configured.
+/// Time limit for a TCP connection to one address, if only one host is configured.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Time limit for connecting to one of several hosts, and for one read or write of a probe.
+/// Time limit for a TCP connection to one address, if several hosts are configured; also for each read and write of a host
+/// check.
 pub const PROBE_TIMEOUT: Duration = Duration::from_secs(1);

@@ -46,8 +46,8 @@ impl fmt::Display for DriverPanic {
 
 impl std::error::Error for DriverPanic {}
 
-/// Logs a panic unless the same panic was logged less than [`REPEAT_AFTER`] ago, because each attempt to connect may cause it
-/// again.
+/// Logs a panic of the driver. Does nothing if the last logged panic has the same text and is more recent than
+/// [`REPEAT_AFTER`], because each attempt to connect may cause the same panic again.
 fn log_once(text: &str) {
     static LAST: Mutex<Option<(String, Instant)>> = Mutex::new(None);
     let mut last = lock(&LAST);

@@ -7,7 +7,7 @@ use crate::mail::CompressAllocError;
 /// What an error means for a batch, and how to continue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorClass {
-    /// The connection broke. Nothing is stored, except that the outcome of a COMMIT is unknown.
+    /// The connection broke. Nothing is stored; but if a COMMIT was sent, its outcome is unknown.
     ConnectionLost,
     /// The transaction was or must be rolled back; a retry may succeed.
     Retry,
@@ -41,8 +41,8 @@ impl ErrorClass {
                 ErrorClass::Mail
             }
             Error::DriverError(DriverError::PacketTooLarge) => ErrorClass::Mail,
-            // Matches only `CompressAllocError`, which this program itself returns. After an ENOMEM from the kernel the connection is
-            // unusable, because the server's answer may still arrive.
+            // Matches only `CompressAllocError`, which this program itself returns, and not an ENOMEM from the kernel: after
+            // ENOMEM the connection is unusable, because the server's answer may still arrive.
             Error::IoError(error)
                 if error
                     .get_ref()
@@ -60,8 +60,8 @@ impl ErrorClass {
 
 fn classify_server_error(error: &MySqlError) -> ErrorClass {
     match error.code {
-        // The message of 1030 contains an errno or an error number of the engine; the messages of 3 and 1026 contain the errno
-        // of a file write.
+        // The message of error 1030 (ER_GET_ERRNO) contains an errno or an error number of the storage engine; the messages of
+        // 3 (EE_WRITE) and 1026 (ER_ERROR_ON_WRITE) contain the errno of a failed file write.
         1030 if errno_in_message(&error.message) == Some(ENOSPC) => ErrorClass::Full,
         3 | 1026
             if errno_in_message(&error.message)
@@ -71,16 +71,16 @@ fn classify_server_error(error: &MySqlError) -> ErrorClass {
         }
         3 | 1026 | 1030 => ErrorClass::Retry,
         1062 if duplicate_id(&error.message).is_some() => ErrorClass::IdsUsedUp,
-        // MySQL returns 1264 if the next AUTO_INCREMENT value exceeds the column's type. The INSERT sets no `mail_id`, so the
-        // ids are used up.
+        // MySQL returns error 1264 (out of range) if the next AUTO_INCREMENT value exceeds the column's type. The INSERT sets
+        // no `mail_id`, so the ids are used up.
         1264 if error.message.contains("'mail_id'") => ErrorClass::IdsUsedUp,
         code => classify_code(code),
     }
 }
 
-/// Returns the errno in a message. If the message contains a mark such as `Errcode: `, the number after it is returned, as in
-/// `Error writing file '/tmp/MLd128' (Errcode: 28 "No space left on device")`. Otherwise the first number is returned, as in
-/// `Got error 28 "No space left on device"`.
+/// Returns the errno in the message of a database error. If the message contains a mark such as `Errcode: `, the number after
+/// it is returned, as in `Error writing file '/tmp/MLd128' (Errcode: 28 "No space left on device")`. Otherwise the first number
+/// is returned, as in `Got error 28 "No space left on device"`.
 ///
 /// The text around the number may be in any language.
 fn errno_in_message(message: &str) -> Option<u32> {
@@ -95,7 +95,8 @@ fn errno_in_message(message: &str) -> Option<u32> {
     digits.get(..end.unwrap_or(digits.len()))?.parse().ok()
 }
 
-/// Returns the id in `Duplicate entry '7' for key 'PRIMARY'`; `None` for another key or a primary key that is not a number.
+/// Returns the id in a message such as `Duplicate entry '7' for key 'PRIMARY'`; `None` for another key or a primary key that is
+/// not a number.
 ///
 /// If the primary key also contains the date, as in a partitioned table, the entry is `'7-2026-01-01 00:00:00'`. MySQL 8 puts
 /// the table before the key's name: `'new_mail.PRIMARY'`. The text around these values may be in any language.
@@ -114,8 +115,8 @@ fn classify_code(code: u16) -> ErrorClass {
         | 1243 | 1927 | 2002 | 2003 | 2006 | 2013 | 3168 | 3169 | 4031 => {
             ErrorClass::ConnectionLost
         }
-        // Deadlock, lock wait timeout, failed certification, changed record.
-        // TiDB, 8002 and above: write conflict, changed schema, region busy or unavailable.
+        // Deadlock, lock wait timeout, failed certification, changed record. Codes from 8002 are errors of TiDB: write
+        // conflict, changed schema, region busy or unavailable.
         1020
         | 1205
         | 1213
@@ -132,8 +133,8 @@ fn classify_code(code: u16) -> ErrorClass {
         1047 => ErrorClass::NotReady,
         1021 | 1114 | 1135 | 3675 => ErrorClass::Full,
         1040 | 1129 | 1203 | 1226 | 1461 => ErrorClass::Busy,
-        // Includes a missing value for a NOT NULL column, a read-only table, an invalid view, and a missing partition for the
-        // current date.
+        // Wrong rights, names or columns. Includes a missing value for a NOT NULL column, a read-only table, an invalid view,
+        // and a missing partition for the current date.
         1036 | 1044 | 1045 | 1046 | 1048 | 1049 | 1054 | 1064 | 1136 | 1142 | 1143 | 1146
         | 1227 | 1356 | 1364 | 1370 | 1526 | 1698 | 3989 => ErrorClass::Schema,
         167 | 1467 => ErrorClass::IdsUsedUp,
@@ -145,7 +146,7 @@ fn classify_code(code: u16) -> ErrorClass {
 
 /// The errno of "No space left on device".
 const ENOSPC: u32 = 28;
-/// ENOSPC, EFBIG (file at its maximum size) and EDQUOT (quota used up).
+/// Errnos of a file write that mean that no space is left: ENOSPC, EFBIG (file at its maximum size) and EDQUOT (quota used up).
 const OUT_OF_SPACE: [u32; 3] = [ENOSPC, 27, 122];
 
 #[cfg(test)]

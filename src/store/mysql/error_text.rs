@@ -26,7 +26,7 @@ pub fn error_with_key(error: &Error, table: &TableName) -> String {
 
 fn config_key_and_fix_for_code(code: u16, table: &TableName) -> (&'static str, &'static str) {
     match code {
-        // If GM_MAIL_TABLE contains the database, MYSQL_DB is not the cause.
+        // If GM_MAIL_TABLE contains the database's name, MYSQL_DB is not the cause.
         1044 | 1049 if table.database().is_some() => TABLE,
         1044 | 1046 | 1049 => DATABASE,
         1045 | 1251 | 1275 | 1524 | 1698 | 1820 | 1862 | 3118 | 3159 | 4151 => USER,

@@ -15,11 +15,11 @@ pub struct GaleraNode {
     cluster: String,
     /// The node's own entry in `addresses`; empty if the node does not report one.
     address: String,
-    /// Addresses of all nodes in the component that this node belongs to.
+    /// Addresses of all nodes that this node is connected with, including its own.
     addresses: Vec<String>,
     /// Whether the node is synced and belongs to the primary component. Only this component may commit.
     is_ready: bool,
-    /// `wsrep_local_state_comment`.
+    /// Value of `wsrep_local_state_comment`, such as `Synced`.
     state: String,
 }
 
@@ -49,8 +49,9 @@ impl GaleraNode {
 
     /// Returns whether this node knows the final outcome of a COMMIT that was sent to `lost`, a node that no longer listens.
     ///
-    /// Both nodes must belong to the same cluster, and this node's primary component must have excluded `lost`. Then no
-    /// transaction of `lost` can arrive any more. While `lost` is still a member, its COMMIT could arrive after the look-up.
+    /// Both nodes must belong to the same cluster, and this node must be in the primary component, without `lost`. No
+    /// transaction of `lost` can then arrive at this node any more. While `lost` is still in the component, its COMMIT could
+    /// arrive after its rows were looked up.
     pub fn is_surviving_peer_of(&self, lost: &GaleraNode) -> bool {
         let count_in = |addresses: &[String]| {
             let is_lost = |address: &&String| **address == lost.address;
@@ -60,7 +61,7 @@ impl GaleraNode {
             && !self.cluster.is_empty()
             && self.cluster == lost.cluster
             && !lost.address.is_empty()
-            // If two nodes report the same address, it identifies neither of them.
+            // If two nodes report the same address, this address identifies neither of them.
             && count_in(&lost.addresses) == 1
             && count_in(&self.addresses) == 0
     }
@@ -96,7 +97,7 @@ fn parse_status(status: &HashMap<String, String>) -> GaleraNode {
             .filter(|address| address.contains(':'))
             .unwrap_or_default(),
         addresses,
-        // This also excludes a donor, which may stall while it sends its data to another node.
+        // The state `Synced` excludes a donor, which may stall while it sends its data to another node.
         is_ready: is_ready && state == "Synced",
         state,
     }

@@ -80,11 +80,12 @@ impl HangingCommit {
 
 /// If an unanswered COMMIT still hangs on its host, excludes the host from use until the COMMIT has ended.
 pub fn block_host_if_hanging(connector: &Connector, commit: &UnknownCommit) {
-    // A younger COMMIT may only be slow; the look-up then waits for its locks.
+    // A COMMIT sent more recently may only be slow. The look-up of its rows then waits for the locks that the COMMIT holds.
     if commit.sent_at.elapsed() < HANG_THRESHOLD {
         return;
     }
-    // If the host does not answer, the look-up cannot reach it either, so the host need not be blocked.
+    // If the host does not answer here, the later look-up of the COMMIT's rows cannot reach the host either, so the host need
+    // not be excluded.
     if let Ok(Some(state)) = commit_state(connector, &commit.sent_to) {
         block_host(connector, commit, &state);
     }
@@ -93,7 +94,7 @@ pub fn block_host_if_hanging(connector: &Connector, commit: &UnknownCommit) {
 /// Waits until no COMMIT hangs on a host.
 ///
 /// # Errors
-/// At the time `until` a COMMIT still hangs. The error is the reason.
+/// A COMMIT still hangs on the host at the time `until`. The error text describes the COMMIT.
 pub fn wait_while_hanging(
     connector: &Connector,
     host: usize,
@@ -108,7 +109,7 @@ pub fn wait_while_hanging(
     Ok(())
 }
 
-/// Returns the state of a COMMIT in the process list of its server; `None` if the list does not contain the COMMIT.
+/// Returns the state of the COMMIT sent to `sent_to`, from SHOW PROCESSLIST; `None` if the list does not contain the COMMIT.
 fn commit_state(connector: &Connector, sent_to: &ConnectedServer) -> mysql::Result<Option<String>> {
     let mut connection = connector.connect_for_probe(sent_to.host, sent_to.address)?;
     let commits = listed_commits(&mut connection)?;
@@ -142,7 +143,7 @@ fn parse_number(text: Option<String>) -> u64 {
     text.and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
-/// Blocks the host of a hanging COMMIT, and starts the thread that unblocks it after the COMMIT has ended.
+/// Excludes the host of a hanging COMMIT from use, and starts the thread that ends the exclusion after the COMMIT has ended.
 fn block_host(connector: &Connector, commit: &UnknownCommit, listed_state: &str) {
     let UnknownCommit { sent_to, sent_at } = commit;
     let name = connector.hosts().name(sent_to.host);
@@ -160,7 +161,7 @@ fn block_host(connector: &Connector, commit: &UnknownCommit, listed_state: &str)
         let shared = connector.downgrade();
         let builder = thread::Builder::new().name("mysql-commits".to_owned());
         if let Err(error) = builder.spawn(move || watch_commits(&shared)) {
-            // Without this thread nothing would ever unblock the host, so the host is not blocked.
+            // Without this thread the exclusion of the host would never end, so the host is not excluded.
             log::error!(reason:% = error; "thread_start_failed");
             return;
         }
@@ -232,7 +233,7 @@ impl From<&HangingCommit> for ConnectedServer {
     }
 }
 
-/// Returns the findings of `goguerrilla check`: one for each host on which a COMMIT hangs.
+/// Returns findings for `goguerrilla check`: one for each host on which a COMMIT hangs.
 pub fn hanging_commit_findings(connector: &Connector) -> Vec<Diagnostic> {
     let count = connector.hosts().count();
     let hanging: Vec<(usize, ProcessListCommit)> = (0..count)
@@ -266,7 +267,8 @@ fn oldest_hanging_commit(connector: &Connector, host: usize) -> Option<ProcessLi
         .max_by_key(|commit| commit.seconds)
 }
 
-/// A COMMIT of at least this age counts as hanging. A Galera cluster that loses a node stops for about this time.
+/// A COMMIT of at least this age counts as hanging. A shorter limit would count COMMITs that are only delayed, because a Galera
+/// cluster that loses a node stops for about this time.
 const HANG_THRESHOLD: Duration = ANSWER_EXPECTED;
-/// Interval between two checks.
+/// Interval between two checks whether the hanging COMMITs have ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);

@@ -36,7 +36,8 @@ impl HostState {
                 return Ok(HostState::Unhealthy(reason));
             }
             let read_only = show_like(connection, "SHOW GLOBAL VARIABLES LIKE 'read_only'")?;
-            // Some nodes that are not ready refuse only statements that read a table. Other errors are not about the host.
+            // Some Galera nodes that are not ready refuse only statements that read a table. Other errors of this SELECT
+            // concern the table or the account, not the host.
             let selected = connection.query_drop(format!("SELECT `hash` FROM {table} LIMIT 0"));
             match selected {
                 Err(mysql::Error::MySqlError(error)) if error.code == NOT_READY => {

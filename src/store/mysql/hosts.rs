@@ -5,10 +5,10 @@
 //!   up ──(read-only: writer or prober)──► standby ──(writable, minimum down time over: prober)──► up
 //! ```
 //!
-//! After each condition the text names who detects it.
+//! After each condition the text names who detects it. The prober is the thread that checks each host.
 //!
-//! The first host that is up is preferred. A standby is healthy but read-only, such as a secondary of a replication group. It
-//! is tried only if no host is up; hosts that are down are tried last. Every host is tried, so a
+//! The first host that is up is preferred. A standby is healthy but read-only, such as a secondary of a replication group.
+//! Standbys are tried only if no host that is up can be used, and hosts that are down are tried last. Every host is tried, so a
 //! wrong state alone never makes mail fail. If only one host is configured, no state is kept.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,8 +21,8 @@ use crate::sync;
 pub struct Hosts {
     names: Vec<String>,
     states: Mutex<Vec<HostState>>,
-    /// Whether one connection may be closed, so that the pool replaces it with a connection to the preferred host. The prober
-    /// sets this once per interval, so connections move one at a time.
+    /// Whether one connection may be closed, so that the pool replaces it with a connection to the preferred host. The thread
+    /// that checks the hosts sets this once per check, so connections move one at a time.
     failback_allowed: AtomicBool,
 }
 
@@ -55,7 +55,7 @@ enum DownKind {
     reason = "a host is an index of `names` and `states`, which have the same length"
 )]
 impl Hosts {
-    /// Creates the list with all hosts up. `names` are used in log lines and messages.
+    /// Creates the list of hosts; all of them are up. `names` are used in log lines and messages.
     pub fn new(names: Vec<String>) -> Hosts {
         let states = vec![HostState::default(); names.len()];
         Hosts {
@@ -97,7 +97,8 @@ impl Hosts {
         }
     }
 
-    /// Records why a host is excluded. Returns whether this changes its state.
+    /// Records that a host is excluded, with `reason` and `kind`. Returns whether the host was up or excluded with another
+    /// kind.
     fn mark_excluded(&self, host: usize, reason: &str, kind: DownKind) -> bool {
         if self.count() == 1 {
             return false;
@@ -120,7 +121,8 @@ impl Hosts {
         has_changed
     }
 
-    /// Marks a host as up if its minimum down time is over. The prober must have found it healthy. The change is logged.
+    /// Marks a host as up if its minimum down time is over. To be called only if a check found the host healthy. The change is
+    /// logged.
     pub fn mark_up(&self, host: usize) {
         let mut states = self.lock();
         let state = &mut states[host];
@@ -136,7 +138,7 @@ impl Hosts {
         }
     }
 
-    /// Returns whether the host is down or a standby while another host is up.
+    /// Returns whether this host is down or a standby, and another host is up.
     pub fn is_down(&self, host: usize) -> bool {
         if self.count() == 1 {
             return false;
@@ -145,8 +147,9 @@ impl Hosts {
         states[host].down.is_some() && states.iter().any(|state| state.down.is_none())
     }
 
-    /// Returns whether a connection to this host must be closed so that a better host can be used: always if the host is down;
-    /// once after each [`allow_failback`](Hosts::allow_failback) if it is up but not the preferred one.
+    /// Returns whether a connection to this host must be closed so that a better host can be used: always if
+    /// [`is_down`](Hosts::is_down); otherwise, if this host is not the preferred one, once after each
+    /// [`allow_failback`](Hosts::allow_failback).
     pub fn take_failback(&self, host: usize) -> bool {
         if self.count() == 1 {
             return false;
@@ -202,7 +205,7 @@ impl Hosts {
 const MIN_DOWN_TIME: Duration = Duration::from_secs(1);
 /// Upper limit of the minimum down time, for a host that fails repeatedly.
 const MAX_DOWN_TIME: Duration = Duration::from_secs(60);
-/// A host that fails within this time after it was marked up is flapping.
+/// If a host fails within this time after it was marked as up, its minimum down time is doubled.
 const FLAP_WINDOW: Duration = Duration::from_secs(60);
 
 #[cfg(test)]

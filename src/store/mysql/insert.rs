@@ -13,7 +13,8 @@ use crate::store::redis::BodyLocations;
 use crate::store::row::Row;
 use crate::store::{TableColumns, TableName};
 
-/// Inserts one row for each recipient whose mail id is not in `stored`.
+/// Inserts one row for each recipient of `mails` whose `hash` is not in `stored`. Bodies that `bodies_in` places in Redis are
+/// not inserted.
 ///
 /// Only the values of about one statement are in memory at a time, so a large mail with a hundred recipients does not need
 /// a hundred times its size. A statement has 1 to 64 rows or 128 rows, so that only few statements must be prepared.
@@ -53,7 +54,7 @@ pub fn insert_rows(
     pending.send(connection, table)
 }
 
-/// Rows that are collected for the next statements.
+/// Rows that are collected for the next INSERT statements.
 #[derive(Default)]
 struct PendingRows {
     rows: usize,
@@ -81,8 +82,8 @@ impl PendingRows {
     }
 }
 
-/// Returns how many of `rows` rows go into the next statement: up to [`PREPARED_ROWS`] all of them, otherwise the largest
-/// possible multiple of [`PREPARED_ROWS`].
+/// Returns how many of `rows` rows go into the next INSERT: all of them if there are at most [`PREPARED_ROWS`], otherwise the
+/// largest possible multiple of [`PREPARED_ROWS`].
 fn rows_in_next_statement(rows: usize) -> usize {
     match rows {
         ..=PREPARED_ROWS => rows,
@@ -161,11 +162,13 @@ fn insert_sql(table: &TableName, rows: usize) -> String {
     )
 }
 
-/// Number of bound values per row. The other columns have the same value in every row.
+/// Number of values per row that are bound as parameters of the INSERT. The values of the other columns are in its SQL text.
 const BOUND_VALUES: usize = 12;
-/// Up to this number of rows, each number of rows has its own prepared statement.
+/// Maximum number of rows for which an INSERT with exactly that number is prepared. More rows are split, and only a multiple of
+/// this number goes into one INSERT.
 const PREPARED_ROWS: usize = 64;
-/// Maximum number of rows per statement. Above a hundred rows the cost per row no longer decreases.
+/// Maximum number of rows per INSERT. Above a hundred rows the cost per row no longer decreases.
 const MAX_STATEMENT_ROWS: usize = 128;
-/// Maximum octets of one statement, even if the server accepts more, because the values are in memory twice during sending.
+/// Maximum octets of the values of one INSERT (a single larger row is sent alone), even if the server accepts more, because the
+/// values are in memory twice during sending.
 const MAX_STATEMENT_OCTETS: usize = 4 << 20;

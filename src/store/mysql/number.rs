@@ -11,7 +11,7 @@ pub struct NumericColumnType {
     pub precision: Option<u64>,
     /// NUMERIC_SCALE: the number of digits after the decimal point.
     pub scale: Option<u64>,
-    /// CHARACTER_MAXIMUM_LENGTH.
+    /// CHARACTER_MAXIMUM_LENGTH: the maximum number of characters; `None` for numbers.
     pub chars: Option<u64>,
 }
 

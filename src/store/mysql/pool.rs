@@ -53,7 +53,7 @@ fn check_idle_connections(connector: &Connector, pool: &Pool<Connector>) {
     if connector.commit_hang_reason().is_some() {
         return;
     }
-    // With several hosts the prober sets the host states, and a failure of one host says nothing about the others.
+    // With several hosts another thread checks the hosts, and a failure of one host says nothing about the others.
     let is_only_host = connector.hosts().count() == 1;
     let health = connector.health();
     let started_at = Instant::now();
@@ -65,12 +65,13 @@ fn check_idle_connections(connector: &Connector, pool: &Pool<Connector>) {
         match error {
             None => {
                 health.set_up();
-                // If ids ran short, the connection is replaced, because a new connection checks whether ids are free again.
+                // If values of `mail_id` ran short, the connection is replaced, because a new connection checks whether ids are
+                // free again.
                 connection.broken = health.has_shortage();
                 return;
             }
-            // The failure is recorded now: the pool marks the store as unavailable only after its own attempt to connect, which
-            // may take as long again.
+            // The failure is recorded now, because the pool marks the store as unavailable only after its own attempt to
+            // connect, and this attempt may take as long as the ping did.
             Some(error) if is_only_host && started_at.elapsed() > ANSWER_EXPECTED => {
                 health.record_failure(&format!("the database did not answer: {error}"));
             }
@@ -85,7 +86,7 @@ impl ManageConnection for Connector {
 
     fn connect(&self) -> Result<DbConnection, mysql::Error> {
         let mut connection = self.connect_any()?;
-        // Must follow the reads of `connect_any`, because these reads must not begin a transaction.
+        // This call must follow `connect_any`, because otherwise the SELECTs of `connect_any` would begin a transaction.
         connection.enable_implicit_begin()?;
         Ok(connection)
     }

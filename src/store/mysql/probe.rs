@@ -11,7 +11,8 @@ use super::backoff::jittered;
 use super::host_state::HostState;
 use super::pool::Connector;
 
-/// Starts the prober. It ends after the pool is dropped. Does nothing if only one host is configured.
+/// Starts the thread that checks each database host and marks it as up, standby or down. The thread ends after the pool is
+/// dropped. Does nothing if only one host is configured.
 ///
 /// # Errors
 /// The thread cannot be started.
@@ -39,13 +40,14 @@ fn run(connector: &Connector, pool: &Weak<Pool<Connector>>) {
         connector.publish_host_status();
         connector.health().set_no_host(hosts.all_down_reason());
         hosts.allow_failback();
-        // The random part prevents several servers from probing and moving their connections at the same moment.
+        // The random part of the pause prevents several SMTP servers from checking the hosts and moving their connections at
+        // the same moment.
         thread::sleep(jittered(PROBE_INTERVAL));
     }
 }
 
-/// Returns the state of a host. The connection is kept for the next probe. If the kept connection broke, a new one is opened at
-/// once, because a server that has closed an idle connection may be healthy.
+/// Returns the state of a host. The connection is kept for the next probe. If the kept connection broke, a new one is opened
+/// immediately, because a server that has closed an idle connection may be healthy.
 fn probe_host(connector: &Connector, host: usize, idle_connection: &mut Option<Conn>) -> HostState {
     if let Some(reason) = connector.hanging_commits().hang_reason(host) {
         return HostState::Unhealthy(reason);
@@ -66,5 +68,5 @@ fn probe_host(connector: &Connector, host: usize, idle_connection: &mut Option<C
     state.unwrap_or_else(|error| HostState::Unhealthy(error.to_string()))
 }
 
-/// Mean interval between two probes.
+/// Mean pause between two checks of all database hosts.
 const PROBE_INTERVAL: Duration = Duration::from_millis(800);

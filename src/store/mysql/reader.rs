@@ -20,7 +20,7 @@ pub struct MySqlReader {
     table: TableName,
     redis: Option<RedisSettings>,
     open_redis: Option<RedisBodyReader>,
-    /// Error of the first failed read from Redis; Redis is not used again after it.
+    /// Error of the first failed read from Redis; Redis is then not read again. Not set by an open Redis Cluster.
     redis_failed: Option<StoreReadError>,
     /// Why some mails of the last listing have no size.
     unknown_sizes: Option<StoreReadError>,

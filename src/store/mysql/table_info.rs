@@ -19,8 +19,8 @@ pub struct TableInfo {
     pub max_packet_octets: usize,
     /// Maximum octets of a value in column `mail`.
     pub max_body_octets: usize,
-    /// Widths and character sets of the columns. Values are truncated and converted to fit. `None` if the table does not exist
-    /// or is not visible.
+    /// Widths and character sets of the columns. Mail values are truncated and converted to fit into them. `None` if the table
+    /// does not exist or is not visible.
     pub columns: Option<TableColumns>,
     /// `InnoDB`, `MyISAM`, …; empty for a view or if the table is not visible.
     pub engine: String,
@@ -43,7 +43,7 @@ pub struct TableInfo {
 }
 
 impl TableInfo {
-    /// Reads the properties. A table that does not exist is not an error.
+    /// Reads the properties of `table` and its server. A table that does not exist is not an error.
     ///
     /// # Errors
     /// The server returned an error, or the connection broke.
@@ -54,7 +54,8 @@ impl TableInfo {
         let max_packet_octets = max_packet_octets.unwrap_or(1 << 20);
         let unsynced_binary_log = unsynced_binary_log(connection)?;
         let (database, name) = (table.database(), table.table());
-        // Without this MySQL 8 may return an AUTO_INCREMENT value that is a day old. Other servers do not know the variable.
+        // Without this setting MySQL 8 may return an AUTO_INCREMENT value that is a day old. Other servers do not know the
+        // variable.
         let _ = connection.query_drop("SET SESSION information_schema_stats_expiry = 0");
         let table_row: Option<TableRow> = connection.exec_first(
             "SELECT ENGINE, ROW_FORMAT, AUTO_INCREMENT FROM information_schema.TABLES
@@ -123,7 +124,7 @@ impl TableInfo {
         let by_packet = self.max_packet_octets.saturating_sub(ROW_OVERHEAD_OCTETS);
         let by_column = self.max_body_octets.saturating_sub(TRACE_OCTETS);
         let octets = by_packet.min(by_column);
-        // Content that cannot be compressed grows by at most 5 octets in 5,000; this reserves 1 in 256.
+        // Content that cannot be compressed grows by at most 5 octets per 5,000; 1 octet per 256 is reserved.
         (octets - octets / 256).max(1_024)
     }
 }
@@ -197,7 +198,7 @@ impl ColumnInfo {
     }
 
     fn to_text_column(&self) -> Column {
-        // No value except the body is longer than `MAX_TEXT_OCTETS`, because a row must fit into a packet.
+        // Values are limited to `MAX_TEXT_OCTETS` even if the column is wider, because a row must fit into a packet.
         let max = self.width.and_then(|width| usize::try_from(width).ok());
         let max = max.unwrap_or(MAX_TEXT_OCTETS).min(MAX_TEXT_OCTETS);
         let counts_chars = matches!(
@@ -211,7 +212,7 @@ impl ColumnInfo {
                 ColumnWidth::Octets(max)
             },
             charset: match self.charset.as_deref() {
-                // A binary column can hold any octets.
+                // A column without a character set is binary, so it can hold any octets.
                 None => ColumnCharset::Unicode,
                 Some("utf8mb4" | "utf16" | "utf32" | "utf16le" | "gb18030") => {
                     ColumnCharset::Unicode

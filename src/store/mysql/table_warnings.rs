@@ -1,4 +1,4 @@
-//! Findings about values that the real columns cannot hold. Each finding contains the statement that fixes it.
+//! Findings about values that the columns of the existing table cannot hold. Each finding contains the statement that fixes it.
 
 use super::auto_increment::AutoIncrementRange;
 use super::table_info::TableInfo;
@@ -57,7 +57,7 @@ fn check_address_column_widths(
     let changes = join(&|(name, _)| {
         format!("MODIFY `{name}` varchar({LONGEST_ADDRESS}) CHARACTER SET utf8mb4 NOT NULL")
     });
-    // In the older row formats a key has at most 767 octets, and there is a key on column `to`.
+    // In the older row formats a key has at most 767 octets, so the key on column `to` does not allow the new width.
     let format = match table_info.row_format.to_ascii_lowercase().as_str() {
         "compact" | "redundant" => "ROW_FORMAT=DYNAMIC, ",
         _ => "",
@@ -69,7 +69,8 @@ fn check_address_column_widths(
     )))
 }
 
-/// Returns an error for each of the columns `hash` and `body` that is too narrow: their values are never truncated.
+/// Returns an error for each of the columns `hash` and `body` that is too narrow, because the values of these columns are never
+/// truncated.
 fn check_fixed_widths(
     table_info: &TableInfo,
     table: &TableName,

@@ -5,8 +5,8 @@
 pub struct UnfilledColumn {
     /// Name of the column.
     pub name: String,
-    /// The clause to write after ALTER TABLE. It gives the column a default that fits its type, or makes it NULL if the type
-    /// has no portable default. `mail_id` gets AUTO_INCREMENT.
+    /// The clause to write after ALTER TABLE. The clause gives the column a default that fits its type, or allows NULL if no
+    /// default works on every server. `mail_id` gets AUTO_INCREMENT.
     pub fix: String,
 }
 

@@ -31,8 +31,8 @@ pub struct UnknownCommit {
 /// Returns whether this error means that the COMMIT was certainly not carried out. After any other error the outcome is
 /// unknown.
 ///
-/// A Galera node answers 1047 without executing the statement. The connection is then closed, which rolls back the
-/// transaction.
+/// A Galera node that is not ready answers error 1047 without executing the COMMIT. The connection is then closed, and closing
+/// rolls back the transaction.
 pub fn is_certainly_rolled_back(error: &mysql::Error) -> bool {
     matches!(error, mysql::Error::MySqlError(error) if matches!(error.code, 1047 | 1205 | 1213 | 1290 | 1792 | 1836 | 3100 | 3101))
 }
@@ -67,7 +67,7 @@ impl MySqlStore {
                 }
                 Err(error) => error,
             };
-            // The COMMIT of the look-up may hang as well.
+            // The look-up ends with its own COMMIT, `second_commit`, which may hang as well.
             for commit in second_commit.iter().chain([commit]) {
                 block_host_if_hanging(&self.connector, commit);
             }
@@ -81,8 +81,9 @@ impl MySqlStore {
         }
     }
 
-    /// Looks up the rows and inserts the missing ones. Returns `false`, without a COMMIT, if rows are missing and the deadline
-    /// has passed; the clients then get 451 and send the mails again.
+    /// Looks up the rows of `part`, inserts the missing ones and commits. Sets `second_commit` before this COMMIT is sent.
+    /// Returns `false`, without a COMMIT, if rows are missing and the deadline has passed; the clients then get 451 and send
+    /// the mails again.
     fn store_missing_rows(
         &self,
         part: &[Mail],
@@ -92,7 +93,7 @@ impl MySqlStore {
     ) -> mysql::Result<bool> {
         let table = self.connector.table();
         let mut connection = connect_for_commit_lookup(&self.connector, &commit.sent_to)?;
-        // Closes the connection unless the COMMIT succeeds.
+        // The connection counts as broken until the COMMIT succeeds, so after an error it is shut down.
         connection.broken = true;
         enable_causal_reads(&mut connection)?;
         connection.begin()?;
@@ -112,8 +113,8 @@ impl MySqlStore {
     }
 }
 
-/// Connects to a server that knows the outcome of a COMMIT that was sent to `sent_to`. Tries the same address first. If this
-/// address refuses connections, tries the Galera nodes whose primary component has excluded `sent_to`. Other hosts, and other
+/// Connects to a server that knows whether the COMMIT sent to `sent_to` succeeded: the same address or, if that address refuses
+/// connections, a Galera node that remained in the primary component when `sent_to` dropped out of it. Other hosts, and other
 /// addresses of the same name, do not know the outcome.
 fn connect_for_commit_lookup(
     connector: &Connector,
@@ -138,7 +139,7 @@ fn connect_for_commit_lookup(
     Err(error)
 }
 
-/// Returns the mail ids of `part` that the table contains, and locks their rows.
+/// Returns the values of column `hash` that both `part` and the table contain, and locks their rows.
 ///
 /// # Errors
 /// The server refused the statement, or the connection broke.
@@ -162,5 +163,5 @@ pub fn stored_ids(
     Ok(stored)
 }
 
-/// Maximum number of ids in one SELECT.
+/// Maximum number of `hash` values in one SELECT.
 const IDS_PER_LOOKUP: usize = 1_000;

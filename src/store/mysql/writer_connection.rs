@@ -7,7 +7,8 @@ use super::batch_failure::BatchFailure;
 use super::error::ErrorClass;
 use super::pool::PooledDbConnection;
 
-/// How long a writer waits for a connection, up to `CONNECTION_TIMEOUT`.
+/// When a writer stops waiting for a connection; it always stops after `CONNECTION_TIMEOUT` or if every host refuses
+/// connections.
 #[derive(Clone, Copy)]
 pub enum DbConnectionWait {
     /// Until the database is known to be down. Used by a writer that prepares its connection before it has mail.
@@ -74,7 +75,8 @@ impl MySqlStore {
             let remaining = until.saturating_duration_since(Instant::now());
             match self.pool.get_timeout(remaining.min(POLL_INTERVAL)) {
                 Ok(connection) => return Ok(connection),
-                // Keeps the longest text: the pool returns the reason of a failure once, and afterwards only the timeout.
+                // Keeps the longest error text, because the pool returns the cause of a failure once and afterwards only the
+                // timeout.
                 Err(error) if error.to_string().len() > pool_error.len() => {
                     pool_error = error.to_string();
                 }
@@ -95,7 +97,7 @@ impl MySqlStore {
     }
 }
 
-/// Maximum time to wait for a connection.
+/// Maximum time to wait for a connection from the pool; the attempt to save then fails.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
-/// Interval at which a waiting writer checks whether the database is down.
+/// Interval at which a writer that waits for a connection checks whether the database is down.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);

@@ -1,7 +1,8 @@
 //! Decides the size of batches when several writers serve one store.
 //!
 //! A COMMIT costs nearly the same for one mail as for fifty, and the next mails arrive while it runs. One writer at a time
-//! takes the first mail of a batch and then waits, at most `LINGER` or `LINGER_BUSY`, until `target_batch` further mails are queued:
+//! takes the first mail of a batch and then waits, at most `LINGER` or `LINGER_BUSY`, until the target number of
+//! further mails is queued:
 //!
 //! ```text
 //! half = half of the average size of the last two batches
@@ -29,7 +30,7 @@ pub struct BatchScheduler {
     acquiring: Mutex<()>,
     batches: Mutex<BatchState>,
     changed: Condvar,
-    /// Queue length that ends the wait; 0 while no writer waits.
+    /// Number of queued mails at which the waiting writer starts its batch; 0 while no writer waits.
     wake_at: AtomicUsize,
 }
 
@@ -40,12 +41,12 @@ struct BatchState {
     last_sizes: [usize; 2],
 }
 
-/// The permit for one batch in flight, which is released on drop.
+/// Counts one batch as in flight until this value is dropped.
 pub struct BatchPermit<'a>(&'a BatchScheduler);
 
 impl BatchScheduler {
-    /// Takes the first mail of a batch and blocks until the batch may start; `None` if `first` returns no mail. `queued`
-    /// returns the length of the queue.
+    /// Takes the first mail of a batch with `first` and blocks until the batch may start. `queued` returns the number of mails
+    /// in the queue. Returns `None` if `first` returns no mail.
     pub fn acquire(
         &self,
         first: impl FnOnce() -> Option<QueuedMail>,
@@ -79,8 +80,8 @@ impl BatchScheduler {
     pub fn notify_queued(&self, mails: usize) {
         let target = self.wake_at.load(Ordering::SeqCst);
         if target > 0 && mails >= target {
-            // The waiting writer takes this lock before it stores `wake_at` and releases it only when it blocks. So it cannot
-            // miss the wake-up.
+            // The waiting writer holds this lock from before it stores `wake_at` until it blocks, so the writer cannot miss the
+            // wake-up.
             let _batches = sync::lock(&self.batches);
             self.changed.notify_one();
         }
@@ -88,7 +89,7 @@ impl BatchScheduler {
 }
 
 impl BatchPermit<'_> {
-    /// Records the size of this batch.
+    /// Records that this batch has `mails` mails.
     pub fn record_size(&mut self, mails: usize) {
         let mut batches = sync::lock(&self.0.batches);
         batches.last_sizes = [batches.last_sizes[1], mails];
@@ -116,9 +117,9 @@ impl BatchState {
     }
 }
 
-/// Smallest batch that is worth a wait or a second COMMIT in flight.
+/// Smallest number of mails that is worth a wait or a second COMMIT in flight.
 const MIN_BATCH: usize = 8;
-/// Number of queued mails at which a batch starts, whatever other batches are in flight.
+/// Number of queued mails at which a batch starts without a further wait, even if other batches are in flight.
 const MAX_BATCH: usize = 64;
 /// Longest wait for more mails while no batch is in flight.
 const LINGER: Duration = Duration::from_millis(1);

@@ -6,7 +6,7 @@ use crate::store::{SaveError, SavedId};
 /// Why a transaction failed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum BatchError {
-    /// The store failed. Saving only a part of the batch would fail too, so it is not tried.
+    /// The store failed. Saving only a part of the batch would fail too, so no part is tried.
     Store(SaveError),
     /// One of the mails may be the cause.
     Mail(SaveError),

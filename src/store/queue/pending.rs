@@ -1,4 +1,5 @@
-//! The states of one mail between its connection and the writer: queued, claimed, answered or withdrawn.
+//! The states of one mail between its connection and the writer: queued, claimed by the writer, answered by the writer, or
+//! withdrawn by the connection.
 
 use std::collections::HashMap;
 use std::io;
@@ -10,12 +11,12 @@ use crate::mail::Mail;
 use crate::store::{SaveError, SavedId};
 use crate::sync;
 
-/// The writer's side of a pending save. If it is dropped without an answer, the client gets 451.
+/// Handle with which a writer takes the mail and answers. If the handle is dropped without an answer, the client gets 451.
 pub struct QueuedMail {
     pending: Arc<Pending>,
 }
 
-/// The connection's side of a pending save.
+/// Handle with which a connection waits for the outcome of its save.
 pub struct SaveWaiter {
     pending: Arc<Pending>,
 }
@@ -26,15 +27,16 @@ struct Pending {
 }
 
 enum PendingState {
-    /// The mail is held here and not in the queue, so its memory is freed at once if the connection gives up.
+    /// The mail is held here and not in the queue, so its memory is freed as soon as the connection withdraws the mail.
     Queued(Box<Mail>),
     Withdrawn,
     Claimed,
-    /// The outcome, and the mail for the thread that allocated it: its allocator can reuse the memory for the next mail.
+    /// The outcome, and the mail. The connection's thread allocated the mail and frees it, so that the memory can be reused for
+    /// the next mail of that thread.
     Answered(Result<SavedId, SaveError>, Option<Box<Mail>>),
 }
 
-/// Returns both sides of a pending save.
+/// Returns the writer's handle and the connection's handle for saving `mail`.
 pub fn pending_save(mail: Mail) -> (QueuedMail, SaveWaiter) {
     let pending = Arc::new(Pending {
         state: Mutex::new(PendingState::Queued(Box::new(mail))),
@@ -59,7 +61,7 @@ impl QueuedMail {
         }
     }
 
-    /// Sets the outcome and, if the mail was claimed, returns the mail to its connection.
+    /// Sets the outcome and returns `mail` to its connection. `mail` is `None` if it was not claimed.
     pub fn answer(self, outcome: Result<SavedId, SaveError>, mail: Option<Mail>) {
         self.set_outcome(outcome, mail);
     }
@@ -82,10 +84,11 @@ impl Drop for QueuedMail {
 }
 
 impl SaveWaiter {
-    /// Waits for the outcome, 62 seconds at most. Withdraws the mail if it is still queued when the client disconnects.
+    /// Waits for the outcome, 62 seconds at most. Withdraws the mail if it is still queued after 30 seconds or when
+    /// `client_left` returns true.
     ///
     /// # Errors
-    /// [`SaveError`]: the mail is not saved, or it is unknown whether it is.
+    /// [`SaveError`]: the mail is not saved, or it is unknown whether the mail is saved.
     pub fn wait(
         self,
         registry: &WaiterRegistry,
@@ -138,15 +141,14 @@ pub struct WaiterRegistry {
     waiters: Mutex<HashMap<usize, (Instant, Arc<Pending>)>>,
 }
 
-/// Registers one connection as waiting for the result of a save, until it is dropped.
+/// Keeps one connection registered as waiting for the outcome of its save, until this guard is dropped.
 struct WaiterGuard<'a> {
     registry: &'a WaiterRegistry,
     pending: &'a Arc<Pending>,
 }
 
 impl WaiterRegistry {
-    /// Creates the registry and starts a thread that periodically checks the waiting connections. The thread ends after the
-    /// registry is dropped.
+    /// Creates the registry and starts the ticker thread, which ends after the registry is dropped.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -190,7 +192,7 @@ impl Drop for WaiterGuard<'_> {
     }
 }
 
-/// Returns the address of a pending save, which identifies it as long as it exists.
+/// Returns the memory address of a pending save, which identifies the save as long as the save exists.
 fn key_of_pending_save(pending: &Arc<Pending>) -> usize {
     Arc::as_ptr(pending).addr()
 }
@@ -201,16 +203,16 @@ impl Pending {
     }
 }
 
-/// Longest time in the queue. A client waits ten minutes for the reply (RFC 5321 §4.5.3.2.6), but occupies a connection slot
-/// all the time.
+/// Maximum time that a mail waits in the queue; after that its client gets 451. A client would wait ten minutes for the reply
+/// (RFC 5321 §4.5.3.2.6), but a waiting client occupies one of the server's connections.
 const MAX_QUEUE_TIME: Duration = Duration::from_secs(30);
-/// Maximum time from when a writer takes a mail out of the queue until its batch is answered. The MySQL store retries for 20
-/// seconds, and a COMMIT started at the last moment may take the rest.
+/// Time that a mail which a writer has taken may wait for its outcome in addition to `MAX_QUEUE_TIME`; after that its client
+/// gets 451. The MySQL store retries for 20 seconds, and a COMMIT that starts at the end of them may take the other 12 seconds.
 const MAX_SAVE_TIME: Duration = Duration::from_secs(32);
-/// Duration of a save after which it is checked whether the client has disconnected.
+/// Time since the start of a save after which the server checks whether the client has disconnected.
 const DISCONNECT_CHECK_AFTER: Duration = Duration::from_secs(1);
 /// Interval between checks of a save that takes longer than a second: whether its time limit has passed and whether the
 /// client is still connected.
 const TICK: Duration = Duration::from_millis(500);
-/// Stack size of the ticker thread, which only iterates over the registry.
+/// Stack size of the ticker thread, in bytes. The thread only iterates over the registry, so a small stack suffices.
 const TICKER_STACK_BYTES: usize = 64 << 10;

@@ -1,7 +1,7 @@
 //! The writer threads, which commit queued mails in batches.
 //!
-//! A writer takes all mails that were queued during the previous commit. So under light load a mail is committed at once, and
-//! batches grow with the load. [`BatchScheduler`] decides how several writers share the queue.
+//! A writer takes all mails that were queued during the previous commit. So under light load a mail is committed immediately,
+//! and batches grow with the load. [`BatchScheduler`] decides how several writers share the queue.
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -63,7 +63,7 @@ impl SaveQueue {
     /// withdrawn: a client that disconnected sends the mail again, so saving it would make a duplicate.
     ///
     /// # Errors
-    /// [`SaveError`]: the mail is not saved, or it is unknown whether it is.
+    /// [`SaveError`]: the mail is not saved, or it is unknown whether the mail is saved.
     pub fn save(
         &self,
         mail: Mail,
@@ -85,7 +85,8 @@ impl SaveQueue {
                 queue.scheduler.notify_queued(queue.queued.len());
                 waiter.wait(&queue.waiters, client_left)
             }
-            // Only writers remove withdrawn mails, so the queue fills while a writer hangs. That takes hours.
+            // A mail whose client has left stays in the queue until a writer removes it, so the queue fills while the writers
+            // hang. Filling it takes hours.
             Err(TrySendError::Full(_)) => Err(SaveError::unavailable(
                 "the queue is full: the store has been stuck for hours",
             )),
@@ -150,8 +151,8 @@ impl Writers {
     pub fn drain_and_join(self) {
         drop(self.stop);
         for thread in self.threads {
-            // The thread catches panics, so `join` returns no error. It may block for a long time, but the shutdown waits
-            // for it only up to a time limit.
+            // The thread catches panics, so `join` returns no error. `join` may block for a long time, but the shutdown waits
+            // for this function only up to a time limit.
             let _ = thread.join();
         }
     }
@@ -199,7 +200,8 @@ impl QueueWriter {
     fn save_batch(&mut self, first: QueuedMail, mut permit: BatchPermit) {
         let _request = self.health.begin_request("a batch");
         if let Err(error) = self.prepare_store() {
-            // Fails only the mails that are already queued. A mail that arrives later starts another attempt.
+            // Fails only the mails that are already queued. A mail that arrives later starts another attempt to prepare the
+            // store.
             let waiting = self.queue.try_iter().take(self.queue.len());
             let waiting = std::iter::once(first).chain(waiting);
             let mut count = 0;
@@ -252,8 +254,8 @@ impl QueueWriter {
         }
     }
 
-    /// Returns another queued mail. If the queue is empty and the batch has two or more mails, yields the processor once, so
-    /// that connections can queue further mails: a commit costs less per mail in a larger batch.
+    /// Returns another queued mail for a batch of `so_far` mails. If the queue is empty and the batch has two or more mails,
+    /// yields the processor once, so that connections can queue further mails: a commit costs less per mail in a larger batch.
     fn next_of_batch(&self, so_far: usize) -> Option<QueuedMail> {
         let next = self.queue.try_recv().ok();
         if next.is_some() || so_far < 2 {
@@ -271,7 +273,8 @@ impl QueueWriter {
         store.prepare_batch()
     }
 
-    /// Takes the queued mails up to the limits of a batch; skips those that were withdrawn.
+    /// Takes `first` and then queued mails until the batch reaches `MAX_BATCH_ROWS` or `MAX_BATCH_OCTETS` or the queue is
+    /// empty; skips withdrawn mails.
     fn collect_batch(&self, first: QueuedMail) -> (Vec<Mail>, Vec<QueuedMail>) {
         let (mut mails, mut queued_mails) = (Vec::new(), Vec::new());
         let (mut rows, mut octets) = (0, 0);
@@ -300,12 +303,12 @@ fn count_store_error(error: &SaveError) {
     });
 }
 
-/// Maximum number of queued mails. Each connection waits for at most one of them; the others were withdrawn while a store hung.
-/// The queue takes about 2 MB, and 20 MB more if all mails have been withdrawn.
+/// Maximum number of queued mails; a further mail gets 451. Each connection waits for at most one of them; the others were
+/// withdrawn while a store hung. The queue takes about 2 MB, and 20 MB more if all mails have been withdrawn.
 const MAX_QUEUED_MAILS: usize = 131_072;
 /// Number of rows at which a batch takes no further mail. Above 100 rows, a commit does not get cheaper per row.
 const MAX_BATCH_ROWS: usize = 256;
-/// Number of octets at which a batch takes no further mail.
+/// Number of octets to store at which a batch takes no further mail.
 const MAX_BATCH_OCTETS: usize = 8 << 20;
 
 #[cfg(test)]

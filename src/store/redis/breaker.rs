@@ -1,4 +1,4 @@
-//! Circuit breaker: after a failure, no command is sent to Redis for some time; then it is tried again.
+//! Circuit breaker: after a failure, no command is sent to Redis for some time; then Redis is tried again.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -27,14 +27,15 @@ impl CircuitBreaker {
             None => true,
             Some(until) if Instant::now() < until => false,
             Some(_) => {
-                // Only this batch tries Redis; the others skip it until the result is recorded.
+                // Only this batch tries Redis. Other batches do not use Redis until the result of this batch is recorded, at
+                // most for twice `STORE_TIMEOUT`.
                 state.open_until = Some(Instant::now() + STORE_TIMEOUT * 2);
                 true
             }
         }
     }
 
-    /// Records a success and closes the breaker.
+    /// Records a success and closes the breaker, so that all batches use Redis again.
     pub fn succeeded(&self) {
         let mut state = self.lock();
         if state.open_until.take().is_some() {
@@ -43,7 +44,7 @@ impl CircuitBreaker {
         state.pause = Duration::ZERO;
     }
 
-    /// Records a failure and opens the breaker for the next, longer pause.
+    /// Records a failure and opens the breaker: Redis is not used for twice the last pause, at most `MAX_PAUSE`.
     pub fn failed(&self, reason: &str) {
         metrics::REDIS_ERRORS.count(());
         let mut state = self.lock();
@@ -57,7 +58,7 @@ impl CircuitBreaker {
     }
 }
 
-/// Pause after the first failure; doubled after each further failure.
+/// Time without Redis after the first failure; doubled after each further failure up to `MAX_PAUSE`.
 const MIN_PAUSE: Duration = Duration::from_secs(1);
-/// Longest pause.
+/// Longest time without Redis after repeated failures.
 const MAX_PAUSE: Duration = Duration::from_secs(30);

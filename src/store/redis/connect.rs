@@ -7,7 +7,7 @@ use r2d2_redis::redis::{self, ConnectionAddr, IntoConnectionInfo};
 use super::connection::RedisConnection;
 
 /// Address and login commands of a Redis server. The redis crate would log in before a timeout can be set and could block
-/// for ever, so this type sends AUTH and SELECT itself.
+/// forever, so this type sends AUTH and SELECT itself.
 pub struct Connector {
     address: ConnectionAddr,
     login: Vec<redis::Cmd>,

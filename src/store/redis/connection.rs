@@ -21,10 +21,11 @@ enum Stream {
 }
 
 impl RedisConnection {
-    /// Connects to the first address that accepts the connection.
+    /// Connects to the Unix socket, or to the first IP address of the host that accepts the connection. `timeout` applies to
+    /// each TCP connection attempt and to each later read and write.
     ///
     /// # Errors
-    /// No address accepts it; the error is the one from the last address.
+    /// No address accepts the connection (the error is the one from the last address), or the URL requires TLS.
     pub fn open(address: &ConnectionAddr, timeout: Duration) -> io::Result<RedisConnection> {
         let stream = match address {
             ConnectionAddr::Unix(path) => Stream::Unix(UnixStream::connect(path)?),
@@ -61,7 +62,7 @@ impl RedisConnection {
     fn read_reply(&mut self) -> RedisResult<Value> {
         let reply = read_resp_value(&mut self.stream);
         if reply.as_ref().is_err_and(|error| !is_server_error(error)) {
-            // The rest of this reply would be read as the reply to the next command.
+            // Without closing, the rest of this reply would be read as the reply to the next command.
             self.close();
         }
         reply

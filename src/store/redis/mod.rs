@@ -1,7 +1,8 @@
 //! Bodies in Redis under their mail ids, each with an expiry.
 //!
-//! No mail depends on Redis: after any error the bodies go into the table, and a batch waits for Redis at most 200 ms. One
-//! thread per writer sends the requests, so that the writer can stop waiting: a socket's timeout restarts with every octet.
+//! No mail depends on Redis: after any error the bodies go into column `mail`, and a batch waits for Redis at most 200 ms. One
+//! thread per writer sends the requests, so that the writer can stop waiting after 200 ms. A socket timeout does not limit the
+//! wait, because the socket timeout restarts with every octet received.
 //! After a failure, a circuit breaker stops the use of Redis for a pause and then tries Redis again.
 
 mod breaker;
@@ -66,11 +67,11 @@ fn split_credentials(url: &str) -> (&str, &str) {
 
 /// Which bodies of a batch are in Redis.
 pub enum BodyLocations {
-    /// No body: all go into the table.
+    /// No body: all bodies go into column `mail` of the table.
     Table,
-    /// All bodies.
+    /// All bodies of the batch.
     Redis,
-    /// The bodies of these mail ids.
+    /// Only the bodies of these mail ids.
     Some(HashSet<MailId>),
 }
 
@@ -89,7 +90,7 @@ impl BodyLocations {
 pub struct RedisStoreError {
     /// The error text for the log.
     pub text: String,
-    /// The node of the cluster to which this node redirected the request. If present, this node works.
+    /// The redirection that a node of the cluster sent, which shows that the node works; `None` after any other error.
     pub redirect: Option<Redirect>,
 }
 
@@ -102,7 +103,7 @@ pub enum Redirect {
     Ask {
         /// The hash slot in the Redis Cluster.
         slot: u16,
-        /// `host:port` of the node that takes the slot over.
+        /// `host:port` of the node to which the slot is being migrated.
         node: String,
     },
 }
@@ -169,9 +170,10 @@ impl RedisBodyWriter {
         })
     }
 
-    /// Sends the bodies of all recipients of a batch to the worker thread; `None` if the bodies go into the table.
+    /// Sends the bodies of all recipients of a batch to the worker thread; `None` if the bodies go into column `mail`.
     pub fn begin_store(&mut self, batch: &[Mail]) -> Option<UnfinishedBodyWrite> {
-        // The bodies of all recipients are in memory at once here. Those of a larger batch go into the table, row by row.
+        // Here the bodies of all recipients are in memory at the same time, so the bodies of a larger batch go into column
+        // `mail`, row by row.
         let octets: usize = batch.iter().map(Mail::stored_octets).sum();
         if octets > MAX_BODIES_OCTETS || !self.breaker.allows() {
             return None;
@@ -184,7 +186,7 @@ impl RedisBodyWriter {
         Some(UnfinishedBodyWrite { number, deadline })
     }
 
-    /// Waits for the result of a request. Returns whether all its bodies are in Redis.
+    /// Waits for the result of the request `pending`. Returns whether all bodies of this request are in Redis.
     pub fn finish_store(&mut self, pending: &UnfinishedBodyWrite) -> bool {
         let stored = self.receive_answer(pending.number, pending.deadline);
         match &stored {
@@ -197,7 +199,7 @@ impl RedisBodyWriter {
     /// Sends bodies to the worker thread and returns the number of the request.
     ///
     /// # Errors
-    /// The thread is still busy at the deadline, or has ended.
+    /// The worker thread is still busy with an earlier request at `deadline`, or has ended.
     pub fn send(
         &mut self,
         bodies: Arc<Bodies>,
@@ -206,7 +208,8 @@ impl RedisBodyWriter {
     ) -> Result<u64, RedisStoreError> {
         self.last_number += 1;
         let number = self.last_number;
-        // The thread may still be busy with an earlier request whose deadline has passed.
+        // Sending may have to wait, because the worker thread may still be busy with an earlier request whose deadline has
+        // passed.
         let request = Request {
             number,
             bodies,
@@ -222,7 +225,7 @@ impl RedisBodyWriter {
         Ok(number)
     }
 
-    /// Waits for the result of the request with this number.
+    /// Waits until `deadline` for the result of the request with this number.
     ///
     /// # Errors
     /// [`RedisStoreError`]: some of the bodies may be missing in Redis.
@@ -234,7 +237,7 @@ impl RedisBodyWriter {
         loop {
             match self.answers.recv_deadline(deadline) {
                 Ok((answered, outcome)) if answered == number => return outcome,
-                // This is the late result of an earlier request. The bodies of that request went into the table.
+                // This is the late result of an earlier request. The bodies of that request went into column `mail`.
                 Ok(_) => {}
                 Err(_) => {
                     return Err(RedisStoreError::new(format!(
@@ -249,7 +252,7 @@ impl RedisBodyWriter {
 /// Returns the mail id and body for each recipient of each mail in a batch.
 ///
 /// # Errors
-/// There is not enough memory for all bodies at once.
+/// There is not enough memory to hold all compressed bodies.
 pub fn bodies_of(batch: &[Mail]) -> Result<Bodies, CompressAllocError> {
     let deliveries = batch.iter().flat_map(|mail| {
         mail.recipients()
@@ -275,7 +278,7 @@ fn describe_error(error: &redis::RedisError) -> String {
         // The text comes from an I/O error or from the redis crate, not from the server.
         _ => text,
     };
-    // A server that does not know AUTH repeats its arguments, including the password, in the error. Cut them off.
+    // A server that does not know AUTH repeats the arguments of AUTH, including the password, in the error; remove them.
     let text = text.split(", with args beginning with").next();
     // Truncated, because a server may send a line of any length.
     text.unwrap_or_default()
@@ -284,11 +287,11 @@ fn describe_error(error: &redis::RedisError) -> String {
         .collect()
 }
 
-/// Maximum number of characters of an error text.
+/// Maximum number of characters of an error text; the rest is removed.
 const MAX_ERROR_CHARS: usize = 300;
-/// Longest time that a batch waits for Redis.
+/// Longest time that a batch waits for Redis; after this time its bodies go into column `mail`.
 pub const STORE_TIMEOUT: Duration = Duration::from_millis(200);
-/// Maximum size of all bodies of a batch, in octets. The bodies of a larger batch go into the table.
+/// Maximum size of all bodies of a batch, in octets. The bodies of a larger batch go into column `mail`.
 pub const MAX_BODIES_OCTETS: usize = 16 << 20;
 
 #[cfg(test)]

@@ -21,7 +21,8 @@ pub struct RedisPool {
     expire_seconds: usize,
 }
 
-/// A pooled connection. It is dropped after any error, because a late reply would be read as the reply to the next command.
+/// A pooled connection. The pool drops the connection after any error, because the late reply to one command would be read as
+/// the reply to the next command.
 struct PooledConnection {
     connection: RedisConnection,
     broken: bool,
@@ -29,7 +30,7 @@ struct PooledConnection {
 
 struct RedisConnectionManager {
     connector: Connector,
-    /// The error of the last attempt to connect. The pool itself reports only that its timeout expired.
+    /// The error of the last attempt to connect, because r2d2 reports only that its timeout expired. `None` after a success.
     last_failure: LastFailure,
 }
 
@@ -61,16 +62,18 @@ impl ManageConnection for RedisConnectionManager {
 }
 
 impl RedisPool {
-    /// Returns a pool with at most one connection per writer. Does not connect yet.
+    /// Returns a pool with at most `writers` connections to the server at `url`. Does not connect yet. Bodies expire after
+    /// `expire_seconds`.
     ///
     /// # Errors
-    /// The URL is malformed. The text does not contain the URL.
+    /// The URL is malformed. The error text does not contain the URL, which may contain a password.
     pub fn new(url: &str, expire_seconds: usize, writers: usize) -> Result<RedisPool, String> {
         let connector = Connector::new(url)
             .map_err(|error| format!("REDIS_INTERFACE: {}", describe_error(&error)))?;
         let last_failure = LastFailure::default();
-        // One thread is enough; r2d2 starts three by default. Nodes do not share a thread: a node that does not answer must not
-        // delay connections to other nodes, and the periodic job of a dropped pool ends only with its thread pool.
+        // One thread that connects is enough; r2d2 starts three by default. The pools of two nodes do not share a thread,
+        // because a node that does not answer must not delay connections to other nodes, and because the periodic job of a
+        // dropped connection pool ends only with its thread pool.
         let threads = ScheduledThreadPool::builder()
             .num_threads(1)
             .thread_name_pattern("redis-connect")
@@ -93,7 +96,8 @@ impl RedisPool {
         })
     }
 
-    /// Stores bodies. If the server had closed the connection, for example because it was idle, tries once more on another one.
+    /// Stores bodies. If the server had closed the pooled connection, for example an idle one, tries once more with another
+    /// connection.
     pub(super) fn store_bodies(
         &self,
         bodies: &Bodies,
@@ -118,7 +122,8 @@ impl RedisPool {
         started_at: Instant,
     ) -> redis::RedisResult<()> {
         let io_error = |text| redis::RedisError::from((redis::ErrorKind::IoError, text));
-        // This wait is shorter than the writer's, so that the writer gets the reason why there is no connection.
+        // The pool gets only 75 % of the remaining time, so that the reason for a missing connection reaches the writer before
+        // the writer stops waiting.
         let remaining = STORE_TIMEOUT
             .saturating_sub(started_at.elapsed())
             .mul_f64(0.75);
@@ -146,8 +151,8 @@ impl RedisPool {
     }
 }
 
-/// Encodes a SETEX command for each body in
-/// [RESP](https://redis.io/docs/latest/develop/reference/protocol-spec/). The redis crate would copy each body three times.
+/// Encodes a SETEX command for each body in [RESP](https://redis.io/docs/latest/develop/reference/protocol-spec/). The redis
+/// crate's encoder is not used, because it would copy each body three times.
 fn encode_setex(bodies: &Bodies, expire_seconds: usize, access: SlotAccess) -> Vec<u8> {
     let octets = bodies
         .iter()
@@ -171,16 +176,17 @@ fn encode_setex(bodies: &Bodies, expire_seconds: usize, access: SlotAccess) -> V
 }
 
 /// Returns whether the server closed the connection. Compares the error text, because the redis crate does not expose the kind
-/// of this I/O error.
+/// of an I/O error.
 fn was_closed(error: &redis::RedisError) -> bool {
     let is_eof = || error.to_string() == io::Error::from(io::ErrorKind::UnexpectedEof).to_string();
     error.is_connection_dropped() || error.is_io_error() && is_eof()
 }
 
-/// Approximate octets of a command without its body.
+/// Approximate size of a SETEX command without its body, in octets. Longer commands only make the buffer grow.
 const COMMAND_OVERHEAD_OCTETS: usize = 112;
-/// Timeout for connecting and for each reply during login. The pool's thread connects; a batch waits for it only
-/// `STORE_TIMEOUT`.
+/// Timeout for connecting and for each reply during login. The pool's thread connects; a batch waits for a connection only
+/// within `STORE_TIMEOUT`.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Longest pause between two attempts to connect to a server that is down.
+/// Longest pause between two attempts to connect to a server that is down. r2d2 limits the pause to half of its connection
+/// timeout.
 const MAX_RECONNECT_PAUSE: Duration = Duration::from_secs(5);

@@ -52,7 +52,7 @@ impl RedisReader {
         reply.map_err(|error| read_error(&self.address, &error))
     }
 
-    /// Returns the body of a mail id; `None` if it has expired.
+    /// Returns the body of the mail id `hash`; `None` if the body has expired.
     ///
     /// # Errors
     /// [`StoreReadError`], which names the server's address and the cause.
@@ -60,7 +60,7 @@ impl RedisReader {
         self.query(redis::cmd("GET").arg(hash))
     }
 
-    /// Returns the body like [`body`](RedisReader::body), or the redirection if a node of a cluster sends one.
+    /// Returns the body like [`body`](RedisReader::body), or the redirection that a node of a cluster sent instead of the body.
     ///
     /// # Errors
     /// [`StoreReadError`], which names the server's address and the cause.
@@ -77,7 +77,8 @@ impl RedisReader {
         }
     }
 
-    /// Returns a field of INFO, such as `maxmemory_policy`; `None` if the server does not report it.
+    /// Returns the field `name`, such as `maxmemory_policy`, of a section of INFO; `None` if the server does not report the
+    /// field.
     pub fn info(&mut self, section: &str, name: &str) -> Option<String> {
         let info: String = redis::cmd("INFO")
             .arg(section)
@@ -89,7 +90,7 @@ impl RedisReader {
         line.map(|value| value.trim().to_owned())
     }
 
-    /// Returns a configuration parameter; `None` if the server does not report it.
+    /// Returns the configuration parameter `name`; `None` if the server does not report the parameter.
     pub fn setting(&mut self, name: &str) -> Option<String> {
         let mut command = redis::cmd("CONFIG");
         let pair: Vec<String> = command
@@ -100,16 +101,16 @@ impl RedisReader {
         pair.into_iter().nth(1)
     }
 
-    /// Writes and deletes `key`, to test whether the server would store a body.
+    /// Stores an empty value under `key` and deletes it, to test whether the server would store a body.
     ///
     /// # Errors
-    /// The server does not store it.
+    /// The server does not store the value; the text gives the reason.
     pub fn try_write(&mut self, key: &str) -> Result<(), String> {
         let mut setex = redis::cmd("SETEX");
         let written: redis::RedisResult<()> =
             setex.arg(key).arg(1).arg("").query(&mut self.connection);
         written.map_err(|error| describe_error(&error))?;
-        // If DEL fails, the key expires after a second.
+        // If DEL fails, the key expires one second after SETEX.
         let _: redis::RedisResult<u64> = redis::cmd("DEL").arg(key).query(&mut self.connection);
         Ok(())
     }
@@ -131,7 +132,8 @@ pub fn display_address(url: &str) -> String {
     }
 }
 
-/// Timeout of `list`, `show` and `check`. No mail waits for these commands.
+/// Timeout of `list`, `show` and `check` for connecting and for each reply. It is longer than `STORE_TIMEOUT`, because no mail
+/// waits for these commands.
 const READ_TIMEOUT: Duration = Duration::from_secs(3);
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! Parses replies of Redis within limits.
 //!
 //! The redis crate's own parser has no limits. It recurses for each nested array, so a few kilobytes of malicious input
-//! overflow its stack and abort the process, and it reads values of any size. Errors are still created by the redis crate,
-//! which classifies them. The format is [RESP2](https://redis.io/docs/latest/develop/reference/protocol-spec/).
+//! overflow the stack and abort the process, and that parser reads values of any size. An error line of the server is still
+//! parsed by the redis crate, which classifies the error. The format is
+//! [RESP2](https://redis.io/docs/latest/develop/reference/protocol-spec/).
 
 use std::io::{self, BufRead, Read};
 
@@ -10,7 +11,7 @@ use r2d2_redis::redis::{self, ErrorKind, RedisError, RedisResult, Value};
 
 use crate::store::reader::MAX_SHOWN_OCTETS;
 
-/// Reads one value.
+/// Reads one reply.
 ///
 /// # Errors
 /// The server sent an error, the reply is not RESP2 or exceeds a limit, or the connection failed.
@@ -88,7 +89,8 @@ fn parse_number(digits: &[u8]) -> RedisResult<i64> {
     number.ok_or_else(|| malformed("not a number"))
 }
 
-/// Parses the length of a value; `None` if the length is negative, which means that there is no value.
+/// Parses the length of a value or array, which must not exceed `max`; `None` if the length is negative, which means that there
+/// is no value.
 fn parse_length(digits: &[u8], max: usize) -> RedisResult<Option<usize>> {
     match usize::try_from(parse_number(digits)?) {
         Ok(length) if length > max => Err(malformed("a value that is too large")),
@@ -101,11 +103,13 @@ fn malformed(reason: &str) -> RedisError {
     RedisError::from((ErrorKind::ResponseError, "parse error", reason.to_owned()))
 }
 
-/// Maximum depth of nested arrays; CLUSTER SLOTS has three levels.
+/// Maximum depth of nested arrays; a deeper reply is an error. The reply to CLUSTER SLOTS has at most four levels.
 const MAX_DEPTH: usize = 8;
-/// Maximum number of elements of an array; CLUSTER SLOTS has at most one for each of its 16,384 slots.
+/// Maximum number of elements of an array; a longer array is an error. The reply to CLUSTER SLOTS has at most one element for
+/// each of the 16,384 slots.
 const MAX_ELEMENTS: usize = 100_000;
-/// Maximum length of a status or error line; Redis limits its own to about a kilobyte.
+/// Maximum length of a line, such as a status or an error, in octets; a longer line is an error. Redis sends at most about a
+/// kilobyte.
 const MAX_LINE_OCTETS: u64 = 64 << 10;
 
 #[cfg(test)]

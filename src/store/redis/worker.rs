@@ -1,5 +1,5 @@
-//! The thread that sends one writer's bodies to Redis. The writer waits for the thread only until a deadline. A timeout of the
-//! socket cannot replace the deadline, because it restarts with every octet.
+//! The thread that sends one writer's bodies to Redis. The writer waits for the thread only until a deadline. A socket timeout
+//! cannot replace the deadline, because the socket timeout restarts with every octet received.
 
 use std::io;
 use std::sync::Arc;
@@ -21,8 +21,8 @@ pub struct Request {
 /// The number of a request and its result.
 pub type WorkerAnswer = (u64, Result<(), RedisStoreError>);
 
-/// Starts the thread, which ends after the request sender or the answer receiver is dropped. A panic fails only the current
-/// request.
+/// Starts the thread, which calls `store` for each request and ends after the request sender or the answer receiver is dropped.
+/// A panic in `store` fails only the current request.
 ///
 /// # Errors
 /// The thread cannot be started.

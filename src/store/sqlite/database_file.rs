@@ -40,7 +40,7 @@ struct Opened {
 }
 
 impl DatabaseFile {
-    /// Returns the file of this name without opening it.
+    /// Returns the database file at `path` without opening it.
     pub fn new(path: &Path) -> DatabaseFile {
         let shared = FileState {
             path: path.to_owned(),
@@ -53,13 +53,13 @@ impl DatabaseFile {
         }
     }
 
-    /// Returns the file's name.
+    /// Returns the path of the database file as configured.
     pub fn path(&self) -> &Path {
         &self.shared.path
     }
 
-    /// Checks that SQLite can open the file without damage. The first call creates a missing file; later calls fail if the name
-    /// refers to another file.
+    /// Checks that SQLite can open the database file without damage. The first call creates a missing file; later calls fail if
+    /// the path does not refer to the file of the first call.
     ///
     /// # Errors
     /// [`SaveError`], which names the file and the fix.
@@ -69,7 +69,7 @@ impl DatabaseFile {
             reject_unusual_file(path)?;
             create_if_missing(path).map_err(|error| creation_error(path, &error))?;
             let opened = Opened::new(path).map_err(|error| creation_error(path, &error))?;
-            // If another thread was first, both have opened the same name.
+            // If another thread was first, the file that it opened is kept; both threads opened the same path.
             let _ = self.shared.opened.set(opened);
         }
         match self.is_in_place() {
@@ -78,42 +78,42 @@ impl DatabaseFile {
         }
     }
 
-    /// Returns whether the name still refers to the opened file.
+    /// Returns whether the configured path still refers to the opened database file.
     pub fn is_in_place(&self) -> bool {
         let opened = self.shared.opened.get();
         opened.is_some_and(|opened| file_identity(self.path()).ok() == Some(opened.identity))
     }
 
-    /// Returns whether the file was truncated to zero length since SQLite opened it. Its pages are then only in the write-ahead
-    /// log.
+    /// Returns whether the database file is empty. If SQLite has opened the file, this means that another program truncated it.
     pub fn is_emptied(&self) -> bool {
         fs::metadata(self.path()).is_ok_and(|metadata| metadata.len() == 0)
     }
 
-    /// Returns the file that was truncated: the database file, its write-ahead log or the log's index.
+    /// Returns the file that was truncated: the database file, its `-wal` or its `-shm`; `None` if none of them was.
     pub fn truncated(&self) -> Option<PathBuf> {
         self.shared.wal_state.truncated(self.path())
     }
 
-    /// Returns the reason if mail cannot be saved because the name does not refer to the opened file, or the file is empty.
+    /// Returns why mail cannot be saved: the path does not refer to the opened database file, or the file is empty. Returns
+    /// `None` in all other cases.
     pub fn unready_reason(&self) -> Option<String> {
         let is_ready = self.is_in_place() && !self.is_emptied();
         (!is_ready).then(|| format!("{}: {MOVED}", self.path().display()))
     }
 
-    /// Returns whether the index of the write-ahead log was truncated.
+    /// Returns whether the index of the write-ahead log (`-shm`) was truncated.
     pub fn is_index_truncated(&self) -> bool {
         wal_state::is_index_truncated(self.path())
     }
 
-    /// Returns whether the opened file was removed: it has no name left.
+    /// Returns whether the opened database file was removed, that is, has no name left.
     pub fn is_removed(&self) -> bool {
         let metadata = (self.shared.opened.get()).and_then(|opened| opened.handle.metadata().ok());
         metadata.is_some_and(|metadata| metadata.nlink() == 0)
     }
 
-    /// Returns the error for mails while `file`, which is the database file or one of its WAL files, is not where it was
-    /// opened. Logs it the first time.
+    /// Returns the error for mails while `file`, which is the database file, its `-wal` or its `-shm`, is not where it was
+    /// opened. Logs the error the first time.
     pub fn displaced_error(&self, file: &Path) -> SaveError {
         let fix = match file == self.path() {
             true => {
@@ -128,7 +128,8 @@ impl DatabaseFile {
         SaveError::Unavailable(format!("{}: {MOVED}; {fix}", file.display()))
     }
 
-    /// Records that all files are where they were opened. Logs it if they were not before.
+    /// Records that the database file, its `-wal` and its `-shm` are where they were opened. Logs `database_back` if
+    /// `database_moved` was logged before.
     pub fn log_return_to_place(&self) {
         if self.shared.is_moved.load(Ordering::Relaxed)
             && self.shared.is_moved.swap(false, Ordering::SeqCst)
@@ -154,7 +155,7 @@ impl Opened {
 ///
 /// # Errors
 /// [`SaveError`]: the path is a folder, pipe or device, or its write-ahead log or rollback journal exists while the database
-/// file is missing or empty. SQLite would delete it, and a write-ahead log with all mails that are not in the file yet.
+/// file is missing or empty. SQLite would delete the log or the journal, and with the log all mails that are only in the log.
 pub fn reject_unusual_file(file: &Path) -> Result<(), SaveError> {
     let is_unusual = fs::metadata(file).is_ok_and(|metadata| !metadata.is_file());
     if is_unusual {
@@ -183,8 +184,8 @@ pub fn reject_unusual_file(file: &Path) -> Result<(), SaveError> {
     Ok(())
 }
 
-/// Creates the file if it is missing. If SQLite created the file, its mode would depend on the umask alone. SQLite gives the
-/// WAL files the mode of the database file.
+/// Creates a missing database file with `DATABASE_MODE`. If SQLite created the file, its mode would depend on the umask alone.
+/// SQLite gives the `-wal` and the `-shm` the mode of the database file.
 fn create_if_missing(file: &Path) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(DATABASE_MODE);
@@ -207,6 +208,6 @@ fn creation_error(file: &Path, error: &io::Error) -> SaveError {
     }
 }
 
-/// Mode of a new database file.
+/// Permissions of a new database file: read and write for the user, read for the group; the umask may remove some.
 const DATABASE_MODE: u32 = 0o640;
 const MOVED: &str = "moved, removed, replaced or truncated while it or its -wal or -shm was open";

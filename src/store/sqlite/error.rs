@@ -9,11 +9,11 @@ use crate::mail::CompressAllocError;
 use crate::store::SaveError;
 use crate::store::queue::bisect::BatchError;
 
-/// The consequences of an SQLite error for the batch and for the open file.
+/// The consequences of an SQLite error for the batch and for the open database file.
 pub struct ClassifiedError {
     /// The error of the batch.
     pub error: BatchError,
-    /// Whether the file must be closed and opened again.
+    /// Whether the database file must be closed and opened again.
     pub reopen: bool,
 }
 
@@ -29,7 +29,7 @@ pub fn classify_error(file: &Path, error: &rusqlite::Error) -> ClassifiedError {
     let unavailable = |text: String| BatchError::Store(SaveError::Unavailable(text));
     let code = error.sqlite_error_code();
     let (error, reopen) = match code {
-        // The conversion failed for lack of memory. Smaller mails of the batch may succeed, so this fails only the one mail.
+        // There was not enough memory for one mail. Smaller mails of the batch may succeed, so only this mail fails.
         None if matches!(error, rusqlite::Error::ToSqlConversionFailure(_)) => {
             (BatchError::Mail(SaveError::Full(text(""))), false)
         }
@@ -46,7 +46,7 @@ pub fn classify_error(file: &Path, error: &rusqlite::Error) -> ClassifiedError {
             let text = text("; the file size limit (RLIMIT_FSIZE) is reached");
             (BatchError::Store(SaveError::Full(text)), true)
         }
-        // The `-shm` file could not grow. SQLite reports FULL only for the other two files.
+        // The `-shm` file could not grow. SQLite reports SQLITE_FULL only for the database file and the `-wal`.
         Some(ErrorCode::SystemIoFailure) if has_code(error, ffi::SQLITE_IOERR_SHMSIZE) => (
             BatchError::Store(SaveError::Full(text("; free disk space"))),
             true,
@@ -89,17 +89,17 @@ pub fn describe_error(error: &rusqlite::Error) -> String {
     }
 }
 
-/// Returns the out-of-memory error of one row, which concerns one mail. Out of memory at COMMIT concerns the store.
+/// Returns an out-of-memory error that fails one mail. Out of memory at COMMIT is another error, which fails the batch.
 pub fn no_memory(error: CompressAllocError) -> rusqlite::Error {
     rusqlite::Error::ToSqlConversionFailure(error.into())
 }
 
-/// Returns whether mapping the `-shm` file or allocating a file buffer failed, which SQLite reports like a disk error.
+/// Returns whether SQLite failed to map the `-shm` file or to allocate a file buffer. SQLite reports both like a disk error.
 fn is_hidden_out_of_memory(error: &rusqlite::Error) -> bool {
     has_code(error, ffi::SQLITE_IOERR_SHMMAP) || has_code(error, ffi::SQLITE_IOERR_NOMEM)
 }
 
-/// Returns whether a write failed because of RLIMIT_FSIZE, which SQLite reports like a disk error.
+/// Returns whether a write failed while RLIMIT_FSIZE is set. SQLite reports a file at this size limit like a disk error.
 fn is_at_size_limit(error: &rusqlite::Error) -> bool {
     has_code(error, ffi::SQLITE_IOERR_WRITE)
         && getrlimit(Resource::RLIMIT_FSIZE).is_ok_and(|(soft, _)| soft != RLIM_INFINITY)

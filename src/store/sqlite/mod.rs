@@ -1,7 +1,7 @@
 //! The default store: one SQLite file, without a database server.
 //!
-//! WAL with `synchronous=FULL`: each COMMIT is synced before the client gets 250. Before and after each batch, the store checks
-//! that the name still refers to the file that was opened.
+//! WAL with `synchronous=FULL`: each COMMIT is synced before the client gets reply 250. Before and after each batch, the store
+//! checks that the names of the database file, its `-wal` and its `-shm` still refer to the files that were opened.
 
 pub(crate) mod database_file;
 pub(crate) mod error;
@@ -37,14 +37,16 @@ pub struct SqliteStore {
 
 struct OpenFile {
     connection: Connection,
-    /// The write-ahead log (`-wal`) and its index (`-shm`).
+    /// The write-ahead log (`-wal`).
     log: SidecarFile,
+    /// The index of the write-ahead log (`-shm`).
     index: SidecarFile,
     insert: String,
 }
 
 impl SqliteStore {
-    /// Opens the file and creates the table if it is missing. Creates the file only if this process has not opened it before.
+    /// Opens the database file and creates the table if the table is missing. Creates a missing database file only if this
+    /// process has not opened it before.
     ///
     /// # Errors
     /// [`SaveError`], which names the file and the cause.
@@ -67,8 +69,9 @@ impl SqliteStore {
         self.check_in_place()
     }
 
-    /// Returns an error while a file is not where SQLite opened it. The connection stays open: the files may be moved back, and
-    /// only this connection can write the log into the moved file.
+    /// Returns an error while the database file, its `-wal` or its `-shm` is not where SQLite opened it, or was truncated. The
+    /// connection stays open, because the files may be moved back, and because only this connection can write the `-wal` back
+    /// into the moved database file.
     fn check_in_place(&mut self) -> Result<(), SaveError> {
         let displaced = (self.open.as_ref()).and_then(|open| open.displaced(&self.file));
         let Some(displaced) = displaced else {
@@ -77,8 +80,8 @@ impl SqliteStore {
         };
         self.cancel_batch();
         if let Some(open) = &self.open {
-            // PASSIVE does not wait for readers. The log is written back now because a program that opens the new file of this
-            // name may delete the log.
+            // PASSIVE does not wait for readers. The `-wal` is written back now, because a program that opens the new database
+            // file of this name may delete the `-wal`.
             open.checkpoint(&self.file, "PASSIVE");
         }
         Err(self.file.displaced_error(&displaced))
@@ -90,7 +93,7 @@ impl SqliteStore {
         }
         if self.opened()?.connection.is_autocommit() {
             self.check_in_place().map_err(BatchError::Store)?;
-            // IMMEDIATE takes the write lock and waits for it; a deferred transaction could get SQLITE_BUSY at its first write.
+            // IMMEDIATE waits for the write lock and takes it; a deferred transaction could get SQLITE_BUSY at its first write.
             let begun = self.opened()?.connection.execute_batch("BEGIN IMMEDIATE");
             begun.map_err(|error| self.roll_back(&error))?;
         }
@@ -105,7 +108,7 @@ impl SqliteStore {
             .insert_all(part)
             .and_then(|()| open.connection.execute_batch("COMMIT"));
         saved.map_err(|error| self.roll_back(&error))?;
-        // The COMMIT succeeded, but perhaps into a file that was moved or removed during the transaction.
+        // The COMMIT succeeded, but perhaps into a database file that was moved or removed during the transaction.
         self.check_in_place().map_err(BatchError::Store)?;
         if let Some(open) = &mut self.open {
             open.log.warn_when_large();
@@ -123,8 +126,8 @@ impl SqliteStore {
             .ok_or_else(|| BatchError::Store(not_open()))
     }
 
-    /// Rolls the transaction back and classifies the error. After an error of the file itself, the file is closed and opened
-    /// again: a second fsync of the same pages may succeed although they were lost.
+    /// Rolls the transaction back and classifies the error. After an error of the database file itself, the file is closed, and
+    /// the next batch opens it again: a second fsync through the same connection may succeed although the first one lost pages.
     fn roll_back(&mut self, error: &rusqlite::Error) -> BatchError {
         let classified = classify_error(self.file.path(), error);
         self.cancel_batch();
@@ -185,8 +188,8 @@ impl OpenFile {
         let insert = insert_statement(table);
         // Fails if an existing table does not have these columns.
         connection.prepare_cached(&insert)?;
-        // On close, SQLite would delete the log by its name, even if another file now has that name. `OpenFile::close` allows
-        // it if the name still refers to the same file.
+        // On close, SQLite would delete the `-wal` by its name, even if another file now has that name. `OpenFile::close`
+        // allows the deletion if the name still refers to the same file.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         let mut log = SidecarFile::new(wal_path(file));
         log.warn_when_large();
@@ -198,7 +201,8 @@ impl OpenFile {
         })
     }
 
-    /// Returns the first file that is not where SQLite opened it.
+    /// Returns the first of the database file, its `-wal` and its `-shm` that is not where SQLite opened it or was truncated;
+    /// `None` if there is no such file.
     fn displaced(&self, file: &DatabaseFile) -> Option<PathBuf> {
         if !file.is_in_place() || file.is_emptied() {
             return Some(file.path().to_owned());
@@ -210,14 +214,15 @@ impl OpenFile {
             .or_else(|| self.truncated(file))
     }
 
-    /// Returns the first file that was truncated; `None` unless all names refer to the files on which SQLite holds its locks.
+    /// Returns the first file that was truncated; `None` if there is none, or if the name of the `-wal` or `-shm` no longer
+    /// refers to the file that SQLite opened.
     fn truncated(&self, file: &DatabaseFile) -> Option<PathBuf> {
         let are_in_place = self.log.is_in_place() && self.index.is_in_place();
         if are_in_place { file.truncated() } else { None }
     }
 
-    /// Closes the connection. SQLite then writes the log into the file and deletes the log by its name. This is safe only if
-    /// the names of the database file and the log still refer to the opened files.
+    /// Closes the connection. SQLite is allowed to write the `-wal` into the database file and to delete the `-wal` by its name
+    /// only if the names of the database file, the `-wal` and the `-shm` still refer to the opened files.
     fn close(self, file: &DatabaseFile) {
         if file.is_index_truncated() {
             // The connection is not closed: SQLite would read the truncated `-shm` file, and SIGBUS would end the process.
@@ -227,15 +232,15 @@ impl OpenFile {
         match self.displaced(file) {
             None => {
                 let config = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
-                // If this fails, the log stays and is read at the next start.
+                // If this fails, the `-wal` stays, and SQLite reads it at the next start.
                 let _ = self.connection.set_db_config(config, false);
             }
             Some(_) => self.truncate_displaced_log(file),
         }
     }
 
-    /// Truncates the log under the old name, so that the next database of this name does not start with it. Renames and deletes
-    /// nothing.
+    /// Writes the `-wal` back into the moved database file and truncates the `-wal`, so that the next database file of the old
+    /// name does not start with this `-wal`. Renames and deletes nothing.
     fn truncate_displaced_log(&self, file: &DatabaseFile) {
         let _ = self.connection.execute_batch("ROLLBACK");
         let _ = self.connection.busy_timeout(CHECKPOINT_TIMEOUT);
@@ -247,11 +252,12 @@ impl OpenFile {
         }
     }
 
-    /// Writes the log into the file through the open descriptors. Returns whether all of the log was written.
+    /// Writes the `-wal` into the database file through the open descriptors. Returns whether the whole `-wal` was written.
+    /// `mode` is PASSIVE or TRUNCATE.
     ///
-    /// Returns `None` and leaves the log as it is if the log was moved together with the file, so that it still belongs to
-    /// the file; if the opened file was deleted, so that only the log holds its last mails; or if a file was truncated, so
-    /// that a checkpoint would damage the database.
+    /// Returns `None` and does not change the `-wal` in three cases: the `-wal` was moved together with the database file, to
+    /// which it still belongs; the opened database file was deleted, so that only the `-wal` holds the last mails; or one of
+    /// the files was truncated, so that a checkpoint would damage the database.
     fn checkpoint(&self, file: &DatabaseFile, mode: &str) -> Option<bool> {
         let is_in_place = file.is_in_place();
         let is_damaged = is_in_place && (file.is_emptied() || self.truncated(file).is_some());
@@ -305,7 +311,8 @@ pub(crate) fn insert_statement(table: &TableName) -> String {
     )
 }
 
-/// Longest time to wait for a lock that another program holds.
+/// Longest time to wait for a lock that another connection holds; after this time SQLite reports SQLITE_BUSY.
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest time to wait for readers when the `-wal` of a moved file is checkpointed; afterwards it is not checkpointed.
+/// Longest time to wait for readers before the `-wal` of a moved database file is truncated; after this time the `-wal` is
+/// kept.
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(1);

@@ -21,7 +21,7 @@ pub struct SqliteReader {
 }
 
 impl SqliteReader {
-    /// Opens an existing file.
+    /// Opens an existing database file.
     ///
     /// # Errors
     /// [`StoreReadError`], which names the file.
@@ -121,8 +121,8 @@ fn octets_of(value: ValueRef<'_>) -> Option<&[u8]> {
 }
 
 impl SqliteReader {
-    /// Returns whether the table has this column. Also returns true if the table is missing, which the query itself then
-    /// reports.
+    /// Returns whether the table has the column `name`. Also returns true if the table is missing, because the query that uses
+    /// the column then reports the missing table.
     fn has_column(&self, name: &str) -> rusqlite::Result<bool> {
         let schema = self.table.database().unwrap_or("main");
         let counted = self.connection.query_row(

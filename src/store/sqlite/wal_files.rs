@@ -19,7 +19,7 @@ pub struct SidecarFile {
 pub type FileIdentity = (u64, u64);
 
 impl SidecarFile {
-    /// Returns the sidecar file with the current identity of the file; without one if the file does not exist.
+    /// Returns the sidecar file at the path `file` with its current identity; without an identity if the file does not exist.
     pub fn new(file: PathBuf) -> SidecarFile {
         let identity = file_identity(&file).ok();
         SidecarFile {
@@ -29,13 +29,13 @@ impl SidecarFile {
         }
     }
 
-    /// Returns whether the name still refers to the file that SQLite opened. True if there was no such file.
+    /// Returns whether the path still refers to the file that SQLite opened. Also true if the file did not exist at `new`.
     pub fn is_in_place(&self) -> bool {
         self.identity.is_none() || file_identity(&self.file).ok() == self.identity
     }
 
     /// Logs a warning when the write-ahead log has become too large. A read transaction that never ends keeps SQLite from
-    /// resetting it, so it grows without limit.
+    /// resetting the write-ahead log, which then grows without limit.
     pub fn warn_when_large(&mut self) {
         let octets = file_len(&self.file);
         let was_large = mem::replace(&mut self.is_large, octets > LARGE_WAL_OCTETS);
@@ -45,7 +45,7 @@ impl SidecarFile {
     }
 }
 
-/// Returns the identity of the file that a name refers to.
+/// Returns the identity of the file at the path `file`.
 ///
 /// # Errors
 /// The file does not exist or its metadata cannot be read.
@@ -58,17 +58,17 @@ pub fn identity_of(metadata: &fs::Metadata) -> FileIdentity {
     (metadata.dev(), metadata.ino())
 }
 
-/// Returns the name of a database file's write-ahead log.
+/// Returns the path of a database file's write-ahead log.
 pub fn wal_path(file: &Path) -> PathBuf {
     with_suffix(&resolve_symlinks(file), "-wal")
 }
 
-/// Returns the name of the index of a database file's write-ahead log.
+/// Returns the path of the index of a database file's write-ahead log.
 pub fn shm_path(file: &Path) -> PathBuf {
     with_suffix(&resolve_symlinks(file), "-shm")
 }
 
-/// Returns the name of a database file's rollback journal, which SQLite uses without WAL mode.
+/// Returns the path of a database file's rollback journal, which SQLite uses without WAL mode.
 pub fn journal_path(file: &Path) -> PathBuf {
     with_suffix(&resolve_symlinks(file), "-journal")
 }
@@ -85,7 +85,7 @@ pub fn resolve_symlinks(file: &Path) -> PathBuf {
     file
 }
 
-/// Returns the file's name with a suffix appended.
+/// Returns the path `file` with `suffix` appended.
 fn with_suffix(file: &Path, suffix: &str) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(suffix);
@@ -97,7 +97,7 @@ pub fn file_len(file: &Path) -> u64 {
     fs::metadata(file).map_or(0, |metadata| metadata.len())
 }
 
-/// Longest chain of symbolic links, the same as Linux's limit.
+/// Maximum number of symbolic links to follow, the same as Linux's limit; further links are not resolved.
 const MAX_LINKS: usize = 40;
-/// Size of the log above which `wal_large` is logged: a read transaction has probably not ended.
+/// Size of the `-wal` in octets above which `wal_large` is logged: a read transaction has probably not ended.
 const LARGE_WAL_OCTETS: u64 = 1 << 30;

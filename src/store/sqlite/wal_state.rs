@@ -1,8 +1,8 @@
 //! Detects that another program has truncated the database file, its write-ahead log or the log's index.
 //!
-//! SQLite trusts its index, which is mapped into memory: it would commit into a truncated log without an error, write a
-//! damaged log back into the database file, and cause SIGBUS if the index itself is too short. The index is therefore
-//! read as a file before and after each transaction (<https://www.sqlite.org/walformat.html#the_wal_index_file_format>).
+//! SQLite trusts its index, which is mapped into memory: it would commit into a truncated `-wal` without an error, write a
+//! damaged `-wal` back into the database file, and cause SIGBUS if the index itself is too short. This module therefore reads
+//! the index as a file before and after each transaction (<https://www.sqlite.org/walformat.html#the_wal_index_file_format>).
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -12,7 +12,7 @@ use std::sync::Mutex;
 use super::wal_files::{FileIdentity, file_identity, file_len, identity_of, shm_path, wal_path};
 use crate::sync;
 
-/// What was seen of the files at the last check.
+/// The opened index (`-shm`) and the length of the database file at the last check.
 #[derive(Default)]
 pub struct WalState {
     inner: Mutex<Inner>,
@@ -20,31 +20,31 @@ pub struct WalState {
 
 #[derive(Default)]
 struct Inner {
-    /// The index. Closing a descriptor releases the POSIX locks that SQLite holds on the same file, so this one stays open
-    /// until the name refers to another file.
+    /// The index (`-shm`). Closing a descriptor releases the POSIX locks that SQLite holds on the same file, so this descriptor
+    /// stays open until the name of the index refers to another file.
     index: Option<(FileIdentity, File)>,
     /// Length of the database file at the last check.
     database_len: u64,
 }
 
-/// The fields of the index header that are needed here.
+/// The fields of the `-shm` header that show how long the `-wal` and the database file must be.
 struct WalIndexHeader {
     page_size: u64,
-    /// Number of valid frames in the log.
+    /// Number of valid frames (page copies) in the `-wal`.
     frames: u64,
     /// Number of pages of the database.
     pages: u64,
 }
 
-/// Returns whether the log index is too short: SIGBUS would end the process when SQLite reads it.
+/// Returns whether the index (`-shm`) is too short, so that SIGBUS would end the process when SQLite reads the index.
 pub fn is_index_truncated(database: &Path) -> bool {
     let index = shm_path(database);
     file_identity(&index).is_ok() && file_len(&index) < INDEX_MIN_OCTETS
 }
 
 impl WalState {
-    /// Returns the file that was truncated: the log index, or the log or database file if it is shorter than its contents
-    /// according to the index.
+    /// Returns the file that was truncated: the `-shm`, or the `-wal` or the database file if it is shorter than the `-shm`
+    /// says. Returns `None` if no file was truncated or the `-shm` cannot be read.
     pub fn truncated(&self, database: &Path) -> Option<PathBuf> {
         let (index, log) = (shm_path(database), wal_path(database));
         if is_index_truncated(database) {
@@ -54,7 +54,7 @@ impl WalState {
         for _ in 0..READ_TRIES {
             let before = inner.read_header(&index)?;
             let (log_len, database_len) = (file_len(&log), file_len(database));
-            // Another program may have written or truncated the log while the lengths were read.
+            // Another program may have written or reset the `-wal` while the lengths were read.
             if inner.read_header(&index)? != before {
                 continue;
             }
@@ -66,7 +66,8 @@ impl WalState {
             if log_len < log_octets {
                 return Some(log);
             }
-            // A checkpoint after VACUUM shortens the database file, but never below the number of pages in the header.
+            // A checkpoint after VACUUM shortens the database file, but never below the number of pages in the
+            // `-shm` header.
             if database_len < inner.database_len.min(header.pages * header.page_size) {
                 return Some(database.to_owned());
             }
@@ -78,7 +79,7 @@ impl WalState {
 }
 
 impl Inner {
-    /// Reads the header of the index; `None` if there is no index.
+    /// Reads the header of the `-shm`; `None` if the file cannot be read or the two copies of the header stay different.
     fn read_header(&mut self, index: &Path) -> Option<[u8; HEADER_OCTETS]> {
         let identity = file_identity(index).ok()?;
         if self
@@ -91,7 +92,7 @@ impl Inner {
             self.index = Some((identity, file));
         }
         let (_, file) = self.index.as_ref()?;
-        // A writer changes the second copy first, so equal copies are consistent.
+        // A writer changes the second copy of the header first, so a header is complete if its two copies are equal.
         for _ in 0..READ_TRIES {
             let mut octets = [0; 2 * HEADER_OCTETS];
             file.read_exact_at(&mut octets, 0).ok()?;
@@ -104,7 +105,7 @@ impl Inner {
     }
 }
 
-/// Returns the fields of a header; `None` if SQLite has not initialized it.
+/// Returns the fields of a `-shm` header; `None` if SQLite has not initialized the header.
 fn parse_header(octets: &[u8]) -> Option<WalIndexHeader> {
     let field = |at: usize| -> Option<u64> {
         let octets = octets.get(at..at + 4)?.try_into().ok()?;
@@ -114,7 +115,7 @@ fn parse_header(octets: &[u8]) -> Option<WalIndexHeader> {
     let page_size = u16::from_ne_bytes(octets.get(14..16)?.try_into().ok()?);
     is_initialized.then_some(())?;
     Some(WalIndexHeader {
-        // The field has 16 bits, and 1 stands for 65,536.
+        // The field has only 16 bits, so 1 stands for a page size of 65,536 octets.
         page_size: if page_size == 1 {
             65_536
         } else {
@@ -125,11 +126,13 @@ fn parse_header(octets: &[u8]) -> Option<WalIndexHeader> {
     })
 }
 
-/// Size of the index header, which is stored twice.
+/// Size of the `-shm` header in octets. The header is stored twice.
 const HEADER_OCTETS: usize = 48;
-/// Minimum length of the index. SQLite maps it in pieces of this size, so a shorter index was truncated.
+/// Minimum length of the `-shm` in octets. SQLite maps the `-shm` in pieces of this size, so a shorter one was truncated.
 const INDEX_MIN_OCTETS: u64 = 32_768;
+/// Size of the header of the `-wal`, in octets.
 const LOG_HEADER_OCTETS: u64 = 32;
+/// Size of the header before each page in the `-wal`, in octets.
 const FRAME_HEADER_OCTETS: u64 = 24;
-/// Attempts to read a consistent state while other programs write.
+/// Number of attempts to read a consistent state while other programs write; after the last one no truncation is reported.
 const READ_TRIES: usize = 100;

@@ -1,8 +1,9 @@
 //! Bodies in a Redis Cluster: each body goes to the node that owns its slot.
 //!
 //! This module has its own slot table and uses one pool per node, because the cluster client of the redis crate has no timeout
-//! for a call and fails a pipeline as a whole. Here each node has its own worker thread and circuit breaker. All nodes receive
-//! their bodies at the same time. If a node is down, only the bodies of its slots go into column `mail`.
+//! for a command and fails a pipeline as a whole. Here each writer has one worker thread per node, and each node has its own
+//! circuit breaker. All nodes receive their bodies at the same time. If a node is down, only the bodies of its slots go into
+//! column `mail`.
 //!
 //! Replies of a node other than OK:
 //!
@@ -44,7 +45,7 @@ struct ClusterState {
     writers: usize,
     slots: Mutex<Arc<SlotTable>>,
     nodes: Mutex<HashMap<String, (RedisPool, CircuitBreaker)>>,
-    /// The circuit breaker for reading the slot table; open while no node reports it.
+    /// The circuit breaker for reading the slot table; open while no node reports the table.
     breaker: CircuitBreaker,
     refresh: Sender<Sender<()>>,
 }
@@ -83,7 +84,7 @@ impl RedisCluster {
         Arc::clone(&lock(&self.shared.slots))
     }
 
-    /// Requests a refresh of the slot table and waits for it until `deadline`.
+    /// Requests a refresh of the slot table and waits until the refresh ends, at most until `deadline`.
     fn refresh(&self, deadline: Instant) {
         let (done, finished) = bounded(1);
         if self.shared.refresh.send_deadline(done, deadline).is_ok() {
@@ -106,7 +107,7 @@ impl RedisCluster {
 }
 
 impl ClusterState {
-    /// Replaces the slot table. Removes the nodes without slots; otherwise the list would grow each time the cluster replaces a
+    /// Replaces the slot table. Removes the nodes without slots; otherwise `nodes` would grow each time the cluster replaces a
     /// node by one with another address.
     fn update_slots(&self, slots: SlotTable) {
         lock(&self.nodes).retain(|address, _| slots.has_node(address));
@@ -176,8 +177,9 @@ impl ClusterBodyWriter {
         found
     }
 
-    /// Sends each body to the owner of its slot. Returns the bodies that were redirected, and whether the slot table is out of
-    /// date.
+    /// Sends each body to the node that `migrating` has for its slot, or else to the owner of the slot. Adds the mail ids of
+    /// the bodies that are in Redis to `stored`, and replaces the content of `migrating` by the new ASK redirections. Returns
+    /// the bodies that were redirected, and whether a node sent MOVED, which means that the slot table is out of date.
     fn store_once(
         &mut self,
         bodies: Bodies,
@@ -250,7 +252,8 @@ impl ClusterBodyWriter {
     }
 }
 
-/// Reads the slot table at each request and at least every `REFRESH_INTERVAL`, because nodes may take over slots at any time.
+/// Reads the slot table at each request of a writer and at least every `REFRESH_INTERVAL`, because nodes may take over slots at
+/// any time.
 fn run_slot_refresh(shared: &Weak<ClusterState>, requests: &Receiver<Sender<()>>) {
     let mut done: Option<Sender<()>> = None;
     loop {

@@ -12,7 +12,7 @@ use crate::store::redis::{Redirect, RedisReader, RedisSettings};
 pub struct ClusterReader {
     settings: RedisSettings,
     slots: SlotTable,
-    /// The nodes that were used. If a node failed, its error is kept and the node is not tried again.
+    /// The nodes that were used, by address. If a node failed, its error is kept and the node is not tried again.
     nodes: HashMap<String, Result<RedisReader, StoreReadError>>,
 }
 
@@ -40,7 +40,7 @@ impl ClusterReader {
         keys.find(|key| self.slots.owner_of(key) == Some(address))
     }
 
-    /// Returns the connection to a node. Opens it if there is none.
+    /// Returns the connection to the node at `address`. Opens a connection if there is none.
     ///
     /// # Errors
     /// [`StoreReadError`]: the node cannot be reached now, or failed before.
@@ -58,10 +58,10 @@ impl ClusterReader {
         }
     }
 
-    /// Returns the body of a mail id; `None` if it has expired.
+    /// Returns the body of the mail id `hash`; `None` if the body has expired.
     ///
     /// # Errors
-    /// [`StoreReadError`]: the node of its slot cannot be queried, or no node owns the slot.
+    /// [`StoreReadError`]: the node that owns the slot of `hash` cannot be queried, or no node owns the slot.
     pub fn body(&mut self, hash: &str) -> Result<Option<Vec<u8>>, StoreReadError> {
         let no_owner =
             || StoreReadError(format!("REDIS_INTERFACE: no node owns the slot of {hash}"));
@@ -90,5 +90,6 @@ impl ClusterReader {
     }
 }
 
-/// Maximum number of keys to try. It is enough to find a key for a node that owns only one of the 16,384 slots.
+/// Maximum number of keys that `key_at` tries before it returns `None`. This is enough to find a key for a node that owns only
+/// one of the 16,384 slots.
 const MAX_KEYS_TRIED: u32 = 300_000;

@@ -10,7 +10,7 @@ use crate::store::redis::{RedisReader, RedisSettings};
 pub struct SlotTable(pub Vec<(u16, u16, String)>);
 
 impl SlotTable {
-    /// Returns the node that owns the slot of a key.
+    /// Returns `host:port` of the node that owns the slot of `key`; `None` if no node owns the slot.
     pub fn owner_of(&self, key: &str) -> Option<&str> {
         let slot = slot_of(key.as_bytes());
         let index = self.0.partition_point(|(_, last, _)| *last < slot);
@@ -31,8 +31,8 @@ impl SlotTable {
         nodes
     }
 
-    /// Parses the reply to CLUSTER SLOTS: first slot, last slot, master, replicas. A node may send an empty host name for
-    /// itself; `queried_address` then replaces it.
+    /// Parses the ranges in the reply to CLUSTER SLOTS; each has a first slot, a last slot, a master and replicas. A node may
+    /// send an empty host name for itself; `queried_address` then is the address of that node.
     fn parse(ranges: &[Vec<Value>], queried_address: &str) -> SlotTable {
         let range = |range: &Vec<Value>| {
             let [Value::Int(first), Value::Int(last), Value::Bulk(master), ..] = range.as_slice()
@@ -63,7 +63,7 @@ impl SlotTable {
 /// Reads the slot table from the first node that reports one: the `known` nodes, then the configured ones.
 ///
 /// # Errors
-/// [`StoreReadError`]: no node reports it; the error is the one from the last node.
+/// [`StoreReadError`]: no node reports a slot table; the error is the one from the last node.
 pub fn read_slots(
     settings: &RedisSettings,
     known: &SlotTable,
