@@ -12,12 +12,12 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Locks `lock` for reading, even if it is poisoned.
-pub fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+pub fn read_lock<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Locks `lock` for writing, even if it is poisoned.
-pub fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+pub fn write_lock<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -31,13 +31,13 @@ mod tests {
     fn lock_is_usable_after_a_panic_poisoned_it() {
         let (mutex, shared) = (Mutex::new(1), RwLock::new(1));
         let panics = || {
-            let _held = (lock(&mutex), write(&shared));
+            let _held = (lock(&mutex), write_lock(&shared));
             panic!("on purpose");
         };
         assert!(catch_unwind(panics).is_err());
         assert!(mutex.is_poisoned() && shared.is_poisoned());
         *lock(&mutex) += 1;
-        *write(&shared) += 1;
-        assert_eq!((*lock(&mutex), *read(&shared)), (2, 2));
+        *write_lock(&shared) += 1;
+        assert_eq!((*lock(&mutex), *read_lock(&shared)), (2, 2));
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock, RwLock};
 use std::time::Duration;
 
 use goguerrilla::connection::{ConnectionSettings, SharedSessionSettings};
-use goguerrilla::http::auth_http::AuthHttp;
+use goguerrilla::http::auth_http::NginxAuthEndpoint;
 use goguerrilla::http::{self, Handler};
 use goguerrilla::net::accept_pool::{AcceptPool, AcceptPoolSettings};
 use goguerrilla::net::trusted_proxies::TrustedProxies;
@@ -138,7 +138,7 @@ static HANDLER: LazyLock<Handler> = LazyLock::new(|| {
         busy_reply: Vec::new(),
         address_limit_reply: Vec::new(),
     };
-    let responder = AuthHttp {
+    let responder = NginxAuthEndpoint {
         pool: AcceptPool::new(pool, Box::new(|_| ())),
         settings: Arc::new(RwLock::new(Arc::clone(&SETTINGS))),
         smtp_address: ([0, 0, 0, 0], 2_525).into(),

@@ -16,7 +16,7 @@ fuzz_target!(|data: &[u8]| {
         let mut dialogue = Dialogue::new(200, 1 << 20, tls);
         if kind / 3 % 3 > 0 {
             let proxy_address = (kind / 3 % 3 == 2).then(|| [192, 0, 2, 1].into());
-            dialogue = dialogue.set_trusted_proxy(proxy_address);
+            dialogue = dialogue.allow_xclient(proxy_address);
         }
         let mut seen = dialogue.receive_all(&pieces);
         dialogue.end();

@@ -18,7 +18,7 @@ fuzz_target!(|data: &[u8]| {
     let mut address = proxy_address.map_or(XclientAddress::NotGiven, XclientAddress::Known);
     let mut helo: Option<String> = None;
     let mut trusted_dialogue =
-        Dialogue::new(100, 1 << 20, TlsState::Unavailable).set_trusted_proxy(proxy_address);
+        Dialogue::new(100, 1 << 20, TlsState::Unavailable).allow_xclient(proxy_address);
     let mut untrusted_dialogue = Dialogue::new(100, 1 << 20, TlsState::Unavailable);
     // Two more errors would end the session.
     for line in lines.split(|octet| *octet == b'\n').take(9) {

@@ -64,8 +64,8 @@ impl Dialogue {
     }
 
     /// Makes the peer a trusted proxy; `proxy_address` is the client address of its PROXY header.
-    pub fn set_trusted_proxy(mut self, proxy_address: Option<IpAddr>) -> Dialogue {
-        self.session.set_trusted_proxy(proxy_address);
+    pub fn allow_xclient(mut self, proxy_address: Option<IpAddr>) -> Dialogue {
+        self.session.allow_xclient(proxy_address);
         self
     }
 

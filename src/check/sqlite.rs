@@ -14,7 +14,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
 use super::sqlite_locks;
-use crate::store::sqlite::database_file::reject_unusual_file;
+use crate::store::sqlite::database_file::reject_unsafe_path;
 use crate::store::sqlite::error::classify_error;
 use crate::store::sqlite::wal_files::{file_len, resolve_symlinks, shm_path, wal_path};
 use crate::store::sqlite::{BUSY_TIMEOUT, insert_statement};
@@ -34,7 +34,7 @@ pub fn check(file: &Path, table: &TableName) -> Vec<Diagnostic> {
 }
 
 fn inspect(file: &Path, table: &TableName, warnings: &mut Vec<String>) -> Result<(), String> {
-    reject_unusual_file(file).map_err(|error| error.to_string())?;
+    reject_unsafe_path(file).map_err(|error| error.to_string())?;
     match fs::metadata(file) {
         Ok(_) => check_rights(file)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return check_creatable(file),
@@ -120,7 +120,7 @@ fn inspect_database(
         try_statements_on_copy(file, &database, table, warnings).map_err(describe)??;
     }
     drop(database);
-    match sqlite_locks::lock_holder(file, is_wal, BUSY_TIMEOUT) {
+    match sqlite_locks::wait_until_unlocked(file, is_wal, BUSY_TIMEOUT) {
         Some(process) => Err(format!(
             "{}: database is locked; another program holds its lock: process {process}",
             file.display()

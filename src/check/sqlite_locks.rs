@@ -16,7 +16,7 @@ use crate::store::sqlite::wal_files::shm_path;
 /// Waits until no lock keeps mail from being saved to `file`, and then returns `None`. After `timeout`, returns the id of a
 /// process that holds such a lock. `is_wal` says whether the file is in WAL mode already; if it is not, a reader's lock counts
 /// too, because it prevents the change to WAL mode.
-pub fn lock_holder(file: &Path, is_wal: bool, timeout: Duration) -> Option<i32> {
+pub fn wait_until_unlocked(file: &Path, is_wal: bool, timeout: Duration) -> Option<i32> {
     // In WAL mode every open connection holds a shared lock, so only exclusive locks count; F_RDLCK conflicts only with those.
     let kind = if is_wal { libc::F_RDLCK } else { libc::F_WRLCK };
     let locks = [

@@ -5,7 +5,7 @@ use crate::logging::{is_printable, push_escaped};
 use crate::server;
 use crate::store::mysql::MySqlReader;
 use crate::store::sqlite::SqliteReader;
-use crate::store::{MailListing, MailReader};
+use crate::store::{ListedMail, MailReader};
 
 /// Opens the configured store for reading.
 ///
@@ -47,7 +47,7 @@ pub fn validate_hash(text: &str) -> Result<(), String> {
 }
 
 /// Formats mails as a table with aligned columns.
-pub fn as_table(mails: &[MailListing]) -> String {
+pub fn as_table(mails: &[ListedMail]) -> String {
     let header = ["HASH", "DATE", "FROM", "TO", "RECIPIENT", "SIZE", "SUBJECT"].map(str::to_owned);
     let cell = |value: &Option<String>| {
         value
@@ -57,7 +57,7 @@ pub fn as_table(mails: &[MailListing]) -> String {
     let rows = mails.iter().map(|mail| {
         let from = mail.from.as_ref();
         [
-            cell(&nonempty_hash(mail)),
+            cell(&hash_or_none(mail)),
             cell(&mail.date),
             from.map_or_else(
                 || cell(&None),
@@ -87,7 +87,7 @@ pub fn as_table(mails: &[MailListing]) -> String {
     rows.iter().map(line).collect()
 }
 
-fn nonempty_hash(mail: &MailListing) -> Option<String> {
+fn hash_or_none(mail: &ListedMail) -> Option<String> {
     Some(mail.hash.clone()).filter(|hash| !hash.is_empty())
 }
 
@@ -105,12 +105,12 @@ fn escape_unprintable(text: &str) -> String {
 }
 
 /// Formats mails as one JSON array on one line.
-pub fn as_json(mails: &[MailListing]) -> String {
+pub fn as_json(mails: &[ListedMail]) -> String {
     let mails: Vec<serde_json::Value> = mails
         .iter()
         .map(|mail| {
             serde_json::json!({
-                "hash": nonempty_hash(mail),
+                "hash": hash_or_none(mail),
                 "date": mail.date,
                 "from": mail.from,
                 "to": mail.to,
@@ -134,17 +134,17 @@ pub fn as_json(mails: &[MailListing]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::ListingSize;
+    use crate::store::ListedMailSize;
 
     #[test]
     fn list_table_escapes_control_characters() {
-        let mail = MailListing {
+        let mail = ListedMail {
             hash: "0f".to_owned(),
             date: None,
             from: Some(String::new()),
             to: Some("u@x".to_owned()),
             recipient: Some("u@y".to_owned()),
-            size: ListingSize::Expired,
+            size: ListedMailSize::Expired,
             subject: Some("a\u{1b}[2J\u{202e}\u{85}".to_owned()),
         };
         let table = as_table(std::slice::from_ref(&mail));

@@ -58,8 +58,8 @@ impl Deadlines {
         let now = Instant::now();
         let is_idle = expected == Expecting::Command && has_delivered;
         let deadline = Deadline::for_command(now, timeout)
-            .with_commands_since(self.without_mail_since(now))
-            .idle_after_delivery(is_idle);
+            .with_commands_since(self.command_period_start(now))
+            .with_idle_after_delivery(is_idle);
         self.command = Some((expected, replies, deadline));
         deadline
     }
@@ -88,7 +88,7 @@ impl Deadlines {
     }
 
     /// Returns the start of the period in which the client has sent commands but no mail.
-    pub(super) fn without_mail_since(&mut self, now: Instant) -> Instant {
+    pub(super) fn command_period_start(&mut self, now: Instant) -> Instant {
         if mem::take(&mut self.is_mail_saved) {
             self.commands_since = now;
         }

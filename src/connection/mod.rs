@@ -194,7 +194,7 @@ impl<'a> ClientConnection<'a> {
     fn read_input(&mut self) -> Result<(), CloseReason> {
         self.flush()?;
         let expected = self.session.expecting();
-        if !self.client.mark_idle(expected == Expecting::Command) {
+        if !self.client.set_idle(expected == Expecting::Command) {
             return Err(self.close_for_shutdown());
         }
         let timeout = self.settings.client_timeout;
@@ -210,7 +210,7 @@ impl<'a> ClientConnection<'a> {
             Expecting::Command | Expecting::TransactionCommand => {
                 // The input buffer may have grown for a rejected message. Commands need only a small buffer, so a large one is
                 // freed.
-                self.input.shrink();
+                self.input.free_large_empty_buffer();
                 self.input.spare_mut(COMMAND_READ_SIZE)
             }
         };
@@ -287,7 +287,7 @@ impl<'a> ClientConnection<'a> {
     fn start_tls(&mut self) -> Result<(), CloseReason> {
         let credentials = self.settings.tls.as_ref().ok_or(CloseReason::TlsFailed)?;
         let now = Instant::now();
-        let commands_since = self.deadlines.without_mail_since(now);
+        let commands_since = self.deadlines.command_period_start(now);
         let deadline = Deadline::for_command(now, self.settings.client_timeout)
             .with_commands_since(commands_since);
         match self.transport.start_tls(credentials.config(), &deadline) {

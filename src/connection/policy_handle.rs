@@ -44,13 +44,13 @@ impl SharedSessionSettings {
 
     /// Returns the settings for the next session.
     pub fn current(&self) -> Arc<SessionSettings> {
-        let inner = sync::read(&self.inner);
+        let inner = sync::read_lock(&self.inner);
         Arc::clone(&inner.current)
     }
 
     /// Returns the settings as configured, without the limits of the store.
     pub fn configured_settings(&self) -> SessionSettings {
-        let inner = sync::read(&self.inner);
+        let inner = sync::read_lock(&self.inner);
         inner.configured.clone()
     }
 
@@ -65,7 +65,7 @@ impl SharedSessionSettings {
     }
 
     fn update(&self, change: impl FnOnce(&mut Inner)) {
-        let mut inner = sync::write(&self.inner);
+        let mut inner = sync::write_lock(&self.inner);
         change(&mut inner);
         let configured = inner.configured.clone();
         inner.current = Arc::new(match inner.store_limits {

@@ -17,7 +17,7 @@ impl ClientConnection<'_> {
             false => None,
         };
         if self.client.is_trusted_proxy {
-            self.session.set_trusted_proxy(client_address);
+            self.session.allow_xclient(client_address);
         }
         match self.client.implicit_tls {
             true => self.start_tls(),
@@ -34,7 +34,7 @@ impl ClientConnection<'_> {
             return Err(CloseReason::UntrustedProxy);
         }
         // The client is marked idle, so that the pool can end the wait for the PROXY header at shutdown.
-        if !client.mark_idle(true) {
+        if !client.set_idle(true) {
             return Err(CloseReason::Shutdown);
         }
         let received = proxy_protocol::receive(&mut self.transport);

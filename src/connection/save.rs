@@ -15,7 +15,7 @@ impl ClientConnection<'_> {
     /// Saves a message and returns the reply to it.
     pub(super) fn save(&mut self, envelope: Envelope, content: Content) -> Reply {
         let started_at = Instant::now();
-        self.input.shrink();
+        self.input.free_large_empty_buffer();
         let octets = content.octets().len();
         let outcome = self.build_mail(envelope, content).and_then(|mail| {
             let from = mail.reverse_path().to_owned();

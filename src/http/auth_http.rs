@@ -16,7 +16,7 @@ use crate::smtp::reply::{self, Reply};
 use crate::sync;
 
 /// Answers nginx's auth_http requests.
-pub struct AuthHttp {
+pub struct NginxAuthEndpoint {
     /// Provides the number of free connection slots.
     pub pool: Arc<AcceptPool>,
     /// Settings of new connections: accepted domains and the store.
@@ -25,7 +25,7 @@ pub struct AuthHttp {
     pub smtp_address: SocketAddr,
 }
 
-impl AuthHttp {
+impl NginxAuthEndpoint {
     /// Returns the answer to one auth_http request of nginx.
     pub fn handle(&self, request: &Request) -> Response {
         // nginx passes on AUTH PLAIN even if it does not offer AUTH. The answer `OK` would then mean that any password is
@@ -37,7 +37,7 @@ impl AuthHttp {
         let settings = self.settings();
         if settings.session.current().is_relay_rcpt(recipient) {
             let refusal = rejection(&reply::R550_RELAY_DENIED, AuthAnswer::RelayDenied);
-            return match login_attempt(request) {
+            return match login_attempt_number(request) {
                 // Without Auth-Wait nginx closes the client's connection, and the client needs a new one for its other
                 // recipients.
                 ..MAX_DENIED_RECIPIENTS => refusal.with_header("Auth-Wait", 1),
@@ -57,7 +57,7 @@ impl AuthHttp {
     }
 
     fn settings(&self) -> Arc<ConnectionSettings> {
-        Arc::clone(&sync::read(&self.settings))
+        Arc::clone(&sync::read_lock(&self.settings))
     }
 }
 
@@ -70,7 +70,7 @@ fn rejection(reply: &Reply, answer: AuthAnswer) -> Response {
 }
 
 /// Returns the number of nginx's requests for this client so far, including this one.
-fn login_attempt(request: &Request) -> u32 {
+fn login_attempt_number(request: &Request) -> u32 {
     let digits = request.header("Auth-Login-Attempt").unwrap_or_default();
     let number = std::str::from_utf8(digits)
         .ok()

@@ -52,7 +52,7 @@ impl Response {
 
     /// Replaces the content type.
     #[must_use]
-    pub fn content_type(mut self, content_type: &'static str) -> Response {
+    pub fn with_content_type(mut self, content_type: &'static str) -> Response {
         self.content_type = content_type;
         self
     }

@@ -6,4 +6,4 @@ mod server;
 pub mod status;
 
 pub use message::{Request, Response};
-pub use server::{Handler, MAX_CONNECTIONS, respond, serve};
+pub use server::{Handler, MAX_HTTP_CONNECTIONS, respond, serve};

@@ -31,7 +31,7 @@ pub fn serve(listener: &Arc<Listener>, handler: Handler) -> io::Result<()> {
         let slots = Arc::new(());
         let mut timeout = SLOT_TIMEOUT;
         while let Some((socket, peer)) = listener.accept() {
-            let is_full = || Arc::strong_count(&slots) > MAX_CONNECTIONS;
+            let is_full = || Arc::strong_count(&slots) > MAX_HTTP_CONNECTIONS;
             let wait_until = Instant::now() + timeout;
             while is_full() && Instant::now() < wait_until {
                 thread::sleep(SLOT_POLL_INTERVAL);
@@ -188,11 +188,11 @@ fn time_left(until: Instant) -> io::Result<Duration> {
 
 /// Maximum number of HTTP connections at the same time. A further connection is closed without a response if no other one ends
 /// within a second.
-pub const MAX_CONNECTIONS: usize = 32;
-/// How long a connection beyond [`MAX_CONNECTIONS`] waits for another one to end. Later connections wait in the listen backlog
-/// meanwhile, so that all requests of a short burst are answered.
+pub const MAX_HTTP_CONNECTIONS: usize = 32;
+/// How long a connection beyond [`MAX_HTTP_CONNECTIONS`] waits for another one to end. Later connections wait in the listen
+/// backlog meanwhile, so that all requests of a short burst are answered.
 const SLOT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Interval at which a connection beyond [`MAX_CONNECTIONS`] checks whether another one has ended.
+/// Interval at which a connection beyond [`MAX_HTTP_CONNECTIONS`] checks whether another one has ended.
 const SLOT_POLL_INTERVAL: Duration = Duration::from_millis(1);
 /// Maximum size of the request line and headers in octets; beyond it the response is 431 (Request Header Fields Too Large).
 const MAX_HEAD_OCTETS: usize = 8_192;
@@ -290,7 +290,7 @@ mod tests {
     fn http_connection_over_the_limit_is_closed_and_later_ones_are_served() {
         let listener = start_echo_server();
         let connect = |_| TcpStream::connect(listener.address()).unwrap();
-        let idle: Vec<TcpStream> = (0..MAX_CONNECTIONS).map(connect).collect();
+        let idle: Vec<TcpStream> = (0..MAX_HTTP_CONNECTIONS).map(connect).collect();
         let mut next = connect(0);
         assert_eq!(next.read(&mut [0]).unwrap_or(0), 0);
         drop(idle);

@@ -23,7 +23,7 @@ impl StatusEndpoints {
         match request.path {
             "/metrics" => {
                 self.set_gauges(&self.settings());
-                Response::text(200, metrics::render()).content_type(metrics::CONTENT_TYPE)
+                Response::text(200, metrics::render()).with_content_type(metrics::CONTENT_TYPE)
             }
             // Any answer shows that the process is alive.
             "/livez" => Response::text(200, "ok\n"),
@@ -67,12 +67,12 @@ impl StatusEndpoints {
     }
 
     fn settings(&self) -> Arc<ConnectionSettings> {
-        Arc::clone(&sync::read(&self.settings))
+        Arc::clone(&sync::read_lock(&self.settings))
     }
 }
 
 /// Sets the gauges of version and start time; called at startup.
-pub fn set_start() {
+pub fn set_version_and_start_gauges() {
     metrics::BUILD.set(1);
     metrics::STARTED_AT.set(seconds_since_1970(SystemTime::now()));
 }

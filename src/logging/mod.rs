@@ -13,7 +13,7 @@ use log::{LevelFilter, Log, Metadata, Record};
 use nix::unistd::{Gid, Uid};
 
 pub use self::format::{is_printable, push_escaped};
-use self::writer::{LogBuffer, Target};
+use self::writer::{LogBuffer, LogOutput};
 
 /// Format of the log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,12 +35,12 @@ pub struct LogFile {
 
 impl LogFile {
     /// Opens `file` for appending. `/dev/stdout` and `/dev/stderr` mean these streams; an empty name means stderr.
-    /// Lines are buffered until [`start_writing`](LogFile::start_writing).
+    /// Lines are buffered until [`start_log_writer`](LogFile::start_log_writer).
     ///
     /// # Errors
     /// The file cannot be opened.
     pub fn open(file: &Path, format: LogFormat) -> io::Result<LogFile> {
-        let buffer = Arc::new(LogBuffer::new(Target::open(file)?, format));
+        let buffer = Arc::new(LogBuffer::new(LogOutput::open(file)?, format));
         let logger = Logger(Arc::clone(&buffer));
         if log::set_boxed_logger(Box::new(logger)).is_ok() {
             log::set_max_level(LevelFilter::Info);
@@ -53,7 +53,7 @@ impl LogFile {
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn start_writing(&self) -> io::Result<()> {
+    pub fn start_log_writer(&self) -> io::Result<()> {
         let buffer = Arc::clone(&self.buffer);
         let writer = thread::Builder::new().name("log".to_owned());
         writer.spawn(move || buffer.run())?;
@@ -67,7 +67,7 @@ impl LogFile {
     /// # Errors
     /// The file cannot be opened, or a write to the old file blocks. The old file stays in use.
     pub fn reopen(&self, file: &Path, format: LogFormat) -> io::Result<()> {
-        self.buffer.reopen(Target::open(file)?, format)
+        self.buffer.reopen(LogOutput::open(file)?, format)
     }
 
     /// Changes the owner of the log file to the user that the server will run as, so that a later start can append to the file.

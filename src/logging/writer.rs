@@ -28,7 +28,7 @@ pub struct LogBuffer {
     not_empty: Condvar,
     /// Wakes the threads that wait in [`LogBuffer::flush`], after a write has ended.
     written: Condvar,
-    target: Mutex<Target>,
+    target: Mutex<LogOutput>,
     as_json: AtomicBool,
     /// The last write failed, perhaps in the middle of a line.
     partial_line: AtomicBool,
@@ -51,7 +51,7 @@ struct UnwrittenLogLines {
 impl LogBuffer {
     /// Returns an empty buffer. Until [`set_has_writer`](LogBuffer::set_has_writer) is called, no thread writes the lines: they
     /// stay in the buffer until [`flush`](LogBuffer::flush) writes them.
-    pub fn new(target: Target, format: LogFormat) -> LogBuffer {
+    pub fn new(target: LogOutput, format: LogFormat) -> LogBuffer {
         LogBuffer {
             lines: Mutex::new(UnwrittenLogLines::default()),
             not_empty: Condvar::new(),
@@ -79,7 +79,7 @@ impl LogBuffer {
     ///
     /// # Errors
     /// The writing thread is blocked in a write to the old file.
-    pub fn reopen(&self, target: Target, format: LogFormat) -> io::Result<()> {
+    pub fn reopen(&self, target: LogOutput, format: LogFormat) -> io::Result<()> {
         self.flush();
         let mut current = self.lock_target().ok_or(io::ErrorKind::TimedOut)?;
         *current = target;
@@ -95,8 +95,8 @@ impl LogBuffer {
     /// The system call fails, or the owner of the log file is neither root nor `user`.
     pub fn chown_to(&self, user: Uid, group: Gid) -> io::Result<()> {
         match &*sync::lock(&self.target) {
-            Target::File(file) => secure_open::chown_to(file, user, group),
-            Target::Stdout | Target::Stderr => Ok(()),
+            LogOutput::File(file) => secure_open::chown_to(file, user, group),
+            LogOutput::Stdout | LogOutput::Stderr => Ok(()),
         }
     }
 
@@ -151,7 +151,7 @@ impl LogBuffer {
     }
 
     /// Locks `target`. Returns `None` if the writing thread still blocks in a write to the file after [`FLUSH_TIMEOUT`].
-    fn lock_target(&self) -> Option<MutexGuard<'_, Target>> {
+    fn lock_target(&self) -> Option<MutexGuard<'_, LogOutput>> {
         let give_up_at = Instant::now() + FLUSH_TIMEOUT;
         loop {
             match self.target.try_lock() {
@@ -164,7 +164,7 @@ impl LogBuffer {
     }
 
     /// Takes all lines and writes them. The caller holds the lock of `target`, so lines are written in the order of the buffer.
-    fn write_to(&self, target: &mut Target) {
+    fn write_to(&self, target: &mut LogOutput) {
         let (mut octets, dropped) = self.take_lines();
         if dropped > 0 {
             let now = Timestamp::now();
@@ -203,22 +203,22 @@ impl LogBuffer {
 }
 
 /// The output of the log.
-pub enum Target {
+pub enum LogOutput {
     Stdout,
     Stderr,
     File(File),
 }
 
-impl Target {
+impl LogOutput {
     /// Opens `file` for appending. `/dev/stdout` and `/dev/stderr` mean these streams; an empty name means stderr.
     ///
     /// # Errors
     /// The file cannot be opened.
-    pub fn open(file: &Path) -> io::Result<Target> {
+    pub fn open(file: &Path) -> io::Result<LogOutput> {
         Ok(match file.to_str() {
-            Some("/dev/stdout") => Target::Stdout,
-            Some("/dev/stderr" | "") => Target::Stderr,
-            _ => Target::File(secure_open::open(
+            Some("/dev/stdout") => LogOutput::Stdout,
+            Some("/dev/stderr" | "") => LogOutput::Stderr,
+            _ => LogOutput::File(secure_open::open(
                 file,
                 OpenOptions::new().append(true).create(true).mode(LOG_MODE),
             )?),
@@ -227,12 +227,12 @@ impl Target {
 
     fn write(&mut self, lines: &[u8]) -> io::Result<()> {
         match self {
-            Target::Stdout => {
+            LogOutput::Stdout => {
                 let mut stdout = io::stdout().lock();
                 stdout.write_all(lines).and_then(|()| stdout.flush())
             }
-            Target::Stderr => io::stderr().lock().write_all(lines),
-            Target::File(file) => file.write_all(lines),
+            LogOutput::Stderr => io::stderr().lock().write_all(lines),
+            LogOutput::File(file) => file.write_all(lines),
         }
     }
 }

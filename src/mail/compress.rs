@@ -57,7 +57,7 @@ impl Deflated {
     /// [`CompressAllocError`]: a buffer of about the length of `plain` cannot be allocated.
     pub fn new(plain: &[u8]) -> Result<Deflated, CompressAllocError> {
         Ok(Deflated {
-            octets: deflate(None, plain)?,
+            octets: compress_with_pool(None, plain)?,
             plain_octets: plain.len(),
             plain_adler32: adler32(plain),
         })
@@ -95,7 +95,7 @@ impl Deflated {
 /// # Errors
 /// [`CompressAllocError`]: a buffer of about the length of `plain` cannot be allocated.
 pub fn zlib_stream(prefix: &[u8], plain: &[u8]) -> Result<Vec<u8>, CompressAllocError> {
-    deflate(Some(prefix), plain)
+    compress_with_pool(Some(prefix), plain)
 }
 
 fn write_zlib_header(stream: &mut Vec<u8>, prefix: &[u8]) {
@@ -175,11 +175,11 @@ struct PooledCompressor {
 ///
 /// The list holds at most [`MAX_IDLE_COMPRESSORS`], and never more than the number of threads that compressed at the
 /// same time.
-static COMPRESSORS: Mutex<Vec<PooledCompressor>> = Mutex::new(Vec::new());
+static IDLE_COMPRESSORS: Mutex<Vec<PooledCompressor>> = Mutex::new(Vec::new());
 
 /// Compresses `plain`. Returns the whole zlib stream of `prefix` and `plain`; without a `prefix`, returns only the deflated
 /// octets.
-fn deflate(prefix: Option<&[u8]>, plain: &[u8]) -> Result<Vec<u8>, CompressAllocError> {
+fn compress_with_pool(prefix: Option<&[u8]>, plain: &[u8]) -> Result<Vec<u8>, CompressAllocError> {
     let mut pooled = take_compressor()?;
     let PooledCompressor { compressor, buffer } = &mut pooled;
     let bound = compressor.deflate_compress_bound(plain.len());
@@ -211,7 +211,7 @@ fn deflate(prefix: Option<&[u8]>, plain: &[u8]) -> Result<Vec<u8>, CompressAlloc
 }
 
 fn take_compressor() -> Result<PooledCompressor, CompressAllocError> {
-    let mut idle = sync::lock(&COMPRESSORS);
+    let mut idle = sync::lock(&IDLE_COMPRESSORS);
     let pooled = idle.pop();
     drop(idle);
     if let Some(pooled) = pooled {
@@ -230,7 +230,7 @@ fn compression_level() -> CompressionLvl {
 }
 
 fn return_compressor(pooled: PooledCompressor) {
-    let mut idle = sync::lock(&COMPRESSORS);
+    let mut idle = sync::lock(&IDLE_COMPRESSORS);
     if idle.len() < MAX_IDLE_COMPRESSORS {
         idle.push(pooled);
     }

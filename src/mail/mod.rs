@@ -190,15 +190,15 @@ impl Mail {
 
     /// Returns the estimated size of all rows of the mail in a store, in octets. The sum of these
     /// estimates limits how many mails are saved together in a batch.
-    pub fn stored_octets(&self) -> usize {
+    pub fn estimated_stored_octets(&self) -> usize {
         // Uncompressed content is counted at its full length, because compressing it for an estimate would cost too much.
         let body = self
             .compressed
             .get()
             .map_or(self.content().len(), CompressedBody::len);
-        self.recipients.len() * (body + ROW_OCTETS)
+        self.recipients.len() * (body + ROW_OCTETS_WITHOUT_BODY)
     }
 }
 
 /// Estimated size of the trace fields and of the other columns of a row, in octets.
-const ROW_OCTETS: usize = 600;
+const ROW_OCTETS_WITHOUT_BODY: usize = 600;

@@ -123,7 +123,7 @@ impl AcceptPool {
 
     /// Replaces the settings for new connections; connected clients stay, even if they exceed the new limits.
     pub fn update_settings(&self, settings: AcceptPoolSettings) {
-        *sync::write(&self.settings) = Arc::new(settings);
+        *sync::write_lock(&self.settings) = Arc::new(settings);
     }
 
     /// Returns the number of connection slots that are taken.
@@ -190,7 +190,7 @@ impl AcceptPool {
                 );
                 continue;
             };
-            if !self.leave_accept(&listener) {
+            if !self.ensure_other_thread_accepts(&listener) {
                 reject(
                     &socket,
                     &listener,
@@ -221,7 +221,7 @@ impl AcceptPool {
 
     /// Makes sure that another thread accepts on `listener`, so that the caller can serve its client. Returns `false` if no
     /// other thread accepts and none could be started; the caller must then return to `accept`.
-    fn leave_accept(self: &Arc<Self>, listener: &Arc<Listener>) -> bool {
+    fn ensure_other_thread_accepts(self: &Arc<Self>, listener: &Arc<Listener>) -> bool {
         if self.idle_threads.try_stop_accepting(listener) {
             return true;
         }
@@ -285,7 +285,7 @@ impl AcceptPool {
     }
 
     fn settings(&self) -> Arc<AcceptPoolSettings> {
-        Arc::clone(&sync::read(&self.settings))
+        Arc::clone(&sync::read_lock(&self.settings))
     }
 
     fn lock_clients(&self) -> MutexGuard<'_, HashMap<u64, Arc<ActiveClient>>> {
@@ -341,7 +341,7 @@ impl Client {
 
     /// Sets whether the client is idle; called before its thread waits for input. Returns `false` if the client is idle and the
     /// server is shutting down; the caller must then end the session.
-    pub fn mark_idle(&self, idle: bool) -> bool {
+    pub fn set_idle(&self, idle: bool) -> bool {
         self.state.idle.store(idle, Ordering::SeqCst);
         // `drain` sets `drain_requested` before it reads `idle`; this thread sets `idle` before it reads `drain_requested`.
         // So `drain` sees the new `idle`, or this thread sees `drain_requested`, or both.
@@ -352,7 +352,7 @@ impl Client {
     /// then have shut down the socket for reading.
     pub fn mark_busy(&self) -> bool {
         self.state.idle.store(false, Ordering::SeqCst);
-        // As in `mark_idle`: `drain` sees that `idle` is `false`, or this thread sees `drain_requested`, or both.
+        // As in `set_idle`: `drain` sees that `idle` is `false`, or this thread sees `drain_requested`, or both.
         !self.state.drain_requested.load(Ordering::SeqCst)
     }
 }

@@ -11,18 +11,18 @@ use crate::sync;
 /// There are never more entries than counted connections: an entry is removed with its last connection.
 #[derive(Debug, Default)]
 pub struct PerAddressLimiter {
-    counts: Mutex<HashMap<AddressPrefix, usize>>,
+    counts: Mutex<HashMap<LimitedAddress, usize>>,
 }
 
 /// One counted connection of an address. On drop, the connection is no longer counted.
 #[derive(Debug)]
 pub struct LimiterGuard {
-    counted: Option<(Arc<PerAddressLimiter>, AddressPrefix)>,
+    counted: Option<(Arc<PerAddressLimiter>, LimitedAddress)>,
 }
 
 /// An IPv4 address, or the upper 64 bits of an IPv6 address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum AddressPrefix {
+enum LimitedAddress {
     V4(u32),
     V6(u64),
 }
@@ -34,7 +34,7 @@ impl PerAddressLimiter {
         if max == 0 {
             return Some(LimiterGuard::guard_without_limit());
         }
-        let prefix = AddressPrefix::of(ip);
+        let prefix = LimitedAddress::of(ip);
         let mut counts = self.lock();
         let count = counts.entry(prefix).or_default();
         // A new entry has count 0, which is below `max`; so the return leaves no entry with count 0.
@@ -46,7 +46,7 @@ impl PerAddressLimiter {
         Some(LimiterGuard { counted })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<AddressPrefix, usize>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<LimitedAddress, usize>> {
         sync::lock(&self.counts)
     }
 }
@@ -73,11 +73,11 @@ impl Drop for LimiterGuard {
     }
 }
 
-impl AddressPrefix {
-    fn of(ip: IpAddr) -> AddressPrefix {
+impl LimitedAddress {
+    fn of(ip: IpAddr) -> LimitedAddress {
         match ip.to_canonical() {
-            IpAddr::V4(ip) => AddressPrefix::V4(ip.to_bits()),
-            IpAddr::V6(ip) => AddressPrefix::V6((ip.to_bits() >> 64) as u64),
+            IpAddr::V4(ip) => LimitedAddress::V4(ip.to_bits()),
+            IpAddr::V6(ip) => LimitedAddress::V6((ip.to_bits() >> 64) as u64),
         }
     }
 }

@@ -70,7 +70,7 @@ impl Deadline {
 
     /// Sets whether a mail of the client was saved and no transaction is open.
     #[must_use]
-    pub fn idle_after_delivery(mut self, is_idle: bool) -> Deadline {
+    pub fn with_idle_after_delivery(mut self, is_idle: bool) -> Deadline {
         if let DeadlineKind::Whole {
             is_idle_after_delivery,
             ..
@@ -199,7 +199,7 @@ mod tests {
         let start = Instant::now();
         let deadline = Deadline::for_command(start, Duration::from_secs(100));
         assert_eq!(
-            ends(deadline.idle_after_delivery(true), start),
+            ends(deadline.with_idle_after_delivery(true), start),
             [100, 50, 2]
         );
     }

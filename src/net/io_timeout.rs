@@ -63,7 +63,7 @@ impl IoTimeout {
     ///
     /// The deadlines thread ends only calls that block, and no read blocks if a client sends without a pause. Therefore the
     /// connection's thread calls this function before each read and after each incomplete write.
-    pub fn expiry_without_wait(&self, deadline: &Deadline) -> Option<ExpiryReason> {
+    pub fn reason_if_deadline_passed(&self, deadline: &Deadline) -> Option<ExpiryReason> {
         let now = Instant::now();
         let load = LoadLevel::ALL.get(self.load.load(Ordering::Relaxed));
         if now >= deadline.ends_at(LoadLevel::Normal) {
@@ -91,11 +91,11 @@ impl IoTimeout {
     /// `None` if it ended none.
     pub fn disarm(&self) -> Option<ExpiryReason> {
         self.wait.store(NO_WAIT, Ordering::Release);
-        self.expiry()
+        self.expiry_reason()
     }
 
     /// Returns why the deadlines thread ended a read or write of this connection; `None` if it ended none.
-    pub fn expiry(&self) -> Option<ExpiryReason> {
+    pub fn expiry_reason(&self) -> Option<ExpiryReason> {
         match self.expiry.load(Ordering::Acquire) {
             NOT_EXPIRED => None,
             TIMED_OUT => Some(ExpiryReason::TimedOut),
@@ -216,12 +216,12 @@ mod tests {
         let deadline = Deadline::for_command(started_at, Duration::from_secs(100));
         timeout.arm(IoDirection::Read, &deadline);
         timeout.expire_if_due(&server, LoadLevel::HalfFull);
-        assert_eq!(timeout.expiry(), None);
-        assert_eq!(timeout.expiry_without_wait(&deadline), None);
+        assert_eq!(timeout.expiry_reason(), None);
+        assert_eq!(timeout.reason_if_deadline_passed(&deadline), None);
         timeout.expire_if_due(&server, LoadLevel::NearlyFull);
         assert_eq!(timeout.disarm(), Some(ExpiryReason::Shed));
         assert_eq!(
-            timeout.expiry_without_wait(&deadline),
+            timeout.reason_if_deadline_passed(&deadline),
             Some(ExpiryReason::Shed)
         );
     }

@@ -163,7 +163,7 @@ impl Listener {
             match self.socket.accept() {
                 Ok(client) => return Ok(Some(client)),
                 // The error concerns only one connection, or a signal interrupted `accept`: it is called again without a pause.
-                Err(error) if is_connection_error(&error) => {}
+                Err(error) if is_single_connection_error(&error) => {}
                 Err(error) => {
                     // After `shutdown`, `accept` fails with EINVAL.
                     if !self.closed.load(Ordering::SeqCst) {
@@ -191,7 +191,7 @@ fn bind_socket(address: SocketAddr, only_v6: bool) -> io::Result<Socket> {
 
 /// Returns whether `error` concerns only the connection that was being accepted, or means that a signal interrupted `accept`
 /// (accept(2)).
-fn is_connection_error(error: &io::Error) -> bool {
+fn is_single_connection_error(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(

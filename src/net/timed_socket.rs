@@ -55,8 +55,10 @@ impl TimedSocket {
     /// [`ClientIoError`].
     pub fn read(&mut self, buffer: &mut [u8], deadline: &Deadline) -> Result<usize, ClientIoError> {
         loop {
-            let expiry = self.io_timeout.expiry();
-            if let Some(expiry) = expiry.or_else(|| self.io_timeout.expiry_without_wait(deadline)) {
+            let expiry = self.io_timeout.expiry_reason();
+            if let Some(expiry) =
+                expiry.or_else(|| self.io_timeout.reason_if_deadline_passed(deadline))
+            {
                 return Err(expiry.into());
             }
             self.io_timeout.arm(IoDirection::Read, deadline);
@@ -83,7 +85,7 @@ impl TimedSocket {
     /// Returns the deadline for writing the next replies. After a timeout, one last reply is written within 900 ms at most:
     /// if a write blocks that long, the client has stopped reading, and a longer wait would not help.
     pub fn write_deadline(&self) -> Deadline {
-        let timeout = match self.io_timeout.expiry() {
+        let timeout = match self.io_timeout.expiry_reason() {
             None => self.write_timeout,
             Some(_) => self.write_timeout.min(LINGER),
         };
@@ -114,7 +116,7 @@ impl TimedSocket {
                 (Err(error), None) => return Err(ClientIoError::ConnectionReset(error)),
             }
             if !rest.is_empty()
-                && let Some(expiry) = self.io_timeout.expiry_without_wait(deadline)
+                && let Some(expiry) = self.io_timeout.reason_if_deadline_passed(deadline)
             {
                 return Err(expiry.into());
             }
@@ -151,7 +153,7 @@ impl TimedSocket {
         if self.socket.set_read_timeout(Some(LINGER_TICK)).is_err() {
             return;
         }
-        let was_shut = self.io_timeout.expiry().is_some();
+        let was_shut = self.io_timeout.expiry_reason().is_some();
         while dropped < MAX_DROPPED_OCTETS && Instant::now() < give_up_at {
             match (&*self.socket).read(&mut buffer) {
                 Ok(0) if was_shut => thread::sleep(LINGER_TICK),

@@ -45,7 +45,7 @@ type FileFingerprint = [Option<(u64, i64, i64, u64)>; 2];
 
 /// Why certificate and key cannot be loaded; the text names the configuration key, the file and the fix.
 #[derive(Debug, thiserror::Error)]
-pub enum TlsError {
+pub enum TlsFilesError {
     /// A file cannot be read.
     #[error("{key}: cannot read {}: {source}; name a file this user may read", .file.display())]
     Unreadable {
@@ -85,11 +85,11 @@ pub enum TlsError {
     },
 }
 
-impl TlsError {
+impl TlsFilesError {
     /// Returns whether a file could not be read because of its permissions. This happens on a reload if only root may read the
     /// file, because the server has dropped its privileges by then.
     pub fn is_permission_denied(&self) -> bool {
-        matches!(self, TlsError::Unreadable { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+        matches!(self, TlsFilesError::Unreadable { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
     }
 }
 
@@ -97,8 +97,8 @@ impl TlsCredentials {
     /// Reads the chain file and the key file, and checks that certificate and key belong together.
     ///
     /// # Errors
-    /// [`TlsError`] for the first fault found.
-    pub fn load(files: &TlsFiles) -> Result<TlsCredentials, TlsError> {
+    /// [`TlsFilesError`] for the first fault found.
+    pub fn load(files: &TlsFiles) -> Result<TlsCredentials, TlsFilesError> {
         let loaded = Arc::new(RwLock::new(LoadedTlsFiles::read(files)?));
         Ok(TlsCredentials {
             files: files.clone(),
@@ -135,12 +135,12 @@ impl TlsCredentials {
     /// Reads the chain file and the key file again. On an error the certificate and key loaded before stay in use.
     ///
     /// # Errors
-    /// [`TlsError`]; [`files_have_changed`](TlsCredentials::files_have_changed) then returns `false` until the files change
-    /// again.
-    pub fn reload(&self) -> Result<(), TlsError> {
+    /// [`TlsFilesError`]; [`files_have_changed`](TlsCredentials::files_have_changed) then returns `false` until the files
+    /// change again.
+    pub fn reload(&self) -> Result<(), TlsFilesError> {
         let fingerprint = file_fingerprint(&self.files);
         let read = LoadedTlsFiles::read(&self.files);
-        let mut loaded = sync::write(&self.loaded);
+        let mut loaded = sync::write_lock(&self.loaded);
         match read {
             Ok(read) => *loaded = read,
             Err(error) => {
@@ -184,12 +184,12 @@ impl TlsCredentials {
     }
 
     fn read(&self) -> LoadedTlsFiles {
-        sync::read(&self.loaded).clone()
+        sync::read_lock(&self.loaded).clone()
     }
 }
 
 impl LoadedTlsFiles {
-    fn read(files: &TlsFiles) -> Result<LoadedTlsFiles, TlsError> {
+    fn read(files: &TlsFiles) -> Result<LoadedTlsFiles, TlsFilesError> {
         // The fingerprint is taken before the files are read; so a file that changes meanwhile differs from it later.
         let fingerprint = file_fingerprint(files);
         let chain = read_chain(&files.chain_file)?;
@@ -239,16 +239,16 @@ fn pair_error(
     chain: &[CertificateDer],
     key: &PrivateKeyDer,
     reason: rustls::Error,
-) -> TlsError {
+) -> TlsFilesError {
     let cause = key_fault::diagnose(chain, key, &files.chain_file, &files.key_file);
-    let mismatch = || TlsError::KeyMismatch {
+    let mismatch = || TlsFilesError::KeyMismatch {
         files: files.clone(),
         reason,
     };
-    cause.map_or_else(mismatch, TlsError::Unusable)
+    cause.map_or_else(mismatch, TlsFilesError::Unusable)
 }
 
-fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFilesError> {
     read_pem(PemContent::Chain, file, |mut pem| {
         let chain = rustls_pemfile::certs(&mut pem).collect::<io::Result<Vec<_>>>()?;
         let is_certificate = chain
@@ -262,16 +262,16 @@ fn read_pem<T>(
     wanted: PemContent,
     file: &Path,
     read: impl Fn(&[u8]) -> io::Result<Option<T>>,
-) -> Result<T, TlsError> {
+) -> Result<T, TlsFilesError> {
     let key = wanted.config_key();
-    let octets = pem_file::read(file).map_err(|source| TlsError::Unreadable {
+    let octets = pem_file::read(file).map_err(|source| TlsFilesError::Unreadable {
         key,
         file: file.to_owned(),
         source,
     })?;
     match read(&octets) {
         Ok(Some(found)) => Ok(found),
-        Ok(None) | Err(_) => Err(TlsError::NotPem {
+        Ok(None) | Err(_) => Err(TlsFilesError::NotPem {
             key,
             expected: wanted.expected(),
             file: file.to_owned(),

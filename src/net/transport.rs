@@ -140,7 +140,7 @@ impl Transport {
             return true;
         }
         match &mut self.tls {
-            Some(tls) => self.records.has_close_notify(tls),
+            Some(tls) => self.records.read_until_close_notify(tls),
             None => false,
         }
     }
@@ -223,7 +223,7 @@ impl RecordSocket {
         clippy::indexing_slicing,
         reason = "a read fills no more than the buffer it was given"
     )]
-    fn has_close_notify(&mut self, tls: &mut ServerConnection) -> bool {
+    fn read_until_close_notify(&mut self, tls: &mut ServerConnection) -> bool {
         let mut buffer = [0; TLS_READ_OCTETS];
         loop {
             let Ok(state) = tls.process_new_packets() else {

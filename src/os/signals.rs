@@ -59,7 +59,7 @@ impl SignalListener {
                     let _ = events.try_send(event);
                 }
                 if event == SignalEvent::Stop && std::mem::replace(&mut stop_requested, true) {
-                    exit_if_stuck(&events);
+                    exit_if_second_stop_unread(&events);
                 }
             }
         };
@@ -69,10 +69,10 @@ impl SignalListener {
     }
 }
 
-/// Exits the process if the main thread does not receive a second stop request within [`STUCK_AFTER`]. The main thread may
-/// be blocked because a file system does not respond.
-fn exit_if_stuck(events: &Sender<SignalEvent>) {
-    let give_up_at = Instant::now() + STUCK_AFTER;
+/// Exits the process if the main thread does not receive a second stop request within [`SECOND_STOP_TIMEOUT`]. The main thread
+/// may be blocked because a file system does not respond.
+fn exit_if_second_stop_unread(events: &Sender<SignalEvent>) {
+    let give_up_at = Instant::now() + SECOND_STOP_TIMEOUT;
     while !events.is_empty() {
         if Instant::now() >= give_up_at {
             // The PID file remains, as after kill -9.
@@ -84,8 +84,8 @@ fn exit_if_stuck(events: &Sender<SignalEvent>) {
 }
 
 /// How long a second stop request may stay in the queue. After that, the process exits.
-const STUCK_AFTER: Duration = Duration::from_millis(500);
-/// How often [`exit_if_stuck`] checks the queue.
+const SECOND_STOP_TIMEOUT: Duration = Duration::from_millis(500);
+/// How often [`exit_if_second_stop_unread`] checks the queue.
 const TICK: Duration = Duration::from_millis(10);
 /// If this many events are queued, reload and reopen events are dropped. The queue has two more places, for stop events.
 const MAX_EVENTS: usize = 8;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::net::tls::TlsError;
+use crate::net::tls::TlsFilesError;
 use crate::os::privileges::PrivilegeError;
 use crate::store::SaveError;
 
@@ -50,7 +50,7 @@ pub enum StartError {
     },
     /// The TLS key or certificate cannot be used.
     #[error("{0}")]
-    Tls(#[from] TlsError),
+    Tls(#[from] TlsFilesError),
     /// The SQLite file cannot be opened for writing.
     #[error("GM_SQLITE_FILE: {0}")]
     Store(SaveError),

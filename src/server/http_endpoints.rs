@@ -7,7 +7,7 @@ use super::StartError;
 use crate::config::Config;
 use crate::connection::ConnectionSettings;
 use crate::http;
-use crate::http::auth_http::AuthHttp;
+use crate::http::auth_http::NginxAuthEndpoint;
 use crate::http::status::{self, StatusEndpoints};
 use crate::net::accept_pool::AcceptPool;
 use crate::net::listener::Listener;
@@ -55,7 +55,7 @@ pub fn start_auth_http(
         listener.close();
         return Ok(());
     };
-    let auth_http = AuthHttp {
+    let auth_http = NginxAuthEndpoint {
         pool: Arc::clone(pool),
         settings: Arc::clone(settings),
         smtp_address,
@@ -74,7 +74,7 @@ pub fn start_status_endpoints(
     listener: &Arc<Listener>,
     status: StatusEndpoints,
 ) -> Result<(), StartError> {
-    status::set_start();
+    status::set_version_and_start_gauges();
     http::serve(listener, Arc::new(move |request| status.handle(request)))
         .map_err(StartError::Kernel)?;
     log::info!(address:% = listener.address(); "status_page");

@@ -25,7 +25,7 @@ pub fn target_identity(config: &Config) -> Result<Option<ProcessIdentity>, Start
         let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
         return Ok(Some(ProcessIdentity { user, group }));
     }
-    reject_root(None, listen_addresses(config).chain(http_addresses(config)))?;
+    reject_staying_root(None, listen_addresses(config).chain(http_addresses(config)))?;
     Ok(None)
 }
 
@@ -33,7 +33,7 @@ pub fn target_identity(config: &Config) -> Result<Option<ProcessIdentity>, Start
 ///
 /// # Errors
 /// [`StartError::StaysRoot`].
-pub fn reject_root(
+pub fn reject_staying_root(
     identity: Option<ProcessIdentity>,
     mut addresses: impl Iterator<Item = SocketAddr>,
 ) -> Result<(), StartError> {

@@ -87,7 +87,7 @@ fn bind(
 /// Returns an error for each address that the server could not bind, for `check`. An address that another process uses is
 /// not an error, because that process may be the running server. If two configured addresses conflict, the second
 /// is an error.
-pub fn bind_errors(config: &Config) -> Vec<StartError> {
+pub fn find_bind_problems(config: &Config) -> Vec<StartError> {
     let mut seen: Vec<SocketAddr> = Vec::new();
     let mut probe = |address: SocketAddr| {
         let source = match seen.iter().any(|other| conflict(*other, address)) {

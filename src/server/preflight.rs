@@ -27,7 +27,7 @@ pub fn preflight(config: &Config, reload_config: ConfigLoader) -> Vec<Diagnostic
         Err(error) => (None, vec![Diagnostic::error(error.to_string())]),
     };
     findings.extend(
-        listeners::bind_errors(config)
+        listeners::find_bind_problems(config)
             .into_iter()
             .map(|error| match &error {
                 // This is only a warning, because systemd may grant the capability or pass the bound socket to the server.

@@ -136,7 +136,7 @@ impl RunningServer<'_> {
             proxy_protocol: new_config.proxy_protocol,
             tls,
         };
-        *sync::write(&self.settings) = Arc::new(changed);
+        *sync::write_lock(&self.settings) = Arc::new(changed);
         raise_and_check_rlimits(&new_config);
         self.pool.update_settings(pool_settings(&new_config));
         self.config = new_config;
@@ -157,7 +157,7 @@ impl RunningServer<'_> {
     }
 
     fn settings(&self) -> Arc<ConnectionSettings> {
-        Arc::clone(&sync::read(&self.settings))
+        Arc::clone(&sync::read_lock(&self.settings))
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use nix::unistd::geteuid;
 
-use super::identity::{chown_files, reject_root, target_identity};
+use super::identity::{chown_files, reject_staying_root, target_identity};
 use super::listeners;
 use super::reload::RunningServer;
 use super::resources::raise_and_check_rlimits;
@@ -26,7 +26,7 @@ use crate::http::status::StatusEndpoints;
 use crate::logging::LogFile;
 use crate::net::accept_pool::AcceptPool;
 use crate::net::listener::Listener;
-use crate::net::tls::{TlsCredentials, TlsError};
+use crate::net::tls::{TlsCredentials, TlsFilesError};
 use crate::os::pid_file::PidFile;
 use crate::os::privileges::{self, ProcessIdentity};
 use crate::os::rlimits;
@@ -91,7 +91,7 @@ struct Sockets {
 fn bind(config: &Config, identity: Option<ProcessIdentity>) -> Result<Sockets, StartError> {
     let smtp = listeners::bind_all(config)?;
     // `target_identity` has checked the configured addresses; sockets inherited from systemd may have others.
-    reject_root(identity, smtp.iter().map(|listener| listener.address()))?;
+    reject_staying_root(identity, smtp.iter().map(|listener| listener.address()))?;
     let status = http_endpoints::bind(config.status_address, http_endpoints::STATUS_BIND_FIX)?;
     let nginx = http_endpoints::bind(config.nginx_auth_address, http_endpoints::NGINX_BIND_FIX)?;
     Ok(Sockets {
@@ -151,7 +151,7 @@ fn start_log_and_signals(
     log_file: &LogFile,
     signals: SignalListener,
 ) -> Result<Receiver<SignalEvent>, StartError> {
-    log_file.start_writing().map_err(StartError::Kernel)?;
+    log_file.start_log_writer().map_err(StartError::Kernel)?;
     signals.listen().map_err(StartError::Kernel)
 }
 
@@ -183,7 +183,7 @@ fn start_threads(
     let serve = {
         let settings = Arc::clone(settings);
         move |client: &_| {
-            let settings = Arc::clone(&sync::read(&settings));
+            let settings = Arc::clone(&sync::read_lock(&settings));
             connection::serve(client, &settings);
         }
     };
@@ -257,7 +257,7 @@ fn write_pid_file(file: &Path) -> Result<PidFile, StartError> {
     })
 }
 
-fn load_tls(config: &Config) -> Result<Option<TlsCredentials>, TlsError> {
+fn load_tls(config: &Config) -> Result<Option<TlsCredentials>, TlsFilesError> {
     let Some(files) = tls_files(config) else {
         return Ok(None);
     };

@@ -39,7 +39,7 @@ pub fn canonical(text: &str) -> Cow<'_, str> {
     if let Some(literal) = canonical_address_literal(text) {
         return Cow::Owned(literal);
     }
-    if !text.is_ascii() || text.split('.').any(is_a_label) {
+    if !text.is_ascii() || text.split('.').any(has_punycode_prefix) {
         return Cow::Owned(to_a_labels(text));
     }
     let name = without_trailing_dot(text);
@@ -95,7 +95,7 @@ fn canonical_address_literal(text: &str) -> Option<String> {
     }
 }
 
-fn is_a_label(label: &str) -> bool {
+fn has_punycode_prefix(label: &str) -> bool {
     label
         .get(..4)
         .is_some_and(|prefix| prefix.eq_ignore_ascii_case("xn--"))

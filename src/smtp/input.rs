@@ -71,7 +71,7 @@ impl InputBuffer {
     }
 
     /// Frees the memory of a buffer that grew beyond 16 KiB; does nothing while octets are unread.
-    pub fn shrink(&mut self) {
+    pub fn free_large_empty_buffer(&mut self) {
         if self.start == self.end && self.octets.len() > KEPT_CAPACITY {
             self.octets = Vec::new();
             self.last_read_was_full = false;
@@ -132,7 +132,7 @@ mod tests {
         }
         assert_eq!(input.unread(), octets);
         input.consume(octets.len());
-        input.shrink();
+        input.free_large_empty_buffer();
         assert!(input.unread().is_empty());
         assert_eq!(input.octets.capacity(), 0);
     }
@@ -171,7 +171,7 @@ mod tests {
             sizes,
             [4_096, 16_384, 32_768, 32_768, 32_768, 32_768, 32_768]
         );
-        input.shrink();
+        input.free_large_empty_buffer();
         assert_eq!(input.spare_mut(COMMAND_READ_SIZE).len(), COMMAND_READ_SIZE);
     }
 }

@@ -50,7 +50,7 @@ impl ReversePath {
             return Ok((ReversePath { text }, rest));
         }
         let (text, mailbox, rest) = parse_path(input)?;
-        if mailbox.domain.is_none() || text.len() + 2 > MAX_PATH_OCTETS {
+        if mailbox.domain.is_none() || text.len() + 2 > MAX_REVERSE_PATH_OCTETS {
             return Err(PathError::Malformed);
         }
         let text = text.to_owned();
@@ -200,7 +200,7 @@ fn is_dot_string_char(c: char) -> bool {
 }
 
 /// Maximum length of a reverse-path in octets, with both brackets (RFC 5321 §4.5.3.1.3); a longer one is rejected.
-const MAX_PATH_OCTETS: usize = 256;
+const MAX_REVERSE_PATH_OCTETS: usize = 256;
 
 #[cfg(test)]
 mod tests {
@@ -254,11 +254,11 @@ mod tests {
         }
     }
 
-    type Parsed = Result<(&'static str, Option<&'static str>), PathError>;
+    type ExpectedPath = Result<(&'static str, Option<&'static str>), PathError>;
 
     #[test]
     fn forward_paths_are_parsed() {
-        let cases: &[(&str, Parsed)] = &[
+        let cases: &[(&str, ExpectedPath)] = &[
             ("<u@x>", Ok(("u", Some("x")))),
             ("<@a,@b:u@x>", Ok(("u", Some("x")))),
             ("<PostMaster>", Ok(("PostMaster", None))),

@@ -60,7 +60,7 @@ impl Reply {
     }
 
     /// Returns whether the reply counts towards the limit of erroneous commands in a session.
-    pub fn is_error(&self) -> bool {
+    pub fn counts_toward_error_limit(&self) -> bool {
         matches!(self.code, 500 | 501 | 502 | 503 | 555)
     }
 

@@ -38,7 +38,7 @@ impl XclientAttributes {
     /// # Errors
     /// [`CommandError::BadArgument`], or [`CommandError::BadOctets`] for control characters and invalid UTF-8.
     pub fn parse(argument: &[u8]) -> Result<XclientAttributes, CommandError> {
-        let argument = command::printable(argument)?;
+        let argument = command::utf8_without_controls(argument)?;
         let mut attributes = XclientAttributes::default();
         let mut seen = 0u8;
         for word in argument.split(' ').filter(|word| !word.is_empty()) {
@@ -49,7 +49,7 @@ impl XclientAttributes {
             }
             seen |= bit;
             let octets = decode_xtext(value).ok_or(CommandError::BadArgument)?;
-            let value = match command::printable(&octets)? {
+            let value = match command::utf8_without_controls(&octets)? {
                 text if is_unavailable(text) => None,
                 text => Some(text),
             };
@@ -64,7 +64,7 @@ impl XclientAttributes {
                     attributes.helo_name = Some(text.to_owned())
                 }
                 (XclientAttribute::ServerAddress, Some(text)) => drop(parse_address(text)?),
-                (XclientAttribute::Port, Some(text)) => check_port(text)?,
+                (XclientAttribute::Port, Some(text)) => validate_port_attribute(text)?,
                 (XclientAttribute::Protocol, Some(text)) => check_protocol(text)?,
                 (XclientAttribute::Text, Some(_)) | (_, None) => {}
             }
@@ -198,7 +198,7 @@ fn parse_address(text: &str) -> Result<IpAddr, CommandError> {
     Ok(address.to_canonical())
 }
 
-fn check_port(text: &str) -> Result<(), CommandError> {
+fn validate_port_attribute(text: &str) -> Result<(), CommandError> {
     let is_number = text.bytes().all(|octet| octet.is_ascii_digit());
     match text.parse::<u16>() {
         Ok(_) if is_number => Ok(()),

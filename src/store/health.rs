@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::refusals::RejectedBatches;
+use super::refusals::RejectedBatchCount;
 use crate::sync::lock;
 
 /// The state of a store. Its connections and writers update the state; savers and /readyz read it. Clones share one state.
@@ -51,7 +51,7 @@ impl fmt::Debug for ReadinessCheck {
 struct BatchFailures {
     /// Time and reason of the last batch of which no mail was saved.
     last: Option<(Instant, String)>,
-    refusals: RejectedBatches,
+    refusals: RejectedBatchCount,
 }
 
 /// The requests that the store has not answered yet: start time and description of each.
@@ -72,7 +72,7 @@ impl StoreHealth {
     /// Returns the health of a store that was reached already.
     pub fn up() -> StoreHealth {
         let health = StoreHealth::default();
-        health.set_up();
+        health.record_reached();
         health
     }
 
@@ -86,7 +86,7 @@ impl StoreHealth {
     }
 
     /// Records that the store was reached. Logs `store_recovered` if the store was down before.
-    pub fn set_up(&self) {
+    pub fn record_reached(&self) {
         self.shared.was_reached.store(true, Ordering::SeqCst);
         if self.shared.is_down.swap(false, Ordering::SeqCst) {
             // Failures from before the outage are out of date.
@@ -96,7 +96,7 @@ impl StoreHealth {
     }
 
     /// Records that the store cannot be reached. Logs `reason` once per outage.
-    pub fn set_down(&self, reason: &str) {
+    pub fn record_unreachable(&self, reason: &str) {
         *lock(&self.shared.reason) = reason.to_owned();
         if !self.shared.is_down.swap(true, Ordering::SeqCst) {
             log::error!(reason = reason; "store_unavailable");
@@ -207,7 +207,7 @@ impl StoreHealth {
         let pending = lock(&self.shared.pending);
         let (started_at, description) = pending.requests.values().min()?;
         let waited = started_at.elapsed();
-        (waited > ANSWER_EXPECTED)
+        (waited > SLOW_REQUEST_AFTER)
             .then(|| format!("{description} has taken {} s", waited.as_secs()))
     }
 
@@ -231,7 +231,7 @@ impl Drop for PendingRequest {
 /// Time after a failed batch during which the store counts as not ready, if no mail is saved meanwhile.
 const FAILURE_WINDOW: Duration = Duration::from_secs(10);
 /// Longest time for a request before the store counts as not ready.
-pub const ANSWER_EXPECTED: Duration = Duration::from_secs(5);
+pub const SLOW_REQUEST_AFTER: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
@@ -242,24 +242,24 @@ mod tests {
         let health = StoreHealth::default();
         assert_eq!(health.down_reason(), None);
         assert_eq!(health.unready_reason().as_deref(), Some("not reached yet"));
-        health.set_up();
+        health.record_reached();
         assert_eq!(health.unready_reason(), None);
         health.record_failure("full");
         assert_eq!(health.unready_reason().as_deref(), Some("full"));
         assert_eq!(health.down_reason(), None, "the next mail is tried");
         health.record_success();
         assert_eq!(health.unready_reason(), None);
-        health.set_down("gone");
+        health.record_unreachable("gone");
         assert_eq!(health.unready_reason().as_deref(), Some("gone"));
-        health.set_up();
+        health.record_reached();
         health.record_failure("full");
-        health.set_up();
+        health.record_reached();
         assert!(
             health.unready_reason().is_some(),
             "another connection was made"
         );
-        health.set_down("gone");
-        health.set_up();
+        health.record_unreachable("gone");
+        health.record_reached();
         assert_eq!(health.unready_reason(), None, "it was down in between");
         health.set_shortage(Some("no ids".to_owned()));
         assert_eq!(health.unready_reason().as_deref(), Some("no ids"));
@@ -278,7 +278,7 @@ mod tests {
     fn stalled_store_is_unavailable_although_it_is_reachable() {
         let health = StoreHealth::up();
         health.set_stalled(Some("a COMMIT hangs".to_owned()));
-        health.set_up();
+        health.record_reached();
         assert_eq!(health.down_reason().as_deref(), Some("a COMMIT hangs"));
         assert_eq!(health.unready_reason().as_deref(), Some("a COMMIT hangs"));
         health.set_stalled(None);

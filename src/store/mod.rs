@@ -21,7 +21,7 @@ pub use diagnostic::Diagnostic;
 pub use health::StoreHealth;
 pub use memory::MemoryStore;
 pub use queue::{SaveQueue, StoreOpener, Writers};
-pub use reader::{ListingSize, MailListing, MailReader, StoreReadError};
+pub use reader::{ListedMail, ListedMailSize, MailReader, StoreReadError};
 pub use table::{TableColumns, TableName};
 
 use crate::mail::Mail;

@@ -6,7 +6,7 @@ use crate::mail::inflate;
 
 /// One line of `goguerrilla list`. A column may be NULL (`None`), because other programs write to the table too.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MailListing {
+pub struct ListedMail {
     /// The id to pass to `show`; empty if column `hash` is NULL.
     pub hash: String,
     /// Time of saving, `YYYY-MM-DD HH:MM:SS`.
@@ -18,14 +18,14 @@ pub struct MailListing {
     /// Forward-path as the client sent it.
     pub recipient: Option<String>,
     /// Size of what `show` prints.
-    pub size: ListingSize,
+    pub size: ListedMailSize,
     /// Decoded subject.
     pub subject: Option<String>,
 }
 
 /// The size of a listed mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ListingSize {
+pub enum ListedMailSize {
     /// Octets that `show` prints.
     Octets(usize),
     /// The body has expired or is damaged.
@@ -34,28 +34,30 @@ pub enum ListingSize {
     Unknown,
 }
 
-impl ListingSize {
+impl ListedMailSize {
     /// Returns the size of a mail whose body is the zlib stream `stream`.
-    pub fn of(stream: &[u8]) -> ListingSize {
+    pub fn of(stream: &[u8]) -> ListedMailSize {
         let mail = inflate(stream, MAX_SHOWN_OCTETS);
-        mail.map_or(ListingSize::Expired, |mail| ListingSize::Octets(mail.len()))
+        mail.map_or(ListedMailSize::Expired, |mail| {
+            ListedMailSize::Octets(mail.len())
+        })
     }
 
     /// Returns the number of octets if it is known.
     pub fn octets(self) -> Option<usize> {
         match self {
-            ListingSize::Octets(octets) => Some(octets),
-            ListingSize::Expired | ListingSize::Unknown => None,
+            ListedMailSize::Octets(octets) => Some(octets),
+            ListedMailSize::Expired | ListedMailSize::Unknown => None,
         }
     }
 }
 
-impl fmt::Display for ListingSize {
+impl fmt::Display for ListedMailSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ListingSize::Octets(octets) => octets.fmt(f),
-            ListingSize::Expired => f.write_str("gone"),
-            ListingSize::Unknown => f.write_str("unknown"),
+            ListedMailSize::Octets(octets) => octets.fmt(f),
+            ListedMailSize::Expired => f.write_str("gone"),
+            ListedMailSize::Unknown => f.write_str("unknown"),
         }
     }
 }
@@ -73,7 +75,7 @@ pub trait MailReader {
     ///
     /// # Errors
     /// [`StoreReadError`]: the store cannot be read.
-    fn list(&mut self, to: Option<&str>, limit: u32) -> Result<Vec<MailListing>, StoreReadError>;
+    fn list(&mut self, to: Option<&str>, limit: u32) -> Result<Vec<ListedMail>, StoreReadError>;
 
     /// Returns why some sizes in the last `list` are unknown, and the fix; `None` if all are known.
     fn warning(&self) -> Option<StoreReadError> {

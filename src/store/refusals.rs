@@ -4,13 +4,13 @@ use std::net::IpAddr;
 
 /// Counts consecutive batches of which every mail was rejected. A success resets the count.
 #[derive(Debug, Default)]
-pub struct RejectedBatches {
+pub struct RejectedBatchCount {
     batches: usize,
     first_client: Option<IpAddr>,
     several_clients: bool,
 }
 
-impl RejectedBatches {
+impl RejectedBatchCount {
     /// Records a rejected batch with mails of these clients. Returns whether the store now counts as failing; rejections of one
     /// client's mails are never enough.
     pub fn add(&mut self, clients: impl Iterator<Item = IpAddr>) -> bool {
@@ -44,7 +44,7 @@ mod tests {
 
     #[test]
     fn rejected_mails_from_one_ipv6_network_count_as_one_client() {
-        let mut refusals = RejectedBatches::default();
+        let mut refusals = RejectedBatchCount::default();
         let address = |net: u16, host: u16| IpAddr::from([0x2001, 0xdb8, 0, net, 0, 0, 0, host]);
         for host in 0..50 {
             assert!(!refusals.add(std::iter::once(address(1, host))));

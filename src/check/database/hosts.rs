@@ -23,7 +23,7 @@ pub fn connect(connector: &Connector) -> Result<(DbConnection, Vec<Diagnostic>),
     }
     let states: Vec<mysql::Result<HostState>> = (0..hosts.count())
         .map(|host| {
-            let mut connection = connector.connect_for_probe(host, None)?;
+            let mut connection = connector.connect_with_short_timeouts(host, None)?;
             HostState::read(&mut connection, connector.table())
         })
         .collect();

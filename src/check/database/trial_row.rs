@@ -13,7 +13,7 @@ use crate::store::mysql::auto_increment::counter_error_text;
 use crate::store::mysql::connection::DbConnection;
 use crate::store::mysql::error::ErrorClass;
 use crate::store::mysql::insert::insert_rows;
-use crate::store::mysql::unknown_commit::stored_ids;
+use crate::store::mysql::unknown_commit::lock_stored_hashes;
 use crate::store::redis::BodyLocations;
 
 /// The addresses of the trial row. A trigger or a foreign key may depend on them.
@@ -118,7 +118,7 @@ fn insert_and_look_up(
         });
     let outcome = match inserted {
         Err(error) => TrialOutcome::NotInserted(error),
-        Ok(()) => match stored_ids(connection, table, mails) {
+        Ok(()) => match lock_stored_hashes(connection, table, mails) {
             Ok(found) if found.contains(mail.hash().as_str()) => TrialOutcome::Passed,
             Ok(_) => TrialOutcome::NotFound,
             Err(error) => TrialOutcome::NotLookedUp(error),

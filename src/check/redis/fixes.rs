@@ -10,7 +10,7 @@ pub fn fix_for(error: &str) -> Option<&'static str> {
 
 /// Returns the cause, with its fix, if another protocol than Redis answers at `address`, or if Redis refused the connection
 /// before the first command. Returns `None` for any other cause, and if `error` itself says the cause.
-pub fn wrong_server(address: &str, error: &str) -> Option<String> {
+pub fn explain_connection_error(address: &str, error: &str) -> Option<String> {
     let connect_errors = [
         "refused",
         "timed out",

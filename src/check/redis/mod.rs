@@ -2,7 +2,7 @@
 
 mod fixes;
 
-use self::fixes::{fix_for, wrong_server};
+use self::fixes::{explain_connection_error, fix_for};
 use super::without_panic;
 use crate::metrics::Component;
 use crate::store::Diagnostic;
@@ -38,7 +38,7 @@ fn check_cluster(settings: &RedisSettings) -> Vec<Diagnostic> {
     let mut findings = Vec::new();
     for address in &addresses {
         let key = cluster.key_at(address, CHECK_KEY);
-        match cluster.node(address) {
+        match cluster.connection_to(address) {
             Ok(node) => findings.extend(check_node(node, Some(address), key.as_deref())),
             Err(error) => {
                 let error = error.to_string();
@@ -50,7 +50,7 @@ fn check_cluster(settings: &RedisSettings) -> Vec<Diagnostic> {
     // A configured address that is not in the cluster's table of hash slots only needs to be reachable: the node has no hash
     // slots, or the table has another address of it.
     for address in settings.addresses().filter(|one| !addresses.contains(one)) {
-        if let Err(error) = cluster.node(&address) {
+        if let Err(error) = cluster.connection_to(&address) {
             findings.push(Diagnostic::warning(format!(
                 "{error}; it has no slots now; start it, or take it out of REDIS_INTERFACE"
             )));
@@ -81,7 +81,7 @@ fn check_single(url: &str, expire_seconds: usize) -> Vec<Diagnostic> {
 /// Returns the text for a Redis server that cannot be reached. `bodies` begins the clause that says where bodies go instead;
 /// `start` is the fix if no better one is known.
 fn connect_failure(address: &str, error: &str, bodies: &str, start: &str) -> String {
-    match wrong_server(address, error) {
+    match explain_connection_error(address, error) {
         Some(wrong) => {
             format!("REDIS_INTERFACE: Redis at {address}: {wrong}; {bodies} into column `mail`")
         }
@@ -115,10 +115,10 @@ fn check_node(
         findings.push(Diagnostic::warning(format!("REDIS_INTERFACE: {text}")));
     };
     if let Some(key) = key
-        && let Err(error) = redis.try_write(key)
+        && let Err(error) = redis.test_write(key)
     {
         let address = redis.address().to_owned();
-        let wrong = wrong_server(&address, &error);
+        let wrong = explain_connection_error(&address, &error);
         let is_wrong = wrong.is_some();
         let (text, fix) = match wrong {
             Some(wrong) => (wrong, None),

@@ -3,7 +3,7 @@
 use encoding_rs::{EUC_JP, Encoding, SHIFT_JIS, UTF_8, WINDOWS_1252};
 
 use super::stateful_charset::StatefulCharset;
-use super::unicode::{self, ByteOrder};
+use super::unicode::{self, UtfByteOrder};
 use super::{charset_names, cns_11643, single_byte};
 
 /// A charset for which there is a decoder.
@@ -20,9 +20,9 @@ pub enum Charset {
     EucTw,
     Utf7,
     /// UTF-16 and UCS-2.
-    Utf16(ByteOrder),
+    Utf16(UtfByteOrder),
     /// UTF-32 and UCS-4.
-    Utf32(ByteOrder),
+    Utf32(UtfByteOrder),
 }
 
 impl Charset {

@@ -5,7 +5,7 @@ use encoding_rs::{Encoding, GBK};
 use super::charset::Charset;
 use super::single_byte;
 use super::stateful_charset::StatefulCharset;
-use super::unicode::ByteOrder;
+use super::unicode::UtfByteOrder;
 
 /// Finds a charset by its name, regardless of case and punctuation; `None` if there is no decoder for it.
 pub fn find(name: &[u8]) -> Option<Charset> {
@@ -49,19 +49,19 @@ fn find_nonstandard_charset(key: &str) -> Option<Charset> {
         "usascii" | "ascii" | "us" | "ansix341968" | "ansix341986" | "iso646us" | "iso646"
         | "iso646irv1991" | "isoir6" | "csascii" | "646" => Charset::Ascii,
         "utf16" | "csutf16" | "unicode" | "csunicode" | "ucs2" | "iso10646ucs2" => {
-            Charset::Utf16(ByteOrder::ByMark)
+            Charset::Utf16(UtfByteOrder::ByMark)
         }
         "utf16le" | "unicodelittleunmarked" | "csutf16le" | "unicodefeff" | "ucs2le" => {
-            Charset::Utf16(ByteOrder::Little)
+            Charset::Utf16(UtfByteOrder::Little)
         }
         "utf16be" | "unicodebigunmarked" | "csutf16be" | "unicodefffe" | "ucs2be" => {
-            Charset::Utf16(ByteOrder::Big)
+            Charset::Utf16(UtfByteOrder::Big)
         }
         "utf32" | "csutf32" | "ucs4" | "csucs4" | "iso10646ucs4" => {
-            Charset::Utf32(ByteOrder::ByMark)
+            Charset::Utf32(UtfByteOrder::ByMark)
         }
-        "utf32le" | "csutf32le" | "ucs4le" => Charset::Utf32(ByteOrder::Little),
-        "utf32be" | "csutf32be" | "ucs4be" => Charset::Utf32(ByteOrder::Big),
+        "utf32le" | "csutf32le" | "ucs4le" => Charset::Utf32(UtfByteOrder::Little),
+        "utf32be" | "csutf32be" | "ucs4be" => Charset::Utf32(UtfByteOrder::Big),
         "hz" | "hzgb" | "hzgb2312" | "xhzgb2312" => Charset::Stateful(StatefulCharset::Hz),
         "euctw" | "xeuctw" | "cns11643" | "xcns11643" => Charset::EucTw,
         "jis" | "jis7" | "xjis" | "csjisencoding" | "jisencoding" => {
@@ -193,10 +193,10 @@ fn find_code_page(key: &str) -> Option<Charset> {
         20932 | 33722 | 51932 | 954 => "euc-jp",
         10000 => "macintosh",
         10007 | 10017 => "x-mac-cyrillic",
-        1200 => return Some(Charset::Utf16(ByteOrder::Little)),
-        1201 => return Some(Charset::Utf16(ByteOrder::Big)),
-        12000 => return Some(Charset::Utf32(ByteOrder::Little)),
-        12001 => return Some(Charset::Utf32(ByteOrder::Big)),
+        1200 => return Some(Charset::Utf16(UtfByteOrder::Little)),
+        1201 => return Some(Charset::Utf16(UtfByteOrder::Big)),
+        12000 => return Some(Charset::Utf32(UtfByteOrder::Little)),
+        12001 => return Some(Charset::Utf32(UtfByteOrder::Big)),
         65000 => return Some(Charset::Utf7),
         65001 | 1208 => "utf-8",
         50220..=50222 => return Some(Charset::Stateful(StatefulCharset::Iso2022Jp)),

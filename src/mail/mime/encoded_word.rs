@@ -18,7 +18,7 @@ pub fn decode(value: &[u8], named: Option<Charset>) -> String {
         .copied()
         .filter(|octet| !matches!(octet, b'\r' | b'\n'))
         .collect();
-    replace_control_chars(decode_line(trim(&unfolded), named))
+    replace_control_chars(decode_words_in_line(trim(&unfolded), named))
 }
 
 /// Replaces each control character except TAB with a space.
@@ -44,7 +44,7 @@ fn trim(line: &[u8]) -> &[u8] {
     clippy::indexing_slicing,
     reason = "words are found within the line, each after the one before it"
 )]
-fn decode_line(line: &[u8], named: Option<Charset>) -> String {
+fn decode_words_in_line(line: &[u8], named: Option<Charset>) -> String {
     let mut text = String::new();
     let mut run: Option<(Charset, Vec<Vec<u8>>)> = None;
     let mut gap_start = 0;

@@ -95,7 +95,7 @@ fn find_unseparated_parameter(text: &[u8], is_after_space: bool) -> Option<usize
     for (at, octet) in text.iter().enumerate() {
         if is_start && octet.is_ascii_alphabetic() {
             let rest = text.get(at..).unwrap_or_default();
-            if is_known_parameter(rest) {
+            if starts_with_known_parameter(rest) {
                 return Some(at);
             }
         }
@@ -104,7 +104,7 @@ fn find_unseparated_parameter(text: &[u8], is_after_space: bool) -> Option<usize
     None
 }
 
-fn is_known_parameter(input: &[u8]) -> bool {
+fn starts_with_known_parameter(input: &[u8]) -> bool {
     let is_name = |octet: &&u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'*');
     let length = input.iter().take(MAX_NAME_OCTETS).take_while(is_name);
     let Some((name, tail)) = input.split_at_checked(length.count()) else {
@@ -158,7 +158,7 @@ fn unquote(input: &[u8]) -> (Vec<u8>, &[u8]) {
     // Without a closing quote, the text ends at the semicolon before the next known parameter.
     let next = memchr::memchr_iter(b';', input).find(|at| {
         let tail = input.get(at + 1..).unwrap_or_default();
-        is_known_parameter(tail.trim_ascii_start())
+        starts_with_known_parameter(tail.trim_ascii_start())
     });
     let text = next.and_then(|at| input.split_at_checked(at));
     let (text, rest) = text.unwrap_or((input, b""));

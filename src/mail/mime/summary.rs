@@ -6,7 +6,7 @@
 
 use super::charset::Charset;
 use super::content_type::ContentType;
-use super::header::{self, HeaderFields};
+use super::header::{self, SummaryFields};
 use super::parameter_value::ParameterValue;
 use super::parameters::ParameterizedField;
 use super::{encoded_word, multipart, transfer_encoding};
@@ -107,7 +107,13 @@ impl UndecodedAttachment {
 }
 
 impl PartWalker {
-    fn visit_part(&mut self, fields: &HeaderFields, media: ContentType, body: &[u8], depth: usize) {
+    fn visit_part(
+        &mut self,
+        fields: &SummaryFields,
+        media: ContentType,
+        body: &[u8],
+        depth: usize,
+    ) {
         if media.is_multipart() {
             if let Some(boundary) = &media.boundary
                 && depth < MAX_DEPTH
@@ -131,7 +137,7 @@ impl PartWalker {
         let is_text = media.is_text();
         let charset = media.raw_text_charset();
         let name = disposition.file_name("filename").or(media.name);
-        if is_attachment(&disposition.value) || name.is_some() || !is_text {
+        if has_attachment_disposition(&disposition.value) || name.is_some() || !is_text {
             self.attachments.push(UndecodedAttachment {
                 name,
                 charset,
@@ -149,7 +155,7 @@ impl PartWalker {
 }
 
 /// Returns whether the first word of a Content-Disposition field is `attachment`. The word may be quoted.
-fn is_attachment(disposition: &[u8]) -> bool {
+fn has_attachment_disposition(disposition: &[u8]) -> bool {
     let word = disposition.trim_ascii_start();
     let word = word.strip_prefix(b"\"").unwrap_or(word);
     let mut words = word.split(|octet| !octet.is_ascii_alphanumeric() && *octet != b'-');

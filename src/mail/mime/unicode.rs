@@ -5,7 +5,7 @@ use encoding_rs::{UTF_16BE, UTF_16LE};
 
 /// The byte order of UTF-16 or UTF-32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ByteOrder {
+pub enum UtfByteOrder {
     /// Big-endian: the most significant octet is the first.
     Big,
     /// Little-endian: the least significant octet is the first.
@@ -14,14 +14,14 @@ pub enum ByteOrder {
     ByMark,
 }
 
-/// Decodes UTF-16. With [`ByteOrder::ByMark`] but without a mark in the text, the byte order is the one in which more high
+/// Decodes UTF-16. With [`UtfByteOrder::ByMark`] but without a mark in the text, the byte order is the one in which more high
 /// octets are zero, or big-endian if both numbers are equal.
-pub fn decode_utf_16(octets: &[u8], order: ByteOrder) -> String {
+pub fn decode_utf_16(octets: &[u8], order: UtfByteOrder) -> String {
     let is_little = match (order, octets) {
-        (ByteOrder::Big, _) => false,
-        (ByteOrder::Little, _) | (ByteOrder::ByMark, [0xff, 0xfe, ..]) => true,
-        (ByteOrder::ByMark, [0xfe, 0xff, ..]) => false,
-        (ByteOrder::ByMark, _) => {
+        (UtfByteOrder::Big, _) => false,
+        (UtfByteOrder::Little, _) | (UtfByteOrder::ByMark, [0xff, 0xfe, ..]) => true,
+        (UtfByteOrder::ByMark, [0xfe, 0xff, ..]) => false,
+        (UtfByteOrder::ByMark, _) => {
             let zeros = |pairs: fn(&[u8; 2]) -> u8| {
                 let high = octets.as_chunks().0.iter().map(pairs);
                 high.filter(|octet| *octet == 0).count()
@@ -34,15 +34,15 @@ pub fn decode_utf_16(octets: &[u8], order: ByteOrder) -> String {
     strip_byte_order_marks(text.into_owned())
 }
 
-/// Decodes UTF-32. With [`ByteOrder::ByMark`], text is big-endian if its first octet is zero, otherwise little-endian. In
+/// Decodes UTF-32. With [`UtfByteOrder::ByMark`], text is big-endian if its first octet is zero, otherwise little-endian. In
 /// big-endian text the first octet of each character is zero, including the byte order mark 00 00 FE FF.
-pub fn decode_utf_32(octets: &[u8], order: ByteOrder) -> String {
+pub fn decode_utf_32(octets: &[u8], order: UtfByteOrder) -> String {
     let (characters, rest) = octets.as_chunks();
     let is_little = match (order, octets) {
-        (ByteOrder::Big, _) => false,
-        (ByteOrder::Little, _) => true,
-        (ByteOrder::ByMark, [0, ..]) => false,
-        (ByteOrder::ByMark, _) => true,
+        (UtfByteOrder::Big, _) => false,
+        (UtfByteOrder::Little, _) => true,
+        (UtfByteOrder::ByMark, [0, ..]) => false,
+        (UtfByteOrder::ByMark, _) => true,
     };
     let decode = |character: &[u8; 4]| {
         let code = if is_little {
@@ -67,7 +67,7 @@ pub fn decode_utf_7(octets: &[u8]) -> String {
         rest = tail;
         match first {
             b'+' => {
-                let length = tail.iter().take_while(|octet| is_base64(**octet));
+                let length = tail.iter().take_while(|octet| is_base64_digit(**octet));
                 let (digits, tail) = tail.split_at(length.count());
                 text.push_str(&decode_base64_utf_16(digits));
                 let ended = tail.strip_prefix(b"-");
@@ -91,7 +91,7 @@ fn decode_base64_utf_16(digits: &[u8]) -> String {
     text.into_owned()
 }
 
-fn is_base64(octet: u8) -> bool {
+fn is_base64_digit(octet: u8) -> bool {
     octet.is_ascii_alphanumeric() || matches!(octet, b'+' | b'/')
 }
 
@@ -140,13 +140,13 @@ mod tests {
         ];
         for (octets, want) in cases {
             assert_eq!(
-                decode_utf_16(octets, ByteOrder::ByMark),
+                decode_utf_16(octets, UtfByteOrder::ByMark),
                 *want,
                 "{octets:?}"
             );
         }
-        assert_eq!(decode_utf_16(b"a\x00", ByteOrder::Little), "a");
-        assert_eq!(decode_utf_16(b"\x00a", ByteOrder::Big), "a");
+        assert_eq!(decode_utf_16(b"a\x00", UtfByteOrder::Little), "a");
+        assert_eq!(decode_utf_16(b"\x00a", UtfByteOrder::Big), "a");
         let cases: &[(&[u8], &str)] = &[
             (b"\x00\x00\xfe\xff\x00\x01\xf6\x00", "😀"),
             (b"\xff\xfe\x00\x00a\x00\x00\x00", "a"),
@@ -156,7 +156,7 @@ mod tests {
         ];
         for (octets, want) in cases {
             assert_eq!(
-                decode_utf_32(octets, ByteOrder::ByMark),
+                decode_utf_32(octets, UtfByteOrder::ByMark),
                 *want,
                 "{octets:?}"
             );

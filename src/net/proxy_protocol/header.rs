@@ -35,10 +35,10 @@ pub enum ProxiedClient {
 impl ProxyHeaderParse {
     /// Parses the octets received so far. Further octets can change only the result [`Partial`](ProxyHeaderParse::Partial).
     pub fn parse(received: &[u8]) -> ProxyHeaderParse {
-        if is_prefix_compatible(received, v2::SIGNATURE) {
+        if may_match_signature(received, v2::SIGNATURE) {
             return v2::parse(received).unwrap_or(ProxyHeaderParse::Partial);
         }
-        if !is_prefix_compatible(received, v1::SIGNATURE) {
+        if !may_match_signature(received, v1::SIGNATURE) {
             return ProxyHeaderParse::Malformed;
         }
         v1::parse(received)
@@ -46,7 +46,7 @@ impl ProxyHeaderParse {
 }
 
 /// Returns whether `received` begins with `signature`, or `signature` begins with `received`.
-fn is_prefix_compatible(received: &[u8], signature: &[u8]) -> bool {
+fn may_match_signature(received: &[u8], signature: &[u8]) -> bool {
     received
         .iter()
         .zip(signature)

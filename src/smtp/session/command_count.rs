@@ -62,7 +62,7 @@ impl CommandCount {
         }
     }
 
-    /// Adds the commands of the ended transaction to the count. If its mail is saved later, `restart` resets the count.
+    /// Adds the commands of the ended transaction to the count. If its mail is saved later, `reset` resets the count.
     pub(super) fn count_ended_transaction(&mut self) {
         self.counted += self.in_transaction;
         self.in_transaction = 0;
@@ -70,7 +70,7 @@ impl CommandCount {
     }
 
     /// Resets the count after a mail was saved.
-    pub(super) fn restart(&mut self) {
+    pub(super) fn reset(&mut self) {
         *self = CommandCount::default();
     }
 
@@ -114,7 +114,7 @@ mod tests {
         assert!(!count.is_exceeded());
         count.count_ended_transaction();
         assert!(count.is_exceeded());
-        count.restart();
+        count.reset();
         assert!(!count.is_exceeded());
     }
 

@@ -99,7 +99,7 @@ impl Session {
 
     /// Allows XCLIENT from now on, because the peer is a trusted proxy. `header_address` is the client address from the PROXY
     /// header; `None` without such a header.
-    pub fn set_trusted_proxy(&mut self, header_address: Option<IpAddr>) {
+    pub fn allow_xclient(&mut self, header_address: Option<IpAddr>) {
         self.proxy = Some(XclientState::new(header_address));
     }
 
@@ -118,7 +118,7 @@ impl Session {
         };
         match &step {
             Step::NeedInput => return step,
-            Step::Reply(reply) if reply.is_error() => {
+            Step::Reply(reply) if reply.counts_toward_error_limit() => {
                 self.stats.errors += u64::from(!mem::take(&mut self.exempt_from_errors));
             }
             Step::Quit(_) | Step::Close(_) => self.state = SessionState::Closed,
@@ -149,7 +149,7 @@ impl Session {
 
     /// Resets the count of commands, because the mail of the last [`Step::Save`] was saved.
     pub fn record_saved_mail(&mut self) {
-        self.commands.restart();
+        self.commands.reset();
     }
 
     /// Returns the kind of input that is expected next.
@@ -263,7 +263,7 @@ impl Session {
     }
 
     fn helo(&mut self, argument: &[u8], extended: bool) -> Result<Reply, CommandError> {
-        let name = command::helo_name(argument)?.to_owned();
+        let name = command::parse_helo_name(argument)?.to_owned();
         self.helo = Some(Helo { name, extended });
         self.state = SessionState::Ready;
         self.stats.helo += 1;

@@ -26,7 +26,7 @@ impl BatchFailure {
     }
 
     /// Returns the failure of a batch whose deadline has passed.
-    pub fn timed_out() -> BatchFailure {
+    pub fn from_timeout() -> BatchFailure {
         BatchFailure {
             class: ErrorClass::ConnectionLost,
             text: "the database took too long".to_owned(),
@@ -39,7 +39,7 @@ impl MySqlStore {
     /// Ends a transaction that failed with `error`: rolls it back or marks `connection` as broken, so that no part of the
     /// transaction remains. Also updates the state of the host. `commit` is the COMMIT that failed; `None` if another statement
     /// failed.
-    pub(super) fn abort_transaction(
+    pub(super) fn roll_back_or_break_connection(
         &mut self,
         mut connection: PooledDbConnection,
         error: &mysql::Error,

@@ -31,7 +31,7 @@ impl MySqlStore {
         loop {
             if Instant::now() > self.deadline {
                 // If the batch was split, the earlier parts may have used up the time limit of the batch.
-                let error = SaveError::Unavailable(BatchFailure::timed_out().text);
+                let error = SaveError::Unavailable(BatchFailure::from_timeout().text);
                 return Err(BatchError::Store(error));
             }
             let inserted = (inserted.take()).unwrap_or_else(|| self.insert_part(part, bodies_in));
@@ -97,7 +97,7 @@ impl MySqlStore {
                 connection.broken |= connection.table_info.auto_increment != known_ids;
                 Ok(connection)
             }
-            Err(error) => Err(self.abort_transaction(connection, &error, None)),
+            Err(error) => Err(self.roll_back_or_break_connection(connection, &error, None)),
         }
     }
 
@@ -105,7 +105,7 @@ impl MySqlStore {
         if Instant::now() > self.deadline {
             // The clients get 451 and send the mails again, so a COMMIT now would store them twice.
             connection.roll_back();
-            return Err(BatchFailure::timed_out());
+            return Err(BatchFailure::from_timeout());
         }
         if let Some(reason) = self
             .connector
@@ -119,7 +119,7 @@ impl MySqlStore {
         if let Err(error) = connection.commit() {
             let sent_to = connection.server.clone();
             let commit = Box::new(UnknownCommit { sent_to, sent_at });
-            return Err(self.abort_transaction(connection, &error, Some(commit)));
+            return Err(self.roll_back_or_break_connection(connection, &error, Some(commit)));
         }
         self.connection = Some(connection);
         Ok(())

@@ -16,7 +16,7 @@ use mysql::{Conn, Row, from_row_opt};
 ///
 /// # Errors
 /// The connection broke.
-pub fn unsynced_binary_log(connection: &mut Conn) -> mysql::Result<Option<u64>> {
+pub fn unsafe_sync_binlog(connection: &mut Conn) -> mysql::Result<Option<u64>> {
     let statement = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('log_bin', 'sync_binlog', \
                     'innodb_flush_log_at_trx_commit', 'binlog_storage_engine')";
     let rows: mysql::Result<Vec<Row>> = connection.query(statement);

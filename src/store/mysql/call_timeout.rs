@@ -46,7 +46,7 @@ impl CallWatchdog {
 ///
 /// # Errors
 /// The thread cannot be started.
-pub fn spawn_watchdog(watchdog: &Arc<CallWatchdog>) -> std::io::Result<()> {
+pub fn spawn_call_watchdog(watchdog: &Arc<CallWatchdog>) -> std::io::Result<()> {
     let watchdog = Arc::downgrade(watchdog);
     let scan = move || {
         while let Some(watchdog) = watchdog.upgrade() {

@@ -18,7 +18,7 @@ use super::table_info::TableInfo;
 
 /// One connection to the database, with the properties that were read when it was opened.
 pub struct DbConnection {
-    /// The driver's connection. Only [`with_timeout`](DbConnection::with_timeout) and [`read`](DbConnection::read) use it.
+    /// The driver's connection. Only [`Self::with_timeout`] and [`Self::run_without_time_limit`] use it.
     connection: Conn,
     /// Properties of the server and the table.
     pub table_info: TableInfo,
@@ -89,7 +89,7 @@ impl DbConnection {
 
     /// Runs a query whose result may be long. The query as a whole has no time limit; each read and write of the socket must
     /// end within the socket timeout.
-    pub fn read<T>(
+    pub fn run_without_time_limit<T>(
         &mut self,
         query: impl FnOnce(&mut Conn) -> mysql::Result<T>,
     ) -> mysql::Result<T> {

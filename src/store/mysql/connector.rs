@@ -99,7 +99,7 @@ impl Connector {
             // earlier.
             let probed = match hosts.count() {
                 1 => Ok(()),
-                _ => self.connect_for_probe(host, None).map(drop),
+                _ => self.connect_with_short_timeouts(host, None).map(drop),
             };
             outcome = probed.and_then(|()| self.connect_to(host, None));
             match &outcome {
@@ -140,7 +140,7 @@ impl Connector {
             Ok((table_info, GaleraNode::read(&mut connection)?))
         })?;
         self.publish_table_info(&table_info);
-        self.shared.health.set_up();
+        self.shared.health.record_reached();
         let server = ConnectedServer {
             host,
             address,
@@ -165,7 +165,7 @@ impl Connector {
     ///
     /// # Errors
     /// The host cannot be reached within `PROBE_TIMEOUT`, or the server returns an error.
-    pub fn connect_for_probe(
+    pub fn connect_with_short_timeouts(
         &self,
         host: usize,
         only_address: Option<SocketAddr>,
@@ -223,12 +223,12 @@ impl Connector {
 
     /// Returns the error of the host tried last, if every host failed without a timeout in the most recent attempt to connect;
     /// otherwise `None`.
-    pub fn refusal_reason(&self) -> Option<String> {
+    pub fn all_hosts_failed_error(&self) -> Option<String> {
         lock(&self.shared.refused).clone()
     }
 
     /// Returns the reason if a COMMIT hangs on every host; `None` if at least one host has no hanging COMMIT.
-    pub fn commit_hang_reason(&self) -> Option<String> {
+    pub fn hang_reason_on_all_hosts(&self) -> Option<String> {
         self.shared
             .hanging
             .hang_reason_on_all(self.shared.hosts.count())
@@ -237,12 +237,14 @@ impl Connector {
     /// Returns whether a retry of a batch would fail: a COMMIT hangs on every host, or `is_lost` (the batch's connection broke)
     /// and every host refuses a new connection.
     pub fn is_retry_futile(&self, is_lost: bool) -> bool {
-        self.commit_hang_reason().is_some() || (is_lost && self.refusal_reason().is_some())
+        self.hang_reason_on_all_hosts().is_some()
+            || (is_lost && self.all_hosts_failed_error().is_some())
     }
 
     /// Returns whether connections to a host may be used: no COMMIT hangs there, and the host is up or no other host is up.
     pub fn is_usable(&self, host: usize) -> bool {
-        !self.shared.hosts.is_down(host) && self.shared.hanging.hang_reason(host).is_none()
+        !self.shared.hosts.is_excluded_while_another_is_up(host)
+            && self.shared.hanging.hang_reason(host).is_none()
     }
 
     /// Returns the table that mail is stored in.

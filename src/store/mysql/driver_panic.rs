@@ -15,7 +15,7 @@ use crate::sync::lock;
 /// The error of the call, or its panic.
 pub fn catch_panic<T>(call: impl FnOnce() -> mysql::Result<T>) -> mysql::Result<T> {
     panics::catch_panic(Component::Database, call).unwrap_or_else(|text| {
-        log_once(&text);
+        log_unless_recent(&text);
         Err(mysql::Error::IoError(io::Error::other(DriverPanic(text))))
     })
 }
@@ -48,7 +48,7 @@ impl std::error::Error for DriverPanic {}
 
 /// Logs a panic of the driver. Does nothing if the last logged panic has the same text and is more recent than
 /// [`REPEAT_AFTER`], because each attempt to connect may cause the same panic again.
-fn log_once(text: &str) {
+fn log_unless_recent(text: &str) {
     static LAST: Mutex<Option<(String, Instant)>> = Mutex::new(None);
     let mut last = lock(&LAST);
     let is_repeated = (last.as_ref())

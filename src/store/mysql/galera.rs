@@ -104,7 +104,7 @@ fn parse_status(status: &HashMap<String, String>) -> GaleraNode {
 }
 
 /// Error code of "WSREP has not yet prepared node for application use" (ER_UNKNOWN_COM_ERROR).
-pub const NOT_READY: u16 = 1047;
+pub const WSREP_NOT_READY_ERROR: u16 = 1047;
 
 #[cfg(test)]
 mod tests {

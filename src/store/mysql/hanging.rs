@@ -19,7 +19,7 @@ use super::connector::{Connector, ConnectorState};
 use super::driver_panic::catch_panic;
 use super::unknown_commit::UnknownCommit;
 use crate::store::diagnostic::Diagnostic;
-use crate::store::health::ANSWER_EXPECTED;
+use crate::store::health::SLOW_REQUEST_AFTER;
 use crate::sync::lock;
 
 /// The COMMITs that are known to hang.
@@ -86,7 +86,7 @@ pub fn block_host_if_hanging(connector: &Connector, commit: &UnknownCommit) {
     }
     // If the host does not answer here, the later look-up of the COMMIT's rows cannot reach the host either, so the host need
     // not be excluded.
-    if let Ok(Some(state)) = commit_state(connector, &commit.sent_to) {
+    if let Ok(Some(state)) = commit_state_in_process_list(connector, &commit.sent_to) {
         block_host(connector, commit, &state);
     }
 }
@@ -110,8 +110,11 @@ pub fn wait_while_hanging(
 }
 
 /// Returns the state of the COMMIT sent to `sent_to`, from SHOW PROCESSLIST; `None` if the list does not contain the COMMIT.
-fn commit_state(connector: &Connector, sent_to: &ConnectedServer) -> mysql::Result<Option<String>> {
-    let mut connection = connector.connect_for_probe(sent_to.host, sent_to.address)?;
+fn commit_state_in_process_list(
+    connector: &Connector,
+    sent_to: &ConnectedServer,
+) -> mysql::Result<Option<String>> {
+    let mut connection = connector.connect_with_short_timeouts(sent_to.host, sent_to.address)?;
     let commits = listed_commits(&mut connection)?;
     let id = u64::from(sent_to.connection_id);
     let commit = commits
@@ -192,7 +195,7 @@ fn watch_commits(connector: &Weak<ConnectorState>) {
             return;
         }
         for commit in &commits {
-            let has_ended = match commit_state(&connector, commit) {
+            let has_ended = match commit_state_in_process_list(&connector, commit) {
                 Ok(state) => state.is_none(),
                 // A refused connection means that the server process and all its transactions have ended.
                 Err(error) => is_refused(&error),
@@ -258,7 +261,7 @@ pub fn hanging_commit_findings(connector: &Connector) -> Vec<Diagnostic> {
 
 fn oldest_hanging_commit(connector: &Connector, host: usize) -> Option<ProcessListCommit> {
     // If the host cannot be reached, another finding reports that.
-    let mut connection = connector.connect_for_probe(host, None).ok()?;
+    let mut connection = connector.connect_with_short_timeouts(host, None).ok()?;
     let commits = listed_commits(&mut connection).ok()?;
     commits
         .into_iter()
@@ -269,6 +272,6 @@ fn oldest_hanging_commit(connector: &Connector, host: usize) -> Option<ProcessLi
 
 /// A COMMIT of at least this age counts as hanging. A shorter limit would count COMMITs that are only delayed, because a Galera
 /// cluster that loses a node stops for about this time.
-const HANG_THRESHOLD: Duration = ANSWER_EXPECTED;
+const HANG_THRESHOLD: Duration = SLOW_REQUEST_AFTER;
 /// Interval between two checks whether the hanging COMMITs have ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);

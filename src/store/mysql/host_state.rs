@@ -9,7 +9,7 @@ use mysql::Conn;
 use mysql::prelude::Queryable;
 
 use super::driver_panic::catch_panic;
-use super::galera::{GaleraNode, NOT_READY};
+use super::galera::{GaleraNode, WSREP_NOT_READY_ERROR};
 use crate::store::TableName;
 
 /// Whether a host accepts rows, and the reason if it does not.
@@ -40,7 +40,7 @@ impl HostState {
             // concern the table or the account, not the host.
             let selected = connection.query_drop(format!("SELECT `hash` FROM {table} LIMIT 0"));
             match selected {
-                Err(mysql::Error::MySqlError(error)) if error.code == NOT_READY => {
+                Err(mysql::Error::MySqlError(error)) if error.code == WSREP_NOT_READY_ERROR => {
                     return Ok(HostState::Unhealthy(error.to_string()));
                 }
                 Err(mysql::Error::MySqlError(_)) | Ok(()) => {}
@@ -61,7 +61,7 @@ impl HostState {
 /// statement.
 ///
 /// # Errors
-/// The connection broke, or the node is not ready and answers every statement with [`NOT_READY`].
+/// The connection broke, or the node is not ready and answers every statement with [`WSREP_NOT_READY_ERROR`].
 pub fn show_like(connection: &mut Conn, statement: &str) -> mysql::Result<HashMap<String, String>> {
     let rows: mysql::Result<Vec<(String, String)>> = connection.query(statement);
     match rows {
@@ -69,7 +69,9 @@ pub fn show_like(connection: &mut Conn, statement: &str) -> mysql::Result<HashMa
             .into_iter()
             .map(|(name, value)| (name.to_ascii_lowercase(), value))
             .collect()),
-        Err(mysql::Error::MySqlError(error)) if error.code != NOT_READY => Ok(HashMap::new()),
+        Err(mysql::Error::MySqlError(error)) if error.code != WSREP_NOT_READY_ERROR => {
+            Ok(HashMap::new())
+        }
         Err(error) => Err(error),
     }
 }

@@ -20,30 +20,30 @@ use crate::sync;
 /// The state of every host, in the order of MYSQL_HOST.
 pub struct Hosts {
     names: Vec<String>,
-    states: Mutex<Vec<HostState>>,
+    states: Mutex<Vec<HostAvailability>>,
     /// Whether one connection may be closed, so that the pool replaces it with a connection to the preferred host. The thread
     /// that checks the hosts sets this once per check, so connections move one at a time.
     failback_allowed: AtomicBool,
 }
 
 #[derive(Clone, Default)]
-struct HostState {
-    down: Option<Down>,
+struct HostAvailability {
+    down: Option<HostExclusion>,
     up_since: Option<Instant>,
     /// Minimum time that the host stays excluded. It doubles if the host fails again within [`FLAP_WINDOW`].
     min_down_time: Duration,
 }
 
 #[derive(Clone)]
-struct Down {
+struct HostExclusion {
     reason: String,
     until: Instant,
-    kind: DownKind,
+    kind: ExclusionKind,
 }
 
 /// Why a host is excluded. If no usable host is left, excluded hosts are tried in the order of these variants.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum DownKind {
+enum ExclusionKind {
     /// The host is healthy but read-only.
     Standby,
     /// The host is unreachable or not ready.
@@ -57,7 +57,7 @@ enum DownKind {
 impl Hosts {
     /// Creates the list of hosts; all of them are up. `names` are used in log lines and messages.
     pub fn new(names: Vec<String>) -> Hosts {
-        let states = vec![HostState::default(); names.len()];
+        let states = vec![HostAvailability::default(); names.len()];
         Hosts {
             names,
             states: Mutex::new(states),
@@ -85,21 +85,21 @@ impl Hosts {
 
     /// Marks a host as down. The change is logged.
     pub fn mark_down(&self, host: usize, reason: &str) {
-        if self.mark_excluded(host, reason, DownKind::Unhealthy) {
+        if self.mark_excluded(host, reason, ExclusionKind::Unhealthy) {
             log::error!(node = self.names[host].as_str(), reason = reason; "db_host_down");
         }
     }
 
     /// Marks a host as standby: healthy but read-only. The change is logged at level info.
     pub fn mark_standby(&self, host: usize, reason: &str) {
-        if self.mark_excluded(host, reason, DownKind::Standby) {
+        if self.mark_excluded(host, reason, ExclusionKind::Standby) {
             log::info!(node = self.names[host].as_str(), reason = reason; "node_standby");
         }
     }
 
     /// Records that a host is excluded, with `reason` and `kind`. Returns whether the host was up or excluded with another
     /// kind.
-    fn mark_excluded(&self, host: usize, reason: &str, kind: DownKind) -> bool {
+    fn mark_excluded(&self, host: usize, reason: &str, kind: ExclusionKind) -> bool {
         if self.count() == 1 {
             return false;
         }
@@ -113,7 +113,7 @@ impl Hosts {
             };
         }
         let has_changed = state.down.as_ref().is_none_or(|down| down.kind != kind);
-        state.down = Some(Down {
+        state.down = Some(HostExclusion {
             reason: reason.to_owned(),
             until: Instant::now() + state.min_down_time,
             kind,
@@ -126,20 +126,20 @@ impl Hosts {
     pub fn mark_up(&self, host: usize) {
         let mut states = self.lock();
         let state = &mut states[host];
-        let is_over = |down: &Down| Instant::now() >= down.until;
+        let is_over = |down: &HostExclusion| Instant::now() >= down.until;
         if let Some(down) = state.down.take_if(|down| is_over(down)) {
             state.up_since = Some(Instant::now());
             drop(states);
             let name = self.names[host].as_str();
             match down.kind {
-                DownKind::Standby => log::info!(node = name; "node_writable"),
-                DownKind::Unhealthy => log::warn!(node = name; "db_host_up"),
+                ExclusionKind::Standby => log::info!(node = name; "node_writable"),
+                ExclusionKind::Unhealthy => log::warn!(node = name; "db_host_up"),
             }
         }
     }
 
     /// Returns whether this host is down or a standby, and another host is up.
-    pub fn is_down(&self, host: usize) -> bool {
+    pub fn is_excluded_while_another_is_up(&self, host: usize) -> bool {
         if self.count() == 1 {
             return false;
         }
@@ -148,13 +148,13 @@ impl Hosts {
     }
 
     /// Returns whether a connection to this host must be closed so that a better host can be used: always if
-    /// [`is_down`](Hosts::is_down); otherwise, if this host is not the preferred one, once after each
+    /// [`Self::is_excluded_while_another_is_up`]; otherwise, if this host is not the preferred one, once after each
     /// [`allow_failback`](Hosts::allow_failback).
-    pub fn take_failback(&self, host: usize) -> bool {
+    pub fn should_close_for_better_host(&self, host: usize) -> bool {
         if self.count() == 1 {
             return false;
         }
-        if self.is_down(host) {
+        if self.is_excluded_while_another_is_up(host) {
             return true;
         }
         let is_preferred = self.hosts_in_try_order().first() == Some(&host);
@@ -186,9 +186,9 @@ impl Hosts {
     /// Returns one line per host for the status interface.
     pub fn status_lines(&self) -> Vec<String> {
         let states = self.lock();
-        let line = |(name, state): (&String, &HostState)| match &state.down {
+        let line = |(name, state): (&String, &HostAvailability)| match &state.down {
             None => format!("node {name}: well"),
-            Some(down) if down.kind == DownKind::Standby => {
+            Some(down) if down.kind == ExclusionKind::Standby => {
                 format!("node {name}: standby: {}", down.reason)
             }
             Some(down) => format!("node {name}: left: {}", down.reason),
@@ -196,7 +196,7 @@ impl Hosts {
         self.names.iter().zip(states.iter()).map(line).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<HostState>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<HostAvailability>> {
         sync::lock(&self.states)
     }
 }
@@ -222,10 +222,17 @@ mod tests {
         assert_eq!(hosts.hosts_in_try_order(), [0, 1, 2]);
         hosts.mark_down(0, "gone");
         assert_eq!(hosts.hosts_in_try_order(), [1, 2, 0]);
-        assert!(hosts.is_down(0) && hosts.take_failback(0) && !hosts.take_failback(1));
+        assert!(
+            hosts.is_excluded_while_another_is_up(0)
+                && hosts.should_close_for_better_host(0)
+                && !hosts.should_close_for_better_host(1)
+        );
         assert_eq!(hosts.status_lines()[0], "node 0: left: gone");
         hosts.mark_up(0);
-        assert!(hosts.is_down(0), "its minimum down time is not over");
+        assert!(
+            hosts.is_excluded_while_another_is_up(0),
+            "its minimum down time is not over"
+        );
         hosts.lock()[0].down.as_mut().unwrap().until = Instant::now();
         hosts.mark_up(0);
         assert_eq!(hosts.hosts_in_try_order(), [0, 1, 2]);
@@ -246,11 +253,20 @@ mod tests {
     #[test]
     fn connections_fail_back_one_at_a_time() {
         let hosts = hosts(2);
-        assert!(!hosts.take_failback(1), "no failback was permitted");
+        assert!(
+            !hosts.should_close_for_better_host(1),
+            "no failback was permitted"
+        );
         hosts.allow_failback();
-        assert!(!hosts.take_failback(0), "host 0 is preferred");
-        assert!(hosts.take_failback(1));
-        assert!(!hosts.take_failback(1), "the permit is consumed");
+        assert!(
+            !hosts.should_close_for_better_host(0),
+            "host 0 is preferred"
+        );
+        assert!(hosts.should_close_for_better_host(1));
+        assert!(
+            !hosts.should_close_for_better_host(1),
+            "the permit is consumed"
+        );
     }
 
     #[test]
@@ -259,7 +275,9 @@ mod tests {
         hosts.mark_down(0, "gone");
         hosts.mark_down(1, "gone");
         assert_eq!(hosts.hosts_in_try_order(), [0, 1]);
-        assert!(!hosts.is_down(0) && !hosts.is_down(1));
+        assert!(
+            !hosts.is_excluded_while_another_is_up(0) && !hosts.is_excluded_while_another_is_up(1)
+        );
         assert!(hosts.all_down_reason().unwrap().contains("gone"));
         hosts.lock()[1].down = None;
         assert_eq!(hosts.all_down_reason(), None);
@@ -281,7 +299,9 @@ mod tests {
     fn single_host_is_never_marked_down() {
         let hosts = hosts(1);
         hosts.mark_down(0, "gone");
-        assert!(!hosts.is_down(0) && !hosts.take_failback(0));
+        assert!(
+            !hosts.is_excluded_while_another_is_up(0) && !hosts.should_close_for_better_host(0)
+        );
         assert_eq!(hosts.status_lines(), ["node 0: well"]);
     }
 }

@@ -82,12 +82,12 @@ impl PendingRows {
     }
 }
 
-/// Returns how many of `rows` rows go into the next INSERT: all of them if there are at most [`PREPARED_ROWS`], otherwise the
-/// largest possible multiple of [`PREPARED_ROWS`].
+/// Returns how many of `rows` rows go into the next INSERT: all of them if there are at most [`MAX_UNSPLIT_ROWS`], otherwise
+/// the largest possible multiple of [`MAX_UNSPLIT_ROWS`].
 fn rows_in_next_statement(rows: usize) -> usize {
     match rows {
-        ..=PREPARED_ROWS => rows,
-        _ => rows - rows % PREPARED_ROWS,
+        ..=MAX_UNSPLIT_ROWS => rows,
+        _ => rows - rows % MAX_UNSPLIT_ROWS,
     }
 }
 
@@ -166,7 +166,7 @@ fn insert_sql(table: &TableName, rows: usize) -> String {
 const BOUND_VALUES: usize = 12;
 /// Maximum number of rows for which an INSERT with exactly that number is prepared. More rows are split, and only a multiple of
 /// this number goes into one INSERT.
-const PREPARED_ROWS: usize = 64;
+const MAX_UNSPLIT_ROWS: usize = 64;
 /// Maximum number of rows per INSERT. Above a hundred rows the cost per row no longer decreases.
 const MAX_STATEMENT_ROWS: usize = 128;
 /// Maximum octets of the values of one INSERT (a single larger row is sent alone), even if the server accepts more, because the

@@ -12,7 +12,7 @@ use super::call_timeout;
 use super::connection::DbConnection;
 pub use super::connector::{Connector, OnTableInfo};
 pub use super::settings::{MySqlHost, MySqlSettings};
-use crate::store::health::{ANSWER_EXPECTED, StoreHealth};
+use crate::store::health::{SLOW_REQUEST_AFTER, StoreHealth};
 
 /// A pooled connection.
 pub type PooledDbConnection = PooledConnection<Connector>;
@@ -36,7 +36,7 @@ pub fn watch_idle_connections(
     connector: &Connector,
     pool: &Arc<Pool<Connector>>,
 ) -> std::io::Result<()> {
-    call_timeout::spawn_watchdog(connector.watchdog())?;
+    call_timeout::spawn_call_watchdog(connector.watchdog())?;
     let (connector, pool) = (connector.clone(), Arc::downgrade(pool));
     let run = move || {
         while let Some(pool) = pool.upgrade() {
@@ -50,7 +50,7 @@ pub fn watch_idle_connections(
 }
 
 fn check_idle_connections(connector: &Connector, pool: &Pool<Connector>) {
-    if connector.commit_hang_reason().is_some() {
+    if connector.hang_reason_on_all_hosts().is_some() {
         return;
     }
     // With several hosts another thread checks the hosts, and a failure of one host says nothing about the others.
@@ -64,7 +64,7 @@ fn check_idle_connections(connector: &Connector, pool: &Pool<Connector>) {
         connection.broken = error.is_some();
         match error {
             None => {
-                health.set_up();
+                health.record_reached();
                 // If values of `mail_id` ran short, the connection is replaced, because a new connection checks whether ids are
                 // free again.
                 connection.broken = health.has_shortage();
@@ -72,7 +72,7 @@ fn check_idle_connections(connector: &Connector, pool: &Pool<Connector>) {
             }
             // The failure is recorded now, because the pool marks the store as unavailable only after its own attempt to
             // connect, and this attempt may take as long as the ping did.
-            Some(error) if is_only_host && started_at.elapsed() > ANSWER_EXPECTED => {
+            Some(error) if is_only_host && started_at.elapsed() > SLOW_REQUEST_AFTER => {
                 health.record_failure(&format!("the database did not answer: {error}"));
             }
             Some(_) => {}
@@ -99,7 +99,9 @@ impl ManageConnection for Connector {
         // After a panic a connection may come back with an open transaction, which must not become part of the next batch.
         connection.broken
             || connection.in_transaction
-            || self.hosts().take_failback(connection.server.host)
+            || self
+                .hosts()
+                .should_close_for_better_host(connection.server.host)
     }
 }
 
@@ -115,7 +117,7 @@ impl HandleError<mysql::Error> for ConnectErrorHandler {
         // While other connections are open, a refused connection does not mean that the store is unavailable: the server may
         // allow fewer connections than there are writers. A dead connection is dropped at its next use.
         if self.open_connections.load(Ordering::SeqCst) == 0 {
-            self.health.set_down(&error.to_string());
+            self.health.record_unreachable(&error.to_string());
         }
     }
 }

@@ -59,7 +59,7 @@ fn probe_host(connector: &Connector, host: usize, idle_connection: &mut Option<C
         *idle_connection = None;
     }
     let state = connector
-        .connect_for_probe(host, None)
+        .connect_with_short_timeouts(host, None)
         .and_then(|mut connection| {
             let state = HostState::read(&mut connection, connector.table())?;
             *idle_connection = Some(connection);

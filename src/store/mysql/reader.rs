@@ -9,7 +9,7 @@ use super::pool::Connector;
 use crate::mail::inflate;
 use crate::store::TableName;
 use crate::store::reader::{
-    ListingSize, MAX_SHOWN_OCTETS, MailListing, MailReader, StoreReadError, text,
+    ListedMail, ListedMailSize, MAX_SHOWN_OCTETS, MailReader, StoreReadError, text,
 };
 use crate::store::redis::cluster::ClusterReader;
 use crate::store::redis::{RedisReader, RedisSettings};
@@ -70,7 +70,7 @@ impl MySqlReader {
         parameters: Vec<Value>,
         mut take: impl FnMut(Vec<Value>),
     ) -> Result<(), StoreReadError> {
-        let outcome = self.connection.read(|conn| {
+        let outcome = self.connection.run_without_time_limit(|conn| {
             for row in conn.exec_iter(sql, parameters)? {
                 let values = row?.unwrap_raw().into_iter();
                 take(values.map(|value| value.unwrap_or(Value::NULL)).collect());
@@ -124,7 +124,7 @@ impl MySqlReader {
 }
 
 impl MailReader for MySqlReader {
-    fn list(&mut self, to: Option<&str>, limit: u32) -> Result<Vec<MailListing>, StoreReadError> {
+    fn list(&mut self, to: Option<&str>, limit: u32) -> Result<Vec<ListedMail>, StoreReadError> {
         let columns = self.read_table_columns()?;
         let is_named = |name: &str| {
             columns
@@ -150,19 +150,19 @@ impl MailReader for MySqlReader {
         self.for_each_row(&sql, parameters, |row| {
             let mut values = row.into_iter();
             let mut next_value = || values.next().unwrap_or(Value::NULL);
-            let mut mail = MailListing {
+            let mut mail = ListedMail {
                 hash: to_text(next_value()).unwrap_or_default(),
                 date: to_text(next_value()),
                 from: to_text(next_value()),
                 to: to_text(next_value()),
                 recipient: to_text(next_value()),
                 subject: to_text(next_value()),
-                size: ListingSize::Expired,
+                size: ListedMailSize::Expired,
             };
             if to_text(next_value()).as_deref() == Some("redis") {
                 in_redis.push(mails.len());
             } else if let Some(stream) = to_octets(next_value()) {
-                mail.size = ListingSize::of(&stream);
+                mail.size = ListedMailSize::of(&stream);
             }
             mails.push(mail);
         })?;
@@ -173,14 +173,14 @@ impl MailReader for MySqlReader {
                 continue;
             };
             mail.size = match self.read_body_from_redis(&mail.hash) {
-                Ok(Some(stream)) => ListingSize::of(&stream),
-                Ok(None) => ListingSize::Expired,
+                Ok(Some(stream)) => ListedMailSize::of(&stream),
+                Ok(None) => ListedMailSize::Expired,
                 Err(error) => {
                     // If REDIS_INTERFACE is empty, Redis is no longer used. The listing then does not warn that bodies stored
                     // there earlier cannot be read.
                     redis_error = Some(error).filter(|_| self.redis.is_some());
                     unknown += 1;
-                    ListingSize::Unknown
+                    ListedMailSize::Unknown
                 }
             };
         }

@@ -5,7 +5,7 @@ use mysql::Conn;
 use mysql::prelude::Queryable;
 
 use super::auto_increment::AutoIncrementRange;
-use super::binary_log::unsynced_binary_log;
+use super::binary_log::unsafe_sync_binlog;
 use super::number::NumericColumnType;
 use super::unfilled_column::UnfilledColumn;
 use crate::metrics;
@@ -52,7 +52,7 @@ impl TableInfo {
         let variables: Option<(Option<u64>, Option<u8>)> = connection.query_first(variables)?;
         let (max_packet_octets, flush) = variables.unwrap_or_default();
         let max_packet_octets = max_packet_octets.unwrap_or(1 << 20);
-        let unsynced_binary_log = unsynced_binary_log(connection)?;
+        let unsynced_binary_log = unsafe_sync_binlog(connection)?;
         let (database, name) = (table.database(), table.table());
         // Without this setting MySQL 8 may return an AUTO_INCREMENT value that is a day old. Other servers do not know the
         // variable.
@@ -197,7 +197,7 @@ impl ColumnInfo {
         )
     }
 
-    fn to_text_column(&self) -> Column {
+    fn as_text_column(&self) -> Column {
         // Values are limited to `MAX_TEXT_OCTETS` even if the column is wider, because a row must fit into a packet.
         let max = self.width.and_then(|width| usize::try_from(width).ok());
         let max = max.unwrap_or(MAX_TEXT_OCTETS).min(MAX_TEXT_OCTETS);
@@ -229,7 +229,7 @@ fn table_columns(columns: &[ColumnInfo]) -> TableColumns {
     let default = TableColumns::DEFAULT;
     let column = |name: &str, default: Column| {
         let column = columns.iter().find(|column| column.is_named(name));
-        column.map_or(default, ColumnInfo::to_text_column)
+        column.map_or(default, ColumnInfo::as_text_column)
     };
     let has_attach = columns.iter().find(|column| column.is_named("has_attach"));
     TableColumns {

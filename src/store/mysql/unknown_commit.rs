@@ -62,7 +62,7 @@ impl MySqlStore {
                 }
                 Ok(false) => {
                     return Err(BatchError::Store(SaveError::Unavailable(
-                        BatchFailure::timed_out().text,
+                        BatchFailure::from_timeout().text,
                     )));
                 }
                 Err(error) => error,
@@ -97,7 +97,7 @@ impl MySqlStore {
         connection.broken = true;
         enable_causal_reads(&mut connection)?;
         connection.begin()?;
-        let stored = stored_ids(&mut connection, table, part)?;
+        let stored = lock_stored_hashes(&mut connection, table, part)?;
         insert_rows(&mut connection, table, part, bodies_in, &stored)?;
         let rows = part.iter().flat_map(Mail::recipients).count();
         if stored.len() < rows && Instant::now() > self.deadline {
@@ -143,7 +143,7 @@ fn connect_for_commit_lookup(
 ///
 /// # Errors
 /// The server refused the statement, or the connection broke.
-pub fn stored_ids(
+pub fn lock_stored_hashes(
     connection: &mut DbConnection,
     table: &TableName,
     part: &[Mail],
@@ -154,7 +154,7 @@ pub fn stored_ids(
         .map(|recipient| recipient.hash.as_str())
         .collect();
     let mut stored = HashSet::new();
-    for chunk in ids.chunks(IDS_PER_LOOKUP) {
+    for chunk in ids.chunks(HASHES_PER_SELECT) {
         let placeholders = vec!["?"; chunk.len()].join(",");
         let sql = format!("SELECT `hash` FROM {table} WHERE `hash` IN ({placeholders}) FOR UPDATE");
         let rows: Vec<String> = connection.with_timeout(|conn| conn.exec(sql, chunk.to_vec()))?;
@@ -164,4 +164,4 @@ pub fn stored_ids(
 }
 
 /// Maximum number of `hash` values in one SELECT.
-const IDS_PER_LOOKUP: usize = 1_000;
+const HASHES_PER_SELECT: usize = 1_000;

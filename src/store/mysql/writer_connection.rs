@@ -45,7 +45,9 @@ impl MySqlStore {
                     drop(connection);
                     connection = self.take_connection(wait)?;
                 }
-                Err(error) => return Err(self.abort_transaction(connection, &error, None)),
+                Err(error) => {
+                    return Err(self.roll_back_or_break_connection(connection, &error, None));
+                }
             }
         }
         Ok(connection)
@@ -55,7 +57,7 @@ impl MySqlStore {
         &mut self,
         wait: DbConnectionWait,
     ) -> Result<PooledDbConnection, BatchFailure> {
-        if let Some(reason) = self.connector.commit_hang_reason() {
+        if let Some(reason) = self.connector.hang_reason_on_all_hosts() {
             return Err(BatchFailure::unreachable(&reason));
         }
         while let Some(connection) = self.connection.take().or_else(|| self.pool.try_get()) {
@@ -87,7 +89,7 @@ impl MySqlStore {
                 DbConnectionWait::UntilDeadline => None,
             };
             // If every host refuses connections, waiting longer is useless.
-            if let Some(reason) = reason.or_else(|| self.connector.refusal_reason()) {
+            if let Some(reason) = reason.or_else(|| self.connector.all_hosts_failed_error()) {
                 return Err(BatchFailure::unreachable(&reason));
             }
             if remaining <= POLL_INTERVAL {

@@ -109,18 +109,21 @@ impl BatchState {
         let half = self.last_sizes.iter().sum::<usize>() / 4;
         match self.in_flight {
             // Under light load no mail waits for others.
-            0 if half < MIN_BATCH => (0, Duration::ZERO),
-            0 => (half.min(MAX_BATCH), LINGER),
-            1 => (half.clamp(MIN_BATCH, MAX_BATCH), LINGER_BUSY),
-            _ => (MAX_BATCH, LINGER_BUSY),
+            0 if half < MIN_MAILS_WORTH_WAITING => (0, Duration::ZERO),
+            0 => (half.min(MAX_MAILS_WAITED_FOR), LINGER),
+            1 => (
+                half.clamp(MIN_MAILS_WORTH_WAITING, MAX_MAILS_WAITED_FOR),
+                LINGER_BUSY,
+            ),
+            _ => (MAX_MAILS_WAITED_FOR, LINGER_BUSY),
         }
     }
 }
 
 /// Smallest number of mails that is worth a wait or a second COMMIT in flight.
-const MIN_BATCH: usize = 8;
+const MIN_MAILS_WORTH_WAITING: usize = 8;
 /// Number of queued mails at which a batch starts without a further wait, even if other batches are in flight.
-const MAX_BATCH: usize = 64;
+const MAX_MAILS_WAITED_FOR: usize = 64;
 /// Longest wait for more mails while no batch is in flight.
 const LINGER: Duration = Duration::from_millis(1);
 /// Longest wait for more mails while other batches are in flight. The wait is limited because another batch may hang.
@@ -149,13 +152,13 @@ mod tests {
     fn writer_waits_for_half_of_a_typical_batch_up_to_the_maximum() {
         for (in_flight, last_sizes, want) in [
             (0, [40, 60], 25),
-            (0, [500, 500], MAX_BATCH),
+            (0, [500, 500], MAX_MAILS_WAITED_FOR),
             (1, [40, 60], 25),
             // With one batch in flight, fewer than MIN_BATCH mails are not worth a COMMIT of their own.
-            (1, [1, 1], MIN_BATCH),
-            (1, [500, 500], MAX_BATCH),
+            (1, [1, 1], MIN_MAILS_WORTH_WAITING),
+            (1, [500, 500], MAX_MAILS_WAITED_FOR),
             // With two batches in flight, fewer than MAX_BATCH mails are not worth a COMMIT of their own.
-            (2, [40, 60], MAX_BATCH),
+            (2, [40, 60], MAX_MAILS_WAITED_FOR),
         ] {
             let (target, _) = batches(in_flight, last_sizes).target_batch();
             assert_eq!(target, want, "{in_flight} in flight, {last_sizes:?}");

@@ -119,7 +119,7 @@ impl SaveWaiter {
                         "the client disconnected before its mail was saved",
                     ));
                 }
-                PendingState::Claimed if waited >= MAX_QUEUE_TIME + MAX_SAVE_TIME => {
+                PendingState::Claimed if waited >= MAX_QUEUE_TIME + EXTRA_TIME_AFTER_CLAIM => {
                     // The mail may or may not be stored, so the client gets 451, never 250.
                     return Err(SaveError::unavailable(
                         "the store took the mail and did not answer in time",
@@ -168,7 +168,7 @@ impl WaiterRegistry {
     }
 
     fn register<'a>(&'a self, pending: &'a Arc<Pending>, now: Instant) -> WaiterGuard<'a> {
-        sync::lock(&self.waiters).insert(key_of_pending_save(pending), (now, Arc::clone(pending)));
+        sync::lock(&self.waiters).insert(pending_save_address(pending), (now, Arc::clone(pending)));
         WaiterGuard {
             registry: self,
             pending,
@@ -188,12 +188,12 @@ impl WaiterRegistry {
 
 impl Drop for WaiterGuard<'_> {
     fn drop(&mut self) {
-        sync::lock(&self.registry.waiters).remove(&key_of_pending_save(self.pending));
+        sync::lock(&self.registry.waiters).remove(&pending_save_address(self.pending));
     }
 }
 
 /// Returns the memory address of a pending save, which identifies the save as long as the save exists.
-fn key_of_pending_save(pending: &Arc<Pending>) -> usize {
+fn pending_save_address(pending: &Arc<Pending>) -> usize {
     Arc::as_ptr(pending).addr()
 }
 
@@ -208,7 +208,7 @@ impl Pending {
 const MAX_QUEUE_TIME: Duration = Duration::from_secs(30);
 /// Time that a mail which a writer has taken may wait for its outcome in addition to `MAX_QUEUE_TIME`; after that its client
 /// gets 451. The MySQL store retries for 20 seconds, and a COMMIT that starts at the end of them may take the other 12 seconds.
-const MAX_SAVE_TIME: Duration = Duration::from_secs(32);
+const EXTRA_TIME_AFTER_CLAIM: Duration = Duration::from_secs(32);
 /// Time since the start of a save after which the server checks whether the client has disconnected.
 const DISCONNECT_CHECK_AFTER: Duration = Duration::from_secs(1);
 /// Interval between checks of a save that takes longer than a second: whether its time limit has passed and whether the

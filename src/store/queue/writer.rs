@@ -282,7 +282,7 @@ impl QueueWriter {
         while let Some(queued) = next {
             if let Some(mail) = queued.claim_mail() {
                 rows += mail.recipients().len();
-                octets += mail.stored_octets();
+                octets += mail.estimated_stored_octets();
                 mails.push(mail);
                 queued_mails.push(queued);
             }

@@ -21,7 +21,7 @@ struct BreakerState {
 
 impl CircuitBreaker {
     /// Returns whether to use Redis for this batch. While the breaker is open, one batch is allowed after each pause.
-    pub fn allows(&self) -> bool {
+    pub fn allow_batch(&self) -> bool {
         let mut state = self.lock();
         match state.open_until {
             None => true,

@@ -11,11 +11,11 @@ use super::reply::read_resp_value;
 
 /// A connection to Redis over TCP or a Unix socket.
 pub struct RedisConnection {
-    stream: BufReader<Stream>,
+    stream: BufReader<RedisSocket>,
     is_open: bool,
 }
 
-enum Stream {
+enum RedisSocket {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
@@ -28,8 +28,8 @@ impl RedisConnection {
     /// No address accepts the connection (the error is the one from the last address), or the URL requires TLS.
     pub fn open(address: &ConnectionAddr, timeout: Duration) -> io::Result<RedisConnection> {
         let stream = match address {
-            ConnectionAddr::Unix(path) => Stream::Unix(UnixStream::connect(path)?),
-            ConnectionAddr::Tcp(host, port) => Stream::Tcp(connect(host, *port, timeout)?),
+            ConnectionAddr::Unix(path) => RedisSocket::Unix(UnixStream::connect(path)?),
+            ConnectionAddr::Tcp(host, port) => RedisSocket::Tcp(connect(host, *port, timeout)?),
             ConnectionAddr::TcpTls { .. } => {
                 let text = "rediss:// is not supported";
                 return Err(io::Error::new(io::ErrorKind::Unsupported, text));
@@ -50,10 +50,10 @@ impl RedisConnection {
     pub fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
         let timeout = Some(timeout);
         match self.stream.get_ref() {
-            Stream::Tcp(stream) => stream
+            RedisSocket::Tcp(stream) => stream
                 .set_read_timeout(timeout)
                 .and_then(|()| stream.set_write_timeout(timeout)),
-            Stream::Unix(stream) => stream
+            RedisSocket::Unix(stream) => stream
                 .set_read_timeout(timeout)
                 .and_then(|()| stream.set_write_timeout(timeout)),
         }
@@ -79,8 +79,8 @@ impl RedisConnection {
     fn close(&mut self) {
         self.is_open = false;
         let _ = match self.stream.get_ref() {
-            Stream::Tcp(stream) => stream.shutdown(Shutdown::Both),
-            Stream::Unix(stream) => stream.shutdown(Shutdown::Both),
+            RedisSocket::Tcp(stream) => stream.shutdown(Shutdown::Both),
+            RedisSocket::Unix(stream) => stream.shutdown(Shutdown::Both),
         };
     }
 }
@@ -146,20 +146,20 @@ impl ConnectionLike for RedisConnection {
     }
 }
 
-impl Read for Stream {
+impl Read for RedisSocket {
     fn read(&mut self, octets: &mut [u8]) -> io::Result<usize> {
         match self {
-            Stream::Tcp(stream) => stream.read(octets),
-            Stream::Unix(stream) => stream.read(octets),
+            RedisSocket::Tcp(stream) => stream.read(octets),
+            RedisSocket::Unix(stream) => stream.read(octets),
         }
     }
 }
 
-impl Write for Stream {
+impl Write for RedisSocket {
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
         match self {
-            Stream::Tcp(stream) => stream.write(octets),
-            Stream::Unix(stream) => stream.write(octets),
+            RedisSocket::Tcp(stream) => stream.write(octets),
+            RedisSocket::Unix(stream) => stream.write(octets),
         }
     }
 

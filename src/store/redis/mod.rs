@@ -142,7 +142,7 @@ pub struct UnfinishedBodyWrite {
 }
 
 /// Mail ids and bodies of one batch.
-pub type Bodies = Vec<(MailId, Arc<Vec<u8>>)>;
+pub type BatchBodies = Vec<(MailId, Arc<Vec<u8>>)>;
 
 /// Whether the node that receives bodies owns their slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -160,7 +160,7 @@ impl RedisBodyWriter {
     /// The thread cannot be started.
     pub fn start(redis: &RedisPool, breaker: &CircuitBreaker) -> io::Result<RedisBodyWriter> {
         let redis = redis.clone();
-        let store = move |bodies: &Bodies, access| redis.store_bodies(bodies, access);
+        let store = move |bodies: &BatchBodies, access| redis.store_bodies(bodies, access);
         let (requests, answers) = worker::start(store)?;
         Ok(RedisBodyWriter {
             requests,
@@ -174,8 +174,8 @@ impl RedisBodyWriter {
     pub fn begin_store(&mut self, batch: &[Mail]) -> Option<UnfinishedBodyWrite> {
         // Here the bodies of all recipients are in memory at the same time, so the bodies of a larger batch go into column
         // `mail`, row by row.
-        let octets: usize = batch.iter().map(Mail::stored_octets).sum();
-        if octets > MAX_BODIES_OCTETS || !self.breaker.allows() {
+        let octets: usize = batch.iter().map(Mail::estimated_stored_octets).sum();
+        if octets > MAX_BODIES_OCTETS || !self.breaker.allow_batch() {
             return None;
         }
         let bodies = bodies_of(batch).ok()?;
@@ -202,7 +202,7 @@ impl RedisBodyWriter {
     /// The worker thread is still busy with an earlier request at `deadline`, or has ended.
     pub fn send(
         &mut self,
-        bodies: Arc<Bodies>,
+        bodies: Arc<BatchBodies>,
         access: SlotAccess,
         deadline: Instant,
     ) -> Result<u64, RedisStoreError> {
@@ -253,7 +253,7 @@ impl RedisBodyWriter {
 ///
 /// # Errors
 /// There is not enough memory to hold all compressed bodies.
-pub fn bodies_of(batch: &[Mail]) -> Result<Bodies, CompressAllocError> {
+pub fn bodies_of(batch: &[Mail]) -> Result<BatchBodies, CompressAllocError> {
     let deliveries = batch.iter().flat_map(|mail| {
         mail.recipients()
             .iter()

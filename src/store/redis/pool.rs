@@ -10,7 +10,7 @@ use scheduled_thread_pool::ScheduledThreadPool;
 
 use super::connect::Connector;
 use super::connection::RedisConnection;
-use super::{Bodies, Redirect, RedisStoreError, STORE_TIMEOUT, SlotAccess, describe_error};
+use super::{BatchBodies, Redirect, RedisStoreError, STORE_TIMEOUT, SlotAccess, describe_error};
 use crate::sync::lock;
 
 /// A pool of connections to one Redis server, shared by the writers.
@@ -100,7 +100,7 @@ impl RedisPool {
     /// connection.
     pub(super) fn store_bodies(
         &self,
-        bodies: &Bodies,
+        bodies: &BatchBodies,
         access: SlotAccess,
     ) -> Result<(), RedisStoreError> {
         let started_at = Instant::now();
@@ -117,7 +117,7 @@ impl RedisPool {
 
     fn try_store(
         &self,
-        bodies: &Bodies,
+        bodies: &BatchBodies,
         access: SlotAccess,
         started_at: Instant,
     ) -> redis::RedisResult<()> {
@@ -153,7 +153,7 @@ impl RedisPool {
 
 /// Encodes a SETEX command for each body in [RESP](https://redis.io/docs/latest/develop/reference/protocol-spec/). The redis
 /// crate's encoder is not used, because it would copy each body three times.
-fn encode_setex(bodies: &Bodies, expire_seconds: usize, access: SlotAccess) -> Vec<u8> {
+fn encode_setex(bodies: &BatchBodies, expire_seconds: usize, access: SlotAccess) -> Vec<u8> {
     let octets = bodies
         .iter()
         .map(|(_, body)| body.len() + COMMAND_OVERHEAD_OCTETS);

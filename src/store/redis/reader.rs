@@ -105,7 +105,7 @@ impl RedisReader {
     ///
     /// # Errors
     /// The server does not store the value; the text gives the reason.
-    pub fn try_write(&mut self, key: &str) -> Result<(), String> {
+    pub fn test_write(&mut self, key: &str) -> Result<(), String> {
         let mut setex = redis::cmd("SETEX");
         let written: redis::RedisResult<()> =
             setex.arg(key).arg(1).arg("").query(&mut self.connection);

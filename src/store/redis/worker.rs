@@ -7,14 +7,14 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::{Bodies, RedisStoreError, SlotAccess};
+use super::{BatchBodies, RedisStoreError, SlotAccess};
 use crate::metrics::Component;
 use crate::panics;
 
 /// The bodies to store, and the number of the request.
 pub struct Request {
     pub number: u64,
-    pub bodies: Arc<Bodies>,
+    pub bodies: Arc<BatchBodies>,
     pub access: SlotAccess,
 }
 
@@ -27,7 +27,7 @@ pub type WorkerAnswer = (u64, Result<(), RedisStoreError>);
 /// # Errors
 /// The thread cannot be started.
 pub fn start(
-    store: impl Fn(&Bodies, SlotAccess) -> Result<(), RedisStoreError> + Send + 'static,
+    store: impl Fn(&BatchBodies, SlotAccess) -> Result<(), RedisStoreError> + Send + 'static,
 ) -> io::Result<(Sender<Request>, Receiver<WorkerAnswer>)> {
     let (requests, requested) = bounded::<Request>(1);
     let (answer, answers) = bounded(16);
@@ -64,7 +64,7 @@ mod tests {
         })
         .unwrap();
         let hash = crate::mail::MailId::random(1).unwrap()[0];
-        let full: Bodies = vec![(hash, Arc::default())];
+        let full: BatchBodies = vec![(hash, Arc::default())];
         for (number, bodies, is_stored) in [
             (1, full.clone(), false),
             (2, full, false),

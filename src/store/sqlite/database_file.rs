@@ -15,7 +15,7 @@ use nix::fcntl::OFlag;
 use super::wal_files::{
     FileIdentity, file_identity, file_len, identity_of, journal_path, resolve_symlinks, wal_path,
 };
-use super::wal_state::{self, WalState};
+use super::wal_state::{self, WalTruncationDetector};
 use crate::store::SaveError;
 
 /// A database file, identified by its path. Clones share the state of the opened file.
@@ -27,7 +27,7 @@ pub struct DatabaseFile {
 struct FileState {
     path: PathBuf,
     opened: OnceLock<Opened>,
-    wal_state: WalState,
+    wal_state: WalTruncationDetector,
     /// Whether `database_moved` was logged and `database_back` was not logged since.
     is_moved: AtomicBool,
 }
@@ -45,7 +45,7 @@ impl DatabaseFile {
         let shared = FileState {
             path: path.to_owned(),
             opened: OnceLock::new(),
-            wal_state: WalState::default(),
+            wal_state: WalTruncationDetector::default(),
             is_moved: AtomicBool::new(false),
         };
         DatabaseFile {
@@ -66,7 +66,7 @@ impl DatabaseFile {
     pub fn prepare(&self) -> Result<(), SaveError> {
         let path = self.path();
         if self.shared.opened.get().is_none() {
-            reject_unusual_file(path)?;
+            reject_unsafe_path(path)?;
             create_if_missing(path).map_err(|error| creation_error(path, &error))?;
             let opened = Opened::new(path).map_err(|error| creation_error(path, &error))?;
             // If another thread was first, the file that it opened is kept; both threads opened the same path.
@@ -90,15 +90,15 @@ impl DatabaseFile {
     }
 
     /// Returns the file that was truncated: the database file, its `-wal` or its `-shm`; `None` if none of them was.
-    pub fn truncated(&self) -> Option<PathBuf> {
-        self.shared.wal_state.truncated(self.path())
+    pub fn truncated_file(&self) -> Option<PathBuf> {
+        self.shared.wal_state.truncated_file(self.path())
     }
 
     /// Returns why mail cannot be saved: the path does not refer to the opened database file, or the file is empty. Returns
     /// `None` in all other cases.
     pub fn unready_reason(&self) -> Option<String> {
         let is_ready = self.is_in_place() && !self.is_emptied();
-        (!is_ready).then(|| format!("{}: {MOVED}", self.path().display()))
+        (!is_ready).then(|| format!("{}: {DISPLACED_REASON}", self.path().display()))
     }
 
     /// Returns whether the index of the write-ahead log (`-shm`) was truncated.
@@ -123,9 +123,9 @@ impl DatabaseFile {
             false => "move it back to this name, or restart the server",
         };
         if !self.shared.is_moved.swap(true, Ordering::SeqCst) {
-            log::error!(file:% = file.display(), reason = MOVED, fix = fix; "database_moved");
+            log::error!(file:% = file.display(), reason = DISPLACED_REASON, fix = fix; "database_moved");
         }
-        SaveError::Unavailable(format!("{}: {MOVED}; {fix}", file.display()))
+        SaveError::Unavailable(format!("{}: {DISPLACED_REASON}; {fix}", file.display()))
     }
 
     /// Records that the database file, its `-wal` and its `-shm` are where they were opened. Logs `database_back` if
@@ -156,7 +156,7 @@ impl Opened {
 /// # Errors
 /// [`SaveError`]: the path is a folder, pipe or device, or its write-ahead log or rollback journal exists while the database
 /// file is missing or empty. SQLite would delete the log or the journal, and with the log all mails that are only in the log.
-pub fn reject_unusual_file(file: &Path) -> Result<(), SaveError> {
+pub fn reject_unsafe_path(file: &Path) -> Result<(), SaveError> {
     let is_unusual = fs::metadata(file).is_ok_and(|metadata| !metadata.is_file());
     if is_unusual {
         return Err(SaveError::Unavailable(format!(
@@ -210,4 +210,5 @@ fn creation_error(file: &Path, error: &io::Error) -> SaveError {
 
 /// Permissions of a new database file: read and write for the user, read for the group; the umask may remove some.
 const DATABASE_MODE: u32 = 0o640;
-const MOVED: &str = "moved, removed, replaced or truncated while it or its -wal or -shm was open";
+const DISPLACED_REASON: &str =
+    "moved, removed, replaced or truncated while it or its -wal or -shm was open";

@@ -42,7 +42,7 @@ pub fn classify_error(file: &Path, error: &rusqlite::Error) -> ClassifiedError {
             let text = text("; out of memory");
             (BatchError::Store(SaveError::Full(text)), true)
         }
-        Some(ErrorCode::SystemIoFailure) if is_at_size_limit(error) => {
+        Some(ErrorCode::SystemIoFailure) if is_write_error_with_size_limit(error) => {
             let text = text("; the file size limit (RLIMIT_FSIZE) is reached");
             (BatchError::Store(SaveError::Full(text)), true)
         }
@@ -83,14 +83,14 @@ pub fn describe_error(error: &rusqlite::Error) -> String {
             Some(ErrorCode::NotADatabase) => {
                 format!("{error}; name another file, or move this one away")
             }
-            Some(ErrorCode::DatabaseCorrupt) => format!("{error}; {RECOVER}"),
+            Some(ErrorCode::DatabaseCorrupt) => format!("{error}; {RECOVERY_FIX}"),
             _ => error.to_string(),
         },
     }
 }
 
 /// Returns an out-of-memory error that fails one mail. Out of memory at COMMIT is another error, which fails the batch.
-pub fn no_memory(error: CompressAllocError) -> rusqlite::Error {
+pub fn single_mail_out_of_memory(error: CompressAllocError) -> rusqlite::Error {
     rusqlite::Error::ToSqlConversionFailure(error.into())
 }
 
@@ -100,7 +100,7 @@ fn is_hidden_out_of_memory(error: &rusqlite::Error) -> bool {
 }
 
 /// Returns whether a write failed while RLIMIT_FSIZE is set. SQLite reports a file at this size limit like a disk error.
-fn is_at_size_limit(error: &rusqlite::Error) -> bool {
+fn is_write_error_with_size_limit(error: &rusqlite::Error) -> bool {
     has_code(error, ffi::SQLITE_IOERR_WRITE)
         && getrlimit(Resource::RLIMIT_FSIZE).is_ok_and(|(soft, _)| soft != RLIM_INFINITY)
 }
@@ -112,5 +112,5 @@ fn has_code(error: &rusqlite::Error, extended_code: i32) -> bool {
 }
 
 /// Fix for a damaged database file. `.recover` is a command of SQLite's command-line program.
-const RECOVER: &str = "stop the server, move the file and its -wal away, and copy the readable rows into a new file: \
+const RECOVERY_FIX: &str = "stop the server, move the file and its -wal away, and copy the readable rows into a new file: \
                        sqlite3 OLD .recover | sqlite3 NEW";

@@ -18,7 +18,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
 pub use self::database_file::DatabaseFile;
-use self::error::{classify_error, no_memory};
+use self::error::{classify_error, single_mail_out_of_memory};
 pub use self::reader::SqliteReader;
 use self::wal_files::{SidecarFile, file_len, shm_path, wal_path};
 use super::row::Row;
@@ -32,10 +32,10 @@ use crate::store::queue::bisect::{BatchError, save_bisecting};
 pub struct SqliteStore {
     file: DatabaseFile,
     table: TableName,
-    open: Option<OpenFile>,
+    open: Option<OpenDatabase>,
 }
 
-struct OpenFile {
+struct OpenDatabase {
     connection: Connection,
     /// The write-ahead log (`-wal`).
     log: SidecarFile,
@@ -63,7 +63,7 @@ impl SqliteStore {
     fn reopen(&mut self) -> Result<(), SaveError> {
         self.file.prepare()?;
         let path = self.file.path();
-        let open = OpenFile::open(path, &self.table);
+        let open = OpenDatabase::open(path, &self.table);
         self.open =
             Some(open.map_err(|error| classify_error(path, &error).error.into_save_error())?);
         self.check_in_place()
@@ -73,7 +73,7 @@ impl SqliteStore {
     /// connection stays open, because the files may be moved back, and because only this connection can write the `-wal` back
     /// into the moved database file.
     fn check_in_place(&mut self) -> Result<(), SaveError> {
-        let displaced = (self.open.as_ref()).and_then(|open| open.displaced(&self.file));
+        let displaced = (self.open.as_ref()).and_then(|open| open.displaced_file(&self.file));
         let Some(displaced) = displaced else {
             self.file.log_return_to_place();
             return Ok(());
@@ -91,10 +91,13 @@ impl SqliteStore {
         if self.open.is_none() {
             self.reopen().map_err(BatchError::Store)?;
         }
-        if self.opened()?.connection.is_autocommit() {
+        if self.open_database()?.connection.is_autocommit() {
             self.check_in_place().map_err(BatchError::Store)?;
             // IMMEDIATE waits for the write lock and takes it; a deferred transaction could get SQLITE_BUSY at its first write.
-            let begun = self.opened()?.connection.execute_batch("BEGIN IMMEDIATE");
+            let begun = self
+                .open_database()?
+                .connection
+                .execute_batch("BEGIN IMMEDIATE");
             begun.map_err(|error| self.roll_back(&error))?;
         }
         Ok(())
@@ -103,7 +106,7 @@ impl SqliteStore {
     /// Commits all mails of `part` or none.
     fn save_part(&mut self, part: &[Mail]) -> Result<(), BatchError> {
         self.begin()?;
-        let open = self.opened()?;
+        let open = self.open_database()?;
         let saved = open
             .insert_all(part)
             .and_then(|()| open.connection.execute_batch("COMMIT"));
@@ -118,7 +121,7 @@ impl SqliteStore {
         Ok(())
     }
 
-    fn opened(&self) -> Result<&OpenFile, BatchError> {
+    fn open_database(&self) -> Result<&OpenDatabase, BatchError> {
         let not_open =
             || SaveError::Unavailable(format!("{}: not open", self.file.path().display()));
         self.open
@@ -156,7 +159,7 @@ impl SaveMail for SqliteStore {
     }
 
     fn cancel_batch(&mut self) {
-        let ends_transaction = |open: &OpenFile| {
+        let ends_transaction = |open: &OpenDatabase| {
             open.connection.is_autocommit() || open.connection.execute_batch("ROLLBACK").is_ok()
         };
         if !self.open.as_ref().is_none_or(ends_transaction) {
@@ -175,8 +178,8 @@ impl SaveMail for SqliteStore {
     }
 }
 
-impl OpenFile {
-    fn open(file: &Path, table: &TableName) -> rusqlite::Result<OpenFile> {
+impl OpenDatabase {
+    fn open(file: &Path, table: &TableName) -> rusqlite::Result<OpenDatabase> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(file, flags)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
@@ -188,12 +191,12 @@ impl OpenFile {
         let insert = insert_statement(table);
         // Fails if an existing table does not have these columns.
         connection.prepare_cached(&insert)?;
-        // On close, SQLite would delete the `-wal` by its name, even if another file now has that name. `OpenFile::close`
+        // On close, SQLite would delete the `-wal` by its name, even if another file now has that name. `OpenDatabase::close`
         // allows the deletion if the name still refers to the same file.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         let mut log = SidecarFile::new(wal_path(file));
         log.warn_when_large();
-        Ok(OpenFile {
+        Ok(OpenDatabase {
             connection,
             log,
             index: SidecarFile::new(shm_path(file)),
@@ -203,7 +206,7 @@ impl OpenFile {
 
     /// Returns the first of the database file, its `-wal` and its `-shm` that is not where SQLite opened it or was truncated;
     /// `None` if there is no such file.
-    fn displaced(&self, file: &DatabaseFile) -> Option<PathBuf> {
+    fn displaced_file(&self, file: &DatabaseFile) -> Option<PathBuf> {
         if !file.is_in_place() || file.is_emptied() {
             return Some(file.path().to_owned());
         }
@@ -211,14 +214,18 @@ impl OpenFile {
         let displaced = sidecars.find(|sidecar| !sidecar.is_in_place());
         displaced
             .map(|sidecar| sidecar.file.clone())
-            .or_else(|| self.truncated(file))
+            .or_else(|| self.truncated_file(file))
     }
 
     /// Returns the first file that was truncated; `None` if there is none, or if the name of the `-wal` or `-shm` no longer
     /// refers to the file that SQLite opened.
-    fn truncated(&self, file: &DatabaseFile) -> Option<PathBuf> {
+    fn truncated_file(&self, file: &DatabaseFile) -> Option<PathBuf> {
         let are_in_place = self.log.is_in_place() && self.index.is_in_place();
-        if are_in_place { file.truncated() } else { None }
+        if are_in_place {
+            file.truncated_file()
+        } else {
+            None
+        }
     }
 
     /// Closes the connection. SQLite is allowed to write the `-wal` into the database file and to delete the `-wal` by its name
@@ -229,7 +236,7 @@ impl OpenFile {
             mem::forget(self.connection);
             return;
         }
-        match self.displaced(file) {
+        match self.displaced_file(file) {
             None => {
                 let config = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
                 // If this fails, the `-wal` stays, and SQLite reads it at the next start.
@@ -260,7 +267,7 @@ impl OpenFile {
     /// the files was truncated, so that a checkpoint would damage the database.
     fn checkpoint(&self, file: &DatabaseFile, mode: &str) -> Option<bool> {
         let is_in_place = file.is_in_place();
-        let is_damaged = is_in_place && (file.is_emptied() || self.truncated(file).is_some());
+        let is_damaged = is_in_place && (file.is_emptied() || self.truncated_file(file).is_some());
         let is_only_copy = !self.log.is_in_place() || file.is_removed();
         if is_damaged || !is_in_place && is_only_copy {
             return None;
@@ -283,7 +290,9 @@ impl OpenFile {
                     row.subject,
                     "gzencode",
                     row.charset,
-                    mail.zlib_body(delivery).map_err(no_memory)?.as_slice(),
+                    mail.zlib_body(delivery)
+                        .map_err(single_mail_out_of_memory)?
+                        .as_slice(),
                     0.0,
                     delivery.hash.as_str(),
                     row.content_type,
@@ -294,7 +303,7 @@ impl OpenFile {
                     row.attach_info,
                 ]);
                 inserted.map_err(|error| match error.sqlite_error_code() {
-                    Some(ErrorCode::OutOfMemory) => no_memory(CompressAllocError),
+                    Some(ErrorCode::OutOfMemory) => single_mail_out_of_memory(CompressAllocError),
                     _ => error,
                 })?;
             }

@@ -6,12 +6,12 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 use super::BUSY_TIMEOUT;
-use super::database_file::reject_unusual_file;
+use super::database_file::reject_unsafe_path;
 use super::error::describe_error;
 use crate::mail::inflate;
 use crate::store::TableName;
 use crate::store::reader::{
-    ListingSize, MAX_SHOWN_OCTETS, MailListing, MailReader, StoreReadError, text,
+    ListedMail, ListedMailSize, MAX_SHOWN_OCTETS, MailReader, StoreReadError, text,
 };
 
 /// Reads mail from an SQLite file. Never creates a file.
@@ -32,7 +32,7 @@ impl SqliteReader {
                 file.display()
             )));
         }
-        reject_unusual_file(file).map_err(|error| StoreReadError(error.to_string()))?;
+        reject_unsafe_path(file).map_err(|error| StoreReadError(error.to_string()))?;
         // Not read-only: a reader in WAL mode writes to the `-shm` file.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(file, flags).and_then(|connection| {
@@ -48,7 +48,7 @@ impl SqliteReader {
 }
 
 impl MailReader for SqliteReader {
-    fn list(&mut self, to: Option<&str>, limit: u32) -> Result<Vec<MailListing>, StoreReadError> {
+    fn list(&mut self, to: Option<&str>, limit: u32) -> Result<Vec<ListedMail>, StoreReadError> {
         let order = match self.has_column("mail_id") {
             Ok(true) => "mail_id",
             Ok(false) => "date",
@@ -66,13 +66,13 @@ impl MailReader for SqliteReader {
         let rows = self.connection.prepare(&sql).and_then(|mut select| {
             let rows = select.query_map(params![limit, to], |row| {
                 let stream = octets_of(row.get_ref(5)?);
-                Ok(MailListing {
+                Ok(ListedMail {
                     hash: text_of(row.get_ref(0)?).unwrap_or_default(),
                     date: text_of(row.get_ref(1)?),
                     from: text_of(row.get_ref(2)?),
                     to: text_of(row.get_ref(3)?),
                     recipient: text_of(row.get_ref(4)?),
-                    size: stream.map_or(ListingSize::Expired, ListingSize::of),
+                    size: stream.map_or(ListedMailSize::Expired, ListedMailSize::of),
                     subject: text_of(row.get_ref(6)?),
                 })
             })?;

@@ -14,7 +14,7 @@ use crate::sync;
 
 /// The opened index (`-shm`) and the length of the database file at the last check.
 #[derive(Default)]
-pub struct WalState {
+pub struct WalTruncationDetector {
     inner: Mutex<Inner>,
 }
 
@@ -42,10 +42,10 @@ pub fn is_index_truncated(database: &Path) -> bool {
     file_identity(&index).is_ok() && file_len(&index) < INDEX_MIN_OCTETS
 }
 
-impl WalState {
+impl WalTruncationDetector {
     /// Returns the file that was truncated: the `-shm`, or the `-wal` or the database file if it is shorter than the `-shm`
     /// says. Returns `None` if no file was truncated or the `-shm` cannot be read.
-    pub fn truncated(&self, database: &Path) -> Option<PathBuf> {
+    pub fn truncated_file(&self, database: &Path) -> Option<PathBuf> {
         let (index, log) = (shm_path(database), wal_path(database));
         if is_index_truncated(database) {
             return Some(index);

@@ -26,8 +26,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 pub use self::reader::ClusterReader;
 use self::slots::{SlotTable, read_slots, slot_of};
 use super::{
-    Bodies, BodyLocations, CircuitBreaker, MAX_BODIES_OCTETS, Redirect, RedisBodyWriter, RedisPool,
-    RedisSettings, RedisStoreError, STORE_TIMEOUT, SlotAccess, bodies_of,
+    BatchBodies, BodyLocations, CircuitBreaker, MAX_BODIES_OCTETS, Redirect, RedisBodyWriter,
+    RedisPool, RedisSettings, RedisStoreError, STORE_TIMEOUT, SlotAccess, bodies_of,
 };
 use crate::mail::{Mail, MailId};
 use crate::metrics::{self, BodyLocation, Component};
@@ -37,10 +37,10 @@ use crate::sync::lock;
 /// The slot table and the pools of a Redis Cluster, shared by the writers of one store. Clones share one state.
 #[derive(Clone)]
 pub struct RedisCluster {
-    shared: Arc<ClusterState>,
+    shared: Arc<SharedRedisCluster>,
 }
 
-struct ClusterState {
+struct SharedRedisCluster {
     settings: RedisSettings,
     writers: usize,
     slots: Mutex<Arc<SlotTable>>,
@@ -66,7 +66,7 @@ impl RedisCluster {
     /// The thread cannot be started.
     pub fn start(settings: &RedisSettings, writers: usize) -> std::io::Result<RedisCluster> {
         let (refresh, requests) = bounded(1);
-        let shared = Arc::new(ClusterState {
+        let shared = Arc::new(SharedRedisCluster {
             settings: settings.clone(),
             writers,
             slots: Mutex::default(),
@@ -92,7 +92,7 @@ impl RedisCluster {
         }
     }
 
-    fn node(&self, address: &str) -> Option<(RedisPool, CircuitBreaker)> {
+    fn pool_and_breaker(&self, address: &str) -> Option<(RedisPool, CircuitBreaker)> {
         let mut nodes = lock(&self.shared.nodes);
         if let Some(node) = nodes.get(address) {
             return Some(node.clone());
@@ -106,7 +106,7 @@ impl RedisCluster {
     }
 }
 
-impl ClusterState {
+impl SharedRedisCluster {
     /// Replaces the slot table. Removes the nodes without slots; otherwise `nodes` would grow each time the cluster replaces a
     /// node by one with another address.
     fn update_slots(&self, slots: SlotTable) {
@@ -126,7 +126,7 @@ impl ClusterBodyWriter {
 
     /// Stores the bodies of a batch and returns which of them are in Redis.
     pub fn store(&mut self, batch: &[Mail]) -> BodyLocations {
-        let octets: usize = batch.iter().map(Mail::stored_octets).sum();
+        let octets: usize = batch.iter().map(Mail::estimated_stored_octets).sum();
         let count: usize = batch.iter().map(|mail| mail.recipients().len()).sum();
         let stored = match octets > MAX_BODIES_OCTETS {
             true => HashSet::new(),
@@ -140,14 +140,14 @@ impl ClusterBodyWriter {
     }
 
     /// Stores bodies in all nodes at the same time. Returns the mail ids of the bodies that are in Redis.
-    fn store_bodies(&mut self, bodies: Bodies) -> HashSet<MailId> {
+    fn store_bodies(&mut self, bodies: BatchBodies) -> HashSet<MailId> {
         let deadline = Instant::now() + STORE_TIMEOUT;
         let mut stored = HashSet::new();
         let mut remaining = bodies;
         let mut migrating = MigratingSlots::new();
         // The second attempt is for bodies that were redirected.
         for _ in 0..2 {
-            if self.cluster.slots().0.is_empty() && !self.find_slots(deadline) {
+            if self.cluster.slots().0.is_empty() && !self.load_slot_table(deadline) {
                 break;
             }
             let has_moved;
@@ -163,9 +163,9 @@ impl ClusterBodyWriter {
         stored
     }
 
-    fn find_slots(&self, deadline: Instant) -> bool {
+    fn load_slot_table(&self, deadline: Instant) -> bool {
         let breaker = &self.cluster.shared.breaker;
-        if !breaker.allows() {
+        if !breaker.allow_batch() {
             return false;
         }
         self.cluster.refresh(deadline);
@@ -182,15 +182,15 @@ impl ClusterBodyWriter {
     /// the bodies that were redirected, and whether a node sent MOVED, which means that the slot table is out of date.
     fn store_once(
         &mut self,
-        bodies: Bodies,
+        bodies: BatchBodies,
         migrating: &mut MigratingSlots,
         deadline: Instant,
         stored: &mut HashSet<MailId>,
-    ) -> (Bodies, bool) {
+    ) -> (BatchBodies, bool) {
         let slots = self.cluster.slots();
         self.workers.retain(|address, _| slots.has_node(address));
         let redirects = std::mem::take(migrating);
-        let mut groups: HashMap<(&str, SlotAccess), Bodies> = HashMap::new();
+        let mut groups: HashMap<(&str, SlotAccess), BatchBodies> = HashMap::new();
         for body in bodies {
             let redirect = redirects.get(&slot_of(body.0.as_str().as_bytes()));
             let target = match redirect {
@@ -205,10 +205,10 @@ impl ClusterBodyWriter {
         }
         let mut sent = Vec::new();
         for ((address, access), group) in groups {
-            let Some(node) = self.cluster.node(address) else {
+            let Some(node) = self.cluster.pool_and_breaker(address) else {
                 continue;
             };
-            if !node.1.allows() {
+            if !node.1.allow_batch() {
                 continue;
             }
             let worker = match self.workers.get_mut(address) {
@@ -222,7 +222,7 @@ impl ClusterBodyWriter {
             let number = worker.send(Arc::clone(&group), access, deadline);
             sent.push((address, node.1, group, number));
         }
-        let (mut redirected, mut has_moved) = (Bodies::new(), false);
+        let (mut redirected, mut has_moved) = (BatchBodies::new(), false);
         for (address, breaker, group, number) in sent {
             let Some(worker) = self.workers.get_mut(address) else {
                 continue;
@@ -254,7 +254,7 @@ impl ClusterBodyWriter {
 
 /// Reads the slot table at each request of a writer and at least every `REFRESH_INTERVAL`, because nodes may take over slots at
 /// any time.
-fn run_slot_refresh(shared: &Weak<ClusterState>, requests: &Receiver<Sender<()>>) {
+fn run_slot_refresh(shared: &Weak<SharedRedisCluster>, requests: &Receiver<Sender<()>>) {
     let mut done: Option<Sender<()>> = None;
     loop {
         let Some(shared) = shared.upgrade() else {

@@ -44,7 +44,7 @@ impl ClusterReader {
     ///
     /// # Errors
     /// [`StoreReadError`]: the node cannot be reached now, or failed before.
-    pub fn node(&mut self, address: &str) -> Result<&mut RedisReader, StoreReadError> {
+    pub fn connection_to(&mut self, address: &str) -> Result<&mut RedisReader, StoreReadError> {
         if !self.nodes.contains_key(address) {
             let node = RedisReader::open(&self.settings.url_of(address));
             self.nodes.insert(address.to_owned(), node);
@@ -66,11 +66,11 @@ impl ClusterReader {
         let no_owner =
             || StoreReadError(format!("REDIS_INTERFACE: no node owns the slot of {hash}"));
         let address = self.slots.owner_of(hash).ok_or_else(no_owner)?.to_owned();
-        let outcome = match self.node(&address)?.body_or_redirect(hash) {
+        let outcome = match self.connection_to(&address)?.body_or_redirect(hash) {
             Ok(Ok(body)) => return Ok(body),
             // The slot is being migrated, and its new node may already have the body.
             Ok(Err(Redirect::Ask { node, .. })) => {
-                let node = self.node(&node)?;
+                let node = self.connection_to(&node)?;
                 return node
                     .query::<redis::Value>(&redis::cmd("ASKING"))
                     .and_then(|_| node.body(hash));
@@ -78,7 +78,7 @@ impl ClusterReader {
             Ok(Err(Redirect::Moved)) => {
                 self.slots = read_slots(&self.settings, &self.slots)?;
                 let address = self.slots.owner_of(hash).ok_or_else(no_owner)?.to_owned();
-                return self.node(&address)?.body(hash);
+                return self.connection_to(&address)?.body(hash);
             }
             Err(error) => Err(error),
         };
