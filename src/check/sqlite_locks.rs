@@ -58,7 +58,8 @@ fn conflicting_process(file: &File, kind: i32, (start, length): (i64, i64)) -> O
 /// Offset and length, in bytes, of SQLite's locks PENDING (1 byte), RESERVED (1 byte) and SHARED (510 bytes) in the database
 /// file.
 const LOCK_BYTES: (i64, i64) = (0x4000_0000, 512);
-/// Offset and length, in bytes, of the lock in the `-shm` file that a connection holds while it writes to the `-wal` file.
+/// Offset and length, in bytes, of the write lock in the `-shm` file. An SQLite connection holds this lock while it writes to
+/// the `-wal` file.
 const WAL_WRITE_LOCK: (i64, i64) = (120, 1);
 /// Interval between two queries for a lock. It is short because a server under load releases its lock only for a moment.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);

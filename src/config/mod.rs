@@ -57,7 +57,8 @@ pub struct Config {
     pub status_address: Option<SocketAddr>,
     /// PID_FILE: file for the process id of the server; `None` if the key is empty.
     pub pid_file: Option<PathBuf>,
-    /// GUID (or SUID) and SGID: user and group to run as; `None` if both are empty.
+    /// Keys GUID (another spelling is SUID) and SGID: ids of the user and group that the server runs as; `None` if both are
+    /// empty.
     pub run_as: Option<(u32, u32)>,
     /// GM_MAX_RECIPIENTS: maximum number of accepted recipients in one transaction.
     pub max_recipients: usize,

@@ -100,7 +100,8 @@ impl Deadlines {
         self.is_mail_saved = true;
     }
 
-    /// Excludes time spent waiting for the store from the period of commands without a mail.
+    /// Moves the start of the command period forward by `waited`: time spent waiting for the store does not count towards the
+    /// time limit for commands without a mail.
     pub(super) fn exclude_store_wait(&mut self, waited: Duration) {
         self.commands_since += waited;
     }
@@ -124,9 +125,9 @@ impl ClientConnection<'_> {
             || self.deadlines.is_discard_time_over()
     }
 
-    /// Returns the reason why content is discarded, if the connection closes because connection slots run out (`reason` is
-    /// `Shed`) or the time limit for discarding has passed; otherwise `None`. The client then receives, for example, 552
-    /// (message too large). After 421 (timeout) the client would send the same message again.
+    /// Returns why content is discarded if the connection closes because connection slots run out (`reason` is `Shed`) or
+    /// because the time limit for discarding has passed; otherwise `None`. The client gets the reply of that reason, for
+    /// example 552 (message too large), because after 421 it would send the same message again.
     pub(super) fn discard_reason_to_report(&self, reason: CloseReason) -> Option<DiscardReason> {
         match reason == CloseReason::Shed || self.deadlines.is_discard_time_over() {
             true => self.session.discard_reason(),

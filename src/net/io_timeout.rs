@@ -58,8 +58,8 @@ impl IoTimeout {
         }
     }
 
-    /// Returns which deadline has passed at the load level last seen by the deadlines thread; `None` if `deadline` has not
-    /// passed.
+    /// Returns `TimedOut` if the normal time limit of `deadline` has passed, `Shed` if only the shorter one of the current load
+    /// level has passed, otherwise `None`. The load level is the one that the deadlines thread stored last.
     ///
     /// The deadlines thread ends only calls that block, and no read blocks if a client sends without a pause. Therefore the
     /// connection's thread calls this function before each read and after each incomplete write.
@@ -109,7 +109,7 @@ impl IoTimeout {
         self.expired_nearly_full.load(Ordering::Relaxed)
     }
 
-    /// Shuts down `socket` if a deadline is armed and has passed at the load level `load`.
+    /// Shuts down `socket` if a read or write is in progress and its deadline for load level `load` has passed.
     pub fn expire_if_due(&self, socket: &TcpStream, load: LoadLevel) {
         self.load.store(load as usize, Ordering::Relaxed);
         let how = match self.wait.load(Ordering::Acquire) {

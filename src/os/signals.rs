@@ -53,8 +53,8 @@ impl SignalListener {
                     SIGUSR1 => SignalEvent::ReopenLog,
                     _ => SignalEvent::Stop,
                 };
-                // If many events are queued, a further reload or reopen event changes nothing, so it is dropped. The first two
-                // stop events are always queued.
+                // If MAX_EVENTS events are queued, a further reload or reopen event changes nothing, so it is dropped. The
+                // channel has two more places, so the first two stop events always fit.
                 if event == SignalEvent::Stop || events.len() < MAX_EVENTS {
                     let _ = events.try_send(event);
                 }

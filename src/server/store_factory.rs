@@ -178,7 +178,7 @@ fn body_store_maker(
     };
     let pool = RedisPool::new(url, settings.expire_seconds, writers).map_err(StartError::Redis)?;
     let breaker = CircuitBreaker::default();
-    // If the thread cannot be started, this writer stores bodies in the table, so that no mail is lost.
+    // If the Redis thread of a writer cannot be started, that writer stores bodies in the table, so that no mail is lost.
     Ok(Box::new(move || {
         match RedisBodyWriter::start(&pool, &breaker) {
             Ok(bodies) => BodyStore::Redis(bodies),

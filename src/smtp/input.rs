@@ -107,8 +107,8 @@ impl Default for InputBuffer {
     }
 }
 
-/// Initial size in octets of a read for commands: the longest command line. This is less than a memory page, so an idle client
-/// uses little memory.
+/// Number of octets that the first read of commands asks for: the longest command line. This is less than a memory page, so an
+/// idle client uses little memory.
 pub const COMMAND_READ_SIZE: usize = 2_048;
 /// Initial size in octets of a read for content, enough for a small mail. The SIZE that a client declares does not change it.
 pub const CONTENT_READ_SIZE: usize = 4_096;

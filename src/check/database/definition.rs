@@ -25,7 +25,8 @@ pub fn check(connection: &mut DbConnection, table: &TableName) -> Vec<Diagnostic
     findings
 }
 
-/// Checks names and rights by preparing the writer's INSERT, and by a look-up that finds no row.
+/// Checks the table and column names and the rights of MYSQL_USER: prepares the writer's INSERT, and runs a look-up that
+/// finds no row.
 pub fn check_rights(connection: &mut DbConnection, table: &TableName) -> Vec<Diagnostic> {
     if let Err(error) = insert::insert_statement(connection, table, 1) {
         let what = format!("no row can be inserted into {table}");

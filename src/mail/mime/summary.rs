@@ -24,7 +24,7 @@ pub struct MimeSummary {
     pub attachments: Vec<Attachment>,
 }
 
-/// A part that is not a multipart, with a file name, with disposition `attachment`, or with a media type other than `text/*`.
+/// A part, other than a multipart, that has a file name, disposition `attachment`, or a media type other than `text/*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attachment {
     /// The decoded file name; empty if there is none.

@@ -44,7 +44,8 @@ impl CircuitBreaker {
         state.pause = Duration::ZERO;
     }
 
-    /// Records a failure and opens the breaker: Redis is not used for twice the last pause, at most `MAX_PAUSE`.
+    /// Records a failure and opens the breaker: the next time without Redis is twice as long as the last one, at most
+    /// `MAX_PAUSE`.
     pub fn failed(&self, reason: &str) {
         metrics::REDIS_ERRORS.count(());
         let mut state = self.lock();
@@ -58,7 +59,7 @@ impl CircuitBreaker {
     }
 }
 
-/// Time without Redis after the first failure; doubled after each further failure up to `MAX_PAUSE`.
+/// Time for which Redis is not used after the first failure; doubled after each further failure up to `MAX_PAUSE`.
 const MIN_PAUSE: Duration = Duration::from_secs(1);
-/// Longest time without Redis after repeated failures.
+/// Longest time for which Redis is not used after repeated failures.
 const MAX_PAUSE: Duration = Duration::from_secs(30);

@@ -58,8 +58,8 @@ impl DatabaseFile {
         &self.shared.path
     }
 
-    /// Checks that SQLite can open the database file without damage. The first call creates a missing file; later calls fail if
-    /// the path does not refer to the file of the first call.
+    /// Checks that opening the database file with SQLite damages nothing. The first call creates a missing file; later calls
+    /// fail if the path does not refer to the file of the first call.
     ///
     /// # Errors
     /// [`SaveError`], which names the file and the fix.

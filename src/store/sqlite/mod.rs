@@ -204,8 +204,8 @@ impl OpenDatabase {
         })
     }
 
-    /// Returns the first of the database file, its `-wal` and its `-shm` that is not where SQLite opened it or was truncated;
-    /// `None` if there is no such file.
+    /// Returns the first of the database file, its `-wal` and its `-shm` that was moved, replaced, removed or truncated since
+    /// SQLite opened it; `None` if all three are intact.
     fn displaced_file(&self, file: &DatabaseFile) -> Option<PathBuf> {
         if !file.is_in_place() || file.is_emptied() {
             return Some(file.path().to_owned());
@@ -217,8 +217,8 @@ impl OpenDatabase {
             .or_else(|| self.truncated_file(file))
     }
 
-    /// Returns the first file that was truncated; `None` if there is none, or if the name of the `-wal` or `-shm` no longer
-    /// refers to the file that SQLite opened.
+    /// Returns the `-shm`, `-wal` or database file that was truncated; `None` if none was, or if the name of the `-wal` or
+    /// `-shm` no longer refers to the file that SQLite opened.
     fn truncated_file(&self, file: &DatabaseFile) -> Option<PathBuf> {
         let are_in_place = self.log.is_in_place() && self.index.is_in_place();
         if are_in_place {

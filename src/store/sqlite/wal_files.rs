@@ -53,7 +53,7 @@ pub fn file_identity(file: &Path) -> io::Result<FileIdentity> {
     fs::metadata(file).map(|metadata| identity_of(&metadata))
 }
 
-/// Returns the identity in a file's metadata.
+/// Returns the device and inode number, which identify a file, from its metadata.
 pub fn identity_of(metadata: &fs::Metadata) -> FileIdentity {
     (metadata.dev(), metadata.ino())
 }
