@@ -130,7 +130,7 @@ fn steps(pieces: &[&[u8]], budget: &MemoryBudget) -> Vec<StepOutput> {
                 }
             }
             // Only an incomplete command line may stay unread.
-            let unread = input.unread().len();
+            let unread = input.unconsumed_octets().len();
             assert!(unread < 2_048, "{unread} octets unread");
             let buffer = unread + input.spare_mut(COMMAND_READ_SIZE).len();
             assert!(buffer <= 65_536, "a buffer of {buffer} octets");

@@ -108,9 +108,9 @@ impl Dialogue {
         let step = match self.session.next_step(&mut self.input) {
             Step::NeedInput => {
                 // Only an incomplete command line may stay unread.
-                assert!(self.input.unread().len() < 2_048);
-                let buffer =
-                    self.input.unread().len() + self.input.spare_mut(COMMAND_READ_SIZE).len();
+                assert!(self.input.unconsumed_octets().len() < 2_048);
+                let buffer = self.input.unconsumed_octets().len()
+                    + self.input.spare_mut(COMMAND_READ_SIZE).len();
                 assert!(buffer <= 65_536, "a buffer of {buffer} octets");
                 return None;
             }
@@ -125,7 +125,7 @@ impl Dialogue {
             Step::StartTls(reply) => {
                 check_reply(&reply);
                 // CVE-2011-0411: commands pipelined after STARTTLS must not survive.
-                assert!(self.input.unread().is_empty());
+                assert!(self.input.unconsumed_octets().is_empty());
                 self.session.tls_started();
                 StepOutput::StartTls
             }
@@ -151,7 +151,7 @@ impl Dialogue {
 
     /// Returns the unread input.
     pub fn unread(&self) -> &[u8] {
-        self.input.unread()
+        self.input.unconsumed_octets()
     }
 
     /// Returns the session.

@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn peer_protocol_is_detected_from_its_first_octets() {
+    fn protocol_of_a_wrong_server_is_detected_from_its_first_octets() {
         for (octets, want) in [
             (&b"SSH-2.0-OpenSSH_9.2\r\n"[..], Some(DetectedProtocol::Ssh)),
             (b"HTTP/1.1 400 Bad Request", Some(DetectedProtocol::Http)),

@@ -96,7 +96,7 @@ impl Deadlines {
     }
 
     /// Records that a mail was saved. The period of commands without a mail restarts after the reply to this mail.
-    pub(super) fn record_saved_mail(&mut self) {
+    pub(super) fn restart_command_period(&mut self) {
         self.is_mail_saved = true;
     }
 

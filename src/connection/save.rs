@@ -31,8 +31,8 @@ impl ClientConnection<'_> {
         match outcome {
             Ok((saved, from, recipients)) => {
                 self.mails_saved += 1;
-                self.session.record_saved_mail();
-                self.deadlines.record_saved_mail();
+                self.session.reset_command_count();
+                self.deadlines.restart_command_period();
                 metrics::MAILS.count(MailOutcome::Saved);
                 metrics::RECIPIENTS_SAVED.add((), recipients);
                 log::info!(

@@ -46,7 +46,7 @@ impl StatusEndpoints {
 
     /// Returns one line for each database host if several are configured, otherwise an empty text.
     fn host_lines(&self) -> String {
-        let lines = self.settings().saver.health().hosts();
+        let lines = self.settings().saver.health().host_status_lines();
         let lines = lines.iter();
         lines
             .map(|line| line.replace(char::is_control, " ") + "\n")

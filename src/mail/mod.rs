@@ -172,7 +172,7 @@ impl Mail {
             && let Some(mut reservation) = self.content.reserve_copy(self.content().len())
         {
             let compressed = self.compress()?;
-            reservation.shrink_to(compressed.len());
+            reservation.reduce_reservation_to(compressed.len());
             let _ = self.compressed_reservation.set(reservation);
             let _ = self.compressed.set(compressed);
         }

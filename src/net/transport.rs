@@ -180,15 +180,15 @@ impl RecordSocket {
         let mut buffer = [0; TLS_READ_OCTETS];
         let pending = mem::take(&mut self.pending);
         if !pending.is_empty() {
-            return self.process_octets(tls, &pending);
+            return self.pass_to_rustls(tls, &pending);
         }
         let count = self.socket.read(&mut buffer, deadline)?;
-        self.process_octets(tls, &buffer[..count])
+        self.pass_to_rustls(tls, &buffer[..count])
     }
 
     /// Passes `received` to rustls, and keeps in `pending` the octets that rustls does not take yet. Returns the number of
     /// octets in `received`.
-    fn process_octets(
+    fn pass_to_rustls(
         &mut self,
         tls: &mut ServerConnection,
         mut received: &[u8],
@@ -240,7 +240,7 @@ impl RecordSocket {
                 ReadOutcome::Nothing => return false,
                 ReadOutcome::End => return true,
             };
-            if self.process_octets(tls, &buffer[..count]).is_err() {
+            if self.pass_to_rustls(tls, &buffer[..count]).is_err() {
                 return true;
             }
         }

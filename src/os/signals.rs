@@ -21,7 +21,8 @@ pub enum SignalEvent {
     ReopenLog,
 }
 
-/// The installed signal handlers. Signals are queued until [`listen`](SignalListener::listen) is called.
+/// The installed signal handlers. Signals are queued until [`start_signal_thread`](SignalListener::start_signal_thread) is
+/// called.
 pub struct SignalListener(Signals);
 
 /// Installs the signal handlers. Call it before anything else at startup, because scripts send signals as soon as the port
@@ -42,7 +43,7 @@ impl SignalListener {
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn listen(self) -> io::Result<Receiver<SignalEvent>> {
+    pub fn start_signal_thread(self) -> io::Result<Receiver<SignalEvent>> {
         let SignalListener(mut signals) = self;
         let (events, received) = bounded(MAX_EVENTS + 2);
         let listening = move || {

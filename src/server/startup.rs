@@ -59,7 +59,7 @@ pub fn run(
     }
     // This call must precede the start of the first thread, because threads inherit the scheduling policy.
     rlimits::use_batch_scheduling();
-    let OpenFiles {
+    let FilesOpenedBeforePrivilegeDrop {
         log_file,
         pid_file,
         tls,
@@ -102,7 +102,7 @@ fn bind(config: &Config, identity: Option<ProcessIdentity>) -> Result<Sockets, S
 }
 
 /// The files that are opened before privileges are dropped.
-struct OpenFiles {
+struct FilesOpenedBeforePrivilegeDrop {
     log_file: LogFile,
     pid_file: Option<PidFile>,
     tls: Option<TlsCredentials>,
@@ -113,7 +113,7 @@ fn open_files_as_root(
     config: &Config,
     warnings: &[String],
     identity: Option<ProcessIdentity>,
-) -> Result<OpenFiles, StartError> {
+) -> Result<FilesOpenedBeforePrivilegeDrop, StartError> {
     let log_file = open_log(config)?;
     log_warnings(warnings);
     if identity.is_none() && geteuid().is_root() {
@@ -121,7 +121,7 @@ fn open_files_as_root(
     }
     let pid_file = config.pid_file.as_deref().map(write_pid_file).transpose()?;
     let tls = load_tls(config)?;
-    Ok(OpenFiles {
+    Ok(FilesOpenedBeforePrivilegeDrop {
         log_file,
         pid_file,
         tls,
@@ -131,7 +131,7 @@ fn open_files_as_root(
 /// Changes to `identity` permanently, and warns if that user cannot read the files that a reload needs.
 fn drop_privileges(
     identity: ProcessIdentity,
-    files: &OpenFiles,
+    files: &FilesOpenedBeforePrivilegeDrop,
     reload_config: ConfigLoader,
 ) -> Result<(), StartError> {
     chown_files(identity, &files.log_file, files.pid_file.as_ref());
@@ -152,7 +152,7 @@ fn start_log_and_signals(
     signals: SignalListener,
 ) -> Result<Receiver<SignalEvent>, StartError> {
     log_file.start_log_writer().map_err(StartError::Kernel)?;
-    signals.listen().map_err(StartError::Kernel)
+    signals.start_signal_thread().map_err(StartError::Kernel)
 }
 
 /// Opens the store and starts its writers. Returns the settings for connections that save to this store, and the

@@ -108,7 +108,7 @@ impl MemoryReservation {
     }
 
     /// Shrinks the reservation to `octets`; does nothing if the reservation is already smaller.
-    pub fn shrink_to(&mut self, octets: usize) {
+    pub fn reduce_reservation_to(&mut self, octets: usize) {
         // `less` is at most the size of this reservation, so the shared counter cannot fall below 0.
         let less = self.octets.saturating_sub(octets);
         self.budget.shared.in_use.fetch_sub(less, Ordering::Relaxed);
@@ -214,7 +214,7 @@ mod tests {
         assert_eq!(first.extend(&[b'a'; 6_000]), Ok(()));
         assert!(first.reserve_copy(4_001).is_none());
         let mut copy = first.reserve_copy(4_000).expect("just enough");
-        copy.shrink_to(1_000);
+        copy.reduce_reservation_to(1_000);
         assert_eq!(budget.in_use(), 7_000);
         drop((first, copy));
         assert_eq!(second.extend(&[b'b'; 6_000]), Ok(()));

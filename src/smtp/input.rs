@@ -28,7 +28,7 @@ impl InputBuffer {
     }
 
     /// Returns the octets that were received and not consumed, oldest first.
-    pub fn unread(&self) -> &[u8] {
+    pub fn unconsumed_octets(&self) -> &[u8] {
         &self.octets[self.start..self.end]
     }
 
@@ -130,10 +130,10 @@ mod tests {
         for piece in octets.chunks(777) {
             input.push(piece);
         }
-        assert_eq!(input.unread(), octets);
+        assert_eq!(input.unconsumed_octets(), octets);
         input.consume(octets.len());
         input.free_large_empty_buffer();
-        assert!(input.unread().is_empty());
+        assert!(input.unconsumed_octets().is_empty());
         assert_eq!(input.octets.capacity(), 0);
     }
 

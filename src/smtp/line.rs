@@ -30,7 +30,7 @@ impl LineReader {
         if self.is_discarding && !self.discard_line(input) {
             return SmtpLine::Partial;
         }
-        let unread = input.unread();
+        let unread = input.unconsumed_octets();
         let window = unread.get(..MAX_LINE_OCTETS).unwrap_or(unread);
         match memchr(b'\n', window) {
             Some(end) => match window.get(..end) {
@@ -47,7 +47,7 @@ impl LineReader {
 
     /// Discards the octets of a line that is too long; returns whether the end of the line was found.
     fn discard_line(&mut self, input: &mut InputBuffer) -> bool {
-        let unread = input.unread();
+        let unread = input.unconsumed_octets();
         if let Some(end) = memmem::find(unread, b"\r\n") {
             input.consume(end + 2);
             self.is_discarding = false;
@@ -104,7 +104,7 @@ mod tests {
         let mut input = InputBuffer::from_octets(&line);
         assert_eq!(reader.next_line(&mut input), SmtpLine::TooLong);
         assert_eq!(reader.next_line(&mut input), SmtpLine::Complete(6));
-        assert_eq!(input.unread(), b"NOOP\r\n");
+        assert_eq!(input.unconsumed_octets(), b"NOOP\r\n");
     }
 
     #[test]
@@ -115,10 +115,10 @@ mod tests {
         for _ in 0..100 {
             input.push(b" RSET \r");
             assert_eq!(reader.next_line(&mut input), SmtpLine::Partial);
-            assert_eq!(input.unread(), b"\r");
+            assert_eq!(input.unconsumed_octets(), b"\r");
         }
         input.push(b"\n");
         assert_eq!(reader.next_line(&mut input), SmtpLine::Partial);
-        assert!(input.unread().is_empty());
+        assert!(input.unconsumed_octets().is_empty());
     }
 }

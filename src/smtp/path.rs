@@ -254,11 +254,11 @@ mod tests {
         }
     }
 
-    type ExpectedPath = Result<(&'static str, Option<&'static str>), PathError>;
+    type ForwardPathCase = Result<(&'static str, Option<&'static str>), PathError>;
 
     #[test]
     fn forward_paths_are_parsed() {
-        let cases: &[(&str, ExpectedPath)] = &[
+        let cases: &[(&str, ForwardPathCase)] = &[
             ("<u@x>", Ok(("u", Some("x")))),
             ("<@a,@b:u@x>", Ok(("u", Some("x")))),
             ("<PostMaster>", Ok(("PostMaster", None))),

@@ -176,12 +176,12 @@ impl StoreHealth {
     }
 
     /// Sets the status lines of the store's servers, one line per server.
-    pub fn set_hosts(&self, lines: Vec<String>) {
+    pub fn set_host_status_lines(&self, lines: Vec<String>) {
         *lock(&self.shared.hosts) = lines;
     }
 
     /// Returns the status lines of the store's servers; empty if the store has only one.
-    pub fn hosts(&self) -> Vec<String> {
+    pub fn host_status_lines(&self) -> Vec<String> {
         lock(&self.shared.hosts).clone()
     }
 

@@ -8,12 +8,12 @@ use memchr::memmem::Finder;
     reason = "a delimiter line begins and ends within the body"
 )]
 pub fn split_parts<'a>(body: &'a [u8], boundary: &[u8]) -> impl Iterator<Item = &'a [u8]> {
-    let mut finder = DelimiterFinder::new(body, boundary);
+    let mut finder = BoundaryLineFinder::new(body, boundary);
     let mut next = finder.find(0);
     if next.is_none()
         && let Some(boundary) = repair_boundary(boundary)
     {
-        finder = DelimiterFinder::new(body, &boundary);
+        finder = BoundaryLineFinder::new(body, &boundary);
         next = finder.find(0);
     }
     std::iter::from_fn(move || {
@@ -40,7 +40,7 @@ fn repair_boundary(boundary: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Finds the lines of a body that separate its parts.
-struct DelimiterFinder<'a> {
+struct BoundaryLineFinder<'a> {
     body: &'a [u8],
     /// Searches for two hyphens and the boundary.
     delimiter: Finder<'static>,
@@ -54,10 +54,10 @@ struct DelimiterLine {
     is_closing: bool,
 }
 
-impl<'a> DelimiterFinder<'a> {
-    fn new(body: &'a [u8], boundary: &[u8]) -> DelimiterFinder<'a> {
+impl<'a> BoundaryLineFinder<'a> {
+    fn new(body: &'a [u8], boundary: &[u8]) -> BoundaryLineFinder<'a> {
         let delimiter = [b"--", boundary].concat();
-        DelimiterFinder {
+        BoundaryLineFinder {
             body,
             delimiter: Finder::new(&delimiter).into_owned(),
         }

@@ -36,11 +36,11 @@ fn parse_line(line: &[u8]) -> Option<ProxiedClient> {
     let mut words = text.split(' ');
     let (ip, max) = match words.next()? {
         "TCP4" => {
-            let (source, _) = parse_pair::<Ipv4Addr>(&mut words)?;
+            let (source, _) = parse_two_words::<Ipv4Addr>(&mut words)?;
             (IpAddr::V4(source), MAX_TCP4_OCTETS)
         }
         "TCP6" => {
-            let (source, _) = parse_pair::<Ipv6Addr>(&mut words)?;
+            let (source, _) = parse_two_words::<Ipv6Addr>(&mut words)?;
             (IpAddr::V6(source), MAX_TCP6_OCTETS)
         }
         _ => return None,
@@ -50,7 +50,7 @@ fn parse_line(line: &[u8]) -> Option<ProxiedClient> {
     (are_ports && is_whole).then_some(ProxiedClient::Client(ip.to_canonical()))
 }
 
-fn parse_pair<'a, A: std::str::FromStr>(
+fn parse_two_words<'a, A: std::str::FromStr>(
     words: &mut impl Iterator<Item = &'a str>,
 ) -> Option<(A, A)> {
     let mut next = || words.next()?.parse().ok();

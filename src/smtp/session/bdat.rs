@@ -105,7 +105,7 @@ impl Session {
         let SessionState::Chunk(chunk) = &mut self.state else {
             return Step::NeedInput;
         };
-        let unread = input.unread();
+        let unread = input.unconsumed_octets();
         let count = usize::try_from(chunk.remaining)
             .map_or(unread.len(), |remaining| remaining.min(unread.len()));
         if let ChunkAction::Receive { sink, .. } = &mut chunk.action {

@@ -55,7 +55,7 @@ impl Session {
         let SessionState::Data(_, reader) = &mut self.state else {
             return Step::NeedInput;
         };
-        let progress = reader.read(input.unread());
+        let progress = reader.read(input.unconsumed_octets());
         let is_discarded = reader.sink().error().is_some();
         input.consume(progress.used);
         self.record_content(progress.used, is_discarded);

@@ -148,7 +148,7 @@ impl Session {
     }
 
     /// Resets the count of commands, because the mail of the last [`Step::Save`] was saved.
-    pub fn record_saved_mail(&mut self) {
+    pub fn reset_command_count(&mut self) {
         self.commands.reset();
     }
 
@@ -202,13 +202,15 @@ impl Session {
         let octets = match self.lines.next_line(input) {
             SmtpLine::Complete(octets) => octets,
             SmtpLine::Partial => return Step::NeedInput,
-            SmtpLine::TooLong if command::is_http_request(input.unread()) => {
+            SmtpLine::TooLong if command::is_http_request(input.unconsumed_octets()) => {
                 return Step::Close(reply::R500_HTTP_REQUEST);
             }
-            SmtpLine::TooLong => return reject_line(input.unread(), reply::R500_LINE_TOO_LONG),
+            SmtpLine::TooLong => {
+                return reject_line(input.unconsumed_octets(), reply::R500_LINE_TOO_LONG);
+            }
             SmtpLine::BareLf => return Step::Close(reply::R500_BARE_LF),
         };
-        let line = &input.unread()[..octets - 2];
+        let line = &input.unconsumed_octets()[..octets - 2];
         if self.settings.verbose {
             self.last_command = Some(String::from_utf8_lossy(line).into_owned());
         }
@@ -231,7 +233,7 @@ impl Session {
         match step {
             Some(step @ (Step::Quit(_) | Step::Close(_))) => step,
             _ if self.commands.is_exceeded() => Step::Close(reply::R421_TOO_MANY_COMMANDS),
-            Some(Step::StartTls(_)) if !input.unread().is_empty() => {
+            Some(Step::StartTls(_)) if !input.unconsumed_octets().is_empty() => {
                 Step::Close(reply::R454_PIPELINED_STARTTLS)
             }
             Some(step) => step,

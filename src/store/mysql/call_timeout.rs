@@ -28,7 +28,7 @@ impl CallWatchdog {
         lock(&self.deadlines).remove(&socket);
     }
 
-    fn abort_overdue(&self) {
+    fn abort_overdue_calls(&self) {
         let now = Instant::now();
         lock(&self.deadlines).retain(|socket, until| {
             let is_overdue = now >= *until;
@@ -50,7 +50,7 @@ pub fn spawn_call_watchdog(watchdog: &Arc<CallWatchdog>) -> std::io::Result<()> 
     let watchdog = Arc::downgrade(watchdog);
     let scan = move || {
         while let Some(watchdog) = watchdog.upgrade() {
-            watchdog.abort_overdue();
+            watchdog.abort_overdue_calls();
             drop(watchdog);
             thread::sleep(SCAN_INTERVAL);
         }

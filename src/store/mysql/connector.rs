@@ -183,7 +183,7 @@ impl Connector {
     pub fn publish_host_status(&self) {
         self.shared
             .health
-            .set_hosts(self.shared.hosts.status_lines());
+            .set_host_status_lines(self.shared.hosts.status_lines());
     }
 
     /// Reads the table's properties again after an error that shows that they have changed. The findings are then logged before

@@ -34,7 +34,7 @@ pub fn insert_rows(
         .clone()
         .unwrap_or(TableColumns::DEFAULT);
     let max_octets = (connection.table_info.max_packet_octets / 2).min(MAX_STATEMENT_OCTETS);
-    let mut pending = PendingRows::default();
+    let mut pending = UnsentRows::default();
     for mail in mails {
         let row = Row::new(mail, &columns);
         for recipient in mail.recipients() {
@@ -42,7 +42,7 @@ pub fn insert_rows(
                 continue;
             }
             let values = bind_values(mail, recipient, &row, bodies_in)?;
-            let octets = values.iter().map(encoded_octets).sum::<usize>();
+            let octets = values.iter().map(max_packet_octets_of_value).sum::<usize>();
             if pending.octets + octets > max_octets || pending.rows == MAX_STATEMENT_ROWS {
                 pending.send(connection, table)?;
             }
@@ -56,13 +56,13 @@ pub fn insert_rows(
 
 /// Rows that are collected for the next INSERT statements.
 #[derive(Default)]
-struct PendingRows {
+struct UnsentRows {
     rows: usize,
     octets: usize,
     values: Vec<Value>,
 }
 
-impl PendingRows {
+impl UnsentRows {
     fn send(&mut self, connection: &mut DbConnection, table: &TableName) -> mysql::Result<()> {
         let mut values = std::mem::take(self).values.into_iter().peekable();
         while values.peek().is_some() {
@@ -128,7 +128,7 @@ fn into_owned_body(body: Arc<Vec<u8>>) -> Result<Vec<u8>, CompressAllocError> {
     })
 }
 
-fn encoded_octets(value: &Value) -> usize {
+fn max_packet_octets_of_value(value: &Value) -> usize {
     match value {
         Value::Bytes(octets) => octets.len() + 9,
         _ => 16,

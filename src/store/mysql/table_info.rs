@@ -57,7 +57,7 @@ impl TableInfo {
         // Without this setting MySQL 8 may return an AUTO_INCREMENT value that is a day old. Other servers do not know the
         // variable.
         let _ = connection.query_drop("SET SESSION information_schema_stats_expiry = 0");
-        let table_row: Option<TableRow> = connection.exec_first(
+        let table_row: Option<TablePropertiesRow> = connection.exec_first(
             "SELECT ENGINE, ROW_FORMAT, AUTO_INCREMENT FROM information_schema.TABLES
              WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ?",
             (database, name),
@@ -130,7 +130,7 @@ impl TableInfo {
 }
 
 /// Engine, row format and AUTO_INCREMENT value of a table.
-type TableRow = (Option<String>, Option<String>, Option<u64>);
+type TablePropertiesRow = (Option<String>, Option<String>, Option<u64>);
 
 /// One row of information_schema.COLUMNS.
 type ColumnRow = (

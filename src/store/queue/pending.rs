@@ -168,7 +168,7 @@ impl WaiterRegistry {
     }
 
     fn register<'a>(&'a self, pending: &'a Arc<Pending>, now: Instant) -> WaiterGuard<'a> {
-        sync::lock(&self.waiters).insert(pending_save_address(pending), (now, Arc::clone(pending)));
+        sync::lock(&self.waiters).insert(registry_key(pending), (now, Arc::clone(pending)));
         WaiterGuard {
             registry: self,
             pending,
@@ -188,12 +188,12 @@ impl WaiterRegistry {
 
 impl Drop for WaiterGuard<'_> {
     fn drop(&mut self) {
-        sync::lock(&self.registry.waiters).remove(&pending_save_address(self.pending));
+        sync::lock(&self.registry.waiters).remove(&registry_key(self.pending));
     }
 }
 
 /// Returns the memory address of a pending save, which identifies the save as long as the save exists.
-fn pending_save_address(pending: &Arc<Pending>) -> usize {
+fn registry_key(pending: &Arc<Pending>) -> usize {
     Arc::as_ptr(pending).addr()
 }
 

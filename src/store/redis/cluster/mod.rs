@@ -196,7 +196,7 @@ impl ClusterBodyWriter {
             let target = match redirect {
                 Some(node) => Some((node.as_str(), SlotAccess::Asking)),
                 None => slots
-                    .owner_of(body.0.as_str())
+                    .node_of_key(body.0.as_str())
                     .map(|node| (node, SlotAccess::Owner)),
             };
             if let Some(target) = target {

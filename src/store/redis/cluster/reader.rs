@@ -37,7 +37,7 @@ impl ClusterReader {
     /// Returns a key that begins with `prefix` and belongs to a slot of the node at `address`; `None` if no such key is found.
     pub fn key_at(&self, address: &str, prefix: &str) -> Option<String> {
         let mut keys = (0..MAX_KEYS_TRIED).map(|number| format!("{prefix}:{number}"));
-        keys.find(|key| self.slots.owner_of(key) == Some(address))
+        keys.find(|key| self.slots.node_of_key(key) == Some(address))
     }
 
     /// Returns the connection to the node at `address`. Opens a connection if there is none.
@@ -65,7 +65,11 @@ impl ClusterReader {
     pub fn body(&mut self, hash: &str) -> Result<Option<Vec<u8>>, StoreReadError> {
         let no_owner =
             || StoreReadError(format!("REDIS_INTERFACE: no node owns the slot of {hash}"));
-        let address = self.slots.owner_of(hash).ok_or_else(no_owner)?.to_owned();
+        let address = self
+            .slots
+            .node_of_key(hash)
+            .ok_or_else(no_owner)?
+            .to_owned();
         let outcome = match self.connection_to(&address)?.body_or_redirect(hash) {
             Ok(Ok(body)) => return Ok(body),
             // The slot is being migrated, and its new node may already have the body.
@@ -77,7 +81,11 @@ impl ClusterReader {
             }
             Ok(Err(Redirect::Moved)) => {
                 self.slots = read_slots(&self.settings, &self.slots)?;
-                let address = self.slots.owner_of(hash).ok_or_else(no_owner)?.to_owned();
+                let address = self
+                    .slots
+                    .node_of_key(hash)
+                    .ok_or_else(no_owner)?
+                    .to_owned();
                 return self.connection_to(&address)?.body(hash);
             }
             Err(error) => Err(error),

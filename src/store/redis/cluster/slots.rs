@@ -11,7 +11,7 @@ pub struct SlotTable(pub Vec<(u16, u16, String)>);
 
 impl SlotTable {
     /// Returns `host:port` of the node that owns the slot of `key`; `None` if no node owns the slot.
-    pub fn owner_of(&self, key: &str) -> Option<&str> {
+    pub fn node_of_key(&self, key: &str) -> Option<&str> {
         let slot = slot_of(key.as_bytes());
         let index = self.0.partition_point(|(_, last, _)| *last < slot);
         let (first, _, node) = self.0.get(index)?;
@@ -120,8 +120,8 @@ mod tests {
             (0, 100, "a:1".to_owned()),
             (12_000, 16_383, "b:1".to_owned()),
         ]);
-        assert_eq!(slots.owner_of("foo"), Some("b:1"));
-        assert_eq!(slots.owner_of("bar"), None, "5061");
-        assert_eq!(SlotTable::default().owner_of("foo"), None);
+        assert_eq!(slots.node_of_key("foo"), Some("b:1"));
+        assert_eq!(slots.node_of_key("bar"), None, "5061");
+        assert_eq!(SlotTable::default().node_of_key("foo"), None);
     }
 }
