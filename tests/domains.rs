@@ -48,7 +48,7 @@ const PATHS: &[(&str, bool)] = &[
 ];
 
 #[test]
-fn rcpt_and_auth_http_agree_on_all_spellings_of_a_domain() {
+fn rcpt_command_and_nginx_auth_agree_on_all_spellings_of_a_domain() {
     let server = Server::start(&[
         ("GM_ALLOWED_HOSTS", HOSTS),
         ("NGINX_AUTH_ENABLED", "Y"),

@@ -44,7 +44,7 @@ fn cluster_without_redis_loses_no_acknowledged_mail() {
 
 #[test]
 #[ignore = "takes minutes: make soak"]
-fn soak_of_the_cluster_with_redis() {
+fn soak_of_fleet_with_redis_cluster_loses_no_mail() {
     // Append-only files keep every body when a node is killed, so that all bodies can be checked at the end.
     let kept = ["--appendonly", "yes", "--appendfsync", "always"];
     let mut cluster = RedisCluster::start_with(&kept);
@@ -54,7 +54,7 @@ fn soak_of_the_cluster_with_redis() {
 
 #[test]
 #[ignore = "takes minutes: make soak"]
-fn soak_of_the_cluster_without_redis() {
+fn soak_of_fleet_without_redis_loses_no_mail() {
     soak_without_loss(Cluster::start(""), None);
 }
 

@@ -16,7 +16,7 @@ fn content_over_the_memory_budget_gets_452_and_the_budget_is_released() {
     let mut clients: Vec<Client> = (0..20).map(|_| in_data(&server)).collect();
     // All clients send content, twice the budget in total, before the first message ends.
     for client in &mut clients {
-        client.send(lines(LIMIT / 10));
+        client.send(content_of_size(LIMIT / 10));
     }
     let mut deferred = 0;
     for client in &mut clients {
@@ -40,7 +40,7 @@ fn memory_budget_is_released_when_a_client_disconnects() {
     for is_reset in [false, true] {
         let mut clients: Vec<Client> = (0..8).map(|_| in_data(&server)).collect();
         for client in &mut clients {
-            client.send(lines(20_000));
+            client.send(content_of_size(20_000));
         }
         for client in clients {
             if is_reset {
@@ -61,14 +61,14 @@ fn memory_budget_is_released_when_chunks_are_abandoned() {
     let idle_sockets = server.sockets();
     let mut client = in_transaction(&server);
     client.send("BDAT 100000\r\n");
-    client.send(lines(100_000));
+    client.send(content_of_size(100_000));
     client.expect("250 2.0.0 ");
     client.command("RSET", "250");
     assert_budget_is_free(&server);
     client.command("MAIL FROM:<a@client.test>", "250");
     client.command("RCPT TO:<u@ours.test>", "250");
     client.send("BDAT 100000\r\n");
-    client.send(lines(90_000));
+    client.send(content_of_size(90_000));
     drop(client);
     wait_until_gone(&server, idle_sockets);
     assert_budget_is_free(&server);
@@ -78,10 +78,10 @@ fn memory_budget_is_released_when_chunks_are_abandoned() {
 fn content_of_20_mib_over_the_size_limit_is_discarded_at_constant_memory() {
     let server = Server::start(&[]);
     let mut client = in_data(&server);
-    client.send(lines(131_000));
+    client.send(content_of_size(131_000));
     let before = server.status_kib("VmHWM");
     for _ in 0..20 {
-        client.send(lines(1 << 20));
+        client.send(content_of_size(1 << 20));
     }
     client.send(".\r\n");
     client.expect("552 5.3.4 ");
@@ -115,7 +115,8 @@ fn allocation_failure_defers_a_mail_and_the_server_survives() {
     server.limit(&format!("--as={octets}:"));
     // Some mails fit, some fit only uncompressed, and some do not fit at all. Incompressible content may fit into the
     // server's buffers but not into what the store needs.
-    let deflates = [6, 12, 18, 24, 30, 36, 42].map(|mebibytes| (lines(1 << 20), mebibytes));
+    let deflates =
+        [6, 12, 18, 24, 30, 36, 42].map(|mebibytes| (content_of_size(1 << 20), mebibytes));
     let does_not =
         [17, 18, 19, 20, 21, 22, 23].map(|mebibytes| (incompressible(1 << 20), mebibytes));
     let mut codes = Vec::new();
@@ -140,7 +141,7 @@ fn allocation_failure_defers_a_mail_and_the_server_survives() {
 fn one_hundred_recipients_share_memory_and_compression_of_a_large_mail() {
     let server = Server::start(&[("GSMTP_MAX_SIZE", "20000000")]);
     // This content compresses well, so the cost of 100 recipients is in processing the content.
-    let large = lines(16 << 20);
+    let large = content_of_size(16 << 20);
     let (alone, _) = cost_of(&server, 1, &large);
     let (together, grown) = cost_of(&server, 100, &large);
     println!("16 MiB to 1: {alone:?}, to 100: {together:?} and {grown} KiB more");
@@ -245,10 +246,10 @@ fn endless_bdat_chunk_is_discarded_at_constant_memory() {
     let server = Server::start(&[]);
     let mut client = in_transaction(&server);
     client.send("BDAT 18446744073709551615 LAST\r\n");
-    client.send(lines(1 << 20));
+    client.send(content_of_size(1 << 20));
     let before = server.status_kib("VmHWM");
     for _ in 0..10 {
-        client.send(lines(1 << 20));
+        client.send(content_of_size(1 << 20));
     }
     let grown = server.status_kib("VmHWM").saturating_sub(before);
     assert!(grown < 1_024, "{grown} KiB");
@@ -298,7 +299,7 @@ fn start_with_budget_for_one_mail() -> Server {
 fn assert_budget_is_free(server: &Server) {
     let reply = server
         .client()
-        .deliver("a@client.test", "u@ours.test", &lines(LIMIT));
+        .deliver("a@client.test", "u@ours.test", &content_of_size(LIMIT));
     assert!(reply.text().starts_with("250 2.0.0 "), "{}", reply.text());
 }
 
@@ -327,7 +328,7 @@ fn in_data(server: &Server) -> Client {
 }
 
 /// Returns lines of text with `octets` octets in total.
-fn lines(octets: usize) -> Vec<u8> {
+fn content_of_size(octets: usize) -> Vec<u8> {
     let line = [&[b'x'; 62][..], b"\r\n"].concat();
     let mut lines = line.repeat(octets.div_ceil(64));
     lines.drain(..lines.len() - octets);

@@ -159,7 +159,7 @@ fn verbose_session() -> SessionSettings {
         allowed_hosts: AllowedHosts::any(),
         max_content_octets: 200_000,
         max_recipients: 10,
-        recipient_limits: Arc::new(TableColumns::DEFAULT.recipient_columns()),
+        recipient_limits: Arc::new(TableColumns::DEFAULT.recipient_limits()),
         verbose: true,
     }
 }

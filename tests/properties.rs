@@ -153,7 +153,7 @@ fn settings() -> Arc<SessionSettings> {
         allowed_hosts: AllowedHosts::from_host_patterns(["ours.test"]).expect("a domain"),
         max_content_octets: 200,
         max_recipients: 3,
-        recipient_limits: Arc::new(TableColumns::DEFAULT.recipient_columns()),
+        recipient_limits: Arc::new(TableColumns::DEFAULT.recipient_limits()),
         verbose: true,
     })
 }

@@ -210,7 +210,7 @@ fn misordered_or_incomplete_chains_cause_warnings_but_are_served() {
         (SystemTime::now() - year, " is not valid before "),
         (SystemTime::now() + year, " has expired; "),
     ] {
-        let warnings = credentials.warnings(now);
+        let warnings = credentials.certificate_warnings(now);
         assert_eq!(warnings.len(), 3, "{warnings:?}");
         assert!(
             warnings.iter().all(|line| line.contains(expected)),

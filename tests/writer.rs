@@ -511,7 +511,7 @@ fn mail(subject: &str) -> Mail {
         allowed_hosts: AllowedHosts::any(),
         max_content_octets: 1_000,
         max_recipients: 10,
-        recipient_limits: Arc::new(TableColumns::DEFAULT.recipient_columns()),
+        recipient_limits: Arc::new(TableColumns::DEFAULT.recipient_limits()),
         verbose: false,
     };
     let mut session = Session::new(

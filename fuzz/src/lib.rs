@@ -222,7 +222,7 @@ pub fn settings(max_content: usize) -> Arc<SessionSettings> {
         allowed_hosts: AllowedHosts::from_host_patterns(["ours.test"]).expect("a domain"),
         max_content_octets: max_content,
         max_recipients: 3,
-        recipient_limits: Arc::new(TableColumns::DEFAULT.recipient_columns()),
+        recipient_limits: Arc::new(TableColumns::DEFAULT.recipient_limits()),
         verbose: true,
     })
 }

@@ -74,7 +74,7 @@ impl RawConfig {
             pid_file: Some(self.value("PID_FILE").trim())
                 .filter(|text| !text.is_empty())
                 .map(PathBuf::from),
-            run_as: self.run_as()?,
+            run_as: self.run_as_ids()?,
             max_recipients: self.parse_number(
                 "GM_MAX_RECIPIENTS",
                 "a number of recipients such as \"100\"",
@@ -192,7 +192,7 @@ impl RawConfig {
         })
     }
 
-    fn run_as(&self) -> Result<Option<(u32, u32)>, ConfigError> {
+    fn run_as_ids(&self) -> Result<Option<(u32, u32)>, ConfigError> {
         let user_key = match self.value("GUID").trim() {
             "" => "SUID",
             _ => "GUID",

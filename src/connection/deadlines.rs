@@ -73,7 +73,7 @@ impl Deadlines {
                 Deadline::for_content(Instant::now(), timeout),
             )),
         };
-        deadline.set_progress(progress.octets);
+        deadline.set_received_octets(progress.octets);
         if session.is_discarding() {
             deadline.set_discarded(Instant::now);
         }

@@ -17,7 +17,7 @@ use crate::net::tls::TlsCredentials;
 use crate::net::transport::{ClientIoError, NegotiatedTls, Transport};
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::{
-    COMMAND_READ_SIZE, CONTENT_READ_SIZE, ContentError, DiscardReason, Expecting, InputBuffer,
+    COMMAND_READ_SIZE, CONTENT_READ_SIZE, ContentRejection, DiscardReason, Expecting, InputBuffer,
     MemoryBudget, Session, SessionSettings, Step, TlsState, XclientAddress,
 };
 use crate::store::SaveQueue;
@@ -115,10 +115,10 @@ fn close_reason(error: &ClientIoError) -> CloseReason {
 }
 
 /// Returns the metrics outcome of a message that the session rejects.
-fn rejected_mail_outcome(error: ContentError) -> MailOutcome {
+fn rejected_mail_outcome(error: ContentRejection) -> MailOutcome {
     match error {
-        ContentError::TooLarge => MailOutcome::TooLarge,
-        ContentError::NoMemory => MailOutcome::NoMemory,
+        ContentRejection::TooLarge => MailOutcome::TooLarge,
+        ContentRejection::NoMemory => MailOutcome::NoMemory,
     }
 }
 

@@ -8,12 +8,12 @@ use super::ClientConnection;
 use crate::mail::{Mail, MailOrigin};
 use crate::metrics::{self, MailOutcome};
 use crate::smtp::reply::{self, Reply};
-use crate::smtp::{Content, Envelope};
+use crate::smtp::{Envelope, MessageContent};
 use crate::store::{SaveError, SavedId};
 
 impl ClientConnection<'_> {
     /// Saves a message and returns the reply to it.
-    pub(super) fn save(&mut self, envelope: Envelope, content: Content) -> Reply {
+    pub(super) fn save(&mut self, envelope: Envelope, content: MessageContent) -> Reply {
         let started_at = Instant::now();
         self.input.free_large_empty_buffer();
         let octets = content.octets().len();
@@ -56,7 +56,7 @@ impl ClientConnection<'_> {
         }
     }
 
-    fn build_mail(&self, envelope: Envelope, content: Content) -> Result<Mail, SaveError> {
+    fn build_mail(&self, envelope: Envelope, content: MessageContent) -> Result<Mail, SaveError> {
         let settings = &self.session_settings;
         let origin = MailOrigin {
             client_ip: self.client.ip(),

@@ -46,7 +46,7 @@ pub fn serve(listener: &Arc<Listener>, handler: Handler) -> io::Result<()> {
             let answering = move || {
                 let _slot = slot;
                 // An error is ignored: the client is gone or too slow, so no response can be sent.
-                let _ = serve_connection(&socket, peer, &handler);
+                let _ = serve_http_request(&socket, peer, &handler);
             };
             let thread = builder("http-client").spawn(answering);
             if let Err(error) = thread {
@@ -63,7 +63,7 @@ fn builder(name: &str) -> thread::Builder {
         .stack_size(STACK_OCTETS)
 }
 
-fn serve_connection(socket: &TcpStream, peer: SocketAddr, handler: &Handler) -> io::Result<()> {
+fn serve_http_request(socket: &TcpStream, peer: SocketAddr, handler: &Handler) -> io::Result<()> {
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let local = socket.local_addr()?;
     let local = SocketAddr::new(local.ip().to_canonical(), local.port());

@@ -72,22 +72,22 @@ fn write_event(
             );
         }
     }
-    let mut pairs = PairWriter {
+    let mut pairs = KeyValueWriter {
         line,
         put,
         value: String::new(),
     };
-    // `PairWriter::visit_pair` never returns an error.
+    // `KeyValueWriter::visit_pair` never returns an error.
     let _ = record.key_values().visit(&mut pairs);
 }
 
-struct PairWriter<'l, P> {
+struct KeyValueWriter<'l, P> {
     line: &'l mut String,
     put: P,
     value: String,
 }
 
-impl<'kvs, P: Fn(&mut String, &str, &str)> VisitSource<'kvs> for PairWriter<'_, P> {
+impl<'kvs, P: Fn(&mut String, &str, &str)> VisitSource<'kvs> for KeyValueWriter<'_, P> {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
         if key.as_str() != "session" {
             self.value.clear();
@@ -159,7 +159,7 @@ const MAX_VALUE_CHARS: usize = 400;
 mod tests {
     use super::*;
 
-    fn lines(pairs: &[(&str, &str)]) -> (String, String) {
+    fn text_and_json_line(pairs: &[(&str, &str)]) -> (String, String) {
         let record = Record::builder()
             .level(Level::Info)
             .target("goguerrilla::x")
@@ -174,7 +174,8 @@ mod tests {
 
     #[test]
     fn event_is_one_line_in_text_and_json_format() {
-        let (text, json) = lines(&[("session", "7f3a"), ("from", "a@b"), ("line", "x y")]);
+        let (text, json) =
+            text_and_json_line(&[("session", "7f3a"), ("from", "a@b"), ("line", "x y")]);
         assert_eq!(
             text,
             "1970-01-01T00:00:00.000Z info 7f3a saved from=a@b line=\"x y\""
@@ -187,7 +188,7 @@ mod tests {
     #[test]
     fn client_chosen_value_cannot_forge_a_log_line() {
         let hostile = "a\r\nb \u{1b}[2J \u{202e} \u{85} \"=\\ 😀";
-        let (text, json) = lines(&[("helo", hostile)]);
+        let (text, json) = text_and_json_line(&[("helo", hostile)]);
         assert!(text.chars().all(is_printable), "{text}");
         let quoted = text.split_once("helo=").unwrap().1;
         assert_eq!(serde_json::from_str::<String>(quoted).unwrap(), hostile);
@@ -197,7 +198,7 @@ mod tests {
 
     #[test]
     fn long_log_values_are_truncated() {
-        let (text, _) = lines(&[("helo", &"ü".repeat(5_000))]);
+        let (text, _) = text_and_json_line(&[("helo", &"ü".repeat(5_000))]);
         assert!(text.len() < 1_000);
     }
 }

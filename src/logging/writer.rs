@@ -81,7 +81,9 @@ impl LogBuffer {
     /// The writing thread is blocked in a write to the old file.
     pub fn reopen(&self, target: LogOutput, format: LogFormat) -> io::Result<()> {
         self.flush();
-        let mut current = self.lock_target().ok_or(io::ErrorKind::TimedOut)?;
+        let mut current = self
+            .lock_output_within_timeout()
+            .ok_or(io::ErrorKind::TimedOut)?;
         *current = target;
         self.partial_line.store(false, Ordering::Relaxed);
         self.as_json
@@ -151,7 +153,7 @@ impl LogBuffer {
     }
 
     /// Locks `target`. Returns `None` if the writing thread still blocks in a write to the file after [`FLUSH_TIMEOUT`].
-    fn lock_target(&self) -> Option<MutexGuard<'_, LogOutput>> {
+    fn lock_output_within_timeout(&self) -> Option<MutexGuard<'_, LogOutput>> {
         let give_up_at = Instant::now() + FLUSH_TIMEOUT;
         loop {
             match self.target.try_lock() {
@@ -165,7 +167,7 @@ impl LogBuffer {
 
     /// Takes all lines and writes them. The caller holds the lock of `target`, so lines are written in the order of the buffer.
     fn write_to(&self, target: &mut LogOutput) {
-        let (mut octets, dropped) = self.take_lines();
+        let (mut octets, dropped) = self.take_unwritten_lines();
         if dropped > 0 {
             let now = Timestamp::now();
             let line = match self.log_format() {
@@ -190,7 +192,7 @@ impl LogBuffer {
         self.written.notify_all();
     }
 
-    fn take_lines(&self) -> (Vec<u8>, u64) {
+    fn take_unwritten_lines(&self) -> (Vec<u8>, u64) {
         let mut lines = self.lock_lines();
         lines.taken += 1;
         lines.flush_requested = false;
@@ -243,6 +245,6 @@ const LOG_MODE: u32 = 0o640;
 const WRITE_DELAY: Duration = Duration::from_millis(50);
 /// Maximum size of the unwritten lines in octets. A line that would exceed the limit is dropped and counted.
 const MAX_BUFFERED_OCTETS: usize = 4 << 20;
-/// Maximum time that [`LogBuffer::flush`] waits for the writing thread, and that [`LogBuffer::lock_target`] waits for the
-/// lock.
+/// Maximum time that [`LogBuffer::flush`] waits for the writing thread, and that [`LogBuffer::lock_output_within_timeout`]
+/// waits for the lock.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);

@@ -13,7 +13,7 @@ pub use mail_id::MailId;
 pub use mime::{Attachment, MimeSummary};
 pub use trace::MailOrigin;
 
-use crate::smtp::{Content, Envelope, MemoryReservation};
+use crate::smtp::{Envelope, MemoryReservation, MessageContent};
 
 /// One received message with its envelope, as a store receives it.
 ///
@@ -22,7 +22,7 @@ use crate::smtp::{Content, Envelope, MemoryReservation};
 #[derive(Debug)]
 pub struct Mail {
     envelope: Envelope,
-    content: Content,
+    content: MessageContent,
     origin: MailOrigin,
     recipients: Vec<Recipient>,
     summary: OnceLock<MimeSummary>,
@@ -68,7 +68,7 @@ impl Mail {
     /// The kernel provides no random numbers, or the envelope has no recipient.
     pub fn new(
         envelope: Envelope,
-        content: Content,
+        content: MessageContent,
         origin: MailOrigin,
         to_address: impl Fn(&crate::smtp::ForwardPath) -> String,
     ) -> io::Result<Mail> {

@@ -208,7 +208,7 @@ impl AcceptPool {
                 address_guard,
                 listener.implicit_tls(),
             );
-            let parked = self.idle_threads.park(&listener);
+            let parked = self.idle_threads.park_thread_or_accept(&listener);
             drop(slot);
             if let Some(parked) = parked {
                 let Some(next_listener) = parked.wait() else {

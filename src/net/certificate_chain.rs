@@ -18,7 +18,7 @@ pub fn expires_at(chain: &[CertificateDer]) -> SystemTime {
 
 /// Returns one warning for each fault at time `now`: validity dates, order, missing certificates, keys that few senders
 /// support.
-pub fn warnings(chain: &[CertificateDer], file: &Path, now: SystemTime) -> Vec<String> {
+pub fn certificate_warnings(chain: &[CertificateDer], file: &Path, now: SystemTime) -> Vec<String> {
     let certificates: Vec<X509Certificate> = chain.iter().filter_map(|der| parse(der)).collect();
     let texts = match certificates.len() == chain.len() {
         true => CertificateChain {

@@ -11,18 +11,18 @@ use crate::sync;
 /// There are never more entries than counted connections: an entry is removed with its last connection.
 #[derive(Debug, Default)]
 pub struct PerAddressLimiter {
-    counts: Mutex<HashMap<LimitedAddress, usize>>,
+    counts: Mutex<HashMap<CountedNetwork, usize>>,
 }
 
 /// One counted connection of an address. On drop, the connection is no longer counted.
 #[derive(Debug)]
 pub struct LimiterGuard {
-    counted: Option<(Arc<PerAddressLimiter>, LimitedAddress)>,
+    counted: Option<(Arc<PerAddressLimiter>, CountedNetwork)>,
 }
 
 /// An IPv4 address, or the upper 64 bits of an IPv6 address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum LimitedAddress {
+enum CountedNetwork {
     V4(u32),
     V6(u64),
 }
@@ -34,7 +34,7 @@ impl PerAddressLimiter {
         if max == 0 {
             return Some(LimiterGuard::guard_without_limit());
         }
-        let prefix = LimitedAddress::of(ip);
+        let prefix = CountedNetwork::of(ip);
         let mut counts = self.lock();
         let count = counts.entry(prefix).or_default();
         // A new entry has count 0, which is below `max`; so the return leaves no entry with count 0.
@@ -46,7 +46,7 @@ impl PerAddressLimiter {
         Some(LimiterGuard { counted })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<LimitedAddress, usize>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<CountedNetwork, usize>> {
         sync::lock(&self.counts)
     }
 }
@@ -73,11 +73,11 @@ impl Drop for LimiterGuard {
     }
 }
 
-impl LimitedAddress {
-    fn of(ip: IpAddr) -> LimitedAddress {
+impl CountedNetwork {
+    fn of(ip: IpAddr) -> CountedNetwork {
         match ip.to_canonical() {
-            IpAddr::V4(ip) => LimitedAddress::V4(ip.to_bits()),
-            IpAddr::V6(ip) => LimitedAddress::V6((ip.to_bits() >> 64) as u64),
+            IpAddr::V4(ip) => CountedNetwork::V4(ip.to_bits()),
+            IpAddr::V6(ip) => CountedNetwork::V6((ip.to_bits() >> 64) as u64),
         }
     }
 }

@@ -90,7 +90,7 @@ impl Deadline {
     }
 
     /// Sets the number of octets of content received so far. Changes only deadlines for content.
-    pub fn set_progress(&mut self, octets: u64) {
+    pub fn set_received_octets(&mut self, octets: u64) {
         if let DeadlineKind::Content { octets: so_far, .. } = &mut self.kind {
             *so_far = octets;
         }
@@ -178,7 +178,7 @@ mod tests {
         let start = Instant::now();
         let mut deadline = Deadline::for_command(start, Duration::from_secs(100));
         deadline.record_octets(after(start, 9));
-        deadline.set_progress(1_000_000);
+        deadline.set_received_octets(1_000_000);
         assert_eq!(ends(deadline, start), [100, 50, 5]);
     }
 
@@ -215,7 +215,7 @@ mod tests {
         ] {
             let mut deadline = Deadline::for_content(start, TIMEOUT);
             deadline.record_octets(after(start, 100));
-            deadline.set_progress(100 * octets_a_second);
+            deadline.set_received_octets(100 * octets_a_second);
             assert_eq!(ends(deadline, start), expected, "{octets_a_second}");
         }
     }
@@ -225,7 +225,7 @@ mod tests {
         let start = Instant::now();
         let mut deadline = Deadline::for_content(start, TIMEOUT);
         deadline.record_octets(after(start, 1));
-        deadline.set_progress(1_000_000);
+        deadline.set_received_octets(1_000_000);
         assert_eq!(ends(deadline, start), [11, 6, 6]);
     }
 
@@ -235,7 +235,7 @@ mod tests {
         let mut deadline = Deadline::for_content(start, TIMEOUT);
         deadline.set_discarded(|| after(start, 200));
         deadline.record_octets(after(start, 795));
-        deadline.set_progress(2_000_000);
+        deadline.set_received_octets(2_000_000);
         deadline.set_discarded(|| after(start, 795));
         assert_eq!(ends(deadline, start), [800, 800, 200]);
         assert!(!deadline.was_discarded_long_enough(after(start, 799)));
@@ -248,7 +248,7 @@ mod tests {
         let deadline = Deadline::for_command(now, TIMEOUT);
         assert!(deadline.ends_at(LoadLevel::Normal) > Instant::now());
         let mut deadline = Deadline::for_content(now, TIMEOUT);
-        deadline.set_progress(u64::MAX);
+        deadline.set_received_octets(u64::MAX);
         deadline.set_discarded(|| now);
         assert!(!deadline.was_discarded_long_enough(Instant::now()));
         assert!(deadline.ends_at(LoadLevel::HalfFull) > Instant::now());

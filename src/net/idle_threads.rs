@@ -67,8 +67,8 @@ impl IdleThreads {
 
     /// Called by a thread that has served a client of `listener`. Returns the `ParkedThread` on which the caller must wait, or
     /// `None` if the caller must return to `accept`; the caller then already counts as accepting. Release the connection slot
-    /// only after `park`, so that the thread is available when the slot is free.
-    pub fn park(&self, listener: &Listener) -> Option<Arc<ParkedThread>> {
+    /// only after `park_thread_or_accept`, so that the thread is available when the slot is free.
+    pub fn park_thread_or_accept(&self, listener: &Listener) -> Option<Arc<ParkedThread>> {
         let mut state = sync::lock(&self.state);
         if state.listeners == 1 || state.is_shut_down {
             listener.add_accepting();

@@ -9,27 +9,27 @@ use x509_parser::prelude::{FromDer, X509Certificate, X509CertificationRequest};
 
 /// The expected content of a PEM file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PemContent {
+pub enum PemKind {
     /// The server's certificate and its issuers.
     Chain,
     /// A private key.
     Key,
 }
 
-impl PemContent {
+impl PemKind {
     /// Returns the configuration key that names the file.
     pub fn config_key(self) -> &'static str {
         match self {
-            PemContent::Chain => "GSMTP_PUB_KEY",
-            PemContent::Key => "GSMTP_PRV_KEY",
+            PemKind::Chain => "GSMTP_PUB_KEY",
+            PemKind::Key => "GSMTP_PRV_KEY",
         }
     }
 
     /// Returns the expected content in words.
     pub fn expected(self) -> &'static str {
         match self {
-            PemContent::Chain => "a certificate in PEM form",
-            PemContent::Key => "a private key (PKCS#8, PKCS#1 or SEC1)",
+            PemKind::Chain => "a certificate in PEM form",
+            PemKind::Key => "a private key (PKCS#8, PKCS#1 or SEC1)",
         }
     }
 }
@@ -55,7 +55,7 @@ pub fn read(file: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Returns a description of what `file` contains instead of `wanted`, and the fix. `octets` is the content of `file`.
-pub fn describe_content(octets: &[u8], wanted: PemContent, file: &Path) -> String {
+pub fn describe_content(octets: &[u8], wanted: PemKind, file: &Path) -> String {
     let file = &file.display();
     if octets.trim_ascii().is_empty() {
         return "an empty file".to_owned();
@@ -77,7 +77,7 @@ pub fn describe_content(octets: &[u8], wanted: PemContent, file: &Path) -> Strin
         .unwrap_or_else(|| "none".to_owned())
 }
 
-fn describe_der(octets: &[u8], wanted: PemContent, file: &Display) -> Option<String> {
+fn describe_der(octets: &[u8], wanted: PemKind, file: &Display) -> Option<String> {
     let elements = elements(octets)?;
     let tags: Vec<Tag> = elements.iter().map(Any::tag).collect();
     let version = elements.first().map(Any::as_bytes).unwrap_or_default();
@@ -91,8 +91,8 @@ fn describe_der(octets: &[u8], wanted: PemContent, file: &Display) -> Option<Str
     Some(match tags.as_slice() {
         [Tag::Integer, Tag::Sequence, ..] if version == [3] => {
             let cure = match wanted {
-                PemContent::Chain => format!("openssl pkcs12 -in {file} -nokeys -out {file}.pem"),
-                PemContent::Key => {
+                PemKind::Chain => format!("openssl pkcs12 -in {file} -nokeys -out {file}.pem"),
+                PemKind::Key => {
                     format!("openssl pkcs12 -in {file} -nocerts -nodes -out {file}.pem")
                 }
             };
@@ -103,14 +103,14 @@ fn describe_der(octets: &[u8], wanted: PemContent, file: &Display) -> Option<Str
         | [Tag::Integer, Tag::Integer, Tag::Integer, ..]
         | [Tag::Sequence, Tag::OctetString] => {
             let cure = format!("openssl pkey -inform DER -in {file} -out {file}.pem");
-            let hint = swapped_hint(PemContent::Key, wanted);
+            let hint = swapped_hint(PemKind::Key, wanted);
             format!("a private key in DER form{hint}; convert it: {cure}")
         }
         _ => "octets in DER form; convert them to PEM with openssl".to_owned(),
     })
 }
 
-fn describe_pem(text: &str, wanted: PemContent, file: &Display) -> Option<String> {
+fn describe_pem(text: &str, wanted: PemKind, file: &Display) -> Option<String> {
     let labels: Vec<&str> = text
         .lines()
         .filter_map(|line| line.strip_prefix("-----BEGIN ")?.split("-----").next())
@@ -122,23 +122,23 @@ fn describe_pem(text: &str, wanted: PemContent, file: &Display) -> Option<String
         .lines()
         .any(|line| line.starts_with("Proc-Type:") && line.contains("ENCRYPTED"));
     let is_encrypted =
-        has("ENCRYPTED PRIVATE KEY") && (wanted == PemContent::Key || !has("CERTIFICATE"));
+        has("ENCRYPTED PRIVATE KEY") && (wanted == PemKind::Key || !has("CERTIFICATE"));
     let found = if is_old_encrypted || is_encrypted {
         let hint = match has("CERTIFICATE") {
             true => "",
-            false => swapped_hint(PemContent::Key, wanted),
+            false => swapped_hint(PemKind::Key, wanted),
         };
         format!(
             "an encrypted private key{hint}; store it without its passphrase: openssl pkey -in {file} -out {file}.plain"
         )
     } else if has("OPENSSH PRIVATE KEY") {
         "a key of OpenSSH; make one for TLS: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256".to_owned()
-    } else if has("CERTIFICATE") && wanted == PemContent::Chain
-        || labels.iter().any(is_key) && wanted == PemContent::Key
+    } else if has("CERTIFICATE") && wanted == PemKind::Chain
+        || labels.iter().any(is_key) && wanted == PemKind::Key
     {
         let label = match wanted {
-            PemContent::Chain => "CERTIFICATE",
-            PemContent::Key => labels.iter().copied().find(|label| is_key(label))?,
+            PemKind::Chain => "CERTIFICATE",
+            PemKind::Key => labels.iter().copied().find(|label| is_key(label))?,
         };
         if label == "DSA PRIVATE KEY" {
             return Some(format!(
@@ -147,9 +147,9 @@ fn describe_pem(text: &str, wanted: PemContent, file: &Display) -> Option<String
         }
         format!("a block \"BEGIN {label}\" that is damaged or not complete; copy the file again")
     } else if has("CERTIFICATE") {
-        format!("a certificate{}", swapped_hint(PemContent::Chain, wanted))
+        format!("a certificate{}", swapped_hint(PemKind::Chain, wanted))
     } else if labels.iter().any(is_key) {
-        format!("a private key{}", swapped_hint(PemContent::Key, wanted))
+        format!("a private key{}", swapped_hint(PemKind::Key, wanted))
     } else if labels
         .iter()
         .any(|label| label.ends_with("CERTIFICATE REQUEST"))
@@ -163,8 +163,8 @@ fn describe_pem(text: &str, wanted: PemContent, file: &Display) -> Option<String
         format!("a PKCS#7 file; take the certificates out of it: {cure}")
     } else if labels.iter().any(|label| label.ends_with("PUBLIC KEY")) {
         match wanted {
-            PemContent::Chain => "a public key alone; name the certificate that was issued for it",
-            PemContent::Key => "a public key; name the private one",
+            PemKind::Chain => "a public key alone; name the certificate that was issued for it",
+            PemKind::Key => "a public key; name the private one",
         }
         .to_owned()
     } else {
@@ -174,7 +174,7 @@ fn describe_pem(text: &str, wanted: PemContent, file: &Display) -> Option<String
     Some(found)
 }
 
-fn swapped_hint(found: PemContent, wanted: PemContent) -> &'static str {
+fn swapped_hint(found: PemKind, wanted: PemKind) -> &'static str {
     match found == wanted {
         true => "",
         false => {
@@ -183,12 +183,12 @@ fn swapped_hint(found: PemContent, wanted: PemContent) -> &'static str {
     }
 }
 
-fn signing_request_hint(wanted: PemContent) -> String {
+fn signing_request_hint(wanted: PemKind) -> String {
     match wanted {
-        PemContent::Chain => {
+        PemKind::Chain => {
             "a certificate signing request; name the certificate that the authority issued for it"
         }
-        PemContent::Key => "a certificate signing request; name the key that it was made with",
+        PemKind::Key => "a certificate signing request; name the key that it was made with",
     }
     .to_owned()
 }

@@ -13,7 +13,7 @@ use rustls::server::NoServerSessionStorage;
 use rustls::{ServerConfig, version};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::pem_file::{self, PemContent};
+use super::pem_file::{self, PemKind};
 use super::{certificate_chain, key_fault};
 use crate::sync;
 
@@ -152,9 +152,10 @@ impl TlsCredentials {
     }
 
     /// Returns warnings for the startup log and `check`: faults of the certificates, and a key file that all users can read.
-    pub fn warnings(&self, now: SystemTime) -> Vec<String> {
+    pub fn certificate_warnings(&self, now: SystemTime) -> Vec<String> {
         let chain = self.read().chain;
-        let mut warnings = certificate_chain::warnings(&chain, &self.files.chain_file, now);
+        let mut warnings =
+            certificate_chain::certificate_warnings(&chain, &self.files.chain_file, now);
         let mode = fs::metadata(&self.files.key_file).map_or(0, |metadata| metadata.mode());
         if mode & 0o004 != 0 {
             let file = self.files.key_file.display();
@@ -193,7 +194,7 @@ impl LoadedTlsFiles {
         // The fingerprint is taken before the files are read; so a file that changes meanwhile differs from it later.
         let fingerprint = file_fingerprint(files);
         let chain = read_chain(&files.chain_file)?;
-        let key = read_pem(PemContent::Key, &files.key_file, |mut pem| {
+        let key = read_pem(PemKind::Key, &files.key_file, |mut pem| {
             rustls_pemfile::private_key(&mut pem)
         })?;
         let mut config = server_config(chain.clone(), key.clone_key())
@@ -249,7 +250,7 @@ fn pair_error(
 }
 
 fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFilesError> {
-    read_pem(PemContent::Chain, file, |mut pem| {
+    read_pem(PemKind::Chain, file, |mut pem| {
         let chain = rustls_pemfile::certs(&mut pem).collect::<io::Result<Vec<_>>>()?;
         let is_certificate = chain
             .first()
@@ -259,7 +260,7 @@ fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFilesError
 }
 
 fn read_pem<T>(
-    wanted: PemContent,
+    wanted: PemKind,
     file: &Path,
     read: impl Fn(&[u8]) -> io::Result<Option<T>>,
 ) -> Result<T, TlsFilesError> {

@@ -7,7 +7,7 @@ use nix::unistd::{
 
 /// The user and group to run as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ProcessIdentity {
+pub struct UserAndGroup {
     /// The user id (GUID in the configuration).
     pub user: Uid,
     /// The group id (SGID in the configuration).
@@ -21,7 +21,7 @@ pub enum PrivilegeError {
     #[error("cannot become user {user} and group {group}: {step}: {source}; start as root", user = .identity.user, group = .identity.group)]
     Refused {
         /// The requested user and group.
-        identity: ProcessIdentity,
+        identity: UserAndGroup,
         /// The name of the system call.
         step: &'static str,
         /// The error of the system call.
@@ -31,7 +31,7 @@ pub enum PrivilegeError {
     #[error("became user {user}, but {what}; this kernel does not drop privileges completely", user = .identity.user)]
     NotPermanent {
         /// The requested user and group.
-        identity: ProcessIdentity,
+        identity: UserAndGroup,
         /// What the check found.
         what: &'static str,
     },
@@ -42,8 +42,8 @@ pub enum PrivilegeError {
 ///
 /// # Errors
 /// [`PrivilegeError`]; the process must not continue.
-pub fn drop_to(identity: ProcessIdentity) -> Result<(), PrivilegeError> {
-    let ProcessIdentity { user, group } = identity;
+pub fn drop_to(identity: UserAndGroup) -> Result<(), PrivilegeError> {
+    let UserAndGroup { user, group } = identity;
     let refused = |step| {
         move |source| PrivilegeError::Refused {
             identity,
@@ -63,8 +63,8 @@ pub fn drop_to(identity: ProcessIdentity) -> Result<(), PrivilegeError> {
 
 /// Checks the user and group ids, and that root cannot be regained. Supplementary groups are allowed if the ids were already
 /// right at the start: the service manager may have granted the groups, for example to read the TLS key.
-fn verify_identity(identity: ProcessIdentity, has_changed: bool) -> Result<(), PrivilegeError> {
-    let ProcessIdentity { user, group } = identity;
+fn verify_identity(identity: UserAndGroup, has_changed: bool) -> Result<(), PrivilegeError> {
+    let UserAndGroup { user, group } = identity;
     let users = getresuid().map(|ids| [ids.real, ids.effective, ids.saved]);
     let groups = getresgid().map(|ids| [ids.real, ids.effective, ids.saved]);
     let supplementary = getgroups().unwrap_or_default();

@@ -9,7 +9,7 @@ use super::{StartError, http_addresses};
 use crate::config::Config;
 use crate::logging::LogFile;
 use crate::os::pid_file::PidFile;
-use crate::os::privileges::ProcessIdentity;
+use crate::os::privileges::UserAndGroup;
 use crate::os::secure_open;
 
 /// Returns the user and group to change to, or `None` to keep those of the process. The process may keep root only if
@@ -17,13 +17,13 @@ use crate::os::secure_open;
 ///
 /// # Errors
 /// [`StartError::StaysRoot`].
-pub fn target_identity(config: &Config) -> Result<Option<ProcessIdentity>, StartError> {
+pub fn target_identity(config: &Config) -> Result<Option<UserAndGroup>, StartError> {
     if let Some((user, group)) = config
         .run_as
         .filter(|(user, group)| *user != 0 && *group != 0)
     {
         let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
-        return Ok(Some(ProcessIdentity { user, group }));
+        return Ok(Some(UserAndGroup { user, group }));
     }
     reject_staying_root(None, listen_addresses(config).chain(http_addresses(config)))?;
     Ok(None)
@@ -34,7 +34,7 @@ pub fn target_identity(config: &Config) -> Result<Option<ProcessIdentity>, Start
 /// # Errors
 /// [`StartError::StaysRoot`].
 pub fn reject_staying_root(
-    identity: Option<ProcessIdentity>,
+    identity: Option<UserAndGroup>,
     mut addresses: impl Iterator<Item = SocketAddr>,
 ) -> Result<(), StartError> {
     let is_loopback = |address: &SocketAddr| address.ip().to_canonical().is_loopback();
@@ -47,7 +47,7 @@ pub fn reject_staying_root(
 }
 
 /// Changes the owner of the log file and the PID file to `identity`, so that this user can write them later.
-pub fn chown_files(identity: ProcessIdentity, log_file: &LogFile, pid_file: Option<&PidFile>) {
+pub fn chown_files(identity: UserAndGroup, log_file: &LogFile, pid_file: Option<&PidFile>) {
     let log = log_file.chown_to(identity.user, identity.group);
     let pid = pid_file.map_or(Ok(()), |pid_file| {
         secure_open::chown_to(pid_file.file(), identity.user, identity.group)

@@ -93,7 +93,7 @@ fn http_addresses(config: &Config) -> impl Iterator<Item = SocketAddr> {
 }
 
 fn log_certificate_warnings(tls: &TlsCredentials) {
-    for warning in tls.warnings(SystemTime::now()) {
+    for warning in tls.certificate_warnings(SystemTime::now()) {
         log::warn!(warning = warning.as_str(); "certificate");
     }
 }
@@ -122,7 +122,7 @@ pub fn session_settings(config: &Config) -> SessionSettings {
         allowed_hosts: config.allowed_hosts.clone(),
         max_content_octets: config.max_content_octets,
         max_recipients: config.max_recipients,
-        recipient_limits: Arc::new(TableColumns::DEFAULT.recipient_columns()),
+        recipient_limits: Arc::new(TableColumns::DEFAULT.recipient_limits()),
         verbose: config.verbose,
     }
 }

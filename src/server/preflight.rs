@@ -39,7 +39,8 @@ pub fn preflight(config: &Config, reload_config: ConfigLoader) -> Vec<Diagnostic
                 _ => Diagnostic::error(error.to_string()),
             }),
     );
-    findings.extend(unwritable_files(config).map(|error| Diagnostic::error(error.to_string())));
+    findings
+        .extend(log_and_pid_file_errors(config).map(|error| Diagnostic::error(error.to_string())));
     findings.extend(warn_if_log_is_pipe(config));
     let changed = target_identity(config)
         .and_then(|identity| Ok(identity.map(privileges::drop_to).transpose()?));
@@ -48,7 +49,7 @@ pub fn preflight(config: &Config, reload_config: ConfigLoader) -> Vec<Diagnostic
     }
     if let Some(tls) = &tls {
         let warnings = tls
-            .warnings(SystemTime::now())
+            .certificate_warnings(SystemTime::now())
             .into_iter()
             .chain(tls.unreadable_files());
         findings.extend(warnings.map(Diagnostic::warning));
@@ -61,7 +62,7 @@ pub fn preflight(config: &Config, reload_config: ConfigLoader) -> Vec<Diagnostic
 }
 
 /// Checks the log file and the PID file; returns one error for each file that the server could not write.
-fn unwritable_files(config: &Config) -> impl Iterator<Item = StartError> {
+fn log_and_pid_file_errors(config: &Config) -> impl Iterator<Item = StartError> {
     let log_file = config.log_file.clone();
     let log = match log_file.to_str() {
         Some("" | "/dev/stdout" | "/dev/stderr") => None,

@@ -82,7 +82,7 @@ impl RunningServer<'_> {
     }
 
     /// Returns the writers of all stores, to shut them down.
-    pub fn into_writers(self) -> Vec<Writers> {
+    pub fn into_store_writers(self) -> Vec<Writers> {
         self.retired.into_iter().chain(self.writers).collect()
     }
 
@@ -149,7 +149,10 @@ impl RunningServer<'_> {
 
     /// Starts a new store if the new configuration requires one.
     fn start_store(&self, new_config: &Config) -> Result<Option<RunningStore>, String> {
-        if !self.stores.needs_another_store(&self.config, new_config) {
+        if !self
+            .stores
+            .config_change_needs_new_store(&self.config, new_config)
+        {
             return Ok(None);
         }
         let started = self.stores.start(new_config, session_settings(new_config));

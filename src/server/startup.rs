@@ -28,7 +28,7 @@ use crate::net::accept_pool::AcceptPool;
 use crate::net::listener::Listener;
 use crate::net::tls::{TlsCredentials, TlsFilesError};
 use crate::os::pid_file::PidFile;
-use crate::os::privileges::{self, ProcessIdentity};
+use crate::os::privileges::{self, UserAndGroup};
 use crate::os::rlimits;
 use crate::os::signals::{self, SignalEvent, SignalListener};
 use crate::os::systemd;
@@ -88,7 +88,7 @@ struct Sockets {
     nginx: Option<Arc<Listener>>,
 }
 
-fn bind(config: &Config, identity: Option<ProcessIdentity>) -> Result<Sockets, StartError> {
+fn bind(config: &Config, identity: Option<UserAndGroup>) -> Result<Sockets, StartError> {
     let smtp = listeners::bind_all(config)?;
     // `target_identity` has checked the configured addresses; sockets inherited from systemd may have others.
     reject_staying_root(identity, smtp.iter().map(|listener| listener.address()))?;
@@ -112,7 +112,7 @@ struct FilesOpenedBeforePrivilegeDrop {
 fn open_files_as_root(
     config: &Config,
     warnings: &[String],
-    identity: Option<ProcessIdentity>,
+    identity: Option<UserAndGroup>,
 ) -> Result<FilesOpenedBeforePrivilegeDrop, StartError> {
     let log_file = open_log(config)?;
     log_warnings(warnings);
@@ -130,7 +130,7 @@ fn open_files_as_root(
 
 /// Changes to `identity` permanently, and warns if that user cannot read the files that a reload needs.
 fn drop_privileges(
-    identity: ProcessIdentity,
+    identity: UserAndGroup,
     files: &FilesOpenedBeforePrivilegeDrop,
     reload_config: ConfigLoader,
 ) -> Result<(), StartError> {
@@ -215,7 +215,7 @@ fn serve(
     systemd::notify_stopping();
     let pool = Arc::clone(&server.pool);
     let listeners: Vec<_> = sockets.smtp.into_iter().chain(sockets.nginx).collect();
-    let stopped = shutdown::shut_down(&pool, &listeners, server.into_writers(), events);
+    let stopped = shutdown::shut_down(&pool, &listeners, server.into_store_writers(), events);
     // The status endpoints are closed last, so that they stay available during the shutdown.
     if let Some(listener) = sockets.status {
         listener.close();

@@ -72,7 +72,7 @@ impl StoreSource {
     }
 
     /// Returns whether a change from `running` to `wanted` requires another store.
-    pub fn needs_another_store(&self, running: &Config, wanted: &Config) -> bool {
+    pub fn config_change_needs_new_store(&self, running: &Config, wanted: &Config) -> bool {
         let StoreSource::Configured(_) = self else {
             return false;
         };
@@ -206,7 +206,7 @@ fn table_info_callback(config: &Config, session: &Arc<SharedSessionSettings>) ->
         findings.iter().for_each(log_finding);
         if let Some(columns) = &info.columns {
             session.apply_store_limits(StoreLimits {
-                recipients: columns.recipient_columns(),
+                recipients: columns.recipient_limits(),
                 max_content_octets: info.max_content_octets(),
             });
         }

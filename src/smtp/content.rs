@@ -7,7 +7,7 @@ use super::reply::{self, Reply};
 
 /// The limit of message content in memory for all connections together (GM_MAX_MEMORY).
 ///
-/// Clones share one counter. Reserved octets are released when the [`Content`] that holds them is dropped, also after a
+/// Clones share one counter. Reserved octets are released when the [`MessageContent`] that holds them is dropped, also after a
 /// panic or a disconnect.
 #[derive(Clone, Debug)]
 pub struct MemoryBudget {
@@ -25,7 +25,7 @@ struct BudgetCounters {
 /// The buffer grows as octets arrive; a declared SIZE reserves no memory. The size of the buffer is limited by `max_octets`
 /// and by the shared [`MemoryBudget`].
 #[derive(Debug)]
-pub struct Content {
+pub struct MessageContent {
     octets: Vec<u8>,
     max_octets: usize,
     reservation: MemoryReservation,
@@ -33,18 +33,18 @@ pub struct Content {
 
 /// The reason why content cannot be stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ContentError {
+pub enum ContentRejection {
     /// The message is larger than allowed; the reply is 552.
     TooLarge,
     /// The memory budget is exhausted or an allocation failed; the reply is 452.
     NoMemory,
 }
 
-impl From<ContentError> for Reply {
-    fn from(error: ContentError) -> Reply {
+impl From<ContentRejection> for Reply {
+    fn from(error: ContentRejection) -> Reply {
         match error {
-            ContentError::TooLarge => reply::R552_TOO_LARGE,
-            ContentError::NoMemory => reply::R452_NO_MEMORY,
+            ContentRejection::TooLarge => reply::R552_TOO_LARGE,
+            ContentRejection::NoMemory => reply::R452_NO_MEMORY,
         }
     }
 }
@@ -125,10 +125,10 @@ impl Drop for MemoryReservation {
     }
 }
 
-impl Content {
+impl MessageContent {
     /// Returns empty content that may grow to `max_octets`; allocates nothing yet.
-    pub fn new(max_octets: usize, budget: &MemoryBudget) -> Content {
-        Content {
+    pub fn new(max_octets: usize, budget: &MemoryBudget) -> MessageContent {
+        MessageContent {
             octets: Vec::new(),
             max_octets,
             reservation: budget.reservation(),
@@ -149,11 +149,11 @@ impl Content {
     /// Appends all of `more`, or nothing if an error is returned.
     ///
     /// # Errors
-    /// [`ContentError`]; the content is unchanged.
-    pub fn extend(&mut self, more: &[u8]) -> Result<(), ContentError> {
+    /// [`ContentRejection`]; the content is unchanged.
+    pub fn extend(&mut self, more: &[u8]) -> Result<(), ContentRejection> {
         let sum = self.octets.len() + more.len();
         if sum > self.max_octets {
-            return Err(ContentError::TooLarge);
+            return Err(ContentRejection::TooLarge);
         }
         if sum > self.octets.capacity() {
             self.grow_to(sum)?;
@@ -162,7 +162,7 @@ impl Content {
         Ok(())
     }
 
-    fn grow_to(&mut self, sum: usize) -> Result<(), ContentError> {
+    fn grow_to(&mut self, sum: usize) -> Result<(), ContentRejection> {
         let capacity = (self.octets.capacity() * GROWTH_FACTOR)
             .max(sum)
             .max(MIN_CAPACITY)
@@ -175,7 +175,7 @@ impl Content {
                 return Ok(());
             }
         }
-        Err(ContentError::NoMemory)
+        Err(ContentRejection::NoMemory)
     }
 }
 
@@ -192,9 +192,9 @@ mod tests {
     #[test]
     fn content_at_the_size_limit_is_accepted_and_one_octet_more_is_not() {
         let budget = MemoryBudget::new(1 << 20);
-        let mut content = Content::new(5, &budget);
+        let mut content = MessageContent::new(5, &budget);
         assert_eq!(content.extend(b"abc"), Ok(()));
-        assert_eq!(content.extend(b"def"), Err(ContentError::TooLarge));
+        assert_eq!(content.extend(b"def"), Err(ContentRejection::TooLarge));
         assert_eq!(content.extend(b"de"), Ok(()));
         assert_eq!(content.octets(), b"abcde");
     }
@@ -202,15 +202,18 @@ mod tests {
     #[test]
     fn memory_budget_is_shared_and_returns_to_zero() {
         let budget = MemoryBudget::new(10_000);
-        let mut first = Content::new(1 << 20, &budget);
-        let mut second = Content::new(1 << 20, &budget);
+        let mut first = MessageContent::new(1 << 20, &budget);
+        let mut second = MessageContent::new(1 << 20, &budget);
         assert_eq!(first.extend(&[b'a'; 6_000]), Ok(()));
-        assert_eq!(second.extend(&[b'b'; 6_000]), Err(ContentError::NoMemory));
+        assert_eq!(
+            second.extend(&[b'b'; 6_000]),
+            Err(ContentRejection::NoMemory)
+        );
         assert_eq!(budget.in_use(), 6_000);
         assert_eq!(first.extend(&[b'a'; 4_000]), Ok(()), "all there is");
-        assert_eq!(first.extend(b"a"), Err(ContentError::NoMemory));
+        assert_eq!(first.extend(b"a"), Err(ContentRejection::NoMemory));
         drop(first);
-        let mut first = Content::new(1 << 20, &budget);
+        let mut first = MessageContent::new(1 << 20, &budget);
         assert_eq!(first.extend(&[b'a'; 6_000]), Ok(()));
         assert!(first.reserve_copy(4_001).is_none());
         let mut copy = first.reserve_copy(4_000).expect("just enough");

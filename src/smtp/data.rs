@@ -5,7 +5,7 @@
 
 use memchr::memmem;
 
-use super::content::{Content, ContentError};
+use super::content::{ContentRejection, MessageContent};
 
 /// The destination of received content: memory, or nothing after an error.
 ///
@@ -13,9 +13,9 @@ use super::content::{Content, ContentError};
 #[derive(Debug)]
 pub enum ContentSink {
     /// Content is stored.
-    Storing(Content),
+    Storing(MessageContent),
     /// Content is discarded up to the end of the message because of this error.
-    Discarding(ContentError),
+    Discarding(ContentRejection),
 }
 
 /// The parser for content after DATA.
@@ -49,7 +49,7 @@ impl ContentSink {
     }
 
     /// Returns the error that caused the content to be discarded; `None` while content is stored.
-    pub fn error(&self) -> Option<ContentError> {
+    pub fn error(&self) -> Option<ContentRejection> {
         match self {
             ContentSink::Storing(_) => None,
             ContentSink::Discarding(error) => Some(*error),
@@ -59,7 +59,7 @@ impl ContentSink {
 
 impl DataReader {
     /// Returns a reader that begins after the CR LF of the DATA command.
-    pub fn new(content: Content) -> DataReader {
+    pub fn new(content: MessageContent) -> DataReader {
         DataReader {
             sink: ContentSink::Storing(content),
             at_line_start: true,
@@ -132,13 +132,13 @@ mod tests {
 
     /// The content, or the error that caused it to be discarded, with the octets after the end of the message. `None` if the
     /// message has no end.
-    type Outcome = Option<(Result<Vec<u8>, ContentError>, Vec<u8>)>;
+    type Outcome = Option<(Result<Vec<u8>, ContentRejection>, Vec<u8>)>;
     type Case = (&'static [u8], Option<(&'static [u8], &'static [u8])>);
 
     /// Reads `pieces` in order, as a connection does; returns the content and the octets after the end of the message.
     fn read_all(pieces: &[&[u8]], max: usize) -> Outcome {
         let budget = MemoryBudget::new(1 << 20);
-        let mut reader = DataReader::new(Content::new(max, &budget));
+        let mut reader = DataReader::new(MessageContent::new(max, &budget));
         let mut unread = Vec::new();
         for (index, piece) in pieces.iter().enumerate() {
             unread.extend_from_slice(piece);
@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn oversized_message_is_discarded_up_to_its_real_end() {
         let stream = b"0123456789\n.\r\nMAIL\r\n.\r\r\n.\r\nQUIT\r\n";
-        let want = Some((Err(ContentError::TooLarge), b"QUIT\r\n".to_vec()));
+        let want = Some((Err(ContentRejection::TooLarge), b"QUIT\r\n".to_vec()));
         assert_eq!(read_all(&[stream], 5), want);
     }
 

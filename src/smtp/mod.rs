@@ -23,11 +23,13 @@ mod step;
 mod xclient;
 
 pub use allowed_hosts::{AllowedHosts, InvalidHostItem};
-pub use content::{Content, ContentError, MemoryBudget, MemoryReservation};
+pub use content::{ContentRejection, MemoryBudget, MemoryReservation, MessageContent};
 pub use input::{COMMAND_READ_SIZE, CONTENT_READ_SIZE, InputBuffer};
 pub use path::{ForwardPath, PathError, ReversePath};
 pub use policy::{SessionSettings, StorableRecipients};
 pub use reply::{EnhancedStatus, Reply};
 pub use session::Session;
-pub use step::{ContentCounters, DiscardReason, Envelope, Expecting, SessionStats, Step, TlsState};
+pub use step::{
+    DiscardReason, Envelope, Expecting, ReceivedContentProgress, SessionStats, Step, TlsState,
+};
 pub use xclient::XclientAddress;

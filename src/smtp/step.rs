@@ -1,6 +1,6 @@
 //! Data that a session exchanges with the connection: steps, expected input, progress and statistics.
 
-use super::content::{Content, ContentError};
+use super::content::{ContentRejection, MessageContent};
 use super::path::{ForwardPath, ReversePath};
 use super::reply::Reply;
 use super::xclient::XclientAddress;
@@ -22,7 +22,7 @@ pub enum Step {
     /// Queue the reply; it is sent at the latest before the next read (RFC 2920 §3.2).
     Reply(Reply),
     /// Save the complete message, then send the reply that depends on the result.
-    Save(Envelope, Content),
+    Save(Envelope, MessageContent),
     /// Send the reply, perform the TLS handshake, then call [`Session::tls_started`](super::Session::tls_started).
     ///
     /// The input buffer is empty at this step: commands that were sent in plaintext after STARTTLS must not be executed
@@ -31,7 +31,7 @@ pub enum Step {
     /// Use this client address, which a trusted proxy passed on, and queue the reply.
     Xclient(XclientAddress, Reply),
     /// Queue the reply to a message that is rejected before it is saved; the session continues.
-    RejectMessage(ContentError),
+    RejectMessage(ContentRejection),
     /// Queue [`R550_XCLIENT_DENIED`](super::reply::R550_XCLIENT_DENIED); the session continues.
     RejectXclient,
     /// Send the reply to QUIT, then close.
@@ -46,7 +46,7 @@ pub enum Step {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DiscardReason {
     /// The message is too large or memory is exhausted.
-    Message(ContentError),
+    Message(ContentRejection),
     /// The BDAT command was rejected with this reply.
     Command(Reply),
 }
@@ -84,7 +84,7 @@ pub enum Expecting {
 
 /// The progress of the message content that is being received or, between messages, of the last content.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ContentCounters {
+pub struct ReceivedContentProgress {
     /// Sequence number of the message: incremented by DATA, by the first BDAT of a message and by each rejected BDAT that is
     /// counted as an error.
     pub number: u64,

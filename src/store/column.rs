@@ -24,7 +24,7 @@ pub struct RecipientColumns {
 
 impl StorableRecipients for RecipientColumns {
     fn can_store(&self, recipient: &str, to: &str) -> bool {
-        self.recipient.holds(recipient) && self.to.holds(to)
+        self.recipient.can_hold(recipient) && self.to.can_hold(to)
     }
 }
 
@@ -68,8 +68,8 @@ impl Column {
     }
 
     /// Returns whether the column holds `text` unchanged.
-    pub fn holds(&self, text: &str) -> bool {
-        self.width.is_wide_enough_for(text) && self.charset.holds(text)
+    pub fn can_hold(&self, text: &str) -> bool {
+        self.width.is_wide_enough_for(text) && self.charset.can_hold(text)
     }
 
     /// Returns `text`, changed if it does not fit: characters outside the character set become U+FFFD or `?`, and the result is
@@ -124,7 +124,7 @@ impl ColumnWidth {
 impl ColumnCharset {
     /// Returns `text` with each character outside this character set replaced.
     pub fn replace_unsupported_chars(self, text: &str) -> Cow<'_, str> {
-        if self.holds(text) {
+        if self.can_hold(text) {
             return text.into();
         }
         let replace = |c| {
@@ -137,7 +137,7 @@ impl ColumnCharset {
         text.chars().map(replace).collect::<String>().into()
     }
 
-    fn holds(self, text: &str) -> bool {
+    fn can_hold(self, text: &str) -> bool {
         self == ColumnCharset::Unicode
             || text.is_ascii()
             || text.chars().all(|c| self.holds_char(c))
@@ -188,7 +188,7 @@ mod tests {
             (column(Chars(0), Unicode), "", ""),
         ] {
             assert_eq!(column.truncate_to_fit(text), want, "{column:?} {text}");
-            assert!(column.holds(want) && column.holds(text) == (text == want));
+            assert!(column.can_hold(want) && column.can_hold(text) == (text == want));
         }
     }
 }

@@ -29,7 +29,7 @@ struct HealthState {
     no_host: Mutex<Option<String>>,
     /// Whether `failures` may contain a failure, which the next success must clear.
     is_failing: AtomicBool,
-    failures: Mutex<BatchFailures>,
+    failures: Mutex<FailedBatches>,
     pending: Mutex<UnansweredRequests>,
     /// Which resource the store has run out of, such as mail ids, and how to get more.
     shortage: Mutex<Option<String>>,
@@ -48,7 +48,7 @@ impl fmt::Debug for ReadinessCheck {
 }
 
 #[derive(Debug, Default)]
-struct BatchFailures {
+struct FailedBatches {
     /// Time and reason of the last batch of which no mail was saved.
     last: Option<(Instant, String)>,
     refusals: RejectedBatchCount,
@@ -147,7 +147,7 @@ impl StoreHealth {
 
     /// Records that the store rejected every mail of a batch, which came from these clients. The store counts as failing only
     /// after several such batches in a row, from several clients.
-    pub fn record_rejection(&self, clients: impl Iterator<Item = IpAddr>, reason: &str) {
+    pub fn record_rejected_batch(&self, clients: impl Iterator<Item = IpAddr>, reason: &str) {
         let mut failures = lock(&self.shared.failures);
         if failures.refusals.add(clients) {
             failures.last = Some((Instant::now(), reason.to_owned()));
@@ -159,7 +159,7 @@ impl StoreHealth {
     pub fn record_success(&self) {
         // Usually no failure is recorded, and then the lock is not taken.
         if self.shared.is_failing.load(Ordering::Relaxed) {
-            *lock(&self.shared.failures) = BatchFailures::default();
+            *lock(&self.shared.failures) = FailedBatches::default();
             self.shared.is_failing.store(false, Ordering::SeqCst);
         }
     }
@@ -314,7 +314,7 @@ mod tests {
     fn store_is_not_ready_after_many_rejected_batches_of_several_clients() {
         let address = |last| IpAddr::from([192, 0, 2, last]);
         let health = StoreHealth::up();
-        let refuse = |last| health.record_rejection(std::iter::once(address(last)), "refused");
+        let refuse = |last| health.record_rejected_batch(std::iter::once(address(last)), "refused");
         for _ in 0..100 {
             refuse(1);
         }

@@ -43,7 +43,7 @@ impl<'a> Row<'a> {
             has_attach: shape.has_attach.min(summary.attachments.len() as u64),
             attach_info: attach_info(&summary.attachments, &shape.attach_info),
             ip_addr: Some(ip_addr)
-                .filter(|ip| shape.ip_addr.holds(ip))
+                .filter(|ip| shape.ip_addr.can_hold(ip))
                 .unwrap_or_default(),
         }
     }

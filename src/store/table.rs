@@ -100,7 +100,7 @@ impl fmt::Display for TableName {
 
 impl TableColumns {
     /// Returns the columns that decide whether a recipient can be stored.
-    pub fn recipient_columns(&self) -> RecipientColumns {
+    pub fn recipient_limits(&self) -> RecipientColumns {
         RecipientColumns {
             to: self.to,
             recipient: self.recipient,

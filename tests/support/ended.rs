@@ -17,11 +17,11 @@ pub struct ProcessResult {
 
 /// Runs the program under test in a folder.
 pub fn run(folder: &Path, arguments: &[&str]) -> ProcessResult {
-    run_as(folder, arguments, |_| {})
+    run_with_changed_command(folder, arguments, |_| {})
 }
 
 /// Runs the program under test after `change` has modified the command.
-pub fn run_as(
+pub fn run_with_changed_command(
     folder: &Path,
     arguments: &[&str],
     change: impl FnOnce(&mut Command),

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{fixes, query};
 use crate::mail::{Mail, MailOrigin};
-use crate::smtp::{Content, Envelope, ForwardPath, MemoryBudget, ReversePath};
+use crate::smtp::{Envelope, ForwardPath, MemoryBudget, MessageContent, ReversePath};
 use crate::store::Diagnostic;
 use crate::store::TableName;
 use crate::store::mysql::auto_increment::counter_error_text;
@@ -158,7 +158,7 @@ fn trial_mail(addresses: &TrialAddresses) -> Result<Mail, String> {
         ReversePath::parse("<check@example.com>").map_err(|_| "no sender".to_owned())?;
     let host = &addresses.primary_mail_host;
     for _ in 0..MAX_TRIES {
-        let mut content = Content::new(CONTENT.len(), &MemoryBudget::new(CONTENT.len() * 4));
+        let mut content = MessageContent::new(CONTENT.len(), &MemoryBudget::new(CONTENT.len() * 4));
         content
             .extend(CONTENT)
             .map_err(|_| "no memory".to_owned())?;

@@ -7,7 +7,7 @@ use super::without_panic;
 use crate::metrics::Component;
 use crate::store::Diagnostic;
 use crate::store::redis::cluster::ClusterReader;
-use crate::store::redis::{RedisPool, RedisReader, RedisSettings, display_address};
+use crate::store::redis::{RedisPool, RedisReadConnection, RedisSettings, display_address};
 
 /// Returns problems that would keep the server from storing bodies in Redis, and settings that may lose bodies.
 pub fn check(settings: &RedisSettings) -> Vec<Diagnostic> {
@@ -63,7 +63,7 @@ fn check_single(url: &str, expire_seconds: usize) -> Vec<Diagnostic> {
     if let Err(error) = RedisPool::new(url, expire_seconds, 1) {
         return vec![Diagnostic::error(error)];
     }
-    match RedisReader::open(url) {
+    match RedisReadConnection::open(url) {
         Ok(mut redis) => check_node(&mut redis, None, Some(CHECK_KEY)),
         Err(error) => {
             let start = "start Redis, or set REDIS_INTERFACE to \"\"";
@@ -95,7 +95,7 @@ fn connect_failure(address: &str, error: &str, bodies: &str, start: &str) -> Str
 /// Returns the findings for one Redis server. `address` is set if the server is a node of a cluster. `key` is the key of the
 /// trial write; `None` if that node owns no hash slots.
 fn check_node(
-    redis: &mut RedisReader,
+    redis: &mut RedisReadConnection,
     address: Option<&str>,
     key: Option<&str>,
 ) -> Vec<Diagnostic> {

@@ -17,15 +17,15 @@ pub fn find(name: &[u8]) -> Option<Charset> {
     let key: String = alphanumeric
         .map(|octet| char::from(octet.to_ascii_lowercase()))
         .collect();
-    find_by_key(name, &key).or_else(|| {
+    find_charset_by_key(name, &key).or_else(|| {
         // Any name may have the prefix `x-` or IANA's `cs`.
         let (_, name) = name.split_at_checked(2)?;
         let key = key.strip_prefix("cs").or_else(|| key.strip_prefix('x'))?;
-        find_by_key(name, key)
+        find_charset_by_key(name, key)
     })
 }
 
-fn find_by_key(name: &[u8], key: &str) -> Option<Charset> {
+fn find_charset_by_key(name: &[u8], key: &str) -> Option<Charset> {
     find_nonstandard_charset(key)
         .or_else(|| find_standard_label(name))
         .or_else(|| find_standard_label(key.as_bytes()))

@@ -66,7 +66,7 @@ impl ContentType {
 /// Returns `type/subtype` in lower case, without quotes, comments, white space and dots around the two tokens; `None` if
 /// the value is malformed.
 fn media_type(value: &[u8]) -> Option<String> {
-    let (top_level, rest) = split_token(skip_quotes(value));
+    let (top_level, rest) = split_token(skip_leading_quote_marks(value));
     let rest = parameters::skip_separators(rest).strip_prefix(b"/")?;
     let (subtype, rest) = split_token(parameters::skip_separators(rest));
     let subtype = subtype.trim_ascii_end();
@@ -83,7 +83,7 @@ fn media_type(value: &[u8]) -> Option<String> {
     String::from_utf8(text).ok()
 }
 
-fn skip_quotes(value: &[u8]) -> &[u8] {
+fn skip_leading_quote_marks(value: &[u8]) -> &[u8] {
     let value = parameters::skip_separators(value);
     let quotes = value.iter().take_while(|octet| b"\"'< \t".contains(octet));
     value.get(quotes.count()..).unwrap_or_default()

@@ -7,7 +7,7 @@ use memchr::memchr;
 
 /// The raw values of the header fields that a summary needs. If a field occurs several times, the first one counts.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct SummaryFields<'a> {
+pub struct RawHeaderFields<'a> {
     /// The value of `Subject`.
     pub subject: Option<&'a [u8]>,
     /// The value of `Content-Type`.
@@ -25,8 +25,8 @@ pub struct SummaryFields<'a> {
     clippy::indexing_slicing,
     reason = "all is cut at its own length or less, or where a colon was found"
 )]
-pub fn split_header(entity: &[u8]) -> (SummaryFields<'_>, &[u8]) {
-    let mut fields = SummaryFields::default();
+pub fn split_header(entity: &[u8]) -> (RawHeaderFields<'_>, &[u8]) {
+    let mut fields = RawHeaderFields::default();
     let mut rest = entity.strip_prefix(BYTE_ORDER_MARK).unwrap_or(entity);
     while !rest.is_empty() {
         let (field, tail) = split_field(rest);
@@ -95,7 +95,7 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 const MAX_FIELD_OCTETS: usize = 16_384;
 /// Maximum length of a UTF-8 character in octets.
 const MAX_UTF8_OCTETS: usize = 4;
-/// Maximum number of octets of a field that are searched for the colon after the name. The names in [`SummaryFields`] are
+/// Maximum number of octets of a field that are searched for the colon after the name. The names in [`RawHeaderFields`] are
 /// shorter; a field with a longer name is ignored.
 const MAX_NAME_OCTETS: usize = 80;
 

@@ -66,7 +66,7 @@ impl MimeParameter {
 
 /// Selects the value of a parameter from all `parameters` of its name, in this order of precedence: `name*`, `name*0…`,
 /// `name`. Empty values are skipped; returns `None` if no value remains.
-pub fn select_value(parameters: &[&MimeParameter]) -> Option<ParameterValue> {
+pub fn preferred_parameter_value(parameters: &[&MimeParameter]) -> Option<ParameterValue> {
     let single = |is_extended: bool| {
         let wanted = move |parameter: &&&MimeParameter| {
             parameter.section.is_none() && parameter.is_extended == is_extended

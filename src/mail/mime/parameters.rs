@@ -38,7 +38,7 @@ impl ParameterizedField {
     pub fn get(&self, name: &str) -> Option<ParameterValue> {
         let parameters = self.parameters.iter();
         let parameters = parameters.filter(|parameter| parameter.name == name.as_bytes());
-        parameter_value::select_value(&parameters.collect::<Vec<_>>())
+        parameter_value::preferred_parameter_value(&parameters.collect::<Vec<_>>())
     }
 
     /// Returns the file name in `parameter`; `None` if the parameter is missing or its decoded text is empty.

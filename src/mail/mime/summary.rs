@@ -6,7 +6,7 @@
 
 use super::charset::Charset;
 use super::content_type::ContentType;
-use super::header::{self, SummaryFields};
+use super::header::{self, RawHeaderFields};
 use super::parameter_value::ParameterValue;
 use super::parameters::ParameterizedField;
 use super::{encoded_word, multipart, transfer_encoding};
@@ -109,7 +109,7 @@ impl UndecodedAttachment {
 impl PartWalker {
     fn visit_part(
         &mut self,
-        fields: &SummaryFields,
+        fields: &RawHeaderFields,
         media: ContentType,
         body: &[u8],
         depth: usize,

@@ -16,12 +16,12 @@ pub fn decoded_size(body: &[u8], transfer_encoding: Option<&[u8]>) -> usize {
         return digits / 4 * 3 + (digits % 4).saturating_sub(1);
     }
     if encoding.eq_ignore_ascii_case(b"quoted-printable") {
-        return quoted_printable_size(body);
+        return quoted_printable_decoded_size(body);
     }
     body.len()
 }
 
-fn quoted_printable_size(body: &[u8]) -> usize {
+fn quoted_printable_decoded_size(body: &[u8]) -> usize {
     let mut octets = 0;
     let mut rest = body;
     while let Some((first, tail)) = rest.split_first() {

@@ -4,15 +4,15 @@ use std::mem;
 
 use super::{MailTransaction, Session, SessionState, Step};
 use crate::smtp::command::{self, CommandError};
-use crate::smtp::content::Content;
+use crate::smtp::content::MessageContent;
 use crate::smtp::data::{ContentSink, DataReader};
 use crate::smtp::input::InputBuffer;
 use crate::smtp::reply::{self, Reply};
-use crate::smtp::step::{ContentCounters, DiscardReason, Envelope};
+use crate::smtp::step::{DiscardReason, Envelope, ReceivedContentProgress};
 
 impl Session {
     /// Returns the progress of the message content that is being received or, between messages, of the last content.
-    pub fn content_progress(&self) -> ContentCounters {
+    pub fn content_progress(&self) -> ReceivedContentProgress {
         self.progress
     }
 
@@ -34,7 +34,7 @@ impl Session {
         command::check_no_argument(argument)?;
         match mem::replace(&mut self.state, SessionState::Closed) {
             SessionState::Transaction(transaction) if transaction.is_ready_for_data() => {
-                let content = Content::new(self.settings.max_content_octets, &self.budget);
+                let content = MessageContent::new(self.settings.max_content_octets, &self.budget);
                 self.begin_content();
                 self.state = SessionState::Data(transaction.envelope, DataReader::new(content));
                 Ok(Reply::new(
@@ -80,9 +80,9 @@ impl Session {
     }
 
     pub(super) fn begin_content(&mut self) {
-        self.progress = ContentCounters {
+        self.progress = ReceivedContentProgress {
             number: self.progress.number + 1,
-            ..ContentCounters::default()
+            ..ReceivedContentProgress::default()
         };
     }
 

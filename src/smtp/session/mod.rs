@@ -11,14 +11,14 @@ use std::sync::Arc;
 use self::bdat::Chunk;
 use self::command_count::CommandCount;
 use super::command::{self, CommandError, MailCommand, Verb};
-use super::content::{Content, ContentError, MemoryBudget};
+use super::content::{ContentRejection, MemoryBudget, MessageContent};
 use super::data::DataReader;
 use super::extension::{self, OfferedExtensions};
 use super::input::InputBuffer;
 use super::line::{LineReader, SmtpLine};
 use super::policy::SessionSettings;
 use super::reply::{self, Reply};
-use super::step::{ContentCounters, Envelope, Expecting, SessionStats, Step, TlsState};
+use super::step::{Envelope, Expecting, ReceivedContentProgress, SessionStats, Step, TlsState};
 use super::xclient::{XclientAttributes, XclientState};
 
 /// One SMTP session, from the greeting to its end. It has no socket, clock or store.
@@ -32,7 +32,7 @@ pub struct Session {
     state: SessionState,
     stats: SessionStats,
     commands: CommandCount,
-    progress: ContentCounters,
+    progress: ReceivedContentProgress,
     last_command: Option<String>,
     /// Whether a chunk was discarded and more chunks of its message may follow. These chunks, up to LAST or another command,
     /// are discarded too. They do not count as errors, because a pipelining client sends them before it receives the reply to
@@ -74,7 +74,7 @@ struct Helo {
 struct MailTransaction {
     envelope: Envelope,
     /// Content of the chunks so far; `None` before the first chunk.
-    chunks: Option<Content>,
+    chunks: Option<MessageContent>,
 }
 
 impl Session {
@@ -90,7 +90,7 @@ impl Session {
             state: SessionState::Ready,
             stats: SessionStats::default(),
             commands: CommandCount::default(),
-            progress: ContentCounters::default(),
+            progress: ReceivedContentProgress::default(),
             last_command: None,
             discarding_chunks: false,
             exempt_from_errors: false,
@@ -292,7 +292,7 @@ impl Session {
         let mail = MailCommand::parse(argument)?;
         let max = self.settings.max_content_octets as u64;
         if mail.parameters.size.is_some_and(|size| size > max) {
-            return Ok(Step::RejectMessage(ContentError::TooLarge));
+            return Ok(Step::RejectMessage(ContentRejection::TooLarge));
         }
         let envelope = Envelope {
             reverse_path: mail.reverse_path,

@@ -26,7 +26,7 @@ impl BatchFailure {
     }
 
     /// Returns the failure of a batch whose deadline has passed.
-    pub fn from_timeout() -> BatchFailure {
+    pub fn deadline_passed() -> BatchFailure {
         BatchFailure {
             class: ErrorClass::ConnectionLost,
             text: "the database took too long".to_owned(),

@@ -20,7 +20,7 @@ use crate::store::redis::BodyLocations;
 impl MySqlStore {
     /// Commits `part` completely or not at all; retries until the batch's deadline. `inserted` is the result of the first
     /// INSERT if it has already run.
-    pub(super) fn save_part(
+    pub(super) fn commit_batch_part(
         &mut self,
         part: &[Mail],
         bodies_in: &BodyLocations,
@@ -31,10 +31,11 @@ impl MySqlStore {
         loop {
             if Instant::now() > self.deadline {
                 // If the batch was split, the earlier parts may have used up the time limit of the batch.
-                let error = SaveError::Unavailable(BatchFailure::from_timeout().text);
+                let error = SaveError::Unavailable(BatchFailure::deadline_passed().text);
                 return Err(BatchError::Store(error));
             }
-            let inserted = (inserted.take()).unwrap_or_else(|| self.insert_part(part, bodies_in));
+            let inserted =
+                (inserted.take()).unwrap_or_else(|| self.insert_batch_part(part, bodies_in));
             let Err(failure) = inserted.and_then(|connection| self.commit_part(connection)) else {
                 return Ok(());
             };
@@ -82,7 +83,7 @@ impl MySqlStore {
     }
 
     /// Inserts the rows of `part` in a transaction and returns its connection, ready for COMMIT.
-    pub(super) fn insert_part(
+    pub(super) fn insert_batch_part(
         &mut self,
         part: &[Mail],
         bodies_in: &BodyLocations,
@@ -105,7 +106,7 @@ impl MySqlStore {
         if Instant::now() > self.deadline {
             // The clients get 451 and send the mails again, so a COMMIT now would store them twice.
             connection.roll_back();
-            return Err(BatchFailure::from_timeout());
+            return Err(BatchFailure::deadline_passed());
         }
         if let Some(reason) = self
             .connector

@@ -3,7 +3,7 @@
 use crate::mail::Mail;
 use crate::metrics::{self, BodyLocation};
 use crate::store::redis::cluster::ClusterBodyWriter;
-use crate::store::redis::{BodyLocations, RedisBodyWriter, UnfinishedBodyWrite};
+use crate::store::redis::{BodyLocations, PendingBodyWrite, RedisBodyWriter};
 
 /// The configured location of bodies.
 pub enum BodyStore {
@@ -21,7 +21,7 @@ impl BodyStore {
     ///
     /// Returns `None` if nothing was sent: the bodies go into the table, or Redis is a cluster, to which `finish_store` sends
     /// them.
-    pub(super) fn begin_store(&mut self, batch: &[Mail]) -> Option<UnfinishedBodyWrite> {
+    pub(super) fn begin_store(&mut self, batch: &[Mail]) -> Option<PendingBodyWrite> {
         match self {
             BodyStore::Redis(bodies) => bodies.begin_store(batch),
             BodyStore::Table | BodyStore::Cluster(_) => None,
@@ -33,7 +33,7 @@ impl BodyStore {
     pub(super) fn finish_store(
         &mut self,
         batch: &[Mail],
-        pending: Option<&UnfinishedBodyWrite>,
+        pending: Option<&PendingBodyWrite>,
     ) -> BodyLocations {
         let are_stored = match self {
             BodyStore::Cluster(bodies) => return bodies.store(batch),

@@ -13,7 +13,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 
 use super::call_timeout::CallWatchdog;
 use super::driver_panic::{catch_panic, is_panic};
-use super::galera::GaleraNode;
+use super::galera::GaleraNodeView;
 use super::table_info::TableInfo;
 
 /// One connection to the database, with the properties that were read when it was opened.
@@ -48,7 +48,7 @@ pub struct ConnectedServer {
     /// The server's id of the connection, as in SHOW PROCESSLIST.
     pub connection_id: u32,
     /// The state of the server as a Galera node; `None` without Galera.
-    pub galera: Option<GaleraNode>,
+    pub galera: Option<GaleraNodeView>,
 }
 
 impl DbConnection {

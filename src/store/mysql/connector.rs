@@ -13,7 +13,7 @@ use super::connect_error::is_immediate_failure;
 use super::connection::{CALL_TIMEOUT, ConnectedServer, DbConnection};
 use super::driver_connection::{PROBE_TIMEOUT, open_connection};
 use super::driver_panic::catch_panic;
-use super::galera::GaleraNode;
+use super::galera::GaleraNodeView;
 use super::hanging::HangingCommits;
 use super::hosts::Hosts;
 use super::settings::{MySqlHost, MySqlSettings};
@@ -137,7 +137,7 @@ impl Connector {
         })?;
         let (table_info, galera) = catch_panic(|| {
             let table_info = TableInfo::read(&mut connection, &settings.table)?;
-            Ok((table_info, GaleraNode::read(&mut connection)?))
+            Ok((table_info, GaleraNodeView::read(&mut connection)?))
         })?;
         self.publish_table_info(&table_info);
         self.shared.health.record_reached();

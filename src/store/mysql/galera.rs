@@ -10,7 +10,7 @@ use super::host_state::{is_off, show_like};
 
 /// A node of a Galera cluster, with its own view of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GaleraNode {
+pub struct GaleraNodeView {
     /// UUID of the cluster, the same on all of its nodes.
     cluster: String,
     /// The node's own entry in `addresses`; empty if the node does not report one.
@@ -23,12 +23,12 @@ pub struct GaleraNode {
     state: String,
 }
 
-impl GaleraNode {
+impl GaleraNodeView {
     /// Reads the node's state. Returns `None` for a server without Galera.
     ///
     /// # Errors
     /// The connection broke, or the node is not ready and refuses every statement.
-    pub fn read(connection: &mut Conn) -> mysql::Result<Option<GaleraNode>> {
+    pub fn read(connection: &mut Conn) -> mysql::Result<Option<GaleraNodeView>> {
         if show_like(connection, "SHOW GLOBAL VARIABLES LIKE 'wsrep_on'")?
             .get("wsrep_on")
             .is_none_or(|value| is_off(value))
@@ -52,7 +52,7 @@ impl GaleraNode {
     /// Both nodes must belong to the same cluster, and this node must be in the primary component, without `lost`. No
     /// transaction of `lost` can then arrive at this node any more. While `lost` is still in the component, its COMMIT could
     /// arrive after its rows were looked up.
-    pub fn is_surviving_peer_of(&self, lost: &GaleraNode) -> bool {
+    pub fn is_surviving_peer_of(&self, lost: &GaleraNodeView) -> bool {
         let count_in = |addresses: &[String]| {
             let is_lost = |address: &&String| **address == lost.address;
             addresses.iter().filter(is_lost).count()
@@ -81,7 +81,7 @@ pub fn enable_causal_reads(connection: &mut DbConnection) -> mysql::Result<()> {
     }
 }
 
-fn parse_status(status: &HashMap<String, String>) -> GaleraNode {
+fn parse_status(status: &HashMap<String, String>) -> GaleraNodeView {
     let text = |name: &str| status.get(name).cloned().unwrap_or_default();
     let addresses: Vec<String> = text("wsrep_incoming_addresses")
         .split(',')
@@ -90,7 +90,7 @@ fn parse_status(status: &HashMap<String, String>) -> GaleraNode {
     let index: Option<usize> = text("wsrep_local_index").parse().ok();
     let state = text("wsrep_local_state_comment");
     let is_ready = !is_off(&text("wsrep_ready")) && text("wsrep_cluster_status") == "Primary";
-    GaleraNode {
+    GaleraNodeView {
         cluster: text("wsrep_cluster_state_uuid"),
         address: index
             .and_then(|index| addresses.get(index).cloned())
@@ -110,7 +110,7 @@ pub const WSREP_NOT_READY_ERROR: u16 = 1047;
 mod tests {
     use super::*;
 
-    fn node(cluster: &str, index: usize, addresses: &str, ready: &str) -> GaleraNode {
+    fn node(cluster: &str, index: usize, addresses: &str, ready: &str) -> GaleraNodeView {
         let index = index.to_string();
         let status = [
             ("wsrep_cluster_state_uuid", cluster),

@@ -79,7 +79,7 @@ impl HangingCommit {
 }
 
 /// If an unanswered COMMIT still hangs on its host, excludes the host from use until the COMMIT has ended.
-pub fn block_host_if_hanging(connector: &Connector, commit: &UnknownCommit) {
+pub fn exclude_host_if_commit_hangs(connector: &Connector, commit: &UnknownCommit) {
     // A COMMIT sent more recently may only be slow. The look-up of its rows then waits for the locks that the COMMIT holds.
     if commit.sent_at.elapsed() < HANG_THRESHOLD {
         return;
@@ -87,7 +87,7 @@ pub fn block_host_if_hanging(connector: &Connector, commit: &UnknownCommit) {
     // If the host does not answer here, the later look-up of the COMMIT's rows cannot reach the host either, so the host need
     // not be excluded.
     if let Ok(Some(state)) = commit_state_in_process_list(connector, &commit.sent_to) {
-        block_host(connector, commit, &state);
+        exclude_host_until_commit_ends(connector, commit, &state);
     }
 }
 
@@ -147,7 +147,11 @@ fn parse_number(text: Option<String>) -> u64 {
 }
 
 /// Excludes the host of a hanging COMMIT from use, and starts the thread that ends the exclusion after the COMMIT has ended.
-fn block_host(connector: &Connector, commit: &UnknownCommit, listed_state: &str) {
+fn exclude_host_until_commit_ends(
+    connector: &Connector,
+    commit: &UnknownCommit,
+    listed_state: &str,
+) {
     let UnknownCommit { sent_to, sent_at } = commit;
     let name = connector.hosts().name(sent_to.host);
     let reason = format!("a COMMIT hangs on {name} (its state: {listed_state})");

@@ -9,7 +9,7 @@ use mysql::Conn;
 use mysql::prelude::Queryable;
 
 use super::driver_panic::catch_panic;
-use super::galera::{GaleraNode, WSREP_NOT_READY_ERROR};
+use super::galera::{GaleraNodeView, WSREP_NOT_READY_ERROR};
 use crate::store::TableName;
 
 /// Whether a host accepts rows, and the reason if it does not.
@@ -31,7 +31,7 @@ impl HostState {
     pub fn read(connection: &mut Conn, table: &TableName) -> mysql::Result<HostState> {
         catch_panic(|| {
             if let Some(reason) =
-                GaleraNode::read(connection)?.and_then(|node| node.unready_reason())
+                GaleraNodeView::read(connection)?.and_then(|node| node.unready_reason())
             {
                 return Ok(HostState::Unhealthy(reason));
             }

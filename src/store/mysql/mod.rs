@@ -102,7 +102,7 @@ impl SaveMail for MySqlStore {
         let pending_bodies = self.bodies.begin_store(batch);
         // Inserts the rows while Redis stores the bodies; if Redis fails, the INSERTs are rolled back and run again.
         let mut inserted =
-            (pending_bodies.as_ref()).map(|_| self.insert_part(batch, &BodyLocations::Redis));
+            (pending_bodies.as_ref()).map(|_| self.insert_batch_part(batch, &BodyLocations::Redis));
         let bodies_in = self.bodies.finish_store(batch, pending_bodies.as_ref());
         if !matches!(bodies_in, BodyLocations::Redis)
             && let Some(Ok(mut connection)) = inserted.take()
@@ -111,7 +111,7 @@ impl SaveMail for MySqlStore {
             self.connection = Some(connection).filter(|connection| !connection.broken);
         }
         let outcomes = save_bisecting(batch, &mut |part| {
-            self.save_part(part, &bodies_in, inserted.take())
+            self.commit_batch_part(part, &bodies_in, inserted.take())
         });
         // Returns the connection to the pool, which replaces a broken one.
         self.connection = None;

@@ -12,7 +12,7 @@ use crate::store::reader::{
     ListedMail, ListedMailSize, MAX_SHOWN_OCTETS, MailReader, StoreReadError, text,
 };
 use crate::store::redis::cluster::ClusterReader;
-use crate::store::redis::{RedisReader, RedisSettings};
+use crate::store::redis::{RedisReadConnection, RedisSettings};
 
 /// Reads rows, and bodies from column `mail` or from Redis.
 pub struct MySqlReader {
@@ -27,14 +27,14 @@ pub struct MySqlReader {
 }
 
 enum RedisBodyReader {
-    One(RedisReader),
+    One(RedisReadConnection),
     Cluster(ClusterReader),
 }
 
 impl RedisBodyReader {
     fn open(settings: &RedisSettings) -> Result<RedisBodyReader, StoreReadError> {
         match settings.urls.as_slice() {
-            [url] => RedisReader::open(url).map(RedisBodyReader::One),
+            [url] => RedisReadConnection::open(url).map(RedisBodyReader::One),
             _ => ClusterReader::open(settings).map(RedisBodyReader::Cluster),
         }
     }

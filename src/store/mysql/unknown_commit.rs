@@ -13,7 +13,7 @@ use super::connect_error::is_refused;
 use super::connection::{ConnectedServer, DbConnection};
 use super::connector::Connector;
 use super::galera::enable_causal_reads;
-use super::hanging::{block_host_if_hanging, wait_while_hanging};
+use super::hanging::{exclude_host_if_commit_hangs, wait_while_hanging};
 use super::insert::insert_rows;
 use crate::mail::Mail;
 use crate::store::queue::bisect::BatchError;
@@ -48,7 +48,7 @@ impl MySqlStore {
         commit: &UnknownCommit,
     ) -> Result<(), BatchError> {
         let mut pause = MIN_RETRY_PAUSE;
-        block_host_if_hanging(&self.connector, commit);
+        exclude_host_if_commit_hangs(&self.connector, commit);
         loop {
             let host = commit.sent_to.host;
             if let Err(reason) = wait_while_hanging(&self.connector, host, self.deadline) {
@@ -62,14 +62,14 @@ impl MySqlStore {
                 }
                 Ok(false) => {
                     return Err(BatchError::Store(SaveError::Unavailable(
-                        BatchFailure::from_timeout().text,
+                        BatchFailure::deadline_passed().text,
                     )));
                 }
                 Err(error) => error,
             };
             // The look-up ends with its own COMMIT, `second_commit`, which may hang as well.
             for commit in second_commit.iter().chain([commit]) {
-                block_host_if_hanging(&self.connector, commit);
+                exclude_host_if_commit_hangs(&self.connector, commit);
             }
             if Instant::now() + pause > self.deadline {
                 return Err(BatchError::Store(SaveError::Unavailable(format!(

@@ -250,7 +250,8 @@ impl QueueWriter {
             self.health.record_failure(&error.to_string());
         } else if let Some(error) = errors.next() {
             let clients = mails.iter().map(|mail| mail.origin().client_ip);
-            self.health.record_rejection(clients, &error.to_string());
+            self.health
+                .record_rejected_batch(clients, &error.to_string());
         }
     }
 
@@ -317,7 +318,7 @@ mod tests {
 
     use super::*;
     use crate::mail::MailOrigin;
-    use crate::smtp::{Content, Envelope, ForwardPath, MemoryBudget, ReversePath};
+    use crate::smtp::{Envelope, ForwardPath, MemoryBudget, MessageContent, ReversePath};
 
     #[test]
     fn save_into_a_full_queue_fails_at_once() {
@@ -347,7 +348,7 @@ mod tests {
             host_name: "mx.test".to_owned(),
             received_at: jiff::Timestamp::UNIX_EPOCH,
         };
-        let content = Content::new(0, &MemoryBudget::new(0));
+        let content = MessageContent::new(0, &MemoryBudget::new(0));
         let mail = Mail::new(envelope, content, origin, |_| String::new()).unwrap();
         let started_at = Instant::now();
         let saved = saver.save(mail, &mut || false);

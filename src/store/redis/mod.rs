@@ -25,7 +25,7 @@ use r2d2_redis::redis;
 pub use self::breaker::CircuitBreaker;
 use self::connection::is_server_error;
 pub use self::pool::RedisPool;
-pub use self::reader::{RedisReader, display_address};
+pub use self::reader::{RedisReadConnection, display_address};
 use self::worker::Request;
 use crate::mail::{CompressAllocError, Mail, MailId};
 
@@ -136,7 +136,7 @@ pub struct RedisBodyWriter {
 }
 
 /// A request to store bodies whose result is not known yet.
-pub struct UnfinishedBodyWrite {
+pub struct PendingBodyWrite {
     number: u64,
     deadline: Instant,
 }
@@ -171,7 +171,7 @@ impl RedisBodyWriter {
     }
 
     /// Sends the bodies of all recipients of a batch to the worker thread; `None` if the bodies go into column `mail`.
-    pub fn begin_store(&mut self, batch: &[Mail]) -> Option<UnfinishedBodyWrite> {
+    pub fn begin_store(&mut self, batch: &[Mail]) -> Option<PendingBodyWrite> {
         // Here the bodies of all recipients are in memory at the same time, so the bodies of a larger batch go into column
         // `mail`, row by row.
         let octets: usize = batch.iter().map(Mail::estimated_stored_octets).sum();
@@ -183,11 +183,11 @@ impl RedisBodyWriter {
         let sent = self.send(Arc::new(bodies), SlotAccess::Owner, deadline);
         let sent = sent.inspect_err(|error| self.breaker.failed(&error.text));
         let number = sent.ok()?;
-        Some(UnfinishedBodyWrite { number, deadline })
+        Some(PendingBodyWrite { number, deadline })
     }
 
     /// Waits for the result of the request `pending`. Returns whether all bodies of this request are in Redis.
-    pub fn finish_store(&mut self, pending: &UnfinishedBodyWrite) -> bool {
+    pub fn finish_store(&mut self, pending: &PendingBodyWrite) -> bool {
         let stored = self.receive_answer(pending.number, pending.deadline);
         match &stored {
             Ok(()) => self.breaker.succeeded(),

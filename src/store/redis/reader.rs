@@ -10,21 +10,21 @@ use super::{Redirect, describe_error, split_credentials};
 use crate::store::StoreReadError;
 
 /// A connection that reads bodies for `list` and `show` and diagnoses the server for `check`.
-pub struct RedisReader {
+pub struct RedisReadConnection {
     connection: RedisConnection,
     address: String,
 }
 
-impl RedisReader {
+impl RedisReadConnection {
     /// Connects to the server.
     ///
     /// # Errors
     /// [`StoreReadError`], which names the server's address and the cause.
-    pub fn open(url: &str) -> Result<RedisReader, StoreReadError> {
+    pub fn open(url: &str) -> Result<RedisReadConnection, StoreReadError> {
         let address = display_address(url);
         let connection = Connector::new(url).and_then(|connector| connector.connect(READ_TIMEOUT));
         let connection = connection.map_err(|error| read_error(&address, &error))?;
-        Ok(RedisReader {
+        Ok(RedisReadConnection {
             connection,
             address,
         })
@@ -60,7 +60,8 @@ impl RedisReader {
         self.query(redis::cmd("GET").arg(hash))
     }
 
-    /// Returns the body like [`body`](RedisReader::body), or the redirection that a node of a cluster sent instead of the body.
+    /// Returns the body like [`body`](RedisReadConnection::body), or the redirection that a node of a cluster sent instead of
+    /// the body.
     ///
     /// # Errors
     /// [`StoreReadError`], which names the server's address and the cause.

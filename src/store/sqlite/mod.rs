@@ -104,7 +104,7 @@ impl SqliteStore {
     }
 
     /// Commits all mails of `part` or none.
-    fn save_part(&mut self, part: &[Mail]) -> Result<(), BatchError> {
+    fn commit_batch_part(&mut self, part: &[Mail]) -> Result<(), BatchError> {
         self.begin()?;
         let open = self.open_database()?;
         let saved = open
@@ -168,13 +168,13 @@ impl SaveMail for SqliteStore {
     }
 
     fn save_mail(&mut self, mail: &Mail) -> Result<SavedId, SaveError> {
-        let saved = self.save_part(std::slice::from_ref(mail));
+        let saved = self.commit_batch_part(std::slice::from_ref(mail));
         saved.map_err(BatchError::into_save_error)?;
         Ok(SavedId::from(mail.hash()))
     }
 
     fn save_batch(&mut self, batch: &[Mail]) -> Vec<Result<SavedId, SaveError>> {
-        save_bisecting(batch, &mut |part| self.save_part(part))
+        save_bisecting(batch, &mut |part| self.commit_batch_part(part))
     }
 }
 

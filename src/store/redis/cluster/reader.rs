@@ -6,14 +6,14 @@ use r2d2_redis::redis;
 
 use super::slots::{SlotTable, read_slots};
 use crate::store::StoreReadError;
-use crate::store::redis::{Redirect, RedisReader, RedisSettings};
+use crate::store::redis::{Redirect, RedisReadConnection, RedisSettings};
 
 /// Reads bodies from the nodes of a Redis Cluster.
 pub struct ClusterReader {
     settings: RedisSettings,
     slots: SlotTable,
     /// The nodes that were used, by address. If a node failed, its error is kept and the node is not tried again.
-    nodes: HashMap<String, Result<RedisReader, StoreReadError>>,
+    nodes: HashMap<String, Result<RedisReadConnection, StoreReadError>>,
 }
 
 impl ClusterReader {
@@ -44,9 +44,12 @@ impl ClusterReader {
     ///
     /// # Errors
     /// [`StoreReadError`]: the node cannot be reached now, or failed before.
-    pub fn connection_to(&mut self, address: &str) -> Result<&mut RedisReader, StoreReadError> {
+    pub fn connection_to(
+        &mut self,
+        address: &str,
+    ) -> Result<&mut RedisReadConnection, StoreReadError> {
         if !self.nodes.contains_key(address) {
-            let node = RedisReader::open(&self.settings.url_of(address));
+            let node = RedisReadConnection::open(&self.settings.url_of(address));
             self.nodes.insert(address.to_owned(), node);
         }
         match self.nodes.get_mut(address) {

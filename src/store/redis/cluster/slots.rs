@@ -3,7 +3,7 @@
 use r2d2_redis::redis::{self, Value};
 
 use crate::store::StoreReadError;
-use crate::store::redis::{RedisReader, RedisSettings};
+use crate::store::redis::{RedisReadConnection, RedisSettings};
 
 /// The ranges of slots in ascending order: first slot, last slot, and `host:port` of the node that owns them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -74,7 +74,7 @@ pub fn read_slots(
     for address in known.chain(configured) {
         let mut slots = redis::cmd("CLUSTER");
         slots.arg("SLOTS");
-        let reply = RedisReader::open(&settings.url_of(&address))
+        let reply = RedisReadConnection::open(&settings.url_of(&address))
             .and_then(|mut node| node.query::<Vec<Vec<Value>>>(&slots));
         match reply.map(|ranges| SlotTable::parse(&ranges, &address)) {
             Ok(slots) if !slots.0.is_empty() => return Ok(slots),
