@@ -36,7 +36,8 @@ pub fn serve(listener: &Arc<Listener>, handler: Handler) -> io::Result<()> {
             while is_full() && Instant::now() < wait_until {
                 thread::sleep(SLOT_POLL_INTERVAL);
             }
-            // If the connection has waited in vain, the next ones are closed without a wait until there is room for one again.
+            // If no other connection has ended, this one is closed. Later ones are then closed without a wait, until one is served
+            // again.
             if is_full() {
                 timeout = Duration::ZERO;
                 continue;
