@@ -22,7 +22,7 @@ pub use health::StoreHealth;
 pub use memory::MemoryStore;
 pub use queue::{SaveQueue, StoreOpener, Writers};
 pub use reader::{ListedMail, ListedMailSize, MailReader, StoreReadError};
-pub use table::{TableColumns, TableName};
+pub use table::{INSERTED_COLUMNS, TableColumns, TableName, inserted_column_list};
 
 use crate::mail::Mail;
 

@@ -125,6 +125,31 @@ impl TableColumns {
 /// addresses need, the index on column `to` takes 1,280 of the 3,072 bytes that InnoDB allows with ROW_FORMAT=DYNAMIC.
 pub const LONGEST_ADDRESS: usize = 64 + 1 + 255;
 
+/// Returns the columns that an INSERT fills as an SQL list, in the order of [`INSERTED_COLUMNS`].
+pub fn inserted_column_list() -> String {
+    INSERTED_COLUMNS.map(|name| format!("`{name}`")).join(",")
+}
+
+/// The columns that an INSERT fills, in the order of its values.
+pub const INSERTED_COLUMNS: [&str; 16] = [
+    "date",
+    "from",
+    "to",
+    "subject",
+    "body",
+    "charset",
+    "mail",
+    "spam_score",
+    "hash",
+    "content_type",
+    "recipient",
+    "has_attach",
+    "ip_addr",
+    "delivered",
+    "attach_info",
+    "dkim_valid",
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;

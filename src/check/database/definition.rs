@@ -9,10 +9,10 @@ use super::trial_row::lookup_warning;
 use super::{fixes, query};
 use crate::mail::MailId;
 use crate::store::Diagnostic;
-use crate::store::TableName;
 use crate::store::mysql::connection::DbConnection;
 use crate::store::mysql::insert;
 use crate::store::mysql::unfilled_column::UnfilledColumn;
+use crate::store::{INSERTED_COLUMNS, TableName};
 
 /// Checks the rights, whether the server is read-only, the type of column `mail`, and the table under a view.
 pub fn check(connection: &mut DbConnection, table: &TableName) -> Vec<Diagnostic> {
@@ -116,7 +116,9 @@ pub fn check_unique_keys(connection: &mut DbConnection, table: &TableName) -> Ve
         keys.entry(key).or_default().push(column);
     }
     let may_repeat = |(_, columns): &(String, Vec<String>)| {
-        (columns.iter()).all(|column| REPEATABLE_COLUMNS.contains(&column.as_str()))
+        (columns.iter().map(String::as_str)).all(|column| {
+            INSERTED_COLUMNS.contains(&column) && !NEVER_REPEATED_COLUMNS.contains(&column)
+        })
     };
     let finding = |(key, columns): (String, Vec<String>)| {
         Diagnostic::warning(format!(
@@ -196,23 +198,9 @@ fn parse_base_table(definition: &str) -> Option<(String, String)> {
     is_alone.then(|| (database.to_owned(), name.to_owned()))
 }
 
-/// Columns that may have the same value in two rows. `dkim_valid` is not listed: it is always NULL, and a unique key allows any
-/// number of NULLs.
-const REPEATABLE_COLUMNS: &[&str] = &[
-    "date",
-    "from",
-    "to",
-    "subject",
-    "body",
-    "charset",
-    "spam_score",
-    "content_type",
-    "recipient",
-    "has_attach",
-    "ip_addr",
-    "delivered",
-    "attach_info",
-];
+/// Columns on which no unique key refuses a second mail. Each body and hash is different; `dkim_valid` is always NULL, and a
+/// unique key allows any number of NULLs.
+const NEVER_REPEATED_COLUMNS: [&str; 3] = ["mail", "hash", "dkim_valid"];
 
 #[cfg(test)]
 mod tests {

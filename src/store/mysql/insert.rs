@@ -11,7 +11,7 @@ use super::connection::DbConnection;
 use crate::mail::{CompressAllocError, Mail, Recipient};
 use crate::store::redis::BodyLocations;
 use crate::store::row::Row;
-use crate::store::{TableColumns, TableName};
+use crate::store::{TableColumns, TableName, inserted_column_list};
 
 /// Inserts one row for each recipient of `mails` whose `hash` is not in `stored`. Bodies that `bodies_in` places in Redis are
 /// not inserted.
@@ -156,8 +156,8 @@ pub fn insert_statement(
 fn insert_sql(table: &TableName, rows: usize) -> String {
     let row = "(NOW(),?,?,?,?,?,?,0,?,?,?,?,?,0,?,NULL)";
     format!(
-        "INSERT INTO {table} (`date`,`from`,`to`,`subject`,`body`,`charset`,`mail`,`spam_score`,`hash`,\
-         `content_type`,`recipient`,`has_attach`,`ip_addr`,`delivered`,`attach_info`,`dkim_valid`) VALUES {}",
+        "INSERT INTO {table} ({}) VALUES {}",
+        inserted_column_list(),
         vec![row; rows].join(",")
     )
 }

@@ -10,7 +10,7 @@ use super::number::NumericColumnType;
 use super::unfilled_column::UnfilledColumn;
 use crate::metrics;
 use crate::store::{Column, ColumnCharset, ColumnWidth};
-use crate::store::{TableColumns, TableName};
+use crate::store::{INSERTED_COLUMNS, TableColumns, TableName};
 
 /// The properties of a table and its server that a new connection reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -245,25 +245,6 @@ fn table_columns(columns: &[ColumnInfo]) -> TableColumns {
     }
 }
 
-/// The columns that the INSERT fills.
-const INSERTED_COLUMNS: &[&str] = &[
-    "date",
-    "from",
-    "to",
-    "subject",
-    "body",
-    "charset",
-    "mail",
-    "spam_score",
-    "hash",
-    "content_type",
-    "recipient",
-    "has_attach",
-    "ip_addr",
-    "delivered",
-    "attach_info",
-    "dkim_valid",
-];
 /// Maximum octets of a row without its body: `attach_info` of 65,535 octets, a long `subject`, the trace fields, and framing.
 const ROW_OVERHEAD_OCTETS: usize = 80 << 10;
 /// Maximum octets of the trace fields with the longest addresses and names, and of zlib's header and trailer.

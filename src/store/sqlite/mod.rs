@@ -22,7 +22,7 @@ use self::error::{classify_error, single_mail_out_of_memory};
 pub use self::reader::SqliteReader;
 use self::wal_files::{SidecarFile, file_len, shm_path, wal_path};
 use super::row::Row;
-use super::table::{TableColumns, TableName};
+use super::table::{TableColumns, TableName, inserted_column_list};
 use super::{SaveError, SaveMail, SavedId};
 use crate::mail::{CompressAllocError, Mail};
 use crate::metrics;
@@ -314,9 +314,8 @@ impl OpenDatabase {
 
 pub(crate) fn insert_statement(table: &TableName) -> String {
     format!(
-        "INSERT INTO {table} (`date`, `from`, `to`, `subject`, `body`, `charset`, `mail`, `spam_score`, `hash`,
-         `content_type`, `recipient`, `has_attach`, `ip_addr`, `delivered`, `attach_info`, `dkim_valid`)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)"
+        "INSERT INTO {table} ({}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+        inserted_column_list()
     )
 }
 
