@@ -308,9 +308,9 @@ impl Run {
         let Some(status) = ended else {
             return Ok(run);
         };
-        let said = run.stderr();
-        assert_eq!(status.code(), Some(1), "{status}: {said}");
-        assert_eq!(said.lines().count(), 1, "{said}");
+        let output_text = run.stderr();
+        assert_eq!(status.code(), Some(1), "{status}: {output_text}");
+        assert_eq!(output_text.lines().count(), 1, "{output_text}");
         Err(run.folder.take().expect("the folder was not taken yet"))
     }
 
@@ -323,9 +323,11 @@ impl Run {
     }
 
     fn stderr(&self) -> String {
-        let said = fs::read_to_string(self.path("stderr")).expect("the stderr file");
+        let output_text = fs::read_to_string(self.path("stderr")).expect("the stderr file");
         // Skips what strace prints about its -P options.
-        let ours = said.lines().filter(|line| !line.starts_with("strace: "));
+        let ours = output_text
+            .lines()
+            .filter(|line| !line.starts_with("strace: "));
         ours.map(|line| format!("{line}\n")).collect()
     }
 

@@ -141,7 +141,7 @@ fn invalid_arguments_exit_with_2_and_create_no_file() {
 #[test]
 fn help_and_version_print_to_stdout_and_exit_with_0() {
     let folder = TempDir::new().expect("a temporary folder");
-    for (argument, says) in [
+    for (argument, expected_text) in [
         ("--help", "Usage: goguerrilla"),
         ("-help", "Usage: goguerrilla"),
         (
@@ -155,7 +155,11 @@ fn help_and_version_print_to_stdout_and_exit_with_0() {
     ] {
         let ended = run(folder.path(), &[argument]);
         assert_eq!((ended.status, ended.stderr.as_str()), (0, ""), "{argument}");
-        assert!(ended.stdout.contains(says), "{argument}: {}", ended.stdout);
+        assert!(
+            ended.stdout.contains(expected_text),
+            "{argument}: {}",
+            ended.stdout
+        );
     }
 }
 

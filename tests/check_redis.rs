@@ -92,7 +92,7 @@ fn check_reports_each_redis_error_in_one_line_with_its_fix() {
     ];
     let listening: Vec<FakeRedis> = fakes
         .iter()
-        .map(|(says, ..)| FakeRedis::start(FakeBehavior::Replies(says)))
+        .map(|(reply, ..)| FakeRedis::start(FakeBehavior::Replies(reply)))
         .collect();
     let url = |login: &str, redis: &Redis, number: &str| {
         format!("redis://{login}{}/{number}", redis.address())

@@ -137,9 +137,9 @@ fn assert_dates_and_hashes(mails: &[StoredMail]) {
 
 /// Sets the fake clock of the processes that read this file to `hours` ahead of the real time.
 fn set_clock(file: &Path, hours: i64) {
-    let beside = file.with_extension("new");
-    fs::write(&beside, format!("{:+}\n", hours * 3_600)).expect("a file of this test");
-    fs::rename(&beside, file).expect("a file of this test");
+    let new_file = file.with_extension("new");
+    fs::write(&new_file, format!("{:+}\n", hours * 3_600)).expect("a file of this test");
+    fs::rename(&new_file, file).expect("a file of this test");
 }
 
 /// Returns whether `time` is close to the present time of a clock that is `hours` ahead.

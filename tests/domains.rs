@@ -145,12 +145,12 @@ fn allowed_hosts_item_that_can_never_match_is_a_start_error() {
         let checked = run(folder.path(), &["check"]);
         let found = format!(", but found \"{}\"\n", item.replace("\\u0000", "\\0"));
         let found = found.replace('\u{a0}', "\\u{a0}");
-        let said = &checked.stdout;
-        assert_eq!(checked.status, 1, "{said}");
+        let output_text = &checked.stdout;
+        assert_eq!(checked.status, 1, "{output_text}");
         assert!(
-            said.starts_with("error: goguerrilla.conf: GM_ALLOWED_HOSTS: expected ")
-                && said.ends_with(&found),
-            "{said}"
+            output_text.starts_with("error: goguerrilla.conf: GM_ALLOWED_HOSTS: expected ")
+                && output_text.ends_with(&found),
+            "{output_text}"
         );
     }
     let server = Server::start(&[("GM_ALLOWED_HOSTS", ".")]);

@@ -94,7 +94,7 @@ fn assert_failover_and_failback_of_a_killed_node(galera: &mut Galera, rounds: us
 fn assert_fast_failover_from_a_read_only_node(galera: &Galera) {
     let hosts = galera.hosts();
     let server = Server::start(&with_hosts(&hosts, &[]));
-    for (spoil, mend, [gone, back]) in [
+    for (break_sql, repair_sql, [gone, back]) in [
         (
             "SET GLOBAL read_only = 1",
             "SET GLOBAL read_only = 0",
@@ -107,16 +107,16 @@ fn assert_fast_failover_from_a_read_only_node(galera: &Galera) {
         ),
     ] {
         wait_until_writers_use(&server, galera, 0);
-        galera.sql_at(0, spoil);
+        galera.sql_at(0, break_sql);
         let started_at = Instant::now();
         let mut client = server.client();
-        let reply = client.deliver("a@client.test", "u@ours.test", &short_mail(spoil));
-        assert_eq!(reply.code, 250, "{spoil}: {reply:?}");
+        let reply = client.deliver("a@client.test", "u@ours.test", &short_mail(break_sql));
+        assert_eq!(reply.code, 250, "{break_sql}: {reply:?}");
         let took = started_at.elapsed();
-        println!("{spoil}: failed over after {took:?}");
-        assert!(took < FAILOVER_LIMIT, "{spoil}: {took:?}");
+        println!("{break_sql}: failed over after {took:?}");
+        assert!(took < FAILOVER_LIMIT, "{break_sql}: {took:?}");
         server.wait_for_log(gone);
-        let (is_well, said) = server.check();
+        let (is_well, output_text) = server.check();
         let warning = format!(
             "warning: MYSQL_HOST: node {} is not healthy: ",
             galera.host(0)
@@ -124,10 +124,10 @@ fn assert_fast_failover_from_a_read_only_node(galera: &Galera) {
         // A standby is no fault.
         let is_fault = gone == "db_host_down";
         assert!(
-            is_well && said.contains(&warning) == is_fault,
-            "{spoil}: {said}"
+            is_well && output_text.contains(&warning) == is_fault,
+            "{break_sql}: {output_text}"
         );
-        galera.sql_at(0, mend);
+        galera.sql_at(0, repair_sql);
         wait_for_failbacks(&server, gone, back);
     }
 }

@@ -199,15 +199,16 @@ fn client_on_day(database: &MariaDb, days_ago: u32, statements: &str) {
         .expect("mariadb reads its input");
     drop(input);
     let output = child.wait_with_output().expect("mariadb ends");
-    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert_eq!(said, "");
+    let output_text =
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert_eq!(output_text, "");
 }
 
 fn run_script(script: &str) {
     let output = Command::new("sh").args(["-c", script]).output();
     let output = output.expect("a shell");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!((output.status.code(), said.as_str()), (Some(0), ""));
+    let output_text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!((output.status.code(), output_text.as_str()), (Some(0), ""));
 }
 
 /// Counts the rows of each subject and checks the content of those that [`Load`] sent.

@@ -37,16 +37,16 @@ const PROGRAM_FILES: [&str; 6] = [
 fn make_install_with_destdir_installs_the_documented_files_only() {
     let package = TempDir::new().expect("a temporary folder");
     let users = fs::read("/etc/passwd").expect("a file of users");
-    let said = make(package.path(), &["install"]);
+    let output_text = make(package.path(), &["install"]);
     assert!(
-        said.contains(&format!("nohup goguerrilla -config={CONFIG} 2>&1 &")),
-        "{said}"
+        output_text.contains(&format!("nohup goguerrilla -config={CONFIG} 2>&1 &")),
+        "{output_text}"
     );
     assert!(
-        said.contains("systemctl enable --now goguerrilla"),
-        "{said}"
+        output_text.contains("systemctl enable --now goguerrilla"),
+        "{output_text}"
     );
-    assert!(said.contains("set GUID and SGID"), "{said}");
+    assert!(output_text.contains("set GUID and SGID"), "{output_text}");
     let mut expected: Vec<&str> = PROGRAM_FILES.to_vec();
     expected.insert(0, CONFIG);
     assert_eq!(files_below(package.path()), expected);
@@ -80,10 +80,10 @@ fn make_install_uses_the_given_paths_and_ids() {
         ],
     );
     let config = package.path().join("opt/etc/goguerrilla/goguerrilla.conf");
-    let told = read_config(&config);
-    assert_eq!(told["GUID"], "4025");
-    assert_eq!(told["SGID"], "4026");
-    assert_eq!(told["GM_SQLITE_FILE"], "/srv/mail/goguerrilla.db");
+    let settings = read_config(&config);
+    assert_eq!(settings["GUID"], "4025");
+    assert_eq!(settings["SGID"], "4026");
+    assert_eq!(settings["GM_SQLITE_FILE"], "/srv/mail/goguerrilla.db");
     let unit = package
         .path()
         .join("usr/lib/systemd/system/goguerrilla.service");
@@ -116,10 +116,10 @@ fn make_install_over_an_older_version_keeps_configuration_and_mails() {
     fs::write(below(STATE).join("goguerrilla.db"), "mails").expect("a readable folder");
     let program = below("/usr/local/sbin/goguerrilla");
     fs::write(&program, "an older one").expect("a file in the package");
-    let said = make(package.path(), &["install"]);
+    let output_text = make(package.path(), &["install"]);
     assert!(
-        said.contains(&format!("{CONFIG} is left as it was")),
-        "{said}"
+        output_text.contains(&format!("{CONFIG} is left as it was")),
+        "{output_text}"
     );
     assert!(fs::read(&program).expect("installed") == fs::read(BINARY).expect("built"));
     let is_untouched = || {
@@ -136,9 +136,9 @@ fn make_install_over_an_older_version_keeps_configuration_and_mails() {
     let unit = fs::read_to_string(below(UNIT)).expect("a unit");
     assert!(unit.contains("\nUser=4027\nGroup=4028\n"), "{unit}");
 
-    let said = make(package.path(), &["uninstall"]);
-    assert!(said.contains("/etc/goguerrilla"), "{said}");
-    assert!(said.contains(STATE), "{said}");
+    let output_text = make(package.path(), &["uninstall"]);
+    assert!(output_text.contains("/etc/goguerrilla"), "{output_text}");
+    assert!(output_text.contains(STATE), "{output_text}");
     is_untouched();
     let database = format!("{STATE}/goguerrilla.db");
     assert_eq!(files_below(package.path()), [CONFIG, &database]);
@@ -198,8 +198,8 @@ fn installed_server_receives_mail_on_port_25() {
         return;
     };
     let install = ["make", "--silent", "install", "BINARY=../program"];
-    let said = scratch.run(&install);
-    assert!(said.contains("mail is stored in"), "{said}");
+    let output_text = scratch.run(&install);
+    assert!(output_text.contains("mail is stored in"), "{output_text}");
     let again = scratch.run(&install);
     assert!(again.contains("is left as it was"), "{again}");
     let id = |which: &str| scratch.run(&["id", which, "goguerrilla"]).trim().to_owned();
@@ -300,8 +300,11 @@ fn installed_server_receives_mail_on_port_25() {
     assert!(!server.log().contains(" warn "), "{}", server.log());
     drop(server);
 
-    let said = scratch.run(&["make", "uninstall"]);
-    assert!(said.contains("and the user are kept"), "{said}");
+    let output_text = scratch.run(&["make", "uninstall"]);
+    assert!(
+        output_text.contains("and the user are kept"),
+        "{output_text}"
+    );
     scratch.run(&["test", "!", "-e", "/usr/local/sbin/goguerrilla"]);
     scratch.run(&["test", "!", "-e", UNIT]);
     scratch.run(&["test", "-s", "/var/lib/goguerrilla/goguerrilla.db"]);
@@ -406,8 +409,8 @@ impl IsolatedMachine {
             .spawn()
             .expect("unshare is installed");
         let mut ready = String::new();
-        let said = shell.stdout.take().expect("a pipe");
-        let read = BufReader::new(said).read_line(&mut ready);
+        let output_text = shell.stdout.take().expect("a pipe");
+        let read = BufReader::new(output_text).read_line(&mut ready);
         read.expect("a pipe");
         assert_eq!(ready, "ready\n", "the namespace could not be created");
         Some(IsolatedMachine { shell, folder })
@@ -530,9 +533,10 @@ fn make_command(folder: &Path, words: &[&str]) -> Command {
 
 fn checked_output(words: &[&str], output: std::io::Result<Output>) -> String {
     let output = output.unwrap_or_else(|error| panic!("{words:?}: {error}"));
-    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(output.status.success(), "{words:?}: {said}");
-    said
+    let output_text =
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{words:?}: {output_text}");
+    output_text
 }
 
 fn read_config(file: &Path) -> Value {

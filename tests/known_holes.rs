@@ -193,8 +193,8 @@ fn client_input_cannot_inject_log_lines() {
     }
     client.command("QUIT", "221");
     let log = server.wait_for_log(" disconnected ");
-    let said = log.lines().filter(|line| line.contains(" smtp_in "));
-    assert_eq!(said.count(), lines + 1, "{log}");
+    let client_lines = log.lines().filter(|line| line.contains(" smtp_in "));
+    assert_eq!(client_lines.count(), lines + 1, "{log}");
     assert!(
         !log.lines()
             .any(|line| line.starts_with("2026-01-01T00:00:00"))

@@ -39,11 +39,11 @@ fn text_and_json_logs_parse_back_to_the_same_events() {
     let json = events_of("json", parse_json);
     assert_eq!(without_varying_keys(&text), without_varying_keys(&json));
     // Commands are logged so that each control character can be read back.
-    let said = |event: &Event| (event["event"] == "smtp_in").then(|| event["line"].clone());
-    let said: Vec<String> = json.iter().filter_map(said).collect();
+    let client_lines = |event: &Event| (event["event"] == "smtp_in").then(|| event["line"].clone());
+    let client_lines: Vec<String> = json.iter().filter_map(client_lines).collect();
     let hostile = HOSTILE.iter().map(|line| (*line).to_owned());
     for line in hostile {
-        assert!(said.contains(&line), "{line:?} in {said:?}");
+        assert!(client_lines.contains(&line), "{line:?} in {client_lines:?}");
     }
     for (event, keys) in [
         ("saved", &["session", "hash", "from", "rcpt", "octets"][..]),
@@ -85,7 +85,7 @@ fn closed_log_pipe_loses_no_mail() {
     let address = lines
         .map(|line| line.expect("text"))
         .find_map(|line| value(&line, "address"))
-        .expect("a line that says where it listens");
+        .expect("a line with its address");
     // `lines` was consumed, which closed the reading end of the pipe.
     let address = address.parse().expect("an address");
     for number in 0..3 {
@@ -133,7 +133,7 @@ fn assert_logs_to_stdout_as_nobody(stdout: Stdio, output: impl Read) {
     let mut lines = BufReader::new(output).lines().map_while(Result::ok);
     let address = lines
         .find_map(|line| value(&line, "address"))
-        .expect("a line that says where it listens");
+        .expect("a line with its address");
     let address = address.parse().expect("an address");
     let pid = Pid::from_raw(child.id() as i32);
     for number in 0..3 {
@@ -339,9 +339,9 @@ fn without_varying_keys(events: &[Event]) -> Vec<Event> {
             event.remove(key);
         }
         if let Some(line) = event.get_mut("line")
-            && let Some((said, _)) = line.split_once("queued as ")
+            && let Some((text_before, _)) = line.split_once("queued as ")
         {
-            *line = said.to_owned();
+            *line = text_before.to_owned();
         }
     }
     events

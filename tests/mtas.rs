@@ -111,10 +111,10 @@ fn assert_delivers_unchanged<M: Mta>(used: &[&str]) {
             mails.len(),
             if in_tls { "TLSv1_3" } else { "none" },
         );
-        let said = said(&server);
+        let client_lines = client_lines(&server);
         for extension in used {
-            let is_used = said.iter().any(|line| line.contains(extension));
-            assert!(is_used, "{extension} was not used: {said:?}");
+            let is_used = client_lines.iter().any(|line| line.contains(extension));
+            assert!(is_used, "{extension} was not used: {client_lines:?}");
         }
     }
 }
@@ -168,14 +168,14 @@ fn assert_bounces_after_550<M: Mta>(begins: Option<&str>) {
     mta.deliver();
     // The log is written after the replies.
     server.wait_for_log(begins.unwrap_or("RCPT TO:<x@foreign.test>"));
-    let said = said(&server);
-    let tries = said
+    let client_lines = client_lines(&server);
+    let tries = client_lines
         .iter()
         .filter(|line| *line == "RCPT TO:<x@foreign.test>");
-    assert_eq!(tries.count(), 1, "{said:?}");
+    assert_eq!(tries.count(), 1, "{client_lines:?}");
     if let Some(begins) = begins {
-        let is_pipelined = said.iter().any(|line| line.starts_with(begins));
-        assert!(is_pipelined, "{said:?}");
+        let is_pipelined = client_lines.iter().any(|line| line.starts_with(begins));
+        assert!(is_pipelined, "{client_lines:?}");
     }
     assert!(rows(&server).is_empty());
 
@@ -581,7 +581,7 @@ fn rows(server: &Server) -> Vec<StoredMail> {
 }
 
 /// Returns the commands received so far.
-fn said(server: &Server) -> Vec<String> {
+fn client_lines(server: &Server) -> Vec<String> {
     let log = server.log();
     let lines = log.lines().filter(|line| line.contains(" smtp_in "));
     lines.filter_map(|line| value(line, "line")).collect()

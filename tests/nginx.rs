@@ -345,10 +345,10 @@ fn auth_http_answers_never_echo_request_data() {
             &server,
             &format!("GET / HTTP/1.0\r\nX-Said: s3cr3t-of-a-client\r\n{headers}\r\n\r\n"),
         );
-        let told = ["Status", "Server", "Port", "Error-Code", "Wait"]
+        let reply_headers = ["Status", "Server", "Port", "Error-Code", "Wait"]
             .map(|name| header(&answer, &format!("Auth-{name}")))
             .join(" ");
-        assert_eq!(told, want, "{headers}");
+        assert_eq!(reply_headers, want, "{headers}");
         assert!(!answer.contains("s3cr3t"), "{answer}");
     }
     for (request, status) in [

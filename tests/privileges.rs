@@ -128,11 +128,11 @@ fn store_owned_by_root_is_a_start_error_naming_file_and_user() {
     let state = folder.path().join("state");
     let file = state.join("mail.db");
     let refusal = || {
-        let said =
+        let output_text =
             run_in(folder.path(), &["-config=goguerrilla.conf"]).expect_err("a refusal to start");
-        assert!(said.contains("state/mail.db: "), "{said}");
-        assert!(said.contains("user 65534"), "{said}");
-        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(output_text.contains("state/mail.db: "), "{output_text}");
+        assert!(output_text.contains("user 65534"), "{output_text}");
+        assert_eq!(output_text.lines().count(), 1, "{output_text}");
     };
     chown(&state, Some(0), Some(0)).expect("permitted for root");
     refusal();
@@ -152,16 +152,16 @@ fn sigusr1_keeps_the_old_log_when_the_new_one_cannot_be_opened() {
     let (log, moved) = (server.path("log"), server.path("log.1"));
     fs::rename(&log, &moved).expect("the log is there");
     server.signal(Signal::SIGUSR1);
-    let says = |file: &Path, text: &str| {
+    let assert_log_contains = |file: &Path, text: &str| {
         wait_for(text, || {
             fs::read_to_string(file).ok()?.contains(text).then_some(())
         });
     };
-    says(&moved, " log_reopen_failed ");
+    assert_log_contains(&moved, " log_reopen_failed ");
     // If the folder permits it, the log continues in a new file.
     chown(server.folder.path(), Some(NOBODY), None).expect("permitted for root");
     server.signal(Signal::SIGUSR1);
-    says(&log, " log_reopened");
+    assert_log_contains(&log, " log_reopened");
 }
 
 /// Returns a world-readable folder of root with a subfolder `state` of user nobody, or `None` if the test does not run

@@ -99,9 +99,9 @@ fn steps(pieces: &[&[u8]], budget: &MemoryBudget) -> Vec<StepOutput> {
     for piece in pieces {
         let mut rest = *piece;
         while !rest.is_empty() {
-            let room = input.spare_mut(COMMAND_READ_SIZE);
-            let count = room.len().min(rest.len());
-            room[..count].copy_from_slice(&rest[..count]);
+            let spare = input.spare_mut(COMMAND_READ_SIZE);
+            let count = spare.len().min(rest.len());
+            spare[..count].copy_from_slice(&rest[..count]);
             input.advance(count);
             rest = &rest[count..];
             loop {

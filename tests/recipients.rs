@@ -121,14 +121,14 @@ fn each_distinct_recipient_gets_one_row_with_its_own_hash_and_trace_fields() {
     ] {
         client.command(&format!("RCPT TO:<{path}>"), want);
     }
-    let told = finish(&mut client, b"Subject: for three\r\n\r\n");
+    let queued_hash = finish(&mut client, b"Subject: for three\r\n\r\n");
     let rows = rows(&server);
     let recipients: Vec<&str> = rows.iter().map(|row| row.recipient.as_str()).collect();
     assert_eq!(
         recipients,
         ["one@ours.test", "two@ours.test", "ONE@ours.test"]
     );
-    assert_eq!(rows[0].hash, told);
+    assert_eq!(rows[0].hash, queued_hash);
     for row in &rows {
         let mail = String::from_utf8_lossy(&row.mail);
         assert!(

@@ -1,4 +1,4 @@
-//! The shortest way through the house.
+//! The simplest test of the whole program: one mail is received, listed and shown.
 
 use crate::support::{Server, without_trace};
 

@@ -38,7 +38,7 @@ fn openssl_delivers_over_tls_1_2_and_1_3_and_gets_no_session_ticket() {
     let mut sent = 0;
     for (version, name) in [("-tls1_2", "TLSv1.2"), ("-tls1_3", "TLSv1.3")] {
         for implicit_tls_address in [false, true] {
-            let said = [
+            let commands = [
                 &b"ehlo client.test\r\nmail from:<a@client.test>\r\nrcpt to:<u@ours.test>\r\ndata\r\n"[..],
                 &crate::support::stuffed(&content),
                 b"quit\r\n",
@@ -47,7 +47,7 @@ fn openssl_delivers_over_tls_1_2_and_1_3_and_gets_no_session_ticket() {
                 &tls,
                 implicit_tls_address,
                 &[version, "-ign_eof"],
-                &said.concat(),
+                &commands.concat(),
             );
             assert!(
                 output.status.success(),
@@ -701,8 +701,8 @@ fn expiring_certificate_and_world_readable_key_cause_warnings() {
         ];
         let server = Server::start_in(folder, &keys);
         let checked = ended::run(server.folder.path(), &["check", "-config=goguerrilla.conf"]);
-        let said = expected.map_or(String::new(), |text| format!("warning: {text}\n"));
-        assert_eq!((checked.status, checked.stdout), (0, said));
+        let warning = expected.map_or(String::new(), |text| format!("warning: {text}\n"));
+        assert_eq!((checked.status, checked.stdout), (0, warning));
         match expected {
             Some(text) => {
                 drop(server.wait_for_log(&format!(" warn - certificate warning=\"{text}\"")))
@@ -844,11 +844,11 @@ fn tls_client_that_does_not_read_the_quit_reply_is_closed_in_time() {
         (tls.server.sockets() <= idle_sockets).then_some(())
     });
     let figures = figures(&tls.server);
-    let said = figures["goguerrilla_replies_total{code=\"221\"}"];
+    let replied = figures["goguerrilla_replies_total{code=\"221\"}"];
     let log = tls.server.log();
     let went_out = log.matches(" reason=quit ").count();
-    println!("{said} × 221 replied, of which {went_out} were sent");
-    assert!(said > went_out as f64, "{log}");
+    println!("{replied} × 221 replied, of which {went_out} were sent");
+    assert!(replied > went_out as f64, "{log}");
     for line in log.lines().filter(|line| line.contains(" disconnected ")) {
         let is_known = ["quit", "write_timeout"]
             .iter()
@@ -911,23 +911,29 @@ fn output_of(scanner: Child) -> String {
 }
 
 fn assert_testssl_report_is_clean(text: &str) {
-    let said = |name: &str| {
+    let report_line = |name: &str| {
         let line = text
             .lines()
             .find(|line| line.trim_start().starts_with(name));
         line.unwrap_or_else(|| panic!("no line about {name} in\n{text}"))
     };
     for old in ["SSLv2 ", "SSLv3 ", "TLS 1 ", "TLS 1.1 "] {
-        assert!(said(old).contains("not offered"), "{text}");
+        assert!(report_line(old).contains("not offered"), "{text}");
     }
     for new in ["TLS 1.2 ", "TLS 1.3 "] {
-        assert!(!said(new).contains("not offered"), "{text}");
+        assert!(!report_line(new).contains("not offered"), "{text}");
     }
-    let resumption = said("Session Resumption");
+    let resumption = report_line("Session Resumption");
     assert!(resumption.ends_with("Tickets no, ID: no"), "{text}");
     // Heartbleed and RC4 are the first and the last check; an aborted run lacks one of them.
-    assert!(said("Heartbleed ").contains("not vulnerable"), "{text}");
-    assert!(said("RC4 ").contains("no RC4 ciphers detected"), "{text}");
+    assert!(
+        report_line("Heartbleed ").contains("not vulnerable"),
+        "{text}"
+    );
+    assert!(
+        report_line("RC4 ").contains("no RC4 ciphers detected"),
+        "{text}"
+    );
     let weaknesses = text.split("Testing vulnerabilities").nth(1);
     let weaknesses = weaknesses.expect("a section on vulnerabilities");
     for alarm in ["VULNERABLE", "NOT ok", "WARN"] {
@@ -973,8 +979,8 @@ fn client_that_never_reads(tls: &TlsServer, recipients: usize) -> TlsClient {
     timeout.expect("an open socket");
     client.command("EHLO client.test", "250-");
     client.command("MAIL FROM:<a@client.test>", "250 ");
-    let said = REFUSED_RCPT.repeat(recipients) + "QUIT\r\n";
-    let _ = client.try_send(said.as_bytes());
+    let commands = REFUSED_RCPT.repeat(recipients) + "QUIT\r\n";
+    let _ = client.try_send(commands.as_bytes());
     client
 }
 
@@ -990,9 +996,9 @@ impl<F: Fn()> Drop for OnDrop<F> {
 /// Replaces certificate and key as ACME clients do: writes new files, then renames them over the old ones.
 fn replace_pair(new: &Pair, old: &Pair) {
     for (new, old) in [(&new.chain, &old.chain), (&new.key, &old.key)] {
-        let beside = old.with_extension("new");
-        fs::copy(new, &beside).expect("a file of this test");
-        fs::rename(&beside, old).expect("a file of this test");
+        let new_file = old.with_extension("new");
+        fs::copy(new, &new_file).expect("a file of this test");
+        fs::rename(&new_file, old).expect("a file of this test");
     }
 }
 
@@ -1113,19 +1119,19 @@ fn s_client(
     tls: &TlsServer,
     implicit_tls_address: bool,
     arguments: &[&str],
-    said: &[u8],
+    input: &[u8],
 ) -> (Output, String) {
     let chain = tls.pair.chain.to_str().expect("a path in UTF-8");
     let mut all = vec!["-CAfile", chain, "-verify_return_error"];
     all.extend(arguments);
     if implicit_tls_address {
-        return openssl_s_client(tls.implicit_tls_address, &all, said);
+        return openssl_s_client(tls.implicit_tls_address, &all, input);
     }
     all.extend(["-starttls", "smtp"]);
-    openssl_s_client(tls.server.address, &all, said)
+    openssl_s_client(tls.server.address, &all, input)
 }
 
-fn openssl_s_client(address: SocketAddr, arguments: &[&str], said: &[u8]) -> (Output, String) {
+fn openssl_s_client(address: SocketAddr, arguments: &[&str], input: &[u8]) -> (Output, String) {
     let mut child = Command::new("timeout")
         .args([
             "30",
@@ -1141,7 +1147,7 @@ fn openssl_s_client(address: SocketAddr, arguments: &[&str], said: &[u8]) -> (Ou
         .spawn()
         .expect("timeout of coreutils starts");
     // Writing fails if s_client has already ended.
-    let _ = child.stdin.take().map(|mut stdin| stdin.write_all(said));
+    let _ = child.stdin.take().map(|mut stdin| stdin.write_all(input));
     let output = child.wait_with_output().expect("a child process");
     let text = [&output.stdout[..], &output.stderr].concat();
     let text = String::from_utf8_lossy(&text).into_owned();

@@ -139,7 +139,7 @@ impl StoreUnderTest {
                 redis.command(&["GET", &text(row, "hash")])
             }
             "gzencode" => octets(row, "mail").to_vec(),
-            other => panic!("column `body` says {other}"),
+            other => panic!("column `body` contains {other}"),
         }
     }
 }
@@ -733,6 +733,6 @@ fn unix_sockets_and_a_table_in_another_database_work() {
     assert_eq!(redis.bodies(), [hash.as_str()]);
     assert_eq!(without_trace(&server.show(&hash)), ODD_CONTENT);
     assert_eq!(database.number("SELECT COUNT(*) FROM post.box"), 1);
-    let (is_well, said) = server.check();
-    assert!(is_well, "{said}");
+    let (is_well, output_text) = server.check();
+    assert!(is_well, "{output_text}");
 }

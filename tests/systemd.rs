@@ -19,25 +19,25 @@ fn server_notifies_systemd_of_ready_reloading_and_stopping() {
     socket
         .set_read_timeout(Some(TEST_TIMEOUT))
         .expect("a socket");
-    let told = || {
-        let mut room = [0; 4_096];
-        let octets = socket.recv(&mut room).expect("a notification in time");
-        String::from_utf8_lossy(&room[..octets]).into_owned()
+    let next_notification = || {
+        let mut buffer = [0; 4_096];
+        let octets = socket.recv(&mut buffer).expect("a notification in time");
+        String::from_utf8_lossy(&buffer[..octets]).into_owned()
     };
     let mut server = Server::start_with(folder, &[], |mut command| {
         command.env("NOTIFY_SOCKET", &notified);
         command
     });
-    assert_eq!(told(), "READY=1\n");
+    assert_eq!(next_notification(), "READY=1\n");
     server.client();
     server.signal(Signal::SIGHUP);
-    let reloading = told();
+    let reloading = next_notification();
     let since = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=");
     let since = since.unwrap_or_else(|| panic!("{reloading}"));
     assert!(since.trim_end().parse::<u64>().is_ok(), "{reloading}");
-    assert_eq!(told(), "READY=1\n");
+    assert_eq!(next_notification(), "READY=1\n");
     assert!(server.stop().success());
-    assert_eq!(told(), "STOPPING=1\n");
+    assert_eq!(next_notification(), "STOPPING=1\n");
 }
 
 #[test]

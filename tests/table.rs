@@ -46,8 +46,10 @@ fn with_printed_table() -> MariaDb {
 /// Returns the statement at the end of the finding about this column.
 fn fix(output: &str, column: &str) -> Option<String> {
     let about = output.lines().filter(|line| line.contains(column));
-    let mut cures = about.filter_map(|line| line.split_once(" run: ALTER TABLE "));
-    cures.next().map(|(_, rest)| format!("ALTER TABLE {rest}"))
+    let mut statements = about.filter_map(|line| line.split_once(" run: ALTER TABLE "));
+    statements
+        .next()
+        .map(|(_, rest)| format!("ALTER TABLE {rest}"))
 }
 
 fn used_ratio(server: &Server) -> Option<f64> {

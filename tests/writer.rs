@@ -51,17 +51,17 @@ fn store_panic_while_saving_fails_its_batch_and_the_next_batch_is_saved() {
 #[test]
 fn store_panic_while_preparing_a_batch_fails_it_and_the_next_is_saved() {
     let is_first = AtomicBool::new(true);
-    let house = Fixture::new(
+    let fixture = Fixture::new(
         move || {
             assert!(!is_first.swap(false, Ordering::SeqCst), "an intended panic");
             Ok(())
         },
         all_saved,
     );
-    assert_unavailable(&save(&house.saver, "first"));
-    assert_saved(&save(&house.saver, "second"));
-    house.writers.drain_and_join();
-    assert_eq!(house.seen.lock().unwrap().concat(), ["second"]);
+    assert_unavailable(&save(&fixture.saver, "first"));
+    assert_saved(&save(&fixture.saver, "second"));
+    fixture.writers.drain_and_join();
+    assert_eq!(fixture.seen.lock().unwrap().concat(), ["second"]);
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn store_that_failed_to_open_is_opened_again_for_the_next_mail() {
 
 #[test]
 fn failed_mail_does_not_fail_other_mails_of_its_batch() {
-    let house = Fixture::new(
+    let fixture = Fixture::new(
         || Ok(()),
         |subjects| {
             // Slow, so that mails share a batch.
@@ -125,15 +125,15 @@ fn failed_mail_does_not_fail_other_mails_of_its_batch() {
     let subjects: Vec<String> = (0..40).map(|number| format!("mail {number}")).collect();
     thread::scope(|scope| {
         for subject in &subjects {
-            let saver = &house.saver;
+            let saver = &fixture.saver;
             scope.spawn(move || match save(saver, subject) {
                 Ok(_) => assert!(!subject.ends_with('7'), "{subject}"),
                 Err(_) => assert!(subject.ends_with('7'), "{subject}"),
             });
         }
     });
-    house.writers.drain_and_join();
-    let batches = house.seen.lock().unwrap();
+    fixture.writers.drain_and_join();
+    let batches = fixture.seen.lock().unwrap();
     assert!(batches.iter().any(|batch| batch.len() > 1), "{batches:?}");
     let mut seen = batches.concat();
     seen.sort();
@@ -144,14 +144,14 @@ fn failed_mail_does_not_fail_other_mails_of_its_batch() {
 
 #[test]
 fn mail_without_a_store_result_is_reported_as_not_saved() {
-    let house = Fixture::new(|| Ok(()), |_| Vec::new());
-    assert_unavailable(&save(&house.saver, "forgotten"));
-    house.writers.drain_and_join();
+    let fixture = Fixture::new(|| Ok(()), |_| Vec::new());
+    assert_unavailable(&save(&fixture.saver, "forgotten"));
+    fixture.writers.drain_and_join();
 }
 
 #[test]
 fn slow_store_receives_batches_under_load() {
-    let house = Fixture::new(
+    let fixture = Fixture::new(
         || Ok(()),
         |subjects| {
             thread::sleep(SLOW);
@@ -160,7 +160,7 @@ fn slow_store_receives_batches_under_load() {
     );
     thread::scope(|scope| {
         for client in 0..20 {
-            let saver = &house.saver;
+            let saver = &fixture.saver;
             scope.spawn(move || {
                 for number in 0..5 {
                     assert_saved(&save(saver, &format!("{client}-{number}")));
@@ -168,8 +168,8 @@ fn slow_store_receives_batches_under_load() {
             });
         }
     });
-    house.writers.drain_and_join();
-    let batches = house.seen.lock().unwrap();
+    fixture.writers.drain_and_join();
+    let batches = fixture.seen.lock().unwrap();
     assert_eq!(batches.concat().len(), 100);
     // Without batches the store would have been called a hundred times.
     assert!(batches.len() <= 30, "{} batches", batches.len());
@@ -177,7 +177,7 @@ fn slow_store_receives_batches_under_load() {
 
 #[test]
 fn several_writers_take_turns_instead_of_splitting_batches() {
-    let house = Fixture::with_writers(
+    let fixture = Fixture::with_writers(
         4,
         || Ok(()),
         |subjects| {
@@ -187,7 +187,7 @@ fn several_writers_take_turns_instead_of_splitting_batches() {
     );
     thread::scope(|scope| {
         for client in 0..20 {
-            let saver = &house.saver;
+            let saver = &fixture.saver;
             scope.spawn(move || {
                 for number in 0..20 {
                     assert_saved(&save(saver, &format!("{client}-{number}")));
@@ -195,8 +195,8 @@ fn several_writers_take_turns_instead_of_splitting_batches() {
             });
         }
     });
-    house.writers.drain_and_join();
-    let batches = house.seen.lock().unwrap();
+    fixture.writers.drain_and_join();
+    let batches = fixture.seen.lock().unwrap();
     assert_eq!(batches.concat().len(), 400);
     println!("{} batches", batches.len());
     // Four independent writers would get batches of five.
@@ -208,7 +208,7 @@ fn hanging_writer_does_not_block_other_writers() {
     let (release, released) = gate();
     let (began, has_begun) = mpsc::channel();
     let began = Mutex::new(began);
-    let house = Fixture::with_writers(
+    let fixture = Fixture::with_writers(
         2,
         || Ok(()),
         move |subjects| {
@@ -220,7 +220,7 @@ fn hanging_writer_does_not_block_other_writers() {
         },
     );
     thread::scope(|scope| {
-        let saver = &house.saver;
+        let saver = &fixture.saver;
         let stuck = scope.spawn(move || save(saver, "stuck"));
         has_begun.recv().unwrap();
         let began_at = Instant::now();
@@ -232,13 +232,13 @@ fn hanging_writer_does_not_block_other_writers() {
         drop(release);
         assert_saved(&stuck.join().unwrap());
     });
-    house.writers.drain_and_join();
+    fixture.writers.drain_and_join();
 }
 
 #[test]
 fn queued_mail_is_not_saved_after_its_client_disconnected() {
     let (release, released) = gate();
-    let house = Fixture::new(
+    let fixture = Fixture::new(
         move || {
             released();
             Ok(())
@@ -246,22 +246,22 @@ fn queued_mail_is_not_saved_after_its_client_disconnected() {
         all_saved,
     );
     let mut asked = 0;
-    let outcome = house.saver.save(mail("withdrawn"), &mut || {
+    let outcome = fixture.saver.save(mail("withdrawn"), &mut || {
         asked += 1;
         true
     });
     assert_unavailable(&outcome);
     assert_eq!(asked, 1);
     drop(release);
-    assert_saved(&save(&house.saver, "stays"));
-    house.writers.drain_and_join();
-    assert_eq!(house.seen.lock().unwrap().concat(), ["stays"]);
+    assert_saved(&save(&fixture.saver, "stays"));
+    fixture.writers.drain_and_join();
+    assert_eq!(fixture.seen.lock().unwrap().concat(), ["stays"]);
 }
 
 #[test]
 fn mail_already_passed_to_the_store_is_not_withdrawn() {
     let (release, released) = gate();
-    let house = Fixture::new(
+    let fixture = Fixture::new(
         || Ok(()),
         move |subjects| {
             released();
@@ -269,20 +269,20 @@ fn mail_already_passed_to_the_store_is_not_withdrawn() {
         },
     );
     thread::scope(|scope| {
-        let saver = &house.saver;
+        let saver = &fixture.saver;
         let waiting = scope.spawn(move || saver.save(mail("claimed"), &mut || true));
         // Longer than the second after which a mail that is only queued is withdrawn.
         thread::sleep(Duration::from_millis(1_300));
         drop(release);
         assert_saved(&waiting.join().unwrap());
     });
-    house.writers.drain_and_join();
+    fixture.writers.drain_and_join();
 }
 
 #[test]
 fn disconnects_are_noticed_while_a_store_hangs_after_the_first_waiter_left() {
     let (_release, released) = gate();
-    let house = Fixture::new(
+    let fixture = Fixture::new(
         move || {
             released();
             Ok(())
@@ -290,7 +290,7 @@ fn disconnects_are_noticed_while_a_store_hangs_after_the_first_waiter_left() {
         all_saved,
     );
     thread::scope(|scope| {
-        let saver = &house.saver;
+        let saver = &fixture.saver;
         // Each client disconnects some time after the one before it, and no new one arrives.
         for number in 0..8 {
             scope.spawn(move || {
@@ -325,8 +325,8 @@ fn disconnect_is_noticed_while_one_writer_hangs_and_another_is_busy() {
         thread::sleep(Duration::from_millis(2));
         all_saved(subjects)
     };
-    let house = Fixture::with_writers(2, ready, slow);
-    let saver = &house.saver;
+    let fixture = Fixture::with_writers(2, ready, slow);
+    let saver = &fixture.saver;
     let is_noticed = &AtomicBool::new(false);
     thread::scope(|scope| {
         // Some mail is always waiting, but none for long except the one whose writer hangs.
@@ -359,7 +359,7 @@ fn disconnect_is_noticed_while_one_writer_hangs_and_another_is_busy() {
 #[test]
 fn queued_mails_are_saved_before_the_writers_stop() {
     let (release, released) = gate();
-    let house = Fixture::new(
+    let fixture = Fixture::new(
         move || {
             released();
             Ok(())
@@ -367,7 +367,7 @@ fn queued_mails_are_saved_before_the_writers_stop() {
         all_saved,
     );
     let (queued, has_queued) = mpsc::channel();
-    let Fixture { saver, writers, .. } = house;
+    let Fixture { saver, writers, .. } = fixture;
     thread::scope(|scope| {
         let waiting: Vec<_> = (0..10)
             .map(|number| {

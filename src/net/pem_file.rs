@@ -82,29 +82,29 @@ fn describe_der(octets: &[u8], wanted: PemKind, file: &Display) -> Option<String
     let tags: Vec<Tag> = elements.iter().map(Any::tag).collect();
     let version = elements.first().map(Any::as_bytes).unwrap_or_default();
     if X509Certificate::from_der(octets).is_ok() {
-        let cure = format!("openssl x509 -inform DER -in {file} -out {file}.pem");
-        return Some(format!("a certificate in DER form; convert it: {cure}"));
+        let command = format!("openssl x509 -inform DER -in {file} -out {file}.pem");
+        return Some(format!("a certificate in DER form; convert it: {command}"));
     }
     if X509CertificationRequest::from_der(octets).is_ok() {
         return Some(signing_request_hint(wanted));
     }
     Some(match tags.as_slice() {
         [Tag::Integer, Tag::Sequence, ..] if version == [3] => {
-            let cure = match wanted {
+            let command = match wanted {
                 PemKind::Chain => format!("openssl pkcs12 -in {file} -nokeys -out {file}.pem"),
                 PemKind::Key => {
                     format!("openssl pkcs12 -in {file} -nocerts -nodes -out {file}.pem")
                 }
             };
-            format!("a PKCS#12 file; take the PEM part out of it: {cure}")
+            format!("a PKCS#12 file; take the PEM part out of it: {command}")
         }
         [Tag::Integer, Tag::Sequence, Tag::OctetString, ..]
         | [Tag::Integer, Tag::OctetString, ..]
         | [Tag::Integer, Tag::Integer, Tag::Integer, ..]
         | [Tag::Sequence, Tag::OctetString] => {
-            let cure = format!("openssl pkey -inform DER -in {file} -out {file}.pem");
+            let command = format!("openssl pkey -inform DER -in {file} -out {file}.pem");
             let hint = swapped_hint(PemKind::Key, wanted);
-            format!("a private key in DER form{hint}; convert it: {cure}")
+            format!("a private key in DER form{hint}; convert it: {command}")
         }
         _ => "octets in DER form; convert them to PEM with openssl".to_owned(),
     })
@@ -156,11 +156,11 @@ fn describe_pem(text: &str, wanted: PemKind, file: &Display) -> Option<String> {
     {
         signing_request_hint(wanted)
     } else if has("TRUSTED CERTIFICATE") || has("X509 CERTIFICATE") {
-        let cure = format!("openssl x509 -in {file} -out {file}.pem");
-        format!("a certificate in another form; convert it: {cure}")
+        let command = format!("openssl x509 -in {file} -out {file}.pem");
+        format!("a certificate in another form; convert it: {command}")
     } else if has("PKCS7") || has("CMS") {
-        let cure = format!("openssl pkcs7 -print_certs -in {file} -out {file}.pem");
-        format!("a PKCS#7 file; take the certificates out of it: {cure}")
+        let command = format!("openssl pkcs7 -print_certs -in {file} -out {file}.pem");
+        format!("a PKCS#7 file; take the certificates out of it: {command}")
     } else if labels.iter().any(|label| label.ends_with("PUBLIC KEY")) {
         match wanted {
             PemKind::Chain => "a public key alone; name the certificate that was issued for it",

@@ -52,10 +52,10 @@ enum Step {
 impl Dialog {
     /// Returns whether the session is not logged: the client disconnects without having sent anything.
     fn is_not_logged(&self) -> bool {
-        let says = |(_, step): &(usize, Step)| matches!(step, Step::Send(_));
+        let is_send = |(_, step): &(usize, Step)| matches!(step, Step::Send(_));
         let leaves =
             |(_, step): &(usize, Step)| matches!(step, Step::ClientFinishes | Step::ClientResets);
-        !self.steps.iter().any(says) && self.steps.iter().any(leaves)
+        !self.steps.iter().any(is_send) && self.steps.iter().any(leaves)
     }
 
     /// Reads a file. Panics on a line that is not part of the format.

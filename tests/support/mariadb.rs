@@ -301,9 +301,9 @@ pub fn copy_folder(from: &Path, to: &Path) {
 
 /// Returns the path of a server program. Debian installs servers in /usr/sbin, which is not in a user's PATH.
 pub fn program(name: &str) -> String {
-    let beside = format!("/usr/sbin/{name}");
-    if Path::new(&beside).exists() {
-        beside
+    let in_sbin = format!("/usr/sbin/{name}");
+    if Path::new(&in_sbin).exists() {
+        in_sbin
     } else {
         name.to_owned()
     }
