@@ -1,6 +1,6 @@
 //! Parses goguerrilla.conf, a strict JSON object, into typed and checked settings.
 //!
-//! Only this module knows the names of the keys.
+//! Only this module reads the keys.
 
 mod allowed_hosts;
 mod raw;

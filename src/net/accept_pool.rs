@@ -311,8 +311,8 @@ impl Client {
     }
 
     /// Sets the client's address to `ip`, which a trusted proxy passed on; the connection then counts toward the limit of `ip`.
-    /// With `None` (the proxy knows no address), the client's address is the proxy's own, to which no limit applies. Returns
-    /// `false` if `ip` already has the maximum number of connections; the caller must then close this connection.
+    /// With `None` (the proxy passed on no address), the client's address is the proxy's own, to which no limit applies.
+    /// Returns `false` if `ip` already has the maximum number of connections; the caller must then close this connection.
     pub fn set_client_address(&self, ip: Option<IpAddr>) -> bool {
         // The connection is uncounted for the old address before it is counted for the new one, because the two may be equal.
         self.address_guard

@@ -49,7 +49,8 @@ impl TimedSocket {
         }
     }
 
-    /// Reads into `buffer` until `deadline`. Returns the number of octets, or 0 if the client has finished sending.
+    /// Waits until octets arrive, but not beyond `deadline`, and reads them into `buffer`. Returns their number, or 0 if the
+    /// client has finished sending.
     ///
     /// # Errors
     /// [`ClientIoError`].

@@ -11,7 +11,7 @@ pub struct LineReader {
     is_discarding: bool,
 }
 
-/// The result of [`LineReader::next_line`]: what the unread input begins with.
+/// The result of [`LineReader::next_line`]: the kind of line at the beginning of the unread input.
 #[derive(Debug, PartialEq, Eq)]
 pub enum SmtpLine {
     /// A complete line with this number of octets, including CR LF. The line is not consumed yet.

@@ -27,7 +27,8 @@ struct HealthState {
     stalled_reason: Mutex<String>,
     /// Why none of several hosts takes mail; `None` while at least one takes mail.
     no_host: Mutex<Option<String>>,
-    /// Whether `failures` may contain a failure, which the next success must clear.
+    /// Whether a failure was recorded since the last success. `record_success` reads this first, so that it usually takes no
+    /// lock.
     is_failing: AtomicBool,
     failures: Mutex<FailedBatches>,
     pending: Mutex<UnansweredRequests>,

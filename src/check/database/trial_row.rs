@@ -146,7 +146,8 @@ fn is_lock_wait(error: &mysql::Error) -> bool {
     matches!(error, mysql::Error::MySqlError(error) if error.code == 1205)
 }
 
-/// Returns a mail with an attachment, non-ASCII words, and a compressed body that is not valid UTF-8.
+/// Returns the mail of the trial row. It has an attachment, non-ASCII words, and a compressed body that is not valid UTF-8, so
+/// that a text column rejects it.
 fn trial_mail(addresses: &TrialAddresses) -> Result<Mail, String> {
     let path = |domain: &str| {
         let written = format!("<postmaster@{domain}>");

@@ -62,7 +62,8 @@ impl CommandCount {
         }
     }
 
-    /// Adds the commands of the ended transaction to the count. If its mail is saved later, `reset` resets the count.
+    /// Adds the commands of the ended transaction to `counted`. If the transaction's mail is saved, `reset` later sets the
+    /// counts to 0.
     pub(super) fn count_ended_transaction(&mut self) {
         self.counted += self.in_transaction;
         self.in_transaction = 0;

@@ -203,7 +203,7 @@ impl Hosts {
 
 /// Minimum time that a host is excluded after its first failure.
 const MIN_DOWN_TIME: Duration = Duration::from_secs(1);
-/// Upper limit of the minimum down time, for a host that fails repeatedly.
+/// Largest value to which the minimum down time of a host is doubled.
 const MAX_DOWN_TIME: Duration = Duration::from_secs(60);
 /// If a host fails within this time after it was marked as up, its minimum down time is doubled.
 const FLAP_WINDOW: Duration = Duration::from_secs(60);

@@ -1,4 +1,4 @@
-//! The largest number that fits into a column.
+//! The largest whole number that a column of a given type can hold.
 
 /// A column's type as in information_schema.COLUMNS.
 #[derive(Clone, Debug, Default)]

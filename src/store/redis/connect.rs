@@ -29,7 +29,7 @@ impl Connector {
         }
         let mut address = *info.addr;
         if let ConnectionAddr::Tcp(host, _) = &mut address {
-            // A URL has brackets around an IPv6 address; a resolver does not accept them.
+            // In a URL an IPv6 address is enclosed in brackets. They are removed, because a resolver does not accept them.
             *host = host.trim_matches(['[', ']']).to_owned();
         }
         Ok(Connector { address, login })
