@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 use crate::support::ended::{run, run_command};
+use crate::support::load::content_of;
 use crate::support::{Server, write_config};
 
 #[test]
@@ -136,6 +137,31 @@ fn list_escapes_terminal_control_characters_and_json_keeps_the_value() {
     assert_eq!(json.chars().find(steers), None, "{json}");
     assert!(table.contains("a\\u{1b}[2J\\u{d}\\u{a}"), "{table}");
     assert_eq!(server.list()[0]["subject"], subject);
+}
+
+#[test]
+fn list_prints_a_subject_of_70000_characters_written_by_another_program() {
+    let server = Server::start(&[]);
+    let mail = content_of("short").into_bytes();
+    let reply = server
+        .client()
+        .deliver("a@client.test", "u@ours.test", &mail);
+    assert_eq!(reply.code, 250);
+    let subject = "x".repeat(70_000);
+    let connection = rusqlite::Connection::open(server.path("goguerrilla.db")).expect("the file");
+    let updated = connection.execute("UPDATE new_mail SET subject = ?", [&subject]);
+    assert_eq!(updated, Ok(1));
+    for arguments in [
+        &["list", "-config=goguerrilla.conf"][..],
+        &["list", "-config=goguerrilla.conf", "--json"],
+    ] {
+        let ended = run(server.folder.path(), arguments);
+        assert!(
+            ended.status == 0 && ended.stdout.contains(&subject),
+            "{}",
+            ended.stderr
+        );
+    }
 }
 
 #[test]

@@ -78,10 +78,11 @@ pub fn as_table(mails: &[ListedMail]) -> String {
     };
     let widths: Vec<usize> = (0..7).map(width).collect();
     let line = |row: &[String; 7]| {
+        // Not padded by `format!`, which panics at a width above 65,535: another program may have written a longer value.
         let cells = row
             .iter()
             .zip(&widths)
-            .map(|(cell, width)| format!("{cell:<width$}"));
+            .map(|(cell, width)| cell.clone() + &" ".repeat(width - cell.chars().count()));
         format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
     };
     rows.iter().map(line).collect()
