@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use nix::unistd::{Gid, Uid, geteuid};
 
 use super::listeners::listen_addresses;
-use super::{StartError, http_addresses};
+use super::{StartError, http_endpoints};
 use crate::config::Config;
 use crate::logging::LogFile;
 use crate::os::pid_file::PidFile;
@@ -25,7 +25,8 @@ pub fn target_identity(config: &Config) -> Result<Option<UserAndGroup>, StartErr
         let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
         return Ok(Some(UserAndGroup { user, group }));
     }
-    reject_staying_root(None, listen_addresses(config).chain(http_addresses(config)))?;
+    let http = http_endpoints::addresses(config).map(|(address, _)| address);
+    reject_staying_root(None, listen_addresses(config).chain(http))?;
     Ok(None)
 }
 

@@ -11,7 +11,6 @@ mod shutdown;
 mod startup;
 mod store_factory;
 
-use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
@@ -82,14 +81,6 @@ fn pool_settings(config: &Config) -> AcceptPoolSettings {
         busy_reply: octets_of(&reply::R421_TOO_BUSY),
         address_limit_reply: octets_of(&reply::R421_TOO_MANY_FROM_ADDRESS),
     }
-}
-
-/// Returns the addresses of the HTTP listeners.
-fn http_addresses(config: &Config) -> impl Iterator<Item = SocketAddr> {
-    config
-        .status_address
-        .into_iter()
-        .chain(config.nginx_auth_address)
 }
 
 fn log_certificate_warnings(tls: &TlsCredentials) {

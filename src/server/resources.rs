@@ -1,6 +1,6 @@
 //! Checks that the limits of open files and memory mappings suffice for the configuration.
 
-use super::http_addresses;
+use super::http_endpoints;
 use super::listeners::listen_addresses;
 use crate::config::{Config, StoreKind};
 use crate::http;
@@ -22,7 +22,7 @@ pub fn raise_and_check_rlimits(config: &Config) {
 fn needed_descriptors(config: &Config) -> usize {
     // Each listener has its socket and at most one connection beyond GM_MAX_CLIENTS, to which the server replies 421.
     let listeners = 2 * listen_addresses(config).count();
-    let http = http_addresses(config).count() * (2 + http::MAX_HTTP_CONNECTIONS);
+    let http = http_endpoints::addresses(config).count() * (2 + http::MAX_HTTP_CONNECTIONS);
     // After a reload two stores may be open: sessions that started before the reload still save to the old store.
     let stores = 2 * store_descriptors(config);
     config.max_clients + listeners + http + stores + SPARE_DESCRIPTORS

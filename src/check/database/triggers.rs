@@ -2,6 +2,8 @@
 //! row is inserted.
 
 use std::collections::{HashMap, HashSet};
+use std::iter::Peekable;
+use std::str::Chars;
 
 use super::query;
 use super::table::supports_transactions;
@@ -109,6 +111,15 @@ impl VisibleTablesAndRoutines {
                         continue;
                     }
                     let mut names = rest.skip_while(|word| WORDS_BEFORE_TABLE.contains(word));
+                    let is_table_list = matches!(word.as_str(), "update" | "delete");
+                    if is_table_list
+                        && names
+                            .clone()
+                            .take_while(|word| !is_list_end(word))
+                            .any(is_table_separator)
+                    {
+                        return Err("several tables in one statement".to_owned());
+                    }
                     let Some(mut name) = names.next() else {
                         continue;
                     };
@@ -133,21 +144,31 @@ impl VisibleTablesAndRoutines {
     }
 }
 
+/// Returns whether a word ends the list of tables of an UPDATE or DELETE.
+fn is_list_end(word: &str) -> bool {
+    matches!(word, "set" | "where" | "order" | "limit" | ";")
+}
+
+fn is_table_separator(word: &str) -> bool {
+    matches!(word, "," | "join" | "straight_join")
+}
+
 /// Returns the words and punctuation of an SQL text in lower case, without comments, strings and the quotes of names.
 fn tokenize(body: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut chars = body.chars().peekable();
     while let Some(c) = chars.next() {
         match c {
-            '\'' | '"' => while chars.next().is_some_and(|next| next != c) {},
+            '\'' | '"' => skip_string(&mut chars, c),
             '`' => {
                 let name: String = chars.by_ref().take_while(|next| *next != '`').collect();
                 words.push(name.to_lowercase());
             }
             '#' => while chars.next().is_some_and(|next| next != '\n') {},
-            '-' if chars.peek() == Some(&'-') => {
+            '-' if begins_comment(chars.clone()) => {
                 while chars.next().is_some_and(|next| next != '\n') {}
             }
+            '/' if chars.peek() == Some(&'*') => skip_block_comment(&mut chars),
             c if c.is_alphanumeric() || c == '_' || c == '$' => {
                 let mut word = String::from(c);
                 while let Some(next) =
@@ -162,6 +183,38 @@ fn tokenize(body: &str) -> Vec<String> {
         }
     }
     words
+}
+
+/// Skips the rest of a string that began with `quote`. A backslash escapes the next character.
+fn skip_string(chars: &mut Peekable<Chars>, quote: char) {
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => drop(chars.next()),
+            c if c == quote => return,
+            _ => {}
+        }
+    }
+}
+
+/// Returns whether a comment begins with the `-` before these characters: MySQL requires a second one and a blank.
+fn begins_comment(mut rest: Peekable<Chars>) -> bool {
+    rest.next() == Some('-') && rest.next().is_none_or(char::is_whitespace)
+}
+
+/// Skips a comment whose `/` was read. Of a comment that begins with `/*!` only the beginning is skipped, because MySQL executes
+/// its content.
+fn skip_block_comment(chars: &mut Peekable<Chars>) {
+    chars.next();
+    if chars.peek() == Some(&'!') {
+        return;
+    }
+    let mut last = ' ';
+    while let Some(c) = chars.next() {
+        if (last, c) == ('*', '/') {
+            return;
+        }
+        last = c;
+    }
 }
 
 /// Maximum number of written tables whose triggers are examined; triggers of further tables are ignored.
@@ -207,7 +260,20 @@ mod tests {
             ("DELETE FROM unseen", false),
             ("CALL log_it(NEW.hash)", false),
             ("SET @x = log_it(NEW.hash)", false),
-            ("BEGIN /* */ # insert into audit\n END", true),
+            (
+                "BEGIN /* then insert into audit */ # insert into audit\n END",
+                true,
+            ),
+            ("BEGIN /*!50000 INSERT INTO audit VALUES (1) */; END", false),
+            (r"SET @a = 'it\'s'; INSERT INTO audit VALUES (1)", false),
+            ("SET @a = 'it''s'; INSERT INTO audit VALUES (1)", false),
+            ("SET @a = 5--1; INSERT INTO audit VALUES (1)", false),
+            ("SET @a = 5; -- INSERT INTO audit VALUES (1)", true),
+            ("UPDATE kept, audit SET audit.n = 1", false),
+            ("UPDATE kept JOIN audit SET audit.n = 1", false),
+            ("DELETE kept, audit FROM kept JOIN audit", false),
+            ("UPDATE kept SET a = 1, b = 2", true),
+            ("DELETE FROM kept WHERE a IN (1, 2)", true),
             ("", true),
         ] {
             let judged = known.written_tables(body);

@@ -53,8 +53,7 @@ pub enum StatefulTextToken {
     Octet(u8),
 }
 
-/// Returns whether `octets` contain an escape sequence that designates G0 or G1. Only 7-bit text in a stateful charset
-/// contains such sequences.
+/// Returns whether `octets` contain an escape sequence that designates G0 or G1.
 pub fn has_designation(octets: &[u8]) -> bool {
     let is_designation = |at: usize| {
         let (token, _) = read_escape_sequence(octets.get(at..).unwrap_or_default());
