@@ -33,6 +33,8 @@ pub struct SqliteStore {
     file: DatabaseFile,
     table: TableName,
     open: Option<OpenDatabase>,
+    /// Whether a connection was left open because its `-shm` was truncated. A new connection would share its memory map.
+    has_leaked: bool,
 }
 
 struct OpenDatabase {
@@ -55,6 +57,7 @@ impl SqliteStore {
             file: file.clone(),
             table: table.clone(),
             open: None,
+            has_leaked: false,
         };
         store.reopen()?;
         Ok(store)
@@ -63,6 +66,9 @@ impl SqliteStore {
     fn reopen(&mut self) -> Result<(), SaveError> {
         self.file.prepare()?;
         let path = self.file.path();
+        if self.has_leaked && self.file.is_index_truncated() {
+            return Err(self.file.displaced_error(&shm_path(path)));
+        }
         let open = OpenDatabase::open(path, &self.table);
         self.open =
             Some(open.map_err(|error| classify_error(path, &error).error.into_save_error())?);
@@ -142,6 +148,7 @@ impl SqliteStore {
 
     fn close(&mut self) {
         if let Some(open) = self.open.take() {
+            self.has_leaked |= self.file.is_index_truncated();
             open.close(&self.file);
         }
     }
@@ -162,7 +169,7 @@ impl SaveMail for SqliteStore {
         let ends_transaction = |open: &OpenDatabase| {
             open.connection.is_autocommit() || open.connection.execute_batch("ROLLBACK").is_ok()
         };
-        if !self.open.as_ref().is_none_or(ends_transaction) {
+        if self.file.is_index_truncated() || !self.open.as_ref().is_none_or(ends_transaction) {
             self.close();
         }
     }
@@ -266,6 +273,10 @@ impl OpenDatabase {
     /// which it still belongs; the opened database file was deleted, so that only the `-wal` holds the last mails; or one of
     /// the files was truncated, so that a checkpoint would damage the database.
     fn checkpoint(&self, file: &DatabaseFile, mode: &str) -> Option<bool> {
+        if file.is_index_truncated() {
+            // SQLite would read the truncated `-shm` file, and SIGBUS would end the process.
+            return None;
+        }
         let is_in_place = file.is_in_place();
         let is_damaged = is_in_place && (file.is_emptied() || self.truncated_file(file).is_some());
         let is_only_copy = !self.log.is_in_place() || file.is_removed();

@@ -34,6 +34,8 @@ struct WalIndexHeader {
     frames: u64,
     /// Number of pages of the database.
     pages: u64,
+    /// Number of frames that a checkpoint has already written into the database file.
+    written_back: u64,
 }
 
 /// Returns whether the index (`-shm`) is too short, so that SIGBUS would end the process when SQLite reads the index.
@@ -52,13 +54,13 @@ impl WalTruncationDetector {
         }
         let mut inner = sync::lock(&self.inner);
         for _ in 0..READ_TRIES {
-            let before = inner.read_header(&index)?;
+            let (before, written_back) = inner.read_header(&index)?;
             let (log_len, database_len) = (file_len(&log), file_len(database));
             // Another program may have written or reset the `-wal` while the lengths were read.
-            if inner.read_header(&index)? != before {
+            if inner.read_header(&index)?.0 != before {
                 continue;
             }
-            let header = parse_header(&before)?;
+            let header = parse_header(&before, written_back)?;
             let log_octets = match header.frames {
                 0 => 0,
                 frames => LOG_HEADER_OCTETS + frames * (FRAME_HEADER_OCTETS + header.page_size),
@@ -66,9 +68,11 @@ impl WalTruncationDetector {
             if log_len < log_octets {
                 return Some(log);
             }
-            // A checkpoint after VACUUM shortens the database file, but never below the number of pages in the
-            // `-shm` header.
-            if database_len < inner.database_len.min(header.pages * header.page_size) {
+            // A checkpoint after VACUUM shortens the database file. Later transactions may add pages that are only in the
+            // `-wal`: at most one for each frame that is not written back.
+            let frames_only = header.frames.saturating_sub(header.written_back);
+            let needed_len = header.pages.saturating_sub(frames_only) * header.page_size;
+            if database_len < inner.database_len.min(needed_len) {
                 return Some(database.to_owned());
             }
             inner.database_len = database_len;
@@ -79,26 +83,29 @@ impl WalTruncationDetector {
 }
 
 impl Inner {
-    /// Reads the header of the `-shm`; `None` if the file cannot be read or the two copies of the header stay different.
-    fn read_header(&mut self, index: &Path) -> Option<[u8; HEADER_OCTETS]> {
+    /// Reads the header of the `-shm` and the number of frames that are written back. Returns `None` if the file cannot be
+    /// read or the two copies of the header stay different.
+    fn read_header(&mut self, index: &Path) -> Option<([u8; HEADER_OCTETS], [u8; 4])> {
         let identity = file_identity(index).ok()?;
         if self
             .index
             .as_ref()
             .is_none_or(|(known, _)| *known != identity)
         {
-            let file = File::open(index).ok()?;
-            let identity = identity_of(&file.metadata().ok()?);
-            self.index = Some((identity, file));
+            self.index = Some((identity, File::open(index).ok()?));
         }
         let (_, file) = self.index.as_ref()?;
+        if identity_of(&file.metadata().ok()?) != identity {
+            return None;
+        }
         // A writer changes the second copy of the header first, so a header is complete if its two copies are equal.
         for _ in 0..READ_TRIES {
-            let mut octets = [0; 2 * HEADER_OCTETS];
+            let mut octets = [0; 2 * HEADER_OCTETS + 4];
             file.read_exact_at(&mut octets, 0).ok()?;
-            let (first, second) = octets.split_at(HEADER_OCTETS);
+            let (first, rest) = octets.split_first_chunk::<HEADER_OCTETS>()?;
+            let (second, written_back) = rest.split_first_chunk::<HEADER_OCTETS>()?;
             if first == second {
-                return first.try_into().ok();
+                return Some((*first, written_back.try_into().ok()?));
             }
         }
         None
@@ -106,7 +113,7 @@ impl Inner {
 }
 
 /// Returns the fields of a `-shm` header; `None` if SQLite has not initialized the header.
-fn parse_header(octets: &[u8]) -> Option<WalIndexHeader> {
+fn parse_header(octets: &[u8; HEADER_OCTETS], written_back: [u8; 4]) -> Option<WalIndexHeader> {
     let field = |at: usize| -> Option<u64> {
         let octets = octets.get(at..at + 4)?.try_into().ok()?;
         Some(u64::from(u32::from_ne_bytes(octets)))
@@ -123,6 +130,7 @@ fn parse_header(octets: &[u8]) -> Option<WalIndexHeader> {
         },
         frames: field(16)?,
         pages: field(20)?,
+        written_back: u32::from_ne_bytes(written_back).into(),
     })
 }
 
