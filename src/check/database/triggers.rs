@@ -209,7 +209,7 @@ fn skip_block_comment(chars: &mut Peekable<Chars>) {
         return;
     }
     let mut last = ' ';
-    while let Some(c) = chars.next() {
+    for c in chars.by_ref() {
         if (last, c) == ('*', '/') {
             return;
         }
