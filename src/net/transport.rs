@@ -179,15 +179,23 @@ impl RecordSocket {
     ) -> Result<usize, ClientIoError> {
         let mut buffer = [0; TLS_READ_OCTETS];
         let pending = mem::take(&mut self.pending);
-        if !pending.is_empty() {
-            return self.pass_to_rustls(tls, &pending);
+        let passed = match pending.is_empty() {
+            true => {
+                let count = self.socket.read(&mut buffer, deadline)?;
+                self.pass_to_rustls(tls, &buffer[..count])
+            }
+            false => self.pass_to_rustls(tls, &pending),
+        };
+        if let Err(ClientIoError::Tls(_)) = passed {
+            // Sends the TLS alert that names the fault; nothing else is sent after it.
+            let deadline = self.socket.write_deadline();
+            let _ = self.write_tls(tls, &deadline);
         }
-        let count = self.socket.read(&mut buffer, deadline)?;
-        self.pass_to_rustls(tls, &buffer[..count])
+        passed
     }
 
     /// Passes `received` to rustls, and keeps in `pending` the octets that rustls does not take yet. Returns the number of
-    /// octets in `received`.
+    /// octets in `received`. Sends nothing, because the caller may hold a lock that a writer needs.
     fn pass_to_rustls(
         &mut self,
         tls: &mut ServerConnection,
@@ -205,12 +213,7 @@ impl RecordSocket {
                 }
                 Ok(_) if received.is_empty() || taken == 0 => return Ok(count),
                 Ok(_) => {}
-                Err(error) => {
-                    // Sends the TLS alert that names the fault; nothing else is sent after it.
-                    let deadline = self.socket.write_deadline();
-                    let _ = self.write_tls(tls, &deadline);
-                    return Err(ClientIoError::Tls(error));
-                }
+                Err(error) => return Err(ClientIoError::Tls(error)),
             }
         }
     }
