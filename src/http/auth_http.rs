@@ -45,7 +45,8 @@ impl NginxAuthEndpoint {
             };
         }
         let has_free_slot = self.pool.active_connections() < self.pool.max_connections();
-        if !has_free_slot || settings.saver.health().unready_reason().is_some() {
+        let is_draining = self.pool.is_draining();
+        if is_draining || !has_free_slot || settings.saver.health().unready_reason().is_some() {
             return rejection(&reply::R421_TOO_BUSY, AuthAnswer::NotReady);
         }
         metrics::AUTH_HTTP.count(AuthAnswer::Ok);

@@ -174,6 +174,8 @@ impl MessageContent {
             if self.reservation.grow_to(capacity) && self.octets.try_reserve_exact(more).is_ok() {
                 return Ok(());
             }
+            self.reservation
+                .reduce_reservation_to(self.octets.capacity());
         }
         Err(ContentRejection::NoMemory)
     }
