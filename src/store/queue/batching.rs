@@ -6,12 +6,13 @@
 //!
 //! ```text
 //! half = half of the average size of the last two batches
+//! MIN  = MIN_MAILS_WORTH_WAITING, MAX = MAX_MAILS_WAITED_FOR
 //!
 //! batches in flight       target                              longest wait
-//! 0, half <  MIN_BATCH    0                                   0
-//! 0, half >= MIN_BATCH    min(half, MAX_BATCH)                LINGER
-//! 1                       clamp(half, MIN_BATCH, MAX_BATCH)   LINGER_BUSY
-//! 2 or more               MAX_BATCH                           LINGER_BUSY
+//! 0, half <  MIN          0                                   0
+//! 0, half >= MIN          min(half, MAX)                      LINGER
+//! 1                       clamp(half, MIN, MAX)               LINGER_BUSY
+//! 2 or more               MAX                                 LINGER_BUSY
 //! ```
 //!
 //! A single writer has no batch in flight when it starts the next one. With two batches in flight, each with the mails of half
@@ -154,10 +155,10 @@ mod tests {
             (0, [40, 60], 25),
             (0, [500, 500], MAX_MAILS_WAITED_FOR),
             (1, [40, 60], 25),
-            // With one batch in flight, fewer than MIN_BATCH mails are not worth a COMMIT of their own.
+            // With one batch in flight, fewer than MIN_MAILS_WORTH_WAITING mails are not worth a COMMIT of their own.
             (1, [1, 1], MIN_MAILS_WORTH_WAITING),
             (1, [500, 500], MAX_MAILS_WAITED_FOR),
-            // With two batches in flight, fewer than MAX_BATCH mails are not worth a COMMIT of their own.
+            // With two batches in flight, fewer than MAX_MAILS_WAITED_FOR mails are not worth a COMMIT of their own.
             (2, [40, 60], MAX_MAILS_WAITED_FOR),
         ] {
             let (target, _) = batches(in_flight, last_sizes).target_batch();
