@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use goguerrilla::connection::{self, ConnectionSettings, SharedSessionSettings};
+use goguerrilla::connection::{self, ConnectionSettings};
 use goguerrilla::mail::Mail;
 use goguerrilla::net::accept_pool::{AcceptPool, AcceptPoolSettings, Client, ConnectionHandler};
 use goguerrilla::net::listener::Listener;
@@ -70,13 +70,17 @@ fn memory_and_slots_are_released_after_a_connection_or_store_panic() {
     let (saver, writers) =
         Writers::start(1, true, StoreHealth::up(), open_store).expect("a thread");
     let budget = MemoryBudget::new(300_000);
+    let session = Arc::new(verbose_session());
     let settings = ConnectionSettings {
-        session: Arc::new(SharedSessionSettings::new(verbose_session())),
+        session: Arc::clone(&session),
+        configured_session: session,
+        store_limits: Arc::default(),
         client_timeout: TEST_TIMEOUT,
         budget: budget.clone(),
         saver,
         proxy_protocol: false,
         tls: None,
+        accept: Arc::new(pool_settings()),
     };
     let serve = move |client: &Client| connection::serve(client, &settings);
     let (pool, listener) = open(Box::new(serve));
@@ -134,16 +138,19 @@ fn counted(name: &str) -> u64 {
     count.expect("a counter")
 }
 
-/// Opens a pool with three slots and one listener on a free port; `serve` handles each connection.
-fn open(serve: ConnectionHandler) -> (Arc<AcceptPool>, Arc<Listener>) {
-    let settings = AcceptPoolSettings {
+fn pool_settings() -> AcceptPoolSettings {
+    AcceptPoolSettings {
         trusted_proxies: TrustedProxies::default(),
         max_clients: 3,
         max_clients_per_address: 3,
         busy_reply: b"full".to_vec(),
         address_limit_reply: b"too many".to_vec(),
-    };
-    let pool = AcceptPool::new(settings, serve);
+    }
+}
+
+/// Opens a pool with three slots and one listener on a free port; `serve` handles each connection.
+fn open(serve: ConnectionHandler) -> (Arc<AcceptPool>, Arc<Listener>) {
+    let pool = AcceptPool::new(Box::new(|| Arc::new(pool_settings())), serve);
     let listener = Listener::bind("127.0.0.1:0".parse().expect("an address"), false, false);
     let listener = Arc::new(listener.expect("a free port"));
     pool.open(std::slice::from_ref(&listener))

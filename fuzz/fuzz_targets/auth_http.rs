@@ -2,10 +2,10 @@
 #![no_main]
 
 use std::net::SocketAddr;
-use std::sync::{Arc, LazyLock, RwLock};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use goguerrilla::connection::{ConnectionSettings, SharedSessionSettings};
+use goguerrilla::connection::{ConnectionSettings, SharedSettings};
 use goguerrilla::http::auth_http::NginxAuthEndpoint;
 use goguerrilla::http::{self, Handler};
 use goguerrilla::net::accept_pool::{AcceptPool, AcceptPoolSettings};
@@ -97,7 +97,7 @@ fn session_rejects_relay(line: &[u8]) -> bool {
         .unwrap_or_default();
     let is_rcpt = verb.eq_ignore_ascii_case(b"RCPT");
     if line.len() > 2_046 || !is_rcpt {
-        return SETTINGS.session.current().is_relay_rcpt(line);
+        return SETTINGS.current().session.is_relay_rcpt(line);
     }
     let mut dialogue = Dialogue::new(100, 1_000, TlsState::Unavailable);
     dialogue.receive(b"EHLO c\r\nMAIL FROM:<> SMTPUTF8\r\n");
@@ -119,28 +119,34 @@ fn without_date(answer: &Vec<u8>) -> Vec<u8> {
         .concat()
 }
 
-static SETTINGS: LazyLock<Arc<ConnectionSettings>> = LazyLock::new(|| {
-    Arc::new(ConnectionSettings {
-        session: Arc::new(SharedSessionSettings::new((*settings(100)).clone())),
+static SETTINGS: LazyLock<Arc<SharedSettings>> = LazyLock::new(|| {
+    SharedSettings::new(ConnectionSettings {
+        session: settings(100),
+        configured_session: settings(100),
+        store_limits: Arc::default(),
         client_timeout: Duration::from_secs(1),
         budget: MemoryBudget::new(1_000),
         saver: SaveQueue::discarding(),
         proxy_protocol: false,
         tls: None,
+        accept: Arc::new(pool_settings()),
     })
 });
 
-static HANDLER: LazyLock<Handler> = LazyLock::new(|| {
-    let pool = AcceptPoolSettings {
+fn pool_settings() -> AcceptPoolSettings {
+    AcceptPoolSettings {
         max_clients: 1,
         trusted_proxies: TrustedProxies::new(Vec::new()),
         max_clients_per_address: 0,
         busy_reply: Vec::new(),
         address_limit_reply: Vec::new(),
-    };
+    }
+}
+
+static HANDLER: LazyLock<Handler> = LazyLock::new(|| {
     let responder = NginxAuthEndpoint {
-        pool: AcceptPool::new(pool, Box::new(|_| ())),
-        settings: Arc::new(RwLock::new(Arc::clone(&SETTINGS))),
+        pool: AcceptPool::new(Box::new(|| Arc::new(pool_settings())), Box::new(|_| ())),
+        settings: Arc::clone(&SETTINGS),
         smtp_address: ([0, 0, 0, 0], 2_525).into(),
     };
     Arc::new(move |question| responder.handle(question))

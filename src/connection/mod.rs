@@ -1,44 +1,26 @@
 //! One connection from its first octet to its close. It carries out the steps of an SMTP session on a socket.
 
 mod deadlines;
-mod policy_handle;
 mod preamble;
 mod save;
+mod settings;
 
 use std::mem;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use self::deadlines::Deadlines;
 use crate::metrics::{self, CloseReason, Handshake, ListenerKind, MailOutcome, ReplyCode};
 use crate::net::accept_pool::Client;
 use crate::net::deadline::Deadline;
-use crate::net::tls::TlsCredentials;
 use crate::net::transport::{ClientIoError, NegotiatedTls, Transport};
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::{
     COMMAND_READ_SIZE, CONTENT_READ_SIZE, ContentRejection, DiscardReason, Expecting, InputBuffer,
-    MemoryBudget, Session, SessionSettings, Step, TlsState, XclientAddress,
+    Session, SessionSettings, Step, TlsState, XclientAddress,
 };
-use crate::store::SaveQueue;
 
-pub use self::policy_handle::{SharedSessionSettings, StoreLimits};
-
-/// The settings and resources that all connections share.
-pub struct ConnectionSettings {
-    /// The settings for new sessions; a running session keeps the settings with which it began.
-    pub session: Arc<SharedSessionSettings>,
-    /// Maximum time to wait for a client (GSMTP_TIMEOUT). The server waits less if connection slots run out.
-    pub client_timeout: Duration,
-    /// Memory limit for the content of all connections.
-    pub budget: MemoryBudget,
-    /// Saves mail in the store.
-    pub saver: SaveQueue,
-    /// Whether each connection begins with a PROXY protocol header.
-    pub proxy_protocol: bool,
-    /// Certificate and key; `None` if TLS is not offered.
-    pub tls: Option<TlsCredentials>,
-}
+pub use self::settings::{ConnectionSettings, SharedSettings, StoreLimits, StoreLimitsCell};
 
 /// Serves one client until the connection closes, then logs a summary.
 pub fn serve(client: &Client, settings: &ConnectionSettings) {
@@ -131,7 +113,7 @@ impl<'a> ClientConnection<'a> {
             Some(_) => TlsState::Offered,
             None => TlsState::Unavailable,
         };
-        let session = settings.session.current();
+        let session = Arc::clone(&settings.session);
         Ok(ClientConnection {
             client,
             settings,

@@ -6,21 +6,20 @@
 //! copied into a response or the log, because headers contain text from the client and may contain a password.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 
-use crate::connection::ConnectionSettings;
+use crate::connection::{ConnectionSettings, SharedSettings};
 use crate::http::{Request, Response};
 use crate::metrics::{self, AuthAnswer};
 use crate::net::accept_pool::AcceptPool;
 use crate::smtp::reply::{self, Reply};
-use crate::sync;
 
 /// Answers nginx's auth_http requests.
 pub struct NginxAuthEndpoint {
     /// Provides the number of free connection slots.
     pub pool: Arc<AcceptPool>,
     /// Settings of new connections: accepted domains and the store.
-    pub settings: Arc<RwLock<Arc<ConnectionSettings>>>,
+    pub settings: Arc<SharedSettings>,
     /// The listening address for plaintext SMTP; may be a wildcard.
     pub smtp_address: SocketAddr,
 }
@@ -35,7 +34,7 @@ impl NginxAuthEndpoint {
         }
         let recipient = request.header("Auth-SMTP-To").unwrap_or_default();
         let settings = self.settings();
-        if settings.session.current().is_relay_rcpt(recipient) {
+        if settings.session.is_relay_rcpt(recipient) {
             let refusal = rejection(&reply::R550_RELAY_DENIED, AuthAnswer::RelayDenied);
             return match login_attempt_number(request) {
                 // Without Auth-Wait nginx closes the client's connection, and the client needs a new one for its other
@@ -58,7 +57,7 @@ impl NginxAuthEndpoint {
     }
 
     fn settings(&self) -> Arc<ConnectionSettings> {
-        Arc::clone(&sync::read_lock(&self.settings))
+        self.settings.current()
     }
 }
 

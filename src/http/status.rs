@@ -1,20 +1,19 @@
 //! The status endpoints: /metrics for Prometheus, /livez and /readyz for health checks.
 
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::connection::ConnectionSettings;
+use crate::connection::{ConnectionSettings, SharedSettings};
 use crate::http::{Request, Response};
 use crate::metrics;
 use crate::net::accept_pool::AcceptPool;
-use crate::sync;
 
 /// Answers requests to the status endpoints.
 pub struct StatusEndpoints {
     /// Provides the number of connections and the shutdown state.
     pub pool: Arc<AcceptPool>,
     /// Settings of new connections: memory budget, store and certificate.
-    pub settings: Arc<RwLock<Arc<ConnectionSettings>>>,
+    pub settings: Arc<SharedSettings>,
 }
 
 impl StatusEndpoints {
@@ -67,7 +66,7 @@ impl StatusEndpoints {
     }
 
     fn settings(&self) -> Arc<ConnectionSettings> {
-        Arc::clone(&sync::read_lock(&self.settings))
+        self.settings.current()
     }
 }
 

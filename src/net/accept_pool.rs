@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 
 use super::connection_limiter::{LimiterGuard, PerAddressLimiter};
@@ -24,6 +24,8 @@ use crate::sync;
 
 /// Serves one client, from the greeting to the end of the connection.
 pub type ConnectionHandler = Box<dyn Fn(&Client) + Send + Sync>;
+/// Returns the connection limits that are in force now.
+pub type CurrentPoolSettings = Box<dyn Fn() -> Arc<AcceptPoolSettings> + Send + Sync>;
 
 /// Connection limits, and the replies to clients that exceed them.
 pub struct AcceptPoolSettings {
@@ -41,7 +43,7 @@ pub struct AcceptPoolSettings {
 
 /// The threads, the connection slots and the connected clients.
 pub struct AcceptPool {
-    settings: RwLock<Arc<AcceptPoolSettings>>,
+    settings: CurrentPoolSettings,
     address_limiter: Arc<PerAddressLimiter>,
     serve: ConnectionHandler,
     idle_threads: IdleThreads,
@@ -76,10 +78,11 @@ struct ActiveClient {
 }
 
 impl AcceptPool {
-    /// Returns a pool that accepts no connection until [`open`](AcceptPool::open).
-    pub fn new(settings: AcceptPoolSettings, serve: ConnectionHandler) -> Arc<AcceptPool> {
+    /// Returns a pool that accepts no connection until [`open`](AcceptPool::open). The pool calls `settings` for each new
+    /// connection; connected clients stay, even if they exceed limits that were lowered meanwhile.
+    pub fn new(settings: CurrentPoolSettings, serve: ConnectionHandler) -> Arc<AcceptPool> {
         Arc::new(AcceptPool {
-            settings: RwLock::new(Arc::new(settings)),
+            settings,
             address_limiter: Arc::default(),
             serve,
             idle_threads: IdleThreads::default(),
@@ -119,11 +122,6 @@ impl AcceptPool {
             }
         };
         builder.stack_size(THREAD_STACK_BYTES).spawn(scan).map(drop)
-    }
-
-    /// Replaces the settings for new connections; connected clients stay, even if they exceed the new limits.
-    pub fn update_settings(&self, settings: AcceptPoolSettings) {
-        *sync::write_lock(&self.settings) = Arc::new(settings);
     }
 
     /// Returns the number of connection slots that are taken.
@@ -285,7 +283,7 @@ impl AcceptPool {
     }
 
     fn settings(&self) -> Arc<AcceptPoolSettings> {
-        Arc::clone(&sync::read_lock(&self.settings))
+        (self.settings)()
     }
 
     fn lock_clients(&self) -> MutexGuard<'_, HashMap<u64, Arc<ActiveClient>>> {

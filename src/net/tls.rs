@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -15,7 +15,6 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::pem_file::{self, PemKind};
 use super::{certificate_chain, key_fault};
-use crate::sync;
 
 /// The files of a certificate chain and its private key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,22 +25,17 @@ pub struct TlsFiles {
     pub key_file: PathBuf,
 }
 
-/// The certificate chain and private key in use. A reload replaces both together, in all clones.
+/// A certificate chain and its private key, as loaded from their files.
 #[derive(Clone)]
 pub struct TlsCredentials {
     files: TlsFiles,
-    loaded: Arc<RwLock<LoadedTlsFiles>>,
-}
-
-#[derive(Clone)]
-struct LoadedTlsFiles {
     config: Arc<ServerConfig>,
     chain: Arc<[CertificateDer<'static>]>,
     fingerprint: FileFingerprint,
 }
 
 /// Inode, modification time (seconds, nanoseconds) and size of the chain file and the key file; `None` for a missing file.
-type FileFingerprint = [Option<(u64, i64, i64, u64)>; 2];
+pub type FileFingerprint = [Option<(u64, i64, i64, u64)>; 2];
 
 /// Why certificate and key cannot be loaded; the text names the configuration key, the file and the fix.
 #[derive(Debug, thiserror::Error)]
@@ -99,10 +93,22 @@ impl TlsCredentials {
     /// # Errors
     /// [`TlsFilesError`] for the first fault found.
     pub fn load(files: &TlsFiles) -> Result<TlsCredentials, TlsFilesError> {
-        let loaded = Arc::new(RwLock::new(LoadedTlsFiles::read(files)?));
+        // The fingerprint is taken before the files are read; so a file that changes meanwhile differs from it later.
+        let fingerprint = file_fingerprint(files);
+        let chain = read_chain(&files.chain_file)?;
+        let key = read_pem(PemKind::Key, &files.key_file, |mut pem| {
+            rustls_pemfile::private_key(&mut pem)
+        })?;
+        let mut config = server_config(chain.clone(), key.clone_key())
+            .map_err(|reason| pair_error(files, &chain, &key, reason))?;
+        // Some senders, for example Exchange, abort STARTTLS when they receive session tickets.
+        config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(TlsCredentials {
             files: files.clone(),
-            loaded,
+            config: Arc::new(config),
+            chain: chain.into(),
+            fingerprint,
         })
     }
 
@@ -114,48 +120,33 @@ impl TlsCredentials {
     /// Returns whether `self` and `other` are clones of the same credentials. Returns `false` for credentials that were loaded
     /// separately, even from the same files.
     pub fn ptr_eq(&self, other: &TlsCredentials) -> bool {
-        Arc::ptr_eq(&self.loaded, &other.loaded)
+        Arc::ptr_eq(&self.config, &other.config)
     }
 
     /// Returns the rustls configuration for new TLS handshakes.
     pub fn config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.read().config)
+        Arc::clone(&self.config)
     }
 
     /// Returns the expiry time of the server's certificate.
     pub fn expires_at(&self) -> SystemTime {
-        certificate_chain::expires_at(&self.read().chain)
+        certificate_chain::expires_at(&self.chain)
     }
 
-    /// Returns whether the key file or the certificate file has changed since the last attempt to load them.
-    pub fn files_have_changed(&self) -> bool {
-        self.read().fingerprint != file_fingerprint(&self.files)
+    /// Returns the fingerprint of the files at the time they were loaded.
+    pub fn fingerprint(&self) -> FileFingerprint {
+        self.fingerprint
     }
 
-    /// Reads the chain file and the key file again. On an error the certificate and key loaded before stay in use.
-    ///
-    /// # Errors
-    /// [`TlsFilesError`]; [`files_have_changed`](TlsCredentials::files_have_changed) then returns `false` until the files
-    /// change again.
-    pub fn reload(&self) -> Result<(), TlsFilesError> {
-        let fingerprint = file_fingerprint(&self.files);
-        let read = LoadedTlsFiles::read(&self.files);
-        let mut loaded = sync::write_lock(&self.loaded);
-        match read {
-            Ok(read) => *loaded = read,
-            Err(error) => {
-                loaded.fingerprint = fingerprint;
-                return Err(error);
-            }
-        }
-        Ok(())
+    /// Returns the fingerprint of the files as they are now.
+    pub fn current_fingerprint(&self) -> FileFingerprint {
+        file_fingerprint(&self.files)
     }
 
     /// Returns warnings for the startup log and `check`: faults of the certificates, and a key file that all users can read.
     pub fn certificate_warnings(&self, now: SystemTime) -> Vec<String> {
-        let chain = self.read().chain;
         let mut warnings =
-            certificate_chain::certificate_warnings(&chain, &self.files.chain_file, now);
+            certificate_chain::certificate_warnings(&self.chain, &self.files.chain_file, now);
         let mode = fs::metadata(&self.files.key_file).map_or(0, |metadata| metadata.mode());
         if mode & 0o004 != 0 {
             let file = self.files.key_file.display();
@@ -182,31 +173,6 @@ impl TlsCredentials {
             ))
         });
         unreadable.collect()
-    }
-
-    fn read(&self) -> LoadedTlsFiles {
-        sync::read_lock(&self.loaded).clone()
-    }
-}
-
-impl LoadedTlsFiles {
-    fn read(files: &TlsFiles) -> Result<LoadedTlsFiles, TlsFilesError> {
-        // The fingerprint is taken before the files are read; so a file that changes meanwhile differs from it later.
-        let fingerprint = file_fingerprint(files);
-        let chain = read_chain(&files.chain_file)?;
-        let key = read_pem(PemKind::Key, &files.key_file, |mut pem| {
-            rustls_pemfile::private_key(&mut pem)
-        })?;
-        let mut config = server_config(chain.clone(), key.clone_key())
-            .map_err(|reason| pair_error(files, &chain, &key, reason))?;
-        // Some senders, for example Exchange, abort STARTTLS when they receive session tickets.
-        config.send_tls13_tickets = 0;
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        Ok(LoadedTlsFiles {
-            config: Arc::new(config),
-            chain: chain.into(),
-            fingerprint,
-        })
     }
 }
 

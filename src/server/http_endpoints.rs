@@ -1,11 +1,11 @@
 //! The HTTP endpoints: auth_http for nginx, and the status endpoints.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 
 use super::StartError;
 use crate::config::Config;
-use crate::connection::ConnectionSettings;
+use crate::connection::SharedSettings;
 use crate::http;
 use crate::http::auth_http::NginxAuthEndpoint;
 use crate::http::status::{self, StatusEndpoints};
@@ -46,7 +46,7 @@ pub fn addresses(config: &Config) -> impl Iterator<Item = (SocketAddr, &'static 
 pub fn start_auth_http(
     listener: &Arc<Listener>,
     smtp_listeners: &[Arc<Listener>],
-    settings: &Arc<RwLock<Arc<ConnectionSettings>>>,
+    settings: &Arc<SharedSettings>,
     pool: &Arc<AcceptPool>,
 ) -> Result<(), StartError> {
     let plain = smtp_listeners.iter().find(|smtp| !smtp.implicit_tls());

@@ -1,6 +1,6 @@
 //! Changes while the server runs: a new configuration, a renewed certificate, a rotated log file.
 
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 
 use super::resources::raise_and_check_rlimits;
 use super::store_factory::{RunningStore, StoreSource};
@@ -9,14 +9,13 @@ use super::{
     session_settings, tls_files,
 };
 use crate::config::Config;
-use crate::connection::ConnectionSettings;
+use crate::connection::{ConnectionSettings, SharedSettings};
 use crate::logging::LogFile;
 use crate::metrics::{self, ReloadOutcome, ReloadTarget};
 use crate::net::accept_pool::AcceptPool;
-use crate::net::tls::TlsCredentials;
+use crate::net::tls::{FileFingerprint, TlsCredentials};
 use crate::os::systemd;
 use crate::store::Writers;
-use crate::sync;
 
 /// The components of a running server that a reload can change or replace.
 pub struct RunningServer<'a> {
@@ -26,11 +25,13 @@ pub struct RunningServer<'a> {
     pub stores: StoreSource,
     pub log_file: LogFile,
     /// Settings of new connections; open connections keep the settings they started with.
-    pub settings: Arc<RwLock<Arc<ConnectionSettings>>>,
+    pub settings: Arc<SharedSettings>,
     pub pool: Arc<AcceptPool>,
     pub writers: Option<Writers>,
     /// Writers of replaced stores. They end when the last session that saves to their store has ended.
     pub retired: Vec<Writers>,
+    /// The state of the key and certificate files that were refused last, so that they are not read again until they change.
+    pub refused_tls_files: Option<FileFingerprint>,
 }
 
 impl RunningServer<'_> {
@@ -63,18 +64,27 @@ impl RunningServer<'_> {
 
     /// Reads the key and the certificate again if one of their files has changed. If the new pair is invalid, the old pair
     /// stays in use.
-    pub fn reload_certificate_if_changed(&self) {
-        let settings = self.settings();
-        let Some(tls) = settings.tls.as_ref().filter(|tls| tls.files_have_changed()) else {
+    pub fn reload_certificate_if_changed(&mut self) {
+        let settings = self.settings.current();
+        let Some(tls) = &settings.tls else {
             return;
         };
-        match tls.reload() {
-            Ok(()) => {
+        let on_disk = tls.current_fingerprint();
+        if on_disk == tls.fingerprint() || Some(on_disk) == self.refused_tls_files {
+            return;
+        }
+        match TlsCredentials::load(tls.files()) {
+            Ok(renewed) => {
                 count_certificate_reload(ReloadOutcome::Applied);
                 log::info!("certificate_renewed");
-                log_certificate_warnings(tls);
+                log_certificate_warnings(&renewed);
+                self.settings.change(|current| ConnectionSettings {
+                    tls: Some(renewed),
+                    ..current.clone()
+                });
             }
             Err(error) => {
+                self.refused_tls_files = Some(on_disk);
                 count_certificate_reload(ReloadOutcome::Refused);
                 log::error!(reason:% = error, kept = "the old key and certificate"; "certificate_refused");
             }
@@ -91,7 +101,7 @@ impl RunningServer<'_> {
         let (mut new_config, warnings) = (self.reload_config)()?;
         let running = &self.config;
         let ignored_keys = keep_restart_only_values(&mut new_config, running);
-        let settings = self.settings();
+        let settings = self.settings.current();
         let tls = reload_tls(&new_config, settings.tls.as_ref())?;
         let store = self.start_store(&new_config)?;
         let log_changes = (&new_config.log_file, new_config.log_as_json)
@@ -111,34 +121,34 @@ impl RunningServer<'_> {
             log::warn!(key = key, fix = "restart the server"; "restart_required");
         }
         settings.budget.set_max_octets(new_config.max_memory_octets);
-        let (session, saver) = match store {
-            None => {
-                settings.session.configure(session_settings(&new_config));
-                (Arc::clone(&settings.session), settings.saver.clone())
-            }
+        let (store_limits, saver) = match store {
+            None => (Arc::clone(&settings.store_limits), settings.saver.clone()),
             // Sessions that save to the old store keep the settings and limits of that store. New sessions get those of the new
             // store.
             Some(store) => {
                 self.retired.extend(self.writers.take());
                 self.writers = store.writers;
-                (store.session, store.saver)
+                (store.limits, store.saver)
             }
         };
+        let configured_session = Arc::new(session_settings(&new_config));
         self.retired.retain(|writers| !writers.are_finished());
         let is_unchanged =
             |tls: &TlsCredentials| settings.tls.as_ref().is_some_and(|old| tls.ptr_eq(old));
         let renewed = tls.as_ref().is_some_and(|tls| !is_unchanged(tls));
         let changed = ConnectionSettings {
-            session,
+            session: Arc::clone(&configured_session),
+            configured_session,
+            store_limits,
             client_timeout: new_config.client_timeout,
             budget: settings.budget.clone(),
             saver,
             proxy_protocol: new_config.proxy_protocol,
             tls,
+            accept: Arc::new(pool_settings(&new_config)),
         };
-        *sync::write_lock(&self.settings) = Arc::new(changed);
+        self.settings.change(|_| changed);
         raise_and_check_rlimits(&new_config);
-        self.pool.update_settings(pool_settings(&new_config));
         self.config = new_config;
         if renewed {
             count_certificate_reload(ReloadOutcome::Applied);
@@ -155,12 +165,8 @@ impl RunningServer<'_> {
         {
             return Ok(None);
         }
-        let started = self.stores.start(new_config, session_settings(new_config));
+        let started = self.stores.start(new_config);
         started.map(Some).map_err(|error| error.to_string())
-    }
-
-    fn settings(&self) -> Arc<ConnectionSettings> {
-        Arc::clone(&sync::read_lock(&self.settings))
     }
 }
 

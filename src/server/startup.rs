@@ -4,7 +4,7 @@
 //! before privileges are dropped.
 
 use std::path::Path;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -21,7 +21,7 @@ use super::{
     pool_settings, session_settings, tls_files,
 };
 use crate::config::Config;
-use crate::connection::{self, ConnectionSettings};
+use crate::connection::{self, ConnectionSettings, SharedSettings};
 use crate::http::status::StatusEndpoints;
 use crate::logging::LogFile;
 use crate::net::accept_pool::AcceptPool;
@@ -34,10 +34,6 @@ use crate::os::signals::{self, SignalEvent, SignalListener};
 use crate::os::systemd;
 use crate::smtp::MemoryBudget;
 use crate::store::Writers;
-use crate::sync;
-
-/// The settings of new connections; a reload replaces them as a whole.
-type SharedSettings = Arc<RwLock<Arc<ConnectionSettings>>>;
 
 /// Runs the server until SIGTERM or SIGINT.
 ///
@@ -66,7 +62,7 @@ pub fn run(
     } = files;
     let events = start_log_and_signals(&log_file, signals)?;
     let (settings, writers) = open_store(config, &stores, tls)?;
-    let pool = start_threads(config, &sockets, &settings)?;
+    let pool = start_threads(&sockets, &settings)?;
     let server = RunningServer {
         config: config.clone(),
         reload_config,
@@ -76,6 +72,7 @@ pub fn run(
         pool,
         writers,
         retired: Vec::new(),
+        refused_tls_files: None,
     };
     serve(server, sockets, pid_file, &events);
     Ok(())
@@ -161,33 +158,39 @@ fn open_store(
     config: &Config,
     stores: &StoreSource,
     tls: Option<TlsCredentials>,
-) -> Result<(SharedSettings, Option<Writers>), StartError> {
-    let store = stores.start(config, session_settings(config))?;
+) -> Result<(Arc<SharedSettings>, Option<Writers>), StartError> {
+    let store = stores.start(config)?;
+    let session = Arc::new(session_settings(config));
     let settings = ConnectionSettings {
-        session: store.session,
+        session: Arc::clone(&session),
+        configured_session: session,
+        store_limits: store.limits,
         client_timeout: config.client_timeout,
         budget: MemoryBudget::new(config.max_memory_octets),
         saver: store.saver,
         proxy_protocol: config.proxy_protocol,
         tls,
+        accept: Arc::new(pool_settings(config)),
     };
-    Ok((Arc::new(RwLock::new(Arc::new(settings))), store.writers))
+    Ok((SharedSettings::new(settings), store.writers))
 }
 
 /// Starts the threads of the SMTP listeners, the status endpoints and auth_http.
 fn start_threads(
-    config: &Config,
     sockets: &Sockets,
-    settings: &SharedSettings,
+    settings: &Arc<SharedSettings>,
 ) -> Result<Arc<AcceptPool>, StartError> {
     let serve = {
         let settings = Arc::clone(settings);
         move |client: &_| {
-            let settings = Arc::clone(&sync::read_lock(&settings));
-            connection::serve(client, &settings);
+            connection::serve(client, &settings.current());
         }
     };
-    let pool = AcceptPool::new(pool_settings(config), Box::new(serve));
+    let limits = {
+        let settings = Arc::clone(settings);
+        move || Arc::clone(&settings.current().accept)
+    };
+    let pool = AcceptPool::new(Box::new(limits), Box::new(serve));
     pool.watch_deadlines().map_err(StartError::Kernel)?;
     if let Some(listener) = &sockets.status {
         let (pool, settings) = (Arc::clone(&pool), Arc::clone(settings));

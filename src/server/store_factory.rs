@@ -9,8 +9,7 @@ use super::StartError;
 use crate::check;
 use crate::check::database::TrialAddresses;
 use crate::config::{Config, ServerAddress, StoreKind};
-use crate::connection::{SharedSessionSettings, StoreLimits};
-use crate::smtp::SessionSettings;
+use crate::connection::{StoreLimits, StoreLimitsCell};
 use crate::store::mysql::pool::{self, Connector, MySqlHost, MySqlSettings, OnTableInfo};
 use crate::store::mysql::{BodyStore, MySqlStore, TableInfo, probe};
 use crate::store::redis::cluster::{ClusterBodyWriter, RedisCluster};
@@ -32,41 +31,37 @@ pub enum StoreSource {
 pub struct RunningStore {
     /// Saves the mail of connections.
     pub saver: SaveQueue,
-    /// Settings of the sessions that save to this store, with the limits of its table applied.
-    pub session: Arc<SharedSessionSettings>,
+    /// The limits of its table, once they are known.
+    pub limits: Arc<StoreLimitsCell>,
     /// The writer threads; `None` for `discard`.
     pub writers: Option<Writers>,
 }
 
 impl StoreSource {
-    /// Opens the store and starts its writers, for sessions with the settings `configured`.
+    /// Opens the store and starts its writers.
     ///
     /// # Errors
     /// [`StartError`] if the store can never work. A MySQL database that is only unreachable is not an error.
-    pub fn start(
-        &self,
-        config: &Config,
-        configured: SessionSettings,
-    ) -> Result<RunningStore, StartError> {
-        let session = Arc::new(SharedSessionSettings::new(configured));
+    pub fn start(&self, config: &Config) -> Result<RunningStore, StartError> {
+        let limits = Arc::default();
         match self {
             StoreSource::Custom(open) => {
-                start_writers(session, 1, false, StoreHealth::up(), Arc::clone(open))
+                start_writers(limits, 1, false, StoreHealth::up(), Arc::clone(open))
             }
             StoreSource::Configured(file) => match config.store {
                 StoreKind::Discard => {
                     log::warn!(store = "discard", note = "every mail is accepted and none is stored"; "store");
                     Ok(RunningStore {
                         saver: SaveQueue::discarding(),
-                        session,
+                        limits,
                         writers: None,
                     })
                 }
                 StoreKind::Sqlite => {
                     let file = file.get_or_init(|| DatabaseFile::new(&config.sqlite_file));
-                    start_sqlite(config, file, session)
+                    start_sqlite(config, file, limits)
                 }
-                StoreKind::MySql => start_mysql(config, session),
+                StoreKind::MySql => start_mysql(config, limits),
             },
         }
     }
@@ -88,7 +83,7 @@ impl StoreSource {
 }
 
 fn start_writers(
-    session: Arc<SharedSessionSettings>,
+    limits: Arc<StoreLimitsCell>,
     count: usize,
     prepare: bool,
     health: StoreHealth,
@@ -98,7 +93,7 @@ fn start_writers(
     let (saver, writers) = started.map_err(StartError::Kernel)?;
     Ok(RunningStore {
         saver,
-        session,
+        limits,
         writers: Some(writers),
     })
 }
@@ -106,7 +101,7 @@ fn start_writers(
 fn start_sqlite(
     config: &Config,
     file: &DatabaseFile,
-    session: Arc<SharedSessionSettings>,
+    limits: Arc<StoreLimitsCell>,
 ) -> Result<RunningStore, StartError> {
     let (file, table) = (file.clone(), table_name(config));
     // The store is opened here, because a file that cannot be written must be a start error. The writer thread then takes
@@ -122,19 +117,16 @@ fn start_sqlite(
     });
     let health = StoreHealth::up();
     health.set_readiness_check(readiness_check);
-    let store = start_writers(session, 1, true, health, open)?;
+    let store = start_writers(limits, 1, true, health, open)?;
     log::info!(store = "sqlite", file:% = config.sqlite_file.display(); "store");
     Ok(store)
 }
 
-fn start_mysql(
-    config: &Config,
-    session: Arc<SharedSessionSettings>,
-) -> Result<RunningStore, StartError> {
+fn start_mysql(config: &Config, limits: Arc<StoreLimitsCell>) -> Result<RunningStore, StartError> {
     let health = StoreHealth::default();
     let connector = Connector::new(
         mysql_settings(config),
-        table_info_callback(config, &session),
+        table_info_callback(config, &limits),
         &health,
     );
     let pool = Arc::new(pool::pool(&connector));
@@ -159,7 +151,7 @@ fn start_mysql(
             body_store(),
         )))
     });
-    start_writers(session, config.save_workers, true, health, open)
+    start_writers(limits, config.save_workers, true, health, open)
 }
 
 /// Returns a function that creates the body store of a writer: the table, Redis or a Redis Cluster.
@@ -192,8 +184,9 @@ fn body_store_maker(
 
 /// Returns the callback that receives the columns and limits that each new connection reads from the database. If they
 /// have changed, the callback logs the findings of `check` about them and applies the limits to new sessions.
-fn table_info_callback(config: &Config, session: &Arc<SharedSessionSettings>) -> OnTableInfo {
-    let (session, table) = (Arc::clone(session), table_name(config));
+fn table_info_callback(config: &Config, limits: &Arc<StoreLimitsCell>) -> OnTableInfo {
+    let (limits, table) = (Arc::clone(limits), table_name(config));
+    let at_start = config.max_content_octets;
     let previous = Mutex::new(None);
     Arc::new(move |info: &TableInfo| {
         let mut previous = sync::lock(&previous);
@@ -201,11 +194,14 @@ fn table_info_callback(config: &Config, session: &Arc<SharedSessionSettings>) ->
             return;
         }
         *previous = Some(info.clone());
-        let configured = session.configured_settings().max_content_octets;
+        // A reload may have changed the configured size since the store was started.
+        let configured = limits.shared_settings().map_or(at_start, |shared| {
+            shared.current().configured_session.max_content_octets
+        });
         let findings = check::database::check_table(info, &table, configured);
         findings.iter().for_each(log_finding);
         if let Some(columns) = &info.columns {
-            session.apply_store_limits(StoreLimits {
+            limits.set_limits(StoreLimits {
                 recipients: columns.recipient_limits(),
                 max_content_octets: info.max_content_octets(),
             });
