@@ -21,7 +21,8 @@ fn ten_thousand_idle_clients_use_little_memory() {
         limit > CLIENT_COUNT as u64 + 500,
         "the hard limit of descriptors is {limit}; raise it"
     );
-    let server = Server::start(&[("GM_MAX_CLIENTS", "10500"), ("GSMTP_TIMEOUT", "300")]);
+    // Fewer than 90 % of the slots are taken, so that no client has to send a mail within five seconds.
+    let server = Server::start(&[("GM_MAX_CLIENTS", "12000"), ("GSMTP_TIMEOUT", "300")]);
     server.client().command("NOOP", "250");
     let memory_before = server.status_kib("VmRSS");
     let started_at = Instant::now();
@@ -42,7 +43,7 @@ fn ten_thousand_idle_clients_use_little_memory() {
     let each = grown as f64 / CLIENT_COUNT as f64;
     println!("{CLIENT_COUNT} idle clients: greeted in {greeted_after:?}, {each:.1} KiB each");
     // Unoptimized code touches one more page of each stack.
-    let ceiling = if cfg!(debug_assertions) { 24.0 } else { 20.0 };
+    let ceiling = if cfg!(debug_assertions) { 28.0 } else { 20.0 };
     assert!(each <= ceiling, "{each:.1} KiB each");
     let reply = server
         .client()
