@@ -4,12 +4,10 @@ use std::error::Error;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use goguerrilla::config::Config;
 use goguerrilla::mail::Mail;
-use goguerrilla::server;
 use goguerrilla::store::{SaveError, SaveMail, SavedId};
+use goguerrilla::{Config, Server};
 
 struct FolderStore {
     folder: PathBuf,
@@ -37,11 +35,14 @@ impl SaveMail for FolderStore {
 
 fn main() -> Result<(), Box<dyn Error>> {
     fs::create_dir_all("mail")?;
-    let open = || -> Result<Box<dyn SaveMail>, SaveError> {
+    let open = || {
         let folder = "mail".into();
-        Ok(Box::new(FolderStore { folder }))
+        Ok(FolderStore { folder })
     };
-    // Runs until SIGTERM or Ctrl-C; the log goes to standard output.
-    server::run_with_store(&Config::default(), Arc::new(open))?;
+    // Serves clients until the process is ended.
+    Server::builder(Config::default())
+        .store(open)
+        .bind()?
+        .run()?;
     Ok(())
 }

@@ -10,7 +10,9 @@
 //! ```text
 //! main · cli              the command line; list, show, check, schema
 //!   │
-//! server                  startup, reload, shutdown: bind → open log, PID file, keys → drop privileges → open store → serve
+//! daemon                  the process: bind → open log, PID file, keys → drop privileges → open store → serve; signals, exit
+//!   │
+//! server                  one server of a process: builder, handle, listeners, store, reload, shutdown
 //!   │
 //! connection              one client from accept to close; the only code that uses both the protocol and the socket
 //! http                    a small HTTP server: metrics, health, nginx's auth_http
@@ -56,6 +58,7 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod connection;
+pub mod daemon;
 pub mod http;
 pub mod logging;
 pub mod mail;
@@ -67,3 +70,7 @@ pub mod server;
 pub mod smtp;
 pub mod store;
 pub mod sync;
+
+pub use config::{Config, ConfigBuilder, ConfigError};
+pub use mail::Recipient;
+pub use server::{ReloadError, Server, ServerBuilder, ServerHandle, StartError};

@@ -60,8 +60,10 @@ fn load(names: usize) -> (AllowedHosts, Duration) {
         .collect();
     let text = format!("{{\"GM_ALLOWED_HOSTS\": \"{}\"}}", items.join(","));
     let started_at = Instant::now();
-    let (config, _) = Config::parse(&text).expect("a configuration");
-    (config.allowed_hosts, started_at.elapsed())
+    Config::from_json(&text).expect("a configuration");
+    let elapsed = started_at.elapsed();
+    let allowed = AllowedHosts::from_host_patterns(items.iter().map(String::as_str));
+    (allowed.expect("valid domains"), elapsed)
 }
 
 fn look_up(allowed: &AllowedHosts, paths: &[String], accepted: bool) -> Duration {

@@ -3,21 +3,23 @@
 use super::{Failure, print_stdout};
 use crate::check;
 use crate::config::{Config, StoreKind};
+use crate::daemon;
 use crate::server;
 use crate::store::Diagnostic;
 
-/// Prints everything that would prevent the server from starting or from saving mail, and prints warnings. `warnings` are
-/// the warnings about `config`; `reload_config` reads the configuration again, as SIGHUP does.
+/// Prints everything that would prevent the server from starting or from saving mail, and prints warnings.
+/// `reload_config` reads the configuration again, as SIGHUP does.
 ///
 /// # Errors
 /// [`Failure`] with status 1 if a finding is an error.
-pub fn check(
-    config: &Config,
-    warnings: &[String],
-    reload_config: server::ConfigLoader,
-) -> Result<(), Failure> {
-    let mut findings: Vec<Diagnostic> = warnings.iter().cloned().map(Diagnostic::warning).collect();
-    findings.extend(server::preflight(config, reload_config));
+pub fn check(config: &Config, reload_config: daemon::ConfigLoader) -> Result<(), Failure> {
+    let mut findings: Vec<Diagnostic> = config
+        .warnings()
+        .iter()
+        .cloned()
+        .map(Diagnostic::warning)
+        .collect();
+    findings.extend(daemon::preflight(config, reload_config));
     match config.store {
         StoreKind::Discard => findings.push(Diagnostic::warning(
             "GM_STORE: discard accepts every mail and stores none; set \"sqlite\" to keep mail"

@@ -13,6 +13,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use self::check::check;
 use self::list_show::{as_json, as_table, open_reader, validate_hash};
 use crate::config::{Config, StoreKind};
+use crate::daemon;
 use crate::panics;
 use crate::server;
 
@@ -111,7 +112,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
         }
     };
     let reload_config = || arguments.read_config();
-    let (config, warnings) = match reload_config() {
+    let config = match reload_config() {
         Ok(read) => read,
         Err(text) if matches!(arguments.command, Some(CliCommand::Check)) => {
             print_stdout(format!("error: {text}\n").as_bytes())?;
@@ -123,9 +124,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
         Err(text) => return Err(text.into()),
     };
     match &arguments.command {
-        None => server::run(&config, &warnings, &reload_config)
-            .map_err(|error| error.to_string().into()),
-        Some(CliCommand::Check) => check(&config, &warnings, &reload_config),
+        None => daemon::run(&config, &reload_config).map_err(|error| error.to_string().into()),
+        Some(CliCommand::Check) => check(&config, &reload_config),
         Some(CliCommand::Schema) => {
             let table = server::table_name(&config);
             let schema = match config.store {
@@ -208,20 +208,20 @@ fn yes_or_no(text: &str) -> Result<bool, String> {
 }
 
 impl Arguments {
-    /// Reads the configuration and overrides its values with the options. Returns the configuration and its warnings.
-    fn read_config(&self) -> Result<(Config, Vec<String>), String> {
-        let (mut config, warnings) = load_config(self.config.as_deref())?;
+    /// Reads the configuration and overrides its values with the options.
+    fn read_config(&self) -> Result<Config, String> {
+        let mut config = load_config(self.config.as_deref())?;
         if let Some(address) = self.interface {
             config.listen_addresses = vec![address];
         }
         if let Some(verbose) = self.verbose {
             config.verbose = verbose;
         }
-        Ok((config, warnings))
+        Ok(config)
     }
 }
 
-fn load_config(path: Option<&Path>) -> Result<(Config, Vec<String>), String> {
+fn load_config(path: Option<&Path>) -> Result<Config, String> {
     let default_file = Path::new(DEFAULT_FILE);
     let file = match path {
         Some(file) => file,
@@ -230,14 +230,12 @@ fn load_config(path: Option<&Path>) -> Result<(Config, Vec<String>), String> {
             let warning = format!(
                 "no -config and no {DEFAULT_FILE} in the current folder: using built-in defaults"
             );
-            return Ok((Config::default(), vec![warning]));
+            let mut config = Config::default();
+            config.warnings.push(warning);
+            return Ok(config);
         }
     };
-    let (config, warnings) = Config::load(file).map_err(|error| match error {
-        crate::config::ConfigError::Unreadable { .. } => error.to_string(),
-        _ => format!("{}: {error}", file.display()),
-    })?;
-    Ok((config, warnings.iter().map(ToString::to_string).collect()))
+    Config::load(file).map_err(|error| error.report(file))
 }
 
 fn print_stdout(octets: &[u8]) -> Result<(), Failure> {

@@ -3,6 +3,9 @@
 //! Only this module reads the keys.
 
 mod allowed_hosts;
+mod builder;
+mod error;
+mod invariants;
 mod raw;
 mod settings;
 mod sqlite_file;
@@ -18,72 +21,80 @@ use ipnet::IpNet;
 use crate::smtp::AllowedHosts;
 use raw::RawConfig;
 
-/// All settings, checked and typed.
+pub use builder::ConfigBuilder;
+pub use error::ConfigError;
+
+/// The configuration of a server: every key of goguerrilla.conf, checked and typed.
+///
+/// [`Config::load`] reads a file, [`Config::from_json`] a text, and [`Config::builder`] has a method for each setting that a
+/// program with its own store needs. `Config::default()` is the configuration of an empty file. README.md describes the keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// GM_ALLOWED_HOSTS: recipient domains that are accepted.
-    pub allowed_hosts: AllowedHosts,
+    pub(crate) allowed_hosts: AllowedHosts,
     /// GM_PRIMARY_MAIL_HOST: domain that column `to` gets instead of the recipient's; empty means GSMTP_HOST_NAME.
-    pub primary_mail_host: String,
+    pub(crate) primary_mail_host: String,
     /// GSMTP_HOST_NAME: name in the greeting; empty means the host name of the machine.
-    pub host_name: String,
+    pub(crate) host_name: String,
     /// GSTMP_LISTEN_INTERFACE: SMTP listeners without implicit TLS.
-    pub listen_addresses: Vec<SocketAddr>,
+    pub(crate) listen_addresses: Vec<SocketAddr>,
     /// GSMTPS_LISTEN_INTERFACE: SMTP listeners with implicit TLS.
-    pub tls_listen_addresses: Vec<SocketAddr>,
+    pub(crate) tls_listen_addresses: Vec<SocketAddr>,
     /// GSMTP_PUB_KEY and GSMTP_PRV_KEY: certificate chain and key; `None` if both are empty.
-    pub tls_files: Option<(PathBuf, PathBuf)>,
+    pub(crate) tls_files: Option<(PathBuf, PathBuf)>,
     /// GSMTP_MAX_SIZE: maximum size of the content of a message, in octets.
-    pub max_content_octets: usize,
+    pub(crate) max_content_octets: usize,
     /// GSMTP_TIMEOUT: how long the server waits for a client.
-    pub client_timeout: Duration,
+    pub(crate) client_timeout: Duration,
     /// GSMTP_LOG_FILE: path of the log file, or `/dev/stdout` or `/dev/stderr`; empty means stderr.
-    pub log_file: PathBuf,
+    pub(crate) log_file: PathBuf,
     /// GM_LOG_FORMAT: `json` instead of `text`.
-    pub log_as_json: bool,
+    pub(crate) log_as_json: bool,
     /// NGINX_AUTH: address that the auth_http server listens on; `None` if NGINX_AUTH_ENABLED is `N`.
-    pub nginx_auth_address: Option<SocketAddr>,
+    pub(crate) nginx_auth_address: Option<SocketAddr>,
     /// GM_TRUSTED_PROXIES, without the default that [`trusted_proxies`](Config::trusted_proxies) adds.
-    pub configured_proxies: Vec<IpNet>,
+    pub(crate) configured_proxies: Vec<IpNet>,
     /// GSMTP_PROXY_PROTOCOL: connections from trusted proxies begin with a PROXY header.
-    pub proxy_protocol: bool,
+    pub(crate) proxy_protocol: bool,
     /// GSMTP_VERBOSE: log each line of the SMTP dialogue.
-    pub verbose: bool,
+    pub(crate) verbose: bool,
     /// GM_MAX_CLIENTS: maximum number of simultaneous SMTP connections.
-    pub max_clients: usize,
+    pub(crate) max_clients: usize,
     /// GM_MAX_CLIENTS_PER_IP: maximum number of simultaneous connections from one address; 0 means no limit.
-    pub max_clients_per_address: usize,
+    pub(crate) max_clients_per_address: usize,
     /// GM_STATUS_INTERFACE: address of the status endpoints; `None` turns them off.
-    pub status_address: Option<SocketAddr>,
+    pub(crate) status_address: Option<SocketAddr>,
     /// PID_FILE: file for the process id of the server; `None` if the key is empty.
-    pub pid_file: Option<PathBuf>,
+    pub(crate) pid_file: Option<PathBuf>,
     /// Keys GUID (another spelling is SUID) and SGID: ids of the user and group that the server runs as; `None` if both are
     /// empty.
-    pub run_as: Option<(u32, u32)>,
+    pub(crate) run_as: Option<(u32, u32)>,
     /// GM_MAX_RECIPIENTS: maximum number of accepted recipients in one transaction.
-    pub max_recipients: usize,
+    pub(crate) max_recipients: usize,
     /// GM_MAX_MEMORY: maximum size of the message content that all connections together may hold, in octets.
-    pub max_memory_octets: usize,
+    pub(crate) max_memory_octets: usize,
     /// GM_STORE: where mail is saved.
-    pub store: StoreKind,
+    pub(crate) store: StoreKind,
     /// GM_SQLITE_FILE: database file of the SQLite store.
-    pub sqlite_file: PathBuf,
+    pub(crate) sqlite_file: PathBuf,
     /// GM_MAIL_TABLE: table name, optionally with its database.
-    pub mail_table: String,
+    pub(crate) mail_table: String,
     /// GM_SAVE_WORKERS: writer threads of the MySQL store.
-    pub save_workers: usize,
+    pub(crate) save_workers: usize,
     /// MYSQL_HOST: database hosts in order of preference.
-    pub mysql_hosts: Vec<ServerAddress>,
+    pub(crate) mysql_hosts: Vec<ServerAddress>,
     /// MYSQL_USER: user name for the database.
-    pub mysql_user: String,
+    pub(crate) mysql_user: String,
     /// MYSQL_PASS: password of `mysql_user`.
-    pub mysql_password: Secret,
+    pub(crate) mysql_password: Secret,
     /// MYSQL_DB: default database; may be empty.
-    pub mysql_database: String,
+    pub(crate) mysql_database: String,
     /// URLs from REDIS_INTERFACE: none (bodies go into the table), one server, or the nodes of a Redis Cluster.
-    pub redis_urls: Vec<Secret>,
+    pub(crate) redis_urls: Vec<Secret>,
     /// REDIS_EXPIRE_SECONDS: lifetime of a body in Redis.
-    pub redis_expire_seconds: usize,
+    pub(crate) redis_expire_seconds: usize,
+    /// Problems that do not prevent the server from starting, one line each.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// The address of a database or Redis server.
@@ -123,51 +134,16 @@ pub enum StoreKind {
     Discard,
 }
 
-/// Why a configuration is invalid. The text names the key or file, the expected value and the value found.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("{file}: {reason}; name a configuration file that exists and that this user may read", file = .file.display())]
-    Unreadable {
-        /// The path of the configuration file.
-        file: PathBuf,
-        /// The error of the file system.
-        reason: String,
-    },
-    /// The file is not strict JSON, or the JSON is not an object of keys and values.
-    #[error("expected strict JSON without comments and trailing commas, but found: {0}")]
-    NotJson(String),
-    /// The value of a key is invalid.
-    #[error("{key}: expected {expected}, but found {found}")]
-    BadValue {
-        /// The name of the key.
-        key: &'static str,
-        /// A description of valid values with an example.
-        expected: String,
-        /// The invalid value in quotes, or a description of it.
-        found: String,
-    },
-}
-
-/// A problem in the configuration that does not prevent the server from starting.
-#[derive(Debug, PartialEq, Eq)]
-pub struct ConfigWarning(pub String);
-
-impl fmt::Display for ConfigWarning {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 impl Config {
-    /// Reads and parses a configuration file.
+    /// Reads and parses a configuration file: strict JSON in UTF-8.
     ///
     /// # Errors
     /// [`ConfigError`] for the first problem found.
-    pub fn load(file: &Path) -> Result<(Config, Vec<ConfigWarning>), ConfigError> {
-        let octets = std::fs::read(file).map_err(|error| ConfigError::Unreadable {
+    pub fn load(file: impl AsRef<Path>) -> Result<Config, ConfigError> {
+        let file = file.as_ref();
+        let octets = std::fs::read(file).map_err(|source| ConfigError::Unreadable {
             file: file.to_owned(),
-            reason: error.to_string(),
+            source,
         })?;
         // Windows PowerShell 5 saves text as UTF-16, which this server does not read. UTF-16 begins with a byte order mark
         // (FF FE or FE FF); without the mark, one of the first two octets is NUL, because JSON begins with an ASCII character.
@@ -179,27 +155,46 @@ impl Config {
                 "text in UTF-16; save the file as UTF-8".to_owned(),
             ));
         }
-        let text = String::from_utf8(octets).map_err(|error| utf8_error(&error))?;
-        let (config, mut warnings) = Config::parse(&text)?;
+        let text = String::from_utf8(octets).map_err(|error| ConfigError::not_utf8(&error))?;
+        let mut config = Config::from_json(&text)?;
         let mode = std::fs::metadata(file).map_or(0, |metadata| metadata.mode());
         if mode & 0o004 != 0 && config.holds_a_password() {
             let file = file.display();
-            warnings.push(ConfigWarning(format!(
+            config.warnings.push(format!(
                 "{file}: every user may read it, and it contains a password; run: chmod o-r {file}"
-            )));
+            ));
         }
-        Ok((config, warnings))
+        Ok(config)
     }
 
-    /// Parses the text of a configuration file; a UTF-8 byte order mark is skipped.
+    /// Parses the text of a configuration file: a JSON object whose values are text, numbers or booleans. A UTF-8 byte order mark
+    /// is skipped.
     ///
     /// # Errors
     /// [`ConfigError`] for the first problem found.
-    pub fn parse(text: &str) -> Result<(Config, Vec<ConfigWarning>), ConfigError> {
+    ///
+    /// ```
+    /// use goguerrilla::Config;
+    ///
+    /// let config = Config::from_json(r#"{"GSTMP_LISTEN_INTERFACE": "127.0.0.1:0", "GM_MAX_CLIENTS": 50}"#)?;
+    /// assert!(config.warnings().is_empty());
+    /// # Ok::<(), goguerrilla::ConfigError>(())
+    /// ```
+    pub fn from_json(text: &str) -> Result<Config, ConfigError> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let raw: RawConfig =
             serde_json::from_str(text).map_err(|error| ConfigError::NotJson(error.to_string()))?;
         raw.into_config()
+    }
+
+    /// Returns a builder whose settings are the defaults.
+    pub fn builder() -> ConfigBuilder {
+        ConfigBuilder::default()
+    }
+
+    /// Returns the problems that do not prevent a server from starting, such as unknown keys, one line each.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 }
 
@@ -228,24 +223,8 @@ impl Default for Config {
     #[expect(clippy::expect_used, reason = "tests read every default")]
     fn default() -> Config {
         let raw = RawConfig { pairs: Vec::new() };
-        let (config, _) = raw.into_config().expect("every default is a valid value");
-        config
+        raw.into_config().expect("every default is a valid value")
     }
-}
-
-fn utf8_error(error: &std::string::FromUtf8Error) -> ConfigError {
-    let valid_up_to = error.utf8_error().valid_up_to();
-    let valid = error.as_bytes().get(..valid_up_to).unwrap_or_default();
-    let valid = valid.strip_prefix("\u{feff}".as_bytes()).unwrap_or(valid);
-    let line = 1 + valid.iter().filter(|octet| **octet == b'\n').count();
-    let column = 1 + valid
-        .iter()
-        .rev()
-        .take_while(|octet| **octet != b'\n')
-        .count();
-    ConfigError::NotJson(format!(
-        "octets that are not UTF-8 at line {line} column {column}"
-    ))
 }
 
 #[cfg(test)]
@@ -254,18 +233,18 @@ mod tests {
 
     #[test]
     fn empty_json_object_gives_the_default_configuration() {
-        let (config, warnings) = Config::parse("{}").unwrap();
+        let config = Config::from_json("{}").unwrap();
         assert_eq!(config, Config::default());
         assert_eq!(config.max_content_octets, 131_072);
         assert_eq!(config.listen_addresses, ["127.0.0.1:2525".parse().unwrap()]);
-        assert!(warnings.is_empty(), "{warnings:?}");
+        assert!(config.warnings.is_empty(), "{:?}", config.warnings);
     }
 
     #[test]
     fn numbers_and_booleans_are_parsed_as_if_quoted() {
         let text = r#"{"GSMTP_MAX_SIZE": 1000, "GSMTP_VERBOSE": true, "GM_STORE": "Discard",
                        "GSMTP_LISTEN_INTERFACE": "[::1]:25, 127.0.0.1:25"}"#;
-        let (config, _) = Config::parse(text).unwrap();
+        let config = Config::from_json(text).unwrap();
         assert_eq!(config.max_content_octets, 1_000);
         assert!(config.verbose);
         assert_eq!(config.store, StoreKind::Discard);
@@ -274,27 +253,27 @@ mod tests {
 
     #[test]
     fn unknown_key_warning_names_the_nearest_known_key() {
-        let (_, warnings) = Config::parse(r#"{"GSMTP_MAXSIZE": "1"}"#).unwrap();
+        let config = Config::from_json(r#"{"GSMTP_MAXSIZE": "1"}"#).unwrap();
         assert_eq!(
-            warnings[0].to_string(),
+            config.warnings[0],
             "GSMTP_MAXSIZE: unknown key, ignored; the nearest known key is GSMTP_MAX_SIZE"
         );
     }
 
     #[test]
     fn control_characters_in_a_key_are_escaped_in_warnings_and_errors() {
-        let (_, warnings) = Config::parse(r#"{"GUID\n\u007f": ""}"#).unwrap();
+        let config = Config::from_json(r#"{"GUID\n\u007f": ""}"#).unwrap();
         let want = r"GUID\n\u{7f}: unknown key, ignored; the nearest known key is GUID";
-        assert_eq!(warnings[0].to_string(), want);
+        assert_eq!(config.warnings[0], want);
         for text in [r#"{"a\nb": "", "a\nb": ""}"#, r#"{"a\nb": []}"#] {
-            let error = Config::parse(text).unwrap_err().to_string();
+            let error = Config::from_json(text).unwrap_err().to_string();
             assert!(error.contains(r"a\nb: "), "{error}");
         }
     }
 
     #[test]
     fn mysql_keys_select_the_mysql_store_and_addresses_are_parsed() {
-        let parse = |text: &str| Config::parse(text).unwrap().0;
+        let parse = |text: &str| Config::from_json(text).unwrap();
         assert_eq!(parse(r#"{"MYSQL_USER": "u"}"#).store, StoreKind::MySql);
         let config = parse(r#"{"MYSQL_HOST": "a, b:3307,/run/my.sock", "GM_STORE": "sqlite"}"#);
         assert_eq!(config.store, StoreKind::Sqlite);
@@ -323,7 +302,7 @@ mod tests {
     #[test]
     fn loopback_is_trusted_when_nginx_auth_is_on_and_no_proxy_is_configured() {
         let trusted = |text: &str| {
-            let blocks = Config::parse(text).unwrap().0.trusted_proxies();
+            let blocks = Config::from_json(text).unwrap().trusted_proxies();
             let blocks: Vec<String> = blocks.iter().map(IpNet::to_string).collect();
             blocks.join(" ")
         };
@@ -361,7 +340,7 @@ mod tests {
             (",".to_owned(), "\",\"".to_owned()),
         ] {
             let text = format!(r#"{{"GM_ALLOWED_HOSTS": "{list}"}}"#);
-            let error = Config::parse(&text).unwrap_err().to_string();
+            let error = Config::from_json(&text).unwrap_err().to_string();
             assert!(error.ends_with(&format!(", but found {found}")), "{error}");
             assert!(error.len() < 600, "{error}");
         }
@@ -370,8 +349,8 @@ mod tests {
     #[test]
     fn secrets_never_appear_in_debug_output_or_errors() {
         let text = r#"{"MYSQL_PASS": "s3cr3t", "REDIS_INTERFACE": "redis://:s3cr3t@h:1/"}"#;
-        assert!(!format!("{:?}", Config::parse(text).unwrap()).contains("s3cr3t"));
-        let error = Config::parse(r#"{"REDIS_INTERFACE": "s3cr3t@:x"}"#).unwrap_err();
+        assert!(!format!("{:?}", Config::from_json(text).unwrap()).contains("s3cr3t"));
+        let error = Config::from_json(r#"{"REDIS_INTERFACE": "s3cr3t@:x"}"#).unwrap_err();
         assert!(!error.to_string().contains("s3cr3t"), "{error}");
     }
 
@@ -381,8 +360,8 @@ mod tests {
             .iter()
             .map(|(key, default)| format!("\"{key}\": \"{default}\""))
             .collect();
-        let (config, warnings) = Config::parse(&format!("{{{}}}", pairs.join(","))).unwrap();
+        let config = Config::from_json(&format!("{{{}}}", pairs.join(","))).unwrap();
         assert_eq!(config, Config::default());
-        assert!(warnings.is_empty(), "{warnings:?}");
+        assert!(config.warnings.is_empty(), "{:?}", config.warnings);
     }
 }

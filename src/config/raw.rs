@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
-use super::{ConfigError, ConfigWarning};
+use super::ConfigError;
 
 /// The pairs of key and value, in the order of the file.
 pub struct RawConfig {
@@ -88,7 +88,7 @@ impl RawConfig {
     }
 
     /// Returns a warning for each unknown key, with the nearest known key.
-    pub fn unknown_key_warnings(&self) -> Vec<ConfigWarning> {
+    pub fn unknown_key_warnings(&self) -> Vec<String> {
         let is_known = |key: &str| KEYS.iter().any(|(known, _)| *known == key);
         let unknown = self.pairs.iter().filter(|(key, _)| !is_known(key));
         unknown
@@ -104,12 +104,12 @@ impl RawConfig {
                     .min();
                 // The key may contain a line end, but the warning must stay on one line.
                 let key = key.escape_debug();
-                ConfigWarning(match nearest {
+                match nearest {
                     Some((_, known)) => {
                         format!("{key}: unknown key, ignored; the nearest known key is {known}")
                     }
                     None => format!("{key}: unknown key, ignored"),
-                })
+                }
             })
             .collect()
     }

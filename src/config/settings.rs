@@ -10,17 +10,17 @@ use crate::smtp::domain;
 
 use super::raw::{RawConfig, bad_value};
 use super::sqlite_file::parse_sqlite_file;
-use super::{Config, ConfigError, ConfigWarning, Secret, ServerAddress, StoreKind};
+use super::{Config, ConfigError, Secret, ServerAddress, StoreKind};
 
 impl RawConfig {
     /// Converts all values and collects warnings.
     ///
     /// # Errors
     /// [`ConfigError`] for the first invalid value.
-    pub fn into_config(self) -> Result<(Config, Vec<ConfigWarning>), ConfigError> {
+    pub fn into_config(self) -> Result<Config, ConfigError> {
         let mut warnings = self.unknown_key_warnings();
         warnings.extend(self.ignored_alias_warning());
-        let config = Config {
+        let mut config = Config {
             allowed_hosts: self.allowed_hosts()?,
             primary_mail_host: self.parse_with(
                 "GM_PRIMARY_MAIL_HOST",
@@ -107,27 +107,30 @@ impl RawConfig {
                 "a number of seconds such as \"3600\"",
                 1..=1_000_000_000,
             )?,
+            warnings: Vec::new(),
         };
         if config.proxy_protocol && config.trusted_proxies().is_empty() {
-            warnings.push(ConfigWarning(NO_TRUSTED_PROXY.to_owned()));
+            warnings.push(NO_TRUSTED_PROXY.to_owned());
         }
         if config.store == StoreKind::MySql
             && config.mysql_database.is_empty()
             && !config.mail_table.contains('.')
         {
-            warnings.push(ConfigWarning(
+            warnings.push(
                 "MYSQL_DB: empty, so the table cannot be found; name the database here, or in GM_MAIL_TABLE as \
                  \"database.table\""
                     .to_owned(),
-            ));
+            );
         }
         if config.max_content_octets > config.max_memory_octets {
-            warnings.push(ConfigWarning(format!(
+            warnings.push(format!(
                 "GM_MAX_MEMORY: {} octets are less than GSMTP_MAX_SIZE, {}: a message of that size gets 452; raise GM_MAX_MEMORY",
                 config.max_memory_octets, config.max_content_octets
-            )));
+            ));
         }
-        Ok((config, warnings))
+        config.warnings = warnings;
+        debug_assert_eq!(config.broken_invariant(), None);
+        Ok(config)
     }
 
     fn mail_table(&self) -> Result<String, ConfigError> {
@@ -286,11 +289,11 @@ impl RawConfig {
     }
 
     /// Returns a warning if GSTMP_LISTEN_INTERFACE and its alias GSMTP_LISTEN_INTERFACE are both set to different values.
-    fn ignored_alias_warning(&self) -> Option<ConfigWarning> {
+    fn ignored_alias_warning(&self) -> Option<String> {
         let given = |key: &str| self.pairs.iter().find(|(name, _)| name == key);
         let (key, alias) = ("GSTMP_LISTEN_INTERFACE", "GSMTP_LISTEN_INTERFACE");
         let ignored = format!("{alias}: ignored because {key} is set too; remove one of them");
-        (given(key)?.1 != given(alias)?.1).then_some(ConfigWarning(ignored))
+        (given(key)?.1 != given(alias)?.1).then_some(ignored)
     }
 }
 

@@ -1,65 +1,199 @@
-//! Errors that prevent the server from starting.
+//! Errors of starting and reloading a server.
 
+use std::error::Error;
+use std::fmt;
+use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use crate::net::tls::TlsFilesError;
-use crate::os::privileges::PrivilegeError;
 use crate::store::SaveError;
 
-/// Why the server could not start. The text names what failed, where, and how to fix it.
-#[derive(Debug, thiserror::Error)]
+/// Why a server could not start. The text names what failed, where, and how to fix it; [`source`](Error::source) returns the
+/// cause, which the text does not repeat.
+#[derive(Debug)]
+#[non_exhaustive]
 pub enum StartError {
     /// An address cannot be bound.
-    #[error("cannot bind {address}: {source}; {fix}")]
     Bind {
         /// The address and port.
         address: SocketAddr,
         /// The error of socket(2), bind(2) or listen(2).
-        source: std::io::Error,
+        source: io::Error,
         /// Advice that leads to an address that can be bound.
         fix: &'static str,
     },
-    /// A descriptor passed by systemd is not a listening TCP socket.
-    #[error("LISTEN_FDS: {0}; the .socket unit may have only ListenStream= lines with TCP ports")]
-    Inherited(std::io::Error),
-    /// The server would run as root on an address that other machines can reach.
-    #[error(
-        "started as root, and {0} can be reached from other machines: set GUID and SGID to the ids of another user and \
-         group, or listen on loopback only"
-    )]
-    StaysRoot(SocketAddr),
-    /// The process could not change to the configured user (GUID) and group (SGID).
-    #[error("GUID, SGID: {0}")]
-    Privileges(#[from] PrivilegeError),
-    /// The PID file cannot be written.
-    #[error("PID_FILE: cannot write {file}: {source}; name a file in a folder that exists", file = .file.display())]
-    Pid {
-        /// The path of the PID file.
-        file: PathBuf,
-        /// The error of the file system.
-        source: std::io::Error,
+    /// The TLS certificate or key cannot be used.
+    Tls {
+        /// The configuration key, the file and what is wrong with it.
+        what: String,
+        /// The error of the file system or of the TLS library, if there is one.
+        source: Option<Box<dyn Error + Send + Sync>>,
+        /// How to fix it; empty if `what` says that.
+        fix: &'static str,
     },
-    /// The log file cannot be opened.
-    #[error("GSMTP_LOG_FILE: cannot open {file}: {source}; name a file that this user may append to", file = .file.display())]
-    Log {
-        /// The path of the log file.
-        file: PathBuf,
-        /// The error of the file system.
-        source: std::io::Error,
-    },
-    /// The TLS key or certificate cannot be used.
-    #[error("{0}")]
-    Tls(#[from] TlsFilesError),
-    /// The SQLite file cannot be opened for writing.
-    #[error("GM_SQLITE_FILE: {0}")]
+    /// The store cannot be opened: for example, the SQLite file cannot be written.
     Store(SaveError),
-    /// REDIS_INTERFACE is not a valid address or URL.
-    #[error(
-        "{0}; expected \"127.0.0.1:6379\", a socket path or \"redis://user:pass@host:port/db\""
-    )]
+    /// REDIS_INTERFACE is not a valid address or URL. The field says why.
     Redis(String),
-    /// A thread or signal handler cannot be created.
-    #[error("cannot start: {0}; raise the limits of processes and memory of this user")]
-    Kernel(std::io::Error),
+    /// A thread cannot be started: the limits of processes or memory of this user are too low.
+    Thread(io::Error),
+}
+
+impl StartError {
+    /// Returns what failed, without cause and fix.
+    fn what(&self) -> String {
+        match self {
+            StartError::Bind { address, .. } => format!("cannot bind {address}"),
+            StartError::Tls { what, .. } => what.clone(),
+            StartError::Store(_) => "GM_SQLITE_FILE".to_owned(),
+            StartError::Redis(reason) => reason.clone(),
+            StartError::Thread(_) => "cannot start".to_owned(),
+        }
+    }
+
+    /// Returns how to fix the error, or an empty text if `what` or the cause says that.
+    fn fix(&self) -> &str {
+        match self {
+            StartError::Bind { fix, .. } | StartError::Tls { fix, .. } => fix,
+            StartError::Store(_) => "",
+            StartError::Redis(_) => {
+                "expected \"127.0.0.1:6379\", a socket path or \"redis://user:pass@host:port/db\""
+            }
+            StartError::Thread(_) => "raise the limits of processes and memory of this user",
+        }
+    }
+
+    /// Returns the whole error in one line, as the program prints it: what failed, the causes, the fix.
+    pub(crate) fn report(&self) -> String {
+        let mut report = self.what();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            report = format!("{report}: {error}");
+            cause = error.source();
+        }
+        match self.fix() {
+            "" => report,
+            fix => format!("{report}; {fix}"),
+        }
+    }
+}
+
+impl From<TlsFilesError> for StartError {
+    fn from(error: TlsFilesError) -> StartError {
+        match error {
+            TlsFilesError::Unreadable { key, file, source } => StartError::Tls {
+                what: format!("{key}: cannot read {}", file.display()),
+                source: Some(Box::new(source)),
+                fix: "name a file this user may read",
+            },
+            TlsFilesError::KeyMismatch { files, reason } => StartError::Tls {
+                what: format!(
+                    "GSMTP_PRV_KEY: the key in {} does not fit the certificate in {}",
+                    files.key_file.display(),
+                    files.chain_file.display()
+                ),
+                source: Some(Box::new(reason)),
+                fix: "use the certificate that was issued for this key",
+            },
+            TlsFilesError::NotPem { .. } | TlsFilesError::Unusable(_) => StartError::Tls {
+                what: error.to_string(),
+                source: None,
+                fix: "",
+            },
+        }
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.fix() {
+            "" => f.write_str(&self.what()),
+            fix => write!(f, "{}; {fix}", self.what()),
+        }
+    }
+}
+
+impl Error for StartError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            StartError::Bind { source, .. } | StartError::Thread(source) => Some(source),
+            StartError::Store(error) => Some(error),
+            StartError::Tls { source, .. } => source.as_deref().map(|error| error as _),
+            StartError::Redis(_) => None,
+        }
+    }
+}
+
+/// Why a new configuration was not applied. The previous configuration stays in force.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ReloadError {
+    /// The certificate cannot be used or the new store cannot be opened.
+    Start(StartError),
+    /// The new configuration has no certificate, but this listener, which needs a restart to be closed, uses implicit TLS.
+    NoCertificate {
+        /// The address of the listener.
+        address: SocketAddr,
+    },
+    /// The log cannot be switched to the new file. The field says why. Only the program switches its log.
+    Log(String),
+    /// The server has stopped or is shutting down.
+    Stopped,
+}
+
+impl ReloadError {
+    /// Returns the whole error in one line, with its causes.
+    pub(crate) fn report(&self) -> String {
+        match self {
+            ReloadError::Start(error) => error.report(),
+            other => other.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for ReloadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ReloadError::Start(error) => error.fmt(f),
+            ReloadError::NoCertificate { address } => write!(
+                f,
+                "GSMTP_PUB_KEY: {address} uses implicit TLS, which needs a certificate; set it, or restart the server without \
+                 GSMTPS_LISTEN_INTERFACE"
+            ),
+            ReloadError::Log(reason) => f.write_str(reason),
+            ReloadError::Stopped => f.write_str("the server has stopped or is shutting down"),
+        }
+    }
+}
+
+impl Error for ReloadError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            ReloadError::Start(error) => error.source(),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn start_error_prints_its_cause_once_in_the_report_and_in_a_chain() {
+        let error = StartError::Bind {
+            address: "127.0.0.1:25".parse().unwrap(),
+            source: io::Error::other("the cause"),
+            fix: "choose another port",
+        };
+        assert_eq!(
+            error.report(),
+            "cannot bind 127.0.0.1:25: the cause; choose another port"
+        );
+        assert_eq!(
+            error.to_string(),
+            "cannot bind 127.0.0.1:25; choose another port"
+        );
+        assert_eq!(error.source().unwrap().to_string(), "the cause");
+    }
 }

@@ -42,7 +42,7 @@ pub fn addresses(config: &Config) -> impl Iterator<Item = (SocketAddr, &'static 
 /// `listener` and logs a warning.
 ///
 /// # Errors
-/// [`StartError::Kernel`].
+/// [`StartError::Thread`].
 pub fn start_auth_http(
     listener: &Arc<Listener>,
     smtp_listeners: &[Arc<Listener>],
@@ -61,7 +61,7 @@ pub fn start_auth_http(
         smtp_address,
     };
     http::serve(listener, Arc::new(move |request| auth_http.handle(request)))
-        .map_err(StartError::Kernel)?;
+        .map_err(StartError::Thread)?;
     log::info!(address:% = listener.address(), role = "auth_http"; "listening");
     Ok(())
 }
@@ -69,14 +69,14 @@ pub fn start_auth_http(
 /// Starts the status endpoints.
 ///
 /// # Errors
-/// [`StartError::Kernel`].
+/// [`StartError::Thread`].
 pub fn start_status_endpoints(
     listener: &Arc<Listener>,
     status: StatusEndpoints,
 ) -> Result<(), StartError> {
     status::set_version_and_start_gauges();
     http::serve(listener, Arc::new(move |request| status.handle(request)))
-        .map_err(StartError::Kernel)?;
+        .map_err(StartError::Thread)?;
     log::info!(address:% = listener.address(); "status_page");
     Ok(())
 }

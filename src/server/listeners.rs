@@ -1,25 +1,46 @@
-//! The SMTP listeners: bound by this process or inherited from systemd.
+//! The listeners: bound here, or SMTP listeners that the program inherited.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use listenfd::ListenFd;
 use nix::libc;
 
 use super::{StartError, http_endpoints};
 use crate::config::Config;
 use crate::net::listener::Listener;
 
-/// Binds all SMTP listeners.
-///
-/// Sockets inherited from systemd replace GSTMP_LISTEN_INTERFACE. An inherited socket on a port of
-/// GSMTPS_LISTEN_INTERFACE replaces that address and uses implicit TLS.
+/// The bound listeners, by service.
+pub struct BoundListeners {
+    /// SMTP, plaintext first.
+    pub smtp: Vec<Arc<Listener>>,
+    /// The status endpoints.
+    pub status: Option<Arc<Listener>>,
+    /// auth_http for nginx.
+    pub nginx: Option<Arc<Listener>>,
+}
+
+/// Binds all configured addresses. `inherited` are SMTP listeners that are bound already.
 ///
 /// # Errors
-/// [`StartError`] for the first address that cannot be bound or the first unsuitable inherited socket.
-pub fn bind_all(config: &Config) -> Result<Vec<Arc<Listener>>, StartError> {
-    let mut listeners = inherited_listeners(config)?;
+/// [`StartError::Bind`] for the first address that cannot be bound.
+pub fn bind_all(
+    config: &Config,
+    inherited: Vec<Arc<Listener>>,
+) -> Result<BoundListeners, StartError> {
+    Ok(BoundListeners {
+        smtp: bind_smtp(config, inherited)?,
+        status: http_endpoints::bind(config.status_address, http_endpoints::STATUS_BIND_FIX)?,
+        nginx: http_endpoints::bind(config.nginx_auth_address, http_endpoints::NGINX_BIND_FIX)?,
+    })
+}
+
+/// Binds the SMTP listeners. Inherited listeners replace GSTMP_LISTEN_INTERFACE. An inherited listener on a port of
+/// GSMTPS_LISTEN_INTERFACE replaces that address.
+fn bind_smtp(
+    config: &Config,
+    mut listeners: Vec<Arc<Listener>>,
+) -> Result<Vec<Arc<Listener>>, StartError> {
     let plain = match listeners.is_empty() {
         true => config.listen_addresses.as_slice(),
         false => &[],
@@ -38,31 +59,6 @@ pub fn bind_all(config: &Config) -> Result<Vec<Arc<Listener>>, StartError> {
     }
     for address in tls {
         listeners.push(bind(config, *address, true)?);
-    }
-    Ok(listeners)
-}
-
-/// Returns the listening sockets that systemd passed to this process (sd_listen_fds(3)); empty if there are none.
-fn inherited_listeners(config: &Config) -> Result<Vec<Arc<Listener>>, StartError> {
-    // LISTEN_PID is the id of the process to which systemd passed the sockets. If that is another process, this process
-    // only inherited the environment variables from it, not the sockets.
-    let own_pid = std::process::id().to_string();
-    if std::env::var("LISTEN_PID") != Ok(own_pid) {
-        return Ok(Vec::new());
-    }
-    let mut inherited = ListenFd::from_env();
-    let mut listeners = Vec::new();
-    for number in 0..inherited.len() {
-        let listener = inherited.take_tcp_listener(number).and_then(|socket| {
-            let socket = socket.ok_or(io::ErrorKind::NotFound)?;
-            let port = socket.local_addr()?.port();
-            let implicit_tls = config
-                .tls_listen_addresses
-                .iter()
-                .any(|address| address.port() == port);
-            Listener::inherit(socket, implicit_tls)
-        });
-        listeners.push(Arc::new(listener.map_err(StartError::Inherited)?));
     }
     Ok(listeners)
 }

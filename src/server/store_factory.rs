@@ -23,8 +23,8 @@ pub enum StoreSource {
     /// The store that GM_STORE selects. The field is the SQLite file: the first call of `start` for SQLite sets the field, and
     /// a reload reuses it, so that a reload never switches to another file.
     Configured(OnceLock<DatabaseFile>),
-    /// A store of the embedding program.
-    Custom(StoreOpener),
+    /// A store of the embedding program, and its number of writers.
+    Custom(StoreOpener, usize),
 }
 
 /// A store whose writers have been started.
@@ -45,8 +45,8 @@ impl StoreSource {
     pub fn start(&self, config: &Config) -> Result<RunningStore, StartError> {
         let limits = Arc::default();
         match self {
-            StoreSource::Custom(open) => {
-                start_writers(limits, 1, false, StoreHealth::up(), Arc::clone(open))
+            StoreSource::Custom(open, writers) => {
+                start_writers(limits, *writers, false, StoreHealth::up(), Arc::clone(open))
             }
             StoreSource::Configured(file) => match config.store {
                 StoreKind::Discard => {
@@ -90,7 +90,7 @@ fn start_writers(
     open: StoreOpener,
 ) -> Result<RunningStore, StartError> {
     let started = Writers::start(count, prepare, health, open);
-    let (saver, writers) = started.map_err(StartError::Kernel)?;
+    let (saver, writers) = started.map_err(StartError::Thread)?;
     Ok(RunningStore {
         saver,
         limits,
@@ -130,8 +130,8 @@ fn start_mysql(config: &Config, limits: Arc<StoreLimitsCell>) -> Result<RunningS
         &health,
     );
     let pool = Arc::new(pool::pool(&connector));
-    pool::watch_idle_connections(&connector, &pool).map_err(StartError::Kernel)?;
-    probe::start(&connector, &pool).map_err(StartError::Kernel)?;
+    pool::watch_idle_connections(&connector, &pool).map_err(StartError::Thread)?;
+    probe::start(&connector, &pool).map_err(StartError::Thread)?;
     let redis = redis_settings(config);
     let body_store = body_store_maker(redis.as_ref(), config.save_workers)?;
     log::info!(store = "mysql", hosts = config.mysql_hosts.len(), redis = redis.is_some(); "store");
@@ -142,7 +142,7 @@ fn start_mysql(config: &Config, limits: Arc<StoreLimitsCell>) -> Result<RunningS
             .spawn(move || {
                 check::redis::check(&redis).iter().for_each(log_finding);
             });
-        spawned.map_err(StartError::Kernel)?;
+        spawned.map_err(StartError::Thread)?;
     }
     let open: StoreOpener = Arc::new(move || {
         Ok(Box::new(MySqlStore::new(
@@ -163,7 +163,7 @@ fn body_store_maker(
         return Ok(Box::new(|| BodyStore::Table));
     };
     let [url] = settings.urls.as_slice() else {
-        let cluster = RedisCluster::start(settings, writers).map_err(StartError::Kernel)?;
+        let cluster = RedisCluster::start(settings, writers).map_err(StartError::Thread)?;
         return Ok(Box::new(move || {
             BodyStore::Cluster(ClusterBodyWriter::new(&cluster))
         }));

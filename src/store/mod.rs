@@ -65,7 +65,7 @@ use crate::mail::Mail;
 /// }
 /// ```
 ///
-/// [`server::run_with_store`](crate::server::run_with_store) starts a server with this store; `examples/own_store.rs` is the
+/// [`ServerBuilder::store`](crate::ServerBuilder::store) starts a server with this store; `examples/own_store.rs` is the
 /// whole program.
 pub trait SaveMail: Send {
     /// Prepares the store for a batch: connects, takes a lock, begins a transaction. The default does nothing.

@@ -4,20 +4,21 @@ use std::net::SocketAddr;
 
 use nix::unistd::{Gid, Uid, geteuid};
 
-use super::listeners::listen_addresses;
-use super::{StartError, http_endpoints};
+use super::DaemonError;
 use crate::config::Config;
 use crate::logging::LogFile;
 use crate::os::pid_file::PidFile;
 use crate::os::privileges::UserAndGroup;
 use crate::os::secure_open;
+use crate::server::http_endpoints;
+use crate::server::listeners::listen_addresses;
 
 /// Returns the user and group to change to, or `None` to keep those of the process. The process may keep root only if
 /// all listeners are on loopback.
 ///
 /// # Errors
-/// [`StartError::StaysRoot`].
-pub fn target_identity(config: &Config) -> Result<Option<UserAndGroup>, StartError> {
+/// [`DaemonError::StaysRoot`].
+pub fn target_identity(config: &Config) -> Result<Option<UserAndGroup>, DaemonError> {
     if let Some((user, group)) = config
         .run_as
         .filter(|(user, group)| *user != 0 && *group != 0)
@@ -33,15 +34,15 @@ pub fn target_identity(config: &Config) -> Result<Option<UserAndGroup>, StartErr
 /// Fails if the process is root, will not change its user (`identity` is `None`), and one of `addresses` is not loopback.
 ///
 /// # Errors
-/// [`StartError::StaysRoot`].
+/// [`DaemonError::StaysRoot`].
 pub fn reject_staying_root(
     identity: Option<UserAndGroup>,
     mut addresses: impl Iterator<Item = SocketAddr>,
-) -> Result<(), StartError> {
+) -> Result<(), DaemonError> {
     let is_loopback = |address: &SocketAddr| address.ip().to_canonical().is_loopback();
     match addresses.find(|address| !is_loopback(address)) {
         Some(address) if identity.is_none() && geteuid().is_root() => {
-            Err(StartError::StaysRoot(address))
+            Err(DaemonError::StaysRoot(address))
         }
         _ => Ok(()),
     }

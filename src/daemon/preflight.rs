@@ -6,12 +6,13 @@ use std::os::unix::fs::FileTypeExt;
 use std::time::SystemTime;
 
 use super::identity::target_identity;
-use super::{ConfigLoader, StartError, listeners, tls_files};
+use super::{ConfigLoader, DaemonError};
 use crate::config::Config;
 use crate::net::tls::TlsCredentials;
 use crate::os::pid_file::PidFile;
 use crate::os::privileges;
 use crate::os::secure_open;
+use crate::server::{StartError, listeners, tls_files};
 use crate::store::Diagnostic;
 
 /// Checks everything except the store and returns the findings.
@@ -34,9 +35,9 @@ pub fn preflight(config: &Config, reload_config: ConfigLoader) -> Vec<Diagnostic
                 StartError::Bind { source, .. }
                     if source.kind() == io::ErrorKind::PermissionDenied =>
                 {
-                    Diagnostic::warning(error.to_string())
+                    Diagnostic::warning(error.report())
                 }
-                _ => Diagnostic::error(error.to_string()),
+                _ => Diagnostic::error(error.report()),
             }),
     );
     findings
@@ -62,18 +63,18 @@ pub fn preflight(config: &Config, reload_config: ConfigLoader) -> Vec<Diagnostic
 }
 
 /// Checks the log file and the PID file; returns one error for each file that the server could not write.
-fn log_and_pid_file_errors(config: &Config) -> impl Iterator<Item = StartError> {
+fn log_and_pid_file_errors(config: &Config) -> impl Iterator<Item = DaemonError> {
     let log_file = config.log_file.clone();
     let log = match log_file.to_str() {
         Some("" | "/dev/stdout" | "/dev/stderr") => None,
-        _ => secure_open::check_writable(&log_file).map(|source| StartError::Log {
+        _ => secure_open::check_writable(&log_file).map(|source| DaemonError::Log {
             file: log_file,
             source,
         }),
     };
     let pid = config.pid_file.clone().and_then(|file| {
         let source = PidFile::check_writable(&file)?;
-        Some(StartError::Pid { file, source })
+        Some(DaemonError::Pid { file, source })
     });
     log.into_iter().chain(pid)
 }

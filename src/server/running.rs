@@ -1,63 +1,99 @@
-//! Changes while the server runs: a new configuration, a renewed certificate, a rotated log file.
+//! The components of a running server, and how a new configuration or certificate changes them.
 
 use std::sync::Arc;
 
-use super::resources::raise_and_check_rlimits;
-use super::store_factory::{RunningStore, StoreSource};
-use super::{
-    ConfigLoader, StartError, log_certificate_warnings, log_format, log_warnings, pool_settings,
-    session_settings, tls_files,
+use super::error::{ReloadError, StartError};
+use super::settings::{
+    log_certificate_warnings, log_config_warnings, pool_settings, session_settings, tls_files,
 };
+use super::store_factory::{RunningStore, StoreSource};
 use crate::config::Config;
-use crate::connection::{ConnectionSettings, SharedSettings};
-use crate::logging::LogFile;
+use crate::connection::{self, ConnectionSettings, SharedSettings};
 use crate::metrics::{self, ReloadOutcome, ReloadTarget};
 use crate::net::accept_pool::AcceptPool;
 use crate::net::tls::{FileFingerprint, TlsCredentials};
-use crate::os::systemd;
+use crate::smtp::MemoryBudget;
 use crate::store::Writers;
 
-/// The components of a running server that a reload can change or replace.
-pub struct RunningServer<'a> {
+/// The components of a server that a reload can change or replace.
+pub struct RunningServer {
     /// The configuration in force.
-    pub config: Config,
-    pub reload_config: ConfigLoader<'a>,
-    pub stores: StoreSource,
-    pub log_file: LogFile,
+    config: Config,
+    stores: StoreSource,
     /// Settings of new connections; open connections keep the settings they started with.
     pub settings: Arc<SharedSettings>,
     pub pool: Arc<AcceptPool>,
-    pub writers: Option<Writers>,
+    writers: Option<Writers>,
     /// Writers of replaced stores. They end when the last session that saves to their store has ended.
-    pub retired: Vec<Writers>,
+    retired: Vec<Writers>,
     /// The state of the key and certificate files that were refused last, so that they are not read again until they change.
-    pub refused_tls_files: Option<FileFingerprint>,
+    refused_tls_files: Option<FileFingerprint>,
 }
 
-impl RunningServer<'_> {
-    /// Reads the configuration again and applies it. If a step fails, the old configuration stays in force.
-    pub fn reload(&mut self) {
-        systemd::notify_reloading();
-        match self.try_reload() {
+/// A last step that can fail, done after a new configuration was found to be valid and before the first change.
+pub type BeforeReload<'a> = &'a mut dyn FnMut(&Config) -> Result<(), String>;
+
+impl RunningServer {
+    /// Loads the certificate, opens the store and starts its writers. Starts no other thread.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn new(
+        config: Config,
+        stores: StoreSource,
+        tls: Option<TlsCredentials>,
+    ) -> Result<RunningServer, StartError> {
+        let store = stores.start(&config)?;
+        let session = Arc::new(session_settings(&config));
+        let settings = SharedSettings::new(ConnectionSettings {
+            session: Arc::clone(&session),
+            configured_session: session,
+            store_limits: store.limits,
+            client_timeout: config.client_timeout,
+            budget: MemoryBudget::new(config.max_memory_octets),
+            saver: store.saver,
+            proxy_protocol: config.proxy_protocol,
+            tls,
+            accept: Arc::new(pool_settings(&config)),
+        });
+        let limits = {
+            let settings = Arc::clone(&settings);
+            move || Arc::clone(&settings.current().accept)
+        };
+        let serve = {
+            let settings = Arc::clone(&settings);
+            move |client: &_| connection::serve(client, &settings.current())
+        };
+        Ok(RunningServer {
+            pool: AcceptPool::new(Box::new(limits), Box::new(serve)),
+            config,
+            stores,
+            settings,
+            writers: store.writers,
+            retired: Vec::new(),
+            refused_tls_files: None,
+        })
+    }
+
+    /// Applies a new configuration, logs the outcome and counts it. Returns the configuration in force: `new_config`, but with
+    /// the running values of the keys that need a restart.
+    ///
+    /// # Errors
+    /// [`ReloadError`]; nothing has changed.
+    pub fn reload(
+        &mut self,
+        new_config: Config,
+        before_change: BeforeReload,
+    ) -> Result<&Config, ReloadError> {
+        match self.try_reload(new_config, before_change) {
             Ok(()) => {
                 metrics::RELOADS.count((ReloadTarget::Configuration, ReloadOutcome::Applied));
                 log::info!("reload");
+                Ok(&self.config)
             }
-            Err(reason) => {
-                metrics::RELOADS.count((ReloadTarget::Configuration, ReloadOutcome::Refused));
-                log::error!(reason = reason.as_str(), kept = "the old configuration"; "reload_refused");
-            }
-        }
-        systemd::notify_ready();
-    }
-
-    /// Reopens the log file. If that fails, logging continues in the old file.
-    pub fn reopen_log(&self) {
-        let format = log_format(&self.config);
-        match self.log_file.reopen(&self.config.log_file, format) {
-            Ok(()) => log::info!("log_reopened"),
             Err(error) => {
-                log::error!(reason:% = error, kept = "the old log file"; "log_reopen_failed");
+                log_refused_reload(&error.report());
+                Err(error)
             }
         }
     }
@@ -97,26 +133,19 @@ impl RunningServer<'_> {
     }
 
     /// Applies a new configuration. Every step that can fail comes before the first change.
-    fn try_reload(&mut self) -> Result<(), String> {
-        let (mut new_config, warnings) = (self.reload_config)()?;
+    fn try_reload(
+        &mut self,
+        mut new_config: Config,
+        before_change: BeforeReload,
+    ) -> Result<(), ReloadError> {
         let running = &self.config;
         let ignored_keys = keep_restart_only_values(&mut new_config, running);
         let settings = self.settings.current();
         let tls = reload_tls(&new_config, settings.tls.as_ref())?;
         let store = self.start_store(&new_config)?;
-        let log_changes = (&new_config.log_file, new_config.log_as_json)
-            != (&running.log_file, running.log_as_json);
-        if log_changes {
-            let reopened = self
-                .log_file
-                .reopen(&new_config.log_file, log_format(&new_config));
-            reopened.map_err(|source| {
-                let file = new_config.log_file.clone();
-                StartError::Log { file, source }.to_string()
-            })?;
-        }
+        before_change(&new_config).map_err(ReloadError::Log)?;
 
-        log_warnings(&warnings);
+        log_config_warnings(&new_config);
         for key in ignored_keys {
             log::warn!(key = key, fix = "restart the server"; "restart_required");
         }
@@ -148,7 +177,6 @@ impl RunningServer<'_> {
             accept: Arc::new(pool_settings(&new_config)),
         };
         self.settings.change(|_| changed);
-        raise_and_check_rlimits(&new_config);
         self.config = new_config;
         if renewed {
             count_certificate_reload(ReloadOutcome::Applied);
@@ -158,7 +186,7 @@ impl RunningServer<'_> {
     }
 
     /// Starts a new store if the new configuration requires one.
-    fn start_store(&self, new_config: &Config) -> Result<Option<RunningStore>, String> {
+    fn start_store(&self, new_config: &Config) -> Result<Option<RunningStore>, ReloadError> {
         if !self
             .stores
             .config_change_needs_new_store(&self.config, new_config)
@@ -166,8 +194,14 @@ impl RunningServer<'_> {
             return Ok(None);
         }
         let started = self.stores.start(new_config);
-        started.map(Some).map_err(|error| error.to_string())
+        started.map(Some).map_err(ReloadError::Start)
     }
+}
+
+/// Logs and counts a new configuration that was not applied.
+pub fn log_refused_reload(reason: &str) {
+    metrics::RELOADS.count((ReloadTarget::Configuration, ReloadOutcome::Refused));
+    log::error!(reason = reason, kept = "the old configuration"; "reload_refused");
 }
 
 fn count_certificate_reload(outcome: ReloadOutcome) {
@@ -232,14 +266,11 @@ fn keep_restart_only_values(new_config: &mut Config, running: &Config) -> Vec<&'
 fn reload_tls(
     new_config: &Config,
     running: Option<&TlsCredentials>,
-) -> Result<Option<TlsCredentials>, String> {
+) -> Result<Option<TlsCredentials>, ReloadError> {
     let Some(files) = tls_files(new_config) else {
         return match new_config.tls_listen_addresses.first() {
             None => Ok(None),
-            Some(address) => Err(format!(
-                "GSMTP_PUB_KEY: {address} uses implicit TLS, which needs a certificate; set it, or restart the server \
-                 without GSMTPS_LISTEN_INTERFACE"
-            )),
+            Some(address) => Err(ReloadError::NoCertificate { address: *address }),
         };
     };
     match (TlsCredentials::load(&files), running) {
@@ -254,6 +285,6 @@ fn reload_tls(
             log::error!(reason:% = error, kept = "the old key and certificate"; "certificate_refused");
             Ok(Some(running.clone()))
         }
-        (Err(error), _) => Err(error.to_string()),
+        (Err(error), _) => Err(ReloadError::Start(error.into())),
     }
 }

@@ -1,10 +1,10 @@
 //! Checks that the limits of open files and memory mappings suffice for the configuration.
 
-use super::http_endpoints;
-use super::listeners::listen_addresses;
 use crate::config::{Config, StoreKind};
 use crate::http;
 use crate::os::rlimits;
+use crate::server::http_endpoints;
+use crate::server::listeners::listen_addresses;
 
 /// Raises the limit of open files if necessary, and logs a warning for each limit that is too low for this configuration.
 pub fn raise_and_check_rlimits(config: &Config) {
@@ -103,7 +103,7 @@ mod tests {
                 500 + 2 + 64 + 2 * (2 * 64 + 3 + 6 * 64 + 2),
             ),
         ] {
-            let (config, _) = Config::parse(text).unwrap();
+            let config = Config::from_json(text).unwrap();
             assert_eq!(needed_descriptors(&config), want, "{text}");
         }
     }

@@ -1,0 +1,120 @@
+//! What signals do to a running server: reload, log rotation, stop.
+
+use std::thread;
+
+use crossbeam_channel::{Receiver, bounded, select};
+
+use super::resources::raise_and_check_rlimits;
+use super::{ConfigLoader, DaemonError, log_format};
+use crate::config::Config;
+use crate::logging::LogFile;
+use crate::os::pid_file::PidFile;
+use crate::os::signals::SignalEvent;
+use crate::os::systemd;
+use crate::server::{Server, ServerHandle, StartError};
+
+/// The parts of the process that signals change, and the handle of its server.
+pub struct Daemon<'a> {
+    /// The configuration in force.
+    pub config: Config,
+    pub reload_config: ConfigLoader<'a>,
+    pub log_file: LogFile,
+    pub handle: ServerHandle,
+    pub pid_file: Option<PidFile>,
+}
+
+impl Daemon<'_> {
+    /// Serves clients on another thread and handles signals on this one, until the server has stopped.
+    ///
+    /// # Errors
+    /// [`DaemonError`]: the thread cannot be started.
+    pub fn run(
+        mut self,
+        server: Server,
+        events: &Receiver<SignalEvent>,
+    ) -> Result<(), DaemonError> {
+        // When the thread ends, also by a panic, it drops `serving`, and `stopped` becomes readable.
+        let (serving, stopped) = bounded::<()>(0);
+        let serve = move || {
+            let _serving = serving;
+            server.serve();
+        };
+        let builder = thread::Builder::new().name("server".to_owned());
+        builder
+            .spawn(serve)
+            .map_err(|error| DaemonError::Start(StartError::Thread(error)))?;
+        systemd::notify_ready();
+        let mut is_stopping = false;
+        loop {
+            select! {
+                recv(events) -> event => match event {
+                    Ok(SignalEvent::Reload) if !is_stopping => self.reload(),
+                    Ok(SignalEvent::ReopenLog) if !is_stopping => self.reopen_log(),
+                    Ok(SignalEvent::Stop) if is_stopping => self.exit_at_once(),
+                    Ok(SignalEvent::Reload | SignalEvent::ReopenLog) => {}
+                    // If the signal thread has ended, no stop request can arrive any more.
+                    Ok(SignalEvent::Stop) | Err(_) => {
+                        systemd::notify_stopping();
+                        self.handle.shutdown();
+                        is_stopping = true;
+                    }
+                },
+                recv(stopped) -> _ => break,
+            }
+        }
+        drop(self.pid_file);
+        log::info!("stopped");
+        Ok(())
+    }
+
+    /// Reads the configuration again and applies it. If a step fails, the old configuration stays in force.
+    fn reload(&mut self) {
+        systemd::notify_reloading();
+        match (self.reload_config)() {
+            Ok(new_config) => self.apply(new_config),
+            Err(reason) => self.handle.refuse_reload(&reason),
+        }
+        systemd::notify_ready();
+    }
+
+    fn apply(&mut self, new_config: Config) {
+        let (running, log_file) = (&self.config, &self.log_file);
+        let mut before_change = |new_config: &Config| {
+            let is_log_changed = (&new_config.log_file, new_config.log_as_json)
+                != (&running.log_file, running.log_as_json);
+            if is_log_changed {
+                let reopened = log_file.reopen(&new_config.log_file, log_format(new_config));
+                reopened.map_err(|source| {
+                    let file = new_config.log_file.clone();
+                    DaemonError::Log { file, source }.to_string()
+                })?;
+            }
+            // The new configuration may allow more clients.
+            raise_and_check_rlimits(new_config);
+            Ok(())
+        };
+        // The server has logged an error.
+        if let Ok(config) = self.handle.reload_with(new_config, &mut before_change) {
+            self.config = config;
+        }
+    }
+
+    /// Reopens the log file. If that fails, logging continues in the old file.
+    fn reopen_log(&self) {
+        let format = log_format(&self.config);
+        match self.log_file.reopen(&self.config.log_file, format) {
+            Ok(()) => log::info!("log_reopened"),
+            Err(error) => {
+                log::error!(reason:% = error, kept = "the old log file"; "log_reopen_failed");
+            }
+        }
+    }
+
+    /// Ends the process after a second stop request. Messages in progress are not finished; their clients get no reply.
+    fn exit_at_once(&mut self) {
+        drop(self.pid_file.take());
+        log::warn!("forced_exit");
+        log::logger().flush();
+        std::process::exit(0);
+    }
+}

@@ -1,0 +1,83 @@
+//! Builds a server from a configuration, and optionally a store of the embedding program.
+
+use std::sync::{Arc, OnceLock};
+
+use super::error::StartError;
+use super::handle::Server;
+use super::listeners::{self, BoundListeners};
+use super::running::RunningServer;
+use super::settings::{load_tls, log_config_warnings};
+use super::store_factory::StoreSource;
+use crate::config::Config;
+use crate::net::tls::TlsCredentials;
+use crate::store::{SaveError, SaveMail, StoreOpener};
+
+/// Collects what a [`Server`] needs. [`Server::builder`] makes one.
+pub struct ServerBuilder {
+    config: Config,
+    store: Option<StoreOpener>,
+    writers: usize,
+}
+
+impl ServerBuilder {
+    pub(super) fn new(config: Config) -> ServerBuilder {
+        ServerBuilder {
+            config,
+            store: None,
+            writers: 1,
+        }
+    }
+
+    /// Sets the store: `open` returns an open store, or the error why it cannot be opened now. GM_STORE is then ignored.
+    ///
+    /// Each writer thread calls `open` before its first batch, calls it again for the next batch after an error, and again after
+    /// a panic of the store. So `open` may be called several times, and from several threads. While it fails, clients get 451
+    /// and send their mail again later.
+    pub fn store<S, F>(mut self, open: F) -> ServerBuilder
+    where
+        S: SaveMail + 'static,
+        F: Fn() -> Result<S, SaveError> + Send + Sync + 'static,
+    {
+        self.store = Some(Arc::new(move || Ok(Box::new(open()?) as Box<dyn SaveMail>)));
+        self
+    }
+
+    /// Sets the number of writer threads of the store that [`store`](ServerBuilder::store) sets. Each has its own store; a mail
+    /// goes to one of them. The default is 1, and 0 means 1. Ignored for the stores of the configuration (see GM_SAVE_WORKERS).
+    pub fn writers(mut self, writers: usize) -> ServerBuilder {
+        self.writers = writers.max(1);
+        self
+    }
+
+    /// Binds the addresses, loads the certificate, opens the store of the configuration and starts the writer threads.
+    ///
+    /// Clients can connect from now on; they are served as soon as [`Server::run`] is called. With port 0 the kernel chooses a
+    /// free port, which [`Server::local_addrs`] returns. The store that [`store`](ServerBuilder::store) sets is opened later,
+    /// on its writer threads.
+    ///
+    /// # Errors
+    /// [`StartError`] for the first address, file or store that cannot be used.
+    pub fn bind(self) -> Result<Server, StartError> {
+        log_config_warnings(&self.config);
+        let listeners = listeners::bind_all(&self.config, Vec::new())?;
+        let tls = load_tls(&self.config)?;
+        self.finish(listeners, tls)
+    }
+
+    /// Opens the store and starts the writer threads, for listeners that are bound and a certificate that is loaded already.
+    ///
+    /// # Errors
+    /// [`StartError`] if the store cannot be used or a thread cannot be started.
+    pub(crate) fn finish(
+        self,
+        listeners: BoundListeners,
+        tls: Option<TlsCredentials>,
+    ) -> Result<Server, StartError> {
+        let stores = match self.store {
+            Some(open) => StoreSource::Custom(open, self.writers),
+            None => StoreSource::Configured(OnceLock::new()),
+        };
+        let running = RunningServer::new(self.config, stores, tls)?;
+        Ok(Server::new(listeners, running))
+    }
+}

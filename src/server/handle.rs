@@ -1,0 +1,207 @@
+//! A bound server, and the handle that controls it from other threads.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use super::builder::ServerBuilder;
+use super::error::{ReloadError, StartError};
+use super::http_endpoints;
+use super::listeners::BoundListeners;
+use super::running::{BeforeReload, RunningServer, log_refused_reload};
+use super::shutdown::shut_down;
+use crate::config::Config;
+use crate::http::status::StatusEndpoints;
+use crate::sync;
+
+/// An SMTP server whose addresses are bound. [`run`](Server::run) serves clients until a [`ServerHandle`] shuts it down.
+///
+/// A program may run several servers. A server changes nothing of the process: it installs no signal handler and no logger (its
+/// log events go to the [`log`](https://docs.rs/log) crate), and it ignores the keys GSMTP_LOG_FILE, GM_LOG_FORMAT, PID_FILE, GUID and
+/// SGID. Its threads have ended when `run` returns, except those that wait for a store that does not answer. Dropping a server
+/// that does not run closes its addresses.
+pub struct Server {
+    listeners: BoundListeners,
+    shared: Arc<SharedServer>,
+    stop_requests: Receiver<()>,
+}
+
+/// Controls a [`Server`], from any thread, also before it runs and after it has stopped. Clones control the same server.
+#[derive(Clone)]
+pub struct ServerHandle {
+    shared: Arc<SharedServer>,
+}
+
+struct SharedServer {
+    /// `None` after the shutdown.
+    running: Mutex<Option<RunningServer>>,
+    stop: Sender<()>,
+}
+
+impl Server {
+    /// Returns a builder of a server with this configuration.
+    pub fn builder(config: Config) -> ServerBuilder {
+        ServerBuilder::new(config)
+    }
+
+    pub(super) fn new(listeners: BoundListeners, running: RunningServer) -> Server {
+        let (stop, stop_requests) = bounded(MAX_STOP_REQUESTS);
+        let running = Mutex::new(Some(running));
+        Server {
+            listeners,
+            shared: Arc::new(SharedServer { running, stop }),
+            stop_requests,
+        }
+    }
+
+    /// Returns the addresses of the SMTP listeners: first those without, then those with implicit TLS, each in the order of the
+    /// configuration. A port that was configured as 0 is the port that the kernel chose.
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        let smtp = self.listeners.smtp.iter();
+        smtp.map(|listener| listener.address()).collect()
+    }
+
+    /// Returns the address of the status endpoints (GM_STATUS_INTERFACE), or `None` if they are turned off.
+    pub fn status_addr(&self) -> Option<SocketAddr> {
+        let status = self.listeners.status.as_ref();
+        status.map(|listener| listener.address())
+    }
+
+    /// Returns a handle that controls this server.
+    pub fn handle(&self) -> ServerHandle {
+        ServerHandle {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+
+    /// Serves clients on this thread and others until [`ServerHandle::shutdown`] is called; returns when the shutdown has ended.
+    ///
+    /// The shutdown closes idle connections with 421, waits up to 30 seconds for messages in progress, and then for the store to
+    /// save what is queued.
+    ///
+    /// # Errors
+    /// [`StartError::Thread`]: the threads cannot be started. No client was served.
+    pub fn run(self) -> Result<(), StartError> {
+        self.start_threads()?;
+        self.serve();
+        Ok(())
+    }
+
+    /// Starts the threads that serve clients and the HTTP endpoints. Call it once, before [`serve`](Server::serve).
+    ///
+    /// # Errors
+    /// [`StartError::Thread`].
+    pub(crate) fn start_threads(&self) -> Result<(), StartError> {
+        let (pool, settings) = match &*sync::lock(&self.shared.running) {
+            Some(running) => (Arc::clone(&running.pool), Arc::clone(&running.settings)),
+            None => return Ok(()),
+        };
+        let listeners = &self.listeners;
+        pool.watch_deadlines().map_err(StartError::Thread)?;
+        if let Some(listener) = &listeners.status {
+            let (pool, settings) = (Arc::clone(&pool), Arc::clone(&settings));
+            http_endpoints::start_status_endpoints(listener, StatusEndpoints { pool, settings })?;
+        }
+        pool.open(&listeners.smtp).map_err(StartError::Thread)?;
+        for listener in &listeners.smtp {
+            log::info!(address:% = listener.address(), tls = listener.implicit_tls(), version = env!("CARGO_PKG_VERSION"); "listening");
+        }
+        if let Some(listener) = &listeners.nginx {
+            http_endpoints::start_auth_http(listener, &listeners.smtp, &settings, &pool)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for a stop request, then shuts down. Meanwhile checks the certificate files every
+    /// [`CERTIFICATE_CHECK_INTERVAL`].
+    pub(crate) fn serve(self) {
+        while self.stop_requests.recv_timeout(CERTIFICATE_CHECK_INTERVAL)
+            == Err(RecvTimeoutError::Timeout)
+        {
+            if let Some(running) = &mut *sync::lock(&self.shared.running) {
+                running.reload_certificate_if_changed();
+            }
+        }
+        let Some(running) = sync::lock(&self.shared.running).take() else {
+            return;
+        };
+        let listeners = &self.listeners;
+        let closed_first: Vec<_> = listeners
+            .smtp
+            .iter()
+            .chain(&listeners.nginx)
+            .cloned()
+            .collect();
+        let pool = Arc::clone(&running.pool);
+        shut_down(
+            &pool,
+            &closed_first,
+            running.into_store_writers(),
+            &self.stop_requests,
+        );
+        // `drop` closes the status endpoints last, so that they stay available during the shutdown.
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let listeners = &self.listeners;
+        let all = listeners
+            .smtp
+            .iter()
+            .chain(&listeners.nginx)
+            .chain(&listeners.status);
+        all.for_each(|listener| listener.close());
+        // If the server did not run, this ends its writers.
+        if let Some(running) = sync::lock(&self.shared.running).take() {
+            running.pool.drain();
+        }
+    }
+}
+
+impl ServerHandle {
+    /// Requests the shutdown of the server and returns at once; [`Server::run`] returns when it has ended. A second call ends the
+    /// wait for messages in progress: their connections are closed. Does nothing after the server has stopped.
+    pub fn shutdown(&self) {
+        // The channel is full only if two requests are waiting already.
+        let _ = self.shared.stop.try_send(());
+    }
+
+    /// Applies a new configuration to new connections, and opens another store if the configuration requires it; returns when
+    /// that is done. Changes of addresses, of GM_STORE and of GM_SQLITE_FILE are ignored and logged, because they need a new
+    /// server.
+    ///
+    /// # Errors
+    /// [`ReloadError`]; the previous configuration stays in force.
+    pub fn reload(&self, config: Config) -> Result<(), ReloadError> {
+        self.reload_with(config, &mut |_| Ok(())).map(drop)
+    }
+
+    /// Applies a new configuration as [`reload`](ServerHandle::reload) does, and calls `before_change` after the last check.
+    /// Returns the configuration in force.
+    ///
+    /// # Errors
+    /// [`ReloadError`]; the previous configuration stays in force.
+    pub(crate) fn reload_with(
+        &self,
+        config: Config,
+        before_change: BeforeReload,
+    ) -> Result<Config, ReloadError> {
+        match &mut *sync::lock(&self.shared.running) {
+            Some(running) => running.reload(config, before_change).cloned(),
+            None => Err(ReloadError::Stopped),
+        }
+    }
+
+    /// Logs and counts a new configuration that could not be read.
+    pub(crate) fn refuse_reload(&self, reason: &str) {
+        log_refused_reload(reason);
+    }
+}
+
+/// Interval at which the key and certificate files are checked for changes.
+const CERTIFICATE_CHECK_INTERVAL: Duration = Duration::from_secs(20);
+/// Number of stop requests that are kept: the first drains the connections, the second aborts them.
+const MAX_STOP_REQUESTS: usize = 2;
