@@ -14,7 +14,7 @@ use crate::sync::lock;
 /// # Errors
 /// The error of the call, or its panic.
 pub fn catch_panic<T>(call: impl FnOnce() -> mysql::Result<T>) -> mysql::Result<T> {
-    panics::catch_panic(Component::Database, call).unwrap_or_else(|text| {
+    panics::catch_and_count_panic(Component::Database, call).unwrap_or_else(|text| {
         log_unless_recent(&text);
         Err(mysql::Error::IoError(io::Error::other(DriverPanic(text))))
     })

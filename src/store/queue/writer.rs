@@ -175,13 +175,13 @@ impl QueueWriter {
         {
             // A panic drops the queued mails of the batch. Their clients then get 451.
             if let Err(text) =
-                panics::catch_panic(Component::Writer, || self.save_batch(first, permit))
+                panics::catch_and_count_panic(Component::Writer, || self.save_batch(first, permit))
             {
                 let reason = format!("the writer panicked and reopens its store: {text}");
                 log::error!(reason = reason.as_str(); "batch_failed");
                 self.health.record_failure(&reason);
                 // Dropping the broken store may panic too.
-                let _ = panics::catch_panic(Component::Writer, || self.store = None);
+                let _ = panics::catch_and_count_panic(Component::Writer, || self.store = None);
             }
         }
     }

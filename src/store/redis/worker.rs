@@ -33,8 +33,9 @@ pub fn start(
     let (answer, answers) = bounded(16);
     let run = move || {
         for request in requested {
-            let stored =
-                panics::catch_panic(Component::Redis, || store(&request.bodies, request.access));
+            let stored = panics::catch_and_count_panic(Component::Redis, || {
+                store(&request.bodies, request.access)
+            });
             let stored = stored.unwrap_or_else(|text| {
                 Err(RedisStoreError::new(format!(
                     "the redis crate panicked: {text}"

@@ -262,7 +262,9 @@ fn run_slot_refresh(shared: &Weak<SharedRedisCluster>, requests: &Receiver<Sende
         };
         let known = Arc::clone(&lock(&shared.slots));
         // A panic of the redis crate must not end this thread: the slot table would never be updated again.
-        let read = panics::catch_panic(Component::Redis, || read_slots(&shared.settings, &known));
+        let read = panics::catch_and_count_panic(Component::Redis, || {
+            read_slots(&shared.settings, &known)
+        });
         if let Ok(Ok(slots)) = read {
             shared.update_slots(slots);
         }
