@@ -6,7 +6,7 @@ use std::io::Write;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::thread;
 
-use crate::metrics::{self, Component};
+use crate::metrics::{Component, Metrics};
 
 thread_local! {
     /// Depth of nested calls of [`catch_panic`] on this thread.
@@ -15,15 +15,16 @@ thread_local! {
     static DESCRIPTION: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Calls `run` like [`catch_panic`], and counts its panic under `component`.
+/// Calls `run` like [`catch_panic`], and counts its panic in `metrics` under `component`.
 ///
 /// # Errors
 /// As for [`catch_panic`].
 pub fn catch_and_count_panic<T>(
+    metrics: &Metrics,
     component: Component,
     run: impl FnOnce() -> T,
 ) -> Result<T, String> {
-    catch_panic(run).inspect_err(|_| metrics::PANICS.count(component))
+    catch_panic(run).inspect_err(|_| metrics.panics.count(component))
 }
 
 /// Calls `run` and catches its panic. The hook of [`install_panic_hook`] does not print a caught panic.

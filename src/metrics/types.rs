@@ -3,7 +3,7 @@
 use std::fmt::{Display, Write};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// The label of a counter. A counter without a label uses `()`.
 pub trait MetricLabel: Copy {
@@ -127,6 +127,12 @@ impl Gauge {
     /// Sets the current value.
     pub fn set(&self, value: u64) {
         self.value.store(value, Relaxed);
+    }
+
+    /// Sets the value to a time, in seconds since 1970.
+    pub fn set_time(&self, time: SystemTime) {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH);
+        self.set(since.unwrap_or_default().as_secs());
     }
 
     /// Sets the value to `part / whole`, at most 1.

@@ -11,7 +11,7 @@ use super::{
 use crate::config::Config;
 use crate::connection::{ConnectionSettings, SharedSettings};
 use crate::logging::LogFile;
-use crate::metrics::{self, ReloadOutcome, ReloadTarget};
+use crate::metrics::{Metrics, ReloadOutcome, ReloadTarget};
 use crate::net::accept_pool::AcceptPool;
 use crate::net::tls::{FileFingerprint, TlsCredentials};
 use crate::os::systemd;
@@ -40,11 +40,17 @@ impl RunningServer<'_> {
         systemd::notify_reloading();
         match self.try_reload() {
             Ok(()) => {
-                metrics::RELOADS.count((ReloadTarget::Configuration, ReloadOutcome::Applied));
+                self.pool
+                    .metrics()
+                    .reloads
+                    .count((ReloadTarget::Configuration, ReloadOutcome::Applied));
                 log::info!("reload");
             }
             Err(reason) => {
-                metrics::RELOADS.count((ReloadTarget::Configuration, ReloadOutcome::Refused));
+                self.pool
+                    .metrics()
+                    .reloads
+                    .count((ReloadTarget::Configuration, ReloadOutcome::Refused));
                 log::error!(reason = reason.as_str(), kept = "the old configuration"; "reload_refused");
             }
         }
@@ -75,7 +81,7 @@ impl RunningServer<'_> {
         }
         match TlsCredentials::load(tls.files()) {
             Ok(renewed) => {
-                count_certificate_reload(ReloadOutcome::Applied);
+                count_certificate_reload(self.pool.metrics(), ReloadOutcome::Applied);
                 log::info!("certificate_renewed");
                 log_certificate_warnings(&renewed);
                 self.settings.change(|current| ConnectionSettings {
@@ -85,7 +91,7 @@ impl RunningServer<'_> {
             }
             Err(error) => {
                 self.refused_tls_files = Some(on_disk);
-                count_certificate_reload(ReloadOutcome::Refused);
+                count_certificate_reload(self.pool.metrics(), ReloadOutcome::Refused);
                 log::error!(reason:% = error, kept = "the old key and certificate"; "certificate_refused");
             }
         }
@@ -102,7 +108,7 @@ impl RunningServer<'_> {
         let running = &self.config;
         let ignored_keys = keep_restart_only_values(&mut new_config, running);
         let settings = self.settings.current();
-        let tls = reload_tls(&new_config, settings.tls.as_ref())?;
+        let tls = reload_tls(&new_config, settings.tls.as_ref(), self.pool.metrics())?;
         let store = self.start_store(&new_config)?;
         let log_changes = (&new_config.log_file, new_config.log_as_json)
             != (&running.log_file, running.log_as_json);
@@ -151,7 +157,7 @@ impl RunningServer<'_> {
         raise_and_check_rlimits(&new_config);
         self.config = new_config;
         if renewed {
-            count_certificate_reload(ReloadOutcome::Applied);
+            count_certificate_reload(self.pool.metrics(), ReloadOutcome::Applied);
             log::info!("certificate_renewed");
         }
         Ok(())
@@ -165,13 +171,13 @@ impl RunningServer<'_> {
         {
             return Ok(None);
         }
-        let started = self.stores.start(new_config);
+        let started = self.stores.start(new_config, self.pool.metrics());
         started.map(Some).map_err(|error| error.to_string())
     }
 }
 
-fn count_certificate_reload(outcome: ReloadOutcome) {
-    metrics::RELOADS.count((ReloadTarget::Certificate, outcome));
+fn count_certificate_reload(metrics: &Metrics, outcome: ReloadOutcome) {
+    metrics.reloads.count((ReloadTarget::Certificate, outcome));
 }
 
 /// Copies the running values of the keys that need a restart into `new_config`. Returns the keys whose new values are
@@ -232,6 +238,7 @@ fn keep_restart_only_values(new_config: &mut Config, running: &Config) -> Vec<&'
 fn reload_tls(
     new_config: &Config,
     running: Option<&TlsCredentials>,
+    metrics: &Metrics,
 ) -> Result<Option<TlsCredentials>, String> {
     let Some(files) = tls_files(new_config) else {
         return match new_config.tls_listen_addresses.first() {
@@ -250,7 +257,7 @@ fn reload_tls(
         (Err(error), Some(running))
             if error.is_permission_denied() && *running.files() == files =>
         {
-            count_certificate_reload(ReloadOutcome::Refused);
+            count_certificate_reload(metrics, ReloadOutcome::Refused);
             log::error!(reason:% = error, kept = "the old key and certificate"; "certificate_refused");
             Ok(Some(running.clone()))
         }

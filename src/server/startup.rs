@@ -24,6 +24,7 @@ use crate::config::Config;
 use crate::connection::{self, ConnectionSettings, SharedSettings};
 use crate::http::status::StatusEndpoints;
 use crate::logging::LogFile;
+use crate::metrics::Metrics;
 use crate::net::accept_pool::AcceptPool;
 use crate::net::listener::Listener;
 use crate::net::tls::{TlsCredentials, TlsFilesError};
@@ -46,9 +47,10 @@ pub fn run(
     stores: StoreSource,
 ) -> Result<(), StartError> {
     let signals = signals::install_handlers().map_err(StartError::Kernel)?;
+    let metrics = Arc::new(Metrics::new());
     let identity = target_identity(config)?;
     let sockets = bind(config, identity)?;
-    let files = open_files_as_root(config, warnings, identity)?;
+    let files = open_files_as_root(config, warnings, identity, &metrics)?;
     raise_and_check_rlimits(config);
     if let Some(identity) = identity {
         drop_privileges(identity, &files, reload_config)?;
@@ -61,8 +63,8 @@ pub fn run(
         tls,
     } = files;
     let events = start_log_and_signals(&log_file, signals)?;
-    let (settings, writers) = open_store(config, &stores, tls)?;
-    let pool = start_threads(&sockets, &settings)?;
+    let (settings, writers) = open_store(config, &stores, tls, &metrics)?;
+    let pool = start_threads(&sockets, &settings, metrics)?;
     let server = RunningServer {
         config: config.clone(),
         reload_config,
@@ -110,8 +112,9 @@ fn open_files_as_root(
     config: &Config,
     warnings: &[String],
     identity: Option<UserAndGroup>,
+    metrics: &Arc<Metrics>,
 ) -> Result<FilesOpenedBeforePrivilegeDrop, StartError> {
-    let log_file = open_log(config)?;
+    let log_file = open_log(config, metrics)?;
     log_warnings(warnings);
     if identity.is_none() && geteuid().is_root() {
         log::warn!(fix = "set GUID and SGID to the ids of another user and group"; "runs_as_root");
@@ -158,8 +161,9 @@ fn open_store(
     config: &Config,
     stores: &StoreSource,
     tls: Option<TlsCredentials>,
+    metrics: &Arc<Metrics>,
 ) -> Result<(Arc<SharedSettings>, Option<Writers>), StartError> {
-    let store = stores.start(config)?;
+    let store = stores.start(config, metrics)?;
     let session = Arc::new(session_settings(config));
     let settings = ConnectionSettings {
         session: Arc::clone(&session),
@@ -179,6 +183,7 @@ fn open_store(
 fn start_threads(
     sockets: &Sockets,
     settings: &Arc<SharedSettings>,
+    metrics: Arc<Metrics>,
 ) -> Result<Arc<AcceptPool>, StartError> {
     let serve = {
         let settings = Arc::clone(settings);
@@ -190,7 +195,7 @@ fn start_threads(
         let settings = Arc::clone(settings);
         move || Arc::clone(&settings.current().accept)
     };
-    let pool = AcceptPool::new(Box::new(limits), Box::new(serve));
+    let pool = AcceptPool::new(Box::new(limits), metrics, Box::new(serve));
     pool.watch_deadlines().map_err(StartError::Kernel)?;
     if let Some(listener) = &sockets.status {
         let (pool, settings) = (Arc::clone(&pool), Arc::clone(settings));
@@ -246,8 +251,8 @@ fn handle_events(server: &mut RunningServer, events: &Receiver<SignalEvent>) {
     }
 }
 
-fn open_log(config: &Config) -> Result<LogFile, StartError> {
-    LogFile::open(&config.log_file, log_format(config)).map_err(|source| StartError::Log {
+fn open_log(config: &Config, metrics: &Arc<Metrics>) -> Result<LogFile, StartError> {
+    LogFile::open(&config.log_file, log_format(config), metrics).map_err(|source| StartError::Log {
         file: config.log_file.clone(),
         source,
     })
