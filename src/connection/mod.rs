@@ -1,5 +1,6 @@
 //! One connection from its first octet to its close. It carries out the steps of an SMTP session on a socket.
 
+mod current_metrics;
 mod deadlines;
 mod preamble;
 mod save;
@@ -20,6 +21,7 @@ use crate::smtp::{
     Session, SessionSettings, Step, TlsState, XclientAddress,
 };
 
+pub use self::current_metrics::{metrics_snapshot, metrics_text};
 pub use self::settings::{ConnectionSettings, SharedSettings, StoreLimits, StoreLimitsCell};
 
 /// Serves one client until the connection closes, then logs a summary.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::connection::{ConnectionSettings, SharedSettings};
+use crate::connection::{self, ConnectionSettings, SharedSettings};
 use crate::http::{Request, Response};
 use crate::metrics::CONTENT_TYPE;
 use crate::net::accept_pool::AcceptPool;
@@ -20,8 +20,8 @@ impl StatusEndpoints {
     pub fn handle(&self, request: &Request) -> Response {
         match request.path {
             "/metrics" => {
-                self.set_gauges(&self.settings());
-                Response::text(200, self.pool.metrics().render()).with_content_type(CONTENT_TYPE)
+                let page = connection::metrics_text(&self.pool, &self.settings());
+                Response::text(200, page).with_content_type(CONTENT_TYPE)
             }
             // Any answer shows that the process is alive.
             "/livez" => Response::text(200, "ok\n"),
@@ -49,26 +49,6 @@ impl StatusEndpoints {
         lines
             .map(|line| line.replace(char::is_control, " ") + "\n")
             .collect()
-    }
-
-    /// Sets the metrics that are computed at each request for /metrics.
-    fn set_gauges(&self, settings: &ConnectionSettings) {
-        let metrics = self.pool.metrics();
-        metrics
-            .connections_active
-            .set(self.pool.active_connections() as u64);
-        metrics
-            .connections_limit
-            .set(self.pool.max_connections() as u64);
-        metrics.content_bytes.set(settings.budget.in_use() as u64);
-        metrics
-            .content_limit_bytes
-            .set(settings.budget.max_octets() as u64);
-        let is_up = settings.saver.health().unready_reason().is_none();
-        metrics.store_up.set(u64::from(is_up));
-        if let Some(tls) = &settings.tls {
-            metrics.certificate_expires_at.set_time(tls.expires_at());
-        }
     }
 
     fn settings(&self) -> Arc<ConnectionSettings> {

@@ -4,6 +4,7 @@
 //! value that a client chose, such as an address or a domain, is never a label. README.md has a table of all metrics.
 
 mod labels;
+mod snapshot;
 mod types;
 
 use std::fmt;
@@ -13,6 +14,7 @@ pub use labels::{
     AuthAnswer, BodyLocation, CloseReason, Component, Handshake, ListenerKind, MailOutcome,
     ReloadOutcome, ReloadTarget, ReplyCode, StoreErrorKind,
 };
+pub use snapshot::MetricsSnapshot;
 pub use types::{Counter, Gauge, Histogram, MetricFamily, MetricLabel};
 
 /// Content type of the text that [`Metrics::render`] returns.
