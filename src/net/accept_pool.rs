@@ -290,8 +290,8 @@ impl AcceptPool {
         self.lock_clients().remove(&number);
     }
 
-    /// Sends `reply` (a 421) to a rejected client, without blocking. On an implicit-TLS port nothing is sent, because `reply` is
-    /// plaintext.
+    /// Sends `reply` (a 421) to a rejected client, without blocking. On an implicit-TLS port nothing is sent, because `reply`
+    /// is plaintext.
     fn reject(&self, socket: &TcpStream, listener: &Listener, reply: &[u8], outcome: CloseReason) {
         let kind = ListenerKind::new(listener.implicit_tls());
         self.metrics.connections.count((kind, outcome));
@@ -303,8 +303,8 @@ impl AcceptPool {
             return;
         }
         let _ = socket.shutdown(Shutdown::Write);
-        // Discards octets that have arrived: if `close` found them unread, the kernel would reset the connection, and the client
-        // might lose the reply.
+        // Discards octets that have arrived: if `close` found them unread, the kernel would reset the connection, and the
+        // client might lose the reply.
         let _ = socket.read(&mut [0; 4_096]);
     }
 

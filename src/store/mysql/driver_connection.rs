@@ -13,7 +13,8 @@ use crate::metrics::Metrics;
 /// Connects to the host with index `host` in `settings`; `configure` adds options. Returns the connection and the address that
 /// answered (`None` for a Unix socket).
 ///
-/// Tries all addresses of the host's name, or only `only_address` if it is given. Panics of the driver are counted in `metrics`.
+/// Tries all addresses of the host's name, or only `only_address` if it is given. Panics of the driver are counted in
+/// `metrics`.
 ///
 /// # Errors
 /// The host's name cannot be resolved, or no address accepts the connection.

@@ -9,7 +9,8 @@ use crate::metrics::{Component, Metrics};
 use crate::panics;
 use crate::sync::lock;
 
-/// Runs a call of the driver and turns a panic into an error, which is counted in `metrics`. After a panic the connection must not be used again.
+/// Runs a call of the driver and turns a panic into an error, which is counted in `metrics`. After a panic the
+/// connection must not be used again.
 ///
 /// # Errors
 /// The error of the call, or its panic.

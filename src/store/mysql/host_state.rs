@@ -25,7 +25,8 @@ pub enum HostState {
 }
 
 impl HostState {
-    /// Reads the state of a host. Panics of the driver are counted in `metrics`. After an error the connection must not be used again.
+    /// Reads the state of a host. Panics of the driver are counted in `metrics`. After an error the connection must not
+    /// be used again.
     ///
     /// # Errors
     /// The connection broke, or the driver cannot handle the server's answer.
