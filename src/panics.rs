@@ -6,7 +6,7 @@ use std::io::Write;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::thread;
 
-use crate::metrics::{self, Component};
+use crate::metrics::{Component, Metrics};
 
 thread_local! {
     /// Depth of nested calls of [`catch_panic`] on this thread.
@@ -15,17 +15,27 @@ thread_local! {
     static DESCRIPTION: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Calls `run`; catches its panic and counts the panic under `component`. The hook of [`install_panic_hook`] does not print
-/// a caught panic.
+/// Calls `run` like [`catch_panic`], and counts its panic in `metrics` under `component`.
+///
+/// # Errors
+/// As for [`catch_panic`].
+pub fn catch_and_count_panic<T>(
+    metrics: &Metrics,
+    component: Component,
+    run: impl FnOnce() -> T,
+) -> Result<T, String> {
+    catch_panic(run).inspect_err(|_| metrics.panics.count(component))
+}
+
+/// Calls `run` and catches its panic. The hook of [`install_panic_hook`] does not print a caught panic.
 ///
 /// # Errors
 /// If `run` panics: the message of the panic in one line, with its source location if [`install_panic_hook`] was called.
-pub fn catch_panic<T>(component: Component, run: impl FnOnce() -> T) -> Result<T, String> {
+pub fn catch_panic<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     CATCH_DEPTH.set(CATCH_DEPTH.get() + 1);
     let outcome = panic::catch_unwind(AssertUnwindSafe(run));
     CATCH_DEPTH.set(CATCH_DEPTH.get() - 1);
     outcome.map_err(|payload| {
-        metrics::PANICS.count(component);
         let description = DESCRIPTION.with_borrow_mut(Option::take);
         description.unwrap_or_else(|| one_line(message(&*payload)))
     })
@@ -96,9 +106,9 @@ mod tests {
 
     #[test]
     fn caught_panic_message_is_one_short_line() {
-        assert_eq!(catch_panic(Component::Database, || 7), Ok(7));
+        assert_eq!(catch_panic(|| 7), Ok(7));
         let long = format!("two\nlines {}", "x".repeat(1_000));
-        let caught = catch_panic(Component::Database, || panic!("{long}"));
+        let caught = catch_panic(|| panic!("{long}"));
         let text = caught.expect_err("a panic");
         assert!(text.starts_with("two lines xxx"), "{text}");
         assert_eq!(text.chars().count(), MAX_MESSAGE_CHARS);

@@ -21,7 +21,7 @@ const PLAN: &[(&str, &[&str])] = &[
         "store",
         &["mail", "smtp", "metrics", "os", "panics", "sync"],
     ),
-    ("check", &["store", "mail", "smtp", "metrics", "panics"]),
+    ("check", &["store", "mail", "smtp", "panics"]),
     (
         "connection",
         &["store", "net", "mail", "smtp", "metrics", "sync"],

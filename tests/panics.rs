@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use goguerrilla::connection::{self, ConnectionSettings};
 use goguerrilla::mail::Mail;
@@ -20,8 +20,6 @@ use crate::support::{self, TEST_TIMEOUT, short_mail, wait_for};
 
 #[test]
 fn panicking_connection_frees_its_slot_and_other_clients_are_served() {
-    let _alone = serialize_tests();
-    let before = COUNTERS.map(counted);
     let serve = |client: &Client| {
         let mut octet = [0];
         (&*client.socket())
@@ -58,17 +56,22 @@ fn panicking_connection_frees_its_slot_and_other_clients_are_served() {
         });
     }
     listener.close();
-    assert_eq!(COUNTERS.map(counted), before.map(|count| count + 20));
+    let page = pool.metrics().render();
+    for counter in [
+        "goguerrilla_panics_total{component=\"connection\"} 20\n",
+        "goguerrilla_connections_total{listener=\"smtp\",outcome=\"panicked\"} 20\n",
+    ] {
+        assert!(page.contains(counter), "{counter}: {page}");
+    }
 }
 
 #[test]
 fn memory_and_slots_are_released_after_a_connection_or_store_panic() {
-    let _alone = serialize_tests();
     log::set_logger(&PanickingLog).expect("no other test sets one");
     log::set_max_level(LevelFilter::Info);
     let open_store: StoreOpener = Arc::new(|| Ok(Box::new(PanickingStore)));
     let (saver, writers) =
-        Writers::start(1, true, StoreHealth::up(), open_store).expect("a thread");
+        Writers::start(1, true, StoreHealth::up(Arc::default()), open_store).expect("a thread");
     let budget = MemoryBudget::new(300_000);
     let session = Arc::new(verbose_session());
     let settings = ConnectionSettings {
@@ -125,19 +128,6 @@ fn memory_and_slots_are_released_after_a_connection_or_store_panic() {
     writers.drain_and_join();
 }
 
-/// Serializes these tests, because metrics count for the whole test process.
-fn serialize_tests() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn counted(name: &str) -> u64 {
-    let page = goguerrilla::metrics::render();
-    let mut lines = page.lines();
-    let count = lines.find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-    count.expect("a counter")
-}
-
 fn pool_settings() -> AcceptPoolSettings {
     AcceptPoolSettings {
         trusted_proxies: TrustedProxies::default(),
@@ -150,7 +140,11 @@ fn pool_settings() -> AcceptPoolSettings {
 
 /// Opens a pool with three slots and one listener on a free port; `serve` handles each connection.
 fn open(serve: ConnectionHandler) -> (Arc<AcceptPool>, Arc<Listener>) {
-    let pool = AcceptPool::new(Box::new(|| Arc::new(pool_settings())), serve);
+    let pool = AcceptPool::new(
+        Box::new(|| Arc::new(pool_settings())),
+        Arc::default(),
+        serve,
+    );
     let listener = Listener::bind("127.0.0.1:0".parse().expect("an address"), false, false);
     let listener = Arc::new(listener.expect("a free port"));
     pool.open(std::slice::from_ref(&listener))
@@ -198,9 +192,4 @@ impl SaveMail for PanickingStore {
     }
 }
 
-/// The metrics that count a panic in a connection.
-const COUNTERS: [&str; 2] = [
-    "goguerrilla_panics_total{component=\"connection\"}",
-    "goguerrilla_connections_total{listener=\"smtp\",outcome=\"panicked\"}",
-];
 const POISON: &str = "poison";

@@ -8,6 +8,7 @@ use std::time::Duration;
 use goguerrilla::connection::{ConnectionSettings, SharedSettings};
 use goguerrilla::http::auth_http::NginxAuthEndpoint;
 use goguerrilla::http::{self, Handler};
+use goguerrilla::metrics::Metrics;
 use goguerrilla::net::accept_pool::{AcceptPool, AcceptPoolSettings};
 use goguerrilla::net::trusted_proxies::TrustedProxies;
 use goguerrilla::smtp::{MemoryBudget, TlsState};
@@ -108,7 +109,7 @@ fn session_rejects_relay(line: &[u8]) -> bool {
 fn respond(head: &[u8]) -> Option<Vec<u8>> {
     let peer = SocketAddr::from(([192, 0, 2, 3], 1_000));
     let local = SocketAddr::from(([192, 0, 2, 2], 8_025));
-    http::respond(head, peer, local, &HANDLER)
+    http::respond(head, peer, local, &METRICS, &HANDLER)
 }
 
 fn without_date(answer: &Vec<u8>) -> Vec<u8> {
@@ -119,6 +120,8 @@ fn without_date(answer: &Vec<u8>) -> Vec<u8> {
         .concat()
 }
 
+static METRICS: LazyLock<Arc<Metrics>> = LazyLock::new(Arc::default);
+
 static SETTINGS: LazyLock<Arc<SharedSettings>> = LazyLock::new(|| {
     SharedSettings::new(ConnectionSettings {
         session: settings(100),
@@ -126,7 +129,7 @@ static SETTINGS: LazyLock<Arc<SharedSettings>> = LazyLock::new(|| {
         store_limits: Arc::default(),
         client_timeout: Duration::from_secs(1),
         budget: MemoryBudget::new(1_000),
-        saver: SaveQueue::discarding(),
+        saver: SaveQueue::discarding(Arc::clone(&METRICS)),
         proxy_protocol: false,
         tls: None,
         accept: Arc::new(pool_settings()),
@@ -145,7 +148,11 @@ fn pool_settings() -> AcceptPoolSettings {
 
 static HANDLER: LazyLock<Handler> = LazyLock::new(|| {
     let responder = NginxAuthEndpoint {
-        pool: AcceptPool::new(Box::new(|| Arc::new(pool_settings())), Box::new(|_| ())),
+        pool: AcceptPool::new(
+            Box::new(|| Arc::new(pool_settings())),
+            Arc::clone(&METRICS),
+            Box::new(|_| ()),
+        ),
         settings: Arc::clone(&SETTINGS),
         smtp_address: ([0, 0, 0, 0], 2_525).into(),
     };

@@ -8,18 +8,13 @@ mod sqlite_locks;
 
 pub use self::sqlite::check as sqlite;
 
-use crate::metrics::Component;
 use crate::panics;
 use crate::store::Diagnostic;
 
-/// Runs `check` and converts a panic, which can only come from the client library of `part`, into a finding that names the
-/// configuration key `key`.
-fn without_panic(
-    part: Component,
-    key: &str,
-    check: impl FnOnce() -> Vec<Diagnostic>,
-) -> Vec<Diagnostic> {
-    panics::catch_panic(part, check).unwrap_or_else(|text| {
+/// Runs `check` and converts a panic, which can only come from a client library, into a finding that names the configuration
+/// key `key`.
+fn without_panic(key: &str, check: impl FnOnce() -> Vec<Diagnostic>) -> Vec<Diagnostic> {
+    panics::catch_panic(check).unwrap_or_else(|text| {
         vec![Diagnostic::error(format!(
             "{key}: the client library cannot handle an answer of the server: {text}; see whether {key} names the right \
              server"

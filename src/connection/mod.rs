@@ -1,5 +1,6 @@
 //! One connection from its first octet to its close. It carries out the steps of an SMTP session on a socket.
 
+mod current_metrics;
 mod deadlines;
 mod preamble;
 mod save;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use self::deadlines::Deadlines;
-use crate::metrics::{self, CloseReason, Handshake, ListenerKind, MailOutcome, ReplyCode};
+use crate::metrics::{CloseReason, Handshake, ListenerKind, MailOutcome, Metrics, ReplyCode};
 use crate::net::accept_pool::Client;
 use crate::net::deadline::Deadline;
 use crate::net::transport::{ClientIoError, NegotiatedTls, Transport};
@@ -20,13 +21,14 @@ use crate::smtp::{
     Session, SessionSettings, Step, TlsState, XclientAddress,
 };
 
+pub use self::current_metrics::{metrics_snapshot, metrics_text};
 pub use self::settings::{ConnectionSettings, SharedSettings, StoreLimits, StoreLimitsCell};
 
 /// Serves one client until the connection closes, then logs a summary.
 pub fn serve(client: &Client, settings: &ConnectionSettings) {
     let started_at = Instant::now();
-    let count_closed =
-        |reason| metrics::CONNECTIONS.count((ListenerKind::new(client.implicit_tls), reason));
+    let connections = &client.metrics().connections;
+    let count_closed = |reason| connections.count((ListenerKind::new(client.implicit_tls), reason));
     let mut connection = match ClientConnection::new(client, settings) {
         Ok(connection) => connection,
         Err(error) => {
@@ -72,6 +74,7 @@ pub fn serve(client: &Client, settings: &ConnectionSettings) {
 struct ClientConnection<'a> {
     client: &'a Client,
     settings: &'a ConnectionSettings,
+    metrics: &'a Metrics,
     session_settings: Arc<SessionSettings>,
     transport: Transport,
     session: Session,
@@ -117,6 +120,7 @@ impl<'a> ClientConnection<'a> {
         Ok(ClientConnection {
             client,
             settings,
+            metrics: client.metrics(),
             transport: Transport::new(
                 client.socket(),
                 Arc::clone(client.io_timeout()),
@@ -146,7 +150,7 @@ impl<'a> ClientConnection<'a> {
                 Step::NeedInput => self.read_input(),
                 Step::Reply(reply) => self.handle_reply(&reply),
                 Step::RejectMessage(error) => {
-                    metrics::MAILS.count(rejected_mail_outcome(error));
+                    self.metrics.mails.count(rejected_mail_outcome(error));
                     self.handle_reply(&error.into())
                 }
                 Step::RejectXclient => {
@@ -212,7 +216,7 @@ impl<'a> ClientConnection<'a> {
                 }
                 self.input.advance(octets);
                 self.octets_in += octets as u64;
-                metrics::RECEIVED_BYTES.add((), octets);
+                self.metrics.received_bytes.add((), octets);
                 Ok(())
             }
             Err(error) => {
@@ -274,7 +278,7 @@ impl<'a> ClientConnection<'a> {
             .with_commands_since(commands_since);
         match self.transport.start_tls(credentials.config(), &deadline) {
             Ok(negotiated) => {
-                metrics::HANDSHAKES.count(match negotiated.version {
+                self.metrics.handshakes.count(match negotiated.version {
                     "TLSv1_2" => Handshake::Tls12,
                     _ => Handshake::Tls13,
                 });
@@ -283,7 +287,7 @@ impl<'a> ClientConnection<'a> {
                 Ok(())
             }
             Err(error) => {
-                metrics::HANDSHAKES.count(Handshake::Failed);
+                self.metrics.handshakes.count(Handshake::Failed);
                 // A disconnect before the end of the handshake on an implicit-TLS port is not logged.
                 if self.octets_in > 0 || !matches!(error, ClientIoError::ConnectionReset(_)) {
                     let session = self.client.session_id();
@@ -298,7 +302,7 @@ impl<'a> ClientConnection<'a> {
         if self.session_settings.verbose {
             self.log_dialogue(reply);
         }
-        metrics::REPLIES.count(ReplyCode(reply.code()));
+        self.metrics.replies.count(ReplyCode(reply.code()));
         reply.write_to(&mut self.output);
     }
 
@@ -341,7 +345,7 @@ impl<'a> ClientConnection<'a> {
     /// 421 (timeout) if `reason` is `None`.
     fn close_slow_client(&mut self, reason: Option<DiscardReason>) -> CloseReason {
         if let Some(DiscardReason::Message(error)) = reason {
-            metrics::MAILS.count(rejected_mail_outcome(error));
+            self.metrics.mails.count(rejected_mail_outcome(error));
         }
         let reply = reason.map_or(reply::R421_TIMEOUT, Reply::from);
         self.close(&reply)

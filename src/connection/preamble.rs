@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::deadlines::Deadlines;
 use super::{ClientConnection, close_reason};
-use crate::metrics::{self, CloseReason};
+use crate::metrics::CloseReason;
 use crate::net::proxy_protocol::{self, ParsedProxyHeader, ProxiedClient, ReceiveError};
 use crate::smtp::reply;
 
@@ -53,7 +53,7 @@ impl ClientConnection<'_> {
             true => self.transport.set_pending_octets(rest),
             false => {
                 self.octets_in += rest.len() as u64;
-                metrics::RECEIVED_BYTES.add((), rest.len());
+                self.metrics.received_bytes.add((), rest.len());
                 self.input.push(&rest);
             }
         }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::ClientConnection;
 use crate::mail::{Mail, MailOrigin};
-use crate::metrics::{self, MailOutcome};
+use crate::metrics::MailOutcome;
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::{Envelope, MessageContent};
 use crate::store::{SaveError, SavedId};
@@ -26,15 +26,16 @@ impl ClientConnection<'_> {
             Ok((saved, from, recipients))
         });
         let waited = started_at.elapsed();
-        metrics::SAVE_TIME.observe_time(waited);
+        let metrics = self.metrics;
+        metrics.save_time.observe_time(waited);
         let session = self.client.session_id();
         match outcome {
             Ok((saved, from, recipients)) => {
                 self.mails_saved += 1;
                 self.session.reset_command_count();
                 self.deadlines.restart_command_period();
-                metrics::MAILS.count(MailOutcome::Saved);
-                metrics::RECIPIENTS_SAVED.add((), recipients);
+                metrics.mails.count(MailOutcome::Saved);
+                metrics.recipients_saved.add((), recipients);
                 log::info!(
                     session:% = session, hash = saved.as_str(), from = from.as_str(),
                     rcpt = recipients, octets = octets; "saved"
@@ -50,7 +51,7 @@ impl ClientConnection<'_> {
                     }
                     SaveError::Full(_) => (MailOutcome::StoreFull, reply::R452_STORE_FULL),
                 };
-                metrics::MAILS.count(outcome);
+                metrics.mails.count(outcome);
                 reply
             }
         }

@@ -140,7 +140,7 @@ mod tests {
             store_limits: Arc::default(),
             client_timeout: Duration::from_secs(1),
             budget: MemoryBudget::new(1),
-            saver: SaveQueue::discarding(),
+            saver: SaveQueue::discarding(Arc::default()),
             proxy_protocol: false,
             tls: None,
             accept: Arc::new(AcceptPoolSettings {

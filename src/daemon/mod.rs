@@ -12,6 +12,7 @@ mod resources;
 mod signal_loop;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
 use nix::unistd::geteuid;
@@ -25,6 +26,7 @@ use self::resources::raise_and_check_rlimits;
 use self::signal_loop::Daemon;
 use crate::config::Config;
 use crate::logging::{LogFile, LogFormat};
+use crate::metrics::Metrics;
 use crate::net::tls::TlsCredentials;
 use crate::os::pid_file::PidFile;
 use crate::os::privileges::{self, UserAndGroup};
@@ -42,9 +44,10 @@ pub type ConfigLoader<'a> = &'a dyn Fn() -> Result<Config, String>;
 /// [`DaemonError`]: the server could not start.
 pub fn run(config: &Config, reload_config: ConfigLoader) -> Result<(), DaemonError> {
     let signals = signals::install_handlers().map_err(DaemonError::Thread)?;
+    let metrics = Arc::new(Metrics::new());
     let identity = target_identity(config)?;
     let listeners = bind(config, identity)?;
-    let files = open_files_as_root(config, identity)?;
+    let files = open_files_as_root(config, identity, &metrics)?;
     raise_and_check_rlimits(config);
     if let Some(identity) = identity {
         drop_privileges(identity, &files, reload_config)?;
@@ -57,7 +60,7 @@ pub fn run(config: &Config, reload_config: ConfigLoader) -> Result<(), DaemonErr
         tls,
     } = files;
     let events = start_log_and_signals(&log_file, signals)?;
-    let server = Server::builder(config.clone()).finish(listeners, tls)?;
+    let server = Server::builder(config.clone()).finish(listeners, tls, metrics)?;
     server.start_threads()?;
     let daemon = Daemon {
         config: config.clone(),
@@ -88,8 +91,9 @@ struct FilesOpenedBeforePrivilegeDrop {
 fn open_files_as_root(
     config: &Config,
     identity: Option<UserAndGroup>,
+    metrics: &Arc<Metrics>,
 ) -> Result<FilesOpenedBeforePrivilegeDrop, DaemonError> {
-    let log_file = open_log(config)?;
+    let log_file = open_log(config, metrics)?;
     log_config_warnings(config);
     if identity.is_none() && geteuid().is_root() {
         log::warn!(fix = "set GUID and SGID to the ids of another user and group"; "runs_as_root");
@@ -130,10 +134,12 @@ fn start_log_and_signals(
     signals.start_signal_thread().map_err(DaemonError::Thread)
 }
 
-fn open_log(config: &Config) -> Result<LogFile, DaemonError> {
-    LogFile::open(&config.log_file, log_format(config)).map_err(|source| DaemonError::Log {
-        file: config.log_file.clone(),
-        source,
+fn open_log(config: &Config, metrics: &Arc<Metrics>) -> Result<LogFile, DaemonError> {
+    LogFile::open(&config.log_file, log_format(config), metrics).map_err(|source| {
+        DaemonError::Log {
+            file: config.log_file.clone(),
+            source,
+        }
     })
 }
 

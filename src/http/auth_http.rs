@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::connection::{ConnectionSettings, SharedSettings};
 use crate::http::{Request, Response};
-use crate::metrics::{self, AuthAnswer};
+use crate::metrics::AuthAnswer;
 use crate::net::accept_pool::AcceptPool;
 use crate::smtp::reply::{self, Reply};
 
@@ -30,12 +30,12 @@ impl NginxAuthEndpoint {
         // nginx passes on AUTH PLAIN even if it does not offer AUTH. The answer `OK` would then mean that any password is
         // valid.
         if request.header("Auth-Method") != Some(b"none") {
-            return rejection(&reply::R502_NOT_IMPLEMENTED, AuthAnswer::OtherMethod);
+            return self.rejection(&reply::R502_NOT_IMPLEMENTED, AuthAnswer::OtherMethod);
         }
         let recipient = request.header("Auth-SMTP-To").unwrap_or_default();
         let settings = self.settings();
         if settings.session.is_relay_rcpt(recipient) {
-            let refusal = rejection(&reply::R550_RELAY_DENIED, AuthAnswer::RelayDenied);
+            let refusal = self.rejection(&reply::R550_RELAY_DENIED, AuthAnswer::RelayDenied);
             return match login_attempt_number(request) {
                 // Without Auth-Wait nginx closes the client's connection, and the client needs a new one for its other
                 // recipients.
@@ -46,9 +46,9 @@ impl NginxAuthEndpoint {
         let has_free_slot = self.pool.active_connections() < self.pool.max_connections();
         let is_draining = self.pool.is_draining();
         if is_draining || !has_free_slot || settings.saver.health().unready_reason().is_some() {
-            return rejection(&reply::R421_TOO_BUSY, AuthAnswer::NotReady);
+            return self.rejection(&reply::R421_TOO_BUSY, AuthAnswer::NotReady);
         }
-        metrics::AUTH_HTTP.count(AuthAnswer::Ok);
+        self.pool.metrics().auth_http.count(AuthAnswer::Ok);
         let server = advertised_ip(self.smtp_address.ip(), request.local.ip());
         Response::text(200, "")
             .with_header("Auth-Status", "OK")
@@ -56,17 +56,17 @@ impl NginxAuthEndpoint {
             .with_header("Auth-Port", self.smtp_address.port())
     }
 
+    fn rejection(&self, reply: &Reply, answer: AuthAnswer) -> Response {
+        self.pool.metrics().auth_http.count(answer);
+        let (status, text) = reply.status_and_text();
+        Response::text(200, "")
+            .with_header("Auth-Status", text)
+            .with_header("Auth-Error-Code", status)
+    }
+
     fn settings(&self) -> Arc<ConnectionSettings> {
         self.settings.current()
     }
-}
-
-fn rejection(reply: &Reply, answer: AuthAnswer) -> Response {
-    metrics::AUTH_HTTP.count(answer);
-    let (status, text) = reply.status_and_text();
-    Response::text(200, "")
-        .with_header("Auth-Status", text)
-        .with_header("Auth-Error-Code", status)
 }
 
 /// Returns the number of nginx's requests for this client so far, including this one.

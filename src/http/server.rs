@@ -14,18 +14,19 @@ use std::time::{Duration, Instant};
 use httparse::{EMPTY_HEADER, Status};
 
 use super::message::{Request, Response};
-use crate::metrics::{self, Component};
+use crate::metrics::{Component, Metrics};
 use crate::net::listener::Listener;
 
 /// A function that answers one request. If it panics, the client gets a 500.
 pub type Handler = Arc<dyn Fn(&Request) -> Response + Send + Sync>;
 
 /// Starts a thread that accepts HTTP connections on `listener` until [`Listener::close`], and answers requests with `handler`.
+/// Panics of `handler` are counted in `metrics`.
 ///
 /// # Errors
 /// The accepting thread cannot be started.
-pub fn serve(listener: &Arc<Listener>, handler: Handler) -> io::Result<()> {
-    let listener = Arc::clone(listener);
+pub fn serve(listener: &Arc<Listener>, metrics: &Arc<Metrics>, handler: Handler) -> io::Result<()> {
+    let (listener, metrics) = (Arc::clone(listener), Arc::clone(metrics));
     let accepting = move || {
         // Each connection holds a clone of this `Arc`, so the number of clones is the number of connections.
         let slots = Arc::new(());
@@ -44,10 +45,11 @@ pub fn serve(listener: &Arc<Listener>, handler: Handler) -> io::Result<()> {
             }
             timeout = SLOT_TIMEOUT;
             let (slot, handler) = (Arc::clone(&slots), Arc::clone(&handler));
+            let metrics = Arc::clone(&metrics);
             let answering = move || {
                 let _slot = slot;
                 // An error is ignored: the client is gone or too slow, so no response can be sent.
-                let _ = serve_http_request(&socket, peer, &handler);
+                let _ = serve_http_request(&socket, peer, &metrics, &handler);
             };
             let thread = builder("http-client").spawn(answering);
             if let Err(error) = thread {
@@ -64,7 +66,12 @@ fn builder(name: &str) -> thread::Builder {
         .stack_size(STACK_OCTETS)
 }
 
-fn serve_http_request(socket: &TcpStream, peer: SocketAddr, handler: &Handler) -> io::Result<()> {
+fn serve_http_request(
+    socket: &TcpStream,
+    peer: SocketAddr,
+    metrics: &Metrics,
+    handler: &Handler,
+) -> io::Result<()> {
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let local = socket.local_addr()?;
     let local = SocketAddr::new(local.ip().to_canonical(), local.port());
@@ -74,7 +81,7 @@ fn serve_http_request(socket: &TcpStream, peer: SocketAddr, handler: &Handler) -
     let response = loop {
         let line_ended = read_head(socket, &mut head, read_until)?;
         // The head is parsed only after a line end, because only a line end can complete it.
-        if line_ended && let Some(response) = respond(&head, peer, local, handler) {
+        if line_ended && let Some(response) = respond(&head, peer, local, metrics, handler) {
             break response;
         }
         if head.len() >= MAX_HEAD_OCTETS {
@@ -92,6 +99,7 @@ pub fn respond(
     head: &[u8],
     peer: SocketAddr,
     local: SocketAddr,
+    metrics: &Metrics,
     handler: &Handler,
 ) -> Option<Vec<u8>> {
     let mut headers = [EMPTY_HEADER; MAX_HEADERS];
@@ -117,7 +125,7 @@ pub fn respond(
         headers: parsed.headers,
     };
     let response = catch_unwind(AssertUnwindSafe(|| handler(&request))).unwrap_or_else(|_| {
-        metrics::PANICS.count(Component::Http);
+        metrics.panics.count(Component::Http);
         log::error!(client:% = peer; "http_panicked");
         Response::text(500, "internal error\n")
     });
@@ -216,7 +224,7 @@ mod tests {
     fn start(handler: Handler) -> Arc<Listener> {
         let address = "127.0.0.1:0".parse().unwrap();
         let listener = Arc::new(Listener::bind(address, false, false).unwrap());
-        serve(&listener, handler).unwrap();
+        serve(&listener, &Arc::default(), handler).unwrap();
         listener
     }
 

@@ -1,11 +1,10 @@
 //! The status endpoints: /metrics for Prometheus, /livez and /readyz for health checks.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
-use crate::connection::{ConnectionSettings, SharedSettings};
+use crate::connection::{self, ConnectionSettings, SharedSettings};
 use crate::http::{Request, Response};
-use crate::metrics;
+use crate::metrics::CONTENT_TYPE;
 use crate::net::accept_pool::AcceptPool;
 
 /// Answers requests to the status endpoints.
@@ -21,8 +20,8 @@ impl StatusEndpoints {
     pub fn handle(&self, request: &Request) -> Response {
         match request.path {
             "/metrics" => {
-                self.set_gauges(&self.settings());
-                Response::text(200, metrics::render()).with_content_type(metrics::CONTENT_TYPE)
+                let page = connection::metrics_text(&self.pool, &self.settings());
+                Response::text(200, page).with_content_type(CONTENT_TYPE)
             }
             // Any answer shows that the process is alive.
             "/livez" => Response::text(200, "ok\n"),
@@ -52,31 +51,7 @@ impl StatusEndpoints {
             .collect()
     }
 
-    /// Sets the metrics that are computed at each request for /metrics.
-    fn set_gauges(&self, settings: &ConnectionSettings) {
-        metrics::CONNECTIONS_ACTIVE.set(self.pool.active_connections() as u64);
-        metrics::CONNECTIONS_LIMIT.set(self.pool.max_connections() as u64);
-        metrics::CONTENT_BYTES.set(settings.budget.in_use() as u64);
-        metrics::CONTENT_LIMIT_BYTES.set(settings.budget.max_octets() as u64);
-        let is_up = settings.saver.health().unready_reason().is_none();
-        metrics::STORE_UP.set(u64::from(is_up));
-        if let Some(tls) = &settings.tls {
-            metrics::CERTIFICATE_EXPIRES_AT.set(seconds_since_1970(tls.expires_at()));
-        }
-    }
-
     fn settings(&self) -> Arc<ConnectionSettings> {
         self.settings.current()
     }
-}
-
-/// Sets the gauges of version and start time; called at startup.
-pub fn set_version_and_start_gauges() {
-    metrics::BUILD.set(1);
-    metrics::STARTED_AT.set(seconds_since_1970(SystemTime::now()));
-}
-
-fn seconds_since_1970(time: SystemTime) -> u64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH);
-    since.unwrap_or_default().as_secs()
 }

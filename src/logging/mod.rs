@@ -14,6 +14,7 @@ use nix::unistd::{Gid, Uid};
 
 pub use self::format::{is_printable, push_escaped};
 use self::writer::{LogBuffer, LogOutput};
+use crate::metrics::Metrics;
 
 /// Format of the log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,12 +36,16 @@ pub struct LogFile {
 
 impl LogFile {
     /// Opens `file` for appending. `/dev/stdout` and `/dev/stderr` mean these streams; an empty name means stderr.
-    /// Lines are buffered until [`start_log_writer`](LogFile::start_log_writer).
+    /// Lines are buffered until [`start_log_writer`](LogFile::start_log_writer). Dropped lines are counted in `metrics`.
     ///
     /// # Errors
     /// The file cannot be opened.
-    pub fn open(file: &Path, format: LogFormat) -> io::Result<LogFile> {
-        let buffer = Arc::new(LogBuffer::new(LogOutput::open(file)?, format));
+    pub fn open(file: &Path, format: LogFormat, metrics: &Arc<Metrics>) -> io::Result<LogFile> {
+        let buffer = Arc::new(LogBuffer::new(
+            LogOutput::open(file)?,
+            format,
+            Arc::clone(metrics),
+        ));
         let logger = Logger(Arc::clone(&buffer));
         if log::set_boxed_logger(Box::new(logger)).is_ok() {
             log::set_max_level(LevelFilter::Info);

@@ -9,7 +9,7 @@ use std::mem;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use nix::unistd::{Gid, Uid};
 
 use super::LogFormat;
-use crate::metrics;
+use crate::metrics::Metrics;
 use crate::os::secure_open;
 use crate::sync;
 
@@ -32,6 +32,8 @@ pub struct LogBuffer {
     as_json: AtomicBool,
     /// The last write failed, perhaps in the middle of a line.
     partial_line: AtomicBool,
+    /// Counts the dropped lines.
+    metrics: Arc<Metrics>,
 }
 
 #[derive(Default)]
@@ -51,7 +53,7 @@ struct UnwrittenLogLines {
 impl LogBuffer {
     /// Returns an empty buffer. Until [`set_has_writer`](LogBuffer::set_has_writer) is called, no thread writes the lines: they
     /// stay in the buffer until [`flush`](LogBuffer::flush) writes them.
-    pub fn new(target: LogOutput, format: LogFormat) -> LogBuffer {
+    pub fn new(target: LogOutput, format: LogFormat, metrics: Arc<Metrics>) -> LogBuffer {
         LogBuffer {
             lines: Mutex::new(UnwrittenLogLines::default()),
             not_empty: Condvar::new(),
@@ -59,6 +61,7 @@ impl LogBuffer {
             target: Mutex::new(target),
             as_json: AtomicBool::new(format == LogFormat::Json),
             partial_line: AtomicBool::new(false),
+            metrics,
         }
     }
 
@@ -107,7 +110,7 @@ impl LogBuffer {
         let mut lines = self.lock_lines();
         if lines.octets.len() + line.len() > MAX_BUFFERED_OCTETS {
             lines.dropped += 1;
-            metrics::LOG_LINES_DROPPED.count(());
+            self.metrics.log_lines_dropped.count(());
             return;
         }
         let was_empty = lines.octets.is_empty();

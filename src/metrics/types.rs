@@ -3,7 +3,7 @@
 use std::fmt::{Display, Write};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// The label of a counter. A counter without a label uses `()`.
 pub trait MetricLabel: Copy {
@@ -95,6 +95,20 @@ impl<L: MetricLabel> Counter<L> {
     pub fn add(&self, label: L, count: usize) {
         self.counts[label.index()].fetch_add(count as u64, Relaxed);
     }
+
+    /// Returns how many events with this label value were counted.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "an index is less than VALUES, which `new` limits to MAX_VALUES"
+    )]
+    pub fn value(&self, label: L) -> u64 {
+        self.counts[label.index()].load(Relaxed)
+    }
+
+    /// Returns how many events were counted, with any label value.
+    pub fn total(&self) -> u64 {
+        self.counts.iter().map(|count| count.load(Relaxed)).sum()
+    }
 }
 
 impl Gauge {
@@ -129,10 +143,21 @@ impl Gauge {
         self.value.store(value, Relaxed);
     }
 
+    /// Sets the value to a time, in seconds since 1970.
+    pub fn set_time(&self, time: SystemTime) {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH);
+        self.set(since.unwrap_or_default().as_secs());
+    }
+
     /// Sets the value to `part / whole`, at most 1.
     pub fn set_ratio(&self, part: u64, whole: u64) {
         let ratio = part.min(whole) as f64 / whole.max(1) as f64;
         self.set((ratio * self.scale as f64) as u64);
+    }
+
+    /// Returns the stored value; `None` if the gauge is not set.
+    pub fn value(&self) -> Option<u64> {
+        Some(self.value.load(Relaxed)).filter(|value| *value != UNSET)
     }
 
     /// Omits the gauge from the metrics page until it is set again.
@@ -170,6 +195,16 @@ impl Histogram {
         self.sum.fetch_add(value, Relaxed);
     }
 
+    /// Returns the number of observations.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().map(|bucket| bucket.load(Relaxed)).sum()
+    }
+
+    /// Returns the sum of all observations, in the unit of the metrics page.
+    pub fn sum(&self) -> f64 {
+        self.sum.load(Relaxed) as f64 / self.scale as f64
+    }
+
     /// Records one duration; the bounds given to `new` must be in microseconds.
     pub fn observe_time(&self, time: Duration) {
         self.observe(time.as_micros() as u64);
@@ -193,8 +228,7 @@ impl<L: MetricLabel> MetricFamily for Counter<L> {
 
 impl MetricFamily for Gauge {
     fn write_to(&self, page: &mut String) {
-        let value = self.value.load(Relaxed);
-        if value != UNSET {
+        if let Some(value) = self.value() {
             write_help_and_type(page, self.name, self.help, "gauge");
             match self.scale {
                 1 => write_sample(page, self.name, "", self.label, value),
@@ -217,13 +251,7 @@ impl MetricFamily for Histogram {
             };
             write_sample(page, self.name, "_bucket", &label, cumulative);
         }
-        write_sample(
-            page,
-            self.name,
-            "_sum",
-            "",
-            in_units(self.sum.load(Relaxed)),
-        );
+        write_sample(page, self.name, "_sum", "", self.sum());
         write_sample(page, self.name, "_count", "", cumulative);
     }
 }

@@ -14,12 +14,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 
 use super::connection_limiter::{LimiterGuard, PerAddressLimiter};
+use super::connection_slot::ConnectionSlot;
 use super::idle_threads::IdleThreads;
 use super::io_timeout::{IoTimeout, SCAN_INTERVAL};
 use super::listener::Listener;
 use super::load::LoadLevel;
 use super::trusted_proxies::TrustedProxies;
-use crate::metrics::{self, CloseReason, Component, ListenerKind};
+use crate::metrics::{CloseReason, Component, ListenerKind, Metrics};
 use crate::sync;
 
 /// Serves one client, from the greeting to the end of the connection.
@@ -45,6 +46,7 @@ pub struct AcceptPoolSettings {
 pub struct AcceptPool {
     settings: CurrentPoolSettings,
     address_limiter: Arc<PerAddressLimiter>,
+    metrics: Arc<Metrics>,
     serve: ConnectionHandler,
     idle_threads: IdleThreads,
     active_connections: AtomicUsize,
@@ -80,10 +82,15 @@ struct ActiveClient {
 impl AcceptPool {
     /// Returns a pool that accepts no connection until [`open`](AcceptPool::open). The pool calls `settings` for each new
     /// connection; connected clients stay, even if they exceed limits that were lowered meanwhile.
-    pub fn new(settings: CurrentPoolSettings, serve: ConnectionHandler) -> Arc<AcceptPool> {
+    pub fn new(
+        settings: CurrentPoolSettings,
+        metrics: Arc<Metrics>,
+        serve: ConnectionHandler,
+    ) -> Arc<AcceptPool> {
         Arc::new(AcceptPool {
             settings,
             address_limiter: Arc::default(),
+            metrics,
             serve,
             idle_threads: IdleThreads::default(),
             active_connections: AtomicUsize::new(0),
@@ -122,6 +129,11 @@ impl AcceptPool {
             }
         };
         builder.stack_size(THREAD_STACK_BYTES).spawn(scan).map(drop)
+    }
+
+    /// Returns the metrics of the server.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
     }
 
     /// Returns the number of connection slots that are taken.
@@ -164,13 +176,17 @@ impl AcceptPool {
     fn accept_and_serve(self: Arc<Self>, mut listener: Arc<Listener>) {
         while let Some((socket, address)) = listener.accept() {
             let settings = self.settings();
-            let Some(slot) = ConnectionSlot::take(&self, settings.max_clients) else {
-                reject(
+            let reject_busy = || {
+                self.reject(
                     &socket,
                     &listener,
                     &settings.busy_reply,
                     CloseReason::LimitReached,
-                );
+                )
+            };
+            let Some(slot) = ConnectionSlot::take(&self.active_connections, settings.max_clients)
+            else {
+                reject_busy();
                 continue;
             };
             let is_trusted_proxy = settings.trusted_proxies.contains(address.ip());
@@ -180,7 +196,7 @@ impl AcceptPool {
                 false => settings.max_clients_per_address,
             };
             let Some(address_guard) = self.address_limiter.try_acquire(address.ip(), max) else {
-                reject(
+                self.reject(
                     &socket,
                     &listener,
                     &settings.address_limit_reply,
@@ -189,12 +205,7 @@ impl AcceptPool {
                 continue;
             };
             if !self.ensure_other_thread_accepts(&listener) {
-                reject(
-                    &socket,
-                    &listener,
-                    &settings.busy_reply,
-                    CloseReason::LimitReached,
-                );
+                reject_busy();
                 continue;
             }
             drop(settings);
@@ -271,11 +282,30 @@ impl AcceptPool {
             state,
         };
         if catch_unwind(AssertUnwindSafe(|| (self.serve)(&client))).is_err() {
-            metrics::PANICS.count(Component::Connection);
-            metrics::CONNECTIONS.count((ListenerKind::new(implicit_tls), CloseReason::Panicked));
+            self.metrics.panics.count(Component::Connection);
+            let labels = (ListenerKind::new(implicit_tls), CloseReason::Panicked);
+            self.metrics.connections.count(labels);
             log::error!(session:% = client.session_id(), client:% = ip; "panicked");
         }
         self.lock_clients().remove(&number);
+    }
+
+    /// Sends `reply` (a 421) to a rejected client, without blocking. On an implicit-TLS port nothing is sent, because `reply`
+    /// is plaintext.
+    fn reject(&self, socket: &TcpStream, listener: &Listener, reply: &[u8], outcome: CloseReason) {
+        let kind = ListenerKind::new(listener.implicit_tls());
+        self.metrics.connections.count((kind, outcome));
+        let mut socket = socket;
+        if listener.implicit_tls() {
+            return;
+        }
+        if socket.set_nonblocking(true).is_err() || socket.write(reply).is_err() {
+            return;
+        }
+        let _ = socket.shutdown(Shutdown::Write);
+        // Discards octets that have arrived: if `close` found them unread, the kernel would reset the connection, and the
+        // client might lose the reply.
+        let _ = socket.read(&mut [0; 4_096]);
     }
 
     fn load_level(&self) -> LoadLevel {
@@ -327,6 +357,11 @@ impl Client {
             .is_some()
     }
 
+    /// Returns the metrics of the server.
+    pub fn metrics(&self) -> &Metrics {
+        &self.pool.metrics
+    }
+
     /// Returns the load level of the pool.
     pub fn load(&self) -> LoadLevel {
         self.pool.load_level()
@@ -353,43 +388,6 @@ impl Client {
         // As in `set_idle`: `drain` sees that `idle` is `false`, or this thread sees `drain_requested`, or both.
         !self.state.drain_requested.load(Ordering::SeqCst)
     }
-}
-
-/// One taken connection slot; released on drop, also after a panic.
-struct ConnectionSlot<'a>(&'a AcceptPool);
-
-impl ConnectionSlot<'_> {
-    fn take(pool: &AcceptPool, max_clients: usize) -> Option<ConnectionSlot<'_>> {
-        pool.active_connections
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |taken| {
-                (taken < max_clients).then_some(taken + 1)
-            })
-            .ok()
-            .map(|_| ConnectionSlot(pool))
-    }
-}
-
-impl Drop for ConnectionSlot<'_> {
-    fn drop(&mut self) {
-        self.0.active_connections.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-/// Sends `reply` (a 421) to a rejected client, without blocking. On an implicit-TLS port nothing is sent, because `reply` is
-/// plaintext.
-fn reject(socket: &TcpStream, listener: &Listener, reply: &[u8], outcome: CloseReason) {
-    metrics::CONNECTIONS.count((ListenerKind::new(listener.implicit_tls()), outcome));
-    let mut socket = socket;
-    if listener.implicit_tls() {
-        return;
-    }
-    if socket.set_nonblocking(true).is_err() || socket.write(reply).is_err() {
-        return;
-    }
-    let _ = socket.shutdown(Shutdown::Write);
-    // Discards octets that have arrived: if `close` found them unread, the kernel would reset the connection, and the client
-    // might lose the reply.
-    let _ = socket.read(&mut [0; 4_096]);
 }
 
 /// Stack size of a thread in octets: enough for a TLS handshake and the deepest parser. Only pages in use take memory.

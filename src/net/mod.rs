@@ -3,6 +3,7 @@
 pub mod accept_pool;
 mod certificate_chain;
 pub mod connection_limiter;
+mod connection_slot;
 pub mod deadline;
 mod idle_threads;
 pub mod io_timeout;

@@ -9,6 +9,7 @@ use super::running::RunningServer;
 use super::settings::{load_tls, log_config_warnings};
 use super::store_factory::StoreSource;
 use crate::config::Config;
+use crate::metrics::Metrics;
 use crate::net::tls::TlsCredentials;
 use crate::store::{SaveError, SaveMail, StoreOpener};
 
@@ -61,7 +62,7 @@ impl ServerBuilder {
         log_config_warnings(&self.config);
         let listeners = listeners::bind_all(&self.config, Vec::new())?;
         let tls = load_tls(&self.config)?;
-        self.finish(listeners, tls)
+        self.finish(listeners, tls, Arc::new(Metrics::new()))
     }
 
     /// Opens the store and starts the writer threads, for listeners that are bound and a certificate that is loaded already.
@@ -72,12 +73,13 @@ impl ServerBuilder {
         self,
         listeners: BoundListeners,
         tls: Option<TlsCredentials>,
+        metrics: Arc<Metrics>,
     ) -> Result<Server, StartError> {
         let stores = match self.store {
             Some(open) => StoreSource::Custom(open, self.writers),
             None => StoreSource::Configured(OnceLock::new()),
         };
-        let running = RunningServer::new(self.config, stores, tls)?;
+        let running = RunningServer::new(self.config, stores, tls, metrics)?;
         Ok(Server::new(listeners, running))
     }
 }

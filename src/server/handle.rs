@@ -10,7 +10,7 @@ use super::builder::ServerBuilder;
 use super::error::{ReloadError, StartError};
 use super::http_endpoints;
 use super::listeners::BoundListeners;
-use super::running::{BeforeReload, RunningServer, log_refused_reload};
+use super::running::{BeforeReload, RunningServer};
 use super::shutdown::shut_down;
 use crate::config::Config;
 use crate::http::status::StatusEndpoints;
@@ -197,7 +197,9 @@ impl ServerHandle {
 
     /// Logs and counts a new configuration that could not be read.
     pub(crate) fn refuse_reload(&self, reason: &str) {
-        log_refused_reload(reason);
+        if let Some(running) = &*sync::lock(&self.shared.running) {
+            running.log_refused_reload(reason);
+        }
     }
 }
 

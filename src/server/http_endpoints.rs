@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::connection::SharedSettings;
 use crate::http;
 use crate::http::auth_http::NginxAuthEndpoint;
-use crate::http::status::{self, StatusEndpoints};
+use crate::http::status::StatusEndpoints;
 use crate::net::accept_pool::AcceptPool;
 use crate::net::listener::Listener;
 
@@ -60,8 +60,12 @@ pub fn start_auth_http(
         settings: Arc::clone(settings),
         smtp_address,
     };
-    http::serve(listener, Arc::new(move |request| auth_http.handle(request)))
-        .map_err(StartError::Thread)?;
+    http::serve(
+        listener,
+        pool.metrics(),
+        Arc::new(move |request| auth_http.handle(request)),
+    )
+    .map_err(StartError::Thread)?;
     log::info!(address:% = listener.address(), role = "auth_http"; "listening");
     Ok(())
 }
@@ -74,9 +78,13 @@ pub fn start_status_endpoints(
     listener: &Arc<Listener>,
     status: StatusEndpoints,
 ) -> Result<(), StartError> {
-    status::set_version_and_start_gauges();
-    http::serve(listener, Arc::new(move |request| status.handle(request)))
-        .map_err(StartError::Thread)?;
+    let metrics = Arc::clone(status.pool.metrics());
+    http::serve(
+        listener,
+        &metrics,
+        Arc::new(move |request| status.handle(request)),
+    )
+    .map_err(StartError::Thread)?;
     log::info!(address:% = listener.address(); "status_page");
     Ok(())
 }

@@ -9,7 +9,7 @@ use super::settings::{
 use super::store_factory::{RunningStore, StoreSource};
 use crate::config::Config;
 use crate::connection::{self, ConnectionSettings, SharedSettings};
-use crate::metrics::{self, ReloadOutcome, ReloadTarget};
+use crate::metrics::{Metrics, ReloadOutcome, ReloadTarget};
 use crate::net::accept_pool::AcceptPool;
 use crate::net::tls::{FileFingerprint, TlsCredentials};
 use crate::smtp::MemoryBudget;
@@ -42,8 +42,9 @@ impl RunningServer {
         config: Config,
         stores: StoreSource,
         tls: Option<TlsCredentials>,
+        metrics: Arc<Metrics>,
     ) -> Result<RunningServer, StartError> {
-        let store = stores.start(&config)?;
+        let store = stores.start(&config, &metrics)?;
         let session = Arc::new(session_settings(&config));
         let settings = SharedSettings::new(ConnectionSettings {
             session: Arc::clone(&session),
@@ -65,7 +66,7 @@ impl RunningServer {
             move |client: &_| connection::serve(client, &settings.current())
         };
         Ok(RunningServer {
-            pool: AcceptPool::new(Box::new(limits), Box::new(serve)),
+            pool: AcceptPool::new(Box::new(limits), metrics, Box::new(serve)),
             config,
             stores,
             settings,
@@ -87,15 +88,23 @@ impl RunningServer {
     ) -> Result<&Config, ReloadError> {
         match self.try_reload(new_config, before_change) {
             Ok(()) => {
-                metrics::RELOADS.count((ReloadTarget::Configuration, ReloadOutcome::Applied));
+                let reload = (ReloadTarget::Configuration, ReloadOutcome::Applied);
+                self.pool.metrics().reloads.count(reload);
                 log::info!("reload");
                 Ok(&self.config)
             }
             Err(error) => {
-                log_refused_reload(&error.report());
+                self.log_refused_reload(&error.report());
                 Err(error)
             }
         }
+    }
+
+    /// Logs and counts a new configuration that was not applied.
+    pub fn log_refused_reload(&self, reason: &str) {
+        let reload = (ReloadTarget::Configuration, ReloadOutcome::Refused);
+        self.pool.metrics().reloads.count(reload);
+        log::error!(reason = reason, kept = "the old configuration"; "reload_refused");
     }
 
     /// Reads the key and the certificate again if one of their files has changed. If the new pair is invalid, the old pair
@@ -111,7 +120,7 @@ impl RunningServer {
         }
         match TlsCredentials::load(tls.files()) {
             Ok(renewed) => {
-                count_certificate_reload(ReloadOutcome::Applied);
+                count_certificate_reload(self.pool.metrics(), ReloadOutcome::Applied);
                 log::info!("certificate_renewed");
                 log_certificate_warnings(&renewed);
                 self.settings.change(|current| ConnectionSettings {
@@ -121,7 +130,7 @@ impl RunningServer {
             }
             Err(error) => {
                 self.refused_tls_files = Some(on_disk);
-                count_certificate_reload(ReloadOutcome::Refused);
+                count_certificate_reload(self.pool.metrics(), ReloadOutcome::Refused);
                 log::error!(reason:% = error, kept = "the old key and certificate"; "certificate_refused");
             }
         }
@@ -141,7 +150,7 @@ impl RunningServer {
         let running = &self.config;
         let ignored_keys = keep_restart_only_values(&mut new_config, running);
         let settings = self.settings.current();
-        let tls = reload_tls(&new_config, settings.tls.as_ref())?;
+        let tls = reload_tls(&new_config, settings.tls.as_ref(), self.pool.metrics())?;
         let store = self.start_store(&new_config)?;
         before_change(&new_config).map_err(ReloadError::Log)?;
 
@@ -179,7 +188,7 @@ impl RunningServer {
         self.settings.change(|_| changed);
         self.config = new_config;
         if renewed {
-            count_certificate_reload(ReloadOutcome::Applied);
+            count_certificate_reload(self.pool.metrics(), ReloadOutcome::Applied);
             log::info!("certificate_renewed");
         }
         Ok(())
@@ -193,19 +202,13 @@ impl RunningServer {
         {
             return Ok(None);
         }
-        let started = self.stores.start(new_config);
+        let started = self.stores.start(new_config, self.pool.metrics());
         started.map(Some).map_err(ReloadError::Start)
     }
 }
 
-/// Logs and counts a new configuration that was not applied.
-pub fn log_refused_reload(reason: &str) {
-    metrics::RELOADS.count((ReloadTarget::Configuration, ReloadOutcome::Refused));
-    log::error!(reason = reason, kept = "the old configuration"; "reload_refused");
-}
-
-fn count_certificate_reload(outcome: ReloadOutcome) {
-    metrics::RELOADS.count((ReloadTarget::Certificate, outcome));
+fn count_certificate_reload(metrics: &Metrics, outcome: ReloadOutcome) {
+    metrics.reloads.count((ReloadTarget::Certificate, outcome));
 }
 
 /// Copies the running values of the keys that need a restart into `new_config`. Returns the keys whose new values are
@@ -266,6 +269,7 @@ fn keep_restart_only_values(new_config: &mut Config, running: &Config) -> Vec<&'
 fn reload_tls(
     new_config: &Config,
     running: Option<&TlsCredentials>,
+    metrics: &Metrics,
 ) -> Result<Option<TlsCredentials>, ReloadError> {
     let Some(files) = tls_files(new_config) else {
         return match new_config.tls_listen_addresses.first() {
@@ -281,7 +285,7 @@ fn reload_tls(
         (Err(error), Some(running))
             if error.is_permission_denied() && *running.files() == files =>
         {
-            count_certificate_reload(ReloadOutcome::Refused);
+            count_certificate_reload(metrics, ReloadOutcome::Refused);
             log::error!(reason:% = error, kept = "the old key and certificate"; "certificate_refused");
             Ok(Some(running.clone()))
         }

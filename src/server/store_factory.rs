@@ -10,6 +10,7 @@ use crate::check;
 use crate::check::database::TrialAddresses;
 use crate::config::{Config, ServerAddress, StoreKind};
 use crate::connection::{StoreLimits, StoreLimitsCell};
+use crate::metrics::Metrics;
 use crate::store::mysql::pool::{self, Connector, MySqlHost, MySqlSettings, OnTableInfo};
 use crate::store::mysql::{BodyStore, MySqlStore, TableInfo, probe};
 use crate::store::redis::cluster::{ClusterBodyWriter, RedisCluster};
@@ -38,30 +39,35 @@ pub struct RunningStore {
 }
 
 impl StoreSource {
-    /// Opens the store and starts its writers.
+    /// Opens the store and starts its writers. `metrics` are those of the server.
     ///
     /// # Errors
     /// [`StartError`] if the store can never work. A MySQL database that is only unreachable is not an error.
-    pub fn start(&self, config: &Config) -> Result<RunningStore, StartError> {
+    pub fn start(
+        &self,
+        config: &Config,
+        metrics: &Arc<Metrics>,
+    ) -> Result<RunningStore, StartError> {
         let limits = Arc::default();
         match self {
             StoreSource::Custom(open, writers) => {
-                start_writers(limits, *writers, false, StoreHealth::up(), Arc::clone(open))
+                let health = StoreHealth::up(Arc::clone(metrics));
+                start_writers(limits, *writers, false, health, Arc::clone(open))
             }
             StoreSource::Configured(file) => match config.store {
                 StoreKind::Discard => {
                     log::warn!(store = "discard", note = "every mail is accepted and none is stored"; "store");
                     Ok(RunningStore {
-                        saver: SaveQueue::discarding(),
+                        saver: SaveQueue::discarding(Arc::clone(metrics)),
                         limits,
                         writers: None,
                     })
                 }
                 StoreKind::Sqlite => {
                     let file = file.get_or_init(|| DatabaseFile::new(&config.sqlite_file));
-                    start_sqlite(config, file, limits)
+                    start_sqlite(config, file, limits, metrics)
                 }
-                StoreKind::MySql => start_mysql(config, limits),
+                StoreKind::MySql => start_mysql(config, limits, metrics),
             },
         }
     }
@@ -102,28 +108,34 @@ fn start_sqlite(
     config: &Config,
     file: &DatabaseFile,
     limits: Arc<StoreLimitsCell>,
+    metrics: &Arc<Metrics>,
 ) -> Result<RunningStore, StartError> {
     let (file, table) = (file.clone(), table_name(config));
     // The store is opened here, because a file that cannot be written must be a start error. The writer thread then takes
     // this store.
-    let opened = SqliteStore::open(&file, &table).map_err(StartError::Store)?;
+    let opened = SqliteStore::open(&file, &table, metrics).map_err(StartError::Store)?;
     let opened = Mutex::new(Some(opened));
     let checked = file.clone();
     let readiness_check = move || checked.unready_reason();
+    let counted_in = Arc::clone(metrics);
     let open: StoreOpener = Arc::new(move || {
         let opened = sync::lock(&opened).take();
-        let store = opened.map_or_else(|| SqliteStore::open(&file, &table), Ok)?;
+        let store = opened.map_or_else(|| SqliteStore::open(&file, &table, &counted_in), Ok)?;
         Ok(Box::new(store))
     });
-    let health = StoreHealth::up();
+    let health = StoreHealth::up(Arc::clone(metrics));
     health.set_readiness_check(readiness_check);
     let store = start_writers(limits, 1, true, health, open)?;
     log::info!(store = "sqlite", file:% = config.sqlite_file.display(); "store");
     Ok(store)
 }
 
-fn start_mysql(config: &Config, limits: Arc<StoreLimitsCell>) -> Result<RunningStore, StartError> {
-    let health = StoreHealth::default();
+fn start_mysql(
+    config: &Config,
+    limits: Arc<StoreLimitsCell>,
+    metrics: &Arc<Metrics>,
+) -> Result<RunningStore, StartError> {
+    let health = StoreHealth::new(Arc::clone(metrics));
     let connector = Connector::new(
         mysql_settings(config),
         table_info_callback(config, &limits),
@@ -133,7 +145,7 @@ fn start_mysql(config: &Config, limits: Arc<StoreLimitsCell>) -> Result<RunningS
     pool::watch_idle_connections(&connector, &pool).map_err(StartError::Thread)?;
     probe::start(&connector, &pool).map_err(StartError::Thread)?;
     let redis = redis_settings(config);
-    let body_store = body_store_maker(redis.as_ref(), config.save_workers)?;
+    let body_store = body_store_maker(redis.as_ref(), config.save_workers, metrics)?;
     log::info!(store = "mysql", hosts = config.mysql_hosts.len(), redis = redis.is_some(); "store");
     if let Some(redis) = redis.clone() {
         // The check has its own thread, because Redis may respond slowly and the start does not depend on the result.
@@ -158,21 +170,24 @@ fn start_mysql(config: &Config, limits: Arc<StoreLimitsCell>) -> Result<RunningS
 fn body_store_maker(
     redis: Option<&RedisSettings>,
     writers: usize,
+    metrics: &Arc<Metrics>,
 ) -> Result<Box<dyn Fn() -> BodyStore + Send + Sync>, StartError> {
     let Some(settings) = redis else {
         return Ok(Box::new(|| BodyStore::Table));
     };
     let [url] = settings.urls.as_slice() else {
-        let cluster = RedisCluster::start(settings, writers).map_err(StartError::Thread)?;
+        let cluster =
+            RedisCluster::start(settings, writers, metrics).map_err(StartError::Thread)?;
         return Ok(Box::new(move || {
             BodyStore::Cluster(ClusterBodyWriter::new(&cluster))
         }));
     };
     let pool = RedisPool::new(url, settings.expire_seconds, writers).map_err(StartError::Redis)?;
-    let breaker = CircuitBreaker::default();
+    let metrics = Arc::clone(metrics);
+    let breaker = CircuitBreaker::new(&metrics);
     // If the Redis thread of a writer cannot be started, that writer stores bodies in the table, so that no mail is lost.
     Ok(Box::new(move || {
-        match RedisBodyWriter::start(&pool, &breaker) {
+        match RedisBodyWriter::start(&pool, &breaker, &metrics) {
             Ok(bodies) => BodyStore::Redis(bodies),
             Err(error) => {
                 log::error!(reason:% = error; "redis_failed");
@@ -232,12 +247,13 @@ pub fn mysql_settings(config: &Config) -> MySqlSettings {
     }
 }
 
-/// Returns a connector for `list`, `show` and `check`. These commands have no SMTP sessions to limit to the column widths.
+/// Returns a connector for `list`, `show` and `check`. These commands have no SMTP sessions to limit to the column widths,
+/// and nothing reads their metrics.
 pub fn mysql_connector(config: &Config) -> Connector {
     Connector::new(
         mysql_settings(config),
         Arc::new(|_| ()),
-        &StoreHealth::default(),
+        &StoreHealth::new(Arc::default()),
     )
 }
 

@@ -8,13 +8,16 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::refusals::RejectedBatchCount;
+use crate::metrics::Metrics;
 use crate::sync::lock;
 
-/// The state of a store. Its connections and writers update the state; savers and /readyz read it. Clones share one state.
+/// The state of a store, and the metrics of its server. The connections and writers of the store update the state; savers and
+/// /readyz read it. Clones share one state.
 ///
 /// While a store is down, mail gets 451 immediately instead of waiting for the store.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct StoreHealth {
+    metrics: Arc<Metrics>,
     shared: Arc<HealthState>,
 }
 
@@ -70,11 +73,22 @@ pub struct PendingRequest {
 }
 
 impl StoreHealth {
-    /// Returns the health of a store that was reached already.
-    pub fn up() -> StoreHealth {
-        let health = StoreHealth::default();
+    /// Returns the health of a store that was not reached yet. The store counts in `metrics`.
+    pub fn new(metrics: Arc<Metrics>) -> StoreHealth {
+        let shared = Arc::default();
+        StoreHealth { metrics, shared }
+    }
+
+    /// Returns the health of a store that was reached already. The store counts in `metrics`.
+    pub fn up(metrics: Arc<Metrics>) -> StoreHealth {
+        let health = StoreHealth::new(metrics);
         health.record_reached();
         health
+    }
+
+    /// Returns the metrics of the server.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
     }
 
     /// Sets a check that every call of [`unready_reason`](StoreHealth::unready_reason) runs, so that a failure is found even if
@@ -240,7 +254,7 @@ mod tests {
 
     #[test]
     fn store_is_ready_after_the_first_connection_until_a_save_fails() {
-        let health = StoreHealth::default();
+        let health = StoreHealth::new(Arc::default());
         assert_eq!(health.down_reason(), None);
         assert_eq!(health.unready_reason().as_deref(), Some("not reached yet"));
         health.record_reached();
@@ -277,7 +291,7 @@ mod tests {
 
     #[test]
     fn stalled_store_is_unavailable_although_it_is_reachable() {
-        let health = StoreHealth::up();
+        let health = StoreHealth::up(Arc::default());
         health.set_stalled(Some("a COMMIT hangs".to_owned()));
         health.record_reached();
         assert_eq!(health.down_reason().as_deref(), Some("a COMMIT hangs"));
@@ -291,7 +305,7 @@ mod tests {
 
     #[test]
     fn store_is_not_ready_while_a_request_takes_too_long() {
-        let health = StoreHealth::up();
+        let health = StoreHealth::up(Arc::default());
         let (first, second) = (
             health.begin_request("a batch"),
             health.begin_request("a batch"),
@@ -314,7 +328,7 @@ mod tests {
     #[test]
     fn store_is_not_ready_after_many_rejected_batches_of_several_clients() {
         let address = |last| IpAddr::from([192, 0, 2, last]);
-        let health = StoreHealth::up();
+        let health = StoreHealth::up(Arc::default());
         let refuse = |last| health.record_rejected_batch(std::iter::once(address(last)), "refused");
         for _ in 0..100 {
             refuse(1);

@@ -24,7 +24,11 @@ pub fn connect(connector: &Connector) -> Result<(DbConnection, Vec<Diagnostic>),
     let states: Vec<mysql::Result<HostState>> = (0..hosts.count())
         .map(|host| {
             let mut connection = connector.connect_with_short_timeouts(host, None)?;
-            HostState::read(&mut connection, connector.table())
+            HostState::read(
+                &mut connection,
+                connector.table(),
+                connector.health().metrics(),
+            )
         })
         .collect();
     let any_is_healthy = (states.iter()).any(|state| matches!(state, Ok(HostState::Healthy)));

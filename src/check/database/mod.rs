@@ -15,7 +15,6 @@ mod triggers;
 pub use self::table::check_table;
 pub use self::trial_row::TrialAddresses;
 use super::without_panic;
-use crate::metrics::Component;
 use crate::store::Diagnostic;
 use crate::store::mysql::hanging;
 use crate::store::mysql::pool::Connector;
@@ -26,7 +25,7 @@ pub fn check(
     max_content_octets: usize,
     addresses: &TrialAddresses,
 ) -> Vec<Diagnostic> {
-    without_panic(Component::Database, "MYSQL_HOST", || {
+    without_panic("MYSQL_HOST", || {
         check_database(connector, max_content_octets, addresses)
     })
 }

@@ -4,18 +4,15 @@ mod fixes;
 
 use self::fixes::{explain_connection_error, fix_for};
 use super::without_panic;
-use crate::metrics::Component;
 use crate::store::Diagnostic;
 use crate::store::redis::cluster::ClusterReader;
 use crate::store::redis::{RedisPool, RedisReadConnection, RedisSettings, display_address};
 
 /// Returns problems that would keep the server from storing bodies in Redis, and settings that may lose bodies.
 pub fn check(settings: &RedisSettings) -> Vec<Diagnostic> {
-    without_panic(Component::Redis, "REDIS_INTERFACE", || {
-        match settings.urls.as_slice() {
-            [url] => check_single(url, settings.expire_seconds),
-            _ => check_cluster(settings),
-        }
+    without_panic("REDIS_INTERFACE", || match settings.urls.as_slice() {
+        [url] => check_single(url, settings.expire_seconds),
+        _ => check_cluster(settings),
     })
 }
 

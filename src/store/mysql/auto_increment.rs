@@ -5,7 +5,7 @@ use mysql::prelude::Queryable;
 
 use super::error::duplicate_id;
 use super::error_text::error_words;
-use crate::metrics;
+use crate::metrics::Metrics;
 use crate::store::TableName;
 use crate::store::diagnostic::Diagnostic;
 
@@ -30,7 +30,7 @@ impl PartialEq for AutoIncrementRange {
 impl Eq for AutoIncrementRange {}
 
 impl AutoIncrementRange {
-    /// Determines the used part from `largest` and from `next`, the table's AUTO_INCREMENT value. Also sets the metric.
+    /// Determines the used part from `largest` and from `next`, the table's AUTO_INCREMENT value.
     ///
     /// When all ids are used, MariaDB's counter is greater than the largest id. MySQL's counter stops at the largest id; the
     /// table's last row then shows whether that id is used.
@@ -51,13 +51,11 @@ impl AutoIncrementRange {
                 last.is_ok_and(|last| last.flatten() == Some(largest.to_string()))
             }
         };
-        let ids = AutoIncrementRange {
+        AutoIncrementRange {
             largest,
             used: next.saturating_sub(1),
             is_used_up,
-        };
-        ids.set_metric();
-        ids
+        }
     }
 
     /// Updates how much of the range is used, after an INSERT of `rows` rows. `first` is the id of the first row; 0 if unknown.
@@ -65,7 +63,6 @@ impl AutoIncrementRange {
         if first > 0 {
             self.used = first.saturating_add(rows as u64 - 1);
             self.is_used_up = false;
-            self.set_metric();
         }
     }
 
@@ -122,8 +119,9 @@ impl AutoIncrementRange {
         (self.largest, tenths.unwrap_or_default(), self.is_used_up)
     }
 
-    fn set_metric(&self) {
-        metrics::MAIL_ID_USED.set_ratio(self.used, self.largest);
+    /// Sets the metric of the used share of the range.
+    pub fn update_metric(&self, metrics: &Metrics) {
+        metrics.mail_id_used.set_ratio(self.used, self.largest);
     }
 }
 

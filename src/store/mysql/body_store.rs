@@ -1,7 +1,7 @@
 //! Where the bodies of a batch are stored: in the table, in one Redis or in a Redis Cluster.
 
 use crate::mail::Mail;
-use crate::metrics::{self, BodyLocation};
+use crate::metrics::{BodyLocation, Metrics};
 use crate::store::redis::cluster::ClusterBodyWriter;
 use crate::store::redis::{BodyLocations, PendingBodyWrite, RedisBodyWriter};
 
@@ -30,10 +30,12 @@ impl BodyStore {
 
     /// Waits until Redis has answered for the bodies of `batch`, and returns where the bodies are stored. `pending` is the
     /// result of [`begin_store`](BodyStore::begin_store). Bodies that Redis did not accept go into the table.
+    /// The bodies of each location are counted in `metrics`.
     pub(super) fn finish_store(
         &mut self,
         batch: &[Mail],
         pending: Option<&PendingBodyWrite>,
+        metrics: &Metrics,
     ) -> BodyLocations {
         let are_stored = match self {
             BodyStore::Cluster(bodies) => return bodies.store(batch),
@@ -45,7 +47,7 @@ impl BodyStore {
             true => (BodyLocation::Redis, BodyLocations::Redis),
             false => (BodyLocation::Table, BodyLocations::Table),
         };
-        metrics::BODIES.add(label, count);
+        metrics.bodies.add(label, count);
         location
     }
 }

@@ -15,6 +15,7 @@ use super::call_timeout::CallWatchdog;
 use super::driver_panic::{catch_panic, is_panic};
 use super::galera::GaleraNodeView;
 use super::table_info::TableInfo;
+use crate::metrics::Metrics;
 
 /// One connection to the database, with the properties that were read when it was opened.
 pub struct DbConnection {
@@ -35,6 +36,8 @@ pub struct DbConnection {
     committed_at: Option<Instant>,
     socket: RawFd,
     watchdog: Arc<CallWatchdog>,
+    /// The metrics of the server.
+    pub metrics: Arc<Metrics>,
     _counter: OpenConnectionGuard,
 }
 
@@ -59,6 +62,7 @@ impl DbConnection {
         server: ConnectedServer,
         watchdog: &Arc<CallWatchdog>,
         open_connections: &Arc<AtomicUsize>,
+        metrics: &Arc<Metrics>,
     ) -> DbConnection {
         DbConnection {
             socket: connection.as_raw_fd(),
@@ -71,6 +75,7 @@ impl DbConnection {
             implicit_begin: false,
             committed_at: None,
             watchdog: Arc::clone(watchdog),
+            metrics: Arc::clone(metrics),
             _counter: OpenConnectionGuard::new(open_connections),
         }
     }
@@ -81,7 +86,7 @@ impl DbConnection {
         call: impl FnOnce(&mut Conn) -> mysql::Result<T>,
     ) -> mysql::Result<T> {
         self.watchdog.begin(self.socket, CALL_TIMEOUT);
-        let outcome = catch_panic(|| call(&mut self.connection));
+        let outcome = catch_panic(&self.metrics, || call(&mut self.connection));
         self.watchdog.end(self.socket);
         self.broken |= outcome.as_ref().is_err_and(is_panic);
         outcome
@@ -93,7 +98,7 @@ impl DbConnection {
         &mut self,
         query: impl FnOnce(&mut Conn) -> mysql::Result<T>,
     ) -> mysql::Result<T> {
-        let outcome = catch_panic(|| query(&mut self.connection));
+        let outcome = catch_panic(&self.metrics, || query(&mut self.connection));
         self.broken |= outcome.as_ref().is_err_and(is_panic);
         outcome
     }

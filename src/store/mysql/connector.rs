@@ -127,15 +127,16 @@ impl Connector {
         host: usize,
         only_address: Option<SocketAddr>,
     ) -> mysql::Result<DbConnection> {
-        let settings = &self.shared.settings;
-        let (mut connection, address) = open_connection(settings, host, only_address, |options| {
-            options
-                .read_timeout(Some(CALL_TIMEOUT))
-                .write_timeout(Some(CALL_TIMEOUT))
-                .stmt_cache_size(STATEMENT_CACHE_SIZE)
-                .init(SESSION_SETTINGS.to_vec())
-        })?;
-        let (table_info, galera) = catch_panic(|| {
+        let (settings, metrics) = (&self.shared.settings, self.shared.health.metrics());
+        let (mut connection, address) =
+            open_connection(settings, metrics, host, only_address, |options| {
+                options
+                    .read_timeout(Some(CALL_TIMEOUT))
+                    .write_timeout(Some(CALL_TIMEOUT))
+                    .stmt_cache_size(STATEMENT_CACHE_SIZE)
+                    .init(SESSION_SETTINGS.to_vec())
+            })?;
+        let (table_info, galera) = catch_panic(metrics, || {
             let table_info = TableInfo::read(&mut connection, &settings.table)?;
             Ok((table_info, GaleraNodeView::read(&mut connection)?))
         })?;
@@ -158,6 +159,7 @@ impl Connector {
             server,
             watchdog,
             open_connections,
+            metrics,
         ))
     }
 
@@ -170,8 +172,8 @@ impl Connector {
         host: usize,
         only_address: Option<SocketAddr>,
     ) -> mysql::Result<Conn> {
-        let settings = &self.shared.settings;
-        let opened = open_connection(settings, host, only_address, |options| {
+        let (settings, metrics) = (&self.shared.settings, self.shared.health.metrics());
+        let opened = open_connection(settings, metrics, host, only_address, |options| {
             options
                 .read_timeout(Some(PROBE_TIMEOUT))
                 .write_timeout(Some(PROBE_TIMEOUT))
@@ -197,6 +199,11 @@ impl Connector {
     fn publish_table_info(&self, table_info: &TableInfo) {
         (self.shared.on_table_info)(table_info);
         let ids = table_info.auto_increment.as_ref();
+        let metrics = self.shared.health.metrics();
+        match ids {
+            Some(ids) => ids.update_metric(metrics),
+            None => metrics.mail_id_used.unset(),
+        }
         let shortage = ids.and_then(|ids| ids.shortage_reason(self.table()));
         // A shortage found by an INSERT is cleared only if at least two ids are free.
         if shortage.is_some() || ids.is_none_or(AutoIncrementRange::has_free_ids) {

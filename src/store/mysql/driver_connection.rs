@@ -8,11 +8,13 @@ use mysql::{Conn, OptsBuilder};
 
 use super::driver_panic::{catch_panic, is_panic};
 use super::settings::{MySqlHost, MySqlSettings};
+use crate::metrics::Metrics;
 
 /// Connects to the host with index `host` in `settings`; `configure` adds options. Returns the connection and the address that
 /// answered (`None` for a Unix socket).
 ///
-/// Tries all addresses of the host's name, or only `only_address` if it is given.
+/// Tries all addresses of the host's name, or only `only_address` if it is given. Panics of the driver are counted in
+/// `metrics`.
 ///
 /// # Errors
 /// The host's name cannot be resolved, or no address accepts the connection.
@@ -22,6 +24,7 @@ use super::settings::{MySqlHost, MySqlSettings};
 )]
 pub fn open_connection(
     settings: &MySqlSettings,
+    metrics: &Metrics,
     host: usize,
     only_address: Option<SocketAddr>,
     configure: impl Fn(OptsBuilder) -> OptsBuilder,
@@ -30,7 +33,10 @@ pub fn open_connection(
     let password = settings.password.as_str();
     let (name, port) = match &settings.hosts[host] {
         MySqlHost::Socket(path) => {
-            return Ok((connect(options().socket(Some(path)), password)?, None));
+            return Ok((
+                connect(metrics, options().socket(Some(path)), password)?,
+                None,
+            ));
         }
         MySqlHost::Tcp(name, port) => (name.as_str(), *port),
     };
@@ -41,8 +47,12 @@ pub fn open_connection(
     let mut outcome = Err(io::Error::other(format!("{name} has no address")).into());
     for address in addresses {
         let ip = address.ip().to_string();
-        outcome = connect(options().ip_or_hostname(Some(ip)).tcp_port(port), password)
-            .map(|connection| (connection, Some(address)));
+        outcome = connect(
+            metrics,
+            options().ip_or_hostname(Some(ip)).tcp_port(port),
+            password,
+        )
+        .map(|connection| (connection, Some(address)));
         if outcome.is_ok() {
             break;
         }
@@ -64,8 +74,8 @@ fn base_options(settings: &MySqlSettings) -> OptsBuilder {
         .tcp_connect_timeout(Some(connect_timeout))
 }
 
-fn connect(options: OptsBuilder, password: &str) -> mysql::Result<Conn> {
-    catch_panic(|| Conn::new(options)).map_err(|error| match is_panic(&error) {
+fn connect(metrics: &Metrics, options: OptsBuilder, password: &str) -> mysql::Result<Conn> {
+    catch_panic(metrics, || Conn::new(options)).map_err(|error| match is_panic(&error) {
         true if password.len() > MAX_PASSWORD_OCTETS => io::Error::other(format!(
             "a password of {} octets may be too long for the server's key: it holds {MAX_PASSWORD_OCTETS} if it has 2,048 \
              bits; shorten MYSQL_PASS, or connect to the server's socket: {error}",

@@ -5,16 +5,20 @@ use std::io;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::metrics::Component;
+use crate::metrics::{Component, Metrics};
 use crate::panics;
 use crate::sync::lock;
 
-/// Runs a call of the driver and turns a panic into an error. After a panic the connection must not be used again.
+/// Runs a call of the driver and turns a panic into an error, which is counted in `metrics`. After a panic the
+/// connection must not be used again.
 ///
 /// # Errors
 /// The error of the call, or its panic.
-pub fn catch_panic<T>(call: impl FnOnce() -> mysql::Result<T>) -> mysql::Result<T> {
-    panics::catch_panic(Component::Database, call).unwrap_or_else(|text| {
+pub fn catch_panic<T>(
+    metrics: &Metrics,
+    call: impl FnOnce() -> mysql::Result<T>,
+) -> mysql::Result<T> {
+    panics::catch_and_count_panic(metrics, Component::Database, call).unwrap_or_else(|text| {
         log_unless_recent(&text);
         Err(mysql::Error::IoError(io::Error::other(DriverPanic(text))))
     })

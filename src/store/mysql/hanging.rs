@@ -115,7 +115,7 @@ fn commit_state_in_process_list(
     sent_to: &ConnectedServer,
 ) -> mysql::Result<Option<String>> {
     let mut connection = connector.connect_with_short_timeouts(sent_to.host, sent_to.address)?;
-    let commits = listed_commits(&mut connection)?;
+    let commits = listed_commits(connector, &mut connection)?;
     let id = u64::from(sent_to.connection_id);
     let commit = commits
         .into_iter()
@@ -123,8 +123,13 @@ fn commit_state_in_process_list(
     Ok(commit.map(|commit| commit.state))
 }
 
-fn listed_commits(connection: &mut Conn) -> mysql::Result<Vec<ProcessListCommit>> {
-    let rows: Vec<Row> = catch_panic(|| connection.query("SHOW PROCESSLIST"))?;
+fn listed_commits(
+    connector: &Connector,
+    connection: &mut Conn,
+) -> mysql::Result<Vec<ProcessListCommit>> {
+    let rows: Vec<Row> = catch_panic(connector.health().metrics(), || {
+        connection.query("SHOW PROCESSLIST")
+    })?;
     Ok(rows.iter().filter_map(listed_commit).collect())
 }
 
@@ -266,7 +271,7 @@ pub fn hanging_commit_findings(connector: &Connector) -> Vec<Diagnostic> {
 fn oldest_hanging_commit(connector: &Connector, host: usize) -> Option<ProcessListCommit> {
     // If the host cannot be reached, another finding reports that.
     let mut connection = connector.connect_with_short_timeouts(host, None).ok()?;
-    let commits = listed_commits(&mut connection).ok()?;
+    let commits = listed_commits(connector, &mut connection).ok()?;
     commits
         .into_iter()
         .filter(|commit| commit.user == connector.user())

@@ -10,6 +10,7 @@ use mysql::prelude::Queryable;
 
 use super::driver_panic::catch_panic;
 use super::galera::{GaleraNodeView, WSREP_NOT_READY_ERROR};
+use crate::metrics::Metrics;
 use crate::store::TableName;
 
 /// Whether a host accepts rows, and the reason if it does not.
@@ -24,12 +25,17 @@ pub enum HostState {
 }
 
 impl HostState {
-    /// Reads the state of a host. After an error the connection must not be used again.
+    /// Reads the state of a host. Panics of the driver are counted in `metrics`. After an error the connection must not
+    /// be used again.
     ///
     /// # Errors
     /// The connection broke, or the driver cannot handle the server's answer.
-    pub fn read(connection: &mut Conn, table: &TableName) -> mysql::Result<HostState> {
-        catch_panic(|| {
+    pub fn read(
+        connection: &mut Conn,
+        table: &TableName,
+        metrics: &Metrics,
+    ) -> mysql::Result<HostState> {
+        catch_panic(metrics, || {
             if let Some(reason) =
                 GaleraNodeView::read(connection)?.and_then(|node| node.unready_reason())
             {

@@ -76,6 +76,7 @@ impl UnsentRows {
             })?;
             if let Some(ids) = &mut connection.table_info.auto_increment {
                 ids.record_used_ids(first_id, rows);
+                ids.update_metric(&connection.metrics);
             }
         }
         Ok(())

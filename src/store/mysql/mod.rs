@@ -103,7 +103,8 @@ impl SaveMail for MySqlStore {
         // Inserts the rows while Redis stores the bodies; if Redis fails, the INSERTs are rolled back and run again.
         let mut inserted =
             (pending_bodies.as_ref()).map(|_| self.insert_batch_part(batch, &BodyLocations::Redis));
-        let bodies_in = self.bodies.finish_store(batch, pending_bodies.as_ref());
+        let metrics = self.connector.health().metrics();
+        let bodies_in = (self.bodies).finish_store(batch, pending_bodies.as_ref(), metrics);
         if !matches!(bodies_in, BodyLocations::Redis)
             && let Some(Ok(mut connection)) = inserted.take()
         {

@@ -53,7 +53,9 @@ fn probe_host(connector: &Connector, host: usize, idle_connection: &mut Option<C
         return HostState::Unhealthy(reason);
     }
     if let Some(connection) = idle_connection {
-        if let Ok(state) = HostState::read(connection, connector.table()) {
+        if let Ok(state) =
+            HostState::read(connection, connector.table(), connector.health().metrics())
+        {
             return state;
         }
         *idle_connection = None;
@@ -61,7 +63,11 @@ fn probe_host(connector: &Connector, host: usize, idle_connection: &mut Option<C
     let state = connector
         .connect_with_short_timeouts(host, None)
         .and_then(|mut connection| {
-            let state = HostState::read(&mut connection, connector.table())?;
+            let state = HostState::read(
+                &mut connection,
+                connector.table(),
+                connector.health().metrics(),
+            )?;
             *idle_connection = Some(connection);
             Ok(state)
         });

@@ -8,7 +8,6 @@ use super::auto_increment::AutoIncrementRange;
 use super::binary_log::unsafe_sync_binlog;
 use super::number::NumericColumnType;
 use super::unfilled_column::UnfilledColumn;
-use crate::metrics;
 use crate::store::{Column, ColumnCharset, ColumnWidth};
 use crate::store::{INSERTED_COLUMNS, TableColumns, TableName};
 
@@ -79,9 +78,6 @@ impl TableInfo {
             .and_then(|column| column.number.largest_integer());
         let auto_increment =
             largest.map(|largest| AutoIncrementRange::read(connection, table, largest, next_id));
-        if auto_increment.is_none() {
-            metrics::MAIL_ID_USED.unset();
-        }
         let chars_of = |name: &str| {
             let column = columns.iter().find(|column| column.is_named(name));
             let width = column.and_then(|column| usize::try_from(column.width?).ok());

@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
 use super::batching::{BatchPermit, BatchScheduler};
 use super::pending::{QueuedMail, WaiterRegistry, pending_save};
 use crate::mail::Mail;
-use crate::metrics::{self, Component, StoreErrorKind};
+use crate::metrics::{Component, Metrics, StoreErrorKind};
 use crate::panics;
 use crate::store::{SaveError, SaveMail, SavedId, StoreHealth};
 
@@ -43,12 +43,12 @@ pub struct Writers {
 }
 
 impl SaveQueue {
-    /// Returns a queue that accepts each mail immediately and stores none.
-    pub fn discarding() -> SaveQueue {
+    /// Returns a queue that accepts each mail immediately and stores none. `metrics` are those of the server.
+    pub fn discarding(metrics: Arc<Metrics>) -> SaveQueue {
         SaveQueue {
             queue: None,
             precompute_rows: false,
-            health: StoreHealth::up(),
+            health: StoreHealth::up(metrics),
         }
     }
 
@@ -170,18 +170,21 @@ struct QueueWriter {
 impl QueueWriter {
     fn run(mut self) {
         let scheduler = Arc::clone(&self.scheduler);
+        let metrics = Arc::clone(self.health.metrics());
         while let Some((first, permit)) =
             scheduler.acquire(|| self.next_queued(), || self.queue.len())
         {
             // A panic drops the queued mails of the batch. Their clients then get 451.
-            if let Err(text) =
-                panics::catch_panic(Component::Writer, || self.save_batch(first, permit))
-            {
+            if let Err(text) = panics::catch_and_count_panic(&metrics, Component::Writer, || {
+                self.save_batch(first, permit)
+            }) {
                 let reason = format!("the writer panicked and reopens its store: {text}");
                 log::error!(reason = reason.as_str(); "batch_failed");
                 self.health.record_failure(&reason);
                 // Dropping the broken store may panic too.
-                let _ = panics::catch_panic(Component::Writer, || self.store = None);
+                let _ = panics::catch_and_count_panic(&metrics, Component::Writer, || {
+                    self.store = None
+                });
             }
         }
     }
@@ -209,7 +212,7 @@ impl QueueWriter {
                 queued.answer(Err(error.clone()), None);
                 count += 1;
             }
-            count_store_error(&error);
+            count_store_error(self.health.metrics(), &error);
             self.health.record_failure(&error.to_string());
             log::error!(mails = count, reason:% = error; "batch_failed");
             return;
@@ -223,13 +226,13 @@ impl QueueWriter {
             return;
         }
         permit.record_size(mails.len());
-        metrics::BATCHES.observe(mails.len() as u64);
+        self.health.metrics().batches.observe(mails.len() as u64);
         let outcomes = store.save_batch(&mails);
         drop(permit);
         debug_assert_eq!(outcomes.len(), mails.len());
         if let Some(Err(error)) = outcomes.iter().find(|outcome| outcome.is_err()) {
             let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
-            count_store_error(error);
+            count_store_error(self.health.metrics(), error);
             log::error!(mails = failed, of = mails.len(), reason:% = error; "batch_failed");
         }
         self.update_health(&mails, &outcomes);
@@ -296,8 +299,8 @@ impl QueueWriter {
     }
 }
 
-fn count_store_error(error: &SaveError) {
-    metrics::STORE_ERRORS.count(match error {
+fn count_store_error(metrics: &Metrics, error: &SaveError) {
+    metrics.store_errors.count(match error {
         SaveError::Unavailable(_) => StoreErrorKind::Unavailable,
         SaveError::Full(_) => StoreErrorKind::Full,
         SaveError::Refused(_) => StoreErrorKind::Refused,
@@ -332,7 +335,7 @@ mod tests {
         let saver = SaveQueue {
             queue: Some(queue),
             precompute_rows: false,
-            health: StoreHealth::default(),
+            health: StoreHealth::new(Arc::default()),
         };
         let (reverse_path, _) = ReversePath::parse("<a@client.test>").unwrap();
         let (recipient, _) = ForwardPath::parse("<u@ours.test>").unwrap();

@@ -4,13 +4,15 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::STORE_TIMEOUT;
-use crate::metrics;
+use crate::metrics::Metrics;
 use crate::sync;
 
 /// A circuit breaker, which decides whether Redis may be used now. Clones share one state.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct CircuitBreaker {
     state: Arc<Mutex<BreakerState>>,
+    /// Counts the failures.
+    metrics: Arc<Metrics>,
 }
 
 #[derive(Default)]
@@ -20,6 +22,14 @@ struct BreakerState {
 }
 
 impl CircuitBreaker {
+    /// Returns a closed breaker, which counts failures in `metrics`.
+    pub fn new(metrics: &Arc<Metrics>) -> CircuitBreaker {
+        CircuitBreaker {
+            state: Arc::default(),
+            metrics: Arc::clone(metrics),
+        }
+    }
+
     /// Returns whether to use Redis for this batch. While the breaker is open, one batch is allowed after each pause.
     pub fn allow_batch(&self) -> bool {
         let mut state = self.lock();
@@ -47,7 +57,7 @@ impl CircuitBreaker {
     /// Records a failure and opens the breaker: the next time without Redis is twice as long as the last one, at most
     /// `MAX_PAUSE`.
     pub fn failed(&self, reason: &str) {
-        metrics::REDIS_ERRORS.count(());
+        self.metrics.redis_errors.count(());
         let mut state = self.lock();
         state.pause = (state.pause * 2).clamp(MIN_PAUSE, MAX_PAUSE);
         state.open_until = Some(Instant::now() + state.pause);

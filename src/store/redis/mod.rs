@@ -28,6 +28,7 @@ pub use self::pool::RedisPool;
 pub use self::reader::{RedisReadConnection, display_address};
 use self::worker::Request;
 use crate::mail::{CompressAllocError, Mail, MailId};
+use crate::metrics::Metrics;
 
 /// The settings of Redis.
 #[derive(Clone, PartialEq, Eq)]
@@ -154,14 +155,18 @@ pub enum SlotAccess {
 }
 
 impl RedisBodyWriter {
-    /// Starts the worker thread. Does not connect yet.
+    /// Starts the worker thread. Does not connect yet. `metrics` are those of the server.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn start(redis: &RedisPool, breaker: &CircuitBreaker) -> io::Result<RedisBodyWriter> {
+    pub fn start(
+        redis: &RedisPool,
+        breaker: &CircuitBreaker,
+        metrics: &Arc<Metrics>,
+    ) -> io::Result<RedisBodyWriter> {
         let redis = redis.clone();
         let store = move |bodies: &BatchBodies, access| redis.store_bodies(bodies, access);
-        let (requests, answers) = worker::start(store)?;
+        let (requests, answers) = worker::start(Arc::clone(metrics), store)?;
         Ok(RedisBodyWriter {
             requests,
             answers,

@@ -8,7 +8,7 @@ use std::thread;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::{BatchBodies, RedisStoreError, SlotAccess};
-use crate::metrics::Component;
+use crate::metrics::{Component, Metrics};
 use crate::panics;
 
 /// The bodies to store, and the number of the request.
@@ -22,19 +22,21 @@ pub struct Request {
 pub type WorkerAnswer = (u64, Result<(), RedisStoreError>);
 
 /// Starts the thread, which calls `store` for each request and ends after the request sender or the answer receiver is dropped.
-/// A panic in `store` fails only the current request.
+/// A panic in `store` fails only the current request, and is counted in `metrics`.
 ///
 /// # Errors
 /// The thread cannot be started.
 pub fn start(
+    metrics: Arc<Metrics>,
     store: impl Fn(&BatchBodies, SlotAccess) -> Result<(), RedisStoreError> + Send + 'static,
 ) -> io::Result<(Sender<Request>, Receiver<WorkerAnswer>)> {
     let (requests, requested) = bounded::<Request>(1);
     let (answer, answers) = bounded(16);
     let run = move || {
         for request in requested {
-            let stored =
-                panics::catch_panic(Component::Redis, || store(&request.bodies, request.access));
+            let stored = panics::catch_and_count_panic(&metrics, Component::Redis, || {
+                store(&request.bodies, request.access)
+            });
             let stored = stored.unwrap_or_else(|text| {
                 Err(RedisStoreError::new(format!(
                     "the redis crate panicked: {text}"
@@ -58,7 +60,8 @@ mod tests {
 
     #[test]
     fn redis_worker_panic_fails_one_request_and_is_counted() {
-        let (requests, answers) = start(|bodies, _| match bodies.len() {
+        let metrics = Arc::new(Metrics::new());
+        let (requests, answers) = start(Arc::clone(&metrics), |bodies, _| match bodies.len() {
             0 => Ok(()),
             _ => panic!("on purpose"),
         })
@@ -81,7 +84,7 @@ mod tests {
             let (answered, stored) = answers.recv_timeout(Duration::from_secs(10)).unwrap();
             assert_eq!((answered, stored.is_ok()), (number, is_stored));
         }
-        let page = crate::metrics::render();
+        let page = metrics.render();
         assert!(
             page.contains("goguerrilla_panics_total{component=\"redis\"} 2\n"),
             "{page}"

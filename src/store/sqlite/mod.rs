@@ -11,6 +11,7 @@ mod wal_state;
 
 use std::mem;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -25,13 +26,14 @@ use super::row::Row;
 use super::table::{TableColumns, TableName, inserted_column_list};
 use super::{SaveError, SaveMail, SavedId};
 use crate::mail::{CompressAllocError, Mail};
-use crate::metrics;
+use crate::metrics::Metrics;
 use crate::store::queue::bisect::{BatchError, save_bisecting};
 
 /// A store that saves mails to an SQLite file.
 pub struct SqliteStore {
     file: DatabaseFile,
     table: TableName,
+    metrics: Arc<Metrics>,
     open: Option<OpenDatabase>,
     /// Whether a connection was left open because its `-shm` was truncated. A new connection would share its memory map.
     has_leaked: bool,
@@ -48,14 +50,19 @@ struct OpenDatabase {
 
 impl SqliteStore {
     /// Opens the database file and creates the table if the table is missing. Creates a missing database file only if this
-    /// process has not opened it before.
+    /// process has not opened it before. `metrics` are those of the server.
     ///
     /// # Errors
     /// [`SaveError`], which names the file and the cause.
-    pub fn open(file: &DatabaseFile, table: &TableName) -> Result<SqliteStore, SaveError> {
+    pub fn open(
+        file: &DatabaseFile,
+        table: &TableName,
+        metrics: &Arc<Metrics>,
+    ) -> Result<SqliteStore, SaveError> {
         let mut store = SqliteStore {
             file: file.clone(),
             table: table.clone(),
+            metrics: Arc::clone(metrics),
             open: None,
             has_leaked: false,
         };
@@ -122,7 +129,9 @@ impl SqliteStore {
         if let Some(open) = &mut self.open {
             open.log.warn_when_large();
             let last_id = u64::try_from(open.connection.last_insert_rowid());
-            metrics::MAIL_ID_USED.set_ratio(last_id.unwrap_or_default(), i64::MAX as u64);
+            self.metrics
+                .mail_id_used
+                .set_ratio(last_id.unwrap_or_default(), i64::MAX as u64);
         }
         Ok(())
     }

@@ -30,7 +30,7 @@ use super::{
     RedisPool, RedisSettings, RedisStoreError, STORE_TIMEOUT, SlotAccess, bodies_of,
 };
 use crate::mail::{Mail, MailId};
-use crate::metrics::{self, BodyLocation, Component};
+use crate::metrics::{BodyLocation, Component, Metrics};
 use crate::panics;
 use crate::sync::lock;
 
@@ -48,6 +48,7 @@ struct SharedRedisCluster {
     /// The circuit breaker for reading the slot table; open while no node reports the table.
     breaker: CircuitBreaker,
     refresh: Sender<Sender<()>>,
+    metrics: Arc<Metrics>,
 }
 
 /// The slots that are being migrated, and the new node of each slot.
@@ -60,19 +61,25 @@ pub struct ClusterBodyWriter {
 }
 
 impl RedisCluster {
-    /// Starts the thread that keeps the slot table up to date. Does not wait for the cluster.
+    /// Starts the thread that keeps the slot table up to date. Does not wait for the cluster. `metrics`
+    /// are those of the server.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn start(settings: &RedisSettings, writers: usize) -> std::io::Result<RedisCluster> {
+    pub fn start(
+        settings: &RedisSettings,
+        writers: usize,
+        metrics: &Arc<Metrics>,
+    ) -> std::io::Result<RedisCluster> {
         let (refresh, requests) = bounded(1);
         let shared = Arc::new(SharedRedisCluster {
             settings: settings.clone(),
             writers,
             slots: Mutex::default(),
             nodes: Mutex::default(),
-            breaker: CircuitBreaker::default(),
+            breaker: CircuitBreaker::new(metrics),
             refresh,
+            metrics: Arc::clone(metrics),
         });
         let weak = Arc::downgrade(&shared);
         let builder = thread::Builder::new().name("redis-slots".to_owned());
@@ -100,7 +107,7 @@ impl RedisCluster {
         let settings = &self.shared.settings;
         let url = settings.url_of(address);
         let pool = RedisPool::new(&url, settings.expire_seconds, self.shared.writers).ok()?;
-        let node = (pool, CircuitBreaker::default());
+        let node = (pool, CircuitBreaker::new(&self.shared.metrics));
         nodes.insert(address.to_owned(), node.clone());
         Some(node)
     }
@@ -134,8 +141,11 @@ impl ClusterBodyWriter {
                 .map(|bodies| self.store_bodies(bodies))
                 .unwrap_or_default(),
         };
-        metrics::BODIES.add(BodyLocation::Redis, stored.len());
-        metrics::BODIES.add(BodyLocation::Table, count - stored.len());
+        let metrics = &self.cluster.shared.metrics;
+        metrics.bodies.add(BodyLocation::Redis, stored.len());
+        metrics
+            .bodies
+            .add(BodyLocation::Table, count - stored.len());
         BodyLocations::Some(stored)
     }
 
@@ -213,10 +223,12 @@ impl ClusterBodyWriter {
             }
             let worker = match self.workers.get_mut(address) {
                 Some(worker) => worker,
-                None => match RedisBodyWriter::start(&node.0, &node.1) {
-                    Ok(worker) => self.workers.entry(address.to_owned()).or_insert(worker),
-                    Err(_) => continue,
-                },
+                None => {
+                    match RedisBodyWriter::start(&node.0, &node.1, &self.cluster.shared.metrics) {
+                        Ok(worker) => self.workers.entry(address.to_owned()).or_insert(worker),
+                        Err(_) => continue,
+                    }
+                }
             };
             let group = Arc::new(group);
             let number = worker.send(Arc::clone(&group), access, deadline);
@@ -262,7 +274,9 @@ fn run_slot_refresh(shared: &Weak<SharedRedisCluster>, requests: &Receiver<Sende
         };
         let known = Arc::clone(&lock(&shared.slots));
         // A panic of the redis crate must not end this thread: the slot table would never be updated again.
-        let read = panics::catch_panic(Component::Redis, || read_slots(&shared.settings, &known));
+        let read = panics::catch_and_count_panic(&shared.metrics, Component::Redis, || {
+            read_slots(&shared.settings, &known)
+        });
         if let Ok(Ok(slots)) = read {
             shared.update_slots(slots);
         }
@@ -290,7 +304,7 @@ mod tests {
             urls: vec!["redis://127.0.0.1:1/".to_owned()],
             expire_seconds: 1,
         };
-        let cluster = RedisCluster::start(&settings, 1).unwrap();
+        let cluster = RedisCluster::start(&settings, 1, &Arc::default()).unwrap();
         let mut bodies = ClusterBodyWriter::new(&cluster);
         for port in 1..=3 {
             let node = format!("127.0.0.1:{port}");

@@ -1,0 +1,36 @@
+//! The metrics of a server with the current values of the gauges that only the pool and the store know.
+
+use super::ConnectionSettings;
+use crate::metrics::MetricsSnapshot;
+use crate::net::accept_pool::AcceptPool;
+
+/// Returns the current values of the most important metrics of the server.
+pub fn metrics_snapshot(pool: &AcceptPool, settings: &ConnectionSettings) -> MetricsSnapshot {
+    update_gauges(pool, settings);
+    pool.metrics().snapshot()
+}
+
+/// Returns all metrics of the server in the text format of Prometheus; the last line ends in LF.
+pub fn metrics_text(pool: &AcceptPool, settings: &ConnectionSettings) -> String {
+    update_gauges(pool, settings);
+    pool.metrics().render()
+}
+
+/// Sets the gauges that are computed each time the metrics are read. `settings` are those of new connections.
+fn update_gauges(pool: &AcceptPool, settings: &ConnectionSettings) {
+    let metrics = pool.metrics();
+    metrics
+        .connections_active
+        .set(pool.active_connections() as u64);
+    metrics.connections_limit.set(pool.max_connections() as u64);
+    metrics.content_bytes.set(settings.budget.in_use() as u64);
+    metrics
+        .content_limit_bytes
+        .set(settings.budget.max_octets() as u64);
+    let is_up = settings.saver.health().unready_reason().is_none();
+    metrics.store_up.set(u64::from(is_up));
+    match &settings.tls {
+        Some(tls) => metrics.certificate_expires_at.set_time(tls.expires_at()),
+        None => metrics.certificate_expires_at.unset(),
+    }
+}
