@@ -532,7 +532,7 @@ fn mail(subject: &str) -> Mail {
                     helo_name: session.helo_name().to_owned(),
                     protocol: session.protocol(&envelope),
                     host_name: "mx.test".to_owned(),
-                    received_at: jiff::Timestamp::now(),
+                    received_at: std::time::SystemTime::now(),
                 };
                 let mail = Mail::new(envelope, content, origin, |path| path.as_str().to_owned());
                 return mail.expect("random numbers");

@@ -1,8 +1,6 @@
 //! Saving a complete message, and the reply to it.
 
-use std::time::Instant;
-
-use jiff::Timestamp;
+use std::time::{Instant, SystemTime};
 
 use super::ClientConnection;
 use crate::mail::{Mail, MailOrigin};
@@ -63,7 +61,7 @@ impl ClientConnection<'_> {
             helo_name: self.session.helo_name().to_owned(),
             protocol: self.session.protocol(&envelope),
             host_name: settings.host_name.clone(),
-            received_at: Timestamp::now(),
+            received_at: SystemTime::now(),
         };
         Mail::new(envelope, content, origin, |path| settings.to_address(path))
             .map_err(|error| SaveError::Unavailable(error.to_string()))

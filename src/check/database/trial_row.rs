@@ -1,8 +1,7 @@
 //! The trial row: it is inserted by the same code that a writer uses, looked up and rolled back.
 
 use std::collections::HashSet;
-
-use jiff::Timestamp;
+use std::time::SystemTime;
 
 use super::{fixes, query};
 use crate::mail::{Mail, MailOrigin};
@@ -173,7 +172,7 @@ fn trial_mail(addresses: &TrialAddresses) -> Result<Mail, String> {
             helo_name: "client.example.com".to_owned(),
             protocol: "ESMTP",
             host_name: host.clone(),
-            received_at: Timestamp::now(),
+            received_at: SystemTime::now(),
         };
         let to = |path: &ForwardPath| format!("{}@{host}", path.local_part());
         let mail = Mail::new(envelope, content, origin, to).map_err(|error| error.to_string())?;

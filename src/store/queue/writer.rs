@@ -249,7 +249,7 @@ impl QueueWriter {
         if let Some(error) = errors.clone().find(is_of_store) {
             self.health.record_failure(&error.to_string());
         } else if let Some(error) = errors.next() {
-            let clients = mails.iter().map(|mail| mail.origin().client_ip);
+            let clients = mails.iter().map(|mail| mail.client_ip());
             self.health
                 .record_rejected_batch(clients, &error.to_string());
         }
@@ -346,7 +346,7 @@ mod tests {
             helo_name: "client.test".to_owned(),
             protocol: "SMTP",
             host_name: "mx.test".to_owned(),
-            received_at: jiff::Timestamp::UNIX_EPOCH,
+            received_at: std::time::SystemTime::UNIX_EPOCH,
         };
         let content = MessageContent::new(0, &MemoryBudget::new(0));
         let mail = Mail::new(envelope, content, origin, |_| String::new()).unwrap();

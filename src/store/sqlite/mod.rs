@@ -301,7 +301,7 @@ impl OpenDatabase {
                     row.subject,
                     "gzencode",
                     row.charset,
-                    mail.zlib_body(delivery)
+                    mail.compressed_body(delivery)
                         .map_err(single_mail_out_of_memory)?
                         .as_slice(),
                     0.0,
