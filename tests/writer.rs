@@ -1,18 +1,14 @@
 //! The writer with faulty stores: every client gets the outcome of its own mail.
 
-use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use goguerrilla::mail::{Mail, MailOrigin};
-use goguerrilla::smtp::{
-    AllowedHosts, InputBuffer, MemoryBudget, Session, SessionSettings, Step, TlsState,
-};
+use goguerrilla::mail::Mail;
 use goguerrilla::store::{
-    SaveError, SaveMail, SaveQueue, SavedId, StoreHealth, StoreOpener, TableColumns, Writers,
+    SaveError, SaveMail, SaveQueue, SavedId, StoreHealth, StoreOpener, Writers,
 };
 
 /// The outcome of a batch, given its subjects.
@@ -462,10 +458,7 @@ impl SaveMail for Store {
     }
 
     fn save_batch(&mut self, batch: &[Mail]) -> Vec<Result<SavedId, SaveError>> {
-        let subjects: Vec<String> = batch
-            .iter()
-            .map(|mail| mail.summary().subject.clone())
-            .collect();
+        let subjects: Vec<String> = batch.iter().map(|mail| mail.subject().to_owned()).collect();
         self.seen.lock().unwrap().push(subjects.clone());
         let outcomes = (self.serve_client)(&subjects).into_iter().zip(batch);
         outcomes
@@ -503,43 +496,10 @@ fn assert_unavailable(outcome: &Result<SavedId, SaveError>) {
     );
 }
 
-/// Builds a mail from an SMTP dialogue.
 fn mail(subject: &str) -> Mail {
-    let settings = SessionSettings {
-        host_name: "mx.test".to_owned(),
-        primary_mail_host: "mx.test".to_owned(),
-        allowed_hosts: AllowedHosts::any(),
-        max_content_octets: 1_000,
-        max_recipients: 10,
-        recipient_limits: Arc::new(TableColumns::DEFAULT.recipient_limits()),
-        verbose: false,
-    };
-    let mut session = Session::new(
-        Arc::new(settings),
-        MemoryBudget::new(1_000),
-        TlsState::Unavailable,
-    );
-    let dialogue = format!(
-        "HELO client.test\r\nMAIL FROM:<a@client.test>\r\nRCPT TO:<u@ours.test>\r\nDATA\r\nSubject: {subject}\r\n.\r\n"
-    );
-    let mut input = InputBuffer::from_octets(dialogue.as_bytes());
-    loop {
-        match session.next_step(&mut input) {
-            Step::Reply(_) => {}
-            Step::Save(envelope, content) => {
-                let origin = MailOrigin {
-                    client_ip: Ipv4Addr::LOCALHOST.into(),
-                    helo_name: session.helo_name().to_owned(),
-                    protocol: session.protocol(&envelope),
-                    host_name: "mx.test".to_owned(),
-                    received_at: std::time::SystemTime::now(),
-                };
-                let mail = Mail::new(envelope, content, origin, |path| path.as_str().to_owned());
-                return mail.expect("random numbers");
-            }
-            step => panic!("expected a mail, but found {step:?}"),
-        }
-    }
+    let mail = Mail::builder().recipient("u@ours.test");
+    let mail = mail.content(format!("Subject: {subject}\r\n"));
+    mail.build().expect("a mail")
 }
 
 /// The time of a commit on a fast disk.

@@ -1,5 +1,6 @@
 //! Mails as stores receive them: envelope, content, and facts about the connection.
 
+mod builder;
 mod compress;
 mod mail_id;
 mod mime;
@@ -10,10 +11,11 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
+pub use builder::{MailBuildError, MailBuilder};
 pub use compress::{CompressAllocError, Deflated, InflateError, inflate};
 pub use mail_id::MailId;
 pub use mime::{Attachment, MimeSummary};
-pub use trace::MailOrigin;
+pub(crate) use trace::MailOrigin;
 
 use crate::smtp::{Envelope, MemoryReservation, MessageContent};
 
@@ -64,12 +66,17 @@ pub struct Recipient {
 }
 
 impl Mail {
+    /// Returns a builder of a mail for the tests of a store.
+    pub fn builder() -> MailBuilder {
+        MailBuilder::default()
+    }
+
     /// Creates a mail with a new identifier for each recipient. `to_address` converts a forward-path to the value of column
     /// `to`.
     ///
     /// # Errors
     /// The kernel provides no random numbers, or the envelope has no recipient.
-    pub fn new(
+    pub(crate) fn new(
         envelope: Envelope,
         content: MessageContent,
         origin: MailOrigin,
@@ -186,11 +193,6 @@ impl Mail {
     /// Returns the time at which the end of the message was received.
     pub fn received_at(&self) -> SystemTime {
         self.origin.received_at
-    }
-
-    /// Returns the facts about the connection over which the mail was received.
-    pub fn origin(&self) -> &MailOrigin {
-        &self.origin
     }
 
     /// Returns subject, charset, content type and attachments of the content.

@@ -109,6 +109,11 @@ impl ForwardPath {
         self.canonical_domain.as_deref().or_else(as_given)
     }
 
+    /// Returns the address in column `to`: the local-part at `primary_mail_host`.
+    pub fn to_address(&self, primary_mail_host: &str) -> String {
+        format!("{}@{primary_mail_host}", self.local_part())
+    }
+
     /// Returns whether the local-part contains a second address that another system could relay to: `a%b`, `b!a`, `"a@b"`.
     pub fn has_embedded_route(&self) -> bool {
         self.mailbox.local_part.contains(['%', '!', '@'])

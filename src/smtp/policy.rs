@@ -37,7 +37,7 @@ pub struct SessionSettings {
 impl SessionSettings {
     /// Returns the address in column `to`: the recipient's local-part at the primary mail host.
     pub fn to_address(&self, path: &ForwardPath) -> String {
-        format!("{}@{}", path.local_part(), self.primary_mail_host)
+        path.to_address(&self.primary_mail_host)
     }
 
     /// Returns whether `line` names a recipient for which RCPT would be rejected with 550 (relay denied). `line` is a RCPT
