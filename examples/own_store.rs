@@ -29,7 +29,7 @@ impl SaveMail for FolderStore {
         if let Err(error) = written {
             // The client gets 451 and sends the mail again, so no part of it may remain.
             let _ = fs::remove_file(&file);
-            return Err(SaveError::Unavailable(error.to_string()));
+            return Err(error.into());
         }
         Ok(SavedId::from(mail.hash()))
     }

@@ -23,7 +23,8 @@
 //!   │
 //! smtp                    the protocol without I/O: gets octets, returns the next step
 //!
-//! config · os · logging · metrics · panics · sync     at the bottom; they import only each other; config also imports smtp
+//! config · os · logging · metrics · panics · sync · error_chain    at the bottom; they import only each other; config also
+//!                                                            imports smtp
 //! ```
 //!
 //! # The path of one mail
@@ -56,6 +57,7 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod connection;
+pub mod error_chain;
 pub mod http;
 pub mod logging;
 pub mod mail;

@@ -1,5 +1,8 @@
 //! The writer with faulty stores: every client gets the outcome of its own mail.
 
+use std::error::Error;
+use std::fmt::{self, Display, Formatter};
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
@@ -90,7 +93,7 @@ fn store_that_failed_to_open_is_opened_again_for_the_next_mail() {
     let open: StoreOpener = {
         let opened = Arc::clone(&opened);
         Arc::new(move || match opened.fetch_add(1, Ordering::SeqCst) {
-            0 => Err(SaveError::Full("no room".to_owned())),
+            0 => Err(SaveError::full("no room")),
             1 => panic!("an intended panic"),
             _ => Ok(Box::new(Store::silent())),
         })
@@ -112,7 +115,7 @@ fn failed_mail_does_not_fail_other_mails_of_its_batch() {
             // Slow, so that mails share a batch.
             thread::sleep(SLOW);
             let outcome = |subject: &String| match subject.ends_with('7') {
-                true => Err(SaveError::Unavailable("not this one".to_owned())),
+                true => Err(SaveError::unavailable("not this one")),
                 false => Ok(()),
             };
             subjects.iter().map(outcome).collect()
@@ -385,6 +388,34 @@ fn queued_mails_are_saved_before_the_writers_stop() {
         }
     });
     assert_unavailable(&save(&saver, "too late"));
+}
+
+#[test]
+fn reason_of_an_unready_store_contains_the_sources_of_its_error() {
+    #[derive(Debug)]
+    struct DbError(io::Error);
+    impl Display for DbError {
+        fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+            f.write_str("db error")
+        }
+    }
+    impl Error for DbError {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            Some(&self.0)
+        }
+    }
+    let open: StoreOpener = Arc::new(|| {
+        Err(SaveError::unavailable(DbError(io::Error::other(
+            "no route",
+        ))))
+    });
+    let health = StoreHealth::up();
+    let (saver, writers) = Writers::start(1, true, health.clone(), open).expect("a thread");
+    let error = save(&saver, "one").expect_err("no store");
+    assert_eq!(error.to_string(), "db error");
+    let reason = health.unready_reason();
+    assert_eq!(reason.as_deref(), Some("db error: no route"));
+    writers.drain_and_join();
 }
 
 /// Writers and a store that records the batches it was given.

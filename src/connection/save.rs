@@ -3,6 +3,7 @@
 use std::time::{Instant, SystemTime};
 
 use super::ClientConnection;
+use crate::error_chain::display_with_causes;
 use crate::mail::{Mail, MailOrigin};
 use crate::metrics::{self, MailOutcome};
 use crate::smtp::reply::{self, Reply};
@@ -41,7 +42,10 @@ impl ClientConnection<'_> {
             }
             Err(error) => {
                 self.deadlines.exclude_store_wait(waited);
-                log::warn!(session:% = session, octets = octets, reason:% = error; "not_saved");
+                let reason = display_with_causes(&error);
+                log::warn!(
+                    session:% = session, octets = octets, reason = reason.as_str(); "not_saved"
+                );
                 let (outcome, reply) = match error {
                     SaveError::Unavailable(_) | SaveError::Refused(_) => {
                         (MailOutcome::Unavailable, reply::R451_NOT_SAVED)
@@ -64,6 +68,6 @@ impl ClientConnection<'_> {
             received_at: SystemTime::now(),
         };
         Mail::new(envelope, content, origin, |path| settings.to_address(path))
-            .map_err(|error| SaveError::Unavailable(error.to_string()))
+            .map_err(SaveError::from)
     }
 }

@@ -13,6 +13,7 @@ mod reader;
 pub mod redis;
 mod refusals;
 pub(crate) mod row;
+mod save_error;
 pub mod sqlite;
 mod table;
 
@@ -22,6 +23,7 @@ pub use health::StoreHealth;
 pub use memory::MemoryStore;
 pub use queue::{SaveQueue, StoreOpener, Writers};
 pub use reader::{ListedMail, ListedMailSize, MailReader, StoreReadError};
+pub use save_error::{SaveError, SaveErrorCause};
 pub use table::{INSERTED_COLUMNS, TableColumns, TableName, inserted_column_list};
 
 use crate::mail::Mail;
@@ -58,7 +60,7 @@ use crate::mail::Mail;
 ///         if let Err(error) = written {
 ///             // The client gets 451 and sends the mail again, so no part of it may remain.
 ///             let _ = fs::remove_file(&file);
-///             return Err(SaveError::Unavailable(error.to_string()));
+///             return Err(error.into());
 ///         }
 ///         Ok(SavedId::from(mail.hash()))
 ///     }
@@ -130,26 +132,6 @@ impl SavedId {
 impl From<crate::mail::MailId> for SavedId {
     fn from(hash: crate::mail::MailId) -> SavedId {
         SavedId::new(hash.as_str())
-    }
-}
-
-/// Why a mail was not saved. The client always gets 4xx and tries again; the text is for the server's log.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SaveError {
-    /// The store cannot save mail now: 451 4.3.0.
-    #[error("{0}")]
-    Unavailable(String),
-    /// The store has no space or memory left now: 452 4.3.1.
-    #[error("{0}")]
-    Full(String),
-    /// The store rejects this mail, but may save others: 451 4.3.0. This error alone does not make the store unavailable.
-    #[error("{0}")]
-    Refused(String),
-}
-
-impl SaveError {
-    fn unavailable(reason: &str) -> SaveError {
-        SaveError::Unavailable(reason.to_owned())
     }
 }
 

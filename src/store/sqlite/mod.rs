@@ -129,7 +129,7 @@ impl SqliteStore {
 
     fn open_database(&self) -> Result<&OpenDatabase, BatchError> {
         let not_open =
-            || SaveError::Unavailable(format!("{}: not open", self.file.path().display()));
+            || SaveError::unavailable(format!("{}: not open", self.file.path().display()));
         self.open
             .as_ref()
             .ok_or_else(|| BatchError::Store(not_open()))
