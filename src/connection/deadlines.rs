@@ -102,7 +102,7 @@ impl Deadlines {
 
     /// Moves the start of the command period forward by `waited`: time spent waiting for the store does not count towards the
     /// time limit for commands without a mail.
-    pub(super) fn exclude_store_wait(&mut self, waited: Duration) {
+    pub(super) fn exclude_wait(&mut self, waited: Duration) {
         self.commands_since += waited;
     }
 

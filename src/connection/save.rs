@@ -41,7 +41,7 @@ impl ClientConnection<'_> {
                 Reply::queued(SavedId::as_str(&saved))
             }
             Err(error) => {
-                self.deadlines.exclude_store_wait(waited);
+                self.deadlines.exclude_wait(waited);
                 let reason = display_with_causes(&error);
                 log::warn!(
                     session:% = session, octets = octets, reason = reason.as_str(); "not_saved"
