@@ -39,6 +39,7 @@ const PLAN: &[(&str, &[&str])] = &[
             "mail",
             "smtp",
             "metrics",
+            "panics",
             "sync",
             "error_chain",
         ],

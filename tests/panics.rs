@@ -135,7 +135,7 @@ fn counted(name: &str) -> u64 {
 }
 
 /// Opens a pool with three slots and one listener on a free port; `serve` handles each connection.
-fn open(serve: ConnectionHandler) -> (Arc<AcceptPool>, Arc<Listener>) {
+pub(crate) fn open(serve: ConnectionHandler) -> (Arc<AcceptPool>, Arc<Listener>) {
     let settings = AcceptPoolSettings {
         trusted_proxies: TrustedProxies::default(),
         max_clients: 3,
@@ -160,6 +160,7 @@ fn verbose_session() -> SessionSettings {
         max_content_octets: 200_000,
         max_recipients: 10,
         recipient_limits: Arc::new(TableColumns::DEFAULT.recipient_limits()),
+        recipient_hook: None,
         verbose: true,
     }
 }

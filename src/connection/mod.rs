@@ -3,6 +3,7 @@
 mod deadlines;
 mod policy_handle;
 mod preamble;
+mod recipient;
 mod save;
 
 use std::mem;
@@ -103,6 +104,8 @@ struct ClientConnection<'a> {
     is_health_check: bool,
     /// Whether a rejected XCLIENT command of this connection was logged; later rejections are not logged.
     xclient_rejection_logged: bool,
+    /// Whether a panic of the recipient hook was logged; later panics of this connection are not logged.
+    hook_panic_logged: bool,
 }
 
 fn close_reason(error: &ClientIoError) -> CloseReason {
@@ -150,6 +153,7 @@ impl<'a> ClientConnection<'a> {
             octets_in: 0,
             is_health_check: false,
             xclient_rejection_logged: false,
+            hook_panic_logged: false,
         })
     }
 
@@ -171,6 +175,7 @@ impl<'a> ClientConnection<'a> {
                     self.log_xclient_rejection();
                     self.handle_reply(&reply::R550_XCLIENT_DENIED)
                 }
+                Step::CheckRecipient(path) => self.check_recipient(path),
                 Step::Save(envelope, content) => {
                     let reply = self.save(envelope, content);
                     self.queue_reply(&reply);

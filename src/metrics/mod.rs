@@ -170,6 +170,8 @@ labels! {
         Database = "database",
         /// A thread that stores bodies in Redis.
         Redis = "redis",
+        /// The recipient hook of an embedding program.
+        RecipientHook = "recipient_hook",
     }
 }
 
@@ -340,7 +342,7 @@ families! {
     );
     PANICS: Counter<Component> = Counter::new(
         "goguerrilla_panics_total",
-        "Panics caught, by component; each ended one connection, batch, HTTP response, database connection or write to Redis.",
+        "Panics caught, by component; each ended one connection, batch, HTTP response, database connection, write to Redis or recipient check.",
     );
     RELOADS: Counter<(ReloadTarget, ReloadOutcome)> = Counter::new(
         "goguerrilla_reloads_total",

@@ -18,6 +18,7 @@ mod line;
 mod parameter;
 mod path;
 mod policy;
+mod recipient_hook;
 pub mod reply;
 mod session;
 mod step;
@@ -29,6 +30,7 @@ pub use content::{ContentRejection, MemoryBudget, MemoryReservation, MessageCont
 pub use input::{COMMAND_READ_SIZE, CONTENT_READ_SIZE, InputBuffer};
 pub use path::{ForwardPath, PathError, ReversePath};
 pub use policy::{SessionSettings, StorableRecipients};
+pub use recipient_hook::{RecipientCheck, RecipientHook};
 pub use reply::{EnhancedStatus, Reply};
 pub use session::Session;
 pub use step::{

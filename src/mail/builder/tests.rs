@@ -27,6 +27,7 @@ fn mail_of_session(commands: &str, content: &str, received_at: SystemTime) -> Ma
         max_content_octets: 100_000,
         max_recipients: 100,
         recipient_limits: Arc::new(Unlimited),
+        recipient_hook: None,
         verbose: false,
     });
     let budget = MemoryBudget::new(1 << 20);
