@@ -21,8 +21,10 @@ use crate::smtp::{Envelope, MemoryReservation, MessageContent};
 
 /// One received message with its envelope, as a store receives it.
 ///
-/// The summary and the compressed content are computed at their first use.
-/// [`precompute_row`](Mail::precompute_row) moves this work from the writer's thread to the connection's thread.
+/// Subject, charset, content type, attachments and the compressed content are computed at their first use. For the stores of
+/// this crate the connection's thread does this work, for the store of an embedding program the writer's thread.
+///
+/// [`Mail::builder`] makes a mail for tests.
 #[derive(Debug)]
 pub struct Mail {
     envelope: Envelope,

@@ -101,7 +101,7 @@ impl SaveQueue {
 impl Writers {
     /// Starts `count` writers, which open their stores with `open`.
     ///
-    /// If `precompute_rows` is set, each connection's thread computes the row ([`Mail::precompute_row`]) before it queues the
+    /// If `precompute_rows` is set, each connection's thread computes the row (`Mail::precompute_row`) before it queues the
     /// mail. No mail is queued while `health` reports the store as down.
     ///
     /// # Errors
