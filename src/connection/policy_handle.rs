@@ -54,9 +54,14 @@ impl SharedSessionSettings {
         inner.configured.clone()
     }
 
-    /// Replaces the configured settings; known limits of the store still apply.
-    pub fn configure(&self, configured: SessionSettings) {
-        self.update(|inner| inner.configured = configured);
+    /// Replaces the configured settings; known limits of the store still apply. The recipient hook stays if `configured` has
+    /// none, because the hook comes from the embedding program and not from the configuration.
+    pub fn configure(&self, mut configured: SessionSettings) {
+        self.update(|inner| {
+            let hook = inner.configured.recipient_hook.take();
+            configured.recipient_hook = configured.recipient_hook.take().or(hook);
+            inner.configured = configured;
+        });
     }
 
     /// Sets the limits that the store's table puts on recipients and message size.
@@ -76,5 +81,40 @@ impl SharedSessionSettings {
                 ..configured
             },
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::smtp::{AllowedHosts, RecipientCheck, RecipientHook};
+    use crate::store::TableColumns;
+
+    #[test]
+    fn recipient_hook_stays_when_the_configuration_is_loaded_again() {
+        let configured = SessionSettings {
+            host_name: "mx.test".to_owned(),
+            primary_mail_host: "mx.test".to_owned(),
+            allowed_hosts: AllowedHosts::any(),
+            max_content_octets: 1_000,
+            max_recipients: 3,
+            recipient_limits: Arc::new(TableColumns::DEFAULT.recipient_limits()),
+            recipient_hook: None,
+            verbose: false,
+        };
+        let hook = RecipientHook::new(|_| RecipientCheck::Reject);
+        let shared = SharedSessionSettings::new(SessionSettings {
+            recipient_hook: Some(hook),
+            ..configured.clone()
+        });
+        let max_recipients = 7;
+        shared.configure(SessionSettings {
+            max_recipients,
+            ..configured
+        });
+        let current = shared.current();
+        assert_eq!(current.max_recipients, max_recipients);
+        let hook = current.recipient_hook.as_ref().expect("the hook");
+        assert_eq!(hook.check("u@ours.test"), RecipientCheck::Reject);
     }
 }
