@@ -2,8 +2,8 @@
 
 use std::error::Error;
 use std::fs::{self, File};
-use std::io::Write;
-use std::path::PathBuf;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 
 use goguerrilla::mail::Mail;
 use goguerrilla::store::{SaveError, SaveMail, SavedId};
@@ -13,22 +13,25 @@ struct FolderStore {
     folder: PathBuf,
 }
 
+impl FolderStore {
+    fn write(&self, file: &Path, mail: &Mail) -> io::Result<()> {
+        let mut written = File::create(file)?;
+        for recipient in mail.recipients() {
+            written.write_all(mail.trace_fields(recipient).as_bytes())?;
+        }
+        written.write_all(mail.content())?;
+        written.sync_all()?;
+        File::open(&self.folder)?.sync_all()
+    }
+}
+
 impl SaveMail for FolderStore {
     fn save_mail(&mut self, mail: &Mail) -> Result<SavedId, SaveError> {
         let file = self.folder.join(mail.hash().as_str());
-        let written = File::create(&file).and_then(|mut file| {
-            for recipient in mail.recipients() {
-                file.write_all(mail.trace_fields(recipient).as_bytes())?;
-            }
-            file.write_all(mail.content())?;
-            file.sync_all()?;
-            File::open(&self.folder)?.sync_all()
-        });
-        if let Err(error) = written {
-            // The client gets 451 and sends the mail again, so no part of it may remain.
+        self.write(&file, mail).inspect_err(|_| {
+            // The client gets 4xx and sends the mail again, so no part of it may remain.
             let _ = fs::remove_file(&file);
-            return Err(SaveError::Unavailable(error.to_string()));
-        }
+        })?;
         Ok(SavedId::from(mail.hash()))
     }
 }

@@ -25,7 +25,8 @@
 //!   │
 //! smtp                    the protocol without I/O: gets octets, returns the next step
 //!
-//! config · os · logging · metrics · panics · sync     at the bottom; they import only each other; config also imports smtp
+//! config · os · logging · metrics · panics · sync · error_chain    at the bottom; they import only each other; config also
+//!                                                            imports smtp
 //! ```
 //!
 //! # The path of one mail
@@ -59,6 +60,7 @@ pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod daemon;
+pub mod error_chain;
 pub mod http;
 pub mod logging;
 pub mod mail;

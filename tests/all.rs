@@ -45,6 +45,7 @@ mod properties;
 mod proxy;
 mod readiness;
 mod reading;
+mod recipient_hook;
 mod recipients;
 mod redis_cluster;
 mod redis_faults;

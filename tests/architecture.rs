@@ -10,6 +10,7 @@ use goguerrilla::config::Config;
 const PLAN: &[(&str, &[&str])] = &[
     ("smtp", &[]),
     ("sync", &[]),
+    ("error_chain", &[]),
     ("os", &[]),
     ("metrics", &[]),
     ("panics", &["metrics"]),
@@ -19,12 +20,29 @@ const PLAN: &[(&str, &[&str])] = &[
     ("net", &["metrics", "sync"]),
     (
         "store",
-        &["mail", "smtp", "metrics", "os", "panics", "sync"],
+        &[
+            "mail",
+            "smtp",
+            "metrics",
+            "os",
+            "panics",
+            "sync",
+            "error_chain",
+        ],
     ),
     ("check", &["store", "mail", "smtp", "panics"]),
     (
         "connection",
-        &["store", "net", "mail", "smtp", "metrics", "sync"],
+        &[
+            "store",
+            "net",
+            "mail",
+            "smtp",
+            "metrics",
+            "panics",
+            "sync",
+            "error_chain",
+        ],
     ),
     ("http", &["connection", "net", "smtp", "metrics", "sync"]),
     (

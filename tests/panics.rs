@@ -161,6 +161,7 @@ fn verbose_session() -> SessionSettings {
         max_content_octets: 200_000,
         max_recipients: 10,
         recipient_limits: Arc::new(TableColumns::DEFAULT.recipient_limits()),
+        recipient_hook: None,
         verbose: true,
     }
 }

@@ -114,6 +114,7 @@ fn steps(pieces: &[&[u8]], budget: &MemoryBudget) -> Vec<StepOutput> {
                     }
                     Step::StartTls(_) => unreachable!("TLS is not offered"),
                     Step::Xclient(..) => unreachable!("no proxy is trusted"),
+                    Step::CheckRecipient(_) => unreachable!("no recipient hook is set"),
                     Step::Quit(reply) | Step::Close(reply) => {
                         seen.push(StepOutput::Close(text(&reply)));
                         return seen;
@@ -154,6 +155,7 @@ fn settings() -> Arc<SessionSettings> {
         max_content_octets: 200,
         max_recipients: 3,
         recipient_limits: Arc::new(TableColumns::DEFAULT.recipient_limits()),
+        recipient_hook: None,
         verbose: true,
     })
 }

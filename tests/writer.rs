@@ -1,18 +1,18 @@
 //! The writer with faulty stores: every client gets the outcome of its own mail.
 
-use std::net::Ipv4Addr;
+use std::error::Error;
+use std::fmt::{self, Display, Formatter};
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use goguerrilla::mail::{Mail, MailOrigin};
-use goguerrilla::smtp::{
-    AllowedHosts, InputBuffer, MemoryBudget, Session, SessionSettings, Step, TlsState,
-};
+use goguerrilla::mail::Mail;
+use goguerrilla::metrics::Metrics;
 use goguerrilla::store::{
-    SaveError, SaveMail, SaveQueue, SavedId, StoreHealth, StoreOpener, TableColumns, Writers,
+    SaveError, SaveMail, SaveQueue, SavedId, StoreHealth, StoreOpener, Writers,
 };
 
 /// The outcome of a batch, given its subjects.
@@ -94,7 +94,7 @@ fn store_that_failed_to_open_is_opened_again_for_the_next_mail() {
     let open: StoreOpener = {
         let opened = Arc::clone(&opened);
         Arc::new(move || match opened.fetch_add(1, Ordering::SeqCst) {
-            0 => Err(SaveError::Full("no room".to_owned())),
+            0 => Err(SaveError::full("no room")),
             1 => panic!("an intended panic"),
             _ => Ok(Box::new(Store::silent())),
         })
@@ -117,7 +117,7 @@ fn failed_mail_does_not_fail_other_mails_of_its_batch() {
             // Slow, so that mails share a batch.
             thread::sleep(SLOW);
             let outcome = |subject: &String| match subject.ends_with('7') {
-                true => Err(SaveError::Unavailable("not this one".to_owned())),
+                true => Err(SaveError::unavailable("not this one")),
                 false => Ok(()),
             };
             subjects.iter().map(outcome).collect()
@@ -392,6 +392,34 @@ fn queued_mails_are_saved_before_the_writers_stop() {
     assert_unavailable(&save(&saver, "too late"));
 }
 
+#[test]
+fn reason_of_an_unready_store_contains_the_sources_of_its_error() {
+    #[derive(Debug)]
+    struct DbError(io::Error);
+    impl Display for DbError {
+        fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+            f.write_str("db error")
+        }
+    }
+    impl Error for DbError {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            Some(&self.0)
+        }
+    }
+    let open: StoreOpener = Arc::new(|| {
+        Err(SaveError::unavailable(DbError(io::Error::other(
+            "no route",
+        ))))
+    });
+    let health = StoreHealth::up(Arc::new(Metrics::new()));
+    let (saver, writers) = Writers::start(1, true, health.clone(), open).expect("a thread");
+    let error = save(&saver, "one").expect_err("no store");
+    assert_eq!(error.to_string(), "db error");
+    let reason = health.unready_reason();
+    assert_eq!(reason.as_deref(), Some("db error: no route"));
+    writers.drain_and_join();
+}
+
 /// Writers and a store that records the batches it was given.
 struct Fixture {
     saver: SaveQueue,
@@ -463,10 +491,7 @@ impl SaveMail for Store {
     }
 
     fn save_batch(&mut self, batch: &[Mail]) -> Vec<Result<SavedId, SaveError>> {
-        let subjects: Vec<String> = batch
-            .iter()
-            .map(|mail| mail.summary().subject.clone())
-            .collect();
+        let subjects: Vec<String> = batch.iter().map(|mail| mail.subject().to_owned()).collect();
         self.seen.lock().unwrap().push(subjects.clone());
         let outcomes = (self.serve_client)(&subjects).into_iter().zip(batch);
         outcomes
@@ -504,43 +529,10 @@ fn assert_unavailable(outcome: &Result<SavedId, SaveError>) {
     );
 }
 
-/// Builds a mail from an SMTP dialogue.
 fn mail(subject: &str) -> Mail {
-    let settings = SessionSettings {
-        host_name: "mx.test".to_owned(),
-        primary_mail_host: "mx.test".to_owned(),
-        allowed_hosts: AllowedHosts::any(),
-        max_content_octets: 1_000,
-        max_recipients: 10,
-        recipient_limits: Arc::new(TableColumns::DEFAULT.recipient_limits()),
-        verbose: false,
-    };
-    let mut session = Session::new(
-        Arc::new(settings),
-        MemoryBudget::new(1_000),
-        TlsState::Unavailable,
-    );
-    let dialogue = format!(
-        "HELO client.test\r\nMAIL FROM:<a@client.test>\r\nRCPT TO:<u@ours.test>\r\nDATA\r\nSubject: {subject}\r\n.\r\n"
-    );
-    let mut input = InputBuffer::from_octets(dialogue.as_bytes());
-    loop {
-        match session.next_step(&mut input) {
-            Step::Reply(_) => {}
-            Step::Save(envelope, content) => {
-                let origin = MailOrigin {
-                    client_ip: Ipv4Addr::LOCALHOST.into(),
-                    helo_name: session.helo_name().to_owned(),
-                    protocol: session.protocol(&envelope),
-                    host_name: "mx.test".to_owned(),
-                    received_at: jiff::Timestamp::now(),
-                };
-                let mail = Mail::new(envelope, content, origin, |path| path.as_str().to_owned());
-                return mail.expect("random numbers");
-            }
-            step => panic!("expected a mail, but found {step:?}"),
-        }
-    }
+    let mail = Mail::builder().recipient("u@ours.test");
+    let mail = mail.content(format!("Subject: {subject}\r\n"));
+    mail.build().expect("a mail")
 }
 
 /// The time of a commit on a fast disk.

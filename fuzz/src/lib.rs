@@ -133,6 +133,7 @@ impl Dialogue {
                 check_reply(&reply);
                 StepOutput::Xclient(address)
             }
+            Step::CheckRecipient(_) => unreachable!("no recipient hook is set"),
             Step::Save(envelope, content) => {
                 assert!(content.octets().len() <= self.max_content);
                 assert!((1..=3).contains(&envelope.recipients.len()));
@@ -223,6 +224,7 @@ pub fn settings(max_content: usize) -> Arc<SessionSettings> {
         max_content_octets: max_content,
         max_recipients: 3,
         recipient_limits: Arc::new(TableColumns::DEFAULT.recipient_limits()),
+        recipient_hook: None,
         verbose: true,
     })
 }

@@ -13,7 +13,7 @@ use crate::smtp::{DiscardReason, Expecting, Session};
 /// The deadlines of one connection.
 pub(super) struct Deadlines {
     /// Start of the period in which the client has sent commands but no mail. The time that a mail waited for the store
-    /// without being saved is excluded.
+    /// without being saved and the time of the recipient hook are excluded.
     commands_since: Instant,
     /// Whether a mail was saved after `commands_since`. If so, `commands_since` is set to the time at which the next wait for
     /// input begins, after the reply to the mail was sent.
@@ -100,9 +100,9 @@ impl Deadlines {
         self.is_mail_saved = true;
     }
 
-    /// Moves the start of the command period forward by `waited`: time spent waiting for the store does not count towards the
-    /// time limit for commands without a mail.
-    pub(super) fn exclude_store_wait(&mut self, waited: Duration) {
+    /// Moves the start of the command period forward by `waited`: time spent waiting for the store or for the recipient hook does
+    /// not count towards the time limit for commands without a mail.
+    pub(super) fn exclude_wait(&mut self, waited: Duration) {
         self.commands_since += waited;
     }
 

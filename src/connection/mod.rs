@@ -3,6 +3,7 @@
 mod current_metrics;
 mod deadlines;
 mod preamble;
+mod recipient;
 mod save;
 mod settings;
 
@@ -88,6 +89,8 @@ struct ClientConnection<'a> {
     is_health_check: bool,
     /// Whether a rejected XCLIENT command of this connection was logged; later rejections are not logged.
     xclient_rejection_logged: bool,
+    /// Whether a panic of the recipient hook was logged; later panics of this connection are not logged.
+    hook_panic_logged: bool,
 }
 
 fn close_reason(error: &ClientIoError) -> CloseReason {
@@ -136,6 +139,7 @@ impl<'a> ClientConnection<'a> {
             octets_in: 0,
             is_health_check: false,
             xclient_rejection_logged: false,
+            hook_panic_logged: false,
         })
     }
 
@@ -157,6 +161,7 @@ impl<'a> ClientConnection<'a> {
                     self.log_xclient_rejection();
                     self.handle_reply(&reply::R550_XCLIENT_DENIED)
                 }
+                Step::CheckRecipient(path) => self.check_recipient(path),
                 Step::Save(envelope, content) => {
                     let reply = self.save(envelope, content);
                     self.queue_reply(&reply);

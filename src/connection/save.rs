@@ -1,10 +1,9 @@
 //! Saving a complete message, and the reply to it.
 
-use std::time::Instant;
-
-use jiff::Timestamp;
+use std::time::{Instant, SystemTime};
 
 use super::ClientConnection;
+use crate::error_chain::display_with_causes;
 use crate::mail::{Mail, MailOrigin};
 use crate::metrics::MailOutcome;
 use crate::smtp::reply::{self, Reply};
@@ -43,8 +42,11 @@ impl ClientConnection<'_> {
                 Reply::queued(SavedId::as_str(&saved))
             }
             Err(error) => {
-                self.deadlines.exclude_store_wait(waited);
-                log::warn!(session:% = session, octets = octets, reason:% = error; "not_saved");
+                self.deadlines.exclude_wait(waited);
+                let reason = display_with_causes(&error);
+                log::warn!(
+                    session:% = session, octets = octets, reason = reason.as_str(); "not_saved"
+                );
                 let (outcome, reply) = match error {
                     SaveError::Unavailable(_) | SaveError::Refused(_) => {
                         (MailOutcome::Unavailable, reply::R451_NOT_SAVED)
@@ -64,9 +66,9 @@ impl ClientConnection<'_> {
             helo_name: self.session.helo_name().to_owned(),
             protocol: self.session.protocol(&envelope),
             host_name: settings.host_name.clone(),
-            received_at: Timestamp::now(),
+            received_at: SystemTime::now(),
         };
         Mail::new(envelope, content, origin, |path| settings.to_address(path))
-            .map_err(|error| SaveError::Unavailable(error.to_string()))
+            .map_err(SaveError::from)
     }
 }

@@ -132,6 +132,7 @@ mod tests {
             max_content_octets,
             max_recipients: 10,
             recipient_limits: Arc::new(TableColumns::DEFAULT.recipient_limits()),
+            recipient_hook: None,
             verbose: false,
         });
         ConnectionSettings {

@@ -2,7 +2,7 @@
 //! ([ngx_mail_auth_http_module](https://nginx.org/en/docs/mail/ngx_mail_auth_http_module.html)).
 //!
 //! nginx sends a request at each RCPT until a recipient is accepted. A recipient in a domain that is not accepted is rejected
-//! here, so that nginx opens no SMTP connection for it. The SMTP session decides everything else. No request header is ever
+//! here, so that nginx opens no SMTP connection for it. The SMTP session decides everything else, and asks the recipient hook. No request header is ever
 //! copied into a response or the log, because headers contain text from the client and may contain a password.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -1,24 +1,30 @@
 //! Mails as stores receive them: envelope, content, and facts about the connection.
 
+mod builder;
 mod compress;
 mod mail_id;
 mod mime;
 mod trace;
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
 
+pub use builder::{MailBuildError, MailBuilder};
 pub use compress::{CompressAllocError, Deflated, InflateError, inflate};
 pub use mail_id::MailId;
 pub use mime::{Attachment, MimeSummary};
-pub use trace::MailOrigin;
+pub(crate) use trace::MailOrigin;
 
 use crate::smtp::{Envelope, MemoryReservation, MessageContent};
 
 /// One received message with its envelope, as a store receives it.
 ///
-/// The summary and the compressed content are computed at their first use.
-/// [`precompute_row`](Mail::precompute_row) moves this work from the writer's thread to the connection's thread.
+/// Subject, charset, content type, attachments and the compressed content are computed at their first use. For the stores of
+/// this crate the connection's thread does this work, for the store of an embedding program the writer's thread.
+///
+/// [`Mail::builder`] makes a mail for tests.
 #[derive(Debug)]
 pub struct Mail {
     envelope: Envelope,
@@ -50,7 +56,8 @@ impl CompressedBody {
 }
 
 /// One recipient of a mail; each recipient is stored as one row.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Recipient {
     /// The identifier of the row (column `hash`).
     pub hash: MailId,
@@ -61,12 +68,17 @@ pub struct Recipient {
 }
 
 impl Mail {
+    /// Returns a builder of a mail for the tests of a store.
+    pub fn builder() -> MailBuilder {
+        MailBuilder::default()
+    }
+
     /// Creates a mail with a new identifier for each recipient. `to_address` converts a forward-path to the value of column
     /// `to`.
     ///
     /// # Errors
     /// The kernel provides no random numbers, or the envelope has no recipient.
-    pub fn new(
+    pub(crate) fn new(
         envelope: Envelope,
         content: MessageContent,
         origin: MailOrigin,
@@ -96,7 +108,7 @@ impl Mail {
         })
     }
 
-    /// Returns the sender's address without angle brackets; it is empty for `<>`.
+    /// Returns the sender's address without angle brackets: column `from`. It is empty for `<>`, the sender of a bounce.
     pub fn reverse_path(&self) -> &str {
         self.envelope.reverse_path.as_str()
     }
@@ -120,9 +132,69 @@ impl Mail {
         self.content.octets()
     }
 
-    /// Returns the facts about the connection over which the mail was received.
-    pub fn origin(&self) -> &MailOrigin {
-        &self.origin
+    /// Returns the subject, decoded to one line of UTF-8: column `subject`. It is empty if there is no Subject field.
+    ///
+    /// Only the first 16,384 octets of a header field are read. The value is not truncated to the width of a column.
+    pub fn subject(&self) -> &str {
+        &self.summary().subject
+    }
+
+    /// Returns the charset of the text in the sender's spelling: column `charset`. It is `UTF-8` if the sender names none.
+    pub fn charset(&self) -> &str {
+        &self.summary().charset
+    }
+
+    /// Returns the top-level media type in lower case: column `content_type`. It is `text/plain` if there is no Content-Type
+    /// field.
+    pub fn content_type(&self) -> &str {
+        &self.summary().content_type
+    }
+
+    /// Returns the attachments in the order of the message, at most 4,096.
+    pub fn attachments(&self) -> &[Attachment] {
+        &self.summary().attachments
+    }
+
+    /// Returns the number of attachments: column `has_attach`.
+    pub fn attachment_count(&self) -> usize {
+        self.attachments().len()
+    }
+
+    /// Returns the attachments as JSON, `[{"name":"a.pdf","type":"application/pdf","size":5}]`: column `attach_info`. The
+    /// text is empty if there is no attachment.
+    pub fn attach_info(&self) -> String {
+        let entries: Vec<String> = self.attachments().iter().map(Attachment::to_json).collect();
+        match entries.is_empty() {
+            true => String::new(),
+            false => format!("[{}]", entries.join(",")),
+        }
+    }
+
+    /// Returns the client's IP address: column `ip_addr`. An IPv4-mapped IPv6 address is converted to IPv4.
+    pub fn client_ip(&self) -> IpAddr {
+        self.origin.client_ip
+    }
+
+    /// Returns the argument of HELO or EHLO, unchanged: at most 255 octets without control characters. The client may write
+    /// anything here.
+    pub fn helo_name(&self) -> &str {
+        &self.origin.helo_name
+    }
+
+    /// Returns the protocol keyword of the `Received` field, such as `ESMTPS`
+    /// ([RFC 3848](https://www.rfc-editor.org/rfc/rfc3848), [RFC 6531 §4.3](https://www.rfc-editor.org/rfc/rfc6531#section-4.3)).
+    pub fn protocol(&self) -> &'static str {
+        self.origin.protocol
+    }
+
+    /// Returns the server's host name (GSMTP_HOST_NAME).
+    pub fn host_name(&self) -> &str {
+        &self.origin.host_name
+    }
+
+    /// Returns the time at which the end of the message was received.
+    pub fn received_at(&self) -> SystemTime {
+        self.origin.received_at
     }
 
     /// Returns subject, charset, content type and attachments of the content.
@@ -137,11 +209,23 @@ impl Mail {
         trace::trace_fields(&self.origin, self.reverse_path(), &recipient.to, id)
     }
 
-    /// Returns one zlib stream of the recipient's trace fields and the content.
+    /// Returns one zlib stream ([RFC 1950](https://www.rfc-editor.org/rfc/rfc1950)) of the recipient's trace fields and the
+    /// content: column `mail`.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::OutOfMemory`]: the memory for the stream cannot be allocated. A smaller mail may still succeed.
+    pub fn zlib_body(&self, recipient: &Recipient) -> io::Result<Arc<Vec<u8>>> {
+        Ok(self.compressed_body(recipient)?)
+    }
+
+    /// Returns the same stream as [`zlib_body`](Mail::zlib_body), with an error that the stores of this crate recognize.
     ///
     /// # Errors
     /// [`CompressAllocError`]: the memory for the stream cannot be allocated. A smaller mail may still succeed.
-    pub fn zlib_body(&self, recipient: &Recipient) -> Result<Arc<Vec<u8>>, CompressAllocError> {
+    pub(crate) fn compressed_body(
+        &self,
+        recipient: &Recipient,
+    ) -> Result<Arc<Vec<u8>>, CompressAllocError> {
         let compressed = match self.compressed.get() {
             Some(compressed) => compressed,
             None => match self.compress()? {
@@ -166,7 +250,7 @@ impl Mail {
     ///
     /// # Errors
     /// [`CompressAllocError`]: the memory for the compressed content cannot be allocated.
-    pub fn precompute_row(&self) -> Result<(), CompressAllocError> {
+    pub(crate) fn precompute_row(&self) -> Result<(), CompressAllocError> {
         self.summary();
         if self.compressed.get().is_none()
             && let Some(mut reservation) = self.content.reserve_copy(self.content().len())
@@ -190,7 +274,7 @@ impl Mail {
 
     /// Returns the estimated size of all rows of the mail in a store, in octets. The sum of these
     /// estimates limits how many mails are saved together in a batch.
-    pub fn estimated_stored_octets(&self) -> usize {
+    pub(crate) fn estimated_stored_octets(&self) -> usize {
         // Uncompressed content is counted at its full length, because compressing it for an estimate would cost too much.
         let body = self
             .compressed

@@ -2,6 +2,7 @@
 //! ([RFC 5321 §4.4](https://www.rfc-editor.org/rfc/rfc5321#section-4.4)).
 
 use std::net::IpAddr;
+use std::time::SystemTime;
 
 use jiff::Timestamp;
 
@@ -18,7 +19,7 @@ pub struct MailOrigin {
     /// The server's host name (GSMTP_HOST_NAME).
     pub host_name: String,
     /// The time at which the end of the message was received.
-    pub received_at: Timestamp,
+    pub received_at: SystemTime,
 }
 
 /// Returns the fields `Return-Path`, `Delivered-To` and `Received`; each line ends in CR LF. `id` identifies the mail in
@@ -41,7 +42,7 @@ pub fn trace_fields(
         IpAddr::V4(ip) => ip.to_string(),
         IpAddr::V6(ip) => format!("IPv6:{ip}"),
     };
-    let date = received_at.strftime("%a, %d %b %Y %H:%M:%S +0000");
+    let date = utc_timestamp(*received_at).strftime("%a, %d %b %Y %H:%M:%S +0000");
     format!(
         "Return-Path: <{return_path}>\r\n\
          Delivered-To: {delivered_to}\r\n\
@@ -49,6 +50,16 @@ pub fn trace_fields(
          \tby {host_name} with {protocol} id {id}@{host_name};\r\n\
          \t{date}\r\n"
     )
+}
+
+/// Returns the time as a timestamp. A time outside of the years -9999 to 9999, which no clock shows, becomes the nearest
+/// timestamp.
+fn utc_timestamp(time: SystemTime) -> Timestamp {
+    let nearest = match time < SystemTime::UNIX_EPOCH {
+        true => Timestamp::MIN,
+        false => Timestamp::MAX,
+    };
+    Timestamp::try_from(time).unwrap_or(nearest)
 }
 
 /// Replaces with `?` each character of a HELO name that could be syntax of a `Received` field, so that a client cannot forge
@@ -76,7 +87,7 @@ mod tests {
             helo_name: helo_name.to_owned(),
             protocol: "ESMTP",
             host_name: "mx.test".to_owned(),
-            received_at: Timestamp::UNIX_EPOCH,
+            received_at: SystemTime::UNIX_EPOCH,
         }
     }
 

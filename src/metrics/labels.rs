@@ -165,6 +165,8 @@ labels! {
         Database = "database",
         /// A thread that stores bodies in Redis.
         Redis = "redis",
+        /// The recipient hook of an embedding program.
+        RecipientHook = "recipient_hook",
     }
 }
 

@@ -147,7 +147,7 @@ metrics! {
     );
     panics: Counter<Component> = Counter::new(
         "goguerrilla_panics_total",
-        "Panics caught, by component; each ended one connection, batch, HTTP response, database connection or write to Redis.",
+        "Panics caught, by component; each ended one connection, batch, HTTP response, database connection, write to Redis or recipient check.",
     );
     reloads: Counter<(ReloadTarget, ReloadOutcome)> = Counter::new(
         "goguerrilla_reloads_total",

@@ -11,6 +11,7 @@ use super::store_factory::StoreSource;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::net::tls::TlsCredentials;
+use crate::smtp::{RecipientCheck, RecipientHook};
 use crate::store::{SaveError, SaveMail, StoreOpener};
 
 /// Collects what a [`Server`] needs. [`Server::builder`] makes one.
@@ -18,6 +19,7 @@ pub struct ServerBuilder {
     config: Config,
     store: Option<StoreOpener>,
     writers: usize,
+    recipient_hook: Option<RecipientHook>,
 }
 
 impl ServerBuilder {
@@ -26,6 +28,7 @@ impl ServerBuilder {
             config,
             store: None,
             writers: 1,
+            recipient_hook: None,
         }
     }
 
@@ -47,6 +50,20 @@ impl ServerBuilder {
     /// goes to one of them. The default is 1, and 0 means 1. Ignored for the stores of the configuration (see GM_SAVE_WORKERS).
     pub fn writers(mut self, writers: usize) -> ServerBuilder {
         self.writers = writers.max(1);
+        self
+    }
+
+    /// Sets the function that decides which recipients exist. It is called at RCPT, for each new recipient of a message in an
+    /// accepted domain (GM_ALLOWED_HOSTS), on the thread of the connection: it may block, and other clients do not wait for it.
+    ///
+    /// `check` gets the address without angle brackets: the local-part as the client wrote it, `@`, and the domain in lower case,
+    /// in its ASCII form. `postmaster` is accepted without a call
+    /// ([RFC 5321 §4.5.1](https://www.rfc-editor.org/rfc/rfc5321#section-4.5.1)). If `check` panics, the client gets 451.
+    pub fn recipients(
+        mut self,
+        check: impl Fn(&str) -> RecipientCheck + Send + Sync + 'static,
+    ) -> ServerBuilder {
+        self.recipient_hook = Some(RecipientHook::new(check));
         self
     }
 
@@ -79,7 +96,7 @@ impl ServerBuilder {
             Some(open) => StoreSource::Custom(open, self.writers),
             None => StoreSource::Configured(OnceLock::new()),
         };
-        let running = RunningServer::new(self.config, stores, tls, metrics)?;
+        let running = RunningServer::new(self.config, stores, tls, self.recipient_hook, metrics)?;
         Ok(Server::new(listeners, running))
     }
 }

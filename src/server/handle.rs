@@ -13,7 +13,9 @@ use super::listeners::BoundListeners;
 use super::running::{BeforeReload, RunningServer};
 use super::shutdown::shut_down;
 use crate::config::Config;
+use crate::connection::{metrics_snapshot, metrics_text};
 use crate::http::status::StatusEndpoints;
+use crate::metrics::{Metrics, MetricsSnapshot};
 use crate::sync;
 
 /// An SMTP server whose addresses are bound. [`run`](Server::run) serves clients until a [`ServerHandle`] shuts it down.
@@ -38,6 +40,7 @@ struct SharedServer {
     /// `None` after the shutdown.
     running: Mutex<Option<RunningServer>>,
     stop: Sender<()>,
+    metrics: Arc<Metrics>,
 }
 
 impl Server {
@@ -48,10 +51,15 @@ impl Server {
 
     pub(super) fn new(listeners: BoundListeners, running: RunningServer) -> Server {
         let (stop, stop_requests) = bounded(MAX_STOP_REQUESTS);
+        let metrics = Arc::clone(running.pool.metrics());
         let running = Mutex::new(Some(running));
         Server {
             listeners,
-            shared: Arc::new(SharedServer { running, stop }),
+            shared: Arc::new(SharedServer {
+                running,
+                stop,
+                metrics,
+            }),
             stop_requests,
         }
     }
@@ -177,6 +185,22 @@ impl ServerHandle {
     /// [`ReloadError`]; the previous configuration stays in force.
     pub fn reload(&self, config: Config) -> Result<(), ReloadError> {
         self.reload_with(config, &mut |_| Ok(())).map(drop)
+    }
+
+    /// Returns the current values of the most important metrics. After the server has stopped, returns the last values.
+    pub fn metrics(&self) -> MetricsSnapshot {
+        match &*sync::lock(&self.shared.running) {
+            Some(running) => metrics_snapshot(&running.pool, &running.settings.current()),
+            None => self.shared.metrics.snapshot(),
+        }
+    }
+
+    /// Returns all metrics in the text format of Prometheus, as /metrics of the status endpoints does.
+    pub fn metrics_text(&self) -> String {
+        match &*sync::lock(&self.shared.running) {
+            Some(running) => metrics_text(&running.pool, &running.settings.current()),
+            None => self.shared.metrics.render(),
+        }
     }
 
     /// Applies a new configuration as [`reload`](ServerHandle::reload) does, and calls `before_change` after the last check.

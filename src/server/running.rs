@@ -12,7 +12,7 @@ use crate::connection::{self, ConnectionSettings, SharedSettings};
 use crate::metrics::{Metrics, ReloadOutcome, ReloadTarget};
 use crate::net::accept_pool::AcceptPool;
 use crate::net::tls::{FileFingerprint, TlsCredentials};
-use crate::smtp::MemoryBudget;
+use crate::smtp::{MemoryBudget, RecipientHook, SessionSettings};
 use crate::store::Writers;
 
 /// The components of a server that a reload can change or replace.
@@ -42,10 +42,14 @@ impl RunningServer {
         config: Config,
         stores: StoreSource,
         tls: Option<TlsCredentials>,
+        recipient_hook: Option<RecipientHook>,
         metrics: Arc<Metrics>,
     ) -> Result<RunningServer, StartError> {
         let store = stores.start(&config, &metrics)?;
-        let session = Arc::new(session_settings(&config));
+        let session = Arc::new(SessionSettings {
+            recipient_hook,
+            ..session_settings(&config)
+        });
         let settings = SharedSettings::new(ConnectionSettings {
             session: Arc::clone(&session),
             configured_session: session,
@@ -169,7 +173,11 @@ impl RunningServer {
                 (store.limits, store.saver)
             }
         };
-        let configured_session = Arc::new(session_settings(&new_config));
+        // The hook comes from the embedding program, not from the configuration.
+        let configured_session = Arc::new(SessionSettings {
+            recipient_hook: settings.configured_session.recipient_hook.clone(),
+            ..session_settings(&new_config)
+        });
         self.retired.retain(|writers| !writers.are_finished());
         let is_unchanged =
             |tls: &TlsCredentials| settings.tls.as_ref().is_some_and(|old| tls.ptr_eq(old));

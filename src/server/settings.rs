@@ -45,6 +45,7 @@ pub fn session_settings(config: &Config) -> SessionSettings {
         max_content_octets: config.max_content_octets,
         max_recipients: config.max_recipients,
         recipient_limits: Arc::new(TableColumns::DEFAULT.recipient_limits()),
+        recipient_hook: None,
         verbose: config.verbose,
     }
 }

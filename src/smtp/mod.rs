@@ -6,6 +6,7 @@
 //! Implements RFC 5321 (SMTP), 1870 (SIZE), 2034 (enhanced status), 2920 (PIPELINING), 3030 (CHUNKING), 3463 (status codes),
 //! 3848 (protocol words), 6152 (8BITMIME), 6531 (SMTPUTF8) and Postfix's XCLIENT.
 
+mod address;
 mod allowed_hosts;
 mod command;
 mod content;
@@ -17,16 +18,19 @@ mod line;
 mod parameter;
 mod path;
 mod policy;
+mod recipient_hook;
 pub mod reply;
 mod session;
 mod step;
 mod xclient;
 
+pub use address::{is_helo_name, parse_mail_address, parse_rcpt_address};
 pub use allowed_hosts::{AllowedHosts, InvalidHostItem};
 pub use content::{ContentRejection, MemoryBudget, MemoryReservation, MessageContent};
 pub use input::{COMMAND_READ_SIZE, CONTENT_READ_SIZE, InputBuffer};
 pub use path::{ForwardPath, PathError, ReversePath};
 pub use policy::{SessionSettings, StorableRecipients};
+pub use recipient_hook::{RecipientCheck, RecipientHook};
 pub use reply::{EnhancedStatus, Reply};
 pub use session::Session;
 pub use step::{

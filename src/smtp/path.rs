@@ -109,6 +109,25 @@ impl ForwardPath {
         self.canonical_domain.as_deref().or_else(as_given)
     }
 
+    /// Returns the address without source route and with its domain in canonical form, so that each mailbox has one spelling;
+    /// only the local-part for `<Postmaster>`.
+    pub fn mailbox_address(&self) -> String {
+        match self.canonical_domain() {
+            Some(domain) => format!("{}@{domain}", self.local_part()),
+            None => self.local_part().to_owned(),
+        }
+    }
+
+    /// Returns whether the path is `<Postmaster>` or the postmaster of a domain (RFC 5321 §4.5.1), in any case.
+    pub fn is_postmaster(&self) -> bool {
+        self.local_part().eq_ignore_ascii_case("postmaster")
+    }
+
+    /// Returns the address in column `to`: the local-part at `primary_mail_host`.
+    pub fn to_address(&self, primary_mail_host: &str) -> String {
+        format!("{}@{primary_mail_host}", self.local_part())
+    }
+
     /// Returns whether the local-part contains a second address that another system could relay to: `a%b`, `b!a`, `"a@b"`.
     pub fn has_embedded_route(&self) -> bool {
         self.mailbox.local_part.contains(['%', '!', '@'])

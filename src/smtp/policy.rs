@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::allowed_hosts::AllowedHosts;
 use super::command::{self, CommandError, Verb};
 use super::path::ForwardPath;
+use super::recipient_hook::RecipientHook;
 
 /// The limits of a store for recipient addresses.
 pub trait StorableRecipients: Debug + Send + Sync {
@@ -29,6 +30,8 @@ pub struct SessionSettings {
     pub max_recipients: usize,
     /// Limits of the store for recipients; a recipient that the store cannot hold is rejected with 553 (bad address).
     pub recipient_limits: Arc<dyn StorableRecipients>,
+    /// Decides which recipients exist; `None` if all recipients at the accepted domains exist.
+    pub recipient_hook: Option<RecipientHook>,
     /// Whether the connection logs all commands and replies
     /// ([`Session::take_last_command`](super::Session::take_last_command)).
     pub verbose: bool,
@@ -37,12 +40,15 @@ pub struct SessionSettings {
 impl SessionSettings {
     /// Returns the address in column `to`: the recipient's local-part at the primary mail host.
     pub fn to_address(&self, path: &ForwardPath) -> String {
-        format!("{}@{}", path.local_part(), self.primary_mail_host)
+        path.to_address(&self.primary_mail_host)
     }
 
     /// Returns whether `line` names a recipient for which RCPT would be rejected with 550 (relay denied). `line` is a RCPT
     /// command or a forward-path, with or without brackets. For a line with another error the result is `false`, because the
     /// session rejects such a line later.
+    ///
+    /// The recipient hook is not asked: nginx's auth_http uses this method for every RCPT until one is accepted, and the session
+    /// asks the hook when nginx passes the RCPT on.
     pub fn is_relay_rcpt(&self, line: &[u8]) -> bool {
         let path = match command::split_line(line) {
             (Some(Verb::Rcpt), argument) => command::parse_rcpt(argument, true),

@@ -122,6 +122,7 @@ replies! {
     R421_TOO_MANY_ERRORS = 421 4 . 7 . 0 "Too many errors, closing connection";
     R421_TOO_MANY_COMMANDS = 421 4 . 7 . 0 "Too many commands without a message";
     R451_NOT_SAVED = 451 4 . 3 . 0 "Cannot save the message now, try again later";
+    R451_RECIPIENT_LOOKUP_FAILED = 451 4 . 3 . 0 "Recipient address: temporary lookup failure";
     R452_STORE_FULL = 452 4 . 3 . 1 "Insufficient system storage, try again later";
     R452_NO_MEMORY = 452 4 . 3 . 1 "Insufficient memory, try again later";
     R452_TOO_MANY_RECIPIENTS = 452 4 . 5 . 3 "Too many recipients";
@@ -148,6 +149,7 @@ replies! {
     R503_XCLIENT_IN_TRANSACTION = 503 5 . 5 . 1 "XCLIENT not allowed within a transaction";
     R503_TLS_ACTIVE = 503 5 . 5 . 1 "TLS already active";
     R550_XCLIENT_DENIED = 550 5 . 7 . 0 "XCLIENT not permitted";
+    R550_USER_UNKNOWN = 550 5 . 1 . 1 "Recipient address rejected: User unknown";
     R550_RELAY_DENIED = 550 5 . 7 . 1 "Relay access denied";
     R552_TOO_LARGE = 552 5 . 3 . 4 "Message size exceeds fixed limit";
     R553_NEEDS_SMTPUTF8 = 553 5 . 6 . 7 "Non-ASCII address requires SMTPUTF8";

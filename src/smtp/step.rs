@@ -21,6 +21,9 @@ pub enum TlsState {
 pub enum Step {
     /// Queue the reply; it is sent at the latest before the next read (RFC 2920 §3.2).
     Reply(Reply),
+    /// Ask [`SessionSettings::recipient_hook`](super::SessionSettings::recipient_hook) about this recipient, pass its answer to
+    /// [`Session::recipient_checked`](super::Session::recipient_checked), and queue the reply.
+    CheckRecipient(ForwardPath),
     /// Save the complete message, then send the reply that depends on the result.
     Save(Envelope, MessageContent),
     /// Send the reply, perform the TLS handshake, then call [`Session::tls_started`](super::Session::tls_started).
@@ -69,6 +72,15 @@ pub struct Envelope {
     pub recipients: Vec<ForwardPath>,
     /// Whether MAIL had the parameter SMTPUTF8.
     pub smtputf8: bool,
+}
+
+impl Envelope {
+    /// Returns whether one of the recipients is the mailbox of `path`.
+    pub(super) fn has_recipient(&self, path: &ForwardPath) -> bool {
+        self.recipients
+            .iter()
+            .any(|known| known.is_same_mailbox(path))
+    }
 }
 
 /// The kind of input that a session expects next; each kind has its own timeout.

@@ -13,6 +13,7 @@ mod reader;
 pub mod redis;
 mod refusals;
 pub(crate) mod row;
+mod save_error;
 pub mod sqlite;
 mod table;
 
@@ -22,19 +23,25 @@ pub use health::StoreHealth;
 pub use memory::MemoryStore;
 pub use queue::{SaveQueue, StoreOpener, Writers};
 pub use reader::{ListedMail, ListedMailSize, MailReader, StoreReadError};
+pub use save_error::{SaveError, SaveErrorCause};
 pub use table::{INSERTED_COLUMNS, TableColumns, TableName, inserted_column_list};
 
 use crate::mail::Mail;
 
 /// Saves mails. Every store implements this trait, including a store of an embedding program.
 ///
-/// After `Ok` the client gets 250 and deletes its copy, so return `Ok` only when the mail is durable. After an error the
-/// client gets 4xx and sends the mail again later.
+/// [`save_mail`](SaveMail::save_mail) is the only required method. After `Ok` the client gets 250 and deletes its copy, so
+/// return `Ok` only when the mail is durable. After an error the client gets 4xx and sends the mail again later; it may also
+/// send a mail again that was saved, if it did not receive the 250. `?` converts an [`io::Error`](std::io::Error): the client
+/// gets 452 if no space, quota or memory is left, else 451.
+///
+/// A store that panics is dropped and opened again, and the clients of its batch get 451. A client gets 451 if its mail is
+/// not saved within 62 seconds.
 ///
 /// ```
 /// use std::fs::{self, File};
-/// use std::io::Write;
-/// use std::path::PathBuf;
+/// use std::io::{self, Write};
+/// use std::path::{Path, PathBuf};
 ///
 /// use goguerrilla::mail::Mail;
 /// use goguerrilla::store::{SaveError, SaveMail, SavedId};
@@ -44,25 +51,43 @@ use crate::mail::Mail;
 ///     folder: PathBuf,
 /// }
 ///
+/// impl FolderStore {
+///     fn write(&self, file: &Path, mail: &Mail) -> io::Result<()> {
+///         let mut written = File::create(file)?;
+///         for recipient in mail.recipients() {
+///             written.write_all(mail.trace_fields(recipient).as_bytes())?;
+///         }
+///         written.write_all(mail.content())?;
+///         written.sync_all()?;
+///         File::open(&self.folder)?.sync_all()
+///     }
+/// }
+///
 /// impl SaveMail for FolderStore {
 ///     fn save_mail(&mut self, mail: &Mail) -> Result<SavedId, SaveError> {
 ///         let file = self.folder.join(mail.hash().as_str());
-///         let written = File::create(&file).and_then(|mut file| {
-///             for recipient in mail.recipients() {
-///                 file.write_all(mail.trace_fields(recipient).as_bytes())?;
-///             }
-///             file.write_all(mail.content())?;
-///             file.sync_all()?;
-///             File::open(&self.folder)?.sync_all()
-///         });
-///         if let Err(error) = written {
-///             // The client gets 451 and sends the mail again, so no part of it may remain.
+///         self.write(&file, mail).inspect_err(|_| {
+///             // The client gets 4xx and sends the mail again, so no part of it may remain.
 ///             let _ = fs::remove_file(&file);
-///             return Err(SaveError::Unavailable(error.to_string()));
-///         }
+///         })?;
 ///         Ok(SavedId::from(mail.hash()))
 ///     }
 /// }
+///
+/// // A test of the store needs no server.
+/// let folder = std::env::temp_dir().join(format!("mail-{}", std::process::id()));
+/// fs::create_dir_all(&folder)?;
+/// let mut store = FolderStore { folder };
+/// let mail = Mail::builder()
+///     .recipient("u@ours.test")
+///     .content("Subject: x\r\n\r\nbody\r\n")
+///     .build()?;
+/// let id = store.save_mail(&mail)?;
+/// let stored = fs::read_to_string(store.folder.join(id.as_str()))?;
+/// assert!(stored.starts_with("Return-Path: <sender@client.test>\r\nDelivered-To: u@mx.test\r\n"));
+/// assert!(stored.ends_with("Subject: x\r\n\r\nbody\r\n"));
+/// # fs::remove_dir_all(store.folder)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
 /// [`ServerBuilder::store`](crate::ServerBuilder::store) starts a server with this store; `examples/own_store.rs` is the
@@ -130,26 +155,6 @@ impl SavedId {
 impl From<crate::mail::MailId> for SavedId {
     fn from(hash: crate::mail::MailId) -> SavedId {
         SavedId::new(hash.as_str())
-    }
-}
-
-/// Why a mail was not saved. The client always gets 4xx and tries again; the text is for the server's log.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SaveError {
-    /// The store cannot save mail now: 451 4.3.0.
-    #[error("{0}")]
-    Unavailable(String),
-    /// The store has no space or memory left now: 452 4.3.1.
-    #[error("{0}")]
-    Full(String),
-    /// The store rejects this mail, but may save others: 451 4.3.0. This error alone does not make the store unavailable.
-    #[error("{0}")]
-    Refused(String),
-}
-
-impl SaveError {
-    fn unavailable(reason: &str) -> SaveError {
-        SaveError::Unavailable(reason.to_owned())
     }
 }
 

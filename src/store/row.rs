@@ -5,8 +5,6 @@
 
 use std::borrow::Cow;
 
-use serde_json::json;
-
 use super::table::TableColumns;
 use crate::mail::{Attachment, Mail};
 use crate::store::Column;
@@ -34,7 +32,7 @@ impl<'a> Row<'a> {
     /// Computes the column values of `mail` for a table whose columns are `shape`.
     pub fn new(mail: &'a Mail, shape: &TableColumns) -> Row<'a> {
         let summary = mail.summary();
-        let ip_addr = mail.origin().client_ip.to_string();
+        let ip_addr = mail.client_ip().to_string();
         Row {
             from: shape.from.truncate_to_fit(mail.reverse_path()),
             subject: shape.subject.truncate_to_fit(&summary.subject),
@@ -54,12 +52,7 @@ fn attach_info(attachments: &[Attachment], column: &Column) -> String {
     let mut array = String::new();
     let mut taken = 1;
     for attachment in attachments {
-        let entry = format!(
-            "{{\"name\":{},\"type\":{},\"size\":{}}}",
-            json!(attachment.name),
-            json!(attachment.media_type),
-            attachment.octets
-        );
+        let entry = attachment.to_json();
         let entry = column.charset.replace_unsupported_chars(&entry);
         // Each entry counts with the bracket or comma before it; the initial value 1 of `taken` counts the closing bracket.
         taken += column.width.length(&entry) + 1;

@@ -2,11 +2,9 @@
 
 use std::collections::HashSet;
 
-use jiff::Timestamp;
-
 use super::{fixes, query};
-use crate::mail::{Mail, MailOrigin};
-use crate::smtp::{Envelope, ForwardPath, MemoryBudget, MessageContent, ReversePath};
+use crate::mail::Mail;
+use crate::smtp::parse_rcpt_address;
 use crate::store::Diagnostic;
 use crate::store::TableName;
 use crate::store::mysql::auto_increment::counter_error_text;
@@ -149,34 +147,22 @@ fn is_lock_wait(error: &mysql::Error) -> bool {
 /// Returns the mail of the trial row. It has an attachment, non-ASCII words, and a compressed body that is not valid UTF-8, so
 /// that a text column rejects it.
 fn trial_mail(addresses: &TrialAddresses) -> Result<Mail, String> {
-    let path = |domain: &str| {
-        let written = format!("<postmaster@{domain}>");
-        ForwardPath::parse(&written).map(|(path, _)| path)
+    let recipient = format!("postmaster@{}", addresses.recipient_domain);
+    let recipient = match parse_rcpt_address(&recipient) {
+        Some(_) => recipient,
+        None => "postmaster@example.com".to_owned(),
     };
-    let recipient = path(&addresses.recipient_domain).or_else(|_| path("example.com"));
-    let recipient = recipient.map_err(|error| format!("{error:?}"))?;
-    let (reverse_path, _) =
-        ReversePath::parse("<check@example.com>").map_err(|_| "no sender".to_owned())?;
-    let host = &addresses.primary_mail_host;
     for _ in 0..MAX_TRIES {
-        let mut content = MessageContent::new(CONTENT.len(), &MemoryBudget::new(CONTENT.len() * 4));
-        content
-            .extend(CONTENT)
-            .map_err(|_| "no memory".to_owned())?;
-        let envelope = Envelope {
-            reverse_path: reverse_path.clone(),
-            recipients: vec![recipient.clone()],
-            smtputf8: false,
-        };
-        let origin = MailOrigin {
-            client_ip: [192, 0, 2, 1].into(),
-            helo_name: "client.example.com".to_owned(),
-            protocol: "ESMTP",
-            host_name: host.clone(),
-            received_at: Timestamp::now(),
-        };
-        let to = |path: &ForwardPath| format!("{}@{host}", path.local_part());
-        let mail = Mail::new(envelope, content, origin, to).map_err(|error| error.to_string())?;
+        let host = &addresses.primary_mail_host;
+        let mail = Mail::builder()
+            .sender("check@example.com")
+            .recipient(&recipient)
+            .content(CONTENT)
+            .client_ip([192, 0, 2, 1])
+            .helo_name("client.example.com")
+            .host_name(host)
+            .build()
+            .map_err(|error| error.to_string())?;
         let body = mail.recipients().first().map(|one| mail.zlib_body(one));
         // The trial body must be invalid UTF-8, like most compressed bodies; a text column would accept a valid one.
         if matches!(body, Some(Ok(body)) if str::from_utf8(&body).is_err()) {

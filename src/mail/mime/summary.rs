@@ -4,6 +4,8 @@
 //! number of parts and the length of fields are limited; parts beyond the limits are not in the summary. References: RFC
 //! 2045–2049, RFC 2183 and RFC 2231 (file names).
 
+use serde_json::json;
+
 use super::charset::Charset;
 use super::content_type::ContentType;
 use super::header::{self, RawHeaderFields};
@@ -26,6 +28,7 @@ pub struct MimeSummary {
 
 /// A part, other than a multipart, that has a file name, disposition `attachment`, or a media type other than `text/*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Attachment {
     /// The decoded file name; empty if there is none.
     pub name: String,
@@ -33,6 +36,18 @@ pub struct Attachment {
     pub media_type: String,
     /// The size in octets after decoding of base64 or quoted-printable.
     pub octets: usize,
+}
+
+impl Attachment {
+    /// Returns the entry for this attachment in column `attach_info`: a JSON object.
+    pub(crate) fn to_json(&self) -> String {
+        format!(
+            "{{\"name\":{},\"type\":{},\"size\":{}}}",
+            json!(self.name),
+            json!(self.media_type),
+            self.octets
+        )
+    }
 }
 
 impl MimeSummary {

@@ -3,6 +3,7 @@
 mod bdat;
 mod command_count;
 mod data;
+mod rcpt;
 
 use std::mem;
 use std::net::IpAddr;
@@ -127,6 +128,7 @@ impl Session {
             | Step::RejectXclient
             | Step::StartTls(_)
             | Step::Xclient(..)
+            | Step::CheckRecipient(_)
             | Step::Save(..) => {}
         }
         self.stats.replies += 1;
@@ -247,7 +249,7 @@ impl Session {
             Verb::Helo => self.helo(argument, false).map(Step::Reply),
             Verb::Ehlo => self.helo(argument, true).map(Step::Reply),
             Verb::Mail => self.mail(argument),
-            Verb::Rcpt => self.rcpt(argument).map(Step::Reply),
+            Verb::Rcpt => self.rcpt(argument),
             Verb::Data => self.handle_data(argument).map(Step::Reply),
             Verb::Bdat => return self.bdat(argument),
             Verb::Rset => self.rset(argument).map(Step::Reply),
@@ -303,37 +305,6 @@ impl Session {
         self.state = SessionState::Transaction(MailTransaction { envelope, chunks });
         self.stats.mail += 1;
         Ok(Step::Reply(reply::R250_SENDER_OK))
-    }
-
-    fn rcpt(&mut self, argument: &[u8]) -> Result<Reply, CommandError> {
-        self.stats.rcpt_total += 1;
-        let envelope = match &mut self.state {
-            SessionState::Transaction(transaction) if transaction.chunks.is_some() => {
-                return Ok(reply::R503_BDAT_IN_PROGRESS);
-            }
-            SessionState::Transaction(transaction) => &mut transaction.envelope,
-            _ => return Ok(reply::R503_SEND_MAIL_FIRST),
-        };
-        let path = command::parse_rcpt(argument, envelope.smtputf8)?;
-        let settings = &self.settings;
-        if !settings.allowed_hosts.accepts(&path) {
-            return Ok(reply::R550_RELAY_DENIED);
-        }
-        if !settings.can_store(&path) {
-            return Ok(reply::R553_RECIPIENT_UNSTORABLE);
-        }
-        let recipients = &mut envelope.recipients;
-        if !recipients.iter().any(|known| known.is_same_mailbox(&path)) {
-            if recipients.len() >= settings.max_recipients {
-                return Ok(reply::R452_TOO_MANY_RECIPIENTS);
-            }
-            recipients.push(path);
-        }
-        if let Some(proxy) = &mut self.proxy {
-            proxy.lock_address();
-        }
-        self.stats.rcpt += 1;
-        Ok(reply::R250_RECIPIENT_OK)
     }
 
     fn rset(&mut self, argument: &[u8]) -> Result<Reply, CommandError> {

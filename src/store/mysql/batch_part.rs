@@ -31,7 +31,7 @@ impl MySqlStore {
         loop {
             if Instant::now() > self.deadline {
                 // If the batch was split, the earlier parts may have used up the time limit of the batch.
-                let error = SaveError::Unavailable(BatchFailure::deadline_passed().text);
+                let error = SaveError::unavailable(BatchFailure::deadline_passed().text);
                 return Err(BatchError::Store(error));
             }
             let inserted =
@@ -42,22 +42,22 @@ impl MySqlStore {
             if let Some(commit) = failure.unknown_commit {
                 return self.resolve_unknown_commit(part, bodies_in, &commit);
             }
-            let unavailable = SaveError::Unavailable(failure.text.clone());
+            let unavailable = SaveError::unavailable(failure.text.clone());
             match failure.class {
-                ErrorClass::Full => return Err(BatchError::Store(SaveError::Full(failure.text))),
+                ErrorClass::Full => return Err(BatchError::Store(SaveError::full(failure.text))),
                 ErrorClass::Schema | ErrorClass::IdsUsedUp => {
                     return Err(BatchError::Store(unavailable));
                 }
                 ErrorClass::NoMemory => {
-                    return Err(BatchError::Mail(SaveError::Full(failure.text)));
+                    return Err(BatchError::Mail(SaveError::full(failure.text)));
                 }
                 ErrorClass::Mail => {
-                    return Err(BatchError::Mail(SaveError::Refused(failure.text)));
+                    return Err(BatchError::Mail(SaveError::refused(failure.text)));
                 }
                 // The table may have been altered after a pooled connection read its columns. Each retry replaces one
                 // connection, so after `max_size` retries the known columns are current, and the mail itself is the cause.
                 ErrorClass::ValueOutOfRange if value_retries > self.pool.max_size() => {
-                    return Err(BatchError::Mail(SaveError::Refused(failure.text)));
+                    return Err(BatchError::Mail(SaveError::refused(failure.text)));
                 }
                 ErrorClass::ValueOutOfRange => value_retries += 1,
                 ErrorClass::ReadOnly => {

@@ -101,7 +101,10 @@ fn bind_values(
     let (body, stream) = if bodies_in.contains(&recipient.hash) {
         ("redis", Vec::new())
     } else {
-        ("gzencode", into_owned_body(mail.zlib_body(recipient)?)?)
+        (
+            "gzencode",
+            into_owned_body(mail.compressed_body(recipient)?)?,
+        )
     };
     Ok([
         Value::from(row.from.as_ref()),

@@ -78,8 +78,8 @@ impl SaveMail for MySqlStore {
         let connection = self
             .begin_transaction(DbConnectionWait::WhileNotDown)
             .map_err(|failure| match failure.class {
-                ErrorClass::Full => SaveError::Full(failure.text),
-                _ => SaveError::Unavailable(failure.text),
+                ErrorClass::Full => SaveError::full(failure.text),
+                _ => SaveError::unavailable(failure.text),
             })?;
         self.connection = Some(connection);
         Ok(())
@@ -94,7 +94,7 @@ impl SaveMail for MySqlStore {
         let mut outcomes = self.save_batch(std::slice::from_ref(mail));
         outcomes
             .pop()
-            .unwrap_or_else(|| Err(SaveError::Unavailable("no outcome".to_owned())))
+            .unwrap_or_else(|| Err(SaveError::unavailable("no outcome")))
     }
 
     fn save_batch(&mut self, batch: &[Mail]) -> Vec<Result<SavedId, SaveError>> {

@@ -52,7 +52,7 @@ impl MySqlStore {
         loop {
             let host = commit.sent_to.host;
             if let Err(reason) = wait_while_hanging(&self.connector, host, self.deadline) {
-                return Err(BatchError::Store(SaveError::Unavailable(reason)));
+                return Err(BatchError::Store(SaveError::unavailable(reason)));
             }
             let mut second_commit = None;
             let error = match self.store_missing_rows(part, bodies_in, commit, &mut second_commit) {
@@ -61,7 +61,7 @@ impl MySqlStore {
                     return Ok(());
                 }
                 Ok(false) => {
-                    return Err(BatchError::Store(SaveError::Unavailable(
+                    return Err(BatchError::Store(SaveError::unavailable(
                         BatchFailure::deadline_passed().text,
                     )));
                 }
@@ -72,7 +72,7 @@ impl MySqlStore {
                 exclude_host_if_commit_hangs(&self.connector, commit);
             }
             if Instant::now() + pause > self.deadline {
-                return Err(BatchError::Store(SaveError::Unavailable(format!(
+                return Err(BatchError::Store(SaveError::unavailable(format!(
                     "COMMIT was not answered, and its outcome cannot be determined: {error}"
                 ))));
             }

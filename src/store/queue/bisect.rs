@@ -4,7 +4,7 @@ use crate::mail::Mail;
 use crate::store::{SaveError, SavedId};
 
 /// Why a transaction failed.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum BatchError {
     /// The store failed. Saving only a part of the batch would fail too, so no part is tried.
     Store(SaveError),

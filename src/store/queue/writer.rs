@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
 
 use super::batching::{BatchPermit, BatchScheduler};
 use super::pending::{QueuedMail, WaiterRegistry, pending_save};
+use crate::error_chain::display_with_causes;
 use crate::mail::Mail;
 use crate::metrics::{Component, Metrics, StoreErrorKind};
 use crate::panics;
@@ -73,11 +74,11 @@ impl SaveQueue {
             return Ok(SavedId::from(mail.hash()));
         };
         if let Some(reason) = self.health.down_reason() {
-            return Err(SaveError::Unavailable(reason));
+            return Err(SaveError::unavailable(reason));
         }
         if self.precompute_rows {
             let computed = mail.precompute_row();
-            computed.map_err(|error| SaveError::Full(error.to_string()))?;
+            computed.map_err(SaveError::full)?;
         }
         let (queued, waiter) = pending_save(mail);
         match queue.queued.try_send(queued) {
@@ -100,7 +101,7 @@ impl SaveQueue {
 impl Writers {
     /// Starts `count` writers, which open their stores with `open`.
     ///
-    /// If `precompute_rows` is set, each connection's thread computes the row ([`Mail::precompute_row`]) before it queues the
+    /// If `precompute_rows` is set, each connection's thread computes the row (`Mail::precompute_row`) before it queues the
     /// mail. No mail is queued while `health` reports the store as down.
     ///
     /// # Errors
@@ -213,8 +214,9 @@ impl QueueWriter {
                 count += 1;
             }
             count_store_error(self.health.metrics(), &error);
-            self.health.record_failure(&error.to_string());
-            log::error!(mails = count, reason:% = error; "batch_failed");
+            let reason = display_with_causes(&error);
+            self.health.record_failure(&reason);
+            log::error!(mails = count, reason = reason.as_str(); "batch_failed");
             return;
         }
         let (mails, queued_mails) = self.collect_batch(first);
@@ -233,7 +235,8 @@ impl QueueWriter {
         if let Some(Err(error)) = outcomes.iter().find(|outcome| outcome.is_err()) {
             let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
             count_store_error(self.health.metrics(), error);
-            log::error!(mails = failed, of = mails.len(), reason:% = error; "batch_failed");
+            let reason = display_with_causes(error);
+            log::error!(mails = failed, of = mails.len(), reason = reason.as_str(); "batch_failed");
         }
         self.update_health(&mails, &outcomes);
         for ((queued, mail), outcome) in queued_mails.into_iter().zip(mails).zip(outcomes) {
@@ -250,11 +253,11 @@ impl QueueWriter {
         let mut errors = outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
         let is_of_store = |error: &&SaveError| !matches!(error, SaveError::Refused(_));
         if let Some(error) = errors.clone().find(is_of_store) {
-            self.health.record_failure(&error.to_string());
+            self.health.record_failure(&display_with_causes(error));
         } else if let Some(error) = errors.next() {
-            let clients = mails.iter().map(|mail| mail.origin().client_ip);
+            let clients = mails.iter().map(|mail| mail.client_ip());
             self.health
-                .record_rejected_batch(clients, &error.to_string());
+                .record_rejected_batch(clients, &display_with_causes(error));
         }
     }
 
@@ -320,8 +323,6 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::mail::MailOrigin;
-    use crate::smtp::{Envelope, ForwardPath, MemoryBudget, MessageContent, ReversePath};
 
     #[test]
     fn save_into_a_full_queue_fails_at_once() {
@@ -337,30 +338,12 @@ mod tests {
             precompute_rows: false,
             health: StoreHealth::new(Arc::default()),
         };
-        let (reverse_path, _) = ReversePath::parse("<a@client.test>").unwrap();
-        let (recipient, _) = ForwardPath::parse("<u@ours.test>").unwrap();
-        let envelope = Envelope {
-            reverse_path,
-            recipients: vec![recipient],
-            smtputf8: false,
-        };
-        let origin = MailOrigin {
-            client_ip: [127, 0, 0, 1].into(),
-            helo_name: "client.test".to_owned(),
-            protocol: "SMTP",
-            host_name: "mx.test".to_owned(),
-            received_at: jiff::Timestamp::UNIX_EPOCH,
-        };
-        let content = MessageContent::new(0, &MemoryBudget::new(0));
-        let mail = Mail::new(envelope, content, origin, |_| String::new()).unwrap();
+        let mail = Mail::builder().recipient("u@ours.test").build().unwrap();
         let started_at = Instant::now();
         let saved = saver.save(mail, &mut || false);
-        assert_eq!(
-            saved,
-            Err(SaveError::unavailable(
-                "the queue is full: the store has been stuck for hours"
-            ))
-        );
+        let error = saved.expect_err("a full queue");
+        assert!(matches!(error, SaveError::Unavailable(_)), "{error}");
+        assert!(error.to_string().starts_with("the queue is full"));
         assert!(started_at.elapsed() < Duration::from_secs(1));
     }
 }

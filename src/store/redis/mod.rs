@@ -266,7 +266,7 @@ pub fn bodies_of(batch: &[Mail]) -> Result<BatchBodies, CompressAllocError> {
     });
     deliveries
         .map(|(mail, delivery)| {
-            let body = mail.zlib_body(delivery)?;
+            let body = mail.compressed_body(delivery)?;
             Ok((delivery.hash, body))
         })
         .collect()

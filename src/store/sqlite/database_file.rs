@@ -125,7 +125,7 @@ impl DatabaseFile {
         if !self.shared.is_moved.swap(true, Ordering::SeqCst) {
             log::error!(file:% = file.display(), reason = DISPLACED_REASON, fix = fix; "database_moved");
         }
-        SaveError::Unavailable(format!("{}: {DISPLACED_REASON}; {fix}", file.display()))
+        SaveError::unavailable(format!("{}: {DISPLACED_REASON}; {fix}", file.display()))
     }
 
     /// Records that the database file, its `-wal` and its `-shm` are where they were opened. Logs `database_back` if
@@ -159,7 +159,7 @@ impl Opened {
 pub fn reject_unsafe_path(file: &Path) -> Result<(), SaveError> {
     let is_unusual = fs::metadata(file).is_ok_and(|metadata| !metadata.is_file());
     if is_unusual {
-        return Err(SaveError::Unavailable(format!(
+        return Err(SaveError::unavailable(format!(
             "{}: expected a database file, but found a folder, pipe or device; name another file",
             file.display()
         )));
@@ -174,7 +174,7 @@ pub fn reject_unsafe_path(file: &Path) -> Result<(), SaveError> {
         } else {
             "-journal"
         };
-        return Err(SaveError::Unavailable(format!(
+        return Err(SaveError::unavailable(format!(
             "{}: holds mails of a database file that is not at {}; move that file back, or move this log next to it and rename it to \
              that file's name plus {suffix}, or, if that file is lost, move this log away",
             log_file.display(),
@@ -199,9 +199,9 @@ fn creation_error(file: &Path, error: &io::Error) -> SaveError {
     let file = file.display();
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            SaveError::Full(format!("{file}: {error}; free disk space"))
+            SaveError::full(format!("{file}: {error}; free disk space"))
         }
-        _ => SaveError::Unavailable(format!(
+        _ => SaveError::unavailable(format!(
             "{file}: cannot be created: {error}; user {} needs the right to write this file and its folder",
             nix::unistd::geteuid()
         )),

@@ -26,29 +26,29 @@ pub fn classify_error(file: &Path, error: &rusqlite::Error) -> ClassifiedError {
             "; user {user} needs the right to write this file and its folder"
         ))
     };
-    let unavailable = |text: String| BatchError::Store(SaveError::Unavailable(text));
+    let unavailable = |text: String| BatchError::Store(SaveError::unavailable(text));
     let code = error.sqlite_error_code();
     let (error, reopen) = match code {
         // There was not enough memory for one mail. Smaller mails of the batch may succeed, so only this mail fails.
         None if matches!(error, rusqlite::Error::ToSqlConversionFailure(_)) => {
-            (BatchError::Mail(SaveError::Full(text(""))), false)
+            (BatchError::Mail(SaveError::full(text(""))), false)
         }
         Some(ErrorCode::DiskFull) => (
-            BatchError::Store(SaveError::Full(text("; free disk space"))),
+            BatchError::Store(SaveError::full(text("; free disk space"))),
             false,
         ),
-        Some(ErrorCode::OutOfMemory) => (BatchError::Store(SaveError::Full(text(""))), true),
+        Some(ErrorCode::OutOfMemory) => (BatchError::Store(SaveError::full(text(""))), true),
         Some(ErrorCode::SystemIoFailure) if is_hidden_out_of_memory(error) => {
             let text = text("; out of memory");
-            (BatchError::Store(SaveError::Full(text)), true)
+            (BatchError::Store(SaveError::full(text)), true)
         }
         Some(ErrorCode::SystemIoFailure) if is_write_error_with_size_limit(error) => {
             let text = text("; the file size limit (RLIMIT_FSIZE) is reached");
-            (BatchError::Store(SaveError::Full(text)), true)
+            (BatchError::Store(SaveError::full(text)), true)
         }
         // The `-shm` file could not grow. SQLite reports SQLITE_FULL only for the database file and the `-wal`.
         Some(ErrorCode::SystemIoFailure) if has_code(error, ffi::SQLITE_IOERR_SHMSIZE) => (
-            BatchError::Store(SaveError::Full(text("; free disk space"))),
+            BatchError::Store(SaveError::full(text("; free disk space"))),
             true,
         ),
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
@@ -65,7 +65,7 @@ pub fn classify_error(file: &Path, error: &rusqlite::Error) -> ClassifiedError {
             | ErrorCode::Unknown
             | ErrorCode::FileLockingProtocolFailed,
         ) => (unavailable(text("")), true),
-        Some(_) => (BatchError::Mail(SaveError::Refused(text(""))), false),
+        Some(_) => (BatchError::Mail(SaveError::refused(text(""))), false),
         None => (unavailable(text("")), true),
     };
     ClassifiedError { error, reopen }

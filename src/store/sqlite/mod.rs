@@ -138,7 +138,7 @@ impl SqliteStore {
 
     fn open_database(&self) -> Result<&OpenDatabase, BatchError> {
         let not_open =
-            || SaveError::Unavailable(format!("{}: not open", self.file.path().display()));
+            || SaveError::unavailable(format!("{}: not open", self.file.path().display()));
         self.open
             .as_ref()
             .ok_or_else(|| BatchError::Store(not_open()))
@@ -310,7 +310,7 @@ impl OpenDatabase {
                     row.subject,
                     "gzencode",
                     row.charset,
-                    mail.zlib_body(delivery)
+                    mail.compressed_body(delivery)
                         .map_err(single_mail_out_of_memory)?
                         .as_slice(),
                     0.0,
