@@ -62,7 +62,9 @@ const PLAN: &[(&str, &[&str])] = &[
     ),
     (
         "daemon",
-        &["server", "http", "store", "net", "config", "os", "logging"],
+        &[
+            "server", "http", "store", "net", "config", "os", "logging", "metrics",
+        ],
     ),
     (
         "cli",
