@@ -69,7 +69,7 @@ const PLAN: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "daemon", "server", "check", "store", "config", "logging", "panics", "os",
+            "daemon", "server", "store", "config", "logging", "panics", "os",
         ],
     ),
     ("main", &["cli"]),

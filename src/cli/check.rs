@@ -1,8 +1,7 @@
 //! `goguerrilla check`: prints each finding on one line.
 
 use super::{Failure, print_stdout};
-use crate::check;
-use crate::config::{Config, StoreKind};
+use crate::config::Config;
 use crate::daemon;
 use crate::server;
 use crate::store::Diagnostic;
@@ -20,27 +19,10 @@ pub fn check(config: &Config, reload_config: daemon::ConfigLoader) -> Result<(),
         .map(Diagnostic::warning)
         .collect();
     findings.extend(daemon::preflight(config, reload_config));
-    match config.store {
-        StoreKind::Discard => findings.push(Diagnostic::warning(
-            "GM_STORE: discard accepts every mail and stores none; set \"sqlite\" to keep mail"
-                .to_owned(),
-        )),
-        StoreKind::Sqlite => {
-            let table = server::table_name(config);
-            findings.extend(check::sqlite(&config.sqlite_file, &table));
-        }
-        StoreKind::MySql => {
-            let connector = server::mysql_connector(config);
-            findings.extend(check::database::check(
-                &connector,
-                config.max_content_octets,
-                &server::trial_addresses(config),
-            ));
-            if let Some(redis) = server::redis_settings(config) {
-                findings.extend(check::redis::check(&redis));
-            }
-        }
-    }
+    findings.extend(match server::selectable_store(config.store) {
+        Ok(store) => store.check(config),
+        Err(error) => vec![Diagnostic::error(error.to_string())],
+    });
     let lines: String = findings
         .iter()
         .map(|finding| format!("{finding}\n"))

@@ -1,10 +1,8 @@
 //! Reads and formats mails for `list` and `show`.
 
-use crate::config::{Config, StoreKind};
+use crate::config::Config;
 use crate::logging::{is_printable, push_escaped};
 use crate::server;
-use crate::store::mysql::MySqlReader;
-use crate::store::sqlite::SqliteReader;
 use crate::store::{ListedMail, MailReader};
 
 /// Opens the configured store for reading.
@@ -12,22 +10,8 @@ use crate::store::{ListedMail, MailReader};
 /// # Errors
 /// The store cannot be opened; the text names the key to check.
 pub fn open_reader(config: &Config) -> Result<Box<dyn MailReader>, String> {
-    match config.store {
-        StoreKind::Discard => Err("GM_STORE: the store discard keeps no mail to read".to_owned()),
-        StoreKind::MySql => {
-            let connector = server::mysql_connector(config);
-            let reader = MySqlReader::open(&connector, server::redis_settings(config));
-            reader
-                .map(|reader| Box::new(reader) as Box<dyn MailReader>)
-                .map_err(|error| error.to_string())
-        }
-        StoreKind::Sqlite => {
-            let reader = SqliteReader::open(&config.sqlite_file, &server::table_name(config));
-            reader
-                .map(|reader| Box::new(reader) as Box<dyn MailReader>)
-                .map_err(|error| error.to_string())
-        }
-    }
+    let store = server::selectable_store(config.store).map_err(|error| error.to_string())?;
+    store.open_reader(config).map_err(|error| error.to_string())
 }
 
 /// Checks that `text` is a hash in lower case. Lower case is required because Redis and SQLite compare hashes

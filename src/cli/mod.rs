@@ -12,7 +12,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use self::check::check;
 use self::list_show::{as_json, as_table, open_reader, validate_hash};
-use crate::config::{Config, StoreKind};
+use crate::config::Config;
 use crate::daemon;
 use crate::panics;
 use crate::server;
@@ -127,12 +127,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
         None => daemon::run(&config, &reload_config).map_err(|error| error.to_string().into()),
         Some(CliCommand::Check) => check(&config, &reload_config),
         Some(CliCommand::Schema) => {
-            let table = server::table_name(&config);
-            let schema = match config.store {
-                StoreKind::MySql => table.mysql_schema(),
-                StoreKind::Sqlite | StoreKind::Discard => table.sqlite_schema(),
-            };
-            print_stdout(schema.as_bytes())
+            let store =
+                server::selectable_store(config.store).map_err(|error| error.to_string())?;
+            print_stdout(store.schema(&server::table_name(&config)).as_bytes())
         }
         Some(CliCommand::List { to, limit, json }) => {
             let mut reader = open_reader(&config)?;

@@ -31,6 +31,15 @@ pub enum StartError {
         /// How to fix it; empty if `what` says that.
         fix: &'static str,
     },
+    /// The configuration selects a store that this program was built without.
+    StoreNotBuilt {
+        /// The selected value of GM_STORE, which is also the name of the Cargo feature.
+        store: &'static str,
+        /// When the configuration selects the store without naming it.
+        selected_by: &'static str,
+        /// The possible values of GM_STORE, and how to build the program with the store.
+        fix: String,
+    },
     /// The store cannot be opened: for example, the SQLite file cannot be written.
     Store(SaveError),
     /// REDIS_INTERFACE is not a valid address or URL. The field says why.
@@ -45,6 +54,9 @@ impl StartError {
         match self {
             StartError::Bind { address, .. } => format!("cannot bind {address}"),
             StartError::Tls { what, .. } => what.clone(),
+            StartError::StoreNotBuilt {
+                store, selected_by, ..
+            } => format!("GM_STORE: \"{store}\" ({selected_by}) is not part of this program"),
             StartError::Store(_) => "GM_SQLITE_FILE".to_owned(),
             StartError::Redis(reason) => reason.clone(),
             StartError::Thread(_) => "cannot start".to_owned(),
@@ -55,6 +67,7 @@ impl StartError {
     fn fix(&self) -> &str {
         match self {
             StartError::Bind { fix, .. } | StartError::Tls { fix, .. } => fix,
+            StartError::StoreNotBuilt { fix, .. } => fix,
             StartError::Store(_) => "",
             StartError::Redis(_) => {
                 "expected \"127.0.0.1:6379\", a socket path or \"redis://user:pass@host:port/db\""
@@ -119,7 +132,7 @@ impl Error for StartError {
             StartError::Bind { source, .. } | StartError::Thread(source) => Some(source),
             StartError::Store(error) => Some(error),
             StartError::Tls { source, .. } => source.as_deref().map(|error| error as _),
-            StartError::Redis(_) => None,
+            StartError::StoreNotBuilt { .. } | StartError::Redis(_) => None,
         }
     }
 }

@@ -1,0 +1,96 @@
+//! Opens the store that the configuration selects, and starts its writers.
+
+mod discard;
+mod mysql;
+mod selectable;
+mod sqlite;
+
+use std::sync::{Arc, OnceLock};
+
+pub use selectable::{SelectableStore, selectable_store};
+
+use super::StartError;
+use crate::config::Config;
+use crate::connection::StoreLimitsCell;
+use crate::metrics::Metrics;
+use crate::store::{SaveQueue, StoreHealth, StoreOpener, TableName, Writers};
+
+/// The source of the store: the configuration or the embedding program.
+pub enum StoreSource {
+    /// The store that GM_STORE selects. The first call of `start` sets the field, and a reload reuses it, because a change of
+    /// GM_STORE needs a restart.
+    Configured(OnceLock<Box<dyn SelectableStore>>),
+    /// A store of the embedding program, and its number of writers.
+    Custom(StoreOpener, usize),
+}
+
+/// A store whose writers have been started.
+pub struct RunningStore {
+    /// Saves the mail of connections.
+    pub saver: SaveQueue,
+    /// The limits of its table, once they are known.
+    pub limits: Arc<StoreLimitsCell>,
+    /// The writer threads; `None` for `discard`.
+    pub writers: Option<Writers>,
+}
+
+impl StoreSource {
+    /// Opens the store and starts its writers. `metrics` are those of the server.
+    ///
+    /// # Errors
+    /// [`StartError`] if the store can never work. A MySQL database that is only unreachable is not an error.
+    pub fn start(
+        &self,
+        config: &Config,
+        metrics: &Arc<Metrics>,
+    ) -> Result<RunningStore, StartError> {
+        let limits = Arc::default();
+        match self {
+            StoreSource::Custom(open, writers) => {
+                let health = StoreHealth::up(Arc::clone(metrics));
+                start_writers(limits, *writers, false, health, Arc::clone(open))
+            }
+            StoreSource::Configured(selected) => {
+                let store = match selected.get() {
+                    Some(store) => store,
+                    None => {
+                        let store = selectable_store(config.store)?;
+                        selected.get_or_init(|| store)
+                    }
+                };
+                store.start(config, limits, metrics)
+            }
+        }
+    }
+
+    /// Returns whether a change from `running` to `wanted` requires another store.
+    pub fn config_change_needs_new_store(&self, running: &Config, wanted: &Config) -> bool {
+        match self {
+            StoreSource::Custom(..) => false,
+            StoreSource::Configured(selected) => selected
+                .get()
+                .is_some_and(|store| store.config_change_needs_new_store(running, wanted)),
+        }
+    }
+}
+
+fn start_writers(
+    limits: Arc<StoreLimitsCell>,
+    count: usize,
+    prepare: bool,
+    health: StoreHealth,
+    open: StoreOpener,
+) -> Result<RunningStore, StartError> {
+    let started = Writers::start(count, prepare, health, open);
+    let (saver, writers) = started.map_err(StartError::Thread)?;
+    Ok(RunningStore {
+        saver,
+        limits,
+        writers: Some(writers),
+    })
+}
+
+/// Returns the configured table name. The configuration has validated it, so the default is never used.
+pub fn table_name(config: &Config) -> TableName {
+    TableName::parse(&config.mail_table).unwrap_or_default()
+}

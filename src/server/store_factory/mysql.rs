@@ -1,0 +1,261 @@
+//! Opens the MySQL store, with Redis if it is configured.
+
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use r2d2::Pool;
+
+use super::{RunningStore, SelectableStore, start_writers, table_name};
+use crate::check;
+use crate::check::database::TrialAddresses;
+use crate::config::{Config, ServerAddress};
+use crate::connection::{StoreLimits, StoreLimitsCell};
+use crate::metrics::Metrics;
+use crate::server::StartError;
+use crate::store::mysql::pool::{self, Connector, MySqlHost, MySqlSettings, OnTableInfo};
+use crate::store::mysql::{BodyStore, MySqlReader, MySqlStore, TableInfo, probe};
+use crate::store::redis::cluster::{ClusterBodyWriter, RedisCluster};
+use crate::store::redis::{CircuitBreaker, RedisBodyWriter, RedisPool, RedisSettings};
+use crate::store::{Diagnostic, MailReader, StoreHealth, StoreOpener, StoreReadError, TableName};
+use crate::sync;
+
+/// The MySQL store.
+pub struct MySql;
+
+impl SelectableStore for MySql {
+    fn start(
+        &self,
+        config: &Config,
+        limits: Arc<StoreLimitsCell>,
+        metrics: &Arc<Metrics>,
+    ) -> Result<RunningStore, StartError> {
+        let health = StoreHealth::new(Arc::clone(metrics));
+        let connector = Connector::new(
+            mysql_settings(config),
+            table_info_callback(config, &limits),
+            &health,
+        );
+        let pool = Arc::new(pool::pool(&connector));
+        pool::watch_idle_connections(&connector, &pool).map_err(StartError::Thread)?;
+        probe::start(&connector, &pool).map_err(StartError::Thread)?;
+        let redis = redis_settings(config);
+        let body_store = body_store_maker(redis.as_ref(), config.save_workers, metrics)?;
+        log::info!(store = "mysql", hosts = config.mysql_hosts.len(), redis = redis.is_some(); "store");
+        if let Some(redis) = redis.clone() {
+            // The check has its own thread, because Redis may respond slowly and the start does not depend on the result.
+            let spawned = thread::Builder::new()
+                .name("redis-check".to_owned())
+                .spawn(move || {
+                    check::redis::check(&redis).iter().for_each(log_finding);
+                });
+            spawned.map_err(StartError::Thread)?;
+        }
+        let open: StoreOpener = Arc::new(move || {
+            Ok(Box::new(MySqlStore::new(
+                connector.clone(),
+                Pool::clone(&pool),
+                body_store(),
+            )))
+        });
+        start_writers(limits, config.save_workers, true, health, open)
+    }
+
+    fn config_change_needs_new_store(&self, running: &Config, wanted: &Config) -> bool {
+        mysql_settings(running) != mysql_settings(wanted)
+            || redis_settings(running) != redis_settings(wanted)
+    }
+
+    fn max_descriptors(&self, config: &Config) -> usize {
+        mysql_descriptors(config) + redis_descriptors(config)
+    }
+
+    fn check(&self, config: &Config) -> Vec<Diagnostic> {
+        let mut findings = check::database::check(
+            &connector_without_sessions(config),
+            config.max_content_octets,
+            &trial_addresses(config),
+        );
+        if let Some(redis) = redis_settings(config) {
+            findings.extend(check::redis::check(&redis));
+        }
+        findings
+    }
+
+    fn open_reader(&self, config: &Config) -> Result<Box<dyn MailReader>, StoreReadError> {
+        let connector = connector_without_sessions(config);
+        let reader = MySqlReader::open(&connector, redis_settings(config))?;
+        Ok(Box::new(reader))
+    }
+
+    fn schema(&self, table: &TableName) -> String {
+        table.mysql_schema()
+    }
+}
+
+/// Returns a function that creates the body store of a writer: the table, Redis or a Redis Cluster.
+fn body_store_maker(
+    redis: Option<&RedisSettings>,
+    writers: usize,
+    metrics: &Arc<Metrics>,
+) -> Result<Box<dyn Fn() -> BodyStore + Send + Sync>, StartError> {
+    let Some(settings) = redis else {
+        return Ok(Box::new(|| BodyStore::Table));
+    };
+    let [url] = settings.urls.as_slice() else {
+        let cluster =
+            RedisCluster::start(settings, writers, metrics).map_err(StartError::Thread)?;
+        return Ok(Box::new(move || {
+            BodyStore::Cluster(ClusterBodyWriter::new(&cluster))
+        }));
+    };
+    let pool = RedisPool::new(url, settings.expire_seconds, writers).map_err(StartError::Redis)?;
+    let metrics = Arc::clone(metrics);
+    let breaker = CircuitBreaker::new(&metrics);
+    // If the Redis thread of a writer cannot be started, that writer stores bodies in the table, so that no mail is lost.
+    Ok(Box::new(move || {
+        match RedisBodyWriter::start(&pool, &breaker, &metrics) {
+            Ok(bodies) => BodyStore::Redis(bodies),
+            Err(error) => {
+                log::error!(reason:% = error; "redis_failed");
+                BodyStore::Table
+            }
+        }
+    }))
+}
+
+/// Returns the callback that receives the columns and limits that each new connection reads from the database. If they
+/// have changed, the callback logs the findings of `check` about them and applies the limits to new sessions.
+fn table_info_callback(config: &Config, limits: &Arc<StoreLimitsCell>) -> OnTableInfo {
+    let (limits, table) = (Arc::clone(limits), table_name(config));
+    let at_start = config.max_content_octets;
+    let previous = Mutex::new(None);
+    Arc::new(move |info: &TableInfo| {
+        let mut previous = sync::lock(&previous);
+        if previous.as_ref() == Some(info) {
+            return;
+        }
+        *previous = Some(info.clone());
+        // A reload may have changed the configured size since the store was started.
+        let configured = limits.shared_settings().map_or(at_start, |shared| {
+            shared.current().configured_session.max_content_octets
+        });
+        let findings = check::database::check_table(info, &table, configured);
+        findings.iter().for_each(log_finding);
+        if let Some(columns) = &info.columns {
+            limits.set_limits(StoreLimits {
+                recipients: columns.recipient_limits(),
+                max_content_octets: info.max_content_octets(),
+            });
+        }
+    })
+}
+
+fn log_finding(finding: &Diagnostic) {
+    match finding.is_error() {
+        true => log::error!(finding = finding.text(); "store_check"),
+        false => log::warn!(finding = finding.text(); "store_check"),
+    }
+}
+
+/// Returns the settings of the MySQL store.
+fn mysql_settings(config: &Config) -> MySqlSettings {
+    let host = |address: &ServerAddress| match address {
+        ServerAddress::Tcp(name, port) => MySqlHost::Tcp(name.clone(), *port),
+        ServerAddress::Socket(path) => MySqlHost::Socket(path.clone()),
+    };
+    MySqlSettings {
+        hosts: config.mysql_hosts.iter().map(host).collect(),
+        user: config.mysql_user.clone(),
+        password: config.mysql_password.reveal().to_owned(),
+        database: config.mysql_database.clone(),
+        table: table_name(config),
+        workers: config.save_workers,
+    }
+}
+
+/// Returns a connector for `list`, `show` and `check`. These commands have no SMTP sessions to limit to the column widths,
+/// and nothing reads their metrics.
+fn connector_without_sessions(config: &Config) -> Connector {
+    Connector::new(
+        mysql_settings(config),
+        Arc::new(|_| ()),
+        &StoreHealth::new(Arc::default()),
+    )
+}
+
+/// Returns the addresses of the trial row of `check`; the recipient is in an accepted domain.
+fn trial_addresses(config: &Config) -> TrialAddresses {
+    let primary = &config.primary_mail_host;
+    TrialAddresses {
+        recipient_domain: (config.allowed_hosts.example_domain())
+            .unwrap_or_else(|| primary.clone()),
+        primary_mail_host: primary.clone(),
+    }
+}
+
+/// Returns the settings of Redis, or `None` if REDIS_INTERFACE is empty.
+fn redis_settings(config: &Config) -> Option<RedisSettings> {
+    (!config.redis_urls.is_empty()).then(|| RedisSettings {
+        urls: config
+            .redis_urls
+            .iter()
+            .map(|url| url.reveal().to_owned())
+            .collect(),
+        expire_seconds: config.redis_expire_seconds,
+    })
+}
+
+/// Returns the maximum number of descriptors that the MySQL store holds open.
+///
+/// Each writer has one connection, and a second connection while it looks up the outcome of a COMMIT. If there are
+/// several hosts, the probe thread has a connection to each host. Each thread of the pool may be opening a connection.
+fn mysql_descriptors(config: &Config) -> usize {
+    let hosts = match config.mysql_hosts.len() {
+        1 => 0,
+        count => count,
+    };
+    2 * config.save_workers + hosts + POOL_THREADS
+}
+
+/// Returns the maximum number of descriptors that Redis needs: one for each writer on each node, and two to query the
+/// hash slots of a cluster and the settings of a node.
+fn redis_descriptors(config: &Config) -> usize {
+    let nodes = match config.redis_urls.len() {
+        0 => return 0,
+        1 => 1,
+        configured => configured.max(MIN_CLUSTER_NODES),
+    };
+    nodes * config.save_workers + 2
+}
+
+/// Number of threads that r2d2 uses to open connections (its default).
+const POOL_THREADS: usize = 3;
+/// Minimum number of nodes assumed for a Redis Cluster: three nodes with slots (the fewest possible) and a replica of
+/// each. A replica may take over even if it is not configured.
+const MIN_CLUSTER_NODES: usize = 6;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptor_limit_counts_every_database_and_redis_connection() {
+        for (text, want) in [
+            (
+                r#"{"MYSQL_HOST": "a", "MYSQL_DB": "m", "REDIS_INTERFACE": "", "GM_SAVE_WORKERS": "4"}"#,
+                2 * 4 + 3,
+            ),
+            (
+                r#"{"MYSQL_HOST": "a,b,c", "MYSQL_DB": "m", "REDIS_INTERFACE": "r", "GM_SAVE_WORKERS": "4"}"#,
+                2 * 4 + 3 + 3 + 4 + 2,
+            ),
+            (
+                r#"{"MYSQL_HOST": "a", "MYSQL_DB": "m", "REDIS_INTERFACE": "r,s,t", "GM_SAVE_WORKERS": "64"}"#,
+                2 * 64 + 3 + 6 * 64 + 2,
+            ),
+        ] {
+            let config = Config::from_json(text).unwrap();
+            assert_eq!(MySql.max_descriptors(&config), want, "{text}");
+        }
+    }
+}

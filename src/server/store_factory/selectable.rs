@@ -1,0 +1,86 @@
+//! The stores that GM_STORE can select in this build.
+
+use std::sync::Arc;
+
+use super::{RunningStore, discard, mysql, sqlite};
+use crate::config::{Config, StoreKind};
+use crate::connection::StoreLimitsCell;
+use crate::metrics::Metrics;
+use crate::server::StartError;
+use crate::store::{Diagnostic, MailReader, StoreReadError, TableName};
+
+/// A store that GM_STORE can select: what the server and the commands `check`, `list`, `show` and `schema` need from it.
+pub trait SelectableStore: Send + Sync {
+    /// Opens the store and starts its writers, which set `limits` once they know the limits of the table. `metrics` are those of
+    /// the server.
+    ///
+    /// # Errors
+    /// [`StartError`] if the store can never work.
+    fn start(
+        &self,
+        config: &Config,
+        limits: Arc<StoreLimitsCell>,
+        metrics: &Arc<Metrics>,
+    ) -> Result<RunningStore, StartError>;
+
+    /// Returns whether a reload from `running` to `wanted` must start the store again.
+    fn config_change_needs_new_store(&self, running: &Config, wanted: &Config) -> bool;
+
+    /// Returns the maximum number of descriptors that the store holds open at the same time.
+    fn max_descriptors(&self, config: &Config) -> usize;
+
+    /// Returns everything that would prevent the store from saving mail, and warnings. Changes nothing in the store.
+    fn check(&self, config: &Config) -> Vec<Diagnostic>;
+
+    /// Opens the store for reading.
+    ///
+    /// # Errors
+    /// [`StoreReadError`]: the store cannot be opened; the text names the key to check.
+    fn open_reader(&self, config: &Config) -> Result<Box<dyn MailReader>, StoreReadError>;
+
+    /// Returns the statements that create the table.
+    fn schema(&self, table: &TableName) -> String;
+}
+
+/// Returns the store that GM_STORE selects. The store is not opened yet.
+///
+/// # Errors
+/// [`StartError::StoreNotBuilt`]: this program was built without the store.
+pub fn selectable_store(kind: StoreKind) -> Result<Box<dyn SelectableStore>, StartError> {
+    let built = BUILT_STORES.iter().find(|(built, _)| *built == kind);
+    built.map(|(_, new)| new()).ok_or_else(|| {
+        let built = BUILT_STORES.iter().map(|(built, _)| gm_store_value(*built));
+        let expected = built.collect::<Vec<_>>().join("\" or \"");
+        let store = gm_store_value(kind);
+        StartError::StoreNotBuilt {
+            store,
+            selected_by: match kind {
+                StoreKind::Sqlite => "the default",
+                StoreKind::MySql => "the default if a MYSQL_ key is set",
+                StoreKind::Discard => "not a default",
+            },
+            fix: format!(
+                "expected \"{expected}\": set GM_STORE, or build the program with `cargo build --release --features {store}`"
+            ),
+        }
+    })
+}
+
+/// Returns the value of GM_STORE for a store. The Cargo feature of a store has the same name.
+fn gm_store_value(kind: StoreKind) -> &'static str {
+    match kind {
+        StoreKind::Sqlite => "sqlite",
+        StoreKind::MySql => "mysql",
+        StoreKind::Discard => "discard",
+    }
+}
+
+/// Creates a store that is not opened yet.
+type NewStore = fn() -> Box<dyn SelectableStore>;
+
+/// The stores of this build, with their constructors.
+const BUILT_STORES: &[(StoreKind, NewStore)] = &[
+    (StoreKind::Sqlite, || Box::<sqlite::Sqlite>::default()),
+    (StoreKind::MySql, || Box::new(mysql::MySql)),
+    (StoreKind::Discard, || Box::new(discard::Discard)),
+];
