@@ -15,6 +15,7 @@ mod refusals;
 pub(crate) mod row;
 mod save_error;
 pub mod sqlite;
+mod stored_text;
 mod table;
 
 pub use column::{Column, ColumnCharset, ColumnWidth, RecipientColumns};

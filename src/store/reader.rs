@@ -62,12 +62,6 @@ impl fmt::Display for ListedMailSize {
     }
 }
 
-/// Returns a column's octets as text; invalid UTF-8 becomes U+FFFD.
-pub fn text(octets: Vec<u8>) -> String {
-    String::from_utf8(octets)
-        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
-}
-
 /// A store whose mails can be read.
 pub trait MailReader {
     /// Returns the newest mails first, at most `limit`. If `to` is given, returns only those whose column `to` or `recipient`

@@ -14,7 +14,7 @@ mod triggers;
 
 pub use self::table::check_table;
 pub use self::trial_row::TrialAddresses;
-use super::without_panic;
+use super::driver_panic::without_panic;
 use crate::store::Diagnostic;
 use crate::store::mysql::hanging;
 use crate::store::mysql::pool::Connector;

@@ -3,7 +3,7 @@
 mod fixes;
 
 use self::fixes::{explain_connection_error, fix_for};
-use super::without_panic;
+use super::driver_panic::without_panic;
 use crate::store::Diagnostic;
 use crate::store::redis::cluster::ClusterReader;
 use crate::store::redis::{RedisPool, RedisReadConnection, RedisSettings, display_address};

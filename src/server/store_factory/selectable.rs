@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{RunningStore, discard, mysql, sqlite};
+use super::mysql;
+use super::sqlite;
+use super::{RunningStore, discard};
 use crate::config::{Config, StoreKind};
 use crate::connection::StoreLimitsCell;
 use crate::metrics::Metrics;

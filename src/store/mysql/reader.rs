@@ -9,10 +9,11 @@ use super::pool::Connector;
 use crate::mail::inflate;
 use crate::store::TableName;
 use crate::store::reader::{
-    ListedMail, ListedMailSize, MAX_SHOWN_OCTETS, MailReader, StoreReadError, text,
+    ListedMail, ListedMailSize, MAX_SHOWN_OCTETS, MailReader, StoreReadError,
 };
 use crate::store::redis::cluster::ClusterReader;
 use crate::store::redis::{RedisReadConnection, RedisSettings};
+use crate::store::stored_text::stored_text;
 
 /// Reads rows, and bodies from column `mail` or from Redis.
 pub struct MySqlReader {
@@ -266,7 +267,7 @@ fn recipient_condition(to: &str, columns: &[(String, String)]) -> String {
 fn to_text(value: Value) -> Option<String> {
     match value {
         Value::NULL => None,
-        Value::Bytes(octets) => Some(text(octets)),
+        Value::Bytes(octets) => Some(stored_text(octets)),
         Value::Int(number) => Some(number.to_string()),
         Value::UInt(number) => Some(number.to_string()),
         Value::Float(number) => Some(number.to_string()),

@@ -12,15 +12,6 @@ pub enum BatchError {
     Mail(SaveError),
 }
 
-impl BatchError {
-    /// Returns the error of either variant.
-    pub fn into_save_error(self) -> SaveError {
-        match self {
-            BatchError::Store(error) | BatchError::Mail(error) => error,
-        }
-    }
-}
-
 /// Saves `batch` with `save_part`, which commits all mails of a part or none. A part that fails because of a mail is halved
 /// until the bad mail is alone; one bad mail among n costs about 2 log₂ n transactions. After an error of the store itself, the
 /// remaining mails are not tried. Returns one outcome per mail, in order.

@@ -17,6 +17,15 @@ pub struct ClassifiedError {
     pub reopen: bool,
 }
 
+impl BatchError {
+    /// Returns the error of either variant.
+    pub fn into_save_error(self) -> SaveError {
+        match self {
+            BatchError::Store(error) | BatchError::Mail(error) => error,
+        }
+    }
+}
+
 /// Classifies an error that occurred with the database `file`.
 pub fn classify_error(file: &Path, error: &rusqlite::Error) -> ClassifiedError {
     let text = |fix: &str| format!("{}: {}{fix}", file.display(), describe_error(error));

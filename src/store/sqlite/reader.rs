@@ -11,8 +11,9 @@ use super::error::describe_error;
 use crate::mail::inflate;
 use crate::store::TableName;
 use crate::store::reader::{
-    ListedMail, ListedMailSize, MAX_SHOWN_OCTETS, MailReader, StoreReadError, text,
+    ListedMail, ListedMailSize, MAX_SHOWN_OCTETS, MailReader, StoreReadError,
 };
+use crate::store::stored_text::stored_text;
 
 /// Reads mail from an SQLite file. Never creates a file.
 pub struct SqliteReader {
@@ -109,7 +110,7 @@ fn text_of(value: ValueRef) -> Option<String> {
         ValueRef::Null => None,
         ValueRef::Integer(number) => Some(number.to_string()),
         ValueRef::Real(number) => Some(number.to_string()),
-        ValueRef::Text(octets) | ValueRef::Blob(octets) => Some(text(octets.to_vec())),
+        ValueRef::Text(octets) | ValueRef::Blob(octets) => Some(stored_text(octets.to_vec())),
     }
 }
 
