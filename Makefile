@@ -39,17 +39,24 @@ certs/mail.cert.pem:
 build:
 	cargo build --release --locked
 
-# Checks formatting, lints and documentation without warnings, and that the fuzz targets still compile (they are not
-# linked).
+# Checks formatting, lints and documentation without warnings, also without the Cargo features of the stores, and that the
+# fuzz targets still compile (they are not linked).
 check:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+	set -e; for features in '' sqlite mysql; do \
+	    cargo clippy --locked --all-targets --no-default-features --features "$$features" -- -D warnings; \
+	done
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
 	CUSTOM_LIBFUZZER_PATH=/none/libfuzzer.a cargo check --locked --manifest-path fuzz/Cargo.toml \
 	    --target-dir "$${CARGO_TARGET_DIR:-target}"
 
-# Runs every test against real clients and servers, after installing those that are missing.
+# Runs every test against real clients and servers, after installing those that are missing. First runs the tests of the
+# program without some stores; the last build is the complete program.
 test: tools
+	set -e; for features in '' sqlite mysql; do \
+	    cargo test --locked --no-default-features --features "$$features" --lib --test features; \
+	done
 	cargo test --locked --no-fail-fast
 
 # Compares the server with Postfix's smtp-sink and with openssl's s_server in alternating runs, then measures how cost

@@ -61,4 +61,11 @@ mod tests {
             assert_eq!(needed_descriptors(&config), want, "{text}");
         }
     }
+
+    #[cfg(feature = "sqlite")]
+    #[test]
+    fn descriptor_limit_counts_the_old_and_the_new_store_of_a_reload() {
+        let config = Config::from_json("{}").unwrap();
+        assert_eq!(needed_descriptors(&config), 500 + 2 + 64 + 2 * 5);
+    }
 }

@@ -7,14 +7,19 @@ mod column;
 mod diagnostic;
 mod health;
 mod memory;
+#[cfg(feature = "mysql")]
 pub mod mysql;
 mod queue;
 mod reader;
+#[cfg(feature = "mysql")]
 pub mod redis;
 mod refusals;
+#[cfg(any(feature = "sqlite", feature = "mysql"))]
 pub(crate) mod row;
 mod save_error;
+#[cfg(feature = "sqlite")]
 pub mod sqlite;
+#[cfg(any(feature = "sqlite", feature = "mysql"))]
 mod stored_text;
 mod table;
 

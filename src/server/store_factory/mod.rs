@@ -1,8 +1,10 @@
 //! Opens the store that the configuration selects, and starts its writers.
 
 mod discard;
+#[cfg(feature = "mysql")]
 mod mysql;
 mod selectable;
+#[cfg(feature = "sqlite")]
 mod sqlite;
 
 use std::sync::{Arc, OnceLock};

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+#[cfg(feature = "mysql")]
 use super::mysql;
+#[cfg(feature = "sqlite")]
 use super::sqlite;
 use super::{RunningStore, discard};
 use crate::config::{Config, StoreKind};
@@ -82,7 +84,9 @@ type NewStore = fn() -> Box<dyn SelectableStore>;
 
 /// The stores of this build, with their constructors.
 const BUILT_STORES: &[(StoreKind, NewStore)] = &[
+    #[cfg(feature = "sqlite")]
     (StoreKind::Sqlite, || Box::<sqlite::Sqlite>::default()),
+    #[cfg(feature = "mysql")]
     (StoreKind::MySql, || Box::new(mysql::MySql)),
     (StoreKind::Discard, || Box::new(discard::Discard)),
 ];

@@ -1,6 +1,7 @@
 //! The queue between connections and a store: one COMMIT per batch, one outcome per mail.
 
 mod batching;
+#[cfg(any(feature = "sqlite", feature = "mysql"))]
 pub(super) mod bisect;
 mod pending;
 mod writer;
