@@ -16,6 +16,7 @@ mod configs;
 mod corpus;
 mod database_moved;
 mod database_truncated;
+mod dependencies;
 mod dialogs;
 mod discarding;
 mod domains;
