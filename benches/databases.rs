@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use goguerrilla::store::TableName;
+use goguerrilla::internals::store::TableName;
 
 use crate::program::program;
 

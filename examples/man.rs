@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use clap::Command;
 use clap_mangen::Man;
-use goguerrilla::cli;
+use goguerrilla::internals::cli;
 
 fn main() -> io::Result<()> {
     io::stdout().write_all(&page()?)

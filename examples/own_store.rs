@@ -5,9 +5,9 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use goguerrilla::mail::Mail;
-use goguerrilla::store::{SaveError, SaveMail, SavedId};
+use goguerrilla::Mail;
 use goguerrilla::{Config, Server};
+use goguerrilla::{SaveError, SaveMail, SavedId};
 
 struct FolderStore {
     folder: PathBuf,

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use goguerrilla::config::Config;
+use goguerrilla::Config;
 
-/// Each part of the library with the parts that it may import, as in the diagram in src/lib.rs.
+/// Each part of the library with the parts that it may import, as in the diagram in src/internals.rs.
 const PLAN: &[(&str, &[&str])] = &[
     ("smtp", &[]),
     ("sync", &[]),
@@ -72,8 +72,10 @@ const PLAN: &[(&str, &[&str])] = &[
             "daemon", "server", "store", "config", "logging", "panics", "os",
         ],
     ),
-    ("main", &["cli"]),
+    ("main", &["internals"]),
     ("lib", &[]),
+    // Re-exports every part for the program and its tests; no part imports it.
+    ("internals", &[]),
 ];
 
 /// The maximum length of a file in lines.
@@ -145,15 +147,21 @@ fn no_part_imports_one_that_imports_it() {
 #[test]
 fn module_layers_match_the_list_in_lib_rs() {
     let library = read("src/lib.rs");
-    let drawing = library.split("```").nth(1).expect("a drawing");
+    let internals = read("src/internals.rs");
+    let drawing = internals.split("```").nth(1).expect("a drawing");
     let names: BTreeSet<&str> = library
         .lines()
-        .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'))
+        .filter_map(|line| {
+            line.trim_start_matches("pub ")
+                .strip_prefix("mod ")?
+                .strip_suffix(';')
+        })
+        .filter(|name| *name != "internals")
         .collect();
     let planned: BTreeSet<&str> = PLAN
         .iter()
         .map(|(part, _)| *part)
-        .filter(|part| !["main", "lib"].contains(part))
+        .filter(|part| !["main", "lib", "internals"].contains(part))
         .collect();
     assert_eq!(names, planned);
     for name in names {

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use goguerrilla::os::rlimits::raise_descriptor_limit;
+use goguerrilla::internals::os::rlimits::raise_descriptor_limit;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::support::tls::TlsServer;

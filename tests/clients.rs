@@ -5,8 +5,8 @@ use std::fs;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
-use goguerrilla::store::sqlite::SqliteReader;
-use goguerrilla::store::{MailReader, TableName};
+use goguerrilla::internals::store::sqlite::SqliteReader;
+use goguerrilla::internals::store::{MailReader, TableName};
 use lettre::address::{Address, Envelope};
 use lettre::transport::smtp::extension::ClientId;
 use lettre::{SmtpTransport, Transport};

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use goguerrilla::config::Config;
+use goguerrilla::Config;
 use tempfile::TempDir;
 
 use crate::support::Server;

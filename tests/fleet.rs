@@ -7,8 +7,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use goguerrilla::store::redis::RedisSettings;
-use goguerrilla::store::redis::cluster::ClusterReader;
+use goguerrilla::internals::store::redis::RedisSettings;
+use goguerrilla::internals::store::redis::cluster::ClusterReader;
 use mysql::prelude::Queryable;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -145,7 +145,7 @@ fn assert_bodies_are_whole(galera: &Galera, redis: &RedisCluster) {
     for (marker, hash) in &rows {
         let stream = reader.body(hash).expect("its node answers");
         let stream = stream.unwrap_or_else(|| panic!("the body of {marker}, {hash}, is missing"));
-        let mail = goguerrilla::mail::inflate(&stream, 1 << 20).expect("a zlib stream");
+        let mail = goguerrilla::internals::mail::inflate(&stream, 1 << 20).expect("a zlib stream");
         assert_eq!(without_trace(&mail), content_of(marker).as_bytes());
     }
     println!("{} bodies are in Redis and unchanged", rows.len());

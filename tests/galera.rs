@@ -268,7 +268,8 @@ pub fn stored_markers(galera: &Galera) -> HashMap<String, usize> {
     let mut markers = HashMap::new();
     for (marker, body, stream) in rows {
         if body != "redis" {
-            let mail = goguerrilla::mail::inflate(&stream, 1 << 20).expect("a zlib stream");
+            let mail =
+                goguerrilla::internals::mail::inflate(&stream, 1 << 20).expect("a zlib stream");
             assert_eq!(without_trace(&mail), content_of(&marker).as_bytes());
         }
         *markers.entry(marker).or_default() += 1;

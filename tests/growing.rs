@@ -217,7 +217,8 @@ fn stored_markers(database: &MariaDb) -> HashMap<String, usize> {
     for (marker, stream) in database.rows::<(String, Vec<u8>)>("SELECT subject, mail FROM new_mail")
     {
         if !stream.is_empty() {
-            let mail = goguerrilla::mail::inflate(&stream, 10_000).expect("a zlib stream");
+            let mail =
+                goguerrilla::internals::mail::inflate(&stream, 10_000).expect("a zlib stream");
             assert_eq!(without_trace(&mail), content_of(&marker).as_bytes());
         }
         *markers.entry(marker).or_default() += 1;

@@ -4,13 +4,15 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 
-use goguerrilla::connection::{self, ConnectionSettings};
-use goguerrilla::mail::Mail;
-use goguerrilla::net::accept_pool::{AcceptPool, AcceptPoolSettings, Client, ConnectionHandler};
-use goguerrilla::net::listener::Listener;
-use goguerrilla::net::trusted_proxies::TrustedProxies;
-use goguerrilla::smtp::{AllowedHosts, MemoryBudget, SessionSettings};
-use goguerrilla::store::{
+use goguerrilla::internals::connection::{self, ConnectionSettings};
+use goguerrilla::internals::mail::Mail;
+use goguerrilla::internals::net::accept_pool::{
+    AcceptPool, AcceptPoolSettings, Client, ConnectionHandler,
+};
+use goguerrilla::internals::net::listener::Listener;
+use goguerrilla::internals::net::trusted_proxies::TrustedProxies;
+use goguerrilla::internals::smtp::{AllowedHosts, MemoryBudget, SessionSettings};
+use goguerrilla::internals::store::{
     SaveError, SaveMail, SavedId, StoreHealth, StoreOpener, TableColumns, Writers,
 };
 use log::kv::Key;
@@ -188,7 +190,7 @@ struct PanickingStore;
 
 impl SaveMail for PanickingStore {
     fn save_mail(&mut self, mail: &Mail) -> Result<SavedId, SaveError> {
-        assert!(mail.summary().subject != POISON, "an intended panic");
+        assert!(mail.subject() != POISON, "an intended panic");
         Ok(SavedId::from(mail.recipients()[0].hash))
     }
 }

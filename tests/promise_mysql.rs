@@ -177,7 +177,7 @@ fn check_database(database: &MariaDb, redis: Option<&Redis>, ledgers: &[Ledger],
     let mut stored: BTreeMap<&str, usize> = BTreeMap::new();
     for (subject, stream) in &rows {
         *stored.entry(subject).or_default() += 1;
-        let mail = goguerrilla::mail::inflate(stream, 10_000).expect("a zlib stream");
+        let mail = goguerrilla::internals::mail::inflate(stream, 10_000).expect("a zlib stream");
         assert_eq!(without_trace(&mail), short_mail(subject), "round {round}");
     }
     let all = |of: fn(&Ledger) -> &BTreeSet<String>| -> BTreeSet<&str> {

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use goguerrilla::smtp::{
+use goguerrilla::internals::smtp::{
     AllowedHosts, COMMAND_READ_SIZE, InputBuffer, MemoryBudget, Reply, Session, SessionSettings,
     Step, TlsState, reply,
 };
-use goguerrilla::store::TableColumns;
+use goguerrilla::internals::store::TableColumns;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;

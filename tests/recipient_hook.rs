@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use goguerrilla::smtp::RecipientCheck;
-use goguerrilla::store::MemoryStore;
+use goguerrilla::internals::smtp::RecipientCheck;
+use goguerrilla::internals::store::MemoryStore;
 use goguerrilla::{Config, Server, ServerHandle};
 
 use crate::support::{Client, TEST_TIMEOUT, short_mail};

@@ -256,7 +256,8 @@ fn late_redis_answer_is_not_taken_for_the_answer_to_the_next_command() {
         );
         if in_table == "redis" {
             let stream: Vec<u8> = redis.command(&["GET", &hash]);
-            let mail = goguerrilla::mail::inflate(&stream, 10_000).expect("a zlib stream");
+            let mail =
+                goguerrilla::internals::mail::inflate(&stream, 10_000).expect("a zlib stream");
             assert_eq!(without_trace(&mail), short_mail(&subject));
         }
     }
@@ -349,7 +350,7 @@ fn redis_killed_under_load_loses_no_mail() {
         database.rows("SELECT subject, body, mail FROM new_mail WHERE body = 'gzencode'");
     assert!(in_table.len() > 20, "{}", in_table.len());
     for (subject, _, stream) in in_table {
-        let mail = goguerrilla::mail::inflate(&stream, 10_000).expect("a zlib stream");
+        let mail = goguerrilla::internals::mail::inflate(&stream, 10_000).expect("a zlib stream");
         assert_eq!(without_trace(&mail), short_mail(&subject));
     }
 }

@@ -698,7 +698,7 @@ fn mysql_stores_one_row_for_each_of_100_recipients() {
     assert_eq!(stored, recipients);
     for row in &rows {
         let stream = place.stream(row);
-        let mail = goguerrilla::mail::inflate(&stream, 1 << 20).expect("a zlib stream");
+        let mail = goguerrilla::internals::mail::inflate(&stream, 1 << 20).expect("a zlib stream");
         let delivered_to = format!("Delivered-To: {}\r\n", text(row, "to"));
         let head = String::from_utf8_lossy(&mail[..200]).into_owned();
         assert!(head.contains(&delivered_to), "{head}");

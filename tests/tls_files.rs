@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use goguerrilla::net::tls::{TlsCredentials, TlsFiles};
+use goguerrilla::internals::net::tls::{TlsCredentials, TlsFiles};
 use tempfile::TempDir;
 
 use crate::support::ended::run;

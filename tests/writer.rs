@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use goguerrilla::mail::Mail;
-use goguerrilla::metrics::Metrics;
-use goguerrilla::store::{
+use goguerrilla::internals::mail::Mail;
+use goguerrilla::internals::metrics::Metrics;
+use goguerrilla::internals::store::{
     SaveError, SaveMail, SaveQueue, SavedId, StoreHealth, StoreOpener, Writers,
 };
 

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use goguerrilla::config::Config;
-use goguerrilla::smtp::{AllowedHosts, ForwardPath};
+use goguerrilla::Config;
+use goguerrilla::internals::smtp::{AllowedHosts, ForwardPath};
 
 /// Half of the names are domains, half of them parents.
 const NAMES: [usize; 3] = [1, 20_000, 100_000];

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Child;
 use std::time::Duration;
 
-use goguerrilla::store::TableName;
+use goguerrilla::internals::store::TableName;
 use rusqlite::Connection;
 
 use crate::databases::{self, execute};

@@ -5,14 +5,14 @@ use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use goguerrilla::connection::{ConnectionSettings, SharedSettings};
-use goguerrilla::http::auth_http::NginxAuthEndpoint;
-use goguerrilla::http::{self, Handler};
-use goguerrilla::metrics::Metrics;
-use goguerrilla::net::accept_pool::{AcceptPool, AcceptPoolSettings};
-use goguerrilla::net::trusted_proxies::TrustedProxies;
-use goguerrilla::smtp::{MemoryBudget, TlsState};
-use goguerrilla::store::SaveQueue;
+use goguerrilla::internals::connection::{ConnectionSettings, SharedSettings};
+use goguerrilla::internals::http::auth_http::NginxAuthEndpoint;
+use goguerrilla::internals::http::{self, Handler};
+use goguerrilla::internals::metrics::Metrics;
+use goguerrilla::internals::net::accept_pool::{AcceptPool, AcceptPoolSettings};
+use goguerrilla::internals::net::trusted_proxies::TrustedProxies;
+use goguerrilla::internals::smtp::{MemoryBudget, TlsState};
+use goguerrilla::internals::store::SaveQueue;
 use goguerrilla_fuzz::{Dialogue, settings};
 use libfuzzer_sys::fuzz_target;
 

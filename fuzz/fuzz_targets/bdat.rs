@@ -4,7 +4,7 @@
 use std::mem;
 
 use arbitrary::Arbitrary;
-use goguerrilla::smtp::TlsState;
+use goguerrilla::internals::smtp::TlsState;
 use goguerrilla_fuzz::{Dialogue, StepOutput, split_three_ways};
 use libfuzzer_sys::fuzz_target;
 

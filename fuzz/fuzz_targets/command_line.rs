@@ -1,7 +1,7 @@
 //! One command line in each session state: it gets exactly one reply, and no envelope can be used for relaying.
 #![no_main]
 
-use goguerrilla::smtp::TlsState;
+use goguerrilla::internals::smtp::TlsState;
 use goguerrilla_fuzz::{Dialogue, StepOutput};
 use libfuzzer_sys::fuzz_target;
 

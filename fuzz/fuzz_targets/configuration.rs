@@ -1,7 +1,7 @@
 //! Configurations: any text yields settings within their limits or a one-line error without secrets.
 #![no_main]
 
-use goguerrilla::config::Config;
+use goguerrilla::Config;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {

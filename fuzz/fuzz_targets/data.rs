@@ -1,7 +1,7 @@
 //! The content after 354, compared with a slow and obviously correct model, for any packet boundaries.
 #![no_main]
 
-use goguerrilla::smtp::TlsState;
+use goguerrilla::internals::smtp::TlsState;
 use goguerrilla_fuzz::{Dialogue, StepOutput, split_three_ways};
 use libfuzzer_sys::fuzz_target;
 

@@ -5,7 +5,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::LazyLock;
 
-use goguerrilla::smtp::{AllowedHosts, ForwardPath, PathError, ReversePath, domain};
+use goguerrilla::internals::smtp::{AllowedHosts, ForwardPath, PathError, ReversePath, domain};
 use libfuzzer_sys::fuzz_target;
 use regex::Regex;
 

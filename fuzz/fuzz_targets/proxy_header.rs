@@ -5,7 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::LazyLock;
 
-use goguerrilla::net::proxy_protocol::{ProxiedClient, ProxyHeaderParse};
+use goguerrilla::internals::net::proxy_protocol::{ProxiedClient, ProxyHeaderParse};
 use libfuzzer_sys::fuzz_target;
 use regex::bytes::Regex;
 

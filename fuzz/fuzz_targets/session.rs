@@ -2,7 +2,7 @@
 //! depend on packet boundaries. The first octet selects the kind of session.
 #![no_main]
 
-use goguerrilla::smtp::TlsState;
+use goguerrilla::internals::smtp::TlsState;
 use goguerrilla_fuzz::{Dialogue, StepOutput, split_three_ways};
 use libfuzzer_sys::fuzz_target;
 

@@ -3,7 +3,7 @@
 //! If the input contains two octets 0, the part between them is repeated, so that more than linear time is noticed.
 #![no_main]
 
-use goguerrilla::mail::MimeSummary;
+use goguerrilla::internals::mail::MimeSummary;
 use libfuzzer_sys::fuzz_target;
 use nix::time::{ClockId, clock_gettime};
 

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use goguerrilla::smtp::{TlsState, XclientAddress};
+use goguerrilla::internals::smtp::{TlsState, XclientAddress};
 use goguerrilla_fuzz::{Dialogue, StepOutput};
 use libfuzzer_sys::fuzz_target;
 

@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use goguerrilla::smtp::{
+use goguerrilla::internals::smtp::{
     AllowedHosts, COMMAND_READ_SIZE, InputBuffer, MemoryBudget, Reply, Session, SessionSettings,
     Step, TlsState, XclientAddress, reply,
 };
-use goguerrilla::store::TableColumns;
+use goguerrilla::internals::store::TableColumns;
 
 /// A session and the input on its way to it.
 pub struct Dialogue {

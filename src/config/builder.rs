@@ -24,6 +24,7 @@ use super::{Config, ConfigError};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, Default)]
+#[must_use = "a builder does nothing until `build` is called"]
 pub struct ConfigBuilder {
     pairs: Vec<(String, String)>,
     /// The first path that is not UTF-8, with its key.

@@ -201,7 +201,7 @@ impl Config {
 impl Config {
     /// Returns the proxies whose XCLIENT commands and PROXY headers are trusted. If GM_TRUSTED_PROXIES is empty and auth_http
     /// is enabled, returns the loopback addresses, because nginx usually runs on this machine.
-    pub fn trusted_proxies(&self) -> Vec<IpNet> {
+    pub(crate) fn trusted_proxies(&self) -> Vec<IpNet> {
         if self.configured_proxies.is_empty() && self.nginx_auth_address.is_some() {
             let loopback = [
                 IpAddr::from(Ipv4Addr::LOCALHOST),

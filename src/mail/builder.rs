@@ -15,7 +15,7 @@ use crate::smtp::{
 /// Only a recipient is required; a test sets what it checks:
 ///
 /// ```
-/// use goguerrilla::mail::Mail;
+/// use goguerrilla::Mail;
 ///
 /// let mail = Mail::builder()
 ///     .recipient("u@ours.test")
@@ -23,7 +23,7 @@ use crate::smtp::{
 ///     .build()?;
 /// assert_eq!(mail.subject(), "x");
 /// assert_eq!(mail.recipients()[0].recipient, "u@ours.test");
-/// # Ok::<(), goguerrilla::mail::MailBuildError>(())
+/// # Ok::<(), goguerrilla::MailBuildError>(())
 /// ```
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build` is called"]

@@ -14,7 +14,7 @@ impl MailId {
     ///
     /// # Errors
     /// The kernel provides no random numbers.
-    pub fn random(count: usize) -> io::Result<Vec<MailId>> {
+    pub(crate) fn random(count: usize) -> io::Result<Vec<MailId>> {
         let mut octets = vec![0; 16 * count];
         getrandom::fill(&mut octets).map_err(io::Error::from)?;
         Ok(octets.chunks_exact(16).map(MailId::from_octets).collect())

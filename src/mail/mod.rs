@@ -198,7 +198,7 @@ impl Mail {
     }
 
     /// Returns subject, charset, content type and attachments of the content.
-    pub fn summary(&self) -> &MimeSummary {
+    pub(crate) fn summary(&self) -> &MimeSummary {
         self.summary
             .get_or_init(|| MimeSummary::parse(self.content()))
     }

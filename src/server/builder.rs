@@ -1,5 +1,6 @@
 //! Builds a server from a configuration, and optionally a store of the embedding program.
 
+use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use super::error::StartError;
@@ -15,11 +16,21 @@ use crate::smtp::{RecipientCheck, RecipientHook};
 use crate::store::{SaveError, SaveMail, StoreOpener};
 
 /// Collects what a [`Server`] needs. [`Server::builder`] makes one.
+#[must_use = "a builder does nothing until `bind` is called"]
 pub struct ServerBuilder {
     config: Config,
     store: Option<StoreOpener>,
     writers: usize,
     recipient_hook: Option<RecipientHook>,
+}
+
+impl fmt::Debug for ServerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerBuilder")
+            .field("config", &self.config)
+            .field("writers", &self.writers)
+            .finish_non_exhaustive()
+    }
 }
 
 impl ServerBuilder {

@@ -1,5 +1,6 @@
 //! A bound server, and the handle that controls it from other threads.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -24,6 +25,7 @@ use crate::sync;
 /// log events go to the [`log`](https://docs.rs/log) crate), and it ignores the keys GSMTP_LOG_FILE, GM_LOG_FORMAT, PID_FILE, GUID and
 /// SGID. Its threads have ended when `run` returns, except those that wait for a store that does not answer. Dropping a server
 /// that does not run closes its addresses.
+#[must_use = "a server serves nobody until `run` is called"]
 pub struct Server {
     listeners: BoundListeners,
     shared: Arc<SharedServer>,
@@ -150,6 +152,20 @@ impl Server {
             &self.stop_requests,
         );
         // `drop` closes the status endpoints last, so that they stay available during the shutdown.
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("local_addrs", &self.local_addrs())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ServerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerHandle").finish_non_exhaustive()
     }
 }
 

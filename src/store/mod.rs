@@ -49,8 +49,8 @@ use crate::mail::Mail;
 /// use std::io::{self, Write};
 /// use std::path::{Path, PathBuf};
 ///
-/// use goguerrilla::mail::Mail;
-/// use goguerrilla::store::{SaveError, SaveMail, SavedId};
+/// use goguerrilla::Mail;
+/// use goguerrilla::{SaveError, SaveMail, SavedId};
 ///
 /// /// Writes one file per mail: the trace fields of all recipients, then the content.
 /// struct FolderStore {

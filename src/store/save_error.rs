@@ -11,7 +11,7 @@ use std::sync::Arc;
 /// text or from another error. `?` converts an [`io::Error`]. The log line contains the text of the cause and of its sources.
 ///
 /// ```
-/// use goguerrilla::store::SaveError;
+/// use goguerrilla::SaveError;
 ///
 /// let error = SaveError::unavailable("the archive is read-only");
 /// assert_eq!(error.to_string(), "the archive is read-only");

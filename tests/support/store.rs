@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use goguerrilla::mail::inflate;
+use goguerrilla::internals::mail::inflate;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, Row};
 
