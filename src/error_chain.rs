@@ -30,25 +30,25 @@ mod tests {
     use super::*;
 
     #[derive(Debug)]
-    struct Layer(&'static str, Option<Box<Layer>>);
+    struct ErrorWithSource(&'static str, Option<Box<ErrorWithSource>>);
 
-    impl fmt::Display for Layer {
+    impl fmt::Display for ErrorWithSource {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str(self.0)
         }
     }
 
-    impl Error for Layer {
+    impl Error for ErrorWithSource {
         fn source(&self) -> Option<&(dyn Error + 'static)> {
             self.1.as_deref().map(|layer| layer as &dyn Error)
         }
     }
 
     /// Returns an error with these texts, from the outermost to the deepest.
-    fn chain(texts: &[&'static str]) -> Layer {
+    fn error_with_nested_causes(texts: &[&'static str]) -> ErrorWithSource {
         let (first, rest) = texts.split_first().unwrap();
-        let source = (!rest.is_empty()).then(|| Box::new(chain(rest)));
-        Layer(first, source)
+        let source = (!rest.is_empty()).then(|| Box::new(error_with_nested_causes(rest)));
+        ErrorWithSource(first, source)
     }
 
     #[test]
@@ -64,24 +64,24 @@ mod tests {
             (&["a", "b", "a: b", "c"], "a: b: c"),
             (&["a", "", "b"], "a: b"),
         ] {
-            assert_eq!(display_with_causes(&chain(texts)), want);
+            assert_eq!(display_with_causes(&error_with_nested_causes(texts)), want);
         }
     }
 
     #[test]
     fn endless_chain_ends() {
         #[derive(Debug)]
-        struct Endless;
-        impl fmt::Display for Endless {
+        struct ErrorThatIsItsOwnSource;
+        impl fmt::Display for ErrorThatIsItsOwnSource {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("x")
             }
         }
-        impl Error for Endless {
+        impl Error for ErrorThatIsItsOwnSource {
             fn source(&self) -> Option<&(dyn Error + 'static)> {
-                Some(&Endless)
+                Some(&ErrorThatIsItsOwnSource)
             }
         }
-        assert_eq!(display_with_causes(&Endless), "x");
+        assert_eq!(display_with_causes(&ErrorThatIsItsOwnSource), "x");
     }
 }

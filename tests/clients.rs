@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
 use goguerrilla::internals::store::sqlite::SqliteMailReader;
-use goguerrilla::internals::store::{MailReader, TableName};
+use goguerrilla::internals::store::{StoredMailReader, TableName};
 use lettre::address::{Address, Envelope};
 use lettre::transport::smtp::extension::ClientId;
 use lettre::{SmtpTransport, Transport};
@@ -384,10 +384,14 @@ fn assert_all_stored(server: &Server, count: usize) {
     let table = TableName::default();
     let mut reader =
         SqliteMailReader::open(&server.path("goguerrilla.db"), &table).expect("a store to read");
-    let mails = reader.list(None, 1_000_000).expect("the store is read");
+    let mails = reader
+        .list_newest_mails(None, 1_000_000)
+        .expect("the store is read");
     assert_eq!(mails.len(), count);
     for listed in mails {
-        let stored = reader.show(&listed.hash).expect("the store is read");
+        let stored = reader
+            .read_mail_by_hash(&listed.hash)
+            .expect("the store is read");
         let stored = stored.expect("a mail that was listed");
         assert_octets_equal(without_trace(&stored), &sent);
     }

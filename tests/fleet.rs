@@ -38,7 +38,7 @@ fn cluster_loses_no_acknowledged_mail_when_any_node_is_killed() {
 }
 
 #[test]
-fn cluster_without_redis_loses_no_acknowledged_mail() {
+fn fleet_without_redis_loses_no_acknowledged_mail() {
     assert_no_loss_when_members_are_killed(Cluster::start(""), None);
 }
 

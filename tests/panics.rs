@@ -11,7 +11,7 @@ use goguerrilla::internals::net::accept_pool::{
 };
 use goguerrilla::internals::net::listener::Listener;
 use goguerrilla::internals::net::trusted_proxies::TrustedProxies;
-use goguerrilla::internals::smtp::{AllowedHosts, MemoryBudget, SessionSettings};
+use goguerrilla::internals::smtp::{AcceptedDomains, MemoryBudget, SessionSettings};
 use goguerrilla::internals::store::{
     SaveError, SaveMail, SavedId, StoreHealth, StoreOpener, TableColumns, WriterThreads,
 };
@@ -75,7 +75,7 @@ fn memory_and_slots_are_released_after_a_connection_or_store_panic() {
     let (saver, writers) = WriterThreads::start(
         1,
         true,
-        StoreHealth::new_reached(Arc::default()),
+        StoreHealth::new_of_reached_store(Arc::default()),
         open_store,
     )
     .expect("a thread");
@@ -168,7 +168,7 @@ fn verbose_session() -> SessionSettings {
     SessionSettings {
         host_name: "mx.test".to_owned(),
         primary_mail_host: "mx.test".to_owned(),
-        allowed_hosts: AllowedHosts::accepting_every_domain(),
+        allowed_hosts: AcceptedDomains::accepting_every_domain(),
         max_content_octets: 200_000,
         max_recipients: 10,
         recipient_limits: Arc::new(TableColumns::DEFAULT.columns_limiting_recipients()),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use goguerrilla::internals::smtp::{
-    AllowedHosts, COMMAND_READ_SIZE, InputBuffer, MemoryBudget, Reply, Session, SessionSettings,
+    AcceptedDomains, COMMAND_READ_SIZE, InputBuffer, MemoryBudget, Reply, Session, SessionSettings,
     Step, TlsState, reply,
 };
 use goguerrilla::internals::store::TableColumns;
@@ -102,7 +102,7 @@ fn steps(pieces: &[&[u8]], budget: &MemoryBudget) -> Vec<StepOutput> {
             let spare = input.spare_mut(COMMAND_READ_SIZE);
             let count = spare.len().min(rest.len());
             spare[..count].copy_from_slice(&rest[..count]);
-            input.mark_octets_received(count);
+            input.mark_spare_octets_as_filled(count);
             rest = &rest[count..];
             loop {
                 match session.next_step(&mut input) {
@@ -151,7 +151,7 @@ fn settings() -> Arc<SessionSettings> {
     Arc::new(SessionSettings {
         host_name: "mx.test".to_owned(),
         primary_mail_host: "primary.test".to_owned(),
-        allowed_hosts: AllowedHosts::from_host_patterns(["ours.test"]).expect("a domain"),
+        allowed_hosts: AcceptedDomains::from_host_patterns(["ours.test"]).expect("a domain"),
         max_content_octets: 200,
         max_recipients: 3,
         recipient_limits: Arc::new(TableColumns::DEFAULT.columns_limiting_recipients()),

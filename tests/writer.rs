@@ -411,7 +411,7 @@ fn reason_of_an_unready_store_contains_the_sources_of_its_error() {
             "no route",
         ))))
     });
-    let health = StoreHealth::new_reached(Arc::new(Metrics::new()));
+    let health = StoreHealth::new_of_reached_store(Arc::new(Metrics::new()));
     let (saver, writers) = WriterThreads::start(1, true, health.clone(), open).expect("a thread");
     let error = save(&saver, "one").expect_err("no store");
     assert_eq!(error.to_string(), "db error");

@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use goguerrilla::Config;
-use goguerrilla::internals::smtp::{AllowedHosts, ForwardPath};
+use goguerrilla::internals::smtp::{AcceptedDomains, ForwardPath};
 
 /// Half of the names are domains, half of them parents.
 const NAMES: [usize; 3] = [1, 20_000, 100_000];
@@ -51,7 +51,7 @@ pub fn measure() -> String {
     text
 }
 
-fn load(names: usize) -> (AllowedHosts, Duration) {
+fn load(names: usize) -> (AcceptedDomains, Duration) {
     let items: Vec<String> = (0..names)
         .map(|number| match number % 2 {
             0 => format!("n{}.example", number / 2),
@@ -62,11 +62,11 @@ fn load(names: usize) -> (AllowedHosts, Duration) {
     let started_at = Instant::now();
     Config::from_json(&text).expect("a configuration");
     let elapsed = started_at.elapsed();
-    let allowed = AllowedHosts::from_host_patterns(items.iter().map(String::as_str));
+    let allowed = AcceptedDomains::from_host_patterns(items.iter().map(String::as_str));
     (allowed.expect("valid domains"), elapsed)
 }
 
-fn look_up(allowed: &AllowedHosts, paths: &[String], accepted: bool) -> Duration {
+fn look_up(allowed: &AcceptedDomains, paths: &[String], accepted: bool) -> Duration {
     let started_at = Instant::now();
     for path in paths {
         let (path, _) = ForwardPath::parse(black_box(path)).expect("a path");

@@ -109,7 +109,7 @@ fn session_rejects_relay(line: &[u8]) -> bool {
 fn respond(head: &[u8]) -> Option<Vec<u8>> {
     let peer = SocketAddr::from(([192, 0, 2, 3], 1_000));
     let local = SocketAddr::from(([192, 0, 2, 2], 8_025));
-    http::http_response_to_head(head, peer, local, &METRICS, &HANDLER)
+    http::http_response_to_request_head(head, peer, local, &METRICS, &HANDLER)
 }
 
 fn without_date(answer: &Vec<u8>) -> Vec<u8> {

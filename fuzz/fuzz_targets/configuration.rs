@@ -9,7 +9,7 @@ fuzz_target!(|text: &str| {
     let mut output = Vec::new();
     match &parsed {
         Ok(config) => {
-            assert_eq!(config.broken_invariant(), None);
+            assert_eq!(config.find_broken_invariant(), None);
             output.extend(config.warnings().iter().cloned());
         }
         Err(error) => output.push(error.to_string()),

@@ -5,7 +5,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::LazyLock;
 
-use goguerrilla::internals::smtp::{AllowedHosts, ForwardPath, MailPathError, ReversePath, domain};
+use goguerrilla::internals::smtp::{AcceptedDomains, ForwardPath, MailPathError, ReversePath, domain};
 use libfuzzer_sys::fuzz_target;
 use regex::Regex;
 
@@ -65,7 +65,7 @@ fn check_domain(path: &ForwardPath) {
         .into_iter()
         .flatten()
     {
-        let Ok(allowed) = AllowedHosts::from_host_patterns([item.as_str()]) else {
+        let Ok(allowed) = AcceptedDomains::from_host_patterns([item.as_str()]) else {
             continue;
         };
         assert_eq!(allowed.accepts_recipient_path(path), !path.has_embedded_route(), "{item}");

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use goguerrilla::internals::smtp::{
-    AllowedHosts, COMMAND_READ_SIZE, InputBuffer, MemoryBudget, Reply, Session, SessionSettings,
+    AcceptedDomains, COMMAND_READ_SIZE, InputBuffer, MemoryBudget, Reply, Session, SessionSettings,
     Step, TlsState, XclientAddress, reply,
 };
 use goguerrilla::internals::store::TableColumns;
@@ -96,7 +96,7 @@ impl Dialogue {
         let spare = self.input.spare_mut(COMMAND_READ_SIZE);
         let count = spare.len().min(octets.len());
         spare[..count].copy_from_slice(&octets[..count]);
-        self.input.mark_octets_received(count);
+        self.input.mark_spare_octets_as_filled(count);
         count
     }
 
@@ -220,7 +220,7 @@ pub fn settings(max_content: usize) -> Arc<SessionSettings> {
     Arc::new(SessionSettings {
         host_name: "mx.test".to_owned(),
         primary_mail_host: "primary.test".to_owned(),
-        allowed_hosts: AllowedHosts::from_host_patterns(["ours.test"]).expect("a domain"),
+        allowed_hosts: AcceptedDomains::from_host_patterns(["ours.test"]).expect("a domain"),
         max_content_octets: max_content,
         max_recipients: 3,
         recipient_limits: Arc::new(TableColumns::DEFAULT.columns_limiting_recipients()),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 /// A protocol that is recognized by the first octets that a server sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PeerProtocol {
+pub enum DetectedServerProtocol {
     /// MySQL or MariaDB.
     MySql,
     /// The X protocol of MySQL, usually at port 33060.
@@ -27,29 +27,29 @@ pub enum PeerProtocol {
     Imap,
 }
 
-impl fmt::Display for PeerProtocol {
+impl fmt::Display for DetectedServerProtocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            PeerProtocol::MySql => "MySQL",
-            PeerProtocol::MySqlX => {
+            DetectedServerProtocol::MySql => "MySQL",
+            DetectedServerProtocol::MySqlX => {
                 "the X protocol of MySQL (its other port, usually 3306, is needed)"
             }
-            PeerProtocol::Redis => "Redis",
-            PeerProtocol::Tls => "TLS",
-            PeerProtocol::Ssh => "SSH",
-            PeerProtocol::Http => "HTTP",
-            PeerProtocol::Smtp => "SMTP or FTP",
-            PeerProtocol::Imap => "IMAP",
+            DetectedServerProtocol::Redis => "Redis",
+            DetectedServerProtocol::Tls => "TLS",
+            DetectedServerProtocol::Ssh => "SSH",
+            DetectedServerProtocol::Http => "HTTP",
+            DetectedServerProtocol::Smtp => "SMTP or FTP",
+            DetectedServerProtocol::Imap => "IMAP",
         })
     }
 }
 
-impl PeerProtocol {
+impl DetectedServerProtocol {
     /// Detects the protocol at `host:port` or at the path of a Unix socket, within a few seconds; `None` if the protocol is
     /// unknown.
-    pub fn detect_server_protocol(address: &str) -> Option<PeerProtocol> {
+    pub fn detect_server_protocol(address: &str) -> Option<DetectedServerProtocol> {
         let greeting = send_and_read_first_octets(address, b"").unwrap_or_default();
-        if let Some(peer) = PeerProtocol::of_octets(&greeting) {
+        if let Some(peer) = DetectedServerProtocol::recognize_protocol_in_octets(&greeting) {
             return Some(peer);
         }
         if !greeting.is_empty() {
@@ -59,24 +59,24 @@ impl PeerProtocol {
         let requests: [&[u8]; 2] = [b"GET / HTTP/1.0\r\n\r\n", CLIENT_HELLO];
         let mut answers = (requests.iter())
             .map(|request| send_and_read_first_octets(address, request).unwrap_or_default());
-        answers.find_map(|answer| PeerProtocol::of_octets(&answer))
+        answers.find_map(|answer| DetectedServerProtocol::recognize_protocol_in_octets(&answer))
     }
 
-    fn of_octets(octets: &[u8]) -> Option<PeerProtocol> {
-        const PREFIXES: &[(&[u8], PeerProtocol)] = &[
-            (b"SSH-", PeerProtocol::Ssh),
-            (b"HTTP/", PeerProtocol::Http),
-            (b"<!DOCTYPE", PeerProtocol::Http),
-            (b"<html", PeerProtocol::Http),
-            (b"220", PeerProtocol::Smtp),
-            (b"* OK", PeerProtocol::Imap),
-            (b"-ERR ", PeerProtocol::Redis),
-            (b"-NOAUTH ", PeerProtocol::Redis),
-            (b"-DENIED ", PeerProtocol::Redis),
-            (b"-LOADING ", PeerProtocol::Redis),
-            (b"-NOPERM ", PeerProtocol::Redis),
-            (b"\x15\x03", PeerProtocol::Tls),
-            (b"\x16\x03", PeerProtocol::Tls),
+    fn recognize_protocol_in_octets(octets: &[u8]) -> Option<DetectedServerProtocol> {
+        const PREFIXES: &[(&[u8], DetectedServerProtocol)] = &[
+            (b"SSH-", DetectedServerProtocol::Ssh),
+            (b"HTTP/", DetectedServerProtocol::Http),
+            (b"<!DOCTYPE", DetectedServerProtocol::Http),
+            (b"<html", DetectedServerProtocol::Http),
+            (b"220", DetectedServerProtocol::Smtp),
+            (b"* OK", DetectedServerProtocol::Imap),
+            (b"-ERR ", DetectedServerProtocol::Redis),
+            (b"-NOAUTH ", DetectedServerProtocol::Redis),
+            (b"-DENIED ", DetectedServerProtocol::Redis),
+            (b"-LOADING ", DetectedServerProtocol::Redis),
+            (b"-NOPERM ", DetectedServerProtocol::Redis),
+            (b"\x15\x03", DetectedServerProtocol::Tls),
+            (b"\x16\x03", DetectedServerProtocol::Tls),
         ];
         let known = PREFIXES
             .iter()
@@ -86,9 +86,9 @@ impl PeerProtocol {
         }
         match octets {
             // The first packet of MySQL: length in three octets, number 0, protocol version 10 or an error (0xff).
-            [_, _, 0, 0, 0x0a | 0xff, ..] => Some(PeerProtocol::MySql),
+            [_, _, 0, 0, 0x0a | 0xff, ..] => Some(DetectedServerProtocol::MySql),
             // A notice of the X protocol: length in four octets, type 11.
-            [_, 0, 0, 0, 0x0b, ..] => Some(PeerProtocol::MySqlX),
+            [_, 0, 0, 0, 0x0b, ..] => Some(DetectedServerProtocol::MySqlX),
             _ => None,
         }
     }
@@ -110,7 +110,7 @@ fn send_and_read_first_octets(address: &str, request: &[u8]) -> io::Result<Vec<u
             let mut stream = UnixStream::connect(address)?;
             stream.set_write_timeout(Some(TIMEOUT))?;
             stream.write_all(request)?;
-            read_first_octets(|octets, timeout| {
+            read_first_octets_from_server(|octets, timeout| {
                 stream.set_read_timeout(Some(timeout))?;
                 stream.read(octets)
             })
@@ -121,7 +121,7 @@ fn send_and_read_first_octets(address: &str, request: &[u8]) -> io::Result<Vec<u
             let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
             stream.set_write_timeout(Some(TIMEOUT))?;
             stream.write_all(request)?;
-            read_first_octets(|octets, timeout| {
+            read_first_octets_from_server(|octets, timeout| {
                 stream.set_read_timeout(Some(timeout))?;
                 stream.read(octets)
             })
@@ -129,7 +129,7 @@ fn send_and_read_first_octets(address: &str, request: &[u8]) -> io::Result<Vec<u
     }
 }
 
-fn read_first_octets(
+fn read_first_octets_from_server(
     mut read: impl FnMut(&mut [u8], Duration) -> io::Result<usize>,
 ) -> io::Result<Vec<u8>> {
     let deadline = Instant::now() + TIMEOUT;
@@ -164,22 +164,47 @@ mod tests {
     #[test]
     fn protocol_of_a_wrong_server_is_detected_from_its_first_octets() {
         for (octets, want) in [
-            (&b"SSH-2.0-OpenSSH_9.2\r\n"[..], Some(PeerProtocol::Ssh)),
-            (b"HTTP/1.1 400 Bad Request", Some(PeerProtocol::Http)),
-            (b"J\0\0\0\x0a11.8.2-MariaDB\0", Some(PeerProtocol::MySql)),
-            (b"E\0\0\0\xff\x6a\x04Host", Some(PeerProtocol::MySql)),
-            (b"\x05\0\0\0\x0b\x08\x05\x1a\0", Some(PeerProtocol::MySqlX)),
-            (b"-ERR wrong number of arguments", Some(PeerProtocol::Redis)),
+            (
+                &b"SSH-2.0-OpenSSH_9.2\r\n"[..],
+                Some(DetectedServerProtocol::Ssh),
+            ),
+            (
+                b"HTTP/1.1 400 Bad Request",
+                Some(DetectedServerProtocol::Http),
+            ),
+            (
+                b"J\0\0\0\x0a11.8.2-MariaDB\0",
+                Some(DetectedServerProtocol::MySql),
+            ),
+            (
+                b"E\0\0\0\xff\x6a\x04Host",
+                Some(DetectedServerProtocol::MySql),
+            ),
+            (
+                b"\x05\0\0\0\x0b\x08\x05\x1a\0",
+                Some(DetectedServerProtocol::MySqlX),
+            ),
+            (
+                b"-ERR wrong number of arguments",
+                Some(DetectedServerProtocol::Redis),
+            ),
             (
                 b"-DENIED Redis is running in protected mode",
-                Some(PeerProtocol::Redis),
+                Some(DetectedServerProtocol::Redis),
             ),
-            (b"\x15\x03\x03\0\x02\x02\x28", Some(PeerProtocol::Tls)),
-            (b"220 mx.test ESMTP\r\n", Some(PeerProtocol::Smtp)),
+            (
+                b"\x15\x03\x03\0\x02\x02\x28",
+                Some(DetectedServerProtocol::Tls),
+            ),
+            (b"220 mx.test ESMTP\r\n", Some(DetectedServerProtocol::Smtp)),
             (b"", None),
             (b"what?", None),
         ] {
-            assert_eq!(PeerProtocol::of_octets(octets), want, "{octets:?}");
+            assert_eq!(
+                DetectedServerProtocol::recognize_protocol_in_octets(octets),
+                want,
+                "{octets:?}"
+            );
         }
         // The header of the TLS record takes 5 octets and gives 0x2d as the number of octets that follow.
         assert_eq!(CLIENT_HELLO.len(), 5 + 0x2d);

@@ -22,7 +22,7 @@ use crate::store::{Diagnostic, TableName};
 
 /// Returns an error for a problem that would keep the server from saving mail to `file` now, and a warning for a problem that
 /// may make the table refuse some mails.
-pub fn check(file: &Path, table: &TableName) -> Vec<Diagnostic> {
+pub fn check_sqlite_file(file: &Path, table: &TableName) -> Vec<Diagnostic> {
     let mut warnings = Vec::new();
     let outcome = inspect_sqlite_file(file, table, &mut warnings);
     let named = |text: String| format!("GM_SQLITE_FILE: {text}");
@@ -42,7 +42,7 @@ fn inspect_sqlite_file(
     match fs::metadata(file) {
         Ok(_) => check_rights(file)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return check_creatable(file),
-        Err(error) => return Err(missing_rights_text(file, &error)),
+        Err(error) => return Err(missing_file_rights_text(file, &error)),
     }
     if file_len(file) > 0 {
         inspect_sqlite_tables(file, table, warnings)?;
@@ -67,13 +67,13 @@ fn check_creatable(file: &Path) -> Result<(), String> {
 /// Checks that the database file is writable, and that its `-wal` and `-shm` files are writable or, if missing, can be created
 /// in the folder of the database file.
 fn check_rights(file: &Path) -> Result<(), String> {
-    let refused = |error: nix::Error| missing_rights_text(file, &error.into());
+    let refused = |error: nix::Error| missing_file_rights_text(file, &error.into());
     check_effective_access(file, AccessFlags::R_OK | AccessFlags::W_OK).map_err(refused)?;
     for sidecar in [wal_path(file), shm_path(file)] {
         match fs::metadata(&sidecar) {
             Ok(metadata) if metadata.is_file() => {
                 check_effective_access(&sidecar, AccessFlags::R_OK | AccessFlags::W_OK)
-                    .map_err(|error| missing_rights_text(&sidecar, &error.into()))?;
+                    .map_err(|error| missing_file_rights_text(&sidecar, &error.into()))?;
             }
             Ok(_) => {
                 return Err(format!(
@@ -104,7 +104,7 @@ fn inspect_sqlite_tables(
     };
     let mut header = Vec::new();
     let read = File::open(file).and_then(|file| file.take(20).read_to_end(&mut header));
-    read.map_err(|error| missing_rights_text(file, &error))?;
+    read.map_err(|error| missing_file_rights_text(file, &error))?;
     // Octet 18 of the header is the write version: 1 for a rollback journal, 2 for a write-ahead log. SQLite only reads a file
     // with a higher write version.
     if header.get(18).is_some_and(|version| *version > 2)
@@ -116,7 +116,7 @@ fn inspect_sqlite_tables(
         ));
     }
     let is_wal = header.get(18) == Some(&2);
-    let database = SqliteFileOpenedReadOnly::open(file).map_err(describe)?;
+    let database = ReadOnlySqliteDatabase::open(file).map_err(describe)?;
     if database.is_complete {
         database
             .check_newest_row_is_readable(table)
@@ -136,34 +136,34 @@ fn inspect_sqlite_tables(
 }
 
 /// A database that is opened for reading.
-struct SqliteFileOpenedReadOnly {
+struct ReadOnlySqliteDatabase {
     connection: Connection,
     /// Whether all data is visible; false if the database has a non-empty `-wal` file that is not read.
     is_complete: bool,
 }
 
-impl SqliteFileOpenedReadOnly {
+impl ReadOnlySqliteDatabase {
     /// Opens the database file without writing to any file.
     ///
     /// If the `-wal` file has data, the database is opened with a read-only `-shm` file. Otherwise the database file is opened
     /// as immutable. If the `-shm` file is missing or cannot be used read-only, only the database file is read. The `-wal` file
     /// is not read if the user is root, because SQLite as root sets the owner of each `-wal` file that it opens (`robustFchown`
     /// in os_unix.c).
-    fn open(file: &Path) -> rusqlite::Result<SqliteFileOpenedReadOnly> {
+    fn open(file: &Path) -> rusqlite::Result<ReadOnlySqliteDatabase> {
         let has_log = file_len(&wal_path(file)) > 0;
         if has_log
             && !geteuid().is_root()
             && let Ok(connection) = open_sqlite_read_only(file, "mode=ro&readonly_shm=1")
         {
             let is_complete = true;
-            return Ok(SqliteFileOpenedReadOnly {
+            return Ok(ReadOnlySqliteDatabase {
                 connection,
                 is_complete,
             });
         }
         let connection = open_sqlite_read_only(file, "mode=ro&immutable=1")?;
         let is_complete = !has_log;
-        Ok(SqliteFileOpenedReadOnly {
+        Ok(ReadOnlySqliteDatabase {
             connection,
             is_complete,
         })
@@ -240,7 +240,7 @@ fn open_sqlite_read_only(file: &Path, options: &str) -> rusqlite::Result<Connect
 /// Executes the statements of the server's start and of its first mails on a copy of the schema in memory.
 fn try_statements_on_schema_copy(
     file: &Path,
-    database: &SqliteFileOpenedReadOnly,
+    database: &ReadOnlySqliteDatabase,
     table: &TableName,
     warnings: &mut Vec<String>,
 ) -> rusqlite::Result<Result<(), String>> {
@@ -284,7 +284,7 @@ fn try_statements_on_schema_copy(
     Ok(Ok(()))
 }
 
-impl SqliteFileOpenedReadOnly {
+impl ReadOnlySqliteDatabase {
     fn has_other_tables(&self, table: &TableName) -> rusqlite::Result<bool> {
         let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND lower(name) <> lower(?)
                    AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' LIMIT 1";
@@ -346,7 +346,7 @@ fn check_effective_access(file: &Path, rights: AccessFlags) -> nix::Result<()> {
     faccessat(AT_FDCWD, file, rights, AtFlags::AT_EACCESS)
 }
 
-fn missing_rights_text(file: &Path, error: &io::Error) -> String {
+fn missing_file_rights_text(file: &Path, error: &io::Error) -> String {
     format!(
         "{}: {error}; user {} needs the right to write this file and its folder",
         file.display(),

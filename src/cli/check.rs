@@ -11,7 +11,10 @@ use crate::store::Diagnostic;
 ///
 /// # Errors
 /// [`CommandFailure`] with status 1 if a finding is an error.
-pub fn check(config: &Config, reload_config: daemon::ConfigLoader) -> Result<(), CommandFailure> {
+pub fn print_check_findings(
+    config: &Config,
+    reload_config: daemon::ConfigLoader,
+) -> Result<(), CommandFailure> {
     let mut findings: Vec<Diagnostic> = config
         .warnings()
         .iter()
@@ -19,8 +22,8 @@ pub fn check(config: &Config, reload_config: daemon::ConfigLoader) -> Result<(),
         .map(Diagnostic::warning)
         .collect();
     findings.extend(daemon::check_all_but_store(config, reload_config));
-    findings.extend(match server::selectable_store(config.store) {
-        Ok(store) => store.check(config),
+    findings.extend(match server::store_factory_of_kind(config.store) {
+        Ok(store) => store.find_store_problems(config),
         Err(error) => vec![Diagnostic::error(error.to_string())],
     });
     let lines: String = findings

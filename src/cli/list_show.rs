@@ -3,14 +3,14 @@
 use crate::config::Config;
 use crate::logging::{is_printable, push_json_unicode_escape};
 use crate::server;
-use crate::store::{ListedMail, MailReader};
+use crate::store::{ListedMail, StoredMailReader};
 
 /// Opens the configured store for reading.
 ///
 /// # Errors
 /// The store cannot be opened; the text names the key to check.
-pub fn open_store_reader(config: &Config) -> Result<Box<dyn MailReader>, String> {
-    let store = server::selectable_store(config.store).map_err(|error| error.to_string())?;
+pub fn open_store_reader(config: &Config) -> Result<Box<dyn StoredMailReader>, String> {
+    let store = server::store_factory_of_kind(config.store).map_err(|error| error.to_string())?;
     store.open_reader(config).map_err(|error| error.to_string())
 }
 
@@ -41,7 +41,7 @@ pub fn mails_as_text_table(mails: &[ListedMail]) -> String {
     let rows = mails.iter().map(|mail| {
         let from = mail.from.as_ref();
         [
-            cell(&listed_hash_or_none(mail)),
+            cell(&hash_if_not_empty(mail)),
             cell(&mail.date),
             from.map_or_else(
                 || cell(&None),
@@ -72,7 +72,7 @@ pub fn mails_as_text_table(mails: &[ListedMail]) -> String {
     rows.iter().map(line).collect()
 }
 
-fn listed_hash_or_none(mail: &ListedMail) -> Option<String> {
+fn hash_if_not_empty(mail: &ListedMail) -> Option<String> {
     Some(mail.hash.clone()).filter(|hash| !hash.is_empty())
 }
 
@@ -95,7 +95,7 @@ pub fn mails_as_json(mails: &[ListedMail]) -> String {
         .iter()
         .map(|mail| {
             serde_json::json!({
-                "hash": listed_hash_or_none(mail),
+                "hash": hash_if_not_empty(mail),
                 "date": mail.date,
                 "from": mail.from,
                 "to": mail.to,

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use self::check::check;
+use self::check::print_check_findings;
 use self::list_show::{
     mails_as_json, mails_as_text_table, open_store_reader, validate_mail_id_argument,
 };
@@ -127,15 +127,15 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), CommandF
     };
     match &arguments.command {
         None => daemon::run(&config, &reload_config).map_err(|error| error.to_string().into()),
-        Some(CliCommand::Check) => check(&config, &reload_config),
+        Some(CliCommand::Check) => print_check_findings(&config, &reload_config),
         Some(CliCommand::Schema) => {
             let store =
-                server::selectable_store(config.store).map_err(|error| error.to_string())?;
+                server::store_factory_of_kind(config.store).map_err(|error| error.to_string())?;
             print_stdout(store.schema(&server::table_name(&config)).as_bytes())
         }
         Some(CliCommand::List { to, limit, json }) => {
             let mut reader = open_store_reader(&config)?;
-            let mails = reader.list(to.as_deref(), *limit);
+            let mails = reader.list_newest_mails(to.as_deref(), *limit);
             let mails = mails.map_err(|error| error.to_string())?;
             let text = match json {
                 true => mails_as_json(&mails),
@@ -152,7 +152,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), CommandF
         Some(CliCommand::Show { hash }) => {
             let mut reader = open_store_reader(&config)?;
             validate_mail_id_argument(hash)?;
-            let mail = reader.show(hash).map_err(|error| error.to_string())?;
+            let mail = reader
+                .read_mail_by_hash(hash)
+                .map_err(|error| error.to_string())?;
             match mail {
                 Some(mail) => print_stdout(&mail),
                 None => Err(format!(
@@ -234,7 +236,7 @@ fn load_config(path: Option<&Path>) -> Result<Config, String> {
             return Ok(config);
         }
     };
-    Config::load(file).map_err(|error| error.report(file))
+    Config::load(file).map_err(|error| error.error_in_one_line(file))
 }
 
 fn print_stdout(octets: &[u8]) -> Result<(), CommandFailure> {

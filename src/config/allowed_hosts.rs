@@ -2,18 +2,18 @@
 
 use super::ConfigError;
 use super::raw::RawConfig;
-use crate::smtp::AllowedHosts;
+use crate::smtp::AcceptedDomains;
 
 impl RawConfig {
     /// Returns the set of accepted domains.
     ///
     /// # Errors
     /// [`ConfigError::BadValue`] for the first invalid item.
-    pub fn parse_allowed_hosts(&self) -> Result<AllowedHosts, ConfigError> {
+    pub fn parse_allowed_hosts(&self) -> Result<AcceptedDomains, ConfigError> {
         let key = "GM_ALLOWED_HOSTS";
         let value = self.configured_or_default_value(key);
         let items = || value.split(',').map(str::trim);
-        AllowedHosts::from_host_patterns(items()).map_err(|bad| {
+        AcceptedDomains::from_host_patterns(items()).map_err(|bad| {
             let item = bad.item.as_str();
             let found = if !item.is_empty() {
                 let cut: String = item.chars().take(MAX_SHOWN).collect();

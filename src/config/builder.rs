@@ -36,12 +36,12 @@ impl ConfigBuilder {
     /// server listens on 127.0.0.1:2525. Port 0 means a free port, which [`Server::local_addrs`](crate::Server::local_addrs)
     /// returns.
     pub fn listen(self, address: SocketAddr) -> ConfigBuilder {
-        self.append("GSTMP_LISTEN_INTERFACE", address.to_string())
+        self.append_to_list_value("GSTMP_LISTEN_INTERFACE", address.to_string())
     }
 
     /// Adds an address to listen on with implicit TLS (GSMTPS_LISTEN_INTERFACE); needs [`tls_files`](ConfigBuilder::tls_files).
     pub fn listen_with_implicit_tls(self, address: SocketAddr) -> ConfigBuilder {
-        self.append("GSMTPS_LISTEN_INTERFACE", address.to_string())
+        self.append_to_list_value("GSMTPS_LISTEN_INTERFACE", address.to_string())
     }
 
     /// Sets the PEM files of the certificate chain and of its key (GSMTP_PUB_KEY, GSMTP_PRV_KEY). Without them there is no TLS.
@@ -177,7 +177,7 @@ impl ConfigBuilder {
     }
 
     /// Appends an item to the list of a key.
-    fn append(mut self, key: &str, item: String) -> ConfigBuilder {
+    fn append_to_list_value(mut self, key: &str, item: String) -> ConfigBuilder {
         match self.pairs.iter_mut().find(|(name, _)| name == key) {
             Some((_, list)) => {
                 list.push(',');

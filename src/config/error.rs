@@ -32,7 +32,7 @@ pub enum ConfigError {
 
 impl ConfigError {
     /// Returns the whole error in one line, as the program prints it. `file` is the file that was parsed.
-    pub(crate) fn report(&self, parsed: &Path) -> String {
+    pub(crate) fn error_in_one_line(&self, parsed: &Path) -> String {
         match self {
             ConfigError::Unreadable { file, source } => format!(
                 "{}: {source}; name a configuration file that exists and that this user may read",

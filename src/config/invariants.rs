@@ -5,7 +5,7 @@ use super::Config;
 impl Config {
     /// Returns which invariant does not hold, or `None`. Debug builds and the fuzz tests assert `None`.
     #[doc(hidden)]
-    pub fn broken_invariant(&self) -> Option<&'static str> {
+    pub fn find_broken_invariant(&self) -> Option<&'static str> {
         let is_host = |host: &str| {
             host.len() <= 255 && !host.contains(|c: char| c.is_control() || c.is_whitespace())
         };

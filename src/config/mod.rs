@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::smtp::AllowedHosts;
+use crate::smtp::AcceptedDomains;
 use raw::RawConfig;
 
 pub use builder::ConfigBuilder;
@@ -31,7 +31,7 @@ pub use error::ConfigError;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// GM_ALLOWED_HOSTS: recipient domains that are accepted.
-    pub(crate) allowed_hosts: AllowedHosts,
+    pub(crate) allowed_hosts: AcceptedDomains,
     /// GM_PRIMARY_MAIL_HOST: domain that column `to` gets instead of the recipient's; empty means GSMTP_HOST_NAME.
     pub(crate) primary_mail_host: String,
     /// GSMTP_HOST_NAME: name in the greeting; empty means the host name of the machine.

@@ -24,7 +24,7 @@ impl RawConfig {
 
     /// Parses the value of `key` with `parse`. If `parse` returns `None`, the error shows `expected`, a description of valid
     /// values.
-    pub fn parse_with<T>(
+    pub fn parse_config_value_with<T>(
         &self,
         key: &'static str,
         expected: &str,
@@ -41,7 +41,7 @@ impl RawConfig {
         expected: &str,
         parse: impl Fn(&str) -> Option<T>,
     ) -> Result<Vec<T>, ConfigError> {
-        self.parse_with(key, expected, |text| {
+        self.parse_config_value_with(key, expected, |text| {
             text.split(',').map(|item| parse(item.trim())).collect()
         })
     }
@@ -55,13 +55,14 @@ impl RawConfig {
     ) -> Result<usize, ConfigError> {
         let (least, most) = (*range.start(), *range.end());
         let number = |text: &str| text.parse().ok().filter(|number| range.contains(number));
-        self.parse_with(key, expected, number).map_err(|error| {
-            let value = self.configured_or_default_value(key).trim();
-            match value.parse::<u128>() {
-                Ok(_) => bad_value(key, &format!("{expected}, from {least} to {most}"), value),
-                Err(_) => error,
-            }
-        })
+        self.parse_config_value_with(key, expected, number)
+            .map_err(|error| {
+                let value = self.configured_or_default_value(key).trim();
+                match value.parse::<u128>() {
+                    Ok(_) => bad_value(key, &format!("{expected}, from {least} to {most}"), value),
+                    Err(_) => error,
+                }
+            })
     }
 
     /// Parses one of several words; case is ignored.
@@ -74,7 +75,7 @@ impl RawConfig {
             .iter()
             .map(|(name, _)| format!("\"{name}\""))
             .collect();
-        self.parse_with(key, &names.join(" or "), |text| {
+        self.parse_config_value_with(key, &names.join(" or "), |text| {
             let chosen = choices
                 .iter()
                 .find(|(name, _)| name.eq_ignore_ascii_case(text));
@@ -84,7 +85,7 @@ impl RawConfig {
 
     /// Parses `Y` or `N`; also accepts `yes`, `true`, `1`, `no`, `false` and `0`.
     pub fn parse_yes_or_no(&self, key: &'static str) -> Result<bool, ConfigError> {
-        self.parse_with(key, "\"Y\" or \"N\"", yes_or_no)
+        self.parse_config_value_with(key, "\"Y\" or \"N\"", yes_or_no)
     }
 
     /// Returns a warning for each unknown key, with the nearest known key.

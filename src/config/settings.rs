@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use crate::smtp::domain;
 
 use super::raw::{RawConfig, bad_value};
-use super::sqlite_file::parse_sqlite_file;
+use super::sqlite_file::parse_sqlite_file_path;
 use super::{Config, ConfigError, DatabaseServerAddress, Secret, StoreKind};
 
 impl RawConfig {
@@ -22,19 +22,19 @@ impl RawConfig {
         warnings.extend(self.ignored_alias_warning());
         let mut config = Config {
             allowed_hosts: self.parse_allowed_hosts()?,
-            primary_mail_host: self.parse_with(
+            primary_mail_host: self.parse_config_value_with(
                 "GM_PRIMARY_MAIL_HOST",
                 "a domain such as \"example.com\"",
                 parse_host_or_empty_text,
             )?,
-            host_name: self.parse_with(
+            host_name: self.parse_config_value_with(
                 "GSMTP_HOST_NAME",
                 "a host name such as \"mx.example.com\"",
                 // The host name is part of replies, which must be ASCII (RFC 5321 §4.2).
                 |text| parse_host_or_empty_text(text).filter(|host| host.is_ascii()),
             )?,
             listen_addresses: self.parse_list(
-                self.listen_key_spelling(),
+                self.listen_key_given_in_config(),
                 "addresses such as \"0.0.0.0:25\" or \"[::]:25\", comma separated",
                 |text| text.parse().ok(),
             )?,
@@ -52,8 +52,8 @@ impl RawConfig {
             )? as u64),
             log_file: PathBuf::from(self.configured_or_default_value("GSMTP_LOG_FILE")),
             log_as_json: self.parse_choice("GM_LOG_FORMAT", &[("text", false), ("json", true)])?,
-            nginx_auth_address: self.nginx_auth_address()?,
-            configured_proxies: self.configured_proxies()?,
+            nginx_auth_address: self.parse_nginx_auth_address()?,
+            configured_proxies: self.parse_trusted_proxies()?,
             proxy_protocol: self.parse_yes_or_no("GSMTP_PROXY_PROTOCOL")?,
             verbose: self.parse_yes_or_no("GSMTP_VERBOSE")?,
             max_clients: self.parse_number(
@@ -66,7 +66,7 @@ impl RawConfig {
                 "a number of connections such as \"20\", or \"0\" for no limit",
                 0..=100_000,
             )?,
-            status_address: self.parse_with(
+            status_address: self.parse_config_value_with(
                 "GM_STATUS_INTERFACE",
                 "one numeric address such as \"127.0.0.1:9125\", or \"\"",
                 parse_optional_socket_address,
@@ -86,10 +86,10 @@ impl RawConfig {
                 1..=usize::MAX / 4,
             )?,
             store: self.store_kind()?,
-            sqlite_file: self.parse_with(
+            sqlite_file: self.parse_config_value_with(
                 "GM_SQLITE_FILE",
                 "a file name such as \"goguerrilla.db\"",
-                parse_sqlite_file,
+                parse_sqlite_file_path,
             )?,
             mail_table: self.parse_mail_table()?,
             save_workers: self.parse_number(
@@ -129,7 +129,7 @@ impl RawConfig {
             ));
         }
         config.warnings = warnings;
-        debug_assert_eq!(config.broken_invariant(), None);
+        debug_assert_eq!(config.find_broken_invariant(), None);
         Ok(config)
     }
 
@@ -137,7 +137,7 @@ impl RawConfig {
         let key = "GM_MAIL_TABLE";
         let expected =
             "a table name of letters, digits and _, such as \"new_mail\" or \"mail.new_mail\"";
-        let table = self.parse_with(key, expected, parse_table_name)?;
+        let table = self.parse_config_value_with(key, expected, parse_table_name)?;
         let table_in_file = table.strip_prefix("main.").unwrap_or(&table);
         let fits_sqlite = !table_in_file.contains('.')
             && !table_in_file.to_ascii_lowercase().starts_with("sqlite_");
@@ -180,14 +180,15 @@ impl RawConfig {
     }
 
     /// Parses NGINX_AUTH even if NGINX_AUTH_ENABLED is `N`, so that an invalid address is reported early.
-    fn nginx_auth_address(&self) -> Result<Option<SocketAddr>, ConfigError> {
+    fn parse_nginx_auth_address(&self) -> Result<Option<SocketAddr>, ConfigError> {
         let expected = "an address such as \"127.0.0.1:8025\"";
-        let address = self.parse_with("NGINX_AUTH", expected, |text| text.parse().ok())?;
+        let address =
+            self.parse_config_value_with("NGINX_AUTH", expected, |text| text.parse().ok())?;
         let is_enabled = self.parse_yes_or_no("NGINX_AUTH_ENABLED")?;
         Ok(is_enabled.then_some(address))
     }
 
-    fn configured_proxies(&self) -> Result<Vec<IpNet>, ConfigError> {
+    fn parse_trusted_proxies(&self) -> Result<Vec<IpNet>, ConfigError> {
         let key = "GM_TRUSTED_PROXIES";
         if self.configured_or_default_value(key).trim().is_empty() {
             return Ok(Vec::new());
@@ -209,7 +210,7 @@ impl RawConfig {
                 "" => Some(None),
                 text => text.parse().ok().map(Some),
             };
-            self.parse_with(key, "a numeric id such as \"65534\"", parse)
+            self.parse_config_value_with(key, "a numeric id such as \"65534\"", parse)
         };
         match (id(user_key)?, id("SGID")?) {
             (Some(user), Some(group)) => Ok(Some((user, group))),
@@ -287,7 +288,7 @@ impl RawConfig {
     }
 
     /// Returns the key that sets the listen addresses. The historical spelling GSTMP takes precedence over the alias GSMTP.
-    fn listen_key_spelling(&self) -> &'static str {
+    fn listen_key_given_in_config(&self) -> &'static str {
         let is_given = |key: &str| self.pairs.iter().any(|(name, _)| name == key);
         if is_given("GSTMP_LISTEN_INTERFACE") || !is_given("GSMTP_LISTEN_INTERFACE") {
             "GSTMP_LISTEN_INTERFACE"

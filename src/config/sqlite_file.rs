@@ -6,7 +6,7 @@ use std::path::PathBuf;
 ///
 /// SQLite opens a database in memory for `:memory:` and parses options from `file:…`. A file whose name ends in `-wal`,
 /// `-shm` or `-journal` may belong to another database: SQLite may delete such a file, or use it to roll back that database.
-pub fn parse_sqlite_file(text: &str) -> Option<PathBuf> {
+pub fn parse_sqlite_file_path(text: &str) -> Option<PathBuf> {
     let name = text.rsplit('/').next().unwrap_or_default();
     let is_folder = matches!(name, "" | "." | "..");
     let is_special = name.starts_with(':') || text.to_ascii_lowercase().starts_with("file:");
@@ -37,7 +37,11 @@ mod tests {
             "é.db",
             ".db",
         ] {
-            assert_eq!(parse_sqlite_file(text), Some(PathBuf::from(text)), "{text}");
+            assert_eq!(
+                parse_sqlite_file_path(text),
+                Some(PathBuf::from(text)),
+                "{text}"
+            );
         }
         for text in [
             "",
@@ -61,7 +65,7 @@ mod tests {
             "a\0b",
             "a\nb",
         ] {
-            assert_eq!(parse_sqlite_file(text), None, "{text:?}");
+            assert_eq!(parse_sqlite_file_path(text), None, "{text:?}");
         }
     }
 }

@@ -73,7 +73,7 @@ impl Deadlines {
                 Deadline::new_content_deadline(Instant::now(), timeout),
             )),
         };
-        deadline.update_content_octets(progress.octets);
+        deadline.set_content_octets_for_deadline(progress.octets);
         if session.is_discarding_content() {
             deadline.mark_content_as_discarded(Instant::now);
         }
@@ -81,7 +81,7 @@ impl Deadlines {
     }
 
     /// Restarts the timeout for a pause within content, because octets were received.
-    pub(super) fn record_content(&mut self, now: Instant) {
+    pub(super) fn restart_timeout_for_content_pause(&mut self, now: Instant) {
         if let Some((_, deadline)) = &mut self.content {
             deadline.restart_content_pause_limit(now);
         }
@@ -108,7 +108,7 @@ impl Deadlines {
 
     fn is_discard_time_over(&self) -> bool {
         let content = self.content.as_ref();
-        content.is_some_and(|(_, deadline)| deadline.was_discarded_for_max_time(Instant::now()))
+        content.is_some_and(|(_, deadline)| deadline.is_max_discard_time_over(Instant::now()))
     }
 }
 
@@ -128,7 +128,7 @@ impl ClientConnection<'_> {
     /// Returns why content is discarded if the connection closes because connection slots run out (`reason` is `Shed`) or
     /// because the time limit for discarding has passed; otherwise `None`. The client gets the reply of that reason, for
     /// example 552 (message too large), because after 421 it would send the same message again.
-    pub(super) fn discard_reason_for_close_reply(
+    pub(super) fn discard_reason_to_send_on_close(
         &self,
         reason: CloseReason,
     ) -> Option<ContentDiscardReason> {

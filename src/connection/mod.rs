@@ -161,7 +161,7 @@ impl<'a> ClientConnection<'a> {
                     self.log_first_xclient_rejection();
                     self.queue_reply_and_flush_if_large(&reply::R550_XCLIENT_DENIED)
                 }
-                Step::CheckRecipient(path) => self.check_recipient(path),
+                Step::CheckRecipient(path) => self.ask_hook_and_queue_rcpt_reply(path),
                 Step::Save(envelope, content) => {
                     let reply = self.save(envelope, content);
                     self.queue_reply(&reply);
@@ -196,7 +196,7 @@ impl<'a> ClientConnection<'a> {
         );
         if self.session.is_discarding_content() && self.is_discard_limit_reached() {
             let reason = self.session.discard_reason();
-            return Err(self.close_client_over_limit(reason));
+            return Err(self.close_client_over_time_or_size_limit(reason));
         }
         let spare = match expected {
             ExpectedInput::Content => self.input.spare_mut(CONTENT_READ_SIZE),
@@ -220,9 +220,10 @@ impl<'a> ClientConnection<'a> {
             Ok(0) => Err(CloseReason::ClientLeft),
             Ok(octets) => {
                 if expected == ExpectedInput::Content {
-                    self.deadlines.record_content(Instant::now());
+                    self.deadlines
+                        .restart_timeout_for_content_pause(Instant::now());
                 }
-                self.input.mark_octets_received(octets);
+                self.input.mark_spare_octets_as_filled(octets);
                 self.octets_in += octets as u64;
                 self.metrics.received_bytes.add((), octets);
                 Ok(())
@@ -230,8 +231,8 @@ impl<'a> ClientConnection<'a> {
             Err(error) => {
                 let reason = close_reason_of_io_error(&error);
                 if matches!(reason, CloseReason::TimedOut | CloseReason::Shed) {
-                    let discard_reason = self.discard_reason_for_close_reply(reason);
-                    self.close_client_over_limit(discard_reason);
+                    let discard_reason = self.discard_reason_to_send_on_close(reason);
+                    self.close_client_over_time_or_size_limit(discard_reason);
                 }
                 Err(reason)
             }
@@ -356,7 +357,10 @@ impl<'a> ClientConnection<'a> {
 
     /// Closes the connection of a client that exceeded a time or size limit while sending. Sends the reply for `reason`, or
     /// 421 (timeout) if `reason` is `None`.
-    fn close_client_over_limit(&mut self, reason: Option<ContentDiscardReason>) -> CloseReason {
+    fn close_client_over_time_or_size_limit(
+        &mut self,
+        reason: Option<ContentDiscardReason>,
+    ) -> CloseReason {
         if let Some(ContentDiscardReason::Message(error)) = reason {
             self.metrics.mails.count(rejected_mail_outcome(error));
         }

@@ -10,7 +10,10 @@ use crate::smtp::{ForwardPath, RecipientCheck};
 
 impl ClientConnection<'_> {
     /// Asks the recipient hook about `path` and queues the reply. The time of the hook does not count against the client.
-    pub(super) fn check_recipient(&mut self, path: ForwardPath) -> Result<(), CloseReason> {
+    pub(super) fn ask_hook_and_queue_rcpt_reply(
+        &mut self,
+        path: ForwardPath,
+    ) -> Result<(), CloseReason> {
         let started_at = Instant::now();
         let check = self.call_recipient_hook(&path);
         let waited = started_at.elapsed();

@@ -7,12 +7,12 @@ use crate::error_chain::display_with_causes;
 use crate::mail::{Mail, MailOrigin};
 use crate::metrics::MailOutcome;
 use crate::smtp::reply::{self, Reply};
-use crate::smtp::{Envelope, MessageContent};
+use crate::smtp::{Envelope, MessageOctets};
 use crate::store::{SaveError, SavedId};
 
 impl ClientConnection<'_> {
     /// Saves a message and returns the reply to it.
-    pub(super) fn save(&mut self, envelope: Envelope, content: MessageContent) -> Reply {
+    pub(super) fn save(&mut self, envelope: Envelope, content: MessageOctets) -> Reply {
         let started_at = Instant::now();
         self.input.free_large_empty_buffer();
         let octets = content.octets().len();
@@ -59,7 +59,7 @@ impl ClientConnection<'_> {
         }
     }
 
-    fn build_mail(&self, envelope: Envelope, content: MessageContent) -> Result<Mail, SaveError> {
+    fn build_mail(&self, envelope: Envelope, content: MessageOctets) -> Result<Mail, SaveError> {
         let settings = &self.session_settings;
         let origin = MailOrigin {
             client_ip: self.client.ip(),
@@ -69,7 +69,7 @@ impl ClientConnection<'_> {
             received_at: SystemTime::now(),
         };
         Mail::new(envelope, content, origin, |path| {
-            settings.to_column_address(path)
+            settings.address_for_to_column(path)
         })
         .map_err(SaveError::from)
     }

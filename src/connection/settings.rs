@@ -64,7 +64,7 @@ impl StoreLimitsCell {
         // one of the two applies the limits.
         *sync::lock(&self.limits) = Some(limits);
         if let Some(shared) = self.shared_settings() {
-            shared.change(ConnectionSettings::clone);
+            shared.change_snapshot(ConnectionSettings::clone);
         }
     }
 
@@ -74,7 +74,10 @@ impl StoreLimitsCell {
     }
 
     /// Returns `configured`, restricted to the limits of the store. Returns it unchanged while the limits are unknown.
-    pub fn restrict(&self, configured: &Arc<SessionSettings>) -> Arc<SessionSettings> {
+    pub fn restricted_to_store_limits(
+        &self,
+        configured: &Arc<SessionSettings>,
+    ) -> Arc<SessionSettings> {
         match *sync::lock(&self.limits) {
             None => Arc::clone(configured),
             Some(limits) => Arc::new(SessionSettings {
@@ -93,7 +96,7 @@ impl SharedSettings {
             current: ArcSwap::from_pointee(settings),
             changing: Mutex::new(()),
         });
-        shared.change(ConnectionSettings::clone);
+        shared.change_snapshot(ConnectionSettings::clone);
         shared
     }
 
@@ -104,7 +107,7 @@ impl SharedSettings {
 
     /// Replaces the snapshot by the one that `change` makes from it; its `session` is computed here. `change` must not call
     /// this function.
-    pub fn change(
+    pub fn change_snapshot(
         self: &Arc<Self>,
         change: impl FnOnce(&ConnectionSettings) -> ConnectionSettings,
     ) {
@@ -112,7 +115,7 @@ impl SharedSettings {
         let mut settings = change(&self.current.load());
         let cell = &settings.store_limits;
         let _ = cell.settings.set(Arc::downgrade(self));
-        settings.session = cell.restrict(&settings.configured_session);
+        settings.session = cell.restricted_to_store_limits(&settings.configured_session);
         self.current.store(Arc::new(settings));
     }
 }
@@ -121,14 +124,14 @@ impl SharedSettings {
 mod tests {
     use super::*;
     use crate::net::trusted_proxies::TrustedProxies;
-    use crate::smtp::AllowedHosts;
+    use crate::smtp::AcceptedDomains;
     use crate::store::TableColumns;
 
     fn settings(max_content_octets: usize) -> ConnectionSettings {
         let session = Arc::new(SessionSettings {
             host_name: "mx.test".to_owned(),
             primary_mail_host: "mx.test".to_owned(),
-            allowed_hosts: AllowedHosts::accepting_every_domain(),
+            allowed_hosts: AcceptedDomains::accepting_every_domain(),
             max_content_octets,
             max_recipients: 10,
             recipient_limits: Arc::new(TableColumns::DEFAULT.columns_limiting_recipients()),
@@ -154,7 +157,7 @@ mod tests {
         }
     }
 
-    fn limits(max_content_octets: usize) -> StoreLimits {
+    fn store_limits_with_max_content(max_content_octets: usize) -> StoreLimits {
         StoreLimits {
             recipients: TableColumns::DEFAULT.columns_limiting_recipients(),
             max_content_octets,
@@ -164,10 +167,15 @@ mod tests {
     #[test]
     fn store_limits_apply_whether_they_are_set_before_or_after_the_snapshot() {
         let early = settings(1_000);
-        early.store_limits.set_limits(limits(10));
+        early
+            .store_limits
+            .set_limits(store_limits_with_max_content(10));
         let shared = SharedSettings::new(early);
         assert_eq!(shared.current().session.max_content_octets, 10);
-        shared.current().store_limits.set_limits(limits(20));
+        shared
+            .current()
+            .store_limits
+            .set_limits(store_limits_with_max_content(20));
         assert_eq!(shared.current().session.max_content_octets, 20);
         assert_eq!(
             shared.current().configured_session.max_content_octets,
@@ -180,8 +188,8 @@ mod tests {
         let shared = SharedSettings::new(settings(1_000));
         let replaced = Arc::clone(&shared.current().store_limits);
         let kept = shared.current();
-        shared.change(|_| settings(500));
-        replaced.set_limits(limits(10));
+        shared.change_snapshot(|_| settings(500));
+        replaced.set_limits(store_limits_with_max_content(10));
         assert_eq!(shared.current().session.max_content_octets, 500);
         assert_eq!(kept.session.max_content_octets, 1_000);
     }

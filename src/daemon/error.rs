@@ -9,9 +9,9 @@ use crate::server::StartError;
 
 /// Why the program could not start as a server. The text names what failed, where, and how to fix it.
 #[derive(Debug, thiserror::Error)]
-pub enum DaemonError {
+pub enum ServerProcessError {
     /// The server itself could not start.
-    #[error("{}", .0.report())]
+    #[error("{}", .0.error_in_one_line())]
     Start(StartError),
     /// A descriptor passed by systemd is not a listening TCP socket.
     #[error("LISTEN_FDS: {0}; the .socket unit may have only ListenStream= lines with TCP ports")]
@@ -46,8 +46,8 @@ pub enum DaemonError {
     Thread(io::Error),
 }
 
-impl From<StartError> for DaemonError {
-    fn from(error: StartError) -> DaemonError {
-        DaemonError::Start(error)
+impl From<StartError> for ServerProcessError {
+    fn from(error: StartError) -> ServerProcessError {
+        ServerProcessError::Start(error)
     }
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use nix::unistd::{Gid, Uid, geteuid};
 
-use super::DaemonError;
+use super::ServerProcessError;
 use crate::config::Config;
 use crate::logging::LogFile;
 use crate::os::pid_file::PidFile;
@@ -17,8 +17,10 @@ use crate::server::listeners::all_smtp_listen_addresses;
 /// all listeners are on loopback.
 ///
 /// # Errors
-/// [`DaemonError::StaysRoot`].
-pub fn user_and_group_to_run_as(config: &Config) -> Result<Option<UserAndGroup>, DaemonError> {
+/// [`ServerProcessError::StaysRoot`].
+pub fn user_and_group_to_run_as(
+    config: &Config,
+) -> Result<Option<UserAndGroup>, ServerProcessError> {
     if let Some((user, group)) = config
         .run_as
         .filter(|(user, group)| *user != 0 && *group != 0)
@@ -34,15 +36,15 @@ pub fn user_and_group_to_run_as(config: &Config) -> Result<Option<UserAndGroup>,
 /// Fails if the process is root, will not change its user (`identity` is `None`), and one of `addresses` is not loopback.
 ///
 /// # Errors
-/// [`DaemonError::StaysRoot`].
+/// [`ServerProcessError::StaysRoot`].
 pub fn reject_staying_root(
     identity: Option<UserAndGroup>,
     mut addresses: impl Iterator<Item = SocketAddr>,
-) -> Result<(), DaemonError> {
+) -> Result<(), ServerProcessError> {
     let is_loopback = |address: &SocketAddr| address.ip().to_canonical().is_loopback();
     match addresses.find(|address| !is_loopback(address)) {
         Some(address) if identity.is_none() && geteuid().is_root() => {
-            Err(DaemonError::StaysRoot(address))
+            Err(ServerProcessError::StaysRoot(address))
         }
         _ => Ok(()),
     }

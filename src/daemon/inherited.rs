@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use listenfd::ListenFd;
 
-use super::DaemonError;
+use super::ServerProcessError;
 use crate::config::Config;
 use crate::net::listener::Listener;
 
@@ -13,8 +13,8 @@ use crate::net::listener::Listener;
 /// port of GSMTPS_LISTEN_INTERFACE uses implicit TLS.
 ///
 /// # Errors
-/// [`DaemonError::Inherited`] for the first descriptor that is not a listening TCP socket.
-pub fn inherited_listeners(config: &Config) -> Result<Vec<Arc<Listener>>, DaemonError> {
+/// [`ServerProcessError::Inherited`] for the first descriptor that is not a listening TCP socket.
+pub fn inherited_listeners(config: &Config) -> Result<Vec<Arc<Listener>>, ServerProcessError> {
     // LISTEN_PID is the id of the process to which systemd passed the sockets. If that is another process, this process
     // only inherited the environment variables from it, not the sockets.
     let own_pid = std::process::id().to_string();
@@ -33,7 +33,7 @@ pub fn inherited_listeners(config: &Config) -> Result<Vec<Arc<Listener>>, Daemon
                 .any(|address| address.port() == port);
             Listener::from_inherited_socket(socket, implicit_tls)
         });
-        listeners.push(Arc::new(listener.map_err(DaemonError::Inherited)?));
+        listeners.push(Arc::new(listener.map_err(ServerProcessError::Inherited)?));
     }
     Ok(listeners)
 }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use crossbeam_channel::Receiver;
 use nix::unistd::geteuid;
 
-pub use error::DaemonError;
+pub use error::ServerProcessError;
 pub use preflight::check_all_but_store;
 
 use self::identity::{chown_log_and_pid_file, reject_staying_root, user_and_group_to_run_as};
@@ -41,9 +41,9 @@ pub type ConfigLoader<'a> = &'a dyn Fn() -> Result<Config, String>;
 /// Runs the server with the configured store until SIGTERM or SIGINT. SIGHUP calls `reload_config`.
 ///
 /// # Errors
-/// [`DaemonError`]: the server could not start.
-pub fn run(config: &Config, reload_config: ConfigLoader) -> Result<(), DaemonError> {
-    let signals = signals::install_handlers().map_err(DaemonError::Thread)?;
+/// [`ServerProcessError`]: the server could not start.
+pub fn run(config: &Config, reload_config: ConfigLoader) -> Result<(), ServerProcessError> {
+    let signals = signals::install_handlers().map_err(ServerProcessError::Thread)?;
     let metrics = Arc::new(Metrics::new());
     let identity = user_and_group_to_run_as(config)?;
     let listeners = bind(config, identity)?;
@@ -60,7 +60,8 @@ pub fn run(config: &Config, reload_config: ConfigLoader) -> Result<(), DaemonErr
         tls,
     } = files;
     let events = start_log_and_signals(&log_file, signals)?;
-    let server = Server::builder(config.clone()).finish(listeners, tls, metrics)?;
+    let server =
+        Server::builder(config.clone()).open_store_and_start_writers(listeners, tls, metrics)?;
     server.start_threads()?;
     let daemon = Daemon {
         config: config.clone(),
@@ -72,7 +73,10 @@ pub fn run(config: &Config, reload_config: ConfigLoader) -> Result<(), DaemonErr
     daemon.run(server, &events)
 }
 
-fn bind(config: &Config, identity: Option<UserAndGroup>) -> Result<BoundListeners, DaemonError> {
+fn bind(
+    config: &Config,
+    identity: Option<UserAndGroup>,
+) -> Result<BoundListeners, ServerProcessError> {
     let listeners = listeners::bind_smtp_listeners(config, inherited_listeners(config)?)?;
     // `user_and_group_to_run_as` has checked the configured addresses; sockets inherited from systemd may have others.
     let addresses = listeners
@@ -95,7 +99,7 @@ fn open_files_as_root(
     config: &Config,
     identity: Option<UserAndGroup>,
     metrics: &Arc<Metrics>,
-) -> Result<FilesOpenedBeforePrivilegeDrop, DaemonError> {
+) -> Result<FilesOpenedBeforePrivilegeDrop, ServerProcessError> {
     let log_file = open_log(config, metrics)?;
     log_config_warnings(config);
     if identity.is_none() && geteuid().is_root() {
@@ -115,7 +119,7 @@ fn drop_privileges(
     identity: UserAndGroup,
     files: &FilesOpenedBeforePrivilegeDrop,
     reload_config: ConfigLoader,
-) -> Result<(), DaemonError> {
+) -> Result<(), ServerProcessError> {
     chown_log_and_pid_file(identity, &files.log_file, files.pid_file.as_ref());
     privileges::drop_privileges_to(identity)?;
     log::info!(user:% = identity.user, group:% = identity.group; "privileges_dropped");
@@ -136,22 +140,26 @@ fn drop_privileges(
 fn start_log_and_signals(
     log_file: &LogFile,
     signals: SignalListener,
-) -> Result<Receiver<SignalEvent>, DaemonError> {
-    log_file.start_log_writer().map_err(DaemonError::Thread)?;
-    signals.start_signal_thread().map_err(DaemonError::Thread)
+) -> Result<Receiver<SignalEvent>, ServerProcessError> {
+    log_file
+        .start_log_writer()
+        .map_err(ServerProcessError::Thread)?;
+    signals
+        .start_signal_thread()
+        .map_err(ServerProcessError::Thread)
 }
 
-fn open_log(config: &Config, metrics: &Arc<Metrics>) -> Result<LogFile, DaemonError> {
+fn open_log(config: &Config, metrics: &Arc<Metrics>) -> Result<LogFile, ServerProcessError> {
     LogFile::open(&config.log_file, log_format(config), metrics).map_err(|source| {
-        DaemonError::Log {
+        ServerProcessError::Log {
             file: config.log_file.clone(),
             source,
         }
     })
 }
 
-fn write_pid_file(file: &Path) -> Result<PidFile, DaemonError> {
-    PidFile::write(file).map_err(|source| DaemonError::Pid {
+fn write_pid_file(file: &Path) -> Result<PidFile, ServerProcessError> {
+    PidFile::write(file).map_err(|source| ServerProcessError::Pid {
         file: file.to_owned(),
         source,
     })

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::time::SystemTime;
 
 use super::identity::user_and_group_to_run_as;
-use super::{ConfigLoader, DaemonError};
+use super::{ConfigLoader, ServerProcessError};
 use crate::config::Config;
 use crate::net::tls::TlsCredentials;
 use crate::os::pid_file::PidFile;
@@ -35,9 +35,9 @@ pub fn check_all_but_store(config: &Config, reload_config: ConfigLoader) -> Vec<
                 StartError::Bind { source, .. }
                     if source.kind() == io::ErrorKind::PermissionDenied =>
                 {
-                    Diagnostic::warning(error.report())
+                    Diagnostic::warning(error.error_in_one_line())
                 }
-                _ => Diagnostic::error(error.report()),
+                _ => Diagnostic::error(error.error_in_one_line()),
             }),
     );
     findings
@@ -63,18 +63,18 @@ pub fn check_all_but_store(config: &Config, reload_config: ConfigLoader) -> Vec<
 }
 
 /// Checks the log file and the PID file; returns one error for each file that the server could not write.
-fn log_and_pid_file_errors(config: &Config) -> impl Iterator<Item = DaemonError> {
+fn log_and_pid_file_errors(config: &Config) -> impl Iterator<Item = ServerProcessError> {
     let log_file = config.log_file.clone();
     let log = match log_file.to_str() {
         Some("" | "/dev/stdout" | "/dev/stderr") => None,
-        _ => secure_open::check_writable(&log_file).map(|source| DaemonError::Log {
+        _ => secure_open::check_writable(&log_file).map(|source| ServerProcessError::Log {
             file: log_file,
             source,
         }),
     };
     let pid = config.pid_file.clone().and_then(|file| {
         let source = PidFile::check_writable(&file)?;
-        Some(DaemonError::Pid { file, source })
+        Some(ServerProcessError::Pid { file, source })
     });
     log.into_iter().chain(pid)
 }

@@ -5,7 +5,7 @@ use crate::http;
 use crate::os::rlimits;
 use crate::server::http_endpoints;
 use crate::server::listeners::all_smtp_listen_addresses;
-use crate::server::selectable_store;
+use crate::server::store_factory_of_kind;
 
 /// Raises the limit of open files if necessary, and logs a warning for each limit that is too low for this configuration.
 pub fn raise_and_check_rlimits(config: &Config) {
@@ -33,7 +33,7 @@ fn needed_descriptors(config: &Config) -> usize {
 /// Returns the maximum number of descriptors that the selected store holds open at the same time.
 fn max_store_descriptors(config: &Config) -> usize {
     // If this program was built without the store, the start fails later.
-    selectable_store(config.store).map_or(0, |store| store.max_descriptors(config))
+    store_factory_of_kind(config.store).map_or(0, |store| store.max_descriptors_of_store(config))
 }
 
 /// Number of descriptors for the log, signals, standard streams, the resolver and libraries.

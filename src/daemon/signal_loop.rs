@@ -5,7 +5,7 @@ use std::thread;
 use crossbeam_channel::{Receiver, bounded, select};
 
 use super::resources::raise_and_check_rlimits;
-use super::{ConfigLoader, DaemonError, log_format};
+use super::{ConfigLoader, ServerProcessError, log_format};
 use crate::config::Config;
 use crate::logging::LogFile;
 use crate::os::pid_file::PidFile;
@@ -27,12 +27,12 @@ impl Daemon<'_> {
     /// Serves clients on another thread and handles signals on this one, until the server has stopped.
     ///
     /// # Errors
-    /// [`DaemonError`]: the thread cannot be started.
+    /// [`ServerProcessError`]: the thread cannot be started.
     pub fn run(
         mut self,
         server: Server,
         events: &Receiver<SignalEvent>,
-    ) -> Result<(), DaemonError> {
+    ) -> Result<(), ServerProcessError> {
         // When the thread ends, also by a panic, it drops `serving`, and `stopped` becomes readable.
         let (serving, stopped) = bounded::<()>(0);
         let serve = move || {
@@ -42,7 +42,7 @@ impl Daemon<'_> {
         let builder = thread::Builder::new().name("server".to_owned());
         builder
             .spawn(serve)
-            .map_err(|error| DaemonError::Start(StartError::Thread(error)))?;
+            .map_err(|error| ServerProcessError::Start(StartError::Thread(error)))?;
         systemd::notify_ready();
         let mut is_stopping = false;
         loop {
@@ -71,13 +71,13 @@ impl Daemon<'_> {
     fn reload(&mut self) {
         systemd::notify_reloading();
         match (self.reload_config)() {
-            Ok(new_config) => self.apply(new_config),
+            Ok(new_config) => self.apply_new_config(new_config),
             Err(reason) => self.handle.refuse_reload(&reason),
         }
         systemd::notify_ready();
     }
 
-    fn apply(&mut self, new_config: Config) {
+    fn apply_new_config(&mut self, new_config: Config) {
         let (running, log_file) = (&self.config, &self.log_file);
         let mut before_change = |new_config: &Config| {
             let is_log_changed = (&new_config.log_file, new_config.log_as_json)
@@ -86,7 +86,7 @@ impl Daemon<'_> {
                 let reopened = log_file.reopen(&new_config.log_file, log_format(new_config));
                 reopened.map_err(|source| {
                     let file = new_config.log_file.clone();
-                    DaemonError::Log { file, source }.to_string()
+                    ServerProcessError::Log { file, source }.to_string()
                 })?;
             }
             // The new configuration may allow more clients.

@@ -46,11 +46,11 @@ impl NginxAuthEndpoint {
             return match nginx_auth_attempt_number(request) {
                 // Without Auth-Wait nginx closes the client's connection, and the client needs a new one for its other
                 // recipients.
-                ..MAX_DENIED_RECIPIENTS => refusal.with_header("Auth-Wait", 1),
+                ..MAX_DENIED_RECIPIENTS => refusal.with_http_header("Auth-Wait", 1),
                 _ => refusal,
             };
         }
-        let has_free_slot = self.pool.taken_connection_slots() < self.pool.max_client_connections();
+        let has_free_slot = self.pool.taken_connection_slots() < self.pool.connection_slot_count();
         let is_draining = self.pool.is_draining();
         if is_draining || !has_free_slot || settings.saver.health().store_unready_reason().is_some()
         {
@@ -59,17 +59,17 @@ impl NginxAuthEndpoint {
         self.pool.metrics().auth_http.count(AuthAnswer::Ok);
         let server = ip_for_nginx_to_connect_to(self.smtp_address.ip(), request.local.ip());
         HttpResponse::plain_text_response(200, "")
-            .with_header("Auth-Status", "OK")
-            .with_header("Auth-Server", server)
-            .with_header("Auth-Port", self.smtp_address.port())
+            .with_http_header("Auth-Status", "OK")
+            .with_http_header("Auth-Server", server)
+            .with_http_header("Auth-Port", self.smtp_address.port())
     }
 
     fn auth_http_rejection_response(&self, reply: &Reply, answer: AuthAnswer) -> HttpResponse {
         self.pool.metrics().auth_http.count(answer);
         let (status, text) = reply.reply_code_and_text();
         HttpResponse::plain_text_response(200, "")
-            .with_header("Auth-Status", text)
-            .with_header("Auth-Error-Code", status)
+            .with_http_header("Auth-Status", text)
+            .with_http_header("Auth-Error-Code", status)
     }
 
     fn settings(&self) -> Arc<ConnectionSettings> {

@@ -60,7 +60,7 @@ impl HttpResponse {
     /// Adds a header. Characters of `value` that are not printable ASCII are left out, so that `value` cannot end the header
     /// line. Even so, never pass a value that a client chose.
     #[must_use]
-    pub fn with_header(mut self, name: &'static str, value: impl Display) -> HttpResponse {
+    pub fn with_http_header(mut self, name: &'static str, value: impl Display) -> HttpResponse {
         let value = value.to_string();
         let printable = value.chars().filter(|c| matches!(c, ' '..='~')).collect();
         self.headers.push((name, printable));

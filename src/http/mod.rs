@@ -6,4 +6,4 @@ mod server;
 pub mod status;
 
 pub use message::{HttpRequest, HttpResponse};
-pub use server::{HttpRequestHandler, MAX_HTTP_CONNECTIONS, http_response_to_head, serve};
+pub use server::{HttpRequestHandler, MAX_HTTP_CONNECTIONS, http_response_to_request_head, serve};

@@ -86,7 +86,8 @@ fn serve_http_request(
         let line_ended = read_more_of_http_head(socket, &mut head, read_until)?;
         // The head is parsed only after a line end, because only a line end can complete it.
         if line_ended
-            && let Some(response) = http_response_to_head(&head, peer, local, metrics, handler)
+            && let Some(response) =
+                http_response_to_request_head(&head, peer, local, metrics, handler)
         {
             break response;
         }
@@ -102,7 +103,7 @@ fn serve_http_request(
 /// Returns the response to the request head in `head`, or `None` if the head is incomplete.
 ///
 /// Needs no socket, so that tests and fuzzing can pass any octets.
-pub fn http_response_to_head(
+pub fn http_response_to_request_head(
     head: &[u8],
     peer: SocketAddr,
     local: SocketAddr,
@@ -122,7 +123,7 @@ pub fn http_response_to_head(
     }
     let method @ ("GET" | "HEAD") = parsed.method.unwrap_or_default() else {
         let response = HttpResponse::plain_text_response(405, "only GET and HEAD are supported\n")
-            .with_header("Allow", "GET, HEAD");
+            .with_http_header("Allow", "GET, HEAD");
         return Some(response.http_response_octets(true));
     };
     let target = parsed.path.unwrap_or_default();
@@ -247,7 +248,7 @@ mod tests {
             let name = request.request_header_value("x-name").unwrap_or(b"nobody");
             let name = String::from_utf8_lossy(name).into_owned();
             let body = format!("{} {} {name}", request.method, request.path);
-            HttpResponse::plain_text_response(200, body).with_header("X-Test", "a\r\nb: c")
+            HttpResponse::plain_text_response(200, body).with_http_header("X-Test", "a\r\nb: c")
         }))
     }
 

@@ -23,7 +23,7 @@ pub fn append_log_line_as_text(line: &mut String, record: &Record, now: Timestam
         line.push(' ');
         line.push_str(key);
         line.push('=');
-        if needs_no_quotes(value) {
+        if log_value_needs_no_quotes(value) {
             line.push_str(value);
         } else {
             push_quoted(line, value);
@@ -72,22 +72,22 @@ fn append_event_and_pairs(
             );
         }
     }
-    let mut pairs = KeyValueWriter {
+    let mut pairs = LogKeyValueWriter {
         line,
         put,
         value: String::new(),
     };
-    // `KeyValueWriter::visit_pair` never returns an error.
+    // `LogKeyValueWriter::visit_pair` never returns an error.
     let _ = record.key_values().visit(&mut pairs);
 }
 
-struct KeyValueWriter<'l, P> {
+struct LogKeyValueWriter<'l, P> {
     line: &'l mut String,
     put: P,
     value: String,
 }
 
-impl<'kvs, P: Fn(&mut String, &str, &str)> VisitSource<'kvs> for KeyValueWriter<'_, P> {
+impl<'kvs, P: Fn(&mut String, &str, &str)> VisitSource<'kvs> for LogKeyValueWriter<'_, P> {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
         if key.as_str() != "session" {
             self.value.clear();
@@ -120,7 +120,7 @@ fn truncate_log_value(value: &str) -> Cow<'_, str> {
     }
 }
 
-fn needs_no_quotes(value: &str) -> bool {
+fn log_value_needs_no_quotes(value: &str) -> bool {
     !value.is_empty()
         && value
             .bytes()

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use super::{Mail, MailOrigin};
 use crate::smtp::{
-    Envelope, ForwardPath, MemoryBudget, MessageContent, ReversePath, is_helo_name,
+    Envelope, ForwardPath, MemoryBudget, MessageOctets, ReversePath, is_helo_name,
     parse_mail_address, parse_rcpt_address,
 };
 
@@ -189,9 +189,9 @@ impl MailBuilder {
             host_name: self.host_name,
             received_at: self.received_at.unwrap_or_else(SystemTime::now),
         };
-        let content = message_content(&content)?;
+        let content = message_octets_from(&content)?;
         Mail::new(envelope, content, origin, |path| {
-            path.to_address(&primary_mail_host)
+            path.address_at_host(&primary_mail_host)
         })
         .map_err(MailBuildError::NoRandomNumbers)
     }
@@ -219,8 +219,8 @@ fn needs_smtputf8(reverse_path: &ReversePath, recipients: &[ForwardPath]) -> boo
 }
 
 /// Returns the octets as content of a message. No memory budget limits it.
-fn message_content(octets: &[u8]) -> Result<MessageContent, MailBuildError> {
-    let mut content = MessageContent::new(octets.len(), &MemoryBudget::new(usize::MAX));
+fn message_octets_from(octets: &[u8]) -> Result<MessageOctets, MailBuildError> {
+    let mut content = MessageOctets::new(octets.len(), &MemoryBudget::new(usize::MAX));
     match content.append_within_limits(octets) {
         Ok(()) => Ok(content),
         Err(_) => Err(MailBuildError::NoMemory(octets.len())),

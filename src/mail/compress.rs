@@ -69,8 +69,9 @@ impl Deflated {
     /// [`CompressAllocError`]: the memory for the stream cannot be allocated.
     pub fn zlib_stream(&self, prefix: &[u8]) -> Result<Vec<u8>, CompressAllocError> {
         let mut stream = Vec::new();
-        stream.try_reserve_exact(zlib_overhead(prefix) + self.octets.len())?;
-        write_zlib_header_and_prefix(&mut stream, prefix);
+        stream
+            .try_reserve_exact(zlib_octets_without_deflated_content(prefix) + self.octets.len())?;
+        write_zlib_header_and_stored_prefix(&mut stream, prefix);
         stream.extend_from_slice(&self.octets);
         write_zlib_trailer(&mut stream, prefix, self.plain_adler32, self.plain_octets);
         Ok(stream)
@@ -98,7 +99,7 @@ pub fn zlib_stream(prefix: &[u8], plain: &[u8]) -> Result<Vec<u8>, CompressAlloc
     compress_with_pool(Some(prefix), plain)
 }
 
-fn write_zlib_header_and_prefix(stream: &mut Vec<u8>, prefix: &[u8]) {
+fn write_zlib_header_and_stored_prefix(stream: &mut Vec<u8>, prefix: &[u8]) {
     // CM = deflate, window of 32 KiB, FLEVEL = fastest (RFC 1950 §2.2).
     stream.extend_from_slice(&[0x78, 0x01]);
     for block in prefix.chunks(MAX_STORED_OCTETS) {
@@ -123,7 +124,7 @@ fn write_zlib_trailer(
 }
 
 /// Returns the length of a zlib stream without its deflated content, in octets.
-fn zlib_overhead(prefix: &[u8]) -> usize {
+fn zlib_octets_without_deflated_content(prefix: &[u8]) -> usize {
     2 + prefix.len() + prefix.len().div_ceil(MAX_STORED_OCTETS) * 5 + 4
 }
 
@@ -184,9 +185,9 @@ fn compress_with_pool(prefix: Option<&[u8]>, plain: &[u8]) -> Result<Vec<u8>, Co
     let PooledCompressor { compressor, buffer } = &mut pooled;
     let bound = compressor.deflate_compress_bound(plain.len());
     buffer.clear();
-    buffer.try_reserve_exact(prefix.map_or(0, zlib_overhead) + bound)?;
+    buffer.try_reserve_exact(prefix.map_or(0, zlib_octets_without_deflated_content) + bound)?;
     if let Some(prefix) = prefix {
-        write_zlib_header_and_prefix(buffer, prefix);
+        write_zlib_header_and_stored_prefix(buffer, prefix);
     }
     let start = buffer.len();
     buffer.resize(start + bound, 0);

@@ -17,7 +17,7 @@ pub use mail_id::MailId;
 pub use mime::{Attachment, MimeSummary};
 pub(crate) use trace::MailOrigin;
 
-use crate::smtp::{Envelope, MemoryReservation, MessageContent};
+use crate::smtp::{Envelope, MemoryReservation, MessageOctets};
 
 /// One received message with its envelope, as a store receives it.
 ///
@@ -28,7 +28,7 @@ use crate::smtp::{Envelope, MemoryReservation, MessageContent};
 #[derive(Debug)]
 pub struct Mail {
     envelope: Envelope,
-    content: MessageContent,
+    content: MessageOctets,
     origin: MailOrigin,
     recipients: Vec<Recipient>,
     summary: OnceLock<MimeSummary>,
@@ -80,7 +80,7 @@ impl Mail {
     /// The kernel provides no random numbers, or the envelope has no recipient.
     pub(crate) fn new(
         envelope: Envelope,
-        content: MessageContent,
+        content: MessageOctets,
         origin: MailOrigin,
         to_address: impl Fn(&crate::smtp::ForwardPath) -> String,
     ) -> io::Result<Mail> {
@@ -136,23 +136,23 @@ impl Mail {
     ///
     /// Only the first 16,384 octets of a header field are read. The value is not truncated to the width of a column.
     pub fn subject(&self) -> &str {
-        &self.summary().subject
+        &self.mime_summary().subject
     }
 
     /// Returns the charset of the text in the sender's spelling: column `charset`. It is `UTF-8` if the sender names none.
     pub fn charset(&self) -> &str {
-        &self.summary().charset
+        &self.mime_summary().charset
     }
 
     /// Returns the top-level media type in lower case: column `content_type`. It is `text/plain` if there is no Content-Type
     /// field.
     pub fn content_type(&self) -> &str {
-        &self.summary().content_type
+        &self.mime_summary().content_type
     }
 
     /// Returns the attachments in the order of the message, at most 4,096.
     pub fn attachments(&self) -> &[Attachment] {
-        &self.summary().attachments
+        &self.mime_summary().attachments
     }
 
     /// Returns the number of attachments: column `has_attach`.
@@ -198,7 +198,7 @@ impl Mail {
     }
 
     /// Returns subject, charset, content type and attachments of the content.
-    pub(crate) fn summary(&self) -> &MimeSummary {
+    pub(crate) fn mime_summary(&self) -> &MimeSummary {
         self.summary
             .get_or_init(|| MimeSummary::parse(self.content()))
     }
@@ -251,7 +251,7 @@ impl Mail {
     /// # Errors
     /// [`CompressAllocError`]: the memory for the compressed content cannot be allocated.
     pub(crate) fn precompute_summary_and_body(&self) -> Result<(), CompressAllocError> {
-        self.summary();
+        self.mime_summary();
         if self.compressed.get().is_none()
             && let Some(mut reservation) =
                 self.content.reserve_for_derived_data(self.content().len())

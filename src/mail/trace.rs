@@ -42,7 +42,7 @@ pub fn trace_fields(
         IpAddr::V4(ip) => ip.to_string(),
         IpAddr::V6(ip) => format!("IPv6:{ip}"),
     };
-    let date = utc_timestamp(*received_at).strftime("%a, %d %b %Y %H:%M:%S +0000");
+    let date = timestamp_from_system_time(*received_at).strftime("%a, %d %b %Y %H:%M:%S +0000");
     format!(
         "Return-Path: <{return_path}>\r\n\
          Delivered-To: {delivered_to}\r\n\
@@ -54,7 +54,7 @@ pub fn trace_fields(
 
 /// Returns the time as a timestamp. A time outside of the years -9999 to 9999, which no clock shows, becomes the nearest
 /// timestamp.
-fn utc_timestamp(time: SystemTime) -> Timestamp {
+fn timestamp_from_system_time(time: SystemTime) -> Timestamp {
     let nearest = match time < SystemTime::UNIX_EPOCH {
         true => Timestamp::MIN,
         false => Timestamp::MAX,
@@ -81,7 +81,7 @@ fn sanitize_helo(helo_name: &str) -> String {
 mod tests {
     use super::*;
 
-    fn origin(client_ip: &str, helo_name: &str) -> MailOrigin {
+    fn test_mail_origin(client_ip: &str, helo_name: &str) -> MailOrigin {
         MailOrigin {
             client_ip: client_ip.parse().unwrap(),
             helo_name: helo_name.to_owned(),
@@ -93,7 +93,12 @@ mod tests {
 
     #[test]
     fn trace_fields_have_the_documented_text() {
-        let fields = trace_fields(&origin("192.0.2.1", "c.test"), "a@b", "u@ours", "0f");
+        let fields = trace_fields(
+            &test_mail_origin("192.0.2.1", "c.test"),
+            "a@b",
+            "u@ours",
+            "0f",
+        );
         assert_eq!(
             fields,
             "Return-Path: <a@b>\r\nDelivered-To: u@ours\r\n\
@@ -105,7 +110,7 @@ mod tests {
     #[test]
     fn helo_name_cannot_forge_parts_of_the_received_field() {
         let fields = trace_fields(
-            &origin("2001:db8::1", "x) by \"e\"; id (y"),
+            &test_mail_origin("2001:db8::1", "x) by \"e\"; id (y"),
             "",
             "u@o",
             "0f",

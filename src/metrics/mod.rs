@@ -38,7 +38,7 @@ macro_rules! metrics {
                     $($field: $kind::$new($name, $help $(, $more)*),)*
                 };
                 metrics.build.set(1);
-                metrics.started_at.set_time(SystemTime::now());
+                metrics.started_at.set_to_unix_seconds(SystemTime::now());
                 metrics
             }
 

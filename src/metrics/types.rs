@@ -144,7 +144,7 @@ impl Gauge {
     }
 
     /// Sets the value to a time, in seconds since 1970.
-    pub fn set_time(&self, time: SystemTime) {
+    pub fn set_to_unix_seconds(&self, time: SystemTime) {
         let since = time.duration_since(SystemTime::UNIX_EPOCH);
         self.set(since.unwrap_or_default().as_secs());
     }

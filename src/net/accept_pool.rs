@@ -28,7 +28,7 @@ use crate::sync;
 /// Serves one client, from the greeting to the end of the connection.
 pub type ConnectionHandler = Box<dyn Fn(&Client) + Send + Sync>;
 /// Returns the connection limits that are in force now.
-pub type CurrentPoolSettings = Box<dyn Fn() -> Arc<AcceptPoolSettings> + Send + Sync>;
+pub type GetAcceptPoolSettings = Box<dyn Fn() -> Arc<AcceptPoolSettings> + Send + Sync>;
 
 /// Connection limits, and the replies to clients that exceed them.
 pub struct AcceptPoolSettings {
@@ -46,7 +46,7 @@ pub struct AcceptPoolSettings {
 
 /// The threads, the connection slots and the connected clients.
 pub struct AcceptPool {
-    settings: CurrentPoolSettings,
+    settings: GetAcceptPoolSettings,
     pub(super) address_limiter: Arc<PerAddressLimiter>,
     pub(super) metrics: Arc<Metrics>,
     serve: ConnectionHandler,
@@ -61,7 +61,7 @@ impl AcceptPool {
     /// Returns a pool that accepts no connection until [`start_accepting`](AcceptPool::start_accepting). The pool calls
     /// `settings` for each new connection; connected clients stay, even if they exceed limits that were lowered meanwhile.
     pub fn new(
-        settings: CurrentPoolSettings,
+        settings: GetAcceptPoolSettings,
         metrics: Arc<Metrics>,
         serve: ConnectionHandler,
     ) -> Arc<AcceptPool> {
@@ -83,7 +83,8 @@ impl AcceptPool {
     /// # Errors
     /// The first thread of a listener cannot be started.
     pub fn start_accepting(self: &Arc<Self>, listeners: &[Arc<Listener>]) -> std::io::Result<()> {
-        self.idle_threads.count_listeners(listeners);
+        self.idle_threads
+            .add_one_accepting_thread_per_listener(listeners);
         let mut listeners = listeners.iter();
         listeners.try_for_each(|listener| self.start_client_thread(listener))
     }
@@ -98,7 +99,7 @@ impl AcceptPool {
         // This code must neither panic nor block, because without this thread no deadline is enforced.
         let scan = move || {
             while let Some(pool) = pool.upgrade() {
-                let load = pool.load_level();
+                let load = pool.current_load_level();
                 for client in pool.lock_clients().values() {
                     client
                         .io_timeout
@@ -122,7 +123,7 @@ impl AcceptPool {
     }
 
     /// Returns the number of connection slots.
-    pub fn max_client_connections(&self) -> usize {
+    pub fn connection_slot_count(&self) -> usize {
         self.settings().max_clients
     }
 
@@ -202,7 +203,7 @@ impl AcceptPool {
             let parked = self.idle_threads.park_thread_or_accept(&listener);
             drop(slot);
             if let Some(parked) = parked {
-                let Some(next_listener) = parked.wait_for_listener() else {
+                let Some(next_listener) = parked.wait_until_a_listener_needs_this_thread() else {
                     return;
                 };
                 listener = next_listener;
@@ -296,8 +297,8 @@ impl AcceptPool {
         let _ = socket.read(&mut [0; 4_096]);
     }
 
-    pub(super) fn load_level(&self) -> LoadLevel {
-        LoadLevel::load_level_of_slots(self.taken_connection_slots(), self.max_client_connections())
+    pub(super) fn current_load_level(&self) -> LoadLevel {
+        LoadLevel::load_level_of_slots(self.taken_connection_slots(), self.connection_slot_count())
     }
 
     pub(super) fn settings(&self) -> Arc<AcceptPoolSettings> {

@@ -9,7 +9,7 @@ use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 use super::key_fault::{MIN_RSA_BITS, rsa_bits};
 
 /// Returns the expiry time of the first certificate, or 1970 if `chain` is empty or the certificate cannot be parsed.
-pub fn expires_at(chain: &[CertificateDer]) -> SystemTime {
+pub fn certificate_expiry_time(chain: &[CertificateDer]) -> SystemTime {
     let first = chain.first().and_then(|der| parse(der));
     first.map_or(SystemTime::UNIX_EPOCH, |first| {
         asn1_to_system_time(first.validity().not_after)

@@ -79,7 +79,7 @@ impl Client {
 
     /// Returns the load level of the pool.
     pub fn connection_slot_load(&self) -> LoadLevel {
-        self.pool.load_level()
+        self.pool.current_load_level()
     }
 
     /// Returns the id of this client's session in the log.

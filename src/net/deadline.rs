@@ -90,7 +90,7 @@ impl Deadline {
     }
 
     /// Sets the number of octets of content received so far. Changes only deadlines for content.
-    pub fn update_content_octets(&mut self, octets: u64) {
+    pub fn set_content_octets_for_deadline(&mut self, octets: u64) {
         if let DeadlineKind::Content { octets: so_far, .. } = &mut self.kind {
             *so_far = octets;
         }
@@ -108,7 +108,7 @@ impl Deadline {
     }
 
     /// Returns whether the content has been discarded for at least ten minutes, the maximum time.
-    pub fn was_discarded_for_max_time(&self, now: Instant) -> bool {
+    pub fn is_max_discard_time_over(&self, now: Instant) -> bool {
         match self.kind {
             DeadlineKind::Content {
                 discarded_since: Some(since),
@@ -119,7 +119,7 @@ impl Deadline {
     }
 
     /// Returns when this deadline passes at the load level `load`.
-    pub fn ends_at(&self, load: LoadLevel) -> Instant {
+    pub fn deadline_passes_at(&self, load: LoadLevel) -> Instant {
         let allowance = load.shorten_timeout(self.timeout);
         match self.kind {
             DeadlineKind::Whole {
@@ -170,7 +170,7 @@ mod tests {
 
     /// Returns the seconds from `start` to the deadline at each load level, rounded down.
     fn seconds_to_deadline_per_load(deadline: Deadline, start: Instant) -> [u64; 3] {
-        LoadLevel::ALL.map(|load| (deadline.ends_at(load) - start).as_secs())
+        LoadLevel::ALL.map(|load| (deadline.deadline_passes_at(load) - start).as_secs())
     }
 
     #[test]
@@ -178,7 +178,7 @@ mod tests {
         let start = Instant::now();
         let mut deadline = Deadline::new_command_deadline(start, Duration::from_secs(100));
         deadline.restart_content_pause_limit(plus_seconds(start, 9));
-        deadline.update_content_octets(1_000_000);
+        deadline.set_content_octets_for_deadline(1_000_000);
         assert_eq!(seconds_to_deadline_per_load(deadline, start), [100, 50, 5]);
     }
 
@@ -221,7 +221,7 @@ mod tests {
         ] {
             let mut deadline = Deadline::new_content_deadline(start, TIMEOUT);
             deadline.restart_content_pause_limit(plus_seconds(start, 100));
-            deadline.update_content_octets(100 * octets_a_second);
+            deadline.set_content_octets_for_deadline(100 * octets_a_second);
             assert_eq!(
                 seconds_to_deadline_per_load(deadline, start),
                 expected,
@@ -235,7 +235,7 @@ mod tests {
         let start = Instant::now();
         let mut deadline = Deadline::new_content_deadline(start, TIMEOUT);
         deadline.restart_content_pause_limit(plus_seconds(start, 1));
-        deadline.update_content_octets(1_000_000);
+        deadline.set_content_octets_for_deadline(1_000_000);
         assert_eq!(seconds_to_deadline_per_load(deadline, start), [11, 6, 6]);
     }
 
@@ -245,25 +245,25 @@ mod tests {
         let mut deadline = Deadline::new_content_deadline(start, TIMEOUT);
         deadline.mark_content_as_discarded(|| plus_seconds(start, 200));
         deadline.restart_content_pause_limit(plus_seconds(start, 795));
-        deadline.update_content_octets(2_000_000);
+        deadline.set_content_octets_for_deadline(2_000_000);
         deadline.mark_content_as_discarded(|| plus_seconds(start, 795));
         assert_eq!(
             seconds_to_deadline_per_load(deadline, start),
             [800, 800, 200]
         );
-        assert!(!deadline.was_discarded_for_max_time(plus_seconds(start, 799)));
-        assert!(deadline.was_discarded_for_max_time(plus_seconds(start, 800)));
+        assert!(!deadline.is_max_discard_time_over(plus_seconds(start, 799)));
+        assert!(deadline.is_max_discard_time_over(plus_seconds(start, 800)));
     }
 
     #[test]
     fn deadline_with_a_start_time_in_the_future_does_not_panic() {
         let now = Instant::now() + Duration::from_secs(5);
         let deadline = Deadline::new_command_deadline(now, TIMEOUT);
-        assert!(deadline.ends_at(LoadLevel::Normal) > Instant::now());
+        assert!(deadline.deadline_passes_at(LoadLevel::Normal) > Instant::now());
         let mut deadline = Deadline::new_content_deadline(now, TIMEOUT);
-        deadline.update_content_octets(u64::MAX);
+        deadline.set_content_octets_for_deadline(u64::MAX);
         deadline.mark_content_as_discarded(|| now);
-        assert!(!deadline.was_discarded_for_max_time(Instant::now()));
-        assert!(deadline.ends_at(LoadLevel::HalfFull) > Instant::now());
+        assert!(!deadline.is_max_discard_time_over(Instant::now()));
+        assert!(deadline.deadline_passes_at(LoadLevel::HalfFull) > Instant::now());
     }
 }

@@ -27,12 +27,12 @@ struct IdleThreadsState {
 /// A thread that waits for a listener to need it.
 #[derive(Default)]
 pub struct ParkedThread {
-    wakeup: Mutex<ParkedThreadWakeup>,
+    wakeup: Mutex<ParkedThreadCommand>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-enum ParkedThreadWakeup {
+enum ParkedThreadCommand {
     #[default]
     Pending,
     Accept(Arc<Listener>),
@@ -41,7 +41,7 @@ enum ParkedThreadWakeup {
 
 impl IdleThreads {
     /// Counts one accepting thread for each of `listeners`. Called once, before the first such thread starts.
-    pub fn count_listeners(&self, listeners: &[Arc<Listener>]) {
+    pub fn add_one_accepting_thread_per_listener(&self, listeners: &[Arc<Listener>]) {
         sync::lock(&self.state).listeners += listeners.len();
         for listener in listeners {
             listener.increment_accepting_threads();
@@ -61,7 +61,7 @@ impl IdleThreads {
             return false;
         };
         // The number of accepting threads stays the same: the woken thread replaces the caller.
-        thread.wake(ParkedThreadWakeup::Accept(Arc::clone(listener)));
+        thread.wake(ParkedThreadCommand::Accept(Arc::clone(listener)));
         true
     }
 
@@ -84,25 +84,25 @@ impl IdleThreads {
         let mut state = sync::lock(&self.state);
         state.is_shut_down = true;
         for thread in state.parked.drain(..) {
-            thread.wake(ParkedThreadWakeup::Exit);
+            thread.wake(ParkedThreadCommand::Exit);
         }
     }
 }
 
 impl ParkedThread {
     /// Blocks until a listener needs this thread; returns `None` if the thread should exit.
-    pub fn wait_for_listener(&self) -> Option<Arc<Listener>> {
+    pub fn wait_until_a_listener_needs_this_thread(&self) -> Option<Arc<Listener>> {
         let wakeup = sync::lock(&self.wakeup);
         let is_pending =
-            |wakeup: &mut ParkedThreadWakeup| matches!(wakeup, ParkedThreadWakeup::Pending);
+            |wakeup: &mut ParkedThreadCommand| matches!(wakeup, ParkedThreadCommand::Pending);
         let wakeup = self.changed.wait_while(wakeup, is_pending);
         match mem::take(&mut *wakeup.unwrap_or_else(PoisonError::into_inner)) {
-            ParkedThreadWakeup::Accept(listener) => Some(listener),
-            ParkedThreadWakeup::Pending | ParkedThreadWakeup::Exit => None,
+            ParkedThreadCommand::Accept(listener) => Some(listener),
+            ParkedThreadCommand::Pending | ParkedThreadCommand::Exit => None,
         }
     }
 
-    fn wake(&self, wakeup: ParkedThreadWakeup) {
+    fn wake(&self, wakeup: ParkedThreadCommand) {
         *sync::lock(&self.wakeup) = wakeup;
         self.changed.notify_one();
     }

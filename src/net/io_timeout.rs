@@ -66,17 +66,19 @@ impl BlockingIoDeadlines {
     pub fn reason_if_deadline_passed(&self, deadline: &Deadline) -> Option<IoExpiryReason> {
         let now = Instant::now();
         let load = LoadLevel::ALL.get(self.load.load(Ordering::Relaxed));
-        if now >= deadline.ends_at(LoadLevel::Normal) {
+        if now >= deadline.deadline_passes_at(LoadLevel::Normal) {
             return Some(IoExpiryReason::TimedOut);
         }
-        let has_passed = load.is_some_and(|load| now >= deadline.ends_at(*load));
+        let has_passed = load.is_some_and(|load| now >= deadline.deadline_passes_at(*load));
         has_passed.then_some(IoExpiryReason::Shed)
     }
 
     /// Arms `deadline` for the read or write that comes next.
     pub fn set_io_deadline(&self, wait: IoDirection, deadline: &Deadline) {
         for (load, ends_at) in LoadLevel::ALL.into_iter().zip(&self.ends_at) {
-            let since_epoch = deadline.ends_at(load).saturating_duration_since(self.epoch);
+            let since_epoch = deadline
+                .deadline_passes_at(load)
+                .saturating_duration_since(self.epoch);
             ends_at.store(since_epoch.as_millis() as u64, Ordering::Relaxed);
         }
         let wait = match wait {

@@ -113,7 +113,7 @@ impl TlsCredentials {
     }
 
     /// Returns the files from which certificate and key are read.
-    pub fn certificate_and_key_files(&self) -> &TlsFiles {
+    pub fn certificate_and_key_paths(&self) -> &TlsFiles {
         &self.files
     }
 
@@ -129,17 +129,17 @@ impl TlsCredentials {
     }
 
     /// Returns the expiry time of the server's certificate.
-    pub fn expires_at(&self) -> SystemTime {
-        certificate_chain::expires_at(&self.chain)
+    pub fn certificate_expiry_time(&self) -> SystemTime {
+        certificate_chain::certificate_expiry_time(&self.chain)
     }
 
     /// Returns the fingerprint of the files at the time they were loaded.
-    pub fn fingerprint(&self) -> TlsFilesFingerprint {
+    pub fn fingerprint_of_loaded_files(&self) -> TlsFilesFingerprint {
         self.fingerprint
     }
 
     /// Returns the fingerprint of the files as they are now.
-    pub fn current_fingerprint(&self) -> TlsFilesFingerprint {
+    pub fn fingerprint_of_files_now(&self) -> TlsFilesFingerprint {
         tls_files_fingerprint(&self.files)
     }
 

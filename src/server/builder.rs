@@ -8,7 +8,7 @@ use super::handle::Server;
 use super::listeners::{self, BoundListeners};
 use super::running::RunningServer;
 use super::settings::{load_tls, log_config_warnings};
-use super::store_factory::StoreSource;
+use super::store_factory::ConfiguredOrCustomStore;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::net::tls::TlsCredentials;
@@ -90,22 +90,22 @@ impl ServerBuilder {
         log_config_warnings(&self.config);
         let listeners = listeners::bind_smtp_listeners(&self.config, Vec::new())?;
         let tls = load_tls(&self.config)?;
-        self.finish(listeners, tls, Arc::new(Metrics::new()))
+        self.open_store_and_start_writers(listeners, tls, Arc::new(Metrics::new()))
     }
 
     /// Opens the store and starts the writer threads, for listeners that are bound and a certificate that is loaded already.
     ///
     /// # Errors
     /// [`StartError`] if the store cannot be used or a thread cannot be started.
-    pub(crate) fn finish(
+    pub(crate) fn open_store_and_start_writers(
         self,
         listeners: BoundListeners,
         tls: Option<TlsCredentials>,
         metrics: Arc<Metrics>,
     ) -> Result<Server, StartError> {
         let stores = match self.store {
-            Some(open) => StoreSource::Custom(open, self.writers),
-            None => StoreSource::Configured(OnceLock::new()),
+            Some(open) => ConfiguredOrCustomStore::Custom(open, self.writers),
+            None => ConfiguredOrCustomStore::Configured(OnceLock::new()),
         };
         let running = RunningServer::new(self.config, stores, tls, self.recipient_hook, metrics)?;
         Ok(Server::new(listeners, running))

@@ -50,7 +50,7 @@ pub enum StartError {
 
 impl StartError {
     /// Returns what failed, without cause and fix.
-    fn what(&self) -> String {
+    fn what_failed(&self) -> String {
         match self {
             StartError::Bind { address, .. } => format!("cannot bind {address}"),
             StartError::Tls { what, .. } => what.clone(),
@@ -64,7 +64,7 @@ impl StartError {
     }
 
     /// Returns how to fix the error, or an empty text if `what` or the cause says that.
-    fn fix(&self) -> &str {
+    fn fix_text(&self) -> &str {
         match self {
             StartError::Bind { fix, .. } | StartError::Tls { fix, .. } => fix,
             StartError::StoreNotBuilt { fix, .. } => fix,
@@ -77,14 +77,14 @@ impl StartError {
     }
 
     /// Returns the whole error in one line, as the program prints it: what failed, the causes, the fix.
-    pub(crate) fn report(&self) -> String {
-        let mut report = self.what();
+    pub(crate) fn error_in_one_line(&self) -> String {
+        let mut report = self.what_failed();
         let mut cause = self.source();
         while let Some(error) = cause {
             report = format!("{report}: {error}");
             cause = error.source();
         }
-        match self.fix() {
+        match self.fix_text() {
             "" => report,
             fix => format!("{report}; {fix}"),
         }
@@ -119,9 +119,9 @@ impl From<TlsFilesError> for StartError {
 
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.fix() {
-            "" => f.write_str(&self.what()),
-            fix => write!(f, "{}; {fix}", self.what()),
+        match self.fix_text() {
+            "" => f.write_str(&self.what_failed()),
+            fix => write!(f, "{}; {fix}", self.what_failed()),
         }
     }
 }
@@ -156,9 +156,9 @@ pub enum ReloadError {
 
 impl ReloadError {
     /// Returns the whole error in one line, with its causes.
-    pub(crate) fn report(&self) -> String {
+    pub(crate) fn error_in_one_line(&self) -> String {
         match self {
-            ReloadError::Start(error) => error.report(),
+            ReloadError::Start(error) => error.error_in_one_line(),
             other => other.to_string(),
         }
     }
@@ -200,7 +200,7 @@ mod tests {
             fix: "choose another port",
         };
         assert_eq!(
-            error.report(),
+            error.error_in_one_line(),
             "cannot bind 127.0.0.1:25: the cause; choose another port"
         );
         assert_eq!(

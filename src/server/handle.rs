@@ -11,7 +11,7 @@ use super::builder::ServerBuilder;
 use super::error::{ReloadError, StartError};
 use super::http_endpoints;
 use super::listeners::BoundListeners;
-use super::running::{BeforeReload, RunningServer};
+use super::running::{BeforeReloadCallback, RunningServer};
 use super::shutdown::shut_down;
 use crate::config::Config;
 use crate::connection::{metrics_snapshot, metrics_text};
@@ -28,17 +28,17 @@ use crate::sync;
 #[must_use = "a server serves nobody until `run` is called"]
 pub struct Server {
     listeners: BoundListeners,
-    shared: Arc<SharedServer>,
+    shared: Arc<SharedServerState>,
     stop_requests: Receiver<()>,
 }
 
 /// Controls a [`Server`], from any thread, also before it runs and after it has stopped. Clones control the same server.
 #[derive(Clone)]
 pub struct ServerHandle {
-    shared: Arc<SharedServer>,
+    shared: Arc<SharedServerState>,
 }
 
-struct SharedServer {
+struct SharedServerState {
     /// `None` after the shutdown.
     running: Mutex<Option<RunningServer>>,
     stop: Sender<()>,
@@ -57,7 +57,7 @@ impl Server {
         let running = Mutex::new(Some(running));
         Server {
             listeners,
-            shared: Arc::new(SharedServer {
+            shared: Arc::new(SharedServerState {
                 running,
                 stop,
                 metrics,
@@ -232,7 +232,7 @@ impl ServerHandle {
     pub(crate) fn reload_with(
         &self,
         config: Config,
-        before_change: BeforeReload,
+        before_change: BeforeReloadCallback,
     ) -> Result<Config, ReloadError> {
         match &mut *sync::lock(&self.shared.running) {
             Some(running) => running.reload(config, before_change).cloned(),

@@ -17,4 +17,4 @@ pub use builder::ServerBuilder;
 pub use error::{ReloadError, StartError};
 pub use handle::{Server, ServerHandle};
 pub use settings::{load_tls, log_config_warnings, tls_files};
-pub use store_factory::{SelectableStore, selectable_store, table_name};
+pub use store_factory::{StoreFactory, store_factory_of_kind, table_name};

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::error::{ReloadError, StartError};
 use super::settings::{
-    log_certificate_warnings, log_config_warnings, pool_settings, session_settings, tls_files,
+    accept_pool_settings, log_certificate_warnings, log_config_warnings, session_settings,
+    tls_files,
 };
-use super::store_factory::{RunningStore, StoreSource};
+use super::store_factory::{ConfiguredOrCustomStore, RunningStore};
 use crate::config::Config;
 use crate::connection::{self, ConnectionSettings, SharedSettings};
 use crate::metrics::{Metrics, ReloadOutcome, ReloadTarget};
@@ -19,7 +20,7 @@ use crate::store::WriterThreads;
 pub struct RunningServer {
     /// The configuration in force.
     config: Config,
-    stores: StoreSource,
+    stores: ConfiguredOrCustomStore,
     /// Settings of new connections; open connections keep the settings they started with.
     pub settings: Arc<SharedSettings>,
     pub pool: Arc<AcceptPool>,
@@ -31,7 +32,7 @@ pub struct RunningServer {
 }
 
 /// A last step that can fail, done after a new configuration was found to be valid and before the first change.
-pub type BeforeReload<'a> = &'a mut dyn FnMut(&Config) -> Result<(), String>;
+pub type BeforeReloadCallback<'a> = &'a mut dyn FnMut(&Config) -> Result<(), String>;
 
 impl RunningServer {
     /// Loads the certificate, opens the store and starts its writers. Starts no other thread.
@@ -40,7 +41,7 @@ impl RunningServer {
     /// [`StartError`].
     pub fn new(
         config: Config,
-        stores: StoreSource,
+        stores: ConfiguredOrCustomStore,
         tls: Option<TlsCredentials>,
         recipient_hook: Option<RecipientHook>,
         metrics: Arc<Metrics>,
@@ -59,7 +60,7 @@ impl RunningServer {
             saver: store.saver,
             proxy_protocol: config.proxy_protocol,
             tls,
-            accept: Arc::new(pool_settings(&config)),
+            accept: Arc::new(accept_pool_settings(&config)),
         });
         let limits = {
             let settings = Arc::clone(&settings);
@@ -88,7 +89,7 @@ impl RunningServer {
     pub fn reload(
         &mut self,
         new_config: Config,
-        before_change: BeforeReload,
+        before_change: BeforeReloadCallback,
     ) -> Result<&Config, ReloadError> {
         match self.try_reload(new_config, before_change) {
             Ok(()) => {
@@ -98,7 +99,7 @@ impl RunningServer {
                 Ok(&self.config)
             }
             Err(error) => {
-                self.log_refused_reload(&error.report());
+                self.log_refused_reload(&error.error_in_one_line());
                 Err(error)
             }
         }
@@ -118,16 +119,16 @@ impl RunningServer {
         let Some(tls) = &settings.tls else {
             return;
         };
-        let on_disk = tls.current_fingerprint();
-        if on_disk == tls.fingerprint() || Some(on_disk) == self.refused_tls_files {
+        let on_disk = tls.fingerprint_of_files_now();
+        if on_disk == tls.fingerprint_of_loaded_files() || Some(on_disk) == self.refused_tls_files {
             return;
         }
-        match TlsCredentials::load(tls.certificate_and_key_files()) {
+        match TlsCredentials::load(tls.certificate_and_key_paths()) {
             Ok(renewed) => {
                 count_certificate_reload(self.pool.metrics(), ReloadOutcome::Applied);
                 log::info!("certificate_renewed");
                 log_certificate_warnings(&renewed);
-                self.settings.change(|current| ConnectionSettings {
+                self.settings.change_snapshot(|current| ConnectionSettings {
                     tls: Some(renewed),
                     ..current.clone()
                 });
@@ -149,20 +150,22 @@ impl RunningServer {
     fn try_reload(
         &mut self,
         mut new_config: Config,
-        before_change: BeforeReload,
+        before_change: BeforeReloadCallback,
     ) -> Result<(), ReloadError> {
         let running = &self.config;
         let ignored_keys = keep_restart_only_values(&mut new_config, running);
         let settings = self.settings.current();
         let tls = reload_tls(&new_config, settings.tls.as_ref(), self.pool.metrics())?;
-        let store = self.start_new_store_if_required(&new_config)?;
+        let store = self.start_new_store_if_config_requires(&new_config)?;
         before_change(&new_config).map_err(ReloadError::Log)?;
 
         log_config_warnings(&new_config);
         for key in ignored_keys {
             log::warn!(key = key, fix = "restart the server"; "restart_required");
         }
-        settings.budget.set_max_octets(new_config.max_memory_octets);
+        settings
+            .budget
+            .set_memory_budget_octets(new_config.max_memory_octets);
         let (store_limits, saver) = match store {
             None => (Arc::clone(&settings.store_limits), settings.saver.clone()),
             // Sessions that save to the old store keep the settings and limits of that store. New sessions get those of the new
@@ -191,9 +194,9 @@ impl RunningServer {
             saver,
             proxy_protocol: new_config.proxy_protocol,
             tls,
-            accept: Arc::new(pool_settings(&new_config)),
+            accept: Arc::new(accept_pool_settings(&new_config)),
         };
-        self.settings.change(|_| changed);
+        self.settings.change_snapshot(|_| changed);
         self.config = new_config;
         if renewed {
             count_certificate_reload(self.pool.metrics(), ReloadOutcome::Applied);
@@ -203,7 +206,7 @@ impl RunningServer {
     }
 
     /// Starts a new store if the new configuration requires one.
-    fn start_new_store_if_required(
+    fn start_new_store_if_config_requires(
         &self,
         new_config: &Config,
     ) -> Result<Option<RunningStore>, ReloadError> {
@@ -300,7 +303,7 @@ fn reload_tls(
             Ok(Some(tls))
         }
         (Err(error), Some(running))
-            if error.is_permission_denied() && *running.certificate_and_key_files() == files =>
+            if error.is_permission_denied() && *running.certificate_and_key_paths() == files =>
         {
             count_certificate_reload(metrics, ReloadOutcome::Refused);
             log::error!(reason:% = error, kept = "the old key and certificate"; "certificate_refused");

@@ -13,7 +13,7 @@ use crate::smtp::reply::{self, Reply};
 use crate::store::TableColumns;
 
 /// Returns the connection limits and the replies to clients that exceed them.
-pub fn pool_settings(config: &Config) -> AcceptPoolSettings {
+pub fn accept_pool_settings(config: &Config) -> AcceptPoolSettings {
     let octets_of = |reply: &Reply| {
         let mut octets = Vec::new();
         reply.write_to(&mut octets);

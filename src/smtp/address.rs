@@ -9,7 +9,7 @@ use super::path::{ForwardPath, ReversePath};
 ///
 /// Returns `None` if MAIL would reject the address.
 pub fn parse_mail_address(address: &str) -> Option<ReversePath> {
-    match ReversePath::parse(&path_of(address)?) {
+    match ReversePath::parse(&address_in_angle_brackets(address)?) {
         Ok((path, "")) => Some(path),
         _ => None,
     }
@@ -19,7 +19,7 @@ pub fn parse_mail_address(address: &str) -> Option<ReversePath> {
 ///
 /// Returns `None` if RCPT would reject the address in every configuration.
 pub fn parse_rcpt_address(address: &str) -> Option<ForwardPath> {
-    match ForwardPath::parse(&path_of(address)?) {
+    match ForwardPath::parse(&address_in_angle_brackets(address)?) {
         Ok((path, "")) => Some(path),
         _ => None,
     }
@@ -31,8 +31,8 @@ pub fn is_helo_name(name: &str) -> bool {
 }
 
 /// Returns the address in angle brackets; `None` if it contains control characters.
-fn path_of(address: &str) -> Option<Cow<'_, str>> {
-    let address = command::check_text_without_controls(address.as_bytes()).ok()?;
+fn address_in_angle_brackets(address: &str) -> Option<Cow<'_, str>> {
+    let address = command::parse_utf8_without_controls(address.as_bytes()).ok()?;
     Some(match address.starts_with('<') && address.ends_with('>') {
         true => Cow::Borrowed(address),
         false => Cow::Owned(format!("<{address}>")),
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn helo_name_is_checked_like_the_argument_of_helo() {
+    fn helo_name_of_the_mail_builder_is_checked_like_an_argument_of_helo() {
         assert!(is_helo_name("[192.0.2.1] x"));
         assert!(!is_helo_name("") && !is_helo_name("a\r\nb"));
         assert!(!is_helo_name(&"x".repeat(256)));

@@ -12,7 +12,7 @@ use super::path::ForwardPath;
 ///
 /// A look-up costs one hash for the domain and one for each of its parents, independent of the size of the set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AllowedHosts {
+pub struct AcceptedDomains {
     any: bool,
     names: Arc<ExactAndWildcardDomains>,
 }
@@ -34,12 +34,12 @@ pub struct InvalidHostItem {
     pub expected: String,
 }
 
-impl AllowedHosts {
+impl AcceptedDomains {
     /// Returns the set that accepts every domain, like the item `*`.
-    pub fn accepting_every_domain() -> AllowedHosts {
-        AllowedHosts {
+    pub fn accepting_every_domain() -> AcceptedDomains {
+        AcceptedDomains {
             any: true,
-            ..AllowedHosts::default()
+            ..AcceptedDomains::default()
         }
     }
 
@@ -50,7 +50,7 @@ impl AllowedHosts {
     /// [`InvalidHostItem`] for the first item that can never match.
     pub fn from_host_patterns<'a>(
         items: impl IntoIterator<Item = &'a str>,
-    ) -> Result<AllowedHosts, InvalidHostItem> {
+    ) -> Result<AcceptedDomains, InvalidHostItem> {
         let mut any = false;
         let mut names = ExactAndWildcardDomains::default();
         for item in items {
@@ -73,7 +73,7 @@ impl AllowedHosts {
                 }
             }
         }
-        Ok(AllowedHosts {
+        Ok(AcceptedDomains {
             any,
             names: Arc::new(names),
         })
@@ -178,14 +178,14 @@ const MAX_LABEL_OCTETS: usize = 63;
 mod tests {
     use super::*;
 
-    fn accepts(allowed: &AllowedHosts, path: &str) -> bool {
+    fn accepts(allowed: &AcceptedDomains, path: &str) -> bool {
         allowed.accepts_recipient_path(&ForwardPath::parse(path).unwrap().0)
     }
 
     #[test]
     fn allowed_hosts_match_exact_domains_and_subdomain_wildcards() {
         let items = ["ours.test", "*.sub.test", "[192.0.2.1]"];
-        let allowed = AllowedHosts::from_host_patterns(items).unwrap();
+        let allowed = AcceptedDomains::from_host_patterns(items).unwrap();
         for (path, want) in [
             ("<a@ours.test>", true),
             ("<a@OURS.test>", true),
@@ -209,9 +209,9 @@ mod tests {
             assert_eq!(accepts(&allowed, path), want, "{path}");
         }
         for any in ["*", "."] {
-            let any = AllowedHosts::from_host_patterns([any]).unwrap();
+            let any = AcceptedDomains::from_host_patterns([any]).unwrap();
             assert!(accepts(&any, "<a%b@c>"));
-            assert_eq!(any, AllowedHosts::accepting_every_domain());
+            assert_eq!(any, AcceptedDomains::accepting_every_domain());
         }
     }
 
@@ -258,7 +258,7 @@ mod tests {
                 ],
             ),
         ] {
-            let allowed = AllowedHosts::from_host_patterns(items).unwrap();
+            let allowed = AcceptedDomains::from_host_patterns(items).unwrap();
             for path in accepted {
                 assert!(accepts(&allowed, path), "{path} {items:?}");
             }
@@ -322,7 +322,7 @@ mod tests {
             ("＊.ours.test", idna),
             ("\u{ad}.test", idna),
         ] {
-            let error = AllowedHosts::from_host_patterns(["ours.test", item]).unwrap_err();
+            let error = AcceptedDomains::from_host_patterns(["ours.test", item]).unwrap_err();
             let expected = expected.to_owned();
             let item = item.to_owned();
             assert_eq!(error, InvalidHostItem { item, expected });
@@ -337,7 +337,7 @@ mod tests {
             "xn--zzzz",
             "a.test.",
         ] {
-            AllowedHosts::from_host_patterns([item, item]).unwrap();
+            AcceptedDomains::from_host_patterns([item, item]).unwrap();
         }
     }
 }

@@ -124,7 +124,7 @@ pub fn begins_with_bdat(line: &[u8]) -> bool {
 /// Parses the argument of HELO or EHLO. RFC 5321 requires a domain or an address literal, but some clients send other
 /// text. Up to [`MAX_HELO_OCTETS`] octets without control characters are accepted.
 pub fn parse_helo_name(argument: &[u8]) -> Result<&str, CommandError> {
-    let name = check_text_without_controls(argument)?;
+    let name = parse_utf8_without_controls(argument)?;
     match name.len() {
         0 => Err(CommandError::NoHeloName),
         1..=MAX_HELO_OCTETS => Ok(name),
@@ -149,7 +149,7 @@ impl MailCommand {
     /// # Errors
     /// [`CommandError`]; octets are checked first, then the path, then the parameters.
     pub fn parse(argument: &[u8]) -> Result<MailCommand, CommandError> {
-        let argument = check_text_without_controls(argument)?;
+        let argument = parse_utf8_without_controls(argument)?;
         let path = after_keyword(argument, "FROM:")?;
         let (reverse_path, parameters) =
             ReversePath::parse(path).map_err(|_| CommandError::BadReversePath)?;
@@ -170,7 +170,7 @@ impl MailCommand {
 /// # Errors
 /// [`CommandError`]; octets are checked first, then the path, then the parameters.
 pub fn parse_rcpt(argument: &[u8], smtputf8: bool) -> Result<ForwardPath, CommandError> {
-    let argument = check_text_without_controls(argument)?;
+    let argument = parse_utf8_without_controls(argument)?;
     let path = after_keyword(argument, "TO:")?;
     let (forward_path, parameters) = ForwardPath::parse(path).map_err(|error| match error {
         MailPathError::Malformed => CommandError::BadForwardPath,
@@ -186,7 +186,7 @@ pub fn parse_rcpt(argument: &[u8], smtputf8: bool) -> Result<ForwardPath, Comman
 impl BdatCommand {
     /// Parses the argument of BDAT; returns `None` if it is malformed.
     pub fn parse(argument: &[u8]) -> Option<BdatCommand> {
-        let argument = check_text_without_controls(argument).ok()?;
+        let argument = parse_utf8_without_controls(argument).ok()?;
         let mut words = argument.split_ascii_whitespace();
         let size = parse_number(words.next()?)?;
         let last = match words.next() {
@@ -202,7 +202,7 @@ impl BdatCommand {
 ///
 /// # Errors
 /// [`CommandError::BadOctets`].
-pub fn check_text_without_controls(argument: &[u8]) -> Result<&str, CommandError> {
+pub fn parse_utf8_without_controls(argument: &[u8]) -> Result<&str, CommandError> {
     let text = std::str::from_utf8(argument).map_err(|_| CommandError::BadOctets)?;
     if text.chars().any(char::is_control) {
         return Err(CommandError::BadOctets);
@@ -276,12 +276,12 @@ mod tests {
 
     use super::*;
 
-    type ExpectedMailParseResult = Result<(&'static str, Option<u64>, bool), CommandError>;
+    type ExpectedMailCommandResult = Result<(&'static str, Option<u64>, bool), CommandError>;
 
     #[test]
     fn mail_command_arguments_are_parsed() {
         use CommandError::*;
-        let cases: &[(&str, ExpectedMailParseResult)] = &[
+        let cases: &[(&str, ExpectedMailCommandResult)] = &[
             ("FROM:<a@b>", Ok(("a@b", None, false))),
             (
                 "from: <a@b>  size=10 body=8BitMime",

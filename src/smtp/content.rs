@@ -7,7 +7,7 @@ use super::reply::{self, Reply};
 
 /// The limit of message content in memory for all connections together (GM_MAX_MEMORY).
 ///
-/// Clones share one counter. Reserved octets are released when the [`MessageContent`] that holds them is dropped, also after a
+/// Clones share one counter. Reserved octets are released when the [`MessageOctets`] that holds them is dropped, also after a
 /// panic or a disconnect.
 #[derive(Clone, Debug)]
 pub struct MemoryBudget {
@@ -25,7 +25,7 @@ struct MemoryBudgetCounters {
 /// The buffer grows as octets arrive; a declared SIZE reserves no memory. The size of the buffer is limited by `max_octets`
 /// and by the shared [`MemoryBudget`].
 #[derive(Debug)]
-pub struct MessageContent {
+pub struct MessageOctets {
     octets: Vec<u8>,
     max_octets: usize,
     reservation: MemoryReservation,
@@ -66,7 +66,7 @@ impl MemoryBudget {
     }
 
     /// Changes the limit. If more octets are reserved than the new limit allows, they stay reserved until they are released.
-    pub fn set_max_octets(&self, max_octets: usize) {
+    pub fn set_memory_budget_octets(&self, max_octets: usize) {
         self.shared.max_octets.store(max_octets, Ordering::Relaxed);
     }
 
@@ -76,7 +76,7 @@ impl MemoryBudget {
     }
 
     /// Returns the maximum number of reserved octets.
-    pub fn max_octets(&self) -> usize {
+    pub fn max_budget_octets(&self) -> usize {
         self.shared.max_octets.load(Ordering::Relaxed)
     }
 
@@ -125,10 +125,10 @@ impl Drop for MemoryReservation {
     }
 }
 
-impl MessageContent {
+impl MessageOctets {
     /// Returns empty content that may grow to `max_octets`; allocates nothing yet.
-    pub fn new(max_octets: usize, budget: &MemoryBudget) -> MessageContent {
-        MessageContent {
+    pub fn new(max_octets: usize, budget: &MemoryBudget) -> MessageOctets {
+        MessageOctets {
             octets: Vec::new(),
             max_octets,
             reservation: budget.empty_reservation(),
@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn content_at_the_size_limit_is_accepted_and_one_octet_more_is_not() {
         let budget = MemoryBudget::new(1 << 20);
-        let mut content = MessageContent::new(5, &budget);
+        let mut content = MessageOctets::new(5, &budget);
         assert_eq!(content.append_within_limits(b"abc"), Ok(()));
         assert_eq!(
             content.append_within_limits(b"def"),
@@ -207,8 +207,8 @@ mod tests {
     #[test]
     fn memory_budget_is_shared_and_returns_to_zero() {
         let budget = MemoryBudget::new(10_000);
-        let mut first = MessageContent::new(1 << 20, &budget);
-        let mut second = MessageContent::new(1 << 20, &budget);
+        let mut first = MessageOctets::new(1 << 20, &budget);
+        let mut second = MessageOctets::new(1 << 20, &budget);
         assert_eq!(first.append_within_limits(&[b'a'; 6_000]), Ok(()));
         assert_eq!(
             second.append_within_limits(&[b'b'; 6_000]),
@@ -225,7 +225,7 @@ mod tests {
             Err(ContentLimitError::NoMemory)
         );
         drop(first);
-        let mut first = MessageContent::new(1 << 20, &budget);
+        let mut first = MessageOctets::new(1 << 20, &budget);
         assert_eq!(first.append_within_limits(&[b'a'; 6_000]), Ok(()));
         assert!(first.reserve_for_derived_data(4_001).is_none());
         let mut copy = first.reserve_for_derived_data(4_000).expect("just enough");

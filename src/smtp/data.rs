@@ -5,7 +5,7 @@
 
 use memchr::memmem;
 
-use super::content::{ContentLimitError, MessageContent};
+use super::content::{ContentLimitError, MessageOctets};
 
 /// The destination of received content: memory, or nothing after an error.
 ///
@@ -13,7 +13,7 @@ use super::content::{ContentLimitError, MessageContent};
 #[derive(Debug)]
 pub enum ContentSink {
     /// Content is stored.
-    Storing(MessageContent),
+    Storing(MessageOctets),
     /// Content is discarded up to the end of the message because of this error.
     Discarding(ContentLimitError),
 }
@@ -30,7 +30,7 @@ pub struct DataReader {
 
 /// The result of [`DataReader::read`].
 #[derive(Debug, PartialEq, Eq)]
-pub struct DataReadResult {
+pub struct DataReadProgress {
     /// Number of consumed octets. Up to two octets at the end of the input stay unread until more octets arrive, because they
     /// may belong to the end of the message.
     pub used: usize,
@@ -59,7 +59,7 @@ impl ContentSink {
 
 impl DataReader {
     /// Returns a reader that begins after the CR LF of the DATA command.
-    pub fn new(content: MessageContent) -> DataReader {
+    pub fn new(content: MessageOctets) -> DataReader {
         DataReader {
             sink: ContentSink::Storing(content),
             at_line_start: true,
@@ -72,13 +72,13 @@ impl DataReader {
         clippy::indexing_slicing,
         reason = "`used` only passes octets that were found in the input"
     )]
-    pub fn read(&mut self, input: &[u8]) -> DataReadResult {
+    pub fn read(&mut self, input: &[u8]) -> DataReadProgress {
         let mut used = 0;
         loop {
             if self.at_line_start {
                 match &input[used..] {
-                    [b'.', b'\r', b'\n', ..] => return message_complete_result(used + 3),
-                    [] | [b'.'] | [b'.', b'\r'] => return message_incomplete_result(used),
+                    [b'.', b'\r', b'\n', ..] => return progress_at_end_of_message(used + 3),
+                    [] | [b'.'] | [b'.', b'\r'] => return progress_before_end_of_message(used),
                     [b'.', ..] => used += 1,
                     _ => {}
                 }
@@ -94,7 +94,7 @@ impl DataReader {
             let undecided = usize::from(rest.last() == Some(&b'\r'));
             self.at_line_start = rest.ends_with(b"\r\n");
             self.sink.push(&rest[..rest.len() - undecided]);
-            return message_incomplete_result(input.len() - undecided);
+            return progress_before_end_of_message(input.len() - undecided);
         }
     }
 
@@ -104,20 +104,20 @@ impl DataReader {
     }
 
     /// Returns the received content, or the error that caused it to be discarded.
-    pub fn into_sink(self) -> ContentSink {
+    pub fn into_content_sink(self) -> ContentSink {
         self.sink
     }
 }
 
-fn message_complete_result(used: usize) -> DataReadResult {
-    DataReadResult {
+fn progress_at_end_of_message(used: usize) -> DataReadProgress {
+    DataReadProgress {
         used,
         is_end_of_message: true,
     }
 }
 
-fn message_incomplete_result(used: usize) -> DataReadResult {
-    DataReadResult {
+fn progress_before_end_of_message(used: usize) -> DataReadProgress {
+    DataReadProgress {
         used,
         is_end_of_message: false,
     }
@@ -138,7 +138,7 @@ mod tests {
     /// Reads `pieces` in order, as a connection does; returns the content and the octets after the end of the message.
     fn read_pieces_as_data(pieces: &[&[u8]], max: usize) -> Outcome {
         let budget = MemoryBudget::new(1 << 20);
-        let mut reader = DataReader::new(MessageContent::new(max, &budget));
+        let mut reader = DataReader::new(MessageOctets::new(max, &budget));
         let mut unread = Vec::new();
         for (index, piece) in pieces.iter().enumerate() {
             unread.extend_from_slice(piece);
@@ -146,7 +146,7 @@ mod tests {
             unread.drain(..progress.used);
             if progress.is_end_of_message {
                 unread.extend(pieces[index + 1..].concat());
-                let outcome = match reader.into_sink() {
+                let outcome = match reader.into_content_sink() {
                     ContentSink::Storing(content) => Ok(content.octets().to_vec()),
                     ContentSink::Discarding(error) => Err(error),
                 };
@@ -196,7 +196,7 @@ mod tests {
     }
 
     /// A simple reference implementation that reads line by line; only CR LF ends a line.
-    fn reference_reader(stream: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    fn reference_data_reader(stream: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
         let mut content = Vec::new();
         let mut rest = stream;
         loop {
@@ -223,7 +223,7 @@ mod tests {
             cuts.extend([0, stream.len()]);
             cuts.sort_unstable();
             let pieces: Vec<&[u8]> = cuts.windows(2).map(|cut| &stream[cut[0]..cut[1]]).collect();
-            let want = reference_reader(&stream).map(|(content, rest)| (Ok(content), rest));
+            let want = reference_data_reader(&stream).map(|(content, rest)| (Ok(content), rest));
             prop_assert_eq!(read_pieces_as_data(&pieces, 1 << 16), want);
         }
     }

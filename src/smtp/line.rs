@@ -13,7 +13,7 @@ pub struct LineReader {
 
 /// The result of [`LineReader::find_next_smtp_line`]: the kind of line at the beginning of the unread input.
 #[derive(Debug, PartialEq, Eq)]
-pub enum NextSmtpLineKind {
+pub enum LineSearchResult {
     /// A complete line with this number of octets, including CR LF. The line is not consumed yet.
     Complete(usize),
     /// The end of the line has not been received yet.
@@ -26,21 +26,21 @@ pub enum NextSmtpLineKind {
 
 impl LineReader {
     /// Finds the next line.
-    pub fn find_next_smtp_line(&mut self, input: &mut InputBuffer) -> NextSmtpLineKind {
+    pub fn find_next_smtp_line(&mut self, input: &mut InputBuffer) -> LineSearchResult {
         if self.is_discarding && !self.discard_line(input) {
-            return NextSmtpLineKind::Partial;
+            return LineSearchResult::Partial;
         }
         let unread = input.unconsumed_octets();
         let window = unread.get(..MAX_LINE_OCTETS).unwrap_or(unread);
         match memchr(b'\n', window) {
             Some(end) => match window.get(..end) {
-                Some([.., b'\r']) => NextSmtpLineKind::Complete(end + 1),
-                _ => NextSmtpLineKind::BareLf,
+                Some([.., b'\r']) => LineSearchResult::Complete(end + 1),
+                _ => LineSearchResult::BareLf,
             },
-            None if window.len() < MAX_LINE_OCTETS => NextSmtpLineKind::Partial,
+            None if window.len() < MAX_LINE_OCTETS => LineSearchResult::Partial,
             None => {
                 self.is_discarding = true;
-                NextSmtpLineKind::TooLong
+                LineSearchResult::TooLong
             }
         }
     }
@@ -69,14 +69,14 @@ mod tests {
 
     #[test]
     fn command_lines_end_at_crlf_only() {
-        let cases: &[(&[u8], NextSmtpLineKind)] = &[
-            (b"NOOP\r\nQUIT", NextSmtpLineKind::Complete(6)),
-            (b"\r\n", NextSmtpLineKind::Complete(2)),
-            (b"NOOP", NextSmtpLineKind::Partial),
-            (b"NOOP\r", NextSmtpLineKind::Partial),
-            (b"NOOP\n", NextSmtpLineKind::BareLf),
-            (b"\nNOOP\r\n", NextSmtpLineKind::BareLf),
-            (b"NOOP\rQUIT\r\n", NextSmtpLineKind::Complete(11)),
+        let cases: &[(&[u8], LineSearchResult)] = &[
+            (b"NOOP\r\nQUIT", LineSearchResult::Complete(6)),
+            (b"\r\n", LineSearchResult::Complete(2)),
+            (b"NOOP", LineSearchResult::Partial),
+            (b"NOOP\r", LineSearchResult::Partial),
+            (b"NOOP\n", LineSearchResult::BareLf),
+            (b"\nNOOP\r\n", LineSearchResult::BareLf),
+            (b"NOOP\rQUIT\r\n", LineSearchResult::Complete(11)),
         ];
         for (octets, want) in cases {
             let mut input = InputBuffer::from_octets(octets);
@@ -96,7 +96,7 @@ mod tests {
         let mut reader = LineReader::default();
         assert_eq!(
             reader.find_next_smtp_line(&mut input),
-            NextSmtpLineKind::Complete(MAX_LINE_OCTETS)
+            LineSearchResult::Complete(MAX_LINE_OCTETS)
         );
 
         line.insert(0, b'x');
@@ -104,11 +104,11 @@ mod tests {
         let mut input = InputBuffer::from_octets(&line);
         assert_eq!(
             reader.find_next_smtp_line(&mut input),
-            NextSmtpLineKind::TooLong
+            LineSearchResult::TooLong
         );
         assert_eq!(
             reader.find_next_smtp_line(&mut input),
-            NextSmtpLineKind::Complete(6)
+            LineSearchResult::Complete(6)
         );
         assert_eq!(input.unconsumed_octets(), b"NOOP\r\n");
     }
@@ -119,20 +119,20 @@ mod tests {
         let mut reader = LineReader::default();
         assert_eq!(
             reader.find_next_smtp_line(&mut input),
-            NextSmtpLineKind::TooLong
+            LineSearchResult::TooLong
         );
         for _ in 0..100 {
             input.push(b" RSET \r");
             assert_eq!(
                 reader.find_next_smtp_line(&mut input),
-                NextSmtpLineKind::Partial
+                LineSearchResult::Partial
             );
             assert_eq!(input.unconsumed_octets(), b"\r");
         }
         input.push(b"\n");
         assert_eq!(
             reader.find_next_smtp_line(&mut input),
-            NextSmtpLineKind::Partial
+            LineSearchResult::Partial
         );
         assert!(input.unconsumed_octets().is_empty());
     }

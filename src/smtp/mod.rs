@@ -25,8 +25,8 @@ mod step;
 mod xclient;
 
 pub use address::{is_helo_name, parse_mail_address, parse_rcpt_address};
-pub use allowed_hosts::{AllowedHosts, InvalidHostItem};
-pub use content::{ContentLimitError, MemoryBudget, MemoryReservation, MessageContent};
+pub use allowed_hosts::{AcceptedDomains, InvalidHostItem};
+pub use content::{ContentLimitError, MemoryBudget, MemoryReservation, MessageOctets};
 pub use input::{COMMAND_READ_SIZE, CONTENT_READ_SIZE, InputBuffer};
 pub use path::{ForwardPath, MailPathError, ReversePath};
 pub use policy::{RecipientColumnLimits, SessionSettings};

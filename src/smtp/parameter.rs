@@ -67,17 +67,17 @@ fn split_esmtp_parameters(
     let words = text.split_ascii_whitespace();
     words
         .map(|word| match word.split_once('=') {
-            Some((keyword, value)) if is_keyword(keyword) && !value.is_empty() => {
+            Some((keyword, value)) if is_esmtp_keyword_syntax(keyword) && !value.is_empty() => {
                 Ok((keyword, Some(value)))
             }
-            None if is_keyword(word) => Ok((word, None)),
+            None if is_esmtp_keyword_syntax(word) => Ok((word, None)),
             _ => Err(CommandError::BadParameter),
         })
         .collect()
 }
 
 /// Returns whether `word` is an `esmtp-keyword` (RFC 5321 §4.1.2).
-fn is_keyword(word: &str) -> bool {
+fn is_esmtp_keyword_syntax(word: &str) -> bool {
     word.starts_with(|c: char| c.is_ascii_alphanumeric())
         && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
 }

@@ -124,7 +124,7 @@ impl ForwardPath {
     }
 
     /// Returns the address in column `to`: the local-part at `primary_mail_host`.
-    pub fn to_address(&self, primary_mail_host: &str) -> String {
+    pub fn address_at_host(&self, primary_mail_host: &str) -> String {
         format!("{}@{primary_mail_host}", self.local_part())
     }
 
@@ -273,11 +273,11 @@ mod tests {
         }
     }
 
-    type ExpectedForwardPath = Result<(&'static str, Option<&'static str>), MailPathError>;
+    type ExpectedForwardPathParse = Result<(&'static str, Option<&'static str>), MailPathError>;
 
     #[test]
     fn forward_paths_are_parsed() {
-        let cases: &[(&str, ExpectedForwardPath)] = &[
+        let cases: &[(&str, ExpectedForwardPathParse)] = &[
             ("<u@x>", Ok(("u", Some("x")))),
             ("<@a,@b:u@x>", Ok(("u", Some("x")))),
             ("<PostMaster>", Ok(("PostMaster", None))),

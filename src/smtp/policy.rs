@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use super::allowed_hosts::AllowedHosts;
+use super::allowed_hosts::AcceptedDomains;
 use super::command::{self, CommandError, Verb};
 use super::path::ForwardPath;
 use super::recipient_hook::RecipientHook;
@@ -23,7 +23,7 @@ pub struct SessionSettings {
     /// Domain of the address in column `to`.
     pub primary_mail_host: String,
     /// Recipient domains that are accepted.
-    pub allowed_hosts: AllowedHosts,
+    pub allowed_hosts: AcceptedDomains,
     /// Maximum size of the content of one message in octets, advertised by SIZE; a larger message is rejected with 552.
     pub max_content_octets: usize,
     /// Maximum number of recipients in one transaction; further recipients are rejected with 452 (too many recipients).
@@ -39,8 +39,8 @@ pub struct SessionSettings {
 
 impl SessionSettings {
     /// Returns the address in column `to`: the recipient's local-part at the primary mail host.
-    pub fn to_column_address(&self, path: &ForwardPath) -> String {
-        path.to_address(&self.primary_mail_host)
+    pub fn address_for_to_column(&self, path: &ForwardPath) -> String {
+        path.address_at_host(&self.primary_mail_host)
     }
 
     /// Returns whether `line` names a recipient for which RCPT would be rejected with 550 (relay denied). `line` is a RCPT
@@ -63,7 +63,7 @@ impl SessionSettings {
 
     /// Returns whether the store can hold this recipient unchanged.
     pub(super) fn can_store_recipient(&self, path: &ForwardPath) -> bool {
-        let to = self.to_column_address(path);
+        let to = self.address_for_to_column(path);
         self.recipient_limits
             .can_store_recipient(path.as_str(), &to)
     }

@@ -1,6 +1,6 @@
 //! Data that a session exchanges with the connection: steps, expected input, progress and statistics.
 
-use super::content::{ContentLimitError, MessageContent};
+use super::content::{ContentLimitError, MessageOctets};
 use super::path::{ForwardPath, ReversePath};
 use super::reply::Reply;
 use super::xclient::XclientAddress;
@@ -25,7 +25,7 @@ pub enum Step {
     /// [`Session::recipient_checked`](super::Session::recipient_checked), and queue the reply.
     CheckRecipient(ForwardPath),
     /// Save the complete message, then send the reply that depends on the result.
-    Save(Envelope, MessageContent),
+    Save(Envelope, MessageOctets),
     /// Send the reply, perform the TLS handshake, then call
     /// [`Session::reset_after_tls_handshake`](super::Session::reset_after_tls_handshake).
     ///

@@ -38,7 +38,7 @@ impl XclientAttributes {
     /// # Errors
     /// [`CommandError::BadArgument`], or [`CommandError::BadOctets`] for control characters and invalid UTF-8.
     pub fn parse(argument: &[u8]) -> Result<XclientAttributes, CommandError> {
-        let argument = command::check_text_without_controls(argument)?;
+        let argument = command::parse_utf8_without_controls(argument)?;
         let mut attributes = XclientAttributes::default();
         let mut seen = 0u8;
         for word in argument.split(' ').filter(|word| !word.is_empty()) {
@@ -49,24 +49,24 @@ impl XclientAttributes {
             }
             seen |= bit;
             let octets = decode_xtext(value).ok_or(CommandError::BadArgument)?;
-            let value = match command::check_text_without_controls(&octets)? {
+            let value = match command::parse_utf8_without_controls(&octets)? {
                 text if is_unavailable_value(text) => None,
                 text => Some(text),
             };
             match (kind, value) {
-                (XclientAttribute::ClientAddress, None) => {
+                (XclientAttributeKind::ClientAddress, None) => {
                     attributes.address = XclientAddress::Unknown
                 }
-                (XclientAttribute::ClientAddress, Some(text)) => {
+                (XclientAttributeKind::ClientAddress, Some(text)) => {
                     attributes.address = XclientAddress::Known(parse_xclient_ip(text)?);
                 }
-                (XclientAttribute::Helo, Some(text)) => {
+                (XclientAttributeKind::Helo, Some(text)) => {
                     attributes.helo_name = Some(text.to_owned())
                 }
-                (XclientAttribute::ServerAddress, Some(text)) => drop(parse_xclient_ip(text)?),
-                (XclientAttribute::Port, Some(text)) => validate_port_attribute(text)?,
-                (XclientAttribute::Protocol, Some(text)) => check_proto_value(text)?,
-                (XclientAttribute::Text, Some(_)) | (_, None) => {}
+                (XclientAttributeKind::ServerAddress, Some(text)) => drop(parse_xclient_ip(text)?),
+                (XclientAttributeKind::Port, Some(text)) => validate_xclient_port(text)?,
+                (XclientAttributeKind::Protocol, Some(text)) => check_proto_value(text)?,
+                (XclientAttributeKind::Text, Some(_)) | (_, None) => {}
             }
         }
         match seen {
@@ -116,7 +116,7 @@ impl XclientState {
 
     /// If an XCLIENT was accepted, rejects each later XCLIENT that changes the client address. Called after each accepted
     /// RCPT, because the proxy then forwards the client's commands unchanged.
-    pub fn forbid_address_change(&mut self) {
+    pub fn forbid_xclient_address_change(&mut self) {
         self.is_address_locked |= self.was_applied;
     }
 
@@ -132,7 +132,7 @@ impl XclientState {
 }
 
 #[derive(Clone, Copy)]
-enum XclientAttribute {
+enum XclientAttributeKind {
     ClientAddress,
     ServerAddress,
     Helo,
@@ -142,22 +142,22 @@ enum XclientAttribute {
 }
 
 /// Finds the attribute `name`; returns its bit in the set of received names, and its kind. `None` if the name is unknown.
-fn find_xclient_attribute(name: &str) -> Option<(u8, XclientAttribute)> {
+fn find_xclient_attribute(name: &str) -> Option<(u8, XclientAttributeKind)> {
     let mut attributes = ATTRIBUTES.iter().enumerate();
     let (index, (_, kind)) = attributes.find(|(_, (known, _))| known.eq_ignore_ascii_case(name))?;
     Some((1 << index, *kind))
 }
 
 /// Names and kinds of the XCLIENT attributes, in the order of the EHLO reply.
-const ATTRIBUTES: [(&str, XclientAttribute); 8] = [
-    ("NAME", XclientAttribute::Text),
-    ("ADDR", XclientAttribute::ClientAddress),
-    ("PORT", XclientAttribute::Port),
-    ("PROTO", XclientAttribute::Protocol),
-    ("HELO", XclientAttribute::Helo),
-    ("LOGIN", XclientAttribute::Text),
-    ("DESTADDR", XclientAttribute::ServerAddress),
-    ("DESTPORT", XclientAttribute::Port),
+const ATTRIBUTES: [(&str, XclientAttributeKind); 8] = [
+    ("NAME", XclientAttributeKind::Text),
+    ("ADDR", XclientAttributeKind::ClientAddress),
+    ("PORT", XclientAttributeKind::Port),
+    ("PROTO", XclientAttributeKind::Protocol),
+    ("HELO", XclientAttributeKind::Helo),
+    ("LOGIN", XclientAttributeKind::Text),
+    ("DESTADDR", XclientAttributeKind::ServerAddress),
+    ("DESTPORT", XclientAttributeKind::Port),
 ];
 
 /// Decodes xtext: `+2B` is the octet 0x2B; printable ASCII except `+` and `=` stands for itself. Returns `None` for other
@@ -198,7 +198,7 @@ fn parse_xclient_ip(text: &str) -> Result<IpAddr, CommandError> {
     Ok(address.to_canonical())
 }
 
-fn validate_port_attribute(text: &str) -> Result<(), CommandError> {
+fn validate_xclient_port(text: &str) -> Result<(), CommandError> {
     let is_number = text.bytes().all(|octet| octet.is_ascii_digit());
     match text.parse::<u16>() {
         Ok(_) if is_number => Ok(()),

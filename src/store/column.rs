@@ -6,7 +6,7 @@ use crate::smtp::RecipientColumnLimits;
 
 /// A text column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Column {
+pub struct TextColumn {
     /// Maximum width of the column.
     pub width: ColumnWidth,
     /// Character set of the column.
@@ -17,9 +17,9 @@ pub struct Column {
 #[derive(Clone, Copy, Debug)]
 pub struct RecipientAddressColumns {
     /// Column `to`.
-    pub to: Column,
+    pub to: TextColumn,
     /// Column `recipient`.
-    pub recipient: Column,
+    pub recipient: TextColumn,
 }
 
 impl RecipientColumnLimits for RecipientAddressColumns {
@@ -50,18 +50,18 @@ pub enum ColumnCharset {
     Unicode,
 }
 
-impl Column {
+impl TextColumn {
     /// Returns a column that holds at most `max_chars` Unicode characters.
-    pub const fn column_of_max_chars(max_chars: usize) -> Column {
-        Column {
+    pub const fn column_of_max_chars(max_chars: usize) -> TextColumn {
+        TextColumn {
             width: ColumnWidth::Chars(max_chars),
             charset: ColumnCharset::Unicode,
         }
     }
 
     /// Returns a column that holds at most `max_octets` octets of UTF-8.
-    pub const fn column_of_max_octets(max_octets: usize) -> Column {
-        Column {
+    pub const fn column_of_max_octets(max_octets: usize) -> TextColumn {
+        TextColumn {
             width: ColumnWidth::Octets(max_octets),
             charset: ColumnCharset::Unicode,
         }
@@ -131,7 +131,7 @@ impl ColumnCharset {
             if self.charset_has_char(c) {
                 c
             } else {
-                self.replacement_char()
+                self.replacement_char_of_charset()
             }
         };
         text.chars().map(replace).collect::<String>().into()
@@ -154,7 +154,7 @@ impl ColumnCharset {
         }
     }
 
-    fn replacement_char(self) -> char {
+    fn replacement_char_of_charset(self) -> char {
         match self {
             ColumnCharset::Ascii | ColumnCharset::Latin1 => '?',
             ColumnCharset::Utf8mb3 | ColumnCharset::Unicode => '\u{fffd}',
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn text_too_long_for_a_column_is_truncated_at_a_character_boundary() {
-        let column = |width, repertoire| Column {
+        let column = |width, repertoire| TextColumn {
             width,
             charset: repertoire,
         };

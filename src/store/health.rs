@@ -30,7 +30,7 @@ struct SharedHealthState {
     stalled_reason: Mutex<String>,
     /// Why none of several hosts takes mail; `None` while at least one takes mail.
     no_host: Mutex<Option<String>>,
-    /// Whether a failure was recorded since the last success. `record_saved_batch` reads this first, so that it usually takes
+    /// Whether a failure was recorded since the last success. `record_store_success` reads this first, so that it usually takes
     /// no lock.
     is_failing: AtomicBool,
     failures: Mutex<LastFailureAndRejections>,
@@ -80,7 +80,7 @@ impl StoreHealth {
     }
 
     /// Returns the health of a store that was reached already. The store counts in `metrics`.
-    pub fn new_reached(metrics: Arc<Metrics>) -> StoreHealth {
+    pub fn new_of_reached_store(metrics: Arc<Metrics>) -> StoreHealth {
         let health = StoreHealth::new(metrics);
         health.record_store_reached();
         health
@@ -105,7 +105,7 @@ impl StoreHealth {
         self.shared.was_reached.store(true, Ordering::SeqCst);
         if self.shared.is_down.swap(false, Ordering::SeqCst) {
             // Failures from before the outage are out of date.
-            self.record_saved_batch();
+            self.record_store_success();
             log::warn!("store_recovered");
         }
     }
@@ -155,14 +155,18 @@ impl StoreHealth {
     }
 
     /// Records that the store saved no mail of a batch.
-    pub fn record_failed_batch(&self, reason: &str) {
+    pub fn record_failed_batch_in_health(&self, reason: &str) {
         lock(&self.shared.failures).last = Some((Instant::now(), reason.to_owned()));
         self.shared.is_failing.store(true, Ordering::SeqCst);
     }
 
     /// Records that the store rejected every mail of a batch, which came from these clients. The store counts as failing only
     /// after several such batches in a row, from several clients.
-    pub fn record_rejected_batch(&self, clients: impl Iterator<Item = IpAddr>, reason: &str) {
+    pub fn record_rejected_batch_in_health(
+        &self,
+        clients: impl Iterator<Item = IpAddr>,
+        reason: &str,
+    ) {
         let mut failures = lock(&self.shared.failures);
         if failures.refusals.add_batch_and_check_if_failing(clients) {
             failures.last = Some((Instant::now(), reason.to_owned()));
@@ -171,7 +175,7 @@ impl StoreHealth {
     }
 
     /// Records that the store saved a mail.
-    pub fn record_saved_batch(&self) {
+    pub fn record_store_success(&self) {
         // Usually no failure is recorded, and then the lock is not taken.
         if self.shared.is_failing.load(Ordering::Relaxed) {
             *lock(&self.shared.failures) = LastFailureAndRejections::default();
@@ -181,12 +185,12 @@ impl StoreHealth {
 
     /// Sets which resource the store has run out of; `None` if it has run out of none. Unlike a failure, a shortage does not
     /// expire and is not cleared by a success.
-    pub fn set_resource_shortage(&self, shortage: Option<String>) {
+    pub fn set_store_resource_shortage(&self, shortage: Option<String>) {
         *lock(&self.shared.shortage) = shortage;
     }
 
     /// Returns whether the store has run out of a resource.
-    pub fn is_out_of_a_resource(&self) -> bool {
+    pub fn has_resource_shortage(&self) -> bool {
         lock(&self.shared.shortage).is_some()
     }
 
@@ -262,15 +266,15 @@ mod tests {
         );
         health.record_store_reached();
         assert_eq!(health.store_unready_reason(), None);
-        health.record_failed_batch("full");
+        health.record_failed_batch_in_health("full");
         assert_eq!(health.store_unready_reason().as_deref(), Some("full"));
         assert_eq!(health.store_down_reason(), None, "the next mail is tried");
-        health.record_saved_batch();
+        health.record_store_success();
         assert_eq!(health.store_unready_reason(), None);
         health.record_store_unreachable("gone");
         assert_eq!(health.store_unready_reason().as_deref(), Some("gone"));
         health.record_store_reached();
-        health.record_failed_batch("full");
+        health.record_failed_batch_in_health("full");
         health.record_store_reached();
         assert!(
             health.store_unready_reason().is_some(),
@@ -283,11 +287,11 @@ mod tests {
             None,
             "it was down in between"
         );
-        health.set_resource_shortage(Some("no ids".to_owned()));
+        health.set_store_resource_shortage(Some("no ids".to_owned()));
         assert_eq!(health.store_unready_reason().as_deref(), Some("no ids"));
-        health.record_saved_batch();
-        assert!(health.is_out_of_a_resource() && health.store_down_reason().is_none());
-        health.set_resource_shortage(None);
+        health.record_store_success();
+        assert!(health.has_resource_shortage() && health.store_down_reason().is_none());
+        health.set_store_resource_shortage(None);
         assert_eq!(health.store_unready_reason(), None);
         lock(&health.shared.failures).last = Instant::now()
             .checked_sub(FAILURE_WINDOW)
@@ -298,7 +302,7 @@ mod tests {
 
     #[test]
     fn stalled_store_is_unavailable_although_it_is_reachable() {
-        let health = StoreHealth::new_reached(Arc::default());
+        let health = StoreHealth::new_of_reached_store(Arc::default());
         health.set_stalled_reason(Some("a COMMIT hangs".to_owned()));
         health.record_store_reached();
         assert_eq!(
@@ -318,7 +322,7 @@ mod tests {
 
     #[test]
     fn store_is_not_ready_while_a_request_takes_too_long() {
-        let health = StoreHealth::new_reached(Arc::default());
+        let health = StoreHealth::new_of_reached_store(Arc::default());
         let (first, second) = (
             health.begin_store_request("a batch"),
             health.begin_store_request("a batch"),
@@ -341,18 +345,20 @@ mod tests {
     #[test]
     fn store_is_not_ready_after_many_rejected_batches_of_several_clients() {
         let address = |last| IpAddr::from([192, 0, 2, last]);
-        let health = StoreHealth::new_reached(Arc::default());
-        let refuse = |last| health.record_rejected_batch(std::iter::once(address(last)), "refused");
+        let health = StoreHealth::new_of_reached_store(Arc::default());
+        let refuse = |last| {
+            health.record_rejected_batch_in_health(std::iter::once(address(last)), "refused")
+        };
         for _ in 0..100 {
             refuse(1);
         }
         assert_eq!(health.store_unready_reason(), None, "one client's mails");
         refuse(2);
         assert_eq!(health.store_unready_reason().as_deref(), Some("refused"));
-        health.record_saved_batch();
+        health.record_store_success();
         assert_eq!(health.store_unready_reason(), None);
         (1..10).for_each(refuse);
-        health.record_saved_batch();
+        health.record_store_success();
         (1..10).for_each(refuse);
         assert_eq!(health.store_unready_reason(), None, "not in a row");
         refuse(3);

@@ -23,12 +23,12 @@ pub mod sqlite;
 mod stored_text;
 mod table;
 
-pub use column::{Column, ColumnCharset, ColumnWidth, RecipientAddressColumns};
+pub use column::{ColumnCharset, ColumnWidth, RecipientAddressColumns, TextColumn};
 pub use diagnostic::Diagnostic;
 pub use health::StoreHealth;
 pub use memory::MemoryStore;
 pub use queue::{SaveQueue, StoreOpener, WriterThreads};
-pub use reader::{ListedMail, ListedMailSize, MailReader, StoreReadError};
+pub use reader::{ListedMail, ListedMailSize, StoreReadError, StoredMailReader};
 pub use save_error::{SaveError, SaveErrorCause};
 pub use table::{INSERTED_COLUMNS, TableColumns, TableName, inserted_column_list};
 
@@ -49,8 +49,7 @@ use crate::mail::Mail;
 /// use std::io::{self, Write};
 /// use std::path::{Path, PathBuf};
 ///
-/// use goguerrilla::Mail;
-/// use goguerrilla::{SaveError, SaveMail, SavedId};
+/// use goguerrilla::{Mail, SaveError, SaveMail, SavedId};
 ///
 /// /// Writes one file per mail: the trace fields of all recipients, then the content.
 /// struct FolderStore {
@@ -124,7 +123,8 @@ pub trait SaveMail: Send {
     /// [`SaveError`]: the mail is not saved. No part of it may remain in the store.
     fn save_mail(&mut self, mail: &Mail) -> Result<SavedId, SaveError>;
 
-    /// Saves the mails of a batch, which is never empty, and returns one outcome per mail, in order.
+    /// Saves the mails of a batch, which is never empty, and returns one outcome per mail, in order. A mail without an outcome
+    /// counts as not saved.
     ///
     /// The default calls [`save_mail`](SaveMail::save_mail) for each. A store that can commit many mails at once overrides
     /// this.

@@ -63,13 +63,17 @@ impl fmt::Display for ListedMailSize {
 }
 
 /// A store whose mails can be read.
-pub trait MailReader {
+pub trait StoredMailReader {
     /// Returns the newest mails first, at most `limit`. If `to` is given, returns only those whose column `to` or `recipient`
     /// equals it, ignoring case.
     ///
     /// # Errors
     /// [`StoreReadError`]: the store cannot be read.
-    fn list(&mut self, to: Option<&str>, limit: u32) -> Result<Vec<ListedMail>, StoreReadError>;
+    fn list_newest_mails(
+        &mut self,
+        to: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<ListedMail>, StoreReadError>;
 
     /// Returns why some sizes in the last `list` are unknown, and the fix; `None` if all are known.
     fn warning(&self) -> Option<StoreReadError> {
@@ -80,7 +84,7 @@ pub trait MailReader {
     ///
     /// # Errors
     /// [`StoreReadError`]: the store cannot be read, or the body is missing or damaged.
-    fn show(&mut self, hash: &str) -> Result<Option<Vec<u8>>, StoreReadError>;
+    fn read_mail_by_hash(&mut self, hash: &str) -> Result<Option<Vec<u8>>, StoreReadError>;
 }
 
 /// Why mail could not be read: what failed, for which server or file, and the fix.

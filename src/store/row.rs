@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use super::table::TableColumns;
 use crate::mail::{Attachment, Mail};
-use crate::store::Column;
+use crate::store::TextColumn;
 
 /// The column values that are the same for all recipients of a mail.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub struct Row<'a> {
 impl<'a> Row<'a> {
     /// Computes the column values of `mail` for a table whose columns are `shape`.
     pub fn new(mail: &'a Mail, shape: &TableColumns) -> Row<'a> {
-        let summary = mail.summary();
+        let summary = mail.mime_summary();
         let ip_addr = mail.client_ip().to_string();
         Row {
             from: shape.from.truncate_to_column(mail.reverse_path()),
@@ -48,7 +48,7 @@ impl<'a> Row<'a> {
 }
 
 /// Returns a JSON array of as many whole entries as fit into `column`; an empty string if no entry fits.
-fn attachments_as_json(attachments: &[Attachment], column: &Column) -> String {
+fn attachments_as_json(attachments: &[Attachment], column: &TextColumn) -> String {
     let mut array = String::new();
     let mut taken = 1;
     for attachment in attachments {
@@ -80,11 +80,11 @@ mod tests {
             octets: 5,
         };
         let attachments = [attachment("\"\\\n"), attachment("b"), attachment("c")];
-        let whole = attachments_as_json(&attachments, &Column::column_of_max_octets(1_000));
+        let whole = attachments_as_json(&attachments, &TextColumn::column_of_max_octets(1_000));
         let first = r#"[{"name":"\"\\\n","type":"a/b","size":5},"#;
         assert!(whole.starts_with(first), "{whole}");
         for max in 0..=whole.len() {
-            let info = attachments_as_json(&attachments, &Column::column_of_max_octets(max));
+            let info = attachments_as_json(&attachments, &TextColumn::column_of_max_octets(max));
             assert!(info.len() <= max);
             if !info.is_empty() {
                 let parsed: Vec<serde_json::Value> = serde_json::from_str(&info).unwrap();
@@ -92,11 +92,11 @@ mod tests {
             }
         }
         assert_eq!(
-            attachments_as_json(&attachments, &Column::column_of_max_octets(whole.len())),
+            attachments_as_json(&attachments, &TextColumn::column_of_max_octets(whole.len())),
             whole
         );
         assert_eq!(
-            attachments_as_json(&[], &Column::column_of_max_octets(1_000)),
+            attachments_as_json(&[], &TextColumn::column_of_max_octets(1_000)),
             ""
         );
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::store::{Column, RecipientAddressColumns};
+use crate::store::{RecipientAddressColumns, TextColumn};
 
 /// A table name of `[A-Za-z0-9_]`, optionally `database.table`. It is the only part of the configuration that SQL statements
 /// contain.
@@ -18,14 +18,14 @@ pub struct TableName {
 pub struct TableColumns {
     /// The maximum value of column `has_attach`.
     pub has_attach: u64,
-    pub from: Column,
-    pub to: Column,
-    pub subject: Column,
-    pub charset: Column,
-    pub content_type: Column,
-    pub recipient: Column,
-    pub attach_info: Column,
-    pub ip_addr: Column,
+    pub from: TextColumn,
+    pub to: TextColumn,
+    pub subject: TextColumn,
+    pub charset: TextColumn,
+    pub content_type: TextColumn,
+    pub recipient: TextColumn,
+    pub attach_info: TextColumn,
+    pub ip_addr: TextColumn,
 }
 
 impl TableName {
@@ -48,7 +48,7 @@ impl TableName {
     }
 
     /// Returns the database part, if the name has one.
-    pub fn database_part(&self) -> Option<&str> {
+    pub fn database_in_table_name(&self) -> Option<&str> {
         self.database.as_deref()
     }
 
@@ -110,14 +110,14 @@ impl TableColumns {
     /// The columns of the table that `goguerrilla schema` prints.
     pub const DEFAULT: TableColumns = TableColumns {
         has_attach: i32::MAX as u64,
-        from: Column::column_of_max_chars(LONGEST_ADDRESS),
-        to: Column::column_of_max_chars(LONGEST_ADDRESS),
-        subject: Column::column_of_max_chars(255),
-        charset: Column::column_of_max_chars(32),
-        content_type: Column::column_of_max_chars(64),
-        recipient: Column::column_of_max_chars(LONGEST_ADDRESS),
-        attach_info: Column::column_of_max_octets(65_535),
-        ip_addr: Column::column_of_max_chars(45),
+        from: TextColumn::column_of_max_chars(LONGEST_ADDRESS),
+        to: TextColumn::column_of_max_chars(LONGEST_ADDRESS),
+        subject: TextColumn::column_of_max_chars(255),
+        charset: TextColumn::column_of_max_chars(32),
+        content_type: TextColumn::column_of_max_chars(64),
+        recipient: TextColumn::column_of_max_chars(LONGEST_ADDRESS),
+        attach_info: TextColumn::column_of_max_octets(65_535),
+        ip_addr: TextColumn::column_of_max_chars(45),
     };
 }
 

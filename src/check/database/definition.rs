@@ -15,7 +15,10 @@ use crate::store::mysql::unfilled_column::UnfilledColumn;
 use crate::store::{INSERTED_COLUMNS, TableName};
 
 /// Checks the rights, whether the server is read-only, the type of column `mail`, and the table under a view.
-pub fn check(connection: &mut MySqlConnection, table: &TableName) -> Vec<Diagnostic> {
+pub fn check_table_and_rights(
+    connection: &mut MySqlConnection,
+    table: &TableName,
+) -> Vec<Diagnostic> {
     let mut findings = check_rights(connection, table);
     findings.extend(check_read_only(connection));
     findings.extend(check_mail_column_type(connection, table));
@@ -54,12 +57,12 @@ pub fn check_rights(connection: &mut MySqlConnection, table: &TableName) -> Vec<
 /// Returns an error if the database server is read-only and MYSQL_USER has no right to write to a read-only server.
 fn check_read_only(connection: &mut MySqlConnection) -> Option<Diagnostic> {
     let statement = "SHOW GLOBAL VARIABLES WHERE Variable_name = 'read_only'";
-    let variables: Vec<(String, String)> = query::query_rows(connection, statement, ());
+    let variables: Vec<(String, String)> = query::query_rows_or_empty(connection, statement, ());
     let is_on = |(_, value): &(String, String)| !["OFF", "0"].contains(&value.as_str());
     if !variables.iter().any(is_on) {
         return None;
     }
-    let grants: Vec<String> = query::query_rows(connection, "SHOW GRANTS", ());
+    let grants: Vec<String> = query::query_rows_or_empty(connection, "SHOW GRANTS", ());
     let may_write = |grant: &String| {
         let rights = [
             "ALL PRIVILEGES ON *.*",
@@ -85,7 +88,7 @@ fn check_mail_column_type(
     connection: &mut MySqlConnection,
     table: &TableName,
 ) -> Option<Diagnostic> {
-    let data_types: Vec<String> = query::query_rows(
+    let data_types: Vec<String> = query::query_rows_or_empty(
         connection,
         "SELECT LOWER(DATA_TYPE) FROM information_schema.COLUMNS
          WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ? AND COLUMN_NAME = 'mail'",
@@ -110,7 +113,7 @@ pub fn check_unique_indexes(
     connection: &mut MySqlConnection,
     table: &TableName,
 ) -> Vec<Diagnostic> {
-    let columns: Vec<(String, String)> = query::query_rows(
+    let columns: Vec<(String, String)> = query::query_rows_or_empty(
         connection,
         "SELECT INDEX_NAME, COALESCE(LOWER(COLUMN_NAME), '') FROM information_schema.STATISTICS
              WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ? AND NON_UNIQUE = 0
@@ -138,7 +141,7 @@ pub fn check_unique_indexes(
 
 /// Returns the findings about the table under a view, if the view reads only one table and MYSQL_USER can see that table.
 fn check_table_under_view(connection: &mut MySqlConnection, table: &TableName) -> Vec<Diagnostic> {
-    let definition: Vec<Option<String>> = query::query_rows(
+    let definition: Vec<Option<String>> = query::query_rows_or_empty(
         connection,
         "SELECT VIEW_DEFINITION FROM information_schema.VIEWS
              WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ?",
@@ -152,7 +155,7 @@ fn check_table_under_view(connection: &mut MySqlConnection, table: &TableName) -
     };
     let under = format!("`{database}`.`{name}`");
     let mut findings = Vec::new();
-    let engine: Vec<Option<String>> = query::query_rows(
+    let engine: Vec<Option<String>> = query::query_rows_or_empty(
         connection,
         "SELECT ENGINE FROM information_schema.TABLES WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ?",
         (&database, &name),
@@ -166,7 +169,7 @@ fn check_table_under_view(connection: &mut MySqlConnection, table: &TableName) -
         )));
     }
     type UnfilledColumnRow = (String, String, String, Option<String>);
-    let unfilled: Vec<UnfilledColumnRow> = query::query_rows(
+    let unfilled: Vec<UnfilledColumnRow> = query::query_rows_or_empty(
         connection,
         "SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, CHARACTER_SET_NAME FROM information_schema.COLUMNS
              WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? AND IS_NULLABLE = 'NO' AND COLUMN_DEFAULT IS NULL

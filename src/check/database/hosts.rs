@@ -3,7 +3,7 @@
 use mysql::Error;
 
 use super::fixes;
-use crate::check::peer::PeerProtocol;
+use crate::check::peer::DetectedServerProtocol;
 use crate::store::Diagnostic;
 use crate::store::mysql::connection::MySqlConnection;
 use crate::store::mysql::host_state::MySqlHostState;
@@ -36,7 +36,7 @@ pub fn connect(
     let any_is_healthy = (states.iter()).any(|state| matches!(state, Ok(MySqlHostState::Healthy)));
     let mut findings = Vec::new();
     for (host, state) in states.iter().enumerate() {
-        let name = hosts.configured_host_name(host);
+        let name = hosts.host_as_configured(host);
         let (reason, text) = match state {
             Ok(MySqlHostState::Healthy) => continue,
             Ok(MySqlHostState::Standby(reason)) => {
@@ -88,7 +88,7 @@ pub fn connect(
 /// Returns why a host cannot be used. If a server of another protocol answers there, the text names that protocol.
 fn unreachable_text(connector: &Connector, host: usize, error: &Error) -> String {
     let hosts = connector.hosts();
-    let name = hosts.configured_host_name(host);
+    let name = hosts.host_as_configured(host);
     let what = match hosts.host_count() {
         1 => format!("the database at {name} cannot be reached"),
         _ => format!("node {name} cannot be reached"),
@@ -104,8 +104,8 @@ fn unreachable_text(connector: &Connector, host: usize, error: &Error) -> String
     );
     let peer = Some(name)
         .filter(|_| may_be_other_protocol)
-        .and_then(PeerProtocol::detect_server_protocol);
-    match peer.filter(|peer| *peer != PeerProtocol::MySql) {
+        .and_then(DetectedServerProtocol::detect_server_protocol);
+    match peer.filter(|peer| *peer != DetectedServerProtocol::MySql) {
         Some(peer) => format!(
             "MYSQL_HOST: {what}: it answers like {peer}; MYSQL_HOST must be the address of a MySQL or MariaDB server, \
              such as 127.0.0.1:3306"

@@ -20,7 +20,7 @@ use crate::store::mysql::hanging;
 use crate::store::mysql::pool::Connector;
 
 /// Checks the hosts and the table, and inserts a trial row that is rolled back.
-pub fn check(
+pub fn check_mysql_hosts_and_table(
     connector: &Connector,
     max_content_octets: usize,
     addresses: &TrialMailDomains,
@@ -51,11 +51,15 @@ fn check_database(
         return findings;
     }
     if !table::supports_transactions(&connection.table_info.engine) {
-        findings.extend(definition::check(&mut connection, table));
+        findings.extend(definition::check_table_and_rights(&mut connection, table));
     } else {
         let triggers = triggers::check_triggers(&mut connection, table);
         if triggers.is_empty() {
-            findings.extend(trial_row::check(&mut connection, table, addresses));
+            findings.extend(trial_row::check_trial_row(
+                &mut connection,
+                table,
+                addresses,
+            ));
         } else {
             findings.extend(triggers);
             findings.extend(definition::check_rights(&mut connection, table));

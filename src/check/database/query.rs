@@ -8,7 +8,7 @@ use crate::store::mysql::connection::MySqlConnection;
 
 /// Returns the rows that can be converted to `T`, and no rows if the server refuses the query. The driver's own conversion
 /// is not used, because it panics at an unexpected NULL.
-pub fn query_rows<T: FromRow>(
+pub fn query_rows_or_empty<T: FromRow>(
     connection: &mut MySqlConnection,
     statement: &str,
     values: impl Into<Params>,
@@ -25,5 +25,5 @@ pub fn query_rows<T: FromRow>(
 
 /// Returns the parameters of `TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ?`.
 pub fn schema_and_table_parameters(table: &TableName) -> (Option<&str>, &str) {
-    (table.database_part(), table.table_part())
+    (table.database_in_table_name(), table.table_part())
 }

@@ -23,7 +23,7 @@ pub struct TrialMailDomains {
 }
 
 /// Inserts a row, looks it up in the way a writer does after a COMMIT without an answer, and rolls it back.
-pub fn check(
+pub fn check_trial_row(
     connection: &mut MySqlConnection,
     table: &TableName,
     addresses: &TrialMailDomains,
@@ -38,7 +38,7 @@ pub fn check(
     };
     let mut tries = 0;
     let outcome = loop {
-        let outcome = try_insert_and_look_up(connection, table, &mail);
+        let outcome = insert_and_look_up_trial_row(connection, table, &mail);
         tries += 1;
         match &outcome {
             // A deadlock with a running goguerrilla server does not show a fault of the table, so the insert is tried again.
@@ -98,7 +98,7 @@ enum TrialRowOutcome {
 }
 
 /// Inserts a row and looks it up, with the statements and session settings of a writer.
-fn try_insert_and_look_up(
+fn insert_and_look_up_trial_row(
     connection: &mut MySqlConnection,
     table: &TableName,
     mail: &Mail,
@@ -134,7 +134,8 @@ fn is_rollback_incomplete(connection: &mut MySqlConnection) -> bool {
     if connection.broken {
         return false;
     }
-    let warnings: Vec<(String, u64, String)> = query::query_rows(connection, "SHOW WARNINGS", ());
+    let warnings: Vec<(String, u64, String)> =
+        query::query_rows_or_empty(connection, "SHOW WARNINGS", ());
     warnings.iter().any(|(_, code, _)| *code == 1196)
 }
 

@@ -14,7 +14,7 @@ use crate::store::mysql::connection::MySqlConnection;
 /// Returns a warning for each INSERT trigger that writes, or may write, to a table without transactions.
 pub fn check_triggers(connection: &mut MySqlConnection, table: &TableName) -> Vec<Diagnostic> {
     let (database, name) = query::schema_and_table_parameters(table);
-    let first: Vec<Trigger> = query::query_rows(
+    let first: Vec<Trigger> = query::query_rows_or_empty(
         connection,
         "SELECT TRIGGER_NAME, ACTION_STATEMENT FROM information_schema.TRIGGERS
          WHERE EVENT_OBJECT_SCHEMA = COALESCE(?, DATABASE()) AND EVENT_OBJECT_TABLE = ?
@@ -24,13 +24,13 @@ pub fn check_triggers(connection: &mut MySqlConnection, table: &TableName) -> Ve
     if first.is_empty() {
         return Vec::new();
     }
-    let engines: Vec<(String, Option<String>)> = query::query_rows(
+    let engines: Vec<(String, Option<String>)> = query::query_rows_or_empty(
         connection,
         "SELECT LOWER(TABLE_NAME), ENGINE FROM information_schema.TABLES WHERE TABLE_TYPE = 'BASE TABLE'
          AND TABLE_SCHEMA NOT IN ('mysql', 'information_schema', 'performance_schema', 'sys')",
         (),
     );
-    let routines: Vec<String> = query::query_rows(
+    let routines: Vec<String> = query::query_rows_or_empty(
         connection,
         "SELECT LOWER(ROUTINE_NAME) FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA <> 'sys'",
         (),
@@ -66,7 +66,7 @@ pub fn check_triggers(connection: &mut MySqlConnection, table: &TableName) -> Ve
             Ok(tables) => {
                 for written in tables {
                     if examined.len() < MAX_TABLES && examined.insert(written.clone()) {
-                        triggers.extend(query::query_rows::<Trigger>(
+                        triggers.extend(query::query_rows_or_empty::<Trigger>(
                             connection,
                             "SELECT TRIGGER_NAME, ACTION_STATEMENT FROM information_schema.TRIGGERS
                              WHERE LOWER(EVENT_OBJECT_TABLE) = ?",

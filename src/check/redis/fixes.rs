@@ -1,6 +1,6 @@
 //! The fix for each error that Redis sends.
 
-use crate::check::peer::{PeerProtocol, redis_refusal_on_connect};
+use crate::check::peer::{DetectedServerProtocol, redis_refusal_on_connect};
 
 /// Returns how to fix the problem that a Redis error reports; `None` if the error is unknown.
 pub fn redis_error_fix(error: &str) -> Option<&'static str> {
@@ -22,13 +22,13 @@ pub fn explain_redis_connection_error(address: &str, error: &str) -> Option<Stri
     if redis_error_fix(error).is_some() || connect_errors.iter().any(|word| error.contains(word)) {
         return None;
     }
-    match PeerProtocol::detect_server_protocol(address)? {
-        PeerProtocol::Redis => {
+    match DetectedServerProtocol::detect_server_protocol(address)? {
+        DetectedServerProtocol::Redis => {
             let refusal = redis_refusal_on_connect(address)?;
             let fix = redis_error_fix(&refusal).map(|fix| format!("; {fix}"));
             Some(refusal + &fix.unwrap_or_default())
         }
-        PeerProtocol::Tls => Some(
+        DetectedServerProtocol::Tls => Some(
             "it answers like TLS; name its port without TLS in REDIS_INTERFACE, or use rediss:// if this version supports it"
                 .to_owned(),
         ),

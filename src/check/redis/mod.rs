@@ -11,9 +11,9 @@ use crate::store::redis::{
 };
 
 /// Returns problems that would keep the server from storing bodies in Redis, and settings that may lose bodies.
-pub fn check(settings: &RedisSettings) -> Vec<Diagnostic> {
+pub fn check_redis_or_cluster(settings: &RedisSettings) -> Vec<Diagnostic> {
     run_check_catching_panic("REDIS_INTERFACE", || match settings.urls.as_slice() {
-        [url] => check_single_redis(url, settings.expire_seconds),
+        [url] => check_standalone_redis(url, settings.expire_seconds),
         _ => check_redis_cluster(settings),
     })
 }
@@ -64,7 +64,7 @@ fn check_redis_cluster(settings: &RedisSettings) -> Vec<Diagnostic> {
     findings
 }
 
-fn check_single_redis(url: &str, expire_seconds: usize) -> Vec<Diagnostic> {
+fn check_standalone_redis(url: &str, expire_seconds: usize) -> Vec<Diagnostic> {
     if let Err(error) = RedisPool::new(url, expire_seconds, 1) {
         return vec![Diagnostic::error(error)];
     }

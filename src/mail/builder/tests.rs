@@ -6,13 +6,13 @@ use std::time::Duration;
 use super::*;
 use crate::mail::inflate;
 use crate::smtp::{
-    AllowedHosts, InputBuffer, RecipientColumnLimits, Session, SessionSettings, Step, TlsState,
+    AcceptedDomains, InputBuffer, RecipientColumnLimits, Session, SessionSettings, Step, TlsState,
 };
 
 #[derive(Debug)]
-struct Unlimited;
+struct UnlimitedRecipientColumns;
 
-impl RecipientColumnLimits for Unlimited {
+impl RecipientColumnLimits for UnlimitedRecipientColumns {
     fn can_store_recipient(&self, _: &str, _: &str) -> bool {
         true
     }
@@ -23,10 +23,10 @@ fn mail_of_session(commands: &str, content: &str, received_at: SystemTime) -> Ma
     let settings = Arc::new(SessionSettings {
         host_name: "mx.test".to_owned(),
         primary_mail_host: "primary.test".to_owned(),
-        allowed_hosts: AllowedHosts::accepting_every_domain(),
+        allowed_hosts: AcceptedDomains::accepting_every_domain(),
         max_content_octets: 100_000,
         max_recipients: 100,
-        recipient_limits: Arc::new(Unlimited),
+        recipient_limits: Arc::new(UnlimitedRecipientColumns),
         recipient_hook: None,
         verbose: false,
     });
@@ -46,7 +46,7 @@ fn mail_of_session(commands: &str, content: &str, received_at: SystemTime) -> Ma
                     received_at,
                 };
                 return Mail::new(envelope, content, origin, |path| {
-                    settings.to_column_address(path)
+                    settings.address_for_to_column(path)
                 })
                 .unwrap();
             }
@@ -56,7 +56,7 @@ fn mail_of_session(commands: &str, content: &str, received_at: SystemTime) -> Ma
 }
 
 /// Replaces the random mail ids, which differ between two mails.
-fn without_ids(mail: &Mail, text: &str) -> String {
+fn replace_mail_ids_with_placeholder(mail: &Mail, text: &str) -> String {
     mail.recipients().iter().fold(text.to_owned(), |text, one| {
         text.replace(one.hash.as_str(), "ID")
     })
@@ -71,15 +71,16 @@ fn assert_same(built: &Mail, received: &Mail) {
             (&other.to, &other.recipient),
             "a recipient"
         );
-        let trace = without_ids(built, &built.trace_fields(one));
-        let other_trace = without_ids(received, &received.trace_fields(other));
+        let trace = replace_mail_ids_with_placeholder(built, &built.trace_fields(one));
+        let other_trace =
+            replace_mail_ids_with_placeholder(received, &received.trace_fields(other));
         assert_eq!(trace, other_trace);
         let stored = inflate(&built.zlib_body(one).unwrap(), 1 << 20).unwrap();
         let expected = [built.trace_fields(one).as_bytes(), built.content()].concat();
         assert_eq!(stored, expected);
     }
     assert_eq!(built.content(), received.content());
-    assert_eq!(built.summary(), received.summary());
+    assert_eq!(built.mime_summary(), received.mime_summary());
     assert_eq!(built.attach_info(), received.attach_info());
     assert_eq!(built.client_ip(), received.client_ip());
     assert_eq!(built.helo_name(), received.helo_name());

@@ -36,12 +36,12 @@ impl Charset {
         match self {
             Charset::Ascii => match std::str::from_utf8(octets) {
                 Ok(text) => text.to_owned(),
-                Err(_) => decode_without_bom(WINDOWS_1252, octets),
+                Err(_) => decode_keeping_bom(WINDOWS_1252, octets),
             },
             Charset::Encoding(encoding) if encoding == UTF_8 => {
-                unicode::strip_byte_order_marks(decode_without_bom(encoding, octets))
+                unicode::strip_byte_order_marks(decode_keeping_bom(encoding, octets))
             }
-            Charset::Encoding(encoding) => decode_without_bom(encoding, octets),
+            Charset::Encoding(encoding) => decode_keeping_bom(encoding, octets),
             Charset::Stateful(charset) => charset.decode(&[octets.to_vec()]),
             Charset::SingleByte(upper_half) => single_byte::decode(octets, upper_half),
             Charset::EucTw => cns_11643::decode_euc_tw(octets),
@@ -78,7 +78,7 @@ impl Charset {
     }
 }
 
-fn decode_without_bom(encoding: &'static Encoding, octets: &[u8]) -> String {
+fn decode_keeping_bom(encoding: &'static Encoding, octets: &[u8]) -> String {
     encoding.decode_without_bom_handling(octets).0.into_owned()
 }
 

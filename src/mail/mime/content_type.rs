@@ -31,10 +31,12 @@ impl ContentType {
         ContentType {
             media_type,
             charset: parsed_field
-                .get("charset")
+                .mime_parameter_value("charset")
                 .and_then(|value| trimmed_charset_name(&value)),
-            boundary: parsed_field.get("boundary").and_then(boundary_octets),
-            name: parsed_field.mime_parameter_as_file_name("name"),
+            boundary: parsed_field
+                .mime_parameter_value("boundary")
+                .and_then(boundary_octets),
+            name: parsed_field.parameter_value_unless_empty("name"),
         }
     }
 

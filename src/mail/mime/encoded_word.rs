@@ -182,14 +182,14 @@ mod tests {
             (b"\xfc", "ü"),
             (b"", ""),
         ];
-        check(cases);
+        assert_decoded_values(cases);
         let latin = Charset::from_name(b"iso-8859-2");
         assert_eq!(decode(b"\xb1", latin), "ą");
     }
 
     #[test]
     fn malformed_encoded_words_are_decoded_leniently() {
-        check(&[
+        assert_decoded_values(&[
             (b"=?utf-8?q?Hello world =C3=BC?=", "Hello world ü"),
             (b"=?utf-8?Q?a=+5b=?=", "a=+5b="),
             (b"=?utf-8?Q?a?b?=", "a?b"),
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn encoded_words_in_stateful_charsets_are_decoded() {
-        check(&[
+        assert_decoded_values(&[
             (b"=?iso-2022-kr?B?GyQpQw4+SDNnR088PD9kDw==?=", "안녕하세요"),
             (b"=?hz-gb-2312?B?fntEYzpDfn0=?=", "你好"),
             (b"=?iso-2022-jp?B?GyRCJCIbKEIbJEIkJBsoQg==?=", "あい"),
@@ -232,7 +232,7 @@ mod tests {
         ]);
     }
 
-    fn check(cases: &[(&[u8], &str)]) {
+    fn assert_decoded_values(cases: &[(&[u8], &str)]) {
         for (value, want) in cases {
             assert_eq!(decode(value, None), *want, "{}", value.escape_ascii());
         }

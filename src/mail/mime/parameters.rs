@@ -36,15 +36,15 @@ impl ParameterizedField {
     }
 
     /// Returns the value of the parameter `name`, which must be in lower case; `None` if the parameter is missing or empty.
-    pub fn get(&self, name: &str) -> Option<MimeParameterValue> {
+    pub fn mime_parameter_value(&self, name: &str) -> Option<MimeParameterValue> {
         let parameters = self.parameters.iter();
         let parameters = parameters.filter(|parameter| parameter.name == name.as_bytes());
         parameter_value::preferred_parameter_value(&parameters.collect::<Vec<_>>())
     }
 
     /// Returns the file name in `parameter`; `None` if the parameter is missing or its decoded text is empty.
-    pub fn mime_parameter_as_file_name(&self, parameter: &str) -> Option<MimeParameterValue> {
-        self.get(parameter)
+    pub fn parameter_value_unless_empty(&self, parameter: &str) -> Option<MimeParameterValue> {
+        self.mime_parameter_value(parameter)
             .filter(|value| !value.decode(None).is_empty())
     }
 }
@@ -231,12 +231,12 @@ mod tests {
             ("a/b; name==?utf-8?Q?=C3=BC?=", "a/b", Some("ü")),
             ("", "", None),
         ];
-        check(cases);
+        assert_parsed_parameters(cases);
     }
 
     #[test]
     fn rfc_2231_continued_and_encoded_parameters_are_decoded() {
-        check(&[
+        assert_parsed_parameters(&[
             (
                 "a/b; name=x; name*=UTF-8'fr'%C3%A9.jpg",
                 "a/b",
@@ -282,12 +282,12 @@ mod tests {
         ]);
         let many: String = (0..12).map(|n| format!("; name*{n}={n},")).collect();
         let want = "0,1,2,3,4,5,6,7,8,9,10,11,";
-        check(&[(&format!("a/b{many}"), "a/b", Some(want))]);
+        assert_parsed_parameters(&[(&format!("a/b{many}"), "a/b", Some(want))]);
     }
 
     #[test]
     fn parameters_with_missing_or_wrong_separators_are_parsed() {
-        check(&[
+        assert_parsed_parameters(&[
             ("a/b charset=x", "a/b", None),
             ("a/b name=x", "a/b", Some("x")),
             ("a/b, name=x", "a/b", Some("x")),
@@ -309,7 +309,7 @@ mod tests {
 
     #[test]
     fn backslashes_in_file_names_are_kept() {
-        check(&[
+        assert_parsed_parameters(&[
             (r#"a/b; name="C:\a\b.c""#, "a/b", Some(r"C:\a\b.c")),
             (r#"a/b; name="C:\\a\\b.c""#, "a/b", Some(r"C:\a\b.c")),
             (r#"a/b; name="\\srv\a""#, "a/b", Some(r"\srv\a")),
@@ -325,12 +325,14 @@ mod tests {
         ]);
     }
 
-    fn check(cases: &[(&str, &str, Option<&str>)]) {
+    fn assert_parsed_parameters(cases: &[(&str, &str, Option<&str>)]) {
         for (field, value, name) in cases {
             let structured = ParameterizedField::parse(field.as_bytes());
             let found = std::str::from_utf8(&structured.value).unwrap();
             assert_eq!(found, *value, "{field}");
-            let found = structured.get("name").map(|value| value.decode(None));
+            let found = structured
+                .mime_parameter_value("name")
+                .map(|value| value.decode(None));
             assert_eq!(found.as_deref(), *name, "{field}");
         }
     }
@@ -338,7 +340,8 @@ mod tests {
     #[test]
     fn encoded_words_in_a_boundary_parameter_are_not_decoded() {
         let octets = |field: &str| {
-            let value = ParameterizedField::parse(field.as_bytes()).get("boundary");
+            let value =
+                ParameterizedField::parse(field.as_bytes()).mime_parameter_value("boundary");
             value.map(|value| value.octets)
         };
         for (field, want) in [
@@ -356,7 +359,7 @@ mod tests {
         fn parameter_parser_does_not_panic_on_any_field(field in "[a-z/;=*'\"()\\\\%0-9 \r\n\té]{0,60}") {
             let structured = ParameterizedField::parse(field.as_bytes());
             for name in ["a", "name"] {
-                if let Some(value) = structured.get(name) {
+                if let Some(value) = structured.mime_parameter_value(name) {
                     value.decode(None);
                 }
             }

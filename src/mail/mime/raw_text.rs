@@ -9,7 +9,7 @@ use super::stateful_charset::StatefulCharset;
 /// Decodes raw octets in the first charset that fits: a stateful charset if there are shift sequences, UTF-8,
 /// `named` (the charset that the message names), windows-1252.
 pub fn decode(octets: &[u8], named: Option<Charset>) -> String {
-    if let Some(charset) = find_stateful_charset(octets, named) {
+    if let Some(charset) = detect_stateful_charset(octets, named) {
         return charset.decode(&[octets.to_vec()]);
     }
     if let Ok(text) = std::str::from_utf8(octets) {
@@ -30,7 +30,7 @@ pub fn decode(octets: &[u8], named: Option<Charset>) -> String {
 
 /// Returns the stateful charset of text with escape or shift sequences: `named`, or ISO-2022-JP if 7-bit text contains an
 /// escape sequence that designates a character set. Returns `None` for other text.
-fn find_stateful_charset(octets: &[u8], named: Option<Charset>) -> Option<StatefulCharset> {
+fn detect_stateful_charset(octets: &[u8], named: Option<Charset>) -> Option<StatefulCharset> {
     match named {
         Some(Charset::Stateful(charset)) if charset.contains_shift_or_designation(octets) => {
             Some(charset)

@@ -152,7 +152,7 @@ impl MimeSummaryCollector {
         let is_text = media.is_text_media_type();
         let charset = media.raw_text_charset();
         let name = disposition
-            .mime_parameter_as_file_name("filename")
+            .parameter_value_unless_empty("filename")
             .or(media.name);
         if has_attachment_disposition(&disposition.value) || name.is_some() || !is_text {
             self.attachments.push(AttachmentWithUndecodedName {

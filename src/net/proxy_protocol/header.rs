@@ -35,10 +35,10 @@ pub enum ProxyHeaderClient {
 impl ProxyHeaderParse {
     /// Parses the octets received so far. Further octets can change only the result [`Partial`](ProxyHeaderParse::Partial).
     pub fn parse(received: &[u8]) -> ProxyHeaderParse {
-        if may_match_signature(received, v2::SIGNATURE) {
+        if may_match_proxy_signature(received, v2::SIGNATURE) {
             return v2::parse(received).unwrap_or(ProxyHeaderParse::Partial);
         }
-        if !may_match_signature(received, v1::SIGNATURE) {
+        if !may_match_proxy_signature(received, v1::SIGNATURE) {
             return ProxyHeaderParse::Malformed;
         }
         v1::parse(received)
@@ -46,7 +46,7 @@ impl ProxyHeaderParse {
 }
 
 /// Returns whether `received` begins with `signature`, or `signature` begins with `received`.
-fn may_match_signature(received: &[u8], signature: &[u8]) -> bool {
+fn may_match_proxy_signature(received: &[u8], signature: &[u8]) -> bool {
     received
         .iter()
         .zip(signature)
@@ -94,7 +94,7 @@ mod tests {
             let source = ProxyHeaderClient::Client(IpAddr::V6(ip).to_canonical());
             let octets = line.len();
             prop_assert_eq!(ProxyHeaderParse::parse(line.as_bytes()), ProxyHeaderParse::Complete { source, octets });
-            let binary = v2::encode(0x21, 0x21, &[&ip.octets()[..], &[0; 20]].concat());
+            let binary = v2::test_proxy_v2_header(0x21, 0x21, &[&ip.octets()[..], &[0; 20]].concat());
             prop_assert_eq!(ProxyHeaderParse::parse(&binary), ProxyHeaderParse::Complete { source, octets: 52 });
         }
     }
@@ -103,7 +103,9 @@ mod tests {
         let any_octets = vec(any::<u8>(), 0..150);
         let line = "PROXY (TCP4|TCP6|UNKNOWN|x)( [0-9a-f.:]{0,30}){0,5}[ \r]?\r?\n?x{0,120}";
         let binary = (any::<u8>(), any::<u8>(), vec(any::<u8>(), 0..250)).prop_map(
-            |(command, family, body)| v2::encode(0x20 | (command % 3), family % 0x33, &body),
+            |(command, family, body)| {
+                v2::test_proxy_v2_header(0x20 | (command % 3), family % 0x33, &body)
+            },
         );
         prop_oneof![any_octets, line.prop_map(String::into_bytes), binary]
     }

@@ -50,7 +50,7 @@ const UNIX: u8 = 0x31;
 
 /// Returns a version 2 header. `command` also contains the version; `body` is the addresses and the data after them.
 #[cfg(test)]
-pub fn encode(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
+pub fn test_proxy_v2_header(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
     let length = (body.len() as u16).to_be_bytes();
     [SIGNATURE, &[command, family], &length, body].concat()
 }
@@ -76,47 +76,74 @@ mod tests {
         let complete = |source, octets| ProxyHeaderParse::Complete { source, octets };
         let tlv = [&v4[..], &[0xee, 0, 3, 1, 2, 3]].concat();
         for (header, want) in [
-            (encode(0x21, 0x11, &v4), client("192.0.2.1", 28)),
-            (encode(0x21, 0x11, &tlv), client("192.0.2.1", 34)),
             (
-                encode(0x21, 0x21, &v6("2001:db8::1")),
+                test_proxy_v2_header(0x21, 0x11, &v4),
+                client("192.0.2.1", 28),
+            ),
+            (
+                test_proxy_v2_header(0x21, 0x11, &tlv),
+                client("192.0.2.1", 34),
+            ),
+            (
+                test_proxy_v2_header(0x21, 0x21, &v6("2001:db8::1")),
                 client("2001:db8::1", 52),
             ),
             (
-                encode(0x21, 0x21, &v6("::ffff:192.0.2.1")),
+                test_proxy_v2_header(0x21, 0x21, &v6("::ffff:192.0.2.1")),
                 client("192.0.2.1", 52),
             ),
             (
-                encode(0x21, 0x31, &[0; 216]),
+                test_proxy_v2_header(0x21, 0x31, &[0; 216]),
                 complete(ProxyHeaderClient::Unknown, 232),
             ),
             (
-                encode(0x21, 0x00, &[]),
+                test_proxy_v2_header(0x21, 0x00, &[]),
                 complete(ProxyHeaderClient::Unknown, 16),
             ),
             (
-                encode(0x21, 0x00, &[1; 7]),
+                test_proxy_v2_header(0x21, 0x00, &[1; 7]),
                 complete(ProxyHeaderClient::Unknown, 23),
             ),
             (
-                encode(0x20, 0x00, &[]),
+                test_proxy_v2_header(0x20, 0x00, &[]),
                 complete(ProxyHeaderClient::HealthCheck, 16),
             ),
             (
-                encode(0x20, 0x11, &v4),
+                test_proxy_v2_header(0x20, 0x11, &v4),
                 complete(ProxyHeaderClient::HealthCheck, 28),
             ),
             (
-                encode(0x20, 0xff, &[0; 9]),
+                test_proxy_v2_header(0x20, 0xff, &[0; 9]),
                 complete(ProxyHeaderClient::HealthCheck, 25),
             ),
-            (encode(0x21, 0x11, &v4[1..]), ProxyHeaderParse::Malformed),
-            (encode(0x21, 0x21, &v4), ProxyHeaderParse::Malformed),
-            (encode(0x21, 0x31, &[0; 215]), ProxyHeaderParse::Malformed),
-            (encode(0x21, 0x12, &v4), ProxyHeaderParse::Malformed),
-            (encode(0x21, 0x41, &v4), ProxyHeaderParse::Malformed),
-            (encode(0x22, 0x11, &v4), ProxyHeaderParse::Malformed),
-            (encode(0x11, 0x11, &v4), ProxyHeaderParse::Malformed),
+            (
+                test_proxy_v2_header(0x21, 0x11, &v4[1..]),
+                ProxyHeaderParse::Malformed,
+            ),
+            (
+                test_proxy_v2_header(0x21, 0x21, &v4),
+                ProxyHeaderParse::Malformed,
+            ),
+            (
+                test_proxy_v2_header(0x21, 0x31, &[0; 215]),
+                ProxyHeaderParse::Malformed,
+            ),
+            (
+                test_proxy_v2_header(0x21, 0x12, &v4),
+                ProxyHeaderParse::Malformed,
+            ),
+            (
+                test_proxy_v2_header(0x21, 0x41, &v4),
+                ProxyHeaderParse::Malformed,
+            ),
+            (
+                test_proxy_v2_header(0x22, 0x11, &v4),
+                ProxyHeaderParse::Malformed,
+            ),
+            (
+                test_proxy_v2_header(0x11, 0x11, &v4),
+                ProxyHeaderParse::Malformed,
+            ),
             (
                 b"\r\n\r\n\0\r\nQUIT\r".to_vec(),
                 ProxyHeaderParse::Malformed,
@@ -125,13 +152,13 @@ mod tests {
         ] {
             assert_eq!(ProxyHeaderParse::parse(&header), want, "{header:?}");
         }
-        let whole = encode(0x21, 0x11, &v4);
+        let whole = test_proxy_v2_header(0x21, 0x11, &v4);
         assert_eq!(
             ProxyHeaderParse::parse(&whole[..19]),
             ProxyHeaderParse::Partial
         );
         // The parser does not wait for the data after the addresses, which may have any length.
-        let mut longest = encode(0x21, 0x11, &v4);
+        let mut longest = test_proxy_v2_header(0x21, 0x11, &v4);
         longest[14..16].fill(0xff);
         assert_eq!(
             ProxyHeaderParse::parse(&longest),

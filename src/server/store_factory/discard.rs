@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use super::{RunningStore, SelectableStore};
+use super::{RunningStore, StoreFactory};
 use crate::config::Config;
 use crate::connection::StoreLimitsCell;
 use crate::metrics::Metrics;
 use crate::server::StartError;
-use crate::store::{Diagnostic, MailReader, SaveQueue, StoreReadError, TableName};
+use crate::store::{Diagnostic, SaveQueue, StoreReadError, StoredMailReader, TableName};
 
 /// The store `discard`.
-pub struct Discard;
+pub struct DiscardStoreFactory;
 
-impl SelectableStore for Discard {
+impl StoreFactory for DiscardStoreFactory {
     fn start(
         &self,
         _: &Config,
@@ -31,18 +31,18 @@ impl SelectableStore for Discard {
         false
     }
 
-    fn max_descriptors(&self, _: &Config) -> usize {
+    fn max_descriptors_of_store(&self, _: &Config) -> usize {
         0
     }
 
-    fn check(&self, _: &Config) -> Vec<Diagnostic> {
+    fn find_store_problems(&self, _: &Config) -> Vec<Diagnostic> {
         vec![Diagnostic::warning(
             "GM_STORE: discard accepts every mail and stores none; set \"sqlite\" to keep mail"
                 .to_owned(),
         )]
     }
 
-    fn open_reader(&self, _: &Config) -> Result<Box<dyn MailReader>, StoreReadError> {
+    fn open_reader(&self, _: &Config) -> Result<Box<dyn StoredMailReader>, StoreReadError> {
         let text = "GM_STORE: the store discard keeps no mail to read";
         Err(StoreReadError(text.to_owned()))
     }

@@ -1,15 +1,15 @@
 //! Opens the store that the configuration selects, and starts its writers.
 
 mod discard;
+mod factory;
 #[cfg(feature = "mysql")]
 mod mysql;
-mod selectable;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
 use std::sync::{Arc, OnceLock};
 
-pub use selectable::{SelectableStore, selectable_store};
+pub use factory::{StoreFactory, store_factory_of_kind};
 
 use super::StartError;
 use crate::config::Config;
@@ -18,10 +18,10 @@ use crate::metrics::Metrics;
 use crate::store::{SaveQueue, StoreHealth, StoreOpener, TableName, WriterThreads};
 
 /// The source of the store: the configuration or the embedding program.
-pub enum StoreSource {
+pub enum ConfiguredOrCustomStore {
     /// The store that GM_STORE selects. The first call of `start` sets the field, and a reload reuses it, because a change of
     /// GM_STORE needs a restart.
-    Configured(OnceLock<Box<dyn SelectableStore>>),
+    Configured(OnceLock<Box<dyn StoreFactory>>),
     /// A store of the embedding program, and its number of writers.
     Custom(StoreOpener, usize),
 }
@@ -36,7 +36,7 @@ pub struct RunningStore {
     pub writers: Option<WriterThreads>,
 }
 
-impl StoreSource {
+impl ConfiguredOrCustomStore {
     /// Opens the store and starts its writers. `metrics` are those of the server.
     ///
     /// # Errors
@@ -48,15 +48,15 @@ impl StoreSource {
     ) -> Result<RunningStore, StartError> {
         let limits = Arc::default();
         match self {
-            StoreSource::Custom(open, writers) => {
-                let health = StoreHealth::new_reached(Arc::clone(metrics));
+            ConfiguredOrCustomStore::Custom(open, writers) => {
+                let health = StoreHealth::new_of_reached_store(Arc::clone(metrics));
                 start_writers(limits, *writers, false, health, Arc::clone(open))
             }
-            StoreSource::Configured(selected) => {
+            ConfiguredOrCustomStore::Configured(selected) => {
                 let store = match selected.get() {
                     Some(store) => store,
                     None => {
-                        let store = selectable_store(config.store)?;
+                        let store = store_factory_of_kind(config.store)?;
                         selected.get_or_init(|| store)
                     }
                 };
@@ -68,8 +68,8 @@ impl StoreSource {
     /// Returns whether a change from `running` to `wanted` requires another store.
     pub fn config_change_needs_new_store(&self, running: &Config, wanted: &Config) -> bool {
         match self {
-            StoreSource::Custom(..) => false,
-            StoreSource::Configured(selected) => selected
+            ConfiguredOrCustomStore::Custom(..) => false,
+            ConfiguredOrCustomStore::Configured(selected) => selected
                 .get()
                 .is_some_and(|store| store.config_change_needs_new_store(running, wanted)),
         }

@@ -5,7 +5,7 @@ use std::thread;
 
 use r2d2::Pool;
 
-use super::{RunningStore, SelectableStore, start_writers, table_name};
+use super::{RunningStore, StoreFactory, start_writers, table_name};
 use crate::check;
 use crate::check::database::TrialMailDomains;
 use crate::config::{Config, DatabaseServerAddress};
@@ -18,13 +18,15 @@ use crate::store::mysql::pool::{
 use crate::store::mysql::{BodyStore, MySqlReader, MySqlStore, TableInfo, probe};
 use crate::store::redis::cluster::{ClusterBodyWriter, RedisCluster};
 use crate::store::redis::{RedisBodyWriter, RedisCircuitBreaker, RedisPool, RedisSettings};
-use crate::store::{Diagnostic, MailReader, StoreHealth, StoreOpener, StoreReadError, TableName};
+use crate::store::{
+    Diagnostic, StoreHealth, StoreOpener, StoreReadError, StoredMailReader, TableName,
+};
 use crate::sync;
 
 /// The MySQL store.
-pub struct MySql;
+pub struct MySqlStoreFactory;
 
-impl SelectableStore for MySql {
+impl StoreFactory for MySqlStoreFactory {
     fn start(
         &self,
         config: &Config,
@@ -34,7 +36,7 @@ impl SelectableStore for MySql {
         let health = StoreHealth::new(Arc::clone(metrics));
         let connector = Connector::new(
             mysql_settings(config),
-            table_info_callback(config, &limits),
+            callback_applying_table_limits(config, &limits),
             &health,
         );
         let pool = Arc::new(pool::new_connection_pool(&connector));
@@ -48,7 +50,9 @@ impl SelectableStore for MySql {
             let spawned = thread::Builder::new()
                 .name("redis-check".to_owned())
                 .spawn(move || {
-                    check::redis::check(&redis).iter().for_each(log_finding);
+                    check::redis::check_redis_or_cluster(&redis)
+                        .iter()
+                        .for_each(log_finding);
                 });
             spawned.map_err(StartError::Thread)?;
         }
@@ -67,24 +71,24 @@ impl SelectableStore for MySql {
             || redis_settings(running) != redis_settings(wanted)
     }
 
-    fn max_descriptors(&self, config: &Config) -> usize {
+    fn max_descriptors_of_store(&self, config: &Config) -> usize {
         max_mysql_descriptors(config) + max_redis_descriptors(config)
     }
 
-    fn check(&self, config: &Config) -> Vec<Diagnostic> {
-        let mut findings = check::database::check(
-            &connector_without_sessions(config),
+    fn find_store_problems(&self, config: &Config) -> Vec<Diagnostic> {
+        let mut findings = check::database::check_mysql_hosts_and_table(
+            &connector_for_cli_commands(config),
             config.max_content_octets,
-            &trial_addresses(config),
+            &trial_mail_domains(config),
         );
         if let Some(redis) = redis_settings(config) {
-            findings.extend(check::redis::check(&redis));
+            findings.extend(check::redis::check_redis_or_cluster(&redis));
         }
         findings
     }
 
-    fn open_reader(&self, config: &Config) -> Result<Box<dyn MailReader>, StoreReadError> {
-        let connector = connector_without_sessions(config);
+    fn open_reader(&self, config: &Config) -> Result<Box<dyn StoredMailReader>, StoreReadError> {
+        let connector = connector_for_cli_commands(config);
         let reader = MySqlReader::open(&connector, redis_settings(config))?;
         Ok(Box::new(reader))
     }
@@ -127,7 +131,10 @@ fn body_store_maker(
 
 /// Returns the callback that receives the columns and limits that each new connection reads from the database. If they
 /// have changed, the callback logs the findings of `check` about them and applies the limits to new sessions.
-fn table_info_callback(config: &Config, limits: &Arc<StoreLimitsCell>) -> TableInfoCallback {
+fn callback_applying_table_limits(
+    config: &Config,
+    limits: &Arc<StoreLimitsCell>,
+) -> TableInfoCallback {
     let (limits, table) = (Arc::clone(limits), table_name(config));
     let at_start = config.max_content_octets;
     let previous = Mutex::new(None);
@@ -177,7 +184,7 @@ fn mysql_settings(config: &Config) -> MySqlSettings {
 
 /// Returns a connector for `list`, `show` and `check`. These commands have no SMTP sessions to limit to the column widths,
 /// and nothing reads their metrics.
-fn connector_without_sessions(config: &Config) -> Connector {
+fn connector_for_cli_commands(config: &Config) -> Connector {
     Connector::new(
         mysql_settings(config),
         Arc::new(|_| ()),
@@ -186,7 +193,7 @@ fn connector_without_sessions(config: &Config) -> Connector {
 }
 
 /// Returns the addresses of the trial row of `check`; the recipient is in an accepted domain.
-fn trial_addresses(config: &Config) -> TrialMailDomains {
+fn trial_mail_domains(config: &Config) -> TrialMailDomains {
     let primary = &config.primary_mail_host;
     TrialMailDomains {
         recipient_domain: (config.allowed_hosts.example_allowed_domain())
@@ -257,7 +264,11 @@ mod tests {
             ),
         ] {
             let config = Config::from_json(text).unwrap();
-            assert_eq!(MySql.max_descriptors(&config), want, "{text}");
+            assert_eq!(
+                MySqlStoreFactory.max_descriptors_of_store(&config),
+                want,
+                "{text}"
+            );
         }
     }
 }

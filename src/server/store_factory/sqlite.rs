@@ -2,25 +2,27 @@
 
 use std::sync::{Arc, Mutex, OnceLock};
 
-use super::{RunningStore, SelectableStore, start_writers, table_name};
+use super::{RunningStore, StoreFactory, start_writers, table_name};
 use crate::check;
 use crate::config::Config;
 use crate::connection::StoreLimitsCell;
 use crate::metrics::Metrics;
 use crate::server::StartError;
 use crate::store::sqlite::{DatabaseFile, SqliteMailReader, SqliteStore};
-use crate::store::{Diagnostic, MailReader, StoreHealth, StoreOpener, StoreReadError, TableName};
+use crate::store::{
+    Diagnostic, StoreHealth, StoreOpener, StoreReadError, StoredMailReader, TableName,
+};
 use crate::sync;
 
 /// The SQLite store.
 #[derive(Default)]
-pub struct Sqlite {
+pub struct SqliteStoreFactory {
     /// The database file: the first call of `start` sets the field, and a reload reuses it, so that a reload never switches to
     /// another file.
     file: OnceLock<DatabaseFile>,
 }
 
-impl SelectableStore for Sqlite {
+impl StoreFactory for SqliteStoreFactory {
     fn start(
         &self,
         config: &Config,
@@ -44,7 +46,7 @@ impl SelectableStore for Sqlite {
             let store = opened.map_or_else(|| SqliteStore::open(&file, &table, &counted_in), Ok)?;
             Ok(Box::new(store))
         });
-        let health = StoreHealth::new_reached(Arc::clone(metrics));
+        let health = StoreHealth::new_of_reached_store(Arc::clone(metrics));
         health.set_readiness_check(readiness_check);
         let store = start_writers(limits, 1, true, health, open)?;
         log::info!(store = "sqlite", file:% = config.sqlite_file.display(); "store");
@@ -55,15 +57,15 @@ impl SelectableStore for Sqlite {
         running.mail_table != wanted.mail_table
     }
 
-    fn max_descriptors(&self, _: &Config) -> usize {
+    fn max_descriptors_of_store(&self, _: &Config) -> usize {
         SQLITE_DESCRIPTORS
     }
 
-    fn check(&self, config: &Config) -> Vec<Diagnostic> {
+    fn find_store_problems(&self, config: &Config) -> Vec<Diagnostic> {
         check::sqlite(&config.sqlite_file, &table_name(config))
     }
 
-    fn open_reader(&self, config: &Config) -> Result<Box<dyn MailReader>, StoreReadError> {
+    fn open_reader(&self, config: &Config) -> Result<Box<dyn StoredMailReader>, StoreReadError> {
         let reader = SqliteMailReader::open(&config.sqlite_file, &table_name(config))?;
         Ok(Box::new(reader))
     }

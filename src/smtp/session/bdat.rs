@@ -4,7 +4,7 @@ use std::mem;
 
 use super::{MailTransaction, Session, SessionState, Step};
 use crate::smtp::command::BdatCommand;
-use crate::smtp::content::{ContentLimitError, MessageContent};
+use crate::smtp::content::{ContentLimitError, MessageOctets};
 use crate::smtp::data::ContentSink;
 use crate::smtp::input::InputBuffer;
 use crate::smtp::reply::{self, Reply};
@@ -60,7 +60,7 @@ impl Session {
                 let max = self.settings.max_content_octets;
                 let content = transaction
                     .chunks
-                    .unwrap_or_else(|| MessageContent::new(max, &self.budget));
+                    .unwrap_or_else(|| MessageOctets::new(max, &self.budget));
                 let spare = max.saturating_sub(content.octets().len());
                 let fits = size <= spare as u64;
                 BdatChunkAction::Receive {

@@ -66,7 +66,7 @@ impl CommandCount {
         }
     }
 
-    /// Adds the commands of the ended transaction to `counted`. If the transaction's mail is saved, `reset_after_saved_mail`
+    /// Adds the commands of the ended transaction to `counted`. If the transaction's mail is saved, `reset_count_after_saved_mail`
     /// later sets the counts to 0.
     pub(super) fn add_commands_of_ended_transaction(&mut self) {
         self.counted += self.in_transaction;
@@ -75,7 +75,7 @@ impl CommandCount {
     }
 
     /// Resets the count after a mail was saved.
-    pub(super) fn reset_after_saved_mail(&mut self) {
+    pub(super) fn reset_count_after_saved_mail(&mut self) {
         *self = CommandCount::default();
     }
 
@@ -119,7 +119,7 @@ mod tests {
         assert!(!count.is_command_limit_exceeded());
         count.add_commands_of_ended_transaction();
         assert!(count.is_command_limit_exceeded());
-        count.reset_after_saved_mail();
+        count.reset_count_after_saved_mail();
         assert!(!count.is_command_limit_exceeded());
     }
 

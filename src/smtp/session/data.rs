@@ -4,7 +4,7 @@ use std::mem;
 
 use super::{MailTransaction, Session, SessionState, Step};
 use crate::smtp::command::{self, CommandError};
-use crate::smtp::content::MessageContent;
+use crate::smtp::content::MessageOctets;
 use crate::smtp::data::{ContentSink, DataReader};
 use crate::smtp::input::InputBuffer;
 use crate::smtp::reply::{self, Reply};
@@ -37,7 +37,7 @@ impl Session {
         command::check_no_argument(argument)?;
         match mem::replace(&mut self.state, SessionState::Closed) {
             SessionState::Transaction(transaction) if transaction.is_ready_for_data() => {
-                let content = MessageContent::new(self.settings.max_content_octets, &self.budget);
+                let content = MessageOctets::new(self.settings.max_content_octets, &self.budget);
                 self.restart_content_progress();
                 self.state = SessionState::Data(transaction.envelope, DataReader::new(content));
                 Ok(Reply::new(
@@ -73,7 +73,7 @@ impl Session {
         else {
             return Step::NeedInput;
         };
-        self.step_after_end_of_message(envelope, reader.into_sink())
+        self.step_after_end_of_message(envelope, reader.into_content_sink())
     }
 
     pub(super) fn step_after_end_of_message(

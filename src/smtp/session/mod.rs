@@ -12,11 +12,11 @@ use std::sync::Arc;
 use self::bdat::ReceivingBdatChunk;
 use self::command_count::CommandCount;
 use super::command::{self, CommandError, MailCommand, Verb};
-use super::content::{ContentLimitError, MemoryBudget, MessageContent};
+use super::content::{ContentLimitError, MemoryBudget, MessageOctets};
 use super::data::DataReader;
 use super::extension::{self, ConditionalExtensions};
 use super::input::InputBuffer;
-use super::line::{LineReader, NextSmtpLineKind};
+use super::line::{LineReader, LineSearchResult};
 use super::policy::SessionSettings;
 use super::reply::{self, Reply};
 use super::step::{Envelope, ExpectedInput, ReceivedContentProgress, SessionStats, Step, TlsState};
@@ -75,7 +75,7 @@ struct Helo {
 struct MailTransaction {
     envelope: Envelope,
     /// Content of the chunks so far; `None` before the first chunk.
-    chunks: Option<MessageContent>,
+    chunks: Option<MessageOctets>,
 }
 
 impl Session {
@@ -151,7 +151,7 @@ impl Session {
 
     /// Resets the count of commands, because the mail of the last [`Step::Save`] was saved.
     pub fn reset_command_count(&mut self) {
-        self.commands.reset_after_saved_mail();
+        self.commands.reset_count_after_saved_mail();
     }
 
     /// Returns the kind of input that is expected next.
@@ -202,18 +202,18 @@ impl Session {
     )]
     fn execute_next_line(&mut self, input: &mut InputBuffer) -> Step {
         let octets = match self.lines.find_next_smtp_line(input) {
-            NextSmtpLineKind::Complete(octets) => octets,
-            NextSmtpLineKind::Partial => return Step::NeedInput,
-            NextSmtpLineKind::TooLong if command::is_http_request(input.unconsumed_octets()) => {
+            LineSearchResult::Complete(octets) => octets,
+            LineSearchResult::Partial => return Step::NeedInput,
+            LineSearchResult::TooLong if command::is_http_request(input.unconsumed_octets()) => {
                 return Step::Close(reply::R500_HTTP_REQUEST);
             }
-            NextSmtpLineKind::TooLong => {
+            LineSearchResult::TooLong => {
                 return step_for_rejected_line(
                     input.unconsumed_octets(),
                     reply::R500_LINE_TOO_LONG,
                 );
             }
-            NextSmtpLineKind::BareLf => return Step::Close(reply::R500_BARE_LF),
+            LineSearchResult::BareLf => return Step::Close(reply::R500_BARE_LF),
         };
         let line = &input.unconsumed_octets()[..octets - 2];
         if self.settings.verbose {

@@ -54,7 +54,7 @@ impl Session {
             transaction.envelope.recipients.push(path);
         }
         if let Some(proxy) = &mut self.proxy {
-            proxy.forbid_address_change();
+            proxy.forbid_xclient_address_change();
         }
         self.stats.rcpt += 1;
         reply::R250_RECIPIENT_OK
@@ -67,7 +67,7 @@ mod tests {
 
     use super::*;
     use crate::smtp::{
-        AllowedHosts, InputBuffer, MemoryBudget, RecipientColumnLimits, RecipientHook,
+        AcceptedDomains, InputBuffer, MemoryBudget, RecipientColumnLimits, RecipientHook,
         SessionSettings, TlsState,
     };
 
@@ -98,7 +98,7 @@ mod tests {
         let settings = SessionSettings {
             host_name: "mx.test".to_owned(),
             primary_mail_host: "mx.test".to_owned(),
-            allowed_hosts: AllowedHosts::from_host_patterns(["ours.test", "m\u{fc}nchen.test"])
+            allowed_hosts: AcceptedDomains::from_host_patterns(["ours.test", "m\u{fc}nchen.test"])
                 .unwrap(),
             max_content_octets: 1_000,
             max_recipients: 3,

@@ -11,7 +11,7 @@ use crate::store::diagnostic::Diagnostic;
 
 /// The range of an AUTO_INCREMENT column `mail_id`, and how much of it is used.
 ///
-/// Two values are equal if their `id_usage_for_comparison` is equal. A finding is therefore logged again for each further tenth
+/// Two values are equal if their `id_usage_equality_key` is equal. A finding is therefore logged again for each further tenth
 /// of the range, but not for every new id.
 #[derive(Clone, Copy, Debug)]
 pub struct MailIdRangeUsage {
@@ -23,7 +23,7 @@ pub struct MailIdRangeUsage {
 
 impl PartialEq for MailIdRangeUsage {
     fn eq(&self, other: &MailIdRangeUsage) -> bool {
-        self.id_usage_for_comparison() == other.id_usage_for_comparison()
+        self.id_usage_equality_key() == other.id_usage_equality_key()
     }
 }
 
@@ -114,7 +114,7 @@ impl MailIdRangeUsage {
     }
 
     /// Returns the values that `==` compares: the largest id, the used tenths (0 below half), and whether all ids are used.
-    fn id_usage_for_comparison(&self) -> (u64, u128, bool) {
+    fn id_usage_equality_key(&self) -> (u64, u128, bool) {
         let tenths =
             Some(self.used_tenths_of_range()).filter(|tenths| *tenths >= FIRST_REPORTED_TENTH);
         (self.largest, tenths.unwrap_or_default(), self.is_used_up)
@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_reported_from_half_of_the_range_on() {
+    fn mail_ids_are_reported_from_half_of_the_range_on() {
         let table = TableName::default();
         let ids = |used, largest, is_used_up| MailIdRangeUsage {
             largest,

@@ -83,7 +83,7 @@ impl MySqlStore {
             text: match class {
                 MySqlErrorClass::IdsUsedUp => self
                     .connector
-                    .report_mail_ids_used_up(error, &connection.table_info),
+                    .mark_store_out_of_mail_ids(error, &connection.table_info),
                 MySqlErrorClass::Schema => format!(
                     "{error}; `goguerrilla check` names the fix, `goguerrilla schema` prints the table"
                 ),

@@ -16,22 +16,22 @@ pub enum BodyStore {
 }
 
 impl BodyStore {
-    /// Sends the bodies of a batch to the Redis server. The caller must then call [`finish_store`](BodyStore::finish_store),
-    /// which waits for the replies.
+    /// Sends the bodies of a batch to the Redis server. The caller must then call
+    /// [`finish_body_write`](BodyStore::finish_body_write), which waits for the replies.
     ///
-    /// Returns `None` if nothing was sent: the bodies go into the table, or Redis is a cluster, to which `finish_store` sends
-    /// them.
-    pub(super) fn begin_store(&mut self, batch: &[Mail]) -> Option<PendingBodyWrite> {
+    /// Returns `None` if nothing was sent: the bodies go into the table, or Redis is a cluster, to which `finish_body_write`
+    /// sends them.
+    pub(super) fn begin_body_write(&mut self, batch: &[Mail]) -> Option<PendingBodyWrite> {
         match self {
-            BodyStore::Redis(bodies) => bodies.begin_store(batch),
+            BodyStore::Redis(bodies) => bodies.begin_body_write(batch),
             BodyStore::Table | BodyStore::Cluster(_) => None,
         }
     }
 
     /// Waits until Redis has answered for the bodies of `batch`, and returns where the bodies are stored. `pending` is the
-    /// result of [`begin_store`](BodyStore::begin_store). Bodies that Redis did not accept go into the table.
+    /// result of [`begin_body_write`](BodyStore::begin_body_write). Bodies that Redis did not accept go into the table.
     /// The bodies of each location are counted in `metrics`.
-    pub(super) fn finish_store(
+    pub(super) fn finish_body_write(
         &mut self,
         batch: &[Mail],
         pending: Option<&PendingBodyWrite>,
@@ -39,7 +39,9 @@ impl BodyStore {
     ) -> BodiesInRedis {
         let are_stored = match self {
             BodyStore::Cluster(bodies) => return bodies.store_batch_bodies(batch),
-            BodyStore::Redis(bodies) => pending.is_some_and(|pending| bodies.finish_store(pending)),
+            BodyStore::Redis(bodies) => {
+                pending.is_some_and(|pending| bodies.finish_body_write(pending))
+            }
             BodyStore::Table => return BodiesInRedis::Table,
         };
         let count = batch.iter().map(|mail| mail.recipients().len()).sum();

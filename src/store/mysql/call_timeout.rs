@@ -19,12 +19,12 @@ pub struct DatabaseCallWatchdog {
 
 impl DatabaseCallWatchdog {
     /// Registers the start of a database call on `socket`. The call is aborted if it takes longer than `timeout`.
-    pub fn begin(&self, socket: RawFd, timeout: Duration) {
+    pub fn add_call_deadline(&self, socket: RawFd, timeout: Duration) {
         lock(&self.deadlines).insert(socket, Instant::now() + timeout);
     }
 
     /// Removes the call on `socket`, because the call has ended or its connection is about to be closed.
-    pub fn end(&self, socket: RawFd) {
+    pub fn remove_call_deadline(&self, socket: RawFd) {
         lock(&self.deadlines).remove(&socket);
     }
 

@@ -85,9 +85,9 @@ impl MySqlConnection {
         &mut self,
         call: impl FnOnce(&mut Conn) -> mysql::Result<T>,
     ) -> mysql::Result<T> {
-        self.watchdog.begin(self.socket, CALL_TIMEOUT);
+        self.watchdog.add_call_deadline(self.socket, CALL_TIMEOUT);
         let outcome = catch_panic(&self.metrics, || call(&mut self.connection));
-        self.watchdog.end(self.socket);
+        self.watchdog.remove_call_deadline(self.socket);
         self.broken |= outcome.as_ref().is_err_and(is_panic);
         outcome
     }
@@ -153,7 +153,7 @@ impl MySqlConnection {
 
 impl Drop for MySqlConnection {
     fn drop(&mut self) {
-        self.watchdog.end(self.socket);
+        self.watchdog.remove_call_deadline(self.socket);
         if self.broken {
             // Without this shutdown the driver would first send the rest of a failed write from its buffer, such as part of an
             // INSERT. It would then close each prepared statement, and if the host hangs, each of these closings would take one

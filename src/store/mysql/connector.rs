@@ -75,7 +75,7 @@ impl Connector {
     }
 
     /// Returns a connector over the given shared state.
-    pub fn from_connector_state(shared: Arc<SharedConnectorState>) -> Connector {
+    pub fn connector_from_shared_state(shared: Arc<SharedConnectorState>) -> Connector {
         Connector { shared }
     }
 
@@ -105,7 +105,7 @@ impl Connector {
                 1 => Ok(()),
                 _ => self.connect_with_short_timeouts(host, None).map(drop),
             };
-            outcome = probed.and_then(|()| self.connect_to(host, None));
+            outcome = probed.and_then(|()| self.connect_to_mysql_host(host, None));
             match &outcome {
                 Ok(_) => break,
                 Err(error) => {
@@ -126,7 +126,7 @@ impl Connector {
     ///
     /// # Errors
     /// The host cannot be reached, or the server returns an error.
-    pub fn connect_to(
+    pub fn connect_to_mysql_host(
         &self,
         host: usize,
         only_address: Option<SocketAddr>,
@@ -144,7 +144,7 @@ impl Connector {
             let table_info = TableInfo::read(&mut connection, &settings.table)?;
             Ok((table_info, GaleraNodeView::read(&mut connection)?))
         })?;
-        self.report_table_info(&table_info);
+        self.apply_table_info(&table_info);
         self.shared.health.record_store_reached();
         let server = ConnectedServer {
             host,
@@ -197,11 +197,11 @@ impl Connector {
     /// the next connection is made. Errors of this reading are ignored, because the next connection also reads the properties.
     pub fn refresh_table_info(&self, connection: &mut Conn) {
         if let Ok(table_info) = TableInfo::read(connection, &self.shared.settings.table) {
-            self.report_table_info(&table_info);
+            self.apply_table_info(&table_info);
         }
     }
 
-    fn report_table_info(&self, table_info: &TableInfo) {
+    fn apply_table_info(&self, table_info: &TableInfo) {
         (self.shared.on_table_info)(table_info);
         let ids = table_info.auto_increment.as_ref();
         let metrics = self.shared.health.metrics();
@@ -212,13 +212,17 @@ impl Connector {
         let shortage = ids.and_then(|ids| ids.no_mail_ids_left_reason(self.table()));
         // A shortage found by an INSERT is cleared only if at least two ids are free.
         if shortage.is_some() || ids.is_none_or(MailIdRangeUsage::has_two_free_ids) {
-            self.shared.health.set_resource_shortage(shortage);
+            self.shared.health.set_store_resource_shortage(shortage);
         }
     }
 
     /// Marks the store as unavailable because column `mail_id` has no values left, until a new connection finds free values.
     /// Returns the text of `error` and how to fix it.
-    pub fn report_mail_ids_used_up(&self, error: &mysql::Error, table_info: &TableInfo) -> String {
+    pub fn mark_store_out_of_mail_ids(
+        &self,
+        error: &mysql::Error,
+        table_info: &TableInfo,
+    ) -> String {
         let reason = auto_increment::auto_increment_error_text(
             error,
             self.table(),
@@ -226,12 +230,12 @@ impl Connector {
         );
         self.shared
             .health
-            .set_resource_shortage(Some(reason.clone()));
+            .set_store_resource_shortage(Some(reason.clone()));
         reason
     }
 
     /// Returns why the store is down; `None` while it is not known to be down.
-    pub fn down_reason(&self) -> Option<String> {
+    pub fn reason_if_store_is_down(&self) -> Option<String> {
         self.shared.health.store_down_reason()
     }
 

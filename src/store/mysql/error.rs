@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_of_one_code_are_distinguished_by_their_message() {
+    fn mysql_errors_of_one_code_are_distinguished_by_their_message() {
         for (code, message, want) in [
             (
                 1030,

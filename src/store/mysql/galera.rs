@@ -110,7 +110,7 @@ pub const WSREP_NOT_READY_ERROR: u16 = 1047;
 mod tests {
     use super::*;
 
-    fn test_galera_node_view(
+    fn sample_galera_node_view(
         cluster: &str,
         index: usize,
         addresses: &str,
@@ -131,26 +131,26 @@ mod tests {
 
     #[test]
     fn galera_peer_survives_a_node_only_in_the_same_cluster_without_it() {
-        let gone = test_galera_node_view("c", 0, "a:1,b:1,c:1", "ON");
+        let gone = sample_galera_node_view("c", 0, "a:1,b:1,c:1", "ON");
         for (peer, want) in [
-            (test_galera_node_view("c", 0, "b:1,c:1", "ON"), true),
-            (test_galera_node_view("c", 1, "a:1,b:1,c:1", "ON"), false),
-            (test_galera_node_view("d", 0, "b:1,c:1", "ON"), false),
-            (test_galera_node_view("c", 0, "b:1,c:1", "OFF"), false),
+            (sample_galera_node_view("c", 0, "b:1,c:1", "ON"), true),
+            (sample_galera_node_view("c", 1, "a:1,b:1,c:1", "ON"), false),
+            (sample_galera_node_view("d", 0, "b:1,c:1", "ON"), false),
+            (sample_galera_node_view("c", 0, "b:1,c:1", "OFF"), false),
         ] {
             assert_eq!(peer.knows_outcome_of_commits_on(&gone), want, "{peer:?}");
         }
-        let unnamed = test_galera_node_view("c", 0, ",,", "ON");
+        let unnamed = sample_galera_node_view("c", 0, ",,", "ON");
         assert!(
-            !test_galera_node_view("c", 0, "b:1,c:1", "ON").knows_outcome_of_commits_on(&unnamed)
+            !sample_galera_node_view("c", 0, "b:1,c:1", "ON").knows_outcome_of_commits_on(&unnamed)
         );
-        let ambiguous = test_galera_node_view("c", 0, "a:1,a:1", "ON");
+        let ambiguous = sample_galera_node_view("c", 0, "a:1,a:1", "ON");
         assert!(
-            !test_galera_node_view("c", 0, "b:1", "ON").knows_outcome_of_commits_on(&ambiguous)
+            !sample_galera_node_view("c", 0, "b:1", "ON").knows_outcome_of_commits_on(&ambiguous)
         );
         assert!(
-            !test_galera_node_view("", 0, "b:1", "ON")
-                .knows_outcome_of_commits_on(&test_galera_node_view("", 0, "a:1,b:1", "ON"))
+            !sample_galera_node_view("", 0, "b:1", "ON")
+                .knows_outcome_of_commits_on(&sample_galera_node_view("", 0, "a:1,b:1", "ON"))
         );
     }
 }

@@ -95,7 +95,7 @@ pub fn exclude_host_if_commit_hangs(connector: &Connector, commit: &UnknownCommi
 ///
 /// # Errors
 /// A COMMIT still hangs on the host at the time `until`. The error text describes the COMMIT.
-pub fn wait_until_no_commit_hangs(
+pub fn wait_until_no_commit_hangs_on_host(
     connector: &Connector,
     host: usize,
     until: Instant,
@@ -158,7 +158,7 @@ fn exclude_host_until_commit_ends(
     listed_state: &str,
 ) {
     let UnknownCommit { sent_to, sent_at } = commit;
-    let name = connector.hosts().configured_host_name(sent_to.host);
+    let name = connector.hosts().host_as_configured(sent_to.host);
     let reason = format!("a COMMIT hangs on {name} (its state: {listed_state})");
     let commits = connector.hanging_commits();
     let mut state = lock(&commits.state);
@@ -194,7 +194,10 @@ fn exclude_host_until_commit_ends(
 
 /// Checks the hanging COMMITs until none is left or the store is dropped.
 fn watch_hanging_commits(connector: &Weak<SharedConnectorState>) {
-    while let Some(connector) = connector.upgrade().map(Connector::from_connector_state) {
+    while let Some(connector) = connector
+        .upgrade()
+        .map(Connector::connector_from_shared_state)
+    {
         let commits: Vec<ConnectedServer> = {
             let mut state = lock(&connector.hanging_commits().state);
             state.is_watcher_running = !state.commits.is_empty();
@@ -225,7 +228,7 @@ fn remove_ended_commit(connector: &Connector, ended: &ConnectedServer) {
         .commits
         .retain(|commit| !commit.was_commit_sent_on(ended));
     drop(state);
-    let name = connector.hosts().configured_host_name(ended.host);
+    let name = connector.hosts().host_as_configured(ended.host);
     log::warn!(node = name, connection = ended.connection_id; "commit_hang_ended");
 }
 
@@ -255,7 +258,7 @@ pub fn hanging_commit_findings(connector: &Connector) -> Vec<Diagnostic> {
         .collect();
     let is_everywhere = hanging.len() == count;
     let finding = |(host, commit): (usize, ProcessListCommit)| {
-        let name = connector.hosts().configured_host_name(host);
+        let name = connector.hosts().host_as_configured(host);
         let text = format!(
             "MYSQL_HOST: a COMMIT of MYSQL_USER has been hanging on {name} for {} s (connection {}, state: {}), so no mail \
              is sent there until it ends; see whether the disk of {name} is full, its semi-synchronous replicas are \

@@ -71,7 +71,7 @@ impl DatabaseHosts {
     }
 
     /// Returns the host as it is written in MYSQL_HOST.
-    pub fn configured_host_name(&self, host: usize) -> &str {
+    pub fn host_as_configured(&self, host: usize) -> &str {
         &self.names[host]
     }
 

@@ -99,12 +99,12 @@ impl SaveMail for MySqlStore {
 
     fn save_batch(&mut self, batch: &[Mail]) -> Vec<Result<SavedId, SaveError>> {
         self.deadline = Instant::now() + BATCH_TIMEOUT;
-        let pending_bodies = self.bodies.begin_store(batch);
+        let pending_bodies = self.bodies.begin_body_write(batch);
         // Inserts the rows while Redis stores the bodies; if Redis fails, the INSERTs are rolled back and run again.
         let mut inserted =
             (pending_bodies.as_ref()).map(|_| self.insert_batch_part(batch, &BodiesInRedis::Redis));
         let metrics = self.connector.health().metrics();
-        let bodies_in = (self.bodies).finish_store(batch, pending_bodies.as_ref(), metrics);
+        let bodies_in = (self.bodies).finish_body_write(batch, pending_bodies.as_ref(), metrics);
         if !matches!(bodies_in, BodiesInRedis::Redis)
             && let Some(Ok(mut connection)) = inserted.take()
         {

@@ -2,7 +2,7 @@
 
 /// A column's type as in information_schema.COLUMNS.
 #[derive(Clone, Debug, Default)]
-pub struct SchemaColumnType {
+pub struct InformationSchemaColumnType {
     /// DATA_TYPE, such as `int`, `decimal` or `varchar`.
     pub data_type: String,
     /// COLUMN_TYPE, such as `int(10) unsigned`.
@@ -15,7 +15,7 @@ pub struct SchemaColumnType {
     pub chars: Option<u64>,
 }
 
-impl SchemaColumnType {
+impl InformationSchemaColumnType {
     /// Returns the largest whole number that the column holds; `u64::MAX` if the type has no known limit.
     pub fn largest_storable_number(&self) -> u64 {
         if let Some(largest) = self.largest_integer() {
@@ -84,7 +84,7 @@ mod tests {
             ("json", none, none, none, u64::MAX),
         ] {
             let data_type = column_type.split(['(', ' ']).next().unwrap_or_default();
-            let column = SchemaColumnType {
+            let column = InformationSchemaColumnType {
                 data_type: data_type.to_owned(),
                 column_type: column_type.to_owned(),
                 precision,

@@ -68,13 +68,15 @@ fn check_idle_connections(connector: &Connector, pool: &Pool<Connector>) {
                 health.record_store_reached();
                 // If values of `mail_id` ran short, the connection is replaced, because a new connection checks whether ids are
                 // free again.
-                connection.broken = health.is_out_of_a_resource();
+                connection.broken = health.has_resource_shortage();
                 return;
             }
             // The failure is recorded now, because the pool marks the store as unavailable only after its own attempt to
             // connect, and this attempt may take as long as the ping did.
             Some(error) if is_only_host && started_at.elapsed() > SLOW_REQUEST_AFTER => {
-                health.record_failed_batch(&format!("the database did not answer: {error}"));
+                health.record_failed_batch_in_health(&format!(
+                    "the database did not answer: {error}"
+                ));
             }
             Some(_) => {}
         }

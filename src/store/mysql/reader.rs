@@ -4,16 +4,16 @@ use mysql::Value;
 use mysql::prelude::Queryable;
 
 use super::connection::MySqlConnection;
-use super::error_text::read_error_with_config_key;
+use super::error_text::mysql_read_error_text_and_fix;
 use super::pool::Connector;
 use crate::mail::inflate;
 use crate::store::TableName;
 use crate::store::reader::{
-    ListedMail, ListedMailSize, MAX_SHOWN_OCTETS, MailReader, StoreReadError,
+    ListedMail, ListedMailSize, MAX_SHOWN_OCTETS, StoreReadError, StoredMailReader,
 };
 use crate::store::redis::cluster::RedisClusterReader;
 use crate::store::redis::{RedisReadConnection, RedisSettings};
-use crate::store::stored_text::stored_text;
+use crate::store::stored_text::column_octets_to_text;
 
 /// Reads rows, and bodies from column `mail` or from Redis.
 pub struct MySqlReader {
@@ -53,7 +53,7 @@ impl MySqlReader {
         let table = connector.table().clone();
         let connection = connector.connect_any();
         let connection = connection
-            .map_err(|error| StoreReadError(read_error_with_config_key(&error, &table)))?;
+            .map_err(|error| StoreReadError(mysql_read_error_text_and_fix(&error, &table)))?;
         Ok(MySqlReader {
             connection,
             table,
@@ -78,7 +78,7 @@ impl MySqlReader {
             }
             Ok(())
         });
-        outcome.map_err(|error| StoreReadError(read_error_with_config_key(&error, &self.table)))
+        outcome.map_err(|error| StoreReadError(mysql_read_error_text_and_fix(&error, &self.table)))
     }
 
     /// Returns the table's columns with their collations; empty if the table does not exist or is not visible.
@@ -86,7 +86,7 @@ impl MySqlReader {
         let sql = "SELECT COLUMN_NAME, COLLATION_NAME FROM information_schema.COLUMNS
                    WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ?";
         let name = vec![
-            self.table.database_part().into(),
+            self.table.database_in_table_name().into(),
             self.table.table_part().into(),
         ];
         let mut columns = Vec::new();
@@ -130,8 +130,12 @@ impl MySqlReader {
     }
 }
 
-impl MailReader for MySqlReader {
-    fn list(&mut self, to: Option<&str>, limit: u32) -> Result<Vec<ListedMail>, StoreReadError> {
+impl StoredMailReader for MySqlReader {
+    fn list_newest_mails(
+        &mut self,
+        to: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<ListedMail>, StoreReadError> {
         let columns = self.read_table_columns()?;
         let is_named = |name: &str| {
             columns
@@ -203,7 +207,7 @@ impl MailReader for MySqlReader {
         self.unknown_sizes.clone()
     }
 
-    fn show(&mut self, hash: &str) -> Result<Option<Vec<u8>>, StoreReadError> {
+    fn read_mail_by_hash(&mut self, hash: &str) -> Result<Option<Vec<u8>>, StoreReadError> {
         let sql = format!(
             "SELECT `body`, `mail` FROM {} WHERE `hash` = ? LIMIT 1",
             self.table
@@ -276,7 +280,7 @@ fn recipient_condition(to: &str, columns: &[(String, String)]) -> String {
 fn mysql_value_to_text(value: Value) -> Option<String> {
     match value {
         Value::NULL => None,
-        Value::Bytes(octets) => Some(stored_text(octets)),
+        Value::Bytes(octets) => Some(column_octets_to_text(octets)),
         Value::Int(number) => Some(number.to_string()),
         Value::UInt(number) => Some(number.to_string()),
         Value::Float(number) => Some(number.to_string()),

@@ -6,9 +6,9 @@ use mysql::prelude::Queryable;
 
 use super::auto_increment::MailIdRangeUsage;
 use super::binary_log::unsafe_sync_binlog;
-use super::number::SchemaColumnType;
+use super::number::InformationSchemaColumnType;
 use super::unfilled_column::UnfilledColumn;
-use crate::store::{Column, ColumnCharset, ColumnWidth};
+use crate::store::{ColumnCharset, ColumnWidth, TextColumn};
 use crate::store::{INSERTED_COLUMNS, TableColumns, TableName};
 
 /// The properties of a table and its server that a new connection reads.
@@ -52,7 +52,7 @@ impl TableInfo {
         let (max_packet_octets, flush) = variables.unwrap_or_default();
         let max_packet_octets = max_packet_octets.unwrap_or(1 << 20);
         let unsynced_binary_log = unsafe_sync_binlog(connection)?;
-        let (database, name) = (table.database_part(), table.table_part());
+        let (database, name) = (table.database_in_table_name(), table.table_part());
         // Without this setting MySQL 8 may return an AUTO_INCREMENT value that is a day old. Other servers do not know the
         // variable.
         let _ = connection.query_drop("SET SESSION information_schema_stats_expiry = 0");
@@ -74,22 +74,22 @@ impl TableInfo {
         )?;
         let mail_id = columns
             .iter()
-            .find(|column| column.has_column_name("mail_id"));
+            .find(|column| column.is_column_named("mail_id"));
         let largest = mail_id
             .filter(|column| column.is_auto_increment)
             .and_then(|column| column.number.largest_integer());
         let auto_increment =
             largest.map(|largest| MailIdRangeUsage::read(connection, table, largest, next_id));
         let chars_of = |name: &str| {
-            let column = columns.iter().find(|column| column.has_column_name(name));
+            let column = columns.iter().find(|column| column.is_column_named(name));
             let width = column.and_then(|column| usize::try_from(column.width?).ok());
             width.unwrap_or(usize::MAX)
         };
-        let exists = |name: &str| columns.iter().any(|column| column.has_column_name(name));
+        let exists = |name: &str| columns.iter().any(|column| column.is_column_named(name));
         let is_inserted = |column: &&ColumnInfo| {
             INSERTED_COLUMNS
                 .iter()
-                .any(|name| column.has_column_name(name))
+                .any(|name| column.is_column_named(name))
         };
         Ok(TableInfo {
             max_packet_octets: usize::try_from(max_packet_octets).unwrap_or(usize::MAX),
@@ -150,7 +150,7 @@ struct ColumnInfo {
     name: String,
     width: Option<u64>,
     charset: Option<String>,
-    number: SchemaColumnType,
+    number: InformationSchemaColumnType,
     is_auto_increment: bool,
     needs_value: bool,
 }
@@ -172,7 +172,7 @@ impl ColumnInfo {
             name,
             width,
             charset,
-            number: SchemaColumnType {
+            number: InformationSchemaColumnType {
                 data_type,
                 column_type,
                 precision,
@@ -184,7 +184,7 @@ impl ColumnInfo {
         }
     }
 
-    fn has_column_name(&self, name: &str) -> bool {
+    fn is_column_named(&self, name: &str) -> bool {
         self.name.eq_ignore_ascii_case(name)
     }
 
@@ -198,7 +198,7 @@ impl ColumnInfo {
         )
     }
 
-    fn text_column_of_type(&self) -> Column {
+    fn text_column_of_type(&self) -> TextColumn {
         // Values are limited to `MAX_TEXT_OCTETS` even if the column is wider, because a row must fit into a packet.
         let max = self.width.and_then(|width| usize::try_from(width).ok());
         let max = max.unwrap_or(MAX_TEXT_OCTETS).min(MAX_TEXT_OCTETS);
@@ -206,7 +206,7 @@ impl ColumnInfo {
             self.number.data_type.to_ascii_lowercase().as_str(),
             "varchar" | "char"
         );
-        Column {
+        TextColumn {
             width: if counts_chars {
                 ColumnWidth::Chars(max)
             } else {
@@ -228,13 +228,13 @@ impl ColumnInfo {
 
 fn table_columns_from_column_infos(columns: &[ColumnInfo]) -> TableColumns {
     let default = TableColumns::DEFAULT;
-    let column = |name: &str, default: Column| {
-        let column = columns.iter().find(|column| column.has_column_name(name));
+    let column = |name: &str, default: TextColumn| {
+        let column = columns.iter().find(|column| column.is_column_named(name));
         column.map_or(default, ColumnInfo::text_column_of_type)
     };
     let has_attach = columns
         .iter()
-        .find(|column| column.has_column_name("has_attach"));
+        .find(|column| column.is_column_named("has_attach"));
     TableColumns {
         has_attach: has_attach.map_or(default.has_attach, |column| {
             column.number.largest_storable_number()

@@ -4,7 +4,7 @@ use super::auto_increment::MailIdRangeUsage;
 use super::table_info::TableInfo;
 use crate::store::diagnostic::Diagnostic;
 use crate::store::table::LONGEST_ADDRESS;
-use crate::store::{Column, ColumnCharset};
+use crate::store::{ColumnCharset, TextColumn};
 use crate::store::{TableColumns, TableName};
 
 /// Returns the findings about widths, character sets and the range of ids.
@@ -34,7 +34,7 @@ fn check_address_column_widths(
         ("to", columns.to),
         ("recipient", columns.recipient),
     ];
-    let is_narrow = |(name, column): &(&str, Column)| {
+    let is_narrow = |(name, column): &(&str, TextColumn)| {
         !table_info.missing_columns.contains(name)
             && (column.width.max_length() < LONGEST_ADDRESS
                 || column.charset != ColumnCharset::Unicode)
@@ -43,7 +43,7 @@ fn check_address_column_widths(
     if narrow.is_empty() {
         return None;
     }
-    let join = |each: &dyn Fn(&(&str, Column)) -> String| {
+    let join = |each: &dyn Fn(&(&str, TextColumn)) -> String| {
         narrow.iter().map(each).collect::<Vec<_>>().join(", ")
     };
     let widths = join(&|(name, column)| {

@@ -13,7 +13,7 @@ use super::connect_error::is_connection_refused;
 use super::connection::{ConnectedServer, MySqlConnection};
 use super::connector::Connector;
 use super::galera::enable_causal_reads;
-use super::hanging::{exclude_host_if_commit_hangs, wait_until_no_commit_hangs};
+use super::hanging::{exclude_host_if_commit_hangs, wait_until_no_commit_hangs_on_host};
 use super::insert::insert_rows;
 use crate::mail::Mail;
 use crate::store::queue::bisect::BatchError;
@@ -51,7 +51,9 @@ impl MySqlStore {
         exclude_host_if_commit_hangs(&self.connector, commit);
         loop {
             let host = commit.sent_to.host;
-            if let Err(reason) = wait_until_no_commit_hangs(&self.connector, host, self.deadline) {
+            if let Err(reason) =
+                wait_until_no_commit_hangs_on_host(&self.connector, host, self.deadline)
+            {
                 return Err(BatchError::Store(SaveError::unavailable(reason)));
             }
             let mut second_commit = None;
@@ -120,7 +122,7 @@ fn connect_for_commit_lookup(
     connector: &Connector,
     sent_to: &ConnectedServer,
 ) -> mysql::Result<MySqlConnection> {
-    let error = match connector.connect_to(sent_to.host, sent_to.address) {
+    let error = match connector.connect_to_mysql_host(sent_to.host, sent_to.address) {
         Ok(connection) => return Ok(connection),
         Err(error) => error,
     };
@@ -133,7 +135,7 @@ fn connect_for_commit_lookup(
     };
     let others = connector.hosts().host_indexes_in_try_order().into_iter();
     for other in others.filter(|other| *other != sent_to.host) {
-        if let Ok(connection) = connector.connect_to(other, None)
+        if let Ok(connection) = connector.connect_to_mysql_host(other, None)
             && (connection.server.galera.as_ref())
                 .is_some_and(|peer| peer.knows_outcome_of_commits_on(lost))
         {

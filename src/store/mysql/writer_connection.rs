@@ -85,7 +85,7 @@ impl MySqlStore {
                 Err(_) => {}
             }
             let reason = match wait {
-                DatabaseConnectionWait::WhileNotDown => self.connector.down_reason(),
+                DatabaseConnectionWait::WhileNotDown => self.connector.reason_if_store_is_down(),
                 DatabaseConnectionWait::UntilDeadline => None,
             };
             // If every host refuses connections, waiting longer is useless.

@@ -58,7 +58,7 @@ impl BatchScheduler {
         let started_at = Instant::now();
         let mut batches = sync::lock(&self.batches);
         loop {
-            let (target, timeout) = batches.further_mails_and_wait_time();
+            let (target, timeout) = batches.mails_to_wait_for_and_max_wait();
             let Some(remaining) = timeout.checked_sub(started_at.elapsed()) else {
                 break;
             };
@@ -91,7 +91,7 @@ impl BatchScheduler {
 
 impl BatchPermit<'_> {
     /// Records that this batch has `mails` mails.
-    pub fn record_batch_size(&mut self, mails: usize) {
+    pub fn record_size_for_scheduling(&mut self, mails: usize) {
         let mut batches = sync::lock(&self.0.batches);
         batches.last_sizes = [batches.last_sizes[1], mails];
     }
@@ -106,7 +106,7 @@ impl Drop for BatchPermit<'_> {
 
 impl BatchesInFlight {
     /// Returns how many further mails should be queued and how long to wait for them (see the table in the module doc).
-    fn further_mails_and_wait_time(&self) -> (usize, Duration) {
+    fn mails_to_wait_for_and_max_wait(&self) -> (usize, Duration) {
         let half = self.last_sizes.iter().sum::<usize>() / 4;
         match self.in_flight {
             // Under light load no mail waits for others.
@@ -144,7 +144,8 @@ mod tests {
     #[test]
     fn small_batch_does_not_wait_for_more_mails() {
         for last_sizes in [[0, 0], [1, 1], [20, 1], [15, 15]] {
-            let (target, timeout) = test_batch_state(0, last_sizes).further_mails_and_wait_time();
+            let (target, timeout) =
+                test_batch_state(0, last_sizes).mails_to_wait_for_and_max_wait();
             assert_eq!((target, timeout), (0, Duration::ZERO), "{last_sizes:?}");
         }
     }
@@ -161,7 +162,8 @@ mod tests {
             // With two batches in flight, fewer than MAX_MAILS_WAITED_FOR mails are not worth a COMMIT of their own.
             (2, [40, 60], MAX_MAILS_WAITED_FOR),
         ] {
-            let (target, _) = test_batch_state(in_flight, last_sizes).further_mails_and_wait_time();
+            let (target, _) =
+                test_batch_state(in_flight, last_sizes).mails_to_wait_for_and_max_wait();
             assert_eq!(target, want, "{in_flight} in flight, {last_sizes:?}");
         }
     }

@@ -164,7 +164,7 @@ impl SaveWaiterRegistry {
         let weak = Arc::downgrade(&registry);
         let tick = move || {
             while let Some(registry) = weak.upgrade() {
-                registry.wake_long_waiting_connections(Instant::now());
+                registry.wake_connections_waiting_long_for_save(Instant::now());
                 drop(registry);
                 thread::sleep(TICK);
             }
@@ -179,7 +179,10 @@ impl SaveWaiterRegistry {
         pending: &'a Arc<SharedPendingSave>,
         now: Instant,
     ) -> SaveWaiterGuard<'a> {
-        sync::lock(&self.waiters).insert(pending_save_address(pending), (now, Arc::clone(pending)));
+        sync::lock(&self.waiters).insert(
+            pending_save_memory_address(pending),
+            (now, Arc::clone(pending)),
+        );
         SaveWaiterGuard {
             registry: self,
             pending,
@@ -188,7 +191,7 @@ impl SaveWaiterRegistry {
 
     /// Wakes the connections that have waited for at least `DISCONNECT_CHECK_AFTER`. A connection that is about to block misses
     /// this wake-up and gets the next one.
-    fn wake_long_waiting_connections(&self, now: Instant) {
+    fn wake_connections_waiting_long_for_save(&self, now: Instant) {
         for (since, pending) in sync::lock(&self.waiters).values() {
             if now.saturating_duration_since(*since) >= DISCONNECT_CHECK_AFTER {
                 pending.changed.notify_one();
@@ -199,12 +202,12 @@ impl SaveWaiterRegistry {
 
 impl Drop for SaveWaiterGuard<'_> {
     fn drop(&mut self) {
-        sync::lock(&self.registry.waiters).remove(&pending_save_address(self.pending));
+        sync::lock(&self.registry.waiters).remove(&pending_save_memory_address(self.pending));
     }
 }
 
 /// Returns the memory address of a pending save, which identifies the save as long as the save exists.
-fn pending_save_address(pending: &Arc<SharedPendingSave>) -> usize {
+fn pending_save_memory_address(pending: &Arc<SharedPendingSave>) -> usize {
     Arc::as_ptr(pending).addr()
 }
 

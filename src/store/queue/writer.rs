@@ -49,7 +49,7 @@ impl SaveQueue {
         SaveQueue {
             queue: None,
             precompute_rows: false,
-            health: StoreHealth::new_reached(metrics),
+            health: StoreHealth::new_of_reached_store(metrics),
         }
     }
 
@@ -183,7 +183,7 @@ impl QueueWriter {
             }) {
                 let reason = format!("the writer panicked and reopens its store: {text}");
                 log::error!(reason = reason.as_str(); "batch_failed");
-                self.health.record_failed_batch(&reason);
+                self.health.record_failed_batch_in_health(&reason);
                 // Dropping the broken store may panic too.
                 let _ = panics::catch_and_count_panic(&metrics, Component::Writer, || {
                     self.store = None
@@ -217,7 +217,7 @@ impl QueueWriter {
             }
             count_store_error(self.health.metrics(), &error);
             let reason = display_with_causes(&error);
-            self.health.record_failed_batch(&reason);
+            self.health.record_failed_batch_in_health(&reason);
             log::error!(mails = count, reason = reason.as_str(); "batch_failed");
             return;
         }
@@ -229,7 +229,7 @@ impl QueueWriter {
             store.cancel_batch();
             return;
         }
-        permit.record_batch_size(mails.len());
+        permit.record_size_for_scheduling(mails.len());
         self.health.metrics().batches.observe(mails.len() as u64);
         let outcomes = store.save_batch(&mails);
         drop(permit);
@@ -240,26 +240,27 @@ impl QueueWriter {
             let reason = display_with_causes(error);
             log::error!(mails = failed, of = mails.len(), reason = reason.as_str(); "batch_failed");
         }
-        self.record_batch_outcome(&mails, &outcomes);
+        self.update_health_after_batch(&mails, &outcomes);
         for ((queued, mail), outcome) in queued_mails.into_iter().zip(mails).zip(outcomes) {
             queued.set_save_outcome(outcome, Some(mail));
         }
     }
 
     /// Updates the health of the store after a batch.
-    fn record_batch_outcome(&self, mails: &[Mail], outcomes: &[Result<SavedId, SaveError>]) {
+    fn update_health_after_batch(&self, mails: &[Mail], outcomes: &[Result<SavedId, SaveError>]) {
         if outcomes.iter().any(Result::is_ok) {
-            self.health.record_saved_batch();
+            self.health.record_store_success();
             return;
         }
         let mut errors = outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
         let is_of_store = |error: &&SaveError| !matches!(error, SaveError::Refused(_));
         if let Some(error) = errors.clone().find(is_of_store) {
-            self.health.record_failed_batch(&display_with_causes(error));
+            self.health
+                .record_failed_batch_in_health(&display_with_causes(error));
         } else if let Some(error) = errors.next() {
             let clients = mails.iter().map(|mail| mail.client_ip());
             self.health
-                .record_rejected_batch(clients, &display_with_causes(error));
+                .record_rejected_batch_in_health(clients, &display_with_causes(error));
         }
     }
 

@@ -26,7 +26,7 @@ pub use self::breaker::RedisCircuitBreaker;
 use self::connection::is_redis_error_reply;
 pub use self::pool::RedisPool;
 pub use self::reader::{RedisReadConnection, redis_address_without_login};
-use self::worker::Request;
+use self::worker::StoreBodiesRequest;
 use crate::mail::{CompressAllocError, Mail, MailId};
 use crate::metrics::Metrics;
 
@@ -130,7 +130,7 @@ impl RedisStoreError {
 
 /// Stores one writer's bodies in one Redis server, through a worker thread.
 pub struct RedisBodyWriter {
-    requests: Sender<Request>,
+    requests: Sender<StoreBodiesRequest>,
     answers: Receiver<(u64, Result<(), RedisStoreError>)>,
     breaker: RedisCircuitBreaker,
     last_number: u64,
@@ -147,7 +147,7 @@ pub type BatchBodies = Vec<(MailId, Arc<Vec<u8>>)>;
 
 /// Whether the node that receives bodies owns their slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum RedisSlotOwnership {
+pub enum RedisSlotAccess {
     /// The node owns the slots.
     Owner,
     /// The slots are being migrated to the node, so the command ASKING must precede each SETEX.
@@ -176,23 +176,23 @@ impl RedisBodyWriter {
     }
 
     /// Sends the bodies of all recipients of a batch to the worker thread; `None` if the bodies go into column `mail`.
-    pub fn begin_store(&mut self, batch: &[Mail]) -> Option<PendingBodyWrite> {
+    pub fn begin_body_write(&mut self, batch: &[Mail]) -> Option<PendingBodyWrite> {
         // Here the bodies of all recipients are in memory at the same time, so the bodies of a larger batch go into column
         // `mail`, row by row.
         let octets: usize = batch.iter().map(Mail::estimated_stored_octets).sum();
         if octets > MAX_BODIES_OCTETS || !self.breaker.may_use_redis_for_batch() {
             return None;
         }
-        let bodies = mail_ids_and_zlib_bodies(batch).ok()?;
+        let bodies = compressed_bodies_with_mail_ids(batch).ok()?;
         let deadline = Instant::now() + STORE_TIMEOUT;
-        let sent = self.send(Arc::new(bodies), RedisSlotOwnership::Owner, deadline);
+        let sent = self.send_bodies_to_worker(Arc::new(bodies), RedisSlotAccess::Owner, deadline);
         let sent = sent.inspect_err(|error| self.breaker.record_redis_failure(&error.text));
         let number = sent.ok()?;
         Some(PendingBodyWrite { number, deadline })
     }
 
     /// Waits for the result of the request `pending`. Returns whether all bodies of this request are in Redis.
-    pub fn finish_store(&mut self, pending: &PendingBodyWrite) -> bool {
+    pub fn finish_body_write(&mut self, pending: &PendingBodyWrite) -> bool {
         let stored = self.receive_body_write_result(pending.number, pending.deadline);
         match &stored {
             Ok(()) => self.breaker.record_redis_success(),
@@ -205,17 +205,17 @@ impl RedisBodyWriter {
     ///
     /// # Errors
     /// The worker thread is still busy with an earlier request at `deadline`, or has ended.
-    pub fn send(
+    pub fn send_bodies_to_worker(
         &mut self,
         bodies: Arc<BatchBodies>,
-        access: RedisSlotOwnership,
+        access: RedisSlotAccess,
         deadline: Instant,
     ) -> Result<u64, RedisStoreError> {
         self.last_number += 1;
         let number = self.last_number;
         // Sending may have to wait, because the worker thread may still be busy with an earlier request whose deadline has
         // passed.
-        let request = Request {
+        let request = StoreBodiesRequest {
             number,
             bodies,
             access,
@@ -258,7 +258,7 @@ impl RedisBodyWriter {
 ///
 /// # Errors
 /// There is not enough memory to hold all compressed bodies.
-pub fn mail_ids_and_zlib_bodies(batch: &[Mail]) -> Result<BatchBodies, CompressAllocError> {
+pub fn compressed_bodies_with_mail_ids(batch: &[Mail]) -> Result<BatchBodies, CompressAllocError> {
     let deliveries = batch.iter().flat_map(|mail| {
         mail.recipients()
             .iter()

@@ -7,15 +7,15 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::{BatchBodies, RedisSlotOwnership, RedisStoreError};
+use super::{BatchBodies, RedisSlotAccess, RedisStoreError};
 use crate::metrics::{Component, Metrics};
 use crate::panics;
 
 /// The bodies to store, and the number of the request.
-pub struct Request {
+pub struct StoreBodiesRequest {
     pub number: u64,
     pub bodies: Arc<BatchBodies>,
-    pub access: RedisSlotOwnership,
+    pub access: RedisSlotAccess,
 }
 
 /// The number of a request and its result.
@@ -28,9 +28,9 @@ pub type BodyWriteOutcome = (u64, Result<(), RedisStoreError>);
 /// The thread cannot be started.
 pub fn start(
     metrics: Arc<Metrics>,
-    store: impl Fn(&BatchBodies, RedisSlotOwnership) -> Result<(), RedisStoreError> + Send + 'static,
-) -> io::Result<(Sender<Request>, Receiver<BodyWriteOutcome>)> {
-    let (requests, requested) = bounded::<Request>(1);
+    store: impl Fn(&BatchBodies, RedisSlotAccess) -> Result<(), RedisStoreError> + Send + 'static,
+) -> io::Result<(Sender<StoreBodiesRequest>, Receiver<BodyWriteOutcome>)> {
+    let (requests, requested) = bounded::<StoreBodiesRequest>(1);
     let (answer, answers) = bounded(16);
     let run = move || {
         for request in requested {
@@ -73,10 +73,10 @@ mod tests {
             (2, full, false),
             (3, vec![], true),
         ] {
-            let request = Request {
+            let request = StoreBodiesRequest {
                 number,
                 bodies: Arc::new(bodies),
-                access: RedisSlotOwnership::Owner,
+                access: RedisSlotAccess::Owner,
             };
             requests
                 .send_timeout(request, Duration::from_secs(10))

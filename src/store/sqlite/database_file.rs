@@ -105,8 +105,8 @@ impl DatabaseFile {
     }
 
     /// Returns whether the index of the write-ahead log (`-shm`) was truncated.
-    pub fn is_index_truncated(&self) -> bool {
-        wal_state::is_shm_file_truncated(self.path())
+    pub fn is_wal_index_truncated(&self) -> bool {
+        wal_state::is_wal_index_truncated(self.path())
     }
 
     /// Returns whether the opened database file was removed, that is, has no name left.

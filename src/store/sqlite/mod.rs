@@ -73,7 +73,7 @@ impl SqliteStore {
     fn reopen(&mut self) -> Result<(), SaveError> {
         self.file.create_or_verify_database_file()?;
         let path = self.file.path();
-        if self.has_leaked && self.file.is_index_truncated() {
+        if self.has_leaked && self.file.is_wal_index_truncated() {
             return Err(self.file.moved_database_error(&shm_path(path)));
         }
         let open = OpenSqliteDatabase::open(path, &self.table);
@@ -158,7 +158,7 @@ impl SqliteStore {
 
     fn close(&mut self) {
         if let Some(open) = self.open.take() {
-            self.has_leaked |= self.file.is_index_truncated();
+            self.has_leaked |= self.file.is_wal_index_truncated();
             open.close(&self.file);
         }
     }
@@ -179,7 +179,7 @@ impl SaveMail for SqliteStore {
         let ends_transaction = |open: &OpenSqliteDatabase| {
             open.connection.is_autocommit() || open.connection.execute_batch("ROLLBACK").is_ok()
         };
-        if self.file.is_index_truncated() || !self.open.as_ref().is_none_or(ends_transaction) {
+        if self.file.is_wal_index_truncated() || !self.open.as_ref().is_none_or(ends_transaction) {
             self.close();
         }
     }
@@ -248,7 +248,7 @@ impl OpenSqliteDatabase {
     /// Closes the connection. SQLite is allowed to write the `-wal` into the database file and to delete the `-wal` by its name
     /// only if the names of the database file, the `-wal` and the `-shm` still refer to the opened files.
     fn close(self, file: &DatabaseFile) {
-        if file.is_index_truncated() {
+        if file.is_wal_index_truncated() {
             // The connection is not closed: SQLite would read the truncated `-shm` file, and SIGBUS would end the process.
             mem::forget(self.connection);
             return;
@@ -283,7 +283,7 @@ impl OpenSqliteDatabase {
     /// which it still belongs; the opened database file was deleted, so that only the `-wal` holds the last mails; or one of
     /// the files was truncated, so that a checkpoint would damage the database.
     fn checkpoint_wal_if_safe(&self, file: &DatabaseFile, mode: &str) -> Option<bool> {
-        if file.is_index_truncated() {
+        if file.is_wal_index_truncated() {
             // SQLite would read the truncated `-shm` file, and SIGBUS would end the process.
             return None;
         }

@@ -11,9 +11,9 @@ use super::error::describe_error;
 use crate::mail::inflate;
 use crate::store::TableName;
 use crate::store::reader::{
-    ListedMail, ListedMailSize, MAX_SHOWN_OCTETS, MailReader, StoreReadError,
+    ListedMail, ListedMailSize, MAX_SHOWN_OCTETS, StoreReadError, StoredMailReader,
 };
-use crate::store::stored_text::stored_text;
+use crate::store::stored_text::column_octets_to_text;
 
 /// Reads mail from an SQLite file. Never creates a file.
 pub struct SqliteMailReader {
@@ -48,8 +48,12 @@ impl SqliteMailReader {
     }
 }
 
-impl MailReader for SqliteMailReader {
-    fn list(&mut self, to: Option<&str>, limit: u32) -> Result<Vec<ListedMail>, StoreReadError> {
+impl StoredMailReader for SqliteMailReader {
+    fn list_newest_mails(
+        &mut self,
+        to: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<ListedMail>, StoreReadError> {
         let order = match self.has_column_or_no_table("mail_id") {
             Ok(true) => "mail_id",
             Ok(false) => "date",
@@ -82,7 +86,7 @@ impl MailReader for SqliteMailReader {
         rows.map_err(|error| self.error(&error))
     }
 
-    fn show(&mut self, hash: &str) -> Result<Option<Vec<u8>>, StoreReadError> {
+    fn read_mail_by_hash(&mut self, hash: &str) -> Result<Option<Vec<u8>>, StoreReadError> {
         let sql = format!("SELECT `mail` FROM {} WHERE `hash` = ?1", self.table);
         let stream: Option<Option<Vec<u8>>> = self
             .connection
@@ -110,7 +114,9 @@ fn sqlite_value_as_text(value: ValueRef) -> Option<String> {
         ValueRef::Null => None,
         ValueRef::Integer(number) => Some(number.to_string()),
         ValueRef::Real(number) => Some(number.to_string()),
-        ValueRef::Text(octets) | ValueRef::Blob(octets) => Some(stored_text(octets.to_vec())),
+        ValueRef::Text(octets) | ValueRef::Blob(octets) => {
+            Some(column_octets_to_text(octets.to_vec()))
+        }
     }
 }
 
@@ -125,7 +131,7 @@ impl SqliteMailReader {
     /// Returns whether the table has the column `name`. Also returns true if the table is missing, because the query that uses
     /// the column then reports the missing table.
     fn has_column_or_no_table(&self, name: &str) -> rusqlite::Result<bool> {
-        let schema = self.table.database_part().unwrap_or("main");
+        let schema = self.table.database_in_table_name().unwrap_or("main");
         let counted = self.connection.query_row(
             "SELECT count(*), count(CASE lower(name) WHEN ?3 THEN 1 END) FROM pragma_table_info(?1, ?2)",
             [self.table.table_part(), schema, name],

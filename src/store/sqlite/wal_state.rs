@@ -41,7 +41,7 @@ struct WalIndexHeader {
 }
 
 /// Returns whether the index (`-shm`) is too short, so that SIGBUS would end the process when SQLite reads the index.
-pub fn is_shm_file_truncated(database: &Path) -> bool {
+pub fn is_wal_index_truncated(database: &Path) -> bool {
     let index = shm_path(database);
     file_identity(&index).is_ok() && file_len(&index) < INDEX_MIN_OCTETS
 }
@@ -51,18 +51,18 @@ impl DatabaseTruncationDetector {
     /// says. Returns `None` if no file was truncated or the `-shm` cannot be read.
     pub fn find_truncated_file(&self, database: &Path) -> Option<PathBuf> {
         let (index, log) = (shm_path(database), wal_path(database));
-        if is_shm_file_truncated(database) {
+        if is_wal_index_truncated(database) {
             return Some(index);
         }
         let mut inner = sync::lock(&self.inner);
         for _ in 0..READ_TRIES {
-            let (before, written_back) = inner.read_shm_header(&index)?;
+            let (before, written_back) = inner.read_wal_index_header(&index)?;
             let (log_len, database_len) = (file_len(&log), file_len(database));
             // Another program may have written or reset the `-wal` while the lengths were read.
-            if inner.read_shm_header(&index)?.0 != before {
+            if inner.read_wal_index_header(&index)?.0 != before {
                 continue;
             }
-            let header = parse_shm_header(&before, written_back)?;
+            let header = parse_wal_index_header(&before, written_back)?;
             let log_octets = match header.frames {
                 0 => 0,
                 frames => LOG_HEADER_OCTETS + frames * (FRAME_HEADER_OCTETS + header.page_size),
@@ -87,7 +87,7 @@ impl DatabaseTruncationDetector {
 impl ShmDescriptorAndDatabaseLen {
     /// Reads the header of the `-shm` and the number of frames that are written back. Returns `None` if the file cannot be
     /// read or the two copies of the header stay different.
-    fn read_shm_header(&mut self, index: &Path) -> Option<([u8; HEADER_OCTETS], [u8; 4])> {
+    fn read_wal_index_header(&mut self, index: &Path) -> Option<([u8; HEADER_OCTETS], [u8; 4])> {
         let identity = file_identity(index).ok()?;
         if self
             .index
@@ -115,7 +115,10 @@ impl ShmDescriptorAndDatabaseLen {
 }
 
 /// Returns the fields of a `-shm` header; `None` if SQLite has not initialized the header.
-fn parse_shm_header(octets: &[u8; HEADER_OCTETS], written_back: [u8; 4]) -> Option<WalIndexHeader> {
+fn parse_wal_index_header(
+    octets: &[u8; HEADER_OCTETS],
+    written_back: [u8; 4],
+) -> Option<WalIndexHeader> {
     let field = |at: usize| -> Option<u64> {
         let octets = octets.get(at..at + 4)?.try_into().ok()?;
         Some(u64::from(u32::from_ne_bytes(octets)))

@@ -27,8 +27,8 @@ pub use self::reader::RedisClusterReader;
 use self::slots::{RedisSlotTable, query_slot_table, redis_slot_of_key};
 use super::{
     BatchBodies, BodiesInRedis, MAX_BODIES_OCTETS, RedisBodyWriter, RedisCircuitBreaker,
-    RedisClusterRedirect, RedisPool, RedisSettings, RedisSlotOwnership, RedisStoreError,
-    STORE_TIMEOUT, mail_ids_and_zlib_bodies,
+    RedisClusterRedirect, RedisPool, RedisSettings, RedisSlotAccess, RedisStoreError,
+    STORE_TIMEOUT, compressed_bodies_with_mail_ids,
 };
 use crate::mail::{Mail, MailId};
 use crate::metrics::{BodyLocation, Component, Metrics};
@@ -93,7 +93,7 @@ impl RedisCluster {
     }
 
     /// Requests a refresh of the slot table and waits until the refresh ends, at most until `deadline`.
-    fn refresh_slot_table_and_wait(&self, deadline: Instant) {
+    fn refresh_slot_table_until_done(&self, deadline: Instant) {
         let (done, finished) = bounded(1);
         if self.shared.refresh.send_deadline(done, deadline).is_ok() {
             let _ = finished.recv_deadline(deadline);
@@ -138,7 +138,7 @@ impl ClusterBodyWriter {
         let count: usize = batch.iter().map(|mail| mail.recipients().len()).sum();
         let stored = match octets > MAX_BODIES_OCTETS {
             true => HashSet::new(),
-            false => mail_ids_and_zlib_bodies(batch)
+            false => compressed_bodies_with_mail_ids(batch)
                 .map(|bodies| self.store_bodies(bodies))
                 .unwrap_or_default(),
         };
@@ -170,7 +170,7 @@ impl ClusterBodyWriter {
                 break;
             }
             if has_moved {
-                self.cluster.refresh_slot_table_and_wait(deadline);
+                self.cluster.refresh_slot_table_until_done(deadline);
             }
         }
         stored
@@ -181,7 +181,7 @@ impl ClusterBodyWriter {
         if !breaker.may_use_redis_for_batch() {
             return false;
         }
-        self.cluster.refresh_slot_table_and_wait(deadline);
+        self.cluster.refresh_slot_table_until_done(deadline);
         let found = !self.cluster.current_slot_table().0.is_empty();
         match found {
             true => breaker.record_redis_success(),
@@ -204,14 +204,14 @@ impl ClusterBodyWriter {
         self.workers
             .retain(|address, _| slots.node_owns_slots(address));
         let redirects = std::mem::take(migrating);
-        let mut groups: HashMap<(&str, RedisSlotOwnership), BatchBodies> = HashMap::new();
+        let mut groups: HashMap<(&str, RedisSlotAccess), BatchBodies> = HashMap::new();
         for body in bodies {
             let redirect = redirects.get(&redis_slot_of_key(body.0.as_str().as_bytes()));
             let target = match redirect {
-                Some(node) => Some((node.as_str(), RedisSlotOwnership::Asking)),
+                Some(node) => Some((node.as_str(), RedisSlotAccess::Asking)),
                 None => slots
                     .node_of_key(body.0.as_str())
-                    .map(|node| (node, RedisSlotOwnership::Owner)),
+                    .map(|node| (node, RedisSlotAccess::Owner)),
             };
             if let Some(target) = target {
                 groups.entry(target).or_default().push(body);
@@ -235,7 +235,7 @@ impl ClusterBodyWriter {
                 }
             };
             let group = Arc::new(group);
-            let number = worker.send(Arc::clone(&group), access, deadline);
+            let number = worker.send_bodies_to_worker(Arc::clone(&group), access, deadline);
             sent.push((address, node.1, group, number));
         }
         let (mut redirected, mut has_moved) = (BatchBodies::new(), false);

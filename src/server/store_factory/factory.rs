@@ -11,10 +11,10 @@ use crate::config::{Config, StoreKind};
 use crate::connection::StoreLimitsCell;
 use crate::metrics::Metrics;
 use crate::server::StartError;
-use crate::store::{Diagnostic, MailReader, StoreReadError, TableName};
+use crate::store::{Diagnostic, StoreReadError, StoredMailReader, TableName};
 
 /// A store that GM_STORE can select: what the server and the commands `check`, `list`, `show` and `schema` need from it.
-pub trait SelectableStore: Send + Sync {
+pub trait StoreFactory: Send + Sync {
     /// Opens the store and starts its writers, which set `limits` once they know the limits of the table. `metrics` are those of
     /// the server.
     ///
@@ -31,16 +31,16 @@ pub trait SelectableStore: Send + Sync {
     fn config_change_needs_new_store(&self, running: &Config, wanted: &Config) -> bool;
 
     /// Returns the maximum number of descriptors that the store holds open at the same time.
-    fn max_descriptors(&self, config: &Config) -> usize;
+    fn max_descriptors_of_store(&self, config: &Config) -> usize;
 
     /// Returns everything that would prevent the store from saving mail, and warnings. Changes nothing in the store.
-    fn check(&self, config: &Config) -> Vec<Diagnostic>;
+    fn find_store_problems(&self, config: &Config) -> Vec<Diagnostic>;
 
     /// Opens the store for reading.
     ///
     /// # Errors
     /// [`StoreReadError`]: the store cannot be opened; the text names the key to check.
-    fn open_reader(&self, config: &Config) -> Result<Box<dyn MailReader>, StoreReadError>;
+    fn open_reader(&self, config: &Config) -> Result<Box<dyn StoredMailReader>, StoreReadError>;
 
     /// Returns the statements that create the table.
     fn schema(&self, table: &TableName) -> String;
@@ -50,12 +50,12 @@ pub trait SelectableStore: Send + Sync {
 ///
 /// # Errors
 /// [`StartError::StoreNotBuilt`]: this program was built without the store.
-pub fn selectable_store(kind: StoreKind) -> Result<Box<dyn SelectableStore>, StartError> {
+pub fn store_factory_of_kind(kind: StoreKind) -> Result<Box<dyn StoreFactory>, StartError> {
     let built = BUILT_STORES.iter().find(|(built, _)| *built == kind);
     built.map(|(_, new)| new()).ok_or_else(|| {
-        let built = BUILT_STORES.iter().map(|(built, _)| gm_store_value(*built));
+        let built = BUILT_STORES.iter().map(|(built, _)| gm_store_value_of_kind(*built));
         let expected = built.collect::<Vec<_>>().join("\" or \"");
-        let store = gm_store_value(kind);
+        let store = gm_store_value_of_kind(kind);
         StartError::StoreNotBuilt {
             store,
             selected_by: match kind {
@@ -71,7 +71,7 @@ pub fn selectable_store(kind: StoreKind) -> Result<Box<dyn SelectableStore>, Sta
 }
 
 /// Returns the value of GM_STORE for a store. The Cargo feature of a store has the same name.
-fn gm_store_value(kind: StoreKind) -> &'static str {
+fn gm_store_value_of_kind(kind: StoreKind) -> &'static str {
     match kind {
         StoreKind::Sqlite => "sqlite",
         StoreKind::MySql => "mysql",
@@ -80,13 +80,17 @@ fn gm_store_value(kind: StoreKind) -> &'static str {
 }
 
 /// Creates a store that is not opened yet.
-type NewStore = fn() -> Box<dyn SelectableStore>;
+type StoreFactoryConstructor = fn() -> Box<dyn StoreFactory>;
 
 /// The stores of this build, with their constructors.
-const BUILT_STORES: &[(StoreKind, NewStore)] = &[
+const BUILT_STORES: &[(StoreKind, StoreFactoryConstructor)] = &[
     #[cfg(feature = "sqlite")]
-    (StoreKind::Sqlite, || Box::<sqlite::Sqlite>::default()),
+    (StoreKind::Sqlite, || {
+        Box::<sqlite::SqliteStoreFactory>::default()
+    }),
     #[cfg(feature = "mysql")]
-    (StoreKind::MySql, || Box::new(mysql::MySql)),
-    (StoreKind::Discard, || Box::new(discard::Discard)),
+    (StoreKind::MySql, || Box::new(mysql::MySqlStoreFactory)),
+    (StoreKind::Discard, || {
+        Box::new(discard::DiscardStoreFactory)
+    }),
 ];
