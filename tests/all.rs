@@ -20,6 +20,7 @@ mod dependencies;
 mod dialogs;
 mod discarding;
 mod domains;
+mod examples;
 mod file_modes;
 mod fleet;
 mod galera;
