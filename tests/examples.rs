@@ -89,6 +89,13 @@ fn folder_store_leaves_nothing_of_a_mail_that_it_does_not_save() {
     assert_eq!(calls[third..], ["fsync", "rename", "fsync"], "{trace}");
 }
 
+#[test]
+fn channel_store_catches_the_mail_of_a_program_under_test() {
+    let output = example("channel_store").output().expect("a program");
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(output.stdout, b"caught 1 mail: Your order\n");
+}
+
 /// A running example; dropping it kills the process.
 struct Example {
     child: Child,
