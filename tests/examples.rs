@@ -96,6 +96,45 @@ fn channel_store_catches_the_mail_of_a_program_under_test() {
     assert_eq!(output.stdout, b"caught 1 mail: Your order\n");
 }
 
+#[test]
+fn recipients_from_set_follow_changes_of_their_file() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let file = |name: &str| folder.path().join(name);
+    let replace = |addresses: &str| {
+        fs::write(file("new"), addresses).expect("a file is written");
+        fs::rename(file("new"), file("recipients")).expect("a file is replaced");
+    };
+    let config = r#"{"GSTMP_LISTEN_INTERFACE": "127.0.0.1:0", "GM_ALLOWED_HOSTS": "ours.test",
+        "GM_STORE": "sqlite", "GM_SQLITE_FILE": "mail.db"}"#;
+    fs::write(file("config"), config).expect("a file is written");
+    replace("Old@Ours.test\n\n  other@ours.test\r\n");
+    let mut program = example("recipients_from_set");
+    let example = Example::start(&folder, program.args(["config", "recipients"]));
+
+    let mut client = example.client();
+    client.command("EHLO client.test", "250");
+    client.command("MAIL FROM:<a@client.test>", "250");
+    client.command("RCPT TO:<old@ours.test>", "250 2.1.5");
+    client.command("RCPT TO:<OTHER@ours.test>", "250 2.1.5");
+    client.command("RCPT TO:<new@ours.test>", "550 5.1.1");
+    replace("new@ours.test\n");
+    client.command("RCPT TO:<new@ours.test>", "250 2.1.5");
+    client.command("RCPT TO:<third@ours.test>", "550 5.1.1");
+    client.command("RCPT TO:<postmaster@ours.test>", "250 2.1.5");
+    fs::remove_file(file("recipients")).expect("a file");
+    client.command("RCPT TO:<fourth@ours.test>", "451 4.3.0");
+    replace("fourth@ours.test\n");
+    client.command("RCPT TO:<fourth@ours.test>", "250 2.1.5");
+    client.command("DATA", "354");
+    client.send([&short_mail("set")[..], b".\r\n"].concat());
+    client.expect("250 2.0.0");
+
+    let stored = crate::support::store::mails_after(&file("mail.db"), 0);
+    let recipients: Vec<&str> = stored.iter().map(|row| &*row.recipient).collect();
+    let want = ["old", "OTHER", "new", "postmaster", "fourth"];
+    assert_eq!(recipients, want.map(|name| format!("{name}@ours.test")));
+}
+
 /// A running example; dropping it kills the process.
 struct Example {
     child: Child,
