@@ -1,5 +1,6 @@
 //! The programs in examples/, with real clients.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -7,12 +8,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::thread;
+use std::time::Duration;
 
+use goguerrilla::internals::mail::inflate;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::support::{BINARY, Client, short_mail, under_strace, without_trace};
+use crate::support::load::{Load, assert_no_loss_or_duplicate, content_of};
+use crate::support::postgres::Postgres;
+use crate::support::{BINARY, Client, short_mail, stuffed, under_strace, wait_for, without_trace};
 
 #[test]
 fn folder_store_writes_one_file_for_each_mail_and_stops_at_sigterm() {
@@ -135,6 +140,169 @@ fn recipients_from_set_follow_changes_of_their_file() {
     assert_eq!(recipients, want.map(|name| format!("{name}@ours.test")));
 }
 
+#[test]
+fn postgres_store_saves_each_mail_of_concurrent_connections_in_a_row() {
+    let database = Postgres::start();
+    let folder = TempDir::new().expect("a temporary folder");
+    let example = postgres_store(&folder, &database);
+    let deliver = |client_number: usize| {
+        let mut client = example.client();
+        let subjects = (0..25).map(|number| format!("mail {client_number}-{number}"));
+        let delivered = subjects.map(|subject| {
+            let content = content_of(&subject);
+            let reply = client.deliver("a@client.test", "u@ours.test", content.as_bytes());
+            (queued_as(&reply.text()).to_owned(), subject)
+        });
+        delivered.collect::<Vec<_>>()
+    };
+    let replies: HashMap<String, String> = thread::scope(|scope| {
+        let clients: Vec<_> = (0..8)
+            .map(|number| scope.spawn(move || deliver(number)))
+            .collect();
+        let delivered = clients
+            .into_iter()
+            .flat_map(|client| client.join().expect("no panic"));
+        delivered.collect()
+    });
+    assert_eq!(replies.len(), 200);
+    let rows = database.sql("SELECT hash, subject, encode(mail, 'hex') FROM new_mail");
+    assert_eq!(rows.lines().count(), 200);
+    for row in rows.lines() {
+        let [hash, subject, body] = row.split('|').collect::<Vec<_>>()[..] else {
+            panic!("{row}");
+        };
+        assert_eq!(replies[hash], subject);
+        assert_eq!(stored_content(body), content_of(subject).as_bytes());
+    }
+    let other_columns = r#"SELECT DISTINCT "from", split_part("to", '@', 1), body, charset, spam_score, content_type,
+        recipient, has_attach, ip_addr, delivered, attach_info, dkim_valid, now() - date < '1 hour' FROM new_mail"#;
+    assert_eq!(
+        database.sql(other_columns),
+        "a@client.test|u|gzencode|UTF-8|0|text/plain|u@ours.test|0|127.0.0.1|f|||t\n"
+    );
+
+    // The database closes the connections of the store, which notices that before it takes a mail. Then a text column must not
+    // contain the NUL of the header section, which PostgreSQL would refuse.
+    database
+        .sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'COMMIT%'");
+    let mut client = example.client();
+    let content = b"Subject: =?utf-8?q?a=00b?=\r\nContent-Type: text/plain; charset=\"x\x00y\"\r\n\r\n\x00\xff\r\n";
+    client.command("EHLO client.test", "250");
+    client.command("MAIL FROM:<>", "250");
+    client.command("RCPT TO:<v@ours.test>", "250");
+    client.command("RCPT TO:<w@ours.test>", "250");
+    client.command("DATA", "354");
+    client.send(stuffed(content));
+    let reply = client.expect("250 ");
+    let rows = database.sql(
+        "SELECT hash, subject, charset, recipient FROM new_mail ORDER BY mail_id DESC LIMIT 2",
+    );
+    let rows: Vec<&str> = rows.lines().collect();
+    let id = queued_as(&reply.lines[0]);
+    assert_eq!(rows[1], format!("{id}|a b|x y|v@ours.test"));
+    assert!(rows[0].ends_with("|a b|x y|w@ours.test"));
+}
+
+#[test]
+fn postgres_store_refuses_one_mail_of_a_batch_and_saves_the_others() {
+    let database = Postgres::start();
+    let folder = TempDir::new().expect("a temporary folder");
+    let example = postgres_store(&folder, &database);
+    database.sql(
+        "ALTER TABLE new_mail ADD CHECK (subject <> 'invalid');
+        CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE 'no space' USING ERRCODE = 'disk_full'; END $$;
+        CREATE TRIGGER fail BEFORE INSERT ON new_mail FOR EACH ROW WHEN (NEW.subject = 'full') EXECUTE FUNCTION fail()",
+    );
+    // Each of the two writers waits for the lock with one mail; the others are a batch.
+    let deliver_as_batch = |subjects: &[&str]| -> Vec<String> {
+        let lock = database.lock_table();
+        let mut clients: Vec<Client> = subjects.iter().map(|_| example.client()).collect();
+        for (number, (client, subject)) in clients.iter_mut().zip(subjects).enumerate() {
+            client.begin_data("a@client.test", "u@ours.test");
+            client.send(stuffed(&short_mail(subject)));
+            if number < WRITERS {
+                wait_for("a writer to wait for the lock", || {
+                    let waiting = database.sql("SELECT count(*) FROM pg_locks WHERE NOT granted");
+                    (waiting.trim() == (number + 1).to_string()).then_some(())
+                });
+            }
+        }
+        // Nothing outside the example shows that the last mails are queued.
+        thread::sleep(Duration::from_millis(300));
+        drop(lock);
+        let replies = clients.iter_mut().map(|client| client.read_reply());
+        replies
+            .map(|reply| reply.expect("a reply").text()[..9].to_owned())
+            .collect()
+    };
+
+    let replies = deliver_as_batch(&["1", "2", "3", "4", "5", "6"]);
+    assert_eq!(replies, ["250 2.0.0"; 6]);
+    let have_batch = "SELECT count(DISTINCT xmin::text) < count(*) FROM new_mail";
+    assert_eq!(
+        database.sql(have_batch),
+        "t\n",
+        "fewer transactions than rows"
+    );
+    let replies = deliver_as_batch(&["7", "8", "9", "invalid", "10", "11"]);
+    let (saved, refused) = ("250 2.0.0", "451 4.3.0");
+    assert_eq!(replies, [saved, saved, saved, refused, saved, saved]);
+    let replies = deliver_as_batch(&["12", "13", "full"]);
+    assert_eq!(replies, [saved, saved, "452 4.3.1"]);
+    let subjects =
+        database.sql("SELECT string_agg(subject, ' ' ORDER BY subject::int) FROM new_mail");
+    assert_eq!(subjects, "1 2 3 4 5 6 7 8 9 10 11 12 13\n");
+}
+
+#[test]
+fn postgres_store_loses_no_acknowledged_mail_when_the_database_is_killed() {
+    let mut database = Postgres::start();
+    let folder = TempDir::new().expect("a temporary folder");
+    let example = postgres_store(&folder, &database);
+    let load = Load::start(example.address, 8, "kill");
+    load.wait_for(100);
+    database.kill();
+    let content = short_mail("deferred");
+    let reply = example
+        .client()
+        .deliver("a@client.test", "u@ours.test", &content);
+    assert_eq!(reply.code, 451);
+    database.run();
+    load.wait_for_more(100);
+    let account = load.stop();
+    let mut stored: HashMap<String, usize> = HashMap::new();
+    for row in database
+        .sql("SELECT subject, encode(mail, 'hex') FROM new_mail")
+        .lines()
+    {
+        let (marker, body) = row.split_once('|').expect("two columns");
+        assert_eq!(stored_content(body), content_of(marker).as_bytes());
+        *stored.entry(marker.to_owned()).or_default() += 1;
+    }
+    assert_no_loss_or_duplicate(&account, &stored);
+}
+
+/// Starts the example with this database.
+fn postgres_store(folder: &TempDir, database: &Postgres) -> Example {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    // Not `--offline`: Cargo downloads the dependencies of this package if they are missing.
+    BUILT.get_or_init(|| build(&["--manifest-path=examples/postgres-store/Cargo.toml"]));
+    let mut program = Command::new(profile_folder().join("postgres-store"));
+    Example::start(folder, program.args([FREE_PORT, &database.connection()]))
+}
+
+/// Returns the content in a value of column `mail`, which is in hexadecimal digits, without its trace fields.
+fn stored_content(body: &str) -> Vec<u8> {
+    let octets = (0..body.len()).step_by(2);
+    let octets = octets.map(|at| u8::from_str_radix(&body[at..at + 2], 16));
+    let body: Vec<u8> = octets
+        .collect::<Result<_, _>>()
+        .expect("hexadecimal digits");
+    let mail = inflate(&body, 1 << 20).expect("a zlib stream");
+    without_trace(&mail).to_vec()
+}
+
 /// A running example; dropping it kills the process.
 struct Example {
     child: Child,
@@ -240,4 +408,6 @@ fn files(folder: &TempDir, subfolder: &str) -> Vec<String> {
     names.map(|name| name.expect("ASCII")).collect()
 }
 
+/// The number of writers of postgres-store.
+const WRITERS: usize = 2;
 const FREE_PORT: &str = "127.0.0.1:0";
