@@ -59,7 +59,7 @@ check:
 # program without some stores; the last build is the complete program.
 test: tools
 	set -e; for features in '' sqlite mysql; do \
-	    cargo test --locked --no-default-features --features "$$features" --lib --test features; \
+	    cargo test --locked --no-default-features --features "$$features" --lib --test features --test embedding; \
 	done
 	cargo test --locked --no-fail-fast
 

@@ -1,5 +1,5 @@
-//! The parts of the server, for its own program, tests, benchmarks and fuzz targets. This is not a public API: anything here may
-//! change in any version.
+//! The parts of the server, for its own program, tests, benchmarks and fuzz targets. This is not a public API: anything here
+//! may change in any version.
 //!
 //! # Structure
 //!

@@ -73,8 +73,8 @@
 //!
 //! # Who is a recipient
 //!
-//! [`ConfigBuilder::allowed_hosts`] lists the domains. [`ServerBuilder::recipients`] sets a function that decides at RCPT whether
-//! an address exists: accept, 550 or 451.
+//! [`ConfigBuilder::allowed_hosts`] lists the domains. [`ServerBuilder::recipients`] sets a function that decides at RCPT
+//! whether an address exists: accept, 550 or 451.
 //!
 //! # Tests of a store
 //!

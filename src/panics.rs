@@ -37,7 +37,7 @@ pub fn catch_panic<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     CATCH_DEPTH.set(CATCH_DEPTH.get() - 1);
     outcome.map_err(|payload| {
         let description = DESCRIPTION.with_borrow_mut(Option::take);
-        description.unwrap_or_else(|| one_line(message(&*payload)))
+        description.unwrap_or_else(|| one_line(panic_message(&*payload)))
     })
 }
 
@@ -45,7 +45,7 @@ pub fn catch_panic<T>(run: impl FnOnce() -> T) -> Result<T, String> {
 /// because a library must not change its program's hook.
 pub fn install_panic_hook() {
     panic::set_hook(Box::new(|info| {
-        let text = describe(info);
+        let text = describe_panic(info);
         // The thread-local variables may already be destroyed if the panic occurs while the thread ends.
         let is_caught = CATCH_DEPTH.try_with(Cell::get).is_ok_and(|depth| depth > 0);
         if is_caught {
@@ -62,8 +62,8 @@ pub fn install_panic_hook() {
     }));
 }
 
-fn describe(info: &PanicHookInfo<'_>) -> String {
-    let message = one_line(message(info.payload()));
+fn describe_panic(info: &PanicHookInfo<'_>) -> String {
+    let message = one_line(panic_message(info.payload()));
     match info.location() {
         Some(location) => format!(
             "{message} ({}:{})",
@@ -82,7 +82,7 @@ fn without_build_folder(file: &str) -> &str {
     in_crate.map_or(file, |(_, path)| path)
 }
 
-fn message(payload: &(dyn Any + Send)) -> &str {
+fn panic_message(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<&str>().copied();
     let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("a panic without a message")

@@ -17,6 +17,7 @@ mod corpus;
 mod database_moved;
 mod database_truncated;
 mod dependencies;
+mod dependent;
 mod dialogs;
 mod discarding;
 mod domains;

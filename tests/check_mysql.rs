@@ -1,4 +1,5 @@
-//! `goguerrilla check` with MySQL: it finds everything that prevents saving mail, suggests a fix that works, and changes nothing.
+//! `goguerrilla check` with MySQL: it finds everything that prevents saving mail, suggests a fix that works, and changes
+//! nothing.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;

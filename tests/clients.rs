@@ -5,7 +5,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
-use goguerrilla::internals::store::sqlite::SqliteReader;
+use goguerrilla::internals::store::sqlite::SqliteMailReader;
 use goguerrilla::internals::store::{MailReader, TableName};
 use lettre::address::{Address, Envelope};
 use lettre::transport::smtp::extension::ClientId;
@@ -383,7 +383,7 @@ fn assert_all_stored(server: &Server, count: usize) {
     let sent = mail_with_final_empty_line();
     let table = TableName::default();
     let mut reader =
-        SqliteReader::open(&server.path("goguerrilla.db"), &table).expect("a store to read");
+        SqliteMailReader::open(&server.path("goguerrilla.db"), &table).expect("a store to read");
     let mails = reader.list(None, 1_000_000).expect("the store is read");
     assert_eq!(mails.len(), count);
     for listed in mails {

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use goguerrilla::internals::store::redis::RedisSettings;
-use goguerrilla::internals::store::redis::cluster::ClusterReader;
+use goguerrilla::internals::store::redis::cluster::RedisClusterReader;
 use mysql::prelude::Queryable;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -141,7 +141,7 @@ fn assert_bodies_are_whole(galera: &Galera, redis: &RedisCluster) {
         urls: urls.collect(),
         expire_seconds: 1,
     };
-    let mut reader = ClusterReader::open(&settings).expect("slots");
+    let mut reader = RedisClusterReader::open(&settings).expect("slots");
     for (marker, hash) in &rows {
         let stream = reader.body(hash).expect("its node answers");
         let stream = stream.unwrap_or_else(|| panic!("the body of {marker}, {hash}, is missing"));

@@ -404,7 +404,8 @@ fn killed_database_connections_store_no_mail_twice() {
         }
         delivering.join().expect("replies")
     });
-    // Every connection is killed, and the next one as soon as it is open, so some clients may get 451; none may get a 250 in doubt.
+    // Every connection is killed, and the next one as soon as it is open, so some clients may get 451; none may get a 250 in
+    // doubt.
     assert_eq!(stored(&database), acknowledged(&subjects, &replies));
     wait_until_saved(&server, "after");
 }

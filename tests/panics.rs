@@ -13,7 +13,7 @@ use goguerrilla::internals::net::listener::Listener;
 use goguerrilla::internals::net::trusted_proxies::TrustedProxies;
 use goguerrilla::internals::smtp::{AllowedHosts, MemoryBudget, SessionSettings};
 use goguerrilla::internals::store::{
-    SaveError, SaveMail, SavedId, StoreHealth, StoreOpener, TableColumns, Writers,
+    SaveError, SaveMail, SavedId, StoreHealth, StoreOpener, TableColumns, WriterThreads,
 };
 use log::kv::Key;
 use log::{LevelFilter, Log, Metadata, Record};
@@ -34,7 +34,7 @@ fn panicking_connection_frees_its_slot_and_other_clients_are_served() {
     };
     let (pool, listener) = open(Box::new(serve));
     let ask = |octet: u8| {
-        let mut socket = TcpStream::connect(listener.address()).expect("the pool accepts");
+        let mut socket = TcpStream::connect(listener.bound_address()).expect("the pool accepts");
         socket
             .set_read_timeout(Some(TEST_TIMEOUT))
             .expect("a socket");
@@ -48,13 +48,13 @@ fn panicking_connection_frees_its_slot_and_other_clients_are_served() {
     for _ in 0..20 {
         assert_eq!(ask(b'!'), b"");
         wait_for("its slot to be free", || {
-            (pool.active_connections() == 0).then_some(())
+            (pool.taken_connection_slots() == 0).then_some(())
         });
     }
     for _ in 0..20 {
         assert_eq!(ask(b'a'), b"a");
         wait_for("its slot to be free", || {
-            (pool.active_connections() == 0).then_some(())
+            (pool.taken_connection_slots() == 0).then_some(())
         });
     }
     listener.close();
@@ -72,8 +72,13 @@ fn memory_and_slots_are_released_after_a_connection_or_store_panic() {
     log::set_logger(&PanickingLog).expect("no other test sets one");
     log::set_max_level(LevelFilter::Info);
     let open_store: StoreOpener = Arc::new(|| Ok(Box::new(PanickingStore)));
-    let (saver, writers) =
-        Writers::start(1, true, StoreHealth::up(Arc::default()), open_store).expect("a thread");
+    let (saver, writers) = WriterThreads::start(
+        1,
+        true,
+        StoreHealth::new_reached(Arc::default()),
+        open_store,
+    )
+    .expect("a thread");
     let budget = MemoryBudget::new(300_000);
     let session = Arc::new(verbose_session());
     let settings = ConnectionSettings {
@@ -90,17 +95,17 @@ fn memory_and_slots_are_released_after_a_connection_or_store_panic() {
     let serve = move |client: &Client| connection::serve(client, &settings);
     let (pool, listener) = open(Box::new(serve));
     let client = || {
-        let mut client = support::Client::connect(listener.address());
+        let mut client = support::Client::connect(listener.bound_address());
         client.expect("220 ");
         client
     };
     let nothing_is_held_by = |places| {
         wait_for("its slot to be free", || {
-            (pool.active_connections() == places).then_some(())
+            (pool.taken_connection_slots() == places).then_some(())
         });
         // The writer releases a batch after it has answered all of its mails.
         wait_for("its memory to be released", || {
-            (budget.in_use() == 0).then_some(())
+            (budget.reserved_octets() == 0).then_some(())
         });
     };
     for _ in 0..5 {
@@ -111,7 +116,11 @@ fn memory_and_slots_are_released_after_a_connection_or_store_panic() {
         holds.command("RCPT TO:<u@ours.test>", "250");
         holds.send([b"BDAT 100000\r\n", &[b'x'; 100_000][..]].concat());
         holds.expect("250 ");
-        assert!(budget.in_use() >= 100_000, "{}", budget.in_use());
+        assert!(
+            budget.reserved_octets() >= 100_000,
+            "{}",
+            budget.reserved_octets()
+        );
         holds.send(format!("NOOP {POISON}\r\n"));
         holds.expect_close();
         nothing_is_held_by(0);
@@ -149,7 +158,7 @@ fn open(serve: ConnectionHandler) -> (Arc<AcceptPool>, Arc<Listener>) {
     );
     let listener = Listener::bind("127.0.0.1:0".parse().expect("an address"), false, false);
     let listener = Arc::new(listener.expect("a free port"));
-    pool.open(std::slice::from_ref(&listener))
+    pool.start_accepting(std::slice::from_ref(&listener))
         .expect("a thread");
     (pool, listener)
 }
@@ -159,10 +168,10 @@ fn verbose_session() -> SessionSettings {
     SessionSettings {
         host_name: "mx.test".to_owned(),
         primary_mail_host: "mx.test".to_owned(),
-        allowed_hosts: AllowedHosts::any(),
+        allowed_hosts: AllowedHosts::accepting_every_domain(),
         max_content_octets: 200_000,
         max_recipients: 10,
-        recipient_limits: Arc::new(TableColumns::DEFAULT.recipient_limits()),
+        recipient_limits: Arc::new(TableColumns::DEFAULT.columns_limiting_recipients()),
         recipient_hook: None,
         verbose: true,
     }

@@ -22,7 +22,7 @@ proptest! {
         prop_assert_eq!(&steps(&cut(&stream, &cuts), &budget), &whole);
         let octets: Vec<&[u8]> = stream.chunks(1).collect();
         prop_assert_eq!(&steps(&octets, &budget), &whole);
-        prop_assert_eq!(budget.in_use(), 0);
+        prop_assert_eq!(budget.reserved_octets(), 0);
     }
 
     #[test]
@@ -37,7 +37,7 @@ proptest! {
                 prop_assert!(content.len() <= 100);
             }
         }
-        prop_assert_eq!(budget.in_use(), 0);
+        prop_assert_eq!(budget.reserved_octets(), 0);
     }
 }
 
@@ -58,7 +58,7 @@ fn endless_input_is_read_with_a_bounded_buffer() {
             let budget = MemoryBudget::new(1 << 20);
             let stream = [beginning, &endless.repeat(1_000_000 / endless.len())].concat();
             steps(&[&stream], &budget);
-            assert_eq!(budget.in_use(), 0, "{}", beginning.escape_ascii());
+            assert_eq!(budget.reserved_octets(), 0, "{}", beginning.escape_ascii());
         }
     }
 }
@@ -70,12 +70,12 @@ fn memory_budget_counts_content_held_and_not_the_declared_size() {
     let mut input = InputBuffer::new();
     input.push(b"EHLO c\r\nMAIL FROM:<a@b> SIZE=200\r\nRCPT TO:<u@ours.test>\r\nDATA\r\n");
     while !matches!(session.next_step(&mut input), Step::NeedInput) {}
-    assert_eq!(budget.in_use(), 0);
+    assert_eq!(budget.reserved_octets(), 0);
     input.push(b"text\r\n.\r\n");
     let step = session.next_step(&mut input);
-    assert!(budget.in_use() > 0, "{step:?}");
+    assert!(budget.reserved_octets() > 0, "{step:?}");
     drop(step);
-    assert_eq!(budget.in_use(), 0);
+    assert_eq!(budget.reserved_octets(), 0);
 }
 
 /// The externally visible part of a step.
@@ -102,7 +102,7 @@ fn steps(pieces: &[&[u8]], budget: &MemoryBudget) -> Vec<StepOutput> {
             let spare = input.spare_mut(COMMAND_READ_SIZE);
             let count = spare.len().min(rest.len());
             spare[..count].copy_from_slice(&rest[..count]);
-            input.advance(count);
+            input.mark_octets_received(count);
             rest = &rest[count..];
             loop {
                 match session.next_step(&mut input) {
@@ -154,7 +154,7 @@ fn settings() -> Arc<SessionSettings> {
         allowed_hosts: AllowedHosts::from_host_patterns(["ours.test"]).expect("a domain"),
         max_content_octets: 200,
         max_recipients: 3,
-        recipient_limits: Arc::new(TableColumns::DEFAULT.recipient_limits()),
+        recipient_limits: Arc::new(TableColumns::DEFAULT.columns_limiting_recipients()),
         recipient_hook: None,
         verbose: true,
     })

@@ -151,7 +151,7 @@ impl HookServer {
     fn stop(self) -> Vec<String> {
         self.handle.shutdown();
         self.thread.join().expect("no panic");
-        let bodies = self.store.bodies().into_iter();
+        let bodies = self.store.saved_mail_contents().into_iter();
         bodies
             .map(|body| String::from_utf8(body).expect("ASCII"))
             .collect()

@@ -13,8 +13,8 @@ use crate::support::ports::free_port;
 use crate::support::redis::{FakeBehavior, FakeRedis, Redis};
 use crate::support::{Server, short_mail, wait_for_within, without_trace};
 
-/// The maximum time from the final dot to the 250 whatever Redis does. The guarantee is a quarter of a second for Redis alone; the
-/// rest is for an unoptimized build that runs next to other tests.
+/// The maximum time from the final dot to the 250 whatever Redis does. The guarantee is a quarter of a second for Redis alone;
+/// the rest is for an unoptimized build that runs next to other tests.
 const SAVE_LIMIT: Duration = Duration::from_millis(500);
 /// The maximum time until bodies go to Redis again after its first failure.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(8);

@@ -325,8 +325,8 @@ fn send_mail(server: &Server, subject: &str) -> Client {
     client
 }
 
-/// Delivers one mail for each subject over its own connection; all final dots are sent at once. Returns each subject with the code
-/// of its reply.
+/// Delivers one mail for each subject over its own connection; all final dots are sent at once. Returns each subject with the
+/// code of its reply.
 fn deliver_together(server: &Server, subjects: &[String]) -> Vec<(String, u16)> {
     let start = Barrier::new(subjects.len());
     thread::scope(|scope| {

@@ -174,8 +174,8 @@ fn duplicate_mail_id_makes_the_store_unavailable_and_other_duplicates_do_not() {
     }
 }
 
-/// Asserts that a failed INSERT of a batch is not repeated mail by mail: eight mails queue up while the table is locked and share
-/// one INSERT.
+/// Asserts that a failed INSERT of a batch is not repeated mail by mail: eight mails queue up while the table is locked and
+/// share one INSERT.
 fn assert_not_split(database: &MariaDb) {
     let server = with_status(database, &[("GM_SAVE_WORKERS", "1")]);
     let executed = "SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS \

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use goguerrilla::internals::mail::Mail;
 use goguerrilla::internals::metrics::Metrics;
 use goguerrilla::internals::store::{
-    SaveError, SaveMail, SaveQueue, SavedId, StoreHealth, StoreOpener, Writers,
+    SaveError, SaveMail, SaveQueue, SavedId, StoreHealth, StoreOpener, WriterThreads,
 };
 
 /// The outcome of a batch, given its subjects.
@@ -82,7 +82,7 @@ fn store_that_panics_again_in_drop_is_replaced_for_the_next_batch() {
         _ => Ok(Box::new(Store::silent())),
     });
     let (saver, writers) =
-        Writers::start(1, true, StoreHealth::new(Arc::default()), open).expect("a thread");
+        WriterThreads::start(1, true, StoreHealth::new(Arc::default()), open).expect("a thread");
     assert_unavailable(&save(&saver, "one"));
     assert_saved(&save(&saver, "two"));
     writers.drain_and_join();
@@ -100,7 +100,7 @@ fn store_that_failed_to_open_is_opened_again_for_the_next_mail() {
         })
     };
     let (saver, writers) =
-        Writers::start(1, true, StoreHealth::new(Arc::default()), open).expect("a thread");
+        WriterThreads::start(1, true, StoreHealth::new(Arc::default()), open).expect("a thread");
     assert!(matches!(save(&saver, "one"), Err(SaveError::Full(_))));
     assert_unavailable(&save(&saver, "two"));
     assert_saved(&save(&saver, "three"));
@@ -411,11 +411,11 @@ fn reason_of_an_unready_store_contains_the_sources_of_its_error() {
             "no route",
         ))))
     });
-    let health = StoreHealth::up(Arc::new(Metrics::new()));
-    let (saver, writers) = Writers::start(1, true, health.clone(), open).expect("a thread");
+    let health = StoreHealth::new_reached(Arc::new(Metrics::new()));
+    let (saver, writers) = WriterThreads::start(1, true, health.clone(), open).expect("a thread");
     let error = save(&saver, "one").expect_err("no store");
     assert_eq!(error.to_string(), "db error");
-    let reason = health.unready_reason();
+    let reason = health.store_unready_reason();
     assert_eq!(reason.as_deref(), Some("db error: no route"));
     writers.drain_and_join();
 }
@@ -423,7 +423,7 @@ fn reason_of_an_unready_store_contains_the_sources_of_its_error() {
 /// Writers and a store that records the batches it was given.
 struct Fixture {
     saver: SaveQueue,
-    writers: Writers,
+    writers: WriterThreads,
     seen: Arc<Mutex<Vec<Vec<String>>>>,
     opened: Arc<AtomicUsize>,
 }
@@ -455,7 +455,8 @@ impl Fixture {
             })
         };
         let (saver, writers) =
-            Writers::start(count, true, StoreHealth::new(Arc::default()), open).expect("a thread");
+            WriterThreads::start(count, true, StoreHealth::new(Arc::default()), open)
+                .expect("a thread");
         Fixture {
             saver,
             writers,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use goguerrilla::internals::connection::{ConnectionSettings, SharedSettings};
 use goguerrilla::internals::http::auth_http::NginxAuthEndpoint;
-use goguerrilla::internals::http::{self, Handler};
+use goguerrilla::internals::http::{self, HttpRequestHandler};
 use goguerrilla::internals::metrics::Metrics;
 use goguerrilla::internals::net::accept_pool::{AcceptPool, AcceptPoolSettings};
 use goguerrilla::internals::net::trusted_proxies::TrustedProxies;
@@ -109,7 +109,7 @@ fn session_rejects_relay(line: &[u8]) -> bool {
 fn respond(head: &[u8]) -> Option<Vec<u8>> {
     let peer = SocketAddr::from(([192, 0, 2, 3], 1_000));
     let local = SocketAddr::from(([192, 0, 2, 2], 8_025));
-    http::respond(head, peer, local, &METRICS, &HANDLER)
+    http::http_response_to_head(head, peer, local, &METRICS, &HANDLER)
 }
 
 fn without_date(answer: &Vec<u8>) -> Vec<u8> {
@@ -129,7 +129,7 @@ static SETTINGS: LazyLock<Arc<SharedSettings>> = LazyLock::new(|| {
         store_limits: Arc::default(),
         client_timeout: Duration::from_secs(1),
         budget: MemoryBudget::new(1_000),
-        saver: SaveQueue::discarding(Arc::clone(&METRICS)),
+        saver: SaveQueue::new_discarding(Arc::clone(&METRICS)),
         proxy_protocol: false,
         tls: None,
         accept: Arc::new(pool_settings()),
@@ -146,7 +146,7 @@ fn pool_settings() -> AcceptPoolSettings {
     }
 }
 
-static HANDLER: LazyLock<Handler> = LazyLock::new(|| {
+static HANDLER: LazyLock<HttpRequestHandler> = LazyLock::new(|| {
     let responder = NginxAuthEndpoint {
         pool: AcceptPool::new(
             Box::new(|| Arc::new(pool_settings())),

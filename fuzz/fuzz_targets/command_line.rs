@@ -18,7 +18,7 @@ fuzz_target!(|line: &[u8]| {
         let command_count = before.lines().count();
         assert_eq!(dialogue.receive(before.as_bytes()).len(), command_count);
         let seen = dialogue.receive(&[line, b"\r\n"].concat());
-        let counts = dialogue.session().stats();
+        let counts = dialogue.session().session_counters();
         if !ends && line.len() <= 2_046 {
             let verb = line.trim_ascii_start().get(..4).unwrap_or_default();
             match &seen[..] {

@@ -5,7 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::LazyLock;
 
-use goguerrilla::internals::net::proxy_protocol::{ProxiedClient, ProxyHeaderParse};
+use goguerrilla::internals::net::proxy_protocol::{ProxyHeaderClient, ProxyHeaderParse};
 use libfuzzer_sys::fuzz_target;
 use regex::bytes::Regex;
 
@@ -25,7 +25,7 @@ fuzz_target!(|octets: &[u8]| {
     } = whole
     {
         assert!((15..=16 + 65_535).contains(&length));
-        if let ProxiedClient::Client(ip) = source {
+        if let ProxyHeaderClient::Client(ip) = source {
             assert_eq!(ip, ip.to_canonical());
         }
     }
@@ -54,13 +54,13 @@ fn model(octets: &[u8]) -> ProxyHeaderParse {
     }
 }
 
-fn line(line: &[u8]) -> Option<ProxiedClient> {
+fn line(line: &[u8]) -> Option<ProxyHeaderClient> {
     // The whole line must be text, including the ignored parts.
     std::str::from_utf8(line).ok()?;
     let found = LINE.captures(line)?;
     let text = |name| std::str::from_utf8(found.name(name)?.as_bytes()).ok();
     let Some(family) = text("family") else {
-        return Some(ProxiedClient::Unknown);
+        return Some(ProxyHeaderClient::Unknown);
     };
     let address = |text: &str| -> Option<IpAddr> {
         match family {
@@ -73,7 +73,7 @@ fn line(line: &[u8]) -> Option<ProxiedClient> {
         text(port)?.parse::<u16>().ok()?;
     }
     let longest = if family == "4" { 56 } else { 104 };
-    (line.len() <= longest).then(|| ProxiedClient::Client(from.to_canonical()))
+    (line.len() <= longest).then(|| ProxyHeaderClient::Client(from.to_canonical()))
 }
 
 /// Parses a version 2 header after its signature.
@@ -92,20 +92,20 @@ fn binary(rest: &[u8]) -> ProxyHeaderParse {
         octets: 16 + length,
     };
     if rest[0] == 0x20 {
-        return complete(ProxiedClient::HealthCheck);
+        return complete(ProxyHeaderClient::HealthCheck);
     }
     let addresses = &rest[4..];
     match (rest[1], length) {
-        (0x00, _) | (0x31, 216..) => complete(ProxiedClient::Unknown),
+        (0x00, _) | (0x31, 216..) => complete(ProxyHeaderClient::Unknown),
         (0x11, 12..) if addresses.len() < 4 => ProxyHeaderParse::Partial,
         (0x21, 36..) if addresses.len() < 16 => ProxyHeaderParse::Partial,
         (0x11, 12..) => {
             let ip = Ipv4Addr::new(addresses[0], addresses[1], addresses[2], addresses[3]);
-            complete(ProxiedClient::Client(ip.into()))
+            complete(ProxyHeaderClient::Client(ip.into()))
         }
         (0x21, 36..) => {
             let octets: [u8; 16] = addresses[..16].try_into().expect("sixteen");
-            complete(ProxiedClient::Client(
+            complete(ProxyHeaderClient::Client(
                 IpAddr::V6(octets.into()).to_canonical(),
             ))
         }

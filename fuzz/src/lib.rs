@@ -65,7 +65,7 @@ impl Dialogue {
 
     /// Makes the peer a trusted proxy; `proxy_address` is the client address of its PROXY header.
     pub fn allow_xclient(mut self, proxy_address: Option<IpAddr>) -> Dialogue {
-        self.session.allow_xclient(proxy_address);
+        self.session.enable_xclient(proxy_address);
         self
     }
 
@@ -96,7 +96,7 @@ impl Dialogue {
         let spare = self.input.spare_mut(COMMAND_READ_SIZE);
         let count = spare.len().min(octets.len());
         spare[..count].copy_from_slice(&octets[..count]);
-        self.input.advance(count);
+        self.input.mark_octets_received(count);
         count
     }
 
@@ -126,7 +126,7 @@ impl Dialogue {
                 check_reply(&reply);
                 // CVE-2011-0411: commands pipelined after STARTTLS must not survive.
                 assert!(self.input.unconsumed_octets().is_empty());
-                self.session.tls_started();
+                self.session.reset_after_tls_handshake();
                 StepOutput::StartTls
             }
             Step::Xclient(address, reply) => {
@@ -146,7 +146,7 @@ impl Dialogue {
                 })
             }
         };
-        assert!(self.budget.in_use() <= self.max_budget);
+        assert!(self.budget.reserved_octets() <= self.max_budget);
         Some(step)
     }
 
@@ -164,7 +164,7 @@ impl Dialogue {
     pub fn end(self) {
         let budget = self.budget.clone();
         drop(self);
-        assert_eq!(budget.in_use(), 0);
+        assert_eq!(budget.reserved_octets(), 0);
     }
 }
 
@@ -187,12 +187,12 @@ pub fn check_reply(reply: &Reply) -> (u16, String) {
             line.bytes().all(|octet| (32..127).contains(&octet)),
             "{line:?}"
         );
-        assert_eq!(line[..3], reply.code().to_string());
+        assert_eq!(line[..3], reply.three_digit_code().to_string());
         let separator = if index + 1 == lines.len() { " " } else { "-" };
         assert_eq!(&line[3..4], separator);
     }
     assert!(!lines.is_empty());
-    (reply.code(), text)
+    (reply.three_digit_code(), text)
 }
 
 /// Returns the stream as a whole, octet by octet, and in pieces whose lengths are derived from its octets, so that a
@@ -223,7 +223,7 @@ pub fn settings(max_content: usize) -> Arc<SessionSettings> {
         allowed_hosts: AllowedHosts::from_host_patterns(["ours.test"]).expect("a domain"),
         max_content_octets: max_content,
         max_recipients: 3,
-        recipient_limits: Arc::new(TableColumns::DEFAULT.recipient_limits()),
+        recipient_limits: Arc::new(TableColumns::DEFAULT.columns_limiting_recipients()),
         recipient_hook: None,
         verbose: true,
     })

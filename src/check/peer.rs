@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 /// A protocol that is recognized by the first octets that a server sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DetectedProtocol {
+pub enum PeerProtocol {
     /// MySQL or MariaDB.
     MySql,
     /// The X protocol of MySQL, usually at port 33060.
@@ -27,29 +27,29 @@ pub enum DetectedProtocol {
     Imap,
 }
 
-impl fmt::Display for DetectedProtocol {
+impl fmt::Display for PeerProtocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            DetectedProtocol::MySql => "MySQL",
-            DetectedProtocol::MySqlX => {
+            PeerProtocol::MySql => "MySQL",
+            PeerProtocol::MySqlX => {
                 "the X protocol of MySQL (its other port, usually 3306, is needed)"
             }
-            DetectedProtocol::Redis => "Redis",
-            DetectedProtocol::Tls => "TLS",
-            DetectedProtocol::Ssh => "SSH",
-            DetectedProtocol::Http => "HTTP",
-            DetectedProtocol::Smtp => "SMTP or FTP",
-            DetectedProtocol::Imap => "IMAP",
+            PeerProtocol::Redis => "Redis",
+            PeerProtocol::Tls => "TLS",
+            PeerProtocol::Ssh => "SSH",
+            PeerProtocol::Http => "HTTP",
+            PeerProtocol::Smtp => "SMTP or FTP",
+            PeerProtocol::Imap => "IMAP",
         })
     }
 }
 
-impl DetectedProtocol {
+impl PeerProtocol {
     /// Detects the protocol at `host:port` or at the path of a Unix socket, within a few seconds; `None` if the protocol is
     /// unknown.
-    pub fn detect(address: &str) -> Option<DetectedProtocol> {
-        let greeting = exchange(address, b"").unwrap_or_default();
-        if let Some(peer) = DetectedProtocol::of_octets(&greeting) {
+    pub fn detect_server_protocol(address: &str) -> Option<PeerProtocol> {
+        let greeting = send_and_read_first_octets(address, b"").unwrap_or_default();
+        if let Some(peer) = PeerProtocol::of_octets(&greeting) {
             return Some(peer);
         }
         if !greeting.is_empty() {
@@ -57,26 +57,26 @@ impl DetectedProtocol {
         }
         // The server sends no greeting. Redis reads the HTTP line as a command with too many arguments and sends an error.
         let requests: [&[u8]; 2] = [b"GET / HTTP/1.0\r\n\r\n", CLIENT_HELLO];
-        let mut answers =
-            (requests.iter()).map(|request| exchange(address, request).unwrap_or_default());
-        answers.find_map(|answer| DetectedProtocol::of_octets(&answer))
+        let mut answers = (requests.iter())
+            .map(|request| send_and_read_first_octets(address, request).unwrap_or_default());
+        answers.find_map(|answer| PeerProtocol::of_octets(&answer))
     }
 
-    fn of_octets(octets: &[u8]) -> Option<DetectedProtocol> {
-        const PREFIXES: &[(&[u8], DetectedProtocol)] = &[
-            (b"SSH-", DetectedProtocol::Ssh),
-            (b"HTTP/", DetectedProtocol::Http),
-            (b"<!DOCTYPE", DetectedProtocol::Http),
-            (b"<html", DetectedProtocol::Http),
-            (b"220", DetectedProtocol::Smtp),
-            (b"* OK", DetectedProtocol::Imap),
-            (b"-ERR ", DetectedProtocol::Redis),
-            (b"-NOAUTH ", DetectedProtocol::Redis),
-            (b"-DENIED ", DetectedProtocol::Redis),
-            (b"-LOADING ", DetectedProtocol::Redis),
-            (b"-NOPERM ", DetectedProtocol::Redis),
-            (b"\x15\x03", DetectedProtocol::Tls),
-            (b"\x16\x03", DetectedProtocol::Tls),
+    fn of_octets(octets: &[u8]) -> Option<PeerProtocol> {
+        const PREFIXES: &[(&[u8], PeerProtocol)] = &[
+            (b"SSH-", PeerProtocol::Ssh),
+            (b"HTTP/", PeerProtocol::Http),
+            (b"<!DOCTYPE", PeerProtocol::Http),
+            (b"<html", PeerProtocol::Http),
+            (b"220", PeerProtocol::Smtp),
+            (b"* OK", PeerProtocol::Imap),
+            (b"-ERR ", PeerProtocol::Redis),
+            (b"-NOAUTH ", PeerProtocol::Redis),
+            (b"-DENIED ", PeerProtocol::Redis),
+            (b"-LOADING ", PeerProtocol::Redis),
+            (b"-NOPERM ", PeerProtocol::Redis),
+            (b"\x15\x03", PeerProtocol::Tls),
+            (b"\x16\x03", PeerProtocol::Tls),
         ];
         let known = PREFIXES
             .iter()
@@ -86,9 +86,9 @@ impl DetectedProtocol {
         }
         match octets {
             // The first packet of MySQL: length in three octets, number 0, protocol version 10 or an error (0xff).
-            [_, _, 0, 0, 0x0a | 0xff, ..] => Some(DetectedProtocol::MySql),
+            [_, _, 0, 0, 0x0a | 0xff, ..] => Some(PeerProtocol::MySql),
             // A notice of the X protocol: length in four octets, type 11.
-            [_, 0, 0, 0, 0x0b, ..] => Some(DetectedProtocol::MySqlX),
+            [_, 0, 0, 0, 0x0b, ..] => Some(PeerProtocol::MySqlX),
             _ => None,
         }
     }
@@ -96,21 +96,21 @@ impl DetectedProtocol {
 
 /// Returns the error with which Redis refuses a connection, such as `DENIED ...`; `None` if no error arrives. Sends nothing:
 /// Redis closes the connection after the error, and a client that has already sent octets may get a reset instead of the error.
-pub fn refusal_of_redis(address: &str) -> Option<String> {
-    let greeting = exchange(address, b"").ok()?;
+pub fn redis_refusal_on_connect(address: &str) -> Option<String> {
+    let greeting = send_and_read_first_octets(address, b"").ok()?;
     let line = greeting.strip_prefix(b"-")?;
     let line = line.split(|octet| *octet == b'\r').next()?;
     Some(String::from_utf8_lossy(line).into_owned())
 }
 
 /// Connects, sends `request` and returns the first octets that arrive within the timeout.
-fn exchange(address: &str, request: &[u8]) -> io::Result<Vec<u8>> {
+fn send_and_read_first_octets(address: &str, request: &[u8]) -> io::Result<Vec<u8>> {
     match address.starts_with('/') {
         true => {
             let mut stream = UnixStream::connect(address)?;
             stream.set_write_timeout(Some(TIMEOUT))?;
             stream.write_all(request)?;
-            first_octets(|octets, timeout| {
+            read_first_octets(|octets, timeout| {
                 stream.set_read_timeout(Some(timeout))?;
                 stream.read(octets)
             })
@@ -121,7 +121,7 @@ fn exchange(address: &str, request: &[u8]) -> io::Result<Vec<u8>> {
             let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
             stream.set_write_timeout(Some(TIMEOUT))?;
             stream.write_all(request)?;
-            first_octets(|octets, timeout| {
+            read_first_octets(|octets, timeout| {
                 stream.set_read_timeout(Some(timeout))?;
                 stream.read(octets)
             })
@@ -129,7 +129,7 @@ fn exchange(address: &str, request: &[u8]) -> io::Result<Vec<u8>> {
     }
 }
 
-fn first_octets(
+fn read_first_octets(
     mut read: impl FnMut(&mut [u8], Duration) -> io::Result<usize>,
 ) -> io::Result<Vec<u8>> {
     let deadline = Instant::now() + TIMEOUT;
@@ -164,31 +164,22 @@ mod tests {
     #[test]
     fn protocol_of_a_wrong_server_is_detected_from_its_first_octets() {
         for (octets, want) in [
-            (&b"SSH-2.0-OpenSSH_9.2\r\n"[..], Some(DetectedProtocol::Ssh)),
-            (b"HTTP/1.1 400 Bad Request", Some(DetectedProtocol::Http)),
-            (
-                b"J\0\0\0\x0a11.8.2-MariaDB\0",
-                Some(DetectedProtocol::MySql),
-            ),
-            (b"E\0\0\0\xff\x6a\x04Host", Some(DetectedProtocol::MySql)),
-            (
-                b"\x05\0\0\0\x0b\x08\x05\x1a\0",
-                Some(DetectedProtocol::MySqlX),
-            ),
-            (
-                b"-ERR wrong number of arguments",
-                Some(DetectedProtocol::Redis),
-            ),
+            (&b"SSH-2.0-OpenSSH_9.2\r\n"[..], Some(PeerProtocol::Ssh)),
+            (b"HTTP/1.1 400 Bad Request", Some(PeerProtocol::Http)),
+            (b"J\0\0\0\x0a11.8.2-MariaDB\0", Some(PeerProtocol::MySql)),
+            (b"E\0\0\0\xff\x6a\x04Host", Some(PeerProtocol::MySql)),
+            (b"\x05\0\0\0\x0b\x08\x05\x1a\0", Some(PeerProtocol::MySqlX)),
+            (b"-ERR wrong number of arguments", Some(PeerProtocol::Redis)),
             (
                 b"-DENIED Redis is running in protected mode",
-                Some(DetectedProtocol::Redis),
+                Some(PeerProtocol::Redis),
             ),
-            (b"\x15\x03\x03\0\x02\x02\x28", Some(DetectedProtocol::Tls)),
-            (b"220 mx.test ESMTP\r\n", Some(DetectedProtocol::Smtp)),
+            (b"\x15\x03\x03\0\x02\x02\x28", Some(PeerProtocol::Tls)),
+            (b"220 mx.test ESMTP\r\n", Some(PeerProtocol::Smtp)),
             (b"", None),
             (b"what?", None),
         ] {
-            assert_eq!(DetectedProtocol::of_octets(octets), want, "{octets:?}");
+            assert_eq!(PeerProtocol::of_octets(octets), want, "{octets:?}");
         }
         // The header of the TLS record takes 5 octets and gives 0x2d as the number of octets that follow.
         assert_eq!(CLIENT_HELLO.len(), 5 + 0x2d);

@@ -14,9 +14,9 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
 use super::sqlite_locks;
-use crate::store::sqlite::database_file::reject_unsafe_path;
+use crate::store::sqlite::database_file::reject_unsafe_database_path;
 use crate::store::sqlite::error::classify_error;
-use crate::store::sqlite::wal_files::{file_len, resolve_symlinks, shm_path, wal_path};
+use crate::store::sqlite::wal_files::{file_len, resolve_final_symlink, shm_path, wal_path};
 use crate::store::sqlite::{BUSY_TIMEOUT, insert_statement};
 use crate::store::{Diagnostic, TableName};
 
@@ -24,7 +24,7 @@ use crate::store::{Diagnostic, TableName};
 /// may make the table refuse some mails.
 pub fn check(file: &Path, table: &TableName) -> Vec<Diagnostic> {
     let mut warnings = Vec::new();
-    let outcome = inspect(file, table, &mut warnings);
+    let outcome = inspect_sqlite_file(file, table, &mut warnings);
     let named = |text: String| format!("GM_SQLITE_FILE: {text}");
     let errors = outcome.err().map(|text| Diagnostic::error(named(text)));
     let warnings = warnings
@@ -33,24 +33,28 @@ pub fn check(file: &Path, table: &TableName) -> Vec<Diagnostic> {
     errors.into_iter().chain(warnings).collect()
 }
 
-fn inspect(file: &Path, table: &TableName, warnings: &mut Vec<String>) -> Result<(), String> {
-    reject_unsafe_path(file).map_err(|error| error.to_string())?;
+fn inspect_sqlite_file(
+    file: &Path,
+    table: &TableName,
+    warnings: &mut Vec<String>,
+) -> Result<(), String> {
+    reject_unsafe_database_path(file).map_err(|error| error.to_string())?;
     match fs::metadata(file) {
         Ok(_) => check_rights(file)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return check_creatable(file),
-        Err(error) => return Err(needs_rights(file, &error)),
+        Err(error) => return Err(missing_rights_text(file, &error)),
     }
     if file_len(file) > 0 {
-        inspect_database(file, table, warnings)?;
+        inspect_sqlite_tables(file, table, warnings)?;
     }
     Ok(())
 }
 
 /// Checks that a missing file can be created. `file` may be a symbolic link to a missing target.
 fn check_creatable(file: &Path) -> Result<(), String> {
-    let target = resolve_symlinks(file);
+    let target = resolve_final_symlink(file);
     let folder = folder_of(&target);
-    access(folder, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|error| {
+    check_effective_access(folder, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|error| {
         format!(
             "{}: cannot be created in {}: {error}; give user {} the right to write there",
             file.display(),
@@ -63,13 +67,13 @@ fn check_creatable(file: &Path) -> Result<(), String> {
 /// Checks that the database file is writable, and that its `-wal` and `-shm` files are writable or, if missing, can be created
 /// in the folder of the database file.
 fn check_rights(file: &Path) -> Result<(), String> {
-    let refused = |error: nix::Error| needs_rights(file, &error.into());
-    access(file, AccessFlags::R_OK | AccessFlags::W_OK).map_err(refused)?;
+    let refused = |error: nix::Error| missing_rights_text(file, &error.into());
+    check_effective_access(file, AccessFlags::R_OK | AccessFlags::W_OK).map_err(refused)?;
     for sidecar in [wal_path(file), shm_path(file)] {
         match fs::metadata(&sidecar) {
             Ok(metadata) if metadata.is_file() => {
-                access(&sidecar, AccessFlags::R_OK | AccessFlags::W_OK)
-                    .map_err(|error| needs_rights(&sidecar, &error.into()))?;
+                check_effective_access(&sidecar, AccessFlags::R_OK | AccessFlags::W_OK)
+                    .map_err(|error| missing_rights_text(&sidecar, &error.into()))?;
             }
             Ok(_) => {
                 return Err(format!(
@@ -78,16 +82,16 @@ fn check_rights(file: &Path) -> Result<(), String> {
                 ));
             }
             Err(_) => {
-                let target = resolve_symlinks(file);
+                let target = resolve_final_symlink(file);
                 let rights = AccessFlags::W_OK | AccessFlags::X_OK;
-                access(folder_of(&target), rights).map_err(refused)?;
+                check_effective_access(folder_of(&target), rights).map_err(refused)?;
             }
         }
     }
     Ok(())
 }
 
-fn inspect_database(
+fn inspect_sqlite_tables(
     file: &Path,
     table: &TableName,
     warnings: &mut Vec<String>,
@@ -100,7 +104,7 @@ fn inspect_database(
     };
     let mut header = Vec::new();
     let read = File::open(file).and_then(|file| file.take(20).read_to_end(&mut header));
-    read.map_err(|error| needs_rights(file, &error))?;
+    read.map_err(|error| missing_rights_text(file, &error))?;
     // Octet 18 of the header is the write version: 1 for a rollback journal, 2 for a write-ahead log. SQLite only reads a file
     // with a higher write version.
     if header.get(18).is_some_and(|version| *version > 2)
@@ -112,15 +116,17 @@ fn inspect_database(
         ));
     }
     let is_wal = header.get(18) == Some(&2);
-    let database = ReadOnlyDatabase::open(file).map_err(describe)?;
+    let database = SqliteFileOpenedReadOnly::open(file).map_err(describe)?;
     if database.is_complete {
-        database.read_last_row(table).map_err(describe)?;
+        database
+            .check_newest_row_is_readable(table)
+            .map_err(describe)?;
     }
     if database.is_complete || database.has_table(table).map_err(describe)? {
-        try_statements_on_copy(file, &database, table, warnings).map_err(describe)??;
+        try_statements_on_schema_copy(file, &database, table, warnings).map_err(describe)??;
     }
     drop(database);
-    match sqlite_locks::wait_until_unlocked(file, is_wal, BUSY_TIMEOUT) {
+    match sqlite_locks::wait_for_unlock_else_lock_holder(file, is_wal, BUSY_TIMEOUT) {
         Some(process) => Err(format!(
             "{}: database is locked; another program holds its lock: process {process}",
             file.display()
@@ -130,34 +136,34 @@ fn inspect_database(
 }
 
 /// A database that is opened for reading.
-struct ReadOnlyDatabase {
+struct SqliteFileOpenedReadOnly {
     connection: Connection,
     /// Whether all data is visible; false if the database has a non-empty `-wal` file that is not read.
     is_complete: bool,
 }
 
-impl ReadOnlyDatabase {
+impl SqliteFileOpenedReadOnly {
     /// Opens the database file without writing to any file.
     ///
     /// If the `-wal` file has data, the database is opened with a read-only `-shm` file. Otherwise the database file is opened
     /// as immutable. If the `-shm` file is missing or cannot be used read-only, only the database file is read. The `-wal` file
     /// is not read if the user is root, because SQLite as root sets the owner of each `-wal` file that it opens (`robustFchown`
     /// in os_unix.c).
-    fn open(file: &Path) -> rusqlite::Result<ReadOnlyDatabase> {
+    fn open(file: &Path) -> rusqlite::Result<SqliteFileOpenedReadOnly> {
         let has_log = file_len(&wal_path(file)) > 0;
         if has_log
             && !geteuid().is_root()
-            && let Ok(connection) = open_read_only(file, "mode=ro&readonly_shm=1")
+            && let Ok(connection) = open_sqlite_read_only(file, "mode=ro&readonly_shm=1")
         {
             let is_complete = true;
-            return Ok(ReadOnlyDatabase {
+            return Ok(SqliteFileOpenedReadOnly {
                 connection,
                 is_complete,
             });
         }
-        let connection = open_read_only(file, "mode=ro&immutable=1")?;
+        let connection = open_sqlite_read_only(file, "mode=ro&immutable=1")?;
         let is_complete = !has_log;
-        Ok(ReadOnlyDatabase {
+        Ok(SqliteFileOpenedReadOnly {
             connection,
             is_complete,
         })
@@ -165,12 +171,14 @@ impl ReadOnlyDatabase {
 
     fn has_table(&self, table: &TableName) -> rusqlite::Result<bool> {
         let sql = "SELECT 1 FROM sqlite_schema WHERE lower(name) = lower(?)";
-        let found = self.connection.query_row(sql, [table.table()], |_| Ok(()));
+        let found = self
+            .connection
+            .query_row(sql, [table.table_part()], |_| Ok(()));
         Ok(found.optional()?.is_some())
     }
 
     /// Reads the newest row, because damage near it would affect the next row too.
-    fn read_last_row(&self, table: &TableName) -> rusqlite::Result<()> {
+    fn check_newest_row_is_readable(&self, table: &TableName) -> rusqlite::Result<()> {
         let sql = format!("SELECT `hash` FROM {table} ORDER BY rowid DESC LIMIT 1");
         let read = self.connection.query_row(&sql, [], |_| Ok(()));
         match read.map_err(|error| (error.sqlite_error_code(), error)) {
@@ -182,13 +190,13 @@ impl ReadOnlyDatabase {
                 ),
                 error,
             )) => Err(error),
-            // Missing columns are reported by `try_statements_on_copy`.
+            // Missing columns are reported by `try_statements_on_schema_copy`.
             _ => Ok(()),
         }
     }
 
     /// Creates an empty database in memory with the same tables, indexes and triggers.
-    fn copy_of_schema(&self) -> rusqlite::Result<Connection> {
+    fn open_in_memory_schema_copy(&self) -> rusqlite::Result<Connection> {
         let copy = Connection::open_in_memory()?;
         let mut select = self.connection.prepare(
             "SELECT sql FROM sqlite_schema WHERE sql LIKE 'CREATE %' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
@@ -207,7 +215,7 @@ impl ReadOnlyDatabase {
 }
 
 /// Opens a database file read-only with these URI options and reads its schema.
-fn open_read_only(file: &Path, options: &str) -> rusqlite::Result<Connection> {
+fn open_sqlite_read_only(file: &Path, options: &str) -> rusqlite::Result<Connection> {
     let path = fs::canonicalize(file).map_err(|_| rusqlite::Error::InvalidPath(file.to_owned()))?;
     let mut uri = "file://".to_owned();
     for octet in path.as_os_str().as_bytes() {
@@ -230,13 +238,13 @@ fn open_read_only(file: &Path, options: &str) -> rusqlite::Result<Connection> {
 }
 
 /// Executes the statements of the server's start and of its first mails on a copy of the schema in memory.
-fn try_statements_on_copy(
+fn try_statements_on_schema_copy(
     file: &Path,
-    database: &ReadOnlyDatabase,
+    database: &SqliteFileOpenedReadOnly,
     table: &TableName,
     warnings: &mut Vec<String>,
 ) -> rusqlite::Result<Result<(), String>> {
-    let copy = database.copy_of_schema()?;
+    let copy = database.open_in_memory_schema_copy()?;
     copy.execute_batch(&table.sqlite_schema())?;
     let insert = insert_statement(table);
     copy.prepare(&insert)?;
@@ -260,12 +268,12 @@ fn try_statements_on_copy(
         ),
     ];
     for (number, (which, name, hash)) in rows.into_iter().enumerate() {
-        let Err(error) = try_row(&copy, &insert, name, hash) else {
+        let Err(error) = insert_trial_row_into_copy(&copy, &insert, name, hash) else {
             continue;
         };
         // A trigger may depend on the rows of other tables, which are empty in the copy, so an error of a trigger is uncertain
         // if other tables exist.
-        let is_certain = !is_by_trigger(&error) || !database.has_other_tables(table)?;
+        let is_certain = !is_trigger_error(&error) || !database.has_other_tables(table)?;
         let text = rejected(which, &error);
         if is_certain && number < 2 {
             return Ok(Err(text));
@@ -276,22 +284,29 @@ fn try_statements_on_copy(
     Ok(Ok(()))
 }
 
-impl ReadOnlyDatabase {
+impl SqliteFileOpenedReadOnly {
     fn has_other_tables(&self, table: &TableName) -> rusqlite::Result<bool> {
         let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND lower(name) <> lower(?)
                    AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' LIMIT 1";
-        let found = self.connection.query_row(sql, [table.table()], |_| Ok(()));
+        let found = self
+            .connection
+            .query_row(sql, [table.table_part()], |_| Ok(()));
         Ok(found.optional()?.is_some())
     }
 }
 
-fn is_by_trigger(error: &rusqlite::Error) -> bool {
+fn is_trigger_error(error: &rusqlite::Error) -> bool {
     let code = error.sqlite_error().map(|error| error.extended_code);
     code == Some(rusqlite::ffi::SQLITE_CONSTRAINT_TRIGGER)
 }
 
 /// Inserts the row of a mail from and to `name`. Rows with different names differ in every column in which mails may differ.
-fn try_row(copy: &Connection, insert: &str, name: &str, hash: &str) -> rusqlite::Result<()> {
+fn insert_trial_row_into_copy(
+    copy: &Connection,
+    insert: &str,
+    name: &str,
+    hash: &str,
+) -> rusqlite::Result<()> {
     let address = format!("{name}@example.com");
     let (date, client) = match name {
         "a" => ("2026-01-01 00:00:01", "192.0.2.1"),
@@ -327,11 +342,11 @@ fn folder_of(file: &Path) -> &Path {
 }
 
 /// Checks access with the effective user and group, as the server's `open` does.
-fn access(file: &Path, rights: AccessFlags) -> nix::Result<()> {
+fn check_effective_access(file: &Path, rights: AccessFlags) -> nix::Result<()> {
     faccessat(AT_FDCWD, file, rights, AtFlags::AT_EACCESS)
 }
 
-fn needs_rights(file: &Path, error: &io::Error) -> String {
+fn missing_rights_text(file: &Path, error: &io::Error) -> String {
     format!(
         "{}: {error}; user {} needs the right to write this file and its folder",
         file.display(),

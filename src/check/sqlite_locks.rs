@@ -16,7 +16,11 @@ use crate::store::sqlite::wal_files::shm_path;
 /// Waits until no lock keeps mail from being saved to `file`, and then returns `None`. After `timeout`, returns the id of a
 /// process that holds such a lock. `is_wal` says whether the file is in WAL mode already; if it is not, a reader's lock counts
 /// too, because it prevents the change to WAL mode.
-pub fn wait_until_unlocked(file: &Path, is_wal: bool, timeout: Duration) -> Option<i32> {
+pub fn wait_for_unlock_else_lock_holder(
+    file: &Path,
+    is_wal: bool,
+    timeout: Duration,
+) -> Option<i32> {
     // In WAL mode every open connection holds a shared lock, so only exclusive locks count; F_RDLCK conflicts only with those.
     let kind = if is_wal { libc::F_RDLCK } else { libc::F_WRLCK };
     let locks = [
@@ -31,7 +35,7 @@ pub fn wait_until_unlocked(file: &Path, is_wal: bool, timeout: Duration) -> Opti
     loop {
         let mut holders = locks.iter().filter_map(|(file, kind, bytes)| {
             // A file that cannot be opened is skipped, because its locks cannot be queried.
-            conflicting_process(file.as_ref()?, *kind, *bytes)
+            pid_with_conflicting_lock(file.as_ref()?, *kind, *bytes)
         });
         let holder = holders.next();
         if holder.is_none() || Instant::now() >= deadline {
@@ -43,7 +47,7 @@ pub fn wait_until_unlocked(file: &Path, is_wal: bool, timeout: Duration) -> Opti
 
 /// Returns the id of a process whose lock conflicts with a lock of `kind` (F_RDLCK or F_WRLCK) on `length` bytes from `start`;
 /// `None` if no process holds such a lock.
-fn conflicting_process(file: &File, kind: i32, (start, length): (i64, i64)) -> Option<i32> {
+fn pid_with_conflicting_lock(file: &File, kind: i32, (start, length): (i64, i64)) -> Option<i32> {
     let mut lock = libc::flock {
         l_type: kind as i16,
         l_whence: libc::SEEK_SET as i16,

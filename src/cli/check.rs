@@ -1,6 +1,6 @@
 //! `goguerrilla check`: prints each finding on one line.
 
-use super::{Failure, print_stdout};
+use super::{CommandFailure, print_stdout};
 use crate::config::Config;
 use crate::daemon;
 use crate::server;
@@ -10,15 +10,15 @@ use crate::store::Diagnostic;
 /// `reload_config` reads the configuration again, as SIGHUP does.
 ///
 /// # Errors
-/// [`Failure`] with status 1 if a finding is an error.
-pub fn check(config: &Config, reload_config: daemon::ConfigLoader) -> Result<(), Failure> {
+/// [`CommandFailure`] with status 1 if a finding is an error.
+pub fn check(config: &Config, reload_config: daemon::ConfigLoader) -> Result<(), CommandFailure> {
     let mut findings: Vec<Diagnostic> = config
         .warnings()
         .iter()
         .cloned()
         .map(Diagnostic::warning)
         .collect();
-    findings.extend(daemon::preflight(config, reload_config));
+    findings.extend(daemon::check_all_but_store(config, reload_config));
     findings.extend(match server::selectable_store(config.store) {
         Ok(store) => store.check(config),
         Err(error) => vec![Diagnostic::error(error.to_string())],
@@ -29,7 +29,7 @@ pub fn check(config: &Config, reload_config: daemon::ConfigLoader) -> Result<(),
         .collect();
     print_stdout(lines.as_bytes())?;
     if findings.iter().any(Diagnostic::is_error) {
-        return Err(Failure {
+        return Err(CommandFailure {
             text: String::new(),
             status: 1,
         });

@@ -1,7 +1,7 @@
 //! Reads and formats mails for `list` and `show`.
 
 use crate::config::Config;
-use crate::logging::{is_printable, push_escaped};
+use crate::logging::{is_printable, push_json_unicode_escape};
 use crate::server;
 use crate::store::{ListedMail, MailReader};
 
@@ -9,7 +9,7 @@ use crate::store::{ListedMail, MailReader};
 ///
 /// # Errors
 /// The store cannot be opened; the text names the key to check.
-pub fn open_reader(config: &Config) -> Result<Box<dyn MailReader>, String> {
+pub fn open_store_reader(config: &Config) -> Result<Box<dyn MailReader>, String> {
     let store = server::selectable_store(config.store).map_err(|error| error.to_string())?;
     store.open_reader(config).map_err(|error| error.to_string())
 }
@@ -19,7 +19,7 @@ pub fn open_reader(config: &Config) -> Result<Box<dyn MailReader>, String> {
 ///
 /// # Errors
 /// The text names the expected form and the value found.
-pub fn validate_hash(text: &str) -> Result<(), String> {
+pub fn validate_mail_id_argument(text: &str) -> Result<(), String> {
     let is_digit = |octet: u8| matches!(octet, b'0'..=b'9' | b'a'..=b'f');
     if text.len() == 32 && text.bytes().all(is_digit) {
         return Ok(());
@@ -31,7 +31,7 @@ pub fn validate_hash(text: &str) -> Result<(), String> {
 }
 
 /// Formats mails as a table with aligned columns.
-pub fn as_table(mails: &[ListedMail]) -> String {
+pub fn mails_as_text_table(mails: &[ListedMail]) -> String {
     let header = ["HASH", "DATE", "FROM", "TO", "RECIPIENT", "SIZE", "SUBJECT"].map(str::to_owned);
     let cell = |value: &Option<String>| {
         value
@@ -41,7 +41,7 @@ pub fn as_table(mails: &[ListedMail]) -> String {
     let rows = mails.iter().map(|mail| {
         let from = mail.from.as_ref();
         [
-            cell(&hash_or_none(mail)),
+            cell(&listed_hash_or_none(mail)),
             cell(&mail.date),
             from.map_or_else(
                 || cell(&None),
@@ -72,7 +72,7 @@ pub fn as_table(mails: &[ListedMail]) -> String {
     rows.iter().map(line).collect()
 }
 
-fn hash_or_none(mail: &ListedMail) -> Option<String> {
+fn listed_hash_or_none(mail: &ListedMail) -> Option<String> {
     Some(mail.hash.clone()).filter(|hash| !hash.is_empty())
 }
 
@@ -90,12 +90,12 @@ fn escape_unprintable(text: &str) -> String {
 }
 
 /// Formats mails as one JSON array on one line.
-pub fn as_json(mails: &[ListedMail]) -> String {
+pub fn mails_as_json(mails: &[ListedMail]) -> String {
     let mails: Vec<serde_json::Value> = mails
         .iter()
         .map(|mail| {
             serde_json::json!({
-                "hash": hash_or_none(mail),
+                "hash": listed_hash_or_none(mail),
                 "date": mail.date,
                 "from": mail.from,
                 "to": mail.to,
@@ -110,7 +110,7 @@ pub fn as_json(mails: &[ListedMail]) -> String {
     for c in serde_json::Value::from(mails).to_string().chars() {
         match is_printable(c) {
             true => text.push(c),
-            false => push_escaped(&mut text, c),
+            false => push_json_unicode_escape(&mut text, c),
         }
     }
     text + "\n"
@@ -132,13 +132,13 @@ mod tests {
             size: ListedMailSize::Expired,
             subject: Some("a\u{1b}[2J\u{202e}\u{85}".to_owned()),
         };
-        let table = as_table(std::slice::from_ref(&mail));
+        let table = mails_as_text_table(std::slice::from_ref(&mail));
         assert!(
             table.lines().all(|line| line.chars().all(is_printable)),
             "{table}"
         );
         let json: serde_json::Value =
-            serde_json::from_str(&as_json(std::slice::from_ref(&mail))).unwrap();
+            serde_json::from_str(&mails_as_json(std::slice::from_ref(&mail))).unwrap();
         assert_eq!(json[0]["subject"].as_str(), mail.subject.as_deref());
         assert!(json[0]["date"].is_null(), "{json}");
         assert!(table.contains("0f    NULL  <>    u@x"), "{table}");
@@ -146,7 +146,10 @@ mod tests {
 
     #[test]
     fn hash_argument_must_be_32_lower_case_hex_digits() {
-        assert_eq!(validate_hash("0123456789abcdef0123456789abcdef"), Ok(()));
+        assert_eq!(
+            validate_mail_id_argument("0123456789abcdef0123456789abcdef"),
+            Ok(())
+        );
         for text in [
             "",
             "0123456789abcdef0123456789abcde",
@@ -155,7 +158,7 @@ mod tests {
             "0123456789abcdef0123456789abcdeg",
             "用户用户用户用户用户户户",
         ] {
-            let error = validate_hash(text).expect_err(text);
+            let error = validate_mail_id_argument(text).expect_err(text);
             assert!(
                 error.starts_with(&format!("{text}: expected a hash, ")),
                 "{error}"

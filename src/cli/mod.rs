@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use self::check::check;
-use self::list_show::{as_json, as_table, open_reader, validate_hash};
+use self::list_show::{
+    mails_as_json, mails_as_text_table, open_store_reader, validate_mail_id_argument,
+};
 use crate::config::Config;
 use crate::daemon;
 use crate::panics;
@@ -72,16 +74,16 @@ enum CliCommand {
 }
 
 /// An unsuccessful run: error text and exit status.
-pub struct Failure {
+pub struct CommandFailure {
     /// One line for standard error: what, where, how to fix it. Empty if the error has been printed already.
     pub text: String,
     /// Exit status: 1 if the start or the command failed, 2 for wrong arguments.
     pub status: u8,
 }
 
-impl From<String> for Failure {
-    fn from(text: String) -> Failure {
-        Failure { text, status: 1 }
+impl From<String> for CommandFailure {
+    fn from(text: String) -> CommandFailure {
+        CommandFailure { text, status: 1 }
     }
 }
 
@@ -93,8 +95,8 @@ pub fn command_line_definition() -> clap::Command {
 /// Runs the command given by the arguments. The first argument is the name of the program.
 ///
 /// # Errors
-/// [`Failure`] with the text and exit status.
-pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
+/// [`CommandFailure`] with the text and exit status.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), CommandFailure> {
     panics::install_panic_hook();
     let arguments = join_verbose_option_with_value(arguments.into_iter().map(with_two_dashes));
     let arguments = match Arguments::try_parse_from(arguments) {
@@ -107,16 +109,16 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
             return if status == 0 {
                 Ok(())
             } else {
-                Err(Failure { text, status })
+                Err(CommandFailure { text, status })
             };
         }
     };
-    let reload_config = || arguments.read_config();
+    let reload_config = || arguments.read_config_and_apply_options();
     let config = match reload_config() {
         Ok(read) => read,
         Err(text) if matches!(arguments.command, Some(CliCommand::Check)) => {
             print_stdout(format!("error: {text}\n").as_bytes())?;
-            return Err(Failure {
+            return Err(CommandFailure {
                 text: String::new(),
                 status: 1,
             });
@@ -132,12 +134,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
             print_stdout(store.schema(&server::table_name(&config)).as_bytes())
         }
         Some(CliCommand::List { to, limit, json }) => {
-            let mut reader = open_reader(&config)?;
+            let mut reader = open_store_reader(&config)?;
             let mails = reader.list(to.as_deref(), *limit);
             let mails = mails.map_err(|error| error.to_string())?;
             let text = match json {
-                true => as_json(&mails),
-                false => as_table(&mails),
+                true => mails_as_json(&mails),
+                false => mails_as_text_table(&mails),
             };
             print_stdout(text.as_bytes())?;
             // A warning means that some values could not be read; the rest has been printed.
@@ -148,8 +150,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
             Ok(())
         }
         Some(CliCommand::Show { hash }) => {
-            let mut reader = open_reader(&config)?;
-            validate_hash(hash)?;
+            let mut reader = open_store_reader(&config)?;
+            validate_mail_id_argument(hash)?;
             let mail = reader.show(hash).map_err(|error| error.to_string())?;
             match mail {
                 Some(mail) => print_stdout(&mail),
@@ -206,7 +208,7 @@ fn yes_or_no(text: &str) -> Result<bool, String> {
 
 impl Arguments {
     /// Reads the configuration and overrides its values with the options.
-    fn read_config(&self) -> Result<Config, String> {
+    fn read_config_and_apply_options(&self) -> Result<Config, String> {
         let mut config = load_config(self.config.as_deref())?;
         if let Some(address) = self.interface {
             config.listen_addresses = vec![address];
@@ -235,7 +237,7 @@ fn load_config(path: Option<&Path>) -> Result<Config, String> {
     Config::load(file).map_err(|error| error.report(file))
 }
 
-fn print_stdout(octets: &[u8]) -> Result<(), Failure> {
+fn print_stdout(octets: &[u8]) -> Result<(), CommandFailure> {
     let mut stdout = io::stdout().lock();
     let printed = stdout.write_all(octets).and_then(|()| stdout.flush());
     match printed {

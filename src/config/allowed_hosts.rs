@@ -9,9 +9,9 @@ impl RawConfig {
     ///
     /// # Errors
     /// [`ConfigError::BadValue`] for the first invalid item.
-    pub fn allowed_hosts(&self) -> Result<AllowedHosts, ConfigError> {
+    pub fn parse_allowed_hosts(&self) -> Result<AllowedHosts, ConfigError> {
         let key = "GM_ALLOWED_HOSTS";
-        let value = self.value(key);
+        let value = self.configured_or_default_value(key);
         let items = || value.split(',').map(str::trim);
         AllowedHosts::from_host_patterns(items()).map_err(|bad| {
             let item = bad.item.as_str();

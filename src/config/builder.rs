@@ -32,8 +32,9 @@ pub struct ConfigBuilder {
 }
 
 impl ConfigBuilder {
-    /// Adds an address to listen on, with STARTTLS if there is a certificate (GSTMP_LISTEN_INTERFACE). Without a call the server
-    /// listens on 127.0.0.1:2525. Port 0 means a free port, which [`Server::local_addrs`](crate::Server::local_addrs) returns.
+    /// Adds an address to listen on, with STARTTLS if there is a certificate (GSTMP_LISTEN_INTERFACE). Without a call the
+    /// server listens on 127.0.0.1:2525. Port 0 means a free port, which [`Server::local_addrs`](crate::Server::local_addrs)
+    /// returns.
     pub fn listen(self, address: SocketAddr) -> ConfigBuilder {
         self.append("GSTMP_LISTEN_INTERFACE", address.to_string())
     }
@@ -49,8 +50,8 @@ impl ConfigBuilder {
             .set_path("GSMTP_PRV_KEY", key.as_ref())
     }
 
-    /// Sets the recipient domains that are accepted (GM_ALLOWED_HOSTS): `example.com`, `*.example.com` for all domains below it, or
-    /// `*` for every domain, which is the default. Recipients in other domains are rejected with 550 5.7.1.
+    /// Sets the recipient domains that are accepted (GM_ALLOWED_HOSTS): `example.com`, `*.example.com` for all domains below
+    /// it, or `*` for every domain, which is the default. Recipients in other domains are rejected with 550 5.7.1.
     pub fn allowed_hosts<T: AsRef<str>>(
         self,
         domains: impl IntoIterator<Item = T>,
@@ -85,8 +86,8 @@ impl ConfigBuilder {
         self.set("GSMTP_TIMEOUT", seconds.to_string())
     }
 
-    /// Sets the maximum number of simultaneous connections, each with one thread (GM_MAX_CLIENTS); by default 500. Further clients
-    /// get 421 4.3.2.
+    /// Sets the maximum number of simultaneous connections, each with one thread (GM_MAX_CLIENTS); by default 500. Further
+    /// clients get 421 4.3.2.
     pub fn max_clients(self, clients: usize) -> ConfigBuilder {
         self.set("GM_MAX_CLIENTS", clients.to_string())
     }
@@ -137,7 +138,8 @@ impl ConfigBuilder {
         self.set("GSMTP_VERBOSE", yes_or_no_text(verbose))
     }
 
-    /// Selects the embedded SQLite store with this database file (GM_STORE, GM_SQLITE_FILE), for a server without its own store.
+    /// Selects the embedded SQLite store with this database file (GM_STORE, GM_SQLITE_FILE), for a server without its own
+    /// store.
     pub fn sqlite_file(self, file: impl AsRef<Path>) -> ConfigBuilder {
         self.set("GM_STORE", "sqlite".to_owned())
             .set_path("GM_SQLITE_FILE", file.as_ref())

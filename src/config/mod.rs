@@ -82,7 +82,7 @@ pub struct Config {
     /// GM_SAVE_WORKERS: writer threads of the MySQL store.
     pub(crate) save_workers: usize,
     /// MYSQL_HOST: database hosts in order of preference.
-    pub(crate) mysql_hosts: Vec<ServerAddress>,
+    pub(crate) mysql_hosts: Vec<DatabaseServerAddress>,
     /// MYSQL_USER: user name for the database.
     pub(crate) mysql_user: String,
     /// MYSQL_PASS: password of `mysql_user`.
@@ -99,7 +99,7 @@ pub struct Config {
 
 /// The address of a database or Redis server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ServerAddress {
+pub enum DatabaseServerAddress {
     /// Host name or IP address, and port.
     Tcp(String, u16),
     /// Path of a Unix domain socket.
@@ -158,7 +158,7 @@ impl Config {
         let text = String::from_utf8(octets).map_err(|error| ConfigError::not_utf8(&error))?;
         let mut config = Config::from_json(&text)?;
         let mode = std::fs::metadata(file).map_or(0, |metadata| metadata.mode());
-        if mode & 0o004 != 0 && config.holds_a_password() {
+        if mode & 0o004 != 0 && config.config_contains_password() {
             let file = file.display();
             config.warnings.push(format!(
                 "{file}: every user may read it, and it contains a password; run: chmod o-r {file}"
@@ -212,7 +212,7 @@ impl Config {
         self.configured_proxies.clone()
     }
 
-    fn holds_a_password(&self) -> bool {
+    fn config_contains_password(&self) -> bool {
         let in_url = |url: &Secret| url.reveal().contains('@');
         !self.mysql_password.reveal().is_empty() || self.redis_urls.iter().any(in_url)
     }
@@ -277,8 +277,8 @@ mod tests {
         assert_eq!(parse(r#"{"MYSQL_USER": "u"}"#).store, StoreKind::MySql);
         let config = parse(r#"{"MYSQL_HOST": "a, b:3307,/run/my.sock", "GM_STORE": "sqlite"}"#);
         assert_eq!(config.store, StoreKind::Sqlite);
-        let tcp = |name: &str, port| ServerAddress::Tcp(name.to_owned(), port);
-        let socket = ServerAddress::Socket("/run/my.sock".to_owned());
+        let tcp = |name: &str, port| DatabaseServerAddress::Tcp(name.to_owned(), port);
+        let socket = DatabaseServerAddress::Socket("/run/my.sock".to_owned());
         assert_eq!(config.mysql_hosts, [tcp("a", 3306), tcp("b", 3307), socket]);
         for (given, want) in [
             ("", &[][..]),

@@ -14,11 +14,11 @@ pub struct RawConfig {
 
 impl RawConfig {
     /// Returns the value from the file, or the built-in default.
-    pub fn value(&self, key: &'static str) -> &str {
+    pub fn configured_or_default_value(&self, key: &'static str) -> &str {
         let given = self.pairs.iter().find(|(name, _)| name == key);
         match given {
             Some((_, value)) => value,
-            None => default_of(key),
+            None => default_of_config_key(key),
         }
     }
 
@@ -30,7 +30,7 @@ impl RawConfig {
         expected: &str,
         parse: impl Fn(&str) -> Option<T>,
     ) -> Result<T, ConfigError> {
-        let value = self.value(key);
+        let value = self.configured_or_default_value(key);
         parse(value.trim()).ok_or_else(|| bad_value(key, expected, value))
     }
 
@@ -56,7 +56,7 @@ impl RawConfig {
         let (least, most) = (*range.start(), *range.end());
         let number = |text: &str| text.parse().ok().filter(|number| range.contains(number));
         self.parse_with(key, expected, number).map_err(|error| {
-            let value = self.value(key).trim();
+            let value = self.configured_or_default_value(key).trim();
             match value.parse::<u128>() {
                 Ok(_) => bad_value(key, &format!("{expected}, from {least} to {most}"), value),
                 Err(_) => error,
@@ -163,7 +163,7 @@ pub fn bad_value(key: &'static str, expected: &str, found: &str) -> ConfigError 
     }
 }
 
-fn default_of(key: &str) -> &'static str {
+fn default_of_config_key(key: &str) -> &'static str {
     let key = if key == "GSMTP_LISTEN_INTERFACE" {
         "GSTMP_LISTEN_INTERFACE"
     } else {

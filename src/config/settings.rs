@@ -10,7 +10,7 @@ use crate::smtp::domain;
 
 use super::raw::{RawConfig, bad_value};
 use super::sqlite_file::parse_sqlite_file;
-use super::{Config, ConfigError, Secret, ServerAddress, StoreKind};
+use super::{Config, ConfigError, DatabaseServerAddress, Secret, StoreKind};
 
 impl RawConfig {
     /// Converts all values and collects warnings.
@@ -21,24 +21,24 @@ impl RawConfig {
         let mut warnings = self.unknown_key_warnings();
         warnings.extend(self.ignored_alias_warning());
         let mut config = Config {
-            allowed_hosts: self.allowed_hosts()?,
+            allowed_hosts: self.parse_allowed_hosts()?,
             primary_mail_host: self.parse_with(
                 "GM_PRIMARY_MAIL_HOST",
                 "a domain such as \"example.com\"",
-                parse_optional_host,
+                parse_host_or_empty_text,
             )?,
             host_name: self.parse_with(
                 "GSMTP_HOST_NAME",
                 "a host name such as \"mx.example.com\"",
                 // The host name is part of replies, which must be ASCII (RFC 5321 §4.2).
-                |text| parse_optional_host(text).filter(|host| host.is_ascii()),
+                |text| parse_host_or_empty_text(text).filter(|host| host.is_ascii()),
             )?,
             listen_addresses: self.parse_list(
                 self.listen_key_spelling(),
                 "addresses such as \"0.0.0.0:25\" or \"[::]:25\", comma separated",
                 |text| text.parse().ok(),
             )?,
-            tls_listen_addresses: self.tls_listen_addresses()?,
+            tls_listen_addresses: self.parse_tls_listen_addresses()?,
             tls_files: self.tls_files()?,
             max_content_octets: self.parse_number(
                 "GSMTP_MAX_SIZE",
@@ -50,7 +50,7 @@ impl RawConfig {
                 "a number of seconds such as \"100\"",
                 1..=86_400,
             )? as u64),
-            log_file: PathBuf::from(self.value("GSMTP_LOG_FILE")),
+            log_file: PathBuf::from(self.configured_or_default_value("GSMTP_LOG_FILE")),
             log_as_json: self.parse_choice("GM_LOG_FORMAT", &[("text", false), ("json", true)])?,
             nginx_auth_address: self.nginx_auth_address()?,
             configured_proxies: self.configured_proxies()?,
@@ -69,9 +69,9 @@ impl RawConfig {
             status_address: self.parse_with(
                 "GM_STATUS_INTERFACE",
                 "one numeric address such as \"127.0.0.1:9125\", or \"\"",
-                parse_optional_address,
+                parse_optional_socket_address,
             )?,
-            pid_file: Some(self.value("PID_FILE").trim())
+            pid_file: Some(self.configured_or_default_value("PID_FILE").trim())
                 .filter(|text| !text.is_empty())
                 .map(PathBuf::from),
             run_as: self.run_as_ids()?,
@@ -91,17 +91,17 @@ impl RawConfig {
                 "a file name such as \"goguerrilla.db\"",
                 parse_sqlite_file,
             )?,
-            mail_table: self.mail_table()?,
+            mail_table: self.parse_mail_table()?,
             save_workers: self.parse_number(
                 "GM_SAVE_WORKERS",
                 "a number of writers such as \"2\"",
                 1..=64,
             )?,
-            mysql_hosts: self.mysql_hosts()?,
-            mysql_user: self.value("MYSQL_USER").to_owned(),
-            mysql_password: Secret(self.value("MYSQL_PASS").to_owned()),
-            mysql_database: self.value("MYSQL_DB").to_owned(),
-            redis_urls: self.redis_urls()?,
+            mysql_hosts: self.parse_mysql_hosts()?,
+            mysql_user: self.configured_or_default_value("MYSQL_USER").to_owned(),
+            mysql_password: Secret(self.configured_or_default_value("MYSQL_PASS").to_owned()),
+            mysql_database: self.configured_or_default_value("MYSQL_DB").to_owned(),
+            redis_urls: self.parse_redis_urls()?,
             redis_expire_seconds: self.parse_number(
                 "REDIS_EXPIRE_SECONDS",
                 "a number of seconds such as \"3600\"",
@@ -133,7 +133,7 @@ impl RawConfig {
         Ok(config)
     }
 
-    fn mail_table(&self) -> Result<String, ConfigError> {
+    fn parse_mail_table(&self) -> Result<String, ConfigError> {
         let key = "GM_MAIL_TABLE";
         let expected =
             "a table name of letters, digits and _, such as \"new_mail\" or \"mail.new_mail\"";
@@ -148,16 +148,20 @@ impl RawConfig {
         Ok(table)
     }
 
-    fn tls_listen_addresses(&self) -> Result<Vec<SocketAddr>, ConfigError> {
+    fn parse_tls_listen_addresses(&self) -> Result<Vec<SocketAddr>, ConfigError> {
         let key = "GSMTPS_LISTEN_INTERFACE";
-        if self.value(key).trim().is_empty() {
+        if self.configured_or_default_value(key).trim().is_empty() {
             return Ok(Vec::new());
         }
         let expected = "addresses such as \"0.0.0.0:465\", comma separated, or \"\"";
         let addresses = self.parse_list(key, expected, |text| text.parse().ok())?;
         if self.tls_files()?.is_none() {
             let expected = "GSMTP_PUB_KEY and GSMTP_PRV_KEY to be set too";
-            return Err(bad_value(key, expected, self.value(key)));
+            return Err(bad_value(
+                key,
+                expected,
+                self.configured_or_default_value(key),
+            ));
         }
         Ok(addresses)
     }
@@ -165,7 +169,7 @@ impl RawConfig {
     fn tls_files(&self) -> Result<Option<(PathBuf, PathBuf)>, ConfigError> {
         let missing_file =
             |key, other| bad_value(key, &format!("a PEM file, since {other} is set"), "");
-        let file = |key| PathBuf::from(self.value(key).trim());
+        let file = |key| PathBuf::from(self.configured_or_default_value(key).trim());
         let (chain, key) = (file("GSMTP_PUB_KEY"), file("GSMTP_PRV_KEY"));
         match (chain.as_os_str().is_empty(), key.as_os_str().is_empty()) {
             (true, true) => Ok(None),
@@ -185,7 +189,7 @@ impl RawConfig {
 
     fn configured_proxies(&self) -> Result<Vec<IpNet>, ConfigError> {
         let key = "GM_TRUSTED_PROXIES";
-        if self.value(key).trim().is_empty() {
+        if self.configured_or_default_value(key).trim().is_empty() {
             return Ok(Vec::new());
         }
         let expected = "addresses and blocks such as \"192.0.2.1,2001:db8::/32\", or \"\"";
@@ -196,7 +200,7 @@ impl RawConfig {
     }
 
     fn run_as_ids(&self) -> Result<Option<(u32, u32)>, ConfigError> {
-        let user_key = match self.value("GUID").trim() {
+        let user_key = match self.configured_or_default_value("GUID").trim() {
             "" => "SUID",
             _ => "GUID",
         };
@@ -236,39 +240,43 @@ impl RawConfig {
         )
     }
 
-    fn mysql_hosts(&self) -> Result<Vec<ServerAddress>, ConfigError> {
+    fn parse_mysql_hosts(&self) -> Result<Vec<DatabaseServerAddress>, ConfigError> {
         let key = "MYSQL_HOST";
-        let hosts = self.parse_list(key, SERVER_ADDRESS, |text| parse_server_address(text, 3306));
-        hosts.map_err(|error| match self.value(key).contains('@') {
-            // `user:password@host` is a common mistake, because URLs have this form. The error must not show the password.
-            true => ConfigError::BadValue {
-                key,
-                expected: SERVER_ADDRESS.to_owned(),
-                found: REDACTED.to_owned(),
+        let hosts = self.parse_list(key, SERVER_ADDRESS, |text| {
+            parse_database_address(text, 3306)
+        });
+        hosts.map_err(
+            |error| match self.configured_or_default_value(key).contains('@') {
+                // `user:password@host` is a common mistake, because URLs have this form. The error must not show the password.
+                true => ConfigError::BadValue {
+                    key,
+                    expected: SERVER_ADDRESS.to_owned(),
+                    found: REDACTED.to_owned(),
+                },
+                false => error,
             },
-            false => error,
-        })
+        )
     }
 
     /// Parses REDIS_INTERFACE: one server, or several nodes of a cluster. The error does not show the value, because it may
     /// contain a password.
-    fn redis_urls(&self) -> Result<Vec<Secret>, ConfigError> {
-        let text = self.value("REDIS_INTERFACE").trim();
+    fn parse_redis_urls(&self) -> Result<Vec<Secret>, ConfigError> {
+        let text = self.configured_or_default_value("REDIS_INTERFACE").trim();
         if text.is_empty() {
             return Ok(Vec::new());
         }
         // A comma may be part of a password. If the text after a comma is not an address, the whole value is one URL.
         let mut pieces = text.split(',').map(str::trim);
-        let first = pieces.next().and_then(parse_redis_url);
+        let first = pieces.next().and_then(redis_url_from_setting);
         let nodes: Option<Vec<Secret>> = pieces
-            .map(|piece| parse_redis_url(piece).filter(|_| !piece.contains('/')))
+            .map(|piece| redis_url_from_setting(piece).filter(|_| !piece.contains('/')))
             .collect();
         let first_is_node = |url: &Secret| url.reveal().starts_with("redis://");
         match (first, nodes) {
             (Some(first), Some(nodes)) if nodes.is_empty() || first_is_node(&first) => {
                 Ok([vec![first], nodes].concat())
             }
-            _ => parse_redis_url(text).map(|url| vec![url]).ok_or_else(|| ConfigError::BadValue {
+            _ => redis_url_from_setting(text).map(|url| vec![url]).ok_or_else(|| ConfigError::BadValue {
                 key: "REDIS_INTERFACE",
                 expected: "\"127.0.0.1:6379\", a socket path, \"redis://user:pass@host:port/db\", several \"host:port\" of a \
                            Redis Cluster, comma separated, or \"\""
@@ -297,33 +305,33 @@ impl RawConfig {
     }
 }
 
-fn parse_redis_url(text: &str) -> Option<Secret> {
-    let url = match parse_server_address(text, 6379) {
+fn redis_url_from_setting(text: &str) -> Option<Secret> {
+    let url = match parse_database_address(text, 6379) {
         _ if text.starts_with("redis://") && text.len() > "redis://".len() => text.to_owned(),
-        Some(ServerAddress::Tcp(host, port)) if host.contains(':') => {
+        Some(DatabaseServerAddress::Tcp(host, port)) if host.contains(':') => {
             format!("redis://[{host}]:{port}/")
         }
-        Some(ServerAddress::Tcp(host, port)) => format!("redis://{host}:{port}/"),
-        Some(ServerAddress::Socket(path)) => format!("redis+unix://{path}"),
+        Some(DatabaseServerAddress::Tcp(host, port)) => format!("redis://{host}:{port}/"),
+        Some(DatabaseServerAddress::Socket(path)) => format!("redis+unix://{path}"),
         None => return None,
     };
     Some(Secret(url))
 }
 
-fn parse_host(text: &str) -> Option<String> {
+fn parse_domain_or_address_literal(text: &str) -> Option<String> {
     let is_host = domain::is_domain(text) || domain::is_address_literal(text);
     is_host.then(|| domain::without_trailing_dot(text).to_owned())
 }
 
-fn parse_optional_host(text: &str) -> Option<String> {
+fn parse_host_or_empty_text(text: &str) -> Option<String> {
     if text.is_empty() {
         Some(String::new())
     } else {
-        parse_host(text)
+        parse_domain_or_address_literal(text)
     }
 }
 
-fn parse_optional_address(text: &str) -> Option<Option<SocketAddr>> {
+fn parse_optional_socket_address(text: &str) -> Option<Option<SocketAddr>> {
     match text {
         "" => Some(None),
         text => text.parse().ok().map(Some),
@@ -332,9 +340,9 @@ fn parse_optional_address(text: &str) -> Option<Option<SocketAddr>> {
 
 /// Parses `host:port`, `[IPv6]:port`, a host without a port (which gets `default_port`), or the path of a Unix domain
 /// socket. Returns `None` for any other text.
-fn parse_server_address(text: &str, default_port: u16) -> Option<ServerAddress> {
+fn parse_database_address(text: &str, default_port: u16) -> Option<DatabaseServerAddress> {
     if text.starts_with('/') {
-        return Some(ServerAddress::Socket(text.to_owned()));
+        return Some(DatabaseServerAddress::Socket(text.to_owned()));
     }
     let (name, port) = match text.rsplit_once(':') {
         Some((name, port)) => (name, port.parse().ok().filter(|port| *port != 0)?),
@@ -354,7 +362,7 @@ fn parse_server_address(text: &str, default_port: u16) -> Option<ServerAddress> 
         }
     };
     let name = bracketed.unwrap_or(name);
-    is_name.then(|| ServerAddress::Tcp(name.to_owned(), port))
+    is_name.then(|| DatabaseServerAddress::Tcp(name.to_owned(), port))
 }
 
 const REDACTED: &str = "something else (not shown, it may hold a password)";

@@ -21,16 +21,20 @@ fn update_gauges(pool: &AcceptPool, settings: &ConnectionSettings) {
     let metrics = pool.metrics();
     metrics
         .connections_active
-        .set(pool.active_connections() as u64);
-    metrics.connections_limit.set(pool.max_connections() as u64);
-    metrics.content_bytes.set(settings.budget.in_use() as u64);
+        .set(pool.taken_connection_slots() as u64);
+    metrics
+        .connections_limit
+        .set(pool.max_client_connections() as u64);
+    metrics
+        .content_bytes
+        .set(settings.budget.reserved_octets() as u64);
     metrics
         .content_limit_bytes
         .set(settings.budget.max_octets() as u64);
-    let is_up = settings.saver.health().unready_reason().is_none();
+    let is_up = settings.saver.health().store_unready_reason().is_none();
     metrics.store_up.set(u64::from(is_up));
     match &settings.tls {
         Some(tls) => metrics.certificate_expires_at.set_time(tls.expires_at()),
-        None => metrics.certificate_expires_at.unset(),
+        None => metrics.certificate_expires_at.hide_until_set(),
     }
 }

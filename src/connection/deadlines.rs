@@ -8,7 +8,7 @@ use super::ClientConnection;
 use crate::metrics::CloseReason;
 use crate::net::deadline::Deadline;
 use crate::net::load::LoadLevel;
-use crate::smtp::{DiscardReason, Expecting, Session};
+use crate::smtp::{ContentDiscardReason, ExpectedInput, Session};
 
 /// The deadlines of one connection.
 pub(super) struct Deadlines {
@@ -19,7 +19,7 @@ pub(super) struct Deadlines {
     /// input begins, after the reply to the mail was sent.
     is_mail_saved: bool,
     /// The deadline for a command. It is valid for this kind of input and this number of replies.
-    command: Option<(Expecting, u64, Deadline)>,
+    command: Option<(ExpectedInput, u64, Deadline)>,
     /// The deadline for the content of one message, from its first chunk to its last, with the sequence number of the message.
     content: Option<(u64, Deadline)>,
 }
@@ -36,30 +36,30 @@ impl Deadlines {
     }
 
     /// Returns the deadline for the input that the session expects.
-    pub(super) fn next_deadline(
+    pub(super) fn deadline_for_expected_input(
         &mut self,
         session: &Session,
         timeout: Duration,
         has_delivered: bool,
     ) -> Deadline {
-        let expected = session.expecting();
-        if expected == Expecting::Content || session.is_discarding() {
+        let expected = session.expected_input();
+        if expected == ExpectedInput::Content || session.is_discarding_content() {
             let content = self.content_deadline(session, timeout);
-            if expected == Expecting::Content {
+            if expected == ExpectedInput::Content {
                 return content;
             }
         }
-        let replies = session.stats().replies;
+        let replies = session.session_counters().replies;
         if let Some((kind, number, deadline)) = self.command
             && (kind, number) == (expected, replies)
         {
             return deadline;
         }
         let now = Instant::now();
-        let is_idle = expected == Expecting::Command && has_delivered;
-        let deadline = Deadline::for_command(now, timeout)
-            .with_commands_since(self.command_period_start(now))
-            .with_idle_after_delivery(is_idle);
+        let is_idle = expected == ExpectedInput::Command && has_delivered;
+        let deadline = Deadline::new_command_deadline(now, timeout)
+            .with_command_period_start(self.start_of_commands_without_mail(now))
+            .with_idle_after_delivery_flag(is_idle);
         self.command = Some((expected, replies, deadline));
         deadline
     }
@@ -70,12 +70,12 @@ impl Deadlines {
             Some(content) if content.0 == progress.number => content,
             content => content.insert((
                 progress.number,
-                Deadline::for_content(Instant::now(), timeout),
+                Deadline::new_content_deadline(Instant::now(), timeout),
             )),
         };
-        deadline.set_received_octets(progress.octets);
-        if session.is_discarding() {
-            deadline.set_discarded(Instant::now);
+        deadline.update_content_octets(progress.octets);
+        if session.is_discarding_content() {
+            deadline.mark_content_as_discarded(Instant::now);
         }
         *deadline
     }
@@ -83,12 +83,12 @@ impl Deadlines {
     /// Restarts the timeout for a pause within content, because octets were received.
     pub(super) fn record_content(&mut self, now: Instant) {
         if let Some((_, deadline)) = &mut self.content {
-            deadline.record_octets(now);
+            deadline.restart_content_pause_limit(now);
         }
     }
 
     /// Returns the start of the period in which the client has sent commands but no mail.
-    pub(super) fn command_period_start(&mut self, now: Instant) -> Instant {
+    pub(super) fn start_of_commands_without_mail(&mut self, now: Instant) -> Instant {
         if mem::take(&mut self.is_mail_saved) {
             self.commands_since = now;
         }
@@ -96,7 +96,7 @@ impl Deadlines {
     }
 
     /// Records that a mail was saved. The period of commands without a mail restarts after the reply to this mail.
-    pub(super) fn restart_command_period(&mut self) {
+    pub(super) fn note_saved_mail(&mut self) {
         self.is_mail_saved = true;
     }
 
@@ -108,7 +108,7 @@ impl Deadlines {
 
     fn is_discard_time_over(&self) -> bool {
         let content = self.content.as_ref();
-        content.is_some_and(|(_, deadline)| deadline.was_discarded_long_enough(Instant::now()))
+        content.is_some_and(|(_, deadline)| deadline.was_discarded_for_max_time(Instant::now()))
     }
 }
 
@@ -121,14 +121,17 @@ impl ClientConnection<'_> {
             .saturating_mul(2)
             .saturating_add(MAX_DISCARDED_BEYOND);
         let is_over_limit = self.session.content_progress().discarded > max_discarded;
-        (is_over_limit && self.client.load() >= LoadLevel::HalfFull)
+        (is_over_limit && self.client.connection_slot_load() >= LoadLevel::HalfFull)
             || self.deadlines.is_discard_time_over()
     }
 
     /// Returns why content is discarded if the connection closes because connection slots run out (`reason` is `Shed`) or
     /// because the time limit for discarding has passed; otherwise `None`. The client gets the reply of that reason, for
     /// example 552 (message too large), because after 421 it would send the same message again.
-    pub(super) fn discard_reason_to_report(&self, reason: CloseReason) -> Option<DiscardReason> {
+    pub(super) fn discard_reason_for_close_reply(
+        &self,
+        reason: CloseReason,
+    ) -> Option<ContentDiscardReason> {
         match reason == CloseReason::Shed || self.deadlines.is_discard_time_over() {
             true => self.session.discard_reason(),
             false => None,

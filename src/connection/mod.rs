@@ -12,14 +12,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use self::deadlines::Deadlines;
-use crate::metrics::{CloseReason, Handshake, ListenerKind, MailOutcome, Metrics, ReplyCode};
+use crate::metrics::{CloseReason, Handshake, ListenerKind, MailOutcome, Metrics, ReplyCodeLabel};
 use crate::net::accept_pool::Client;
 use crate::net::deadline::Deadline;
-use crate::net::transport::{ClientIoError, NegotiatedTls, Transport};
+use crate::net::transport::{ClientIoError, ClientTransport, NegotiatedTls};
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::{
-    COMMAND_READ_SIZE, CONTENT_READ_SIZE, ContentRejection, DiscardReason, Expecting, InputBuffer,
-    Session, SessionSettings, Step, TlsState, XclientAddress,
+    COMMAND_READ_SIZE, CONTENT_READ_SIZE, ContentDiscardReason, ContentLimitError, ExpectedInput,
+    InputBuffer, Session, SessionSettings, Step, TlsState, XclientAddress,
 };
 
 pub use self::current_metrics::{metrics_snapshot, metrics_text};
@@ -39,7 +39,7 @@ pub fn serve(client: &Client, settings: &ConnectionSettings) {
         }
     };
     let reason = connection.run();
-    let counts = connection.session.stats();
+    let counts = connection.session.session_counters();
     let reason = match connection.is_health_check && counts.mail == 0 {
         true => CloseReason::HealthCheck,
         false => reason,
@@ -77,7 +77,7 @@ struct ClientConnection<'a> {
     settings: &'a ConnectionSettings,
     metrics: &'a Metrics,
     session_settings: Arc<SessionSettings>,
-    transport: Transport,
+    transport: ClientTransport,
     session: Session,
     input: InputBuffer,
     output: Vec<u8>,
@@ -93,7 +93,7 @@ struct ClientConnection<'a> {
     hook_panic_logged: bool,
 }
 
-fn close_reason(error: &ClientIoError) -> CloseReason {
+fn close_reason_of_io_error(error: &ClientIoError) -> CloseReason {
     match error {
         ClientIoError::TimedOut => CloseReason::TimedOut,
         ClientIoError::Shed => CloseReason::Shed,
@@ -103,10 +103,10 @@ fn close_reason(error: &ClientIoError) -> CloseReason {
 }
 
 /// Returns the metrics outcome of a message that the session rejects.
-fn rejected_mail_outcome(error: ContentRejection) -> MailOutcome {
+fn rejected_mail_outcome(error: ContentLimitError) -> MailOutcome {
     match error {
-        ContentRejection::TooLarge => MailOutcome::TooLarge,
-        ContentRejection::NoMemory => MailOutcome::NoMemory,
+        ContentLimitError::TooLarge => MailOutcome::TooLarge,
+        ContentLimitError::NoMemory => MailOutcome::NoMemory,
     }
 }
 
@@ -124,9 +124,9 @@ impl<'a> ClientConnection<'a> {
             client,
             settings,
             metrics: client.metrics(),
-            transport: Transport::new(
+            transport: ClientTransport::new(
                 client.socket(),
-                Arc::clone(client.io_timeout()),
+                Arc::clone(client.client_io_deadlines()),
                 settings.client_timeout,
             )?,
             session: Session::new(Arc::clone(&session), settings.budget.clone(), tls),
@@ -145,21 +145,21 @@ impl<'a> ClientConnection<'a> {
 
     /// Carries out the steps of the session until the connection ends.
     fn run(&mut self) -> CloseReason {
-        if let Err(reason) = self.negotiate() {
+        if let Err(reason) = self.receive_proxy_header_and_start_tls() {
             return reason;
         }
         self.queue_reply(&self.session.greeting());
         loop {
             let outcome = match self.session.next_step(&mut self.input) {
-                Step::NeedInput => self.read_input(),
-                Step::Reply(reply) => self.handle_reply(&reply),
+                Step::NeedInput => self.flush_replies_and_read_input(),
+                Step::Reply(reply) => self.queue_reply_and_flush_if_large(&reply),
                 Step::RejectMessage(error) => {
                     self.metrics.mails.count(rejected_mail_outcome(error));
-                    self.handle_reply(&error.into())
+                    self.queue_reply_and_flush_if_large(&error.into())
                 }
                 Step::RejectXclient => {
-                    self.log_xclient_rejection();
-                    self.handle_reply(&reply::R550_XCLIENT_DENIED)
+                    self.log_first_xclient_rejection();
+                    self.queue_reply_and_flush_if_large(&reply::R550_XCLIENT_DENIED)
                 }
                 Step::CheckRecipient(path) => self.check_recipient(path),
                 Step::Save(envelope, content) => {
@@ -169,10 +169,10 @@ impl<'a> ClientConnection<'a> {
                 }
                 Step::StartTls(reply) => {
                     self.queue_reply(&reply);
-                    self.flush().and_then(|()| self.start_tls())
+                    self.send_queued_replies().and_then(|()| self.start_tls())
                 }
                 Step::Xclient(address, reply) => self.apply_xclient(address, &reply),
-                Step::Quit(reply) => Err(self.quit(&reply)),
+                Step::Quit(reply) => Err(self.send_quit_reply_and_close(&reply)),
                 Step::Close(reply) => Err(self.close(&reply)),
             };
             if let Err(reason) = outcome {
@@ -182,23 +182,25 @@ impl<'a> ClientConnection<'a> {
     }
 
     /// Sends queued replies, then reads more input.
-    fn read_input(&mut self) -> Result<(), CloseReason> {
-        self.flush()?;
-        let expected = self.session.expecting();
-        if !self.client.set_idle(expected == Expecting::Command) {
+    fn flush_replies_and_read_input(&mut self) -> Result<(), CloseReason> {
+        self.send_queued_replies()?;
+        let expected = self.session.expected_input();
+        if !self.client.set_idle(expected == ExpectedInput::Command) {
             return Err(self.close_for_shutdown());
         }
         let timeout = self.settings.client_timeout;
-        let deadline = self
-            .deadlines
-            .next_deadline(&self.session, timeout, self.mails_saved > 0);
-        if self.session.is_discarding() && self.is_discard_limit_reached() {
+        let deadline = self.deadlines.deadline_for_expected_input(
+            &self.session,
+            timeout,
+            self.mails_saved > 0,
+        );
+        if self.session.is_discarding_content() && self.is_discard_limit_reached() {
             let reason = self.session.discard_reason();
-            return Err(self.close_slow_client(reason));
+            return Err(self.close_client_over_limit(reason));
         }
         let spare = match expected {
-            Expecting::Content => self.input.spare_mut(CONTENT_READ_SIZE),
-            Expecting::Command | Expecting::TransactionCommand => {
+            ExpectedInput::Content => self.input.spare_mut(CONTENT_READ_SIZE),
+            ExpectedInput::Command | ExpectedInput::TransactionCommand => {
                 // The input buffer may have grown for a rejected message. Commands need only a small buffer, so a large one is
                 // freed.
                 self.input.free_large_empty_buffer();
@@ -210,25 +212,26 @@ impl<'a> ClientConnection<'a> {
             // all. `read` then returns 0, as if the client had closed, or octets that arrived earlier, and `mark_busy` returns
             // `false`.
             Ok(octets)
-                if (octets == 0 || expected == Expecting::Command) && !self.client.mark_busy() =>
+                if (octets == 0 || expected == ExpectedInput::Command)
+                    && !self.client.mark_busy() =>
             {
                 Err(self.close_for_shutdown())
             }
             Ok(0) => Err(CloseReason::ClientLeft),
             Ok(octets) => {
-                if expected == Expecting::Content {
+                if expected == ExpectedInput::Content {
                     self.deadlines.record_content(Instant::now());
                 }
-                self.input.advance(octets);
+                self.input.mark_octets_received(octets);
                 self.octets_in += octets as u64;
                 self.metrics.received_bytes.add((), octets);
                 Ok(())
             }
             Err(error) => {
-                let reason = close_reason(&error);
+                let reason = close_reason_of_io_error(&error);
                 if matches!(reason, CloseReason::TimedOut | CloseReason::Shed) {
-                    let discard_reason = self.discard_reason_to_report(reason);
-                    self.close_slow_client(discard_reason);
+                    let discard_reason = self.discard_reason_for_close_reply(reason);
+                    self.close_client_over_limit(discard_reason);
                 }
                 Err(reason)
             }
@@ -236,17 +239,17 @@ impl<'a> ClientConnection<'a> {
     }
 
     /// Queues a reply; sends all queued replies when they reach 64 KiB.
-    fn handle_reply(&mut self, reply: &Reply) -> Result<(), CloseReason> {
+    fn queue_reply_and_flush_if_large(&mut self, reply: &Reply) -> Result<(), CloseReason> {
         self.queue_reply(reply);
         match self.output.len() >= MAX_QUEUED_REPLY_OCTETS {
-            true => self.flush(),
+            true => self.send_queued_replies(),
             false => Ok(()),
         }
     }
 
     /// Logs the first rejected XCLIENT of a connection, because a proxy that is missing in GM_TRUSTED_PROXIES would otherwise
     /// be noticed only through bounces. Later rejections are not logged, because any client can send XCLIENT.
-    fn log_xclient_rejection(&mut self) {
+    fn log_first_xclient_rejection(&mut self) {
         if mem::replace(&mut self.xclient_rejection_logged, true) {
             return;
         }
@@ -263,8 +266,8 @@ impl<'a> ClientConnection<'a> {
     fn apply_xclient(&mut self, address: XclientAddress, reply: &Reply) -> Result<(), CloseReason> {
         let is_within_limit = match address {
             XclientAddress::NotGiven => true,
-            XclientAddress::Unknown => self.client.set_client_address(None),
-            XclientAddress::Known(ip) => self.client.set_client_address(Some(ip)),
+            XclientAddress::Unknown => self.client.try_set_client_address(None),
+            XclientAddress::Known(ip) => self.client.try_set_client_address(Some(ip)),
         };
         if !is_within_limit {
             self.close(&reply::R421_TOO_MANY_FROM_ADDRESS);
@@ -278,17 +281,20 @@ impl<'a> ClientConnection<'a> {
     fn start_tls(&mut self) -> Result<(), CloseReason> {
         let credentials = self.settings.tls.as_ref().ok_or(CloseReason::TlsFailed)?;
         let now = Instant::now();
-        let commands_since = self.deadlines.command_period_start(now);
-        let deadline = Deadline::for_command(now, self.settings.client_timeout)
-            .with_commands_since(commands_since);
-        match self.transport.start_tls(credentials.config(), &deadline) {
+        let commands_since = self.deadlines.start_of_commands_without_mail(now);
+        let deadline = Deadline::new_command_deadline(now, self.settings.client_timeout)
+            .with_command_period_start(commands_since);
+        match self
+            .transport
+            .do_tls_handshake(credentials.rustls_server_config(), &deadline)
+        {
             Ok(negotiated) => {
                 self.metrics.handshakes.count(match negotiated.version {
                     "TLSv1_2" => Handshake::Tls12,
                     _ => Handshake::Tls13,
                 });
                 self.tls = Some(negotiated);
-                self.session.tls_started();
+                self.session.reset_after_tls_handshake();
                 Ok(())
             }
             Err(error) => {
@@ -298,20 +304,22 @@ impl<'a> ClientConnection<'a> {
                     let session = self.client.session_id();
                     log::info!(session:% = session, client:% = self.client.ip(), reason:% = error; "tls_failed");
                 }
-                Err(close_reason(&error))
+                Err(close_reason_of_io_error(&error))
             }
         }
     }
 
     fn queue_reply(&mut self, reply: &Reply) {
         if self.session_settings.verbose {
-            self.log_dialogue(reply);
+            self.log_command_and_reply(reply);
         }
-        self.metrics.replies.count(ReplyCode(reply.code()));
+        self.metrics
+            .replies
+            .count(ReplyCodeLabel(reply.three_digit_code()));
         reply.write_to(&mut self.output);
     }
 
-    fn log_dialogue(&mut self, reply: &Reply) {
+    fn log_command_and_reply(&mut self, reply: &Reply) {
         let session = self.client.session_id();
         if let Some(line) = self.session.take_last_command() {
             let verb = line.split_ascii_whitespace().next().unwrap_or_default();
@@ -328,7 +336,7 @@ impl<'a> ClientConnection<'a> {
     }
 
     /// Sends all queued replies in one write.
-    fn flush(&mut self) -> Result<(), CloseReason> {
+    fn send_queued_replies(&mut self) -> Result<(), CloseReason> {
         if self.output.is_empty() {
             return Ok(());
         }
@@ -337,7 +345,7 @@ impl<'a> ClientConnection<'a> {
         self.output.shrink_to(KEPT_OUTPUT_CAPACITY);
         written.map_err(|error| match error {
             ClientIoError::TimedOut => CloseReason::WriteTimeout,
-            error => close_reason(&error),
+            error => close_reason_of_io_error(&error),
         })
     }
 
@@ -348,17 +356,17 @@ impl<'a> ClientConnection<'a> {
 
     /// Closes the connection of a client that exceeded a time or size limit while sending. Sends the reply for `reason`, or
     /// 421 (timeout) if `reason` is `None`.
-    fn close_slow_client(&mut self, reason: Option<DiscardReason>) -> CloseReason {
-        if let Some(DiscardReason::Message(error)) = reason {
+    fn close_client_over_limit(&mut self, reason: Option<ContentDiscardReason>) -> CloseReason {
+        if let Some(ContentDiscardReason::Message(error)) = reason {
             self.metrics.mails.count(rejected_mail_outcome(error));
         }
         let reply = reason.map_or(reply::R421_TIMEOUT, Reply::from);
         self.close(&reply)
     }
 
-    fn quit(&mut self, reply: &Reply) -> CloseReason {
+    fn send_quit_reply_and_close(&mut self, reply: &Reply) -> CloseReason {
         self.queue_reply(reply);
-        if let Err(reason) = self.flush() {
+        if let Err(reason) = self.send_queued_replies() {
             return reason;
         }
         self.transport.send_close_notify();
@@ -367,7 +375,7 @@ impl<'a> ClientConnection<'a> {
 
     fn close(&mut self, reply: &Reply) -> CloseReason {
         self.queue_reply(reply);
-        if let Err(reason) = self.flush() {
+        if let Err(reason) = self.send_queued_replies() {
             return reason;
         }
         self.transport.lingering_close();

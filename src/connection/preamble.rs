@@ -4,20 +4,20 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use super::deadlines::Deadlines;
-use super::{ClientConnection, close_reason};
+use super::{ClientConnection, close_reason_of_io_error};
 use crate::metrics::CloseReason;
-use crate::net::proxy_protocol::{self, ParsedProxyHeader, ProxiedClient, ReceiveError};
+use crate::net::proxy_protocol::{self, ParsedProxyHeader, ProxyHeaderClient, ProxyHeaderError};
 use crate::smtp::reply;
 
 impl ClientConnection<'_> {
     /// Receives the PROXY protocol header if it is configured, then does the TLS handshake on an implicit-TLS port.
-    pub(super) fn negotiate(&mut self) -> Result<(), CloseReason> {
+    pub(super) fn receive_proxy_header_and_start_tls(&mut self) -> Result<(), CloseReason> {
         let client_address = match self.settings.proxy_protocol {
             true => self.receive_proxy_header()?,
             false => None,
         };
         if self.client.is_trusted_proxy {
-            self.session.allow_xclient(client_address);
+            self.session.enable_xclient(client_address);
         }
         match self.client.implicit_tls {
             true => self.start_tls(),
@@ -37,20 +37,20 @@ impl ClientConnection<'_> {
         if !client.set_idle(true) {
             return Err(CloseReason::Shutdown);
         }
-        let received = proxy_protocol::receive(&mut self.transport);
+        let received = proxy_protocol::read_proxy_header(&mut self.transport);
         if !client.mark_busy() {
             return Err(CloseReason::Shutdown);
         }
         let ParsedProxyHeader { source, rest } = received.map_err(|error| match error {
-            ReceiveError::NoData => CloseReason::NoData,
-            ReceiveError::Malformed => {
+            ProxyHeaderError::NoData => CloseReason::NoData,
+            ProxyHeaderError::Malformed => {
                 self.transport.lingering_close();
                 CloseReason::NoProxyHeader
             }
-            ReceiveError::Transport(error) => close_reason(&error),
+            ProxyHeaderError::Transport(error) => close_reason_of_io_error(&error),
         })?;
         match client.implicit_tls {
-            true => self.transport.set_pending_octets(rest),
+            true => self.transport.set_octets_before_handshake(rest),
             false => {
                 self.octets_in += rest.len() as u64;
                 self.metrics.received_bytes.add((), rest.len());
@@ -60,14 +60,14 @@ impl ClientConnection<'_> {
         // The proxy used the time until here, so the deadlines of the client begin now.
         self.deadlines = Deadlines::new(Instant::now());
         let client_address = match source {
-            ProxiedClient::Client(ip) => Some(ip),
-            ProxiedClient::Unknown => None,
-            ProxiedClient::HealthCheck => {
+            ProxyHeaderClient::Client(ip) => Some(ip),
+            ProxyHeaderClient::Unknown => None,
+            ProxyHeaderClient::HealthCheck => {
                 self.is_health_check = true;
                 None
             }
         };
-        if client_address.is_some() && !client.set_client_address(client_address) {
+        if client_address.is_some() && !client.try_set_client_address(client_address) {
             // A plaintext reply is never sent on an implicit-TLS port.
             if !client.implicit_tls {
                 self.close(&reply::R421_TOO_MANY_FROM_ADDRESS);

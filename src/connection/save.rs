@@ -32,14 +32,14 @@ impl ClientConnection<'_> {
             Ok((saved, from, recipients)) => {
                 self.mails_saved += 1;
                 self.session.reset_command_count();
-                self.deadlines.restart_command_period();
+                self.deadlines.note_saved_mail();
                 metrics.mails.count(MailOutcome::Saved);
                 metrics.recipients_saved.add((), recipients);
                 log::info!(
                     session:% = session, hash = saved.as_str(), from = from.as_str(),
                     rcpt = recipients, octets = octets; "saved"
                 );
-                Reply::queued(SavedId::as_str(&saved))
+                Reply::mail_queued_reply(SavedId::as_str(&saved))
             }
             Err(error) => {
                 self.deadlines.exclude_wait(waited);
@@ -64,11 +64,13 @@ impl ClientConnection<'_> {
         let origin = MailOrigin {
             client_ip: self.client.ip(),
             helo_name: self.session.helo_name().to_owned(),
-            protocol: self.session.protocol(&envelope),
+            protocol: self.session.received_field_protocol(&envelope),
             host_name: settings.host_name.clone(),
             received_at: SystemTime::now(),
         };
-        Mail::new(envelope, content, origin, |path| settings.to_address(path))
-            .map_err(SaveError::from)
+        Mail::new(envelope, content, origin, |path| {
+            settings.to_column_address(path)
+        })
+        .map_err(SaveError::from)
     }
 }

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use crate::net::accept_pool::AcceptPoolSettings;
 use crate::net::tls::TlsCredentials;
 use crate::smtp::{MemoryBudget, SessionSettings};
-use crate::store::{RecipientColumns, SaveQueue};
+use crate::store::{RecipientAddressColumns, SaveQueue};
 use crate::sync;
 
 /// A snapshot of the settings and resources that connections share. A connection keeps the snapshot with which it began.
@@ -38,7 +38,7 @@ pub struct ConnectionSettings {
 #[derive(Clone, Copy, Debug)]
 pub struct StoreLimits {
     /// Limits of the columns `recipient` and `to`.
-    pub recipients: RecipientColumns,
+    pub recipients: RecipientAddressColumns,
     /// Maximum size of content that fits into a row, in octets.
     pub max_content_octets: usize,
 }
@@ -128,10 +128,10 @@ mod tests {
         let session = Arc::new(SessionSettings {
             host_name: "mx.test".to_owned(),
             primary_mail_host: "mx.test".to_owned(),
-            allowed_hosts: AllowedHosts::any(),
+            allowed_hosts: AllowedHosts::accepting_every_domain(),
             max_content_octets,
             max_recipients: 10,
-            recipient_limits: Arc::new(TableColumns::DEFAULT.recipient_limits()),
+            recipient_limits: Arc::new(TableColumns::DEFAULT.columns_limiting_recipients()),
             recipient_hook: None,
             verbose: false,
         });
@@ -141,7 +141,7 @@ mod tests {
             store_limits: Arc::default(),
             client_timeout: Duration::from_secs(1),
             budget: MemoryBudget::new(1),
-            saver: SaveQueue::discarding(Arc::default()),
+            saver: SaveQueue::new_discarding(Arc::default()),
             proxy_protocol: false,
             tls: None,
             accept: Arc::new(AcceptPoolSettings {
@@ -156,7 +156,7 @@ mod tests {
 
     fn limits(max_content_octets: usize) -> StoreLimits {
         StoreLimits {
-            recipients: TableColumns::DEFAULT.recipient_limits(),
+            recipients: TableColumns::DEFAULT.columns_limiting_recipients(),
             max_content_octets,
         }
     }

@@ -11,14 +11,14 @@ use crate::os::pid_file::PidFile;
 use crate::os::privileges::UserAndGroup;
 use crate::os::secure_open;
 use crate::server::http_endpoints;
-use crate::server::listeners::listen_addresses;
+use crate::server::listeners::all_smtp_listen_addresses;
 
 /// Returns the user and group to change to, or `None` to keep those of the process. The process may keep root only if
 /// all listeners are on loopback.
 ///
 /// # Errors
 /// [`DaemonError::StaysRoot`].
-pub fn target_identity(config: &Config) -> Result<Option<UserAndGroup>, DaemonError> {
+pub fn user_and_group_to_run_as(config: &Config) -> Result<Option<UserAndGroup>, DaemonError> {
     if let Some((user, group)) = config
         .run_as
         .filter(|(user, group)| *user != 0 && *group != 0)
@@ -26,8 +26,8 @@ pub fn target_identity(config: &Config) -> Result<Option<UserAndGroup>, DaemonEr
         let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
         return Ok(Some(UserAndGroup { user, group }));
     }
-    let http = http_endpoints::addresses(config).map(|(address, _)| address);
-    reject_staying_root(None, listen_addresses(config).chain(http))?;
+    let http = http_endpoints::http_endpoint_addresses(config).map(|(address, _)| address);
+    reject_staying_root(None, all_smtp_listen_addresses(config).chain(http))?;
     Ok(None)
 }
 
@@ -49,10 +49,14 @@ pub fn reject_staying_root(
 }
 
 /// Changes the owner of the log file and the PID file to `identity`, so that this user can write them later.
-pub fn chown_files(identity: UserAndGroup, log_file: &LogFile, pid_file: Option<&PidFile>) {
+pub fn chown_log_and_pid_file(
+    identity: UserAndGroup,
+    log_file: &LogFile,
+    pid_file: Option<&PidFile>,
+) {
     let log = log_file.chown_to(identity.user, identity.group);
     let pid = pid_file.map_or(Ok(()), |pid_file| {
-        secure_open::chown_to(pid_file.file(), identity.user, identity.group)
+        secure_open::chown_to(pid_file.pid_file_handle(), identity.user, identity.group)
     });
     for (file, outcome) in [("log file", log), ("PID file", pid)] {
         if let Err(error) = outcome {

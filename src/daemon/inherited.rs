@@ -31,7 +31,7 @@ pub fn inherited_listeners(config: &Config) -> Result<Vec<Arc<Listener>>, Daemon
                 .tls_listen_addresses
                 .iter()
                 .any(|address| address.port() == port);
-            Listener::inherit(socket, implicit_tls)
+            Listener::from_inherited_socket(socket, implicit_tls)
         });
         listeners.push(Arc::new(listener.map_err(DaemonError::Inherited)?));
     }

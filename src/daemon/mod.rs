@@ -18,9 +18,9 @@ use crossbeam_channel::Receiver;
 use nix::unistd::geteuid;
 
 pub use error::DaemonError;
-pub use preflight::preflight;
+pub use preflight::check_all_but_store;
 
-use self::identity::{chown_files, reject_staying_root, target_identity};
+use self::identity::{chown_log_and_pid_file, reject_staying_root, user_and_group_to_run_as};
 use self::inherited::inherited_listeners;
 use self::resources::raise_and_check_rlimits;
 use self::signal_loop::Daemon;
@@ -45,7 +45,7 @@ pub type ConfigLoader<'a> = &'a dyn Fn() -> Result<Config, String>;
 pub fn run(config: &Config, reload_config: ConfigLoader) -> Result<(), DaemonError> {
     let signals = signals::install_handlers().map_err(DaemonError::Thread)?;
     let metrics = Arc::new(Metrics::new());
-    let identity = target_identity(config)?;
+    let identity = user_and_group_to_run_as(config)?;
     let listeners = bind(config, identity)?;
     let files = open_files_as_root(config, identity, &metrics)?;
     raise_and_check_rlimits(config);
@@ -53,7 +53,7 @@ pub fn run(config: &Config, reload_config: ConfigLoader) -> Result<(), DaemonErr
         drop_privileges(identity, &files, reload_config)?;
     }
     // This call must precede the start of the first thread, because threads inherit the scheduling policy.
-    rlimits::use_batch_scheduling();
+    rlimits::set_sched_batch_policy();
     let FilesOpenedBeforePrivilegeDrop {
         log_file,
         pid_file,
@@ -73,9 +73,12 @@ pub fn run(config: &Config, reload_config: ConfigLoader) -> Result<(), DaemonErr
 }
 
 fn bind(config: &Config, identity: Option<UserAndGroup>) -> Result<BoundListeners, DaemonError> {
-    let listeners = listeners::bind_all(config, inherited_listeners(config)?)?;
-    // `target_identity` has checked the configured addresses; sockets inherited from systemd may have others.
-    let addresses = listeners.smtp.iter().map(|listener| listener.address());
+    let listeners = listeners::bind_smtp_listeners(config, inherited_listeners(config)?)?;
+    // `user_and_group_to_run_as` has checked the configured addresses; sockets inherited from systemd may have others.
+    let addresses = listeners
+        .smtp
+        .iter()
+        .map(|listener| listener.bound_address());
     reject_staying_root(identity, addresses)?;
     Ok(listeners)
 }
@@ -113,10 +116,14 @@ fn drop_privileges(
     files: &FilesOpenedBeforePrivilegeDrop,
     reload_config: ConfigLoader,
 ) -> Result<(), DaemonError> {
-    chown_files(identity, &files.log_file, files.pid_file.as_ref());
-    privileges::drop_to(identity)?;
+    chown_log_and_pid_file(identity, &files.log_file, files.pid_file.as_ref());
+    privileges::drop_privileges_to(identity)?;
     log::info!(user:% = identity.user, group:% = identity.group; "privileges_dropped");
-    for warning in files.tls.iter().flat_map(TlsCredentials::unreadable_files) {
+    for warning in files
+        .tls
+        .iter()
+        .flat_map(TlsCredentials::unreadable_tls_file_warnings)
+    {
         log::warn!(warning = warning.as_str(); "certificate");
     }
     if let Err(reason) = reload_config() {

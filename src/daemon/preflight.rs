@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::time::SystemTime;
 
-use super::identity::target_identity;
+use super::identity::user_and_group_to_run_as;
 use super::{ConfigLoader, DaemonError};
 use crate::config::Config;
 use crate::net::tls::TlsCredentials;
@@ -19,7 +19,7 @@ use crate::store::Diagnostic;
 ///
 /// Reads the TLS key and tests the files as the user that started `check`. Then changes permanently to the user that the
 /// server would run as. Changes no file.
-pub fn preflight(config: &Config, reload_config: ConfigLoader) -> Vec<Diagnostic> {
+pub fn check_all_but_store(config: &Config, reload_config: ConfigLoader) -> Vec<Diagnostic> {
     let loaded = tls_files(config)
         .map(|files| TlsCredentials::load(&files))
         .transpose();
@@ -42,9 +42,9 @@ pub fn preflight(config: &Config, reload_config: ConfigLoader) -> Vec<Diagnostic
     );
     findings
         .extend(log_and_pid_file_errors(config).map(|error| Diagnostic::error(error.to_string())));
-    findings.extend(warn_if_log_is_pipe(config));
-    let changed = target_identity(config)
-        .and_then(|identity| Ok(identity.map(privileges::drop_to).transpose()?));
+    findings.extend(named_pipe_log_file_warning(config));
+    let changed = user_and_group_to_run_as(config)
+        .and_then(|identity| Ok(identity.map(privileges::drop_privileges_to).transpose()?));
     if let Err(error) = changed {
         findings.push(Diagnostic::error(error.to_string()));
     }
@@ -52,7 +52,7 @@ pub fn preflight(config: &Config, reload_config: ConfigLoader) -> Vec<Diagnostic
         let warnings = tls
             .certificate_warnings(SystemTime::now())
             .into_iter()
-            .chain(tls.unreadable_files());
+            .chain(tls.unreadable_tls_file_warnings());
         findings.extend(warnings.map(Diagnostic::warning));
     }
     if let Err(reason) = reload_config() {
@@ -81,7 +81,7 @@ fn log_and_pid_file_errors(config: &Config) -> impl Iterator<Item = DaemonError>
 
 /// Returns a warning if the log file is a named pipe. `check` does not open the pipe, because closing it again would end
 /// the input of the program that reads from it.
-fn warn_if_log_is_pipe(config: &Config) -> Option<Diagnostic> {
+fn named_pipe_log_file_warning(config: &Config) -> Option<Diagnostic> {
     let metadata = fs::metadata(&config.log_file).ok()?;
     let is_pipe = metadata.file_type().is_fifo() && !config.log_file.starts_with("/dev");
     is_pipe.then(|| {

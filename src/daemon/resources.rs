@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::http;
 use crate::os::rlimits;
 use crate::server::http_endpoints;
-use crate::server::listeners::listen_addresses;
+use crate::server::listeners::all_smtp_listen_addresses;
 use crate::server::selectable_store;
 
 /// Raises the limit of open files if necessary, and logs a warning for each limit that is too low for this configuration.
@@ -22,15 +22,16 @@ pub fn raise_and_check_rlimits(config: &Config) {
 
 fn needed_descriptors(config: &Config) -> usize {
     // Each listener has its socket and at most one connection beyond GM_MAX_CLIENTS, to which the server replies 421.
-    let listeners = 2 * listen_addresses(config).count();
-    let http = http_endpoints::addresses(config).count() * (2 + http::MAX_HTTP_CONNECTIONS);
+    let listeners = 2 * all_smtp_listen_addresses(config).count();
+    let http =
+        http_endpoints::http_endpoint_addresses(config).count() * (2 + http::MAX_HTTP_CONNECTIONS);
     // After a reload two stores may be open: sessions that started before the reload still save to the old store.
-    let stores = 2 * store_descriptors(config);
+    let stores = 2 * max_store_descriptors(config);
     config.max_clients + listeners + http + stores + SPARE_DESCRIPTORS
 }
 
 /// Returns the maximum number of descriptors that the selected store holds open at the same time.
-fn store_descriptors(config: &Config) -> usize {
+fn max_store_descriptors(config: &Config) -> usize {
     // If this program was built without the store, the start fails later.
     selectable_store(config.store).map_or(0, |store| store.max_descriptors(config))
 }

@@ -54,7 +54,7 @@ impl Daemon<'_> {
                     Ok(SignalEvent::Reload | SignalEvent::ReopenLog) => {}
                     // If the signal thread has ended, no stop request can arrive any more.
                     Ok(SignalEvent::Stop) | Err(_) => {
-                        systemd::notify_stopping();
+                        systemd::notify_systemd_stopping();
                         self.handle.shutdown();
                         is_stopping = true;
                     }

@@ -2,14 +2,15 @@
 //! ([ngx_mail_auth_http_module](https://nginx.org/en/docs/mail/ngx_mail_auth_http_module.html)).
 //!
 //! nginx sends a request at each RCPT until a recipient is accepted. A recipient in a domain that is not accepted is rejected
-//! here, so that nginx opens no SMTP connection for it. The SMTP session decides everything else, and asks the recipient hook. No request header is ever
-//! copied into a response or the log, because headers contain text from the client and may contain a password.
+//! here, so that nginx opens no SMTP connection for it. The SMTP session decides everything else, and asks the recipient hook.
+//! No request header is ever copied into a response or the log, because headers contain text from the client and may contain a
+//! password.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use crate::connection::{ConnectionSettings, SharedSettings};
-use crate::http::{Request, Response};
+use crate::http::{HttpRequest, HttpResponse};
 use crate::metrics::AuthAnswer;
 use crate::net::accept_pool::AcceptPool;
 use crate::smtp::reply::{self, Reply};
@@ -26,40 +27,47 @@ pub struct NginxAuthEndpoint {
 
 impl NginxAuthEndpoint {
     /// Returns the answer to one auth_http request of nginx.
-    pub fn handle(&self, request: &Request) -> Response {
+    pub fn handle(&self, request: &HttpRequest) -> HttpResponse {
         // nginx passes on AUTH PLAIN even if it does not offer AUTH. The answer `OK` would then mean that any password is
         // valid.
-        if request.header("Auth-Method") != Some(b"none") {
-            return self.rejection(&reply::R502_NOT_IMPLEMENTED, AuthAnswer::OtherMethod);
+        if request.request_header_value("Auth-Method") != Some(b"none") {
+            return self.auth_http_rejection_response(
+                &reply::R502_NOT_IMPLEMENTED,
+                AuthAnswer::OtherMethod,
+            );
         }
-        let recipient = request.header("Auth-SMTP-To").unwrap_or_default();
+        let recipient = request
+            .request_header_value("Auth-SMTP-To")
+            .unwrap_or_default();
         let settings = self.settings();
         if settings.session.is_relay_rcpt(recipient) {
-            let refusal = self.rejection(&reply::R550_RELAY_DENIED, AuthAnswer::RelayDenied);
-            return match login_attempt_number(request) {
+            let refusal = self
+                .auth_http_rejection_response(&reply::R550_RELAY_DENIED, AuthAnswer::RelayDenied);
+            return match nginx_auth_attempt_number(request) {
                 // Without Auth-Wait nginx closes the client's connection, and the client needs a new one for its other
                 // recipients.
                 ..MAX_DENIED_RECIPIENTS => refusal.with_header("Auth-Wait", 1),
                 _ => refusal,
             };
         }
-        let has_free_slot = self.pool.active_connections() < self.pool.max_connections();
+        let has_free_slot = self.pool.taken_connection_slots() < self.pool.max_client_connections();
         let is_draining = self.pool.is_draining();
-        if is_draining || !has_free_slot || settings.saver.health().unready_reason().is_some() {
-            return self.rejection(&reply::R421_TOO_BUSY, AuthAnswer::NotReady);
+        if is_draining || !has_free_slot || settings.saver.health().store_unready_reason().is_some()
+        {
+            return self.auth_http_rejection_response(&reply::R421_TOO_BUSY, AuthAnswer::NotReady);
         }
         self.pool.metrics().auth_http.count(AuthAnswer::Ok);
-        let server = advertised_ip(self.smtp_address.ip(), request.local.ip());
-        Response::text(200, "")
+        let server = ip_for_nginx_to_connect_to(self.smtp_address.ip(), request.local.ip());
+        HttpResponse::plain_text_response(200, "")
             .with_header("Auth-Status", "OK")
             .with_header("Auth-Server", server)
             .with_header("Auth-Port", self.smtp_address.port())
     }
 
-    fn rejection(&self, reply: &Reply, answer: AuthAnswer) -> Response {
+    fn auth_http_rejection_response(&self, reply: &Reply, answer: AuthAnswer) -> HttpResponse {
         self.pool.metrics().auth_http.count(answer);
-        let (status, text) = reply.status_and_text();
-        Response::text(200, "")
+        let (status, text) = reply.reply_code_and_text();
+        HttpResponse::plain_text_response(200, "")
             .with_header("Auth-Status", text)
             .with_header("Auth-Error-Code", status)
     }
@@ -70,8 +78,10 @@ impl NginxAuthEndpoint {
 }
 
 /// Returns the number of nginx's requests for this client so far, including this one.
-fn login_attempt_number(request: &Request) -> u32 {
-    let digits = request.header("Auth-Login-Attempt").unwrap_or_default();
+fn nginx_auth_attempt_number(request: &HttpRequest) -> u32 {
+    let digits = request
+        .request_header_value("Auth-Login-Attempt")
+        .unwrap_or_default();
     let number = std::str::from_utf8(digits)
         .ok()
         .and_then(|text| text.parse().ok());
@@ -80,7 +90,7 @@ fn login_attempt_number(request: &Request) -> u32 {
 
 /// Returns the IP address for nginx to connect to: `listening` or, if that is a wildcard, `reached`, the local address of the
 /// HTTP connection. nginx would take a wildcard as an address of its own machine.
-fn advertised_ip(listening: IpAddr, reached: IpAddr) -> IpAddr {
+fn ip_for_nginx_to_connect_to(listening: IpAddr, reached: IpAddr) -> IpAddr {
     match (listening, reached) {
         (IpAddr::V4(wildcard), IpAddr::V6(ip)) if wildcard.is_unspecified() && ip.is_loopback() => {
             Ipv4Addr::LOCALHOST.into()
@@ -110,7 +120,8 @@ mod tests {
             ("::", "192.0.2.1", "192.0.2.1"),
             ("::", "2001:db8::1", "2001:db8::1"),
         ] {
-            let advertised = advertised_ip(listening.parse().unwrap(), reached.parse().unwrap());
+            let advertised =
+                ip_for_nginx_to_connect_to(listening.parse().unwrap(), reached.parse().unwrap());
             assert_eq!(
                 advertised,
                 want.parse::<IpAddr>().unwrap(),

@@ -7,7 +7,7 @@ use httparse::Header;
 use jiff::Timestamp;
 
 /// One HTTP request.
-pub struct Request<'a> {
+pub struct HttpRequest<'a> {
     /// `GET` or `HEAD`.
     pub method: &'a str,
     /// The path without the query.
@@ -20,17 +20,17 @@ pub struct Request<'a> {
 }
 
 /// One HTTP response.
-pub struct Response {
+pub struct HttpResponse {
     status: u16,
     content_type: &'static str,
     headers: Vec<(&'static str, String)>,
     body: String,
 }
 
-impl<'a> Request<'a> {
+impl<'a> HttpRequest<'a> {
     /// Returns the value of the first header called `name` (case is ignored), without surrounding whitespace; `None` if the
     /// request has no such header.
-    pub fn header(&self, name: &str) -> Option<&'a [u8]> {
+    pub fn request_header_value(&self, name: &str) -> Option<&'a [u8]> {
         let header = self
             .headers
             .iter()
@@ -39,10 +39,10 @@ impl<'a> Request<'a> {
     }
 }
 
-impl Response {
+impl HttpResponse {
     /// Returns a plain text response.
-    pub fn text(status: u16, body: impl Into<String>) -> Response {
-        Response {
+    pub fn plain_text_response(status: u16, body: impl Into<String>) -> HttpResponse {
+        HttpResponse {
             status,
             content_type: "text/plain; charset=utf-8",
             headers: Vec::new(),
@@ -52,7 +52,7 @@ impl Response {
 
     /// Replaces the content type.
     #[must_use]
-    pub fn with_content_type(mut self, content_type: &'static str) -> Response {
+    pub fn with_content_type(mut self, content_type: &'static str) -> HttpResponse {
         self.content_type = content_type;
         self
     }
@@ -60,7 +60,7 @@ impl Response {
     /// Adds a header. Characters of `value` that are not printable ASCII are left out, so that `value` cannot end the header
     /// line. Even so, never pass a value that a client chose.
     #[must_use]
-    pub fn with_header(mut self, name: &'static str, value: impl Display) -> Response {
+    pub fn with_header(mut self, name: &'static str, value: impl Display) -> HttpResponse {
         let value = value.to_string();
         let printable = value.chars().filter(|c| matches!(c, ' '..='~')).collect();
         self.headers.push((name, printable));
@@ -68,7 +68,7 @@ impl Response {
     }
 
     /// Returns the octets of the response. `with_body` is `false` for a response to HEAD.
-    pub(super) fn to_octets(&self, with_body: bool) -> Vec<u8> {
+    pub(super) fn http_response_octets(&self, with_body: bool) -> Vec<u8> {
         let mut text = format!(
             "HTTP/1.1 {} {}\r\nDate: {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n",
             self.status,

@@ -5,5 +5,5 @@ mod message;
 mod server;
 pub mod status;
 
-pub use message::{Request, Response};
-pub use server::{Handler, MAX_HTTP_CONNECTIONS, respond, serve};
+pub use message::{HttpRequest, HttpResponse};
+pub use server::{HttpRequestHandler, MAX_HTTP_CONNECTIONS, http_response_to_head, serve};

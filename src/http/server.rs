@@ -13,19 +13,23 @@ use std::time::{Duration, Instant};
 
 use httparse::{EMPTY_HEADER, Status};
 
-use super::message::{Request, Response};
+use super::message::{HttpRequest, HttpResponse};
 use crate::metrics::{Component, Metrics};
 use crate::net::listener::Listener;
 
 /// A function that answers one request. If it panics, the client gets a 500.
-pub type Handler = Arc<dyn Fn(&Request) -> Response + Send + Sync>;
+pub type HttpRequestHandler = Arc<dyn Fn(&HttpRequest) -> HttpResponse + Send + Sync>;
 
 /// Starts a thread that accepts HTTP connections on `listener` until [`Listener::close`], and answers requests with `handler`.
 /// Panics of `handler` are counted in `metrics`.
 ///
 /// # Errors
 /// The accepting thread cannot be started.
-pub fn serve(listener: &Arc<Listener>, metrics: &Arc<Metrics>, handler: Handler) -> io::Result<()> {
+pub fn serve(
+    listener: &Arc<Listener>,
+    metrics: &Arc<Metrics>,
+    handler: HttpRequestHandler,
+) -> io::Result<()> {
     let (listener, metrics) = (Arc::clone(listener), Arc::clone(metrics));
     let accepting = move || {
         // Each connection holds a clone of this `Arc`, so the number of clones is the number of connections.
@@ -37,8 +41,8 @@ pub fn serve(listener: &Arc<Listener>, metrics: &Arc<Metrics>, handler: Handler)
             while is_full() && Instant::now() < wait_until {
                 thread::sleep(SLOT_POLL_INTERVAL);
             }
-            // If no other connection has ended, this one is closed. Later ones are then closed without a wait, until one is served
-            // again.
+            // If no other connection has ended, this one is closed. Later ones are then closed without a wait, until one is
+            // served again.
             if is_full() {
                 timeout = Duration::ZERO;
                 continue;
@@ -51,16 +55,16 @@ pub fn serve(listener: &Arc<Listener>, metrics: &Arc<Metrics>, handler: Handler)
                 // An error is ignored: the client is gone or too slow, so no response can be sent.
                 let _ = serve_http_request(&socket, peer, &metrics, &handler);
             };
-            let thread = builder("http-client").spawn(answering);
+            let thread = http_thread_builder("http-client").spawn(answering);
             if let Err(error) = thread {
                 log::error!(reason:% = error; "thread_start_failed");
             }
         }
     };
-    builder("http").spawn(accepting).map(drop)
+    http_thread_builder("http").spawn(accepting).map(drop)
 }
 
-fn builder(name: &str) -> thread::Builder {
+fn http_thread_builder(name: &str) -> thread::Builder {
     thread::Builder::new()
         .name(name.to_owned())
         .stack_size(STACK_OCTETS)
@@ -70,7 +74,7 @@ fn serve_http_request(
     socket: &TcpStream,
     peer: SocketAddr,
     metrics: &Metrics,
-    handler: &Handler,
+    handler: &HttpRequestHandler,
 ) -> io::Result<()> {
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let local = socket.local_addr()?;
@@ -79,13 +83,16 @@ fn serve_http_request(
     let read_until = Instant::now() + READ_TIMEOUT;
     let mut head = Vec::new();
     let response = loop {
-        let line_ended = read_head(socket, &mut head, read_until)?;
+        let line_ended = read_more_of_http_head(socket, &mut head, read_until)?;
         // The head is parsed only after a line end, because only a line end can complete it.
-        if line_ended && let Some(response) = respond(&head, peer, local, metrics, handler) {
+        if line_ended
+            && let Some(response) = http_response_to_head(&head, peer, local, metrics, handler)
+        {
             break response;
         }
         if head.len() >= MAX_HEAD_OCTETS {
-            break Response::text(431, "head too large\n").to_octets(true);
+            break HttpResponse::plain_text_response(431, "head too large\n")
+                .http_response_octets(true);
         }
     };
     write_all(socket, &response)?;
@@ -95,16 +102,18 @@ fn serve_http_request(
 /// Returns the response to the request head in `head`, or `None` if the head is incomplete.
 ///
 /// Needs no socket, so that tests and fuzzing can pass any octets.
-pub fn respond(
+pub fn http_response_to_head(
     head: &[u8],
     peer: SocketAddr,
     local: SocketAddr,
     metrics: &Metrics,
-    handler: &Handler,
+    handler: &HttpRequestHandler,
 ) -> Option<Vec<u8>> {
     let mut headers = [EMPTY_HEADER; MAX_HEADERS];
     let mut parsed = httparse::Request::new(&mut headers);
-    let refuse = |status, text: &str| Some(Response::text(status, text).to_octets(true));
+    let refuse = |status, text: &str| {
+        Some(HttpResponse::plain_text_response(status, text).http_response_octets(true))
+    };
     match parsed.parse(head) {
         Ok(Status::Partial) => return None,
         Ok(Status::Complete(_)) => {}
@@ -112,12 +121,12 @@ pub fn respond(
         Err(_) => return refuse(400, "not an HTTP/1.x request\n"),
     }
     let method @ ("GET" | "HEAD") = parsed.method.unwrap_or_default() else {
-        let response = Response::text(405, "only GET and HEAD are supported\n")
+        let response = HttpResponse::plain_text_response(405, "only GET and HEAD are supported\n")
             .with_header("Allow", "GET, HEAD");
-        return Some(response.to_octets(true));
+        return Some(response.http_response_octets(true));
     };
     let target = parsed.path.unwrap_or_default();
-    let request = Request {
+    let request = HttpRequest {
         method,
         path: target.split('?').next().unwrap_or(target),
         peer,
@@ -127,9 +136,9 @@ pub fn respond(
     let response = catch_unwind(AssertUnwindSafe(|| handler(&request))).unwrap_or_else(|_| {
         metrics.panics.count(Component::Http);
         log::error!(client:% = peer; "http_panicked");
-        Response::text(500, "internal error\n")
+        HttpResponse::plain_text_response(500, "internal error\n")
     });
-    Some(response.to_octets(method != "HEAD"))
+    Some(response.http_response_octets(method != "HEAD"))
 }
 
 /// Appends octets from `socket` to `head`, up to the size limit of a head. Returns whether the new octets contain a line end.
@@ -137,7 +146,11 @@ pub fn respond(
     clippy::indexing_slicing,
     reason = "a read fills no more than the buffer it was given"
 )]
-fn read_head(mut socket: &TcpStream, head: &mut Vec<u8>, until: Instant) -> io::Result<bool> {
+fn read_more_of_http_head(
+    mut socket: &TcpStream,
+    head: &mut Vec<u8>,
+    until: Instant,
+) -> io::Result<bool> {
     let mut buffer = [0; 1_024];
     let max_octets = buffer.len().min(MAX_HEAD_OCTETS.saturating_sub(head.len()));
     // The timeout is set again before each read, because a socket timeout applies to each read separately.
@@ -221,25 +234,25 @@ const STACK_OCTETS: usize = 256 * 1_024;
 mod tests {
     use super::*;
 
-    fn start(handler: Handler) -> Arc<Listener> {
+    fn start(handler: HttpRequestHandler) -> Arc<Listener> {
         let address = "127.0.0.1:0".parse().unwrap();
         let listener = Arc::new(Listener::bind(address, false, false).unwrap());
         serve(&listener, &Arc::default(), handler).unwrap();
         listener
     }
 
-    fn start_echo_server() -> Arc<Listener> {
+    fn start_http_echo_server() -> Arc<Listener> {
         start(Arc::new(|request| {
             assert_ne!(request.path, "/panic", "a handler's bug");
-            let name = request.header("x-name").unwrap_or(b"nobody");
+            let name = request.request_header_value("x-name").unwrap_or(b"nobody");
             let name = String::from_utf8_lossy(name).into_owned();
             let body = format!("{} {} {name}", request.method, request.path);
-            Response::text(200, body).with_header("X-Test", "a\r\nb: c")
+            HttpResponse::plain_text_response(200, body).with_header("X-Test", "a\r\nb: c")
         }))
     }
 
     fn exchange(listener: &Listener, sent: &[u8]) -> String {
-        let mut socket = TcpStream::connect(listener.address()).unwrap();
+        let mut socket = TcpStream::connect(listener.bound_address()).unwrap();
         socket.write_all(sent).unwrap();
         let mut answer = String::new();
         socket.read_to_string(&mut answer).unwrap();
@@ -248,7 +261,7 @@ mod tests {
 
     #[test]
     fn http_server_answers_each_request_with_its_status() {
-        let listener = start_echo_server();
+        let listener = start_http_echo_server();
         let long_header = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(9_000));
         let fits = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(8_192 - 23));
         let many = format!("GET / HTTP/1.1\r\n{}\r\n", "X: y\r\n".repeat(65));
@@ -291,14 +304,14 @@ mod tests {
 
     #[test]
     fn line_breaks_in_a_response_header_value_are_removed() {
-        let answer = exchange(&start_echo_server(), b"GET / HTTP/1.1\r\n\r\n");
+        let answer = exchange(&start_http_echo_server(), b"GET / HTTP/1.1\r\n\r\n");
         assert!(answer.contains("\r\nX-Test: ab: c\r\n"), "{answer}");
     }
 
     #[test]
     fn http_connection_over_the_limit_is_closed_and_later_ones_are_served() {
-        let listener = start_echo_server();
-        let connect = |_| TcpStream::connect(listener.address()).unwrap();
+        let listener = start_http_echo_server();
+        let connect = |_| TcpStream::connect(listener.bound_address()).unwrap();
         let idle: Vec<TcpStream> = (0..MAX_HTTP_CONNECTIONS).map(connect).collect();
         let mut next = connect(0);
         assert_eq!(next.read(&mut [0]).unwrap_or(0), 0);
@@ -319,8 +332,8 @@ mod tests {
 
     #[test]
     fn slow_http_request_head_times_out_after_5_seconds() {
-        let listener = start_echo_server();
-        let mut socket = TcpStream::connect(listener.address()).unwrap();
+        let listener = start_http_echo_server();
+        let mut socket = TcpStream::connect(listener.bound_address()).unwrap();
         let started_at = Instant::now();
         let mut sending = socket.try_clone().unwrap();
         thread::spawn(move || {
@@ -336,10 +349,10 @@ mod tests {
 
     #[test]
     fn http_server_stops_when_its_listener_is_closed() {
-        let listener = start_echo_server();
+        let listener = start_http_echo_server();
         listener.close();
         let mut answer = Vec::new();
-        let ended = TcpStream::connect(listener.address())
+        let ended = TcpStream::connect(listener.bound_address())
             .and_then(|mut socket| socket.read_to_end(&mut answer));
         assert!(ended.is_err() || answer.is_empty());
     }

@@ -12,7 +12,7 @@ use log::{Level, Record};
 
 /// Appends `time level session event key=value …`. For a message of a library, the event is `library` and the value of the
 /// key `message` is the text.
-pub fn write_text(line: &mut String, record: &Record, now: Timestamp) {
+pub fn append_log_line_as_text(line: &mut String, record: &Record, now: Timestamp) {
     let session = record.key_values().get(Key::from_str("session"));
     let _ = write!(line, "{now:.3} {} ", level_name(record.level()));
     match session {
@@ -29,11 +29,11 @@ pub fn write_text(line: &mut String, record: &Record, now: Timestamp) {
             push_quoted(line, value);
         }
     };
-    write_event(line, record, |line, event| line.push_str(event), put);
+    append_event_and_pairs(line, record, |line, event| line.push_str(event), put);
 }
 
-/// Appends the same data as [`write_text`], as one JSON object; all values are strings.
-pub fn write_json(line: &mut String, record: &Record, now: Timestamp) {
+/// Appends the same data as [`append_log_line_as_text`], as one JSON object; all values are strings.
+pub fn append_log_line_as_json(line: &mut String, record: &Record, now: Timestamp) {
     let _ = write!(
         line,
         "{{\"time\":\"{now:.3}\",\"level\":\"{}\"",
@@ -48,11 +48,11 @@ pub fn write_json(line: &mut String, record: &Record, now: Timestamp) {
     if let Some(session) = record.key_values().get(Key::from_str("session")) {
         put(line, "session", &session.to_string());
     }
-    write_event(line, record, |line, event| put(line, "event", event), put);
+    append_event_and_pairs(line, record, |line, event| put(line, "event", event), put);
     line.push('}');
 }
 
-fn write_event(
+fn append_event_and_pairs(
     line: &mut String,
     record: &Record,
     put_event: impl Fn(&mut String, &str),
@@ -68,7 +68,7 @@ fn write_event(
             put(
                 line,
                 "message",
-                truncate(&record.args().to_string()).as_ref(),
+                truncate_log_value(&record.args().to_string()).as_ref(),
             );
         }
     }
@@ -92,7 +92,11 @@ impl<'kvs, P: Fn(&mut String, &str, &str)> VisitSource<'kvs> for KeyValueWriter<
         if key.as_str() != "session" {
             self.value.clear();
             let _ = write!(self.value, "{value}");
-            (self.put)(self.line, key.as_str(), truncate(&self.value).as_ref());
+            (self.put)(
+                self.line,
+                key.as_str(),
+                truncate_log_value(&self.value).as_ref(),
+            );
         }
         Ok(())
     }
@@ -108,7 +112,7 @@ fn level_name(level: Level) -> &'static str {
     }
 }
 
-fn truncate(value: &str) -> Cow<'_, str> {
+fn truncate_log_value(value: &str) -> Cow<'_, str> {
     let end = value.char_indices().nth(MAX_VALUE_CHARS);
     match end.and_then(|(end, _)| value.split_at_checked(end)) {
         Some((beginning, _)) => format!("{beginning}…").into(),
@@ -133,14 +137,14 @@ fn push_quoted(line: &mut String, value: &str) {
                 line.push(c);
             }
             c if is_printable(c) => line.push(c),
-            c => push_escaped(line, c),
+            c => push_json_unicode_escape(line, c),
         }
     }
     line.push('"');
 }
 
 /// Appends a character as a JSON escape.
-pub fn push_escaped(text: &mut String, c: char) {
+pub fn push_json_unicode_escape(text: &mut String, c: char) {
     for unit in c.encode_utf16(&mut [0; 2]) {
         let _ = write!(text, "\\u{unit:04x}");
     }
@@ -167,8 +171,8 @@ mod tests {
             .key_values(&pairs)
             .build();
         let (mut text, mut json) = (String::new(), String::new());
-        write_text(&mut text, &record, Timestamp::UNIX_EPOCH);
-        write_json(&mut json, &record, Timestamp::UNIX_EPOCH);
+        append_log_line_as_text(&mut text, &record, Timestamp::UNIX_EPOCH);
+        append_log_line_as_json(&mut json, &record, Timestamp::UNIX_EPOCH);
         (text, json)
     }
 

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use log::{LevelFilter, Log, Metadata, Record};
 use nix::unistd::{Gid, Uid};
 
-pub use self::format::{is_printable, push_escaped};
+pub use self::format::{is_printable, push_json_unicode_escape};
 use self::writer::{LogBuffer, LogOutput};
 use crate::metrics::Metrics;
 
@@ -62,7 +62,7 @@ impl LogFile {
         let buffer = Arc::clone(&self.buffer);
         let writer = thread::Builder::new().name("log".to_owned());
         writer.spawn(move || buffer.run())?;
-        self.buffer.set_has_writer();
+        self.buffer.set_has_log_thread();
         Ok(())
     }
 
@@ -97,8 +97,8 @@ impl Log for Logger {
         }
         let mut line = String::with_capacity(LINE_CAPACITY);
         match self.0.log_format() {
-            LogFormat::Text => format::write_text(&mut line, record, Timestamp::now()),
-            LogFormat::Json => format::write_json(&mut line, record, Timestamp::now()),
+            LogFormat::Text => format::append_log_line_as_text(&mut line, record, Timestamp::now()),
+            LogFormat::Json => format::append_log_line_as_json(&mut line, record, Timestamp::now()),
         }
         line.push('\n');
         self.0.push(&line);
@@ -106,7 +106,7 @@ impl Log for Logger {
 
     /// Waits until all buffered lines are written, for at most 2 seconds if the writing thread runs.
     fn flush(&self) {
-        self.0.flush();
+        self.0.wait_until_lines_are_written();
     }
 }
 

@@ -23,10 +23,10 @@ use crate::sync;
 
 /// The log lines that are not yet written, and the log file.
 pub struct LogBuffer {
-    lines: Mutex<UnwrittenLogLines>,
+    lines: Mutex<LogBufferState>,
     /// Wakes the writing thread if a line was added or a flush is requested.
     not_empty: Condvar,
-    /// Wakes the threads that wait in [`LogBuffer::flush`], after a write has ended.
+    /// Wakes the threads that wait in [`LogBuffer::wait_until_lines_are_written`], after a write has ended.
     written: Condvar,
     target: Mutex<LogOutput>,
     as_json: AtomicBool,
@@ -37,7 +37,7 @@ pub struct LogBuffer {
 }
 
 #[derive(Default)]
-struct UnwrittenLogLines {
+struct LogBufferState {
     octets: Vec<u8>,
     dropped: u64,
     /// The writing thread runs. Then no other thread writes to the file, because a write may block.
@@ -46,16 +46,17 @@ struct UnwrittenLogLines {
     /// writes that have ended.
     taken: u64,
     written: u64,
-    /// A thread waits in [`LogBuffer::flush`].
+    /// A thread waits in [`LogBuffer::wait_until_lines_are_written`].
     flush_requested: bool,
 }
 
 impl LogBuffer {
-    /// Returns an empty buffer. Until [`set_has_writer`](LogBuffer::set_has_writer) is called, no thread writes the lines: they
-    /// stay in the buffer until [`flush`](LogBuffer::flush) writes them.
+    /// Returns an empty buffer. Until [`set_has_log_thread`](LogBuffer::set_has_log_thread) is called, no thread writes the
+    /// lines: they stay in the buffer until [`wait_until_lines_are_written`](LogBuffer::wait_until_lines_are_written) writes
+    /// them.
     pub fn new(target: LogOutput, format: LogFormat, metrics: Arc<Metrics>) -> LogBuffer {
         LogBuffer {
-            lines: Mutex::new(UnwrittenLogLines::default()),
+            lines: Mutex::new(LogBufferState::default()),
             not_empty: Condvar::new(),
             written: Condvar::new(),
             target: Mutex::new(target),
@@ -74,7 +75,7 @@ impl LogBuffer {
     }
 
     /// Records that a thread runs [`run`](LogBuffer::run).
-    pub fn set_has_writer(&self) {
+    pub fn set_has_log_thread(&self) {
         self.lock_lines().has_writer = true;
     }
 
@@ -83,7 +84,7 @@ impl LogBuffer {
     /// # Errors
     /// The writing thread is blocked in a write to the old file.
     pub fn reopen(&self, target: LogOutput, format: LogFormat) -> io::Result<()> {
-        self.flush();
+        self.wait_until_lines_are_written();
         let mut current = self
             .lock_output_within_timeout()
             .ok_or(io::ErrorKind::TimedOut)?;
@@ -133,24 +134,24 @@ impl LogBuffer {
             let delayed = (self.not_empty)
                 .wait_timeout_while(lines, WRITE_DELAY, |lines| !lines.flush_requested);
             drop(delayed.unwrap_or_else(PoisonError::into_inner).0);
-            self.write_to(&mut sync::lock(&self.target));
+            self.write_buffered_lines_to(&mut sync::lock(&self.target));
         }
     }
 
     /// Waits until all lines added so far are written, for at most [`FLUSH_TIMEOUT`]. If no writing thread runs, `flush` writes
     /// the lines without a time limit.
-    pub fn flush(&self) {
+    pub fn wait_until_lines_are_written(&self) {
         let mut lines = self.lock_lines();
         if !lines.has_writer {
             drop(lines);
-            self.write_to(&mut sync::lock(&self.target));
+            self.write_buffered_lines_to(&mut sync::lock(&self.target));
             return;
         }
         lines.flush_requested = true;
         self.not_empty.notify_one();
         // The wait does not include lines that are added later.
         let last = lines.taken + u64::from(!lines.octets.is_empty());
-        let is_pending = |lines: &mut UnwrittenLogLines| lines.written < last;
+        let is_pending = |lines: &mut LogBufferState| lines.written < last;
         let written = (self.written).wait_timeout_while(lines, FLUSH_TIMEOUT, is_pending);
         drop(written.unwrap_or_else(PoisonError::into_inner));
     }
@@ -169,7 +170,7 @@ impl LogBuffer {
     }
 
     /// Takes all lines and writes them. The caller holds the lock of `target`, so lines are written in the order of the buffer.
-    fn write_to(&self, target: &mut LogOutput) {
+    fn write_buffered_lines_to(&self, target: &mut LogOutput) {
         let (mut octets, dropped) = self.take_unwritten_lines();
         if dropped > 0 {
             let now = Timestamp::now();
@@ -202,7 +203,7 @@ impl LogBuffer {
         (mem::take(&mut lines.octets), mem::take(&mut lines.dropped))
     }
 
-    fn lock_lines(&self) -> MutexGuard<'_, UnwrittenLogLines> {
+    fn lock_lines(&self) -> MutexGuard<'_, LogBufferState> {
         sync::lock(&self.lines)
     }
 }
@@ -248,6 +249,6 @@ const LOG_MODE: u32 = 0o640;
 const WRITE_DELAY: Duration = Duration::from_millis(50);
 /// Maximum size of the unwritten lines in octets. A line that would exceed the limit is dropped and counted.
 const MAX_BUFFERED_OCTETS: usize = 4 << 20;
-/// Maximum time that [`LogBuffer::flush`] waits for the writing thread, and that [`LogBuffer::lock_output_within_timeout`]
-/// waits for the lock.
+/// Maximum time that [`LogBuffer::wait_until_lines_are_written`] waits for the writing thread, and that
+/// [`LogBuffer::lock_output_within_timeout`] waits for the lock.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);

@@ -221,7 +221,7 @@ fn needs_smtputf8(reverse_path: &ReversePath, recipients: &[ForwardPath]) -> boo
 /// Returns the octets as content of a message. No memory budget limits it.
 fn message_content(octets: &[u8]) -> Result<MessageContent, MailBuildError> {
     let mut content = MessageContent::new(octets.len(), &MemoryBudget::new(usize::MAX));
-    match content.extend(octets) {
+    match content.append_within_limits(octets) {
         Ok(()) => Ok(content),
         Err(_) => Err(MailBuildError::NoMemory(octets.len())),
     }

@@ -70,7 +70,7 @@ impl Deflated {
     pub fn zlib_stream(&self, prefix: &[u8]) -> Result<Vec<u8>, CompressAllocError> {
         let mut stream = Vec::new();
         stream.try_reserve_exact(zlib_overhead(prefix) + self.octets.len())?;
-        write_zlib_header(&mut stream, prefix);
+        write_zlib_header_and_prefix(&mut stream, prefix);
         stream.extend_from_slice(&self.octets);
         write_zlib_trailer(&mut stream, prefix, self.plain_adler32, self.plain_octets);
         Ok(stream)
@@ -98,7 +98,7 @@ pub fn zlib_stream(prefix: &[u8], plain: &[u8]) -> Result<Vec<u8>, CompressAlloc
     compress_with_pool(Some(prefix), plain)
 }
 
-fn write_zlib_header(stream: &mut Vec<u8>, prefix: &[u8]) {
+fn write_zlib_header_and_prefix(stream: &mut Vec<u8>, prefix: &[u8]) {
     // CM = deflate, window of 32 KiB, FLEVEL = fastest (RFC 1950 §2.2).
     stream.extend_from_slice(&[0x78, 0x01]);
     for block in prefix.chunks(MAX_STORED_OCTETS) {
@@ -186,7 +186,7 @@ fn compress_with_pool(prefix: Option<&[u8]>, plain: &[u8]) -> Result<Vec<u8>, Co
     buffer.clear();
     buffer.try_reserve_exact(prefix.map_or(0, zlib_overhead) + bound)?;
     if let Some(prefix) = prefix {
-        write_zlib_header(buffer, prefix);
+        write_zlib_header_and_prefix(buffer, prefix);
     }
     let start = buffer.len();
     buffer.resize(start + bound, 0);

@@ -14,7 +14,7 @@ impl MailId {
     ///
     /// # Errors
     /// The kernel provides no random numbers.
-    pub(crate) fn random(count: usize) -> io::Result<Vec<MailId>> {
+    pub(crate) fn new_random_mail_ids(count: usize) -> io::Result<Vec<MailId>> {
         let mut octets = vec![0; 16 * count];
         getrandom::fill(&mut octets).map_err(io::Error::from)?;
         Ok(octets.chunks_exact(16).map(MailId::from_octets).collect())
@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn mail_ids_are_lower_case_hex_and_unique() {
-        let ids = MailId::random(2).unwrap();
+        let ids = MailId::new_random_mail_ids(2).unwrap();
         assert_ne!(ids[0], ids[1]);
         assert!(ids[0].as_str().bytes().all(|digit| HEX.contains(&digit)));
         assert_eq!(MailId::from_octets(&[0xab; 16]).as_str(), "ab".repeat(16));

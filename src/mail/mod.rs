@@ -87,7 +87,7 @@ impl Mail {
         if envelope.recipients.is_empty() {
             return Err(io::Error::other("expected a recipient, but found none"));
         }
-        let ids = MailId::random(envelope.recipients.len())?;
+        let ids = MailId::new_random_mail_ids(envelope.recipients.len())?;
         let recipients = ids
             .into_iter()
             .zip(&envelope.recipients)
@@ -250,10 +250,11 @@ impl Mail {
     ///
     /// # Errors
     /// [`CompressAllocError`]: the memory for the compressed content cannot be allocated.
-    pub(crate) fn precompute_row(&self) -> Result<(), CompressAllocError> {
+    pub(crate) fn precompute_summary_and_body(&self) -> Result<(), CompressAllocError> {
         self.summary();
         if self.compressed.get().is_none()
-            && let Some(mut reservation) = self.content.reserve_copy(self.content().len())
+            && let Some(mut reservation) =
+                self.content.reserve_for_derived_data(self.content().len())
         {
             let compressed = self.compress()?;
             reservation.reduce_reservation_to(compressed.len());

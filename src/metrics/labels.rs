@@ -203,9 +203,9 @@ impl ListenerKind {
 
 /// An SMTP reply code as a label value. All codes that are not in `CODES` share the value `other`.
 #[derive(Clone, Copy)]
-pub struct ReplyCode(pub u16);
+pub struct ReplyCodeLabel(pub u16);
 
-impl MetricLabel for ReplyCode {
+impl MetricLabel for ReplyCodeLabel {
     const VALUES: usize = CODES.len() + 1;
 
     fn index(self) -> usize {
@@ -227,14 +227,14 @@ const CODES: &[u16] = &[
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Counter, MetricFamily};
+    use super::super::{Counter, WritableMetric};
     use super::*;
 
     #[test]
     fn unknown_reply_code_is_counted_as_other() {
         for (code, label) in [(214, "214"), (250, "250"), (555, "555"), (999, "other")] {
-            let counter: Counter<ReplyCode> = Counter::new("r_total", "R.");
-            counter.count(ReplyCode(code));
+            let counter: Counter<ReplyCodeLabel> = Counter::new("r_total", "R.");
+            counter.count(ReplyCodeLabel(code));
             let mut page = String::new();
             counter.write_to(&mut page);
             let line = format!("r_total{{code=\"{label}\"}} 1\n");

@@ -12,10 +12,10 @@ use std::time::SystemTime;
 
 pub use labels::{
     AuthAnswer, BodyLocation, CloseReason, Component, Handshake, ListenerKind, MailOutcome,
-    ReloadOutcome, ReloadTarget, ReplyCode, StoreErrorKind,
+    ReloadOutcome, ReloadTarget, ReplyCodeLabel, StoreErrorKind,
 };
 pub use snapshot::MetricsSnapshot;
-pub use types::{Counter, Gauge, Histogram, MetricFamily, MetricLabel};
+pub use types::{Counter, Gauge, Histogram, MetricLabel, WritableMetric};
 
 /// Content type of the text that [`Metrics::render`] returns.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -53,7 +53,7 @@ macro_rules! metrics {
 }
 
 metrics! {
-    build: Gauge = Gauge::labelled(
+    build: Gauge = Gauge::new_labelled_gauge(
         "goguerrilla_build_info",
         "Always 1; the label is the version of the server.",
         concat!("version=\"", env!("CARGO_PKG_VERSION"), "\""),
@@ -82,7 +82,7 @@ metrics! {
         "goguerrilla_received_bytes_total",
         "Octets received from clients, after TLS decryption.",
     );
-    replies: Counter<ReplyCode> = Counter::new(
+    replies: Counter<ReplyCodeLabel> = Counter::new(
         "goguerrilla_replies_total",
         "Replies sent to clients, by reply code.",
     );
@@ -125,7 +125,7 @@ metrics! {
         "goguerrilla_store_errors_total",
         "Batches of which the store did not save every mail, by kind of error.",
     );
-    mail_id_used: Gauge = Gauge::ratio(
+    mail_id_used: Gauge = Gauge::new_ratio_gauge(
         "goguerrilla_mail_id_used_ratio",
         "Used share of the range of column mail_id; at 1 no mail can be saved.",
     );

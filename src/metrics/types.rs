@@ -113,10 +113,10 @@ impl<L: MetricLabel> Counter<L> {
 
 impl Gauge {
     pub(super) const fn new(name: &'static str, help: &'static str) -> Gauge {
-        Gauge::labelled(name, help, "")
+        Gauge::new_labelled_gauge(name, help, "")
     }
 
-    pub(super) const fn labelled(
+    pub(super) const fn new_labelled_gauge(
         name: &'static str,
         help: &'static str,
         label: &'static str,
@@ -132,7 +132,7 @@ impl Gauge {
     }
 
     /// Returns a gauge for a value between 0 and 1.
-    pub(super) const fn ratio(name: &'static str, help: &'static str) -> Gauge {
+    pub(super) const fn new_ratio_gauge(name: &'static str, help: &'static str) -> Gauge {
         let mut gauge = Gauge::new(name, help);
         gauge.scale = RATIO_SCALE;
         gauge
@@ -161,7 +161,7 @@ impl Gauge {
     }
 
     /// Omits the gauge from the metrics page until it is set again.
-    pub fn unset(&self) {
+    pub fn hide_until_set(&self) {
         self.set(UNSET);
     }
 }
@@ -212,12 +212,12 @@ impl Histogram {
 }
 
 /// A metric that can be written to the metrics page.
-pub trait MetricFamily: Sync {
+pub trait WritableMetric: Sync {
     /// Appends the HELP line, the TYPE line and the samples of this metric to `page`.
     fn write_to(&self, page: &mut String);
 }
 
-impl<L: MetricLabel> MetricFamily for Counter<L> {
+impl<L: MetricLabel> WritableMetric for Counter<L> {
     fn write_to(&self, page: &mut String) {
         write_help_and_type(page, self.name, self.help, "counter");
         for (index, count) in self.counts.iter().enumerate().take(L::VALUES) {
@@ -226,7 +226,7 @@ impl<L: MetricLabel> MetricFamily for Counter<L> {
     }
 }
 
-impl MetricFamily for Gauge {
+impl WritableMetric for Gauge {
     fn write_to(&self, page: &mut String) {
         if let Some(value) = self.value() {
             write_help_and_type(page, self.name, self.help, "gauge");
@@ -238,7 +238,7 @@ impl MetricFamily for Gauge {
     }
 }
 
-impl MetricFamily for Histogram {
+impl WritableMetric for Histogram {
     fn write_to(&self, page: &mut String) {
         write_help_and_type(page, self.name, self.help, "histogram");
         let in_units = |stored: u64| stored as f64 / self.scale as f64;
@@ -282,7 +282,7 @@ mod tests {
     use super::super::{Handshake, ListenerKind};
     use super::*;
 
-    fn rendered(family: &dyn MetricFamily) -> String {
+    fn rendered_metric_family(family: &dyn WritableMetric) -> String {
         let mut page = String::new();
         family.write_to(&mut page);
         page
@@ -293,21 +293,21 @@ mod tests {
         let plain: Counter = Counter::new("a_total", "A.");
         plain.add((), 3);
         let head = "# HELP a_total A.\n# TYPE a_total counter\n";
-        assert_eq!(rendered(&plain), format!("{head}a_total 3\n"));
+        assert_eq!(rendered_metric_family(&plain), format!("{head}a_total 3\n"));
 
         let paired: Counter<(ListenerKind, Handshake)> = Counter::new("b_total", "B.");
         paired.count((ListenerKind::Smtps, Handshake::Tls12));
-        let page = rendered(&paired);
+        let page = rendered_metric_family(&paired);
         assert_eq!(page.lines().count(), 2 + 2 * 3);
         assert!(page.contains("b_total{listener=\"smtp\",outcome=\"TLSv1_2\"} 0\n"));
         assert!(page.contains("b_total{listener=\"smtps\",outcome=\"TLSv1_2\"} 1\n"));
 
-        let gauge = Gauge::labelled("c", "C.", "d=\"e\"");
-        assert_eq!(rendered(&gauge), "");
+        let gauge = Gauge::new_labelled_gauge("c", "C.", "d=\"e\"");
+        assert_eq!(rendered_metric_family(&gauge), "");
         gauge.set(0);
-        assert!(rendered(&gauge).ends_with("# TYPE c gauge\nc{d=\"e\"} 0\n"));
+        assert!(rendered_metric_family(&gauge).ends_with("# TYPE c gauge\nc{d=\"e\"} 0\n"));
 
-        let ratio = Gauge::ratio("r", "R.");
+        let ratio = Gauge::new_ratio_gauge("r", "R.");
         for (part, whole, want) in [
             (0, 127, "r 0\n"),
             (1 << 62, (1 << 63) - 1, "r 0.5\n"),
@@ -317,10 +317,13 @@ mod tests {
             (0, 0, "r 0\n"),
         ] {
             ratio.set_ratio(part, whole);
-            assert!(rendered(&ratio).ends_with(want), "{part}/{whole}");
+            assert!(
+                rendered_metric_family(&ratio).ends_with(want),
+                "{part}/{whole}"
+            );
         }
-        ratio.unset();
-        assert_eq!(rendered(&ratio), "");
+        ratio.hide_until_set();
+        assert_eq!(rendered_metric_family(&ratio), "");
     }
 
     #[test]
@@ -330,7 +333,10 @@ mod tests {
             histogram.observe_time(Duration::from_micros(micros));
         }
         assert_eq!(
-            rendered(&histogram).lines().skip(2).collect::<Vec<_>>(),
+            rendered_metric_family(&histogram)
+                .lines()
+                .skip(2)
+                .collect::<Vec<_>>(),
             [
                 "h_seconds_bucket{le=\"0.0005\"} 2",
                 "h_seconds_bucket{le=\"1\"} 4",

@@ -13,10 +13,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 
-use super::connection_limiter::{LimiterGuard, PerAddressLimiter};
+use super::client::ActiveClientState;
+pub use super::client::Client;
+use super::connection_limiter::{PerAddressConnectionGuard, PerAddressLimiter};
 use super::connection_slot::ConnectionSlot;
 use super::idle_threads::IdleThreads;
-use super::io_timeout::{IoTimeout, SCAN_INTERVAL};
+use super::io_timeout::{BlockingIoDeadlines, SCAN_INTERVAL};
 use super::listener::Listener;
 use super::load::LoadLevel;
 use super::trusted_proxies::TrustedProxies;
@@ -45,43 +47,19 @@ pub struct AcceptPoolSettings {
 /// The threads, the connection slots and the connected clients.
 pub struct AcceptPool {
     settings: CurrentPoolSettings,
-    address_limiter: Arc<PerAddressLimiter>,
-    metrics: Arc<Metrics>,
+    pub(super) address_limiter: Arc<PerAddressLimiter>,
+    pub(super) metrics: Arc<Metrics>,
     serve: ConnectionHandler,
     idle_threads: IdleThreads,
     active_connections: AtomicUsize,
     next_number: AtomicU64,
-    clients: Mutex<HashMap<u64, Arc<ActiveClient>>>,
+    clients: Mutex<HashMap<u64, Arc<ActiveClientState>>>,
     draining: AtomicBool,
 }
 
-/// A connected client that holds a connection slot.
-pub struct Client {
-    /// Number of the connection, counted from 1 at the start of the server.
-    pub number: u64,
-    /// Whether TLS starts with the first octet.
-    pub implicit_tls: bool,
-    /// Whether the peer is a trusted proxy. Stays the same after the peer has passed on a client address.
-    pub is_trusted_proxy: bool,
-    peer: IpAddr,
-    ip: Cell<IpAddr>,
-    address_guard: RefCell<LimiterGuard>,
-    pool: Arc<AcceptPool>,
-    state: Arc<ActiveClient>,
-}
-
-struct ActiveClient {
-    socket: Arc<TcpStream>,
-    io_timeout: Arc<IoTimeout>,
-    /// Whether the client's thread waits for a command and no transaction is open. If so, `drain` ends the thread's read.
-    idle: AtomicBool,
-    /// Whether the server is shutting down.
-    drain_requested: AtomicBool,
-}
-
 impl AcceptPool {
-    /// Returns a pool that accepts no connection until [`open`](AcceptPool::open). The pool calls `settings` for each new
-    /// connection; connected clients stay, even if they exceed limits that were lowered meanwhile.
+    /// Returns a pool that accepts no connection until [`start_accepting`](AcceptPool::start_accepting). The pool calls
+    /// `settings` for each new connection; connected clients stay, even if they exceed limits that were lowered meanwhile.
     pub fn new(
         settings: CurrentPoolSettings,
         metrics: Arc<Metrics>,
@@ -104,17 +82,17 @@ impl AcceptPool {
     ///
     /// # Errors
     /// The first thread of a listener cannot be started.
-    pub fn open(self: &Arc<Self>, listeners: &[Arc<Listener>]) -> std::io::Result<()> {
-        self.idle_threads.register_listeners(listeners);
+    pub fn start_accepting(self: &Arc<Self>, listeners: &[Arc<Listener>]) -> std::io::Result<()> {
+        self.idle_threads.count_listeners(listeners);
         let mut listeners = listeners.iter();
-        listeners.try_for_each(|listener| self.start_thread(listener))
+        listeners.try_for_each(|listener| self.start_client_thread(listener))
     }
 
     /// Starts the thread that ends reads and writes after their deadline. It stops when the pool is dropped.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn watch_deadlines(self: &Arc<Self>) -> std::io::Result<()> {
+    pub fn start_deadlines_thread(self: &Arc<Self>) -> std::io::Result<()> {
         let pool = Arc::downgrade(self);
         let builder = thread::Builder::new().name("deadlines".to_owned());
         // This code must neither panic nor block, because without this thread no deadline is enforced.
@@ -122,7 +100,9 @@ impl AcceptPool {
             while let Some(pool) = pool.upgrade() {
                 let load = pool.load_level();
                 for client in pool.lock_clients().values() {
-                    client.io_timeout.expire_if_due(&client.socket, load);
+                    client
+                        .io_timeout
+                        .shut_down_socket_if_overdue(&client.socket, load);
                 }
                 drop(pool);
                 thread::sleep(SCAN_INTERVAL);
@@ -137,12 +117,12 @@ impl AcceptPool {
     }
 
     /// Returns the number of connection slots that are taken.
-    pub fn active_connections(&self) -> usize {
+    pub fn taken_connection_slots(&self) -> usize {
         self.active_connections.load(Ordering::SeqCst)
     }
 
     /// Returns the number of connection slots.
-    pub fn max_connections(&self) -> usize {
+    pub fn max_client_connections(&self) -> usize {
         self.settings().max_clients
     }
 
@@ -156,7 +136,7 @@ impl AcceptPool {
     /// New connections are still accepted until [`Listener::close`].
     pub fn drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
-        self.idle_threads.shut_down();
+        self.idle_threads.end_parked_threads();
         for client in self.lock_clients().values() {
             client.drain_requested.store(true, Ordering::SeqCst);
             if client.idle.load(Ordering::SeqCst) {
@@ -177,15 +157,17 @@ impl AcceptPool {
         while let Some((socket, address)) = listener.accept() {
             let settings = self.settings();
             let reject_busy = || {
-                self.reject(
+                self.send_rejection_and_close(
                     &socket,
                     &listener,
                     &settings.busy_reply,
                     CloseReason::LimitReached,
                 )
             };
-            let Some(slot) = ConnectionSlot::take(&self.active_connections, settings.max_clients)
-            else {
+            let Some(slot) = ConnectionSlot::take_connection_slot(
+                &self.active_connections,
+                settings.max_clients,
+            ) else {
                 reject_busy();
                 continue;
             };
@@ -196,7 +178,7 @@ impl AcceptPool {
                 false => settings.max_clients_per_address,
             };
             let Some(address_guard) = self.address_limiter.try_acquire(address.ip(), max) else {
-                self.reject(
+                self.send_rejection_and_close(
                     &socket,
                     &listener,
                     &settings.address_limit_reply,
@@ -220,7 +202,7 @@ impl AcceptPool {
             let parked = self.idle_threads.park_thread_or_accept(&listener);
             drop(slot);
             if let Some(parked) = parked {
-                let Some(next_listener) = parked.wait() else {
+                let Some(next_listener) = parked.wait_for_listener() else {
                     return;
                 };
                 listener = next_listener;
@@ -231,18 +213,18 @@ impl AcceptPool {
     /// Makes sure that another thread accepts on `listener`, so that the caller can serve its client. Returns `false` if no
     /// other thread accepts and none could be started; the caller must then return to `accept`.
     fn ensure_other_thread_accepts(self: &Arc<Self>, listener: &Arc<Listener>) -> bool {
-        if self.idle_threads.try_stop_accepting(listener) {
+        if self.idle_threads.hand_over_accepting(listener) {
             return true;
         }
-        let Err(error) = self.start_thread(listener) else {
+        let Err(error) = self.start_client_thread(listener) else {
             return true;
         };
         log::error!(reason:% = error; "thread_start_failed");
         // A thread may have been parked since the first call; it can replace the thread that could not be started.
-        self.idle_threads.try_stop_accepting(listener)
+        self.idle_threads.hand_over_accepting(listener)
     }
 
-    fn start_thread(self: &Arc<Self>, listener: &Arc<Listener>) -> std::io::Result<()> {
+    fn start_client_thread(self: &Arc<Self>, listener: &Arc<Listener>) -> std::io::Result<()> {
         let pool = Arc::clone(self);
         let listener = Arc::clone(listener);
         thread::Builder::new()
@@ -257,13 +239,13 @@ impl AcceptPool {
         socket: TcpStream,
         ip: IpAddr,
         is_trusted_proxy: bool,
-        address_guard: LimiterGuard,
+        address_guard: PerAddressConnectionGuard,
         implicit_tls: bool,
     ) {
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
-        let state = Arc::new(ActiveClient {
+        let state = Arc::new(ActiveClientState {
             socket: Arc::new(socket),
-            io_timeout: Arc::new(IoTimeout::new()),
+            io_timeout: Arc::new(BlockingIoDeadlines::new()),
             idle: AtomicBool::new(false),
             drain_requested: AtomicBool::new(false),
         });
@@ -292,7 +274,13 @@ impl AcceptPool {
 
     /// Sends `reply` (a 421) to a rejected client, without blocking. On an implicit-TLS port nothing is sent, because `reply`
     /// is plaintext.
-    fn reject(&self, socket: &TcpStream, listener: &Listener, reply: &[u8], outcome: CloseReason) {
+    fn send_rejection_and_close(
+        &self,
+        socket: &TcpStream,
+        listener: &Listener,
+        reply: &[u8],
+        outcome: CloseReason,
+    ) {
         let kind = ListenerKind::new(listener.implicit_tls());
         self.metrics.connections.count((kind, outcome));
         let mut socket = socket;
@@ -308,85 +296,16 @@ impl AcceptPool {
         let _ = socket.read(&mut [0; 4_096]);
     }
 
-    fn load_level(&self) -> LoadLevel {
-        LoadLevel::from_slots(self.active_connections(), self.max_connections())
+    pub(super) fn load_level(&self) -> LoadLevel {
+        LoadLevel::load_level_of_slots(self.taken_connection_slots(), self.max_client_connections())
     }
 
-    fn settings(&self) -> Arc<AcceptPoolSettings> {
+    pub(super) fn settings(&self) -> Arc<AcceptPoolSettings> {
         (self.settings)()
     }
 
-    fn lock_clients(&self) -> MutexGuard<'_, HashMap<u64, Arc<ActiveClient>>> {
+    fn lock_clients(&self) -> MutexGuard<'_, HashMap<u64, Arc<ActiveClientState>>> {
         sync::lock(&self.clients)
-    }
-}
-
-impl Client {
-    /// Returns the client's socket, which the pool shares in order to shut it down.
-    pub fn socket(&self) -> Arc<TcpStream> {
-        Arc::clone(&self.state.socket)
-    }
-
-    /// Returns the deadlines of this client's reads and writes, which the deadlines thread enforces.
-    pub fn io_timeout(&self) -> &Arc<IoTimeout> {
-        &self.state.io_timeout
-    }
-
-    /// Returns the client's address: the address of the peer, or the address that a trusted proxy passed on. IPv4-mapped
-    /// addresses are converted to IPv4.
-    pub fn ip(&self) -> IpAddr {
-        self.ip.get()
-    }
-
-    /// Sets the client's address to `ip`, which a trusted proxy passed on; the connection then counts toward the limit of `ip`.
-    /// With `None` (the proxy passed on no address), the client's address is the proxy's own, to which no limit applies.
-    /// Returns `false` if `ip` already has the maximum number of connections; the caller must then close this connection.
-    pub fn set_client_address(&self, ip: Option<IpAddr>) -> bool {
-        // The connection is uncounted for the old address before it is counted for the new one, because the two may be equal.
-        self.address_guard
-            .replace(LimiterGuard::guard_without_limit());
-        let Some(ip) = ip else {
-            self.ip.set(self.peer);
-            return true;
-        };
-        self.ip.set(ip.to_canonical());
-        let max = self.pool.settings().max_clients_per_address;
-        let address_guard = self.pool.address_limiter.try_acquire(ip, max);
-        address_guard
-            .map(|address_guard| self.address_guard.replace(address_guard))
-            .is_some()
-    }
-
-    /// Returns the metrics of the server.
-    pub fn metrics(&self) -> &Metrics {
-        &self.pool.metrics
-    }
-
-    /// Returns the load level of the pool.
-    pub fn load(&self) -> LoadLevel {
-        self.pool.load_level()
-    }
-
-    /// Returns the id of this client's session in the log.
-    pub fn session_id(&self) -> String {
-        format!("{:04x}", self.number)
-    }
-
-    /// Sets whether the client is idle; called before its thread waits for input. Returns `false` if the client is idle and the
-    /// server is shutting down; the caller must then end the session.
-    pub fn set_idle(&self, idle: bool) -> bool {
-        self.state.idle.store(idle, Ordering::SeqCst);
-        // `drain` sets `drain_requested` before it reads `idle`; this thread sets `idle` before it reads `drain_requested`.
-        // So `drain` sees the new `idle`, or this thread sees `drain_requested`, or both.
-        !(idle && self.state.drain_requested.load(Ordering::SeqCst))
-    }
-
-    /// Marks the client as not idle, before a command is executed. Returns `false` if the server is shutting down; `drain` may
-    /// then have shut down the socket for reading.
-    pub fn mark_busy(&self) -> bool {
-        self.state.idle.store(false, Ordering::SeqCst);
-        // As in `set_idle`: `drain` sees that `idle` is `false`, or this thread sees `drain_requested`, or both.
-        !self.state.drain_requested.load(Ordering::SeqCst)
     }
 }
 

@@ -12,7 +12,7 @@ use super::key_fault::{MIN_RSA_BITS, rsa_bits};
 pub fn expires_at(chain: &[CertificateDer]) -> SystemTime {
     let first = chain.first().and_then(|der| parse(der));
     first.map_or(SystemTime::UNIX_EPOCH, |first| {
-        system_time(first.validity().not_after)
+        asn1_to_system_time(first.validity().not_after)
     })
 }
 
@@ -44,26 +44,26 @@ struct CertificateChain<'a> {
 
 impl CertificateChain<'_> {
     fn warnings(&self, now: SystemTime) -> Vec<String> {
-        let mut warnings = self.date_warnings(now);
-        warnings.extend(self.order_warnings());
+        let mut warnings = self.certificate_date_warnings(now);
+        warnings.extend(self.certificate_order_warnings());
         warnings.extend(self.weak_key_warnings());
         warnings
     }
 
-    fn date_warnings(&self, now: SystemTime) -> Vec<String> {
+    fn certificate_date_warnings(&self, now: SystemTime) -> Vec<String> {
         let file = &self.file;
         let mut warnings = Vec::new();
         for (index, certificate) in self.certificates.iter().enumerate() {
             let validity = certificate.validity();
-            let name = self.describe_certificate(index);
-            if system_time(validity.not_before) > now {
+            let name = self.certificate_name_for_warning(index);
+            if asn1_to_system_time(validity.not_before) > now {
                 warnings.push(format!(
                     "{name} in {file} is not valid before {}; check the clock of this machine, clients may refuse it",
                     validity.not_before
                 ));
                 continue;
             }
-            match system_time(validity.not_after).duration_since(now) {
+            match asn1_to_system_time(validity.not_after).duration_since(now) {
                 Err(_) if index == 0 => warnings.push(format!(
                     "{name} in {file} has expired; renew it, clients may refuse it"
                 )),
@@ -82,9 +82,9 @@ impl CertificateChain<'_> {
 
     /// Returns warnings about order and completeness of the certificates. In TLS 1.2 each certificate must be followed by its
     /// issuer (RFC 5246 §7.4.2), and some clients fail if the order is wrong.
-    fn order_warnings(&self) -> Vec<String> {
+    fn certificate_order_warnings(&self) -> Vec<String> {
         let file = &self.file;
-        let path = self.issuer_path();
+        let path = self.issuer_chain_indexes();
         let mut warnings = Vec::new();
         if path
             .iter()
@@ -98,18 +98,19 @@ impl CertificateChain<'_> {
             ));
         }
         let is_issuer_in_path = |index: &usize| {
-            let subject = self.subject(*index);
-            path.iter().any(|member| self.issuer(*member) == subject)
+            let subject = self.subject_name_der(*index);
+            path.iter()
+                .any(|member| self.issuer_name_der(*member) == subject)
         };
         let unrelated = (0..self.certificates.len())
             .filter(|index| !path.contains(index) && !is_issuer_in_path(index));
         for index in unrelated {
             warnings.push(format!(
                 "{} in {file} is not an issuer of the first one; remove it",
-                self.describe_certificate(index)
+                self.certificate_name_for_warning(index)
             ));
         }
-        if path.len() == 1 && self.issuer(0) != self.subject(0) {
+        if path.len() == 1 && self.issuer_name_der(0) != self.subject_name_der(0) {
             let issuer = self
                 .certificates
                 .first()
@@ -128,7 +129,7 @@ impl CertificateChain<'_> {
         let mut warnings = Vec::new();
         for (index, certificate) in self.certificates.iter().enumerate() {
             let algorithm = certificate.public_key().algorithm.oid().to_id_string();
-            let name = self.describe_certificate(index);
+            let name = self.certificate_name_for_warning(index);
             match algorithm.as_str() {
                 ED25519 => warnings.push(format!(
                     "{name} in {file} has an Ed25519 key, which many senders cannot use; use one with an RSA or ECDSA P-256 key"
@@ -143,12 +144,13 @@ impl CertificateChain<'_> {
 
     /// Returns the indexes of the server's certificate, its issuer, the issuer's issuer and so on, until an issuer is not in
     /// the file.
-    fn issuer_path(&self) -> Vec<usize> {
+    fn issuer_chain_indexes(&self) -> Vec<usize> {
         let mut path = vec![0];
         let mut last = 0;
-        while self.issuer(last) != self.subject(last) {
-            let issuer = self.issuer(last);
-            let is_next = |index: &usize| !path.contains(index) && self.subject(*index) == issuer;
+        while self.issuer_name_der(last) != self.subject_name_der(last) {
+            let issuer = self.issuer_name_der(last);
+            let is_next =
+                |index: &usize| !path.contains(index) && self.subject_name_der(*index) == issuer;
             // Cross-signed certificates have the same subject. The first match after `last` is taken, or else one before
             // `last`.
             let following = last + 1..self.certificates.len();
@@ -161,17 +163,17 @@ impl CertificateChain<'_> {
         path
     }
 
-    fn subject(&self, index: usize) -> &[u8] {
+    fn subject_name_der(&self, index: usize) -> &[u8] {
         let certificate = self.certificates.get(index);
         certificate.map_or(&[], |certificate| certificate.subject().as_raw())
     }
 
-    fn issuer(&self, index: usize) -> &[u8] {
+    fn issuer_name_der(&self, index: usize) -> &[u8] {
         let certificate = self.certificates.get(index);
         certificate.map_or(&[], |certificate| certificate.issuer().as_raw())
     }
 
-    fn describe_certificate(&self, index: usize) -> String {
+    fn certificate_name_for_warning(&self, index: usize) -> String {
         if index == 0 {
             return "the certificate".to_owned();
         }
@@ -186,7 +188,7 @@ fn parse<'a>(der: &'a CertificateDer) -> Option<X509Certificate<'a>> {
     Some(X509Certificate::from_der(der).ok()?.1)
 }
 
-fn system_time(time: ASN1Time) -> SystemTime {
+fn asn1_to_system_time(time: ASN1Time) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(time.timestamp().max(0) as u64)
 }
 

@@ -16,7 +16,7 @@ pub struct PerAddressLimiter {
 
 /// One counted connection of an address. On drop, the connection is no longer counted.
 #[derive(Debug)]
-pub struct LimiterGuard {
+pub struct PerAddressConnectionGuard {
     counted: Option<(Arc<PerAddressLimiter>, CountedNetwork)>,
 }
 
@@ -30,9 +30,13 @@ enum CountedNetwork {
 impl PerAddressLimiter {
     /// Counts one more connection from `ip`. Returns `None` if `ip`, or its /64 for IPv6, already has `max` connections. If
     /// `max` is 0, there is no limit, and the returned guard counts nothing.
-    pub fn try_acquire(self: &Arc<Self>, ip: IpAddr, max: usize) -> Option<LimiterGuard> {
+    pub fn try_acquire(
+        self: &Arc<Self>,
+        ip: IpAddr,
+        max: usize,
+    ) -> Option<PerAddressConnectionGuard> {
         if max == 0 {
-            return Some(LimiterGuard::guard_without_limit());
+            return Some(PerAddressConnectionGuard::uncounted_connection_guard());
         }
         let prefix = CountedNetwork::of(ip);
         let mut counts = self.lock();
@@ -43,7 +47,7 @@ impl PerAddressLimiter {
         }
         *count += 1;
         let counted = Some((Arc::clone(self), prefix));
-        Some(LimiterGuard { counted })
+        Some(PerAddressConnectionGuard { counted })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<CountedNetwork, usize>> {
@@ -51,14 +55,14 @@ impl PerAddressLimiter {
     }
 }
 
-impl LimiterGuard {
+impl PerAddressConnectionGuard {
     /// Returns a guard that counts nothing, for a connection to which the limit does not apply.
-    pub fn guard_without_limit() -> LimiterGuard {
-        LimiterGuard { counted: None }
+    pub fn uncounted_connection_guard() -> PerAddressConnectionGuard {
+        PerAddressConnectionGuard { counted: None }
     }
 }
 
-impl Drop for LimiterGuard {
+impl Drop for PerAddressConnectionGuard {
     fn drop(&mut self) {
         let Some((limiter, prefix)) = &self.counted else {
             return;

@@ -7,7 +7,7 @@ pub struct ConnectionSlot<'a>(&'a AtomicUsize);
 
 impl ConnectionSlot<'_> {
     /// Takes a slot, which `active` counts; `None` if `max` slots are taken.
-    pub fn take(active: &AtomicUsize, max: usize) -> Option<ConnectionSlot<'_>> {
+    pub fn take_connection_slot(active: &AtomicUsize, max: usize) -> Option<ConnectionSlot<'_>> {
         active
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |taken| {
                 (taken < max).then_some(taken + 1)

@@ -34,7 +34,7 @@ enum DeadlineKind {
 
 impl Deadline {
     /// Returns a deadline for one command, one batch of replies or one handshake: all its octets together may take `timeout`.
-    pub fn for_command(now: Instant, timeout: Duration) -> Deadline {
+    pub fn new_command_deadline(now: Instant, timeout: Duration) -> Deadline {
         Deadline {
             timeout,
             started_at: now,
@@ -46,7 +46,7 @@ impl Deadline {
     }
 
     /// Returns a deadline for mail content: no pause may be longer than `timeout`, and the average data rate has a minimum.
-    pub fn for_content(now: Instant, timeout: Duration) -> Deadline {
+    pub fn new_content_deadline(now: Instant, timeout: Duration) -> Deadline {
         Deadline {
             timeout,
             started_at: now,
@@ -61,7 +61,7 @@ impl Deadline {
     /// Sets `since` as the start of the period in which the client has sent commands but no mail was saved. While at least 90 %
     /// of the connection slots are taken, the deadline is at most five seconds after `since`.
     #[must_use]
-    pub fn with_commands_since(mut self, since: Instant) -> Deadline {
+    pub fn with_command_period_start(mut self, since: Instant) -> Deadline {
         if let DeadlineKind::Whole { commands_since, .. } = &mut self.kind {
             *commands_since = since;
         }
@@ -70,7 +70,7 @@ impl Deadline {
 
     /// Sets whether a mail of the client was saved and no transaction is open.
     #[must_use]
-    pub fn with_idle_after_delivery(mut self, is_idle: bool) -> Deadline {
+    pub fn with_idle_after_delivery_flag(mut self, is_idle: bool) -> Deadline {
         if let DeadlineKind::Whole {
             is_idle_after_delivery,
             ..
@@ -83,14 +83,14 @@ impl Deadline {
 
     /// Records that octets of content arrived at `now`: the time limit for a pause restarts. Changes only deadlines for
     /// content.
-    pub fn record_octets(&mut self, now: Instant) {
+    pub fn restart_content_pause_limit(&mut self, now: Instant) {
         if let DeadlineKind::Content { silent_since, .. } = &mut self.kind {
             *silent_since = now;
         }
     }
 
     /// Sets the number of octets of content received so far. Changes only deadlines for content.
-    pub fn set_received_octets(&mut self, octets: u64) {
+    pub fn update_content_octets(&mut self, octets: u64) {
         if let DeadlineKind::Content { octets: so_far, .. } = &mut self.kind {
             *so_far = octets;
         }
@@ -98,7 +98,7 @@ impl Deadline {
 
     /// Marks the content as discarded. The first call stores the result of `now` as the start of discarding. Changes only
     /// deadlines for content.
-    pub fn set_discarded(&mut self, now: impl FnOnce() -> Instant) {
+    pub fn mark_content_as_discarded(&mut self, now: impl FnOnce() -> Instant) {
         if let DeadlineKind::Content {
             discarded_since, ..
         } = &mut self.kind
@@ -108,7 +108,7 @@ impl Deadline {
     }
 
     /// Returns whether the content has been discarded for at least ten minutes, the maximum time.
-    pub fn was_discarded_long_enough(&self, now: Instant) -> bool {
+    pub fn was_discarded_for_max_time(&self, now: Instant) -> bool {
         match self.kind {
             DeadlineKind::Content {
                 discarded_since: Some(since),
@@ -120,7 +120,7 @@ impl Deadline {
 
     /// Returns when this deadline passes at the load level `load`.
     pub fn ends_at(&self, load: LoadLevel) -> Instant {
-        let allowance = load.shorten(self.timeout);
+        let allowance = load.shorten_timeout(self.timeout);
         match self.kind {
             DeadlineKind::Whole {
                 commands_since,
@@ -164,22 +164,22 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(10);
 
-    fn after(start: Instant, seconds: u64) -> Instant {
+    fn plus_seconds(start: Instant, seconds: u64) -> Instant {
         start + Duration::from_secs(seconds)
     }
 
     /// Returns the seconds from `start` to the deadline at each load level, rounded down.
-    fn ends(deadline: Deadline, start: Instant) -> [u64; 3] {
+    fn seconds_to_deadline_per_load(deadline: Deadline, start: Instant) -> [u64; 3] {
         LoadLevel::ALL.map(|load| (deadline.ends_at(load) - start).as_secs())
     }
 
     #[test]
     fn command_deadline_is_not_extended_by_octets_that_trickle_in() {
         let start = Instant::now();
-        let mut deadline = Deadline::for_command(start, Duration::from_secs(100));
-        deadline.record_octets(after(start, 9));
-        deadline.set_received_octets(1_000_000);
-        assert_eq!(ends(deadline, start), [100, 50, 5]);
+        let mut deadline = Deadline::new_command_deadline(start, Duration::from_secs(100));
+        deadline.restart_content_pause_limit(plus_seconds(start, 9));
+        deadline.update_content_octets(1_000_000);
+        assert_eq!(seconds_to_deadline_per_load(deadline, start), [100, 50, 5]);
     }
 
     #[test]
@@ -189,17 +189,23 @@ mod tests {
         for (began, timeout, expected) in
             [(4, 100, [104, 54, 5]), (4, 2, [6, 6, 5]), (2, 2, [4, 4, 4])]
         {
-            let deadline = Deadline::for_command(after(start, began), Duration::from_secs(timeout));
-            assert_eq!(ends(deadline.with_commands_since(start), start), expected);
+            let deadline = Deadline::new_command_deadline(
+                plus_seconds(start, began),
+                Duration::from_secs(timeout),
+            );
+            assert_eq!(
+                seconds_to_deadline_per_load(deadline.with_command_period_start(start), start),
+                expected
+            );
         }
     }
 
     #[test]
     fn deadline_is_shortest_for_a_client_idle_after_a_delivery() {
         let start = Instant::now();
-        let deadline = Deadline::for_command(start, Duration::from_secs(100));
+        let deadline = Deadline::new_command_deadline(start, Duration::from_secs(100));
         assert_eq!(
-            ends(deadline.with_idle_after_delivery(true), start),
+            seconds_to_deadline_per_load(deadline.with_idle_after_delivery_flag(true), start),
             [100, 50, 2]
         );
     }
@@ -213,44 +219,51 @@ mod tests {
             (1_000, [110, 105, 30]),
             (5_000, [110, 105, 105]),
         ] {
-            let mut deadline = Deadline::for_content(start, TIMEOUT);
-            deadline.record_octets(after(start, 100));
-            deadline.set_received_octets(100 * octets_a_second);
-            assert_eq!(ends(deadline, start), expected, "{octets_a_second}");
+            let mut deadline = Deadline::new_content_deadline(start, TIMEOUT);
+            deadline.restart_content_pause_limit(plus_seconds(start, 100));
+            deadline.update_content_octets(100 * octets_a_second);
+            assert_eq!(
+                seconds_to_deadline_per_load(deadline, start),
+                expected,
+                "{octets_a_second}"
+            );
         }
     }
 
     #[test]
     fn content_deadline_never_allows_silence_beyond_the_timeout() {
         let start = Instant::now();
-        let mut deadline = Deadline::for_content(start, TIMEOUT);
-        deadline.record_octets(after(start, 1));
-        deadline.set_received_octets(1_000_000);
-        assert_eq!(ends(deadline, start), [11, 6, 6]);
+        let mut deadline = Deadline::new_content_deadline(start, TIMEOUT);
+        deadline.restart_content_pause_limit(plus_seconds(start, 1));
+        deadline.update_content_octets(1_000_000);
+        assert_eq!(seconds_to_deadline_per_load(deadline, start), [11, 6, 6]);
     }
 
     #[test]
     fn discarding_content_ends_after_10_minutes_or_when_slots_run_out() {
         let start = Instant::now();
-        let mut deadline = Deadline::for_content(start, TIMEOUT);
-        deadline.set_discarded(|| after(start, 200));
-        deadline.record_octets(after(start, 795));
-        deadline.set_received_octets(2_000_000);
-        deadline.set_discarded(|| after(start, 795));
-        assert_eq!(ends(deadline, start), [800, 800, 200]);
-        assert!(!deadline.was_discarded_long_enough(after(start, 799)));
-        assert!(deadline.was_discarded_long_enough(after(start, 800)));
+        let mut deadline = Deadline::new_content_deadline(start, TIMEOUT);
+        deadline.mark_content_as_discarded(|| plus_seconds(start, 200));
+        deadline.restart_content_pause_limit(plus_seconds(start, 795));
+        deadline.update_content_octets(2_000_000);
+        deadline.mark_content_as_discarded(|| plus_seconds(start, 795));
+        assert_eq!(
+            seconds_to_deadline_per_load(deadline, start),
+            [800, 800, 200]
+        );
+        assert!(!deadline.was_discarded_for_max_time(plus_seconds(start, 799)));
+        assert!(deadline.was_discarded_for_max_time(plus_seconds(start, 800)));
     }
 
     #[test]
     fn deadline_with_a_start_time_in_the_future_does_not_panic() {
         let now = Instant::now() + Duration::from_secs(5);
-        let deadline = Deadline::for_command(now, TIMEOUT);
+        let deadline = Deadline::new_command_deadline(now, TIMEOUT);
         assert!(deadline.ends_at(LoadLevel::Normal) > Instant::now());
-        let mut deadline = Deadline::for_content(now, TIMEOUT);
-        deadline.set_received_octets(u64::MAX);
-        deadline.set_discarded(|| now);
-        assert!(!deadline.was_discarded_long_enough(Instant::now()));
+        let mut deadline = Deadline::new_content_deadline(now, TIMEOUT);
+        deadline.update_content_octets(u64::MAX);
+        deadline.mark_content_as_discarded(|| now);
+        assert!(!deadline.was_discarded_for_max_time(Instant::now()));
         assert!(deadline.ends_at(LoadLevel::HalfFull) > Instant::now());
     }
 }

@@ -20,19 +20,19 @@ struct IdleThreadsState {
     listeners: usize,
     /// Last in, first out: the stack of the thread that was parked last is most likely still in the CPU cache.
     parked: Vec<Arc<ParkedThread>>,
-    /// Whether [`shut_down`](IdleThreads::shut_down) was called; from then on no thread is parked.
+    /// Whether [`end_parked_threads`](IdleThreads::end_parked_threads) was called; from then on no thread is parked.
     is_shut_down: bool,
 }
 
 /// A thread that waits for a listener to need it.
 #[derive(Default)]
 pub struct ParkedThread {
-    wakeup: Mutex<Wakeup>,
+    wakeup: Mutex<ParkedThreadWakeup>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-enum Wakeup {
+enum ParkedThreadWakeup {
     #[default]
     Pending,
     Accept(Arc<Listener>),
@@ -41,27 +41,27 @@ enum Wakeup {
 
 impl IdleThreads {
     /// Counts one accepting thread for each of `listeners`. Called once, before the first such thread starts.
-    pub fn register_listeners(&self, listeners: &[Arc<Listener>]) {
+    pub fn count_listeners(&self, listeners: &[Arc<Listener>]) {
         sync::lock(&self.state).listeners += listeners.len();
         for listener in listeners {
-            listener.add_accepting();
+            listener.increment_accepting_threads();
         }
     }
 
     /// Called by a thread that accepted a client. Returns `true` if another thread now accepts on `listener`; a parked thread
     /// is woken if necessary. Returns `false` if no thread is parked either: the caller still counts as accepting, and must
     /// start a thread that accepts or call `accept` again.
-    pub fn try_stop_accepting(&self, listener: &Arc<Listener>) -> bool {
+    pub fn hand_over_accepting(&self, listener: &Arc<Listener>) -> bool {
         let mut state = sync::lock(&self.state);
         if listener.accepting_threads() > 1 {
-            listener.remove_accepting();
+            listener.decrement_accepting_threads();
             return true;
         }
         let Some(thread) = state.parked.pop() else {
             return false;
         };
         // The number of accepting threads stays the same: the woken thread replaces the caller.
-        thread.wake(Wakeup::Accept(Arc::clone(listener)));
+        thread.wake(ParkedThreadWakeup::Accept(Arc::clone(listener)));
         true
     }
 
@@ -71,7 +71,7 @@ impl IdleThreads {
     pub fn park_thread_or_accept(&self, listener: &Listener) -> Option<Arc<ParkedThread>> {
         let mut state = sync::lock(&self.state);
         if state.listeners == 1 || state.is_shut_down {
-            listener.add_accepting();
+            listener.increment_accepting_threads();
             return None;
         }
         let thread = Arc::new(ParkedThread::default());
@@ -80,28 +80,29 @@ impl IdleThreads {
     }
 
     /// Ends all parked threads; no thread is parked from now on.
-    pub fn shut_down(&self) {
+    pub fn end_parked_threads(&self) {
         let mut state = sync::lock(&self.state);
         state.is_shut_down = true;
         for thread in state.parked.drain(..) {
-            thread.wake(Wakeup::Exit);
+            thread.wake(ParkedThreadWakeup::Exit);
         }
     }
 }
 
 impl ParkedThread {
     /// Blocks until a listener needs this thread; returns `None` if the thread should exit.
-    pub fn wait(&self) -> Option<Arc<Listener>> {
+    pub fn wait_for_listener(&self) -> Option<Arc<Listener>> {
         let wakeup = sync::lock(&self.wakeup);
-        let is_pending = |wakeup: &mut Wakeup| matches!(wakeup, Wakeup::Pending);
+        let is_pending =
+            |wakeup: &mut ParkedThreadWakeup| matches!(wakeup, ParkedThreadWakeup::Pending);
         let wakeup = self.changed.wait_while(wakeup, is_pending);
         match mem::take(&mut *wakeup.unwrap_or_else(PoisonError::into_inner)) {
-            Wakeup::Accept(listener) => Some(listener),
-            Wakeup::Pending | Wakeup::Exit => None,
+            ParkedThreadWakeup::Accept(listener) => Some(listener),
+            ParkedThreadWakeup::Pending | ParkedThreadWakeup::Exit => None,
         }
     }
 
-    fn wake(&self, wakeup: Wakeup) {
+    fn wake(&self, wakeup: ParkedThreadWakeup) {
         *sync::lock(&self.wakeup) = wakeup;
         self.changed.notify_one();
     }

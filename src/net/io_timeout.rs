@@ -4,7 +4,7 @@
 //! blocks for a moment. Instead, the deadlines thread checks all connections every [`SCAN_INTERVAL`] and shuts down each
 //! socket whose deadline has passed. If the connection's thread waits in a read, the socket is shut down only for reading,
 //! so that a last reply can still be sent; if it waits in a write, the socket is shut down in both directions. The blocked
-//! read or write then returns, and the connection's thread reads the reason from [`IoTimeout`].
+//! read or write then returns, and the connection's thread reads the reason from [`BlockingIoDeadlines`].
 
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use super::load::LoadLevel;
 
 /// The deadlines of the read or write that a connection's thread blocks in, shared with the deadlines thread.
 #[derive(Debug)]
-pub struct IoTimeout {
+pub struct BlockingIoDeadlines {
     epoch: Instant,
     wait: AtomicU8,
     /// When the blocking read or write times out at each load level, in milliseconds since `epoch`.
@@ -38,17 +38,17 @@ pub enum IoDirection {
 
 /// Why a blocking read or write was ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExpiryReason {
+pub enum IoExpiryReason {
     /// The deadline at normal load has passed.
     TimedOut,
     /// The deadline has passed only because it is shortened at high load; the deadline at normal load has not passed yet.
     Shed,
 }
 
-impl IoTimeout {
-    /// Returns an `IoTimeout` without an armed deadline.
-    pub fn new() -> IoTimeout {
-        IoTimeout {
+impl BlockingIoDeadlines {
+    /// Returns an `BlockingIoDeadlines` without an armed deadline.
+    pub fn new() -> BlockingIoDeadlines {
+        BlockingIoDeadlines {
             epoch: Instant::now(),
             wait: AtomicU8::new(NO_WAIT),
             ends_at: Default::default(),
@@ -63,18 +63,18 @@ impl IoTimeout {
     ///
     /// The deadlines thread ends only calls that block, and no read blocks if a client sends without a pause. Therefore the
     /// connection's thread calls this function before each read and after each incomplete write.
-    pub fn reason_if_deadline_passed(&self, deadline: &Deadline) -> Option<ExpiryReason> {
+    pub fn reason_if_deadline_passed(&self, deadline: &Deadline) -> Option<IoExpiryReason> {
         let now = Instant::now();
         let load = LoadLevel::ALL.get(self.load.load(Ordering::Relaxed));
         if now >= deadline.ends_at(LoadLevel::Normal) {
-            return Some(ExpiryReason::TimedOut);
+            return Some(IoExpiryReason::TimedOut);
         }
         let has_passed = load.is_some_and(|load| now >= deadline.ends_at(*load));
-        has_passed.then_some(ExpiryReason::Shed)
+        has_passed.then_some(IoExpiryReason::Shed)
     }
 
     /// Arms `deadline` for the read or write that comes next.
-    pub fn arm(&self, wait: IoDirection, deadline: &Deadline) {
+    pub fn set_io_deadline(&self, wait: IoDirection, deadline: &Deadline) {
         for (load, ends_at) in LoadLevel::ALL.into_iter().zip(&self.ends_at) {
             let since_epoch = deadline.ends_at(load).saturating_duration_since(self.epoch);
             ends_at.store(since_epoch.as_millis() as u64, Ordering::Relaxed);
@@ -89,28 +89,28 @@ impl IoTimeout {
 
     /// Disarms the deadline after a read or write. Returns why the deadlines thread ended this or an earlier read or write;
     /// `None` if it ended none.
-    pub fn disarm(&self) -> Option<ExpiryReason> {
+    pub fn clear_io_deadline(&self) -> Option<IoExpiryReason> {
         self.wait.store(NO_WAIT, Ordering::Release);
-        self.expiry_reason()
+        self.io_expiry_reason()
     }
 
     /// Returns why the deadlines thread ended a read or write of this connection; `None` if it ended none.
-    pub fn expiry_reason(&self) -> Option<ExpiryReason> {
+    pub fn io_expiry_reason(&self) -> Option<IoExpiryReason> {
         match self.expiry.load(Ordering::Acquire) {
             NOT_EXPIRED => None,
-            TIMED_OUT => Some(ExpiryReason::TimedOut),
-            _ => Some(ExpiryReason::Shed),
+            TIMED_OUT => Some(IoExpiryReason::TimedOut),
+            _ => Some(IoExpiryReason::Shed),
         }
     }
 
     /// Returns whether the deadlines thread ended a read or write while at least 90 % of the connection slots were taken. The
     /// caller should then close the connection soon, to release its slot.
-    pub fn has_expired_nearly_full(&self) -> bool {
+    pub fn expired_while_slots_nearly_full(&self) -> bool {
         self.expired_nearly_full.load(Ordering::Relaxed)
     }
 
     /// Shuts down `socket` if a read or write is in progress and its deadline for load level `load` has passed.
-    pub fn expire_if_due(&self, socket: &TcpStream, load: LoadLevel) {
+    pub fn shut_down_socket_if_overdue(&self, socket: &TcpStream, load: LoadLevel) {
         self.load.store(load as usize, Ordering::Relaxed);
         let how = match self.wait.load(Ordering::Acquire) {
             READ => Shutdown::Read,
@@ -140,9 +140,9 @@ impl IoTimeout {
     }
 }
 
-impl Default for IoTimeout {
+impl Default for BlockingIoDeadlines {
     fn default() -> Self {
-        IoTimeout::new()
+        BlockingIoDeadlines::new()
     }
 }
 
@@ -163,66 +163,69 @@ mod tests {
     use super::*;
 
     /// Returns both ends of a connection, the server's first.
-    fn connection() -> (TcpStream, TcpStream) {
+    fn connected_tcp_pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         (listener.accept().unwrap().0, client)
     }
 
-    fn within(timeout: Duration) -> Deadline {
-        Deadline::for_command(Instant::now(), timeout)
+    fn command_deadline_after(timeout: Duration) -> Deadline {
+        Deadline::new_command_deadline(Instant::now(), timeout)
     }
 
     #[test]
     fn read_timeout_ends_a_read_at_its_deadline_and_not_before() {
-        let (server, _client) = connection();
-        let timeout = IoTimeout::new();
-        let scan = || timeout.expire_if_due(&server, LoadLevel::Normal);
+        let (server, _client) = connected_tcp_pair();
+        let timeout = BlockingIoDeadlines::new();
+        let scan = || timeout.shut_down_socket_if_overdue(&server, LoadLevel::Normal);
         scan();
-        timeout.arm(IoDirection::Read, &within(Duration::from_secs(3_600)));
+        timeout.set_io_deadline(
+            IoDirection::Read,
+            &command_deadline_after(Duration::from_secs(3_600)),
+        );
         scan();
-        assert_eq!(timeout.disarm(), None);
-        timeout.arm(IoDirection::Read, &within(Duration::ZERO));
+        assert_eq!(timeout.clear_io_deadline(), None);
+        timeout.set_io_deadline(IoDirection::Read, &command_deadline_after(Duration::ZERO));
         std::thread::sleep(Duration::from_millis(2));
         scan();
         assert_eq!((&server).read(&mut [0]).unwrap(), 0);
-        assert_eq!(timeout.disarm(), Some(ExpiryReason::TimedOut));
+        assert_eq!(timeout.clear_io_deadline(), Some(IoExpiryReason::TimedOut));
         // A last reply can still be sent.
         (&server).write_all(b"x").unwrap();
     }
 
     #[test]
     fn write_timeout_ends_a_blocked_write() {
-        let (server, _client) = connection();
-        let timeout = IoTimeout::new();
-        timeout.arm(IoDirection::Write, &within(Duration::ZERO));
+        let (server, _client) = connected_tcp_pair();
+        let timeout = BlockingIoDeadlines::new();
+        timeout.set_io_deadline(IoDirection::Write, &command_deadline_after(Duration::ZERO));
         std::thread::scope(|scope| {
             // The client does not read, so the write blocks until the socket is shut down.
             let writing = scope.spawn(|| {
                 while (&server).write(&[0; 65_536]).is_ok() {}
-                timeout.disarm()
+                timeout.clear_io_deadline()
             });
             std::thread::sleep(Duration::from_millis(2));
-            timeout.expire_if_due(&server, LoadLevel::Normal);
-            assert_eq!(writing.join().unwrap(), Some(ExpiryReason::TimedOut));
+            timeout.shut_down_socket_if_overdue(&server, LoadLevel::Normal);
+            assert_eq!(writing.join().unwrap(), Some(IoExpiryReason::TimedOut));
         });
     }
 
     #[test]
     fn wait_cut_short_because_slots_run_out_expires_as_shed() {
-        let (server, _client) = connection();
-        let timeout = IoTimeout::new();
+        let (server, _client) = connected_tcp_pair();
+        let timeout = BlockingIoDeadlines::new();
         let started_at = Instant::now() - Duration::from_secs(10);
-        let deadline = Deadline::for_command(started_at, Duration::from_secs(100));
-        timeout.arm(IoDirection::Read, &deadline);
-        timeout.expire_if_due(&server, LoadLevel::HalfFull);
-        assert_eq!(timeout.expiry_reason(), None);
+        let deadline = Deadline::new_command_deadline(started_at, Duration::from_secs(100));
+        timeout.set_io_deadline(IoDirection::Read, &deadline);
+        timeout.shut_down_socket_if_overdue(&server, LoadLevel::HalfFull);
+        assert_eq!(timeout.io_expiry_reason(), None);
         assert_eq!(timeout.reason_if_deadline_passed(&deadline), None);
-        timeout.expire_if_due(&server, LoadLevel::NearlyFull);
-        assert_eq!(timeout.disarm(), Some(ExpiryReason::Shed));
+        timeout.shut_down_socket_if_overdue(&server, LoadLevel::NearlyFull);
+        assert_eq!(timeout.clear_io_deadline(), Some(IoExpiryReason::Shed));
         assert_eq!(
             timeout.reason_if_deadline_passed(&deadline),
-            Some(ExpiryReason::Shed)
+            Some(IoExpiryReason::Shed)
         );
     }
 }

@@ -8,11 +8,11 @@ use x509_parser::asn1_rs::{Any, Oid, Tag};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
-use super::pem_file::{NEW_KEY_HINT, elements};
+use super::pem_file::{NEW_KEY_HINT, der_sequence_elements};
 
 /// Returns the fault and its fix in one line that begins with the configuration key. Returns `None` if no fault is found in the
 /// certificates or in the key; the caller then reports that they do not belong together.
-pub fn diagnose(
+pub fn find_certificate_or_key_fault(
     chain: &[CertificateDer],
     key: &PrivateKeyDer,
     chain_file: &Path,
@@ -22,7 +22,7 @@ pub fn diagnose(
     let Ok(signing_key) = any_supported_type(key) else {
         let expected =
             "expected an RSA key of 2048 to 8192 bits or an EC key on P-256, P-384 or P-521";
-        let found = describe(key)?;
+        let found = describe_private_key(key)?;
         return Some(format!(
             "GSMTP_PRV_KEY: {expected} in {key_file}, but found {found}; {NEW_KEY_HINT}"
         ));
@@ -74,18 +74,18 @@ pub fn rsa_bits(certificate: &X509Certificate) -> Option<usize> {
 }
 
 /// Returns a description of the key's algorithm and of its size or curve, or `None` if the key cannot be parsed.
-fn describe(key: &PrivateKeyDer) -> Option<String> {
+fn describe_private_key(key: &PrivateKeyDer) -> Option<String> {
     match key {
         PrivateKeyDer::Pkcs1(key) => describe_rsa_key(key.secret_pkcs1_der()),
         PrivateKeyDer::Sec1(key) => {
-            let elements = elements(key.secret_sec1_der())?;
+            let elements = der_sequence_elements(key.secret_sec1_der())?;
             // In an ECPrivateKey the parameters have the tag [0] (RFC 5915).
             let parameters = elements.iter().find(|element| element.tag() == Tag(0))?;
             let (_, curve) = Any::from_der(parameters.data).ok()?;
             Some(describe_curve(Some(curve)))
         }
         PrivateKeyDer::Pkcs8(key) => {
-            let elements = elements(key.secret_pkcs8_der())?;
+            let elements = der_sequence_elements(key.secret_pkcs8_der())?;
             let algorithm = elements.get(1)?;
             let (rest, name) = Any::from_der(algorithm.data).ok()?;
             let oid = name.oid().ok()?.to_id_string();
@@ -94,7 +94,7 @@ fn describe(key: &PrivateKeyDer) -> Option<String> {
                 EC => Some(describe_curve(
                     Any::from_der(rest).ok().map(|(_, curve)| curve),
                 )),
-                _ => Some(name_of_oid(ALGORITHMS, &oid, "a key of algorithm")),
+                _ => Some(look_up_oid_name(ALGORITHMS, &oid, "a key of algorithm")),
             }
         }
         _ => None,
@@ -102,7 +102,7 @@ fn describe(key: &PrivateKeyDer) -> Option<String> {
 }
 
 fn describe_rsa_key(pkcs1: &[u8]) -> Option<String> {
-    let elements = elements(pkcs1)?;
+    let elements = der_sequence_elements(pkcs1)?;
     let bits = bit_length(elements.get(1)?.data);
     Some(format!("an RSA key of {bits} bits"))
 }
@@ -110,12 +110,12 @@ fn describe_rsa_key(pkcs1: &[u8]) -> Option<String> {
 fn describe_curve(curve: Option<Any>) -> String {
     let oid = curve.and_then(|curve| curve.oid().ok());
     match oid.as_ref().map(Oid::to_id_string) {
-        Some(oid) => name_of_oid(CURVES, &oid, "an EC key on curve"),
+        Some(oid) => look_up_oid_name(CURVES, &oid, "an EC key on curve"),
         None => "an EC key with explicit parameters".to_owned(),
     }
 }
 
-fn name_of_oid(names: &[(&str, &str)], oid: &str, otherwise: &str) -> String {
+fn look_up_oid_name(names: &[(&str, &str)], oid: &str, otherwise: &str) -> String {
     let known = names.iter().find(|(known, _)| *known == oid);
     known.map_or_else(
         || format!("{otherwise} {oid}"),

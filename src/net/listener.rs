@@ -45,7 +45,7 @@ impl Listener {
     ///
     /// # Errors
     /// The address is not available, or its port needs root.
-    pub fn probe_bind(address: SocketAddr) -> io::Result<()> {
+    pub fn test_bind_ignoring_in_use(address: SocketAddr) -> io::Result<()> {
         match bind_socket(address, address.is_ipv6()) {
             Err(error) if error.kind() != io::ErrorKind::AddrInUse => Err(error),
             _ => Ok(()),
@@ -56,7 +56,7 @@ impl Listener {
     ///
     /// # Errors
     /// The descriptor is not a usable socket.
-    pub fn inherit(socket: TcpListener, implicit_tls: bool) -> io::Result<Listener> {
+    pub fn from_inherited_socket(socket: TcpListener, implicit_tls: bool) -> io::Result<Listener> {
         // Threads must block in `accept`, but the service manager may have made the socket non-blocking.
         socket.set_nonblocking(false)?;
         Listener::new(socket, true, implicit_tls)
@@ -75,7 +75,7 @@ impl Listener {
     }
 
     /// Returns the bound address. If port 0 was configured, the address contains the port that the kernel chose.
-    pub fn address(&self) -> SocketAddr {
+    pub fn bound_address(&self) -> SocketAddr {
         self.address
     }
 
@@ -90,12 +90,12 @@ impl Listener {
     }
 
     /// Counts one more accepting thread.
-    pub(super) fn add_accepting(&self) {
+    pub(super) fn increment_accepting_threads(&self) {
         self.accepting.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Subtracts one from the number of accepting threads.
-    pub(super) fn remove_accepting(&self) {
+    pub(super) fn decrement_accepting_threads(&self) {
         self.accepting.fetch_sub(1, Ordering::SeqCst);
     }
 
@@ -103,7 +103,7 @@ impl Listener {
     ///
     /// While descriptors or memory are exhausted, one thread retries every 50 ms; other threads wait for that thread.
     pub fn accept(&self) -> Option<(TcpStream, SocketAddr)> {
-        match self.try_accept() {
+        match self.accept_one_connection() {
             Ok(client) => client,
             Err(_) => self.accept_with_backoff(),
         }
@@ -113,7 +113,7 @@ impl Listener {
     pub fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         if self.inherited {
-            self.wake_threads();
+            self.wake_accepting_threads();
         } else {
             // Wakes every thread that blocks in `accept`.
             let _ = socket::shutdown(self.socket.as_raw_fd(), socket::Shutdown::Both);
@@ -122,7 +122,7 @@ impl Listener {
 
     /// Wakes the accepting threads by connecting to the socket once for each of them. `shutdown` cannot be used here, because
     /// the service manager shares the socket and keeps listening on it.
-    fn wake_threads(&self) {
+    fn wake_accepting_threads(&self) {
         let ip = match self.address.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
             IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -140,7 +140,7 @@ impl Listener {
     fn accept_with_backoff(&self) -> Option<(TcpStream, SocketAddr)> {
         let mut last_logged_at = sync::lock(&self.last_error_logged_at);
         loop {
-            match self.try_accept() {
+            match self.accept_one_connection() {
                 Ok(client) => return client,
                 Err(error) => {
                     if last_logged_at.is_none_or(|logged_at| logged_at.elapsed() >= LOG_INTERVAL) {
@@ -155,7 +155,7 @@ impl Listener {
 
     /// Accepts one connection. Returns `Ok(None)` if the listener is closed. Returns an error only if the next `accept` would
     /// probably fail too, for example because descriptors are exhausted.
-    fn try_accept(&self) -> io::Result<Option<(TcpStream, SocketAddr)>> {
+    fn accept_one_connection(&self) -> io::Result<Option<(TcpStream, SocketAddr)>> {
         loop {
             if self.closed.load(Ordering::SeqCst) {
                 return Ok(None);
@@ -163,7 +163,7 @@ impl Listener {
             match self.socket.accept() {
                 Ok(client) => return Ok(Some(client)),
                 // The error concerns only one connection, or a signal interrupted `accept`: it is called again without a pause.
-                Err(error) if is_single_connection_error(&error) => {}
+                Err(error) if is_single_client_accept_error(&error) => {}
                 Err(error) => {
                     // After `shutdown`, `accept` fails with EINVAL.
                     if !self.closed.load(Ordering::SeqCst) {
@@ -191,7 +191,7 @@ fn bind_socket(address: SocketAddr, only_v6: bool) -> io::Result<Socket> {
 
 /// Returns whether `error` concerns only the connection that was being accepted, or means that a signal interrupted `accept`
 /// (accept(2)).
-fn is_single_connection_error(error: &io::Error) -> bool {
+fn is_single_client_accept_error(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(
@@ -227,9 +227,9 @@ mod tests {
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
         socket.bind(&any_port.into()).unwrap();
         socket.listen(0).unwrap();
-        let listener = Listener::inherit(socket.into(), false).unwrap();
+        let listener = Listener::from_inherited_socket(socket.into(), false).unwrap();
         // Fills the backlog until a connect times out.
-        let connect = || TcpStream::connect_timeout(&listener.address(), BACKOFF);
+        let connect = || TcpStream::connect_timeout(&listener.bound_address(), BACKOFF);
         let waiting: Vec<TcpStream> = std::iter::from_fn(|| connect().ok()).take(10).collect();
         assert!(waiting.len() < 10);
         listener.accepting.store(100, Ordering::SeqCst);

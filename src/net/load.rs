@@ -22,7 +22,7 @@ impl LoadLevel {
     ];
 
     /// Returns the load level for `active` connections and `limit` connection slots.
-    pub fn from_slots(active: usize, limit: usize) -> LoadLevel {
+    pub fn load_level_of_slots(active: usize, limit: usize) -> LoadLevel {
         if active.saturating_mul(10) >= limit.saturating_mul(9) {
             LoadLevel::NearlyFull
         } else if active.saturating_mul(2) >= limit {
@@ -34,7 +34,7 @@ impl LoadLevel {
 
     /// Returns `timeout` shortened for this level: at `HalfFull` to half, but not below five seconds; at `NearlyFull` to five
     /// seconds. A timeout is never lengthened.
-    pub fn shorten(self, timeout: Duration) -> Duration {
+    pub fn shorten_timeout(self, timeout: Duration) -> Duration {
         let shortened = match self {
             LoadLevel::Normal => timeout,
             LoadLevel::HalfFull => (timeout / 2).max(NEARLY_FULL_TIMEOUT),
@@ -44,10 +44,10 @@ impl LoadLevel {
     }
 
     /// Returns `timeout` shortened for a client whose mail was saved and that has no transaction open: like
-    /// [`shorten`](LoadLevel::shorten), but to two seconds at `NearlyFull`.
+    /// [`shorten_timeout`](LoadLevel::shorten_timeout), but to two seconds at `NearlyFull`.
     pub fn shorten_idle_after_delivery(self, timeout: Duration) -> Duration {
         match self {
-            LoadLevel::Normal | LoadLevel::HalfFull => self.shorten(timeout),
+            LoadLevel::Normal | LoadLevel::HalfFull => self.shorten_timeout(timeout),
             LoadLevel::NearlyFull => timeout.min(NEARLY_FULL_IDLE_TIMEOUT),
         }
     }
@@ -92,7 +92,7 @@ mod tests {
             (usize::MAX, usize::MAX, LoadLevel::NearlyFull),
         ] {
             assert_eq!(
-                LoadLevel::from_slots(active, limit),
+                LoadLevel::load_level_of_slots(active, limit),
                 load,
                 "{active} of {limit}"
             );
@@ -111,7 +111,7 @@ mod tests {
             (1, [1, 1, 1], [1, 1, 1]),
         ] {
             assert_eq!(
-                LoadLevel::ALL.map(|load| load.shorten(seconds(timeout))),
+                LoadLevel::ALL.map(|load| load.shorten_timeout(seconds(timeout))),
                 left.map(seconds)
             );
             assert_eq!(

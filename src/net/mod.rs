@@ -2,6 +2,7 @@
 
 pub mod accept_pool;
 mod certificate_chain;
+mod client;
 pub mod connection_limiter;
 mod connection_slot;
 pub mod deadline;

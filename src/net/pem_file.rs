@@ -18,7 +18,7 @@ pub enum PemKind {
 
 impl PemKind {
     /// Returns the configuration key that names the file.
-    pub fn config_key(self) -> &'static str {
+    pub fn pem_file_config_key(self) -> &'static str {
         match self {
             PemKind::Chain => "GSMTP_PUB_KEY",
             PemKind::Key => "GSMTP_PRV_KEY",
@@ -26,7 +26,7 @@ impl PemKind {
     }
 
     /// Returns the expected content in words.
-    pub fn expected(self) -> &'static str {
+    pub fn expected_pem_content(self) -> &'static str {
         match self {
             PemKind::Chain => "a certificate in PEM form",
             PemKind::Key => "a private key (PKCS#8, PKCS#1 or SEC1)",
@@ -55,7 +55,7 @@ pub fn read(file: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Returns a description of what `file` contains instead of `wanted`, and the fix. `octets` is the content of `file`.
-pub fn describe_content(octets: &[u8], wanted: PemKind, file: &Path) -> String {
+pub fn describe_wrong_pem_content(octets: &[u8], wanted: PemKind, file: &Path) -> String {
     let file = &file.display();
     if octets.trim_ascii().is_empty() {
         return "an empty file".to_owned();
@@ -72,13 +72,13 @@ pub fn describe_content(octets: &[u8], wanted: PemKind, file: &Path) -> String {
              -destkeystore {file}.p12, then with openssl pkcs12"
         );
     }
-    describe_der(octets, wanted, file)
-        .or_else(|| describe_pem(&String::from_utf8_lossy(octets), wanted, file))
+    describe_der_file_and_fix(octets, wanted, file)
+        .or_else(|| describe_unwanted_pem_block(&String::from_utf8_lossy(octets), wanted, file))
         .unwrap_or_else(|| "none".to_owned())
 }
 
-fn describe_der(octets: &[u8], wanted: PemKind, file: &Display) -> Option<String> {
-    let elements = elements(octets)?;
+fn describe_der_file_and_fix(octets: &[u8], wanted: PemKind, file: &Display) -> Option<String> {
+    let elements = der_sequence_elements(octets)?;
     let tags: Vec<Tag> = elements.iter().map(Any::tag).collect();
     let version = elements.first().map(Any::as_bytes).unwrap_or_default();
     if X509Certificate::from_der(octets).is_ok() {
@@ -103,14 +103,14 @@ fn describe_der(octets: &[u8], wanted: PemKind, file: &Display) -> Option<String
         | [Tag::Integer, Tag::Integer, Tag::Integer, ..]
         | [Tag::Sequence, Tag::OctetString] => {
             let command = format!("openssl pkey -inform DER -in {file} -out {file}.pem");
-            let hint = swapped_hint(PemKind::Key, wanted);
+            let hint = swapped_pem_files_hint(PemKind::Key, wanted);
             format!("a private key in DER form{hint}; convert it: {command}")
         }
         _ => "octets in DER form; convert them to PEM with openssl".to_owned(),
     })
 }
 
-fn describe_pem(text: &str, wanted: PemKind, file: &Display) -> Option<String> {
+fn describe_unwanted_pem_block(text: &str, wanted: PemKind, file: &Display) -> Option<String> {
     let labels: Vec<&str> = text
         .lines()
         .filter_map(|line| line.strip_prefix("-----BEGIN ")?.split("-----").next())
@@ -126,7 +126,7 @@ fn describe_pem(text: &str, wanted: PemKind, file: &Display) -> Option<String> {
     let found = if is_old_encrypted || is_encrypted {
         let hint = match has("CERTIFICATE") {
             true => "",
-            false => swapped_hint(PemKind::Key, wanted),
+            false => swapped_pem_files_hint(PemKind::Key, wanted),
         };
         format!(
             "an encrypted private key{hint}; store it without its passphrase: openssl pkey -in {file} -out {file}.plain"
@@ -147,9 +147,15 @@ fn describe_pem(text: &str, wanted: PemKind, file: &Display) -> Option<String> {
         }
         format!("a block \"BEGIN {label}\" that is damaged or not complete; copy the file again")
     } else if has("CERTIFICATE") {
-        format!("a certificate{}", swapped_hint(PemKind::Chain, wanted))
+        format!(
+            "a certificate{}",
+            swapped_pem_files_hint(PemKind::Chain, wanted)
+        )
     } else if labels.iter().any(is_key) {
-        format!("a private key{}", swapped_hint(PemKind::Key, wanted))
+        format!(
+            "a private key{}",
+            swapped_pem_files_hint(PemKind::Key, wanted)
+        )
     } else if labels
         .iter()
         .any(|label| label.ends_with("CERTIFICATE REQUEST"))
@@ -174,7 +180,7 @@ fn describe_pem(text: &str, wanted: PemKind, file: &Display) -> Option<String> {
     Some(found)
 }
 
-fn swapped_hint(found: PemKind, wanted: PemKind) -> &'static str {
+fn swapped_pem_files_hint(found: PemKind, wanted: PemKind) -> &'static str {
     match found == wanted {
         true => "",
         false => {
@@ -194,7 +200,7 @@ fn signing_request_hint(wanted: PemKind) -> String {
 }
 
 /// Returns the elements of the DER sequence `der`, or `None` if `der` is not a valid sequence.
-pub fn elements(der: &[u8]) -> Option<Vec<Any<'_>>> {
+pub fn der_sequence_elements(der: &[u8]) -> Option<Vec<Any<'_>>> {
     let (_, sequence) = Any::from_der(der).ok()?;
     if sequence.tag() != Tag::Sequence {
         return None;

@@ -13,19 +13,19 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv};
 
 use super::deadline::Deadline;
-use super::io_timeout::{IoDirection, IoTimeout};
+use super::io_timeout::{BlockingIoDeadlines, IoDirection};
 use super::transport_error::ClientIoError;
 
 /// The socket of one client and the deadlines of its reads and writes.
 pub struct TimedSocket {
     socket: Arc<TcpStream>,
-    io_timeout: Arc<IoTimeout>,
+    io_timeout: Arc<BlockingIoDeadlines>,
     /// Time limit for one batch of replies.
     write_timeout: Duration,
 }
 
 /// Result of a read that does not block.
-pub enum ReadOutcome {
+pub enum NonBlockingReadOutcome {
     /// The number of octets read.
     Octets(usize),
     /// Nothing has arrived.
@@ -39,7 +39,7 @@ impl TimedSocket {
     /// limit for one batch of replies.
     pub fn new(
         socket: Arc<TcpStream>,
-        io_timeout: Arc<IoTimeout>,
+        io_timeout: Arc<BlockingIoDeadlines>,
         write_timeout: Duration,
     ) -> TimedSocket {
         TimedSocket {
@@ -56,15 +56,15 @@ impl TimedSocket {
     /// [`ClientIoError`].
     pub fn read(&mut self, buffer: &mut [u8], deadline: &Deadline) -> Result<usize, ClientIoError> {
         loop {
-            let expiry = self.io_timeout.expiry_reason();
+            let expiry = self.io_timeout.io_expiry_reason();
             if let Some(expiry) =
                 expiry.or_else(|| self.io_timeout.reason_if_deadline_passed(deadline))
             {
                 return Err(expiry.into());
             }
-            self.io_timeout.arm(IoDirection::Read, deadline);
+            self.io_timeout.set_io_deadline(IoDirection::Read, deadline);
             let read = (&*self.socket).read(buffer);
-            match (read, self.io_timeout.disarm()) {
+            match (read, self.io_timeout.clear_io_deadline()) {
                 // The deadlines thread shut the socket down for reading, and all octets that had arrived before have been read.
                 (Ok(0), Some(expiry)) => return Err(expiry.into()),
                 (Err(error), _) if error.kind() == ErrorKind::Interrupted => {}
@@ -74,23 +74,23 @@ impl TimedSocket {
     }
 
     /// Reads the octets that have already arrived into `buffer`, without blocking.
-    pub fn read_available(&self, buffer: &mut [u8]) -> ReadOutcome {
+    pub fn read_available(&self, buffer: &mut [u8]) -> NonBlockingReadOutcome {
         match recv(self.socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
-            Ok(0) => ReadOutcome::End,
-            Ok(count) => ReadOutcome::Octets(count),
-            Err(Errno::EAGAIN | Errno::EINTR) => ReadOutcome::Nothing,
-            Err(_) => ReadOutcome::End,
+            Ok(0) => NonBlockingReadOutcome::End,
+            Ok(count) => NonBlockingReadOutcome::Octets(count),
+            Err(Errno::EAGAIN | Errno::EINTR) => NonBlockingReadOutcome::Nothing,
+            Err(_) => NonBlockingReadOutcome::End,
         }
     }
 
     /// Returns the deadline for writing the next replies. After a timeout, one last reply is written within 900 ms at most:
     /// if a write blocks that long, the client has stopped reading, and a longer wait would not help.
     pub fn write_deadline(&self) -> Deadline {
-        let timeout = match self.io_timeout.expiry_reason() {
+        let timeout = match self.io_timeout.io_expiry_reason() {
             None => self.write_timeout,
             Some(_) => self.write_timeout.min(LINGER),
         };
-        Deadline::for_command(Instant::now(), timeout)
+        Deadline::new_command_deadline(Instant::now(), timeout)
     }
 
     /// Writes all of `octets` until `deadline`.
@@ -104,9 +104,10 @@ impl TimedSocket {
     pub fn write_all(&mut self, octets: &[u8], deadline: &Deadline) -> Result<(), ClientIoError> {
         let mut rest = octets;
         while !rest.is_empty() {
-            self.io_timeout.arm(IoDirection::Write, deadline);
+            self.io_timeout
+                .set_io_deadline(IoDirection::Write, deadline);
             let written = (&*self.socket).write(rest);
-            match (written, self.io_timeout.disarm()) {
+            match (written, self.io_timeout.clear_io_deadline()) {
                 (Ok(0), _) => {
                     return Err(ClientIoError::ConnectionReset(ErrorKind::WriteZero.into()));
                 }
@@ -136,13 +137,14 @@ impl TimedSocket {
 
     /// Shuts down writing, then discards what the client still sends, for a bounded time. Without this, `close` could find
     /// unread octets; the kernel would then reset the connection, and the client might lose the last reply.
-    // Not inlined: otherwise the buffer of `linger` would take stack space in every connection, even before `linger` is called.
+    // Not inlined: otherwise the buffer of `discard_input_before_close` would take stack space in every connection, even before
+    // `discard_input_before_close` is called.
     #[inline(never)]
-    pub fn linger(&mut self) {
+    pub fn discard_input_before_close(&mut self) {
         if self.socket.shutdown(Shutdown::Write).is_err() {
             return;
         }
-        let linger = match self.io_timeout.has_expired_nearly_full() {
+        let linger = match self.io_timeout.expired_while_slots_nearly_full() {
             true => LINGER_NEARLY_FULL,
             false => LINGER,
         };
@@ -154,7 +156,7 @@ impl TimedSocket {
         if self.socket.set_read_timeout(Some(LINGER_TICK)).is_err() {
             return;
         }
-        let was_shut = self.io_timeout.expiry_reason().is_some();
+        let was_shut = self.io_timeout.io_expiry_reason().is_some();
         while dropped < MAX_DROPPED_OCTETS && Instant::now() < give_up_at {
             match (&*self.socket).read(&mut buffer) {
                 Ok(0) if was_shut => thread::sleep(LINGER_TICK),
@@ -173,7 +175,7 @@ const LINGER: Duration = Duration::from_millis(900);
 /// Maximum time for discarding the client's octets if a deadline ended the connection while at least 90 % of the connection
 /// slots were taken. The full time passes even if the client closes, because its FIN is not visible after the shutdown.
 const LINGER_NEARLY_FULL: Duration = Duration::from_millis(250);
-/// Interval at which `linger` checks whether its maximum time has passed.
+/// Interval at which `discard_input_before_close` checks whether its maximum time has passed.
 const LINGER_TICK: Duration = Duration::from_millis(50);
 /// Maximum number of octets that are discarded after the last reply (1 MiB); the connection is then closed.
 const MAX_DROPPED_OCTETS: usize = 1 << 20;

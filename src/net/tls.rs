@@ -31,11 +31,11 @@ pub struct TlsCredentials {
     files: TlsFiles,
     config: Arc<ServerConfig>,
     chain: Arc<[CertificateDer<'static>]>,
-    fingerprint: FileFingerprint,
+    fingerprint: TlsFilesFingerprint,
 }
 
 /// Inode, modification time (seconds, nanoseconds) and size of the chain file and the key file; `None` for a missing file.
-pub type FileFingerprint = [Option<(u64, i64, i64, u64)>; 2];
+pub type TlsFilesFingerprint = [Option<(u64, i64, i64, u64)>; 2];
 
 /// Why certificate and key cannot be loaded; the text names the configuration key, the file and the fix.
 #[derive(Debug, thiserror::Error)]
@@ -94,13 +94,13 @@ impl TlsCredentials {
     /// [`TlsFilesError`] for the first fault found.
     pub fn load(files: &TlsFiles) -> Result<TlsCredentials, TlsFilesError> {
         // The fingerprint is taken before the files are read; so a file that changes meanwhile differs from it later.
-        let fingerprint = file_fingerprint(files);
-        let chain = read_chain(&files.chain_file)?;
+        let fingerprint = tls_files_fingerprint(files);
+        let chain = read_certificate_chain(&files.chain_file)?;
         let key = read_pem(PemKind::Key, &files.key_file, |mut pem| {
             rustls_pemfile::private_key(&mut pem)
         })?;
-        let mut config = server_config(chain.clone(), key.clone_key())
-            .map_err(|reason| pair_error(files, &chain, &key, reason))?;
+        let mut config = tls_server_config(chain.clone(), key.clone_key())
+            .map_err(|reason| certificate_key_pair_error(files, &chain, &key, reason))?;
         // Some senders, for example Exchange, abort STARTTLS when they receive session tickets.
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -113,7 +113,7 @@ impl TlsCredentials {
     }
 
     /// Returns the files from which certificate and key are read.
-    pub fn files(&self) -> &TlsFiles {
+    pub fn certificate_and_key_files(&self) -> &TlsFiles {
         &self.files
     }
 
@@ -124,7 +124,7 @@ impl TlsCredentials {
     }
 
     /// Returns the rustls configuration for new TLS handshakes.
-    pub fn config(&self) -> Arc<ServerConfig> {
+    pub fn rustls_server_config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.config)
     }
 
@@ -134,13 +134,13 @@ impl TlsCredentials {
     }
 
     /// Returns the fingerprint of the files at the time they were loaded.
-    pub fn fingerprint(&self) -> FileFingerprint {
+    pub fn fingerprint(&self) -> TlsFilesFingerprint {
         self.fingerprint
     }
 
     /// Returns the fingerprint of the files as they are now.
-    pub fn current_fingerprint(&self) -> FileFingerprint {
-        file_fingerprint(&self.files)
+    pub fn current_fingerprint(&self) -> TlsFilesFingerprint {
+        tls_files_fingerprint(&self.files)
     }
 
     /// Returns warnings for the startup log and `check`: faults of the certificates, and a key file that all users can read.
@@ -159,7 +159,7 @@ impl TlsCredentials {
 
     /// Returns a warning for each file that the current user cannot read. Call it after the privilege drop: a reload cannot
     /// load a renewed certificate or key from such a file.
-    pub fn unreadable_files(&self) -> Vec<String> {
+    pub fn unreadable_tls_file_warnings(&self) -> Vec<String> {
         let files = [
             ("GSMTP_PUB_KEY", &self.files.chain_file),
             ("GSMTP_PRV_KEY", &self.files.key_file),
@@ -191,7 +191,7 @@ fn crypto_provider() -> CryptoProvider {
     }
 }
 
-fn server_config(
+fn tls_server_config(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 ) -> Result<ServerConfig, rustls::Error> {
@@ -201,13 +201,14 @@ fn server_config(
         .with_single_cert(chain, key)
 }
 
-fn pair_error(
+fn certificate_key_pair_error(
     files: &TlsFiles,
     chain: &[CertificateDer],
     key: &PrivateKeyDer,
     reason: rustls::Error,
 ) -> TlsFilesError {
-    let cause = key_fault::diagnose(chain, key, &files.chain_file, &files.key_file);
+    let cause =
+        key_fault::find_certificate_or_key_fault(chain, key, &files.chain_file, &files.key_file);
     let mismatch = || TlsFilesError::KeyMismatch {
         files: files.clone(),
         reason,
@@ -215,7 +216,7 @@ fn pair_error(
     cause.map_or_else(mismatch, TlsFilesError::Unusable)
 }
 
-fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFilesError> {
+fn read_certificate_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFilesError> {
     read_pem(PemKind::Chain, file, |mut pem| {
         let chain = rustls_pemfile::certs(&mut pem).collect::<io::Result<Vec<_>>>()?;
         let is_certificate = chain
@@ -230,7 +231,7 @@ fn read_pem<T>(
     file: &Path,
     read: impl Fn(&[u8]) -> io::Result<Option<T>>,
 ) -> Result<T, TlsFilesError> {
-    let key = wanted.config_key();
+    let key = wanted.pem_file_config_key();
     let octets = pem_file::read(file).map_err(|source| TlsFilesError::Unreadable {
         key,
         file: file.to_owned(),
@@ -240,14 +241,14 @@ fn read_pem<T>(
         Ok(Some(found)) => Ok(found),
         Ok(None) | Err(_) => Err(TlsFilesError::NotPem {
             key,
-            expected: wanted.expected(),
+            expected: wanted.expected_pem_content(),
             file: file.to_owned(),
-            found: pem_file::describe_content(&octets, wanted, file),
+            found: pem_file::describe_wrong_pem_content(&octets, wanted, file),
         }),
     }
 }
 
-fn file_fingerprint(files: &TlsFiles) -> FileFingerprint {
+fn tls_files_fingerprint(files: &TlsFiles) -> TlsFilesFingerprint {
     [&files.chain_file, &files.key_file].map(|file| {
         let metadata = fs::metadata(file).ok()?;
         Some((

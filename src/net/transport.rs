@@ -9,18 +9,18 @@ use std::time::Duration;
 use rustls::{ServerConfig, ServerConnection};
 
 use super::deadline::Deadline;
-use super::io_timeout::IoTimeout;
-use super::timed_socket::{ReadOutcome, TimedSocket};
+use super::io_timeout::BlockingIoDeadlines;
+use super::timed_socket::{NonBlockingReadOutcome, TimedSocket};
 pub use super::transport_error::ClientIoError;
 
 /// The stream of octets from and to one client.
-pub struct Transport {
-    records: RecordSocket,
+pub struct ClientTransport {
+    records: SocketWithUndecryptedOctets,
     tls: Option<Box<ServerConnection>>,
 }
 
 /// The client's socket, with the octets that were read from it but not yet given to rustls.
-struct RecordSocket {
+struct SocketWithUndecryptedOctets {
     socket: TimedSocket,
     /// Octets of TLS records that arrived before the handshake started, or while rustls held the maximum of unread plaintext.
     pending: Vec<u8>,
@@ -35,7 +35,7 @@ pub struct NegotiatedTls {
     pub cipher: &'static str,
 }
 
-impl Transport {
+impl ClientTransport {
     /// Takes over an accepted socket, whose blocking reads and writes end at the deadline armed in `io_timeout`.
     /// `write_timeout` is the time limit for one batch of replies.
     ///
@@ -43,12 +43,12 @@ impl Transport {
     /// The socket options cannot be set, because the client has already reset the connection.
     pub fn new(
         socket: Arc<TcpStream>,
-        io_timeout: Arc<IoTimeout>,
+        io_timeout: Arc<BlockingIoDeadlines>,
         write_timeout: Duration,
-    ) -> io::Result<Transport> {
+    ) -> io::Result<ClientTransport> {
         socket.set_nodelay(true)?;
-        Ok(Transport {
-            records: RecordSocket {
+        Ok(ClientTransport {
+            records: SocketWithUndecryptedOctets {
                 socket: TimedSocket::new(socket, io_timeout, write_timeout),
                 pending: Vec::new(),
             },
@@ -58,7 +58,7 @@ impl Transport {
 
     /// Sets octets that were already read from the socket; the next TLS handshake begins with them. Plaintext reads ignore
     /// them.
-    pub fn set_pending_octets(&mut self, octets: Vec<u8>) {
+    pub fn set_octets_before_handshake(&mut self, octets: Vec<u8>) {
         self.records.pending = octets;
     }
 
@@ -66,7 +66,7 @@ impl Transport {
     ///
     /// # Errors
     /// [`ClientIoError`].
-    pub fn start_tls(
+    pub fn do_tls_handshake(
         &mut self,
         config: Arc<ServerConfig>,
         deadline: &Deadline,
@@ -140,7 +140,7 @@ impl Transport {
             return true;
         }
         match &mut self.tls {
-            Some(tls) => self.records.read_until_close_notify(tls),
+            Some(tls) => self.records.has_tls_client_closed(tls),
             None => false,
         }
     }
@@ -159,11 +159,11 @@ impl Transport {
     /// the client sends, for a bounded time.
     pub fn lingering_close(&mut self) {
         self.send_close_notify();
-        self.records.socket.linger();
+        self.records.socket.discard_input_before_close();
     }
 }
 
-impl RecordSocket {
+impl SocketWithUndecryptedOctets {
     /// Passes the octets in `pending` to rustls or, if there are none, the octets of one read from the socket. Returns the
     /// number of octets; 0 means that the client has finished sending.
     // Not inlined: otherwise its buffer would take stack space in every connection, even in one without TLS.
@@ -226,7 +226,7 @@ impl RecordSocket {
         clippy::indexing_slicing,
         reason = "a read fills no more than the buffer it was given"
     )]
-    fn read_until_close_notify(&mut self, tls: &mut ServerConnection) -> bool {
+    fn has_tls_client_closed(&mut self, tls: &mut ServerConnection) -> bool {
         let mut buffer = [0; TLS_READ_OCTETS];
         loop {
             let Ok(state) = tls.process_new_packets() else {
@@ -239,9 +239,9 @@ impl RecordSocket {
                 return false;
             }
             let count = match self.socket.read_available(&mut buffer) {
-                ReadOutcome::Octets(count) => count,
-                ReadOutcome::Nothing => return false,
-                ReadOutcome::End => return true,
+                NonBlockingReadOutcome::Octets(count) => count,
+                NonBlockingReadOutcome::Nothing => return false,
+                NonBlockingReadOutcome::End => return true,
             };
             if self.pass_to_rustls(tls, &buffer[..count]).is_err() {
                 return true;

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::io_timeout::ExpiryReason;
+use super::io_timeout::IoExpiryReason;
 
 /// Why a read, a write or a TLS handshake failed.
 #[derive(Debug, thiserror::Error)]
@@ -21,11 +21,11 @@ pub enum ClientIoError {
     Tls(rustls::Error),
 }
 
-impl From<ExpiryReason> for ClientIoError {
-    fn from(expiry: ExpiryReason) -> ClientIoError {
+impl From<IoExpiryReason> for ClientIoError {
+    fn from(expiry: IoExpiryReason) -> ClientIoError {
         match expiry {
-            ExpiryReason::TimedOut => ClientIoError::TimedOut,
-            ExpiryReason::Shed => ClientIoError::Shed,
+            IoExpiryReason::TimedOut => ClientIoError::TimedOut,
+            IoExpiryReason::Shed => ClientIoError::Shed,
         }
     }
 }

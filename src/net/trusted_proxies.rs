@@ -15,7 +15,7 @@ impl TrustedProxies {
     /// IPv4.
     pub fn new(blocks: impl IntoIterator<Item = IpNet>) -> TrustedProxies {
         TrustedProxies {
-            blocks: blocks.into_iter().map(canonical).collect(),
+            blocks: blocks.into_iter().map(unmap_ipv4_mapped_block).collect(),
         }
     }
 
@@ -26,7 +26,7 @@ impl TrustedProxies {
     }
 }
 
-fn canonical(block: IpNet) -> IpNet {
+fn unmap_ipv4_mapped_block(block: IpNet) -> IpNet {
     let IpNet::V6(v6) = block else {
         return block;
     };

@@ -33,7 +33,7 @@ impl PidFile {
             if !file.metadata()?.is_file() {
                 return Err(io::Error::other(NOT_REGULAR));
             }
-            lock(&file);
+            lock_pid_file(&file);
             // A stopping server removes the file while it holds the lock. If the open file was removed, open the path again.
             if tries.next().is_some() && !is_same_file(path, &file) {
                 continue;
@@ -57,22 +57,22 @@ impl PidFile {
     }
 
     /// Returns the open file, so that its owner can be changed.
-    pub fn file(&self) -> &File {
+    pub fn pid_file_handle(&self) -> &File {
         &self.file
     }
 
     /// Removes the file, or empties it if the folder does not permit removal. Changes nothing if the file contains another
     /// process id: another server that was started while this server drained has written its own id.
-    fn remove(&mut self) -> io::Result<()> {
+    fn remove_or_truncate_pid_file(&mut self) -> io::Result<()> {
         // If the path is a symbolic link, its target is removed; the link stays for the next start.
         let path = match fs::canonicalize(&self.path) {
             Ok(path) => path,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             // The folder may be inaccessible after the privilege drop.
-            Err(_) => return self.empty(),
+            Err(_) => return self.truncate_own_pid_file(),
         };
         if is_same_file(&path, &self.file) {
-            lock(&self.file);
+            lock_pid_file(&self.file);
             return match is_same_file(&path, &self.file) && contains_own_process_id(&mut self.file)?
             {
                 true => fs::remove_file(&path).or_else(|_| self.file.set_len(0)),
@@ -86,7 +86,7 @@ impl PidFile {
         if !file.metadata()?.is_file() {
             return Ok(());
         }
-        lock(&file);
+        lock_pid_file(&file);
         match is_same_file(&path, &file) && contains_own_process_id(&mut file)? {
             true => fs::remove_file(&path),
             false => Ok(()),
@@ -94,8 +94,8 @@ impl PidFile {
     }
 
     /// Empties the file through its open descriptor, which does not need access to the folder.
-    fn empty(&mut self) -> io::Result<()> {
-        lock(&self.file);
+    fn truncate_own_pid_file(&mut self) -> io::Result<()> {
+        lock_pid_file(&self.file);
         match contains_own_process_id(&mut self.file)? {
             true => self.file.set_len(0),
             false => Ok(()),
@@ -107,13 +107,13 @@ impl Drop for PidFile {
     /// Removes the file. This also happens after a failed start.
     fn drop(&mut self) {
         // Shutdown succeeds even if the file cannot be removed.
-        let _ = self.remove();
+        let _ = self.remove_or_truncate_pid_file();
     }
 }
 
 /// Locks the PID file against another server that writes or removes the file. Continues without the lock after
 /// [`LOCK_TIMEOUT`], because another user could hold the lock for ever.
-fn lock(file: &File) {
+fn lock_pid_file(file: &File) {
     let give_up_at = Instant::now() + LOCK_TIMEOUT;
     while let Err(TryLockError::WouldBlock) = file.try_lock() {
         if Instant::now() >= give_up_at {

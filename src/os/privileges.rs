@@ -42,7 +42,7 @@ pub enum PrivilegeError {
 ///
 /// # Errors
 /// [`PrivilegeError`]; the process must not continue.
-pub fn drop_to(identity: UserAndGroup) -> Result<(), PrivilegeError> {
+pub fn drop_privileges_to(identity: UserAndGroup) -> Result<(), PrivilegeError> {
     let UserAndGroup { user, group } = identity;
     let refused = |step| {
         move |source| PrivilegeError::Refused {
@@ -58,12 +58,15 @@ pub fn drop_to(identity: UserAndGroup) -> Result<(), PrivilegeError> {
         setuid(user).map_err(refused("setuid"))?;
     }
     prctl::set_no_new_privs().map_err(refused("no_new_privs"))?;
-    verify_identity(identity, must_change)
+    verify_process_user_and_group(identity, must_change)
 }
 
 /// Checks the user and group ids, and that root cannot be regained. Supplementary groups are allowed if the ids were already
 /// right at the start: the service manager may have granted the groups, for example to read the TLS key.
-fn verify_identity(identity: UserAndGroup, has_changed: bool) -> Result<(), PrivilegeError> {
+fn verify_process_user_and_group(
+    identity: UserAndGroup,
+    has_changed: bool,
+) -> Result<(), PrivilegeError> {
     let UserAndGroup { user, group } = identity;
     let users = getresuid().map(|ids| [ids.real, ids.effective, ids.saved]);
     let groups = getresgid().map(|ids| [ids.real, ids.effective, ids.saved]);

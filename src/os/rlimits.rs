@@ -42,7 +42,7 @@ pub fn mapping_limit() -> Option<u64> {
 /// Under SCHED_OTHER, a connection thread that wakes up preempts another thread of this process in the middle of its commit
 /// or reply. SCHED_BATCH avoids the preemption and saves about a seventh of the CPU time per mail. If the administrator chose
 /// another policy (chrt(1), `CPUSchedulingPolicy=`), that policy is kept.
-pub fn use_batch_scheduling() {
+pub fn set_sched_batch_policy() {
     if matches!(scheduler::get_self_policy(), Ok(Policy::Other)) {
         // If the call fails, the server only uses more CPU time.
         let _ = scheduler::set_self_policy(Policy::Batch, 0);

@@ -4,24 +4,24 @@ use sd_notify::NotifyState;
 
 /// Notifies that startup or a reload has finished.
 pub fn notify_ready() {
-    notify(&[NotifyState::Ready]);
+    notify_systemd(&[NotifyState::Ready]);
 }
 
 /// Notifies that a reload begins. The notification includes the monotonic time, which `Type=notify-reload` requires.
 pub fn notify_reloading() {
     let since = NotifyState::monotonic_usec_now();
-    notify(&[
+    notify_systemd(&[
         NotifyState::Reloading,
         since.unwrap_or(NotifyState::Reloading),
     ]);
 }
 
 /// Notifies that shutdown begins.
-pub fn notify_stopping() {
-    notify(&[NotifyState::Stopping]);
+pub fn notify_systemd_stopping() {
+    notify_systemd(&[NotifyState::Stopping]);
 }
 
-fn notify(state: &[NotifyState]) {
+fn notify_systemd(state: &[NotifyState]) {
     if let Err(error) = sd_notify::notify(state) {
         log::warn!(reason:% = error; "sd_notify_failed");
     }

@@ -88,7 +88,7 @@ impl ServerBuilder {
     /// [`StartError`] for the first address, file or store that cannot be used.
     pub fn bind(self) -> Result<Server, StartError> {
         log_config_warnings(&self.config);
-        let listeners = listeners::bind_all(&self.config, Vec::new())?;
+        let listeners = listeners::bind_smtp_listeners(&self.config, Vec::new())?;
         let tls = load_tls(&self.config)?;
         self.finish(listeners, tls, Arc::new(Metrics::new()))
     }

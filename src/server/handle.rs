@@ -15,16 +15,16 @@ use super::running::{BeforeReload, RunningServer};
 use super::shutdown::shut_down;
 use crate::config::Config;
 use crate::connection::{metrics_snapshot, metrics_text};
-use crate::http::status::StatusEndpoints;
+use crate::http::status::StatusRequestHandler;
 use crate::metrics::{Metrics, MetricsSnapshot};
 use crate::sync;
 
 /// An SMTP server whose addresses are bound. [`run`](Server::run) serves clients until a [`ServerHandle`] shuts it down.
 ///
 /// A program may run several servers. A server changes nothing of the process: it installs no signal handler and no logger (its
-/// log events go to the [`log`](https://docs.rs/log) crate), and it ignores the keys GSMTP_LOG_FILE, GM_LOG_FORMAT, PID_FILE, GUID and
-/// SGID. Its threads have ended when `run` returns, except those that wait for a store that does not answer. Dropping a server
-/// that does not run closes its addresses.
+/// log events go to the [`log`](https://docs.rs/log) crate), and it ignores the keys GSMTP_LOG_FILE, GM_LOG_FORMAT, PID_FILE,
+/// GUID and SGID. Its threads have ended when `run` returns, except those that wait for a store that does not answer. Dropping
+/// a server that does not run closes its addresses.
 #[must_use = "a server serves nobody until `run` is called"]
 pub struct Server {
     listeners: BoundListeners,
@@ -70,13 +70,13 @@ impl Server {
     /// configuration. A port that was configured as 0 is the port that the kernel chose.
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
         let smtp = self.listeners.smtp.iter();
-        smtp.map(|listener| listener.address()).collect()
+        smtp.map(|listener| listener.bound_address()).collect()
     }
 
     /// Returns the address of the status endpoints (GM_STATUS_INTERFACE), or `None` if they are turned off.
     pub fn status_addr(&self) -> Option<SocketAddr> {
         let status = self.listeners.status.as_ref();
-        status.map(|listener| listener.address())
+        status.map(|listener| listener.bound_address())
     }
 
     /// Returns a handle that controls this server.
@@ -86,10 +86,11 @@ impl Server {
         }
     }
 
-    /// Serves clients on this thread and others until [`ServerHandle::shutdown`] is called; returns when the shutdown has ended.
+    /// Serves clients on this thread and others until [`ServerHandle::shutdown`] is called; returns when the shutdown has
+    /// ended.
     ///
-    /// The shutdown closes idle connections with 421, waits up to 30 seconds for messages in progress, and then for the store to
-    /// save what is queued.
+    /// The shutdown closes idle connections with 421, waits up to 30 seconds for messages in progress, and then for the store
+    /// to save what is queued.
     ///
     /// # Errors
     /// [`StartError::Thread`]: the threads cannot be started. No client was served.
@@ -109,17 +110,21 @@ impl Server {
             None => return Ok(()),
         };
         let listeners = &self.listeners;
-        pool.watch_deadlines().map_err(StartError::Thread)?;
+        pool.start_deadlines_thread().map_err(StartError::Thread)?;
         if let Some(listener) = &listeners.status {
             let (pool, settings) = (Arc::clone(&pool), Arc::clone(&settings));
-            http_endpoints::start_status_endpoints(listener, StatusEndpoints { pool, settings })?;
+            http_endpoints::start_status_endpoints(
+                listener,
+                StatusRequestHandler { pool, settings },
+            )?;
         }
-        pool.open(&listeners.smtp).map_err(StartError::Thread)?;
+        pool.start_accepting(&listeners.smtp)
+            .map_err(StartError::Thread)?;
         for listener in &listeners.smtp {
-            log::info!(address:% = listener.address(), tls = listener.implicit_tls(), version = env!("CARGO_PKG_VERSION"); "listening");
+            log::info!(address:% = listener.bound_address(), tls = listener.implicit_tls(), version = env!("CARGO_PKG_VERSION"); "listening");
         }
         if let Some(listener) = &listeners.nginx {
-            http_endpoints::start_auth_http(listener, &listeners.smtp, &settings, &pool)?;
+            http_endpoints::start_nginx_auth_server(listener, &listeners.smtp, &settings, &pool)?;
         }
         Ok(())
     }
@@ -148,7 +153,7 @@ impl Server {
         shut_down(
             &pool,
             &closed_first,
-            running.into_store_writers(),
+            running.into_writers_of_all_stores(),
             &self.stop_requests,
         );
         // `drop` closes the status endpoints last, so that they stay available during the shutdown.
@@ -186,8 +191,8 @@ impl Drop for Server {
 }
 
 impl ServerHandle {
-    /// Requests the shutdown of the server and returns at once; [`Server::run`] returns when it has ended. A second call ends the
-    /// wait for messages in progress: their connections are closed. Does nothing after the server has stopped.
+    /// Requests the shutdown of the server and returns at once; [`Server::run`] returns when it has ended. A second call ends
+    /// the wait for messages in progress: their connections are closed. Does nothing after the server has stopped.
     pub fn shutdown(&self) {
         // The channel is full only if two requests are waiting already.
         let _ = self.shared.stop.try_send(());

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::connection::SharedSettings;
 use crate::http;
 use crate::http::auth_http::NginxAuthEndpoint;
-use crate::http::status::StatusEndpoints;
+use crate::http::status::StatusRequestHandler;
 use crate::net::accept_pool::AcceptPool;
 use crate::net::listener::Listener;
 
@@ -32,7 +32,9 @@ pub fn bind(
 }
 
 /// Returns the configured addresses of the HTTP endpoints, each with the advice to give if the address cannot be bound.
-pub fn addresses(config: &Config) -> impl Iterator<Item = (SocketAddr, &'static str)> {
+pub fn http_endpoint_addresses(
+    config: &Config,
+) -> impl Iterator<Item = (SocketAddr, &'static str)> {
     let status = config.status_address.map(|one| (one, STATUS_BIND_FIX));
     let nginx = config.nginx_auth_address.map(|one| (one, NGINX_BIND_FIX));
     status.into_iter().chain(nginx)
@@ -43,15 +45,15 @@ pub fn addresses(config: &Config) -> impl Iterator<Item = (SocketAddr, &'static 
 ///
 /// # Errors
 /// [`StartError::Thread`].
-pub fn start_auth_http(
+pub fn start_nginx_auth_server(
     listener: &Arc<Listener>,
     smtp_listeners: &[Arc<Listener>],
     settings: &Arc<SharedSettings>,
     pool: &Arc<AcceptPool>,
 ) -> Result<(), StartError> {
     let plain = smtp_listeners.iter().find(|smtp| !smtp.implicit_tls());
-    let Some(smtp_address) = plain.map(|smtp| smtp.address()) else {
-        log::warn!(address:% = listener.address(), reason = "no SMTP listener without implicit TLS"; "auth_http_disabled");
+    let Some(smtp_address) = plain.map(|smtp| smtp.bound_address()) else {
+        log::warn!(address:% = listener.bound_address(), reason = "no SMTP listener without implicit TLS"; "auth_http_disabled");
         listener.close();
         return Ok(());
     };
@@ -66,7 +68,7 @@ pub fn start_auth_http(
         Arc::new(move |request| auth_http.handle(request)),
     )
     .map_err(StartError::Thread)?;
-    log::info!(address:% = listener.address(), role = "auth_http"; "listening");
+    log::info!(address:% = listener.bound_address(), role = "auth_http"; "listening");
     Ok(())
 }
 
@@ -76,7 +78,7 @@ pub fn start_auth_http(
 /// [`StartError::Thread`].
 pub fn start_status_endpoints(
     listener: &Arc<Listener>,
-    status: StatusEndpoints,
+    status: StatusRequestHandler,
 ) -> Result<(), StartError> {
     let metrics = Arc::clone(status.pool.metrics());
     http::serve(
@@ -85,7 +87,7 @@ pub fn start_status_endpoints(
         Arc::new(move |request| status.handle(request)),
     )
     .map_err(StartError::Thread)?;
-    log::info!(address:% = listener.address(); "status_page");
+    log::info!(address:% = listener.bound_address(); "status_page");
     Ok(())
 }
 

@@ -24,7 +24,7 @@ pub struct BoundListeners {
 ///
 /// # Errors
 /// [`StartError::Bind`] for the first address that cannot be bound.
-pub fn bind_all(
+pub fn bind_smtp_listeners(
     config: &Config,
     inherited: Vec<Arc<Listener>>,
 ) -> Result<BoundListeners, StartError> {
@@ -46,7 +46,9 @@ fn bind_smtp(
         false => &[],
     };
     let is_inherited = |address: &SocketAddr, listeners: &[Arc<Listener>]| {
-        let mut ports = listeners.iter().map(|listener| listener.address().port());
+        let mut ports = listeners
+            .iter()
+            .map(|listener| listener.bound_address().port());
         ports.any(|port| port == address.port() && port != 0)
     };
     let tls: Vec<_> = config
@@ -71,7 +73,8 @@ fn bind(
     let has_v4_wildcard = |port| {
         let is_v4_wildcard =
             |address: &SocketAddr| address.is_ipv4() && address.ip().is_unspecified();
-        listen_addresses(config).any(|address| is_v4_wildcard(&address) && address.port() == port)
+        all_smtp_listen_addresses(config)
+            .any(|address| is_v4_wildcard(&address) && address.port() == port)
     };
     let only_v6 = address.is_ipv6() && has_v4_wildcard(address.port());
     let listener = Listener::bind(address, only_v6, implicit_tls);
@@ -86,9 +89,12 @@ fn bind(
 pub fn find_bind_problems(config: &Config) -> Vec<StartError> {
     let mut seen: Vec<SocketAddr> = Vec::new();
     let mut probe = |address: SocketAddr| {
-        let source = match seen.iter().any(|other| conflict(*other, address)) {
+        let source = match seen
+            .iter()
+            .any(|other| do_bind_addresses_conflict(*other, address))
+        {
             true => Some(io::Error::from_raw_os_error(libc::EADDRINUSE)),
-            false => Listener::probe_bind(address).err(),
+            false => Listener::test_bind_ignoring_in_use(address).err(),
         };
         seen.push(address);
         source
@@ -99,7 +105,7 @@ pub fn find_bind_problems(config: &Config) -> Vec<StartError> {
     for (address, implicit_tls) in plain.chain(tls) {
         errors.extend(probe(address).map(|source| bind_error(address, source, implicit_tls)));
     }
-    for (address, fix) in http_endpoints::addresses(config) {
+    for (address, fix) in http_endpoints::http_endpoint_addresses(config) {
         let error = |source| StartError::Bind {
             address,
             source,
@@ -111,7 +117,7 @@ pub fn find_bind_problems(config: &Config) -> Vec<StartError> {
 }
 
 /// Returns whether only one of the two addresses can be bound. A listener on `[::]` also accepts IPv4 connections.
-fn conflict(first: SocketAddr, second: SocketAddr) -> bool {
+fn do_bind_addresses_conflict(first: SocketAddr, second: SocketAddr) -> bool {
     let covers = |wide: SocketAddr, other: SocketAddr| {
         wide.ip().is_unspecified()
             && (wide.is_ipv6() || other.is_ipv4())
@@ -144,7 +150,7 @@ fn bind_error(address: SocketAddr, source: io::Error, implicit_tls: bool) -> Sta
 }
 
 /// Returns the addresses of all SMTP listeners, plaintext and implicit TLS.
-pub fn listen_addresses(config: &Config) -> impl Iterator<Item = SocketAddr> {
+pub fn all_smtp_listen_addresses(config: &Config) -> impl Iterator<Item = SocketAddr> {
     let plain = config.listen_addresses.iter();
     plain.chain(&config.tls_listen_addresses).copied()
 }
@@ -167,8 +173,16 @@ mod tests {
             ("127.0.0.1:0", "127.0.0.1:0", false),
         ] {
             let (first, second) = (first.parse().unwrap(), second.parse().unwrap());
-            assert_eq!(conflict(first, second), want, "{first} {second}");
-            assert_eq!(conflict(second, first), want, "{second} {first}");
+            assert_eq!(
+                do_bind_addresses_conflict(first, second),
+                want,
+                "{first} {second}"
+            );
+            assert_eq!(
+                do_bind_addresses_conflict(second, first),
+                want,
+                "{second} {first}"
+            );
         }
     }
 }

@@ -11,9 +11,9 @@ use crate::config::Config;
 use crate::connection::{self, ConnectionSettings, SharedSettings};
 use crate::metrics::{Metrics, ReloadOutcome, ReloadTarget};
 use crate::net::accept_pool::AcceptPool;
-use crate::net::tls::{FileFingerprint, TlsCredentials};
+use crate::net::tls::{TlsCredentials, TlsFilesFingerprint};
 use crate::smtp::{MemoryBudget, RecipientHook, SessionSettings};
-use crate::store::Writers;
+use crate::store::WriterThreads;
 
 /// The components of a server that a reload can change or replace.
 pub struct RunningServer {
@@ -23,11 +23,11 @@ pub struct RunningServer {
     /// Settings of new connections; open connections keep the settings they started with.
     pub settings: Arc<SharedSettings>,
     pub pool: Arc<AcceptPool>,
-    writers: Option<Writers>,
+    writers: Option<WriterThreads>,
     /// Writers of replaced stores. They end when the last session that saves to their store has ended.
-    retired: Vec<Writers>,
+    retired: Vec<WriterThreads>,
     /// The state of the key and certificate files that were refused last, so that they are not read again until they change.
-    refused_tls_files: Option<FileFingerprint>,
+    refused_tls_files: Option<TlsFilesFingerprint>,
 }
 
 /// A last step that can fail, done after a new configuration was found to be valid and before the first change.
@@ -122,7 +122,7 @@ impl RunningServer {
         if on_disk == tls.fingerprint() || Some(on_disk) == self.refused_tls_files {
             return;
         }
-        match TlsCredentials::load(tls.files()) {
+        match TlsCredentials::load(tls.certificate_and_key_files()) {
             Ok(renewed) => {
                 count_certificate_reload(self.pool.metrics(), ReloadOutcome::Applied);
                 log::info!("certificate_renewed");
@@ -141,7 +141,7 @@ impl RunningServer {
     }
 
     /// Returns the writers of all stores, to shut them down.
-    pub fn into_store_writers(self) -> Vec<Writers> {
+    pub fn into_writers_of_all_stores(self) -> Vec<WriterThreads> {
         self.retired.into_iter().chain(self.writers).collect()
     }
 
@@ -155,7 +155,7 @@ impl RunningServer {
         let ignored_keys = keep_restart_only_values(&mut new_config, running);
         let settings = self.settings.current();
         let tls = reload_tls(&new_config, settings.tls.as_ref(), self.pool.metrics())?;
-        let store = self.start_store(&new_config)?;
+        let store = self.start_new_store_if_required(&new_config)?;
         before_change(&new_config).map_err(ReloadError::Log)?;
 
         log_config_warnings(&new_config);
@@ -203,7 +203,10 @@ impl RunningServer {
     }
 
     /// Starts a new store if the new configuration requires one.
-    fn start_store(&self, new_config: &Config) -> Result<Option<RunningStore>, ReloadError> {
+    fn start_new_store_if_required(
+        &self,
+        new_config: &Config,
+    ) -> Result<Option<RunningStore>, ReloadError> {
         if !self
             .stores
             .config_change_needs_new_store(&self.config, new_config)
@@ -222,7 +225,7 @@ fn count_certificate_reload(metrics: &Metrics, outcome: ReloadOutcome) {
 /// Copies the running values of the keys that need a restart into `new_config`. Returns the keys whose new values are
 /// ignored.
 fn keep_restart_only_values(new_config: &mut Config, running: &Config) -> Vec<&'static str> {
-    fn keep<T: Clone + PartialEq>(new_config: &mut T, running: &T) -> bool {
+    fn keep_running_value<T: Clone + PartialEq>(new_config: &mut T, running: &T) -> bool {
         let differs = new_config != running;
         if differs {
             new_config.clone_from(running);
@@ -237,35 +240,41 @@ fn keep_restart_only_values(new_config: &mut Config, running: &Config) -> Vec<&'
     let restored = [
         (
             "GSTMP_LISTEN_INTERFACE",
-            keep(&mut new_config.listen_addresses, &running.listen_addresses),
+            keep_running_value(&mut new_config.listen_addresses, &running.listen_addresses),
         ),
         (
             "GSMTPS_LISTEN_INTERFACE",
-            keep(
+            keep_running_value(
                 &mut new_config.tls_listen_addresses,
                 &running.tls_listen_addresses,
             ),
         ),
         (
             "NGINX_AUTH_ENABLED, NGINX_AUTH",
-            keep(
+            keep_running_value(
                 &mut new_config.nginx_auth_address,
                 &running.nginx_auth_address,
             ),
         ),
-        ("GUID, SGID", keep(&mut new_config.run_as, &running.run_as)),
-        ("GM_STORE", keep(&mut new_config.store, &running.store)),
+        (
+            "GUID, SGID",
+            keep_running_value(&mut new_config.run_as, &running.run_as),
+        ),
+        (
+            "GM_STORE",
+            keep_running_value(&mut new_config.store, &running.store),
+        ),
         (
             "GM_SQLITE_FILE",
-            keep(&mut new_config.sqlite_file, &running.sqlite_file),
+            keep_running_value(&mut new_config.sqlite_file, &running.sqlite_file),
         ),
         (
             "GM_STATUS_INTERFACE",
-            keep(&mut new_config.status_address, &running.status_address),
+            keep_running_value(&mut new_config.status_address, &running.status_address),
         ),
         (
             "PID_FILE",
-            keep(&mut new_config.pid_file, &running.pid_file),
+            keep_running_value(&mut new_config.pid_file, &running.pid_file),
         ),
     ];
     let differ = restored.into_iter().filter(|(_, differs)| *differs);
@@ -291,7 +300,7 @@ fn reload_tls(
             Ok(Some(tls))
         }
         (Err(error), Some(running))
-            if error.is_permission_denied() && *running.files() == files =>
+            if error.is_permission_denied() && *running.certificate_and_key_files() == files =>
         {
             count_certificate_reload(metrics, ReloadOutcome::Refused);
             log::error!(reason:% = error, kept = "the old key and certificate"; "certificate_refused");

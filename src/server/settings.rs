@@ -44,7 +44,7 @@ pub fn session_settings(config: &Config) -> SessionSettings {
         allowed_hosts: config.allowed_hosts.clone(),
         max_content_octets: config.max_content_octets,
         max_recipients: config.max_recipients,
-        recipient_limits: Arc::new(TableColumns::DEFAULT.recipient_limits()),
+        recipient_limits: Arc::new(TableColumns::DEFAULT.columns_limiting_recipients()),
         recipient_hook: None,
         verbose: config.verbose,
     }

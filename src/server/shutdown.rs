@@ -8,47 +8,51 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use crate::net::accept_pool::AcceptPool;
 use crate::net::listener::Listener;
-use crate::store::Writers;
+use crate::store::WriterThreads;
 
-/// Drains the connections, then flushes and closes the store. A message in `stop_requests` is a second stop request: it ends the
-/// wait for messages in progress.
+/// Drains the connections, then flushes and closes the store. A message in `stop_requests` is a second stop request: it ends
+/// the wait for messages in progress.
 pub fn shut_down(
     pool: &AcceptPool,
     listeners: &[Arc<Listener>],
-    writers: Vec<Writers>,
+    writers: Vec<WriterThreads>,
     stop_requests: &Receiver<()>,
 ) {
     for listener in listeners {
         listener.close();
     }
     pool.drain();
-    log::info!(clients = pool.active_connections(); "shutdown");
+    log::info!(clients = pool.taken_connection_slots(); "shutdown");
     let mut give_up_at = Instant::now() + DRAIN_TIMEOUT;
-    while pool.active_connections() > 0 && Instant::now() < give_up_at {
+    while pool.taken_connection_slots() > 0 && Instant::now() < give_up_at {
         if stop_requests.recv_timeout(DRAIN_TICK) != Err(RecvTimeoutError::Timeout) {
             give_up_at = Instant::now();
         }
     }
-    if pool.active_connections() > 0 {
-        log::warn!(clients = pool.active_connections(); "connections_aborted");
+    if pool.taken_connection_slots() > 0 {
+        log::warn!(clients = pool.taken_connection_slots(); "connections_aborted");
         pool.abort_connections();
         let aborted_at = Instant::now();
-        while pool.active_connections() > 0 && aborted_at.elapsed() < ABORT_TIMEOUT {
+        while pool.taken_connection_slots() > 0 && aborted_at.elapsed() < ABORT_TIMEOUT {
             thread::sleep(DRAIN_TICK);
         }
     }
-    close_store(writers, give_up_at + STORE_TIMEOUT, stop_requests);
+    drain_writers_until(writers, give_up_at + STORE_TIMEOUT, stop_requests);
 }
 
 /// Waits for the writers to save the queued mails and close the store, at most until `give_up_at`, and after a stop request at
 /// most for [`STORE_TIMEOUT`].
-fn close_store(writers: Vec<Writers>, mut give_up_at: Instant, stop_requests: &Receiver<()>) {
+fn drain_writers_until(
+    writers: Vec<WriterThreads>,
+    mut give_up_at: Instant,
+    stop_requests: &Receiver<()>,
+) {
     let (done, finished) = bounded(1);
     let closer = thread::Builder::new()
         .name("finish".to_owned())
         .spawn(move || {
-            writers.into_iter().for_each(Writers::drain_and_join);
-            // The send fails if `close_store` has already returned at its time limit.
+            writers.into_iter().for_each(WriterThreads::drain_and_join);
+            // The send fails if `drain_writers_until` has already returned at its time limit.
             let _ = done.send(());
         });
     while closer.is_ok() && finished.recv_timeout(DRAIN_TICK) == Err(RecvTimeoutError::Timeout) {

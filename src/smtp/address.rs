@@ -32,7 +32,7 @@ pub fn is_helo_name(name: &str) -> bool {
 
 /// Returns the address in angle brackets; `None` if it contains control characters.
 fn path_of(address: &str) -> Option<Cow<'_, str>> {
-    let address = command::utf8_without_controls(address.as_bytes()).ok()?;
+    let address = command::check_text_without_controls(address.as_bytes()).ok()?;
     Some(match address.starts_with('<') && address.ends_with('>') {
         true => Cow::Borrowed(address),
         false => Cow::Owned(format!("<{address}>")),

@@ -8,17 +8,17 @@ use std::sync::Arc;
 use super::domain;
 use super::path::ForwardPath;
 
-/// The set of accepted recipient domains, stored in canonical form ([`domain::canonical`]). Clones share the set.
+/// The set of accepted recipient domains, stored in canonical form ([`domain::canonicalize_domain`]). Clones share the set.
 ///
 /// A look-up costs one hash for the domain and one for each of its parents, independent of the size of the set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AllowedHosts {
     any: bool,
-    names: Arc<DomainNames>,
+    names: Arc<ExactAndWildcardDomains>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
-struct DomainNames {
+struct ExactAndWildcardDomains {
     hosts: HashSet<Box<str>>,
     /// The domains of `*.` items: `example.com` for `*.example.com`.
     parents: HashSet<Box<str>>,
@@ -36,7 +36,7 @@ pub struct InvalidHostItem {
 
 impl AllowedHosts {
     /// Returns the set that accepts every domain, like the item `*`.
-    pub fn any() -> AllowedHosts {
+    pub fn accepting_every_domain() -> AllowedHosts {
         AllowedHosts {
             any: true,
             ..AllowedHosts::default()
@@ -52,7 +52,7 @@ impl AllowedHosts {
         items: impl IntoIterator<Item = &'a str>,
     ) -> Result<AllowedHosts, InvalidHostItem> {
         let mut any = false;
-        let mut names = DomainNames::default();
+        let mut names = ExactAndWildcardDomains::default();
         for item in items {
             let invalid_item = |expected| InvalidHostItem {
                 item: item.to_owned(),
@@ -61,14 +61,14 @@ impl AllowedHosts {
             match item.strip_prefix("*.") {
                 _ if item == "*" || item == "." => any = true,
                 Some(parent) => {
-                    let parent = check_domain(parent).map_err(invalid_item)?;
+                    let parent = canonical_domain_or_error_text(parent).map_err(invalid_item)?;
                     names.parents.insert(parent);
                 }
                 None if domain::is_address_literal(item) => {
-                    names.hosts.insert(domain::canonical(item).into());
+                    names.hosts.insert(domain::canonicalize_domain(item).into());
                 }
                 None => {
-                    let host = check_domain(item).map_err(invalid_item)?;
+                    let host = canonical_domain_or_error_text(item).map_err(invalid_item)?;
                     names.hosts.insert(host);
                 }
             }
@@ -84,7 +84,7 @@ impl AllowedHosts {
     /// If not all domains are accepted, a local-part that contains a second address (`a%foreign@ours`) is rejected, because a
     /// mail system that later receives the mail could relay it to that address. `<Postmaster>` is always accepted (RFC 5321
     /// §4.5.1).
-    pub fn accepts(&self, path: &ForwardPath) -> bool {
+    pub fn accepts_recipient_path(&self, path: &ForwardPath) -> bool {
         let Some(domain) = path.canonical_domain() else {
             return true;
         };
@@ -92,14 +92,14 @@ impl AllowedHosts {
     }
 
     /// Returns one accepted domain; `None` if no item names a domain.
-    pub fn example_domain(&self) -> Option<String> {
-        let DomainNames { hosts, parents } = &*self.names;
+    pub fn example_allowed_domain(&self) -> Option<String> {
+        let ExactAndWildcardDomains { hosts, parents } = &*self.names;
         let host = hosts.iter().min().map(|host| host.to_string());
         host.or_else(|| parents.iter().min().map(|parent| format!("mail.{parent}")))
     }
 }
 
-impl DomainNames {
+impl ExactAndWildcardDomains {
     fn contains(&self, domain: &str) -> bool {
         if self.hosts.contains(domain) {
             return true;
@@ -117,11 +117,11 @@ impl DomainNames {
 
 /// Returns the canonical form of the domain `text`, or the error text that describes a valid item if `text` cannot be a
 /// domain.
-fn check_domain(text: &str) -> Result<Box<str>, String> {
+fn canonical_domain_or_error_text(text: &str) -> Result<Box<str>, String> {
     let is_long = |label: &str| label.len() > MAX_LABEL_OCTETS;
     let canonical = match text.len() {
         // Longer text is not converted, because the time for Punycode grows with the square of the length.
-        ..=MAX_TEXT_OCTETS => domain::canonical(text),
+        ..=MAX_TEXT_OCTETS => domain::canonicalize_domain(text),
         _ => Cow::Borrowed(text),
     };
     if canonical.len() > MAX_NAME_OCTETS || canonical.split('.').any(is_long) {
@@ -130,7 +130,7 @@ fn check_domain(text: &str) -> Result<Box<str>, String> {
         ));
     }
     if !domain::is_domain(text) || canonical.parse::<Ipv4Addr>().is_ok() {
-        return Err(suggest_item(text));
+        return Err(suggest_allowed_host_item(text));
     }
     if !canonical.is_ascii() {
         return Err("a domain of characters that IDNA (UTS 46) allows".to_owned());
@@ -142,7 +142,7 @@ fn check_domain(text: &str) -> Result<Box<str>, String> {
 }
 
 /// Returns a suggestion for an item that is not a domain.
-fn suggest_item(text: &str) -> String {
+fn suggest_allowed_host_item(text: &str) -> String {
     let inside = text.trim_start_matches('[').trim_end_matches(']');
     let address = match inside.split_at_checked(5) {
         Some((tag, address)) if tag.eq_ignore_ascii_case("IPv6:") => address,
@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     fn accepts(allowed: &AllowedHosts, path: &str) -> bool {
-        allowed.accepts(&ForwardPath::parse(path).unwrap().0)
+        allowed.accepts_recipient_path(&ForwardPath::parse(path).unwrap().0)
     }
 
     #[test]
@@ -211,7 +211,7 @@ mod tests {
         for any in ["*", "."] {
             let any = AllowedHosts::from_host_patterns([any]).unwrap();
             assert!(accepts(&any, "<a%b@c>"));
-            assert_eq!(any, AllowedHosts::any());
+            assert_eq!(any, AllowedHosts::accepting_every_domain());
         }
     }
 

@@ -1,7 +1,7 @@
 //! Command lines: the verb and its typed arguments.
 
 use super::parameter::{self, MailParameters};
-use super::path::{ForwardPath, PathError, ReversePath};
+use super::path::{ForwardPath, MailPathError, ReversePath};
 use super::reply::{self, Reply};
 
 /// The SMTP verbs that the server recognizes, including verbs that it does not implement.
@@ -87,7 +87,7 @@ impl From<CommandError> for Reply {
 }
 
 /// Splits a line without its CR LF into the verb and its argument; the verb is `None` if it is not recognized.
-pub fn split_line(line: &[u8]) -> (Option<Verb>, &[u8]) {
+pub fn split_verb_and_argument(line: &[u8]) -> (Option<Verb>, &[u8]) {
     let line = trim_spaces(line);
     let end = line.iter().position(|octet| *octet == b' ');
     let (word, argument) = line.split_at(end.unwrap_or(line.len()));
@@ -124,7 +124,7 @@ pub fn begins_with_bdat(line: &[u8]) -> bool {
 /// Parses the argument of HELO or EHLO. RFC 5321 requires a domain or an address literal, but some clients send other
 /// text. Up to [`MAX_HELO_OCTETS`] octets without control characters are accepted.
 pub fn parse_helo_name(argument: &[u8]) -> Result<&str, CommandError> {
-    let name = utf8_without_controls(argument)?;
+    let name = check_text_without_controls(argument)?;
     match name.len() {
         0 => Err(CommandError::NoHeloName),
         1..=MAX_HELO_OCTETS => Ok(name),
@@ -149,7 +149,7 @@ impl MailCommand {
     /// # Errors
     /// [`CommandError`]; octets are checked first, then the path, then the parameters.
     pub fn parse(argument: &[u8]) -> Result<MailCommand, CommandError> {
-        let argument = utf8_without_controls(argument)?;
+        let argument = check_text_without_controls(argument)?;
         let path = after_keyword(argument, "FROM:")?;
         let (reverse_path, parameters) =
             ReversePath::parse(path).map_err(|_| CommandError::BadReversePath)?;
@@ -170,11 +170,11 @@ impl MailCommand {
 /// # Errors
 /// [`CommandError`]; octets are checked first, then the path, then the parameters.
 pub fn parse_rcpt(argument: &[u8], smtputf8: bool) -> Result<ForwardPath, CommandError> {
-    let argument = utf8_without_controls(argument)?;
+    let argument = check_text_without_controls(argument)?;
     let path = after_keyword(argument, "TO:")?;
     let (forward_path, parameters) = ForwardPath::parse(path).map_err(|error| match error {
-        PathError::Malformed => CommandError::BadForwardPath,
-        PathError::TwoDomains => CommandError::TwoDomains,
+        MailPathError::Malformed => CommandError::BadForwardPath,
+        MailPathError::TwoDomains => CommandError::TwoDomains,
     })?;
     parameter::check_no_parameter(parameters)?;
     if !smtputf8 && !forward_path.as_str().is_ascii() {
@@ -186,7 +186,7 @@ pub fn parse_rcpt(argument: &[u8], smtputf8: bool) -> Result<ForwardPath, Comman
 impl BdatCommand {
     /// Parses the argument of BDAT; returns `None` if it is malformed.
     pub fn parse(argument: &[u8]) -> Option<BdatCommand> {
-        let argument = utf8_without_controls(argument).ok()?;
+        let argument = check_text_without_controls(argument).ok()?;
         let mut words = argument.split_ascii_whitespace();
         let size = parse_number(words.next()?)?;
         let last = match words.next() {
@@ -202,7 +202,7 @@ impl BdatCommand {
 ///
 /// # Errors
 /// [`CommandError::BadOctets`].
-pub fn utf8_without_controls(argument: &[u8]) -> Result<&str, CommandError> {
+pub fn check_text_without_controls(argument: &[u8]) -> Result<&str, CommandError> {
     let text = std::str::from_utf8(argument).map_err(|_| CommandError::BadOctets)?;
     if text.chars().any(char::is_control) {
         return Err(CommandError::BadOctets);
@@ -276,12 +276,12 @@ mod tests {
 
     use super::*;
 
-    type ExpectedCommand = Result<(&'static str, Option<u64>, bool), CommandError>;
+    type ExpectedMailParseResult = Result<(&'static str, Option<u64>, bool), CommandError>;
 
     #[test]
     fn mail_command_arguments_are_parsed() {
         use CommandError::*;
-        let cases: &[(&str, ExpectedCommand)] = &[
+        let cases: &[(&str, ExpectedMailParseResult)] = &[
             ("FROM:<a@b>", Ok(("a@b", None, false))),
             (
                 "from: <a@b>  size=10 body=8BitMime",
@@ -345,21 +345,24 @@ mod tests {
 
     #[test]
     fn command_verbs_are_case_insensitive_and_end_at_a_space() {
-        assert_eq!(split_line(b"noop  x "), (Some(Verb::Noop), &b"x"[..]));
-        assert_eq!(split_line(b"NOOPX"), (None, &b""[..]));
-        assert_eq!(split_line(b"NOOP x\t").1, b"x\t");
+        assert_eq!(
+            split_verb_and_argument(b"noop  x "),
+            (Some(Verb::Noop), &b"x"[..])
+        );
+        assert_eq!(split_verb_and_argument(b"NOOPX"), (None, &b""[..]));
+        assert_eq!(split_verb_and_argument(b"NOOP x\t").1, b"x\t");
         assert!(
             is_http_request(b"get / HTTP/1.1")
                 && !is_http_request(b"GETS")
                 && !is_http_request(b"")
         );
-        assert_eq!(split_line(b""), (None, &b""[..]));
+        assert_eq!(split_verb_and_argument(b""), (None, &b""[..]));
     }
 
     proptest! {
         #[test]
         fn parser_does_not_panic_on_any_octets(argument in proptest::collection::vec(any::<u8>(), 0..80)) {
-            let _ = split_line(&argument);
+            let _ = split_verb_and_argument(&argument);
             let _ = MailCommand::parse(&argument);
             let _ = parse_rcpt(&argument, true);
             let _ = BdatCommand::parse(&argument);

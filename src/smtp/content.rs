@@ -11,11 +11,11 @@ use super::reply::{self, Reply};
 /// panic or a disconnect.
 #[derive(Clone, Debug)]
 pub struct MemoryBudget {
-    shared: Arc<BudgetCounters>,
+    shared: Arc<MemoryBudgetCounters>,
 }
 
 #[derive(Debug)]
-struct BudgetCounters {
+struct MemoryBudgetCounters {
     max_octets: AtomicUsize,
     in_use: AtomicUsize,
 }
@@ -33,18 +33,18 @@ pub struct MessageContent {
 
 /// The reason why content cannot be stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ContentRejection {
+pub enum ContentLimitError {
     /// The message is larger than allowed; the reply is 552.
     TooLarge,
     /// The memory budget is exhausted or an allocation failed; the reply is 452.
     NoMemory,
 }
 
-impl From<ContentRejection> for Reply {
-    fn from(error: ContentRejection) -> Reply {
+impl From<ContentLimitError> for Reply {
+    fn from(error: ContentLimitError) -> Reply {
         match error {
-            ContentRejection::TooLarge => reply::R552_TOO_LARGE,
-            ContentRejection::NoMemory => reply::R452_NO_MEMORY,
+            ContentLimitError::TooLarge => reply::R552_TOO_LARGE,
+            ContentLimitError::NoMemory => reply::R452_NO_MEMORY,
         }
     }
 }
@@ -61,7 +61,7 @@ impl MemoryBudget {
     pub fn new(max_octets: usize) -> MemoryBudget {
         let (max_octets, in_use) = (AtomicUsize::new(max_octets), AtomicUsize::new(0));
         MemoryBudget {
-            shared: Arc::new(BudgetCounters { max_octets, in_use }),
+            shared: Arc::new(MemoryBudgetCounters { max_octets, in_use }),
         }
     }
 
@@ -71,7 +71,7 @@ impl MemoryBudget {
     }
 
     /// Returns the number of reserved octets.
-    pub fn in_use(&self) -> usize {
+    pub fn reserved_octets(&self) -> usize {
         self.shared.in_use.load(Ordering::Relaxed)
     }
 
@@ -81,7 +81,7 @@ impl MemoryBudget {
     }
 
     /// Returns an empty reservation in this budget.
-    pub fn reservation(&self) -> MemoryReservation {
+    pub fn empty_reservation(&self) -> MemoryReservation {
         MemoryReservation {
             budget: self.clone(),
             octets: 0,
@@ -131,7 +131,7 @@ impl MessageContent {
         MessageContent {
             octets: Vec::new(),
             max_octets,
-            reservation: budget.reservation(),
+            reservation: budget.empty_reservation(),
         }
     }
 
@@ -141,19 +141,19 @@ impl MessageContent {
     }
 
     /// Reserves `octets` in the same budget for data derived from this content; `None` if the budget has too few octets left.
-    pub fn reserve_copy(&self, octets: usize) -> Option<MemoryReservation> {
-        let mut copy = self.reservation.budget.reservation();
+    pub fn reserve_for_derived_data(&self, octets: usize) -> Option<MemoryReservation> {
+        let mut copy = self.reservation.budget.empty_reservation();
         copy.grow_to(octets).then_some(copy)
     }
 
     /// Appends all of `more`, or nothing if an error is returned.
     ///
     /// # Errors
-    /// [`ContentRejection`]; the content is unchanged.
-    pub fn extend(&mut self, more: &[u8]) -> Result<(), ContentRejection> {
+    /// [`ContentLimitError`]; the content is unchanged.
+    pub fn append_within_limits(&mut self, more: &[u8]) -> Result<(), ContentLimitError> {
         let sum = self.octets.len() + more.len();
         if sum > self.max_octets {
-            return Err(ContentRejection::TooLarge);
+            return Err(ContentLimitError::TooLarge);
         }
         if sum > self.octets.capacity() {
             self.grow_to(sum)?;
@@ -162,7 +162,7 @@ impl MessageContent {
         Ok(())
     }
 
-    fn grow_to(&mut self, sum: usize) -> Result<(), ContentRejection> {
+    fn grow_to(&mut self, sum: usize) -> Result<(), ContentLimitError> {
         let capacity = (self.octets.capacity() * GROWTH_FACTOR)
             .max(sum)
             .max(MIN_CAPACITY)
@@ -177,7 +177,7 @@ impl MessageContent {
             self.reservation
                 .reduce_reservation_to(self.octets.capacity());
         }
-        Err(ContentRejection::NoMemory)
+        Err(ContentLimitError::NoMemory)
     }
 }
 
@@ -195,9 +195,12 @@ mod tests {
     fn content_at_the_size_limit_is_accepted_and_one_octet_more_is_not() {
         let budget = MemoryBudget::new(1 << 20);
         let mut content = MessageContent::new(5, &budget);
-        assert_eq!(content.extend(b"abc"), Ok(()));
-        assert_eq!(content.extend(b"def"), Err(ContentRejection::TooLarge));
-        assert_eq!(content.extend(b"de"), Ok(()));
+        assert_eq!(content.append_within_limits(b"abc"), Ok(()));
+        assert_eq!(
+            content.append_within_limits(b"def"),
+            Err(ContentLimitError::TooLarge)
+        );
+        assert_eq!(content.append_within_limits(b"de"), Ok(()));
         assert_eq!(content.octets(), b"abcde");
     }
 
@@ -206,24 +209,31 @@ mod tests {
         let budget = MemoryBudget::new(10_000);
         let mut first = MessageContent::new(1 << 20, &budget);
         let mut second = MessageContent::new(1 << 20, &budget);
-        assert_eq!(first.extend(&[b'a'; 6_000]), Ok(()));
+        assert_eq!(first.append_within_limits(&[b'a'; 6_000]), Ok(()));
         assert_eq!(
-            second.extend(&[b'b'; 6_000]),
-            Err(ContentRejection::NoMemory)
+            second.append_within_limits(&[b'b'; 6_000]),
+            Err(ContentLimitError::NoMemory)
         );
-        assert_eq!(budget.in_use(), 6_000);
-        assert_eq!(first.extend(&[b'a'; 4_000]), Ok(()), "all there is");
-        assert_eq!(first.extend(b"a"), Err(ContentRejection::NoMemory));
+        assert_eq!(budget.reserved_octets(), 6_000);
+        assert_eq!(
+            first.append_within_limits(&[b'a'; 4_000]),
+            Ok(()),
+            "all there is"
+        );
+        assert_eq!(
+            first.append_within_limits(b"a"),
+            Err(ContentLimitError::NoMemory)
+        );
         drop(first);
         let mut first = MessageContent::new(1 << 20, &budget);
-        assert_eq!(first.extend(&[b'a'; 6_000]), Ok(()));
-        assert!(first.reserve_copy(4_001).is_none());
-        let mut copy = first.reserve_copy(4_000).expect("just enough");
+        assert_eq!(first.append_within_limits(&[b'a'; 6_000]), Ok(()));
+        assert!(first.reserve_for_derived_data(4_001).is_none());
+        let mut copy = first.reserve_for_derived_data(4_000).expect("just enough");
         copy.reduce_reservation_to(1_000);
-        assert_eq!(budget.in_use(), 7_000);
+        assert_eq!(budget.reserved_octets(), 7_000);
         drop((first, copy));
-        assert_eq!(second.extend(&[b'b'; 6_000]), Ok(()));
+        assert_eq!(second.append_within_limits(&[b'b'; 6_000]), Ok(()));
         drop(second);
-        assert_eq!(budget.in_use(), 0);
+        assert_eq!(budget.reserved_octets(), 0);
     }
 }

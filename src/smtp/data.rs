@@ -5,7 +5,7 @@
 
 use memchr::memmem;
 
-use super::content::{ContentRejection, MessageContent};
+use super::content::{ContentLimitError, MessageContent};
 
 /// The destination of received content: memory, or nothing after an error.
 ///
@@ -15,7 +15,7 @@ pub enum ContentSink {
     /// Content is stored.
     Storing(MessageContent),
     /// Content is discarded up to the end of the message because of this error.
-    Discarding(ContentRejection),
+    Discarding(ContentLimitError),
 }
 
 /// The parser for content after DATA.
@@ -42,14 +42,14 @@ impl ContentSink {
     /// Appends `octets`; after the first error, discards them.
     pub fn push(&mut self, octets: &[u8]) {
         if let ContentSink::Storing(content) = self
-            && let Err(error) = content.extend(octets)
+            && let Err(error) = content.append_within_limits(octets)
         {
             *self = ContentSink::Discarding(error);
         }
     }
 
     /// Returns the error that caused the content to be discarded; `None` while content is stored.
-    pub fn error(&self) -> Option<ContentRejection> {
+    pub fn content_discard_reason_of_data(&self) -> Option<ContentLimitError> {
         match self {
             ContentSink::Storing(_) => None,
             ContentSink::Discarding(error) => Some(*error),
@@ -77,8 +77,8 @@ impl DataReader {
         loop {
             if self.at_line_start {
                 match &input[used..] {
-                    [b'.', b'\r', b'\n', ..] => return end_of_message(used + 3),
-                    [] | [b'.'] | [b'.', b'\r'] => return incomplete(used),
+                    [b'.', b'\r', b'\n', ..] => return message_complete_result(used + 3),
+                    [] | [b'.'] | [b'.', b'\r'] => return message_incomplete_result(used),
                     [b'.', ..] => used += 1,
                     _ => {}
                 }
@@ -94,12 +94,12 @@ impl DataReader {
             let undecided = usize::from(rest.last() == Some(&b'\r'));
             self.at_line_start = rest.ends_with(b"\r\n");
             self.sink.push(&rest[..rest.len() - undecided]);
-            return incomplete(input.len() - undecided);
+            return message_incomplete_result(input.len() - undecided);
         }
     }
 
     /// Returns the destination of the content.
-    pub fn sink(&self) -> &ContentSink {
+    pub fn content_sink(&self) -> &ContentSink {
         &self.sink
     }
 
@@ -109,14 +109,14 @@ impl DataReader {
     }
 }
 
-fn end_of_message(used: usize) -> DataReadResult {
+fn message_complete_result(used: usize) -> DataReadResult {
     DataReadResult {
         used,
         is_end_of_message: true,
     }
 }
 
-fn incomplete(used: usize) -> DataReadResult {
+fn message_incomplete_result(used: usize) -> DataReadResult {
     DataReadResult {
         used,
         is_end_of_message: false,
@@ -132,11 +132,11 @@ mod tests {
 
     /// The content, or the error that caused it to be discarded, with the octets after the end of the message. `None` if the
     /// message has no end.
-    type Outcome = Option<(Result<Vec<u8>, ContentRejection>, Vec<u8>)>;
+    type Outcome = Option<(Result<Vec<u8>, ContentLimitError>, Vec<u8>)>;
     type Case = (&'static [u8], Option<(&'static [u8], &'static [u8])>);
 
     /// Reads `pieces` in order, as a connection does; returns the content and the octets after the end of the message.
-    fn read_all(pieces: &[&[u8]], max: usize) -> Outcome {
+    fn read_pieces_as_data(pieces: &[&[u8]], max: usize) -> Outcome {
         let budget = MemoryBudget::new(1 << 20);
         let mut reader = DataReader::new(MessageContent::new(max, &budget));
         let mut unread = Vec::new();
@@ -180,7 +180,7 @@ mod tests {
         for (stream, want) in cases {
             let want = want.map(|(content, rest)| (Ok(content.to_vec()), rest.to_vec()));
             assert_eq!(
-                read_all(&[stream], 100),
+                read_pieces_as_data(&[stream], 100),
                 want,
                 "{:?}",
                 stream.escape_ascii().to_string()
@@ -191,8 +191,8 @@ mod tests {
     #[test]
     fn oversized_message_is_discarded_up_to_its_real_end() {
         let stream = b"0123456789\n.\r\nMAIL\r\n.\r\r\n.\r\nQUIT\r\n";
-        let want = Some((Err(ContentRejection::TooLarge), b"QUIT\r\n".to_vec()));
-        assert_eq!(read_all(&[stream], 5), want);
+        let want = Some((Err(ContentLimitError::TooLarge), b"QUIT\r\n".to_vec()));
+        assert_eq!(read_pieces_as_data(&[stream], 5), want);
     }
 
     /// A simple reference implementation that reads line by line; only CR LF ends a line.
@@ -224,7 +224,7 @@ mod tests {
             cuts.sort_unstable();
             let pieces: Vec<&[u8]> = cuts.windows(2).map(|cut| &stream[cut[0]..cut[1]]).collect();
             let want = reference_reader(&stream).map(|(content, rest)| (Ok(content), rest));
-            prop_assert_eq!(read_all(&pieces, 1 << 16), want);
+            prop_assert_eq!(read_pieces_as_data(&pieces, 1 << 16), want);
         }
     }
 }

@@ -21,7 +21,7 @@ pub fn is_domain(text: &str) -> bool {
                 .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_' || !c.is_ascii())
     };
     let name = without_trailing_dot(text);
-    name.len() <= MAX_DOMAIN_OCTETS && name.split(is_dot).all(is_label)
+    name.len() <= MAX_DOMAIN_OCTETS && name.split(is_domain_dot_char).all(is_label)
 }
 
 /// Returns whether `text` is an address literal: `[192.0.2.1]` or `[IPv6:2001:db8::1]`
@@ -35,7 +35,7 @@ pub fn is_address_literal(text: &str) -> bool {
 ///
 /// A label that is not a valid IDN is only converted to ASCII lower case. A name that consists of lower-case ASCII and
 /// has no A-labels is not copied.
-pub fn canonical(text: &str) -> Cow<'_, str> {
+pub fn canonicalize_domain(text: &str) -> Cow<'_, str> {
     if let Some(literal) = canonical_address_literal(text) {
         return Cow::Owned(literal);
     }
@@ -51,7 +51,7 @@ pub fn canonical(text: &str) -> Cow<'_, str> {
 
 /// Returns `text` without its trailing dot, if it has one.
 pub fn without_trailing_dot(text: &str) -> &str {
-    text.strip_suffix(is_dot).unwrap_or(text)
+    text.strip_suffix(is_domain_dot_char).unwrap_or(text)
 }
 
 fn to_a_labels(domain: &str) -> String {
@@ -60,7 +60,7 @@ fn to_a_labels(domain: &str) -> String {
     // fails, each label is converted separately.
     uts46_to_ascii(name).unwrap_or_else(|| {
         let labels: Vec<String> = name
-            .split(is_dot)
+            .split(is_domain_dot_char)
             .map(|label| uts46_to_ascii(label).unwrap_or_else(|| label.to_ascii_lowercase()))
             .collect();
         labels.join(".")
@@ -102,7 +102,7 @@ fn has_punycode_prefix(label: &str) -> bool {
 }
 
 /// Returns whether `c` is a full stop or a character that UTS 46 maps to a full stop.
-fn is_dot(c: char) -> bool {
+fn is_domain_dot_char(c: char) -> bool {
     matches!(c, '.' | '\u{3002}' | '\u{ff0e}' | '\u{ff61}')
 }
 
@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn all_spellings_of_a_domain_have_the_same_canonical_form() {
         let long = "ü".repeat(70);
-        let long_a_label = canonical(&long).into_owned();
+        let long_a_label = canonicalize_domain(&long).into_owned();
         for (spellings, want) in [
             (&["ours.test", "OURS.Test", "ours.test."][..], "ours.test"),
             (
@@ -191,7 +191,7 @@ mod tests {
             ),
         ] {
             for spelling in spellings {
-                assert_eq!(canonical(spelling), want, "{spelling}");
+                assert_eq!(canonicalize_domain(spelling), want, "{spelling}");
             }
         }
     }
@@ -204,7 +204,10 @@ mod tests {
             "_x.r3---y.xn-z.test",
             "localhost",
         ] {
-            assert!(matches!(canonical(name), Cow::Borrowed(_)), "{name}");
+            assert!(
+                matches!(canonicalize_domain(name), Cow::Borrowed(_)),
+                "{name}"
+            );
         }
     }
 
@@ -237,13 +240,13 @@ mod tests {
         #[test]
         fn canonicalization_of_domains_is_idempotent(text in "(xn--|XN--)?[a-zA-Z0-9_.\\-üßİäﬁ例。\u{ad}\u{300}א\u{200d}]{0,30}") {
             prop_assume!(is_domain(&text));
-            let once = canonical(&text).into_owned();
-            prop_assert_eq!(canonical(&once), once.as_str());
+            let once = canonicalize_domain(&text).into_owned();
+            prop_assert_eq!(canonicalize_domain(&once), once.as_str());
         }
 
         #[test]
-        fn path_parsers_do_not_panic_on_any_input(text in "\\PC{0,60}") {
-            let _ = (is_domain(&text), is_address_literal(&text), canonical(&text));
+        fn domain_parsers_do_not_panic_on_any_input(text in "\\PC{0,60}") {
+            let _ = (is_domain(&text), is_address_literal(&text), canonicalize_domain(&text));
         }
     }
 }

@@ -6,7 +6,7 @@ use super::reply::Reply;
 
 /// The extensions that are offered only under a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OfferedExtensions {
+pub struct ConditionalExtensions {
     /// Whether CHUNKING ([RFC 3030](https://www.rfc-editor.org/rfc/rfc3030)) is offered; `false` after an accepted XCLIENT.
     pub chunking: bool,
     /// Whether STARTTLS ([RFC 3207](https://www.rfc-editor.org/rfc/rfc3207)) is offered, because a key is configured and TLS
@@ -21,7 +21,11 @@ pub struct OfferedExtensions {
 ///
 /// SIZE is [RFC 1870](https://www.rfc-editor.org/rfc/rfc1870), PIPELINING [RFC 2920](https://www.rfc-editor.org/rfc/rfc2920),
 /// 8BITMIME [RFC 6152](https://www.rfc-editor.org/rfc/rfc6152), SMTPUTF8 [RFC 6531](https://www.rfc-editor.org/rfc/rfc6531).
-pub fn ehlo_reply(host_name: &str, max_content_octets: usize, offer: OfferedExtensions) -> Reply {
+pub fn ehlo_reply(
+    host_name: &str,
+    max_content_octets: usize,
+    offer: ConditionalExtensions,
+) -> Reply {
     let if_offered = |offered, line| if offered { line } else { "" };
     let chunking = if_offered(offer.chunking, "CHUNKING\n");
     let starttls = if_offered(offer.starttls, "STARTTLS\n");

@@ -45,7 +45,7 @@ impl InputBuffer {
     /// Returns spare space for the next read: at least one octet, at most 32 KiB. A buffer without allocated memory allocates
     /// `initial_size` octets.
     ///
-    /// After the read, call [`advance`](InputBuffer::advance).
+    /// After the read, call [`mark_octets_received`](InputBuffer::mark_octets_received).
     pub fn spare_mut(&mut self, initial_size: usize) -> &mut [u8] {
         if self.start > 0 {
             self.octets.copy_within(self.start..self.end, 0);
@@ -65,7 +65,7 @@ impl InputBuffer {
     }
 
     /// Marks the first `count` octets of the spare space as received.
-    pub fn advance(&mut self, count: usize) {
+    pub fn mark_octets_received(&mut self, count: usize) {
         self.end += count;
         self.last_read_was_full = self.end == self.octets.len();
     }
@@ -95,7 +95,7 @@ impl InputBuffer {
             let spare = self.spare_mut(COMMAND_READ_SIZE);
             let count = spare.len().min(rest.len());
             spare[..count].copy_from_slice(&rest[..count]);
-            self.advance(count);
+            self.mark_octets_received(count);
             rest = &rest[count..];
         }
     }
@@ -141,7 +141,7 @@ mod tests {
     fn input_buffer_always_has_spare_space_and_starts_small() {
         let mut input = InputBuffer::new();
         assert_eq!(input.spare_mut(COMMAND_READ_SIZE).len(), COMMAND_READ_SIZE);
-        input.advance(COMMAND_READ_SIZE);
+        input.mark_octets_received(COMMAND_READ_SIZE);
         assert_eq!(
             input.spare_mut(COMMAND_READ_SIZE).len(),
             3 * COMMAND_READ_SIZE
@@ -164,7 +164,7 @@ mod tests {
         for _ in 0..7 {
             let size = input.spare_mut(CONTENT_READ_SIZE).len();
             sizes.push(size);
-            input.advance(size);
+            input.mark_octets_received(size);
             input.consume(size);
         }
         assert_eq!(

@@ -11,9 +11,9 @@ pub struct LineReader {
     is_discarding: bool,
 }
 
-/// The result of [`LineReader::next_line`]: the kind of line at the beginning of the unread input.
+/// The result of [`LineReader::find_next_smtp_line`]: the kind of line at the beginning of the unread input.
 #[derive(Debug, PartialEq, Eq)]
-pub enum SmtpLine {
+pub enum NextSmtpLineKind {
     /// A complete line with this number of octets, including CR LF. The line is not consumed yet.
     Complete(usize),
     /// The end of the line has not been received yet.
@@ -26,21 +26,21 @@ pub enum SmtpLine {
 
 impl LineReader {
     /// Finds the next line.
-    pub fn next_line(&mut self, input: &mut InputBuffer) -> SmtpLine {
+    pub fn find_next_smtp_line(&mut self, input: &mut InputBuffer) -> NextSmtpLineKind {
         if self.is_discarding && !self.discard_line(input) {
-            return SmtpLine::Partial;
+            return NextSmtpLineKind::Partial;
         }
         let unread = input.unconsumed_octets();
         let window = unread.get(..MAX_LINE_OCTETS).unwrap_or(unread);
         match memchr(b'\n', window) {
             Some(end) => match window.get(..end) {
-                Some([.., b'\r']) => SmtpLine::Complete(end + 1),
-                _ => SmtpLine::BareLf,
+                Some([.., b'\r']) => NextSmtpLineKind::Complete(end + 1),
+                _ => NextSmtpLineKind::BareLf,
             },
-            None if window.len() < MAX_LINE_OCTETS => SmtpLine::Partial,
+            None if window.len() < MAX_LINE_OCTETS => NextSmtpLineKind::Partial,
             None => {
                 self.is_discarding = true;
-                SmtpLine::TooLong
+                NextSmtpLineKind::TooLong
             }
         }
     }
@@ -69,19 +69,19 @@ mod tests {
 
     #[test]
     fn command_lines_end_at_crlf_only() {
-        let cases: &[(&[u8], SmtpLine)] = &[
-            (b"NOOP\r\nQUIT", SmtpLine::Complete(6)),
-            (b"\r\n", SmtpLine::Complete(2)),
-            (b"NOOP", SmtpLine::Partial),
-            (b"NOOP\r", SmtpLine::Partial),
-            (b"NOOP\n", SmtpLine::BareLf),
-            (b"\nNOOP\r\n", SmtpLine::BareLf),
-            (b"NOOP\rQUIT\r\n", SmtpLine::Complete(11)),
+        let cases: &[(&[u8], NextSmtpLineKind)] = &[
+            (b"NOOP\r\nQUIT", NextSmtpLineKind::Complete(6)),
+            (b"\r\n", NextSmtpLineKind::Complete(2)),
+            (b"NOOP", NextSmtpLineKind::Partial),
+            (b"NOOP\r", NextSmtpLineKind::Partial),
+            (b"NOOP\n", NextSmtpLineKind::BareLf),
+            (b"\nNOOP\r\n", NextSmtpLineKind::BareLf),
+            (b"NOOP\rQUIT\r\n", NextSmtpLineKind::Complete(11)),
         ];
         for (octets, want) in cases {
             let mut input = InputBuffer::from_octets(octets);
             assert_eq!(
-                LineReader::default().next_line(&mut input),
+                LineReader::default().find_next_smtp_line(&mut input),
                 *want,
                 "{octets:?}"
             );
@@ -95,15 +95,21 @@ mod tests {
         let mut input = InputBuffer::from_octets(&line);
         let mut reader = LineReader::default();
         assert_eq!(
-            reader.next_line(&mut input),
-            SmtpLine::Complete(MAX_LINE_OCTETS)
+            reader.find_next_smtp_line(&mut input),
+            NextSmtpLineKind::Complete(MAX_LINE_OCTETS)
         );
 
         line.insert(0, b'x');
         line.extend_from_slice(b"NOOP\r\n");
         let mut input = InputBuffer::from_octets(&line);
-        assert_eq!(reader.next_line(&mut input), SmtpLine::TooLong);
-        assert_eq!(reader.next_line(&mut input), SmtpLine::Complete(6));
+        assert_eq!(
+            reader.find_next_smtp_line(&mut input),
+            NextSmtpLineKind::TooLong
+        );
+        assert_eq!(
+            reader.find_next_smtp_line(&mut input),
+            NextSmtpLineKind::Complete(6)
+        );
         assert_eq!(input.unconsumed_octets(), b"NOOP\r\n");
     }
 
@@ -111,14 +117,23 @@ mod tests {
     fn discarding_an_overlong_line_buffers_at_most_one_octet() {
         let mut input = InputBuffer::from_octets(&[b'x'; MAX_LINE_OCTETS]);
         let mut reader = LineReader::default();
-        assert_eq!(reader.next_line(&mut input), SmtpLine::TooLong);
+        assert_eq!(
+            reader.find_next_smtp_line(&mut input),
+            NextSmtpLineKind::TooLong
+        );
         for _ in 0..100 {
             input.push(b" RSET \r");
-            assert_eq!(reader.next_line(&mut input), SmtpLine::Partial);
+            assert_eq!(
+                reader.find_next_smtp_line(&mut input),
+                NextSmtpLineKind::Partial
+            );
             assert_eq!(input.unconsumed_octets(), b"\r");
         }
         input.push(b"\n");
-        assert_eq!(reader.next_line(&mut input), SmtpLine::Partial);
+        assert_eq!(
+            reader.find_next_smtp_line(&mut input),
+            NextSmtpLineKind::Partial
+        );
         assert!(input.unconsumed_octets().is_empty());
     }
 }

@@ -26,14 +26,15 @@ mod xclient;
 
 pub use address::{is_helo_name, parse_mail_address, parse_rcpt_address};
 pub use allowed_hosts::{AllowedHosts, InvalidHostItem};
-pub use content::{ContentRejection, MemoryBudget, MemoryReservation, MessageContent};
+pub use content::{ContentLimitError, MemoryBudget, MemoryReservation, MessageContent};
 pub use input::{COMMAND_READ_SIZE, CONTENT_READ_SIZE, InputBuffer};
-pub use path::{ForwardPath, PathError, ReversePath};
-pub use policy::{SessionSettings, StorableRecipients};
+pub use path::{ForwardPath, MailPathError, ReversePath};
+pub use policy::{RecipientColumnLimits, SessionSettings};
 pub use recipient_hook::{RecipientCheck, RecipientHook};
 pub use reply::{EnhancedStatus, Reply};
 pub use session::Session;
 pub use step::{
-    DiscardReason, Envelope, Expecting, ReceivedContentProgress, SessionStats, Step, TlsState,
+    ContentDiscardReason, Envelope, ExpectedInput, ReceivedContentProgress, SessionStats, Step,
+    TlsState,
 };
 pub use xclient::XclientAddress;

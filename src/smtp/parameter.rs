@@ -23,15 +23,16 @@ impl MailParameters {
     pub fn parse(text: &str) -> Result<MailParameters, CommandError> {
         let mut parameters = MailParameters::default();
         let mut body_given = false;
-        for (keyword, value) in split_parameters(text, CommandError::BadReversePath)? {
+        for (keyword, value) in split_esmtp_parameters(text, CommandError::BadReversePath)? {
             match (keyword.to_ascii_uppercase().as_str(), value) {
                 ("SIZE", Some(value)) if parameters.size.is_none() => {
-                    parameters.size = Some(parse_size(value).ok_or(CommandError::BadParameter)?);
+                    parameters.size =
+                        Some(parse_size_parameter(value).ok_or(CommandError::BadParameter)?);
                 }
                 ("SMTPUTF8", None) if !parameters.smtputf8 => parameters.smtputf8 = true,
                 ("BODY", Some(value)) if !body_given => {
                     body_given = true;
-                    check_body(value)?;
+                    check_body_parameter(value)?;
                 }
                 ("SIZE" | "SMTPUTF8" | "BODY", _) => return Err(CommandError::BadParameter),
                 _ => return Err(CommandError::UnknownParameter),
@@ -47,7 +48,7 @@ impl MailParameters {
 /// [`CommandError::BadForwardPath`] if the text does not begin with a space, else [`CommandError::BadParameter`] or
 /// [`CommandError::UnknownParameter`].
 pub fn check_no_parameter(text: &str) -> Result<(), CommandError> {
-    match split_parameters(text, CommandError::BadForwardPath)?.as_slice() {
+    match split_esmtp_parameters(text, CommandError::BadForwardPath)?.as_slice() {
         [] => Ok(()),
         _ => Err(CommandError::UnknownParameter),
     }
@@ -56,7 +57,7 @@ pub fn check_no_parameter(text: &str) -> Result<(), CommandError> {
 type EsmtpParameter<'a> = (&'a str, Option<&'a str>);
 
 /// Splits `text` of the form ` KEYWORD[=value] …`; returns the error `bad_path` if `text` does not begin with a space.
-fn split_parameters(
+fn split_esmtp_parameters(
     text: &str,
     bad_path: CommandError,
 ) -> Result<Vec<EsmtpParameter<'_>>, CommandError> {
@@ -83,7 +84,7 @@ fn is_keyword(word: &str) -> bool {
 
 /// Parses 1 to 20 digits (RFC 1870 §4) as a number; a number that exceeds 64 bits becomes `u64::MAX`. Returns `None` for other
 /// text.
-fn parse_size(digits: &str) -> Option<u64> {
+fn parse_size_parameter(digits: &str) -> Option<u64> {
     is_number(digits).then(|| digits.parse().unwrap_or(u64::MAX))
 }
 
@@ -93,7 +94,7 @@ pub fn is_number(digits: &str) -> bool {
 }
 
 /// Checks the value of `BODY=` (RFC 6152). BINARYMIME is rejected, because its extension (RFC 3030) is not offered.
-fn check_body(value: &str) -> Result<(), CommandError> {
+fn check_body_parameter(value: &str) -> Result<(), CommandError> {
     match value.to_ascii_uppercase().as_str() {
         "7BIT" | "8BITMIME" => Ok(()),
         "BINARYMIME" => Err(CommandError::UnknownParameter),

@@ -32,7 +32,7 @@ struct Mailbox {
 
 /// The reason why a path is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PathError {
+pub enum MailPathError {
     /// The path does not follow the grammar.
     Malformed,
     /// The path has the form `a@foreign@ours`: an unquoted local-part contains `@`, a known trick to make a server relay mail.
@@ -43,15 +43,15 @@ impl ReversePath {
     /// Parses a path that begins with `<`; returns the path and the text after its `>`.
     ///
     /// # Errors
-    /// [`PathError`] if the path is malformed or longer than 256 octets.
-    pub fn parse(input: &str) -> Result<(ReversePath, &str), PathError> {
+    /// [`MailPathError`] if the path is malformed or longer than 256 octets.
+    pub fn parse(input: &str) -> Result<(ReversePath, &str), MailPathError> {
         if let Some(rest) = input.strip_prefix("<>") {
             let text = String::new();
             return Ok((ReversePath { text }, rest));
         }
         let (text, mailbox, rest) = parse_path(input)?;
         if mailbox.domain.is_none() || text.len() + 2 > MAX_REVERSE_PATH_OCTETS {
-            return Err(PathError::Malformed);
+            return Err(MailPathError::Malformed);
         }
         let text = text.to_owned();
         Ok((ReversePath { text }, rest))
@@ -69,13 +69,13 @@ impl ForwardPath {
     /// Only the maximum length of a command line limits the path. The caller checks whether the path fits the store's column.
     ///
     /// # Errors
-    /// [`PathError`].
-    pub fn parse(input: &str) -> Result<(ForwardPath, &str), PathError> {
+    /// [`MailPathError`].
+    pub fn parse(input: &str) -> Result<(ForwardPath, &str), MailPathError> {
         let (text, mailbox, rest) = parse_path(input)?;
         if mailbox.domain.is_none() && !mailbox.local_part.eq_ignore_ascii_case("postmaster") {
-            return Err(PathError::Malformed);
+            return Err(MailPathError::Malformed);
         }
-        let canonical_domain = match mailbox.domain.as_deref().map(domain::canonical) {
+        let canonical_domain = match mailbox.domain.as_deref().map(domain::canonicalize_domain) {
             Some(Cow::Owned(canonical)) => Some(canonical.into_boxed_str()),
             // `Borrowed`: the given domain is canonical except perhaps for its trailing dot, so no second copy is stored.
             Some(Cow::Borrowed(_)) | None => None,
@@ -103,7 +103,7 @@ impl ForwardPath {
         self.mailbox.domain.as_deref()
     }
 
-    /// Returns the domain in canonical form ([`domain::canonical`]); `None` for `<Postmaster>`.
+    /// Returns the domain in canonical form ([`domain::canonicalize_domain`]); `None` for `<Postmaster>`.
     pub fn canonical_domain(&self) -> Option<&str> {
         let as_given = || self.domain().map(domain::without_trailing_dot);
         self.canonical_domain.as_deref().or_else(as_given)
@@ -147,44 +147,44 @@ impl ForwardPath {
 }
 
 /// Parses `"<" [ A-d-l ":" ] Mailbox ">"`; returns the text between the brackets, the mailbox and the text after `>`.
-fn parse_path(input: &str) -> Result<(&str, Mailbox, &str), PathError> {
-    let inside = input.strip_prefix('<').ok_or(PathError::Malformed)?;
+fn parse_path(input: &str) -> Result<(&str, Mailbox, &str), MailPathError> {
+    let inside = input.strip_prefix('<').ok_or(MailPathError::Malformed)?;
     let after_route = skip_source_route(inside)?;
-    let (local_part, rest) = split_local_part(after_route)?;
+    let (local_part, rest) = split_off_local_part(after_route)?;
     let (domain, rest) = match rest.strip_prefix('@') {
         Some(rest) => {
-            let end = rest.find('>').ok_or(PathError::Malformed)?;
+            let end = rest.find('>').ok_or(MailPathError::Malformed)?;
             let (domain, rest) = rest.split_at(end);
             if domain.contains('@') && !domain.starts_with('[') {
-                return Err(PathError::TwoDomains);
+                return Err(MailPathError::TwoDomains);
             }
             if !is_domain(domain) && !is_address_literal(domain) {
-                return Err(PathError::Malformed);
+                return Err(MailPathError::Malformed);
             }
             (Some(domain.to_owned()), rest)
         }
         None => (None, rest),
     };
-    let after_path = rest.strip_prefix('>').ok_or(PathError::Malformed)?;
-    let text = inside.strip_suffix(rest).ok_or(PathError::Malformed)?;
+    let after_path = rest.strip_prefix('>').ok_or(MailPathError::Malformed)?;
+    let text = inside.strip_suffix(rest).ok_or(MailPathError::Malformed)?;
     let local_part = local_part.to_owned();
     Ok((text, Mailbox { local_part, domain }, after_path))
 }
 
 /// Returns the text after a source route (`@one,@two:`), which is accepted and ignored (RFC 5321 §4.1.1.3, appendix C).
-fn skip_source_route(inside: &str) -> Result<&str, PathError> {
+fn skip_source_route(inside: &str) -> Result<&str, MailPathError> {
     if !inside.starts_with('@') {
         return Ok(inside);
     }
-    let (route, rest) = inside.split_once(':').ok_or(PathError::Malformed)?;
+    let (route, rest) = inside.split_once(':').ok_or(MailPathError::Malformed)?;
     let is_route = route
         .split(',')
         .all(|hop| hop.strip_prefix('@').is_some_and(is_domain));
-    is_route.then_some(rest).ok_or(PathError::Malformed)
+    is_route.then_some(rest).ok_or(MailPathError::Malformed)
 }
 
 /// Splits the input after the local-part, which is a dot-string or a quoted string and must not be empty.
-fn split_local_part(input: &str) -> Result<(&str, &str), PathError> {
+fn split_off_local_part(input: &str) -> Result<(&str, &str), MailPathError> {
     let end = if input.starts_with('"') {
         quoted_string_end(input)?
     } else {
@@ -194,12 +194,12 @@ fn split_local_part(input: &str) -> Result<(&str, &str), PathError> {
     };
     match input.split_at_checked(end) {
         // The grammar allows `""@example.com`, but no such mailbox exists.
-        None | Some(("" | "\"\"", _)) => Err(PathError::Malformed),
+        None | Some(("" | "\"\"", _)) => Err(MailPathError::Malformed),
         Some(parts) => Ok(parts),
     }
 }
 
-fn quoted_string_end(input: &str) -> Result<usize, PathError> {
+fn quoted_string_end(input: &str) -> Result<usize, MailPathError> {
     let mut escaped = false;
     for (index, c) in input.char_indices().skip(1) {
         match c {
@@ -209,7 +209,7 @@ fn quoted_string_end(input: &str) -> Result<usize, PathError> {
             _ => {}
         }
     }
-    Err(PathError::Malformed)
+    Err(MailPathError::Malformed)
 }
 
 /// Returns whether `c` may occur in a dot-string: `atext` or a dot. Dots are accepted in any position, because senders
@@ -273,17 +273,17 @@ mod tests {
         }
     }
 
-    type ForwardPathCase = Result<(&'static str, Option<&'static str>), PathError>;
+    type ExpectedForwardPath = Result<(&'static str, Option<&'static str>), MailPathError>;
 
     #[test]
     fn forward_paths_are_parsed() {
-        let cases: &[(&str, ForwardPathCase)] = &[
+        let cases: &[(&str, ExpectedForwardPath)] = &[
             ("<u@x>", Ok(("u", Some("x")))),
             ("<@a,@b:u@x>", Ok(("u", Some("x")))),
             ("<PostMaster>", Ok(("PostMaster", None))),
-            ("<u>", Err(PathError::Malformed)),
-            ("<>", Err(PathError::Malformed)),
-            ("<a@foreign@ours>", Err(PathError::TwoDomains)),
+            ("<u>", Err(MailPathError::Malformed)),
+            ("<>", Err(MailPathError::Malformed)),
+            ("<a@foreign@ours>", Err(MailPathError::TwoDomains)),
             ("<\"a@foreign\"@ours>", Ok(("\"a@foreign\"", Some("ours")))),
         ];
         for (input, want) in cases {

@@ -9,10 +9,10 @@ use super::path::ForwardPath;
 use super::recipient_hook::RecipientHook;
 
 /// The limits of a store for recipient addresses.
-pub trait StorableRecipients: Debug + Send + Sync {
+pub trait RecipientColumnLimits: Debug + Send + Sync {
     /// Returns whether the store can hold both texts unchanged: `recipient` is the forward-path, `to` is the value of column
     /// `to`.
-    fn can_store(&self, recipient: &str, to: &str) -> bool;
+    fn can_store_recipient(&self, recipient: &str, to: &str) -> bool;
 }
 
 /// The settings of a session.
@@ -29,7 +29,7 @@ pub struct SessionSettings {
     /// Maximum number of recipients in one transaction; further recipients are rejected with 452 (too many recipients).
     pub max_recipients: usize,
     /// Limits of the store for recipients; a recipient that the store cannot hold is rejected with 553 (bad address).
-    pub recipient_limits: Arc<dyn StorableRecipients>,
+    pub recipient_limits: Arc<dyn RecipientColumnLimits>,
     /// Decides which recipients exist; `None` if all recipients at the accepted domains exist.
     pub recipient_hook: Option<RecipientHook>,
     /// Whether the connection logs all commands and replies
@@ -39,7 +39,7 @@ pub struct SessionSettings {
 
 impl SessionSettings {
     /// Returns the address in column `to`: the recipient's local-part at the primary mail host.
-    pub fn to_address(&self, path: &ForwardPath) -> String {
+    pub fn to_column_address(&self, path: &ForwardPath) -> String {
         path.to_address(&self.primary_mail_host)
     }
 
@@ -50,20 +50,21 @@ impl SessionSettings {
     /// The recipient hook is not asked: nginx's auth_http uses this method for every RCPT until one is accepted, and the session
     /// asks the hook when nginx passes the RCPT on.
     pub fn is_relay_rcpt(&self, line: &[u8]) -> bool {
-        let path = match command::split_line(line) {
+        let path = match command::split_verb_and_argument(line) {
             (Some(Verb::Rcpt), argument) => command::parse_rcpt(argument, true),
             _ => command::parse_rcpt(&[b"TO:", line].concat(), true)
                 .or_else(|_| command::parse_rcpt(&[b"TO:<", line, b">"].concat(), true)),
         };
         match path {
-            Ok(path) => !self.allowed_hosts.accepts(&path),
+            Ok(path) => !self.allowed_hosts.accepts_recipient_path(&path),
             Err(error) => error == CommandError::TwoDomains,
         }
     }
 
     /// Returns whether the store can hold this recipient unchanged.
-    pub(super) fn can_store(&self, path: &ForwardPath) -> bool {
-        let to = self.to_address(path);
-        self.recipient_limits.can_store(path.as_str(), &to)
+    pub(super) fn can_store_recipient(&self, path: &ForwardPath) -> bool {
+        let to = self.to_column_address(path);
+        self.recipient_limits
+            .can_store_recipient(path.as_str(), &to)
     }
 }

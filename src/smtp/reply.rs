@@ -38,18 +38,18 @@ impl Reply {
 
     /// Returns the reply to a message that was saved with this mail id. It may be sent only after the store has committed the
     /// mail.
-    pub fn queued(id: &str) -> Reply {
+    pub fn mail_queued_reply(id: &str) -> Reply {
         let text = format!("OK : queued as {id}");
         Reply::new(250, Some(EnhancedStatus(2, 0, 0)), text.into())
     }
 
     /// Returns the three-digit code.
-    pub fn code(&self) -> u16 {
+    pub fn three_digit_code(&self) -> u16 {
         self.code
     }
 
     /// Returns the code with the enhanced status (`550 5.7.1`), and the text. nginx's auth_http needs both separately.
-    pub fn status_and_text(&self) -> (String, &str) {
+    pub fn reply_code_and_text(&self) -> (String, &str) {
         let status = match self.enhanced {
             Some(EnhancedStatus(class, subject, detail)) => {
                 format!("{} {class}.{subject}.{detail}", self.code)

@@ -1,6 +1,6 @@
 //! Data that a session exchanges with the connection: steps, expected input, progress and statistics.
 
-use super::content::{ContentRejection, MessageContent};
+use super::content::{ContentLimitError, MessageContent};
 use super::path::{ForwardPath, ReversePath};
 use super::reply::Reply;
 use super::xclient::XclientAddress;
@@ -26,7 +26,8 @@ pub enum Step {
     CheckRecipient(ForwardPath),
     /// Save the complete message, then send the reply that depends on the result.
     Save(Envelope, MessageContent),
-    /// Send the reply, perform the TLS handshake, then call [`Session::tls_started`](super::Session::tls_started).
+    /// Send the reply, perform the TLS handshake, then call
+    /// [`Session::reset_after_tls_handshake`](super::Session::reset_after_tls_handshake).
     ///
     /// The input buffer is empty at this step: commands that were sent in plaintext after STARTTLS must not be executed
     /// (CVE-2011-0411).
@@ -34,7 +35,7 @@ pub enum Step {
     /// Use this client address, which a trusted proxy passed on, and queue the reply.
     Xclient(XclientAddress, Reply),
     /// Queue the reply to a message that is rejected before it is saved; the session continues.
-    RejectMessage(ContentRejection),
+    RejectMessage(ContentLimitError),
     /// Queue [`R550_XCLIENT_DENIED`](super::reply::R550_XCLIENT_DENIED); the session continues.
     RejectXclient,
     /// Send the reply to QUIT, then close.
@@ -47,18 +48,18 @@ pub enum Step {
 
 /// The reason why a session discards content.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DiscardReason {
+pub enum ContentDiscardReason {
     /// The message is too large or memory is exhausted.
-    Message(ContentRejection),
+    Message(ContentLimitError),
     /// The BDAT command was rejected with this reply.
     Command(Reply),
 }
 
-impl From<DiscardReason> for Reply {
-    fn from(reason: DiscardReason) -> Reply {
+impl From<ContentDiscardReason> for Reply {
+    fn from(reason: ContentDiscardReason) -> Reply {
         match reason {
-            DiscardReason::Message(error) => error.into(),
-            DiscardReason::Command(reply) => reply,
+            ContentDiscardReason::Message(error) => error.into(),
+            ContentDiscardReason::Command(reply) => reply,
         }
     }
 }
@@ -85,7 +86,7 @@ impl Envelope {
 
 /// The kind of input that a session expects next; each kind has its own timeout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Expecting {
+pub enum ExpectedInput {
     /// A command outside of a transaction.
     Command,
     /// A command within a transaction.

@@ -38,19 +38,19 @@ impl XclientAttributes {
     /// # Errors
     /// [`CommandError::BadArgument`], or [`CommandError::BadOctets`] for control characters and invalid UTF-8.
     pub fn parse(argument: &[u8]) -> Result<XclientAttributes, CommandError> {
-        let argument = command::utf8_without_controls(argument)?;
+        let argument = command::check_text_without_controls(argument)?;
         let mut attributes = XclientAttributes::default();
         let mut seen = 0u8;
         for word in argument.split(' ').filter(|word| !word.is_empty()) {
             let (name, value) = word.split_once('=').ok_or(CommandError::BadArgument)?;
-            let (bit, kind) = find_attribute(name).ok_or(CommandError::BadArgument)?;
+            let (bit, kind) = find_xclient_attribute(name).ok_or(CommandError::BadArgument)?;
             if seen & bit != 0 {
                 return Err(CommandError::BadArgument);
             }
             seen |= bit;
             let octets = decode_xtext(value).ok_or(CommandError::BadArgument)?;
-            let value = match command::utf8_without_controls(&octets)? {
-                text if is_unavailable(text) => None,
+            let value = match command::check_text_without_controls(&octets)? {
+                text if is_unavailable_value(text) => None,
                 text => Some(text),
             };
             match (kind, value) {
@@ -58,14 +58,14 @@ impl XclientAttributes {
                     attributes.address = XclientAddress::Unknown
                 }
                 (XclientAttribute::ClientAddress, Some(text)) => {
-                    attributes.address = XclientAddress::Known(parse_address(text)?);
+                    attributes.address = XclientAddress::Known(parse_xclient_ip(text)?);
                 }
                 (XclientAttribute::Helo, Some(text)) => {
                     attributes.helo_name = Some(text.to_owned())
                 }
-                (XclientAttribute::ServerAddress, Some(text)) => drop(parse_address(text)?),
+                (XclientAttribute::ServerAddress, Some(text)) => drop(parse_xclient_ip(text)?),
                 (XclientAttribute::Port, Some(text)) => validate_port_attribute(text)?,
-                (XclientAttribute::Protocol, Some(text)) => check_protocol(text)?,
+                (XclientAttribute::Protocol, Some(text)) => check_proto_value(text)?,
                 (XclientAttribute::Text, Some(_)) | (_, None) => {}
             }
         }
@@ -102,7 +102,7 @@ impl XclientState {
 
     /// Applies `attributes`; a missing attribute keeps its earlier value. If the address may no longer change (for example
     /// because a PROXY header gave it) and `attributes` has a different one, returns `false` and changes nothing.
-    pub fn apply(&mut self, attributes: XclientAttributes) -> bool {
+    pub fn apply_xclient_attributes(&mut self, attributes: XclientAttributes) -> bool {
         if attributes.address != XclientAddress::NotGiven {
             if self.is_address_locked && attributes.address != self.address {
                 return false;
@@ -116,12 +116,12 @@ impl XclientState {
 
     /// If an XCLIENT was accepted, rejects each later XCLIENT that changes the client address. Called after each accepted
     /// RCPT, because the proxy then forwards the client's commands unchanged.
-    pub fn lock_address(&mut self) {
+    pub fn forbid_address_change(&mut self) {
         self.is_address_locked |= self.was_applied;
     }
 
     /// Returns whether an XCLIENT command was accepted.
-    pub fn was_command_accepted(&self) -> bool {
+    pub fn was_xclient_accepted(&self) -> bool {
         self.was_applied
     }
 
@@ -142,7 +142,7 @@ enum XclientAttribute {
 }
 
 /// Finds the attribute `name`; returns its bit in the set of received names, and its kind. `None` if the name is unknown.
-fn find_attribute(name: &str) -> Option<(u8, XclientAttribute)> {
+fn find_xclient_attribute(name: &str) -> Option<(u8, XclientAttribute)> {
     let mut attributes = ATTRIBUTES.iter().enumerate();
     let (index, (_, kind)) = attributes.find(|(_, (known, _))| known.eq_ignore_ascii_case(name))?;
     Some((1 << index, *kind))
@@ -167,7 +167,7 @@ fn decode_xtext(value: &str) -> Option<Vec<u8>> {
     let mut rest = value.bytes();
     while let Some(octet) = rest.next() {
         octets.push(match octet {
-            b'+' => hex_digit(rest.next()?)? << 4 | hex_digit(rest.next()?)?,
+            b'+' => hex_digit_value(rest.next()?)? << 4 | hex_digit_value(rest.next()?)?,
             b'=' => return None,
             b'!'..=b'~' => octet,
             _ => return None,
@@ -178,16 +178,16 @@ fn decode_xtext(value: &str) -> Option<Vec<u8>> {
         .then_some(octets)
 }
 
-fn hex_digit(octet: u8) -> Option<u8> {
+fn hex_digit_value(octet: u8) -> Option<u8> {
     char::from(octet).to_digit(16).map(|digit| digit as u8)
 }
 
-fn is_unavailable(text: &str) -> bool {
+fn is_unavailable_value(text: &str) -> bool {
     text.eq_ignore_ascii_case("[UNAVAILABLE]") || text.eq_ignore_ascii_case("[TEMPUNAVAIL]")
 }
 
 /// Parses `192.0.2.1` or `IPV6:2001:db8::1`, without brackets.
-fn parse_address(text: &str) -> Result<IpAddr, CommandError> {
+fn parse_xclient_ip(text: &str) -> Result<IpAddr, CommandError> {
     let address = match text.split_at_checked(5) {
         Some((tag, address)) if tag.eq_ignore_ascii_case("IPV6:") => {
             address.parse::<Ipv6Addr>().ok().map(IpAddr::V6)
@@ -206,7 +206,7 @@ fn validate_port_attribute(text: &str) -> Result<(), CommandError> {
     }
 }
 
-fn check_protocol(text: &str) -> Result<(), CommandError> {
+fn check_proto_value(text: &str) -> Result<(), CommandError> {
     match text.to_ascii_uppercase().as_str() {
         "SMTP" | "ESMTP" => Ok(()),
         _ => Err(CommandError::BadArgument),

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::smtp::StorableRecipients;
+use crate::smtp::RecipientColumnLimits;
 
 /// A text column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,16 +15,16 @@ pub struct Column {
 
 /// The columns that hold a recipient's address. An address that does not fit is rejected at RCPT and never truncated.
 #[derive(Clone, Copy, Debug)]
-pub struct RecipientColumns {
+pub struct RecipientAddressColumns {
     /// Column `to`.
     pub to: Column,
     /// Column `recipient`.
     pub recipient: Column,
 }
 
-impl StorableRecipients for RecipientColumns {
-    fn can_store(&self, recipient: &str, to: &str) -> bool {
-        self.recipient.can_hold(recipient) && self.to.can_hold(to)
+impl RecipientColumnLimits for RecipientAddressColumns {
+    fn can_store_recipient(&self, recipient: &str, to: &str) -> bool {
+        self.recipient.holds_unchanged(recipient) && self.to.holds_unchanged(to)
     }
 }
 
@@ -52,7 +52,7 @@ pub enum ColumnCharset {
 
 impl Column {
     /// Returns a column that holds at most `max_chars` Unicode characters.
-    pub const fn varchar(max_chars: usize) -> Column {
+    pub const fn column_of_max_chars(max_chars: usize) -> Column {
         Column {
             width: ColumnWidth::Chars(max_chars),
             charset: ColumnCharset::Unicode,
@@ -60,7 +60,7 @@ impl Column {
     }
 
     /// Returns a column that holds at most `max_octets` octets of UTF-8.
-    pub const fn text(max_octets: usize) -> Column {
+    pub const fn column_of_max_octets(max_octets: usize) -> Column {
         Column {
             width: ColumnWidth::Octets(max_octets),
             charset: ColumnCharset::Unicode,
@@ -68,8 +68,8 @@ impl Column {
     }
 
     /// Returns whether the column holds `text` unchanged.
-    pub fn can_hold(&self, text: &str) -> bool {
-        self.width.is_wide_enough_for(text) && self.charset.can_hold(text)
+    pub fn holds_unchanged(&self, text: &str) -> bool {
+        self.width.is_wide_enough_for(text) && self.charset.holds_unchanged(text)
     }
 
     /// Returns `text`, changed if it does not fit: characters outside the character set become U+FFFD or `?`, and the result is
@@ -78,7 +78,7 @@ impl Column {
         clippy::string_slice,
         reason = "both ways of counting end between characters"
     )]
-    pub fn truncate_to_fit<'a>(&self, text: &'a str) -> Cow<'a, str> {
+    pub fn truncate_to_column<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let text = self.charset.replace_unsupported_chars(text);
         if self.width.is_wide_enough_for(&text) {
             return text;
@@ -102,7 +102,7 @@ impl Column {
 
 impl ColumnWidth {
     /// Returns the length of `text` in the unit of this width: characters or octets.
-    pub fn length(self, text: &str) -> usize {
+    pub fn length_in_width_unit(self, text: &str) -> usize {
         match self {
             ColumnWidth::Chars(_) => text.chars().count(),
             ColumnWidth::Octets(_) => text.len(),
@@ -110,40 +110,40 @@ impl ColumnWidth {
     }
 
     /// Returns the maximum width: a number of characters for `Chars`, of octets for `Octets`.
-    pub fn max(self) -> usize {
+    pub fn max_length(self) -> usize {
         match self {
             ColumnWidth::Chars(max) | ColumnWidth::Octets(max) => max,
         }
     }
 
     fn is_wide_enough_for(self, text: &str) -> bool {
-        text.len() <= self.max() || self.length(text) <= self.max()
+        text.len() <= self.max_length() || self.length_in_width_unit(text) <= self.max_length()
     }
 }
 
 impl ColumnCharset {
     /// Returns `text` with each character outside this character set replaced.
     pub fn replace_unsupported_chars(self, text: &str) -> Cow<'_, str> {
-        if self.can_hold(text) {
+        if self.holds_unchanged(text) {
             return text.into();
         }
         let replace = |c| {
-            if self.holds_char(c) {
+            if self.charset_has_char(c) {
                 c
             } else {
-                self.replacement()
+                self.replacement_char()
             }
         };
         text.chars().map(replace).collect::<String>().into()
     }
 
-    fn can_hold(self, text: &str) -> bool {
+    fn holds_unchanged(self, text: &str) -> bool {
         self == ColumnCharset::Unicode
             || text.is_ascii()
-            || text.chars().all(|c| self.holds_char(c))
+            || text.chars().all(|c| self.charset_has_char(c))
     }
 
-    fn holds_char(self, c: char) -> bool {
+    fn charset_has_char(self, c: char) -> bool {
         match self {
             ColumnCharset::Ascii => c.is_ascii(),
             ColumnCharset::Latin1 => {
@@ -154,7 +154,7 @@ impl ColumnCharset {
         }
     }
 
-    fn replacement(self) -> char {
+    fn replacement_char(self) -> char {
         match self {
             ColumnCharset::Ascii | ColumnCharset::Latin1 => '?',
             ColumnCharset::Utf8mb3 | ColumnCharset::Unicode => '\u{fffd}',
@@ -187,8 +187,8 @@ mod tests {
             (column(Chars(2), Ascii), "äöü", "??"),
             (column(Chars(0), Unicode), "", ""),
         ] {
-            assert_eq!(column.truncate_to_fit(text), want, "{column:?} {text}");
-            assert!(column.can_hold(want) && column.can_hold(text) == (text == want));
+            assert_eq!(column.truncate_to_column(text), want, "{column:?} {text}");
+            assert!(column.holds_unchanged(want) && column.holds_unchanged(text) == (text == want));
         }
     }
 }

@@ -14,14 +14,14 @@ impl Diagnostic {
     /// Returns a finding that keeps the server from starting or from saving mail.
     pub fn error(text: String) -> Diagnostic {
         let is_error = true;
-        let text = on_one_line(text);
+        let text = escape_to_one_line(text);
         Diagnostic { is_error, text }
     }
 
     /// Returns a finding despite which the server can save mail now.
     pub fn warning(text: String) -> Diagnostic {
         let is_error = false;
-        let text = on_one_line(text);
+        let text = escape_to_one_line(text);
         Diagnostic { is_error, text }
     }
 
@@ -31,7 +31,7 @@ impl Diagnostic {
     }
 
     /// Returns the finding and its fix.
-    pub fn text(&self) -> &str {
+    pub fn finding_text_with_fix(&self) -> &str {
         &self.text
     }
 }
@@ -44,13 +44,13 @@ impl fmt::Display for Diagnostic {
 }
 
 /// Escapes the characters that would begin another line or control a terminal.
-fn on_one_line(text: String) -> String {
-    if !text.contains(is_escaped) {
+fn escape_to_one_line(text: String) -> String {
+    if !text.contains(must_be_escaped) {
         return text;
     }
     let mut line = String::with_capacity(text.len() + 16);
     for c in text.chars() {
-        match is_escaped(c) {
+        match must_be_escaped(c) {
             true => line.extend(c.escape_default()),
             false => line.push(c),
         }
@@ -60,7 +60,7 @@ fn on_one_line(text: String) -> String {
 
 /// Returns whether `c` is a control character, a line or paragraph separator, or a character that is invisible or changes the
 /// direction of text.
-fn is_escaped(c: char) -> bool {
+fn must_be_escaped(c: char) -> bool {
     c.is_control()
         || matches!(
             c,
@@ -79,6 +79,9 @@ mod tests {
             finding.to_string(),
             "error: a\\r\\nerror: b\\u{1b}[2J \\u{202e}\\u{85}é"
         );
-        assert_eq!(Diagnostic::warning("ä".to_owned()).text(), "ä");
+        assert_eq!(
+            Diagnostic::warning("ä".to_owned()).finding_text_with_fix(),
+            "ä"
+        );
     }
 }

@@ -18,11 +18,11 @@ use crate::sync::lock;
 #[derive(Clone, Debug)]
 pub struct StoreHealth {
     metrics: Arc<Metrics>,
-    shared: Arc<HealthState>,
+    shared: Arc<SharedHealthState>,
 }
 
 #[derive(Debug, Default)]
-struct HealthState {
+struct SharedHealthState {
     was_reached: AtomicBool,
     is_down: AtomicBool,
     reason: Mutex<String>,
@@ -30,29 +30,29 @@ struct HealthState {
     stalled_reason: Mutex<String>,
     /// Why none of several hosts takes mail; `None` while at least one takes mail.
     no_host: Mutex<Option<String>>,
-    /// Whether a failure was recorded since the last success. `record_success` reads this first, so that it usually takes no
-    /// lock.
+    /// Whether a failure was recorded since the last success. `record_saved_batch` reads this first, so that it usually takes
+    /// no lock.
     is_failing: AtomicBool,
-    failures: Mutex<FailedBatches>,
+    failures: Mutex<LastFailureAndRejections>,
     pending: Mutex<UnansweredRequests>,
     /// Which resource the store has run out of, such as mail ids, and how to get more.
     shortage: Mutex<Option<String>>,
     /// One status line per server if the store has several.
     hosts: Mutex<Vec<String>>,
-    readiness_check: OnceLock<ReadinessCheck>,
+    readiness_check: OnceLock<StoreReadinessCheck>,
 }
 
 /// A function that returns the reason if the store cannot save mail, else `None`. The function must not block.
-struct ReadinessCheck(Box<dyn Fn() -> Option<String> + Send + Sync>);
+struct StoreReadinessCheck(Box<dyn Fn() -> Option<String> + Send + Sync>);
 
-impl fmt::Debug for ReadinessCheck {
+impl fmt::Debug for StoreReadinessCheck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ReadinessCheck")
     }
 }
 
 #[derive(Debug, Default)]
-struct FailedBatches {
+struct LastFailureAndRejections {
     /// Time and reason of the last batch of which no mail was saved.
     last: Option<(Instant, String)>,
     refusals: RejectedBatchCount,
@@ -67,7 +67,7 @@ struct UnansweredRequests {
 
 /// A request that the store has not answered yet. It ends when this value is dropped.
 #[derive(Debug)]
-pub struct PendingRequest {
+pub struct UnansweredRequestGuard {
     health: StoreHealth,
     key: u64,
 }
@@ -80,9 +80,9 @@ impl StoreHealth {
     }
 
     /// Returns the health of a store that was reached already. The store counts in `metrics`.
-    pub fn up(metrics: Arc<Metrics>) -> StoreHealth {
+    pub fn new_reached(metrics: Arc<Metrics>) -> StoreHealth {
         let health = StoreHealth::new(metrics);
-        health.record_reached();
+        health.record_store_reached();
         health
     }
 
@@ -91,27 +91,27 @@ impl StoreHealth {
         &self.metrics
     }
 
-    /// Sets a check that every call of [`unready_reason`](StoreHealth::unready_reason) runs, so that a failure is found even if
-    /// no mail arrives. The check must not block.
+    /// Sets a check that every call of [`store_unready_reason`](StoreHealth::store_unready_reason) runs, so that a failure is
+    /// found even if no mail arrives. The check must not block.
     pub fn set_readiness_check(&self, check: impl Fn() -> Option<String> + Send + Sync + 'static) {
         let _ = self
             .shared
             .readiness_check
-            .set(ReadinessCheck(Box::new(check)));
+            .set(StoreReadinessCheck(Box::new(check)));
     }
 
     /// Records that the store was reached. Logs `store_recovered` if the store was down before.
-    pub fn record_reached(&self) {
+    pub fn record_store_reached(&self) {
         self.shared.was_reached.store(true, Ordering::SeqCst);
         if self.shared.is_down.swap(false, Ordering::SeqCst) {
             // Failures from before the outage are out of date.
-            self.record_success();
+            self.record_saved_batch();
             log::warn!("store_recovered");
         }
     }
 
     /// Records that the store cannot be reached. Logs `reason` once per outage.
-    pub fn record_unreachable(&self, reason: &str) {
+    pub fn record_store_unreachable(&self, reason: &str) {
         *lock(&self.shared.reason) = reason.to_owned();
         if !self.shared.is_down.swap(true, Ordering::SeqCst) {
             log::error!(reason = reason; "store_unavailable");
@@ -120,7 +120,7 @@ impl StoreHealth {
 
     /// Marks the store as stalled for the given reason, or as no longer stalled (`None`). A stalled store gets no mail,
     /// although it can be reached.
-    pub fn set_stalled(&self, reason: Option<String>) {
+    pub fn set_stalled_reason(&self, reason: Option<String>) {
         let is_stalled = reason.is_some();
         *lock(&self.shared.stalled_reason) = reason.unwrap_or_default();
         self.shared.stalled.store(is_stalled, Ordering::SeqCst);
@@ -128,12 +128,12 @@ impl StoreHealth {
 
     /// Sets the reason why none of several hosts takes mail; `None` while at least one takes mail. The reason affects only
     /// /readyz: the server still tries to save each mail.
-    pub fn set_no_host(&self, reason: Option<String>) {
+    pub fn set_no_host_reason(&self, reason: Option<String>) {
         *lock(&self.shared.no_host) = reason;
     }
 
     /// Returns the reason if the store is known to be down or stalled, else `None`.
-    pub fn down_reason(&self) -> Option<String> {
+    pub fn store_down_reason(&self) -> Option<String> {
         if self.shared.stalled.load(Ordering::SeqCst) {
             return Some(lock(&self.shared.stalled_reason).clone());
         }
@@ -143,19 +143,19 @@ impl StoreHealth {
 
     /// Records that a request was sent to the store. The request counts as unanswered until the returned value is dropped.
     /// `description` names the request in the reason that /readyz shows.
-    pub fn begin_request(&self, description: &'static str) -> PendingRequest {
+    pub fn begin_store_request(&self, description: &'static str) -> UnansweredRequestGuard {
         let mut pending = lock(&self.shared.pending);
         let key = pending.next;
         pending.next += 1;
         pending.requests.insert(key, (Instant::now(), description));
-        PendingRequest {
+        UnansweredRequestGuard {
             health: self.clone(),
             key,
         }
     }
 
     /// Records that the store saved no mail of a batch.
-    pub fn record_failure(&self, reason: &str) {
+    pub fn record_failed_batch(&self, reason: &str) {
         lock(&self.shared.failures).last = Some((Instant::now(), reason.to_owned()));
         self.shared.is_failing.store(true, Ordering::SeqCst);
     }
@@ -164,29 +164,29 @@ impl StoreHealth {
     /// after several such batches in a row, from several clients.
     pub fn record_rejected_batch(&self, clients: impl Iterator<Item = IpAddr>, reason: &str) {
         let mut failures = lock(&self.shared.failures);
-        if failures.refusals.add(clients) {
+        if failures.refusals.add_batch_and_check_if_failing(clients) {
             failures.last = Some((Instant::now(), reason.to_owned()));
         }
         self.shared.is_failing.store(true, Ordering::SeqCst);
     }
 
     /// Records that the store saved a mail.
-    pub fn record_success(&self) {
+    pub fn record_saved_batch(&self) {
         // Usually no failure is recorded, and then the lock is not taken.
         if self.shared.is_failing.load(Ordering::Relaxed) {
-            *lock(&self.shared.failures) = FailedBatches::default();
+            *lock(&self.shared.failures) = LastFailureAndRejections::default();
             self.shared.is_failing.store(false, Ordering::SeqCst);
         }
     }
 
     /// Sets which resource the store has run out of; `None` if it has run out of none. Unlike a failure, a shortage does not
     /// expire and is not cleared by a success.
-    pub fn set_shortage(&self, shortage: Option<String>) {
+    pub fn set_resource_shortage(&self, shortage: Option<String>) {
         *lock(&self.shared.shortage) = shortage;
     }
 
     /// Returns whether the store has run out of a resource.
-    pub fn has_shortage(&self) -> bool {
+    pub fn is_out_of_a_resource(&self) -> bool {
         lock(&self.shared.shortage).is_some()
     }
 
@@ -203,8 +203,8 @@ impl StoreHealth {
     /// Returns why a load balancer should send mail elsewhere; `None` if the store was reached and saves mail.
     ///
     /// A failure counts for ten seconds only: while the load balancer sends no mail, no success can clear the failure.
-    pub fn unready_reason(&self) -> Option<String> {
-        if let Some(reason) = self.down_reason() {
+    pub fn store_unready_reason(&self) -> Option<String> {
+        if let Some(reason) = self.store_down_reason() {
             return Some(reason);
         }
         if !self.shared.was_reached.load(Ordering::SeqCst) {
@@ -213,12 +213,12 @@ impl StoreHealth {
         let no_host = lock(&self.shared.no_host).clone();
         no_host
             .or_else(|| lock(&self.shared.shortage).clone())
-            .or_else(|| self.slow_request())
+            .or_else(|| self.describe_slow_request())
             .or_else(|| (self.shared.readiness_check.get()?.0)())
             .or_else(|| self.recent_failure())
     }
 
-    fn slow_request(&self) -> Option<String> {
+    fn describe_slow_request(&self) -> Option<String> {
         let pending = lock(&self.shared.pending);
         let (started_at, description) = pending.requests.values().min()?;
         let waited = started_at.elapsed();
@@ -236,7 +236,7 @@ impl StoreHealth {
     }
 }
 
-impl Drop for PendingRequest {
+impl Drop for UnansweredRequestGuard {
     fn drop(&mut self) {
         let mut pending = lock(&self.health.shared.pending);
         pending.requests.remove(&self.key);
@@ -255,72 +255,85 @@ mod tests {
     #[test]
     fn store_is_ready_after_the_first_connection_until_a_save_fails() {
         let health = StoreHealth::new(Arc::default());
-        assert_eq!(health.down_reason(), None);
-        assert_eq!(health.unready_reason().as_deref(), Some("not reached yet"));
-        health.record_reached();
-        assert_eq!(health.unready_reason(), None);
-        health.record_failure("full");
-        assert_eq!(health.unready_reason().as_deref(), Some("full"));
-        assert_eq!(health.down_reason(), None, "the next mail is tried");
-        health.record_success();
-        assert_eq!(health.unready_reason(), None);
-        health.record_unreachable("gone");
-        assert_eq!(health.unready_reason().as_deref(), Some("gone"));
-        health.record_reached();
-        health.record_failure("full");
-        health.record_reached();
+        assert_eq!(health.store_down_reason(), None);
+        assert_eq!(
+            health.store_unready_reason().as_deref(),
+            Some("not reached yet")
+        );
+        health.record_store_reached();
+        assert_eq!(health.store_unready_reason(), None);
+        health.record_failed_batch("full");
+        assert_eq!(health.store_unready_reason().as_deref(), Some("full"));
+        assert_eq!(health.store_down_reason(), None, "the next mail is tried");
+        health.record_saved_batch();
+        assert_eq!(health.store_unready_reason(), None);
+        health.record_store_unreachable("gone");
+        assert_eq!(health.store_unready_reason().as_deref(), Some("gone"));
+        health.record_store_reached();
+        health.record_failed_batch("full");
+        health.record_store_reached();
         assert!(
-            health.unready_reason().is_some(),
+            health.store_unready_reason().is_some(),
             "another connection was made"
         );
-        health.record_unreachable("gone");
-        health.record_reached();
-        assert_eq!(health.unready_reason(), None, "it was down in between");
-        health.set_shortage(Some("no ids".to_owned()));
-        assert_eq!(health.unready_reason().as_deref(), Some("no ids"));
-        health.record_success();
-        assert!(health.has_shortage() && health.down_reason().is_none());
-        health.set_shortage(None);
-        assert_eq!(health.unready_reason(), None);
+        health.record_store_unreachable("gone");
+        health.record_store_reached();
+        assert_eq!(
+            health.store_unready_reason(),
+            None,
+            "it was down in between"
+        );
+        health.set_resource_shortage(Some("no ids".to_owned()));
+        assert_eq!(health.store_unready_reason().as_deref(), Some("no ids"));
+        health.record_saved_batch();
+        assert!(health.is_out_of_a_resource() && health.store_down_reason().is_none());
+        health.set_resource_shortage(None);
+        assert_eq!(health.store_unready_reason(), None);
         lock(&health.shared.failures).last = Instant::now()
             .checked_sub(FAILURE_WINDOW)
             .map(|failed_at| (failed_at, "full".to_owned()));
         health.shared.is_failing.store(true, Ordering::SeqCst);
-        assert_eq!(health.unready_reason(), None, "the failure is old");
+        assert_eq!(health.store_unready_reason(), None, "the failure is old");
     }
 
     #[test]
     fn stalled_store_is_unavailable_although_it_is_reachable() {
-        let health = StoreHealth::up(Arc::default());
-        health.set_stalled(Some("a COMMIT hangs".to_owned()));
-        health.record_reached();
-        assert_eq!(health.down_reason().as_deref(), Some("a COMMIT hangs"));
-        assert_eq!(health.unready_reason().as_deref(), Some("a COMMIT hangs"));
-        health.set_stalled(None);
-        assert_eq!(health.down_reason(), None);
-        health.set_no_host(Some("no host".to_owned()));
-        assert_eq!(health.unready_reason().as_deref(), Some("no host"));
-        assert_eq!(health.down_reason(), None, "the next mail is tried");
+        let health = StoreHealth::new_reached(Arc::default());
+        health.set_stalled_reason(Some("a COMMIT hangs".to_owned()));
+        health.record_store_reached();
+        assert_eq!(
+            health.store_down_reason().as_deref(),
+            Some("a COMMIT hangs")
+        );
+        assert_eq!(
+            health.store_unready_reason().as_deref(),
+            Some("a COMMIT hangs")
+        );
+        health.set_stalled_reason(None);
+        assert_eq!(health.store_down_reason(), None);
+        health.set_no_host_reason(Some("no host".to_owned()));
+        assert_eq!(health.store_unready_reason().as_deref(), Some("no host"));
+        assert_eq!(health.store_down_reason(), None, "the next mail is tried");
     }
 
     #[test]
     fn store_is_not_ready_while_a_request_takes_too_long() {
-        let health = StoreHealth::up(Arc::default());
+        let health = StoreHealth::new_reached(Arc::default());
         let (first, second) = (
-            health.begin_request("a batch"),
-            health.begin_request("a batch"),
+            health.begin_store_request("a batch"),
+            health.begin_store_request("a batch"),
         );
-        assert_eq!(health.unready_reason(), None);
+        assert_eq!(health.store_unready_reason(), None);
         let long_ago = Instant::now().checked_sub(Duration::from_secs(7)).unwrap();
         lock(&health.shared.pending)
             .requests
             .insert(first.key, (long_ago, "a batch"));
         assert_eq!(
-            health.unready_reason().as_deref(),
+            health.store_unready_reason().as_deref(),
             Some("a batch has taken 7 s")
         );
         drop(first);
-        assert_eq!(health.unready_reason(), None);
+        assert_eq!(health.store_unready_reason(), None);
         drop(second);
         assert!(lock(&health.shared.pending).requests.is_empty());
     }
@@ -328,21 +341,21 @@ mod tests {
     #[test]
     fn store_is_not_ready_after_many_rejected_batches_of_several_clients() {
         let address = |last| IpAddr::from([192, 0, 2, last]);
-        let health = StoreHealth::up(Arc::default());
+        let health = StoreHealth::new_reached(Arc::default());
         let refuse = |last| health.record_rejected_batch(std::iter::once(address(last)), "refused");
         for _ in 0..100 {
             refuse(1);
         }
-        assert_eq!(health.unready_reason(), None, "one client's mails");
+        assert_eq!(health.store_unready_reason(), None, "one client's mails");
         refuse(2);
-        assert_eq!(health.unready_reason().as_deref(), Some("refused"));
-        health.record_success();
-        assert_eq!(health.unready_reason(), None);
+        assert_eq!(health.store_unready_reason().as_deref(), Some("refused"));
+        health.record_saved_batch();
+        assert_eq!(health.store_unready_reason(), None);
         (1..10).for_each(refuse);
-        health.record_success();
+        health.record_saved_batch();
         (1..10).for_each(refuse);
-        assert_eq!(health.unready_reason(), None, "not in a row");
+        assert_eq!(health.store_unready_reason(), None, "not in a row");
         refuse(3);
-        assert_eq!(health.unready_reason().as_deref(), Some("refused"));
+        assert_eq!(health.store_unready_reason().as_deref(), Some("refused"));
     }
 }

@@ -14,7 +14,7 @@ pub struct MemoryStore {
 
 impl MemoryStore {
     /// Returns trace fields and content of each saved mail, once per recipient, in order.
-    pub fn bodies(&self) -> Vec<Vec<u8>> {
+    pub fn saved_mail_contents(&self) -> Vec<Vec<u8>> {
         self.lock().clone()
     }
 

@@ -23,11 +23,11 @@ pub mod sqlite;
 mod stored_text;
 mod table;
 
-pub use column::{Column, ColumnCharset, ColumnWidth, RecipientColumns};
+pub use column::{Column, ColumnCharset, ColumnWidth, RecipientAddressColumns};
 pub use diagnostic::Diagnostic;
 pub use health::StoreHealth;
 pub use memory::MemoryStore;
-pub use queue::{SaveQueue, StoreOpener, Writers};
+pub use queue::{SaveQueue, StoreOpener, WriterThreads};
 pub use reader::{ListedMail, ListedMailSize, MailReader, StoreReadError};
 pub use save_error::{SaveError, SaveErrorCause};
 pub use table::{INSERTED_COLUMNS, TableColumns, TableName, inserted_column_list};

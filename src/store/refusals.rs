@@ -13,9 +13,12 @@ pub struct RejectedBatchCount {
 impl RejectedBatchCount {
     /// Records a rejected batch with mails of these clients. Returns whether the store now counts as failing; rejections of one
     /// client's mails are never enough.
-    pub fn add(&mut self, clients: impl Iterator<Item = IpAddr>) -> bool {
+    pub fn add_batch_and_check_if_failing(
+        &mut self,
+        clients: impl Iterator<Item = IpAddr>,
+    ) -> bool {
         self.batches = self.batches.saturating_add(1);
-        for client in clients.map(network) {
+        for client in clients.map(client_network_address) {
             let first = *self.first_client.get_or_insert(client);
             self.several_clients |= first != client;
         }
@@ -25,7 +28,7 @@ impl RejectedBatchCount {
 
 /// Returns an IPv4 address unchanged, and the /64 network of an IPv6 address, because one client may use every address of a
 /// /64.
-fn network(address: IpAddr) -> IpAddr {
+fn client_network_address(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(address) => {
@@ -47,8 +50,10 @@ mod tests {
         let mut refusals = RejectedBatchCount::default();
         let address = |net: u16, host: u16| IpAddr::from([0x2001, 0xdb8, 0, net, 0, 0, 0, host]);
         for host in 0..50 {
-            assert!(!refusals.add(std::iter::once(address(1, host))));
+            assert!(!refusals.add_batch_and_check_if_failing(std::iter::once(address(1, host))));
         }
-        assert!(refusals.add([address(1, 0), address(2, 0)].into_iter()));
+        assert!(
+            refusals.add_batch_and_check_if_failing([address(1, 0), address(2, 0)].into_iter())
+        );
     }
 }

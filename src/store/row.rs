@@ -34,29 +34,29 @@ impl<'a> Row<'a> {
         let summary = mail.summary();
         let ip_addr = mail.client_ip().to_string();
         Row {
-            from: shape.from.truncate_to_fit(mail.reverse_path()),
-            subject: shape.subject.truncate_to_fit(&summary.subject),
-            charset: shape.charset.truncate_to_fit(&summary.charset),
-            content_type: shape.content_type.truncate_to_fit(&summary.content_type),
+            from: shape.from.truncate_to_column(mail.reverse_path()),
+            subject: shape.subject.truncate_to_column(&summary.subject),
+            charset: shape.charset.truncate_to_column(&summary.charset),
+            content_type: shape.content_type.truncate_to_column(&summary.content_type),
             has_attach: shape.has_attach.min(summary.attachments.len() as u64),
-            attach_info: attach_info(&summary.attachments, &shape.attach_info),
+            attach_info: attachments_as_json(&summary.attachments, &shape.attach_info),
             ip_addr: Some(ip_addr)
-                .filter(|ip| shape.ip_addr.can_hold(ip))
+                .filter(|ip| shape.ip_addr.holds_unchanged(ip))
                 .unwrap_or_default(),
         }
     }
 }
 
 /// Returns a JSON array of as many whole entries as fit into `column`; an empty string if no entry fits.
-fn attach_info(attachments: &[Attachment], column: &Column) -> String {
+fn attachments_as_json(attachments: &[Attachment], column: &Column) -> String {
     let mut array = String::new();
     let mut taken = 1;
     for attachment in attachments {
         let entry = attachment.to_json();
         let entry = column.charset.replace_unsupported_chars(&entry);
         // Each entry counts with the bracket or comma before it; the initial value 1 of `taken` counts the closing bracket.
-        taken += column.width.length(&entry) + 1;
-        if taken > column.width.max() {
+        taken += column.width.length_in_width_unit(&entry) + 1;
+        if taken > column.width.max_length() {
             break;
         }
         array.push(if array.is_empty() { '[' } else { ',' });
@@ -80,18 +80,24 @@ mod tests {
             octets: 5,
         };
         let attachments = [attachment("\"\\\n"), attachment("b"), attachment("c")];
-        let whole = attach_info(&attachments, &Column::text(1_000));
+        let whole = attachments_as_json(&attachments, &Column::column_of_max_octets(1_000));
         let first = r#"[{"name":"\"\\\n","type":"a/b","size":5},"#;
         assert!(whole.starts_with(first), "{whole}");
         for max in 0..=whole.len() {
-            let info = attach_info(&attachments, &Column::text(max));
+            let info = attachments_as_json(&attachments, &Column::column_of_max_octets(max));
             assert!(info.len() <= max);
             if !info.is_empty() {
                 let parsed: Vec<serde_json::Value> = serde_json::from_str(&info).unwrap();
                 assert!(!parsed.is_empty());
             }
         }
-        assert_eq!(attach_info(&attachments, &Column::text(whole.len())), whole);
-        assert_eq!(attach_info(&[], &Column::text(1_000)), "");
+        assert_eq!(
+            attachments_as_json(&attachments, &Column::column_of_max_octets(whole.len())),
+            whole
+        );
+        assert_eq!(
+            attachments_as_json(&[], &Column::column_of_max_octets(1_000)),
+            ""
+        );
     }
 }

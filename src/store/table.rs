@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::store::{Column, RecipientColumns};
+use crate::store::{Column, RecipientAddressColumns};
 
 /// A table name of `[A-Za-z0-9_]`, optionally `database.table`. It is the only part of the configuration that SQL statements
 /// contain.
@@ -48,12 +48,12 @@ impl TableName {
     }
 
     /// Returns the database part, if the name has one.
-    pub fn database(&self) -> Option<&str> {
+    pub fn database_part(&self) -> Option<&str> {
         self.database.as_deref()
     }
 
     /// Returns the table part.
-    pub fn table(&self) -> &str {
+    pub fn table_part(&self) -> &str {
         &self.table
     }
 
@@ -100,8 +100,8 @@ impl fmt::Display for TableName {
 
 impl TableColumns {
     /// Returns the columns that decide whether a recipient can be stored.
-    pub fn recipient_limits(&self) -> RecipientColumns {
-        RecipientColumns {
+    pub fn columns_limiting_recipients(&self) -> RecipientAddressColumns {
+        RecipientAddressColumns {
             to: self.to,
             recipient: self.recipient,
         }
@@ -110,14 +110,14 @@ impl TableColumns {
     /// The columns of the table that `goguerrilla schema` prints.
     pub const DEFAULT: TableColumns = TableColumns {
         has_attach: i32::MAX as u64,
-        from: Column::varchar(LONGEST_ADDRESS),
-        to: Column::varchar(LONGEST_ADDRESS),
-        subject: Column::varchar(255),
-        charset: Column::varchar(32),
-        content_type: Column::varchar(64),
-        recipient: Column::varchar(LONGEST_ADDRESS),
-        attach_info: Column::text(65_535),
-        ip_addr: Column::varchar(45),
+        from: Column::column_of_max_chars(LONGEST_ADDRESS),
+        to: Column::column_of_max_chars(LONGEST_ADDRESS),
+        subject: Column::column_of_max_chars(255),
+        charset: Column::column_of_max_chars(32),
+        content_type: Column::column_of_max_chars(64),
+        recipient: Column::column_of_max_chars(LONGEST_ADDRESS),
+        attach_info: Column::column_of_max_octets(65_535),
+        ip_addr: Column::column_of_max_chars(45),
     };
 }
 
@@ -186,7 +186,7 @@ mod tests {
         ];
         for schema in [table.mysql_schema(), table.sqlite_schema()] {
             for (name, column) in columns {
-                let line = format!("`{name}` varchar({}) NOT NULL", column.width.max());
+                let line = format!("`{name}` varchar({}) NOT NULL", column.width.max_length());
                 assert!(schema.contains(&line), "{line} in {schema}");
             }
         }

@@ -5,61 +5,61 @@ use std::collections::BTreeMap;
 use mysql::prelude::Queryable;
 
 use super::table::supports_transactions;
-use super::trial_row::lookup_warning;
+use super::trial_row::for_update_lookup_warning;
 use super::{fixes, query};
 use crate::mail::MailId;
 use crate::store::Diagnostic;
-use crate::store::mysql::connection::DbConnection;
+use crate::store::mysql::connection::MySqlConnection;
 use crate::store::mysql::insert;
 use crate::store::mysql::unfilled_column::UnfilledColumn;
 use crate::store::{INSERTED_COLUMNS, TableName};
 
 /// Checks the rights, whether the server is read-only, the type of column `mail`, and the table under a view.
-pub fn check(connection: &mut DbConnection, table: &TableName) -> Vec<Diagnostic> {
+pub fn check(connection: &mut MySqlConnection, table: &TableName) -> Vec<Diagnostic> {
     let mut findings = check_rights(connection, table);
     findings.extend(check_read_only(connection));
-    findings.extend(check_mail_type(connection, table));
+    findings.extend(check_mail_column_type(connection, table));
     if connection.table_info.engine.is_empty() {
-        findings.extend(check_base_table(connection, table));
+        findings.extend(check_table_under_view(connection, table));
     }
     findings
 }
 
 /// Checks the table and column names and the rights of MYSQL_USER: prepares the writer's INSERT, and runs a look-up that
 /// finds no row.
-pub fn check_rights(connection: &mut DbConnection, table: &TableName) -> Vec<Diagnostic> {
+pub fn check_rights(connection: &mut MySqlConnection, table: &TableName) -> Vec<Diagnostic> {
     if let Err(error) = insert::insert_statement(connection, table, 1) {
         let what = format!("no row can be inserted into {table}");
-        return vec![Diagnostic::error(fixes::finding_text(
+        return vec![Diagnostic::error(fixes::mysql_error_finding_text(
             "GM_MAIL_TABLE",
             &what,
             &error,
             table,
         ))];
     }
-    let Ok(hashes) = MailId::random(1) else {
+    let Ok(hashes) = MailId::new_random_mail_ids(1) else {
         return Vec::new();
     };
     let hashes: Vec<&str> = hashes.iter().map(MailId::as_str).collect();
-    let looked_up = connection.with_timeout(|conn| {
+    let looked_up = connection.call_driver_with_timeout(|conn| {
         let sql = format!("SELECT `hash` FROM {table} WHERE `hash` IN (?) FOR UPDATE");
         conn.exec_drop(sql, hashes)
     });
     match looked_up {
         Ok(()) => Vec::new(),
-        Err(error) => vec![lookup_warning(table, &error)],
+        Err(error) => vec![for_update_lookup_warning(table, &error)],
     }
 }
 
 /// Returns an error if the database server is read-only and MYSQL_USER has no right to write to a read-only server.
-fn check_read_only(connection: &mut DbConnection) -> Option<Diagnostic> {
+fn check_read_only(connection: &mut MySqlConnection) -> Option<Diagnostic> {
     let statement = "SHOW GLOBAL VARIABLES WHERE Variable_name = 'read_only'";
-    let variables: Vec<(String, String)> = query::rows(connection, statement, ());
+    let variables: Vec<(String, String)> = query::query_rows(connection, statement, ());
     let is_on = |(_, value): &(String, String)| !["OFF", "0"].contains(&value.as_str());
     if !variables.iter().any(is_on) {
         return None;
     }
-    let grants: Vec<String> = query::rows(connection, "SHOW GRANTS", ());
+    let grants: Vec<String> = query::query_rows(connection, "SHOW GRANTS", ());
     let may_write = |grant: &String| {
         let rights = [
             "ALL PRIVILEGES ON *.*",
@@ -81,12 +81,15 @@ fn check_read_only(connection: &mut DbConnection) -> Option<Diagnostic> {
 }
 
 /// Returns an error if column `mail` has a text type, which cannot hold a zlib stream. Other checks cover the column's width.
-fn check_mail_type(connection: &mut DbConnection, table: &TableName) -> Option<Diagnostic> {
-    let data_types: Vec<String> = query::rows(
+fn check_mail_column_type(
+    connection: &mut MySqlConnection,
+    table: &TableName,
+) -> Option<Diagnostic> {
+    let data_types: Vec<String> = query::query_rows(
         connection,
         "SELECT LOWER(DATA_TYPE) FROM information_schema.COLUMNS
          WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ? AND COLUMN_NAME = 'mail'",
-        query::table_parameters(table),
+        query::schema_and_table_parameters(table),
     );
     let is_text = |data_type: &&String| {
         !["blob", "binary"]
@@ -94,7 +97,7 @@ fn check_mail_type(connection: &mut DbConnection, table: &TableName) -> Option<D
             .any(|kind| data_type.contains(kind))
     };
     let data_type = data_types.iter().find(is_text)?;
-    let definition = fixes::schema_definition(table, "mail")?;
+    let definition = fixes::schema_column_definition(table, "mail")?;
     Some(Diagnostic::error(format!(
         "GM_MAIL_TABLE: column `mail` of {table} is {data_type}, which holds text and not the octets of a mail; run: ALTER \
          TABLE {table} MODIFY {definition}"
@@ -103,13 +106,16 @@ fn check_mail_type(connection: &mut DbConnection, table: &TableName) -> Option<D
 
 /// Returns a warning for each unique key that a second mail may violate. If the table is empty, the trial row violates none of
 /// these keys.
-pub fn check_unique_keys(connection: &mut DbConnection, table: &TableName) -> Vec<Diagnostic> {
-    let columns: Vec<(String, String)> = query::rows(
+pub fn check_unique_indexes(
+    connection: &mut MySqlConnection,
+    table: &TableName,
+) -> Vec<Diagnostic> {
+    let columns: Vec<(String, String)> = query::query_rows(
         connection,
         "SELECT INDEX_NAME, COALESCE(LOWER(COLUMN_NAME), '') FROM information_schema.STATISTICS
              WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ? AND NON_UNIQUE = 0
              ORDER BY INDEX_NAME, SEQ_IN_INDEX",
-        query::table_parameters(table),
+        query::schema_and_table_parameters(table),
     );
     let mut keys: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (key, column) in columns {
@@ -131,22 +137,22 @@ pub fn check_unique_keys(connection: &mut DbConnection, table: &TableName) -> Ve
 }
 
 /// Returns the findings about the table under a view, if the view reads only one table and MYSQL_USER can see that table.
-fn check_base_table(connection: &mut DbConnection, table: &TableName) -> Vec<Diagnostic> {
-    let definition: Vec<Option<String>> = query::rows(
+fn check_table_under_view(connection: &mut MySqlConnection, table: &TableName) -> Vec<Diagnostic> {
+    let definition: Vec<Option<String>> = query::query_rows(
         connection,
         "SELECT VIEW_DEFINITION FROM information_schema.VIEWS
              WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ?",
-        query::table_parameters(table),
+        query::schema_and_table_parameters(table),
     );
     let Some(definition) = definition.into_iter().flatten().next() else {
         return Vec::new();
     };
-    let Some((database, name)) = parse_base_table(&definition) else {
+    let Some((database, name)) = only_table_read_by_view(&definition) else {
         return Vec::new();
     };
     let under = format!("`{database}`.`{name}`");
     let mut findings = Vec::new();
-    let engine: Vec<Option<String>> = query::rows(
+    let engine: Vec<Option<String>> = query::query_rows(
         connection,
         "SELECT ENGINE FROM information_schema.TABLES WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ?",
         (&database, &name),
@@ -160,7 +166,7 @@ fn check_base_table(connection: &mut DbConnection, table: &TableName) -> Vec<Dia
         )));
     }
     type UnfilledColumnRow = (String, String, String, Option<String>);
-    let unfilled: Vec<UnfilledColumnRow> = query::rows(
+    let unfilled: Vec<UnfilledColumnRow> = query::query_rows(
         connection,
         "SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, CHARACTER_SET_NAME FROM information_schema.COLUMNS
              WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? AND IS_NULLABLE = 'NO' AND COLUMN_DEFAULT IS NULL
@@ -181,7 +187,7 @@ fn check_base_table(connection: &mut DbConnection, table: &TableName) -> Vec<Dia
 }
 
 /// Returns the database and name of the only table that a view reads; `None` for any other view.
-fn parse_base_table(definition: &str) -> Option<(String, String)> {
+fn only_table_read_by_view(definition: &str) -> Option<(String, String)> {
     let (_, from) = definition.rsplit_once(" from ")?;
     let from = from.trim_start_matches('(');
     let mut parts = from.split('`');
@@ -208,7 +214,7 @@ mod tests {
 
     #[test]
     fn base_table_of_a_single_table_view_is_parsed_from_its_definition() {
-        let names = |definition: &str| parse_base_table(definition);
+        let names = |definition: &str| only_table_read_by_view(definition);
         let mail = Some(("mail".to_owned(), "base".to_owned()));
         assert_eq!(names("select `b`.`x` AS `x` from `mail`.`base`"), mail);
         assert_eq!(

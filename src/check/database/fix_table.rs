@@ -15,8 +15,8 @@ const VIEW_FIX: &str = "name a table in GM_MAIL_TABLE, or a view of one table th
 const GENERATED_FIX: &str = "make it an ordinary column: {modify}";
 const CHECK_FIX: &str = "drop that constraint: ALTER TABLE {table} DROP CONSTRAINT ...; the table must accept every mail";
 
-/// Error code of MySQL or MariaDB, configuration key and fix. [`finding_text`](super::fixes::finding_text) replaces the
-/// placeholders in braces.
+/// Error code of MySQL or MariaDB, configuration key and fix.
+/// [`mysql_error_finding_text`](super::fixes::mysql_error_finding_text) replaces the placeholders in braces.
 #[rustfmt::skip]
 pub const FIXES: &[(u16, &str, &str)] = &[
     (3, "GM_MAIL_TABLE", DISK_FIX),

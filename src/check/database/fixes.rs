@@ -13,14 +13,17 @@ use crate::store::TableName;
 
 /// Returns the text of a finding: the configuration key, what failed, the server's message and the fix, if one is known.
 /// `key` is the configuration key to name if the error itself does not determine one.
-pub fn finding_text(key: &str, what: &str, error: &Error, table: &TableName) -> String {
+pub fn mysql_error_finding_text(key: &str, what: &str, error: &Error, table: &TableName) -> String {
     let (key, fix) = match error {
-        Error::MySqlError(error) => match fix_for_code(error.code) {
-            Some((error_key, fix)) => (error_key, fill_placeholders(fix, &error.message, table)),
+        Error::MySqlError(error) => match key_and_fix_for_mysql_code(error.code) {
+            Some((error_key, fix)) => (
+                error_key,
+                fill_fix_text_placeholders(fix, &error.message, table),
+            ),
             None => (key, String::new()),
         },
-        error => fix_for_client_error(error).map_or((key, String::new()), |(key, fix)| {
-            (key, fill_placeholders(fix, "", table))
+        error => key_and_fix_for_driver_error(error).map_or((key, String::new()), |(key, fix)| {
+            (key, fill_fix_text_placeholders(fix, "", table))
         }),
     };
     let words = error_words(error);
@@ -53,13 +56,13 @@ pub fn error_words(error: &Error) -> String {
 }
 
 /// Returns the configuration key and the fix for a server's error code; `None` if no fix is known.
-fn fix_for_code(code: u16) -> Option<(&'static str, &'static str)> {
+fn key_and_fix_for_mysql_code(code: u16) -> Option<(&'static str, &'static str)> {
     let line = FIXES.iter().find(|(known, ..)| *known == code);
     line.map(|(_, key, fix)| (*key, *fix))
 }
 
 /// Returns the configuration key and the fix for an error of the driver or the operating system; `None` if no fix is known.
-fn fix_for_client_error(error: &Error) -> Option<(&'static str, &'static str)> {
+fn key_and_fix_for_driver_error(error: &Error) -> Option<(&'static str, &'static str)> {
     match error {
         Error::DriverError(DriverError::UnknownAuthPlugin(_)) => Some(("MYSQL_USER", PLUGIN_FIX)),
         Error::DriverError(
@@ -68,12 +71,15 @@ fn fix_for_client_error(error: &Error) -> Option<(&'static str, &'static str)> {
             | DriverError::InvalidParsecSalt,
         ) => Some(("MYSQL_USER", PASSWORD_FIX)),
         Error::DriverError(DriverError::CouldNotConnect(Some((.., kind)))) => {
-            Some(("MYSQL_HOST", fix_for_io_error(*kind)))
+            Some(("MYSQL_HOST", fix_for_database_io_error(*kind)))
         }
         Error::DriverError(DriverError::ConnectTimeout | DriverError::CouldNotConnect(None)) => {
-            Some(("MYSQL_HOST", fix_for_io_error(io::ErrorKind::TimedOut)))
+            Some((
+                "MYSQL_HOST",
+                fix_for_database_io_error(io::ErrorKind::TimedOut),
+            ))
         }
-        Error::IoError(error) => Some(("MYSQL_HOST", fix_for_io_error(error.kind()))),
+        Error::IoError(error) => Some(("MYSQL_HOST", fix_for_database_io_error(error.kind()))),
         Error::CodecError(_) => Some((
             "MYSQL_HOST",
             "see whether a MySQL or MariaDB server answers there and is not overloaded, or correct MYSQL_HOST",
@@ -89,7 +95,7 @@ fn is_timeout(kind: io::ErrorKind) -> bool {
 /// Replaces the text of EAGAIN, "Resource temporarily unavailable", which here means a timeout.
 const NO_ANSWER: &str = "it did not answer in time";
 
-fn fix_for_io_error(kind: io::ErrorKind) -> &'static str {
+fn fix_for_database_io_error(kind: io::ErrorKind) -> &'static str {
     match kind {
         io::ErrorKind::NotFound => {
             "start the database there, or correct the path of its socket in MYSQL_HOST"
@@ -104,9 +110,9 @@ fn fix_for_io_error(kind: io::ErrorKind) -> &'static str {
     }
 }
 
-fn fill_placeholders(fix: &str, message: &str, table: &TableName) -> String {
-    let modify = || match column_in_message(message) {
-        Some(column) => match schema_definition(table, &column) {
+fn fill_fix_text_placeholders(fix: &str, message: &str, table: &TableName) -> String {
+    let modify = || match column_name_in_mysql_error(message) {
+        Some(column) => match schema_column_definition(table, &column) {
             Some(definition) => format!("run: ALTER TABLE {table} MODIFY {definition}"),
             None => {
                 let column = column.replace('`', "``");
@@ -127,7 +133,7 @@ fn fill_placeholders(fix: &str, message: &str, table: &TableName) -> String {
 }
 
 /// Returns the name of the column in an error message: `column 'x'`, ``column `db`.`table`.`x` `` or `Field 'x'`.
-fn column_in_message(message: &str) -> Option<String> {
+fn column_name_in_mysql_error(message: &str) -> Option<String> {
     let quoted = ["olumn ", "Field "]
         .iter()
         .filter_map(|word| message.rsplit_once(word))
@@ -147,7 +153,7 @@ fn column_in_message(message: &str) -> Option<String> {
 }
 
 /// Returns the definition of a column in the schema that `goguerrilla schema` prints; `None` if the schema has no such column.
-pub fn schema_definition(table: &TableName, column: &str) -> Option<String> {
+pub fn schema_column_definition(table: &TableName, column: &str) -> Option<String> {
     let start = format!("`{}` ", column.to_ascii_lowercase());
     let schema = table.mysql_schema();
     let line = (schema.lines().map(str::trim)).find(|line| line.starts_with(&start))?;
@@ -166,7 +172,7 @@ mod tests {
             message: message.to_owned(),
             code,
         });
-        finding_text("GM_MAIL_TABLE", "no row", &error, &TableName::default())
+        mysql_error_finding_text("GM_MAIL_TABLE", "no row", &error, &TableName::default())
     }
 
     #[test]

@@ -3,41 +3,43 @@
 use mysql::Error;
 
 use super::fixes;
-use crate::check::peer::DetectedProtocol;
+use crate::check::peer::PeerProtocol;
 use crate::store::Diagnostic;
-use crate::store::mysql::connection::DbConnection;
-use crate::store::mysql::host_state::HostState;
+use crate::store::mysql::connection::MySqlConnection;
+use crate::store::mysql::host_state::MySqlHostState;
 use crate::store::mysql::pool::Connector;
 
 /// Connects in the way a writer does; returns the connection and the findings about all hosts.
 ///
 /// # Errors
 /// No host can be used; the findings say why.
-pub fn connect(connector: &Connector) -> Result<(DbConnection, Vec<Diagnostic>), Vec<Diagnostic>> {
+pub fn connect(
+    connector: &Connector,
+) -> Result<(MySqlConnection, Vec<Diagnostic>), Vec<Diagnostic>> {
     let hosts = connector.hosts();
-    if hosts.count() == 1 {
+    if hosts.host_count() == 1 {
         let connection = connector.connect_any();
         return connection
             .map(|connection| (connection, Vec::new()))
             .map_err(|error| vec![Diagnostic::error(unreachable_text(connector, 0, &error))]);
     }
-    let states: Vec<mysql::Result<HostState>> = (0..hosts.count())
+    let states: Vec<mysql::Result<MySqlHostState>> = (0..hosts.host_count())
         .map(|host| {
             let mut connection = connector.connect_with_short_timeouts(host, None)?;
-            HostState::read(
+            MySqlHostState::read(
                 &mut connection,
                 connector.table(),
                 connector.health().metrics(),
             )
         })
         .collect();
-    let any_is_healthy = (states.iter()).any(|state| matches!(state, Ok(HostState::Healthy)));
+    let any_is_healthy = (states.iter()).any(|state| matches!(state, Ok(MySqlHostState::Healthy)));
     let mut findings = Vec::new();
     for (host, state) in states.iter().enumerate() {
-        let name = hosts.name(host);
+        let name = hosts.configured_host_name(host);
         let (reason, text) = match state {
-            Ok(HostState::Healthy) => continue,
-            Ok(HostState::Standby(reason)) => {
+            Ok(MySqlHostState::Healthy) => continue,
+            Ok(MySqlHostState::Standby(reason)) => {
                 hosts.mark_standby(host, reason);
                 if !any_is_healthy {
                     findings.push(Diagnostic::error(format!(
@@ -47,7 +49,7 @@ pub fn connect(connector: &Connector) -> Result<(DbConnection, Vec<Diagnostic>),
                 }
                 continue;
             }
-            Ok(HostState::Unhealthy(reason)) => {
+            Ok(MySqlHostState::Unhealthy(reason)) => {
                 let text = format!(
                     "MYSQL_HOST: node {name} is not healthy: {reason}; the healthy nodes are used; repair it, or remove it \
                      from MYSQL_HOST"
@@ -72,7 +74,7 @@ pub fn connect(connector: &Connector) -> Result<(DbConnection, Vec<Diagnostic>),
     match connector.connect_any() {
         Ok(connection) => Ok((connection, findings)),
         Err(error) => {
-            findings.push(Diagnostic::error(fixes::finding_text(
+            findings.push(Diagnostic::error(fixes::mysql_error_finding_text(
                 "MYSQL_HOST",
                 "no host takes a writer's connection",
                 &error,
@@ -86,8 +88,8 @@ pub fn connect(connector: &Connector) -> Result<(DbConnection, Vec<Diagnostic>),
 /// Returns why a host cannot be used. If a server of another protocol answers there, the text names that protocol.
 fn unreachable_text(connector: &Connector, host: usize, error: &Error) -> String {
     let hosts = connector.hosts();
-    let name = hosts.name(host);
-    let what = match hosts.count() {
+    let name = hosts.configured_host_name(host);
+    let what = match hosts.host_count() {
         1 => format!("the database at {name} cannot be reached"),
         _ => format!("node {name} cannot be reached"),
     };
@@ -102,12 +104,12 @@ fn unreachable_text(connector: &Connector, host: usize, error: &Error) -> String
     );
     let peer = Some(name)
         .filter(|_| may_be_other_protocol)
-        .and_then(DetectedProtocol::detect);
-    match peer.filter(|peer| *peer != DetectedProtocol::MySql) {
+        .and_then(PeerProtocol::detect_server_protocol);
+    match peer.filter(|peer| *peer != PeerProtocol::MySql) {
         Some(peer) => format!(
             "MYSQL_HOST: {what}: it answers like {peer}; MYSQL_HOST must be the address of a MySQL or MariaDB server, \
              such as 127.0.0.1:3306"
         ),
-        None => fixes::finding_text("MYSQL_HOST", &what, error, connector.table()),
+        None => fixes::mysql_error_finding_text("MYSQL_HOST", &what, error, connector.table()),
     }
 }

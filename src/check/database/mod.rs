@@ -13,8 +13,8 @@ mod trial_row;
 mod triggers;
 
 pub use self::table::check_table;
-pub use self::trial_row::TrialAddresses;
-use super::driver_panic::without_panic;
+pub use self::trial_row::TrialMailDomains;
+use super::driver_panic::run_check_catching_panic;
 use crate::store::Diagnostic;
 use crate::store::mysql::hanging;
 use crate::store::mysql::pool::Connector;
@@ -23,9 +23,9 @@ use crate::store::mysql::pool::Connector;
 pub fn check(
     connector: &Connector,
     max_content_octets: usize,
-    addresses: &TrialAddresses,
+    addresses: &TrialMailDomains,
 ) -> Vec<Diagnostic> {
-    without_panic("MYSQL_HOST", || {
+    run_check_catching_panic("MYSQL_HOST", || {
         check_database(connector, max_content_octets, addresses)
     })
 }
@@ -33,7 +33,7 @@ pub fn check(
 fn check_database(
     connector: &Connector,
     max_content_octets: usize,
-    addresses: &TrialAddresses,
+    addresses: &TrialMailDomains,
 ) -> Vec<Diagnostic> {
     let (mut connection, mut findings) = match hosts::connect(connector) {
         Ok(connected) => connected,
@@ -46,7 +46,7 @@ fn check_database(
         table,
         max_content_octets,
     ));
-    findings.extend(definition::check_unique_keys(&mut connection, table));
+    findings.extend(definition::check_unique_indexes(&mut connection, table));
     if findings.iter().any(Diagnostic::is_error) {
         return findings;
     }

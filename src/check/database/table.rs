@@ -2,7 +2,7 @@
 
 use crate::store::Diagnostic;
 use crate::store::mysql::table_info::TableInfo;
-use crate::store::mysql::table_warnings::check_columns;
+use crate::store::mysql::table_warnings::check_column_widths_and_id_range;
 use crate::store::{TableColumns, TableName};
 
 /// Returns the findings about the table's properties in `table_info`. The server logs the same findings.
@@ -36,14 +36,14 @@ pub fn check_table(
             column.name, column.fix
         )));
     }
-    if columns.ip_addr.width.max() < MAX_IPV6_CHARS {
+    if columns.ip_addr.width.max_length() < MAX_IPV6_CHARS {
         findings.push(Diagnostic::warning(format!(
             "GM_MAIL_TABLE: column `ip_addr` of {table} is too narrow for IPv6 addresses, which are left empty; run: \
              ALTER TABLE {table} MODIFY `ip_addr` varchar({}) NOT NULL",
-            TableColumns::DEFAULT.ip_addr.width.max()
+            TableColumns::DEFAULT.ip_addr.width.max_length()
         )));
     }
-    findings.extend(check_columns(table_info, columns, table));
+    findings.extend(check_column_widths_and_id_range(table_info, columns, table));
     if !table_info.engine.is_empty() && !supports_transactions(&table_info.engine) {
         findings.push(Diagnostic::warning(format!(
             "GM_MAIL_TABLE: {table} is {} and has no transactions, so a failure may lose acknowledged mail, and part of \
@@ -66,7 +66,7 @@ pub fn check_table(
              it in the server's configuration file"
         )));
     }
-    let fits = table_info.max_content_octets();
+    let fits = table_info.max_storable_content_octets();
     if fits < max_content_octets {
         let (what, fix) = if table_info.max_body_octets < table_info.max_packet_octets {
             let what = format!(

@@ -7,15 +7,15 @@ use crate::mail::Mail;
 use crate::smtp::parse_rcpt_address;
 use crate::store::Diagnostic;
 use crate::store::TableName;
-use crate::store::mysql::auto_increment::counter_error_text;
-use crate::store::mysql::connection::DbConnection;
-use crate::store::mysql::error::ErrorClass;
+use crate::store::mysql::auto_increment::auto_increment_error_text;
+use crate::store::mysql::connection::MySqlConnection;
+use crate::store::mysql::error::MySqlErrorClass;
 use crate::store::mysql::insert::insert_rows;
-use crate::store::mysql::unknown_commit::lock_stored_hashes;
-use crate::store::redis::BodyLocations;
+use crate::store::mysql::unknown_commit::select_stored_hashes_for_update;
+use crate::store::redis::BodiesInRedis;
 
 /// The addresses of the trial row. A trigger or a foreign key may depend on them.
-pub struct TrialAddresses {
+pub struct TrialMailDomains {
     /// A domain of GM_ALLOWED_HOSTS, or any domain if all are allowed.
     pub recipient_domain: String,
     /// GM_PRIMARY_MAIL_HOST.
@@ -24,9 +24,9 @@ pub struct TrialAddresses {
 
 /// Inserts a row, looks it up in the way a writer does after a COMMIT without an answer, and rolls it back.
 pub fn check(
-    connection: &mut DbConnection,
+    connection: &mut MySqlConnection,
     table: &TableName,
-    addresses: &TrialAddresses,
+    addresses: &TrialMailDomains,
 ) -> Vec<Diagnostic> {
     let mail = match trial_mail(addresses) {
         Ok(mail) => mail,
@@ -38,33 +38,35 @@ pub fn check(
     };
     let mut tries = 0;
     let outcome = loop {
-        let outcome = insert_and_look_up(connection, table, &mail);
+        let outcome = try_insert_and_look_up(connection, table, &mail);
         tries += 1;
         match &outcome {
             // A deadlock with a running goguerrilla server does not show a fault of the table, so the insert is tried again.
-            TrialOutcome::NotInserted(error)
-                if tries < MAX_TRIES && !is_lock_wait(error) && is_retryable(error) => {}
+            TrialRowOutcome::NotInserted(error)
+                if tries < MAX_TRIES
+                    && !is_lock_wait_timeout(error)
+                    && is_retryable_mysql_error(error) => {}
             _ => break outcome,
         }
     };
     let mut findings = Vec::new();
     match outcome {
-        TrialOutcome::Passed => {}
-        TrialOutcome::NotInserted(error) if ErrorClass::classify(&error) == ErrorClass::IdsUsedUp => {
+        TrialRowOutcome::Passed => {}
+        TrialRowOutcome::NotInserted(error) if MySqlErrorClass::classify_mysql_error(&error) == MySqlErrorClass::IdsUsedUp => {
             let ids = connection.table_info.auto_increment.as_ref();
-            findings.push(Diagnostic::error(counter_error_text(&error, table, ids)));
+            findings.push(Diagnostic::error(auto_increment_error_text(&error, table, ids)));
         }
-        TrialOutcome::NotInserted(error) => {
+        TrialRowOutcome::NotInserted(error) => {
             let what = format!("a row cannot be inserted into {table} now");
-            findings.push(Diagnostic::error(fixes::finding_text(
+            findings.push(Diagnostic::error(fixes::mysql_error_finding_text(
                 "GM_MAIL_TABLE",
                 &what,
                 &error,
                 table,
             )));
         }
-        TrialOutcome::NotLookedUp(error) => findings.push(lookup_warning(table, &error)),
-        TrialOutcome::NotFound => findings.push(Diagnostic::warning(format!(
+        TrialRowOutcome::NotLookedUp(error) => findings.push(for_update_lookup_warning(table, &error)),
+        TrialRowOutcome::NotFound => findings.push(Diagnostic::warning(format!(
             "GM_MAIL_TABLE: a row of {table} is not found under the hash that it was inserted with; when a connection breaks \
              during COMMIT, its mail may be stored twice, and `goguerrilla show` does not find it; look for a trigger that \
              changes column `hash`"
@@ -80,7 +82,7 @@ pub fn check(
 }
 
 /// Returns the warning for rows that cannot be looked up with FOR UPDATE.
-pub fn lookup_warning(table: &TableName, error: &mysql::Error) -> Diagnostic {
+pub fn for_update_lookup_warning(table: &TableName, error: &mysql::Error) -> Diagnostic {
     Diagnostic::warning(format!(
         "GM_MAIL_TABLE: rows of {table} cannot be looked up under a lock: {}; when a connection breaks during COMMIT, its \
          mails get 451 and may be stored twice; grant SELECT and UPDATE on it to MYSQL_USER",
@@ -88,7 +90,7 @@ pub fn lookup_warning(table: &TableName, error: &mysql::Error) -> Diagnostic {
     ))
 }
 
-enum TrialOutcome {
+enum TrialRowOutcome {
     Passed,
     NotInserted(mysql::Error),
     NotLookedUp(mysql::Error),
@@ -96,11 +98,11 @@ enum TrialOutcome {
 }
 
 /// Inserts a row and looks it up, with the statements and session settings of a writer.
-fn insert_and_look_up(
-    connection: &mut DbConnection,
+fn try_insert_and_look_up(
+    connection: &mut MySqlConnection,
     table: &TableName,
     mail: &Mail,
-) -> TrialOutcome {
+) -> TrialRowOutcome {
     let mails = std::slice::from_ref(mail);
     let inserted = connection
         .enable_implicit_begin()
@@ -110,16 +112,16 @@ fn insert_and_look_up(
                 connection,
                 table,
                 mails,
-                &BodyLocations::Table,
+                &BodiesInRedis::Table,
                 &HashSet::new(),
             )
         });
     let outcome = match inserted {
-        Err(error) => TrialOutcome::NotInserted(error),
-        Ok(()) => match lock_stored_hashes(connection, table, mails) {
-            Ok(found) if found.contains(mail.hash().as_str()) => TrialOutcome::Passed,
-            Ok(_) => TrialOutcome::NotFound,
-            Err(error) => TrialOutcome::NotLookedUp(error),
+        Err(error) => TrialRowOutcome::NotInserted(error),
+        Ok(()) => match select_stored_hashes_for_update(connection, table, mails) {
+            Ok(found) if found.contains(mail.hash().as_str()) => TrialRowOutcome::Passed,
+            Ok(_) => TrialRowOutcome::NotFound,
+            Err(error) => TrialRowOutcome::NotLookedUp(error),
         },
     };
     // If the ROLLBACK fails, the connection is broken, and the server rolls back when the connection ends.
@@ -128,25 +130,28 @@ fn insert_and_look_up(
 }
 
 /// Returns whether the ROLLBACK could not undo everything (1196, ER_WARNING_NOT_COMPLETE_ROLLBACK).
-fn is_rollback_incomplete(connection: &mut DbConnection) -> bool {
+fn is_rollback_incomplete(connection: &mut MySqlConnection) -> bool {
     if connection.broken {
         return false;
     }
-    let warnings: Vec<(String, u64, String)> = query::rows(connection, "SHOW WARNINGS", ());
+    let warnings: Vec<(String, u64, String)> = query::query_rows(connection, "SHOW WARNINGS", ());
     warnings.iter().any(|(_, code, _)| *code == 1196)
 }
 
-fn is_retryable(error: &mysql::Error) -> bool {
-    matches!(ErrorClass::classify(error), ErrorClass::Retry)
+fn is_retryable_mysql_error(error: &mysql::Error) -> bool {
+    matches!(
+        MySqlErrorClass::classify_mysql_error(error),
+        MySqlErrorClass::Retry
+    )
 }
 
-fn is_lock_wait(error: &mysql::Error) -> bool {
+fn is_lock_wait_timeout(error: &mysql::Error) -> bool {
     matches!(error, mysql::Error::MySqlError(error) if error.code == 1205)
 }
 
 /// Returns the mail of the trial row. It has an attachment, non-ASCII words, and a compressed body that is not valid UTF-8, so
 /// that a text column rejects it.
-fn trial_mail(addresses: &TrialAddresses) -> Result<Mail, String> {
+fn trial_mail(addresses: &TrialMailDomains) -> Result<Mail, String> {
     let recipient = format!("postmaster@{}", addresses.recipient_domain);
     let recipient = match parse_rcpt_address(&recipient) {
         Some(_) => recipient,
@@ -201,7 +206,7 @@ mod tests {
 
     #[test]
     fn trial_row_has_a_value_for_every_column() {
-        let addresses = TrialAddresses {
+        let addresses = TrialMailDomains {
             recipient_domain: "ours.test".to_owned(),
             primary_mail_host: "mx.test".to_owned(),
         };
@@ -215,7 +220,7 @@ mod tests {
         assert_eq!(delivery.recipient, "postmaster@ours.test");
         assert_eq!(delivery.to, "postmaster@mx.test");
         assert!(str::from_utf8(&mail.zlib_body(delivery).unwrap()).is_err());
-        let odd = TrialAddresses {
+        let odd = TrialMailDomains {
             recipient_domain: "no domain".to_owned(),
             primary_mail_host: "mx.test".to_owned(),
         };

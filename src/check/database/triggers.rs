@@ -9,12 +9,12 @@ use super::query;
 use super::table::supports_transactions;
 use crate::store::Diagnostic;
 use crate::store::TableName;
-use crate::store::mysql::connection::DbConnection;
+use crate::store::mysql::connection::MySqlConnection;
 
 /// Returns a warning for each INSERT trigger that writes, or may write, to a table without transactions.
-pub fn check_triggers(connection: &mut DbConnection, table: &TableName) -> Vec<Diagnostic> {
-    let (database, name) = query::table_parameters(table);
-    let first: Vec<Trigger> = query::rows(
+pub fn check_triggers(connection: &mut MySqlConnection, table: &TableName) -> Vec<Diagnostic> {
+    let (database, name) = query::schema_and_table_parameters(table);
+    let first: Vec<Trigger> = query::query_rows(
         connection,
         "SELECT TRIGGER_NAME, ACTION_STATEMENT FROM information_schema.TRIGGERS
          WHERE EVENT_OBJECT_SCHEMA = COALESCE(?, DATABASE()) AND EVENT_OBJECT_TABLE = ?
@@ -24,13 +24,13 @@ pub fn check_triggers(connection: &mut DbConnection, table: &TableName) -> Vec<D
     if first.is_empty() {
         return Vec::new();
     }
-    let engines: Vec<(String, Option<String>)> = query::rows(
+    let engines: Vec<(String, Option<String>)> = query::query_rows(
         connection,
         "SELECT LOWER(TABLE_NAME), ENGINE FROM information_schema.TABLES WHERE TABLE_TYPE = 'BASE TABLE'
          AND TABLE_SCHEMA NOT IN ('mysql', 'information_schema', 'performance_schema', 'sys')",
         (),
     );
-    let routines: Vec<String> = query::rows(
+    let routines: Vec<String> = query::query_rows(
         connection,
         "SELECT LOWER(ROUTINE_NAME) FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA <> 'sys'",
         (),
@@ -56,7 +56,7 @@ pub fn check_triggers(connection: &mut DbConnection, table: &TableName) -> Vec<D
             )));
             continue;
         };
-        match known.written_tables(&body) {
+        match known.tables_written_by_trigger(&body) {
             Err(target) => findings.push(Diagnostic::warning(format!(
                 "GM_MAIL_TABLE: trigger `{name}` writes into {target}, where the rows of a rolled-back batch remain; no \
                  trial row was inserted into {table}; run: ALTER TABLE ... ENGINE=InnoDB for each table that it writes to"
@@ -66,7 +66,7 @@ pub fn check_triggers(connection: &mut DbConnection, table: &TableName) -> Vec<D
             Ok(tables) => {
                 for written in tables {
                     if examined.len() < MAX_TABLES && examined.insert(written.clone()) {
-                        triggers.extend(query::rows::<Trigger>(
+                        triggers.extend(query::query_rows::<Trigger>(
                             connection,
                             "SELECT TRIGGER_NAME, ACTION_STATEMENT FROM information_schema.TRIGGERS
                              WHERE LOWER(EVENT_OBJECT_TABLE) = ?",
@@ -96,8 +96,8 @@ impl VisibleTablesAndRoutines {
     ///
     /// # Errors
     /// The trigger writes, or may write, to something that a ROLLBACK does not undo; the text names it.
-    fn written_tables(&self, body: &str) -> Result<Vec<String>, String> {
-        let words = tokenize(body);
+    fn tables_written_by_trigger(&self, body: &str) -> Result<Vec<String>, String> {
+        let words = split_into_sql_words(body);
         let mut written = Vec::new();
         for (at, word) in words.iter().enumerate() {
             let mut rest = words.iter().skip(at + 1).map(String::as_str).peekable();
@@ -115,8 +115,8 @@ impl VisibleTablesAndRoutines {
                     if is_table_list
                         && names
                             .clone()
-                            .take_while(|word| !is_list_end(word))
-                            .any(is_table_separator)
+                            .take_while(|word| !is_end_of_sql_table_list(word))
+                            .any(is_sql_table_separator)
                     {
                         return Err("several tables in one statement".to_owned());
                     }
@@ -145,27 +145,27 @@ impl VisibleTablesAndRoutines {
 }
 
 /// Returns whether a word ends the list of tables of an UPDATE or DELETE.
-fn is_list_end(word: &str) -> bool {
+fn is_end_of_sql_table_list(word: &str) -> bool {
     matches!(word, "set" | "where" | "order" | "limit" | ";")
 }
 
-fn is_table_separator(word: &str) -> bool {
+fn is_sql_table_separator(word: &str) -> bool {
     matches!(word, "," | "join" | "straight_join")
 }
 
 /// Returns the words and punctuation of an SQL text in lower case, without comments, strings and the quotes of names.
-fn tokenize(body: &str) -> Vec<String> {
+fn split_into_sql_words(body: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut chars = body.chars().peekable();
     while let Some(c) = chars.next() {
         match c {
-            '\'' | '"' => skip_string(&mut chars, c),
+            '\'' | '"' => skip_rest_of_sql_string(&mut chars, c),
             '`' => {
                 let name: String = chars.by_ref().take_while(|next| *next != '`').collect();
                 words.push(name.to_lowercase());
             }
             '#' => while chars.next().is_some_and(|next| next != '\n') {},
-            '-' if begins_comment(chars.clone()) => {
+            '-' if begins_sql_dash_comment(chars.clone()) => {
                 while chars.next().is_some_and(|next| next != '\n') {}
             }
             '/' if chars.peek() == Some(&'*') => skip_block_comment(&mut chars),
@@ -186,7 +186,7 @@ fn tokenize(body: &str) -> Vec<String> {
 }
 
 /// Skips the rest of a string that began with `quote`. A backslash escapes the next character.
-fn skip_string(chars: &mut Peekable<Chars>, quote: char) {
+fn skip_rest_of_sql_string(chars: &mut Peekable<Chars>, quote: char) {
     while let Some(c) = chars.next() {
         match c {
             '\\' => drop(chars.next()),
@@ -197,12 +197,12 @@ fn skip_string(chars: &mut Peekable<Chars>, quote: char) {
 }
 
 /// Returns whether a comment begins with the `-` before these characters: MySQL requires a second one and a blank.
-fn begins_comment(mut rest: Peekable<Chars>) -> bool {
+fn begins_sql_dash_comment(mut rest: Peekable<Chars>) -> bool {
     rest.next() == Some('-') && rest.next().is_none_or(char::is_whitespace)
 }
 
-/// Skips a comment whose `/` was read. Of a comment that begins with `/*!` only the beginning is skipped, because MySQL executes
-/// its content.
+/// Skips a comment whose `/` was read. Of a comment that begins with `/*!` only the beginning is skipped, because MySQL
+/// executes its content.
 fn skip_block_comment(chars: &mut Peekable<Chars>) {
     chars.next();
     if chars.peek() == Some(&'!') {
@@ -276,7 +276,7 @@ mod tests {
             ("DELETE FROM kept WHERE a IN (1, 2)", true),
             ("", true),
         ] {
-            let judged = known.written_tables(body);
+            let judged = known.tables_written_by_trigger(body);
             assert_eq!(judged.is_ok(), is_safe, "{body}: {judged:?}");
         }
     }

@@ -1,16 +1,16 @@
 //! The fix for each error that Redis sends.
 
-use crate::check::peer::{DetectedProtocol, refusal_of_redis};
+use crate::check::peer::{PeerProtocol, redis_refusal_on_connect};
 
 /// Returns how to fix the problem that a Redis error reports; `None` if the error is unknown.
-pub fn fix_for(error: &str) -> Option<&'static str> {
+pub fn redis_error_fix(error: &str) -> Option<&'static str> {
     let line = FIXES.iter().find(|(part, _)| error.contains(part));
     line.map(|(_, fix)| *fix)
 }
 
 /// Returns the cause, with its fix, if another protocol than Redis answers at `address`, or if Redis refused the connection
 /// before the first command. Returns `None` for any other cause, and if `error` itself says the cause.
-pub fn explain_connection_error(address: &str, error: &str) -> Option<String> {
+pub fn explain_redis_connection_error(address: &str, error: &str) -> Option<String> {
     let connect_errors = [
         "refused",
         "timed out",
@@ -19,16 +19,16 @@ pub fn explain_connection_error(address: &str, error: &str) -> Option<String> {
         "resolve",
         "lookup",
     ];
-    if fix_for(error).is_some() || connect_errors.iter().any(|word| error.contains(word)) {
+    if redis_error_fix(error).is_some() || connect_errors.iter().any(|word| error.contains(word)) {
         return None;
     }
-    match DetectedProtocol::detect(address)? {
-        DetectedProtocol::Redis => {
-            let refusal = refusal_of_redis(address)?;
-            let fix = fix_for(&refusal).map(|fix| format!("; {fix}"));
+    match PeerProtocol::detect_server_protocol(address)? {
+        PeerProtocol::Redis => {
+            let refusal = redis_refusal_on_connect(address)?;
+            let fix = redis_error_fix(&refusal).map(|fix| format!("; {fix}"));
             Some(refusal + &fix.unwrap_or_default())
         }
-        DetectedProtocol::Tls => Some(
+        PeerProtocol::Tls => Some(
             "it answers like TLS; name its port without TLS in REDIS_INTERFACE, or use rediss:// if this version supports it"
                 .to_owned(),
         ),
@@ -143,7 +143,7 @@ mod tests {
             ),
             ("something new", None),
         ] {
-            let fix = fix_for(error);
+            let fix = redis_error_fix(error);
             assert_eq!(fix.is_some(), want.is_some(), "{error}");
             assert!(
                 fix.unwrap_or_default().contains(want.unwrap_or_default()),

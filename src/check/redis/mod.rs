@@ -2,27 +2,32 @@
 
 mod fixes;
 
-use self::fixes::{explain_connection_error, fix_for};
-use super::driver_panic::without_panic;
+use self::fixes::{explain_redis_connection_error, redis_error_fix};
+use super::driver_panic::run_check_catching_panic;
 use crate::store::Diagnostic;
-use crate::store::redis::cluster::ClusterReader;
-use crate::store::redis::{RedisPool, RedisReadConnection, RedisSettings, display_address};
+use crate::store::redis::cluster::RedisClusterReader;
+use crate::store::redis::{
+    RedisPool, RedisReadConnection, RedisSettings, redis_address_without_login,
+};
 
 /// Returns problems that would keep the server from storing bodies in Redis, and settings that may lose bodies.
 pub fn check(settings: &RedisSettings) -> Vec<Diagnostic> {
-    without_panic("REDIS_INTERFACE", || match settings.urls.as_slice() {
-        [url] => check_single(url, settings.expire_seconds),
-        _ => check_cluster(settings),
+    run_check_catching_panic("REDIS_INTERFACE", || match settings.urls.as_slice() {
+        [url] => check_single_redis(url, settings.expire_seconds),
+        _ => check_redis_cluster(settings),
     })
 }
 
 /// Returns the findings about all nodes of the Redis Cluster.
-fn check_cluster(settings: &RedisSettings) -> Vec<Diagnostic> {
-    let mut cluster = match ClusterReader::open(settings) {
+fn check_redis_cluster(settings: &RedisSettings) -> Vec<Diagnostic> {
+    let mut cluster = match RedisClusterReader::open(settings) {
         Ok(cluster) => cluster,
         Err(error) => {
-            let last = settings.addresses().last().unwrap_or_default();
-            let text = connect_failure(
+            let last = settings
+                .configured_node_addresses()
+                .last()
+                .unwrap_or_default();
+            let text = redis_connect_failure_text(
                 &last,
                 &error.to_string(),
                 "bodies go",
@@ -31,23 +36,26 @@ fn check_cluster(settings: &RedisSettings) -> Vec<Diagnostic> {
             return vec![Diagnostic::warning(text)];
         }
     };
-    let addresses = cluster.addresses();
+    let addresses = cluster.slot_owner_addresses();
     let mut findings = Vec::new();
     for address in &addresses {
-        let key = cluster.key_at(address, CHECK_KEY);
-        match cluster.connection_to(address) {
-            Ok(node) => findings.extend(check_node(node, Some(address), key.as_deref())),
+        let key = cluster.find_key_for_node(address, CHECK_KEY);
+        match cluster.connection_to_redis_node(address) {
+            Ok(node) => findings.extend(check_redis_node(node, Some(address), key.as_deref())),
             Err(error) => {
                 let error = error.to_string();
-                let text = connect_failure(address, &error, "its bodies go", "start it");
+                let text = redis_connect_failure_text(address, &error, "its bodies go", "start it");
                 findings.push(Diagnostic::warning(text));
             }
         }
     }
     // A configured address that is not in the cluster's table of hash slots only needs to be reachable: the node has no hash
     // slots, or the table has another address of it.
-    for address in settings.addresses().filter(|one| !addresses.contains(one)) {
-        if let Err(error) = cluster.connection_to(&address) {
+    for address in settings
+        .configured_node_addresses()
+        .filter(|one| !addresses.contains(one))
+    {
+        if let Err(error) = cluster.connection_to_redis_node(&address) {
             findings.push(Diagnostic::warning(format!(
                 "{error}; it has no slots now; start it, or take it out of REDIS_INTERFACE"
             )));
@@ -56,16 +64,16 @@ fn check_cluster(settings: &RedisSettings) -> Vec<Diagnostic> {
     findings
 }
 
-fn check_single(url: &str, expire_seconds: usize) -> Vec<Diagnostic> {
+fn check_single_redis(url: &str, expire_seconds: usize) -> Vec<Diagnostic> {
     if let Err(error) = RedisPool::new(url, expire_seconds, 1) {
         return vec![Diagnostic::error(error)];
     }
     match RedisReadConnection::open(url) {
-        Ok(mut redis) => check_node(&mut redis, None, Some(CHECK_KEY)),
+        Ok(mut redis) => check_redis_node(&mut redis, None, Some(CHECK_KEY)),
         Err(error) => {
             let start = "start Redis, or set REDIS_INTERFACE to \"\"";
-            let text = connect_failure(
-                &display_address(url),
+            let text = redis_connect_failure_text(
+                &redis_address_without_login(url),
                 &error.to_string(),
                 "bodies go",
                 start,
@@ -77,13 +85,13 @@ fn check_single(url: &str, expire_seconds: usize) -> Vec<Diagnostic> {
 
 /// Returns the text for a Redis server that cannot be reached. `bodies` begins the clause that says where bodies go instead;
 /// `start` is the fix if no better one is known.
-fn connect_failure(address: &str, error: &str, bodies: &str, start: &str) -> String {
-    match explain_connection_error(address, error) {
+fn redis_connect_failure_text(address: &str, error: &str, bodies: &str, start: &str) -> String {
+    match explain_redis_connection_error(address, error) {
         Some(wrong) => {
             format!("REDIS_INTERFACE: Redis at {address}: {wrong}; {bodies} into column `mail`")
         }
         None => {
-            let fix = fix_for(error).unwrap_or(start);
+            let fix = redis_error_fix(error).unwrap_or(start);
             format!("{error}; {bodies} into column `mail`; {fix}")
         }
     }
@@ -91,7 +99,7 @@ fn connect_failure(address: &str, error: &str, bodies: &str, start: &str) -> Str
 
 /// Returns the findings for one Redis server. `address` is set if the server is a node of a cluster. `key` is the key of the
 /// trial write; `None` if that node owns no hash slots.
-fn check_node(
+fn check_redis_node(
     redis: &mut RedisReadConnection,
     address: Option<&str>,
     key: Option<&str>,
@@ -112,15 +120,15 @@ fn check_node(
         findings.push(Diagnostic::warning(format!("REDIS_INTERFACE: {text}")));
     };
     if let Some(key) = key
-        && let Err(error) = redis.test_write(key)
+        && let Err(error) = redis.test_redis_write(key)
     {
         let address = redis.address().to_owned();
-        let wrong = explain_connection_error(&address, &error);
+        let wrong = explain_redis_connection_error(&address, &error);
         let is_wrong = wrong.is_some();
         let (text, fix) = match wrong {
             Some(wrong) => (wrong, None),
             None => {
-                let fix = fix_for(&error);
+                let fix = redis_error_fix(&error);
                 (error, fix)
             }
         };
@@ -128,13 +136,13 @@ fn check_node(
         warn(format!(
             "{name} does not take bodies: {text}; they go into column `mail`{fix}"
         ));
-        if is_wrong || redis.is_broken() {
+        if is_wrong || redis.is_redis_connection_broken() {
             // Each further command would fail or wait for its timeout.
             return findings;
         }
     }
     if let Some(policy) = redis
-        .info("memory", "maxmemory_policy")
+        .redis_info_field("memory", "maxmemory_policy")
         .filter(|policy| policy != "noeviction")
     {
         warn(format!(
@@ -142,13 +150,21 @@ fn check_node(
              maxmemory-policy noeviction"
         ));
     }
-    if redis.info("persistence", "aof_enabled").as_deref() == Some("0") {
+    if redis
+        .redis_info_field("persistence", "aof_enabled")
+        .as_deref()
+        == Some("0")
+    {
         warn(format!(
             "{name} keeps no append-only file, so a body acknowledged there can be lost if it crashes; run: {cli} CONFIG \
              SET appendonly yes, or set REDIS_INTERFACE to \"\" to keep bodies in MySQL"
         ));
     }
-    if address.is_some() && redis.setting("cluster-require-full-coverage").as_deref() == Some("yes")
+    if address.is_some()
+        && redis
+            .redis_config_parameter("cluster-require-full-coverage")
+            .as_deref()
+            == Some("yes")
     {
         warn(format!(
             "{name} stores nothing while another node is down (cluster-require-full-coverage); run: {cli} CONFIG SET \

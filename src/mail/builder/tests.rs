@@ -6,14 +6,14 @@ use std::time::Duration;
 use super::*;
 use crate::mail::inflate;
 use crate::smtp::{
-    AllowedHosts, InputBuffer, Session, SessionSettings, Step, StorableRecipients, TlsState,
+    AllowedHosts, InputBuffer, RecipientColumnLimits, Session, SessionSettings, Step, TlsState,
 };
 
 #[derive(Debug)]
 struct Unlimited;
 
-impl StorableRecipients for Unlimited {
-    fn can_store(&self, _: &str, _: &str) -> bool {
+impl RecipientColumnLimits for Unlimited {
+    fn can_store_recipient(&self, _: &str, _: &str) -> bool {
         true
     }
 }
@@ -23,7 +23,7 @@ fn mail_of_session(commands: &str, content: &str, received_at: SystemTime) -> Ma
     let settings = Arc::new(SessionSettings {
         host_name: "mx.test".to_owned(),
         primary_mail_host: "primary.test".to_owned(),
-        allowed_hosts: AllowedHosts::any(),
+        allowed_hosts: AllowedHosts::accepting_every_domain(),
         max_content_octets: 100_000,
         max_recipients: 100,
         recipient_limits: Arc::new(Unlimited),
@@ -36,17 +36,19 @@ fn mail_of_session(commands: &str, content: &str, received_at: SystemTime) -> Ma
     let mut input = InputBuffer::from_octets(dialogue.as_bytes());
     loop {
         match session.next_step(&mut input) {
-            Step::Reply(reply) => assert!(reply.code() < 400, "{reply:?}"),
+            Step::Reply(reply) => assert!(reply.three_digit_code() < 400, "{reply:?}"),
             Step::Save(envelope, content) => {
                 let origin = MailOrigin {
                     client_ip: [192, 0, 2, 7].into(),
                     helo_name: session.helo_name().to_owned(),
-                    protocol: session.protocol(&envelope),
+                    protocol: session.received_field_protocol(&envelope),
                     host_name: settings.host_name.clone(),
                     received_at,
                 };
-                return Mail::new(envelope, content, origin, |path| settings.to_address(path))
-                    .unwrap();
+                return Mail::new(envelope, content, origin, |path| {
+                    settings.to_column_address(path)
+                })
+                .unwrap();
             }
             step => panic!("expected a mail, but found {step:?}"),
         }

@@ -36,12 +36,12 @@ impl Charset {
         match self {
             Charset::Ascii => match std::str::from_utf8(octets) {
                 Ok(text) => text.to_owned(),
-                Err(_) => decode_with(WINDOWS_1252, octets),
+                Err(_) => decode_without_bom(WINDOWS_1252, octets),
             },
             Charset::Encoding(encoding) if encoding == UTF_8 => {
-                unicode::strip_byte_order_marks(decode_with(encoding, octets))
+                unicode::strip_byte_order_marks(decode_without_bom(encoding, octets))
             }
-            Charset::Encoding(encoding) => decode_with(encoding, octets),
+            Charset::Encoding(encoding) => decode_without_bom(encoding, octets),
             Charset::Stateful(charset) => charset.decode(&[octets.to_vec()]),
             Charset::SingleByte(upper_half) => single_byte::decode(octets, upper_half),
             Charset::EucTw => cns_11643::decode_euc_tw(octets),
@@ -52,7 +52,7 @@ impl Charset {
     }
 
     /// Decodes the octets of adjacent encoded words, joined if possible, because some senders cut a character in two.
-    pub fn decode_words(self, words: &[Vec<u8>]) -> String {
+    pub fn decode_joined_word_octets(self, words: &[Vec<u8>]) -> String {
         match self {
             Charset::Stateful(charset) => charset.decode(words),
             // UTF-7 words are not joined before decoding, because each encoded word begins and ends in ASCII (RFC 2047 §3).
@@ -62,7 +62,7 @@ impl Charset {
     }
 
     /// Decodes raw 8-bit octets of a header field that are not valid UTF-8; `None` if raw text cannot be in this charset.
-    pub fn decode_raw(self, octets: &[u8]) -> Option<String> {
+    pub fn decode_raw_header_octets(self, octets: &[u8]) -> Option<String> {
         match self {
             Charset::Encoding(encoding) if encoding == UTF_8 => None,
             Charset::Utf7 | Charset::Utf16(_) | Charset::Utf32(_) => None,
@@ -78,7 +78,7 @@ impl Charset {
     }
 }
 
-fn decode_with(encoding: &'static Encoding, octets: &[u8]) -> String {
+fn decode_without_bom(encoding: &'static Encoding, octets: &[u8]) -> String {
     encoding.decode_without_bom_handling(octets).0.into_owned()
 }
 

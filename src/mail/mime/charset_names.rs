@@ -27,17 +27,17 @@ pub fn find(name: &[u8]) -> Option<Charset> {
 
 fn find_charset_by_key(name: &[u8], key: &str) -> Option<Charset> {
     find_nonstandard_charset(key)
-        .or_else(|| find_standard_label(name))
-        .or_else(|| find_standard_label(key.as_bytes()))
-        .or_else(|| find_standard_label(&replace_octet(name, b'_', b'-')))
-        .or_else(|| find_standard_label(&replace_octet(name, b'-', b'_')))
-        .or_else(|| find_alias(key))
-        .or_else(|| single_byte::table_by_name(key).map(Charset::SingleByte))
-        .or_else(|| find_iso_8859(key))
-        .or_else(|| find_code_page(key))
+        .or_else(|| find_charset_by_standard_label(name))
+        .or_else(|| find_charset_by_standard_label(key.as_bytes()))
+        .or_else(|| find_charset_by_standard_label(&replace_every_matching_octet(name, b'_', b'-')))
+        .or_else(|| find_charset_by_standard_label(&replace_every_matching_octet(name, b'-', b'_')))
+        .or_else(|| find_charset_by_alias(key))
+        .or_else(|| single_byte::decoding_table_of_charset(key).map(Charset::SingleByte))
+        .or_else(|| find_iso_8859_charset(key))
+        .or_else(|| find_charset_by_code_page(key))
 }
 
-fn replace_octet(name: &[u8], mark: u8, by: u8) -> Vec<u8> {
+fn replace_every_matching_octet(name: &[u8], mark: u8, by: u8) -> Vec<u8> {
     let octets = name.iter();
     octets.map(|o| if *o == mark { by } else { *o }).collect()
 }
@@ -82,7 +82,7 @@ fn find_nonstandard_charset(key: &str) -> Option<Charset> {
 }
 
 /// Finds a charset by a common alias that is not a label of the Encoding Standard.
-fn find_alias(key: &str) -> Option<Charset> {
+fn find_charset_by_alias(key: &str) -> Option<Charset> {
     let label = match key {
         "utf8n" | "utf8mb3" | "utf8mb4" | "utf8sig" | "utf8bom" | "utf8mac" | "csutf8"
         | "xutf8" | "cesu8" | "unicode20utf8" => "utf-8",
@@ -112,11 +112,11 @@ fn find_alias(key: &str) -> Option<Charset> {
         "maccyrillic" | "macukrainian" | "maccyr" => "x-mac-cyrillic",
         _ => return None,
     };
-    find_standard_label(label.as_bytes())
+    find_charset_by_standard_label(label.as_bytes())
 }
 
 /// Finds a part of ISO 8859 by names such as `latin1`, `8859-1` and `iso8859_1:1987`.
-fn find_iso_8859(key: &str) -> Option<Charset> {
+fn find_iso_8859_charset(key: &str) -> Option<Charset> {
     let latin = ["xlatin", "isolatin", "csisolatin", "latin"];
     let part = if let Some(number) = latin.iter().find_map(|start| key.strip_prefix(start)) {
         match number {
@@ -145,11 +145,11 @@ fn find_iso_8859(key: &str) -> Option<Charset> {
         .ok()?
     };
     let label = format!("iso-8859-{part}");
-    find_standard_label(label.as_bytes())
+    find_charset_by_standard_label(label.as_bytes())
 }
 
 /// Finds a vendor's code page by its number, as in `cp932`, `ms936`, `x-ms-cp932`, `ibm850` and `windows-1252`.
-fn find_code_page(key: &str) -> Option<Charset> {
+fn find_charset_by_code_page(key: &str) -> Option<Charset> {
     let number = key.trim_start_matches(|c: char| c.is_ascii_alphabetic());
     let vendor = key.strip_suffix(number)?;
     let vendor = vendor.strip_prefix("cs").unwrap_or(vendor);
@@ -203,18 +203,22 @@ fn find_code_page(key: &str) -> Option<Charset> {
         50225 => return Some(Charset::Stateful(StatefulCharset::Iso2022Kr)),
         50227 | 50229 => return Some(Charset::Stateful(StatefulCharset::Iso2022Cn)),
         52936 => return Some(Charset::Stateful(StatefulCharset::Hz)),
-        1250..=1258 => return find_standard_label(format!("windows-{number}").as_bytes()),
+        1250..=1258 => {
+            return find_charset_by_standard_label(format!("windows-{number}").as_bytes());
+        }
         28592..=28606 => {
-            return find_standard_label(format!("iso-8859-{}", number - 28590).as_bytes());
+            return find_charset_by_standard_label(
+                format!("iso-8859-{}", number - 28590).as_bytes(),
+            );
         }
         _ => return single_byte::table_by_code_page(number).map(Charset::SingleByte),
     };
-    find_standard_label(label.as_bytes())
+    find_charset_by_standard_label(label.as_bytes())
 }
 
 /// Finds a charset by its label in the Encoding Standard. Does not find labels of the `replacement` encoding, which
 /// decodes every text to one U+FFFD.
-fn find_standard_label(label: &[u8]) -> Option<Charset> {
+fn find_charset_by_standard_label(label: &[u8]) -> Option<Charset> {
     Encoding::for_label_no_replacement(label).map(Charset::Encoding)
 }
 

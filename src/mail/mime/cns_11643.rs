@@ -9,7 +9,7 @@ use encoding_rs::BIG5;
 
 /// Decodes a character from its plane and its two octets, each between 21 and 7E (hex); U+FFFD if Big5 lacks it.
 pub fn decode(plane: u8, [row, column]: [u8; 2]) -> char {
-    find_character(plane, row, column).unwrap_or(char::REPLACEMENT_CHARACTER)
+    cns_11643_character(plane, row, column).unwrap_or(char::REPLACEMENT_CHARACTER)
 }
 
 /// Decodes EUC-TW.
@@ -37,7 +37,7 @@ pub fn decode_euc_tw(octets: &[u8]) -> String {
     text
 }
 
-fn find_character(plane: u8, row: u8, column: u8) -> Option<char> {
+fn cns_11643_character(plane: u8, row: u8, column: u8) -> Option<char> {
     let runs = match plane {
         1 => PLANE_1,
         2 => PLANE_2,
@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn characters_of_both_planes() {
+    fn cns_11643_planes_1_and_2_are_decoded() {
         let cases: &[(&[u8], &str)] = &[
             (b"a\xc4\xe3", "a中"),
             (b"\xc4\xe3\x8e\xa1\xc4\xe3", "中中"),

@@ -1,7 +1,7 @@
 //! The Content-Type field (RFC 2045 §5), parsed leniently: many senders write it with wrong syntax.
 
 use super::charset::Charset;
-use super::parameter_value::ParameterValue;
+use super::parameter_value::MimeParameterValue;
 use super::parameters::{self, ParameterizedField};
 
 /// The media type and the parameters of a Content-Type field.
@@ -13,7 +13,7 @@ pub struct ContentType {
     /// The boundary of a multipart, without the two hyphens that precede it in a delimiter line.
     pub boundary: Option<Vec<u8>>,
     /// The file name from parameter `name`.
-    pub name: Option<ParameterValue>,
+    pub name: Option<MimeParameterValue>,
 }
 
 impl ContentType {
@@ -23,21 +23,23 @@ impl ContentType {
         let field = field.filter(|value| !value.trim_ascii().is_empty());
         let parsed_field = field.map(ParameterizedField::parse).unwrap_or_default();
         let media_type = match field {
-            Some(_) => media_type(&parsed_field.value).unwrap_or_else(|| TEXT_PLAIN.to_owned()),
+            Some(_) => {
+                parse_media_type(&parsed_field.value).unwrap_or_else(|| TEXT_PLAIN.to_owned())
+            }
             None => default.to_owned(),
         };
         ContentType {
             media_type,
             charset: parsed_field
                 .get("charset")
-                .and_then(|value| charset_name(&value)),
+                .and_then(|value| trimmed_charset_name(&value)),
             boundary: parsed_field.get("boundary").and_then(boundary_octets),
-            name: parsed_field.file_name("name"),
+            name: parsed_field.mime_parameter_as_file_name("name"),
         }
     }
 
     /// Returns whether the media type is `text/*`.
-    pub fn is_text(&self) -> bool {
+    pub fn is_text_media_type(&self) -> bool {
         self.media_type.starts_with("text/")
     }
 
@@ -58,17 +60,17 @@ impl ContentType {
     /// Returns `None` for US-ASCII, UTF-7, UTF-8, UTF-16, UTF-32, an unknown name and a missing parameter.
     pub fn raw_text_charset(&self) -> Option<Charset> {
         let charset = Charset::from_name(self.charset.as_ref()?.as_bytes())?;
-        let is_8_bit = charset != Charset::Ascii && charset.decode_raw(b"").is_some();
+        let is_8_bit = charset != Charset::Ascii && charset.decode_raw_header_octets(b"").is_some();
         is_8_bit.then_some(charset)
     }
 }
 
 /// Returns `type/subtype` in lower case, without quotes, comments, white space and dots around the two tokens; `None` if
 /// the value is malformed.
-fn media_type(value: &[u8]) -> Option<String> {
-    let (top_level, rest) = split_token(skip_leading_quote_marks(value));
-    let rest = parameters::skip_separators(rest).strip_prefix(b"/")?;
-    let (subtype, rest) = split_token(parameters::skip_separators(rest));
+fn parse_media_type(value: &[u8]) -> Option<String> {
+    let (top_level, rest) = split_mime_token(skip_separators_and_opening_quotes(value));
+    let rest = parameters::skip_separators_and_comments(rest).strip_prefix(b"/")?;
+    let (subtype, rest) = split_mime_token(parameters::skip_separators_and_comments(rest));
     let subtype = subtype.trim_ascii_end();
     let dots = subtype.iter().rev().take_while(|octet| **octet == b'.');
     let (subtype, _) = subtype.split_at_checked(subtype.len() - dots.count())?;
@@ -83,14 +85,14 @@ fn media_type(value: &[u8]) -> Option<String> {
     String::from_utf8(text).ok()
 }
 
-fn skip_leading_quote_marks(value: &[u8]) -> &[u8] {
-    let value = parameters::skip_separators(value);
+fn skip_separators_and_opening_quotes(value: &[u8]) -> &[u8] {
+    let value = parameters::skip_separators_and_comments(value);
     let quotes = value.iter().take_while(|octet| b"\"'< \t".contains(octet));
     value.get(quotes.count()..).unwrap_or_default()
 }
 
 /// Splits off a token (RFC 2045 §5.1). An apostrophe ends the token, because some senders use apostrophes as quotes.
-fn split_token(input: &[u8]) -> (&[u8], &[u8]) {
+fn split_mime_token(input: &[u8]) -> (&[u8], &[u8]) {
     let is_token = |octet: &&u8| octet.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?='".contains(octet);
     let length = input.iter().take_while(is_token).count();
     input.split_at_checked(length).unwrap_or((input, b""))
@@ -98,7 +100,7 @@ fn split_token(input: &[u8]) -> (&[u8], &[u8]) {
 
 /// Returns the name of a charset without the quotes and separators that some senders write around it; `None` if nothing
 /// remains.
-fn charset_name(value: &ParameterValue) -> Option<String> {
+fn trimmed_charset_name(value: &MimeParameterValue) -> Option<String> {
     let text = value.decode(None);
     let text = text.split(';').next().unwrap_or_default();
     let text = text.replace("%22", "\"").replace("%27", "\"");
@@ -108,7 +110,7 @@ fn charset_name(value: &ParameterValue) -> Option<String> {
 }
 
 /// Returns the boundary without trailing white space, because a boundary cannot end in white space (RFC 2046 §5.1.1).
-fn boundary_octets(value: ParameterValue) -> Option<Vec<u8>> {
+fn boundary_octets(value: MimeParameterValue) -> Option<Vec<u8>> {
     let boundary = value.octets.trim_ascii_end().to_vec();
     (!boundary.is_empty()).then_some(boundary)
 }

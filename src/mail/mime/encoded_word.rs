@@ -18,7 +18,10 @@ pub fn decode(value: &[u8], named: Option<Charset>) -> String {
         .copied()
         .filter(|octet| !matches!(octet, b'\r' | b'\n'))
         .collect();
-    replace_control_chars(decode_words_in_line(trim(&unfolded), named))
+    replace_control_chars(decode_encoded_words_in_line(
+        trim_white_space_and_nul(&unfolded),
+        named,
+    ))
 }
 
 /// Replaces each control character except TAB with a space.
@@ -33,7 +36,7 @@ pub fn replace_control_chars(text: String) -> String {
 }
 
 /// Removes white space and NUL octets at both ends.
-fn trim(line: &[u8]) -> &[u8] {
+fn trim_white_space_and_nul(line: &[u8]) -> &[u8] {
     let is_text = |octet: &u8| *octet != 0 && !octet.is_ascii_whitespace();
     let start = line.iter().position(is_text).unwrap_or(line.len());
     let end = line.iter().rposition(is_text).map_or(start, |at| at + 1);
@@ -44,7 +47,7 @@ fn trim(line: &[u8]) -> &[u8] {
     clippy::indexing_slicing,
     reason = "words are found within the line, each after the one before it"
 )]
-fn decode_words_in_line(line: &[u8], named: Option<Charset>) -> String {
+fn decode_encoded_words_in_line(line: &[u8], named: Option<Charset>) -> String {
     let mut text = String::new();
     let mut run: Option<(Charset, Vec<Vec<u8>>)> = None;
     let mut gap_start = 0;
@@ -61,7 +64,7 @@ fn decode_words_in_line(line: &[u8], named: Option<Charset>) -> String {
                 words.push(word.octets);
             }
             _ => {
-                decode_run(&mut run, &mut text);
+                decode_adjacent_encoded_words(&mut run, &mut text);
                 if !is_adjacent {
                     text.push_str(&raw_text::decode(gap, named));
                 }
@@ -71,14 +74,14 @@ fn decode_words_in_line(line: &[u8], named: Option<Charset>) -> String {
         at = start + word.length;
         gap_start = at;
     }
-    decode_run(&mut run, &mut text);
+    decode_adjacent_encoded_words(&mut run, &mut text);
     text.push_str(&raw_text::decode(&line[gap_start..], named));
     text
 }
 
-fn decode_run(run: &mut Option<(Charset, Vec<Vec<u8>>)>, text: &mut String) {
+fn decode_adjacent_encoded_words(run: &mut Option<(Charset, Vec<Vec<u8>>)>, text: &mut String) {
     if let Some((charset, words)) = run.take() {
-        text.push_str(&charset.decode_words(&words));
+        text.push_str(&charset.decode_joined_word_octets(&words));
     }
 }
 

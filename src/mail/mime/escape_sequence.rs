@@ -54,9 +54,9 @@ pub enum StatefulTextToken {
 }
 
 /// Returns whether `octets` contain an escape sequence that designates G0 or G1.
-pub fn has_designation(octets: &[u8]) -> bool {
+pub fn has_charset_designation(octets: &[u8]) -> bool {
     let is_designation = |at: usize| {
-        let (token, _) = read_escape_sequence(octets.get(at..).unwrap_or_default());
+        let (token, _) = read_iso_2022_escape(octets.get(at..).unwrap_or_default());
         matches!(
             token,
             StatefulTextToken::DesignateG0(_) | StatefulTextToken::DesignateG1(_)
@@ -67,7 +67,7 @@ pub fn has_designation(octets: &[u8]) -> bool {
 
 /// Reads the escape sequence at the start of `rest`, which begins with ESC; returns the token and its length in octets.
 /// An unknown sequence is not read as a whole: the token is then the octet ESC.
-pub fn read_escape_sequence(rest: &[u8]) -> (StatefulTextToken, usize) {
+pub fn read_iso_2022_escape(rest: &[u8]) -> (StatefulTextToken, usize) {
     match rest {
         [ESCAPE, b'(', b'B', ..] => (StatefulTextToken::DesignateG0(Iso2022Set::Ascii), 3),
         // `H` designates a Swedish set, but old Japanese programs write it instead of `J`.
@@ -80,15 +80,18 @@ pub fn read_escape_sequence(rest: &[u8]) -> (StatefulTextToken, usize) {
             (StatefulTextToken::DesignateG0(Iso2022Set::JisX0208), 3)
         }
         [ESCAPE, b'$', b'A', ..] => (StatefulTextToken::DesignateG0(Iso2022Set::Gb2312), 3),
-        [ESCAPE, b'$', b'(', last, ..] => {
-            (StatefulTextToken::DesignateG0(double_octet_set(*last)), 4)
-        }
-        [ESCAPE, b'$', b')', last, ..] => {
-            (StatefulTextToken::DesignateG1(double_octet_set(*last)), 4)
-        }
-        [ESCAPE, b'$', b'*', last, ..] => {
-            (StatefulTextToken::DesignateG2(double_octet_set(*last)), 4)
-        }
+        [ESCAPE, b'$', b'(', last, ..] => (
+            StatefulTextToken::DesignateG0(double_octet_set_of_final_octet(*last)),
+            4,
+        ),
+        [ESCAPE, b'$', b')', last, ..] => (
+            StatefulTextToken::DesignateG1(double_octet_set_of_final_octet(*last)),
+            4,
+        ),
+        [ESCAPE, b'$', b'*', last, ..] => (
+            StatefulTextToken::DesignateG2(double_octet_set_of_final_octet(*last)),
+            4,
+        ),
         [ESCAPE, b'.', b'A', ..] => (StatefulTextToken::DesignateG2(Iso2022Set::Latin1), 3),
         [ESCAPE, b'.', b'F', ..] => (StatefulTextToken::DesignateG2(Iso2022Set::Greek), 3),
         // ESC & @ announces that the next escape sequence designates a revised character set.
@@ -99,7 +102,7 @@ pub fn read_escape_sequence(rest: &[u8]) -> (StatefulTextToken, usize) {
     }
 }
 
-fn double_octet_set(last: u8) -> Iso2022Set {
+fn double_octet_set_of_final_octet(last: u8) -> Iso2022Set {
     match last {
         b'@' | b'B' => Iso2022Set::JisX0208,
         b'D' => Iso2022Set::JisX0212,

@@ -7,7 +7,7 @@ use memchr::memchr;
 
 /// The raw values of the header fields that a summary needs. If a field occurs several times, the first one counts.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct RawHeaderFields<'a> {
+pub struct RawSubjectAndMimeFields<'a> {
     /// The value of `Subject`.
     pub subject: Option<&'a [u8]>,
     /// The value of `Content-Type`.
@@ -25,11 +25,11 @@ pub struct RawHeaderFields<'a> {
     clippy::indexing_slicing,
     reason = "all is cut at its own length or less, or where a colon was found"
 )]
-pub fn split_header(entity: &[u8]) -> (RawHeaderFields<'_>, &[u8]) {
-    let mut fields = RawHeaderFields::default();
+pub fn split_entity_into_fields_and_body(entity: &[u8]) -> (RawSubjectAndMimeFields<'_>, &[u8]) {
+    let mut fields = RawSubjectAndMimeFields::default();
     let mut rest = entity.strip_prefix(BYTE_ORDER_MARK).unwrap_or(entity);
     while !rest.is_empty() {
-        let (field, tail) = split_field(rest);
+        let (field, tail) = split_off_first_header_field(rest);
         if is_empty_line(field) {
             return (fields, tail);
         }
@@ -66,11 +66,11 @@ fn truncate_field_value(value: &[u8]) -> &[u8] {
 
 /// Splits off the first field with its folded lines; returns the field and the rest.
 #[expect(clippy::indexing_slicing, reason = "a line ends within the input")]
-fn split_field(input: &[u8]) -> (&[u8], &[u8]) {
-    let mut end = line_end(input, 0);
+fn split_off_first_header_field(input: &[u8]) -> (&[u8], &[u8]) {
+    let mut end = offset_after_line(input, 0);
     if !is_empty_line(&input[..end]) {
         while matches!(input.get(end), Some(b' ' | b'\t')) {
-            end = line_end(input, end);
+            end = offset_after_line(input, end);
         }
     }
     input.split_at(end)
@@ -80,7 +80,7 @@ fn split_field(input: &[u8]) -> (&[u8], &[u8]) {
     clippy::indexing_slicing,
     reason = "a line begins where the one before it ends, within the input"
 )]
-fn line_end(input: &[u8], from: usize) -> usize {
+fn offset_after_line(input: &[u8], from: usize) -> usize {
     memchr(b'\n', &input[from..]).map_or(input.len(), |at| from + at + 1)
 }
 
@@ -95,8 +95,8 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 const MAX_FIELD_OCTETS: usize = 16_384;
 /// Maximum length of a UTF-8 character in octets.
 const MAX_UTF8_OCTETS: usize = 4;
-/// Maximum number of octets of a field that are searched for the colon after the name. The names in [`RawHeaderFields`] are
-/// shorter; a field with a longer name is ignored.
+/// Maximum number of octets of a field that are searched for the colon after the name. The names in [`RawSubjectAndMimeFields`]
+/// are shorter; a field with a longer name is ignored.
 const MAX_NAME_OCTETS: usize = 80;
 
 #[cfg(test)]
@@ -105,8 +105,9 @@ mod tests {
 
     #[test]
     fn first_header_field_of_a_name_is_used_with_its_folded_lines() {
-        let (fields, body) =
-            split_header(b"X: 1\r\nsubject : a\r\n b\r\nSUBJECT: c\r\n\r\nbody\r\n");
+        let (fields, body) = split_entity_into_fields_and_body(
+            b"X: 1\r\nsubject : a\r\n b\r\nSUBJECT: c\r\n\r\nbody\r\n",
+        );
         assert_eq!(fields.subject, Some(&b" a\r\n b\r\n"[..]));
         assert_eq!(body, b"body\r\n");
     }
@@ -116,20 +117,28 @@ mod tests {
         for shift in 0..4 {
             let subject = format!("{}{}", "-".repeat(shift), "😀".repeat(5_000));
             let entity = format!("Subject:{subject}\r\n\r\n");
-            let (fields, _) = split_header(entity.as_bytes());
+            let (fields, _) = split_entity_into_fields_and_body(entity.as_bytes());
             let kept = std::str::from_utf8(fields.subject.unwrap()).unwrap();
             assert!(subject.starts_with(kept) && kept.len() > MAX_FIELD_OCTETS - 4);
         }
         let latin1 = [&b"Subject:"[..], &[0xa4; 20_000], b"\r\n\r\n"].concat();
-        assert!(split_header(&latin1).0.subject.unwrap().len() > MAX_FIELD_OCTETS - 4);
+        assert!(
+            split_entity_into_fields_and_body(&latin1)
+                .0
+                .subject
+                .unwrap()
+                .len()
+                > MAX_FIELD_OCTETS - 4
+        );
     }
 
     #[test]
     fn header_sections_without_fields_or_without_an_end_are_split() {
-        assert_eq!(split_header(b"\r\nbody").1, b"body");
-        assert_eq!(split_header(b"").1, b"");
-        assert_eq!(split_header(b"no field here").1, b"");
-        let (fields, body) = split_header(b"Subject: a\nContent-Type: b\n\nbody");
+        assert_eq!(split_entity_into_fields_and_body(b"\r\nbody").1, b"body");
+        assert_eq!(split_entity_into_fields_and_body(b"").1, b"");
+        assert_eq!(split_entity_into_fields_and_body(b"no field here").1, b"");
+        let (fields, body) =
+            split_entity_into_fields_and_body(b"Subject: a\nContent-Type: b\n\nbody");
         assert_eq!(fields.content_type, Some(&b" b\n"[..]));
         assert_eq!(body, b"body");
     }

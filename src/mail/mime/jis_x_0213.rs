@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn characters_of_both_planes() {
+    fn jis_x_0213_planes_1_and_2_are_decoded() {
         assert_eq!(decode(1, *b"\x29\x23"), Some('¡'));
         assert_eq!(decode(2, *b"\x21\x22"), Some('丂'));
         assert_eq!(decode(1, *b"\x30\x21"), None);

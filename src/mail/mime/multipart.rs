@@ -11,7 +11,7 @@ pub fn split_parts<'a>(body: &'a [u8], boundary: &[u8]) -> impl Iterator<Item = 
     let mut finder = BoundaryLineFinder::new(body, boundary);
     let mut next = finder.find(0);
     if next.is_none()
-        && let Some(boundary) = repair_boundary(boundary)
+        && let Some(boundary) = repaired_mime_boundary(boundary)
     {
         finder = BoundaryLineFinder::new(body, &boundary);
         next = finder.find(0);
@@ -33,7 +33,7 @@ pub fn split_parts<'a>(body: &'a [u8], boundary: &[u8]) -> impl Iterator<Item = 
 
 /// Removes white space and quotes from a boundary; senders add them by folding and wrong quoting. Returns `None` if the
 /// boundary does not change or becomes empty.
-fn repair_boundary(boundary: &[u8]) -> Option<Vec<u8>> {
+fn repaired_mime_boundary(boundary: &[u8]) -> Option<Vec<u8>> {
     let is_kept = |octet: &&u8| !octet.is_ascii_whitespace() && !b"\"'".contains(octet);
     let kept: Vec<u8> = boundary.iter().filter(is_kept).copied().collect();
     (!kept.is_empty() && kept.len() < boundary.len()).then_some(kept)

@@ -18,7 +18,7 @@ pub struct MimeParameter {
 
 /// The value of a parameter as octets. They are not decoded yet, because a later MIME part may name their charset.
 #[derive(Debug, PartialEq, Eq)]
-pub struct ParameterValue {
+pub struct MimeParameterValue {
     /// The joined octets of all sections. Percent escapes of extended sections (`name*`, `name*0*`) are decoded.
     pub octets: Vec<u8>,
     charset: Option<Charset>,
@@ -26,7 +26,7 @@ pub struct ParameterValue {
     may_have_encoded_words: bool,
 }
 
-impl ParameterValue {
+impl MimeParameterValue {
     /// Decodes the value to one line of text; `named` is the charset that the message names.
     pub fn decode(&self, named: Option<Charset>) -> String {
         if self.may_have_encoded_words {
@@ -66,18 +66,18 @@ impl MimeParameter {
 
 /// Selects the value of a parameter from all `parameters` of its name, in this order of precedence: `name*`, `name*0…`,
 /// `name`. Empty values are skipped; returns `None` if no value remains.
-pub fn preferred_parameter_value(parameters: &[&MimeParameter]) -> Option<ParameterValue> {
+pub fn preferred_parameter_value(parameters: &[&MimeParameter]) -> Option<MimeParameterValue> {
     let single = |is_extended: bool| {
         let wanted = move |parameter: &&&MimeParameter| {
             parameter.section.is_none() && parameter.is_extended == is_extended
         };
         parameters.iter().filter(wanted).find_map(|parameter| {
-            let value = join_sections(&[*parameter]);
+            let value = join_continuation_sections(&[*parameter]);
             (!value.octets.is_empty()).then_some(value)
         })
     };
     let in_sections = || {
-        let value = join_sections(&sections(parameters));
+        let value = join_continuation_sections(&ordered_continuation_sections(parameters));
         (!value.octets.is_empty()).then_some(value)
     };
     single(true).or_else(in_sections).or_else(|| single(false))
@@ -85,7 +85,7 @@ pub fn preferred_parameter_value(parameters: &[&MimeParameter]) -> Option<Parame
 
 /// Returns the continuation sections in order, up to the first missing number. The first number is 0, or 1 if the sender
 /// counts from 1.
-fn sections<'a>(parameters: &[&'a MimeParameter]) -> Vec<&'a MimeParameter> {
+fn ordered_continuation_sections<'a>(parameters: &[&'a MimeParameter]) -> Vec<&'a MimeParameter> {
     let numbered = parameters.iter().filter_map(|p| Some((p.section?, *p)));
     let mut sections: Vec<(u32, &MimeParameter)> = numbered.collect();
     sections.sort_by_key(|(number, _)| *number);
@@ -100,7 +100,7 @@ fn sections<'a>(parameters: &[&'a MimeParameter]) -> Vec<&'a MimeParameter> {
 
 /// Joins sections and decodes percent escapes. Decoding follows joining, because some senders cut an escape or a character
 /// in two.
-fn join_sections(sections: &[&MimeParameter]) -> ParameterValue {
+fn join_continuation_sections(sections: &[&MimeParameter]) -> MimeParameterValue {
     let is_extended = sections.iter().any(|section| section.is_extended);
     let mut charset = None;
     let mut octets = Vec::new();
@@ -123,7 +123,7 @@ fn join_sections(sections: &[&MimeParameter]) -> ParameterValue {
         }
     }
     percent_decode_into(&mut octets, &mut encoded);
-    ParameterValue {
+    MimeParameterValue {
         octets,
         charset,
         may_have_encoded_words: !is_extended || has_encoded_words,

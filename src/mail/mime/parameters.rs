@@ -2,7 +2,7 @@
 //!
 //! The parser accepts frequent errors of senders: missing quotes, missing semicolons, unescaped backslashes.
 
-use super::parameter_value::{self, MimeParameter, ParameterValue};
+use super::parameter_value::{self, MimeParameter, MimeParameterValue};
 use super::quoted_string;
 
 /// A header field with parameters.
@@ -21,11 +21,12 @@ impl ParameterizedField {
             .copied()
             .filter(|octet| !matches!(octet, b'\r' | b'\n'))
             .collect();
-        let (value, mut rest) = split_unquoted(skip_separators(&line), true);
+        let (value, mut rest) =
+            split_before_next_parameter(skip_separators_and_comments(&line), true);
         let mut parameters = Vec::new();
         while !rest.is_empty() {
             let parameter;
-            (parameter, rest) = parse_parameter(rest);
+            (parameter, rest) = parse_first_mime_parameter(rest);
             parameters.extend(parameter);
         }
         ParameterizedField {
@@ -35,22 +36,22 @@ impl ParameterizedField {
     }
 
     /// Returns the value of the parameter `name`, which must be in lower case; `None` if the parameter is missing or empty.
-    pub fn get(&self, name: &str) -> Option<ParameterValue> {
+    pub fn get(&self, name: &str) -> Option<MimeParameterValue> {
         let parameters = self.parameters.iter();
         let parameters = parameters.filter(|parameter| parameter.name == name.as_bytes());
         parameter_value::preferred_parameter_value(&parameters.collect::<Vec<_>>())
     }
 
     /// Returns the file name in `parameter`; `None` if the parameter is missing or its decoded text is empty.
-    pub fn file_name(&self, parameter: &str) -> Option<ParameterValue> {
+    pub fn mime_parameter_as_file_name(&self, parameter: &str) -> Option<MimeParameterValue> {
         self.get(parameter)
             .filter(|value| !value.decode(None).is_empty())
     }
 }
 
 /// Parses the first parameter. Returns the parameter, or `None` if it is malformed, and the rest of the input.
-fn parse_parameter(input: &[u8]) -> (Option<MimeParameter>, &[u8]) {
-    let input = skip_separators(input);
+fn parse_first_mime_parameter(input: &[u8]) -> (Option<MimeParameter>, &[u8]) {
+    let input = skip_separators_and_comments(input);
     let end = input.iter().position(|octet| matches!(octet, b'=' | b';'));
     let split = end.and_then(|end| input.split_at_checked(end));
     let Some((name, [b'=', tail @ ..])) = split else {
@@ -59,10 +60,10 @@ fn parse_parameter(input: &[u8]) -> (Option<MimeParameter>, &[u8]) {
     };
     let text = tail.trim_ascii_start();
     let (octets, rest) = match text.strip_prefix(b"\"") {
-        Some(quoted) => unquote(quoted),
+        Some(quoted) => unquote_and_split_rest(quoted),
         None => {
-            let (token, rest) = split_unquoted(text, text.len() < tail.len());
-            (strip_comment(token).to_vec(), rest)
+            let (token, rest) = split_before_next_parameter(text, text.len() < tail.len());
+            (strip_trailing_mime_comment(token).to_vec(), rest)
         }
     };
     // Only the last word before `=` is the name. Other words belong to no parameter.
@@ -73,10 +74,10 @@ fn parse_parameter(input: &[u8]) -> (Option<MimeParameter>, &[u8]) {
 
 /// Splits the input at the next semicolon, or before a known parameter without a semicolon before it. `is_after_space`
 /// means that white space precedes the input.
-fn split_unquoted(input: &[u8], is_after_space: bool) -> (&[u8], &[u8]) {
+fn split_before_next_parameter(input: &[u8], is_after_space: bool) -> (&[u8], &[u8]) {
     let end = memchr::memchr(b';', input).unwrap_or(input.len());
     let (text, tail) = input.split_at_checked(end).unwrap_or((input, b""));
-    match find_unseparated_parameter(text, is_after_space)
+    match find_parameter_without_semicolon(text, is_after_space)
         .and_then(|start| input.split_at_checked(start))
     {
         Some((text, rest)) => {
@@ -90,12 +91,12 @@ fn split_unquoted(input: &[u8], is_after_space: bool) -> (&[u8], &[u8]) {
 /// Returns the offset of the first parameter without a semicolon before it: a known name after white space or a comma.
 ///
 /// Unknown names do not count, because file names may contain spaces and equals signs.
-fn find_unseparated_parameter(text: &[u8], is_after_space: bool) -> Option<usize> {
+fn find_parameter_without_semicolon(text: &[u8], is_after_space: bool) -> Option<usize> {
     let mut is_start = is_after_space;
     for (at, octet) in text.iter().enumerate() {
         if is_start && octet.is_ascii_alphabetic() {
             let rest = text.get(at..).unwrap_or_default();
-            if starts_with_known_parameter(rest) {
+            if starts_with_known_mime_parameter(rest) {
                 return Some(at);
             }
         }
@@ -104,7 +105,7 @@ fn find_unseparated_parameter(text: &[u8], is_after_space: bool) -> Option<usize
     None
 }
 
-fn starts_with_known_parameter(input: &[u8]) -> bool {
+fn starts_with_known_mime_parameter(input: &[u8]) -> bool {
     let is_name = |octet: &&u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'*');
     let length = input.iter().take(MAX_NAME_OCTETS).take_while(is_name);
     let Some((name, tail)) = input.split_at_checked(length.count()) else {
@@ -148,7 +149,7 @@ const MAX_NAME_OCTETS: usize = 32;
 
 /// Splits quoted text at its closing quote; returns the text and the rest. `\\` and `\"` are unescaped. Other
 /// backslashes are kept, because they may be part of a Windows path.
-fn unquote(input: &[u8]) -> (Vec<u8>, &[u8]) {
+fn unquote_and_split_rest(input: &[u8]) -> (Vec<u8>, &[u8]) {
     if let (octets, Some(rest)) = quoted_string::read_quoted(input, false) {
         return (octets, rest);
     }
@@ -158,7 +159,7 @@ fn unquote(input: &[u8]) -> (Vec<u8>, &[u8]) {
     // Without a closing quote, the text ends at the semicolon before the next known parameter.
     let next = memchr::memchr_iter(b';', input).find(|at| {
         let tail = input.get(at + 1..).unwrap_or_default();
-        starts_with_known_parameter(tail.trim_ascii_start())
+        starts_with_known_mime_parameter(tail.trim_ascii_start())
     });
     let text = next.and_then(|at| input.split_at_checked(at));
     let (text, rest) = text.unwrap_or((input, b""));
@@ -166,7 +167,7 @@ fn unquote(input: &[u8]) -> (Vec<u8>, &[u8]) {
 }
 
 /// Skips white space, separators and `(comments)`, which may be nested.
-pub fn skip_separators(input: &[u8]) -> &[u8] {
+pub fn skip_separators_and_comments(input: &[u8]) -> &[u8] {
     let mut depth = 0;
     let mut is_escaped = false;
     let mut rest = input;
@@ -187,7 +188,7 @@ pub fn skip_separators(input: &[u8]) -> &[u8] {
 
 /// Removes a trailing comment, as in `us-ascii (Plain text)`. Parentheses within the text are kept, as in
 /// `report (1).pdf`.
-fn strip_comment(text: &[u8]) -> &[u8] {
+fn strip_trailing_mime_comment(text: &[u8]) -> &[u8] {
     let text = text.trim_ascii();
     if !text.ends_with(b")") {
         return text;

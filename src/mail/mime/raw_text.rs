@@ -15,7 +15,7 @@ pub fn decode(octets: &[u8], named: Option<Charset>) -> String {
     if let Ok(text) = std::str::from_utf8(octets) {
         return text.to_owned();
     }
-    let decoded = named.and_then(|charset| charset.decode_raw(octets));
+    let decoded = named.and_then(|charset| charset.decode_raw_header_octets(octets));
     decoded.unwrap_or_else(|| {
         // UTF-8 text that a sender truncated within a character is invalid, but is still decoded best as UTF-8.
         let text = String::from_utf8_lossy(octets);
@@ -32,9 +32,11 @@ pub fn decode(octets: &[u8], named: Option<Charset>) -> String {
 /// escape sequence that designates a character set. Returns `None` for other text.
 fn find_stateful_charset(octets: &[u8], named: Option<Charset>) -> Option<StatefulCharset> {
     match named {
-        Some(Charset::Stateful(charset)) if charset.has_shift(octets) => Some(charset),
+        Some(Charset::Stateful(charset)) if charset.contains_shift_or_designation(octets) => {
+            Some(charset)
+        }
         // Escape sequences in 8-bit text are terminal controls and do not select a charset.
-        _ if octets.is_ascii() && escape_sequence::has_designation(octets) => {
+        _ if octets.is_ascii() && escape_sequence::has_charset_designation(octets) => {
             Some(StatefulCharset::Iso2022Jp)
         }
         _ => None,

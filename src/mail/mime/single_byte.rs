@@ -45,7 +45,7 @@ pub fn table_by_code_page(number: u32) -> Option<&'static str> {
 
 /// Returns the table of a charset by its name, written in lower case without punctuation; `None` if this module has no such
 /// table.
-pub fn table_by_name(name: &str) -> Option<&'static str> {
+pub fn decoding_table_of_charset(name: &str) -> Option<&'static str> {
     Some(match name {
         "xmacce"
         | "macce"
@@ -322,7 +322,7 @@ mod tests {
         let pages = (0..20_000).filter_map(table_by_code_page);
         let names = ["hproman8", "ptcp154", "kz1048", "koi8t", "viscii"];
         let tables: Vec<&str> = pages
-            .chain(names.iter().filter_map(|n| table_by_name(n)))
+            .chain(names.iter().filter_map(|n| decoding_table_of_charset(n)))
             .collect();
         assert_eq!(tables.len(), 37);
         for table in tables {

@@ -25,10 +25,10 @@ pub enum StatefulCharset {
 
 impl StatefulCharset {
     /// Returns whether `octets` contain a shift or a designation.
-    pub fn has_shift(self, octets: &[u8]) -> bool {
+    pub fn contains_shift_or_designation(self, octets: &[u8]) -> bool {
         match self {
             StatefulCharset::Hz => memchr::memmem::find(octets, b"~{").is_some(),
-            _ => octets.contains(&SHIFT_OUT) || escape_sequence::has_designation(octets),
+            _ => octets.contains(&SHIFT_OUT) || escape_sequence::has_charset_designation(octets),
         }
     }
 
@@ -54,7 +54,7 @@ impl StatefulCharset {
             }
             decoder.decode_octets(word);
         }
-        decoder.finish()
+        decoder.into_decoded_text()
     }
 
     /// Returns whether the first shift or designation in `octets` returns to ASCII (or JIS-Roman); `None` if `octets`
@@ -92,7 +92,7 @@ impl StatefulCharset {
             (StatefulCharset::Hz, [octet, ..]) => (StatefulTextToken::Octet(*octet), 1),
             (_, [SHIFT_OUT, ..]) => (StatefulTextToken::ShiftOut, 1),
             (_, [SHIFT_IN, ..]) => (StatefulTextToken::ShiftIn, 1),
-            (_, [ESCAPE, ..]) => escape_sequence::read_escape_sequence(rest),
+            (_, [ESCAPE, ..]) => escape_sequence::read_iso_2022_escape(rest),
             (_, [octet, ..]) => (StatefulTextToken::Octet(*octet), 1),
             (_, []) => (StatefulTextToken::Ignored, 1),
         }
@@ -151,7 +151,7 @@ impl StatefulDecoder {
             };
             rest = rest.get(length..).unwrap_or_default();
             if !matches!(token, StatefulTextToken::Octet(_)) {
-                self.replace_incomplete_pair();
+                self.replace_unpaired_lead_octet();
             }
             match token {
                 StatefulTextToken::DesignateG0(set) => self.g0 = set,
@@ -173,8 +173,8 @@ impl StatefulDecoder {
             () => self.g0,
         };
         if !(0x21..=0x7e).contains(&octet) {
-            self.replace_incomplete_pair();
-            return self.decode_other(octet);
+            self.replace_unpaired_lead_octet();
+            return self.decode_space_or_control_octet(octet);
         }
         if !set.is_double_octet() {
             self.is_single_shifted = false;
@@ -190,16 +190,18 @@ impl StatefulDecoder {
     }
 
     /// Decodes a space, a control character or an octet with the high bit set.
-    fn decode_other(&mut self, octet: u8) {
+    fn decode_space_or_control_octet(&mut self, octet: u8) {
         match self.charset {
-            _ if octet.is_ascii() => self.push_octets(self.run_encoding, &[octet]),
+            _ if octet.is_ascii() => self.push_octets_in_encoding(self.run_encoding, &[octet]),
             StatefulCharset::Iso2022Jp if (0xa1..=0xdf).contains(&octet) => {
-                self.push_octets(EUC_JP, &[SINGLE_SHIFT_2, octet]);
+                self.push_octets_in_encoding(EUC_JP, &[SINGLE_SHIFT_2, octet]);
             }
             StatefulCharset::Iso2022Jp => self.push_char('\u{fffd}'),
             // Instead of shifts, some senders write the EUC form of the character set.
-            StatefulCharset::Iso2022Kr => self.push_octets(EUC_KR, &[octet]),
-            StatefulCharset::Iso2022Cn | StatefulCharset::Hz => self.push_octets(GBK, &[octet]),
+            StatefulCharset::Iso2022Kr => self.push_octets_in_encoding(EUC_KR, &[octet]),
+            StatefulCharset::Iso2022Cn | StatefulCharset::Hz => {
+                self.push_octets_in_encoding(GBK, &[octet])
+            }
         }
     }
 
@@ -208,62 +210,62 @@ impl StatefulDecoder {
             (Iso2022Set::JisRoman, b'\\') => self.push_char('¥'),
             (Iso2022Set::JisRoman, b'~') => self.push_char('\u{203e}'),
             (Iso2022Set::JisKatakana, _) => {
-                self.push_octets(EUC_JP, &[SINGLE_SHIFT_2, octet | 0x80])
+                self.push_octets_in_encoding(EUC_JP, &[SINGLE_SHIFT_2, octet | 0x80])
             }
             (Iso2022Set::Latin1, _) => self.push_char(char::from(octet | 0x80)),
-            (Iso2022Set::Greek, _) => self.push_octets(ISO_8859_7, &[octet | 0x80]),
-            _ => self.push_octets(self.run_encoding, &[octet]),
+            (Iso2022Set::Greek, _) => self.push_octets_in_encoding(ISO_8859_7, &[octet | 0x80]),
+            _ => self.push_octets_in_encoding(self.run_encoding, &[octet]),
         }
     }
 
     fn decode_double_octet(&mut self, set: Iso2022Set, lead: u8, octet: u8) {
         let pair = [lead | 0x80, octet | 0x80];
         match set {
-            Iso2022Set::JisX0208 => self.push_octets(EUC_JP, &pair),
+            Iso2022Set::JisX0208 => self.push_octets_in_encoding(EUC_JP, &pair),
             Iso2022Set::JisX0213(plane) => match jis_x_0213::decode(plane, [lead, octet]) {
                 Some(c) => self.push_char(c),
-                None if plane == 1 => self.push_octets(EUC_JP, &pair),
+                None if plane == 1 => self.push_octets_in_encoding(EUC_JP, &pair),
                 None => self.push_char('\u{fffd}'),
             },
             Iso2022Set::JisX0212 => {
                 let [first, second] = pair;
-                self.push_octets(EUC_JP, &[SINGLE_SHIFT_3, first, second]);
+                self.push_octets_in_encoding(EUC_JP, &[SINGLE_SHIFT_3, first, second]);
             }
-            Iso2022Set::KsX1001 => self.push_octets(EUC_KR, &pair),
-            Iso2022Set::Gb2312 => self.push_octets(GBK, &pair),
+            Iso2022Set::KsX1001 => self.push_octets_in_encoding(EUC_KR, &pair),
+            Iso2022Set::Gb2312 => self.push_octets_in_encoding(GBK, &pair),
             Iso2022Set::Cns11643(plane) => self.push_char(cns_11643::decode(plane, [lead, octet])),
             _ => self.push_char('\u{fffd}'),
         }
     }
 
-    fn push_octets(&mut self, encoding: &'static Encoding, octets: &[u8]) {
+    fn push_octets_in_encoding(&mut self, encoding: &'static Encoding, octets: &[u8]) {
         if encoding != self.run_encoding {
-            self.flush();
+            self.decode_pending_run();
             self.run_encoding = encoding;
         }
         self.run.extend_from_slice(octets);
     }
 
     fn push_char(&mut self, c: char) {
-        self.flush();
+        self.decode_pending_run();
         self.text.push(c);
     }
 
-    fn replace_incomplete_pair(&mut self) {
+    fn replace_unpaired_lead_octet(&mut self) {
         if self.lead.take().is_some() {
             self.push_char('\u{fffd}');
         }
     }
 
-    fn flush(&mut self) {
+    fn decode_pending_run(&mut self) {
         let (decoded, _) = self.run_encoding.decode_without_bom_handling(&self.run);
         self.text.push_str(&decoded);
         self.run.clear();
     }
 
-    fn finish(mut self) -> String {
-        self.replace_incomplete_pair();
-        self.flush();
+    fn into_decoded_text(mut self) -> String {
+        self.replace_unpaired_lead_octet();
+        self.decode_pending_run();
         self.text
     }
 }

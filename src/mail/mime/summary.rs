@@ -8,8 +8,8 @@ use serde_json::json;
 
 use super::charset::Charset;
 use super::content_type::ContentType;
-use super::header::{self, RawHeaderFields};
-use super::parameter_value::ParameterValue;
+use super::header::{self, RawSubjectAndMimeFields};
+use super::parameter_value::MimeParameterValue;
 use super::parameters::ParameterizedField;
 use super::{encoded_word, multipart, transfer_encoding};
 
@@ -53,14 +53,14 @@ impl Attachment {
 impl MimeSummary {
     /// Parses the content of a message. Malformed content is not an error: fields that cannot be parsed get default values.
     pub fn parse(content: &[u8]) -> MimeSummary {
-        let (fields, body) = header::split_header(content);
+        let (fields, body) = header::split_entity_into_fields_and_body(content);
         let media = ContentType::parse(fields.content_type, "text/plain");
         let declared = media.charset.clone();
         let declared_for_raw_text = media.raw_text_charset();
-        let is_text = media.is_text();
-        let mut walker = PartWalker::default();
+        let is_text = media.is_text_media_type();
+        let mut walker = MimeSummaryCollector::default();
         let content_type = media.media_type.clone();
-        walker.visit_part(&fields, media, body, 0);
+        walker.add_mime_part_to_summary(&fields, media, body, 0);
         if !walker.has_text_part && is_text {
             // The only part is text with a file name. It is an attachment and also the text of the message.
             walker.charset = declared;
@@ -92,25 +92,25 @@ impl MimeSummary {
 
 /// Collects the charset and the attachments from the parts of a message.
 #[derive(Default)]
-struct PartWalker {
+struct MimeSummaryCollector {
     leaf_parts: usize,
     has_text_part: bool,
     /// The charset that the first text part names. Attachments are not text parts here.
     charset: Option<String>,
     /// The charset for raw 8-bit text in header fields: the first suitable charset that a text part names.
     raw_text_charset: Option<Charset>,
-    attachments: Vec<UndecodedAttachment>,
+    attachments: Vec<AttachmentWithUndecodedName>,
 }
 
 /// An attachment whose name is not decoded yet, because a later text part may name its charset.
-struct UndecodedAttachment {
-    name: Option<ParameterValue>,
+struct AttachmentWithUndecodedName {
+    name: Option<MimeParameterValue>,
     charset: Option<Charset>,
     media_type: String,
     octets: usize,
 }
 
-impl UndecodedAttachment {
+impl AttachmentWithUndecodedName {
     fn decode(self, named: Option<Charset>) -> Attachment {
         let name = self.name.map(|name| name.decode(self.charset.or(named)));
         Attachment {
@@ -121,10 +121,10 @@ impl UndecodedAttachment {
     }
 }
 
-impl PartWalker {
-    fn visit_part(
+impl MimeSummaryCollector {
+    fn add_mime_part_to_summary(
         &mut self,
-        fields: &RawHeaderFields,
+        fields: &RawSubjectAndMimeFields,
         media: ContentType,
         body: &[u8],
         depth: usize,
@@ -134,9 +134,9 @@ impl PartWalker {
                 && depth < MAX_DEPTH
             {
                 for part in multipart::split_parts(body, boundary) {
-                    let (fields, body) = header::split_header(part);
+                    let (fields, body) = header::split_entity_into_fields_and_body(part);
                     let part = ContentType::parse(fields.content_type, media.default_part_type());
-                    self.visit_part(&fields, part, body, depth + 1);
+                    self.add_mime_part_to_summary(&fields, part, body, depth + 1);
                 }
             }
             return;
@@ -149,11 +149,13 @@ impl PartWalker {
             .disposition
             .map(ParameterizedField::parse)
             .unwrap_or_default();
-        let is_text = media.is_text();
+        let is_text = media.is_text_media_type();
         let charset = media.raw_text_charset();
-        let name = disposition.file_name("filename").or(media.name);
+        let name = disposition
+            .mime_parameter_as_file_name("filename")
+            .or(media.name);
         if has_attachment_disposition(&disposition.value) || name.is_some() || !is_text {
-            self.attachments.push(UndecodedAttachment {
+            self.attachments.push(AttachmentWithUndecodedName {
                 name,
                 charset,
                 media_type: media.media_type,

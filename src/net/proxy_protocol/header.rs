@@ -14,7 +14,7 @@ pub enum ProxyHeaderParse {
     /// A valid header.
     Complete {
         /// The client that the header names.
-        source: ProxiedClient,
+        source: ProxyHeaderClient,
         /// Total length of the header. The end of the header may not have arrived yet, because the parser does not need the
         /// end.
         octets: usize,
@@ -23,7 +23,7 @@ pub enum ProxyHeaderParse {
 
 /// The client that a header names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProxiedClient {
+pub enum ProxyHeaderClient {
     /// The client's address; an IPv4-mapped address is converted to IPv4.
     Client(IpAddr),
     /// The header names no client, or an address that is not an Internet address; the peer's address is used.
@@ -91,7 +91,7 @@ mod tests {
         fn formatted_ipv6_addresses_parse_back_from_proxy_headers(ip in any::<[u8; 16]>(), port in any::<u16>()) {
             let ip = Ipv6Addr::from(ip);
             let line = format!("PROXY TCP6 {ip} ::1 {port} 25\r\n");
-            let source = ProxiedClient::Client(IpAddr::V6(ip).to_canonical());
+            let source = ProxyHeaderClient::Client(IpAddr::V6(ip).to_canonical());
             let octets = line.len();
             prop_assert_eq!(ProxyHeaderParse::parse(line.as_bytes()), ProxyHeaderParse::Complete { source, octets });
             let binary = v2::encode(0x21, 0x21, &[&ip.octets()[..], &[0; 20]].concat());

@@ -8,22 +8,22 @@ mod v2;
 use std::time::{Duration, Instant};
 
 use super::deadline::Deadline;
-use super::transport::{ClientIoError, Transport};
+use super::transport::{ClientIoError, ClientTransport};
 use header::MAX_HEADER_OCTETS;
-pub use header::{ProxiedClient, ProxyHeaderParse};
+pub use header::{ProxyHeaderClient, ProxyHeaderParse};
 
 /// A complete header.
 #[derive(Debug)]
 pub struct ParsedProxyHeader {
     /// The client that the header names.
-    pub source: ProxiedClient,
+    pub source: ProxyHeaderClient,
     /// Octets that were received after the header: the first octets that the client sent.
     pub rest: Vec<u8>,
 }
 
 /// Why no valid PROXY header was received. The server sends nothing to such a peer.
 #[derive(Debug)]
-pub enum ReceiveError {
+pub enum ProxyHeaderError {
     /// The peer closed without sending an octet, like a load balancer's TCP health check.
     NoData,
     /// The peer sent no header, an incomplete one or an invalid one.
@@ -35,24 +35,26 @@ pub enum ReceiveError {
 /// Reads a PROXY header within five seconds, with a fixed buffer whatever length the header declares.
 ///
 /// # Errors
-/// [`ReceiveError`].
+/// [`ProxyHeaderError`].
 #[expect(
     clippy::indexing_slicing,
     reason = "a read fills no more than the buffer it was given, so `filled` stays within all of it"
 )]
-pub fn receive(transport: &mut Transport) -> Result<ParsedProxyHeader, ReceiveError> {
-    let deadline = Deadline::for_command(Instant::now(), HEADER_TIMEOUT);
+pub fn read_proxy_header(
+    transport: &mut ClientTransport,
+) -> Result<ParsedProxyHeader, ProxyHeaderError> {
+    let deadline = Deadline::new_command_deadline(Instant::now(), HEADER_TIMEOUT);
     let mut buffer = [0; MAX_HEADER_OCTETS];
     let mut filled = 0;
     let (source, octets) = loop {
         match read(transport, &mut buffer[filled..], &deadline)? {
-            0 if filled == 0 => return Err(ReceiveError::NoData),
-            0 => return Err(ReceiveError::Malformed),
+            0 if filled == 0 => return Err(ProxyHeaderError::NoData),
+            0 => return Err(ProxyHeaderError::Malformed),
             count => filled += count,
         }
         match ProxyHeaderParse::parse(&buffer[..filled]) {
             ProxyHeaderParse::Partial => {}
-            ProxyHeaderParse::Malformed => return Err(ReceiveError::Malformed),
+            ProxyHeaderParse::Malformed => return Err(ProxyHeaderError::Malformed),
             ProxyHeaderParse::Complete { source, octets } => break (source, octets),
         }
     };
@@ -65,7 +67,7 @@ pub fn receive(transport: &mut Transport) -> Result<ParsedProxyHeader, ReceiveEr
     while remaining > 0 {
         let count = remaining.min(buffer.len());
         match read(transport, &mut buffer[..count], &deadline)? {
-            0 => return Err(ReceiveError::Malformed),
+            0 => return Err(ProxyHeaderError::Malformed),
             count => remaining -= count,
         }
     }
@@ -74,13 +76,13 @@ pub fn receive(transport: &mut Transport) -> Result<ParsedProxyHeader, ReceiveEr
 }
 
 fn read(
-    transport: &mut Transport,
+    transport: &mut ClientTransport,
     buffer: &mut [u8],
     deadline: &Deadline,
-) -> Result<usize, ReceiveError> {
+) -> Result<usize, ProxyHeaderError> {
     transport
         .read(buffer, deadline)
-        .map_err(ReceiveError::Transport)
+        .map_err(ProxyHeaderError::Transport)
 }
 
 /// Time limit for receiving a PROXY header. The specification asks for at least 3 seconds, enough for one retransmission. With

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use memchr::memchr;
 
-use super::header::{ProxiedClient, ProxyHeaderParse};
+use super::header::{ProxyHeaderClient, ProxyHeaderParse};
 
 /// Parses the octets received so far. `received` begins with [`SIGNATURE`], or [`SIGNATURE`] begins with `received`.
 pub fn parse(received: &[u8]) -> ProxyHeaderParse {
@@ -17,40 +17,40 @@ pub fn parse(received: &[u8]) -> ProxyHeaderParse {
         };
     };
     let octets = line.len();
-    match parse_line(line) {
+    match parse_proxy_v1_line(line) {
         Some(source) => ProxyHeaderParse::Complete { source, octets },
         None => ProxyHeaderParse::Malformed,
     }
 }
 
 /// Parses `PROXY TCP4|TCP6 source destination port port` CR LF, or `PROXY UNKNOWN` with anything after it.
-fn parse_line(line: &[u8]) -> Option<ProxiedClient> {
+fn parse_proxy_v1_line(line: &[u8]) -> Option<ProxyHeaderClient> {
     let text = std::str::from_utf8(line).ok()?.strip_suffix("\r\n")?;
     let text = text.strip_prefix("PROXY ")?;
     if text.contains('\r') {
         return None;
     }
     if text == "UNKNOWN" || text.starts_with("UNKNOWN ") {
-        return Some(ProxiedClient::Unknown);
+        return Some(ProxyHeaderClient::Unknown);
     }
     let mut words = text.split(' ');
     let (ip, max) = match words.next()? {
         "TCP4" => {
-            let (source, _) = parse_two_words::<Ipv4Addr>(&mut words)?;
+            let (source, _) = parse_next_two_words::<Ipv4Addr>(&mut words)?;
             (IpAddr::V4(source), MAX_TCP4_OCTETS)
         }
         "TCP6" => {
-            let (source, _) = parse_two_words::<Ipv6Addr>(&mut words)?;
+            let (source, _) = parse_next_two_words::<Ipv6Addr>(&mut words)?;
             (IpAddr::V6(source), MAX_TCP6_OCTETS)
         }
         _ => return None,
     };
     let are_ports = is_port(words.next()?) && is_port(words.next()?);
     let is_whole = words.next().is_none() && line.len() <= max;
-    (are_ports && is_whole).then_some(ProxiedClient::Client(ip.to_canonical()))
+    (are_ports && is_whole).then_some(ProxyHeaderClient::Client(ip.to_canonical()))
 }
 
-fn parse_two_words<'a, A: std::str::FromStr>(
+fn parse_next_two_words<'a, A: std::str::FromStr>(
     words: &mut impl Iterator<Item = &'a str>,
 ) -> Option<(A, A)> {
     let mut next = || words.next()?.parse().ok();
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     fn client(ip: &str, octets: usize) -> ProxyHeaderParse {
-        let source = ProxiedClient::Client(ip.parse().unwrap());
+        let source = ProxyHeaderClient::Client(ip.parse().unwrap());
         ProxyHeaderParse::Complete { source, octets }
     }
 
@@ -84,7 +84,7 @@ mod tests {
     fn proxy_v1_headers_are_parsed() {
         let long = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
         let unknown = |octets| ProxyHeaderParse::Complete {
-            source: ProxiedClient::Unknown,
+            source: ProxyHeaderClient::Unknown,
             octets,
         };
         let cases: &[(&str, ProxyHeaderParse)] = &[

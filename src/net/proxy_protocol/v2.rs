@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::header::{ProxiedClient, ProxyHeaderParse};
+use super::header::{ProxyHeaderClient, ProxyHeaderParse};
 
 /// Parses a header whose signature has been checked: version and command, address family, length and source address. Data
 /// after the addresses is ignored. Returns `None` if octets that the parser needs are not in `received` yet.
@@ -18,7 +18,7 @@ pub fn parse(received: &[u8]) -> Option<ProxyHeaderParse> {
         Some(ProxyHeaderParse::Complete { source, octets })
     };
     if command == LOCAL {
-        return complete(ProxiedClient::HealthCheck);
+        return complete(ProxyHeaderClient::HealthCheck);
     }
     let needed = match fixed[13] {
         UNSPEC => 0,
@@ -33,9 +33,9 @@ pub fn parse(received: &[u8]) -> Option<ProxyHeaderParse> {
     let source = match fixed[13] {
         TCP4 => IpAddr::from(*rest.first_chunk::<4>()?),
         TCP6 => IpAddr::from(*rest.first_chunk::<16>()?),
-        _ => return complete(ProxiedClient::Unknown),
+        _ => return complete(ProxyHeaderClient::Unknown),
     };
-    complete(ProxiedClient::Client(source.to_canonical()))
+    complete(ProxyHeaderClient::Client(source.to_canonical()))
 }
 
 /// The octets that every header of version 2 begins with.
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     fn client(ip: &str, octets: usize) -> ProxyHeaderParse {
-        let source = ProxiedClient::Client(ip.parse().unwrap());
+        let source = ProxyHeaderClient::Client(ip.parse().unwrap());
         ProxyHeaderParse::Complete { source, octets }
     }
 
@@ -88,27 +88,27 @@ mod tests {
             ),
             (
                 encode(0x21, 0x31, &[0; 216]),
-                complete(ProxiedClient::Unknown, 232),
+                complete(ProxyHeaderClient::Unknown, 232),
             ),
             (
                 encode(0x21, 0x00, &[]),
-                complete(ProxiedClient::Unknown, 16),
+                complete(ProxyHeaderClient::Unknown, 16),
             ),
             (
                 encode(0x21, 0x00, &[1; 7]),
-                complete(ProxiedClient::Unknown, 23),
+                complete(ProxyHeaderClient::Unknown, 23),
             ),
             (
                 encode(0x20, 0x00, &[]),
-                complete(ProxiedClient::HealthCheck, 16),
+                complete(ProxyHeaderClient::HealthCheck, 16),
             ),
             (
                 encode(0x20, 0x11, &v4),
-                complete(ProxiedClient::HealthCheck, 28),
+                complete(ProxyHeaderClient::HealthCheck, 28),
             ),
             (
                 encode(0x20, 0xff, &[0; 9]),
-                complete(ProxiedClient::HealthCheck, 25),
+                complete(ProxyHeaderClient::HealthCheck, 25),
             ),
             (encode(0x21, 0x11, &v4[1..]), ProxyHeaderParse::Malformed),
             (encode(0x21, 0x21, &v4), ProxyHeaderParse::Malformed),

@@ -21,7 +21,7 @@ impl SelectableStore for Discard {
     ) -> Result<RunningStore, StartError> {
         log::warn!(store = "discard", note = "every mail is accepted and none is stored"; "store");
         Ok(RunningStore {
-            saver: SaveQueue::discarding(Arc::clone(metrics)),
+            saver: SaveQueue::new_discarding(Arc::clone(metrics)),
             limits,
             writers: None,
         })

@@ -15,7 +15,7 @@ use super::StartError;
 use crate::config::Config;
 use crate::connection::StoreLimitsCell;
 use crate::metrics::Metrics;
-use crate::store::{SaveQueue, StoreHealth, StoreOpener, TableName, Writers};
+use crate::store::{SaveQueue, StoreHealth, StoreOpener, TableName, WriterThreads};
 
 /// The source of the store: the configuration or the embedding program.
 pub enum StoreSource {
@@ -33,7 +33,7 @@ pub struct RunningStore {
     /// The limits of its table, once they are known.
     pub limits: Arc<StoreLimitsCell>,
     /// The writer threads; `None` for `discard`.
-    pub writers: Option<Writers>,
+    pub writers: Option<WriterThreads>,
 }
 
 impl StoreSource {
@@ -49,7 +49,7 @@ impl StoreSource {
         let limits = Arc::default();
         match self {
             StoreSource::Custom(open, writers) => {
-                let health = StoreHealth::up(Arc::clone(metrics));
+                let health = StoreHealth::new_reached(Arc::clone(metrics));
                 start_writers(limits, *writers, false, health, Arc::clone(open))
             }
             StoreSource::Configured(selected) => {
@@ -83,7 +83,7 @@ fn start_writers(
     health: StoreHealth,
     open: StoreOpener,
 ) -> Result<RunningStore, StartError> {
-    let started = Writers::start(count, prepare, health, open);
+    let started = WriterThreads::start(count, prepare, health, open);
     let (saver, writers) = started.map_err(StartError::Thread)?;
     Ok(RunningStore {
         saver,

@@ -7,15 +7,17 @@ use r2d2::Pool;
 
 use super::{RunningStore, SelectableStore, start_writers, table_name};
 use crate::check;
-use crate::check::database::TrialAddresses;
-use crate::config::{Config, ServerAddress};
+use crate::check::database::TrialMailDomains;
+use crate::config::{Config, DatabaseServerAddress};
 use crate::connection::{StoreLimits, StoreLimitsCell};
 use crate::metrics::Metrics;
 use crate::server::StartError;
-use crate::store::mysql::pool::{self, Connector, MySqlHost, MySqlSettings, OnTableInfo};
+use crate::store::mysql::pool::{
+    self, Connector, MySqlHostAddress, MySqlSettings, TableInfoCallback,
+};
 use crate::store::mysql::{BodyStore, MySqlReader, MySqlStore, TableInfo, probe};
 use crate::store::redis::cluster::{ClusterBodyWriter, RedisCluster};
-use crate::store::redis::{CircuitBreaker, RedisBodyWriter, RedisPool, RedisSettings};
+use crate::store::redis::{RedisBodyWriter, RedisCircuitBreaker, RedisPool, RedisSettings};
 use crate::store::{Diagnostic, MailReader, StoreHealth, StoreOpener, StoreReadError, TableName};
 use crate::sync;
 
@@ -35,8 +37,8 @@ impl SelectableStore for MySql {
             table_info_callback(config, &limits),
             &health,
         );
-        let pool = Arc::new(pool::pool(&connector));
-        pool::watch_idle_connections(&connector, &pool).map_err(StartError::Thread)?;
+        let pool = Arc::new(pool::new_connection_pool(&connector));
+        pool::start_pool_watch_threads(&connector, &pool).map_err(StartError::Thread)?;
         probe::start(&connector, &pool).map_err(StartError::Thread)?;
         let redis = redis_settings(config);
         let body_store = body_store_maker(redis.as_ref(), config.save_workers, metrics)?;
@@ -66,7 +68,7 @@ impl SelectableStore for MySql {
     }
 
     fn max_descriptors(&self, config: &Config) -> usize {
-        mysql_descriptors(config) + redis_descriptors(config)
+        max_mysql_descriptors(config) + max_redis_descriptors(config)
     }
 
     fn check(&self, config: &Config) -> Vec<Diagnostic> {
@@ -110,7 +112,7 @@ fn body_store_maker(
     };
     let pool = RedisPool::new(url, settings.expire_seconds, writers).map_err(StartError::Redis)?;
     let metrics = Arc::clone(metrics);
-    let breaker = CircuitBreaker::new(&metrics);
+    let breaker = RedisCircuitBreaker::new(&metrics);
     // If the Redis thread of a writer cannot be started, that writer stores bodies in the table, so that no mail is lost.
     Ok(Box::new(move || {
         match RedisBodyWriter::start(&pool, &breaker, &metrics) {
@@ -125,7 +127,7 @@ fn body_store_maker(
 
 /// Returns the callback that receives the columns and limits that each new connection reads from the database. If they
 /// have changed, the callback logs the findings of `check` about them and applies the limits to new sessions.
-fn table_info_callback(config: &Config, limits: &Arc<StoreLimitsCell>) -> OnTableInfo {
+fn table_info_callback(config: &Config, limits: &Arc<StoreLimitsCell>) -> TableInfoCallback {
     let (limits, table) = (Arc::clone(limits), table_name(config));
     let at_start = config.max_content_octets;
     let previous = Mutex::new(None);
@@ -143,8 +145,8 @@ fn table_info_callback(config: &Config, limits: &Arc<StoreLimitsCell>) -> OnTabl
         findings.iter().for_each(log_finding);
         if let Some(columns) = &info.columns {
             limits.set_limits(StoreLimits {
-                recipients: columns.recipient_limits(),
-                max_content_octets: info.max_content_octets(),
+                recipients: columns.columns_limiting_recipients(),
+                max_content_octets: info.max_storable_content_octets(),
             });
         }
     })
@@ -152,16 +154,16 @@ fn table_info_callback(config: &Config, limits: &Arc<StoreLimitsCell>) -> OnTabl
 
 fn log_finding(finding: &Diagnostic) {
     match finding.is_error() {
-        true => log::error!(finding = finding.text(); "store_check"),
-        false => log::warn!(finding = finding.text(); "store_check"),
+        true => log::error!(finding = finding.finding_text_with_fix(); "store_check"),
+        false => log::warn!(finding = finding.finding_text_with_fix(); "store_check"),
     }
 }
 
 /// Returns the settings of the MySQL store.
 fn mysql_settings(config: &Config) -> MySqlSettings {
-    let host = |address: &ServerAddress| match address {
-        ServerAddress::Tcp(name, port) => MySqlHost::Tcp(name.clone(), *port),
-        ServerAddress::Socket(path) => MySqlHost::Socket(path.clone()),
+    let host = |address: &DatabaseServerAddress| match address {
+        DatabaseServerAddress::Tcp(name, port) => MySqlHostAddress::Tcp(name.clone(), *port),
+        DatabaseServerAddress::Socket(path) => MySqlHostAddress::Socket(path.clone()),
     };
     MySqlSettings {
         hosts: config.mysql_hosts.iter().map(host).collect(),
@@ -184,10 +186,10 @@ fn connector_without_sessions(config: &Config) -> Connector {
 }
 
 /// Returns the addresses of the trial row of `check`; the recipient is in an accepted domain.
-fn trial_addresses(config: &Config) -> TrialAddresses {
+fn trial_addresses(config: &Config) -> TrialMailDomains {
     let primary = &config.primary_mail_host;
-    TrialAddresses {
-        recipient_domain: (config.allowed_hosts.example_domain())
+    TrialMailDomains {
+        recipient_domain: (config.allowed_hosts.example_allowed_domain())
             .unwrap_or_else(|| primary.clone()),
         primary_mail_host: primary.clone(),
     }
@@ -209,7 +211,7 @@ fn redis_settings(config: &Config) -> Option<RedisSettings> {
 ///
 /// Each writer has one connection, and a second connection while it looks up the outcome of a COMMIT. If there are
 /// several hosts, the probe thread has a connection to each host. Each thread of the pool may be opening a connection.
-fn mysql_descriptors(config: &Config) -> usize {
+fn max_mysql_descriptors(config: &Config) -> usize {
     let hosts = match config.mysql_hosts.len() {
         1 => 0,
         count => count,
@@ -219,7 +221,7 @@ fn mysql_descriptors(config: &Config) -> usize {
 
 /// Returns the maximum number of descriptors that Redis needs: one for each writer on each node, and two to query the
 /// hash slots of a cluster and the settings of a node.
-fn redis_descriptors(config: &Config) -> usize {
+fn max_redis_descriptors(config: &Config) -> usize {
     let nodes = match config.redis_urls.len() {
         0 => return 0,
         1 => 1,

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::connection::StoreLimitsCell;
 use crate::metrics::Metrics;
 use crate::server::StartError;
-use crate::store::sqlite::{DatabaseFile, SqliteReader, SqliteStore};
+use crate::store::sqlite::{DatabaseFile, SqliteMailReader, SqliteStore};
 use crate::store::{Diagnostic, MailReader, StoreHealth, StoreOpener, StoreReadError, TableName};
 use crate::sync;
 
@@ -44,7 +44,7 @@ impl SelectableStore for Sqlite {
             let store = opened.map_or_else(|| SqliteStore::open(&file, &table, &counted_in), Ok)?;
             Ok(Box::new(store))
         });
-        let health = StoreHealth::up(Arc::clone(metrics));
+        let health = StoreHealth::new_reached(Arc::clone(metrics));
         health.set_readiness_check(readiness_check);
         let store = start_writers(limits, 1, true, health, open)?;
         log::info!(store = "sqlite", file:% = config.sqlite_file.display(); "store");
@@ -64,7 +64,7 @@ impl SelectableStore for Sqlite {
     }
 
     fn open_reader(&self, config: &Config) -> Result<Box<dyn MailReader>, StoreReadError> {
-        let reader = SqliteReader::open(&config.sqlite_file, &table_name(config))?;
+        let reader = SqliteMailReader::open(&config.sqlite_file, &table_name(config))?;
         Ok(Box::new(reader))
     }
 

@@ -19,7 +19,11 @@ pub(super) struct CommandCount {
 impl Session {
     /// Counts a command that was executed. BDAT after a discarded chunk of the same message does not count, because a
     /// pipelining client sends it before it receives the reply.
-    pub(super) fn count_command(&mut self, verb: Option<Verb>, was_in_transaction: bool) {
+    pub(super) fn count_toward_command_limit(
+        &mut self,
+        verb: Option<Verb>,
+        was_in_transaction: bool,
+    ) {
         let is_in_transaction = self.is_in_transaction();
         let is_for_mail = match verb {
             Some(Verb::Mail) => !was_in_transaction && is_in_transaction,
@@ -30,7 +34,7 @@ impl Session {
             self.commands.add(verb, is_for_mail, max_recipients);
         }
         if was_in_transaction && !is_in_transaction {
-            self.commands.count_ended_transaction();
+            self.commands.add_commands_of_ended_transaction();
         }
     }
 
@@ -62,20 +66,20 @@ impl CommandCount {
         }
     }
 
-    /// Adds the commands of the ended transaction to `counted`. If the transaction's mail is saved, `reset` later sets the
-    /// counts to 0.
-    pub(super) fn count_ended_transaction(&mut self) {
+    /// Adds the commands of the ended transaction to `counted`. If the transaction's mail is saved, `reset_after_saved_mail`
+    /// later sets the counts to 0.
+    pub(super) fn add_commands_of_ended_transaction(&mut self) {
         self.counted += self.in_transaction;
         self.in_transaction = 0;
         self.recipients = 0;
     }
 
     /// Resets the count after a mail was saved.
-    pub(super) fn reset(&mut self) {
+    pub(super) fn reset_after_saved_mail(&mut self) {
         *self = CommandCount::default();
     }
 
-    pub(super) fn is_exceeded(&self) -> bool {
+    pub(super) fn is_command_limit_exceeded(&self) -> bool {
         self.counted > MAX_COMMANDS
     }
 }
@@ -88,7 +92,7 @@ mod tests {
     use super::*;
 
     /// Returns the count after this number of commands outside of a transaction.
-    fn count_with_commands(commands: usize) -> CommandCount {
+    fn command_count_after_commands(commands: usize) -> CommandCount {
         let mut count = CommandCount::default();
         for _ in 0..commands {
             count.add(Some(Verb::Noop), false, 100);
@@ -98,13 +102,13 @@ mod tests {
 
     #[test]
     fn command_limit_is_exceeded_by_command_101() {
-        assert!(!count_with_commands(100).is_exceeded());
-        assert!(count_with_commands(101).is_exceeded());
+        assert!(!command_count_after_commands(100).is_command_limit_exceeded());
+        assert!(command_count_after_commands(101).is_command_limit_exceeded());
     }
 
     #[test]
     fn transaction_commands_count_only_when_it_ends_unsaved() {
-        let mut count = count_with_commands(95);
+        let mut count = command_count_after_commands(95);
         count.add(Some(Verb::Mail), true, 100);
         for _ in 0..100 {
             count.add(Some(Verb::Rcpt), true, 100);
@@ -112,22 +116,22 @@ mod tests {
         for _ in 0..1_000 {
             count.add(Some(Verb::Bdat), true, 100);
         }
-        assert!(!count.is_exceeded());
-        count.count_ended_transaction();
-        assert!(count.is_exceeded());
-        count.reset();
-        assert!(!count.is_exceeded());
+        assert!(!count.is_command_limit_exceeded());
+        count.add_commands_of_ended_transaction();
+        assert!(count.is_command_limit_exceeded());
+        count.reset_after_saved_mail();
+        assert!(!count.is_command_limit_exceeded());
     }
 
     #[test]
     fn excess_recipients_and_other_commands_in_a_transaction_count_at_once() {
-        let mut count = count_with_commands(98);
+        let mut count = command_count_after_commands(98);
         for _ in 0..3 {
             count.add(Some(Verb::Rcpt), true, 2);
         }
         count.add(Some(Verb::Noop), true, 2);
-        assert!(!count.is_exceeded());
+        assert!(!count.is_command_limit_exceeded());
         count.add(None, true, 2);
-        assert!(count.is_exceeded());
+        assert!(count.is_command_limit_exceeded());
     }
 }

@@ -8,7 +8,7 @@ use crate::smtp::content::MessageContent;
 use crate::smtp::data::{ContentSink, DataReader};
 use crate::smtp::input::InputBuffer;
 use crate::smtp::reply::{self, Reply};
-use crate::smtp::step::{DiscardReason, Envelope, ReceivedContentProgress};
+use crate::smtp::step::{ContentDiscardReason, Envelope, ReceivedContentProgress};
 
 impl Session {
     /// Returns the progress of the message content that is being received or, between messages, of the last content.
@@ -17,16 +17,19 @@ impl Session {
     }
 
     /// Returns the reason why content is being discarded; `None` if content is being stored or no content is expected.
-    pub fn discard_reason(&self) -> Option<DiscardReason> {
+    pub fn discard_reason(&self) -> Option<ContentDiscardReason> {
         match &self.state {
-            SessionState::Data(_, reader) => reader.sink().error().map(DiscardReason::Message),
+            SessionState::Data(_, reader) => reader
+                .content_sink()
+                .content_discard_reason_of_data()
+                .map(ContentDiscardReason::Message),
             SessionState::Chunk(chunk) => chunk.discard_reason(),
             SessionState::Ready | SessionState::Transaction(_) | SessionState::Closed => None,
         }
     }
 
     /// Returns whether content is being discarded, or more chunks of a discarded message are expected.
-    pub fn is_discarding(&self) -> bool {
+    pub fn is_discarding_content(&self) -> bool {
         self.discarding_chunks || self.discard_reason().is_some()
     }
 
@@ -35,7 +38,7 @@ impl Session {
         match mem::replace(&mut self.state, SessionState::Closed) {
             SessionState::Transaction(transaction) if transaction.is_ready_for_data() => {
                 let content = MessageContent::new(self.settings.max_content_octets, &self.budget);
-                self.begin_content();
+                self.restart_content_progress();
                 self.state = SessionState::Data(transaction.envelope, DataReader::new(content));
                 Ok(Reply::new(
                     354,
@@ -44,7 +47,7 @@ impl Session {
                 ))
             }
             state => {
-                let reply = state.sequence_error();
+                let reply = state.out_of_sequence_reply();
                 self.state = state;
                 Ok(reply)
             }
@@ -56,9 +59,12 @@ impl Session {
             return Step::NeedInput;
         };
         let progress = reader.read(input.unconsumed_octets());
-        let is_discarded = reader.sink().error().is_some();
+        let is_discarded = reader
+            .content_sink()
+            .content_discard_reason_of_data()
+            .is_some();
         input.consume(progress.used);
-        self.record_content(progress.used, is_discarded);
+        self.add_to_content_progress(progress.used, is_discarded);
         if !progress.is_end_of_message {
             return Step::NeedInput;
         }
@@ -67,26 +73,30 @@ impl Session {
         else {
             return Step::NeedInput;
         };
-        self.finish_message(envelope, reader.into_sink())
+        self.step_after_end_of_message(envelope, reader.into_sink())
     }
 
-    pub(super) fn finish_message(&mut self, envelope: Envelope, sink: ContentSink) -> Step {
+    pub(super) fn step_after_end_of_message(
+        &mut self,
+        envelope: Envelope,
+        sink: ContentSink,
+    ) -> Step {
         self.stats.data += 1;
-        self.commands.count_ended_transaction();
+        self.commands.add_commands_of_ended_transaction();
         match sink {
             ContentSink::Storing(content) => Step::Save(envelope, content),
             ContentSink::Discarding(error) => Step::RejectMessage(error),
         }
     }
 
-    pub(super) fn begin_content(&mut self) {
+    pub(super) fn restart_content_progress(&mut self) {
         self.progress = ReceivedContentProgress {
             number: self.progress.number + 1,
             ..ReceivedContentProgress::default()
         };
     }
 
-    pub(super) fn record_content(&mut self, octets: usize, is_discarded: bool) {
+    pub(super) fn add_to_content_progress(&mut self, octets: usize, is_discarded: bool) {
         self.progress.octets += octets as u64;
         if is_discarded {
             self.progress.discarded += octets as u64;
@@ -102,7 +112,7 @@ impl MailTransaction {
 
 impl SessionState {
     /// Returns the reply that rejects DATA or BDAT, if the session is in a state in which the command is not allowed.
-    pub(super) fn sequence_error(&self) -> Reply {
+    pub(super) fn out_of_sequence_reply(&self) -> Reply {
         match self {
             SessionState::Transaction(transaction) if transaction.chunks.is_some() => {
                 reply::R503_BDAT_IN_PROGRESS

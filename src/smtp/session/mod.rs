@@ -9,17 +9,17 @@ use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use self::bdat::Chunk;
+use self::bdat::ReceivingBdatChunk;
 use self::command_count::CommandCount;
 use super::command::{self, CommandError, MailCommand, Verb};
-use super::content::{ContentRejection, MemoryBudget, MessageContent};
+use super::content::{ContentLimitError, MemoryBudget, MessageContent};
 use super::data::DataReader;
-use super::extension::{self, OfferedExtensions};
+use super::extension::{self, ConditionalExtensions};
 use super::input::InputBuffer;
-use super::line::{LineReader, SmtpLine};
+use super::line::{LineReader, NextSmtpLineKind};
 use super::policy::SessionSettings;
 use super::reply::{self, Reply};
-use super::step::{Envelope, Expecting, ReceivedContentProgress, SessionStats, Step, TlsState};
+use super::step::{Envelope, ExpectedInput, ReceivedContentProgress, SessionStats, Step, TlsState};
 use super::xclient::{XclientAttributes, XclientState};
 
 /// One SMTP session, from the greeting to its end. It has no socket, clock or store.
@@ -61,7 +61,7 @@ enum SessionState {
     /// Content after DATA is being received.
     Data(Envelope, DataReader),
     /// The octets of a BDAT chunk are being received.
-    Chunk(Chunk),
+    Chunk(ReceivingBdatChunk),
     /// The session has ended; further input is ignored.
     Closed,
 }
@@ -100,7 +100,7 @@ impl Session {
 
     /// Allows XCLIENT from now on, because the peer is a trusted proxy. `header_address` is the client address from the PROXY
     /// header; `None` without such a header.
-    pub fn allow_xclient(&mut self, header_address: Option<IpAddr>) {
+    pub fn enable_xclient(&mut self, header_address: Option<IpAddr>) {
         self.proxy = Some(XclientState::new(header_address));
     }
 
@@ -115,7 +115,7 @@ impl Session {
             SessionState::Data(..) => self.read_data(input),
             SessionState::Chunk(..) => self.read_chunk(input),
             SessionState::Closed => Step::NeedInput,
-            SessionState::Ready | SessionState::Transaction(_) => self.read_line(input),
+            SessionState::Ready | SessionState::Transaction(_) => self.execute_next_line(input),
         };
         match &step {
             Step::NeedInput => return step,
@@ -142,27 +142,27 @@ impl Session {
     /// Continues after a successful TLS handshake; the HELO name and the transaction are discarded ([RFC 3207 §4.2]).
     ///
     /// [RFC 3207 §4.2]: https://www.rfc-editor.org/rfc/rfc3207#section-4.2
-    pub fn tls_started(&mut self) {
+    pub fn reset_after_tls_handshake(&mut self) {
         self.tls = TlsState::On;
         self.helo = None;
         self.state = SessionState::Ready;
-        self.commands.count_ended_transaction();
+        self.commands.add_commands_of_ended_transaction();
     }
 
     /// Resets the count of commands, because the mail of the last [`Step::Save`] was saved.
     pub fn reset_command_count(&mut self) {
-        self.commands.reset();
+        self.commands.reset_after_saved_mail();
     }
 
     /// Returns the kind of input that is expected next.
-    pub fn expecting(&self) -> Expecting {
+    pub fn expected_input(&self) -> ExpectedInput {
         match self.state {
-            SessionState::Data(..) | SessionState::Chunk(..) => Expecting::Content,
+            SessionState::Data(..) | SessionState::Chunk(..) => ExpectedInput::Content,
             SessionState::Transaction(MailTransaction {
                 chunks: Some(_), ..
-            }) => Expecting::Content,
-            SessionState::Transaction(_) => Expecting::TransactionCommand,
-            SessionState::Ready | SessionState::Closed => Expecting::Command,
+            }) => ExpectedInput::Content,
+            SessionState::Transaction(_) => ExpectedInput::TransactionCommand,
+            SessionState::Ready | SessionState::Closed => ExpectedInput::Command,
         }
     }
 
@@ -175,7 +175,7 @@ impl Session {
     }
 
     /// Returns the protocol word for the Received field ([RFC 3848](https://www.rfc-editor.org/rfc/rfc3848), RFC 6531 §4.3).
-    pub fn protocol(&self, envelope: &Envelope) -> &'static str {
+    pub fn received_field_protocol(&self, envelope: &Envelope) -> &'static str {
         let extended = self.helo.as_ref().is_some_and(|helo| helo.extended);
         match (envelope.smtputf8, extended, self.tls == TlsState::On) {
             (true, _, false) => "UTF8SMTP",
@@ -187,7 +187,7 @@ impl Session {
     }
 
     /// Returns the counters of the session.
-    pub fn stats(&self) -> SessionStats {
+    pub fn session_counters(&self) -> SessionStats {
         self.stats
     }
 
@@ -200,17 +200,20 @@ impl Session {
         clippy::indexing_slicing,
         reason = "a complete line is there, and ends in CR LF"
     )]
-    fn read_line(&mut self, input: &mut InputBuffer) -> Step {
-        let octets = match self.lines.next_line(input) {
-            SmtpLine::Complete(octets) => octets,
-            SmtpLine::Partial => return Step::NeedInput,
-            SmtpLine::TooLong if command::is_http_request(input.unconsumed_octets()) => {
+    fn execute_next_line(&mut self, input: &mut InputBuffer) -> Step {
+        let octets = match self.lines.find_next_smtp_line(input) {
+            NextSmtpLineKind::Complete(octets) => octets,
+            NextSmtpLineKind::Partial => return Step::NeedInput,
+            NextSmtpLineKind::TooLong if command::is_http_request(input.unconsumed_octets()) => {
                 return Step::Close(reply::R500_HTTP_REQUEST);
             }
-            SmtpLine::TooLong => {
-                return reject_line(input.unconsumed_octets(), reply::R500_LINE_TOO_LONG);
+            NextSmtpLineKind::TooLong => {
+                return step_for_rejected_line(
+                    input.unconsumed_octets(),
+                    reply::R500_LINE_TOO_LONG,
+                );
             }
-            SmtpLine::BareLf => return Step::Close(reply::R500_BARE_LF),
+            NextSmtpLineKind::BareLf => return Step::Close(reply::R500_BARE_LF),
         };
         let line = &input.unconsumed_octets()[..octets - 2];
         if self.settings.verbose {
@@ -220,21 +223,26 @@ impl Session {
         let (verb, step) = if command::is_http_request(line) {
             (None, Some(Step::Close(reply::R500_HTTP_REQUEST)))
         } else if line.iter().any(|octet| matches!(octet, b'\r' | 0)) {
-            (None, Some(reject_line(line, reply::R500_BAD_OCTETS)))
+            (
+                None,
+                Some(step_for_rejected_line(line, reply::R500_BAD_OCTETS)),
+            )
         } else {
-            let (verb, argument) = command::split_line(line);
+            let (verb, argument) = command::split_verb_and_argument(line);
             self.discarding_chunks &= verb == Some(Verb::Bdat);
             let step = match verb {
-                Some(verb) => self.execute(verb, argument),
-                None => Some(reject_line(line, reply::R500_UNKNOWN_VERB)),
+                Some(verb) => self.execute_command(verb, argument),
+                None => Some(step_for_rejected_line(line, reply::R500_UNKNOWN_VERB)),
             };
             (verb, step)
         };
-        self.count_command(verb, was_in_transaction);
+        self.count_toward_command_limit(verb, was_in_transaction);
         input.consume(octets);
         match step {
             Some(step @ (Step::Quit(_) | Step::Close(_))) => step,
-            _ if self.commands.is_exceeded() => Step::Close(reply::R421_TOO_MANY_COMMANDS),
+            _ if self.commands.is_command_limit_exceeded() => {
+                Step::Close(reply::R421_TOO_MANY_COMMANDS)
+            }
             Some(Step::StartTls(_)) if !input.unconsumed_octets().is_empty() => {
                 Step::Close(reply::R454_PIPELINED_STARTTLS)
             }
@@ -244,36 +252,36 @@ impl Session {
     }
 
     /// Executes a command. Returns `None` after BDAT if the octets of a chunk follow.
-    fn execute(&mut self, verb: Verb, argument: &[u8]) -> Option<Step> {
+    fn execute_command(&mut self, verb: Verb, argument: &[u8]) -> Option<Step> {
         let outcome = match verb {
-            Verb::Helo => self.helo(argument, false).map(Step::Reply),
-            Verb::Ehlo => self.helo(argument, true).map(Step::Reply),
-            Verb::Mail => self.mail(argument),
+            Verb::Helo => self.handle_helo(argument, false).map(Step::Reply),
+            Verb::Ehlo => self.handle_helo(argument, true).map(Step::Reply),
+            Verb::Mail => self.handle_mail(argument),
             Verb::Rcpt => self.rcpt(argument),
             Verb::Data => self.handle_data(argument).map(Step::Reply),
-            Verb::Bdat => return self.bdat(argument),
-            Verb::Rset => self.rset(argument).map(Step::Reply),
+            Verb::Bdat => return self.handle_bdat(argument),
+            Verb::Rset => self.handle_rset(argument).map(Step::Reply),
             Verb::Noop => Ok(Step::Reply(reply::R250_OK)),
             Verb::Vrfy => Ok(Step::Reply(reply::R252_CANNOT_VERIFY)),
             Verb::Help => Ok(Step::Reply(reply::R214_HELP)),
             Verb::Quit => {
                 command::check_no_argument(argument).map(|()| Step::Quit(reply::R221_BYE))
             }
-            Verb::StartTls => self.start_tls(argument),
-            Verb::Xclient => self.xclient(argument),
+            Verb::StartTls => self.handle_starttls(argument),
+            Verb::Xclient => self.handle_xclient(argument),
             Verb::Expn | Verb::NotImplemented => Ok(Step::Reply(reply::R502_NOT_IMPLEMENTED)),
         };
         Some(outcome.unwrap_or_else(|error| Step::Reply(error.into())))
     }
 
-    fn helo(&mut self, argument: &[u8], extended: bool) -> Result<Reply, CommandError> {
+    fn handle_helo(&mut self, argument: &[u8], extended: bool) -> Result<Reply, CommandError> {
         let name = command::parse_helo_name(argument)?.to_owned();
         self.helo = Some(Helo { name, extended });
         self.state = SessionState::Ready;
         self.stats.helo += 1;
         let settings = &self.settings;
         Ok(if extended {
-            let offer = OfferedExtensions {
+            let offer = ConditionalExtensions {
                 chunking: self.chunking_allowed(),
                 starttls: self.tls == TlsState::Offered,
                 xclient: self.proxy.is_some(),
@@ -284,7 +292,7 @@ impl Session {
         })
     }
 
-    fn mail(&mut self, argument: &[u8]) -> Result<Step, CommandError> {
+    fn handle_mail(&mut self, argument: &[u8]) -> Result<Step, CommandError> {
         if self.helo.is_none() {
             return Ok(Step::Reply(reply::R503_SEND_HELO_FIRST));
         }
@@ -294,7 +302,7 @@ impl Session {
         let mail = MailCommand::parse(argument)?;
         let max = self.settings.max_content_octets as u64;
         if mail.parameters.size.is_some_and(|size| size > max) {
-            return Ok(Step::RejectMessage(ContentRejection::TooLarge));
+            return Ok(Step::RejectMessage(ContentLimitError::TooLarge));
         }
         let envelope = Envelope {
             reverse_path: mail.reverse_path,
@@ -307,13 +315,13 @@ impl Session {
         Ok(Step::Reply(reply::R250_SENDER_OK))
     }
 
-    fn rset(&mut self, argument: &[u8]) -> Result<Reply, CommandError> {
+    fn handle_rset(&mut self, argument: &[u8]) -> Result<Reply, CommandError> {
         command::check_no_argument(argument)?;
         self.state = SessionState::Ready;
         Ok(reply::R250_OK)
     }
 
-    fn start_tls(&self, argument: &[u8]) -> Result<Step, CommandError> {
+    fn handle_starttls(&self, argument: &[u8]) -> Result<Step, CommandError> {
         if self.tls == TlsState::Unavailable {
             return Ok(Step::Reply(reply::R502_NOT_IMPLEMENTED));
         }
@@ -325,7 +333,7 @@ impl Session {
     }
 
     /// Executes XCLIENT: the session starts over for the client of a trusted proxy. HELO or EHLO is required again.
-    fn xclient(&mut self, argument: &[u8]) -> Result<Step, CommandError> {
+    fn handle_xclient(&mut self, argument: &[u8]) -> Result<Step, CommandError> {
         let Some(proxy) = &mut self.proxy else {
             return Ok(Step::RejectXclient);
         };
@@ -334,7 +342,7 @@ impl Session {
         }
         let attributes = XclientAttributes::parse(argument)?;
         let address = attributes.address;
-        if !proxy.apply(attributes) {
+        if !proxy.apply_xclient_attributes(attributes) {
             return Ok(Step::RejectXclient);
         }
         self.helo = None;
@@ -344,7 +352,7 @@ impl Session {
 
 /// Returns the step that rejects a line that is not a valid command. The session ends if the line begins with BDAT,
 /// because an unknown number of content octets follows.
-fn reject_line(line: &[u8], reply: Reply) -> Step {
+fn step_for_rejected_line(line: &[u8], reply: Reply) -> Step {
     match command::begins_with_bdat(line) {
         true => Step::Close(reply),
         false => Step::Reply(reply),

@@ -18,10 +18,10 @@ impl Session {
         };
         let path = command::parse_rcpt(argument, envelope.smtputf8)?;
         let settings = &self.settings;
-        if !settings.allowed_hosts.accepts(&path) {
+        if !settings.allowed_hosts.accepts_recipient_path(&path) {
             return Ok(Step::Reply(reply::R550_RELAY_DENIED));
         }
-        if !settings.can_store(&path) {
+        if !settings.can_store_recipient(&path) {
             return Ok(Step::Reply(reply::R553_RECIPIENT_UNSTORABLE));
         }
         if !envelope.has_recipient(&path) {
@@ -54,7 +54,7 @@ impl Session {
             transaction.envelope.recipients.push(path);
         }
         if let Some(proxy) = &mut self.proxy {
-            proxy.lock_address();
+            proxy.forbid_address_change();
         }
         self.stats.rcpt += 1;
         reply::R250_RECIPIENT_OK
@@ -67,15 +67,15 @@ mod tests {
 
     use super::*;
     use crate::smtp::{
-        AllowedHosts, InputBuffer, MemoryBudget, RecipientHook, SessionSettings,
-        StorableRecipients, TlsState,
+        AllowedHosts, InputBuffer, MemoryBudget, RecipientColumnLimits, RecipientHook,
+        SessionSettings, TlsState,
     };
 
     #[derive(Debug)]
     struct UpTo(usize);
 
-    impl StorableRecipients for UpTo {
-        fn can_store(&self, recipient: &str, _: &str) -> bool {
+    impl RecipientColumnLimits for UpTo {
+        fn can_store_recipient(&self, recipient: &str, _: &str) -> bool {
             recipient.len() <= self.0
         }
     }
@@ -126,7 +126,7 @@ mod tests {
             }
             step => panic!("expected a reply to {command}, but found {step:?}"),
         };
-        reply.code()
+        reply.three_digit_code()
     }
 
     fn rcpt(session: &mut Session, address: &str) -> u16 {
@@ -151,7 +151,7 @@ mod tests {
             .map(ForwardPath::as_str)
             .collect();
         assert_eq!(stored, ["u@ours.test"]);
-        let stats = session.stats();
+        let stats = session.session_counters();
         assert_eq!((stats.rcpt, stats.rcpt_total), (1, 3));
     }
 

@@ -3,7 +3,7 @@
 use mysql::Conn;
 use mysql::prelude::Queryable;
 
-use super::error::duplicate_id;
+use super::error::id_in_duplicate_entry_message;
 use super::error_text::error_words;
 use crate::metrics::Metrics;
 use crate::store::TableName;
@@ -11,25 +11,25 @@ use crate::store::diagnostic::Diagnostic;
 
 /// The range of an AUTO_INCREMENT column `mail_id`, and how much of it is used.
 ///
-/// Two values are equal if their `reported_state` is equal. A finding is therefore logged again for each further tenth of the
-/// range, but not for every new id.
+/// Two values are equal if their `id_usage_for_comparison` is equal. A finding is therefore logged again for each further tenth
+/// of the range, but not for every new id.
 #[derive(Clone, Copy, Debug)]
-pub struct AutoIncrementRange {
+pub struct MailIdRangeUsage {
     /// Largest id that the column's type holds.
     largest: u64,
     used: u64,
     is_used_up: bool,
 }
 
-impl PartialEq for AutoIncrementRange {
-    fn eq(&self, other: &AutoIncrementRange) -> bool {
-        self.reported_state() == other.reported_state()
+impl PartialEq for MailIdRangeUsage {
+    fn eq(&self, other: &MailIdRangeUsage) -> bool {
+        self.id_usage_for_comparison() == other.id_usage_for_comparison()
     }
 }
 
-impl Eq for AutoIncrementRange {}
+impl Eq for MailIdRangeUsage {}
 
-impl AutoIncrementRange {
+impl MailIdRangeUsage {
     /// Determines the used part from `largest` and from `next`, the table's AUTO_INCREMENT value.
     ///
     /// When all ids are used, MariaDB's counter is greater than the largest id. MySQL's counter stops at the largest id; the
@@ -39,7 +39,7 @@ impl AutoIncrementRange {
         table: &TableName,
         largest: u64,
         next: Option<u64>,
-    ) -> AutoIncrementRange {
+    ) -> MailIdRangeUsage {
         // The server reports no AUTO_INCREMENT value before the first row is inserted.
         let next = next.unwrap_or(1);
         let is_used_up = match next.cmp(&largest) {
@@ -51,7 +51,7 @@ impl AutoIncrementRange {
                 last.is_ok_and(|last| last.flatten() == Some(largest.to_string()))
             }
         };
-        AutoIncrementRange {
+        MailIdRangeUsage {
             largest,
             used: next.saturating_sub(1),
             is_used_up,
@@ -59,7 +59,7 @@ impl AutoIncrementRange {
     }
 
     /// Updates how much of the range is used, after an INSERT of `rows` rows. `first` is the id of the first row; 0 if unknown.
-    pub fn record_used_ids(&mut self, first: u64, rows: usize) {
+    pub fn record_used_mail_ids(&mut self, first: u64, rows: usize) {
         if first > 0 {
             self.used = first.saturating_add(rows as u64 - 1);
             self.is_used_up = false;
@@ -67,55 +67,56 @@ impl AutoIncrementRange {
     }
 
     /// Returns a finding with its fix; `None` while less than half of the range is used.
-    pub fn finding(&self, table: &TableName) -> Option<Diagnostic> {
-        let AutoIncrementRange { used, largest, .. } = self;
+    pub fn mail_id_shortage_finding(&self, table: &TableName) -> Option<Diagnostic> {
+        let MailIdRangeUsage { used, largest, .. } = self;
         if self.is_used_up {
-            return self.shortage_reason(table).map(Diagnostic::error);
+            return self.no_mail_ids_left_reason(table).map(Diagnostic::error);
         }
-        (self.used_tenths() >= FIRST_REPORTED_TENTH).then(|| {
+        (self.used_tenths_of_range() >= FIRST_REPORTED_TENTH).then(|| {
             Diagnostic::warning(format!(
                 "GM_MAIL_TABLE: {} % of the ids of column `mail_id` of {table} are used ({used} of {largest}), and no mail \
                  can be saved once all are; run: {}",
                 u128::from(*used) * 100 / u128::from(*largest).max(1),
-                self.fix_statement(table)
+                self.mail_id_alter_statement(table)
             ))
         })
     }
 
     /// Returns why no mail can be saved; `None` while ids are left.
-    pub fn shortage_reason(&self, table: &TableName) -> Option<String> {
+    pub fn no_mail_ids_left_reason(&self, table: &TableName) -> Option<String> {
         self.is_used_up.then(|| {
             format!(
                 "GM_MAIL_TABLE: column `mail_id` of {table} has no ids left, so no mail can be saved; run: {}",
-                self.fix_statement(table)
+                self.mail_id_alter_statement(table)
             )
         })
     }
 
     /// Returns whether at least two ids are left. A single remaining id cannot be detected on MySQL: the counter stays at the
     /// largest id, even if the transaction that used this id was rolled back.
-    pub fn has_free_ids(&self) -> bool {
+    pub fn has_two_free_ids(&self) -> bool {
         self.used.saturating_add(1) < self.largest
     }
 
-    fn fix_statement(&self, table: &TableName) -> String {
+    fn mail_id_alter_statement(&self, table: &TableName) -> String {
         match self.largest {
             // No integer type is wider than `bigint unsigned`, so the fix gives new ids to all rows.
             u64::MAX => format!(
                 "ALTER TABLE {table} DROP COLUMN `mail_id`, ADD COLUMN `mail_id` bigint unsigned NOT NULL \
                  AUTO_INCREMENT PRIMARY KEY FIRST"
             ),
-            _ => widen_column(table),
+            _ => widen_mail_id_statement(table),
         }
     }
 
-    fn used_tenths(&self) -> u128 {
+    fn used_tenths_of_range(&self) -> u128 {
         u128::from(self.used) * 10 / u128::from(self.largest).max(1)
     }
 
     /// Returns the values that `==` compares: the largest id, the used tenths (0 below half), and whether all ids are used.
-    fn reported_state(&self) -> (u64, u128, bool) {
-        let tenths = Some(self.used_tenths()).filter(|tenths| *tenths >= FIRST_REPORTED_TENTH);
+    fn id_usage_for_comparison(&self) -> (u64, u128, bool) {
+        let tenths =
+            Some(self.used_tenths_of_range()).filter(|tenths| *tenths >= FIRST_REPORTED_TENTH);
         (self.largest, tenths.unwrap_or_default(), self.is_used_up)
     }
 
@@ -127,14 +128,14 @@ impl AutoIncrementRange {
 
 /// Returns the text of the AUTO_INCREMENT error `error` with the statement that fixes it. `ids` is the range of `mail_id` as
 /// last read; `None` if `mail_id` is not an AUTO_INCREMENT column.
-pub fn counter_error_text(
+pub fn auto_increment_error_text(
     error: &mysql::Error,
     table: &TableName,
-    ids: Option<&AutoIncrementRange>,
+    ids: Option<&MailIdRangeUsage>,
 ) -> String {
     let words = error_words(error);
     let duplicate = match error {
-        mysql::Error::MySqlError(error) => duplicate_id(&error.message),
+        mysql::Error::MySqlError(error) => id_in_duplicate_entry_message(&error.message),
         _ => None,
     };
     // If the duplicate id is below 99 % of the range, ids are left, but the counter is below existing ids, for example after a
@@ -149,11 +150,14 @@ pub fn counter_error_text(
     }
     format!(
         "GM_MAIL_TABLE: column `mail_id` of {table} has no ids left: {words}; run: {}",
-        ids.map_or_else(|| widen_column(table), |ids| ids.fix_statement(table))
+        ids.map_or_else(
+            || widen_mail_id_statement(table),
+            |ids| ids.mail_id_alter_statement(table)
+        )
     )
 }
 
-fn widen_column(table: &TableName) -> String {
+fn widen_mail_id_statement(table: &TableName) -> String {
     format!("ALTER TABLE {table} MODIFY `mail_id` bigint unsigned NOT NULL AUTO_INCREMENT")
 }
 
@@ -167,13 +171,15 @@ mod tests {
     #[test]
     fn ids_are_reported_from_half_of_the_range_on() {
         let table = TableName::default();
-        let ids = |used, largest, is_used_up| AutoIncrementRange {
+        let ids = |used, largest, is_used_up| MailIdRangeUsage {
             largest,
             used,
             is_used_up,
         };
-        let finding =
-            |ids: AutoIncrementRange| ids.finding(&table).map(|finding| finding.to_string());
+        let finding = |ids: MailIdRangeUsage| {
+            ids.mail_id_shortage_finding(&table)
+                .map(|finding| finding.to_string())
+        };
         assert_eq!(finding(ids(63, 127, false)), None);
         assert_eq!(
             finding(ids(64, 127, false)).as_deref(),
@@ -201,24 +207,24 @@ mod tests {
 
     #[test]
     fn insert_updates_the_used_ids() {
-        let mut ids = AutoIncrementRange {
+        let mut ids = MailIdRangeUsage {
             largest: 127,
             used: 0,
             is_used_up: true,
         };
-        ids.record_used_ids(0, 5);
+        ids.record_used_mail_ids(0, 5);
         assert_eq!((ids.used, ids.is_used_up), (0, true));
-        ids.record_used_ids(60, 5);
+        ids.record_used_mail_ids(60, 5);
         assert_eq!((ids.used, ids.is_used_up), (64, false));
-        assert!(ids.has_free_ids());
-        ids.record_used_ids(126, 1);
-        assert!(!ids.has_free_ids(), "the last id may be used");
-        ids.record_used_ids(u64::MAX, 5);
+        assert!(ids.has_two_free_ids());
+        ids.record_used_mail_ids(126, 1);
+        assert!(!ids.has_two_free_ids(), "the last id may be used");
+        ids.record_used_mail_ids(u64::MAX, 5);
         assert_eq!(ids.used, u64::MAX);
     }
 
     #[test]
-    fn counter_error_suggests_the_matching_fix() {
+    fn auto_increment_error_suggests_the_matching_fix() {
         let table = TableName::default();
         let duplicate = |id: &str| {
             mysql::Error::MySqlError(mysql::MySqlError {
@@ -227,17 +233,18 @@ mod tests {
                 code: 1062,
             })
         };
-        let ids = AutoIncrementRange {
+        let ids = MailIdRangeUsage {
             largest: 127,
             used: 127,
             is_used_up: false,
         };
-        let last = counter_error_text(&duplicate("127"), &table, Some(&ids));
+        let last = auto_increment_error_text(&duplicate("127"), &table, Some(&ids));
         assert!(last.contains("no ids left"), "{last}");
         assert!(last.ends_with("MODIFY `mail_id` bigint unsigned NOT NULL AUTO_INCREMENT"));
-        let middle = counter_error_text(&duplicate("12-2026-01-01 00:00:00"), &table, Some(&ids));
+        let middle =
+            auto_increment_error_text(&duplicate("12-2026-01-01 00:00:00"), &table, Some(&ids));
         assert!(middle.contains("AUTO_INCREMENT = 1"), "{middle}");
-        let unknown = counter_error_text(&duplicate("12"), &table, None);
+        let unknown = auto_increment_error_text(&duplicate("12"), &table, None);
         assert!(unknown.contains("no ids left"), "{unknown}");
     }
 }

@@ -1,14 +1,14 @@
 //! A failed attempt to save part of a batch, and the end of its transaction.
 
 use super::MySqlStore;
-use super::error::ErrorClass;
+use super::error::MySqlErrorClass;
 use super::pool::PooledDbConnection;
 use super::unknown_commit::{UnknownCommit, is_certainly_rolled_back};
 
 /// A failed attempt to save part of a batch.
 pub struct BatchFailure {
     /// What the error means for the batch.
-    pub class: ErrorClass,
+    pub class: MySqlErrorClass,
     /// The error as text for the log.
     pub text: String,
     /// The COMMIT whose outcome is unknown; `None` if no COMMIT was sent or it was certainly rolled back.
@@ -17,18 +17,18 @@ pub struct BatchFailure {
 
 impl BatchFailure {
     /// Returns the failure of a batch that got no connection.
-    pub fn unreachable(text: &str) -> BatchFailure {
+    pub fn database_unreachable_failure(text: &str) -> BatchFailure {
         BatchFailure {
-            class: ErrorClass::ConnectionLost,
+            class: MySqlErrorClass::ConnectionLost,
             text: format!("the database cannot be reached: {text}"),
             unknown_commit: None,
         }
     }
 
     /// Returns the failure of a batch whose deadline has passed.
-    pub fn deadline_passed() -> BatchFailure {
+    pub fn batch_deadline_failure() -> BatchFailure {
         BatchFailure {
-            class: ErrorClass::ConnectionLost,
+            class: MySqlErrorClass::ConnectionLost,
             text: "the database took too long".to_owned(),
             unknown_commit: None,
         }
@@ -45,24 +45,24 @@ impl MySqlStore {
         error: &mysql::Error,
         commit: Option<Box<UnknownCommit>>,
     ) -> BatchFailure {
-        let class = ErrorClass::classify(error);
+        let class = MySqlErrorClass::classify_mysql_error(error);
         match class {
-            ErrorClass::Schema => {
+            MySqlErrorClass::Schema => {
                 let connector = &self.connector;
-                let _ = connection.with_timeout(|conn| {
+                let _ = connection.call_driver_with_timeout(|conn| {
                     connector.refresh_table_info(conn);
                     Ok(())
                 });
                 connection.broken = true;
             }
-            ErrorClass::Busy | ErrorClass::ValueOutOfRange => connection.broken = true,
-            ErrorClass::ReadOnly => {
+            MySqlErrorClass::Busy | MySqlErrorClass::ValueOutOfRange => connection.broken = true,
+            MySqlErrorClass::ReadOnly => {
                 let hosts = self.connector.hosts();
                 hosts.mark_standby(connection.server.host, &error.to_string());
                 connection.broken = true;
             }
             // The host is marked as down even if it answered a moment ago, because another host may save the batch sooner.
-            ErrorClass::ConnectionLost | ErrorClass::NotReady => {
+            MySqlErrorClass::ConnectionLost | MySqlErrorClass::NotReady => {
                 let hosts = self.connector.hosts();
                 hosts.mark_down(connection.server.host, &error.to_string());
                 connection.broken = true;
@@ -70,18 +70,21 @@ impl MySqlStore {
             // While the outcome of the COMMIT is unknown, it is also unknown whether the connection still has an open
             // transaction.
             _ if commit.is_some() && !is_certainly_rolled_back(error) => connection.broken = true,
-            ErrorClass::Retry | ErrorClass::Full | ErrorClass::NoMemory | ErrorClass::Mail => {
+            MySqlErrorClass::Retry
+            | MySqlErrorClass::Full
+            | MySqlErrorClass::NoMemory
+            | MySqlErrorClass::Mail => {
                 connection.roll_back();
             }
-            ErrorClass::IdsUsedUp => connection.roll_back(),
+            MySqlErrorClass::IdsUsedUp => connection.roll_back(),
         }
         BatchFailure {
             class,
             text: match class {
-                ErrorClass::IdsUsedUp => self
+                MySqlErrorClass::IdsUsedUp => self
                     .connector
-                    .report_ids_used_up(error, &connection.table_info),
-                ErrorClass::Schema => format!(
+                    .report_mail_ids_used_up(error, &connection.table_info),
+                MySqlErrorClass::Schema => format!(
                     "{error}; `goguerrilla check` names the fix, `goguerrilla schema` prints the table"
                 ),
                 _ => error.to_string(),

@@ -7,15 +7,15 @@ use std::time::Instant;
 use super::MySqlStore;
 use super::backoff::{MAX_RETRY_PAUSE, MIN_RETRY_PAUSE, jittered};
 use super::batch_failure::BatchFailure;
-use super::error::ErrorClass;
+use super::error::MySqlErrorClass;
 use super::insert::insert_rows;
 use super::pool::PooledDbConnection;
 use super::unknown_commit::UnknownCommit;
-use super::writer_connection::DbConnectionWait;
+use super::writer_connection::DatabaseConnectionWait;
 use crate::mail::Mail;
 use crate::store::SaveError;
 use crate::store::queue::bisect::BatchError;
-use crate::store::redis::BodyLocations;
+use crate::store::redis::BodiesInRedis;
 
 impl MySqlStore {
     /// Commits `part` completely or not at all; retries until the batch's deadline. `inserted` is the result of the first
@@ -23,7 +23,7 @@ impl MySqlStore {
     pub(super) fn commit_batch_part(
         &mut self,
         part: &[Mail],
-        bodies_in: &BodyLocations,
+        bodies_in: &BodiesInRedis,
         mut inserted: Option<Result<PooledDbConnection, BatchFailure>>,
     ) -> Result<(), BatchError> {
         let mut pause = MIN_RETRY_PAUSE;
@@ -31,7 +31,7 @@ impl MySqlStore {
         loop {
             if Instant::now() > self.deadline {
                 // If the batch was split, the earlier parts may have used up the time limit of the batch.
-                let error = SaveError::unavailable(BatchFailure::deadline_passed().text);
+                let error = SaveError::unavailable(BatchFailure::batch_deadline_failure().text);
                 return Err(BatchError::Store(error));
             }
             let inserted =
@@ -40,42 +40,44 @@ impl MySqlStore {
                 return Ok(());
             };
             if let Some(commit) = failure.unknown_commit {
-                return self.resolve_unknown_commit(part, bodies_in, &commit);
+                return self.store_missing_after_unknown_commit(part, bodies_in, &commit);
             }
             let unavailable = SaveError::unavailable(failure.text.clone());
             match failure.class {
-                ErrorClass::Full => return Err(BatchError::Store(SaveError::full(failure.text))),
-                ErrorClass::Schema | ErrorClass::IdsUsedUp => {
+                MySqlErrorClass::Full => {
+                    return Err(BatchError::Store(SaveError::full(failure.text)));
+                }
+                MySqlErrorClass::Schema | MySqlErrorClass::IdsUsedUp => {
                     return Err(BatchError::Store(unavailable));
                 }
-                ErrorClass::NoMemory => {
+                MySqlErrorClass::NoMemory => {
                     return Err(BatchError::Mail(SaveError::full(failure.text)));
                 }
-                ErrorClass::Mail => {
+                MySqlErrorClass::Mail => {
                     return Err(BatchError::Mail(SaveError::refused(failure.text)));
                 }
                 // The table may have been altered after a pooled connection read its columns. Each retry replaces one
                 // connection, so after `max_size` retries the known columns are current, and the mail itself is the cause.
-                ErrorClass::ValueOutOfRange if value_retries > self.pool.max_size() => {
+                MySqlErrorClass::ValueOutOfRange if value_retries > self.pool.max_size() => {
                     return Err(BatchError::Mail(SaveError::refused(failure.text)));
                 }
-                ErrorClass::ValueOutOfRange => value_retries += 1,
-                ErrorClass::ReadOnly => {
+                MySqlErrorClass::ValueOutOfRange => value_retries += 1,
+                MySqlErrorClass::ReadOnly => {
                     read_only_answers += 1;
-                    if read_only_answers >= self.connector.hosts().count() {
+                    if read_only_answers >= self.connector.hosts().host_count() {
                         return Err(BatchError::Store(unavailable));
                     }
                 }
-                ErrorClass::ConnectionLost
-                | ErrorClass::Retry
-                | ErrorClass::NotReady
-                | ErrorClass::Busy => {}
+                MySqlErrorClass::ConnectionLost
+                | MySqlErrorClass::Retry
+                | MySqlErrorClass::NotReady
+                | MySqlErrorClass::Busy => {}
             }
-            let is_lost = failure.class == ErrorClass::ConnectionLost;
+            let is_lost = failure.class == MySqlErrorClass::ConnectionLost;
             if Instant::now() + pause > self.deadline || self.connector.is_retry_futile(is_lost) {
                 return Err(BatchError::Store(unavailable));
             }
-            if failure.class != ErrorClass::ValueOutOfRange {
+            if failure.class != MySqlErrorClass::ValueOutOfRange {
                 thread::sleep(jittered(pause));
                 pause = (pause * 2).min(MAX_RETRY_PAUSE);
             }
@@ -86,9 +88,9 @@ impl MySqlStore {
     pub(super) fn insert_batch_part(
         &mut self,
         part: &[Mail],
-        bodies_in: &BodyLocations,
+        bodies_in: &BodiesInRedis,
     ) -> Result<PooledDbConnection, BatchFailure> {
-        let mut connection = self.begin_transaction(DbConnectionWait::UntilDeadline)?;
+        let mut connection = self.begin_transaction(DatabaseConnectionWait::UntilDeadline)?;
         let table = self.connector.table();
         let known_ids = connection.table_info.auto_increment;
         match insert_rows(&mut connection, table, part, bodies_in, &HashSet::new()) {
@@ -106,15 +108,15 @@ impl MySqlStore {
         if Instant::now() > self.deadline {
             // The clients get 451 and send the mails again, so a COMMIT now would store them twice.
             connection.roll_back();
-            return Err(BatchFailure::deadline_passed());
+            return Err(BatchFailure::batch_deadline_failure());
         }
         if let Some(reason) = self
             .connector
             .hanging_commits()
-            .hang_reason(connection.server.host)
+            .commit_hang_reason(connection.server.host)
         {
             connection.broken = true;
-            return Err(BatchFailure::unreachable(&reason));
+            return Err(BatchFailure::database_unreachable_failure(&reason));
         }
         let sent_at = Instant::now();
         if let Err(error) = connection.commit() {

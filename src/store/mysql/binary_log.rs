@@ -22,7 +22,7 @@ pub fn unsafe_sync_binlog(connection: &mut Conn) -> mysql::Result<Option<u64>> {
     let rows: mysql::Result<Vec<Row>> = connection.query(statement);
     match rows {
         // `from_row_opt` is used because the driver panics if a NULL is converted to a `String`.
-        Ok(rows) => Ok(unsynced_value(
+        Ok(rows) => Ok(unsafe_sync_binlog_value(
             rows.into_iter().filter_map(|row| from_row_opt(row).ok()),
         )),
         Err(mysql::Error::MySqlError(_)) => Ok(None),
@@ -30,7 +30,7 @@ pub fn unsafe_sync_binlog(connection: &mut Conn) -> mysql::Result<Option<u64>> {
     }
 }
 
-fn unsynced_value(variables: impl IntoIterator<Item = (String, String)>) -> Option<u64> {
+fn unsafe_sync_binlog_value(variables: impl IntoIterator<Item = (String, String)>) -> Option<u64> {
     let lower = |(name, value): (String, String)| (name.to_ascii_lowercase(), value);
     let variables: HashMap<String, String> = variables.into_iter().map(lower).collect();
     let value = |name: &str| variables.get(name).map_or("", String::as_str);
@@ -65,11 +65,11 @@ mod tests {
             ];
             let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
             assert_eq!(
-                unsynced_value(variables),
+                unsafe_sync_binlog_value(variables),
                 want,
                 "{log} {sync_binlog} {flush} {engine}"
             );
         }
-        assert_eq!(unsynced_value([]), None);
+        assert_eq!(unsafe_sync_binlog_value([]), None);
     }
 }

@@ -3,7 +3,7 @@
 use crate::mail::Mail;
 use crate::metrics::{BodyLocation, Metrics};
 use crate::store::redis::cluster::ClusterBodyWriter;
-use crate::store::redis::{BodyLocations, PendingBodyWrite, RedisBodyWriter};
+use crate::store::redis::{BodiesInRedis, PendingBodyWrite, RedisBodyWriter};
 
 /// The configured location of bodies.
 pub enum BodyStore {
@@ -36,16 +36,16 @@ impl BodyStore {
         batch: &[Mail],
         pending: Option<&PendingBodyWrite>,
         metrics: &Metrics,
-    ) -> BodyLocations {
+    ) -> BodiesInRedis {
         let are_stored = match self {
-            BodyStore::Cluster(bodies) => return bodies.store(batch),
+            BodyStore::Cluster(bodies) => return bodies.store_batch_bodies(batch),
             BodyStore::Redis(bodies) => pending.is_some_and(|pending| bodies.finish_store(pending)),
-            BodyStore::Table => return BodyLocations::Table,
+            BodyStore::Table => return BodiesInRedis::Table,
         };
         let count = batch.iter().map(|mail| mail.recipients().len()).sum();
         let (label, location) = match are_stored {
-            true => (BodyLocation::Redis, BodyLocations::Redis),
-            false => (BodyLocation::Table, BodyLocations::Table),
+            true => (BodyLocation::Redis, BodiesInRedis::Redis),
+            false => (BodyLocation::Table, BodiesInRedis::Table),
         };
         metrics.bodies.add(label, count);
         location

@@ -13,11 +13,11 @@ use crate::sync::lock;
 /// Deadlines of the calls in progress, one per connection. An entry must be removed before its socket is closed, because the
 /// kernel may reuse the descriptor number for another socket, which would then be shut down.
 #[derive(Default)]
-pub struct CallWatchdog {
+pub struct DatabaseCallWatchdog {
     deadlines: Mutex<HashMap<RawFd, Instant>>,
 }
 
-impl CallWatchdog {
+impl DatabaseCallWatchdog {
     /// Registers the start of a database call on `socket`. The call is aborted if it takes longer than `timeout`.
     pub fn begin(&self, socket: RawFd, timeout: Duration) {
         lock(&self.deadlines).insert(socket, Instant::now() + timeout);
@@ -46,7 +46,7 @@ impl CallWatchdog {
 ///
 /// # Errors
 /// The thread cannot be started.
-pub fn spawn_call_watchdog(watchdog: &Arc<CallWatchdog>) -> std::io::Result<()> {
+pub fn spawn_call_watchdog(watchdog: &Arc<DatabaseCallWatchdog>) -> std::io::Result<()> {
     let watchdog = Arc::downgrade(watchdog);
     let scan = move || {
         while let Some(watchdog) = watchdog.upgrade() {

@@ -4,7 +4,7 @@ use std::io;
 
 /// Returns whether an attempt to connect failed without a timeout: no server listens at the address, or the address cannot be
 /// reached.
-pub fn is_immediate_failure(error: &mysql::Error) -> bool {
+pub fn is_immediate_connect_failure(error: &mysql::Error) -> bool {
     use std::io::ErrorKind::{
         AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable, NotFound,
         PermissionDenied,
@@ -22,7 +22,7 @@ pub fn is_immediate_failure(error: &mysql::Error) -> bool {
 
 /// Returns whether the connection was refused. No process listens at the address then, so the server process and all its
 /// transactions have ended.
-pub fn is_refused(error: &mysql::Error) -> bool {
+pub fn is_connection_refused(error: &mysql::Error) -> bool {
     io_error_kind(error) == Some(io::ErrorKind::ConnectionRefused)
 }
 

@@ -11,15 +11,15 @@ use mysql::prelude::Queryable;
 use mysql::{Conn, Statement};
 use nix::sys::socket::{Shutdown, shutdown};
 
-use super::call_timeout::CallWatchdog;
+use super::call_timeout::DatabaseCallWatchdog;
 use super::driver_panic::{catch_panic, is_panic};
 use super::galera::GaleraNodeView;
 use super::table_info::TableInfo;
 use crate::metrics::Metrics;
 
 /// One connection to the database, with the properties that were read when it was opened.
-pub struct DbConnection {
-    /// The driver's connection. Only [`Self::with_timeout`] and [`Self::run_without_time_limit`] use it.
+pub struct MySqlConnection {
+    /// The driver's connection. Only [`Self::call_driver_with_timeout`] and [`Self::query_without_time_limit`] use it.
     connection: Conn,
     /// Properties of the server and the table.
     pub table_info: TableInfo,
@@ -35,10 +35,10 @@ pub struct DbConnection {
     /// Time of the last successful COMMIT.
     committed_at: Option<Instant>,
     socket: RawFd,
-    watchdog: Arc<CallWatchdog>,
+    watchdog: Arc<DatabaseCallWatchdog>,
     /// The metrics of the server.
     pub metrics: Arc<Metrics>,
-    _counter: OpenConnectionGuard,
+    _counter: OpenMySqlConnectionGuard,
 }
 
 /// The server at the other end of a connection.
@@ -54,17 +54,17 @@ pub struct ConnectedServer {
     pub galera: Option<GaleraNodeView>,
 }
 
-impl DbConnection {
+impl MySqlConnection {
     /// Wraps an open connection of the driver. `open_connections` is 1 higher until the returned value is dropped.
     pub fn new(
         connection: Conn,
         table_info: TableInfo,
         server: ConnectedServer,
-        watchdog: &Arc<CallWatchdog>,
+        watchdog: &Arc<DatabaseCallWatchdog>,
         open_connections: &Arc<AtomicUsize>,
         metrics: &Arc<Metrics>,
-    ) -> DbConnection {
-        DbConnection {
+    ) -> MySqlConnection {
+        MySqlConnection {
             socket: connection.as_raw_fd(),
             connection,
             table_info,
@@ -76,12 +76,12 @@ impl DbConnection {
             committed_at: None,
             watchdog: Arc::clone(watchdog),
             metrics: Arc::clone(metrics),
-            _counter: OpenConnectionGuard::new(open_connections),
+            _counter: OpenMySqlConnectionGuard::new(open_connections),
         }
     }
 
     /// Runs `call`, one call of the database driver. The watchdog aborts `call` after [`CALL_TIMEOUT`].
-    pub fn with_timeout<T>(
+    pub fn call_driver_with_timeout<T>(
         &mut self,
         call: impl FnOnce(&mut Conn) -> mysql::Result<T>,
     ) -> mysql::Result<T> {
@@ -94,7 +94,7 @@ impl DbConnection {
 
     /// Runs a query whose result may be long. The query as a whole has no time limit; each read and write of the socket must
     /// end within the socket timeout.
-    pub fn run_without_time_limit<T>(
+    pub fn query_without_time_limit<T>(
         &mut self,
         query: impl FnOnce(&mut Conn) -> mysql::Result<T>,
     ) -> mysql::Result<T> {
@@ -110,7 +110,7 @@ impl DbConnection {
     /// # Errors
     /// The server returned an error, or the connection broke.
     pub fn enable_implicit_begin(&mut self) -> mysql::Result<()> {
-        self.with_timeout(|conn| conn.query_drop("SET SESSION autocommit = 0"))?;
+        self.call_driver_with_timeout(|conn| conn.query_drop("SET SESSION autocommit = 0"))?;
         self.implicit_begin = true;
         Ok(())
     }
@@ -125,7 +125,7 @@ impl DbConnection {
             && (self.committed_at)
                 .is_some_and(|committed_at| committed_at.elapsed() < LIVENESS_WINDOW);
         if !is_known_alive {
-            self.with_timeout(|conn| conn.query_drop("START TRANSACTION"))?;
+            self.call_driver_with_timeout(|conn| conn.query_drop("START TRANSACTION"))?;
         }
         self.in_transaction = true;
         Ok(())
@@ -137,7 +137,7 @@ impl DbConnection {
     /// # Errors
     /// The server returned an error, or the connection broke.
     pub fn commit(&mut self) -> mysql::Result<()> {
-        self.with_timeout(|conn| conn.query_drop("COMMIT"))?;
+        self.call_driver_with_timeout(|conn| conn.query_drop("COMMIT"))?;
         self.in_transaction = false;
         self.committed_at = Some(Instant::now());
         Ok(())
@@ -145,13 +145,13 @@ impl DbConnection {
 
     /// Rolls the transaction back. If the ROLLBACK fails, the connection is marked as broken.
     pub fn roll_back(&mut self) {
-        let outcome = self.with_timeout(|conn| conn.query_drop("ROLLBACK"));
+        let outcome = self.call_driver_with_timeout(|conn| conn.query_drop("ROLLBACK"));
         self.broken |= outcome.is_err();
         self.in_transaction &= outcome.is_err();
     }
 }
 
-impl Drop for DbConnection {
+impl Drop for MySqlConnection {
     fn drop(&mut self) {
         self.watchdog.end(self.socket);
         if self.broken {
@@ -164,16 +164,16 @@ impl Drop for DbConnection {
 }
 
 /// A guard that counts one open connection until the guard is dropped.
-struct OpenConnectionGuard(Arc<AtomicUsize>);
+struct OpenMySqlConnectionGuard(Arc<AtomicUsize>);
 
-impl OpenConnectionGuard {
-    fn new(count: &Arc<AtomicUsize>) -> OpenConnectionGuard {
+impl OpenMySqlConnectionGuard {
+    fn new(count: &Arc<AtomicUsize>) -> OpenMySqlConnectionGuard {
         count.fetch_add(1, Ordering::SeqCst);
-        OpenConnectionGuard(Arc::clone(count))
+        OpenMySqlConnectionGuard(Arc::clone(count))
     }
 }
 
-impl Drop for OpenConnectionGuard {
+impl Drop for OpenMySqlConnectionGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }

@@ -7,59 +7,63 @@ use std::sync::{Arc, Mutex, Weak};
 
 use mysql::Conn;
 
-use super::auto_increment::{self, AutoIncrementRange};
-use super::call_timeout::CallWatchdog;
-use super::connect_error::is_immediate_failure;
-use super::connection::{CALL_TIMEOUT, ConnectedServer, DbConnection};
-use super::driver_connection::{PROBE_TIMEOUT, open_connection};
+use super::auto_increment::{self, MailIdRangeUsage};
+use super::call_timeout::DatabaseCallWatchdog;
+use super::connect_error::is_immediate_connect_failure;
+use super::connection::{CALL_TIMEOUT, ConnectedServer, MySqlConnection};
+use super::driver_connection::{PROBE_TIMEOUT, open_mysql_driver_connection};
 use super::driver_panic::catch_panic;
 use super::galera::GaleraNodeView;
 use super::hanging::HangingCommits;
-use super::hosts::Hosts;
-use super::settings::{MySqlHost, MySqlSettings};
+use super::hosts::DatabaseHosts;
+use super::settings::{MySqlHostAddress, MySqlSettings};
 use super::table_info::TableInfo;
 use crate::store::TableName;
 use crate::store::health::StoreHealth;
 use crate::sync::lock;
 
 /// Callback that receives the table's properties each time a connection has read them.
-pub type OnTableInfo = Arc<dyn Fn(&TableInfo) + Send + Sync>;
+pub type TableInfoCallback = Arc<dyn Fn(&TableInfo) + Send + Sync>;
 
 /// Makes connections for the pool, for the thread that checks the hosts, and for the look-up after an unanswered COMMIT. Clones
 /// share their state.
 #[derive(Clone)]
 pub struct Connector {
-    shared: Arc<ConnectorState>,
+    shared: Arc<SharedConnectorState>,
 }
 
 /// The state that the clones of a [`Connector`] share.
-pub struct ConnectorState {
+pub struct SharedConnectorState {
     settings: MySqlSettings,
-    on_table_info: OnTableInfo,
+    on_table_info: TableInfoCallback,
     health: StoreHealth,
-    hosts: Hosts,
+    hosts: DatabaseHosts,
     hanging: HangingCommits,
     /// Error of the host tried last, if every host failed without a timeout in the most recent attempt to connect; otherwise
     /// `None`.
     refused: Mutex<Option<String>>,
     /// Number of open connections, including idle ones.
     open_connections: Arc<AtomicUsize>,
-    watchdog: Arc<CallWatchdog>,
+    watchdog: Arc<DatabaseCallWatchdog>,
 }
 
 impl Connector {
     /// Creates a connector that prefers the hosts in the order of the settings.
     pub fn new(
         settings: MySqlSettings,
-        on_table_info: OnTableInfo,
+        on_table_info: TableInfoCallback,
         health: &StoreHealth,
     ) -> Connector {
-        let names = settings.hosts.iter().map(MySqlHost::to_string).collect();
-        let shared = ConnectorState {
+        let names = settings
+            .hosts
+            .iter()
+            .map(MySqlHostAddress::to_string)
+            .collect();
+        let shared = SharedConnectorState {
             settings,
             on_table_info,
             health: health.clone(),
-            hosts: Hosts::new(names),
+            hosts: DatabaseHosts::new(names),
             hanging: HangingCommits::default(),
             refused: Mutex::default(),
             open_connections: Arc::default(),
@@ -71,33 +75,33 @@ impl Connector {
     }
 
     /// Returns a connector over the given shared state.
-    pub fn from_shared(shared: Arc<ConnectorState>) -> Connector {
+    pub fn from_connector_state(shared: Arc<SharedConnectorState>) -> Connector {
         Connector { shared }
     }
 
     /// Returns a weak reference to the shared state.
-    pub fn downgrade(&self) -> Weak<ConnectorState> {
+    pub fn downgrade(&self) -> Weak<SharedConnectorState> {
         Arc::downgrade(&self.shared)
     }
 
-    /// Connects to the first host that answers, in the order of [`Hosts::hosts_in_try_order`]. Hosts on which a COMMIT hangs
-    /// are skipped.
+    /// Connects to the first host that answers, in the order of [`DatabaseHosts::host_indexes_in_try_order`]. Hosts on which a
+    /// COMMIT hangs are skipped.
     ///
     /// # Errors
     /// No host accepts a connection. The error is that of the host tried last.
-    pub fn connect_any(&self) -> mysql::Result<DbConnection> {
-        let ConnectorState { hosts, hanging, .. } = &*self.shared;
+    pub fn connect_any(&self) -> mysql::Result<MySqlConnection> {
+        let SharedConnectorState { hosts, hanging, .. } = &*self.shared;
         let mut outcome = Err(mysql::DriverError::ConnectTimeout.into());
         let mut all_refused = true;
-        for host in hosts.hosts_in_try_order() {
-            if let Some(reason) = hanging.hang_reason(host) {
+        for host in hosts.host_indexes_in_try_order() {
+            if let Some(reason) = hanging.commit_hang_reason(host) {
                 outcome = Err(io::Error::other(reason).into());
                 all_refused = false;
                 continue;
             }
             // With several hosts a connection with the shorter `PROBE_TIMEOUT` is made first, because it detects a hanging host
             // earlier.
-            let probed = match hosts.count() {
+            let probed = match hosts.host_count() {
                 1 => Ok(()),
                 _ => self.connect_with_short_timeouts(host, None).map(drop),
             };
@@ -105,7 +109,7 @@ impl Connector {
             match &outcome {
                 Ok(_) => break,
                 Err(error) => {
-                    all_refused &= is_immediate_failure(error);
+                    all_refused &= is_immediate_connect_failure(error);
                     hosts.mark_down(host, &error.to_string());
                 }
             }
@@ -126,10 +130,10 @@ impl Connector {
         &self,
         host: usize,
         only_address: Option<SocketAddr>,
-    ) -> mysql::Result<DbConnection> {
+    ) -> mysql::Result<MySqlConnection> {
         let (settings, metrics) = (&self.shared.settings, self.shared.health.metrics());
         let (mut connection, address) =
-            open_connection(settings, metrics, host, only_address, |options| {
+            open_mysql_driver_connection(settings, metrics, host, only_address, |options| {
                 options
                     .read_timeout(Some(CALL_TIMEOUT))
                     .write_timeout(Some(CALL_TIMEOUT))
@@ -140,20 +144,20 @@ impl Connector {
             let table_info = TableInfo::read(&mut connection, &settings.table)?;
             Ok((table_info, GaleraNodeView::read(&mut connection)?))
         })?;
-        self.publish_table_info(&table_info);
-        self.shared.health.record_reached();
+        self.report_table_info(&table_info);
+        self.shared.health.record_store_reached();
         let server = ConnectedServer {
             host,
             address,
             connection_id: connection.connection_id(),
             galera,
         };
-        let ConnectorState {
+        let SharedConnectorState {
             watchdog,
             open_connections,
             ..
         } = &*self.shared;
-        Ok(DbConnection::new(
+        Ok(MySqlConnection::new(
             connection,
             table_info,
             server,
@@ -173,64 +177,67 @@ impl Connector {
         only_address: Option<SocketAddr>,
     ) -> mysql::Result<Conn> {
         let (settings, metrics) = (&self.shared.settings, self.shared.health.metrics());
-        let opened = open_connection(settings, metrics, host, only_address, |options| {
-            options
-                .read_timeout(Some(PROBE_TIMEOUT))
-                .write_timeout(Some(PROBE_TIMEOUT))
-        });
+        let opened =
+            open_mysql_driver_connection(settings, metrics, host, only_address, |options| {
+                options
+                    .read_timeout(Some(PROBE_TIMEOUT))
+                    .write_timeout(Some(PROBE_TIMEOUT))
+            });
         opened.map(|(connection, _)| connection)
     }
 
     /// Copies the state of each host to the store's health, which the status interface shows.
-    pub fn publish_host_status(&self) {
+    pub fn copy_host_status_to_health(&self) {
         self.shared
             .health
-            .set_host_status_lines(self.shared.hosts.status_lines());
+            .set_host_status_lines(self.shared.hosts.host_status_lines_of_all());
     }
 
     /// Reads the table's properties again after an error that shows that they have changed. The findings are then logged before
     /// the next connection is made. Errors of this reading are ignored, because the next connection also reads the properties.
     pub fn refresh_table_info(&self, connection: &mut Conn) {
         if let Ok(table_info) = TableInfo::read(connection, &self.shared.settings.table) {
-            self.publish_table_info(&table_info);
+            self.report_table_info(&table_info);
         }
     }
 
-    fn publish_table_info(&self, table_info: &TableInfo) {
+    fn report_table_info(&self, table_info: &TableInfo) {
         (self.shared.on_table_info)(table_info);
         let ids = table_info.auto_increment.as_ref();
         let metrics = self.shared.health.metrics();
         match ids {
             Some(ids) => ids.update_metric(metrics),
-            None => metrics.mail_id_used.unset(),
+            None => metrics.mail_id_used.hide_until_set(),
         }
-        let shortage = ids.and_then(|ids| ids.shortage_reason(self.table()));
+        let shortage = ids.and_then(|ids| ids.no_mail_ids_left_reason(self.table()));
         // A shortage found by an INSERT is cleared only if at least two ids are free.
-        if shortage.is_some() || ids.is_none_or(AutoIncrementRange::has_free_ids) {
-            self.shared.health.set_shortage(shortage);
+        if shortage.is_some() || ids.is_none_or(MailIdRangeUsage::has_two_free_ids) {
+            self.shared.health.set_resource_shortage(shortage);
         }
     }
 
     /// Marks the store as unavailable because column `mail_id` has no values left, until a new connection finds free values.
     /// Returns the text of `error` and how to fix it.
-    pub fn report_ids_used_up(&self, error: &mysql::Error, table_info: &TableInfo) -> String {
-        let reason = auto_increment::counter_error_text(
+    pub fn report_mail_ids_used_up(&self, error: &mysql::Error, table_info: &TableInfo) -> String {
+        let reason = auto_increment::auto_increment_error_text(
             error,
             self.table(),
             table_info.auto_increment.as_ref(),
         );
-        self.shared.health.set_shortage(Some(reason.clone()));
+        self.shared
+            .health
+            .set_resource_shortage(Some(reason.clone()));
         reason
     }
 
     /// Returns why the store is down; `None` while it is not known to be down.
     pub fn down_reason(&self) -> Option<String> {
-        self.shared.health.down_reason()
+        self.shared.health.store_down_reason()
     }
 
     /// Returns the error of the host tried last, if every host failed without a timeout in the most recent attempt to connect;
     /// otherwise `None`.
-    pub fn all_hosts_failed_error(&self) -> Option<String> {
+    pub fn last_error_if_all_hosts_failed(&self) -> Option<String> {
         lock(&self.shared.refused).clone()
     }
 
@@ -238,20 +245,20 @@ impl Connector {
     pub fn hang_reason_on_all_hosts(&self) -> Option<String> {
         self.shared
             .hanging
-            .hang_reason_on_all(self.shared.hosts.count())
+            .reason_if_commit_hangs_on_all_hosts(self.shared.hosts.host_count())
     }
 
     /// Returns whether a retry of a batch would fail: a COMMIT hangs on every host, or `is_lost` (the batch's connection broke)
     /// and every host refuses a new connection.
     pub fn is_retry_futile(&self, is_lost: bool) -> bool {
         self.hang_reason_on_all_hosts().is_some()
-            || (is_lost && self.all_hosts_failed_error().is_some())
+            || (is_lost && self.last_error_if_all_hosts_failed().is_some())
     }
 
     /// Returns whether connections to a host may be used: no COMMIT hangs there, and the host is up or no other host is up.
-    pub fn is_usable(&self, host: usize) -> bool {
+    pub fn is_host_usable(&self, host: usize) -> bool {
         !self.shared.hosts.is_excluded_while_another_is_up(host)
-            && self.shared.hanging.hang_reason(host).is_none()
+            && self.shared.hanging.commit_hang_reason(host).is_none()
     }
 
     /// Returns the table that mail is stored in.
@@ -260,7 +267,7 @@ impl Connector {
     }
 
     /// Returns the hosts and their states.
-    pub fn hosts(&self) -> &Hosts {
+    pub fn hosts(&self) -> &DatabaseHosts {
         &self.shared.hosts
     }
 
@@ -275,22 +282,22 @@ impl Connector {
     }
 
     /// Returns the number of writers, which is the size of the pool.
-    pub fn workers(&self) -> usize {
+    pub fn mysql_writer_count(&self) -> usize {
         self.shared.settings.workers
     }
 
     /// Returns the counter of open connections.
-    pub fn open_connections(&self) -> Arc<AtomicUsize> {
+    pub fn open_connection_counter(&self) -> Arc<AtomicUsize> {
         Arc::clone(&self.shared.open_connections)
     }
 
     /// Returns the watchdog of calls in progress.
-    pub fn watchdog(&self) -> &Arc<CallWatchdog> {
+    pub fn call_watchdog(&self) -> &Arc<DatabaseCallWatchdog> {
         &self.shared.watchdog
     }
 
     /// Returns the name of the database account.
-    pub fn user(&self) -> &str {
+    pub fn mysql_user_name(&self) -> &str {
         &self.shared.settings.user
     }
 }
@@ -304,5 +311,5 @@ const SESSION_SETTINGS: &[&str] = &[
     "SET NAMES utf8mb4",
 ];
 /// Maximum number of prepared statements in the driver's cache: one INSERT for each possible number of rows (65), and a few
-/// others. With a smaller cache the driver would close INSERTs that [`DbConnection::inserts`] still holds.
+/// others. With a smaller cache the driver would close INSERTs that [`MySqlConnection::inserts`] still holds.
 const STATEMENT_CACHE_SIZE: usize = 80;

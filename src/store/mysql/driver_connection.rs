@@ -7,7 +7,7 @@ use std::time::Duration;
 use mysql::{Conn, OptsBuilder};
 
 use super::driver_panic::{catch_panic, is_panic};
-use super::settings::{MySqlHost, MySqlSettings};
+use super::settings::{MySqlHostAddress, MySqlSettings};
 use crate::metrics::Metrics;
 
 /// Connects to the host with index `host` in `settings`; `configure` adds options. Returns the connection and the address that
@@ -22,23 +22,23 @@ use crate::metrics::Metrics;
     clippy::indexing_slicing,
     reason = "`host` is an index of `settings.hosts`"
 )]
-pub fn open_connection(
+pub fn open_mysql_driver_connection(
     settings: &MySqlSettings,
     metrics: &Metrics,
     host: usize,
     only_address: Option<SocketAddr>,
     configure: impl Fn(OptsBuilder) -> OptsBuilder,
 ) -> mysql::Result<(Conn, Option<SocketAddr>)> {
-    let options = || configure(base_options(settings));
+    let options = || configure(mysql_connection_options(settings));
     let password = settings.password.as_str();
     let (name, port) = match &settings.hosts[host] {
-        MySqlHost::Socket(path) => {
+        MySqlHostAddress::Socket(path) => {
             return Ok((
                 connect(metrics, options().socket(Some(path)), password)?,
                 None,
             ));
         }
-        MySqlHost::Tcp(name, port) => (name.as_str(), *port),
+        MySqlHostAddress::Tcp(name, port) => (name.as_str(), *port),
     };
     let addresses = match only_address {
         Some(address) => vec![address],
@@ -60,7 +60,7 @@ pub fn open_connection(
     outcome
 }
 
-fn base_options(settings: &MySqlSettings) -> OptsBuilder {
+fn mysql_connection_options(settings: &MySqlSettings) -> OptsBuilder {
     let connect_timeout = match settings.hosts.len() {
         1 => CONNECT_TIMEOUT,
         _ => PROBE_TIMEOUT,

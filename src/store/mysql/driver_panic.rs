@@ -19,7 +19,7 @@ pub fn catch_panic<T>(
     call: impl FnOnce() -> mysql::Result<T>,
 ) -> mysql::Result<T> {
     panics::catch_and_count_panic(metrics, Component::Database, call).unwrap_or_else(|text| {
-        log_unless_recent(&text);
+        log_driver_panic_unless_recent(&text);
         Err(mysql::Error::IoError(io::Error::other(DriverPanic(text))))
     })
 }
@@ -52,7 +52,7 @@ impl std::error::Error for DriverPanic {}
 
 /// Logs a panic of the driver. Does nothing if the last logged panic has the same text and is more recent than
 /// [`REPEAT_AFTER`], because each attempt to connect may cause the same panic again.
-fn log_unless_recent(text: &str) {
+fn log_driver_panic_unless_recent(text: &str) {
     static LAST: Mutex<Option<(String, Instant)>> = Mutex::new(None);
     let mut last = lock(&LAST);
     let is_repeated = (last.as_ref())

@@ -16,7 +16,7 @@ pub fn error_words(error: &Error) -> String {
 }
 
 /// Returns the text of an error of `list` or `show`: the configuration key to check, the message and the fix.
-pub fn error_with_key(error: &Error, table: &TableName) -> String {
+pub fn read_error_with_config_key(error: &Error, table: &TableName) -> String {
     let (key, fix) = match error {
         Error::MySqlError(error) => config_key_and_fix_for_code(error.code, table),
         _ => HOST,
@@ -27,7 +27,7 @@ pub fn error_with_key(error: &Error, table: &TableName) -> String {
 fn config_key_and_fix_for_code(code: u16, table: &TableName) -> (&'static str, &'static str) {
     match code {
         // If GM_MAIL_TABLE contains the database's name, MYSQL_DB is not the cause.
-        1044 | 1049 if table.database().is_some() => TABLE,
+        1044 | 1049 if table.database_part().is_some() => TABLE,
         1044 | 1046 | 1049 => DATABASE,
         1045 | 1251 | 1275 | 1524 | 1698 | 1820 | 1862 | 3118 | 3159 | 4151 => USER,
         // Errors of reading a table: names, columns, rights, types, an invalid view, a damaged table.
@@ -77,13 +77,13 @@ mod tests {
             (1142, "GM_MAIL_TABLE: "),
             (1040, "MYSQL_HOST: "),
         ] {
-            let text = error_with_key(&server(code), &plain);
+            let text = read_error_with_config_key(&server(code), &plain);
             assert!(text.starts_with(want), "{text}");
         }
-        let text = error_with_key(&server(1049), &qualified);
+        let text = read_error_with_config_key(&server(1049), &qualified);
         assert!(text.starts_with("GM_MAIL_TABLE: "), "{text}");
         let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
-        let text = error_with_key(&Error::IoError(refused), &plain);
+        let text = read_error_with_config_key(&Error::IoError(refused), &plain);
         assert!(
             text.starts_with("MYSQL_HOST: connection refused; "),
             "{text}"

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use mysql::Conn;
 use mysql::prelude::Queryable;
 
-use super::connection::DbConnection;
-use super::host_state::{is_off, show_like};
+use super::connection::MySqlConnection;
+use super::host_state::{is_mysql_variable_off, query_show_like_statement};
 
 /// A node of a Galera cluster, with its own view of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,14 +29,14 @@ impl GaleraNodeView {
     /// # Errors
     /// The connection broke, or the node is not ready and refuses every statement.
     pub fn read(connection: &mut Conn) -> mysql::Result<Option<GaleraNodeView>> {
-        if show_like(connection, "SHOW GLOBAL VARIABLES LIKE 'wsrep_on'")?
+        if query_show_like_statement(connection, "SHOW GLOBAL VARIABLES LIKE 'wsrep_on'")?
             .get("wsrep_on")
-            .is_none_or(|value| is_off(value))
+            .is_none_or(|value| is_mysql_variable_off(value))
         {
             return Ok(None);
         }
-        show_like(connection, "SHOW GLOBAL STATUS LIKE 'wsrep_%'")
-            .map(|status| Some(parse_status(&status)))
+        query_show_like_statement(connection, "SHOW GLOBAL STATUS LIKE 'wsrep_%'")
+            .map(|status| Some(parse_galera_status(&status)))
     }
 
     /// Returns why the node must not be used; `None` if it is ready.
@@ -52,7 +52,7 @@ impl GaleraNodeView {
     /// Both nodes must belong to the same cluster, and this node must be in the primary component, without `lost`. No
     /// transaction of `lost` can then arrive at this node any more. While `lost` is still in the component, its COMMIT could
     /// arrive after its rows were looked up.
-    pub fn is_surviving_peer_of(&self, lost: &GaleraNodeView) -> bool {
+    pub fn knows_outcome_of_commits_on(&self, lost: &GaleraNodeView) -> bool {
         let count_in = |addresses: &[String]| {
             let is_lost = |address: &&String| **address == lost.address;
             addresses.iter().filter(is_lost).count()
@@ -72,16 +72,15 @@ impl GaleraNodeView {
 ///
 /// # Errors
 /// The server refused the statement, or the connection broke.
-pub fn enable_causal_reads(connection: &mut DbConnection) -> mysql::Result<()> {
+pub fn enable_causal_reads(connection: &mut MySqlConnection) -> mysql::Result<()> {
     match connection.server.galera {
-        Some(_) => {
-            connection.with_timeout(|conn| conn.query_drop("SET SESSION wsrep_sync_wait = 1"))
-        }
+        Some(_) => connection
+            .call_driver_with_timeout(|conn| conn.query_drop("SET SESSION wsrep_sync_wait = 1")),
         None => Ok(()),
     }
 }
 
-fn parse_status(status: &HashMap<String, String>) -> GaleraNodeView {
+fn parse_galera_status(status: &HashMap<String, String>) -> GaleraNodeView {
     let text = |name: &str| status.get(name).cloned().unwrap_or_default();
     let addresses: Vec<String> = text("wsrep_incoming_addresses")
         .split(',')
@@ -89,7 +88,8 @@ fn parse_status(status: &HashMap<String, String>) -> GaleraNodeView {
         .collect();
     let index: Option<usize> = text("wsrep_local_index").parse().ok();
     let state = text("wsrep_local_state_comment");
-    let is_ready = !is_off(&text("wsrep_ready")) && text("wsrep_cluster_status") == "Primary";
+    let is_ready =
+        !is_mysql_variable_off(&text("wsrep_ready")) && text("wsrep_cluster_status") == "Primary";
     GaleraNodeView {
         cluster: text("wsrep_cluster_state_uuid"),
         address: index
@@ -110,7 +110,12 @@ pub const WSREP_NOT_READY_ERROR: u16 = 1047;
 mod tests {
     use super::*;
 
-    fn node(cluster: &str, index: usize, addresses: &str, ready: &str) -> GaleraNodeView {
+    fn test_galera_node_view(
+        cluster: &str,
+        index: usize,
+        addresses: &str,
+        ready: &str,
+    ) -> GaleraNodeView {
         let index = index.to_string();
         let status = [
             ("wsrep_cluster_state_uuid", cluster),
@@ -121,24 +126,31 @@ mod tests {
             ("wsrep_ready", ready),
         ];
         let owned = status.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        parse_status(&HashMap::from(owned))
+        parse_galera_status(&HashMap::from(owned))
     }
 
     #[test]
     fn galera_peer_survives_a_node_only_in_the_same_cluster_without_it() {
-        let gone = node("c", 0, "a:1,b:1,c:1", "ON");
+        let gone = test_galera_node_view("c", 0, "a:1,b:1,c:1", "ON");
         for (peer, want) in [
-            (node("c", 0, "b:1,c:1", "ON"), true),
-            (node("c", 1, "a:1,b:1,c:1", "ON"), false),
-            (node("d", 0, "b:1,c:1", "ON"), false),
-            (node("c", 0, "b:1,c:1", "OFF"), false),
+            (test_galera_node_view("c", 0, "b:1,c:1", "ON"), true),
+            (test_galera_node_view("c", 1, "a:1,b:1,c:1", "ON"), false),
+            (test_galera_node_view("d", 0, "b:1,c:1", "ON"), false),
+            (test_galera_node_view("c", 0, "b:1,c:1", "OFF"), false),
         ] {
-            assert_eq!(peer.is_surviving_peer_of(&gone), want, "{peer:?}");
+            assert_eq!(peer.knows_outcome_of_commits_on(&gone), want, "{peer:?}");
         }
-        let unnamed = node("c", 0, ",,", "ON");
-        assert!(!node("c", 0, "b:1,c:1", "ON").is_surviving_peer_of(&unnamed));
-        let ambiguous = node("c", 0, "a:1,a:1", "ON");
-        assert!(!node("c", 0, "b:1", "ON").is_surviving_peer_of(&ambiguous));
-        assert!(!node("", 0, "b:1", "ON").is_surviving_peer_of(&node("", 0, "a:1,b:1", "ON")));
+        let unnamed = test_galera_node_view("c", 0, ",,", "ON");
+        assert!(
+            !test_galera_node_view("c", 0, "b:1,c:1", "ON").knows_outcome_of_commits_on(&unnamed)
+        );
+        let ambiguous = test_galera_node_view("c", 0, "a:1,a:1", "ON");
+        assert!(
+            !test_galera_node_view("c", 0, "b:1", "ON").knows_outcome_of_commits_on(&ambiguous)
+        );
+        assert!(
+            !test_galera_node_view("", 0, "b:1", "ON")
+                .knows_outcome_of_commits_on(&test_galera_node_view("", 0, "a:1,b:1", "ON"))
+        );
     }
 }

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use mysql::prelude::Queryable;
 use mysql::{Conn, Row};
 
-use super::connect_error::is_refused;
+use super::connect_error::is_connection_refused;
 use super::connection::ConnectedServer;
-use super::connector::{Connector, ConnectorState};
+use super::connector::{Connector, SharedConnectorState};
 use super::driver_panic::catch_panic;
 use super::unknown_commit::UnknownCommit;
 use crate::store::diagnostic::Diagnostic;
@@ -53,7 +53,7 @@ struct ProcessListCommit {
 
 impl HangingCommits {
     /// Returns why nothing may be sent to a host; `None` if no COMMIT hangs there.
-    pub fn hang_reason(&self, host: usize) -> Option<String> {
+    pub fn commit_hang_reason(&self, host: usize) -> Option<String> {
         let state = lock(&self.state);
         let commit = state.commits.iter().find(|commit| commit.host == host)?;
         Some(format!(
@@ -64,15 +64,15 @@ impl HangingCommits {
     }
 
     /// Returns why nothing may be sent to any host; `None` if at least one of the `hosts` hosts has no hanging COMMIT.
-    pub fn hang_reason_on_all(&self, hosts: usize) -> Option<String> {
-        let mut reasons = (0..hosts).map(|host| self.hang_reason(host));
+    pub fn reason_if_commit_hangs_on_all_hosts(&self, hosts: usize) -> Option<String> {
+        let mut reasons = (0..hosts).map(|host| self.commit_hang_reason(host));
         let first = reasons.next()??;
         reasons.all(|reason| reason.is_some()).then_some(first)
     }
 }
 
 impl HangingCommit {
-    fn was_sent_to(&self, server: &ConnectedServer) -> bool {
+    fn was_commit_sent_on(&self, server: &ConnectedServer) -> bool {
         (self.host, self.address, self.connection_id)
             == (server.host, server.address, server.connection_id)
     }
@@ -95,12 +95,12 @@ pub fn exclude_host_if_commit_hangs(connector: &Connector, commit: &UnknownCommi
 ///
 /// # Errors
 /// A COMMIT still hangs on the host at the time `until`. The error text describes the COMMIT.
-pub fn wait_while_hanging(
+pub fn wait_until_no_commit_hangs(
     connector: &Connector,
     host: usize,
     until: Instant,
 ) -> Result<(), String> {
-    while let Some(reason) = connector.hanging_commits().hang_reason(host) {
+    while let Some(reason) = connector.hanging_commits().commit_hang_reason(host) {
         if Instant::now() >= until {
             return Err(reason);
         }
@@ -115,7 +115,7 @@ fn commit_state_in_process_list(
     sent_to: &ConnectedServer,
 ) -> mysql::Result<Option<String>> {
     let mut connection = connector.connect_with_short_timeouts(sent_to.host, sent_to.address)?;
-    let commits = listed_commits(connector, &mut connection)?;
+    let commits = commits_in_process_list(connector, &mut connection)?;
     let id = u64::from(sent_to.connection_id);
     let commit = commits
         .into_iter()
@@ -123,17 +123,17 @@ fn commit_state_in_process_list(
     Ok(commit.map(|commit| commit.state))
 }
 
-fn listed_commits(
+fn commits_in_process_list(
     connector: &Connector,
     connection: &mut Conn,
 ) -> mysql::Result<Vec<ProcessListCommit>> {
     let rows: Vec<Row> = catch_panic(connector.health().metrics(), || {
         connection.query("SHOW PROCESSLIST")
     })?;
-    Ok(rows.iter().filter_map(listed_commit).collect())
+    Ok(rows.iter().filter_map(commit_in_process_list_row).collect())
 }
 
-fn listed_commit(row: &Row) -> Option<ProcessListCommit> {
+fn commit_in_process_list_row(row: &Row) -> Option<ProcessListCommit> {
     let text = |name: &str| row.get_opt::<Option<String>, _>(name)?.ok()?;
     let statement = text("Info")?;
     let statement = statement.trim().trim_end_matches(';');
@@ -158,21 +158,21 @@ fn exclude_host_until_commit_ends(
     listed_state: &str,
 ) {
     let UnknownCommit { sent_to, sent_at } = commit;
-    let name = connector.hosts().name(sent_to.host);
+    let name = connector.hosts().configured_host_name(sent_to.host);
     let reason = format!("a COMMIT hangs on {name} (its state: {listed_state})");
     let commits = connector.hanging_commits();
     let mut state = lock(&commits.state);
     if state
         .commits
         .iter()
-        .any(|commit| commit.was_sent_to(sent_to))
+        .any(|commit| commit.was_commit_sent_on(sent_to))
     {
         return;
     }
     if !state.is_watcher_running {
         let shared = connector.downgrade();
         let builder = thread::Builder::new().name("mysql-commits".to_owned());
-        if let Err(error) = builder.spawn(move || watch_commits(&shared)) {
+        if let Err(error) = builder.spawn(move || watch_hanging_commits(&shared)) {
             // Without this thread the exclusion of the host would never end, so the host is not excluded.
             log::error!(reason:% = error; "thread_start_failed");
             return;
@@ -193,8 +193,8 @@ fn exclude_host_until_commit_ends(
 }
 
 /// Checks the hanging COMMITs until none is left or the store is dropped.
-fn watch_commits(connector: &Weak<ConnectorState>) {
-    while let Some(connector) = connector.upgrade().map(Connector::from_shared) {
+fn watch_hanging_commits(connector: &Weak<SharedConnectorState>) {
+    while let Some(connector) = connector.upgrade().map(Connector::from_connector_state) {
         let commits: Vec<ConnectedServer> = {
             let mut state = lock(&connector.hanging_commits().state);
             state.is_watcher_running = !state.commits.is_empty();
@@ -207,10 +207,10 @@ fn watch_commits(connector: &Weak<ConnectorState>) {
             let has_ended = match commit_state_in_process_list(&connector, commit) {
                 Ok(state) => state.is_none(),
                 // A refused connection means that the server process and all its transactions have ended.
-                Err(error) => is_refused(&error),
+                Err(error) => is_connection_refused(&error),
             };
             if has_ended {
-                remove_commit(&connector, commit);
+                remove_ended_commit(&connector, commit);
             }
         }
         update_health(&connector);
@@ -219,19 +219,21 @@ fn watch_commits(connector: &Weak<ConnectorState>) {
     }
 }
 
-fn remove_commit(connector: &Connector, ended: &ConnectedServer) {
+fn remove_ended_commit(connector: &Connector, ended: &ConnectedServer) {
     let mut state = lock(&connector.hanging_commits().state);
-    state.commits.retain(|commit| !commit.was_sent_to(ended));
+    state
+        .commits
+        .retain(|commit| !commit.was_commit_sent_on(ended));
     drop(state);
-    let name = connector.hosts().name(ended.host);
+    let name = connector.hosts().configured_host_name(ended.host);
     log::warn!(node = name, connection = ended.connection_id; "commit_hang_ended");
 }
 
 fn update_health(connector: &Connector) {
     let reason = connector
         .hanging_commits()
-        .hang_reason_on_all(connector.hosts().count());
-    connector.health().set_stalled(reason);
+        .reason_if_commit_hangs_on_all_hosts(connector.hosts().host_count());
+    connector.health().set_stalled_reason(reason);
 }
 
 impl From<&HangingCommit> for ConnectedServer {
@@ -247,13 +249,13 @@ impl From<&HangingCommit> for ConnectedServer {
 
 /// Returns findings for `goguerrilla check`: one for each host on which a COMMIT hangs.
 pub fn hanging_commit_findings(connector: &Connector) -> Vec<Diagnostic> {
-    let count = connector.hosts().count();
+    let count = connector.hosts().host_count();
     let hanging: Vec<(usize, ProcessListCommit)> = (0..count)
-        .filter_map(|host| Some((host, oldest_hanging_commit(connector, host)?)))
+        .filter_map(|host| Some((host, oldest_hanging_commit_on_host(connector, host)?)))
         .collect();
     let is_everywhere = hanging.len() == count;
     let finding = |(host, commit): (usize, ProcessListCommit)| {
-        let name = connector.hosts().name(host);
+        let name = connector.hosts().configured_host_name(host);
         let text = format!(
             "MYSQL_HOST: a COMMIT of MYSQL_USER has been hanging on {name} for {} s (connection {}, state: {}), so no mail \
              is sent there until it ends; see whether the disk of {name} is full, its semi-synchronous replicas are \
@@ -268,13 +270,13 @@ pub fn hanging_commit_findings(connector: &Connector) -> Vec<Diagnostic> {
     hanging.into_iter().map(finding).collect()
 }
 
-fn oldest_hanging_commit(connector: &Connector, host: usize) -> Option<ProcessListCommit> {
+fn oldest_hanging_commit_on_host(connector: &Connector, host: usize) -> Option<ProcessListCommit> {
     // If the host cannot be reached, another finding reports that.
     let mut connection = connector.connect_with_short_timeouts(host, None).ok()?;
-    let commits = listed_commits(connector, &mut connection).ok()?;
+    let commits = commits_in_process_list(connector, &mut connection).ok()?;
     commits
         .into_iter()
-        .filter(|commit| commit.user == connector.user())
+        .filter(|commit| commit.user == connector.mysql_user_name())
         .filter(|commit| commit.seconds >= HANG_THRESHOLD.as_secs())
         .max_by_key(|commit| commit.seconds)
 }

@@ -15,7 +15,7 @@ use crate::store::TableName;
 
 /// Whether a host accepts rows, and the reason if it does not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HostState {
+pub enum MySqlHostState {
     /// The host accepts rows.
     Healthy,
     /// The host is healthy but read-only, such as a secondary of a replication group until it becomes the primary.
@@ -24,7 +24,7 @@ pub enum HostState {
     Unhealthy(String),
 }
 
-impl HostState {
+impl MySqlHostState {
     /// Reads the state of a host. Panics of the driver are counted in `metrics`. After an error the connection must not
     /// be used again.
     ///
@@ -34,30 +34,31 @@ impl HostState {
         connection: &mut Conn,
         table: &TableName,
         metrics: &Metrics,
-    ) -> mysql::Result<HostState> {
+    ) -> mysql::Result<MySqlHostState> {
         catch_panic(metrics, || {
             if let Some(reason) =
                 GaleraNodeView::read(connection)?.and_then(|node| node.unready_reason())
             {
-                return Ok(HostState::Unhealthy(reason));
+                return Ok(MySqlHostState::Unhealthy(reason));
             }
-            let read_only = show_like(connection, "SHOW GLOBAL VARIABLES LIKE 'read_only'")?;
+            let read_only =
+                query_show_like_statement(connection, "SHOW GLOBAL VARIABLES LIKE 'read_only'")?;
             // Some Galera nodes that are not ready refuse only statements that read a table. Other errors of this SELECT
             // concern the table or the account, not the host.
             let selected = connection.query_drop(format!("SELECT `hash` FROM {table} LIMIT 0"));
             match selected {
                 Err(mysql::Error::MySqlError(error)) if error.code == WSREP_NOT_READY_ERROR => {
-                    return Ok(HostState::Unhealthy(error.to_string()));
+                    return Ok(MySqlHostState::Unhealthy(error.to_string()));
                 }
                 Err(mysql::Error::MySqlError(_)) | Ok(()) => {}
                 Err(error) => return Err(error),
             }
             let is_read_only = read_only
                 .get("read_only")
-                .is_some_and(|value| !is_off(value));
+                .is_some_and(|value| !is_mysql_variable_off(value));
             Ok(match is_read_only {
-                true => HostState::Standby("it is read-only (read_only)".to_owned()),
-                false => HostState::Healthy,
+                true => MySqlHostState::Standby("it is read-only (read_only)".to_owned()),
+                false => MySqlHostState::Healthy,
             })
         })
     }
@@ -68,7 +69,10 @@ impl HostState {
 ///
 /// # Errors
 /// The connection broke, or the node is not ready and answers every statement with [`WSREP_NOT_READY_ERROR`].
-pub fn show_like(connection: &mut Conn, statement: &str) -> mysql::Result<HashMap<String, String>> {
+pub fn query_show_like_statement(
+    connection: &mut Conn,
+    statement: &str,
+) -> mysql::Result<HashMap<String, String>> {
     let rows: mysql::Result<Vec<(String, String)>> = connection.query(statement);
     match rows {
         Ok(rows) => Ok(rows
@@ -83,6 +87,6 @@ pub fn show_like(connection: &mut Conn, statement: &str) -> mysql::Result<HashMa
 }
 
 /// Returns whether a variable has one of the values that mean off.
-pub fn is_off(value: &str) -> bool {
+pub fn is_mysql_variable_off(value: &str) -> bool {
     ["", "0", "OFF"].contains(&value.to_ascii_uppercase().as_str())
 }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use crate::sync;
 
 /// The state of every host, in the order of MYSQL_HOST.
-pub struct Hosts {
+pub struct DatabaseHosts {
     names: Vec<String>,
     states: Mutex<Vec<HostAvailability>>,
     /// Whether one connection may be closed, so that the pool replaces it with a connection to the preferred host. The thread
@@ -38,12 +38,12 @@ struct HostAvailability {
 struct HostExclusion {
     reason: String,
     until: Instant,
-    kind: ExclusionKind,
+    kind: HostExclusionKind,
 }
 
 /// Why a host is excluded. If no usable host is left, excluded hosts are tried in the order of these variants.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum ExclusionKind {
+enum HostExclusionKind {
     /// The host is healthy but read-only.
     Standby,
     /// The host is unreachable or not ready.
@@ -54,11 +54,11 @@ enum ExclusionKind {
     clippy::indexing_slicing,
     reason = "a host is an index of `names` and `states`, which have the same length"
 )]
-impl Hosts {
+impl DatabaseHosts {
     /// Creates the list of hosts; all of them are up. `names` are used in log lines and messages.
-    pub fn new(names: Vec<String>) -> Hosts {
+    pub fn new(names: Vec<String>) -> DatabaseHosts {
         let states = vec![HostAvailability::default(); names.len()];
-        Hosts {
+        DatabaseHosts {
             names,
             states: Mutex::new(states),
             failback_allowed: AtomicBool::new(false),
@@ -66,17 +66,17 @@ impl Hosts {
     }
 
     /// Returns the number of hosts.
-    pub fn count(&self) -> usize {
+    pub fn host_count(&self) -> usize {
         self.names.len()
     }
 
     /// Returns the host as it is written in MYSQL_HOST.
-    pub fn name(&self, host: usize) -> &str {
+    pub fn configured_host_name(&self, host: usize) -> &str {
         &self.names[host]
     }
 
     /// Returns the hosts in the order in which to try them: first those that are up, then standbys, then those that are down.
-    pub fn hosts_in_try_order(&self) -> Vec<usize> {
+    pub fn host_indexes_in_try_order(&self) -> Vec<usize> {
         let states = self.lock();
         let mut order: Vec<usize> = (0..states.len()).collect();
         order.sort_by_key(|host| states[*host].down.as_ref().map(|down| down.kind));
@@ -85,22 +85,22 @@ impl Hosts {
 
     /// Marks a host as down. The change is logged.
     pub fn mark_down(&self, host: usize, reason: &str) {
-        if self.mark_excluded(host, reason, ExclusionKind::Unhealthy) {
+        if self.mark_host_excluded(host, reason, HostExclusionKind::Unhealthy) {
             log::error!(node = self.names[host].as_str(), reason = reason; "db_host_down");
         }
     }
 
     /// Marks a host as standby: healthy but read-only. The change is logged at level info.
     pub fn mark_standby(&self, host: usize, reason: &str) {
-        if self.mark_excluded(host, reason, ExclusionKind::Standby) {
+        if self.mark_host_excluded(host, reason, HostExclusionKind::Standby) {
             log::info!(node = self.names[host].as_str(), reason = reason; "node_standby");
         }
     }
 
     /// Records that a host is excluded, with `reason` and `kind`. Returns whether the host was up or excluded with another
     /// kind.
-    fn mark_excluded(&self, host: usize, reason: &str, kind: ExclusionKind) -> bool {
-        if self.count() == 1 {
+    fn mark_host_excluded(&self, host: usize, reason: &str, kind: HostExclusionKind) -> bool {
+        if self.host_count() == 1 {
             return false;
         }
         let mut states = self.lock();
@@ -123,7 +123,7 @@ impl Hosts {
 
     /// Marks a host as up if its minimum down time is over. To be called only if a check found the host healthy. The change is
     /// logged.
-    pub fn mark_up(&self, host: usize) {
+    pub fn mark_host_up(&self, host: usize) {
         let mut states = self.lock();
         let state = &mut states[host];
         let is_over = |down: &HostExclusion| Instant::now() >= down.until;
@@ -132,15 +132,15 @@ impl Hosts {
             drop(states);
             let name = self.names[host].as_str();
             match down.kind {
-                ExclusionKind::Standby => log::info!(node = name; "node_writable"),
-                ExclusionKind::Unhealthy => log::warn!(node = name; "db_host_up"),
+                HostExclusionKind::Standby => log::info!(node = name; "node_writable"),
+                HostExclusionKind::Unhealthy => log::warn!(node = name; "db_host_up"),
             }
         }
     }
 
     /// Returns whether this host is down or a standby, and another host is up.
     pub fn is_excluded_while_another_is_up(&self, host: usize) -> bool {
-        if self.count() == 1 {
+        if self.host_count() == 1 {
             return false;
         }
         let states = self.lock();
@@ -149,26 +149,26 @@ impl Hosts {
 
     /// Returns whether a connection to this host must be closed so that a better host can be used: always if
     /// [`Self::is_excluded_while_another_is_up`]; otherwise, if this host is not the preferred one, once after each
-    /// [`allow_failback`](Hosts::allow_failback).
+    /// [`allow_one_failback`](DatabaseHosts::allow_one_failback).
     pub fn should_close_for_better_host(&self, host: usize) -> bool {
-        if self.count() == 1 {
+        if self.host_count() == 1 {
             return false;
         }
         if self.is_excluded_while_another_is_up(host) {
             return true;
         }
-        let is_preferred = self.hosts_in_try_order().first() == Some(&host);
+        let is_preferred = self.host_indexes_in_try_order().first() == Some(&host);
         !is_preferred && self.failback_allowed.swap(false, Ordering::Relaxed)
     }
 
     /// Permits one connection to move to the preferred host.
-    pub fn allow_failback(&self) {
+    pub fn allow_one_failback(&self) {
         self.failback_allowed.store(true, Ordering::Relaxed);
     }
 
     /// Returns why no host accepts mail; `None` if a host is up or only one host is configured.
-    pub fn all_down_reason(&self) -> Option<String> {
-        if self.count() == 1 {
+    pub fn all_hosts_down_reason(&self) -> Option<String> {
+        if self.host_count() == 1 {
             return None;
         }
         let states = self.lock();
@@ -179,16 +179,16 @@ impl Hosts {
         let first = reasons?.into_iter().next()?;
         Some(format!(
             "none of {} hosts takes mail; the first one: {first}",
-            self.count()
+            self.host_count()
         ))
     }
 
     /// Returns one line per host for the status interface.
-    pub fn status_lines(&self) -> Vec<String> {
+    pub fn host_status_lines_of_all(&self) -> Vec<String> {
         let states = self.lock();
         let line = |(name, state): (&String, &HostAvailability)| match &state.down {
             None => format!("node {name}: well"),
-            Some(down) if down.kind == ExclusionKind::Standby => {
+            Some(down) if down.kind == HostExclusionKind::Standby => {
                 format!("node {name}: standby: {}", down.reason)
             }
             Some(down) => format!("node {name}: left: {}", down.reason),
@@ -212,30 +212,30 @@ const FLAP_WINDOW: Duration = Duration::from_secs(60);
 mod tests {
     use super::*;
 
-    fn hosts(count: usize) -> Hosts {
-        Hosts::new((0..count).map(|host| host.to_string()).collect())
+    fn hosts(count: usize) -> DatabaseHosts {
+        DatabaseHosts::new((0..count).map(|host| host.to_string()).collect())
     }
 
     #[test]
     fn first_available_database_host_is_preferred() {
         let hosts = hosts(3);
-        assert_eq!(hosts.hosts_in_try_order(), [0, 1, 2]);
+        assert_eq!(hosts.host_indexes_in_try_order(), [0, 1, 2]);
         hosts.mark_down(0, "gone");
-        assert_eq!(hosts.hosts_in_try_order(), [1, 2, 0]);
+        assert_eq!(hosts.host_indexes_in_try_order(), [1, 2, 0]);
         assert!(
             hosts.is_excluded_while_another_is_up(0)
                 && hosts.should_close_for_better_host(0)
                 && !hosts.should_close_for_better_host(1)
         );
-        assert_eq!(hosts.status_lines()[0], "node 0: left: gone");
-        hosts.mark_up(0);
+        assert_eq!(hosts.host_status_lines_of_all()[0], "node 0: left: gone");
+        hosts.mark_host_up(0);
         assert!(
             hosts.is_excluded_while_another_is_up(0),
             "its minimum down time is not over"
         );
         hosts.lock()[0].down.as_mut().unwrap().until = Instant::now();
-        hosts.mark_up(0);
-        assert_eq!(hosts.hosts_in_try_order(), [0, 1, 2]);
+        hosts.mark_host_up(0);
+        assert_eq!(hosts.host_indexes_in_try_order(), [0, 1, 2]);
     }
 
     #[test]
@@ -243,11 +243,18 @@ mod tests {
         let hosts = hosts(3);
         hosts.mark_down(0, "gone");
         hosts.mark_standby(1, "read-only");
-        assert_eq!(hosts.hosts_in_try_order(), [2, 1, 0]);
-        assert_eq!(hosts.status_lines()[1], "node 1: standby: read-only");
+        assert_eq!(hosts.host_indexes_in_try_order(), [2, 1, 0]);
+        assert_eq!(
+            hosts.host_status_lines_of_all()[1],
+            "node 1: standby: read-only"
+        );
         hosts.lock()[1].down.as_mut().unwrap().until = Instant::now();
-        hosts.mark_up(1);
-        assert_eq!(hosts.hosts_in_try_order(), [1, 2, 0], "it is writable");
+        hosts.mark_host_up(1);
+        assert_eq!(
+            hosts.host_indexes_in_try_order(),
+            [1, 2, 0],
+            "it is writable"
+        );
     }
 
     #[test]
@@ -257,7 +264,7 @@ mod tests {
             !hosts.should_close_for_better_host(1),
             "no failback was permitted"
         );
-        hosts.allow_failback();
+        hosts.allow_one_failback();
         assert!(
             !hosts.should_close_for_better_host(0),
             "host 0 is preferred"
@@ -274,13 +281,13 @@ mod tests {
         let hosts = hosts(2);
         hosts.mark_down(0, "gone");
         hosts.mark_down(1, "gone");
-        assert_eq!(hosts.hosts_in_try_order(), [0, 1]);
+        assert_eq!(hosts.host_indexes_in_try_order(), [0, 1]);
         assert!(
             !hosts.is_excluded_while_another_is_up(0) && !hosts.is_excluded_while_another_is_up(1)
         );
-        assert!(hosts.all_down_reason().unwrap().contains("gone"));
+        assert!(hosts.all_hosts_down_reason().unwrap().contains("gone"));
         hosts.lock()[1].down = None;
-        assert_eq!(hosts.all_down_reason(), None);
+        assert_eq!(hosts.all_hosts_down_reason(), None);
     }
 
     #[test]
@@ -291,7 +298,7 @@ mod tests {
             let remaining = hosts.lock()[0].down.clone().unwrap().until - Instant::now();
             assert_eq!(remaining.as_secs_f64().round() as u64, min_down_time);
             hosts.lock()[0].down.as_mut().unwrap().until = Instant::now();
-            hosts.mark_up(0);
+            hosts.mark_host_up(0);
         }
     }
 
@@ -302,6 +309,6 @@ mod tests {
         assert!(
             !hosts.is_excluded_while_another_is_up(0) && !hosts.should_close_for_better_host(0)
         );
-        assert_eq!(hosts.status_lines(), ["node 0: well"]);
+        assert_eq!(hosts.host_status_lines_of_all(), ["node 0: well"]);
     }
 }

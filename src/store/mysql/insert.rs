@@ -7,9 +7,9 @@ use std::sync::Arc;
 use mysql::prelude::Queryable;
 use mysql::{Statement, Value};
 
-use super::connection::DbConnection;
+use super::connection::MySqlConnection;
 use crate::mail::{CompressAllocError, Mail, Recipient};
-use crate::store::redis::BodyLocations;
+use crate::store::redis::BodiesInRedis;
 use crate::store::row::Row;
 use crate::store::{TableColumns, TableName, inserted_column_list};
 
@@ -22,10 +22,10 @@ use crate::store::{TableColumns, TableName, inserted_column_list};
 /// # Errors
 /// The server returned an error, or the connection broke. The transaction may then contain some of the rows.
 pub fn insert_rows(
-    connection: &mut DbConnection,
+    connection: &mut MySqlConnection,
     table: &TableName,
     mails: &[Mail],
-    bodies_in: &BodyLocations,
+    bodies_in: &BodiesInRedis,
     stored: &HashSet<String>,
 ) -> mysql::Result<()> {
     let columns = connection
@@ -41,17 +41,20 @@ pub fn insert_rows(
             if stored.contains(recipient.hash.as_str()) {
                 continue;
             }
-            let values = bind_values(mail, recipient, &row, bodies_in)?;
-            let octets = values.iter().map(max_packet_octets_of_value).sum::<usize>();
+            let values = insert_values_of_row(mail, recipient, &row, bodies_in)?;
+            let octets = values
+                .iter()
+                .map(max_encoded_octets_of_value)
+                .sum::<usize>();
             if pending.octets + octets > max_octets || pending.rows == MAX_STATEMENT_ROWS {
-                pending.send(connection, table)?;
+                pending.insert_unsent_rows(connection, table)?;
             }
             pending.rows += 1;
             pending.octets += octets;
             pending.values.extend(values);
         }
     }
-    pending.send(connection, table)
+    pending.insert_unsent_rows(connection, table)
 }
 
 /// Rows that are collected for the next INSERT statements.
@@ -63,19 +66,23 @@ struct UnsentRows {
 }
 
 impl UnsentRows {
-    fn send(&mut self, connection: &mut DbConnection, table: &TableName) -> mysql::Result<()> {
+    fn insert_unsent_rows(
+        &mut self,
+        connection: &mut MySqlConnection,
+        table: &TableName,
+    ) -> mysql::Result<()> {
         let mut values = std::mem::take(self).values.into_iter().peekable();
         while values.peek().is_some() {
             let rows_left = values.len() / BOUND_VALUES;
             let rows = rows_in_next_statement(rows_left);
             let chunk: Vec<Value> = values.by_ref().take(rows * BOUND_VALUES).collect();
             let statement = insert_statement(connection, table, rows)?;
-            let first_id = connection.with_timeout(|conn| {
+            let first_id = connection.call_driver_with_timeout(|conn| {
                 conn.exec_drop(statement, chunk)?;
                 Ok(conn.last_insert_id())
             })?;
             if let Some(ids) = &mut connection.table_info.auto_increment {
-                ids.record_used_ids(first_id, rows);
+                ids.record_used_mail_ids(first_id, rows);
                 ids.update_metric(&connection.metrics);
             }
         }
@@ -92,13 +99,13 @@ fn rows_in_next_statement(rows: usize) -> usize {
     }
 }
 
-fn bind_values(
+fn insert_values_of_row(
     mail: &Mail,
     recipient: &Recipient,
     row: &Row,
-    bodies_in: &BodyLocations,
+    bodies_in: &BodiesInRedis,
 ) -> io::Result<[Value; BOUND_VALUES]> {
-    let (body, stream) = if bodies_in.contains(&recipient.hash) {
+    let (body, stream) = if bodies_in.is_body_in_redis(&recipient.hash) {
         ("redis", Vec::new())
     } else {
         (
@@ -132,7 +139,7 @@ fn into_owned_body(body: Arc<Vec<u8>>) -> Result<Vec<u8>, CompressAllocError> {
     })
 }
 
-fn max_packet_octets_of_value(value: &Value) -> usize {
+fn max_encoded_octets_of_value(value: &Value) -> usize {
     match value {
         Value::Bytes(octets) => octets.len() + 9,
         _ => 16,
@@ -145,14 +152,15 @@ fn max_packet_octets_of_value(value: &Value) -> usize {
 /// The server refused to prepare the statement, for example because of a wrong name or a missing right, or the connection
 /// broke.
 pub fn insert_statement(
-    connection: &mut DbConnection,
+    connection: &mut MySqlConnection,
     table: &TableName,
     rows: usize,
 ) -> mysql::Result<Statement> {
     if let Some(prepared) = connection.inserts.get(&rows) {
         return Ok(prepared.clone());
     }
-    let prepared = connection.with_timeout(|conn| conn.prep(insert_sql(table, rows)))?;
+    let prepared =
+        connection.call_driver_with_timeout(|conn| conn.prep(insert_sql(table, rows)))?;
     connection.inserts.insert(rows, prepared.clone());
     Ok(prepared)
 }

@@ -42,10 +42,10 @@ pub use body_store::BodyStore;
 pub use reader::MySqlReader;
 pub use table_info::TableInfo;
 
-use self::error::ErrorClass;
+use self::error::MySqlErrorClass;
 use self::pool::{Connector, PooledDbConnection};
-use self::writer_connection::DbConnectionWait;
-use super::redis::BodyLocations;
+use self::writer_connection::DatabaseConnectionWait;
+use super::redis::BodiesInRedis;
 use super::{SaveError, SaveMail, SavedId};
 use crate::mail::Mail;
 use crate::store::queue::bisect::save_bisecting;
@@ -76,9 +76,9 @@ impl MySqlStore {
 impl SaveMail for MySqlStore {
     fn prepare_batch(&mut self) -> Result<(), SaveError> {
         let connection = self
-            .begin_transaction(DbConnectionWait::WhileNotDown)
+            .begin_transaction(DatabaseConnectionWait::WhileNotDown)
             .map_err(|failure| match failure.class {
-                ErrorClass::Full => SaveError::full(failure.text),
+                MySqlErrorClass::Full => SaveError::full(failure.text),
                 _ => SaveError::unavailable(failure.text),
             })?;
         self.connection = Some(connection);
@@ -102,10 +102,10 @@ impl SaveMail for MySqlStore {
         let pending_bodies = self.bodies.begin_store(batch);
         // Inserts the rows while Redis stores the bodies; if Redis fails, the INSERTs are rolled back and run again.
         let mut inserted =
-            (pending_bodies.as_ref()).map(|_| self.insert_batch_part(batch, &BodyLocations::Redis));
+            (pending_bodies.as_ref()).map(|_| self.insert_batch_part(batch, &BodiesInRedis::Redis));
         let metrics = self.connector.health().metrics();
         let bodies_in = (self.bodies).finish_store(batch, pending_bodies.as_ref(), metrics);
-        if !matches!(bodies_in, BodyLocations::Redis)
+        if !matches!(bodies_in, BodiesInRedis::Redis)
             && let Some(Ok(mut connection)) = inserted.take()
         {
             connection.roll_back();

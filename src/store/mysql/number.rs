@@ -2,7 +2,7 @@
 
 /// A column's type as in information_schema.COLUMNS.
 #[derive(Clone, Debug, Default)]
-pub struct NumericColumnType {
+pub struct SchemaColumnType {
     /// DATA_TYPE, such as `int`, `decimal` or `varchar`.
     pub data_type: String,
     /// COLUMN_TYPE, such as `int(10) unsigned`.
@@ -15,9 +15,9 @@ pub struct NumericColumnType {
     pub chars: Option<u64>,
 }
 
-impl NumericColumnType {
+impl SchemaColumnType {
     /// Returns the largest whole number that the column holds; `u64::MAX` if the type has no known limit.
-    pub fn largest(&self) -> u64 {
+    pub fn largest_storable_number(&self) -> u64 {
         if let Some(largest) = self.largest_integer() {
             return largest;
         }
@@ -84,14 +84,14 @@ mod tests {
             ("json", none, none, none, u64::MAX),
         ] {
             let data_type = column_type.split(['(', ' ']).next().unwrap_or_default();
-            let column = NumericColumnType {
+            let column = SchemaColumnType {
                 data_type: data_type.to_owned(),
                 column_type: column_type.to_owned(),
                 precision,
                 scale,
                 chars,
             };
-            assert_eq!(column.largest(), want, "{column_type}");
+            assert_eq!(column.largest_storable_number(), want, "{column_type}");
         }
     }
 }

@@ -3,21 +3,21 @@
 use mysql::Value;
 use mysql::prelude::Queryable;
 
-use super::connection::DbConnection;
-use super::error_text::error_with_key;
+use super::connection::MySqlConnection;
+use super::error_text::read_error_with_config_key;
 use super::pool::Connector;
 use crate::mail::inflate;
 use crate::store::TableName;
 use crate::store::reader::{
     ListedMail, ListedMailSize, MAX_SHOWN_OCTETS, MailReader, StoreReadError,
 };
-use crate::store::redis::cluster::ClusterReader;
+use crate::store::redis::cluster::RedisClusterReader;
 use crate::store::redis::{RedisReadConnection, RedisSettings};
 use crate::store::stored_text::stored_text;
 
 /// Reads rows, and bodies from column `mail` or from Redis.
 pub struct MySqlReader {
-    connection: DbConnection,
+    connection: MySqlConnection,
     table: TableName,
     redis: Option<RedisSettings>,
     open_redis: Option<RedisBodyReader>,
@@ -29,14 +29,14 @@ pub struct MySqlReader {
 
 enum RedisBodyReader {
     One(RedisReadConnection),
-    Cluster(ClusterReader),
+    Cluster(RedisClusterReader),
 }
 
 impl RedisBodyReader {
     fn open(settings: &RedisSettings) -> Result<RedisBodyReader, StoreReadError> {
         match settings.urls.as_slice() {
             [url] => RedisReadConnection::open(url).map(RedisBodyReader::One),
-            _ => ClusterReader::open(settings).map(RedisBodyReader::Cluster),
+            _ => RedisClusterReader::open(settings).map(RedisBodyReader::Cluster),
         }
     }
 }
@@ -52,8 +52,8 @@ impl MySqlReader {
     ) -> Result<MySqlReader, StoreReadError> {
         let table = connector.table().clone();
         let connection = connector.connect_any();
-        let connection =
-            connection.map_err(|error| StoreReadError(error_with_key(&error, &table)))?;
+        let connection = connection
+            .map_err(|error| StoreReadError(read_error_with_config_key(&error, &table)))?;
         Ok(MySqlReader {
             connection,
             table,
@@ -71,26 +71,29 @@ impl MySqlReader {
         parameters: Vec<Value>,
         mut take: impl FnMut(Vec<Value>),
     ) -> Result<(), StoreReadError> {
-        let outcome = self.connection.run_without_time_limit(|conn| {
+        let outcome = self.connection.query_without_time_limit(|conn| {
             for row in conn.exec_iter(sql, parameters)? {
                 let values = row?.unwrap_raw().into_iter();
                 take(values.map(|value| value.unwrap_or(Value::NULL)).collect());
             }
             Ok(())
         });
-        outcome.map_err(|error| StoreReadError(error_with_key(&error, &self.table)))
+        outcome.map_err(|error| StoreReadError(read_error_with_config_key(&error, &self.table)))
     }
 
     /// Returns the table's columns with their collations; empty if the table does not exist or is not visible.
     fn read_table_columns(&mut self) -> Result<Vec<(String, String)>, StoreReadError> {
         let sql = "SELECT COLUMN_NAME, COLLATION_NAME FROM information_schema.COLUMNS
                    WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ?";
-        let name = vec![self.table.database().into(), self.table.table().into()];
+        let name = vec![
+            self.table.database_part().into(),
+            self.table.table_part().into(),
+        ];
         let mut columns = Vec::new();
         self.for_each_row(sql, name, |row| {
             let mut texts = row
                 .into_iter()
-                .map(|value| to_text(value).unwrap_or_default());
+                .map(|value| mysql_value_to_text(value).unwrap_or_default());
             columns.extend(texts.next().zip(texts.next()));
         })?;
         Ok(columns)
@@ -100,18 +103,21 @@ impl MySqlReader {
         if let Some(error) = &self.redis_failed {
             return Err(error.clone());
         }
-        let body = self.open_redis().and_then(|redis| match redis {
-            RedisBodyReader::One(redis) => redis.body(hash),
-            RedisBodyReader::Cluster(redis) => redis.body(hash),
-        });
-        // The error is kept because otherwise each row would wait for a timeout. `ClusterReader` itself skips failed nodes.
+        let body = self
+            .get_or_open_redis_reader()
+            .and_then(|redis| match redis {
+                RedisBodyReader::One(redis) => redis.body(hash),
+                RedisBodyReader::Cluster(redis) => redis.body(hash),
+            });
+        // The error is kept because otherwise each row would wait for a timeout. `RedisClusterReader` itself skips failed
+        // nodes.
         if !matches!(self.open_redis, Some(RedisBodyReader::Cluster(_))) {
             self.redis_failed = body.as_ref().err().cloned();
         }
         body
     }
 
-    fn open_redis(&mut self) -> Result<&mut RedisBodyReader, StoreReadError> {
+    fn get_or_open_redis_reader(&mut self) -> Result<&mut RedisBodyReader, StoreReadError> {
         match &mut self.open_redis {
             Some(redis) => Ok(redis),
             closed => {
@@ -139,7 +145,7 @@ impl MailReader for MySqlReader {
         let filter = to
             .map(|to| recipient_condition(to, &columns))
             .unwrap_or_default();
-        // The server converts text columns to UTF-8; `to_text` converts columns of other types.
+        // The server converts text columns to UTF-8; `mysql_value_to_text` converts columns of other types.
         let sql = format!(
             "SELECT `hash`, COALESCE(DATE_FORMAT(`date`, '%Y-%m-%d %H:%i:%s'), CAST(`date` AS CHAR)), `from`, `to`,
                     `recipient`, `subject`, `body`, `mail`
@@ -152,17 +158,17 @@ impl MailReader for MySqlReader {
             let mut values = row.into_iter();
             let mut next_value = || values.next().unwrap_or(Value::NULL);
             let mut mail = ListedMail {
-                hash: to_text(next_value()).unwrap_or_default(),
-                date: to_text(next_value()),
-                from: to_text(next_value()),
-                to: to_text(next_value()),
-                recipient: to_text(next_value()),
-                subject: to_text(next_value()),
+                hash: mysql_value_to_text(next_value()).unwrap_or_default(),
+                date: mysql_value_to_text(next_value()),
+                from: mysql_value_to_text(next_value()),
+                to: mysql_value_to_text(next_value()),
+                recipient: mysql_value_to_text(next_value()),
+                subject: mysql_value_to_text(next_value()),
                 size: ListedMailSize::Expired,
             };
-            if to_text(next_value()).as_deref() == Some("redis") {
+            if mysql_value_to_text(next_value()).as_deref() == Some("redis") {
                 in_redis.push(mails.len());
-            } else if let Some(stream) = to_octets(next_value()) {
+            } else if let Some(stream) = octets_of_mysql_value(next_value()) {
                 mail.size = ListedMailSize::of(&stream);
             }
             mails.push(mail);
@@ -206,7 +212,10 @@ impl MailReader for MySqlReader {
         self.for_each_row(&sql, vec![hash.into()], |row| {
             let mut values = row.into_iter();
             let mut next_value = || values.next().unwrap_or(Value::NULL);
-            found = Some((to_text(next_value()), to_octets(next_value())));
+            found = Some((
+                mysql_value_to_text(next_value()),
+                octets_of_mysql_value(next_value()),
+            ));
         })?;
         let Some((body, stream)) = found else {
             return Ok(None);
@@ -264,7 +273,7 @@ fn recipient_condition(to: &str, columns: &[(String, String)]) -> String {
 }
 
 /// Returns a column's value as text; `None` for NULL.
-fn to_text(value: Value) -> Option<String> {
+fn mysql_value_to_text(value: Value) -> Option<String> {
     match value {
         Value::NULL => None,
         Value::Bytes(octets) => Some(stored_text(octets)),
@@ -277,7 +286,7 @@ fn to_text(value: Value) -> Option<String> {
     }
 }
 
-fn to_octets(value: Value) -> Option<Vec<u8>> {
+fn octets_of_mysql_value(value: Value) -> Option<Vec<u8>> {
     match value {
         Value::Bytes(octets) => Some(octets),
         _ => None,

@@ -8,7 +8,7 @@ use crate::store::TableName;
 #[derive(Clone, PartialEq, Eq)]
 pub struct MySqlSettings {
     /// Hosts in the order in which they are tried.
-    pub hosts: Vec<MySqlHost>,
+    pub hosts: Vec<MySqlHostAddress>,
     /// Name of the database account.
     pub user: String,
     /// Password of the account; never logged.
@@ -23,19 +23,19 @@ pub struct MySqlSettings {
 
 /// One item of MYSQL_HOST.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum MySqlHost {
+pub enum MySqlHostAddress {
     /// Name or address, and port.
     Tcp(String, u16),
     /// Path of a Unix socket.
     Socket(String),
 }
 
-impl fmt::Display for MySqlHost {
+impl fmt::Display for MySqlHostAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            MySqlHost::Tcp(name, port) if name.contains(':') => write!(f, "[{name}]:{port}"),
-            MySqlHost::Tcp(name, port) => write!(f, "{name}:{port}"),
-            MySqlHost::Socket(path) => f.write_str(path),
+            MySqlHostAddress::Tcp(name, port) if name.contains(':') => write!(f, "[{name}]:{port}"),
+            MySqlHostAddress::Tcp(name, port) => write!(f, "{name}:{port}"),
+            MySqlHostAddress::Socket(path) => f.write_str(path),
         }
     }
 }

@@ -4,9 +4,9 @@
 use mysql::Conn;
 use mysql::prelude::Queryable;
 
-use super::auto_increment::AutoIncrementRange;
+use super::auto_increment::MailIdRangeUsage;
 use super::binary_log::unsafe_sync_binlog;
-use super::number::NumericColumnType;
+use super::number::SchemaColumnType;
 use super::unfilled_column::UnfilledColumn;
 use crate::store::{Column, ColumnCharset, ColumnWidth};
 use crate::store::{INSERTED_COLUMNS, TableColumns, TableName};
@@ -26,7 +26,7 @@ pub struct TableInfo {
     /// `Dynamic`, `Compact`, …; empty if `engine` is empty.
     pub row_format: String,
     /// The used part of the range of `mail_id`; `None` if `mail_id` is not an AUTO_INCREMENT column.
-    pub auto_increment: Option<AutoIncrementRange>,
+    pub auto_increment: Option<MailIdRangeUsage>,
     /// Maximum characters of a value in column `hash`.
     pub hash_chars: usize,
     /// Maximum characters of a value in column `body`.
@@ -52,7 +52,7 @@ impl TableInfo {
         let (max_packet_octets, flush) = variables.unwrap_or_default();
         let max_packet_octets = max_packet_octets.unwrap_or(1 << 20);
         let unsynced_binary_log = unsafe_sync_binlog(connection)?;
-        let (database, name) = (table.database(), table.table());
+        let (database, name) = (table.database_part(), table.table_part());
         // Without this setting MySQL 8 may return an AUTO_INCREMENT value that is a day old. Other servers do not know the
         // variable.
         let _ = connection.query_drop("SET SESSION information_schema_stats_expiry = 0");
@@ -72,27 +72,32 @@ impl TableInfo {
             (database, name),
             ColumnInfo::new,
         )?;
-        let mail_id = columns.iter().find(|column| column.is_named("mail_id"));
+        let mail_id = columns
+            .iter()
+            .find(|column| column.has_column_name("mail_id"));
         let largest = mail_id
             .filter(|column| column.is_auto_increment)
             .and_then(|column| column.number.largest_integer());
         let auto_increment =
-            largest.map(|largest| AutoIncrementRange::read(connection, table, largest, next_id));
+            largest.map(|largest| MailIdRangeUsage::read(connection, table, largest, next_id));
         let chars_of = |name: &str| {
-            let column = columns.iter().find(|column| column.is_named(name));
+            let column = columns.iter().find(|column| column.has_column_name(name));
             let width = column.and_then(|column| usize::try_from(column.width?).ok());
             width.unwrap_or(usize::MAX)
         };
-        let exists = |name: &str| columns.iter().any(|column| column.is_named(name));
-        let is_inserted =
-            |column: &&ColumnInfo| INSERTED_COLUMNS.iter().any(|name| column.is_named(name));
+        let exists = |name: &str| columns.iter().any(|column| column.has_column_name(name));
+        let is_inserted = |column: &&ColumnInfo| {
+            INSERTED_COLUMNS
+                .iter()
+                .any(|name| column.has_column_name(name))
+        };
         Ok(TableInfo {
             max_packet_octets: usize::try_from(max_packet_octets).unwrap_or(usize::MAX),
             max_body_octets: chars_of("mail"),
             hash_chars: chars_of("hash"),
             body_chars: chars_of("body"),
             auto_increment,
-            columns: (!columns.is_empty()).then(|| table_columns(&columns)),
+            columns: (!columns.is_empty()).then(|| table_columns_from_column_infos(&columns)),
             engine: engine.unwrap_or_default(),
             row_format: row_format.unwrap_or_default(),
             commits_are_synced: matches!(flush, Some(1 | 3)),
@@ -116,7 +121,7 @@ impl TableInfo {
 
     /// Returns the maximum octets of content that can be stored even if it cannot be compressed. The row must fit into one
     /// packet, and the body into column `mail`, because the body is stored there if Redis is unavailable.
-    pub fn max_content_octets(&self) -> usize {
+    pub fn max_storable_content_octets(&self) -> usize {
         let by_packet = self.max_packet_octets.saturating_sub(ROW_OVERHEAD_OCTETS);
         let by_column = self.max_body_octets.saturating_sub(TRACE_OCTETS);
         let octets = by_packet.min(by_column);
@@ -129,7 +134,7 @@ impl TableInfo {
 type TablePropertiesRow = (Option<String>, Option<String>, Option<u64>);
 
 /// One row of information_schema.COLUMNS.
-type ColumnRow = (
+type ColumnInfoRow = (
     String,
     Option<u64>,
     Option<String>,
@@ -145,13 +150,13 @@ struct ColumnInfo {
     name: String,
     width: Option<u64>,
     charset: Option<String>,
-    number: NumericColumnType,
+    number: SchemaColumnType,
     is_auto_increment: bool,
     needs_value: bool,
 }
 
 impl ColumnInfo {
-    fn new(row: ColumnRow) -> ColumnInfo {
+    fn new(row: ColumnInfoRow) -> ColumnInfo {
         let (
             name,
             width,
@@ -167,7 +172,7 @@ impl ColumnInfo {
             name,
             width,
             charset,
-            number: NumericColumnType {
+            number: SchemaColumnType {
                 data_type,
                 column_type,
                 precision,
@@ -179,7 +184,7 @@ impl ColumnInfo {
         }
     }
 
-    fn is_named(&self, name: &str) -> bool {
+    fn has_column_name(&self, name: &str) -> bool {
         self.name.eq_ignore_ascii_case(name)
     }
 
@@ -193,7 +198,7 @@ impl ColumnInfo {
         )
     }
 
-    fn as_text_column(&self) -> Column {
+    fn text_column_of_type(&self) -> Column {
         // Values are limited to `MAX_TEXT_OCTETS` even if the column is wider, because a row must fit into a packet.
         let max = self.width.and_then(|width| usize::try_from(width).ok());
         let max = max.unwrap_or(MAX_TEXT_OCTETS).min(MAX_TEXT_OCTETS);
@@ -221,15 +226,19 @@ impl ColumnInfo {
     }
 }
 
-fn table_columns(columns: &[ColumnInfo]) -> TableColumns {
+fn table_columns_from_column_infos(columns: &[ColumnInfo]) -> TableColumns {
     let default = TableColumns::DEFAULT;
     let column = |name: &str, default: Column| {
-        let column = columns.iter().find(|column| column.is_named(name));
-        column.map_or(default, ColumnInfo::as_text_column)
+        let column = columns.iter().find(|column| column.has_column_name(name));
+        column.map_or(default, ColumnInfo::text_column_of_type)
     };
-    let has_attach = columns.iter().find(|column| column.is_named("has_attach"));
+    let has_attach = columns
+        .iter()
+        .find(|column| column.has_column_name("has_attach"));
     TableColumns {
-        has_attach: has_attach.map_or(default.has_attach, |column| column.number.largest()),
+        has_attach: has_attach.map_or(default.has_attach, |column| {
+            column.number.largest_storable_number()
+        }),
         from: column("from", default.from),
         to: column("to", default.to),
         subject: column("subject", default.subject),

@@ -1,6 +1,6 @@
 //! Findings about values that the columns of the existing table cannot hold. Each finding contains the statement that fixes it.
 
-use super::auto_increment::AutoIncrementRange;
+use super::auto_increment::MailIdRangeUsage;
 use super::table_info::TableInfo;
 use crate::store::diagnostic::Diagnostic;
 use crate::store::table::LONGEST_ADDRESS;
@@ -8,14 +8,14 @@ use crate::store::{Column, ColumnCharset};
 use crate::store::{TableColumns, TableName};
 
 /// Returns the findings about widths, character sets and the range of ids.
-pub fn check_columns(
+pub fn check_column_widths_and_id_range(
     table_info: &TableInfo,
     columns: &TableColumns,
     table: &TableName,
 ) -> Vec<Diagnostic> {
     let ids = table_info.auto_increment.as_ref();
-    let ids = ids.and_then(|ids| AutoIncrementRange::finding(ids, table));
-    let fixed_widths = check_fixed_widths(table_info, table);
+    let ids = ids.and_then(|ids| MailIdRangeUsage::mail_id_shortage_finding(ids, table));
+    let fixed_widths = hash_and_body_width_errors(table_info, table);
     ids.into_iter()
         .chain(fixed_widths)
         .chain(check_address_column_widths(table_info, columns, table))
@@ -36,7 +36,8 @@ fn check_address_column_widths(
     ];
     let is_narrow = |(name, column): &(&str, Column)| {
         !table_info.missing_columns.contains(name)
-            && (column.width.max() < LONGEST_ADDRESS || column.charset != ColumnCharset::Unicode)
+            && (column.width.max_length() < LONGEST_ADDRESS
+                || column.charset != ColumnCharset::Unicode)
     };
     let narrow: Vec<_> = columns.into_iter().filter(is_narrow).collect();
     if narrow.is_empty() {
@@ -52,7 +53,7 @@ fn check_address_column_widths(
             ColumnCharset::Latin1 => "latin1",
             ColumnCharset::Ascii => "another character set",
         };
-        format!("`{name}`: {} of {charset}", column.width.max())
+        format!("`{name}`: {} of {charset}", column.width.max_length())
     });
     let changes = join(&|(name, _)| {
         format!("MODIFY `{name}` varchar({LONGEST_ADDRESS}) CHARACTER SET utf8mb4 NOT NULL")
@@ -71,7 +72,7 @@ fn check_address_column_widths(
 
 /// Returns an error for each of the columns `hash` and `body` that is too narrow, because the values of these columns are never
 /// truncated.
-fn check_fixed_widths(
+fn hash_and_body_width_errors(
     table_info: &TableInfo,
     table: &TableName,
 ) -> impl Iterator<Item = Diagnostic> {

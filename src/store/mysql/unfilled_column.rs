@@ -32,7 +32,7 @@ impl UnfilledColumn {
             "char" | "varchar" | "binary" | "varbinary" | "set" => set_default("''"),
             "enum" => match first_enum_value(column_type) {
                 Some(value) => set_default(&value),
-                None => make_nullable(&quoted, column_type, charset),
+                None => modify_to_nullable_clause(&quoted, column_type, charset),
             },
             "date" => set_default("'1970-01-01'"),
             "time" => set_default("'00:00:00'"),
@@ -48,7 +48,7 @@ impl UnfilledColumn {
             "inet4" => set_default("'0.0.0.0'"),
             "inet6" => set_default("'::'"),
             // Not every server allows a default for BLOB, TEXT, JSON and GEOMETRY, but every server allows NULL.
-            _ => make_nullable(&quoted, column_type, charset),
+            _ => modify_to_nullable_clause(&quoted, column_type, charset),
         };
         UnfilledColumn {
             name: name.to_owned(),
@@ -57,7 +57,7 @@ impl UnfilledColumn {
     }
 }
 
-fn make_nullable(quoted: &str, column_type: &str, charset: Option<&str>) -> String {
+fn modify_to_nullable_clause(quoted: &str, column_type: &str, charset: Option<&str>) -> String {
     let charset = charset.map(|charset| format!(" CHARACTER SET {charset}"));
     let charset = charset
         .filter(|_| !column_type.eq_ignore_ascii_case("json"))

@@ -9,15 +9,15 @@ use mysql::prelude::Queryable;
 use super::MySqlStore;
 use super::backoff::{MAX_RETRY_PAUSE, MIN_RETRY_PAUSE, jittered};
 use super::batch_failure::BatchFailure;
-use super::connect_error::is_refused;
-use super::connection::{ConnectedServer, DbConnection};
+use super::connect_error::is_connection_refused;
+use super::connection::{ConnectedServer, MySqlConnection};
 use super::connector::Connector;
 use super::galera::enable_causal_reads;
-use super::hanging::{exclude_host_if_commit_hangs, wait_while_hanging};
+use super::hanging::{exclude_host_if_commit_hangs, wait_until_no_commit_hangs};
 use super::insert::insert_rows;
 use crate::mail::Mail;
 use crate::store::queue::bisect::BatchError;
-use crate::store::redis::BodyLocations;
+use crate::store::redis::BodiesInRedis;
 use crate::store::{SaveError, TableName};
 
 /// A COMMIT that may or may not have been carried out.
@@ -41,17 +41,17 @@ impl MySqlStore {
     /// Looks up the rows of `part` on a server that knows the outcome of the COMMIT. Inserts the missing rows in the
     /// transaction of the look-up. Retries until the batch's deadline. The look-up locks the rows, so it waits for a COMMIT
     /// that is still in progress.
-    pub(super) fn resolve_unknown_commit(
+    pub(super) fn store_missing_after_unknown_commit(
         &self,
         part: &[Mail],
-        bodies_in: &BodyLocations,
+        bodies_in: &BodiesInRedis,
         commit: &UnknownCommit,
     ) -> Result<(), BatchError> {
         let mut pause = MIN_RETRY_PAUSE;
         exclude_host_if_commit_hangs(&self.connector, commit);
         loop {
             let host = commit.sent_to.host;
-            if let Err(reason) = wait_while_hanging(&self.connector, host, self.deadline) {
+            if let Err(reason) = wait_until_no_commit_hangs(&self.connector, host, self.deadline) {
                 return Err(BatchError::Store(SaveError::unavailable(reason)));
             }
             let mut second_commit = None;
@@ -62,7 +62,7 @@ impl MySqlStore {
                 }
                 Ok(false) => {
                     return Err(BatchError::Store(SaveError::unavailable(
-                        BatchFailure::deadline_passed().text,
+                        BatchFailure::batch_deadline_failure().text,
                     )));
                 }
                 Err(error) => error,
@@ -87,7 +87,7 @@ impl MySqlStore {
     fn store_missing_rows(
         &self,
         part: &[Mail],
-        bodies_in: &BodyLocations,
+        bodies_in: &BodiesInRedis,
         commit: &UnknownCommit,
         second_commit: &mut Option<UnknownCommit>,
     ) -> mysql::Result<bool> {
@@ -97,7 +97,7 @@ impl MySqlStore {
         connection.broken = true;
         enable_causal_reads(&mut connection)?;
         connection.begin()?;
-        let stored = lock_stored_hashes(&mut connection, table, part)?;
+        let stored = select_stored_hashes_for_update(&mut connection, table, part)?;
         insert_rows(&mut connection, table, part, bodies_in, &stored)?;
         let rows = part.iter().flat_map(Mail::recipients).count();
         if stored.len() < rows && Instant::now() > self.deadline {
@@ -119,19 +119,23 @@ impl MySqlStore {
 fn connect_for_commit_lookup(
     connector: &Connector,
     sent_to: &ConnectedServer,
-) -> mysql::Result<DbConnection> {
+) -> mysql::Result<MySqlConnection> {
     let error = match connector.connect_to(sent_to.host, sent_to.address) {
         Ok(connection) => return Ok(connection),
         Err(error) => error,
     };
-    let Some(lost) = sent_to.galera.as_ref().filter(|_| is_refused(&error)) else {
+    let Some(lost) = sent_to
+        .galera
+        .as_ref()
+        .filter(|_| is_connection_refused(&error))
+    else {
         return Err(error);
     };
-    let others = connector.hosts().hosts_in_try_order().into_iter();
+    let others = connector.hosts().host_indexes_in_try_order().into_iter();
     for other in others.filter(|other| *other != sent_to.host) {
         if let Ok(connection) = connector.connect_to(other, None)
             && (connection.server.galera.as_ref())
-                .is_some_and(|peer| peer.is_surviving_peer_of(lost))
+                .is_some_and(|peer| peer.knows_outcome_of_commits_on(lost))
         {
             return Ok(connection);
         }
@@ -143,8 +147,8 @@ fn connect_for_commit_lookup(
 ///
 /// # Errors
 /// The server refused the statement, or the connection broke.
-pub fn lock_stored_hashes(
-    connection: &mut DbConnection,
+pub fn select_stored_hashes_for_update(
+    connection: &mut MySqlConnection,
     table: &TableName,
     part: &[Mail],
 ) -> mysql::Result<HashSet<String>> {
@@ -157,7 +161,8 @@ pub fn lock_stored_hashes(
     for chunk in ids.chunks(HASHES_PER_SELECT) {
         let placeholders = vec!["?"; chunk.len()].join(",");
         let sql = format!("SELECT `hash` FROM {table} WHERE `hash` IN ({placeholders}) FOR UPDATE");
-        let rows: Vec<String> = connection.with_timeout(|conn| conn.exec(sql, chunk.to_vec()))?;
+        let rows: Vec<String> =
+            connection.call_driver_with_timeout(|conn| conn.exec(sql, chunk.to_vec()))?;
         stored.extend(rows);
     }
     Ok(stored)

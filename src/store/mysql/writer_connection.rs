@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use super::MySqlStore;
 use super::batch_failure::BatchFailure;
-use super::error::ErrorClass;
+use super::error::MySqlErrorClass;
 use super::pool::PooledDbConnection;
 
 /// When a writer stops waiting for a connection; it always stops after `CONNECTION_TIMEOUT` or if every host refuses
 /// connections.
 #[derive(Clone, Copy)]
-pub enum DbConnectionWait {
+pub enum DatabaseConnectionWait {
     /// Until the database is known to be down. Used by a writer that prepares its connection before it has mail.
     WhileNotDown,
     /// Until the deadline of the current batch.
@@ -22,7 +22,7 @@ impl MySqlStore {
     /// were closed while idle are replaced.
     pub(super) fn begin_transaction(
         &mut self,
-        wait: DbConnectionWait,
+        wait: DatabaseConnectionWait,
     ) -> Result<PooledDbConnection, BatchFailure> {
         let mut connection = self.take_connection(wait)?;
         let mut stale = 0;
@@ -32,11 +32,11 @@ impl MySqlStore {
                 Err(error)
                     if stale <= self.pool.max_size()
                         && matches!(
-                            ErrorClass::classify(&error),
-                            ErrorClass::ConnectionLost | ErrorClass::NotReady
+                            MySqlErrorClass::classify_mysql_error(&error),
+                            MySqlErrorClass::ConnectionLost | MySqlErrorClass::NotReady
                         ) =>
                 {
-                    if ErrorClass::classify(&error) == ErrorClass::NotReady {
+                    if MySqlErrorClass::classify_mysql_error(&error) == MySqlErrorClass::NotReady {
                         let hosts = self.connector.hosts();
                         hosts.mark_down(connection.server.host, &error.to_string());
                     }
@@ -55,20 +55,20 @@ impl MySqlStore {
 
     fn take_connection(
         &mut self,
-        wait: DbConnectionWait,
+        wait: DatabaseConnectionWait,
     ) -> Result<PooledDbConnection, BatchFailure> {
         if let Some(reason) = self.connector.hang_reason_on_all_hosts() {
-            return Err(BatchFailure::unreachable(&reason));
+            return Err(BatchFailure::database_unreachable_failure(&reason));
         }
         while let Some(connection) = self.connection.take().or_else(|| self.pool.try_get()) {
             // The pool replaces a dropped connection with a connection to a usable host.
-            if self.connector.is_usable(connection.server.host) {
+            if self.connector.is_host_usable(connection.server.host) {
                 return Ok(connection);
             }
         }
         let until = match wait {
-            DbConnectionWait::WhileNotDown => Instant::now() + CONNECTION_TIMEOUT,
-            DbConnectionWait::UntilDeadline => {
+            DatabaseConnectionWait::WhileNotDown => Instant::now() + CONNECTION_TIMEOUT,
+            DatabaseConnectionWait::UntilDeadline => {
                 self.deadline.min(Instant::now() + CONNECTION_TIMEOUT)
             }
         };
@@ -85,15 +85,16 @@ impl MySqlStore {
                 Err(_) => {}
             }
             let reason = match wait {
-                DbConnectionWait::WhileNotDown => self.connector.down_reason(),
-                DbConnectionWait::UntilDeadline => None,
+                DatabaseConnectionWait::WhileNotDown => self.connector.down_reason(),
+                DatabaseConnectionWait::UntilDeadline => None,
             };
             // If every host refuses connections, waiting longer is useless.
-            if let Some(reason) = reason.or_else(|| self.connector.all_hosts_failed_error()) {
-                return Err(BatchFailure::unreachable(&reason));
+            if let Some(reason) = reason.or_else(|| self.connector.last_error_if_all_hosts_failed())
+            {
+                return Err(BatchFailure::database_unreachable_failure(&reason));
             }
             if remaining <= POLL_INTERVAL {
-                return Err(BatchFailure::unreachable(&pool_error));
+                return Err(BatchFailure::database_unreachable_failure(&pool_error));
             }
         }
     }

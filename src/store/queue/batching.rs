@@ -22,21 +22,21 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::pending::QueuedMail;
+use super::pending::QueuedMailHandle;
 use crate::sync;
 
 /// Decides when a writer starts a batch. One writer at a time collects mails; the others wait for the lock `acquiring`.
 #[derive(Default)]
 pub struct BatchScheduler {
     acquiring: Mutex<()>,
-    batches: Mutex<BatchState>,
+    batches: Mutex<BatchesInFlight>,
     changed: Condvar,
     /// Number of queued mails at which the waiting writer starts its batch; 0 while no writer waits.
     wake_at: AtomicUsize,
 }
 
 #[derive(Default)]
-struct BatchState {
+struct BatchesInFlight {
     in_flight: usize,
     /// Number of mails in each of the last two batches.
     last_sizes: [usize; 2],
@@ -48,22 +48,22 @@ pub struct BatchPermit<'a>(&'a BatchScheduler);
 impl BatchScheduler {
     /// Takes the first mail of a batch with `first` and blocks until the batch may start. `queued` returns the number of mails
     /// in the queue. Returns `None` if `first` returns no mail.
-    pub fn acquire(
+    pub fn acquire_batch_permit(
         &self,
-        first: impl FnOnce() -> Option<QueuedMail>,
+        first: impl FnOnce() -> Option<QueuedMailHandle>,
         queued: impl Fn() -> usize,
-    ) -> Option<(QueuedMail, BatchPermit<'_>)> {
+    ) -> Option<(QueuedMailHandle, BatchPermit<'_>)> {
         let _guard = sync::lock(&self.acquiring);
         let first = first()?;
         let started_at = Instant::now();
         let mut batches = sync::lock(&self.batches);
         loop {
-            let (target, timeout) = batches.target_batch();
+            let (target, timeout) = batches.further_mails_and_wait_time();
             let Some(remaining) = timeout.checked_sub(started_at.elapsed()) else {
                 break;
             };
             // The writer stores `wake_at` before it reads the queue length; a connection queues its mail before it reads
-            // `wake_at` (`notify_queued`). So at least one of them sees the other's change.
+            // `wake_at` (`wake_writer_if_batch_is_ready`). So at least one of them sees the other's change.
             self.wake_at.store(target, Ordering::SeqCst);
             if queued() >= target {
                 break;
@@ -78,7 +78,7 @@ impl BatchScheduler {
 
     /// Wakes the waiting writer if the queue has reached the writer's target. A connection calls this after it has queued a
     /// mail; `mails` is the new queue length.
-    pub fn notify_queued(&self, mails: usize) {
+    pub fn wake_writer_if_batch_is_ready(&self, mails: usize) {
         let target = self.wake_at.load(Ordering::SeqCst);
         if target > 0 && mails >= target {
             // The waiting writer holds this lock from before it stores `wake_at` until it blocks, so the writer cannot miss the
@@ -91,7 +91,7 @@ impl BatchScheduler {
 
 impl BatchPermit<'_> {
     /// Records that this batch has `mails` mails.
-    pub fn record_size(&mut self, mails: usize) {
+    pub fn record_batch_size(&mut self, mails: usize) {
         let mut batches = sync::lock(&self.0.batches);
         batches.last_sizes = [batches.last_sizes[1], mails];
     }
@@ -104,9 +104,9 @@ impl Drop for BatchPermit<'_> {
     }
 }
 
-impl BatchState {
+impl BatchesInFlight {
     /// Returns how many further mails should be queued and how long to wait for them (see the table in the module doc).
-    fn target_batch(&self) -> (usize, Duration) {
+    fn further_mails_and_wait_time(&self) -> (usize, Duration) {
         let half = self.last_sizes.iter().sum::<usize>() / 4;
         match self.in_flight {
             // Under light load no mail waits for others.
@@ -134,8 +134,8 @@ const LINGER_BUSY: Duration = Duration::from_millis(5);
 mod tests {
     use super::*;
 
-    fn batches(in_flight: usize, last_sizes: [usize; 2]) -> BatchState {
-        BatchState {
+    fn test_batch_state(in_flight: usize, last_sizes: [usize; 2]) -> BatchesInFlight {
+        BatchesInFlight {
             in_flight,
             last_sizes,
         }
@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn small_batch_does_not_wait_for_more_mails() {
         for last_sizes in [[0, 0], [1, 1], [20, 1], [15, 15]] {
-            let (target, timeout) = batches(0, last_sizes).target_batch();
+            let (target, timeout) = test_batch_state(0, last_sizes).further_mails_and_wait_time();
             assert_eq!((target, timeout), (0, Duration::ZERO), "{last_sizes:?}");
         }
     }
@@ -161,7 +161,7 @@ mod tests {
             // With two batches in flight, fewer than MAX_MAILS_WAITED_FOR mails are not worth a COMMIT of their own.
             (2, [40, 60], MAX_MAILS_WAITED_FOR),
         ] {
-            let (target, _) = batches(in_flight, last_sizes).target_batch();
+            let (target, _) = test_batch_state(in_flight, last_sizes).further_mails_and_wait_time();
             assert_eq!(target, want, "{in_flight} in flight, {last_sizes:?}");
         }
     }

@@ -6,4 +6,4 @@ pub(super) mod bisect;
 mod pending;
 mod writer;
 
-pub use writer::{SaveQueue, StoreOpener, Writers};
+pub use writer::{SaveQueue, StoreOpener, WriterThreads};

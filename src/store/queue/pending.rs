@@ -12,21 +12,21 @@ use crate::store::{SaveError, SavedId};
 use crate::sync;
 
 /// Handle with which a writer takes the mail and answers. If the handle is dropped without an answer, the client gets 451.
-pub struct QueuedMail {
-    pending: Arc<Pending>,
+pub struct QueuedMailHandle {
+    pending: Arc<SharedPendingSave>,
 }
 
 /// Handle with which a connection waits for the outcome of its save.
 pub struct SaveWaiter {
-    pending: Arc<Pending>,
+    pending: Arc<SharedPendingSave>,
 }
 
-struct Pending {
-    state: Mutex<PendingState>,
+struct SharedPendingSave {
+    state: Mutex<PendingSaveState>,
     changed: Condvar,
 }
 
-enum PendingState {
+enum PendingSaveState {
     /// The mail is held here and not in the queue, so its memory is freed as soon as the connection withdraws the mail.
     Queued(Box<Mail>),
     Withdrawn,
@@ -37,23 +37,23 @@ enum PendingState {
 }
 
 /// Returns the writer's handle and the connection's handle for saving `mail`.
-pub fn pending_save(mail: Mail) -> (QueuedMail, SaveWaiter) {
-    let pending = Arc::new(Pending {
-        state: Mutex::new(PendingState::Queued(Box::new(mail))),
+pub fn new_pending_save(mail: Mail) -> (QueuedMailHandle, SaveWaiter) {
+    let pending = Arc::new(SharedPendingSave {
+        state: Mutex::new(PendingSaveState::Queued(Box::new(mail))),
         changed: Condvar::new(),
     });
-    let queued = QueuedMail {
+    let queued = QueuedMailHandle {
         pending: Arc::clone(&pending),
     };
     (queued, SaveWaiter { pending })
 }
 
-impl QueuedMail {
+impl QueuedMailHandle {
     /// Takes the mail in order to save it; `None` if its connection has withdrawn it.
     pub fn claim_mail(&self) -> Option<Mail> {
         let mut state = self.pending.lock();
-        match std::mem::replace(&mut *state, PendingState::Claimed) {
-            PendingState::Queued(mail) => Some(*mail),
+        match std::mem::replace(&mut *state, PendingSaveState::Claimed) {
+            PendingSaveState::Queued(mail) => Some(*mail),
             other => {
                 *state = other;
                 None
@@ -62,21 +62,24 @@ impl QueuedMail {
     }
 
     /// Sets the outcome and returns `mail` to its connection. `mail` is `None` if it was not claimed.
-    pub fn answer(self, outcome: Result<SavedId, SaveError>, mail: Option<Mail>) {
+    pub fn set_save_outcome(self, outcome: Result<SavedId, SaveError>, mail: Option<Mail>) {
         self.set_outcome(outcome, mail);
     }
 
     fn set_outcome(&self, outcome: Result<SavedId, SaveError>, mail: Option<Mail>) {
         let mut state = self.pending.lock();
-        if matches!(*state, PendingState::Queued(_) | PendingState::Claimed) {
-            *state = PendingState::Answered(outcome, mail.map(Box::new));
+        if matches!(
+            *state,
+            PendingSaveState::Queued(_) | PendingSaveState::Claimed
+        ) {
+            *state = PendingSaveState::Answered(outcome, mail.map(Box::new));
             drop(state);
             self.pending.changed.notify_one();
         }
     }
 }
 
-impl Drop for QueuedMail {
+impl Drop for QueuedMailHandle {
     fn drop(&mut self) {
         let reason = "the mail was dropped before it was saved";
         self.set_outcome(Err(SaveError::unavailable(reason)), None);
@@ -89,43 +92,47 @@ impl SaveWaiter {
     ///
     /// # Errors
     /// [`SaveError`]: the mail is not saved, or it is unknown whether the mail is saved.
-    pub fn wait(
+    pub fn wait_for_save_outcome(
         self,
-        registry: &WaiterRegistry,
+        registry: &SaveWaiterRegistry,
         client_left: &mut dyn FnMut() -> bool,
     ) -> Result<SavedId, SaveError> {
         let started_at = Instant::now();
-        let _guard = registry.register(&self.pending, started_at);
+        let _guard = registry.register_save_waiter(&self.pending, started_at);
         let mut state = self.pending.lock();
         loop {
             let waited = started_at.elapsed();
             match &mut *state {
-                PendingState::Answered(outcome, mail) => {
+                PendingSaveState::Answered(outcome, mail) => {
                     let (outcome, mail) = (outcome.clone(), mail.take());
                     drop(state);
                     // The mail is freed before the reply, because the client may send its next mail right after the reply.
                     drop(mail);
                     return outcome;
                 }
-                PendingState::Queued(_) if waited >= MAX_QUEUE_TIME => {
-                    *state = PendingState::Withdrawn;
+                PendingSaveState::Queued(_) if waited >= MAX_QUEUE_TIME => {
+                    *state = PendingSaveState::Withdrawn;
                     return Err(SaveError::unavailable(
                         "the mail waited in the queue for too long",
                     ));
                 }
-                PendingState::Queued(_) if waited >= DISCONNECT_CHECK_AFTER && client_left() => {
-                    *state = PendingState::Withdrawn;
+                PendingSaveState::Queued(_)
+                    if waited >= DISCONNECT_CHECK_AFTER && client_left() =>
+                {
+                    *state = PendingSaveState::Withdrawn;
                     return Err(SaveError::unavailable(
                         "the client disconnected before its mail was saved",
                     ));
                 }
-                PendingState::Claimed if waited >= MAX_QUEUE_TIME + EXTRA_TIME_AFTER_CLAIM => {
+                PendingSaveState::Claimed if waited >= MAX_QUEUE_TIME + EXTRA_TIME_AFTER_CLAIM => {
                     // The mail may or may not be stored, so the client gets 451, never 250.
                     return Err(SaveError::unavailable(
                         "the store took the mail and did not answer in time",
                     ));
                 }
-                PendingState::Queued(_) | PendingState::Claimed | PendingState::Withdrawn => {}
+                PendingSaveState::Queued(_)
+                | PendingSaveState::Claimed
+                | PendingSaveState::Withdrawn => {}
             }
             let changed = self.pending.changed.wait(state);
             state = changed.unwrap_or_else(PoisonError::into_inner);
@@ -137,27 +144,27 @@ impl SaveWaiter {
 /// `DISCONNECT_CHECK_AFTER`. A timed wait in each connection would need a kernel timer per mail, which costs 5 % of the CPU
 /// time of a mail.
 #[derive(Default)]
-pub struct WaiterRegistry {
-    waiters: Mutex<HashMap<usize, (Instant, Arc<Pending>)>>,
+pub struct SaveWaiterRegistry {
+    waiters: Mutex<HashMap<usize, (Instant, Arc<SharedPendingSave>)>>,
 }
 
 /// Keeps one connection registered as waiting for the outcome of its save, until this guard is dropped.
-struct WaiterGuard<'a> {
-    registry: &'a WaiterRegistry,
-    pending: &'a Arc<Pending>,
+struct SaveWaiterGuard<'a> {
+    registry: &'a SaveWaiterRegistry,
+    pending: &'a Arc<SharedPendingSave>,
 }
 
-impl WaiterRegistry {
+impl SaveWaiterRegistry {
     /// Creates the registry and starts the ticker thread, which ends after the registry is dropped.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn start() -> io::Result<Arc<WaiterRegistry>> {
-        let registry = Arc::<WaiterRegistry>::default();
+    pub fn start() -> io::Result<Arc<SaveWaiterRegistry>> {
+        let registry = Arc::<SaveWaiterRegistry>::default();
         let weak = Arc::downgrade(&registry);
         let tick = move || {
             while let Some(registry) = weak.upgrade() {
-                registry.wake_overdue(Instant::now());
+                registry.wake_long_waiting_connections(Instant::now());
                 drop(registry);
                 thread::sleep(TICK);
             }
@@ -167,9 +174,13 @@ impl WaiterRegistry {
         Ok(registry)
     }
 
-    fn register<'a>(&'a self, pending: &'a Arc<Pending>, now: Instant) -> WaiterGuard<'a> {
-        sync::lock(&self.waiters).insert(registry_key(pending), (now, Arc::clone(pending)));
-        WaiterGuard {
+    fn register_save_waiter<'a>(
+        &'a self,
+        pending: &'a Arc<SharedPendingSave>,
+        now: Instant,
+    ) -> SaveWaiterGuard<'a> {
+        sync::lock(&self.waiters).insert(pending_save_address(pending), (now, Arc::clone(pending)));
+        SaveWaiterGuard {
             registry: self,
             pending,
         }
@@ -177,7 +188,7 @@ impl WaiterRegistry {
 
     /// Wakes the connections that have waited for at least `DISCONNECT_CHECK_AFTER`. A connection that is about to block misses
     /// this wake-up and gets the next one.
-    fn wake_overdue(&self, now: Instant) {
+    fn wake_long_waiting_connections(&self, now: Instant) {
         for (since, pending) in sync::lock(&self.waiters).values() {
             if now.saturating_duration_since(*since) >= DISCONNECT_CHECK_AFTER {
                 pending.changed.notify_one();
@@ -186,19 +197,19 @@ impl WaiterRegistry {
     }
 }
 
-impl Drop for WaiterGuard<'_> {
+impl Drop for SaveWaiterGuard<'_> {
     fn drop(&mut self) {
-        sync::lock(&self.registry.waiters).remove(&registry_key(self.pending));
+        sync::lock(&self.registry.waiters).remove(&pending_save_address(self.pending));
     }
 }
 
 /// Returns the memory address of a pending save, which identifies the save as long as the save exists.
-fn registry_key(pending: &Arc<Pending>) -> usize {
+fn pending_save_address(pending: &Arc<SharedPendingSave>) -> usize {
     Arc::as_ptr(pending).addr()
 }
 
-impl Pending {
-    fn lock(&self) -> MutexGuard<'_, PendingState> {
+impl SharedPendingSave {
+    fn lock(&self) -> MutexGuard<'_, PendingSaveState> {
         sync::lock(&self.state)
     }
 }

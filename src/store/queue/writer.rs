@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
 
 use super::batching::{BatchPermit, BatchScheduler};
-use super::pending::{QueuedMail, WaiterRegistry, pending_save};
+use super::pending::{QueuedMailHandle, SaveWaiterRegistry, new_pending_save};
 use crate::error_chain::display_with_causes;
 use crate::mail::Mail;
 use crate::metrics::{Component, Metrics, StoreErrorKind};
@@ -23,21 +23,21 @@ pub type StoreOpener = Arc<dyn Fn() -> Result<Box<dyn SaveMail>, SaveError> + Se
 /// Queues mails for the writers and waits for the outcome. Clones share one queue.
 #[derive(Clone)]
 pub struct SaveQueue {
-    queue: Option<QueueSender>,
+    queue: Option<SaveQueueSender>,
     precompute_rows: bool,
     health: StoreHealth,
 }
 
 /// The sending end of the queue, with which client connections put mails into it.
 #[derive(Clone)]
-struct QueueSender {
-    queued: Sender<QueuedMail>,
+struct SaveQueueSender {
+    queued: Sender<QueuedMailHandle>,
     scheduler: Arc<BatchScheduler>,
-    waiters: Arc<WaiterRegistry>,
+    waiters: Arc<SaveWaiterRegistry>,
 }
 
 /// The writer threads of a [`SaveQueue`].
-pub struct Writers {
+pub struct WriterThreads {
     threads: Vec<JoinHandle<()>>,
     /// When this sender is dropped, the writers save the queued mails and stop.
     stop: Sender<()>,
@@ -45,11 +45,11 @@ pub struct Writers {
 
 impl SaveQueue {
     /// Returns a queue that accepts each mail immediately and stores none. `metrics` are those of the server.
-    pub fn discarding(metrics: Arc<Metrics>) -> SaveQueue {
+    pub fn new_discarding(metrics: Arc<Metrics>) -> SaveQueue {
         SaveQueue {
             queue: None,
             precompute_rows: false,
-            health: StoreHealth::up(metrics),
+            health: StoreHealth::new_reached(metrics),
         }
     }
 
@@ -73,18 +73,20 @@ impl SaveQueue {
         let Some(queue) = &self.queue else {
             return Ok(SavedId::from(mail.hash()));
         };
-        if let Some(reason) = self.health.down_reason() {
+        if let Some(reason) = self.health.store_down_reason() {
             return Err(SaveError::unavailable(reason));
         }
         if self.precompute_rows {
-            let computed = mail.precompute_row();
+            let computed = mail.precompute_summary_and_body();
             computed.map_err(SaveError::full)?;
         }
-        let (queued, waiter) = pending_save(mail);
+        let (queued, waiter) = new_pending_save(mail);
         match queue.queued.try_send(queued) {
             Ok(()) => {
-                queue.scheduler.notify_queued(queue.queued.len());
-                waiter.wait(&queue.waiters, client_left)
+                queue
+                    .scheduler
+                    .wake_writer_if_batch_is_ready(queue.queued.len());
+                waiter.wait_for_save_outcome(&queue.waiters, client_left)
             }
             // A mail whose client has left stays in the queue until a writer removes it, so the queue fills while the writers
             // hang. Filling it takes hours.
@@ -98,11 +100,11 @@ impl SaveQueue {
     }
 }
 
-impl Writers {
+impl WriterThreads {
     /// Starts `count` writers, which open their stores with `open`.
     ///
-    /// If `precompute_rows` is set, each connection's thread computes the row (`Mail::precompute_row`) before it queues the
-    /// mail. No mail is queued while `health` reports the store as down.
+    /// If `precompute_rows` is set, each connection's thread computes the row (`Mail::precompute_summary_and_body`) before it
+    /// queues the mail. No mail is queued while `health` reports the store as down.
     ///
     /// # Errors
     /// A thread cannot be started.
@@ -111,7 +113,7 @@ impl Writers {
         precompute_rows: bool,
         health: StoreHealth,
         open: StoreOpener,
-    ) -> std::io::Result<(SaveQueue, Writers)> {
+    ) -> std::io::Result<(SaveQueue, WriterThreads)> {
         let (sender, receiver) = bounded(MAX_QUEUED_MAILS);
         let (stop, stopped) = bounded(0);
         let scheduler = Arc::new(BatchScheduler::default());
@@ -130,17 +132,17 @@ impl Writers {
                     .spawn(move || writer.run())
             })
             .collect::<std::io::Result<_>>()?;
-        let queue = QueueSender {
+        let queue = SaveQueueSender {
             queued: sender,
             scheduler,
-            waiters: WaiterRegistry::start()?,
+            waiters: SaveWaiterRegistry::start()?,
         };
         let saver = SaveQueue {
             queue: Some(queue),
             precompute_rows,
             health,
         };
-        Ok((saver, Writers { threads, stop }))
+        Ok((saver, WriterThreads { threads, stop }))
     }
 
     /// Returns whether all threads have ended. They end after the last [`SaveQueue`] is dropped.
@@ -160,7 +162,7 @@ impl Writers {
 }
 
 struct QueueWriter {
-    queue: Receiver<QueuedMail>,
+    queue: Receiver<QueuedMailHandle>,
     stopped: Receiver<()>,
     open: StoreOpener,
     store: Option<Box<dyn SaveMail>>,
@@ -173,7 +175,7 @@ impl QueueWriter {
         let scheduler = Arc::clone(&self.scheduler);
         let metrics = Arc::clone(self.health.metrics());
         while let Some((first, permit)) =
-            scheduler.acquire(|| self.next_queued(), || self.queue.len())
+            scheduler.acquire_batch_permit(|| self.wait_for_queued_mail(), || self.queue.len())
         {
             // A panic drops the queued mails of the batch. Their clients then get 451.
             if let Err(text) = panics::catch_and_count_panic(&metrics, Component::Writer, || {
@@ -181,7 +183,7 @@ impl QueueWriter {
             }) {
                 let reason = format!("the writer panicked and reopens its store: {text}");
                 log::error!(reason = reason.as_str(); "batch_failed");
-                self.health.record_failure(&reason);
+                self.health.record_failed_batch(&reason);
                 // Dropping the broken store may panic too.
                 let _ = panics::catch_and_count_panic(&metrics, Component::Writer, || {
                     self.store = None
@@ -190,7 +192,7 @@ impl QueueWriter {
         }
     }
 
-    fn next_queued(&self) -> Option<QueuedMail> {
+    fn wait_for_queued_mail(&self) -> Option<QueuedMailHandle> {
         if let Ok(queued) = self.queue.try_recv() {
             return Some(queued);
         }
@@ -201,21 +203,21 @@ impl QueueWriter {
     }
 
     /// Saves one batch: prepares the store, saves the mails and reports the outcome of each.
-    fn save_batch(&mut self, first: QueuedMail, mut permit: BatchPermit) {
-        let _request = self.health.begin_request("a batch");
-        if let Err(error) = self.prepare_store() {
+    fn save_batch(&mut self, first: QueuedMailHandle, mut permit: BatchPermit) {
+        let _request = self.health.begin_store_request("a batch");
+        if let Err(error) = self.open_store_and_prepare_batch() {
             // Fails only the mails that are already queued. A mail that arrives later starts another attempt to prepare the
             // store.
             let waiting = self.queue.try_iter().take(self.queue.len());
             let waiting = std::iter::once(first).chain(waiting);
             let mut count = 0;
             for queued in waiting {
-                queued.answer(Err(error.clone()), None);
+                queued.set_save_outcome(Err(error.clone()), None);
                 count += 1;
             }
             count_store_error(self.health.metrics(), &error);
             let reason = display_with_causes(&error);
-            self.health.record_failure(&reason);
+            self.health.record_failed_batch(&reason);
             log::error!(mails = count, reason = reason.as_str(); "batch_failed");
             return;
         }
@@ -227,7 +229,7 @@ impl QueueWriter {
             store.cancel_batch();
             return;
         }
-        permit.record_size(mails.len());
+        permit.record_batch_size(mails.len());
         self.health.metrics().batches.observe(mails.len() as u64);
         let outcomes = store.save_batch(&mails);
         drop(permit);
@@ -238,22 +240,22 @@ impl QueueWriter {
             let reason = display_with_causes(error);
             log::error!(mails = failed, of = mails.len(), reason = reason.as_str(); "batch_failed");
         }
-        self.update_health(&mails, &outcomes);
+        self.record_batch_outcome(&mails, &outcomes);
         for ((queued, mail), outcome) in queued_mails.into_iter().zip(mails).zip(outcomes) {
-            queued.answer(outcome, Some(mail));
+            queued.set_save_outcome(outcome, Some(mail));
         }
     }
 
     /// Updates the health of the store after a batch.
-    fn update_health(&self, mails: &[Mail], outcomes: &[Result<SavedId, SaveError>]) {
+    fn record_batch_outcome(&self, mails: &[Mail], outcomes: &[Result<SavedId, SaveError>]) {
         if outcomes.iter().any(Result::is_ok) {
-            self.health.record_success();
+            self.health.record_saved_batch();
             return;
         }
         let mut errors = outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
         let is_of_store = |error: &&SaveError| !matches!(error, SaveError::Refused(_));
         if let Some(error) = errors.clone().find(is_of_store) {
-            self.health.record_failure(&display_with_causes(error));
+            self.health.record_failed_batch(&display_with_causes(error));
         } else if let Some(error) = errors.next() {
             let clients = mails.iter().map(|mail| mail.client_ip());
             self.health
@@ -263,7 +265,7 @@ impl QueueWriter {
 
     /// Returns another queued mail for a batch of `so_far` mails. If the queue is empty and the batch has two or more mails,
     /// yields the processor once, so that connections can queue further mails: a commit costs less per mail in a larger batch.
-    fn next_of_batch(&self, so_far: usize) -> Option<QueuedMail> {
+    fn next_queued_mail_for_batch(&self, so_far: usize) -> Option<QueuedMailHandle> {
         let next = self.queue.try_recv().ok();
         if next.is_some() || so_far < 2 {
             return next;
@@ -272,7 +274,7 @@ impl QueueWriter {
         self.queue.try_recv().ok()
     }
 
-    fn prepare_store(&mut self) -> Result<(), SaveError> {
+    fn open_store_and_prepare_batch(&mut self) -> Result<(), SaveError> {
         let store = match &mut self.store {
             Some(store) => store,
             None => self.store.insert((self.open)()?),
@@ -282,7 +284,7 @@ impl QueueWriter {
 
     /// Takes `first` and then queued mails until the batch reaches `MAX_BATCH_ROWS` or `MAX_BATCH_OCTETS` or the queue is
     /// empty; skips withdrawn mails.
-    fn collect_batch(&self, first: QueuedMail) -> (Vec<Mail>, Vec<QueuedMail>) {
+    fn collect_batch(&self, first: QueuedMailHandle) -> (Vec<Mail>, Vec<QueuedMailHandle>) {
         let (mut mails, mut queued_mails) = (Vec::new(), Vec::new());
         let (mut rows, mut octets) = (0, 0);
         let mut next = Some(first);
@@ -296,7 +298,7 @@ impl QueueWriter {
             if rows >= MAX_BATCH_ROWS || octets >= MAX_BATCH_OCTETS {
                 break;
             }
-            next = self.next_of_batch(mails.len());
+            next = self.next_queued_mail_for_batch(mails.len());
         }
         (mails, queued_mails)
     }
@@ -328,7 +330,7 @@ mod tests {
     fn save_into_a_full_queue_fails_at_once() {
         // A channel without capacity is full while no thread receives from it.
         let (sender, _receiver) = bounded(0);
-        let queue = QueueSender {
+        let queue = SaveQueueSender {
             queued: sender,
             scheduler: Arc::default(),
             waiters: Arc::default(),

@@ -9,29 +9,29 @@ use crate::sync;
 
 /// A circuit breaker, which decides whether Redis may be used now. Clones share one state.
 #[derive(Clone)]
-pub struct CircuitBreaker {
-    state: Arc<Mutex<BreakerState>>,
+pub struct RedisCircuitBreaker {
+    state: Arc<Mutex<RedisBreakerState>>,
     /// Counts the failures.
     metrics: Arc<Metrics>,
 }
 
 #[derive(Default)]
-struct BreakerState {
+struct RedisBreakerState {
     open_until: Option<Instant>,
     pause: Duration,
 }
 
-impl CircuitBreaker {
+impl RedisCircuitBreaker {
     /// Returns a closed breaker, which counts failures in `metrics`.
-    pub fn new(metrics: &Arc<Metrics>) -> CircuitBreaker {
-        CircuitBreaker {
+    pub fn new(metrics: &Arc<Metrics>) -> RedisCircuitBreaker {
+        RedisCircuitBreaker {
             state: Arc::default(),
             metrics: Arc::clone(metrics),
         }
     }
 
     /// Returns whether to use Redis for this batch. While the breaker is open, one batch is allowed after each pause.
-    pub fn allow_batch(&self) -> bool {
+    pub fn may_use_redis_for_batch(&self) -> bool {
         let mut state = self.lock();
         match state.open_until {
             None => true,
@@ -46,7 +46,7 @@ impl CircuitBreaker {
     }
 
     /// Records a success and closes the breaker, so that all batches use Redis again.
-    pub fn succeeded(&self) {
+    pub fn record_redis_success(&self) {
         let mut state = self.lock();
         if state.open_until.take().is_some() {
             log::warn!("redis_recovered");
@@ -56,7 +56,7 @@ impl CircuitBreaker {
 
     /// Records a failure and opens the breaker: the next time without Redis is twice as long as the last one, at most
     /// `MAX_PAUSE`.
-    pub fn failed(&self, reason: &str) {
+    pub fn record_redis_failure(&self, reason: &str) {
         self.metrics.redis_errors.count(());
         let mut state = self.lock();
         state.pause = (state.pause * 2).clamp(MIN_PAUSE, MAX_PAUSE);
@@ -64,7 +64,7 @@ impl CircuitBreaker {
         log::error!(reason = reason, pause_seconds = state.pause.as_secs(), bodies = "go into column mail"; "redis_failed");
     }
 
-    fn lock(&self) -> MutexGuard<'_, BreakerState> {
+    fn lock(&self) -> MutexGuard<'_, RedisBreakerState> {
         sync::lock(&self.state)
     }
 }

@@ -59,9 +59,12 @@ impl RedisConnection {
         }
     }
 
-    fn read_reply(&mut self) -> RedisResult<Value> {
+    fn read_redis_reply(&mut self) -> RedisResult<Value> {
         let reply = read_resp_value(&mut self.stream);
-        if reply.as_ref().is_err_and(|error| !is_server_error(error)) {
+        if reply
+            .as_ref()
+            .is_err_and(|error| !is_redis_error_reply(error))
+        {
             // Without closing, the rest of this reply would be read as the reply to the next command.
             self.close();
         }
@@ -98,7 +101,7 @@ fn connect(host: &str, port: u16, timeout: Duration) -> io::Result<TcpStream> {
 }
 
 /// Returns whether the server sent this error as a reply. The connection can still be used after such an error.
-pub fn is_server_error(error: &RedisError) -> bool {
+pub fn is_redis_error_reply(error: &RedisError) -> bool {
     use r2d2_redis::redis::ErrorKind;
     error.kind() == ErrorKind::ExtensionError || error.to_string().starts_with(SERVER_ERROR_PREFIX)
 }
@@ -106,7 +109,7 @@ pub fn is_server_error(error: &RedisError) -> bool {
 impl ConnectionLike for RedisConnection {
     fn req_packed_command(&mut self, command: &[u8]) -> RedisResult<Value> {
         self.write(command)?;
-        self.read_reply()
+        self.read_redis_reply()
     }
 
     fn req_packed_commands(
@@ -119,7 +122,7 @@ impl ConnectionLike for RedisConnection {
         let mut replies = Vec::with_capacity(count);
         let mut first_error = None;
         for number in 0..offset + count {
-            match self.read_reply() {
+            match self.read_redis_reply() {
                 Ok(reply) if number >= offset => replies.push(reply),
                 Ok(_) => {}
                 // The connection is closed, so no further reply can be read.

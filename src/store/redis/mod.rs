@@ -22,10 +22,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender};
 use r2d2_redis::redis;
 
-pub use self::breaker::CircuitBreaker;
-use self::connection::is_server_error;
+pub use self::breaker::RedisCircuitBreaker;
+use self::connection::is_redis_error_reply;
 pub use self::pool::RedisPool;
-pub use self::reader::{RedisReadConnection, display_address};
+pub use self::reader::{RedisReadConnection, redis_address_without_login};
 use self::worker::Request;
 use crate::mail::{CompressAllocError, Mail, MailId};
 use crate::metrics::Metrics;
@@ -42,14 +42,14 @@ pub struct RedisSettings {
 
 impl RedisSettings {
     /// Returns `host:port` of each configured node.
-    pub fn addresses(&self) -> impl Iterator<Item = String> {
+    pub fn configured_node_addresses(&self) -> impl Iterator<Item = String> {
         self.urls
             .iter()
             .map(|url| split_credentials(url).1.to_owned())
     }
 
     /// Returns the URL of the node at `address` (`host:port`), with user and password of the first configured URL.
-    pub fn url_of(&self, address: &str) -> String {
+    pub fn redis_node_url(&self, address: &str) -> String {
         let (login, _) = self
             .urls
             .first()
@@ -67,7 +67,7 @@ fn split_credentials(url: &str) -> (&str, &str) {
 }
 
 /// Which bodies of a batch are in Redis.
-pub enum BodyLocations {
+pub enum BodiesInRedis {
     /// No body: all bodies go into column `mail` of the table.
     Table,
     /// All bodies of the batch.
@@ -76,13 +76,13 @@ pub enum BodyLocations {
     Some(HashSet<MailId>),
 }
 
-impl BodyLocations {
+impl BodiesInRedis {
     /// Returns whether the body of this mail id is in Redis.
-    pub fn contains(&self, hash: &MailId) -> bool {
+    pub fn is_body_in_redis(&self, hash: &MailId) -> bool {
         match self {
-            BodyLocations::Table => false,
-            BodyLocations::Redis => true,
-            BodyLocations::Some(hashes) => hashes.contains(hash),
+            BodiesInRedis::Table => false,
+            BodiesInRedis::Redis => true,
+            BodiesInRedis::Some(hashes) => hashes.contains(hash),
         }
     }
 }
@@ -92,12 +92,12 @@ pub struct RedisStoreError {
     /// The error text for the log.
     pub text: String,
     /// The redirection that a node of the cluster sent, which shows that the node works; `None` after any other error.
-    pub redirect: Option<Redirect>,
+    pub redirect: Option<RedisClusterRedirect>,
 }
 
 /// A redirection that a node of a Redis Cluster sent.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Redirect {
+pub enum RedisClusterRedirect {
     /// MOVED: another node owns the slot now.
     Moved,
     /// ASK: the slot is being migrated to `node`, which already takes new keys of the slot.
@@ -109,14 +109,14 @@ pub enum Redirect {
     },
 }
 
-impl Redirect {
+impl RedisClusterRedirect {
     /// Returns the redirection that an error contains; `None` for any other error.
-    pub fn of(error: &redis::RedisError) -> Option<Redirect> {
+    pub fn of(error: &redis::RedisError) -> Option<RedisClusterRedirect> {
         let (node, slot) = error.redirect_node()?;
         let node = node.to_owned();
         Some(match error.kind() {
-            redis::ErrorKind::Ask => Redirect::Ask { slot, node },
-            _ => Redirect::Moved,
+            redis::ErrorKind::Ask => RedisClusterRedirect::Ask { slot, node },
+            _ => RedisClusterRedirect::Moved,
         })
     }
 }
@@ -132,7 +132,7 @@ impl RedisStoreError {
 pub struct RedisBodyWriter {
     requests: Sender<Request>,
     answers: Receiver<(u64, Result<(), RedisStoreError>)>,
-    breaker: CircuitBreaker,
+    breaker: RedisCircuitBreaker,
     last_number: u64,
 }
 
@@ -147,7 +147,7 @@ pub type BatchBodies = Vec<(MailId, Arc<Vec<u8>>)>;
 
 /// Whether the node that receives bodies owns their slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum SlotAccess {
+pub enum RedisSlotOwnership {
     /// The node owns the slots.
     Owner,
     /// The slots are being migrated to the node, so the command ASKING must precede each SETEX.
@@ -161,7 +161,7 @@ impl RedisBodyWriter {
     /// The thread cannot be started.
     pub fn start(
         redis: &RedisPool,
-        breaker: &CircuitBreaker,
+        breaker: &RedisCircuitBreaker,
         metrics: &Arc<Metrics>,
     ) -> io::Result<RedisBodyWriter> {
         let redis = redis.clone();
@@ -180,23 +180,23 @@ impl RedisBodyWriter {
         // Here the bodies of all recipients are in memory at the same time, so the bodies of a larger batch go into column
         // `mail`, row by row.
         let octets: usize = batch.iter().map(Mail::estimated_stored_octets).sum();
-        if octets > MAX_BODIES_OCTETS || !self.breaker.allow_batch() {
+        if octets > MAX_BODIES_OCTETS || !self.breaker.may_use_redis_for_batch() {
             return None;
         }
-        let bodies = bodies_of(batch).ok()?;
+        let bodies = mail_ids_and_zlib_bodies(batch).ok()?;
         let deadline = Instant::now() + STORE_TIMEOUT;
-        let sent = self.send(Arc::new(bodies), SlotAccess::Owner, deadline);
-        let sent = sent.inspect_err(|error| self.breaker.failed(&error.text));
+        let sent = self.send(Arc::new(bodies), RedisSlotOwnership::Owner, deadline);
+        let sent = sent.inspect_err(|error| self.breaker.record_redis_failure(&error.text));
         let number = sent.ok()?;
         Some(PendingBodyWrite { number, deadline })
     }
 
     /// Waits for the result of the request `pending`. Returns whether all bodies of this request are in Redis.
     pub fn finish_store(&mut self, pending: &PendingBodyWrite) -> bool {
-        let stored = self.receive_answer(pending.number, pending.deadline);
+        let stored = self.receive_body_write_result(pending.number, pending.deadline);
         match &stored {
-            Ok(()) => self.breaker.succeeded(),
-            Err(error) => self.breaker.failed(&error.text),
+            Ok(()) => self.breaker.record_redis_success(),
+            Err(error) => self.breaker.record_redis_failure(&error.text),
         }
         stored.is_ok()
     }
@@ -208,7 +208,7 @@ impl RedisBodyWriter {
     pub fn send(
         &mut self,
         bodies: Arc<BatchBodies>,
-        access: SlotAccess,
+        access: RedisSlotOwnership,
         deadline: Instant,
     ) -> Result<u64, RedisStoreError> {
         self.last_number += 1;
@@ -234,7 +234,7 @@ impl RedisBodyWriter {
     ///
     /// # Errors
     /// [`RedisStoreError`]: some of the bodies may be missing in Redis.
-    pub fn receive_answer(
+    pub fn receive_body_write_result(
         &mut self,
         number: u64,
         deadline: Instant,
@@ -258,7 +258,7 @@ impl RedisBodyWriter {
 ///
 /// # Errors
 /// There is not enough memory to hold all compressed bodies.
-pub fn bodies_of(batch: &[Mail]) -> Result<BatchBodies, CompressAllocError> {
+pub fn mail_ids_and_zlib_bodies(batch: &[Mail]) -> Result<BatchBodies, CompressAllocError> {
     let deliveries = batch.iter().flat_map(|mail| {
         mail.recipients()
             .iter()
@@ -273,9 +273,9 @@ pub fn bodies_of(batch: &[Mail]) -> Result<BatchBodies, CompressAllocError> {
 }
 
 /// Returns the text of an error without the URL, which may contain a password.
-fn describe_error(error: &redis::RedisError) -> String {
+fn redis_error_text_without_url(error: &redis::RedisError) -> String {
     let text = error.to_string();
-    let is_server_error = is_server_error(error);
+    let is_server_error = is_redis_error_reply(error);
     let text = match (error.code(), error.detail()) {
         (Some(code), Some(detail)) if is_server_error => format!("{code} {detail}"),
         (Some(code), None) if is_server_error => code.to_owned(),
@@ -305,7 +305,9 @@ mod tests {
 
     #[test]
     fn redis_error_text_is_quoted_without_passwords() {
-        let text = |answer: &[u8]| describe_error(&redis::parse_redis_value(answer).unwrap_err());
+        let text = |answer: &[u8]| {
+            redis_error_text_without_url(&redis::parse_redis_value(answer).unwrap_err())
+        };
         for (answer, want) in [
             (
                 &b"-WRONGPASS invalid pair\r\n"[..],

@@ -10,20 +10,23 @@ use scheduled_thread_pool::ScheduledThreadPool;
 
 use super::connect::Connector;
 use super::connection::RedisConnection;
-use super::{BatchBodies, Redirect, RedisStoreError, STORE_TIMEOUT, SlotAccess, describe_error};
+use super::{
+    BatchBodies, RedisClusterRedirect, RedisSlotOwnership, RedisStoreError, STORE_TIMEOUT,
+    redis_error_text_without_url,
+};
 use crate::sync::lock;
 
 /// A pool of connections to one Redis server, shared by the writers.
 #[derive(Clone)]
 pub struct RedisPool {
     pool: Pool<RedisConnectionManager>,
-    last_failure: LastFailure,
+    last_failure: LastRedisConnectError,
     expire_seconds: usize,
 }
 
 /// A pooled connection. The pool drops the connection after any error, because the late reply to one command would be read as
 /// the reply to the next command.
-struct PooledConnection {
+struct PooledRedisConnection {
     connection: RedisConnection,
     broken: bool,
 }
@@ -31,32 +34,32 @@ struct PooledConnection {
 struct RedisConnectionManager {
     connector: Connector,
     /// The error of the last attempt to connect, because r2d2 reports only that its timeout expired. `None` after a success.
-    last_failure: LastFailure,
+    last_failure: LastRedisConnectError,
 }
 
-type LastFailure = Arc<Mutex<Option<String>>>;
+type LastRedisConnectError = Arc<Mutex<Option<String>>>;
 
 impl ManageConnection for RedisConnectionManager {
-    type Connection = PooledConnection;
+    type Connection = PooledRedisConnection;
     type Error = r2d2_redis::Error;
 
-    fn connect(&self) -> Result<PooledConnection, r2d2_redis::Error> {
+    fn connect(&self) -> Result<PooledRedisConnection, r2d2_redis::Error> {
         let connected = self.connector.connect(CONNECT_TIMEOUT);
-        *lock(&self.last_failure) = connected.as_ref().err().map(describe_error);
+        *lock(&self.last_failure) = connected.as_ref().err().map(redis_error_text_without_url);
         let connection = connected.map_err(r2d2_redis::Error::Other)?;
         let timeout_set = connection.set_timeout(STORE_TIMEOUT);
         timeout_set.map_err(|error| r2d2_redis::Error::Other(error.into()))?;
-        Ok(PooledConnection {
+        Ok(PooledRedisConnection {
             connection,
             broken: false,
         })
     }
 
-    fn is_valid(&self, _: &mut PooledConnection) -> Result<(), r2d2_redis::Error> {
+    fn is_valid(&self, _: &mut PooledRedisConnection) -> Result<(), r2d2_redis::Error> {
         Ok(())
     }
 
-    fn has_broken(&self, connection: &mut PooledConnection) -> bool {
+    fn has_broken(&self, connection: &mut PooledRedisConnection) -> bool {
         connection.broken
     }
 }
@@ -68,9 +71,10 @@ impl RedisPool {
     /// # Errors
     /// The URL is malformed. The error text does not contain the URL, which may contain a password.
     pub fn new(url: &str, expire_seconds: usize, writers: usize) -> Result<RedisPool, String> {
-        let connector = Connector::new(url)
-            .map_err(|error| format!("REDIS_INTERFACE: {}", describe_error(&error)))?;
-        let last_failure = LastFailure::default();
+        let connector = Connector::new(url).map_err(|error| {
+            format!("REDIS_INTERFACE: {}", redis_error_text_without_url(&error))
+        })?;
+        let last_failure = LastRedisConnectError::default();
         // One thread that connects is enough; r2d2 starts three by default. The pools of two nodes do not share a thread,
         // because a node that does not answer must not delay connections to other nodes, and because the periodic job of a
         // dropped connection pool ends only with its thread pool.
@@ -101,24 +105,26 @@ impl RedisPool {
     pub(super) fn store_bodies(
         &self,
         bodies: &BatchBodies,
-        access: SlotAccess,
+        access: RedisSlotOwnership,
     ) -> Result<(), RedisStoreError> {
         let started_at = Instant::now();
-        let stored = self.try_store(bodies, access, started_at);
+        let stored = self.send_setex_once(bodies, access, started_at);
         let stored = match stored {
-            Err(error) if was_closed(&error) => self.try_store(bodies, access, started_at),
+            Err(error) if is_connection_closed_error(&error) => {
+                self.send_setex_once(bodies, access, started_at)
+            }
             stored => stored,
         };
         stored.map_err(|error| RedisStoreError {
-            text: describe_error(&error),
-            redirect: Redirect::of(&error),
+            text: redis_error_text_without_url(&error),
+            redirect: RedisClusterRedirect::of(&error),
         })
     }
 
-    fn try_store(
+    fn send_setex_once(
         &self,
         bodies: &BatchBodies,
-        access: SlotAccess,
+        access: RedisSlotOwnership,
         started_at: Instant,
     ) -> redis::RedisResult<()> {
         let io_error = |text| redis::RedisError::from((redis::ErrorKind::IoError, text));
@@ -134,10 +140,10 @@ impl RedisPool {
             redis::RedisError::from((redis::ErrorKind::IoError, "no connection", reason))
         })?;
         connection.broken = true;
-        let commands = encode_setex(bodies, self.expire_seconds, access);
+        let commands = encode_setex_commands(bodies, self.expire_seconds, access);
         let expected = match access {
-            SlotAccess::Owner => bodies.len(),
-            SlotAccess::Asking => bodies.len() * 2,
+            RedisSlotOwnership::Owner => bodies.len(),
+            RedisSlotOwnership::Asking => bodies.len() * 2,
         };
         let replies = (connection.connection).req_packed_commands(&commands, 0, expected)?;
         if replies.len() != expected || replies.iter().any(|reply| *reply != Value::Okay) {
@@ -153,14 +159,18 @@ impl RedisPool {
 
 /// Encodes a SETEX command for each body in [RESP](https://redis.io/docs/latest/develop/reference/protocol-spec/). The redis
 /// crate's encoder is not used, because it would copy each body three times.
-fn encode_setex(bodies: &BatchBodies, expire_seconds: usize, access: SlotAccess) -> Vec<u8> {
+fn encode_setex_commands(
+    bodies: &BatchBodies,
+    expire_seconds: usize,
+    access: RedisSlotOwnership,
+) -> Vec<u8> {
     let octets = bodies
         .iter()
         .map(|(_, body)| body.len() + COMMAND_OVERHEAD_OCTETS);
     let mut commands = Vec::with_capacity(octets.sum());
     let expire_seconds = expire_seconds.to_string();
     for (hash, body) in bodies {
-        if access == SlotAccess::Asking {
+        if access == RedisSlotOwnership::Asking {
             commands.extend_from_slice(b"*1\r\n$6\r\nASKING\r\n");
         }
         commands.extend_from_slice(b"*4\r\n");
@@ -177,7 +187,7 @@ fn encode_setex(bodies: &BatchBodies, expire_seconds: usize, access: SlotAccess)
 
 /// Returns whether the server closed the connection. Compares the error text, because the redis crate does not expose the kind
 /// of an I/O error.
-fn was_closed(error: &redis::RedisError) -> bool {
+fn is_connection_closed_error(error: &redis::RedisError) -> bool {
     let is_eof = || error.to_string() == io::Error::from(io::ErrorKind::UnexpectedEof).to_string();
     error.is_connection_dropped() || error.is_io_error() && is_eof()
 }

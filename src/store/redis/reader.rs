@@ -6,7 +6,7 @@ use r2d2_redis::redis::{self, ConnectionLike};
 
 use super::connect::Connector;
 use super::connection::RedisConnection;
-use super::{Redirect, describe_error, split_credentials};
+use super::{RedisClusterRedirect, redis_error_text_without_url, split_credentials};
 use crate::store::StoreReadError;
 
 /// A connection that reads bodies for `list` and `show` and diagnoses the server for `check`.
@@ -21,7 +21,7 @@ impl RedisReadConnection {
     /// # Errors
     /// [`StoreReadError`], which names the server's address and the cause.
     pub fn open(url: &str) -> Result<RedisReadConnection, StoreReadError> {
-        let address = display_address(url);
+        let address = redis_address_without_login(url);
         let connection = Connector::new(url).and_then(|connector| connector.connect(READ_TIMEOUT));
         let connection = connection.map_err(|error| read_error(&address, &error))?;
         Ok(RedisReadConnection {
@@ -36,7 +36,7 @@ impl RedisReadConnection {
     }
 
     /// Returns whether the connection can no longer be used.
-    pub fn is_broken(&self) -> bool {
+    pub fn is_redis_connection_broken(&self) -> bool {
         !self.connection.is_open()
     }
 
@@ -44,7 +44,7 @@ impl RedisReadConnection {
     ///
     /// # Errors
     /// [`StoreReadError`], which names the server's address and the cause.
-    pub fn query<T: redis::FromRedisValue>(
+    pub fn run_redis_command<T: redis::FromRedisValue>(
         &mut self,
         command: &redis::Cmd,
     ) -> Result<T, StoreReadError> {
@@ -57,7 +57,7 @@ impl RedisReadConnection {
     /// # Errors
     /// [`StoreReadError`], which names the server's address and the cause.
     pub fn body(&mut self, hash: &str) -> Result<Option<Vec<u8>>, StoreReadError> {
-        self.query(redis::cmd("GET").arg(hash))
+        self.run_redis_command(redis::cmd("GET").arg(hash))
     }
 
     /// Returns the body like [`body`](RedisReadConnection::body), or the redirection that a node of a cluster sent instead of
@@ -65,13 +65,13 @@ impl RedisReadConnection {
     ///
     /// # Errors
     /// [`StoreReadError`], which names the server's address and the cause.
-    pub fn body_or_redirect(
+    pub fn get_body_or_redirect(
         &mut self,
         hash: &str,
-    ) -> Result<Result<Option<Vec<u8>>, Redirect>, StoreReadError> {
+    ) -> Result<Result<Option<Vec<u8>>, RedisClusterRedirect>, StoreReadError> {
         match redis::cmd("GET").arg(hash).query(&mut self.connection) {
             Ok(body) => Ok(Ok(body)),
-            Err(error) => match Redirect::of(&error) {
+            Err(error) => match RedisClusterRedirect::of(&error) {
                 Some(redirect) => Ok(Err(redirect)),
                 None => Err(read_error(&self.address, &error)),
             },
@@ -80,7 +80,7 @@ impl RedisReadConnection {
 
     /// Returns the field `name`, such as `maxmemory_policy`, of a section of INFO; `None` if the server does not report the
     /// field.
-    pub fn info(&mut self, section: &str, name: &str) -> Option<String> {
+    pub fn redis_info_field(&mut self, section: &str, name: &str) -> Option<String> {
         let info: String = redis::cmd("INFO")
             .arg(section)
             .query(&mut self.connection)
@@ -92,7 +92,7 @@ impl RedisReadConnection {
     }
 
     /// Returns the configuration parameter `name`; `None` if the server does not report the parameter.
-    pub fn setting(&mut self, name: &str) -> Option<String> {
+    pub fn redis_config_parameter(&mut self, name: &str) -> Option<String> {
         let mut command = redis::cmd("CONFIG");
         let pair: Vec<String> = command
             .arg("GET")
@@ -106,11 +106,11 @@ impl RedisReadConnection {
     ///
     /// # Errors
     /// The server does not store the value; the text gives the reason.
-    pub fn test_write(&mut self, key: &str) -> Result<(), String> {
+    pub fn test_redis_write(&mut self, key: &str) -> Result<(), String> {
         let mut setex = redis::cmd("SETEX");
         let written: redis::RedisResult<()> =
             setex.arg(key).arg(1).arg("").query(&mut self.connection);
-        written.map_err(|error| describe_error(&error))?;
+        written.map_err(|error| redis_error_text_without_url(&error))?;
         // If DEL fails, the key expires one second after SETEX.
         let _: redis::RedisResult<u64> = redis::cmd("DEL").arg(key).query(&mut self.connection);
         Ok(())
@@ -118,12 +118,12 @@ impl RedisReadConnection {
 }
 
 fn read_error(address: &str, error: &redis::RedisError) -> StoreReadError {
-    let text = describe_error(error);
+    let text = redis_error_text_without_url(error);
     StoreReadError(format!("REDIS_INTERFACE: Redis at {address}: {text}"))
 }
 
 /// Returns the address in a URL, without user and password.
-pub fn display_address(url: &str) -> String {
+pub fn redis_address_without_login(url: &str) -> String {
     match url.strip_prefix("redis+unix://") {
         Some(path) => path.split('?').next().unwrap_or_default().to_owned(),
         None => {
@@ -153,7 +153,7 @@ mod tests {
                 "/run/redis.sock",
             ),
         ] {
-            assert_eq!(display_address(url), address);
+            assert_eq!(redis_address_without_login(url), address);
         }
     }
 }

@@ -16,13 +16,13 @@ use crate::store::reader::MAX_SHOWN_OCTETS;
 /// # Errors
 /// The server sent an error, the reply is not RESP2 or exceeds a limit, or the connection failed.
 pub fn read_resp_value(reader: &mut impl BufRead) -> RedisResult<Value> {
-    read_reply_at_depth(reader, MAX_DEPTH)
+    read_reply_with_depth_limit(reader, MAX_DEPTH)
 }
 
-fn read_reply_at_depth(reader: &mut impl BufRead, depth: usize) -> RedisResult<Value> {
+fn read_reply_with_depth_limit(reader: &mut impl BufRead, depth: usize) -> RedisResult<Value> {
     let line = read_line(reader)?;
     let Some((kind, rest)) = line.split_first() else {
-        return Err(malformed("an empty line"));
+        return Err(malformed_redis_reply_error("an empty line"));
     };
     match kind {
         b'+' if rest == b"OK" => Ok(Value::Okay),
@@ -32,23 +32,23 @@ fn read_reply_at_depth(reader: &mut impl BufRead, depth: usize) -> RedisResult<V
             let text = String::from_utf8_lossy(rest);
             redis::parse_redis_value(format!("-{text}\r\n").as_bytes())
         }
-        b'$' => match parse_length(rest, MAX_SHOWN_OCTETS)? {
+        b'$' => match parse_redis_length(rest, MAX_SHOWN_OCTETS)? {
             None => Ok(Value::Nil),
-            Some(length) => read_octets(reader, length).map(Value::Data),
+            Some(length) => read_octets_and_crlf(reader, length).map(Value::Data),
         },
-        b'*' => match parse_length(rest, MAX_ELEMENTS)? {
+        b'*' => match parse_redis_length(rest, MAX_ELEMENTS)? {
             None => Ok(Value::Nil),
-            Some(_) if depth == 0 => Err(malformed("arrays nested too deeply")),
+            Some(_) if depth == 0 => Err(malformed_redis_reply_error("arrays nested too deeply")),
             Some(length) => {
                 // No `with_capacity`: memory grows with the received elements, not with the announced number.
                 let mut values = Vec::new();
                 for _ in 0..length {
-                    values.push(read_reply_at_depth(reader, depth - 1)?);
+                    values.push(read_reply_with_depth_limit(reader, depth - 1)?);
                 }
                 Ok(Value::Bulk(values))
             }
         },
-        _ => Err(malformed("not a reply of Redis")),
+        _ => Err(malformed_redis_reply_error("not a reply of Redis")),
     }
 }
 
@@ -63,11 +63,11 @@ fn read_line(reader: &mut impl BufRead) -> RedisResult<Vec<u8>> {
     let is_eof = !line.ends_with(b"\n") && (line.len() as u64) < MAX_LINE_OCTETS;
     match is_eof && line.first().is_none_or(|kind| b"+-:$*".contains(kind)) {
         true => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-        false => Err(malformed("not a reply of Redis")),
+        false => Err(malformed_redis_reply_error("not a reply of Redis")),
     }
 }
 
-fn read_octets(reader: &mut impl BufRead, length: usize) -> RedisResult<Vec<u8>> {
+fn read_octets_and_crlf(reader: &mut impl BufRead, length: usize) -> RedisResult<Vec<u8>> {
     let mut octets = Vec::new();
     let total = length + 2;
     reader.take(total as u64).read_to_end(&mut octets)?;
@@ -79,27 +79,29 @@ fn read_octets(reader: &mut impl BufRead, length: usize) -> RedisResult<Vec<u8>>
             octets.truncate(length);
             Ok(octets)
         }
-        false => Err(malformed("a value that does not end with CR LF")),
+        false => Err(malformed_redis_reply_error(
+            "a value that does not end with CR LF",
+        )),
     }
 }
 
 fn parse_number(digits: &[u8]) -> RedisResult<i64> {
     let text = str::from_utf8(digits).ok();
     let number = text.and_then(|text| text.trim().parse().ok());
-    number.ok_or_else(|| malformed("not a number"))
+    number.ok_or_else(|| malformed_redis_reply_error("not a number"))
 }
 
 /// Parses the length of a value or array, which must not exceed `max`; `None` if the length is negative, which means that there
 /// is no value.
-fn parse_length(digits: &[u8], max: usize) -> RedisResult<Option<usize>> {
+fn parse_redis_length(digits: &[u8], max: usize) -> RedisResult<Option<usize>> {
     match usize::try_from(parse_number(digits)?) {
-        Ok(length) if length > max => Err(malformed("a value that is too large")),
+        Ok(length) if length > max => Err(malformed_redis_reply_error("a value that is too large")),
         Ok(length) => Ok(Some(length)),
         Err(_) => Ok(None),
     }
 }
 
-fn malformed(reason: &str) -> RedisError {
+fn malformed_redis_reply_error(reason: &str) -> RedisError {
     RedisError::from((ErrorKind::ResponseError, "parse error", reason.to_owned()))
 }
 

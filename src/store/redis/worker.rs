@@ -7,7 +7,7 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::{BatchBodies, RedisStoreError, SlotAccess};
+use super::{BatchBodies, RedisSlotOwnership, RedisStoreError};
 use crate::metrics::{Component, Metrics};
 use crate::panics;
 
@@ -15,11 +15,11 @@ use crate::panics;
 pub struct Request {
     pub number: u64,
     pub bodies: Arc<BatchBodies>,
-    pub access: SlotAccess,
+    pub access: RedisSlotOwnership,
 }
 
 /// The number of a request and its result.
-pub type WorkerAnswer = (u64, Result<(), RedisStoreError>);
+pub type BodyWriteOutcome = (u64, Result<(), RedisStoreError>);
 
 /// Starts the thread, which calls `store` for each request and ends after the request sender or the answer receiver is dropped.
 /// A panic in `store` fails only the current request, and is counted in `metrics`.
@@ -28,8 +28,8 @@ pub type WorkerAnswer = (u64, Result<(), RedisStoreError>);
 /// The thread cannot be started.
 pub fn start(
     metrics: Arc<Metrics>,
-    store: impl Fn(&BatchBodies, SlotAccess) -> Result<(), RedisStoreError> + Send + 'static,
-) -> io::Result<(Sender<Request>, Receiver<WorkerAnswer>)> {
+    store: impl Fn(&BatchBodies, RedisSlotOwnership) -> Result<(), RedisStoreError> + Send + 'static,
+) -> io::Result<(Sender<Request>, Receiver<BodyWriteOutcome>)> {
     let (requests, requested) = bounded::<Request>(1);
     let (answer, answers) = bounded(16);
     let run = move || {
@@ -66,7 +66,7 @@ mod tests {
             _ => panic!("on purpose"),
         })
         .unwrap();
-        let hash = crate::mail::MailId::random(1).unwrap()[0];
+        let hash = crate::mail::MailId::new_random_mail_ids(1).unwrap()[0];
         let full: BatchBodies = vec![(hash, Arc::default())];
         for (number, bodies, is_stored) in [
             (1, full.clone(), false),
@@ -76,7 +76,7 @@ mod tests {
             let request = Request {
                 number,
                 bodies: Arc::new(bodies),
-                access: SlotAccess::Owner,
+                access: RedisSlotOwnership::Owner,
             };
             requests
                 .send_timeout(request, Duration::from_secs(10))

@@ -13,26 +13,27 @@ use std::sync::{Arc, OnceLock};
 use nix::fcntl::OFlag;
 
 use super::wal_files::{
-    FileIdentity, file_identity, file_len, identity_of, journal_path, resolve_symlinks, wal_path,
+    FileIdentity, device_and_inode_of, file_identity, file_len, journal_path,
+    resolve_final_symlink, wal_path,
 };
-use super::wal_state::{self, WalTruncationDetector};
+use super::wal_state::{self, DatabaseTruncationDetector};
 use crate::store::SaveError;
 
 /// A database file, identified by its path. Clones share the state of the opened file.
 #[derive(Clone)]
 pub struct DatabaseFile {
-    shared: Arc<FileState>,
+    shared: Arc<SharedDatabaseFileState>,
 }
 
-struct FileState {
+struct SharedDatabaseFileState {
     path: PathBuf,
-    opened: OnceLock<Opened>,
-    wal_state: WalTruncationDetector,
+    opened: OnceLock<OpenedDatabaseFile>,
+    wal_state: DatabaseTruncationDetector,
     /// Whether `database_moved` was logged and `database_back` was not logged since.
     is_moved: AtomicBool,
 }
 
-struct Opened {
+struct OpenedDatabaseFile {
     /// Keeps the inode number from being reused. Opened with O_PATH, because closing any other descriptor of the file would
     /// release the POSIX locks that SQLite holds on it.
     handle: File,
@@ -42,10 +43,10 @@ struct Opened {
 impl DatabaseFile {
     /// Returns the database file at `path` without opening it.
     pub fn new(path: &Path) -> DatabaseFile {
-        let shared = FileState {
+        let shared = SharedDatabaseFileState {
             path: path.to_owned(),
             opened: OnceLock::new(),
-            wal_state: WalTruncationDetector::default(),
+            wal_state: DatabaseTruncationDetector::default(),
             is_moved: AtomicBool::new(false),
         };
         DatabaseFile {
@@ -63,18 +64,20 @@ impl DatabaseFile {
     ///
     /// # Errors
     /// [`SaveError`], which names the file and the fix.
-    pub fn prepare(&self) -> Result<(), SaveError> {
+    pub fn create_or_verify_database_file(&self) -> Result<(), SaveError> {
         let path = self.path();
         if self.shared.opened.get().is_none() {
-            reject_unsafe_path(path)?;
-            create_if_missing(path).map_err(|error| creation_error(path, &error))?;
-            let opened = Opened::new(path).map_err(|error| creation_error(path, &error))?;
+            reject_unsafe_database_path(path)?;
+            create_database_if_missing(path)
+                .map_err(|error| database_creation_error(path, &error))?;
+            let opened = OpenedDatabaseFile::new(path)
+                .map_err(|error| database_creation_error(path, &error))?;
             // If another thread was first, the file that it opened is kept; both threads opened the same path.
             let _ = self.shared.opened.set(opened);
         }
         match self.is_in_place() {
             true => Ok(()),
-            false => Err(self.displaced_error(path)),
+            false => Err(self.moved_database_error(path)),
         }
     }
 
@@ -85,36 +88,36 @@ impl DatabaseFile {
     }
 
     /// Returns whether the database file is empty. If SQLite has opened the file, this means that another program truncated it.
-    pub fn is_emptied(&self) -> bool {
+    pub fn is_database_file_empty(&self) -> bool {
         fs::metadata(self.path()).is_ok_and(|metadata| metadata.len() == 0)
     }
 
     /// Returns the file that was truncated: the database file, its `-wal` or its `-shm`; `None` if none of them was.
     pub fn truncated_file(&self) -> Option<PathBuf> {
-        self.shared.wal_state.truncated_file(self.path())
+        self.shared.wal_state.find_truncated_file(self.path())
     }
 
     /// Returns why mail cannot be saved: the path does not refer to the opened database file, or the file is empty. Returns
     /// `None` in all other cases.
     pub fn unready_reason(&self) -> Option<String> {
-        let is_ready = self.is_in_place() && !self.is_emptied();
+        let is_ready = self.is_in_place() && !self.is_database_file_empty();
         (!is_ready).then(|| format!("{}: {DISPLACED_REASON}", self.path().display()))
     }
 
     /// Returns whether the index of the write-ahead log (`-shm`) was truncated.
     pub fn is_index_truncated(&self) -> bool {
-        wal_state::is_index_truncated(self.path())
+        wal_state::is_shm_file_truncated(self.path())
     }
 
     /// Returns whether the opened database file was removed, that is, has no name left.
-    pub fn is_removed(&self) -> bool {
+    pub fn is_database_file_removed(&self) -> bool {
         let metadata = (self.shared.opened.get()).and_then(|opened| opened.handle.metadata().ok());
         metadata.is_some_and(|metadata| metadata.nlink() == 0)
     }
 
     /// Returns the error for mails while `file`, which is the database file, its `-wal` or its `-shm`, is not where it was
     /// opened. Logs the error the first time.
-    pub fn displaced_error(&self, file: &Path) -> SaveError {
+    pub fn moved_database_error(&self, file: &Path) -> SaveError {
         let fix = match file == self.path() {
             true => {
                 "move it back to this name, or restart the server, which begins a new file; keep a -wal that was left here \
@@ -130,7 +133,7 @@ impl DatabaseFile {
 
     /// Records that the database file, its `-wal` and its `-shm` are where they were opened. Logs `database_back` if
     /// `database_moved` was logged before.
-    pub fn log_return_to_place(&self) {
+    pub fn log_database_back(&self) {
         if self.shared.is_moved.load(Ordering::Relaxed)
             && self.shared.is_moved.swap(false, Ordering::SeqCst)
         {
@@ -139,15 +142,15 @@ impl DatabaseFile {
     }
 }
 
-impl Opened {
-    fn new(path: &Path) -> io::Result<Opened> {
+impl OpenedDatabaseFile {
+    fn new(path: &Path) -> io::Result<OpenedDatabaseFile> {
         let mut options = OpenOptions::new();
         let handle = options
             .read(true)
             .custom_flags(OFlag::O_PATH.bits())
             .open(path)?;
-        let identity = identity_of(&handle.metadata()?);
-        Ok(Opened { handle, identity })
+        let identity = device_and_inode_of(&handle.metadata()?);
+        Ok(OpenedDatabaseFile { handle, identity })
     }
 }
 
@@ -156,7 +159,7 @@ impl Opened {
 /// # Errors
 /// [`SaveError`]: the path is a folder, pipe or device, or its write-ahead log or rollback journal exists while the database
 /// file is missing or empty. SQLite would delete the log or the journal, and with the log all mails that are only in the log.
-pub fn reject_unsafe_path(file: &Path) -> Result<(), SaveError> {
+pub fn reject_unsafe_database_path(file: &Path) -> Result<(), SaveError> {
     let is_unusual = fs::metadata(file).is_ok_and(|metadata| !metadata.is_file());
     if is_unusual {
         return Err(SaveError::unavailable(format!(
@@ -186,16 +189,16 @@ pub fn reject_unsafe_path(file: &Path) -> Result<(), SaveError> {
 
 /// Creates a missing database file with `DATABASE_MODE`. If SQLite created the file, its mode would depend on the umask alone.
 /// SQLite gives the `-wal` and the `-shm` the mode of the database file.
-fn create_if_missing(file: &Path) -> io::Result<()> {
+fn create_database_if_missing(file: &Path) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(DATABASE_MODE);
-    match options.open(resolve_symlinks(file)) {
+    match options.open(resolve_final_symlink(file)) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         _ => Ok(()),
     }
 }
 
-fn creation_error(file: &Path, error: &io::Error) -> SaveError {
+fn database_creation_error(file: &Path, error: &io::Error) -> SaveError {
     let file = file.display();
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {

@@ -10,7 +10,7 @@ use crate::store::SaveError;
 use crate::store::queue::bisect::BatchError;
 
 /// The consequences of an SQLite error for the batch and for the open database file.
-pub struct ClassifiedError {
+pub struct ClassifiedSqliteError {
     /// The error of the batch.
     pub error: BatchError,
     /// Whether the database file must be closed and opened again.
@@ -27,7 +27,7 @@ impl BatchError {
 }
 
 /// Classifies an error that occurred with the database `file`.
-pub fn classify_error(file: &Path, error: &rusqlite::Error) -> ClassifiedError {
+pub fn classify_error(file: &Path, error: &rusqlite::Error) -> ClassifiedSqliteError {
     let text = |fix: &str| format!("{}: {}{fix}", file.display(), describe_error(error));
     let rights = || {
         let user = nix::unistd::geteuid();
@@ -56,7 +56,7 @@ pub fn classify_error(file: &Path, error: &rusqlite::Error) -> ClassifiedError {
             (BatchError::Store(SaveError::full(text)), true)
         }
         // The `-shm` file could not grow. SQLite reports SQLITE_FULL only for the database file and the `-wal`.
-        Some(ErrorCode::SystemIoFailure) if has_code(error, ffi::SQLITE_IOERR_SHMSIZE) => (
+        Some(ErrorCode::SystemIoFailure) if has_sqlite_code(error, ffi::SQLITE_IOERR_SHMSIZE) => (
             BatchError::Store(SaveError::full(text("; free disk space"))),
             true,
         ),
@@ -77,7 +77,7 @@ pub fn classify_error(file: &Path, error: &rusqlite::Error) -> ClassifiedError {
         Some(_) => (BatchError::Mail(SaveError::refused(text(""))), false),
         None => (unavailable(text("")), true),
     };
-    ClassifiedError { error, reopen }
+    ClassifiedSqliteError { error, reopen }
 }
 
 /// Returns the error in one line, without the text of the SQL statement.
@@ -99,22 +99,23 @@ pub fn describe_error(error: &rusqlite::Error) -> String {
 }
 
 /// Returns an out-of-memory error that fails one mail. Out of memory at COMMIT is another error, which fails the batch.
-pub fn single_mail_out_of_memory(error: CompressAllocError) -> rusqlite::Error {
+pub fn single_mail_out_of_memory_error(error: CompressAllocError) -> rusqlite::Error {
     rusqlite::Error::ToSqlConversionFailure(error.into())
 }
 
 /// Returns whether SQLite failed to map the `-shm` file or to allocate a file buffer. SQLite reports both like a disk error.
 fn is_hidden_out_of_memory(error: &rusqlite::Error) -> bool {
-    has_code(error, ffi::SQLITE_IOERR_SHMMAP) || has_code(error, ffi::SQLITE_IOERR_NOMEM)
+    has_sqlite_code(error, ffi::SQLITE_IOERR_SHMMAP)
+        || has_sqlite_code(error, ffi::SQLITE_IOERR_NOMEM)
 }
 
 /// Returns whether a write failed while RLIMIT_FSIZE is set. SQLite reports a file at this size limit like a disk error.
 fn is_write_error_with_size_limit(error: &rusqlite::Error) -> bool {
-    has_code(error, ffi::SQLITE_IOERR_WRITE)
+    has_sqlite_code(error, ffi::SQLITE_IOERR_WRITE)
         && getrlimit(Resource::RLIMIT_FSIZE).is_ok_and(|(soft, _)| soft != RLIM_INFINITY)
 }
 
-fn has_code(error: &rusqlite::Error, extended_code: i32) -> bool {
+fn has_sqlite_code(error: &rusqlite::Error, extended_code: i32) -> bool {
     error
         .sqlite_error()
         .is_some_and(|error| error.extended_code == extended_code)

@@ -19,9 +19,9 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
 pub use self::database_file::DatabaseFile;
-use self::error::{classify_error, single_mail_out_of_memory};
-pub use self::reader::SqliteReader;
-use self::wal_files::{SidecarFile, file_len, shm_path, wal_path};
+use self::error::{classify_error, single_mail_out_of_memory_error};
+pub use self::reader::SqliteMailReader;
+use self::wal_files::{OpenedWalOrShmFile, file_len, shm_path, wal_path};
 use super::row::Row;
 use super::table::{TableColumns, TableName, inserted_column_list};
 use super::{SaveError, SaveMail, SavedId};
@@ -34,17 +34,17 @@ pub struct SqliteStore {
     file: DatabaseFile,
     table: TableName,
     metrics: Arc<Metrics>,
-    open: Option<OpenDatabase>,
+    open: Option<OpenSqliteDatabase>,
     /// Whether a connection was left open because its `-shm` was truncated. A new connection would share its memory map.
     has_leaked: bool,
 }
 
-struct OpenDatabase {
+struct OpenSqliteDatabase {
     connection: Connection,
     /// The write-ahead log (`-wal`).
-    log: SidecarFile,
+    log: OpenedWalOrShmFile,
     /// The index of the write-ahead log (`-shm`).
-    index: SidecarFile,
+    index: OpenedWalOrShmFile,
     insert: String,
 }
 
@@ -71,47 +71,48 @@ impl SqliteStore {
     }
 
     fn reopen(&mut self) -> Result<(), SaveError> {
-        self.file.prepare()?;
+        self.file.create_or_verify_database_file()?;
         let path = self.file.path();
         if self.has_leaked && self.file.is_index_truncated() {
-            return Err(self.file.displaced_error(&shm_path(path)));
+            return Err(self.file.moved_database_error(&shm_path(path)));
         }
-        let open = OpenDatabase::open(path, &self.table);
+        let open = OpenSqliteDatabase::open(path, &self.table);
         self.open =
             Some(open.map_err(|error| classify_error(path, &error).error.into_save_error())?);
-        self.check_in_place()
+        self.check_files_are_in_place()
     }
 
     /// Returns an error while the database file, its `-wal` or its `-shm` is not where SQLite opened it, or was truncated. The
     /// connection stays open, because the files may be moved back, and because only this connection can write the `-wal` back
     /// into the moved database file.
-    fn check_in_place(&mut self) -> Result<(), SaveError> {
-        let displaced = (self.open.as_ref()).and_then(|open| open.displaced_file(&self.file));
+    fn check_files_are_in_place(&mut self) -> Result<(), SaveError> {
+        let displaced =
+            (self.open.as_ref()).and_then(|open| open.first_moved_or_truncated_file(&self.file));
         let Some(displaced) = displaced else {
-            self.file.log_return_to_place();
+            self.file.log_database_back();
             return Ok(());
         };
         self.cancel_batch();
         if let Some(open) = &self.open {
             // PASSIVE does not wait for readers. The `-wal` is written back now, because a program that opens the new database
             // file of this name may delete the `-wal`.
-            open.checkpoint(&self.file, "PASSIVE");
+            open.checkpoint_wal_if_safe(&self.file, "PASSIVE");
         }
-        Err(self.file.displaced_error(&displaced))
+        Err(self.file.moved_database_error(&displaced))
     }
 
     fn begin(&mut self) -> Result<(), BatchError> {
         if self.open.is_none() {
             self.reopen().map_err(BatchError::Store)?;
         }
-        if self.open_database()?.connection.is_autocommit() {
-            self.check_in_place().map_err(BatchError::Store)?;
+        if self.opened_database_or_error()?.connection.is_autocommit() {
+            self.check_files_are_in_place().map_err(BatchError::Store)?;
             // IMMEDIATE waits for the write lock and takes it; a deferred transaction could get SQLITE_BUSY at its first write.
             let begun = self
-                .open_database()?
+                .opened_database_or_error()?
                 .connection
                 .execute_batch("BEGIN IMMEDIATE");
-            begun.map_err(|error| self.roll_back(&error))?;
+            begun.map_err(|error| self.roll_back_and_classify_error(&error))?;
         }
         Ok(())
     }
@@ -119,15 +120,15 @@ impl SqliteStore {
     /// Commits all mails of `part` or none.
     fn commit_batch_part(&mut self, part: &[Mail]) -> Result<(), BatchError> {
         self.begin()?;
-        let open = self.open_database()?;
+        let open = self.opened_database_or_error()?;
         let saved = open
             .insert_all(part)
             .and_then(|()| open.connection.execute_batch("COMMIT"));
-        saved.map_err(|error| self.roll_back(&error))?;
+        saved.map_err(|error| self.roll_back_and_classify_error(&error))?;
         // The COMMIT succeeded, but perhaps into a database file that was moved or removed during the transaction.
-        self.check_in_place().map_err(BatchError::Store)?;
+        self.check_files_are_in_place().map_err(BatchError::Store)?;
         if let Some(open) = &mut self.open {
-            open.log.warn_when_large();
+            open.log.warn_when_wal_is_large();
             let last_id = u64::try_from(open.connection.last_insert_rowid());
             self.metrics
                 .mail_id_used
@@ -136,7 +137,7 @@ impl SqliteStore {
         Ok(())
     }
 
-    fn open_database(&self) -> Result<&OpenDatabase, BatchError> {
+    fn opened_database_or_error(&self) -> Result<&OpenSqliteDatabase, BatchError> {
         let not_open =
             || SaveError::unavailable(format!("{}: not open", self.file.path().display()));
         self.open
@@ -146,7 +147,7 @@ impl SqliteStore {
 
     /// Rolls the transaction back and classifies the error. After an error of the database file itself, the file is closed, and
     /// the next batch opens it again: a second fsync through the same connection may succeed although the first one lost pages.
-    fn roll_back(&mut self, error: &rusqlite::Error) -> BatchError {
+    fn roll_back_and_classify_error(&mut self, error: &rusqlite::Error) -> BatchError {
         let classified = classify_error(self.file.path(), error);
         self.cancel_batch();
         if classified.reopen {
@@ -175,7 +176,7 @@ impl SaveMail for SqliteStore {
     }
 
     fn cancel_batch(&mut self) {
-        let ends_transaction = |open: &OpenDatabase| {
+        let ends_transaction = |open: &OpenSqliteDatabase| {
             open.connection.is_autocommit() || open.connection.execute_batch("ROLLBACK").is_ok()
         };
         if self.file.is_index_truncated() || !self.open.as_ref().is_none_or(ends_transaction) {
@@ -194,8 +195,8 @@ impl SaveMail for SqliteStore {
     }
 }
 
-impl OpenDatabase {
-    fn open(file: &Path, table: &TableName) -> rusqlite::Result<OpenDatabase> {
+impl OpenSqliteDatabase {
+    fn open(file: &Path, table: &TableName) -> rusqlite::Result<OpenSqliteDatabase> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(file, flags)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
@@ -207,23 +208,23 @@ impl OpenDatabase {
         let insert = insert_statement(table);
         // Fails if an existing table does not have these columns.
         connection.prepare_cached(&insert)?;
-        // On close, SQLite would delete the `-wal` by its name, even if another file now has that name. `OpenDatabase::close`
+        // On close, SQLite would delete the `-wal` by its name, even if another file now has that name. `OpenSqliteDatabase::close`
         // allows the deletion if the name still refers to the same file.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-        let mut log = SidecarFile::new(wal_path(file));
-        log.warn_when_large();
-        Ok(OpenDatabase {
+        let mut log = OpenedWalOrShmFile::new(wal_path(file));
+        log.warn_when_wal_is_large();
+        Ok(OpenSqliteDatabase {
             connection,
             log,
-            index: SidecarFile::new(shm_path(file)),
+            index: OpenedWalOrShmFile::new(shm_path(file)),
             insert,
         })
     }
 
     /// Returns the first of the database file, its `-wal` and its `-shm` that was moved, replaced, removed or truncated since
     /// SQLite opened it; `None` if all three are intact.
-    fn displaced_file(&self, file: &DatabaseFile) -> Option<PathBuf> {
-        if !file.is_in_place() || file.is_emptied() {
+    fn first_moved_or_truncated_file(&self, file: &DatabaseFile) -> Option<PathBuf> {
+        if !file.is_in_place() || file.is_database_file_empty() {
             return Some(file.path().to_owned());
         }
         let mut sidecars = [&self.log, &self.index].into_iter();
@@ -252,23 +253,23 @@ impl OpenDatabase {
             mem::forget(self.connection);
             return;
         }
-        match self.displaced_file(file) {
+        match self.first_moved_or_truncated_file(file) {
             None => {
                 let config = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
                 // If this fails, the `-wal` stays, and SQLite reads it at the next start.
                 let _ = self.connection.set_db_config(config, false);
             }
-            Some(_) => self.truncate_displaced_log(file),
+            Some(_) => self.truncate_wal_of_moved_database(file),
         }
     }
 
     /// Writes the `-wal` back into the moved database file and truncates the `-wal`, so that the next database file of the old
     /// name does not start with this `-wal`. Renames and deletes nothing.
-    fn truncate_displaced_log(&self, file: &DatabaseFile) {
+    fn truncate_wal_of_moved_database(&self, file: &DatabaseFile) {
         let _ = self.connection.execute_batch("ROLLBACK");
         let _ = self.connection.busy_timeout(CHECKPOINT_TIMEOUT);
-        let is_written = self.checkpoint(file, "TRUNCATE");
-        let is_kept = is_written == Some(false) || file.is_removed();
+        let is_written = self.checkpoint_wal_if_safe(file, "TRUNCATE");
+        let is_kept = is_written == Some(false) || file.is_database_file_removed();
         if is_kept && self.log.is_in_place() && file_len(&self.log.file) > 0 {
             let fix = "it holds mails of the moved database file: rename it to that file's name plus -wal before either is opened";
             log::error!(file:% = self.log.file.display(), fix = fix; "wal_preserved");
@@ -281,14 +282,15 @@ impl OpenDatabase {
     /// Returns `None` and does not change the `-wal` in three cases: the `-wal` was moved together with the database file, to
     /// which it still belongs; the opened database file was deleted, so that only the `-wal` holds the last mails; or one of
     /// the files was truncated, so that a checkpoint would damage the database.
-    fn checkpoint(&self, file: &DatabaseFile, mode: &str) -> Option<bool> {
+    fn checkpoint_wal_if_safe(&self, file: &DatabaseFile, mode: &str) -> Option<bool> {
         if file.is_index_truncated() {
             // SQLite would read the truncated `-shm` file, and SIGBUS would end the process.
             return None;
         }
         let is_in_place = file.is_in_place();
-        let is_damaged = is_in_place && (file.is_emptied() || self.truncated_file(file).is_some());
-        let is_only_copy = !self.log.is_in_place() || file.is_removed();
+        let is_damaged =
+            is_in_place && (file.is_database_file_empty() || self.truncated_file(file).is_some());
+        let is_only_copy = !self.log.is_in_place() || file.is_database_file_removed();
         if is_damaged || !is_in_place && is_only_copy {
             return None;
         }
@@ -311,7 +313,7 @@ impl OpenDatabase {
                     "gzencode",
                     row.charset,
                     mail.compressed_body(delivery)
-                        .map_err(single_mail_out_of_memory)?
+                        .map_err(single_mail_out_of_memory_error)?
                         .as_slice(),
                     0.0,
                     delivery.hash.as_str(),
@@ -323,7 +325,9 @@ impl OpenDatabase {
                     row.attach_info,
                 ]);
                 inserted.map_err(|error| match error.sqlite_error_code() {
-                    Some(ErrorCode::OutOfMemory) => single_mail_out_of_memory(CompressAllocError),
+                    Some(ErrorCode::OutOfMemory) => {
+                        single_mail_out_of_memory_error(CompressAllocError)
+                    }
                     _ => error,
                 })?;
             }

@@ -6,7 +6,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 use super::BUSY_TIMEOUT;
-use super::database_file::reject_unsafe_path;
+use super::database_file::reject_unsafe_database_path;
 use super::error::describe_error;
 use crate::mail::inflate;
 use crate::store::TableName;
@@ -16,24 +16,24 @@ use crate::store::reader::{
 use crate::store::stored_text::stored_text;
 
 /// Reads mail from an SQLite file. Never creates a file.
-pub struct SqliteReader {
+pub struct SqliteMailReader {
     connection: Connection,
     table: TableName,
 }
 
-impl SqliteReader {
+impl SqliteMailReader {
     /// Opens an existing database file.
     ///
     /// # Errors
     /// [`StoreReadError`], which names the file.
-    pub fn open(file: &Path, table: &TableName) -> Result<SqliteReader, StoreReadError> {
+    pub fn open(file: &Path, table: &TableName) -> Result<SqliteMailReader, StoreReadError> {
         if !file.exists() {
             return Err(StoreReadError(format!(
                 "{}: no such file; no mail was saved there yet, or GM_SQLITE_FILE names another one",
                 file.display()
             )));
         }
-        reject_unsafe_path(file).map_err(|error| StoreReadError(error.to_string()))?;
+        reject_unsafe_database_path(file).map_err(|error| StoreReadError(error.to_string()))?;
         // Not read-only: a reader in WAL mode writes to the `-shm` file.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(file, flags).and_then(|connection| {
@@ -41,16 +41,16 @@ impl SqliteReader {
             Ok(connection)
         });
         let connection = connection.map_err(|error| read_error(file, &error))?;
-        Ok(SqliteReader {
+        Ok(SqliteMailReader {
             connection,
             table: table.clone(),
         })
     }
 }
 
-impl MailReader for SqliteReader {
+impl MailReader for SqliteMailReader {
     fn list(&mut self, to: Option<&str>, limit: u32) -> Result<Vec<ListedMail>, StoreReadError> {
-        let order = match self.has_column("mail_id") {
+        let order = match self.has_column_or_no_table("mail_id") {
             Ok(true) => "mail_id",
             Ok(false) => "date",
             Err(error) => return Err(self.error(&error)),
@@ -66,15 +66,15 @@ impl MailReader for SqliteReader {
         );
         let rows = self.connection.prepare(&sql).and_then(|mut select| {
             let rows = select.query_map(params![limit, to], |row| {
-                let stream = octets_of(row.get_ref(5)?);
+                let stream = text_or_blob_octets(row.get_ref(5)?);
                 Ok(ListedMail {
-                    hash: text_of(row.get_ref(0)?).unwrap_or_default(),
-                    date: text_of(row.get_ref(1)?),
-                    from: text_of(row.get_ref(2)?),
-                    to: text_of(row.get_ref(3)?),
-                    recipient: text_of(row.get_ref(4)?),
+                    hash: sqlite_value_as_text(row.get_ref(0)?).unwrap_or_default(),
+                    date: sqlite_value_as_text(row.get_ref(1)?),
+                    from: sqlite_value_as_text(row.get_ref(2)?),
+                    to: sqlite_value_as_text(row.get_ref(3)?),
+                    recipient: sqlite_value_as_text(row.get_ref(4)?),
                     size: stream.map_or(ListedMailSize::Expired, ListedMailSize::of),
-                    subject: text_of(row.get_ref(6)?),
+                    subject: sqlite_value_as_text(row.get_ref(6)?),
                 })
             })?;
             rows.collect()
@@ -87,7 +87,7 @@ impl MailReader for SqliteReader {
         let stream: Option<Option<Vec<u8>>> = self
             .connection
             .query_row(&sql, [hash], |row| {
-                Ok(octets_of(row.get_ref(0)?).map(<[u8]>::to_vec))
+                Ok(text_or_blob_octets(row.get_ref(0)?).map(<[u8]>::to_vec))
             })
             .optional()
             .map_err(|error| self.error(&error))?;
@@ -105,7 +105,7 @@ impl MailReader for SqliteReader {
 }
 
 /// Returns a value of any type as text; `None` for NULL.
-fn text_of(value: ValueRef) -> Option<String> {
+fn sqlite_value_as_text(value: ValueRef) -> Option<String> {
     match value {
         ValueRef::Null => None,
         ValueRef::Integer(number) => Some(number.to_string()),
@@ -114,21 +114,21 @@ fn text_of(value: ValueRef) -> Option<String> {
     }
 }
 
-fn octets_of(value: ValueRef<'_>) -> Option<&[u8]> {
+fn text_or_blob_octets(value: ValueRef<'_>) -> Option<&[u8]> {
     match value {
         ValueRef::Text(octets) | ValueRef::Blob(octets) => Some(octets),
         ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_) => None,
     }
 }
 
-impl SqliteReader {
+impl SqliteMailReader {
     /// Returns whether the table has the column `name`. Also returns true if the table is missing, because the query that uses
     /// the column then reports the missing table.
-    fn has_column(&self, name: &str) -> rusqlite::Result<bool> {
-        let schema = self.table.database().unwrap_or("main");
+    fn has_column_or_no_table(&self, name: &str) -> rusqlite::Result<bool> {
+        let schema = self.table.database_part().unwrap_or("main");
         let counted = self.connection.query_row(
             "SELECT count(*), count(CASE lower(name) WHEN ?3 THEN 1 END) FROM pragma_table_info(?1, ?2)",
-            [self.table.table(), schema, name],
+            [self.table.table_part(), schema, name],
             |row| Ok((row.get(0)?, row.get(1)?)),
         );
         counted.map(|(all, named): (i64, i64)| all == 0 || named > 0)

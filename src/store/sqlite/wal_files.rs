@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The write-ahead log or its index, as it was when SQLite opened it.
-pub struct SidecarFile {
+pub struct OpenedWalOrShmFile {
     /// Path of the `-wal` or `-shm` file.
     pub file: PathBuf,
     identity: Option<FileIdentity>,
@@ -18,11 +18,11 @@ pub struct SidecarFile {
 /// Device and inode number, which distinguish a file from another one of the same name.
 pub type FileIdentity = (u64, u64);
 
-impl SidecarFile {
+impl OpenedWalOrShmFile {
     /// Returns the sidecar file at the path `file` with its current identity; without an identity if the file does not exist.
-    pub fn new(file: PathBuf) -> SidecarFile {
+    pub fn new(file: PathBuf) -> OpenedWalOrShmFile {
         let identity = file_identity(&file).ok();
-        SidecarFile {
+        OpenedWalOrShmFile {
             file,
             identity,
             is_large: false,
@@ -36,7 +36,7 @@ impl SidecarFile {
 
     /// Logs a warning when the write-ahead log has become too large. A read transaction that never ends keeps SQLite from
     /// resetting the write-ahead log, which then grows without limit.
-    pub fn warn_when_large(&mut self) {
+    pub fn warn_when_wal_is_large(&mut self) {
         let octets = file_len(&self.file);
         let was_large = mem::replace(&mut self.is_large, octets > LARGE_WAL_OCTETS);
         if self.is_large && !was_large {
@@ -50,31 +50,31 @@ impl SidecarFile {
 /// # Errors
 /// The file does not exist or its metadata cannot be read.
 pub fn file_identity(file: &Path) -> io::Result<FileIdentity> {
-    fs::metadata(file).map(|metadata| identity_of(&metadata))
+    fs::metadata(file).map(|metadata| device_and_inode_of(&metadata))
 }
 
 /// Returns the device and inode number, which identify a file, from its metadata.
-pub fn identity_of(metadata: &fs::Metadata) -> FileIdentity {
+pub fn device_and_inode_of(metadata: &fs::Metadata) -> FileIdentity {
     (metadata.dev(), metadata.ino())
 }
 
 /// Returns the path of a database file's write-ahead log.
 pub fn wal_path(file: &Path) -> PathBuf {
-    with_suffix(&resolve_symlinks(file), "-wal")
+    path_with_suffix(&resolve_final_symlink(file), "-wal")
 }
 
 /// Returns the path of the index of a database file's write-ahead log.
 pub fn shm_path(file: &Path) -> PathBuf {
-    with_suffix(&resolve_symlinks(file), "-shm")
+    path_with_suffix(&resolve_final_symlink(file), "-shm")
 }
 
 /// Returns the path of a database file's rollback journal, which SQLite uses without WAL mode.
 pub fn journal_path(file: &Path) -> PathBuf {
-    with_suffix(&resolve_symlinks(file), "-journal")
+    path_with_suffix(&resolve_final_symlink(file), "-journal")
 }
 
 /// Returns the target of a symbolic link, or `file` itself. SQLite names the WAL files after the target.
-pub fn resolve_symlinks(file: &Path) -> PathBuf {
+pub fn resolve_final_symlink(file: &Path) -> PathBuf {
     let mut file = file.to_owned();
     for _ in 0..MAX_LINKS {
         let Ok(target) = fs::read_link(&file) else {
@@ -86,7 +86,7 @@ pub fn resolve_symlinks(file: &Path) -> PathBuf {
 }
 
 /// Returns the path `file` with `suffix` appended.
-fn with_suffix(file: &Path, suffix: &str) -> PathBuf {
+fn path_with_suffix(file: &Path, suffix: &str) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)

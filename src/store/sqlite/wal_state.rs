@@ -9,17 +9,19 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use super::wal_files::{FileIdentity, file_identity, file_len, identity_of, shm_path, wal_path};
+use super::wal_files::{
+    FileIdentity, device_and_inode_of, file_identity, file_len, shm_path, wal_path,
+};
 use crate::sync;
 
 /// The opened index (`-shm`) and the length of the database file at the last check.
 #[derive(Default)]
-pub struct WalTruncationDetector {
-    inner: Mutex<Inner>,
+pub struct DatabaseTruncationDetector {
+    inner: Mutex<ShmDescriptorAndDatabaseLen>,
 }
 
 #[derive(Default)]
-struct Inner {
+struct ShmDescriptorAndDatabaseLen {
     /// The index (`-shm`). Closing a descriptor releases the POSIX locks that SQLite holds on the same file, so this descriptor
     /// stays open until the name of the index refers to another file.
     index: Option<(FileIdentity, File)>,
@@ -39,28 +41,28 @@ struct WalIndexHeader {
 }
 
 /// Returns whether the index (`-shm`) is too short, so that SIGBUS would end the process when SQLite reads the index.
-pub fn is_index_truncated(database: &Path) -> bool {
+pub fn is_shm_file_truncated(database: &Path) -> bool {
     let index = shm_path(database);
     file_identity(&index).is_ok() && file_len(&index) < INDEX_MIN_OCTETS
 }
 
-impl WalTruncationDetector {
+impl DatabaseTruncationDetector {
     /// Returns the file that was truncated: the `-shm`, or the `-wal` or the database file if it is shorter than the `-shm`
     /// says. Returns `None` if no file was truncated or the `-shm` cannot be read.
-    pub fn truncated_file(&self, database: &Path) -> Option<PathBuf> {
+    pub fn find_truncated_file(&self, database: &Path) -> Option<PathBuf> {
         let (index, log) = (shm_path(database), wal_path(database));
-        if is_index_truncated(database) {
+        if is_shm_file_truncated(database) {
             return Some(index);
         }
         let mut inner = sync::lock(&self.inner);
         for _ in 0..READ_TRIES {
-            let (before, written_back) = inner.read_header(&index)?;
+            let (before, written_back) = inner.read_shm_header(&index)?;
             let (log_len, database_len) = (file_len(&log), file_len(database));
             // Another program may have written or reset the `-wal` while the lengths were read.
-            if inner.read_header(&index)?.0 != before {
+            if inner.read_shm_header(&index)?.0 != before {
                 continue;
             }
-            let header = parse_header(&before, written_back)?;
+            let header = parse_shm_header(&before, written_back)?;
             let log_octets = match header.frames {
                 0 => 0,
                 frames => LOG_HEADER_OCTETS + frames * (FRAME_HEADER_OCTETS + header.page_size),
@@ -82,10 +84,10 @@ impl WalTruncationDetector {
     }
 }
 
-impl Inner {
+impl ShmDescriptorAndDatabaseLen {
     /// Reads the header of the `-shm` and the number of frames that are written back. Returns `None` if the file cannot be
     /// read or the two copies of the header stay different.
-    fn read_header(&mut self, index: &Path) -> Option<([u8; HEADER_OCTETS], [u8; 4])> {
+    fn read_shm_header(&mut self, index: &Path) -> Option<([u8; HEADER_OCTETS], [u8; 4])> {
         let identity = file_identity(index).ok()?;
         if self
             .index
@@ -95,7 +97,7 @@ impl Inner {
             self.index = Some((identity, File::open(index).ok()?));
         }
         let (_, file) = self.index.as_ref()?;
-        if identity_of(&file.metadata().ok()?) != identity {
+        if device_and_inode_of(&file.metadata().ok()?) != identity {
             return None;
         }
         // A writer changes the second copy of the header first, so a header is complete if its two copies are equal.
@@ -113,7 +115,7 @@ impl Inner {
 }
 
 /// Returns the fields of a `-shm` header; `None` if SQLite has not initialized the header.
-fn parse_header(octets: &[u8; HEADER_OCTETS], written_back: [u8; 4]) -> Option<WalIndexHeader> {
+fn parse_shm_header(octets: &[u8; HEADER_OCTETS], written_back: [u8; 4]) -> Option<WalIndexHeader> {
     let field = |at: usize| -> Option<u64> {
         let octets = octets.get(at..at + 4)?.try_into().ok()?;
         Some(u64::from(u32::from_ne_bytes(octets)))

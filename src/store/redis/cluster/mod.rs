@@ -23,11 +23,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-pub use self::reader::ClusterReader;
-use self::slots::{SlotTable, read_slots, slot_of};
+pub use self::reader::RedisClusterReader;
+use self::slots::{RedisSlotTable, query_slot_table, redis_slot_of_key};
 use super::{
-    BatchBodies, BodyLocations, CircuitBreaker, MAX_BODIES_OCTETS, Redirect, RedisBodyWriter,
-    RedisPool, RedisSettings, RedisStoreError, STORE_TIMEOUT, SlotAccess, bodies_of,
+    BatchBodies, BodiesInRedis, MAX_BODIES_OCTETS, RedisBodyWriter, RedisCircuitBreaker,
+    RedisClusterRedirect, RedisPool, RedisSettings, RedisSlotOwnership, RedisStoreError,
+    STORE_TIMEOUT, mail_ids_and_zlib_bodies,
 };
 use crate::mail::{Mail, MailId};
 use crate::metrics::{BodyLocation, Component, Metrics};
@@ -37,16 +38,16 @@ use crate::sync::lock;
 /// The slot table and the pools of a Redis Cluster, shared by the writers of one store. Clones share one state.
 #[derive(Clone)]
 pub struct RedisCluster {
-    shared: Arc<SharedRedisCluster>,
+    shared: Arc<SharedRedisClusterState>,
 }
 
-struct SharedRedisCluster {
+struct SharedRedisClusterState {
     settings: RedisSettings,
     writers: usize,
-    slots: Mutex<Arc<SlotTable>>,
-    nodes: Mutex<HashMap<String, (RedisPool, CircuitBreaker)>>,
+    slots: Mutex<Arc<RedisSlotTable>>,
+    nodes: Mutex<HashMap<String, (RedisPool, RedisCircuitBreaker)>>,
     /// The circuit breaker for reading the slot table; open while no node reports the table.
-    breaker: CircuitBreaker,
+    breaker: RedisCircuitBreaker,
     refresh: Sender<Sender<()>>,
     metrics: Arc<Metrics>,
 }
@@ -72,52 +73,52 @@ impl RedisCluster {
         metrics: &Arc<Metrics>,
     ) -> std::io::Result<RedisCluster> {
         let (refresh, requests) = bounded(1);
-        let shared = Arc::new(SharedRedisCluster {
+        let shared = Arc::new(SharedRedisClusterState {
             settings: settings.clone(),
             writers,
             slots: Mutex::default(),
             nodes: Mutex::default(),
-            breaker: CircuitBreaker::new(metrics),
+            breaker: RedisCircuitBreaker::new(metrics),
             refresh,
             metrics: Arc::clone(metrics),
         });
         let weak = Arc::downgrade(&shared);
         let builder = thread::Builder::new().name("redis-slots".to_owned());
-        builder.spawn(move || run_slot_refresh(&weak, &requests))?;
+        builder.spawn(move || run_slot_table_refresh(&weak, &requests))?;
         Ok(RedisCluster { shared })
     }
 
-    fn slots(&self) -> Arc<SlotTable> {
+    fn current_slot_table(&self) -> Arc<RedisSlotTable> {
         Arc::clone(&lock(&self.shared.slots))
     }
 
     /// Requests a refresh of the slot table and waits until the refresh ends, at most until `deadline`.
-    fn refresh(&self, deadline: Instant) {
+    fn refresh_slot_table_and_wait(&self, deadline: Instant) {
         let (done, finished) = bounded(1);
         if self.shared.refresh.send_deadline(done, deadline).is_ok() {
             let _ = finished.recv_deadline(deadline);
         }
     }
 
-    fn pool_and_breaker(&self, address: &str) -> Option<(RedisPool, CircuitBreaker)> {
+    fn get_or_create_node_pool(&self, address: &str) -> Option<(RedisPool, RedisCircuitBreaker)> {
         let mut nodes = lock(&self.shared.nodes);
         if let Some(node) = nodes.get(address) {
             return Some(node.clone());
         }
         let settings = &self.shared.settings;
-        let url = settings.url_of(address);
+        let url = settings.redis_node_url(address);
         let pool = RedisPool::new(&url, settings.expire_seconds, self.shared.writers).ok()?;
-        let node = (pool, CircuitBreaker::new(&self.shared.metrics));
+        let node = (pool, RedisCircuitBreaker::new(&self.shared.metrics));
         nodes.insert(address.to_owned(), node.clone());
         Some(node)
     }
 }
 
-impl SharedRedisCluster {
+impl SharedRedisClusterState {
     /// Replaces the slot table. Removes the nodes without slots; otherwise `nodes` would grow each time the cluster replaces a
     /// node by one with another address.
-    fn update_slots(&self, slots: SlotTable) {
-        lock(&self.nodes).retain(|address, _| slots.has_node(address));
+    fn replace_slot_table(&self, slots: RedisSlotTable) {
+        lock(&self.nodes).retain(|address, _| slots.node_owns_slots(address));
         *lock(&self.slots) = Arc::new(slots);
     }
 }
@@ -132,12 +133,12 @@ impl ClusterBodyWriter {
     }
 
     /// Stores the bodies of a batch and returns which of them are in Redis.
-    pub fn store(&mut self, batch: &[Mail]) -> BodyLocations {
+    pub fn store_batch_bodies(&mut self, batch: &[Mail]) -> BodiesInRedis {
         let octets: usize = batch.iter().map(Mail::estimated_stored_octets).sum();
         let count: usize = batch.iter().map(|mail| mail.recipients().len()).sum();
         let stored = match octets > MAX_BODIES_OCTETS {
             true => HashSet::new(),
-            false => bodies_of(batch)
+            false => mail_ids_and_zlib_bodies(batch)
                 .map(|bodies| self.store_bodies(bodies))
                 .unwrap_or_default(),
         };
@@ -146,7 +147,7 @@ impl ClusterBodyWriter {
         metrics
             .bodies
             .add(BodyLocation::Table, count - stored.len());
-        BodyLocations::Some(stored)
+        BodiesInRedis::Some(stored)
     }
 
     /// Stores bodies in all nodes at the same time. Returns the mail ids of the bodies that are in Redis.
@@ -157,32 +158,34 @@ impl ClusterBodyWriter {
         let mut migrating = MigratingSlots::new();
         // The second attempt is for bodies that were redirected.
         for _ in 0..2 {
-            if self.cluster.slots().0.is_empty() && !self.load_slot_table(deadline) {
+            if self.cluster.current_slot_table().0.is_empty()
+                && !self.refresh_slot_table_unless_paused(deadline)
+            {
                 break;
             }
             let has_moved;
             (remaining, has_moved) =
-                self.store_once(remaining, &mut migrating, deadline, &mut stored);
+                self.send_bodies_to_nodes_once(remaining, &mut migrating, deadline, &mut stored);
             if remaining.is_empty() {
                 break;
             }
             if has_moved {
-                self.cluster.refresh(deadline);
+                self.cluster.refresh_slot_table_and_wait(deadline);
             }
         }
         stored
     }
 
-    fn load_slot_table(&self, deadline: Instant) -> bool {
+    fn refresh_slot_table_unless_paused(&self, deadline: Instant) -> bool {
         let breaker = &self.cluster.shared.breaker;
-        if !breaker.allow_batch() {
+        if !breaker.may_use_redis_for_batch() {
             return false;
         }
-        self.cluster.refresh(deadline);
-        let found = !self.cluster.slots().0.is_empty();
+        self.cluster.refresh_slot_table_and_wait(deadline);
+        let found = !self.cluster.current_slot_table().0.is_empty();
         match found {
-            true => breaker.succeeded(),
-            false => breaker.failed("no node of the cluster reports its slots"),
+            true => breaker.record_redis_success(),
+            false => breaker.record_redis_failure("no node of the cluster reports its slots"),
         }
         found
     }
@@ -190,24 +193,25 @@ impl ClusterBodyWriter {
     /// Sends each body to the node that `migrating` has for its slot, or else to the owner of the slot. Adds the mail ids of
     /// the bodies that are in Redis to `stored`, and replaces the content of `migrating` by the new ASK redirections. Returns
     /// the bodies that were redirected, and whether a node sent MOVED, which means that the slot table is out of date.
-    fn store_once(
+    fn send_bodies_to_nodes_once(
         &mut self,
         bodies: BatchBodies,
         migrating: &mut MigratingSlots,
         deadline: Instant,
         stored: &mut HashSet<MailId>,
     ) -> (BatchBodies, bool) {
-        let slots = self.cluster.slots();
-        self.workers.retain(|address, _| slots.has_node(address));
+        let slots = self.cluster.current_slot_table();
+        self.workers
+            .retain(|address, _| slots.node_owns_slots(address));
         let redirects = std::mem::take(migrating);
-        let mut groups: HashMap<(&str, SlotAccess), BatchBodies> = HashMap::new();
+        let mut groups: HashMap<(&str, RedisSlotOwnership), BatchBodies> = HashMap::new();
         for body in bodies {
-            let redirect = redirects.get(&slot_of(body.0.as_str().as_bytes()));
+            let redirect = redirects.get(&redis_slot_of_key(body.0.as_str().as_bytes()));
             let target = match redirect {
-                Some(node) => Some((node.as_str(), SlotAccess::Asking)),
+                Some(node) => Some((node.as_str(), RedisSlotOwnership::Asking)),
                 None => slots
                     .node_of_key(body.0.as_str())
-                    .map(|node| (node, SlotAccess::Owner)),
+                    .map(|node| (node, RedisSlotOwnership::Owner)),
             };
             if let Some(target) = target {
                 groups.entry(target).or_default().push(body);
@@ -215,10 +219,10 @@ impl ClusterBodyWriter {
         }
         let mut sent = Vec::new();
         for ((address, access), group) in groups {
-            let Some(node) = self.cluster.pool_and_breaker(address) else {
+            let Some(node) = self.cluster.get_or_create_node_pool(address) else {
                 continue;
             };
-            if !node.1.allow_batch() {
+            if !node.1.may_use_redis_for_batch() {
                 continue;
             }
             let worker = match self.workers.get_mut(address) {
@@ -239,10 +243,11 @@ impl ClusterBodyWriter {
             let Some(worker) = self.workers.get_mut(address) else {
                 continue;
             };
-            let outcome = number.and_then(|number| worker.receive_answer(number, deadline));
+            let outcome =
+                number.and_then(|number| worker.receive_body_write_result(number, deadline));
             match outcome {
                 Ok(()) => {
-                    breaker.succeeded();
+                    breaker.record_redis_success();
                     stored.extend(group.iter().map(|(hash, _)| *hash));
                 }
                 Err(RedisStoreError {
@@ -250,14 +255,16 @@ impl ClusterBodyWriter {
                     ..
                 }) => {
                     // A redirection shows that the node works.
-                    breaker.succeeded();
+                    breaker.record_redis_success();
                     redirected.extend(Arc::unwrap_or_clone(group));
                     match redirect {
-                        Redirect::Ask { slot, node } => drop(migrating.insert(slot, node)),
-                        Redirect::Moved => has_moved = true,
+                        RedisClusterRedirect::Ask { slot, node } => {
+                            drop(migrating.insert(slot, node))
+                        }
+                        RedisClusterRedirect::Moved => has_moved = true,
                     }
                 }
-                Err(error) => breaker.failed(&format!("{address}: {}", error.text)),
+                Err(error) => breaker.record_redis_failure(&format!("{address}: {}", error.text)),
             }
         }
         (redirected, has_moved)
@@ -266,7 +273,7 @@ impl ClusterBodyWriter {
 
 /// Reads the slot table at each request of a writer and at least every `REFRESH_INTERVAL`, because nodes may take over slots at
 /// any time.
-fn run_slot_refresh(shared: &Weak<SharedRedisCluster>, requests: &Receiver<Sender<()>>) {
+fn run_slot_table_refresh(shared: &Weak<SharedRedisClusterState>, requests: &Receiver<Sender<()>>) {
     let mut done: Option<Sender<()>> = None;
     loop {
         let Some(shared) = shared.upgrade() else {
@@ -275,10 +282,10 @@ fn run_slot_refresh(shared: &Weak<SharedRedisCluster>, requests: &Receiver<Sende
         let known = Arc::clone(&lock(&shared.slots));
         // A panic of the redis crate must not end this thread: the slot table would never be updated again.
         let read = panics::catch_and_count_panic(&shared.metrics, Component::Redis, || {
-            read_slots(&shared.settings, &known)
+            query_slot_table(&shared.settings, &known)
         });
         if let Ok(Ok(slots)) = read {
-            shared.update_slots(slots);
+            shared.replace_slot_table(slots);
         }
         drop(shared);
         // Dropping the sender wakes the writer that waits for the refresh.
@@ -310,8 +317,8 @@ mod tests {
             let node = format!("127.0.0.1:{port}");
             cluster
                 .shared
-                .update_slots(SlotTable(vec![(0, 16_383, node)]));
-            let hash = MailId::random(1).unwrap()[0];
+                .replace_slot_table(RedisSlotTable(vec![(0, 16_383, node)]));
+            let hash = MailId::new_random_mail_ids(1).unwrap()[0];
             bodies.store_bodies(vec![(hash, Arc::default())]);
         }
         assert_eq!(lock(&cluster.shared.nodes).len(), 1);

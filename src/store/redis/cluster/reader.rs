@@ -4,38 +4,42 @@ use std::collections::HashMap;
 
 use r2d2_redis::redis;
 
-use super::slots::{SlotTable, read_slots};
+use super::slots::{RedisSlotTable, query_slot_table};
 use crate::store::StoreReadError;
-use crate::store::redis::{Redirect, RedisReadConnection, RedisSettings};
+use crate::store::redis::{RedisClusterRedirect, RedisReadConnection, RedisSettings};
 
 /// Reads bodies from the nodes of a Redis Cluster.
-pub struct ClusterReader {
+pub struct RedisClusterReader {
     settings: RedisSettings,
-    slots: SlotTable,
+    slots: RedisSlotTable,
     /// The nodes that were used, by address. If a node failed, its error is kept and the node is not tried again.
     nodes: HashMap<String, Result<RedisReadConnection, StoreReadError>>,
 }
 
-impl ClusterReader {
+impl RedisClusterReader {
     /// Reads the slot table from the first node that reports it.
     ///
     /// # Errors
     /// [`StoreReadError`]: no node reports the slots; the error is the one from the last node.
-    pub fn open(settings: &RedisSettings) -> Result<ClusterReader, StoreReadError> {
-        Ok(ClusterReader {
+    pub fn open(settings: &RedisSettings) -> Result<RedisClusterReader, StoreReadError> {
+        Ok(RedisClusterReader {
             settings: settings.clone(),
-            slots: read_slots(settings, &SlotTable::default())?,
+            slots: query_slot_table(settings, &RedisSlotTable::default())?,
             nodes: HashMap::new(),
         })
     }
 
     /// Returns the addresses of the nodes that own slots.
-    pub fn addresses(&self) -> Vec<String> {
-        self.slots.nodes().into_iter().map(str::to_owned).collect()
+    pub fn slot_owner_addresses(&self) -> Vec<String> {
+        self.slots
+            .slot_owner_addresses_once()
+            .into_iter()
+            .map(str::to_owned)
+            .collect()
     }
 
     /// Returns a key that begins with `prefix` and belongs to a slot of the node at `address`; `None` if no such key is found.
-    pub fn key_at(&self, address: &str, prefix: &str) -> Option<String> {
+    pub fn find_key_for_node(&self, address: &str, prefix: &str) -> Option<String> {
         let mut keys = (0..MAX_KEYS_TRIED).map(|number| format!("{prefix}:{number}"));
         keys.find(|key| self.slots.node_of_key(key) == Some(address))
     }
@@ -44,12 +48,12 @@ impl ClusterReader {
     ///
     /// # Errors
     /// [`StoreReadError`]: the node cannot be reached now, or failed before.
-    pub fn connection_to(
+    pub fn connection_to_redis_node(
         &mut self,
         address: &str,
     ) -> Result<&mut RedisReadConnection, StoreReadError> {
         if !self.nodes.contains_key(address) {
-            let node = RedisReadConnection::open(&self.settings.url_of(address));
+            let node = RedisReadConnection::open(&self.settings.redis_node_url(address));
             self.nodes.insert(address.to_owned(), node);
         }
         match self.nodes.get_mut(address) {
@@ -73,23 +77,26 @@ impl ClusterReader {
             .node_of_key(hash)
             .ok_or_else(no_owner)?
             .to_owned();
-        let outcome = match self.connection_to(&address)?.body_or_redirect(hash) {
+        let outcome = match self
+            .connection_to_redis_node(&address)?
+            .get_body_or_redirect(hash)
+        {
             Ok(Ok(body)) => return Ok(body),
             // The slot is being migrated, and its new node may already have the body.
-            Ok(Err(Redirect::Ask { node, .. })) => {
-                let node = self.connection_to(&node)?;
+            Ok(Err(RedisClusterRedirect::Ask { node, .. })) => {
+                let node = self.connection_to_redis_node(&node)?;
                 return node
-                    .query::<redis::Value>(&redis::cmd("ASKING"))
+                    .run_redis_command::<redis::Value>(&redis::cmd("ASKING"))
                     .and_then(|_| node.body(hash));
             }
-            Ok(Err(Redirect::Moved)) => {
-                self.slots = read_slots(&self.settings, &self.slots)?;
+            Ok(Err(RedisClusterRedirect::Moved)) => {
+                self.slots = query_slot_table(&self.settings, &self.slots)?;
                 let address = self
                     .slots
                     .node_of_key(hash)
                     .ok_or_else(no_owner)?
                     .to_owned();
-                return self.connection_to(&address)?.body(hash);
+                return self.connection_to_redis_node(&address)?.body(hash);
             }
             Err(error) => Err(error),
         };
@@ -101,6 +108,6 @@ impl ClusterReader {
     }
 }
 
-/// Maximum number of keys that `key_at` tries before it returns `None`. This is enough to find a key for a node that owns only
-/// one of the 16,384 slots.
+/// Maximum number of keys that `find_key_for_node` tries before it returns `None`. This is enough to find a key for a node that
+/// owns only one of the 16,384 slots.
 const MAX_KEYS_TRIED: u32 = 300_000;

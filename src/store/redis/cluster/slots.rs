@@ -7,24 +7,24 @@ use crate::store::redis::{RedisReadConnection, RedisSettings};
 
 /// The ranges of slots in ascending order: first slot, last slot, and `host:port` of the node that owns them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SlotTable(pub Vec<(u16, u16, String)>);
+pub struct RedisSlotTable(pub Vec<(u16, u16, String)>);
 
-impl SlotTable {
+impl RedisSlotTable {
     /// Returns `host:port` of the node that owns the slot of `key`; `None` if no node owns the slot.
     pub fn node_of_key(&self, key: &str) -> Option<&str> {
-        let slot = slot_of(key.as_bytes());
+        let slot = redis_slot_of_key(key.as_bytes());
         let index = self.0.partition_point(|(_, last, _)| *last < slot);
         let (first, _, node) = self.0.get(index)?;
         (*first <= slot).then_some(node.as_str())
     }
 
     /// Returns whether the node at `address` owns any slot.
-    pub fn has_node(&self, address: &str) -> bool {
+    pub fn node_owns_slots(&self, address: &str) -> bool {
         self.0.iter().any(|(_, _, node)| node == address)
     }
 
     /// Returns the nodes that own slots, each once.
-    pub fn nodes(&self) -> Vec<&str> {
+    pub fn slot_owner_addresses_once(&self) -> Vec<&str> {
         let mut nodes: Vec<&str> = self.0.iter().map(|(_, _, node)| node.as_str()).collect();
         nodes.sort_unstable();
         nodes.dedup();
@@ -33,7 +33,7 @@ impl SlotTable {
 
     /// Parses the ranges in the reply to CLUSTER SLOTS; each has a first slot, a last slot, a master and replicas. A node may
     /// send an empty host name for itself; `queried_address` then is the address of that node.
-    fn parse(ranges: &[Vec<Value>], queried_address: &str) -> SlotTable {
+    fn parse(ranges: &[Vec<Value>], queried_address: &str) -> RedisSlotTable {
         let range = |range: &Vec<Value>| {
             let [Value::Int(first), Value::Int(last), Value::Bulk(master), ..] = range.as_slice()
             else {
@@ -56,7 +56,7 @@ impl SlotTable {
         };
         let mut ranges: Vec<_> = ranges.iter().filter_map(range).collect();
         ranges.sort();
-        SlotTable(ranges)
+        RedisSlotTable(ranges)
     }
 }
 
@@ -64,19 +64,22 @@ impl SlotTable {
 ///
 /// # Errors
 /// [`StoreReadError`]: no node reports a slot table; the error is the one from the last node.
-pub fn read_slots(
+pub fn query_slot_table(
     settings: &RedisSettings,
-    known: &SlotTable,
-) -> Result<SlotTable, StoreReadError> {
-    let configured = settings.addresses();
-    let known = known.nodes().into_iter().map(str::to_owned);
+    known: &RedisSlotTable,
+) -> Result<RedisSlotTable, StoreReadError> {
+    let configured = settings.configured_node_addresses();
+    let known = known
+        .slot_owner_addresses_once()
+        .into_iter()
+        .map(str::to_owned);
     let mut last_error = StoreReadError("REDIS_INTERFACE: no node".to_owned());
     for address in known.chain(configured) {
         let mut slots = redis::cmd("CLUSTER");
         slots.arg("SLOTS");
-        let reply = RedisReadConnection::open(&settings.url_of(&address))
-            .and_then(|mut node| node.query::<Vec<Vec<Value>>>(&slots));
-        match reply.map(|ranges| SlotTable::parse(&ranges, &address)) {
+        let reply = RedisReadConnection::open(&settings.redis_node_url(&address))
+            .and_then(|mut node| node.run_redis_command::<Vec<Vec<Value>>>(&slots));
+        match reply.map(|ranges| RedisSlotTable::parse(&ranges, &address)) {
             Ok(slots) if !slots.0.is_empty() => return Ok(slots),
             Ok(_) => {
                 last_error = StoreReadError(format!(
@@ -92,7 +95,7 @@ pub fn read_slots(
 /// Returns the slot of a key: its CRC16 (XMODEM) modulo 16,384, as in the
 /// [specification](https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/). Hash tags in braces are not
 /// supported, because mail ids have none.
-pub fn slot_of(key: &[u8]) -> u16 {
+pub fn redis_slot_of_key(key: &[u8]) -> u16 {
     let crc = key.iter().fold(0_u16, |crc, octet| {
         (0..8).fold(crc ^ (u16::from(*octet) << 8), |crc, _| {
             match crc & 0x8000 {
@@ -110,18 +113,18 @@ mod tests {
 
     #[test]
     fn redis_cluster_slots_match_the_specification() {
-        assert_eq!(slot_of(b"123456789"), 0x31c3);
-        assert_eq!(slot_of(b"foo"), 12_182);
+        assert_eq!(redis_slot_of_key(b"123456789"), 0x31c3);
+        assert_eq!(redis_slot_of_key(b"foo"), 12_182);
     }
 
     #[test]
     fn unassigned_redis_cluster_slot_has_no_node() {
-        let slots = SlotTable(vec![
+        let slots = RedisSlotTable(vec![
             (0, 100, "a:1".to_owned()),
             (12_000, 16_383, "b:1".to_owned()),
         ]);
         assert_eq!(slots.node_of_key("foo"), Some("b:1"));
         assert_eq!(slots.node_of_key("bar"), None, "5061");
-        assert_eq!(SlotTable::default().node_of_key("foo"), None);
+        assert_eq!(RedisSlotTable::default().node_of_key("foo"), None);
     }
 }
