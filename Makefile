@@ -40,7 +40,7 @@ build:
 	cargo build --release --locked
 
 # Checks formatting, lints and documentation without warnings, also without the Cargo features of the stores, and that the
-# fuzz targets still compile (they are not linked) and the package builds.
+# fuzz targets (they are not linked) and the example for PostgreSQL still compile and the package builds.
 check:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
@@ -50,6 +50,9 @@ check:
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
 	CUSTOM_LIBFUZZER_PATH=/none/libfuzzer.a cargo check --locked --manifest-path fuzz/Cargo.toml \
 	    --target-dir "$${CARGO_TARGET_DIR:-target}"
+	cargo fmt --check --manifest-path examples/postgres-store/Cargo.toml
+	cargo clippy --locked --manifest-path examples/postgres-store/Cargo.toml \
+	    --target-dir "$${CARGO_TARGET_DIR:-target}" -- -D warnings
 	cargo package --locked --allow-dirty --quiet
 
 # Runs every test against real clients and servers, after installing those that are missing. First runs the tests of the

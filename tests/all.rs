@@ -21,6 +21,7 @@ mod dependent;
 mod dialogs;
 mod discarding;
 mod domains;
+mod examples;
 mod file_modes;
 mod fleet;
 mod galera;

@@ -246,7 +246,7 @@ fn documentation_shows_the_store_example_that_compiles() {
         .nth(1)
         .and_then(|rest| rest.split("```").next());
     let shown = shown.expect("a store in README.md");
-    assert!(read("examples/own_store.rs").contains(shown));
+    assert!(read("examples/folder_store.rs").contains(shown));
 }
 
 /// Returns every source file with its path below src and its text without comments.

@@ -95,7 +95,7 @@ use crate::mail::Mail;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// [`ServerBuilder::store`](crate::ServerBuilder::store) starts a server with this store; `examples/own_store.rs` is the
+/// [`ServerBuilder::store`](crate::ServerBuilder::store) starts a server with this store; `examples/folder_store.rs` is the
 /// whole program.
 pub trait SaveMail: Send {
     /// Prepares the store for a batch: connects, takes a lock, begins a transaction. The default does nothing.

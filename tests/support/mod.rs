@@ -8,6 +8,7 @@ pub mod front;
 pub mod galera;
 pub mod mariadb;
 pub mod ports;
+pub mod postgres;
 pub mod rate;
 pub mod redis;
 pub mod root;
