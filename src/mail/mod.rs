@@ -134,7 +134,8 @@ impl Mail {
 
     /// Returns the subject, decoded to one line of UTF-8: column `subject`. It is empty if there is no Subject field.
     ///
-    /// Only the first 16,384 octets of a header field are read. The value is not truncated to the width of a column.
+    /// Only the first 16,384 octets of a header field are read. Control characters other than TAB are replaced by spaces, here and
+    /// in the other texts that are read from the content. The value is not truncated to the width of a column.
     pub fn subject(&self) -> &str {
         &self.mime_summary().subject
     }

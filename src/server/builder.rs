@@ -45,7 +45,7 @@ impl ServerBuilder {
 
     /// Sets the store: `open` returns an open store, or the error why it cannot be opened now. GM_STORE is then ignored.
     ///
-    /// Each writer thread calls `open` before its first batch, calls it again for the next batch after an error, and again after
+    /// Each writer thread calls `open` before its first batch, calls it again for the next batch if it returned an error, and again after
     /// a panic of the store. So `open` may be called several times, and from several threads. While it fails, clients get 451
     /// and send their mail again later.
     pub fn store<S, F>(mut self, open: F) -> ServerBuilder

@@ -41,7 +41,8 @@ use crate::mail::Mail;
 /// send a mail again that was saved, if it did not receive the 250. `?` converts an [`io::Error`](std::io::Error): the client
 /// gets 452 if no space, quota or memory is left, else 451.
 ///
-/// A store that panics is dropped and opened again, and the clients of its batch get 451. A client gets 451 if its mail is
+/// A store that panics is dropped and opened again, and the clients of its batch get 451. After an error the store stays open: a
+/// store whose connection was lost connects again in [`prepare_batch`](SaveMail::prepare_batch). A client gets 451 if its mail is
 /// not saved within 62 seconds.
 ///
 /// ```
@@ -120,7 +121,9 @@ pub trait SaveMail: Send {
     /// Saves one mail for all its recipients, or for none of them.
     ///
     /// # Errors
-    /// [`SaveError`]: the mail is not saved. No part of it may remain in the store.
+    /// [`SaveError`]: the mail is not saved, and no part of it may remain in the store. If that is unknown, because a COMMIT was
+    /// not answered, return an error too: the client sends the mail again, and a mail that is stored twice is better than one
+    /// that is lost.
     fn save_mail(&mut self, mail: &Mail) -> Result<SavedId, SaveError>;
 
     /// Saves the mails of a batch, which is never empty, and returns one outcome per mail, in order. A mail without an outcome
@@ -155,6 +158,13 @@ impl SavedId {
         // The octets are always ASCII and `length` is at most 64, so neither default value is ever used.
         let octets = self.octets.get(..self.length).unwrap_or_default();
         str::from_utf8(octets).unwrap_or_default()
+    }
+}
+
+/// The id of the first recipient's row, as in the replies of the stores of this crate.
+impl From<&Mail> for SavedId {
+    fn from(mail: &Mail) -> SavedId {
+        SavedId::from(mail.hash())
     }
 }
 
