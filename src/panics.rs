@@ -11,7 +11,7 @@ use crate::metrics::{Component, Metrics};
 thread_local! {
     /// Depth of nested calls of [`catch_panic`] on this thread.
     static CATCH_DEPTH: Cell<usize> = const { Cell::new(0) };
-    /// The message and source location of a panic, from the panic hook to the [`catch_panic`] that catches the panic.
+    /// The message and source location of a panic, which the panic hook passes to the [`catch_panic`] that catches the panic.
     static DESCRIPTION: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 

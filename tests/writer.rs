@@ -395,21 +395,21 @@ fn queued_mails_are_saved_before_the_writers_stop() {
 #[test]
 fn reason_of_an_unready_store_contains_the_sources_of_its_error() {
     #[derive(Debug)]
-    struct DbError(io::Error);
-    impl Display for DbError {
+    struct TestErrorWithSource(io::Error);
+    impl Display for TestErrorWithSource {
         fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
             f.write_str("db error")
         }
     }
-    impl Error for DbError {
+    impl Error for TestErrorWithSource {
         fn source(&self) -> Option<&(dyn Error + 'static)> {
             Some(&self.0)
         }
     }
     let open: StoreOpener = Arc::new(|| {
-        Err(SaveError::unavailable(DbError(io::Error::other(
-            "no route",
-        ))))
+        Err(SaveError::unavailable(TestErrorWithSource(
+            io::Error::other("no route"),
+        )))
     });
     let health = StoreHealth::new_of_reached_store(Arc::new(Metrics::new()));
     let (saver, writers) = WriterThreads::start(1, true, health.clone(), open).expect("a thread");

@@ -15,7 +15,7 @@ pub enum DetectedServerProtocol {
     MySqlX,
     /// Redis without TLS.
     Redis,
-    /// A protocol inside TLS.
+    /// TLS; the protocol inside is unknown.
     Tls,
     /// SSH.
     Ssh,

@@ -15,7 +15,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
 use super::sqlite_locks;
 use crate::store::sqlite::database_file::reject_unsafe_database_path;
-use crate::store::sqlite::error::classify_error;
+use crate::store::sqlite::error::classify_sqlite_error;
 use crate::store::sqlite::wal_files::{file_len, resolve_final_symlink, shm_path, wal_path};
 use crate::store::sqlite::{BUSY_TIMEOUT, insert_statement};
 use crate::store::{Diagnostic, TableName};
@@ -97,7 +97,7 @@ fn inspect_sqlite_tables(
     warnings: &mut Vec<String>,
 ) -> Result<(), String> {
     let describe = |error: rusqlite::Error| {
-        classify_error(file, &error)
+        classify_sqlite_error(file, &error)
             .error
             .into_save_error()
             .to_string()
@@ -145,10 +145,9 @@ struct ReadOnlySqliteDatabase {
 impl ReadOnlySqliteDatabase {
     /// Opens the database file without writing to any file.
     ///
-    /// If the `-wal` file has data, the database is opened with a read-only `-shm` file. Otherwise the database file is opened
-    /// as immutable. If the `-shm` file is missing or cannot be used read-only, only the database file is read. The `-wal` file
-    /// is not read if the user is root, because SQLite as root sets the owner of each `-wal` file that it opens (`robustFchown`
-    /// in os_unix.c).
+    /// If the `-wal` file has data and the `-shm` file can be used read-only, both are read too. In all other cases only the
+    /// database file is read, as immutable; also if the user is root, because SQLite as root sets the owner of each `-wal` file
+    /// that it opens (`robustFchown` in os_unix.c).
     fn open(file: &Path) -> rusqlite::Result<ReadOnlySqliteDatabase> {
         let has_log = file_len(&wal_path(file)) > 0;
         if has_log

@@ -52,5 +52,5 @@ impl ClientConnection<'_> {
     }
 }
 
-/// Time of one call of the hook after which all queued replies are sent before the next call.
+/// If one call of the hook takes at least this time, all queued replies are sent before the next call.
 const SLOW_HOOK: Duration = Duration::from_secs(1);

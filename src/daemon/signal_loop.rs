@@ -13,7 +13,7 @@ use crate::os::signals::SignalEvent;
 use crate::os::systemd;
 use crate::server::{Server, ServerHandle, StartError};
 
-/// The parts of the process that signals change, and the handle of its server.
+/// The parts of the process that are changed on a signal, and the handle of its server.
 pub struct Daemon<'a> {
     /// The configuration in force.
     pub config: Config,

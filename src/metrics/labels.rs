@@ -111,7 +111,7 @@ labels! {
         Unavailable = "unavailable",
         /// Reply 452: the store is full.
         StoreFull = "store_full",
-        /// Reply 452: the message content that all connections hold together reached GM_MAX_MEMORY.
+        /// Reply 452: the message content of all connections together reached GM_MAX_MEMORY.
         NoMemory = "no_memory",
         /// Reply 552: the announced or received size exceeds GSMTP_MAX_SIZE.
         TooLarge = "too_large",

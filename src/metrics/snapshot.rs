@@ -1,4 +1,4 @@
-//! The metrics that a program reads which runs the server as a library.
+//! The metrics for a program that runs the server as a library.
 
 use super::{CloseReason, ListenerKind, MailOutcome, Metrics};
 

@@ -173,7 +173,8 @@ impl TimedSocket {
 /// client holds its connection slot during this time.
 const LINGER: Duration = Duration::from_millis(900);
 /// Maximum time for discarding the client's octets if a deadline ended the connection while at least 90 % of the connection
-/// slots were taken. The full time passes even if the client closes, because its FIN is not visible after the shutdown.
+/// slots were taken. The full time passes even if the client closes, because its FIN is not visible once the socket is shut
+/// down for reading.
 const LINGER_NEARLY_FULL: Duration = Duration::from_millis(250);
 /// Interval at which `discard_input_before_close` checks whether its maximum time has passed.
 const LINGER_TICK: Duration = Duration::from_millis(50);

@@ -45,9 +45,9 @@ impl ServerBuilder {
 
     /// Sets the store: `open` returns an open store, or the error why it cannot be opened now. GM_STORE is then ignored.
     ///
-    /// Each writer thread calls `open` before its first batch, calls it again for the next batch if it returned an error, and again after
-    /// a panic of the store. So `open` may be called several times, and from several threads. While it fails, clients get 451
-    /// and send their mail again later.
+    /// Each writer thread calls `open` before its first batch, calls it again for the next batch if it returned an error, and
+    /// again after a panic of the store. So `open` may be called several times, and from several threads. While it fails,
+    /// clients get 451 and send their mail again later.
     pub fn store<S, F>(mut self, open: F) -> ServerBuilder
     where
         S: SaveMail + 'static,
@@ -67,9 +67,9 @@ impl ServerBuilder {
     /// Sets the function that decides which recipients exist. It is called at RCPT, for each new recipient of a message in an
     /// accepted domain (GM_ALLOWED_HOSTS), on the thread of the connection: it may block, and other clients do not wait for it.
     ///
-    /// `check` gets the address without angle brackets: the local-part as the client wrote it, `@`, and the domain in lower case,
-    /// in its ASCII form. `postmaster` is accepted without a call
-    /// ([RFC 5321 §4.5.1](https://www.rfc-editor.org/rfc/rfc5321#section-4.5.1)). If `check` panics, the client gets 451.
+    /// `check` gets the address without angle brackets: the local-part as the client wrote it, `@`, and the domain in lower
+    /// case, in its ASCII form. `postmaster` is accepted without a call ([RFC 5321
+    /// §4.5.1](https://www.rfc-editor.org/rfc/rfc5321#section-4.5.1)). If `check` panics, the client gets 451.
     pub fn recipients(
         mut self,
         check: impl Fn(&str) -> RecipientCheck + Send + Sync + 'static,

@@ -35,7 +35,7 @@ pub enum StartError {
     StoreNotBuilt {
         /// The selected value of GM_STORE, which is also the name of the Cargo feature.
         store: &'static str,
-        /// When the configuration selects the store without naming it.
+        /// The condition under which the configuration selects this store although GM_STORE does not name it.
         selected_by: &'static str,
         /// The possible values of GM_STORE, and how to build the program with the store.
         fix: String,
@@ -148,7 +148,8 @@ pub enum ReloadError {
         /// The address of the listener.
         address: SocketAddr,
     },
-    /// The log cannot be switched to the new file. The field says why. Only the program switches its log.
+    /// The log cannot be switched to the new file. The field says why. Occurs only in the program `goguerrilla`,
+    /// because a server in another program opens no log.
     Log(String),
     /// The server has stopped or is shutting down.
     Stopped,

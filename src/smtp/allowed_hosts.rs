@@ -27,7 +27,7 @@ struct ExactAndWildcardDomains {
 /// An item of GM_ALLOWED_HOSTS that cannot match any recipient domain.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected {expected}, but found {item:?}")]
-pub struct InvalidHostItem {
+pub struct InvalidAllowedHostsItem {
     /// The item as configured.
     pub item: String,
     /// Description of a valid item, with an example.
@@ -47,14 +47,14 @@ impl AcceptedDomains {
     /// domain. `.` also means any domain, because Go-Guerrilla's configurations use it.
     ///
     /// # Errors
-    /// [`InvalidHostItem`] for the first item that can never match.
+    /// [`InvalidAllowedHostsItem`] for the first item that can never match.
     pub fn from_host_patterns<'a>(
         items: impl IntoIterator<Item = &'a str>,
-    ) -> Result<AcceptedDomains, InvalidHostItem> {
+    ) -> Result<AcceptedDomains, InvalidAllowedHostsItem> {
         let mut any = false;
         let mut names = ExactAndWildcardDomains::default();
         for item in items {
-            let invalid_item = |expected| InvalidHostItem {
+            let invalid_item = |expected| InvalidAllowedHostsItem {
                 item: item.to_owned(),
                 expected,
             };
@@ -325,7 +325,7 @@ mod tests {
             let error = AcceptedDomains::from_host_patterns(["ours.test", item]).unwrap_err();
             let expected = expected.to_owned();
             let item = item.to_owned();
-            assert_eq!(error, InvalidHostItem { item, expected });
+            assert_eq!(error, InvalidAllowedHostsItem { item, expected });
         }
         let name_that_fits = &name[..253];
         for item in [

@@ -25,7 +25,7 @@ mod step;
 mod xclient;
 
 pub use address::{is_helo_name, parse_mail_address, parse_rcpt_address};
-pub use allowed_hosts::{AcceptedDomains, InvalidHostItem};
+pub use allowed_hosts::{AcceptedDomains, InvalidAllowedHostsItem};
 pub use content::{ContentLimitError, MemoryBudget, MemoryReservation, MessageOctets};
 pub use input::{COMMAND_READ_SIZE, CONTENT_READ_SIZE, InputBuffer};
 pub use path::{ForwardPath, MailPathError, ReversePath};

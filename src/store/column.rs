@@ -31,9 +31,9 @@ impl RecipientColumnLimits for RecipientAddressColumns {
 /// The maximum width of a text column, in the unit in which the database counts the width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ColumnWidth {
-    /// Characters, for `varchar` and `char`.
+    /// Number of characters, for `varchar` and `char`.
     Chars(usize),
-    /// Octets of UTF-8, for `text` and binary columns.
+    /// Number of octets of UTF-8, for `text` and binary columns.
     Octets(usize),
 }
 
@@ -69,7 +69,7 @@ impl TextColumn {
 
     /// Returns whether the column holds `text` unchanged.
     pub fn holds_unchanged(&self, text: &str) -> bool {
-        self.width.is_wide_enough_for(text) && self.charset.holds_unchanged(text)
+        self.width.is_wide_enough_for_text(text) && self.charset.holds_unchanged(text)
     }
 
     /// Returns `text`, changed if it does not fit: characters outside the character set become U+FFFD or `?`, and the result is
@@ -80,7 +80,7 @@ impl TextColumn {
     )]
     pub fn truncate_to_column<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let text = self.charset.replace_unsupported_chars(text);
-        if self.width.is_wide_enough_for(&text) {
+        if self.width.is_wide_enough_for_text(&text) {
             return text;
         }
         let end = match self.width {
@@ -116,7 +116,7 @@ impl ColumnWidth {
         }
     }
 
-    fn is_wide_enough_for(self, text: &str) -> bool {
+    fn is_wide_enough_for_text(self, text: &str) -> bool {
         text.len() <= self.max_length() || self.length_in_width_unit(text) <= self.max_length()
     }
 }

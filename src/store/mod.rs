@@ -41,9 +41,9 @@ use crate::mail::Mail;
 /// send a mail again that was saved, if it did not receive the 250. `?` converts an [`io::Error`](std::io::Error): the client
 /// gets 452 if no space, quota or memory is left, else 451.
 ///
-/// A store that panics is dropped and opened again, and the clients of its batch get 451. After an error the store stays open: a
-/// store whose connection was lost connects again in [`prepare_batch`](SaveMail::prepare_batch). A client gets 451 if its mail is
-/// not saved within 62 seconds.
+/// A store that panics is dropped and opened again, and the clients of its batch get 451. After an error the store stays open:
+/// a store whose connection was lost connects again in [`prepare_batch`](SaveMail::prepare_batch). A client gets 451 if its
+/// mail is not saved within 62 seconds.
 ///
 /// ```
 /// use std::fs::{self, File};
@@ -121,9 +121,9 @@ pub trait SaveMail: Send {
     /// Saves one mail for all its recipients, or for none of them.
     ///
     /// # Errors
-    /// [`SaveError`]: the mail is not saved, and no part of it may remain in the store. If that is unknown, because a COMMIT was
-    /// not answered, return an error too: the client sends the mail again, and a mail that is stored twice is better than one
-    /// that is lost.
+    /// [`SaveError`]: the mail is not saved, and no part of it may remain in the store. If that is unknown, because a COMMIT
+    /// was not answered, return an error too: the client sends the mail again, and a mail that is stored twice is better than
+    /// one that is lost.
     fn save_mail(&mut self, mail: &Mail) -> Result<SavedId, SaveError>;
 
     /// Saves the mails of a batch, which is never empty, and returns one outcome per mail, in order. A mail without an outcome

@@ -125,7 +125,7 @@ mod tests {
 
     #[derive(Debug, thiserror::Error)]
     #[error("db error")]
-    struct DbError(#[source] io::Error);
+    struct TestErrorWithSource(#[source] io::Error);
 
     #[test]
     fn error_without_space_or_memory_is_full_and_every_other_is_unavailable() {
@@ -161,11 +161,11 @@ mod tests {
     fn chain_of_an_error_contains_each_cause_once() {
         let deepest = io::Error::from(io::ErrorKind::ConnectionRefused);
         let text = format!("db error: {deepest}");
-        let error = SaveError::unavailable(DbError(deepest));
+        let error = SaveError::unavailable(TestErrorWithSource(deepest));
         assert_eq!(error.to_string(), "db error");
         let clone = error.clone();
         assert_eq!(display_with_causes(&clone), text);
-        assert!(clone.cause().get_ref().is::<DbError>());
+        assert!(clone.cause().get_ref().is::<TestErrorWithSource>());
         let mut chain = vec![error.to_string()];
         let mut source = error.source();
         while let Some(cause) = source {

@@ -196,7 +196,7 @@ fn skip_rest_of_sql_string(chars: &mut Peekable<Chars>, quote: char) {
     }
 }
 
-/// Returns whether a comment begins with the `-` before these characters: MySQL requires a second one and a blank.
+/// `rest` follows a `-`. Returns whether this `-` begins a comment: MySQL requires a second `-`, then a blank.
 fn begins_sql_dash_comment(mut rest: Peekable<Chars>) -> bool {
     rest.next() == Some('-') && rest.next().is_none_or(char::is_whitespace)
 }

@@ -42,7 +42,7 @@ impl Iso2022Set {
 pub enum StatefulTextToken {
     /// Designates the set of unshifted text.
     DesignateG0(Iso2022Set),
-    /// Designates the set between shift-out and shift-in.
+    /// Designates the set that is used between shift-out and shift-in.
     DesignateG1(Iso2022Set),
     /// Designates the set of the character after a single shift.
     DesignateG2(Iso2022Set),

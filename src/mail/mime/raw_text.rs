@@ -28,8 +28,9 @@ pub fn decode(octets: &[u8], named: Option<Charset>) -> String {
     })
 }
 
-/// Returns the stateful charset of text with escape or shift sequences: `named`, or ISO-2022-JP if 7-bit text contains an
-/// escape sequence that designates a character set. Returns `None` for other text.
+/// Returns the stateful charset of text with escape or shift sequences. That is `named` if it is such a charset and its
+/// sequences occur in the text; otherwise ISO-2022-JP if the text is 7-bit and an escape sequence designates a character set.
+/// Returns `None` for other text.
 fn detect_stateful_charset(octets: &[u8], named: Option<Charset>) -> Option<StatefulCharset> {
     match named {
         Some(Charset::Stateful(charset)) if charset.contains_shift_or_designation(octets) => {

@@ -120,7 +120,7 @@ impl MailIdRangeUsage {
         (self.largest, tenths.unwrap_or_default(), self.is_used_up)
     }
 
-    /// Sets the metric of the used share of the range.
+    /// Sets the metric `goguerrilla_mail_id_used_ratio`: the used share of the range of `mail_id`.
     pub fn update_metric(&self, metrics: &Metrics) {
         metrics.mail_id_used.set_ratio(self.used, self.largest);
     }

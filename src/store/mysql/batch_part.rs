@@ -11,7 +11,7 @@ use super::error::MySqlErrorClass;
 use super::insert::insert_rows;
 use super::pool::PooledDbConnection;
 use super::unknown_commit::UnknownCommit;
-use super::writer_connection::DatabaseConnectionWait;
+use super::writer_connection::ConnectionWaitLimit;
 use crate::mail::Mail;
 use crate::store::SaveError;
 use crate::store::queue::bisect::BatchError;
@@ -90,7 +90,7 @@ impl MySqlStore {
         part: &[Mail],
         bodies_in: &BodiesInRedis,
     ) -> Result<PooledDbConnection, BatchFailure> {
-        let mut connection = self.begin_transaction(DatabaseConnectionWait::UntilDeadline)?;
+        let mut connection = self.begin_transaction(ConnectionWaitLimit::UntilDeadline)?;
         let table = self.connector.table();
         let known_ids = connection.table_info.auto_increment;
         match insert_rows(&mut connection, table, part, bodies_in, &HashSet::new()) {

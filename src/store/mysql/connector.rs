@@ -39,8 +39,8 @@ pub struct SharedConnectorState {
     health: StoreHealth,
     hosts: DatabaseHosts,
     hanging: HangingCommits,
-    /// Error of the host tried last, if every host failed without a timeout in the most recent attempt to connect; otherwise
-    /// `None`.
+    /// `None` if the most recent attempt to connect reached a host, or if a host timed out. Otherwise the error of the host
+    /// that was tried last.
     refused: Mutex<Option<String>>,
     /// Number of open connections, including idle ones.
     open_connections: Arc<AtomicUsize>,

@@ -147,9 +147,10 @@ impl DatabaseHosts {
         states[host].down.is_some() && states.iter().any(|state| state.down.is_none())
     }
 
-    /// Returns whether a connection to this host must be closed so that a better host can be used: always if
-    /// [`Self::is_excluded_while_another_is_up`]; otherwise, if this host is not the preferred one, once after each
-    /// [`allow_one_failback`](DatabaseHosts::allow_one_failback).
+    /// Returns whether a connection to this host must be closed so that a better host can be used.
+    ///
+    /// This is so while the host is excluded and another is up. A host that is not the preferred one also gives up one
+    /// connection after each [`allow_one_failback`](DatabaseHosts::allow_one_failback).
     pub fn should_close_for_better_host(&self, host: usize) -> bool {
         if self.host_count() == 1 {
             return false;

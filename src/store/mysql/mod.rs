@@ -44,7 +44,7 @@ pub use table_info::TableInfo;
 
 use self::error::MySqlErrorClass;
 use self::pool::{Connector, PooledDbConnection};
-use self::writer_connection::DatabaseConnectionWait;
+use self::writer_connection::ConnectionWaitLimit;
 use super::redis::BodiesInRedis;
 use super::{SaveError, SaveMail, SavedId};
 use crate::mail::Mail;
@@ -76,7 +76,7 @@ impl MySqlStore {
 impl SaveMail for MySqlStore {
     fn prepare_batch(&mut self) -> Result<(), SaveError> {
         let connection = self
-            .begin_transaction(DatabaseConnectionWait::WhileNotDown)
+            .begin_transaction(ConnectionWaitLimit::WhileNotDown)
             .map_err(|failure| match failure.class {
                 MySqlErrorClass::Full => SaveError::full(failure.text),
                 _ => SaveError::unavailable(failure.text),

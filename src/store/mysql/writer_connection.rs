@@ -10,7 +10,7 @@ use super::pool::PooledDbConnection;
 /// When a writer stops waiting for a connection; it always stops after `CONNECTION_TIMEOUT` or if every host refuses
 /// connections.
 #[derive(Clone, Copy)]
-pub enum DatabaseConnectionWait {
+pub enum ConnectionWaitLimit {
     /// Until the database is known to be down. Used by a writer that prepares its connection before it has mail.
     WhileNotDown,
     /// Until the deadline of the current batch.
@@ -22,7 +22,7 @@ impl MySqlStore {
     /// were closed while idle are replaced.
     pub(super) fn begin_transaction(
         &mut self,
-        wait: DatabaseConnectionWait,
+        wait: ConnectionWaitLimit,
     ) -> Result<PooledDbConnection, BatchFailure> {
         let mut connection = self.take_connection(wait)?;
         let mut stale = 0;
@@ -55,7 +55,7 @@ impl MySqlStore {
 
     fn take_connection(
         &mut self,
-        wait: DatabaseConnectionWait,
+        wait: ConnectionWaitLimit,
     ) -> Result<PooledDbConnection, BatchFailure> {
         if let Some(reason) = self.connector.hang_reason_on_all_hosts() {
             return Err(BatchFailure::database_unreachable_failure(&reason));
@@ -67,8 +67,8 @@ impl MySqlStore {
             }
         }
         let until = match wait {
-            DatabaseConnectionWait::WhileNotDown => Instant::now() + CONNECTION_TIMEOUT,
-            DatabaseConnectionWait::UntilDeadline => {
+            ConnectionWaitLimit::WhileNotDown => Instant::now() + CONNECTION_TIMEOUT,
+            ConnectionWaitLimit::UntilDeadline => {
                 self.deadline.min(Instant::now() + CONNECTION_TIMEOUT)
             }
         };
@@ -77,16 +77,16 @@ impl MySqlStore {
             let remaining = until.saturating_duration_since(Instant::now());
             match self.pool.get_timeout(remaining.min(POLL_INTERVAL)) {
                 Ok(connection) => return Ok(connection),
-                // Keeps the longest error text, because the pool returns the cause of a failure once and afterwards only the
-                // timeout.
+                // The pool returns the cause of a failure once and afterwards only its own timeout. The text with the cause is the
+                // longest, so the longest text is kept.
                 Err(error) if error.to_string().len() > pool_error.len() => {
                     pool_error = error.to_string();
                 }
                 Err(_) => {}
             }
             let reason = match wait {
-                DatabaseConnectionWait::WhileNotDown => self.connector.reason_if_store_is_down(),
-                DatabaseConnectionWait::UntilDeadline => None,
+                ConnectionWaitLimit::WhileNotDown => self.connector.reason_if_store_is_down(),
+                ConnectionWaitLimit::UntilDeadline => None,
             };
             // If every host refuses connections, waiting longer is useless.
             if let Some(reason) = reason.or_else(|| self.connector.last_error_if_all_hosts_failed())

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::pending::QueuedMailHandle;
+use super::pending::UnansweredMail;
 use crate::sync;
 
 /// Decides when a writer starts a batch. One writer at a time collects mails; the others wait for the lock `acquiring`.
@@ -50,9 +50,9 @@ impl BatchScheduler {
     /// in the queue. Returns `None` if `first` returns no mail.
     pub fn acquire_batch_permit(
         &self,
-        first: impl FnOnce() -> Option<QueuedMailHandle>,
+        first: impl FnOnce() -> Option<UnansweredMail>,
         queued: impl Fn() -> usize,
-    ) -> Option<(QueuedMailHandle, BatchPermit<'_>)> {
+    ) -> Option<(UnansweredMail, BatchPermit<'_>)> {
         let _guard = sync::lock(&self.acquiring);
         let first = first()?;
         let started_at = Instant::now();

@@ -12,7 +12,7 @@ use crate::store::{SaveError, SavedId};
 use crate::sync;
 
 /// Handle with which a writer takes the mail and answers. If the handle is dropped without an answer, the client gets 451.
-pub struct QueuedMailHandle {
+pub struct UnansweredMail {
     pending: Arc<SharedPendingSave>,
 }
 
@@ -37,18 +37,18 @@ enum PendingSaveState {
 }
 
 /// Returns the writer's handle and the connection's handle for saving `mail`.
-pub fn new_pending_save(mail: Mail) -> (QueuedMailHandle, SaveWaiter) {
+pub fn new_pending_save(mail: Mail) -> (UnansweredMail, SaveWaiter) {
     let pending = Arc::new(SharedPendingSave {
         state: Mutex::new(PendingSaveState::Queued(Box::new(mail))),
         changed: Condvar::new(),
     });
-    let queued = QueuedMailHandle {
+    let queued = UnansweredMail {
         pending: Arc::clone(&pending),
     };
     (queued, SaveWaiter { pending })
 }
 
-impl QueuedMailHandle {
+impl UnansweredMail {
     /// Takes the mail in order to save it; `None` if its connection has withdrawn it.
     pub fn claim_mail(&self) -> Option<Mail> {
         let mut state = self.pending.lock();
@@ -79,7 +79,7 @@ impl QueuedMailHandle {
     }
 }
 
-impl Drop for QueuedMailHandle {
+impl Drop for UnansweredMail {
     fn drop(&mut self) {
         let reason = "the mail was dropped before it was saved";
         self.set_outcome(Err(SaveError::unavailable(reason)), None);

@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
 
 use super::batching::{BatchPermit, BatchScheduler};
-use super::pending::{QueuedMailHandle, SaveWaiterRegistry, new_pending_save};
+use super::pending::{SaveWaiterRegistry, UnansweredMail, new_pending_save};
 use crate::error_chain::display_with_causes;
 use crate::mail::Mail;
 use crate::metrics::{Component, Metrics, StoreErrorKind};
@@ -31,7 +31,7 @@ pub struct SaveQueue {
 /// The sending end of the queue, with which client connections put mails into it.
 #[derive(Clone)]
 struct SaveQueueSender {
-    queued: Sender<QueuedMailHandle>,
+    queued: Sender<UnansweredMail>,
     scheduler: Arc<BatchScheduler>,
     waiters: Arc<SaveWaiterRegistry>,
 }
@@ -162,7 +162,7 @@ impl WriterThreads {
 }
 
 struct QueueWriter {
-    queue: Receiver<QueuedMailHandle>,
+    queue: Receiver<UnansweredMail>,
     stopped: Receiver<()>,
     open: StoreOpener,
     store: Option<Box<dyn SaveMail>>,
@@ -192,7 +192,7 @@ impl QueueWriter {
         }
     }
 
-    fn wait_for_queued_mail(&self) -> Option<QueuedMailHandle> {
+    fn wait_for_queued_mail(&self) -> Option<UnansweredMail> {
         if let Ok(queued) = self.queue.try_recv() {
             return Some(queued);
         }
@@ -203,7 +203,7 @@ impl QueueWriter {
     }
 
     /// Saves one batch: prepares the store, saves the mails and reports the outcome of each.
-    fn save_batch(&mut self, first: QueuedMailHandle, mut permit: BatchPermit) {
+    fn save_batch(&mut self, first: UnansweredMail, mut permit: BatchPermit) {
         let _request = self.health.begin_store_request("a batch");
         if let Err(error) = self.open_store_and_prepare_batch() {
             // Fails only the mails that are already queued. A mail that arrives later starts another attempt to prepare the
@@ -266,7 +266,7 @@ impl QueueWriter {
 
     /// Returns another queued mail for a batch of `so_far` mails. If the queue is empty and the batch has two or more mails,
     /// yields the processor once, so that connections can queue further mails: a commit costs less per mail in a larger batch.
-    fn next_queued_mail_for_batch(&self, so_far: usize) -> Option<QueuedMailHandle> {
+    fn next_queued_mail_for_batch(&self, so_far: usize) -> Option<UnansweredMail> {
         let next = self.queue.try_recv().ok();
         if next.is_some() || so_far < 2 {
             return next;
@@ -285,7 +285,7 @@ impl QueueWriter {
 
     /// Takes `first` and then queued mails until the batch reaches `MAX_BATCH_ROWS` or `MAX_BATCH_OCTETS` or the queue is
     /// empty; skips withdrawn mails.
-    fn collect_batch(&self, first: QueuedMailHandle) -> (Vec<Mail>, Vec<QueuedMailHandle>) {
+    fn collect_batch(&self, first: UnansweredMail) -> (Vec<Mail>, Vec<UnansweredMail>) {
         let (mut mails, mut queued_mails) = (Vec::new(), Vec::new());
         let (mut rows, mut octets) = (0, 0);
         let mut next = Some(first);

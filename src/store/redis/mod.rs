@@ -147,7 +147,7 @@ pub type BatchBodies = Vec<(MailId, Arc<Vec<u8>>)>;
 
 /// Whether the node that receives bodies owns their slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum RedisSlotAccess {
+pub enum SlotsOwnedOrMigrating {
     /// The node owns the slots.
     Owner,
     /// The slots are being migrated to the node, so the command ASKING must precede each SETEX.
@@ -185,7 +185,8 @@ impl RedisBodyWriter {
         }
         let bodies = compressed_bodies_with_mail_ids(batch).ok()?;
         let deadline = Instant::now() + STORE_TIMEOUT;
-        let sent = self.send_bodies_to_worker(Arc::new(bodies), RedisSlotAccess::Owner, deadline);
+        let sent =
+            self.send_bodies_to_worker(Arc::new(bodies), SlotsOwnedOrMigrating::Owner, deadline);
         let sent = sent.inspect_err(|error| self.breaker.record_redis_failure(&error.text));
         let number = sent.ok()?;
         Some(PendingBodyWrite { number, deadline })
@@ -208,7 +209,7 @@ impl RedisBodyWriter {
     pub fn send_bodies_to_worker(
         &mut self,
         bodies: Arc<BatchBodies>,
-        access: RedisSlotAccess,
+        access: SlotsOwnedOrMigrating,
         deadline: Instant,
     ) -> Result<u64, RedisStoreError> {
         self.last_number += 1;

@@ -11,7 +11,7 @@ use scheduled_thread_pool::ScheduledThreadPool;
 use super::connect::Connector;
 use super::connection::RedisConnection;
 use super::{
-    BatchBodies, RedisClusterRedirect, RedisSlotAccess, RedisStoreError, STORE_TIMEOUT,
+    BatchBodies, RedisClusterRedirect, RedisStoreError, STORE_TIMEOUT, SlotsOwnedOrMigrating,
     redis_error_text_without_url,
 };
 use crate::sync::lock;
@@ -105,7 +105,7 @@ impl RedisPool {
     pub(super) fn store_bodies(
         &self,
         bodies: &BatchBodies,
-        access: RedisSlotAccess,
+        access: SlotsOwnedOrMigrating,
     ) -> Result<(), RedisStoreError> {
         let started_at = Instant::now();
         let stored = self.send_setex_once(bodies, access, started_at);
@@ -124,7 +124,7 @@ impl RedisPool {
     fn send_setex_once(
         &self,
         bodies: &BatchBodies,
-        access: RedisSlotAccess,
+        access: SlotsOwnedOrMigrating,
         started_at: Instant,
     ) -> redis::RedisResult<()> {
         let io_error = |text| redis::RedisError::from((redis::ErrorKind::IoError, text));
@@ -142,8 +142,8 @@ impl RedisPool {
         connection.broken = true;
         let commands = encode_setex_commands(bodies, self.expire_seconds, access);
         let expected = match access {
-            RedisSlotAccess::Owner => bodies.len(),
-            RedisSlotAccess::Asking => bodies.len() * 2,
+            SlotsOwnedOrMigrating::Owner => bodies.len(),
+            SlotsOwnedOrMigrating::Asking => bodies.len() * 2,
         };
         let replies = (connection.connection).req_packed_commands(&commands, 0, expected)?;
         if replies.len() != expected || replies.iter().any(|reply| *reply != Value::Okay) {
@@ -162,7 +162,7 @@ impl RedisPool {
 fn encode_setex_commands(
     bodies: &BatchBodies,
     expire_seconds: usize,
-    access: RedisSlotAccess,
+    access: SlotsOwnedOrMigrating,
 ) -> Vec<u8> {
     let octets = bodies
         .iter()
@@ -170,7 +170,7 @@ fn encode_setex_commands(
     let mut commands = Vec::with_capacity(octets.sum());
     let expire_seconds = expire_seconds.to_string();
     for (hash, body) in bodies {
-        if access == RedisSlotAccess::Asking {
+        if access == SlotsOwnedOrMigrating::Asking {
             commands.extend_from_slice(b"*1\r\n$6\r\nASKING\r\n");
         }
         commands.extend_from_slice(b"*4\r\n");

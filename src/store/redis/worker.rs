@@ -7,7 +7,7 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::{BatchBodies, RedisSlotAccess, RedisStoreError};
+use super::{BatchBodies, RedisStoreError, SlotsOwnedOrMigrating};
 use crate::metrics::{Component, Metrics};
 use crate::panics;
 
@@ -15,7 +15,7 @@ use crate::panics;
 pub struct StoreBodiesRequest {
     pub number: u64,
     pub bodies: Arc<BatchBodies>,
-    pub access: RedisSlotAccess,
+    pub access: SlotsOwnedOrMigrating,
 }
 
 /// The number of a request and its result.
@@ -28,7 +28,7 @@ pub type BodyWriteOutcome = (u64, Result<(), RedisStoreError>);
 /// The thread cannot be started.
 pub fn start(
     metrics: Arc<Metrics>,
-    store: impl Fn(&BatchBodies, RedisSlotAccess) -> Result<(), RedisStoreError> + Send + 'static,
+    store: impl Fn(&BatchBodies, SlotsOwnedOrMigrating) -> Result<(), RedisStoreError> + Send + 'static,
 ) -> io::Result<(Sender<StoreBodiesRequest>, Receiver<BodyWriteOutcome>)> {
     let (requests, requested) = bounded::<StoreBodiesRequest>(1);
     let (answer, answers) = bounded(16);
@@ -76,7 +76,7 @@ mod tests {
             let request = StoreBodiesRequest {
                 number,
                 bodies: Arc::new(bodies),
-                access: RedisSlotAccess::Owner,
+                access: SlotsOwnedOrMigrating::Owner,
             };
             requests
                 .send_timeout(request, Duration::from_secs(10))

@@ -27,7 +27,7 @@ impl BatchError {
 }
 
 /// Classifies an error that occurred with the database `file`.
-pub fn classify_error(file: &Path, error: &rusqlite::Error) -> ClassifiedSqliteError {
+pub fn classify_sqlite_error(file: &Path, error: &rusqlite::Error) -> ClassifiedSqliteError {
     let text = |fix: &str| format!("{}: {}{fix}", file.display(), describe_error(error));
     let rights = || {
         let user = nix::unistd::geteuid();

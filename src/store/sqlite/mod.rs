@@ -19,7 +19,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
 pub use self::database_file::DatabaseFile;
-use self::error::{classify_error, single_mail_out_of_memory_error};
+use self::error::{classify_sqlite_error, single_mail_out_of_memory_error};
 pub use self::reader::SqliteMailReader;
 use self::wal_files::{OpenedWalOrShmFile, file_len, shm_path, wal_path};
 use super::row::Row;
@@ -77,8 +77,9 @@ impl SqliteStore {
             return Err(self.file.moved_database_error(&shm_path(path)));
         }
         let open = OpenSqliteDatabase::open(path, &self.table);
-        self.open =
-            Some(open.map_err(|error| classify_error(path, &error).error.into_save_error())?);
+        self.open = Some(
+            open.map_err(|error| classify_sqlite_error(path, &error).error.into_save_error())?,
+        );
         self.check_files_are_in_place()
     }
 
@@ -148,7 +149,7 @@ impl SqliteStore {
     /// Rolls the transaction back and classifies the error. After an error of the database file itself, the file is closed, and
     /// the next batch opens it again: a second fsync through the same connection may succeed although the first one lost pages.
     fn roll_back_and_classify_error(&mut self, error: &rusqlite::Error) -> BatchError {
-        let classified = classify_error(self.file.path(), error);
+        let classified = classify_sqlite_error(self.file.path(), error);
         self.cancel_batch();
         if classified.reopen {
             self.close();

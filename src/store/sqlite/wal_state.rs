@@ -139,7 +139,7 @@ fn parse_wal_index_header(
     })
 }
 
-/// Size of the `-shm` header in octets. The header is stored twice.
+/// Size of one copy of the `-shm` header in octets; the file begins with two copies.
 const HEADER_OCTETS: usize = 48;
 /// Minimum length of the `-shm` in octets. SQLite maps the `-shm` in pieces of this size, so a shorter one was truncated.
 const INDEX_MIN_OCTETS: u64 = 32_768;

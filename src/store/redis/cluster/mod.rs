@@ -27,8 +27,8 @@ pub use self::reader::RedisClusterReader;
 use self::slots::{RedisSlotTable, query_slot_table, redis_slot_of_key};
 use super::{
     BatchBodies, BodiesInRedis, MAX_BODIES_OCTETS, RedisBodyWriter, RedisCircuitBreaker,
-    RedisClusterRedirect, RedisPool, RedisSettings, RedisSlotAccess, RedisStoreError,
-    STORE_TIMEOUT, compressed_bodies_with_mail_ids,
+    RedisClusterRedirect, RedisPool, RedisSettings, RedisStoreError, STORE_TIMEOUT,
+    SlotsOwnedOrMigrating, compressed_bodies_with_mail_ids,
 };
 use crate::mail::{Mail, MailId};
 use crate::metrics::{BodyLocation, Component, Metrics};
@@ -204,14 +204,14 @@ impl ClusterBodyWriter {
         self.workers
             .retain(|address, _| slots.node_owns_slots(address));
         let redirects = std::mem::take(migrating);
-        let mut groups: HashMap<(&str, RedisSlotAccess), BatchBodies> = HashMap::new();
+        let mut groups: HashMap<(&str, SlotsOwnedOrMigrating), BatchBodies> = HashMap::new();
         for body in bodies {
             let redirect = redirects.get(&redis_slot_of_key(body.0.as_str().as_bytes()));
             let target = match redirect {
-                Some(node) => Some((node.as_str(), RedisSlotAccess::Asking)),
+                Some(node) => Some((node.as_str(), SlotsOwnedOrMigrating::Asking)),
                 None => slots
                     .node_of_key(body.0.as_str())
-                    .map(|node| (node, RedisSlotAccess::Owner)),
+                    .map(|node| (node, SlotsOwnedOrMigrating::Owner)),
             };
             if let Some(target) = target {
                 groups.entry(target).or_default().push(body);

@@ -32,7 +32,7 @@ impl RedisClusterReader {
     /// Returns the addresses of the nodes that own slots.
     pub fn slot_owner_addresses(&self) -> Vec<String> {
         self.slots
-            .slot_owner_addresses_once()
+            .distinct_slot_owner_addresses()
             .into_iter()
             .map(str::to_owned)
             .collect()
@@ -65,7 +65,7 @@ impl RedisClusterReader {
         }
     }
 
-    /// Returns the body of the mail id `hash`; `None` if the body has expired.
+    /// Returns the body of the mail with the id `hash`; `None` if the body has expired.
     ///
     /// # Errors
     /// [`StoreReadError`]: the node that owns the slot of `hash` cannot be queried, or no node owns the slot.

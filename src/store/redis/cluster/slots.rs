@@ -24,7 +24,7 @@ impl RedisSlotTable {
     }
 
     /// Returns the nodes that own slots, each once.
-    pub fn slot_owner_addresses_once(&self) -> Vec<&str> {
+    pub fn distinct_slot_owner_addresses(&self) -> Vec<&str> {
         let mut nodes: Vec<&str> = self.0.iter().map(|(_, _, node)| node.as_str()).collect();
         nodes.sort_unstable();
         nodes.dedup();
@@ -70,7 +70,7 @@ pub fn query_slot_table(
 ) -> Result<RedisSlotTable, StoreReadError> {
     let configured = settings.configured_node_addresses();
     let known = known
-        .slot_owner_addresses_once()
+        .distinct_slot_owner_addresses()
         .into_iter()
         .map(str::to_owned);
     let mut last_error = StoreReadError("REDIS_INTERFACE: no node".to_owned());
