@@ -315,7 +315,7 @@ fn reader_of_a_moved_sqlite_file_does_not_cause_loss_of_its_wal() {
 }
 
 #[test]
-fn wal_file_of_a_missing_or_empty_database_is_kept_and_reported_at_start() {
+fn wal_file_of_a_missing_or_empty_database_is_kept_and_prevents_the_start() {
     for (link, with_empty_file) in [(None, false), (None, true), (Some("real.db"), false)] {
         let folder = TempDir::new().expect("a temporary folder");
         if let Some(target) = link {

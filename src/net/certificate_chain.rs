@@ -151,8 +151,8 @@ impl CertificateChain<'_> {
             let issuer = self.issuer_name_der(last);
             let is_next =
                 |index: &usize| !path.contains(index) && self.subject_name_der(*index) == issuer;
-            // Cross-signed certificates have the same subject. The first match after `last` is taken, or else one before
-            // `last`.
+            // Several certificates have the issuer's name if it is cross-signed. Takes the first one after `last` in the file,
+            // because a chain file has each issuer after its certificate; if there is none, the first one before `last`.
             let following = last + 1..self.certificates.len();
             let Some(next) = following.chain(0..last).find(is_next) else {
                 break;

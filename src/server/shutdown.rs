@@ -70,8 +70,8 @@ fn drain_writers_until(
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time that the threads of aborted connections have to end. After that, shutdown continues without them.
 const ABORT_TIMEOUT: Duration = Duration::from_millis(500);
-/// Time after [`DRAIN_TIMEOUT`] or a second stop request that the store has to finish its last COMMIT. After that, its threads
-/// are left behind.
+/// Time that the store has, after [`DRAIN_TIMEOUT`] or a second stop request, to finish its last COMMIT. Its threads are then
+/// left behind.
 const STORE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Polling interval of every wait during shutdown.
 const DRAIN_TICK: Duration = Duration::from_millis(10);

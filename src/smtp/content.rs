@@ -184,7 +184,8 @@ impl MessageOctets {
 /// Factor by which the content buffer grows: content of 256 KiB is copied three times while the buffer grows. Unused capacity
 /// takes no resident memory.
 const GROWTH_FACTOR: usize = 4;
-/// Capacity in octets of the first allocation of a content buffer, if neither the content nor `max_octets` requires another.
+/// Capacity in octets of the first allocation of a content buffer; more if the content needs more, less if `max_octets` is
+/// less.
 const MIN_CAPACITY: usize = 4_096;
 
 #[cfg(test)]

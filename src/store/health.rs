@@ -73,7 +73,7 @@ pub struct UnansweredRequestGuard {
 }
 
 impl StoreHealth {
-    /// Returns the health of a store that was not reached yet. The store counts in `metrics`.
+    /// Returns the health of a store that was not reached yet. Its errors and batches are counted in `metrics`.
     pub fn new(metrics: Arc<Metrics>) -> StoreHealth {
         let shared = Arc::default();
         StoreHealth { metrics, shared }

@@ -40,7 +40,8 @@ pub fn error_words(error: &Error) -> String {
         Error::IoError(error) if is_timeout(error.kind()) => NO_ANSWER.to_owned(),
         Error::IoError(error) => error.to_string(),
         Error::CodecError(error) => {
-            // A codec error wraps an error of the operating system in a type that the driver does not export.
+            // A codec error wraps an error of the operating system in a type that the driver does not export, so only its text
+            // shows which error it is.
             let text = error.to_string();
             let inner = text.strip_prefix("IO error: `");
             let inner = inner.and_then(|inner| inner.strip_suffix('\''));

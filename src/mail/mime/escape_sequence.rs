@@ -40,7 +40,7 @@ impl Iso2022Set {
 /// An element of text in a stateful charset.
 #[derive(Clone, Copy)]
 pub enum StatefulTextToken {
-    /// Designates the set of unshifted text.
+    /// Designates the character set of unshifted text.
     DesignateG0(Iso2022Set),
     /// Designates the set that is used between shift-out and shift-in.
     DesignateG1(Iso2022Set),

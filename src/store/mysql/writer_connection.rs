@@ -61,7 +61,7 @@ impl MySqlStore {
             return Err(BatchFailure::database_unreachable_failure(&reason));
         }
         while let Some(connection) = self.connection.take().or_else(|| self.pool.try_get()) {
-            // The pool replaces a dropped connection with a connection to a usable host.
+            // A connection to a host that is not usable is dropped here; the pool then connects to a usable host.
             if self.connector.is_host_usable(connection.server.host) {
                 return Ok(connection);
             }

@@ -150,7 +150,8 @@ impl ClusterBodyWriter {
         BodiesInRedis::Some(stored)
     }
 
-    /// Stores bodies in all nodes at the same time. Returns the mail ids of the bodies that are in Redis.
+    /// Stores each body in the node of its slot, in all nodes at the same time. Returns the mail ids of the bodies that are in
+    /// Redis.
     fn store_bodies(&mut self, bodies: BatchBodies) -> HashSet<MailId> {
         let deadline = Instant::now() + STORE_TIMEOUT;
         let mut stored = HashSet::new();
