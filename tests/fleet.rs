@@ -31,7 +31,7 @@ const SESSIONS: usize = 50;
 const IN_PROGRESS: &str = "under way";
 
 #[test]
-fn cluster_loses_no_acknowledged_mail_when_any_node_is_killed() {
+fn fleet_loses_no_acknowledged_mail_when_any_node_is_killed() {
     let mut cluster = RedisCluster::start();
     let fleet = Cluster::start(&cluster.addresses());
     assert_no_loss_when_members_are_killed(fleet, Some(&mut cluster));

@@ -15,8 +15,8 @@ pub(super) struct Deadlines {
     /// Start of the period in which the client has sent commands but no mail. The time that a mail waited for the store
     /// without being saved and the time of the recipient hook are excluded.
     commands_since: Instant,
-    /// Whether a mail was saved after `commands_since`. If so, `commands_since` is set to the time at which the next wait for
-    /// input begins, after the reply to the mail was sent.
+    /// Whether a mail was saved in this period. A new period then begins with the next wait for input, after the reply to the mail
+    /// was sent.
     is_mail_saved: bool,
     /// The deadline for a command. It is valid for this kind of input and this number of replies.
     command: Option<(ExpectedInput, u64, Deadline)>,

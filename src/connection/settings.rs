@@ -105,8 +105,8 @@ impl SharedSettings {
         self.current.load_full()
     }
 
-    /// Replaces the snapshot by the one that `change` makes from it; its `session` is computed here. `change` must not call
-    /// this function.
+    /// Replaces the snapshot by the one that `change` makes from it, and computes the field `session` of the new one. `change`
+    /// must not call this function.
     pub fn change_snapshot(
         self: &Arc<Self>,
         change: impl FnOnce(&ConnectionSettings) -> ConnectionSettings,

@@ -39,9 +39,9 @@ pub enum IoDirection {
 /// Why a blocking read or write was ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IoExpiryReason {
-    /// The deadline at normal load has passed.
+    /// The full deadline has passed, which applies while enough connection slots are free.
     TimedOut,
-    /// The deadline has passed only because it is shortened at high load; the deadline at normal load has not passed yet.
+    /// The full deadline has not passed yet, but the shorter one that applies while connection slots run out.
     Shed,
 }
 

@@ -77,7 +77,7 @@ impl ClientTransport {
         let tls = self.tls.insert(Box::new(tls));
         while tls.is_handshaking() {
             self.records.write_tls(tls, deadline)?;
-            if tls.is_handshaking() && self.records.read_tls(tls, deadline)? == 0 {
+            if tls.is_handshaking() && self.records.read_from_tls_connection(tls, deadline)? == 0 {
                 return Err(ClientIoError::ConnectionReset(
                     ErrorKind::UnexpectedEof.into(),
                 ));
@@ -112,7 +112,7 @@ impl ClientTransport {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(error) => return Err(ClientIoError::ConnectionReset(error)),
             }
-            self.records.read_tls(tls, deadline)?;
+            self.records.read_from_tls_connection(tls, deadline)?;
             // A key update or an alert of the client may require an answer.
             self.records.write_tls(tls, deadline)?;
         }
@@ -172,7 +172,7 @@ impl SocketWithUndecryptedOctets {
         clippy::indexing_slicing,
         reason = "a read fills no more than the buffer it was given"
     )]
-    fn read_tls(
+    fn read_from_tls_connection(
         &mut self,
         tls: &mut ServerConnection,
         deadline: &Deadline,

@@ -7,11 +7,11 @@ use super::input::InputBuffer;
 
 /// The reader that finds command lines in the input and discards lines that are too long.
 #[derive(Debug, Default)]
-pub struct LineReader {
+pub struct CommandLineFinder {
     is_discarding: bool,
 }
 
-/// The result of [`LineReader::find_next_smtp_line`]: the kind of line at the beginning of the unread input.
+/// The result of [`CommandLineFinder::find_next_smtp_line`]: the kind of line at the beginning of the unread input.
 #[derive(Debug, PartialEq, Eq)]
 pub enum LineSearchResult {
     /// A complete line with this number of octets, including CR LF. The line is not consumed yet.
@@ -24,7 +24,7 @@ pub enum LineSearchResult {
     BareLf,
 }
 
-impl LineReader {
+impl CommandLineFinder {
     /// Finds the next line.
     pub fn find_next_smtp_line(&mut self, input: &mut InputBuffer) -> LineSearchResult {
         if self.is_discarding && !self.discard_line(input) {
@@ -81,7 +81,7 @@ mod tests {
         for (octets, want) in cases {
             let mut input = InputBuffer::from_octets(octets);
             assert_eq!(
-                LineReader::default().find_next_smtp_line(&mut input),
+                CommandLineFinder::default().find_next_smtp_line(&mut input),
                 *want,
                 "{octets:?}"
             );
@@ -93,7 +93,7 @@ mod tests {
         let mut line = vec![b'x'; MAX_LINE_OCTETS - 2];
         line.extend_from_slice(b"\r\n");
         let mut input = InputBuffer::from_octets(&line);
-        let mut reader = LineReader::default();
+        let mut reader = CommandLineFinder::default();
         assert_eq!(
             reader.find_next_smtp_line(&mut input),
             LineSearchResult::Complete(MAX_LINE_OCTETS)
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn discarding_an_overlong_line_buffers_at_most_one_octet() {
         let mut input = InputBuffer::from_octets(&[b'x'; MAX_LINE_OCTETS]);
-        let mut reader = LineReader::default();
+        let mut reader = CommandLineFinder::default();
         assert_eq!(
             reader.find_next_smtp_line(&mut input),
             LineSearchResult::TooLong

@@ -34,7 +34,7 @@ struct SharedHealthState {
     /// no lock.
     is_failing: AtomicBool,
     failures: Mutex<LastFailureAndRejections>,
-    pending: Mutex<UnansweredRequests>,
+    pending: Mutex<UnansweredStoreRequests>,
     /// Which resource the store has run out of, such as mail ids, and how to get more.
     shortage: Mutex<Option<String>>,
     /// One status line per server if the store has several.
@@ -60,7 +60,7 @@ struct LastFailureAndRejections {
 
 /// The requests that the store has not answered yet: start time and description of each.
 #[derive(Debug, Default)]
-struct UnansweredRequests {
+struct UnansweredStoreRequests {
     next: u64,
     requests: HashMap<u64, (Instant, &'static str)>,
 }
@@ -249,7 +249,7 @@ impl Drop for UnansweredRequestGuard {
 
 /// Time after a failed batch during which the store counts as not ready, if no mail is saved meanwhile.
 const FAILURE_WINDOW: Duration = Duration::from_secs(10);
-/// Longest time for a request before the store counts as not ready.
+/// Longest time for one request to the store, such as a COMMIT. After that, the store counts as not ready.
 pub const SLOW_REQUEST_AFTER: Duration = Duration::from_secs(5);
 
 #[cfg(test)]

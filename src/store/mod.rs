@@ -155,7 +155,7 @@ impl SavedId {
 
     /// Returns the id as text.
     pub fn as_str(&self) -> &str {
-        // The octets are always ASCII and `length` is at most 64, so neither default value is ever used.
+        // The octets are always ASCII and `length` is at most 64, so the default values of both calls are never used.
         let octets = self.octets.get(..self.length).unwrap_or_default();
         str::from_utf8(octets).unwrap_or_default()
     }

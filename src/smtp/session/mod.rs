@@ -16,7 +16,7 @@ use super::content::{ContentLimitError, MemoryBudget, MessageOctets};
 use super::data::DataReader;
 use super::extension::{self, ConditionalExtensions};
 use super::input::InputBuffer;
-use super::line::{LineReader, LineSearchResult};
+use super::line::{CommandLineFinder, LineSearchResult};
 use super::policy::SessionSettings;
 use super::reply::{self, Reply};
 use super::step::{Envelope, ExpectedInput, ReceivedContentProgress, SessionStats, Step, TlsState};
@@ -26,7 +26,7 @@ use super::xclient::{XclientAttributes, XclientState};
 pub struct Session {
     settings: Arc<SessionSettings>,
     budget: MemoryBudget,
-    lines: LineReader,
+    lines: CommandLineFinder,
     tls: TlsState,
     helo: Option<Helo>,
     proxy: Option<XclientState>,
@@ -84,7 +84,7 @@ impl Session {
         Session {
             settings,
             budget,
-            lines: LineReader::default(),
+            lines: CommandLineFinder::default(),
             tls,
             helo: None,
             proxy: None,

@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn hook_gets_one_spelling_of_each_mailbox() {
+    fn hook_gets_the_canonical_spelling_of_each_mailbox() {
         let (mut session, asked) = session_with_hook();
         for address in [
             "@r.test,@s.test:User@OURS.Test.",

@@ -113,7 +113,8 @@ impl MailIdRangeUsage {
         u128::from(self.used) * 10 / u128::from(self.largest).max(1)
     }
 
-    /// Returns the values that `==` compares: the largest id, the used tenths (0 below half), and whether all ids are used.
+    /// Returns the values that `==` compares: the largest id, the used tenths of the range of ids (0 below half), and whether
+    /// all ids are used.
     fn id_usage_equality_key(&self) -> (u64, u128, bool) {
         let tenths =
             Some(self.used_tenths_of_range()).filter(|tenths| *tenths >= FIRST_REPORTED_TENTH);

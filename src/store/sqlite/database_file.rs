@@ -34,8 +34,8 @@ struct SharedDatabaseFileState {
 }
 
 struct OpenedDatabaseFile {
-    /// Keeps the inode number from being reused. Opened with O_PATH, because closing any other descriptor of the file would
-    /// release the POSIX locks that SQLite holds on it.
+    /// Keeps the inode number from being reused. Opened with O_PATH: if a descriptor opened without O_PATH is closed,
+    /// the kernel releases the POSIX locks that SQLite holds on the file.
     handle: File,
     identity: FileIdentity,
 }

@@ -93,7 +93,7 @@ impl RedisCluster {
     }
 
     /// Requests a refresh of the slot table and waits until the refresh ends, at most until `deadline`.
-    fn refresh_slot_table_until_done(&self, deadline: Instant) {
+    fn request_slot_refresh_and_wait(&self, deadline: Instant) {
         let (done, finished) = bounded(1);
         if self.shared.refresh.send_deadline(done, deadline).is_ok() {
             let _ = finished.recv_deadline(deadline);
@@ -171,7 +171,7 @@ impl ClusterBodyWriter {
                 break;
             }
             if has_moved {
-                self.cluster.refresh_slot_table_until_done(deadline);
+                self.cluster.request_slot_refresh_and_wait(deadline);
             }
         }
         stored
@@ -182,7 +182,7 @@ impl ClusterBodyWriter {
         if !breaker.may_use_redis_for_batch() {
             return false;
         }
-        self.cluster.refresh_slot_table_until_done(deadline);
+        self.cluster.request_slot_refresh_and_wait(deadline);
         let found = !self.cluster.current_slot_table().0.is_empty();
         match found {
             true => breaker.record_redis_success(),
