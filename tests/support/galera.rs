@@ -12,10 +12,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use super::mariadb::{
-    FIELD_TABLE, LOW_MEMORY_OPTIONS, PASSWORD, USER, copy_folder, program, root_at, template,
-};
+use super::mariadb::{FIELD_TABLE, PASSWORD, USER, copy_folder, root_at, template};
 use super::ports::free_ports;
+use super::server_programs::{database_server, low_memory_options};
 use super::{tail, wait_for_within};
 
 /// The nodes of one cluster; each runs until [`Galera::kill`]. Dropping the cluster kills all nodes.
@@ -191,11 +190,11 @@ impl Node {
         let path = |name: &str| self.folder.path().join(name).display().to_string();
         let group = format!("127.0.0.1:{}", self.group_port);
         let log = File::options().create(true).append(true).open(path("log"));
-        let mut command = Command::new(program("mariadbd"));
+        let mut command = Command::new(database_server());
         command
             .arg("--no-defaults")
             .args(nix::unistd::geteuid().is_root().then_some("--user=nobody"))
-            .args(LOW_MEMORY_OPTIONS)
+            .args(low_memory_options())
             .arg(format!("--datadir={}", path("data")))
             .arg(format!("--tmpdir={}", path("")))
             .arg(format!("--socket={}", path("socket")))

@@ -1,4 +1,4 @@
-//! A MariaDB server for one test: its data in a temporary folder, on a free port.
+//! A MariaDB or MySQL server for one test: its data in a temporary folder, on a free port.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,6 +15,9 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::ports::free_port;
+use super::server_programs::{
+    database_server, database_version, install_db, is_mysql, low_memory_options, uses_unix_sockets,
+};
 use super::{Server, tail, wait_for};
 
 /// The password of [`USER`]; no output may contain it.
@@ -104,10 +107,10 @@ impl MariaDb {
             .append(true)
             .open(self.folder.path().join("log"))
             .expect("a log file");
-        Command::new(program("mariadbd"))
+        Command::new(database_server())
             .arg("--no-defaults")
             .args(as_this_user())
-            .args(LOW_MEMORY_OPTIONS)
+            .args(low_memory_options())
             .arg(format!("--datadir={}", self.path("data")))
             .arg(format!("--tmpdir={}", self.path("")))
             .arg(format!("--socket={}", self.path("socket")))
@@ -200,6 +203,21 @@ impl MariaDb {
         self.rows(query).pop().expect("a row")
     }
 
+    /// Returns the number of INSERT statements in progress whose state begins with this text. The statements contain octets
+    /// that MySQL's information_schema.PROCESSLIST cannot convert.
+    pub fn running_inserts(&self, state: &str) -> usize {
+        let rows: Vec<mysql::Row> = self.rows("SHOW PROCESSLIST");
+        let begins = |row: &mysql::Row, column: &str, with: &str| {
+            let value: Option<Option<Vec<u8>>> = row.get(column);
+            value
+                .flatten()
+                .is_some_and(|value| value.starts_with(with.as_bytes()))
+        };
+        rows.iter()
+            .filter(|row| begins(row, "Info", "INSERT") && begins(row, "State", state))
+            .count()
+    }
+
     /// Returns the number of rows in the table.
     pub fn count(&self) -> u64 {
         self.number("SELECT COUNT(*) FROM new_mail")
@@ -207,7 +225,12 @@ impl MariaDb {
 
     /// Starts goguerrilla with this database, without Redis, and with these additional keys.
     pub fn server(&self, settings: &[(&str, &str)]) -> Server {
-        self.server_at(&self.address().to_string(), settings)
+        let host = if uses_unix_sockets() {
+            self.socket()
+        } else {
+            self.address().to_string()
+        };
+        self.server_at(&host, settings)
     }
 
     /// Starts goguerrilla as [`MariaDb::server`] does, but with this MYSQL_HOST.
@@ -253,9 +276,7 @@ pub fn root_at(port: u16) -> OptsBuilder {
 pub fn template() -> &'static Path {
     static TEMPLATE: OnceLock<PathBuf> = OnceLock::new();
     TEMPLATE.get_or_init(|| {
-        let version = Command::new(program("mariadbd")).arg("--version").output();
-        let version = version.expect("mariadbd is installed: tests/install-tools");
-        let version: String = String::from_utf8_lossy(&version.stdout)
+        let version: String = database_version()
             .chars()
             .filter(|c| c.is_ascii_alphanumeric() || *c == '.')
             .collect();
@@ -266,20 +287,25 @@ pub fn template() -> &'static Path {
         }
         let folder = TempDir::new_in(builds).expect("a folder next to the build");
         let data = folder.path().join("data");
-        let installed = Command::new(program("mariadb-install-db"))
-            .arg("--no-defaults")
+        let mut install = if is_mysql() {
+            let mut server = Command::new(database_server());
+            server.args(["--no-defaults", "--initialize-insecure"]);
+            server
+        } else {
+            let mut script = Command::new(install_db());
+            script.arg("--no-defaults");
+            script.args(["--auth-root-authentication-method=normal", "--skip-test-db"]);
+            script
+        };
+        let installed = install
             .arg(format!("--datadir={}", data.display()))
-            .arg("--auth-root-authentication-method=normal")
-            .arg("--skip-test-db")
             .args(as_this_user())
-            .args(LOW_MEMORY_OPTIONS)
+            .args(low_memory_options())
             .output()
-            .expect("mariadb-install-db is installed: tests/install-tools");
-        assert!(
-            installed.status.success(),
-            "{}",
-            String::from_utf8_lossy(&installed.stderr)
-        );
+            .expect("the database is installed: tests/install-tools");
+        assert!(installed.status.success(), "{installed:?}");
+        // MySQL makes this file anew if it is missing; else all copies would be the same server to a replica.
+        let _ = fs::remove_file(data.join("auto.cnf"));
         // If a concurrent run was faster, its folder is used.
         let _ = fs::rename(&data, &template);
         template
@@ -313,12 +339,3 @@ pub fn program(name: &str) -> String {
 fn as_this_user() -> Option<&'static str> {
     nix::unistd::geteuid().is_root().then_some("--user=root")
 }
-
-/// Options that keep memory and data files small.
-pub const LOW_MEMORY_OPTIONS: &[&str] = &[
-    "--innodb-log-file-size=4M",
-    "--innodb-buffer-pool-size=24M",
-    "--innodb-buffer-pool-dump-at-shutdown=OFF",
-    "--performance-schema=OFF",
-    "--key-buffer-size=1M",
-];

@@ -12,6 +12,7 @@ pub mod postgres;
 pub mod rate;
 pub mod redis;
 pub mod root;
+pub mod server_programs;
 pub mod store;
 pub mod tls;
 

@@ -14,6 +14,7 @@ use r2d2_redis::redis;
 use tempfile::TempDir;
 
 use super::ports::free_port;
+use super::server_programs::{redis_server, uses_unix_sockets};
 use super::{TEST_TIMEOUT, wait_for};
 
 /// A Redis server; runs until [`Redis::kill`]. Dropping it kills the process.
@@ -58,11 +59,13 @@ impl Redis {
                 0 => free_port(),
                 port => port,
             };
-            let child = Command::new("redis-server")
+            let child = Command::new(redis_server())
                 .args(["--bind", "127.0.0.1", "--save", "", "--daemonize", "no"])
                 .args(["--port", &port.to_string()])
                 .arg("--dir")
                 .arg(self.folder.path())
+                .arg("--unixsocket")
+                .arg(self.socket())
                 .args(&self.options)
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
@@ -101,9 +104,22 @@ impl Redis {
         kill(Pid::from_raw(child.id() as i32), signal).expect("a running process");
     }
 
-    /// Returns `host:port`, as in REDIS_INTERFACE.
+    /// Returns the value of REDIS_INTERFACE: `host:port`, or the path of the Unix socket if the tests use sockets.
     pub fn address(&self) -> String {
+        if uses_unix_sockets() {
+            self.socket()
+        } else {
+            self.tcp_address()
+        }
+    }
+
+    /// Returns `host:port`.
+    pub fn tcp_address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    fn socket(&self) -> String {
+        self.folder.path().join("socket").display().to_string()
     }
 
     /// Sets the password that [`Redis::command`] sends from now on; an empty one is not sent.
@@ -114,9 +130,9 @@ impl Redis {
     /// Runs a command and returns its answer.
     pub fn command<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
         let password = self.password.as_deref().unwrap_or_default();
-        let url = format!("redis://:{password}@{}/", self.address());
+        let url = format!("redis://:{password}@{}/", self.tcp_address());
         let url = match password {
-            "" => format!("redis://{}/", self.address()),
+            "" => format!("redis://{}/", self.tcp_address()),
             _ => url,
         };
         let client = redis::Client::open(url).expect("an address");
@@ -133,7 +149,7 @@ impl Redis {
 
     /// Runs many commands in one pipeline.
     fn pipe(&self, commands: &redis::Pipeline) {
-        let client = redis::Client::open(format!("redis://{}/", self.address()));
+        let client = redis::Client::open(format!("redis://{}/", self.tcp_address()));
         let mut connection = client
             .and_then(|client| client.get_connection())
             .expect("the server runs");
@@ -299,7 +315,7 @@ impl RedisCluster {
 
     /// Returns the value of REDIS_INTERFACE for all nodes.
     pub fn addresses(&self) -> String {
-        let addresses: Vec<String> = self.nodes.iter().map(Redis::address).collect();
+        let addresses: Vec<String> = self.nodes.iter().map(Redis::tcp_address).collect();
         addresses.join(",")
     }
 
