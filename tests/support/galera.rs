@@ -8,14 +8,13 @@ use std::time::Duration;
 
 use mysql::prelude::Queryable;
 use mysql::{Conn, OptsBuilder};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use super::mariadb::{FIELD_TABLE, PASSWORD, USER, copy_folder, root_at, template};
 use super::ports::free_ports;
 use super::server_programs::{database_server, low_memory_options};
-use super::{tail, wait_for_within};
+use super::{send_signal, tail, wait_for_within};
 
 /// The nodes of one cluster; each runs until [`Galera::kill`]. Dropping the cluster kills all nodes.
 pub struct Galera {
@@ -72,7 +71,7 @@ impl Galera {
     /// Sends a signal to a node.
     pub fn signal(&self, node: usize, signal: Signal) {
         let child = self.nodes[node].child.as_ref().expect("the node runs");
-        kill(Pid::from_raw(child.id() as i32), signal).expect("a running process");
+        send_signal(child.id(), signal);
     }
 
     /// Restarts a node with its data on the same port and waits until it is synced.

@@ -10,15 +10,14 @@ use std::time::Duration;
 
 use mysql::prelude::{FromRow, Queryable};
 use mysql::{Conn, OptsBuilder};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use super::ports::free_port;
 use super::server_programs::{
     database_server, database_version, install_db, is_mysql, low_memory_options, uses_unix_sockets,
 };
-use super::{Server, tail, wait_for};
+use super::{Server, send_signal, tail, wait_for};
 
 /// The password of [`USER`]; no output may contain it.
 pub const PASSWORD: &str = "s3cr3t-of-mariadb";
@@ -159,7 +158,7 @@ impl MariaDb {
     /// Sends a signal to the server.
     pub fn signal(&self, signal: Signal) {
         let child = self.child.as_ref().expect("the server runs");
-        kill(Pid::from_raw(child.id() as i32), signal).expect("a running process");
+        send_signal(child.id(), signal);
     }
 
     /// Returns the address on which the server listens.

@@ -325,6 +325,26 @@ fn spawn(folder: &Path, around: impl FnOnce(Command) -> Command) -> (Child, Sock
     (child, address)
 }
 
+/// Sends a signal to a process. Returns after SIGSTOP only when every thread has stopped: the kernel stops the others when
+/// the first one runs, and until then they serve clients.
+pub fn send_signal(process: u32, signal: Signal) {
+    kill(Pid::from_raw(process as i32), signal).expect("a running process");
+    if signal != Signal::SIGSTOP {
+        return;
+    }
+    wait_for("every thread to stop", || {
+        let threads = fs::read_dir(format!("/proc/{process}/task")).expect("a running process");
+        threads
+            .flatten()
+            .filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok())
+            .all(|stat| {
+                stat.rsplit_once(") ")
+                    .is_some_and(|(_, rest)| rest.starts_with('T'))
+            })
+            .then_some(())
+    });
+}
+
 /// Returns the last lines of a log.
 pub fn tail(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();

@@ -8,14 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use r2d2_redis::redis;
 use tempfile::TempDir;
 
 use super::ports::free_port;
 use super::server_programs::{redis_server, uses_unix_sockets};
-use super::{TEST_TIMEOUT, wait_for};
+use super::{TEST_TIMEOUT, send_signal, wait_for};
 
 /// A Redis server; runs until [`Redis::kill`]. Dropping it kills the process.
 pub struct Redis {
@@ -101,7 +100,7 @@ impl Redis {
     /// Sends a signal to the server.
     pub fn signal(&self, signal: Signal) {
         let child = self.child.as_ref().expect("the server runs");
-        kill(Pid::from_raw(child.id() as i32), signal).expect("a running process");
+        send_signal(child.id(), signal);
     }
 
     /// Returns the value of REDIS_INTERFACE: `host:port`, or the path of the Unix socket if the tests use sockets.
