@@ -1,5 +1,6 @@
 //! Everything that talks to a running server: one binary, so that it is built once.
 
+mod accounts;
 mod anomalies;
 mod architecture;
 mod arguments;
