@@ -53,7 +53,11 @@ impl MailIdRangeUsage {
         };
         MailIdRangeUsage {
             largest,
-            used: next.saturating_sub(1),
+            used: if is_used_up {
+                largest
+            } else {
+                next.saturating_sub(1)
+            },
             is_used_up,
         }
     }
