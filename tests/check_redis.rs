@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use crate::support::ended::run;
 use crate::support::mariadb::{MariaDb, with_hosts};
 use crate::support::redis::{FakeBehavior, FakeRedis, Redis, RedisCluster};
+use crate::support::server_programs::is_valkey;
 use crate::support::{wait_for, write_config};
 
 #[test]
@@ -132,8 +133,17 @@ fn check_reports_each_redis_error_in_one_line_with_its_fix() {
         (full.address(), "OOM ", "raise maxmemory"),
         (
             url("", &alone, "1"),
-            "ERR SELECT is not allowed in cluster mode",
-            "name no database",
+            // A cluster of Valkey 9 has as many databases as its `cluster-databases`, which is 1 by default.
+            if is_valkey() {
+                "ERR DB index is out of range"
+            } else {
+                "ERR SELECT is not allowed in cluster mode"
+            },
+            if is_valkey() {
+                "0 always exists"
+            } else {
+                "name no database"
+            },
         ),
         (
             format!("{},{}", open.address(), replica.address()),

@@ -40,8 +40,8 @@ pub fn explain_redis_connection_error(address: &str, error: &str) -> Option<Stri
 
 const PASSWORD_FIX: &str = "correct user and password in REDIS_INTERFACE: redis://user:pass@host:port/db, or redis://:pass@host:port/db for \
      the default user";
-const DATABASE_FIX: &str = "the number after the last / of REDIS_INTERFACE must be below `databases` of that Redis, which is 16 by default; \
-     0 always exists";
+const DATABASE_FIX: &str = "the number after the last / of REDIS_INTERFACE must be below `databases` of that Redis, which is 16 by default \
+     (in a Valkey cluster `cluster-databases`, 1 by default); 0 always exists";
 const NO_PASSWORD_FIX: &str =
     "take the password out of REDIS_INTERFACE, or set one in Redis: requirepass, or an ACL user";
 
