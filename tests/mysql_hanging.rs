@@ -9,6 +9,7 @@ use mysql::prelude::Queryable;
 use crate::status::get;
 use crate::support::fault_proxy::{Fault, FaultProxy};
 use crate::support::mariadb::{FIELD_TABLE, MariaDb, USER, with_hosts};
+use crate::support::server_programs::is_mysql;
 use crate::support::{Reply, Server, short_mail, stuffed, wait_for, wait_for_within};
 
 const STATUS: (&str, &str) = ("GM_STATUS_INTERFACE", "127.0.0.1:0");
@@ -19,22 +20,40 @@ const MAX_RECOVERY_TIME: Duration = Duration::from_secs(10);
 
 /// Starts a database whose COMMITs wait for a replica that does not exist, between [`hang`] and [`release`].
 fn semi_synchronous() -> MariaDb {
-    let database = MariaDb::start_with(&[
-        "--log-bin",
-        "--server-id=1",
-        "--rpl-semi-sync-master-timeout=3600000",
-        "--rpl-semi-sync-master-wait-point=AFTER_SYNC",
-    ]);
+    let database = MariaDb::start_with(if is_mysql() {
+        &[
+            "--log-bin",
+            "--server-id=1",
+            "--plugin-load-add=semisync_source.so",
+            "--rpl-semi-sync-source-timeout=3600000",
+            "--rpl-semi-sync-source-wait-point=AFTER_SYNC",
+        ]
+    } else {
+        &[
+            "--log-bin",
+            "--server-id=1",
+            "--rpl-semi-sync-master-timeout=3600000",
+            "--rpl-semi-sync-master-wait-point=AFTER_SYNC",
+        ]
+    });
     database.sql(FIELD_TABLE);
     database
 }
 
 fn hang(database: &MariaDb) {
-    database.sql("SET GLOBAL rpl_semi_sync_master_enabled = ON");
+    database.sql(&format!("SET GLOBAL {} = ON", semi_sync_variable()));
 }
 
 fn release(database: &MariaDb) {
-    database.sql("SET GLOBAL rpl_semi_sync_master_enabled = OFF");
+    database.sql(&format!("SET GLOBAL {} = OFF", semi_sync_variable()));
+}
+
+fn semi_sync_variable() -> &'static str {
+    if is_mysql() {
+        "rpl_semi_sync_source_enabled"
+    } else {
+        "rpl_semi_sync_master_enabled"
+    }
 }
 
 fn deliver(server: &Server, subject: &str) -> (Reply, Duration) {

@@ -92,9 +92,7 @@ fn mail_in_progress_is_deferred_at_once_when_every_host_refuses_connections() {
     let (code, took) = thread::scope(|scope| {
         let waiting = scope.spawn(|| deliver(&server));
         wait_for("the mail to wait", || {
-            let waiting_inserts =
-                "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE INFO LIKE 'INSERT%'";
-            (database.number(waiting_inserts) > 0).then_some(())
+            (database.running_inserts("") > 0).then_some(())
         });
         database.kill();
         waiting.join().expect("a reply")
