@@ -64,7 +64,7 @@ test: tools
 	cargo test --locked --no-fail-fast
 
 # Runs the tests of the stores against MySQL, MariaDB, Redis and Valkey of Debian sid, over TCP and Unix sockets, and prints
-# a table. Needs root and debootstrap; takes about half an hour, and 2.5 GB below target/compat.
+# a table. Needs root and debootstrap; takes about twenty minutes, and 2.5 GB below target/compat.
 compat:
 	@./tests/compat
 

@@ -97,7 +97,7 @@ fn bodies_refused_by_redis_are_stored_in_the_table() {
 
     let locked = Redis::start_with(&["--requirepass", "s3cr3t-of-redis"]);
     assert_bodies_go_into_the_table(&database, &locked.address(), "-NOAUTH");
-    let wrong = format!("redis://:s3cr3t-wrong@{}/", locked.address());
+    let wrong = format!("redis://:s3cr3t-wrong@{}/", locked.tcp_address());
     assert_bodies_go_into_the_table(&database, &wrong, "wrong password");
 
     let stopped = Redis::start();
@@ -111,7 +111,7 @@ fn bodies_refused_by_redis_are_stored_in_the_table() {
     // With the correct password, bodies go to Redis.
     let server = database.server(&[(
         "REDIS_INTERFACE",
-        &format!("redis://:s3cr3t-of-redis@{}/1", locked.address()),
+        &format!("redis://:s3cr3t-of-redis@{}/1", locked.tcp_address()),
     )]);
     let (hash, _) = deliver(&server, "well");
     assert_eq!(body_column(&database, &hash), "redis");
@@ -211,7 +211,7 @@ fn bodies_go_to_redis_again_after_it_recovers() {
 fn redis_that_hangs_during_auth_is_abandoned_and_used_again_later() {
     let database = MariaDb::start();
     let redis = Redis::start_with(&["--requirepass", "s3cr3t-of-redis"]);
-    let proxy = FaultProxy::start(redis.address().parse().expect("an address"));
+    let proxy = FaultProxy::start(redis.tcp_address().parse().expect("an address"));
     proxy.set(Fault::Discard);
     let url = format!("redis://:s3cr3t-of-redis@{}/2", proxy.address());
     let server = database.server(&[("REDIS_INTERFACE", &url), ("GM_SAVE_WORKERS", "1")]);
