@@ -17,12 +17,14 @@ use super::ports::free_port;
 use super::server_programs::{
     database_server, database_version, install_db, is_mysql, low_memory_options, uses_unix_sockets,
 };
-use super::{Server, send_signal, tail, wait_for};
+use super::{Server, send_signal, tail, wait_for_within};
 
 /// The password of [`USER`]; no output may contain it.
 pub const PASSWORD: &str = "s3cr3t-of-mariadb";
 /// The database user of the server under test. It is not root, because root may write to a read-only database.
 pub const USER: &str = "mailer";
+/// MySQL needs about three seconds to start, ten times as long on a busy machine.
+const START_LIMIT: Duration = Duration::from_secs(60);
 /// The table as existing installations have it, word for word.
 pub const FIELD_TABLE: &str = "CREATE TABLE `new_mail` (`mail_id` int(11) NOT NULL auto_increment, \
     `date` datetime NOT NULL, `from` varchar(128) character set latin1 NOT NULL, \
@@ -83,7 +85,7 @@ impl MariaDb {
                 port => port,
             };
             self.child = Some(self.spawn(port));
-            let is_up = wait_for("MariaDB to answer", || {
+            let is_up = wait_for_within("the database to answer", START_LIMIT, || {
                 let root = root_at(port);
                 match (Conn::new(root), self.child_mut().try_wait()) {
                     (Ok(_), Ok(None)) => Some(true),
