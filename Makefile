@@ -42,8 +42,8 @@ build:
 # Checks formatting, lints and documentation without warnings, also without the Cargo features of the stores, and that the
 # fuzz targets (they are not linked) and the example for PostgreSQL still compile and the package builds.
 check:
-	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
 	set -e; for features in '' sqlite mysql; do \
 	    cargo clippy --locked --all-targets --no-default-features --features "$$features" -- -D warnings; \
 	done
@@ -72,7 +72,7 @@ bench: tools
 # acknowledged mails, of which none may be lost; then a cluster whose nodes and receivers are killed and whose rate must
 # recover within ten seconds. Then, for some minutes, fails each system call of a kind once, from the first to the last.
 soak: tools
-	cargo test --release --locked --test all -- --ignored --nocapture --test-threads=1 soak_of_
+	GOGUERRILLA_SOAK=1 cargo test --release --locked --test all -- --nocapture --test-threads=1 soak_of_
 	GOGUERRILLA_ROUNDS=1000 cargo test --release --locked --test all -- --nocapture --test-threads=1 anomalies::
 
 # Runs each fuzz target for a minute, or for SECONDS; needs nightly and cargo-fuzz. `fuzz/run 60 TARGET` runs one.

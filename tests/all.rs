@@ -69,3 +69,5 @@ mod time;
 mod tls_files;
 mod writer;
 mod xclient;
+
+testkit::main!();

@@ -19,6 +19,8 @@ use tempfile::TempDir;
 
 use FaultsBegin::{AfterListening, AtProcessStart};
 
+use testkit::{note, test};
+
 use crate::support::load::{
     Account, PlainClient, assert_no_loss_or_duplicate, content_of, stored_markers,
 };
@@ -99,7 +101,7 @@ fn address_space_limit_of_any_size_loses_no_mail() {
         run.stop_and_check_store(&account);
         // The mails delivered before the limit and after it also count.
         if account.acknowledged.len() == sizes.len() + 2 {
-            println!("{room} octets above the mapped memory: every mail is saved");
+            note!("{room} octets above the mapped memory: every mail is saved");
             assert!(round > 0, "no run met its limit");
             return;
         }
@@ -111,7 +113,7 @@ fn address_space_limit_of_any_size_loses_no_mail() {
 #[test]
 fn full_disk_of_any_size_loses_no_mail() {
     if !geteuid().is_root() {
-        println!("only root can mount a small disk");
+        note!("only root can mount a small disk");
         return;
     }
     let mut kibibytes = 4;
@@ -142,7 +144,7 @@ fn full_disk_of_any_size_loses_no_mail() {
                 assert_no_loss_or_duplicate(&account, &stored);
                 run.stops();
                 if saved == 10 {
-                    println!("{kibibytes} KiB are enough; {refused} starts failed with less");
+                    note!("{kibibytes} KiB are enough; {refused} starts failed with less");
                     return;
                 }
             }
@@ -156,7 +158,7 @@ fn full_disk_of_any_size_loses_no_mail() {
 /// these files count.
 fn fail_each_nth_call(counted: FaultsBegin, calls: &str, error: &str, files: &[&str]) {
     if counted == AfterListening && !geteuid().is_root() {
-        println!("only root can attach strace to a running process");
+        note!("only root can attach strace to a running process");
         return;
     }
     let later = match counted {
@@ -180,7 +182,7 @@ fn fail_each_nth_call(counted: FaultsBegin, calls: &str, error: &str, files: &[&
             };
         if !fault_was_injected {
             assert!(nth > 1, "no {calls} call failed");
-            println!(
+            note!(
                 "{calls} {error}{later}: all {} calls, {refused} starts failed",
                 nth - 1
             );
@@ -195,7 +197,7 @@ fn fail_each_nth_call(counted: FaultsBegin, calls: &str, error: &str, files: &[&
             break;
         }
     }
-    println!("{calls} {error}{later}: the first calls, {refused} starts failed");
+    note!("{calls} {error}{later}: the first calls, {refused} starts failed");
 }
 
 /// Runs the server until the `nth` call of each thread has failed. Returns the folder instead if the server refused to
@@ -473,8 +475,8 @@ impl Drop for Run {
             let _ = child.wait();
         }
         if std::thread::panicking() && self.folder.is_some() {
-            eprintln!("---- stderr of the server\n{}", self.stderr());
-            eprintln!(
+            note!("---- stderr of the server\n{}", self.stderr());
+            note!(
                 "---- log of the server\n{}",
                 fs::read_to_string(self.path("log")).unwrap_or_default()
             );

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use goguerrilla::Config;
 
+use testkit::test;
+
 /// Each part of the library with the parts that it may import, as in the diagram in src/internals.rs.
 const PLAN: &[(&str, &[&str])] = &[
     ("smtp", &[]),

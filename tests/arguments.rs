@@ -6,6 +6,8 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
+use testkit::test;
+
 use crate::support::ended::run;
 use crate::support::{BINARY, Client, Server, value, wait_for, write_config};
 

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use goguerrilla::internals::os::rlimits::raise_descriptor_limit;
 use socket2::{Domain, SockRef, Socket, Type};
 
+use testkit::{note, test};
+
 use crate::support::tls::TlsServer;
 use crate::support::{Client, Server, TEST_TIMEOUT, wait_for};
 
@@ -41,7 +43,7 @@ fn ten_thousand_idle_clients_use_little_memory() {
     }
     let grown = server.status_kib("VmRSS").saturating_sub(memory_before);
     let each = grown as f64 / CLIENT_COUNT as f64;
-    println!("{CLIENT_COUNT} idle clients: greeted in {greeted_after:?}, {each:.1} KiB each");
+    note!("{CLIENT_COUNT} idle clients: greeted in {greeted_after:?}, {each:.1} KiB each");
     // Unoptimized code touches one more page of each stack.
     let ceiling = if cfg!(debug_assertions) { 28.0 } else { 20.0 };
     assert!(each <= ceiling, "{each:.1} KiB each");
@@ -64,7 +66,7 @@ fn clients_over_the_slot_limit_get_421_at_once_and_freed_slots_are_reused() {
         refused.expect_close();
         slowest = slowest.max(started_at.elapsed());
     }
-    println!("the slowest of 20 refusals took {slowest:?}");
+    note!("the slowest of 20 refusals took {slowest:?}");
     assert!(slowest < Duration::from_millis(200), "{slowest:?}");
     // A client that sends commands before it reads also receives the 421.
     let mut talkative = Client::connect(server.address);
@@ -111,7 +113,7 @@ fn accept_backs_off_without_descriptors_and_resumes_when_some_are_free() {
     assert_eq!(reply.code, 250);
     late[3].expect_silence(Duration::from_secs(2));
     let used = server.processor_time() - used_before;
-    println!("two seconds without descriptors took {used:?} of processor time");
+    note!("two seconds without descriptors took {used:?} of processor time");
     assert!(used <= Duration::from_millis(200), "{used:?}");
     assert_eq!(server.log().matches(" accept_failed ").count(), 1);
     inside.clear();
@@ -146,7 +148,7 @@ fn ten_thousand_connects_closed_at_once_leak_no_slot_thread_or_descriptor() {
         (client.read_reply()?.code == 220).then_some(client)
     });
     let greeted = started_at.elapsed();
-    println!(
+    note!(
         "{CLIENT_COUNT} connects in {flooded:?}, then a greeting in {greeted:?}, {} threads",
         server.threads()
     );

@@ -9,6 +9,8 @@ use std::process::Command;
 use nix::unistd::geteuid;
 use tempfile::TempDir;
 
+use testkit::test;
+
 use crate::support::ended::{ProcessResult, run, run_command};
 use crate::support::{BINARY, Server, write_config};
 

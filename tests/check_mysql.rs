@@ -6,6 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use tempfile::TempDir;
 
+use testkit::test;
+
 use crate::support::ended::run;
 use crate::support::mariadb::{FIELD_TABLE, MariaDb, PASSWORD, with_hosts};
 use crate::support::redis::{FakeBehavior, FakeRedis, Redis};

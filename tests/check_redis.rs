@@ -5,6 +5,8 @@ use std::net::TcpStream;
 
 use tempfile::TempDir;
 
+use testkit::test;
+
 use crate::support::ended::run;
 use crate::support::mariadb::{MariaDb, with_hosts};
 use crate::support::redis::{FakeBehavior, FakeRedis, Redis, RedisCluster};

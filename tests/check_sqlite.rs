@@ -12,6 +12,8 @@ use nix::unistd::{geteuid, mkfifo};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
+use testkit::{note, test};
+
 use crate::support::ended::run;
 use crate::support::{Server, run_in, short_mail, write_config};
 
@@ -263,7 +265,7 @@ fn check_changes_no_file_in_any_sqlite_state() {
                     ended.stdout
                 );
             };
-            println!("{what}");
+            note!("{what}");
             assert_unchanged(folder.path(), |_| true, check);
         }
     }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use mysql::prelude::Queryable;
 use socket2::SockRef;
 
+use testkit::test;
+
 use crate::support::mariadb::{MariaDb, with_hosts};
 use crate::support::tls::{TlsClient, TlsServer};
 use crate::support::{Client, Server, short_mail, stuffed, wait_for_within};

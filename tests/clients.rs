@@ -11,6 +11,8 @@ use lettre::address::{Address, Envelope};
 use lettre::transport::smtp::extension::ClientId;
 use lettre::{SmtpTransport, Transport};
 
+use testkit::test;
+
 use crate::support::tls::TlsServer;
 use crate::support::{Server, wait_for, without_trace};
 

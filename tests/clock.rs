@@ -9,6 +9,8 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tempfile::TempDir;
 
+use testkit::test;
+
 use crate::support::certificates::{KeyKind, Pair};
 use crate::support::load::{Load, assert_no_loss_or_duplicate, content_of, stored_markers};
 use crate::support::store::{StoredMail, mails_after};

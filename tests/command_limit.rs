@@ -1,6 +1,8 @@
 //! The limit of 100 commands since the last saved mail: commands alone do not keep a connection open, and no delivery
 //! is interrupted, however many commands it needs.
 
+use testkit::test;
+
 use crate::support::{Client, Server, short_mail, value};
 
 #[test]

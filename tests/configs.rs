@@ -6,6 +6,8 @@ use std::path::Path;
 use goguerrilla::Config;
 use tempfile::TempDir;
 
+use testkit::test;
+
 use crate::support::Server;
 use crate::support::ended::run;
 

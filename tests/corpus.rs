@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use jiff::civil::DateTime;
 use serde_json::{Value, json};
 
+use testkit::test;
+
 use crate::support::store::{StoredMail, mails_after};
 use crate::support::{Client, Server, stuffed, without_trace};
 

@@ -11,6 +11,8 @@ use nix::sys::signal::Signal;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
+use testkit::test;
+
 use crate::support::ended::run;
 use crate::support::load::{Load, assert_no_loss_or_duplicate, content_of, stored_markers};
 use crate::support::{Server, under_strace, value, write_config};

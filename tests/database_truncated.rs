@@ -4,6 +4,8 @@
 use std::fs::{self, OpenOptions};
 use std::path::Path;
 
+use testkit::test;
+
 use crate::status::get;
 use crate::support::load::{content_of, stored_markers};
 use crate::support::{Server, wait_for};

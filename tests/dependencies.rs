@@ -5,6 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use testkit::test;
+
 /// Each combination of features, and the beginnings of the names of crates that it must not compile.
 const COMBINATIONS: [(&str, &[&str]); 4] = [
     (

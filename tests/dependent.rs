@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use testkit::{note, test};
+
 /// The dependencies and the profile are those of this crate, so that the build finds the dependencies compiled.
 const MANIFEST: &str = r#"
 [package]
@@ -46,7 +48,7 @@ fn dependent_crate_receives_a_mail_and_shuts_down_in_less_than_a_second() {
         best = best.min(started_at.elapsed());
         assert_success(&ran.expect("the program"));
     }
-    println!("the fastest of three runs took {best:?}");
+    note!("the fastest of three runs took {best:?}");
     assert!(best < Duration::from_secs(1), "{best:?}");
 }
 

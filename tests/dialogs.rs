@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::{fs, thread};
 
+use testkit::test;
+
 use crate::support::dialog::{Dialog, DialogServer};
 
 #[test]

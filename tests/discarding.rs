@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+use testkit::{note, test};
+
 use crate::support::{Client, Server, value, wait_for};
 
 #[test]
@@ -142,7 +144,7 @@ fn expect_limited_discard(server: &Server, client: &mut Client, reply: &str) {
     let line = log.lines().rfind(|line| line.contains(" disconnected "));
     let octets = value(line.expect("a line"), "octets").expect("a figure");
     let octets: usize = octets.parse().expect("a figure");
-    println!("{octets} octets were read");
+    note!("{octets} octets were read");
     // The limit, 2 × GSMTP_MAX_SIZE + 1 MiB, plus content that was kept, commands and the last read.
     let limit = 2 * MAX_SIZE + (1 << 20) + MAX_SIZE + 65_536;
     assert!(octets < limit, "{octets}");

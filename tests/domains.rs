@@ -4,6 +4,8 @@ use std::fs;
 
 use tempfile::TempDir;
 
+use testkit::test;
+
 use crate::nginx;
 use crate::support::ended::run;
 use crate::support::store::mails_after;

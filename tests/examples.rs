@@ -15,6 +15,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+use testkit::{note, test};
+
 use crate::support::load::{Load, assert_no_loss_or_duplicate, content_of};
 use crate::support::postgres::Postgres;
 use crate::support::{BINARY, Client, short_mail, stuffed, under_strace, wait_for, without_trace};
@@ -362,7 +364,7 @@ impl Drop for Example {
         let _ = self.child.wait();
         if thread::panicking() {
             let errors = fs::read_to_string(&self.errors).unwrap_or_default();
-            eprintln!("---- stderr of the example\n{errors}");
+            note!("---- stderr of the example\n{errors}");
         }
     }
 }

@@ -7,6 +7,8 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
+use testkit::test;
+
 use crate::support::{Server, wait_for, with_umask};
 
 const FILES: [&str; 4] = [

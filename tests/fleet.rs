@@ -13,6 +13,8 @@ use mysql::prelude::Queryable;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
+use testkit::{note, test};
+
 use crate::galera::{
     RECOVERY_LIMIT, assert_fast_failover, assert_no_acknowledged_mail_lost, stored_markers, summary,
 };
@@ -43,8 +45,8 @@ fn fleet_without_redis_loses_no_acknowledged_mail() {
 }
 
 #[test]
-#[ignore = "takes minutes: make soak"]
 fn soak_of_fleet_with_redis_cluster_loses_no_mail() {
+    testkit::needs("make soak", std::env::var_os("GOGUERRILLA_SOAK").is_some());
     // Append-only files keep every body when a node is killed, so that all bodies can be checked at the end.
     let kept = ["--appendonly", "yes", "--appendfsync", "always"];
     let mut cluster = RedisCluster::start_with(&kept);
@@ -53,8 +55,8 @@ fn soak_of_fleet_with_redis_cluster_loses_no_mail() {
 }
 
 #[test]
-#[ignore = "takes minutes: make soak"]
 fn soak_of_fleet_without_redis_loses_no_mail() {
+    testkit::needs("make soak", std::env::var_os("GOGUERRILLA_SOAK").is_some());
     soak_without_loss(Cluster::start(""), None);
 }
 
@@ -103,7 +105,7 @@ fn soak_without_loss(mut fleet: Cluster, mut redis: Option<&mut RedisCluster>) {
     let took = started_at.elapsed();
     let (account, stored) = (load.stop(), stored_markers(&fleet.galera));
     assert_no_acknowledged_mail_lost(&account, &stored);
-    println!(
+    note!(
         "cluster {} Redis, {SESSIONS} sessions for {} s: {}; half of the rate was back after {}",
         if redis.is_some() { "with" } else { "without" },
         took.as_secs(),
@@ -124,7 +126,7 @@ impl RecoveryTimes {
     fn wait(&mut self, what: &str, before: Rate, load: &Load, lost_at: Instant) {
         let took = before.recovery_time(load, lost_at, RECOVERY_LIMIT);
         let seconds = took.as_secs_f64();
-        println!("{what}: {before}, half of it back after {seconds:.1} s");
+        note!("{what}: {before}, half of it back after {seconds:.1} s");
         self.0.push(format!("{seconds:.1} s ({what})"));
         assert!(took < RECOVERY_LIMIT, "{what}: {took:?}");
     }
@@ -148,7 +150,7 @@ fn assert_bodies_are_whole(galera: &Galera, redis: &RedisCluster) {
         let mail = goguerrilla::internals::mail::inflate(&stream, 1 << 20).expect("a zlib stream");
         assert_eq!(without_trace(&mail), content_of(marker).as_bytes());
     }
-    println!("{} bodies are in Redis and unchanged", rows.len());
+    note!("{} bodies are in Redis and unchanged", rows.len());
     assert!(!rows.is_empty());
 }
 
@@ -185,7 +187,7 @@ fn assert_no_loss_when_members_are_killed(
     account.acknowledged.push(IN_PROGRESS.to_owned());
     let stored = stored_markers(&fleet.galera);
     assert_no_acknowledged_mail_lost(&account, &stored);
-    println!("{}", summary(&account, &stored));
+    note!("{}", summary(&account, &stored));
     let in_redis = "SELECT COUNT(*) FROM new_mail WHERE body = 'redis'";
     let in_redis: Option<u64> = fleet
         .galera
@@ -265,7 +267,7 @@ fn assert_mail_flows_again(load: &Load, lost: &str) {
     let lost_at = Instant::now();
     load.wait_for_more_within(100, RECOVERY_LIMIT);
     let took = lost_at.elapsed();
-    println!("{lost} lost: 100 mails more after {took:?}");
+    note!("{lost} lost: 100 mails more after {took:?}");
     assert!(took < RECOVERY_LIMIT, "{lost}: {took:?}");
 }
 
@@ -373,7 +375,7 @@ impl Cluster {
         }
         assert!(source.wait().expect("a child process").success());
         assert_eq!(stored(), MAILS);
-        println!("smtp-source: {MAILS} mails in {:?}", started_at.elapsed());
+        note!("smtp-source: {MAILS} mails in {:?}", started_at.elapsed());
     }
 
     fn restart_receiver(&mut self, receiver: usize) {

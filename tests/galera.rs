@@ -8,6 +8,8 @@ use mysql::prelude::Queryable;
 
 use nix::sys::signal::Signal;
 
+use testkit::{note, test};
+
 use crate::support::fault_proxy::{Fault, FaultProxy};
 use crate::support::galera::Galera;
 use crate::support::load::{Account, Load, content_of};
@@ -46,8 +48,8 @@ fn failing_galera_node_loses_no_mail_and_is_used_again_after_recovery() {
 }
 
 #[test]
-#[ignore = "takes minutes: make soak"]
 fn soak_of_galera() {
+    testkit::needs("make soak", std::env::var_os("GOGUERRILLA_SOAK").is_some());
     let mut galera = Galera::start();
     assert_fast_failover_from_a_read_only_node(&galera);
     galera.sql_at(0, "TRUNCATE mail.new_mail");
@@ -75,7 +77,7 @@ fn assert_failover_and_failback_of_a_killed_node(galera: &mut Galera, rounds: us
         }
         load.wait_for_more_within(100, RECOVERY_LIMIT);
         let took = lost_at.elapsed();
-        println!("node {node} lost: 100 mails more after {took:?}");
+        note!("node {node} lost: 100 mails more after {took:?}");
         assert!(took < RECOVERY_LIMIT, "{took:?}");
         galera.run(node);
         wait_for_failbacks(&server, "db_host_down", "db_host_up");
@@ -83,7 +85,7 @@ fn assert_failover_and_failback_of_a_killed_node(galera: &mut Galera, rounds: us
     }
     let (account, stored) = (load.stop(), stored_markers(galera));
     assert_no_acknowledged_mail_lost(&account, &stored);
-    println!("{}", summary(&account, &stored));
+    note!("{}", summary(&account, &stored));
     assert!(
         server
             .log()
@@ -113,7 +115,7 @@ fn assert_fast_failover_from_a_read_only_node(galera: &Galera) {
         let reply = client.deliver("a@client.test", "u@ours.test", &short_mail(break_sql));
         assert_eq!(reply.code, 250, "{break_sql}: {reply:?}");
         let took = started_at.elapsed();
-        println!("{break_sql}: failed over after {took:?}");
+        note!("{break_sql}: failed over after {took:?}");
         assert!(took < FAILOVER_LIMIT, "{break_sql}: {took:?}");
         server.wait_for_log(gone);
         let (is_well, output_text) = server.check();
@@ -142,10 +144,10 @@ fn assert_failover_and_failback_of_a_hanging_node(galera: &Galera) {
     wait_for_within("the node to be marked down", RECOVERY_LIMIT, || {
         server.log().contains(" db_host_down ").then_some(())
     });
-    println!("a node hangs: marked down after {:?}", lost_at.elapsed());
+    note!("a node hangs: marked down after {:?}", lost_at.elapsed());
     load.wait_for_more_within(100, HANG_RECOVERY_LIMIT);
     let took = lost_at.elapsed();
-    println!("a node hangs: 100 mails more after {took:?}");
+    note!("a node hangs: 100 mails more after {took:?}");
     assert!(took < HANG_RECOVERY_LIMIT, "{took:?}");
     galera.signal(0, Signal::SIGCONT);
     wait_for_failbacks(&server, "db_host_down", "db_host_up");
@@ -153,7 +155,7 @@ fn assert_failover_and_failback_of_a_hanging_node(galera: &Galera) {
     load.wait_for_more_within(50, HANG_RECOVERY_LIMIT);
     let (account, stored) = (load.stop(), stored_markers(galera));
     assert_no_acknowledged_mail_lost(&account, &stored);
-    println!("{}", summary(&account, &stored));
+    note!("{}", summary(&account, &stored));
 }
 
 /// The answer to a COMMIT is lost and its node is killed; the outcome is looked up on the other nodes.
@@ -207,7 +209,7 @@ pub fn assert_fast_failover(server: &Server, host: &str, lost_at: Instant) {
         (left > back).then_some(log)
     });
     let took = lost_at.elapsed();
-    println!("{host}: marked down after {took:?}");
+    note!("{host}: marked down after {took:?}");
     assert!(took < FAILOVER_LIMIT, "{took:?}\n{log}");
 }
 

@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 
 use rusqlite::{Connection, params};
 
+use testkit::test;
+
 use crate::support::fault_proxy::{Fault, FaultProxy};
 use crate::support::front::{documented_block, with};
 use crate::support::load::{

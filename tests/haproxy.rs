@@ -8,6 +8,8 @@ use nix::sys::signal::Signal;
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
+use testkit::test;
+
 use crate::clients::mail;
 use crate::support::front::{ProxyProcess, documented_block, with};
 use crate::support::ports::free_address;

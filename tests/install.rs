@@ -15,6 +15,8 @@ use nix::unistd::{Pid, geteuid};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use testkit::{note, test};
+
 use crate::support::{BINARY, Client, run_in, short_mail, tail, value, wait_for, write_config};
 
 #[allow(dead_code)] // its main
@@ -393,9 +395,7 @@ impl IsolatedMachine {
             .output()
             .expect("unshare is installed");
         if !geteuid().is_root() || !may.status.success() {
-            eprintln!(
-                "not root, or no namespaces: only DESTDIR was tried, not a real `make install`"
-            );
+            note!("not root, or no namespaces: only DESTDIR was tried, not a real `make install`");
             return None;
         }
         let folder = TempDir::new().expect("a temporary folder");
@@ -483,7 +483,7 @@ impl Drop for RunningServer {
         let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM);
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("---- log of the server\n{}", tail(&self.log()));
+            note!("---- log of the server\n{}", tail(&self.log()));
         }
     }
 }

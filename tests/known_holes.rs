@@ -5,6 +5,8 @@
 use std::io::ErrorKind;
 use std::thread;
 
+use testkit::{note, test};
+
 use crate::status::wait_for_metric;
 use crate::support::store::mails_after;
 use crate::support::tls::{TlsClient, TlsServer};
@@ -268,7 +270,7 @@ fn memory_stays_within_the_budget_for_500_concurrent_mails_of_maximum_size() {
     }
     let most = server.status_kib("VmHWM");
     let room = (budget as u64 >> 10) + (64 << 10);
-    println!("500 × {limit} octets into {budget}: {saved} saved, {most} KiB at most");
+    note!("500 × {limit} octets into {budget}: {saved} saved, {most} KiB at most");
     assert!(most < room, "{most} KiB");
     assert!((budget / limit / 2..500).contains(&saved), "{saved} saved");
     // The whole budget is released.

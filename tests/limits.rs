@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
+use testkit::{note, test};
+
 use crate::support::{Client, Server, connect_with_small_buffers, short_mail, wait_for};
 
 #[test]
@@ -86,7 +88,7 @@ fn slow_clients_on_all_slots_are_shed_so_that_others_are_served() {
         is_finished.store(true, Ordering::SeqCst);
         served
     });
-    println!("served after {served_after:?}");
+    note!("served after {served_after:?}");
     assert!(served_after < timeout / 2, "{served_after:?}");
     // Once one slot is free, no further client is shed.
     let log = server.wait_for_log("reason=shed");

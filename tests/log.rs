@@ -16,6 +16,8 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, geteuid, mkfifo};
 use tempfile::TempDir;
 
+use testkit::{note, test};
+
 use crate::support::ports::free_address;
 use crate::support::{BINARY, Client, Server, short_mail, value, wait_for, write_config};
 
@@ -103,7 +105,7 @@ fn closed_log_pipe_loses_no_mail() {
 #[test]
 fn log_to_stdout_still_works_after_the_privilege_drop() {
     if !geteuid().is_root() {
-        println!("only root can change the user");
+        note!("only root can change the user");
         return;
     }
     // After the privilege drop the server cannot open /dev/stdout by its name in either case.
@@ -245,7 +247,7 @@ fn verbose_log_omits_auth_arguments() {
 #[test]
 fn full_log_disk_loses_log_lines_and_no_mail() {
     if !geteuid().is_root() {
-        println!("only root can mount a small disk");
+        note!("only root can mount a small disk");
         return;
     }
     let folder = TempDir::new().expect("a temporary folder");

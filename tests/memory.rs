@@ -6,6 +6,8 @@ use socket2::SockRef;
 
 use tempfile::TempDir;
 
+use testkit::{note, test};
+
 use crate::support::mariadb::MariaDb;
 use crate::support::redis::Redis;
 use crate::support::{Client, Server, incompressible, wait_for};
@@ -86,7 +88,7 @@ fn content_of_20_mib_over_the_size_limit_is_discarded_at_constant_memory() {
     client.send(".\r\n");
     client.expect("552 5.3.4 ");
     let grown = server.status_kib("VmHWM").saturating_sub(before);
-    println!("20 MiB swallowed: {grown} KiB more at most");
+    note!("20 MiB swallowed: {grown} KiB more at most");
     assert!(grown < 1_024, "{grown} KiB");
     let reply = client.deliver("a@client.test", "u@ours.test", b"Subject: small\r\n");
     assert_eq!(reply.code, 250);
@@ -133,7 +135,7 @@ fn allocation_failure_defers_a_mail_and_the_server_survives() {
         let reply = client.deliver("a@client.test", "u@ours.test", small);
         assert_eq!(reply.code, 250);
     }
-    println!("17 to 23 MiB, 6 to 42 MiB with room for 24: {codes:?}");
+    note!("17 to 23 MiB, 6 to 42 MiB with room for 24: {codes:?}");
     assert_eq!(codes.last(), Some(&452), "{codes:?}");
 }
 
@@ -144,12 +146,12 @@ fn one_hundred_recipients_share_memory_and_compression_of_a_large_mail() {
     let large = content_of_size(16 << 20);
     let (alone, _) = cost_of(&server, 1, &large);
     let (together, grown) = cost_of(&server, 100, &large);
-    println!("16 MiB to 1: {alone:?}, to 100: {together:?} and {grown} KiB more");
+    note!("16 MiB to 1: {alone:?}, to 100: {together:?} and {grown} KiB more");
     assert!(together < 2 * alone + Duration::from_millis(500));
     assert!(grown < 16_384, "{grown} KiB");
     // This content does not compress, so the cost is one large row per recipient, one at a time.
     let (_, grown) = cost_of(&server, 100, &incompressible(1 << 20));
-    println!("1 MiB as it is to 100: {grown} KiB more");
+    note!("1 MiB as it is to 100: {grown} KiB more");
     assert!(grown < 32_768, "{grown} KiB");
     assert_eq!(server.list().len(), 201);
 }
@@ -163,7 +165,7 @@ fn one_hundred_recipients_of_a_large_mail_need_little_memory_with_mysql() {
     ]);
     cost_of(&server, 1, &incompressible(1 << 20));
     let (_, grown) = cost_of(&server, 100, &incompressible(1 << 20));
-    println!("1 MiB to 100: {grown} KiB more");
+    note!("1 MiB to 100: {grown} KiB more");
     assert!(grown < 32_768, "{grown} KiB");
     assert_eq!(database.number("SELECT COUNT(*) FROM new_mail"), 101);
 }
@@ -198,7 +200,7 @@ fn allocation_failure_while_compressing_defers_only_that_mail() {
             assert_eq!(reply.code, 250);
             assert!(!server.log().contains("panicked"), "{}", server.log());
         }
-        println!("30 MiB, deflated by the {who_deflates}, with room for 30 to 170: {codes:?}");
+        note!("30 MiB, deflated by the {who_deflates}, with room for 30 to 170: {codes:?}");
         assert_eq!(codes.first(), Some(&452), "{codes:?}");
         assert_eq!(codes.last(), Some(&250), "{codes:?}");
     }
@@ -218,7 +220,7 @@ fn declared_size_reserves_no_memory() {
         client.command("DATA", "354");
     }
     let grown = server.status_kib("VmRSS").saturating_sub(before);
-    println!("300 times SIZE=131072: {grown} KiB more");
+    note!("300 times SIZE=131072: {grown} KiB more");
     // Allows the read buffer of each client, far below the 128 KiB that each declared.
     assert!(grown < 300 * 16, "{grown} KiB");
 }

@@ -9,6 +9,8 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
+use testkit::test;
+
 use crate::clients;
 use crate::support::certificates::{KeyKind, Pair};
 use crate::support::root::{Daemon, MtaRoot};

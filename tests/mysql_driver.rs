@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use testkit::test;
+
 use crate::status::figures;
 use crate::support::mariadb::{MariaDb, PASSWORD, USER, with_hosts};
 use crate::support::{BINARY, Server, short_mail, wait_for, wait_for_within};

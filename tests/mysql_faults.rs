@@ -12,6 +12,8 @@ use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 use tempfile::TempDir;
 
+use testkit::{note, test};
+
 use crate::support::fault_proxy::{Fault, FaultProxy};
 use crate::support::mariadb::{FIELD_TABLE, MariaDb, PASSWORD, with_hosts};
 use crate::support::ports::free_address;
@@ -226,7 +228,7 @@ fn commit_that_never_arrived_is_not_repeated_after_its_451() {
 #[test]
 fn commit_lookup_rejects_another_server_with_the_same_name() {
     if !geteuid().is_root() {
-        println!("only root can give a program hosts of its own");
+        note!("only root can give a program hosts of its own");
         return;
     }
     let (asked, other) = (MariaDb::start(), MariaDb::start());
@@ -705,7 +707,7 @@ fn host_too_slow_for_a_large_mail_fails_over_to_the_next_host() {
 #[test]
 fn every_address_of_a_database_host_name_is_tried() {
     if !geteuid().is_root() {
-        println!("only root can give a program hosts of its own");
+        note!("only root can give a program hosts of its own");
         return;
     }
     let database = MariaDb::start();

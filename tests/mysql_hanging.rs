@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use mysql::prelude::Queryable;
 
+use testkit::test;
+
 use crate::status::get;
 use crate::support::fault_proxy::{Fault, FaultProxy};
 use crate::support::mariadb::{FIELD_TABLE, MariaDb, USER, with_hosts};

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use testkit::test;
+
 #[test]
 fn every_test_named_in_the_readme_exists() {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");

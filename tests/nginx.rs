@@ -9,6 +9,8 @@ use std::os::unix::fs::PermissionsExt;
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
+use testkit::test;
+
 use crate::clients::{mail, mail_with_final_empty_line};
 use crate::support::certificates::{KeyKind, Pair};
 use crate::support::front::{ProxyProcess, documented_block, with};

@@ -18,6 +18,8 @@ use goguerrilla::internals::store::{
 use log::kv::Key;
 use log::{LevelFilter, Log, Metadata, Record};
 
+use testkit::test;
+
 use crate::support::{self, TEST_TIMEOUT, short_mail, wait_for};
 
 #[test]

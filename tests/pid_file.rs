@@ -8,6 +8,8 @@ use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 use tempfile::TempDir;
 
+use testkit::test;
+
 use crate::support::{Server, wait_for};
 
 /// A change to the PID file of a running server.

@@ -6,6 +6,8 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use testkit::test;
+
 use crate::support::{BINARY, Server, TEST_TIMEOUT, connect_with_small_buffers, wait_for};
 
 #[test]

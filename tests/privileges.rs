@@ -9,6 +9,8 @@ use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 use tempfile::TempDir;
 
+use testkit::test;
+
 use crate::support::{Server, run_in, wait_for, write_config};
 
 const NOBODY: u32 = 65_534;

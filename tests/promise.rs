@@ -5,6 +5,8 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::sys::signal::Signal;
 use socket2::SockRef;
 
+use testkit::{note, test};
+
 use crate::support::Server;
 use crate::support::load::{
     Account, Load, assert_no_loss_or_duplicate, content_of, stored_markers,
@@ -16,8 +18,8 @@ fn kill_9_neither_loses_nor_duplicates_acknowledged_mail() {
 }
 
 #[test]
-#[ignore = "takes minutes: make soak"]
 fn soak_of_sqlite() {
+    testkit::needs("make soak", std::env::var_os("GOGUERRILLA_SOAK").is_some());
     kill_and_check(50, 1_000);
 }
 
@@ -55,7 +57,7 @@ fn kill_and_check(rounds: usize, mails_of_a_round: usize) {
     let lost = acknowledged
         .iter()
         .filter(|marker| !stored.contains_key(*marker));
-    println!(
+    note!(
         "SQLite, {rounds} rounds of kill -9: {} acknowledged, {} stored, {} lost, {} doubled, {} without a reply, \
          slowest start {slowest_start:?}",
         acknowledged.len(),

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use testkit::{note, test};
+
 use crate::support::mariadb::MariaDb;
 use crate::support::redis::Redis;
 use crate::support::{short_mail, stuffed, wait_for, wait_for_within, without_trace};
@@ -50,8 +52,8 @@ fn acknowledged_mail_survives_kill_9_of_server_and_mariadb() {
 }
 
 #[test]
-#[ignore = "takes minutes: make soak"]
 fn soak_of_mariadb_and_redis() {
+    testkit::needs("make soak", std::env::var_os("GOGUERRILLA_SOAK").is_some());
     let redis = Redis::start();
     let victims = [Victim::Server, Victim::Database, Victim::Both];
     // The server survives a third of the rounds.
@@ -205,7 +207,7 @@ fn check_database(database: &MariaDb, redis: Option<&Redis>, ledgers: &[Ledger],
         }
     }
     assert!(twice <= unanswered.len(), "round {round}: {twice} twice");
-    println!(
+    note!(
         "MariaDB, {round} rounds of kill -9: {} sent, {} acknowledged, {} stored, {} lost, {twice} doubled, \
          {} without a reply",
         sent.len(),

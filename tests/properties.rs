@@ -11,6 +11,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use testkit::test;
+
 proptest! {
     #[test]
     fn session_steps_do_not_depend_on_packet_boundaries(

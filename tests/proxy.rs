@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use socket2::{Domain, Socket, Type};
 
+use testkit::test;
+
 use crate::support::store::mails_after;
 use crate::support::tls::{TlsClient, TlsServer, config_trusting, connection, starttls};
 use crate::support::{Client, Server, wait_for};

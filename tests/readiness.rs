@@ -9,6 +9,8 @@ use nix::sys::signal::Signal;
 use rusqlite::Connection;
 use socket2::{Domain, Socket, Type};
 
+use testkit::test;
+
 use crate::status::get;
 use crate::support::mariadb::{MariaDb, with_hosts};
 use crate::support::{Client, Server, short_mail, wait_for, wait_for_within};

@@ -5,6 +5,8 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
+use testkit::test;
+
 use crate::support::ended::{run, run_command};
 use crate::support::load::content_of;
 use crate::support::{Server, write_config};

@@ -8,6 +8,8 @@ use goguerrilla::internals::smtp::RecipientCheck;
 use goguerrilla::internals::store::MemoryStore;
 use goguerrilla::{Config, Server, ServerHandle};
 
+use testkit::test;
+
 use crate::support::{Client, TEST_TIMEOUT, short_mail};
 
 #[test]

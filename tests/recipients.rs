@@ -1,5 +1,7 @@
 //! Which recipients are accepted, what their rows contain, and that no data of one mail appears in the next.
 
+use testkit::test;
+
 use crate::support::store::{StoredMail, mails_after};
 use crate::support::{Client, Server};
 

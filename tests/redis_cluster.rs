@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use testkit::test;
+
 use crate::support::ended::run;
 use crate::support::mariadb::MariaDb;
 use crate::support::redis::RedisCluster;

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use testkit::test;
+
 use crate::support::ended::{ProcessResult, run};
 use crate::support::fault_proxy::{Fault, FaultProxy};
 use crate::support::mariadb::MariaDb;

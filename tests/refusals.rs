@@ -6,6 +6,8 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
+use testkit::test;
+
 use crate::support::{Client, Server};
 
 #[test]

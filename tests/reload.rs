@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use testkit::test;
+
 use crate::support::certificates::{KeyKind, Pair};
 use crate::support::mariadb::{MariaDb, with_hosts};
 use crate::support::ports::free_port;

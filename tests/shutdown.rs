@@ -12,6 +12,8 @@ use nix::unistd::Pid;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
+use testkit::test;
+
 use crate::support::{BINARY, Client, Server, under_strace, wait_for, write_config};
 
 #[test]

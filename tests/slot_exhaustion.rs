@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use testkit::{note, test};
+
 use crate::support::tls::TlsServer;
 use crate::support::{Server, connect_with_small_buffers, stuffed, wait_for};
 
@@ -300,7 +302,7 @@ fn hold_all_slots_of(server: &Server, attacked: SocketAddr, behaviour: &Behaviou
             thread::sleep((tried_at + Duration::from_millis(200)) - Instant::now());
         }
     });
-    println!("delivered after {delivered_after:?}");
+    note!("delivered after {delivered_after:?}");
     assert!(delivered_after < MAX_DELIVERY_TIME, "{delivered_after:?}");
 }
 

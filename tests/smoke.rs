@@ -1,5 +1,7 @@
 //! The simplest test of the whole program: one mail is received, listed and shown.
 
+use testkit::test;
+
 use crate::support::{Server, without_trace};
 
 #[test]

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
+use testkit::{note, test};
+
 use crate::support::load::{content_of, stored_markers};
 use crate::support::{BINARY, Client, Server, under_strace, wait_for, write_config};
 
@@ -260,7 +262,7 @@ fn failed_fsync_or_write_is_never_acknowledged_with_250() {
                 );
             }
         }
-        println!("{fault}: failed at each of the first {met} calls");
+        note!("{fault}: failed at each of the first {met} calls");
         assert!(met >= 3, "{fault} was met {met} times");
     }
 }
@@ -288,7 +290,7 @@ fn concurrent_mails_share_fsyncs_and_a_single_mail_gets_its_own() {
         }
     }
     let shared = syncs() - before;
-    println!("200 mails of 50 clients: {shared} syncs");
+    note!("200 mails of 50 clients: {shared} syncs");
     assert!((1..=50).contains(&shared), "{shared} syncs for 200 mails");
 }
 

@@ -19,6 +19,8 @@ use rustls::{ClientConfig, ClientConnection, ProtocolVersion, RootCertStore};
 use socket2::SockRef;
 use tempfile::TempDir;
 
+use testkit::{note, test};
+
 use crate::clients::{assert_stored, mail, mail_with_final_empty_line, python, run};
 use crate::status::figures;
 use crate::support::certificates::{KeyKind, Pair};
@@ -847,7 +849,7 @@ fn tls_client_that_does_not_read_the_quit_reply_is_closed_in_time() {
     let replied = figures["goguerrilla_replies_total{code=\"221\"}"];
     let log = tls.server.log();
     let went_out = log.matches(" reason=quit ").count();
-    println!("{replied} × 221 replied, of which {went_out} were sent");
+    note!("{replied} × 221 replied, of which {went_out} were sent");
     assert!(replied > went_out as f64, "{log}");
     for line in log.lines().filter(|line| line.contains(" disconnected ")) {
         let is_known = ["quit", "write_timeout"]

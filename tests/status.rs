@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
+use testkit::test;
+
 use crate::support::ended::run;
 use crate::support::mariadb::MariaDb;
 use crate::support::redis::Redis;

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use testkit::test;
+
 use crate::support::mariadb::{FIELD_TABLE, MariaDb};
 use crate::support::redis::Redis;
 use crate::support::{Client, Reply, Server, run_in, value, without_trace};

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use testkit::test;
+
 use crate::support::mariadb::{MariaDb, with_hosts};
 use crate::support::{Server, wait_for, write_config};
 

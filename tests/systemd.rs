@@ -9,6 +9,8 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
+use testkit::test;
+
 use crate::support::{Client, Server, TEST_TIMEOUT, short_mail};
 
 #[test]

@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use testkit::test;
+
 use crate::status::{figures, get};
 use crate::support::ended::{ProcessResult, run};
 use crate::support::mariadb::{FIELD_TABLE, MariaDb, PASSWORD, USER};

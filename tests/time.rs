@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use testkit::{note, test};
+
 use crate::support::{Client, Server, connect_with_small_buffers, value, wait_for};
 
 #[test]
@@ -108,7 +110,7 @@ fn client_that_never_reads_replies_is_closed_and_uses_no_memory() {
     let octets: usize = octets.parse().expect("a figure");
     assert!(octets < commands.len(), "all {octets} octets were read");
     let grown = server.status_kib("VmRSS").saturating_sub(memory_before);
-    println!("{octets} octets of RCPT unanswered: {grown} KiB more");
+    note!("{octets} octets of RCPT unanswered: {grown} KiB more");
     assert!(grown < 1_024, "{grown} KiB");
 }
 

@@ -9,6 +9,8 @@ use std::time::{Duration, SystemTime};
 use goguerrilla::internals::net::tls::{TlsCredentials, TlsFiles};
 use tempfile::TempDir;
 
+use testkit::test;
+
 use crate::support::ended::run;
 use crate::support::write_config;
 

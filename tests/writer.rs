@@ -15,6 +15,8 @@ use goguerrilla::internals::store::{
     SaveError, SaveMail, SaveQueue, SavedId, StoreHealth, StoreOpener, WriterThreads,
 };
 
+use testkit::{note, test};
+
 /// The outcome of a batch, given its subjects.
 type SaveBehavior = Arc<dyn Fn(&[String]) -> Vec<Result<(), SaveError>> + Send + Sync>;
 
@@ -199,7 +201,7 @@ fn several_writers_take_turns_instead_of_splitting_batches() {
     fixture.writers.drain_and_join();
     let batches = fixture.seen.lock().unwrap();
     assert_eq!(batches.concat().len(), 400);
-    println!("{} batches", batches.len());
+    note!("{} batches", batches.len());
     // Four independent writers would get batches of five.
     assert!(batches.len() <= 65, "{} batches", batches.len());
 }

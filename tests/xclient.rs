@@ -2,6 +2,8 @@
 
 use nix::sys::signal::Signal;
 
+use testkit::test;
+
 use crate::support::store::{StoredMail, mails_after};
 use crate::support::tls::{TlsClient, TlsServer};
 use crate::support::{Client, Server, wait_for, write_config};

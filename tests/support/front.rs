@@ -81,7 +81,7 @@ impl Drop for ProxyProcess {
             let _ = self.child.wait();
         }
         if std::thread::panicking() {
-            eprintln!("---- log of the proxy\n{}", super::tail(&self.log()));
+            testkit::note!("---- log of the proxy\n{}", super::tail(&self.log()));
         }
     }
 }

@@ -231,7 +231,7 @@ impl Drop for Galera {
         for node in &mut self.nodes {
             node.kill();
             if std::thread::panicking() {
-                eprintln!("---- log of a node\n{}", tail(&node.log()));
+                testkit::note!("---- log of a node\n{}", tail(&node.log()));
             }
         }
     }

@@ -220,7 +220,7 @@ impl Drop for MariaDb {
     fn drop(&mut self) {
         self.kill();
         if thread::panicking() {
-            eprintln!("---- log of MariaDB\n{}", tail(&self.log()));
+            testkit::note!("---- log of MariaDB\n{}", tail(&self.log()));
         }
     }
 }

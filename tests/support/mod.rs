@@ -286,8 +286,8 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
         if thread::panicking() {
-            eprintln!("---- log of the server\n{}", tail(&self.log()));
-            eprintln!(
+            testkit::note!("---- log of the server\n{}", tail(&self.log()));
+            testkit::note!(
                 "---- stderr of the server\n{}",
                 fs::read_to_string(self.path("stderr")).unwrap_or_default()
             );

@@ -21,7 +21,7 @@ impl MtaRoot {
     /// Creates a copy with this package. Returns `None` if the test does not run as root, because only root may chroot.
     pub fn with(package: &str) -> Option<MtaRoot> {
         if !geteuid().is_root() {
-            println!("{package} is not tested: only root may run it with chroot");
+            testkit::note!("{package} is not tested: only root may run it with chroot");
             return None;
         }
         let roots = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mtas");
