@@ -62,7 +62,6 @@ mod starttls;
 mod status;
 mod storage;
 mod store_change;
-mod support;
 mod systemd;
 mod table;
 mod time;

@@ -21,10 +21,10 @@ use FaultsBegin::{AfterListening, AtProcessStart};
 
 use testkit::{note, test};
 
-use crate::support::load::{
+use testkit::load::{
     Account, PlainClient, assert_no_loss_or_duplicate, content_of, stored_markers,
 };
-use crate::support::{BINARY, under_strace, wait_for, write_config};
+use testkit::{binary, under_strace, wait_for, write_config};
 
 /// When strace starts to count calls and to inject the fault.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -284,7 +284,7 @@ impl Run {
         all.extend(settings);
         write_config(folder.path(), &all);
         fs::create_dir_all(folder.path().join("small")).expect("a folder");
-        let mut program = Command::new(BINARY);
+        let mut program = Command::new(binary());
         program.arg("-config=goguerrilla.conf");
         let errors = File::create(folder.path().join("stderr")).expect("a file");
         let child = around(program)

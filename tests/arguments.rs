@@ -8,8 +8,8 @@ use tempfile::TempDir;
 
 use testkit::test;
 
-use crate::support::ended::run;
-use crate::support::{BINARY, Client, Server, value, wait_for, write_config};
+use testkit::ended::run;
+use testkit::{Client, Server, binary, value, wait_for, write_config};
 
 #[test]
 fn options_accept_one_dash_or_two() {
@@ -251,7 +251,7 @@ fn logs_smtp_lines(server: &Server) -> bool {
 }
 
 fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(BINARY);
+    let mut command = Command::new(binary());
     command.args(arguments);
     command
 }

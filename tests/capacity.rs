@@ -11,8 +11,8 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use testkit::{note, test};
 
-use crate::support::tls::TlsServer;
-use crate::support::{Client, Server, TEST_TIMEOUT, wait_for};
+use testkit::tls::TlsServer;
+use testkit::{Client, Server, TEST_TIMEOUT, wait_for};
 
 #[test]
 fn ten_thousand_idle_clients_use_little_memory() {

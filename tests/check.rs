@@ -11,8 +11,8 @@ use tempfile::TempDir;
 
 use testkit::test;
 
-use crate::support::ended::{ProcessResult, run, run_command};
-use crate::support::{BINARY, Server, write_config};
+use testkit::ended::{ProcessResult, run, run_command};
+use testkit::{Server, binary, write_config};
 
 #[test]
 fn check_without_findings_exits_with_0_and_creates_no_file() {
@@ -142,7 +142,7 @@ fn check_names_the_user_that_lacks_file_permissions() {
     let program = folder.path().join("goguerrilla");
     // `cp` writes the copy: a child process of another test could inherit a descriptor that this process has open for writing,
     // and then the program could not be executed (ETXTBSY).
-    let copied = Command::new("cp").arg(BINARY).arg(&program).status();
+    let copied = Command::new("cp").arg(binary()).arg(&program).status();
     assert!(copied.expect("cp starts").success());
     fs::set_permissions(folder.path(), Permissions::from_mode(0o555)).expect("our folder");
     let (user, ended) = check_without_rights(folder.path(), &program);

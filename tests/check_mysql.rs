@@ -8,10 +8,10 @@ use tempfile::TempDir;
 
 use testkit::test;
 
-use crate::support::ended::run;
-use crate::support::mariadb::{FIELD_TABLE, MariaDb, PASSWORD, with_hosts};
-use crate::support::redis::{FakeBehavior, FakeRedis, Redis};
-use crate::support::write_config;
+use testkit::ended::run;
+use testkit::mariadb::{FIELD_TABLE, MariaDb, PASSWORD, with_hosts};
+use testkit::redis::{FakeBehavior, FakeRedis, Redis};
+use testkit::write_config;
 
 /// Privileges of an account that may only insert into the table and look up rows.
 const RIGHTS: &str =

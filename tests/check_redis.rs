@@ -7,10 +7,10 @@ use tempfile::TempDir;
 
 use testkit::test;
 
-use crate::support::ended::run;
-use crate::support::mariadb::{MariaDb, with_hosts};
-use crate::support::redis::{FakeBehavior, FakeRedis, Redis, RedisCluster};
-use crate::support::{wait_for, write_config};
+use testkit::ended::run;
+use testkit::mariadb::{MariaDb, with_hosts};
+use testkit::redis::{FakeBehavior, FakeRedis, Redis, RedisCluster};
+use testkit::{wait_for, write_config};
 
 #[test]
 fn check_reports_each_redis_error_in_one_line_with_its_fix() {

@@ -14,8 +14,8 @@ use tempfile::TempDir;
 
 use testkit::{note, test};
 
-use crate::support::ended::run;
-use crate::support::{Server, run_in, short_mail, write_config};
+use testkit::ended::run;
+use testkit::{Server, run_in, short_mail, write_config};
 
 const FILE: &str = "goguerrilla.db";
 

@@ -10,9 +10,9 @@ use socket2::SockRef;
 
 use testkit::test;
 
-use crate::support::mariadb::{MariaDb, with_hosts};
-use crate::support::tls::{TlsClient, TlsServer};
-use crate::support::{Client, Server, short_mail, stuffed, wait_for_within};
+use testkit::mariadb::{MariaDb, with_hosts};
+use testkit::tls::{TlsClient, TlsServer};
+use testkit::{Client, Server, short_mail, stuffed, wait_for_within};
 
 /// How a client disconnects.
 #[derive(Clone, Copy, Debug)]

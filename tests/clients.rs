@@ -13,8 +13,8 @@ use lettre::{SmtpTransport, Transport};
 
 use testkit::test;
 
-use crate::support::tls::TlsServer;
-use crate::support::{Server, wait_for, without_trace};
+use testkit::tls::TlsServer;
+use testkit::{Server, wait_for, without_trace};
 
 #[test]
 fn curl_delivers_to_two_recipients() {

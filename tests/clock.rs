@@ -11,11 +11,11 @@ use tempfile::TempDir;
 
 use testkit::test;
 
-use crate::support::certificates::{KeyKind, Pair};
-use crate::support::load::{Load, assert_no_loss_or_duplicate, content_of, stored_markers};
-use crate::support::store::{StoredMail, mails_after};
-use crate::support::tls::{TlsClient, TlsServer, certificate, config_trusting, starttls};
-use crate::support::{wait_for, wait_for_within};
+use testkit::certificates::{KeyKind, Pair};
+use testkit::load::{Load, assert_no_loss_or_duplicate, content_of, stored_markers};
+use testkit::store::{StoredMail, mails_after};
+use testkit::tls::{TlsClient, TlsServer, certificate, config_trusting, starttls};
+use testkit::{wait_for, wait_for_within};
 
 #[test]
 fn wall_clock_jump_affects_no_mail_no_session_and_no_certificate_renewal() {

@@ -3,7 +3,7 @@
 
 use testkit::test;
 
-use crate::support::{Client, Server, short_mail, value};
+use testkit::{Client, Server, short_mail, value};
 
 #[test]
 fn command_101_without_a_saved_mail_closes_the_session() {

@@ -8,8 +8,8 @@ use tempfile::TempDir;
 
 use testkit::test;
 
-use crate::support::Server;
-use crate::support::ended::run;
+use testkit::Server;
+use testkit::ended::run;
 
 #[test]
 fn each_invalid_setting_prints_its_expected_error() {

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use testkit::test;
 
-use crate::support::store::{StoredMail, mails_after};
-use crate::support::{Client, Server, stuffed, without_trace};
+use testkit::store::{StoredMail, mails_after};
+use testkit::{Client, Server, stuffed, without_trace};
 
 #[test]
 fn corpus_mails_sent_with_data_have_expected_rows_and_unchanged_content() {

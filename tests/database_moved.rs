@@ -13,9 +13,9 @@ use tempfile::TempDir;
 
 use testkit::test;
 
-use crate::support::ended::run;
-use crate::support::load::{Load, assert_no_loss_or_duplicate, content_of, stored_markers};
-use crate::support::{Server, under_strace, value, write_config};
+use testkit::ended::run;
+use testkit::load::{Load, assert_no_loss_or_duplicate, content_of, stored_markers};
+use testkit::{Server, under_strace, value, write_config};
 
 const FILE: &str = "goguerrilla.db";
 const FILES: [&str; 3] = ["goguerrilla.db", "goguerrilla.db-wal", "goguerrilla.db-shm"];

@@ -7,8 +7,8 @@ use std::path::Path;
 use testkit::test;
 
 use crate::status::get;
-use crate::support::load::{content_of, stored_markers};
-use crate::support::{Server, wait_for};
+use testkit::load::{content_of, stored_markers};
+use testkit::{Server, wait_for};
 
 const FILE: &str = "goguerrilla.db";
 const LOG: &str = "goguerrilla.db-wal";

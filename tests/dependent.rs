@@ -58,7 +58,7 @@ fn cargo() -> Command {
 }
 
 fn target_folder() -> PathBuf {
-    let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let tmp = testkit::cache();
     tmp.parent().expect("the target folder").to_owned()
 }
 

@@ -7,7 +7,7 @@ use std::{fs, thread};
 
 use testkit::test;
 
-use crate::support::dialog::{Dialog, DialogServer};
+use testkit::dialog::{Dialog, DialogServer};
 
 #[test]
 fn server_replies_match_every_dialog_file() {

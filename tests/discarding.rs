@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use testkit::{note, test};
 
-use crate::support::{Client, Server, value, wait_for};
+use testkit::{Client, Server, value, wait_for};
 
 #[test]
 fn oversized_content_of_20_mib_gets_552_while_most_slots_are_free() {

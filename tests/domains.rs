@@ -7,9 +7,9 @@ use tempfile::TempDir;
 use testkit::test;
 
 use crate::nginx;
-use crate::support::ended::run;
-use crate::support::store::mails_after;
-use crate::support::{Client, Server, write_config};
+use testkit::ended::run;
+use testkit::store::mails_after;
+use testkit::{Client, Server, write_config};
 
 const HOSTS: &str = "münchen.example, xn--grn-ioa.test, *.例子.测试, ours.test., _x.test, xn--zzzz--1.test, \
                      [IPv6:2001:DB8:0::1], [192.0.2.1]";

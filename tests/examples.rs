@@ -17,9 +17,9 @@ use tempfile::TempDir;
 
 use testkit::{note, test};
 
-use crate::support::load::{Load, assert_no_loss_or_duplicate, content_of};
-use crate::support::postgres::Postgres;
-use crate::support::{BINARY, Client, short_mail, stuffed, under_strace, wait_for, without_trace};
+use testkit::load::{Load, assert_no_loss_or_duplicate, content_of};
+use testkit::postgres::Postgres;
+use testkit::{Client, binary, short_mail, stuffed, under_strace, wait_for, without_trace};
 
 #[test]
 fn folder_store_writes_one_file_for_each_mail_and_stops_at_sigterm() {
@@ -136,7 +136,7 @@ fn recipients_from_set_follow_changes_of_their_file() {
     client.send([&short_mail("set")[..], b".\r\n"].concat());
     client.expect("250 2.0.0");
 
-    let stored = crate::support::store::mails_after(&file("mail.db"), 0);
+    let stored = testkit::store::mails_after(&file("mail.db"), 0);
     let recipients: Vec<&str> = stored.iter().map(|row| &*row.recipient).collect();
     let want = ["old", "OTHER", "new", "postmaster", "fourth"];
     assert_eq!(recipients, want.map(|name| format!("{name}@ours.test")));
@@ -395,7 +395,7 @@ fn build(arguments: &[&str]) {
 }
 
 fn profile_folder() -> &'static Path {
-    Path::new(BINARY).parent().expect("a folder of programs")
+    Path::new(binary()).parent().expect("a folder of programs")
 }
 
 /// Returns the mail id in the reply to the final dot.

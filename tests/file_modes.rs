@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use testkit::test;
 
-use crate::support::{Server, wait_for, with_umask};
+use testkit::{Server, wait_for, with_umask};
 
 const FILES: [&str; 4] = [
     "log",

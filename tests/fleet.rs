@@ -18,14 +18,14 @@ use testkit::{note, test};
 use crate::galera::{
     RECOVERY_LIMIT, assert_fast_failover, assert_no_acknowledged_mail_lost, stored_markers, summary,
 };
-use crate::support::front::{ProxyProcess, documented_block, with};
-use crate::support::galera::Galera;
-use crate::support::load::{Load, PlainClient, content_of};
-use crate::support::mariadb::{program, with_hosts};
-use crate::support::ports::free_address;
-use crate::support::rate::Rate;
-use crate::support::redis::RedisCluster;
-use crate::support::{Server, wait_for, wait_for_within, without_trace};
+use testkit::front::{ProxyProcess, documented_block, with};
+use testkit::galera::Galera;
+use testkit::load::{Load, PlainClient, content_of};
+use testkit::mariadb::{program, with_hosts};
+use testkit::ports::free_address;
+use testkit::rate::Rate;
+use testkit::redis::RedisCluster;
+use testkit::{Server, wait_for, wait_for_within, without_trace};
 
 /// Number of concurrent sessions in the soak tests.
 const SESSIONS: usize = 50;

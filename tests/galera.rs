@@ -10,11 +10,11 @@ use nix::sys::signal::Signal;
 
 use testkit::{note, test};
 
-use crate::support::fault_proxy::{Fault, FaultProxy};
-use crate::support::galera::Galera;
-use crate::support::load::{Account, Load, content_of};
-use crate::support::mariadb::with_hosts;
-use crate::support::{
+use testkit::fault_proxy::{Fault, FaultProxy};
+use testkit::galera::Galera;
+use testkit::load::{Account, Load, content_of};
+use testkit::mariadb::with_hosts;
+use testkit::{
     Server, release_or_debug, short_mail, stuffed, wait_for, wait_for_within, without_trace,
 };
 
@@ -226,7 +226,7 @@ fn wait_for_failbacks(server: &Server, left: &str, back: &str) {
 fn wait_until_writers_use(server: &Server, galera: &Galera, node: usize) {
     let uses = format!(
         "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE USER = '{}' AND DB = 'mail'",
-        crate::support::mariadb::USER
+        testkit::mariadb::USER
     );
     wait_for_within("mail to go to the preferred node", RECOVERY_LIMIT, || {
         let mut client = server.client();

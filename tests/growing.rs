@@ -9,13 +9,13 @@ use rusqlite::{Connection, params};
 
 use testkit::test;
 
-use crate::support::fault_proxy::{Fault, FaultProxy};
-use crate::support::front::{documented_block, with};
-use crate::support::load::{
+use testkit::fault_proxy::{Fault, FaultProxy};
+use testkit::front::{documented_block, with};
+use testkit::load::{
     Load, assert_no_loss_or_duplicate, content_of, stored_markers as stored_in_sqlite,
 };
-use crate::support::mariadb::MariaDb;
-use crate::support::{Server, TEST_TIMEOUT, without_trace};
+use testkit::mariadb::MariaDb;
+use testkit::{Server, TEST_TIMEOUT, without_trace};
 
 #[test]
 fn mariadb_table_is_partitioned_by_day_under_load() {

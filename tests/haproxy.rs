@@ -11,11 +11,11 @@ use tempfile::TempDir;
 use testkit::test;
 
 use crate::clients::mail;
-use crate::support::front::{ProxyProcess, documented_block, with};
-use crate::support::ports::free_address;
-use crate::support::store::mails_after;
-use crate::support::tls::{TlsClient, TlsServer, config_trusting, connection, starttls};
-use crate::support::{Client, wait_for, without_trace};
+use testkit::front::{ProxyProcess, documented_block, with};
+use testkit::ports::free_address;
+use testkit::store::mails_after;
+use testkit::tls::{TlsClient, TlsServer, config_trusting, connection, starttls};
+use testkit::{Client, wait_for, without_trace};
 
 #[test]
 fn haproxy_forwards_mail_with_proxy_v1_and_v2_headers_and_tls() {
@@ -138,7 +138,7 @@ impl Front {
     fn deliver_in_tls(&self, mut client: TlsClient) {
         client.command("EHLO client.test", "250");
         client.begin_mail();
-        client.send(crate::support::stuffed(&mail("\r\n")));
+        client.send(testkit::stuffed(&mail("\r\n")));
         client.expect("250 2.0.0 OK");
         self.assert_newest("ESMTPS");
     }

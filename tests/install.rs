@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use testkit::{note, test};
 
-use crate::support::{BINARY, Client, run_in, short_mail, tail, value, wait_for, write_config};
+use testkit::{Client, binary, run_in, short_mail, tail, value, wait_for, write_config};
 
 #[allow(dead_code)] // its main
 #[path = "../examples/man.rs"]
@@ -123,7 +123,7 @@ fn make_install_over_an_older_version_keeps_configuration_and_mails() {
         output_text.contains(&format!("{CONFIG} is left as it was")),
         "{output_text}"
     );
-    assert!(fs::read(&program).expect("installed") == fs::read(BINARY).expect("built"));
+    assert!(fs::read(&program).expect("installed") == fs::read(binary()).expect("built"));
     let is_untouched = || {
         assert_eq!(
             fs::read_to_string(below(CONFIG)).expect("the file is kept"),
@@ -320,7 +320,8 @@ fn server_under_nohup_survives_its_terminal_and_treats_sighup_as_reload() {
     let file = |name: &str| folder.path().join(name);
     // A shell on a terminal of its own runs the command of the README, then waits for input.
     let shell = format!(
-        "nohup '{BINARY}' -config=goguerrilla.conf 2>&1 & echo $! >id; mv id pid; read -r word"
+        "nohup '{}' -config=goguerrilla.conf 2>&1 & echo $! >id; mv id pid; read -r word",
+        binary()
     );
     let mut terminal = Command::new("script")
         .args(["--quiet", "--return", "--command", &shell, "/dev/null"])
@@ -402,7 +403,7 @@ impl IsolatedMachine {
         let mut shell = Command::new("unshare")
             .args(["--mount", "--net", "sh", "-euc", ISOLATION_SCRIPT])
             .arg(root())
-            .arg(BINARY)
+            .arg(binary())
             .current_dir(folder.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -525,7 +526,7 @@ fn make_command(folder: &Path, words: &[&str]) -> Command {
         .arg("--silent")
         .arg(format!("DESTDIR={}", folder.display()))
         // If a variable is given twice, make uses the last value.
-        .arg(format!("BINARY={BINARY}"))
+        .arg(format!("BINARY={}", binary()))
         .args(words)
         .current_dir(root());
     command

@@ -8,9 +8,9 @@ use std::thread;
 use testkit::{note, test};
 
 use crate::status::wait_for_metric;
-use crate::support::store::mails_after;
-use crate::support::tls::{TlsClient, TlsServer};
-use crate::support::{Client, Server, incompressible, stuffed, wait_for, without_trace};
+use testkit::store::mails_after;
+use testkit::tls::{TlsClient, TlsServer};
+use testkit::{Client, Server, incompressible, stuffed, wait_for, without_trace};
 
 /// This vulnerability affected Postfix.
 #[test]
@@ -99,7 +99,7 @@ fn cve_2021_38371_no_reply_is_sent_between_starttls_220_and_the_handshake() {
         .expect_err("no octets before the handshake");
     assert_eq!(early.kind(), ErrorKind::WouldBlock);
     socket.set_nonblocking(false).expect("an open socket");
-    let config = crate::support::tls::config_trusting(&[&tls.pair.chain]);
+    let config = testkit::tls::config_trusting(&[&tls.pair.chain]);
     let mut client = TlsClient::over(socket, config).expect("nothing but a handshake");
     // The first reply over TLS answers the first command over TLS.
     client.command("NOOP", "250 2.0.0 ");

@@ -11,7 +11,7 @@ use socket2::{Domain, Socket, Type};
 
 use testkit::{note, test};
 
-use crate::support::{Client, Server, connect_with_small_buffers, short_mail, wait_for};
+use testkit::{Client, Server, connect_with_small_buffers, short_mail, wait_for};
 
 #[test]
 fn per_ip_limit_rejects_further_connections_and_serves_other_addresses() {

@@ -18,8 +18,8 @@ use tempfile::TempDir;
 
 use testkit::{note, test};
 
-use crate::support::ports::free_address;
-use crate::support::{BINARY, Client, Server, short_mail, value, wait_for, write_config};
+use testkit::ports::free_address;
+use testkit::{Client, Server, binary, short_mail, value, wait_for, write_config};
 
 /// The keys and values of a log line. The first four values of the text format have no keys in the log.
 type Event = BTreeMap<String, String>;
@@ -76,7 +76,7 @@ fn closed_log_pipe_loses_no_mail() {
         folder.path(),
         &[("GSMTP_LOG_FILE", "/dev/stdout"), ("GSMTP_VERBOSE", "Y")],
     );
-    let mut child = Command::new(BINARY)
+    let mut child = Command::new(binary())
         .current_dir(folder.path())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -126,7 +126,7 @@ fn assert_logs_to_stdout_as_nobody(stdout: Stdio, output: impl Read) {
         ("SGID", &nobody),
     ];
     write_config(folder.path(), &settings);
-    let mut program = Command::new(BINARY);
+    let mut program = Command::new(binary());
     program.current_dir(folder.path()).stdin(Stdio::null());
     program.stdout(stdout).stderr(Stdio::null());
     let mut child = program.spawn().expect("the program starts");
@@ -192,7 +192,7 @@ fn stalled_log_reader_does_not_delay_shutdown() {
         .each_ref()
         .map(|(key, value)| (*key, value.as_str()));
     write_config(folder.path(), &settings);
-    let mut server = Command::new(BINARY)
+    let mut server = Command::new(binary())
         .arg("-config=goguerrilla.conf")
         .current_dir(folder.path())
         .stdin(Stdio::null())

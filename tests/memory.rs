@@ -8,9 +8,9 @@ use tempfile::TempDir;
 
 use testkit::{note, test};
 
-use crate::support::mariadb::MariaDb;
-use crate::support::redis::Redis;
-use crate::support::{Client, Server, incompressible, wait_for};
+use testkit::mariadb::MariaDb;
+use testkit::redis::Redis;
+use testkit::{Client, Server, incompressible, wait_for};
 
 #[test]
 fn content_over_the_memory_budget_gets_452_and_the_budget_is_released() {

@@ -12,10 +12,10 @@ use tempfile::TempDir;
 use testkit::test;
 
 use crate::clients;
-use crate::support::certificates::{KeyKind, Pair};
-use crate::support::root::{Daemon, MtaRoot};
-use crate::support::store::{StoredMail, mails_after};
-use crate::support::{Server, value, wait_for, wait_for_within, without_trace};
+use testkit::certificates::{KeyKind, Pair};
+use testkit::root::{Daemon, MtaRoot};
+use testkit::store::{StoredMail, mails_after};
+use testkit::{Server, value, wait_for, wait_for_within, without_trace};
 
 #[test]
 fn postfix_delivers_its_queue_unchanged() {

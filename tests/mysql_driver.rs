@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use testkit::test;
 
 use crate::status::figures;
-use crate::support::mariadb::{MariaDb, PASSWORD, USER, with_hosts};
-use crate::support::{BINARY, Server, short_mail, wait_for, wait_for_within};
+use testkit::mariadb::{MariaDb, PASSWORD, USER, with_hosts};
+use testkit::{Server, binary, short_mail, wait_for, wait_for_within};
 
 const STATUS: (&str, &str) = ("GM_STATUS_INTERFACE", "127.0.0.1:0");
 /// Maximum time until mail is saved after the cause is removed.
@@ -198,7 +198,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Asserts that a command exits with status 1 and prints a single line.
 fn assert_fails_in_one_line(server: &Server, arguments: &[&str], of: &str) {
-    let output = Command::new(BINARY)
+    let output = Command::new(binary())
         .args(arguments)
         .arg("-config=goguerrilla.conf")
         .current_dir(server.folder.path())

@@ -14,11 +14,11 @@ use tempfile::TempDir;
 
 use testkit::{note, test};
 
-use crate::support::fault_proxy::{Fault, FaultProxy};
-use crate::support::mariadb::{FIELD_TABLE, MariaDb, PASSWORD, with_hosts};
-use crate::support::ports::free_address;
-use crate::support::redis::Redis;
-use crate::support::{BINARY, Reply, Server, incompressible, short_mail, value, wait_for_within};
+use testkit::fault_proxy::{Fault, FaultProxy};
+use testkit::mariadb::{FIELD_TABLE, MariaDb, PASSWORD, with_hosts};
+use testkit::ports::free_address;
+use testkit::redis::Redis;
+use testkit::{Reply, Server, binary, incompressible, short_mail, value, wait_for_within};
 
 /// The maximum time until a 451 while a database hangs: twenty seconds of retries, and ten seconds for the last call.
 const REPLY_LIMIT: Duration = Duration::from_secs(35);
@@ -194,7 +194,7 @@ fn unknown_commit_on_a_lost_host_is_never_acknowledged() {
     let mut client = server.client();
     client.set_reply_timeout(REPLY_LIMIT);
     client.begin_data("a@client.test", "u@ours.test");
-    client.send(crate::support::stuffed(&short_mail("doubtful")));
+    client.send(testkit::stuffed(&short_mail("doubtful")));
     proxy.wait_for_cuts(1);
     database.kill();
     let reply = client.read_reply().expect("a reply to the final dot");
@@ -794,7 +794,7 @@ fn list_whose_output_is_not_read_holds_no_table_lock() {
         ));
     }
     // The output is much larger than a pipe buffer; the reader stops after the first line, as a pager does.
-    let mut list = Command::new(BINARY)
+    let mut list = Command::new(binary())
         .args(["list", "-config=goguerrilla.conf", "--limit=100000"])
         .current_dir(server.path("."))
         .stdout(Stdio::piped())

@@ -12,12 +12,12 @@ use tempfile::TempDir;
 use testkit::test;
 
 use crate::clients::{mail, mail_with_final_empty_line};
-use crate::support::certificates::{KeyKind, Pair};
-use crate::support::front::{ProxyProcess, documented_block, with};
-use crate::support::ports::free_address;
-use crate::support::store::{StoredMail, mails_after};
-use crate::support::tls::{TlsClient, config_trusting, starttls};
-use crate::support::{Client, Server, value, wait_for, without_trace};
+use testkit::certificates::{KeyKind, Pair};
+use testkit::front::{ProxyProcess, documented_block, with};
+use testkit::ports::free_address;
+use testkit::store::{StoredMail, mails_after};
+use testkit::tls::{TlsClient, config_trusting, starttls};
+use testkit::{Client, Server, value, wait_for, without_trace};
 
 #[test]
 fn nginx_forwards_mail_from_ipv4_and_ipv6_clients_with_their_addresses() {
@@ -58,7 +58,7 @@ fn nginx_terminates_starttls_without_session_tickets() {
     client.command("MAIL FROM:<a@client.test>", "250 ");
     client.command("RCPT TO:<u@ours.test>", "250 ");
     client.command("DATA", "354 ");
-    client.send(crate::support::stuffed(&mail("\r\n")));
+    client.send(testkit::stuffed(&mail("\r\n")));
     client.expect("250 2.0.0 OK : queued as ");
     assert_eq!(client.tls().tls13_tickets_received(), 0);
     let mail = front.newest();
@@ -405,8 +405,8 @@ fn auth_http_address_in_use_is_a_start_error() {
         ("NGINX_AUTH_ENABLED", "Y"),
         ("NGINX_AUTH", address.as_str()),
     ];
-    crate::support::write_config(folder.path(), &settings);
-    let ended = crate::support::ended::run(folder.path(), &["-config=goguerrilla.conf"]);
+    testkit::write_config(folder.path(), &settings);
+    let ended = testkit::ended::run(folder.path(), &["-config=goguerrilla.conf"]);
     let expected = format!("goguerrilla: cannot bind {address}: ");
     assert_eq!(ended.status, 1);
     assert!(

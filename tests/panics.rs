@@ -20,7 +20,7 @@ use log::{LevelFilter, Log, Metadata, Record};
 
 use testkit::test;
 
-use crate::support::{self, TEST_TIMEOUT, short_mail, wait_for};
+use testkit::{self, TEST_TIMEOUT, short_mail, wait_for};
 
 #[test]
 fn panicking_connection_frees_its_slot_and_other_clients_are_served() {
@@ -97,7 +97,7 @@ fn memory_and_slots_are_released_after_a_connection_or_store_panic() {
     let serve = move |client: &Client| connection::serve(client, &settings);
     let (pool, listener) = open(Box::new(serve));
     let client = || {
-        let mut client = support::Client::connect(listener.bound_address());
+        let mut client = testkit::Client::connect(listener.bound_address());
         client.expect("220 ");
         client
     };
@@ -128,7 +128,7 @@ fn memory_and_slots_are_released_after_a_connection_or_store_panic() {
         nothing_is_held_by(0);
         // The store panics while it holds a mail and its compressed form.
         let mut poisons = client();
-        let content = [&short_mail(POISON)[..], &support::incompressible(100_000)].concat();
+        let content = [&short_mail(POISON)[..], &testkit::incompressible(100_000)].concat();
         let reply = poisons.deliver("a@client.test", "u@ours.test", &content);
         assert!(reply.text().starts_with("451 4.3.0 "), "{}", reply.text());
         nothing_is_held_by(1);

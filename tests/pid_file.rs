@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use testkit::test;
 
-use crate::support::{Server, wait_for};
+use testkit::{Server, wait_for};
 
 /// A change to the PID file of a running server.
 type Change = fn(&Server);
@@ -147,7 +147,7 @@ fn pid_file_in_an_unwritable_folder_is_emptied_only_if_it_is_the_own() {
 #[test]
 fn pid_file_mode_is_0644_whatever_the_umask() {
     let folder = TempDir::new().expect("a temporary folder");
-    let server = Server::start_with(folder, &SETTINGS, crate::support::with_umask("000"));
+    let server = Server::start_with(folder, &SETTINGS, testkit::with_umask("000"));
     let mode = wait_for("the PID file", || fs::metadata(server.path("pid")).ok());
     assert_eq!(mode.permissions().mode() & 0o777, 0o644);
 }

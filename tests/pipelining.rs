@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use testkit::test;
 
-use crate::support::{BINARY, Server, TEST_TIMEOUT, connect_with_small_buffers, wait_for};
+use testkit::{Server, TEST_TIMEOUT, binary, connect_with_small_buffers, wait_for};
 
 #[test]
 fn replies_to_pipelined_commands_are_sent_in_one_write() {
@@ -26,7 +26,7 @@ fn replies_to_pipelined_commands_are_sent_in_one_write() {
             "trace=sendto,sendmsg,write,writev",
             "-o",
         ]);
-        traced.arg(&calls).arg(BINARY).args(command.get_args());
+        traced.arg(&calls).arg(binary()).args(command.get_args());
         traced
     });
     let mut client = server.client();

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use testkit::test;
 
-use crate::support::{Server, run_in, wait_for, write_config};
+use testkit::{Server, run_in, wait_for, write_config};
 
 const NOBODY: u32 = 65_534;
 const DROP: [(&str, &str); 4] = [

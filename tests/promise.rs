@@ -7,10 +7,8 @@ use socket2::SockRef;
 
 use testkit::{note, test};
 
-use crate::support::Server;
-use crate::support::load::{
-    Account, Load, assert_no_loss_or_duplicate, content_of, stored_markers,
-};
+use testkit::Server;
+use testkit::load::{Account, Load, assert_no_loss_or_duplicate, content_of, stored_markers};
 
 #[test]
 fn kill_9_neither_loses_nor_duplicates_acknowledged_mail() {

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use testkit::{note, test};
 
-use crate::support::mariadb::MariaDb;
-use crate::support::redis::Redis;
-use crate::support::{short_mail, stuffed, wait_for, wait_for_within, without_trace};
+use testkit::mariadb::MariaDb;
+use testkit::redis::Redis;
+use testkit::{short_mail, stuffed, wait_for, wait_for_within, without_trace};
 
 /// The processes that are killed in a round.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -10,9 +10,9 @@ use socket2::{Domain, Socket, Type};
 
 use testkit::test;
 
-use crate::support::store::mails_after;
-use crate::support::tls::{TlsClient, TlsServer, config_trusting, connection, starttls};
-use crate::support::{Client, Server, wait_for};
+use testkit::store::mails_after;
+use testkit::tls::{TlsClient, TlsServer, config_trusting, connection, starttls};
+use testkit::{Client, Server, wait_for};
 
 const PROXY_PROTOCOL_ON: &[(&str, &str)] = &[
     ("GSMTP_PROXY_PROTOCOL", "Y"),

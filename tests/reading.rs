@@ -7,9 +7,9 @@ use tempfile::TempDir;
 
 use testkit::test;
 
-use crate::support::ended::{run, run_command};
-use crate::support::load::content_of;
-use crate::support::{Server, write_config};
+use testkit::ended::{run, run_command};
+use testkit::load::content_of;
+use testkit::{Server, write_config};
 
 #[test]
 fn printed_sqlite_schema_creates_a_table_that_the_server_uses() {
@@ -230,7 +230,7 @@ fn show_exits_with_0_when_its_output_pipe_is_closed_early() {
             .arg(format!(
                 "{{ \"$0\" show {hash}; echo status $? >&2; }} | head -c 10"
             ))
-            .arg(crate::support::BINARY)
+            .arg(testkit::binary())
             .current_dir(server.folder.path()),
     );
     assert_eq!(ended.stdout, "Return-Pat");

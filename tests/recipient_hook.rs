@@ -10,7 +10,7 @@ use goguerrilla::{Config, Server, ServerHandle};
 
 use testkit::test;
 
-use crate::support::{Client, TEST_TIMEOUT, short_mail};
+use testkit::{Client, TEST_TIMEOUT, short_mail};
 
 #[test]
 fn hook_decides_which_recipients_get_a_mail() {

@@ -2,8 +2,8 @@
 
 use testkit::test;
 
-use crate::support::store::{StoredMail, mails_after};
-use crate::support::{Client, Server};
+use testkit::store::{StoredMail, mails_after};
+use testkit::{Client, Server};
 
 #[test]
 fn only_recipients_in_allowed_domains_are_accepted() {

@@ -8,12 +8,12 @@ use nix::sys::signal::Signal;
 
 use testkit::test;
 
-use crate::support::ended::{ProcessResult, run};
-use crate::support::fault_proxy::{Fault, FaultProxy};
-use crate::support::mariadb::MariaDb;
-use crate::support::ports::free_port;
-use crate::support::redis::{FakeBehavior, FakeRedis, Redis};
-use crate::support::{Server, short_mail, wait_for_within, without_trace};
+use testkit::ended::{ProcessResult, run};
+use testkit::fault_proxy::{Fault, FaultProxy};
+use testkit::mariadb::MariaDb;
+use testkit::ports::free_port;
+use testkit::redis::{FakeBehavior, FakeRedis, Redis};
+use testkit::{Server, short_mail, wait_for_within, without_trace};
 
 /// The maximum time from the final dot to the 250 whatever Redis does. The guarantee is a quarter of a second for Redis alone;
 /// the rest is for an unoptimized build that runs next to other tests.

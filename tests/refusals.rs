@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use testkit::test;
 
-use crate::support::{Client, Server};
+use testkit::{Client, Server};
 
 #[test]
 fn unavailable_store_replies_451_and_recovered_store_replies_250() {
@@ -82,7 +82,7 @@ fn client_over_the_limit_gets_421_at_once_and_a_freed_slot_is_reused() {
     }
     first.command("QUIT", "221 2.0.0 ");
     first.expect_close();
-    crate::support::wait_for("a free slot", || {
+    testkit::wait_for("a free slot", || {
         let mut client = Client::connect(server.address);
         (client.read_reply()?.code == 220).then_some(())
     });

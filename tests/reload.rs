@@ -7,10 +7,10 @@ use nix::sys::signal::Signal;
 
 use testkit::test;
 
-use crate::support::certificates::{KeyKind, Pair};
-use crate::support::mariadb::{MariaDb, with_hosts};
-use crate::support::ports::free_port;
-use crate::support::{Client, Server, incompressible, value, wait_for, write_config};
+use testkit::certificates::{KeyKind, Pair};
+use testkit::mariadb::{MariaDb, with_hosts};
+use testkit::ports::free_port;
+use testkit::{Client, Server, incompressible, value, wait_for, write_config};
 
 #[test]
 fn reload_applies_to_new_sessions_and_open_ones_keep_their_settings() {

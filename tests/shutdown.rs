@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use testkit::test;
 
-use crate::support::{BINARY, Client, Server, under_strace, wait_for, write_config};
+use testkit::{Client, Server, binary, under_strace, wait_for, write_config};
 
 #[test]
 fn sigterm_sends_421_to_idle_clients_at_once() {
@@ -46,7 +46,7 @@ fn signal_sent_as_soon_as_the_pid_file_exists_is_handled() {
         for _ in 0..10 {
             let folder = TempDir::new().expect("a temporary folder");
             write_config(folder.path(), &[("PID_FILE", "pid")]);
-            let mut child = Command::new(BINARY)
+            let mut child = Command::new(binary())
                 .arg("-config=goguerrilla.conf")
                 .current_dir(folder.path())
                 .stdin(Stdio::null())

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use testkit::{note, test};
 
-use crate::support::tls::TlsServer;
-use crate::support::{Server, connect_with_small_buffers, stuffed, wait_for};
+use testkit::tls::TlsServer;
+use testkit::{Server, connect_with_small_buffers, stuffed, wait_for};
 
 #[test]
 fn clients_that_send_only_noop_cannot_hold_all_slots() {

@@ -2,7 +2,7 @@
 
 use testkit::test;
 
-use crate::support::{Server, without_trace};
+use testkit::{Server, without_trace};
 
 #[test]
 fn mail_is_received_and_shown_octet_for_octet() {

@@ -10,8 +10,8 @@ use rusqlite::Connection;
 
 use testkit::{note, test};
 
-use crate::support::load::{content_of, stored_markers};
-use crate::support::{BINARY, Client, Server, under_strace, wait_for, write_config};
+use testkit::load::{content_of, stored_markers};
+use testkit::{Client, Server, binary, under_strace, wait_for, write_config};
 
 #[test]
 fn mail_waits_for_a_locked_sqlite_file_while_its_client_is_connected() {
@@ -300,7 +300,7 @@ fn file_that_is_not_a_database_is_a_one_line_start_error() {
     write_config(folder.path(), &[]);
     let text = "This is a letter to somebody, and no database at all.\n".repeat(100);
     fs::write(folder.path().join("goguerrilla.db"), &text).expect("a file is written");
-    let output = Command::new(BINARY)
+    let output = Command::new(binary())
         .arg("-config=goguerrilla.conf")
         .current_dir(folder.path())
         .output()

@@ -23,12 +23,12 @@ use testkit::{note, test};
 
 use crate::clients::{assert_stored, mail, mail_with_final_empty_line, python, run};
 use crate::status::figures;
-use crate::support::certificates::{KeyKind, Pair};
-use crate::support::ended;
-use crate::support::tls::{
+use testkit::certificates::{KeyKind, Pair};
+use testkit::ended;
+use testkit::tls::{
     TlsClient, TlsServer, certificate, config_trusting, config_with, connection, starttls,
 };
-use crate::support::{
+use testkit::{
     Client, Server, TEST_TIMEOUT, connect_with_small_buffers, value, wait_for, wait_for_within,
     write_config,
 };
@@ -42,7 +42,7 @@ fn openssl_delivers_over_tls_1_2_and_1_3_and_gets_no_session_ticket() {
         for implicit_tls_address in [false, true] {
             let commands = [
                 &b"ehlo client.test\r\nmail from:<a@client.test>\r\nrcpt to:<u@ours.test>\r\ndata\r\n"[..],
-                &crate::support::stuffed(&content),
+                &testkit::stuffed(&content),
                 b"quit\r\n",
             ];
             let (output, text) = s_client(

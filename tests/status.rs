@@ -14,11 +14,11 @@ use tempfile::TempDir;
 
 use testkit::test;
 
-use crate::support::ended::run;
-use crate::support::mariadb::MariaDb;
-use crate::support::redis::Redis;
-use crate::support::tls::TlsServer;
-use crate::support::{Client, Server, short_mail, value, wait_for, wait_for_within, write_config};
+use testkit::ended::run;
+use testkit::mariadb::MariaDb;
+use testkit::redis::Redis;
+use testkit::tls::TlsServer;
+use testkit::{Client, Server, short_mail, value, wait_for, wait_for_within, write_config};
 
 const STATUS: (&str, &str) = ("GM_STATUS_INTERFACE", "127.0.0.1:0");
 /// The maximum time until the database's state is known: a check every two seconds, and pauses of up to four seconds between

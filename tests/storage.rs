@@ -7,9 +7,9 @@ use std::process::{Command, Stdio};
 
 use testkit::test;
 
-use crate::support::mariadb::{FIELD_TABLE, MariaDb};
-use crate::support::redis::Redis;
-use crate::support::{Client, Reply, Server, run_in, value, without_trace};
+use testkit::mariadb::{FIELD_TABLE, MariaDb};
+use testkit::redis::Redis;
+use testkit::{Client, Reply, Server, run_in, value, without_trace};
 
 /// A row as values by column name; `None` is NULL.
 type Row = BTreeMap<&'static str, Option<Vec<u8>>>;
@@ -176,7 +176,7 @@ fn text(row: &Row, column: &str) -> String {
 fn mariadb_with_printed_schema() -> MariaDb {
     let database = MariaDb::start_with(&[]);
     let folder = tempfile::TempDir::new().expect("a temporary folder");
-    crate::support::write_config(folder.path(), &[("GM_STORE", "mysql")]);
+    testkit::write_config(folder.path(), &[("GM_STORE", "mysql")]);
     let schema = run_in(folder.path(), &["schema"]).expect("schema succeeds");
     database.sql(&String::from_utf8(schema).expect("UTF-8"));
     database
@@ -221,7 +221,7 @@ fn deliver_to_all(client: &mut Client, from: &str, to: &[&str], content: &[u8]) 
         client.command(&format!("RCPT TO:<{to}>"), "250 2.1.5");
     }
     client.command("DATA", "354 ");
-    client.send(crate::support::stuffed(content));
+    client.send(testkit::stuffed(content));
     client.read_reply().expect("a reply to the final dot")
 }
 
@@ -461,7 +461,7 @@ fn subject_outside_the_column_charset_fails_neither_its_mail_nor_the_batch() {
                 client.command("MAIL FROM:<a@b.test>", "250 2.1.0");
                 client.command("RCPT TO:<u@ours.test>", "250 2.1.5");
                 client.command("DATA", "354 ");
-                client.send(crate::support::stuffed(&content(subject)));
+                client.send(testkit::stuffed(&content(subject)));
                 client
             })
             .collect();
@@ -722,8 +722,8 @@ fn unix_sockets_and_a_table_in_another_database_work() {
         ("REDIS_INTERFACE", socket.as_str()),
     ];
     let schema_folder = tempfile::TempDir::new().expect("a temporary folder");
-    let all = crate::support::mariadb::with_hosts("127.0.0.1:1", &settings);
-    crate::support::write_config(schema_folder.path(), &all);
+    let all = testkit::mariadb::with_hosts("127.0.0.1:1", &settings);
+    testkit::write_config(schema_folder.path(), &all);
     let schema = run_in(schema_folder.path(), &["schema"]).expect("schema succeeds");
     database.sql(&String::from_utf8(schema).expect("UTF-8"));
 

@@ -7,8 +7,8 @@ use nix::sys::signal::Signal;
 
 use testkit::test;
 
-use crate::support::mariadb::{MariaDb, with_hosts};
-use crate::support::{Server, wait_for, write_config};
+use testkit::mariadb::{MariaDb, with_hosts};
+use testkit::{Server, wait_for, write_config};
 
 #[test]
 fn rejected_reload_to_narrower_columns_keeps_the_recipient_length_limit() {

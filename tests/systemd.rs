@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use testkit::test;
 
-use crate::support::{Client, Server, TEST_TIMEOUT, short_mail};
+use testkit::{Client, Server, TEST_TIMEOUT, short_mail};
 
 #[test]
 fn server_notifies_systemd_of_ready_reloading_and_stopping() {

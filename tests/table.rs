@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use testkit::test;
 
 use crate::status::{figures, get};
-use crate::support::ended::{ProcessResult, run};
-use crate::support::mariadb::{FIELD_TABLE, MariaDb, PASSWORD, USER};
-use crate::support::ports::free_address;
-use crate::support::{Reply, Server, short_mail, value, wait_for, without_trace, write_config};
 use mysql::prelude::Queryable;
+use testkit::ended::{ProcessResult, run};
+use testkit::mariadb::{FIELD_TABLE, MariaDb, PASSWORD, USER};
+use testkit::ports::free_address;
+use testkit::{Reply, Server, short_mail, value, wait_for, without_trace, write_config};
 
 const CONFIG: &str = "-config=goguerrilla.conf";
 
@@ -193,9 +193,7 @@ fn assert_not_split(database: &MariaDb) {
             let mut client = server.client();
             client.set_reply_timeout(Duration::from_secs(35));
             client.begin_data("a@client.test", "u@ours.test");
-            client.send(crate::support::stuffed(&short_mail(&format!(
-                "mail {number}"
-            ))));
+            client.send(testkit::stuffed(&short_mail(&format!("mail {number}"))));
             client
         })
         .collect();

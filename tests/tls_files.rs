@@ -11,8 +11,8 @@ use tempfile::TempDir;
 
 use testkit::test;
 
-use crate::support::ended::run;
-use crate::support::write_config;
+use testkit::ended::run;
+use testkit::write_config;
 
 /// Shell script that makes a root, two intermediates, the server's certificates with their keys, and unusable and
 /// unusual ones.

@@ -4,9 +4,9 @@ use nix::sys::signal::Signal;
 
 use testkit::test;
 
-use crate::support::store::{StoredMail, mails_after};
-use crate::support::tls::{TlsClient, TlsServer};
-use crate::support::{Client, Server, wait_for, write_config};
+use testkit::store::{StoredMail, mails_after};
+use testkit::tls::{TlsClient, TlsServer};
+use testkit::{Client, Server, wait_for, write_config};
 
 const TRUSTED: (&str, &str) = ("GM_TRUSTED_PROXIES", "127.0.0.1,::1");
 
@@ -143,8 +143,8 @@ fn xclient_keeps_tls_and_starttls_keeps_the_xclient_address() {
         "XCLIENT ADDR=192.0.2.1 HELO=given.test",
         "220 mx.test ESMTP",
     );
-    let socket = crate::support::tls::starttls(plain);
-    let config = crate::support::tls::config_trusting(&[&tls.pair.chain]);
+    let socket = testkit::tls::starttls(plain);
+    let config = testkit::tls::config_trusting(&[&tls.pair.chain]);
     let mut client = TlsClient::over(socket, config).expect("a handshake");
     client.command("MAIL FROM:<a@client.test>", "503 5.5.1 ");
     let listed = client.command("EHLO client.test", "250");

@@ -2,7 +2,7 @@
 
 use std::backtrace::Backtrace;
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{env, panic};
 
 thread_local! {
@@ -10,7 +10,8 @@ thread_local! {
     static OUTPUT: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-static IS_SHOWN_AT_ONCE: AtomicBool = AtomicBool::new(false);
+/// The output of threads that tests started, which no test can be given; `None` outside of a test run and with `--nocapture`.
+static OTHER_THREADS: Mutex<Option<String>> = Mutex::new(None);
 
 /// Adds a line to the output of the test, in the form of `println!`.
 #[macro_export]
@@ -18,18 +19,18 @@ macro_rules! note {
     ($($text:tt)*) => { $crate::record(&::std::format!($($text)*)) };
 }
 
-/// Adds a line to the output of the test. Prints it at once with `--nocapture`, in a thread that the test started, and
-/// outside of tests.
+/// Adds a line to the output of the test, or to that of all threads that tests started. Prints it at once with
+/// `--nocapture` and outside of a test run.
 pub fn record(line: &str) {
-    let is_kept = OUTPUT.with_borrow_mut(|output| {
-        let output = output.as_mut()?;
+    let mut others = lock();
+    let Some(others) = others.as_mut() else {
+        return eprintln!("{line}");
+    };
+    OUTPUT.with_borrow_mut(|output| {
+        let output = output.as_mut().unwrap_or(others);
         output.push_str(line);
         output.push('\n');
-        Some(())
     });
-    if is_kept.is_none() || IS_SHOWN_AT_ONCE.load(Ordering::Relaxed) {
-        eprintln!("{line}");
-    }
 }
 
 /// Runs a test. Returns what it returned, or its panic, and its output.
@@ -39,9 +40,9 @@ pub(crate) fn capture<T>(test: impl FnOnce() -> T) -> (std::thread::Result<T>, S
     (outcome, OUTPUT.take().unwrap_or_default())
 }
 
-/// Records each panic with its location instead of printing it, so that the messages of concurrent tests are not mixed.
-pub(crate) fn record_panics(is_shown_at_once: bool) {
-    IS_SHOWN_AT_ONCE.store(is_shown_at_once, Ordering::Relaxed);
+/// Records what tests print, and each panic with its location, so that the messages of concurrent tests are not mixed.
+pub(crate) fn start(is_shown_at_once: bool) {
+    *lock() = (!is_shown_at_once).then(String::new);
     panic::set_hook(Box::new(|info| {
         let place = info.location().map(ToString::to_string).unwrap_or_default();
         let text = info.payload_as_str().unwrap_or("a value that is no text");
@@ -51,4 +52,13 @@ pub(crate) fn record_panics(is_shown_at_once: bool) {
             record(&format!("stack backtrace:\n{}", Backtrace::force_capture()));
         }
     }));
+}
+
+/// Returns the output of the threads that tests started.
+pub(crate) fn of_other_threads() -> String {
+    lock().take().unwrap_or_default()
+}
+
+fn lock() -> MutexGuard<'static, Option<String>> {
+    OTHER_THREADS.lock().unwrap_or_else(PoisonError::into_inner)
 }

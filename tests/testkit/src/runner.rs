@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
-use crate::output::{capture, record_panics};
+use crate::output::{self, capture};
 use crate::requirements::Ignored;
 
 /// A registered test.
@@ -75,12 +75,12 @@ pub fn set_build(build: Build) {
 }
 
 /// Returns the path of the program under test.
-pub fn program() -> &'static str {
+pub fn binary() -> &'static str {
     build().program
 }
 
 /// Returns the folder of the package goguerrilla.
-pub fn root() -> &'static Path {
+pub fn root_folder() -> &'static Path {
     Path::new(build().root)
 }
 
@@ -97,7 +97,7 @@ fn build() -> &'static Build {
 pub fn run(build: Build) -> ExitCode {
     set_build(build);
     let (arguments, filters) = arguments(env::args());
-    record_panics(arguments.nocapture);
+    output::start(arguments.nocapture);
     let may_ignore = env::var_os("CI").is_none_or(|value| value.is_empty());
     let mut tests: Vec<(String, fn())> = inventory::iter::<Test>()
         .map(|test| (test.path(), test.run))
@@ -117,7 +117,12 @@ pub fn run(build: Build) -> ExitCode {
             }
         })
     });
-    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    let others = output::of_other_threads();
+    if conclusion.has_failed() && !others.is_empty() {
+        eprintln!("---- threads that tests started\n{others}");
+    }
+    conclusion.exit_code()
 }
 
 /// Parses a command line. Returns several filters apart, because [`Arguments`] has room for one.

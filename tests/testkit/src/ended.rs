@@ -5,7 +5,7 @@ use std::io::{Read, Seek};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use super::{BINARY, wait_for};
+use super::{binary, wait_for};
 
 /// The exit status and output of a program.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub fn run_with_changed_command(
     arguments: &[&str],
     change: impl FnOnce(&mut Command),
 ) -> ProcessResult {
-    let mut command = Command::new(BINARY);
+    let mut command = Command::new(binary());
     command.args(arguments);
     change(&mut command);
     run_command(command.current_dir(folder))

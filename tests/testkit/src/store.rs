@@ -1,8 +1,9 @@
 //! Reads a server's SQLite file directly, without the server's own `list` and `show`.
 
+use std::io::Read;
 use std::path::Path;
 
-use goguerrilla::internals::mail::inflate;
+use flate2::read::ZlibDecoder;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, Row};
 
@@ -53,7 +54,7 @@ fn read_row(row: &Row) -> rusqlite::Result<StoredMail> {
         subject: row.get("subject")?,
         body: row.get("body")?,
         charset: row.get("charset")?,
-        mail: inflate(&stream, 1 << 30).expect("a zlib stream"),
+        mail: inflate(&stream),
         spam_score: row.get("spam_score")?,
         hash: row.get("hash")?,
         content_type: row.get("content_type")?,
@@ -64,4 +65,12 @@ fn read_row(row: &Row) -> rusqlite::Result<StoredMail> {
         attach_info: row.get("attach_info")?,
         dkim_valid: row.get("dkim_valid")?,
     })
+}
+
+/// Returns the octets of a zlib stream. Uses another implementation than the server does.
+pub fn inflate(stream: &[u8]) -> Vec<u8> {
+    let mut octets = Vec::new();
+    let mut decoder = ZlibDecoder::new(stream);
+    decoder.read_to_end(&mut octets).expect("a zlib stream");
+    octets
 }

@@ -81,7 +81,7 @@ impl Drop for ProxyProcess {
             let _ = self.child.wait();
         }
         if std::thread::panicking() {
-            testkit::note!("---- log of the proxy\n{}", super::tail(&self.log()));
+            crate::note!("---- log of the proxy\n{}", super::tail(&self.log()));
         }
     }
 }
@@ -92,7 +92,7 @@ fn write(folder: &Path, config: &str) {
 
 /// Returns the code block of the README that contains `text`.
 pub fn documented_block(text: &str) -> String {
-    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+    let readme = crate::root_folder().join("README.md");
     let readme = fs::read_to_string(readme).expect("README.md");
     let blocks = readme.split("\n```").skip(1).step_by(2);
     let block = blocks.into_iter().find(|block| block.contains(text));

@@ -220,7 +220,7 @@ impl Drop for MariaDb {
     fn drop(&mut self) {
         self.kill();
         if thread::panicking() {
-            testkit::note!("---- log of MariaDB\n{}", tail(&self.log()));
+            crate::note!("---- log of MariaDB\n{}", tail(&self.log()));
         }
     }
 }
@@ -259,7 +259,7 @@ pub fn template() -> &'static Path {
             .chars()
             .filter(|c| c.is_ascii_alphanumeric() || *c == '.')
             .collect();
-        let builds = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let builds = crate::cache();
         let template = builds.join(version);
         if template.is_dir() {
             return template;

@@ -231,7 +231,7 @@ impl Drop for Galera {
         for node in &mut self.nodes {
             node.kill();
             if std::thread::panicking() {
-                testkit::note!("---- log of a node\n{}", tail(&node.log()));
+                crate::note!("---- log of a node\n{}", tail(&node.log()));
             }
         }
     }

@@ -21,10 +21,10 @@ impl MtaRoot {
     /// Creates a copy with this package. Returns `None` if the test does not run as root, because only root may chroot.
     pub fn with(package: &str) -> Option<MtaRoot> {
         if !geteuid().is_root() {
-            testkit::note!("{package} is not tested: only root may run it with chroot");
+            crate::note!("{package} is not tested: only root may run it with chroot");
             return None;
         }
-        let roots = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mtas");
+        let roots = crate::cache().join("mtas");
         let original = cached_root(&roots, package);
         let folder = TempDir::new_in(&roots).expect("a temporary folder");
         let root = MtaRoot { folder };
@@ -109,7 +109,7 @@ impl Drop for Daemon {
 
 /// Returns the original folder, which is made again whenever the script that makes it has changed.
 fn cached_root(roots: &Path, package: &str) -> PathBuf {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mta-root");
+    let script = crate::root_folder().join("tests/mta-root");
     let wanted = fs::read_to_string(&script).expect("the script mta-root");
     let folder = roots.join(package);
     fs::create_dir_all(&folder).expect("a folder is made");

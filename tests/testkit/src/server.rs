@@ -1,19 +1,4 @@
-//! Test support: starts the server on a free port and provides an SMTP client that checks the form of each reply.
-
-pub mod certificates;
-pub mod dialog;
-pub mod ended;
-pub mod fault_proxy;
-pub mod front;
-pub mod galera;
-pub mod mariadb;
-pub mod ports;
-pub mod postgres;
-pub mod rate;
-pub mod redis;
-pub mod root;
-pub mod store;
-pub mod tls;
+//! Starts the server on a free port and provides an SMTP client that checks the form of each reply.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -30,10 +15,8 @@ use nix::unistd::Pid;
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
-pub mod load;
+use crate::binary;
 
-/// The program under test.
-pub const BINARY: &str = env!("CARGO_BIN_EXE_goguerrilla");
 /// The default time limit for waits and replies.
 pub const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -151,7 +134,7 @@ impl Server {
 
     /// Runs `check`; returns whether it succeeded, and its output.
     pub fn check(&self) -> (bool, String) {
-        let output = Command::new(BINARY)
+        let output = Command::new(binary())
             .args(["check", "-config=goguerrilla.conf"])
             .current_dir(self.folder.path())
             .stdin(Stdio::null())
@@ -286,8 +269,8 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
         if thread::panicking() {
-            testkit::note!("---- log of the server\n{}", tail(&self.log()));
-            testkit::note!(
+            crate::note!("---- log of the server\n{}", tail(&self.log()));
+            crate::note!(
                 "---- stderr of the server\n{}",
                 fs::read_to_string(self.path("stderr")).unwrap_or_default()
             );
@@ -297,7 +280,7 @@ impl Drop for Server {
 
 /// Starts the program in a folder and waits until it listens.
 fn spawn(folder: &Path, around: impl FnOnce(Command) -> Command) -> (Child, SocketAddr) {
-    let mut command = Command::new(BINARY);
+    let mut command = Command::new(binary());
     command.arg("-config=goguerrilla.conf");
     let mut command = around(command);
     let errors = File::create(folder.join("stderr")).expect("a file for stderr");
@@ -372,7 +355,7 @@ pub fn write_config(folder: &Path, settings: &[(&str, &str)]) {
 
 /// Runs the program until it exits. Returns standard output, or standard error if it failed.
 pub fn run_in(folder: &Path, arguments: &[&str]) -> Result<Vec<u8>, String> {
-    let output = Command::new(BINARY)
+    let output = Command::new(binary())
         .args(arguments)
         .current_dir(folder)
         .stdin(Stdio::null())

@@ -150,7 +150,7 @@ impl Drop for Postgres {
         self.end(Signal::SIGQUIT);
         if thread::panicking() {
             let log = fs::read_to_string(self.folder.path().join("log"));
-            testkit::note!("---- log of PostgreSQL\n{}", tail(&log.unwrap_or_default()));
+            crate::note!("---- log of PostgreSQL\n{}", tail(&log.unwrap_or_default()));
         }
     }
 }
