@@ -14,17 +14,15 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, geteuid};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use FaultsBegin::{AfterListening, AtProcessStart};
 
-use testkit::{note, test};
-
 use testkit::load::{
     Account, PlainClient, assert_no_loss_or_duplicate, content_of, stored_markers,
 };
-use testkit::{binary, under_strace, wait_for, write_config};
+use testkit::{binary, note, test, under_strace, wait_for, write_config};
 
 /// When strace starts to count calls and to inject the fault.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -112,16 +110,13 @@ fn address_space_limit_of_any_size_loses_no_mail() {
 
 #[test]
 fn full_disk_of_any_size_loses_no_mail() {
-    if !geteuid().is_root() {
-        note!("only root can mount a small disk");
-        return;
-    }
+    testkit::needs_root();
     let mut kibibytes = 4;
     let mut refused = 0;
     for _ in 0..MAX_SIZES {
         let script = format!("mount -t tmpfs -o size={kibibytes}k tmpfs small && exec \"$@\"");
         let on_small_disk = |program: Command| {
-            let mut unshare = Command::new("unshare");
+            let mut unshare = testkit::command("unshare");
             unshare.args(["-m", "sh", "-c", &script, "sh"]);
             unshare.arg(program.get_program()).args(program.get_args());
             unshare
@@ -157,9 +152,9 @@ fn full_disk_of_any_size_loses_no_mail() {
 /// Fails the first matching call of each thread, then the second, and so on. If `files` is not empty, only calls on
 /// these files count.
 fn fail_each_nth_call(counted: FaultsBegin, calls: &str, error: &str, files: &[&str]) {
-    if counted == AfterListening && !geteuid().is_root() {
-        note!("only root can attach strace to a running process");
-        return;
+    if counted == AfterListening {
+        // Only root may attach strace to a running process.
+        testkit::needs_root();
     }
     let later = match counted {
         AtProcessStart => "",
@@ -343,7 +338,7 @@ impl Run {
 
     /// Attaches strace to the running server.
     fn attach_strace(&mut self, arguments: &[&str]) {
-        let strace = Command::new("strace")
+        let strace = testkit::command("strace")
             .args([
                 "-f",
                 "-qq",
@@ -437,7 +432,7 @@ impl Run {
 
     fn limit_memory(&self, octets: Option<u64>) {
         let octets = octets.map_or("unlimited".to_owned(), |octets| octets.to_string());
-        let status = Command::new("prlimit")
+        let status = testkit::command("prlimit")
             .arg(format!("--pid={}", self.child.id()))
             .arg(format!("--as={octets}:"))
             .status();
@@ -456,7 +451,7 @@ impl Run {
     }
 
     fn grow_disk(&self) {
-        let status = Command::new("nsenter")
+        let status = testkit::command("nsenter")
             .args(["-m", "-t", &self.child.id().to_string()])
             .args(["mount", "-o", "remount,size=64m"])
             .arg(self.path("small"))

@@ -6,10 +6,8 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use testkit::test;
-
 use testkit::ended::run;
-use testkit::{Client, Server, binary, value, wait_for, write_config};
+use testkit::{Client, Server, binary, test, value, wait_for, write_config};
 
 #[test]
 fn options_accept_one_dash_or_two() {

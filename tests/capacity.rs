@@ -9,10 +9,8 @@ use std::time::{Duration, Instant};
 use goguerrilla::internals::os::rlimits::raise_descriptor_limit;
 use socket2::{Domain, SockRef, Socket, Type};
 
-use testkit::{note, test};
-
 use testkit::tls::TlsServer;
-use testkit::{Client, Server, TEST_TIMEOUT, wait_for};
+use testkit::{Client, Server, TEST_TIMEOUT, note, test, wait_for};
 
 #[test]
 fn ten_thousand_idle_clients_use_little_memory() {

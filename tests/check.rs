@@ -9,10 +9,8 @@ use std::process::Command;
 use nix::unistd::geteuid;
 use tempfile::TempDir;
 
-use testkit::test;
-
 use testkit::ended::{ProcessResult, run, run_command};
-use testkit::{Server, binary, write_config};
+use testkit::{Server, binary, test, write_config};
 
 #[test]
 fn check_without_findings_exits_with_0_and_creates_no_file() {

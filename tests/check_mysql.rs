@@ -6,12 +6,10 @@ use std::os::unix::fs::PermissionsExt;
 
 use tempfile::TempDir;
 
-use testkit::test;
-
 use testkit::ended::run;
 use testkit::mariadb::{FIELD_TABLE, MariaDb, PASSWORD, with_hosts};
 use testkit::redis::{FakeBehavior, FakeRedis, Redis};
-use testkit::write_config;
+use testkit::{test, write_config};
 
 /// Privileges of an account that may only insert into the table and look up rows.
 const RIGHTS: &str =

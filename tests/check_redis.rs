@@ -5,12 +5,10 @@ use std::net::TcpStream;
 
 use tempfile::TempDir;
 
-use testkit::test;
-
 use testkit::ended::run;
 use testkit::mariadb::{MariaDb, with_hosts};
 use testkit::redis::{FakeBehavior, FakeRedis, Redis, RedisCluster};
-use testkit::{wait_for, write_config};
+use testkit::{test, wait_for, write_config};
 
 #[test]
 fn check_reports_each_redis_error_in_one_line_with_its_fix() {

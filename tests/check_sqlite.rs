@@ -12,11 +12,11 @@ use nix::unistd::{geteuid, mkfifo};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use testkit::{note, test};
-
 use testkit::ended::run;
-use testkit::{Server, run_in, short_mail, write_config};
+use testkit::{Server, note, run_in, short_mail, test, write_config};
 
+/// The keys of a server that root starts and that runs as user nobody.
+const OTHER_USER: [(&str, &str); 2] = [("GUID", "65534"), ("SGID", "65534")];
 const FILE: &str = "goguerrilla.db";
 
 /// Creates files in a folder.
@@ -24,6 +24,17 @@ type Make = fn(&Path);
 
 #[test]
 fn check_changes_no_file_in_any_sqlite_state() {
+    assert_check_changes_no_file(&[]);
+}
+
+#[test]
+fn check_started_as_root_changes_no_file_in_any_sqlite_state() {
+    testkit::needs_root();
+    assert_check_changes_no_file(&OTHER_USER);
+}
+
+/// Runs `check` on a file in each state with these keys, which may name another user than the one that runs the test.
+fn assert_check_changes_no_file(ids: &[(&str, &str)]) {
     let cases: &[(&str, Make, i32, &str)] = &[
         ("no file", |_| (), 0, ""),
         (
@@ -240,34 +251,28 @@ fn check_changes_no_file_in_any_sqlite_state() {
             "goguerrilla.db-wal: expected a regular file",
         ),
     ];
-    // First as the user that runs the test, then, if that is root, also as another one.
-    for ids in [&[][..], &[("GUID", "65534"), ("SGID", "65534")]] {
-        if !ids.is_empty() && !geteuid().is_root() {
-            return;
+    for (what, make, status, text) in cases {
+        let folder = TempDir::new().expect("a temporary folder");
+        write_config(folder.path(), ids);
+        make(folder.path());
+        if !ids.is_empty() {
+            chown_to_nobody(folder.path());
         }
-        for (what, make, status, text) in cases {
-            let folder = TempDir::new().expect("a temporary folder");
-            write_config(folder.path(), ids);
-            make(folder.path());
-            if !ids.is_empty() {
-                chown_to_nobody(folder.path());
-            }
-            let check = || {
-                let ended = run(folder.path(), &["check", "-config=goguerrilla.conf"]);
-                assert_eq!(ended.stderr, "", "{what}");
-                assert_eq!(ended.status, *status, "{what}: {}", ended.stdout);
-                assert!(ended.stdout.contains(text), "{what}: {}", ended.stdout);
-                let lines = usize::from(!text.is_empty());
-                assert_eq!(
-                    ended.stdout.lines().count(),
-                    lines,
-                    "{what}: {}",
-                    ended.stdout
-                );
-            };
-            note!("{what}");
-            assert_unchanged(folder.path(), |_| true, check);
-        }
+        let check = || {
+            let ended = run(folder.path(), &["check", "-config=goguerrilla.conf"]);
+            assert_eq!(ended.stderr, "", "{what}");
+            assert_eq!(ended.status, *status, "{what}: {}", ended.stdout);
+            assert!(ended.stdout.contains(text), "{what}: {}", ended.stdout);
+            let lines = usize::from(!text.is_empty());
+            assert_eq!(
+                ended.stdout.lines().count(),
+                lines,
+                "{what}: {}",
+                ended.stdout
+            );
+        };
+        note!("{what}");
+        assert_unchanged(folder.path(), |_| true, check);
     }
 }
 
@@ -275,8 +280,14 @@ fn check_changes_no_file_in_any_sqlite_state() {
 fn check_sees_a_table_that_is_only_in_the_wal() {
     for is_live in [true, false] {
         let folder = TempDir::new().expect("a temporary folder");
-        let ids = [("GUID", "65534"), ("SGID", "65534")];
-        write_config(folder.path(), if geteuid().is_root() { &ids } else { &[] });
+        write_config(
+            folder.path(),
+            if geteuid().is_root() {
+                &OTHER_USER
+            } else {
+                &[]
+            },
+        );
         let elsewhere = TempDir::new().expect("a temporary folder");
         let database_folder = if is_live {
             folder.path()
@@ -340,11 +351,13 @@ fn server_saves_mail_wherever_check_reports_no_error() {
 
 #[test]
 fn check_next_to_a_running_server_changes_at_most_the_shm_file() {
-    for ids in [&[][..], &[("GUID", "65534"), ("SGID", "65534")]] {
-        if ids.is_empty() || geteuid().is_root() {
-            check_next_to_a_server(ids);
-        }
-    }
+    check_next_to_a_server(&[]);
+}
+
+#[test]
+fn check_started_as_root_next_to_a_running_server_changes_at_most_the_shm_file() {
+    testkit::needs_root();
+    check_next_to_a_server(&OTHER_USER);
 }
 
 fn check_next_to_a_server(ids: &[(&str, &str)]) {

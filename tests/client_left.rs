@@ -8,11 +8,9 @@ use std::time::Duration;
 use mysql::prelude::Queryable;
 use socket2::SockRef;
 
-use testkit::test;
-
 use testkit::mariadb::{MariaDb, with_hosts};
 use testkit::tls::{TlsClient, TlsServer};
-use testkit::{Client, Server, short_mail, stuffed, wait_for_within};
+use testkit::{Client, Server, short_mail, stuffed, test, wait_for_within};
 
 /// How a client disconnects.
 #[derive(Clone, Copy, Debug)]

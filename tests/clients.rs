@@ -11,10 +11,8 @@ use lettre::address::{Address, Envelope};
 use lettre::transport::smtp::extension::ClientId;
 use lettre::{SmtpTransport, Transport};
 
-use testkit::test;
-
 use testkit::tls::TlsServer;
-use testkit::{Server, wait_for, without_trace};
+use testkit::{Server, test, wait_for, without_trace};
 
 #[test]
 fn curl_delivers_to_two_recipients() {
@@ -59,6 +57,7 @@ fn msmtp_delivers() {
     let server = Server::start(&[]);
     fs::write(server.path("mail"), mail("\n")).expect("a file is written");
     let (host, port) = host_and_port(&server);
+    testkit::needs_program("msmtp");
     // Needs a shell because msmtp reads the mail from standard input only.
     let script = "exec msmtp --file=/dev/null --host=$0 --port=$1 --tls=off --auth=off --domain=client.test \
                   --from=a@client.test u@ours.test < mail";
@@ -207,6 +206,9 @@ fn lettre_delivers() {
 
 #[test]
 fn nodemailer_delivers_in_plaintext_and_over_tls() {
+    testkit::needs_program("node");
+    let package = std::path::Path::new("/usr/share/nodejs/nodemailer");
+    testkit::needs("nodemailer", package.exists());
     let tls = TlsServer::start(&[]);
     fs::write(tls.server.path("mail"), mail("\r\n")).expect("a file is written");
     let script = r#"
@@ -254,7 +256,7 @@ fn every_mail_acknowledged_to_postal_under_load_is_stored() {
     fs::write(server.path("users"), "u@ours.test\nv@ours.test\n").expect("a file is written");
     let (host, port) = host_and_port(&server);
     // postal runs until it is killed and writes the dialogue to files whose names begin with "heard".
-    let mut postal = Command::new("postal")
+    let mut postal = testkit::command("postal")
         .args(["-t", "2", "-c", "3", "-m", "20", "-z", "heard"])
         .args(["-p", &port, "-f", "users", &host, "users"])
         .env("PATH", path_with_sbin())
@@ -335,6 +337,8 @@ pub fn python(server: &Server, script: &str) {
 
 /// Runs a program in the server's folder and fails unless it succeeds.
 pub fn run(server: &Server, program: &[&str], arguments: &[&str]) {
+    // `env` runs another program, which its test names.
+    testkit::needs_program(program[0]);
     let mut command = Command::new("timeout");
     command.env("PATH", path_with_sbin());
     let output = command

@@ -1,9 +1,7 @@
 //! The limit of 100 commands since the last saved mail: commands alone do not keep a connection open, and no delivery
 //! is interrupted, however many commands it needs.
 
-use testkit::test;
-
-use testkit::{Client, Server, short_mail, value};
+use testkit::{Client, Server, short_mail, test, value};
 
 #[test]
 fn command_101_without_a_saved_mail_closes_the_session() {

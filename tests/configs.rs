@@ -6,10 +6,8 @@ use std::path::Path;
 use goguerrilla::Config;
 use tempfile::TempDir;
 
-use testkit::test;
-
-use testkit::Server;
 use testkit::ended::run;
+use testkit::{Server, test};
 
 #[test]
 fn each_invalid_setting_prints_its_expected_error() {

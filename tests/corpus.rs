@@ -6,10 +6,8 @@ use std::path::{Path, PathBuf};
 use jiff::civil::DateTime;
 use serde_json::{Value, json};
 
-use testkit::test;
-
 use testkit::store::{StoredMail, mails_after};
-use testkit::{Client, Server, stuffed, without_trace};
+use testkit::{Client, Server, stuffed, test, without_trace};
 
 #[test]
 fn corpus_mails_sent_with_data_have_expected_rows_and_unchanged_content() {

@@ -11,11 +11,9 @@ use nix::sys::signal::Signal;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use testkit::test;
-
 use testkit::ended::run;
 use testkit::load::{Load, assert_no_loss_or_duplicate, content_of, stored_markers};
-use testkit::{Server, under_strace, value, write_config};
+use testkit::{Server, test, under_strace, value, write_config};
 
 const FILE: &str = "goguerrilla.db";
 const FILES: [&str; 3] = ["goguerrilla.db", "goguerrilla.db-wal", "goguerrilla.db-shm"];

@@ -4,11 +4,9 @@
 use std::fs::{self, OpenOptions};
 use std::path::Path;
 
-use testkit::test;
-
 use crate::status::get;
 use testkit::load::{content_of, stored_markers};
-use testkit::{Server, wait_for};
+use testkit::{Server, test, wait_for};
 
 const FILE: &str = "goguerrilla.db";
 const LOG: &str = "goguerrilla.db-wal";

@@ -3,9 +3,7 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use testkit::{note, test};
-
-use testkit::{Client, Server, value, wait_for};
+use testkit::{Client, Server, note, test, value, wait_for};
 
 #[test]
 fn oversized_content_of_20_mib_gets_552_while_most_slots_are_free() {

@@ -4,12 +4,10 @@ use std::fs;
 
 use tempfile::TempDir;
 
-use testkit::test;
-
 use crate::nginx;
 use testkit::ended::run;
 use testkit::store::mails_after;
-use testkit::{Client, Server, write_config};
+use testkit::{Client, Server, test, write_config};
 
 const HOSTS: &str = "münchen.example, xn--grn-ioa.test, *.例子.测试, ours.test., _x.test, xn--zzzz--1.test, \
                      [IPv6:2001:DB8:0::1], [192.0.2.1]";

@@ -15,17 +15,17 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use testkit::{note, test};
-
 use testkit::load::{Load, assert_no_loss_or_duplicate, content_of};
 use testkit::postgres::Postgres;
-use testkit::{Client, binary, short_mail, stuffed, under_strace, wait_for, without_trace};
+use testkit::{
+    Client, binary, note, short_mail, stuffed, test, under_strace, wait_for, without_trace,
+};
 
 #[test]
 fn folder_store_writes_one_file_for_each_mail_and_stops_at_sigterm() {
     let folder = TempDir::new().expect("a temporary folder");
     let example = Example::start(&folder, example("folder_store").args([FREE_PORT, "mail"]));
-    let swaks = Command::new("swaks")
+    let swaks = testkit::command("swaks")
         .args(["--server", &example.address.to_string()])
         .args(["--helo", "client.test", "--from", "a@client.test"])
         .args(["--to", "u@ours.test,v@ours.test"])

@@ -7,9 +7,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use testkit::test;
-
-use testkit::{Server, wait_for, with_umask};
+use testkit::{Server, test, wait_for, with_umask};
 
 const FILES: [&str; 4] = [
     "log",

@@ -13,8 +13,6 @@ use mysql::prelude::Queryable;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use testkit::{note, test};
-
 use crate::galera::{
     RECOVERY_LIMIT, assert_fast_failover, assert_no_acknowledged_mail_lost, stored_markers, summary,
 };
@@ -25,7 +23,7 @@ use testkit::mariadb::{program, with_hosts};
 use testkit::ports::free_address;
 use testkit::rate::Rate;
 use testkit::redis::RedisCluster;
-use testkit::{Server, wait_for, wait_for_within, without_trace};
+use testkit::{Server, note, test, wait_for, wait_for_within, without_trace};
 
 /// Number of concurrent sessions in the soak tests.
 const SESSIONS: usize = 50;
@@ -346,6 +344,7 @@ impl Cluster {
     fn receive_all_from_smtp_source(&self, redis: Option<&mut RedisCluster>) {
         const MAILS: u64 = 5_000;
         let (sessions, mails) = (SESSIONS.to_string(), MAILS.to_string());
+        testkit::needs_program("smtp-source");
         let mut source = Command::new("timeout")
             .args(["120", &program("smtp-source"), "-M", "client.test"])
             .args(["-s", &sessions, "-m", &mails, "-l", "400"])

@@ -8,14 +8,13 @@ use mysql::prelude::Queryable;
 
 use nix::sys::signal::Signal;
 
-use testkit::{note, test};
-
 use testkit::fault_proxy::{Fault, FaultProxy};
 use testkit::galera::Galera;
 use testkit::load::{Account, Load, content_of};
 use testkit::mariadb::with_hosts;
 use testkit::{
-    Server, release_or_debug, short_mail, stuffed, wait_for, wait_for_within, without_trace,
+    Server, note, release_or_debug, short_mail, stuffed, test, wait_for, wait_for_within,
+    without_trace,
 };
 
 /// How soon mail must be saved again after a node is lost. Galera itself blocks for five seconds first.

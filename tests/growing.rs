@@ -7,15 +7,13 @@ use std::process::{Command, Stdio};
 
 use rusqlite::{Connection, params};
 
-use testkit::test;
-
 use testkit::fault_proxy::{Fault, FaultProxy};
 use testkit::front::{documented_block, with};
 use testkit::load::{
     Load, assert_no_loss_or_duplicate, content_of, stored_markers as stored_in_sqlite,
 };
 use testkit::mariadb::MariaDb;
-use testkit::{Server, TEST_TIMEOUT, without_trace};
+use testkit::{Server, TEST_TIMEOUT, test, without_trace};
 
 #[test]
 fn mariadb_table_is_partitioned_by_day_under_load() {
@@ -184,7 +182,7 @@ fn insert_old_mails(database: &MariaDb, days: u32, count: u32) {
 
 /// Runs statements with the `mariadb` client as if it were `days_ago` days ago.
 fn client_on_day(database: &MariaDb, days_ago: u32, statements: &str) {
-    let mut child = Command::new("mariadb")
+    let mut child = testkit::command("mariadb")
         .args(["--no-defaults", "-u", "root", "-S", &database.socket()])
         .arg(format!(
             "--init-command=SET timestamp = UNIX_TIMESTAMP() - {days_ago} * 86400"

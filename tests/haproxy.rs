@@ -8,14 +8,12 @@ use nix::sys::signal::Signal;
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
-use testkit::test;
-
 use crate::clients::mail;
 use testkit::front::{ProxyProcess, documented_block, with};
 use testkit::ports::free_address;
 use testkit::store::mails_after;
 use testkit::tls::{TlsClient, TlsServer, config_trusting, connection, starttls};
-use testkit::{Client, wait_for, without_trace};
+use testkit::{Client, test, wait_for, without_trace};
 
 #[test]
 fn haproxy_forwards_mail_with_proxy_v1_and_v2_headers_and_tls() {

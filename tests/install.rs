@@ -15,9 +15,9 @@ use nix::unistd::{Pid, geteuid};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use testkit::{note, test};
-
-use testkit::{Client, binary, run_in, short_mail, tail, value, wait_for, write_config};
+use testkit::{
+    Client, binary, note, run_in, short_mail, tail, test, value, wait_for, write_config,
+};
 
 #[allow(dead_code)] // its main
 #[path = "../examples/man.rs"]
@@ -174,7 +174,7 @@ fn man_page_is_up_to_date_and_renders() {
         fs::read(&kept).expect("a page") == page,
         "dist/goguerrilla.8 is out of date: run `make man`"
     );
-    let output = Command::new("mandoc")
+    let output = testkit::command("mandoc")
         .args(["-T", "ascii", "-W", "error"])
         .arg(&kept)
         .output()
@@ -196,9 +196,10 @@ fn man_page_is_up_to_date_and_renders() {
 
 #[test]
 fn installed_server_receives_mail_on_port_25() {
-    let Some(scratch) = IsolatedMachine::new() else {
-        return;
-    };
+    for program in ["systemd-analyze", "curl", "make"] {
+        testkit::needs_program(program);
+    }
+    let scratch = IsolatedMachine::new();
     let install = ["make", "--silent", "install", "BINARY=../program"];
     let output_text = scratch.run(&install);
     assert!(output_text.contains("mail is stored in"), "{output_text}");
@@ -323,7 +324,7 @@ fn server_under_nohup_survives_its_terminal_and_treats_sighup_as_reload() {
         "nohup '{}' -config=goguerrilla.conf 2>&1 & echo $! >id; mv id pid; read -r word",
         binary()
     );
-    let mut terminal = Command::new("script")
+    let mut terminal = testkit::command("script")
         .args(["--quiet", "--return", "--command", &shell, "/dev/null"])
         .env("SHELL", "/bin/sh")
         .current_dir(folder.path())
@@ -389,18 +390,16 @@ struct IsolatedMachine {
 }
 
 impl IsolatedMachine {
-    /// Returns `None` and prints the reason if the test does not run as root or may not create namespaces.
-    fn new() -> Option<IsolatedMachine> {
-        let may = Command::new("unshare")
+    /// Creates the namespaces. Needs root and the right to create them, which root in a container may not have.
+    fn new() -> IsolatedMachine {
+        testkit::needs_root();
+        let may = testkit::command("unshare")
             .args(["--mount", "--net", "true"])
             .output()
             .expect("unshare is installed");
-        if !geteuid().is_root() || !may.status.success() {
-            note!("not root, or no namespaces: only DESTDIR was tried, not a real `make install`");
-            return None;
-        }
+        testkit::needs("mount and network namespaces", may.status.success());
         let folder = TempDir::new().expect("a temporary folder");
-        let mut shell = Command::new("unshare")
+        let mut shell = testkit::command("unshare")
             .args(["--mount", "--net", "sh", "-euc", ISOLATION_SCRIPT])
             .arg(root())
             .arg(binary())
@@ -414,11 +413,11 @@ impl IsolatedMachine {
         let read = BufReader::new(output_text).read_line(&mut ready);
         read.expect("a pipe");
         assert_eq!(ready, "ready\n", "the namespace could not be created");
-        Some(IsolatedMachine { shell, folder })
+        IsolatedMachine { shell, folder }
     }
 
     fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new("nsenter");
+        let mut command = testkit::command("nsenter");
         command
             .arg(format!("--target={}", self.shell.id()))
             .args(["--mount", "--net"])
@@ -521,7 +520,7 @@ fn make(folder: &Path, words: &[&str]) -> String {
 }
 
 fn make_command(folder: &Path, words: &[&str]) -> Command {
-    let mut command = Command::new("make");
+    let mut command = testkit::command("make");
     command
         .arg("--silent")
         .arg(format!("DESTDIR={}", folder.display()))

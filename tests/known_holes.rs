@@ -5,12 +5,10 @@
 use std::io::ErrorKind;
 use std::thread;
 
-use testkit::{note, test};
-
 use crate::status::wait_for_metric;
 use testkit::store::mails_after;
 use testkit::tls::{TlsClient, TlsServer};
-use testkit::{Client, Server, incompressible, stuffed, wait_for, without_trace};
+use testkit::{Client, Server, incompressible, note, stuffed, test, wait_for, without_trace};
 
 /// This vulnerability affected Postfix.
 #[test]

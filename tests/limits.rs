@@ -9,9 +9,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
-use testkit::{note, test};
-
-use testkit::{Client, Server, connect_with_small_buffers, short_mail, wait_for};
+use testkit::{Client, Server, connect_with_small_buffers, note, short_mail, test, wait_for};
 
 #[test]
 fn per_ip_limit_rejects_further_connections_and_serves_other_addresses() {

@@ -13,13 +13,11 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
-use nix::unistd::{Pid, geteuid, mkfifo};
+use nix::unistd::{Pid, mkfifo};
 use tempfile::TempDir;
 
-use testkit::{note, test};
-
 use testkit::ports::free_address;
-use testkit::{Client, Server, binary, short_mail, value, wait_for, write_config};
+use testkit::{Client, Server, binary, short_mail, test, value, wait_for, write_config};
 
 /// The keys and values of a log line. The first four values of the text format have no keys in the log.
 type Event = BTreeMap<String, String>;
@@ -104,10 +102,7 @@ fn closed_log_pipe_loses_no_mail() {
 
 #[test]
 fn log_to_stdout_still_works_after_the_privilege_drop() {
-    if !geteuid().is_root() {
-        note!("only root can change the user");
-        return;
-    }
+    testkit::needs_root();
     // After the privilege drop the server cannot open /dev/stdout by its name in either case.
     let (read, written) = io::pipe().expect("a pipe");
     assert_logs_to_stdout_as_nobody(written.into(), read);
@@ -246,16 +241,13 @@ fn verbose_log_omits_auth_arguments() {
 
 #[test]
 fn full_log_disk_loses_log_lines_and_no_mail() {
-    if !geteuid().is_root() {
-        note!("only root can mount a small disk");
-        return;
-    }
+    testkit::needs_root();
     let folder = TempDir::new().expect("a temporary folder");
     fs::create_dir(folder.path().join("small")).expect("a folder");
     // The log starts outside the small disk, where `start_with` looks for it, and then moves to the disk, which exists
     // only in the server's mount namespace.
     let server = Server::start_with(folder, &[("GSMTP_VERBOSE", "Y")], |program| {
-        let mut unshare = Command::new("unshare");
+        let mut unshare = testkit::command("unshare");
         let script = "mount -t tmpfs -o size=64k tmpfs small && exec \"$@\"";
         unshare.args(["-m", "sh", "-c", script, "sh"]);
         unshare.arg(program.get_program()).args(program.get_args());

@@ -6,11 +6,9 @@ use socket2::SockRef;
 
 use tempfile::TempDir;
 
-use testkit::{note, test};
-
 use testkit::mariadb::MariaDb;
 use testkit::redis::Redis;
-use testkit::{Client, Server, incompressible, wait_for};
+use testkit::{Client, Server, incompressible, note, test, wait_for};
 
 #[test]
 fn content_over_the_memory_budget_gets_452_and_the_budget_is_released() {

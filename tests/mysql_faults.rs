@@ -9,16 +9,13 @@ use std::time::{Duration, Instant};
 
 use mysql::prelude::Queryable;
 use nix::sys::signal::Signal;
-use nix::unistd::geteuid;
 use tempfile::TempDir;
-
-use testkit::{note, test};
 
 use testkit::fault_proxy::{Fault, FaultProxy};
 use testkit::mariadb::{FIELD_TABLE, MariaDb, PASSWORD, with_hosts};
 use testkit::ports::free_address;
 use testkit::redis::Redis;
-use testkit::{Reply, Server, binary, incompressible, short_mail, value, wait_for_within};
+use testkit::{Reply, Server, binary, incompressible, short_mail, test, value, wait_for_within};
 
 /// The maximum time until a 451 while a database hangs: twenty seconds of retries, and ten seconds for the last call.
 const REPLY_LIMIT: Duration = Duration::from_secs(35);
@@ -59,7 +56,7 @@ fn server_with_hosts_file(hosts: &str, host: &str) -> Server {
     let folder = TempDir::new().expect("a temporary folder");
     fs::write(folder.path().join("hosts"), hosts).expect("a file");
     Server::start_with(folder, &with_hosts(host, &[]), |program| {
-        let mut unshare = Command::new("unshare");
+        let mut unshare = testkit::command("unshare");
         let script = "mount --bind hosts /etc/hosts && exec \"$@\"";
         unshare.args(["-m", "sh", "-c", script, "sh"]);
         unshare.arg(program.get_program()).args(program.get_args());
@@ -227,10 +224,7 @@ fn commit_that_never_arrived_is_not_repeated_after_its_451() {
 
 #[test]
 fn commit_lookup_rejects_another_server_with_the_same_name() {
-    if !geteuid().is_root() {
-        note!("only root can give a program hosts of its own");
-        return;
-    }
+    testkit::needs_root();
     let (asked, other) = (MariaDb::start(), MariaDb::start());
     let proxy = FaultProxy::start(asked.address());
     let address = proxy.address();
@@ -706,10 +700,7 @@ fn host_too_slow_for_a_large_mail_fails_over_to_the_next_host() {
 
 #[test]
 fn every_address_of_a_database_host_name_is_tried() {
-    if !geteuid().is_root() {
-        note!("only root can give a program hosts of its own");
-        return;
-    }
+    testkit::needs_root();
     let database = MariaDb::start();
     let host = format!("db.test:{}", database.address().port());
     let server = server_with_hosts_file("::1 db.test\n127.0.0.1 db.test\n", &host);

@@ -6,12 +6,10 @@ use std::time::Duration;
 
 use mysql::prelude::Queryable;
 
-use testkit::test;
-
 use crate::status::get;
 use testkit::fault_proxy::{Fault, FaultProxy};
 use testkit::mariadb::{FIELD_TABLE, MariaDb, USER, with_hosts};
-use testkit::{Reply, Server, short_mail, stuffed, wait_for, wait_for_within};
+use testkit::{Reply, Server, short_mail, stuffed, test, wait_for, wait_for_within};
 
 const STATUS: (&str, &str) = ("GM_STATUS_INTERFACE", "127.0.0.1:0");
 /// Maximum time until the reply: 10 s for the COMMIT, 10 s until the batch is given up, and a margin.

@@ -9,15 +9,13 @@ use std::os::unix::fs::PermissionsExt;
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
-use testkit::test;
-
 use crate::clients::{mail, mail_with_final_empty_line};
 use testkit::certificates::{KeyKind, Pair};
 use testkit::front::{ProxyProcess, documented_block, with};
 use testkit::ports::free_address;
 use testkit::store::{StoredMail, mails_after};
 use testkit::tls::{TlsClient, config_trusting, starttls};
-use testkit::{Client, Server, value, wait_for, without_trace};
+use testkit::{Client, Server, test, value, wait_for, without_trace};
 
 #[test]
 fn nginx_forwards_mail_from_ipv4_and_ipv6_clients_with_their_addresses() {

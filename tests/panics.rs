@@ -18,9 +18,7 @@ use goguerrilla::internals::store::{
 use log::kv::Key;
 use log::{LevelFilter, Log, Metadata, Record};
 
-use testkit::test;
-
-use testkit::{self, TEST_TIMEOUT, short_mail, wait_for};
+use testkit::{self, TEST_TIMEOUT, short_mail, test, wait_for};
 
 #[test]
 fn panicking_connection_frees_its_slot_and_other_clients_are_served() {

@@ -2,19 +2,18 @@
 //! its own process id.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 use tempfile::TempDir;
 
-use testkit::test;
-
-use testkit::{Server, wait_for};
+use testkit::{Server, test, wait_for};
 
 /// A change to the PID file of a running server.
 type Change = fn(&Server);
 
+const NOBODY: u32 = 65_534;
 const SETTINGS: [(&str, &str); 1] = [("PID_FILE", "pid")];
 
 #[test]
@@ -104,24 +103,32 @@ fn pid_file_with_a_longer_process_id_is_not_removed() {
 
 #[test]
 fn symlinked_pid_file_is_removed_but_the_link_stays() {
-    if geteuid().is_root() {
-        // A server started as root does not follow this link, and with GUID it refuses to start.
-        return;
-    }
     let folder = TempDir::new().expect("a temporary folder");
     symlink("real", folder.path().join("pid")).expect("a link");
-    let mut server = Server::start_in(folder, &SETTINGS);
+    // A server started as root does not follow this link, and with GUID it refuses to start.
+    let mut server = match geteuid().is_root() {
+        true => start_as_nobody(folder),
+        false => Server::start_in(folder, &SETTINGS),
+    };
     assert!(server.path("real").exists());
     assert!(server.stop().success());
     assert!(!server.path("real").exists());
     assert!(fs::symlink_metadata(server.path("pid")).is_ok());
 }
 
+fn start_as_nobody(folder: TempDir) -> Server {
+    chown(folder.path(), Some(NOBODY), Some(NOBODY)).expect("permitted for root");
+    Server::start_with(folder, &SETTINGS, |program| {
+        let mut setpriv = testkit::command("setpriv");
+        setpriv.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        setpriv.arg(program.get_program()).args(program.get_args());
+        setpriv
+    })
+}
+
 #[test]
 fn pid_file_in_an_unwritable_folder_is_emptied_only_if_it_is_the_own() {
-    if !geteuid().is_root() {
-        return;
-    }
+    testkit::needs_root();
     // Also with a folder that only root can enter.
     for (is_own, mode) in [(true, 0o755), (false, 0o755), (true, 0o700), (false, 0o700)] {
         let elsewhere = TempDir::new().expect("a temporary folder");

@@ -2,20 +2,17 @@
 
 use std::fs;
 use std::io::Write;
-use std::process::Command;
 
 use tempfile::TempDir;
 
-use testkit::test;
-
-use testkit::{Server, TEST_TIMEOUT, binary, connect_with_small_buffers, wait_for};
+use testkit::{Server, TEST_TIMEOUT, binary, connect_with_small_buffers, test, wait_for};
 
 #[test]
 fn replies_to_pipelined_commands_are_sent_in_one_write() {
     let folder = TempDir::new().expect("a temporary folder");
     let calls = folder.path().join("calls");
     let mut server = Server::start_with(folder, &[], |command| {
-        let mut traced = Command::new("strace");
+        let mut traced = testkit::command("strace");
         // With -D the child process is the server itself, and strace traces it.
         traced.args([
             "-D",

@@ -3,15 +3,11 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
-use std::process::Command;
 
 use nix::sys::signal::Signal;
-use nix::unistd::geteuid;
 use tempfile::TempDir;
 
-use testkit::test;
-
-use testkit::{Server, run_in, wait_for, write_config};
+use testkit::{Server, run_in, test, wait_for, write_config};
 
 const NOBODY: u32 = 65_534;
 const DROP: [(&str, &str); 4] = [
@@ -23,7 +19,7 @@ const DROP: [(&str, &str); 4] = [
 
 #[test]
 fn no_server_thread_keeps_root_privileges() {
-    let Some(folder) = folder() else { return };
+    let folder = folder();
     let mut server = Server::start_in(folder, &DROP);
     let reply = server
         .client()
@@ -72,9 +68,7 @@ fn no_server_thread_keeps_root_privileges() {
 
 #[test]
 fn server_refuses_to_run_as_root_on_a_public_address() {
-    if !geteuid().is_root() {
-        return;
-    }
+    testkit::needs_root();
     let folder = TempDir::new().expect("a temporary folder");
     for ids in [
         &[][..],
@@ -93,9 +87,7 @@ fn server_refuses_to_run_as_root_on_a_public_address() {
 
 #[test]
 fn running_as_root_on_loopback_logs_a_warning() {
-    if !geteuid().is_root() {
-        return;
-    }
+    testkit::needs_root();
     let server = Server::start(&[]);
     server.wait_for_log(" runs_as_root ");
 }
@@ -113,7 +105,7 @@ fn guid_without_sgid_or_the_reverse_is_an_error() {
 
 #[test]
 fn check_started_as_root_tests_the_store_as_the_server_user() {
-    let Some(folder) = folder() else { return };
+    let folder = folder();
     chown(folder.path().join("state"), Some(0), Some(0)).expect("permitted for root");
     write_config(folder.path(), &DROP);
     let outcome = run_in(folder.path(), &["check", "-config=goguerrilla.conf"]);
@@ -125,7 +117,7 @@ fn check_started_as_root_tests_the_store_as_the_server_user() {
 
 #[test]
 fn store_owned_by_root_is_a_start_error_naming_file_and_user() {
-    let Some(folder) = folder() else { return };
+    let folder = folder();
     write_config(folder.path(), &DROP);
     let state = folder.path().join("state");
     let file = state.join("mail.db");
@@ -149,7 +141,7 @@ fn store_owned_by_root_is_a_start_error_naming_file_and_user() {
 
 #[test]
 fn sigusr1_keeps_the_old_log_when_the_new_one_cannot_be_opened() {
-    let Some(folder) = folder() else { return };
+    let folder = folder();
     let server = Server::start_in(folder, &DROP);
     let (log, moved) = (server.path("log"), server.path("log.1"));
     fs::rename(&log, &moved).expect("the log is there");
@@ -166,24 +158,21 @@ fn sigusr1_keeps_the_old_log_when_the_new_one_cannot_be_opened() {
     assert_log_contains(&log, " log_reopened");
 }
 
-/// Returns a world-readable folder of root with a subfolder `state` of user nobody, or `None` if the test does not run
-/// as root.
-fn folder() -> Option<TempDir> {
-    if !geteuid().is_root() {
-        return None;
-    }
+/// Returns a world-readable folder of root with a subfolder `state` of user nobody.
+fn folder() -> TempDir {
+    testkit::needs_root();
     let folder = TempDir::new().expect("a temporary folder");
     let everybody = fs::Permissions::from_mode(0o755);
     fs::set_permissions(folder.path(), everybody).expect("a folder of this test");
     let state = folder.path().join("state");
     fs::create_dir(&state).expect("a folder of this test");
     chown(&state, Some(NOBODY), Some(NOBODY)).expect("permitted for root");
-    Some(folder)
+    folder
 }
 
 #[test]
 fn root_does_not_chown_symlinked_or_hard_linked_log_and_pid_files() {
-    let Some(folder) = folder() else { return };
+    let folder = folder();
     let path = |name: &str| folder.path().join(name);
     let owner = |name: &str| fs::metadata(path(name)).expect("the file exists").uid();
     // The server's user may create any link in its own folder.
@@ -220,10 +209,10 @@ fn root_does_not_chown_symlinked_or_hard_linked_log_and_pid_files() {
 
 #[test]
 fn server_started_as_the_target_user_keeps_its_supplementary_groups() {
-    let Some(folder) = folder() else { return };
+    let folder = folder();
     chown(folder.path(), Some(NOBODY), Some(NOBODY)).expect("permitted for root");
     let server = Server::start_with(folder, &DROP, |program| {
-        let mut setpriv = Command::new("setpriv");
+        let mut setpriv = testkit::command("setpriv");
         setpriv.args(["--reuid=65534", "--regid=65534", "--groups=65534,50"]);
         setpriv.arg(program.get_program()).args(program.get_args());
         setpriv

@@ -5,10 +5,8 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::sys::signal::Signal;
 use socket2::SockRef;
 
-use testkit::{note, test};
-
-use testkit::Server;
 use testkit::load::{Account, Load, assert_no_loss_or_duplicate, content_of, stored_markers};
+use testkit::{Server, note, test};
 
 #[test]
 fn kill_9_neither_loses_nor_duplicates_acknowledged_mail() {

@@ -11,11 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use testkit::{note, test};
-
 use testkit::mariadb::MariaDb;
 use testkit::redis::Redis;
-use testkit::{short_mail, stuffed, wait_for, wait_for_within, without_trace};
+use testkit::{note, short_mail, stuffed, test, wait_for, wait_for_within, without_trace};
 
 /// The processes that are killed in a round.
 #[derive(Clone, Copy, PartialEq, Eq)]

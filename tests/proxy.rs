@@ -8,11 +8,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use socket2::{Domain, Socket, Type};
 
-use testkit::test;
-
 use testkit::store::mails_after;
 use testkit::tls::{TlsClient, TlsServer, config_trusting, connection, starttls};
-use testkit::{Client, Server, wait_for};
+use testkit::{Client, Server, test, wait_for};
 
 const PROXY_PROTOCOL_ON: &[(&str, &str)] = &[
     ("GSMTP_PROXY_PROTOCOL", "Y"),

@@ -9,11 +9,9 @@ use nix::sys::signal::Signal;
 use rusqlite::Connection;
 use socket2::{Domain, Socket, Type};
 
-use testkit::test;
-
 use crate::status::get;
 use testkit::mariadb::{MariaDb, with_hosts};
-use testkit::{Client, Server, short_mail, wait_for, wait_for_within};
+use testkit::{Client, Server, short_mail, test, wait_for, wait_for_within};
 
 const STATUS: (&str, &str) = ("GM_STATUS_INTERFACE", "127.0.0.1:0");
 /// Maximum time until a failure is detected without mail: 5 s for an answer, plus the interval of 2 s between checks.

@@ -5,11 +5,9 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use testkit::test;
-
 use testkit::ended::{run, run_command};
 use testkit::load::content_of;
-use testkit::{Server, write_config};
+use testkit::{Server, test, write_config};
 
 #[test]
 fn printed_sqlite_schema_creates_a_table_that_the_server_uses() {
@@ -241,7 +239,7 @@ fn show_exits_with_0_when_its_output_pipe_is_closed_early() {
 fn sqlite3(folder: &TempDir, sql: &str) -> (i32, String) {
     let file = folder.path().join("sql");
     fs::write(&file, sql).expect("a file is written");
-    let output = Command::new("sqlite3")
+    let output = testkit::command("sqlite3")
         .arg("goguerrilla.db")
         .current_dir(folder.path())
         .stdin(Stdio::from(fs::File::open(file).expect("a file")))

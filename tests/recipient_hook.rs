@@ -8,9 +8,7 @@ use goguerrilla::internals::smtp::RecipientCheck;
 use goguerrilla::internals::store::MemoryStore;
 use goguerrilla::{Config, Server, ServerHandle};
 
-use testkit::test;
-
-use testkit::{Client, TEST_TIMEOUT, short_mail};
+use testkit::{Client, TEST_TIMEOUT, short_mail, test};
 
 #[test]
 fn hook_decides_which_recipients_get_a_mail() {

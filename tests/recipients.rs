@@ -1,9 +1,7 @@
 //! Which recipients are accepted, what their rows contain, and that no data of one mail appears in the next.
 
-use testkit::test;
-
 use testkit::store::{StoredMail, mails_after};
-use testkit::{Client, Server};
+use testkit::{Client, Server, test};
 
 #[test]
 fn only_recipients_in_allowed_domains_are_accepted() {

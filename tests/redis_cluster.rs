@@ -3,12 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use testkit::test;
-
 use testkit::ended::run;
 use testkit::mariadb::MariaDb;
 use testkit::redis::RedisCluster;
-use testkit::{Server, short_mail, value, wait_for, wait_for_within, without_trace};
+use testkit::{Server, short_mail, test, value, wait_for, wait_for_within, without_trace};
 
 /// The time limit from the final dot to the 250 in an unoptimized build, whatever state the cluster is in.
 const SAVE_LIMIT: Duration = Duration::from_millis(500);

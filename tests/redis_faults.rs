@@ -6,14 +6,12 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use testkit::test;
-
 use testkit::ended::{ProcessResult, run};
 use testkit::fault_proxy::{Fault, FaultProxy};
 use testkit::mariadb::MariaDb;
 use testkit::ports::free_port;
 use testkit::redis::{FakeBehavior, FakeRedis, Redis};
-use testkit::{Server, short_mail, wait_for_within, without_trace};
+use testkit::{Server, short_mail, test, wait_for_within, without_trace};
 
 /// The maximum time from the final dot to the 250 whatever Redis does. The guarantee is a quarter of a second for Redis alone;
 /// the rest is for an unoptimized build that runs next to other tests.

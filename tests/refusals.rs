@@ -1,14 +1,11 @@
 //! Replies for faults and shortages on the server's side: always temporary, never 5xx.
 
 use std::fs;
-use std::process::Command;
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use testkit::test;
-
-use testkit::{Client, Server};
+use testkit::{Client, Server, test};
 
 #[test]
 fn unavailable_store_replies_451_and_recovered_store_replies_250() {
@@ -42,7 +39,7 @@ fn full_disk_replies_452() {
     let folder = TempDir::new().expect("a temporary folder");
     // A file size limit makes writes fail like a full disk.
     let server = Server::start_with(folder, &[("GSMTP_MAX_SIZE", "1000000")], |command| {
-        let mut limited = Command::new("prlimit");
+        let mut limited = testkit::command("prlimit");
         limited.arg("--fsize=200000").arg(command.get_program());
         limited.args(command.get_args());
         limited

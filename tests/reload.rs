@@ -5,12 +5,10 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use testkit::test;
-
 use testkit::certificates::{KeyKind, Pair};
 use testkit::mariadb::{MariaDb, with_hosts};
 use testkit::ports::free_port;
-use testkit::{Client, Server, incompressible, value, wait_for, write_config};
+use testkit::{Client, Server, incompressible, test, value, wait_for, write_config};
 
 #[test]
 fn reload_applies_to_new_sessions_and_open_ones_keep_their_settings() {

@@ -12,9 +12,7 @@ use nix::unistd::Pid;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use testkit::test;
-
-use testkit::{Client, Server, binary, under_strace, wait_for, write_config};
+use testkit::{Client, Server, binary, test, under_strace, wait_for, write_config};
 
 #[test]
 fn sigterm_sends_421_to_idle_clients_at_once() {

@@ -7,10 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use testkit::{note, test};
-
 use testkit::tls::TlsServer;
-use testkit::{Server, connect_with_small_buffers, stuffed, wait_for};
+use testkit::{Server, connect_with_small_buffers, note, stuffed, test, wait_for};
 
 #[test]
 fn clients_that_send_only_noop_cannot_hold_all_slots() {

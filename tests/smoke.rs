@@ -1,8 +1,6 @@
 //! The simplest test of the whole program: one mail is received, listed and shown.
 
-use testkit::test;
-
-use testkit::{Server, without_trace};
+use testkit::{Server, test, without_trace};
 
 #[test]
 fn mail_is_received_and_shown_octet_for_octet() {

@@ -8,10 +8,8 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use testkit::{note, test};
-
 use testkit::load::{content_of, stored_markers};
-use testkit::{Client, Server, binary, under_strace, wait_for, write_config};
+use testkit::{Client, Server, binary, note, test, under_strace, wait_for, write_config};
 
 #[test]
 fn mail_waits_for_a_locked_sqlite_file_while_its_client_is_connected() {

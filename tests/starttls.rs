@@ -19,12 +19,9 @@ use rustls::{ClientConfig, ClientConnection, ProtocolVersion, RootCertStore};
 use socket2::SockRef;
 use tempfile::TempDir;
 
-use testkit::{note, test};
-
 use crate::clients::{assert_stored, mail, mail_with_final_empty_line, python, run};
 use crate::status::figures;
 use testkit::certificates::{KeyKind, Pair};
-use testkit::ended;
 use testkit::tls::{
     TlsClient, TlsServer, certificate, config_trusting, config_with, connection, starttls,
 };
@@ -32,6 +29,7 @@ use testkit::{
     Client, Server, TEST_TIMEOUT, connect_with_small_buffers, value, wait_for, wait_for_within,
     write_config,
 };
+use testkit::{ended, note, test};
 
 #[test]
 fn openssl_delivers_over_tls_1_2_and_1_3_and_gets_no_session_ticket() {
@@ -189,6 +187,7 @@ fn curl_delivers_over_tls() {
 
 #[test]
 fn msmtp_delivers_over_tls() {
+    testkit::needs_program("msmtp");
     let tls = TlsServer::start(&[]);
     fs::write(tls.server.path("mail"), mail("\n")).expect("a file is written");
     for (address, starttls) in [
@@ -895,6 +894,7 @@ fn testssl_and_nmap_find_no_old_tls_version_no_ticket_and_no_weakness() {
 
 /// Starts a vulnerability scanner with a time limit of three minutes.
 fn scanner(server: &Server, program: &str, arguments: &[&str], target: &str) -> Child {
+    testkit::needs_program(program);
     let mut command = Command::new("timeout");
     command.args(["180", program]).args(arguments);
     if program == "nmap" {
@@ -1134,6 +1134,7 @@ fn s_client(
 }
 
 fn openssl_s_client(address: SocketAddr, arguments: &[&str], input: &[u8]) -> (Output, String) {
+    testkit::needs_program("openssl");
     let mut child = Command::new("timeout")
         .args([
             "30",

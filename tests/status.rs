@@ -5,20 +5,18 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use testkit::test;
-
 use testkit::ended::run;
 use testkit::mariadb::MariaDb;
 use testkit::redis::Redis;
 use testkit::tls::TlsServer;
-use testkit::{Client, Server, short_mail, value, wait_for, wait_for_within, write_config};
+use testkit::{Client, Server, short_mail, test, value, wait_for, wait_for_within, write_config};
 
 const STATUS: (&str, &str) = ("GM_STATUS_INTERFACE", "127.0.0.1:0");
 /// The maximum time until the database's state is known: a check every two seconds, and pauses of up to four seconds between
@@ -36,7 +34,7 @@ fn address(server: &Server) -> SocketAddr {
 /// Returns the status and body of a request with curl.
 pub fn get(server: &Server, path: &str) -> (u16, String) {
     let url = format!("http://{}{path}", address(server));
-    let output = Command::new("curl")
+    let output = testkit::command("curl")
         .args(["-sS", "--max-time", "10", "-w", "\n%{http_code}", &url])
         .output()
         .expect("curl is installed: tests/install-tools");
@@ -76,7 +74,7 @@ fn promtool_accepts_the_metrics_and_the_documentation_lists_each_name() {
     client.deliver("a@client.test", "u@ours.test", &short_mail("counted"));
     let (code, page) = get(server, "/metrics");
     assert_eq!(code, 200);
-    let mut promtool = Command::new("promtool")
+    let mut promtool = testkit::command("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -112,7 +110,7 @@ fn promtool_accepts_the_metrics_and_the_documentation_lists_each_name() {
 
 fn curl_head(server: &Server) -> String {
     let url = format!("http://{}/metrics", address(server));
-    let output = Command::new("curl").args(["-sSI", &url]).output();
+    let output = testkit::command("curl").args(["-sSI", &url]).output();
     String::from_utf8(output.expect("curl is installed").stdout).expect("UTF-8")
 }
 
@@ -227,7 +225,7 @@ fn metrics_show_tls_handshakes_and_certificate_expiry() {
     let server = &tls.server;
     for version in ["--tls-max=1.2", "--tls-max=1.3"] {
         let version: Vec<&str> = version.split('=').collect();
-        let sent = Command::new("curl")
+        let sent = testkit::command("curl")
             .args(["-sS", "-k", "--ssl-reqd", "--mail-from", "a@client.test"])
             .args(["--mail-rcpt", "u@ours.test", "-T", "goguerrilla.conf"])
             .args(version)

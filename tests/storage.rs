@@ -3,13 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
-use std::process::{Command, Stdio};
-
-use testkit::test;
+use std::process::Stdio;
 
 use testkit::mariadb::{FIELD_TABLE, MariaDb};
 use testkit::redis::Redis;
-use testkit::{Client, Reply, Server, run_in, value, without_trace};
+use testkit::{Client, Reply, Server, run_in, test, value, without_trace};
 
 /// A row as values by column name; `None` is NULL.
 type Row = BTreeMap<&'static str, Option<Vec<u8>>>;
@@ -184,7 +182,7 @@ fn mariadb_with_printed_schema() -> MariaDb {
 
 /// Inflates with Python's zlib, to be independent of the server's code.
 fn inflate(stream: &[u8]) -> Vec<u8> {
-    let mut python = Command::new("python3")
+    let mut python = testkit::command("python3")
         .args([
             "-c",
             "import sys, zlib; sys.stdout.buffer.write(zlib.decompress(sys.stdin.buffer.read()))",

@@ -5,10 +5,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use testkit::test;
-
 use testkit::mariadb::{MariaDb, with_hosts};
-use testkit::{Server, wait_for, write_config};
+use testkit::{Server, test, wait_for, write_config};
 
 #[test]
 fn rejected_reload_to_narrower_columns_keeps_the_recipient_length_limit() {

@@ -9,9 +9,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use testkit::test;
-
-use testkit::{Client, Server, TEST_TIMEOUT, short_mail};
+use testkit::{Client, Server, TEST_TIMEOUT, short_mail, test};
 
 #[test]
 fn server_notifies_systemd_of_ready_reloading_and_stopping() {
@@ -53,7 +51,7 @@ fn server_serves_sockets_inherited_from_systemd_and_leaves_them_open_at_exit() {
             "exec 3<&{}; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"",
             socket.as_raw_fd()
         );
-        let mut shell = Command::new("bash");
+        let mut shell = testkit::command("bash");
         shell.args(["-c", &script, "bash"]);
         shell.arg(program.get_program()).args(program.get_args());
         shell

@@ -7,9 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use testkit::{note, test};
-
-use testkit::{Client, Server, connect_with_small_buffers, value, wait_for};
+use testkit::{Client, Server, connect_with_small_buffers, note, test, value, wait_for};
 
 #[test]
 fn silent_client_times_out_in_every_session_state() {

@@ -9,10 +9,8 @@ use std::time::{Duration, SystemTime};
 use goguerrilla::internals::net::tls::{TlsCredentials, TlsFiles};
 use tempfile::TempDir;
 
-use testkit::test;
-
 use testkit::ended::run;
-use testkit::write_config;
+use testkit::{test, write_config};
 
 /// Shell script that makes a root, two intermediates, the server's certificates with their keys, and unusable and
 /// unusual ones.

@@ -2,11 +2,9 @@
 
 use nix::sys::signal::Signal;
 
-use testkit::test;
-
 use testkit::store::{StoredMail, mails_after};
 use testkit::tls::{TlsClient, TlsServer};
-use testkit::{Client, Server, wait_for, write_config};
+use testkit::{Client, Server, test, wait_for, write_config};
 
 const TRUSTED: (&str, &str) = ("GM_TRUSTED_PROXIES", "127.0.0.1,::1");
 

@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use super::{TEST_TIMEOUT, wait_for, wait_for_within};
+use super::{TEST_TIMEOUT, command, needs, wait_for, wait_for_within};
 
 /// A proxy between clients and the server under test; dropping it ends the process.
 pub struct ProxyProcess {
@@ -27,17 +27,21 @@ impl ProxyProcess {
         // The load_module line must be the first one.
         let (load, rest) = config.split_once('\n').expect("load_module and more");
         write(folder.path(), &format!("{load}\n{head}{rest}"));
-        let mut command = Command::new("nginx");
-        command.arg("-p").arg(folder.path()).args(["-c", "config"]);
-        ProxyProcess::start(folder, command, ports)
+        needs(
+            "the mail module of nginx",
+            Path::new(NGINX_MAIL_MODULE).exists(),
+        );
+        let mut nginx = command("nginx");
+        nginx.arg("-p").arg(folder.path()).args(["-c", "config"]);
+        ProxyProcess::start(folder, nginx, ports)
     }
 
     /// Starts HAProxy with this configuration and waits until it listens on all `ports`.
     pub fn haproxy(folder: TempDir, config: &str, ports: &[SocketAddr]) -> ProxyProcess {
         write(folder.path(), config);
-        let mut command = Command::new("haproxy");
-        command.args(["-db", "-f", "config"]);
-        ProxyProcess::start(folder, command, ports)
+        let mut haproxy = command("haproxy");
+        haproxy.args(["-db", "-f", "config"]);
+        ProxyProcess::start(folder, haproxy, ports)
     }
 
     fn start(folder: TempDir, mut command: Command, ports: &[SocketAddr]) -> ProxyProcess {
@@ -110,3 +114,6 @@ pub fn with(config: &str, replacements: &[(&str, &str)]) -> String {
     }
     config
 }
+
+/// The module that Debian's package libnginx-mod-mail installs.
+const NGINX_MAIL_MODULE: &str = "/usr/lib/nginx/modules/ngx_mail_module.so";

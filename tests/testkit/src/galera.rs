@@ -16,7 +16,7 @@ use super::mariadb::{
     FIELD_TABLE, LOW_MEMORY_OPTIONS, PASSWORD, USER, copy_folder, program, root_at, template,
 };
 use super::ports::free_ports;
-use super::{tail, wait_for_within};
+use super::{needs, needs_program, tail, wait_for_within};
 
 /// The nodes of one cluster; each runs until [`Galera::kill`]. Dropping the cluster kills all nodes.
 pub struct Galera {
@@ -34,6 +34,9 @@ struct Node {
 impl Galera {
     /// Starts three nodes with the field's table in database `mail`.
     pub fn start() -> Galera {
+        needs_program("mariadbd");
+        needs_program("rsync");
+        needs("galera-4", Path::new(PROVIDER).exists());
         let nodes = (0..3).map(|_| Node::new()).collect();
         let mut galera = Galera { nodes };
         galera.run_first();
@@ -204,7 +207,7 @@ impl Node {
             .arg("--bind-address=127.0.0.1")
             .args(["--binlog-format=ROW", "--innodb-autoinc-lock-mode=2"])
             .args(["--wsrep-on=ON", "--wsrep-sst-method=rsync"])
-            .arg("--wsrep-provider=/usr/lib/galera/libgalera_smm.so")
+            .arg(format!("--wsrep-provider={PROVIDER}"))
             .arg(format!("--wsrep-cluster-address={cluster}"))
             .arg(format!("--wsrep-node-address={group}"))
             .arg(format!("--wsrep-node-incoming-address=127.0.0.1:{}", self.port))
@@ -248,4 +251,6 @@ fn chown_to_nobody(path: &Path) {
     }
 }
 
+/// The library that Debian's package galera-4 installs.
+const PROVIDER: &str = "/usr/lib/galera/libgalera_smm.so";
 const INSTALLED: &str = "mariadbd and galera-4 are installed: tests/install-tools";

@@ -23,7 +23,7 @@ pub mod tls;
 
 pub use inventory;
 pub use output::record;
-pub use requirements::{needs, needs_program, needs_root};
+pub use requirements::{command, needs, needs_program, needs_root};
 pub use runner::{Build, Test, binary, cache, root_folder, run, set_build};
 pub use server::{
     Client, Reply, Server, TEST_TIMEOUT, connect_with_small_buffers, incompressible,

@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::ports::free_port;
-use super::{Server, tail, wait_for};
+use super::{Server, needs_program, tail, wait_for};
 
 /// The password of [`USER`]; no output may contain it.
 pub const PASSWORD: &str = "s3cr3t-of-mariadb";
@@ -252,6 +252,7 @@ pub fn root_at(port: u16) -> OptsBuilder {
 /// Returns a data folder as it is after installation. It is made once and kept next to the build for later runs.
 pub fn template() -> &'static Path {
     static TEMPLATE: OnceLock<PathBuf> = OnceLock::new();
+    needs_program("mariadbd");
     TEMPLATE.get_or_init(|| {
         let version = Command::new(program("mariadbd")).arg("--version").output();
         let version = version.expect("mariadbd is installed: tests/install-tools");

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::thread;
 
@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use tempfile::TempDir;
 
-use super::{tail, wait_for};
+use super::{needs, tail, wait_for};
 
 /// A database server; runs until [`Postgres::kill`]. Dropping it stops the processes.
 pub struct Postgres {
@@ -23,6 +23,7 @@ pub struct Postgres {
 impl Postgres {
     /// Makes an empty database and starts the server.
     pub fn start() -> Postgres {
+        needs("PostgreSQL", Path::new(VERSIONS).exists());
         let folder = TempDir::new().expect("a temporary folder");
         if geteuid().is_root() {
             chown(folder.path(), Some(NOBODY), Some(NOBODY)).expect("permitted for root");
@@ -171,12 +172,14 @@ impl Drop for TableLock {
 
 /// Returns the folder of the newest version. Debian installs each version in a folder of its own.
 fn program_folder() -> PathBuf {
-    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
+    let versions = fs::read_dir(VERSIONS).into_iter().flatten();
     let names = versions.filter_map(|version| version.ok()?.file_name().into_string().ok());
     let newest = names.filter_map(|name| name.parse::<u32>().ok()).max();
     let newest = newest.expect("PostgreSQL is installed: tests/install-tools");
-    format!("/usr/lib/postgresql/{newest}/bin").into()
+    Path::new(VERSIONS).join(newest.to_string()).join("bin")
 }
 
+/// The folder in which Debian installs each version.
+const VERSIONS: &str = "/usr/lib/postgresql";
 /// The user and group that run the server if the test runs as root.
 const NOBODY: u32 = 65_534;

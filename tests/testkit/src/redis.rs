@@ -3,7 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
@@ -14,7 +14,7 @@ use r2d2_redis::redis;
 use tempfile::TempDir;
 
 use super::ports::free_port;
-use super::{TEST_TIMEOUT, wait_for};
+use super::{TEST_TIMEOUT, command, wait_for};
 
 /// A Redis server; runs until [`Redis::kill`]. Dropping it kills the process.
 pub struct Redis {
@@ -58,7 +58,7 @@ impl Redis {
                 0 => free_port(),
                 port => port,
             };
-            let child = Command::new("redis-server")
+            let child = command("redis-server")
                 .args(["--bind", "127.0.0.1", "--save", "", "--daemonize", "no"])
                 .args(["--port", &port.to_string()])
                 .arg("--dir")

@@ -3,6 +3,7 @@
 use std::env;
 use std::panic::resume_unwind;
 use std::path::Path;
+use std::process::Command;
 
 /// The panic of a test that cannot run, with the reason.
 pub(crate) struct Ignored(pub String);
@@ -10,6 +11,12 @@ pub(crate) struct Ignored(pub String);
 /// Ends the test as ignored unless it runs as root. Call it before the test starts anything.
 pub fn needs_root() {
     needs("root", nix::unistd::geteuid().is_root());
+}
+
+/// Returns a command that runs this program. Ends the test as ignored if the program is not installed.
+pub fn command(program: &str) -> Command {
+    needs_program(program);
+    Command::new(program)
 }
 
 /// Ends the test as ignored unless this program is in PATH or in a folder of programs for administrators.

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, geteuid};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use super::wait_for;
+use super::{needs_root, wait_for};
 
 /// A copy of the extracted packages for one test; dropping it deletes the copy.
 pub struct MtaRoot {
@@ -18,12 +18,9 @@ pub struct MtaRoot {
 }
 
 impl MtaRoot {
-    /// Creates a copy with this package. Returns `None` if the test does not run as root, because only root may chroot.
-    pub fn with(package: &str) -> Option<MtaRoot> {
-        if !geteuid().is_root() {
-            crate::note!("{package} is not tested: only root may run it with chroot");
-            return None;
-        }
+    /// Creates a copy with this package. Needs root, because only root may chroot.
+    pub fn with(package: &str) -> MtaRoot {
+        needs_root();
         let roots = crate::cache().join("mtas");
         let original = cached_root(&roots, package);
         let folder = TempDir::new_in(&roots).expect("a temporary folder");
@@ -31,7 +28,7 @@ impl MtaRoot {
         // Hard links to the original files. Writers replace a file instead of changing it.
         let mut copy = Command::new("cp");
         succeeds(copy.arg("-al").arg(original).arg(root.path("")));
-        Some(root)
+        root
     }
 
     /// Returns the path of a file in the copy, as seen from outside.

@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
-use crate::binary;
+use crate::{binary, command};
 
 /// The default time limit for waits and replies.
 pub const TEST_TIMEOUT: Duration = Duration::from_secs(20);
@@ -200,7 +200,7 @@ impl Server {
     /// Sets a resource limit of the running server with prlimit, such as `--nofile=40:`.
     pub fn limit(&self, limit: &str) {
         let pid = format!("--pid={}", self.pid());
-        let status = Command::new("prlimit").args([&pid, limit]).status();
+        let status = command("prlimit").args([&pid, limit]).status();
         assert!(status.expect("prlimit is installed").success(), "{limit}");
     }
 
@@ -319,7 +319,7 @@ pub fn tail(text: &str) -> String {
 pub fn under_strace(arguments: &[&str]) -> impl FnOnce(Command) -> Command + use<> {
     let arguments: Vec<String> = arguments.iter().map(|&argument| argument.into()).collect();
     move |program| {
-        let mut strace = Command::new("strace");
+        let mut strace = command("strace");
         strace.args(["-D", "-f", "-qq", "-o", "trace"]);
         strace.args(arguments);
         strace.arg(program.get_program()).args(program.get_args());
