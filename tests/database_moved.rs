@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use testkit::ended::run;
 use testkit::load::{Load, assert_no_loss_or_duplicate, content_of, stored_markers};
+use testkit::steps::rename_files;
 use testkit::{Server, test, under_strace, value, write_config};
 
 const FILE: &str = "goguerrilla.db";
@@ -23,13 +24,13 @@ fn moved_sqlite_file_defers_mail_until_it_is_back() {
     let mut server = Server::start(&[]);
     assert_eq!(deliver(&server, "before"), 250);
     for names in [&FILES[..1], &FILES] {
-        rename(&server, names, "", "moved-");
+        rename_files(&server, names, "", "moved-");
         let names_before = names_in(server.folder.path());
         for _ in 0..3 {
             assert_eq!(deliver(&server, "away"), 451);
         }
         assert_eq!(names_in(server.folder.path()), names_before);
-        rename(&server, names, "moved-", "");
+        rename_files(&server, names, "moved-", "");
         assert_eq!(deliver(&server, "back"), 250);
     }
     let log = server.wait_for_log(" saved ");
@@ -49,12 +50,12 @@ fn sqlite_file_moved_under_load_keeps_all_acknowledged_mail() {
     let load = Load::start(server.address, 8, "moved");
     for _ in 0..5 {
         load.wait_for_more(20);
-        rename(&server, &FILES[..1], "", "moved-");
+        rename_files(&server, &FILES[..1], "", "moved-");
         assert_eq!(deliver(&server, "batch_failed"), 451);
-        rename(&server, &FILES[..1], "moved-", "");
+        rename_files(&server, &FILES[..1], "moved-", "");
     }
     load.wait_for_more(20);
-    rename(&server, &FILES[..1], "", "moved-");
+    rename_files(&server, &FILES[..1], "", "moved-");
     assert_eq!(deliver(&server, "batch_failed"), 451);
     let account = load.stop();
     // Copies of the files while the server keeps running.
@@ -192,7 +193,7 @@ fn missing_wal_or_shm_file_defers_mail_and_loses_none() {
 #[test]
 fn sqlite_file_moved_before_first_mail_or_reload_is_not_created_again() {
     let server = Server::start(&[]);
-    rename(&server, &FILES[..1], "", "moved-");
+    rename_files(&server, &FILES[..1], "", "moved-");
     assert_eq!(deliver(&server, "first"), 451);
     write_config(server.folder.path(), &[("GM_MAIL_TABLE", "second")]);
     server.signal(Signal::SIGHUP);
@@ -202,12 +203,12 @@ fn sqlite_file_moved_before_first_mail_or_reload_is_not_created_again() {
         "{log}"
     );
     assert!(!server.path(FILE).exists());
-    rename(&server, &FILES[..1], "moved-", "");
+    rename_files(&server, &FILES[..1], "moved-", "");
     assert_eq!(deliver(&server, "back"), 250);
     server.signal(Signal::SIGHUP);
     server.wait_for_log(" reload\n");
     assert_eq!(deliver(&server, "in the second table"), 250);
-    rename(&server, &FILES[..1], "", "moved-");
+    rename_files(&server, &FILES[..1], "", "moved-");
     assert_eq!(deliver(&server, "away again"), 451);
 }
 
@@ -222,7 +223,7 @@ fn mail_committed_into_a_moved_file_gets_451() {
     client.begin_data("a@client.test", "u@ours.test");
     client.send(format!("{}.\r\n", content_of("late")));
     client.expect_silence(Duration::from_millis(500));
-    rename(&server, &FILES[..1], "", "moved-");
+    rename_files(&server, &FILES[..1], "", "moved-");
     client.expect("451 4.3.0 ");
     server.wait_for_log(" database_moved ");
     assert!(!server.path(FILE).exists());
@@ -252,7 +253,7 @@ fn wal_file_deleted_by_another_program_after_a_move_loses_no_mail() {
     for _ in 0..3 {
         assert_eq!(deliver(&server, "old"), 250);
     }
-    rename(&server, &FILES[..1], "", "moved-");
+    rename_files(&server, &FILES[..1], "", "moved-");
     assert_eq!(deliver(&server, "batch_failed"), 451);
     // SQLite itself deletes a WAL next to a new file.
     drop(
@@ -269,7 +270,7 @@ fn wal_file_deleted_by_another_program_after_a_move_loses_no_mail() {
 fn shutdown_does_not_touch_another_database_at_the_old_name() {
     let mut server = Server::start(&[]);
     assert_eq!(deliver(&server, "before"), 250);
-    rename(&server, &FILES, "", "moved-");
+    rename_files(&server, &FILES, "", "moved-");
     let other = Connection::open(server.path(FILE)).expect("a file");
     let made = other.execute_batch(
         "PRAGMA journal_mode=WAL; CREATE TABLE other(a); INSERT INTO other VALUES (1)",
@@ -296,7 +297,7 @@ fn reader_of_a_moved_sqlite_file_does_not_cause_loss_of_its_wal() {
         .execute_batch("BEGIN; SELECT count(*) FROM new_mail")
         .expect("a reader");
     assert_eq!(deliver(&server, "two"), 250);
-    rename(&server, &FILES[..1], "", "moved-");
+    rename_files(&server, &FILES[..1], "", "moved-");
     assert!(server.stop().success());
     server.wait_for_log(" wal_preserved file=goguerrilla.db-wal ");
     drop(reader);
@@ -374,13 +375,6 @@ fn assert_wal_is_rejected(server: &Server, log: &str) {
         checked.status == 1 && checked.stdout.contains(&wanted),
         "{checked:?}"
     );
-}
-
-fn rename(server: &Server, names: &[&str], from: &str, to: &str) {
-    for name in names {
-        let (from, to) = (format!("{from}{name}"), format!("{to}{name}"));
-        fs::rename(server.path(&from), server.path(&to)).expect("the file exists");
-    }
 }
 
 fn deliver(server: &Server, subject: &str) -> u16 {

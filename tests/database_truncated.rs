@@ -4,8 +4,8 @@
 use std::fs::{self, OpenOptions};
 use std::path::Path;
 
-use crate::status::get;
 use testkit::load::{content_of, stored_markers};
+use testkit::status::get;
 use testkit::{Server, test, wait_for};
 
 const FILE: &str = "goguerrilla.db";

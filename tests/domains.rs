@@ -4,7 +4,6 @@ use std::fs;
 
 use tempfile::TempDir;
 
-use crate::nginx;
 use testkit::ended::run;
 use testkit::store::mails_after;
 use testkit::{Client, Server, test, write_config};
@@ -62,8 +61,13 @@ fn rcpt_command_and_nginx_auth_agree_on_all_spellings_of_a_domain() {
         };
         client.command(&format!("RCPT TO:{path}"), want);
         let request = format!("Auth-Method: none\r\nAuth-SMTP-To: RCPT TO:{path}");
-        let answer = nginx::ask(&server, &format!("GET / HTTP/1.0\r\n{request}\r\n\r\n"));
-        assert_eq!(nginx::header(&answer, "Auth-Status"), status, "{path}");
+        let answer =
+            testkit::auth_http::ask(&server, &format!("GET / HTTP/1.0\r\n{request}\r\n\r\n"));
+        assert_eq!(
+            testkit::auth_http::header(&answer, "Auth-Status"),
+            status,
+            "{path}"
+        );
     }
     // The other rules for a path still apply.
     for (path, want) in [

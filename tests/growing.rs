@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io::Write;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use rusqlite::{Connection, params};
 
@@ -13,6 +13,7 @@ use testkit::load::{
     Load, assert_no_loss_or_duplicate, content_of, stored_markers as stored_in_sqlite,
 };
 use testkit::mariadb::MariaDb;
+use testkit::steps::run_script;
 use testkit::{Server, TEST_TIMEOUT, test, without_trace};
 
 #[test]
@@ -202,13 +203,6 @@ fn client_on_day(database: &MariaDb, days_ago: u32, statements: &str) {
     let output_text =
         String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert_eq!(output_text, "");
-}
-
-fn run_script(script: &str) {
-    let output = Command::new("sh").args(["-c", script]).output();
-    let output = output.expect("a shell");
-    let output_text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!((output.status.code(), output_text.as_str()), (Some(0), ""));
 }
 
 /// Counts the rows of each subject and checks the content of those that [`Load`] sent.

@@ -5,7 +5,7 @@
 use std::io::ErrorKind;
 use std::thread;
 
-use crate::status::wait_for_metric;
+use testkit::status::wait_for_metric;
 use testkit::store::mails_after;
 use testkit::tls::{TlsClient, TlsServer};
 use testkit::{Client, Server, incompressible, note, stuffed, test, wait_for, without_trace};

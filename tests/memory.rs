@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use testkit::mariadb::MariaDb;
 use testkit::redis::Redis;
+use testkit::steps::cost_of_mail;
 use testkit::{Client, Server, incompressible, note, test, wait_for};
 
 #[test]
@@ -142,13 +143,13 @@ fn one_hundred_recipients_share_memory_and_compression_of_a_large_mail() {
     let server = Server::start(&[("GSMTP_MAX_SIZE", "20000000")]);
     // This content compresses well, so the cost of 100 recipients is in processing the content.
     let large = content_of_size(16 << 20);
-    let (alone, _) = cost_of(&server, 1, &large);
-    let (together, grown) = cost_of(&server, 100, &large);
+    let (alone, _) = cost_of_mail(&server, 1, &large);
+    let (together, grown) = cost_of_mail(&server, 100, &large);
     note!("16 MiB to 1: {alone:?}, to 100: {together:?} and {grown} KiB more");
     assert!(together < 2 * alone + Duration::from_millis(500));
     assert!(grown < 16_384, "{grown} KiB");
     // This content does not compress, so the cost is one large row per recipient, one at a time.
-    let (_, grown) = cost_of(&server, 100, &incompressible(1 << 20));
+    let (_, grown) = cost_of_mail(&server, 100, &incompressible(1 << 20));
     note!("1 MiB as it is to 100: {grown} KiB more");
     assert!(grown < 32_768, "{grown} KiB");
     assert_eq!(server.list().len(), 201);
@@ -161,8 +162,8 @@ fn one_hundred_recipients_of_a_large_mail_need_little_memory_with_mysql() {
         ("REDIS_INTERFACE", &redis.address()),
         ("GSMTP_MAX_SIZE", "2000000"),
     ]);
-    cost_of(&server, 1, &incompressible(1 << 20));
-    let (_, grown) = cost_of(&server, 100, &incompressible(1 << 20));
+    cost_of_mail(&server, 1, &incompressible(1 << 20));
+    let (_, grown) = cost_of_mail(&server, 100, &incompressible(1 << 20));
     note!("1 MiB to 100: {grown} KiB more");
     assert!(grown < 32_768, "{grown} KiB");
     assert_eq!(database.number("SELECT COUNT(*) FROM new_mail"), 101);
@@ -269,24 +270,6 @@ fn endless_command_line_is_discarded_at_constant_memory() {
     let grown = server.status_kib("VmHWM").saturating_sub(before);
     assert!(grown < 1_024, "{grown} KiB");
     client.command("NOOP", "250");
-}
-
-/// Returns the processor time of a mail to `recipients` recipients, and by how many KiB it raised the server's peak
-/// memory.
-fn cost_of(server: &Server, recipients: usize, content: &[u8]) -> (Duration, u64) {
-    let (time, memory) = (server.processor_time(), server.status_kib("VmHWM"));
-    let mut client = server.client();
-    client.set_reply_timeout(Duration::from_secs(60));
-    client.command("EHLO client.test", "250");
-    client.command("MAIL FROM:<a@client.test>", "250");
-    for number in 0..recipients {
-        client.command(&format!("RCPT TO:<u{number}@ours.test>"), "250");
-    }
-    client.command("DATA", "354");
-    let (reply, _) = client.send_content(content);
-    assert_eq!(reply.code, 250, "{}", reply.text());
-    let time = server.processor_time() - time;
-    (time, server.status_kib("VmHWM") - memory)
 }
 
 /// Starts a server whose memory budget holds exactly one message of the maximum size.

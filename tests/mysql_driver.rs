@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::status::figures;
 use testkit::mariadb::{MariaDb, PASSWORD, USER, with_hosts};
+use testkit::status::figures;
 use testkit::{Server, binary, short_mail, test, wait_for, wait_for_within};
 
 const STATUS: (&str, &str) = ("GM_STATUS_INTERFACE", "127.0.0.1:0");

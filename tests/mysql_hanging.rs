@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use mysql::prelude::Queryable;
 
-use crate::status::get;
 use testkit::fault_proxy::{Fault, FaultProxy};
 use testkit::mariadb::{FIELD_TABLE, MariaDb, USER, with_hosts};
+use testkit::status::get;
 use testkit::{Reply, Server, short_mail, stuffed, test, wait_for, wait_for_within};
 
 const STATUS: (&str, &str) = ("GM_STATUS_INTERFACE", "127.0.0.1:0");

@@ -2,20 +2,20 @@
 //! error replies reach the client unchanged.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use crate::clients::{mail, mail_with_final_empty_line};
+use testkit::auth_http::{ask, auth_address, header};
 use testkit::certificates::{KeyKind, Pair};
 use testkit::front::{ProxyProcess, documented_block, with};
 use testkit::ports::free_address;
 use testkit::store::{StoredMail, mails_after};
 use testkit::tls::{TlsClient, config_trusting, starttls};
-use testkit::{Client, Server, test, value, wait_for, without_trace};
+use testkit::{Client, Server, test, wait_for, without_trace};
 
 #[test]
 fn nginx_forwards_mail_from_ipv4_and_ipv6_clients_with_their_addresses() {
@@ -481,32 +481,6 @@ impl Front {
         let mut mails = mails_after(&self.server.path("goguerrilla.db"), 0);
         mails.pop().expect("a mail")
     }
-}
-
-/// Returns the auth_http address from the server's log.
-fn auth_address(server: &Server) -> SocketAddr {
-    let log = server.wait_for_log(" role=auth_http");
-    let line = log.lines().find(|line| line.contains(" role=auth_http"));
-    let address = line.and_then(|line| value(line, "address"));
-    address
-        .and_then(|address| address.parse().ok())
-        .expect("an address")
-}
-
-pub fn ask(server: &Server, request: &str) -> String {
-    let mut socket = TcpStream::connect(auth_address(server)).expect("the server accepts");
-    // The server does not read an oversized request to its end, so writing may fail.
-    let _ = socket.write_all(request.as_bytes());
-    let mut answer = Vec::new();
-    let _ = socket.read_to_end(&mut answer);
-    String::from_utf8(answer).expect("ASCII")
-}
-
-pub fn header(answer: &str, name: &str) -> String {
-    let line = answer
-        .lines()
-        .find_map(|line| line.strip_prefix(&format!("{name}: ")));
-    line.unwrap_or_default().to_owned()
 }
 
 /// Connects from 127.0.0.2; nginx itself connects from 127.0.0.1.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use socket2::{Domain, Socket, Type};
 
+use testkit::steps::assert_newest_mail_came_from;
 use testkit::store::mails_after;
 use testkit::tls::{TlsClient, TlsServer, config_trusting, connection, starttls};
 use testkit::{Client, Server, test, wait_for};
@@ -96,7 +97,7 @@ fn swaks_sends_proxy_header_versions_1_and_2() {
     ];
     for header in [&v1[..], v2.as_flattened()] {
         crate::clients::run(&server, &program, &[&envelope, header].concat());
-        assert_newest(&server, "192.0.2.1", "ESMTP", header[0]);
+        assert_newest_mail_came_from(&server, "192.0.2.1", "ESMTP", header[0]);
     }
 }
 
@@ -303,28 +304,14 @@ fn deliver(server: &Server, mut client: Client, address: &str, what: &str) {
     let reply = client.deliver("a@client.test", "u@ours.test", b"Subject: x\r\n");
     assert_eq!(reply.code, 250, "{what}: {}", reply.text());
     client.command("QUIT", "221 ");
-    assert_newest(server, address, "ESMTP", what);
+    assert_newest_mail_came_from(server, address, "ESMTP", what);
 }
 
 fn deliver_in_tls(server: &Server, client: &mut TlsClient) {
     client.begin_mail();
     client.send(".\r\n");
     client.expect("250 2.0.0 OK");
-    assert_newest(server, "192.0.2.1", "ESMTPS", "in TLS");
-}
-
-fn assert_newest(server: &Server, address: &str, protocol: &str, what: &str) {
-    let mut mails = mails_after(&server.path("goguerrilla.db"), 0);
-    let mail = mails.pop().expect("a mail");
-    assert_eq!(mail.ip_addr, address, "{what}");
-    let text = String::from_utf8_lossy(&mail.mail).into_owned();
-    let literal = match address.contains(':') {
-        true => format!("[IPv6:{address}]"),
-        false => format!("[{address}]"),
-    };
-    let received =
-        format!("from client.test (client.test {literal})\r\n\tby mx.test with {protocol} id");
-    assert!(text.contains(&received), "{what}: {text}");
+    assert_newest_mail_came_from(server, "192.0.2.1", "ESMTPS", "in TLS");
 }
 
 fn connect_from(server: &Server, source: Ipv4Addr) -> Client {

@@ -1,17 +1,17 @@
 //! `/readyz` returns 503 while the store cannot save mail, and an unreachable database is detected at once.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::thread;
 use std::time::Duration;
 
 use mysql::prelude::Queryable;
 use nix::sys::signal::Signal;
 use rusqlite::Connection;
-use socket2::{Domain, Socket, Type};
 
-use crate::status::get;
 use testkit::mariadb::{MariaDb, with_hosts};
-use testkit::{Client, Server, short_mail, test, wait_for, wait_for_within};
+use testkit::status::get;
+use testkit::steps::deliver_from;
+use testkit::{Server, test, wait_for, wait_for_within};
 
 const STATUS: (&str, &str) = ("GM_STATUS_INTERFACE", "127.0.0.1:0");
 /// Maximum time until a failure is detected without mail: 5 s for an answer, plus the interval of 2 s between checks.
@@ -21,22 +21,6 @@ const PING_AFTER: Duration = Duration::from_millis(100);
 
 fn deliver(server: &Server) -> (u16, Duration) {
     deliver_from(server, Ipv4Addr::LOCALHOST)
-}
-
-/// Delivers a mail from an address of the loopback network.
-fn deliver_from(server: &Server, address: Ipv4Addr) -> (u16, Duration) {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    let from = SocketAddr::from((address, 0));
-    socket.bind(&from.into()).expect("a loopback address");
-    socket
-        .connect(&server.address.into())
-        .expect("the server accepts");
-    let mut client = Client::over(socket.into());
-    client.set_reply_timeout(Duration::from_secs(40));
-    client.expect("220");
-    client.begin_data("a@client.test", "u@ours.test");
-    let (reply, took) = client.send_content(&short_mail("any"));
-    (reply.code, took)
 }
 
 fn wait_for_state(server: &Server, wanted: u16) -> String {

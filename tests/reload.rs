@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 use testkit::certificates::{KeyKind, Pair};
 use testkit::mariadb::{MariaDb, with_hosts};
 use testkit::ports::free_port;
+use testkit::steps::reload;
 use testkit::{Client, Server, incompressible, test, value, wait_for, write_config};
 
 #[test]
@@ -271,20 +272,6 @@ fn reload_with_another_database_applies_to_new_sessions() {
         (subjects(&one), subjects(&other)),
         (vec!["first".to_owned()], vec!["second".to_owned()])
     );
-}
-
-/// Writes the configuration again, sends SIGHUP, and returns the log after the reload.
-fn reload(server: &Server, settings: &[(&str, &str)]) -> String {
-    let count = |log: &str, what: &str| log.matches(what).count();
-    let before = count(&server.log(), " reload");
-    let refused = count(&server.log(), " reload_refused ");
-    write_config(server.folder.path(), settings);
-    server.signal(Signal::SIGHUP);
-    let log = wait_for("the reload", || {
-        Some(server.log()).filter(|log| count(log, " reload") > before)
-    });
-    assert_eq!(count(&log, " reload_refused "), refused, "{log}");
-    log
 }
 
 fn server_greets(server: &Server) -> Client {

@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
+use testkit::steps::wait_until_draining;
 use testkit::{Client, Server, binary, test, under_strace, wait_for, write_config};
 
 #[test]
@@ -243,12 +244,6 @@ fn begin_message(server: &Server) -> Client {
     client.command("RCPT TO:<u@ours.test>", "250");
     client.command("DATA", "354");
     client
-}
-
-fn wait_until_draining(server: &Server) {
-    wait_for("the shutdown to begin", || {
-        server.log().contains(" shutdown ").then_some(())
-    });
 }
 
 /// Locks the SQLite file, as another program that writes to it does.

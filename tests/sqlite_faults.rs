@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::process::Command;
-use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use testkit::load::{content_of, stored_markers};
-use testkit::{Client, Server, binary, note, test, under_strace, wait_for, write_config};
+use testkit::load::content_of;
+use testkit::steps::{deliver_together, send_mail, stored_subjects};
+use testkit::{Server, binary, note, test, under_strace, wait_for, write_config};
 
 #[test]
 fn mail_waits_for_a_locked_sqlite_file_while_its_client_is_connected() {
@@ -23,7 +23,7 @@ fn mail_waits_for_a_locked_sqlite_file_while_its_client_is_connected() {
     patient.expect_silence(Duration::from_millis(2_500));
     other.execute_batch("ROLLBACK").expect("valid statements");
     patient.expect("250 2.0.0 ");
-    assert_eq!(subjects(&server), ["patient"]);
+    assert_eq!(stored_subjects(&server), ["patient"]);
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn sqlite_lock_is_released_after_its_mail_was_withdrawn() {
             .execute_batch("BEGIN IMMEDIATE; ROLLBACK")
             .expect("an unlocked file");
     }
-    assert_eq!(subjects(&server), [""; 0]);
+    assert_eq!(stored_subjects(&server), [""; 0]);
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn write_ahead_log_over_1_gib_logs_one_warning() {
     server.wait_for_log(" wal_large ");
     drop(reader);
     send_mail(&server, "after").expect("250 ");
-    assert_eq!(subjects(&server).len(), 5);
+    assert_eq!(stored_subjects(&server).len(), 5);
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn sqlite_lock_held_longer_than_the_time_limit_defers_mail() {
     assert!(waited < Duration::from_secs(8), "{waited:?}");
     other.execute_batch("ROLLBACK").expect("valid statements");
     send_mail(&server, "later").expect("250 2.0.0 ");
-    assert_eq!(subjects(&server), ["later"]);
+    assert_eq!(stored_subjects(&server), ["later"]);
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn mail_rejected_by_an_sqlite_trigger_does_not_fail_its_batch() {
             assert_eq!(code, want, "{subject} with RAISE({kind})");
         }
         wanted.sort();
-        assert_eq!(subjects(&server), wanted, "RAISE({kind})");
+        assert_eq!(stored_subjects(&server), wanted, "RAISE({kind})");
     }
 }
 
@@ -220,7 +220,7 @@ fn mail_gets_452_while_the_disk_is_full() {
     let wanted: Vec<String> = wanted
         .map(|(number, _)| format!("mail {number:02}"))
         .collect();
-    assert_eq!(subjects(&server), wanted);
+    assert_eq!(stored_subjects(&server), wanted);
 }
 
 #[test]
@@ -252,7 +252,7 @@ fn failed_fsync_or_write_is_never_acknowledged_with_250() {
             send_mail(&server, "last").expect("250 ");
             server.kill();
             server.start_again();
-            let stored = subjects(&server);
+            let stored = stored_subjects(&server);
             for subject in &saved {
                 assert!(
                     stored.contains(subject),
@@ -314,45 +314,6 @@ fn file_that_is_not_a_database_is_a_one_line_start_error() {
     assert_eq!(found, text);
 }
 
-/// Returns a client that has sent a mail with its final dot and has not read the reply.
-fn send_mail(server: &Server, subject: &str) -> Client {
-    let mut client = server.client();
-    client.command("EHLO client.test", "250");
-    client.command("MAIL FROM:<a@client.test>", "250");
-    client.command("RCPT TO:<u@ours.test>", "250");
-    client.command("DATA", "354");
-    client.send(format!("{}.\r\n", content_of(subject)));
-    client
-}
-
-/// Delivers one mail for each subject over its own connection; all final dots are sent at once. Returns each subject with the
-/// code of its reply.
-fn deliver_together(server: &Server, subjects: &[String]) -> Vec<(String, u16)> {
-    let start = Barrier::new(subjects.len());
-    thread::scope(|scope| {
-        let clients: Vec<_> = subjects
-            .iter()
-            .map(|subject| {
-                let start = &start;
-                scope.spawn(move || {
-                    let mut client = server.client();
-                    client.command("EHLO client.test", "250");
-                    client.command("MAIL FROM:<a@client.test>", "250");
-                    client.command("RCPT TO:<u@ours.test>", "250");
-                    client.command("DATA", "354");
-                    client.send(content_of(subject));
-                    start.wait();
-                    client.send(".\r\n");
-                    let reply = client.read_reply().expect("a reply to the final dot");
-                    (subject.clone(), reply.code)
-                })
-            })
-            .collect();
-        let codes = clients.into_iter().map(|client| client.join());
-        codes.map(|code| code.expect("no panic")).collect()
-    })
-}
-
 /// Restarts the server under strace, which injects this fault into calls on the write-ahead log.
 fn start_with_log_fault(server: &mut Server, fault: &str) {
     let log_file = server.path("goguerrilla.db-wal");
@@ -363,17 +324,6 @@ fn start_with_log_fault(server: &mut Server, fault: &str) {
         "-e",
         &inject,
     ]));
-}
-
-/// Returns the subject of each row, sorted.
-fn subjects(server: &Server) -> Vec<String> {
-    let stored = stored_markers(&server.path("goguerrilla.db"));
-    let mut subjects: Vec<String> = stored
-        .into_iter()
-        .flat_map(|(subject, count)| std::iter::repeat_n(subject, count))
-        .collect();
-    subjects.sort();
-    subjects
 }
 
 /// Locks the SQLite file, as another program that writes to it does.

@@ -20,8 +20,9 @@ use socket2::SockRef;
 use tempfile::TempDir;
 
 use crate::clients::{assert_stored, mail, mail_with_final_empty_line, python, run};
-use crate::status::figures;
 use testkit::certificates::{KeyKind, Pair};
+use testkit::status::figures;
+use testkit::steps::wait_for_disconnects;
 use testkit::tls::{
     TlsClient, TlsServer, certificate, config_trusting, config_with, connection, starttls,
 };
@@ -68,7 +69,7 @@ fn openssl_delivers_over_tls_1_2_and_1_3_and_gets_no_session_ticket() {
                 assert!(text.contains("Session-ID: \n"), "{text}");
             }
             sent += 1;
-            let line = disconnected(&tls.server, sent);
+            let line = wait_for_disconnects(&tls.server, sent);
             let in_log = format!(" tls={} cipher=TLS", name.replace('.', "_"));
             assert!(line.contains(&in_log), "{line}");
         }
@@ -567,7 +568,7 @@ fn mail_without_final_dot_is_not_stored_however_the_tls_client_disconnects() {
         client.begin_mail();
         client.send("Subject: x\r\n\r\nnearly all of it\r\n");
         leave(client);
-        disconnected(&tls.server, number + 1);
+        wait_for_disconnects(&tls.server, number + 1);
     }
     assert!(tls.server.list().is_empty());
 }
@@ -830,7 +831,7 @@ fn tls_client_that_does_not_read_the_quit_reply_is_closed_in_time() {
     let idle_sockets = tls.server.sockets();
     // Measures how many replies fit into all buffers on the path: at most one for each RCPT that the server read.
     let first = client_that_never_reads(&tls, 10_000);
-    let line = disconnected(&tls.server, 1);
+    let line = wait_for_disconnects(&tls.server, 1);
     assert!(line.contains(" reason=write_timeout "), "{line}");
     drop(first);
     let octets = value(&line, "octets").expect("a figure");
@@ -840,7 +841,7 @@ fn tls_client_that_does_not_read_the_quit_reply_is_closed_in_time() {
     let clients: Vec<TlsClient> = (0..16)
         .map(|step| client_that_never_reads(&tls, (most + step * 25).saturating_sub(300)))
         .collect();
-    disconnected(&tls.server, 1 + clients.len());
+    wait_for_disconnects(&tls.server, 1 + clients.len());
     wait_for("all connections to be closed", || {
         (tls.server.sockets() <= idle_sockets).then_some(())
     });
@@ -1095,15 +1096,6 @@ fn record_kinds(octets: &[u8]) -> Vec<u8> {
         }
     }
     kinds
-}
-
-/// Waits until `count` connections have ended and returns the log line of the last one.
-fn disconnected(server: &Server, count: usize) -> String {
-    wait_for("the end of a connection in the log", || {
-        let log = server.log();
-        let mut lines = log.lines().filter(|line| line.contains(" disconnected "));
-        lines.nth(count - 1).map(str::to_owned)
-    })
 }
 
 /// Asserts that the Received field of every stored mail contains `with WORD`.

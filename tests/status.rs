@@ -1,9 +1,8 @@
 //! The status endpoint: its metrics are true, its probes show the state of the server, and hostile HTTP clients do no harm.
 
-use std::collections::HashMap;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Stdio;
 use std::thread;
@@ -15,56 +14,13 @@ use tempfile::TempDir;
 use testkit::ended::run;
 use testkit::mariadb::MariaDb;
 use testkit::redis::Redis;
+use testkit::status::{STATUS, address, figures, get, wait_for_metric};
 use testkit::tls::TlsServer;
-use testkit::{Client, Server, short_mail, test, value, wait_for, wait_for_within, write_config};
+use testkit::{Client, Server, short_mail, test, wait_for, wait_for_within, write_config};
 
-const STATUS: (&str, &str) = ("GM_STATUS_INTERFACE", "127.0.0.1:0");
 /// The maximum time until the database's state is known: a check every two seconds, and pauses of up to four seconds between
 /// attempts to connect.
 const DETECTION_LIMIT: Duration = Duration::from_secs(15);
-
-/// Returns the address of the server's status endpoint.
-fn address(server: &Server) -> SocketAddr {
-    let log = server.log();
-    let line = log.lines().find(|line| line.contains(" status_page "));
-    let address = line.and_then(|line| value(line, "address"));
-    address.expect("a status page").parse().expect("an address")
-}
-
-/// Returns the status and body of a request with curl.
-pub fn get(server: &Server, path: &str) -> (u16, String) {
-    let url = format!("http://{}{path}", address(server));
-    let output = testkit::command("curl")
-        .args(["-sS", "--max-time", "10", "-w", "\n%{http_code}", &url])
-        .output()
-        .expect("curl is installed: tests/install-tools");
-    let text = String::from_utf8(output.stdout).expect("UTF-8");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{path}: {errors}");
-    let (body, code) = text.rsplit_once('\n').expect("a status after the body");
-    (code.parse().expect("three digits"), body.to_owned())
-}
-
-/// Returns every sample by its name with labels.
-pub fn figures(server: &Server) -> HashMap<String, f64> {
-    let (code, page) = get(server, "/metrics");
-    assert_eq!(code, 200);
-    let samples = page.lines().filter(|line| !line.starts_with('#'));
-    let figures = samples.map(|line| {
-        let (name, figure) = line.rsplit_once(' ').expect("a name and a figure");
-        (name.to_owned(), figure.parse().expect("a figure"))
-    });
-    figures.collect()
-}
-
-/// Waits until a metric has this value: a connection is counted after its last reply.
-pub fn wait_for_metric(server: &Server, name: &str, wanted: f64) {
-    wait_for(&format!("{name} {wanted}"), || {
-        let figures = figures(server);
-        let figure = figures.get(name).unwrap_or_else(|| panic!("no {name}"));
-        (*figure == wanted).then_some(())
-    });
-}
 
 #[test]
 fn promtool_accepts_the_metrics_and_the_documentation_lists_each_name() {

@@ -3,11 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::status::{figures, get};
 use mysql::prelude::Queryable;
 use testkit::ended::{ProcessResult, run};
 use testkit::mariadb::{FIELD_TABLE, MariaDb, PASSWORD, USER};
 use testkit::ports::free_address;
+use testkit::status::{figures, get};
 use testkit::{Reply, Server, short_mail, test, value, wait_for, without_trace, write_config};
 
 const CONFIG: &str = "-config=goguerrilla.conf";

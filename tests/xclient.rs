@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 
-use testkit::store::{StoredMail, mails_after};
+use testkit::steps::newest_mail;
 use testkit::tls::{TlsClient, TlsServer};
 use testkit::{Client, Server, test, wait_for, write_config};
 
@@ -32,7 +32,7 @@ fn xclient_address_appears_in_row_received_field_and_log() {
         client.command("EHLO proxy.test", "250");
         client.command(&format!("XCLIENT {arguments}"), "220 mx.test ESMTP");
         deliver(&mut client);
-        let mail = newest(&server);
+        let mail = newest_mail(&server);
         assert_eq!(mail.ip_addr, address, "{arguments}");
         let received = format!(
             "Received: from client.test (client.test {literal})\r\n\tby mx.test with ESMTP id"
@@ -62,7 +62,7 @@ fn swaks_sets_the_client_address_with_xclient() {
         let xclient = ["--xclient-addr", given, "--xclient-name", "c.test"];
         let envelope = ["--from", "a@client.test", "--to", "u@ours.test"];
         crate::clients::run(&server, &program, &[xclient, envelope].concat());
-        assert_eq!(newest(&server).ip_addr, stored);
+        assert_eq!(newest_mail(&server).ip_addr, stored);
     }
 }
 
@@ -78,7 +78,7 @@ fn two_xclient_commands_combine_and_the_later_value_wins() {
     client.command("XCLIENT ADDR=192.0.2.1", "220 ");
     client.command("XCLIENT ADDR=IPV6:2001:db8::1", "220 ");
     deliver(&mut client);
-    assert_eq!(newest(&server).ip_addr, "2001:db8::1");
+    assert_eq!(newest_mail(&server).ip_addr, "2001:db8::1");
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn received_protocol_follows_the_client_greeting_not_xclient_proto() {
     client.command("DATA", "354 ");
     client.send(".\r\n");
     client.expect("250 2.0.0 OK");
-    let text = String::from_utf8_lossy(&newest(&server).mail).into_owned();
+    let text = String::from_utf8_lossy(&newest_mail(&server).mail).into_owned();
     assert!(text.contains("by mx.test with SMTP id"), "{text}");
 }
 
@@ -105,7 +105,7 @@ fn untrusted_client_cannot_change_its_address_with_xclient() {
     client.command("XCLIENT ADDR=192.0.2.2", "550 5.7.0 ");
     server.wait_for_log(" rejected client=127.0.0.1 command=XCLIENT ");
     deliver(&mut client);
-    assert_eq!(newest(&server).ip_addr, "127.0.0.1");
+    assert_eq!(newest_mail(&server).ip_addr, "127.0.0.1");
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn xclient_cannot_change_the_address_after_an_accepted_recipient() {
     client.command("RSET", "250 ");
     client.command("XCLIENT ADDR=192.0.2.9", "550 5.7.0 ");
     deliver(&mut client);
-    assert_eq!(newest(&server).ip_addr, "192.0.2.1");
+    assert_eq!(newest_mail(&server).ip_addr, "192.0.2.1");
 }
 
 #[test]
@@ -202,16 +202,11 @@ fn deliver_in_tls(server: &Server, client: &mut TlsClient) {
     client.begin_mail();
     client.send(".\r\n");
     client.expect("250 2.0.0 OK");
-    let mail = newest(server);
+    let mail = newest_mail(server);
     assert_eq!(mail.ip_addr, "192.0.2.1");
     let text = String::from_utf8_lossy(&mail.mail).into_owned();
     assert!(
         text.contains("(client.test [192.0.2.1])\r\n\tby mx.test with ESMTPS id"),
         "{text}"
     );
-}
-
-fn newest(server: &Server) -> StoredMail {
-    let mut mails = mails_after(&server.path("goguerrilla.db"), 0);
-    mails.pop().expect("a mail")
 }

@@ -1,12 +1,17 @@
 //! What the tests and benchmarks share: the `#[test]` attribute and its runner, the program under test and an SMTP client that
 //! checks the form of each reply, and the servers and proxies that surround the program.
 
+pub mod auth_http;
 pub mod certificates;
 pub mod dialog;
 pub mod ended;
 pub mod fault_proxy;
+pub mod fleet;
 pub mod front;
 pub mod galera;
+pub mod galera_faults;
+pub mod kill_rounds;
+pub mod kill_rounds_mysql;
 pub mod load;
 pub mod mariadb;
 mod output;
@@ -18,6 +23,8 @@ mod requirements;
 pub mod root;
 mod runner;
 mod server;
+pub mod status;
+pub mod steps;
 pub mod store;
 pub mod tls;
 

@@ -256,12 +256,43 @@ fn serve_client(mut client: &TcpStream, behavior: FakeBehavior) {
     }
 }
 
+/// Reads bodies from whichever node of a cluster has them.
+pub struct BodyReader {
+    connections: Vec<redis::Connection>,
+}
+
+impl BodyReader {
+    /// Returns the body with this hash, if the node of its slot has it.
+    pub fn body(&mut self, hash: &str) -> Option<Vec<u8>> {
+        for connection in &mut self.connections {
+            match redis::cmd("GET").arg(hash).query(connection) {
+                Ok(body) => return body,
+                // The slot belongs to another node.
+                Err(error) if error.kind() == redis::ErrorKind::Moved => {}
+                Err(error) => panic!("{hash}: {error}"),
+            }
+        }
+        panic!("no node has the slot of {hash}");
+    }
+}
+
 /// Three masters that share the slots.
 pub struct RedisCluster {
     pub nodes: Vec<Redis>,
 }
 
 impl RedisCluster {
+    /// Connects to every node.
+    pub fn reader(&self) -> BodyReader {
+        let connect = |node: &Redis| {
+            let client = redis::Client::open(format!("redis://{}/", node.address()));
+            let connection = client.and_then(|client| client.get_connection());
+            connection.expect("the node runs")
+        };
+        let connections = self.nodes.iter().map(connect).collect();
+        BodyReader { connections }
+    }
+
     /// Starts a cluster that keeps serving the slots of the remaining nodes when a node is lost.
     pub fn start() -> RedisCluster {
         RedisCluster::start_with(&[])
