@@ -1,7 +1,9 @@
 //! Requests to the status endpoint.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use crate::{Server, value, wait_for};
 
@@ -15,18 +17,22 @@ pub fn address(server: &Server) -> SocketAddr {
     address.expect("a status page").parse().expect("an address")
 }
 
-/// Returns the status and body of a request with curl.
+/// Returns the status and body of a GET request.
 pub fn get(server: &Server, path: &str) -> (u16, String) {
-    let url = format!("http://{}{path}", address(server));
-    let output = crate::command("curl")
-        .args(["-sS", "--max-time", "10", "-w", "\n%{http_code}", &url])
-        .output()
-        .expect("curl is installed: tests/install-tools");
-    let text = String::from_utf8(output.stdout).expect("UTF-8");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{path}: {errors}");
-    let (body, code) = text.rsplit_once('\n').expect("a status after the body");
-    (code.parse().expect("three digits"), body.to_owned())
+    let mut socket = TcpStream::connect(address(server)).expect("the server accepts");
+    let time_limit = Some(Duration::from_secs(10));
+    socket.set_read_timeout(time_limit).expect("an open socket");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: status.test\r\nConnection: close\r\n\r\n");
+    socket
+        .write_all(request.as_bytes())
+        .expect("the server reads");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).expect("an answer");
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .expect("an empty line after the fields");
+    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+    (code.expect("three digits"), body.to_owned())
 }
 
 /// Returns every sample by its name with labels.
