@@ -72,8 +72,8 @@ bench: tools
 # acknowledged mails, of which none may be lost; then a cluster whose nodes and receivers are killed and whose rate must
 # recover within ten seconds. Then, for some minutes, fails each system call of a kind once, from the first to the last.
 soak: tools
-	GOGUERRILLA_SOAK=1 cargo test --release --locked --test all -- --nocapture --test-threads=1 soak_of_
-	GOGUERRILLA_ROUNDS=1000 cargo test --release --locked --test all -- --nocapture --test-threads=1 anomalies::
+	cargo test --release --locked --test soak -- --nocapture --test-threads=1
+	GOGUERRILLA_ROUNDS=1000 cargo test --release --locked --test system -- --nocapture --test-threads=1 anomalies::
 
 # Runs each fuzz target for a minute, or for SECONDS; needs nightly and cargo-fuzz. `fuzz/run 60 TARGET` runs one.
 fuzz:

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use testkit::test;
@@ -37,7 +36,7 @@ fn each_feature_compiles_only_the_crates_of_its_store() {
 
 #[test]
 fn documentation_gives_the_number_of_crates_of_each_feature() {
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = testkit::root_folder().join("README.md");
     let readme = fs::read_to_string(readme).expect("README.md");
     for (features, _) in COMBINATIONS {
         let row = readme

@@ -1,7 +1,7 @@
 //! Plays every transcript of `tests/dialogs` against a server.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::{fs, thread};
 
@@ -36,7 +36,7 @@ fn server_replies_match_every_dialog_file() {
 }
 
 fn files() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dialogs");
+    let folder = testkit::root_folder().join("tests/dialogs");
     let entries = fs::read_dir(folder).expect("the folder of dialogues");
     let mut files: Vec<PathBuf> = entries
         .map(|entry| entry.expect("a readable folder").path())

@@ -4,7 +4,6 @@
 //! each test; the default is small, to keep the suite short.
 
 use testkit::kill_rounds_mysql::{Victim, kill_and_check, rounds};
-use testkit::redis::Redis;
 use testkit::test;
 
 #[test]
@@ -20,13 +19,4 @@ fn acknowledged_mail_survives_kill_9_of_mariadb() {
 #[test]
 fn acknowledged_mail_survives_kill_9_of_server_and_mariadb() {
     kill_and_check(&[Victim::Both], rounds(), 30, None);
-}
-
-#[test]
-fn soak_of_mariadb_and_redis() {
-    testkit::needs("make soak", std::env::var_os("GOGUERRILLA_SOAK").is_some());
-    let redis = Redis::start();
-    let victims = [Victim::Server, Victim::Database, Victim::Both];
-    // The server survives a third of the rounds.
-    kill_and_check(&victims, 75, 700, Some(&redis));
 }

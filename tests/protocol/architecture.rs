@@ -369,7 +369,7 @@ fn read(file: &str) -> String {
 }
 
 fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    testkit::root_folder()
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A crate outside this repository that depends on the library, made here.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
@@ -26,14 +26,18 @@ opt-level = 2
 
 #[test]
 fn dependent_crate_receives_a_mail_and_shuts_down_in_less_than_a_second() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = testkit::root_folder();
     let folder = TempDir::new().expect("a temporary folder");
     let source = folder.path().join("src");
     fs::create_dir(&source).expect("a writable folder");
     let manifest = MANIFEST.replace("PATH", root.to_str().expect("a path in UTF-8"));
     fs::write(folder.path().join("Cargo.toml"), manifest).expect("a writable folder");
     fs::copy(root.join("Cargo.lock"), folder.path().join("Cargo.lock")).expect("Cargo.lock");
-    fs::copy(root.join("tests/dependent/main.rs"), source.join("main.rs")).expect("main.rs");
+    fs::copy(
+        root.join("tests/system/dependent/main.rs"),
+        source.join("main.rs"),
+    )
+    .expect("main.rs");
     let target = target_folder();
     let built = cargo()
         .args(["build", "--offline", "--target-dir"])

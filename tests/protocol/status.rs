@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
 use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -48,7 +47,7 @@ fn promtool_accepts_the_metrics_and_the_documentation_lists_each_name() {
         "{output}\n{page}"
     );
 
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = testkit::root_folder().join("README.md");
     let readme = fs::read_to_string(readme).expect("README.md");
     let rows = readme
         .lines()

@@ -15,12 +15,6 @@ fn kill_9_neither_loses_nor_duplicates_acknowledged_mail() {
 }
 
 #[test]
-fn soak_of_sqlite() {
-    testkit::needs("make soak", std::env::var_os("GOGUERRILLA_SOAK").is_some());
-    kill_and_check(50, 1_000);
-}
-
-#[test]
 fn sigterm_under_load_answers_every_final_dot_and_loses_no_mail() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut server = Server::start(&[]);

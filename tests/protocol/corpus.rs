@@ -152,7 +152,7 @@ fn assert_trace_fields(row: &StoredMail) {
 }
 
 fn cases() -> Vec<Case> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus");
+    let folder = testkit::root_folder().join("tests/corpus");
     let entries = fs::read_dir(folder).expect("the corpus");
     let mut files: Vec<PathBuf> = entries
         .map(|entry| entry.expect("a readable folder").path())

@@ -1,7 +1,6 @@
 //! Each invalid setting in `tests/configs` with its expected error; the sample configuration; unknown keys.
 
 use std::fs;
-use std::path::Path;
 
 use goguerrilla::Config;
 use tempfile::TempDir;
@@ -11,7 +10,7 @@ use testkit::{Server, test};
 
 #[test]
 fn each_invalid_setting_prints_its_expected_error() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/configs");
+    let folder = testkit::root_folder().join("tests/configs");
     let mut cases = 0;
     for entry in fs::read_dir(&folder).expect("the folder of configurations") {
         let case = entry.expect("a readable folder").path();
@@ -36,7 +35,7 @@ fn each_invalid_setting_prints_its_expected_error() {
 
 #[test]
 fn sample_configuration_equals_the_defaults_and_contains_every_key() {
-    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("goguerrilla.conf.sample");
+    let sample = testkit::root_folder().join("goguerrilla.conf.sample");
     let config = Config::load(&sample).expect("a valid configuration");
     assert_eq!(config.warnings(), [""; 0]);
     assert_eq!(config, Config::default());

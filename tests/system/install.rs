@@ -20,7 +20,7 @@ use testkit::{
 };
 
 #[allow(dead_code)] // its main
-#[path = "../examples/man.rs"]
+#[path = "../../examples/man.rs"]
 mod man;
 
 const CONFIG: &str = "/etc/goguerrilla/goguerrilla.conf";
@@ -571,5 +571,5 @@ fn files_below(folder: &Path) -> Vec<String> {
 }
 
 fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    testkit::root_folder()
 }

@@ -1,0 +1,17 @@
+//! Tests with MariaDB, Redis and Galera.
+
+mod check_mysql;
+mod check_redis;
+mod client_left;
+mod fleet;
+mod galera;
+mod mysql_driver;
+mod mysql_faults;
+mod mysql_hanging;
+mod promise_mysql;
+mod redis_cluster;
+mod redis_faults;
+mod storage;
+mod store_change;
+
+testkit::main!();
