@@ -1,22 +1,20 @@
 //! The SQLite file is moved, removed or replaced while the server has it open. Mail gets 451, with one log line, until
 //! the file is back or the server is restarted. The server renames, deletes and creates no file.
 
+use nix::sys::signal::Signal;
+use rusqlite::Connection;
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::time::Duration;
-
-use nix::sys::signal::Signal;
-use rusqlite::Connection;
 use tempfile::TempDir;
-
 use testkit::ended::run;
 use testkit::load::{Load, assert_no_loss_or_duplicate, content_of, stored_markers};
 use testkit::steps::rename_files;
-use testkit::{Server, test, under_strace, value, write_config};
+use testkit::{Server, test, value, write_config};
 
 const FILE: &str = "goguerrilla.db";
+
 const FILES: [&str; 3] = ["goguerrilla.db", "goguerrilla.db-wal", "goguerrilla.db-shm"];
 
 #[test]
@@ -210,23 +208,6 @@ fn sqlite_file_moved_before_first_mail_or_reload_is_not_created_again() {
     assert_eq!(deliver(&server, "in the second table"), 250);
     rename_files(&server, &FILES[..1], "", "moved-");
     assert_eq!(deliver(&server, "away again"), 451);
-}
-
-#[test]
-fn mail_committed_into_a_moved_file_gets_451() {
-    let mut server = Server::start(&[]);
-    server.stop();
-    let log = server.path(FILES[1]).display().to_string();
-    let slow = "inject=fsync,fdatasync:delay_enter=1500000";
-    server.start_again_with(under_strace(&["-P", &log, "-e", slow]));
-    let mut client = server.client();
-    client.begin_data("a@client.test", "u@ours.test");
-    client.send(format!("{}.\r\n", content_of("late")));
-    client.expect_silence(Duration::from_millis(500));
-    rename_files(&server, &FILES[..1], "", "moved-");
-    client.expect("451 4.3.0 ");
-    server.wait_for_log(" database_moved ");
-    assert!(!server.path(FILE).exists());
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod architecture;
 mod arguments;
+mod auth_http;
 mod capacity;
 mod check;
 mod check_sqlite;
@@ -23,8 +24,10 @@ mod named;
 mod panics;
 mod pid_file;
 mod pipelining;
+mod privileges;
 mod promise;
 mod properties;
+mod proxy;
 mod readiness;
 mod reading;
 mod recipient_hook;
@@ -35,10 +38,12 @@ mod shutdown;
 mod slot_exhaustion;
 mod smoke;
 mod sqlite_faults;
+mod starttls;
 mod status;
 mod table;
 mod time;
 mod tls_files;
 mod writer;
+mod xclient;
 
 testkit::main!();

@@ -1,12 +1,9 @@
 //! SIGHUP: the configuration is read again, all or nothing, while mail is received.
 
+use nix::sys::signal::Signal;
 use std::fs;
 use std::time::Duration;
-
-use nix::sys::signal::Signal;
-
 use testkit::certificates::{KeyKind, Pair};
-use testkit::mariadb::{MariaDb, with_hosts};
 use testkit::ports::free_port;
 use testkit::steps::reload;
 use testkit::{Client, Server, incompressible, test, value, wait_for, write_config};
@@ -253,25 +250,6 @@ fn reload_with_another_table_applies_to_new_sessions() {
     wait_for("the old writer to end", || {
         (server.threads_named("writer") == 1).then_some(())
     });
-}
-
-#[test]
-fn reload_with_another_database_applies_to_new_sessions() {
-    let (one, other) = (MariaDb::start(), MariaDb::start());
-    let server = one.server(&[]);
-    let mut before = server.client();
-    before.begin_data("a@client.test", "u@ours.test");
-    reload(&server, &with_hosts(&other.address().to_string(), &[]));
-    let reply = server
-        .client()
-        .deliver("a@client.test", "u@ours.test", b"Subject: second\r\n");
-    assert_eq!(reply.code, 250);
-    assert_eq!(before.send_content(b"Subject: first\r\n").0.code, 250);
-    let subjects = |database: &MariaDb| database.rows::<String>("SELECT subject FROM new_mail");
-    assert_eq!(
-        (subjects(&one), subjects(&other)),
-        (vec!["first".to_owned()], vec!["second".to_owned()])
-    );
 }
 
 fn server_greets(server: &Server) -> Client {

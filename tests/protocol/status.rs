@@ -1,73 +1,14 @@
 //! The status endpoint: its metrics are true, its probes show the state of the server, and hostile HTTP clients do no harm.
 
-use std::fs;
+use nix::sys::signal::Signal;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
-
-use nix::sys::signal::Signal;
 use tempfile::TempDir;
-
 use testkit::ended::run;
-use testkit::mariadb::MariaDb;
-use testkit::redis::Redis;
 use testkit::status::{STATUS, address, figures, get, wait_for_metric};
-use testkit::tls::TlsServer;
-use testkit::{Client, Server, short_mail, test, wait_for, wait_for_within, write_config};
-
-/// The maximum time until the database's state is known: a check every two seconds, and pauses of up to four seconds between
-/// attempts to connect.
-const DETECTION_LIMIT: Duration = Duration::from_secs(15);
-
-#[test]
-fn promtool_accepts_the_metrics_and_the_documentation_lists_each_name() {
-    let tls = TlsServer::start(&[STATUS]);
-    let server = &tls.server;
-    let mut client = server.client();
-    client.deliver("a@client.test", "u@ours.test", &short_mail("counted"));
-    let (code, page) = get(server, "/metrics");
-    assert_eq!(code, 200);
-    let mut promtool = testkit::command("promtool")
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("promtool is installed: tests/install-tools");
-    let mut input = promtool.stdin.take().expect("a pipe");
-    input.write_all(page.as_bytes()).expect("promtool reads");
-    drop(input);
-    let checked = promtool.wait_with_output().expect("promtool ends");
-    let output = [checked.stdout, checked.stderr].concat();
-    let output = String::from_utf8_lossy(&output);
-    assert!(
-        checked.status.success() && output.is_empty(),
-        "{output}\n{page}"
-    );
-
-    let readme = testkit::root_folder().join("README.md");
-    let readme = fs::read_to_string(readme).expect("README.md");
-    let rows = readme
-        .lines()
-        .filter(|line| line.starts_with("| goguerrilla_") || line.starts_with("| process_"));
-    let mut documented: Vec<&str> = rows.filter_map(|row| row.split(' ').nth(1)).collect();
-    let types = page.lines().filter_map(|line| line.strip_prefix("# TYPE "));
-    let mut served: Vec<&str> = types.filter_map(|line| line.split(' ').next()).collect();
-    documented.sort_unstable();
-    served.sort_unstable();
-    assert_eq!(documented, served, "the table in the README and the page");
-
-    let head = curl_head(server);
-    assert!(head.contains("text/plain; version=0.0.4"), "{head}");
-}
-
-fn curl_head(server: &Server) -> String {
-    let url = format!("http://{}/metrics", address(server));
-    let output = testkit::command("curl").args(["-sSI", &url]).output();
-    String::from_utf8(output.expect("curl is installed").stdout).expect("UTF-8")
-}
+use testkit::{Client, Server, short_mail, test, wait_for, write_config};
 
 #[test]
 fn metrics_count_saved_and_rejected_mails() {
@@ -175,40 +116,6 @@ fn metrics_count_rejected_connections_by_reason() {
 }
 
 #[test]
-fn metrics_show_tls_handshakes_and_certificate_expiry() {
-    let tls = TlsServer::start(&[STATUS]);
-    let server = &tls.server;
-    for version in ["--tls-max=1.2", "--tls-max=1.3"] {
-        let version: Vec<&str> = version.split('=').collect();
-        let sent = testkit::command("curl")
-            .args(["-sS", "-k", "--ssl-reqd", "--mail-from", "a@client.test"])
-            .args(["--mail-rcpt", "u@ours.test", "-T", "goguerrilla.conf"])
-            .args(version)
-            .arg(format!("smtp://{}", server.address))
-            .current_dir(server.folder.path())
-            .output()
-            .expect("curl is installed");
-        assert!(sent.status.success(), "{sent:?}");
-    }
-    let mut broken = server.client();
-    broken.command("EHLO client.test", "250");
-    broken.command("STARTTLS", "220");
-    broken.send("this is no handshake\r\n");
-    let name = |outcome: &str| format!("goguerrilla_tls_handshakes_total{{outcome=\"{outcome}\"}}");
-    for outcome in ["TLSv1_2", "TLSv1_3", "failed"] {
-        wait_for_metric(server, &name(outcome), 1.0);
-    }
-    let expiry = figures(server)["goguerrilla_certificate_expiry_timestamp_seconds"];
-    assert!(expiry > 1.6e9, "{expiry}");
-
-    let reloads = |outcome| {
-        format!("goguerrilla_reloads_total{{what=\"certificate\",outcome=\"{outcome}\"}}")
-    };
-    server.signal(Signal::SIGHUP);
-    wait_for_metric(server, &reloads("applied"), 1.0);
-}
-
-#[test]
 fn metrics_show_reloads_and_the_new_limits() {
     let server = Server::start(&[STATUS]);
     let reloads = |outcome: &str| {
@@ -232,102 +139,6 @@ fn metrics_show_reloads_and_the_new_limits() {
     reload(&[("GM_STATUS_INTERFACE", "127.0.0.1:1")]);
     wait_for_metric(&server, &reloads("applied"), 2.0);
     server.wait_for_log(" restart_required key=GM_STATUS_INTERFACE ");
-}
-
-#[test]
-fn readyz_follows_the_availability_of_the_database() {
-    let mut database = MariaDb::start();
-    database.kill();
-    let server = database.server(&[STATUS]);
-    let ready = || get(&server, "/readyz");
-    let (code, reason) = ready();
-    assert_eq!(code, 503);
-    assert!(
-        reason.starts_with("store: ") && reason.lines().count() == 1,
-        "{reason}"
-    );
-    assert_eq!(get(&server, "/livez"), (200, "ok\n".to_owned()));
-    for round in 0..2 {
-        database.run();
-        wait_for_within("the store to be ready", DETECTION_LIMIT, || {
-            (ready().0 == 200).then_some(())
-        });
-        let mail = short_mail("saved");
-        let reply = server
-            .client()
-            .deliver("a@client.test", "u@ours.test", &mail);
-        assert_eq!(reply.code, 250, "{round}: {reply:?}");
-        database.kill();
-        // No mail arrives that would detect the fault.
-        let reason = wait_for_within("the outage to be detected", DETECTION_LIMIT, || {
-            let (code, reason) = ready();
-            (code == 503).then_some(reason)
-        });
-        assert!(
-            reason.starts_with("store: ") && !reason.contains("s3cr3t"),
-            "{reason}"
-        );
-        assert_eq!(figures(&server)["goguerrilla_store_up"], 0.0);
-    }
-    let reply =
-        server
-            .client()
-            .deliver("a@client.test", "u@ours.test", &short_mail("batch_failed"));
-    assert_eq!(reply.code, 451);
-    wait_for_metric(
-        &server,
-        "goguerrilla_mails_total{outcome=\"unavailable\"}",
-        1.0,
-    );
-}
-
-#[test]
-fn readyz_is_503_while_the_store_fails_to_save_mail() {
-    let database = MariaDb::start();
-    let server = database.server(&[STATUS]);
-    wait_for_within("the store to be ready", DETECTION_LIMIT, || {
-        (get(&server, "/readyz").0 == 200).then_some(())
-    });
-    database.sql("RENAME TABLE new_mail TO elsewhere");
-    let deliver = || {
-        let mut client = server.client();
-        client
-            .deliver("a@client.test", "u@ours.test", &short_mail("any"))
-            .code
-    };
-    assert_eq!(deliver(), 451);
-    let (code, reason) = get(&server, "/readyz");
-    assert!(
-        code == 503 && reason.contains("new_mail"),
-        "{code} {reason}"
-    );
-    wait_for_metric(
-        &server,
-        "goguerrilla_store_errors_total{kind=\"unavailable\"}",
-        1.0,
-    );
-    database.sql("RENAME TABLE elsewhere TO new_mail");
-    assert_eq!(deliver(), 250);
-    assert_eq!(get(&server, "/readyz").0, 200);
-}
-
-#[test]
-fn metrics_count_bodies_by_location() {
-    let database = MariaDb::start();
-    let mut redis = Redis::start();
-    let address = redis.address().to_string();
-    let server = database.server(&[STATUS, ("REDIS_INTERFACE", &address)]);
-    let deliver = || {
-        let mut client = server.client();
-        let reply = client.deliver("a@client.test", "u@ours.test", &short_mail("any"));
-        assert_eq!(reply.code, 250, "{reply:?}");
-    };
-    deliver();
-    wait_for_metric(&server, "goguerrilla_bodies_total{location=\"redis\"}", 1.0);
-    redis.kill();
-    deliver();
-    wait_for_metric(&server, "goguerrilla_bodies_total{location=\"table\"}", 1.0);
-    wait_for_metric(&server, "goguerrilla_redis_errors_total", 1.0);
 }
 
 #[test]

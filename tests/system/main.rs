@@ -3,16 +3,24 @@
 mod anomalies;
 mod clients;
 mod clock;
+mod database_moved;
 mod dependencies;
 mod dependent;
 mod examples;
 mod haproxy;
 mod install;
+mod log;
 mod mtas;
 mod nginx;
+mod pid_file;
+mod pipelining;
 mod privileges;
 mod proxy;
+mod reading;
+mod shutdown;
+mod sqlite_faults;
 mod starttls;
+mod status;
 mod systemd;
 mod xclient;
 

@@ -1,15 +1,14 @@
 //! The privilege drop from root to GUID and SGID. These tests need root.
 
+use nix::sys::signal::Signal;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
-
-use nix::sys::signal::Signal;
 use tempfile::TempDir;
-
 use testkit::{Server, run_in, test, wait_for, write_config};
 
 const NOBODY: u32 = 65_534;
+
 const DROP: [(&str, &str); 4] = [
     ("GUID", "65534"),
     ("SGID", "65534"),
@@ -90,17 +89,6 @@ fn running_as_root_on_loopback_logs_a_warning() {
     testkit::needs_root();
     let server = Server::start(&[]);
     server.wait_for_log(" runs_as_root ");
-}
-
-#[test]
-fn guid_without_sgid_or_the_reverse_is_an_error() {
-    let folder = TempDir::new().expect("a temporary folder");
-    for (given, missing) in [("GUID", "SGID"), ("SUID", "SGID"), ("SGID", "GUID")] {
-        write_config(folder.path(), &[(given, "65534")]);
-        let error =
-            run_in(folder.path(), &["-config=goguerrilla.conf"]).expect_err("a refusal to start");
-        assert!(error.contains(&format!("{missing}: expected")), "{error}");
-    }
 }
 
 #[test]
@@ -221,22 +209,4 @@ fn server_started_as_the_target_user_keeps_its_supplementary_groups() {
         .client()
         .deliver("a@client.test", "u@ours.test", b"Subject: x\r\n");
     assert_eq!(reply.code, 250);
-}
-
-#[test]
-fn pid_file_is_removed_after_a_failed_start_and_a_forced_exit() {
-    let folder = TempDir::new().expect("a temporary folder");
-    let settings = [("PID_FILE", "pid"), ("GM_SQLITE_FILE", "nowhere/mail.db")];
-    write_config(folder.path(), &settings);
-    assert!(run_in(folder.path(), &["-config=goguerrilla.conf"]).is_err());
-    assert!(!folder.path().join("pid").exists());
-    let mut server = Server::start_in(folder, &[("PID_FILE", "pid")]);
-    let mut client = server.client();
-    client.begin_data("a@client.test", "u@ours.test");
-    server.signal(Signal::SIGTERM);
-    server.wait_for_log(" shutdown ");
-    assert!(server.path("pid").exists());
-    server.signal(Signal::SIGTERM);
-    assert!(server.wait().success());
-    assert!(!server.path("pid").exists());
 }
