@@ -203,7 +203,7 @@ const HOSTILE: &[&str] = &[
 fn without_varying_keys(events: &[Event]) -> Vec<Event> {
     let mut events = events.to_vec();
     for event in &mut events {
-        for key in ["time", "seconds", "hash", "address"] {
+        for key in ["time", "seconds", "hash", "address", "clients"] {
             event.remove(key);
         }
         if let Some(line) = event.get_mut("line")

@@ -138,21 +138,19 @@ pub fn deliver_together(server: &Server, subjects: &[String]) -> Vec<(String, u1
 /// Returns the subject of each row, sorted.
 pub fn stored_subjects(server: &Server) -> Vec<String> {
     let stored = stored_markers(&server.path("goguerrilla.db"));
-    let mut stored_subjects: Vec<String> = stored
+    let mut subjects: Vec<String> = stored
         .into_iter()
         .flat_map(|(subject, count)| std::iter::repeat_n(subject, count))
         .collect();
-    stored_subjects.sort();
-    stored_subjects
+    subjects.sort();
+    subjects
 }
 
 /// Waits until `count` connections have ended and returns the log line of the last one.
 pub fn wait_for_disconnects(server: &Server, count: usize) -> String {
     wait_for("the end of a connection in the log", || {
         let log = server.log();
-        let mut lines = log
-            .lines()
-            .filter(|line| line.contains(" wait_for_disconnects "));
+        let mut lines = log.lines().filter(|line| line.contains(" disconnected "));
         lines.nth(count - 1).map(str::to_owned)
     })
 }
