@@ -17,7 +17,7 @@ CONFIG = $(SYSCONFDIR)/goguerrilla/goguerrilla.conf
 PLACES = DESTDIR='$(DESTDIR)' SBINDIR='$(SBINDIR)' MANDIR='$(MANDIR)' DOCDIR='$(DOCDIR)' UNITDIR='$(UNITDIR)' \
     CONFIG='$(CONFIG)' STATEDIR='$(STATEDIR)'
 
-.PHONY: run build test check certs bench soak fuzz tools man install uninstall
+.PHONY: run build quick test test-deps check certs bench soak fuzz tools man install uninstall
 
 # Builds the server and runs it on 127.0.0.1:$(PORT) with STARTTLS; Ctrl-C stops it. The first run makes
 # goguerrilla.conf from the sample and a certificate in certs/.
@@ -55,13 +55,21 @@ check:
 	    --target-dir "$${CARGO_TARGET_DIR:-target}" -- -D warnings
 	cargo package --locked --allow-dirty --quiet
 
-# Runs every test against real clients and servers, after installing those that are missing. First runs the tests of the
-# program without some stores; the last build is the complete program.
+# Checks a change in under a minute after a build: formatting, lints, and the tests that need no other program and no root.
+# These tests wait for most of their time, so eight of them run at once.
+quick:
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo test --locked --test protocol -- --test-threads=8
+
+# Runs every test but those of `make soak` against real clients and servers. First installs those that are missing, if it
+# runs as root on Debian, and otherwise prints their packages: then the tests that need them are ignored. First runs the
+# tests of the program without some stores; the last build is the complete program.
 test: tools
 	set -e; for features in '' sqlite mysql; do \
 	    cargo test --locked --no-default-features --features "$$features" --lib --test features --test embedding; \
 	done
-	cargo test --locked --no-fail-fast
+	cargo test --locked --workspace --no-fail-fast
 
 # Compares the server with Postfix's smtp-sink and with openssl's s_server in alternating runs, then measures how cost
 # grows with sessions, rows and receivers. Prints tables; takes about twelve minutes.
@@ -79,7 +87,11 @@ soak: tools
 fuzz:
 	@./fuzz/run $(SECONDS)
 
-# Installs the programs that tests and benchmarks use.
+# Installs the Debian packages of the programs that tests and benchmarks use, with sudo unless it runs as root.
+test-deps:
+	@./tests/install-tools --sudo
+
+# As test-deps, but installs only as root on Debian, and otherwise prints what is missing.
 tools:
 	@./tests/install-tools
 
